@@ -1,0 +1,63 @@
+"""diffjax: diffusion models, normalizing flows and SDE samplers as pure functions, with exact answers beside every method."""
+
+import importlib
+from typing import Any
+
+from diffjax import (
+    grids,
+    likelihood,
+    losses,
+    metrics,
+    noise,
+    numerics,
+    predictions,
+    sampling,
+    schedules,
+    sde,
+    solvers,
+    targets,
+    types,
+)
+from diffjax.likelihood import log_prob
+from diffjax.numerics import bits_per_dim, dequantise
+from diffjax.sampling import encode, interpolate, sample, sample_many
+
+__version__ = "0.1.0"
+
+_LAZY = ("networks", "training")
+
+__all__ = [
+    "bits_per_dim",
+    "dequantise",
+    "encode",
+    "grids",
+    "interpolate",
+    "likelihood",
+    "log_prob",
+    "losses",
+    "metrics",
+    "networks",
+    "noise",
+    "numerics",
+    "predictions",
+    "sample",
+    "sample_many",
+    "sampling",
+    "schedules",
+    "sde",
+    "solvers",
+    "targets",
+    "training",
+    "types",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms that import flax or orbax are loaded on first use."""
+    if name in _LAZY:
+        return importlib.import_module(f"diffjax.{name}")
+    raise AttributeError(f"module 'diffjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

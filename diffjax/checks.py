@@ -1,0 +1,126 @@
+"""Argument errors: each names the argument, the value received and what is accepted. Traced values are not inspected."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any leaf of `values` is a tracer, whose value cannot be inspected."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def number(name: str, value: Any) -> Any:
+    """`value` if it is a real scalar: a Python float where it is concrete, a traced array of shape () otherwise."""
+    if isinstance(value, bool | str) or value is None:
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+    if is_traced(value):
+        return value
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    if not np.isfinite(result):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return value if isinstance(value, jax.Array) else result
+
+
+def positive(name: str, value: Any) -> Any:
+    """`number`, refused unless greater than 0."""
+    value = number(name, value)
+    if not is_traced(value) and not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
+def non_negative(name: str, value: Any) -> Any:
+    """`number`, refused unless 0 or more."""
+    value = number(name, value)
+    if not is_traced(value) and not value >= 0:
+        raise ValueError(f"{name} must be 0 or more, got {value}")
+    return value
+
+
+def greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
+    """Refuse `value` unless it is greater than `bound`."""
+    if not is_traced(value, bound) and not value > bound:
+        raise ValueError(f"{name} must be greater than {bound_name}={bound}, got {value}")
+
+
+def within(name: str, value: Any, lower: float, upper: float) -> Any:
+    """`number`, refused unless it lies in [lower, upper]."""
+    value = number(name, value)
+    if not is_traced(value) and not lower <= value <= upper:
+        raise ValueError(f"{name} must lie in [{lower}, {upper}], got {value}")
+    return value
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """`value` as a Python int between minimum and maximum."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    accepted = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ValueError(f"{name} must be {accepted}, got {value}")
+    return int(value)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """`value` if it is one of `options`."""
+    accepted = list(options)
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}")
+    return value
+
+
+def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
+    """Refuse an array whose shape is none of `shapes`."""
+    if np.shape(value) not in shapes:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}")
+
+
+def finite(name: str, value: Any) -> None:
+    """Refuse a concrete array that holds NaN or infinity."""
+    if is_traced(value):
+        return
+    array = np.asarray(value)
+    bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries of {np.size(array)}")
+
+
+def real_array(name: str, value: Any) -> Any:
+    """`value` as a floating-point array of at least float32, integers promoted; refused if complex or not numeric."""
+    try:
+        value = value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
+        dtype = jnp.result_type(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got dtype {dtype}")
+    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32)))
+
+
+def key(name: str, value: Any) -> Any:
+    """`value` if it is one typed key, as made by `jax.random.key`."""
+    if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"{name} must be a typed key made by jax.random.key(seed), got {_describe(value)}")
+    if value.shape != ():
+        raise ValueError(f"{name} must be one key of shape (), got shape {value.shape}; jax.vmap over many keys")
+    return value
+
+
+def callable_(name: str, value: Any, signature: str) -> Any:
+    """`value` if it can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable as {signature}, got {_describe(value)}")
+    return value
+
+
+def _describe(value: Any) -> str:
+    return f"an array of dtype {value.dtype}" if hasattr(value, "dtype") else repr(value)

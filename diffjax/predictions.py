@@ -1,0 +1,164 @@
+"""What a network predicts, turned into the denoiser D(x, t) = E[x_0 | x_t = x], and views of a denoiser.
+
+A kind is defined by F = a x_0 + b ε for two coefficients a(t), b(t); everything else follows from x = α x_0 + σ ε:
+x_0 = (σ F − b x) / (aσ − bα).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from diffjax import checks, schedules
+from diffjax.schedules import Rates, Schedule
+from diffjax.types import Array, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+
+
+class Scalings(NamedTuple):
+    """EDM preconditioning, D(x; σ) = c_skip x + c_out F(c_in x; c_noise), each of shape ()."""
+
+    skip: Array
+    out: Array
+    into: Array
+    noise: Array
+
+
+def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
+    """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard deviation.
+
+    On another schedule use σ/α for sigma and x/α for x. Karras et al. 2022, Table 1.
+    """
+    sigma, variance = jnp.asarray(sigma), sigma**2 + sigma_data**2
+    return Scalings(
+        sigma_data**2 / variance, sigma * sigma_data / jnp.sqrt(variance), 1 / jnp.sqrt(variance), jnp.log(sigma) / 4
+    )
+
+
+def _edm(r: Rates, sigma_data):
+    sigma = r.sigma / r.alpha
+    c = scalings(sigma, sigma_data)
+    return sigma**2 / (sigma**2 + sigma_data**2) / c.out, -c.skip * sigma / c.out
+
+
+KINDS: dict[str, Callable[[Rates, Any], tuple[Any, Any]]] = {
+    "noise": lambda r, _: (0.0, 1.0),
+    "data": lambda r, _: (1.0, 0.0),
+    "v": lambda r, _: (-r.sigma / jnp.hypot(r.alpha, r.sigma), r.alpha / jnp.hypot(r.alpha, r.sigma)),
+    "score": lambda r, _: (0.0, -1 / r.sigma),
+    "velocity": lambda r, _: (r.alpha_rate, r.sigma_rate),
+    "edm": _edm,
+}
+"""The coefficients (a, b) of F = a x_0 + b ε for each kind, from α, σ, α′, σ′ and the data's standard deviation.
+
+noise ε (Ho et al. 2020) · data x_0 · v = (α ε − σ x_0)/√(α² + σ²) (Salimans & Ho 2022, appendix D, there α² + σ² = 1) ·
+score −ε/σ (Song et al. 2021, eq. 7) · velocity α′ x_0 + σ′ ε (Lipman et al. 2023) · EDM's F (Karras et al. 2022, eq. 8).
+"""
+
+INPUTS = ("raw", "scaled")
+
+
+@pytree
+class NetworkDenoiser:
+    """D(x, t) from a network F of a given kind. See `denoiser`."""
+
+    schedule: Any
+    net: Any
+    sigma_data: Scalar
+    kind: str = static_field()
+    inputs: str = static_field()
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """E[x_0 | x_t = x], shape of x."""
+        a, b, r = self._coefficients(t)
+        gap = a * r.sigma - b * r.alpha
+        return (r.sigma / gap) * self.predict(x, t, *condition) - (b / gap) * x
+
+    def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
+        """F: the network's own output at (x, t), its inputs scaled where asked for; shape of x."""
+        if self.inputs == "raw":
+            return self.net(x, t, *condition, **net_kwargs)
+        c_in, c_noise = self.input_scalings(t)
+        return self.net(c_in * x, c_noise, *condition, **net_kwargs)
+
+    def target(self, x0: Array, noise: Array, t: Scalar) -> Array:
+        """F's regression target a x_0 + b ε, shape of x0."""
+        a, b, _ = self._coefficients(t)
+        return a * x0 + b * noise
+
+    def output_scale(self, t: Scalar) -> Array:
+        """c(t) with D − x_0 = c (F − target): |σ / (aσ − bα)|, shape ()."""
+        a, b, r = self._coefficients(t)
+        return jnp.abs(r.sigma / (a * r.sigma - b * r.alpha))
+
+    def input_scalings(self, t: Scalar) -> tuple[Array, Array]:
+        """c_in = 1/√(α² σ_data² + σ²), which gives the network inputs of unit variance, and c_noise = −λ/8 (= ¼ log σ/α)."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return 1 / jnp.hypot(alpha * self.sigma_data, sigma), -schedules.log_snr(self.schedule, t) / 8
+
+    def _coefficients(self, t):
+        r = schedules.rates(self.schedule, t)
+        return *KINDS[self.kind](r, self.sigma_data), r
+
+
+def denoiser(
+    schedule: Schedule, net: Callable, kind: str, sigma_data: Scalar = 0.5, inputs: str = "raw"
+) -> NetworkDenoiser:
+    """The denoiser (x, t) -> E[x_0 | x_t = x] of a network that predicts `kind`.
+
+    net: F(x, t) -> array of x's shape, for one example x and a scalar t: a function, `functools.partial(model.apply,
+    params)`, an NNX or Equinox module; further arguments (a condition) are passed on. kind: one of `KINDS`. sigma_data:
+    (), the data's standard deviation, used by "edm" and by scaled inputs. inputs: "raw" calls net(x, t), "scaled" calls
+    net(c_in x, c_noise) with inputs of unit variance and c_noise = −λ/8; "edm" is always scaled.
+
+    The result is a pytree: arrays bound in a partial or module are traced, so new parameters do not retrace. A closure works too,
+    but bakes its arrays in. Raises ValueError for an unknown kind, inputs or sigma_data ≤ 0, TypeError for a net that
+    cannot be called.
+    """
+    schedules.check(schedule)
+    checks.callable_("net", net, "net(x, t)")
+    checks.choice("kind", kind, KINDS)
+    checks.choice("inputs", inputs, INPUTS)
+    sigma_data = checks.positive("sigma_data", sigma_data)
+    inputs = "scaled" if kind == "edm" else inputs
+    return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs)
+
+
+@pytree
+class View:
+    """a x̂_0 + b ε̂ of a denoiser, for the coefficients of a kind: (x, t) -> array of x's shape."""
+
+    schedule: Any
+    denoiser: Any
+    kind: str = static_field()
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """a D + b (x − α D)/σ, shape of x."""
+        r = schedules.rates(self.schedule, t)
+        a, b = KINDS[self.kind](r, None)
+        data = self.denoiser(x, t, *condition)
+        return a * data + b * (x - r.alpha * data) / r.sigma
+
+
+def score(schedule: Schedule, denoiser: Denoiser) -> View:
+    """∇log p_t = (α D − x)/σ², a view (x, t) -> array. Tweedie's formula; it holds where the noise is independent of x_0."""
+    return _view(schedule, denoiser, "score")
+
+
+def noise(schedule: Schedule, denoiser: Denoiser) -> View:
+    """ε̂ = (x − α D)/σ, a view (x, t) -> array."""
+    return _view(schedule, denoiser, "noise")
+
+
+def v(schedule: Schedule, denoiser: Denoiser) -> View:
+    """(α ε̂ − σ D)/√(α² + σ²), a view (x, t) -> array."""
+    return _view(schedule, denoiser, "v")
+
+
+def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
+    """α′ D + σ′ ε̂ = dx/dt of the probability flow, a view (x, t) -> array, regular where f and g² are not."""
+    return _view(schedule, denoiser, "velocity")
+
+
+def _view(schedule, denoiser, kind):
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    return View(schedules.check(schedule), as_pytree_callable(denoiser), kind=kind)

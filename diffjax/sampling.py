@@ -1,0 +1,254 @@
+"""Samples from a denoiser, one or many; encoding and interpolation through the probability flow."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from diffjax import checks, grids, schedules
+from diffjax.numerics import float_dtype
+from diffjax.schedules import Schedule
+from diffjax.solvers import base
+from diffjax.solvers.base import Solver
+from diffjax.solvers.ode import heun
+from diffjax.types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
+
+DEFAULT_STEPS = 32
+
+
+def sample(
+    key: Key,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver | None = None,
+    grid: ArrayLike | None = None,
+    shape: tuple[int, ...] | None = None,
+    x_init: ArrayLike | None = None,
+    path: bool = False,
+    info: bool = False,
+) -> Any:
+    """One sample of the law that `denoiser` describes, of the given shape, at noise σ(grid[-1]).
+
+    key: typed key; the sample depends on it alone. denoiser: (x, t) -> E[x_0 | x_t = x]. solver: default `heun()`. grid:
+    decreasing times (N + 1,), default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0); it may end at
+    exactly 0, where the last step returns D. shape: of one example; the start is then N(0, prior_std²). x_init: a start
+    at grid[0] instead of a shape, taken as it is. path=True returns the states at all N + 1 times, (N + 1, *shape).
+    info=True returns (result, Info).
+
+    Raises ValueError for a missing shape, a bad grid, a stochastic solver without key; TypeError for a solver that cannot take a
+    denoiser. Song et al. 2021, section 3; Karras et al. 2022.
+    """
+    if x_init is None and shape is None:
+        raise ValueError("shape must be given, the shape of one example, unless x_init is")
+    if x_init is not None:
+        x_init = base.check_state("x_init", x_init)
+        if shape is not None:
+            checks.one_of_shapes("x_init", x_init, [_check_shape(shape)])
+    shape = _check_shape(shape) if x_init is None else x_init.shape
+    solver, grid = _prepare(solver, grid, denoiser, schedule)
+    if key is not None or solver.stochastic or x_init is None:
+        checks.key("key", key)
+    arrays, static = partition((as_pytree_callable(denoiser), schedule))
+    result, report = _sample_one(solver, static, shape, bool(path), arrays, key, grid, x_init)
+    base.warn_if_exhausted(solver, report)
+    return (result, report) if info else result
+
+
+def sample_many(
+    key: Key,
+    count: int,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver | None = None,
+    grid: ArrayLike | None = None,
+    shape: tuple[int, ...] | None = None,
+    condition: PyTree = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    x_init: ArrayLike | None = None,
+    path: bool = False,
+    info: bool = False,
+) -> Any:
+    """`count` samples, (count, *shape): example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
+
+    solver, grid, shape, path (then (count, N + 1, *shape)), info (leaves (count,) where the work depends on the data) as in
+    `sample`. condition: pytree of arrays with leading axis count; example i is sampled with denoiser(x, t, condition_i).
+    chunk: examples at a time, to bound memory; default all (all of a device's share). mesh: a device mesh over all of whose axes
+    examples are sharded; its axis types do not matter. x_init: starts (count, *shape) in place of prior draws.
+
+    Raises ValueError and TypeError as `sample`, and for a count or chunk below 1 or a condition of another length.
+    """
+    checks.key("key", key)
+    count = checks.integer("count", count, minimum=1)
+    chunk = None if chunk is None else checks.integer("chunk", chunk, minimum=1)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
+    _check_leading("condition", condition, count)
+    if x_init is not None:
+        x_init = base.check_state("x_init", x_init)
+        _check_leading("x_init", x_init, count)
+        shape = x_init.shape[1:]
+    elif shape is None:
+        raise ValueError("shape must be given, the shape of one example, unless x_init is")
+    solver, grid = _prepare(solver, grid, denoiser, schedule)
+    arrays, static = partition((as_pytree_callable(denoiser), schedule))
+    settings = (solver, static, _check_shape(shape), bool(path), count, chunk, _automatic(mesh))
+    result, report = _sample_many(settings, arrays, key, grid, condition, x_init)
+    base.warn_if_exhausted(solver, report)
+    return (result, report) if info else result
+
+
+def encode(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x: ArrayLike,
+    solver: Solver | None = None,
+    grid: ArrayLike | None = None,
+    path: bool = False,
+) -> Array:
+    """x_T from x_0 by the probability flow upwards, shape of x; `sample(x_init=…)` on the same grid inverts it.
+
+    x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no start.
+    solver, default `heun()`: one that consumes a velocity. Raises ValueError and TypeError as `sample`. Song et al. 2021, D.4.
+    """
+    solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
+    problem = flow_problem(solver, denoiser, schedule)
+    return base.integrate(None, solver, problem, x, grid[::-1], path=path)
+
+
+def interpolate(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    start: ArrayLike,
+    end: ArrayLike,
+    weights: ArrayLike,
+    solver: Solver | None = None,
+    grid: ArrayLike | None = None,
+) -> Array:
+    """Examples between two: both encoded, their latents interpolated spherically, decoded; (len(weights), *x.shape).
+
+    weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin θ, θ the angle
+    between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
+    """
+    start, end = base.check_state("start", start), base.check_state("end", end)
+    checks.one_of_shapes("end", end, [start.shape])
+    weights = checks.real_array("weights", weights)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have shape (K,), got {weights.shape}")
+    solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
+    problem = flow_problem(solver, denoiser, schedule)
+    latents = [base.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
+    between = jax.vmap(lambda w: spherical(*latents, w))(weights)
+    return jax.vmap(lambda z: base.integrate(None, solver, problem, z, grid))(between)
+
+
+def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
+    """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a. Straight where θ is small. Shoemake 1985."""
+    cosine = jnp.sum(start * end) / jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
+    angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
+    return (jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end) / jnp.sin(angle)
+
+
+def flow_problem(solver: Solver, denoiser: Denoiser, schedule: Schedule) -> base.Problem:
+    """The probability flow as a problem, refused for a solver that does not consume a velocity."""
+    if solver.consumes != "velocity":
+        raise TypeError(f"solver must consume a velocity to follow the probability flow, {solver.name} consumes a {solver.consumes}")
+    return base.diffusion(schedule, denoiser)
+
+
+def default_grid(schedule: Schedule, steps: int, family: Callable[[Schedule, int], Array]) -> Array:
+    """A grid of the family, or of `grids.uniform` where α(t_max) = 0 and the log-SNR has no end; (steps + 1,)."""
+    end = schedules.log_snr(schedule, schedule.t_max)
+    finite = checks.is_traced(end) or bool(jnp.isfinite(end))
+    return (family if finite else grids.uniform)(schedule, steps)
+
+
+@pytree
+class _Conditioned:
+    denoiser: Any
+    condition: Any
+
+    def __call__(self, x, t):
+        return self.denoiser(x, t, self.condition)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sample_one(solver, static, shape, path, arrays, key, grid, x_init):
+    denoiser, schedule = combine(arrays, static)
+    return _run(solver, denoiser, schedule, shape, path, key, grid, x_init)
+
+
+def _run(solver, denoiser, schedule, shape, path, key, grid, x_init):
+    if key is not None:
+        key, key_init = jax.random.split(key)
+    if x_init is None:
+        x_init = schedules.prior_std(schedule) * jax.random.normal(key_init, shape, float_dtype())
+    return base.run(key, solver, base.diffusion(schedule, denoiser), x_init.astype(float_dtype(x_init)), grid, path)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sample_many(settings, arrays, key, grid, condition, x_init):
+    solver, static, shape, path, count, chunk, mesh = settings
+
+    def one(arrays, grid, example):
+        denoiser, schedule = combine(arrays, static)
+        index, condition, start = example
+        denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
+        return _run(solver, denoiser, schedule, shape, path, jax.random.fold_in(key, index), grid, start)
+
+    def many(arrays, grid, examples):
+        batch = jax.vmap(functools.partial(one, arrays, grid))
+        size = examples[0].shape[0]
+        if chunk is None or chunk >= size:
+            return batch(examples)
+        pieces = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), examples)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(batch, pieces))
+
+    devices = 1 if mesh is None else mesh.size
+    share = math.ceil(count / devices)
+    share = share if chunk is None or chunk >= share else math.ceil(share / chunk) * chunk
+    padding = share * devices - count
+    examples = jax.tree.map(lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init))
+    if mesh is not None:
+        spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+        many = jax.shard_map(many, mesh=mesh, in_specs=(whole, whole, spread), out_specs=spread, check_vma=False)
+    return jax.tree.map(lambda a: a[:count], many(arrays, grid, examples))
+
+
+def _pad(leaf, padding):
+    """Repeat the last example `padding` times: the surplus is cut off after the run."""
+    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
+
+
+def _prepare(solver, grid, denoiser, schedule, zero_end=True):
+    schedules.check(schedule)
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    solver = heun() if solver is None else solver
+    base.check_solver(solver)
+    grid = default_grid(schedule, DEFAULT_STEPS, grids.karras) if grid is None else grid
+    grid = grids.check("grid", grid, schedule, zero_end=zero_end)
+    if not checks.is_traced(grid) and grid[0] < grid[-1]:
+        raise ValueError(f"grid must decrease, got {float(grid[0])} … {float(grid[-1])}")
+    return solver, grid
+
+
+def _check_shape(shape):
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+        raise TypeError(f"shape must be a tuple of positive integers, got {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
+def _check_leading(name, tree, count):
+    for leaf in jax.tree.leaves(tree):
+        if np.ndim(leaf) < 1 or np.shape(leaf)[0] != count:
+            raise ValueError(f"{name} must have leading axis count={count}, got shape {np.shape(leaf)}")
+
+
+def _automatic(mesh):
+    """The mesh with automatic axes: sharding is stated here, not inferred from explicit types."""
+    return None if mesh is None else Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)

@@ -1,0 +1,139 @@
+"""Stochastic differential equations dx = drift(x, t) dt + diffusion(x, t) dw: forward, reverse, probability flow, Langevin."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import checks, schedules
+from diffjax.numerics import divergence
+from diffjax.schedules import Schedule
+from diffjax.types import Array, Denoiser, Scalar, as_pytree_callable, pytree
+
+
+@pytree
+class SDE:
+    """dx = drift(x, t) dt + diffusion(x, t) dw, Itô. Both fields are pytree callables; diffusion is broadcastable to x."""
+
+    drift: Any
+    diffusion: Any
+
+
+@pytree
+class Semilinear:
+    """The field A(t) x + B(t) D(x, t): one denoiser call.
+
+    `coefficients(t)` gives (A, B), each of shape (). A solver that knows them can end at t = 0 exactly, where it returns D.
+    """
+
+    coefficients: Any
+    denoiser: Any
+
+    def __call__(self, x: Array, t: Scalar) -> Array:
+        """A(t) x + B(t) D(x, t), shape of x."""
+        a, b = self.coefficients(t)
+        return a * x + b * self.denoiser(x, t)
+
+
+@pytree
+class _ReverseCoefficients:
+    """A = σ′/σ + ½η²g²/σ², B = α′ − α A: the velocity's and, for η > 0, the score's share."""
+
+    schedule: Any
+    noise: Any
+
+    def __call__(self, t):
+        r = schedules.rates(self.schedule, t)
+        a = r.sigma_rate / r.sigma
+        b = r.alpha_rate - r.alpha * a
+        if isinstance(self.noise, float) and self.noise == 0:
+            return a, b  # g² may diverge where the velocity does not
+        churn = 0.5 * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / r.sigma) ** 2
+        return a + churn, b - r.alpha * churn
+
+
+@pytree
+class _Linear:
+    """f(t) x."""
+
+    schedule: Any
+
+    def __call__(self, x, t):
+        return schedules.drift_coefficient(self.schedule, t) * x
+
+
+@pytree
+class _Diffusion:
+    """η g(t)."""
+
+    schedule: Any
+    scale: Any
+
+    def __call__(self, x, t):
+        return self.scale * schedules.diffusion_coefficient(self.schedule, t)
+
+
+@pytree
+class _HalfGradient:
+    """½ ∇ log p(x)."""
+
+    log_prob: Any
+
+    def __call__(self, x, t):
+        return 0.5 * jax.grad(self.log_prob)(x)
+
+
+def forward(schedule: Schedule) -> SDE:
+    """dx = f(t) x dt + g(t) dw, whose law given x_0 is N(α x_0, σ²) when started at α = 1, σ = 0. Song et al. 2021, eq. 5."""
+    schedules.check(schedule)
+    return SDE(_Linear(schedule), _Diffusion(schedule, 1.0))
+
+
+def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
+    """The SDE that, run downwards in t from p_T, has the law p_t at every t, for any noise level η = noise ≥ 0.
+
+    dx = [f x − ½(1 + η²) g² ∇log p_t] dt + η g dw̄, written A(t) x + B(t) D so that a step costs one denoiser call.
+    η = 1 is Anderson's reverse SDE, η = 0 the probability flow. Raises ValueError for noise < 0.
+    Song et al. 2021, eq. 6; Huang et al. 2021, eq. 18.
+    """
+    schedules.check(schedule)
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    noise = checks.non_negative("noise", noise)
+    drift = Semilinear(_ReverseCoefficients(schedule, noise), as_pytree_callable(denoiser))
+    return SDE(drift, _Diffusion(schedule, noise))
+
+
+def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
+    """The velocity (x, t) -> dx/dt = α′ D + σ′ (x − α D)/σ of the ODE whose law is p_t at every t. Song et al. 2021, eq. 13.
+
+    Written as (σ′/σ) x + (α′ − ασ′/σ) D, it is regular where α → 0 and f, g² are not.
+    """
+    return reverse(schedule, denoiser, noise=0.0).drift
+
+
+def langevin(log_prob: Callable[[Array], Array]) -> SDE:
+    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant. Time has no other role."""
+    checks.callable_("log_prob", log_prob, "log_prob(x)")
+    return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
+
+
+def fokker_planck(sde: SDE, log_prob: Callable[[Array, Scalar], Array]) -> Callable[[Array, Scalar], Array]:
+    """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −div(f) − f·∇log p + ½g²(Δlog p + ‖∇log p‖²), shape ().
+
+    log_prob: (x, t) -> log p_t(x). For the density that the SDE carries this equals ∂log p_t(x)/∂t; at a stationary law it is 0.
+    The diffusion must not depend on x. By automatic differentiation: the cost is D pullbacks.
+    Risken 1989, eq. 4.94a; Song et al. 2021, appendix D.1.
+    """
+
+    def rate(x: Array, t: Scalar) -> Array:
+        score, laplacian = divergence(jax.grad(lambda y: log_prob(y, t)), x)
+        drift, spread = divergence(lambda y: sde.drift(y, t), x)
+        diffusion = sde.diffusion(x, t)
+        return -spread - jnp.sum(drift * score) + 0.5 * jnp.mean(diffusion**2) * (laplacian + jnp.sum(score**2))
+
+    return rate
+
+
+def _unit(x, t):
+    return jnp.ones(())

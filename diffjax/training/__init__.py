@@ -1,0 +1,42 @@
+"""Training: state and step, batches by step number, checkpoints, the loop, and meshes.
+
+Importing this package imports orbax; `import diffjax` does not import this package.
+"""
+
+from diffjax.training.checkpoints import Checkpoints, load_ema
+from diffjax.training.data import Batches, load, load_labelled, split
+from diffjax.training.loop import fit
+from diffjax.training.parallel import data_mesh, replicate, shard_batch
+from diffjax.training.state import (
+    LossFunction,
+    Step,
+    TrainState,
+    ema_decay_at,
+    init,
+    make_step,
+    make_steps,
+    optimiser,
+    warmup_cosine,
+)
+
+__all__ = [
+    "Batches",
+    "Checkpoints",
+    "LossFunction",
+    "Step",
+    "TrainState",
+    "data_mesh",
+    "ema_decay_at",
+    "fit",
+    "init",
+    "load",
+    "load_ema",
+    "load_labelled",
+    "make_step",
+    "make_steps",
+    "optimiser",
+    "replicate",
+    "shard_batch",
+    "split",
+    "warmup_cosine",
+]

@@ -1,0 +1,133 @@
+"""The training loop: blocks of compiled steps, checkpoints, and what to do when the run is stopped or goes wrong."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax import checks
+from diffjax.training import parallel
+from diffjax.training.data import Batches
+from diffjax.training.state import Step, TrainState
+
+
+def fit(
+    state: TrainState,
+    steps_fn: Step,
+    batches: Batches,
+    total_steps: int,
+    checkpoints: Any = None,
+    block: int = 50,
+    save_every: int = 1000,
+    on_block: Callable[[int, dict[str, np.ndarray]], Any] | None = None,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """The state after `total_steps` steps in all, counting those that `state` has taken.
+
+    steps_fn: as `make_steps` returns it. One call runs a block of steps that ends at the next multiple of `block`, or
+    at `total_steps`; then on_block(step, metrics) is called, metrics as numpy arrays (steps in the block,).
+    checkpoints: a `Checkpoints`, or None; saved at the first block's end in every `save_every` steps, and at the end.
+    Resume with `fit(checkpoints.restore_latest(state) or state, ...)`: blocks end at the same steps whatever step a run
+    starts from, so that a run killed and resumed compiles and runs the same programs on the same batches, and equals
+    the uninterrupted one bit for bit (same machine, same `block`; the state saved when stopped is at a block's end).
+    Two blocks of batches are on the device at a time: take a smaller `block` for large examples.
+    mesh: of `data_mesh`; the state is then on every device and each batch is split over them.
+    `state` itself stays usable: the run works on a copy.
+
+    SIGTERM and Ctrl-C let the block end, save, then raise SystemExit(143) and KeyboardInterrupt; a second Ctrl-C
+    interrupts at once. (In another thread than the main one signals are left alone.)
+    Raises FloatingPointError at the first step with a loss, gradient norm or other metric that is not finite, after
+    saving the last good state: it names the step, those metrics, and the checkpoint.
+    Raises ValueError where the checkpoints are ahead of `state`.
+    """
+    step, block = int(state.step), checks.integer("block", block, 1)
+    checks.integer("total_steps", total_steps, 0)
+    checks.integer("save_every", save_every, 1)
+    if checkpoints is not None and (checkpoints.latest_step() or 0) > step:
+        raise ValueError(
+            f"state is at step {step}, but {checkpoints.directory} holds step {checkpoints.latest_step()}: "
+            f"start from checkpoints.restore_latest(state), or use another directory"
+        )
+    state = _placed_copy(state, mesh)
+    with _deferred_signals() as received:
+        batch = _block(batches, step, total_steps, block, mesh)
+        while batch is not None and not received:
+            count = _block_end(step, total_steps, block) - step
+            state, pending = steps_fn(state, batch)
+            batch = _block(batches, step + count, total_steps, block, mesh)  # prepared while the device works
+            metrics = jax.device_get(pending)
+            if not metrics["finite"].all():
+                raise FloatingPointError(_failure(step, metrics, state, checkpoints))
+            before, step = step, step + count
+            if checkpoints is not None and step // save_every > before // save_every:
+                checkpoints.save(step, state)
+            if on_block is not None:
+                on_block(step, metrics)
+        if checkpoints is not None:
+            checkpoints.save(step, state)
+            checkpoints.wait()
+        if received:
+            raise _stopped(received[0], step)
+    return state
+
+
+def _block_end(step: int, total_steps: int, block: int) -> int:
+    return min((step // block + 1) * block, total_steps)
+
+
+def _block(batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh | None) -> Any:
+    """The batches of the block that starts at `step`, on the device(s); None after the last."""
+    if step >= total_steps:
+        return None
+    stacked = batches.block(step, _block_end(step, total_steps, block) - step)
+    return jax.device_put(stacked) if mesh is None else parallel.shard_batch(stacked, mesh, axis=1)
+
+
+def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
+    """A copy whose buffers may be donated, on every device of `mesh`."""
+    state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    return state if mesh is None else parallel.replicate(state, mesh)
+
+
+def _failure(start: int, metrics: dict[str, np.ndarray], state: TrainState, checkpoints: Any) -> str:
+    """Save the last good state, and say what happened."""
+    bad = int(np.argmin(metrics["finite"]))
+    values = {name: float(entries[bad]) for name, entries in metrics.items() if name != "finite"}
+    what = ", ".join(f"{name}={value}" for name, value in values.items() if not np.isfinite(value))
+    message = f"step {start + bad} (on batches.at({start + bad})) was not finite: {what}; it was not taken"
+    if checkpoints is None:
+        return f"{message}; no checkpoints are kept"
+    checkpoints.save(start + bad, state)
+    checkpoints.wait()
+    return f"{message}; the last good state, after {start + bad} steps, is {checkpoints.path(start + bad)}"
+
+
+def _stopped(number: int, step: int) -> BaseException:
+    return KeyboardInterrupt(f"stopped after {step} steps") if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT in the list it yields; the handlers before are put back on leaving."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def receive(number, frame):
+        received.append(number)
+        if number == signal.SIGINT:  # the next Ctrl-C is not deferred
+            signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, receive) or signal.SIG_DFL
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""What every test shares: the compilation cache and float64 on request."""
+
+import os
+import pathlib
+import shutil
+
+import pytest
+
+CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
+CACHE_LIMIT = 2**30
+
+# JAX reads these when it is first imported, and programs started by a test inherit them. An entry's key is a digest of
+# the program, the compiler's version and its options, so that a hit saves time and changes nothing.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax  # noqa: E402
+
+
+def pytest_configure(config):
+    """Empty a cache that outgrew its limit, once, before the workers start."""
+    if not hasattr(config, "workerinput") and CACHE.is_dir():
+        if sum(entry.stat().st_size for entry in CACHE.iterdir()) > CACHE_LIMIT:
+            shutil.rmtree(CACHE)
+
+
+@pytest.fixture
+def x64():
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield
