@@ -98,7 +98,7 @@ def _log_prob(solver, static, probes, arrays, key, x, ts):
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
     field = _Augmented(sde.probability_flow(schedule, denoiser), directions)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
-    (latent, log_dets), run = driver.run(None, solver, driver.Problem(velocity=field), start, ts, path=False)
+    (latent, log_dets), run = driver.run(driver.noise_of(None, x), solver, driver.Problem(velocity=field), start, ts, path=False)
     log_det = jnp.mean(log_dets)
     if law is None:
         std = schedules.prior_std(schedule)

@@ -24,7 +24,7 @@ Kernel = Callable[[Array, Array], Array]
 """(a, b) -> k(a, b) of shape (), for two flattened examples of shape (D,); positive definite."""
 
 _BLOCK = 2**24
-"""Entries of a pairwise matrix that are held at once."""
+"""Numbers that a block of rows may hold at once."""
 
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> Array:
@@ -179,7 +179,7 @@ def _nearest_neighbours(x: Array, reference: Array, k: int) -> tuple[Array, Arra
         closeness, indices = jax.lax.top_k(-jnp.sum((example - reference) ** 2, axis=1), k)
         return indices, jnp.sqrt(-closeness)
 
-    return _for_each(of_one, x, len(reference))
+    return _for_each(of_one, x, reference.size)
 
 
 def _distance(a: Array, b: Array) -> Array:
@@ -191,7 +191,7 @@ def _distance(a: Array, b: Array) -> Array:
 
 def _mean_of_pairs(function: Kernel, x: Array, y: Array) -> Array:
     """Mean of function(xᵢ, yⱼ) over all i, j."""
-    return _for_each(lambda a: jax.vmap(lambda b: function(a, b))(y).mean(), x, len(y)).mean()
+    return _for_each(lambda a: jax.vmap(lambda b: function(a, b))(y).mean(), x, y.size).mean()
 
 
 def _mean_of_distinct(function: Kernel, x: Array) -> Array:
@@ -203,11 +203,14 @@ def _mean_of_distinct(function: Kernel, x: Array) -> Array:
         values = jax.vmap(lambda b: function(a, b))(x)
         return jnp.sum(jnp.where(others == i, 0, values)) / (len(x) - 1)
 
-    return _for_each(row, (others, x), len(x)).mean()
+    return _for_each(row, (others, x), x.size).mean()
 
 
 def _for_each(function: Callable, xs, width: int):
-    """function of each row of xs, so many at once as hold _BLOCK entries when one row's work holds `width`."""
+    """function of each row of xs, so many at once as hold _BLOCK entries when one row's work holds `width`.
+
+    For pairs the width is m·D: XLA fuses the differences into their sum, unless it finds another use for them.
+    """
     return jax.lax.map(function, xs, batch_size=max(1, _BLOCK // width))
 
 

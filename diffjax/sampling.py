@@ -188,7 +188,8 @@ def _run(solver, denoiser, schedule, shape, path, key, grid, x_init):
         key, key_init = jax.random.split(key)
     if x_init is None:
         x_init = schedules.prior_std(schedule) * jax.random.normal(key_init, shape, float_dtype())
-    return base.run(key, solver, base.diffusion(schedule, denoiser), x_init.astype(float_dtype(x_init)), grid, path)
+    x_init = x_init.astype(float_dtype(x_init))
+    return base.run(base.noise_of(key, x_init), solver, base.diffusion(schedule, denoiser), x_init, grid, path)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffjax import checks
 from diffjax.numerics import float_dtype, log_expm1
-from diffjax.types import Array, ArrayLike, Key, Scalar, pytree
+from diffjax.types import Array, ArrayLike, Key, Scalar, is_array, pytree
 
 _BISECTIONS = 64
 
@@ -56,7 +56,8 @@ def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
     if hasattr(schedule, "time_of_log_snr"):
         t = schedule.time_of_log_snr(target)
     else:
-        t = _newton_step(schedule, _bisect(*jax.lax.stop_gradient((schedule, target))), target)
+        held = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf, schedule)
+        t = _newton_step(schedule, _bisect(held, jax.lax.stop_gradient(target)), target)
     return jnp.clip(t, schedule.t_min, schedule.t_max)
 
 
@@ -124,7 +125,8 @@ def check(schedule: Any) -> Schedule:
 
 
 def _as_time(t: ArrayLike) -> Array:
-    return jnp.asarray(t, float_dtype(t) if not hasattr(t, "dtype") else jnp.promote_types(t.dtype, jnp.float32))
+    dtype = jnp.promote_types(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
+    return jnp.asarray(t, jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _derivative(function: Callable[[Array], Array], t: Array) -> Array:

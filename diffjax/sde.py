@@ -37,20 +37,29 @@ class Semilinear:
 
 
 @pytree
+class _FlowCoefficients:
+    """A = σ′/σ, B = α′ − α A, the velocity's; a class of its own, since g² may diverge where the velocity does not."""
+
+    schedule: Any
+
+    def __call__(self, t):
+        r = schedules.rates(self.schedule, t)
+        a = r.sigma_rate / r.sigma
+        return a, r.alpha_rate - r.alpha * a
+
+
+@pytree
 class _ReverseCoefficients:
-    """A = σ′/σ + ½η²g²/σ², B = α′ − α A: the velocity's and, for η > 0, the score's share."""
+    """A = σ′/σ + ½η²g²/σ², B = α′ − α A: the velocity's and the score's share."""
 
     schedule: Any
     noise: Any
 
     def __call__(self, t):
-        r = schedules.rates(self.schedule, t)
-        a = r.sigma_rate / r.sigma
-        b = r.alpha_rate - r.alpha * a
-        if isinstance(self.noise, float) and self.noise == 0:
-            return a, b  # g² may diverge where the velocity does not
-        churn = 0.5 * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / r.sigma) ** 2
-        return a + churn, b - r.alpha * churn
+        a, b = _FlowCoefficients(self.schedule)(t)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        churn = 0.5 * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / sigma) ** 2
+        return a + churn, b - alpha * churn
 
 
 @pytree
@@ -100,8 +109,9 @@ def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     noise = checks.non_negative("noise", noise)
-    drift = Semilinear(_ReverseCoefficients(schedule, noise), as_pytree_callable(denoiser))
-    return SDE(drift, _Diffusion(schedule, noise))
+    deterministic = not checks.is_traced(noise) and noise == 0
+    coefficients = _FlowCoefficients(schedule) if deterministic else _ReverseCoefficients(schedule, noise)
+    return SDE(Semilinear(coefficients, as_pytree_callable(denoiser)), _Diffusion(schedule, noise))
 
 
 def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
@@ -109,7 +119,9 @@ def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
 
     Written as (σ′/σ) x + (α′ − ασ′/σ) D, it is regular where α → 0 and f, g² are not.
     """
-    return reverse(schedule, denoiser, noise=0.0).drift
+    schedules.check(schedule)
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    return Semilinear(_FlowCoefficients(schedule), as_pytree_callable(denoiser))
 
 
 def langevin(log_prob: Callable[[Array], Array]) -> SDE:

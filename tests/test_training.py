@@ -90,9 +90,12 @@ def test_step_is_a_hand_written_optax_update():
         updates, opt_state = rule.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         state, metrics = STEP(state, batch)
-        assert metrics["loss"] == loss and metrics["grad_norm"] == optax.tree.norm(grads) and metrics["finite"]
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+        np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+        assert metrics["finite"]
     assert int(state.step) == 4
-    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    for name in params:  # to the rounding of compiled against eager arithmetic, in units of the change
+        np.testing.assert_allclose(state.params[name], params[name], rtol=0, atol=1e-5 * 0.01)
 
 
 def test_average_is_its_closed_form():
@@ -370,6 +373,7 @@ def test_other_arrays_are_refused_by_name(tmp_path):
         assert checkpoints.latest_step() == 3
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore's reads of damaged files
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(2, trained(2))
@@ -377,6 +381,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     # as a kill during orbax's writing leaves it; an empty step folder; and data lost under a good name
     (tmp_path / "5.orbax-checkpoint-tmp" / "rest.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "9").mkdir()
+    (tmp_path / "1" / "ema").mkdir(parents=True)  # as a kill during the deletion of an old one leaves it
     for data in (tmp_path / "3" / "rest").glob("ocdbt.process_0/d/*"):
         data.write_bytes(data.read_bytes()[:10])
     for data in (tmp_path / "3" / "rest" / "d").glob("*"):
@@ -387,6 +392,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     with checkpoints, pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"):
         restored = checkpoints.restore_latest(initial())
     assert_bitwise(restored, trained(2))
+    assert not (tmp_path / "1").exists()
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         for n in (3, 5):  # the steps whose folders were broken
             checkpoints.save(n, trained(n))
@@ -427,6 +433,22 @@ def test_nan_in_the_data_names_step_and_checkpoint(tmp_path):
         restored = checkpoints.restore_latest(initial())
     assert all(np.isfinite(leaf).all() for leaf in bits(restored).values())
     assert_bitwise(restored, trained(2))
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    # the gradient 1e15 is finite and so is the loss before the update, which overflows
+    state = training.init(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(1e30))
+    step = training.make_step(lambda p, key, b: (jnp.sum(p["w"]) * jnp.where(b[0] > 2, 1e15, 0.0), {}), optax.sgd(1e30))
+    data = Batches(np.arange(4), 1)
+    last = int(np.argmax(data.block(0, 4)[:, 0]))  # the step that meets the large gradient
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save(0, state)
+        with pytest.raises(
+            FloatingPointError, match=rf"params\['w'\] is not finite after {last + 1} steps.*{tmp_path}/"
+        ):
+            training.fit(state, training.make_steps(step), data, last + 1, checkpoints, block=1, save_every=1)
+        assert checkpoints.latest_step() == last
+        assert np.isfinite(checkpoints.restore_latest(state).params["w"]).all()
 
 
 CHILD = """

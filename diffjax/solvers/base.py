@@ -124,10 +124,25 @@ def integrate(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _integrate(solver, static, path, arrays, key, x, ts):
-    return run(key, solver, combine(arrays, static), x, ts, path)
+    return run(noise_of(key, x), solver, combine(arrays, static), x, ts, path)
 
 
-def run(key: Key | None, solver: Solver, problem: Problem, x: PyTree, ts: Array, path: bool) -> tuple[PyTree, Info]:
+NoiseSource = Callable[[Array, int], Array]
+"""(step index, draw index) -> standard normal noise of x's shape."""
+
+
+def noise_of(key: Key | None, x: PyTree) -> NoiseSource:
+    """The source that hashes (step, draw) with the example's own key."""
+
+    def source(step, draw):
+        return noise.normal(key, step * noise.DRAWS_PER_STEP + draw, x.shape, x.dtype)
+
+    return source
+
+
+def run(
+    source: NoiseSource, solver: Solver, problem: Problem, x: PyTree, ts: Array, path: bool
+) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation: (x or its path, Info), to be called under a transformation."""
     problem = derive(solver, problem)
     inputs = solver.prepare(problem, ts)
@@ -136,11 +151,7 @@ def run(key: Key | None, solver: Solver, problem: Problem, x: PyTree, ts: Array,
     def body(carry, step):
         x, state = carry
         index, step_inputs = step
-
-        def draw(i):
-            return noise.normal(key, index * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
-
-        x, state = solver.step(problem, step_inputs, draw, x, state)
+        x, state = solver.step(problem, step_inputs, functools.partial(source, index), x, state)
         return (x, state), x if path else None
 
     steps = jnp.arange(ts.shape[0] - 1, dtype=jnp.uint32)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import warnings
 from collections.abc import Collection
@@ -49,7 +50,11 @@ class Checkpoints:
             _refuse_other_config(self.directory, config, ignore)
         if jax.process_index() == 0:
             for folder in _step_folders(self.directory):
-                if int(folder.name) not in whole:
+                if int(folder.name) in whole:
+                    continue
+                if whole and int(folder.name) < whole[-1]:
+                    shutil.rmtree(folder)  # a kill came while it was being deleted: finish that
+                else:
                     _set_aside(folder, "it is not whole")
             _write_atomically(self.directory / _CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
         handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
@@ -247,7 +252,8 @@ def _whole_steps(directory: pathlib.Path) -> list[int]:
     """Steps whose folder holds both items; orbax renames a folder to its step once it is written."""
 
     def is_whole(folder):
-        return all((folder / item / "_METADATA").is_file() for item in _ITEMS)
+        marks = ["_CHECKPOINT_METADATA", *(f"{item}/_METADATA" for item in _ITEMS)]
+        return all((folder / mark).is_file() for mark in marks)
 
     return sorted(int(folder.name) for folder in _step_folders(directory) if is_whole(folder))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -42,7 +43,8 @@ def fit(
     SIGTERM and Ctrl-C let the block end, save, then raise SystemExit(143) and KeyboardInterrupt; a second Ctrl-C
     interrupts at once. (In another thread than the main one signals are left alone.)
     Raises FloatingPointError at the first step with a loss, gradient norm or other metric that is not finite, after
-    saving the last good state: it names the step, those metrics, and the checkpoint.
+    saving the last good state: it names the step, those metrics, and the checkpoint. Parameters that are not finite
+    are never saved; they raise it too.
     Raises ValueError where the checkpoints are ahead of `state`.
     """
     step, block = int(state.step), checks.integer("block", block, 1)
@@ -62,14 +64,14 @@ def fit(
             batch = _block(batches, step + count, total_steps, block, mesh)  # prepared while the device works
             metrics = jax.device_get(pending)
             if not metrics["finite"].all():
-                raise FloatingPointError(_failure(step, metrics, state, checkpoints))
+                raise FloatingPointError(_failure(step, metrics, state, checkpoints))  # which saves `state` first
             before, step = step, step + count
             if checkpoints is not None and step // save_every > before // save_every:
-                checkpoints.save(step, state)
+                _save(checkpoints, step, state)
             if on_block is not None:
                 on_block(step, metrics)
         if checkpoints is not None:
-            checkpoints.save(step, state)
+            _save(checkpoints, step, state)
             checkpoints.wait()
         if received:
             raise _stopped(received[0], step)
@@ -102,9 +104,23 @@ def _failure(start: int, metrics: dict[str, np.ndarray], state: TrainState, chec
     message = f"step {start + bad} (on batches.at({start + bad})) was not finite: {what}; it was not taken"
     if checkpoints is None:
         return f"{message}; no checkpoints are kept"
-    checkpoints.save(start + bad, state)
+    _save(checkpoints, start + bad, state)
     checkpoints.wait()
     return f"{message}; the last good state, after {start + bad} steps, is {checkpoints.path(start + bad)}"
+
+
+def _save(checkpoints: Any, step: int, state: TrainState) -> None:
+    """Save `state`, unless its parameters are not finite (an update may overflow from a finite gradient)."""
+    for name, tree in (("params", state.params), ("ema", state.ema)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not jnp.isfinite(leaf).all():
+                latest = checkpoints.latest_step()
+                kept = (
+                    "there is no checkpoint" if latest is None else f"the last checkpoint is {checkpoints.path(latest)}"
+                )
+                name += jax.tree_util.keystr(path)
+                raise FloatingPointError(f"{name} is not finite after {step} steps, which are not saved; {kept}")
+    checkpoints.save(step, state)
 
 
 def _stopped(number: int, step: int) -> BaseException:

@@ -1,0 +1,100 @@
+"""The families that tests run over: a new schedule, target or weighting is one row here and every theorem covers it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import schedules, targets
+from diffjax.types import pytree
+
+
+@pytree
+class Own:
+    """A user's schedule, stating only what a schedule must: α = cos(πt/2), σ = scale · sin(πt/2)."""
+
+    scale: Any
+    t_min: Any
+    t_max: Any
+
+    def alpha(self, t):
+        """cos(πt/2)."""
+        return jnp.cos(0.5 * jnp.pi * t)
+
+    def sigma(self, t):
+        """scale · sin(πt/2)."""
+        return self.scale * jnp.sin(0.5 * jnp.pi * t)
+
+
+@pytree
+class Bare:
+    """A schedule stripped of its closed forms: α and σ alone, the rest to be derived."""
+
+    schedule: Any
+
+    @property
+    def t_min(self):
+        """Of the schedule."""
+        return self.schedule.t_min
+
+    @property
+    def t_max(self):
+        """Of the schedule."""
+        return self.schedule.t_max
+
+    def alpha(self, t):
+        """Of the schedule."""
+        return self.schedule.alpha(t)
+
+    def sigma(self, t):
+        """Of the schedule."""
+        return self.schedule.sigma(t)
+
+
+def ddpm_betas():
+    """The linear betas of Ho et al. 2020."""
+    return np.linspace(1e-4, 0.02, 1000)
+
+
+SCHEDULES = {
+    "vp_linear": schedules.vp_linear,
+    "vp_cosine": schedules.vp_cosine,
+    "sub_vp": schedules.sub_vp,
+    "ve": schedules.ve,
+    "edm": schedules.edm,
+    "rectified_flow": schedules.rectified_flow,
+    "from_betas": lambda: schedules.from_betas(ddpm_betas()),
+    "learned": lambda: schedules.learned(jax.random.key(0)),
+    "own": lambda: Own(1.5, 1e-3, 0.99),
+}
+"""name -> factory. Made inside a test, so that float64 tests make float64 tables."""
+
+COVARIANCES = [[[0.6, 0.3], [0.3, 0.5]], [[0.2, -0.1], [-0.1, 0.9]]]
+
+TARGETS = {
+    "gaussian": lambda: targets.gaussian([0.5, -0.3], 0.7),
+    "isotropic": lambda: targets.gaussian_mixture([0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]], [0.3, 0.6]),
+    "diagonal": lambda: targets.gaussian_mixture([0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]]),
+    "full": lambda: targets.gaussian_mixture([0.25, 0.75], [[-1.0, 0.5], [0.7, -0.4]], COVARIANCES),
+    "boxes": lambda: targets.uniform_boxes([0.4, 0.6], [[-1.5, -1.0], [0.0, 0.2]], [[-0.5, 0.5], [1.5, 0.9]]),
+}
+"""Densities in two dimensions within about [-4, 4]²."""
+
+TOYS = {
+    "eight_gaussians": (targets.eight_gaussians, 2.833),
+    "checkerboard": (targets.checkerboard, 3.466),
+    "circles": (targets.circles, 3.267),
+    "moons": (targets.moons, 2.392),
+}
+"""name -> (factory, entropy in nats)."""
+
+
+def interior(schedule, fractions=(0.02, 0.2, 0.5, 0.8, 0.97)):
+    """Times at fractions of the schedule's interval."""
+    return schedule.t_min + np.asarray(fractions) * (schedule.t_max - schedule.t_min)
+
+
+def times_at_noise(schedule, ratios=(0.05, 0.5, 3.0)):
+    """Times at which σ/α has the given values, as far as the schedule reaches."""
+    return schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(ratios)))

@@ -1,0 +1,84 @@
+"""Argument errors name the argument, the value and what is accepted; traced values are let through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import checks
+
+REFUSED = {
+    "number, string": (lambda: checks.number("rho", "seven"), TypeError, "rho must be a real number, got 'seven'"),
+    "number, bool": (lambda: checks.number("rho", True), TypeError, "rho must be a real number, got True"),
+    "number, None": (lambda: checks.number("rho", None), TypeError, "rho must be a real number, got None"),
+    "number, complex": (lambda: checks.number("rho", 1j), TypeError, "rho must be a real number"),
+    "number, vector": (lambda: checks.number("rho", jnp.ones(2)), ValueError, r"rho must be a scalar, got shape \(2,\)"),
+    "number, NaN": (lambda: checks.number("rho", float("nan")), ValueError, "rho must be finite, got nan"),
+    "positive": (lambda: checks.positive("std", 0), ValueError, "std must be positive, got 0"),
+    "positive, array": (lambda: checks.positive("std", jnp.array(-1.0)), ValueError, "std must be positive, got -1"),
+    "non_negative": (lambda: checks.non_negative("eta", -0.1), ValueError, "eta must be 0 or more, got -0.1"),
+    "greater": (
+        lambda: checks.greater("beta_max", 0.05, "beta_min", 0.1),
+        ValueError,
+        "beta_max must be greater than beta_min=0.1, got 0.05",
+    ),
+    "within": (lambda: checks.within("t_max", 1.5, 0.0, 1.0), ValueError, r"t_max must lie in \[0.0, 1.0\], got 1.5"),
+    "integer, float": (lambda: checks.integer("steps", 2.0, 1), TypeError, "steps must be an integer, got 2.0"),
+    "integer, bool": (lambda: checks.integer("steps", True, 1), TypeError, "steps must be an integer, got True"),
+    "integer, low": (lambda: checks.integer("steps", 0, 1), ValueError, "steps must be at least 1, got 0"),
+    "integer, high": (lambda: checks.integer("order", 4, 1, 3), ValueError, "order must be between 1 and 3, got 4"),
+    "choice": (lambda: checks.choice("kind", "x", ["a", "b"]), ValueError, "kind must be one of 'a', 'b'; got 'x'"),
+    "shape": (
+        lambda: checks.one_of_shapes("x", np.ones(3), [(2,), (2, 2)]),
+        ValueError,
+        r"x must have shape \(2,\) or \(2, 2\), got \(3,\)",
+    ),
+    "finite": (
+        lambda: checks.finite("data", np.array([1.0, np.nan, np.inf])),
+        ValueError,
+        "data must be finite, got 2 NaN or infinite entries of 3",
+    ),
+    "real_array, complex": (lambda: checks.real_array("x", np.ones(2, complex)), TypeError, "x must be real, got dtype"),
+    "real_array, string": (lambda: checks.real_array("x", "abc"), TypeError, "x must be an array of real numbers"),
+    "key, old": (lambda: checks.key("key", jax.random.PRNGKey(0)), TypeError, "key must be a typed key.* uint32"),
+    "key, seed": (lambda: checks.key("key", 0), TypeError, "key must be a typed key.* got 0"),
+    "key, many": (lambda: checks.key("key", jax.random.split(jax.random.key(0))), ValueError, r"got shape \(2,\)"),
+    "callable": (lambda: checks.callable_("net", 3, "net(x, t)"), TypeError, r"net must be callable as net\(x, t\), got 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_by_name_and_value(name):
+    call, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_accepted_values_come_back():
+    array = jnp.array(2.0)
+    assert checks.number("n", array) is array
+    assert checks.number("n", np.float32(0.5)) == 0.5 and isinstance(checks.number("n", 2), float)
+    assert checks.integer("n", np.int64(3), 1, 3) == 3 and type(checks.integer("n", np.int64(3), 1)) is int
+    assert checks.within("n", 1.0, 0.0, 1.0) == 1.0  # ends included
+    assert checks.non_negative("n", 0) == 0.0
+    key = jax.random.key(3)
+    assert checks.key("key", key) is key
+
+
+def test_traced_values_are_checked_by_shape_alone():
+    """Under jit a negative std passes (its value is unknown), a vector does not."""
+    assert jax.jit(lambda s: checks.positive("std", s))(-1.0) == -1.0
+    with pytest.raises(ValueError, match=r"std must be a scalar, got shape \(2,\)"):
+        jax.jit(lambda s: checks.positive("std", s))(jnp.ones(2))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bfloat16", "float16", "float32", "bool"])
+def test_real_array_promotes_to_float32_at_least(dtype):
+    array = checks.real_array("x", jnp.ones(2, dtype))
+    assert array.dtype == jnp.float32
+    np.testing.assert_array_equal(array, [1.0, 1.0])
+
+
+def test_real_array_keeps_float64(x64):
+    assert checks.real_array("x", np.ones(2)).dtype == jnp.float64
+    assert checks.real_array("x", np.ones(2, np.float32)).dtype == jnp.float32

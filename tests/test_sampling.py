@@ -1,0 +1,216 @@
+"""Samples depend on their own key only; encoding inverts sampling; bad arguments are named."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import solvers
+
+
+@functools.cache
+def setting():
+    schedule = dj.schedules.vp_linear()
+    target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+    return schedule, target, dj.targets.denoiser(target, schedule)
+
+
+def test_the_default_sampler_draws_from_the_target():
+    """Mean and covariance of 8000 default samples are the mixture's within 5 standard errors (fourth moments measured), NFE 64."""
+    schedule, target, denoiser = setting()
+    n = 8000
+    xs = np.asarray(dj.sample_many(jax.random.key(0), n, denoiser, schedule, shape=(2,)))
+    mean, covariance = np.asarray(target.mean()), np.asarray(target.covariance())
+    centred = xs - mean
+    products = centred[:, :, None] * centred[:, None, :]
+    assert np.all(np.abs(centred.mean(0)) < 5 * xs.std(0) / np.sqrt(n))
+    assert np.all(np.abs(products.mean(0) - covariance) < 5 * products.std(0) / np.sqrt(n))
+
+
+@pytest.mark.parametrize("solver", [solvers.heun(), solvers.euler_maruyama(), solvers.adaptive()], ids=repr)
+def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
+    schedule, _, denoiser = setting()
+    key, grid = jax.random.key(3), dj.grids.karras(schedule, 8)
+    draw = functools.partial(dj.sample_many, key, denoiser=denoiser, schedule=schedule, solver=solver, grid=grid, shape=(2,))
+    many = draw(11)
+    for other in (draw(5), draw(11, chunk=4), draw(11, chunk=1), draw(11, chunk=100)):
+        chex.assert_trees_all_close(other, many[: len(other)], atol=2e-5)
+    for i in (0, 10):
+        alone = dj.sample(jax.random.fold_in(key, i), denoiser, schedule, solver, grid, shape=(2,))
+        chex.assert_trees_all_close(alone, many[i], atol=2e-5)
+
+
+def test_eight_devices_draw_the_same_samples_as_one(tmp_path):
+    """Sharded over a mesh of 8 devices, of automatic or explicit axes, with and without chunks, for a count that 8 does not divide."""
+    program = """
+import jax, jax.numpy as jnp, numpy as np, diffjax as dj
+from jax.sharding import AxisType
+assert jax.device_count() == 8
+schedule = dj.schedules.vp_linear()
+target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+denoiser = dj.targets.denoiser(target, schedule)
+shift = jnp.linspace(-1, 1, 21)[:, None]
+conditional = jax.tree_util.Partial(lambda d, x, t, c: d(x, t) + c, denoiser)
+for solver in (dj.solvers.euler_maruyama(), dj.solvers.heun()):
+    draw = lambda **kw: dj.sample_many(jax.random.key(0), 21, conditional, schedule, solver,
+                                       dj.grids.karras(schedule, 8), shape=(2,), condition=shift, **kw)
+    one = draw()
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        for names, sizes in ((("data",), (8,)), (("data", "model"), (4, 2))):
+            mesh = jax.make_mesh(sizes, names, axis_types=(axis_type,) * len(sizes))
+            for chunk in (None, 2):
+                spread = draw(mesh=mesh, chunk=chunk)
+                np.testing.assert_allclose(one, spread, atol=2e-5)
+batch = dj.sample_many(jax.random.key(0), 16, denoiser, schedule, shape=(2,), mesh=mesh)
+assert len(batch.sharding.device_set) == 8, batch.sharding
+print("same")
+"""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("same")
+
+
+def test_a_condition_reaches_the_denoiser_of_its_own_example():
+    """D(x, t, c) = c makes every sample its own condition at a grid that ends at 0."""
+    schedule, _, _ = setting()
+    conditions = {"mean": jnp.arange(6.0).reshape(3, 2)}
+    denoiser = lambda x, t, c: c["mean"] + 0 * x  # noqa: E731
+    grid = dj.grids.to_zero(dj.grids.karras(schedule, 4))
+    xs = dj.sample_many(jax.random.key(0), 3, denoiser, schedule, grid=grid, shape=(2,), condition=conditions)
+    np.testing.assert_allclose(xs, conditions["mean"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ve", "edm", "vp_linear", "sub_vp"])
+def test_the_start_has_the_standard_deviation_of_the_prior(name):
+    """path=True shows x_T: its spread is σ(t_max), 50 for VE and 80 for EDM, within 4 standard errors."""
+    schedule = {"ve": dj.schedules.ve, "edm": dj.schedules.edm, "sub_vp": dj.schedules.sub_vp}.get(name, dj.schedules.vp_linear)()
+    denoiser = dj.targets.denoiser(dj.targets.gaussian(jnp.zeros(4), 1.0), schedule)
+    paths = dj.sample_many(jax.random.key(0), 500, denoiser, schedule, solvers.euler(), dj.grids.karras(schedule, 2), (4,), path=True)
+    assert paths.shape == (500, 3, 4)
+    start = np.asarray(paths[:, 0]).reshape(-1)
+    sigma = float(dj.schedules.prior_std(schedule))
+    assert abs(start.var() / sigma**2 - 1) < 4 * np.sqrt(2 / start.size)
+
+
+def test_initial_noise_and_step_noise_are_independent():
+    """Where D = 0, one Euler–Maruyama step of VE is a x_T + c z: the correlation of x_T with what is added is 0 within 4 s.e."""
+    schedule = dj.schedules.ve(0.01, 1.0)
+    zero = lambda x, t: jnp.zeros_like(x)  # noqa: E731
+    grid = [1.0, 0.6]
+    paths = dj.sample_many(jax.random.key(0), 4000, zero, schedule, solvers.euler_maruyama(), grid, (2,), path=True)
+    start, end = np.asarray(paths[:, 0]).reshape(-1), np.asarray(paths[:, 1]).reshape(-1)
+    slope = 1 - 0.4 * float(dj.sde.reverse(schedule, zero).drift.coefficients(1.0)[0])
+    assert abs(np.corrcoef(start, end - slope * start)[0, 1]) < 4 / np.sqrt(start.size)
+
+
+def test_encode_inverts_sampling(x64):
+    """Encoding and decoding on one fine grid return to the start at RK4's error; the latents of N(m, s²) are its quantiles."""
+    schedule, target, denoiser = setting()
+    grid = dj.grids.log_snr(schedule, 300)
+    x = target.sample(jax.random.key(0))
+    z = dj.encode(denoiser, schedule, x, solvers.rk4(), grid)
+    back = dj.sample(None, denoiser, schedule, solvers.rk4(), grid, x_init=z)
+    np.testing.assert_allclose(back, x, atol=1e-6)
+    law = dj.targets.gaussian([0.5, -1.0], 0.3)
+    z = dj.encode(dj.targets.denoiser(law, schedule), schedule, [0.8, -1.0], solvers.rk4(), grid)
+    low, high = law.noised(schedule, schedule.t_min), law.noised(schedule, schedule.t_max)
+    standard = (jnp.array([0.8, -1.0]) - low.mean()) / jnp.sqrt(jnp.diag(low.covariance()))
+    np.testing.assert_allclose(z, high.mean() + standard * jnp.sqrt(jnp.diag(high.covariance())), atol=1e-6)
+
+
+def test_interpolation_starts_and_ends_at_its_ends(x64):
+    schedule, _, denoiser = setting()
+    start, end = jnp.array([1.4, 0.1]), jnp.array([-1.2, 0.6])
+    grid = dj.grids.log_snr(schedule, 200)
+    between = dj.interpolate(denoiser, schedule, start, end, [0.0, 0.5, 1.0], solvers.rk4(), grid)
+    np.testing.assert_allclose(between[jnp.array([0, 2])], jnp.stack([start, end]), atol=1e-5)
+
+
+def test_spherical_interpolation_keeps_the_norm():
+    a, b = jnp.array([3.0, 0.0, 0.0]), jnp.array([0.0, 3.0, 0.0])
+    for w in (0.0, 0.3, 1.0):
+        z = dj.sampling.spherical(a, b, w)
+        np.testing.assert_allclose(jnp.linalg.norm(z), 3.0, rtol=1e-5)
+        np.testing.assert_allclose(jnp.arctan2(z[1], z[0]), w * np.pi / 2, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_steps_unless_the_path_is_asked_for():
+    schedule, _, denoiser = setting()
+
+    def temporary(steps, path):
+        grid = dj.grids.uniform(schedule, steps)
+        call = jax.jit(lambda key: dj.sample_many(key, 512, denoiser, schedule, solvers.heun(), grid, (2,), path=path))
+        analysis = call.lower(jax.random.key(0)).compile().memory_analysis()
+        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+    coefficients = 64 * 1000  # bytes of per-step scalars
+    assert temporary(1000, False) - temporary(10, False) < coefficients
+    assert temporary(1000, True) - temporary(10, True) > 900 * 512 * 2 * 4
+
+
+def test_rectified_flow_samples_from_its_very_end():
+    """t_max = 1, where α = 0: the probability flow of the exact denoiser is regular there and reaches N(0.5, 0.3²)."""
+    schedule = dj.schedules.rectified_flow(t_max=1.0)
+    denoiser = dj.targets.denoiser(dj.targets.gaussian([0.5], 0.3), schedule)
+    grid = dj.grids.uniform(schedule, 100)
+    z = 1.3
+    end = dj.sample(None, denoiser, schedule, solvers.rk4(), grid, x_init=[z])
+    t = float(grid[-1])
+    std = np.sqrt(((1 - t) * 0.3) ** 2 + t**2)
+    np.testing.assert_allclose(end, [(1 - t) * 0.5 + std * z], atol=2e-3)
+    assert np.isfinite(dj.sample(jax.random.key(0), denoiser, schedule, shape=(1,))).all()
+
+
+def test_low_precision_and_integer_starts_are_promoted():
+    schedule, _, denoiser = setting()
+    for start in (np.array([1, -1]), jnp.ones(2, jnp.bfloat16), [0.5, 0.5]):
+        assert dj.sample(jax.random.key(0), denoiser, schedule, x_init=start).dtype == jnp.float32
+
+
+def test_bad_arguments_are_named():
+    schedule, _, denoiser = setting()
+    key = jax.random.key(0)
+    cases = [
+        (ValueError, "shape must be given", {}),
+        (TypeError, "shape must be a tuple of positive integers, got \\(0,\\)", {"shape": (0,)}),
+        (ValueError, "grid must decrease", {"shape": (2,), "grid": [0.1, 0.9]}),
+        (ValueError, "repeats a time at 1", {"shape": (2,), "grid": [0.9, 0.5, 0.5]}),
+        (ValueError, "x_init must have shape \\(3,\\), got \\(2,\\)", {"shape": (3,), "x_init": jnp.ones(2)}),
+        (ValueError, "x_init must be finite", {"x_init": [jnp.nan]}),
+        (TypeError, "solver must be made by a factory", {"shape": (2,), "solver": "heun"}),
+    ]
+    for error, match, arguments in cases:
+        with pytest.raises(error, match=match):
+            dj.sample(key, denoiser, schedule, **arguments)
+    with pytest.raises(TypeError, match="schedule must have alpha"):
+        dj.sample(key, denoiser, "vp", shape=(2,))
+    with pytest.raises(TypeError, match="denoiser must be callable"):
+        dj.sample(key, None, schedule, shape=(2,))
+    with pytest.raises(TypeError, match="key must be a typed key"):
+        dj.sample(0, denoiser, schedule, shape=(2,))
+    many = functools.partial(dj.sample_many, key, denoiser=denoiser, schedule=schedule, shape=(2,))
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        many(0)
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        many(4, chunk=0)
+    with pytest.raises(ValueError, match="condition must have leading axis count=4, got shape \\(3,\\)"):
+        many(4, condition=jnp.zeros(3))
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
+        many(4, mesh=8)
+    with pytest.raises(TypeError, match="euler_maruyama consumes a sde"):
+        dj.encode(denoiser, schedule, jnp.ones(2), solver=solvers.euler_maruyama())
+    with pytest.raises(ValueError, match="grid must lie in the schedule's interval"):
+        dj.encode(denoiser, schedule, jnp.ones(2), grid=[0.5, 0.0])

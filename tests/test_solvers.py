@@ -1,0 +1,448 @@
+"""Solvers against exactly propagated laws, measured orders and the contract that all of them keep."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import solvers
+from diffjax.solvers import base
+from tests.families import SCHEDULES
+
+# One row a solver: factory, order, evaluations on a grid of 4 steps, and on one of 4 steps whose last ends at 0.
+DETERMINISTIC = {
+    "euler": (solvers.euler, 1, 4, 4),
+    "heun": (solvers.heun, 2, 8, 7),
+    "midpoint": (solvers.midpoint, 2, 8, 7),
+    "rk4": (solvers.rk4, 4, 16, 13),
+}
+STOCHASTIC = {
+    "euler_maruyama": (solvers.euler_maruyama, 1, 4, 4),
+    "reverse_diffusion": (solvers.reverse_diffusion, 1, 4, 4),
+    "stochastic_heun": (solvers.stochastic_heun, 2, 8, 7),
+}
+FIXED = DETERMINISTIC | STOCHASTIC
+ALL = {name: row[0] for name, row in FIXED.items()} | {"adaptive": solvers.adaptive}
+NOISE_SLOTS = 2  # how many draws a step of any solver here asks for
+
+GAUSSIAN = ([0.5, -1.0], [[0.6, 0.25], [0.25, 0.3]])
+MIXTURE = ([0.3, 0.7], [[1.0, 0.5], [-0.5, 0.0]], [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]])
+
+
+def gaussian():
+    return dj.targets.gaussian(*GAUSSIAN)
+
+
+def mixture():
+    return dj.targets.gaussian_mixture(*MIXTURE)
+
+
+def propagated_law(solver, schedule, target, grid):
+    """Mean and covariance at grid[-1] of a solver started from the exact law at grid[0].
+
+    For a Gaussian target every step is affine in the state and in the noise, so that the Jacobians of the whole run by its start
+    and by all its noise give the law of its end exactly.
+    """
+    problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+    start = target.noised(schedule, grid[0])
+    noise = jnp.zeros((grid.shape[0] - 1, NOISE_SLOTS, 2))
+
+    def end(x, noise):
+        return base.run(lambda step, draw: noise[step, draw], solver, problem, x, grid, path=False)[0]
+
+    @jax.jit
+    def law(x):
+        by_start, by_noise = jax.jacfwd(end, argnums=(0, 1))(x, noise)
+        by_noise = by_noise.reshape(2, -1)
+        return end(x, noise), by_start @ start.covariance() @ by_start.T + by_noise @ by_noise.T
+
+    return law(start.mean())
+
+
+def assert_moments(samples, mean, covariance, sigmas=4.0):
+    """Sample mean and covariance within `sigmas` standard errors: √(C_ii/n) and √((C_ii C_jj + C_ij²)/n) for a Gaussian law."""
+    n = samples.shape[0]
+    variances = np.diag(covariance)
+    mean_error = np.abs(np.mean(samples, 0) - mean) / np.sqrt(variances / n)
+    spread = np.sqrt((np.outer(variances, variances) + np.asarray(covariance) ** 2) / n)
+    covariance_error = np.abs(np.cov(np.asarray(samples).T) - covariance) / spread
+    assert np.max(mean_error) < sigmas, f"mean is off by {mean_error} standard errors"
+    assert np.max(covariance_error) < sigmas, f"covariance is off by {covariance_error} standard errors"
+
+
+def check_samples_have_the_propagated_law(solver, schedule, steps, count, grid_family=dj.grids.log_snr):
+    target = gaussian()
+    grid = grid_family(schedule, steps)
+    mean, covariance = propagated_law(solver, schedule, target, grid)
+    denoiser = dj.targets.denoiser(target, schedule)
+    keys = jax.random.split(jax.random.key(1), count)
+    start = jax.vmap(target.noised(schedule, schedule.t_max).sample)(keys)
+    samples = dj.sample_many(jax.random.key(2), count, denoiser, schedule, solver, grid, x_init=start)
+    assert_moments(samples, np.asarray(mean), np.asarray(covariance))
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_samples_of_a_gaussian_have_the_law_that_the_step_propagates(name):
+    check_samples_have_the_propagated_law(FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_propagated_law_holds_on_every_schedule(name):
+    check_samples_have_the_propagated_law(solvers.stochastic_heun(), SCHEDULES[name](), steps=12, count=20_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@pytest.mark.parametrize("name", FIXED)
+def test_every_solver_samples_every_schedule(name, schedule_name, x64):
+    """At a fine grid the samples have the target's own law at t_min within 4 standard errors: the bias is small beside them."""
+    target, schedule = gaussian(), SCHEDULES[schedule_name]()
+    solver, count = FIXED[name][0](), 20_000
+    exact = target.noised(schedule, schedule.t_min)
+    grid = dj.grids.log_snr(schedule, 4000 if FIXED[name][1] == 1 else 400)
+    start = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(3), count))
+    denoiser = dj.targets.denoiser(target, schedule)
+    samples = dj.sample_many(jax.random.key(4), count, denoiser, schedule, solver, grid, x_init=start)
+    assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
+
+
+# ------------------------------------------------------------------------------------------------------------- orders
+
+
+def measured_order(errors, factor=2.0):
+    """The slope of log error against log step between the last two resolutions."""
+    return math.log(errors[-2] / errors[-1]) / math.log(factor)
+
+
+def end_points(solver, schedule, target, steps, starts):
+    problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+    grid = dj.grids.log_snr(schedule, steps)
+    return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(starts)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_deterministic_order(name, x64):
+    """Errors at the end of the flow of an overlapping mixture fall at the declared order, on a VP log-SNR grid."""
+    factory, order, _, _ = DETERMINISTIC[name]
+    solver, schedule, target = factory(), dj.schedules.vp_linear(), mixture()
+    assert solver.order == order
+    starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), 16))
+    reference = end_points(solvers.adaptive(1e-12, 1e-12, max_steps=100_000), schedule, target, 1, starts)
+    errors = [
+        float(jnp.sqrt(jnp.mean((end_points(solver, schedule, target, n, starts) - reference) ** 2)))
+        for n in (256, 512)
+    ]
+    assert abs(measured_order(errors) - order) < 0.2, errors
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
+    """The bias in mean and covariance falls at the weak order; some methods superconverge on a Gaussian."""
+    factory, order, _, _ = FIXED[name]
+    schedule, target = dj.schedules.vp_linear(), gaussian()
+    exact = target.noised(schedule, schedule.t_min)
+    biases = []
+    for steps in (128, 256):
+        mean, covariance = propagated_law(factory(), schedule, target, dj.grids.log_snr(schedule, steps))
+        biases.append(float(jnp.max(jnp.abs(covariance - exact.covariance()))))
+    measured = measured_order(biases)
+    assert measured > order - 0.2, biases
+    if name in STOCHASTIC:
+        assert abs(measured - order) < 0.2, biases
+
+
+def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
+    """On a chain's consecutive indices the step is (2 − √(1 − β)) x + β s + √β z (Song et al. 2021, eq. 46 and E)."""
+    betas = np.linspace(1e-3, 0.2, 20)
+    schedule = dj.schedules.from_betas(betas)
+    denoiser = dj.targets.denoiser(mixture(), schedule)
+    x, z = jnp.array([0.3, -0.7]), jnp.array([1.0, -0.5])
+    ts = dj.grids.from_indices(schedule, [8, 7])
+    problem = solvers.diffusion(schedule, denoiser)
+    ours, _ = base.run(lambda step, draw: z, solvers.reverse_diffusion(), problem, x, ts, path=False)
+    score = dj.predictions.score(schedule, denoiser)(x, ts[0])
+    beta = betas[7]
+    chex.assert_trees_all_close(ours, (2 - np.sqrt(1 - beta)) * x + beta * score + np.sqrt(beta) * z, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- the common contract
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_last_step_to_zero_returns_the_denoiser(name):
+    """From the last time before 0 the result is D(x, t) exactly, with finite gradients, whatever the solver."""
+    schedule = dj.schedules.vp_linear()
+    denoiser = dj.targets.denoiser(mixture(), schedule)
+    problem = solvers.diffusion(schedule, denoiser)
+    x = jnp.array([0.4, -0.2])
+    end = solvers.integrate(jax.random.key(0), ALL[name](), problem, x, [0.3, 0.0])
+    chex.assert_trees_all_close(end, denoiser(x, 0.3), rtol=1e-5)
+    if name != "adaptive":
+        jacobian = jax.jacrev(lambda x: solvers.integrate(jax.random.key(0), ALL[name](), problem, x, [0.3, 0.0]))(x)
+        chex.assert_trees_all_close(jacobian, jax.jacrev(lambda x: denoiser(x, 0.3))(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_evaluations_are_counted_truly(name):
+    """solver.evaluations(grid) is the number of denoiser calls that run, on grids that end above and at 0."""
+    factory, _, plain, to_zero = FIXED[name]
+    schedule = dj.schedules.vp_linear()
+    exact = dj.targets.denoiser(mixture(), schedule)
+    calls = []
+
+    def denoiser(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return exact(x, t)
+
+    for grid, expected in (
+        (dj.grids.uniform(schedule, 4), plain),
+        (dj.grids.to_zero(dj.grids.uniform(schedule, 3)), to_zero),
+    ):
+        calls.clear()
+        problem = solvers.diffusion(schedule, denoiser)
+        solvers.integrate(jax.random.key(0), factory(), problem, jnp.ones(2), grid).block_until_ready()
+        jax.effects_barrier()
+        assert len(calls) == expected == factory().evaluations(grid)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_jit_equals_eager_and_nothing_retraces(name):
+    """Equal results under jit, and one trace for other keys, parameters, schedules and grid values."""
+    traces = []
+
+    def net(scale, x, t):
+        traces.append(1)
+        return scale * x / (1 + t)
+
+    def run(key, scale, beta_max, grid):
+        schedule = dj.schedules.vp_linear(beta_max=beta_max)
+        denoiser = dj.predictions.denoiser(schedule, jax.tree_util.Partial(net, scale), "data")
+        return dj.sample(key, denoiser, schedule, ALL[name](), grid, shape=(3,))
+
+    schedule = dj.schedules.vp_linear()
+    uniform, quadratic = dj.grids.uniform(schedule, 5), dj.grids.quadratic(schedule, 5)
+    first = run(jax.random.key(0), jnp.array(0.9), 20.0, uniform)
+    count = len(traces)
+    run(jax.random.key(1), jnp.array(0.5), 15.0, quadratic)
+    run(jax.random.key(1), jnp.array(0.5), 15.0, np.asarray(uniform))
+    assert len(traces) == count
+    compiled = jax.jit(lambda key, scale, grid: run(key, scale, 20.0, grid))(jax.random.key(0), jnp.array(0.9), uniform)
+    chex.assert_trees_all_close(first, compiled, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_float32_agrees_with_float64(name):
+    """Over 16 steps the float32 path stays within 16 × 64 units of rounding of the float64 one, for the same noise."""
+    noise = np.random.default_rng(0).normal(size=(16, NOISE_SLOTS, 2))
+
+    def end(dtype):
+        schedule, target = dj.schedules.vp_linear(), mixture()
+        problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+        grid, z = dj.grids.log_snr(schedule, 16), jnp.asarray(noise, dtype)
+        x = jnp.array([0.5, -1.5], dtype)
+        return base.run(lambda step, draw: z[step, draw], FIXED[name][0](), problem, x, grid, path=False)[0]
+
+    single = end(jnp.float32)
+    assert single.dtype == jnp.float32
+    with jax.enable_x64(True):
+        double = end(jnp.float64)
+        assert double.dtype == jnp.float64
+    np.testing.assert_allclose(single, double, rtol=0, atol=16 * 64 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_path_ends_where_the_run_ends(name):
+    schedule = dj.schedules.ve(0.01, 5.0)
+    problem = solvers.diffusion(schedule, dj.targets.denoiser(mixture(), schedule))
+    x, grid = jnp.array([2.0, -3.0]), dj.grids.karras(schedule, 6)
+    end = solvers.integrate(jax.random.key(0), ALL[name](), problem, x, grid)
+    path = solvers.integrate(jax.random.key(0), ALL[name](), problem, x, grid, path=True)
+    assert path.shape == (7, 2)
+    chex.assert_trees_all_close((path[0], path[-1]), (x, end), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_gradients_by_start_and_parameters_match_finite_differences(name, x64):
+    schedule, grid = dj.schedules.vp_linear(), jnp.linspace(0.9, 0.1, 9)
+
+    def end(shift, x):
+        target = dj.targets.gaussian_mixture(MIXTURE[0], jnp.array(MIXTURE[1]) + shift, jnp.array([0.5, 0.7]))
+        problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+        return jnp.sum(solvers.integrate(None, DETERMINISTIC[name][0](), problem, x, grid) ** 2)
+
+    shift, x, h = jnp.array(0.1), jnp.array([0.3, 1.0]), 1e-5
+    by_shift, by_x = jax.grad(end, argnums=(0, 1))(shift, x)
+    np.testing.assert_allclose(by_shift, (end(shift + h, x) - end(shift - h, x)) / (2 * h), rtol=1e-8)
+    e = jnp.array([h, 0.0])
+    np.testing.assert_allclose(by_x[0], (end(shift, x + e) - end(shift, x - e)) / (2 * h), rtol=1e-8)
+
+
+def test_factories_are_cached_whatever_the_spelling():
+    assert solvers.heun() is solvers.heun()
+    assert solvers.adaptive() is solvers.adaptive(1e-5) is solvers.adaptive(rtol=np.float64(1e-5), atol=1e-5)
+    assert solvers.adaptive(1e-4) is not solvers.adaptive()
+
+
+def test_compiled_size_does_not_grow_with_steps():
+    schedule = dj.schedules.vp_linear()
+    denoiser = dj.targets.denoiser(mixture(), schedule)
+
+    def lines(steps):
+        grid = dj.grids.uniform(schedule, steps)
+        lowered = jax.jit(lambda key: dj.sample(key, denoiser, schedule, solvers.heun(), grid, shape=(2,)))
+        return len(lowered.lower(jax.random.key(0)).as_text().splitlines())
+
+    assert lines(10) == lines(1000)
+
+
+# ---------------------------------------------------------------------------------------- any SDE, any ODE, any grid
+
+
+def test_a_forward_sde_reaches_its_exact_law():
+    """Euler–Maruyama upwards on the VP SDE from one point: N(α x_0, σ²) up to the scheme's own, exactly known, bias."""
+    schedule, x0, count, steps = dj.schedules.vp_linear(), 1.5, 20_000, 50
+    ts = jnp.linspace(schedule.t_min, 1.0, steps + 1)
+    sde = dj.sde.forward(schedule)
+    keys = jax.random.split(jax.random.key(0), count)
+    ends = jax.vmap(lambda key: solvers.integrate(key, solvers.euler_maruyama(), sde, jnp.full((1,), x0), ts))(keys)
+    mean, variance = x0, 0.0
+    for t, dt in zip(np.asarray(ts[:-1]), np.diff(np.asarray(ts)), strict=True):
+        beta = 0.1 + t * 19.9
+        mean, variance = mean * (1 - 0.5 * beta * dt), variance * (1 - 0.5 * beta * dt) ** 2 + beta * dt
+    assert_moments(jnp.concatenate([ends, ends], 1), np.full(2, mean), np.full((2, 2), variance))
+
+
+def test_langevin_dynamics_keeps_its_stationary_law():
+    """Euler–Maruyama on dx = ½∇log p dt + dw with step ε has variance 1/(1 − ε/4) on N(0, 1)."""
+    step, count = 0.8, 20_000
+    sde = dj.sde.langevin(lambda x: -0.5 * jnp.sum(x**2))
+    ts = step * jnp.arange(60)
+    keys = jax.random.split(jax.random.key(0), count)
+    ends = jax.vmap(lambda key: solvers.integrate(key, solvers.euler_maruyama(), sde, jnp.zeros(2), ts))(keys)
+    assert_moments(ends, np.zeros(2), np.eye(2) / (1 - step / 4))
+
+
+@pytest.mark.parametrize("name", [*DETERMINISTIC, "adaptive"])
+def test_an_ode_on_a_pytree_either_way(name):
+    """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's error."""
+    field = lambda x, t: {"turn": jnp.array([-x["turn"][1], x["turn"][0]]), "decay": -x["decay"]}  # noqa: E731
+    start = {"turn": jnp.array([1.0, 0.0]), "decay": jnp.array(2.0)}
+    ts = jnp.linspace(0.0, 1.0, 201)
+    there = solvers.integrate(None, ALL[name](), field, start, ts)
+    exact = {"turn": jnp.array([math.cos(1), math.sin(1)]), "decay": jnp.array(2 * math.exp(-1))}
+    tolerance = 1e-2 if name == "euler" else 1e-4
+    chex.assert_trees_all_close(there, exact, atol=tolerance)
+    back = solvers.integrate(None, ALL[name](), field, there, ts[::-1])
+    chex.assert_trees_all_close(back, start, atol=2 * tolerance)
+
+
+def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
+    end = solvers.integrate(None, solvers.euler(), lambda x, t: jnp.ones_like(x), jnp.zeros(1), [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(end, [-1.0], rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------- adaptive
+
+
+def test_adaptive_error_follows_the_tolerance(x64):
+    schedule, target = dj.schedules.vp_linear(), mixture()
+    starts = jax.vmap(target.noised(schedule, 1.0).sample)(jax.random.split(jax.random.key(0), 8))
+    reference = end_points(solvers.adaptive(1e-13, 1e-13, max_steps=100_000), schedule, target, 1, starts)
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        ends = end_points(solvers.adaptive(tolerance, tolerance), schedule, target, 1, starts)
+        assert float(jnp.max(jnp.abs(ends - reference))) < 100 * tolerance
+
+
+def test_adaptive_agrees_with_diffrax():
+    diffrax = pytest.importorskip("diffrax")
+    schedule, target = dj.schedules.vp_linear(), mixture()
+    flow = dj.sde.probability_flow(schedule, dj.targets.denoiser(target, schedule))
+    with jax.enable_x64(True):
+        x = jnp.array([0.7, -1.1], jnp.float64)
+        theirs = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: flow(y, t)),
+            diffrax.Dopri8(),
+            1.0,
+            1e-3,
+            -1e-3,
+            x,
+            stepsize_controller=diffrax.PIDController(1e-11, 1e-11),
+            max_steps=100_000,
+        ).ys[0]
+        ours = solvers.integrate(None, solvers.adaptive(1e-11, 1e-11, max_steps=50_000), flow, x, [1.0, 1e-3])
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+def test_adaptive_steps_are_each_examples_own():
+    """Under vmap an example takes the steps that it takes alone, and a stiff one takes more than an easy one."""
+
+    def run(rate):
+        return solvers.integrate(None, solvers.adaptive(), lambda x, t: -rate * x, jnp.ones(1), [0.0, 1.0], info=True)
+
+    rates = jnp.array([0.1, 30.0])
+    ends, info = jax.vmap(run)(rates)
+    alone = [run(rate) for rate in rates]
+    assert [int(n) for n in info.accepted] == [int(report.accepted) for _, report in alone]
+    assert info.accepted[1] > info.accepted[0]
+    assert int(info.evaluations[1]) == 1 + 6 * int(info.accepted[1] + info.rejected[1])
+    np.testing.assert_allclose(ends[:, 0], np.exp(-np.asarray(rates)), atol=1e-4)
+
+
+def test_a_step_limit_is_reported_and_gives_nan():
+    solver = solvers.adaptive(rtol=1e-8, atol=1e-8, max_steps=3)
+    field = lambda x, t: -50 * x  # noqa: E731
+    with pytest.warns(RuntimeWarning, match="adaptive hit its step limit in 1 of 1 runs"):
+        end, info = solvers.integrate(None, solver, field, jnp.ones(1), [0.0, 1.0], info=True)
+    assert bool(info.exhausted) and int(info.accepted + info.rejected) == 3
+    assert bool(jnp.isnan(end).all())
+
+
+def test_a_field_that_turns_nan_ends_the_run_soon():
+    field = lambda x, t: jnp.where(t > 0.5, jnp.nan, 1.0) * x  # noqa: E731
+    with pytest.warns(RuntimeWarning, match="check the denoiser for NaN"):
+        _, info = solvers.integrate(None, solvers.adaptive(), field, jnp.ones(1), [0.0, 1.0], info=True)
+    assert bool(info.exhausted) and int(info.rejected) < 200
+
+
+def test_adaptive_is_forward_differentiable_and_says_so_in_reverse(x64):
+    def end(rate):
+        field = jax.tree_util.Partial(lambda rate, x, t: -rate * x, rate)
+        return solvers.integrate(None, solvers.adaptive(1e-10, 1e-10), field, jnp.ones(()), [0.0, 1.0])
+
+    _, slope = jax.jvp(end, (jnp.array(2.0),), (jnp.array(1.0),))
+    np.testing.assert_allclose(slope, -math.exp(-2), rtol=1e-7)
+    with pytest.raises(TypeError, match="no reverse-mode derivative: use jax.jvp"):
+        jax.grad(end)(jnp.array(2.0))
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_arguments_are_named():
+    schedule = dj.schedules.vp_linear()
+    denoiser = dj.targets.denoiser(mixture(), schedule)
+    problem, sde = solvers.diffusion(schedule, denoiser), dj.sde.forward(schedule)
+    x, ts, key = jnp.ones(2), [0.9, 0.5], jax.random.key(0)
+    cases = [
+        (TypeError, "solver must be made by a factory.*call it: heun", (None, solvers.heun, problem, x, ts)),
+        (TypeError, "solver euler consumes a velocity, but the problem states only .'sde'", (key, solvers.euler(), sde, x, ts)),
+        (TypeError, "reverse_diffusion consumes a denoiser", (key, solvers.reverse_diffusion(), sde, x, ts)),
+        (ValueError, "key must be given: solver euler_maruyama is stochastic", (None, solvers.euler_maruyama(), sde, x, ts)),
+        (TypeError, "key must be a typed key", (jax.random.PRNGKey(0), solvers.euler_maruyama(), sde, x, ts)),
+        (ValueError, "ts must be strictly monotone, but repeats a time at 0", (None, solvers.euler(), problem, x, [0.5, 0.5])),
+        (ValueError, "ts must lie in the schedule's interval", (None, solvers.euler(), problem, x, [1.5, 0.5])),
+        (ValueError, "ts must have shape", (None, solvers.euler(), problem, x, [0.5])),
+        (ValueError, "x must be finite, got 1 NaN", (None, solvers.euler(), problem, jnp.array([1.0, jnp.nan]), ts)),
+        (TypeError, "problem must be callable", (None, solvers.euler(), 3.0, x, ts)),
+    ]  # fmt: skip
+    for error, match, arguments in cases:
+        with pytest.raises(error, match=match):
+            solvers.integrate(*arguments)
+    with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
+        solvers.adaptive(max_steps=0)
+    with pytest.raises(ValueError, match="atol must be positive, got -1.0"):
+        solvers.adaptive(atol=-1)
