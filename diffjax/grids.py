@@ -114,10 +114,9 @@ def _power_law(start, end, rho, u):
 
 def _log_snr_ends(schedule):
     schedules.check(schedule)
-    start, end = schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)
-    if not checks.is_traced(start, end) and not (jnp.isfinite(start) and jnp.isfinite(end)):
+    if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
         raise ValueError(
-            f"schedule must have a finite log-SNR at both ends for this grid, got {float(start)} at t_max={schedule.t_max}; "
+            f"schedule must have a finite log-SNR at both ends for this grid, but has none at t_max={schedule.t_max}; "
             "lower t_max or use grids.uniform"
         )
-    return start, end
+    return schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffjax import checks, grids, schedules, sde
+from diffjax import checks, grids, predictions, schedules, sde
 from diffjax.numerics import divergence as exact_divergence
 from diffjax.numerics import float_dtype, hutchinson, standard_normal_log_prob
 from diffjax.sampling import default_grid, flow_problem
@@ -74,6 +75,42 @@ def log_prob(
     result, report = _log_prob(solver, static, probes, arrays, key, x, jnp.sort(grid))
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
+
+
+def lattice_log_prob(
+    key: Key,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x: ArrayLike,
+    levels: ArrayLike,
+    info: bool = False,
+    **flow: Any,
+) -> Any:
+    """One draw of a lower bound on log P(x), in nats, of lattice data: Gaussian dequantisation at the noise of t_min; ().
+
+    log P(x) ≥ E_{x_t ~ q(·|x)}[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)], t = grid[-1], where q is the schedule's
+    own kernel and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The noise has no box edges to pay for, as
+    uniform dequantisation has; the bound loses what a level cannot be told from its neighbours: choose σ/α at t_min
+    about a sixth of their spacing. x: one example, entries among levels (K,). flow: arguments of `log_prob`.
+    Raises ValueError where an entry of x is no level. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016; Ho et al. 2019.
+    """
+    checks.key("key", key)
+    x, levels = driver.check_state("x", x), checks.real_array("levels", levels)
+    gaps = jnp.abs(x[..., None] - levels)
+    index = jnp.argmin(gaps, -1)
+    if not checks.is_traced(gaps) and float(np.max(np.min(np.asarray(gaps), -1))) > 1e-4 * float(levels[-1] - levels[0]):
+        raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {np.max(gaps.min(-1))} off")
+    key_noise, key_probes = jax.random.split(key)
+    noise = jax.random.normal(key_noise, x.shape, x.dtype)
+    grid = flow.get("grid")
+    t = schedule.t_min if grid is None else jnp.min(jnp.asarray(grid))
+    x_t = schedules.perturb(schedule, x, t, noise)
+    lp, details = log_prob(denoiser, schedule, x_t, key_probes, info=True, **flow)
+    evidence = predictions.level_evidence(schedule, x_t, t, levels)
+    decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
+    log_kernel = standard_normal_log_prob(noise) - x.size * jnp.log(schedule.sigma(t))
+    result = lp + decoded - log_kernel
+    return (result, details) if info else result
 
 
 @pytree

@@ -1,6 +1,5 @@
 """Training objectives of a diffusion: weighted denoising score matching in every prediction kind, and laws of the time t."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -162,7 +161,6 @@ def _standard(log_snr):
 
 
 def _log_snr_range(schedule):
-    low, high = schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)
-    if not checks.is_traced(low) and not math.isfinite(float(low)):
+    if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
         raise ValueError(f"schedule must have α(t_max) > 0 for times drawn in log-SNR, t_max={schedule.t_max}; lower t_max")
-    return low, high
+    return schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)

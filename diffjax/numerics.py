@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr
+from jax.scipy.special import erf, log_ndtr
 
 from diffjax import checks
 from diffjax.types import Array, ArrayLike, Key
@@ -49,12 +49,33 @@ def log_expm1(x: ArrayLike) -> Array:
 
 
 def log_normal_interval(lower: ArrayLike, upper: ArrayLike) -> Array:
-    """log(Φ(upper) − Φ(lower)) of the standard normal law for lower < upper, finite far into either tail; broadcast shape."""
+    """log(Φ(upper) − Φ(lower)) of the standard normal law for lower < upper; broadcast shape.
+
+    Value and gradient keep their digits far into either tail. With Φ(z) = q(z) e^{−z²/2} and upper = b ≤ 0 it is
+    −½b² + log q(b) + log(1 − q(a)/q(b) e^{(b² − a²)/2}); an interval around 0 is a difference of two error functions.
+    """
     lower, upper = jnp.asarray(lower), jnp.asarray(upper)
-    flip = lower + upper > 0  # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): stay on the left, where log Φ keeps its digits
+    flip = lower + upper > 0  # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): stay on the left
     a, b = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
-    log_a, log_b = log_ndtr(a), log_ndtr(b)
-    return log_b + jnp.log(-jnp.expm1(log_a - log_b))
+    around = b > 0
+    a_in, b_in = jnp.where(around, a, -1), jnp.where(around, b, 1)
+    centre = jnp.log(0.5 * (erf(b_in * math.sqrt(0.5)) - erf(a_in * math.sqrt(0.5))))
+    a, b = jnp.where(around, -1, a), jnp.where(around, 0, b)
+    log_q = _log_scaled_tail(b)
+    tail = -0.5 * b**2 + log_q + jnp.log(-jnp.expm1(_log_scaled_tail(a) - log_q + 0.5 * (b - a) * (b + a)))
+    return jnp.where(around, centre, tail)
+
+
+def _log_scaled_tail(z):
+    """log q(z) = log Φ(z) + ½z² for z ≤ 0, by the asymptotic series where the two terms would cancel."""
+    far = z < -12
+    near, z = jnp.where(far, -12, z), jnp.where(far, z, -12)
+    series = jnp.zeros_like(z)
+    for n in reversed(range(1, 14)):
+        series = -(2 * n - 1) / z**2 * (1 + series)
+    return jnp.where(
+        far, jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi), log_ndtr(near) + 0.5 * near**2
+    )
 
 
 def standard_normal_log_prob(z: Array) -> Array:

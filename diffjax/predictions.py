@@ -4,14 +4,17 @@ A kind is defined by F = a x_0 + b ε for two coefficients a(t), b(t); everythin
 x_0 = (σ F − b x) / (aσ − bα).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import checks, schedules
 from diffjax.schedules import Rates, Schedule
-from diffjax.types import Array, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+from diffjax.types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
 
 
 class Scalings(NamedTuple):
@@ -121,6 +124,52 @@ def denoiser(
     sigma_data = checks.positive("sigma_data", sigma_data)
     inputs = "scaled" if kind == "edm" else inputs
     return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs)
+
+
+@pytree
+class Categorical:
+    """x̂_0 of lattice data as the mean of a softmax over its levels. See `categorical`."""
+
+    schedule: Any
+    net: Any
+    levels: Any  # (K,)
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
+        """Σ_k c_k softmax_k(ℓ_k + net_k), shape of x."""
+        count = self.levels.shape[0]
+        evidence = level_evidence(self.schedule, x, t, self.levels)  # (*shape, K)
+        features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
+        merged = (*x.shape[:-1], -1) if x.ndim else (-1,)  # (*shape[:-1], C K)
+        c_noise = -schedules.log_snr(self.schedule, t) / 8
+        logits = self.net(features.reshape(merged), c_noise, *condition, **net_kwargs).reshape(evidence.shape)
+        return jax.nn.softmax(evidence + logits) @ self.levels.astype(evidence.dtype)
+
+
+def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
+    """log softmax_k(−(x − α c_k)²/2σ²): what each entry of x_t alone says of its level; (*x.shape, K)."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return jax.nn.log_softmax(-0.5 * ((x[..., None] - alpha * levels) / sigma) ** 2)
+
+
+def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> NetworkDenoiser:
+    """The denoiser of data whose entries take K known levels c_k: D = Σ_k c_k softmax_k(ℓ_k + net_k).
+
+    ℓ_k = −(x − α c_k)²/2σ² is the entry's own evidence, so that net adds only what the other entries tell: with logits of 0
+    D is exact for independent uniform entries, with log p_k for independent ones of law p, and rounding at little noise is
+    exact whatever the network says. A prediction of kind "data".
+
+    net: (features, c_noise) -> logits, both (*shape[:-1], C K) for x of shape (*shape[:-1], C): features are the K
+    probabilities e^ℓ of each entry, shifted and scaled to unit variance, c_noise = −λ/8. levels: (K,), increasing, K ≥ 2.
+    Raises ValueError otherwise.
+    """
+    schedules.check(schedule)
+    checks.callable_("net", net, "net(features, c_noise)")
+    levels = checks.real_array("levels", levels)
+    if levels.ndim != 1 or levels.shape[0] < 2:
+        raise ValueError(f"levels must have shape (K,) with K at least 2, got {levels.shape}")
+    if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
+        raise ValueError(f"levels must increase, got {np.asarray(levels)}")
+    return denoiser(schedule, Categorical(schedule, as_pytree_callable(net), levels), "data")
 
 
 @pytree

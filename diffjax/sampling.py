@@ -163,8 +163,7 @@ def flow_problem(solver: Solver, denoiser: Denoiser, schedule: Schedule) -> base
 
 def default_grid(schedule: Schedule, steps: int, family: Callable[[Schedule, int], Array]) -> Array:
     """A grid of the family, or of `grids.uniform` where α(t_max) = 0 and the log-SNR has no end; (steps + 1,)."""
-    end = schedules.log_snr(schedule, schedule.t_max)
-    finite = checks.is_traced(end) or bool(jnp.isfinite(end))
+    finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
     return (family if finite else grids.uniform)(schedule, steps)
 
 
@@ -233,8 +232,8 @@ def _prepare(solver, grid, denoiser, schedule, zero_end=True):
     base.check_solver(solver)
     grid = default_grid(schedule, DEFAULT_STEPS, grids.karras) if grid is None else grid
     grid = grids.check("grid", grid, schedule, zero_end=zero_end)
-    if not checks.is_traced(grid) and grid[0] < grid[-1]:
-        raise ValueError(f"grid must decrease, got {float(grid[0])} … {float(grid[-1])}")
+    if not checks.is_traced(grid) and (ends := np.asarray(grid)[[0, -1]])[0] < ends[1]:
+        raise ValueError(f"grid must decrease, got {ends[0]} … {ends[1]}")
     return solver, grid
 
 

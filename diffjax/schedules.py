@@ -115,6 +115,12 @@ def prior_std(schedule: Schedule) -> Array:
     return schedule.sigma(schedule.t_max)
 
 
+def is_finite(schedule: Schedule) -> bool:
+    """Whether the log-SNR is finite at both ends: False where α(t_max) = 0. The schedule must be concrete."""
+    with jax.ensure_compile_time_eval():
+        return all(np.isfinite(float(log_snr(schedule, t))) for t in (schedule.t_min, schedule.t_max))
+
+
 def check(schedule: Any) -> Schedule:
     """`schedule`, or a TypeError that says what it lacks."""
     missing = [name for name in ("alpha", "sigma", "t_min", "t_max") if not hasattr(schedule, name)]
@@ -243,6 +249,7 @@ def sub_vp(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5
 
 def _time_of_integrated_beta(schedule, integral):
     """t with β_min t + ½Δβ t² = ∫β, in the form that does not cancel."""
+    integral = jnp.minimum(integral, 1e20)  # beyond any t_max, so that an infinite one is clipped there, not NaN
     beta_min, spread = schedule.beta_min, schedule.beta_max - schedule.beta_min
     return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * spread * integral))
 

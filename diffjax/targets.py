@@ -173,8 +173,8 @@ def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) ->
     checks.finite("scales", scales)
     if scales.ndim == 3:
         return Mixture(weights, means, *_decompose(scales), shape=(dimension,))
-    if not checks.is_traced(scales) and not bool(jnp.all(scales > 0)):
-        raise ValueError(f"scales must be positive, got {float(jnp.min(scales))}")
+    if not checks.is_traced(scales) and not np.all(np.asarray(scales) > 0):
+        raise ValueError(f"scales must be positive, got {np.min(scales)}")
     return Mixture(weights, means, jnp.reshape(scales, (components, -1)) ** 2, None, shape=(dimension,))
 
 
@@ -195,7 +195,7 @@ def _check_weights(weights):
         return
     checks.finite("weights", weights)
     total = float(np.sum(np.asarray(weights, np.float64)))
-    if not abs(total - 1) < 1e-5 or not bool(jnp.all(weights > 0)):
+    if not abs(total - 1) < 1e-5 or not np.all(np.asarray(weights) > 0):
         raise ValueError(f"weights must be positive and sum to 1, got {np.asarray(weights)} with sum {total}")
 
 
@@ -309,7 +309,7 @@ def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Uni
     checks.one_of_shapes("upper", upper, [lower.shape])
     checks.one_of_shapes("weights", weights, [lower.shape[:1]])
     _check_weights(weights)
-    if not checks.is_traced(lower, upper) and not bool(jnp.all(upper > lower)):
+    if not checks.is_traced(lower, upper) and not np.all(np.asarray(upper) > np.asarray(lower)):
         raise ValueError(f"upper must exceed lower everywhere, got lower {lower.tolist()}, upper {upper.tolist()}")
     return UniformBoxes(weights, lower, upper, jnp.zeros((), lower.dtype))
 

@@ -37,8 +37,8 @@ ROWS = {
     "dit_learned": Row(
         DiT(width=16, depth=1, heads=4, dropout=0.5, patch=1, learned_positions=True, condition_dim=VECTOR), (3, 5)
     ),
-    "unet": Row(small_unet(num_classes=LABELS), (6, 4, 3)),
-    "unet_flat": Row(small_unet(multipliers=(1,), attention_levels=(), condition_dim=VECTOR), (5, 3)),
+    "unet": Row(small_unet(num_classes=LABELS, attention_levels=()), (6, 4, 3)),
+    "unet_flat": Row(small_unet(multipliers=(1,), attention_levels=(0,), condition_dim=VECTOR), (5, 3)),
 }
 networks = pytest.mark.parametrize("name", ROWS)
 
@@ -173,8 +173,7 @@ def test_no_parameter_is_dead(name):
 def test_dropout_acts_in_training_only_and_follows_its_key(name):
     variables = perturbed(name)
     x, t, condition = (leaf[0] for leaf in batch(name))
-    plain = run(ROWS[name].model, variables, x, t, condition)
-    np.testing.assert_array_equal(run(ROWS[name].model.clone(dropout=0.0), variables, x, t, condition), plain)
+    plain = run(ROWS[name].model, variables, x, t, condition)  # without a key, so without randomness
     a, again, b = (
         run(ROWS[name].model, variables, x, t, condition, train=True, key=jax.random.key(k)) for k in (6, 6, 7)
     )

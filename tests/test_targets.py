@@ -1,0 +1,361 @@
+"""Densities known exactly at every noise level: each law against quadrature, autodiff or sampling."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import SCHEDULES, TARGETS, TOYS, times_at_noise
+from scipy import stats
+from sklearn import datasets
+
+from diffjax import schedules, targets
+
+EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+
+
+def batched_log_prob(target, x):
+    return jax.jit(lambda target, x: jax.vmap(target.log_prob)(x))(target, x)
+
+
+def square(half_width, points):
+    """Points (points², 2) and the cell's area of the midpoint rule on [−half_width, half_width]²."""
+    edge = (np.arange(points) + 0.5) / points * 2 * half_width - half_width
+    grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
+    return jnp.asarray(grid), (2 * half_width / points) ** 2
+
+
+# ------------------------------------------------------------------------------------------- the law at a noise level
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
+    """∫p_t = 1, E x_t = α E x_0, Cov x_t = α² Cov x_0 + σ² I at each noise level, by quadrature.
+
+    The midpoint rule is exact to e^{−2π²(s/h)²} for a Gaussian of std s ≥ 0.3: below 1e-13 at h = 0.12; tails beyond 8
+    are below 1e-10.
+    """
+    target, schedule = TARGETS[name](), schedules.vp_linear()
+    x, area = square(8.0, 134)
+    moments = []
+    for t in (0.25, 0.5, 0.9):
+        p = np.exp(batched_log_prob(target.noised(schedule, t), x)) * area
+        assert p.sum() == pytest.approx(1, abs=1e-9)
+        mean = p @ x
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        covariance = (x.T * p) @ x - np.outer(mean, mean)
+        moments.append((mean / alpha, (covariance - sigma**2 * np.eye(2)) / alpha**2))
+    for mean, covariance in moments[:2]:  # at t = 0.9 division by α² would amplify the quadrature's tails
+        np.testing.assert_allclose(mean, moments[0][0], atol=1e-6)
+        np.testing.assert_allclose(covariance, moments[0][1], atol=1e-6)
+    if hasattr(target, "covariance"):
+        np.testing.assert_allclose(target.mean(), moments[0][0], atol=1e-6)
+        np.testing.assert_allclose(target.covariance(), moments[0][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
+    """p_t(x) = ∫p_0(y) N(x; αy, σ²) dy and D = ∫y p_0(y) N(x; αy, σ²) dy / p_t(x), by brute force over y.
+
+    Boxes are summed by the midpoint rule aligned with their edges, whose error is h²/24 of the second derivative.
+    """
+    target, schedule, t = TARGETS[name](), schedules.vp_linear(), 0.3
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    y, area = square(5.0, 500)
+    p0 = np.exp(batched_log_prob(target, y)) * area
+    points = jnp.array([[0.3, -0.2], [-1.2, 0.9], [2.0, 1.0]])
+    denoiser = targets.denoiser(target, schedule)
+    tolerance = 2e-4 if name == "boxes" else 1e-10
+    for x in points:
+        kernel = np.exp(-np.sum((np.asarray(x) - alpha * y) ** 2, -1) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+        density = p0 @ kernel
+        np.testing.assert_allclose(target.noised(schedule, t).log_prob(x), np.log(density), atol=tolerance)
+        np.testing.assert_allclose(denoiser(x, t), (p0 * kernel) @ y / density, atol=tolerance)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_denoiser_is_tweedies_on_every_schedule(schedule, x64):
+    """D = (x + σ²∇log p_t)/α for every target, with the score by autodiff of the closed-form log p_t."""
+    schedule = SCHEDULES[schedule]()
+
+    @jax.jit
+    def both(target, x, t):
+        score = targets.score(target.noised(schedule, t), x)
+        tweedie = (x + schedule.sigma(t) ** 2 * score) / schedule.alpha(t)
+        return targets.denoiser(target, schedule)(x, t), tweedie
+
+    for make in TARGETS.values():
+        target = make()
+        for t in times_at_noise(schedule):
+            x = schedule.alpha(t) * jnp.array([0.4, -0.3]) + schedule.sigma(t) * jnp.array([1.2, -0.7])
+            denoised, tweedie = both(target, x, t)
+            # Tweedie's difference cancels by x/α at worst
+            np.testing.assert_allclose(denoised, tweedie, rtol=1e-9, atol=1e-11 * float(jnp.abs(x / schedule.alpha(t)).max()))
+
+
+def test_convolutions_compose(x64):
+    """Noise added twice is noise added once: (α₂α₁, √(α₂²σ₁² + σ₂²))."""
+    x = jnp.array([0.3, 0.1])
+    for make in TARGETS.values():
+        target = make()
+        twice = target.convolved(0.8, 0.5).convolved(0.6, 0.3)
+        once = target.convolved(0.48, math.hypot(0.6 * 0.5, 0.3))
+        assert float(twice.log_prob(x)) == pytest.approx(float(once.log_prob(x)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", list(TARGETS) + list(TOYS))
+def test_samples_have_the_stated_law(name):
+    """Mean and covariance within 4.5 s.e., and −E log p of samples equals the entropy by quadrature of the same log p."""
+    target = (TARGETS | {toy: make for toy, (make, _) in TOYS.items()})[name]()
+    count = 8000
+    x = jax.jit(jax.vmap(target.sample))(jax.random.split(jax.random.key(0), count))
+    # the law of x + small noise: smooth enough for the grid (h = 0.075, std at least 0.15)
+    smooth = target.convolved(1.0, 0.15)
+    x = np.asarray(x + 0.15 * jax.random.normal(jax.random.key(1), x.shape), np.float64)
+    grid, area = square(6.0, 160)
+    log_p = np.asarray(batched_log_prob(smooth, grid), np.float64)
+    p = np.exp(log_p) * area
+    assert p.sum() == pytest.approx(1, abs=1e-4)
+    mean = p @ grid
+    covariance = (grid.T * p) @ grid - np.outer(mean, mean)
+    centred = x - mean
+    products = np.stack([centred[:, 0] ** 2, centred[:, 1] ** 2, centred[:, 0] * centred[:, 1]], -1)
+    expected = [covariance[0, 0], covariance[1, 1], covariance[0, 1]]
+    scores = np.asarray(batched_log_prob(smooth, jnp.asarray(x, jnp.float32)), np.float64)
+    tail = np.where(p > 0, p * np.maximum(log_p, -1e4), 0).sum()
+    for values, expectation in ((x, mean), (products, expected), (scores, tail)):
+        standard_error = values.std(0) / math.sqrt(count)
+        assert np.all(np.abs(values.mean(0) - expectation) < 4.5 * standard_error + 1e-4)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_toy_entropies(name):
+    """−∫p log p of each toy density, by quadrature, to the three digits that its docstring states."""
+    make, entropy = TOYS[name]
+    # the boards' edges lie on the cells' edges; mixtures have std ≥ 0.2 against h = 0.05
+    grid, area = square(8.0, 320)
+    target = make()
+    log_p = np.asarray(jax.lax.map(lambda rows: jax.vmap(target.log_prob)(rows), grid.reshape(64, -1, 2)), np.float64)
+    p = np.exp(log_p) * area
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+    result = -np.where(p > 0, p * np.maximum(log_p, -1e4), 0).sum()
+    assert result == pytest.approx(entropy, abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- closed forms
+
+
+def test_data_plus_minus_one_is_a_hyperbolic_tangent(x64):
+    """For x_0 = ±1 with equal odds D = tanh(αx/σ²), on every schedule."""
+    coin = targets.empirical([[-1.0], [1.0]])
+    for make in SCHEDULES.values():
+        schedule = make()
+        denoiser = targets.denoiser(coin, schedule)
+        for t in times_at_noise(schedule, (0.3, 1.0, 3.0)):
+            x = schedule.alpha(t) * 0.6 + schedule.sigma(t) * jnp.array([-0.4])
+            expected = jnp.tanh(schedule.alpha(t) * x / schedule.sigma(t) ** 2)
+            np.testing.assert_allclose(denoiser(x, t), expected, rtol=1e-11)
+
+
+def test_data_plus_minus_one_costs_log_two(x64):
+    """I-MMSE: ½∫₀^∞ mmse dSNR = log 2, the entropy of a fair coin, with the library's denoiser under the integral.
+
+    SNR = u²: mmse(u) is smooth and decays like e^{−u²/2}; Gauss–Hermite in the noise, trapezoid in u up to 12.
+    """
+    coin, schedule = targets.empirical([[-1.0], [1.0]]), schedules.edm(1e-3, 1e4)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights /= weights.sum()
+    u = jnp.linspace(0, 12, 481)[1:]
+
+    def error(u):  # by symmetry x_0 = 1 suffices
+        denoised = jax.vmap(lambda z: targets.denoiser(coin, schedule)(jnp.array([1 + z / u]), 1 / u)[0])(jnp.asarray(nodes))
+        return jnp.asarray(weights) @ (1 - denoised) ** 2
+
+    integrand = np.concatenate([[0.0], u * jax.vmap(error)(u)])
+    assert np.trapezoid(integrand, dx=12 / 480) == pytest.approx(math.log(2), abs=2e-4)  # h²/12 · [f′] = 5e-5
+
+
+def test_gaussian_denoiser_is_wieners(x64):
+    """N(m, V): D = m + αV(α²V + σ²)⁻¹(x − αm) for a full covariance, by a linear solve."""
+    mean, covariance = np.array([0.5, -1.0, 0.2]), np.array([[1.0, 0.4, 0.1], [0.4, 0.7, -0.2], [0.1, -0.2, 0.5]])
+    target, schedule = targets.gaussian(mean, covariance), schedules.sub_vp()
+    x = np.array([0.3, 0.9, -0.4])
+    for t in (0.1, 0.4, 0.8):
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        noised = alpha**2 * covariance + sigma**2 * np.eye(3)
+        expected = mean + alpha * covariance @ np.linalg.solve(noised, x - alpha * mean)
+        np.testing.assert_allclose(targets.denoiser(target, schedule)(x, t), expected, rtol=1e-12)
+        log_prob = stats.multivariate_normal(alpha * mean, noised).logpdf(x)
+        assert float(target.noised(schedule, t).log_prob(x)) == pytest.approx(log_prob, rel=1e-12)
+    np.testing.assert_allclose(target.covariance(), covariance, rtol=1e-13)
+
+
+def test_scales_covariances_and_scalars_state_the_same_law(x64):
+    """(K,), (K, D) and (K, D, D) scales that mean the same give the same density and denoiser."""
+    weights, means = [0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]]
+    stds = np.array([0.5, 0.8])
+    forms = [stds, np.stack([stds, stds], -1), stds[:, None, None] ** 2 * np.eye(2)]
+    x, schedule = jnp.array([0.1, 0.6]), schedules.vp_cosine()
+    laws = [targets.gaussian_mixture(weights, means, scales) for scales in forms]
+    for law in laws[1:]:
+        assert float(law.log_prob(x)) == pytest.approx(float(laws[0].log_prob(x)), rel=1e-13)
+        expected = targets.denoiser(laws[0], schedule)(x, 0.3)
+        np.testing.assert_allclose(targets.denoiser(law, schedule)(x, 0.3), expected, rtol=1e-12)
+
+
+def test_empirical_denoiser_is_a_softmax_and_collapses(x64):
+    """D = Σ softmax_i(−‖x − αx_i‖²/2σ²) x_i for examples of any shape; the nearest datum at tiny noise."""
+    data = np.asarray(jax.random.normal(jax.random.key(0), (6, 2, 2)))
+    schedule = schedules.rectified_flow()
+    denoiser = targets.denoiser(targets.empirical(data), schedule)
+    x, t = jnp.array([[0.2, -0.1], [0.4, 0.0]]), 0.6
+    logits = -np.sum((np.asarray(x) - 0.4 * data) ** 2, (1, 2)) / (2 * 0.6**2)
+    weights = np.exp(logits - logits.max())
+    np.testing.assert_allclose(denoiser(x, t), np.einsum("n,nij->ij", weights / weights.sum(), data), rtol=1e-12)
+    near = 0.999 * data[3] + 1e-3 * np.asarray(jax.random.normal(jax.random.key(1), (2, 2)))
+    np.testing.assert_allclose(denoiser(jnp.asarray(near), 1e-3), data[3], atol=1e-14)
+
+
+def test_empirical_samples_are_the_data_in_equal_shares():
+    data = np.arange(5.0)[:, None]
+    draws = np.asarray(jax.vmap(targets.empirical(data).sample)(jax.random.split(jax.random.key(0), 5000)))[:, 0]
+    counts = np.array([np.sum(draws == value) for value in data[:, 0]])
+    assert counts.sum() == 5000
+    assert np.all(np.abs(counts - 1000) < 4.5 * math.sqrt(5000 * 0.2 * 0.8))
+    with pytest.raises(ValueError, match="empirical data have no density at noise 0"):
+        targets.empirical(data).log_prob(jnp.zeros(1))
+
+
+def test_uniform_boxes_are_sharp_at_noise_zero():
+    """The checkerboard is 1/32 on its dark squares and 0 elsewhere, neighbours included."""
+    board = targets.checkerboard()
+    assert float(board.log_prob(jnp.array([-3.0, -3.0]))) == pytest.approx(-math.log(32), rel=1e-6)
+    assert float(board.log_prob(jnp.array([1.0, -3.0]))) == pytest.approx(-math.log(32), rel=1e-6)
+    for empty in ([-1.0, -3.0], [5.0, 1.0]):
+        assert float(board.log_prob(jnp.array(empty))) == -math.inf
+
+
+def test_energy_is_a_continuous_softmax():
+    """log p = function − log Z with its gradient; a function that returns a vector is refused."""
+    energy = targets.energy(lambda x: -0.5 * jnp.sum(x**2), math.log(2 * math.pi))
+    x = jnp.array([0.3, -1.2])
+    assert float(energy.log_prob(x)) == pytest.approx(stats.norm.logpdf(x).sum(), rel=4 * EPS32)
+    np.testing.assert_allclose(targets.score(energy, x), -x, rtol=2 * EPS32)
+    with pytest.raises(ValueError, match=r"must return a scalar, got shape \(2,\)"):
+        targets.energy(lambda x: x).log_prob(x)
+    with pytest.raises(TypeError, match="target must know its law under added noise"):
+        targets.denoiser(energy, schedules.edm())
+
+
+# -------------------------------------------------------------------------------------------------- toys' definitions
+
+
+def energy_distance(x, y):
+    """2E|X − Y| − E|X − X′| − E|Y − Y′| and a bound on its standard error under equal laws."""
+
+    def mean_distance(a, b):
+        return np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1)).sum()
+
+    n, m = len(x), len(y)
+    between = mean_distance(x, y) / (n * m)
+    within = mean_distance(x, x) / (n * (n - 1)) + mean_distance(y, y) / (m * (m - 1))
+    return 2 * between - within
+
+
+@pytest.mark.parametrize("name", ["moons", "circles"])
+def test_toys_are_scikit_learns_in_law(name):
+    """Energy distance to scikit-learn's generator stays within that generator's distance to itself (20 seeds)."""
+    n = 600
+    if name == "moons":
+        ours = targets.moons()
+
+        def theirs(seed):
+            return 2 * datasets.make_moons(n, noise=0.1, random_state=seed)[0] + np.array([-1, -0.2])
+    else:
+        ours = targets.circles()
+
+        def theirs(seed):
+            return 3 * datasets.make_circles(n, noise=0.08, factor=0.5, random_state=seed)[0]
+
+    null = np.array([energy_distance(theirs(2 * seed), theirs(2 * seed + 1)) for seed in range(20)])
+    sample = np.asarray(jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), n)), np.float64)
+    distance = energy_distance(sample, theirs(99))
+    assert distance < null.mean() + 5 * null.std()
+    assert energy_distance(sample + np.array([0.3, 0]), theirs(99)) > null.mean() + 5 * null.std()  # the test has power
+
+
+# ------------------------------------------------------------------------------------------------------------- float32
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "checkerboard"])
+@pytest.mark.parametrize("schedule", ["vp_linear", "sub_vp", "edm", "ve"])
+def test_float32_denoiser_and_score_at_every_noise(schedule, name):
+    """In float32, D is within rounding of float64 at t_min, in the middle and at t_max, on the support and off it.
+
+    D's rounding is that of x/α, relative; the score's is that of (x − αm)/σ², where x − αm has the rounding of x.
+    """
+    makers = TARGETS | {"checkerboard": targets.checkerboard}
+    x0, off = np.array([0.7, 0.3], np.float32), np.array([1.7, -2.6], np.float32)
+
+    def evaluate(x, t):
+        law, target = SCHEDULES[schedule](), makers[name]()
+
+        @jax.jit
+        def both(x, t):
+            return targets.denoiser(target, law)(x, t), targets.score(target.noised(law, t), x)
+
+        return [np.asarray(value, np.float64) for value in both(x, t)]
+
+    law = SCHEDULES[schedule]()
+    for t in np.array([law.t_min, 0.5 * (law.t_min + law.t_max), law.t_max], np.float32):
+        t = np.float32(np.clip(t, law.t_min, law.t_max))
+        alpha, sigma = np.float32(law.alpha(t)), np.float32(law.sigma(t))
+        for start in (x0, off):
+            x = alpha * start + sigma * np.array([0.5, -1.0], np.float32)
+            narrow = evaluate(jnp.asarray(x), jnp.asarray(t))
+            with jax.enable_x64(True):
+                wide = evaluate(jnp.asarray(x, jnp.float64), jnp.float64(t))
+            scale = np.abs(x / alpha).max() + 3
+            # narrow boxes: (Φ(b) − Φ(a)) and its slope lose σ/(α width) of their digits
+            loss = 1 + (sigma / alpha if name in ("boxes", "checkerboard") else 0)
+            assert np.abs(narrow[0] - wide[0]).max() < 32 * EPS32 * scale * loss, ("denoiser", t)
+            slack = 64 * EPS32 * (np.abs(wide[1]).max() + scale * alpha / sigma**2 * loss)
+            assert np.abs(narrow[1] - wide[1]).max() < slack, ("score", t)
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+REFUSED = {
+    "weights sum": (lambda: targets.gaussian_mixture([0.5, 0.6], np.zeros((2, 1)), [1, 1]), "weights must be positive and sum to 1"),
+    "weights sign": (lambda: targets.gaussian_mixture([1.5, -0.5], np.zeros((2, 1)), [1, 1]), "weights must be positive and sum"),
+    "weights NaN": (lambda: targets.gaussian_mixture([np.nan, 1.0], np.zeros((2, 1)), [1, 1]), "weights must be finite"),
+    "weights shape": (lambda: targets.gaussian_mixture([1.0], np.zeros((2, 1)), [1, 1]), r"weights must have shape \(2,\), got \(1,\)"),
+    "means shape": (lambda: targets.gaussian_mixture([1.0], np.zeros(2), [1.0]), r"means must have shape \(K, D\), got \(2,\)"),
+    "means NaN": (lambda: targets.gaussian([np.nan], 1.0), "means must be finite"),
+    "scales sign": (lambda: targets.gaussian([0.0], 0.0), "scales must be positive, got 0"),
+    "scales NaN": (lambda: targets.gaussian([0.0], np.nan), "scales must be finite"),
+    "scales shape": (lambda: targets.gaussian([0.0, 0.0], [1.0, 1.0, 1.0]), r"scale must have shape .* got \(3,\)"),
+    "not definite": (lambda: targets.gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "positive definite covariances, got smallest"),
+    "not symmetric": (lambda: targets.gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "symmetric covariances"),
+    "no data": (lambda: targets.empirical(np.zeros((0, 2))), r"data must have shape \(N, ...\)"),
+    "data NaN": (lambda: targets.empirical([[np.nan]]), "data must be finite, got 1 NaN"),
+    "boxes order": (lambda: targets.uniform_boxes([1.0], [[1.0]], [[0.0]]), "upper must exceed lower everywhere"),
+    "boxes shape": (lambda: targets.uniform_boxes([1.0], [1.0], [2.0]), r"lower must have shape \(K, D\)"),
+    "event shape": (lambda: targets.eight_gaussians().log_prob(jnp.zeros(3)), r"x must have shape \(2,\), got \(3,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_thousand_float32_weights_sum_to_one():
+    """Rounding of honest weights is not refused."""
+    weights = np.full(1000, 1 / 1000, np.float32)
+    assert float(targets.gaussian_mixture(weights, np.zeros((1000, 1)), np.ones(1000)).log_prob(jnp.zeros(1))) == pytest.approx(
+        -0.5 * math.log(2 * math.pi), abs=1e-5
+    )
