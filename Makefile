@@ -28,12 +28,12 @@ help: ## This list
 run: $(run_ready) ## The main job: train on digits, sample, score; figures and metrics.json in runs/score_sde
 	$(PY) -m experiments.score_sde $(ARGS)
 
-# CPU tests keep to one thread each, as many processes as cores run; on a GPU no process may claim all of its memory.
+# One process a core; on a GPU none may claim all of its memory.
 test: $(test_ready) ## The tests, in parallel, without the long proofs
-	NPROC=1 XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(test_ready) ## The tests and the long proofs
-	NPROC=1 XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(test_ready) ## Style, format and types
 	$(PY) -m ruff check .

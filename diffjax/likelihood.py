@@ -69,7 +69,7 @@ def log_prob(
     flow_problem(solver, denoiser, schedule)
     grid = default_grid(schedule, DEFAULT_STEPS, grids.log_snr) if grid is None else grid
     grid = grids.check("grid", grid, schedule)
-    x = driver.check_state("x", x)
+    x = driver.check_example("x", x)
     arrays, static = partition((as_pytree_callable(denoiser), schedule, base))
     probes = probes if divergence == "hutchinson" else 0
     result, report = _log_prob(solver, static, probes, arrays, key, x, jnp.sort(grid))
@@ -95,7 +95,7 @@ def lattice_log_prob(
     Raises ValueError where an entry of x is no level. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016; Ho et al. 2019.
     """
     checks.key("key", key)
-    x, levels = driver.check_state("x", x), checks.real_array("levels", levels)
+    x, levels = driver.check_example("x", x), checks.real_array("levels", levels)
     gaps = jnp.abs(x[..., None] - levels)
     index = jnp.argmin(gaps, -1)
     if not checks.is_traced(gaps) and float(np.max(np.min(np.asarray(gaps), -1))) > 1e-4 * float(levels[-1] - levels[0]):

@@ -46,7 +46,7 @@ def sample(
     if x_init is None and shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
     if x_init is not None:
-        x_init = base.check_state("x_init", x_init)
+        x_init = base.check_example("x_init", x_init)
         if shape is not None:
             checks.one_of_shapes("x_init", x_init, [_check_shape(shape)])
     shape = _check_shape(shape) if x_init is None else x_init.shape
@@ -90,7 +90,7 @@ def sample_many(
         raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
     _check_leading("condition", condition, count)
     if x_init is not None:
-        x_init = base.check_state("x_init", x_init)
+        x_init = base.check_example("x_init", x_init)
         _check_leading("x_init", x_init, count)
         shape = x_init.shape[1:]
     elif shape is None:
@@ -118,6 +118,7 @@ def encode(
     """
     solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
     problem = flow_problem(solver, denoiser, schedule)
+    x = base.check_example("x", x)
     return base.integrate(None, solver, problem, x, grid[::-1], path=path)
 
 
@@ -135,7 +136,7 @@ def interpolate(
     weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin θ, θ the angle
     between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
     """
-    start, end = base.check_state("start", start), base.check_state("end", end)
+    start, end = base.check_example("start", start), base.check_example("end", end)
     checks.one_of_shapes("end", end, [start.shape])
     weights = checks.real_array("weights", weights)
     if weights.ndim != 1:

@@ -113,7 +113,8 @@ def gaussian_mixture_bits(data: Dataset, components: int = 30, seed: int = 0) ->
 
     rng = np.random.default_rng(seed)
     noisy = [
-        x.reshape(len(x), -1) + data.spacing * rng.uniform(-0.5, 0.5, (len(x), x[0].size)) for x in (data.train, data.test)
+        x.reshape(len(x), -1) + data.spacing * rng.uniform(-0.5, 0.5, (len(x), x[0].size))
+        for x in (data.train, data.test)
     ]
     components = min(components, len(data.train) // 4)
     model = GaussianMixture(components, covariance_type="diag", reg_covar=1e-4, random_state=seed).fit(noisy[0])

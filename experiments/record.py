@@ -49,7 +49,9 @@ def start(config: Any) -> pathlib.Path:
         raise ValueError(f"out must be a folder, got the file {out}")
     out.mkdir(parents=True, exist_ok=True)
     device = jax.devices()[0]
-    print(f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}")
+    print(
+        f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}"
+    )
     write_json(out / "config.json", as_dict(config))
     return out
 

@@ -153,7 +153,9 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
     if network == "auto":
         network = "dit" if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0 else "mlp"
     if network in ("dit", "unet") and not grid:
-        raise ValueError(f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp")
+        raise ValueError(
+            f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
+        )
     sizes = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
     factory, width, depth = sizes[network]
     depth_name = "blocks" if network == "unet" else "depth"
@@ -231,7 +233,9 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
             key, config.samples, denoiser, model.schedule, solver, grid, model.data.shape, chunk=config.chunk
         )
         drawn[name] = np.asarray(xs)
-        print(f"{config.samples} samples by {what}, {solver.evaluations(grid)} evaluations: {time.perf_counter() - began:.1f} s")
+        print(
+            f"{config.samples} samples by {what}, {solver.evaluations(grid)} evaluations: {time.perf_counter() - began:.1f} s"
+        )
     return drawn
 
 
@@ -249,7 +253,9 @@ def score(config: Config, model: Model, denoiser: Any) -> dict[str, float]:
         def one(key, x):
             if data.levels is None:
                 return dj.log_prob(model_denoiser, model.schedule, x, key, info=True, **flow)
-            return dj.likelihood.lattice_log_prob(key, model_denoiser, model.schedule, x, data.levels, info=True, **flow)
+            return dj.likelihood.lattice_log_prob(
+                key, model_denoiser, model.schedule, x, data.levels, info=True, **flow
+            )
 
         values, details = jax.vmap(one)(keys, xs)
         return values, details.standard_error
@@ -327,7 +333,12 @@ def draw_loss(config: Config, history: np.ndarray, out: pathlib.Path) -> None:
     smooth = np.convolve(history, np.ones(window) / window, "valid")
     axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
     axis.plot(np.arange(len(smooth)) + window, smooth, color="#1f4e79", label=f"mean of {window}")
-    axis.set(xlabel="training step", ylabel=f"loss, {config.weighting} weighting", title=f"Training, {config.data}", yscale="log")
+    axis.set(
+        xlabel="training step",
+        ylabel=f"loss, {config.weighting} weighting",
+        title=f"Training, {config.data}",
+        yscale="log",
+    )
     axis.legend(frameon=False)
     record.save_figure(figure, out / "loss.png")
 
@@ -336,7 +347,11 @@ def draw_images(data, drawn, indices, strip, labels, out):
     """Real beside generated images; a sample being denoised; the nearest training images of some samples."""
     limits = (float(data.train.min()), float(data.train.max()))
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
-    panels = (("test images", data.test), ("reverse SDE, Euler-Maruyama", drawn["sde"]), ("probability flow, Heun", drawn["ode"]))
+    panels = (
+        ("test images", data.test),
+        ("reverse SDE, Euler-Maruyama", drawn["sde"]),
+        ("probability flow, Heun", drawn["ode"]),
+    )
     for axis, (title, images) in zip(axes, panels, strict=True):
         record.image_grid(axis, images[:64], 8, limits)
         axis.set_title(title)
@@ -349,7 +364,9 @@ def draw_images(data, drawn, indices, strip, labels, out):
         record.image_grid(axes[0, column], noisy[None], 1, (-spread, spread))
         record.image_grid(axes[1, column], denoised[None], 1, limits)
         axes[0, column].set_title(label, fontsize=8)
-    figure.suptitle("one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α", y=1.02)
+    figure.suptitle(
+        "one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α", y=1.02
+    )
     record.save_figure(figure, out / "denoising.png")
 
     count = min(10, len(indices))
@@ -363,7 +380,11 @@ def draw_images(data, drawn, indices, strip, labels, out):
 def draw_points(data, drawn, strip, labels, out):
     """Two coordinates of real and generated examples, and of some samples along the flow."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharex=True, sharey=True)
-    panels = (("test examples", data.test), ("reverse SDE, Euler-Maruyama", drawn["sde"]), ("probability flow, Heun", drawn["ode"]))
+    panels = (
+        ("test examples", data.test),
+        ("reverse SDE, Euler-Maruyama", drawn["sde"]),
+        ("probability flow, Heun", drawn["ode"]),
+    )
     for axis, (title, points) in zip(axes, panels, strict=True):
         flat = points.reshape(len(points), -1)
         axis.scatter(flat[:, 0], flat[:, 1] if flat.shape[1] > 1 else 0 * flat[:, 0], s=4, alpha=0.5, color="#1f4e79")
@@ -372,7 +393,9 @@ def draw_points(data, drawn, strip, labels, out):
     record.save_figure(figure, out / "samples.png")
     figure, axis = plt.subplots(figsize=(6, 3.5))
     axis.plot(range(len(labels)), strip[0].reshape(len(labels), -1)[:, :8], color="#1f4e79", label="state x")
-    axis.plot(range(len(labels)), strip[1].reshape(len(labels), -1)[:, :8], color="#c05020", ls="--", label="denoised D(x, t)")
+    axis.plot(
+        range(len(labels)), strip[1].reshape(len(labels), -1)[:, :8], color="#c05020", ls="--", label="denoised D(x, t)"
+    )
     axis.set(xlabel="noise σ/α", ylabel="coordinates of one sample", title="one sample along the probability flow")
     axis.set_xticks(range(len(labels)), labels, rotation=45)
     handles, names = axis.get_legend_handles_labels()
@@ -397,7 +420,17 @@ def denoising_strip(config: Config, model: Model, denoiser: Any, frames: int = 1
 
 def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
-    for name in ("held_out", "steps", "batch_size", "save_every", "samples", "sde_steps", "ode_steps", "probes", "chunk"):
+    for name in (
+        "held_out",
+        "steps",
+        "batch_size",
+        "save_every",
+        "samples",
+        "sde_steps",
+        "ode_steps",
+        "probes",
+        "chunk",
+    ):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("probes", config.probes, 2)
@@ -436,7 +469,12 @@ def run(config: Config) -> dict[str, Any]:
     }
     record.write_json(out / "metrics.json", results)
     width = max(map(len, results))
-    print("\n".join(f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}" for name, value in results.items()))
+    print(
+        "\n".join(
+            f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}"
+            for name, value in results.items()
+        )
+    )
     return results
 
 

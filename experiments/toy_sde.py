@@ -275,7 +275,7 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
             image = axis.pcolormesh(edges_t, edges_x, heat, cmap=PALE_GREYS, vmin=0, vmax=1, rasterized=True)
             draw_lines(axis, simulation.ts, paths)
             axis.set_yscale("asinh", linear_width=linear_width)
-            axis.set(xlim=(edges_t[0], edges_t[-1]), ylim=(edges_x[0], edges_x[-1]))
+            axis.set(xlim=(0, edges_t[-1]), ylim=(edges_x[0], edges_x[-1]))
             course = "from data, rightwards" if kind == "forward SDE" else "from noise, leftwards"
             axis.set_title(f"{SCHEDULES[name][0]}: {kind} ({course})", fontsize=11)
             axis.set_xlabel("time t (noise grows with t)")
@@ -349,8 +349,7 @@ def draw_densities(config: Config, target: Any, name: str, simulation: Simulatio
         column[-1].set_xlabel("$x_1$ (data units)")
         bar = figure.colorbar(image, ax=column, location="bottom", shrink=0.85, pad=0.01)
         bar.set_label("density (1 / data unit²)", fontsize=8)
-        bar.locator = MaxNLocator(3)
-        bar.formatter.set_powerlimits((-2, 2))
+        bar.locator = MaxNLocator(2)
         bar.ax.tick_params(labelsize=8)
     for row, label in zip(axes, rows, strict=True):
         row[0].set_ylabel(f"{label}\n$x_2$ (data units)")

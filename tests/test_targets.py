@@ -76,22 +76,23 @@ def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_denoiser_is_tweedies_on_every_schedule(schedule, x64):
-    """D = (x + σ²∇log p_t)/α for every target, with the score by autodiff of the closed-form log p_t."""
+    """D = (x + σ²∇log p_t)/α for both kinds of mixture, with the score by autodiff of the closed-form log p_t."""
     schedule = SCHEDULES[schedule]()
 
     @jax.jit
-    def both(target, x, t):
-        score = targets.score(target.noised(schedule, t), x)
-        tweedie = (x + schedule.sigma(t) ** 2 * score) / schedule.alpha(t)
-        return targets.denoiser(target, schedule)(x, t), tweedie
+    @jax.vmap
+    def both(t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        x = alpha * jnp.array([0.4, -0.3]) + sigma * jnp.array([1.2, -0.7])
+        found = []
+        for target in (TARGETS["diagonal"](), TARGETS["full"]()):
+            tweedie = (x + sigma**2 * targets.score(target.noised(schedule, t), x)) / alpha
+            found.append((targets.denoiser(target, schedule)(x, t), tweedie))
+        return found
 
-    for make in TARGETS.values():
-        target = make()
-        for t in times_at_noise(schedule):
-            x = schedule.alpha(t) * jnp.array([0.4, -0.3]) + schedule.sigma(t) * jnp.array([1.2, -0.7])
-            denoised, tweedie = both(target, x, t)
-            # Tweedie's difference cancels by x/α at worst
-            np.testing.assert_allclose(denoised, tweedie, rtol=1e-9, atol=1e-11 * float(jnp.abs(x / schedule.alpha(t)).max()))
+    for denoised, tweedie in both(times_at_noise(schedule)):
+        # Tweedie's difference cancels by x/α ≤ 3 at worst
+        np.testing.assert_allclose(denoised, tweedie, rtol=1e-11, atol=1e-12)
 
 
 def test_convolutions_compose(x64):
@@ -252,7 +253,7 @@ def test_energy_is_a_continuous_softmax():
 
 
 def energy_distance(x, y):
-    """2E|X − Y| − E|X − X′| − E|Y − Y′| and a bound on its standard error under equal laws."""
+    """2E|X − Y| − E|X − X′| − E|Y − Y′|, unbiased."""
 
     def mean_distance(a, b):
         return np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1)).sum()
@@ -269,59 +270,55 @@ def test_toys_are_scikit_learns_in_law(name):
     n = 600
     if name == "moons":
         ours = targets.moons()
-
-        def theirs(seed):
-            return 2 * datasets.make_moons(n, noise=0.1, random_state=seed)[0] + np.array([-1, -0.2])
+        pool = 2 * datasets.make_moons(20_000, noise=0.1, random_state=0)[0] + np.array([-1, -0.2])
     else:
         ours = targets.circles()
+        pool = 3 * datasets.make_circles(20_000, noise=0.08, factor=0.5, random_state=0)[0]
 
-        def theirs(seed):
-            return 3 * datasets.make_circles(n, noise=0.08, factor=0.5, random_state=seed)[0]
+    def theirs(seed):  # the generator spaces its angles evenly: draw from a large pool
+        return pool[np.random.default_rng(seed).integers(len(pool), size=n)]
 
     null = np.array([energy_distance(theirs(2 * seed), theirs(2 * seed + 1)) for seed in range(20)])
     sample = np.asarray(jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), n)), np.float64)
     distance = energy_distance(sample, theirs(99))
-    assert distance < null.mean() + 5 * null.std()
-    assert energy_distance(sample + np.array([0.3, 0]), theirs(99)) > null.mean() + 5 * null.std()  # the test has power
+    assert distance < 5 * null.std()
+    assert energy_distance(sample + np.array([0.3, 0]), theirs(99)) > 5 * null.std()  # the test has power
 
 
 # ------------------------------------------------------------------------------------------------------------- float32
 
 
-@pytest.mark.parametrize("name", [*TARGETS, "checkerboard"])
-@pytest.mark.parametrize("schedule", ["vp_linear", "sub_vp", "edm", "ve"])
+@pytest.mark.parametrize("name", ["isotropic", "full", "checkerboard"])
+@pytest.mark.parametrize("schedule", ["sub_vp", "edm"])
 def test_float32_denoiser_and_score_at_every_noise(schedule, name):
-    """In float32, D is within rounding of float64 at t_min, in the middle and at t_max, on the support and off it.
+    """In float32, D and the score are within rounding of float64 from t_min to t_max, on the support and off it.
 
-    D's rounding is that of x/α, relative; the score's is that of (x − αm)/σ², where x − αm has the rounding of x.
+    D's rounding is that of x/α; the score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ = 1e-6 at
+    t_min), EDM the most (80), where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
     """
-    makers = TARGETS | {"checkerboard": targets.checkerboard}
-    x0, off = np.array([0.7, 0.3], np.float32), np.array([1.7, -2.6], np.float32)
+    makers, eps = TARGETS | {"checkerboard": targets.checkerboard}, EPS32
+    law = SCHEDULES[schedule]()
+    t = np.array([law.t_min, 0.5 * (law.t_min + law.t_max), law.t_max], np.float32)
+    t = np.repeat(np.clip(t, np.float32(law.t_min), np.float32(law.t_max)), 2)
+    alpha, sigma = np.asarray(law.alpha(t))[:, None], np.asarray(law.sigma(t))[:, None]
+    x = alpha * np.array([[0.7, 0.3], [1.7, -2.6]] * 3, np.float32) + sigma * np.array([0.5, -1.0], np.float32)
 
-    def evaluate(x, t):
+    def evaluate(dtype):
         law, target = SCHEDULES[schedule](), makers[name]()
 
-        @jax.jit
         def both(x, t):
             return targets.denoiser(target, law)(x, t), targets.score(target.noised(law, t), x)
 
-        return [np.asarray(value, np.float64) for value in both(x, t)]
+        return [np.asarray(value, np.float64) for value in jax.jit(jax.vmap(both))(x.astype(dtype), t.astype(dtype))]
 
-    law = SCHEDULES[schedule]()
-    for t in np.array([law.t_min, 0.5 * (law.t_min + law.t_max), law.t_max], np.float32):
-        t = np.float32(np.clip(t, law.t_min, law.t_max))
-        alpha, sigma = np.float32(law.alpha(t)), np.float32(law.sigma(t))
-        for start in (x0, off):
-            x = alpha * start + sigma * np.array([0.5, -1.0], np.float32)
-            narrow = evaluate(jnp.asarray(x), jnp.asarray(t))
-            with jax.enable_x64(True):
-                wide = evaluate(jnp.asarray(x, jnp.float64), jnp.float64(t))
-            scale = np.abs(x / alpha).max() + 3
-            # narrow boxes: (Φ(b) − Φ(a)) and its slope lose σ/(α width) of their digits
-            loss = 1 + (sigma / alpha if name in ("boxes", "checkerboard") else 0)
-            assert np.abs(narrow[0] - wide[0]).max() < 32 * EPS32 * scale * loss, ("denoiser", t)
-            slack = 64 * EPS32 * (np.abs(wide[1]).max() + scale * alpha / sigma**2 * loss)
-            assert np.abs(narrow[1] - wide[1]).max() < slack, ("score", t)
+    denoised, score = evaluate("float32")
+    with jax.enable_x64(True):
+        exact_denoised, exact_score = evaluate("float64")
+    size = np.abs(x / alpha).max(1, keepdims=True) + 3
+    if name == "checkerboard":
+        size = size * (1 + sigma / alpha)
+    assert np.all(np.abs(denoised - exact_denoised) < 32 * eps * size)
+    assert np.all(np.abs(score - exact_score) < 64 * eps * (np.abs(exact_score) + size * alpha / sigma**2))
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

@@ -221,12 +221,16 @@ def check_key(solver: Solver, key: Any) -> Any:
     return checks.key("key", key)
 
 
+def check_example(name: str, x: ArrayLike) -> Array:
+    """x as an array of the working dtype; NaN and infinity refused."""
+    x = checks.real_array(name, x)
+    checks.finite(name, x)
+    return x.astype(float_dtype(x))
+
+
 def check_state(name: str, x: PyTree) -> PyTree:
-    """x with leaves promoted to the working dtype; NaN and infinity refused."""
-    leaves = jax.tree.map(lambda leaf: (a := checks.real_array(name, leaf)).astype(float_dtype(a)), x)
-    for leaf in jax.tree.leaves(leaves):
-        checks.finite(name, leaf)
-    return leaves
+    """A pytree of `check_example`s."""
+    return jax.tree.map(functools.partial(check_example, name), x)
 
 
 def warn_if_exhausted(solver: Solver, report: Info) -> None:
