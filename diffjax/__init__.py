@@ -1,9 +1,9 @@
-"""diffjax: diffusion models, normalizing flows and SDE samplers as pure functions, with exact answers beside every method."""
+"""diffjax: diffusions, flows and SDE samplers as pure functions, with exact answers beside every method."""
 
 import importlib
 from typing import Any
 
-from diffjax import (
+from . import (
     grids,
     likelihood,
     losses,
@@ -18,9 +18,9 @@ from diffjax import (
     targets,
     types,
 )
-from diffjax.likelihood import log_prob
-from diffjax.numerics import bits_per_dim, dequantise
-from diffjax.sampling import encode, interpolate, sample, sample_many
+from .likelihood import log_prob
+from .numerics import bits_per_dim, dequantise
+from .sampling import encode, interpolate, sample, sample_many
 
 __version__ = "0.1.0"
 

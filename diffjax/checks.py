@@ -1,4 +1,4 @@
-"""Argument errors: each names the argument, the value received and what is accepted. Traced values are not inspected."""
+"""Argument errors: each names the argument, the value and what is accepted. Traced values are not inspected."""
 
 from collections.abc import Collection, Iterable
 from typing import Any

@@ -1,14 +1,14 @@
-"""Where a solver steps: decreasing times from t_max to t_min, steps + 1 of them. Any decreasing array of one's own serves."""
+"""Where a solver steps: steps + 1 decreasing times from t_max to t_min. Any decreasing array serves."""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import checks, schedules
-from diffjax.numerics import float_dtype
-from diffjax.schedules import DiscreteChain, Schedule
-from diffjax.types import Array, ArrayLike, Scalar
+from . import checks, schedules
+from .numerics import float_dtype
+from .schedules import DiscreteChain, Schedule
+from .types import Array, ArrayLike, Scalar
 
 
 def uniform(schedule: Schedule, steps: int) -> Array:
@@ -17,7 +17,10 @@ def uniform(schedule: Schedule, steps: int) -> Array:
 
 
 def quadratic(schedule: Schedule, steps: int) -> Array:
-    """√t uniform: t_i = (√t_max + (i / N)(√t_min − √t_max))², shape (steps + 1,). Song et al. 2021 (DDIM), appendix D.2."""
+    """√t uniform: t_i = (√t_max + (i / N)(√t_min − √t_max))², shape (steps + 1,).
+
+    Song et al. 2021 (DDIM), appendix D.2.
+    """
     return _between(schedule, steps, lambda u: _power_law(schedule.t_max, schedule.t_min, 2.0, u))
 
 
@@ -48,8 +51,8 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
 def from_indices(schedule: DiscreteChain, indices: ArrayLike) -> Array:
     """Times index / T of a DDPM chain's indices in 1 … T, shape of indices: decreasing integers.
 
-    Raises TypeError for a schedule that has no indices or indices that are not integers, ValueError for indices out of range
-    or not decreasing.
+    Raises TypeError for a schedule that has no indices or indices that are not integers, ValueError for indices out of
+    range or not decreasing.
     """
     if not isinstance(schedule, DiscreteChain):
         raise TypeError(f"schedule must be made by schedules.from_betas to have indices, got {type(schedule).__name__}")
@@ -87,7 +90,7 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
         sign = np.sign(gaps[0]) or -1.0
         i = int(np.argmax(gaps * sign <= 0))
         what = "repeats a time" if gaps[i] == 0 else "turns back"
-        raise ValueError(f"{name} must be strictly monotone, but {what} at {i}: {values[i]} then {values[i + 1]}")
+        raise ValueError(f"{name} must be strictly monotone, but {what} at {i}: {values[i]!s} then {values[i + 1]!s}")
     if schedule is None or checks.is_traced(schedule):
         return ts
     low, high = float(schedule.t_min), float(schedule.t_max)
@@ -96,7 +99,7 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
     if outside.size:
         accepted = f"[{low}, {high}]" + (" (and may end at exactly 0)" if zero_end else "")
-        raise ValueError(f"{name} must lie in the schedule's interval {accepted}, got {outside[0]}")
+        raise ValueError(f"{name} must lie in the schedule's interval {accepted}, got {outside[0]!s}")
     return ts
 
 

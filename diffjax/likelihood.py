@@ -8,21 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import checks, grids, predictions, schedules, sde
-from diffjax.numerics import divergence as exact_divergence
-from diffjax.numerics import float_dtype, hutchinson, standard_normal_log_prob
-from diffjax.sampling import default_grid, flow_problem
-from diffjax.schedules import Schedule
-from diffjax.solvers import base as driver
-from diffjax.solvers.base import Info, Solver
-from diffjax.solvers.ode import rk4
-from diffjax.types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
+from . import checks, grids, predictions, schedules, sde
+from .numerics import divergence as exact_divergence
+from .numerics import float_dtype, hutchinson, standard_normal_log_prob
+from .sampling import default_grid, flow_problem
+from .schedules import Schedule
+from .solvers import base as driver
+from .solvers.base import Info, Solver
+from .solvers.ode import rk4
+from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
 
 DEFAULT_STEPS = 48
 
 
 class LogProbInfo(NamedTuple):
-    """latent: x_T, shape of x. log_det: ∫ div u dt, (). standard_error: of the probes' mean, (), 0 for the exact trace. run: Info."""
+    """latent: x_T, shape of x. log_det: ∫ div u dt, (). standard_error: of the probes' mean, (), 0 for the exact trace.
+    run: Info.
+    """
 
     latent: Array
     log_det: Array
@@ -45,14 +47,16 @@ def log_prob(
     """log p(x) in nats, shape (): log p_T(x_T) + ∫ div u(x_t, t) dt along the probability flow from x upwards.
 
     x: one example, at time grid[-1]; the result is the log density at that noise level, to be compared with
-    `target.noised(schedule, t_min)`. divergence: "exact" (x.size pullbacks a stage) or "hutchinson" (`probes` of them, Rademacher,
-    held fixed through the solve; needs a key). solver: one that consumes a velocity, default `rk4()`. grid: decreasing times
-    walked backwards, not ending at 0; default 48 steps uniform in log-SNR (uniform in t where α(t_max) = 0). base: the law of x_T,
-    anything with log_prob; default N(0, prior_std²), which differs from p_T by what the data leave at t_max.
-    info=True returns (log p, LogProbInfo), with the standard error of the mean over probes (NaN for one probe).
+    `target.noised(schedule, t_min)`. divergence: "exact" (x.size pullbacks a stage) or "hutchinson" (`probes` of them,
+    Rademacher, held fixed through the solve; needs a key). solver: one that consumes a velocity, default `rk4()`. grid:
+    decreasing times walked backwards, not ending at 0; default 48 steps uniform in log-SNR (uniform in t where α(t_max)
+    = 0). base: the law of x_T, anything with log_prob; default N(0, prior_std²), which differs from p_T by what the
+    data leave at t_max. info=True returns (log p, LogProbInfo), with the standard error of the mean over probes (NaN
+    for one probe).
 
     For Rademacher probes the variance of one is 2 Σ_{i≠j} S_ij², S = ∫ sym(∂u/∂x) dt. Raises ValueError for an unknown
-    divergence, a missing key, a bad grid; TypeError for a solver of another kind. Song et al. 2021, eq. 39; Grathwohl et al. 2019.
+    divergence, a missing key, a bad grid; TypeError for a solver of another kind. Song et al. 2021, eq. 39; Grathwohl
+    et al. 2019.
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
@@ -86,20 +90,26 @@ def lattice_log_prob(
     info: bool = False,
     **flow: Any,
 ) -> Any:
-    """One draw of a lower bound on log P(x), in nats, of lattice data: Gaussian dequantisation at the noise of t_min; ().
+    """One draw of a lower bound on log P(x), in nats, of lattice data: Gaussian dequantisation at the noise of t_min;
+    ().
 
-    log P(x) ≥ E_{x_t ~ q(·|x)}[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)], t = grid[-1], where q is the schedule's
-    own kernel and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The noise has no box edges to pay for, as
-    uniform dequantisation has; the bound loses what a level cannot be told from its neighbours: choose σ/α at t_min
-    about a sixth of their spacing. x: one example, entries among levels (K,). flow: arguments of `log_prob`.
-    Raises ValueError where an entry of x is no level. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016; Ho et al. 2019.
+    log P(x) ≥ E_{x_t ~ q(·|x)}[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)], t = grid[-1], where q is the
+    schedule's own kernel and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The noise has no box
+    edges to pay for, as uniform dequantisation has; the bound loses what a level cannot be told from its neighbours:
+    choose σ/α at t_min about a sixth of their spacing. x: one example, entries among levels (K,). flow: arguments of
+    `log_prob`. Raises ValueError where an entry of x is no level. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016;
+    Ho et al. 2019.
     """
     checks.key("key", key)
     x, levels = driver.check_example("x", x), checks.real_array("levels", levels)
     gaps = jnp.abs(x[..., None] - levels)
     index = jnp.argmin(gaps, -1)
-    if not checks.is_traced(gaps) and float(np.max(np.min(np.asarray(gaps), -1))) > 1e-4 * float(levels[-1] - levels[0]):
-        raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {np.max(gaps.min(-1))} off")
+    if not checks.is_traced(gaps) and float(np.max(np.min(np.asarray(gaps), -1))) > 1e-4 * float(
+        levels[-1] - levels[0]
+    ):
+        raise ValueError(
+            f"x must take values among the {levels.shape[0]} levels, got an entry {np.max(gaps.min(-1))} off"
+        )
     key_noise, key_probes = jax.random.split(key)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     grid = flow.get("grid")
@@ -135,7 +145,9 @@ def _log_prob(solver, static, probes, arrays, key, x, ts):
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
     field = _Augmented(sde.probability_flow(schedule, denoiser), directions)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
-    (latent, log_dets), run = driver.run(driver.noise_of(None, x), solver, driver.Problem(velocity=field), start, ts, path=False)
+    (latent, log_dets), run = driver.run(
+        driver.noise_of(None, x), solver, driver.Problem(velocity=field), start, ts, path=False
+    )
     log_det = jnp.mean(log_dets)
     if law is None:
         std = schedules.prior_std(schedule)

@@ -1,4 +1,4 @@
-"""Training objectives of a diffusion: weighted denoising score matching in every prediction kind, and laws of the time t."""
+"""Training objectives: weighted denoising score matching in every prediction kind, and laws of the training time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
-from diffjax import checks, schedules
-from diffjax.numerics import float_dtype
-from diffjax.predictions import NetworkDenoiser, scalings
-from diffjax.schedules import Schedule
-from diffjax.types import Array, ArrayLike, Key, PyTree, Scalar
+from . import checks, schedules
+from .numerics import float_dtype
+from .predictions import NetworkDenoiser, scalings
+from .schedules import Schedule
+from .types import Array, ArrayLike, Key, PyTree, Scalar
 
 MIN_SNR_CLIP = 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
@@ -43,9 +43,10 @@ WEIGHTINGS: dict[str, Callable | None] = {
 }
 """The weight w(t) of ‖D − x_0‖² for each name.
 
-uniform: 1 on the network's own error ‖F − target‖², whatever its kind · simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al. 2020, eq. 14) ·
-likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021, Theorem 1; Kingma et al. 2021, eq. 17) · edm:
-1/c_out² (Karras et al. 2022, eq. 6–8) · min_snr: min(α²/σ², 5) (Hang et al. 2023, section 3.4).
+uniform: 1 on the network's own error ‖F − target‖², whatever its kind · simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al.
+2020, eq. 14) · likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021, Theorem 1; Kingma
+et al. 2021, eq. 17) · edm: 1/c_out² (Karras et al. 2022, eq. 6–8) · min_snr: min(α²/σ², 5) (Hang et al. 2023, section
+3.4).
 """
 
 
@@ -61,11 +62,11 @@ def denoising_loss(
 ) -> Array:
     """w(t) ‖D(x_t, t) − x_0‖² / D of one example at one time, shape ().
 
-    Computed as the network's own error times w c², where D − x_0 = c (F − target), so that nothing cancels at little noise.
-    prediction: as made by `predictions.denoiser`. x0, noise: one example and standard normal noise of its shape. weighting:
-    a name of `WEIGHTINGS` or a function (schedule, t, sigma_data) -> w. density: the law of t at t; "likelihood" alone divides
-    by it, so that its expectation is ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per dimension) under any law of t. net_kwargs are
-    passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
+    Computed as the network's own error times w c², where D − x_0 = c (F − target), so that nothing cancels at little
+    noise. prediction: as made by `predictions.denoiser`. x0, noise: one example and standard normal noise of its shape.
+    weighting: a name of `WEIGHTINGS` or a function (schedule, t, sigma_data) -> w. density: the law of t at t;
+    "likelihood" alone divides by it, so that its expectation is ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per dimension)
+    under any law of t. net_kwargs are passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
     """
     x_t = schedules.perturb(prediction.schedule, x0, t, noise)
     error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(x0, noise, t)
@@ -83,9 +84,9 @@ def batch_loss(
 ) -> tuple[Array, Array]:
     """(mean, losses) of `denoising_loss` over a batch, shapes () and (B,), at stratified random times.
 
-    x0: (B, *shape). condition: pytree with leading axis B, passed as net(x, t, condition_i). times: a name of `TIME_LAWS`.
-    dropout=True passes the network a key of each example's own, as net(…, key=key). Raises ValueError for unknown names and
-    leading axes that differ.
+    x0: (B, *shape). condition: pytree with leading axis B, passed as net(x, t, condition_i). times: a name of
+    `TIME_LAWS`. dropout=True passes the network a key of each example's own, as net(…, key=key). Raises ValueError for
+    unknown names and leading axes that differ.
     """
     checks.key("key", key)
     x0 = checks.real_array("x0", x0)
@@ -120,13 +121,15 @@ def _own_weight(prediction, t, weighting, density):
 # -------------------------------------------------------------------------------------------------------- laws of t
 
 TIME_LAWS = ("uniform", "log_snr", "log_normal")
-"""uniform in t · uniform in log-SNR · log σ/α ~ N(−1.2, 1.2²) truncated to the schedule (Karras et al. 2022, Table 1)."""
+"""uniform in t · uniform in log-SNR · log σ/α ~ N(−1.2, 1.2²) truncated (Karras et al. 2022, Table 1)."""
 
 
 def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform") -> Array:
-    """`count` times of a law in `TIME_LAWS`, stratified: the law's quantiles at (i + u)/count with one u ~ U(0, 1); (count,).
+    """`count` times of a law in `TIME_LAWS`, stratified: the law's quantiles at (i + u)/count with one u ~ U(0, 1);
+    (count,).
 
-    Each time has the law's marginal once i is random (Kingma et al. 2021, appendix I.1). Raises ValueError for an unknown law.
+    Each time has the law's marginal once i is random (Kingma et al. 2021, appendix I.1). Raises ValueError for an
+    unknown law.
     """
     checks.choice("law", law, TIME_LAWS)
     quantiles = (jnp.arange(count) + jax.random.uniform(key, (), float_dtype())) / count
@@ -162,5 +165,7 @@ def _standard(log_snr):
 
 def _log_snr_range(schedule):
     if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
-        raise ValueError(f"schedule must have α(t_max) > 0 for times drawn in log-SNR, t_max={schedule.t_max}; lower t_max")
+        raise ValueError(
+            f"schedule must have α(t_max) > 0 for times drawn in log-SNR, t_max={schedule.t_max}; lower t_max"
+        )
     return schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)

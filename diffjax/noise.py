@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
-from diffjax.numerics import float_dtype
-from diffjax.types import Array, Key
+from .numerics import float_dtype
+from .types import Array, Key
 
 DRAWS_PER_STEP = 8
 """How many independent draws a solver may ask for in one step."""

@@ -1,4 +1,4 @@
-"""Arithmetic that naive code gets wrong: φ-functions, traces of Jacobians, log-differences, dequantisation and bits/dim."""
+"""Arithmetic that naive code gets wrong: φ-functions, traces, log-differences, dequantisation, bits/dim."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf, log_ndtr
 
-from diffjax import checks
-from diffjax.types import Array, ArrayLike, Key
-
+from . import checks
+from .types import Array, ArrayLike, Key
 
 
 def float_dtype(*values: ArrayLike) -> jnp.dtype:
@@ -20,10 +19,9 @@ def float_dtype(*values: ArrayLike) -> jnp.dtype:
 def phi(order: int, z: ArrayLike) -> Array:
     """φ_k(z) = Σ_j z^j / (j + k)!, the weights of exponential integrators; shape of z.
 
-    φ_0 = e^z, φ_k(z) = (φ_{k−1}(z) − 1/(k−1)!) / z. The recurrence cancels near 0 (in float32, φ_3 is off by 0.7 % at
-    z = 0.01), so the series serves for |z| < max(1, k), where its terms fall. order: k, 0 or more. Raises ValueError for a
-    negative order.
-    Hochbruck & Ostermann 2010, eq. 2.10–2.11.
+    φ_0 = e^z, φ_k(z) = (φ_{k−1}(z) − 1/(k−1)!) / z. The recurrence cancels near 0 (in float32, φ_3 is off by 0.7 % at z
+    = 0.01), so the series serves for |z| < max(1, k), where its terms fall. order: k, 0 or more. Raises ValueError for
+    a negative order. Hochbruck & Ostermann 2010, eq. 2.10–2.11.
     """
     order = checks.integer("order", order, minimum=0)
     z = jnp.asarray(z, float_dtype(z))
@@ -73,9 +71,7 @@ def _log_scaled_tail(z):
     series = jnp.zeros_like(z)
     for n in reversed(range(1, 14)):
         series = -(2 * n - 1) / z**2 * (1 + series)
-    return jnp.where(
-        far, jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi), log_ndtr(near) + 0.5 * near**2
-    )
+    return jnp.where(far, jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi), log_ndtr(near) + 0.5 * near**2)
 
 
 def standard_normal_log_prob(z: Array) -> Array:
@@ -107,8 +103,8 @@ def hutchinson(field: Callable[[Array], Array], x: Array, probes: Array) -> tupl
 def dequantise(key: Key, x: ArrayLike, width: float) -> Array:
     """x + width·u, u ~ U(−½, ½) for each entry: a density's sample from lattice points x; shape of x.
 
-    x: bin centres, spaced `width` apart (data units). E_u log p(x + width·u) + D log width bounds the lattice's log P(x)
-    from below. Raises ValueError unless width > 0. Theis et al. 2016, section 3.1.
+    x: bin centres, spaced `width` apart (data units). E_u log p(x + width·u) + D log width bounds the lattice's log
+    P(x) from below. Raises ValueError unless width > 0. Theis et al. 2016, section 3.1.
     """
     checks.key("key", key)
     width = checks.positive("width", width)
@@ -119,8 +115,8 @@ def dequantise(key: Key, x: ArrayLike, width: float) -> Array:
 def bits_per_dim(log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width: float) -> Array:
     """−(log p + D log width) / (D log 2): the code length of lattice data under a density, in bits per dimension.
 
-    log_prob: any shape, nats, of the density at dequantised data of one example each; x_shape: the example's shape, of D
-    entries; width: the lattice's spacing in the units of that density, (data range) / bins. A uniform density over
+    log_prob: any shape, nats, of the density at dequantised data of one example each; x_shape: the example's shape, of
+    D entries; width: the lattice's spacing in the units of that density, (data range) / bins. A uniform density over
     the range bins·width scores log2(bins). Raises ValueError for bins < 2, width ≤ 0 or an empty shape.
     """
     checks.integer("bins", bins, minimum=2)

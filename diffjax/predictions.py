@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import checks, schedules
-from diffjax.schedules import Rates, Schedule
-from diffjax.types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+from . import checks, schedules
+from .schedules import Rates, Schedule
+from .types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
 
 
 class Scalings(NamedTuple):
@@ -27,7 +27,8 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
-    """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard deviation.
+    """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard
+    deviation.
 
     On another schedule use σ/α for sigma and x/α for x. Karras et al. 2022, Table 1.
     """
@@ -54,7 +55,8 @@ KINDS: dict[str, Callable[[Rates, Any], tuple[Any, Any]]] = {
 """The coefficients (a, b) of F = a x_0 + b ε for each kind, from α, σ, α′, σ′ and the data's standard deviation.
 
 noise ε (Ho et al. 2020) · data x_0 · v = (α ε − σ x_0)/√(α² + σ²) (Salimans & Ho 2022, appendix D, there α² + σ² = 1) ·
-score −ε/σ (Song et al. 2021, eq. 7) · velocity α′ x_0 + σ′ ε (Lipman et al. 2023) · EDM's F (Karras et al. 2022, eq. 8).
+score −ε/σ (Song et al. 2021, eq. 7) · velocity α′ x_0 + σ′ ε (Lipman et al. 2023) · EDM's F (Karras et al. 2022, eq.
+8).
 """
 
 INPUTS = ("raw", "scaled")
@@ -94,7 +96,10 @@ class NetworkDenoiser:
         return jnp.abs(r.sigma / (a * r.sigma - b * r.alpha))
 
     def input_scalings(self, t: Scalar) -> tuple[Array, Array]:
-        """c_in = 1/√(α² σ_data² + σ²), which gives the network inputs of unit variance, and c_noise = −λ/8 (= ¼ log σ/α)."""
+        """c_in = 1/√(α² σ_data² + σ²), which gives the network inputs of unit variance, and c_noise = −λ/8.
+
+        c_noise is EDM's ¼ log σ/α.
+        """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return 1 / jnp.hypot(alpha * self.sigma_data, sigma), -schedules.log_snr(self.schedule, t) / 8
 
@@ -113,9 +118,9 @@ def denoiser(
     (), the data's standard deviation, used by "edm" and by scaled inputs. inputs: "raw" calls net(x, t), "scaled" calls
     net(c_in x, c_noise) with inputs of unit variance and c_noise = −λ/8; "edm" is always scaled.
 
-    The result is a pytree: arrays bound in a partial or module are traced, so new parameters do not retrace. A closure works too,
-    but bakes its arrays in. Raises ValueError for an unknown kind, inputs or sigma_data ≤ 0, TypeError for a net that
-    cannot be called.
+    The result is a pytree: arrays bound in a partial or module are traced, so new parameters do not retrace. A closure
+    works too, but bakes its arrays in. Raises ValueError for an unknown kind, inputs or sigma_data ≤ 0, TypeError for a
+    net that cannot be called.
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(x, t)")
@@ -154,13 +159,13 @@ def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Ar
 def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> NetworkDenoiser:
     """The denoiser of data whose entries take K known levels c_k: D = Σ_k c_k softmax_k(ℓ_k + net_k).
 
-    ℓ_k = −(x − α c_k)²/2σ² is the entry's own evidence, so that net adds only what the other entries tell: with logits of 0
-    D is exact for independent uniform entries, with log p_k for independent ones of law p, and rounding at little noise is
-    exact whatever the network says. A prediction of kind "data".
+    ℓ_k = −(x − α c_k)²/2σ² is the entry's own evidence, so that net adds only what the other entries tell: with logits
+    of 0 D is exact for independent uniform entries, with log p_k for independent ones of law p, and rounding at little
+    noise is exact whatever the network says. A prediction of kind "data".
 
     net: (features, c_noise) -> logits, both (*shape[:-1], C K) for x of shape (*shape[:-1], C): features are the K
-    probabilities e^ℓ of each entry, shifted and scaled to unit variance, c_noise = −λ/8. levels: (K,), increasing, K ≥ 2.
-    Raises ValueError otherwise.
+    probabilities e^ℓ of each entry, shifted and scaled to unit variance, c_noise = −λ/8. levels: (K,), increasing, K ≥
+    2. Raises ValueError otherwise.
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(features, c_noise)")
@@ -189,7 +194,7 @@ class View:
 
 
 def score(schedule: Schedule, denoiser: Denoiser) -> View:
-    """∇log p_t = (α D − x)/σ², a view (x, t) -> array. Tweedie's formula; it holds where the noise is independent of x_0."""
+    """∇log p_t = (α D − x)/σ², a view (x, t) -> array. Tweedie's formula: the noise must be independent of x_0."""
     return _view(schedule, denoiser, "score")
 
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from diffjax import checks, grids, schedules
-from diffjax.numerics import float_dtype
-from diffjax.schedules import Schedule
-from diffjax.solvers import base
-from diffjax.solvers.base import Solver
-from diffjax.solvers.ode import heun
-from diffjax.types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
+from . import checks, grids, schedules
+from .numerics import float_dtype
+from .schedules import Schedule
+from .solvers import base
+from .solvers.base import Solver
+from .solvers.ode import heun
+from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
 
 DEFAULT_STEPS = 32
 
@@ -34,14 +34,14 @@ def sample(
 ) -> Any:
     """One sample of the law that `denoiser` describes, of the given shape, at noise σ(grid[-1]).
 
-    key: typed key; the sample depends on it alone. denoiser: (x, t) -> E[x_0 | x_t = x]. solver: default `heun()`. grid:
-    decreasing times (N + 1,), default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0); it may end at
-    exactly 0, where the last step returns D. shape: of one example; the start is then N(0, prior_std²). x_init: a start
-    at grid[0] instead of a shape, taken as it is. path=True returns the states at all N + 1 times, (N + 1, *shape).
-    info=True returns (result, Info).
+    key: typed key; the sample depends on it alone. denoiser: (x, t) -> E[x_0 | x_t = x]. solver: default `heun()`.
+    grid: decreasing times (N + 1,), default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0); it may
+    end at exactly 0, where the last step returns D. shape: of one example; the start is then N(0, prior_std²). x_init:
+    a start at grid[0] instead of a shape, taken as it is. path=True returns the states at all N + 1 times, (N + 1,
+    *shape). info=True returns (result, Info).
 
-    Raises ValueError for a missing shape, a bad grid, a stochastic solver without key; TypeError for a solver that cannot take a
-    denoiser. Song et al. 2021, section 3; Karras et al. 2022.
+    Raises ValueError for a missing shape, a bad grid, a stochastic solver without key; TypeError for a solver that
+    cannot take a denoiser. Song et al. 2021, section 3; Karras et al. 2022.
     """
     if x_init is None and shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
@@ -76,10 +76,11 @@ def sample_many(
 ) -> Any:
     """`count` samples, (count, *shape): example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
 
-    solver, grid, shape, path (then (count, N + 1, *shape)), info (leaves (count,) where the work depends on the data) as in
-    `sample`. condition: pytree of arrays with leading axis count; example i is sampled with denoiser(x, t, condition_i).
-    chunk: examples at a time, to bound memory; default all (all of a device's share). mesh: a device mesh over all of whose axes
-    examples are sharded; its axis types do not matter. x_init: starts (count, *shape) in place of prior draws.
+    solver, grid, shape, path (then (count, N + 1, *shape)), info (leaves (count,) where the work depends on the data)
+    as in `sample`. condition: pytree of arrays with leading axis count; example i is sampled with denoiser(x, t,
+    condition_i). chunk: examples at a time, to bound memory; default all (all of a device's share). mesh: a device mesh
+    over all of whose axes examples are sharded; its axis types do not matter. x_init: starts (count, *shape) in place
+    of prior draws.
 
     Raises ValueError and TypeError as `sample`, and for a count or chunk below 1 or a condition of another length.
     """
@@ -113,8 +114,9 @@ def encode(
 ) -> Array:
     """x_T from x_0 by the probability flow upwards, shape of x; `sample(x_init=…)` on the same grid inverts it.
 
-    x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no start.
-    solver, default `heun()`: one that consumes a velocity. Raises ValueError and TypeError as `sample`. Song et al. 2021, D.4.
+    x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no
+    start. solver, default `heun()`: one that consumes a velocity. Raises ValueError and TypeError as `sample`. Song et
+    al. 2021, D.4.
     """
     solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
     problem = flow_problem(solver, denoiser, schedule)
@@ -133,8 +135,8 @@ def interpolate(
 ) -> Array:
     """Examples between two: both encoded, their latents interpolated spherically, decoded; (len(weights), *x.shape).
 
-    weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin θ, θ the angle
-    between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
+    weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin
+    θ, θ the angle between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
     """
     start, end = base.check_example("start", start), base.check_example("end", end)
     checks.one_of_shapes("end", end, [start.shape])
@@ -149,7 +151,10 @@ def interpolate(
 
 
 def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
-    """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a. Straight where θ is small. Shoemake 1985."""
+    """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a.
+
+    Straight where θ is small. Shoemake 1985.
+    """
     cosine = jnp.sum(start * end) / jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
     angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
     return (jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end) / jnp.sin(angle)
@@ -158,7 +163,9 @@ def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
 def flow_problem(solver: Solver, denoiser: Denoiser, schedule: Schedule) -> base.Problem:
     """The probability flow as a problem, refused for a solver that does not consume a velocity."""
     if solver.consumes != "velocity":
-        raise TypeError(f"solver must consume a velocity to follow the probability flow, {solver.name} consumes a {solver.consumes}")
+        raise TypeError(
+            f"solver must consume a velocity to follow the probability flow, {solver.name} consumes a {solver.consumes}"
+        )
     return base.diffusion(schedule, denoiser)
 
 
@@ -252,4 +259,6 @@ def _check_leading(name, tree, count):
 
 def _automatic(mesh):
     """The mesh with automatic axes: sharding is stated here, not inferred from explicit types."""
-    return None if mesh is None else Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    return (
+        None if mesh is None else Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    )

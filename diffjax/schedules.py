@@ -1,8 +1,9 @@
 """Noise schedules: x_t = α(t) x_0 + σ(t) ε. Each states α and σ; drift, diffusion and log-SNR are derived.
 
-A schedule is any pytree with `alpha(t)`, `sigma(t)`, `t_min` and `t_max`, where α²/σ² falls strictly with t. One of your
-own needs nothing else; the closed forms that some schedules add (`log_snr`, `time_of_log_snr`, `drift_coefficient`,
-`diffusion_coefficient`, methods of the same names as the functions here) are more exact or faster than the derived ones.
+A schedule is any pytree with `alpha(t)`, `sigma(t)`, `t_min` and `t_max`, where α²/σ² falls strictly with t. One of
+your own needs nothing else; the closed forms that some schedules add (`log_snr`, `time_of_log_snr`,
+`drift_coefficient`, `diffusion_coefficient`, methods of the same names as the functions here) are more exact or faster
+than the derived ones.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import checks
-from diffjax.numerics import float_dtype, log_expm1
-from diffjax.types import Array, ArrayLike, Key, Scalar, is_array, pytree
+from . import checks
+from .numerics import float_dtype, log_expm1
+from .types import Array, ArrayLike, Key, Scalar, is_array, pytree
 
 _BISECTIONS = 64
 
@@ -49,8 +50,8 @@ def log_snr(schedule: Schedule, t: ArrayLike) -> Array:
 def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
     """t with λ(t) = log_snr, shape of log_snr; values beyond λ(t_max), λ(t_min) go to the nearer end.
 
-    Without a closed form, bisection followed by one Newton step, which also carries the implicit derivative: dt/dλ = 1/λ′(t)
-    and −∂λ/∂θ / λ′(t) for a parameter θ of the schedule.
+    Without a closed form, bisection followed by one Newton step, which also carries the implicit derivative: dt/dλ =
+    1/λ′(t) and −∂λ/∂θ / λ′(t) for a parameter θ of the schedule.
     """
     target = _as_time(log_snr)
     if hasattr(schedule, "time_of_log_snr"):
@@ -389,9 +390,9 @@ class RectifiedFlow:
 def rectified_flow(t_max: Scalar = 0.999, t_min: Scalar = 1e-3) -> RectifiedFlow:
     """Rectified flow (flow matching with t = 1 the noise): α = 1 − t, σ = t.
 
-    f = −1/(1 − t) and g² = 2t/(1 − t) diverge at t = 1, and a noise or score prediction cannot give D there: t_max = 1 serves
-    the data and velocity kinds with probability-flow solvers on grids uniform in t. Raises ValueError unless
-    0 < t_min < t_max ≤ 1. Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 20.
+    f = −1/(1 − t) and g² = 2t/(1 − t) diverge at t = 1, and a noise or score prediction cannot give D there: t_max = 1
+    serves the data and velocity kinds with probability-flow solvers on grids uniform in t. Raises ValueError unless 0 <
+    t_min < t_max ≤ 1. Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 20.
     """
     t_min, t_max = _check_interval(t_min, t_max)
     checks.within("t_max", t_max, 0.0, 1.0)
@@ -461,8 +462,9 @@ class DiscreteChain:
     def posterior(self) -> Posterior:
         """Coefficients of q(x_{t−1} | x_t, x_0), in float64 on the host where the betas are concrete.
 
-        c_0 = √ᾱ_{t−1} β_t / (1 − ᾱ_t), c_t = √(1 − β_t) (1 − ᾱ_{t−1}) / (1 − ᾱ_t), β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t). β̃_1 = 0;
-        its logarithm takes the second index's. Ho et al. 2020, eq. 6–7; Nichol & Dhariwal 2021, section 3.1.
+        c_0 = √ᾱ_{t−1} β_t / (1 − ᾱ_t), c_t = √(1 − β_t) (1 − ᾱ_{t−1}) / (1 − ᾱ_t), β̃_t = β_t (1 − ᾱ_{t−1}) / (1 −
+        ᾱ_t). β̃_1 = 0; its logarithm takes the second index's. Ho et al. 2020, eq. 6–7; Nichol & Dhariwal 2021, section
+        3.1.
         """
         xp = jnp if checks.is_traced(self.betas) else np
         betas = xp.asarray(self.betas)
@@ -532,9 +534,10 @@ def learned(
 ) -> LearnedVP:
     """A variance-preserving schedule whose log-SNR is a monotone network of t: its array fields are trainable.
 
-    λ(t) = λ_max − (λ_max − λ_min) h(t), h(t) ∝ t + Σ_k e^{w_k} sigmoid(e^{a_k}(t − c_k)), normalised to h(0) = 0, h(1) = 1;
-    the exponentials keep h increasing. Defaults are VDM's end points. hidden: number of sigmoids. Raises ValueError
-    unless hidden ≥ 1 and log_snr_min < log_snr_max. Kingma et al. 2021, appendix H (another monotone network).
+    λ(t) = λ_max − (λ_max − λ_min) h(t), h(t) ∝ t + Σ_k e^{w_k} sigmoid(e^{a_k}(t − c_k)), normalised to h(0) = 0, h(1)
+    = 1; the exponentials keep h increasing. Defaults are VDM's end points. hidden: number of sigmoids. Raises
+    ValueError unless hidden ≥ 1 and log_snr_min < log_snr_max. Kingma et al. 2021, appendix H (another monotone
+    network).
     """
     checks.key("key", key)
     hidden = checks.integer("hidden", hidden, minimum=1)

@@ -1,4 +1,4 @@
-"""Stochastic differential equations dx = drift(x, t) dt + diffusion(x, t) dw: forward, reverse, probability flow, Langevin."""
+"""SDEs dx = drift(x, t) dt + diffusion(x, t) dw: forward, reverse, probability flow, Langevin."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffjax import checks, schedules
-from diffjax.numerics import divergence
-from diffjax.schedules import Schedule
-from diffjax.types import Array, Denoiser, Scalar, as_pytree_callable, pytree
+from . import checks, schedules
+from .numerics import divergence
+from .schedules import Schedule
+from .types import Array, Denoiser, Scalar, as_pytree_callable, pytree
 
 
 @pytree
 class SDE:
-    """dx = drift(x, t) dt + diffusion(x, t) dw, Itô. Both fields are pytree callables; diffusion is broadcastable to x."""
+    """dx = drift(x, t) dt + diffusion(x, t) dw, Itô; both are pytree callables, diffusion broadcastable to x."""
 
     drift: Any
     diffusion: Any
@@ -24,7 +24,8 @@ class SDE:
 class Semilinear:
     """The field A(t) x + B(t) D(x, t): one denoiser call.
 
-    `coefficients(t)` gives (A, B), each of shape (). A solver that knows them can end at t = 0 exactly, where it returns D.
+    `coefficients(t)` gives (A, B), each of shape (). A solver that knows them can end at t = 0 exactly, where it
+    returns D.
     """
 
     coefficients: Any
@@ -94,7 +95,10 @@ class _HalfGradient:
 
 
 def forward(schedule: Schedule) -> SDE:
-    """dx = f(t) x dt + g(t) dw, whose law given x_0 is N(α x_0, σ²) when started at α = 1, σ = 0. Song et al. 2021, eq. 5."""
+    """dx = f(t) x dt + g(t) dw, whose law given x_0 is N(α x_0, σ²) when started at α = 1, σ = 0.
+
+    Song et al. 2021, eq. 5.
+    """
     schedules.check(schedule)
     return SDE(_Linear(schedule), _Diffusion(schedule, 1.0))
 
@@ -115,7 +119,8 @@ def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
 
 
 def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
-    """The velocity (x, t) -> dx/dt = α′ D + σ′ (x − α D)/σ of the ODE whose law is p_t at every t. Song et al. 2021, eq. 13.
+    """The velocity (x, t) -> dx/dt = α′ D + σ′ (x − α D)/σ of the ODE whose law is p_t at every t. Song et al. 2021,
+    eq. 13.
 
     Written as (σ′/σ) x + (α′ − ασ′/σ) D, it is regular where α → 0 and f, g² are not.
     """
@@ -125,24 +130,26 @@ def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
 
 
 def langevin(log_prob: Callable[[Array], Array]) -> SDE:
-    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant. Time has no other role."""
+    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant."""
     checks.callable_("log_prob", log_prob, "log_prob(x)")
     return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
 
 
 def fokker_planck(sde: SDE, log_prob: Callable[[Array, Scalar], Array]) -> Callable[[Array, Scalar], Array]:
-    """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −div(f) − f·∇log p + ½g²(Δlog p + ‖∇log p‖²), shape ().
+    """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −div(f) − f·∇log p + ½Σ_i g_i²(∂_i²log p + (∂_i log p)²),
+    shape ().
 
-    log_prob: (x, t) -> log p_t(x). For the density that the SDE carries this equals ∂log p_t(x)/∂t; at a stationary law it is 0.
-    The diffusion must not depend on x. By automatic differentiation: the cost is D pullbacks.
-    Risken 1989, eq. 4.94a; Song et al. 2021, appendix D.1.
+    log_prob: (x, t) -> log p_t(x). For the density that the SDE carries this equals ∂log p_t(x)/∂t; at a stationary law
+    it is 0. The diffusion must not depend on x. By automatic differentiation: the cost is D pullbacks. Risken 1989, eq.
+    4.94a; Song et al. 2021, appendix D.1.
     """
 
     def rate(x: Array, t: Scalar) -> Array:
-        score, laplacian = divergence(jax.grad(lambda y: log_prob(y, t)), x)
+        score = jax.grad(lambda y: log_prob(y, t))
+        variance = sde.diffusion(x, t) ** 2
+        heat, laplacian = divergence(lambda y: variance * score(y), x)
         drift, spread = divergence(lambda y: sde.drift(y, t), x)
-        diffusion = sde.diffusion(x, t)
-        return -spread - jnp.sum(drift * score) + 0.5 * jnp.mean(diffusion**2) * (laplacian + jnp.sum(score**2))
+        return -spread - jnp.sum(drift * score(x)) + 0.5 * (laplacian + jnp.sum(heat * score(x)))
 
     return rate
 

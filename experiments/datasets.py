@@ -24,8 +24,8 @@ MAX_LEVELS = 256
 class Dataset:
     """Training and test examples, (N, *shape) float32, centred and scaled: x = (value − shift) / scale.
 
-    levels: (K,), the values that entries take, where the data lie on a lattice, else None. target: the exact law of x, where it
-    is known. Images have shape (H, W, C).
+    levels: (K,), the values that entries take, where the data lie on a lattice, else None. target: the exact law of x,
+    where it is known. Images have shape (H, W, C).
     """
 
     name: str
@@ -55,8 +55,9 @@ class Dataset:
 def open_dataset(name: str, held_out: int, seed: int) -> Dataset:
     """The data set `name`: "digits", a toy density, or the path of an .npy or .npz file.
 
-    held_out: test examples. Integer-valued data of at most 256 levels become a lattice on [−1, 1]; other data are divided by their
-    standard deviation after their mean is taken off. Raises ValueError or FileNotFoundError for a file that cannot serve.
+    held_out: test examples. Integer-valued data of at most 256 levels become a lattice on [−1, 1]; other data are
+    divided by their standard deviation after their mean is taken off. Raises ValueError or FileNotFoundError for a file
+    that cannot serve.
     """
     if name in TOYS:
         return _toy(name, seed)

@@ -1,4 +1,4 @@
-"""What every experiment does alike: read flags, keep config.json and metrics.json in OUT, show progress, save figures."""
+"""What every experiment does alike: flags, config.json and metrics.json in OUT, progress, figures."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ COMPILATION_CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
 
 
 def main(run: Callable[[Config], Any], config_type: type[Config], document: str | None) -> None:
-    """Parse the command line into `config_type` and run; a bad argument or input ends with one line, not a traceback."""
+    """Parse the command line into `config_type` and run; bad input ends with one line, not a traceback."""
     use_compilation_cache()
     config = tyro.cli(config_type, description=document)
     try:

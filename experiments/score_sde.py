@@ -5,11 +5,11 @@
     python -m experiments.score_sde --data images.npz     (integer images, vectors, or eight_gaussians, checkerboard, …)
 
 Trains one denoiser, samples it by the reverse SDE (Euler-Maruyama) and by the probability-flow ODE, and scores it: test
-bits/dim beside two baselines on the same split, Fréchet and kernel distance to the test set beside those of the training
-set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes.
+bits/dim beside two baselines on the same split, Fréchet and kernel distance to the test set beside those of the
+training set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes.
 
-Hardware and time: about 4 minutes on 2 CPU cores, under a minute on a GPU. Expect on digits about 2.1 test bits/dim, where
-independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
+Hardware and time: about 4 minutes on 2 CPU cores, under a minute on a GPU. Expect on digits about 2.1 test bits/dim,
+where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
 """
 
 import dataclasses
@@ -55,11 +55,11 @@ class Config:
     schedule: Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"] = "vp"
     """Noise schedule."""
     noise_floor: float | None = None
-    """σ/α at the least noise, in units of the scaled data; default a sixth of the spacing of levels, 0.01 without levels."""
+    """σ/α at the least noise, in units of the scaled data; default a sixth of the levels' spacing, or 0.01."""
     network: Literal["auto", "dit", "unet", "mlp"] = "auto"
     """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
     prediction: Literal["auto", "levels", "noise", "data", "v", "score", "velocity", "edm"] = "auto"
-    """What the network predicts; levels is a softmax over the data's levels. auto is levels where there are any, else edm."""
+    """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
     weighting: Literal["likelihood", "uniform", "simple", "edm", "min_snr"] = "likelihood"
     """Weight of the loss over noise levels."""
     times: Literal["log_snr", "uniform", "log_normal"] = "log_snr"
@@ -205,8 +205,8 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
 
 
 _TRAINING_FIELDS = (
-    "data", "held_out", "seed", "schedule", "noise_floor", "network", "prediction", "weighting", "times", "width", "depth",
-    "dropout", "dtype", "steps", "batch_size", "learning_rate", "ema_decay",
+    "data", "held_out", "seed", "schedule", "noise_floor", "network", "prediction", "weighting", "times", "width",
+    "depth", "dropout", "dtype", "steps", "batch_size", "learning_rate", "ema_decay",
 )  # fmt: skip
 
 
@@ -233,14 +233,13 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
             key, config.samples, denoiser, model.schedule, solver, grid, model.data.shape, chunk=config.chunk
         )
         drawn[name] = np.asarray(xs)
-        print(
-            f"{config.samples} samples by {what}, {solver.evaluations(grid)} evaluations: {time.perf_counter() - began:.1f} s"
-        )
+        seconds = time.perf_counter() - began
+        print(f"{config.samples} samples by {what}, {solver.evaluations(grid)} evaluations: {seconds:.1f} s")
     return drawn
 
 
 def score(config: Config, model: Model, denoiser: Any) -> dict[str, float]:
-    """Test log-likelihood: bits/dim of lattice data by Gaussian dequantisation, nats per dimension of the density otherwise."""
+    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise."""
     data, size = model.data, math.prod(model.data.shape)
     test = data.test[: config.likelihood_examples]
     grid = dj.grids.log_snr(model.schedule, config.likelihood_steps)

@@ -12,7 +12,11 @@ REFUSED = {
     "number, bool": (lambda: checks.number("rho", True), TypeError, "rho must be a real number, got True"),
     "number, None": (lambda: checks.number("rho", None), TypeError, "rho must be a real number, got None"),
     "number, complex": (lambda: checks.number("rho", 1j), TypeError, "rho must be a real number"),
-    "number, vector": (lambda: checks.number("rho", jnp.ones(2)), ValueError, r"rho must be a scalar, got shape \(2,\)"),
+    "number, vector": (
+        lambda: checks.number("rho", jnp.ones(2)),
+        ValueError,
+        r"rho must be a scalar, got shape \(2,\)",
+    ),
     "number, NaN": (lambda: checks.number("rho", float("nan")), ValueError, "rho must be finite, got nan"),
     "positive": (lambda: checks.positive("std", 0), ValueError, "std must be positive, got 0"),
     "positive, array": (lambda: checks.positive("std", jnp.array(-1.0)), ValueError, "std must be positive, got -1"),
@@ -38,12 +42,20 @@ REFUSED = {
         ValueError,
         "data must be finite, got 2 NaN or infinite entries of 3",
     ),
-    "real_array, complex": (lambda: checks.real_array("x", np.ones(2, complex)), TypeError, "x must be real, got dtype"),
+    "real_array, complex": (
+        lambda: checks.real_array("x", np.ones(2, complex)),
+        TypeError,
+        "x must be real, got dtype",
+    ),
     "real_array, string": (lambda: checks.real_array("x", "abc"), TypeError, "x must be an array of real numbers"),
     "key, old": (lambda: checks.key("key", jax.random.PRNGKey(0)), TypeError, "key must be a typed key.* uint32"),
     "key, seed": (lambda: checks.key("key", 0), TypeError, "key must be a typed key.* got 0"),
     "key, many": (lambda: checks.key("key", jax.random.split(jax.random.key(0))), ValueError, r"got shape \(2,\)"),
-    "callable": (lambda: checks.callable_("net", 3, "net(x, t)"), TypeError, r"net must be callable as net\(x, t\), got 3"),
+    "callable": (
+        lambda: checks.callable_("net", 3, "net(x, t)"),
+        TypeError,
+        r"net must be callable as net\(x, t\), got 3",
+    ),
 }
 
 

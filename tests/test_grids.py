@@ -107,10 +107,22 @@ def test_check_lets_traced_times_through_by_shape():
 
 VP, CHAIN = schedules.vp_linear(), schedules.from_betas(ddpm_betas())
 REFUSED = {
-    "turns back": (lambda: grids.check("ts", [1.0, 0.5, 0.7], VP), ValueError, "ts must be strictly monotone, but turns back at 1: 0.5 then 0.7"),
-    "repeats": (lambda: grids.check("ts", [1.0, 0.5, 0.5], VP), ValueError, "ts must be .*repeats a time at 1: 0.5 then 0.5"),
+    "turns back": (
+        lambda: grids.check("ts", [1.0, 0.5, 0.7], VP),
+        ValueError,
+        "ts must be strictly monotone, but turns back at 1: 0.5 then 0.7",
+    ),
+    "repeats": (
+        lambda: grids.check("ts", [1.0, 0.5, 0.5], VP),
+        ValueError,
+        "ts must be .*repeats a time at 1: 0.5 then 0.5",
+    ),
     "starts equal": (lambda: grids.check("ts", [0.5, 0.5], VP), ValueError, "repeats a time at 0"),
-    "above": (lambda: grids.check("ts", [1.5, 0.5], VP), ValueError, r"ts must lie in the schedule's interval \[1e-05, 1.0\], got 1.5"),
+    "above": (
+        lambda: grids.check("ts", [1.5, 0.5], VP),
+        ValueError,
+        r"ts must lie in the schedule's interval \[1e-05, 1.0\], got 1.5",
+    ),
     "below": (lambda: grids.check("ts", [1.0, 1e-6], VP), ValueError, "ts must lie in the schedule's interval"),
     "negative": (lambda: grids.check("ts", [1.0, -1.0], VP, zero_end=True), ValueError, "got -1.0"),
     "NaN": (lambda: grids.check("ts", [1.0, np.nan], VP), ValueError, "ts must be finite, got 1 NaN"),
@@ -119,15 +131,27 @@ REFUSED = {
     "no steps": (lambda: grids.uniform(VP, 0), ValueError, "steps must be at least 1, got 0"),
     "part of a step": (lambda: grids.uniform(VP, 2.5), TypeError, "steps must be an integer, got 2.5"),
     "rho": (lambda: grids.karras(VP, 4, rho=0.0), ValueError, "rho must be positive, got 0"),
-    "no signal, karras": (lambda: grids.karras(schedules.rectified_flow(t_max=1.0), 4), ValueError, "finite log-SNR at both ends"),
+    "no signal, karras": (
+        lambda: grids.karras(schedules.rectified_flow(t_max=1.0), 4),
+        ValueError,
+        "finite log-SNR at both ends",
+    ),
     "no signal, log_snr": (lambda: grids.log_snr(schedules.rectified_flow(t_max=1.0), 4), ValueError, "t_max=1.0"),
     "no schedule": (lambda: grids.uniform(3.0, 4), TypeError, "schedule must have alpha"),
-    "no chain": (lambda: grids.from_indices(VP, [2, 1]), TypeError, "schedules.from_betas to have indices, got VPLinear"),
-    "no integers": (lambda: grids.from_indices(CHAIN, [2.0, 1.0]), TypeError, "indices must be integers, got dtype float64"),
+    "no chain": (
+        lambda: grids.from_indices(VP, [2, 1]),
+        TypeError,
+        "schedules.from_betas to have indices, got VPLinear",
+    ),
+    "no integers": (
+        lambda: grids.from_indices(CHAIN, [2.0, 1.0]),
+        TypeError,
+        "indices must be integers, got dtype float64",
+    ),
     "rising": (lambda: grids.from_indices(CHAIN, [1, 2]), ValueError, "indices must be a decreasing sequence"),
     "index 0": (lambda: grids.from_indices(CHAIN, [1, 0]), ValueError, "indices must lie in 1 … 1000, got 1 … 0"),
     "index 1001": (lambda: grids.from_indices(CHAIN, [1001, 1]), ValueError, "indices must lie in 1 … 1000, got 1001"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -21,7 +21,9 @@ def setting(schedule):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_prob_of_a_mixture_is_exact(name, x64):
-    """With the exact p_T as base, log p equals noised(t_min).log_prob to 1e-4 nats on a fine grid, on every schedule."""
+    """With the exact p_T as base, log p equals noised(t_min).log_prob to 1e-4 nats on a fine grid, on every
+    schedule.
+    """
     schedule = SCHEDULES[name]()
     target, denoiser = setting(schedule)
     x = jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 6))
@@ -55,8 +57,8 @@ def test_the_default_base_is_the_prior_of_the_schedule(x64):
 
 
 def test_hutchinson_is_unbiased_and_its_error_is_reported(x64):
-    """Over 400 keys the mean of one-probe estimates is the exact value within 4 standard errors, and the reported standard error of
-    64 probes is the spread of one over 8 to 30 % (its own relative error is 1/√126)."""
+    """Over 400 keys the mean of one-probe estimates is the exact value within 4 standard errors, and the reported
+    standard error of 64 probes is the spread of one over 8 to 30 % (its own relative error is 1/√126)."""
     schedule = dj.schedules.vp_linear()
     _, denoiser = setting(schedule)
     x, grid = jnp.array([0.8, 0.4]), dj.grids.log_snr(schedule, 24)

@@ -49,7 +49,9 @@ def test_float64_draws_fill_their_mantissa(x64):
 
 
 def test_no_correlation_between_keys_counters_or_entries():
-    """Correlations over n pairs are within 4.5/√n of 0, between neighbouring keys, counters, entries and their squares."""
+    """Correlations over n pairs are within 4.5/√n of 0, between neighbouring keys, counters, entries and their
+    squares.
+    """
     z, other = draws(), draws(key=1)
     pairs = {
         "keys": (z, other),
@@ -93,7 +95,9 @@ def test_other_key_types_fall_back_to_fold_in():
 
 
 def test_steps_times_draws_never_collide():
-    """A solver's counter is step · DRAWS_PER_STEP + draw: each (step, draw) has its own noise up to 2³² / DRAWS_PER_STEP steps."""
+    """A solver's counter is step · DRAWS_PER_STEP + draw: each (step, draw) has its own noise up to 2³² /
+    DRAWS_PER_STEP steps.
+    """
     steps, key = np.array([0, 1, 2, 1000, 2**32 // noise.DRAWS_PER_STEP - 1], np.uint32), jax.random.key(0)
     counters = (steps[:, None] * noise.DRAWS_PER_STEP + np.arange(noise.DRAWS_PER_STEP, dtype=np.uint32)).ravel()
     z = jax.vmap(lambda c: noise.normal(key, c, (4,)))(jnp.asarray(counters, jnp.uint32))

@@ -29,7 +29,9 @@ def exact_phi(order, z):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("order", range(6))
 def test_phi_to_rounding(order, dtype):
-    """Relative error of a few ulp from 1e-6 to 30, both signs and both sides of the switch from series to recurrence."""
+    """Relative error of a few ulp from 1e-6 to 30, both signs and both sides of the switch from series to
+    recurrence.
+    """
     with jax.enable_x64(dtype == "float64"):
         sizes = np.concatenate([np.geomspace(1e-6, 30, 60), max(order, 1) * (1 + np.array([-1e-6, 0, 1e-6]))])
         z = np.concatenate([sizes, -sizes]).astype(dtype)
@@ -133,7 +135,9 @@ def test_divergence_is_the_trace_of_the_jacobian(x64):
 
 
 def test_hutchinson_of_every_sign_pattern_has_the_stated_mean_and_variance(x64):
-    """Over all 2⁶ Rademacher probes the mean is tr J and the variance 2 Σ_{i≠j} S_ij², S the symmetric part: exactly."""
+    """Over all 2⁶ Rademacher probes the mean is tr J and the variance 2 Σ_{i≠j} S_ij², S the symmetric part:
+    exactly.
+    """
     x = jax.random.normal(jax.random.key(1), (2, 3))
     signs = jnp.array(np.stack(np.meshgrid(*[[-1.0, 1.0]] * 6), -1).reshape(-1, 2, 3))
     value, estimates = numerics.hutchinson(field, x, signs)

@@ -52,7 +52,8 @@ def test_every_kind_is_tested():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", QUANTITIES)
 def test_an_exact_network_gives_the_exact_denoiser(kind, schedule, x64):
-    """With F replaced by the kind's quantity of (x_0, ε), D(x_t, t) = x_0, target(x_0, ε, t) = F, and the view of D is F.
+    """With F replaced by the kind's quantity of (x_0, ε), D(x_t, t) = x_0, target(x_0, ε, t) = F, and the view of D is
+    F.
 
     D − x_0 = c (F − target) defines output_scale c.
     """
@@ -196,7 +197,9 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_kind_of_network_serves(name):
-    """Functions, partials and modules of three libraries give one D; all but a closure take new weights without retracing."""
+    """Functions, partials and modules of three libraries give one D; all but a closure take new weights without
+    retracing.
+    """
     traces = []
 
     @jax.jit
@@ -213,7 +216,9 @@ def test_every_kind_of_network_serves(name):
 
 
 def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
-    """d D/d weight of a linear data network is x; d D/dθ through a schedule's own parameter is the finite difference."""
+    """d D/d weight of a linear data network is x; d D/dθ through a schedule's own parameter is the finite
+    difference.
+    """
     x = jnp.array([0.3, -0.8])
     linear = lambda w: predictions.denoiser(schedules.edm(), functools.partial(jnp.multiply, w), "data")  # noqa: E731
     with pytest.raises(TypeError):
@@ -226,7 +231,10 @@ def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
     value = lambda w, scale: jnp.sum(make(w, scale)(x, 0.3))  # noqa: E731
     gradient = jax.grad(value, (0, 1))(2.0, 1.5)
     h = 1e-6
-    differences = ((value(2 + h, 1.5) - value(2 - h, 1.5)) / (2 * h), (value(2.0, 1.5 + h) - value(2.0, 1.5 - h)) / (2 * h))
+    differences = (
+        (value(2 + h, 1.5) - value(2 - h, 1.5)) / (2 * h),
+        (value(2.0, 1.5 + h) - value(2.0, 1.5 - h)) / (2 * h),
+    )
     np.testing.assert_allclose(gradient, differences, rtol=1e-8)
 
 
@@ -247,7 +255,11 @@ REFUSED = {
         ValueError,
         "sigma_data must be positive, got 0",
     ),
-    "net": (lambda: predictions.denoiser(schedules.edm(), 3, "data"), TypeError, r"net must be callable as net\(x, t\), got 3"),
+    "net": (
+        lambda: predictions.denoiser(schedules.edm(), 3, "data"),
+        TypeError,
+        r"net must be callable as net\(x, t\), got 3",
+    ),
     "schedule": (lambda: predictions.denoiser("vp", NET, "data"), TypeError, "schedule must have alpha"),
     "view": (lambda: predictions.score(schedules.edm(), None), TypeError, "denoiser must be callable"),
 }

@@ -24,7 +24,9 @@ def setting():
 
 
 def test_the_default_sampler_draws_from_the_target():
-    """Mean and covariance of 8000 default samples are the mixture's within 5 standard errors (fourth moments measured), NFE 64."""
+    """Mean and covariance of 8000 default samples are the mixture's within 5 standard errors (fourth moments measured),
+    NFE 64.
+    """
     schedule, target, denoiser = setting()
     n = 8000
     xs = np.asarray(dj.sample_many(jax.random.key(0), n, denoiser, schedule, shape=(2,)))
@@ -39,7 +41,9 @@ def test_the_default_sampler_draws_from_the_target():
 def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
     schedule, _, denoiser = setting()
     key, grid = jax.random.key(3), dj.grids.karras(schedule, 8)
-    draw = functools.partial(dj.sample_many, key, denoiser=denoiser, schedule=schedule, solver=solver, grid=grid, shape=(2,))
+    draw = functools.partial(
+        dj.sample_many, key, denoiser=denoiser, schedule=schedule, solver=solver, grid=grid, shape=(2,)
+    )
     many = draw(11)
     for other in (draw(5), draw(11, chunk=4), draw(11, chunk=1), draw(11, chunk=100)):
         chex.assert_trees_all_close(other, many[: len(other)], atol=2e-5)
@@ -49,7 +53,9 @@ def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
 
 
 def test_eight_devices_draw_the_same_samples_as_one(tmp_path):
-    """Sharded over a mesh of 8 devices, of automatic or explicit axes, with and without chunks, for a count that 8 does not divide."""
+    """Sharded over a mesh of 8 devices, of automatic or explicit axes, with and without chunks, for a count that 8 does
+    not divide.
+    """
     program = """
 import jax, jax.numpy as jnp, numpy as np, diffjax as dj
 from jax.sharding import AxisType
@@ -96,9 +102,13 @@ def test_a_condition_reaches_the_denoiser_of_its_own_example():
 @pytest.mark.parametrize("name", ["ve", "edm", "vp_linear", "sub_vp"])
 def test_the_start_has_the_standard_deviation_of_the_prior(name):
     """path=True shows x_T: its spread is σ(t_max), 50 for VE and 80 for EDM, within 4 standard errors."""
-    schedule = {"ve": dj.schedules.ve, "edm": dj.schedules.edm, "sub_vp": dj.schedules.sub_vp}.get(name, dj.schedules.vp_linear)()
+    schedule = {"ve": dj.schedules.ve, "edm": dj.schedules.edm, "sub_vp": dj.schedules.sub_vp}.get(
+        name, dj.schedules.vp_linear
+    )()
     denoiser = dj.targets.denoiser(dj.targets.gaussian(jnp.zeros(4), 1.0), schedule)
-    paths = dj.sample_many(jax.random.key(0), 500, denoiser, schedule, solvers.euler(), dj.grids.karras(schedule, 2), (4,), path=True)
+    paths = dj.sample_many(
+        jax.random.key(0), 500, denoiser, schedule, solvers.euler(), dj.grids.karras(schedule, 2), (4,), path=True
+    )
     assert paths.shape == (500, 3, 4)
     start = np.asarray(paths[:, 0]).reshape(-1)
     sigma = float(dj.schedules.prior_std(schedule))
@@ -106,7 +116,9 @@ def test_the_start_has_the_standard_deviation_of_the_prior(name):
 
 
 def test_initial_noise_and_step_noise_are_independent():
-    """Where D = 0, one Euler–Maruyama step of VE is a x_T + c z: the correlation of x_T with what is added is 0 within 4 s.e."""
+    """Where D = 0, one Euler–Maruyama step of VE is a x_T + c z: the correlation of x_T with what is added is 0 within
+    4 s.e.
+    """
     schedule = dj.schedules.ve(0.01, 1.0)
     zero = lambda x, t: jnp.zeros_like(x)  # noqa: E731
     grid = [1.0, 0.6]
@@ -117,7 +129,9 @@ def test_initial_noise_and_step_noise_are_independent():
 
 
 def test_encode_inverts_sampling(x64):
-    """Encoding and decoding on one fine grid return to the start at RK4's error; the latents of N(m, s²) are its quantiles."""
+    """Encoding and decoding on one fine grid return to the start at RK4's error; the latents of N(m, s²) are its
+    quantiles.
+    """
     schedule, target, denoiser = setting()
     grid = dj.grids.log_snr(schedule, 300)
     x = target.sample(jax.random.key(0))

@@ -126,9 +126,9 @@ def test_rates_imply_the_forward_sde(name, x64):
 def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     """dm/dt = f m and dV/dt = 2fV + g² carry (α, σ²) from t_min to every t.
 
-    By variation of constants: ∫f = Δlog α and ∫(g/α)² = Δ(σ/α)², over intervals of equal log-SNR (the table's own, for a
-    chain, where λ has kinks), by 8-point Gauss–Legendre, whose error (Δλ)^16/16! is below rounding. A sub-VP σ that were
-    a variance, or a g of another schedule, fails.
+    By variation of constants: ∫f = Δlog α and ∫(g/α)² = Δ(σ/α)², over intervals of equal log-SNR (the table's own, for
+    a chain, where λ has kinks), by 8-point Gauss–Legendre, whose error (Δλ)^16/16! is below rounding. A sub-VP σ that
+    were a variance, or a g of another schedule, fails.
     """
     schedule = SCHEDULES[name]()
     if name == "from_betas":
@@ -143,7 +143,11 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     def integral(values):
         return 0.5 * (high - low)[:, 0] * (values @ weights)
 
-    f, g, alpha = schedules.drift_coefficient(schedule, t), schedules.diffusion_coefficient(schedule, t), schedule.alpha(t)
+    f, g, alpha = (
+        schedules.drift_coefficient(schedule, t),
+        schedules.diffusion_coefficient(schedule, t),
+        schedule.alpha(t),
+    )
     log_alpha = jnp.log(schedule.alpha(edges))
     np.testing.assert_allclose(integral(f), jnp.diff(log_alpha), rtol=1e-9, atol=1e-14)
     noise_to_signal = (schedule.sigma(edges) / schedule.alpha(edges)) ** 2
@@ -240,7 +244,8 @@ def test_a_plain_class_serves_as_schedule():
 def test_float32_alpha_and_sigma_keep_their_digits(name):
     """Relative error of α and σ in float32, from t_min and 1e-5, 1e-3 up, against float64 at the same t.
 
-    They are exponentials of logarithms at worst: a few ulp of 1 + |log|. The plain √(1 − α²) is off by 1e-2 at t = 1e-5.
+    They are exponentials of logarithms at worst: a few ulp of 1 + |log|. The plain √(1 − α²) is off by 1e-2 at t =
+    1e-5.
     """
     low, high = (np.float32(getattr(SCHEDULES[name](), end)) for end in ("t_min", "t_max"))
     t = np.array([low, *[max(low, np.float32(u)) for u in (1e-5, 1e-3)], 0.01, 0.1, 0.5, 0.9], np.float32)
@@ -355,7 +360,9 @@ def test_chain_posterior_is_bayes_rule(traced, x64):
 
 
 def test_chain_posterior_composes_to_the_marginal(x64):
-    """x_{t−1} = c_0 x_0 + c_t x_t + β̃^½ z has mean √ᾱ_{t−1} x_0 and variance 1 − ᾱ_{t−1}, in float64 at all 1000 indices."""
+    """x_{t−1} = c_0 x_0 + c_t x_t + β̃^½ z has mean √ᾱ_{t−1} x_0 and variance 1 − ᾱ_{t−1}, in float64 at all 1000
+    indices.
+    """
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
     q, bars = schedule.posterior(), np.cumprod(1 - betas)

@@ -44,8 +44,8 @@ def mixture():
 def propagated_law(solver, schedule, target, grid):
     """Mean and covariance at grid[-1] of a solver started from the exact law at grid[0].
 
-    For a Gaussian target every step is affine in the state and in the noise, so that the Jacobians of the whole run by its start
-    and by all its noise give the law of its end exactly.
+    For a Gaussian target every step is affine in the state and in the noise, so that the Jacobians of the whole run by
+    its start and by all its noise give the law of its end exactly.
     """
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     start = target.noised(schedule, grid[0])
@@ -64,7 +64,9 @@ def propagated_law(solver, schedule, target, grid):
 
 
 def assert_moments(samples, mean, covariance, sigmas=4.0):
-    """Sample mean and covariance within `sigmas` standard errors: √(C_ii/n) and √((C_ii C_jj + C_ij²)/n) for a Gaussian law."""
+    """Sample mean and covariance within `sigmas` standard errors: √(C_ii/n) and √((C_ii C_jj + C_ij²)/n) for a Gaussian
+    law.
+    """
     n = samples.shape[0]
     variances = np.diag(covariance)
     mean_error = np.abs(np.mean(samples, 0) - mean) / np.sqrt(variances / n)
@@ -99,7 +101,9 @@ def test_the_propagated_law_holds_on_every_schedule(name):
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
 def test_every_solver_samples_every_schedule(name, schedule_name, x64):
-    """At a fine grid the samples have the target's own law at t_min within 4 standard errors: the bias is small beside them."""
+    """At a fine grid the samples have the target's own law at t_min within 4 standard errors: the bias is small beside
+    them.
+    """
     target, schedule = gaussian(), SCHEDULES[schedule_name]()
     solver, count = FIXED[name][0](), 20_000
     exact = target.noised(schedule, schedule.t_min)
@@ -328,7 +332,9 @@ def test_langevin_dynamics_keeps_its_stationary_law():
 
 @pytest.mark.parametrize("name", [*DETERMINISTIC, "adaptive"])
 def test_an_ode_on_a_pytree_either_way(name):
-    """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's error."""
+    """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's
+    error.
+    """
     field = lambda x, t: {"turn": jnp.array([-x["turn"][1], x["turn"][0]]), "decay": -x["decay"]}  # noqa: E731
     start = {"turn": jnp.array([1.0, 0.0]), "decay": jnp.array(2.0)}
     ts = jnp.linspace(0.0, 1.0, 201)

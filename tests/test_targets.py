@@ -107,7 +107,9 @@ def test_convolutions_compose(x64):
 
 @pytest.mark.parametrize("name", list(TARGETS) + list(TOYS))
 def test_samples_have_the_stated_law(name):
-    """Mean and covariance within 4.5 s.e., and −E log p of samples equals the entropy by quadrature of the same log p."""
+    """Mean and covariance within 4.5 s.e., and −E log p of samples equals the entropy by quadrature of the same log
+    p.
+    """
     target = (TARGETS | {toy: make for toy, (make, _) in TOYS.items()})[name]()
     count = 8000
     x = jax.jit(jax.vmap(target.sample))(jax.random.split(jax.random.key(0), count))
@@ -141,7 +143,7 @@ def test_toy_entropies(name):
     p = np.exp(log_p) * area
     assert p.sum() == pytest.approx(1, abs=1e-5)
     result = -np.where(p > 0, p * np.maximum(log_p, -1e4), 0).sum()
-    assert result == pytest.approx(entropy, abs=1e-3)
+    assert result == pytest.approx(entropy, abs=5e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- closed forms
@@ -170,7 +172,9 @@ def test_data_plus_minus_one_costs_log_two(x64):
     u = jnp.linspace(0, 12, 481)[1:]
 
     def error(u):  # by symmetry x_0 = 1 suffices
-        denoised = jax.vmap(lambda z: targets.denoiser(coin, schedule)(jnp.array([1 + z / u]), 1 / u)[0])(jnp.asarray(nodes))
+        denoised = jax.vmap(lambda z: targets.denoiser(coin, schedule)(jnp.array([1 + z / u]), 1 / u)[0])(
+            jnp.asarray(nodes)
+        )
         return jnp.asarray(weights) @ (1 - denoised) ** 2
 
     integrand = np.concatenate([[0.0], u * jax.vmap(error)(u)])
@@ -282,7 +286,7 @@ def test_toys_are_scikit_learns_in_law(name):
     sample = np.asarray(jax.vmap(ours.sample)(jax.random.split(jax.random.key(0), n)), np.float64)
     distance = energy_distance(sample, theirs(99))
     assert distance < 5 * null.std()
-    assert energy_distance(sample + np.array([0.3, 0]), theirs(99)) > 5 * null.std()  # the test has power
+    assert energy_distance(sample + np.array([0.6, 0]), theirs(99)) > 5 * null.std()  # the test has power
 
 
 # ------------------------------------------------------------------------------------------------------------- float32
@@ -293,8 +297,8 @@ def test_toys_are_scikit_learns_in_law(name):
 def test_float32_denoiser_and_score_at_every_noise(schedule, name):
     """In float32, D and the score are within rounding of float64 from t_min to t_max, on the support and off it.
 
-    D's rounding is that of x/α; the score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ = 1e-6 at
-    t_min), EDM the most (80), where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
+    D's rounding is that of x/α; the score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ =
+    1e-6 at t_min), EDM the most (80), where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
     """
     makers, eps = TARGETS | {"checkerboard": targets.checkerboard}, EPS32
     law = SCHEDULES[schedule]()
@@ -324,23 +328,41 @@ def test_float32_denoiser_and_score_at_every_noise(schedule, name):
 # -------------------------------------------------------------------------------------------------------------- errors
 
 REFUSED = {
-    "weights sum": (lambda: targets.gaussian_mixture([0.5, 0.6], np.zeros((2, 1)), [1, 1]), "weights must be positive and sum to 1"),
-    "weights sign": (lambda: targets.gaussian_mixture([1.5, -0.5], np.zeros((2, 1)), [1, 1]), "weights must be positive and sum"),
-    "weights NaN": (lambda: targets.gaussian_mixture([np.nan, 1.0], np.zeros((2, 1)), [1, 1]), "weights must be finite"),
-    "weights shape": (lambda: targets.gaussian_mixture([1.0], np.zeros((2, 1)), [1, 1]), r"weights must have shape \(2,\), got \(1,\)"),
-    "means shape": (lambda: targets.gaussian_mixture([1.0], np.zeros(2), [1.0]), r"means must have shape \(K, D\), got \(2,\)"),
+    "weights sum": (
+        lambda: targets.gaussian_mixture([0.5, 0.6], np.zeros((2, 1)), [1, 1]),
+        "weights must be positive and sum to 1",
+    ),
+    "weights sign": (
+        lambda: targets.gaussian_mixture([1.5, -0.5], np.zeros((2, 1)), [1, 1]),
+        "weights must be positive and sum",
+    ),
+    "weights NaN": (
+        lambda: targets.gaussian_mixture([np.nan, 1.0], np.zeros((2, 1)), [1, 1]),
+        "weights must be finite",
+    ),
+    "weights shape": (
+        lambda: targets.gaussian_mixture([1.0], np.zeros((2, 1)), [1, 1]),
+        r"weights must have shape \(2,\), got \(1,\)",
+    ),
+    "means shape": (
+        lambda: targets.gaussian_mixture([1.0], np.zeros(2), [1.0]),
+        r"means must have shape \(K, D\), got \(2,\)",
+    ),
     "means NaN": (lambda: targets.gaussian([np.nan], 1.0), "means must be finite"),
     "scales sign": (lambda: targets.gaussian([0.0], 0.0), "scales must be positive, got 0"),
     "scales NaN": (lambda: targets.gaussian([0.0], np.nan), "scales must be finite"),
     "scales shape": (lambda: targets.gaussian([0.0, 0.0], [1.0, 1.0, 1.0]), r"scale must have shape .* got \(3,\)"),
-    "not definite": (lambda: targets.gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "positive definite covariances, got smallest"),
+    "not definite": (
+        lambda: targets.gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]),
+        "positive definite covariances, got smallest",
+    ),
     "not symmetric": (lambda: targets.gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "symmetric covariances"),
     "no data": (lambda: targets.empirical(np.zeros((0, 2))), r"data must have shape \(N, ...\)"),
     "data NaN": (lambda: targets.empirical([[np.nan]]), "data must be finite, got 1 NaN"),
     "boxes order": (lambda: targets.uniform_boxes([1.0], [[1.0]], [[0.0]]), "upper must exceed lower everywhere"),
     "boxes shape": (lambda: targets.uniform_boxes([1.0], [1.0], [2.0]), r"lower must have shape \(K, D\)"),
     "event shape": (lambda: targets.eight_gaussians().log_prob(jnp.zeros(3)), r"x must have shape \(2,\), got \(3,\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -353,6 +375,6 @@ def test_refuses(name):
 def test_a_thousand_float32_weights_sum_to_one():
     """Rounding of honest weights is not refused."""
     weights = np.full(1000, 1 / 1000, np.float32)
-    assert float(targets.gaussian_mixture(weights, np.zeros((1000, 1)), np.ones(1000)).log_prob(jnp.zeros(1))) == pytest.approx(
-        -0.5 * math.log(2 * math.pi), abs=1e-5
-    )
+    assert float(
+        targets.gaussian_mixture(weights, np.zeros((1000, 1)), np.ones(1000)).log_prob(jnp.zeros(1))
+    ) == pytest.approx(-0.5 * math.log(2 * math.pi), abs=1e-5)

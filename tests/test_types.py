@@ -160,7 +160,9 @@ def test_partition_and_combine_are_inverse(name):
 
 
 def test_partition_splits_by_type():
-    """Arrays, NumPy scalars and floats are traced; integers, booleans, strings and functions are static, in their places."""
+    """Arrays, NumPy scalars and floats are traced; integers, booleans, strings and functions are static, in their
+    places.
+    """
     tree = {"a": jnp.ones(2), "b": 3, "c": 0.5, "d": "name", "e": [np.float32(1.5), True, jnp.sin]}
     arrays, static = partition(tree)
     assert [np.shape(leaf) for leaf in arrays] == [(2,), (), ()]

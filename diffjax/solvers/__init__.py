@@ -1,9 +1,9 @@
 """Solvers: each is made by a factory, `heun()`, and run by `integrate` or `sample`."""
 
-from diffjax.solvers.adaptive import adaptive
-from diffjax.solvers.base import Info, Problem, Solver, diffusion, integrate
-from diffjax.solvers.ode import euler, heun, midpoint, rk4
-from diffjax.solvers.sde import euler_maruyama, reverse_diffusion, stochastic_heun
+from .adaptive import adaptive
+from .base import Info, Problem, Solver, diffusion, integrate
+from .ode import euler, heun, midpoint, rk4
+from .sde import euler_maruyama, reverse_diffusion, stochastic_heun
 
 __all__ = [
     "Info",

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax import checks
-from diffjax.solvers.base import Info, Solver, factory, intervals, unless_zero, weighted_sum
+from .. import checks
+from .base import Info, Solver, factory, intervals, unless_zero, weighted_sum
 
 # Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of the next.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -38,9 +38,10 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 
     A step is accepted where the root mean square of error / (atol + rtol max(|x|, |x_new|)) is at most 1. Under `vmap`
     each example has its own step sizes. max_steps bounds attempted steps in a whole run: where it is hit, or the step
-    falls below the resolution of t, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns. A grid of
-    two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a fixed-step solver.
-    Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Dormand & Prince 1980; Hairer et al. 1993, section II.4.
+    falls below the resolution of t, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns. A
+    grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
+    fixed-step solver. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Dormand & Prince 1980; Hairer et al.
+    1993, section II.4.
     """
     checks.non_negative("rtol", rtol)
     checks.positive("atol", atol)
@@ -87,7 +88,9 @@ def _advance(velocity, x, t, s, state, rtol, atol, max_steps):
         accept = ratio <= 1  # False for NaN
         factor = jnp.where(jnp.isfinite(ratio), _SAFETY * jnp.maximum(ratio, 1e-10) ** -0.2, _SHRINK)
         size = jnp.abs(dt) * jnp.clip(factor, _SHRINK, jnp.where(accept, _GROW, 1.0))
-        size = jnp.where(accept & last, jnp.maximum(size, state.step), size)  # a step cut short says nothing of the next
+        size = jnp.where(
+            accept & last, jnp.maximum(size, state.step), size
+        )  # a step cut short says nothing of the next
         accepted, rejected = state.accepted + accept, state.rejected + ~accept
         stuck = ~accept & (now + direction * size == now)
         x = jax.tree.map(lambda new, old: jnp.where(accept, new, old), x_new, x)
@@ -134,5 +137,6 @@ def _forward_only_jvp(primals, tangents):
 
 def _refuse_reverse(_, cotangent):
     raise TypeError(
-        "the adaptive solver has no reverse-mode derivative: use jax.jvp or jax.jacfwd, or a fixed-step solver such as rk4()"
+        "the adaptive solver has no reverse-mode derivative: use jax.jvp or jax.jacfwd, "
+        "or a fixed-step solver such as rk4()"
     )

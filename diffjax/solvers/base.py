@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import checks, grids, noise, sde
-from diffjax.numerics import float_dtype
-from diffjax.types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree
+from .. import checks, grids, noise, sde
+from ..numerics import float_dtype
+from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree
 
 
 @pytree
 class Problem:
     """What there is to solve; missing fields are None.
 
-    A problem with a schedule and a denoiser serves every solver: the velocity of its probability flow and its reverse SDE are
-    derived for the solvers that consume them.
+    A problem with a schedule and a denoiser serves every solver: the velocity of its probability flow and its reverse
+    SDE are derived for the solvers that consume them.
     """
 
     schedule: Any = None
@@ -30,7 +30,7 @@ class Problem:
 
 
 class Info(NamedTuple):
-    """What a run did: evaluations of the field or denoiser, steps accepted and rejected, whether a step limit ended it."""
+    """Evaluations of the field or denoiser, steps accepted and rejected, and whether a step limit ended the run."""
 
     evaluations: Any
     accepted: Any
@@ -41,13 +41,13 @@ class Info(NamedTuple):
 class Solver(NamedTuple):
     """A method as a tuple of pure functions, made by a factory such as `heun()`.
 
-    prepare(problem, ts) -> inputs: a pytree with a leading axis of steps, computed for all steps at once.
-    init(problem, x, inputs) -> state: what passes from step to step; inputs are the first step's.
-    step(problem, inputs, draw, x, state) -> (x, state): one step; draw(i) is the i-th independent standard normal of x's shape.
-    report(state) -> Info, for solvers whose work depends on the data; None elsewhere.
-    order: convergence order in the largest step, in the weak sense for a stochastic solver; None where none is declared.
-    evaluations(grid) -> int: true network evaluations on that grid; None for adaptive solvers (ask for info=True).
-    consumes: "velocity", "sde" or "denoiser". stochastic: whether it draws noise, hence needs a key.
+    prepare(problem, ts) -> inputs: a pytree with a leading axis of steps, computed for all steps at once. init(problem,
+    x, inputs) -> state: what passes from step to step; inputs are the first step's. step(problem, inputs, draw, x,
+    state) -> (x, state): one step; draw(i) is the i-th independent standard normal of x's shape. report(state) -> Info,
+    for solvers whose work depends on the data; None elsewhere. order: convergence order in the largest step, in the
+    weak sense for a stochastic solver; None where none is declared. evaluations(grid) -> int: true network evaluations
+    on that grid; None for adaptive solvers (ask for info=True). consumes: "velocity", "sde" or "denoiser". stochastic:
+    whether it draws noise, hence needs a key.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Solver(NamedTuple):
 
 
 def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
-    """A cached solver factory: hyperparameters become plain Python values of their default's type, so that f(), f(0.0) and
-    f(eta=0.0) are one object and nothing compiled for one is compiled again for another."""
+    """A cached solver factory: hyperparameters become plain Python values of their default's type, so that f(), f(0.0)
+    and f(eta=0.0) are one object and nothing compiled for one is compiled again for another."""
     signature = inspect.signature(function)
     build = functools.lru_cache(maxsize=None)(function)
 
@@ -102,13 +102,14 @@ def integrate(
 ) -> Any:
     """Run `solver` over the times `ts` from x at ts[0]; x at ts[-1], of x's shape.
 
-    key: typed key, None for a deterministic solver. problem: an `SDE`, a velocity (x, t) -> dx/dt, or a `Problem`. x: one
-    example, an array or for ODE solvers any pytree; promoted to float32 at least (float64 under x64). ts: (N + 1,), strictly
-    monotone; where the problem states a denoiser the last may be exactly 0, and the last step then returns D.
-    path=True returns the states at all N + 1 times instead, stacked on a new leading axis. info=True returns (result, Info).
+    key: typed key, None for a deterministic solver. problem: an `SDE`, a velocity (x, t) -> dx/dt, or a `Problem`. x:
+    one example, an array or for ODE solvers any pytree; promoted to float32 at least (float64 under x64). ts: (N + 1,),
+    strictly monotone; where the problem states a denoiser the last may be exactly 0, and the last step then returns D.
+    path=True returns the states at all N + 1 times instead, stacked on a new leading axis. info=True returns (result,
+    Info).
 
-    Noise is never dropped at a non-zero end. Raises TypeError where the solver cannot take the problem, ValueError for a
-    missing key, a bad grid or NaN in x.
+    Noise is never dropped at a non-zero end. Raises TypeError where the solver cannot take the problem, ValueError for
+    a missing key, a bad grid or NaN in x.
     """
     check_solver(solver)
     problem = as_problem(problem)
@@ -140,9 +141,7 @@ def noise_of(key: Key | None, x: PyTree) -> NoiseSource:
     return source
 
 
-def run(
-    source: NoiseSource, solver: Solver, problem: Problem, x: PyTree, ts: Array, path: bool
-) -> tuple[PyTree, Info]:
+def run(source: NoiseSource, solver: Solver, problem: Problem, x: PyTree, ts: Array, path: bool) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation: (x or its path, Info), to be called under a transformation."""
     problem = derive(solver, problem)
     inputs = solver.prepare(problem, ts)
@@ -241,8 +240,8 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
     if ended.any():
         warnings.warn(
             f"{solver.name} hit its step limit in {int(ended.sum())} of {ended.size} runs after "
-            f"{int(np.max(report.accepted))} accepted and {int(np.max(report.rejected))} rejected steps; their results are NaN. "
-            "Raise max_steps, loosen rtol and atol, or check the denoiser for NaN.",
+            f"{int(np.max(report.accepted))} accepted and {int(np.max(report.rejected))} rejected steps; "
+            "their results are NaN. Raise max_steps, loosen rtol and atol, or check the denoiser for NaN.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -277,8 +276,8 @@ def evaluate(field: Any, at: Stage, x: PyTree) -> PyTree:
 class Interval(NamedTuple):
     """A step from t to s: dt = s − t, and the Euler step x ← keep x + gain field(x, t).
 
-    Where a semilinear field's grid ends at s = 0 the Euler step returns D = (field − A x)/B: keep = −A/B, gain = 1/B; dt is then 0,
-    so that stage times stay at t. at_zero says so; None for fields to which 0 is a time like any other.
+    Where a semilinear field's grid ends at s = 0 the Euler step returns D = (field − A x)/B: keep = −A/B, gain = 1/B;
+    dt is then 0, so that stage times stay at t. at_zero says so; None for fields to which 0 is a time like any other.
     """
 
     dt: Array

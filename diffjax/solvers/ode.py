@@ -1,6 +1,6 @@
 """Explicit Runge–Kutta methods for an ODE dx/dt = velocity(x, t); x is any pytree."""
 
-from diffjax.solvers.base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero, weighted_sum
+from .base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero, weighted_sum
 
 
 def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tuple) -> Solver:

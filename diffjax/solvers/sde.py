@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from diffjax import schedules
-from diffjax.solvers.base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero
+from .. import schedules
+from .base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero
 
 
 def _noise_scale(interval):
@@ -13,7 +13,7 @@ def _noise_scale(interval):
 
 @factory
 def euler_maruyama() -> Solver:
-    """x ← x + drift dt + g √|dt| z: weak order 1, one evaluation a step. Maruyama 1955; Song et al. 2021, appendix D."""
+    """x ← x + drift dt + g √|dt| z: weak order 1, one evaluation a step. Maruyama 1955; Song et al. 2021, D.1."""
 
     def prepare(problem, ts):
         steps = intervals(problem.sde.drift, ts)
@@ -31,8 +31,8 @@ def euler_maruyama() -> Solver:
 def stochastic_heun() -> Solver:
     """Heun's method with one Wiener increment for both stages: weak order 2 where g does not depend on x.
 
-    x̃ = x + drift(x, t) dt + g(t) ΔW, x ← x + ½(drift(x, t) + drift(x̃, s)) dt + ½(g(t) + g(s)) ΔW. Two evaluations a step,
-    one on a step to 0, which returns D. Kloeden & Platen 1992, section 15.1, for additive noise.
+    x̃ = x + drift(x, t) dt + g(t) ΔW, x ← x + ½(drift(x, t) + drift(x̃, s)) dt + ½(g(t) + g(s)) ΔW. Two evaluations a
+    step, one on a step to 0, which returns D. Kloeden & Platen 1992, section 15.1, for additive noise.
     """
 
     def prepare(problem, ts):
@@ -60,8 +60,8 @@ def stochastic_heun() -> Solver:
 def reverse_diffusion() -> Solver:
     """The reverse of the forward chain's exact transition from s to t > s: weak order 1, one evaluation a step.
 
-    With a = α_t/α_s and G² = σ_t² − a² σ_s², x ← (2 − a) x + G² ∇log p_t(x) + G z; for DDPM's chain a = √(1 − β), G² = β.
-    A step to 0 returns D. Song et al. 2021, eq. 46 with f, G of eq. 47–48 for any schedule.
+    With a = α_t/α_s and G² = σ_t² − a² σ_s², x ← (2 − a) x + G² ∇log p_t(x) + G z; for DDPM's chain a = √(1 − β), G² =
+    β. A step to 0 returns D. Song et al. 2021, eq. 46 with f, G of eq. 47–48 for any schedule.
     """
 
     def prepare(problem, ts):

@@ -3,11 +3,11 @@
 Importing this package imports orbax; `import diffjax` does not import this package.
 """
 
-from diffjax.training.checkpoints import Checkpoints, load_ema
-from diffjax.training.data import Batches, load, load_labelled, split
-from diffjax.training.loop import fit
-from diffjax.training.parallel import data_mesh, replicate, shard_batch
-from diffjax.training.state import (
+from .checkpoints import Checkpoints, load_ema
+from .data import Batches, load, load_labelled, split
+from .loop import fit
+from .parallel import data_mesh, replicate, shard_batch
+from .state import (
     LossFunction,
     Step,
     TrainState,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from diffjax import checks
-from diffjax.training.state import TrainState
-from diffjax.types import PyTree
+from .. import checks
+from ..types import PyTree
+from .state import TrainState
 
 _CONFIG = "training_config.json"
 _ITEMS = ("ema", "rest")  # apart, so that the average can be read without knowing the optimiser

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import checks
-from diffjax.types import PyTree
+from .. import checks
+from ..types import PyTree
 
 _EXAMPLE_NAMES = ("x", "images", "data")
 _LABEL_NAMES = ("y", "labels")

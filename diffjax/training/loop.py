@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffjax import checks
-from diffjax.training import parallel
-from diffjax.training.data import Batches
-from diffjax.training.state import Step, TrainState
+from .. import checks
+from . import parallel
+from .data import Batches
+from .state import Step, TrainState
 
 
 def fit(

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from diffjax import checks
-from diffjax.types import PyTree
+from .. import checks
+from ..types import PyTree
 
 AXIS = "data"
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import checks, types
-from diffjax.types import Array, ArrayLike, Key, PyTree
+from .. import checks, types
+from ..types import Array, ArrayLike, Key, PyTree
 
 LossFunction = Callable[[PyTree, Key, PyTree], tuple[Array, dict[str, Array]]]
 """(params, key, batch) -> (loss of shape (), dict of scalars)."""

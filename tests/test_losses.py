@@ -1,0 +1,303 @@
+"""Training objectives: weights, laws of t, and the identities that make them likelihood bounds."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import SCHEDULES, interior, times_at_noise
+from scipy import stats
+
+from diffjax import losses, predictions, schedules, targets
+
+EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+X0, NOISE, SIGMA_DATA = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5]), 0.8
+
+
+def snr(schedule, t):
+    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
+
+
+# The weight of ‖D − x_0‖², each written from its paper with α, σ (and g) alone.
+WEIGHTS = {
+    "simple": snr,
+    "likelihood": lambda s, t: 0.5 * (schedules.diffusion_coefficient(s, t) * s.alpha(t) / s.sigma(t) ** 2) ** 2,
+    "edm": lambda s, t: 1 / SIGMA_DATA**2 + snr(s, t),  # (σ̃² + σ_d²)/(σ̃σ_d)², σ̃ = σ/α
+    "min_snr": lambda s, t: jnp.minimum(snr(s, t), 5.0),
+}
+
+
+def test_every_weighting_is_tested():
+    assert {"uniform", *WEIGHTS} == losses.WEIGHTINGS.keys()
+
+
+def net(x, t):
+    """Some network."""
+    return jnp.sin(2 * x) + 0.1 * t
+
+
+PAIRS = [("v", schedule) for schedule in SCHEDULES] + [(kind, "own") for kind in predictions.KINDS if kind != "v"]
+"""Every schedule with one kind and every kind on one schedule; test_predictions takes all pairs."""
+
+
+@pytest.mark.parametrize(("kind", "schedule"), PAIRS)
+def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64):
+    """w(t)‖D(x_t, t) − x_0‖²/D for every weighting; "uniform" is the network's own ‖F − target‖²/D."""
+    schedule = SCHEDULES[schedule]()
+    prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
+
+    @jax.jit
+    @jax.vmap
+    def both(t):
+        x = schedules.perturb(schedule, X0, t, NOISE)
+        error = jnp.mean((prediction(x, t) - X0) ** 2)
+        own = jnp.mean((prediction.predict(x, t) - prediction.target(X0, NOISE, t)) ** 2)
+
+        def loss(weighting):
+            return losses.denoising_loss(prediction, X0, NOISE, t, weighting=weighting)
+
+        found = [loss("uniform"), *map(loss, WEIGHTS), loss(lambda schedule, t, sigma_data: 3 * t * sigma_data)]
+        expected = [own, *(weight(schedule, t) * error for weight in WEIGHTS.values()), 3 * t * SIGMA_DATA * error]
+        return jnp.stack(found), jnp.stack(expected)
+
+    found, expected = both(times_at_noise(schedule, (0.1, 1.0, 5.0)))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["noise", "v", "edm"])
+def test_float32_loss_at_the_least_noise(kind):
+    """Where D − x_0 is all cancellation (σ = 1e-3), "simple" is still ‖ε̂ − ε‖²/D to rounding, in every kind.
+
+    A network off by δ in ε has a loss of δ² at any t; computed through D its error would be ε|x|/σδ, 10 %.
+    """
+    schedule, t, delta = schedules.vp_linear(), jnp.float32(1e-5), 1e-3
+    x0, noise = jnp.asarray(X0, jnp.float32), jnp.asarray(NOISE, jnp.float32)
+    exact = predictions.denoiser(schedule, lambda x, t: x, kind, SIGMA_DATA)
+    scale = schedule.sigma(t) / schedule.alpha(t) / exact.output_scale(t)  # an error of δ in ε, in units of F
+    output = exact.target(x0, noise, t) + delta * scale
+    wrong = predictions.denoiser(schedule, lambda x, t: output, kind, SIGMA_DATA)
+    loss = losses.denoising_loss(wrong, x0, noise, t, weighting="simple")
+    # F + δ·scale rounds to ε|F|, relative to δ·scale, twice (squared); F ≤ 4
+    assert float(loss) == pytest.approx(delta**2, rel=2 * 4 * 2 * EPS32 / (delta * float(scale)))
+
+
+@pytest.mark.parametrize("kind", predictions.KINDS)
+def test_the_exact_denoiser_minimises(kind, x64):
+    """E[loss | x_t] is stationary at F = the kind's view of the exact denoiser, and rises by the squared perturbation.
+
+    With posterior samples replaced by the exact two-point posterior of ±1 data: no Monte Carlo.
+    """
+    schedule = schedules.vp_linear()
+    coin, t, x = targets.empirical([[-1.0], [1.0]]), 0.4, jnp.array([0.3])
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    mean = targets.denoiser(coin, schedule)(x, t)
+    # F is linear in (x_0, ε): its value at x_0 = D, ε = (x − αD)/σ is E[F | x_t]
+    best = predictions.denoiser(schedule, net, kind, SIGMA_DATA).target(mean, (x - alpha * mean) / sigma, t)
+
+    def expected_loss(shift):
+        prediction = predictions.denoiser(schedule, lambda x, t: best + shift, kind, SIGMA_DATA)
+        total = 0.0
+        for x0, odds in ((1.0, (1 + mean[0]) / 2), (-1.0, (1 - mean[0]) / 2)):
+            noise = (x - alpha * x0) / sigma
+            total += odds * losses.denoising_loss(prediction, jnp.array([x0]), noise, t)
+        return total
+
+    floor = expected_loss(0.0)
+    assert abs(float(jax.grad(expected_loss)(0.0))) < 1e-13 * float(floor + 1) * 10
+    assert float(expected_loss(0.1) - floor) == pytest.approx(0.01, rel=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------------- laws of time
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("law", losses.TIME_LAWS)
+def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(law, schedule, x64):
+    """∫density = 1, and its integral up to the i-th stratified time is (i + u)/count: the very quantiles.
+
+    Gauss–Legendre between neighbouring times in log-SNR (a chain's own table, where the rate jumps, in t).
+    """
+    schedule = SCHEDULES[schedule]()
+    key, count = jax.random.key(3), 6
+    times = np.sort(losses.sample_times(key, count, schedule, law))
+    if hasattr(schedule, "times"):
+        edges = np.unique(np.concatenate([times, schedule.times]))
+    else:
+        ends = [float(schedules.log_snr(schedule, end)) for end in (schedule.t_max, schedule.t_min)]
+        within = schedules.time_of_log_snr(schedule, jnp.linspace(*ends, 60))
+        edges = np.unique(np.concatenate([times, np.asarray(within)]))
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    low, high = edges[:-1, None], edges[1:, None]
+    density = losses.time_density(schedule, 0.5 * (low + high) + 0.5 * (high - low) * nodes, law)
+    mass = np.concatenate([[0.0], np.cumsum(0.5 * (high - low)[:, 0] * (density @ weights))])
+    assert mass[-1] == pytest.approx(1, abs=1e-9)
+    reached = mass[np.searchsorted(edges, times)]
+    # one u for all strata; log-SNR laws count from the noisy or the clean end
+    gaps = np.diff(reached)
+    np.testing.assert_allclose(gaps, 1 / count, atol=1e-9)
+    assert 0 <= reached[0] < 1 / count
+
+
+@pytest.mark.parametrize("law", losses.TIME_LAWS)
+@pytest.mark.parametrize("count", [1, 49, 98, 103])
+def test_exactly_count_times_one_in_each_stratum(count, law):
+    """`arange(0, 1, 1/B)` has B + 1 entries for B = 49, 98, 103; here each of B strata gets one time, in float32."""
+    schedule = schedules.vp_linear()
+    t = np.asarray(losses.sample_times(jax.random.key(0), count, schedule, law), np.float64)
+    assert t.shape == (count,)
+    if law == "uniform":
+        quantile = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
+    else:
+        log_snr = np.asarray(schedules.log_snr(schedule, jnp.asarray(t, jnp.float32)), np.float64)
+        ends = np.array([float(schedules.log_snr(schedule, end)) for end in (schedule.t_max, schedule.t_min)])
+        if law == "log_snr":
+            quantile = (log_snr - ends[0]) / (ends[1] - ends[0])
+        else:
+            score = stats.norm(-1.2, 1.2).cdf
+            low, high = score(-0.5 * ends[1]), score(-0.5 * ends[0])
+            quantile = (score(-0.5 * log_snr) - low) / (high - low)
+    strata = np.sort(quantile) * count - np.arange(count)
+    # all strata share u; float32 moves a quantile by a few ulp of the density times λ's rounding
+    assert np.all(np.abs(strata - strata[0]) < 64 * EPS32 * count)
+    assert -64 * EPS32 * count <= strata[0] <= 1
+
+
+def test_times_depend_on_the_key_and_are_uniform_over_keys():
+    """Over keys the single stratum's time is uniform: Kolmogorov–Smirnov, P < 1e-5."""
+    schedule = schedules.edm()
+    draw = jax.jit(jax.vmap(lambda key: losses.sample_times(key, 1, schedule)[0]))
+    t = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    law = stats.uniform(schedule.t_min, schedule.t_max - schedule.t_min)
+    assert math.sqrt(t.size) * stats.kstest(t, law.cdf).statistic < 2.5
+
+
+def test_log_normal_law_is_edms(x64):
+    """On EDM's schedule log σ ~ N(−1.2, 1.2²) but for the truncation at σ_min, σ_max (1e-4 of the mass)."""
+    schedule = schedules.edm()
+    sigma = np.asarray(losses.sample_times(jax.random.key(0), 1000, schedule, "log_normal"))
+    quantiles = np.sort(stats.norm(-1.2, 1.2).cdf(np.log(sigma)))
+    np.testing.assert_allclose(quantiles, (np.arange(1000) + 0.5) / 1000, atol=0.5 / 1000 + 1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------- batch_loss
+
+
+def denoiser_of_gaussian(schedule):
+    """A network that is a little wrong on N(0, 0.8²), of the data kind."""
+
+    def data(x, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return 0.9 * alpha * SIGMA_DATA**2 / (alpha**2 * SIGMA_DATA**2 + sigma**2) * x
+
+    return predictions.denoiser(schedule, data, "data", SIGMA_DATA)
+
+
+def test_likelihood_loss_is_the_same_under_every_law_of_time(x64):
+    """E[loss] = ½∫|dSNR/dt| E‖D − x_0‖² dt / D whatever the law of t: importance weights, within 4.5 standard errors.
+
+    For this Gaussian D = c x and E(D − x_0)² = (cα − 1)²s² + c²σ²: the integral by quadrature in log-SNR.
+    """
+    schedule = schedules.vp_linear(t_min=1e-3)
+    prediction = denoiser_of_gaussian(schedule)
+    count, dimension = 16_384, 4
+    x0 = SIGMA_DATA * jax.random.normal(jax.random.key(0), (count, dimension))
+    ends = [float(schedules.log_snr(schedule, end)) for end in (schedule.t_max, schedule.t_min)]
+    log_snr = np.linspace(*ends, 4001)
+    t = schedules.time_of_log_snr(schedule, jnp.asarray(log_snr))
+    alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+    gain = 0.9 * alpha * SIGMA_DATA**2 / (alpha**2 * SIGMA_DATA**2 + sigma**2)
+    error = (gain * alpha - 1) ** 2 * SIGMA_DATA**2 + gain**2 * sigma**2
+    exact = np.trapezoid(0.5 * np.exp(log_snr) * error, log_snr)
+    run = jax.jit(losses.batch_loss, static_argnames=("weighting", "times"))
+    for law in losses.TIME_LAWS:
+        mean, each = run(jax.random.key(1), prediction, x0, weighting="likelihood", times=law)
+        assert float(mean) == pytest.approx(float(jnp.mean(each)), rel=1e-13)
+        # stratification only lowers the variance of independent times
+        assert abs(float(mean) - exact) < 4.5 * float(jnp.std(each)) / math.sqrt(count), law
+
+
+def test_each_example_has_its_own_time_noise_and_dropout_key():
+    """With dropout the network receives a key per example: all differ, and differ from those of another step."""
+    seen = []
+
+    def net(x, t, key):
+        jax.debug.callback(lambda *values: seen.append(tuple(map(np.asarray, values))), x, t, jax.random.key_data(key))
+        return x
+
+    prediction = predictions.denoiser(schedules.edm(), net, "data")
+    for seed in (0, 1):
+        losses.batch_loss(jax.random.key(seed), prediction, np.zeros((5, 2)), dropout=True)
+    jax.effects_barrier()
+    assert len(seen) == 10
+    for part in range(3):
+        assert len({values[part].tobytes() for values in seen}) == 10
+
+
+def test_conditions_reach_their_examples():
+    """Example i gets condition i: with x_0 = condition and F = condition the loss is exactly 0."""
+    prediction = predictions.denoiser(schedules.ve(), lambda x, t, c: c["label"], "data")
+    x0 = jnp.arange(6.0).reshape(3, 2)
+    _, each = losses.batch_loss(jax.random.key(0), prediction, x0, condition={"label": x0})
+    np.testing.assert_array_equal(each, np.zeros(3))
+    _, each = losses.batch_loss(jax.random.key(0), prediction, x0, condition={"label": x0[::-1]})
+    np.testing.assert_array_equal(each, [16.0, 0.0, 16.0])
+
+
+def test_nan_is_reported_not_averaged_away():
+    data = np.zeros((3, 2))
+    data[1, 0] = np.nan
+    mean, each = losses.batch_loss(jax.random.key(0), denoiser_of_gaussian(schedules.edm()), data)
+    assert np.isnan(mean)
+    np.testing.assert_array_equal(np.isnan(each), [False, True, False])
+
+
+PREDICTION, KEY = denoiser_of_gaussian(schedules.edm()), jax.random.key(0)
+REFUSED = {
+    "weighting": (
+        lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), weighting="snr"),
+        ValueError,
+        "weighting must be one of 'uniform', 'simple', 'likelihood', 'edm', 'min_snr'; got 'snr'",
+    ),
+    "times": (
+        lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), times="cosine"),
+        ValueError,
+        "law must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
+    ),
+    "condition": (
+        lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), condition=np.zeros(3)),
+        ValueError,
+        r"condition must have leading axis 2 as x0, got shape \(3,\)",
+    ),
+    "key": (lambda: losses.batch_loss(0, PREDICTION, np.zeros((2, 2))), TypeError, "key must be a typed key"),
+    "no signal": (
+        lambda: losses.sample_times(KEY, 4, schedules.rectified_flow(t_max=1.0), "log_snr"),
+        ValueError,
+        "t_max=1.0; lower t_max",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name):
+    call, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("law", losses.TIME_LAWS)
+def test_times_stay_inside_the_interval(law):
+    """In float32, on every schedule, no time leaves [t_min, t_max] by more than rounding."""
+    for make in SCHEDULES.values():
+        schedule = make()
+        t = np.asarray(losses.sample_times(jax.random.key(1), 64, schedule, law))
+        assert t.min() >= float(schedule.t_min) * (1 - 2 * EPS32) and t.max() <= float(schedule.t_max) * (1 + 2 * EPS32)
+        assert np.unique(t).size == 64
+
+
+def test_interior_times_have_positive_density(x64):
+    """Every law reaches every interior time (its density divides the likelihood weight)."""
+    for make in SCHEDULES.values():
+        schedule = make()
+        for law in losses.TIME_LAWS:
+            assert np.all(np.asarray(losses.time_density(schedule, interior(schedule), law)) > 0)
