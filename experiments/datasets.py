@@ -48,7 +48,8 @@ class Dataset:
 
     @property
     def spacing(self) -> float:
-        """The distance of neighbouring levels."""
+        """The distance of neighbouring levels; only data on a lattice have one."""
+        assert self.levels is not None
         return float(self.levels[1] - self.levels[0])
 
 

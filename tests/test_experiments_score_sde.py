@@ -48,13 +48,15 @@ def test_the_main_job_writes_what_it_promises_and_resumes(tmp_path, capsys):
 
 @pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
-    """Two coordinates, six steps, every schedule; the floor puts σ/α at t_min where the flag says."""
-    config = small(tmp_path, data="moons", schedule=schedule, noise_floor=0.05)
+    """The floor puts σ/α at t_min where the flag says, and by Gibbs' inequality no density scores the test set better than the
+    exact one, but for the sampling error of the difference."""
+    config = small(tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64)
     model = score_sde.make_model(config, datasets.open_dataset("moons", 10, 0))
     t = model.schedule.t_min
     np.testing.assert_allclose(model.schedule.sigma(t) / model.schedule.alpha(t), 0.05, rtol=1e-3)
     results = score_sde.run(config)
-    assert np.isfinite(results["test_nats_per_dim"]) and results["test_nats_per_dim"] > 0
+    gap = results["test_nats_per_dim"] - results["exact_test_nats_per_dim"]
+    assert gap > -4 * results["test_nats_per_dim_standard_error"]
 
 
 def test_uniform_logits_score_uniform_data_at_its_entropy():

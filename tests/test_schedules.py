@@ -132,10 +132,10 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     """
     schedule = SCHEDULES[name]()
     if name == "from_betas":
-        edges = jnp.asarray(schedule.times)
+        edges = schedule.times
     else:
         ends = schedules.log_snr(schedule, jnp.array([schedule.t_min, schedule.t_max]))
-        edges = schedules.time_of_log_snr(schedule, jnp.linspace(*ends, 60))
+        edges = np.asarray(jax.jit(lambda u: schedules.time_of_log_snr(schedule, u))(np.linspace(*ends, 60)))
     nodes, weights = np.polynomial.legendre.leggauss(8)
     low, high = edges[:-1, None], edges[1:, None]
     t = 0.5 * (low + high) + 0.5 * (high - low) * nodes  # (intervals, 8)
@@ -143,15 +143,11 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     def integral(values):
         return 0.5 * (high - low)[:, 0] * (values @ weights)
 
-    f, g, alpha = (
-        schedules.drift_coefficient(schedule, t),
-        schedules.diffusion_coefficient(schedule, t),
-        schedule.alpha(t),
-    )
-    log_alpha = jnp.log(schedule.alpha(edges))
-    np.testing.assert_allclose(integral(f), jnp.diff(log_alpha), rtol=1e-9, atol=1e-14)
-    noise_to_signal = (schedule.sigma(edges) / schedule.alpha(edges)) ** 2
-    np.testing.assert_allclose(integral((g / alpha) ** 2), jnp.diff(noise_to_signal), rtol=1e-9)
+    f = jax.jit(lambda t: schedules.drift_coefficient(schedule, t))(t)
+    variance_rate = jax.jit(lambda t: (schedules.diffusion_coefficient(schedule, t) / schedule.alpha(t)) ** 2)(t)
+    alpha, sigma = np.asarray(schedule.alpha(edges)), np.asarray(schedule.sigma(edges))
+    np.testing.assert_allclose(integral(f), np.diff(np.log(alpha)), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(integral(variance_rate), np.diff((sigma / alpha) ** 2), rtol=1e-9)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["stated", "derived"])

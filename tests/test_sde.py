@@ -48,9 +48,11 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
         scale = (schedules.diffusion_coefficient(schedule, t) / schedule.sigma(t)) ** 2
         flow = sde.SDE(sde.probability_flow(schedule, denoiser), lambda x, t: jnp.zeros(()))
         rates = [sde.fokker_planck(sde.forward(schedule), log_p)(x, t), sde.fokker_planck(flow, log_p)(x, t)]
-        for noise in (0.0, 0.5, 1.0, 2.0):
-            rates.append(-sde.fokker_planck(upwards(sde.reverse(schedule, denoiser, noise)), log_p)(x, t))
-        return exact, scale, jnp.stack(rates)
+
+        def backwards(noise):
+            return -sde.fokker_planck(upwards(sde.reverse(schedule, denoiser, noise)), log_p)(x, t)
+
+        return exact, scale, jnp.append(jnp.stack(rates), jax.vmap(backwards)(jnp.array([0.0, 0.5, 1.0, 2.0])))
 
     exact, scale, rates = at_states(schedule, everything)
     assert_same_rate(rates, exact[:, None], scale[:, None])

@@ -1,0 +1,59 @@
+"""Noise schedules: x_t = α(t) x_0 + σ(t) ε. Each states α and σ; drift, diffusion and log-SNR are derived.
+
+A schedule is any pytree with `alpha(t)`, `sigma(t)`, `t_min` and `t_max`, where α²/σ² falls strictly with t. One of
+your own needs nothing else; the closed forms that some schedules add (`log_snr`, `time_of_log_snr`,
+`drift_coefficient`, `diffusion_coefficient`, methods of the same names as the functions here) are more exact or faster
+than the derived ones.
+"""
+
+from .chain import DiscreteChain, Posterior, from_betas
+from .derived import (
+    Rates,
+    Schedule,
+    check,
+    diffusion_coefficient,
+    drift_coefficient,
+    is_finite,
+    log_snr,
+    log_snr_rate,
+    perturb,
+    prior_std,
+    rates,
+    time_of_log_snr,
+)
+from .flow import RectifiedFlow, rectified_flow
+from .learned import LearnedVP, learned
+from .ve import EDM, VE, edm, ve
+from .vp import SubVP, VPCosine, VPLinear, sub_vp, vp_cosine, vp_linear
+
+__all__ = [
+    "EDM",
+    "VE",
+    "DiscreteChain",
+    "LearnedVP",
+    "Posterior",
+    "Rates",
+    "RectifiedFlow",
+    "Schedule",
+    "SubVP",
+    "VPCosine",
+    "VPLinear",
+    "check",
+    "diffusion_coefficient",
+    "drift_coefficient",
+    "edm",
+    "from_betas",
+    "is_finite",
+    "learned",
+    "log_snr",
+    "log_snr_rate",
+    "perturb",
+    "prior_std",
+    "rates",
+    "rectified_flow",
+    "sub_vp",
+    "time_of_log_snr",
+    "ve",
+    "vp_cosine",
+    "vp_linear",
+]

@@ -1,0 +1,138 @@
+"""Variance-preserving schedules with linear β and of cosine shape, and sub-VP."""
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks
+from ..numerics import log_expm1
+from ..types import Scalar, pytree
+from .arguments import betas_in_order, interval
+from .derived import as_time
+
+
+@pytree
+class VPLinear:
+    """log α = −¼(β_max − β_min)t² − ½β_min t, σ = √(1 − α²). See `vp_linear`."""
+
+    beta_min: Scalar
+    beta_max: Scalar
+    t_min: Scalar
+    t_max: Scalar
+
+    def log_alpha(self, t):
+        """log α(t) = −½∫β."""
+        return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
+
+    def alpha(self, t):
+        """e^{−½∫β}."""
+        return jnp.exp(self.log_alpha(as_time(t)))
+
+    def sigma(self, t):
+        """√(1 − e^{−∫β}), through expm1: the plain form is off by 1 % at t = 1e-5 in float32."""
+        return jnp.sqrt(-jnp.expm1(2 * self.log_alpha(as_time(t))))
+
+    def log_snr(self, t):
+        """−log(e^{∫β} − 1)."""
+        return -log_expm1(-2 * self.log_alpha(t))
+
+    def time_of_log_snr(self, log_snr):
+        """t = 2L / (β_min + √(β_min² + 2ΔβL)), L = softplus(−λ) = ∫β."""
+        return _time_of_integrated_beta(self, jax.nn.softplus(-log_snr))
+
+    def drift_coefficient(self, t):
+        """−½β(t)."""
+        return -0.5 * self.beta(t)
+
+    def diffusion_coefficient(self, t):
+        """√β(t)."""
+        return jnp.sqrt(self.beta(t))
+
+    def beta(self, t):
+        """β(t) = β_min + t(β_max − β_min)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+
+def vp_linear(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5, t_max: Scalar = 1.0) -> VPLinear:
+    """Variance-preserving schedule with linear β(t) = β_min + t(β_max − β_min).
+
+    log α = −¼(β_max − β_min)t² − ½β_min t, σ² = 1 − α², f = −½β, g² = β. All arguments have shape ().
+    Raises ValueError unless 0 < beta_min < beta_max and 0 < t_min < t_max. Song et al. 2021, eq. 32–33.
+    """
+    return VPLinear(*betas_in_order(beta_min, beta_max), *interval(t_min, t_max))
+
+
+@pytree
+class SubVP:
+    """log α as in `vp_linear`, σ = 1 − α². See `sub_vp`."""
+
+    beta_min: Scalar
+    beta_max: Scalar
+    t_min: Scalar
+    t_max: Scalar
+
+    log_alpha = VPLinear.log_alpha
+    alpha = VPLinear.alpha
+    beta = VPLinear.beta
+    drift_coefficient = VPLinear.drift_coefficient
+
+    def sigma(self, t):
+        """1 − e^{−∫β}: a standard deviation."""
+        return -jnp.expm1(2 * self.log_alpha(as_time(t)))
+
+    def time_of_log_snr(self, log_snr):
+        """−log α = asinh(e^{−λ/2} / 2), since α² + e^{−λ/2} α = 1."""
+        return _time_of_integrated_beta(self, 2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
+
+    def diffusion_coefficient(self, t):
+        """√(β(t)(1 − e^{−2∫β}))."""
+        return jnp.sqrt(-self.beta(t) * jnp.expm1(4 * self.log_alpha(t)))
+
+
+def sub_vp(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5, t_max: Scalar = 1.0) -> SubVP:
+    """Sub-VP schedule: α of `vp_linear`, σ = 1 − α² (a standard deviation, below that of VP).
+
+    f = −½β, g² = β(1 − e^{−2∫β}). Raises ValueError unless 0 < beta_min < beta_max and 0 < t_min < t_max.
+    Song et al. 2021, eq. 27–29. The noise falls like t, not √t, towards 0.
+    """
+    return SubVP(*betas_in_order(beta_min, beta_max), *interval(t_min, t_max))
+
+
+def _time_of_integrated_beta(schedule, integral):
+    """t with β_min t + ½Δβ t² = ∫β, in the form that does not cancel."""
+    integral = jnp.minimum(integral, 1e20)  # beyond any t_max, so that an infinite one is clipped there, not NaN
+    beta_min, spread = schedule.beta_min, schedule.beta_max - schedule.beta_min
+    return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * spread * integral))
+
+
+@pytree
+class VPCosine:
+    """α = cos((t + s)/(1 + s)·π/2) / cos(s/(1 + s)·π/2), σ² = 1 − α². See `vp_cosine`."""
+
+    offset: Scalar
+    t_min: Scalar
+    t_max: Scalar
+
+    def _angles(self, t):
+        quarter_turn = 0.5 * jnp.pi / (1 + self.offset)
+        return quarter_turn * t, quarter_turn * self.offset
+
+    def alpha(self, t):
+        """cos(a) / cos(a_0)."""
+        turned, start = self._angles(as_time(t))
+        return jnp.cos(start + turned) / jnp.cos(start)
+
+    def sigma(self, t):
+        """√(sin(a + a_0) sin(a − a_0)) / cos(a_0) = √(1 − α²), without its cancellation."""
+        turned, start = self._angles(as_time(t))
+        return jnp.sqrt(jnp.sin(2 * start + turned) * jnp.sin(turned)) / jnp.cos(start)
+
+
+def vp_cosine(offset: Scalar = 0.008, t_min: Scalar = 1e-5, t_max: Scalar = 0.9946) -> VPCosine:
+    """Variance-preserving cosine schedule, α ∝ cos((t + offset)/(1 + offset)·π/2), α(0) = 1.
+
+    α → 0 at t = 1, where f and g² diverge: t_max stays below (0.9946: Lu et al. 2022, appendix D.3). Raises ValueError
+    unless offset > 0 and 0 < t_min < t_max < 1. Nichol & Dhariwal 2021, eq. 17.
+    """
+    t_min, t_max = interval(t_min, t_max)
+    checks.greater("1", 1.0, "t_max", t_max)
+    return VPCosine(checks.positive("offset", offset), t_min, t_max)
