@@ -90,6 +90,8 @@ def batch_loss(
     """
     checks.key("key", key)
     x0 = checks.real_array("x0", x0)
+    if x0.ndim == 0 or x0.shape[0] == 0:
+        raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     count = x0.shape[0]
     for leaf in jax.tree.leaves(condition):
         if jnp.shape(leaf)[:1] != (count,):

@@ -62,7 +62,7 @@ def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
     """
     target, schedule, t = TARGETS[name](), schedules.vp_linear(), 0.3
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-    y, area = square(5.0, 500)
+    y, area = square(5.0, 400)
     p0 = np.exp(batched_log_prob(target, y)) * area
     points = jnp.array([[0.3, -0.2], [-1.2, 0.9], [2.0, 1.0]])
     denoiser = targets.denoiser(target, schedule)

@@ -136,6 +136,7 @@ def noise_of(key: Key | None, x: PyTree) -> NoiseSource:
     """The source that hashes (step, draw) with the example's own key."""
 
     def source(step, draw):
+        checks.integer("draw", draw, 0, noise.DRAWS_PER_STEP - 1)  # one more would be the next step's first
         return noise.normal(key, step * noise.DRAWS_PER_STEP + draw, x.shape, x.dtype)
 
     return source
