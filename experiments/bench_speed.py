@@ -315,9 +315,10 @@ def peers(config: Config) -> Iterator[Row]:
         def peer(velocity, x, grid, solver=solver):
             term = diffrax.ODETerm(lambda t, y, args: jax.vmap(velocity, (0, None))(y, t))
             controller = diffrax.StepTo(ts=grid)
-            return diffrax.diffeqsolve(
+            solution = diffrax.diffeqsolve(
                 term, solver, grid[0], grid[-1], None, x, stepsize_controller=controller, max_steps=len(grid)
-            ).ys[0]
+            )
+            return jnp.reshape(solution.ys, x.shape)
 
         a = functools.partial(peer, velocity, x, grid)
         b = functools.partial(loop_by_hand, name, mixture_denoiser, target, schedule, key, x, grid)

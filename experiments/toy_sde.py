@@ -11,7 +11,7 @@ SDE and the probability flow from exact samples of p at t_max. Figures in OUT:
 - score.png: the score field over the exact p_t, a row a schedule.
 
 Takes about a minute on 2 CPU cores; the checkerboard, whose denoiser is a derivative, over a minute a schedule with
---samples 2048. Expect, with the defaults: log p by the flow within 1e-5 nats of the exact one on average; both samplers'
+--samples 2048. Expect, with the defaults: log p by the flow within 1e-5 nats of the exact one on average; the samplers'
 squared energy distance to exact samples below 0.002, which is as far as further sets of exact samples are (0.0007 to
 0.0018); moments of the forward paths within 2 % of the exact ones, as 8192 samples allow.
 """
