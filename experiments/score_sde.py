@@ -60,21 +60,21 @@ class Config:
     """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
     prediction: Literal["auto", "levels", "noise", "data", "v", "score", "velocity", "edm"] = "auto"
     """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
-    weighting: Literal["likelihood", "uniform", "simple", "edm", "min_snr"] = "likelihood"
+    weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
     """Weight of the loss over noise levels."""
-    times: Literal["log_snr", "uniform", "log_normal"] = "log_snr"
-    """Law of the training times: uniform in log-SNR or in t, or EDM's log-normal."""
+    times: Literal["log_normal", "log_snr", "uniform"] = "log_normal"
+    """Law of the training times: EDM's log-normal, or uniform in log-SNR or in t."""
     width: int | None = None
     """Features of the network; default 96 (dit), 48 (unet), 256 (mlp)."""
     depth: int | None = None
     """Blocks of the network; default 4 (dit, mlp), 1 a level (unet)."""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """Dropout probability in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network's arithmetic; state and solver stay in float32."""
-    steps: int = 700
+    steps: int = 1200
     """Training steps."""
-    batch_size: int = 128
+    batch_size: int = 96
     """Examples a step."""
     learning_rate: float = 2e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""

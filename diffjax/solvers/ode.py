@@ -12,18 +12,18 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
     def prepare(problem, ts):
         field = problem.velocity
         steps = intervals(field, ts)
-        return steps, tuple(stage(field, ts[:-1] + c * steps.dt) for c in nodes)
+        return steps, {c: stage(field, ts[:-1] + c * steps.dt) for c in nodes}  # one a distinct node: shared in the loop
 
     def step(problem, inputs, draw, x, state):
         interval, stages = inputs
-        first = evaluate(problem.velocity, stages[0], x)
+        first = evaluate(problem.velocity, stages[nodes[0]], x)
         euler = weighted_sum((interval.keep, x), (interval.gain, first))
 
         def finish(_):
             slopes = [first]
-            for at, row in zip(stages[1:], matrix, strict=True):
+            for c, row in zip(nodes[1:], matrix, strict=True):
                 inner = weighted_sum((1, x), *((interval.dt * a, k) for a, k in zip(row, slopes, strict=True) if a))
-                slopes.append(evaluate(problem.velocity, at, inner))
+                slopes.append(evaluate(problem.velocity, stages[c], inner))
             return weighted_sum((1, x), *((interval.dt * b, k) for b, k in zip(weights, slopes, strict=True) if b))
 
         return (unless_zero(interval, finish, euler) if len(nodes) > 1 else euler), state
