@@ -350,7 +350,6 @@ def draw_loss(config: Config, history: np.ndarray, out: pathlib.Path) -> None:
         xlabel="training step",
         ylabel=f"loss, {config.weighting} weighting",
         title=f"Training, {config.data}",
-        yscale="log",
     )
     axis.legend(frameon=False)
     record.save_figure(figure, out / "loss.png")
