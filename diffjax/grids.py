@@ -29,7 +29,7 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
 
     Raises ValueError where λ(t_max) is not finite (α = 0 there).
     """
-    start, end = _log_snr_ends(schedule)
+    start, end = schedules.log_snr_range(schedules.check(schedule))
     return _between(schedule, steps, lambda u: schedules.time_of_log_snr(schedule, start + u * (end - start)))
 
 
@@ -40,7 +40,7 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
-    start, end = (jnp.exp(-0.5 * value) for value in _log_snr_ends(schedule))
+    start, end = (jnp.exp(-0.5 * value) for value in schedules.log_snr_range(schedules.check(schedule)))
 
     def time(u):
         return schedules.time_of_log_snr(schedule, -2 * jnp.log(_power_law(start, end, rho, u)))
@@ -113,13 +113,3 @@ def _between(schedule: Schedule, steps: int, time: Callable[[Array], Array]) -> 
 
 def _power_law(start, end, rho, u):
     return (start ** (1 / rho) + u * (end ** (1 / rho) - start ** (1 / rho))) ** rho
-
-
-def _log_snr_ends(schedule):
-    schedules.check(schedule)
-    if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
-        raise ValueError(
-            f"schedule must have a finite log-SNR at both ends for this grid, but has none at t_max={schedule.t_max}; "
-            "lower t_max or use grids.uniform"
-        )
-    return schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)

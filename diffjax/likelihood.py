@@ -10,15 +10,15 @@ import numpy as np
 
 from . import checks, grids, predictions, schedules, sde
 from .numerics import divergence as exact_divergence
-from .numerics import float_dtype, hutchinson, standard_normal_log_prob
-from .sampling import default_grid, flow_problem
+from .numerics import float_dtype, hutchinson, normal_log_prob
+from .sampling import prepare
 from .schedules import Schedule
 from .solvers import base as driver
 from .solvers.base import Info, Solver
 from .solvers.ode import rk4
 from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
 
-DEFAULT_STEPS = 48
+DEFAULT = (rk4(), grids.log_snr, 48)
 
 
 class LogProbInfo(NamedTuple):
@@ -58,8 +58,6 @@ def log_prob(
     divergence, a missing key, a bad grid; TypeError for a solver of another kind. Song et al. 2021, eq. 39; Grathwohl
     et al. 2019.
     """
-    schedules.check(schedule)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     checks.choice("divergence", divergence, ("exact", "hutchinson"))
     probes = checks.integer("probes", probes, minimum=1)
     if divergence == "hutchinson" and key is None:
@@ -68,15 +66,12 @@ def log_prob(
         checks.key("key", key)
     if base is not None and not hasattr(base, "log_prob"):
         raise TypeError(f"base must have log_prob(x), got {base!r}")
-    solver = rk4() if solver is None else solver
-    driver.check_solver(solver)
-    flow_problem(solver, denoiser, schedule)
-    grid = default_grid(schedule, DEFAULT_STEPS, grids.log_snr) if grid is None else grid
-    grid = grids.check("grid", grid, schedule)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     x = driver.check_example("x", x)
+    driver.check_output(denoiser, x.shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule, base))
     probes = probes if divergence == "hutchinson" else 0
-    result, report = _log_prob(solver, static, probes, arrays, key, x, jnp.sort(grid))
+    result, report = _log_prob(solver, static, probes, arrays, key, x, grid[::-1])
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
 
@@ -87,40 +82,49 @@ def lattice_log_prob(
     schedule: Schedule,
     x: ArrayLike,
     levels: ArrayLike,
+    divergence: str = "hutchinson",
+    probes: int = 8,
+    solver: Solver | None = None,
+    grid: ArrayLike | None = None,
+    base: Any = None,
     info: bool = False,
-    **flow: Any,
 ) -> Any:
-    """One draw of a lower bound on log P(x), in nats, of lattice data: Gaussian dequantisation at the noise of t_min;
-    ().
+    """A lower bound on log P(x) of lattice data, in nats, by one draw of Gaussian dequantisation; shape ().
 
-    log P(x) ≥ E_{x_t ~ q(·|x)}[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)], t = grid[-1], where q is the
-    schedule's own kernel and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The noise has no box
-    edges to pay for, as uniform dequantisation has; the bound loses what a level cannot be told from its neighbours:
-    choose σ/α at t_min about a sixth of their spacing. x: one example, entries among levels (K,). flow: arguments of
-    `log_prob`. Raises ValueError where an entry of x is no level. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016;
+    log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)] over x_t ~ q(·|x), the schedule's own kernel
+    at t = grid[-1], with P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The bound holds in
+    expectation over keys. Gaussian noise has no box edges for a smooth density to pay for, as uniform dequantisation
+    has; what is lost is how well a level can be told from its neighbours: choose σ/α at t about a sixth of their
+    spacing.
+
+    x: one example, entries among levels: (K,), increasing. The rest as in `log_prob`, whose Info info=True adds. Raises
+    ValueError where an entry of x is no level, and as `log_prob`. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016;
     Ho et al. 2019.
     """
     checks.key("key", key)
-    x, levels = driver.check_example("x", x), checks.real_array("levels", levels)
-    gaps = jnp.abs(x[..., None] - levels)
-    index = jnp.argmin(gaps, -1)
-    if not checks.is_traced(gaps) and float(np.max(np.min(np.asarray(gaps), -1))) > 1e-4 * float(
-        levels[-1] - levels[0]
-    ):
-        raise ValueError(
-            f"x must take values among the {levels.shape[0]} levels, got an entry {np.max(gaps.min(-1))} off"
-        )
+    x, levels = driver.check_example("x", x), predictions.check_levels(levels)
+    index = _level_index(x, levels)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     key_noise, key_probes = jax.random.split(key)
-    noise = jax.random.normal(key_noise, x.shape, x.dtype)
-    grid = flow.get("grid")
-    t = schedule.t_min if grid is None else jnp.min(jnp.asarray(grid))
+    noise, t = jax.random.normal(key_noise, x.shape, x.dtype), grid[-1]
     x_t = schedules.perturb(schedule, x, t, noise)
-    lp, details = log_prob(denoiser, schedule, x_t, key_probes, info=True, **flow)
+    lp, details = log_prob(
+        denoiser, schedule, x_t, key_probes, divergence, probes=probes, solver=solver, grid=grid, base=base, info=True
+    )
     evidence = predictions.level_evidence(schedule, x_t, t, levels)
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
-    log_kernel = standard_normal_log_prob(noise) - x.size * jnp.log(schedule.sigma(t))
-    result = lp + decoded - log_kernel
+    result = lp + decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
     return (result, details) if info else result
+
+
+def _level_index(x, levels):
+    """The index of each entry's level, shape of x."""
+    gaps = jnp.abs(x[..., None] - levels)  # (*shape, K)
+    if not checks.is_traced(gaps):
+        off, slack = np.max(np.min(np.asarray(gaps), -1)), 1e-4 * (np.asarray(levels)[-1] - np.asarray(levels)[0])
+        if off > slack:
+            raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
+    return jnp.argmin(gaps, -1)
 
 
 @pytree
@@ -150,8 +154,7 @@ def _log_prob(solver, static, probes, arrays, key, x, ts):
     )
     log_det = jnp.mean(log_dets)
     if law is None:
-        std = schedules.prior_std(schedule)
-        log_base = standard_normal_log_prob(latent / std) - x.size * jnp.log(std)
+        log_base = normal_log_prob(latent, schedules.prior_std(schedule))
     else:
         log_base = law.log_prob(latent)
     error = jnp.std(log_dets, ddof=1) / jnp.sqrt(probes) if probes else jnp.zeros(())

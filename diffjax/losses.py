@@ -45,7 +45,7 @@ WEIGHTINGS: dict[str, Callable | None] = {
 
 uniform: 1 on the network's own error ‖F − target‖², whatever its kind · simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al.
 2020, eq. 14) · likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021, Theorem 1; Kingma
-et al. 2021, eq. 17) · edm: 1/c_out² (Karras et al. 2022, eq. 6–8) · min_snr: min(α²/σ², 5) (Hang et al. 2023, section
+et al. 2021, eq. 17) · edm: 1/c_out² (Karras et al. 2022, Table 1) · min_snr: min(α²/σ², 5) (Hang et al. 2023, section
 3.4).
 """
 
@@ -89,6 +89,10 @@ def batch_loss(
     unknown names and leading axes that differ.
     """
     checks.key("key", key)
+    if not isinstance(prediction, NetworkDenoiser):
+        raise TypeError(
+            f"prediction must be made by predictions.denoiser or categorical, got {type(prediction).__name__}"
+        )
     x0 = checks.real_array("x0", x0)
     if x0.ndim == 0 or x0.shape[0] == 0:
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
@@ -137,7 +141,7 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
     quantiles = (jnp.arange(count) + jax.random.uniform(key, (), float_dtype())) / count
     if law == "uniform":
         return schedule.t_min + quantiles * (schedule.t_max - schedule.t_min)
-    low, high = _log_snr_range(schedule)
+    low, high = schedules.log_snr_range(schedule)
     if law == "log_snr":
         return schedules.time_of_log_snr(schedule, high + quantiles * (low - high))
     start, end = ndtr(_standard(high)), ndtr(_standard(low))
@@ -151,7 +155,7 @@ def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Arra
     t = jnp.asarray(t)
     if law == "uniform":
         return jnp.full_like(t, 1 / (schedule.t_max - schedule.t_min))
-    low, high = _log_snr_range(schedule)
+    low, high = schedules.log_snr_range(schedule)
     rate = -schedules.log_snr_rate(schedule, t)
     if law == "log_snr":
         return rate / (high - low)
@@ -163,11 +167,3 @@ def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Arra
 def _standard(log_snr):
     """The log-normal law's standard score of log σ/α = −λ/2."""
     return (-0.5 * log_snr - LOG_SIGMA_MEAN) / LOG_SIGMA_STD
-
-
-def _log_snr_range(schedule):
-    if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
-        raise ValueError(
-            f"schedule must have α(t_max) > 0 for times drawn in log-SNR, t_max={schedule.t_max}; lower t_max"
-        )
-    return schedules.log_snr(schedule, schedule.t_max), schedules.log_snr(schedule, schedule.t_min)

@@ -74,9 +74,9 @@ def _log_scaled_tail(z):
     return jnp.where(far, jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi), log_ndtr(near) + 0.5 * near**2)
 
 
-def standard_normal_log_prob(z: Array) -> Array:
-    """log N(z; 0, I) in nats, shape (); z of any shape is one example."""
-    return -0.5 * jnp.sum(z**2) - 0.5 * z.size * math.log(2 * math.pi)
+def normal_log_prob(x: Array, std: ArrayLike) -> Array:
+    """log N(x; 0, std² I) in nats, shape (); x of any shape is one example, std is ()."""
+    return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
 
 
 def divergence(field: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:

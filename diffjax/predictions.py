@@ -62,6 +62,11 @@ score −ε/σ (Song et al. 2021, eq. 7) · velocity α′ x_0 + σ′ ε (Lipma
 INPUTS = ("raw", "scaled")
 
 
+def noise_input(schedule: Schedule, t: Scalar) -> Array:
+    """c_noise = −λ/8 = ¼ log σ/α, what a network with scaled inputs is told of the time; shape ()."""
+    return -schedules.log_snr(schedule, t) / 8
+
+
 @pytree
 class NetworkDenoiser:
     """D(x, t) from a network F of a given kind. See `denoiser`."""
@@ -101,7 +106,7 @@ class NetworkDenoiser:
         c_noise is EDM's ¼ log σ/α.
         """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return 1 / jnp.hypot(alpha * self.sigma_data, sigma), -schedules.log_snr(self.schedule, t) / 8
+        return 1 / jnp.hypot(alpha * self.sigma_data, sigma), noise_input(self.schedule, t)
 
     def _coefficients(self, t):
         r = schedules.rates(self.schedule, t)
@@ -128,6 +133,12 @@ def denoiser(
     checks.choice("inputs", inputs, INPUTS)
     sigma_data = checks.positive("sigma_data", sigma_data)
     inputs = "scaled" if kind == "edm" else inputs
+    infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
+    if infinite and (inputs == "scaled" or kind in ("noise", "score")):
+        raise ValueError(
+            f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, but α = 0 at "
+            f"t_max={schedule.t_max}: lower t_max, or use raw inputs with kind 'data', 'velocity' or 'v'"
+        )
     return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs)
 
 
@@ -145,7 +156,7 @@ class Categorical:
         evidence = level_evidence(self.schedule, x, t, self.levels)  # (*shape, K)
         features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
         merged = (*x.shape[:-1], -1) if x.ndim else (-1,)  # (*shape[:-1], C K)
-        c_noise = -schedules.log_snr(self.schedule, t) / 8
+        c_noise = noise_input(self.schedule, t)
         logits = self.net(features.reshape(merged), c_noise, *condition, **net_kwargs).reshape(evidence.shape)
         return jax.nn.softmax(evidence + logits) @ self.levels.astype(evidence.dtype)
 
@@ -169,12 +180,17 @@ def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> Network
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(features, c_noise)")
+    return denoiser(schedule, Categorical(schedule, as_pytree_callable(net), check_levels(levels)), "data")
+
+
+def check_levels(levels: ArrayLike) -> Array:
+    """`levels` as an array (K,), refused unless K ≥ 2 and increasing."""
     levels = checks.real_array("levels", levels)
     if levels.ndim != 1 or levels.shape[0] < 2:
         raise ValueError(f"levels must have shape (K,) with K at least 2, got {levels.shape}")
     if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
         raise ValueError(f"levels must increase, got {np.asarray(levels)}")
-    return denoiser(schedule, Categorical(schedule, as_pytree_callable(net), levels), "data")
+    return levels
 
 
 @pytree

@@ -18,7 +18,7 @@ from .solvers.base import Solver
 from .solvers.ode import heun
 from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
 
-DEFAULT_STEPS = 32
+DEFAULT = (heun(), grids.karras, 32)
 
 
 def sample(
@@ -50,9 +50,10 @@ def sample(
         if shape is not None:
             checks.one_of_shapes("x_init", x_init, [_check_shape(shape)])
     shape = _check_shape(shape) if x_init is None else x_init.shape
-    solver, grid = _prepare(solver, grid, denoiser, schedule)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     if key is not None or solver.stochastic or x_init is None:
         checks.key("key", key)
+    base.check_output(denoiser, shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     result, report = _sample_one(solver, static, shape, bool(path), arrays, key, grid, x_init)
     base.warn_if_exhausted(solver, report)
@@ -93,12 +94,16 @@ def sample_many(
     if x_init is not None:
         x_init = base.check_example("x_init", x_init)
         _check_leading("x_init", x_init, count)
+        if shape is not None:
+            checks.one_of_shapes("x_init", x_init, [(count, *_check_shape(shape))])
         shape = x_init.shape[1:]
     elif shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
-    solver, grid = _prepare(solver, grid, denoiser, schedule)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
+    shape = _check_shape(shape)
+    base.check_output(denoiser, shape, *(() if condition is None else (jax.tree.map(lambda a: a[0], condition),)))
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = (solver, static, _check_shape(shape), bool(path), count, chunk, _automatic(mesh))
+    settings = (solver, static, shape, bool(path), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init)
     base.warn_if_exhausted(solver, report)
     return (result, report) if info else result
@@ -118,8 +123,8 @@ def encode(
     start. solver, default `heun()`: one that consumes a velocity. Raises ValueError and TypeError as `sample`. Song et
     al. 2021, D.4.
     """
-    solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
-    problem = flow_problem(solver, denoiser, schedule)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    problem = base.diffusion(schedule, denoiser)
     x = base.check_example("x", x)
     return base.integrate(None, solver, problem, x, grid[::-1], path=path)
 
@@ -143,8 +148,8 @@ def interpolate(
     weights = checks.real_array("weights", weights)
     if weights.ndim != 1:
         raise ValueError(f"weights must have shape (K,), got {weights.shape}")
-    solver, grid = _prepare(solver, grid, denoiser, schedule, zero_end=False)
-    problem = flow_problem(solver, denoiser, schedule)
+    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    problem = base.diffusion(schedule, denoiser)
     latents = [base.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
     between = jax.vmap(lambda w: spherical(*latents, w))(weights)
     return jax.vmap(lambda z: base.integrate(None, solver, problem, z, grid))(between)
@@ -160,19 +165,40 @@ def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
     return (jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end) / jnp.sin(angle)
 
 
-def flow_problem(solver: Solver, denoiser: Denoiser, schedule: Schedule) -> base.Problem:
-    """The probability flow as a problem, refused for a solver that does not consume a velocity."""
-    if solver.consumes != "velocity":
+def prepare(
+    solver: Solver | None,
+    grid: ArrayLike | None,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    default: tuple[Solver, Callable[[Schedule, int], Array], int],
+    flow: bool = False,
+) -> tuple[Solver, Array]:
+    """(solver, grid) checked, with defaults (solver, family of grids, steps) filled in.
+
+    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end. flow: whether the probability
+    flow is to be followed, upwards too, so that the solver must consume a velocity and the grid may not end at 0.
+    """
+    schedules.check(schedule)
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    solver, (_, family, steps) = default[0] if solver is None else solver, default
+    base.check_solver(solver)
+    if flow and solver.consumes != "velocity":
         raise TypeError(
-            f"solver must consume a velocity to follow the probability flow, {solver.name} consumes a {solver.consumes}"
+            f"solver must consume a velocity to follow the flow, {solver.name} consumes a {solver.consumes}"
         )
-    return base.diffusion(schedule, denoiser)
-
-
-def default_grid(schedule: Schedule, steps: int, family: Callable[[Schedule, int], Array]) -> Array:
-    """A grid of the family, or of `grids.uniform` where α(t_max) = 0 and the log-SNR has no end; (steps + 1,)."""
     finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
-    return (family if finite else grids.uniform)(schedule, steps)
+    grid = (family if finite else grids.uniform)(schedule, steps) if grid is None else grid
+    grid = grids.check("grid", grid, schedule, zero_end=not flow)
+    if not checks.is_traced(grid):
+        start, end = np.asarray(grid)[[0, -1]]
+        if start < end:
+            raise ValueError(f"grid must decrease, got {start} … {end}")
+        if solver.stochastic and not finite and start >= schedule.t_max:
+            raise ValueError(
+                f"grid must start below t_max={schedule.t_max} for the stochastic solver {solver.name}: α = 0 there "
+                "and the reverse SDE has no coefficients; use a solver of the flow such as heun(), or a smaller t_max"
+            )
+    return solver, grid
 
 
 @pytree
@@ -195,7 +221,6 @@ def _run(solver, denoiser, schedule, shape, path, key, grid, x_init):
         key, key_init = jax.random.split(key)
     if x_init is None:
         x_init = schedules.prior_std(schedule) * jax.random.normal(key_init, shape, float_dtype())
-    x_init = x_init.astype(float_dtype(x_init))
     return base.run(base.noise_of(key, x_init), solver, base.diffusion(schedule, denoiser), x_init, grid, path)
 
 
@@ -231,18 +256,6 @@ def _sample_many(settings, arrays, key, grid, condition, x_init):
 def _pad(leaf, padding):
     """Repeat the last example `padding` times: the surplus is cut off after the run."""
     return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
-
-
-def _prepare(solver, grid, denoiser, schedule, zero_end=True):
-    schedules.check(schedule)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    solver = heun() if solver is None else solver
-    base.check_solver(solver)
-    grid = default_grid(schedule, DEFAULT_STEPS, grids.karras) if grid is None else grid
-    grid = grids.check("grid", grid, schedule, zero_end=zero_end)
-    if not checks.is_traced(grid) and (ends := np.asarray(grid)[[0, -1]])[0] < ends[1]:
-        raise ValueError(f"grid must decrease, got {ends[0]} … {ends[1]}")
-    return solver, grid
 
 
 def _check_shape(shape):

@@ -29,8 +29,8 @@ class Target(Protocol):
         """One draw."""
         ...
 
-    def convolved(self, alpha: Scalar, sigma: Scalar) -> "Target":
-        """The law of α x + σ ε."""
+    def noised(self, schedule: Schedule, t: Scalar) -> "Target":
+        """The law of α(t) x + σ(t) ε."""
         ...
 
 
@@ -49,18 +49,22 @@ class ExactDenoiser:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         if hasattr(self.target, "posterior_mean"):
             return self.target.posterior_mean(x, alpha, sigma)
-        score = jax.grad(self.target.convolved(alpha, sigma).log_prob)(x)
-        return (x + sigma**2 * score) / alpha
+        tweedie = x + sigma**2 * score(self.target.noised(self.schedule, t), x)
+        if not hasattr(self.target, "mean"):
+            return tweedie / alpha
+        return jnp.where(alpha > 0, tweedie / jnp.where(alpha > 0, alpha, 1), self.target.mean().reshape(x.shape))
 
 
 def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
     """The exact denoiser D(x, t) = E[x_0 | x_t = x]; a pytree callable for one example x and a scalar t.
 
-    In closed form for mixtures and data sets; by Tweedie's formula D = (x + σ²∇log p_t) / α elsewhere (Efron 2011, eq.
-    1.4). Raises TypeError unless the target has `noised` and the schedule is one.
+    target: one of this module, or any pytree with `log_prob` and `noised`. In closed form where the target has
+    `posterior_mean(x, α, σ)`, as mixtures and data sets have; else by Tweedie's formula D = (x + σ²∇log p_t) / α (Efron
+    2011, eq. 1.4), and `mean()`, if it has one, where α = 0. Raises TypeError unless the target has `noised` and the
+    schedule is one.
     """
-    if not hasattr(target, "convolved"):
-        raise TypeError(f"target must know its law under added noise (convolved), got {target!r}")
+    if not hasattr(target, "noised"):
+        raise TypeError(f"target must know its law under added noise, noised(schedule, t), got {target!r}")
     return ExactDenoiser(target, schedules.check(schedule))
 
 
@@ -280,12 +284,23 @@ class UniformBoxes:
 
     def log_prob(self, x: Array) -> Array:
         """log Σ_k w_k ∏_d (Φ((x − a)/s) − Φ((x − b)/s)) / (b − a), the indicator at s = 0; shape ()."""
+        checks.one_of_shapes("x", x, [self.lower.shape[1:]])
         sharp = jnp.asarray(self.std) == 0
         scale = jnp.where(sharp, 1, self.std)
         smooth = log_normal_interval((x - self.upper) / scale, (x - self.lower) / scale)
         inside = jnp.where((x >= self.lower) & (x < self.upper), 0.0, -jnp.inf)
         log_density = jnp.where(sharp, inside, smooth) - jnp.log(self.upper - self.lower)
         return logsumexp(jnp.log(self.weights) + log_density.sum(-1))
+
+    def mean(self) -> Array:
+        """Σ w_k (a_k + b_k)/2, (D,)."""
+        return self.weights @ (0.5 * (self.lower + self.upper))
+
+    def covariance(self) -> Array:
+        """Σ w_k (diag((b_k − a_k)²/12) + c_k c_kᵀ) + std² I, c_k the centre less the mean; (D, D)."""
+        centred = 0.5 * (self.lower + self.upper) - self.mean()
+        spread = self.weights @ ((self.upper - self.lower) ** 2 / 12) + self.std**2
+        return jnp.diag(spread) + jnp.einsum("k,ki,kj->ij", self.weights, centred, centred)
 
     def sample(self, key: Key) -> Array:
         """One draw, (D,)."""
@@ -309,6 +324,8 @@ def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Uni
     checks.one_of_shapes("upper", upper, [lower.shape])
     checks.one_of_shapes("weights", weights, [lower.shape[:1]])
     _check_weights(weights)
+    checks.finite("lower", lower)
+    checks.finite("upper", upper)
     if not checks.is_traced(lower, upper) and not np.all(np.asarray(upper) > np.asarray(lower)):
         raise ValueError(f"upper must exceed lower everywhere, got lower {lower.tolist()}, upper {upper.tolist()}")
     return UniformBoxes(weights, lower, upper, jnp.zeros((), lower.dtype))

@@ -56,9 +56,9 @@ class Dataset:
 def open_dataset(name: str, held_out: int, seed: int) -> Dataset:
     """The data set `name`: "digits", a toy density, or the path of an .npy or .npz file.
 
-    held_out: test examples. Integer-valued data of at most 256 levels become a lattice on [−1, 1]; other data are
-    divided by their standard deviation after their mean is taken off. Raises ValueError or FileNotFoundError for a file
-    that cannot serve.
+    held_out: test examples, at most a quarter of a file; toy densities have 2000. Integer-valued data of at most 256
+    levels become a lattice on [−1, 1]; other data are divided by their standard deviation after their mean is taken
+    off. Raises ValueError or FileNotFoundError for a file that cannot serve.
     """
     if name in TOYS:
         return _toy(name, seed)

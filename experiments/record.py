@@ -42,8 +42,8 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def start(config: Any) -> pathlib.Path:
-    """Make config.out, write config.json there and say what runs where; the folder."""
+def open_folder(config: Any) -> pathlib.Path:
+    """Make the folder config.out and say what runs where."""
     out = pathlib.Path(config.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
@@ -52,7 +52,18 @@ def start(config: Any) -> pathlib.Path:
     print(
         f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}"
     )
+    return out
+
+
+def write_config(out: pathlib.Path, config: Any) -> None:
+    """Write config.json."""
     write_json(out / "config.json", as_dict(config))
+
+
+def start(config: Any) -> pathlib.Path:
+    """`open_folder` and `write_config`, for an experiment that keeps no checkpoints."""
+    out = open_folder(config)
+    write_config(out, config)
     return out
 
 

@@ -22,13 +22,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
 from diffjax import losses, metrics, solvers, training
 from diffjax.networks import MLP, DiT, UNet
-from experiments import datasets, record
+from experiments import datasets, record, score_figures
 
 SCHEDULES = {
     "vp": dj.schedules.vp_linear,
@@ -49,7 +48,7 @@ class Config:
     data: str = "digits"
     """"digits", eight_gaussians, checkerboard, circles, moons, or the path of an .npy or .npz file (N, ...)."""
     held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file)."""
+    """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
     seed: int = 0
     """Seed of the split, the initial parameters, training and samples."""
     schedule: Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"] = "vp"
@@ -159,7 +158,8 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
     sizes = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
     factory, width, depth = sizes[network]
     depth_name = "blocks" if network == "unet" else "depth"
-    width, depth = config.width or width, config.depth or depth
+    width = width if config.width is None else config.width
+    depth = depth if config.depth is None else config.depth
     module = factory(width=width, dropout=config.dropout, dtype=jnp.dtype(config.dtype), **{depth_name: depth})
     default_floor = 0.01 if data.levels is None else data.spacing / 6
     floor = default_floor if config.noise_floor is None else config.noise_floor
@@ -186,6 +186,7 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
     batches = training.Batches(model.data.train, config.batch_size, config.seed)
     stored = {k: v for k, v in record.as_dict(config).items() if k in _TRAINING_FIELDS}
     with training.Checkpoints(out / "checkpoints", stored) as checkpoints:
+        record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
         state = checkpoints.restore_latest(state) or state
         history = _read_history(out, int(state.step))
         if int(state.step):
@@ -211,8 +212,10 @@ _TRAINING_FIELDS = (
 
 
 def _read_history(out, step):
+    """The losses of the steps before `step`; NaN where a kill came between a checkpoint and its record."""
     path = out / "losses.json"
-    return json.loads(path.read_text())["loss"][:step] if step and path.exists() else []
+    stored = json.loads(path.read_text())["loss"][:step] if step and path.exists() else []
+    return stored + [math.nan] * (step - len(stored))
 
 
 # --------------------------------------------------------------------------------------------------- what is measured
@@ -241,7 +244,8 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
 def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
     """Uniform in log-SNR, but a quarter as dense where σ/α > 5, where the denoiser barely moves; (steps + 1,).
 
-    The levels of lattice data resolve within a few units of log-SNR at little noise: there an open grid gives too good a log p.
+    The levels of lattice data resolve within a few units of log-SNR at little noise: there an open grid gives too good
+    a log p.
     """
     low, high = (float(dj.schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
     knee = min(max(-2 * math.log(5.0), low), high)
@@ -311,9 +315,9 @@ def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float
     }
 
 
-def distances(drawn: dict[str, np.ndarray], data: datasets.Dataset) -> dict[str, float]:
+def distances(drawn: dict[str, np.ndarray], data: datasets.Dataset, seed: int) -> dict[str, float]:
     """Fréchet, kernel and energy distance to the test set of each set of samples, and of as many training examples."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     sets = drawn | {"train": data.train[rng.permutation(len(data.train))[: len(drawn["sde"])]]}
     return {
         f"{name}_distance_{key}": float(distance(xs, data.test))
@@ -336,86 +340,6 @@ def neighbours(drawn: np.ndarray, data: datasets.Dataset) -> tuple[np.ndarray, d
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ figures
-
-
-def draw_loss(config: Config, history: np.ndarray, out: pathlib.Path) -> None:
-    """The loss of every step and its running mean."""
-    figure, axis = plt.subplots(figsize=(6, 3.5))
-    window = max(1, len(history) // 40)
-    smooth = np.convolve(history, np.ones(window) / window, "valid")
-    axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
-    axis.plot(np.arange(len(smooth)) + window, smooth, color="#1f4e79", label=f"mean of {window}")
-    axis.set(
-        xlabel="training step",
-        ylabel=f"loss, {config.weighting} weighting",
-        title=f"Training, {config.data}",
-    )
-    axis.legend(frameon=False)
-    record.save_figure(figure, out / "loss.png")
-
-
-def draw_images(data, drawn, indices, strip, labels, out):
-    """Real beside generated images; a sample being denoised; the nearest training images of some samples."""
-    limits = (float(data.train.min()), float(data.train.max()))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
-    panels = (
-        ("test images", data.test),
-        ("reverse SDE, Euler-Maruyama", drawn["sde"]),
-        ("probability flow, Heun", drawn["ode"]),
-    )
-    for axis, (title, images) in zip(axes, panels, strict=True):
-        record.image_grid(axis, images[:64], 8, limits)
-        axis.set_title(title)
-    record.save_figure(figure, out / "samples.png")
-
-    figure, axes = plt.subplots(2, len(labels), figsize=(1.15 * len(labels), 2.9))
-    for column, label in enumerate(labels):
-        noisy, denoised = strip[0][column], strip[1][column]
-        spread = max(limits[1], float(np.abs(noisy).max()))
-        record.image_grid(axes[0, column], noisy[None], 1, (-spread, spread))
-        record.image_grid(axes[1, column], denoised[None], 1, limits)
-        axes[0, column].set_title(label, fontsize=8)
-    figure.suptitle(
-        "one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α", y=1.02
-    )
-    record.save_figure(figure, out / "denoising.png")
-
-    count = min(10, len(indices))
-    rows = [drawn["sde"][:count], *(data.train[indices[:count, k]] for k in range(indices.shape[1]))]
-    figure, axis = plt.subplots(figsize=(0.8 * count, 0.8 * len(rows) + 0.4))
-    record.image_grid(axis, np.concatenate(rows), count, limits)
-    axis.set_title("samples (top row) and their nearest training images (below, nearest first)", fontsize=9)
-    record.save_figure(figure, out / "neighbours.png")
-
-
-def draw_points(data, drawn, strip, labels, out):
-    """Two coordinates of real and generated examples, and of some samples along the flow."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharex=True, sharey=True)
-    panels = (
-        ("test examples", data.test),
-        ("reverse SDE, Euler-Maruyama", drawn["sde"]),
-        ("probability flow, Heun", drawn["ode"]),
-    )
-    for axis, (title, points) in zip(axes, panels, strict=True):
-        flat = points.reshape(len(points), -1)
-        axis.scatter(flat[:, 0], flat[:, 1] if flat.shape[1] > 1 else 0 * flat[:, 0], s=4, alpha=0.5, color="#1f4e79")
-        axis.set(title=title, xlabel="x₁", aspect="equal")
-    axes[0].set_ylabel("x₂")
-    record.save_figure(figure, out / "samples.png")
-    figure, axis = plt.subplots(figsize=(6, 3.5))
-    axis.plot(range(len(labels)), strip[0].reshape(len(labels), -1)[:, :8], color="#1f4e79", label="state x")
-    axis.plot(
-        range(len(labels)), strip[1].reshape(len(labels), -1)[:, :8], color="#c05020", ls="--", label="denoised D(x, t)"
-    )
-    axis.set(xlabel="noise σ/α", ylabel="coordinates of one sample", title="one sample along the probability flow")
-    axis.set_xticks(range(len(labels)), labels, rotation=45)
-    handles, names = axis.get_legend_handles_labels()
-    unique = dict(zip(names, handles, strict=True))
-    axis.legend(unique.values(), unique.keys(), frameon=False)
-    record.save_figure(figure, out / "denoising.png")
-
-
 def denoising_strip(config: Config, model: Model, denoiser: Any, frames: int = 10) -> tuple[Any, list[str]]:
     """((states, denoised), labels) of one sample at `frames` noise levels of the probability flow."""
     grid = dj.grids.log_snr(model.schedule, 2 * (frames - 1))
@@ -432,20 +356,14 @@ def denoising_strip(config: Config, model: Model, denoiser: Any, frames: int = 1
 
 def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
-    for name in (
-        "held_out",
-        "steps",
-        "batch_size",
-        "save_every",
-        "samples",
-        "sde_steps",
-        "ode_steps",
-        "probes",
-        "chunk",
-    ):
-        dj.checks.integer(name, getattr(config, name), 1)
-    dj.checks.integer("samples", config.samples, 2)
-    dj.checks.integer("probes", config.probes, 2)
+    at_least = {
+        1: ("held_out", "steps", "batch_size", "save_every", "sde_steps", "ode_steps", "likelihood_steps", "chunk"),
+        2: ("samples", "probes", "likelihood_examples"),  # below, a standard error or distance has no meaning
+    }
+    for minimum, names in at_least.items():
+        for name in names:
+            if getattr(config, name) is not None:
+                dj.checks.integer(name, getattr(config, name), minimum)
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if config.noise_floor is not None:
@@ -458,7 +376,7 @@ def run(config: Config) -> dict[str, Any]:
     check(config)
     data = datasets.open_dataset(config.data, config.held_out, config.seed)
     model = make_model(config, data)
-    out = record.start(config)
+    out = record.open_folder(config)
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
     params, history = train(config, model, out)
     trained = time.perf_counter()
@@ -466,13 +384,13 @@ def run(config: Config) -> dict[str, Any]:
     drawn = draw_samples(config, model, denoiser)
     results: dict[str, Any] = score(config, model, denoiser) | baselines(data, config.likelihood_examples)
     indices, near = neighbours(drawn["sde"], data)
-    results |= distances(drawn, data) | near | {"final_loss": float(np.mean(history[-50:]))}
-    draw_loss(config, history, out)
+    results |= distances(drawn, data, config.seed) | near | {"final_loss": float(np.nanmean(history[-50:]))}
+    score_figures.draw_loss(config, history, out)
     strip, labels = denoising_strip(config, model, denoiser)
     if data.is_image:
-        draw_images(data, drawn, indices, strip, labels, out)
+        score_figures.draw_images(data, drawn, indices, strip, labels, out)
     else:
-        draw_points(data, drawn, strip, labels, out)
+        score_figures.draw_points(data, drawn, strip, labels, out)
     results |= {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seconds_training": round(trained - began, 1),

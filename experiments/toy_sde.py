@@ -210,7 +210,7 @@ def forward_moments(target: Any, schedule: schedules.Schedule, t: Any, x: np.nda
     is exact. variance_error: trace of the covariance over s², less 1, with its standard error variance_noise.
     """
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-    mean, covariance = (np.asarray(moment) for moment in moments(target))
+    mean, covariance = np.asarray(target.mean()), np.asarray(target.covariance())
     exact = alpha**2 * np.trace(covariance) + 2 * sigma**2
     x = x.astype(np.float64)
     squares = np.sum((x - x.mean(0)) ** 2, -1)
@@ -222,16 +222,6 @@ def forward_moments(target: Any, schedule: schedules.Schedule, t: Any, x: np.nda
         "variance_error": float(squares.mean() / exact - 1),
         "variance_noise": float(squares.std() / exact / np.sqrt(len(x))),
     }
-
-
-def moments(target: Any) -> tuple[Any, Any]:
-    """Mean (2,) and covariance (2, 2) of a target at noise 0."""
-    if isinstance(target, targets.Mixture):
-        return target.mean(), target.covariance()
-    centres, sides = 0.5 * (target.lower + target.upper), target.upper - target.lower
-    mean = target.weights @ centres
-    between = (centres - mean).T @ (target.weights[:, None] * (centres - mean))
-    return mean, between + jnp.diag(target.weights @ sides**2 / 12)
 
 
 def log_prob_error(target: Any, schedule: schedules.Schedule, x: jax.Array) -> dict[str, float]:
@@ -313,7 +303,7 @@ def marginal_heat(marginal: Any, schedule: schedules.Schedule) -> tuple[np.ndarr
 
     The x axis is linear where data lie; beyond, on schedules whose variance explodes, it grows as asinh.
     """
-    mean, covariance = (float(jnp.squeeze(m)) for m in moments(marginal))
+    mean, covariance = (float(jnp.squeeze(m)) for m in (marginal.mean(), marginal.covariance()))
     start, end = (
         float(jnp.sqrt(schedule.alpha(t) ** 2 * covariance + schedule.sigma(t) ** 2))
         for t in (schedule.t_min, schedule.t_max)
@@ -395,7 +385,7 @@ def time_label(schedule: schedules.Schedule, t: Any) -> str:
 
 def window(target: Any, schedule: schedules.Schedule, t: Any) -> float:
     """Half the side of a square that holds nearly all of p_t."""
-    mean, covariance = moments(target)
+    mean, covariance = target.mean(), target.covariance()
     spread = schedule.alpha(t) ** 2 * jnp.trace(covariance) / 2 + schedule.sigma(t) ** 2
     return float(schedule.alpha(t) * jnp.max(jnp.abs(mean)) + 2.5 * jnp.sqrt(spread))
 

@@ -44,13 +44,16 @@ def test_the_main_job_writes_what_it_promises_and_resumes(tmp_path, capsys):
     assert {name: first[name] for name in same} == {name: again[name] for name in same}
     with pytest.raises(ValueError, match="learning_rate"):
         score_sde.run(dataclasses.replace(config, learning_rate=0.5))
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == config.learning_rate
 
 
 @pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
     """The floor puts σ/α at t_min where the flag says, and by Gibbs' inequality no density scores the test set better than the
     exact one, but for the sampling error of the difference."""
-    config = small(tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64)
+    config = small(
+        tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64
+    )
     model = score_sde.make_model(config, datasets.open_dataset("moons", 10, 0))
     t = model.schedule.t_min
     np.testing.assert_allclose(model.schedule.sigma(t) / model.schedule.alpha(t), 0.05, rtol=1e-3)
@@ -114,6 +117,8 @@ def test_bad_input_is_named(tmp_path):
         (ValueError, "needs data on a lattice", {"data": "moons", "prediction": "levels"}),
         (ValueError, "needs images", {"data": "moons", "network": "dit"}),
         (ValueError, "steps must be at least 1, got 0", {"steps": 0}),
+        (ValueError, "width must be", {"width": 0}),
+        (ValueError, "likelihood_examples must be at least 2, got 1", {"likelihood_examples": 1}),
         (ValueError, "noise_floor must lie in", {"noise_floor": 3.0}),
         (ValueError, "learning_rate must be positive, got -1.0", {"learning_rate": -1.0}),
     ]

@@ -111,10 +111,10 @@ def test_log_normal_interval_of_a_partition_sums_to_one(x64):
     assert float(total) == pytest.approx(1, abs=16 * EPS64)
 
 
-def test_standard_normal_log_prob_is_the_product_of_marginals(x64):
+def test_normal_log_prob_is_the_product_of_marginals(x64):
     z = jax.random.normal(jax.random.key(0), (2, 3))
-    marginals = np.log(np.exp(-(np.asarray(z) ** 2) / 2) / math.sqrt(2 * math.pi))
-    assert float(numerics.standard_normal_log_prob(z)) == pytest.approx(marginals.sum(), rel=1e-14)
+    marginals = np.log(np.exp(-((np.asarray(z) / 0.3) ** 2) / 2) / (0.3 * math.sqrt(2 * math.pi)))
+    assert float(numerics.normal_log_prob(z, 0.3)) == pytest.approx(marginals.sum(), rel=1e-14)
 
 
 # ------------------------------------------------------------------------------------------------- traces of Jacobians

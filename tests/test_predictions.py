@@ -270,3 +270,45 @@ def test_refuses(name):
     call, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_categorical_is_exact_for_independent_entries(x64):
+    """With logits log p_k the denoiser is the posterior mean of independent entries of law p, at every noise level."""
+    levels, law = jnp.array([-1.0, 0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.3, 0.4])
+    schedule = schedules.vp_linear()
+    net = lambda features, c_noise: jnp.tile(jnp.log(law), 3)  # noqa: E731
+    denoiser = predictions.categorical(schedule, net, levels)
+    x = jnp.array([0.3, -2.0, 0.9])
+    for t in (1e-3, 0.1, 0.5, 1.0):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        log_weights = jnp.log(law) - (x[:, None] - alpha * levels) ** 2 / (2 * sigma**2)
+        weights = jnp.exp(log_weights - log_weights.max(-1, keepdims=True))
+        np.testing.assert_allclose(denoiser(x, t), (weights @ levels) / weights.sum(-1), rtol=1e-10, atol=1e-12)
+
+
+def test_categorical_gives_the_network_features_of_unit_variance(x64):
+    """At little noise one level is certain: features of uniform data have mean 0 and variance 1, and c_noise is −λ/8."""
+    levels, seen = jnp.linspace(-1, 1, 5), {}
+
+    def net(features, c_noise):
+        seen.update(features=features, c_noise=c_noise)
+        return 0 * features
+
+    schedule = schedules.vp_linear()
+    predictions.categorical(schedule, net, levels)(jnp.tile(levels, 7).reshape(7, 5), 1e-4)
+    assert seen["features"].shape == (7, 25)
+    np.testing.assert_allclose([seen["features"].mean(), seen["features"].var()], [0, 1], atol=1e-9)
+    np.testing.assert_allclose(seen["c_noise"], -schedules.log_snr(schedule, 1e-4) / 8)
+
+
+@pytest.mark.parametrize("levels", [[1.0], [1.0, 0.0], [0.0, 0.0], [[0.0, 1.0]]])
+def test_categorical_refuses_levels_that_are_none(levels):
+    with pytest.raises(ValueError, match="levels must"):
+        predictions.categorical(schedules.vp_linear(), lambda x, t: x, levels)
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")])
+def test_kinds_without_a_denoiser_at_the_end_are_refused_there(kind, inputs):
+    """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled inputs have no c_noise."""
+    with pytest.raises(ValueError, match="schedule must have α"):
+        predictions.denoiser(schedules.rectified_flow(t_max=1.0), lambda x, t: x, kind, inputs=inputs)

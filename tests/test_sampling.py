@@ -215,6 +215,11 @@ def test_bad_arguments_are_named():
         dj.sample(key, None, schedule, shape=(2,))
     with pytest.raises(TypeError, match="key must be a typed key"):
         dj.sample(0, denoiser, schedule, shape=(2,))
+    with pytest.raises(ValueError, match="denoiser must return an array of its example's shape"):
+        dj.sample(key, lambda x, t: x.sum(), schedule, shape=(2,))
+    straight = dj.schedules.rectified_flow(t_max=1.0)
+    with pytest.raises(ValueError, match="grid must start below t_max=1.0 for the stochastic solver euler_maruyama"):
+        dj.sample(key, dj.targets.denoiser(setting()[1], straight), straight, solvers.euler_maruyama(), shape=(2,))
     many = functools.partial(dj.sample_many, key, denoiser=denoiser, schedule=schedule, shape=(2,))
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         many(0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import checks
 from ..types import ArrayLike, pytree
-from .derived import as_time
+from .derived import alpha_of_log_snr, as_time
 
 
 class Posterior(NamedTuple):
@@ -58,11 +58,11 @@ class DiscreteChain:
 
     def alpha(self, t):
         """√sigmoid(λ) = √ᾱ at the table's entries."""
-        return jnp.exp(0.5 * jax.nn.log_sigmoid(self.log_snr(as_time(t))))
+        return alpha_of_log_snr(self.log_snr(as_time(t)))
 
     def sigma(self, t):
         """√sigmoid(−λ) = √(1 − ᾱ) at the table's entries."""
-        return jnp.exp(0.5 * jax.nn.log_sigmoid(-self.log_snr(as_time(t))))
+        return alpha_of_log_snr(-self.log_snr(as_time(t)))
 
     def time_of_log_snr(self, log_snr):
         """The inverse of the piecewise linear table."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Scalar, is_array
 
@@ -102,6 +103,7 @@ def rates(schedule: Schedule, t: ArrayLike) -> Rates:
 
 def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> Array:
     """x_t = α(t) x_0 + σ(t) ε; x0 and noise of one shape, t of shape ()."""
+    checks.one_of_shapes("noise", noise, [np.shape(x0)])
     return schedule.alpha(t) * jnp.asarray(x0) + schedule.sigma(t) * jnp.asarray(noise)
 
 
@@ -117,6 +119,20 @@ def is_finite(schedule: Schedule) -> bool:
     """Whether the log-SNR is finite at both ends: False where α(t_max) = 0. The schedule must be concrete."""
     with jax.ensure_compile_time_eval():
         return all(np.isfinite(float(log_snr(schedule, t))) for t in (schedule.t_min, schedule.t_max))
+
+
+def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
+    """(λ(t_max), λ(t_min)), each of shape (). Raises ValueError where a concrete schedule has α(t_max) = 0."""
+    if not checks.is_traced(schedule) and not is_finite(schedule):
+        raise ValueError(
+            f"schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at t_max={schedule.t_max}; lower t_max"
+        )
+    return log_snr(schedule, schedule.t_max), log_snr(schedule, schedule.t_min)
+
+
+def alpha_of_log_snr(log_snr: Array) -> Array:
+    """α = √sigmoid(λ), for α² + σ² = 1; σ is that of −λ. Shape of log_snr."""
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(log_snr))
 
 
 def check(schedule: Any) -> Schedule:

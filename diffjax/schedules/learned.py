@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Key, Scalar, pytree
 from .arguments import interval
-from .derived import as_time
+from .derived import alpha_of_log_snr, as_time
 
 
 @pytree
@@ -34,11 +34,11 @@ class LearnedVP:
 
     def alpha(self, t):
         """√sigmoid(λ)."""
-        return jnp.exp(0.5 * jax.nn.log_sigmoid(self.log_snr(as_time(t))))
+        return alpha_of_log_snr(self.log_snr(as_time(t)))
 
     def sigma(self, t):
         """√sigmoid(−λ)."""
-        return jnp.exp(0.5 * jax.nn.log_sigmoid(-self.log_snr(as_time(t))))
+        return alpha_of_log_snr(-self.log_snr(as_time(t)))
 
 
 def learned(

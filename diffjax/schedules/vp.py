@@ -134,5 +134,6 @@ def vp_cosine(offset: Scalar = 0.008, t_min: Scalar = 1e-5, t_max: Scalar = 0.99
     unless offset > 0 and 0 < t_min < t_max < 1. Nichol & Dhariwal 2021, eq. 17.
     """
     t_min, t_max = interval(t_min, t_max)
-    checks.greater("1", 1.0, "t_max", t_max)
+    if not checks.is_traced(t_max) and not t_max < 1:
+        raise ValueError(f"t_max must be below 1, where α = 0, got {t_max}")
     return VPCosine(checks.positive("offset", offset), t_min, t_max)

@@ -116,6 +116,8 @@ def integrate(
     check_consumes(solver, problem)
     key = check_key(solver, key)
     x = check_state("x", x)
+    if solver.stochastic and not isinstance(x, jax.Array):
+        raise TypeError(f"x must be one array for the stochastic solver {solver.name}, got a {type(x).__name__}")
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
     arrays, static = partition(problem)
     result, report = _integrate(solver, static, bool(path), arrays, key, x, ts)
@@ -171,7 +173,9 @@ def _fixed_report(solver, ts):
 def as_problem(problem: Any) -> Problem:
     """An SDE, a velocity or a `Problem` as a `Problem` of pytree callables. Raises TypeError for anything else."""
     if isinstance(problem, Problem):
-        return problem
+        schedule, *fields = problem.schedule, problem.denoiser, problem.velocity
+        denoiser, velocity = (None if field is None else as_pytree_callable(field) for field in fields)
+        return Problem(schedule, denoiser, velocity, problem.sde and as_problem(problem.sde).sde)
     if isinstance(problem, sde.SDE):
         return Problem(sde=sde.SDE(as_pytree_callable(problem.drift), as_pytree_callable(problem.diffusion)))
     checks.callable_("problem", problem, "velocity(x, t), or be an SDE or a Problem")
@@ -205,11 +209,20 @@ def check_solver(solver: Any) -> None:
 
 
 def check_consumes(solver: Solver, problem: Problem) -> None:
-    """Refuse a problem that lacks what the solver consumes."""
-    if getattr(problem, solver.consumes) is not None or problem.denoiser is not None:
+    """Refuse a problem that lacks what the solver consumes; a denoiser serves with its schedule only."""
+    whole = problem.denoiser is not None and problem.schedule is not None
+    if whole or (solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None):
         return
-    stated = [name for name in ("denoiser", "velocity", "sde") if getattr(problem, name) is not None]
+    stated = [name for name in ("schedule", "denoiser", "velocity", "sde") if getattr(problem, name) is not None]
     raise TypeError(f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}")
+
+
+def check_output(denoiser: Callable, shape: tuple[int, ...], *condition: Any) -> None:
+    """Refuse a denoiser whose output is not one real array of the example's shape."""
+    x = jax.ShapeDtypeStruct(shape, float_dtype())
+    out = jax.eval_shape(lambda x, t: denoiser(x, t, *condition), x, jax.ShapeDtypeStruct((), float_dtype()))
+    if getattr(out, "shape", None) != shape:
+        raise ValueError(f"denoiser must return an array of its example's shape {shape}, got {out}")
 
 
 def check_key(solver: Solver, key: Any) -> Any:
@@ -311,12 +324,12 @@ def unless_zero(interval: Interval, correct: Callable[[PyTree], PyTree], x: PyTr
     return jax.lax.cond(interval.at_zero, lambda x: x, correct, x)
 
 
-def per_step(first: int, last: int | None = None) -> Callable[[ArrayLike], int]:
-    """evaluations(grid) of a method with `first` evaluations a step and `last` (default 1) on a step to 0."""
+def per_step(count: int) -> Callable[[ArrayLike], int]:
+    """evaluations(grid) of a method with `count` evaluations a step, and one on a step to 0."""
 
     def evaluations(grid: ArrayLike) -> int:
         steps = np.shape(grid)[0] - 1
         to_zero = not checks.is_traced(grid) and float(np.asarray(grid)[-1]) == 0
-        return first * (steps - to_zero) + (last or 1) * to_zero
+        return count * (steps - to_zero) + to_zero
 
     return evaluations

@@ -12,7 +12,9 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
     def prepare(problem, ts):
         field = problem.velocity
         steps = intervals(field, ts)
-        return steps, {c: stage(field, ts[:-1] + c * steps.dt) for c in nodes}  # one a distinct node: shared in the loop
+        return steps, {
+            c: stage(field, ts[:-1] + c * steps.dt) for c in nodes
+        }  # one a distinct node: shared in the loop
 
     def step(problem, inputs, draw, x, state):
         interval, stages = inputs

@@ -13,7 +13,9 @@ def _noise_scale(interval):
 
 @factory
 def euler_maruyama() -> Solver:
-    """x ← x + drift dt + g √|dt| z: weak order 1, one evaluation a step. Maruyama 1955; Song et al. 2021, D.1."""
+    """x ← x + drift dt + g √|dt| z: weak order 1, one evaluation a step. Maruyama 1955; Song et al. 2021, section
+    4.1.
+    """
 
     def prepare(problem, ts):
         steps = intervals(problem.sde.drift, ts)
@@ -73,7 +75,8 @@ def reverse_diffusion() -> Solver:
         variance = -(sigma**2) * jnp.expm1(-log_snr_gain)  # σ_t² − a² σ_s², without its cancellation
         keep = jnp.where(at_zero, 0, 2 - ratio - variance / sigma**2)
         gain = jnp.where(at_zero, 1, variance * alpha / sigma**2)
-        return t, keep, gain, jnp.sqrt(variance)
+        std = jnp.where(at_zero, 0, jnp.sqrt(jnp.where(at_zero, 1, variance)))  # two wheres: no inf · 0 in gradients
+        return t, keep, gain, std
 
     def step(problem, inputs, draw, x, state):
         t, keep, gain, std = inputs
