@@ -68,7 +68,6 @@ def log_prob(
         raise TypeError(f"base must have log_prob(x), got {base!r}")
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     x = driver.check_example("x", x)
-    driver.check_output(denoiser, x.shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule, base))
     probes = probes if divergence == "hutchinson" else 0
     result, report = _log_prob(solver, static, probes, arrays, key, x, grid[::-1])
@@ -147,7 +146,7 @@ class _Augmented:
 def _log_prob(solver, static, probes, arrays, key, x, ts):
     denoiser, schedule, law = combine(arrays, static)
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
-    field = _Augmented(sde.probability_flow(schedule, denoiser), directions)
+    field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
     (latent, log_dets), run = driver.run(
         driver.noise_of(None, x), solver, driver.Problem(velocity=field), start, ts, path=False

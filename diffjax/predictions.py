@@ -85,10 +85,11 @@ class NetworkDenoiser:
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """F: the network's own output at (x, t), its inputs scaled where asked for; shape of x."""
-        if self.inputs == "raw":
-            return self.net(x, t, *condition, **net_kwargs)
-        c_in, c_noise = self.input_scalings(t)
-        return self.net(c_in * x, c_noise, *condition, **net_kwargs)
+        c_in, c_noise = (1, t) if self.inputs == "raw" else self.input_scalings(t)
+        output = self.net(c_in * x, c_noise, *condition, **net_kwargs)
+        if jnp.shape(output) != jnp.shape(x):
+            raise ValueError(f"net must return its example's shape {jnp.shape(x)}, got {jnp.shape(output)}")
+        return output
 
     def target(self, x0: Array, noise: Array, t: Scalar) -> Array:
         """F's regression target a x_0 + b ε, shape of x0."""

@@ -53,7 +53,6 @@ def sample(
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     if key is not None or solver.stochastic or x_init is None:
         checks.key("key", key)
-    base.check_output(denoiser, shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     result, report = _sample_one(solver, static, shape, bool(path), arrays, key, grid, x_init)
     base.warn_if_exhausted(solver, report)
@@ -101,7 +100,6 @@ def sample_many(
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     shape = _check_shape(shape)
-    base.check_output(denoiser, shape, *(() if condition is None else (jax.tree.map(lambda a: a[0], condition),)))
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     settings = (solver, static, shape, bool(path), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init)

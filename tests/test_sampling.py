@@ -215,7 +215,7 @@ def test_bad_arguments_are_named():
         dj.sample(key, None, schedule, shape=(2,))
     with pytest.raises(TypeError, match="key must be a typed key"):
         dj.sample(0, denoiser, schedule, shape=(2,))
-    with pytest.raises(ValueError, match="denoiser must return an array of its example's shape"):
+    with pytest.raises(ValueError, match="denoiser must return its example's shape"):
         dj.sample(key, lambda x, t: x.sum(), schedule, shape=(2,))
     straight = dj.schedules.rectified_flow(t_max=1.0)
     with pytest.raises(ValueError, match="grid must start below t_max=1.0 for the stochastic solver euler_maruyama"):

@@ -130,6 +130,20 @@ def _integrate(solver, static, path, arrays, key, x, ts):
     return run(noise_of(key, x), solver, combine(arrays, static), x, ts, path)
 
 
+@pytree
+class Checked:
+    """A denoiser that refuses, while it is traced, an output of another shape than its example's."""
+
+    denoiser: Any
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        """D(x, t), shape of x."""
+        data = self.denoiser(x, t)
+        if jnp.shape(data) != x.shape:
+            raise ValueError(f"denoiser must return its example's shape {x.shape}, got {jnp.shape(data)}")
+        return data
+
+
 NoiseSource = Callable[[Array, int], Array]
 """(step index, draw index) -> standard normal noise of x's shape."""
 
@@ -146,6 +160,8 @@ def noise_of(key: Key | None, x: PyTree) -> NoiseSource:
 
 def run(source: NoiseSource, solver: Solver, problem: Problem, x: PyTree, ts: Array, path: bool) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation: (x or its path, Info), to be called under a transformation."""
+    if problem.denoiser is not None:
+        problem = Problem(problem.schedule, Checked(problem.denoiser), problem.velocity, problem.sde)
     problem = derive(solver, problem)
     inputs = solver.prepare(problem, ts)
     state = solver.init(problem, x, jax.tree.map(lambda leaf: leaf[0], inputs))
@@ -215,14 +231,6 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
         return
     stated = [name for name in ("schedule", "denoiser", "velocity", "sde") if getattr(problem, name) is not None]
     raise TypeError(f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}")
-
-
-def check_output(denoiser: Callable, shape: tuple[int, ...], *condition: Any) -> None:
-    """Refuse a denoiser whose output is not one real array of the example's shape."""
-    x = jax.ShapeDtypeStruct(shape, float_dtype())
-    out = jax.eval_shape(lambda x, t: denoiser(x, t, *condition), x, jax.ShapeDtypeStruct((), float_dtype()))
-    if getattr(out, "shape", None) != shape:
-        raise ValueError(f"denoiser must return an array of its example's shape {shape}, got {out}")
 
 
 def check_key(solver: Solver, key: Any) -> Any:
