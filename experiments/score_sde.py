@@ -8,7 +8,7 @@ Trains one denoiser, samples it by the reverse SDE (Euler-Maruyama) and by the p
 bits/dim beside two baselines on the same split, Fréchet and kernel distance to the test set beside those of the
 training set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes.
 
-Hardware and time: about 4 minutes on 2 CPU cores, under a minute on a GPU. Expect on digits about 1.82 test bits/dim,
+Hardware and time: about 4 minutes on 2 CPU cores. Expect on digits about 1.82 test bits/dim,
 where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
 """
 
