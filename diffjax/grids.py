@@ -40,10 +40,10 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
-    start, end = (jnp.exp(-0.5 * value) for value in schedules.log_snr_range(schedules.check(schedule)))
+    start, end = (jnp.exp(-0.5 / rho * value) for value in schedules.log_snr_range(schedules.check(schedule)))
 
-    def time(u):
-        return schedules.time_of_log_snr(schedule, -2 * jnp.log(_power_law(start, end, rho, u)))
+    def time(u):  # in s^{1/ρ}, since s itself may leave the range of float32
+        return schedules.time_of_log_snr(schedule, -2 * rho * jnp.log(start + u * (end - start)))
 
     return _between(schedule, steps, time)
 
@@ -78,7 +78,9 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     zero_end: whether a decreasing grid may end at exactly 0 below t_min. Raises ValueError; traced times get the shape
     check only. Ends are compared with a rounding tolerance of 4 ulp.
     """
-    ts = checks.real_array(name, ts).astype(float_dtype())
+    ts = checks.real_array(name, ts)
+    rounding = np.finfo(ts.dtype).eps
+    ts = ts.astype(float_dtype())
     if ts.ndim != 1 or ts.shape[0] < 2:
         raise ValueError(f"{name} must have shape (steps + 1,) with at least one step, got {ts.shape}")
     if checks.is_traced(ts):
@@ -94,7 +96,7 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     if schedule is None or checks.is_traced(schedule):
         return ts
     low, high = float(schedule.t_min), float(schedule.t_max)
-    slack = 4 * np.finfo(values.dtype).eps
+    slack = 4 * rounding
     inner = values[:-1] if zero_end and values[-1] == 0 and gaps[0] < 0 else values
     outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
     if outside.size:

@@ -88,13 +88,14 @@ def lattice_log_prob(
     base: Any = None,
     info: bool = False,
 ) -> Any:
-    """A lower bound on log P(x) of lattice data, in nats, by one draw of Gaussian dequantisation; shape ().
+    """log P(x) of lattice data from below, in nats, by one draw of Gaussian dequantisation; shape ().
 
     log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)] over x_t ~ q(·|x), the schedule's own kernel
-    at t = grid[-1], with P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. The bound holds in
-    expectation over keys. Gaussian noise has no box edges for a smooth density to pay for, as uniform dequantisation
-    has; what is lost is how well a level can be told from its neighbours: choose σ/α at t about a sixth of their
-    spacing.
+    at t = grid[-1], with P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. P is the model's law of
+    the lattice, P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t, which sums to one: −log₂ P is a code length. The data's
+    own law is thus bounded on average over data, not for each x. Gaussian noise has no box edges for a smooth density
+    to pay for, as uniform dequantisation has; what is lost is how well a level can be told from its neighbours: choose
+    σ/α at t about a sixth of their spacing.
 
     x: one example, entries among levels: (K,), increasing. The rest as in `log_prob`, whose Info info=True adds. Raises
     ValueError where an entry of x is no level, and as `log_prob`. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016;

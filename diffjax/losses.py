@@ -66,7 +66,8 @@ def denoising_loss(
     noise. prediction: as made by `predictions.denoiser`. x0, noise: one example and standard normal noise of its shape.
     weighting: a name of `WEIGHTINGS` or a function (schedule, t, sigma_data) -> w. density: the law of t at t;
     "likelihood" alone divides by it, so that its expectation is ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per dimension)
-    under any law of t. net_kwargs are passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
+    under any law of t (with much variance under one that hardly visits some noise levels, as log_normal). net_kwargs
+    are passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
     """
     x_t = schedules.perturb(prediction.schedule, x0, t, noise)
     error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(x0, noise, t)

@@ -185,7 +185,11 @@ def prepare(
             f"solver must consume a velocity to follow the flow, {solver.name} consumes a {solver.consumes}"
         )
     finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
-    grid = (family if finite else grids.uniform)(schedule, steps) if grid is None else grid
+    if grid is None:
+        grid = (family if finite else grids.uniform)(schedule, steps)
+        if checks.is_traced(schedule):
+            bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
+            grid = jnp.where(bounded, grid, grids.uniform(schedule, steps))
     grid = grids.check("grid", grid, schedule, zero_end=not flow)
     if not checks.is_traced(grid):
         start, end = np.asarray(grid)[[0, -1]]

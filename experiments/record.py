@@ -29,7 +29,7 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
     config = tyro.cli(config_type, description=document)
     try:
         run(config)
-    except (ValueError, TypeError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         if os.environ.get("DIFFJAX_TRACEBACK"):
             raise
         sys.exit(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)")

@@ -14,6 +14,7 @@ where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -185,6 +186,7 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
     print(f"{type(model.module).__name__} of {size:,} parameters predicting {model.prediction} on {model.schedule}")
     batches = training.Batches(model.data.train, config.batch_size, config.seed)
     stored = {k: v for k, v in record.as_dict(config).items() if k in _TRAINING_FIELDS}
+    stored["data_digest"] = hashlib.sha256(model.data.train.tobytes()).hexdigest()[:16]
     with training.Checkpoints(out / "checkpoints", stored) as checkpoints:
         record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
         state = checkpoints.restore_latest(state) or state
@@ -212,10 +214,15 @@ _TRAINING_FIELDS = (
 
 
 def _read_history(out, step):
-    """The losses of the steps before `step`; NaN where a kill came between a checkpoint and its record."""
+    """The losses of the steps before `step`: they are written before each checkpoint."""
     path = out / "losses.json"
-    stored = json.loads(path.read_text())["loss"][:step] if step and path.exists() else []
-    return stored + [math.nan] * (step - len(stored))
+    if not step:
+        return []
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing beside checkpoints of step {step}; restore it or choose another OUT"
+        )
+    return json.loads(path.read_text())["loss"][:step]
 
 
 # --------------------------------------------------------------------------------------------------- what is measured
@@ -256,49 +263,60 @@ def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
     return grid.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
 
 
-def score(config: Config, model: Model, denoiser: Any) -> dict[str, float]:
-    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise."""
-    data, size = model.data, math.prod(model.data.shape)
-    test = data.test[: config.likelihood_examples]
-    grid = likelihood_grid(model.schedule, config.likelihood_steps)
+def log_likelihoods(config: Config, model: Model, denoiser: Any, test: np.ndarray, steps: int) -> tuple[Any, Any]:
+    """Of each test example (log p, its standard error over probes), in nats per dimension, on a grid of `steps`."""
+    data, grid = model.data, likelihood_grid(model.schedule, steps)
     flow: dict[str, Any] = {"divergence": "hutchinson", "probes": config.probes, "solver": solvers.rk4(), "grid": grid}
+    arrays, structure = jax.tree.flatten(denoiser)
 
     @jax.jit
     def evaluate(arrays, keys, xs):
-        model_denoiser = jax.tree.unflatten(structure, arrays)
+        exact = jax.tree.unflatten(structure, arrays)
 
         def one(key, x):
             if data.levels is None:
-                return dj.log_prob(model_denoiser, model.schedule, x, key, info=True, **flow)
-            return dj.likelihood.lattice_log_prob(
-                key, model_denoiser, model.schedule, x, data.levels, info=True, **flow
-            )
+                return dj.log_prob(exact, model.schedule, x, key, info=True, **flow)
+            return dj.likelihood.lattice_log_prob(key, exact, model.schedule, x, data.levels, info=True, **flow)
 
         values, details = jax.vmap(one)(keys, xs)
         return values, details.standard_error
 
-    arrays, structure = jax.tree.flatten(denoiser)
     keys = jax.random.split(jax.random.key(config.seed + 2), len(test))
-    values, errors = [], []
-    with record.progress(len(test), what="test likelihood", unit="example") as bar:
+    found = []
+    with record.progress(len(test), what=f"test likelihood, {steps} steps", unit="example") as bar:
         for start in range(0, len(test), config.chunk):
             rows = np.minimum(np.arange(start, start + config.chunk), len(test) - 1)  # the last chunk is padded
-            value, error = evaluate(arrays, keys[rows], test[rows])
             kept = min(config.chunk, len(test) - start)
-            values.append(np.asarray(value)[:kept])
-            errors.append(np.asarray(error)[:kept])
+            found.append([np.asarray(part)[:kept] for part in evaluate(arrays, keys[rows], test[rows])])
             bar.update(kept)
-    values, errors = np.concatenate(values) / size, np.concatenate(errors) / size
+    values, errors = (np.concatenate(part) / math.prod(data.shape) for part in zip(*found, strict=True))
     if not np.isfinite(values).all():
         raise FloatingPointError(f"{np.sum(~np.isfinite(values))} of {len(values)} test log-likelihoods are not finite")
-    unit = -1 if data.levels is None else -1 / math.log(2)
-    name = "test_nats_per_dim" if data.levels is None else "test_bits_per_dim"
-    return {
-        name: unit * float(values.mean()),
-        f"{name}_standard_error": float(abs(unit) * values.std(ddof=1) / math.sqrt(len(values))),
-        f"{name}_standard_error_of_probes": float(abs(unit) * np.sqrt(np.sum(errors**2)) / len(values)),
+    return values, errors
+
+
+def score(config: Config, model: Model, denoiser: Any) -> dict[str, float]:
+    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise.
+
+    Beside it stand the standard errors over examples and over probes, and by how much the first chunk's score differs
+    from that on a grid of half the steps: a grid too coarse gives any score.
+    """
+    test = model.data.test[: config.likelihood_examples]
+    values, errors = log_likelihoods(config, model, denoiser, test, config.likelihood_steps)
+    few = test[: config.chunk]
+    coarse, _ = log_likelihoods(config, model, denoiser, few, max(1, config.likelihood_steps // 2))
+    unit = 1.0 if model.data.levels is None else 1 / math.log(2)
+    name = "test_nats_per_dim" if model.data.levels is None else "test_bits_per_dim"
+    results = {
+        name: -unit * float(values.mean()),
+        f"{name}_standard_error": float(unit * values.std(ddof=1) / math.sqrt(len(values))),
+        f"{name}_standard_error_of_probes": float(unit * np.sqrt(np.sum(errors**2)) / len(values)),
+        f"{name}_change_from_half_the_steps": float(unit * (coarse.mean() - values[: len(few)].mean())),
         "test_examples_scored": len(values),
     }
+    if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
+        print(f"warning: {name} still moves with the grid; raise --likelihood-steps above {config.likelihood_steps}")
+    return results
 
 
 def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float]:
@@ -365,6 +383,7 @@ def check(config: Config) -> None:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
     dj.checks.positive("learning_rate", config.learning_rate)
+    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if config.noise_floor is not None:
         dj.checks.within("noise_floor", config.noise_floor, 1e-4, 1.0)
@@ -384,7 +403,7 @@ def run(config: Config) -> dict[str, Any]:
     drawn = draw_samples(config, model, denoiser)
     results: dict[str, Any] = score(config, model, denoiser) | baselines(data, config.likelihood_examples)
     indices, near = neighbours(drawn["sde"], data)
-    results |= distances(drawn, data, config.seed) | near | {"final_loss": float(np.nanmean(history[-50:]))}
+    results |= distances(drawn, data, config.seed) | near | {"final_loss": float(np.mean(history[-50:]))}
     score_figures.draw_loss(config, history, out)
     strip, labels = denoising_strip(config, model, denoiser)
     if data.is_image:

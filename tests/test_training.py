@@ -569,3 +569,22 @@ def test_step_over_eight_devices_equals_one_device(tmp_path):
     command = [sys.executable, "-c", EIGHT, str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
+
+
+def test_what_on_block_records_covers_every_checkpoint(tmp_path):
+    """A run stopped in the middle of a save has told on_block of every step saved; steps before a NaN are told too."""
+    told = []
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(training.Checkpoints):
+        def save(self, step, state):
+            super().save(step, state)
+            raise Stopped
+
+    with Stopping(tmp_path / "a", {}) as checkpoints, pytest.raises(Stopped):
+        training.fit(
+            initial(), STEPS, batches(), 20, checkpoints, block=4, save_every=8, on_block=lambda n, m: told.append(n)
+        )
+    assert told[-1] == 8

@@ -16,7 +16,10 @@ def betas_in_order(beta_min, beta_max):
 
 def sigmas_in_order(sigma_min, sigma_max):
     """(sigma_min, sigma_max), refused unless 0 < sigma_min < sigma_max."""
-    return _ordered("sigma_min", sigma_min, "sigma_max", sigma_max)
+    sigma_min, sigma_max = _ordered("sigma_min", sigma_min, "sigma_max", sigma_max)
+    checks.within("sigma_min", sigma_min, 1e-15, 1e15)
+    checks.within("sigma_max", sigma_max, 1e-15, 1e15)  # squares and ratios must stay within float32
+    return sigma_min, sigma_max
 
 
 def interval(t_min, t_max):

@@ -108,8 +108,9 @@ def integrate(
     path=True returns the states at all N + 1 times instead, stacked on a new leading axis. info=True returns (result,
     Info).
 
-    Noise is never dropped at a non-zero end. Raises TypeError where the solver cannot take the problem, ValueError for
-    a missing key, a bad grid or NaN in x.
+    An SDE is read as Itô's; where its diffusion depends on x, only euler_maruyama converges to it. Noise is never
+    dropped at a non-zero end. Raises TypeError where the solver cannot take the problem, ValueError for a missing key,
+    a bad grid or NaN in x.
     """
     check_solver(solver)
     problem = as_problem(problem)

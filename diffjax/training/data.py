@@ -139,7 +139,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         with stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        what = "holds Python objects, not numbers" if "allow_pickle" in str(error) else "cannot be read"
+        what = "holds Python objects, not numbers" if "Object arrays" in str(error) else "cannot be read"
         raise ValueError(f"{path} {what}: {error}") from error
 
 

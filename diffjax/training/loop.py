@@ -64,12 +64,15 @@ def fit(
             batch = _block(batches, step + count, total_steps, block, mesh)  # prepared while the device works
             metrics = jax.device_get(pending)
             if not metrics["finite"].all():
+                good = int(np.argmin(metrics["finite"]))
+                if on_block is not None and good:
+                    on_block(step + good, {name: values[:good] for name, values in metrics.items()})
                 raise FloatingPointError(_failure(step, metrics, state, checkpoints))  # which saves `state` first
             before, step = step, step + count
+            if on_block is not None:
+                on_block(step, metrics)  # before the save: what it records then covers every checkpoint
             if checkpoints is not None and step // save_every > before // save_every:
                 _save(checkpoints, step, state)
-            if on_block is not None:
-                on_block(step, metrics)
         if checkpoints is not None:
             _save(checkpoints, step, state)
             checkpoints.wait()
