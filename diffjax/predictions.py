@@ -85,8 +85,11 @@ class NetworkDenoiser:
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """F: the network's own output at (x, t), its inputs scaled where asked for; shape of x."""
-        c_in, c_noise = (1, t) if self.inputs == "raw" else self.input_scalings(t)
-        output = self.net(c_in * x, c_noise, *condition, **net_kwargs)
+        inputs = (x, t)
+        if self.inputs == "scaled":
+            c_in, c_noise = self.input_scalings(t)
+            inputs = (c_in * x, c_noise)
+        output = self.net(*inputs, *condition, **net_kwargs)
         if jnp.shape(output) != jnp.shape(x):
             raise ValueError(f"net must return its example's shape {jnp.shape(x)}, got {jnp.shape(output)}")
         return output
