@@ -392,8 +392,7 @@ class Energy:
 
 
 def energy(function: Any, log_normaliser: Scalar = 0.0) -> Energy:
-    """The density e^{function(x)} / Z; with log Z left at 0 it is known up to a constant, which is all that chains
-    need.
+    """The density e^{function(x)} / Z; with log Z left at 0 it is known up to a constant, enough for chains.
 
     function: x -> (), the unnormalised log density in nats. Its law under added noise is not known, so it has no exact
     denoiser.
