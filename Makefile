@@ -19,7 +19,7 @@ again := $(if $(wildcard $(UNFINISHED)),FORCE,$(if $(wildcard $(PY)),,FORCE))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-all lint bench clean FORCE
+.PHONY: help run test test-all lint bench golden clean FORCE
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,10 @@ lint: $(test_ready) ## Style, format and types
 
 bench: $(run_ready) ## Speed against hand-written loops
 	$(PY) -m experiments.bench_speed $(ARGS)
+
+golden: $(call stamp,peers) ## Make the reference samplers' outputs that tests compare with, again (GBs to install)
+	$(PY) -m pip install --quiet --no-deps k-diffusion==0.1.1.post1 torchdiffeq torchsde trampoline
+	$(PY) -m tests.golden.make $(ARGS)
 
 clean: ## Remove .venv and all caches (runs/ stays)
 	rm -rf $(VENV) .xla_cache .pytest_cache .ruff_cache build dist

@@ -16,6 +16,7 @@ from . import (
     sde,
     solvers,
     targets,
+    tuning,
     types,
 )
 from .likelihood import log_prob
@@ -48,6 +49,7 @@ __all__ = [
     "solvers",
     "targets",
     "training",
+    "tuning",
     "types",
 ]
 

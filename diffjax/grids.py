@@ -1,4 +1,4 @@
-"""Where a solver steps: steps + 1 decreasing times from t_max to t_min. Any decreasing array serves."""
+"""Where a solver steps: steps + 1 decreasing times, from t_max to t_min unless stated. Any decreasing array serves."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,14 @@ from . import checks, schedules
 from .numerics import float_dtype
 from .schedules import DiscreteChain, Schedule
 from .types import Array, ArrayLike, Scalar
+
+ALIGN_YOUR_STEPS = {
+    "stable_diffusion_1.5": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "deepfloyd": (160.41, 8.081, 3.315, 1.885, 1.207, 0.785, 0.553, 0.293, 0.186, 0.030, 0.006),
+    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""model -> σ/α at the 11 times of its 10 steps. Sabour et al. 2024, Table 3."""
 
 
 def uniform(schedule: Schedule, steps: int) -> Array:
@@ -21,7 +29,8 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
 
     Song et al. 2021 (DDIM), appendix D.2.
     """
-    return _between(schedule, steps, lambda u: _power_law(schedule.t_max, schedule.t_min, 2.0, u))
+    start, end = (getattr(schedules.check(schedule), name) ** 0.5 for name in ("t_max", "t_min"))
+    return _between(schedule, steps, lambda u: (start + u * (end - start)) ** 2)
 
 
 def log_snr(schedule: Schedule, steps: int) -> Array:
@@ -29,8 +38,22 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
 
     Raises ValueError where λ(t_max) is not finite (α = 0 there).
     """
-    start, end = schedules.log_snr_range(schedules.check(schedule))
-    return _between(schedule, steps, lambda u: schedules.time_of_log_snr(schedule, start + u * (end - start)))
+    return _between_levels(schedule, steps, lambda u, start, end: start + u * (end - start))
+
+
+def exponential(schedule: Schedule, steps: int) -> Array:
+    """σ/α falling geometrically: another name of `log_snr`, k-diffusion's."""
+    return log_snr(schedule, steps)
+
+
+def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
+    """log s_i = log s_min + (1 − i / N)^ρ (log s_max − log s_min) for s = σ/α, shape (steps + 1,).
+
+    rho: greater spends more steps at little noise; 1 is `log_snr`. Raises ValueError unless rho > 0, and where α(t_max)
+    = 0. k-diffusion's grid of this name.
+    """
+    rho = checks.positive("rho", rho)
+    return _between_levels(schedule, steps, lambda u, start, end: end + (1 - u) ** rho * (start - end))
 
 
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
@@ -40,12 +63,77 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
-    start, end = (jnp.exp(-0.5 / rho * value) for value in schedules.log_snr_range(schedules.check(schedule)))
 
-    def time(u):  # in s^{1/ρ}, since s itself may leave the range of float32
-        return schedules.time_of_log_snr(schedule, -2 * rho * jnp.log(start + u * (end - start)))
+    def level(u, start, end):  # in s^{1/ρ}, since s itself may leave the range of float32
+        start, end = jnp.exp(-0.5 / rho * start), jnp.exp(-0.5 / rho * end)
+        return -2 * rho * jnp.log(start + u * (end - start))
 
-    return _between(schedule, steps, time)
+    return _between_levels(schedule, steps, level)
+
+
+def align_your_steps(schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5") -> Array:
+    """Levels σ/α fitted to a published model, log-linearly interpolated from its 10 steps to `steps`, (steps + 1,).
+
+    table: the model, a key of `ALIGN_YOUR_STEPS`. Ends of the table are read to their printed digits: up to 5e-4
+    outside of the schedule's range they are its end. The paper's samplers append a step to 0: `to_zero`. Raises
+    ValueError where the schedule does not reach the table's levels. Sabour et al. 2024, Table 3.
+    """
+    levels = np.array(ALIGN_YOUR_STEPS[checks.choice("table", table, ALIGN_YOUR_STEPS)])
+    steps = checks.integer("steps", steps, minimum=1)
+    at, nodes = (np.linspace(0, 1, count) for count in (steps + 1, len(levels)))
+    ratios = np.exp(np.interp(at, nodes, np.log(levels)))
+    return _at_ratios(f"the levels of table {table!r}", schedule, ratios, slack=5e-4)
+
+
+def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
+    """Times at which σ/α has the given values, shape of ratios (steps + 1,): decreasing, the last may be 0 (time 0).
+
+    Raises ValueError for ratios that do not decrease or that the schedule does not reach (up to rounding); traced
+    ratios beyond its range go to the nearer end.
+    """
+    ratios = checks.real_array("ratios", ratios)
+    if ratios.ndim != 1 or ratios.shape[0] < 2:
+        raise ValueError(f"ratios must have shape (steps + 1,) with at least one step, got {ratios.shape}")
+    if not checks.is_traced(ratios):
+        checks.finite("ratios", ratios)
+        values = np.asarray(ratios)
+        if np.any(np.diff(values) >= 0) or values[-1] < 0:
+            raise ValueError(f"ratios must be decreasing and 0 or more, got {values}")
+    return _at_ratios("ratios", schedule, ratios)
+
+
+def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
+    """Times at which `schedule` has the σ/α that `reference` has at `ts`, shape of ts: a grid carried between them.
+
+    λ_schedule(t_i) = λ_reference(ts_i). ts: a grid of `reference`; a last time of exactly 0 stays 0. Raises ValueError
+    for times outside of `reference` or levels that `schedule` does not reach. Karras et al. 2022, section 3: the same
+    states of the probability flow, scaled.
+    """
+    ts = check("ts", ts, schedules.check(reference), zero_end=True)
+    at_zero = ts == 0
+    levels = schedules.log_snr(reference, jnp.where(at_zero, reference.t_max, ts))
+    return _at_levels("ts", schedule, levels, at_zero)
+
+
+def ddpm(schedule: DiscreteChain, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Array:
+    """Times of `steps` of a DDPM chain's T indices, then 0: shape (steps + 1,).
+
+    Counted from 1, falling, for i = 0 … steps − 1: "leading" 1 + steps_offset + i ⌊T / steps⌋, "linspace" 1 +
+    round(i (T − 1)/(steps − 1)), "trailing" round(T − i T / steps), halves to even. steps_offset is for "leading"
+    alone; 1 for Stable Diffusion. Raises TypeError for a schedule without indices, ValueError for more steps than T or
+    indices past T. diffusers' timestep_spacing and steps_offset; Lin et al. 2024, Table 2.
+    """
+    total = _chain(schedule).steps
+    steps = checks.integer("steps", steps, minimum=1, maximum=total)
+    steps_offset = checks.integer("steps_offset", steps_offset, minimum=0)
+    if steps_offset and spacing != "leading":
+        raise ValueError(f"steps_offset must be 0 unless spacing is 'leading', got {steps_offset} with {spacing!r}")
+    rules = {
+        "leading": lambda: (1 + steps_offset + np.arange(steps) * (total // steps))[::-1],
+        "linspace": lambda: 1 + np.round(np.linspace(0, total - 1, steps))[::-1],
+        "trailing": lambda: np.round(np.arange(total, 0, -total / steps)[:steps]),  # its rounding may give one more
+    }
+    return to_zero(from_indices(schedule, rules[checks.choice("spacing", spacing, rules)]().astype(int)))
 
 
 def from_indices(schedule: DiscreteChain, indices: ArrayLike) -> Array:
@@ -54,16 +142,15 @@ def from_indices(schedule: DiscreteChain, indices: ArrayLike) -> Array:
     Raises TypeError for a schedule that has no indices or indices that are not integers, ValueError for indices out of
     range or not decreasing.
     """
-    if not isinstance(schedule, DiscreteChain):
-        raise TypeError(f"schedule must be made by schedules.from_betas to have indices, got {type(schedule).__name__}")
+    total = _chain(schedule).steps
     values = np.asarray(indices)
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"indices must be integers, got dtype {values.dtype}")
     if values.ndim != 1 or values.size == 0 or np.any(np.diff(values) >= 0):
         raise ValueError(f"indices must be a decreasing sequence, got {values}")
-    if values[-1] < 1 or values[0] > schedule.steps:
-        raise ValueError(f"indices must lie in 1 … {schedule.steps}, got {values[0]} … {values[-1]}")
-    return jnp.asarray(values / schedule.steps, float_dtype())
+    if values[-1] < 1 or values[0] > total:
+        raise ValueError(f"indices must lie in 1 … {total}, got {values[0]} … {values[-1]}")
+    return jnp.asarray(values / total, float_dtype())
 
 
 def to_zero(grid: ArrayLike) -> Array:
@@ -113,5 +200,38 @@ def _between(schedule: Schedule, steps: int, time: Callable[[Array], Array]) -> 
     return ts.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
 
 
-def _power_law(start, end, rho, u):
-    return (start ** (1 / rho) + u * (end ** (1 / rho) - start ** (1 / rho))) ** rho
+def _between_levels(schedule: Schedule, steps: int, level: Callable[[Array, Array, Array], Array]) -> Array:
+    """Times of log-SNR level(i / N, λ(t_max), λ(t_min)) with both ends exact."""
+    start, end = schedules.log_snr_range(schedules.check(schedule))
+    return _between(schedule, steps, lambda u: schedules.time_of_log_snr(schedule, level(u, start, end)))
+
+
+def _at_ratios(name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0) -> Array:
+    """Times of σ/α = ratios, 0 for a ratio of 0; `_at_levels` with slack in σ/α."""
+    ratios = jnp.asarray(ratios, float_dtype())
+    at_zero = ratios == 0
+    return _at_levels(name, schedule, -2 * jnp.log(jnp.where(at_zero, 1, ratios)), at_zero, slack)
+
+
+def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, slack: float = 0.0) -> Array:
+    """Times of log-SNR `levels`, 0 where at_zero; concrete levels outside the schedule's range are refused.
+
+    Compared as σ/α, with `slack` and a rounding tolerance of 1e-5 of the schedule's ends.
+    """
+    ts = jnp.where(at_zero, 0, schedules.time_of_log_snr(schedules.check(schedule), levels))
+    if checks.is_traced(ts):
+        return ts
+    values = np.exp(-0.5 * np.asarray(levels, float)[~np.asarray(at_zero)])
+    low, high = (np.exp(-0.5 * float(schedules.log_snr(schedule, t))) for t in (schedule.t_min, schedule.t_max))
+    outside = values[(values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)]
+    if outside.size:
+        raise ValueError(
+            f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, {high:.6g}], got {outside[0]:.6g}"
+        )
+    return ts
+
+
+def _chain(schedule: Schedule) -> DiscreteChain:
+    if not isinstance(schedule, DiscreteChain):
+        raise TypeError(f"schedule must be made by schedules.from_betas to have indices, got {type(schedule).__name__}")
+    return schedule

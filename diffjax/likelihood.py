@@ -13,7 +13,7 @@ from .numerics import divergence as exact_divergence
 from .numerics import float_dtype, hutchinson, normal_log_prob
 from .sampling import prepare
 from .schedules import Schedule
-from .solvers import base as driver
+from .solvers import driver
 from .solvers.base import Info, Solver
 from .solvers.ode import rk4
 from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
@@ -150,7 +150,7 @@ def _log_prob(solver, static, probes, arrays, key, x, ts):
     field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
     (latent, log_dets), run = driver.run(
-        driver.noise_of(None, x), solver, driver.Problem(velocity=field), start, ts, path=False
+        driver.noise_of(None, x, ts), solver, driver.Problem(velocity=field), start, ts, path=False
     )
     log_det = jnp.mean(log_dets)
     if law is None:

@@ -13,8 +13,9 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from . import checks, grids, schedules
 from .numerics import float_dtype
 from .schedules import Schedule
-from .solvers import base
+from .solvers import driver
 from .solvers.base import Solver
+from .solvers.driver import BATCH
 from .solvers.ode import heun
 from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
 
@@ -46,16 +47,18 @@ def sample(
     if x_init is None and shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
     if x_init is not None:
-        x_init = base.check_example("x_init", x_init)
+        x_init = driver.check_example("x_init", x_init)
         if shape is not None:
             checks.one_of_shapes("x_init", x_init, [_check_shape(shape)])
     shape = _check_shape(shape) if x_init is None else x_init.shape
+    zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     if key is not None or solver.stochastic or x_init is None:
         checks.key("key", key)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    result, report = _sample_one(solver, static, shape, bool(path), arrays, key, grid, x_init)
-    base.warn_if_exhausted(solver, report)
+    settings = (solver, static, shape, bool(path), zero_end)
+    result, report = _sample_one(settings, arrays, key, grid, x_init)
+    driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
 
@@ -91,19 +94,19 @@ def sample_many(
         raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
     _check_leading("condition", condition, count)
     if x_init is not None:
-        x_init = base.check_example("x_init", x_init)
+        x_init = driver.check_example("x_init", x_init)
         _check_leading("x_init", x_init, count)
         if shape is not None:
             checks.one_of_shapes("x_init", x_init, [(count, *_check_shape(shape))])
         shape = x_init.shape[1:]
     elif shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
+    zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
-    shape = _check_shape(shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = (solver, static, shape, bool(path), count, chunk, _automatic(mesh))
+    settings = ((solver, static, _check_shape(shape), bool(path), zero_end), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init)
-    base.warn_if_exhausted(solver, report)
+    driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
 
@@ -122,9 +125,9 @@ def encode(
     al. 2021, D.4.
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
-    problem = base.diffusion(schedule, denoiser)
-    x = base.check_example("x", x)
-    return base.integrate(None, solver, problem, x, grid[::-1], path=path)
+    problem = driver.diffusion(schedule, denoiser)
+    x = driver.check_example("x", x)
+    return driver.integrate(None, solver, problem, x, grid[::-1], path=path)
 
 
 def interpolate(
@@ -141,16 +144,16 @@ def interpolate(
     weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin
     θ, θ the angle between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
     """
-    start, end = base.check_example("start", start), base.check_example("end", end)
+    start, end = driver.check_example("start", start), driver.check_example("end", end)
     checks.one_of_shapes("end", end, [start.shape])
     weights = checks.real_array("weights", weights)
     if weights.ndim != 1:
         raise ValueError(f"weights must have shape (K,), got {weights.shape}")
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
-    problem = base.diffusion(schedule, denoiser)
-    latents = [base.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
+    problem = driver.diffusion(schedule, denoiser)
+    latents = [driver.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
     between = jax.vmap(lambda w: spherical(*latents, w))(weights)
-    return jax.vmap(lambda z: base.integrate(None, solver, problem, z, grid))(between)
+    return jax.vmap(lambda z: driver.integrate(None, solver, problem, z, grid))(between)
 
 
 def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
@@ -179,7 +182,7 @@ def prepare(
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     solver, (_, family, steps) = default[0] if solver is None else solver, default
-    base.check_solver(solver)
+    driver.check_solver(solver)
     if flow and solver.consumes != "velocity":
         raise TypeError(
             f"solver must consume a velocity to follow the flow, {solver.name} consumes a {solver.consumes}"
@@ -195,11 +198,7 @@ def prepare(
         start, end = np.asarray(grid)[[0, -1]]
         if start < end:
             raise ValueError(f"grid must decrease, got {start} … {end}")
-        if solver.stochastic and not finite and start >= schedule.t_max:
-            raise ValueError(
-                f"grid must start below t_max={schedule.t_max} for the stochastic solver {solver.name}: α = 0 there "
-                "and the reverse SDE has no coefficients; use a solver of the flow such as heun(), or a smaller t_max"
-            )
+        driver.check_grid("grid", solver, driver.diffusion(schedule, denoiser), grid)
     return solver, grid
 
 
@@ -212,32 +211,34 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _sample_one(solver, static, shape, path, arrays, key, grid, x_init):
+@functools.partial(jax.jit, static_argnums=0)
+def _sample_one(settings, arrays, key, grid, x_init):
+    return _run(settings, arrays, None, key, grid, x_init)
+
+
+def _run(settings, arrays, condition, key, grid, x_init):
+    solver, static, shape, path, zero_end = settings
     denoiser, schedule = combine(arrays, static)
-    return _run(solver, denoiser, schedule, shape, path, key, grid, x_init)
-
-
-def _run(solver, denoiser, schedule, shape, path, key, grid, x_init):
+    denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
     if key is not None:
         key, key_init = jax.random.split(key)
     if x_init is None:
         x_init = schedules.prior_std(schedule) * jax.random.normal(key_init, shape, float_dtype())
-    return base.run(base.noise_of(key, x_init), solver, base.diffusion(schedule, denoiser), x_init, grid, path)
+    return driver.run(
+        driver.noise_of(key, x_init, grid), solver, driver.diffusion(schedule, denoiser), x_init, grid, path, zero_end
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sample_many(settings, arrays, key, grid, condition, x_init):
-    solver, static, shape, path, count, chunk, mesh = settings
+    each, count, chunk, mesh = settings
 
     def one(arrays, grid, example):
-        denoiser, schedule = combine(arrays, static)
         index, condition, start = example
-        denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
-        return _run(solver, denoiser, schedule, shape, path, jax.random.fold_in(key, index), grid, start)
+        return _run(each, arrays, condition, jax.random.fold_in(key, index), grid, start)
 
     def many(arrays, grid, examples):
-        batch = jax.vmap(functools.partial(one, arrays, grid))
+        batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=BATCH)
         size = examples[0].shape[0]
         if chunk is None or chunk >= size:
             return batch(examples)

@@ -14,6 +14,13 @@ GRIDS = {
     "uniform": (grids.uniform, lambda schedule, t: t),
     "quadratic": (grids.quadratic, lambda schedule, t: jnp.sqrt(t)),
     "log_snr": (grids.log_snr, schedules.log_snr),
+    "exponential": (grids.exponential, lambda schedule, t: jnp.log(schedule.sigma(t)) - jnp.log(schedule.alpha(t))),
+    "polyexponential, rho=1.5": (
+        lambda schedule, steps: grids.polyexponential(schedule, steps, rho=1.5),
+        lambda schedule, t: (
+            (schedules.log_snr(schedule, schedule.t_min) - schedules.log_snr(schedule, t)).clip(0) ** (2 / 3)
+        ),
+    ),
     "karras": (grids.karras, lambda schedule, t: jnp.exp(-schedules.log_snr(schedule, t) / 14)),
     "karras, rho=3": (
         lambda schedule, steps: grids.karras(schedule, steps, rho=3.0),
@@ -26,7 +33,7 @@ GRIDS = {
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", GRIDS)
 def test_equally_spaced_in_its_own_quantity(name, schedule, x64):
-    """steps + 1 decreasing times from t_max to t_min exactly, equally spaced in t, √t, λ or (σ/α)^{1/ρ}."""
+    """steps + 1 decreasing times from t_max to t_min exactly, equally spaced in its quantity of t."""
     make, quantity = GRIDS[name]
     schedule = SCHEDULES[schedule]()
     ts = make(schedule, 12)
@@ -57,6 +64,112 @@ def test_karras_on_edm_is_the_papers(x64):
     n = 18
     expected = (80 ** (1 / 7) + np.arange(n) / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     np.testing.assert_allclose(grids.karras(schedules.edm(), n - 1), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_polyexponential_with_rho_one_is_log_snr(schedule, x64):
+    schedule = SCHEDULES[schedule]()
+    np.testing.assert_allclose(grids.polyexponential(schedule, 9), grids.log_snr(schedule, 9), rtol=1e-9)
+
+
+def test_vp_times_carried_to_edm_are_the_vp_noise_levels(x64):
+    """σ = √(e^{½ β_d t² + β_min t} − 1) at uniform t. Karras et al. 2022, Table 1, the VP column."""
+    vp, edm = schedules.vp_linear(t_min=1e-3), schedules.edm(1e-3, 200.0)
+    t = np.linspace(1, 1e-3, 19)
+    expected = np.sqrt(np.expm1(0.5 * 19.9 * t**2 + 0.1 * t))
+    np.testing.assert_allclose(grids.transport(edm, vp, grids.uniform(vp, 18)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_transport_keeps_the_noise_ratio_and_a_zero_end(schedule, x64):
+    """λ_schedule(t_i) = λ_reference(ts_i) on every schedule, and back again; the appended 0 stays 0."""
+    schedule, reference = SCHEDULES[schedule](), schedules.edm(0.05, 10.0)
+    ts = grids.to_zero(grids.karras(reference, 7))
+    carried = grids.transport(schedule, reference, ts)
+    assert float(carried[-1]) == 0
+    np.testing.assert_allclose(schedules.log_snr(schedule, carried[:-1]), -2 * np.log(ts[:-1]), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(grids.transport(reference, schedule, carried), ts, rtol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_noise_ratios_are_met(schedule, x64):
+    """σ(t)/α(t) is each given ratio; a last 0 is time 0."""
+    schedule = SCHEDULES[schedule]()
+    ratios = np.array([10.0, 2.0, 0.5, 0.05, 0.0])
+    ts = grids.from_noise_ratios(schedule, ratios)
+    assert ts.shape == (5,) and float(ts[-1]) == 0
+    np.testing.assert_allclose(schedule.sigma(ts[:-1]) / schedule.alpha(ts[:-1]), ratios[:-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_ends_own_ratios_are_reached(schedule):
+    """In float32, σ/α of t_max and t_min, once rounded, is still within the schedule's range."""
+    schedule = SCHEDULES[schedule]()
+    ends = jnp.exp(-0.5 * schedules.log_snr(schedule, jnp.array([schedule.t_max, schedule.t_min])))
+    ts = grids.from_noise_ratios(schedule, ends)
+    np.testing.assert_array_equal(grids.check("ts", ts, schedule), ts)
+
+
+def test_noise_ratios_under_jit():
+    """Traced ratios: the same times, a zero end included; gradients are the inverse's, dt/dr = 1 on EDM, 0 at 0."""
+    schedule, ratios = schedules.edm(), jnp.array([3.0, 0.4, 0.0])
+    times = jax.jit(lambda r: grids.from_noise_ratios(schedule, r))(ratios)
+    np.testing.assert_allclose(times, grids.from_noise_ratios(schedule, ratios), rtol=4 * EPS32)
+    gradient = jax.grad(lambda r: grids.from_noise_ratios(schedule, r).sum())(ratios)
+    np.testing.assert_allclose(gradient, [1.0, 1.0, 0.0], rtol=8 * EPS32)
+
+
+DDPM_INDICES = {
+    ("leading", 5, 0): [801, 601, 401, 201, 1],
+    ("leading", 4, 1): [752, 502, 252, 2],
+    ("leading", 3, 0): [667, 334, 1],
+    ("linspace", 5, 0): [1000, 750, 501, 251, 1],  # 0-based 999, 749.25, 499.5, 249.75, 0
+    ("trailing", 5, 0): [1000, 800, 600, 400, 200],
+    ("trailing", 3, 0): [1000, 667, 333],
+}
+"""(spacing, steps, offset) -> indices of 1000, from the law of each spacing, halves rounded to even."""
+
+
+@pytest.mark.parametrize("spacing, steps, offset", DDPM_INDICES)
+def test_ddpm_spacings(spacing, steps, offset, x64):
+    chain = schedules.from_betas(ddpm_betas())
+    ts = grids.ddpm(chain, steps, spacing, steps_offset=offset)
+    expected = [*chain.times[np.array(DDPM_INDICES[spacing, steps, offset]) - 1], 0]
+    np.testing.assert_array_equal(ts, expected)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_any_count_of_ddpm_steps_up_to_the_chain_is_a_grid(spacing):
+    """Up to T steps of a chain of 100: the stated number, strictly falling, T steps being every index.
+
+    For 29 and 31 a rounded stride would fit once more.
+    """
+    chain = schedules.from_betas(ddpm_betas()[:100])
+    for steps in (1, 2, 3, 29, 31, 48, 56, 99, 100):
+        ts = grids.check("ts", grids.ddpm(chain, steps, spacing), chain, zero_end=True)
+        assert ts.shape == (steps + 1,)
+    np.testing.assert_array_equal(ts, np.float32([*chain.times[::-1], 0]))
+
+
+@pytest.mark.parametrize("table", grids.ALIGN_YOUR_STEPS)
+def test_align_your_steps_passes_through_its_table(table, x64):
+    """10 steps are the table's levels; 20 add the geometric mean of each pair; 5 are every second level."""
+    levels = np.array(grids.ALIGN_YOUR_STEPS[table])
+    schedule = schedules.edm(levels[-1], levels[0])
+    doubled = grids.align_your_steps(schedule, 20, table)
+    np.testing.assert_allclose(grids.align_your_steps(schedule, 10, table), levels, rtol=1e-12)
+    np.testing.assert_allclose(doubled[::2], levels, rtol=1e-12)
+    np.testing.assert_allclose(doubled[1::2], np.sqrt(levels[1:] * levels[:-1]), rtol=1e-12)
+    np.testing.assert_allclose(grids.align_your_steps(schedule, 5, table), levels[::2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("table", ["stable_diffusion_1.5", "sdxl"])
+def test_align_your_steps_spans_stable_diffusions_chain(table, x64):
+    """The models' betas, (√0.00085 … √0.012)², reach 14.6146 and 0.0292: the printed ends are that chain's ends."""
+    chain = schedules.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    ts = grids.align_your_steps(chain, 10, table)
+    assert float(ts[0]) == chain.t_max and float(ts[-1]) == chain.t_min
+    np.testing.assert_array_equal(grids.check("ts", ts, chain), ts)
 
 
 def test_grids_under_a_traced_schedule():
@@ -105,7 +218,7 @@ def test_check_lets_traced_times_through_by_shape():
         check(jnp.ones(1))
 
 
-VP, CHAIN = schedules.vp_linear(), schedules.from_betas(ddpm_betas())
+VP, EDM, CHAIN = schedules.vp_linear(), schedules.edm(), schedules.from_betas(ddpm_betas())
 REFUSED = {
     "turns back": (
         lambda: grids.check("ts", [1.0, 0.5, 0.7], VP),
@@ -150,6 +263,55 @@ REFUSED = {
     ),
     "rising": (lambda: grids.from_indices(CHAIN, [1, 2]), ValueError, "indices must be a decreasing sequence"),
     "index 0": (lambda: grids.from_indices(CHAIN, [1, 0]), ValueError, "indices must lie in 1 … 1000, got 1 … 0"),
+    "past the chain": (
+        lambda: grids.ddpm(CHAIN, 1, steps_offset=1000),
+        ValueError,
+        "indices must lie in 1 … 1000, got 1001",
+    ),
+    "more steps than indices": (
+        lambda: grids.ddpm(CHAIN, 1001),
+        ValueError,
+        "steps must be between 1 and 1000, got 1001",
+    ),
+    "no spacing": (lambda: grids.ddpm(CHAIN, 4, "even"), ValueError, "spacing must be one of 'leading', .*got 'even'"),
+    "offset elsewhere": (
+        lambda: grids.ddpm(CHAIN, 4, "trailing", 1),
+        ValueError,
+        "steps_offset must be 0 unless spacing is 'leading', got 1 with 'trailing'",
+    ),
+    "ddpm without a chain": (lambda: grids.ddpm(VP, 4), TypeError, "schedules.from_betas to have indices"),
+    "poly rho": (lambda: grids.polyexponential(VP, 4, rho=-1), ValueError, "rho must be positive, got -1"),
+    "ratio above": (
+        lambda: grids.from_noise_ratios(EDM, [100.0, 1.0]),
+        ValueError,
+        r"ratios must lie in the schedule's range of σ/α, \[0.002, 80\], got 100",
+    ),
+    "ratio below": (lambda: grids.from_noise_ratios(EDM, [1.0, 1e-3]), ValueError, "ratios must lie .*got 0.001"),
+    "ratios rise": (lambda: grids.from_noise_ratios(EDM, [1.0, 2.0]), ValueError, "ratios must be decreasing"),
+    "ratio negative": (lambda: grids.from_noise_ratios(EDM, [1.0, -1.0]), ValueError, "decreasing and 0 or more"),
+    "one ratio": (lambda: grids.from_noise_ratios(EDM, [1.0]), ValueError, r"ratios must have shape \(steps \+ 1,\)"),
+    "ratio NaN": (lambda: grids.from_noise_ratios(EDM, [1.0, np.nan]), ValueError, "ratios must be finite"),
+    "carried too far": (
+        lambda: grids.transport(EDM, VP, grids.uniform(VP, 4)),
+        ValueError,
+        r"ts must lie in the schedule's range of σ/α, \[0.002, 80\], got 152",
+    ),
+    "carried from no signal": (
+        lambda: grids.transport(EDM, schedules.rectified_flow(t_max=1.0), [1.0, 0.5]),
+        ValueError,
+        "ts must lie .*got inf",
+    ),
+    "not a time of the reference": (
+        lambda: grids.transport(EDM, VP, [2.0, 1.0]),
+        ValueError,
+        "ts must lie in the schedule's interval .*got 2",
+    ),
+    "no table": (lambda: grids.align_your_steps(EDM, 4, "sd3"), ValueError, "table must be one of .*got 'sd3'"),
+    "table out of reach": (
+        lambda: grids.align_your_steps(EDM, 4, "svd"),
+        ValueError,
+        "the levels of table 'svd' must lie in .*got 700",
+    ),
     "index 1001": (lambda: grids.from_indices(CHAIN, [1001, 1]), ValueError, "indices must lie in 1 … 1000, got 1001"),
 }
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import solvers
-from diffjax.solvers import base
+from diffjax import schedules, solvers
+from diffjax.solvers import affine, driver
 from tests.families import SCHEDULES
 
 # One row a solver: factory, order, evaluations on a grid of 4 steps, and on one of 4 steps whose last ends at 0.
@@ -19,15 +19,70 @@ DETERMINISTIC = {
     "heun": (solvers.heun, 2, 8, 7),
     "midpoint": (solvers.midpoint, 2, 8, 7),
     "rk4": (solvers.rk4, 4, 16, 13),
+    "ddim": (solvers.ddim, 1, 4, 4),
+    "dpm_2": (solvers.dpm_2, 2, 8, 7),
+    "dpm_solver(1)": (lambda: solvers.dpm_solver(1), 1, 4, 4),
+    "dpm_solver(2)": (lambda: solvers.dpm_solver(2), 2, 8, 7),
+    "dpm_solver(3)": (lambda: solvers.dpm_solver(3), 3, 12, 10),
+    "exponential_runge_kutta(3)": (lambda: solvers.exponential_runge_kutta(3), 3, 12, 10),
+    "exponential_runge_kutta(4)": (lambda: solvers.exponential_runge_kutta(4), 4, 16, 13),
+    "dpmpp_2s": (solvers.dpmpp_2s, 2, 8, 7),
+    "dpmpp_sde(0)": (lambda: solvers.dpmpp_sde(0.0), 2, 8, 7),
+}
+MULTISTEP = {
+    "adams_bashforth(1)": (lambda: solvers.adams_bashforth(1), 1, 4, 4),
+    "adams_bashforth(2)": (lambda: solvers.adams_bashforth(2), 2, 4, 4),
+    "adams_bashforth(3)": (lambda: solvers.adams_bashforth(3), 3, 4, 4),
+    "adams_bashforth(4)": (lambda: solvers.adams_bashforth(4), 4, 4, 4),
+    "ipndm(2)": (lambda: solvers.ipndm(2), 2, 4, 4),
+    "ipndm(4)": (lambda: solvers.ipndm(4), 2, 4, 4),
+    "deis(2)": (lambda: solvers.deis(2), 2, 4, 4),
+    "deis(3)": (lambda: solvers.deis(3), 3, 4, 4),
+    "deis(3, rho)": (lambda: solvers.deis(3, "rho"), 3, 4, 4),
+    "deis(2, log_rho)": (lambda: solvers.deis(2, "log_rho"), 2, 4, 4),
+    "deis(3, log_rho)": (lambda: solvers.deis(3, "log_rho"), 3, 4, 4),
+    "dpmpp_2m": (solvers.dpmpp_2m, 2, 4, 4),
+    "dpmpp_3m": (solvers.dpmpp_3m, 3, 4, 4),
+    "dpmpp_3m(published)": (lambda: solvers.dpmpp_3m(corrected=False), 2, 4, 4),
+    "unipc(1)": (lambda: solvers.unipc(1), 2, 4, 4),
+    "unipc(2)": (solvers.unipc, 3, 4, 4),
+    "unipc(2, bh1)": (lambda: solvers.unipc(2, "bh1"), 3, 4, 4),
+    "unipc(3)": (lambda: solvers.unipc(3), 4, 4, 4),
+    "sa_solver(3, 0, 0)": (lambda: solvers.sa_solver(3, 0, 0.0), 3, 4, 4),
+    "sa_solver(3, 4, 0)": (lambda: solvers.sa_solver(3, 4, 0.0), 4, 4, 4),
 }
 STOCHASTIC = {
     "euler_maruyama": (solvers.euler_maruyama, 1, 4, 4),
     "reverse_diffusion": (solvers.reverse_diffusion, 1, 4, 4),
     "stochastic_heun": (solvers.stochastic_heun, 2, 8, 7),
+    "ddim(1)": (lambda: solvers.ddim(1.0), 1, 4, 4),
+    "ddim(0.5)": (lambda: solvers.ddim(0.5), 1, 4, 4),
+    "ddpm": (solvers.ddpm, 1, 4, 4),
+    "ddpm(forward)": (lambda: solvers.ddpm("forward"), 1, 4, 4),
+    "euler_ancestral": (solvers.euler_ancestral, 1, 4, 4),
+    "dpm_2_ancestral": (solvers.dpm_2_ancestral, 2, 8, 7),
+    "dpmpp_2s(1)": (lambda: solvers.dpmpp_2s(1.0), 2, 8, 7),
+    "dpmpp_sde": (solvers.dpmpp_sde, 2, 8, 7),
+    "dpmpp_2m_sde": (solvers.dpmpp_2m_sde, 2, 4, 4),
+    "dpmpp_2m_sde(0.5)": (lambda: solvers.dpmpp_2m_sde(0.5), 2, 4, 4),
+    "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, 2, 4, 4),
+    "sa_solver": (solvers.sa_solver, 2, 4, 4),
+    "edm_stochastic": (lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0), 2, 8, 7),
 }
-FIXED = DETERMINISTIC | STOCHASTIC
+FIXED = DETERMINISTIC | MULTISTEP | STOCHASTIC
 ALL = {name: row[0] for name, row in FIXED.items()} | {"adaptive": solvers.adaptive}
-NOISE_SLOTS = 2  # how many draws a step of any solver here asks for
+
+
+def remembers(name):
+    """Whether a solver builds on earlier steps, and so refuses a grid of one."""
+    refuse = FIXED[name][0]().refuse
+    try:
+        return refuse is not None and refuse(None, np.array([1.0, 0.5])) is not None
+    except ValueError:
+        return True
+
+
+NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
 
 GAUSSIAN = ([0.5, -1.0], [[0.6, 0.25], [0.25, 0.3]])
 MIXTURE = ([0.3, 0.7], [[1.0, 0.5], [-0.5, 0.0]], [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]])
@@ -52,7 +107,7 @@ def propagated_law(solver, schedule, target, grid):
     noise = jnp.zeros((grid.shape[0] - 1, NOISE_SLOTS, 2))
 
     def end(x, noise):
-        return base.run(lambda step, draw: noise[step, draw], solver, problem, x, grid, path=False)[0]
+        return driver.run(driver.Source(lambda step, draw: noise[step, draw]), solver, problem, x, grid, path=False)[0]
 
     @jax.jit
     def law(x):
@@ -122,25 +177,81 @@ def measured_order(errors, factor=2.0):
     return math.log(errors[-2] / errors[-1]) / math.log(factor)
 
 
-def end_points(solver, schedule, target, steps, starts):
+def end_points(solver, schedule, target, grid, starts):
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
-    grid = dj.grids.log_snr(schedule, steps)
     return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(starts)
 
 
+def root_mean_square(difference):
+    return float(jnp.sqrt(jnp.mean(difference**2)))
+
+
+@pytest.fixture(scope="module")
+def flow():
+    """Schedule, target, 16 starts at t_max and the ends of their probability flow to a tolerance of 1e-12."""
+    with jax.enable_x64(True):
+        schedule, target = dj.schedules.vp_linear(), mixture()
+        starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), 16))
+        exact = solvers.adaptive(1e-12, 1e-12, max_steps=100_000)
+        return schedule, target, starts, end_points(exact, schedule, target, dj.grids.log_snr(schedule, 1), starts)
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic_order(name, x64):
+def test_deterministic_order(name, x64, flow):
     """Errors at the end of the flow of an overlapping mixture fall at the declared order, on a VP log-SNR grid."""
     factory, order, _, _ = DETERMINISTIC[name]
-    solver, schedule, target = factory(), dj.schedules.vp_linear(), mixture()
+    solver, (schedule, target, starts, reference) = factory(), flow
     assert solver.order == order
-    starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), 16))
-    reference = end_points(solvers.adaptive(1e-12, 1e-12, max_steps=100_000), schedule, target, 1, starts)
-    errors = [
-        float(jnp.sqrt(jnp.mean((end_points(solver, schedule, target, n, starts) - reference) ** 2)))
-        for n in (256, 512)
-    ]
+    grids = [dj.grids.log_snr(schedule, steps) for steps in (256, 512)]
+    errors = [root_mean_square(end_points(solver, schedule, target, grid, starts) - reference) for grid in grids]
     assert abs(measured_order(errors) - order) < 0.2, errors
+
+
+def from_exact_history(solver, problem, ts, states):
+    """The end of a multistep method at ts[-1] given the flow's own states at its first times."""
+    query, row, correction = inputs = solver.prepare(problem, ts)
+    past = len(solver.init(problem, states[0], inputs)[0])
+    at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: E731
+    answers = tuple(affine._ask(at(i)[0], problem.denoiser, states[i])[1] for i in reversed(range(past)))
+    base = None if correction is None else row.keep[past - 1] * states[past - 1]
+
+    def body(carry, step):
+        return solver.step(problem, step, None, *carry), None
+
+    rest = jax.tree.map(lambda leaf: leaf[past:], inputs)
+    (end, _), _ = jax.lax.scan(body, (states[past], (answers, base)), rest)
+    return end
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_multistep_order_from_an_exact_history(name, x64, flow):
+    """With the flow's own states at the first times the order is the one declared."""
+    factory, order, _, _ = MULTISTEP[name]
+    solver, (schedule, target, starts, reference) = factory(), flow
+    assert solver.order == order
+    problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+    exact, errors = solvers.adaptive(1e-12, 1e-12, max_steps=100_000), []
+    for steps in (256, 512):
+        grid = dj.grids.log_snr(schedule, steps)
+        states = jax.vmap(lambda x: solvers.integrate(None, exact, problem, x, grid[:5], path=True))(starts)  # noqa: B023
+        ends = jax.jit(jax.vmap(lambda x: from_exact_history(solver, problem, grid, x)))(states)  # noqa: B023
+        errors.append(root_mean_square(ends - reference))
+    assert abs(measured_order(errors) - order) < 0.2, errors
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_multistep_order_from_its_own_start(name, x64, flow):
+    """Lower orders at the first steps, in the middle of the flow where it is far from linear, leave 2 at the least."""
+    factory, order, _, _ = MULTISTEP[name]
+    schedule, target, starts, _ = flow
+    middle = schedules.log_snr(schedule, jnp.array([0.4, schedule.t_min]))
+    starts = 0.8 * starts
+    grid = lambda steps: schedules.time_of_log_snr(schedule, jnp.linspace(*middle, steps + 1))  # noqa: E731
+    exact = solvers.adaptive(1e-12, 1e-12, max_steps=100_000)
+    reference = end_points(exact, schedule, target, grid(1), starts)
+    ends = [end_points(factory(), schedule, target, grid(steps), starts) for steps in (256, 512)]
+    measured = measured_order([root_mean_square(end - reference) for end in ends])
+    assert measured > min(order, 2) - 0.2
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -150,12 +261,12 @@ def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
     schedule, target = dj.schedules.vp_linear(), gaussian()
     exact = target.noised(schedule, schedule.t_min)
     biases = []
-    for steps in (128, 256):
+    for steps in (256, 512):
         mean, covariance = propagated_law(factory(), schedule, target, dj.grids.log_snr(schedule, steps))
         biases.append(float(jnp.linalg.norm(covariance - exact.covariance()) + jnp.linalg.norm(mean - exact.mean())))
     measured = measured_order(biases)
     assert measured > order - 0.2, biases
-    if name in STOCHASTIC:
+    if name in STOCHASTIC and name != "sa_solver":  # which is of order 3 on a Gaussian
         assert abs(measured - order) < 0.2, biases
 
 
@@ -167,7 +278,7 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
     x, z = jnp.array([0.3, -0.7]), jnp.array([1.0, -0.5])
     ts = dj.grids.from_indices(schedule, [8, 7])
     problem = solvers.diffusion(schedule, denoiser)
-    ours, _ = base.run(lambda step, draw: z, solvers.reverse_diffusion(), problem, x, ts, path=False)
+    ours, _ = driver.run(driver.Source(lambda step, draw: z), solvers.reverse_diffusion(), problem, x, ts, path=False)
     score = dj.predictions.score(schedule, denoiser)(x, ts[0])
     beta = betas[7]
     chex.assert_trees_all_close(ours, (2 - np.sqrt(1 - beta)) * x + beta * score + np.sqrt(beta) * z, rtol=1e-12)
@@ -178,16 +289,16 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_last_step_to_zero_returns_the_denoiser(name):
-    """From the last time before 0 the result is D(x, t) exactly, with finite gradients, whatever the solver."""
+    """From the last time before 0 the result is D(x, t) exactly, whatever the solver."""
     schedule = dj.schedules.vp_linear()
     denoiser = dj.targets.denoiser(mixture(), schedule)
     problem = solvers.diffusion(schedule, denoiser)
     x = jnp.array([0.4, -0.2])
-    end = solvers.integrate(jax.random.key(0), ALL[name](), problem, x, [0.3, 0.0])
-    chex.assert_trees_all_close(end, denoiser(x, 0.3), rtol=1e-5)
+    path = solvers.integrate(jax.random.key(0), ALL[name](), problem, x, [0.35, 0.3, 0.0], path=True)
+    chex.assert_trees_all_close(path[2], denoiser(path[1], 0.3), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", [name for name in FIXED if not remembers(name)])
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     """By state, time and a parameter of the schedule: no 0/0 of the step to 0 enters them."""
     target = mixture()
@@ -264,7 +375,9 @@ def test_float32_agrees_with_float64(name):
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
         grid, z = dj.grids.log_snr(schedule, 16), jnp.asarray(noise, dtype)
         x = jnp.array([0.5, -1.5], dtype)
-        return base.run(lambda step, draw: z[step, draw], FIXED[name][0](), problem, x, grid, path=False)[0]
+        return driver.run(
+            driver.Source(lambda step, draw: z[step, draw]), FIXED[name][0](), problem, x, grid, path=False
+        )[0]
 
     single = end(jnp.float32)
     assert single.dtype == jnp.float32
@@ -285,14 +398,14 @@ def test_the_path_ends_where_the_run_ends(name):
     chex.assert_trees_all_close((path[0], path[-1]), (x, end), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", DETERMINISTIC | MULTISTEP)
 def test_gradients_by_start_and_parameters_match_finite_differences(name, x64):
     schedule, grid = dj.schedules.vp_linear(), jnp.linspace(0.9, 0.1, 9)
 
     def end(shift, x):
         target = dj.targets.gaussian_mixture(MIXTURE[0], jnp.array(MIXTURE[1]) + shift, jnp.array([0.5, 0.7]))
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
-        return jnp.sum(solvers.integrate(None, DETERMINISTIC[name][0](), problem, x, grid) ** 2)
+        return jnp.sum(solvers.integrate(None, FIXED[name][0](), problem, x, grid) ** 2)
 
     shift, x, h = jnp.array(0.1), jnp.array([0.3, 1.0]), 1e-5
     by_shift, by_x = jax.grad(end, argnums=(0, 1))(shift, x)
@@ -346,7 +459,7 @@ def test_langevin_dynamics_keeps_its_stationary_law():
     assert_moments(ends, np.zeros(2), np.eye(2) / (1 - step / 4))
 
 
-@pytest.mark.parametrize("name", [*DETERMINISTIC, "adaptive"])
+@pytest.mark.parametrize("name", ["euler", "heun", "midpoint", "rk4", "adaptive"])
 def test_an_ode_on_a_pytree_either_way(name):
     """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's
     error.
@@ -373,9 +486,13 @@ def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
 def test_adaptive_error_follows_the_tolerance(x64):
     schedule, target = dj.schedules.vp_linear(), mixture()
     starts = jax.vmap(target.noised(schedule, 1.0).sample)(jax.random.split(jax.random.key(0), 8))
-    reference = end_points(solvers.adaptive(1e-13, 1e-13, max_steps=100_000), schedule, target, 1, starts)
+    reference = end_points(
+        solvers.adaptive(1e-13, 1e-13, max_steps=100_000), schedule, target, dj.grids.log_snr(schedule, 1), starts
+    )
     for tolerance in (1e-4, 1e-6, 1e-8):
-        ends = end_points(solvers.adaptive(tolerance, tolerance), schedule, target, 1, starts)
+        ends = end_points(
+            solvers.adaptive(tolerance, tolerance), schedule, target, dj.grids.log_snr(schedule, 1), starts
+        )
         assert float(jnp.max(jnp.abs(ends - reference))) < 100 * tolerance
 
 

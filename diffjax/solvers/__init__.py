@@ -1,22 +1,51 @@
 """Solvers: each is made by a factory, `heun()`, and run by `integrate` or `sample`."""
 
-from .adaptive import adaptive
-from .base import Info, Problem, Solver, diffusion, integrate
+from .adaptive import adaptive, adaptive_sde
+from .ancestral import ddim, ddpm, dpm_2, dpm_2_ancestral, edm_stochastic, euler_ancestral
+from .base import Info, Problem, Solver
+from .composed import picard, predictor_corrector, restart
+from .driver import diffusion, integrate
+from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
+from .multistep import adams_bashforth, deis, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, ipndm, sa_solver, unipc
 from .ode import euler, heun, midpoint, rk4
-from .sde import euler_maruyama, reverse_diffusion, stochastic_heun
+from .sde import euler_maruyama, reverse_diffusion, sra1, stochastic_heun
 
 __all__ = [
     "Info",
     "Problem",
     "Solver",
+    "adams_bashforth",
     "adaptive",
+    "adaptive_sde",
+    "ddim",
+    "ddpm",
+    "deis",
     "diffusion",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "dpm_solver",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "edm_stochastic",
     "euler",
+    "euler_ancestral",
     "euler_maruyama",
+    "exponential_runge_kutta",
     "heun",
     "integrate",
+    "ipndm",
     "midpoint",
+    "picard",
+    "predictor_corrector",
+    "restart",
     "reverse_diffusion",
     "rk4",
+    "sa_solver",
+    "sra1",
     "stochastic_heun",
+    "unipc",
 ]

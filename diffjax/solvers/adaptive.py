@@ -1,4 +1,4 @@
-"""An embedded Runge–Kutta method that chooses its own steps, for each example its own."""
+"""Methods that choose their own steps, each example its own: an embedded Runge–Kutta method, and one for SDEs."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
-from .base import Info, Solver, factory, intervals, unless_zero, weighted_sum
+from .base import Info, Solver, factory, intervals, needs, unless_zero, weighted_sum
 
 # Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of the next.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -24,7 +24,7 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
 
 
 class _State(NamedTuple):
-    slope: Any  # velocity(x, t): the first stage, kept from the last accepted step
+    memory: Any  # what an accepted step leaves to the next: its last slope, () for an SDE
     step: Any  # (), proposed |dt|
     accepted: Any
     rejected: Any
@@ -48,7 +48,7 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
     checks.integer("max_steps", max_steps, minimum=1)
 
     def prepare(problem, ts):
-        return intervals(problem.velocity, ts), ts[:-1], ts[1:]
+        return intervals(problem.velocity, ts, problem.zero_end), ts[:-1], ts[1:]
 
     def init(problem, x, inputs):
         interval, t, s = inputs
@@ -60,18 +60,88 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 
     def step(problem, inputs, draw, x, state):
         interval, t, s = inputs
-        end = weighted_sum((interval.keep, x), (interval.gain, state.slope))
+        end = weighted_sum((interval.keep, x), (interval.gain, state.memory))
+
+        def trial(x, now, dt, slope):
+            x_new, slope_new, error = _trial(problem.velocity, x, now, dt, slope)
+            return x_new, slope_new, _size(error, _larger(x, x_new), rtol, atol)
 
         def advance(_):
-            return _advance(problem.velocity, x, t, s, state, rtol, atol, max_steps)
+            return _advance(trial, _FIFTH_ORDER, x, t, s, state, max_steps)
 
-        return unless_zero(interval, advance, (end, state))
+        return unless_zero(interval.at_zero, advance, (end, state))
 
     return Solver("adaptive", "velocity", None, False, lambda grid: None, prepare, step, init, _report)
 
 
-def _advance(velocity, x, t, s, state, rtol, atol, max_steps):
-    """(x, state) at s from x at t by steps of the controller's choice."""
+@factory
+def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) -> Solver:
+    """Stochastic Heun with steps by its difference from Euler–Maruyama; every grid time is hit.
+
+    A step is accepted where the root mean square of difference / (atol + rtol max(|x|, |x_new|)) is at most 1, and the
+    next is 0.9 error^{−0.9} times as long. Both results take their increment from one Brownian path, of which a
+    rejected step has revealed the end: a shorter one follows the same path, so that rejections leave the law alone. Two
+    evaluations an attempt. max_steps, `info=True`, derivatives as in `adaptive`; on a step to 0 D is returned. Raises
+    ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1, without the
+    memory of x′ in its tolerance and with the path kept.
+    """
+    checks.non_negative("rtol", rtol)
+    checks.positive("atol", atol)
+    checks.integer("max_steps", max_steps, minimum=1)
+
+    def prepare(problem, ts):
+        return intervals(problem.sde.drift, ts, problem.zero_end), ts[:-1], ts[1:]
+
+    def init(problem, x, inputs):
+        _, t, s = inputs
+        zero = jnp.zeros((), jnp.int32)
+        return _State((), 0.01 * jnp.abs(s - t), zero, zero, zero, jnp.zeros((), bool))
+
+    def step(problem, inputs, draw, x, state):
+        interval, t, s = inputs
+        drift, diffusion = problem.sde.drift, problem.sde.diffusion
+        path = draw.path(t, s)
+
+        def trial(x, now, dt, _):
+            increment = jnp.sqrt(jnp.abs(dt)) * path.increment(now, now + dt)[0].astype(x.dtype)
+            slope, before = drift(x, now), diffusion(x, now)
+            euler = x + dt * slope + before * increment
+            mean_slope = 0.5 * (slope + drift(euler, now + dt))
+            heun = x + dt * mean_slope + 0.5 * (before + diffusion(euler, now + dt)) * increment
+            return heun, (), _size(heun - euler, _larger(x, heun), rtol, atol)
+
+        def advance(_):
+            return _advance(trial, _STOCHASTIC, x, t, s, state, max_steps)
+
+        def to_zero(_):
+            data = interval.keep * x + interval.gain * drift(x, t)
+            return data, state._replace(evaluations=state.evaluations + 1)
+
+        if interval.at_zero is None:
+            return advance(None)
+        return jax.lax.cond(interval.at_zero, to_zero, advance, None)
+
+    refuse = needs("adaptive_sde", finite_start=True)
+    return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, refuse)
+
+
+class _Control(NamedTuple):
+    power: float  # of the error in the next step's length
+    cost: int  # evaluations an attempt
+
+
+_FIFTH_ORDER, _STOCHASTIC = _Control(0.2, 6), _Control(0.9, 2)
+
+
+def _larger(a, b):
+    return jax.tree.map(lambda a, b: jnp.maximum(jnp.abs(a), jnp.abs(b)), a, b)
+
+
+def _advance(trial, control, x, t, s, state, max_steps):
+    """(x, state) at s from x at t by steps of the controller's choice.
+
+    trial(x, now, dt, memory) -> (x, memory, error ratio) after a step, accepted where the ratio is at most 1.
+    """
     direction = jnp.sign(s - t)
 
     def unfinished(carry):
@@ -83,10 +153,9 @@ def _advance(velocity, x, t, s, state, rtol, atol, max_steps):
         left = jnp.abs(s - now)
         last = state.step >= left
         dt = direction * jnp.minimum(state.step, left)
-        x_new, slope_new, error = _trial(velocity, x, now, dt, state.slope)
-        ratio = _size(error, jax.tree.map(lambda a, b: jnp.maximum(jnp.abs(a), jnp.abs(b)), x, x_new), rtol, atol)
+        x_new, memory, ratio = trial(x, now, dt, state.memory)
         accept = ratio <= 1  # False for NaN
-        factor = jnp.where(jnp.isfinite(ratio), _SAFETY * jnp.maximum(ratio, 1e-10) ** -0.2, _SHRINK)
+        factor = jnp.where(jnp.isfinite(ratio), _SAFETY * jnp.maximum(ratio, 1e-10) ** -control.power, _SHRINK)
         size = jnp.abs(dt) * jnp.clip(factor, _SHRINK, jnp.where(accept, _GROW, 1.0))
         size = jnp.where(
             accept & last, jnp.maximum(size, state.step), size
@@ -94,10 +163,10 @@ def _advance(velocity, x, t, s, state, rtol, atol, max_steps):
         accepted, rejected = state.accepted + accept, state.rejected + ~accept
         stuck = ~accept & (now + direction * size == now)
         x = jax.tree.map(lambda new, old: jnp.where(accept, new, old), x_new, x)
-        slope = jax.tree.map(lambda new, old: jnp.where(accept, new, old), slope_new, state.slope)
+        memory = jax.tree.map(lambda new, old: jnp.where(accept, new, old), memory, state.memory)
         now = jnp.where(accept, jnp.where(last, s, now + dt), now)
         exhausted = stuck | ((accepted + rejected >= max_steps) & (now != s))
-        return x, now, _State(slope, size, accepted, rejected, state.evaluations + 6, exhausted)
+        return x, now, _State(memory, size, accepted, rejected, state.evaluations + control.cost, exhausted)
 
     x, _, state = jax.lax.while_loop(unfinished, attempt, (x, t, state))
     return _forward_only(x), state

@@ -11,7 +11,7 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
 
     def prepare(problem, ts):
         field = problem.velocity
-        steps = intervals(field, ts)
+        steps = intervals(field, ts, problem.zero_end)
         return steps, {
             c: stage(field, ts[:-1] + c * steps.dt) for c in nodes
         }  # one a distinct node: shared in the loop
@@ -28,7 +28,7 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
                 slopes.append(evaluate(problem.velocity, stages[c], inner))
             return weighted_sum((1, x), *((interval.dt * b, k) for b, k in zip(weights, slopes, strict=True) if b))
 
-        return (unless_zero(interval, finish, euler) if len(nodes) > 1 else euler), state
+        return (unless_zero(interval.at_zero, finish, euler) if len(nodes) > 1 else euler), state
 
     return Solver(name, "velocity", order, False, per_step(len(nodes)), prepare, step)
 

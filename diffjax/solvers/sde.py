@@ -1,9 +1,11 @@
 """One-step methods for dx = drift dt + diffusion dw; run downwards they sample a diffusion's reverse SDE."""
 
+import math
+
 import jax.numpy as jnp
 
 from .. import schedules
-from .base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero
+from .base import Solver, evaluate, factory, intervals, needs, per_step, stage, unless_zero
 
 
 def _noise_scale(interval):
@@ -18,7 +20,7 @@ def euler_maruyama() -> Solver:
     """
 
     def prepare(problem, ts):
-        steps = intervals(problem.sde.drift, ts)
+        steps = intervals(problem.sde.drift, ts, problem.zero_end)
         return steps, stage(problem.sde.drift, ts[:-1])
 
     def step(problem, inputs, draw, x, state):
@@ -26,7 +28,9 @@ def euler_maruyama() -> Solver:
         noise = problem.sde.diffusion(x, at.t) * _noise_scale(interval) * draw(0)
         return interval.keep * x + interval.gain * evaluate(problem.sde.drift, at, x) + noise, state
 
-    return Solver("euler_maruyama", "sde", 1, True, per_step(1), prepare, step)
+    return Solver(
+        "euler_maruyama", "sde", 1, True, per_step(1), prepare, step, refuse=needs("euler_maruyama", finite_start=True)
+    )
 
 
 @factory
@@ -39,7 +43,7 @@ def stochastic_heun() -> Solver:
 
     def prepare(problem, ts):
         drift = problem.sde.drift
-        steps = intervals(drift, ts)
+        steps = intervals(drift, ts, problem.zero_end)
         return steps, stage(drift, ts[:-1]), stage(drift, ts[:-1] + steps.dt)
 
     def step(problem, inputs, draw, x, state):
@@ -53,9 +57,51 @@ def stochastic_heun() -> Solver:
             mean_slope = 0.5 * (slope + evaluate(problem.sde.drift, to, predicted))
             return x + interval.dt * mean_slope + 0.5 * (before + problem.sde.diffusion(predicted, to.t)) * increment
 
-        return unless_zero(interval, correct, predicted), state
+        return unless_zero(interval.at_zero, correct, predicted), state
 
-    return Solver("stochastic_heun", "sde", 2, True, per_step(2), prepare, step)
+    return Solver(
+        "stochastic_heun",
+        "sde",
+        2,
+        True,
+        per_step(2),
+        prepare,
+        step,
+        refuse=needs("stochastic_heun", finite_start=True),
+    )
+
+
+@factory
+def sra1() -> Solver:
+    """Rößler's SRA1 for a diffusion g(t) alone: strong order 1.5, weak order 2, two evaluations a step.
+
+    x̃ = x + ¾ f(x, t) dt + (3/2) g(s) I/h, x ← x + (⅓ f(x, t) + ⅔ f(x̃, t + ¾ dt)) dt + g(s) ΔW + (g(t) − g(s)) I/h,
+    with h = |dt| and I = ∫ (W(u) − W(t)) du over the step, which is drawn with ΔW. On a step to 0 D is returned. Rößler
+    2010, Table 6.2.
+    """
+
+    def prepare(problem, ts):
+        drift = problem.sde.drift
+        steps = intervals(drift, ts, problem.zero_end)
+        return steps, *(stage(drift, ts[:-1] + c * steps.dt) for c in (0, 0.75, 1))
+
+    def step(problem, inputs, draw, x, state):
+        interval, at, inner, to = inputs
+        scale = _noise_scale(interval)
+        increment, area = scale * draw(0), scale * (0.5 * draw(0) + math.sqrt(1 / 12) * draw(1))  # ΔW, I/h
+        slope = evaluate(problem.sde.drift, at, x)
+        data = None if interval.at_zero is None else interval.keep * x + interval.gain * slope
+
+        def finish(_):
+            before, after = problem.sde.diffusion(x, at.t), problem.sde.diffusion(x, to.t)
+            there = x + 0.75 * interval.dt * slope + 1.5 * after * area
+            mean_slope = (slope + 2 * evaluate(problem.sde.drift, inner, there)) / 3
+            return x + interval.dt * mean_slope + after * increment + (before - after) * area
+
+        return unless_zero(interval.at_zero, finish, data), state
+
+    refuse = needs("sra1", finite_start=True)
+    return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, refuse=refuse)
 
 
 @factory
@@ -82,4 +128,13 @@ def reverse_diffusion() -> Solver:
         t, keep, gain, std = inputs
         return keep * x + gain * problem.denoiser(x, t) + std * draw(0), state
 
-    return Solver("reverse_diffusion", "denoiser", 1, True, per_step(1), prepare, step)
+    return Solver(
+        "reverse_diffusion",
+        "denoiser",
+        1,
+        True,
+        per_step(1),
+        prepare,
+        step,
+        refuse=needs("reverse_diffusion", finite_start=True),
+    )

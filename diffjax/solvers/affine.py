@@ -1,0 +1,283 @@
+"""Steps affine in the state, in the denoiser's answers and in the noise: what most samplers of the field are.
+
+With y = x/α and ρ = σ/α every Gaussian schedule has the law y = x_0 + ρ ε, its probability flow is dy = ε̂ dρ with
+ε̂ = (y − D)/ρ, and a sampler is a table of coefficients. Here such tables are turned into solvers of x: `one_step` for
+methods with inner stages, `multistep` for those that remember earlier answers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from .. import schedules
+from ..numerics import phi
+from ..types import Array
+from .base import Solver, needs, per_step, unless_zero
+
+
+class Levels(NamedTuple):
+    """Where a state is: t, α, σ and ρ = σ/α, of one shape."""
+
+    t: Any
+    alpha: Any
+    sigma: Any
+    rho: Any
+
+
+class Span(NamedTuple):
+    """All steps of a grid, from `start` to `end`, fields of shape (N,).
+
+    at_zero marks a step to exactly 0, None where there is none. Such a step is described as one that halves t and ρ, so
+    that all coefficients and their gradients are finite; its result is D whatever they are.
+    """
+
+    start: Levels
+    end: Levels
+    at_zero: Any
+
+    @property
+    def log_step(self) -> Array:
+        """h = log ρ_t/ρ_s > 0 on a decreasing grid: half the log-SNR gained."""
+        return jnp.log(self.start.rho / self.end.rho)
+
+
+class Row(NamedTuple):
+    """A state y' = keep (ρ'/ρ) y + Σ_j gains_j F_j + Σ_k stds_k z_k at levels `at`; F_j are the answers so far.
+
+    keep = 1 leaves the state's own noise at its share, as DDIM does. Entries that are the number 0 cost nothing.
+    """
+
+    at: Levels
+    keep: Any
+    gains: Sequence = ()
+    stds: Sequence = ()
+
+
+def levels(schedule: Any, t: Array) -> Levels:
+    """The levels at times t."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return Levels(t, alpha, sigma, sigma / alpha)
+
+
+def at_ratio(schedule: Any, rho: Array) -> Levels:
+    """The levels at which σ/α = rho, within the schedule's interval."""
+    return levels(schedule, schedules.time_of_log_snr(schedule, -2 * jnp.log(rho)))
+
+
+def span(problem: Any, ts: Array) -> Span:
+    """The steps of the grid ts (N + 1,)."""
+    t, s = ts[:-1], ts[1:]
+    start = levels(problem.schedule, t)
+    if not problem.zero_end:
+        return Span(start, levels(problem.schedule, s), None)
+    at_zero = s == 0
+    half = jnp.where(at_zero, 0.5, 1)
+    end = levels(problem.schedule, jnp.where(at_zero, t, s))
+    return Span(start, Levels(half * end.t, end.alpha, half * end.sigma, half * end.rho), at_zero)
+
+
+# ---------------------------------------------------------------------------------------------------- answers, states
+
+
+class _Query(NamedTuple):
+    """A denoiser call at t and the answer F = by_state X + by_data D; F = D where both are None."""
+
+    t: Any
+    by_state: Any
+    by_data: Any
+
+
+class _Affine(NamedTuple):
+    """x' = keep x + Σ gains F + Σ stds z; None for what is absent, keep = None for x itself."""
+
+    keep: Any
+    gains: tuple
+    stds: tuple
+
+
+KINDS = ("data", "noise")
+"""What F is: the denoiser's D, or ε̂ = (x − αD)/σ."""
+
+
+def _query(kind, at):
+    return _Query(at.t, None, None) if kind == "data" else _Query(at.t, 1 / at.sigma, -1 / at.rho)
+
+
+def _ask(query, denoiser, x):
+    """(D, F) at the state x."""
+    data = denoiser(x, query.t)
+    return data, data if query.by_state is None else query.by_state * x + query.by_data * data
+
+
+def _in_x(row, base):
+    """A row of coefficients of y as one of x, relative to a state at levels `base`."""
+    keep = None if row.at is base else row.keep * (row.at.sigma / base.sigma)
+    scaled = (tuple(None if _absent(c) else row.at.alpha * c for c in entries) for entries in (row.gains, row.stds))
+    return _Affine(keep, *scaled)
+
+
+def _absent(coefficient):
+    return isinstance(coefficient, int | float) and coefficient == 0
+
+
+def _apply(row, x, answers, draw):
+    total = x if row.keep is None else row.keep * x
+    for gain, answer in zip(row.gains, answers, strict=False):
+        total = total if gain is None else total + gain * answer
+    for i, std in enumerate(row.stds):
+        total = total if std is None else total + std * draw(i)
+    return total
+
+
+# ----------------------------------------------------------------------------------------------------------- builders
+
+
+def one_step(
+    name: str,
+    order: int,
+    stages: int,
+    tableau: Callable[[Any, Span], Sequence[Row]],
+    kind: str = "data",
+    stochastic: bool = False,
+) -> Solver:
+    """A method that asks the denoiser about `stages` ≥ 2 states a step, and on a step to 0 about the first alone.
+
+    tableau(schedule, span) gives a row for each state and one for the result. The first row starts from the state
+    itself, the others from the first row's.
+    """
+
+    def prepare(problem, ts):
+        steps = span(problem, ts)
+        rows = tableau(problem.schedule, steps)
+        bases = [steps.start] + [rows[0].at] * stages
+        queries = [_query(kind, row.at) for row in rows[:-1]]
+        return steps.at_zero, queries, [_in_x(row, base) for row, base in zip(rows, bases, strict=True)]
+
+    def step(problem, inputs, draw, x, state):
+        at_zero, queries, rows = inputs
+        x = _apply(rows[0], x, (), draw)
+        data, first = _ask(queries[0], problem.denoiser, x)
+
+        def finish(_):
+            answers = [first]
+            for query, row in zip(queries[1:], rows[1:-1], strict=True):
+                answers.append(_ask(query, problem.denoiser, _apply(row, x, answers, draw))[1])
+            return _apply(rows[-1], x, answers, draw)
+
+        return unless_zero(at_zero, finish, data), state
+
+    refuse = needs(name, finite_start=True)
+    return Solver(name, "denoiser", order, stochastic, per_step(stages), prepare, step, refuse=refuse)
+
+
+def multistep(
+    name: str,
+    order: int,
+    past: int,
+    predict: Callable[[Any, Span], Row],
+    kind: str = "data",
+    stochastic: bool = False,
+    correct: Callable[[Any, Span], Sequence] | None = None,
+    refuse: Callable | None = None,
+) -> Solver:
+    """A method with one evaluation a step that remembers the `past` answers before the newest.
+
+    predict(schedule, span) gives the row of each step, gains for the newest answer first. correct(schedule, span), of a
+    predictor–corrector, gives for each step the gains by which its result is mended once the denoiser has answered
+    there: for that answer, then for those that the step itself had, newest first.
+    """
+
+    def prepare(problem, ts):
+        steps = span(problem, ts)
+        query = _query(kind, steps.start)
+        row = _at_zero(_in_x(predict(problem.schedule, steps), steps.start), query, kind, steps)
+        if correct is None:
+            return query, row, None
+        gains = [steps.end.alpha * gain for gain in correct(problem.schedule, steps)]
+        late = [jnp.concatenate([jnp.zeros_like(gain[:1]), gain[:-1]]) for gain in gains]
+        own = jnp.zeros_like(late[0]).at[0].set(1)
+        return query, row, (own, late)
+
+    def init(problem, x, inputs):
+        zero = jnp.zeros_like(x)
+        return (zero,) * past, zero if correct else None
+
+    def step(problem, inputs, draw, x, state):
+        query, row, correction = inputs
+        earlier, base = state
+        answers = (_ask(query, problem.denoiser, x)[1], *earlier)
+        if correction is not None:
+            own, gains = correction
+            x = _apply(_Affine(None, tuple(gains), ()), own * x + base, answers, draw)
+        base = _apply(_Affine(row.keep, (), row.stds), x, (), draw)
+        x = _apply(_Affine(None, row.gains, ()), base, answers, draw)
+        return x, (answers[:past], base if correct else None)
+
+    refuse = refuse or needs(name, finite_start=True, steps=2 if past else 1)
+    return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse)
+
+
+def _at_zero(row, query, kind, steps):
+    """The row of a multistep method with x' = D on a step to 0."""
+    if steps.at_zero is None:
+        return row
+    keep, gain = (0, 1) if kind == "data" else (1 / steps.start.alpha, -steps.start.rho)
+    gains = (gain, *(0 for _ in row.gains[1:]))
+    swap = lambda new, old: None if old is None else jnp.where(steps.at_zero, new, old)  # noqa: E731
+    return _Affine(
+        swap(keep, row.keep),
+        tuple(swap(new, old) for new, old in zip(gains, row.gains, strict=True)),
+        tuple(swap(0, std) for std in row.stds),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- interpolated answers
+
+
+def adams(positions: Array, depth: int, moments: Callable[[int, slice], Sequence], ahead: bool = False) -> list[Array]:
+    """Gains of ∫ w(v) P(v) dv where P interpolates the last answers over each step, `depth` of them, each (N,).
+
+    v runs from 0 at a step's start to 1 at its end in the coordinate of `positions` (N + 1,); moments(nodes, steps)
+    gives ∫ w v^k dv for k < nodes on a slice of the steps. The first steps have fewer answers and use all of them.
+    ahead: P also passes through the answer at the step's end, whose gain then comes first.
+    """
+    count = positions.shape[0] - 1
+    columns = []
+    for known in range(min(depth, 1), depth + 1):
+        first, stop = max(known - 1, 0), min(known if known < depth else count, count)
+        if first >= stop:
+            break
+        steps = slice(first, stop)
+        length = positions[first + 1 : stop + 1] - positions[steps]
+        nodes = [(positions[first - j : stop - j] - positions[steps]) / length for j in range(known)]
+        nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
+        weights = moments(len(nodes), steps)
+        gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
+        gains += [jnp.zeros_like(length)] * (depth - known)
+        columns.append(jnp.stack(jnp.broadcast_arrays(*gains)))  # (depth (+ 1), stop - first)
+    return list(jnp.concatenate(columns, axis=1))
+
+
+def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:
+    """Coefficients c[j][k] of v^k in the polynomials ℓ_j that are 1 at node j and 0 at the others."""
+    rows = []
+    for j, own in enumerate(nodes):
+        row = [jnp.ones_like(own)]
+        for m, other in enumerate(nodes):
+            if m != j:  # times (v − v_m)/(v_j − v_m)
+                raised, held = [0, *row], [*row, 0]
+                row = [(up - other * down) / (own - other) for up, down in zip(raised, held, strict=True)]
+        rows.append(row)
+    return rows
+
+
+def decaying_moments(a: Array, count: int) -> list[Array]:
+    """a ∫_0^1 e^{−a(1 − v)} v^k dv = a k! φ_{k+1}(−a) for k < count: the weights of D in y′ = −a(y − D)."""
+    return [-jnp.expm1(-a)] + [a * math.factorial(k) * phi(k + 1, -a) for k in range(1, count)]
+
+
+def growing_moments(h: Array, count: int) -> list[Array]:
+    """h ∫_0^1 e^{h(1 − v)} v^k dv = h k! φ_{k+1}(h) for k < count: the weights of −ρ_s ε̂ in dy = ε̂ dρ."""
+    return [jnp.expm1(h)] + [h * math.factorial(k) * phi(k + 1, h) for k in range(1, count)]

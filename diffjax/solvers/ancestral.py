@@ -1,0 +1,149 @@
+"""Ancestral samplers: a deterministic step below the noise level aimed at, then noise up to it; and EDM's churn."""
+
+import math
+
+import jax.numpy as jnp
+
+from .. import checks
+from ..types import Array
+from .affine import Row, Span, at_ratio, multistep, one_step
+from .base import Solver, factory, needs
+
+
+def split(span: Span, eta: float) -> tuple[Array, Array]:
+    """(ρ_↓, ρ_↑) with ρ_↓² + ρ_↑² = ρ_s²: ρ_↑ = η ρ_s √(1 − ρ_s²/ρ_t²), each of shape (N,).
+
+    At η = 1 ρ_↑² is the variance of DDPM's posterior q(y_s | y_t, x_0), ρ_↓ = ρ_s²/ρ_t. Song et al. 2021 (DDIM), eq.
+    16.
+    """
+    lost = eta**2 * jnp.expm1(-2 * span.log_step)
+    return span.end.rho * jnp.sqrt(1 + lost), span.end.rho * jnp.sqrt(-lost)
+
+
+def _ancestral(eta):
+    """y ← D + (ρ_↓/ρ_t)(y − D) + ρ_↑ z."""
+
+    def predict(schedule, span):
+        down, up = split(span, eta)
+        return Row(span.end, down / span.end.rho, (1 - down / span.start.rho,), (up,) if eta else ())
+
+    return predict
+
+
+@factory
+def ddim(eta: float = 0.0) -> Solver:
+    """x_s = α_s D + (x_t − α_t D) √(σ_s² − ς²)/σ_t + ς z, ς = η (σ_s/σ_t) √(σ_t² − (α_t/α_s)² σ_s²): one evaluation.
+
+    eta = 0 is the exponential Euler step of the probability flow, order 1; eta = 1 samples DDPM's posterior, weak order
+    1. It starts where α = 0 too. Raises ValueError unless 0 ≤ eta ≤ 1. Song et al. 2021 (DDIM), eq. 12 and 16.
+    """
+    checks.within("eta", eta, 0, 1)
+    name = f"ddim({eta:g})"
+    return multistep(name, 1, 0, _ancestral(eta), stochastic=eta > 0, refuse=needs(name))
+
+
+@factory
+def euler_ancestral(eta: float = 1.0) -> Solver:
+    """y ← y + (ρ_↓ − ρ) ε̂, then noise ρ_↑ z, for y = x/α, ρ = σ/α: weak order 1, one evaluation a step.
+
+    It is `ddim(eta)`: Euler's step in ρ is DDIM's. Raises ValueError unless 0 ≤ eta ≤ 1. Crowson 2022 (k-diffusion), on
+    Karras et al. 2022's ODE.
+    """
+    checks.within("eta", eta, 0, 1)
+    return ddim(eta)._replace(name=f"euler_ancestral({eta:g})")
+
+
+@factory
+def ddpm(variance: float | str = "posterior") -> Solver:
+    """DDPM's ancestral step for any two times: the mean of q(x_s | x_t, x_0 = D), and noise. Weak order 1.
+
+    variance: "posterior", β̃ = σ_{t|s}² σ_s²/σ_t² with σ_{t|s}² = σ_t² − (α_t/α_s)² σ_s²; "forward", β = σ_{t|s}²; or a
+    number v in [0, 1], β^v β̃^{1−v}. On consecutive indices of `from_betas` these are the chain's. One evaluation a
+    step. Raises ValueError otherwise. Ho et al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
+    """
+    names = {"posterior": 0.0, "forward": 1.0}
+    if isinstance(variance, str):
+        checks.choice("variance", variance, names)
+    share = names[variance] if isinstance(variance, str) else float(checks.within("variance", variance, 0, 1))
+
+    def predict(schedule, span):
+        row = _ancestral(1.0)(schedule, span)
+        (std,) = row.stds  # ρ_{t|s} ρ_s/ρ_t in units of y; β is larger by (σ_t/σ_s)²
+        scale = (span.start.sigma / span.end.sigma) ** share
+        return row._replace(stds=(std * scale,))
+
+    name = f"ddpm({variance if isinstance(variance, str) else format(variance, 'g')})"
+    return multistep(name, 1, 0, predict, stochastic=True, refuse=needs(name))
+
+
+@factory
+def dpm_2() -> Solver:
+    """The midpoint method in ρ = σ/α with the middle at √(ρ_t ρ_s): order 2, two evaluations, one on a step to 0.
+
+    Karras et al. 2022, Algorithm 1's relative; Crowson 2022 (k-diffusion), after Lu et al. 2022.
+    """
+    return _midpoint("dpm_2", 0.0)
+
+
+@factory
+def dpm_2_ancestral(eta: float = 1.0) -> Solver:
+    """`dpm_2` to ρ_↓, then noise ρ_↑ z: weak order 2, two evaluations a step, one on a step to 0.
+
+    ρ_↓, ρ_↑ as in `euler_ancestral`. Raises ValueError unless 0 ≤ eta ≤ 1. Crowson 2022 (k-diffusion).
+    """
+    checks.within("eta", eta, 0, 1)
+    return _midpoint(f"dpm_2_ancestral({eta:g})", eta)
+
+
+def _midpoint(name, eta):
+    def tableau(schedule, span):
+        start = span.start
+        down, up = split(span, eta)
+        middle = at_ratio(schedule, jnp.sqrt(start.rho * down))
+        euler = Row(middle, start.rho / middle.rho, [middle.rho - start.rho])
+        return [
+            Row(start, 1.0),
+            euler,
+            Row(span.end, start.rho / span.end.rho, [0, down - start.rho], [up if eta else 0]),
+        ]
+
+    return one_step(name, 2, 2, tableau, kind="noise", stochastic=eta > 0)
+
+
+@factory
+def edm_stochastic(
+    churn: float = 40.0, noise_min: float = 0.05, noise_max: float = 50.0, noise_scale: float = 1.003
+) -> Solver:
+    """EDM's stochastic sampler: raise ρ = σ/α to ρ̂ = (1 + γ) ρ with fresh noise, then Heun's step in ρ to the next.
+
+    γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
+    √(ρ̂² − ρ²), S_noise = noise_scale; no level beyond that of t_max is asked for. churn, noise_min, noise_max,
+    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 at fixed churn
+    with S_noise = 1; two evaluations a step, one on a step to 0, which adds no noise. Raises ValueError for churn < 0,
+    levels that are not 0 ≤ noise_min < noise_max, noise_scale ≤ 0. Karras et al. 2022, Algorithm 2.
+    """
+    checks.non_negative("churn", churn)
+    checks.non_negative("noise_min", noise_min)
+    checks.greater("noise_max", noise_max, "noise_min", noise_min)
+    checks.positive("noise_scale", noise_scale)
+
+    def tableau(schedule, span):
+        start, end = span.start, span.end
+        active = (start.rho >= noise_min) & (start.rho <= noise_max)
+        active = active if span.at_zero is None else active & ~span.at_zero
+        gamma = jnp.where(active, min(churn / start.rho.shape[0], math.sqrt(2) - 1), 0)
+        top = schedule.sigma(schedule.t_max) / schedule.alpha(schedule.t_max)
+        raised = jnp.minimum(start.rho * (1 + gamma), jnp.maximum(top, start.rho))
+        churned = raised > start.rho
+        variance = jnp.where(churned, raised**2 - start.rho**2, 1)
+        noise = noise_scale * jnp.where(churned, jnp.sqrt(variance), 0)
+        fresh = at_ratio(schedule, raised)
+        at = fresh._replace(**{k: jnp.where(churned, getattr(fresh, k), getattr(start, k)) for k in start._fields})
+        euler = Row(end, at.rho / end.rho, [end.rho - at.rho])
+        return [
+            Row(at, start.rho / at.rho, (), [noise]),
+            euler,
+            euler._replace(gains=[0.5 * (end.rho - at.rho)] * 2),
+        ]
+
+    return one_step("edm_stochastic", 2, 2, tableau, kind="noise", stochastic=True)

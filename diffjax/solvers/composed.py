@@ -1,0 +1,248 @@
+"""Solvers made of solvers: a Langevin corrector after each step, restarts, all steps at once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks, schedules
+from . import driver
+from .affine import span
+from .ancestral import ddim
+from .base import Info, Solver, factory, needs, unless_zero
+from .driver import Draw
+from .ode import heun
+from .sde import reverse_diffusion
+
+_REVERSE_DIFFUSION, _HEUN, _DDIM = reverse_diffusion(), heun(), ddim()
+
+_ONE_STEP = np.array([1.0, 0.5])
+"""A grid of one step, to ask what it costs."""
+
+_CORRECTOR_DRAW, _CORRECTIONS = 3, 5
+"""The first of a step's draws that belongs to correctors, and how many of them there are."""
+
+
+@factory
+def predictor_corrector(
+    predictor: Solver = _REVERSE_DIFFUSION, corrections: int = 1, snr: float = 0.16, norms: str = "expected"
+) -> Solver:
+    """A step of any fixed-step solver, then Langevin steps x ← x + ½ε ∇log p_s(x) + √ε z at the level reached.
+
+    norms: "expected", ε = 4 r² σ_s² for r = snr, from the expected norms of noise and score: N(0, v) becomes N(0, v/(1
+    − r²)) where the score is −x/σ_s² and the chain has settled. "batch", ε = 4 (r ‖z‖/‖s‖)² with both norms averaged
+    over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
+    and on `chunk`. corrections: 1 … 5 a step, each an evaluation; none on a step to 0. No order is declared: the
+    corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
+    ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5.
+    """
+    _check_inner("predictor", predictor)
+    checks.integer("corrections", corrections, 1, _CORRECTIONS)
+    checks.positive("snr", snr)
+    checks.choice("norms", norms, ("expected", "batch"))
+
+    def prepare(problem, ts):
+        steps = span(problem, ts)
+        inner = predictor.prepare(driver.derive(predictor, problem), ts)
+        return inner, steps.end, steps.at_zero
+
+    def init(problem, x, inputs):
+        return predictor.init(driver.derive(predictor, problem), x, inputs[0])
+
+    def step(problem, inputs, draw, x, state):
+        inner, at, at_zero = inputs
+        x, state = predictor.step(driver.derive(predictor, problem), inner, draw, x, state)
+
+        def correct(x):
+            for i in range(corrections):
+                score = (at.alpha * problem.denoiser(x, at.t) - x) / at.sigma**2
+                z = draw(_CORRECTOR_DRAW + i)
+                size = 4 * (snr * (at.sigma if norms == "expected" else _norm(z) / _norm(score))) ** 2
+                x = x + 0.5 * size * score + jnp.sqrt(size) * z
+            return x
+
+        return unless_zero(at_zero, correct, x), state
+
+    def evaluations(grid):
+        steps = np.shape(grid)[0] - 1
+        return predictor.evaluations(grid) + corrections * (steps - driver.ends_at_zero(grid))
+
+    def refuse(schedule, ts):
+        needs("predictor_corrector", finite_start=True)(schedule, ts)
+        if predictor.refuse is not None:
+            predictor.refuse(schedule, ts)
+
+    name = f"predictor_corrector({predictor.name})"
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, refuse=refuse)
+
+
+def _norm(x):
+    """‖x‖, averaged over the examples that `sample_many` maps over."""
+    norm = jnp.sqrt(jnp.sum(x**2))
+    try:
+        return jax.lax.pmean(norm, driver.BATCH)
+    except NameError:
+        raise ValueError('norms="batch" averages over the examples of sample_many; use norms="expected" here') from None
+
+
+@factory
+def restart(
+    solver: Solver = _HEUN, t_low: float = 0.06, t_high: float = 0.3, repeats: int = 2, steps: int = 4
+) -> Solver:
+    """A deterministic solver that goes back: K times, noise up to t_high and solve down again, where it passes t_low.
+
+    At the first grid time s with s ≤ t_low < t: y ← y + √(ρ_high² − ρ_s²) z, y = x/α, ρ = σ/α, then `steps` of `solver`
+    from t_high to s on a Karras grid (ρ = 7). repeats: K, 1 … 8. solver: one-step and deterministic. On an EDM schedule
+    t is σ, as the paper's t_min, t_max are. No order is declared. Raises TypeError for another solver, ValueError
+    unless 0 < t_low < t_high and t_high lies in the schedule's interval. Xu et al. 2023, Algorithm 1.
+    """
+    _check_inner("solver", solver)
+    if solver.stochastic:
+        raise TypeError(f"solver must be deterministic to be restarted, got {solver.name}")
+    checks.positive("t_low", t_low)
+    checks.greater("t_high", t_high, "t_low", t_low)
+    checks.integer("repeats", repeats, 1, 8)
+    checks.integer("steps", steps, 1)
+
+    def prepare(problem, ts):
+        inner = driver.derive(solver, problem)
+        t, s = ts[:-1], ts[1:]
+        here = (s <= t_low) & (t_low < t) & (s > 0)
+        low = jnp.max(jnp.where(here, s, 0))
+        low = jnp.where(low > 0, low, t_low)
+        grid = _karras_between(problem.schedule, t_high, low, steps)
+        again = solver.prepare(inner, grid)
+        alpha, sigma = (f(jnp.stack([grid[0], low])) for f in (problem.schedule.alpha, problem.schedule.sigma))
+        ratio = alpha[0] / alpha[1]
+        lift = (
+            jnp.broadcast_to(ratio, t.shape),
+            jnp.broadcast_to(jnp.sqrt(sigma[0] ** 2 - (ratio * sigma[1]) ** 2), t.shape),
+        )
+        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (t.shape[0], *leaf.shape)), again)
+        return solver.prepare(inner, ts), s == 0, here, lift, shared
+
+    def step(problem, inputs, draw, x, state):
+        once, to_zero, here, (keep, std), again = inputs
+        inner = driver.derive(solver, problem)
+
+        def one(at, x):
+            return solver.step(inner, at, draw, x, solver.init(inner, x, at))[0]
+
+        x = one(once, x)
+
+        def go_back(x):
+            for k in range(repeats):
+                start = keep * x + std * draw(k)
+                x, _ = jax.lax.scan(lambda x, at: (one(at, x), None), start, again)
+            return x
+
+        cost = jnp.where(to_zero, 1, solver.evaluations(_ONE_STEP)) + here * repeats * solver.evaluations(inside)
+        return jax.lax.cond(here, go_back, lambda x: x, x), (state[0] + cost, state[1] + 1)
+
+    def init(problem, x, inputs):
+        return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+
+    def report(state):
+        return Info(*state, 0, False)
+
+    inside = np.linspace(1, 0.5, steps + 1)
+
+    def evaluations(grid):
+        if checks.is_traced(grid):
+            return None
+        values = np.asarray(grid)
+        passes = bool(np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0)))
+        return solver.evaluations(grid) + passes * repeats * solver.evaluations(inside)
+
+    def refuse(schedule, ts):
+        if schedule is not None and not checks.is_traced(schedule) and not t_high <= float(schedule.t_max):
+            raise ValueError(f"t_high must lie within the schedule's interval up to {schedule.t_max}, got {t_high}")
+        needs("restart", finite_start=True)(schedule, ts)
+
+    name = f"restart({solver.name})"
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, refuse)
+
+
+def _karras_between(schedule, high, low, steps, power=7.0):
+    """Decreasing times from high to low, (σ/α)^{1/7} uniform, (steps + 1,)."""
+    ends = jnp.exp(-0.5 / power * schedules.log_snr(schedule, jnp.stack([jnp.asarray(high, low.dtype), low])))
+    roots = ends[0] + jnp.linspace(0, 1, steps + 1) * (ends[1] - ends[0])
+    times = schedules.time_of_log_snr(schedule, -2 * power * jnp.log(roots))
+    return times.at[0].set(high).at[-1].set(low)
+
+
+@factory
+def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) -> Solver:
+    """All steps at once: x_j ← x_0 + Σ_{i<j} (Φ_i(x_i) − x_i) for the steps Φ_i of a one-step solver, until it stands.
+
+    A window of `window` steps is iterated in parallel and slides past each time whose change, root mean square over the
+    entries, is at most tolerance · max(1, σ); its first step is always exact, so that N rounds suffice and tolerance 0
+    is `solver` itself up to rounding. The step's noise is drawn once, so that a stochastic solver keeps its sample.
+    `info=True` reports evaluations, and rounds as `accepted`: each costs `window` evaluations side by side. Not
+    reverse-differentiable. No order is declared. Raises TypeError for a solver that remembers earlier steps or is
+    adaptive, ValueError for window < 1 or tolerance < 0. Shih et al. 2023 (ParaDiGMS), Algorithm 1.
+    """
+    _check_inner("solver", solver)
+    checks.integer("window", window, 1)
+    checks.non_negative("tolerance", tolerance)
+
+    def solve(source, problem, x, ts):
+        inner = driver.derive(solver, problem)
+        inputs = solver.prepare(inner, ts)
+        total = ts.shape[0] - 1
+        width = min(window, total)
+        scales = tolerance * jnp.maximum(1, problem.schedule.sigma(ts[1:]))
+
+        def phi(index, x):
+            at = jax.tree.map(lambda leaf: leaf[index], inputs)
+            state = solver.init(inner, x, at)
+            return solver.step(inner, at, Draw(source, index.astype(jnp.uint32)), x, state)[0]
+
+        def unfinished(carry):
+            return carry[1] < total
+
+        def sweep(carry):
+            states, first, rounds = carry
+            base = jnp.minimum(first, total - width)  # near the end the window keeps its width
+            index = base + jnp.arange(width)
+            old = jax.lax.dynamic_slice_in_dim(states, base, width + 1)
+            moves = jax.vmap(phi)(index, old[:-1]) - old[:-1]
+            moves = jnp.where(_column(index < first, x), old[1:] - old[:-1], moves)  # what stands, stands
+            new = old[0] + jnp.cumsum(moves, 0)
+            change = jnp.sqrt(jnp.mean((new - old[1:]).reshape(width, -1) ** 2, -1))
+            settled = (change <= scales[index]) | (index <= first)
+            count = jnp.sum(jnp.cumprod(settled)).astype(first.dtype)
+            states = jax.lax.dynamic_update_slice_in_dim(states, new, base + 1, 0)
+            later = _column(jnp.arange(total + 1) > base + width, x)
+            return jnp.where(later, new[-1], states), base + count, rounds + 1
+
+        guess = jnp.broadcast_to(x, (total + 1, *x.shape))
+        zero = jnp.zeros((), jnp.int32)
+        states, _, rounds = jax.lax.while_loop(unfinished, sweep, (guess, zero, zero))
+        return states, Info(rounds * width * solver.evaluations(_ONE_STEP), rounds, zero, jnp.zeros((), bool))
+
+    def refuse(schedule, ts):
+        if solver.refuse is not None:
+            solver.refuse(schedule, ts)
+
+    return Solver(f"picard({solver.name})", "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing,
+                  refuse=refuse, solve=solve)  # fmt: skip
+
+
+def _nothing(*_: Any) -> Any:
+    raise NotImplementedError("this solver takes all steps at once")
+
+
+def _column(mask, x):
+    return mask.reshape(-1, *(1,) * x.ndim)
+
+
+def _check_inner(name, solver):
+    """Refuse what is not a fixed-step solver without memory."""
+    driver.check_solver(solver)
+    if solver.evaluations(_ONE_STEP) is None:
+        raise TypeError(f"{name} must take one fixed step after another, got {solver.name}")
+    if name != "predictor" and solver.init is not Solver._field_defaults["init"]:
+        if jax.tree.leaves(solver.init(None, jnp.zeros(1), None)):
+            raise TypeError(f"{name} must not remember earlier steps, as {solver.name} does")

@@ -1,0 +1,258 @@
+"""Deterministic samplers of k-diffusion and diffusers on an exact mixture, for `bench_solvers --peers`.
+
+Needs numpy and, for what it measures, torch with k-diffusion or diffusers. All runs are in float64 as far as the
+libraries keep it (some of diffusers' round their state to float32, far below the errors seen here).
+"""
+
+import importlib
+import importlib.util
+import math
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LIBRARIES = ("k_diffusion", "diffusers")
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+class Peer(NamedTuple):
+    """One run: evaluations as counted, root mean square error over starts and entries, mean square of each start."""
+
+    library: str
+    sampler: str
+    grid: str
+    budget: int
+    nfe: int
+    error: float
+    squares: Any
+    interval: Any = None
+
+
+class OverBudget(Exception):
+    """A run asked for more evaluations than it may."""
+
+
+def missing() -> str | None:
+    """What keeps this module from measuring anything, None where nothing does."""
+    if torch is None:
+        return "torch is not installed"
+    if not any(importlib.util.find_spec(library) for library in LIBRARIES):
+        return "neither k-diffusion nor diffusers is installed"
+    return None
+
+
+def measure(
+    mixture: dict, starts: np.ndarray, ends: np.ndarray, ends_at_zero: np.ndarray, budgets: tuple
+) -> list[Peer]:
+    """Every sampler on every grid of its library at each budget.
+
+    mixture: weights (K,), means (K, D), variances (K, D) or (K, 1). starts: (n, D) at σ = 80. ends, ends_at_zero: where
+    the exact flow takes them at σ = 0.002 and at 0. Steps are as many as the budget allows, by trial: the model counts.
+    """
+    model = Counted(mixture)
+    x = torch.from_numpy(np.array(starts))
+    truths = {"min": ends, "zero": ends_at_zero}
+    peers = []
+    for library, sampler, grid, end, runner in samplers():
+        for budget in budgets:
+            for steps in sorted({budget // k + d for k in (1, 2, 3) for d in (1, 0)}, reverse=True):
+                model.calls, model.allowed = 0, budget
+                try:
+                    with torch.no_grad():
+                        reached = runner(model, x, steps)
+                except OverBudget:
+                    continue
+                squares = np.mean((np.asarray(reached, np.float64) - truths[end]) ** 2, -1)
+                name = f"{grid}, to {'0' if end == 'zero' else 'sigma_min'}"
+                error = math.sqrt(squares.mean())
+                peers.append(Peer(library, sampler, name, budget, model.calls, error, squares))
+                break
+    return peers
+
+
+class Counted:
+    """(x, σ) -> E[x_0 | x_0 + σ ε = x] of a mixture for a batch x (n, D), counting its calls."""
+
+    def __init__(self, mixture: dict):
+        self.weights, self.means, self.variances = (
+            torch.from_numpy(np.array(mixture[name], np.float64)) for name in ("weights", "means", "variances")
+        )
+        self.calls, self.allowed = 0, 0
+
+    def __call__(self, x: Any, sigma: Any) -> Any:
+        """Σ_k r_k (m_k + v_k/(v_k + σ²) (x − m_k)), r the posterior weights. Raises OverBudget."""
+        self.calls += 1
+        if self.calls > self.allowed:
+            raise OverBudget
+        x = x.double()
+        total = self.variances + torch.as_tensor(sigma, dtype=torch.float64).reshape(-1)[0] ** 2  # (K, D)
+        apart = x[:, None] - self.means  # (n, K, D)
+        logits = torch.log(self.weights) - 0.5 * (apart**2 / total + torch.log(total)).sum(-1)
+        return (torch.softmax(logits, -1)[..., None] * (self.means + self.variances / total * apart)).sum(1)
+
+
+Runner = Callable[[Any, Any, int], Any]
+"""(model, x, steps) -> ends."""
+
+
+def samplers() -> Iterator[tuple[str, str, str, str, Runner]]:
+    """(library, sampler, grid, end: "min" or "zero", run) of the libraries that are installed."""
+    if importlib.util.find_spec("k_diffusion"):
+        yield from of_k_diffusion()
+    if importlib.util.find_spec("diffusers"):
+        yield from of_diffusers()
+
+
+def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
+    """Its samplers without noise on its own grids, which append a 0: with that, or stopped at sigma_min before it."""
+    sampling = k_diffusion_sampling()
+    if sampling is None:
+        return
+    families = {
+        "karras": lambda n: sampling.get_sigmas_karras(n, SIGMA_MIN, SIGMA_MAX),
+        "karras(3)": lambda n: sampling.get_sigmas_karras(n, SIGMA_MIN, SIGMA_MAX, rho=3.0),
+        "exponential": lambda n: sampling.get_sigmas_exponential(n, SIGMA_MIN, SIGMA_MAX),
+        "polyexponential(1.5)": lambda n: sampling.get_sigmas_polyexponential(n, SIGMA_MIN, SIGMA_MAX, rho=1.5),
+    }
+    methods: dict[str, dict] = {
+        "euler": {}, "heun": {}, "dpm_2": {}, "lms": {}, "dpmpp_2m": {}, "dpmpp_2s_ancestral": {"eta": 0.0},
+        "dpmpp_2m_sde": {"eta": 0.0}, "dpmpp_3m_sde": {"eta": 0.0},
+    }  # fmt: skip
+    for method, keywords in methods.items():
+        function = getattr(sampling, f"sample_{method}")
+        for grid, family in families.items():
+            for end in ("min", "zero"):
+                if method == "lms" and end == "zero":
+                    continue  # its integral to 0 is no step to the denoiser's answer
+
+                def run(model, x, steps, function=function, keywords=keywords, family=family, end=end):
+                    sigmas = (family(steps) if end == "zero" else family(steps + 1)[:-1]).double()
+                    sigmas[0], sigmas[-1 if end == "min" else -2] = SIGMA_MAX, SIGMA_MIN
+                    if steps == 1 and end == "zero":
+                        raise OverBudget
+                    return function(lambda x, sigma: model(x, sigma), x, sigmas, disable=True, **keywords)
+
+                yield "k_diffusion", method, grid, end, run
+
+    def fast(model, x, steps):
+        return sampling.sample_dpm_fast(lambda x, sigma: model(x, sigma), x, SIGMA_MIN, SIGMA_MAX, steps, disable=True)
+
+    yield "k_diffusion", "dpm_fast", "its own", "min", fast
+
+
+def k_diffusion_sampling() -> Any:
+    """`k_diffusion.sampling`, without the package's training code, or None where what it imports is not there."""
+    spec = importlib.util.find_spec("k_diffusion")
+    package, images = types.ModuleType("k_diffusion"), types.ModuleType("torchvision.transforms")
+    package.__path__ = list(spec.submodule_search_locations)
+    images.functional = None
+    stand_ins = {"k_diffusion": package, "torchvision": types.ModuleType("torchvision"), images.__name__: images}
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules |= {name: module for name, module in stand_ins.items() if before[name] is None}
+    try:
+        return importlib.import_module("k_diffusion.sampling")
+    except ImportError as error:
+        print(f"k-diffusion cannot be imported, no rows for it: {error}")
+        return None
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+
+
+def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
+    """Its EDM schedulers, and DPM-Solver++, UniPC and DEIS on a chain whose σ/α are those of the grid.
+
+    The grids are its own, karras and exponential, laid in float64 from 80 to 0.002, since in float32 a chain's σ lose
+    their digits at 0.002. "min" stops there in place of the last step of length 0 that diffusers would append.
+    """
+    try:
+        diffusers: Any = importlib.import_module("diffusers")
+    except ImportError as error:
+        print(f"diffusers cannot be imported, no rows for it: {error}")
+        return
+
+    def grid_of(kind, steps, end):
+        n = steps if end == "zero" else steps + 1
+        u = torch.linspace(0, 1, n, dtype=torch.float64)
+        power = 1 / 7
+        sigmas = {
+            "karras": (SIGMA_MAX**power + u * (SIGMA_MIN**power - SIGMA_MAX**power)) ** 7,
+            "exponential": torch.exp(math.log(SIGMA_MAX) + u * math.log(SIGMA_MIN / SIGMA_MAX)),
+        }[kind]
+        return sigmas if end == "min" else torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+
+    def edm(build):
+        def run(model, x, steps, kind, end):
+            scheduler = build(kind, "zero" if end == "zero" else "sigma_min")
+            scheduler.set_timesteps(steps)
+            scheduler.sigmas = grid_of(kind, steps, end)
+            data = scheduler.config.sigma_data
+            for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+                scheduler.scale_model_input(x, t)
+                skip, out = data**2 / (sigma**2 + data**2), sigma * data / (sigma**2 + data**2) ** 0.5
+                x = scheduler.step((model(x, sigma) - skip * x) / out, t, x).prev_sample
+            return x
+
+        return run
+
+    def chain(build):
+        def run(model, x, steps, kind, end):
+            scheduler = build("zero" if end == "zero" else "sigma_min")
+            scheduler.set_timesteps(steps)
+            scheduler.sigmas = sigmas = grid_of(kind, steps, end)
+            alphas = 1 / (1 + sigmas**2) ** 0.5
+            x = alphas[0] * x
+            for t, sigma, alpha in zip(scheduler.timesteps, sigmas, alphas, strict=False):
+                x = scheduler.step(model(x / alpha, sigma), t, x).prev_sample
+            return x / alphas[-1]
+
+        return run
+
+    def build_euler(kind, final):
+        return diffusers.EDMEulerScheduler(sigma_schedule=kind, final_sigmas_type=final)
+
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {"EDMEuler": (edm(build_euler), ("min", "zero"))}
+    for order in (2, 3):
+        for solver_type in ("midpoint", "heun")[: 2 if order == 2 else 1]:
+            options = {"solver_order": order, "solver_type": solver_type}
+            label = f"{order}, {solver_type}" if order == 2 else f"{order}"
+
+            def build_edm(kind, final, options=options):
+                return diffusers.EDMDPMSolverMultistepScheduler(sigma_schedule=kind, final_sigmas_type=final, **options)
+
+            def build_dpm(final, options=options):
+                return diffusers.DPMSolverMultistepScheduler(
+                    prediction_type="sample", final_sigmas_type=final, **options
+                )
+
+            found[f"EDMDPMSolverMultistep({label})"] = (edm(build_edm), ("min", "zero"))
+            found[f"DPMSolverMultistep({label})"] = (chain(build_dpm), ("min", "zero"))
+        for solver_type in ("bh1", "bh2"):
+
+            def build_unipc(final, order=order, solver_type=solver_type):
+                return diffusers.UniPCMultistepScheduler(
+                    prediction_type="sample", final_sigmas_type=final, solver_order=order, solver_type=solver_type
+                )
+
+            found[f"UniPCMultistep({order}, {solver_type})"] = (chain(build_unipc), ("min", "zero"))
+
+        def build_deis(final, order=order):
+            return diffusers.DEISMultistepScheduler(prediction_type="sample", solver_order=order)
+
+        found[f"DEISMultistep({order})"] = (chain(build_deis), ("min",))
+    for sampler, (runner, ends) in found.items():
+        for kind in ("karras", "exponential"):
+            for end in ends:
+
+                def run(model, x, steps, runner=runner, kind=kind, end=end):
+                    if steps < 3:
+                        raise OverBudget
+                    return runner(model, x, steps, kind, end)
+
+                yield "diffusers", sampler, kind, end, run

@@ -1,0 +1,215 @@
+"""Solvers made of solvers, solvers that follow a given path, and what all solvers refuse."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import noise, solvers
+from diffjax.solvers import driver
+from tests.test_solvers import assert_moments, gaussian, mixture
+
+
+def diffusion(schedule, target):
+    return solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+
+
+# ------------------------------------------------------------------------------------------------------ along one path
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5)])
+def test_strong_order_along_brownian_paths(name, order, x64):
+    """The error at the end of one Brownian path, root mean square over 64 paths, falls at the strong order."""
+    schedule = dj.schedules.vp_linear()
+    problem, solver = diffusion(schedule, mixture()), getattr(solvers, name)()
+    start, end, counts = 0.8, 0.2, (16, 32, 64)
+    keys = jax.random.split(jax.random.key(0), 64)
+    starts = jax.vmap(mixture().noised(schedule, start).sample)(jax.random.split(jax.random.key(1), 64))
+
+    def ends(solver, steps):
+        def one(key, x):
+            path = noise.brownian(key, start, end, shape=(2,), levels=16)
+            return solvers.integrate(path, solver, problem, x, jnp.linspace(start, end, steps + 1))
+
+        return jax.vmap(one)(keys, starts)
+
+    reference = ends(solvers.sra1(), 2048)
+    errors = [float(jnp.sqrt(jnp.mean((ends(solver, n) - reference) ** 2))) for n in counts]
+    slope = math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
+    assert slope > order - 0.2, errors
+
+
+def test_a_finer_grid_and_another_solver_follow_the_same_path():
+    """Along one path two fine runs end together; along another path elsewhere."""
+    schedule = dj.schedules.vp_linear()
+    problem, x = diffusion(schedule, gaussian()), jnp.array([0.5, -1.0])
+    paths = [noise.brownian(jax.random.key(seed), 1.0, 0.1, shape=(2,)) for seed in (0, 1)]
+    run = lambda path, solver, n: solvers.integrate(path, solver, problem, x, jnp.linspace(1.0, 0.1, n + 1))  # noqa: E731
+    base = run(paths[0], solvers.sra1(), 256)
+    for other in (run(paths[0], solvers.sra1(), 512), run(paths[0], solvers.dpmpp_2m_sde(), 1024)):
+        assert float(jnp.max(jnp.abs(other - base))) < 0.05
+    assert float(jnp.max(jnp.abs(run(paths[1], solvers.sra1(), 256) - base))) > 0.2
+
+
+def test_adaptive_sde_has_the_exact_law():
+    """At a tolerance whose bias is small beside 4 standard errors of 4000 samples, and with rejections on the way."""
+    schedule, target, count = dj.schedules.vp_linear(), gaussian(), 4000
+    start = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), count))
+    grid = dj.grids.log_snr(schedule, 1)
+    denoiser = dj.targets.denoiser(target, schedule)
+    samples, info = dj.sample_many(
+        jax.random.key(1), count, denoiser, schedule, solvers.adaptive_sde(5e-3, 5e-3), grid, x_init=start, info=True
+    )
+    exact = target.noised(schedule, schedule.t_min)
+    assert int(jnp.sum(info.rejected)) > 0 and not bool(jnp.any(info.exhausted))
+    assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
+
+
+def test_adaptive_sde_ends_at_zero_in_the_denoiser():
+    schedule = dj.schedules.vp_linear()
+    problem, x = diffusion(schedule, mixture()), jnp.array([0.4, -0.2])
+    end = solvers.integrate(jax.random.key(0), solvers.adaptive_sde(), problem, x, [0.3, 0.0])
+    chex.assert_trees_all_close(end, problem.denoiser(x, 0.3), rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------- made of solvers
+
+
+@pytest.mark.parametrize("inner", ["ddim", "euler_ancestral", "dpmpp_2s", "rk4"])
+@pytest.mark.parametrize("window", [5, 64])
+def test_picard_at_no_tolerance_is_its_solver(inner, window, x64):
+    """Iterated to the end, the parallel run is the sequential one to rounding, with the same noise."""
+    schedule = dj.schedules.vp_linear()
+    problem, x, grid = diffusion(schedule, mixture()), jnp.array([0.4, -0.2]), dj.grids.log_snr(schedule, 24)
+    solver, key = getattr(solvers, inner)(), jax.random.key(0)
+    one_by_one = solvers.integrate(key, solver, problem, x, grid, path=True)
+    at_once, info = solvers.integrate(key, solvers.picard(solver, window, 0.0), problem, x, grid, path=True, info=True)
+    chex.assert_trees_all_close(at_once, one_by_one, rtol=1e-10, atol=1e-12)
+    assert int(info.accepted) <= 24 and int(info.evaluations) >= 24
+
+
+def test_picard_takes_fewer_rounds_than_steps_and_stays_within_its_tolerance(x64):
+    schedule = dj.schedules.vp_linear()
+    problem, x, grid = diffusion(schedule, mixture()), jnp.array([0.4, -0.2]), dj.grids.log_snr(schedule, 64)
+    exact = solvers.integrate(None, solvers.ddim(), problem, x, grid)
+    end, info = solvers.integrate(None, solvers.picard(window=64, tolerance=1e-3), problem, x, grid, info=True)
+    assert int(info.accepted) <= 16
+    assert float(jnp.max(jnp.abs(end - exact))) < 64 * 1e-3
+
+
+@pytest.mark.parametrize("predictor", ["reverse_diffusion", "dpmpp_2m", "heun"])
+def test_a_corrector_is_one_langevin_step_of_the_stated_length(predictor, x64):
+    """On one Gaussian x ← (1 − ε/2v) x + √ε z with ε = 4 r² σ², v the variance at the level reached."""
+    schedule, snr = dj.schedules.vp_linear(), 0.2
+    target = dj.targets.gaussian([0.0, 0.0], 0.8)
+    problem, x, grid = diffusion(schedule, target), jnp.array([0.4, -0.2]), jnp.array([0.5, 0.4, 0.3])
+    z = np.random.default_rng(0).normal(size=(2, 8, 2))
+    source = driver.Source(lambda step, draw: jnp.asarray(z)[step, draw])
+    inner = getattr(solvers, predictor)()
+    both, _ = driver.run(source, solvers.predictor_corrector(inner, 2, snr), problem, x, grid, path=True)
+    alone, _ = driver.run(source, inner, problem, x, grid, path=True)
+    alpha, sigma = schedule.alpha(0.4), schedule.sigma(0.4)
+    variance, size = alpha**2 * 0.64 + sigma**2, 4 * snr**2 * sigma**2
+    expected = alone[1]
+    for draw in (3, 4):
+        expected = (1 - size / (2 * variance)) * expected + jnp.sqrt(size) * z[0, draw]
+    chex.assert_trees_all_close(both[1], expected, rtol=1e-10)
+
+
+def test_batch_norms_are_of_the_examples_mapped_together():
+    schedule = dj.schedules.ve(0.01, 5.0)
+    denoiser, grid = dj.targets.denoiser(mixture(), schedule), dj.grids.karras(schedule, 8)
+    solver = solvers.predictor_corrector(norms="batch")
+    four = dj.sample_many(jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,))
+    eight = dj.sample_many(jax.random.key(0), 8, denoiser, schedule, solver, grid, shape=(2,))
+    assert float(jnp.max(jnp.abs(four - eight[:4]))) > 1e-3
+    with pytest.raises(ValueError, match='use norms="expected" here'):
+        dj.sample(jax.random.key(0), denoiser, schedule, solver, grid, shape=(2,))
+
+
+def test_restart_keeps_the_law_and_counts_its_evaluations():
+    """Twice back from 0.05 to 0.3 on a Gaussian: the exact law within 4 standard errors, and the evaluations told."""
+    schedule, target, count = dj.schedules.edm(sigma_max=10.0), gaussian(), 4000
+    solver = solvers.restart(solvers.rk4(), t_low=0.05, t_high=0.3, repeats=2, steps=6)
+    grid = dj.grids.karras(schedule, 24)
+    start = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), count))
+    denoiser = dj.targets.denoiser(target, schedule)
+    samples, info = dj.sample_many(jax.random.key(1), count, denoiser, schedule, solver, grid, x_init=start, info=True)
+    exact = target.noised(schedule, schedule.t_min)
+    assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
+    assert solver.evaluations(grid) == int(info.evaluations[0]) == 4 * 24 + 2 * 4 * 6
+    plain = dj.sample_many(jax.random.key(1), count, denoiser, schedule, solvers.rk4(), grid, x_init=start)
+    assert float(jnp.mean(jnp.abs(samples - plain))) > 0.01  # fresh noise did come in
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_hyperparameters_out_of_range_are_named():
+    cases = [
+        (ValueError, "order must be between 1 and 4, got 5", lambda: solvers.adams_bashforth(5)),
+        (ValueError, "order must be between 1 and 3, got 4", lambda: solvers.dpm_solver(4)),
+        (ValueError, "order must be between 3 and 4, got 2", lambda: solvers.exponential_runge_kutta(2)),
+        (ValueError, "order must be between 1 and 3, got 0", lambda: solvers.unipc(0)),
+        (ValueError, "variant must be one of 'bh1', 'bh2'", lambda: solvers.unipc(2, "bh3")),
+        (ValueError, "coordinate must be one of 't', 'rho', 'log_rho'", lambda: solvers.deis(2, "x")),
+        (ValueError, r"eta must lie in \[0, 1\], got 1.5", lambda: solvers.ddim(1.5)),
+        (ValueError, r"eta must lie in \[0, 1\], got -0.1", lambda: solvers.dpmpp_2m_sde(-0.1)),
+        (ValueError, r"variance must lie in \[0, 1\], got 2", lambda: solvers.ddpm(2.0)),
+        (ValueError, "variance must be one of 'posterior', 'forward'", lambda: solvers.ddpm("beta")),
+        (ValueError, "churn must be 0 or more, got -1.0", lambda: solvers.edm_stochastic(-1)),
+        (ValueError, "noise_max must be greater than noise_min=3.0, got 2.0", lambda: solvers.edm_stochastic(1, 3, 2)),
+        (TypeError, "corrected must be True or False, got 1", lambda: solvers.dpmpp_3m(1)),
+        (
+            TypeError,
+            "solver must not remember earlier steps, as dpmpp_2m does",
+            lambda: solvers.picard(solvers.dpmpp_2m()),
+        ),
+        (
+            TypeError,
+            "solver must take one fixed step after another, got adaptive",
+            lambda: solvers.restart(solvers.adaptive()),
+        ),
+        (TypeError, "solver must be deterministic to be restarted", lambda: solvers.restart(solvers.ddpm())),
+        (ValueError, "t_high must be greater than t_low=0.3, got 0.2", lambda: solvers.restart(t_low=0.3, t_high=0.2)),
+        (ValueError, "corrections must be between 1 and 5, got 6", lambda: solvers.predictor_corrector(corrections=6)),
+        (ValueError, "snr must be positive, got 0.0", lambda: solvers.predictor_corrector(snr=0)),
+    ]
+    for error, match, make in cases:
+        with pytest.raises(error, match=match):
+            make()
+
+
+@pytest.mark.parametrize(
+    "name", ["dpmpp_2m", "dpm_solver", "euler_maruyama", "edm_stochastic", "euler_ancestral", "ddim"]
+)
+def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
+    """From α = 0 the solvers that divide by α are refused by name; DDIM and its kin start there."""
+    schedule = dj.schedules.rectified_flow(t_max=1.0)
+    denoiser, solver = dj.targets.denoiser(mixture(), schedule), getattr(solvers, name)()
+    run = lambda: dj.sample(jax.random.key(0), denoiser, schedule, solver, jnp.linspace(1, 0.01, 9), shape=(2,))  # noqa: E731
+    if name in ("ddim", "euler_ancestral"):
+        assert bool(jnp.all(jnp.isfinite(run())))
+        return
+    with pytest.raises(ValueError, match=r"grid must start below t=1.0 for .*α = 0 there"):
+        run()
+
+
+def test_grids_and_paths_that_do_not_fit_are_refused():
+    schedule = dj.schedules.vp_linear()
+    problem, x, key = diffusion(schedule, mixture()), jnp.ones(2), jax.random.key(0)
+    path = noise.brownian(key, 0.9, 0.5, shape=(2,))
+    cases = [
+        ("at least 2 steps for dpmpp_2m, which builds on earlier ones; got 1", key, solvers.dpmpp_2m(), [0.9, 0.5]),
+        ("ts must decrease for ddpm", key, solvers.ddpm(), [0.5, 0.9]),
+        ("Brownian path of x's shape", noise.brownian(key, 0.9, 0.5), solvers.sra1(), [0.9, 0.5]),
+        ("Brownian path that covers the grid", path, solvers.sra1(), [0.95, 0.5]),
+        ("t_high must lie within the schedule's interval", key, solvers.restart(t_high=2.0), [0.9, 0.5]),
+    ]
+    for match, key_or_path, solver, ts in cases:
+        with pytest.raises(ValueError, match=match):
+            solvers.integrate(key_or_path, solver, problem, x, ts)

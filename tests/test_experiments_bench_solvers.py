@@ -1,0 +1,108 @@
+"""The comparison of solvers at its smallest settings: what it measures is what theory says."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import schedules, solvers, targets
+from experiments import bench_solvers, solver_figures, solver_peers
+
+
+def small(tmp_path, **changes):
+    given = {"schedules": ("vp_linear",), "targets": ("gaussian",), "grids": ("log_snr",), "starts": 16, "seeds": 2}
+    return bench_solvers.Config(out=tmp_path, **{**given, **changes})
+
+
+def test_errors_fall_at_the_order_of_the_solver(tmp_path):
+    """From 64 to 128 steps log₂ of the ratio of errors is the order within 0.3, and twice that for KL, a square."""
+    rows = bench_solvers.run(small(tmp_path, solvers=("ddim", "dpmpp_2m", "ddim(1)"), budgets=(64, 128)))
+    errors = {(row.solver, row.budget): row.error for row in rows}
+    for name, slope in (("ddim", 1), ("dpmpp_2m", 2), ("ddim(1)", 2)):
+        assert abs(math.log2(errors[name, 64] / errors[name, 128]) - slope) < 0.3 * slope
+    assert {row.measure for row in rows if row.stochastic} == {"kl"}
+    stored = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert [row["error"] for row in stored] == [row.error for row in rows]
+    assert (tmp_path / "error_rms.png").stat().st_size > 0
+
+
+def test_a_recommendation_names_the_least_error(tmp_path, capsys):
+    rows = bench_solvers.run(small(tmp_path, solvers=("ddim", "dpmpp_2m"), recommend=12, grids=("log_snr", "uniform")))
+    top = min(rows, key=lambda row: row.error)
+    assert f"{top.solver} on {top.grid}, 12 steps, 12 evaluations" in capsys.readouterr().out
+    assert (top.solver, top.grid) == ("dpmpp_2m", "log_snr")  # uniform in t leaves nothing for the last decades of σ
+
+
+@pytest.mark.parametrize("name", bench_solvers.SOLVERS)
+def test_a_budget_is_kept_and_used(name):
+    """The steps planned cost at most the budget, and one more would cost more."""
+    solver = bench_solvers.make(name)
+    for budget, steps in bench_solvers.plan(solver, (5, 8, 31)):
+        if budget is None:
+            continue
+        cost = [solver.evaluations(np.linspace(2.0, 1.0, n + 1)) for n in (steps, steps + 1)]
+        assert cost[0] <= budget < cost[1]
+
+
+@pytest.mark.parametrize(("factory", "steps"), [(solvers.heun, 3), (solvers.dpmpp_2m, 4), (solvers.dpmpp_sde, 2)])
+def test_evaluations_are_counted_in_the_program(factory, steps, x64):
+    solver, schedule = factory(), schedules.edm()
+    target = targets.gaussian([0.0, 1.0], 0.5)
+    arguments = (target, schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 2)))
+    grid = bench_solvers.make_grid("karras", schedule, steps)
+    counted = bench_solvers.evaluations(jax.make_jaxpr(bench_solvers.batch_program(solver))(*arguments, grid).jaxpr)
+    assert counted == solver.evaluations(grid) > 0
+
+
+def test_the_count_of_an_adaptive_program_is_not_guessed(x64):
+    schedule = schedules.edm()
+    arguments = (targets.gaussian([0.0], 0.5), schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 1)))
+    program = jax.make_jaxpr(bench_solvers.batch_program(solvers.adaptive()))
+    assert bench_solvers.evaluations(program(*arguments, jnp.array([80.0, 0.002])).jaxpr) is None
+
+
+def test_divergence_of_gaussians_has_its_closed_form():
+    """KL(N(1, 4) ‖ N(0, 1)) = ½ (4 + 1 − 1 − log 4), and to second order in a small change of one variance e²/4."""
+    one, two = np.eye(1), 4 * np.eye(1)
+    closed = 0.5 * (4 - math.log(4))
+    assert math.isclose(bench_solvers.gaussian_kl(np.ones(1), two, np.zeros(1), one), closed, rel_tol=1e-12)
+    tiny = 1e-6
+    small_change = bench_solvers.gaussian_kl(np.zeros(1), (1 + tiny) * one, np.zeros(1), one)
+    assert math.isclose(small_change, tiny**2 / 4, rel_tol=1e-5)  # e²/4 − e³/6, and e itself to 1e-10
+
+
+def test_the_reference_is_the_flow_of_a_gaussian(x64):
+    """x − α m scales as √(α² v + σ²) along the flow of N(m, v)."""
+    target, schedule = targets.gaussian([0.5], 0.6), schedules.vp_linear(t_min=1e-3)
+    starts = jnp.array([[-1.0], [0.3], [2.0]])
+
+    def at(t):
+        return schedule.alpha(t), jnp.sqrt(schedule.alpha(t) ** 2 * 0.36 + schedule.sigma(t) ** 2)
+
+    (alpha, spread), (alpha_end, spread_end) = at(schedule.t_max), at(schedule.t_min)
+    exact = alpha_end * 0.5 + spread_end / spread * (starts - alpha * 0.5)
+    assert np.max(np.abs(bench_solvers.flow_ends(target, schedule, starts) - exact)) < 1e-9
+
+
+def test_the_front_holds_what_no_faster_row_betters():
+    def point(seconds, error):
+        return bench_solvers.Row("s", "g", "", "", 1, 1, 1, False, 1, "rms", error, (0, 0), 0, {}, 0, seconds, 0)
+
+    rows = [point(1, 3.0), point(2, 4.0), point(3, 1.0), point(4, 2.0)]
+    assert solver_figures.pareto(rows) == [rows[0], rows[2]]
+
+
+def test_unknown_names_and_empty_budgets_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="schedules must be of vp_linear.*got 'vp'"):
+        bench_solvers.run(small(tmp_path, schedules=("vp",)))
+    with pytest.raises(ValueError, match="budgets must be positive"):
+        bench_solvers.run(small(tmp_path, budgets=()))
+
+
+def test_peers_that_are_not_installed_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(solver_peers, "missing", lambda: "torch is not installed")
+    assert bench_solvers.run(small(tmp_path, peers=True)) == []
+    assert "torch is not installed" in capsys.readouterr().out

@@ -1,0 +1,240 @@
+"""A fitted grid has a smaller end error than the fixed families, on starts that it never saw."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import SCHEDULES
+
+import diffjax as dj
+from diffjax import solvers
+from diffjax.tuning import FAMILIES, optimised_grid
+
+TARGET = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+QUICK = {"examples": 128, "iterations": 60}
+
+
+def starts_and_ends(schedule, denoiser, count, seed=99):
+    """Prior draws, and where the flow carries them: rk4 on 512 steps, whose error is rounding's."""
+    x = dj.schedules.prior_std(schedule) * jax.random.normal(jax.random.key(seed), (count, 2))
+    return x, run(solvers.rk4(), schedule, denoiser, dj.grids.log_snr(schedule, 512), x)
+
+
+def run(solver, schedule, denoiser, grid, x):
+    return dj.sample_many(jax.random.key(0), len(x), denoiser, schedule, solver, grid, x_init=x)
+
+
+def end_errors(solver, schedule, denoiser, grid, data):
+    """Root mean square over components of each start's end error, (count,)."""
+    x, ends = data
+    return np.sqrt(np.mean((np.asarray(run(solver, schedule, denoiser, grid, x)) - ends) ** 2, -1))
+
+
+@functools.cache
+def fitted(schedule_name, solver, steps):
+    schedule = SCHEDULES[schedule_name]()
+    denoiser = dj.targets.denoiser(TARGET, schedule)
+    return (
+        schedule,
+        denoiser,
+        optimised_grid(schedule, denoiser, steps, jax.random.key(5), solver=solver, shape=(2,), **QUICK),
+    )
+
+
+CASES = [
+    ("edm", solvers.heun(), 8),
+    ("edm", solvers.heun(), 16),
+    ("vp_linear", solvers.heun(), 8),
+    ("vp_linear", solvers.heun(), 16),
+    ("vp_linear", solvers.dpmpp_2m(), 8),
+]
+
+
+@pytest.mark.parametrize("schedule_name, solver, steps", CASES)
+def test_beats_every_fixed_family_on_unseen_starts(schedule_name, solver, steps):
+    """Paired over 1024 starts, the mean error falls by more than 5 standard errors, and to less than half."""
+    schedule, denoiser, grid = fitted(schedule_name, solver, steps)
+    data = starts_and_ends(schedule, denoiser, 1024)
+    ours = end_errors(solver, schedule, denoiser, grid, data)
+    for family in FAMILIES.values():
+        theirs = end_errors(solver, schedule, denoiser, family(schedule, steps), data)
+        gain = theirs - ours
+        assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+        assert ours.mean() < 0.5 * theirs.mean()
+
+
+def test_one_interior_time_is_the_scanned_minimum(x64):
+    """Two Euler steps on N(0, 1) under EDM: x_σ/√(1 + σ²) is constant, and one step is the factor 1 + (s − t)t/(1 + t²).
+
+    Every start errs by |gain − exact| |x|, so that the best middle time is that of the gain; 2001 of them are tried.
+    Descent comes within the scan's spacing δ in log σ, which costs ½ (d²log e/du²) δ² relatively: under 1e-4.
+    """
+    schedule = dj.schedules.edm()
+    denoiser = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
+    first, last = schedule.t_max, schedule.t_min
+
+    def error(middle):
+        gain = (1 + (middle - first) * first / (1 + first**2)) * (1 + (last - middle) * middle / (1 + middle**2))
+        return np.abs(gain - np.sqrt((1 + last**2) / (1 + first**2)))
+
+    grid = optimised_grid(
+        schedule, denoiser, 2, jax.random.key(0), solver=solvers.euler(), shape=(2,), examples=8, iterations=200
+    )
+    scanned = error(np.geomspace(first, last, 2003)[1:-1])
+    assert error(float(grid[1])) < scanned.min() * (1 + 1e-4)
+
+
+def test_depends_on_its_key_alone():
+    schedule, denoiser, grid = fitted(*CASES[0])
+    solver, steps = CASES[0][1:]
+    fit = functools.partial(optimised_grid, schedule, denoiser, steps, solver=solver, shape=(2,), **QUICK)
+    np.testing.assert_array_equal(fit(jax.random.key(5)), grid)
+    assert np.any(np.asarray(fit(jax.random.key(6))) != grid)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_is_a_grid_between_exact_ends_on_every_schedule(name):
+    schedule = SCHEDULES[name]()
+    denoiser = dj.targets.denoiser(TARGET, schedule)
+    grid = optimised_grid(schedule, denoiser, 4, jax.random.key(0), shape=(2,), examples=8, iterations=3)
+    assert grid.shape == (5,) and grid.dtype == jnp.float32
+    assert float(grid[0]) == np.float32(schedule.t_max) and float(grid[-1]) == np.float32(schedule.t_min)
+    np.testing.assert_array_equal(dj.grids.check("grid", grid, schedule), grid)
+
+
+def test_reports_errors_measured_on_the_held_out_half():
+    """Those of `sample_many` from the second half of x_init, each within float32 rounding of ends of size 1."""
+    schedule = dj.schedules.vp_linear()
+    denoiser = dj.targets.denoiser(TARGET, schedule)
+    x, ends = starts_and_ends(schedule, denoiser, 32)
+    grid, fit = optimised_grid(schedule, denoiser, 6, x_init=x, iterations=20, info=True)
+    held_out = (x[16:], ends[16:])
+    mean = {
+        name: end_errors(solvers.heun(), schedule, denoiser, g, held_out).mean() for name, g in grids_of(schedule, 6)
+    }
+    assert fit.baselines == pytest.approx(mean, abs=1e-4)
+    assert fit.error <= fit.equidistributed
+    assert fit.error == pytest.approx(end_errors(solvers.heun(), schedule, denoiser, grid, held_out).mean(), abs=1e-4)
+
+
+def test_without_descent_local_errors_are_equidistributed():
+    """0 iterations ask for no gradient, and still halve the mean error of every family on unseen starts."""
+    schedule, steps = dj.schedules.edm(), 16
+    exact = dj.targets.denoiser(TARGET, schedule)
+
+    @jax.custom_vjp
+    def denoiser(x, t):
+        return exact(x, t)
+
+    def backward(*_):
+        raise AssertionError("differentiated")
+
+    denoiser.defvjp(lambda x, t: (denoiser(x, t), None), backward)
+    grid, fit = optimised_grid(schedule, denoiser, steps, KEY, shape=(2,), examples=64, iterations=0, info=True)
+    assert fit.error == fit.equidistributed
+    data = starts_and_ends(schedule, exact, 512)
+    ours = end_errors(solvers.heun(), schedule, exact, grid, data).mean()
+    for family in FAMILIES.values():
+        assert ours < 0.5 * end_errors(solvers.heun(), schedule, exact, family(schedule, steps), data).mean()
+
+
+def grids_of(schedule, steps):
+    return [(name, family(schedule, steps)) for name, family in FAMILIES.items()]
+
+
+@pytest.mark.parametrize("learning_rate", [1e-6, 100.0])
+def test_is_never_worse_than_a_family_however_bad_the_descent(learning_rate):
+    """Steps that lead nowhere, or far away, return the best family or better."""
+    schedule = dj.schedules.vp_linear()
+    denoiser = dj.targets.denoiser(TARGET, schedule)
+    _, fit = optimised_grid(
+        schedule,
+        denoiser,
+        8,
+        jax.random.key(0),
+        shape=(2,),
+        examples=16,
+        iterations=4,
+        learning_rate=learning_rate,
+        info=True,
+    )
+    assert fit.error <= min(fit.baselines.values())
+
+
+VP, KEY = dj.schedules.vp_linear(), jax.random.key(0)
+DENOISER = dj.targets.denoiser(TARGET, VP)
+REFUSED = {
+    "no shape": (lambda: optimised_grid(VP, DENOISER, 4, KEY), ValueError, "shape must be given"),
+    "a number for a shape": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=2),
+        TypeError,
+        "shape must be a tuple of positive integers, got 2",
+    ),
+    "no key": (lambda: optimised_grid(VP, DENOISER, 4, shape=(2,)), TypeError, "key must be a typed key"),
+    "no steps": (
+        lambda: optimised_grid(VP, DENOISER, 0, KEY, shape=(2,)),
+        ValueError,
+        "steps must be at least 1, got 0",
+    ),
+    "no denoiser": (lambda: optimised_grid(VP, 3, 4, KEY, shape=(2,)), TypeError, "denoiser must be callable"),
+    "no schedule": (lambda: optimised_grid(3, DENOISER, 4, KEY, shape=(2,)), TypeError, "schedule must have alpha"),
+    "no signal": (
+        lambda: optimised_grid(dj.schedules.rectified_flow(t_max=1.0), DENOISER, 4, KEY, shape=(2,)),
+        ValueError,
+        "schedule must have a finite log-SNR",
+    ),
+    "stochastic": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.euler_maruyama()),
+        TypeError,
+        "solver must be deterministic, .*got <solver euler_maruyama>",
+    ),
+    "adaptive": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.adaptive()),
+        TypeError,
+        "solver must take one step after another .*got <solver adaptive",
+    ),
+    "a factory": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.heun),
+        TypeError,
+        "solver must be made by a factory",
+    ),
+    "one start": (
+        lambda: optimised_grid(VP, DENOISER, 4, x_init=np.ones((1, 2))),
+        ValueError,
+        r"x_init must have shape \(n, \*shape\) with n at least 2, got \(1, 2\)",
+    ),
+    "other shape": (
+        lambda: optimised_grid(VP, DENOISER, 4, x_init=np.ones((4, 2)), shape=(3,)),
+        ValueError,
+        r"x_init must have shape \(4, 3\), got \(4, 2\)",
+    ),
+    "one example": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), examples=1),
+        ValueError,
+        "examples must be at least 2, got 1",
+    ),
+    "no rate": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), learning_rate=0.0),
+        ValueError,
+        "learning_rate must be positive, got 0",
+    ),
+    "NaN": (
+        lambda: optimised_grid(VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,)),
+        ValueError,
+        "denoiser must be finite along the flow",
+    ),
+    "other output": (
+        lambda: optimised_grid(VP, lambda x, t: x[:1], 4, KEY, shape=(2,)),
+        ValueError,
+        r"denoiser must return its example's shape \(2,\), got \(1,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name):
+    call, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        call()
