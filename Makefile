@@ -40,8 +40,9 @@ lint: $(test_ready) ## Style, format and types
 	$(PY) -m ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
 
-bench: $(run_ready) ## Speed against hand-written loops
+bench: $(run_ready) ## Speed against hand-written loops, and solvers against exact answers in short
 	$(PY) -m experiments.bench_speed $(ARGS)
+	$(PY) -m experiments.bench_solvers --quick
 
 golden: $(call stamp,peers) ## Make the reference samplers' outputs that tests compare with, again (GBs to install)
 	$(PY) -m pip install --quiet --no-deps k-diffusion==0.1.1.post1 torchdiffeq torchsde trampoline

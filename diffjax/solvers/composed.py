@@ -149,11 +149,12 @@ def restart(
     inside = np.linspace(1, 0.5, steps + 1)
 
     def evaluations(grid):
-        if checks.is_traced(grid):
+        outer = solver.evaluations(grid)
+        if outer is None or checks.is_traced(grid):
             return None
         values = np.asarray(grid)
         passes = bool(np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0)))
-        return solver.evaluations(grid) + passes * repeats * solver.evaluations(inside)
+        return outer + passes * repeats * solver.evaluations(inside)
 
     def refuse(schedule, ts):
         if schedule is not None and not checks.is_traced(schedule) and not t_high <= float(schedule.t_max):

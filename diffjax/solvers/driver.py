@@ -79,6 +79,10 @@ BATCH = "examples"
 """The name of the axis over which `sample_many` maps, for the one method that looks across it."""
 
 
+def _no_path(step: Array, t: Array, s: Array) -> BrownianPath:
+    raise TypeError("this source has single draws only, no path for a solver that chooses its own times")
+
+
 class Source(NamedTuple):
     """Where a run's noise comes from, each draw standard normal and of x's shape.
 
@@ -88,7 +92,7 @@ class Source(NamedTuple):
     """
 
     normal: Callable[[Array, int], Array]
-    path: Callable[[Array, Array, Array], BrownianPath] | None = None
+    path: Callable[[Array, Array, Array], BrownianPath] = _no_path
 
 
 class Draw(NamedTuple):
@@ -249,7 +253,7 @@ def check_path(key: Any, x: PyTree, ts: Array) -> None:
     if checks.is_traced(key, ts):
         return
     low, high = sorted((float(key.start), float(key.end)))
-    values = np.asarray(ts)[:-1] if ends_at_zero(ts) else np.asarray(ts)
+    values = np.asarray(ts)
     slack = 4 * np.finfo(values.dtype).eps * high
     if values.min() < low - slack or values.max() > high + slack:
         raise ValueError(
