@@ -1,5 +1,6 @@
 """Where a solver steps: steps + 1 decreasing times, from t_max to t_min unless stated. Any decreasing array serves."""
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -63,12 +64,15 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
+    return _between_levels(schedule, steps, functools.partial(karras_levels, rho=rho))
 
-    def level(u, start, end):  # in s^{1/ρ}, since s itself may leave the range of float32
-        start, end = jnp.exp(-0.5 / rho * start), jnp.exp(-0.5 / rho * end)
-        return -2 * rho * jnp.log(start + u * (end - start))
 
-    return _between_levels(schedule, steps, level)
+def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -> Array:
+    """The log-SNR at fractions u in [0, 1], shape of u, between log-SNRs start and end, with (σ/α)^{1/ρ} linear in
+    u.
+    """
+    start, end = jnp.exp(-0.5 / rho * start), jnp.exp(-0.5 / rho * end)  # σ/α itself may leave the range of float32
+    return -2 * rho * jnp.log(start + u * (end - start))
 
 
 def align_your_steps(schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5") -> Array:

@@ -66,7 +66,7 @@ def log_prob(
         checks.key("key", key)
     if base is not None and not hasattr(base, "log_prob"):
         raise TypeError(f"base must have log_prob(x), got {base!r}")
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    solver, grid = _prepare(solver, grid, denoiser, schedule)
     x = driver.check_example("x", x)
     arrays, static = partition((as_pytree_callable(denoiser), schedule, base))
     probes = probes if divergence == "hutchinson" else 0
@@ -104,7 +104,7 @@ def lattice_log_prob(
     checks.key("key", key)
     x, levels = driver.check_example("x", x), predictions.check_levels(levels)
     index = _level_index(x, levels)
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    solver, grid = _prepare(solver, grid, denoiser, schedule)
     key_noise, key_probes = jax.random.split(key)
     noise, t = jax.random.normal(key_noise, x.shape, x.dtype), grid[-1]
     x_t = schedules.perturb(schedule, x, t, noise)
@@ -115,6 +115,15 @@ def lattice_log_prob(
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
     result = lp + decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
     return (result, details) if info else result
+
+
+def _prepare(solver, grid, denoiser, schedule):
+    """`sampling.prepare` for a solver that can carry a density beside the state."""
+    if isinstance(solver, Solver) and solver.consumes != "velocity":
+        raise TypeError(
+            f"solver must consume a velocity to follow a density, {solver.name} consumes a {solver.consumes}"
+        )
+    return prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
 
 
 def _level_index(x, levels):

@@ -49,8 +49,8 @@ def sample(
     if x_init is not None:
         x_init = driver.check_example("x_init", x_init)
         if shape is not None:
-            checks.one_of_shapes("x_init", x_init, [_check_shape(shape)])
-    shape = _check_shape(shape) if x_init is None else x_init.shape
+            checks.one_of_shapes("x_init", x_init, [checks.shape("shape", shape)])
+    shape = checks.shape("shape", shape) if x_init is None else x_init.shape
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     if key is not None or solver.stochastic or x_init is None:
@@ -97,14 +97,14 @@ def sample_many(
         x_init = driver.check_example("x_init", x_init)
         _check_leading("x_init", x_init, count)
         if shape is not None:
-            checks.one_of_shapes("x_init", x_init, [(count, *_check_shape(shape))])
+            checks.one_of_shapes("x_init", x_init, [(count, *checks.shape("shape", shape))])
         shape = x_init.shape[1:]
     elif shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = ((solver, static, _check_shape(shape), bool(path), zero_end), count, chunk, _automatic(mesh))
+    settings = ((solver, static, checks.shape("shape", shape), bool(path), zero_end), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
@@ -121,8 +121,8 @@ def encode(
     """x_T from x_0 by the probability flow upwards, shape of x; `sample(x_init=…)` on the same grid inverts it.
 
     x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no
-    start. solver, default `heun()`: one that consumes a velocity. Raises ValueError and TypeError as `sample`. Song et
-    al. 2021, D.4.
+    start. solver, default `heun()`: a deterministic one; with `ddim()` this is DDIM inversion. Raises ValueError and
+    TypeError as `sample`. Song et al. 2021, D.4.
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
@@ -177,16 +177,14 @@ def prepare(
     """(solver, grid) checked, with defaults (solver, family of grids, steps) filled in.
 
     The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end. flow: whether the probability
-    flow is to be followed, upwards too, so that the solver must consume a velocity and the grid may not end at 0.
+    flow is to be followed, upwards too, so that the solver must be deterministic and the grid may not end at 0.
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     solver, (_, family, steps) = default[0] if solver is None else solver, default
     driver.check_solver(solver)
-    if flow and solver.consumes != "velocity":
-        raise TypeError(
-            f"solver must consume a velocity to follow the flow, {solver.name} consumes a {solver.consumes}"
-        )
+    if flow and solver.stochastic:
+        raise TypeError(f"solver must be deterministic to follow the flow, {solver.name} draws noise")
     finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
     if grid is None:
         grid = (family if finite else grids.uniform)(schedule, steps)
@@ -259,12 +257,6 @@ def _sample_many(settings, arrays, key, grid, condition, x_init):
 def _pad(leaf, padding):
     """Repeat the last example `padding` times: the surplus is cut off after the run."""
     return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
-
-
-def _check_shape(shape):
-    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-        raise TypeError(f"shape must be a tuple of positive integers, got {shape!r}")
-    return tuple(int(n) for n in shape)
 
 
 def _check_leading(name, tree, count):

@@ -24,8 +24,8 @@ NODES = 64
 
 
 class Fit(NamedTuple):
-    """Mean end errors on the starts held out from the fit: of the grid returned, of the one that equidistributes the
-    local error, and by name of each fixed family's.
+    """Mean end errors on the starts held out from the descent, on which the grid is also chosen: of the grid returned,
+    of the one that equidistributes the local error, and by name of each fixed family's.
 
     The end error of one start is the root mean square over components, in data units, between the solver's end and the
     reference's.
@@ -53,13 +53,14 @@ def optimised_grid(
     """Times (steps + 1,) from t_max to t_min with the least end error of `solver` on this denoiser's flow.
 
     First the local error e(λ) of one step of `solver` is measured against rk4 along the flow, on `NODES` steps of equal
-    log-SNR, and e^{1/(p+1)}, p the solver's order, smoothed over 5 of them, is given in equal parts to the N steps:
-    equal local errors (de Boor 1973; Hairer, Nørsett & Wanner 1993, II.4). Then the end error itself is descended from
-    there, or from the best of `FAMILIES`: with λ_i = λ(t_max) + (λ(t_min) − λ(t_max)) Σ_{j≤i} softmax(w)_j and t_i =
-    t(λ_i), Adam with a cosine decay on the w of log (1/n) Σ_k ‖x̂_k(w) − x_k‖, x̂ the solver's end, x that of rk4 from
-    the same start. The mean of norms, unlike that of squares, is not ruled by the few starts near a watershed of the
-    flow, whose ends lie far apart. One half of the starts is fitted; on the other the best iterate is chosen, and
-    returned unless a family or the equidistributed grid is better there.
+    log-SNR, and e^{1/(p+1)}, p the order of that step (1 for a solver that builds on earlier ones), smoothed over 5 of
+    them, is given in equal parts to the N steps: equal local errors (de Boor 1973; Hairer, Nørsett & Wanner 1993,
+    II.4). Then the end error itself is descended from there, or from the best of `FAMILIES`: with λ_i = λ(t_max) +
+    (λ(t_min) − λ(t_max)) Σ_{j≤i} softmax(w)_j and t_i = t(λ_i), Adam with a cosine decay on the w of log (1/n) Σ_k
+    ‖x̂_k(w) − x_k‖, x̂ the solver's end, x that of rk4 from the same start. The mean of norms, unlike that of squares,
+    is not ruled by the few starts near a watershed of the flow, whose ends lie far apart. One half of the starts is
+    fitted; on the other the best iterate is chosen, and returned unless a family or the equidistributed grid is better
+    there.
 
     schedule: with a finite log-SNR at t_max. denoiser: (x, t) -> E[x_0 | x_t = x]. steps: N. solver: default `heun()`;
     deterministic, of fixed steps. key and shape: `examples` starts are drawn from N(0, prior_std²) in the shape of one
@@ -67,7 +68,7 @@ def optimised_grid(
     of the descent; with 0 iterations the denoiser is not differentiated. info=True returns (grid, Fit).
 
     Cost in evaluations of the denoiser, a gradient counted as two and stages recomputed in it:
-    examples · (4 max(256, 8 N) + (2.5 · iterations + 5) · solver.evaluations(grid)).
+    examples · (256 max(4, ⌈N/8⌉) + 64 c + (2.5 · iterations + 4) · solver.evaluations(grid)), c that of one step.
 
     Raises TypeError for a solver that is stochastic or chooses its own steps; ValueError for starts neither given nor
     drawn, fewer than 2 of them, α(t_max) = 0, or a denoiser that is not finite on the reference path. Descent through
@@ -118,13 +119,11 @@ def _starts(schedule, key, shape, x_init, examples):
         if starts.ndim < 1 or starts.shape[0] < 2:
             raise ValueError(f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}")
         if shape is not None:
-            checks.one_of_shapes("x_init", starts, [(starts.shape[0], *shape)])
+            checks.one_of_shapes("x_init", starts, [(starts.shape[0], *checks.shape("shape", shape))])
         return starts
     if shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
-    if not isinstance(shape, tuple | list):
-        raise TypeError(f"shape must be a tuple of positive integers, got {shape!r}")
-    shape = tuple(checks.integer("each entry of shape", size, minimum=1) for size in shape)
+    shape = checks.shape("shape", shape)
     examples = checks.integer("examples", examples, minimum=2)
     return schedules.prior_std(schedule) * jax.random.normal(checks.key("key", key), (examples, *shape), float_dtype())
 
@@ -171,7 +170,8 @@ def _reference(solver, static, arrays, fine, starts):
 def _equidistribute(schedule, steps, solver, nodes, local_errors):
     """Times that cut ∫ e^{1/(p+1)} dλ in `steps` equal parts; local_errors (NODES,) between nodes (NODES + 1,)."""
     errors = jnp.nan_to_num(local_errors, posinf=0.0)
-    density = jnp.maximum(errors, 1e-6 * jnp.max(errors)) ** (1 / ((solver.order or 1) + 1))
+    order = 1 if solver.past else solver.order or 1
+    density = jnp.maximum(errors, 1e-6 * jnp.max(errors)) ** (1 / (order + 1))
     density = jnp.convolve(jnp.pad(density, 2, mode="edge"), jnp.ones(5), mode="valid")
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
     levels = jnp.interp(jnp.linspace(0, share[-1], steps + 1), share, schedules.log_snr(schedule, nodes))

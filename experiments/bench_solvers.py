@@ -8,6 +8,8 @@ Denoisers are exact and all runs are in float64 from exact samples of p at t_max
 
 - A deterministic solver is compared start by start with the end of the probability flow, by `adaptive` at 1e-11: the
   root mean square over starts and entries, in data units, with the 95 % confidence interval that its starts give.
+- On a trained network (`--targets runs/score_sde`) the flow is that of the network, in float64, to 1e-8, and only
+  deterministic solvers have rows.
 - A stochastic solver is compared in law with the exact p at t_min. On the Gaussian target its own law is known exactly,
   from the Jacobian of a run by its start and all of its noise: the error is KL(law ‖ exact) in nats, without chance. On
   others it is the sliced 2-Wasserstein distance of samples to exact ones, in data units, the mean over seeds and its
@@ -37,60 +39,8 @@ from scipy import stats
 
 from diffjax import grids, metrics, schedules, solvers, targets, tuning
 from diffjax.solvers import driver
-from experiments import datasets, record, solver_figures
-
-TABLE: dict[str, tuple[str, tuple]] = {
-    "euler": ("euler", ()),
-    "heun": ("heun", ()),
-    "midpoint": ("midpoint", ()),
-    "rk4": ("rk4", ()),
-    "ddim": ("ddim", ()),
-    "dpm_2": ("dpm_2", ()),
-    "dpm_solver(2)": ("dpm_solver", (2,)),
-    "dpm_solver(3)": ("dpm_solver", (3,)),
-    "exponential_runge_kutta(3)": ("exponential_runge_kutta", (3,)),
-    "exponential_runge_kutta(4)": ("exponential_runge_kutta", (4,)),
-    "dpmpp_2s": ("dpmpp_2s", ()),
-    "adams_bashforth(2)": ("adams_bashforth", (2,)),
-    "adams_bashforth(3)": ("adams_bashforth", (3,)),
-    "adams_bashforth(4)": ("adams_bashforth", (4,)),
-    "ipndm(4)": ("ipndm", (4,)),
-    "deis(2)": ("deis", (2,)),
-    "deis(3)": ("deis", (3,)),
-    "deis(3, log_rho)": ("deis", (3, "log_rho")),
-    "dpmpp_2m": ("dpmpp_2m", ()),
-    "dpmpp_3m": ("dpmpp_3m", ()),
-    "dpmpp_3m(published)": ("dpmpp_3m", (False,)),
-    "unipc(2)": ("unipc", (2,)),
-    "unipc(3)": ("unipc", (3,)),
-    "sa_solver(3, 4, 0)": ("sa_solver", (3, 4, 0.0)),
-    "picard": ("picard", ()),
-    "adaptive(1e-2)": ("adaptive", (1e-2, 1e-2)),
-    "adaptive(1e-3)": ("adaptive", (1e-3, 1e-3)),
-    "adaptive(1e-5)": ("adaptive", (1e-5, 1e-5)),
-    "euler_maruyama": ("euler_maruyama", ()),
-    "reverse_diffusion": ("reverse_diffusion", ()),
-    "stochastic_heun": ("stochastic_heun", ()),
-    "sra1": ("sra1", ()),
-    "ddim(1)": ("ddim", (1.0,)),
-    "ddim(0.5)": ("ddim", (0.5,)),
-    "ddpm": ("ddpm", ()),
-    "ddpm(forward)": ("ddpm", ("forward",)),
-    "euler_ancestral": ("euler_ancestral", ()),
-    "dpm_2_ancestral": ("dpm_2_ancestral", ()),
-    "dpmpp_2s(1)": ("dpmpp_2s", (1.0,)),
-    "dpmpp_sde": ("dpmpp_sde", ()),
-    "dpmpp_2m_sde": ("dpmpp_2m_sde", ()),
-    "dpmpp_3m_sde": ("dpmpp_3m_sde", ()),
-    "sa_solver": ("sa_solver", ()),
-    "edm_stochastic(10)": ("edm_stochastic", (10.0, 0.05, 50.0, 1.0)),
-    "predictor_corrector": ("predictor_corrector", ()),
-    "restart": ("restart", ()),
-    "adaptive_sde": ("adaptive_sde", ()),
-}
-"""name -> factory of diffjax.solvers and its arguments."""
-
-SOLVERS = {name: row for name, row in TABLE.items() if row[0] in solvers.__all__}
+from experiments import datasets, record, score_sde, solver_figures
+from experiments.solver_table import SOLVERS, make
 
 QUICK = ("heun", "ddim", "dpmpp_2m", "dpmpp_3m", "deis(3)", "unipc(2)", "euler_maruyama", "dpmpp_2m_sde")
 
@@ -162,7 +112,7 @@ class Config:
     schedules: tuple[str, ...] = ("vp_linear", "edm")
     """Of vp_linear, vp_cosine, sub_vp, ve, edm, rectified_flow."""
     targets: tuple[str, ...] = ("gaussian", "mixture_2d")
-    """Of gaussian, mixture_2d, mixture_6d, mixture_16d, held_out (6-D), digits."""
+    """Of gaussian, mixture_2d, mixture_6d, mixture_16d, held_out (6-D), digits; or the folder of a score_sde run."""
     grids: tuple[str, ...] = ("karras", "log_snr", "uniform", "polyexponential(1.5)")
     """Of karras, karras(3), log_snr, uniform, quadratic, polyexponential(1.5)."""
     solvers: tuple[str, ...] = ()
@@ -209,12 +159,16 @@ class Row(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A target under a schedule, with keys and starts (seeds · starts, *shape), seed after seed, and their truth."""
+    """A denoiser under a schedule, with keys and starts (seeds · starts, *shape), seed after seed, and their truth.
+
+    law: t -> the exact law of x_t; None for a trained network, to which only its own flow is known.
+    """
 
     target_name: str
     schedule_name: str
-    target: Any
+    denoiser: Any
     schedule: Any
+    law: Any
     keys: Any
     starts: Any
     ends: Any
@@ -252,8 +206,9 @@ def resolve(config: Config) -> Config:
     tables = {"schedules": SCHEDULES, "targets": TARGETS, "grids": GRIDS, "solvers": SOLVERS}
     for field, table in tables.items():
         for name in getattr(config, field):
-            if name not in table:
-                raise ValueError(f"{field} must be of {', '.join(table)}; got {name!r}")
+            if name not in table and not (field == "targets" and is_run(name)):
+                more = " or the folder of a trained run of score_sde" if field == "targets" else ""
+                raise ValueError(f"{field} must be of {', '.join(table)}{more}; got {name!r}")
     if not config.budgets or min(config.budgets) < 1:
         raise ValueError(f"budgets must be positive, at least one, got {config.budgets}")
     if config.starts < 16 or config.seeds < 2:
@@ -266,13 +221,17 @@ def resolve(config: Config) -> Config:
 
 def measure(config: Config) -> Iterator[Row]:
     """All rows; solvers that refuse a schedule or a grid give none."""
-    problems = [problem(config, target, schedule) for schedule in config.schedules for target in config.targets]
+    exact, runs = ([name for name in config.targets if is_run(name) == trained] for trained in (False, True))
+    problems = [problem(config, target, schedule) for schedule in config.schedules for target in exact]
+    problems += [trained_problem(config, folder) for folder in runs]
     programs: dict[Any, Program] = {}
     with record.progress(len(config.solvers) * len(problems), what="measuring", unit="solver") as bar:
         for name in config.solvers:
             solver = make(name)
             bar.set_postfix_str(name)
             for given in problems:
+                if solver.stochastic and given.law is None:
+                    continue  # a law that nobody knows
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
                         grid = affordable_grid(grid_name, solver, given.schedule, budget, steps)
@@ -281,27 +240,18 @@ def measure(config: Config) -> Iterator[Row]:
                 bar.update()
 
 
-def make(name: str) -> solvers.Solver:
-    """The solver of a row of the table."""
-    factory, arguments = SOLVERS[name]
-    return getattr(solvers, factory)(*arguments)
-
-
 def plan(solver: solvers.Solver, budgets: tuple[int, ...]) -> list[tuple[int | None, int]]:
     """(budget, most steps that it allows) for each budget that allows any.
 
     A solver whose evaluations depend on the data has no budget: 1 step between the ends where it chooses its own, and
     PARALLEL_STEPS where it takes all of them at once.
     """
-    if solver.evaluations(np.array([2.0, 1.0])) is None:
+    least = solver.evaluations(np.array([2.0, 1.0]))
+    if least is None:
         return [(None, PARALLEL_STEPS if solver.solve is not None else 1)]
-    return [(budget, steps) for budget in budgets if (steps := most_steps(solver, budget))]
-
-
-def most_steps(solver: solvers.Solver, budget: int) -> int:
-    """The largest number of steps with at most `budget` evaluations, 0 if there is none."""
-    allowed = (n for n in range(budget, 0, -1) if cost(solver, np.linspace(2.0, 1.0, n + 1)) <= budget)
-    return next(allowed, 0)
+    if solver.report is not None:  # its cost depends on the times: `affordable_grid` takes as many as may be
+        return [(budget, budget // least) for budget in budgets if budget >= least]
+    return [(budget, solvers.steps_within(solver, budget)) for budget in budgets if budget >= least]
 
 
 def cost(solver: solvers.Solver, grid: np.ndarray) -> float:
@@ -338,26 +288,43 @@ def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
     return False
 
 
+def is_run(name: str) -> bool:
+    """Whether a target is named by the folder of a trained run."""
+    return name not in TARGETS and (pathlib.Path(name) / "config.json").exists()
+
+
 def problem(config: Config, target_name: str, schedule_name: str) -> Problem:
     """Starts, exact samples, and the ends of the exact flow."""
     target, schedule = TARGETS[target_name](), SCHEDULES[schedule_name]()
     base = jax.random.key(config.seed)
     base = jax.random.fold_in(base, list(TARGETS).index(target_name))
     count = config.seeds * (config.starts if target_name != "digits" else max(config.starts // 8, 16))
-    first, last = (target.noised(schedule, t) for t in (schedule.t_max, schedule.t_min))
+    law = functools.partial(target.noised, schedule)
     draws = [jax.random.split(key, count) for key in jax.random.split(base, 4)]
-    starts = jax.vmap(first.sample)(draws[0])
-    exact, others = (jax.vmap(last.sample)(keys) for keys in draws[1:3])
-    ends = flow_ends(target, schedule, starts)
-    return Problem(target_name, schedule_name, target, schedule, draws[3], starts, ends, exact, others)
+    starts = jax.vmap(law(schedule.t_max).sample)(draws[0])
+    exact, others = (jax.vmap(law(schedule.t_min).sample)(keys) for keys in draws[1:3])
+    denoiser = targets.denoiser(target, schedule)
+    ends = flow_ends(denoiser, schedule, starts, 1e-11)
+    return Problem(target_name, schedule_name, denoiser, schedule, law, draws[3], starts, ends, exact, others)
 
 
-@jax.jit
-def flow_ends(target: Any, schedule: Any, starts: Any) -> Any:
-    """Where the exact probability flow takes the starts from t_max to t_min, to about eleven digits."""
+def trained_problem(config: Config, folder: str) -> Problem:
+    """A trained network in float64 from draws of the prior, an eighth of the starts, and the ends of its own flow."""
+    model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
+    schedule = model.schedule
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 8, 16))
+    draw = lambda key: schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)  # noqa: E731
+    starts = jax.vmap(draw)(keys)
+    ends = flow_ends(denoiser, schedule, starts, 1e-8)
+    return Problem(folder, "of the run", denoiser, schedule, None, keys, starts, ends, None, None)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> Any:
+    """Where the probability flow takes the starts from t_max to t_min, by `adaptive`."""
     ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
-    given = driver.diffusion(schedule, targets.denoiser(target, schedule))
-    truth = solvers.adaptive(1e-11, 1e-11, 100_000)
+    given = driver.diffusion(schedule, denoiser)
+    truth = solvers.adaptive(tolerance, tolerance, 100_000)
     return jax.vmap(lambda x: driver.run(driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False)[0])(
         starts
     )
@@ -388,10 +355,10 @@ def row(
     """Compile unless an earlier row has, run, compare."""
     by_law = solver.stochastic and given.target_name == "gaussian" and budget is not None and solver.solve is None
     if by_law:
-        law = given.target.noised(given.schedule, given.schedule.t_max)
-        arguments = (given.target, given.schedule, law.mean(), grid)
+        law = given.law(given.schedule.t_max)
+        arguments = (given.denoiser, given.schedule, law.mean(), law.covariance(), grid)
     else:
-        arguments = (given.target, given.schedule, given.keys, given.starts, grid)
+        arguments = (given.denoiser, given.schedule, given.keys, given.starts, grid)
     key = (
         name,
         by_law,
@@ -399,7 +366,7 @@ def row(
         *((a.shape, str(a.dtype)) for a in map(jnp.asarray, jax.tree.leaves(arguments))),
     )
     if key not in programs:
-        counted = (given.target, given.schedule, given.keys[:2], given.starts[:2], grid)
+        counted = (given.denoiser, given.schedule, given.keys[:2], given.starts[:2], grid)
         count = evaluations(jax.make_jaxpr(batch_program(solver))(*counted).jaxpr)
         programs[key] = build(law_program(solver) if by_law else batch_program(solver), arguments, count)
     program = programs[key]
@@ -445,10 +412,9 @@ def marked_evaluation(denoiser: Any, x: Any, t: Any) -> Any:
     return denoiser(x, t)
 
 
-def marked(target: Any, schedule: Any) -> Any:
-    """The exact problem whose denoiser's calls can be counted in a trace."""
-    denoiser = functools.partial(marked_evaluation, targets.denoiser(target, schedule))
-    return driver.diffusion(schedule, denoiser)
+def marked(denoiser: Any, schedule: Any) -> Any:
+    """The problem whose denoiser's calls can be counted in a trace."""
+    return driver.diffusion(schedule, functools.partial(marked_evaluation, denoiser))
 
 
 def evaluations(jaxpr: Any) -> int | None:
@@ -476,24 +442,23 @@ def jaxprs(equation: Any) -> Iterator[Any]:
 
 
 def batch_program(solver: solvers.Solver) -> Callable:
-    """(target, schedule, keys, starts, grid) -> (ends, evaluations of each)."""
+    """(denoiser, schedule, keys, starts, grid) -> (ends, evaluations of each)."""
 
-    def one(target, schedule, key, x, ts):
+    def one(denoiser, schedule, key, x, ts):
         source = driver.noise_of(key, x, ts)
-        end, info = driver.run(source, solver, marked(target, schedule), x, ts, zero_end=False)
+        end, info = driver.run(source, solver, marked(denoiser, schedule), x, ts, zero_end=False)
         return end, jnp.asarray(info.evaluations)
 
     return jax.vmap(one, (None, None, 0, 0, None), axis_name=driver.BATCH)
 
 
 def law_program(solver: solvers.Solver) -> Callable:
-    """(target, schedule, mean, grid) -> mean and covariance at grid[-1] from the exact law of a Gaussian at grid[0].
+    """(denoiser, schedule, mean, covariance, grid) -> mean and covariance at grid[-1] from those at grid[0].
 
-    The run is affine in its start and in all its noise: its Jacobians by both give the law.
+    For a Gaussian target a run is affine in its start and in all its noise: its Jacobians by both give the law.
     """
 
-    def law(target, schedule, mean, ts):
-        covariance = target.noised(schedule, ts[0]).covariance()
+    def law(denoiser, schedule, mean, covariance, ts):
         drawn = []
 
         def end(x, noise):
@@ -501,7 +466,7 @@ def law_program(solver: solvers.Solver) -> Callable:
                 drawn.append(i)
                 return jnp.zeros_like(x) if noise is None else noise[step, i]
 
-            return driver.run(driver.Source(normal), solver, marked(target, schedule), x, ts, zero_end=False)[0]
+            return driver.run(driver.Source(normal), solver, marked(denoiser, schedule), x, ts, zero_end=False)[0]
 
         jax.eval_shape(lambda x: end(x, None), mean)
         noise = jnp.zeros((ts.shape[0] - 1, max(drawn) + 1, *mean.shape))
@@ -533,7 +498,7 @@ def root_mean(squares: np.ndarray) -> tuple[float, tuple[float, float]]:
 
 def law_error(given: Problem, mean: Any, covariance: Any) -> tuple:
     """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0, details)."""
-    exact = given.target.noised(given.schedule, given.schedule.t_min)
+    exact = given.law(given.schedule.t_min)
     wanted_mean, wanted = np.asarray(exact.mean()), np.asarray(exact.covariance())
     mean, covariance = np.asarray(mean), np.asarray(covariance)
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
@@ -681,8 +646,9 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
     )  # fmt: skip
     rows = list(measure(config))
     given = problem(config, "held_out", "edm")
-    to_zero = flow_ends(given.target, schedules.edm(1e-6, 80.0), given.starts)
-    mixture = {name: np.asarray(getattr(given.target, name)) for name in ("weights", "means", "variances")}
+    target, finer = TARGETS["held_out"](), schedules.edm(1e-6, 80.0)
+    to_zero = flow_ends(targets.denoiser(target, finer), finer, given.starts, 1e-11)
+    mixture = {name: np.asarray(getattr(target, name)) for name in ("weights", "means", "variances")}
     theirs = solver_peers.measure(mixture, *(np.asarray(v) for v in (given.starts, given.ends, to_zero)), budgets)
     peers = [peer._replace(interval=root_mean(peer.squares)[1], squares=None) for peer in theirs]
     ours = [row for row in rows if row.budget is not None]
@@ -710,9 +676,8 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
 
 def optimised(config: Config, given: Problem, rows: list[Row], tried: int = 3) -> Iterator[Row]:
     """The best solvers at each budget again, on grids that `tuning.optimised_grid` fits to them on 256 other starts."""
-    base = given.target.noised(given.schedule, given.schedule.t_max)
+    base = given.law(given.schedule.t_max)
     fitted_on = jax.vmap(base.sample)(jax.random.split(jax.random.key(config.seed + 1000), 256))
-    denoiser = targets.denoiser(given.target, given.schedule)
     programs: dict[Any, Program] = {}
     for (budget,), group in groups(rows, "budget").items():
         names = dict.fromkeys(
@@ -720,8 +685,8 @@ def optimised(config: Config, given: Problem, rows: list[Row], tried: int = 3) -
         )
         for name in list(names)[:tried]:
             solver = make(name)
-            steps = most_steps(solver, budget)
-            grid = tuning.optimised_grid(given.schedule, denoiser, steps, solver=solver, x_init=fitted_on)
+            steps = solvers.steps_within(solver, budget)
+            grid = tuning.optimised_grid(given.schedule, given.denoiser, steps, solver=solver, x_init=fitted_on)
             yield row(config, programs, name, solver, given, "optimised", grid, budget)
 
 

@@ -32,7 +32,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import diffjax as dj
 from diffjax import grids, networks, noise, predictions, schedules, solvers, targets
-from experiments import record
+from diffjax.solvers import driver
+from experiments import record, solver_table
 
 COMPONENTS, DIMENSION = 8, 6
 """Of the exact mixture."""
@@ -42,6 +43,9 @@ IMPORT_LIMIT = 0.3
 
 STEPS = {"euler": 64, "heun": 32, "rk4": 16, "euler_maruyama": 64, "stochastic_heun": 32, "reverse_diffusion": 64}
 """Steps of each solver on the mixture: about 64 evaluations."""
+
+BUDGET = 32
+"""Evaluations of each solver that is held against its denoiser calls alone."""
 
 Program = Callable[[], Any]
 """() -> its results, arrays."""
@@ -82,7 +86,8 @@ def run(config: Config) -> dict[str, Row]:
     if config.alternations < 1 or config.samples < 1:
         raise ValueError(f"alternations and samples must be positive, got {config.alternations} and {config.samples}")
     out = record.start(config)
-    parts = [loops, noise_of_a_loop, peers, *([network_loops] if config.network else []), memory, compilation, imports]
+    parts = [loops, calls_alone, noise_of_a_loop, peers, *([network_loops] if config.network else [])]
+    parts += [memory, compilation, imports]
     rows: list[Row] = []
     with record.progress(len(parts), what="measuring", unit="part") as bar:
         for part in parts:
@@ -210,17 +215,24 @@ def loop_by_hand(name: str, denoise: Callable, arrays: Any, schedule: Any, key: 
     stochastic = name in ("euler_maruyama", "stochastic_heun", "reverse_diffusion")
     t, dt = ts[:-1], jnp.diff(ts)
     at = tuple(coefficients(schedule, t + c * dt, stochastic) for c in (0, 0.5, 1))
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i))[0])(jnp.arange(x.shape[0]))
+    keys = example_keys(key, x)
 
     def body(x, step):
         i, at, dt = step
-
-        def draw():
-            return jax.vmap(lambda k: noise.normal(k, i * noise.DRAWS_PER_STEP, x.shape[1:]))(keys)
-
+        draw = lambda: draw_by_hand(keys, i, 0, x)  # noqa: E731
         return BY_HAND[name](functools.partial(denoise, arrays), draw, x, at, dt), None
 
     return jax.lax.scan(body, x, (jnp.arange(dt.shape[0], dtype=jnp.uint32), at, dt))[0]
+
+
+def example_keys(key, x):
+    """The keys that `sample_many` gives the solver for each example of a batch."""
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i))[0])(jnp.arange(x.shape[0]))
+
+
+def draw_by_hand(keys, step, i, x):
+    """The i-th draw of a step, for each example."""
+    return jax.vmap(lambda k: noise.normal(k, step * noise.DRAWS_PER_STEP + i, x.shape[1:]))(keys)
 
 
 # ---------------------------------------------------------------------------------------------------- rows: the mixture
@@ -275,6 +287,62 @@ def loops(config: Config) -> Iterator[Row]:
 
     same("sample", one, by_hand("heun", grid))
     yield compare("sample of one large array, heun", one, by_hand("heun", grid), config.alternations, 1.05)
+
+
+def calls_alone(config: Config) -> Iterator[Row]:
+    """`sample_many` by every solver of fixed cost against its denoiser calls and noise draws alone.
+
+    The yardstick is less than any loop by hand could do: it keeps no earlier answers and combines none.
+    """
+    target, schedule, key, x = mixture(config)
+    denoiser = targets.denoiser(target, schedule)
+    names = [name for name in solver_table.SOLVERS if solver_table.SOLVERS[name][0] not in (*STEPS, "restart")]
+    for name in names[:: 12 if config.quick else 1]:
+        solver = solver_table.make(name)
+        if solver.evaluations(np.array([2.0, 1.0])) is None:
+            continue
+        grid = grids.log_snr(schedule, solvers.steps_within(solver, BUDGET))
+
+        def library(solver=solver, grid=grid):
+            return dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
+
+        calls, draws = solver.evaluations(grid) // (len(grid) - 1), draws_of(solver, denoiser, schedule, x[0], grid)
+        alone = functools.partial(calls_by_hand, calls, draws, mixture_denoiser, target, schedule, key, x, grid)
+        yield compare(f"{name}, against its calls alone", library, alone, config.alternations, 1.05)
+
+
+def draws_of(solver, denoiser, schedule, x, grid) -> int:
+    """How many noise draws a step of the solver makes, as its trace shows."""
+    drawn = set()
+
+    def normal(step, i):
+        drawn.add(i)
+        return jnp.zeros_like(x)
+
+    problem = driver.diffusion(schedule, denoiser)
+    run = lambda x: driver.run(driver.Source(normal), solver, problem, x, grid, path=False)[0]  # noqa: E731
+    jax.eval_shape(jax.vmap(run, axis_name=driver.BATCH), x[None])
+    return len(drawn)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def calls_by_hand(calls, draws, denoise, arrays, schedule, key, x, ts):
+    """DDIM's step for a batch x (B, ...), with `calls` evaluations and `draws` noise draws in each."""
+    at = coefficients(schedule, ts, False)
+    keep = at.sigma[1:] / at.sigma[:-1]
+    gain = at.alpha[1:] - at.alpha[:-1] * keep
+    keys = example_keys(key, x)
+
+    def body(x, step):
+        i, at, keep, gain = step
+        for _ in range(calls):
+            x = keep * x + gain * denoise(arrays, x, at)
+        for j in range(draws):
+            x = x + 0.1 * gain * draw_by_hand(keys, i, j, x)
+        return x, None
+
+    steps = jnp.arange(len(keep), dtype=jnp.uint32), jax.tree.map(lambda c: c[:-1], at), keep, gain
+    return jax.lax.scan(body, x, steps)[0]
 
 
 def batch_denoiser(target, schedule, x, t):
@@ -352,16 +420,23 @@ def network_loops(config: Config) -> Iterator[Row]:
         predicted = jax.vmap(lambda x: net.apply(params, x, at.t))(x)
         return (x - at.sigma * predicted) / at.alpha
 
-    for name, steps in {"heun": 1 if cpu else 16, "euler_maruyama": 2 if cpu else 32}.items():
-        if config.quick and name == "heun":
+    for name, steps in {
+        "heun": 1 if cpu else 16,
+        "euler_maruyama": 2 if cpu else 32,
+        "dpmpp_2m": 2 if cpu else 32,
+    }.items():
+        if config.quick and name != "euler_maruyama":
             continue
         solver, grid = getattr(solvers, name)(), jnp.linspace(0.6, 0.3, steps + 1)
 
         def library(solver=solver, grid=grid):
             return dj.sample_many(key, batch, denoiser, schedule, solver=solver, grid=grid, x_init=x)
 
-        by_hand = functools.partial(loop_by_hand, name, by_network, params, schedule, key, x, grid)
-        same(f"U-Net, {name}", library, by_hand, 1e-2)
+        if name in BY_HAND:
+            by_hand = functools.partial(loop_by_hand, name, by_network, params, schedule, key, x, grid)
+            same(f"U-Net, {name}", library, by_hand, 1e-2)
+        else:
+            by_hand = functools.partial(calls_by_hand, 1, 0, by_network, params, schedule, key, x, grid)
         yield compare(f"sample_many, {name}, U-Net {count:.1f} M, {side}²", library, by_hand, alternations, 1.05)
 
 

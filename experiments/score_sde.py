@@ -167,6 +167,21 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
     return Model(data, make_schedule(config.schedule, floor), module, prediction)
 
 
+def load(folder: pathlib.Path, dtype: str | None = None) -> tuple[Model, Any]:
+    """(model, denoiser with the averaged parameters) of a run that was trained into `folder`.
+
+    dtype: of the network's parameters and arithmetic, default the run's own. Raises FileNotFoundError where there is no
+    such run.
+    """
+    stored = json.loads((folder / "config.json").read_text())
+    known = {field.name for field in dataclasses.fields(Config)}
+    config = Config(**{name: value for name, value in stored.items() if name in known and name != "out"})
+    config = dataclasses.replace(config, dtype=dtype or config.dtype)
+    model = make_model(config, datasets.open_dataset(config.data, config.held_out, config.seed))
+    params = training.load_ema(folder / "checkpoints")
+    return model, model.denoiser(jax.tree.map(lambda p: p.astype(dtype) if dtype else p, params))
+
+
 def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
     key_init, key_train = jax.random.split(jax.random.key(config.seed))

@@ -25,23 +25,21 @@ def figures(rows: list[Any]) -> dict[str, Any]:
 
 
 def panels(rows: list[Any], measure: str, draw: Any) -> Any:
-    """A figure with a panel for each schedule (row) and target (column), in one set of colours."""
+    """A figure with a panel for each schedule and target, in one set of colours."""
     names = list(dict.fromkeys(row.solver for row in rows))
     colours = dict(zip(names, plt.get_cmap("turbo")(np.linspace(0.02, 0.98, len(names))), strict=True))
-    schedules, targets = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("schedule", "target"))
+    pairs = list(dict.fromkeys((row.schedule, row.target) for row in rows))
+    columns = min(len(pairs), max(2, len({target for _, target in pairs})), 4)
+    lines = -(-len(pairs) // columns)
     figure, axes = plt.subplots(
-        len(schedules),
-        len(targets),
-        figsize=(5.6 * len(targets) + 3, 4.6 * len(schedules) + 0.5),
-        squeeze=False,
-        layout="constrained",
+        lines, columns, figsize=(5.6 * columns + 3, 4.6 * lines + 0.5), squeeze=False, layout="constrained"
     )
-    for line, schedule in zip(axes, schedules, strict=True):
-        for axis, target in zip(line, targets, strict=True):
-            own = [row for row in rows if row.schedule == schedule and row.target == target]
-            axis.set(xscale="log", yscale="log", title=f"{schedule}, {target}", ylabel=TITLES[measure])
-            if own:
-                draw(axis, own, colours)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_axis_off()
+    for axis, (schedule, target) in zip(axes.flat, sorted(pairs), strict=False):
+        own = [row for row in rows if (row.schedule, row.target) == (schedule, target)]
+        axis.set(xscale="log", yscale="log", title=f"{schedule}, {target}", ylabel=TITLES[measure])
+        draw(axis, own, colours)
     handles = [
         plt.Line2D([], [], color=colours[name], linestyle=style(names, name), marker="o", markersize=3, label=name)
         for name in names
@@ -83,9 +81,8 @@ def draw_errors(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
         for order in (1, 2, 3, 4):
             slope = order * (2 if rows[0].measure == "kl" else 1)
             axis.plot(budgets, top * (budgets / budgets[0]) ** -slope, color="grey", linewidth=0.7, zorder=0)
-            axis.annotate(
-                f"order {order}", (budgets[-1], top * (budgets[-1] / budgets[0]) ** -slope), fontsize=7, color="grey"
-            )
+            place = budgets[-1], top * (budgets[-1] / budgets[0]) ** -slope
+            axis.annotate(f"order {order}", place, fontsize=7, color="grey", ha="right", va="bottom", clip_on=True)
         axis.set_ylim(limits)
     ticks = sorted({row.budget for row in rows if row.budget})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax import schedules, targets
 from diffjax.types import pytree
@@ -98,3 +99,8 @@ def interior(schedule, fractions=(0.02, 0.2, 0.5, 0.8, 0.97)):
 def times_at_noise(schedule, ratios=(0.05, 0.5, 3.0)):
     """Times at which σ/α has the given values, as far as the schedule reaches."""
     return schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(ratios)))
+
+
+def every(names, always):
+    """Parameters for all of the names; those that are not in `always` are among the long proofs."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]

@@ -21,7 +21,10 @@ def diffusion(schedule, target):
 # ------------------------------------------------------------------------------------------------------ along one path
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("euler_maruyama", 1.0), ("sra1", 1.5), pytest.param("stochastic_heun", 1.0, marks=pytest.mark.slow)],
+)
 def test_strong_order_along_brownian_paths(name, order, x64):
     """The error at the end of one Brownian path, root mean square over 64 paths, falls at the strong order."""
     schedule = dj.schedules.vp_linear()
@@ -175,6 +178,12 @@ def test_hyperparameters_out_of_range_are_named():
             lambda: solvers.restart(solvers.adaptive()),
         ),
         (TypeError, "solver must be deterministic to be restarted", lambda: solvers.restart(solvers.ddpm())),
+        (TypeError, "must not itself be made of solvers", lambda: solvers.picard(solvers.predictor_corrector())),
+        (
+            TypeError,
+            "must not itself be made of solvers",
+            lambda: solvers.predictor_corrector(solvers.predictor_corrector()),
+        ),
         (ValueError, "t_high must be greater than t_low=0.3, got 0.2", lambda: solvers.restart(t_low=0.3, t_high=0.2)),
         (ValueError, "corrections must be between 1 and 5, got 6", lambda: solvers.predictor_corrector(corrections=6)),
         (ValueError, "snr must be positive, got 0.0", lambda: solvers.predictor_corrector(snr=0)),
@@ -199,6 +208,20 @@ def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
         run()
 
 
+def test_steps_within_a_number_of_evaluations():
+    """As many as the budget pays for; too few for one step, or no number at all, are refused by name."""
+    heun = solvers.heun()
+    assert [solvers.steps_within(heun, n) for n in (2, 3, 16)] == [1, 1, 8]
+    assert solvers.steps_within(heun, 15, to_zero=True) == 8 and heun.evaluations(np.linspace(1, 0, 9)) == 15
+    with pytest.raises(
+        ValueError, match="evaluations must be at least 3, those of one step of dpm_solver\\(3\\); got 2"
+    ):
+        solvers.steps_within(solvers.dpm_solver(3), 2)
+    for solver in (solvers.adaptive(), solvers.restart(), solvers.picard()):
+        with pytest.raises(TypeError, match="evaluations that its steps alone fix"):
+            solvers.steps_within(solver, 16)
+
+
 def test_grids_and_paths_that_do_not_fit_are_refused():
     schedule = dj.schedules.vp_linear()
     problem, x, key = diffusion(schedule, mixture()), jnp.ones(2), jax.random.key(0)
@@ -209,6 +232,7 @@ def test_grids_and_paths_that_do_not_fit_are_refused():
         ("Brownian path of x's shape", noise.brownian(key, 0.9, 0.5), solvers.sra1(), [0.9, 0.5]),
         ("Brownian path that covers the grid", path, solvers.sra1(), [0.95, 0.5]),
         ("t_high must lie within the schedule's interval", key, solvers.restart(t_high=2.0), [0.9, 0.5]),
+        ("grid must pass t_low=0.06 at a time above 0", key, solvers.restart(), [0.9, 0.5, 0.0]),
     ]
     for match, key_or_path, solver, ts in cases:
         with pytest.raises(ValueError, match=match):

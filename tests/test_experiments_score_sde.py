@@ -9,6 +9,7 @@ import pytest
 
 from experiments import datasets, score_sde
 from experiments.score_sde import Config
+from tests.families import every
 
 SMALL = Config(
     network="mlp", width=16, depth=1, steps=6, batch_size=16, save_every=3, samples=6, sde_steps=4, ode_steps=2,
@@ -47,10 +48,10 @@ def test_the_main_job_writes_what_it_promises_and_resumes(tmp_path, capsys):
     assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == config.learning_rate
 
 
-@pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
+@pytest.mark.parametrize("schedule", every(score_sde.SCHEDULES, ("ve", "rectified_flow")))
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
-    """The floor puts σ/α at t_min where the flag says, and by Gibbs' inequality no density scores the test set better than the
-    exact one, but for the sampling error of the difference."""
+    """The floor puts σ/α at t_min where the flag says, and by Gibbs' inequality no density scores the test set better
+    than the exact one, but for the sampling error of the difference."""
     config = small(
         tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64
     )

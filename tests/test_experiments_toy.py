@@ -28,8 +28,9 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
 
 
-def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(tmp_path):
-    rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True))  # raises where a loop by hand differs
+@pytest.mark.parametrize("network", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(network, tmp_path):
+    rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True, network=network))  # raises where loops differ
     assert {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"} <= set(rows)
     flat, path = (rows[f"memory at 2000 steps against 20, path={path}"] for path in (False, True))
     assert flat.median <= flat.at_most

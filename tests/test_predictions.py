@@ -287,7 +287,9 @@ def test_categorical_is_exact_for_independent_entries(x64):
 
 
 def test_categorical_gives_the_network_features_of_unit_variance(x64):
-    """At little noise one level is certain: features of uniform data have mean 0 and variance 1, and c_noise is −λ/8."""
+    """At little noise one level is certain: features of uniform data have mean 0 and variance 1, and c_noise is
+    −λ/8.
+    """
     levels, seen = jnp.linspace(-1, 1, 5), {}
 
     def net(features, c_noise):

@@ -145,6 +145,25 @@ def test_encode_inverts_sampling(x64):
     np.testing.assert_allclose(z, high.mean() + standard * jnp.sqrt(jnp.diag(high.covariance())), atol=1e-6)
 
 
+@pytest.mark.parametrize(("factory", "order"), [(solvers.ddim, 1), (solvers.dpmpp_2m, 2), (solvers.dpm_2, 2)])
+def test_solvers_of_denoisers_encode_at_their_order(factory, order, x64):
+    """Upwards from 100 to 200 steps, against RK4 on 400: DDIM's is its inversion."""
+    schedule, target, denoiser = setting()
+    x = target.sample(jax.random.key(0))
+    encode = lambda solver, steps: dj.encode(denoiser, schedule, x, solver, dj.grids.log_snr(schedule, steps))  # noqa: E731
+    exact = encode(solvers.rk4(), 400)
+    coarse, fine = (float(jnp.linalg.norm(encode(factory(), steps) - exact)) for steps in (100, 200))
+    assert abs(np.log2(coarse / fine) - order) < 0.2, (coarse, fine)
+
+
+def test_denoiser_solvers_do_not_encode_to_where_there_is_no_signal():
+    schedule = dj.schedules.rectified_flow(t_max=1.0)
+    denoiser = dj.targets.denoiser(setting()[1], schedule)
+    assert bool(jnp.all(jnp.isfinite(dj.encode(denoiser, schedule, [0.3, 0.1], solvers.heun()))))
+    with pytest.raises(ValueError, match="must end below t=1.0 for ddim"):
+        dj.encode(denoiser, schedule, [0.3, 0.1], solvers.ddim())
+
+
 def test_interpolation_starts_and_ends_at_its_ends(x64):
     schedule, _, denoiser = setting()
     start, end = jnp.array([1.4, 0.1]), jnp.array([-1.2, 0.6])
@@ -229,7 +248,7 @@ def test_bad_arguments_are_named():
         many(4, condition=jnp.zeros(3))
     with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
         many(4, mesh=8)
-    with pytest.raises(TypeError, match="euler_maruyama consumes a sde"):
+    with pytest.raises(TypeError, match="must be deterministic to follow the flow, euler_maruyama draws noise"):
         dj.encode(denoiser, schedule, jnp.ones(2), solver=solvers.euler_maruyama())
     with pytest.raises(ValueError, match="grid must lie in the schedule's interval"):
         dj.encode(denoiser, schedule, jnp.ones(2), grid=[0.5, 0.0])

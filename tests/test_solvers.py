@@ -11,7 +11,7 @@ import pytest
 import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
-from tests.families import SCHEDULES
+from tests.families import SCHEDULES, every
 
 # One row a solver: factory, order, evaluations on a grid of 4 steps, and on one of 4 steps whose last ends at 0.
 DETERMINISTIC = {
@@ -55,6 +55,7 @@ STOCHASTIC = {
     "euler_maruyama": (solvers.euler_maruyama, 1, 4, 4),
     "reverse_diffusion": (solvers.reverse_diffusion, 1, 4, 4),
     "stochastic_heun": (solvers.stochastic_heun, 2, 8, 7),
+    "sra1": (solvers.sra1, 2, 8, 7),
     "ddim(1)": (lambda: solvers.ddim(1.0), 1, 4, 4),
     "ddim(0.5)": (lambda: solvers.ddim(0.5), 1, 4, 4),
     "ddpm": (solvers.ddpm, 1, 4, 4),
@@ -67,19 +68,24 @@ STOCHASTIC = {
     "dpmpp_2m_sde(0.5)": (lambda: solvers.dpmpp_2m_sde(0.5), 2, 4, 4),
     "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, 2, 4, 4),
     "sa_solver": (solvers.sa_solver, 2, 4, 4),
+    "sa_solver(3, 4, 1)": (lambda: solvers.sa_solver(3, 4, 1.0), 2, 4, 4),
     "edm_stochastic": (lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0), 2, 8, 7),
 }
 FIXED = DETERMINISTIC | MULTISTEP | STOCHASTIC
-ALL = {name: row[0] for name, row in FIXED.items()} | {"adaptive": solvers.adaptive}
+ALL = {name: row[0] for name, row in FIXED.items()} | {
+    "adaptive": solvers.adaptive,
+    "adaptive_sde": solvers.adaptive_sde,
+    "predictor_corrector": solvers.predictor_corrector,
+    "restart": lambda: solvers.restart(t_low=0.32, t_high=0.4),
+    "picard": solvers.picard,
+}
 
 
-def remembers(name):
-    """Whether a solver builds on earlier steps, and so refuses a grid of one."""
-    refuse = FIXED[name][0]().refuse
-    try:
-        return refuse is not None and refuse(None, np.array([1.0, 0.5])) is not None
-    except ValueError:
-        return True
+CONSTRUCTIONS = (
+    "heun", "rk4", "ddim", "dpm_solver(3)", "dpmpp_2s(1)", "adams_bashforth(3)", "deis(3)", "dpmpp_3m", "unipc(2)",
+    "sa_solver", "dpmpp_2m_sde", "euler_maruyama", "stochastic_heun", "ddpm", "edm_stochastic", "adaptive", "restart",
+)  # fmt: skip
+"""A solver of each way to build one; what holds by construction is tested on all others among the long proofs."""
 
 
 NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
@@ -142,12 +148,12 @@ def check_samples_have_the_propagated_law(solver, schedule, steps, count, grid_f
     assert_moments(samples, np.asarray(mean), np.asarray(covariance))
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_samples_of_a_gaussian_have_the_law_that_the_step_propagates(name):
     check_samples_have_the_propagated_law(FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", every(SCHEDULES, ("edm", "rectified_flow", "own")))
 def test_the_propagated_law_holds_on_every_schedule(name):
     check_samples_have_the_propagated_law(solvers.stochastic_heun(), SCHEDULES[name](), steps=12, count=20_000)
 
@@ -226,7 +232,7 @@ def from_exact_history(solver, problem, ts, states):
     return end
 
 
-@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("name", every(MULTISTEP, (*CONSTRUCTIONS, "dpmpp_2m", "unipc(3)", "sa_solver(3, 4, 0)")))
 def test_multistep_order_from_an_exact_history(name, x64, flow):
     """With the flow's own states at the first times the order is the one declared."""
     factory, order, _, _ = MULTISTEP[name]
@@ -242,7 +248,7 @@ def test_multistep_order_from_an_exact_history(name, x64, flow):
     assert abs(measured_order(errors) - order) < 0.2, errors
 
 
-@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("name", every(MULTISTEP, CONSTRUCTIONS))
 def test_multistep_order_from_its_own_start(name, x64, flow):
     """Lower orders at the first steps, in the middle of the flow where it is far from linear, leave 2 at the least."""
     factory, order, _, _ = MULTISTEP[name]
@@ -257,7 +263,7 @@ def test_multistep_order_from_its_own_start(name, x64, flow):
     assert measured > min(order, 2) - 0.2
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", every(FIXED, set(CONSTRUCTIONS) & set(STOCHASTIC)))
 def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
     """The bias in mean and covariance falls at the weak order; some methods superconverge on a Gaussian."""
     factory, order, _, _ = FIXED[name]
@@ -290,7 +296,7 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
 # ------------------------------------------------------------------------------------------------- the common contract
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", every(ALL, CONSTRUCTIONS))
 def test_a_last_step_to_zero_returns_the_denoiser(name):
     """From the last time before 0 the result is D(x, t) exactly, whatever the solver."""
     schedule = dj.schedules.vp_linear()
@@ -301,7 +307,7 @@ def test_a_last_step_to_zero_returns_the_denoiser(name):
     chex.assert_trees_all_close(path[2], denoiser(path[1], 0.3), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FIXED if not remembers(name)])
+@pytest.mark.parametrize("name", every([name for name in FIXED if not FIXED[name][0]().past], CONSTRUCTIONS))
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     """By state, time and a parameter of the schedule: no 0/0 of the step to 0 enters them."""
     target = mixture()
@@ -320,7 +326,7 @@ def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     chex.assert_trees_all_close(ours, exact, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_evaluations_are_counted_truly(name):
     """solver.evaluations(grid) is the number of denoiser calls that run, on grids that end above and at 0."""
     factory, _, plain, to_zero = FIXED[name]
@@ -343,7 +349,9 @@ def test_evaluations_are_counted_truly(name):
         assert len(calls) == expected == factory().evaluations(grid)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", every(ALL, ("heun", "ddim", "dpm_solver(3)", "unipc(2)", "euler_maruyama", "adaptive"))
+)
 def test_jit_equals_eager_and_nothing_retraces(name):
     """Equal results under jit, and one trace for other keys, parameters, schedules and grid values."""
     traces = []
@@ -368,7 +376,7 @@ def test_jit_equals_eager_and_nothing_retraces(name):
     chex.assert_trees_all_close(first, compiled, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_float32_agrees_with_float64(name):
     """Over 16 steps the float32 path stays within 16 × 64 units of rounding of the float64 one, for the same noise."""
     noise = np.random.default_rng(0).normal(size=(16, NOISE_SLOTS, 2))
@@ -390,7 +398,7 @@ def test_float32_agrees_with_float64(name):
     np.testing.assert_allclose(single, double, rtol=0, atol=16 * 64 * np.finfo(np.float32).eps)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", every(ALL, CONSTRUCTIONS))
 def test_the_path_ends_where_the_run_ends(name):
     schedule = dj.schedules.ve(0.01, 5.0)
     problem = solvers.diffusion(schedule, dj.targets.denoiser(mixture(), schedule))
@@ -401,7 +409,7 @@ def test_the_path_ends_where_the_run_ends(name):
     chex.assert_trees_all_close((path[0], path[-1]), (x, end), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC | MULTISTEP)
+@pytest.mark.parametrize("name", every(DETERMINISTIC | MULTISTEP, CONSTRUCTIONS))
 def test_gradients_by_start_and_parameters_match_finite_differences(name, x64):
     schedule, grid = dj.schedules.vp_linear(), jnp.linspace(0.9, 0.1, 9)
 

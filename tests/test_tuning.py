@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES
 
 import diffjax as dj
 from diffjax import solvers
 from diffjax.tuning import FAMILIES, optimised_grid
+from tests.families import SCHEDULES, every
 
 TARGET = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
 QUICK = {"examples": 128, "iterations": 60}
@@ -45,10 +45,10 @@ def fitted(schedule_name, solver, steps):
 
 CASES = [
     ("edm", solvers.heun(), 8),
-    ("edm", solvers.heun(), 16),
-    ("vp_linear", solvers.heun(), 8),
-    ("vp_linear", solvers.heun(), 16),
     ("vp_linear", solvers.dpmpp_2m(), 8),
+    pytest.param("edm", solvers.heun(), 16, marks=pytest.mark.slow),
+    pytest.param("vp_linear", solvers.heun(), 8, marks=pytest.mark.slow),
+    pytest.param("vp_linear", solvers.heun(), 16, marks=pytest.mark.slow),
 ]
 
 
@@ -66,7 +66,8 @@ def test_beats_every_fixed_family_on_unseen_starts(schedule_name, solver, steps)
 
 
 def test_one_interior_time_is_the_scanned_minimum(x64):
-    """Two Euler steps on N(0, 1) under EDM: x_σ/√(1 + σ²) is constant, and one step is the factor 1 + (s − t)t/(1 + t²).
+    """Two Euler steps on N(0, 1) under EDM: x_σ/√(1 + σ²) is constant, and one step is the factor 1 + (s − t)t/(1 +
+    t²).
 
     Every start errs by |gain − exact| |x|, so that the best middle time is that of the gain; 2001 of them are tried.
     Descent comes within the scan's spacing δ in log σ, which costs ½ (d²log e/du²) δ² relatively: under 1e-4.
@@ -94,7 +95,7 @@ def test_depends_on_its_key_alone():
     assert np.any(np.asarray(fit(jax.random.key(6))) != grid)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", every(SCHEDULES, ("edm", "from_betas", "own")))
 def test_is_a_grid_between_exact_ends_on_every_schedule(name):
     schedule = SCHEDULES[name]()
     denoiser = dj.targets.denoiser(TARGET, schedule)

@@ -114,11 +114,12 @@ def _ask(query, denoiser, x):
 def _in_x(row, base):
     """A row of coefficients of y as one of x, relative to a state at levels `base`."""
     keep = None if row.at is base else row.keep * (row.at.sigma / base.sigma)
-    scaled = (tuple(None if _absent(c) else row.at.alpha * c for c in entries) for entries in (row.gains, row.stds))
+    scaled = (tuple(None if absent(c) else row.at.alpha * c for c in entries) for entries in (row.gains, row.stds))
     return _Affine(keep, *scaled)
 
 
-def _absent(coefficient):
+def absent(coefficient):
+    """Whether a coefficient is the number 0, which costs nothing."""
     return isinstance(coefficient, int | float) and coefficient == 0
 
 
@@ -216,7 +217,8 @@ def multistep(
         return x, (answers[:past], base if correct else None)
 
     refuse = refuse or needs(name, finite_start=True, steps=2 if past else 1)
-    return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse)
+    memory = max(past, 1) if correct else past
+    return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse, past=memory)
 
 
 def _at_zero(row, query, kind, steps):

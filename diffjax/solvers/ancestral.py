@@ -68,7 +68,7 @@ def ddpm(variance: float | str = "posterior") -> Solver:
 
     def predict(schedule, span):
         row = _ancestral(1.0)(schedule, span)
-        (std,) = row.stds  # ρ_{t|s} ρ_s/ρ_t in units of y; β is larger by (σ_t/σ_s)²
+        (std,) = row.stds  # √β̃/α_s; β is larger than β̃ by (σ_t/σ_s)²
         scale = (span.start.sigma / span.end.sigma) ** share
         return row._replace(stds=(std * scale,))
 
@@ -77,10 +77,28 @@ def ddpm(variance: float | str = "posterior") -> Solver:
 
 
 @factory
+def reverse_diffusion() -> Solver:
+    """The reverse of the forward chain's exact transition from s to t > s: weak order 1, one evaluation a step.
+
+    With a = α_t/α_s and G² = σ_t² − a² σ_s², x ← (2 − a) x + G² ∇log p_t(x) + G z; for DDPM's chain a = √(1 − β), G² =
+    β. A step to 0 returns D. Song et al. 2021, eq. 46 with f, G of eq. 47–48 for any schedule.
+    """
+
+    def predict(schedule, span):
+        start, end = span.start, span.end
+        ratio, share = start.alpha / end.alpha, -jnp.expm1(-2 * span.log_step)  # a, G²/σ_t²
+        keep = (2 - ratio - share) * start.sigma / end.sigma
+        return Row(end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,))
+
+    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True)
+
+
+@factory
 def dpm_2() -> Solver:
     """The midpoint method in ρ = σ/α with the middle at √(ρ_t ρ_s): order 2, two evaluations, one on a step to 0.
 
-    Karras et al. 2022, Algorithm 1's relative; Crowson 2022 (k-diffusion), after Lu et al. 2022.
+    y_½ = y + (√(ρ_t ρ_s) − ρ_t) ε̂(y), y ← y + (ρ_s − ρ_t) ε̂(y_½), y = x/α. Crowson 2022 (k-diffusion), after Karras
+    et al. 2022 and Lu et al. 2022.
     """
     return _midpoint("dpm_2", 0.0)
 
@@ -118,10 +136,10 @@ def edm_stochastic(
 
     γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
     √(ρ̂² − ρ²), S_noise = noise_scale; no level beyond that of t_max is asked for. churn, noise_min, noise_max,
-    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 at fixed churn
-    with S_noise = 1; two evaluations a step, one on a step to 0,
-    which adds no noise where Algorithm 2 may. Raises ValueError for churn < 0,
-    levels that are not 0 ≤ noise_min < noise_max, noise_scale ≤ 0. Karras et al. 2022, Algorithm 2.
+    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 at fixed churn and
+    S_noise = 1; none is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
+    which adds no noise where Algorithm 2 may. Raises ValueError for churn < 0, levels that are not 0 ≤ noise_min <
+    noise_max, noise_scale ≤ 0. Karras et al. 2022, Algorithm 2.
     """
     checks.non_negative("churn", churn)
     checks.non_negative("noise_min", noise_min)
@@ -147,4 +165,5 @@ def edm_stochastic(
             euler._replace(gains=[0.5 * (end.rho - at.rho)] * 2),
         ]
 
-    return one_step("edm_stochastic", 2, 2, tableau, kind="noise", stochastic=True)
+    order = 2 if noise_scale == 1 else None
+    return one_step("edm_stochastic", order, 2, tableau, kind="noise", stochastic=True)

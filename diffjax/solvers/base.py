@@ -49,7 +49,8 @@ class Solver(NamedTuple):
     on that grid; None for adaptive solvers (ask for info=True). consumes: "velocity", "sde" or "denoiser". stochastic:
     whether it draws noise, hence needs a key. refuse(schedule, grid): raises ValueError that says why the solver cannot
     take them, called before tracing with concrete values. solve(source, problem, x, ts) -> (states (N + 1, …), Info):
-    for a method that is not one step after another, in place of the scan.
+    for a method that is not one step after another, in place of the scan. past: how many steps back its state
+    remembers. composed: whether it is made of other solvers, of which no further ones are made.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Solver(NamedTuple):
     report: Callable[[PyTree], Info] | None = None
     refuse: Callable[[Any, np.ndarray], None] | None = None
     solve: Callable[..., tuple[PyTree, Info]] | None = None
+    past: int = 0
+    composed: bool = False
 
     def __repr__(self) -> str:
         return f"<solver {self.name}>"

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, schedules
+from .. import checks, grids, schedules
 from . import driver
 from .affine import span
-from .ancestral import ddim
+from .ancestral import ddim, reverse_diffusion
 from .base import Info, Solver, factory, needs, unless_zero
 from .driver import Draw
 from .ode import heun
-from .sde import reverse_diffusion
 
 _REVERSE_DIFFUSION, _HEUN, _DDIM = reverse_diffusion(), heun(), ddim()
 
@@ -35,9 +34,10 @@ def predictor_corrector(
     over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
     and on `chunk`. corrections: 1 … 5 a step, each an evaluation; none on a step to 0. No order is declared: the
     corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
-    ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5.
+    ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
+    corrector's step has.
     """
-    _check_inner("predictor", predictor)
+    _check_inner("predictor", predictor, remembering=True)
     checks.integer("corrections", corrections, 1, _CORRECTIONS)
     checks.positive("snr", snr)
     checks.choice("norms", norms, ("expected", "batch"))
@@ -74,7 +74,8 @@ def predictor_corrector(
             predictor.refuse(schedule, ts)
 
     name = f"predictor_corrector({predictor.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, refuse=refuse)
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, refuse=refuse, past=predictor.past,
+                  composed=True)  # fmt: skip
 
 
 def _norm(x):
@@ -95,7 +96,8 @@ def restart(
     At the first grid time s with s ≤ t_low < t: y ← y + √(ρ_high² − ρ_s²) z, y = x/α, ρ = σ/α, then `steps` of `solver`
     from t_high to s on a Karras grid (ρ = 7). repeats: K, 1 … 8. solver: one-step and deterministic. On an EDM schedule
     t is σ, as the paper's t_min, t_max are. No order is declared. Raises TypeError for another solver, ValueError
-    unless 0 < t_low < t_high and t_high lies in the schedule's interval. Xu et al. 2023, Algorithm 1.
+    unless 0 < t_low < t_high, t_high lies in the schedule's interval and the grid passes t_low at a time above 0. Xu et
+    al. 2023, Algorithm 1.
     """
     _check_inner("solver", solver)
     if solver.stochastic:
@@ -111,7 +113,7 @@ def restart(
         here = (s <= t_low) & (t_low < t) & (s > 0)
         low = jnp.max(jnp.where(here, s, 0))
         low = jnp.where(low > 0, low, t_low)
-        grid = _karras_between(problem.schedule, t_high, low, steps)
+        grid = _karras(problem.schedule, t_high, low, steps)
         again = solver.prepare(inner, grid)
         alpha, sigma = (f(jnp.stack([grid[0], low])) for f in (problem.schedule.alpha, problem.schedule.sigma))
         ratio = alpha[0] / alpha[1]
@@ -157,19 +159,23 @@ def restart(
         return outer + passes * repeats * solver.evaluations(inside)
 
     def refuse(schedule, ts):
-        if schedule is not None and not checks.is_traced(schedule) and not t_high <= float(schedule.t_max):
-            raise ValueError(f"t_high must lie within the schedule's interval up to {schedule.t_max}, got {t_high}")
+        if not checks.is_traced(schedule) and not schedule.t_min <= t_high <= schedule.t_max:
+            accepted = f"[{schedule.t_min}, {schedule.t_max}]"
+            raise ValueError(f"t_high must lie within the schedule's interval {accepted}, got {t_high}")
+        if not np.any((ts > 0) & (ts <= t_low)) or ts[0] <= t_low:
+            raise ValueError(f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}")
         needs("restart", finite_start=True)(schedule, ts)
+        if solver.refuse is not None:
+            solver.refuse(schedule, ts)
 
     name = f"restart({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, refuse)
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, refuse, composed=True)
 
 
-def _karras_between(schedule, high, low, steps, power=7.0):
-    """Decreasing times from high to low, (σ/α)^{1/7} uniform, (steps + 1,)."""
-    ends = jnp.exp(-0.5 / power * schedules.log_snr(schedule, jnp.stack([jnp.asarray(high, low.dtype), low])))
-    roots = ends[0] + jnp.linspace(0, 1, steps + 1) * (ends[1] - ends[0])
-    times = schedules.time_of_log_snr(schedule, -2 * power * jnp.log(roots))
+def _karras(schedule, high, low, steps):
+    """Karras's levels, ρ = 7, between two times: decreasing, (steps + 1,), ends exact."""
+    ends = schedules.log_snr(schedule, jnp.stack([jnp.asarray(high, low.dtype), low]))
+    times = schedules.time_of_log_snr(schedule, grids.karras_levels(jnp.linspace(0, 1, steps + 1), *ends))
     return times.at[0].set(high).at[-1].set(low)
 
 
@@ -228,7 +234,7 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
             solver.refuse(schedule, ts)
 
     return Solver(f"picard({solver.name})", "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing,
-                  refuse=refuse, solve=solve)  # fmt: skip
+                  refuse=refuse, solve=solve, composed=True)  # fmt: skip
 
 
 def _nothing(*_: Any) -> Any:
@@ -239,11 +245,12 @@ def _column(mask, x):
     return mask.reshape(-1, *(1,) * x.ndim)
 
 
-def _check_inner(name, solver):
-    """Refuse what is not a fixed-step solver without memory."""
+def _check_inner(name, solver, remembering=False):
+    """Refuse what does not take one fixed step after another, or remembers earlier ones where it may not."""
     driver.check_solver(solver)
+    if solver.composed:
+        raise TypeError(f"{name} must not itself be made of solvers, as {solver.name} is")
     if solver.evaluations(_ONE_STEP) is None:
         raise TypeError(f"{name} must take one fixed step after another, got {solver.name}")
-    if name != "predictor" and solver.init is not Solver._field_defaults["init"]:
-        if jax.tree.leaves(solver.init(None, jnp.zeros(1), None)):
-            raise TypeError(f"{name} must not remember earlier steps, as {solver.name} does")
+    if solver.past and not remembering:
+        raise TypeError(f"{name} must not remember earlier steps, as {solver.name} does")

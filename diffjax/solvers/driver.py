@@ -56,6 +56,26 @@ def integrate(
     return (result, report) if info else result
 
 
+def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int:
+    """The most steps that `solver` can take with at most so many evaluations, to_zero where the last one ends at 0.
+
+    Raises TypeError for a solver whose evaluations depend on more than the number of steps, ValueError where they are
+    too few for one step.
+    """
+    check_solver(solver)
+    checks.integer("evaluations", evaluations, 1)
+    checks.boolean("to_zero", to_zero)
+
+    def cost(steps):
+        return solver.evaluations(np.linspace(2.0, 0.0 if to_zero else 1.0, steps + 1))
+
+    if solver.report is not None or (least := cost(1)) is None:
+        raise TypeError(f"solver must have evaluations that its steps alone fix, those of {solver.name} do not")
+    if evaluations < least:
+        raise ValueError(f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}")
+    return next(steps for steps in range(evaluations, 0, -1) if cost(steps) <= evaluations)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
     return run(noise_of(key, x, ts), solver, combine(arrays, static), x, ts, path, zero_end)
@@ -239,6 +259,12 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
         raise ValueError(
             f"{name} must decrease for {solver.name}, which samples downwards, got {values[0]} … {values[-1]}"
         )
+    own = solver.consumes == "denoiser" and problem.schedule is not None and not checks.is_traced(problem.schedule)
+    if own and values[0] < values[-1]:
+        with jax.ensure_compile_time_eval():
+            vanishes = float(problem.schedule.alpha(jnp.asarray(values[-1]))) == 0
+        if vanishes:
+            raise ValueError(f"{name} must end below t={values[-1]} for {solver.name}: α = 0 there")
     if solver.refuse is not None:
         stated = solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
         solver.refuse(None if stated else problem.schedule, values)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import phi
-from .affine import Row, at_ratio, growing_moments, multistep, one_step
-from .ancestral import split
+from .affine import Row, absent, at_ratio, one_step
+from .ancestral import ddim, split
 from .base import Solver, factory
 
 
@@ -31,15 +31,11 @@ def _runge_kutta(name, order, nodes, weights, kind):
         def row(there, entries):
             keep = 1.0 if kind == "data" else start.rho / there.rho
             share = h if kind == "data" else -there.rho * h
-            return Row(there, keep, [share * entry if _counts(entry) else 0 for entry in entries])
+            return Row(there, keep, [0 if absent(entry) else share * entry for entry in entries])
 
         return [Row(start, 1.0), *(row(there, entries) for there, entries in zip(at[1:], weights(p), strict=True))]
 
     return one_step(name, order, len(nodes), tableau, kind)
-
-
-def _counts(entry):
-    return not (isinstance(entry, int) and entry == 0)
 
 
 def _second_order(c):
@@ -58,27 +54,25 @@ def _third_order(c, d):
 def dpm_solver(order: int = 2) -> Solver:
     """DPM-Solver-1, -2 or -3, singlestep: noise prediction, `order` evaluations a step, one on a step to 0.
 
-    The inner states lie at h/2, or at h/3 and 2h/3, of the log-SNR; order 1 is DDIM. Raises ValueError unless order is
-    1, 2 or 3. Lu et al. 2022, Algorithms 1 and 2.
+    Order 1 is DDIM; order 2 is the exponential midpoint rule, y ← y + (ρ_s − ρ_t) ε̂(y_½)
+    with y_½ DDIM's at h/2; order 3 asks at h/3 and 2h/3 and takes the line through the first and the last answer, y ← y
+    + (ρ_s − ρ_t) ε̂_0 − (3/2) ρ_s h φ_2(h) (ε̂_⅔ − ε̂_0). Raises ValueError unless order is 1, 2 or 3. Lu et al. 2022,
+    Algorithms 1 and 2.
     """
     checks.integer("order", order, 1, 3)
     if order == 1:
-        return multistep("dpm_solver(1)", 1, 0, _ddim_in_noise, "noise")
+        return ddim()._replace(name="dpm_solver(1)")
     nodes, weights = _second_order(0.5) if order == 2 else _third_order(1 / 3, 2 / 3)
     return _runge_kutta(f"dpm_solver({order})", order, nodes, weights, "noise")
-
-
-def _ddim_in_noise(schedule, span):
-    gain = -span.end.rho * growing_moments(span.log_step, 1)[0]
-    return Row(span.end, span.start.rho / span.end.rho, (gain,))
 
 
 @factory
 def exponential_runge_kutta(order: int = 4) -> Solver:
     """Data prediction in the log-SNR: order 3 with three evaluations a step, order 4 with four; one on a step to 0.
 
-    Order 3 is Hochbruck & Ostermann 2005, eq. 5.8 with c_2 = 1/2, c_3 = 2/3; order 4 Krogstad 2005, eq. 51. Raises
-    ValueError unless order is 3 or 4.
+    y_i = e^{−c_i h} y + h Σ_j a_ij(−h) D(y_j), the weights a_ij combinations of φ_k(−c_i h). Order 3 is Hochbruck &
+    Ostermann 2005, eq. 5.8 with c_2 = 1/2, c_3 = 2/3; order 4 Krogstad 2005, eq. 51. Raises ValueError unless order is
+    3 or 4.
     """
     checks.integer("order", order, 3, 4)
     nodes, weights = _third_order(0.5, 2 / 3) if order == 3 else ((0.0, 0.5, 0.5, 1.0), _krogstad)

@@ -84,8 +84,8 @@ def ipndm(order: int = 4) -> Solver:
 
     (3, −1)/2, (23, −16, 5)/12, (55, −59, 37, −9)/24 whatever the grid: of order `order` only where its steps in ρ are
     even. On a grid whose neighbouring steps tend to equal length, as all of `grids` do, two answers give order 2 and
-    more add none, which is declared. Raises ValueError unless 1 ≤ order ≤ 4. Liu et al. 2022 (PNDM), eq.
-    12; Zhang & Chen 2023, section 4 (iPNDM).
+    more add none, which is declared. Raises ValueError unless 1 ≤ order ≤ 4. Liu et al. 2022 (PNDM), eq. 12; Zhang &
+    Chen 2023, section 4 (iPNDM).
     """
     checks.integer("order", order, 1, 4)
 
@@ -152,6 +152,7 @@ def dpmpp_2m() -> Solver:
 def dpmpp_3m(corrected: bool = True) -> Solver:
     """DPM-Solver++(3M): data prediction through the last three answers; one evaluation a step.
 
+    y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du, P the parabola in λ through D and the two answers before it.
     corrected: with the exact weights of a quadratic, order 3. As published (and in DPM-Solver's, diffusers' and
     k-diffusion's code) the second difference has half its coefficient, which is order 2. Lu et al. 2022b, appendix.
     """
@@ -172,7 +173,8 @@ def dpmpp_2m_sde(eta: float = 1.0) -> Solver:
 def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True) -> Solver:
     """DPM-Solver++(3M) for the reverse SDE of noise level η: weak order 2, one evaluation a step.
 
-    eta as in `dpmpp_2m_sde`, corrected as in `dpmpp_3m`. Raises ValueError unless 0 ≤ eta ≤ 1. Crowson 2022
+    y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z, the w_j of `dpmpp_3m` for a = (1 + η²) h in place of h. eta as
+    in `dpmpp_2m_sde`, corrected as in `dpmpp_3m`. Raises ValueError unless 0 ≤ eta ≤ 1. Crowson 2022
     (k-diffusion).
     """
     name = f"dpmpp_3m_sde({eta:g}, {corrected})"
@@ -183,8 +185,9 @@ def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True) -> Solver:
 def unipc(order: int = 2, variant: str = "bh2") -> Solver:
     """UniPC: an exponential Adams predictor of `order` answers and a corrector that adds the next; order + 1.
 
-    The corrector mends each state with the answer asked there anyway: one evaluation a step, and no correction of the
-    last state. variant: "bh1" B(h) = h, "bh2" B(h) = 1 − e^{−h}, which matters only where one unknown is left and the
+    y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du with P through the last `order` answers; then, once D is known there, the same
+    with P through that one too. The answer is the next step's own: one evaluation a step, and no correction of the last
+    state. variant: "bh1" B(h) = h, "bh2" B(h) = 1 − e^{−h}, which matters only where one unknown is left and the
     paper sets it to ½: the predictor of order 2 and the corrector of order 1. Raises ValueError unless 1 ≤ order ≤ 3.
     Zhao et al. 2023, Algorithms 1, 2 and eq. 9, data prediction.
     """
@@ -203,15 +206,17 @@ def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1
     """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η; one evaluation a step.
 
     The predictor interpolates the last predictor_order answers in λ, the corrector corrector_order with the newest
-    among them; both share a step's noise. corrector_order = 0: predictor alone. eta: the paper's constant τ; 0 is the
-    probability flow. Raises ValueError unless 1 ≤ predictor_order ≤ 3, 0 ≤ corrector_order ≤ 4, 0 ≤ eta ≤ 1. Xue et al.
-    2023, Algorithm 1 and eq. 14–17.
+    among them; both share a step's noise: y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h.
+    corrector_order = 0: predictor alone. eta: the paper's constant τ; 0 is the probability flow, and the order the
+    greater of the two; with noise weak order 2 at most. Raises ValueError unless 1 ≤ predictor_order ≤ 3, 0 ≤
+    corrector_order ≤ 4, 0 ≤ eta ≤ 1. Xue et al. 2023, Algorithm 1 and eq. 14–17.
     """
     checks.integer("predictor_order", predictor_order, 1, 3)
     checks.integer("corrector_order", corrector_order, 0, 4)
     checks.within("eta", eta, 0, 1)
     name = f"sa_solver({predictor_order}, {corrector_order}, {eta:g})"
     order = max(predictor_order, corrector_order)
+    order = min(order, 2) if eta else order
     return _predictor_corrector(name, order, predictor_order, corrector_order - 1, decaying_moments, eta)
 
 

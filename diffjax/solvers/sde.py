@@ -4,7 +4,6 @@ import math
 
 import jax.numpy as jnp
 
-from .. import schedules
 from .base import Solver, evaluate, factory, intervals, needs, per_step, stage, unless_zero
 
 
@@ -102,39 +101,3 @@ def sra1() -> Solver:
 
     refuse = needs("sra1", finite_start=True)
     return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, refuse=refuse)
-
-
-@factory
-def reverse_diffusion() -> Solver:
-    """The reverse of the forward chain's exact transition from s to t > s: weak order 1, one evaluation a step.
-
-    With a = α_t/α_s and G² = σ_t² − a² σ_s², x ← (2 − a) x + G² ∇log p_t(x) + G z; for DDPM's chain a = √(1 − β), G² =
-    β. A step to 0 returns D. Song et al. 2021, eq. 46 with f, G of eq. 47–48 for any schedule.
-    """
-
-    def prepare(problem, ts):
-        schedule, t, s = problem.schedule, ts[:-1], ts[1:]
-        at_zero = s == 0
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        log_snr_gain = schedules.log_snr(schedule, jnp.where(at_zero, t, s)) - schedules.log_snr(schedule, t)
-        ratio = alpha / schedule.alpha(jnp.where(at_zero, t, s))
-        variance = -(sigma**2) * jnp.expm1(-log_snr_gain)  # σ_t² − a² σ_s², without its cancellation
-        keep = jnp.where(at_zero, 0, 2 - ratio - variance / sigma**2)
-        gain = jnp.where(at_zero, 1, variance * alpha / sigma**2)
-        std = jnp.where(at_zero, 0, jnp.sqrt(jnp.where(at_zero, 1, variance)))  # two wheres: no inf · 0 in gradients
-        return t, keep, gain, std
-
-    def step(problem, inputs, draw, x, state):
-        t, keep, gain, std = inputs
-        return keep * x + gain * problem.denoiser(x, t) + std * draw(0), state
-
-    return Solver(
-        "reverse_diffusion",
-        "denoiser",
-        1,
-        True,
-        per_step(1),
-        prepare,
-        step,
-        refuse=needs("reverse_diffusion", finite_start=True),
-    )

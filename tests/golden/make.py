@@ -39,6 +39,8 @@ import zlib
 import numpy as np
 import torch
 
+from experiments import solver_peers
+
 FOLDER = pathlib.Path(__file__).parent
 BATCH, DIMENSION = 4, 3
 
@@ -146,23 +148,6 @@ PLAIN_ONLY = {"lms_2", "lms_3", "lms_4"}
 """Samplers that keep their order on a step to 0, where others return the denoiser."""
 
 
-def sampling_of_k_diffusion():
-    """`k_diffusion.sampling` alone: the package's __init__ would import its training code too, and its `utils` imports
-    torchvision for images, in whose place an empty module stands meanwhile."""
-    package = types.ModuleType("k_diffusion")
-    package.__path__ = list(importlib.util.find_spec("k_diffusion").submodule_search_locations)
-    images = types.ModuleType("torchvision.transforms")
-    images.functional = None
-    modules = {"k_diffusion": package, "torchvision": types.ModuleType("torchvision"), "torchvision.transforms": images}
-    before = {name: sys.modules.get(name) for name in modules}
-    sys.modules |= modules
-    try:
-        return importlib.import_module("k_diffusion.sampling")
-    finally:
-        for name, module in before.items():
-            sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
-
-
 @contextlib.contextmanager
 def replaced(owner, name, value):
     """owner.name is value for a while."""
@@ -180,7 +165,7 @@ def k_diffusion():
     A churned sampler draws at every step, uses the draw where σ lies in [s_tmin, s_tmax], and shows its state with the
     noise added: no path.
     """
-    sampling = sampling_of_k_diffusion()
+    sampling = solver_peers.k_diffusion_sampling()
     plain = karras(10, 0.05, 20.0)
     grids = {"plain": plain, "zero": np.append(plain[:-1], 0.0)}
     files = {**problem(), **{f"grid/{name}": grid for name, grid in grids.items()}, **versions("k-diffusion")}
