@@ -87,7 +87,9 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
     """`value` as a tuple of positive Python ints; () is the shape of a scalar."""
-    if not isinstance(value, tuple | list) or not all(isinstance(n, int | np.integer) and n > 0 for n in value):
+    if not isinstance(value, tuple | list) or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in value
+    ):
         raise TypeError(f"{name} must be a tuple of positive integers, got {value!r}")
     return tuple(int(n) for n in value)
 

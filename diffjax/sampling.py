@@ -126,6 +126,7 @@ def encode(
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
+    driver.check_grid("grid", solver, problem, grid[::-1])
     x = driver.check_example("x", x)
     return driver.integrate(None, solver, problem, x, grid[::-1], path=path)
 
@@ -149,8 +150,10 @@ def interpolate(
     weights = checks.real_array("weights", weights)
     if weights.ndim != 1:
         raise ValueError(f"weights must have shape (K,), got {weights.shape}")
+    checks.finite("weights", weights)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
+    driver.check_grid("grid", solver, problem, grid[::-1])
     latents = [driver.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
     between = jax.vmap(lambda w: spherical(*latents, w))(weights)
     return jax.vmap(lambda z: driver.integrate(None, solver, problem, z, grid))(between)
@@ -161,7 +164,8 @@ def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
 
     Straight where θ is small. Shoemake 1985.
     """
-    cosine = jnp.sum(start * end) / jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
+    norms = jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
+    cosine = jnp.sum(start * end) / jnp.where(norms > 0, norms, 1)
     angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
     return (jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end) / jnp.sin(angle)
 

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from diffjax import grids, metrics, schedules, solvers, targets, tuning
+from diffjax import checks, grids, metrics, schedules, solvers, targets, tuning
 from diffjax.solvers import driver
 from experiments import datasets, record, score_sde, solver_figures
 from experiments.solver_table import SOLVERS, make
@@ -184,6 +184,8 @@ def run(config: Config) -> list[Row]:
         if config.peers:
             return against_references(config, out)
         rows = list(measure(config))
+    if not rows:
+        raise ValueError("no solver fits: raise the budgets, or name other solvers, schedules or grids")
     record.write_json(out / "metrics.json", report(rows))
     if config.recommend is None:
         print_rows(rows)
@@ -202,8 +204,12 @@ def resolve(config: Config) -> Config:
             solvers=config.solvers or QUICK,
         )  # fmt: skip
     if config.recommend is not None:
+        checks.integer("recommend", config.recommend, 1)
         config = dataclasses.replace(config, budgets=(config.recommend,))
     tables = {"schedules": SCHEDULES, "targets": TARGETS, "grids": GRIDS, "solvers": SOLVERS}
+    for field in ("schedules", "targets", "grids"):
+        if not getattr(config, field):
+            raise ValueError(f"{field} must name at least one, got none")
     for field, table in tables.items():
         for name in getattr(config, field):
             if name not in table and not (field == "targets" and is_run(name)):

@@ -123,6 +123,22 @@ def test_a_corrector_is_one_langevin_step_of_the_stated_length(predictor, x64):
     chex.assert_trees_all_close(both[1], expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("predictor", ["dpmpp_2m", "unipc"])
+def test_a_corrector_leaves_what_it_adds_to_solvers_that_remember(predictor):
+    """After 24 steps with two Langevin steps at each, the start is forgotten and the law is the target's: 4 standard
+    errors, and 3 % for the corrector's own bias r² = 0.026."""
+    schedule, count = dj.schedules.vp_linear(), 4000
+    target = dj.targets.gaussian([0.0, 0.0], 0.5)
+    solver = solvers.predictor_corrector(getattr(solvers, predictor)(), corrections=2)
+    start = jnp.ones((count, 2))
+    samples = dj.sample_many(
+        jax.random.key(0), count, dj.targets.denoiser(target, schedule), schedule, solver,
+        dj.grids.log_snr(schedule, 24), x_init=start,
+    )  # fmt: skip
+    deviation = float(jnp.std(samples))
+    assert abs(deviation - 0.5) < 0.5 * (4 / math.sqrt(4 * count) + 0.03)
+
+
 def test_batch_norms_are_of_the_examples_mapped_together():
     schedule = dj.schedules.ve(0.01, 5.0)
     denoiser, grid = dj.targets.denoiser(mixture(), schedule), dj.grids.karras(schedule, 8)

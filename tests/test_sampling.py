@@ -160,7 +160,7 @@ def test_denoiser_solvers_do_not_encode_to_where_there_is_no_signal():
     schedule = dj.schedules.rectified_flow(t_max=1.0)
     denoiser = dj.targets.denoiser(setting()[1], schedule)
     assert bool(jnp.all(jnp.isfinite(dj.encode(denoiser, schedule, [0.3, 0.1], solvers.heun()))))
-    with pytest.raises(ValueError, match="must end below t=1.0 for ddim"):
+    with pytest.raises(ValueError, match="grid must end below t=1.0 upwards for ddim"):
         dj.encode(denoiser, schedule, [0.3, 0.1], solvers.ddim())
 
 

@@ -222,13 +222,13 @@ def from_exact_history(solver, problem, ts, states):
     past = len(solver.init(problem, states[0], inputs)[0])
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: E731
     answers = tuple(affine._ask(at(i)[0], problem.denoiser, states[i])[1] for i in reversed(range(past)))
-    base = None if correction is None else row.keep[past - 1] * states[past - 1]
+    predicted = None if correction is None else states[past] - row.keep[past - 1] * states[past - 1]
 
     def body(carry, step):
         return solver.step(problem, step, None, *carry), None
 
     rest = jax.tree.map(lambda leaf: leaf[past:], inputs)
-    (end, _), _ = jax.lax.scan(body, (states[past], (answers, base)), rest)
+    (end, _), _ = jax.lax.scan(body, (states[past], (answers, predicted)), rest)
     return end
 
 
@@ -347,6 +347,18 @@ def test_evaluations_are_counted_truly(name):
         solvers.integrate(jax.random.key(0), factory(), problem, jnp.ones(2), grid).block_until_ready()
         jax.effects_barrier()
         assert len(calls) == expected == factory().evaluations(grid)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm_solver(3)", "dpmpp_2m", "unipc(3)"])
+def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
+    """bfloat16 answers enter a float32 state, and `info` counts what `evaluations` says, on a grid that ends at 0 too."""
+    schedule = dj.schedules.vp_linear()
+    exact = dj.targets.denoiser(mixture(), schedule)
+    grid = dj.grids.to_zero(dj.grids.uniform(schedule, 4))
+    coarse = lambda x, t: exact(x, t).astype(jnp.bfloat16)  # noqa: E731
+    x, info = dj.sample(jax.random.key(0), coarse, schedule, ALL[name](), grid, (2,), info=True)
+    assert x.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(x)))
+    assert int(info.evaluations) == ALL[name]().evaluations(grid)
 
 
 @pytest.mark.parametrize(
@@ -594,6 +606,13 @@ def test_bad_arguments_are_named():
     for error, match, arguments in cases:
         with pytest.raises(error, match=match):
             solvers.integrate(*arguments)
+    flow = solvers.diffusion(schedule, denoiser)
+    with pytest.raises(TypeError, match="x must be one array for a denoiser, got a dict"):
+        solvers.integrate(None, solvers.ddim(), flow, {"a": x}, ts)
+    with pytest.raises(TypeError, match="denoiser must return real numbers, got dtype complex64"):
+        solvers.integrate(None, solvers.heun(), solvers.diffusion(schedule, lambda x, t: x + 0j), x, ts)
+    with pytest.raises(ValueError, match=r"grid must have shape \(steps \+ 1,\)"):
+        dj.sample(key, denoiser, schedule, grid=[], shape=(2,))
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
         solvers.adaptive(max_steps=0)
     with pytest.raises(ValueError, match="atol must be positive, got -1.0"):

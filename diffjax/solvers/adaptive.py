@@ -81,8 +81,9 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     A step is accepted where the root mean square of difference / (atol + rtol max(|x|, |x_new|)) is at most 1, and the
     next is 0.9 error^{−0.9} times as long. Both results take their increment from one Brownian path, of which a
     rejected step has revealed the end: a shorter one follows the same path, so that rejections leave the law alone. Two
-    evaluations an attempt. max_steps, `info=True`, derivatives as in `adaptive`; on a step to 0 D is returned. Raises
-    ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1, without the
+    evaluations an attempt. max_steps, `info=True`, derivatives as in `adaptive`; on a step to 0 D is returned. Rounding
+    may change which steps are accepted: a sample is the same in other batches to the tolerance only. Raises ValueError
+    unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1, without the
     memory of x′ in its tolerance and with the path kept.
     """
     checks.non_negative("rtol", rtol)
@@ -161,7 +162,7 @@ def _advance(trial, control, x, t, s, state, max_steps):
             accept & last, jnp.maximum(size, state.step), size
         )  # a step cut short says nothing of the next
         accepted, rejected = state.accepted + accept, state.rejected + ~accept
-        stuck = ~accept & (now + direction * size == now)
+        stuck = ~accept & ((now + direction * size == now) | jnp.isnan(size))
         x = jax.tree.map(lambda new, old: jnp.where(accept, new, old), x_new, x)
         memory = jax.tree.map(lambda new, old: jnp.where(accept, new, old), memory, state.memory)
         now = jnp.where(accept, jnp.where(last, s, now + dt), now)
@@ -206,6 +207,5 @@ def _forward_only_jvp(primals, tangents):
 
 def _refuse_reverse(_, cotangent):
     raise TypeError(
-        "the adaptive solver has no reverse-mode derivative: use jax.jvp or jax.jacfwd, "
-        "or a fixed-step solver such as rk4()"
+        "the adaptive solver has no reverse-mode derivative: use jax.jvp, or a fixed-step solver such as rk4()"
     )

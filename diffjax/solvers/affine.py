@@ -197,9 +197,7 @@ def multistep(
         if correct is None:
             return query, row, None
         gains = [steps.end.alpha * gain for gain in correct(problem.schedule, steps)]
-        late = [jnp.concatenate([jnp.zeros_like(gain[:1]), gain[:-1]]) for gain in gains]
-        own = jnp.zeros_like(late[0]).at[0].set(1)
-        return query, row, (own, late)
+        return query, row, [jnp.concatenate([jnp.zeros_like(gain[:1]), gain[:-1]]) for gain in gains]
 
     def init(problem, x, inputs):
         zero = jnp.zeros_like(x)
@@ -207,14 +205,13 @@ def multistep(
 
     def step(problem, inputs, draw, x, state):
         query, row, correction = inputs
-        earlier, base = state
+        earlier, predicted = state
         answers = (_ask(query, problem.denoiser, x)[1], *earlier)
-        if correction is not None:
-            own, gains = correction
-            x = _apply(_Affine(None, tuple(gains), ()), own * x + base, answers, draw)
+        if correction is not None:  # the prediction's share is exchanged: what else moved x since then stays
+            x = _apply(_Affine(None, tuple(correction), ()), x - predicted, answers, draw)
         base = _apply(_Affine(row.keep, (), row.stds), x, (), draw)
         x = _apply(_Affine(None, row.gains, ()), base, answers, draw)
-        return x, (answers[:past], base if correct else None)
+        return x, (answers[:past], x - base if correct else None)
 
     refuse = refuse or needs(name, finite_start=True, steps=2 if past else 1)
     memory = max(past, 1) if correct else past

@@ -75,7 +75,7 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
     """A cached solver factory: hyperparameters become plain Python values of their default's type, so that f(), f(0.0)
     and f(eta=0.0) are one object and nothing compiled for one is compiled again for another."""
     signature = inspect.signature(function)
-    build = functools.lru_cache(maxsize=None)(function)
+    build = functools.lru_cache(maxsize=None, typed=True)(function)
 
     @functools.wraps(function)
     def make(*args: Any, **kwargs: Any) -> Solver:
@@ -90,6 +90,10 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
 def _plain(name, value, default):
     if checks.is_traced(value):
         raise TypeError(f"{name} must be a plain Python value, not traced: a solver is static under jit")
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a plain Python value, got {value!r}") from None
     if isinstance(default, bool):
         return checks.boolean(name, value)
     if isinstance(default, float):
@@ -166,17 +170,21 @@ def needs(name: str, finite_start: bool = False, steps: int = 1) -> Callable[[An
             raise ValueError(
                 f"grid must have at least {steps} steps for {name}, which builds on earlier ones; got {len(ts) - 1}"
             )
-        if not finite_start or schedule is None or checks.is_traced(schedule):
-            return
-        with jax.ensure_compile_time_eval():
-            vanishes = float(schedule.alpha(jnp.asarray(ts[0]))) == 0
-        if vanishes:
+        if finite_start and without_signal(schedule, ts[0]):
             raise ValueError(
                 f"grid must start below t={ts[0]} for {name}: α = 0 there and its coefficients have no value; lower "
                 "t_max, or use a solver that needs none, such as heun() or ddim()"
             )
 
     return refuse
+
+
+def without_signal(schedule: Any, t: ArrayLike) -> bool:
+    """Whether α(t) is seen to be 0, so that ρ = σ/α has no value."""
+    if schedule is None or checks.is_traced(schedule, t):
+        return False
+    with jax.ensure_compile_time_eval():
+        return float(schedule.alpha(jnp.asarray(t))) == 0
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:

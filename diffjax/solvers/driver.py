@@ -15,7 +15,7 @@ from .. import checks, grids, noise, sde
 from ..noise import BrownianPath
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree
-from .base import Info, Problem, Solver
+from .base import Info, Problem, Solver, without_signal
 
 
 def integrate(
@@ -44,8 +44,9 @@ def integrate(
     check_consumes(solver, problem)
     key = check_key(solver, key)
     x = check_state("x", x)
-    if solver.stochastic and not isinstance(x, jax.Array):
-        raise TypeError(f"x must be one array for the stochastic solver {solver.name}, got a {type(x).__name__}")
+    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array):
+        what = f"the stochastic solver {solver.name}" if solver.stochastic else "a denoiser"
+        raise TypeError(f"x must be one array for {what}, got a {type(x).__name__}")
     zero_end = may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
     check_path(key, x, ts)
@@ -83,16 +84,20 @@ def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
 
 @pytree
 class Checked:
-    """A denoiser that refuses, while it is traced, an output of another shape than its example's."""
+    """A denoiser whose output has its example's dtype, refused while it is traced if of another shape or complex."""
 
     denoiser: Any
 
     def __call__(self, x: Array, t: Array) -> Array:
         """D(x, t), shape of x."""
         data = self.denoiser(x, t)
-        if jnp.shape(data) != x.shape:
-            raise ValueError(f"denoiser must return its example's shape {x.shape}, got {jnp.shape(data)}")
-        return data
+        if not hasattr(data, "shape"):
+            raise TypeError(f"denoiser must return an array of its example's shape {x.shape}, got {data!r}")
+        if data.shape != x.shape:
+            raise ValueError(f"denoiser must return its example's shape {x.shape}, got {data.shape}")
+        if jnp.issubdtype(data.dtype, jnp.complexfloating):
+            raise TypeError(f"denoiser must return real numbers, got dtype {data.dtype}")
+        return data.astype(x.dtype)
 
 
 BATCH = "examples"
@@ -193,7 +198,8 @@ def _scan(source, solver, problem, x, ts, path):
 
 def _fixed_report(solver, ts):
     steps = ts.shape[0] - 1
-    return Info(solver.evaluations(ts), steps, 0, False)
+    plain, to_zero = (solver.evaluations(np.linspace(2.0, end, steps + 1)) for end in (1.0, 0.0))
+    return Info(jnp.where(ts[-1] == 0, to_zero, plain), steps, 0, False)
 
 
 def as_problem(problem: Any) -> Problem:
@@ -259,12 +265,8 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
         raise ValueError(
             f"{name} must decrease for {solver.name}, which samples downwards, got {values[0]} … {values[-1]}"
         )
-    own = solver.consumes == "denoiser" and problem.schedule is not None and not checks.is_traced(problem.schedule)
-    if own and values[0] < values[-1]:
-        with jax.ensure_compile_time_eval():
-            vanishes = float(problem.schedule.alpha(jnp.asarray(values[-1]))) == 0
-        if vanishes:
-            raise ValueError(f"{name} must end below t={values[-1]} for {solver.name}: α = 0 there")
+    if solver.consumes == "denoiser" and values[0] < values[-1] and without_signal(problem.schedule, values[-1]):
+        raise ValueError(f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there")
     if solver.refuse is not None:
         stated = solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
         solver.refuse(None if stated else problem.schedule, values)
@@ -280,7 +282,7 @@ def check_path(key: Any, x: PyTree, ts: Array) -> None:
         return
     low, high = sorted((float(key.start), float(key.end)))
     values = np.asarray(ts)
-    slack = 4 * np.finfo(values.dtype).eps * high
+    slack = 4 * np.finfo(values.dtype).eps * max(abs(low), abs(high))
     if values.min() < low - slack or values.max() > high + slack:
         raise ValueError(
             f"key must be a Brownian path that covers the grid, got [{low}, {high}] for {ts[0]} … {ts[-1]}"
@@ -288,8 +290,14 @@ def check_path(key: Any, x: PyTree, ts: Array) -> None:
 
 
 def ends_at_zero(ts: ArrayLike) -> bool:
-    """Whether the grid's last time is seen to be 0."""
-    return not checks.is_traced(ts) and bool(np.shape(ts)) and bool(np.asarray(ts)[-1] == 0)
+    """Whether the grid's last time is seen to be 0; what is no grid is refused elsewhere."""
+    if checks.is_traced(ts):
+        return False
+    try:
+        values = np.asarray(ts, float)
+    except (TypeError, ValueError):
+        return False
+    return values.ndim == 1 and values.size > 0 and bool(values[-1] == 0)
 
 
 def may_end_at_zero(ts: ArrayLike) -> bool:
