@@ -397,10 +397,9 @@ def test_float32_agrees_with_float64(name):
         schedule, target = dj.schedules.vp_linear(), mixture()
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
         grid, z = dj.grids.log_snr(schedule, 16), jnp.asarray(noise, dtype)
-        x = jnp.array([0.5, -1.5], dtype)
-        return driver.run(
-            driver.Source(lambda step, draw: z[step, draw]), FIXED[name][0](), problem, x, grid, path=False
-        )[0]
+        source = driver.Source(lambda step, draw: z[step, draw])
+        run = jax.jit(lambda x: driver.run(source, FIXED[name][0](), problem, x, grid, path=False)[0])
+        return run(jnp.array([0.5, -1.5], dtype))
 
     single = end(jnp.float32)
     assert single.dtype == jnp.float32
