@@ -6,7 +6,10 @@ Every row is a ratio of two programs measured in one process, alternated A B, B 
 and its quartiles. "Limit" is what the library promises; rows without one are told for comparison. The first row times
 one program against itself: what lies within its quartiles of 1 is noise.
 
-Takes about 3 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
+The six solvers that have a loop by hand are held against that; every other one against its denoiser calls and noise
+draws alone, which is less than any loop by hand could do.
+
+Takes about 8 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
 loops within 1.05 of those by hand (within noise of 1 for the U-Net, whose evaluations outweigh all else), equal
 compilation times and memory at 20 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, and an
 import below 0.15 seconds. Runs of 0.1 seconds on a busy machine scatter by 10 % and more: read a ratio beside its
@@ -299,15 +302,16 @@ def calls_alone(config: Config) -> Iterator[Row]:
     names = [name for name in solver_table.SOLVERS if solver_table.SOLVERS[name][0] not in (*STEPS, "restart")]
     for name in names[:: 12 if config.quick else 1]:
         solver = solver_table.make(name)
-        if solver.evaluations(np.array([2.0, 1.0])) is None:
+        each: Any = solver.evaluations(np.array([2.0, 1.0]))
+        if each is None:
             continue
         grid = grids.log_snr(schedule, solvers.steps_within(solver, BUDGET))
 
         def library(solver=solver, grid=grid):
             return dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
 
-        calls, draws = solver.evaluations(grid) // (len(grid) - 1), draws_of(solver, denoiser, schedule, x[0], grid)
-        alone = functools.partial(calls_by_hand, calls, draws, mixture_denoiser, target, schedule, key, x, grid)
+        draws = draws_of(solver, denoiser, schedule, x[0], grid)
+        alone = functools.partial(calls_by_hand, each, draws, mixture_denoiser, target, schedule, key, x, grid)
         yield compare(f"{name}, against its calls alone", library, alone, config.alternations, 1.05)
 
 

@@ -67,10 +67,11 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     checks.integer("evaluations", evaluations, 1)
     checks.boolean("to_zero", to_zero)
 
-    def cost(steps):
+    def cost(steps: int) -> Any:
         return solver.evaluations(np.linspace(2.0, 0.0 if to_zero else 1.0, steps + 1))
 
-    if solver.report is not None or (least := cost(1)) is None:
+    least = cost(1)
+    if solver.report is not None or least is None:
         raise TypeError(f"solver must have evaluations that its steps alone fix, those of {solver.name} do not")
     if evaluations < least:
         raise ValueError(f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}")
