@@ -184,7 +184,11 @@ def run(config: Config) -> list[Row]:
     with jax.enable_x64(True):
         if config.peers:
             return against_references(config, out)
-        rows = list(measure(config))
+        rows = []
+        for each in measure(config):
+            if rows and each.solver != rows[-1].solver:
+                record.write_json(out / "metrics.json", report(rows))  # what there is, should the run be cut short
+            rows.append(each)
     if not rows:
         raise ValueError("no solver fits: raise the budgets, or name other solvers, schedules or grids")
     record.write_json(out / "metrics.json", report(rows))
@@ -231,10 +235,12 @@ def measure(config: Config) -> Iterator[Row]:
     exact, runs = ([name for name in config.targets if is_run(name) == trained] for trained in (False, True))
     problems = [problem(config, target, schedule) for schedule in config.schedules for target in exact]
     problems += [trained_problem(config, folder) for folder in runs]
-    programs: dict[Any, Program] = {}
     with record.progress(len(config.solvers) * len(problems), what="measuring", unit="solver") as bar:
         for name in config.solvers:
             solver = make(name)
+            programs: dict[
+                Any, Program
+            ] = {}  # of this solver alone: hundreds at a time exhaust a process's memory maps
             bar.set_postfix_str(name)
             for given in problems:
                 if solver.stochastic and given.law is None:
