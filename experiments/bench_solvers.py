@@ -240,7 +240,7 @@ def measure(config: Config) -> Iterator[Row]:
             solver = make(name)
             programs: dict[
                 Any, Program
-            ] = {}  # of this solver alone: hundreds at a time exhaust a process's memory maps
+            ] = {}  # of this solver: hundreds together exhaust memory maps
             bar.set_postfix_str(name)
             for given in problems:
                 if solver.stochastic and given.law is None:
