@@ -6,8 +6,8 @@ Every row is a ratio of two programs measured in one process, alternated A B, B 
 and its quartiles. "Limit" is what the library promises; rows without one are told for comparison. The first row times
 one program against itself: what lies within its quartiles of 1 is noise.
 
-The six solvers that have a loop by hand are held against that; every other one against its denoiser calls and noise
-draws alone, which is less than any loop by hand could do.
+The six solvers that have a loop by hand, and DPM-Solver++(2M), are held against that; every other one against a bare
+scan of its step over the whole batch as one array.
 
 Takes about 8 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
 loops within 1.05 of those by hand (within noise of 1 for the U-Net, whose evaluations outweigh all else), equal
@@ -48,7 +48,7 @@ STEPS = {"euler": 64, "heun": 32, "rk4": 16, "euler_maruyama": 64, "stochastic_h
 """Steps of each solver on the mixture: about 64 evaluations."""
 
 BUDGET = 32
-"""Evaluations of each solver that is held against its denoiser calls alone."""
+"""Evaluations of each solver that is held against a scan of its own step."""
 
 Program = Callable[[], Any]
 """() -> its results, arrays."""
@@ -89,7 +89,7 @@ def run(config: Config) -> dict[str, Row]:
     if config.alternations < 1 or config.samples < 1:
         raise ValueError(f"alternations and samples must be positive, got {config.alternations} and {config.samples}")
     out = record.start(config)
-    parts = [loops, calls_alone, noise_of_a_loop, peers, *([network_loops] if config.network else [])]
+    parts = [loops, bare_scans, noise_of_a_loop, peers, *([network_loops] if config.network else [])]
     parts += [memory, compilation, imports]
     rows: list[Row] = []
     with record.progress(len(parts), what="measuring", unit="part") as bar:
@@ -290,63 +290,66 @@ def loops(config: Config) -> Iterator[Row]:
 
     same("sample", one, by_hand("heun", grid))
     yield compare("sample of one large array, heun", one, by_hand("heun", grid), config.alternations, 1.05)
+    by_hand_2m = functools.partial(dpmpp_2m_by_hand, mixture_denoiser, target, schedule, key, x, grid)
+    same("dpmpp_2m", functools.partial(library, solvers.dpmpp_2m(), grid), by_hand_2m)
+    yield compare(
+        "sample_many, dpmpp_2m, by hand", functools.partial(library, solvers.dpmpp_2m(), grid), by_hand_2m,
+        config.alternations, 1.05,
+    )  # fmt: skip
 
 
-def calls_alone(config: Config) -> Iterator[Row]:
-    """`sample_many` by every solver of fixed cost against its denoiser calls and noise draws alone.
-
-    The yardstick is less than any loop by hand could do: it keeps no earlier answers and combines none.
+def bare_scans(config: Config) -> Iterator[Row]:
+    """`sample_many` by every other solver of fixed cost against a scan of its step over the whole batch, nothing
+    else.
     """
     target, schedule, key, x = mixture(config)
     denoiser = targets.denoiser(target, schedule)
     names = [name for name in solver_table.SOLVERS if solver_table.SOLVERS[name][0] not in (*STEPS, "restart")]
     for name in names[:: 12 if config.quick else 1]:
         solver = solver_table.make(name)
-        each: Any = solver.evaluations(np.array([2.0, 1.0]))
-        if each is None:
+        if solver.evaluations(np.array([2.0, 1.0])) is None:
             continue
         grid = grids.log_snr(schedule, solvers.steps_within(solver, BUDGET))
 
         def library(solver=solver, grid=grid):
             return dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
 
-        draws = draws_of(solver, denoiser, schedule, x[0], grid)
-        alone = functools.partial(calls_by_hand, each, draws, mixture_denoiser, target, schedule, key, x, grid)
-        yield compare(f"{name}, against its calls alone", library, alone, config.alternations, 1.05)
+        bare = functools.partial(bare_scan, solver, target, schedule, key, x, grid)
+        same(name, library, bare)
+        yield compare(f"sample_many, {name}", library, bare, config.alternations, 1.05)
 
 
-def draws_of(solver, denoiser, schedule, x, grid) -> int:
-    """How many noise draws a step of the solver makes, as its trace shows."""
-    drawn = set()
+@functools.partial(jax.jit, static_argnums=0)
+def bare_scan(solver, target, schedule, key, x, ts):
+    """The solver's steps for a batch x (B, ...) as one array, with its coefficients computed before the scan."""
+    denoiser = functools.partial(batch_denoiser, target, schedule)
+    problem = driver.derive(solver, solvers.Problem(schedule, denoiser, zero_end=False))
+    inputs, keys = solver.prepare(problem, ts), example_keys(key, x)
 
-    def normal(step, i):
-        drawn.add(i)
-        return jnp.zeros_like(x)
+    def body(carry, step):
+        i, at = step
+        return solver.step(problem, at, lambda j: draw_by_hand(keys, i, j, x), *carry), None
 
-    problem = driver.diffusion(schedule, denoiser)
-    run = lambda x: driver.run(driver.Source(normal), solver, problem, x, grid, path=False)[0]  # noqa: E731
-    jax.eval_shape(jax.vmap(run, axis_name=driver.BATCH), x[None])
-    return len(drawn)
+    state = solver.init(problem, x, jax.tree.map(lambda leaf: leaf[0], inputs))
+    return jax.lax.scan(body, (x, state), (jnp.arange(len(ts) - 1, dtype=jnp.uint32), inputs))[0][0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def calls_by_hand(calls, draws, denoise, arrays, schedule, key, x, ts):
-    """DDIM's step for a batch x (B, ...), with `calls` evaluations and `draws` noise draws in each."""
+@functools.partial(jax.jit, static_argnums=0)
+def dpmpp_2m_by_hand(denoise, arrays, schedule, key, x, ts):
+    """x ← (σ_s/σ_t) x + α_s (1 − e^{−h}) (D + (h/2h_prev)(D − D_prev)), a scan for a batch x (B, ...)."""
     at = coefficients(schedule, ts, False)
-    keep = at.sigma[1:] / at.sigma[:-1]
-    gain = at.alpha[1:] - at.alpha[:-1] * keep
-    keys = example_keys(key, x)
+    h = jnp.diff(jnp.log(at.alpha / at.sigma))
+    extra = 0.5 * jnp.concatenate([jnp.zeros(1), h[1:] / h[:-1]])
+    keep, gain = at.sigma[1:] / at.sigma[:-1], -at.alpha[1:] * jnp.expm1(-h)
 
-    def body(x, step):
-        i, at, keep, gain = step
-        for _ in range(calls):
-            x = keep * x + gain * denoise(arrays, x, at)
-        for j in range(draws):
-            x = x + 0.1 * gain * draw_by_hand(keys, i, j, x)
-        return x, None
+    def body(carry, step):
+        x, before = carry
+        at, keep, gain, extra = step
+        data = denoise(arrays, x, at)
+        return (keep * x + gain * (data + extra * (data - before)), data), None
 
-    steps = jnp.arange(len(keep), dtype=jnp.uint32), jax.tree.map(lambda c: c[:-1], at), keep, gain
-    return jax.lax.scan(body, x, steps)[0]
+    steps = jax.tree.map(lambda c: c[:-1], at), keep, gain, extra
+    return jax.lax.scan(body, (x, jnp.zeros_like(x)), steps)[0][0]
 
 
 def batch_denoiser(target, schedule, x, t):
@@ -438,9 +441,9 @@ def network_loops(config: Config) -> Iterator[Row]:
 
         if name in BY_HAND:
             by_hand = functools.partial(loop_by_hand, name, by_network, params, schedule, key, x, grid)
-            same(f"U-Net, {name}", library, by_hand, 1e-2)
         else:
-            by_hand = functools.partial(calls_by_hand, 1, 0, by_network, params, schedule, key, x, grid)
+            by_hand = functools.partial(dpmpp_2m_by_hand, by_network, params, schedule, key, x, grid)
+        same(f"U-Net, {name}", library, by_hand, 1e-2)
         yield compare(f"sample_many, {name}, U-Net {count:.1f} M, {side}²", library, by_hand, alternations, 1.05)
 
 
