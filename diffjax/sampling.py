@@ -189,8 +189,8 @@ def prepare(
     driver.check_solver(solver)
     if flow and solver.stochastic:
         raise TypeError(f"solver must be deterministic to follow the flow, {solver.name} draws noise")
-    finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
     if grid is None:
+        finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
         grid = (family if finite else grids.uniform)(schedule, steps)
         if checks.is_traced(schedule):
             bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))

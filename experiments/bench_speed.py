@@ -47,7 +47,7 @@ IMPORT_LIMIT = 0.3
 STEPS = {"euler": 64, "heun": 32, "rk4": 16, "euler_maruyama": 64, "stochastic_heun": 32, "reverse_diffusion": 64}
 """Steps of each solver on the mixture: about 64 evaluations."""
 
-BUDGET = 32
+BUDGET = 64
 """Evaluations of each solver that is held against a scan of its own step."""
 
 Program = Callable[[], Any]
