@@ -320,10 +320,10 @@ def problem(config: Config, target_name: str, schedule_name: str) -> Problem:
 
 
 def trained_problem(config: Config, folder: str) -> Problem:
-    """A trained network in float64 from draws of the prior, an eighth of the starts, and the ends of its own flow."""
+    """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
     schedule = model.schedule
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 8, 16))
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 64, 16))
     draw = lambda key: schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)  # noqa: E731
     starts = jax.vmap(draw)(keys)
     ends = flow_ends(denoiser, schedule, starts, 1e-8)
