@@ -4,7 +4,10 @@ import importlib
 from typing import Any
 
 from . import (
+    ddpm,
     grids,
+    guidance,
+    inverse,
     likelihood,
     losses,
     metrics,
@@ -29,10 +32,13 @@ _LAZY = ("networks", "training")
 
 __all__ = [
     "bits_per_dim",
+    "ddpm",
     "dequantise",
     "encode",
     "grids",
+    "guidance",
     "interpolate",
+    "inverse",
     "likelihood",
     "log_prob",
     "losses",

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from . import checks, grids, predictions, schedules, sde
 from .numerics import divergence as exact_divergence
@@ -103,7 +102,7 @@ def lattice_log_prob(
     """
     checks.key("key", key)
     x, levels = driver.check_example("x", x), predictions.check_levels(levels)
-    index = _level_index(x, levels)
+    index = predictions.level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     key_noise, key_probes = jax.random.split(key)
     noise, t = jax.random.normal(key_noise, x.shape, x.dtype), grid[-1]
@@ -124,16 +123,6 @@ def _prepare(solver, grid, denoiser, schedule):
             f"solver must consume a velocity to follow a density, {solver.name} consumes a {solver.consumes}"
         )
     return prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
-
-
-def _level_index(x, levels):
-    """The index of each entry's level, shape of x."""
-    gaps = jnp.abs(x[..., None] - levels)  # (*shape, K)
-    if not checks.is_traced(gaps):
-        off, slack = np.max(np.min(np.asarray(gaps), -1)), 1e-4 * (np.asarray(levels)[-1] - np.asarray(levels)[0])
-        if off > slack:
-            raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
-    return jnp.argmin(gaps, -1)
 
 
 @pytree

@@ -197,6 +197,16 @@ def check_levels(levels: ArrayLike) -> Array:
     return levels
 
 
+def level_index(x: Array, levels: Array) -> Array:
+    """The index of each entry's level, shape of x; ValueError where an entry is none, by 1e-4 of the levels' range."""
+    gaps = jnp.abs(x[..., None] - levels)  # (*shape, K)
+    if not checks.is_traced(gaps):
+        off, slack = np.max(np.min(np.asarray(gaps), -1)), 1e-4 * (np.asarray(levels)[-1] - np.asarray(levels)[0])
+        if off > slack:
+            raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
+    return jnp.argmin(gaps, -1)
+
+
 @pytree
 class View:
     """a x̂_0 + b ε̂ of a denoiser, for the coefficients of a kind: (x, t) -> array of x's shape."""

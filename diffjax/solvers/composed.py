@@ -37,7 +37,7 @@ def predictor_corrector(
     ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
     corrector's step has.
     """
-    _check_inner("predictor", predictor, remembering=True)
+    check_inner("predictor", predictor, remembering=True)
     checks.integer("corrections", corrections, 1, _CORRECTIONS)
     checks.positive("snr", snr)
     checks.choice("norms", norms, ("expected", "batch"))
@@ -99,7 +99,7 @@ def restart(
     unless 0 < t_low < t_high, t_high lies in the schedule's interval and the grid passes t_low at a time above 0. Xu et
     al. 2023, Algorithm 1.
     """
-    _check_inner("solver", solver)
+    check_inner("solver", solver)
     if solver.stochastic:
         raise TypeError(f"solver must be deterministic to be restarted, got {solver.name}")
     checks.positive("t_low", t_low)
@@ -192,7 +192,7 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
     reverse-differentiable. No order is declared. Raises TypeError for a solver that remembers earlier steps or is
     adaptive, ValueError for window < 1 or tolerance < 0. Shih et al. 2023 (ParaDiGMS), Algorithm 1.
     """
-    _check_inner("solver", solver)
+    check_inner("solver", solver)
     checks.integer("window", window, 1)
     checks.non_negative("tolerance", tolerance)
 
@@ -247,7 +247,7 @@ def _column(mask, x):
     return mask.reshape(-1, *(1,) * x.ndim)
 
 
-def _check_inner(name, solver, remembering=False):
+def check_inner(name, solver, remembering=False):
     """Refuse what does not take one fixed step after another, or remembers earlier ones where it may not."""
     driver.check_solver(solver)
     if solver.composed:

@@ -1,0 +1,53 @@
+"""β tables of the discrete chain, in float64 on the host."""
+
+import numpy as np
+
+from .. import checks
+
+
+def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
+    """β from first to last in equal steps, (steps,) in float64, for `schedules.from_betas`.
+
+    The defaults are made for 1000 steps. Raises ValueError for fewer than 2 steps and ends outside (0, 1). Ho et al.
+    2020, section 4.
+    """
+    steps, first, last = _arguments(steps, first=first, last=last)
+    return np.linspace(first, last, steps)
+
+
+def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.ndarray:
+    """β_t = min(1 − f(t/T)/f((t−1)/T), clip), f(u) = cos²(½π (u + offset)/(1 + offset)); (steps,) in float64.
+
+    ᾱ_t is f(t/T)/f(0) up to the clipping, which keeps the last β below 1. Raises ValueError for fewer than 2 steps, an
+    offset that is not positive, a clip outside (0, 1). Nichol & Dhariwal 2021, eq. 17.
+    """
+    steps, clip = _arguments(steps, clip=clip)
+    offset = checks.positive("offset", offset)
+    f = np.cos(0.5 * np.pi * (np.arange(steps + 1) / steps + offset) / (1 + offset)) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], clip)
+
+
+def sigmoid_betas(steps: int, first: float = 1e-4, last: float = 0.02, reach: float = 6.0) -> np.ndarray:
+    """β = first + (last − first) sigmoid(z), z from −reach to reach in equal steps; (steps,) in float64.
+
+    The ends come within a share sigmoid(−reach) of first and last. Raises ValueError for fewer than 2 steps, first or
+    last outside (0, 1), reach ≤ 0. Xu et al. 2022 (GeoDiff), appendix.
+    """
+    steps, first, last = _arguments(steps, first=first, last=last)
+    z = np.linspace(-1, 1, steps) * checks.positive("reach", reach)
+    return first + (last - first) / (1 + np.exp(-z))
+
+
+def constant_betas(steps: int, beta: float = 0.02) -> np.ndarray:
+    """The same β at every step, (steps,) in float64. Raises ValueError for fewer than 2 steps and β outside (0, 1)."""
+    steps, beta = _arguments(steps, beta=beta)
+    return np.full(steps, beta, np.float64)
+
+
+def _arguments(steps, **fractions):
+    """steps and numbers that must lie in (0, 1), checked."""
+    for name, value in fractions.items():
+        value = checks.number(name, value)
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+    return checks.integer("steps", steps, minimum=2), *map(float, fractions.values())

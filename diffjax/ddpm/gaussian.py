@@ -1,0 +1,70 @@
+"""Gaussians of one example: densities, divergences, and their rounding to the levels of lattice data."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+
+from .. import checks
+from ..numerics import float_dtype, log_normal_interval, phi
+from ..predictions import check_levels, level_index
+from ..types import Array, ArrayLike, Key
+
+
+class Gaussian(NamedTuple):
+    """N(mean, diag(variance)): the two broadcast against one example."""
+
+    mean: Any
+    variance: Any
+
+    def log_prob(self, x: Array) -> Array:
+        """log N(x; mean, variance) in nats, shape ()."""
+        entries = (x - self.mean) ** 2 / self.variance + jnp.log(2 * math.pi * self.variance)
+        return -0.5 * jnp.sum(jnp.broadcast_to(entries, jnp.shape(x)))
+
+    def sample(self, key: Key) -> Array:
+        """One draw, of the shape to which mean and variance broadcast."""
+        shape = jnp.broadcast_shapes(jnp.shape(self.mean), jnp.shape(self.variance))
+        return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, shape, float_dtype(self.mean))
+
+
+def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
+    """KL(p ‖ q) = ½ Σ [v_p/v_q − 1 + log(v_q/v_p) + (m_p − m_q)²/v_q] in nats, shape ()."""
+    return kl_of_gap(p.variance, q.variance, jnp.asarray(p.mean - q.mean))
+
+
+def kl_of_gap(variance: ArrayLike, other: ArrayLike, gap: Array) -> Array:
+    """`gaussian_kl` from the variances and the means' difference, whose shape is the example's.
+
+    With r = log(v_q/v_p), e^{−r} − 1 + r = r² φ_2(−r): nothing cancels where the variances are nearly equal.
+    """
+    r = jnp.log(other / variance)
+    return 0.5 * jnp.sum(jnp.broadcast_to(r**2 * phi(2, -r), gap.shape) + gap**2 / other)
+
+
+def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Array:
+    """log P(x) of lattice data under a Gaussian rounded to the nearest level, in nats, shape ().
+
+    An entry's P is the Gaussian's mass between the midpoints to its level's neighbours; the first bin reaches to −∞ and
+    the last to ∞, so that the levels' P sum to one. x: one example, entries among levels: (K,), increasing. Raises
+    ValueError where an entry of x is no level. Ho et al. 2020, eq. 13.
+    """
+    levels = check_levels(levels)
+    x = checks.real_array("x", x)
+    return decoder_log_prob(law, x, levels)
+
+
+def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:
+    """log p(x) of a Gaussian, or of its discretisation where levels are given."""
+    if levels is None:
+        return law.log_prob(x)
+    index = level_index(x, levels)
+    middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
+    std, last = jnp.sqrt(law.variance), index == levels.shape[0] - 1
+    lower = (middles[jnp.maximum(index - 1, 0)] - law.mean) / std
+    upper = (middles[jnp.minimum(index, middles.shape[0] - 1)] - law.mean) / std
+    edge = (index == 0) | last
+    inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
+    return jnp.sum(jnp.where(edge, log_ndtr(jnp.where(last, -lower, upper)), inner))

@@ -1,0 +1,203 @@
+"""The chain's laws: forward steps, their posterior, and the model's reverse step made of a denoiser."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks, schedules
+from ..noise import normal
+from ..predictions import check_levels
+from ..schedules import DiscreteChain
+from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
+
+
+def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
+    """q(x_i | x_{i−1} = x) = N(√(1 − β_i) x, β_i). x: one example. index: i in 1 … T. Ho et al. 2020, eq. 2."""
+    row = _row(chain, index)
+    return Gaussian(jnp.sqrt(1 - row.beta) * checks.real_array("x", x), row.beta)
+
+
+def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussian:
+    """q(x_i | x_0) = N(√ᾱ_i x_0, 1 − ᾱ_i). x0: one example. index: i in 1 … T. Ho et al. 2020, eq. 4."""
+    row = _row(chain, index)
+    return Gaussian(chain.alpha(row.time) * checks.real_array("x0", x0), chain.sigma(row.time) ** 2)
+
+
+def posterior(chain: DiscreteChain, x: ArrayLike, x0: ArrayLike, index: Any) -> Gaussian:
+    """q(x_{i−1} | x_i = x, x_0) = N(μ̃, β̃), μ̃ = c_0 x_0 + c_i x; at index 1 the point x_0, of variance 0.
+
+    x, x0: one example each. index: i in 1 … T. Ho et al. 2020, eq. 6–7.
+    """
+    row = _row(chain, index)
+    return Gaussian(row.data * checks.real_array("x0", x0) + row.state * checks.real_array("x", x), row.variance)
+
+
+def reverse_step(
+    denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any, variance: str = "posterior"
+) -> Gaussian:
+    """p(x_{i−1} | x_i = x) = N(c_0 D + c_i x, v): the model's step, whose mean is that of the posterior at x_0 = D.
+
+    x: one example. index: i in 1 … T. variance: a name of `VARIANCES`; for "optimal" and "learned" the denoiser returns
+    a pair, see `paired`. Raises ValueError for another name or index. Ho et al. 2020, eq. 11; Nichol & Dhariwal 2021,
+    eq. 15.
+    """
+    model = model_of(denoiser, chain, variance)
+    x, row = checks.real_array("x", x), _row(chain, index)
+    data, spread = model.predict(row, x)
+    return model.step(row, x, data, spread)
+
+
+VARIANCES: dict[str, Callable] = {
+    "forward": lambda row, _: row.beta,
+    "posterior": lambda row, _: row.clipped,
+    "optimal": lambda row, spread: row.variance + row.data**2 * spread,
+    "learned": lambda row, share: jnp.exp(share * jnp.log(row.beta) + (1 - share) * jnp.log(row.clipped)),
+}
+"""The variance v of p(x_{t−1} | x_t) for each name.
+
+forward: β, right for data of unit variance · posterior: β̃, right for data that are one point; at the first index, where
+it is 0, the second's (Ho et al. 2020, section 3.2) · optimal: β̃ + c_0² Var(x_0 | x_t), that of q(x_{t−1} | x_t), where
+the denoiser returns (D, Var) (Bao et al. 2022, Theorem 1) · learned: β^v β̃^{1−v}, where it returns (D, v) (Nichol &
+Dhariwal 2021, eq. 15). Var and v are of shape () or of x's.
+"""
+
+PAIRED = ("optimal", "learned")
+"""The variances for which the denoiser returns a pair."""
+
+
+@pytree
+class Paired:
+    """(x, t) -> (first(x, t), second(x, t)). See `paired`."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
+        """Both functions' values."""
+        return self.first(x, t, *condition), self.second(x, t, *condition)
+
+
+def paired(denoiser: Denoiser, second: Callable) -> Paired:
+    """The denoiser (x, t) -> (D, second(x, t)) that the variances "optimal" and "learned" ask for; a pytree callable.
+
+    second: Var(x_0 | x_t) or the share v. A network that gives both at once needs no pairing: return them as a tuple.
+    """
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.callable_("second", second, "second(x, t)")
+    return Paired(as_pytree_callable(denoiser), as_pytree_callable(second))
+
+
+class Row(NamedTuple):
+    """What the chain's tables hold at an index, each (), or (T,) for all; in float64 where the chain is concrete."""
+
+    time: Any
+    beta: Any
+    data: Any  # c_0
+    state: Any  # c_t
+    variance: Any  # β̃, 0 at the first index
+    clipped: Any  # β̃, the second index's at the first
+
+
+def rows_of(chain: DiscreteChain) -> Row:
+    """The chain's tables, each (T,)."""
+    q = chain.posterior()
+    xp = jnp if checks.is_traced(chain) else np
+    clipped = xp.concatenate([q.variance[1:2], q.variance[1:]])
+    return Row(chain.times, chain.betas, q.data, q.state, q.variance, clipped)
+
+
+def entry(rows: Row, index: Any) -> Row:
+    """The tables' entries at an index in 1 … T."""
+    return jax.tree.map(lambda column: jnp.asarray(column)[index - 1], rows)
+
+
+def _row(chain, index):
+    return entry(rows_of(check_chain(chain)), check_index(index, chain))
+
+
+def check_chain(chain: Any) -> DiscreteChain:
+    """`chain`, refused unless it is a discrete one."""
+    if not isinstance(chain, DiscreteChain):
+        raise TypeError(f"chain must be made by schedules.from_betas, got {chain!r}")
+    return chain
+
+
+def check_index(index: Any, chain: DiscreteChain) -> Any:
+    """An index in 1 … T; a traced one is checked for its type alone."""
+    if isinstance(index, jax.Array) and jnp.issubdtype(index.dtype, jnp.integer) and index.ndim == 0:
+        if checks.is_traced(index):
+            return index
+        index = int(index)
+    return checks.integer("index", index, minimum=1, maximum=chain.steps)
+
+
+@pytree
+class Model:
+    """A denoiser on a chain with its variance and its decoder: the laws p(x_{t−1} | x_t) and p(x_0 | x_1)."""
+
+    denoiser: Any
+    chain: Any
+    rows: Any
+    levels: Any
+    decoder_variance: Any
+    variance: str = static_field()
+
+    def predict(self, row, x):
+        """(D, what the denoiser says of the variance or None) at x_t = x."""
+        output = self.denoiser(x, row.time)
+        if self.variance in PAIRED and not (isinstance(output, tuple) and len(output) == 2):
+            raise ValueError(f"denoiser must return a pair for variance {self.variance!r}, see ddpm.paired")
+        data, spread = output if self.variance in PAIRED else (output, None)
+        if jnp.shape(data) != jnp.shape(x):
+            raise ValueError(f"denoiser must return its example's shape {jnp.shape(x)}, got {jnp.shape(data)}")
+        return data, spread
+
+    def step(self, row, x, data, spread):
+        """p(x_{t−1} | x_t = x)."""
+        return Gaussian(row.data * data + row.state * x, VARIANCES[self.variance](row, spread))
+
+    def term(self, row, index, x0, data, spread):
+        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), at index 1 −log p(x_0 | x_1); shape ()."""
+        variance = VARIANCES[self.variance](row, spread)
+        kl = kl_of_gap(row.clipped, variance, row.data * (x0 - data))
+        decoder = Gaussian(data, variance if self.decoder_variance is None else self.decoder_variance)
+        return jnp.where(index == 1, -decoder_log_prob(decoder, x0, self.levels), kl)
+
+    def observe(self, key, x0, index):
+        """(row, D, what it says of the variance) at one draw of x_t given x_0, a function of (key, index)."""
+        row = entry(self.rows, index)
+        x_t = schedules.perturb(self.chain, x0, row.time, normal(key, index, x0.shape, x0.dtype))
+        return row, *self.predict(row, x_t)
+
+
+def model_of(
+    denoiser: Denoiser,
+    chain: DiscreteChain,
+    variance: str,
+    levels: ArrayLike | None = None,
+    decoder_variance: ArrayLike | None = None,
+) -> Model:
+    """The checked arguments as one pytree."""
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.choice("variance", variance, VARIANCES)
+    rows = rows_of(check_chain(chain))
+    levels = None if levels is None else check_levels(levels)
+    return Model(
+        as_pytree_callable(denoiser), chain, rows, levels, check_decoder_variance(decoder_variance), variance=variance
+    )
+
+
+def check_decoder_variance(decoder_variance: ArrayLike | None) -> Any:
+    """`decoder_variance`, refused unless None or positive."""
+    if decoder_variance is None or checks.is_traced(decoder_variance):
+        return decoder_variance
+    if np.ndim(decoder_variance) == 0:
+        checks.number("decoder_variance", decoder_variance)
+    values = np.asarray(decoder_variance, np.float64)
+    if not np.all(values > 0):
+        raise ValueError(f"decoder_variance must be positive, got {values.min()}")
+    return decoder_variance if isinstance(decoder_variance, jax.Array) else values

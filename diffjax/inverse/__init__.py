@@ -1,0 +1,26 @@
+"""Inverse problems: x from y = A x + τ n, by denoisers of the posterior or of an approximation to it, for any solver.
+
+`exact_posterior` is the truth for a mixture; every other method is exact on some or no Gaussians, and its tests say how
+far off it is on others.
+"""
+
+from .exact import exact_posterior
+from .guided import dps, dps_steps, gaussian_variance, pigdm
+from .operators import LinearOperator, colourisation, downsampling, inpainting, linear_operator, matrix
+from .replaced import repaint, replacement
+
+__all__ = [
+    "LinearOperator",
+    "colourisation",
+    "downsampling",
+    "dps",
+    "dps_steps",
+    "exact_posterior",
+    "gaussian_variance",
+    "inpainting",
+    "linear_operator",
+    "matrix",
+    "pigdm",
+    "repaint",
+    "replacement",
+]

@@ -1,0 +1,146 @@
+"""Posterior samplers by the gradient of an approximate likelihood: DPS and ΠGDM."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks, schedules
+from ..guidance import StepScale, ratio_of_steps, with_signal
+from ..schedules import Schedule
+from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
+from .operators import LinearOperator, measurement
+
+
+@pytree
+class LikelihoodGuided:
+    """D + γ (σ²/α) Jᵀ Aᵀ (r² A Aᵀ + τ² I)⁻¹ (y − A D), J = ∂D/∂x. See `dps` and `pigdm`."""
+
+    schedule: Any
+    denoiser: Any
+    operator: Any
+    y: Any
+    noise_std: Any
+    variance: Any
+    scale: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """The approximate E[x_0 | x_t = x, y], shape of x; a condition is the denoiser's."""
+        data, pullback = jax.vjp(lambda x: self.denoiser(x, t, *condition), x)
+        variance = 0.0 if self.variance is None else self.variance(t)
+        residual = self.y - self.operator.forward(data)
+        (gradient,) = pullback(self._pulled(residual, variance).astype(data.dtype))
+        return data + self.scale * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t) * gradient
+
+    def _pulled(self, residual, variance):
+        return self.operator.transpose(self.operator.solve(residual, variance, self.noise_std**2))
+
+
+@pytree
+class GaussianVariance:
+    """r²(t) = s² σ²/(α² s² + σ²). See `gaussian_variance`."""
+
+    schedule: Any
+    std: Any
+
+    def __call__(self, t: Scalar) -> Array:
+        """Var(x_0 | x_t), shape ()."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return (self.std * sigma) ** 2 / ((alpha * self.std) ** 2 + sigma**2)
+
+
+def gaussian_variance(schedule: Schedule, std: Scalar = 1.0) -> GaussianVariance:
+    """r²(t) = s² σ²/(α² s² + σ²), the variance of x_0 given x_t for data N(m, s² I). std: s > 0."""
+    return GaussianVariance(schedules.check(schedule), checks.positive("std", std))
+
+
+def dps(
+    schedule: Schedule,
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    y: ArrayLike,
+    noise_std: Scalar,
+    scale: Scalar = 1.0,
+) -> LikelihoodGuided:
+    """D + γ (σ²/α) ∇_x log N(y; A D(x, t), τ² I): p(y | x_t) replaced by p(y | x_0 = D), by `classifier` guidance.
+
+    A posterior that ignores Var(x_0 | x_t): too narrow, on N(0, s²) with α = 1, A = 1 and γ = 1 of variance s² e^{−z}
+    by the probability flow where the truth has s²/(1 + z), z = s²/τ². y: of shape operator.measured. noise_std: τ > 0.
+    scale: γ. One denoiser call and one pullback. The strength is the likelihood's own, whatever the solver and grid,
+    and the flow stiff where τ is small; `dps_steps` has the paper's step size. Raises TypeError and ValueError for an
+    operator, y, noise_std or scale that does not fit, or α(t_max) = 0. Chung et al. 2023 (DPS), Theorem 1.
+    """
+    noise_std = checks.positive("noise_std", noise_std)
+    return _guided(schedule, denoiser, operator, y, noise_std, None, scale)
+
+
+@pytree
+class ResidualSteps:
+    """D − (ζ/b) ∇_x ‖y − A D(x, t)‖, b a step's gain of D. See `dps_steps`."""
+
+    denoiser: Any
+    operator: Any
+    y: Any
+    gain: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """The shifted D, shape of x; a condition is the denoiser's."""
+        data, pullback = jax.vjp(lambda x: self.denoiser(x, t, *condition), x)
+        residual = self.y - self.operator.forward(data)
+        norm = jnp.sqrt(jnp.sum(residual**2))
+        unit = residual / jnp.where(norm > 0, norm, 1)
+        (descent,) = pullback(self.operator.transpose(unit).astype(data.dtype))
+        return data + self.gain(t) * descent
+
+
+def dps_steps(
+    schedule: Schedule,
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    y: ArrayLike,
+    grid: ArrayLike,
+    step_size: Scalar = 1.0,
+) -> ResidualSteps:
+    """DPS with the paper's steps: on this grid a step of `ddpm()`, then x ← x − ζ ∇_x ‖y − A D(x_t, t)‖.
+
+    As a denoiser: D − (ζ/b) ∇‖y − A D‖ for each step from t to s, b = α_s (1 − ρ_s²/ρ_t²), ρ = σ/α, the gain of D in
+    that step, 1 where it ends at 0. Another solver or grid makes other steps of it. step_size: ζ ≥ 0; no noise level
+    enters, and no posterior is sampled. One denoiser call and one pullback. Raises TypeError and ValueError for an
+    operator, y, grid or step_size that does not fit. Chung et al. 2023 (DPS), Algorithm 1, whose ζ_i ∇‖y − A D‖² with
+    ζ_i = ζ′/‖y − A D‖ is this at ζ = 2ζ′.
+    """
+    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    y, step_size = measurement(operator, y), checks.non_negative("step_size", step_size)
+    ratio = ratio_of_steps(schedule, grid)
+    gains = jnp.where(
+        ratio.end == 0, 1, schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end)) * (1 - ratio.value**2)
+    )
+    return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, step_size / gains))
+
+
+def pigdm(
+    schedule: Schedule,
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    y: ArrayLike,
+    noise_std: Scalar,
+    variance: Callable | None = None,
+    scale: Scalar = 1.0,
+) -> LikelihoodGuided:
+    """D + γ (σ²/α) Jᵀ Aᵀ (r² A Aᵀ + τ² I)⁻¹ (y − A D): p(x_0 | x_t) taken as N(D, r² I), J = ∂D/∂x.
+
+    variance: r²(t), default `gaussian_variance(schedule, 1.0)`; with `gaussian_variance(schedule, s)` exact for data
+    N(m, s² I). noise_std: τ ≥ 0. The rest as in `dps`. Song et al. 2023 (ΠGDM), section 3, without the weights that
+    its own solver, Algorithm 1, puts on the gradient.
+    """
+    noise_std = checks.non_negative("noise_std", noise_std)
+    variance = gaussian_variance(schedule) if variance is None else checks.callable_("variance", variance, "r²(t)")
+    return _guided(schedule, denoiser, operator, y, noise_std, as_pytree_callable(variance), scale)
+
+
+def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
+    with_signal(schedule)
+    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    y, scale = measurement(operator, y), checks.number("scale", scale)
+    return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)
