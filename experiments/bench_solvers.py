@@ -190,7 +190,7 @@ def run(config: Config) -> list[Row]:
                 record.write_json(out / "metrics.json", report(rows))  # what there is, should the run be cut short
             rows.append(each)
     if not rows:
-        raise ValueError("no solver fits: raise the budgets, or name other solvers, schedules or grids")
+        raise ValueError("no solver fits: raise --budgets or --recommend, or name other solvers, schedules or grids")
     record.write_json(out / "metrics.json", report(rows))
     if config.recommend is None:
         print_rows(rows)
@@ -322,6 +322,7 @@ def problem(config: Config, target_name: str, schedule_name: str) -> Problem:
 def trained_problem(config: Config, folder: str) -> Problem:
     """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
+    print(f"following the own flow of the network in {folder}, in float64: minutes for a large one", flush=True)
     schedule = model.schedule
     keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 64, 16))
     draw = lambda key: schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)  # noqa: E731
