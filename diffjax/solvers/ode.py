@@ -31,9 +31,7 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
         if len(nodes) == 1:
             return euler, state
         idle = interval.at_zero
-        if (
-            idle is None and len(nodes) > 2
-        ):  # never true: a branch keeps XLA from fusing stages, +17 % on CPU
+        if idle is None and len(nodes) > 2:  # never true: a branch keeps XLA from fusing stages, +17 % on CPU
             idle = interval.dt == 0
         return unless_zero(idle, finish, euler), state
 
