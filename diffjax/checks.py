@@ -33,7 +33,7 @@ def number(name: str, value: Any) -> Any:
 def positive(name: str, value: Any) -> Any:
     """`number`, refused unless greater than 0."""
     value = number(name, value)
-    if not is_traced(value) and not value > 0:
+    if not is_traced(value) and not float(value) > 0:
         raise ValueError(f"{name} must be positive, got {value}")
     return value
 
@@ -41,21 +41,21 @@ def positive(name: str, value: Any) -> Any:
 def non_negative(name: str, value: Any) -> Any:
     """`number`, refused unless 0 or more."""
     value = number(name, value)
-    if not is_traced(value) and not value >= 0:
+    if not is_traced(value) and not float(value) >= 0:
         raise ValueError(f"{name} must be 0 or more, got {value}")
     return value
 
 
 def greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
     """Refuse `value` unless it is greater than `bound`."""
-    if not is_traced(value, bound) and not value > bound:
+    if not is_traced(value, bound) and not float(value) > float(bound):
         raise ValueError(f"{name} must be greater than {bound_name}={bound}, got {value}")
 
 
 def within(name: str, value: Any, lower: float, upper: float) -> Any:
     """`number`, refused unless it lies in [lower, upper]."""
     value = number(name, value)
-    if not is_traced(value) and not lower <= value <= upper:
+    if not is_traced(value) and not lower <= float(value) <= upper:
         raise ValueError(f"{name} must lie in [{lower}, {upper}], got {value}")
     return value
 

@@ -101,6 +101,12 @@ def times_at_noise(schedule, ratios=(0.05, 0.5, 3.0)):
     return schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(ratios)))
 
 
+def assert_refused(call, error, message):
+    """call() raises `error` with a message that matches."""
+    with pytest.raises(error, match=message):
+        call()
+
+
 def every(names, always):
     """Parameters for all of the names; those that are not in `always` are among the long proofs."""
     return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax import checks
+from tests.families import assert_refused
 
 REFUSED = {
     "number, string": (lambda: checks.number("rho", "seven"), TypeError, "rho must be a real number, got 'seven'"),
@@ -61,9 +62,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_by_name_and_value(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])
 
 
 def test_accepted_values_come_back():
@@ -94,3 +93,14 @@ def test_real_array_promotes_to_float32_at_least(dtype):
 def test_real_array_keeps_float64(x64):
     assert checks.real_array("x", np.ones(2)).dtype == jnp.float64
     assert checks.real_array("x", np.ones(2, np.float32)).dtype == jnp.float32
+
+
+def test_concrete_arrays_are_inspected_inside_jit_too():
+    """A constant's comparison would be traced there: it is read as a number instead."""
+    scale = jnp.array(-1.0)
+
+    def run(x):
+        return x * checks.positive("scale", scale)
+
+    with pytest.raises(ValueError, match="scale must be positive, got -1"):
+        jax.jit(run)(1.0)

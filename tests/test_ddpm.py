@@ -11,6 +11,7 @@ import pytest
 from diffjax import ddpm, predictions, sampling, schedules, solvers, targets
 from diffjax.ddpm import bound
 from diffjax.types import pytree
+from tests.families import assert_refused
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 MEAN, STD = 0.3, 0.5
@@ -841,6 +842,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])

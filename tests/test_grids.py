@@ -7,6 +7,7 @@ import pytest
 from families import SCHEDULES, Bare, ddpm_betas
 
 from diffjax import grids, schedules
+from tests.families import assert_refused
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
@@ -318,6 +319,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])

@@ -11,7 +11,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import guidance, predictions, schedules, solvers, targets
-from tests.families import SCHEDULES, interior
+from tests.families import SCHEDULES, assert_refused, interior
 
 EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
@@ -388,6 +388,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])

@@ -13,7 +13,7 @@ from scipy import integrate, special
 import diffjax as dj
 from diffjax import inverse, schedules, solvers, targets
 from diffjax.solvers import driver
-from tests.families import SCHEDULES, TARGETS, interior
+from tests.families import SCHEDULES, TARGETS, assert_refused, interior
 
 EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
@@ -491,6 +491,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])

@@ -10,6 +10,7 @@ from families import SCHEDULES, interior, times_at_noise
 from scipy import stats
 
 from diffjax import losses, predictions, schedules, targets
+from tests.families import assert_refused
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 X0, NOISE, SIGMA_DATA = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5]), 0.8
@@ -281,9 +282,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])
 
 
 @pytest.mark.parametrize("law", losses.TIME_LAWS)

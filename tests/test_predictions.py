@@ -11,6 +11,7 @@ from families import SCHEDULES, Own, times_at_noise
 from flax import linen, nnx
 
 from diffjax import predictions, schedules, targets
+from tests.families import assert_refused
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 SIGMA_DATA = 0.8
@@ -267,9 +268,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])
 
 
 def test_categorical_is_exact_for_independent_entries(x64):

@@ -7,6 +7,7 @@ import pytest
 from families import SCHEDULES, TARGETS, times_at_noise
 
 from diffjax import predictions, schedules, sde, targets
+from tests.families import assert_refused
 
 X = np.array([0.4, -0.3])
 
@@ -200,6 +201,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    call, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        call()
+    assert_refused(*REFUSED[name])
