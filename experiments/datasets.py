@@ -1,6 +1,8 @@
 """Data for the experiments: scikit-learn's digits, the exact toy densities, or a file of one's own."""
 
 import dataclasses
+import pathlib
+import zipfile
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from diffjax import targets
-from diffjax.training import load, split
+from diffjax.training import load, load_labelled, split
 
 TOYS = {
     "eight_gaussians": targets.eight_gaussians,
@@ -25,7 +27,8 @@ class Dataset:
     """Training and test examples, (N, *shape) float32, centred and scaled: x = (value − shift) / scale.
 
     levels: (K,), the values that entries take, where the data lie on a lattice, else None. target: the exact law of x,
-    where it is known. Images have shape (H, W, C).
+    where it is known. train_labels, test_labels: (N,) integers 0 … C − 1, where there are labels. Images have shape
+    (H, W, C).
     """
 
     name: str
@@ -35,11 +38,20 @@ class Dataset:
     shift: float
     scale: float
     target: Any = None
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example."""
         return self.train.shape[1:]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes; ValueError where there are no labels."""
+        if self.train_labels is None or self.test_labels is None:
+            raise ValueError(f"data must have labels, {self.name} has none: use 'digits' or an .npz with integers y")
+        return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
     @property
     def is_image(self) -> bool:
@@ -63,11 +75,12 @@ def open_dataset(name: str, held_out: int, seed: int) -> Dataset:
     if name in TOYS:
         return _toy(name, seed)
     if name == "digits":
-        values = load_digits().images.astype(np.float32)
-        return _lattice(name, values[..., None], np.arange(17.0), held_out, seed)
+        stored = load_digits()
+        images = stored.images.astype(np.float32)[..., None]
+        return _lattice(name, images, np.arange(17.0), held_out, seed, stored.target.astype(np.int32))
     if not name.endswith((".npy", ".npz")):
         raise ValueError(f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; got {name!r}")
-    values = load(name)
+    values, labels = _read(name)
     values = values[..., None] if values.ndim == 3 else values
     if len(values) < 4:
         raise ValueError(f"{name} must hold at least 4 examples, got {len(values)}")
@@ -76,16 +89,31 @@ def open_dataset(name: str, held_out: int, seed: int) -> Dataset:
     if low == high:
         raise ValueError(f"{name} must hold more than one value, got {low} everywhere")
     if np.all(values == np.round(values)) and high - low < MAX_LEVELS:
-        return _lattice(name, values, np.arange(low, high + 1), held_out, seed)
-    train, test = split(values, held_out, seed)
+        return _lattice(name, values, np.arange(low, high + 1), held_out, seed, labels)
+    (train, train_labels), (test, test_labels) = split((values, labels), held_out, seed)
     shift, scale = float(train.mean()), float(train.std())
-    return Dataset(name, (train - shift) / scale, (test - shift) / scale, None, shift, scale)
+    train, test = (train - shift) / scale, (test - shift) / scale
+    return Dataset(name, train, test, None, shift, scale, None, train_labels, test_labels)
 
 
-def _lattice(name, values, levels, held_out, seed):
+def _read(name):
+    """(examples, labels or None) of a file; labels are integers from 0, stored as y or labels in an .npz."""
+    if name.endswith(".npz") and pathlib.Path(name).exists() and zipfile.is_zipfile(name):
+        with zipfile.ZipFile(name) as file:
+            labelled = bool({"y.npy", "labels.npy"} & set(file.namelist()))
+        if labelled:
+            values, labels = load_labelled(name)
+            whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0
+            return values, labels if whole else None
+    return load(name), None
+
+
+def _lattice(name, values, levels, held_out, seed, labels=None):
     shift, scale = float(levels[0] + levels[-1]) / 2, float(levels[-1] - levels[0]) / 2
-    train, test = split(((values - shift) / scale).astype(np.float32), held_out, seed)
-    return Dataset(name, train, test, ((levels - shift) / scale).astype(np.float32), shift, scale)
+    scaled = ((values - shift) / scale).astype(np.float32)
+    (train, train_labels), (test, test_labels) = split((scaled, labels), held_out, seed)
+    levels = ((levels - shift) / scale).astype(np.float32)
+    return Dataset(name, train, test, levels, shift, scale, None, train_labels, test_labels)
 
 
 def _toy(name, seed):

@@ -1,28 +1,9 @@
-"""The figures of `score_sde`: losses, samples, one sample being denoised, nearest neighbours."""
-
-import pathlib
-from typing import Any
+"""The figures of `score_sde`: samples, one sample being denoised, nearest neighbours."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import record
-
-
-def draw_loss(config: Any, history: np.ndarray, out: pathlib.Path) -> None:
-    """The loss of every step and its running mean."""
-    figure, axis = plt.subplots(figsize=(6, 3.5))
-    window = max(1, len(history) // 40)
-    smooth = np.convolve(history, np.ones(window) / window, "valid")
-    axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
-    axis.plot(np.arange(len(smooth)) + window, smooth, color="#1f4e79", label=f"mean of {window}")
-    axis.set(
-        xlabel="training step",
-        ylabel=f"loss, {config.weighting} weighting",
-        title=f"Training, {config.data}",
-    )
-    axis.legend(frameon=False)
-    record.save_figure(figure, out / "loss.png")
 
 
 def draw_images(data, drawn, indices, strip, labels, out):

@@ -14,7 +14,6 @@ where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import pathlib
@@ -27,8 +26,8 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import losses, metrics, solvers, training
-from diffjax.networks import MLP, DiT, UNet
-from experiments import datasets, record, score_figures
+from experiments import datasets, models, record, score_figures
+from experiments.models import Model
 
 SCHEDULES = {
     "vp": dj.schedules.vp_linear,
@@ -41,47 +40,23 @@ SCHEDULES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(models.Training):
     """Train, sample and score a diffusion."""
 
     out: pathlib.Path = pathlib.Path("runs/score_sde")
     """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
     data: str = "digits"
     """"digits", eight_gaussians, checkerboard, circles, moons, or the path of an .npy or .npz file (N, ...)."""
-    held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
-    seed: int = 0
-    """Seed of the split, the initial parameters, training and samples."""
     schedule: Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"] = "vp"
     """Noise schedule."""
     noise_floor: float | None = None
     """σ/α at the least noise, in units of the scaled data; default a sixth of the levels' spacing, or 0.01."""
-    network: Literal["auto", "dit", "unet", "mlp"] = "auto"
-    """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
     prediction: Literal["auto", "levels", "noise", "data", "v", "score", "velocity", "edm"] = "auto"
     """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
     weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
     """Weight of the loss over noise levels."""
     times: Literal["log_normal", "log_snr", "uniform"] = "log_normal"
     """Law of the training times: EDM's log-normal, or uniform in log-SNR or in t."""
-    width: int | None = None
-    """Features of the network; default 96 (dit), 48 (unet), 256 (mlp)."""
-    depth: int | None = None
-    """Blocks of the network; default 4 (dit, mlp), 1 a level (unet)."""
-    dropout: float = 0.1
-    """Dropout probability in training."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's arithmetic; state and solver stay in float32."""
-    steps: int = 1200
-    """Training steps."""
-    batch_size: int = 96
-    """Examples a step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
-    ema_decay: float = 0.99
-    """Decay of the averaged parameters, which are the ones sampled and scored."""
-    save_every: int = 200
-    """Steps between checkpoints."""
     samples: int = 447
     """Samples drawn by each sampler."""
     sde_steps: int = 128
@@ -110,38 +85,6 @@ def make_schedule(name: str, floor: float) -> Any:
     return factory(t_min=float(dj.schedules.time_of_log_snr(factory(t_min=1e-6), -2 * math.log(floor))))
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A network with what turns its parameters into a denoiser."""
-
-    data: datasets.Dataset
-    schedule: Any
-    module: Any
-    prediction: str
-
-    def init(self, key):
-        """Parameters, from an example of the input's shape."""
-        return jax.jit(self.module.init)(key, jnp.zeros(self._input_shape()), jnp.zeros(()))
-
-    def net(self, params, x, t, key=None):
-        """The network as a function of one example; a key turns dropout on."""
-        if key is None:
-            return self.module.apply(params, x, t)
-        return self.module.apply(params, x, t, train=True, rngs={"dropout": key})
-
-    def denoiser(self, params):
-        """D(x, t) as a pytree with the parameters as leaves."""
-        net = jax.tree_util.Partial(self.net, params)
-        if self.prediction == "levels":
-            return dj.predictions.categorical(self.schedule, net, self.data.levels)
-        spread = float(self.data.train.std())
-        return dj.predictions.denoiser(self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled")
-
-    def _input_shape(self):
-        shape = self.data.shape
-        return (*shape[:-1], shape[-1] * len(self.data.levels)) if self.prediction == "levels" else shape
-
-
 def make_model(config: Config, data: datasets.Dataset) -> Model:
     """The model that the flags ask for. Raises ValueError for a combination that cannot be."""
     prediction = config.prediction
@@ -149,22 +92,9 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
         prediction = "edm" if data.levels is None else "levels"
     if prediction == "levels" and data.levels is None:
         raise ValueError(f"prediction 'levels' needs data on a lattice, {data.name} is not; use edm, v, noise, …")
-    network, grid = config.network, len(data.shape) == 3
-    if network == "auto":
-        network = "dit" if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0 else "mlp"
-    if network in ("dit", "unet") and not grid:
-        raise ValueError(
-            f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
-        )
-    sizes = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
-    factory, width, depth = sizes[network]
-    depth_name = "blocks" if network == "unet" else "depth"
-    width = width if config.width is None else config.width
-    depth = depth if config.depth is None else config.depth
-    module = factory(width=width, dropout=config.dropout, dtype=jnp.dtype(config.dtype), **{depth_name: depth})
     default_floor = 0.01 if data.levels is None else data.spacing / 6
     floor = default_floor if config.noise_floor is None else config.noise_floor
-    return Model(data, make_schedule(config.schedule, floor), module, prediction)
+    return Model(data, make_schedule(config.schedule, floor), models.make_module(config, data), prediction)
 
 
 def load(folder: pathlib.Path, dtype: str | None = None) -> tuple[Model, Any]:
@@ -184,60 +114,18 @@ def load(folder: pathlib.Path, dtype: str | None = None) -> tuple[Model, Any]:
 
 def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
-    key_init, key_train = jax.random.split(jax.random.key(config.seed))
 
     def loss(params, key, batch):
-        value, _ = losses.batch_loss(
-            key, model.denoiser(params), batch, None, config.weighting, config.times, dropout=config.dropout > 0
-        )
-        return value, {}
+        denoiser = model.denoiser(params)
+        return losses.batch_loss(
+            key, denoiser, batch, None, config.weighting, config.times, dropout=config.dropout > 0
+        )[0]
 
-    optimiser = training.optimiser(
-        config.learning_rate, warmup_steps=max(1, config.steps // 10), total_steps=config.steps + 1
-    )
-    step = training.make_steps(training.make_step(loss, optimiser, config.ema_decay))
-    state = training.init(key_train, model.init(key_init), optimiser)
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{type(model.module).__name__} of {size:,} parameters predicting {model.prediction} on {model.schedule}")
-    batches = training.Batches(model.data.train, config.batch_size, config.seed)
-    stored = {k: v for k, v in record.as_dict(config).items() if k in _TRAINING_FIELDS}
-    stored["data_digest"] = hashlib.sha256(model.data.train.tobytes()).hexdigest()[:16]
-    with training.Checkpoints(out / "checkpoints", stored) as checkpoints:
-        record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
-        state = checkpoints.restore_latest(state) or state
-        history = _read_history(out, int(state.step))
-        if int(state.step):
-            print(f"resuming after step {int(state.step)}")
-        with record.progress(config.steps, int(state.step), "training") as bar:
-
-            def show(step, values):
-                history.extend(values["loss"].tolist())
-                bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
-                bar.update(step - bar.n)
-                record.write_json(out / "losses.json", {"loss": history})
-
-            state = training.fit(
-                state, step, batches, config.steps, checkpoints, block=50, save_every=config.save_every, on_block=show
-            )
-    return state.ema, np.array(history)
+    print(f"{type(model.module).__name__} predicting {model.prediction} on {model.schedule}")
+    return models.fit(config, out, loss, model.init, model.data.train, _FIELDS)
 
 
-_TRAINING_FIELDS = (
-    "data", "held_out", "seed", "schedule", "noise_floor", "network", "prediction", "weighting", "times", "width",
-    "depth", "dropout", "dtype", "steps", "batch_size", "learning_rate", "ema_decay",
-)  # fmt: skip
-
-
-def _read_history(out, step):
-    """The losses of the steps before `step`: they are written before each checkpoint."""
-    path = out / "losses.json"
-    if not step:
-        return []
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing beside checkpoints of step {step}; restore it or choose another OUT"
-        )
-    return json.loads(path.read_text())["loss"][:step]
+_FIELDS = ("data", "schedule", "noise_floor", "prediction", "weighting", "times")
 
 
 # --------------------------------------------------------------------------------------------------- what is measured
@@ -261,77 +149,6 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
         seconds = time.perf_counter() - began
         print(f"{config.samples} samples by {what}, {solver.evaluations(grid)} evaluations: {seconds:.1f} s")
     return drawn
-
-
-def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
-    """Uniform in log-SNR, but a quarter as dense where σ/α > 5, where the denoiser barely moves; (steps + 1,).
-
-    The levels of lattice data resolve within a few units of log-SNR at little noise: there an open grid gives too good
-    a log p.
-    """
-    low, high = (float(dj.schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
-    knee = min(max(-2 * math.log(5.0), low), high)
-    coarse = (knee - low) / 4
-    place = np.linspace(0, coarse + high - knee, steps + 1)
-    values = np.where(place < coarse, low + 4 * place, knee + place - coarse)
-    grid = dj.schedules.time_of_log_snr(schedule, values)
-    return grid.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
-
-
-def log_likelihoods(config: Config, model: Model, denoiser: Any, test: np.ndarray, steps: int) -> tuple[Any, Any]:
-    """Of each test example (log p, its standard error over probes), in nats per dimension, on a grid of `steps`."""
-    data, grid = model.data, likelihood_grid(model.schedule, steps)
-    flow: dict[str, Any] = {"divergence": "hutchinson", "probes": config.probes, "solver": solvers.rk4(), "grid": grid}
-    arrays, structure = jax.tree.flatten(denoiser)
-
-    @jax.jit
-    def evaluate(arrays, keys, xs):
-        exact = jax.tree.unflatten(structure, arrays)
-
-        def one(key, x):
-            if data.levels is None:
-                return dj.log_prob(exact, model.schedule, x, key, info=True, **flow)
-            return dj.likelihood.lattice_log_prob(key, exact, model.schedule, x, data.levels, info=True, **flow)
-
-        values, details = jax.vmap(one)(keys, xs)
-        return values, details.standard_error
-
-    keys = jax.random.split(jax.random.key(config.seed + 2), len(test))
-    found = []
-    with record.progress(len(test), what=f"test likelihood, {steps} steps", unit="example") as bar:
-        for start in range(0, len(test), config.chunk):
-            rows = np.minimum(np.arange(start, start + config.chunk), len(test) - 1)  # the last chunk is padded
-            kept = min(config.chunk, len(test) - start)
-            found.append([np.asarray(part)[:kept] for part in evaluate(arrays, keys[rows], test[rows])])
-            bar.update(kept)
-    values, errors = (np.concatenate(part) / math.prod(data.shape) for part in zip(*found, strict=True))
-    if not np.isfinite(values).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(values))} of {len(values)} test log-likelihoods are not finite")
-    return values, errors
-
-
-def score(config: Config, model: Model, denoiser: Any) -> dict[str, float]:
-    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise.
-
-    Beside it stand the standard errors over examples and over probes, and by how much the first chunk's score differs
-    from that on a grid of half the steps: a grid too coarse gives any score.
-    """
-    test = model.data.test[: config.likelihood_examples]
-    values, errors = log_likelihoods(config, model, denoiser, test, config.likelihood_steps)
-    few = test[: config.chunk]
-    coarse, _ = log_likelihoods(config, model, denoiser, few, max(1, config.likelihood_steps // 2))
-    unit = 1.0 if model.data.levels is None else 1 / math.log(2)
-    name = "test_nats_per_dim" if model.data.levels is None else "test_bits_per_dim"
-    results = {
-        name: -unit * float(values.mean()),
-        f"{name}_standard_error": float(unit * values.std(ddof=1) / math.sqrt(len(values))),
-        f"{name}_standard_error_of_probes": float(unit * np.sqrt(np.sum(errors**2)) / len(values)),
-        f"{name}_change_from_half_the_steps": float(unit * (coarse.mean() - values[: len(few)].mean())),
-        "test_examples_scored": len(values),
-    }
-    if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
-        print(f"warning: {name} still moves with the grid; raise --likelihood-steps above {config.likelihood_steps}")
-    return results
 
 
 def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float]:
@@ -389,17 +206,15 @@ def denoising_strip(config: Config, model: Model, denoiser: Any, frames: int = 1
 
 def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
+    models.check(config)
     at_least = {
-        1: ("held_out", "steps", "batch_size", "save_every", "sde_steps", "ode_steps", "likelihood_steps", "chunk"),
+        1: ("sde_steps", "ode_steps", "likelihood_steps", "chunk"),
         2: ("samples", "probes", "likelihood_examples"),  # below, a standard error or distance has no meaning
     }
     for minimum, names in at_least.items():
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
-    dj.checks.positive("learning_rate", config.learning_rate)
-    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
-    dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if config.noise_floor is not None:
         dj.checks.within("noise_floor", config.noise_floor, 1e-4, 1.0)
 
@@ -416,10 +231,19 @@ def run(config: Config) -> dict[str, Any]:
     trained = time.perf_counter()
     denoiser = model.denoiser(params)
     drawn = draw_samples(config, model, denoiser)
-    results: dict[str, Any] = score(config, model, denoiser) | baselines(data, config.likelihood_examples)
+    results: dict[str, Any] = models.score(
+        jax.random.key(config.seed + 2),
+        model,
+        denoiser,
+        data.test[: config.likelihood_examples],
+        config.likelihood_steps,
+        config.probes,
+        config.chunk,
+    )
+    results |= baselines(data, config.likelihood_examples)
     indices, near = neighbours(drawn["sde"], data)
     results |= distances(drawn, data, config.seed) | near | {"final_loss": float(np.mean(history[-50:]))}
-    score_figures.draw_loss(config, history, out)
+    models.draw_loss(history, f"loss, {config.weighting} weighting", f"Training, {config.data}", out / "loss.png")
     strip, labels = denoising_strip(config, model, denoiser)
     if data.is_image:
         score_figures.draw_images(data, drawn, indices, strip, labels, out)
@@ -432,13 +256,7 @@ def run(config: Config) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
     }
     record.write_json(out / "metrics.json", results)
-    width = max(map(len, results))
-    print(
-        "\n".join(
-            f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}"
-            for name, value in results.items()
-        )
-    )
+    models.print_results(results)
     return results
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import datasets, score_sde
+from experiments import datasets, models, score_sde
 from experiments.score_sde import Config
 from tests.families import every
 
@@ -70,9 +70,9 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
     levels = np.linspace(-1, 1, 5).astype(np.float32)
     images = levels[rng.integers(0, 5, (64, 4))]
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
-    config = dataclasses.replace(SMALL, network="mlp", likelihood_steps=64, likelihood_examples=64, probes=4, chunk=64)
-    model = score_sde.make_model(config, data)
-    scores = score_sde.score(config, model, model.denoiser(model.init(jax.random.key(0))))
+    model = score_sde.make_model(SMALL, data)
+    denoiser = model.denoiser(model.init(jax.random.key(0)))
+    scores = models.score(jax.random.key(2), model, denoiser, images, 64, probes=4, chunk=64)
     assert abs(scores["test_bits_per_dim"] - np.log2(5)) < 0.02 + 4 * scores["test_bits_per_dim_standard_error"]
 
 
@@ -86,6 +86,7 @@ def test_baselines_on_data_of_known_entropy():
 def test_digits_are_split_as_promised():
     data = datasets.open_dataset("digits", 447, 0)
     assert data.train.shape == (1350, 8, 8, 1) and data.test.shape == (447, 8, 8, 1) and len(data.levels) == 17
+    assert data.classes == 10 and np.bincount(data.train_labels).min() > 100
     assert data.train.min() == -1 and data.train.max() == 1 and data.spacing == 0.125
     again = datasets.open_dataset("digits", 447, 0)
     np.testing.assert_array_equal(data.test, again.test)
@@ -95,11 +96,14 @@ def test_files_of_ones_own(tmp_path):
     """8-bit images become a lattice on [−1, 1], real vectors are standardised."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "bytes.npy", rng.integers(0, 256, (40, 6, 6)).astype(np.uint8))
-    np.savez(tmp_path / "vectors.npz", x=rng.normal(3, 2, (40, 5)))
+    np.savez(tmp_path / "vectors.npz", x=rng.normal(3, 2, (40, 5)), y=np.arange(40) % 3)
     images = datasets.open_dataset(str(tmp_path / "bytes.npy"), 10, 0)
     assert images.shape == (6, 6, 1) and len(images.levels) <= 256
     assert np.isclose(np.concatenate([images.train, images.test]).max(), 1) and len(images.test) == 10
     vectors = datasets.open_dataset(str(tmp_path / "vectors.npz"), 10, 0)
+    assert vectors.classes == 3 and len(vectors.test_labels) == 10
+    with pytest.raises(ValueError, match="data must have labels"):
+        _ = images.classes
     assert vectors.levels is None and abs(vectors.train.std() - 1) < 1e-5 and abs(vectors.train.mean()) < 1e-5
 
 

@@ -1,0 +1,296 @@
+"""A network with what turns its parameters into a denoiser, and its training into a folder that resumes."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import diffjax as dj
+from diffjax import training
+from diffjax.networks import MLP, DiT, UNet
+from experiments import datasets, record
+
+NETWORKS = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
+"""Factory, width and depth of each network by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The flags of every experiment that trains a network."""
+
+    held_out: int = 447
+    """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
+    seed: int = 0
+    """Seed of the split, the initial parameters, training and samples."""
+    network: Literal["auto", "dit", "unet", "mlp"] = "auto"
+    """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
+    width: int | None = None
+    """Features of the network; default 96 (dit), 48 (unet), 256 (mlp)."""
+    depth: int | None = None
+    """Blocks of the network; default 4 (dit, mlp), 1 a level (unet)."""
+    dropout: float = 0.1
+    """Dropout probability in training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network's arithmetic; state and solver stay in float32."""
+    steps: int = 1200
+    """Training steps."""
+    batch_size: int = 96
+    """Examples a step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    ema_decay: float = 0.99
+    """Decay of the averaged parameters, which are the ones sampled and scored."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Training) if field.name != "save_every")
+"""The flags that a checkpoint belongs to: with another value the run is another one."""
+
+
+def check(config: Training) -> None:
+    """Refuse flags of `Training` that cannot be, before any work."""
+    for name in ("held_out", "steps", "batch_size", "save_every"):
+        dj.checks.integer(name, getattr(config, name), 1)
+    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.positive("learning_rate", config.learning_rate)
+    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
+    dj.checks.within("dropout", config.dropout, 0.0, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network with what turns its parameters into a denoiser."""
+
+    data: datasets.Dataset
+    schedule: Any
+    module: Any
+    prediction: str
+
+    def init(self, key, *condition):
+        """Parameters, from an example of the input's shape."""
+        return jax.jit(self.module.init)(key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition)
+
+    def net(self, params, x, t, *condition, key=None):
+        """The network as a function of one example; a key turns dropout on."""
+        if key is None:
+            return self.module.apply(params, x, t, *condition)
+        return self.module.apply(params, x, t, *condition, train=True, rngs={"dropout": key})
+
+    def denoiser(self, params):
+        """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one."""
+        net = jax.tree_util.Partial(self.net, params)
+        if self.prediction == "levels":
+            return dj.predictions.categorical(self.schedule, net, self.data.levels)
+        spread = float(self.data.train.std())
+        return dj.predictions.denoiser(self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled")
+
+    def _input_shape(self):
+        shape = self.data.shape
+        return (*shape[:-1], shape[-1] * len(self.data.levels)) if self.prediction == "levels" else shape
+
+
+def make_module(config: Training, data: datasets.Dataset, num_classes: int | None = None) -> Any:
+    """The network that the flags ask for, with class labels where num_classes is given.
+
+    Raises ValueError for one that the data's shape does not allow.
+    """
+    network, grid = config.network, len(data.shape) == 3
+    if network == "auto":
+        network = "dit" if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0 else "mlp"
+    if network in ("dit", "unet") and not grid:
+        raise ValueError(
+            f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
+        )
+    factory, width, depth = NETWORKS[network]
+    depth_name = "blocks" if network == "unet" else "depth"
+    width = width if config.width is None else config.width
+    depth = depth if config.depth is None else config.depth
+    labels = {} if num_classes is None else {"num_classes": num_classes}
+    return factory(width=width, dropout=config.dropout, dtype=jnp.dtype(config.dtype), **{depth_name: depth}, **labels)
+
+
+def fit(
+    config: Training,
+    out: pathlib.Path,
+    loss: Callable,
+    init: Callable,
+    arrays: Any,
+    fields: Sequence[str] = (),
+    what: str = "training",
+    name: str = "",
+) -> tuple[Any, np.ndarray]:
+    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
+
+    loss: (params, key, batch) -> (). init: key -> params. arrays: a pytree of training arrays with one leading axis.
+    fields: flags beside `FIELDS` that the checkpoints belong to. name: of the folder of checkpoints and the losses'
+    file, where `out` holds several networks.
+    """
+    key_init, key_train = jax.random.split(jax.random.key(config.seed))
+    optimiser = training.optimiser(
+        config.learning_rate, warmup_steps=max(1, config.steps // 10), total_steps=config.steps + 1
+    )
+    step = training.make_steps(
+        training.make_step(lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay)
+    )
+    state = training.init(key_train, init(key_init), optimiser)
+    print(f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+    batches = training.Batches(arrays, config.batch_size, config.seed)
+    stored = {k: v for k, v in record.as_dict(config).items() if k in (*FIELDS, *fields)}
+    stored["data_digest"] = _digest(arrays)
+    losses = out / f"{name}losses.json"
+    with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
+        record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
+        state = checkpoints.restore_latest(state) or state
+        history = _read_history(losses, int(state.step))
+        if int(state.step):
+            print(f"resuming after step {int(state.step)}")
+        with record.progress(config.steps, int(state.step), what) as bar:
+
+            def show(step, values):
+                history.extend(values["loss"].tolist())
+                bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
+                bar.update(step - bar.n)
+                record.write_json(losses, {"loss": history})
+
+            state = training.fit(
+                state, step, batches, config.steps, checkpoints, block=50, save_every=config.save_every, on_block=show
+            )
+    return state.ema, np.array(history)
+
+
+def _digest(arrays):
+    """Sixteen hexadecimal digits that tell the training arrays from others."""
+    leaves = jax.tree.leaves(arrays)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)).hexdigest()[:16]
+
+
+def _read_history(path, step):
+    """The losses of the steps before `step`: they are written before each checkpoint."""
+    if not step:
+        return []
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing beside checkpoints of step {step}; restore it or choose another OUT"
+        )
+    return json.loads(path.read_text())["loss"][:step]
+
+
+def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
+    """The loss of every step and its running mean."""
+    figure, axis = plt.subplots(figsize=(6, 3.5))
+    window = max(1, len(history) // 40)
+    smooth = np.convolve(history, np.ones(window) / window, "valid")
+    axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
+    axis.plot(np.arange(len(smooth)) + window, smooth, color="#1f4e79", label=f"mean of {window}")
+    axis.set(xlabel="training step", ylabel=what, title=title)
+    axis.legend(frameon=False)
+    record.save_figure(figure, path)
+
+
+# --------------------------------------------------------------------------------------------------------- test score
+
+
+def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
+    """Uniform in log-SNR, but a quarter as dense where σ/α > 5, where the denoiser barely moves; (steps + 1,).
+
+    The levels of lattice data resolve within a few units of log-SNR at little noise: there an open grid gives too good
+    a log p.
+    """
+    low, high = (float(dj.schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
+    knee = min(max(-2 * math.log(5.0), low), high)
+    coarse = (knee - low) / 4
+    place = np.linspace(0, coarse + high - knee, steps + 1)
+    values = np.where(place < coarse, low + 4 * place, knee + place - coarse)
+    grid = dj.schedules.time_of_log_snr(schedule, values)
+    return grid.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
+
+
+def log_likelihoods(
+    key: jax.Array, model: Model, denoiser: Any, test: np.ndarray, steps: int, probes: int, chunk: int
+) -> tuple[Any, Any]:
+    """Of each test example (log p, its standard error over probes), in nats per dimension, along the probability flow.
+
+    Lattice data are dequantised by Gaussian noise (`likelihood.lattice_log_prob`). steps: of `likelihood_grid`, four
+    evaluations each.
+    """
+    data, grid = model.data, likelihood_grid(model.schedule, steps)
+    flow: dict[str, Any] = {"divergence": "hutchinson", "probes": probes, "solver": dj.solvers.rk4(), "grid": grid}
+
+    def one(denoiser, key, x):
+        if data.levels is None:
+            values, details = dj.log_prob(denoiser, model.schedule, x, key, info=True, **flow)
+        else:
+            values, details = dj.likelihood.lattice_log_prob(
+                key, denoiser, model.schedule, x, data.levels, info=True, **flow
+            )
+        return values, details.standard_error
+
+    keys = jax.random.split(key, len(test))
+    found = map_examples(one, denoiser, (keys, test), chunk, f"test likelihood, {steps} steps")
+    values, errors = (part / math.prod(data.shape) for part in found)
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"{np.sum(~np.isfinite(values))} of {len(values)} test log-likelihoods are not finite")
+    return values, errors
+
+
+def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str) -> Any:
+    """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
+
+    One compiled program, with a progress bar that says `what`.
+    """
+    arrays, structure = jax.tree.flatten(denoiser)
+    count = len(examples[0])
+
+    @jax.jit
+    def evaluate(arrays, *chunked):
+        rebuilt = jax.tree.unflatten(structure, arrays)
+        return jax.vmap(lambda *example: function(rebuilt, *example))(*chunked)
+
+    found = []
+    with record.progress(count, what=what, unit="example") as bar:
+        for start in range(0, count, chunk):
+            rows = np.minimum(np.arange(start, start + chunk), count - 1)  # the last chunk is padded
+            found.append(jax.tree.map(np.asarray, evaluate(arrays, *(part[rows] for part in examples))))
+            bar.update(min(chunk, count - start))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
+def score(
+    key: jax.Array, model: Model, denoiser: Any, test: np.ndarray, steps: int, probes: int, chunk: int
+) -> dict[str, float]:
+    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise.
+
+    Beside it stand the standard errors over examples and over probes, and by how much the first chunk's score differs
+    from that on a grid of half the steps: a grid too coarse gives any score.
+    """
+    values, errors = log_likelihoods(key, model, denoiser, test, steps, probes, chunk)
+    few = test[:chunk]
+    coarse, _ = log_likelihoods(key, model, denoiser, few, max(1, steps // 2), probes, chunk)
+    unit = 1.0 if model.data.levels is None else 1 / math.log(2)
+    name = "test_nats_per_dim" if model.data.levels is None else "test_bits_per_dim"
+    results = {
+        name: -unit * float(values.mean()),
+        f"{name}_standard_error": float(unit * values.std(ddof=1) / math.sqrt(len(values))),
+        f"{name}_standard_error_of_probes": float(unit * np.sqrt(np.sum(errors**2)) / len(values)),
+        f"{name}_change_from_half_the_steps": float(unit * (coarse.mean() - values[: len(few)].mean())),
+        "test_examples_scored": len(values),
+    }
+    if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
+        print(f"warning: {name} still moves with the grid; raise --likelihood-steps above {steps}")
+    return results
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The numbers of a flat dictionary, a line each."""
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}")
