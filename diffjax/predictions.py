@@ -156,13 +156,18 @@ class Categorical:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """Σ_k c_k softmax_k(ℓ_k + net_k), shape of x."""
+        p = self.probabilities(x, t, *condition, **net_kwargs)
+        return p @ self.levels.astype(p.dtype)
+
+    def probabilities(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
+        """softmax_k(ℓ_k + net_k), (*x.shape, K): the law of each entry of x_0 given x_t."""
         count = self.levels.shape[0]
         evidence = level_evidence(self.schedule, x, t, self.levels)  # (*shape, K)
         features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
         merged = (*x.shape[:-1], -1) if x.ndim else (-1,)  # (*shape[:-1], C K)
         c_noise = noise_input(self.schedule, t)
         logits = self.net(features.reshape(merged), c_noise, *condition, **net_kwargs).reshape(evidence.shape)
-        return jax.nn.softmax(evidence + logits) @ self.levels.astype(evidence.dtype)
+        return jax.nn.softmax(evidence + logits)
 
 
 def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
@@ -185,6 +190,32 @@ def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> Network
     schedules.check(schedule)
     checks.callable_("net", net, "net(features, c_noise)")
     return denoiser(schedule, Categorical(schedule, as_pytree_callable(net), check_levels(levels)), "data")
+
+
+@pytree
+class Moments:
+    """(x, t) -> (D, Var) of a softmax over levels. See `moments`."""
+
+    categorical: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
+        """E[x_0 | x_t = x] and the variance of each entry, shapes of x."""
+        p = self.categorical.probabilities(x, t, *condition)
+        levels = self.categorical.levels.astype(p.dtype)
+        mean = p @ levels
+        return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
+
+
+def moments(denoiser: NetworkDenoiser) -> Moments:
+    """(x, t) -> (E[x_0 | x_t = x], Var[x_0 | x_t = x] of each entry), one network call, of a `categorical` denoiser.
+
+    The pair that `ddpm`'s variance "optimal" asks for. A squared error trains the softmax's mean alone; its variance is
+    trained by `ddpm.bound_loss` with that variance. Raises TypeError for a denoiser of another kind.
+    """
+    net = getattr(denoiser, "net", None)
+    if not isinstance(net, Categorical):
+        raise TypeError(f"denoiser must be made by predictions.categorical, got {type(denoiser).__name__}")
+    return Moments(net)
 
 
 def check_levels(levels: ArrayLike) -> Array:

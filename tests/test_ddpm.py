@@ -10,6 +10,7 @@ import pytest
 
 from diffjax import ddpm, predictions, sampling, schedules, solvers, targets
 from diffjax.ddpm import bound
+from diffjax.solvers import driver
 from diffjax.types import pytree
 from tests.families import assert_refused
 
@@ -212,17 +213,57 @@ def test_learned_variance_lies_between_the_two(x64):
     assert float(ddpm.reverse_step(plain, chain, x, 1).variance) == pytest.approx(chain.posterior().variance[1])
 
 
-@pytest.mark.parametrize("variance", ["forward", "posterior"])
+@pytest.mark.parametrize("variance", ddpm.VARIANCES)
 def test_reverse_step_is_the_solvers(variance, x64):
-    """`solvers.ddpm` on consecutive indices draws from `reverse_step`: mean and variance within 4 standard errors."""
-    chain, x, count = schedules.from_betas(vp_betas(8)), jnp.array([0.9]), 20_000
-    denoiser, grid = exact(mixture_1d(), chain), jnp.array([5 / 8, 4 / 8])
-    starts = jnp.broadcast_to(x, (count, 1))
-    solver = solvers.ddpm(variance)
-    found = sampling.sample_many(KEY, count, denoiser, chain, solver, grid, x_init=starts)
+    """`solvers.ddpm` on consecutive indices is `reverse_step`: its mean and standard deviation, without and with noise
+    of 1, to rounding."""
+    chain, x = schedules.from_betas(vp_betas(8)), jnp.array([0.9])
+    second = {"learned": lambda x, t: jnp.full_like(x, 0.3), "optimal": Spread(mixture_1d(), chain)}
+    denoiser = exact(mixture_1d(), chain)
+    denoiser = ddpm.paired(denoiser, second[variance]) if variance in ddpm.PAIRED else denoiser
+    problem, grid = driver.diffusion(chain, denoiser), jnp.array([5 / 8, 4 / 8])
+    mean, above = (
+        driver.run(driver.Source(lambda *_, z=z: jnp.full(1, z)), solvers.ddpm(variance), problem, x, grid)[0]
+        for z in (0.0, 1.0)
+    )
     law = ddpm.reverse_step(denoiser, chain, x, 5, variance)
-    assert_mean(found, float(law.mean[0]))
-    assert_mean((found - law.mean) ** 2, float(law.variance))
+    np.testing.assert_allclose(mean, law.mean, rtol=64 * EPS64)
+    np.testing.assert_allclose((above - mean) ** 2, np.broadcast_to(law.variance, (1,)), rtol=1e-12)
+
+
+def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
+    """With Var(x_0 | x_t) known a step of any length keeps the law of a Gaussian, and at a zero end returns D."""
+    chain, target = schedules.from_betas(vp_betas(64)), normal_1d()
+    problem, solver = driver.diffusion(chain, exact(target, chain, "optimal")), solvers.ddpm("optimal")
+    grid = jnp.array([1.0, 0.4, 0.1, 1 / 64])
+
+    def end(x, noise):
+        return driver.run(driver.Source(lambda step, _: noise[step]), solver, problem, x, grid)[0]
+
+    start, exact_end = (target.noised(chain, t) for t in (1.0, 1 / 64))
+    by_start, by_noise = jax.jit(jax.jacfwd(end, argnums=(0, 1)))(start.mean(), jnp.zeros((3, 1)))
+    variance = by_start[0, 0] ** 2 * start.covariance()[0, 0] + jnp.sum(by_noise**2)
+    np.testing.assert_allclose(variance, exact_end.covariance()[0, 0], rtol=1e-10)
+    last = sampling.sample(KEY, problem.denoiser, chain, solver, jnp.array([1 / 64, 0.0]), x_init=jnp.array([0.2]))
+    np.testing.assert_allclose(last, problem.denoiser.first(jnp.array([0.2]), 1 / 64), rtol=1e-12)
+
+
+def test_interpolation_has_the_law_of_latents_between(x64):
+    """On N(m, s²) with the optimal variance: mean m + K√ᾱ(x_w − m) and variance V_i + K²(1 − ᾱ_i) − V_1, K the gain of
+    E[x_0 | x_i] and V_i = Var(x_0 | x_i); V_1 is what the last step, D, leaves out."""
+    chain, index, count = schedules.from_betas(vp_betas(32)), 9, 20_000
+    denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
+    run = jax.jit(jax.vmap(lambda key: ddpm.interpolate(
+        key, denoiser, chain, jnp.array([-1.0]), jnp.array([2.0]), weights, index, "optimal")))  # fmt: skip
+    found = run(jax.random.split(KEY, count))[..., 0]  # (count, 3)
+    alpha, noise = np.sqrt(chain.alpha_bars[index - 1]), 1 - chain.alpha_bars[index - 1]
+    spread = tables(chain)["var"]
+    gain = alpha * STD**2 / (alpha**2 * STD**2 + noise)
+    variance = spread[index - 1] + gain**2 * noise - spread[0]
+    for k, between in enumerate(-1.0 + 3.0 * np.asarray(weights)):
+        mean = MEAN + gain * alpha * (between - MEAN)
+        assert_mean(found[:, k], mean)
+        assert_mean((found[:, k] - mean) ** 2, variance)
 
 
 def test_kl_of_gaussians(x64):
@@ -836,6 +877,26 @@ REFUSED = {
     ),
     "floor": (lambda: ddpm.index_probabilities(ddpm.loss_history(3), 2.0), ValueError, r"floor must lie in \[0, 1\], got 2"),
     "count": (lambda: ddpm.continuous_elbo(KEY, PLAIN, CHAIN, X, count=0), ValueError, "count must be at least 1, got 0"),
+    "interpolate": (
+        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, X, X[:1], [0.5], 2),
+        ValueError,
+        r"end must have shape \(2,\), got \(1,\)",
+    ),
+    "interpolate index": (
+        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, X, X, [0.5], 4),
+        ValueError,
+        "index must be between 1 and 3, got 4",
+    ),
+    "unpaired": (
+        lambda: sampling.sample(KEY, PLAIN, CHAIN, solvers.ddpm("optimal"), shape=(2,)),
+        TypeError,
+        r"denoiser must return a pair \(D, second\), see ddpm.paired",
+    ),
+    "paired": (
+        lambda: sampling.sample(KEY, ddpm.paired(PLAIN, PLAIN), CHAIN, solvers.ddpm(), shape=(2,)),
+        TypeError,
+        "denoiser must return an array of its example's shape",
+    ),
     "schedule": (lambda: ddpm.continuous_loss(KEY, PLAIN, 1.0, X), TypeError, "schedule must have alpha"),
 }  # fmt: skip
 

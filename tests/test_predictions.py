@@ -285,6 +285,23 @@ def test_categorical_is_exact_for_independent_entries(x64):
         np.testing.assert_allclose(denoiser(x, t), (weights @ levels) / weights.sum(-1), rtol=1e-10, atol=1e-12)
 
 
+def test_moments_of_independent_entries_are_tweedies(x64):
+    """Where the logits do not depend on x, Var(x_0 | x_t) = (σ²/α) ∂D/∂x, entry by entry, beside D itself."""
+    levels, schedule = jnp.array([-1.0, 0.0, 0.5, 1.0]), schedules.vp_linear()
+    net = lambda features, c_noise: jnp.tile(jnp.arange(4.0), 3)  # noqa: E731
+    denoiser = predictions.categorical(schedule, net, levels)
+    moments = jax.jit(lambda x, t: predictions.moments(denoiser)(x, t))
+    x = jnp.array([0.3, -2.0, 0.9])
+    for t in (0.02, 0.1, 0.5, 1.0):
+        mean, variance = moments(x, t)
+        slope = jnp.diagonal(jax.jacfwd(denoiser)(x, t))
+        np.testing.assert_allclose(mean, denoiser(x, t), rtol=1e-12)
+        scale = schedule.sigma(t) ** 2 / schedule.alpha(t)
+        np.testing.assert_allclose(variance, scale * slope, rtol=1e-9, atol=1e-14)
+    with pytest.raises(TypeError, match=r"denoiser must be made by predictions\.categorical, got"):
+        predictions.moments(predictions.denoiser(schedule, net, "data"))
+
+
 def test_categorical_gives_the_network_features_of_unit_variance(x64):
     """At little noise one level is certain: features of uniform data have mean 0 and variance 1, and c_noise is
     −λ/8.

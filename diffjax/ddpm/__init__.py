@@ -10,6 +10,7 @@ from .bound import Bound, RateDistortion, elbo, rate_distortion, two_variable_el
 from .continuous import continuous_elbo, continuous_loss, schedule_variance_loss
 from .gaussian import Gaussian, discretised_log_prob, gaussian_kl
 from .kernels import PAIRED, VARIANCES, Paired, forward_marginal, forward_step, paired, posterior, reverse_step
+from .latents import interpolate
 from .objectives import (
     LossHistory,
     bound_loss,
@@ -41,6 +42,7 @@ __all__ = [
     "gaussian_kl",
     "hybrid_loss",
     "index_probabilities",
+    "interpolate",
     "linear_betas",
     "loss_history",
     "paired",

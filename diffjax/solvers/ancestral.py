@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..types import Array
-from .affine import Row, Span, at_ratio, multistep, one_step
+from .affine import Row, Span, at_ratio, multistep, one_step, span
 from .base import Solver, factory, needs
 
 
@@ -58,12 +58,16 @@ def ddpm(variance: float | str = "posterior") -> Solver:
     """DDPM's ancestral step for any two times: the mean of q(x_s | x_t, x_0 = D), and noise. Weak order 1.
 
     variance: "posterior", β̃ = σ_{t|s}² σ_s²/σ_t² with σ_{t|s}² = σ_t² − (α_t/α_s)² σ_s²; "forward", β = σ_{t|s}²; or a
-    number v in [0, 1], β^v β̃^{1−v}. On consecutive indices of `from_betas` these are the chain's. One evaluation a
-    step. Raises ValueError otherwise. Ho et al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
+    number v in [0, 1], β^v β̃^{1−v}; "learned", the same where the denoiser returns (D, v); "optimal", β̃ + c_0²
+    Var(x_0 | x_t), c_0 = α_s (1 − ρ_s²/ρ_t²), ρ = σ/α, where it returns (D, Var). Var and v have shape () or x's. On
+    consecutive indices of `from_betas` these are the chain's. One evaluation a step. Raises ValueError otherwise. Ho et
+    al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15; Bao et al. 2022, Theorem 1.
     """
     names = {"posterior": 0.0, "forward": 1.0}
     if isinstance(variance, str):
-        checks.choice("variance", variance, names)
+        checks.choice("variance", variance, (*names, *_PAIRED_STDS))
+        if variance in _PAIRED_STDS:
+            return _paired(variance)
     share = names[variance] if isinstance(variance, str) else float(checks.within("variance", variance, 0, 1))
 
     def predict(schedule, span):
@@ -74,6 +78,31 @@ def ddpm(variance: float | str = "posterior") -> Solver:
 
     name = f"ddpm({variance if isinstance(variance, str) else format(variance, 'g')})"
     return multistep(name, 1, 0, predict, stochastic=True, refuse=needs(name))
+
+
+_PAIRED_STDS = {
+    "learned": lambda std, ratio, gain, share: std * ratio**share,
+    "optimal": lambda std, ratio, gain, spread: jnp.sqrt(std**2 + gain**2 * spread),
+}
+"""The noise's standard deviation from √β̃, σ_t/σ_s, c_0 and the denoiser's second value."""
+
+
+def _paired(variance):
+    """`ddpm` with a variance of which the denoiser tells."""
+    base = ddpm("posterior")
+
+    def prepare(problem, ts):
+        steps = span(problem, ts)
+        last = jnp.zeros_like(steps.start.t, bool) if steps.at_zero is None else steps.at_zero
+        return base.prepare(problem, ts), steps.start.sigma / steps.end.sigma, last
+
+    def step(problem, inputs, draw, x, state):
+        (query, row, _), ratio, last = inputs
+        data, second = problem.denoiser(x, query.t)
+        std = _PAIRED_STDS[variance](row.stds[0], ratio, jnp.where(last, 0, row.gains[0]), second)
+        return row.keep * x + row.gains[0] * data + std * draw(0), state
+
+    return base._replace(name=f"ddpm({variance})", prepare=prepare, step=step, init=lambda *_: (), paired=True)
 
 
 @factory

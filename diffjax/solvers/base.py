@@ -50,7 +50,8 @@ class Solver(NamedTuple):
     whether it draws noise, hence needs a key. refuse(schedule, grid): raises ValueError that says why the solver cannot
     take them, called before tracing with concrete values. solve(source, problem, x, ts) -> (states (N + 1, …), Info):
     for a method that is not one step after another, in place of the scan. past: how many steps back its state
-    remembers. composed: whether it is made of other solvers, of which no further ones are made.
+    remembers. composed: whether it is made of other solvers, of which no further ones are made. paired: whether the
+    denoiser must return (D, what it says of the variance).
     """
 
     name: str
@@ -66,6 +67,7 @@ class Solver(NamedTuple):
     solve: Callable[..., tuple[PyTree, Info]] | None = None
     past: int = 0
     composed: bool = False
+    paired: bool = False
 
     def __repr__(self) -> str:
         return f"<solver {self.name}>"

@@ -14,7 +14,7 @@ import numpy as np
 from .. import checks, grids, noise, sde
 from ..noise import BrownianPath
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree
+from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree, static_field
 from .base import Info, Problem, Solver, without_signal
 
 
@@ -85,13 +85,26 @@ def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
 
 @pytree
 class Checked:
-    """A denoiser whose output has its example's dtype, refused while it is traced if of another shape or complex."""
+    """A denoiser whose output has its example's dtype, refused while it is traced if of another shape or complex.
+
+    paired: whether it returns (D, second) with second of shape () or x's.
+    """
 
     denoiser: Any
+    paired: bool = static_field(default=False)
 
-    def __call__(self, x: Array, t: Array) -> Array:
-        """D(x, t), shape of x."""
+    def __call__(self, x: Array, t: Array) -> Any:
+        """D(x, t), shape of x; or the pair."""
         data = self.denoiser(x, t)
+        if not self.paired:
+            return self._check(data, x)
+        if not isinstance(data, tuple) or len(data) != 2:
+            raise TypeError(f"denoiser must return a pair (D, second), see ddpm.paired; got {data!r}")
+        second = jnp.asarray(data[1])
+        checks.one_of_shapes("denoiser's second value", second, [(), x.shape])
+        return self._check(data[0], x), second.astype(x.dtype)
+
+    def _check(self, data, x):
         if not hasattr(data, "shape"):
             raise TypeError(f"denoiser must return an array of its example's shape {x.shape}, got {data!r}")
         if data.shape != x.shape:
@@ -169,7 +182,7 @@ def run(
     zero_end: bool = True,
 ) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation: (x or its path, Info), to be called under a transformation."""
-    denoiser = problem.denoiser and Checked(problem.denoiser)
+    denoiser = problem.denoiser and Checked(problem.denoiser, paired=solver.paired)
     problem = derive(solver, Problem(problem.schedule, denoiser, problem.velocity, problem.sde, zero_end=zero_end))
     if solver.solve is not None:
         states, report = solver.solve(source, problem, x, ts)

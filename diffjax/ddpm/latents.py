@@ -1,0 +1,55 @@
+"""Interpolation between two examples in the chain's latents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks, solvers
+from ..noise import normal
+from ..schedules import DiscreteChain
+from ..solvers import driver
+from ..types import Array, ArrayLike, Denoiser, Key
+from .kernels import VARIANCES, check_chain, check_index
+
+
+def interpolate(
+    key: Key,
+    denoiser: Denoiser,
+    chain: DiscreteChain,
+    start: ArrayLike,
+    end: ArrayLike,
+    weights: ArrayLike,
+    index: int,
+    variance: str = "posterior",
+) -> Array:
+    """Examples between two: their latents at an index interpolated and decoded by the chain; (len(weights), *x.shape).
+
+    x̄ = (1 − w) x_i + w x_i′ with x_i ~ q(x_i | start), x_i′ ~ q(x_i | end), its noise divided by √((1 − w)² + w²) so
+    that x̄ ~ N(√ᾱ_i x_w, 1 − ᾱ_i) as a latent of x_w = (1 − w) start + w end is; then x̄_0 ~ p(x_0 | x̄), ending with
+    D. All weights share the noise, of both kinds, so that frames differ by w alone; a greater index keeps less of the
+    two.
+
+    weights: (K,). index: 1 … T. variance: a name of `VARIANCES`. Raises ValueError for shapes that differ and an index
+    out of range. Ho et al. 2020, section 4.4, which does not divide.
+    """
+    checks.key("key", key)
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    index = int(check_index(index, check_chain(chain)))
+    checks.choice("variance", variance, VARIANCES)
+    start, end = driver.check_example("start", start), driver.check_example("end", end)
+    checks.one_of_shapes("end", end, [start.shape])
+    weights = checks.real_array("weights", weights)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have shape (K,), got {weights.shape}")
+    checks.finite("weights", weights)
+    key_noise, key_chain = jax.random.split(key)
+    noises = [normal(key_noise, i, start.shape, start.dtype) for i in range(2)]
+    grid = jnp.asarray(np.append(chain.times[:index][::-1], 0.0), start.dtype)
+    problem, solver, t = driver.diffusion(chain, denoiser), solvers.ddpm(variance), grid[0]
+
+    def one(w):
+        noise = ((1 - w) * noises[0] + w * noises[1]) / jnp.hypot(1 - w, w)
+        latent = chain.alpha(t) * ((1 - w) * start + w * end) + chain.sigma(t) * noise
+        return driver.integrate(key_chain, solver, problem, latent, grid)
+
+    return jax.vmap(one)(weights)
