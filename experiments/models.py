@@ -85,9 +85,12 @@ class Model:
             return self.module.apply(params, x, t, *condition)
         return self.module.apply(params, x, t, *condition, train=True, rngs={"dropout": key})
 
-    def denoiser(self, params):
-        """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one."""
-        net = jax.tree_util.Partial(self.net, params)
+    def denoiser(self, params, key=None):
+        """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one.
+
+        A key turns dropout on, with the same mask in every call.
+        """
+        net = jax.tree_util.Partial(self.net, params, key=key)
         if self.prediction == "levels":
             return dj.predictions.categorical(self.schedule, net, self.data.levels)
         spread = float(self.data.train.std())

@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -80,6 +81,19 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
         file.write(text)
     os.chmod(name, 0o644)
     os.replace(name, path)
+
+
+class Clock:
+    """Seconds of each part of a run, by name."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap, or the start, under `name`."""
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 1), now
 
 
 def progress(total: int, initial: int = 0, what: str = "", unit: str = "step") -> tqdm.tqdm:
