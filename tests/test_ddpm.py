@@ -638,6 +638,20 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
         assert float(loss(3)) == pytest.approx(float(found[2]), rel=1e-12)
 
 
+@pytest.mark.parametrize("index", [1, 2, 500, 1000])
+def test_bound_loss_of_a_certain_softmax_has_a_finite_gradient(index):
+    """In float32 a softmax over levels is certain at little noise: Var = 0 there, and the bound still trains."""
+    chain, levels = schedules.from_betas(ddpm.linear_betas(1000)), np.linspace(-1, 1, 17, dtype=np.float32)
+
+    def loss(shift):
+        net = lambda features, c_noise: features + shift  # noqa: E731
+        pair = predictions.moments(predictions.categorical(chain, net, levels))
+        return ddpm.bound_loss(KEY, pair, chain, levels, index, "optimal", levels)
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(jnp.arange(17.0 * 17))
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
 def test_simple_loss_is_the_error_of_the_noise(x64):
     """‖ε̂ − ε‖²/D with ε̂ the denoiser's own view, where the network's ε̂ is ε + δ: δ² at every index."""
     chain, x, delta = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 0.3

@@ -157,11 +157,13 @@ def _terms(static, chunk, arrays, key, x):
     """The nats of L_0 … L_{T−1} and the mean squared errors of D at the indices 1 … T, each (T,)."""
     model = combine(arrays, static)
 
-    def term(index):
+    def observed(term, index):
         row, data, spread = model.observe(key, x, index)
-        return model.term(row, index, x, data, spread), jnp.mean((x - data) ** 2)
+        return term(row, x, data, spread), jnp.mean((x - data) ** 2)
 
-    return map_chunks(term, jnp.arange(1, model.chain.steps + 1), chunk)
+    first = observed(model.reconstruction, 1)
+    rest = map_chunks(functools.partial(observed, model.denoising), jnp.arange(2, model.chain.steps + 1), chunk)
+    return jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), first, rest)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -190,7 +192,7 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
     last = entry(model.rows, steps)
     prior_term = gaussian_kl(Gaussian(jnp.sqrt(1 - last.beta) * before(steps), last.beta), prior)
     row, data, spread = model.observe(jax.random.fold_in(key, 0), x, 1)
-    return prior_term, map_chunks(term, jnp.arange(1, steps), chunk), model.term(row, 1, x, data, spread)
+    return prior_term, map_chunks(term, jnp.arange(1, steps), chunk), model.reconstruction(row, x, data, spread)
 
 
 def map_chunks(function: Callable, values: Array, chunk: int | None) -> Any:

@@ -51,10 +51,13 @@ def reverse_step(
     return model.step(row, x, data, spread)
 
 
+LEAST_SHARE = 1e-6
+"""The least optimal variance at the first index, as a share of the second's β̃: where x_0 is certain it would be 0."""
+
 VARIANCES: dict[str, Callable] = {
     "forward": lambda row, _: row.beta,
     "posterior": lambda row, _: row.clipped,
-    "optimal": lambda row, spread: row.variance + row.data**2 * spread,
+    "optimal": lambda row, spread: jnp.maximum(row.variance + row.data**2 * spread, LEAST_SHARE * row.clipped),
     "learned": lambda row, share: jnp.exp(share * jnp.log(row.beta) + (1 - share) * jnp.log(row.clipped)),
 }
 """The variance v of p(x_{t−1} | x_t) for each name.
@@ -160,12 +163,20 @@ class Model:
         """p(x_{t−1} | x_t = x)."""
         return Gaussian(row.data * data + row.state * x, VARIANCES[self.variance](row, spread))
 
+    def denoising(self, row, x0, data, spread):
+        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), shape (); for indices above 1."""
+        return kl_of_gap(row.clipped, VARIANCES[self.variance](row, spread), row.data * (x0 - data))
+
+    def reconstruction(self, row, x0, data, spread):
+        """−log p(x_0 | x_1), shape (); for index 1."""
+        own = self.decoder_variance is None
+        variance = VARIANCES[self.variance](row, spread) if own else self.decoder_variance
+        return -decoder_log_prob(Gaussian(data, variance), x0, self.levels)
+
     def term(self, row, index, x0, data, spread):
-        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), at index 1 −log p(x_0 | x_1); shape ()."""
-        variance = VARIANCES[self.variance](row, spread)
-        kl = kl_of_gap(row.clipped, variance, row.data * (x0 - data))
-        decoder = Gaussian(data, variance if self.decoder_variance is None else self.decoder_variance)
-        return jnp.where(index == 1, -decoder_log_prob(decoder, x0, self.levels), kl)
+        """The one of the two that belongs to a random index; shape ()."""
+        own = self.reconstruction(row, x0, data, spread), self.denoising(row, x0, data, spread)
+        return jnp.where(index == 1, *own)
 
     def observe(self, key, x0, index):
         """(row, D, what it says of the variance) at one draw of x_t given x_0, a function of (key, index)."""
