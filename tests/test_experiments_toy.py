@@ -1,10 +1,12 @@
 """The experiments on exact densities and on speed, at their smallest settings."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from experiments import bench_speed, toy_sde
+from experiments import bench_speed, fokker_planck, toy_sde
 
 
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
@@ -26,6 +28,63 @@ def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
 def test_toy_sde_refuses_too_few_samples(tmp_path):
     with pytest.raises(ValueError, match="samples must be at least 32, got 8"):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
+
+
+def check_fokker_planck(config):
+    """Orders within 0.1 of 2; histograms within 4 standard deviations of as many exact draws, or χ² of its law."""
+    fokker_planck.run(config)
+    found = json.loads((config.out / "metrics.json").read_text())
+    assert set(found["densities"]) == set(config.processes) and set(found["residuals"]) == set(config.schedules)
+    for row in found["densities"].values():
+        assert row["mass_error"] < 1e-12
+        assert row.get("solver_order", 2) == pytest.approx(2, abs=0.2)
+        for snapshot in row["snapshots"]:
+            slack = 4 * snapshot["histogram_l1_std"] + (snapshot["solver_l1"] or 0)
+            assert snapshot["histogram_l1"] < snapshot["histogram_l1_floor"] + slack
+            assert abs(snapshot["z"]) < 4
+    for row in found["residuals"].values():
+        np.testing.assert_allclose(list(row["order"].values()), 2, atol=0.1)
+        assert row["wrong"] > 0.1
+    path = found["along_a_path"]
+    assert path["along_error_twice_the_step"] / path["along_error"] == pytest.approx(4, abs=0.3)
+    assert path["largest_difference_of_the_two"] > 100 * max(path["along_error"], path["fixed_error"])
+    figures = {"densities.png", "residuals.png", "along_a_path.png"}
+    assert figures <= {file.name for file in config.out.iterdir()}
+
+
+def test_fokker_planck_holds(tmp_path):
+    check_fokker_planck(
+        fokker_planck.Config(
+            out=tmp_path,
+            processes=("vp",),
+            schedules=("edm",),
+            halvings=5,
+            points=4,
+            paths=500,
+            steps=100,
+            cells=200,
+        )
+    )
+
+
+@pytest.mark.slow
+def test_fokker_planck_holds_for_every_process(tmp_path):
+    check_fokker_planck(fokker_planck.Config(out=tmp_path, halvings=5, paths=2000, steps=1000))
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("cells", 201, "cells must be even, to be halved, got 201"),
+        ("paths", 10, "paths must be at least 500, got 10"),
+        ("halvings", 2, "halvings must be between 5 and 16, got 2"),
+        ("processes", (), "processes must name at least one of"),
+        ("schedules", (), "schedules must name at least one of"),
+    ],
+)
+def test_fokker_planck_refuses(field, value, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fokker_planck.run(dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value}))
 
 
 @pytest.mark.parametrize("network", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import checks, schedules
-from .numerics import divergence
-from .schedules import Schedule
-from .types import Array, Denoiser, Scalar, as_pytree_callable, pytree
+from .. import checks, schedules
+from ..schedules import Schedule
+from ..types import Array, Denoiser, Scalar, as_pytree_callable, pytree
 
 
 @pytree
@@ -133,25 +132,6 @@ def langevin(log_prob: Callable[[Array], Array]) -> SDE:
     """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant."""
     checks.callable_("log_prob", log_prob, "log_prob(x)")
     return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
-
-
-def fokker_planck(sde: SDE, log_prob: Callable[[Array, Scalar], Array]) -> Callable[[Array, Scalar], Array]:
-    """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −div(f) − f·∇log p + ½Σ_i g_i²(∂_i²log p + (∂_i log p)²),
-    shape ().
-
-    log_prob: (x, t) -> log p_t(x). For the density that the SDE carries this equals ∂log p_t(x)/∂t; at a stationary law
-    it is 0. The diffusion must not depend on x. By automatic differentiation: the cost is D pullbacks. Risken 1989, eq.
-    4.94a; Song et al. 2021, appendix D.1.
-    """
-
-    def rate(x: Array, t: Scalar) -> Array:
-        score = jax.grad(lambda y: log_prob(y, t))
-        variance = sde.diffusion(x, t) ** 2
-        heat, laplacian = divergence(lambda y: variance * score(y), x)
-        drift, spread = divergence(lambda y: sde.drift(y, t), x)
-        return -spread - jnp.sum(drift * score(x)) + 0.5 * (laplacian + jnp.sum(heat * score(x)))
-
-    return rate
 
 
 def _unit(x, t):
