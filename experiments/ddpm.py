@@ -1,7 +1,7 @@
 """How many bits does DDPM's discrete chain need for handwritten digits, and where do they go?
 
     python -m experiments.ddpm                                   (trains, then reads off everything below)
-    python -m experiments.ddpm --objective simple --variance posterior --out runs/ddpm_simple
+    python -m experiments.ddpm --objective hybrid --network dit --out runs/ddpm_hybrid
     python -m experiments.ddpm --betas cosine --chain-steps 200 --out runs/ddpm_cosine
 
 Trains one denoiser on the chain x_1 … x_T and prints the bound on −log P(x) of the test digits term by term: prior
@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from typing import Any, Literal
 
 import jax
@@ -54,14 +55,18 @@ class Config(models.Training):
     """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
     data: str = "digits"
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C]) or (N, D)."""
+    network: Literal["auto", "dit", "unet", "mlp"] = "mlp"
+    """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
+    steps: int = 3000
+    """Training steps."""
     betas: Literal["linear", "cosine", "sigmoid", "constant"] = "linear"
     """Forward variances."""
     chain_steps: int = 1000
     """T, the length of the chain."""
     prediction: Literal["levels", "noise", "data", "v", "edm"] = "levels"
     """What the network predicts; levels is a softmax over the values that pixels take, exact in rounding."""
-    objective: Literal["simple", "bound", "hybrid"] = "bound"
-    """L_simple; the bound itself; or L_simple for the mean and the bound for the variance alone."""
+    objective: Literal["simple", "bound", "hybrid"] = "simple"
+    """L_simple; the bound itself, noisy to train by; or L_simple for the mean and the bound for the variance alone."""
     variance: Literal["forward", "posterior", "optimal"] = "optimal"
     """Variance of p(x_{t−1} | x_t): β, β̃, or β̃ and the softmax's own variance (prediction levels only)."""
     bound_examples: int | None = None
@@ -163,9 +168,10 @@ def bound_table(config: Config, model: Model, denoiser: Any) -> tuple[dict[str, 
     for name in names:
         if name == "optimal" and config.prediction != "levels":
             continue
+        began = time.perf_counter()
         found = bounds(config, model, denoiser, name, test if chosen is None else test[:COMPARED])
         chosen = found if chosen is None else chosen
-        table[name] = summary(config, model, found)
+        table[name] = summary(config, model, found) | {"seconds": round(time.perf_counter() - began, 1)}
         if found is not chosen:
             gap = bits(config, found.total - np.asarray(chosen.total)[: len(found.prior)], model)
             table[name] |= {"above_chosen": float(gap.mean()), "above_chosen_standard_error": standard_error(gap)}
@@ -209,6 +215,71 @@ def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
     return models.score(
         key, model, model.denoiser(params), test, config.likelihood_steps, config.probes, 4 * config.chunk
     )
+
+
+def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
+    """What the bound lies above −log p by where the denoiser is exact, in nats: {case: {T: (mean, standard error)}}.
+
+    Gaussian: N(0.3, 0.5²) on β(t) = 0.1 + 19.9 t at t = i/T, p(x_T) = q(x_T), decoder N(D, Var); the gap of β̃ tends to
+    0.289, that of the optimal variance is 0. Mixture: two modes, log-SNR from 8 to −8, where the gap falls as 1/T.
+    """
+    gaussian = dj.targets.gaussian([0.3], 0.5)
+    mixture = dj.targets.gaussian_mixture([0.4, 0.6], [[-0.9], [0.7]], [0.3, 0.4])
+    cases: dict[str, tuple] = {
+        f"Gaussian, {name}": (gaussian, smooth_chain, name, GAUSSIAN_STEPS)
+        for name in ("optimal", "posterior", "forward")
+    }
+    cases["mixture, posterior"] = (mixture, log_snr_chain, "posterior", MIXTURE_STEPS)
+    table: dict[str, dict[str, Any]] = {}
+    with record.progress(sum(len(case[-1]) for case in cases.values()), what="exact denoisers", unit="chain") as bar:
+        for name, (target, make, variance, lengths) in cases.items():
+            table[name] = {}
+            for steps in lengths:
+                gap = exact_gap(config, target, make(steps), variance)
+                table[name][str(steps)] = (float(gap.mean()), standard_error(gap))
+                bar.update()
+    return table
+
+
+GAUSSIAN_STEPS, MIXTURE_STEPS, EXACT_DRAWS = (10, 100, 1000), (16, 64, 256), 4096
+
+
+def smooth_chain(steps: int) -> schedules.DiscreteChain:
+    """The chain whose ᾱ is that of the variance-preserving SDE at t = i/T."""
+    t = np.arange(steps + 1) / steps
+    return schedules.from_betas(-np.expm1(np.diff(-(0.1 * t + 0.5 * 19.9 * t**2))))
+
+
+def log_snr_chain(steps: int, end: float = 8.0) -> schedules.DiscreteChain:
+    """The chain whose log-SNR falls from `end` to −`end` in equal steps."""
+    return schedules.from_betas(-np.expm1(np.diff(-np.logaddexp(0, -np.linspace(end, -end, steps)), prepend=0.0)))
+
+
+def exact_gap(config: Config, target: Any, chain: schedules.DiscreteChain, variance: str) -> np.ndarray:
+    """The bound plus log p at draws of a one-dimensional target, in nats, (EXACT_DRAWS,)."""
+    keys = jax.random.split(jax.random.key(config.seed + 7), (2, EXACT_DRAWS))
+    denoiser, first = dj.targets.denoiser(target, chain), chain.t_min
+
+    def spread(x, t):
+        slope = jax.jvp(lambda y: denoiser(y, t), (x,), (jnp.ones_like(x),))[1]
+        return chain.sigma(t) ** 2 / chain.alpha(t) * slope
+
+    gaussian = variance if target.means.shape[0] == 1 else None
+    decoder = float((chain.sigma(first) / chain.alpha(first)) ** 2)
+    if gaussian:
+        decoder = 1 / (1 / decoder + 1 / float(target.covariance()[0, 0]))
+    end = target.noised(chain, chain.t_max)
+    prior = ddpm.Gaussian(end.mean(), jnp.diagonal(end.covariance())) if gaussian else None
+    pair = ddpm.paired(denoiser, spread) if variance == "optimal" else denoiser
+
+    @jax.jit
+    @jax.vmap
+    def gap(key_data, key):
+        x = target.sample(key_data)
+        found = ddpm.elbo(key, pair, chain, x, variance, decoder_variance=decoder, prior=prior)
+        return found.total + target.log_prob(x)
+
+    return np.asarray(gap(*keys))
 
 
 def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.ndarray]:
@@ -316,6 +387,8 @@ def run(config: Config) -> dict[str, Any]:
     results: dict[str, Any] = {"bound": table} | flow_score(config, model, params)
     results |= {"histogram_bits_per_dim": datasets.histogram_bits(data)}
     clock.lap("likelihood")
+    results["exact_gaps_nats"] = exact_gaps(config)
+    clock.lap("exact_denoisers")
     drawn = draw_samples(config, model, denoiser)
     results["frechet_distance"] = {name: float(metrics.frechet_distance(xs, data.test)) for name, xs in drawn.items()}
     clock.lap("samples")
@@ -341,10 +414,14 @@ def print_table(config: Config, results: dict[str, Any]) -> None:
     print(f"\ntest bits/dim, T = {config.chain_steps}" + "".join(f"{name:>16}" for name in columns))
     for name, row in results["bound"].items():
         print(f"{name:>{18 + len(str(config.chain_steps))}}" + "".join(f"{row[column]:16.4f}" for column in columns)
-              + f" ± {row['total_standard_error']:.4f} ({row['examples']} examples)")  # fmt: skip
+              + f" ± {row['total_standard_error']:.4f} ({row['examples']} examples, {row['seconds']} s)")  # fmt: skip
     print(f"probability flow of the same network: {results['test_bits_per_dim']:.4f} "
           f"± {results['test_bits_per_dim_standard_error']:.4f}")  # fmt: skip
     print(f"independent histograms:               {results['histogram_bits_per_dim']:.4f}")
+    print("\nexact denoisers in one dimension, bound + log p in nats by T:")
+    for name, gaps in results["exact_gaps_nats"].items():
+        cells = (f"{steps}: {mean:.4f} ± {error:.4f}" for steps, (mean, error) in gaps.items())
+        print(f"{name:>20}   " + "   ".join(cells))
     for name, distance in results["frechet_distance"].items():
         print(f"Fréchet distance to the test set, {name}: {distance:.3f}")
 
