@@ -8,7 +8,7 @@ import numpy as np
 
 from . import checks, schedules
 from .numerics import float_dtype
-from .schedules import DiscreteChain, Schedule
+from .schedules import Indexed, Schedule
 from .types import Array, ArrayLike, Scalar
 
 ALIGN_YOUR_STEPS = {
@@ -119,8 +119,8 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
     return _at_levels("ts", schedule, levels, at_zero)
 
 
-def ddpm(schedule: DiscreteChain, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Array:
-    """Times of `steps` of a DDPM chain's T indices, then 0: shape (steps + 1,).
+def ddpm(schedule: Indexed, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Array:
+    """Times of `steps` of a chain's T indices, then 0: shape (steps + 1,).
 
     Counted from 1, falling, for i = 0 … steps − 1: "leading" 1 + steps_offset + i ⌊T / steps⌋, "linspace" 1 +
     round(i (T − 1)/(steps − 1)), "trailing" round(T − i T / steps), halves to even. steps_offset is for "leading"
@@ -140,8 +140,8 @@ def ddpm(schedule: DiscreteChain, steps: int, spacing: str = "leading", steps_of
     return to_zero(from_indices(schedule, rules[checks.choice("spacing", spacing, rules)]().astype(int)))
 
 
-def from_indices(schedule: DiscreteChain, indices: ArrayLike) -> Array:
-    """Times index / T of a DDPM chain's indices in 1 … T, shape of indices: decreasing integers.
+def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
+    """Times index / T of a chain's or ladder's indices in 1 … T, shape of indices: decreasing integers.
 
     Raises TypeError for a schedule that has no indices or indices that are not integers, ValueError for indices out of
     range or not decreasing.
@@ -235,7 +235,8 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
     return ts
 
 
-def _chain(schedule: Schedule) -> DiscreteChain:
-    if not isinstance(schedule, DiscreteChain):
-        raise TypeError(f"schedule must be made by schedules.from_betas to have indices, got {type(schedule).__name__}")
+def _chain(schedule: Schedule) -> Indexed:
+    if not isinstance(schedule, Indexed):
+        made = "schedules.from_sigmas or schedules.from_betas"
+        raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
     return schedule

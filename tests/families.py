@@ -58,6 +58,11 @@ def ddpm_betas():
     return np.linspace(1e-4, 0.02, 1000)
 
 
+def ladder_sigmas():
+    """1000 noise levels from 0.01 to 16, equally spaced in σ^(1/7), so that no two ratios are the same."""
+    return np.linspace(0.01 ** (1 / 7), 16 ** (1 / 7), 1000) ** 7
+
+
 SCHEDULES = {
     "vp_linear": schedules.vp_linear,
     "vp_cosine": schedules.vp_cosine,
@@ -66,10 +71,14 @@ SCHEDULES = {
     "edm": schedules.edm,
     "rectified_flow": schedules.rectified_flow,
     "from_betas": lambda: schedules.from_betas(ddpm_betas()),
+    "from_sigmas": lambda: schedules.from_sigmas(ladder_sigmas()),
     "learned": lambda: schedules.learned(jax.random.key(0)),
     "own": lambda: Own(1.5, 1e-3, 0.99),
 }
 """name -> factory. Made inside a test, so that float64 tests make float64 tables."""
+
+DISTINCT = set(SCHEDULES) - {"from_sigmas"}
+"""Schedules unlike each other to what sees α and σ alone: a ladder is VE between its entries."""
 
 COVARIANCES = [[[0.6, 0.3], [0.3, 0.5]], [[0.2, -0.1], [-0.1, 0.9]]]
 

@@ -11,7 +11,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import guidance, predictions, schedules, solvers, targets
-from tests.families import SCHEDULES, assert_refused, interior
+from tests.families import DISTINCT, SCHEDULES, assert_refused, every, interior
 
 EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
@@ -51,7 +51,7 @@ class Counted:
 VIEWS = {kind: getattr(predictions, kind) for kind in ("score", "noise", "v", "velocity")} | {"data": lambda _, d: d}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_scores_noises_and_data_are_extrapolated_alike(schedule, x64):
     """(1 − γ) F_u + γ F_c for F = D, s, ε̂, v and velocity: what the guided D gives is what guiding F gives.
 

@@ -13,7 +13,7 @@ from scipy import integrate, special
 import diffjax as dj
 from diffjax import inverse, schedules, solvers, targets
 from diffjax.solvers import driver
-from tests.families import SCHEDULES, TARGETS, assert_refused, interior
+from tests.families import DISTINCT, SCHEDULES, TARGETS, assert_refused, every, interior
 
 EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
@@ -126,7 +126,7 @@ def test_sampling_with_the_exact_posteriors_denoiser_gives_its_moments():
 # ------------------------------------------------------------------------------------------------- ΠGDM exact, DPS not
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
     """On N(m, s²I) with r² = s²σ²/(α²s² + σ²) ΠGDM's D is the posterior's own, for any A, y and τ, τ = 0 too."""
     schedule, std, x = SCHEDULES[schedule](), 0.7, jnp.array([0.4, -0.9, 1.3])

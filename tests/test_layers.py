@@ -23,7 +23,7 @@ PLAN = (
     (3, "sde"),
     (3, "networks"),
     (4, "solvers"),
-    (5, "losses ddpm"),
+    (5, "losses ddpm ncsn"),
     (5, "guidance inverse"),
     (5, "sampling likelihood"),
     (6, "flows"),

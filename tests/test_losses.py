@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, interior, times_at_noise
+from families import DISTINCT, SCHEDULES, every, interior, times_at_noise
 from scipy import stats
 
 from diffjax import losses, predictions, schedules, targets
@@ -112,7 +112,7 @@ def test_the_exact_denoiser_minimises(kind, x64):
 # ------------------------------------------------------------------------------------------------------- laws of time
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("law", losses.TIME_LAWS)
 def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(law, schedule, x64):
     """∫density = 1, and its integral up to the i-th stratified time is (i + u)/count: the very quantiles.

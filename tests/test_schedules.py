@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, Bare, Own, ddpm_betas, interior
+from families import SCHEDULES, Bare, Own, ddpm_betas, interior, ladder_sigmas
 
 from diffjax import schedules
 
@@ -55,6 +55,15 @@ def chain(t):
     return np.sqrt(sigmoid(log_snr)), np.sqrt(variance), 0.5 * rate * variance, -rate * variance
 
 
+def ladder(t):
+    """Between indices i and i + 1 log σ is linear: g² = dσ²/dt = 2 (log σ)′ σ²."""
+    table = np.log(ladder_sigmas())
+    i = np.floor(t * 1000).astype(int) - 1
+    rate = 1000 * (table[i + 1] - table[i])
+    sigma = np.exp(table[i] + (t - (i + 1) / 1000) * rate)
+    return np.ones_like(t), sigma, np.zeros_like(t), 2 * rate * sigma**2
+
+
 def monotone_network(t):
     net = schedules.learned(jax.random.key(0))
     weight, slope, centre = np.exp(net.weight), np.exp(net.slope), np.asarray(net.centre)
@@ -80,6 +89,7 @@ CLOSED_FORMS = {
     "edm": lambda t: (np.ones_like(t), t, np.zeros_like(t), 2 * t),
     "rectified_flow": lambda t: (1 - t, t, -1 / (1 - t), 2 * t / (1 - t)),
     "from_betas": chain,
+    "from_sigmas": ladder,
     "learned": monotone_network,
     "own": lambda t: (
         np.cos(np.pi * t / 2),
@@ -131,7 +141,7 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     were a variance, or a g of another schedule, fails.
     """
     schedule = SCHEDULES[name]()
-    if name == "from_betas":
+    if hasattr(schedule, "times"):
         edges = schedule.times
     else:
         ends = schedules.log_snr(schedule, jnp.array([schedule.t_min, schedule.t_max]))
@@ -338,6 +348,17 @@ def test_chain_in_float32_is_its_table_rounded():
     np.testing.assert_allclose(jax.jit(lambda s, t: s.sigma(t))(schedule, schedule.times), sigma, rtol=rtol)
 
 
+def test_ladder_is_its_table_and_a_geometric_one_is_ve(x64):
+    """σ_i at t = i/L for any ladder; σ_min r^(i−1) is VE with the same ends, at (t − 1/L)/(1 − 1/L)."""
+    sigmas = ladder_sigmas()
+    schedule = schedules.from_sigmas(sigmas)
+    np.testing.assert_allclose(schedule.sigma(schedule.times), sigmas, rtol=1e-13)
+    np.testing.assert_allclose(np.cumsum(schedule.increments), sigmas**2, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(lambda s: schedules.from_sigmas(s).sigma(0.3))(sigmas), schedule.sigma(0.3))
+    geometric, t = schedules.from_sigmas(np.geomspace(0.01, 50, 10)), np.linspace(0.1, 1, 37)
+    np.testing.assert_allclose(geometric.sigma(t), schedules.ve().sigma((t - 0.1) / 0.9), rtol=1e-12)
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_chain_posterior_is_bayes_rule(traced, x64):
     """q(x_{t−1} | x_t, x_0) ∝ N(x_t; √(1 − β_t) x_{t−1}, β_t) N(x_{t−1}; √ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}): precisions add."""
@@ -416,6 +437,10 @@ REFUSED = {
     "betas nan": (lambda: schedules.from_betas([0.1, np.nan]), r"betas must lie in \(0, 1\), got nan"),
     "betas shape": (lambda: schedules.from_betas(np.full((2, 2), 0.1)), r"betas must have shape \(T,\).*got \(2, 2\)"),
     "betas short": (lambda: schedules.from_betas([0.1]), r"betas must have shape \(T,\) with T at least 2, got \(1,\)"),
+    "sigmas order": (lambda: schedules.from_sigmas([1.0, 2.0, 2.0]), "sigmas must increase.*got 2.0 after 2.0"),
+    "sigmas sign": (lambda: schedules.from_sigmas([0.0, 1.0]), "sigmas must be positive.*got 0.0"),
+    "sigmas nan": (lambda: schedules.from_sigmas([0.1, np.nan]), "sigmas must be positive.*got nan"),
+    "sigmas short": (lambda: schedules.from_sigmas([0.1]), r"sigmas must have shape \(L,\).*got \(1,\)"),
     "learned order": (
         lambda: schedules.learned(jax.random.key(0), log_snr_max=-6.0),
         "log_snr_max must be greater than log_snr_min=-5.0, got -6.0",

@@ -10,8 +10,8 @@ import numpy as np
 from .. import checks, schedules
 from ..noise import normal
 from ..predictions import check_levels
-from ..schedules import DiscreteChain
-from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+from ..schedules import DiscreteChain, Indexed
+from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, pytree, static_field
 from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
 
@@ -129,13 +129,25 @@ def check_chain(chain: Any) -> DiscreteChain:
     return chain
 
 
-def check_index(index: Any, chain: DiscreteChain) -> Any:
+def check_index(index: Any, chain: Indexed) -> Any:
     """An index in 1 … T; a traced one is checked for its type alone."""
     if isinstance(index, jax.Array) and jnp.issubdtype(index.dtype, jnp.integer) and index.ndim == 0:
         if checks.is_traced(index):
             return index
         index = int(index)
     return checks.integer("index", index, minimum=1, maximum=chain.steps)
+
+
+def index_or_draw(key: Key, index: Any, chain: Indexed) -> Any:
+    """A checked index; one drawn uniformly from 1 … T where it is None."""
+    if index is None:
+        return jax.random.randint(jax.random.fold_in(key, 0), (), 1, chain.steps + 1)
+    return check_index(index, chain)
+
+
+def state_at(key: Key, chain: Indexed, x0: Array, index: Any, time: Scalar) -> Array:
+    """One draw of x_i given x_0, a function of (key, index)."""
+    return schedules.perturb(chain, x0, time, normal(key, index, x0.shape, x0.dtype))
 
 
 @pytree
@@ -181,8 +193,7 @@ class Model:
     def observe(self, key, x0, index):
         """(row, D, what it says of the variance) at one draw of x_t given x_0, a function of (key, index)."""
         row = entry(self.rows, index)
-        x_t = schedules.perturb(self.chain, x0, row.time, normal(key, index, x0.shape, x0.dtype))
-        return row, *self.predict(row, x_t)
+        return row, *self.predict(row, state_at(key, self.chain, x0, index, row.time))
 
 
 def model_of(

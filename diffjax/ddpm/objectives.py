@@ -11,7 +11,7 @@ from ..numerics import float_dtype
 from ..schedules import DiscreteChain, Schedule
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar
-from .kernels import check_index, model_of
+from .kernels import index_or_draw, model_of
 
 
 def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any = None) -> Array:
@@ -72,10 +72,7 @@ def hybrid_loss(
 def _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance):
     checks.key("key", key)
     model = model_of(denoiser, chain, variance, levels, decoder_variance)
-    x = check_example("x", x)
-    if index is None:
-        return model, x, jax.random.randint(jax.random.fold_in(key, 0), (), 1, chain.steps + 1)
-    return model, x, check_index(index, chain)
+    return model, check_example("x", x), index_or_draw(key, index, chain)
 
 
 def weighted_error(name: str, schedule: Schedule, t: Scalar, error: Array) -> Array:

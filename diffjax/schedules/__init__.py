@@ -6,7 +6,7 @@ your own needs nothing else; the closed forms that some schedules add (`log_snr`
 than the derived ones.
 """
 
-from .chain import DiscreteChain, Posterior, from_betas
+from .chain import DiscreteChain, Indexed, NoiseLadder, Posterior, from_betas, from_sigmas
 from .derived import (
     Rates,
     Schedule,
@@ -31,7 +31,9 @@ __all__ = [
     "EDM",
     "VE",
     "DiscreteChain",
+    "Indexed",
     "LearnedVP",
+    "NoiseLadder",
     "Posterior",
     "Rates",
     "RectifiedFlow",
@@ -44,6 +46,7 @@ __all__ = [
     "drift_coefficient",
     "edm",
     "from_betas",
+    "from_sigmas",
     "is_finite",
     "learned",
     "log_snr",

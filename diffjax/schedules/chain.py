@@ -1,4 +1,4 @@
-"""DDPM's discrete chain as a schedule."""
+"""Discrete chains as schedules: DDPM's, and NCSN's ladder of noise levels."""
 
 from typing import Any, NamedTuple
 
@@ -20,11 +20,9 @@ class Posterior(NamedTuple):
     log_variance: Any
 
 
-@pytree
-class DiscreteChain:
-    """DDPM's chain as a schedule: λ at t = index / T, linear between. See `from_betas`."""
+class Indexed:
+    """A schedule given by a table over the indices 1 … T: λ at t = index / T, linear between."""
 
-    betas: Any
     log_snrs: Any
 
     @property
@@ -47,14 +45,26 @@ class DiscreteChain:
         """Index / T for the indices 1 … T, shape (T,)."""
         return np.arange(1, self.steps + 1) / self.steps
 
+    def log_snr(self, t):
+        """Piecewise linear in t between the table's entries."""
+        return jnp.interp(t, self.times, jnp.asarray(self.log_snrs))
+
+    def time_of_log_snr(self, log_snr):
+        """The inverse of the piecewise linear table."""
+        return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), self.times)
+
+
+@pytree
+class DiscreteChain(Indexed):
+    """DDPM's chain as a schedule. See `from_betas`."""
+
+    betas: Any
+    log_snrs: Any
+
     @property
     def alpha_bars(self):
         """ᾱ = ∏(1 − β) = sigmoid(λ), shape (T,)."""
         return jax.nn.sigmoid(jnp.asarray(self.log_snrs))
-
-    def log_snr(self, t):
-        """Piecewise linear in t between the table's entries."""
-        return jnp.interp(t, self.times, jnp.asarray(self.log_snrs))
 
     def alpha(self, t):
         """√sigmoid(λ) = √ᾱ at the table's entries."""
@@ -63,10 +73,6 @@ class DiscreteChain:
     def sigma(self, t):
         """√sigmoid(−λ) = √(1 − ᾱ) at the table's entries."""
         return alpha_of_log_snr(-self.log_snr(as_time(t)))
-
-    def time_of_log_snr(self, log_snr):
-        """The inverse of the piecewise linear table."""
-        return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), self.times)
 
     def posterior(self) -> Posterior:
         """Coefficients of q(x_{t−1} | x_t, x_0), in float64 on the host where the betas are concrete.
@@ -94,15 +100,66 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
     betas: (T,), T ≥ 2, each in (0, 1); tables are made in float64 on the host. Raises ValueError otherwise.
     Ho et al. 2020, eq. 2 and 4.
     """
-    xp: Any = jnp if checks.is_traced(betas) else np
-    try:
-        betas = xp.asarray(betas, None if xp is jnp else np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"betas must be an array of real numbers, got {betas!r}") from None
-    if betas.ndim != 1 or betas.shape[0] < 2:
-        raise ValueError(f"betas must have shape (T,) with T at least 2, got {betas.shape}")
+    xp, betas = _table("betas", betas)
     if xp is np and not bool(np.all((betas > 0) & (betas < 1))):
         outside = betas[~((betas > 0) & (betas < 1))]
         raise ValueError(f"betas must lie in (0, 1), got {outside[0]} among {outside.size} outside")
     log_bars = xp.cumsum(xp.log1p(-betas))
     return DiscreteChain(betas, log_bars - xp.log(-xp.expm1(log_bars)))
+
+
+@pytree
+class NoiseLadder(Indexed):
+    """NCSN's noise levels as a schedule. See `from_sigmas`."""
+
+    sigmas: Any
+    log_snrs: Any
+
+    @property
+    def increments(self):
+        """σ_i² − σ_{i−1}² with σ_0 = 0: the variance that each step of the forward chain adds, shape (L,)."""
+        xp = jnp if checks.is_traced(self.sigmas) else np
+        sigmas = xp.asarray(self.sigmas)
+        before = xp.concatenate([xp.zeros_like(sigmas[:1]), sigmas[:-1]])
+        return (sigmas - before) * (sigmas + before)
+
+    def alpha(self, t):
+        """1."""
+        return jnp.ones_like(as_time(t))
+
+    def sigma(self, t):
+        """e^{−λ/2}: the level at an index, geometric in t between two."""
+        return jnp.exp(-0.5 * self.log_snr(as_time(t)))
+
+
+def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:
+    """The schedule of a ladder of noise levels: α = 1, σ = σ_i at t = i / L, indices 1 … L; between them log σ is
+    linear.
+
+    sigmas: (L,), L ≥ 2, in data units, positive and increasing, as time does here: Song & Ermon's index runs the other
+    way. The table is made in float64 on the host. A geometric ladder is `ve`, on [1 / L, 1] in place of [0, 1]. Raises
+    ValueError otherwise. Song & Ermon 2019, section 4.1.
+    """
+    xp, sigmas = _table("sigmas", sigmas)
+    if xp is np:
+        outside = sigmas[~((sigmas >= 1e-15) & (sigmas <= 1e15))]  # squares and ratios must stay within float32
+        if outside.size:
+            raise ValueError(f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}")
+        falls = np.flatnonzero(np.diff(sigmas) <= 0)
+        if falls.size:
+            before, after = sigmas[falls[0] : falls[0] + 2]
+            raise ValueError(f"sigmas must increase with the index, got {after} after {before}")
+    return NoiseLadder(sigmas, -2 * xp.log(sigmas))
+
+
+def _table(name: str, values: Any) -> tuple[Any, Any]:
+    """(jnp or np, values (T,)): float64 on the host unless traced. Raises ValueError for another shape."""
+    xp: Any = jnp if checks.is_traced(values) else np
+    try:
+        values = xp.asarray(values, None if xp is jnp else np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of real numbers, got {values!r}") from None
+    if values.ndim != 1 or values.shape[0] < 2:
+        letter = "T" if name == "betas" else "L"
+        raise ValueError(f"{name} must have shape ({letter},) with {letter} at least 2, got {values.shape}")
+    return xp, values

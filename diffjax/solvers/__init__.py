@@ -2,6 +2,7 @@
 
 from .adaptive import adaptive, adaptive_sde
 from .ancestral import ddim, ddpm, dpm_2, dpm_2_ancestral, edm_stochastic, euler_ancestral, reverse_diffusion
+from .annealed import annealed_langevin
 from .base import Info, Problem, Solver
 from .composed import picard, predictor_corrector, restart
 from .driver import diffusion, integrate, steps_within
@@ -17,6 +18,7 @@ __all__ = [
     "adams_bashforth",
     "adaptive",
     "adaptive_sde",
+    "annealed_langevin",
     "ddim",
     "ddpm",
     "deis",

@@ -10,6 +10,7 @@ from .. import checks, grids, schedules
 from . import driver
 from .affine import span
 from .ancestral import ddim, reverse_diffusion
+from .annealed import langevin_step, score_at
 from .base import Info, Solver, factory, needs, unless_zero, without_signal
 from .driver import Draw
 from .ode import heun
@@ -56,10 +57,10 @@ def predictor_corrector(
 
         def correct(x):
             for i in range(corrections):
-                score = (at.alpha * problem.denoiser(x, at.t) - x) / at.sigma**2
+                score = score_at(problem, at, x)
                 z = draw(_CORRECTOR_DRAW + i)
                 size = 4 * (snr * (at.sigma if norms == "expected" else _norm(z) / _norm(score))) ** 2
-                x = x + 0.5 * size * score + jnp.sqrt(size) * z
+                x = langevin_step(x, score, size, z)
             return x
 
         return unless_zero(at_zero, correct, x), state
