@@ -19,9 +19,9 @@ def draw_bound(terms, table, out):
         left.plot(indices, nats, color=COLOURS[name], lw=1.2, label=NAMES[name])
         spent = (np.cumsum(nats[::-1])[::-1]) / math.log(2) + table[name]["prior"]
         right.plot(indices, spent, color=COLOURS[name], lw=1.5, label=f"{NAMES[name]}: {table[name]['total']:.3f}")
-    left.set(xscale="log", yscale="log", xlabel="index t", ylabel="nats per dimension")
-    left.set_title("terms of the bound, L₀ at t = 1, L_{t−1} above")
-    right.set(xscale="log", xlabel="index t", ylabel="bits/dim", title="bits spent from x_T down to x_{t−1}")
+    left.set(xscale="log", yscale="log", xlabel="index t", ylabel="nats per dimension", ylim=(1e-8, None))
+    left.set_title("terms $L_{t-1}$ of the bound ($L_0$ at t = 1)")
+    right.set(xscale="log", xlabel="index t", ylabel="bits/dim", title="spent from $x_T$ down to $x_{t-1}$")
     for axis in (left, right):
         axis.legend(frameon=False, fontsize=8)
         axis.grid(alpha=0.25)
@@ -35,9 +35,9 @@ def draw_rate_distortion(curve, data, out):
     axes[0].plot(curve.rate, curve.rmse, color=COLOURS["optimal"])
     axes[0].set(xlabel="rate, bits/dim", ylabel="√mean squared error, levels", title="rate–distortion")
     axes[1].plot(indices, curve.rmse, color=COLOURS["optimal"])
-    axes[1].set(xlabel="index t", ylabel="√mean squared error, levels", title="distortion of x̂₀ = D(x_t)")
+    axes[1].set(xlabel="index t", ylabel="√mean squared error, levels", title=r"distortion of $\hat x_0 = D(x_t)$")
     axes[2].plot(indices, curve.rate, color=COLOURS["optimal"])
-    axes[2].set(xlabel="index t", ylabel="bits/dim", title="rate until x_t is known")
+    axes[2].set(xlabel="index t", ylabel="bits/dim", title="rate until $x_t$ is known")
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.set_ylim(bottom=0)
@@ -76,8 +76,8 @@ def draw_progressive(data, curve, shown, out):
         axis.tick_params(length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
-    axes[0].set_title("x_t", fontsize=10)
-    axes[1].set_title("x̂₀ = D(x_t)", fontsize=10)
+    axes[0].set_title("$x_t$", fontsize=10)
+    axes[1].set_title(r"$\hat x_0 = D(x_t)$", fontsize=10)
     axes[0].set_ylabel("below: index t,\nbits/dim sent", fontsize=7)
     record.save_figure(figure, out / "progressive.png")
 

@@ -27,7 +27,7 @@ def measured(results):
 
 def test_the_experiment_writes_what_it_promises_and_resumes(tmp_path, capsys, monkeypatch):
     """Figures and metrics appear, terms add up to the total, and a second run trains no further and repeats it all."""
-    small = {"COMPARED": 3, "GAUSSIAN_STEPS": (), "MIXTURE_STEPS": (4,), "EXACT_DRAWS": 8}
+    small = {"COMPRESSED": 3, "GAUSSIAN_STEPS": (), "MIXTURE_STEPS": (4,), "EXACT_DRAWS": 8}
     for name, value in small.items():
         monkeypatch.setattr(ddpm, name, value)
     config = dataclasses.replace(SMALL, out=tmp_path)
@@ -37,11 +37,7 @@ def test_the_experiment_writes_what_it_promises_and_resumes(tmp_path, capsys, mo
     for row in json.loads((tmp_path / "metrics.json").read_text())["bound"].values():
         parts = row["prior"] + row["denoising"] + row["reconstruction"]
         np.testing.assert_allclose(parts, row["total"], rtol=1e-5)
-    assert {name: row["examples"] for name, row in first["bound"].items()} == {
-        "optimal": 5,
-        "posterior": 3,
-        "forward": 3,
-    }
+    assert list(first["bound"]) == ["optimal", "posterior", "forward"]
     capsys.readouterr()
     again = ddpm.run(config)
     assert "resuming after step 4" in capsys.readouterr().out
