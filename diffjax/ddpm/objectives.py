@@ -18,7 +18,8 @@ def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike
     """‖ε̂ − ε‖² / D of one example at one index, shape ().
 
     index: 1 … T; default one drawn uniformly. `losses.batch_loss` with weighting "simple" is the same on any schedule.
-    Raises ValueError for an index out of range. Ho et al. 2020, eq. 14.
+    Raises ValueError for an index out of range. Ho et al. 2020, eq. 14 and Algorithm 1; Bishop & Bishop 2024, Algorithm
+    20.1.
     """
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, "posterior", None, None)
     row, data, _ = model.observe(key, x, index)
@@ -38,7 +39,8 @@ def bound_loss(
     """The term L_{index−1} of `elbo` of one example, in nats, shape (): T times its mean over indices is −ELBO − L_T.
 
     index: 1 … T; default one drawn uniformly. For the variances "forward" and "posterior" its gradient is that of the
-    weighted loss β²/(2v(1 − β)(1 − ᾱ)) ‖ε̂ − ε‖². Other arguments and errors as in `elbo`. Ho et al. 2020, eq. 5 and 12.
+    weighted loss β²/(2v(1 − β)(1 − ᾱ)) ‖ε̂ − ε‖². Other arguments and errors as in `elbo`. Ho et al. 2020, eq. 5 and
+    12.
     """
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance)
     row, data, spread = model.observe(key, x, index)

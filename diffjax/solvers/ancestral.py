@@ -61,7 +61,8 @@ def ddpm(variance: float | str = "posterior") -> Solver:
     number v in [0, 1], β^v β̃^{1−v}; "learned", the same where the denoiser returns (D, v); "optimal", β̃ + c_0²
     Var(x_0 | x_t), c_0 = α_s (1 − ρ_s²/ρ_t²), ρ = σ/α, where it returns (D, Var). Var and v have shape () or x's. On
     consecutive indices of `from_betas` these are the chain's. One evaluation a step. Raises ValueError otherwise. Ho et
-    al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15; Bao et al. 2022, Theorem 1.
+    al. 2020, Algorithm 2 and section 3.2 (Bishop & Bishop 2024, Algorithm 20.2); Nichol & Dhariwal 2021, eq. 15; Bao et
+    al. 2022, Theorem 1.
     """
     names = {"posterior": 0.0, "forward": 1.0}
     if isinstance(variance, str):
