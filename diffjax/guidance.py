@@ -296,8 +296,10 @@ class Ratios(NamedTuple):
 def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
     """ρ_s/ρ_t of each step from t to s of a decreasing grid, which may end at 0. Raises ValueError for another grid."""
     grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
-    if not checks.is_traced(grid) and grid[0] < grid[-1]:
-        raise ValueError(f"grid must decrease, got {grid[0]} … {grid[-1]}")
+    if not checks.is_traced(grid):
+        first, last = np.asarray(grid)[[0, -1]]
+        if first < last:
+            raise ValueError(f"grid must decrease, got {first} … {last}")
     t, s = grid[:-1], grid[1:]
     end = jnp.where(s == 0, t, s)
     ratio = schedule.sigma(end) * schedule.alpha(t) / (schedule.alpha(end) * schedule.sigma(t))

@@ -9,11 +9,11 @@ one program against itself: what lies within its quartiles of 1 is noise.
 The six solvers that have a loop by hand, and DPM-Solver++(2M), are held against that; every other one against a bare
 scan of its step over the whole batch as one array.
 
-Takes about 8 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
+Takes about 9 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
 loops within 1.05 of those by hand (within noise of 1 for the U-Net, whose evaluations outweigh all else), equal
-compilation times and memory at 20 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, and an
-import below 0.15 seconds. Runs of 0.1 seconds on a busy machine scatter by 10 % and more: read a ratio beside its
-quartiles and those of the first row.
+compilation times and memory at 20 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a guided
+step at most 2.05 of an unguided one, and an import below 0.15 seconds. Runs of 0.1 seconds on a busy machine scatter by
+10 % and more: read a ratio beside its quartiles and those of the first row.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import diffjax as dj
-from diffjax import grids, networks, noise, predictions, schedules, solvers, targets
+from diffjax import grids, guidance, networks, noise, predictions, schedules, solvers, targets
 from diffjax.solvers import driver
 from experiments import record, solver_table
 
@@ -89,7 +89,7 @@ def run(config: Config) -> dict[str, Row]:
     if config.alternations < 1 or config.samples < 1:
         raise ValueError(f"alternations and samples must be positive, got {config.alternations} and {config.samples}")
     out = record.start(config)
-    parts = [loops, bare_scans, noise_of_a_loop, peers, *([network_loops] if config.network else [])]
+    parts = [loops, bare_scans, noise_of_a_loop, peers, *([network_loops, guided] if config.network else [])]
     parts += [memory, compilation, imports]
     rows: list[Row] = []
     with record.progress(len(parts), what="measuring", unit="part") as bar:
@@ -445,6 +445,29 @@ def network_loops(config: Config) -> Iterator[Row]:
             by_hand = functools.partial(dpmpp_2m_by_hand, by_network, params, schedule, key, x, grid)
         same(f"U-Net, {name}", library, by_hand, 1e-2)
         yield compare(f"sample_many, {name}, U-Net {count:.1f} M, {side}²", library, by_hand, alternations, 1.05)
+
+
+def guided(config: Config) -> Iterator[Row]:
+    """A step of classifier-free guidance by one batched call against a step of the same conditional network alone."""
+    key, schedule, steps = jax.random.key(config.seed), dj.schedules.vp_linear(), 4
+    small, classes = config.quick, 10
+    nets = {
+        "DiT": (networks.DiT(width=16 if small else 96, depth=1 if small else 4, num_classes=classes), (8, 8, 1), 64),
+        "U-Net": (networks.UNet(width=32, multipliers=(1, 2), num_classes=classes), (16, 16, 3), 8),
+    }
+    for name, (net, shape, batch) in [*nets.items()][: 1 if small else 2]:
+        params = jax.jit(net.init)(key, jnp.zeros(shape), 0.5, 0)
+        denoiser = predictions.denoiser(schedule, functools.partial(net.apply, params), "v")
+        labels, null, grid = jnp.arange(batch) % classes, jnp.asarray(classes), grids.log_snr(schedule, steps)
+
+        def run(scale, denoiser=denoiser, labels=labels, null=null, grid=grid, shape=shape, batch=batch):
+            by = guidance.classifier_free_batched(denoiser, None, null, scale)
+            return dj.sample_many(key, batch, by, schedule, solvers.ddim(), grid, shape, condition=labels)
+
+        count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+        what = f"guided by one batched call, against unguided, {name} {count:.1f} M, {batch} × {shape[0]}²"
+        twice, once = functools.partial(run, 2.0), functools.partial(run, 1.0)
+        yield compare(what, twice, once, config.alternations, 2.05)
 
 
 # --------------------------------------------------------------------------------------- rows: compilation and memory

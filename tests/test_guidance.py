@@ -253,6 +253,16 @@ def test_cfg_plus_plus_is_guided_data_and_unguided_noise(schedule, x64):
     np.testing.assert_allclose(unbounded, strength, rtol=float(steps))  # h/(1 − e^{−h}) = 1 + h/2 + …
 
 
+def test_a_steps_scale_may_be_made_inside_jit():
+    """A concrete grid is checked on the host, so that a scale or measurement may be traced."""
+    schedule = schedules.edm()
+    grid = dj.grids.karras(schedule, 4)
+    upwards = grid[::-1]
+    make = lambda strength, grid=grid: guidance.cfg_plus_plus_scale(schedule, grid, strength).values  # noqa: E731
+    np.testing.assert_allclose(jax.jit(make)(0.6), make(0.6), rtol=1e-6)
+    assert_refused(lambda: jax.jit(lambda x: make(x, upwards))(0.6), ValueError, "grid must decrease")
+
+
 # -------------------------------------------------------------------------------------------- rescaling and thresholds
 
 
