@@ -122,6 +122,24 @@ def real_array(name: str, value: Any) -> Any:
     return jnp.asarray(value, jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32)))
 
 
+def answer(data: Any, x: Any) -> Any:
+    """What a denoiser answered at x, refused unless an array of real numbers of x's shape.
+
+    TypeError for a pair (D, second) where D alone is asked for: what guides or replaces D comes first, then
+    `ddpm.paired`.
+    """
+    expected = f"denoiser must return an array of its example's shape {jnp.shape(x)}"
+    if isinstance(data, tuple):
+        raise TypeError(f"{expected}, got a tuple of {len(data)}; to pair a guided one, ddpm.paired(guided, second)")
+    if not hasattr(data, "shape"):
+        raise TypeError(f"{expected}, got {data!r}")
+    if data.shape != jnp.shape(x):
+        raise ValueError(f"denoiser must return its example's shape {jnp.shape(x)}, got {data.shape}")
+    if jnp.issubdtype(data.dtype, jnp.complexfloating):
+        raise TypeError(f"denoiser must return real numbers, got dtype {data.dtype}")
+    return data
+
+
 def key(name: str, value: Any) -> Any:
     """`value` if it is one typed key, as made by `jax.random.key`."""
     if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):

@@ -39,7 +39,7 @@ class Classifier:
             return value
 
         gain = _at(self.scale, t) * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)
-        return self.denoiser(x, t) + gain * jax.grad(log_prob)(x)
+        return checks.answer(self.denoiser(x, t), x) + gain * jax.grad(log_prob)(x)
 
 
 def classifier(
@@ -53,7 +53,7 @@ def classifier(
     that is not finite or a schedule with α(t_max) = 0, where the shift has no value. Song et al. 2021, section 5;
     Dhariwal & Nichol 2021, Algorithm 2.
     """
-    with_signal(schedule)
+    check_signal(schedule)
     denoiser, log_prob_y = _denoiser("denoiser", denoiser), checks.callable_("log_prob_y", log_prob_y, "f(x, t)")
     return Classifier(schedule, denoiser, as_pytree_callable(log_prob_y), _scale(scale))
 
@@ -73,8 +73,8 @@ class Extrapolated:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The guided D, shape of x; a condition goes to the better denoiser, and to both where it is shared."""
-        better = self.better(x, t, *condition)
-        worse = self.worse(x, t, *condition) if self.shared else self.worse(x, t)
+        better = checks.answer(self.better(x, t, *condition), x)
+        worse = checks.answer(self.worse(x, t, *condition) if self.shared else self.worse(x, t), x)
         return _extrapolate(better, worse, _at(self.scale, t), self.rescale)
 
 
@@ -93,7 +93,7 @@ class Batched:
         condition = _given(condition, self.condition)
         _check_alike(condition, self.null)
         pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), condition, self.null)  # (2, *shape) each
-        better, worse = jax.vmap(self.denoiser, (None, None, 0))(x, t, pair)
+        better, worse = jax.vmap(lambda c: checks.answer(self.denoiser(x, t, c), x))(pair)
         return _extrapolate(better, worse, _at(self.scale, t), self.rescale)
 
 
@@ -165,8 +165,10 @@ def _extrapolate(better, worse, scale, rescale):
     guided = (1 - scale) * worse + scale * better
     if rescale is None:
         return guided
-    spread = jnp.std(guided)
-    ratio = jnp.std(better) / jnp.where(spread > 0, spread, 1)
+    spread = jnp.var(guided)
+    known = (spread > 0) & (jnp.var(better) > 0)  # the root of 0 has no gradient
+    ratio = jnp.sqrt(jnp.where(known, jnp.var(better), 1) / jnp.where(known, spread, 1))
+    ratio = jnp.where(jnp.var(better) > 0, ratio, 0)
     return guided * jnp.where(spread > 0, rescale * ratio + 1 - rescale, 1)
 
 
@@ -184,7 +186,10 @@ class Limited:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """D of the one that t picks, shape of x."""
-        run = [lambda x, t, d=d: jnp.asarray(d(x, t, *condition), x.dtype) for d in (self.guided, self.otherwise)]
+        run = [
+            lambda x, t, d=d: checks.answer(d(x, t, *condition), x).astype(x.dtype)
+            for d in (self.guided, self.otherwise)
+        ]
         return jax.lax.cond((self.low < t) & (t <= self.high), *run, x, t)
 
 
@@ -219,7 +224,7 @@ class Thresholded:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The clipped D, shape of x."""
-        return jnp.clip(self.denoiser(x, t, *condition), self.low, self.high)
+        return jnp.clip(checks.answer(self.denoiser(x, t, *condition), x), self.low, self.high)
 
 
 @pytree
@@ -232,7 +237,7 @@ class DynamicThreshold:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The thresholded D, shape of x."""
-        data = self.denoiser(x, t, *condition)
+        data = checks.answer(self.denoiser(x, t, *condition), x)
         reach = jnp.maximum(jnp.quantile(jnp.abs(data), self.quantile), self.bound)
         return jnp.clip(data, -reach, reach) * (self.bound / reach)
 
@@ -327,7 +332,7 @@ def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probabil
 # ------------------------------------------------------------------------------------------------------- arguments
 
 
-def with_signal(schedule: Schedule) -> Schedule:
+def check_signal(schedule: Schedule) -> Schedule:
     """`schedule`, refused where α(t_max) = 0 is seen and a gradient's share σ²/α of D has no value."""
     schedules.check(schedule)
     if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
@@ -348,11 +353,15 @@ def _fraction(value):
 
 
 def _is_one(scale):
-    return isinstance(scale, float) and scale == 1
+    return not callable(scale) and not checks.is_traced(scale) and float(scale) == 1
 
 
 def _at(scale, t):
-    return scale(t) if callable(scale) else scale
+    """γ at t, refused unless of shape ()."""
+    value = scale(t) if callable(scale) else scale
+    if jnp.shape(value) != ():
+        raise ValueError(f"scale(t) must return a scalar, got shape {jnp.shape(value)}")
+    return value
 
 
 def _given(condition, bound):
@@ -370,3 +379,6 @@ def _check_alike(condition, null):
         raise ValueError(
             f"condition and null_condition must agree in structure and shape, got {shapes[0]}, {shapes[1]}"
         )
+    for given, none in zip(jax.tree.leaves(condition), jax.tree.leaves(null), strict=True):
+        if jnp.result_type(given, none) != given.dtype:
+            raise TypeError(f"null_condition must fit the condition's dtype {given.dtype}, got {none.dtype}")

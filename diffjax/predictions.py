@@ -67,6 +67,14 @@ def noise_input(schedule: Schedule, t: Scalar) -> Array:
     return -schedules.log_snr(schedule, t) / 8
 
 
+def input_scalings(schedule: Schedule, t: Scalar, sigma_data: Scalar) -> tuple[Array, Array]:
+    """c_in = 1/√(α² σ_data² + σ²), which gives a network inputs of unit variance, and `noise_input`; each ().
+
+    sigma_data: (), the data's standard deviation. Karras et al. 2022, Table 1.
+    """
+    return 1 / jnp.hypot(schedule.alpha(t) * sigma_data, schedule.sigma(t)), noise_input(schedule, t)
+
+
 @pytree
 class NetworkDenoiser:
     """D(x, t) from a network F of a given kind. See `denoiser`."""
@@ -87,7 +95,7 @@ class NetworkDenoiser:
         """F: the network's own output at (x, t), its inputs scaled where asked for; shape of x."""
         inputs = (x, t)
         if self.inputs == "scaled":
-            c_in, c_noise = self.input_scalings(t)
+            c_in, c_noise = input_scalings(self.schedule, t, self.sigma_data)
             inputs = (c_in * x, c_noise)
         output = self.net(*inputs, *condition, **net_kwargs)
         if jnp.shape(output) != jnp.shape(x):
@@ -103,14 +111,6 @@ class NetworkDenoiser:
         """c(t) with D − x_0 = c (F − target): |σ / (aσ − bα)|, shape ()."""
         a, b, r = self._coefficients(t)
         return jnp.abs(r.sigma / (a * r.sigma - b * r.alpha))
-
-    def input_scalings(self, t: Scalar) -> tuple[Array, Array]:
-        """c_in = 1/√(α² σ_data² + σ²), which gives the network inputs of unit variance, and c_noise = −λ/8.
-
-        c_noise is EDM's ¼ log σ/α.
-        """
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return 1 / jnp.hypot(alpha * self.sigma_data, sigma), noise_input(self.schedule, t)
 
     def _coefficients(self, t):
         r = schedules.rates(self.schedule, t)
@@ -218,11 +218,36 @@ def moments(denoiser: NetworkDenoiser) -> Moments:
     return Moments(net)
 
 
+@pytree
+class TweedieVariance:
+    """(x, t) -> (σ²/α) ∂D_i/∂x_i. See `variance`."""
+
+    schedule: Any
+    denoiser: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """Var(x_0 | x_t = x) of each entry, shape of x."""
+        flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))  # noqa: E731
+        slopes = jnp.diagonal(jax.jacfwd(flat)(jnp.ravel(x)))  # (D,)
+        return (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t) * slopes).reshape(x.shape)
+
+
+def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
+    """(x, t) -> Var(x_0 | x_t = x) of each entry, (σ²/α) ∂D_i/∂x_i, shape of x: exact where D is.
+
+    By Tweedie's formula of second order, at the cost of D pushforwards. With `ddpm.paired` the variance "optimal".
+    Raises TypeError for what is no schedule or denoiser. Efron 2011; Bao et al. 2022, Lemma 4.
+    """
+    schedules.check(schedule)
+    return TweedieVariance(schedule, as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)")))
+
+
 def check_levels(levels: ArrayLike) -> Array:
     """`levels` as an array (K,), refused unless K ≥ 2 and increasing."""
     levels = checks.real_array("levels", levels)
     if levels.ndim != 1 or levels.shape[0] < 2:
         raise ValueError(f"levels must have shape (K,) with K at least 2, got {levels.shape}")
+    checks.finite("levels", levels)
     if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
         raise ValueError(f"levels must increase, got {np.asarray(levels)}")
     return levels
@@ -233,7 +258,7 @@ def level_index(x: Array, levels: Array) -> Array:
     gaps = jnp.abs(x[..., None] - levels)  # (*shape, K)
     if not checks.is_traced(gaps):
         off, slack = np.max(np.min(np.asarray(gaps), -1)), 1e-4 * (np.asarray(levels)[-1] - np.asarray(levels)[0])
-        if off > slack:
+        if not off <= slack:
             raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
     return jnp.argmin(gaps, -1)
 

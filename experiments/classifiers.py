@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from sklearn.svm import SVC
 
-from diffjax import losses, schedules
+from diffjax import losses, predictions, schedules
 from diffjax.networks import TimeEmbedding
 from experiments import datasets
 
@@ -47,11 +47,9 @@ class NoisyClassifier:
 
     def logits(self, params, x, t, key=None):
         """log p(y | x_t = x) of all classes up to a constant, (classes,); a key turns dropout on."""
-        level = schedules.log_snr(self.schedule, t)
-        spread = float(self.data.train.std())
-        scaled = x / jnp.hypot(self.schedule.alpha(t) * spread, self.schedule.sigma(t))
+        c_in, c_noise = predictions.input_scalings(self.schedule, t, float(self.data.train.std()))
         extra = {} if key is None else {"train": True, "rngs": {"dropout": key}}
-        return self.module.apply(params, scaled, -level / 8, **extra)
+        return self.module.apply(params, c_in * x, c_noise, **extra)
 
     def log_prob(self, params, x, t, label):
         """log p(label | x_t = x), shape ()."""

@@ -65,7 +65,7 @@ class Config(models.Training):
     kinds: tuple[Literal["classifier_free", "classifier"], ...] = ("classifier_free", "classifier")
     """Guidances that are drawn at every scale."""
     scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
-    """Guidance scales γ: (1 − γ) D_u + γ D_c; 0 is unguided, 1 conditional."""
+    """Guidance scales γ on data: (1 − γ) D_u + γ D_c; 0 is unguided, 1 conditional. The exact part has its own."""
     samples: int = 500
     """Samples at each scale, the classes in turn."""
     labels: tuple[int, ...] = ()
@@ -86,7 +86,7 @@ class Config(models.Training):
     exact: bool = True
     """Whether to run the part on exact laws."""
     exact_samples: int = 20_000
-    """Samples of each exact law."""
+    """Samples of each exact law, 2048 or more."""
     chunk: int = 250
     """Examples at a time in sampling."""
 

@@ -73,13 +73,16 @@ def draw_scores(rows, real):
     """Share recognised and Fréchet distance against the scale, the latter of each variant too; real examples dotted."""
     figure, axes = plt.subplots(1, 2, figsize=(12.5, 4.4), layout="constrained")
     panels = (
-        (axes[0], "accuracy", "recognised as the class asked for (%)", 100.0, real["judge_test_accuracy"], "test set"),
         (
-            axes[1], "frechet_distance", "Fréchet distance² to the test set (data units²)", 1.0,
-            real["frechet_distance_train"], "as many training examples",
+            axes[0], "accuracy", "recognised as the class asked for (%)", 100.0, real["judge_test_accuracy"],
+            "test set", "recognised by an independent classifier",
+        ),
+        (
+            axes[1], "frechet_distance", "Fréchet distance to the test set (data units²)", 1.0,
+            real["frechet_distance_train"], "as many training examples", "distance to the test set",
         ),
     )  # fmt: skip
-    for axis, name, what, unit, reference, who in panels:
+    for axis, name, what, unit, reference, who, title in panels:
         for kind, colour in COLOURS.items():
             own = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["scale"])
             error = [unit * row["accuracy_standard_error"] for row in own] if name == "accuracy" else None
@@ -89,6 +92,7 @@ def draw_scores(rows, real):
             )  # fmt: skip
         axis.axhline(unit * reference, color="black", lw=0.8, ls=":", label=f"real: {who}")
         axis.set(xlabel="guidance scale γ", ylabel=what)
+        axis.set_title(title)
         axis.set_xscale("symlog", base=2, linthresh=1)
         axis.set_xticks(sorted({row["scale"] for row in rows}))
         axis.xaxis.set_major_formatter("{x:g}")

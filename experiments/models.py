@@ -184,7 +184,10 @@ def _read_history(path, step):
         raise FileNotFoundError(
             f"{path} is missing beside checkpoints of step {step}; restore it or choose another OUT"
         )
-    return json.loads(path.read_text())["loss"][:step]
+    losses = json.loads(path.read_text())["loss"][:step]
+    if len(losses) < step:
+        raise ValueError(f"{path} has {len(losses)} losses, its checkpoints are of step {step}; choose another OUT")
+    return losses
 
 
 def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
@@ -193,7 +196,7 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
     window = max(1, len(history) // 40)
     smooth = np.convolve(history, np.ones(window) / window, "valid")
     axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
-    axis.plot(np.arange(len(smooth)) + window, smooth, color="#1f4e79", label=f"mean of {window}")
+    axis.plot(np.arange(len(smooth)) + (window - 1) / 2, smooth, color="#1f4e79", label=f"mean of {window}")
     axis.set(xlabel="training step", ylabel=what, title=title)
     axis.legend(frameon=False)
     record.save_figure(figure, path)

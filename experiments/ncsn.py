@@ -5,7 +5,8 @@
 The target is 0.8 N((5, 5), I) + 0.2 N((−5, −5), I) (Song & Ermon 2019, Figure 3). Between the modes its density is so
 small that Langevin dynamics at the least noise never crosses: each mode keeps the share of the starts that lay on its
 side. From level to level of a noise ladder the modes part slowly, and the shares are settled while they still overlap.
-All runs start from N(0, σ_max²) and make levels · corrections Langevin steps. First with the exact score; then a small
+All runs start from N(0, σ_max²), which takes the place of steps at the greatest level, and make (levels − 1) ·
+corrections Langevin steps. First with the exact score; then a small
 network is trained by the ladder's objective on samples of the target, and takes the exact score's place. Figures in
 OUT:
 
@@ -139,9 +140,14 @@ def exact_samples(key: jax.Array, law: Any, count: int) -> jax.Array:
     return jax.vmap(law.sample)(jax.random.split(key, count))
 
 
+def langevin_steps(config: Config) -> int:
+    """Of a whole run: none at the first level, where it starts, nor in the last step, which denoises."""
+    return (config.levels - 1) * config.corrections
+
+
 def plain(config: Config, key: jax.Array, denoiser: Any, ladder: Any, bar: Any) -> np.ndarray:
     """Samples by x ← x + ½ε ∇log p + √ε z at the least level alone, from N(0, σ_max²), (samples, 2)."""
-    ts = config.plain_step * jnp.arange(config.levels * config.corrections + 1)
+    ts = config.plain_step * jnp.arange(langevin_steps(config) + 1)
     starts = config.sigma_max * jax.random.normal(key, (config.samples, 2))
     keys = jax.random.split(jax.random.fold_in(key, 1), config.samples)
 
@@ -169,9 +175,9 @@ def annealed(
 
 
 def levels_alone(config: Config, key: jax.Array, target: Any, levels: int, budget: int, bar: Any) -> dict[str, float]:
-    """The heavy mode's share after `budget` Langevin steps spread over `levels` levels between the same ends."""
+    """The heavy mode's share after about `budget` Langevin steps spread over `levels` levels between the same ends."""
     ladder = schedules.from_sigmas(ncsn.geometric_sigmas(levels, config.sigma_min, config.sigma_max))
-    spread = dataclasses.replace(config, corrections=max(1, budget // levels))
+    spread = dataclasses.replace(config, levels=levels, corrections=max(1, round(budget / (levels - 1))))
     return share(annealed(spread, key, targets.denoiser(target, ladder), ladder, bar)[0])
 
 
@@ -318,7 +324,7 @@ def draw_samples(config: Config, target: Any, samples: dict[str, np.ndarray], sh
     for axis in axes[:, 0]:
         axis.set_ylabel("$x_2$ (data units)")
     figure.colorbar(image, ax=axes, shrink=0.7, label="density (1 / data unit²)")
-    budget = config.levels * config.corrections
+    budget = langevin_steps(config)
     figure.suptitle(
         f"Two far modes of weights 0.8 and 0.2: {config.samples} samples after {budget} Langevin steps each"
     )
@@ -338,7 +344,9 @@ def draw_annealing(config: Config, target: Any, ladder: Any, states: dict[int, n
                         cmap=PALE_GREYS, rasterized=True)  # fmt: skip
         axis.scatter(*x[:300].T, s=3, color="#a03020", linewidths=0)
         axis.set(xlim=(-side, side), ylim=(-side, side), aspect="equal", xlabel="$x_1$ (data units)")
-        axis.set_title(f"σ = {sigma:.3g}\n{share(x)['share']:.3f}, exact {exact_share(sigma):.3f}", fontsize=10)
+        start = ", the starts" if index == ladder.steps else ""
+        label = f"σ = {sigma:.3g}{start}\n{share(x)['share']:.3f}, exact {exact_share(sigma):.3f}"
+        axis.set_title(label, fontsize=10)
     axes[0].set_ylabel("$x_2$ (data units)")
     top.suptitle(
         "300 states of annealed Langevin over the exact density at six levels; all states' share on the heavy side"
@@ -349,7 +357,7 @@ def draw_annealing(config: Config, target: Any, ladder: Any, states: dict[int, n
     ):
         values, errors = ([s[k] for s in shares] for k in ("share", "error"))
         axis.errorbar(config.level_counts, values, [2 * e for e in errors], color=colour, marker="o", ms=4, capsize=3,
-                      label=f"{budget} Langevin steps in all")  # fmt: skip
+                      label=f"about {budget} Langevin steps in all")  # fmt: skip
     axis.axhline(WEIGHTS[0], color="black", lw=1, label="exact, 0.8")
     axis.axhline(0.5, color="black", lw=1, ls=":", label="share of the starts on its side, 0.5")
     axis.set_xscale("log")
@@ -359,7 +367,7 @@ def draw_annealing(config: Config, target: Any, ladder: Any, states: dict[int, n
     axis.set_title(
         "As many steps on more levels: the modes' shares come right (bars: two standard errors)", fontsize=11
     )
-    axis.legend(frameon=False, loc="center right", bbox_to_anchor=(0.99, 0.35))
+    axis.legend(loc="center right", bbox_to_anchor=(0.99, 0.3), framealpha=0.9)
     return figure
 
 
@@ -380,7 +388,7 @@ def draw_errors(rows: list[dict[str, float]]) -> Any:
     axis.set(xscale="log", yscale="log", xlabel="noise level σ (data units)")
     axis.set_ylabel("σ² E‖·‖² / D, mean square (no unit)")
     axis.set_title("Score error of the trained network", fontsize=11)
-    axis.legend(frameon=False, fontsize=9, loc="center", bbox_to_anchor=(0.52, 0.4))
+    axis.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1)
     return figure
 
 

@@ -25,15 +25,32 @@ COMPILATION_CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
 
 
 def main(run: Callable[[Config], Any], config_type: type[Config], document: str | None) -> None:
-    """Parse the command line into `config_type` and run; bad input ends with one line, not a traceback."""
+    """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback."""
     use_compilation_cache()
-    config = tyro.cli(config_type, description=document)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    config = tyro.cli(config_type, description=_paragraphs(document), prog=f"python -m {spec.name}" if spec else None)
     try:
         run(config)
+    except KeyboardInterrupt as stop:
+        print(
+            f"\n{stop or 'stopped'}; run again with the same flags to go on from the last checkpoint", file=sys.stderr
+        )
+        sys.exit(130)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         if os.environ.get("DIFFJAX_TRACEBACK"):
             raise
         sys.exit(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)")
+
+
+def _paragraphs(document: str | None) -> str:
+    """A docstring with each paragraph and list item on one line, which a terminal of any width then wraps."""
+    lines: list[str] = []
+    for line in (document or "").splitlines():
+        text, code = line.strip(), line.startswith("    ")
+        item = text.startswith("- ")
+        joins = lines and lines[-1] and not lines[-1].startswith("    ") and text and not item and not code
+        lines = [*lines[:-1], f"{lines[-1]} {text}"] if joins else [*lines, line]
+    return "\n".join(lines)
 
 
 def use_compilation_cache() -> None:

@@ -64,7 +64,7 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
 def test_exact_gaps_are_the_closed_forms():
     """N(0.3, 0.5²) on the smooth chain at T = 10: 0 for the optimal variance, ½ Σ [u − log(1 + u)], u = (SNR_{t−1} −
     SNR_t) Var, for β̃; within 4 standard errors."""
-    chain, target = ddpm.smooth_chain(10), dj.targets.gaussian([0.3], 0.5)
+    chain, target = ddpm.vp_chain(10), dj.targets.gaussian([0.3], 0.5)
     snr = np.exp(np.asarray(chain.log_snrs))
     u = (snr[:-1] - snr[1:]) / (4 + snr[1:])  # Var = 1/(1/s² + SNR)
     for variance, expected in (("optimal", 0.0), ("posterior", 0.5 * np.sum(u - np.log1p(u)))):
@@ -87,7 +87,7 @@ REFUSED = {
     "data": ({"data": "moons"}, "data must be integers of at most 256 levels, moons is not"),
     "few steps": ({"few_steps": 25}, "few_steps must be between 2 and 24, got 25"),
     "chain": ({"chain_steps": 1}, "chain_steps must be at least 2, got 1"),
-    "betas": ({"chain_steps": 12, "few_steps": 3}, r"last must lie in \(0, 1\), got 1.66"),
+    "betas": ({"chain_steps": 12, "few_steps": 3}, "chain_steps must be at least 21 for betas 'linear', got 12"),
 }
 
 

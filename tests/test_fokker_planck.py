@@ -124,9 +124,11 @@ def geometric_brownian(x, t, rate=0.3, volatility=0.5, mean=0.2, variance=0.04):
 GEOMETRIC = sde.SDE(lambda x, t: 0.3 * x, lambda x, t: 0.5 * x)
 
 
-def test_residual_where_the_diffusion_depends_on_x(x64):
-    """Geometric Brownian motion in two dimensions, Itô: its log-normal law, at second order."""
-    steps = 0.2 * STEPS
+def test_residual_and_rate_where_the_diffusion_depends_on_x(x64):
+    """Geometric Brownian motion in two dimensions, Itô: its log-normal law, at second order; its rate by autodiff."""
+    steps, x = 0.2 * STEPS, jnp.array([1.1, 1.6])
+    rate = sde.fokker_planck(GEOMETRIC, geometric_brownian)(x, 0.3)
+    np.testing.assert_allclose(rate, jax.grad(geometric_brownian, 1)(x, 0.3), rtol=1e-12)
 
     def residual(step):
         return sde.fokker_planck_residual(GEOMETRIC, geometric_brownian, step, step)(jnp.array([1.1, 1.6]), 0.3)

@@ -138,6 +138,23 @@ def test_one_batched_call_guides_and_one_plain_call_does_not():
         chex.assert_trees_all_close(x, dj.sample(KEY, free, schedule, solvers.ddim(), grid, shape=(3,)), rtol=1e-5)
 
 
+def test_scale_one_is_the_better_denoiser_alone():
+    """In whatever type the number 1 comes, one plain call is left."""
+    better, worse = (lambda x, t: x), (lambda x, t: -x)
+    for one in (1, 1.0, np.float32(1), jnp.asarray(1.0)):
+        for make in (guidance.classifier_free, guidance.autoguidance):
+            assert not isinstance(make(better, worse, one), guidance.Extrapolated)
+
+
+def test_a_classifier_shifts_the_noise(x64):
+    """ε̂ − γ √(1 − ᾱ) ∇ log p(y | x_t) on a chain, and s + γ ∇ log p(y | x_t)."""
+    chain, x, t = schedules.from_betas([0.1, 0.2, 0.3]), jnp.array([0.3, -1.0]), 2 / 3
+    log_p = lambda x, t: jnp.sum(jnp.sin(x))  # noqa: E731
+    plain, guided = jnp.tanh, guidance.classifier(chain, lambda x, t: jnp.tanh(x), log_p, 2.5)
+    shifted, noise = (predictions.noise(chain, d)(x, t) for d in (guided, lambda x, t: plain(x)))
+    np.testing.assert_allclose(shifted, noise - 2.5 * chain.sigma(t) * jnp.cos(x), rtol=1e-12)
+
+
 def test_conditions_of_examples_and_of_the_factory():
     """A condition per example from `sample_many` takes the bound one's place; without either it is asked for."""
     schedule, grid = schedules.edm(), dj.grids.karras(schedules.edm(), 4)
@@ -335,6 +352,16 @@ def test_conditions_are_dropped_at_their_probability_and_as_a_whole():
 
 D = lambda x, t: x  # noqa: E731
 REFUSED = {
+    "a pair": (
+        lambda: guidance.static_threshold(lambda x, t: (x, x))(jnp.zeros(2), 0.1),
+        TypeError,
+        r"got a tuple of 2; to pair a guided one, ddpm.paired\(guided, second\)",
+    ),
+    "another shape": (
+        lambda: guidance.classifier_free(lambda x, t: x[:1], D, 2.0)(jnp.zeros(2), 0.1),
+        ValueError,
+        r"denoiser must return its example's shape \(2,\), got \(1,\)",
+    ),
     "interval outside": (
         lambda: guidance.limited(schedules.edm(), D, D, (0.1, 100.0)),
         ValueError,

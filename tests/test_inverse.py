@@ -383,6 +383,7 @@ def test_the_bias_of_repaint_on_a_gaussian(x64):
         mean, covariance = repaint_law(schedule, grid, 1, repeats)
         found[steps, repeats] = mean[1] / OBSERVED, covariance[1, 1]
     means, variances = zip(*found.values(), strict=True)
+    assert np.all(np.diff(means[:4]) > 0) and means[3] < CORRELATION
     assert means[:4] == pytest.approx((0.483, 0.675, 0.764, 0.788), abs=1e-3)
     assert variances[:4] == pytest.approx((0.450, 0.357, 0.322, 0.310), abs=1e-3)
     assert abs(variances[4] - 0.36) < 0.5 * abs(variances[3] - 0.36)
@@ -406,6 +407,17 @@ def test_repaint_counts_its_evaluations():
         assert len(ran) == solver.evaluations(grid)
         assert len(ran) == 6 + {1: 5, 3: 1}[jump] * (repeats - 1) * jump
     assert inverse.repaint() is inverse.repaint(solvers.ddpm(), 1, 10)
+
+
+def test_repaint_takes_a_condition():
+    """The condition of `sample_many` reaches the denoiser through `replacement`."""
+    schedule, operator = schedules.vp_linear(), inverse.inpainting([True, False])
+    denoiser = inverse.replacement(lambda x, t, c: c * jnp.ones(2), operator, [OBSERVED])
+    grid = jnp.append(dj.grids.karras(schedule, 3), 0.0)
+    found = dj.sample_many(
+        KEY, 2, denoiser, schedule, inverse.repaint(repeats=2), grid, (2,), condition=jnp.array([0.2, -0.7])
+    )
+    np.testing.assert_allclose(found, [[OBSERVED, 0.2], [OBSERVED, -0.7]], rtol=1e-6)
 
 
 def test_repaint_depends_on_its_key_alone_and_keeps_pixels():

@@ -298,6 +298,8 @@ def test_moments_of_independent_entries_are_tweedies(x64):
         np.testing.assert_allclose(mean, denoiser(x, t), rtol=1e-12)
         scale = schedule.sigma(t) ** 2 / schedule.alpha(t)
         np.testing.assert_allclose(variance, scale * slope, rtol=1e-9, atol=1e-14)
+        tweedie = predictions.variance(schedule, denoiser)(x, t)
+        np.testing.assert_allclose(tweedie, scale * slope, rtol=1e-12, atol=1e-18)
     with pytest.raises(TypeError, match=r"denoiser must be made by predictions\.categorical, got"):
         predictions.moments(predictions.denoiser(schedule, net, "data"))
 

@@ -41,9 +41,6 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
     target = TARGETS["diagonal"]()
     log_p, denoiser = log_density(target, schedule), targets.denoiser(target, schedule)
 
-    def upwards(process):
-        return sde.SDE(lambda x, t: -process.drift(x, t), process.diffusion)
-
     def everything(x, t):
         exact = jax.grad(log_p, 1)(x, t)
         scale = (schedules.diffusion_coefficient(schedule, t) / schedule.sigma(t)) ** 2
@@ -51,7 +48,7 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
         rates = [sde.fokker_planck(sde.forward(schedule), log_p)(x, t), sde.fokker_planck(flow, log_p)(x, t)]
 
         def backwards(noise):
-            return -sde.fokker_planck(upwards(sde.reverse(schedule, denoiser, noise)), log_p)(x, t)
+            return sde.fokker_planck(sde.reverse(schedule, denoiser, noise), log_p, downwards=True)(x, t)
 
         return exact, scale, jnp.append(jnp.stack(rates), jax.vmap(backwards)(jnp.array([0.0, 0.5, 1.0, 2.0])))
 

@@ -5,7 +5,7 @@ q(x_{t−1} | x_t, x_0) and c_0 the weight of x_0 in its mean; as c_0²/β̃ = S
 (SNR_{t−1} − SNR_t) ‖x_0 − D‖² nats where the model keeps the variance β̃.
 """
 
-from .betas import constant_betas, cosine_betas, linear_betas, sigmoid_betas
+from .betas import betas_of, constant_betas, cosine_betas, linear_betas, sigmoid_betas
 from .bound import Bound, RateDistortion, elbo, rate_distortion, two_variable_elbo
 from .continuous import continuous_elbo, continuous_loss, schedule_variance_loss
 from .gaussian import Gaussian, discretised_log_prob, gaussian_kl
@@ -30,6 +30,7 @@ __all__ = [
     "LossHistory",
     "Paired",
     "RateDistortion",
+    "betas_of",
     "bound_loss",
     "constant_betas",
     "continuous_elbo",

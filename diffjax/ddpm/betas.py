@@ -1,8 +1,11 @@
 """β tables of the discrete chain, in float64 on the host."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
+from ..schedules import Schedule
 
 
 def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
@@ -42,6 +45,24 @@ def constant_betas(steps: int, beta: float = 0.02) -> np.ndarray:
     """The same β at every step, (steps,) in float64. Raises ValueError for fewer than 2 steps and β outside (0, 1)."""
     steps, beta = _arguments(steps, beta=beta)
     return np.full(steps, beta, np.float64)
+
+
+def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
+    """β_i = 1 − ᾱ(i/T)/ᾱ((i − 1)/T) of a variance-preserving schedule with t_max = 1, ᾱ(0) = 1; (steps,) in float64.
+
+    The chain of `schedules.from_betas` then has the schedule's log-SNR at t = i/T, so that it tends to its SDE. Raises
+    ValueError for fewer than 2 steps, t_max ≠ 1, and a schedule with α² + σ² ≠ 1. Song et al. 2021, appendix B.
+    """
+    steps = checks.integer("steps", steps, minimum=2)
+    t = np.arange(1, steps + 1) / steps
+    with jax.enable_x64(True):
+        alpha, sigma = (np.asarray(f(jnp.asarray(t)), np.float64) for f in (schedule.alpha, schedule.sigma))
+    if float(schedule.t_max) != 1:
+        raise ValueError(f"schedule must have t_max = 1, got {schedule.t_max}")
+    gap = np.max(np.abs(alpha**2 + sigma**2 - 1))
+    if gap > 1e-6:
+        raise ValueError(f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}")
+    return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 
 
 def _arguments(steps, **fractions):

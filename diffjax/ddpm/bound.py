@@ -14,7 +14,7 @@ from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
-from .gaussian import Gaussian, gaussian_kl
+from .gaussian import Gaussian, check_variance, gaussian_kl
 from .kernels import entry, model_of
 
 
@@ -56,10 +56,12 @@ def elbo(
     """The bound of the chain on −log p(x) of one example, one draw of x_t ~ q(x_t | x) for each term.
 
     L_T = KL(q(x_T | x) ‖ p(x_T)) exactly; denoising: (T − 1,), entry i for index t = i + 2: L_{t−1} = KL(q(x_{t−1} |
-    x_t, x) ‖ p(x_{t−1} | x_t)); L_0 = −log p(x | x_1). x: one example. variance: a name of `VARIANCES`, also of the
-    decoder unless decoder_variance, (), is given. levels: (K,), the values that entries of lattice data take: the
-    decoder is then `discretised_log_prob`, and the total bounds −log P(x). prior: p(x_T), default N(0, I). chunk:
-    indices at a time, to bound memory, in the gradient too; default all T.
+    x_t, x) ‖ p(x_{t−1} | x_t)); L_0 = −log p(x | x_1). x: one example. variance: "forward", "posterior", "optimal" or
+    "learned", see `VARIANCES`: with β̃, "posterior", the bound stays above −log p for spread-out data however great T,
+    with "optimal" it does not. It is also the decoder's unless decoder_variance, () or of x's shape, is given. levels:
+    (K,), the values that entries of lattice data take: the decoder is then `discretised_log_prob`, and the total bounds
+    −log P(x). prior: p(x_T), default N(0, I). chunk: indices at a time, to bound memory, in the gradient too; default
+    all T.
 
     Gradients flow to the denoiser, to x and to the betas of `from_betas`, the noise held. Tables are made in float64 on
     the host where the chain is concrete. Raises ValueError for unknown variances, entries of x that are no level,
@@ -122,23 +124,32 @@ def rate_distortion(
     nats, errors = _terms(static, chunk, arrays, key, x)
     after = jnp.concatenate([nats[1:], prior_matching(chain, x, prior)[None]])  # what reaching each index adds
     spent = jnp.cumsum(after[::-1])[::-1]
-    return RateDistortion(bits_per_dim(-spent, x.shape, 2, 1.0), jnp.sqrt(errors))
+    positive = errors > 0  # the root of 0 has no gradient
+    rmse = jnp.where(positive, jnp.sqrt(jnp.where(positive, errors, 1)), 0)
+    return RateDistortion(bits_per_dim(-spent, x.shape, 2, 1.0), rmse)
 
 
 def _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk):
     checks.key("key", key)
-    model = model_of(denoiser, chain, variance, levels, decoder_variance)
     x = check_example("x", x)
+    model = model_of(denoiser, chain, variance, levels, decoder_variance, x.shape)
     if levels is not None:
         level_index(x, model.levels)
-    return model, x, check_prior(prior, 1.0), check_chunk(chunk)
+    return model, x, check_prior(prior, 1.0, x.shape), check_chunk(chunk)
 
 
-def check_prior(prior: Gaussian | None, variance: Scalar) -> Gaussian:
-    """The prior given, refused unless a Gaussian, or N(0, variance)."""
+def check_prior(prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]) -> Gaussian:
+    """The prior given, refused unless a Gaussian over examples of this shape, or N(0, variance)."""
     if prior is not None and not isinstance(prior, Gaussian):
         raise TypeError(f"prior must be a ddpm.Gaussian(mean, variance), got {prior!r}")
-    return Gaussian(0.0, variance) if prior is None else prior
+    if prior is None:
+        return Gaussian(0.0, variance)
+    mean, spread = checks.real_array("prior.mean", prior.mean), checks.real_array("prior.variance", prior.variance)
+    for name, value in (("prior.mean", mean), ("prior.variance", spread)):
+        checks.one_of_shapes(name, value, [(), shape])
+        checks.finite(name, value)
+    check_variance("prior.variance", spread)
+    return Gaussian(mean, spread)
 
 
 def check_chunk(chunk: int | None) -> int | None:

@@ -20,8 +20,9 @@ def continuous_loss(key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLi
     """½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min) of one example, in nats, shape (): the denoising terms at T = ∞.
 
     Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR, which depends on the schedule by its end points alone
-    where D depends on t by the log-SNR alone (so do scaled inputs of `predictions.denoiser`). Kingma et al. 2021, eq.
-    17–18.
+    where D depends on t by the log-SNR alone (so do scaled inputs of `predictions.denoiser`). x: one example. t: (), in
+    [t_min, t_max]; default one draw. Raises ValueError for a t outside, NaN in x, or an answer of another shape;
+    TypeError for what is no key, denoiser or schedule. Kingma et al. 2021, eq. 17–18.
     """
     checks.key("key", key)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
@@ -30,8 +31,10 @@ def continuous_loss(key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLi
     key_time, key_noise = jax.random.split(key)
     if t is None:
         t = schedule.t_min + span * jax.random.uniform(key_time, (), x.dtype)
+    elif not checks.is_traced(t, schedule):
+        t = checks.within("t", t, float(schedule.t_min), float(schedule.t_max))
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
-    error = x - denoiser(schedules.perturb(schedule, x, t, noise), t)
+    error = x - checks.answer(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
     return weighted_error("likelihood", schedule, t, error) * span
 
 
@@ -62,9 +65,11 @@ def continuous_elbo(
     """The bound on −log p(x) in continuous time, of any schedule: `continuous_loss` at `count` stratified times.
 
     denoising: (count,), each 1/count of the loss at (i + u)/count of the interval, one u ~ U(0, 1) and fresh noise for
-    each, so that the terms sum to an unbiased estimate. The decoder stands at t_min: N(D, decoder_variance), default
-    σ²/α² there, or its discretisation on levels. prior: p(x_T), default N(0, prior_std²), what `sample` starts from.
-    Other arguments and errors as in `elbo`. Kingma et al. 2021, eq. 11 and 17.
+    each, so that the terms sum to an unbiased estimate; its spread is great where |dSNR/dt| is, as at small t_min for
+    continuous data: take more of `count`, a greater t_min, or a schedule whose log-SNR falls evenly, as `ve`. The
+    decoder stands at t_min: N(D, decoder_variance), default σ²/α² there, or its discretisation on levels. prior:
+    p(x_T), default N(0, prior_std²), what `sample` starts from. Other arguments and errors as in `elbo`. Kingma et al.
+    2021, eq. 11 and 17.
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
@@ -74,8 +79,8 @@ def continuous_elbo(
     levels = None if levels is None else check_levels(levels)
     if levels is not None:
         level_index(x, levels)
-    decoder_variance = check_decoder_variance(decoder_variance)
-    prior, chunk = check_prior(prior, schedules.prior_std(schedule) ** 2), check_chunk(chunk)
+    decoder_variance = check_decoder_variance(decoder_variance, x.shape)
+    prior, chunk = check_prior(prior, schedules.prior_std(schedule) ** 2, x.shape), check_chunk(chunk)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     denoising, reconstruction = _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_variance)
     return Bound(prior_matching(schedule, x, prior), denoising, reconstruction)
@@ -92,7 +97,8 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
         return continuous_loss(jax.random.fold_in(key_noise, i), denoiser, schedule, x, t) / count
 
     t = jnp.asarray(schedule.t_min, x.dtype)
-    data = denoiser(schedules.perturb(schedule, x, t, jax.random.normal(key_end, x.shape, x.dtype)), t)
+    noise = jax.random.normal(key_end, x.shape, x.dtype)
+    data = checks.answer(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
     if decoder_variance is None:
         decoder_variance = (schedule.sigma(t) / schedule.alpha(t)) ** 2
     return map_chunks(term, jnp.arange(count), chunk), -decoder_log_prob(Gaussian(data, decoder_variance), x, levels)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import log_ndtr
 
 from .. import checks
@@ -49,11 +50,18 @@ def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Arra
 
     An entry's P is the Gaussian's mass between the midpoints to its level's neighbours; the first bin reaches to −∞ and
     the last to ∞, so that the levels' P sum to one. x: one example, entries among levels: (K,), increasing. Raises
-    ValueError where an entry of x is no level. Ho et al. 2020, eq. 13.
+    ValueError where an entry of x is no level or a variance is not positive. Ho et al. 2020, eq. 13.
     """
     levels = check_levels(levels)
+    check_variance("law.variance", law.variance)
     x = checks.real_array("x", x)
     return decoder_log_prob(law, x, levels)
+
+
+def check_variance(name: str, variance: ArrayLike) -> None:
+    """Refuse a concrete variance that is not positive everywhere."""
+    if not checks.is_traced(variance) and not np.all(np.asarray(variance) > 0):
+        raise ValueError(f"{name} must be positive, got {np.min(np.asarray(variance))}")
 
 
 def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:

@@ -16,13 +16,19 @@ from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
 
 def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
-    """q(x_i | x_{i−1} = x) = N(√(1 − β_i) x, β_i). x: one example. index: i in 1 … T. Ho et al. 2020, eq. 2."""
+    """q(x_i | x_{i−1} = x) = N(√(1 − β_i) x, β_i). x: one example. index: i in 1 … T.
+
+    Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 2.
+    """
     row = _row(chain, index)
     return Gaussian(jnp.sqrt(1 - row.beta) * checks.real_array("x", x), row.beta)
 
 
 def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussian:
-    """q(x_i | x_0) = N(√ᾱ_i x_0, 1 − ᾱ_i). x0: one example. index: i in 1 … T. Ho et al. 2020, eq. 4."""
+    """q(x_i | x_0) = N(√ᾱ_i x_0, 1 − ᾱ_i). x0: one example. index: i in 1 … T.
+
+    Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 4.
+    """
     row = _row(chain, index)
     return Gaussian(chain.alpha(row.time) * checks.real_array("x0", x0), chain.sigma(row.time) ** 2)
 
@@ -30,10 +36,12 @@ def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussia
 def posterior(chain: DiscreteChain, x: ArrayLike, x0: ArrayLike, index: Any) -> Gaussian:
     """q(x_{i−1} | x_i = x, x_0) = N(μ̃, β̃), μ̃ = c_0 x_0 + c_i x; at index 1 the point x_0, of variance 0.
 
-    x, x0: one example each. index: i in 1 … T. Ho et al. 2020, eq. 6–7.
+    x, x0: one example each, of one shape. index: i in 1 … T. Raises ValueError for shapes that differ and an index out
+    of range, TypeError for no chain. Ho et al. 2020, eq. 6–7.
     """
-    row = _row(chain, index)
-    return Gaussian(row.data * checks.real_array("x0", x0) + row.state * checks.real_array("x", x), row.variance)
+    row, x, x0 = _row(chain, index), checks.real_array("x", x), checks.real_array("x0", x0)
+    checks.one_of_shapes("x0", x0, [x.shape])
+    return Gaussian(row.data * x0 + row.state * x, row.variance)
 
 
 def reverse_step(
@@ -42,8 +50,8 @@ def reverse_step(
     """p(x_{i−1} | x_i = x) = N(c_0 D + c_i x, v): the model's step, whose mean is that of the posterior at x_0 = D.
 
     x: one example. index: i in 1 … T. variance: a name of `VARIANCES`; for "optimal" and "learned" the denoiser returns
-    a pair, see `paired`. Raises ValueError for another name or index. Ho et al. 2020, eq. 11; Nichol & Dhariwal 2021,
-    eq. 15.
+    a pair, see `paired`. With ε̂ = (x − √ᾱ D)/√(1 − ᾱ) the mean is (x − β ε̂/√(1 − ᾱ))/√(1 − β). Raises ValueError for
+    another name or index. Ho et al. 2020, eq. 11; Nichol & Dhariwal 2021, eq. 15; Bishop & Bishop 2024, Algorithm 20.2.
     """
     model = model_of(denoiser, chain, variance)
     x, row = checks.real_array("x", x), _row(chain, index)
@@ -62,10 +70,10 @@ VARIANCES: dict[str, Callable] = {
 }
 """The variance v of p(x_{t−1} | x_t) for each name.
 
-forward: β, right for data of unit variance · posterior: β̃, right for data that are one point; at the first index, where
-it is 0, the second's (Ho et al. 2020, section 3.2) · optimal: β̃ + c_0² Var(x_0 | x_t), that of q(x_{t−1} | x_t), where
-the denoiser returns (D, Var) (Bao et al. 2022, Theorem 1) · learned: β^v β̃^{1−v}, where it returns (D, v) (Nichol &
-Dhariwal 2021, eq. 15). Var and v are of shape () or of x's.
+forward: β, right for data of unit variance · posterior: β̃, right for data that are one point; at the first index,
+where it is 0, the second's (Ho et al. 2020, section 3.2) · optimal: β̃ + c_0² Var(x_0 | x_t), that of q(x_{t−1} | x_t),
+where the denoiser returns (D, Var) (Bao et al. 2022, Theorem 1) · learned: β^v β̃^{1−v}, where it returns (D, v)
+(Nichol & Dhariwal 2021, eq. 15). Var and v are of shape () or of x's.
 """
 
 PAIRED = ("optimal", "learned")
@@ -88,6 +96,7 @@ def paired(denoiser: Denoiser, second: Callable) -> Paired:
     """The denoiser (x, t) -> (D, second(x, t)) that the variances "optimal" and "learned" ask for; a pytree callable.
 
     second: Var(x_0 | x_t) or the share v. A network that gives both at once needs no pairing: return them as a tuple.
+    What wraps a denoiser, as guidance does, asks for D alone: wrap first and pair last, `paired(guided, second)`.
     """
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     checks.callable_("second", second, "second(x, t)")
@@ -164,12 +173,12 @@ class Model:
     def predict(self, row, x):
         """(D, what the denoiser says of the variance or None) at x_t = x."""
         output = self.denoiser(x, row.time)
-        if self.variance in PAIRED and not (isinstance(output, tuple) and len(output) == 2):
+        if self.variance not in PAIRED:
+            return checks.answer(output, x), None
+        if not (isinstance(output, tuple) and len(output) == 2):
             raise ValueError(f"denoiser must return a pair for variance {self.variance!r}, see ddpm.paired")
-        data, spread = output if self.variance in PAIRED else (output, None)
-        if jnp.shape(data) != jnp.shape(x):
-            raise ValueError(f"denoiser must return its example's shape {jnp.shape(x)}, got {jnp.shape(data)}")
-        return data, spread
+        checks.one_of_shapes("denoiser's second value", output[1], [(), jnp.shape(x)])
+        return checks.answer(output[0], x), jnp.asarray(output[1])
 
     def step(self, row, x, data, spread):
         """p(x_{t−1} | x_t = x)."""
@@ -202,23 +211,26 @@ def model_of(
     variance: str,
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
+    shape: tuple[int, ...] = (),
 ) -> Model:
-    """The checked arguments as one pytree."""
+    """The checked arguments as one pytree; shape: of an example."""
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     checks.choice("variance", variance, VARIANCES)
     rows = rows_of(check_chain(chain))
     levels = None if levels is None else check_levels(levels)
-    return Model(
-        as_pytree_callable(denoiser), chain, rows, levels, check_decoder_variance(decoder_variance), variance=variance
-    )
+    decoder_variance = check_decoder_variance(decoder_variance, shape)
+    return Model(as_pytree_callable(denoiser), chain, rows, levels, decoder_variance, variance=variance)
 
 
-def check_decoder_variance(decoder_variance: ArrayLike | None) -> Any:
-    """`decoder_variance`, refused unless None or positive."""
-    if decoder_variance is None or checks.is_traced(decoder_variance):
-        return decoder_variance
+def check_decoder_variance(decoder_variance: ArrayLike | None, shape: tuple[int, ...]) -> Any:
+    """`decoder_variance`, refused unless None or positive and of shape () or an example's."""
+    if decoder_variance is None:
+        return None
     if np.ndim(decoder_variance) == 0:
         checks.number("decoder_variance", decoder_variance)
+    checks.one_of_shapes("decoder_variance", decoder_variance, [(), shape])
+    if checks.is_traced(decoder_variance):
+        return decoder_variance
     values = np.asarray(decoder_variance, np.float64)
     if not np.all(values > 0):
         raise ValueError(f"decoder_variance must be positive, got {values.min()}")

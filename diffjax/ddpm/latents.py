@@ -34,6 +34,8 @@ def interpolate(
     """
     checks.key("key", key)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    if checks.is_traced(index):
+        raise TypeError("index must be concrete, it fixes the number of steps; got a traced value")
     index = int(check_index(index, check_chain(chain)))
     checks.choice("variance", variance, VARIANCES)
     start, end = driver.check_example("start", start), driver.check_example("end", end)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks
 from ..losses import WEIGHTINGS
@@ -18,8 +19,8 @@ def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike
     """‖ε̂ − ε‖² / D of one example at one index, shape ().
 
     index: 1 … T; default one drawn uniformly. `losses.batch_loss` with weighting "simple" is the same on any schedule.
-    Raises ValueError for an index out of range. Ho et al. 2020, eq. 14 and Algorithm 1; Bishop & Bishop 2024, Algorithm
-    20.1.
+    Raises ValueError for an index out of range or NaN in x, TypeError for no chain. Ho et al. 2020, eq. 14 and
+    Algorithm 1; Bishop & Bishop 2024, Algorithm 20.1.
     """
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, "posterior", None, None)
     row, data, _ = model.observe(key, x, index)
@@ -73,7 +74,7 @@ def hybrid_loss(
 
 def _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance):
     checks.key("key", key)
-    model = model_of(denoiser, chain, variance, levels, decoder_variance)
+    model = model_of(denoiser, chain, variance, levels, decoder_variance, jnp.shape(x))
     return model, check_example("x", x), index_or_draw(key, index, chain)
 
 
@@ -99,9 +100,17 @@ def loss_history(steps: int, length: int = 10) -> LossHistory:
 def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossHistory:
     """The history after losses (B,) at indices (B,) in 1 … T; the oldest of an index are forgotten first.
 
-    losses: `bound_loss` itself, not multiplied by its weight. Raises ValueError for shapes that differ.
+    losses: `bound_loss` itself, not multiplied by its weight. Raises ValueError for shapes that differ, indices outside
+    1 … T and losses that are not finite, which under jit make `index_probabilities` NaN; TypeError for indices that are
+    no integers.
     """
     indices, losses = jnp.asarray(indices), checks.real_array("losses", losses)
+    steps = history.counts.shape[0]
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
+    if not checks.is_traced(indices) and np.any((np.asarray(indices) < 1) | (np.asarray(indices) > steps)):
+        raise ValueError(f"indices must lie in 1 … {steps}, got {np.asarray(indices).tolist()}")
+    checks.finite("losses", losses)
     if indices.ndim != 1:
         raise ValueError(f"indices must have shape (B,), got {indices.shape}")
     checks.one_of_shapes("losses", losses, [indices.shape])
@@ -123,8 +132,9 @@ def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
     """
     floor = checks.within("floor", floor, 0, 1)
     steps, length = history.losses.shape
-    scale = jnp.sqrt(jnp.mean(history.losses**2, -1))
-    full = jnp.all(history.counts >= length) & (jnp.sum(scale) > 0)
+    largest = jnp.max(jnp.abs(history.losses))
+    scale = jnp.sqrt(jnp.mean((history.losses / jnp.where(largest > 0, largest, 1)) ** 2, -1))
+    full = jnp.all(history.counts >= length) & (largest != 0)  # NaN is not 0: it shows
     scale = jnp.where(full, scale, 1.0)
     return (1 - floor) * scale / jnp.sum(scale) + floor / steps
 
@@ -132,8 +142,8 @@ def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
 def sample_indices(key: Key, count: int, history: LossHistory, floor: float = 1e-3) -> tuple[Array, Array]:
     """(indices, weights), each (count,): independent indices t ~ p and 1 / (T p_t).
 
-    The mean of weight × L_t over draws is without bias the mean of L_t over indices, where p_t > 0. Nichol & Dhariwal
-    2021, eq. 18.
+    The mean of weight × L_t over draws is without bias the mean of L_t over indices, where p_t > 0. count: 1 or more.
+    Raises ValueError for another count or a floor outside [0, 1]. Nichol & Dhariwal 2021, eq. 18.
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, schedules
-from ..guidance import StepScale, ratio_of_steps, with_signal
+from ..guidance import StepScale, check_signal, ratio_of_steps
 from ..schedules import Schedule
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
 from .operators import LinearOperator, measurement
@@ -27,7 +27,7 @@ class LikelihoodGuided:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The approximate E[x_0 | x_t = x, y], shape of x; a condition is the denoiser's."""
-        data, pullback = jax.vjp(lambda x: self.denoiser(x, t, *condition), x)
+        data, pullback = jax.vjp(lambda x: checks.answer(self.denoiser(x, t, *condition), x), x)
         variance = 0.0 if self.variance is None else self.variance(t)
         residual = self.y - self.operator.forward(data)
         (gradient,) = pullback(self._pulled(residual, variance).astype(data.dtype))
@@ -51,7 +51,11 @@ class GaussianVariance:
 
 
 def gaussian_variance(schedule: Schedule, std: Scalar = 1.0) -> GaussianVariance:
-    """r²(t) = s² σ²/(α² s² + σ²), the variance of x_0 given x_t for data N(m, s² I). std: s > 0."""
+    """r²(t) = s² σ²/(α² s² + σ²), the variance of x_0 given x_t for data N(m, s² I), shape ().
+
+    std: s, in data units. Raises ValueError unless s > 0. Bishop 2006, eq. 2.117; Song et al. 2023 (ΠGDM), section 3.2
+    with s = 1.
+    """
     return GaussianVariance(schedules.check(schedule), checks.positive("std", std))
 
 
@@ -86,10 +90,10 @@ class ResidualSteps:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The shifted D, shape of x; a condition is the denoiser's."""
-        data, pullback = jax.vjp(lambda x: self.denoiser(x, t, *condition), x)
+        data, pullback = jax.vjp(lambda x: checks.answer(self.denoiser(x, t, *condition), x), x)
         residual = self.y - self.operator.forward(data)
-        norm = jnp.sqrt(jnp.sum(residual**2))
-        unit = residual / jnp.where(norm > 0, norm, 1)
+        square = jnp.sum(residual**2)
+        unit = residual / jnp.sqrt(jnp.where(square > 0, square, 1))
         (descent,) = pullback(self.operator.transpose(unit).astype(data.dtype))
         return data + self.gain(t) * descent
 
@@ -130,9 +134,10 @@ def pigdm(
 ) -> LikelihoodGuided:
     """D + γ (σ²/α) Jᵀ Aᵀ (r² A Aᵀ + τ² I)⁻¹ (y − A D): p(x_0 | x_t) taken as N(D, r² I), J = ∂D/∂x.
 
-    variance: r²(t), default `gaussian_variance(schedule, 1.0)`; with `gaussian_variance(schedule, s)` exact for data
-    N(m, s² I). noise_std: τ ≥ 0. The rest as in `dps`. Song et al. 2023 (ΠGDM), section 3, without the weights that
-    its own solver, Algorithm 1, puts on the gradient.
+    variance: r²(t), default `gaussian_variance(schedule, 1.0)`, for data of unit variance: give
+    `gaussian_variance(schedule, s)` with your data's standard deviation s, with which it is exact for N(m, s² I).
+    noise_std: τ ≥ 0. The rest as in `dps`. Song et al. 2023 (ΠGDM), section 3, without the weights that its own solver,
+    Algorithm 1, puts on the gradient.
     """
     noise_std = checks.non_negative("noise_std", noise_std)
     variance = gaussian_variance(schedule) if variance is None else checks.callable_("variance", variance, "r²(t)")
@@ -140,7 +145,7 @@ def pigdm(
 
 
 def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
-    with_signal(schedule)
+    check_signal(schedule)
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
     y, scale = measurement(operator, y), checks.number("scale", scale)
     return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)

@@ -24,7 +24,7 @@ class Replaced:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """D with what is observed from y, shape of x; a condition is the denoiser's."""
-        return self.insert(self.denoiser(x, t, *condition), self.y)
+        return self.insert(checks.answer(self.denoiser(x, t, *condition), x), self.y)
 
     def insert(self, x: Array, y: Array) -> Array:
         """x + A⁺ (y − A x): the x nearest to this one with A x = y."""
@@ -114,12 +114,8 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
         repeated = int(_jumps(steps, jump).sum()) * (repeats - 1)
         return _cost(solver, grid) + repeated * _cost(solver, np.linspace(2.0, 1.0, jump + 1))
 
-    def refuse(schedule, ts):
-        if solver.refuse is not None:
-            solver.refuse(schedule, ts)
-
     name = f"repaint({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, refuse=refuse, composed=True)
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, refuse=solver.refuse, composed=True)
 
 
 def _jumps(steps, jump):
@@ -143,7 +139,9 @@ _FIRST_REPEATED = 2**20
 
 def _replaced(problem):
     """The `replacement` denoiser within a problem."""
-    observed = getattr(problem.denoiser, "denoiser", problem.denoiser)  # the driver wraps it in a check
+    observed = problem.denoiser
+    while not isinstance(observed, Replaced) and hasattr(observed, "denoiser"):
+        observed = observed.denoiser  # of the driver's check, or of one bound to its example's condition
     if not isinstance(observed, Replaced):
         raise TypeError(f"denoiser must be made by inverse.replacement for repaint, got {type(observed).__name__}")
     return observed

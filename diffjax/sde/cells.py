@@ -103,9 +103,10 @@ def _of_shape(name, value, x):
 
 
 def _bernoulli(w):
-    """w/(e^w − 1), 1 at 0; shape of w."""
-    tiny = jnp.abs(w) < 1e-8
-    return jnp.where(tiny, 1 - 0.5 * w, w / jnp.expm1(jnp.where(tiny, 1, w)))
+    """w/(e^w − 1), 1 at 0 and 0 where e^w is beyond float32; shape of w."""
+    tiny, large = jnp.abs(w) < 1e-8, w > 80
+    inner = jnp.where(tiny | large, 1, w)
+    return jnp.where(tiny, 1 - 0.5 * w, jnp.where(large, 0, inner / jnp.expm1(inner)))
 
 
 def _crank_nicolson(exchange, p, ratio):

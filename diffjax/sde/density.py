@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import divergence, float_dtype
-from ..types import Array, Scalar, Velocity, as_pytree_callable, pytree
+from ..types import Array, Scalar, Velocity, as_pytree_callable, pytree, static_field
 from .processes import SDE
 
 LogDensity = Callable[[Array, Scalar], Array]
@@ -20,14 +20,22 @@ LogDensity = Callable[[Array, Scalar], Array]
 
 @pytree
 class CurrentVelocity:
-    """(x, t) -> f − ½g²∇log p. See `current_velocity`."""
+    """(x, t) -> f ∓ ½(g²∇log p + ∂g²). See `current_velocity`."""
 
     sde: Any
     log_prob: Any
+    downwards: bool = static_field(default=False)
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
-        return self.sde.drift(x, t) - 0.5 * self.sde.diffusion(x, t) ** 2 * jax.grad(self.log_prob)(x, t)
+
+        def variance(flat):
+            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t) ** 2, x.shape).ravel()
+
+        flat = jnp.ravel(x)
+        slopes = jnp.diagonal(jax.jacfwd(variance)(flat)).reshape(x.shape)  # ∂_i g_i², 0 and free for g = g(t)
+        spread = variance(flat).reshape(x.shape) * jax.grad(self.log_prob)(x, t) + slopes
+        return self.sde.drift(x, t) + (0.5 if self.downwards else -0.5) * spread
 
 
 @pytree
@@ -38,6 +46,7 @@ class FokkerPlanck:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
+        x = jnp.asarray(x, float_dtype(x))
         velocity, spread = divergence(lambda y: self.velocity(y, t), x)
         return -spread - jnp.sum(velocity * jax.grad(self.velocity.log_prob)(x, t))
 
@@ -50,7 +59,7 @@ class RateAlongFlow:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), nats / time."""
-        return -divergence(lambda y: self.velocity(y, t), x)[1]
+        return -divergence(lambda y: self.velocity(y, t), jnp.asarray(x, float_dtype(x)))[1]
 
 
 @pytree
@@ -88,31 +97,34 @@ class Residual:
         return (later - earlier) / (2 * jnp.abs(self.dt)) + jnp.sign(self.dt) * transport - spread
 
 
-def current_velocity(sde: SDE, log_prob: LogDensity) -> CurrentVelocity:
-    """The velocity (x, t) -> f − ½g²∇log p of the probability current J = p v, shape of x: ∂p/∂t = −div(v p).
+def current_velocity(sde: SDE, log_prob: LogDensity, downwards: bool = False) -> CurrentVelocity:
+    """The velocity v of the probability current J = p v, shape of x: ∂p/∂t = −div(v p).
 
-    It is the probability flow of any SDE whose density is p, and 0 where a Langevin SDE is at its stationary law. The
-    diffusion must not depend on x. Risken 1989, eq. 4.110; Song et al. 2021, eq. 13.
+    v_i = f_i − ½ (g_i² ∂_i log p + ∂_i g_i²), Itô's; downwards, for an SDE that runs so as `reverse` gives, with + in
+    place of −. It is the probability flow of any SDE whose density is p, and 0 where a Langevin SDE is at its
+    stationary law. Raises TypeError for what is no SDE or density. Risken 1989, eq. 4.110; Song et al. 2021, eq. 13
+    and 37.
     """
-    return CurrentVelocity(_sde(sde), _log_prob(log_prob))
+    return CurrentVelocity(_sde(sde), _log_prob(log_prob), downwards=checks.boolean("downwards", downwards))
 
 
-def fokker_planck(sde: SDE, log_prob: LogDensity) -> FokkerPlanck:
+def fokker_planck(sde: SDE, log_prob: LogDensity, downwards: bool = False) -> FokkerPlanck:
     """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −tr ∂v/∂x − v·∇log p with v its `current_velocity`, shape
     ().
 
-    Written out, −div(f) − f·∇log p + ½Σ_i g_i²(∂_i²log p + (∂_i log p)²). For the density that the SDE carries this
-    equals ∂log p_t(x)/∂t at a fixed x; at a stationary law it is 0. The diffusion must not depend on x. By automatic
-    differentiation: the cost is D pullbacks. Risken 1989, eq. 4.94a; Song et al. 2021, appendix D.1.
+    For a diffusion without x, −div(f) − f·∇log p + ½Σ_i g_i²(∂_i²log p + (∂_i log p)²). For the density that the SDE
+    carries this equals ∂log p_t(x)/∂t at a fixed x; at a stationary law it is 0. downwards and what is raised as in
+    `current_velocity`. By automatic differentiation: the cost is D pullbacks. Risken 1989, eq. 4.94a; Song et al. 2021,
+    appendix D.1.
     """
-    return FokkerPlanck(current_velocity(sde, log_prob))
+    return FokkerPlanck(current_velocity(sde, log_prob, downwards))
 
 
 def rate_along_flow(velocity: Velocity) -> RateAlongFlow:
     """(x, t) -> d log p_t(x(t))/dt = −tr ∂v/∂x along a path dx/dt = v of a flow, shape (), nats / time.
 
-    It exceeds ∂log p_t(x)/∂t at a fixed point, `fokker_planck`, by v·∇log p. The cost is D pullbacks. Chen et al. 2018,
-    Theorem 1.
+    It exceeds ∂log p_t(x)/∂t at a fixed point, `fokker_planck`, by v·∇log p. The cost is D pullbacks. Raises TypeError
+    for what cannot be called. Chen et al. 2018, Theorem 1.
     """
     checks.callable_("velocity", velocity, "velocity(x, t)")
     return RateAlongFlow(as_pytree_callable(velocity))
@@ -140,5 +152,18 @@ def _sde(value):
     return SDE(as_pytree_callable(value.drift), as_pytree_callable(value.diffusion))
 
 
+@pytree
+class _Scalar:
+    """A log-density whose answer is refused while it is traced unless of shape ()."""
+
+    log_prob: Any
+
+    def __call__(self, x, t):
+        value = self.log_prob(x, t)
+        if jnp.shape(value) != ():
+            raise ValueError(f"log_prob must return a scalar, got shape {jnp.shape(value)}")
+        return value
+
+
 def _log_prob(value):
-    return as_pytree_callable(checks.callable_("log_prob", value, "log_prob(x, t)"))
+    return _Scalar(as_pytree_callable(checks.callable_("log_prob", value, "log_prob(x, t)")))

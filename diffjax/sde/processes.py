@@ -129,7 +129,10 @@ def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
 
 
 def langevin(log_prob: Callable[[Array], Array]) -> SDE:
-    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant."""
+    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant.
+
+    Raises TypeError for what cannot be called. Welling & Teh 2011; Song & Ermon 2019, eq. 4.
+    """
     checks.callable_("log_prob", log_prob, "log_prob(x)")
     return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
 

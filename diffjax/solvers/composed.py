@@ -253,6 +253,8 @@ def check_inner(name, solver, remembering=False):
     driver.check_solver(solver)
     if solver.composed:
         raise TypeError(f"{name} must not itself be made of solvers, as {solver.name} is")
+    if solver.paired:
+        raise TypeError(f"{name} must take a denoiser that returns D alone, {solver.name} needs a pair")
     if solver.evaluations(_ONE_STEP) is None:
         raise TypeError(f"{name} must take one fixed step after another, got {solver.name}")
     if solver.past and not remembering:

@@ -97,21 +97,12 @@ class Checked:
         """D(x, t), shape of x; or the pair."""
         data = self.denoiser(x, t)
         if not self.paired:
-            return self._check(data, x)
+            return checks.answer(data, x).astype(x.dtype)
         if not isinstance(data, tuple) or len(data) != 2:
             raise TypeError(f"denoiser must return a pair (D, second), see ddpm.paired; got {data!r}")
         second = jnp.asarray(data[1])
         checks.one_of_shapes("denoiser's second value", second, [(), x.shape])
-        return self._check(data[0], x), second.astype(x.dtype)
-
-    def _check(self, data, x):
-        if not hasattr(data, "shape"):
-            raise TypeError(f"denoiser must return an array of its example's shape {x.shape}, got {data!r}")
-        if data.shape != x.shape:
-            raise ValueError(f"denoiser must return its example's shape {x.shape}, got {data.shape}")
-        if jnp.issubdtype(data.dtype, jnp.complexfloating):
-            raise TypeError(f"denoiser must return real numbers, got dtype {data.dtype}")
-        return data.astype(x.dtype)
+        return checks.answer(data[0], x).astype(x.dtype), second.astype(x.dtype)
 
 
 BATCH = "examples"
