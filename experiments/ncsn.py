@@ -17,7 +17,7 @@ OUT:
 
 Takes about a minute on 2 CPU cores. Expect the heavy mode, of weight 0.8, to get 0.51 of the samples by plain Langevin
 and 0.78 by annealed Langevin, with standard errors of 0.005; by the learned score 0.57 and 0.77. More steps
-bring it nearer: 0.745, 0.785 and 0.788 with 250, 1000 and 4000 steps on 20 levels; with 2 levels it stays at 0.50.
+bring it nearer: 0.748, 0.783 and 0.792 with 250, 1000 and 4000 steps on 20 levels; with 2 levels it stays at 0.50.
 """
 
 import dataclasses
