@@ -11,7 +11,7 @@ import pytest
 from diffjax import ddpm, predictions, sampling, schedules, solvers, targets
 from diffjax.ddpm import bound
 from diffjax.solvers import driver
-from tests.families import assert_refused
+from tests.families import assert_refused, every
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 MEAN, STD = 0.3, 0.5
@@ -157,7 +157,7 @@ def test_optimal_step_of_a_gaussian_is_the_reverse_chain(index, x64):
     assert float(found) == pytest.approx(float(expected), rel=1e-11)
 
 
-@pytest.mark.parametrize("index", [2, 6, 10])
+@pytest.mark.parametrize("index", every([2, 6, 10], (6,)))
 def test_unconditioned_posterior_of_a_mixture(index, x64):
     """q(x_{i−1} | x_i) = ∫ q(x_{i−1} | x_i, x_0) q(x_0 | x_i) dx_0, by quadrature over x_0, is Bayes' rule on the noised
     mixtures, a mixture that is not Gaussian; the model's "optimal" step has its mean and variance.
@@ -367,7 +367,7 @@ def test_discretised_decoder_is_the_density_times_the_spacing(x64):
 # ---------------------------------------------------------------------------------------------------------- the bound
 
 
-@pytest.mark.parametrize("steps", [2, 10, 100])
+@pytest.mark.parametrize("steps", every([2, 10, 100], (2, 10)))
 def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
     """With v = β̃ + c_0² Var, decoder N(D, Var(x_0 | x_1)) and p(x_T) = q_T the model is the chain itself: E[bound |
     x] = −log p(x), for every x.
@@ -492,7 +492,7 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), len(xs)), xs)
 
 
-@pytest.mark.parametrize("variance", ["forward", "posterior", "optimal"])
+@pytest.mark.parametrize("variance", every(["forward", "posterior", "optimal"], ("optimal",)))
 def test_three_routes_to_the_bound_agree(variance, x64):
     """E over noise of `elbo`, of the split with two random variables, and of whole paths' log densities is one number.
 
@@ -575,7 +575,7 @@ def test_rates_and_distortions(x64):
     np.testing.assert_allclose(found.rate[:, 0] + bound.reconstruction / math.log(2), bits, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 9, 50])
+@pytest.mark.parametrize("chunk", every([1, 3, 9, 50], (3,)))
 def test_chunks_change_nothing(chunk, x64):
     """The noise of an index depends on key and index alone, so any chunk gives the same terms and gradients."""
     chain, x = schedules.from_betas(vp_betas(9)), jnp.array([0.4])
@@ -668,7 +668,7 @@ def test_float32_bound_is_float64s():
 # ------------------------------------------------------------------------------------------------- training objectives
 
 
-@pytest.mark.parametrize("variance", ddpm.VARIANCES)
+@pytest.mark.parametrize("variance", every(ddpm.VARIANCES, ("optimal", "posterior")))
 def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
     """`bound_loss` at index t under the same key is `elbo`'s own term of index t, with levels and without."""
     chain = schedules.from_betas(vp_betas(6))
@@ -684,7 +684,7 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
         assert float(loss(3)) == pytest.approx(float(found[2]), rel=1e-12)
 
 
-@pytest.mark.parametrize("index", [1, 2, 500, 1000])
+@pytest.mark.parametrize("index", every([1, 2, 500, 1000], (1, 2)))
 def test_bound_loss_of_a_certain_softmax_has_a_finite_gradient(index):
     """In float32 a softmax over levels is certain at little noise: Var = 0 there, and the bound still trains."""
     chain, levels = schedules.from_betas(ddpm.linear_betas(1000)), np.linspace(-1, 1, 17, dtype=np.float32)

@@ -90,6 +90,7 @@ def test_the_reference_is_the_flow_of_a_gaussian(x64):
     assert np.max(np.abs(ends - exact)) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_solved_along_its_own_flow(tmp_path):
     """Errors of Heun on the network's flow fall at order 2 within 0.5; a stochastic solver, whose law is unknown, has
     no row."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, Bare, ddpm_betas
+from families import DISTINCT, SCHEDULES, Bare, ddpm_betas, every
 
 from diffjax import grids, schedules
 from tests.families import assert_refused
@@ -31,7 +31,7 @@ GRIDS = {
 """name -> (grid, the quantity of t in which its times are equally spaced)."""
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("name", GRIDS)
 def test_equally_spaced_in_its_own_quantity(name, schedule, x64):
     """steps + 1 decreasing times from t_max to t_min exactly, equally spaced in its quantity of t."""
@@ -44,7 +44,7 @@ def test_equally_spaced_in_its_own_quantity(name, schedule, x64):
     np.testing.assert_allclose(values, np.linspace(values[0], values[-1], 13), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_thousand_float32_steps_repeat_no_time(name, schedule):
     """Rounded to float32, 1001 times are still distinct and inside the interval: `check` accepts each grid."""
@@ -67,7 +67,7 @@ def test_karras_on_edm_is_the_papers(x64):
     np.testing.assert_allclose(grids.karras(schedules.edm(), n - 1), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_polyexponential_with_rho_one_is_log_snr(schedule, x64):
     schedule = SCHEDULES[schedule]()
     np.testing.assert_allclose(grids.polyexponential(schedule, 9), grids.log_snr(schedule, 9), rtol=1e-9)
@@ -81,7 +81,7 @@ def test_vp_times_carried_to_edm_are_the_vp_noise_levels(x64):
     np.testing.assert_allclose(grids.transport(edm, vp, grids.uniform(vp, 18)), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_transport_keeps_the_noise_ratio_and_a_zero_end(schedule, x64):
     """λ_schedule(t_i) = λ_reference(ts_i) on every schedule, and back again; the appended 0 stays 0."""
     schedule, reference = SCHEDULES[schedule](), schedules.edm(0.05, 10.0)
@@ -92,7 +92,7 @@ def test_transport_keeps_the_noise_ratio_and_a_zero_end(schedule, x64):
     np.testing.assert_allclose(grids.transport(reference, schedule, carried), ts, rtol=1e-8)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_noise_ratios_are_met(schedule, x64):
     """σ(t)/α(t) is each given ratio; a last 0 is time 0."""
     schedule = SCHEDULES[schedule]()
@@ -102,7 +102,7 @@ def test_noise_ratios_are_met(schedule, x64):
     np.testing.assert_allclose(schedule.sigma(ts[:-1]) / schedule.alpha(ts[:-1]), ratios[:-1], rtol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_the_ends_own_ratios_are_reached(schedule):
     """In float32, σ/α of t_max and t_min, once rounded, is still within the schedule's range."""
     schedule = SCHEDULES[schedule]()

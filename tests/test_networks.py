@@ -14,6 +14,7 @@ from diffjax.networks.embeddings import ConditionEmbedding
 from diffjax.networks.layers import Attention
 from diffjax.networks.mlp import MLPBlock
 from diffjax.networks.unet import ResidualBlock, downsample, upsample
+from tests.families import every
 
 EPS = float(np.finfo(np.float32).eps)
 BF16 = 2.0**-8
@@ -40,7 +41,7 @@ ROWS = {
     "unet": Row(small_unet(num_classes=LABELS, attention_levels=()), (6, 4, 3)),
     "unet_flat": Row(small_unet(multipliers=(1,), attention_levels=(0,), condition_dim=VECTOR), (5, 3)),
 }
-networks = pytest.mark.parametrize("name", ROWS)
+networks = pytest.mark.parametrize("name", every(ROWS, ("mlp", "dit", "unet_flat")))
 
 
 @functools.partial(jit, static_argnums=0, static_argnames="train")

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from diffjax import noise
+from tests.families import every
 
 COUNT = 200_000
 
@@ -291,8 +292,8 @@ def test_path_is_a_function_of_its_key_apart_from_other_draws():
         assert np.abs(of_path.reshape(-1, 1) - np.asarray(of_steps).reshape(1, -1)).min() > 1e-12
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("impl", every(["threefry2x32", "rbg", "unsafe_rbg"], ("threefry2x32", "rbg")))
+@pytest.mark.parametrize("dtype", every(["float32", "float64"], ("float32",)))
 def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
     with jax.enable_x64(dtype == "float64"):
         key, ts = jax.random.key(5, impl=impl), jnp.array([0.1, 0.6, 0.6, 1.0])

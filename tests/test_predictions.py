@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, Own, times_at_noise
+from families import DISTINCT, SCHEDULES, Own, every, times_at_noise
 from flax import linen, nnx
 
 from diffjax import predictions, schedules, targets
@@ -50,7 +50,7 @@ def test_every_kind_is_tested():
     assert QUANTITIES.keys() == predictions.KINDS.keys()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("kind", QUANTITIES)
 def test_an_exact_network_gives_the_exact_denoiser(kind, schedule, x64):
     """With F replaced by the kind's quantity of (x_0, ε), D(x_t, t) = x_0, target(x_0, ε, t) = F, and the view of D is
@@ -90,7 +90,7 @@ def test_regular_where_the_signal_is_gone(kind):
     np.testing.assert_allclose(predictions.velocity(schedule, denoiser)(x, t), NOISE - X0, atol=8 * EPS32)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_scaled_inputs_have_unit_variance(schedule, x64):
     """For data of variance σ_data² the network sees variance c_in²(α²σ_data² + σ²) = 1 and c_noise = ¼ log(σ/α)."""
     schedule = SCHEDULES[schedule]()

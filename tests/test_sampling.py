@@ -37,7 +37,12 @@ def test_the_default_sampler_draws_from_the_target():
     assert np.all(np.abs(products.mean(0) - covariance) < 5 * products.std(0) / np.sqrt(n))
 
 
-@pytest.mark.parametrize("solver", [solvers.heun(), solvers.euler_maruyama(), solvers.adaptive()], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(solvers.heun(), marks=pytest.mark.slow), solvers.euler_maruyama(),
+     pytest.param(solvers.adaptive(), marks=pytest.mark.slow)],
+    ids=repr,
+)  # fmt: skip
 def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
     schedule, _, denoiser = setting()
     key, grid = jax.random.key(3), dj.grids.karras(schedule, 8)

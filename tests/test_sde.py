@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, TARGETS, times_at_noise
+from families import DISTINCT, SCHEDULES, TARGETS, every, times_at_noise
 
 from diffjax import predictions, schedules, sde, targets
 from tests.families import assert_refused
@@ -29,7 +29,7 @@ def assert_same_rate(rate, exact, scale):
     assert np.all(np.abs(rate - exact) <= 1e-9 * (np.abs(exact) + scale)), np.abs(rate - exact)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_each_sde_carries_the_exact_law(schedule, x64):
     """∂log p_t/∂t by autodiff of the exact p_t equals the Fokker–Planck rate of the forward SDE, of the flow and of the
     reverse SDE at every noise level η.
@@ -67,7 +67,7 @@ def test_a_wrong_sde_is_found_out(x64):
     assert abs(float(wrong - exact)) > 0.05 * abs(float(exact))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
     """drift = f x − ½(1 + η²)g²∇log p_t and diffusion ηg, from the target's own score; η = 0 is the flow."""
     schedule = SCHEDULES[schedule]()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, TARGETS, TOYS, times_at_noise
+from families import DISTINCT, SCHEDULES, TARGETS, TOYS, every, times_at_noise
 from scipy import stats
 from sklearn import datasets
 
@@ -74,7 +74,7 @@ def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
         np.testing.assert_allclose(denoiser(x, t), (p0 * kernel) @ y / density, atol=tolerance)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_denoiser_is_tweedies_on_every_schedule(schedule, x64):
     """D = (x + σ²∇log p_t)/α for both kinds of mixture, with the score by autodiff of the closed-form log p_t."""
     schedule = SCHEDULES[schedule]()
