@@ -145,12 +145,7 @@ def interpolate(
     weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin
     θ, θ the angle between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
     """
-    start, end = driver.check_example("start", start), driver.check_example("end", end)
-    checks.one_of_shapes("end", end, [start.shape])
-    weights = checks.real_array("weights", weights)
-    if weights.ndim != 1:
-        raise ValueError(f"weights must have shape (K,), got {weights.shape}")
-    checks.finite("weights", weights)
+    start, end, weights = driver.check_between(start, end, weights)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
     driver.check_grid("grid", solver, problem, grid[::-1])

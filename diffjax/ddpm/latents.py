@@ -38,12 +38,7 @@ def interpolate(
         raise TypeError("index must be concrete, it fixes the number of steps; got a traced value")
     index = int(check_index(index, check_chain(chain)))
     checks.choice("variance", variance, VARIANCES)
-    start, end = driver.check_example("start", start), driver.check_example("end", end)
-    checks.one_of_shapes("end", end, [start.shape])
-    weights = checks.real_array("weights", weights)
-    if weights.ndim != 1:
-        raise ValueError(f"weights must have shape (K,), got {weights.shape}")
-    checks.finite("weights", weights)
+    start, end, weights = driver.check_between(start, end, weights)
     key_noise, key_chain = jax.random.split(key)
     noises = [normal(key_noise, i, start.shape, start.dtype) for i in range(2)]
     grid = jnp.asarray(np.append(chain.times[:index][::-1], 0.0), start.dtype)

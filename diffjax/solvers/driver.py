@@ -317,6 +317,17 @@ def check_example(name: str, x: ArrayLike) -> Array:
     return x.astype(float_dtype(x))
 
 
+def check_between(start: ArrayLike, end: ArrayLike, weights: ArrayLike) -> tuple[Array, Array, Array]:
+    """Two examples of one shape and weights (K,) between them."""
+    start, end = check_example("start", start), check_example("end", end)
+    checks.one_of_shapes("end", end, [start.shape])
+    weights = checks.real_array("weights", weights)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have shape (K,), got {weights.shape}")
+    checks.finite("weights", weights)
+    return start, end, weights
+
+
 def check_state(name: str, x: PyTree) -> PyTree:
     """A pytree of `check_example`s."""
     return jax.tree.map(functools.partial(check_example, name), x)
