@@ -15,7 +15,7 @@ square for the truth, and the error of a sample √2 times the spread of the sam
 Hardware and time: about 2 minutes on 2 CPU cores, and the training of `score_sde`, about 2, where there is none. Expect
 in the exact part the exact denoiser at the floor and ΠGDM next; DPS by its likelihood far too narrow in x_1, and too
 far in x_2; replacement's x_2 on the Gaussian told too little by y, 0.75 for a mean of 1.15. On digits errors of 0.65 in
-a hidden half and 0.45 of 2 × 2 means, 1.0 to 1.15 times √2 the spread, where the training images alone are sure and
+a hidden half and 0.45 of 2 × 2 means, 1.0 to 1.2 times √2 the spread, where the training images alone are sure and
 wrong: 6.8 times.
 """
 
