@@ -368,7 +368,7 @@ def scales(schedule: schedules.Schedule) -> tuple[Any, Any, Any]:
     """
     t = schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(NOISE_TO_SIGNAL)))
     duration = (schedule.sigma(t) / schedules.diffusion_coefficient(schedule, t)) ** 2
-    if isinstance(schedule, schedules.DiscreteChain):
+    if isinstance(schedule, schedules.Indexed):
         t = (jnp.floor(t * schedule.steps) + 0.5) / schedule.steps
         duration = jnp.full_like(t, 0.4 / schedule.steps / COARSEST)
     return t, schedule.sigma(t), duration

@@ -31,12 +31,12 @@ def order(errors):
 def states(schedule):
     """Times at σ/α = 0.3, 1 and 3, far from t_min; four points of each law's bulk; the scales of x and t there.
 
-    Between two indices of a chain p_t is smooth, at an index its rate jumps: there t is the middle of the interval, and
+    Between two indices of a chain or ladder p_t is smooth, at an index its rate jumps: there t is the middle of the interval, and
     the largest dt, 1/16 of the scale, 0.4 of the interval.
     """
     t = times_at_noise(schedule, (0.3, 1.0, 3.0))
     time_scale = -1 / schedules.derived.log_snr_rate(schedule, t)
-    if isinstance(schedule, schedules.DiscreteChain):
+    if isinstance(schedule, schedules.Indexed):
         t = (jnp.floor(t * schedule.steps) + 0.5) / schedule.steps
         time_scale = jnp.full_like(t, 16 * 0.4 / schedule.steps)
     places = jnp.array([[0.4, -0.3], [-1.0, 0.4], [0.8, 0.6], [0.0, -1.0]])
