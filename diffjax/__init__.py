@@ -29,13 +29,14 @@ from .sampling import encode, interpolate, sample, sample_many
 
 __version__ = "0.1.0"
 
-_LAZY = ("networks", "training")
+_LAZY = ("flows", "networks", "training")
 
 __all__ = [
     "bits_per_dim",
     "ddpm",
     "dequantise",
     "encode",
+    "flows",
     "grids",
     "guidance",
     "interpolate",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checks, grids, schedules
+from . import checks, grids, predictions, schedules
 from .schedules import Schedule
 from .types import Array, ArrayLike, Denoiser, Key, PyTree, Scalar, as_pytree_callable, pytree, static_field
 
@@ -50,10 +50,11 @@ def classifier(
     log_prob_y: (x, t) -> (), log p(y | x_t = x) in nats up to a constant, of a classifier trained on noisy x; a
     condition given by `sample_many` is passed to it as a third argument. scale: γ, a number or a function of t. One
     denoiser call, one gradient of the classifier. Raises TypeError for what cannot be called, ValueError for a scale
-    that is not finite or a schedule with α(t_max) = 0, where the shift has no value. Song et al. 2021, section 5;
-    Dhariwal & Nichol 2021, Algorithm 2.
+    that is not finite or a schedule with α(t_max) = 0, where the shift has no value, TypeError for a denoiser marked
+    `coupled`. Song et al. 2021, section 5; Dhariwal & Nichol 2021, Algorithm 2.
     """
     check_signal(schedule)
+    predictions.check_independent("classifier guidance", denoiser)
     denoiser, log_prob_y = _denoiser("denoiser", denoiser), checks.callable_("log_prob_y", log_prob_y, "f(x, t)")
     return Classifier(schedule, denoiser, as_pytree_callable(log_prob_y), _scale(scale))
 

@@ -79,15 +79,27 @@ def normal_log_prob(x: Array, std: ArrayLike) -> Array:
     return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
 
 
+def pullbacks(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:
+    """(field(x), eᵀ ∂field/∂x for each direction e) from one vjp, the pullbacks run as one batch.
+
+    directions: (P, *x.shape). Shapes of x and (P, *x.shape).
+    """
+    value, pullback = jax.vjp(field, x)
+    return value, jax.vmap(lambda e: pullback(e.astype(value.dtype))[0])(directions)
+
+
+def basis(x: Array) -> Array:
+    """The D unit directions of x's entries, in row-major order; (D, *x.shape)."""
+    return jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
+
+
 def divergence(field: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     """(field(x), tr ∂field/∂x) from one vjp; shapes of x and ().
 
     The trace costs x.size pullbacks, run as one batch: use it for x.size up to a few thousand, `hutchinson` beyond.
     """
-    value, pullback = jax.vjp(field, x)
-    basis = jnp.eye(x.size, dtype=value.dtype)  # (D, D)
-    rows = jax.vmap(lambda e: pullback(e.reshape(x.shape))[0].reshape(-1))(basis)  # (D, D)
-    return value, jnp.trace(rows)
+    value, rows = pullbacks(field, x, basis(x))
+    return value, jnp.trace(rows.reshape(x.size, x.size))
 
 
 def hutchinson(field: Callable[[Array], Array], x: Array, probes: Array) -> tuple[Array, Array]:
@@ -96,8 +108,8 @@ def hutchinson(field: Callable[[Array], Array], x: Array, probes: Array) -> tupl
     probes: (P, *x.shape), with E[εεᵀ] = I; each estimate is then unbiased for the trace.
     Hutchinson 1990; its use for flows: Grathwohl et al. 2019, eq. 7.
     """
-    value, pullback = jax.vjp(field, x)
-    return value, jax.vmap(lambda e: jnp.sum(e * pullback(e.astype(value.dtype))[0]))(probes)
+    value, rows = pullbacks(field, x, probes)
+    return value, jnp.sum(probes * rows, axis=tuple(range(1, probes.ndim)))
 
 
 def dequantise(key: Key, x: ArrayLike, width: float) -> Array:

@@ -84,6 +84,7 @@ class NetworkDenoiser:
     sigma_data: Scalar
     kind: str = static_field()
     inputs: str = static_field()
+    coupled: bool = static_field(default=False)
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """E[x_0 | x_t = x], shape of x."""
@@ -118,14 +119,20 @@ class NetworkDenoiser:
 
 
 def denoiser(
-    schedule: Schedule, net: Callable, kind: str, sigma_data: Scalar = 0.5, inputs: str = "raw"
+    schedule: Schedule,
+    net: Callable,
+    kind: str,
+    sigma_data: Scalar = 0.5,
+    inputs: str = "raw",
+    coupled: bool = False,
 ) -> NetworkDenoiser:
     """The denoiser (x, t) -> E[x_0 | x_t = x] of a network that predicts `kind`.
 
     net: F(x, t) -> array of x's shape, for one example x and a scalar t: a function, `functools.partial(model.apply,
     params)`, an NNX or Equinox module; further arguments (a condition) are passed on. kind: one of `KINDS`. sigma_data:
     (), the data's standard deviation, used by "edm" and by scaled inputs. inputs: "raw" calls net(x, t), "scaled" calls
-    net(c_in x, c_noise) with inputs of unit variance and c_noise = −λ/8; "edm" is always scaled.
+    net(c_in x, c_noise) with inputs of unit variance and c_noise = −λ/8; "edm" is always scaled. coupled: whether the
+    noise that net was fitted to depended on the data (optimal transport, reflow), see `check_independent`.
 
     The result is a pytree: arrays bound in a partial or module are traced, so new parameters do not retrace. A closure
     works too, but bakes its arrays in. Raises ValueError for an unknown kind, inputs or sigma_data ≤ 0, TypeError for a
@@ -143,7 +150,34 @@ def denoiser(
             f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, but α = 0 at "
             f"t_max={schedule.t_max}: lower t_max, or use raw inputs with kind 'data', 'velocity' or 'v'"
         )
-    return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs)
+    coupled = checks.boolean("coupled", coupled)
+    return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs, coupled=coupled)
+
+
+def is_coupled(denoiser: Denoiser) -> bool:
+    """Whether `denoiser`, or one among its children, is marked as fitted to noise that depends on the data.
+
+    A denoiser says so by `coupled = True`. What a plain function closes over is not seen.
+    """
+
+    def marked(node):
+        return getattr(node, "coupled", False) is True
+
+    return any(map(marked, jax.tree.leaves(denoiser, is_leaf=marked)))
+
+
+def check_independent(purpose: str, denoiser: Denoiser) -> None:
+    """Refuse a coupled denoiser for what needs noise independent of x_0; purpose names it.
+
+    With ε coupled to x_0, D = E[x_0 | x_t] and the velocity α′D + σ′ε̂ still carry the law of x_t, so that deterministic
+    solvers, `encode` and `log_prob` hold. Tweedie's formula does not: (αD − x)/σ² is not ∇log p_t, and neither a
+    stochastic solver nor guidance by a score has the law that it claims. Raises TypeError.
+    """
+    if is_coupled(denoiser):
+        raise TypeError(
+            f"{purpose} needs a denoiser fitted to noise that is independent of the data, got one marked coupled: its "
+            "score is not (α D − x)/σ²; use a deterministic solver, such as heun()"
+        )
 
 
 @pytree
@@ -280,7 +314,10 @@ class View:
 
 
 def score(schedule: Schedule, denoiser: Denoiser) -> View:
-    """∇log p_t = (α D − x)/σ², a view (x, t) -> array. Tweedie's formula: the noise must be independent of x_0."""
+    """∇log p_t = (α D − x)/σ², a view (x, t) -> array. Tweedie's formula: the noise must be independent of x_0, and a
+    denoiser marked `coupled` is refused with TypeError.
+    """
+    check_independent("score", denoiser)
     return _view(schedule, denoiser, "score")
 
 

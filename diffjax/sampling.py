@@ -182,6 +182,7 @@ def prepare(
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     solver, (_, family, steps) = default[0] if solver is None else solver, default
     driver.check_solver(solver)
+    driver.check_coupling(solver, denoiser)
     if flow and solver.stochastic:
         raise TypeError(f"solver must be deterministic to follow the flow, {solver.name} draws noise")
     if grid is None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import checks, schedules
+from .. import checks, predictions, schedules
 from ..guidance import StepScale, check_signal, ratio_of_steps
 from ..schedules import Schedule
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
@@ -115,6 +115,7 @@ def dps_steps(
     ζ_i = ζ′/‖y − A D‖ is this at ζ = 2ζ′.
     """
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    predictions.check_independent("dps_steps", denoiser)
     y, step_size = measurement(operator, y), checks.non_negative("step_size", step_size)
     ratio = ratio_of_steps(schedule, grid)
     gains = jnp.where(
@@ -147,5 +148,6 @@ def pigdm(
 def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
     check_signal(schedule)
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    predictions.check_independent("guidance by a likelihood", denoiser)
     y, scale = measurement(operator, y), checks.number("scale", scale)
     return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import checks, schedules
+from .. import checks, predictions, schedules
 from ..schedules import Schedule
 from ..types import Array, Denoiser, Scalar, as_pytree_callable, pytree
 
@@ -106,13 +106,16 @@ def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
     """The SDE that, run downwards in t from p_T, has the law p_t at every t, for any noise level η = noise ≥ 0.
 
     dx = [f x − ½(1 + η²) g² ∇log p_t] dt + η g dw̄, written A(t) x + B(t) D so that a step costs one denoiser call.
-    η = 1 is Anderson's reverse SDE, η = 0 the probability flow. Raises ValueError for noise < 0.
+    η = 1 is Anderson's reverse SDE, η = 0 the probability flow. Raises ValueError for noise < 0, TypeError for a
+    denoiser marked `coupled` unless η = 0.
     Song et al. 2021, eq. 6; Huang et al. 2021, eq. 18.
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     noise = checks.non_negative("noise", noise)
     deterministic = not checks.is_traced(noise) and noise == 0
+    if not deterministic:
+        predictions.check_independent("the reverse SDE", denoiser)
     coefficients = _FlowCoefficients(schedule) if deterministic else _ReverseCoefficients(schedule, noise)
     return SDE(Semilinear(coefficients, as_pytree_callable(denoiser)), _Diffusion(schedule, noise))
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, grids, noise, sde
+from .. import checks, grids, noise, predictions, sde
 from ..noise import BrownianPath
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree, static_field
@@ -42,6 +42,7 @@ def integrate(
     check_solver(solver)
     problem = as_problem(problem)
     check_consumes(solver, problem)
+    check_coupling(solver, problem.denoiser)
     key = check_key(solver, key)
     x = check_state("x", x)
     if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array):
@@ -197,12 +198,14 @@ def _scan(source, solver, problem, x, ts, path):
 
     steps = jnp.arange(ts.shape[0] - 1, dtype=jnp.uint32)
     (end, state), states = jax.lax.scan(body, (x, state), (steps, inputs))
-    report = solver.report(state) if solver.report else _fixed_report(solver, ts)
+    report = solver.report(state) if solver.report else _fixed_report(solver, problem, ts)
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x, states) if path else end, report
 
 
-def _fixed_report(solver, ts):
+def _fixed_report(solver, problem, ts):
     steps = ts.shape[0] - 1
+    if solver.consumes == "velocity" and not hasattr(problem.velocity, "coefficients"):
+        return Info(solver.evaluations(np.linspace(2.0, 1.0, steps + 1)), steps, 0, False)  # 0 is a time like any other
     plain, to_zero = (solver.evaluations(np.linspace(2.0, end, steps + 1)) for end in (1.0, 0.0))
     return Info(jnp.where(ts[-1] == 0, to_zero, plain), steps, 0, False)
 
@@ -250,6 +253,12 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
         return
     stated = [name for name in ("schedule", "denoiser", "velocity", "sde") if getattr(problem, name) is not None]
     raise TypeError(f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}")
+
+
+def check_coupling(solver: Solver, denoiser: Any) -> None:
+    """Refuse a stochastic solver for a denoiser whose noise depends on the data."""
+    if solver.stochastic:
+        predictions.check_independent(f"the stochastic solver {solver.name}", denoiser)
 
 
 def check_key(solver: Solver, key: Any) -> Any:

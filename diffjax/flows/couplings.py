@@ -1,0 +1,150 @@
+"""Which noise goes with which data in a batch: each coupling is (key, x0, x1) -> indices of x1, one for each x0.
+
+The data stay in place and the noise moves, so that labels stay with their data.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from optax import assignment
+
+from .. import checks
+from ..types import Array, ArrayLike, Key, Scalar, pytree, static_field
+
+
+@pytree
+class Independent:
+    """Noise i with data i, drawn apart. See `independent`."""
+
+    independent = True
+
+    def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
+        """0 … B − 1, (B,)."""
+        return jnp.arange(x0.shape[0])
+
+
+@pytree
+class Paired:
+    """Noise i with data i, of which one was made from the other. See `paired`."""
+
+    independent = False
+
+    def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
+        """0 … B − 1, (B,)."""
+        return jnp.arange(x0.shape[0])
+
+
+@pytree
+class OptimalAssignment:
+    """The permutation of least Σ ½‖x_0 − x_1‖². See `optimal_assignment`."""
+
+    independent = False
+
+    def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
+        """The indices of x1 (B, *shape) that go with x0 (B, *shape), (B,)."""
+        x0, x1 = jax.lax.stop_gradient((x0, x1))
+        if x0[0].size == 1:
+            order = jnp.argsort(x0.reshape(-1))
+            return jnp.zeros_like(order).at[order].set(jnp.argsort(x1.reshape(-1)))
+        rows, columns = assignment.hungarian_algorithm(transport_cost(x0, x1))
+        return jnp.zeros_like(columns).at[rows].set(columns)
+
+
+@pytree
+class Sinkhorn:
+    """x_1 drawn for each x_0 from the entropic plan. See `sinkhorn`."""
+
+    regularisation: Scalar
+    tolerance: Scalar
+    iterations: int = static_field()
+    independent = False
+
+    def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
+        """The indices of x1 (B, *shape) drawn for x0 (B, *shape), (B,)."""
+        cost = transport_cost(*jax.lax.stop_gradient((x0, x1)))
+        log_plan = _log_plan(cost, self.regularisation, self.iterations, self.tolerance)
+        return jax.random.categorical(key, log_plan, axis=1)
+
+
+def independent() -> Independent:
+    """The noise as it was drawn, whatever the data: the coupling under which a denoiser has a score."""
+    return Independent()
+
+
+def paired() -> Paired:
+    """The noise as it was given, made from its data or the data from it (`reflow_pairs`): the noise is coupled."""
+    return Paired()
+
+
+def optimal_assignment() -> OptimalAssignment:
+    """The permutation of the noise of least Σ_i ½‖x_{0,i} − x_{1,i}‖² over the batch; by sorting in one dimension.
+
+    By shortest augmenting paths, under jit: O(B³), on 2 cores 7, 19 and 140 ms for B = 64, 128 and 256. A batch's plan
+    tends to the optimal one only as B grows; in D > 4 dimensions its cost is off by about B^{−2/D}. With labels the
+    noise given a label is no longer N(0, I), so that samples of one class from all of the noise are biased: couple
+    within a class instead. Pooladian et al. 2023; Tong et al. 2023, section 3.2.
+    """
+    return OptimalAssignment()
+
+
+def sinkhorn(regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3) -> Sinkhorn:
+    """x_{1,j} for each x_{0,i} with probability B π_ij, π the plan of `sinkhorn_plan` on costs ½‖x_0 − x_1‖².
+
+    Each data enters once, each noise once on average. regularisation: ε > 0 in squared data units; ε = s² is the
+    coupling of the Schrödinger bridge of a Brownian motion of variance s² per unit of time. ε → 0 is
+    `optimal_assignment`, ε → ∞ is `independent`. Raises ValueError for values out of range. Cuturi 2013; Tong et al.
+    2023, section 3.2.
+    """
+    regularisation, tolerance = (
+        checks.positive("regularisation", regularisation),
+        checks.positive("tolerance", tolerance),
+    )
+    return Sinkhorn(regularisation, tolerance, checks.integer("iterations", iterations, minimum=1))
+
+
+def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3) -> Array:
+    """π of least Σ π c + ε Σ π log π with rows summing to 1/n and columns to 1/m, (n, m).
+
+    By alternating updates of the potentials in the log domain, ending on the rows, which are exact to rounding; until
+    the columns' total error Σ_j |Σ_i π_ij − 1/m| is at most `tolerance`, or for `iterations`. cost: (n, m), finite.
+    Not to be differentiated. Raises ValueError otherwise. Cuturi 2013, Algorithm 1; Peyré & Cuturi 2019, section 4.4.
+    """
+    cost = checks.real_array("cost", cost)
+    if cost.ndim != 2 or cost.size == 0:
+        raise ValueError(f"cost must have shape (n, m), got {cost.shape}")
+    checks.finite("cost", cost)
+    regularisation = checks.positive("regularisation", regularisation)
+    iterations = checks.integer("iterations", iterations, minimum=1)
+    return jnp.exp(_log_plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance)))
+
+
+def transport_cost(x0: Array, x1: Array) -> Array:
+    """½‖x_{0,i} − x_{1,j}‖² of all pairs, (n, m); x0: (n, *shape), x1: (m, *shape)."""
+    a, b = x0.reshape(x0.shape[0], -1), x1.reshape(x1.shape[0], -1)
+    product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.maximum(0.5 * jnp.sum(a**2, -1)[:, None] + 0.5 * jnp.sum(b**2, -1) - product, 0)
+
+
+def _log_plan(cost, regularisation, iterations, tolerance):
+    """log π by Sinkhorn's updates; the columns' error is that of the plan whose rows are exact."""
+    n, m = cost.shape
+    kernel = -cost / regularisation  # (n, m)
+
+    def rows(columns):
+        return -logsumexp(kernel + columns, axis=1) - jnp.log(n)
+
+    def unfinished(state):
+        step, _, _, error = state
+        return (step < iterations) & (error > tolerance)
+
+    def update(state):
+        step, row, column, _ = state
+        sums = logsumexp(kernel + row[:, None], axis=0) + column  # log of the columns' sums, (m,)
+        error = jnp.sum(jnp.abs(jnp.exp(sums) - 1 / m))
+        column = jnp.where(error > tolerance, column - sums - jnp.log(m), column)
+        return step + 1, rows(column), column, error
+
+    column = jnp.zeros(m, cost.dtype)
+    start = jnp.zeros((), jnp.int32), rows(column), column, jnp.full((), jnp.inf, cost.dtype)
+    _, row, column, _ = jax.lax.while_loop(unfinished, update, start)
+    return kernel + row[:, None] + column

@@ -1,0 +1,339 @@
+"""Flow matching: couplings, exact fields of Gaussian paths, what coupled noise forbids, bridges and reflow."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+import diffjax as dj
+from diffjax import flows, guidance, inverse, predictions, schedules, sde, solvers, targets
+from diffjax.types import pytree
+from tests.families import assert_refused, every
+
+MEAN, STD = np.array([0.7, -0.3]), np.array([0.4, 1.6])
+BRIDGE_STD = 0.8
+
+
+@pytree
+class Flow:
+    """A base and a bijector."""
+
+    base: Any
+    bijector: Any
+
+
+@pytree
+class Quadratic:
+    """γ² = ¼ t (1 − t)²: no bridge, and not symmetric."""
+
+    def __call__(self, t):
+        return 0.25 * t * (1 - t) ** 2
+
+
+PATHS = {
+    "linear": (lambda: flows.path(), "independent"),
+    "optimal": (lambda: flows.path(), "optimal"),
+    "vp_cosine": (lambda: flows.path(schedules.vp_cosine()), "independent"),
+    "ve": (lambda: flows.path(schedules.ve(0.05, 5.0)), "optimal"),
+    "interpolant": (lambda: flows.path(variance=Quadratic()), "optimal"),
+    "bridge": (lambda: flows.bridge(BRIDGE_STD, 0.05), "independent"),
+    "schrodinger": (lambda: flows.bridge(BRIDGE_STD, 0.05), "entropic"),
+}
+"""name -> (path, coupling of the Gaussian pair)."""
+
+
+def gaussian_pairs(key, gaussian, count):
+    """x_0 ~ N(m, s²) and x_1 ~ N(0, 1) of the covariance that the exact path states."""
+    noise, own = jax.random.normal(key, (2, count, 2))
+    rest = jnp.sqrt(jnp.maximum(gaussian.std**2 - gaussian.covariance**2, 0))
+    return gaussian.mean + gaussian.covariance * noise + rest * own, noise
+
+
+def field(gaussian, name="velocity"):
+    """A method of a Gaussian path as a pytree callable."""
+    return jax.tree_util.Partial(getattr(type(gaussian), name), gaussian)
+
+
+@pytest.mark.parametrize("name", every(PATHS, ("optimal", "vp_cosine", "schrodinger")))
+def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
+    """For a velocity linear in features φ of (x, t) the gradients differ by 2 E[(dx_t/dt − E[dx_t/dt | x_t]) φ] = 0: the
+    mean over 20 000 pairs vanishes within 4 standard errors for each φ, and so does that of z − E[z | x_t]."""
+    path, coupling = PATHS[name][0](), PATHS[name][1]
+    gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
+    x0, x1 = gaussian_pairs(jax.random.key(0), gaussian, 20_000)
+    drawn = flows.examples(jax.random.key(1), path, x0, x1, flows.paired())
+
+    def residuals(target, exact):
+        gap = target - jax.vmap(exact)(drawn.x, drawn.t)  # (N, 2)
+        x, t = drawn.x, drawn.t[:, None]
+        features = jnp.stack([jnp.ones_like(x), x, t * x, jnp.sin(3 * t) * x**2, x[:, ::-1]])  # (5, N, 2)
+        return (features * gap).reshape(5, -1)
+
+    pairs = [residuals(drawn.velocity, gaussian.velocity)]
+    if drawn.z is not None:
+        pairs.append(residuals(drawn.z, gaussian.noise))
+    for products in pairs:
+        error = jnp.std(products, axis=1) / np.sqrt(20_000)  # the two entries of one x may agree
+        assert jnp.all(jnp.abs(products.mean(1)) < 4 * error + 1e-12), name
+
+
+def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_variance(x64):
+    """The optimal pair has no residual; the independent one E Var(x_1 − x_0 | x_t) > 0, as the closed form gives it."""
+    for coupling in ("optimal", "independent"):
+        gaussian = flows.gaussian_path(flows.path(), MEAN, STD, coupling)
+        x0, x1 = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
+        mean, each = flows.matching_loss(
+            jax.random.key(3), field(gaussian), gaussian.path, x0, x1, flows.paired(), times="uniform"
+        )
+        t = (np.arange(4000)[:, None] + 0.5) / 4000 * (1 - 1e-3) + 1e-3
+        variance = ((1 - t) * STD) ** 2 + t**2
+        exact = 0.0 if coupling == "optimal" else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
+        assert each.shape == (10_000,)
+        assert abs(mean - exact) < 4 * float(jnp.std(each)) / 100 + 1e-12
+
+
+def test_the_optimal_velocity_is_the_closed_form(x64):
+    """u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m, with t = 1 the noise."""
+    gaussian = flows.gaussian_path(flows.path(), MEAN, STD, "optimal")
+    x = jnp.array([0.2, -1.1])
+    for t in (0.0, 0.3, 0.9, 1.0):
+        expected = (x - (1 - t) * MEAN) * (1 - STD) / ((1 - t) * STD + t) - MEAN
+        np.testing.assert_allclose(gaussian.velocity(x, t), expected, rtol=1e-12)
+
+
+def test_the_optimal_flow_is_straight_and_one_step_solves_it():
+    """Under the optimal coupling one Euler step of the denoiser is x_0 = m + s x_1 to rounding, `log_prob` is that of
+    N(m, s²) and `encode` inverts; the paths' curvature is 0, that of the independent coupling is not."""
+    path, x1 = flows.path(), jnp.array([0.5, -1.2])
+    curvature = {}
+    for coupling in ("optimal", "independent"):
+        gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
+        curvature[coupling] = float(flows.curvature(flows.continuous(field(gaussian), 32), x1))
+    assert curvature["optimal"] < 1e-9 < 1e-3 < curvature["independent"]
+    gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
+    np.testing.assert_allclose(
+        flows.continuous(field(gaussian), 1, solvers.euler()).forward(x1), MEAN + STD * x1, atol=1e-6
+    )
+    denoiser = flows.velocity_denoiser(path, field(gaussian), flows.optimal_assignment())
+    grid = jnp.linspace(1.0, 1e-3, 9)
+    x0 = dj.sample(None, denoiser, path.schedule, solvers.heun(), grid, x_init=x1)
+    at_end = 1e-3 * x1 + (1 - 1e-3) * (MEAN + STD * x1)
+    np.testing.assert_allclose(x0, at_end, atol=1e-5)
+    np.testing.assert_allclose(dj.encode(denoiser, path.schedule, x0, solvers.heun(), grid), x1, atol=1e-4)
+    mean, variance = gaussian.moments(1e-3)
+    exact = targets.gaussian(mean, jnp.sqrt(variance)).log_prob(x0)
+    np.testing.assert_allclose(dj.log_prob(denoiser, path.schedule, x0, grid=grid), exact, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- coupled noise
+
+
+def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
+    """(αD − x)/σ² is not ∇log p_t under the optimal coupling, and whatever rests on it refuses by name, also through
+    guidance that holds such a denoiser; the same denoiser of the independent coupling passes."""
+    path = flows.path(schedules.rectified_flow())
+    gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
+    schedule, x, t, key = path.schedule, jnp.array([0.2, -1.1]), 0.4, jax.random.key(0)
+    tweedie = predictions.score(schedule, flows.velocity_denoiser(path, field(gaussian)))(x, t)  # unmarked: it is wrong
+    assert jnp.max(jnp.abs(tweedie - gaussian.score(x, t))) > 0.3
+    coupled = flows.velocity_denoiser(path, field(gaussian), flows.optimal_assignment())
+    fair = flows.velocity_denoiser(path, field(gaussian), flows.independent())
+    assert predictions.is_coupled(coupled) and not predictions.is_coupled(fair)
+    thresholded = guidance.static_threshold(coupled)
+    assert predictions.is_coupled(thresholded)
+    grid, y = jnp.linspace(0.99, 1e-2, 5), jnp.ones(1)
+    operator = inverse.inpainting(jnp.array([True, False]))
+    uses = {
+        "the stochastic solver euler_maruyama": lambda d: dj.sample(key, d, schedule, solvers.euler_maruyama(), x_init=x),
+        "the stochastic solver ddim": lambda d: dj.sample(key, d, schedule, solvers.ddim(1.0), grid, x_init=x),
+        "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solvers.edm_stochastic(), grid, (2,)),
+        "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x, grid),
+        "score needs": lambda d: predictions.score(schedule, d),
+        "the reverse SDE": lambda d: sde.reverse(schedule, d, 0.5),
+        "classifier guidance": lambda d: guidance.classifier(schedule, d, lambda x, t: jnp.sum(x)),
+        "guidance by a likelihood": lambda d: inverse.dps(schedule, d, operator, y, 0.1),
+        "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid),
+    }  # fmt: skip
+    for message, use in uses.items():
+        assert_refused(lambda use=use: use(coupled), TypeError, message)
+        assert_refused(lambda use=use: use(thresholded), TypeError, message)
+    for name in ("score needs", "the reverse SDE", "classifier guidance", "dps_steps"):
+        uses[name](fair)
+    for solver in (solvers.ddim(), solvers.dpmpp_2m()):
+        assert jnp.all(jnp.isfinite(dj.sample(None, coupled, schedule, solver, grid, x_init=x)))
+    sde.reverse(schedule, coupled, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- couplings
+
+
+def clouds(count, dimension, key=0):
+    """Noise and data that lie apart."""
+    a, b = jax.random.normal(jax.random.key(key), (2, count, dimension))
+    return 0.5 * a + 1.0, b
+
+
+def paired_cost(x0, x1, index):
+    return float(jnp.sum((x0 - x1[index]) ** 2) / 2)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_the_optimal_assignment_is_that_of_scipy(dimension):
+    """A permutation of the exact least cost, under jit, and no dearer than pairs as they come."""
+    x0, x1 = clouds(40, dimension)
+    index = jax.jit(flows.optimal_assignment())(jax.random.key(0), x0, x1)
+    assert sorted(index.tolist()) == list(range(40))
+    cost = np.asarray(flows.transport_cost(x0, x1), np.float64)
+    exact = cost[linear_sum_assignment(cost)].sum()
+    np.testing.assert_allclose(paired_cost(x0, x1, index), exact, rtol=1e-5)
+    assert exact < paired_cost(x0, x1, jnp.arange(40))
+
+
+def test_the_entropic_plan_is_doubly_stochastic_between_its_two_limits(x64):
+    """Rows sum to 1/n to rounding, columns to 1/m within the tolerance, for n ≠ m too; the mean cost grows with ε from
+    that of the assignment to that of independence."""
+    x0, x1 = clouds(24, 2)
+    cost, costs = flows.transport_cost(x0, x1), []
+    np.testing.assert_allclose(cost, 0.5 * jnp.sum((x0[:, None] - x1) ** 2, -1), atol=1e-12)
+    for regularisation in (0.01, 0.1, 1.0, 1e4):
+        plan = flows.sinkhorn_plan(cost, regularisation, iterations=20_000, tolerance=1e-4)
+        np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=1e-12)
+        assert jnp.sum(jnp.abs(plan.sum(0) - 1 / 24)) <= 1e-4
+        costs.append(float(jnp.sum(plan * cost)))
+    assert costs == sorted(costs)
+    index = flows.optimal_assignment()(jax.random.key(0), x0, x1)
+    least = paired_cost(x0, x1, index) / 24
+    assert least - 1e-4 * float(cost.max()) <= costs[0] <= least + 0.01 * np.log(24)  # entropy is at most log n
+    np.testing.assert_allclose(costs[-1], cost.mean(), rtol=1e-3)
+    uneven = flows.sinkhorn_plan(cost[:10], 0.5)
+    np.testing.assert_allclose(uneven.sum(1), 1 / 10, rtol=1e-12)
+    assert jnp.sum(jnp.abs(uneven.sum(0) - 1 / 24)) <= 1e-3
+
+
+def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
+    """On quantiles of N(0.5, 0.6²) and N(0, 1) the plan's covariance is (√(4s² + ε²) − ε)/2 up to the spread that 300
+    atoms leave, under 1 %, and the covariance of drawn pairs is within 4 standard errors of the plan's."""
+    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(300) + 0.5) / 300)
+    x0, x1 = (0.5 + 0.6 * quantiles)[:, None], quantiles[:, None]
+    for regularisation in (0.2, 1.0):
+        plan = flows.sinkhorn_plan(flows.transport_cost(x0, x1), regularisation, tolerance=1e-6)
+        covariance = jnp.sum(plan * (x0 - 0.5) * x1[:, 0])
+        np.testing.assert_allclose(covariance, flows.entropic_covariance(0.6, regularisation), rtol=1e-2)
+        draws = jax.vmap(lambda key, e=regularisation: flows.sinkhorn(e)(key, x0, x1))(
+            jax.random.split(jax.random.key(0), 50)
+        )
+        products = ((x0[:, 0] - 0.5) * x1[draws, 0]).mean(1)  # (50,)
+        assert abs(products.mean() - covariance) < 4 * jnp.std(products) / np.sqrt(50) + 1e-3
+
+
+def test_labels_stay_with_their_data():
+    """A coupling moves the noise: data and their labels keep their order, and noise is only reordered."""
+    x0, x1 = clouds(32, 2)
+    labels = {"class": jnp.arange(32)}
+    drawn = flows.examples(jax.random.key(0), flows.path(), x0, x1, flows.optimal_assignment(), labels)
+    np.testing.assert_array_equal(drawn.x0, x0)
+    np.testing.assert_array_equal(drawn.condition["class"], jnp.arange(32))
+    assert sorted(map(tuple, np.asarray(drawn.x1))) == sorted(map(tuple, np.asarray(x1)))
+    seen = lambda x, t, condition: condition["class"] * jnp.ones_like(x)  # noqa: E731
+    _, losses = flows.matching_loss(jax.random.key(0), seen, flows.path(), x0, x1, flows.optimal_assignment(), labels)
+    expected = jnp.mean((jnp.arange(32.0)[:, None] - drawn.velocity) ** 2, 1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ bridges and reflow
+
+
+def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
+    """The SDE of the exact velocity and score is linear; its moments, by an ODE, are the marginals of the bridge, and the
+    covariance of its two ends is that of the entropic plan's process,
+    (1−s)(1−t) s₀² + s t + ((1−s)t + s(1−t)) c + S² s (1−t). With another diffusion the marginals stay, the pairs do
+    not."""
+    path = flows.bridge(BRIDGE_STD, 0.01)
+    gaussian = flows.gaussian_path(path, MEAN, STD, "entropic")
+    s, t = path.schedule.t_min, path.schedule.t_max
+
+    def ends(diffusion):
+        process = flows.bridge_sde(path, field(gaussian), field(gaussian, "noise"), diffusion)
+
+        def rates(state, time):
+            mean, variance, covariance = state
+            slope = jax.jvp(lambda x: process.drift(x, time), (mean,), (jnp.ones(2),))[1]
+            g = process.diffusion(mean, time)
+            return process.drift(mean, time), 2 * slope * variance - g**2, slope * covariance
+
+        mean, variance = gaussian.moments(t)
+        grid = t + (s - t) * (1 - jnp.cos(jnp.linspace(0, jnp.pi, 801))) / 2
+        return solvers.integrate(None, solvers.rk4(), rates, (mean, variance, variance), grid)
+
+    expected = (1 - s) * (1 - t) * STD**2 + s * t + ((1 - s) * t + s * (1 - t)) * gaussian.covariance
+    expected = expected + BRIDGE_STD**2 * s * (1 - t)
+    for diffusion in (None, 0.4):
+        mean, variance, covariance = ends(diffusion)
+        np.testing.assert_allclose(mean, gaussian.moments(s)[0], atol=1e-6)
+        np.testing.assert_allclose(variance, gaussian.moments(s)[1], atol=1e-6)
+        gap = jnp.max(jnp.abs(covariance - expected))
+        assert gap < 1e-6 if diffusion is None else gap > 1e-2
+
+
+def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
+    """Of fields scaled by 1 + θ about the exact ones the loss is least at θ = 0: its derivative there is 0 within 4
+    standard errors, as is that of the noise."""
+    path = flows.bridge(BRIDGE_STD, 0.05)
+    gaussian = flows.gaussian_path(path, MEAN, STD, "entropic")
+    x0, x1 = gaussian_pairs(jax.random.key(5), gaussian, 10_000)
+
+    def each(theta):
+        fields = (
+            lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
+            lambda x, t: (1 + theta[1]) * gaussian.noise(x, t),
+        )
+        return flows.bridge_loss(jax.random.key(6), *fields, path, x0, x1, flows.paired())[1]
+
+    slopes = jax.jacfwd(each)(jnp.zeros(2))  # (N, 2)
+    assert jnp.all(jnp.abs(slopes.mean(0)) < 4 * jnp.std(slopes, axis=0) / 100)
+
+
+def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
+    """Pair i is noise of fold_in(key, i) and its image; for the flow of independent Gaussians the image is m + s x_1 in
+    each entry, so that the cost falls from that of independence to the optimum."""
+    gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
+    flow = Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32))
+    x0, x1 = flows.reflow_pairs(jax.random.key(0), flow, 64)
+    few, _ = flows.reflow_pairs(jax.random.key(0), flow, 3)
+    np.testing.assert_allclose(few, x0[:3], rtol=1e-5)
+    np.testing.assert_allclose(x1[5], flow.base.sample(jax.random.fold_in(jax.random.key(0), 5)), rtol=1e-6)
+    np.testing.assert_allclose(x0, MEAN + STD * x1, atol=1e-4)
+    best = flows.optimal_assignment()(jax.random.key(0), x0, x1)
+    np.testing.assert_allclose(paired_cost(x0, x1, jnp.arange(64)), paired_cost(x0, x1, best), rtol=1e-4)
+
+
+def test_bad_arguments_are_named():
+    key, path, x = jax.random.key(0), flows.path(), jnp.ones((4, 2))
+    velocity = lambda x, t: x  # noqa: E731
+    bridge = flows.bridge(1.0)
+    cases = [
+        (TypeError, "path must be made by flows.path", lambda: flows.examples(key, schedules.edm(), x)),
+        (ValueError, r"x0 must have shape \(B, ...\)", lambda: flows.matching_loss(key, velocity, path, jnp.ones(()))),
+        (ValueError, "x0 must be finite, got 1 NaN", lambda: flows.matching_loss(key, velocity, path, x.at[0, 0].set(jnp.nan))),
+        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.matching_loss(key, velocity, path, x, x[:3])),
+        (ValueError, "condition must have leading axis 4", lambda: flows.matching_loss(key, velocity, path, x, condition=x[:2])),
+        (TypeError, "coupling must be one of flows.couplings", lambda: flows.matching_loss(key, velocity, path, x, coupling=lambda k, a, b: 0)),
+        (ValueError, r"velocity\(x, t\) must have shape \(2,\)", lambda: flows.matching_loss(key, lambda x, t: x[0], path, x)),
+        (TypeError, "velocity must be callable", lambda: flows.matching_loss(key, 3.0, path, x)),
+        (ValueError, "regularisation must be positive, got 0", lambda: flows.sinkhorn(0.0)),
+        (ValueError, "cost must have shape", lambda: flows.sinkhorn_plan(jnp.ones(3), 1.0)),
+        (ValueError, "cost must be finite", lambda: flows.sinkhorn_plan(jnp.full((2, 2), jnp.nan), 1.0)),
+        (ValueError, "std must be positive, got -1", lambda: flows.bridge(-1.0)),
+        (ValueError, "variance must be positive within", lambda: flows.path(schedules.rectified_flow(t_max=1.0), Quadratic())),
+        (ValueError, "path must have no variance", lambda: flows.velocity_denoiser(bridge, velocity)),
+        (ValueError, "path must have a variance", lambda: flows.bridge_sde(path, velocity, velocity)),
+        (ValueError, "diffusion must be given", lambda: flows.bridge_sde(flows.path(variance=Quadratic()), velocity, velocity)),
+        (ValueError, "path must be made by flows.bridge for the entropic", lambda: flows.gaussian_path(path, MEAN, STD, "entropic")),
+        (ValueError, "coupling must be one of 'independent'", lambda: flows.gaussian_path(path, MEAN, STD, "best")),
+        (TypeError, "flow must have a base", lambda: flows.reflow_pairs(key, velocity, 3)),
+    ]  # fmt: skip
+    for error, message, call in cases:
+        assert_refused(call, error, message)
