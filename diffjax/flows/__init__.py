@@ -1,5 +1,22 @@
-"""Flows: bijections with their log-determinants, and velocities matched to random paths."""
+"""Normalizing flows: bijectors with exact log-determinants both ways, the laws they make of a base, matched velocities."""
 
+from .autoregressive import autoregressive, causal_transformer, iaf, maf, masked_perceptron, tarflow
+from .bijectors import (
+    actnorm,
+    affine,
+    chain,
+    elementwise,
+    exponential,
+    initialise,
+    inverse,
+    leaky_relu,
+    logit,
+    positive,
+    sigmoid,
+    sinh_arcsinh,
+    stack,
+    tanh,
+)
 from .continuous import (
     Continuous,
     Transport,
@@ -9,6 +26,17 @@ from .continuous import (
     transport,
     transport_loss,
 )
+from .coupling import (
+    alternate_mask,
+    checkerboard_mask,
+    coupling,
+    coupling_flow,
+    half_mask,
+    nice,
+    perceptron,
+    real_nvp,
+    spline_coupling,
+)
 from .couplings import (
     independent,
     optimal_assignment,
@@ -17,6 +45,9 @@ from .couplings import (
     sinkhorn_plan,
     transport_cost,
 )
+from .density import flow, lattice_log_prob, standard_normal
+from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
+from .linear import invertible_convolution, lu_linear, triangular
 from .matching import (
     Examples,
     GaussianPath,
@@ -33,6 +64,9 @@ from .matching import (
     reflow_pairs,
     velocity_denoiser,
 )
+from .scalar_maps import additive, bounded_affine, conditional, pointwise
+from .shapes import multiscale, permutation, reshape, reversal, shuffle, squeeze
+from .splines import inverse_rational_quadratic_spline, rational_quadratic, rational_quadratic_spline
 
 __all__ = [
     "Continuous",
@@ -40,26 +74,77 @@ __all__ = [
     "GaussianPath",
     "Path",
     "Transport",
+    "actnorm",
+    "additive",
+    "affine",
+    "alternate_mask",
+    "autoregressive",
+    "bounded_affine",
     "bridge",
     "bridge_loss",
     "bridge_sde",
+    "causal_transformer",
+    "chain",
+    "checkerboard_mask",
+    "conditional",
     "continuous",
+    "coupling",
+    "coupling_flow",
     "curvature",
+    "elementwise",
     "entropic_covariance",
     "examples",
+    "exponential",
+    "flow",
     "gaussian_path",
+    "half_mask",
+    "iaf",
+    "importance_log_z",
     "independent",
+    "initialise",
+    "inverse",
+    "inverse_rational_quadratic_spline",
+    "invertible_convolution",
+    "lattice_log_prob",
+    "leaky_relu",
+    "logit",
+    "lu_linear",
+    "maf",
+    "masked_perceptron",
     "matching_loss",
+    "multiscale",
+    "negative_log_likelihood",
     "neural_ode",
     "neural_velocity",
+    "nice",
     "optimal_assignment",
     "paired",
     "path",
+    "perceptron",
+    "permutation",
+    "pointwise",
+    "positive",
+    "rational_quadratic",
+    "rational_quadratic_spline",
+    "real_nvp",
     "reflow_pairs",
+    "reshape",
+    "reversal",
+    "reverse_kl",
+    "shuffle",
+    "sigmoid",
+    "sinh_arcsinh",
     "sinkhorn",
     "sinkhorn_plan",
+    "spline_coupling",
+    "squeeze",
+    "stack",
+    "standard_normal",
+    "tanh",
+    "tarflow",
     "transport",
     "transport_cost",
     "transport_loss",
+    "triangular",
     "velocity_denoiser",
 ]

@@ -1,0 +1,331 @@
+"""Autoregressive flows: each part of an example moves by a scalar map with parameters made from the parts before it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..numerics import float_dtype
+from ..types import Array, Key, as_pytree_callable, pytree, static_field
+from .bijectors import Bijector, actnorm, chain, inverse, promoted, stack
+from .coupling import dense_parameters, vector_flow
+from .density import Flow, flow, standard_normal
+from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
+from .shapes import Reshape, reversal, squeeze
+
+# --------------------------------------------------------------------------------------------------------------- layer
+
+
+@pytree
+class Autoregressive(Bijector):
+    """y_i = τ(x_i; θ_i(y_{<i}, condition)) along the first axis. See `autoregressive`."""
+
+    conditioner: Any
+    scalar_map: ScalarMap = static_field()
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        x, log_slopes = self.scalar_map.inverse(y, self._parameters(y, condition))
+        return x, jnp.sum(log_slopes)
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        def improve(y, _):
+            return self.scalar_map.forward(x, self._parameters(y, condition))[0], None
+
+        x = promoted(x, self.conditioner, condition)
+        # after n passes the first n parts are exact: θ_n needs only the n − 1 parts before it
+        y, _ = jax.lax.scan(improve, x, None, length=x.shape[0] - 1)
+        y, log_slopes = self.scalar_map.forward(x, self._parameters(y, condition))
+        return y, jnp.sum(log_slopes)
+
+    def _parameters(self, y, condition):
+        if jnp.ndim(y) == 0:
+            raise ValueError("x must have an axis to be autoregressive along, got shape ()")
+        return check_parameters(self.conditioner(y, condition), jnp.shape(y), self.scalar_map)
+
+
+def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressive:
+    """y_i = τ(x_i; θ_i(y_{<i}, condition)), i along the first axis: the density in one pass, a sample in n.
+
+    log|det| = Σ log τ′, since the Jacobian is triangular in blocks. conditioner: (y, condition) -> (*y.shape, P), whose
+    i-th row depends on rows before i alone: `masked_perceptron` for vectors, `causal_transformer` for rows of patches.
+    Its inverse, `inverse(autoregressive(…))`, samples in one pass and has its density in n (IAF). scalar_map: τ. The n
+    passes are a `lax.scan`, differentiable both ways. Papamakarios et al. 2017 (MAF), eq. 4; Kingma et al. 2016 (IAF),
+    eq. 10.
+    """
+    checks.callable_("conditioner", conditioner, "conditioner(y, condition) -> (*y.shape, P)")
+    return Autoregressive(as_pytree_callable(conditioner), check_scalar_map("scalar_map", scalar_map))
+
+
+# --------------------------------------------------------------------------------------------- masked dense conditioner
+
+
+@pytree
+class MaskedPerceptron:
+    """(y, condition) -> θ with θ_i a function of y_{<i}. See `masked_perceptron`."""
+
+    weights: tuple
+    biases: tuple
+    condition_weight: Any  # (condition_size, width), or None
+    count: int = static_field()
+
+    def __call__(self, y: Array, condition: Any = None) -> Array:
+        """(D, P), of which row i depends on y_0 … y_{i−1} and the condition."""
+        size = self.weights[0].shape[0]
+        checks.one_of_shapes("x", y, [(size,)])
+        widths = tuple(weight.shape[1] for weight in self.weights[:-1])
+        masks = autoregressive_masks(size, widths, self.count, self.condition_weight is not None)
+        h = y
+        for i, (weight, bias, mask) in enumerate(zip(self.weights, self.biases, masks, strict=True)):
+            h = h @ jnp.where(mask, weight, 0) + bias
+            if i == 0:
+                h = h + self._from_condition(condition, h)
+            h = jax.nn.silu(h) if i < len(masks) - 1 else h
+        return h.reshape(size, self.count)
+
+    def _from_condition(self, condition, h):
+        size = 0 if self.condition_weight is None else self.condition_weight.shape[0]
+        found = 0 if condition is None else jnp.size(condition)
+        if found != size:
+            raise ValueError(f"condition must have condition_size={size} entries, got {found}")
+        return jnp.ravel(condition).astype(h.dtype) @ self.condition_weight if size else jnp.zeros_like(h)
+
+
+def autoregressive_masks(size: int, widths: tuple, count: int, conditional: bool = False) -> list[np.ndarray]:
+    """The weights that may be non-zero, for each layer (fan-in, fan-out) of a network D -> D P.
+
+    Input i has degree i + 1, hidden units the degrees 1 … D − 1 by turns, and 0 too where there is a condition, which
+    those units carry alone; a unit sees degrees up to its own, and the P outputs for entry i see hidden degrees up to
+    i. So every path from y_j to θ_i has j < i. Germain et al. 2015 (MADE), eq. 12–13.
+    """
+    lowest = 0 if conditional or size == 1 else 1
+    degrees = [np.arange(1, size + 1), *(lowest + np.arange(width) % (size - lowest) for width in widths)]
+    masks = [before[:, None] <= after[None, :] for before, after in zip(degrees[:-1], degrees[1:], strict=True)]
+    outputs = np.repeat(np.arange(size), count)  # entry i sees degrees up to i
+    return [*masks, degrees[-1][:, None] <= outputs[None, :]]
+
+
+def masked_perceptron(
+    key: Key, size: int, count: int, width: int = 64, depth: int = 2, condition_size: int = 0
+) -> MaskedPerceptron:
+    """A conditioner θ (D, P) of a vector y (D,), θ_i a function of y_{<i} and the condition: one pass for all entries.
+
+    Dense layers with SiLU whose weights are masked; 0 at first. size: D. count: P. width: of the `depth` hidden layers,
+    at least 1; with fewer units than D some entries see less than all before them. condition_size: entries of the
+    condition, 0 for none. Germain et al. 2015 (MADE).
+    """
+    checks.key("key", key)
+    size, count = checks.integer("size", size, 1), checks.integer("count", count, 1)
+    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 1)
+    condition_size = checks.integer("condition_size", condition_size, 0)
+    first, second = jax.random.split(key)
+    weights, biases = dense_parameters(first, (size, *[width] * depth, size * count))
+    shape = (condition_size, width)
+    from_condition = jax.random.normal(second, shape, float_dtype()) * max(condition_size, 1) ** -0.5
+    return MaskedPerceptron(weights, biases, from_condition if condition_size else None, count)
+
+
+def maf(
+    key: Key,
+    shape: tuple,
+    layers: int = 4,
+    width: int = 64,
+    depth: int = 2,
+    scalar_map: ScalarMap | None = None,
+    condition_size: int = 0,
+) -> Flow:
+    """Masked autoregressive flow: density in one pass a layer, a sample in D; the identity at first.
+
+    `layers` layers, the order reversed after each, run as one scan of pairs, and an actnorm at the data's end for
+    `initialise`. shape: of an example, read in row-major order. layers: even. scalar_map: default `bounded_affine()`;
+    `rational_quadratic()` makes a neural spline flow. width, depth, condition_size: see `masked_perceptron`. Raises
+    ValueError for an odd number of layers. Papamakarios et al. 2017.
+    """
+    layer = _masked_layer(shape, width, depth, scalar_map, condition_size)
+    return _autoregressive_flow(key, shape, layers, layer)
+
+
+def iaf(
+    key: Key,
+    shape: tuple,
+    layers: int = 4,
+    width: int = 64,
+    depth: int = 2,
+    scalar_map: ScalarMap | None = None,
+    condition_size: int = 0,
+) -> Flow:
+    """Inverse autoregressive flow: a sample, with its density, in one pass a layer; the density of data in D.
+
+    The layers of `maf` with directions exchanged: y_i = τ⁻¹(x_i; θ_i(x_{<i})). For variational fits, as by
+    `reverse_kl`. Kingma et al. 2016.
+    """
+    layer = _masked_layer(shape, width, depth, scalar_map, condition_size)
+    return _autoregressive_flow(key, shape, layers, lambda key: inverse(layer(key)))
+
+
+def _masked_layer(shape, width, depth, scalar_map, condition_size):
+    scalar_map = bounded_affine() if scalar_map is None else check_scalar_map("scalar_map", scalar_map)
+    size = math.prod(checks.shape("shape", shape))
+    return lambda key: autoregressive(
+        masked_perceptron(key, size, scalar_map.count, width, depth, condition_size), scalar_map
+    )
+
+
+def _autoregressive_flow(key, shape, layers, layer):
+    checks.key("key", key)
+    size = math.prod(shape)
+    turn = reversal(size)
+    pairs = [chain(layer(a), turn, layer(b), turn) for a, b in _pairs_of_keys(key, layers)]
+    return vector_flow(tuple(shape), stack(pairs), actnorm(size))
+
+
+def _pairs_of_keys(key, layers):
+    layers = checks.integer("layers", layers, 2)
+    if layers % 2:
+        raise ValueError(f"layers must be even, since the order turns after each, got {layers}")
+    return jax.random.split(key, (layers // 2, 2))
+
+
+# ---------------------------------------------------------------------------------------------- transformer conditioner
+
+
+@pytree
+class CausalTransformer:
+    """(rows, condition) -> θ with θ_i a function of rows before i. See `causal_transformer`."""
+
+    embed: Array  # (p, width)
+    positions: Array  # (N, width)
+    condition_weight: Any  # (condition_size, width), or None
+    blocks: Any  # a dictionary of weights, with a leading axis of blocks
+    readout: Array  # (width, p P)
+    heads: int = static_field()
+    count: int = static_field()
+
+    def __call__(self, y: Array, condition: Any = None) -> Array:
+        """y: (N, p). Returns (N, p, P), of which row i depends on rows 0 … i − 1 and the condition."""
+        n, width = self.positions.shape
+        checks.one_of_shapes("x", y, [(n, self.embed.shape[0])])
+        before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])  # row i sees what comes before it
+        h = before @ self.embed + self.positions  # (N, width)
+        size = 0 if self.condition_weight is None else self.condition_weight.shape[0]
+        found = 0 if condition is None else jnp.size(condition)
+        if found != size:
+            raise ValueError(f"condition must have condition_size={size} entries, got {found}")
+        if size:
+            h = h + jnp.ravel(condition).astype(h.dtype) @ self.condition_weight
+        causal = np.tril(np.ones((n, n), bool))
+
+        def block(h, weights):
+            h = h + _causal_attention(_normalised(h) * weights["scale1"], weights, self.heads, causal)
+            hidden = jax.nn.gelu((_normalised(h) * weights["scale2"]) @ weights["up"] + weights["bias"])  # (N, 4 width)
+            return h + hidden @ weights["down"], None
+
+        h, _ = jax.lax.scan(block, h, self.blocks)
+        return (_normalised(h) @ self.readout).reshape(*y.shape, self.count)
+
+
+def _normalised(h):
+    """Layer norm without parameters: mean 0 and variance 1 over the last axis."""
+    h = h - jnp.mean(h, -1, keepdims=True)
+    return h * jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-6)
+
+
+def _causal_attention(h, weights, heads, causal):
+    """softmax_k(q·k/√d) v over k ≤ q, in einsums to which vmap only adds an axis; h: (N, width)."""
+    n, width = h.shape
+    q, k, v = (h @ weights["qkv"]).reshape(n, 3, heads, width // heads).transpose(1, 2, 0, 3)  # each (heads, N, d)
+    logits = jnp.einsum("hqd,hkd->hqk", q, k) * (width // heads) ** -0.5
+    mixed = jnp.einsum("hqk,hkd->hqd", jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1), v)
+    return mixed.transpose(1, 0, 2).reshape(n, width) @ weights["out"]  # (heads, N, d) -> (N, width)
+
+
+def causal_transformer(
+    key: Key,
+    rows: int,
+    features: int,
+    count: int,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 4,
+    condition_size: int = 0,
+) -> CausalTransformer:
+    """A conditioner θ (N, p, P) of rows y (N, p), θ_i a function of rows y_{<i} and the condition; 0 at first.
+
+    A pre-norm transformer whose input is shifted by one row, so that the first row's parameters are the condition's
+    alone, with causal attention and learned positions. rows: N. features: p. count: P. width: a multiple of heads.
+    Raises ValueError where it is not.
+    """
+    checks.key("key", key)
+    rows, features = checks.integer("rows", rows, 1), checks.integer("features", features, 1)
+    count, width = checks.integer("count", count, 1), checks.integer("width", width, 1)
+    depth, heads = checks.integer("depth", depth, 1), checks.integer("heads", heads, 1)
+    condition_size = checks.integer("condition_size", condition_size, 0)
+    if width % heads:
+        raise ValueError(f"heads must divide width={width}, got {heads}")
+    keys = iter(jax.random.split(key, 7))
+    normal = lambda *shape, fan_in: jax.random.normal(next(keys), shape, float_dtype()) * max(fan_in, 1) ** -0.5  # noqa: E731
+    blocks = {
+        "scale1": jnp.ones((depth, width), float_dtype()),
+        "qkv": normal(depth, width, 3 * width, fan_in=width),
+        "out": normal(depth, width, width, fan_in=width * depth),
+        "scale2": jnp.ones((depth, width), float_dtype()),
+        "up": normal(depth, width, 4 * width, fan_in=width),
+        "bias": jnp.zeros((depth, 4 * width), float_dtype()),
+        "down": normal(depth, 4 * width, width, fan_in=4 * width * depth),
+    }
+    embed, positions = normal(features, width, fan_in=features), normal(rows, width, fan_in=width)
+    from_condition = normal(condition_size, width, fan_in=condition_size) if condition_size else None
+    readout = jnp.zeros((width, features * count), float_dtype())
+    return CausalTransformer(embed, positions, from_condition, blocks, readout, heads, count)
+
+
+def tarflow(
+    key: Key,
+    shape: tuple,
+    patch: int = 2,
+    layers: int = 4,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 4,
+    bound: float = 2.0,
+    condition_size: int = 0,
+) -> Flow:
+    """Transformer autoregressive flow on patches of an image: density in one pass a layer, a sample in N; the identity
+    at first.
+
+    Each layer moves patch i by a bounded affine map whose parameters a causal transformer makes from the patches before
+    it, in raster order and in reversed order by turns. shape: (H, W, C), sides multiples of patch. layers: even. width,
+    depth, heads: of each layer's transformer. bound: of the log scale. condition_size: entries of the condition. Zhai
+    et al. 2024, without their noise augmentation and its denoising.
+    """
+    checks.key("key", key)
+    shape, patch = checks.shape("shape", shape), checks.integer("patch", patch, 1)
+    if len(shape) != 3 or shape[0] % patch or shape[1] % patch:
+        raise ValueError(f"shape must be (H, W, C) with sides divisible by patch={patch}, got {shape}")
+    rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
+    scalar_map, turn = bounded_affine(bound), RowReversal()
+
+    def layer(key):
+        return autoregressive(
+            causal_transformer(key, rows, features, scalar_map.count, width, depth, heads, condition_size), scalar_map
+        )
+
+    pairs = [chain(layer(a), turn, layer(b), turn) for a, b in _pairs_of_keys(key, layers)]
+    squeezed = (shape[0] // patch, shape[1] // patch, features)
+    image: tuple = (Reshape((rows, features), squeezed),)
+    image = (*image, inverse(squeeze(patch))) if patch > 1 else image
+    return flow(standard_normal((rows, features)), chain(stack(pairs), actnorm(features), *image))
+
+
+@pytree
+class RowReversal(Bijector):
+    """y_i = x_{N−1−i} along the first axis; log|det| = 0."""
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        return jnp.flip(x, 0), jnp.zeros((), float_dtype())
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        return jnp.flip(y, 0), jnp.zeros((), float_dtype())

@@ -1,0 +1,459 @@
+"""Bijectors: invertible maps with their log-determinants, and how they compose.
+
+A bijector is a frozen pytree with `forward(x)`, from the base to the data, `inverse(y)`, `forward_and_log_det(x)` and
+`inverse_and_log_det(y)`, each with an optional `condition` and for ONE example. Its leaves are its parameters, arrays
+of floating point all of which may be trained; shapes, masks and permutations are static. So `jax.grad` by a bijector,
+and `optax.apply_updates` to one, are all that training needs.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_sigmoid, softplus
+
+from .. import checks
+from ..numerics import float_dtype, log_expm1
+from ..types import Array, ArrayLike, PyTree, Scalar, pytree, static_field
+
+
+class Bijector(Protocol):
+    """An invertible map of one example, y = f(x; condition). Classes that derive from this one state the two methods
+    with log-determinants; the other two follow (under `jit` without the cost of the log-determinant).
+    """
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        """(y, log|det ∂y/∂x|), the second of shape ()."""
+        ...
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        """(x, log|det ∂x/∂y|), the second of shape ()."""
+        ...
+
+    def forward(self, x: Array, condition: Any = None) -> Array:
+        """y = f(x), from the base to the data."""
+        return self.forward_and_log_det(x, condition)[0]
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        """x = f⁻¹(y), from the data to the base."""
+        return self.inverse_and_log_det(y, condition)[0]
+
+
+METHODS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
+
+
+def check_bijector(name: str, value: Any) -> Any:
+    """`value` if it has the four methods of a bijector."""
+    missing = [method for method in METHODS if not callable(getattr(value, method, None))]
+    if missing or isinstance(value, type):
+        raise TypeError(f"{name} must be a bijector, with {', '.join(METHODS)}; got {value!r}")
+    return value
+
+
+def promoted(x: ArrayLike, *parameters: PyTree) -> Array:
+    """x in the widest dtype of itself and the parameters, float32 at least, so that a loop's state keeps its dtype."""
+    leaves = jax.tree.leaves(parameters)
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x, *leaves), jnp.float32))
+
+
+# --------------------------------------------------------------------------------------------------------- composition
+
+
+@pytree
+class Chain(Bijector):
+    """One bijector after another. See `chain`."""
+
+    bijectors: tuple
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        total = jnp.zeros((), float_dtype())
+        for bijector in self.bijectors:
+            x, log_det = bijector.forward_and_log_det(x, condition)
+            total = total + log_det
+        return x, total
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        total = jnp.zeros((), float_dtype())
+        for bijector in reversed(self.bijectors):
+            y, log_det = bijector.inverse_and_log_det(y, condition)
+            total = total + log_det
+        return y, total
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["Chain", Array]:
+        """Each layer initialised by what reaches it, from the data to the base, and what reaches the base."""
+        layers = []
+        for bijector in reversed(self.bijectors):
+            bijector, ys = initialised(bijector, ys, conditions)
+            layers.append(bijector)
+        return Chain(tuple(reversed(layers))), ys
+
+
+def chain(*bijectors: Bijector) -> Chain:
+    """f_n ∘ … ∘ f_1 of chain(f_1, …, f_n): written from the base to the data; the identity if there are none.
+
+    log|det| = Σ_i log|det ∂f_i|, each at its own input. Every layer gets the same condition. Raises TypeError for an
+    argument that is no bijector.
+    """
+    return Chain(tuple(check_bijector(f"bijectors[{i}]", bijector) for i, bijector in enumerate(bijectors)))
+
+
+@pytree
+class Inverse(Bijector):
+    """A bijector turned round. See `inverse`."""
+
+    bijector: Any
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        return self.bijector.inverse_and_log_det(x, condition)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        return self.bijector.forward_and_log_det(y, condition)
+
+    def forward(self, x: Array, condition: Any = None) -> Array:
+        return self.bijector.inverse(x, condition)
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        return self.bijector.forward(y, condition)
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["Inverse", Array]:
+        """Unchanged, and ys mapped to its base. Raises ValueError if there is an actnorm inside, which learns from what
+        comes to it from the data.
+        """
+        nodes = jax.tree.leaves(self.bijector, is_leaf=lambda node: isinstance(node, ActNorm))
+        if any(isinstance(node, ActNorm) for node in nodes):
+            raise ValueError("an actnorm inside inverse(…) cannot be initialised from data; put it outside")
+        return self, jax.vmap(self.inverse)(ys, conditions)
+
+
+def inverse(bijector: Bijector) -> Bijector:
+    """The same map with its directions exchanged; of an inverse, the map itself."""
+    bijector = check_bijector("bijector", bijector)
+    return bijector.bijector if isinstance(bijector, Inverse) else Inverse(bijector)
+
+
+@pytree
+class Stack(Bijector):
+    """Equal layers one after another, run by `lax.scan`. See `stack`."""
+
+    layers: Any  # one bijector, whose leaves have a leading axis of layers
+    checkpoint: bool = static_field(default=False)
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        return self._scan("forward_and_log_det", x, condition, reverse=False)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        return self._scan("inverse_and_log_det", y, condition, reverse=True)
+
+    def _scan(self, method, x, condition, reverse):
+        def body(carry, layer):
+            x, total = carry
+            x, log_det = getattr(layer, method)(x, condition)
+            return (x, total + log_det), None
+
+        x = promoted(x, self.layers, condition)
+        body = jax.checkpoint(body) if self.checkpoint else body
+        return jax.lax.scan(body, (x, jnp.zeros((), x.dtype)), self.layers, reverse=reverse)[0]
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["Stack", Array]:
+        """Each layer initialised by what reaches it from the data, in one scan."""
+
+        def body(ys, layer):
+            layer, ys = initialised(layer, ys, conditions)
+            return ys, layer
+
+        ys, layers = jax.lax.scan(body, promoted(ys, self.layers, conditions), self.layers, reverse=True)
+        return Stack(layers, self.checkpoint), ys
+
+
+def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
+    """chain(*bijectors) of layers with one structure, as one `lax.scan`: it compiles in the time of one layer.
+
+    bijectors: a list of at least one; equal in everything static (masks, permutations, widths), and in the shapes and
+    dtypes of their leaves, which are stacked. A layer maps a shape to itself. checkpoint: keep only each layer's input
+    for the gradient and compute the rest again: memory of one layer instead of all, for a third more time. Raises
+    ValueError for layers that differ, TypeError for what is no bijector.
+    """
+    bijectors = [check_bijector(f"bijectors[{i}]", bijector) for i, bijector in enumerate(bijectors)]
+    checkpoint = checks.boolean("checkpoint", checkpoint)
+    if not bijectors:
+        raise ValueError("bijectors must hold at least one layer, got none")
+    structure = jax.tree.structure(bijectors[0])
+    kinds = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(bijectors[0])]
+    for i, bijector in enumerate(bijectors[1:], 1):
+        if jax.tree.structure(bijector) != structure:
+            raise ValueError(f"bijectors[{i}] must have the structure of bijectors[0], or be chained; got {bijector!r}")
+        theirs = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(bijector)]
+        if theirs != kinds:
+            raise ValueError(f"bijectors[{i}] must have leaves like bijectors[0], {kinds}; got {theirs}")
+    return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *bijectors), checkpoint)
+
+
+def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> PyTree:
+    """The bijector, or flow, with its actnorms set by data: a pure function that walks from the data to the base.
+
+    Each actnorm gets the mean and standard deviation of what reaches it, so that what leaves it towards the base has
+    mean 0 and variance 1 in each channel; other layers stay as they are. batch: (N, *shape), N at least 2. condition:
+    pytree with leading axis N. Raises ValueError for NaN in the batch, too few examples, or an actnorm inside
+    `inverse`. Kingma & Dhariwal 2018, section 3.1.
+    """
+    batch = checks.real_array("batch", batch)
+    if batch.ndim == 0 or batch.shape[0] < 2:
+        raise ValueError(f"batch must have shape (N, ...) with N at least 2, got {batch.shape}")
+    checks.finite("batch", batch)
+    for leaf in jax.tree.leaves(condition):
+        if jnp.shape(leaf)[:1] != batch.shape[:1]:
+            raise ValueError(f"condition must have leading axis {batch.shape[0]} as batch, got {jnp.shape(leaf)}")
+    return initialised(bijector, batch, condition)[0]
+
+
+def initialised(bijector: PyTree, ys: PyTree, conditions: PyTree) -> tuple[PyTree, PyTree]:
+    """(bijector, ys at its base): by its own method `initialised`, or unchanged where it has none."""
+    if hasattr(bijector, "initialised"):
+        return bijector.initialised(ys, conditions)
+    return bijector, jax.vmap(bijector.inverse)(ys, conditions)
+
+
+# --------------------------------------------------------------------------------------------------------- elementwise
+
+
+@pytree
+class Affine(Bijector):
+    """y = e^{log_scale} x + shift. See `affine`."""
+
+    shift: Array
+    log_scale: Array
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        self._check(x)
+        return x * jnp.exp(self.log_scale) + self.shift, self._log_det(x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        self._check(y)
+        return (y - self.shift) * jnp.exp(-self.log_scale), -self._log_det(y)
+
+    def _log_det(self, x):
+        return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(x)))
+
+    def _check(self, x):
+        for name, value in (("shift", self.shift), ("log_scale", self.log_scale)):
+            check_broadcast(name, jnp.shape(value), jnp.shape(x))
+
+
+def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
+    """y = scale · x + shift, elementwise; log|det| = Σ log scale over the entries of x.
+
+    shift, scale: each broadcastable to x's shape; scale positive, and trained as its logarithm. Raises ValueError for a
+    scale that is not positive, NaN or infinity.
+    """
+    shift, scale = checks.real_array("shift", shift), checks.real_array("scale", scale)
+    checks.finite("shift", shift)
+    checks.finite("scale", scale)
+    if not checks.is_traced(scale) and not np.all(np.asarray(scale) > 0):
+        raise ValueError(f"scale must be positive, got {np.min(np.asarray(scale))}")
+    return Affine(shift, jnp.log(scale))
+
+
+@pytree
+class ActNorm(Bijector):
+    """y = e^{log_scale} x + shift with one pair a channel. See `actnorm`."""
+
+    shift: Array  # (C,)
+    log_scale: Array  # (C,)
+    epsilon: float = static_field(default=1e-3)
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        check_channels("x", x, self.shift.shape[0])
+        return Affine(self.shift, self.log_scale).forward_and_log_det(x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        check_channels("y", y, self.shift.shape[0])
+        return Affine(self.shift, self.log_scale).inverse_and_log_det(y)
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["ActNorm", Array]:
+        """Its two parameters from a batch's channels, and the batch normalised."""
+        check_channels("batch", ys, self.shift.shape[0])
+        axes = tuple(range(ys.ndim - 1))
+        shift = jnp.mean(ys, axes)
+        log_scale = jnp.log(jnp.std(ys, axes) + self.epsilon)
+        new = ActNorm(shift.astype(self.shift.dtype), log_scale.astype(self.log_scale.dtype), self.epsilon)
+        return new, jax.vmap(new.inverse)(ys)
+
+
+def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
+    """y = s x + b with one s and b a channel (the last axis); the identity until `initialise` sets it from data.
+
+    `initialise` takes b as the channel's mean and s as its standard deviation + epsilon, which bounds the gain 1/s of a
+    constant channel. log|det| = (entries a channel) Σ log s. Kingma & Dhariwal 2018, section 3.1.
+    """
+    channels = checks.integer("channels", channels, 1)
+    epsilon = float(checks.positive("epsilon", epsilon))
+    return ActNorm(jnp.zeros(channels, float_dtype()), jnp.zeros(channels, float_dtype()), epsilon)
+
+
+@pytree
+class Elementwise(Bijector):
+    """y_i = f(x_i) for one increasing function. See `elementwise`."""
+
+    parameters: tuple
+    function: Callable = static_field()
+    inverse_function: Callable = static_field()
+    log_slope: Callable = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        return self.function(x, *self.parameters), self._log_det(x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        x = self.inverse_function(y, *self.parameters)
+        return x, -self._log_det(x)
+
+    def _log_det(self, x):
+        return jnp.sum(jnp.broadcast_to(self.log_slope(x, *self.parameters), jnp.shape(x)))
+
+
+def elementwise(
+    function: Callable, inverse_function: Callable, log_slope: Callable, *parameters: ArrayLike
+) -> Elementwise:
+    """y_i = f(x_i), f increasing: log|det| = Σ log f′(x_i).
+
+    function(x, *parameters), inverse_function(y, *parameters), log_slope(x, *parameters) -> log f′(x): of arrays of any
+    shape, elementwise; plain functions, not closures made anew, since they are static. parameters: arrays,
+    broadcastable to x, which are trained. Raises TypeError for what cannot be called.
+    """
+    for name, value in (("function", function), ("inverse_function", inverse_function), ("log_slope", log_slope)):
+        checks.callable_(name, value, f"{name}(x, *parameters)")
+    values = tuple(checks.real_array(f"parameters[{i}]", value) for i, value in enumerate(parameters))
+    return Elementwise(values, function, inverse_function, log_slope)
+
+
+def exponential() -> Elementwise:
+    """y = e^x, the reals to the positive numbers."""
+    return Elementwise((), jnp.exp, jnp.log, _identity)
+
+
+def positive() -> Elementwise:
+    """y = log(1 + e^x), softplus: the reals to the positive numbers, with slope 1 far out."""
+    return Elementwise((), softplus, log_expm1, log_sigmoid)
+
+
+def tanh() -> Elementwise:
+    """y = tanh x, the reals to (−1, 1); log slope 2(log 2 − x − softplus(−2x))."""
+    return Elementwise((), jnp.tanh, jnp.arctanh, _log_slope_of_tanh)
+
+
+@pytree
+class LeakyRelu(Bijector):
+    """y = x for x ≥ 0, slope · x below. See `leaky_relu`."""
+
+    slope: float = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        return jnp.where(x >= 0, x, self.slope * x), self._log_det(x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        return jnp.where(y >= 0, y, y / self.slope), -self._log_det(y)
+
+    def _log_det(self, x):
+        return math.log(self.slope) * jnp.sum(x < 0).astype(jnp.result_type(x))
+
+
+def leaky_relu(slope: float = 0.1) -> LeakyRelu:
+    """y = x for x ≥ 0, slope · x below, elementwise. slope: positive, not trained. Raises ValueError unless it is."""
+    return LeakyRelu(float(checks.positive("slope", slope)))
+
+
+def sinh_arcsinh(skew: ArrayLike = 0.0, tail: ArrayLike = 1.0) -> Elementwise:
+    """y = sinh(tail (arcsinh x + skew)): skewed for skew ≠ 0, of heavier tails than x for tail > 1, lighter below.
+
+    skew, tail: broadcastable to x's shape; tail positive, and trained as its logarithm. Jones & Pewsey 2009, eq. 1.
+    """
+    scale = affine(skew, tail)  # the same conditions hold for its shift and scale
+    return Elementwise((scale.shift, scale.log_scale), _sinh_arcsinh, _sinh_arcsinh_inverse, _sinh_arcsinh_log_slope)
+
+
+def _identity(x):
+    return x
+
+
+def _log_slope_of_tanh(x):
+    return 2 * (math.log(2) - x - softplus(-2 * x))
+
+
+def _sinh_arcsinh(x, skew, log_tail):
+    return jnp.sinh(jnp.exp(log_tail) * (jnp.arcsinh(x) + skew))
+
+
+def _sinh_arcsinh_inverse(y, skew, log_tail):
+    return jnp.sinh(jnp.arcsinh(y) * jnp.exp(-log_tail) - skew)
+
+
+def _sinh_arcsinh_log_slope(x, skew, log_tail):
+    u = jnp.abs(jnp.exp(log_tail) * (jnp.arcsinh(x) + skew))
+    log_cosh = u + jnp.log1p(jnp.exp(-2 * u)) - math.log(2)
+    return log_tail + log_cosh - 0.5 * jnp.log1p(x**2)
+
+
+@pytree
+class Logit(Bijector):
+    """The sigmoid onto an interval a little wider than the data's. See `logit`."""
+
+    lower: float = static_field()
+    upper: float = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        y = self.lower + (self.upper - self.lower) * jax.nn.sigmoid(x)
+        log_slope = math.log(self.upper - self.lower) + log_sigmoid(x) + log_sigmoid(-x)
+        return y, jnp.sum(log_slope)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        if not checks.is_traced(y):
+            outside = ~((np.asarray(y) > self.lower) & (np.asarray(y) < self.upper))  # NaN is outside
+            if np.any(outside):
+                raise ValueError(
+                    f"y must lie in ({self.lower}, {self.upper}) to have a logit, got {np.asarray(y)[outside].flat[0]}"
+                )
+        below, above = jnp.log(y - self.lower), jnp.log(self.upper - y)
+        return below - above, jnp.sum(math.log(self.upper - self.lower) - below - above)
+
+
+def logit(lower: Scalar = 0.0, upper: Scalar = 1.0, margin: Scalar = 0.05) -> Logit:
+    """The last layer for data in [lower, upper]: towards the base their logit, towards the data a sigmoid.
+
+    x = logit(margin + (1 − 2 margin) (y − lower)/(upper − lower)), elementwise, so that the ends stay finite; forward
+    reaches the interval widened by margin/(1 − 2 margin) of its length on each side. The bounds are not trained. Data
+    outside give NaN where traced. Raises ValueError for bounds out of order, a margin outside [0, ½), and by `inverse`
+    for concrete data outside. Dinh et al. 2017, section 4.1.
+    """
+    lower, upper = float(checks.number("lower", lower)), float(checks.number("upper", upper))
+    checks.greater("upper", upper, "lower", lower)
+    margin = float(checks.number("margin", margin))
+    if not 0 <= margin < 0.5:
+        raise ValueError(f"margin must be at least 0 and less than 0.5, got {margin}")
+    beyond = margin / (1 - 2 * margin) * (upper - lower)
+    return Logit(lower - beyond, upper + beyond)
+
+
+def sigmoid() -> Logit:
+    """y = 1/(1 + e^{−x}), the reals to (0, 1): the logit layer without a margin."""
+    return logit(margin=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------- shape checks
+
+
+def check_channels(name: str, x: Any, channels: int) -> None:
+    """Refuse an array whose last axis is not `channels` long."""
+    if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != channels:
+        raise ValueError(f"{name} must have {channels} channels on its last axis, got shape {jnp.shape(x)}")
+
+
+def check_broadcast(name: str, shape: tuple, target: tuple) -> None:
+    """Refuse a parameter's shape that does not broadcast to the example's."""
+    try:
+        fits = np.broadcast_shapes(shape, target) == tuple(target)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} of shape {shape} must be broadcastable to the example's shape, got {target}")

@@ -1,0 +1,160 @@
+"""Normalizing flows: the law of a bijector's output under a base law, and its bound for lattice data."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks
+from ..numerics import float_dtype, normal_log_prob
+from ..types import Array, ArrayLike, Key, PyTree, Scalar, pytree, static_field
+from .bijectors import check_bijector, initialised
+
+
+@pytree
+class StandardNormal:
+    """N(0, I) of one example, or of a tuple of latents. See `standard_normal`."""
+
+    shape: tuple = static_field()
+
+    def log_prob(self, z: PyTree) -> Array:
+        """log N(z; 0, I) in nats, shape ()."""
+        if not self._is_tuple():
+            checks.one_of_shapes("z", z, [self.shape])
+            return normal_log_prob(jnp.asarray(z), 1.0)
+        found = tuple(map(jnp.shape, z)) if isinstance(z, tuple | list) else jnp.shape(z)
+        if found != self.shape:
+            raise ValueError(f"z must be a tuple of arrays of shapes {self.shape}, got {found}")
+        return sum((normal_log_prob(jnp.asarray(part), 1.0) for part in z), jnp.zeros((), float_dtype()))
+
+    def sample(self, key: Key) -> PyTree:
+        """One draw of the shape, or a tuple of them."""
+        if not self._is_tuple():
+            return jax.random.normal(key, self.shape, float_dtype())
+        keys = jax.random.split(key, len(self.shape))
+        return tuple(
+            jax.random.normal(part, shape, float_dtype()) for part, shape in zip(keys, self.shape, strict=True)
+        )
+
+    def mean(self) -> PyTree:
+        """0, of the shape, or a tuple of them."""
+        if not self._is_tuple():
+            return jnp.zeros(self.shape, float_dtype())
+        return tuple(jnp.zeros(shape, float_dtype()) for shape in self.shape)
+
+    def _is_tuple(self):
+        return any(isinstance(entry, tuple) for entry in self.shape)
+
+
+def standard_normal(shape: tuple) -> StandardNormal:
+    """N(0, I) of examples of one shape, or, for a tuple of shapes, of a tuple of latents; without parameters.
+
+    Raises TypeError for what is neither.
+    """
+    if isinstance(shape, tuple | list) and shape and all(isinstance(entry, tuple | list) for entry in shape):
+        return StandardNormal(tuple(checks.shape(f"shape[{i}]", entry) for i, entry in enumerate(shape)))
+    return StandardNormal(checks.shape("shape", shape))
+
+
+@pytree
+class Flow:
+    """The law of x = f(z), z of the base law. See `flow`."""
+
+    base: Any
+    bijector: Any
+    train_base: bool = static_field(default=False)
+
+    def log_prob(self, x: ArrayLike, condition: Any = None) -> Array:
+        """log p(x) = log p_base(f⁻¹(x)) + log|det ∂f⁻¹/∂x| in nats, shape (); x: one example.
+
+        Raises ValueError for concrete NaN or infinity.
+        """
+        z, log_det = self.bijector.inverse_and_log_det(_checked("x", x), condition)
+        return self._base().log_prob(z) + log_det
+
+    def sample(self, key: Key, temperature: Scalar = 1.0, condition: Any = None) -> Array:
+        """One draw x = f(m + T (z − m)), z of the base with mean m: its standard deviation times the temperature T ≥ 0.
+
+        For a Gaussian base this is the law ∝ p(x)^{1/T²} only where |det ∂f/∂z| is constant, as for `additive`
+        couplings; elsewhere it is a law of its own. Raises ValueError for a negative T, TypeError for T ≠ 1 where the
+        base has no mean(). Kingma & Dhariwal 2018, section 6.
+        """
+        return self.bijector.forward(self._draw(checks.key("key", key), temperature), condition)
+
+    def sample_and_log_prob(self, key: Key, condition: Any = None) -> tuple[Array, Array]:
+        """(x, log p(x)) of one draw, by one pass forward."""
+        z = self._base().sample(checks.key("key", key))
+        x, log_det = self.bijector.forward_and_log_det(z, condition)
+        return x, self._base().log_prob(z) - log_det
+
+    def encode(self, x: ArrayLike, condition: Any = None) -> PyTree:
+        """The latent z = f⁻¹(x). Raises ValueError for concrete NaN or infinity."""
+        return self.bijector.inverse(_checked("x", x), condition)
+
+    def decode(self, z: PyTree, condition: Any = None) -> Array:
+        """x = f(z). Raises ValueError for concrete NaN or infinity."""
+        return self.bijector.forward(jax.tree.map(lambda part: _checked("z", part), z), condition)
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["Flow", PyTree]:
+        """The flow with its bijector initialised by data, and the batch of latents."""
+        bijector, zs = initialised(self.bijector, ys, conditions)
+        return Flow(self.base, bijector, self.train_base), zs
+
+    def _base(self):
+        return self.base if self.train_base else jax.lax.stop_gradient(self.base)
+
+    def _draw(self, key, temperature):
+        base, temperature = self._base(), checks.non_negative("temperature", temperature)
+        z = base.sample(key)
+        if isinstance(temperature, float) and temperature == 1:
+            return z
+        if not hasattr(base, "mean"):
+            raise TypeError(f"base must have mean() to be scaled by temperature={temperature}, got {base!r}")
+        return jax.tree.map(lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature), z, base.mean())
+
+
+def _scaled(z, mean, temperature):
+    return mean + temperature * (z - mean)
+
+
+def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
+    """The law of x = f(z), z ~ base: a pytree with log_prob(x), sample(key), encode(x) and decode(z).
+
+    base: anything with log_prob(z) and sample(key), as `standard_normal(shape)`, a target, another flow. Its leaves are
+    held fixed, since a mixture's weights, say, are no free parameters; train_base=True trains them. bijector: from base
+    to data. Train by `jax.grad(lambda flow: -jnp.mean(jax.vmap(flow.log_prob)(xs)))(flow)`. Raises TypeError for a base
+    or a bijector without these methods.
+    """
+    for method in ("log_prob", "sample"):
+        if not callable(getattr(base, method, None)) or isinstance(base, type):
+            raise TypeError(f"base must have log_prob(z) and sample(key), got {base!r}")
+    return Flow(base, check_bijector("bijector", bijector), checks.boolean("train_base", train_base))
+
+
+def lattice_log_prob(
+    key: Key, flow: Flow, x: ArrayLike, width: Scalar, dequantiser: Flow | None = None, condition: Any = None
+) -> Array:
+    """log P(x) of lattice data from below, by one draw of dequantisation noise, in nats; shape ().
+
+    log P(x) ≥ E_v[log p(x + width (v − ½)) + D log width − log q(v | x)] with v in (0, 1)^D, and P(x) the flow's mass
+    on the cell around x. x: bin centres, `width` apart in the flow's units. dequantiser: the law q, a flow onto (0,
+    1)^D of which x is the condition, as one that ends with `sigmoid()`; default uniform, log q = 0, under which a
+    smooth density pays for the edges of each cell. Train both by its mean. −log₂ P / D is bits/dim. Raises ValueError
+    unless width > 0, and for concrete NaN. Theis et al. 2016, section 3.1; Ho et al. 2019, eq. 12.
+    """
+    checks.key("key", key)
+    width, x = checks.positive("width", width), _checked("x", x)
+    if dequantiser is None:
+        v, log_q = jax.random.uniform(key, x.shape, x.dtype), 0.0
+    else:
+        v, log_q = dequantiser.sample_and_log_prob(key, x)
+        checks.one_of_shapes("the dequantiser's sample", v, [x.shape])
+    lp = flow.log_prob(x + width * (v - 0.5), condition)
+    return lp + math.prod(x.shape) * jnp.log(width) - log_q
+
+
+def _checked(name, x):
+    x = checks.real_array(name, x)
+    checks.finite(name, x)
+    return x

@@ -1,0 +1,137 @@
+"""Linear bijectors of the last axis: triangular, and by LU factors, which is also the invertible 1 × 1 convolution."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import lu, solve_triangular
+
+from .. import checks
+from ..numerics import float_dtype
+from ..types import Array, Key, pytree, static_field
+from .bijectors import Bijector, check_channels
+
+HIGHEST = jax.lax.Precision.HIGHEST
+FLOOR = 1e-3
+"""The least absolute value of a diagonal entry, at which the gain of the inverse is bounded."""
+
+
+@pytree
+class Triangular(Bijector):
+    """y = T x + shift with T lower triangular. See `triangular`."""
+
+    below: Array  # (C, C), of which the part below the diagonal counts
+    log_diagonal: Array  # (C,)
+    shift: Array  # (C,)
+    floor: float = static_field(default=FLOOR)
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        diagonal = self.floor + jnp.exp(self.log_diagonal)
+        y = apply_matrix(jnp.tril(self.below, -1) + jnp.diag(diagonal), x) + self.shift
+        return y, log_det_of(diagonal, x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        diagonal = self.floor + jnp.exp(self.log_diagonal)
+        matrix = jnp.tril(self.below, -1) + jnp.diag(diagonal)
+        check_channels("y", y, diagonal.shape[0])
+        return apply_solution(lambda b: solve_triangular(matrix, b, lower=True), y - self.shift), -log_det_of(
+            diagonal, y
+        )
+
+
+def triangular(size: int, floor: float = FLOOR) -> Triangular:
+    """y = T x + b along the last axis, T lower triangular with diagonal floor + e^{d_i}; the identity at first.
+
+    log|det| = (positions) Σ log T_ii. size: C. floor: positive and below 1.
+    """
+    size, floor = checks.integer("size", size, 1), _check_floor(floor)
+    zeros = jnp.zeros((size,), float_dtype())
+    return Triangular(jnp.zeros((size, size), zeros.dtype), zeros + math.log1p(-floor), zeros, floor)
+
+
+@pytree
+class LULinear(Bijector):
+    """y = P L U x. See `lu_linear` and `invertible_convolution`."""
+
+    lower: Array  # (C, C), of which the part below the diagonal counts
+    upper: Array  # (C, C), of which the part above the diagonal counts
+    log_diagonal: Array  # (C,)
+    sign: Array  # (C,), of which the signs count: no gradient moves it
+    ranks: Array  # (C,), whose order is the permutation's: no gradient moves it
+    floor: float = static_field(default=FLOOR)
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        lower, upper, diagonal = self._factors()
+        matrix = jnp.matmul(lower, upper, precision=HIGHEST)[jnp.argsort(self.ranks)]
+        return apply_matrix(matrix, x), log_det_of(diagonal, x)
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        lower, upper, diagonal = self._factors()
+        place = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
+        check_channels("y", y, diagonal.shape[0])
+
+        def solve(b):
+            b = solve_triangular(lower, b[place], lower=True, unit_diagonal=True)
+            return solve_triangular(upper, b, lower=False)
+
+        return apply_solution(solve, y), -log_det_of(diagonal, y)
+
+    def _factors(self):
+        """L, U and |s|; U's diagonal is sign · |s|."""
+        diagonal = self.floor + jnp.exp(self.log_diagonal)
+        identity = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)
+        upper = jnp.triu(self.upper, 1) + jnp.diag(jnp.where(self.sign < 0, -diagonal, diagonal))
+        return jnp.tril(self.lower, -1) + identity, upper, diagonal
+
+
+def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
+    """y = P L U x along the last axis, with |U_ii| = floor + e^{d_i}; the identity at first.
+
+    log|det| = (positions) Σ log|U_ii|; the inverse by two triangular solves. The permutation P and the signs of the
+    diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
+    """
+    size, floor = checks.integer("size", size, 1), _check_floor(floor)
+    zeros, square = jnp.zeros((size,), float_dtype()), jnp.zeros((size, size), float_dtype())
+    ranks = jnp.arange(size, dtype=zeros.dtype)
+    return LULinear(square, square, zeros + math.log1p(-floor), zeros + 1, ranks, floor)
+
+
+def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
+    """The invertible 1 × 1 convolution y_{ij} = P L U x_{ij} over the channels, a random rotation at first.
+
+    As `lu_linear`: P and the signs stay those of the rotation's own factors, and |U_ii| stays above floor. log|det| =
+    H W Σ log|U_ii|. Kingma & Dhariwal 2018, section 3.2, eq. 10–11.
+    """
+    checks.key("key", key)
+    channels, floor = checks.integer("channels", channels, 1), _check_floor(floor)
+    rotation, _ = jnp.linalg.qr(jax.random.normal(key, (channels, channels), float_dtype()))
+    order, lower, upper = lu(rotation)  # rotation = order @ lower @ upper
+    diagonal = jnp.diag(upper)
+    log_diagonal = jnp.log(jnp.maximum(jnp.abs(diagonal) - floor, floor))
+    ranks = jnp.argsort(jnp.argmax(order, axis=1)).astype(diagonal.dtype)
+    return LULinear(jnp.tril(lower, -1), jnp.triu(upper, 1), log_diagonal, jnp.sign(diagonal), ranks, floor)
+
+
+def apply_matrix(matrix: Array, x: Array) -> Array:
+    """matrix @ x_i at every position i before the last axis of x (..., C), in full precision on every device."""
+    check_channels("x", x, matrix.shape[1])
+    return jnp.einsum("dc,...c->...d", matrix, x, precision=HIGHEST)
+
+
+def apply_solution(solve: Any, y: Array) -> Array:
+    """solve(y_i) at every position i before the last axis of y (..., C); solve: columns (C, N) -> (C, N)."""
+    flat = jnp.reshape(y, (-1, y.shape[-1]))  # (N, C)
+    return solve(flat.T).T.reshape(y.shape)
+
+
+def log_det_of(diagonal: Array, x: Array) -> Array:
+    """Σ log diagonal, once for each position before the last axis of x; shape ()."""
+    return math.prod(jnp.shape(x)[:-1]) * jnp.sum(jnp.log(diagonal))
+
+
+def _check_floor(floor):
+    floor = float(checks.positive("floor", floor))
+    if floor >= 1:
+        raise ValueError(f"floor must be less than 1, got {floor}")
+    return floor

@@ -1,0 +1,210 @@
+"""Bijectors that only move entries: permutations, reshapes, squeeze; and multiscale latents. log|det| = 0."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..numerics import float_dtype
+from ..types import Array, Key, pytree, static_field
+from .bijectors import Bijector, check_bijector, check_channels, initialised
+
+
+@pytree
+class Permutation(Bijector):
+    """y_i = x_{order[i]} along the last axis. See `permutation`."""
+
+    order: tuple = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        check_channels("x", x, len(self.order))
+        return take(x, self.order), jnp.zeros((), float_dtype())
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        check_channels("y", y, len(self.order))
+        return take(y, tuple(np.argsort(self.order).tolist())), jnp.zeros((), float_dtype())
+
+
+def take(x: Array, indices: tuple) -> Array:
+    """x[..., indices] by static indices; evenly spaced ones as a slice, which is faster than a gather."""
+    if len(indices) == x.shape[-1] and indices == tuple(reversed(range(len(indices)))):
+        return jnp.flip(x, -1)
+    stride = indices[1] - indices[0] if len(indices) > 1 else 1
+    if stride > 0 and indices == tuple(range(indices[0], indices[0] + stride * len(indices), stride)):
+        return x[..., indices[0] : indices[-1] + 1 : stride]
+    return x[..., np.asarray(indices)]
+
+
+def permutation(order: Any) -> Permutation:
+    """y_i = x_{order[i]} along the last axis. order: the integers 0 … C − 1, each once. Raises ValueError otherwise."""
+    order = tuple(np.asarray(order).tolist())
+    if not order or sorted(order) != list(range(len(order))) or any(isinstance(i, bool | float) for i in order):
+        raise ValueError(f"order must be a permutation of 0 … {max(len(order) - 1, 0)}, got {order}")
+    return Permutation(order)
+
+
+def shuffle(key: Key, size: int) -> Permutation:
+    """A permutation of the last axis drawn at random, fixed from then on. Dinh et al. 2015, section 4.4 alternates."""
+    checks.key("key", key)
+    return permutation(jax.random.permutation(key, checks.integer("size", size, 1)))
+
+
+def reversal(size: int) -> Permutation:
+    """The last axis in reversed order, the permutation between autoregressive layers."""
+    return Permutation(tuple(reversed(range(checks.integer("size", size, 1)))))
+
+
+@pytree
+class Reshape(Bijector):
+    """Row-major reshape from one shape to another. See `reshape`."""
+
+    source: tuple = static_field()
+    target: tuple = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        checks.one_of_shapes("x", x, [self.source])
+        return jnp.reshape(x, self.target), jnp.zeros((), float_dtype())
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        checks.one_of_shapes("y", y, [self.target])
+        return jnp.reshape(y, self.source), jnp.zeros((), float_dtype())
+
+
+def reshape(source: tuple, target: tuple) -> Reshape:
+    """Examples of shape `source` at the base as examples of shape `target`, in row-major order.
+
+    Raises ValueError where the two differ in their number of entries.
+    """
+    source, target = checks.shape("source", source), checks.shape("target", target)
+    if math.prod(source) != math.prod(target):
+        raise ValueError(f"target must have the {math.prod(source)} entries of source={source}, got {target}")
+    return Reshape(source, target)
+
+
+@pytree
+class Squeeze(Bijector):
+    """Blocks of pixels as channels. See `squeeze`."""
+
+    factor: int = static_field()
+
+    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        f, (height, width, channels) = self.factor, _image_shape("x", x)
+        if height % f or width % f:
+            raise ValueError(f"x must have sides divisible by factor={f} to be squeezed, got shape {jnp.shape(x)}")
+        x = jnp.reshape(x, (height // f, f, width // f, f, channels))  # (rows, f, columns, f, C)
+        x = x.transpose(0, 2, 1, 3, 4).reshape(height // f, width // f, f * f * channels)  # (rows, columns, f f C)
+        return x, jnp.zeros((), float_dtype())
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        f, (rows, columns, channels) = self.factor, _image_shape("y", y)
+        if channels % (f * f):
+            raise ValueError(f"y must have channels divisible by factor²={f * f}, got shape {jnp.shape(y)}")
+        y = jnp.reshape(y, (rows, columns, f, f, channels // (f * f)))  # (rows, columns, f, f, C)
+        y = y.transpose(0, 2, 1, 3, 4).reshape(rows * f, columns * f, channels // (f * f))  # (H, W, C)
+        return y, jnp.zeros((), float_dtype())
+
+
+def squeeze(factor: int = 2) -> Squeeze:
+    """(H, W, C) -> (H/f, W/f, f² C): each f × f block of pixels becomes the channels of one, row by row.
+
+    A flow, read from the base to the data, undoes it: `inverse(squeeze())` comes after the layers that act on the
+    squeezed image. Raises ValueError for sides that the factor does not divide. Dinh et al. 2017, section 3.6.
+    """
+    return Squeeze(checks.integer("factor", factor, 2))
+
+
+def _image_shape(name, x):
+    if jnp.ndim(x) != 3:
+        raise ValueError(f"{name} must have shape (H, W, C), got {jnp.shape(x)}")
+    return jnp.shape(x)
+
+
+# -------------------------------------------------------------------------------------------------- multiscale latents
+
+
+@pytree
+class Multiscale(Bijector):
+    """A tuple of latents to one example, each entering at its own level. See `multiscale`."""
+
+    levels: tuple
+    shape: tuple = static_field()
+    latent_shapes: tuple = static_field()
+
+    def forward_and_log_det(self, x: tuple, condition: Any = None) -> tuple[Array, Array]:
+        """x: a tuple of latents, of `latent_shapes`, that of the deepest level first."""
+        latents = self._check(x)
+        h, total = self.levels[0].forward_and_log_det(latents[0], condition)
+        for level, z in zip(self.levels[1:], latents[1:], strict=True):
+            h, log_det = level.forward_and_log_det(jnp.concatenate([z, h], -1), condition)
+            total = total + log_det
+        return h, total
+
+    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[tuple, Array]:
+        """y: one example. The first result is the tuple of latents, that of the deepest level first."""
+        checks.one_of_shapes("y", y, [self.shape])
+        latents, total = [], jnp.zeros((), float_dtype())
+        for level in reversed(self.levels[1:]):
+            h, log_det = level.inverse_and_log_det(y, condition)
+            z, y = halves(h)
+            latents.append(z)
+            total = total + log_det
+        z, log_det = self.levels[0].inverse_and_log_det(y, condition)
+        return (z, *reversed(latents)), total + log_det
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple["Multiscale", tuple]:
+        """Each level initialised by what reaches it from the data, and the batch of latents."""
+        levels, latents = [], []
+        for level in reversed(self.levels[1:]):
+            level, hs = initialised(level, ys, conditions)
+            zs, ys = halves(hs)
+            levels.append(level)
+            latents.append(zs)
+        level, zs = initialised(self.levels[0], ys, conditions)
+        return Multiscale((level, *reversed(levels)), self.shape, self.latent_shapes), (zs, *reversed(latents))
+
+    def flatten(self, latents: tuple) -> Array:
+        """The latents as one vector (D,), the deepest first."""
+        return jnp.concatenate([jnp.ravel(z) for z in self._check(latents)])
+
+    def unflatten(self, vector: Array) -> tuple:
+        """The tuple of latents whose vector this is. Raises ValueError for another length."""
+        checks.one_of_shapes("vector", vector, [(math.prod(self.shape),)])
+        ends = np.cumsum([math.prod(shape) for shape in self.latent_shapes])[:-1].tolist()
+        parts = jnp.split(jnp.asarray(vector), ends)
+        return tuple(part.reshape(shape) for part, shape in zip(parts, self.latent_shapes, strict=True))
+
+    def _check(self, latents):
+        shapes = tuple(map(jnp.shape, latents)) if isinstance(latents, tuple | list) else jnp.shape(latents)
+        if shapes != self.latent_shapes:
+            raise ValueError(f"latents must be a tuple of arrays of shapes {self.latent_shapes}, got {shapes}")
+        return latents
+
+
+def halves(h: Array) -> tuple[Array, Array]:
+    """The first and second half of the channels. Raises ValueError for an odd number, one channel included."""
+    if jnp.ndim(h) == 0 or jnp.shape(h)[-1] % 2:
+        raise ValueError(f"a split needs an even number of channels on the last axis, got shape {jnp.shape(h)}")
+    middle = h.shape[-1] // 2
+    return h[..., :middle], h[..., middle:]
+
+
+def multiscale(shape: tuple, *levels: Bijector, condition: Any = None) -> Multiscale:
+    """Latents (z_1, …, z_L) to one example: h_1 = f_1(z_1), h_l = f_l([z_l, h_{l−1}]) along the channels.
+
+    Towards the base, each level but the deepest gives half of its channels away as a latent. levels: f_1, the deepest,
+    to f_L, the data's; each ends, for images, with `inverse(squeeze())`. A latent whose law depends on the levels below
+    it, z_l | h_{l−1}, is a coupling layer at the base's end of its level. shape: of the example. condition: one example
+    of the condition, where levels need one. The latents' shapes are `latent_shapes`, for `standard_normal`. Raises
+    ValueError where a level cannot take what reaches it: an odd squeeze, a split of one channel. Dinh et al. 2017,
+    section 3.6; Kingma & Dhariwal 2018, figure 2b.
+    """
+    shape = checks.shape("shape", shape)
+    if not levels:
+        raise ValueError("levels must hold at least one bijector, got none")
+    levels = tuple(check_bijector(f"levels[{i}]", level) for i, level in enumerate(levels))
+    unknown = Multiscale(levels, shape, ())
+    latents = jax.eval_shape(unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition)
+    return Multiscale(levels, shape, tuple(z.shape for z in latents))

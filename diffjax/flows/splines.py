@@ -1,0 +1,151 @@
+"""Monotone rational-quadratic splines with linear tails: their value, inverse and slope, finite everywhere."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..types import Array, ArrayLike
+from .scalar_maps import ScalarMap
+
+
+def rational_quadratic_spline(
+    x: ArrayLike, x_knots: ArrayLike, y_knots: ArrayLike, slopes: ArrayLike
+) -> tuple[Array, Array]:
+    """(y, log dy/dx) of the increasing C¹ spline through (x_k, y_k) with slopes d_k, of linear tails; shape of x.
+
+    In the bin k of width w and height h, with s = h/w and ξ = (x − x_k)/w:
+    y = y_k + h (s ξ² + d_k ξ(1 − ξ)) / (s + (d_{k+1} + d_k − 2s) ξ(1 − ξ)).
+    Below x_0 and above x_K it goes on with the slopes d_0 and d_K. x: any shape; x_knots, y_knots, slopes: (*x.shape, K
+    + 1) or (K + 1,), both rows of knots increasing, slopes positive. Raises ValueError for concrete knots out of order,
+    slopes that are not positive, NaN. Gregory & Delbourgo 1982; Durkan et al. 2019, eq. 4–5.
+    """
+    return _forward(*_checked("x", x, x_knots, y_knots, slopes))
+
+
+def inverse_rational_quadratic_spline(
+    y: ArrayLike, x_knots: ArrayLike, y_knots: ArrayLike, slopes: ArrayLike
+) -> tuple[Array, Array]:
+    """(x, log dx/dy) of the inverse of `rational_quadratic_spline`, the root of a quadratic in each bin; shape of y.
+
+    Durkan et al. 2019, eq. 6–8, with the root in the form that does not cancel.
+    """
+    return _inverse(*_checked("y", y, x_knots, y_knots, slopes))
+
+
+def rational_quadratic(bins: int = 8, bound: float = 5.0, floor: float = 1e-3) -> ScalarMap:
+    """The spline on [−bound, bound], the identity beyond, as a scalar map of 3K − 1 unconstrained parameters.
+
+    Widths and heights are 2 bound (floor + (1 − K floor) softmax(θ)), inner slopes floor + softplus(θ + const), 1 at θ
+    = 0, and 1 at both ends, so that the map is C¹. bins: K, at least 2. floor: positive, below 1/K; it bounds slopes
+    by floor and 1/floor, up to the factor K. Raises ValueError otherwise. Durkan et al. 2019, section 3.1.
+    """
+    bins = checks.integer("bins", bins, 2)
+    bound, floor = float(checks.positive("bound", bound)), float(checks.positive("floor", floor))
+    if floor * bins >= 1:
+        raise ValueError(f"floor must be less than 1/bins={1 / bins:g}, got {floor}")
+    return _rational_quadratic(bins, bound, floor)
+
+
+@functools.cache
+def _rational_quadratic(bins, bound, floor):
+    offset = math.log(math.expm1(1 - floor))  # softplus(offset) = 1 − floor
+
+    def knots(raw):
+        """(…, K) -> (…, K + 1), increasing from −bound to bound."""
+        widths = 2 * bound * (floor + (1 - bins * floor) * jax.nn.softmax(raw, -1))
+        ends = jnp.full((*raw.shape[:-1], 1), bound, raw.dtype)
+        return jnp.concatenate([-ends, jnp.cumsum(widths[..., :-1], -1) - bound, ends], -1)
+
+    def spline(parameters):
+        inner = floor + jax.nn.softplus(parameters[..., 2 * bins :] + offset)  # (…, K − 1)
+        one = jnp.ones((*inner.shape[:-1], 1), inner.dtype)
+        slopes = jnp.concatenate([one, inner, one], -1)  # (…, K + 1)
+        return knots(parameters[..., :bins]), knots(parameters[..., bins : 2 * bins]), slopes
+
+    name = f"rational_quadratic({bins}, {bound})"
+    return ScalarMap(name, 3 * bins - 1, lambda x, p: _forward(x, *spline(p)), lambda y, p: _inverse(y, *spline(p)))
+
+
+def _forward(x, x_knots, y_knots, slopes):
+    inside = (x > x_knots[..., 0]) & (x < x_knots[..., -1])  # False for NaN, which the tails then carry on
+    within = jnp.where(inside, x, x_knots[..., 0])  # before the arithmetic, so that no gradient of it is NaN
+    bin_ = _Bin(within, x_knots, x_knots, y_knots, slopes)
+    xi = (within - bin_.x) / bin_.width
+    y = bin_.y + bin_.value(xi)
+    tail, log_tail = _tail(x, x_knots, y_knots, slopes)
+    return jnp.where(inside, y, tail), jnp.where(inside, bin_.log_slope(xi), log_tail)
+
+
+def _inverse(y, x_knots, y_knots, slopes):
+    inside = (y > y_knots[..., 0]) & (y < y_knots[..., -1])
+    within = jnp.where(inside, y, y_knots[..., 0])
+    bin_ = _Bin(within, y_knots, x_knots, y_knots, slopes)
+    xi = bin_.root(within - bin_.y)
+    tail, log_tail = _tail(y, y_knots, x_knots, 1 / slopes)
+    return jnp.where(inside, bin_.x + xi * bin_.width, tail), jnp.where(inside, -bin_.log_slope(xi), log_tail)
+
+
+def _tail(x, x_knots, y_knots, slopes):
+    """The straight lines beyond both ends, and their log slopes."""
+    above = x > x_knots[..., 0]
+    end = lambda values: jnp.where(above, values[..., -1], values[..., 0])  # noqa: E731
+    slope = end(slopes)
+    return end(y_knots) + slope * (x - end(x_knots)), jnp.log(slope) + jnp.zeros_like(x)
+
+
+class _Bin:
+    """The quantities of the bin that holds each value: corner, width, height, slopes at both ends."""
+
+    def __init__(self, values, knots, x_knots, y_knots, slopes):
+        bins = knots.shape[-1] - 1
+        index = jnp.sum(values[..., None] >= knots[..., 1:-1], -1)
+        here = index[..., None] == jnp.arange(bins)  # (…, K): a sum over it is faster than a gather and its gradient
+        pick = lambda v: jnp.sum(jnp.where(here, v, 0), -1)  # noqa: E731
+        self.x, self.y = pick(x_knots[..., :-1]), pick(y_knots[..., :-1])
+        self.width, self.height = pick(jnp.diff(x_knots, axis=-1)), pick(jnp.diff(y_knots, axis=-1))
+        self.left, self.right = pick(slopes[..., :-1]), pick(slopes[..., 1:])
+        self.mean_slope = self.height / self.width
+        self.bend = self.left + self.right - 2 * self.mean_slope
+
+    def value(self, xi):
+        """y − y_k at ξ in [0, 1]."""
+        product = xi * (1 - xi)
+        return self.height * (self.mean_slope * xi**2 + self.left * product) / (self.mean_slope + self.bend * product)
+
+    def log_slope(self, xi):
+        """log dy/dx at ξ in [0, 1]."""
+        product = xi * (1 - xi)
+        numerator = self.right * xi**2 + 2 * self.mean_slope * product + self.left * (1 - xi) ** 2
+        return jnp.log(numerator) + 2 * (jnp.log(self.mean_slope) - jnp.log(self.mean_slope + self.bend * product))
+
+    def root(self, rise):
+        """ξ in [0, 1] at which y − y_k is `rise`: ξ = 2c / (−b − √(b² − 4ac)), whose radicand is positive."""
+        a = self.height * (self.mean_slope - self.left) + rise * self.bend
+        b = self.height * self.left - rise * self.bend
+        c = -self.mean_slope * rise
+        radicand = jnp.maximum(b**2 - 4 * a * c, jnp.finfo(rise.dtype).tiny)
+        return 2 * c / (-b - jnp.sqrt(radicand))
+
+
+def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):
+    x = checks.real_array(name, x)
+    rows = []
+    for row_name, row in (("x_knots", x_knots), ("y_knots", y_knots), ("slopes", slopes)):
+        row = checks.real_array(row_name, row)
+        checks.finite(row_name, row)
+        if row.ndim == 0 or row.shape[-1] < 2 or row.shape[:-1] not in ((), x.shape):
+            raise ValueError(f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, got {row.shape}")
+        rows.append(row)
+    if len({row.shape[-1] for row in rows}) > 1:
+        raise ValueError(f"x_knots, y_knots and slopes must be equally many, got {[row.shape[-1] for row in rows]}")
+    for row_name, row in zip(("x_knots", "y_knots"), rows, strict=False):
+        if not checks.is_traced(row) and not np.all(np.diff(np.asarray(row), axis=-1) > 0):
+            raise ValueError(f"{row_name} must increase, got {np.asarray(row).tolist()}")
+    if not checks.is_traced(rows[2]) and not np.all(np.asarray(rows[2]) > 0):
+        raise ValueError(f"slopes must be positive, got {np.asarray(rows[2]).tolist()}")
+    return x, *rows
