@@ -1,4 +1,4 @@
-"""Normalizing flows: bijectors with exact log-determinants both ways, the laws they make of a base, matched velocities."""
+"""Normalizing flows: bijectors with exact log-determinants both ways, the laws they make, and matched velocities."""
 
 from .autoregressive import autoregressive, causal_transformer, iaf, maf, masked_perceptron, tarflow
 from .bijectors import (
