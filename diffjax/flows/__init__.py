@@ -45,8 +45,9 @@ from .couplings import (
     sinkhorn_plan,
     transport_cost,
 )
-from .density import flow, lattice_log_prob, standard_normal
+from .density import flow, interpolate, lattice_log_prob, standard_normal
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
+from .glow import convolutional, dense, dequantiser, glow
 from .linear import invertible_convolution, lu_linear, triangular
 from .matching import (
     Examples,
@@ -88,20 +89,25 @@ __all__ = [
     "checkerboard_mask",
     "conditional",
     "continuous",
+    "convolutional",
     "coupling",
     "coupling_flow",
     "curvature",
+    "dense",
+    "dequantiser",
     "elementwise",
     "entropic_covariance",
     "examples",
     "exponential",
     "flow",
     "gaussian_path",
+    "glow",
     "half_mask",
     "iaf",
     "importance_log_z",
     "independent",
     "initialise",
+    "interpolate",
     "inverse",
     "inverse_rational_quadratic_spline",
     "invertible_convolution",

@@ -1,4 +1,4 @@
-"""Normalizing flows: the law of a bijector's output under a base law, and its bound for lattice data."""
+"""Normalizing flows: the law of a bijector's output under a base law, examples between two, bounds for a lattice."""
 
 import math
 from typing import Any
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import float_dtype, normal_log_prob
+from ..sampling import spherical
+from ..solvers import driver
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, pytree, static_field
 from .bijectors import check_bijector, initialised
 
@@ -132,6 +134,18 @@ def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     return Flow(base, check_bijector("bijector", bijector), checks.boolean("train_base", train_base))
 
 
+def interpolate(flow: Flow, start: ArrayLike, end: ArrayLike, weights: ArrayLike, condition: Any = None) -> Array:
+    """Examples between two: both encoded, their latents interpolated spherically, each of a tuple by itself, decoded.
+
+    weights: (K,), 0 gives `start` and 1 gives `end`. Shape (K, *start.shape). A straight line between two latents would
+    pass through lengths that the base hardly draws. Raises ValueError where the shapes differ.
+    """
+    start, end, weights = driver.check_between(start, end, weights)
+    first, last = flow.bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
+    between = jax.vmap(lambda weight: jax.tree.map(lambda a, b: spherical(a, b, weight), first, last))(weights)
+    return jax.vmap(lambda z: flow.bijector.forward(z, condition))(between)
+
+
 def lattice_log_prob(
     key: Key, flow: Flow, x: ArrayLike, width: Scalar, dequantiser: Flow | None = None, condition: Any = None
 ) -> Array:
@@ -139,9 +153,9 @@ def lattice_log_prob(
 
     log P(x) ≥ E_v[log p(x + width (v − ½)) + D log width − log q(v | x)] with v in (0, 1)^D, and P(x) the flow's mass
     on the cell around x. x: bin centres, `width` apart in the flow's units. dequantiser: the law q, a flow onto (0,
-    1)^D of which x is the condition, as one that ends with `sigmoid()`; default uniform, log q = 0, under which a
-    smooth density pays for the edges of each cell. Train both by its mean. −log₂ P / D is bits/dim. Raises ValueError
-    unless width > 0, and for concrete NaN. Theis et al. 2016, section 3.1; Ho et al. 2019, eq. 12.
+    1)^D of which x is the condition, as `dequantiser`; default uniform, log q = 0, under which a smooth density pays
+    for the edges of each cell. Train both by its mean. −log₂ P / D is bits/dim. Raises ValueError unless width > 0, and
+    for concrete NaN. Theis et al. 2016, section 3.1; Ho et al. 2019, eq. 12.
     """
     checks.key("key", key)
     width, x = checks.positive("width", width), _checked("x", x)

@@ -1,0 +1,65 @@
+"""The Glow experiment at its smallest: every file it promises, what its numbers mean, resuming, and its errors."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import glow
+from tests.families import assert_refused
+
+SMALL = glow.Config(
+    levels=2, flow_steps=1, width=8, dequantiser_layers=2, steps=4, batch_size=16, save_every=2, held_out=12, draws=2,
+    samples=64, chunk=6,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", glow.NETWORKS)
+def test_the_experiment_writes_what_it_promises_and_resumes(network, tmp_path, capsys):
+    """Figures and metrics appear, more draws bound more tightly (Jensen), and a second run trains no further and
+    repeats it all.
+    """
+    config = dataclasses.replace(SMALL, out=tmp_path, network=network)
+    first = glow.run(config)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"loss", "samples", "interpolation"}
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(stored["frechet_distance"]) == {"0.5", "0.7", "1.0"}
+    for row in (stored["test"], stored["train"]):
+        assert row["bits_per_dim_importance_weighted"] < row["bits_per_dim"] < np.inf
+    capsys.readouterr()
+    again = glow.run(config)
+    assert "resuming after step 4" in capsys.readouterr().out
+    assert first | {"seconds": None} == again | {"seconds": None}
+    with pytest.raises(ValueError, match="levels"):  # a checkpoint of another flow
+        glow.run(dataclasses.replace(config, levels=1))
+
+
+def test_replaced_entries_are_of_the_share_and_of_the_levels():
+    """Of N entries Np are drawn anew, up to 4.5 standard deviations, each level alike; a share of 0 changes nothing."""
+    levels = np.arange(17.0)
+    x = np.full((200, 100), 20.0)
+    found = np.asarray(glow.with_replaced(jax.random.key(0), x, 0.1, levels))
+    drawn = found[found != 20]
+    assert abs(drawn.size - 2000) < 4.5 * np.sqrt(20000 * 0.1 * 0.9)
+    counts = np.bincount(drawn.astype(int), minlength=17)
+    assert np.all(np.abs(counts - drawn.size / 17) < 4.5 * np.sqrt(drawn.size / 17))
+    np.testing.assert_array_equal(glow.with_replaced(jax.random.key(0), x, 0.0, levels), x)
+
+
+REFUSED = {
+    "replaced": ({"replaced": 1.5}, r"replaced must lie in \[0.0, 1.0\], got 1.5"),
+    "levels": ({"levels": 4}, r"levels must be such that 2\^levels divides the sides of \(8, 8, 1\), got 4"),
+    "data": ({"data": "moons"}, "data must be images of integers of at most 256 levels, moons is not"),
+    "dequantiser": ({"dequantiser_layers": 3}, "dequantiser_layers must be even, got 3"),
+    "samples": ({"samples": 1}, "samples must be at least 2, got 1"),
+    "width": ({"width": 0}, "width must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name, tmp_path):
+    changes, message = REFUSED[name]
+    assert_refused(lambda: glow.run(dataclasses.replace(SMALL, out=tmp_path, **changes)), ValueError, message)
