@@ -38,8 +38,13 @@ class Classifier:
                 raise ValueError(f"log_prob_y must return a scalar, got shape {jnp.shape(value)}")
             return value
 
-        gain = _at(self.scale, t) * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)
-        return checks.answer(self.denoiser(x, t), x) + gain * jax.grad(log_prob)(x)
+        data = checks.answer(self.denoiser(x, t), x)
+        return shifted(self.schedule, t, data, _at(self.scale, t) * jax.grad(log_prob)(x))
+
+
+def shifted(schedule: Schedule, t: Scalar, data: Array, gradient: Array) -> Array:
+    """D + (σ²/α) ∇, the denoiser of the score s + ∇; shape of data. Tweedie's formula."""
+    return data + schedule.sigma(t) ** 2 / schedule.alpha(t) * gradient
 
 
 def classifier(

@@ -4,19 +4,16 @@ from .autoregressive import autoregressive, causal_transformer, iaf, maf, masked
 from .bijectors import (
     actnorm,
     affine,
-    chain,
     elementwise,
     exponential,
-    initialise,
-    inverse,
     leaky_relu,
     logit,
     positive,
     sigmoid,
     sinh_arcsinh,
-    stack,
     tanh,
 )
+from .composition import chain, initialise, inverse, stack
 from .continuous import (
     Continuous,
     Transport,

@@ -11,7 +11,8 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm, chain, inverse, promoted, stack
+from .bijectors import Bijector, actnorm, promoted
+from .composition import chain, inverse, stack
 from .coupling import dense_parameters, vector_flow
 from .density import Flow, flow, standard_normal
 from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map

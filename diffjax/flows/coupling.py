@@ -12,7 +12,8 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm, chain, stack
+from .bijectors import Bijector, actnorm
+from .composition import chain, stack
 from .density import Flow, flow, standard_normal
 from .linear import lu_linear
 from .scalar_maps import ScalarMap, additive, bounded_affine, check_parameters, check_scalar_map

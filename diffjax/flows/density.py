@@ -11,7 +11,8 @@ from ..numerics import float_dtype, normal_log_prob
 from ..sampling import spherical
 from ..solvers import driver
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, pytree, static_field
-from .bijectors import check_bijector, initialised
+from .bijectors import check_bijector
+from .composition import initialised
 
 
 @pytree

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, actnorm, affine, chain, inverse, sigmoid, stack
+from .bijectors import Bijector, actnorm, affine, sigmoid
+from .composition import chain, inverse, stack
 from .coupling import Coupling, coupling, half_mask, perceptron, real_nvp
 from .density import Flow, flow, standard_normal
 from .linear import invertible_convolution

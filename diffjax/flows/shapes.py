@@ -10,7 +10,8 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, check_bijector, check_channels, initialised
+from .bijectors import Bijector, check_bijector, check_channels
+from .composition import initialised
 
 
 @pytree

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, predictions, schedules
-from ..guidance import StepScale, check_signal, ratio_of_steps
+from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
 from .operators import LinearOperator, measurement
@@ -27,14 +27,17 @@ class LikelihoodGuided:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The approximate E[x_0 | x_t = x, y], shape of x; a condition is the denoiser's."""
-        data, pullback = jax.vjp(lambda x: checks.answer(self.denoiser(x, t, *condition), x), x)
+        data, residual, pulled = _measured(self, x, t, condition)
         variance = 0.0 if self.variance is None else self.variance(t)
-        residual = self.y - self.operator.forward(data)
-        (gradient,) = pullback(self._pulled(residual, variance).astype(data.dtype))
-        return data + self.scale * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t) * gradient
+        gradient = pulled(self.operator.solve(residual, variance, self.noise_std**2))
+        return shifted(self.schedule, t, data, self.scale * gradient)
 
-    def _pulled(self, residual, variance):
-        return self.operator.transpose(self.operator.solve(residual, variance, self.noise_std**2))
+
+def _measured(guided, x, t, condition):
+    """(D, y − A D, v -> Jᵀ Aᵀ v) at x_t = x, by one call of the denoiser."""
+    data, pullback = jax.vjp(lambda x: checks.answer(guided.denoiser(x, t, *condition), x), x)
+    pulled = lambda v: pullback(guided.operator.transpose(v).astype(data.dtype))[0]  # noqa: E731
+    return data, guided.y - guided.operator.forward(data), pulled
 
 
 @pytree
@@ -90,12 +93,9 @@ class ResidualSteps:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The shifted D, shape of x; a condition is the denoiser's."""
-        data, pullback = jax.vjp(lambda x: checks.answer(self.denoiser(x, t, *condition), x), x)
-        residual = self.y - self.operator.forward(data)
+        data, residual, pulled = _measured(self, x, t, condition)
         square = jnp.sum(residual**2)
-        unit = residual / jnp.sqrt(jnp.where(square > 0, square, 1))
-        (descent,) = pullback(self.operator.transpose(unit).astype(data.dtype))
-        return data + self.gain(t) * descent
+        return data + self.gain(t) * pulled(residual / jnp.sqrt(jnp.where(square > 0, square, 1)))
 
 
 def dps_steps(
