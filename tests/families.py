@@ -10,6 +10,8 @@ import pytest
 from diffjax import schedules, targets
 from diffjax.types import pytree
 
+EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+
 
 @pytree
 class Own:

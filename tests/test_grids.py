@@ -7,9 +7,7 @@ import pytest
 from families import DISTINCT, SCHEDULES, Bare, ddpm_betas, every
 
 from diffjax import grids, schedules
-from tests.families import assert_refused
-
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+from tests.families import EPS32, assert_refused
 
 GRIDS = {
     "uniform": (grids.uniform, lambda schedule, t: t),

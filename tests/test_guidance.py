@@ -11,9 +11,8 @@ import pytest
 
 import diffjax as dj
 from diffjax import guidance, predictions, schedules, solvers, targets
-from tests.families import DISTINCT, SCHEDULES, assert_refused, every, interior
+from tests.families import DISTINCT, EPS64, SCHEDULES, assert_refused, every, interior
 
-EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
 X = np.array([0.3, -0.8])
 

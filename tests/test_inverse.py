@@ -13,9 +13,8 @@ from scipy import integrate, special
 import diffjax as dj
 from diffjax import inverse, schedules, solvers, targets
 from diffjax.solvers import driver
-from tests.families import DISTINCT, SCHEDULES, TARGETS, assert_refused, every, interior
+from tests.families import DISTINCT, EPS64, SCHEDULES, TARGETS, assert_refused, every, interior
 
-EPS64 = float(np.finfo(np.float64).eps)
 KEY = jax.random.key(0)
 MATRIX = [[1.0, -0.5, 0.2], [0.3, 0.8, -1.0]]
 MASK = np.array([[True, False, True], [False, False, True]])

@@ -10,9 +10,8 @@ from families import DISTINCT, SCHEDULES, every, interior, times_at_noise
 from scipy import stats
 
 from diffjax import losses, predictions, schedules, targets
-from tests.families import assert_refused
+from tests.families import EPS32, assert_refused
 
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 X0, NOISE, SIGMA_DATA = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5]), 0.8
 
 

@@ -10,8 +10,7 @@ import pytest
 from scipy import special
 
 from diffjax import numerics
-
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+from tests.families import EPS32, EPS64
 
 
 def exact_phi(order, z):

@@ -11,9 +11,8 @@ from families import DISTINCT, SCHEDULES, Own, every, times_at_noise
 from flax import linen, nnx
 
 from diffjax import predictions, schedules, targets
-from tests.families import assert_refused
+from tests.families import EPS32, assert_refused
 
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 SIGMA_DATA = 0.8
 X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])
 

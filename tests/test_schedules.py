@@ -9,8 +9,7 @@ import pytest
 from families import SCHEDULES, Bare, Own, ddpm_betas, interior, ladder_sigmas
 
 from diffjax import schedules
-
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+from tests.families import EPS32, EPS64
 
 pytestmark = pytest.mark.filterwarnings("error:Explicitly requested dtype")
 

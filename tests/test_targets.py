@@ -11,8 +11,7 @@ from scipy import stats
 from sklearn import datasets
 
 from diffjax import schedules, targets
-
-EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+from tests.families import EPS32
 
 
 def batched_log_prob(target, x):
