@@ -26,33 +26,25 @@ model 0.001.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
-from diffjax import checks, grids, metrics, schedules, solvers, targets, tuning
+from diffjax import checks, grids, schedules, solvers, targets, tuning
 from diffjax.solvers import driver
-from experiments import datasets, record, score_sde, solver_figures
+from experiments import record, solver_figures
+from experiments.solver_errors import flow_error, law_error, root_mean, sample_error
+from experiments.solver_problems import SCHEDULES, TARGETS, Problem, flow_ends, is_run, problem, trained_problem
+from experiments.solver_programs import Program, batch_program, build, evaluations, law_program, timed
+from experiments.solver_report import Row, groups, print_recommendations, print_rows, report
 from experiments.solver_table import SOLVERS, make
 
 QUICK = ("heun", "ddim", "dpmpp_2m", "dpmpp_3m", "deis(3)", "unipc(2)", "euler_maruyama", "dpmpp_2m_sde")
-
-SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
-    "vp_linear": lambda: schedules.vp_linear(t_min=1e-3),
-    "vp_cosine": schedules.vp_cosine,
-    "sub_vp": lambda: schedules.sub_vp(t_min=1e-3),
-    "ve": schedules.ve,
-    "edm": schedules.edm,
-    "rectified_flow": schedules.rectified_flow,
-}
 
 PARALLEL_STEPS = 64
 """Steps of a solver that takes all of them at once, until they stand."""
@@ -66,40 +58,6 @@ GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
     "karras(3)": lambda schedule, steps: grids.karras(schedule, steps, 3.0),
 }
 """name -> family of grids from t_max to t_min."""
-
-
-def random_mixture(components: int, dimension: int, seed: int) -> targets.Mixture:
-    """Components of standard deviation 0.25 to 0.6 around means from N(0, 1), of even weight: they overlap."""
-    rng = np.random.default_rng(seed)
-    means = rng.normal(size=(components, dimension))
-    return targets.gaussian_mixture(
-        np.full(components, 1 / components), means, rng.uniform(0.25, 0.6, (components, dimension))
-    )
-
-
-def digits(count: int = 256) -> targets.Empirical:
-    """The law that puts its mass on `count` of scikit-learn's digits, 64 numbers each."""
-    return targets.empirical(
-        datasets.open_dataset("digits", 300, 0).train[:count].astype(np.float64).reshape(count, -1)
-    )
-
-
-COVARIANCE = [[0.6, 0.25], [0.25, 0.3]]
-
-TARGETS: dict[str, Callable[[], Any]] = {
-    # Three times one component: a single Gaussian whose arrays have mixture_2d's shapes, so that they share programs.
-    "gaussian": lambda: targets.gaussian_mixture(
-        np.full(3, 1 / 3), np.tile([0.5, -1.0], (3, 1)), np.tile(COVARIANCE, (3, 1, 1))
-    ),
-    "mixture_2d": lambda: targets.gaussian_mixture(
-        [0.2, 0.3, 0.5], [[1.0, 0.5], [-0.5, 0.0], [0.3, -1.2]],
-        [[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.4]], [[0.1, -0.05], [-0.05, 0.1]]],
-    ),
-    "mixture_6d": lambda: random_mixture(8, 6, seed=1),
-    "mixture_16d": lambda: random_mixture(8, 16, seed=2),
-    "held_out": lambda: random_mixture(8, 6, seed=11),
-    "digits": digits,
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,51 +88,6 @@ class Config:
     """Only the comparison with k-diffusion and diffusers."""
     quick: bool = False
     """A few solvers, one schedule, two grids, two budgets."""
-
-
-class Row(NamedTuple):
-    """One measured run.
-
-    nfe: evaluations counted. measure: "rms", "kl" or "sliced_wasserstein". interval: 95 %. floor: of the measure
-    between exact sets, 0 where there is none. details: further errors. seconds: compile_seconds of a program that
-    several rows share stand with each.
-    """
-
-    solver: str
-    grid: str
-    schedule: str
-    target: str
-    budget: int | None
-    steps: int
-    nfe: float
-    stochastic: bool
-    order: int | None
-    measure: str
-    error: float
-    interval: tuple[float, float]
-    floor: float
-    details: dict[str, float]
-    compile_seconds: float
-    run_seconds: float
-    memory_bytes: int
-
-
-class Problem(NamedTuple):
-    """A denoiser under a schedule, with keys and starts (seeds · starts, *shape), seed after seed, and their truth.
-
-    law: t -> the exact law of x_t; None for a trained network, to which only its own flow is known.
-    """
-
-    target_name: str
-    schedule_name: str
-    denoiser: Any
-    schedule: Any
-    law: Any
-    keys: Any
-    starts: Any
-    ends: Any
-    exact: Any  # samples of p at t_min, shape of starts
-    others: Any  # further ones
 
 
 def run(config: Config) -> list[Row]:
@@ -299,61 +212,6 @@ def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
     return False
 
 
-def is_run(name: str) -> bool:
-    """Whether a target is named by the folder of a trained run."""
-    return name not in TARGETS and (pathlib.Path(name) / "config.json").exists()
-
-
-def problem(config: Config, target_name: str, schedule_name: str) -> Problem:
-    """Starts, exact samples, and the ends of the exact flow."""
-    target, schedule = TARGETS[target_name](), SCHEDULES[schedule_name]()
-    base = jax.random.key(config.seed)
-    base = jax.random.fold_in(base, list(TARGETS).index(target_name))
-    count = config.seeds * (config.starts if target_name != "digits" else max(config.starts // 8, 16))
-    law = functools.partial(target.noised, schedule)
-    draws = [jax.random.split(key, count) for key in jax.random.split(base, 4)]
-    starts = jax.vmap(law(schedule.t_max).sample)(draws[0])
-    exact, others = (jax.vmap(law(schedule.t_min).sample)(keys) for keys in draws[1:3])
-    denoiser = targets.denoiser(target, schedule)
-    ends = flow_ends(denoiser, schedule, starts, 1e-11)
-    return Problem(target_name, schedule_name, denoiser, schedule, law, draws[3], starts, ends, exact, others)
-
-
-def trained_problem(config: Config, folder: str) -> Problem:
-    """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
-    model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
-    print(f"following the own flow of the network in {folder}, in float64: minutes for a large one", flush=True)
-    schedule = model.schedule
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 64, 16))
-    draw = lambda key: schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)  # noqa: E731
-    starts = jax.vmap(draw)(keys)
-    ends = flow_ends(denoiser, schedule, starts, 1e-8)
-    return Problem(folder, "of the run", denoiser, schedule, None, keys, starts, ends, None, None)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> Any:
-    """Where the probability flow takes the starts from t_max to t_min, by `adaptive`."""
-    ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
-    given = driver.diffusion(schedule, denoiser)
-    truth = solvers.adaptive(tolerance, tolerance, 100_000)
-    return jax.vmap(lambda x: driver.run(driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False)[0])(
-        starts
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ programs
-
-
-class Program(NamedTuple):
-    """A compiled run, its evaluations counted in the trace (None where it decides them itself), and its cost."""
-
-    call: Callable
-    evaluations: int | None
-    compile_seconds: float
-    memory_bytes: int
-
-
 def row(
     config: Config,
     programs: dict[Any, Program],
@@ -396,248 +254,6 @@ def row(
         name, grid_name, given.schedule_name, given.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
         solver.order, *outcome, program.compile_seconds, seconds, program.memory_bytes,
     )  # fmt: skip
-
-
-def build(function: Callable, arguments: tuple, count: int | None) -> Program:
-    """`function` compiled for these arguments, with the evaluations that a trace counted."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    analysis = compiled.memory_analysis()
-    memory = analysis.temp_size_in_bytes if analysis else 0
-    return Program(compiled, count, seconds, memory)
-
-
-def timed(call: Callable, arguments: tuple) -> tuple[Any, float]:
-    """(result, seconds of the faster of two runs)."""
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        result = jax.block_until_ready(call(*arguments))
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
-
-
-@jax.jit
-def marked_evaluation(denoiser: Any, x: Any, t: Any) -> Any:
-    """D(x, t), as a call that `evaluations` finds by its name."""
-    return denoiser(x, t)
-
-
-def marked(denoiser: Any, schedule: Any) -> Any:
-    """The problem whose denoiser's calls can be counted in a trace."""
-    return driver.diffusion(schedule, functools.partial(marked_evaluation, denoiser))
-
-
-def evaluations(jaxpr: Any) -> int | None:
-    """How often a traced program calls the marked denoiser; None where a loop or branch decides that as it runs."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.params.get("name") == "marked_evaluation":
-            total += 1
-            continue
-        inner = [evaluations(j) for j in jaxprs(equation)]
-        if equation.primitive.name in ("while", "cond") and any(n != 0 for n in inner):
-            return None
-        if any(n is None for n in inner):
-            return None
-        total += sum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-    return total
-
-
-def jaxprs(equation: Any) -> Iterator[Any]:
-    """The programs inside an equation of a trace."""
-    for value in equation.params.values():
-        for inner in value if isinstance(value, tuple | list) else [value]:
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield getattr(inner, "jaxpr", inner)
-
-
-def batch_program(solver: solvers.Solver) -> Callable:
-    """(denoiser, schedule, keys, starts, grid) -> (ends, evaluations of each)."""
-
-    def one(denoiser, schedule, key, x, ts):
-        source = driver.noise_of(key, x, ts)
-        end, info = driver.run(source, solver, marked(denoiser, schedule), x, ts, zero_end=False)
-        return end, jnp.asarray(info.evaluations)
-
-    return jax.vmap(one, (None, None, 0, 0, None), axis_name=driver.BATCH)
-
-
-def law_program(solver: solvers.Solver) -> Callable:
-    """(denoiser, schedule, mean, covariance, grid) -> mean and covariance at grid[-1] from those at grid[0].
-
-    For a Gaussian target a run is affine in its start and in all its noise: its Jacobians by both give the law.
-    """
-
-    def law(denoiser, schedule, mean, covariance, ts):
-        drawn = []
-
-        def end(x, noise):
-            def normal(step, i):
-                drawn.append(i)
-                return jnp.zeros_like(x) if noise is None else noise[step, i]
-
-            return driver.run(driver.Source(normal), solver, marked(denoiser, schedule), x, ts, zero_end=False)[0]
-
-        jax.eval_shape(lambda x: end(x, None), mean)
-        noise = jnp.zeros((ts.shape[0] - 1, max(drawn) + 1, *mean.shape))
-        reached, push = jax.linearize(end, mean, noise)
-        basis = jnp.eye(mean.size + noise.size)
-        split = lambda v: push(v[: mean.size], v[mean.size :].reshape(noise.shape))  # noqa: E731
-        jacobian = jax.vmap(split)(basis)  # (D + noises, D)
-        by_start, by_noise = jacobian[: mean.size], jacobian[mean.size :]
-        return reached, by_start.T @ covariance @ by_start + by_noise.T @ by_noise
-
-    return law
-
-
-# -------------------------------------------------------------------------------------------------------------- errors
-
-
-def flow_error(config: Config, given: Problem, ends: Any) -> tuple:
-    """("rms", root mean square error over starts and entries, its interval, 0, details)."""
-    squares = np.mean((np.asarray(ends) - np.asarray(given.ends)).reshape(len(ends), -1) ** 2, -1)
-    error, interval = root_mean(squares)
-    return "rms", error, interval, 0.0, {"largest": float(np.sqrt(squares.max()))}
-
-
-def root_mean(squares: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """√mean and its 95 % interval, by the standard error of the mean."""
-    mean, spread = float(squares.mean()), 1.96 * float(squares.std()) / math.sqrt(len(squares))
-    return math.sqrt(mean), (math.sqrt(max(mean - spread, 0.0)), math.sqrt(mean + spread))
-
-
-def law_error(given: Problem, mean: Any, covariance: Any) -> tuple:
-    """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0, details)."""
-    exact = given.law(given.schedule.t_min)
-    wanted_mean, wanted = np.asarray(exact.mean()), np.asarray(exact.covariance())
-    mean, covariance = np.asarray(mean), np.asarray(covariance)
-    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
-        return "kl", math.inf, (math.inf, math.inf), 0.0, {}
-    error = gaussian_kl(mean, covariance, wanted_mean, wanted)
-    scale = math.sqrt(np.trace(wanted))
-    details = {
-        "mean": float(np.linalg.norm(mean - wanted_mean)) / scale,
-        "covariance": float(np.linalg.norm(covariance - wanted)) / scale**2,
-    }
-    return "kl", error, (error, error), 0.0, details
-
-
-def gaussian_kl(mean: np.ndarray, covariance: np.ndarray, other_mean: np.ndarray, other: np.ndarray) -> float:
-    """KL(N(m, C) ‖ N(m′, C′)) = ½ (Σ (e − log(1 + e)) + ‖m − m′‖²_{C′}), e the eigenvalues of C′⁻¹C − 1; nats."""
-    factor = np.linalg.cholesky(other)
-    whitened = np.linalg.solve(factor, np.linalg.solve(factor, covariance - other).T)
-    excess = np.maximum(np.linalg.eigvalsh(0.5 * (whitened + whitened.T)), np.nextafter(-1, 0))
-    shift = np.linalg.solve(factor, mean - other_mean)
-    return float(0.5 * (np.sum(excess - np.log1p(excess)) + shift @ shift))
-
-
-def sample_error(config: Config, given: Problem, ends: Any) -> tuple:
-    """("sliced_wasserstein", its mean over seeds, interval, floor, details)."""
-    key = jax.random.key(config.seed + 1)
-    sets = [v.reshape(config.seeds, -1, v[0].size) for v in (ends, given.exact, given.others)]
-    sliced, energy, mean, covariance = (np.asarray(v) for v in distances(key, sets[0], sets[1]))
-    floor = float(np.mean(distances(key, sets[2], sets[1])[0]))
-    if not np.all(np.isfinite(sliced)):
-        return "sliced_wasserstein", math.inf, (math.inf, math.inf), floor, {}
-    half = float(stats.t.ppf(0.975, config.seeds - 1) * sliced.std(ddof=1) / math.sqrt(config.seeds))
-    error = float(sliced.mean())
-    details = {
-        "energy_distance": float(energy.mean()),
-        "mean": float(mean.mean()),
-        "covariance": float(covariance.mean()),
-    }
-    return "sliced_wasserstein", error, (max(error - half, 0.0), error + half), floor, details
-
-
-@jax.jit
-def distances(key: Any, x: Any, y: Any) -> tuple:
-    """Sliced Wasserstein-2 and squared energy distances, and those of means and covariances, of each x to its y."""
-
-    def one(x, y):
-        scale = jnp.sqrt(jnp.sum(jnp.var(y, 0)))
-        mean = jnp.linalg.norm(x.mean(0) - y.mean(0)) / scale
-        covariance = jnp.linalg.norm(jnp.cov(x.T) - jnp.cov(y.T)) / scale**2
-        return jnp.sqrt(metrics.sliced_wasserstein(key, x, y)), metrics.energy_distance(x, y), mean, covariance
-
-    return jax.vmap(one)(x, y)
-
-
-# -------------------------------------------------------------------------------------------------------------- report
-
-
-def report(rows: list[Row]) -> dict[str, Any]:
-    """The rows as JSON, with the device; numbers that are not finite as null."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, tuple):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {"device": jax.devices()[0].device_kind, "rows": [plain(row._asdict()) for row in rows]}
-
-
-def groups(rows: list[Row], *fields: str) -> dict[tuple, list[Row]]:
-    """Rows by the values of some of their fields, in the order of their appearance."""
-    found: dict[tuple, list[Row]] = {}
-    for each in rows:
-        found.setdefault(tuple(getattr(each, field) for field in fields), []).append(each)
-    return found
-
-
-def best(rows: list[Row]) -> Row:
-    """The row of least error; one whose error is not a number is last."""
-    return min(rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf)
-
-
-def print_rows(rows: list[Row]) -> None:
-    """For each schedule, target and measure a table: a line a solver, a column a budget, each with its best grid."""
-    for (schedule, target, measure), group in groups(rows, "schedule", "target", "measure").items():
-        budgets = sorted({row.budget for row in group if row.budget})
-        floor = f", floor {np.mean([row.floor for row in group]):.1e}" if group[0].floor else ""
-        print(f"\n{schedule}, {target}: {measure}{floor}, with the best grid for each number of evaluations")
-        print(f"{'':28}" + "".join(f"{budget:>31}" for budget in budgets))
-        for (name,), of_solver in groups(group, "solver").items():
-            line = f"{name:28}"
-            for budget in budgets:
-                at = [row for row in of_solver if row.budget == budget]
-                line += f"{cell(best(at)) if at else '':>31}"
-            free = [row for row in of_solver if not row.budget]
-            if free:
-                line += f"   {cell(best(free))} at {best(free).nfe:.0f} evaluations on average"
-            print(line.rstrip())
-
-
-def cell(row: Row) -> str:
-    """error grid, as text."""
-    return f"{row.error:.1e} {row.grid}"
-
-
-def print_recommendations(rows: list[Row], budget: int) -> None:
-    """The best deterministic and the best stochastic solver and grid for each schedule and target."""
-    for (schedule, target), group in groups(rows, "schedule", "target").items():
-        print(f"\n{schedule}, {target}, at most {budget} evaluations:")
-        for stochastic in (False, True):
-            candidates = [row for row in group if row.stochastic == stochastic and (row.budget or row.nfe <= budget)]
-            if not candidates:
-                continue
-            top = best(candidates)
-            tied = sorted({row.solver for row in candidates if row.interval[0] <= top.interval[1]} - {top.solver})
-            kind = "stochastic" if stochastic else "deterministic"
-            low, high = top.interval
-            spread = f" [{low:.2e}, {high:.2e}]" if high > low else ""
-            print(
-                f"  {kind:14} {top.solver} on {top.grid}, {top.steps} steps, {top.nfe:.0f} evaluations: "
-                f"{top.measure} {top.error:.2e}{spread}" + (f", floor {top.floor:.1e}" if top.floor else "")
-            )
-            if tied:
-                print(f"  {'':14} not told apart from it: {', '.join(tied)}")
-
-
-# --------------------------------------------------------------------------------------------------------------- peers
 
 
 def against_references(config: Config, out: pathlib.Path) -> list[Row]:

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from diffjax import schedules, solvers, targets
-from experiments import bench_solvers, datasets, score_sde, solver_figures, solver_peers
+from experiments import (
+    bench_solvers,
+    datasets,
+    score_sde,
+    solver_errors,
+    solver_figures,
+    solver_peers,
+    solver_problems,
+    solver_programs,
+    solver_report,
+)
 from experiments.solver_table import SOLVERS, make
 
 
@@ -54,7 +64,7 @@ def test_evaluations_are_counted_in_the_program(factory, steps, x64):
     denoiser = targets.denoiser(targets.gaussian([0.0, 1.0], 0.5), schedule)
     arguments = (denoiser, schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 2)))
     grid = bench_solvers.make_grid("karras", schedule, steps)
-    counted = bench_solvers.evaluations(jax.make_jaxpr(bench_solvers.batch_program(solver))(*arguments, grid).jaxpr)
+    counted = solver_programs.evaluations(jax.make_jaxpr(solver_programs.batch_program(solver))(*arguments, grid).jaxpr)
     assert counted == solver.evaluations(grid) > 0
 
 
@@ -62,17 +72,17 @@ def test_the_count_of_an_adaptive_program_is_not_guessed(x64):
     schedule = schedules.edm()
     denoiser = targets.denoiser(targets.gaussian([0.0], 0.5), schedule)
     arguments = (denoiser, schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 1)))
-    program = jax.make_jaxpr(bench_solvers.batch_program(solvers.adaptive()))
-    assert bench_solvers.evaluations(program(*arguments, jnp.array([80.0, 0.002])).jaxpr) is None
+    program = jax.make_jaxpr(solver_programs.batch_program(solvers.adaptive()))
+    assert solver_programs.evaluations(program(*arguments, jnp.array([80.0, 0.002])).jaxpr) is None
 
 
 def test_divergence_of_gaussians_has_its_closed_form():
     """KL(N(1, 4) ‖ N(0, 1)) = ½ (4 + 1 − 1 − log 4), and to second order in a small change of one variance e²/4."""
     one, two = np.eye(1), 4 * np.eye(1)
     closed = 0.5 * (4 - math.log(4))
-    assert math.isclose(bench_solvers.gaussian_kl(np.ones(1), two, np.zeros(1), one), closed, rel_tol=1e-12)
+    assert math.isclose(solver_errors.gaussian_kl(np.ones(1), two, np.zeros(1), one), closed, rel_tol=1e-12)
     tiny = 1e-6
-    small_change = bench_solvers.gaussian_kl(np.zeros(1), (1 + tiny) * one, np.zeros(1), one)
+    small_change = solver_errors.gaussian_kl(np.zeros(1), (1 + tiny) * one, np.zeros(1), one)
     assert math.isclose(small_change, tiny**2 / 4, rel_tol=1e-5)  # e²/4 − e³/6, and e itself to 1e-10
 
 
@@ -86,7 +96,7 @@ def test_the_reference_is_the_flow_of_a_gaussian(x64):
 
     (alpha, spread), (alpha_end, spread_end) = at(schedule.t_max), at(schedule.t_min)
     exact = alpha_end * 0.5 + spread_end / spread * (starts - alpha * 0.5)
-    ends = bench_solvers.flow_ends(targets.denoiser(target, schedule), schedule, starts, 1e-11)
+    ends = solver_problems.flow_ends(targets.denoiser(target, schedule), schedule, starts, 1e-11)
     assert np.max(np.abs(ends - exact)) < 1e-9
 
 
@@ -109,7 +119,7 @@ def _tiny_run(out):
 
 def test_the_front_holds_what_no_faster_row_betters():
     def point(seconds, error):
-        return bench_solvers.Row("s", "g", "", "", 1, 1, 1, False, 1, "rms", error, (0, 0), 0, {}, 0, seconds, 0)
+        return solver_report.Row("s", "g", "", "", 1, 1, 1, False, 1, "rms", error, (0, 0), 0, {}, 0, seconds, 0)
 
     rows = [point(1, 3.0), point(2, 4.0), point(3, 1.0), point(4, 2.0)]
     assert solver_figures.pareto(rows) == [rows[0], rows[2]]
