@@ -218,6 +218,51 @@ def test_parameters_are_floating_point_leaves_and_treedefs_are_stable(name):
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(one))
 
 
+ENTRYWISE = {
+    "exponential": flows.exponential(),
+    "positive": flows.positive(),
+    "tanh": flows.tanh(),
+    "sigmoid": flows.sigmoid(),
+    "leaky_relu": flows.leaky_relu(),
+    "sinh_arcsinh": flows.sinh_arcsinh(0.3, 1.2),
+}
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_low_precision_and_integers_are_computed_in_float32(name):
+    """f and its log-determinant at half-precision and integer examples are those at the same numbers in float32."""
+    bijector = ENTRYWISE[name]
+    for x in (jnp.full(2000, -3.0, jnp.float16), jnp.array([1, -2])):
+        y, log_det = bijector.forward_and_log_det(x)
+        expected_y, expected = bijector.forward_and_log_det(x.astype(jnp.float32))
+        assert y.dtype == log_det.dtype == jnp.float32
+        np.testing.assert_array_equal(y, expected_y)
+        assert float(log_det) == float(expected)
+        assert bijector.inverse_and_log_det(jnp.full(3, 0.5, jnp.float16))[1].dtype == jnp.float32
+
+
+def test_sinh_arcsinh_without_skew_or_tail_is_the_identity_however_far_out():
+    """log slope 0 where x² is beyond float32, not −infinity."""
+    y, log_det = flows.sinh_arcsinh().forward_and_log_det(jnp.array([1e25, -1e25, 0.3]))
+    np.testing.assert_allclose(y, [1e25, -1e25, 0.3], rtol=60 * np.finfo(np.float32).eps)  # e^58 of a rounded 58
+    assert float(log_det) == 0
+
+
+def test_a_condition_keeps_its_fractions_beside_an_integer_example():
+    layer = shaken(MEMBERS["affine, conditional"].make(KEY))
+    x, condition = jnp.array([1, -2, 3]), jnp.array([0.7, -0.4])
+    np.testing.assert_array_equal(layer.forward(x, condition), layer.forward(x.astype(jnp.float32), condition))
+
+
+def test_a_flow_of_float32_parameters_runs_where_float64_is_enabled():
+    """log p of a stack, a glow included, whose leaves and data are float32 is that without x64, to float32's rounding."""
+    model, x = flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4), jax.random.normal(KEY, (4, 4, 1))
+    expected = float(jax.jit(model.log_prob)(x))
+    with jax.enable_x64(True):
+        found = float(jax.jit(model.log_prob)(x))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------------ initialisation
 
 
@@ -282,6 +327,28 @@ def test_temperature_scales_the_base_about_its_mean():
     np.testing.assert_allclose(model.sample(key, temperature=0.0), [5.0, -2.0], rtol=1e-6)
     centre = model.sample(key, 0.0)
     np.testing.assert_allclose(model.sample(key, 0.7) - centre, 0.7 * (model.sample(key) - centre), rtol=1e-5)
+
+
+def test_temperature_one_as_an_array_asks_nothing_of_the_base():
+    """T = 1 leaves a draw as it is, so that a base without a mean will do, whether 1 is a float or an array."""
+    model = flows.flow(flows.flow(NORMAL, flows.affine(1.0)), flows.chain())
+    np.testing.assert_array_equal(model.sample(KEY, jnp.float32(1)), model.sample(KEY))
+
+
+def test_a_base_need_not_be_a_pytree():
+    """Any object with log_prob and sample, as another library's distribution."""
+
+    class Standard:
+        def log_prob(self, z):
+            return NORMAL.log_prob(z)
+
+        def sample(self, key):
+            return NORMAL.sample(key)
+
+    bijector = flows.affine(jnp.ones(2), 2.0)
+    own, ours = flows.flow(Standard(), bijector), flows.flow(NORMAL, bijector)
+    assert float(own.log_prob(jnp.zeros(2))) == float(ours.log_prob(jnp.zeros(2)))
+    np.testing.assert_array_equal(own.sample(KEY), ours.sample(KEY))
 
 
 def test_the_base_is_held_fixed_unless_asked_otherwise():
@@ -431,6 +498,21 @@ def test_a_spline_is_flowjaxs(x64):
         [-0.45967049288243694, -0.4869875805617452, 0.5024060491352778, -0.09048188933105752, -0.4381424716962926, 0.29363197488683185],
     ]  # fmt: skip
     np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-14)
+
+
+def test_a_steep_spline_inverts_to_rounding():
+    """x of the same y in float32 and float64 differ by a few roundings of the numbers it is made of, whose size is 1 and
+    dx/dy; the log slope, whose derivative by ξ is at most of the order of the steepest slope, by as many times that.
+    """
+    knots, ys = [-1.0, 0.0, 1.0], np.linspace(-0.999, 0.999, 2001, dtype=np.float32)
+    eps, inverse = np.finfo(np.float32).eps, jax.jit(flows.inverse_rational_quadratic_spline)
+    for steep in (1.0, 30.0, 1e4, 1e6):
+        for slopes in ([1.0, steep, 1.0], [steep, 1.0, steep], [steep, 1 / steep, steep]):
+            with jax.enable_x64(True):
+                exact = list(map(np.asarray, inverse(np.float64(ys), *map(np.float64, (knots, knots, slopes)))))
+            x, log_slope = inverse(ys, *map(np.float32, (knots, knots, slopes)))
+            assert np.all(np.abs(x - exact[0]) <= 8 * eps * (1 + np.exp(exact[1])))
+            assert np.all(np.abs(log_slope - exact[1]) <= 8 * eps * (10 + steep))
 
 
 def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
@@ -626,6 +708,13 @@ def test_interpolation_runs_along_great_circles_of_every_latent():
         flows.interpolate(model, start, end[0], jnp.array([0.5]))
 
 
+def test_interpolation_is_about_the_mean_of_the_base():
+    """Latents m + e_1 and m + e_2 of a base N(m, I) have m + (e_1 + e_2)/√2 halfway, not a point of the circle about 0."""
+    model = flows.flow(dj.targets.gaussian([100.0, 50.0], 1.0), flows.chain())
+    middle = flows.interpolate(model, jnp.array([101.0, 50.0]), jnp.array([100.0, 51.0]), jnp.array([0.5]))
+    np.testing.assert_allclose(middle[0], np.array([100.0, 50.0]) + math.sqrt(0.5), rtol=4 * np.finfo(np.float32).eps)
+
+
 # ------------------------------------------------------------------------------------------------------ autoregressive
 
 
@@ -742,6 +831,14 @@ REFUSED = {
     "permuted length": (lambda: flows.reversal(3).forward(jnp.zeros(2)), ValueError, "3 channels on its last axis, got shape"),
     "logit range": (lambda: flows.logit().inverse(jnp.array([0.5, 1.2])), ValueError, r"y must lie in .* got 1.2"),
     "logit NaN": (lambda: flows.logit().inverse(jnp.array([jnp.nan])), ValueError, "y must lie in .* got nan"),
+    "image": (lambda: flows.tanh().inverse(jnp.array([0.5, -1.0])), ValueError, r"y must lie in \(-1.0, 1.0\) .* got -1.0"),
+    "positive image": (lambda: flows.positive().inverse(-1.0), ValueError, r"y must lie in \(0.0, inf\) .* got -1.0"),
+    "exponential NaN": (lambda: flows.exponential().inverse(jnp.nan), ValueError, r"y must lie in \(0.0, inf\) .* got nan"),
+    "image order": (lambda: flows.elementwise(jnp.exp, jnp.log, jnp.abs, image=(1.0, 0.0)), ValueError, "image must be"),
+    "elementwise broadcast": (lambda: flows.sinh_arcsinh(jnp.zeros(3)).forward(jnp.zeros(1)), ValueError, r"parameters\[0\] of shape \(3,\) must be broadcastable"),
+    "order": (lambda: flows.permutation(3), TypeError, "order must be a sequence of integers, got 3"),
+    "ragged order": (lambda: flows.permutation([[0], [1, 2]]), TypeError, "order must be a sequence of integers"),
+    "traced order": (lambda: jax.jit(lambda key: flows.shuffle(key, 3).forward(jnp.zeros(3)))(KEY), TypeError, "order must be concrete"),
     "logit bounds": (lambda: flows.logit(1.0, 0.0), ValueError, "upper must be greater than lower"),
     "logit margin": (lambda: flows.logit(margin=0.5), ValueError, "margin must be at least 0 and less than 0.5"),
     "scale": (lambda: flows.affine(0.0, -1.0), ValueError, "scale must be positive, got -1"),
@@ -754,6 +851,7 @@ REFUSED = {
     "no bijector": (lambda: flows.chain(jnp.tanh), TypeError, r"bijectors\[0\] must be a bijector"),
     "a class": (lambda: flows.inverse(flows.bijectors.Affine), TypeError, "bijector must be a bijector"),
     "empty stack": (lambda: flows.stack([]), ValueError, "at least one layer"),
+    "stack without parameters": (lambda: flows.stack([flows.leaky_relu()] * 2), ValueError, "bijectors must have parameters to be stacked"),
     "uneven stack": (lambda: flows.stack([flows.affine(0.0), flows.tanh()]), ValueError, r"bijectors\[1\] must have the structure"),
     "uneven leaves": (lambda: flows.stack([flows.lu_linear(2), flows.lu_linear(3)]), ValueError, r"bijectors\[1\] must have leaves"),
     "batch NaN": (lambda: flows.initialise(flows.actnorm(1), jnp.full((2, 1), jnp.nan)), ValueError, "batch must be finite"),
@@ -763,13 +861,19 @@ REFUSED = {
     "data NaN": (lambda: flows.flow(NORMAL, flows.chain()).log_prob([0.0, jnp.nan]), ValueError, "x must be finite, got 1 NaN"),
     "data batch": (lambda: flows.flow(NORMAL, flows.affine(0.0)).log_prob(jnp.zeros((5, 2))), ValueError, r"z must have shape \(2,\), got \(5, 2\)"),
     "temperature": (lambda: flows.flow(NORMAL, flows.chain()).sample(jax.random.key(0), -1.0), ValueError, "temperature must be 0 or more"),
+    "dequantiser": (lambda: flows.lattice_log_prob(KEY, flows.maf(KEY, (2,)), jnp.zeros(2), 1.0, flows.chain()), TypeError, "dequantiser must be a flow"),
+    "interpolated": (lambda: flows.interpolate(flows.chain(), jnp.zeros(2), jnp.ones(2), jnp.array([0.5])), TypeError, "flow must be made by flows.flow"),
     "no mean": (lambda: flows.flow(flows.flow(NORMAL, flows.chain()), flows.chain()).sample(jax.random.key(0), 0.5), TypeError, r"base must have mean\(\)"),
     "knots": (lambda: flows.rational_quadratic_spline(0.0, [0.0, 2.0, 1.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0]), ValueError, "x_knots must increase, got"),
     "slopes": (lambda: flows.rational_quadratic_spline(0.0, [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]), ValueError, "slopes must be positive"),
     "knots apart": (lambda: flows.rational_quadratic_spline(0.0, [0.0, 1.0], [0.0, 1.0], [1.0]), ValueError, "slopes must have shape"),
+    "spline NaN": (lambda: flows.rational_quadratic_spline(jnp.nan, [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]), ValueError, "x must be finite"),
+    "spline rounding": (lambda: flows.rational_quadratic(8, floor=1e-9), ValueError, "floor must be at least the rounding 1.2e-07, got 1e-09"),
     "bins": (lambda: flows.rational_quadratic(1), ValueError, "bins must be at least 2"),
     "spline floor": (lambda: flows.rational_quadratic(8, floor=0.2), ValueError, "floor must be less than 1/bins"),
     "mask of one": (lambda: flows.half_mask(1), ValueError, "size must be at least 2"),
+    "one position": (lambda: flows.coupling(lambda x, c: x[..., None], flows.additive(), flows.checkerboard_mask()).forward(jnp.zeros((1, 1, 2))), ValueError, "at least 2 positions"),
+    "coupled map": (lambda: flows.coupling_flow(KEY, (2,), jnp.tanh), TypeError, "scalar_map must be a scalar map"),
     "mask size": (lambda: coupled(flows.additive(), flows.half_mask(2), (2,))(KEY).forward(jnp.zeros(3)), ValueError, "x must have 2 entries"),
     "no mask": (lambda: flows.coupling(jnp.tanh, flows.additive(), None), TypeError, "mask must be a half_mask"),
     "no scalar map": (lambda: flows.coupling(jnp.tanh, jnp.exp, flows.half_mask(2)), TypeError, "scalar_map must be a scalar map"),
