@@ -55,7 +55,10 @@ REFUSED = {
     "data": ({"data": "moons"}, "data must be images of integers of at most 256 levels, moons is not"),
     "one test example": ({"held_out": 1}, "held_out must be at least 2, got 1"),
     "network": ({"network": "convolution"}, "network must be one of 'convolutional', 'dense'; got 'convolution'"),
-    "dequantisation": ({"dequantisation": "none"}, "dequantisation must be one of 'variational', 'uniform'; got 'none'"),
+    "dequantisation": (
+        {"dequantisation": "none"},
+        "dequantisation must be one of 'variational', 'uniform'; got 'none'",
+    ),
     "dequantiser": ({"dequantiser_layers": 3}, "dequantiser_layers must be even, got 3"),
     "samples": ({"samples": 1}, "samples must be at least 2, got 1"),
     "width": ({"width": 0}, "width must be at least 1, got 0"),
