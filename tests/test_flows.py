@@ -101,8 +101,8 @@ def test_a_flow_starts_as_the_identity_and_conditions_matter_after(name):
 def test_densities_integrate_to_one(name):
     """∫ p over the plane by the midpoint rule in a flow of random parameters.
 
-    Its map is C¹ at least, so that p has at most kinks and the rule's error falls like h² = 1/100 of the density's own
-    curvature; the actnorm scales by ½, which keeps tails inside [−10, 10]².
+    Its map is C¹ at least, so that p has at most kinks and the rule's error falls like h² = 0.0064 of the density's own
+    curvature; mass beyond [−12, 12]² would be missing from the sum.
     """
     model = shaken(CONSTRUCTORS[name](jax.random.key(0), (2,), layers=2, width=8), size=0.2)
     edge = (jnp.arange(300) + 0.5) / 300 * 24 - 12
