@@ -23,8 +23,8 @@ def rational_quadratic_spline(
     y = y_k + h (s ξ² + d_k ξ(1 − ξ)) / (s + (d_{k+1} + d_k − 2s) ξ(1 − ξ)).
     Below x_0 and above x_K it goes on with the slopes d_0 and d_K. x: any shape; x_knots, y_knots, slopes: (*x.shape, K
     + 1) or (K + 1,), both rows of knots increasing, slopes positive. Raises ValueError for rows of other shapes, and
-    for concrete knots out of order, slopes that are not positive, NaN or infinity in any of the four. Gregory & Delbourgo
-    1982; Durkan et al. 2019, eq. 4–5.
+    for concrete knots out of order, slopes that are not positive, NaN or infinity in any of the four. Gregory &
+    Delbourgo 1982; Durkan et al. 2019, eq. 4–5.
     """
     return _forward(*_checked("x", x, x_knots, y_knots, slopes))
 
