@@ -46,7 +46,7 @@ class Config:
     data: str = "digits"
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file)."""
+    """Test examples, at least 2, taken from the data at random (at most a quarter of a file)."""
     seed: int = 0
     """Seed of the split, the initial parameters, training and samples."""
     network: Literal["convolutional", "dense"] = "convolutional"
@@ -131,7 +131,7 @@ def with_replaced(key: jax.Array, x: jax.Array, share: float, levels: Any) -> ja
 
 def score(config: Config, data: datasets.Dataset, params: Any, examples: np.ndarray, what: str) -> dict[str, float]:
     """Mean bits/dim of the bound and of the importance-weighted one of `draws` draws, with standard errors over
-    examples. Raises FloatingPointError where one is not finite.
+    examples, of which there are at least 2. Raises FloatingPointError where one is not finite.
     """
 
     def one(params, key, x):
@@ -145,11 +145,11 @@ def score(config: Config, data: datasets.Dataset, params: Any, examples: np.ndar
     bound, weighted = models.map_examples(one, params, (keys, examples), config.chunk, what)
     if not np.isfinite(bound).all():
         raise FloatingPointError(f"{np.sum(~np.isfinite(bound))} of {len(bound)} bounds are not finite")
-    return {
-        "bits_per_dim": float(bound.mean()),
-        "bits_per_dim_standard_error": float(bound.std(ddof=1) / math.sqrt(len(bound))),
-        "bits_per_dim_importance_weighted": float(weighted.mean()),
-    }
+    found = {}
+    for name, values in (("bits_per_dim", bound), ("bits_per_dim_importance_weighted", weighted)):
+        found[name] = float(values.mean())
+        found[f"{name}_standard_error"] = float(values.std(ddof=1) / math.sqrt(len(values)))
+    return found
 
 
 def draw_samples(config: Config, flow: Any) -> dict[float, np.ndarray]:
@@ -204,19 +204,24 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    for name in ("held_out", "levels", "flow_steps", "width", "steps", "batch_size", "save_every", "draws", "chunk"):
+    dj.checks.integer("held_out", config.held_out, 2)
+    for name in ("levels", "flow_steps", "width", "steps", "batch_size", "save_every", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("seed", config.seed, 0)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("dequantiser_layers", config.dequantiser_layers, 2)
     if config.dequantiser_layers % 2:
         raise ValueError(f"dequantiser_layers must be even, got {config.dequantiser_layers}")
+    dj.checks.choice("network", config.network, NETWORKS)
+    dj.checks.choice("dequantisation", config.dequantisation, ("variational", "uniform"))
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     dj.checks.within("replaced", config.replaced, 0.0, 1.0)
     data = datasets.open_dataset(config.data, config.held_out, config.seed)
     if data.levels is None or not data.is_image:
         raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
+    if len(data.test) < 2:
+        raise ValueError(f"data must hold at least 8 examples, a quarter of which are the test, {data.name} leaves 1")
     if data.shape[0] % 2**config.levels or data.shape[1] % 2**config.levels:
         raise ValueError(f"levels must be such that 2^levels divides the sides of {data.shape}, got {config.levels}")
     return data
@@ -257,7 +262,8 @@ def print_results(config: Config, results: dict[str, Any]) -> None:
     for name in ("test", "train"):
         row = results[name]
         print(f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± {row['bits_per_dim_standard_error']:.4f}; "
-              f"weighted over {config.draws} draws {row['bits_per_dim_importance_weighted']:.4f}")  # fmt: skip
+              f"weighted over {config.draws} draws {row['bits_per_dim_importance_weighted']:.4f} "
+              f"± {row['bits_per_dim_importance_weighted_standard_error']:.4f}")  # fmt: skip
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for temperature, distance in results["frechet_distance"].items():
         print(f"Fréchet distance to the test set at temperature {temperature}: {distance:.3f}")

@@ -53,10 +53,24 @@ REFUSED = {
     "replaced": ({"replaced": 1.5}, r"replaced must lie in \[0.0, 1.0\], got 1.5"),
     "levels": ({"levels": 4}, r"levels must be such that 2\^levels divides the sides of \(8, 8, 1\), got 4"),
     "data": ({"data": "moons"}, "data must be images of integers of at most 256 levels, moons is not"),
+    "one test example": ({"held_out": 1}, "held_out must be at least 2, got 1"),
+    "network": ({"network": "convolution"}, "network must be one of 'convolutional', 'dense'; got 'convolution'"),
+    "dequantisation": (
+        {"dequantisation": "none"},
+        "dequantisation must be one of 'variational', 'uniform'; got 'none'",
+    ),
     "dequantiser": ({"dequantiser_layers": 3}, "dequantiser_layers must be even, got 3"),
     "samples": ({"samples": 1}, "samples must be at least 2, got 1"),
     "width": ({"width": 0}, "width must be at least 1, got 0"),
 }
+
+
+def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path):
+    """Neither a standard error nor a distance has a meaning for one; four examples leave a quarter, which is one."""
+    np.save(tmp_path / "few.npy", np.arange(64).reshape(4, 4, 4))
+    config = dataclasses.replace(SMALL, out=tmp_path / "out", data=str(tmp_path / "few.npy"))
+    assert_refused(lambda: glow.run(config), ValueError, "data must hold at least 8 examples")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", REFUSED)

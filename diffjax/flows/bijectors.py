@@ -144,46 +144,64 @@ class Elementwise(Bijector):
     function: Callable = static_field()
     inverse_function: Callable = static_field()
     log_slope: Callable = static_field()
+    image: tuple = static_field(default=(-math.inf, math.inf))
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        x = self._checked(x)
         return self.function(x, *self.parameters), self._log_det(x)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        y = self._checked(y)
+        check_image("y", y, *self.image)
         x = self.inverse_function(y, *self.parameters)
         return x, -self._log_det(x)
+
+    def _checked(self, x):
+        for i, value in enumerate(self.parameters):
+            check_broadcast(f"parameters[{i}]", jnp.shape(value), jnp.shape(x))
+        return promoted(x, self.parameters)
 
     def _log_det(self, x):
         return jnp.sum(jnp.broadcast_to(self.log_slope(x, *self.parameters), jnp.shape(x)))
 
 
 def elementwise(
-    function: Callable, inverse_function: Callable, log_slope: Callable, *parameters: ArrayLike
+    function: Callable,
+    inverse_function: Callable,
+    log_slope: Callable,
+    *parameters: ArrayLike,
+    image: tuple[float, float] = (-math.inf, math.inf),
 ) -> Elementwise:
     """y_i = f(x_i), f increasing: log|det| = Σ log f′(x_i).
 
     function(x, *parameters), inverse_function(y, *parameters), log_slope(x, *parameters) -> log f′(x): of arrays of any
     shape, elementwise; plain functions, not closures made anew, since they are static. parameters: arrays,
-    broadcastable to x, which are trained. Raises TypeError for what cannot be called.
+    broadcastable to x, which are trained. image: (lower, upper), the open interval that f reaches; data outside give
+    what inverse_function does where traced. Raises TypeError for what cannot be called, ValueError for an image out of
+    order, for parameters that do not broadcast to x, and by `inverse` for concrete data outside the image.
     """
     for name, value in (("function", function), ("inverse_function", inverse_function), ("log_slope", log_slope)):
         checks.callable_(name, value, f"{name}(x, *parameters)")
     values = tuple(checks.real_array(f"parameters[{i}]", value) for i, value in enumerate(parameters))
-    return Elementwise(values, function, inverse_function, log_slope)
+    lower, upper = map(float, image)
+    if not lower < upper:
+        raise ValueError(f"image must be (lower, upper) in order, got {image}")
+    return Elementwise(values, function, inverse_function, log_slope, (lower, upper))
 
 
 def exponential() -> Elementwise:
     """y = e^x, the reals to the positive numbers."""
-    return Elementwise((), jnp.exp, jnp.log, _identity)
+    return elementwise(jnp.exp, jnp.log, _identity, image=(0.0, math.inf))
 
 
 def positive() -> Elementwise:
     """y = log(1 + e^x), softplus: the reals to the positive numbers, with slope 1 far out."""
-    return Elementwise((), softplus, log_expm1, log_sigmoid)
+    return elementwise(softplus, log_expm1, log_sigmoid, image=(0.0, math.inf))
 
 
 def tanh() -> Elementwise:
     """y = tanh x, the reals to (−1, 1); log slope 2(log 2 − x − softplus(−2x))."""
-    return Elementwise((), jnp.tanh, jnp.arctanh, _log_slope_of_tanh)
+    return elementwise(jnp.tanh, jnp.arctanh, _log_slope_of_tanh, image=(-1.0, 1.0))
 
 
 @pytree
@@ -193,13 +211,15 @@ class LeakyRelu(Bijector):
     slope: float = static_field()
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        x = promoted(x)
         return jnp.where(x >= 0, x, self.slope * x), self._log_det(x)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+        y = promoted(y)
         return jnp.where(y >= 0, y, y / self.slope), -self._log_det(y)
 
     def _log_det(self, x):
-        return math.log(self.slope) * jnp.sum(x < 0).astype(jnp.result_type(x))
+        return math.log(self.slope) * jnp.sum(x < 0).astype(x.dtype)
 
 
 def leaky_relu(slope: float = 0.1) -> LeakyRelu:
@@ -233,9 +253,13 @@ def _sinh_arcsinh_inverse(y, skew, log_tail):
 
 
 def _sinh_arcsinh_log_slope(x, skew, log_tail):
-    u = jnp.abs(jnp.exp(log_tail) * (jnp.arcsinh(x) + skew))
-    log_cosh = u + jnp.log1p(jnp.exp(-2 * u)) - math.log(2)
-    return log_tail + log_cosh - 0.5 * jnp.log1p(x**2)
+    u = jnp.arcsinh(x)
+    return log_tail + _log_cosh(jnp.exp(log_tail) * (u + skew)) - _log_cosh(u)
+
+
+def _log_cosh(u):
+    u = jnp.abs(u)
+    return u + jnp.log1p(jnp.exp(-2 * u)) - math.log(2)
 
 
 @pytree
@@ -246,17 +270,14 @@ class Logit(Bijector):
     upper: float = static_field()
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        x = promoted(x)
         y = self.lower + (self.upper - self.lower) * jax.nn.sigmoid(x)
         log_slope = math.log(self.upper - self.lower) + log_sigmoid(x) + log_sigmoid(-x)
         return y, jnp.sum(log_slope)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
-        if not checks.is_traced(y):
-            outside = ~((np.asarray(y) > self.lower) & (np.asarray(y) < self.upper))  # NaN is outside
-            if np.any(outside):
-                raise ValueError(
-                    f"y must lie in ({self.lower}, {self.upper}) to have a logit, got {np.asarray(y)[outside].flat[0]}"
-                )
+        y = promoted(y)
+        check_image("y", y, self.lower, self.upper)
         below, above = jnp.log(y - self.lower), jnp.log(self.upper - y)
         return below - above, jnp.sum(math.log(self.upper - self.lower) - below - above)
 
@@ -290,6 +311,15 @@ def check_channels(name: str, x: Any, channels: int) -> None:
     """Refuse an array whose last axis is not `channels` long."""
     if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != channels:
         raise ValueError(f"{name} must have {channels} channels on its last axis, got shape {jnp.shape(x)}")
+
+
+def check_image(name: str, y: Any, lower: float, upper: float) -> None:
+    """Refuse concrete values outside the open interval that a bijector reaches, NaN included where it has a bound."""
+    if checks.is_traced(y) or (lower, upper) == (-math.inf, math.inf):
+        return
+    outside = ~((np.asarray(y) > lower) & (np.asarray(y) < upper))
+    if np.any(outside):
+        raise ValueError(f"{name} must lie in ({lower}, {upper}) to have an inverse, got {np.asarray(y)[outside][0]}")
 
 
 def check_broadcast(name: str, shape: tuple, target: tuple) -> None:

@@ -104,7 +104,7 @@ class Stack(Bijector):
 
         x = promoted(x, self.layers, condition)
         body = jax.checkpoint(body) if self.checkpoint else body
-        return jax.lax.scan(body, (x, jnp.zeros((), x.dtype)), self.layers, reverse=reverse)[0]
+        return jax.lax.scan(body, (x, jnp.zeros((), float_dtype(x))), self.layers, reverse=reverse)[0]
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Stack", Array]:
         """Each layer initialised by what reaches it from the data, in one scan."""
@@ -123,7 +123,7 @@ def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
     bijectors: a list of at least one; equal in everything static (masks, permutations, widths), and in the shapes and
     dtypes of their leaves, which are stacked. A layer maps a shape to itself. checkpoint: keep only each layer's input
     for the gradient and compute the rest again: memory of one layer instead of all, for a third more time. Raises
-    ValueError for layers that differ, TypeError for what is no bijector.
+    ValueError for layers that differ or have no parameters to scan over, TypeError for what is no bijector.
     """
     bijectors = [check_bijector(f"bijectors[{i}]", bijector) for i, bijector in enumerate(bijectors)]
     checkpoint = checks.boolean("checkpoint", checkpoint)
@@ -131,6 +131,8 @@ def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
         raise ValueError("bijectors must hold at least one layer, got none")
     structure = jax.tree.structure(bijectors[0])
     kinds = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(bijectors[0])]
+    if not kinds:
+        raise ValueError(f"bijectors must have parameters to be stacked; chain those without, such as {bijectors[0]!r}")
     for i, bijector in enumerate(bijectors[1:], 1):
         if jax.tree.structure(bijector) != structure:
             raise ValueError(f"bijectors[{i}] must have the structure of bijectors[0], or be chained; got {bijector!r}")

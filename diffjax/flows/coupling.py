@@ -12,7 +12,7 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm
+from .bijectors import Bijector, actnorm, promoted
 from .composition import chain, stack
 from .density import Flow, flow, standard_normal
 from .linear import lu_linear
@@ -69,6 +69,8 @@ class CheckerboardMask:
         shape = jnp.shape(x)
         if not shape:
             raise ValueError("x must have an axis for a checkerboard mask, got shape ()")
+        if math.prod(shape[:2]) < 2:
+            raise ValueError(f"x must have at least 2 positions for a checkerboard mask, got shape {shape}")
         rows = np.arange(shape[0]) if len(shape) == 1 else np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
         return ((rows % 2 == 0) != self.swap).reshape(rows.shape + (1,) * (len(shape) - rows.ndim))
 
@@ -93,8 +95,8 @@ def alternate_mask(size: int, swap: bool = False) -> AxisMask:
 def checkerboard_mask(swap: bool = False) -> CheckerboardMask:
     """The first pixel's colour of a checkerboard stays and the other moves; swap exchanges them.
 
-    For (H, W, C), (H, W) or (D,). The conditioner sees the whole shape, with 0 for what moves, and returns parameters
-    for the whole shape, of which the moving entries' count. Dinh et al. 2017, figure 3.
+    For (H, W, C), (H, W) or (D,), of at least 2 positions. The conditioner sees the whole shape, with 0 for what moves,
+    and returns parameters for the whole shape, of which the moving entries' count. Dinh et al. 2017, figure 3.
     """
     return CheckerboardMask(checks.boolean("swap", swap))
 
@@ -165,7 +167,7 @@ def with_condition(x: Array, condition: Any, size: int) -> Array:
     found = 0 if condition is None else jnp.size(condition)
     if found != size:
         raise ValueError(f"condition must have condition_size={size} entries, got {found}")
-    x = jnp.ravel(x)
+    x = promoted(jnp.ravel(x))
     return x if condition is None else jnp.concatenate([x, jnp.ravel(condition).astype(x.dtype)])
 
 
@@ -214,11 +216,13 @@ def coupling_flow(
 
     Each pair of layers ends with a learned linear map (mix=True), and the data's end has an actnorm, for `initialise`.
     shape: of an example, of at least 2 entries, read in row-major order. layers: even. width, depth, condition_size: of
-    the conditioners, see `perceptron`. Raises ValueError for an odd number of layers or a single entry.
+    the conditioners, see `perceptron`. Raises ValueError for an odd number of layers or a single entry, TypeError for
+    another scalar map.
     """
     checks.key("key", key)
     shape, layers = checks.shape("shape", shape), checks.integer("layers", layers, 2)
     size, mix = math.prod(shape), checks.boolean("mix", mix)
+    check_scalar_map("scalar_map", scalar_map)
     if layers % 2:
         raise ValueError(f"layers must be even, since halves move by turns, got {layers}")
     if size < 2:

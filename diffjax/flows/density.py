@@ -10,7 +10,7 @@ from .. import checks
 from ..numerics import float_dtype, normal_log_prob
 from ..sampling import spherical
 from ..solvers import driver
-from ..types import Array, ArrayLike, Key, PyTree, Scalar, pytree, static_field
+from ..types import Array, ArrayLike, Key, PyTree, Scalar, is_array, pytree, static_field
 from .bijectors import check_bijector
 from .composition import initialised
 
@@ -25,11 +25,11 @@ class StandardNormal:
         """log N(z; 0, I) in nats, shape ()."""
         if not self._is_tuple():
             checks.one_of_shapes("z", z, [self.shape])
-            return normal_log_prob(jnp.asarray(z), 1.0)
+            return normal_log_prob(checks.real_array("z", z), 1.0)
         found = tuple(map(jnp.shape, z)) if isinstance(z, tuple | list) else jnp.shape(z)
         if found != self.shape:
             raise ValueError(f"z must be a tuple of arrays of shapes {self.shape}, got {found}")
-        return sum((normal_log_prob(jnp.asarray(part), 1.0) for part in z), jnp.zeros((), float_dtype()))
+        return sum((normal_log_prob(checks.real_array("z", part), 1.0) for part in z), jnp.zeros((), float_dtype()))
 
     def sample(self, key: Key) -> PyTree:
         """One draw of the shape, or a tuple of them."""
@@ -105,12 +105,14 @@ class Flow:
         return Flow(self.base, bijector, self.train_base), zs
 
     def _base(self):
-        return self.base if self.train_base else jax.lax.stop_gradient(self.base)
+        if self.train_base:
+            return self.base
+        return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf, self.base)
 
     def _draw(self, key, temperature):
         base, temperature = self._base(), checks.non_negative("temperature", temperature)
         z = base.sample(key)
-        if isinstance(temperature, float) and temperature == 1:
+        if not checks.is_traced(temperature) and float(temperature) == 1:
             return z
         if not hasattr(base, "mean"):
             raise TypeError(f"base must have mean() to be scaled by temperature={temperature}, got {base!r}")
@@ -139,12 +141,25 @@ def interpolate(flow: Flow, start: ArrayLike, end: ArrayLike, weights: ArrayLike
     """Examples between two: both encoded, their latents interpolated spherically, each of a tuple by itself, decoded.
 
     weights: (K,), 0 gives `start` and 1 gives `end`. Shape (K, *start.shape). A straight line between two latents would
-    pass through lengths that the base hardly draws. Raises ValueError where the shapes differ.
+    pass through lengths that the base hardly draws. The sphere is around the base's mean, or 0 where it has no mean().
+    Raises ValueError where the shapes differ, TypeError for what is no flow.
     """
     start, end, weights = driver.check_between(start, end, weights)
-    first, last = flow.bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
-    between = jax.vmap(lambda weight: jax.tree.map(lambda a, b: spherical(a, b, weight), first, last))(weights)
-    return jax.vmap(lambda z: flow.bijector.forward(z, condition))(between)
+    first, last = check_flow(flow).bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
+    mean = flow.base.mean() if hasattr(flow.base, "mean") else jax.tree.map(jnp.zeros_like, first)
+
+    def between(weight):
+        around = lambda a, b, m: m + spherical(a - m, b - m, weight)  # noqa: E731
+        return flow.bijector.forward(jax.tree.map(around, first, last, mean), condition)
+
+    return jax.vmap(between)(weights)
+
+
+def check_flow(value: Any) -> Flow:
+    """`value` if it was made by `flow`."""
+    if not isinstance(value, Flow):
+        raise TypeError(f"flow must be made by flows.flow or one of its constructors, got {value!r}")
+    return value
 
 
 def lattice_log_prob(
@@ -156,9 +171,12 @@ def lattice_log_prob(
     on the cell around x. x: bin centres, `width` apart in the flow's units. dequantiser: the law q, a flow onto (0,
     1)^D of which x is the condition, as `dequantiser`; default uniform, log q = 0, under which a smooth density pays
     for the edges of each cell. Train both by its mean. −log₂ P / D is bits/dim. Raises ValueError unless width > 0, and
-    for concrete NaN. Theis et al. 2016, section 3.1; Ho et al. 2019, eq. 12.
+    for concrete NaN, TypeError for a dequantiser that does not draw with its density. Theis et al. 2016, section 3.1;
+    Ho et al. 2019, eq. 12.
     """
     checks.key("key", key)
+    if dequantiser is not None and not callable(getattr(dequantiser, "sample_and_log_prob", None)):
+        raise TypeError(f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}")
     width, x = checks.positive("width", width), _checked("x", x)
     if dequantiser is None:
         v, log_q = jax.random.uniform(key, x.shape, x.dtype), 0.0

@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..types import Array, ArrayLike, Key, PyTree
-from .density import Flow
+from .density import Flow, check_flow
 
 
 def negative_log_likelihood(flow: Flow, xs: ArrayLike, conditions: PyTree = None) -> tuple[Array, Array]:
@@ -84,8 +84,7 @@ def importance_log_z(
 def _draws(key, flow, log_density, count, condition):
     checks.key("key", key)
     checks.callable_("log_density", log_density, "log_density(x) -> ()")
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow must be made by flows.flow or one of its constructors, got {flow!r}")
+    check_flow(flow)
     keys = jax.random.split(key, checks.integer("count", count, 1))
     return jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(keys)
 

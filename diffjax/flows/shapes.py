@@ -40,15 +40,30 @@ def take(x: Array, indices: tuple) -> Array:
 
 
 def permutation(order: Any) -> Permutation:
-    """y_i = x_{order[i]} along the last axis. order: the integers 0 … C − 1, each once. Raises ValueError otherwise."""
-    order = tuple(np.asarray(order).tolist())
-    if not order or sorted(order) != list(range(len(order))) or any(isinstance(i, bool | float) for i in order):
-        raise ValueError(f"order must be a permutation of 0 … {max(len(order) - 1, 0)}, got {order}")
-    return Permutation(order)
+    """y_i = x_{order[i]} along the last axis. order: the integers 0 … C − 1, each once, concrete since they are static.
+
+    Raises ValueError for what is no permutation, TypeError for what is no sequence of integers or is traced.
+    """
+    if checks.is_traced(order):
+        raise TypeError("order must be concrete, since it is static; make the permutation outside jit, got a tracer")
+    try:
+        found = np.asarray(order)
+    except ValueError:  # rows of several lengths
+        found = np.asarray(None)
+    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+        raise TypeError(f"order must be a sequence of integers, got {order!r}")
+    indices = tuple(found.tolist())
+    if not indices or sorted(indices) != list(range(len(indices))):
+        raise ValueError(f"order must be a permutation of 0 … {max(len(indices) - 1, 0)}, got {indices}")
+    return Permutation(indices)
 
 
 def shuffle(key: Key, size: int) -> Permutation:
-    """A permutation of the last axis drawn at random, fixed from then on. Dinh et al. 2015, section 4.4 alternates."""
+    """A permutation of the last axis drawn at random, fixed from then on; log|det| = 0. size: its entries.
+
+    The key must be concrete: under `jit` the order could not be static, which raises TypeError. Dinh et al. 2017,
+    section 3.5, alternate instead; Kingma & Dhariwal 2018, section 3.2, compare the two.
+    """
     checks.key("key", key)
     return permutation(jax.random.permutation(key, checks.integer("size", size, 1)))
 

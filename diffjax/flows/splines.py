@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
+from ..numerics import float_dtype
 from ..types import Array, ArrayLike
 from .scalar_maps import ScalarMap
 
@@ -21,8 +22,9 @@ def rational_quadratic_spline(
     In the bin k of width w and height h, with s = h/w and ξ = (x − x_k)/w:
     y = y_k + h (s ξ² + d_k ξ(1 − ξ)) / (s + (d_{k+1} + d_k − 2s) ξ(1 − ξ)).
     Below x_0 and above x_K it goes on with the slopes d_0 and d_K. x: any shape; x_knots, y_knots, slopes: (*x.shape, K
-    + 1) or (K + 1,), both rows of knots increasing, slopes positive. Raises ValueError for concrete knots out of order,
-    slopes that are not positive, NaN. Gregory & Delbourgo 1982; Durkan et al. 2019, eq. 4–5.
+    + 1) or (K + 1,), both rows of knots increasing, slopes positive. Raises ValueError for rows of other shapes, and
+    for concrete knots out of order, slopes that are not positive, NaN or infinity in any of the four. Gregory &
+    Delbourgo 1982; Durkan et al. 2019, eq. 4–5.
     """
     return _forward(*_checked("x", x, x_knots, y_knots, slopes))
 
@@ -32,7 +34,8 @@ def inverse_rational_quadratic_spline(
 ) -> tuple[Array, Array]:
     """(x, log dx/dy) of the inverse of `rational_quadratic_spline`, the root of a quadratic in each bin; shape of y.
 
-    Durkan et al. 2019, eq. 6–8, with the root in the form that does not cancel.
+    y: any shape. Conditions and errors as there. Durkan et al. 2019, eq. 6–8, which cancel where the slope at a bin's
+    right end is more than twice its mean slope; there the root has its other form.
     """
     return _inverse(*_checked("y", y, x_knots, y_knots, slopes))
 
@@ -41,13 +44,17 @@ def rational_quadratic(bins: int = 8, bound: float = 5.0, floor: float = 1e-3) -
     """The spline on [−bound, bound], the identity beyond, as a scalar map of 3K − 1 unconstrained parameters.
 
     Widths and heights are 2 bound (floor + (1 − K floor) softmax(θ)), inner slopes floor + softplus(θ + const), 1 at θ
-    = 0, and 1 at both ends, so that the map is C¹. bins: K, at least 2. floor: positive, below 1/K; it bounds slopes
-    by floor and 1/floor, up to the factor K. Raises ValueError otherwise. Durkan et al. 2019, section 3.1.
+    = 0, and 1 at both ends, so that the map is C¹. bins: K, at least 2. floor: at least the rounding of a float, so
+    that knots do not coincide, and below 1/K. It bounds the mean slope of a bin by floor and 1/floor and that at a
+    knot from below alone. Raises ValueError otherwise. Durkan et al. 2019, section 3.1.
     """
     bins = checks.integer("bins", bins, 2)
     bound, floor = float(checks.positive("bound", bound)), float(checks.positive("floor", floor))
     if floor * bins >= 1:
         raise ValueError(f"floor must be less than 1/bins={1 / bins:g}, got {floor}")
+    rounding = float(jnp.finfo(float_dtype()).eps)
+    if floor < rounding:
+        raise ValueError(f"floor must be at least the rounding {rounding:.2g}, got {floor}")
     return _rational_quadratic(bins, bound, floor)
 
 
@@ -124,16 +131,21 @@ class _Bin:
         return jnp.log(numerator) + 2 * (jnp.log(self.mean_slope) - jnp.log(self.mean_slope + self.bend * product))
 
     def root(self, rise):
-        """ξ in [0, 1] at which y − y_k is `rise`: ξ = 2c / (−b − √(b² − 4ac)), whose radicand is positive."""
+        """ξ in [0, 1] at which y − y_k is `rise`: the root (−b + √(b² − 4ac)) / 2a of a quadratic with a positive
+        radicand, for b > 0 in the form 2c / (−b − √(b² − 4ac)). Neither then subtracts numbers of one sign.
+        """
         a = self.height * (self.mean_slope - self.left) + rise * self.bend
         b = self.height * self.left - rise * self.bend
         c = -self.mean_slope * rise
         radicand = jnp.maximum(b**2 - 4 * a * c, jnp.finfo(rise.dtype).tiny)
-        return 2 * c / (-b - jnp.sqrt(radicand))
+        size = jnp.abs(b) + jnp.sqrt(radicand)
+        steep = b < 0  # the right slope is more than twice the mean; a > 0 there
+        return jnp.where(steep, size, -2 * c) / jnp.where(steep, 2 * a, size)
 
 
 def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):
     x = checks.real_array(name, x)
+    checks.finite(name, x)
     rows = []
     for row_name, row in (("x_knots", x_knots), ("y_knots", y_knots), ("slopes", slopes)):
         row = checks.real_array(row_name, row)

@@ -1,0 +1,115 @@
+"""What single layers promise: precision, actnorms set by data, bounded scales, masked conditioners."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flow_members import KEY, MEMBERS, glow_like, shaken
+
+from diffjax import flows
+
+ENTRYWISE = {
+    "exponential": flows.exponential(),
+    "positive": flows.positive(),
+    "tanh": flows.tanh(),
+    "sigmoid": flows.sigmoid(),
+    "leaky_relu": flows.leaky_relu(),
+    "sinh_arcsinh": flows.sinh_arcsinh(0.3, 1.2),
+}
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_low_precision_and_integers_are_computed_in_float32(name):
+    """f and its log-determinant at half-precision and integer examples are those at the same numbers in float32."""
+    bijector = ENTRYWISE[name]
+    for x in (jnp.full(2000, -3.0, jnp.float16), jnp.array([1, -2])):
+        y, log_det = bijector.forward_and_log_det(x)
+        expected_y, expected = bijector.forward_and_log_det(x.astype(jnp.float32))
+        assert y.dtype == log_det.dtype == jnp.float32
+        np.testing.assert_array_equal(y, expected_y)
+        assert float(log_det) == float(expected)
+        assert bijector.inverse_and_log_det(jnp.full(3, 0.5, jnp.float16))[1].dtype == jnp.float32
+
+
+def test_sinh_arcsinh_without_skew_or_tail_is_the_identity_however_far_out():
+    """log slope 0 where x² is beyond float32, not −infinity."""
+    y, log_det = flows.sinh_arcsinh().forward_and_log_det(jnp.array([1e25, -1e25, 0.3]))
+    np.testing.assert_allclose(y, [1e25, -1e25, 0.3], rtol=60 * np.finfo(np.float32).eps)  # e^58 of a rounded 58
+    assert float(log_det) == 0
+
+
+def test_a_condition_keeps_its_fractions_beside_an_integer_example():
+    layer = shaken(MEMBERS["affine, conditional"].make(KEY))
+    x, condition = jnp.array([1, -2, 3]), jnp.array([0.7, -0.4])
+    np.testing.assert_array_equal(layer.forward(x, condition), layer.forward(x.astype(jnp.float32), condition))
+
+
+def test_actnorm_normalises_the_batch_through_a_flow():
+    """After `initialise`, what each actnorm hands towards the base has mean 0 and variance 1 in each channel; a
+    constant channel gets the gain 1/ε.
+    """
+    scan = flows.stack([flows.chain(flows.leaky_relu(0.5), flows.actnorm(3)) for _ in range(2)])
+    model = flows.flow(flows.standard_normal((3,)), flows.chain(flows.actnorm(3), flows.leaky_relu(0.2), scan))
+    batch = jnp.array([5.0, -3.0, 2.0]) + jnp.array([4.0, 0.1, 0.0]) * jax.random.normal(jax.random.key(0), (500, 3))
+    fitted = flows.initialise(model, batch)
+    z = np.asarray(jax.vmap(fitted.encode)(batch))
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std(0)[:2], 1, rtol=0.02)  # σ / (σ + ε), once an actnorm
+    assert z.std(0)[2] == 0
+    outer = jax.tree.map(lambda leaf: leaf[-1], fitted.bijector.bijectors[-1].layers).bijectors[-1]
+    np.testing.assert_allclose(outer.shift, batch.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(outer.log_scale[2], math.log(1e-3), rtol=1e-3)
+    assert jax.tree.structure(fitted) == jax.tree.structure(model)
+
+
+def test_actnorm_normalises_every_level_of_a_multiscale_flow():
+    """Actnorms come before the convolutions towards the base, which rotate: each latent channel has mean 0, and the
+    mean square over a level's channels is 1.
+    """
+    levels = glow_like(KEY).bijectors[1]
+    batch = 3 + 2 * jax.random.normal(jax.random.key(1), (400, 4, 4, 2))
+    deep, shallow = jax.jit(lambda levels, batch: jax.vmap(flows.initialise(levels, batch).inverse)(batch))(
+        levels, batch
+    )
+    for z in (deep, shallow):
+        np.testing.assert_allclose(z.mean((0, 1, 2)), 0, atol=1e-4)
+    assert float(jnp.mean(deep**2)) == pytest.approx(1, rel=3e-3)  # σ² / (σ + ε)²
+
+
+def test_a_bounded_scale_keeps_any_conditioner_invertible():
+    """|log slope| ≤ c even where the network runs away to 1e6, so that the round trip keeps its digits but for e^c."""
+    layer = flows.coupling(
+        lambda x, c: jnp.array([[1e6, 3.0], [-1e6, 3.0]]), flows.bounded_affine(2.0), flows.half_mask(4)
+    )
+    x = 5 * jax.random.normal(jax.random.key(0), (4,))
+    y, log_det = layer.forward_and_log_det(x)
+    np.testing.assert_allclose(jnp.log((y - 3) / x)[2:], [2.0, -2.0], rtol=1e-5)
+    assert float(log_det) == 0
+    assert np.all(np.abs(layer.inverse(y) - x) < 4 * np.finfo(np.float32).eps * math.exp(2.0) * (np.abs(x) + 3))
+
+
+@pytest.mark.parametrize("condition_size", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_size):
+    """∂θ_i/∂y_j = 0 for j ≥ i, and not for j < i, nor by the condition: autoregressive, and as wide as it may be."""
+    condition = jnp.ones(condition_size) if condition_size else None
+    rows = {"masked": (5,), "causal": (5, 2)}
+    networks = {
+        "masked": flows.masked_perceptron(KEY, 5, 3, width=32, condition_size=condition_size),
+        "causal": flows.causal_transformer(KEY, 5, 2, 3, width=16, heads=2, condition_size=condition_size),
+    }
+
+    @jax.jit
+    def jacobians(networks):
+        found = {}
+        for name, network in networks.items():
+            y = jax.random.normal(jax.random.key(1), rows[name])
+            found[name] = jax.jacrev(lambda pair, network=network: network(*pair))((y, condition))
+        return found
+
+    for name, (by_y, by_condition) in jacobians(shaken(networks)).items():
+        size = np.abs(by_y).reshape(5, -1, *rows[name]).sum(1).reshape(5, 5, -1).sum(-1)  # (i, j)
+        assert np.all((size != 0) == np.tri(5, k=-1, dtype=bool)), name
+        if condition_size:
+            assert np.all(np.abs(by_condition).reshape(5, -1).sum(1) != 0), name

@@ -1,0 +1,83 @@
+"""Fitting a flow: maximum likelihood, reverse KL and importance estimates against closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flow_members import KEY, NORMAL
+
+from diffjax import flows
+
+
+def test_maximum_likelihood_finds_a_gaussian(x64):
+    """The best affine flow has the data's mean and covariance; the loss there is the Gaussian's entropy estimate.
+
+    At the maximum the gradient vanishes exactly: b = mean, A Aᵀ = covariance (over n).
+    """
+    xs = jax.random.normal(KEY, (200, 2)) @ jnp.array([[1.0, 0.4], [0.0, 0.5]]) + jnp.array([2.0, -1.0])
+    mean, covariance = xs.mean(0), jnp.cov(xs.T, bias=True)
+    factor = jnp.linalg.cholesky(covariance)
+    linear = flows.triangular(2)
+    best = type(linear)(factor, jnp.log(jnp.diag(factor) - linear.floor), mean, linear.floor)
+    model = flows.flow(NORMAL, best)
+    value, gradient = jax.jit(jax.value_and_grad(lambda model: flows.negative_log_likelihood(model, xs)[0]))(model)
+    entropy = 0.5 * float(jnp.linalg.slogdet(2 * jnp.pi * jnp.e * covariance)[1])
+    assert float(value) == pytest.approx(entropy, abs=1e-10)
+    assert all(np.all(np.abs(leaf) < 1e-10) for leaf in jax.tree.leaves(gradient))
+
+
+def test_reverse_kl_is_exact_on_gaussians_and_its_path_gradient_is_the_gradient(x64):
+    """E[log q − log p̃] = KL(q‖p) − log Z in closed form, its gradient too by either estimator; at q = p the path
+    gradient of every sample vanishes, the other's does not.
+    """
+    count, log_z = 4000, 1.7
+    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z  # noqa: E731
+
+    @jax.jit
+    def estimates(model, key):
+        found = {}
+        for path in (False, True):
+            value = lambda model, path=path: flows.reverse_kl(key, model, target, count, path)[0]  # noqa: E731
+            found[path] = jax.value_and_grad(value)(model)
+        return found
+
+    model = flows.flow(NORMAL, flows.affine(jnp.array([0.5, -0.2]), jnp.array([0.7, 1.3])))
+    shift, scale = np.array([0.5, -0.2]), np.array([0.7, 1.3])
+    kl = 0.5 * np.sum(scale**2 + shift**2 - 1 - 2 * np.log(scale))
+    found = estimates(model, KEY)
+    for value, gradient in found.values():
+        # standard deviations of one sample are below 2 in each number
+        assert float(value) == pytest.approx(kl - log_z, abs=4 * 2 / math.sqrt(count))
+        np.testing.assert_allclose(gradient.bijector.shift, shift, atol=4 * 2 / math.sqrt(count))
+        np.testing.assert_allclose(gradient.bijector.log_scale, scale**2 - 1, atol=4 * 2.5 / math.sqrt(count))
+    assert float(found[True][0]) == pytest.approx(float(found[False][0]), abs=1e-12)
+    fitted = estimates(flows.flow(NORMAL, flows.affine(jnp.zeros(2), jnp.ones(2))), KEY)
+    assert all(np.all(np.abs(leaf) < 1e-12) for leaf in jax.tree.leaves(fitted[True][1]))
+    assert any(np.any(np.abs(leaf) > 1e-4) for leaf in jax.tree.leaves(fitted[False][1]))
+
+
+def test_importance_estimates_log_z_with_its_error_and_effective_size(x64):
+    """log Ẑ within 4.5 standard errors; for q = N(0, s²I), p = N(0, I) in 2-D, ESS/n → (E w)²/E w² = (2s² − 1)/s⁴."""
+    log_z, s, count = -2.3, 1.3, 20000
+    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z  # noqa: E731
+    model = flows.flow(NORMAL, flows.affine(jnp.zeros(2), s))
+    half = lambda x: jnp.where(x[0] > 0, target(x), -jnp.inf)  # noqa: E731
+
+    @jax.jit
+    def estimates(key):
+        standard = flows.flow(NORMAL, flows.chain())
+        return (
+            flows.importance_log_z(key, model, target, count),
+            flows.importance_log_z(key, standard, target, 10),
+            flows.importance_log_z(key, standard, half, 10000),
+        )
+
+    found, exact, halved = estimates(KEY)
+    assert abs(float(found.log_z) - log_z) < 4.5 * float(found.standard_error)
+    # E w² = ∫ p²/q = Π s²/√(2s² − 1) over two dimensions
+    expected = (2 * s**2 - 1) / s**4
+    assert float(found.effective_size) / count == pytest.approx(expected, rel=0.05)
+    assert float(exact.log_z) == pytest.approx(log_z, abs=1e-12) and float(exact.effective_size) == pytest.approx(10)
+    assert abs(float(halved.log_z) - log_z + math.log(2)) < 4.5 * float(halved.standard_error)  # weights 0 count

@@ -1,0 +1,125 @@
+"""Rational-quadratic splines: knots, slopes, tails, inverses to rounding, gradients at the edge."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import flows
+
+
+def test_a_spline_goes_through_its_knots_with_its_slopes_and_on_in_straight_lines(x64):
+    """y(x_k) = y_k, y′(x_k) = d_k, inside and at both ends; beyond them lines of the end slopes; the inverse inverts."""
+    x_knots, y_knots = jnp.array([-2.0, -1.0, 0.5, 3.0]), jnp.array([-1.0, 0.5, 1.0, 4.0])
+    slopes = jnp.array([0.5, 2.0, 0.3, 1.5])
+    points = jnp.concatenate([x_knots, jnp.array([-5.0, 5.0]), jnp.linspace(-3.0, 4.0, 50)])
+
+    @jax.jit
+    def everything(points):
+        y, log_slope = flows.rational_quadratic_spline(points, x_knots, y_knots, slopes)
+        derivative = jax.vmap(jax.grad(lambda x: flows.rational_quadratic_spline(x, x_knots, y_knots, slopes)[0]))
+        return y, log_slope, derivative(points), *flows.inverse_rational_quadratic_spline(y, x_knots, y_knots, slopes)
+
+    y, log_slope, derivative, back, log_inverse_slope = everything(points)
+    np.testing.assert_allclose(y[:4], y_knots, atol=1e-12)
+    np.testing.assert_allclose(jnp.exp(log_slope[:4]), slopes, atol=1e-12)
+    np.testing.assert_allclose(y[4:6], [-1.0 - 3 * 0.5, 4.0 + 2 * 1.5], atol=1e-12)
+    np.testing.assert_allclose(back, points, atol=1e-11)
+    np.testing.assert_allclose(log_inverse_slope, -log_slope, atol=1e-10)
+    np.testing.assert_allclose(jnp.log(derivative), log_slope, atol=1e-11)
+
+
+def test_a_spline_is_flowjaxs(x64):
+    """Values and log slopes both ways of flowjax 19.1.2's RationalQuadraticSpline at one set of knots, in float64."""
+    x_knots = jnp.array(
+        [
+            -3.0,
+            -1.892010878703541,
+            -1.332779716324343,
+            -0.24099065419070564,
+            1.5801353070295896,
+            2.3974823996101975,
+            3.0,
+        ]
+    )
+    y_knots = jnp.array(
+        [
+            -3.0,
+            -1.4147567785936783,
+            -0.6703890951464007,
+            -0.16535190965745272,
+            1.0229563295590172,
+            2.4281217548210616,
+            3.0,
+        ]
+    )
+    slopes = jnp.array(
+        [
+            1.4140326795018074,
+            1.0030211110375888,
+            0.6666104720093916,
+            1.0964785898030402,
+            1.386100050768655,
+            0.8254997685793289,
+            0.7234590588899813,
+        ]
+    )
+    points = jnp.array([-2.5, -1.0, 0.1, 0.9, 2.2, 2.99])
+    found = [
+        *flows.rational_quadratic_spline(points, x_knots, y_knots, slopes),
+        *flows.inverse_rational_quadratic_spline(points, x_knots, y_knots, slopes),
+    ]
+    theirs = [
+        [-2.2299856285213386, -0.5250407820057471, 0.10573973990764635, 0.4911318654938056, 2.191522767416674, 2.992684003127836],
+        [0.4517054624089659, -1.1276348285862556, -0.514227693059032, -0.7021095942577649, 0.4506177728771562, -0.3014904474926117],
+        [-2.6705087794753024, -1.60401939172546, 0.09045758457379538, 1.480227346095006, 2.2054356290035417, 2.986385836598562],
+        [-0.45967049288243694, -0.4869875805617452, 0.5024060491352778, -0.09048188933105752, -0.4381424716962926, 0.29363197488683185],
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-14)
+
+
+def test_a_steep_spline_inverts_to_rounding():
+    """x of the same y in float32 and float64 differ by a few roundings of the numbers it is made of, whose size is 1 and
+    dx/dy; the log slope, whose derivative by ξ is at most of the order of the steepest slope, by as many times that.
+    """
+    knots, ys = [-1.0, 0.0, 1.0], np.linspace(-0.999, 0.999, 2001, dtype=np.float32)
+    eps, inverse = np.finfo(np.float32).eps, jax.jit(flows.inverse_rational_quadratic_spline)
+    for steep in (1.0, 30.0, 1e4, 1e6):
+        for slopes in ([1.0, steep, 1.0], [steep, 1.0, steep], [steep, 1 / steep, steep]):
+            with jax.enable_x64(True):
+                exact = list(map(np.asarray, inverse(np.float64(ys), *map(np.float64, (knots, knots, slopes)))))
+            x, log_slope = inverse(ys, *map(np.float32, (knots, knots, slopes)))
+            assert np.all(np.abs(x - exact[0]) <= 8 * eps * (1 + np.exp(exact[1])))
+            assert np.all(np.abs(log_slope - exact[1]) <= 8 * eps * (10 + steep))
+
+
+def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
+    """d/dx = slope, d/dθ finite, at ±B, at a knot, far out, in float32, both ways, for extreme parameters too.
+
+    At and beyond the edge the map is the identity: slope 1, log slope 0, and no parameter moves it.
+    """
+    scalar_map = flows.rational_quadratic(4, 2.0)
+    points = jnp.array(
+        [-1e6, -2.0, np.nextafter(np.float32(-2), 0), -1.0, 0.0, 1.0, np.nextafter(np.float32(2), 0), 2.0, 3.0]
+    )
+
+    @jax.jit
+    def derivatives(parameters):
+        found = {}
+        for name, method in (("forward", scalar_map.forward), ("inverse", scalar_map.inverse)):
+            for i, what in enumerate(("value", "log_slope")):
+                by_both = jax.grad(lambda x, p, method=method, i=i: method(x, p)[i], argnums=(0, 1))
+                found[f"{name} {what}"] = jax.vmap(by_both, (0, None))(points, parameters)
+            found[name] = jax.vmap(method, (0, None))(points, parameters)
+        return found
+
+    for size in (0.0, 1.0, 30.0):
+        found = derivatives(size * jax.random.normal(jax.random.key(0), (scalar_map.count,)))
+        for leaf in jax.tree.leaves(found):
+            assert np.all(np.isfinite(leaf))
+        for name in ("forward", "inverse"):
+            by_x, by_parameters = found[f"{name} value"]
+            np.testing.assert_allclose(by_x, np.exp(found[name][1]), rtol=3e-3 if size > 1 else 1e-4)
+            outside = np.abs(points) >= 2
+            np.testing.assert_array_equal(found[name][0][outside], points[outside])
+            np.testing.assert_array_equal(by_x[outside], 1)
+            np.testing.assert_array_equal(by_parameters[outside], 0)
