@@ -38,6 +38,7 @@ PARTS = {
         speed_flows.couplings,
         speed_flows.peer_couplings,
         speed_flows.autoregressions,
+        speed_flows.patches,
         speed_flows.depth,
         speed_compilation.memory,
         speed_compilation.compilation,

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from diffjax import flows
+from diffjax.flows.autoregressive import CausalTransformer
 from diffjax.flows.density import Flow
+from diffjax.types import pytree
 from experiments import flow_peers
 from experiments.speed_ratios import Config, Program, Row, compare, compiled_at, growth, same
 
@@ -195,6 +197,38 @@ def autoregressions(config: Config) -> Iterator[Row]:
         of_masked,
         max(1, config.alternations // 2),
     )
+
+
+@pytree
+class WholePasses:
+    """A conditioner that remembers nothing, so that each patch of a sample costs a pass over all."""
+
+    conditioner: Any
+
+    def __call__(self, y: jax.Array, condition: Any = None) -> jax.Array:
+        """The conditioner's θ."""
+        return self.conditioner(y, condition)
+
+
+def patches(config: Config) -> Iterator[Row]:
+    """A transformer flow's sample with keys and values kept, against whole passes and against its density."""
+    side, count = (4, 2) if config.quick else (16, 64)
+
+    @jax.jit
+    def made(key):
+        return flow_peers.moved(flows.tarflow(key, (side, side, 1), layers=2, width=WIDTH), key, 0.1)
+
+    key = jax.random.key(config.seed)
+    flow, keys, xs = made(key), jax.random.split(key, count), jax.random.normal(key, (count, side, side, 1))
+    is_transformer = lambda node: isinstance(node, CausalTransformer)  # noqa: E731
+    forgetful = jax.tree.map(lambda n: WholePasses(n) if is_transformer(n) else n, flow, is_leaf=is_transformer)
+    sample = jax.jit(samples)
+    remembered, forgotten = functools.partial(sample, flow, keys), functools.partial(sample, forgetful, keys)
+    same("tarflow, sample", remembered, forgotten)
+    few, tokens = max(1, config.alternations // 4), (side // 2) ** 2
+    what = f"tarflow, sample of {tokens} patches"
+    yield compare(f"{what}, keys and values kept, against whole passes", remembered, forgotten, few)
+    yield compare(f"{what}, against its density", remembered, functools.partial(jax.jit(log_probs), flow, xs), few)
 
 
 def depth(config: Config) -> Iterator[Row]:
