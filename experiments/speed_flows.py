@@ -69,11 +69,13 @@ def coupling_by_hand(coupling: Any, move: Callable, count: int, x: jax.Array, sw
     return jnp.concatenate([other, kept] if swap else [kept, other], 1), log_slopes.sum(1)
 
 
-def mixing_by_hand(linear: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(L, U, log|det|) of the map P L U between layers, whose P is here the identity."""
+def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
+    """(matrix, log|det|) of the map L U between layers, whose P is here the identity, or of its inverse."""
     diagonal = linear.floor + jnp.exp(linear.log_diagonal)
     lower = jnp.tril(linear.lower, -1) + jnp.eye(SIZE)
-    return lower, jnp.triu(linear.upper, 1) + jnp.diag(diagonal), jnp.log(diagonal).sum()
+    upper = jnp.triu(linear.upper, 1) + jnp.diag(diagonal)
+    matrix = solve_triangular(upper, solve_triangular(lower, jnp.eye(SIZE), lower=True)) if inverse else lower @ upper
+    return matrix, (-1 if inverse else 1) * jnp.log(diagonal).sum()
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -86,9 +88,8 @@ def log_probs_by_hand(scalar_map: Any, bijector: Any, xs: jax.Array) -> jax.Arra
         x, total = carry
         first, second, *mixing = layers.bijectors
         if mixing:
-            lower, upper, log_det = mixing_by_hand(mixing[0])
-            x = solve_triangular(upper, solve_triangular(lower, x.T, lower=True, unit_diagonal=True)).T
-            total = total - log_det
+            matrix, log_det = mixing_by_hand(mixing[0], inverse=True)
+            x, total = x @ matrix.T, total + log_det
         x, by_second = move(second, x=x, swap=True)
         x, by_first = move(first, x=x, swap=False)
         return (x, total + by_first + by_second), None
@@ -110,8 +111,7 @@ def samples_by_hand(scalar_map: Any, bijector: Any, keys: jax.Array) -> jax.Arra
         x, _ = move(first, x=x, swap=False)
         x, _ = move(second, x=x, swap=True)
         if mixing:
-            lower, upper, _ = mixing_by_hand(mixing[0])
-            x = x @ (lower @ upper).T
+            x = x @ mixing_by_hand(mixing[0], inverse=False)[0].T
         return x, None
 
     x = jax.lax.scan(pair, normals(keys), stack.layers)[0]
