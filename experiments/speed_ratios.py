@@ -28,7 +28,7 @@ class Config:
     alternations: int = 25
     """Pairs of runs behind each ratio of run times."""
     network: bool = True
-    """Whether to run the U-Net's rows."""
+    """Whether to run the U-Net's rows, where no parts are named."""
     parts: tuple[str, ...] = ()
     """Names of the parts of the table to measure, as the progress bar shows them; all by default."""
     quick: bool = False
