@@ -116,7 +116,7 @@ def draw(rows: list[Row]) -> Any:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_xlabel("ratio, log axis (bar: median, line: quartiles, black mark: limit)")
-    axis.set_title(f"Cost against loops by hand, on {jax.devices()[0].device_kind}", fontsize=11)
+    axis.set_title(f"Cost of one program against another, on {jax.devices()[0].device_kind}", fontsize=11)
     return figure
 
 

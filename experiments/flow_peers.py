@@ -3,6 +3,7 @@
 For the rows of `bench_speed` and for the files that tests compare with. Each library is imported where it is used.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 
 from diffjax import flows
 from diffjax.flows.density import Flow
+
+library: Callable[[str], Any] = importlib.import_module
 
 AFFINE_BOUND = 2.0
 BINS, SPLINE_BOUND, FLOOR = 8, 5.0, 1e-3
@@ -85,12 +88,9 @@ def rearranged(kind: str, layers: Layers) -> Layers:
 
 def flowjax_map(kind: str) -> Any:
     """flowjax's scalar bijection of the same law."""
-    import equinox
-    from flowjax import bijections
-    from paramax import Parameterize
-
+    equinox, bijections, paramax = library("equinox"), library("flowjax.bijections"), library("paramax")
     if kind == "affine":
-        scale = Parameterize(lambda s: jnp.exp(AFFINE_BOUND * jnp.tanh(s / AFFINE_BOUND)), jnp.zeros(()))
+        scale = paramax.Parameterize(lambda s: jnp.exp(AFFINE_BOUND * jnp.tanh(s / AFFINE_BOUND)), jnp.zeros(()))
         return equinox.tree_at(lambda affine: affine.scale, bijections.Affine(), replace=scale)
     return bijections.RationalQuadraticSpline(
         knots=BINS - 1, interval=SPLINE_BOUND, min_derivative=FLOOR, min_width=2 * SPLINE_BOUND * FLOOR
@@ -99,9 +99,8 @@ def flowjax_map(kind: str) -> Any:
 
 def flowjax_flow(kind: str, flow: Flow) -> Any:
     """flowjax's Transformed of a Scan of Coupling and Permute, as its own `coupling_flow` builds one."""
-    import equinox
-    from flowjax import bijections, distributions
-
+    equinox, bijections = library("equinox"), library("flowjax.bijections")
+    distributions = library("flowjax.distributions")
     layers, size = rearranged(kind, conditioners(flow)), math.prod(flow.base.shape)
     width, depth = layers.weights[0].shape[-1], len(layers.weights) - 1
     halves = jnp.roll(jnp.arange(size), size // 2)
@@ -132,8 +131,7 @@ def flowjax_flow(kind: str, flow: Flow) -> Any:
 
 def distrax_map(kind: str) -> Callable[[jax.Array], Any]:
     """parameters (…, P′) -> distrax's scalar bijector of the same law."""
-    import distrax
-
+    distrax = library("distrax")
     if kind == "affine":
         return lambda p: distrax.ScalarAffine(p[..., 0], log_scale=AFFINE_BOUND * jnp.tanh(p[..., 1] / AFFINE_BOUND))
     return lambda p: distrax.RationalQuadraticSpline(
@@ -143,8 +141,7 @@ def distrax_map(kind: str) -> Callable[[jax.Array], Any]:
 
 def distrax_flow(kind: str, flow: Flow) -> Any:
     """distrax's Transformed of a Chain of SplitCoupling, one object a layer."""
-    import distrax
-
+    distrax = library("distrax")
     layers, size = rearranged(kind, conditioners(flow)), math.prod(flow.base.shape)
 
     def conditioner(i):
