@@ -44,9 +44,10 @@ bench: $(run_ready) ## Speed against hand-written loops, and solvers against exa
 	$(PY) -m experiments.bench_speed $(ARGS)
 	$(PY) -m experiments.bench_solvers --quick
 
-golden: $(call stamp,peers) ## Make the reference samplers' outputs that tests compare with, again (GBs to install)
+golden: $(call stamp,peers) ## Make the outputs of other libraries that tests compare with, again (GBs to install)
 	$(PY) -m pip install --quiet --no-deps k-diffusion==0.1.1.post1 torchdiffeq torchsde trampoline
 	$(PY) -m tests.golden.make $(ARGS)
+	$(PY) -m tests.golden.make_flows
 
 clean: ## Remove .venv and all caches (runs/ stays)
 	rm -rf $(VENV) .xla_cache .pytest_cache .ruff_cache build dist

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench_speed, fokker_planck, toy_flows, toy_sde
+from experiments import bench_speed, fokker_planck, speed_ratios, toy_flows, toy_sde
 
 
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
@@ -112,10 +112,18 @@ def test_fokker_planck_refuses(field, value, message, tmp_path):
         fokker_planck.run(dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value}))
 
 
-@pytest.mark.parametrize("network", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(network, tmp_path):
-    rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True, network=network))  # raises where loops differ
-    assert {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"} <= set(rows)
+FAST_PARTS = tuple(
+    part
+    for part in bench_speed.PARTS
+    if part not in (*bench_speed.NETWORK_PARTS, "peer_couplings", "autoregressions", "patches", "depth")
+)
+
+
+@pytest.mark.parametrize("parts", [FAST_PARTS, pytest.param((), marks=pytest.mark.slow)])
+def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp_path):
+    rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True, parts=parts))  # raises where loops differ
+    expected = {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"}
+    assert expected | {"real_nvp, density, 8 × 64", "real_nvp, sample, 8 × 64"} <= set(rows)
     flat, path = (rows[f"memory at 2000 steps against 20, path={path}"] for path in (False, True))
     assert flat.median <= flat.at_most
     assert path.median > 10
@@ -124,6 +132,8 @@ def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(network, t
     assert (tmp_path / "ratios.png").stat().st_size > 0
 
 
-def test_bench_speed_refuses_loops_that_differ():
+def test_bench_speed_refuses_loops_that_differ_and_parts_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="must agree within 0.001"):
-        bench_speed.same("a", lambda: 1.0, lambda: 1.01)
+        speed_ratios.same("a", lambda: 1.0, lambda: 1.01)
+    with pytest.raises(ValueError, match="parts must be among loops, .*, got flow"):
+        bench_speed.run(bench_speed.Config(out=tmp_path, parts=("flow",)))

@@ -73,6 +73,7 @@ REFUSED = {
     "odd masked layers": (lambda: flows.maf(KEY, (2,), layers=3), ValueError, "layers must be even"),
     "heads": (lambda: flows.causal_transformer(KEY, 2, 2, 2, width=6, heads=4), ValueError, "heads must divide width=6"),
     "patch": (lambda: flows.tarflow(KEY, (3, 4, 1)), ValueError, "sides divisible by patch=2"),
+    "no axis": (lambda: flows.autoregressive(flows.causal_transformer(KEY, 2, 2, 2), flows.bounded_affine()).forward(1.0), ValueError, "x must have an axis to be autoregressive along"),
     "masked condition": (lambda: flows.maf(KEY, (2,)).log_prob(jnp.zeros(2), jnp.ones(1)), ValueError, "condition must have condition_size=0 entries, got 1"),
     "glow sides": (lambda: flows.glow(KEY, (4, 6, 1)), ValueError, r"shape must have sides divisible by 2\^levels=4, got \(4, 6, 1\)"),
     "glow shape": (lambda: flows.glow(KEY, (4, 4)), ValueError, r"shape must be \(H, W, C\), got \(4, 4\)"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, Key, as_pytree_callable, pytree, static_field
+from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, actnorm, promoted
 from .composition import chain, inverse, stack
 from .coupling import dense_parameters, vector_flow
@@ -33,19 +33,38 @@ class Autoregressive(Bijector):
         return x, jnp.sum(log_slopes)
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+        x = _with_axis(promoted(x, self.conditioner, condition))
+        if hasattr(self.conditioner, "following"):
+            return self._entry_by_entry(x, condition)
+
         def improve(y, _):
             return self.scalar_map.forward(x, self._parameters(y, condition))[0], None
 
-        x = promoted(x, self.conditioner, condition)
         # after n passes the first n parts are exact: θ_n needs only the n − 1 parts before it
         y, _ = jax.lax.scan(improve, x, None, length=x.shape[0] - 1)
         y, log_slopes = self.scalar_map.forward(x, self._parameters(y, condition))
         return y, jnp.sum(log_slopes)
 
+    def _entry_by_entry(self, x, condition):
+        def body(carry, entry):
+            before, memory = carry
+            i, x_i = entry
+            parameters, memory = self.conditioner.following(memory, i, before, condition)
+            y_i, log_slopes = self.scalar_map.forward(x_i, check_parameters(parameters, x_i.shape, self.scalar_map))
+            return (y_i, memory), (y_i, jnp.sum(log_slopes))
+
+        start = (jnp.zeros_like(x[0]), self.conditioner.memory(x))
+        y, log_slopes = jax.lax.scan(body, start, (jnp.arange(x.shape[0]), x))[1]
+        return y, jnp.sum(log_slopes)
+
     def _parameters(self, y, condition):
-        if jnp.ndim(y) == 0:
-            raise ValueError("x must have an axis to be autoregressive along, got shape ()")
-        return check_parameters(self.conditioner(y, condition), jnp.shape(y), self.scalar_map)
+        return check_parameters(self.conditioner(_with_axis(y), condition), jnp.shape(y), self.scalar_map)
+
+
+def _with_axis(x):
+    if jnp.ndim(x) == 0:
+        raise ValueError("x must have an axis to be autoregressive along, got shape ()")
+    return x
 
 
 def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressive:
@@ -54,8 +73,10 @@ def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressi
     log|det| = Σ log τ′, since the Jacobian is triangular in blocks. conditioner: (y, condition) -> (*y.shape, P), whose
     i-th row depends on rows before i alone: `masked_perceptron` for vectors, `causal_transformer` for rows of patches.
     Its inverse, `inverse(autoregressive(…))`, samples in one pass and has its density in n (IAF). scalar_map: τ. The n
-    passes are a `lax.scan`, differentiable both ways. Papamakarios et al. 2017 (MAF), eq. 4; Kingma et al. 2016 (IAF),
-    eq. 10.
+    passes are a `lax.scan`, differentiable both ways. A conditioner may also go part by part and remember what it saw:
+    `memory(y)` -> its state before the first part, `following(memory, i, y_{i−1}, condition)` -> (θ_i, memory); then a
+    sample costs n such calls, as with the keys and values of `causal_transformer`. Papamakarios et al. 2017 (MAF), eq.
+    4; Kingma et al. 2016 (IAF), eq. 10.
     """
     checks.callable_("conditioner", conditioner, "conditioner(y, condition) -> (*y.shape, P)")
     return Autoregressive(as_pytree_callable(conditioner), check_scalar_map("scalar_map", scalar_map))
@@ -207,25 +228,48 @@ class CausalTransformer:
 
     def __call__(self, y: Array, condition: Any = None) -> Array:
         """y: (N, p). Returns (N, p, P), of which row i depends on rows 0 … i − 1 and the condition."""
+        checks.one_of_shapes("x", y, [(self.positions.shape[0], self.embed.shape[0])])
+        before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])  # row i sees what comes before it
+        return self._outputs(before, 0, None, condition)[0]
+
+    def memory(self, y: Array) -> tuple[Array, Array]:
+        """Keys and values of no row yet: two arrays (blocks, heads, N, width/heads) of 0, for rows like y (N, p)."""
         n, width = self.positions.shape
         checks.one_of_shapes("x", y, [(n, self.embed.shape[0])])
-        before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])  # row i sees what comes before it
-        h = before @ self.embed + self.positions  # (N, width)
+        shape = (self.blocks["scale1"].shape[0], self.heads, n, width // self.heads)
+        zeros = jnp.zeros(shape, jnp.result_type(y, *jax.tree.leaves((self.embed, self.positions, self.blocks))))
+        return zeros, zeros
+
+    def following(self, memory: PyTree, i: ArrayLike, before: Array, condition: Any = None) -> tuple[Array, PyTree]:
+        """(θ_i (p, P), memory with row i's keys and values) from row i − 1, `before` (p,), of 0 for i = 0."""
+        outputs, memory = self._outputs(before[None], i, memory, condition)
+        return outputs[0], memory
+
+    def _outputs(self, before, first, memory, condition):
+        """θ of the rows from `first` on whose predecessors are `before` (n, p), and the memory with them.
+
+        Without memory these are all rows; with it, those before `first` are in it.
+        """
+        n, rows = self.positions.shape[0], before.shape[0]
+        h = before @ self.embed + jax.lax.dynamic_slice_in_dim(self.positions, first, rows)  # (rows, width)
         size = 0 if self.condition_weight is None else self.condition_weight.shape[0]
         found = 0 if condition is None else jnp.size(condition)
         if found != size:
             raise ValueError(f"condition must have condition_size={size} entries, got {found}")
         if size:
             h = h + jnp.ravel(condition).astype(h.dtype) @ self.condition_weight
-        causal = np.tril(np.ones((n, n), bool))
+        causal = first + jnp.arange(rows)[:, None] >= jnp.arange(n)  # (rows, N)
 
-        def block(h, weights):
-            h = h + _causal_attention(_normalised(h) * weights["scale1"], weights, self.heads, causal)
-            hidden = jax.nn.gelu((_normalised(h) * weights["scale2"]) @ weights["up"] + weights["bias"])  # (N, 4 width)
-            return h + hidden @ weights["down"], None
+        def block(h, layer):
+            weights, past = layer
+            normalised = _normalised(h) * weights["scale1"]
+            mixed, past = _causal_attention(normalised, weights, self.heads, causal, first, past)
+            h = h + mixed
+            hidden = jax.nn.gelu((_normalised(h) * weights["scale2"]) @ weights["up"] + weights["bias"])  # (·, 4 width)
+            return h + hidden @ weights["down"], past
 
-        h, _ = jax.lax.scan(block, h, self.blocks)
-        return (_normalised(h) @ self.readout).reshape(*y.shape, self.count)
+        h, memory = jax.lax.scan(block, h, (self.blocks, memory))
+        return (_normalised(h) @ self.readout).reshape(*before.shape, self.count), memory
 
 
 def _normalised(h):
@@ -234,13 +278,19 @@ def _normalised(h):
     return h * jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-6)
 
 
-def _causal_attention(h, weights, heads, causal):
-    """softmax_k(q·k/√d) v over k ≤ q, in einsums to which vmap only adds an axis; h: (N, width)."""
+def _causal_attention(h, weights, heads, causal, first, past):
+    """softmax_k(q·k/√d) v over k ≤ q, in einsums to which vmap only adds an axis; h: (n, width).
+
+    past: keys and values (heads, N, d) into which those of h go from row `first` on, or None where h has all rows.
+    """
     n, width = h.shape
-    q, k, v = (h @ weights["qkv"]).reshape(n, 3, heads, width // heads).transpose(1, 2, 0, 3)  # each (heads, N, d)
+    q, *own = (h @ weights["qkv"]).reshape(n, 3, heads, width // heads).transpose(1, 2, 0, 3)  # each (heads, n, d)
+    if past is not None:
+        own = past = tuple(jax.lax.dynamic_update_slice_in_dim(a, b, first, 1) for a, b in zip(past, own, strict=True))
+    k, v = own
     logits = jnp.einsum("hqd,hkd->hqk", q, k) * (width // heads) ** -0.5
     mixed = jnp.einsum("hqk,hkd->hqd", jax.nn.softmax(jnp.where(causal, logits, -jnp.inf), -1), v)
-    return mixed.transpose(1, 0, 2).reshape(n, width) @ weights["out"]  # (heads, N, d) -> (N, width)
+    return mixed.transpose(1, 0, 2).reshape(n, width) @ weights["out"], past  # (heads, n, d) -> (n, width)
 
 
 def causal_transformer(
@@ -294,8 +344,8 @@ def tarflow(
     bound: float = 2.0,
     condition_size: int = 0,
 ) -> Flow:
-    """Transformer autoregressive flow on patches of an image: density in one pass a layer, a sample in N; the identity
-    at first.
+    """Transformer autoregressive flow on patches of an image: density in one pass a layer, a sample in N passes of
+    one patch each, with the keys and values of those before it kept; the identity at first.
 
     Each layer moves patch i by a bounded affine map whose parameters a causal transformer makes from the patches before
     it, in raster order and in reversed order by turns. shape: (H, W, C), sides multiples of patch. layers: even. width,

@@ -35,9 +35,8 @@ class Triangular(Bijector):
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         matrix = jnp.tril(self.below, -1) + jnp.diag(diagonal)
         check_channels("y", y, diagonal.shape[0])
-        return apply_solution(lambda b: solve_triangular(matrix, b, lower=True), y - self.shift), -log_det_of(
-            diagonal, y
-        )
+        inverse = solve_triangular(matrix, jnp.eye(diagonal.shape[0], dtype=diagonal.dtype), lower=True)
+        return apply_inverse(matrix, inverse, y - self.shift), -log_det_of(diagonal, y)
 
 
 def triangular(size: int, floor: float = FLOOR) -> Triangular:
@@ -63,19 +62,19 @@ class LULinear(Bijector):
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
-        matrix = jnp.matmul(lower, upper, precision=HIGHEST)[jnp.argsort(self.ranks)]
-        return apply_matrix(matrix, x), log_det_of(diagonal, x)
+        return apply_matrix(self._matrix(lower, upper), x), log_det_of(diagonal, x)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
-        place = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
         check_channels("y", y, diagonal.shape[0])
+        place = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
+        rows = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)[place]  # Pᵀ
+        inverse = solve_triangular(upper, solve_triangular(lower, rows, lower=True, unit_diagonal=True))
+        return apply_inverse(self._matrix(lower, upper), inverse, y), -log_det_of(diagonal, y)
 
-        def solve(b):
-            b = solve_triangular(lower, b[place], lower=True, unit_diagonal=True)
-            return solve_triangular(upper, b, lower=False)
-
-        return apply_solution(solve, y), -log_det_of(diagonal, y)
+    def _matrix(self, lower, upper):
+        """P L U."""
+        return jnp.matmul(lower, upper, precision=HIGHEST)[jnp.argsort(self.ranks)]
 
     def _factors(self):
         """L, U and |s|; U's diagonal is sign · |s|."""
@@ -88,8 +87,8 @@ class LULinear(Bijector):
 def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     """y = P L U x along the last axis, with |U_ii| = floor + e^{d_i}; the identity at first.
 
-    log|det| = (positions) Σ log|U_ii|; the inverse by two triangular solves. The permutation P and the signs of the
-    diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
+    log|det| = (positions) Σ log|U_ii|; two triangular solves make the inverse matrix. The permutation P and the signs
+    of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
     """
     size, floor = checks.integer("size", size, 1), _check_floor(floor)
     zeros, square = jnp.zeros((size,), float_dtype()), jnp.zeros((size, size), float_dtype())
@@ -119,10 +118,15 @@ def apply_matrix(matrix: Array, x: Array) -> Array:
     return jnp.einsum("dc,...c->...d", matrix, x, precision=HIGHEST)
 
 
-def apply_solution(solve: Any, y: Array) -> Array:
-    """solve(y_i) at every position i before the last axis of y (..., C); solve: columns (C, N) -> (C, N)."""
-    flat = jnp.reshape(y, (-1, y.shape[-1]))  # (N, C)
-    return solve(flat.T).T.reshape(y.shape)
+def apply_inverse(matrix: Array, inverse: Array, y: Array) -> Array:
+    """matrix⁻¹ y_i at every position, by products with an inverse computed beforehand and one step of refinement.
+
+    Products with many vectors take a small part of a triangular solve's time. The step x ← x + M⁻¹(y − M x) makes up
+    for the rounding of the inverse: the error is at most a few times a solve's, with which it shares the bound rounding
+    · condition number. Higham 2002, chapter 12.
+    """
+    x = apply_matrix(inverse, y)
+    return x + apply_matrix(inverse, y - apply_matrix(matrix, x))
 
 
 def log_det_of(diagonal: Array, x: Array) -> Array:
