@@ -272,7 +272,8 @@ def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
     """(x, t) -> Var(x_0 | x_t = x) of each entry, (σ²/α) ∂D_i/∂x_i, shape of x: exact where D is.
 
     By Tweedie's formula of second order, at the cost of D pushforwards. With `ddpm.paired` the variance "optimal".
-    Raises TypeError for what is no schedule or denoiser, or for a denoiser marked `coupled`. Efron 2011; Bao et al. 2022, Lemma 4.
+    Raises TypeError for what is no schedule or denoiser, or for a denoiser marked `coupled`. Efron 2011; Bao et al.
+    2022, Lemma 4.
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")

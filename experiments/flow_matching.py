@@ -1,22 +1,29 @@
 """What does coupling the noise to the data buy? Flow matching with independent, entropic and optimal pairs, and reflow.
 
-    python -m experiments.flow_matching [--target moons] [--couplings independent optimal] [--out DIR] [--seed N]
+    python -m experiments.flow_matching [--target digits] [--couplings independent optimal] [--out DIR] [--seed N]
 
-One small network a coupling is fitted to straight paths between samples of a 2-D density and noise. Under independent
-pairs the paths cross and the flow of their mean velocity bends; under optimal transport within each batch they hardly
-cross; reflow fits a second network to the pairs that the independent one's own flow makes. How straight each flow is
-decides how few steps of a solver it needs. Figures in OUT:
+One small network a coupling is fitted to straight paths between noise and samples of a 2-D density, or digits. Under
+independent pairs the paths cross and the flow of their mean velocity bends; under optimal transport within each batch
+they hardly cross; reflow fits a second network to the pairs that the independent one's own flow makes. How straight
+each flow is decides how few steps of a solver it needs. Figures in OUT:
 
 - paths.png: a row a coupling: paths from noise to data, and samples by 1, 2, 4 and 32 Euler steps, over the density;
 - error.png: against evaluations, Euler and midpoint: how far a sample lies from the one that the same noise becomes by
   many steps, and the squared sliced Wasserstein distance to exact samples beside that of other exact samples;
-- log_prob.png: error of log p against evaluations, of Euler, Heun, RK4 and the adaptive solver, on the exact velocity.
+- log_prob.png: error of log p against evaluations, of Euler, Heun, RK4 and the adaptive solver, on the exact velocity;
+- samples.png, of digits in place of the first and the last: what the same noise becomes by 1, 2, 4, 8 and 32 steps.
 
 Takes a minute and a half on 2 CPU cores and resumes from its checkpoints. Expect on eight Gaussians, for independent
 pairs, optimal ones and reflow: curvature 1.8, 0.01 and 0.001 squared data units; a root mean square error of a sample
 of 2.8, 0.24 and 0.11 data units by one Euler step, 0.38, 0.08 and 0.05 by four; log p within 0.05, 0.05 and 0.07 nats
 of the exact one on average, since the networks are alike. On the exact velocity log p is off by 1e-2 nats by Heun and
 by RK4 with 64 evaluations, by 3e-5 with 256 of RK4 or 100 of the adaptive solver.
+
+The digits, with a residual MLP, take four minutes of processor time. Expect for the same three couplings: curvature
+8.6, 2.6 and 0.39 on a scale of pixels from −1 to 1; an error of a sample of 4.0, 1.8 and 0.9 by one Euler step, 1.2,
+0.59 and 0.26 by four; a squared sliced Wasserstein distance to the test images of 0.22, 0.040 and 0.006 by one step,
+0.016, 0.009 and 0.006 by four, where training images have 0.004 to 0.006: one step of the independent flow paints the
+mean digit, one step of the others digits.
 """
 
 import dataclasses
@@ -28,9 +35,9 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import flows
+from experiments import datasets, models, record
 from experiments import flow_matching_figures as figures
 from experiments import flow_matching_measures as measures
-from experiments import datasets, models, record
 from experiments.flow_matching_figures import TITLES
 from experiments.flow_matching_problem import DEFAULTS, DIGITS_DEFAULTS, Problem, key_of, open_problem
 

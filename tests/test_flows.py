@@ -749,7 +749,11 @@ def test_a_flow_without_a_density_at_its_samples_is_named(value):
     model = flows.flow(HalfDensity(jnp.float32(value)), flows.chain())
     target = lambda x: -0.5 * jnp.sum(x**2)  # noqa: E731
     for use in (flows.importance_log_z, flows.reverse_kl):
-        assert_refused(lambda use=use: use(KEY, model, target, 50), ValueError, "flow must have a finite density at its own samples, got")
+        assert_refused(
+            lambda use=use: use(KEY, model, target, 50),
+            ValueError,
+            "flow must have a finite density at its own samples, got",
+        )
     found = jax.jit(lambda model: flows.importance_log_z(KEY, model, target, 50))(model)
     assert np.all(np.isnan([found.log_z, found.effective_size, found.standard_error]))
     fine, nothing = flows.flow(NORMAL, flows.chain()), lambda x: -jnp.inf

@@ -199,7 +199,9 @@ def test_every_stochastic_solver_refuses_coupled_noise():
                 "the stochastic solver " + re.escape(solver.name),
             )
     for denoiser in (coupled, bound):
-        assert_refused(lambda d=denoiser: predictions.variance(path.schedule, d), TypeError, "variance needs a denoiser")
+        assert_refused(
+            lambda d=denoiser: predictions.variance(path.schedule, d), TypeError, "variance needs a denoiser"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- couplings
@@ -390,7 +392,9 @@ def test_the_curvature_is_the_integral_along_the_closed_path(x64):
     gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
     x1 = jnp.array([-0.8, 0.6])
     nodes, weights = np.polynomial.legendre.leggauss(40)
-    place = jax.vmap(lambda t: jax.jvp(lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1, (t,), (1.0,))[1])
+    place = jax.vmap(
+        lambda t: jax.jvp(lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1, (t,), (1.0,))[1]
+    )
     slopes = place(jnp.asarray(0.5 * (nodes + 1)))  # (40, 2)
     expected = 0.5 * weights @ jnp.sum((slopes - (x1 - MEAN - STD * x1)) ** 2, -1)
     coarse, fine = (flows.curvature(flows.continuous(field(gaussian), n), x1) for n in (128, 256))

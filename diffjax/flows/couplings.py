@@ -112,9 +112,9 @@ def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500
     """π of least Σ π c + ε Σ π log π with rows summing to 1/n and columns to 1/m, (n, m).
 
     By alternating updates of the potentials in the log domain, ending on the rows, which are exact to rounding; until
-    the columns' total error Σ_j |Σ_i π_ij − 1/m| is at most `tolerance`, or for `iterations`, with a warning where it can
-    be seen. cost: (n, m), finite, also when divided by ε. Not to be differentiated. Raises ValueError otherwise; traced
-    costs too large for ε give NaN. Cuturi 2013, Algorithm 1; Peyré & Cuturi 2019, section 4.4.
+    the columns' total error Σ_j |Σ_i π_ij − 1/m| is at most `tolerance`, or for `iterations`, with a warning where it
+    can be seen. cost: (n, m), finite, also when divided by ε. Not to be differentiated. Raises ValueError otherwise;
+    traced costs too large for ε give NaN. Cuturi 2013, Algorithm 1; Peyré & Cuturi 2019, section 4.4.
     """
     cost = checks.real_array("cost", cost)
     if cost.ndim != 2 or cost.size == 0:
