@@ -100,6 +100,13 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}")
 
 
+def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:
+    """Refuse a pytree of arrays unless each has the leading axis `count`, which it shares with `beside`."""
+    for leaf in jax.tree.leaves(tree):
+        if np.shape(leaf)[:1] != (count,):
+            raise ValueError(f"{name} must have leading axis {count} as {beside}, got shape {np.shape(leaf)}")
+
+
 def finite(name: str, value: Any) -> None:
     """Refuse a concrete array that holds NaN or infinity."""
     if is_traced(value):

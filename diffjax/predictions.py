@@ -163,7 +163,9 @@ def is_coupled(denoiser: Denoiser) -> bool:
     def marked(node):
         return getattr(node, "coupled", False) is True
 
-    return any(map(marked, jax.tree.leaves(denoiser, is_leaf=marked)))
+    if not callable(denoiser):
+        return marked(denoiser)
+    return any(map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked)))
 
 
 def check_independent(purpose: str, denoiser: Denoiser) -> None:
@@ -270,10 +272,13 @@ def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
     """(x, t) -> Var(x_0 | x_t = x) of each entry, (σ²/α) ∂D_i/∂x_i, shape of x: exact where D is.
 
     By Tweedie's formula of second order, at the cost of D pushforwards. With `ddpm.paired` the variance "optimal".
-    Raises TypeError for what is no schedule or denoiser. Efron 2011; Bao et al. 2022, Lemma 4.
+    Raises TypeError for what is no schedule or denoiser, or for a denoiser marked `coupled`. Efron 2011; Bao et al.
+    2022, Lemma 4.
     """
     schedules.check(schedule)
-    return TweedieVariance(schedule, as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)")))
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    check_independent("variance", denoiser)
+    return TweedieVariance(schedule, as_pytree_callable(denoiser))
 
 
 def check_levels(levels: ArrayLike) -> Array:

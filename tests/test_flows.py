@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import every
-from flow_members import CONSTRUCTORS, KEY, MEMBERS, NORMAL, shaken
 
 from diffjax import flows
+from tests.flow_members import CONSTRUCTORS, KEY, MEMBERS, NORMAL, shaken
 
 FAST = ["stack-float32", "lu_linear-float64", "spline, half-float64", "maf, conditional-float32"]
 

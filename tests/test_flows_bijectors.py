@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flow_members import KEY, MEMBERS, glow_like, shaken
 
 from diffjax import flows
+from tests.flow_members import KEY, MEMBERS, glow_like, shaken
 
 ENTRYWISE = {
     "exponential": flows.exponential(),

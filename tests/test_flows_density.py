@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flow_members import KEY, NORMAL, glow_like, shaken
 
 import diffjax as dj
 from diffjax import flows
+from tests.flow_members import KEY, NORMAL, glow_like, shaken
 
 
 def test_a_linear_flow_is_the_gaussian_with_its_covariance(x64):

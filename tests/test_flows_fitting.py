@@ -1,14 +1,17 @@
 """Fitting a flow: maximum likelihood, reverse KL and importance estimates against closed forms."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flow_members import KEY, NORMAL
 
+import diffjax as dj
 from diffjax import flows
+from tests.families import assert_refused
+from tests.flow_members import KEY, NORMAL
 
 
 def test_maximum_likelihood_finds_a_gaussian(x64):
@@ -58,6 +61,19 @@ def test_reverse_kl_is_exact_on_gaussians_and_its_path_gradient_is_the_gradient(
     assert any(np.any(np.abs(leaf) > 1e-4) for leaf in jax.tree.leaves(fitted[False][1]))
 
 
+@dj.types.pytree
+class HalfDensity:
+    """N(0, I) that says `value` for its log-density where z_1 ≤ 0."""
+
+    value: Any
+
+    def log_prob(self, z):
+        return jnp.where(z[0] > 0, -0.5 * jnp.sum(z**2), self.value)
+
+    def sample(self, key):
+        return jax.random.normal(key, (2,))
+
+
 def test_importance_estimates_log_z_with_its_error_and_effective_size(x64):
     """log Ẑ within 4.5 standard errors; for q = N(0, s²I), p = N(0, I) in 2-D, ESS/n → (E w)²/E w² = (2s² − 1)/s⁴."""
     log_z, s, count = -2.3, 1.3, 20000
@@ -81,3 +97,23 @@ def test_importance_estimates_log_z_with_its_error_and_effective_size(x64):
     assert float(found.effective_size) / count == pytest.approx(expected, rel=0.05)
     assert float(exact.log_z) == pytest.approx(log_z, abs=1e-12) and float(exact.effective_size) == pytest.approx(10)
     assert abs(float(halved.log_z) - log_z + math.log(2)) < 4.5 * float(halved.standard_error)  # weights 0 count
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_a_flow_without_a_density_at_its_samples_is_named(value):
+    """log q that is not finite is refused with its number, and is NaN in the estimate under jit, where e^{−inf} = 0 or
+    1/0 would pass for weights; so are weights that are all 0, of which no effective size can be told."""
+    model = flows.flow(HalfDensity(jnp.float32(value)), flows.chain())
+    target = lambda x: -0.5 * jnp.sum(x**2)  # noqa: E731
+    for use in (flows.importance_log_z, flows.reverse_kl):
+        assert_refused(
+            lambda use=use: use(KEY, model, target, 50),
+            ValueError,
+            "flow must have a finite density at its own samples, got",
+        )
+    found = jax.jit(lambda model: flows.importance_log_z(KEY, model, target, 50))(model)
+    assert np.all(np.isnan([found.log_z, found.effective_size, found.standard_error]))
+    fine, nothing = flows.flow(NORMAL, flows.chain()), lambda x: -jnp.inf
+    assert_refused(lambda: flows.importance_log_z(KEY, fine, nothing, 50), ValueError, "50 weights that are all 0")
+    found = jax.jit(lambda flow: flows.importance_log_z(KEY, flow, nothing, 50))(fine)
+    assert np.all(np.isnan([found.log_z, found.effective_size, found.standard_error]))

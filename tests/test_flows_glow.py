@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flow_members import KEY, shaken
 
 import diffjax as dj
 from diffjax import flows
 from diffjax.flows.glow import convolution
+from tests.flow_members import KEY, shaken
 
 
 def test_a_convolution_as_a_matrix_product_is_the_convolution():

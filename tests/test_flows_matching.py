@@ -1,5 +1,8 @@
 """Flow matching: couplings, exact fields of Gaussian paths, what coupled noise forbids, bridges and reflow."""
 
+import functools
+import re
+import warnings
 from typing import Any
 
 import jax
@@ -43,6 +46,17 @@ PATHS = {
     "schrodinger": (lambda: flows.bridge(BRIDGE_STD, 0.05), "entropic"),
 }
 """name -> (path, coupling of the Gaussian pair)."""
+
+
+@pytree
+class Picked:
+    """A coupling of given indices."""
+
+    index: Any
+    independent = False
+
+    def __call__(self, key, x0, x1):
+        return self.index
 
 
 def gaussian_pairs(key, gaussian, count):
@@ -167,6 +181,29 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
     sde.reverse(schedule, coupled, 0.0)
 
 
+def test_every_stochastic_solver_refuses_coupled_noise():
+    """By its name, whichever factory made it, also where functools.partial binds the denoiser; and so does Tweedie's
+    formula for the variance."""
+    path = flows.path(schedules.rectified_flow())
+    coupled = flows.velocity_denoiser(path, lambda x, t: -x, flows.paired())
+    bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
+    others = {"Info", "Problem", "Solver", "diffusion", "integrate", "steps_within"}
+    made = [getattr(solvers, name)() for name in solvers.__all__ if name not in others]
+    stochastic = [solver for solver in made if solver.stochastic] + [solvers.ddim(1.0), inverse.repaint()]
+    assert len(stochastic) > 15
+    for solver in stochastic:
+        for denoiser in (coupled, bound):
+            assert_refused(
+                lambda s=solver, d=denoiser: dj.sample(jax.random.key(0), d, path.schedule, s, x_init=jnp.ones(2)),
+                TypeError,
+                "the stochastic solver " + re.escape(solver.name),
+            )
+    for denoiser in (coupled, bound):
+        assert_refused(
+            lambda d=denoiser: predictions.variance(path.schedule, d), TypeError, "variance needs a denoiser"
+        )
+
+
 # ---------------------------------------------------------------------------------------------------------- couplings
 
 
@@ -243,6 +280,59 @@ def test_labels_stay_with_their_data():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [(1e4, 0.0), (1e4, 1e4)], ids=["one cloud", "both"])
+def test_couplings_do_not_see_where_the_data_lie(shift):
+    """A shift of either cloud adds to Σ ½‖x_0 − x_1‖² what no permutation changes: 10⁴ away in float32, where the costs
+    themselves round to 4, the permutation's cost is the least, within the rounding of costs below 20; a shift of both
+    leaves the costs so exact themselves."""
+    x0, x1 = (cloud + by for cloud, by in zip(clouds(48, 2), shift, strict=True))
+    exact = 0.5 * np.sum((np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1)
+    least = exact[linear_sum_assignment(exact)].sum()
+    index = np.asarray(flows.optimal_assignment()(jax.random.key(0), x0, x1))
+    assert sorted(index) == list(range(48))
+    assert exact[np.arange(48), index].sum() - least < 48 * 1e-5
+    if shift[0] == shift[1]:
+        np.testing.assert_allclose(flows.transport_cost(x0, x1), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
+    """In float32 too, where the potentials are 10⁴ and 10¹⁰ times the entries' logarithms; columns that do not get there
+    are told, and an ε by which the costs overflow is refused, or NaN under jit."""
+    cost = flows.transport_cost(*clouds(24, 2))
+    for regularisation in (1e-4, 1e-10, 1e30):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            plan = flows.sinkhorn_plan(cost, regularisation)
+        np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=24 * np.finfo(np.float32).eps)
+        assert any("columns of the plan are off by" in str(one.message) for one in told) == (regularisation < 1)
+    np.testing.assert_allclose(plan, 1 / 24**2, rtol=1e-5)
+    assert_refused(lambda: flows.sinkhorn_plan(cost, 1e-38), ValueError, "regularisation must be large enough")
+    assert jnp.all(jnp.isnan(jax.jit(flows.sinkhorn_plan, static_argnums=2)(cost, 1e-38, 5)))
+
+
+@pytest.mark.parametrize("coupling", [flows.independent(), flows.optimal_assignment(), flows.sinkhorn(0.5)])
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_nan_reaches_the_loss_under_jit(coupling, dimension):
+    """A NaN in data or noise, which cannot be refused under jit, is in the mean: a coupling that draws the noise from a
+    plan of NaN has no noise to give."""
+    x0, x1 = clouds(12, dimension)
+    loss = jax.jit(lambda a, b: flows.matching_loss(jax.random.key(0), lambda x, t: x, flows.path(), a, b, coupling)[0])
+    assert jnp.isfinite(loss(x0, x1))
+    assert jnp.isnan(loss(x0.at[5, 0].set(jnp.nan), x1)) and jnp.isnan(loss(x0, x1.at[5, 0].set(jnp.nan)))
+
+
+@pytest.mark.parametrize("coupling", [flows.optimal_assignment(), flows.sinkhorn(0.5)])
+def test_couplings_of_one_pair_and_of_ties(coupling, x64):
+    """One noise goes with one example; among equal points every pairing costs the same, and indices stay in range."""
+    for dimension in (1, 3):
+        one = jnp.ones((1, dimension))
+        assert coupling(jax.random.key(0), one, -one).tolist() == [0]
+        index = coupling(jax.random.key(0), jnp.zeros((7, dimension)), jnp.zeros((7, dimension)))
+        assert set(index.tolist()) <= set(range(7))
+        if not isinstance(coupling, type(flows.sinkhorn(1.0))):
+            assert len(set(index.tolist())) == 7
+
+
 # ------------------------------------------------------------------------------------------------ bridges and reflow
 
 
@@ -296,6 +386,26 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
     assert jnp.all(jnp.abs(slopes.mean(0)) < 4 * jnp.std(slopes, axis=0) / 100)
 
 
+def test_the_curvature_is_the_integral_along_the_closed_path(x64):
+    """x_t = m_t + √v_t x_1 of independent Gaussians, by Gauss–Legendre on d/dt of it; the trapezoid rule's error falls as
+    1/N²."""
+    gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
+    x1 = jnp.array([-0.8, 0.6])
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    place = jax.vmap(
+        lambda t: jax.jvp(lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1, (t,), (1.0,))[1]
+    )
+    slopes = place(jnp.asarray(0.5 * (nodes + 1)))  # (40, 2)
+    expected = 0.5 * weights @ jnp.sum((slopes - (x1 - MEAN - STD * x1)) ** 2, -1)
+    coarse, fine = (flows.curvature(flows.continuous(field(gaussian), n), x1) for n in (128, 256))
+    np.testing.assert_allclose(fine, expected, rtol=2e-4)
+    assert abs(fine - expected) < abs(coarse - expected) / 2**1.8
+
+
+def test_the_entropic_covariance_at_no_regularisation_is_the_optimal_one(x64):
+    np.testing.assert_array_equal(flows.entropic_covariance([0.0, 1.0], 0.0), [0.0, 1.0])
+
+
 def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
     """Pair i is noise of fold_in(key, i) and its image; for the flow of independent Gaussians the image is m + s x_1 in
     each entry, so that the cost falls from that of independence to the optimum."""
@@ -334,6 +444,23 @@ def test_bad_arguments_are_named():
         (ValueError, "path must be made by flows.bridge for the entropic", lambda: flows.gaussian_path(path, MEAN, STD, "entropic")),
         (ValueError, "coupling must be one of 'independent'", lambda: flows.gaussian_path(path, MEAN, STD, "best")),
         (TypeError, "flow must have a base", lambda: flows.reflow_pairs(key, velocity, 3)),
+        (ValueError, "condition must have leading axis 3 as count", lambda: flows.reflow_pairs(key, Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(velocity)), 3, x)),
+        (TypeError, "path must be made by flows.path", lambda: flows.velocity_denoiser(schedules.edm(), velocity)),
+        (TypeError, "path must be made by flows.path", lambda: flows.bridge_loss(key, velocity, velocity, schedules.edm(), x)),
+        (TypeError, "path must be made by flows.path", lambda: flows.gaussian_path(schedules.edm(), MEAN, STD)),
+        (ValueError, "std must be positive, got -", lambda: flows.gaussian_path(path, MEAN, -STD, "optimal")),
+        (ValueError, "mean must be finite", lambda: flows.gaussian_path(path, MEAN * np.nan, STD)),
+        (ValueError, "std must be 0 or more, got -1", lambda: flows.entropic_covariance(-1.0, 1.0)),
+        (TypeError, "velocity must be callable", lambda: flows.bridge_sde(bridge, 3.0, velocity)),
+        (ValueError, r"noise\(x, t\) must have shape \(2,\)", lambda: flows.bridge_loss(key, velocity, lambda x, t: x[0], bridge, x)),
+        (ValueError, "t_min must be less than 0.5", lambda: flows.bridge(1.0, 0.7)),
+        (ValueError, "times must be one of 'uniform'", lambda: flows.matching_loss(key, velocity, path, x, times="late")),
+        (ValueError, "coupling must return 4 integers, got int32 of shape", lambda: flows.examples(key, path, x, coupling=Picked(jnp.zeros((4, 1), int)))),
+        (ValueError, "coupling must return 4 integers, got float32", lambda: flows.examples(key, path, x, coupling=Picked(jnp.zeros(4)))),
+        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.optimal_assignment()(key, x, x[:3])),
+        (ValueError, r"x1 must have shape \(3, 2\)", lambda: flows.sinkhorn(1.0)(key, x, x[:3, :1])),
+        (TypeError, "bijector must be made by flows.continuous", lambda: flows.curvature(flows.chain(), x[0])),
+        (ValueError, "bijector must have times between its ends", lambda: flows.curvature(flows.continuous(velocity, solver=solvers.adaptive()), x[0])),
     ]  # fmt: skip
     for error, message, call in cases:
         assert_refused(call, error, message)

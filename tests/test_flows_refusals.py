@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from families import assert_refused
-from flow_members import KEY, NORMAL, conditioned, coupled
 
 from diffjax import flows
+from tests.flow_members import KEY, NORMAL, conditioned, coupled
 
 REFUSED = {
     "odd squeeze": (lambda: flows.squeeze().forward(jnp.zeros((3, 4, 1))), ValueError, "x must have sides divisible by factor=2"),

@@ -1,10 +1,14 @@
 """Which noise goes with which data in a batch: each coupling is (key, x0, x1) -> indices of x1, one for each x0.
 
-The data stay in place and the noise moves, so that labels stay with their data.
+The data stay in place and the noise moves, so that labels stay with their data. An index beyond the noise means none:
+`matching.examples` fills it with NaN.
 """
+
+import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from optax import assignment
 
@@ -42,11 +46,11 @@ class OptimalAssignment:
 
     def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
         """The indices of x1 (B, *shape) that go with x0 (B, *shape), (B,)."""
-        x0, x1 = jax.lax.stop_gradient((x0, x1))
+        checks.one_of_shapes("x1", x1, [jnp.shape(x0)])
         if x0[0].size == 1:
-            order = jnp.argsort(x0.reshape(-1))
-            return jnp.zeros_like(order).at[order].set(jnp.argsort(x1.reshape(-1)))
-        rows, columns = assignment.hungarian_algorithm(transport_cost(x0, x1))
+            order = jnp.argsort(jax.lax.stop_gradient(x0).reshape(-1))
+            return jnp.zeros_like(order).at[order].set(jnp.argsort(jax.lax.stop_gradient(x1).reshape(-1)))
+        rows, columns = assignment.hungarian_algorithm(_centred_cost(x0, x1))
         return jnp.zeros_like(columns).at[rows].set(columns)
 
 
@@ -60,10 +64,10 @@ class Sinkhorn:
     independent = False
 
     def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
-        """The indices of x1 (B, *shape) drawn for x0 (B, *shape), (B,)."""
-        cost = transport_cost(*jax.lax.stop_gradient((x0, x1)))
-        log_plan = _log_plan(cost, self.regularisation, self.iterations, self.tolerance)
-        return jax.random.categorical(key, log_plan, axis=1)
+        """The indices of x1 (m, *shape) drawn for x0 (n, *shape), (n,); m for a row of the plan that is NaN."""
+        log_plan = _log_plan(_centred_cost(x0, x1), self.regularisation, self.iterations, self.tolerance)
+        index = jax.random.categorical(key, log_plan, axis=1)
+        return jnp.where(jnp.any(jnp.isnan(log_plan), axis=1), x1.shape[0], index)  # categorical would draw 0
 
 
 def independent() -> Independent:
@@ -90,10 +94,12 @@ def optimal_assignment() -> OptimalAssignment:
 def sinkhorn(regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3) -> Sinkhorn:
     """x_{1,j} for each x_{0,i} with probability B π_ij, π the plan of `sinkhorn_plan` on costs ½‖x_0 − x_1‖².
 
-    Each data enters once, each noise once on average. regularisation: ε > 0 in squared data units; ε = s² is the
-    coupling of the Schrödinger bridge of a Brownian motion of variance s² per unit of time. ε → 0 is
-    `optimal_assignment`, ε → ∞ is `independent`. Raises ValueError for values out of range. Cuturi 2013; Tong et al.
-    2023, section 3.2.
+    Each data enters once, each noise once on average, within `tolerance` in total. regularisation: ε > 0 in squared
+    data units; ε = s² is the coupling of the Schrödinger bridge of a Brownian motion of variance s² per unit of time. ε
+    → 0 is `optimal_assignment`, ε → ∞ is `independent`. iterations: at most so many; they are needed in proportion to
+    1/ε, and the default reaches the default tolerance down to a fiftieth of the mean cost: below, the noise that is
+    drawn departs from N(0, I), and `optimal_assignment` is the better choice. Raises ValueError for values out of
+    range. Cuturi 2013; Tong et al. 2023, section 3.2.
     """
     regularisation, tolerance = (
         checks.positive("regularisation", regularisation),
@@ -106,8 +112,9 @@ def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500
     """π of least Σ π c + ε Σ π log π with rows summing to 1/n and columns to 1/m, (n, m).
 
     By alternating updates of the potentials in the log domain, ending on the rows, which are exact to rounding; until
-    the columns' total error Σ_j |Σ_i π_ij − 1/m| is at most `tolerance`, or for `iterations`. cost: (n, m), finite.
-    Not to be differentiated. Raises ValueError otherwise. Cuturi 2013, Algorithm 1; Peyré & Cuturi 2019, section 4.4.
+    the columns' total error Σ_j |Σ_i π_ij − 1/m| is at most `tolerance`, or for `iterations`, with a warning where it
+    can be seen. cost: (n, m), finite, also when divided by ε. Not to be differentiated. Raises ValueError otherwise;
+    traced costs too large for ε give NaN. Cuturi 2013, Algorithm 1; Peyré & Cuturi 2019, section 4.4.
     """
     cost = checks.real_array("cost", cost)
     if cost.ndim != 2 or cost.size == 0:
@@ -115,14 +122,36 @@ def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500
     checks.finite("cost", cost)
     regularisation = checks.positive("regularisation", regularisation)
     iterations = checks.integer("iterations", iterations, minimum=1)
-    return jnp.exp(_log_plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance)))
+    if not checks.is_traced(cost, regularisation) and not np.all(np.isfinite(cost / regularisation)):
+        raise ValueError(
+            f"regularisation must be large enough for cost/regularisation to be finite in {cost.dtype}, "
+            f"got {regularisation}"
+        )
+    plan = jnp.exp(_log_plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance)))
+    if not checks.is_traced(plan, tolerance):
+        error = float(jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - 1 / cost.shape[1])))
+        if error > tolerance:
+            warnings.warn(f"columns of the plan are off by {error:.2g} after {iterations} iterations", stacklevel=2)
+    return plan
 
 
 def transport_cost(x0: Array, x1: Array) -> Array:
-    """½‖x_{0,i} − x_{1,j}‖² of all pairs, (n, m); x0: (n, *shape), x1: (m, *shape)."""
-    a, b = x0.reshape(x0.shape[0], -1), x1.reshape(x1.shape[0], -1)
+    """½‖x_{0,i} − x_{1,j}‖² of all pairs, in squared data units, (n, m); x0: (n, *shape), x1: (m, *shape).
+
+    One product of matrices, whose rounding is relative to the squared distances from the mean of x1. Raises ValueError
+    for shapes that differ beyond the leading axis.
+    """
+    checks.one_of_shapes("x1", x1, [(*jnp.shape(x1)[:1], *jnp.shape(x0)[1:])])
+    origin = jnp.mean(x1, axis=0)
+    a, b = (x0 - origin).reshape(x0.shape[0], -1), (x1 - origin).reshape(x1.shape[0], -1)
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(0.5 * jnp.sum(a**2, -1)[:, None] + 0.5 * jnp.sum(b**2, -1) - product, 0)
+
+
+def _centred_cost(x0, x1):
+    """½‖(x_{0,i} − x̄_0) − (x_{1,j} − x̄_1)‖², of the same plans as the cost itself, with less rounding; (n, m)."""
+    x0, x1 = jax.lax.stop_gradient((x0, x1))
+    return transport_cost(x0 - jnp.mean(x0, axis=0), x1 - jnp.mean(x1, axis=0))
 
 
 def _log_plan(cost, regularisation, iterations, tolerance):
@@ -130,8 +159,8 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     n, m = cost.shape
     kernel = -cost / regularisation  # (n, m)
 
-    def rows(columns):
-        return -logsumexp(kernel + columns, axis=1) - jnp.log(n)
+    def rows(column):
+        return -logsumexp(kernel + column, axis=1) - jnp.log(n)
 
     def unfinished(state):
         step, _, _, error = state
@@ -146,5 +175,5 @@ def _log_plan(cost, regularisation, iterations, tolerance):
 
     column = jnp.zeros(m, cost.dtype)
     start = jnp.zeros((), jnp.int32), rows(column), column, jnp.full((), jnp.inf, cost.dtype)
-    _, row, column, _ = jax.lax.while_loop(unfinished, update, start)
-    return kernel + row[:, None] + column
+    _, _, column, _ = jax.lax.while_loop(unfinished, update, start)
+    return jax.nn.log_softmax(kernel + column, axis=1) - jnp.log(n)  # exact rows, where adding `row` would round

@@ -20,13 +20,12 @@ def negative_log_likelihood(flow: Flow, xs: ArrayLike, conditions: PyTree = None
     conditions: pytree with leading axis N. NaN is never dropped: one NaN makes the mean NaN. Raises ValueError for
     concrete NaN or infinity in xs, and leading axes that differ.
     """
+    checks.callable_("flow.log_prob", getattr(flow, "log_prob", None), "flow.log_prob(x)")
     xs = checks.real_array("xs", xs)
     checks.finite("xs", xs)
     if xs.ndim == 0 or xs.shape[0] == 0:
         raise ValueError(f"xs must have shape (N, ...) with N at least 1, got {xs.shape}")
-    for leaf in jax.tree.leaves(conditions):
-        if jnp.shape(leaf)[:1] != xs.shape[:1]:
-            raise ValueError(f"conditions must have leading axis {xs.shape[0]} as xs, got shape {jnp.shape(leaf)}")
+    checks.leading_axis("conditions", conditions, "xs", xs.shape[0])
     losses = -jax.vmap(flow.log_prob)(xs, conditions)
     return jnp.mean(losses), losses
 
@@ -39,8 +38,9 @@ def reverse_kl(
     Its expectation is KL(q‖p) − log Z: it needs no data, and prefers modes to mass. log_density: x -> log p̃(x), known
     up to log Z. path_gradient: leave out the score ∂_θ log q at fixed x, whose mean is 0, from the gradient, by an
     inverse pass through parameters held fixed: the value is the same, and the gradient's variance vanishes where q = p.
-    Raises ValueError where concrete log densities are NaN or +infinity, with their number; under jit the mean is NaN
-    then. Rezende & Mohamed 2015, eq. 15; Roeder et al. 2017, eq. 6; Vaitl et al. 2022.
+    condition: of all samples, as the flow takes it. Raises ValueError where concrete log p̃ are NaN or +infinity, or log
+    q at the flow's own samples is not finite, with their number; under jit the mean shows it. Rezende & Mohamed 2015,
+    eq. 15; Roeder et al. 2017, eq. 6; Vaitl et al. 2022.
     """
     path_gradient = checks.boolean("path_gradient", path_gradient)
     xs, log_q = _draws(key, flow, log_density, count, condition)
@@ -70,14 +70,19 @@ def importance_log_z(
 
     Ẑ is unbiased where q > 0 wherever p̃ > 0, and E log Ẑ ≤ log Z, by about Var(w)/(2 n Z²). The standard error is
     √(1/ESS − 1/n); a small effective size says that few samples carry the estimate and that neither is to be trusted. A
-    weight 0 (log density −infinity) is allowed. Expectations under p: Σ w_i f(x_i)/Σ w_i. Raises ValueError where
-    concrete log densities are NaN or +infinity; under jit the estimate is NaN then. Kong 1992.
+    weight 0 (log density −infinity) is allowed, but not all of them: there is no estimate then. Expectations under p: Σ
+    w_i f(x_i)/Σ w_i. condition: of all samples, as the flow takes it. Raises ValueError where concrete log p̃ are NaN or
+    +infinity, log q at the flow's own samples is not finite or all weights are 0; under jit the estimate is NaN then.
+    Kong 1992.
     """
     xs, log_q = _draws(key, flow, log_density, count, condition)
-    log_weights = _log_densities(log_density, xs) - log_q
+    log_weights = _log_densities(log_density, xs) - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan)
     total, squares = logsumexp(log_weights), logsumexp(2 * log_weights)
-    size = jnp.exp(2 * total - squares)
+    if not checks.is_traced(total) and jnp.isneginf(total):
+        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
+    size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
     error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0))
+    total = jnp.where(jnp.isneginf(total), jnp.nan, total)
     return ImportanceEstimate(total - jnp.log(count), error, size, log_weights, xs)
 
 
@@ -86,11 +91,16 @@ def _draws(key, flow, log_density, count, condition):
     checks.callable_("log_density", log_density, "log_density(x) -> ()")
     check_flow(flow)
     keys = jax.random.split(key, checks.integer("count", count, 1))
-    return jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(keys)
+    xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(keys)
+    if not checks.is_traced(log_q):
+        bad = int(np.sum(~np.isfinite(log_q)))
+        if bad:
+            raise ValueError(f"flow must have a finite density at its own samples, got {bad} of {count} that are not")
+    return xs, log_q
 
 
 def _log_densities(log_density, xs):
-    values = jax.vmap(log_density)(xs)
+    values = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
     if jnp.shape(values) != (len(xs),):
         raise ValueError(f"log_density must return shape (), got {jnp.shape(values)[1:]}")
     if not checks.is_traced(values):

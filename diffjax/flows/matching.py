@@ -17,7 +17,7 @@ from ..predictions import NetworkDenoiser
 from ..schedules import Schedule
 from ..solvers import driver
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, Velocity, as_pytree_callable, pytree
-from .continuous import Continuous
+from .continuous import Continuous, check_continuous
 from .couplings import independent
 
 # --------------------------------------------------------------------------------------------------------------- paths
@@ -96,10 +96,12 @@ def bridge(std: Scalar, t_min: Scalar = 1e-3) -> Path:
     """Straight lines with Brownian bridges about them, γ² = s² t (1 − t), on [t_min, 1 − t_min].
 
     With the coupling `sinkhorn(std²)` its law is the Schrödinger bridge of Brownian motion of variance s² t: of all
-    processes with the two given ends the nearest to it in KL. std: s > 0. Raises ValueError otherwise. Tong et al. 2023
-    (SB-CFM), section 3.2; Léonard 2014.
+    processes with the two given ends the nearest to it in KL. std: s > 0, in data units. t_min: in (0, ½), away from
+    the ends, where γ′ has no value. Raises ValueError otherwise. Tong et al. 2023 (SB-CFM), section 3.2; Léonard 2014.
     """
-    std = checks.positive("std", std)
+    std, t_min = checks.positive("std", std), checks.positive("t_min", t_min)
+    if not checks.is_traced(t_min) and t_min >= 0.5:
+        raise ValueError(f"t_min must be less than 0.5, half of the interval, got {t_min}")
     return path(schedules.rectified_flow(t_max=1 - t_min, t_min=t_min), BridgeVariance(std))
 
 
@@ -132,26 +134,27 @@ def examples(
     """x_t of random pairs at stratified random times, and what a velocity is to be fitted to.
 
     x0: (B, *shape), data. x1: as x0, noise; default drawn from N(0, I). coupling: one of `flows.couplings`, which
-    reorders the noise; default `independent()`, under which given x1 are taken as they stand. condition: pytree with
-    leading axis B, of x0, with which it stays. times: a name of `losses.TIME_LAWS`. Raises ValueError for shapes that
-    do not fit or NaN in what can be seen.
+    reorders the noise; default `independent()`, under which given x1 are taken as they stand; where it gives an index
+    out of range, as `sinkhorn` for NaN, the noise is NaN. condition: pytree with leading axis B, of x0, with which it
+    stays. times: a name of `losses.TIME_LAWS`. Raises ValueError for shapes that do not fit or NaN in what can be seen.
     """
     checks.key("key", key)
-    if not isinstance(path, Path):
-        raise TypeError(f"path must be made by flows.path or flows.bridge, got {type(path).__name__}")
+    check_path(path)
+    checks.choice("times", times, losses.TIME_LAWS)
     couple = check_coupling(independent() if coupling is None else coupling)
     key_noise, key_pairs, key_time, key_z = jax.random.split(key, 4)
     x0 = driver.check_example("x0", x0)
-    if x0.ndim == 0 or x0.shape[0] == 0:
+    if x0.ndim == 0 or x0.size == 0:
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     if x1 is None:
         x1 = jax.random.normal(key_noise, x0.shape, x0.dtype)
     x1 = driver.check_example("x1", x1)
     checks.one_of_shapes("x1", x1, [x0.shape])
-    for leaf in jax.tree.leaves(condition):
-        if jnp.shape(leaf)[:1] != x0.shape[:1]:
-            raise ValueError(f"condition must have leading axis {x0.shape[0]} as x0, got shape {jnp.shape(leaf)}")
-    x1 = x1[couple(key_pairs, x0, x1)]
+    checks.leading_axis("condition", condition, "x0", x0.shape[0])
+    index = jnp.asarray(couple(key_pairs, x0, x1))
+    if index.shape != x0.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(f"coupling must return {x0.shape[0]} integers, got {index.dtype} of shape {index.shape}")
+    x1 = x1.at[index].get(mode="fill", fill_value=jnp.nan)
     t = losses.sample_times(key_time, x0.shape[0], path.schedule, times).astype(x0.dtype)
     z = None if path.variance is None else jax.random.normal(key_z, x0.shape, x0.dtype)
     state, velocity = jax.vmap(path.state)(x0, x1, t, z), jax.vmap(path.velocity)(x0, x1, t, z)
@@ -176,7 +179,7 @@ def matching_loss(
     """
     checks.callable_("velocity", velocity, "velocity(x, t)")
     drawn = examples(key, path, x0, x1, coupling, condition, times)
-    each = _errors(velocity, drawn, drawn.velocity)
+    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity)
     return jnp.mean(each), each
 
 
@@ -199,17 +202,17 @@ def bridge_loss(
     checks.callable_("velocity", velocity, "velocity(x, t)")
     checks.callable_("noise", noise, "noise(x, t)")
     drawn = examples(key, with_spread(path), x0, x1, coupling, condition)
-    each = _errors(velocity, drawn, drawn.velocity) + _errors(noise, drawn, drawn.z)
+    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity) + _errors("noise(x, t)", noise, drawn, drawn.z)
     return jnp.mean(each), each
 
 
-def _errors(field, drawn, target):
+def _errors(name, field, drawn, target):
     """‖field − target‖²/D of each example, (B,)."""
     conditions = () if drawn.condition is None else (drawn.condition,)
 
     def one(x, t, target, *condition):
         value = field(x, t, *condition)
-        checks.one_of_shapes("velocity(x, t)", value, [jnp.shape(x)])
+        checks.one_of_shapes(name, value, [jnp.shape(x)])
         return jnp.mean((value - target) ** 2)
 
     return jax.vmap(one)(drawn.x, drawn.t, target, *conditions)
@@ -226,7 +229,7 @@ def velocity_denoiser(path: Path, velocity: Velocity, coupling: Callable | None 
     while stochastic solvers, `predictions.score` and guidance by scores refuse it. Raises ValueError for a path with γ,
     whose velocity does not tell x_0 from x_1; use `continuous` there.
     """
-    if path.variance is not None:
+    if check_path(path).variance is not None:
         raise ValueError("path must have no variance γ² for its velocity to give E[x_0 | x_t]; use flows.continuous")
     coupled = coupling is not None and not check_coupling(coupling).independent
     return predictions.denoiser(path.schedule, velocity, "velocity", coupled=coupled)
@@ -262,6 +265,8 @@ def bridge_sde(path: Path, velocity: Velocity, noise: Callable, diffusion: Scala
     is missing or below 0. Tong et al. 2024 ([SF]²M).
     """
     variance = with_spread(path).variance
+    checks.callable_("velocity", velocity, "velocity(x, t)")
+    checks.callable_("noise", noise, "noise(x, t)")
     if diffusion is None:
         if not isinstance(variance, BridgeVariance):
             raise ValueError("diffusion must be given for a path that is not made by flows.bridge, got None")
@@ -282,6 +287,7 @@ def reflow_pairs(key: Key, flow: Any, count: int, condition: PyTree = None) -> t
     count = checks.integer("count", count, minimum=1)
     if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
         raise TypeError(f"flow must have a base and a bijector, got {type(flow).__name__}")
+    checks.leading_axis("condition", condition, "count", count)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
     x1 = jax.vmap(flow.base.sample)(keys)
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
@@ -290,9 +296,13 @@ def reflow_pairs(key: Key, flow: Any, count: int, condition: PyTree = None) -> t
 def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> Array:
     """∫‖(x_1 − x_0)/T − u(x_t, t)‖² dt along the path from x at the base's end, T its time; shape (), 0 where straight.
 
-    By the trapezoid rule over the bijector's times. Its mean over the base is the straightness S of Liu et al. 2023,
-    0 where one Euler step is exact.
+    By the trapezoid rule over the bijector's times, of which an adaptive solver must be given some between its ends.
+    In squared data units; its mean over the base is the straightness S of Liu et al. 2023, 0 where one Euler step is
+    exact. Raises TypeError for a bijector of another kind, ValueError for one of a single interval.
     """
+    check_continuous(bijector)
+    if len(bijector.times) < 3:
+        raise ValueError(f"bijector must have times between its ends for the path to be seen, got {bijector.times}")
     states, times = bijector.path(x, condition), jnp.asarray(bijector.times)
     conditions = () if condition is None else (condition,)
     chord = (states[0] - states[-1]) / (times[0] - times[-1])
@@ -340,9 +350,15 @@ def gaussian_path(path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "
 
     coupling: "independent", of covariance c = 0 · "optimal", c = s: without γ the optimal transport, on straight lines
     u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m · "entropic", c = `entropic_covariance(s, S²)` with S of `bridge(S)`:
-    the Schrödinger bridge. mean, std: of one shape. Raises ValueError otherwise. Bunne et al. 2023.
+    the Schrödinger bridge. mean, std: of one shape or std of (), finite, s > 0. Raises ValueError otherwise. Bunne et
+    al. 2023.
     """
+    check_path(path)
     mean, std = checks.real_array("mean", mean), checks.real_array("std", std)
+    checks.finite("mean", mean)
+    checks.finite("std", std)
+    if not checks.is_traced(std) and not jnp.all(std > 0):
+        raise ValueError(f"std must be positive, got {jnp.min(std)}")
     checks.one_of_shapes("std", std, [(), mean.shape])
     checks.choice("coupling", coupling, ("independent", "optimal", "entropic"))
     if coupling == "entropic" and not isinstance(path.variance, BridgeVariance):
@@ -356,10 +372,15 @@ def gaussian_path(path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "
 def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
     """(√(4s² + ε²) − ε)/2, the covariance of N(m, s²) and N(0, 1) in the plan of `sinkhorn(ε)`; shape of std.
 
-    Written 2s²/(√(4s² + ε²) + ε), which does not cancel; s at ε = 0, 0 at ε = ∞. Janati et al. 2020.
+    Written 2s²/(√(4s² + ε²) + ε), which does not cancel; s at ε = 0, 0 at s = 0 and at ε = ∞. std: s ≥ 0, in data
+    units. regularisation: ε ≥ 0, in squared data units. Raises ValueError otherwise. Janati et al. 2020.
     """
-    std, regularisation = jnp.asarray(std), checks.non_negative("regularisation", regularisation)
-    return 2 * std**2 / (jnp.sqrt(4 * std**2 + regularisation**2) + regularisation)
+    std, regularisation = checks.real_array("std", std), checks.non_negative("regularisation", regularisation)
+    checks.finite("std", std)
+    if not checks.is_traced(std) and jnp.any(std < 0):
+        raise ValueError(f"std must be 0 or more, got {jnp.min(std)}")
+    total = jnp.hypot(2 * std, regularisation) + regularisation
+    return 2 * std**2 / jnp.where(total > 0, total, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------- arguments
@@ -375,8 +396,15 @@ def check_coupling(coupling: Any) -> Any:
     return coupling
 
 
+def check_path(path: Any) -> Path:
+    """`path` if it is one; TypeError otherwise."""
+    if not isinstance(path, Path):
+        raise TypeError(f"path must be made by flows.path or flows.bridge, got {type(path).__name__}")
+    return path
+
+
 def with_spread(path: Path) -> Path:
     """`path`, refused without γ, whose z carries the score."""
-    if path.variance is None:
+    if check_path(path).variance is None:
         raise ValueError("path must have a variance γ², as made by flows.bridge, for z to tell the score")
     return path
