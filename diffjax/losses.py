@@ -98,9 +98,7 @@ def batch_loss(
     if x0.ndim == 0 or x0.shape[0] == 0:
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     count = x0.shape[0]
-    for leaf in jax.tree.leaves(condition):
-        if jnp.shape(leaf)[:1] != (count,):
-            raise ValueError(f"condition must have leading axis {count} as x0, got shape {jnp.shape(leaf)}")
+    checks.leading_axis("condition", condition, "x0", count)
     key_time, key_noise, key_net = jax.random.split(key, 3)
     t = sample_times(key_time, count, prediction.schedule, times)
     density = time_density(prediction.schedule, t, times)

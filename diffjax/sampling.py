@@ -92,10 +92,10 @@ def sample_many(
     chunk = None if chunk is None else checks.integer("chunk", chunk, minimum=1)
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
-    _check_leading("condition", condition, count)
+    checks.leading_axis("condition", condition, "count", count)
     if x_init is not None:
         x_init = driver.check_example("x_init", x_init)
-        _check_leading("x_init", x_init, count)
+        checks.leading_axis("x_init", x_init, "count", count)
         if shape is not None:
             checks.one_of_shapes("x_init", x_init, [(count, *checks.shape("shape", shape))])
         shape = x_init.shape[1:]
@@ -257,12 +257,6 @@ def _sample_many(settings, arrays, key, grid, condition, x_init):
 def _pad(leaf, padding):
     """Repeat the last example `padding` times: the surplus is cut off after the run."""
     return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
-
-
-def _check_leading(name, tree, count):
-    for leaf in jax.tree.leaves(tree):
-        if np.ndim(leaf) < 1 or np.shape(leaf)[0] != count:
-            raise ValueError(f"{name} must have leading axis count={count}, got shape {np.shape(leaf)}")
 
 
 def _automatic(mesh):

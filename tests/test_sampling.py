@@ -249,7 +249,7 @@ def test_bad_arguments_are_named():
         many(0)
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         many(4, chunk=0)
-    with pytest.raises(ValueError, match="condition must have leading axis count=4, got shape \\(3,\\)"):
+    with pytest.raises(ValueError, match="condition must have leading axis 4 as count, got shape \\(3,\\)"):
         many(4, condition=jnp.zeros(3))
     with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
         many(4, mesh=8)

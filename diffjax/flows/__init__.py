@@ -44,19 +44,17 @@ from .couplings import (
 )
 from .density import flow, interpolate, lattice_log_prob, standard_normal
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
+from .gaussian_paths import GaussianPath, entropic_covariance, gaussian_path
 from .glow import convolutional, dense, dequantiser, glow
 from .linear import invertible_convolution, lu_linear, triangular
 from .matching import (
     Examples,
-    GaussianPath,
     Path,
     bridge,
     bridge_loss,
     bridge_sde,
     curvature,
-    entropic_covariance,
     examples,
-    gaussian_path,
     matching_loss,
     path,
     reflow_pairs,

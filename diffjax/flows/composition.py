@@ -154,9 +154,7 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     if batch.ndim == 0 or batch.shape[0] < 2:
         raise ValueError(f"batch must have shape (N, ...) with N at least 2, got {batch.shape}")
     checks.finite("batch", batch)
-    for leaf in jax.tree.leaves(condition):
-        if jnp.shape(leaf)[:1] != batch.shape[:1]:
-            raise ValueError(f"condition must have leading axis {batch.shape[0]} as batch, got {jnp.shape(leaf)}")
+    checks.leading_axis("condition", condition, "batch", batch.shape[0])
     return initialised(bijector, batch, condition)[0]
 
 

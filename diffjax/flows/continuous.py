@@ -88,7 +88,7 @@ def continuous(
     `rk4()`; for `adaptive()` the default is one interval, in which it chooses its own steps. times: decreasing, in
     place of steps; another interval than [0, 1] is that of a velocity of another schedule. checkpoint: whether a
     gradient keeps only the state of each step and computes its inside again, rather than keep all that the velocity
-    computed in every stage: for `neural_ode` on 256 points of the plane 34 MiB in place of 252 at 8 steps, of 906 at 32,
+    computed in every stage: for `neural_ode` on 256 points of the plane 34 MiB in place of 252 at 8 steps,
     and no slower on 2 cores. Not for an adaptive solver, which has no reverse-mode gradient at all.
 
     Forward and inverse undo one another up to the solver's error. The exact trace costs x.size pullbacks a stage;
