@@ -18,8 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows, networks, targets
-from diffjax.types import pytree, static_field
+from diffjax import flows, targets
 from experiments import models, record
 
 TARGETS: dict[str, Callable[[], Any]] = {
@@ -39,32 +38,11 @@ class Kind(NamedTuple):
     make: Callable[[jax.Array], flows.density.Flow]
     steps: int
     learning_rate: float
+    batch_size: int = 512
     loss: Loss | None = None  # None for maximum likelihood
 
 
 # --------------------------------------------------------------------------------------------------------- the flows
-
-
-@pytree
-class Harmonics:
-    """A conditioner that sees sines of its input beside it, so that what it makes of it may change abruptly."""
-
-    network: Any
-    count: int = static_field()
-
-    def __call__(self, x, condition=None):
-        return self.network(networks.fourier_inputs(x, self.count), condition)
-
-
-def spline(key: jax.Array, layers: int = 2, bins: int = 32, harmonics: int = 5) -> flows.density.Flow:
-    """Spline couplings whose conditioners see Fourier features; knots within ±4 of standardised data."""
-    scalar_map = flows.rational_quadratic(bins, bound=4.0)
-
-    def layer(i, key):
-        network = flows.perceptron(key, 1 + 2 * harmonics, (1, scalar_map.count))
-        return flows.coupling(Harmonics(network, harmonics), scalar_map, flows.half_mask(2, swap=i % 2 == 1))
-
-    return planar(*(layer(i, key) for i, key in enumerate(jax.random.split(key, layers))))
 
 
 def planar(*bijectors: Any) -> flows.density.Flow:
@@ -84,34 +62,42 @@ def likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> ja
     return flows.negative_log_likelihood(flow, batch)[0]
 
 
+KNOTS = flows.rational_quadratic(32, bound=4.0)
+"""Of standardised data, whose densities here end within ±2.5; many bins, for a density with jumps."""
 KINDS: dict[str, Kind] = {
-    "real_nvp": Kind("RealNVP, 16 layers", lambda key: flows.real_nvp(key, (2,), layers=16), 2000, 5e-3),
-    "spline": Kind("spline coupling, 2 layers", spline, 2000, 1e-2),
+    "real_nvp": Kind("RealNVP, 16 layers", lambda key: flows.real_nvp(key, (2,), layers=16, mix=False), 1000, 5e-3),
+    "spline": Kind(
+        "spline coupling, 4 layers",
+        lambda key: flows.spline_coupling(key, (2,), layers=4, bins=16, bound=4.0, mix=False),
+        1500,
+        5e-3,
+    ),
     "maf": Kind(
         "MAF with splines, 2 layers",
-        lambda key: flows.maf(key, (2,), 2, width=128, depth=3, scalar_map=flows.rational_quadratic(32, bound=4.0)),
+        lambda key: flows.maf(key, (2,), layers=2, width=128, depth=3, scalar_map=KNOTS),
         2000,
         5e-3,
     ),
     "cnf": Kind(
         "continuous, by likelihood",
-        lambda key: planar(flows.neural_ode(key, (2,), width=64, depth=3, steps=8)),
-        400,
+        lambda key: planar(flows.neural_ode(key, (2,), width=64, depth=3, steps=4, checkpoint=False)),
+        800,
         5e-3,
+        batch_size=128,
     ),
     "matching": Kind(
         "continuous, by matching",
-        lambda key: planar(flows.neural_ode(key, (2,), width=128, depth=4, steps=8)),
+        lambda key: planar(flows.neural_ode(key, (2,), width=96, depth=4)),
         4000,
         2e-3,
-        matching,
+        loss=matching,
     ),
 }
-BATCH, FINE_STEPS = 512, 16
-"""Examples of a step; steps of RK4 that an ODE is measured and drawn with."""
+FINE_STEPS = 16
+"""Steps of RK4 that an ODE is measured and drawn with."""
 CURVE, CURVE_EXAMPLES = (1 / 8, 1 / 4, 1 / 2, 1), 2000
 """Shares of the steps at which the gap is noted, over so many examples."""
-HALF_SIDE, PIXELS, DRAWN = 5.0, 120, 4000
+HALF_SIDE, PIXELS, DRAWN = 5.0, 100, 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +142,7 @@ class Fit:
     seed: int
     steps: int
     learning_rate: float
-    batch_size: int = BATCH
+    batch_size: int
     ema_decay: float = 0.99
     save_every: int = 1000
 
@@ -193,7 +179,7 @@ def check(config: Config) -> None:
         dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.integer("seed", config.seed, 0)
     for name in ("train", "test"):
-        dj.checks.integer(name, getattr(config, name), BATCH)
+        dj.checks.integer(name, getattr(config, name), 512)
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting
@@ -211,8 +197,8 @@ def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.
     A fit resumes from its own folder in `out`; the seconds after the last point of the curve that a killed run had
     reached are not counted.
     """
-    _, make, steps, learning_rate, loss = KINDS[kind]
-    task = Fit(name, kind, config.seed, config.steps or steps, config.learning_rate or learning_rate)
+    _, make, steps, learning_rate, batch_size, loss = KINDS[kind]
+    task = Fit(name, kind, config.seed, config.steps or steps, config.learning_rate or learning_rate, batch_size)
     folder = out / "fits" / f"{name}_{kind}"
     path, xs = folder / "curve.json", samples(config, name, 0, config.train)
     curve = json.loads(path.read_text())["curve"] if path.exists() else []
@@ -239,19 +225,17 @@ def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flow:
-    """The flow, with so many steps of RK4 where it is an ODE's."""
-    first, *rest = flow.bijector.bijectors
-    return planar_like(flow, flows.continuous(first.velocity, steps), *rest) if is_ode(flow) else flow
-
-
 def is_ode(flow: flows.density.Flow) -> bool:
-    """Whether its first bijector is the flow of an ODE."""
+    """Whether its first bijector, from the base, is the flow of an ODE."""
     return isinstance(flow.bijector.bijectors[0], flows.Continuous)
 
 
-def planar_like(flow, *bijectors):
-    return flows.flow(flow.base, flows.chain(*bijectors))
+def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flow:
+    """The flow, with so many steps of RK4 where it is an ODE's."""
+    if not is_ode(flow):
+        return flow
+    ode, *rest = flow.bijector.bijectors
+    return flows.flow(flow.base, flows.chain(flows.continuous(ode.velocity, steps), *rest))
 
 
 @jax.jit
@@ -285,13 +269,19 @@ def measure(config: Config, name: str, model: flows.density.Flow, count: int | N
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The table of gaps."""
+    """The table of gaps, and of the gap against seconds."""
     kinds = list(next(iter(results.values())))
     print("\ngap to the entropy floor, nats (± standard error); seconds of training")
-    print(f"{'':18}{'entropy':>9}" + "".join(f"{KINDS[kind].title:>28}" for kind in kinds))
+    print(f"{'':28}" + "".join(f"{name.replace('_', ' '):>27}" for name in results))
+    for kind in kinds:
+        cells = (row[kind] for row in results.values())
+        texts = (f"{r['gap']:.4f} ± {r['standard_error']:.4f}; {r['seconds']:5.1f} s" for r in cells)
+        print(f"{KINDS[kind].title:28}" + "".join(f"{text:>27}" for text in texts))
+    print("\ngap after so many seconds of training")
     for name, row in results.items():
-        cells = (f"{r['gap']:.4f} ± {r['standard_error']:.4f}; {r['seconds']:5.1f} s" for r in row.values())
-        print(f"{name:18}{row[kinds[0]]['entropy']:9.3f}" + "".join(f"{cell:>28}" for cell in cells))
+        for kind in kinds:
+            curve = (f"{point['gap']:6.3f} at {point['seconds']:4.0f} s" for point in row[kind]["curve"])
+            print(f"{name.replace('_', ' ') + ', ' + kind:28}" + ",  ".join(curve))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
