@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows, targets
+from diffjax import flows, networks, targets
+from diffjax.types import pytree, static_field
 from experiments import models, record
 
 TARGETS: dict[str, Callable[[], Any]] = {
@@ -27,6 +28,8 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "circles": targets.circles,
     "moons": targets.moons,
 }
+KNOTS = flows.rational_quadratic(32, bound=4.0)
+"""Of standardised data, whose densities here end within ±2.5; many bins, for a density with jumps."""
 REGULAR = 0.01
 """Weight of ∫‖u‖² dt and of ∫‖∂u/∂x‖² dt in a continuous flow's fit by likelihood."""
 Loss = Callable[[flows.density.Flow, jax.Array, jax.Array], jax.Array]
@@ -45,6 +48,28 @@ class Kind(NamedTuple):
 
 
 # --------------------------------------------------------------------------------------------------------- the flows
+
+
+@pytree
+class Harmonics:
+    """A conditioner that sees sines of what stays beside it, so that what it makes of it may change abruptly."""
+
+    network: Any
+    count: int = static_field()
+
+    def __call__(self, x: jax.Array, condition: Any = None) -> jax.Array:
+        return self.network(networks.fourier_inputs(x, self.count), condition)
+
+
+def spline_coupling(key: jax.Array, layers: int = 2, harmonics: int = 4) -> flows.density.Flow:
+    """Spline couplings, halves by turns, whose conditioners see sin and cos of 2^k π x, k below `harmonics`."""
+
+    def layer(key, swap):
+        network = flows.perceptron(key, 1 + 2 * harmonics, (1, KNOTS.count))
+        return flows.coupling(Harmonics(network, harmonics), KNOTS, flows.half_mask(2, swap))
+
+    pairs = [flows.chain(layer(a, False), layer(b, True)) for a, b in jax.random.split(key, (layers // 2, 2))]
+    return planar(flows.stack(pairs))
 
 
 def planar(*bijectors: Any) -> flows.density.Flow:
@@ -78,16 +103,9 @@ def likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> ja
     return flows.negative_log_likelihood(flow, batch)[0]
 
 
-KNOTS = flows.rational_quadratic(32, bound=4.0)
-"""Of standardised data, whose densities here end within ±2.5; many bins, for a density with jumps."""
 KINDS: dict[str, Kind] = {
     "real_nvp": Kind("RealNVP, 16 layers", lambda key: flows.real_nvp(key, (2,), layers=16, mix=False), 1000, 5e-3),
-    "spline": Kind(
-        "spline coupling, 4 layers",
-        lambda key: flows.spline_coupling(key, (2,), layers=4, bins=16, bound=4.0, mix=False),
-        1500,
-        5e-3,
-    ),
+    "spline": Kind("spline coupling, 2 layers", spline_coupling, 3000, 5e-3),
     "maf": Kind(
         "MAF with splines, 2 layers",
         lambda key: flows.maf(key, (2,), layers=2, width=128, depth=3, scalar_map=KNOTS),
