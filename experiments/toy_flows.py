@@ -2,7 +2,26 @@
 
     python -m experiments.toy_flows [--targets moons] [--flows spline maf] [--steps N] [--out DIR] [--seed N]
 
-HEADER
+RealNVP, spline coupling, MAF and a continuous flow by maximum likelihood, and a continuous flow by matching, are fitted
+to samples of densities that are known. So the gap to the entropy floor, the mean of log p − log q over fresh samples
+of p, is known with its standard error: it is KL(p‖q), and 0 for a perfect fit. Log q of the continuous flows is by RK4
+with the exact trace, and metrics.json says by how much it changes with half the steps. Figures in OUT: densities.png,
+the exact density and the flows', a row a target; samples.png, as many samples of each. A killed run goes on from where
+each fit was saved, at 1/8, 1/4, 1/2 and all of its steps; metrics.json has the gap and the seconds at each.
+
+Expect these gaps in nats, and seconds of training with compilation. The seconds are of 2 CPU cores that several other
+programs shared (load 8 to 15), where all took 35 minutes; it is about 11 minutes of processor time.
+
+                                   eight gaussians          checkerboard               circles                 moons
+    RealNVP                   0.177 ± 0.005,  57 s  0.230 ± 0.004,  31 s  0.093 ± 0.004,  44 s  0.015 ± 0.001,  23 s
+    spline coupling           0.008 ± 0.001,  35 s  0.030 ± 0.002,  53 s  0.006 ± 0.001,  33 s  0.006 ± 0.001,  45 s
+    MAF with splines          0.005 ± 0.001, 128 s  0.048 ± 0.002, 106 s  0.005 ± 0.001,  90 s  0.010 ± 0.001,  84 s
+    continuous, likelihood    0.039 ± 0.002,  62 s  0.282 ± 0.004, 105 s  0.064 ± 0.003,  59 s  0.020 ± 0.002,  59 s
+    continuous, matching      0.020 ± 0.002,  77 s  0.345 ± 0.006,  69 s  0.027 ± 0.002,  32 s  0.036 ± 0.002,  34 s
+
+The best flow of each leaves 0.005, 0.030, 0.005 and 0.006 nats. The spline reached 0.018 on moons after 19 s of those.
+The checkerboard needs a conditioner that can jump: what brings it below 0.05 is Fourier features of what stays, or a
+wide and deep one (MAF); smooth velocities, and affine couplings, do not get there in these steps.
 """
 
 import dataclasses
@@ -359,7 +378,7 @@ def draw_samples(config: Config, fitted: dict, results: dict) -> Any:
 def grid_of_axes(config: Config) -> Any:
     """A figure with a row a target and a column for the truth and each flow."""
     rows, columns = len(config.targets), 1 + len(config.flows)
-    size = (2.5 * columns + 1.0, 2.75 * rows + 0.6)
+    size = (2.5 * columns + 1.0, 3.0 * rows + 0.7)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
 
 

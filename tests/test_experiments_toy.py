@@ -33,7 +33,7 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
 def test_toy_flows_measures_the_gap_to_the_entropy_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive.
 
-    A run stopped at the first point of the curve goes on from there, and one that is whole trains nothing.
+    A run stopped at the first point of the curve goes on from there.
     """
     config = toy_flows.Config(out=tmp_path, targets=("moons",), flows=("spline",), steps=100, train=4000, test=2000)
 
@@ -54,9 +54,6 @@ def test_toy_flows_measures_the_gap_to_the_entropy_and_goes_on_after_a_kill(tmp_
         row["curve"][0]["gap"] > row["curve"][1]["gap"] == pytest.approx(row["gap"], abs=1e-6)
     )  # of the same examples
     assert {path.name for path in tmp_path.iterdir()} >= {"densities.png", "samples.png", "config.json"}
-    toy_flows.run(config)
-    assert "resuming after step 100" in capsys.readouterr().out
-    assert json.loads((tmp_path / "metrics.json").read_text()) == found
 
 
 @pytest.mark.slow
