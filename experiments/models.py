@@ -130,12 +130,15 @@ def fit(
     fields: Sequence[str] = (),
     what: str = "training",
     name: str = "",
+    stops: Sequence[int] = (),
+    on_stop: Callable[[int, Any], None] | None = None,
 ) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
 
     loss: (params, key, batch) -> (). init: key -> params. arrays: a pytree of training arrays with one leading axis.
     fields: flags beside `FIELDS` that the checkpoints belong to. name: of the folder of checkpoints and the losses'
-    file, where `out` holds several networks.
+    file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
+    they are saved, and called again where a run resumes from just there; multiples of 50, increasing.
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
@@ -164,9 +167,14 @@ def fit(
                 bar.update(step - bar.n)
                 record.write_json(losses, {"loss": history})
 
-            state = training.fit(
-                state, step, batches, config.steps, checkpoints, block=50, save_every=config.save_every, on_block=show
-            )
+            for stop in (*stops, config.steps):
+                if stop < int(state.step):
+                    continue
+                state = training.fit(
+                    state, step, batches, stop, checkpoints, block=50, save_every=config.save_every, on_block=show
+                )
+                if stop in stops and on_stop is not None:
+                    on_stop(stop, state.ema)
     return state.ema, np.array(history)
 
 

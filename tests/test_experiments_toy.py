@@ -30,15 +30,42 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
 
 
-def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
-    """A hundred steps leave the moons' gap below 0.35 nats, where the best Gaussian's is 0.9 or so; KL is positive."""
+def test_toy_flows_measures_the_gap_to_the_entropy_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
+    """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive.
+
+    A run stopped at the first point of the curve goes on from there.
+    """
     config = toy_flows.Config(out=tmp_path, targets=("moons",), flows=("spline",), steps=100, train=4000, test=2000)
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(toy_flows, "measure", kill)
+        toy_flows.run(config)
     toy_flows.run(config)
+    assert "resuming after step 50" in capsys.readouterr().out
     found = json.loads((tmp_path / "metrics.json").read_text())
     row = found["targets"]["moons"]["spline"]
-    assert -4 * row["standard_error"] < row["gap"] == found["best_gap"]["moons"] < 0.35
+    assert -4 * row["standard_error"] < row["gap"] == found["best_gap"]["moons"] < 0.5
     assert row["nll"] - row["entropy"] == pytest.approx(row["gap"], abs=1e-6)
+    assert [point["steps"] for point in row["curve"]] == [50, 100]
+    assert (
+        row["curve"][0]["gap"] > row["curve"][1]["gap"] == pytest.approx(row["gap"], abs=1e-6)
+    )  # of the same examples
     assert {path.name for path in tmp_path.iterdir()} >= {"densities.png", "samples.png", "config.json"}
+
+
+@pytest.mark.slow
+def test_toy_flows_measures_every_kind(tmp_path):
+    """Each gap is positive to its standard error, and log q of an ODE stands whatever the steps of its solver."""
+    toy_flows.run(toy_flows.Config(out=tmp_path, targets=("circles",), steps=100, train=4000, test=2000))
+    row = json.loads((tmp_path / "metrics.json").read_text())["targets"]["circles"]
+    assert set(row) == set(toy_flows.KINDS)
+    for kind, found in row.items():
+        assert -4 * found["standard_error"] < found["gap"] < 3
+        assert ("solver_change" in found) == (kind in ("cnf", "matching"))
+        assert found.get("solver_change", 0) < 1e-3
 
 
 @pytest.mark.parametrize(
