@@ -65,7 +65,7 @@ def test_toy_flows_measures_every_kind(tmp_path):
     for kind, found in row.items():
         assert -4 * found["standard_error"] < found["gap"] < 3
         assert ("solver_change" in found) == (kind in ("cnf", "matching"))
-        assert found.get("solver_change", 0) < 1e-3
+        assert found.get("solver_change", 0) < 1e-2
 
 
 @pytest.mark.parametrize(
