@@ -30,12 +30,15 @@ class Permutation(Bijector):
 
 
 def take(x: Array, indices: tuple) -> Array:
-    """x[..., indices] by static indices; evenly spaced ones as a slice, which is faster than a gather."""
+    """x[..., indices] by static indices; evenly spaced ones as a slice, two runs as two, faster than a gather."""
     if len(indices) == x.shape[-1] and indices == tuple(reversed(range(len(indices)))):
         return jnp.flip(x, -1)
     stride = indices[1] - indices[0] if len(indices) > 1 else 1
     if stride > 0 and indices == tuple(range(indices[0], indices[0] + stride * len(indices), stride)):
         return x[..., indices[0] : indices[-1] + 1 : stride]
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    if len(breaks) == 1:  # as two halves exchanged
+        return jnp.concatenate([take(x, indices[: breaks[0]]), take(x, indices[breaks[0] :])], -1)
     return x[..., np.asarray(indices)]
 
 
