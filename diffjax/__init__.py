@@ -5,6 +5,7 @@ from typing import Any
 
 from . import (
     ddpm,
+    energies,
     grids,
     guidance,
     inverse,
@@ -38,6 +39,7 @@ __all__ = [
     "ddpm",
     "dequantise",
     "encode",
+    "energies",
     "flows",
     "grids",
     "guidance",

@@ -25,6 +25,7 @@ PLAN = (
     (3, "networks"),
     (4, "solvers"),
     (5, "losses ddpm ncsn"),
+    (5, "energies"),
     (5, "guidance inverse"),
     (5, "sampling likelihood"),
     (6, "flows"),

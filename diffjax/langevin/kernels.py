@@ -73,7 +73,7 @@ def log_proposal(y: Array, x: Array, score: Array, size: Scalar) -> Array:
     return -jnp.sum((y - x - 0.5 * size * score) ** 2) / (2 * size)
 
 
-# ------------------------------------------------------------------------------------------------ every step is accepted
+# ----------------------------------------------------------------------------------------------- every step is accepted
 
 
 @pytree
@@ -185,8 +185,8 @@ def annealed(ladder: Sequence[Any], step_sizes: ArrayLike, steps: int) -> Kernel
     for i, (arrays, static) in enumerate(parts):
         if static != parts[0][1] or [np.shape(a) for a in arrays] != [np.shape(a) for a in parts[0][0]]:
             raise ValueError(
-                f"ladder must hold laws of one structure, as targets of one family or one function with arrays bound by "
-                f"functools.partial; ladder[{i}] differs from ladder[0]"
+                f"ladder must hold laws of one structure, as targets of one family or one function with arrays bound "
+                f"by functools.partial; ladder[{i}] differs from ladder[0]"
             )
     stacked = combine([jnp.stack(level) for level in zip(*(arrays for arrays, _ in parts), strict=True)], parts[0][1])
     sizes = checks.real_array("step_sizes", step_sizes)

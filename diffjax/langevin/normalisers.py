@@ -75,7 +75,7 @@ def annealed_importance_sampling(
     log density x -> (). betas: increasing from 0 to 1, (K + 1,). make_kernel: (law, β) -> Kernel, traced, such as
     `lambda law, beta: mala(law, 0.1)`; one that leaves the law only nearly as it is, such as `ula`, makes the estimate
     biased. Chain i has the key fold_in(key, i). Raises ValueError for betas that are not so, TypeError for laws that
-    lack a method, FloatingPointError naming chains that diverged and at which step (under jit the estimate is NaN then).
+    lack a method, FloatingPointError naming chains that diverged and their steps (under jit the estimate is NaN then).
     Neal 2001, eq. 3 and section 2.
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
@@ -209,7 +209,11 @@ def _prepare(key, base, target, betas, make_kernel):
     checks.callable_("make_kernel", make_kernel, "make_kernel(law, beta) -> Kernel")
     if not checks.is_traced(betas):
         values = np.asarray(betas, np.float64)
-        if values.ndim != 1 or values.size < 2 or not (values[0] == 0 and values[-1] == 1 and np.all(np.diff(values) > 0)):
+        if (
+            values.ndim != 1
+            or values.size < 2
+            or not (values[0] == 0 and values[-1] == 1 and np.all(np.diff(values) > 0))
+        ):
             raise ValueError(f"betas must increase from 0 to 1, got {values.tolist()}")
     arrays, static = partition((base, as_log_density("target", target), as_pytree_callable(make_kernel)))
     return arrays, static, jnp.asarray(betas, float_dtype())
@@ -221,7 +225,9 @@ def _report(values, diverged_at):
     if not checks.is_traced(values):
         bad = int(np.sum(np.isnan(values) | np.isposinf(values)))
         if bad:
-            raise FloatingPointError(f"log p̃ − log p_0 must be below infinity, got {bad} NaN or +infinity of {values.size}")
+            raise FloatingPointError(
+                f"log p̃ − log p_0 must be below infinity, got {bad} NaN or +infinity of {values.size}"
+            )
 
 
 def _keys(key, count):
