@@ -41,10 +41,10 @@ TITLES = {
     "contrastive": "contrastive divergence",
 }
 COLOURS = {"denoising": "#1f4e79", "sliced": "#c9952b", "exact": "#3c8d5a", "contrastive": "#b5482a"}
-BOUNDS, POINTS = ((-8.0, 8.0), (-8.0, 8.0)), 320
+BOUNDS, POINTS, TOLERANCE = ((-10.0, 10.0), (-10.0, 10.0)), 600, 1e-3
 EXTENT, PIXELS = 4.6, 140
 BROAD = 3.0
-"""Standard deviation of the law that chains start, restart and are annealed from, in data units."""
+"""Standard deviation of the law that chains restart in and are annealed from, in data units."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,11 @@ class Config:
     chain_steps: int = 10
     """MALA steps of each chain in a training step."""
     chain_step_size: float = 0.05
-    """ε of these chains, in squared data units."""
-    restart: float = 0.05
-    """Share of the chains that start anew in a training step."""
+    """ε of these chains at first, in squared data units; it then follows their acceptance."""
+    restart: float = 0.01
+    """Share of the chains that start anew, in N(0, 3²), in a training step."""
+    penalty: float = 1e-3
+    """Weight of the squares of the log densities in contrastive divergence."""
     examples: int = 65536
     """Training examples, exact samples of the density."""
     width: int = 64
@@ -84,6 +86,8 @@ class Config:
     """Training steps of each network."""
     batch_size: int = 256
     """Examples a step."""
+    contrastive_rate: float = 1e-3
+    """Peak learning rate of contrastive divergence, whose chains must keep up with the density."""
     learning_rate: float = 3e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
     ema_decay: float = 0.99
@@ -96,7 +100,18 @@ class Config:
     """Chains of an estimate of log Z."""
 
 
-_FIELDS = ("target", "sigma", "chains", "chain_steps", "chain_step_size", "restart", "examples", "width", "depth")
+_FIELDS = (
+    "target",
+    "sigma",
+    "chains",
+    "chain_steps",
+    "chain_step_size",
+    "restart",
+    "penalty",
+    "examples",
+    "width",
+    "depth",
+)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -108,6 +123,7 @@ def run(config: Config) -> dict[str, Any]:
     for name in config.objectives:
         fitted[name] = fit(config, out, target, name)
         clock.lap(name)
+    record.write_config(out, config)  # `fit` has left that of the last network
     results: dict[str, Any] = {"objectives": {name: compare(config, target, law) for name, law in fitted.items()}}
     results["gaussian_kl"] = divergence(target, targets.gaussian(target.mean(), target.covariance()).log_prob)[0]
     clock.lap("quadrature")
@@ -135,9 +151,10 @@ def check(config: Config) -> None:
     checks.integer("examples", config.examples, config.batch_size)
     for count in config.levels:
         checks.integer("levels", count, 1)
-    for name in ("sigma", "chain_step_size", "learning_rate"):
+    for name in ("sigma", "chain_step_size", "contrastive_rate", "learning_rate"):
         checks.positive(name, getattr(config, name))
     checks.within("restart", config.restart, 0.0, 1.0)
+    checks.non_negative("penalty", config.penalty)
     checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
 
 
@@ -150,7 +167,7 @@ def key_of(config: Config, number: int) -> jax.Array:
 
 
 def broad() -> targets.Mixture:
-    """The law that chains start from."""
+    """The law that chains restart in, and that those for log Z start from."""
     return targets.gaussian([0.0, 0.0], BROAD)
 
 
@@ -178,25 +195,31 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         if name == "contrastive":
             drawn = params["chains"].xs
             drawn = drawn[jnp.arange(len(batch)) % len(drawn)]
-            return jnp.mean(jax.vmap(functools.partial(energies.contrastive, law))(batch, drawn))
+            return jnp.mean(
+                jax.vmap(functools.partial(energies.contrastive, law, penalty=config.penalty))(batch, drawn)
+            )
         return jnp.mean(jax.vmap(functools.partial(one, law))(jax.random.split(key, len(batch)), batch))
 
     def init(key):
         params = {"network": MLP(width=config.width, depth=config.depth).init(key, jnp.zeros(2), 0.0)}
         if name != "contrastive":
             return params
-        starts = jax.vmap(broad().sample)(jax.random.split(key_of(config, 1), config.chains))
-        return params | {"chains": energies.persistent_chains(starts)._replace(updates=jnp.zeros(()))}
+        starts = jax.vmap(target.sample)(jax.random.split(key_of(config, 1), config.chains))
+        chains = energies.persistent_chains(starts)._replace(updates=jnp.zeros(()))
+        return params | {"chains": chains, "log_size": jnp.log(config.chain_step_size)}
 
     def move(params, key, step):
-        kernel = langevin.mala(law_of(config, params["network"]), config.chain_step_size)
-        chains, _ = energies.advance(
-            key, params["chains"]._replace(updates=step), kernel, config.chain_steps, broad(), config.restart
-        )
-        return params | {"chains": chains._replace(updates=params["chains"].updates)}
+        """The chains after their steps, and ε raised or lowered with their acceptance."""
+        kernel = langevin.mala(law_of(config, params["network"]), jnp.exp(params["log_size"]))
+        chains = params["chains"]._replace(updates=step)
+        chains, result = energies.advance(key, chains, kernel, config.chain_steps, broad(), config.restart)
+        log_size = params["log_size"] + 0.1 * (result.acceptance.mean() - 0.574)
+        return params | {"chains": chains._replace(updates=jnp.zeros(())), "log_size": log_size}
 
-    before = move if name == "contrastive" else None
-    params, _ = models.fit(config, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before)
+    own, before = config, None
+    if name == "contrastive":
+        own, before = dataclasses.replace(config, learning_rate=config.contrastive_rate), move
+    params, _ = models.fit(own, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before)
     return law_of(config, params["network"])
 
 
@@ -212,7 +235,7 @@ def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float
 
 def divergence(target: Any, log_density: Callable) -> tuple[float, float]:
     """(KL(p‖q), log Z) by quadrature, q ∝ e^{log_density}: ∫ p (log p − log q̃) + log Z."""
-    log_z = float(quadrature.log_integral(log_density, BOUNDS, POINTS))
+    log_z = float(quadrature.log_integral(log_density, BOUNDS, POINTS, TOLERANCE))
 
     def integrand(x):
         log_p = target.log_prob(x)
