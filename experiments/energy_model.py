@@ -11,7 +11,9 @@ importance sampling and thermodynamic integration estimate log Z, and stand here
 - log_z.png: estimates of log Z less the one by quadrature, against the number of levels, ± 2 standard errors.
 
 Takes about 2 minutes on 2 CPU cores and resumes from its checkpoints. Expect on moons, in nats:
-EXPECTED
+KL(p‖q) of 0.04 by denoising (0.02 from the noised data, which is what it fits), 0.03 by sliced and 0.01 by exact score
+matching, 0.015 by contrastive divergence, where the best Gaussian has 0.90; log Z by either method within 0.03 ± 0.025
+of quadrature's at 128 levels, within 0.2 ± 0.1 at 8.
 """
 
 import dataclasses
@@ -125,7 +127,7 @@ def run(config: Config) -> dict[str, Any]:
         clock.lap(name)
     record.write_config(out, config)  # `fit` has left that of the last network
     results: dict[str, Any] = {"objectives": {name: compare(config, target, law) for name, law in fitted.items()}}
-    results["gaussian_kl"] = divergence(target, targets.gaussian(target.mean(), target.covariance()).log_prob)[0]
+    results["gaussian_kl"] = divergence(target, targets.gaussian(target.mean(), target.covariance()).log_prob, 0.0)
     clock.lap("quadrature")
     with record.progress(len(fitted) * 2 * len(config.levels), what="log Z", unit="estimate") as bar:
         for name, law in fitted.items():
@@ -228,20 +230,28 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
 
 def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float]:
     """log Z by quadrature; KL(p‖q) in nats, and of the data with denoising's noise from q."""
-    noised = target.noised(schedules.edm(), config.sigma)
-    kl, log_z = divergence(target, law.log_prob)
-    return {"kl": kl, "kl_from_noised": divergence(noised, law.log_prob)[0], "log_z": log_z}
+    log_z, noised = normaliser(law.log_prob), target.noised(schedules.edm(), config.sigma)
+    return {
+        "kl": divergence(target, law.log_prob, log_z),
+        "kl_from_noised": divergence(noised, law.log_prob, log_z),
+        "log_z": log_z,
+    }
 
 
-def divergence(target: Any, log_density: Callable) -> tuple[float, float]:
-    """(KL(p‖q), log Z) by quadrature, q ∝ e^{log_density}: ∫ p (log p − log q̃) + log Z."""
-    log_z = float(quadrature.log_integral(log_density, BOUNDS, POINTS, TOLERANCE))
+def normaliser(log_density: Callable) -> float:
+    """log Z by quadrature."""
+    return float(quadrature.log_integral(log_density, BOUNDS, POINTS, TOLERANCE))
 
-    def integrand(x):
-        log_p = target.log_prob(x)
-        return jnp.exp(log_p) * (log_p - log_density(x))
 
-    return float(quadrature.integrate(integrand, BOUNDS, POINTS)) + log_z, log_z
+def divergence(target: Any, log_density: Callable, log_z: float) -> float:
+    """KL(p‖q) by quadrature, q = e^{log_density}/Z: ∫ p (log p − log q̃) + log Z."""
+    return float(quadrature.integrate(functools.partial(integrand, target, log_density), BOUNDS, POINTS)) + log_z
+
+
+def integrand(target: Any, log_density: Callable, x: jax.Array) -> jax.Array:
+    """p (log p − log q̃) at x."""
+    log_p = target.log_prob(x)
+    return jnp.exp(log_p) * (log_p - log_density(x))
 
 
 def mala_of(law: Any, beta: Any) -> langevin.Kernel:

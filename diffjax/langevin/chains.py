@@ -1,5 +1,6 @@
 """Running one chain or many: thinning, warm-up, an adapted step size, and a report of the chains that diverged."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,9 +49,13 @@ def run(key: Key, kernel: Kernel, x: ArrayLike, steps: int, thinning: int = 1, w
     """
     checks.key("key", key)
     kept, bounds = _settings(kernel, steps, thinning, warm_up)
-    state = x if _is_state(x) else kernel.init(x)
     arrays, static = partition(_callables(kernel))
-    return _run_one((static, kept), arrays, key, state, bounds)
+    if not _is_state(x):
+        x = checks.real_array("x", x)
+        checks.finite("x", x)
+        x = _init(static, arrays, x)
+        check_start("x", x)
+    return _run_one((static, kept), arrays, key, x, bounds)
 
 
 def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int = 1, warm_up: int = 0) -> Chains:
@@ -60,29 +65,28 @@ def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int 
     """
     checks.key("key", key)
     kept, bounds = _settings(kernel, steps, thinning, warm_up)
-    if _is_state(xs):
-        states = xs
-    else:
+    arrays, static = partition(_callables(kernel))
+    if not _is_state(xs):
         xs = checks.real_array("xs", xs)
         checks.finite("xs", xs)
         if xs.ndim == 0 or xs.shape[0] == 0:
             raise ValueError(f"xs must have shape (count, ...) with count at least 1, got {xs.shape}")
-        states = jax.vmap(kernel.init)(xs)
-        check_start(states)
-    arrays, static = partition(_callables(kernel))
-    return _run_many((static, kept), arrays, key, states, bounds)
+        xs = _init_many(static, arrays, xs)
+        check_start("xs", xs)
+    return _run_many((static, kept), arrays, key, xs, bounds)
 
 
-def check_start(states: Any) -> None:
-    """Refuse states of many chains, one of which has no finite log density; ValueError names the first."""
+def check_start(name: str, states: Any) -> None:
+    """Refuse concrete states of which one has no finite log density; ValueError names the first such chain."""
     values = getattr(states, "log_density", None)
     if values is None or checks.is_traced(values):
         return
-    bad = np.flatnonzero(~np.isfinite(np.asarray(values)))
+    values = np.atleast_1d(np.asarray(values))
+    bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise ValueError(
-            f"xs must lie where the log density is finite, got {np.asarray(values)[bad[0]]} for chain {bad[0]} and "
-            f"{bad.size} of {np.size(values)} chains in all"
+            f"{name} must lie where the log density is finite, got {values[bad[0]]} for chain {bad[0]} and {bad.size} "
+            f"of {values.size} chains in all"
         )
 
 
@@ -101,11 +105,17 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
 
 
 def advance(kernel: Kernel, key: Key, n: ArrayLike, carry: tuple[PyTree, Array]) -> tuple[tuple[PyTree, Array], Info]:
-    """Step number n of a chain, with its key fold_in(key, n): carry is (state, diverged_at), and info the step's."""
+    """Step number n of a chain, with its key fold_in(key, n): carry is (state, diverged_at), and info the step's.
+
+    From the step on at which it diverges the chain's place is NaN, in the state too, and stays so.
+    """
     state, diverged_at = carry
     state, info = kernel.step(jax.random.fold_in(key, n), state)
     first = (diverged_at == NEVER) & ~info.finite
-    return (state, jnp.where(first, n, diverged_at).astype(jnp.int32)), info
+    diverged_at = jnp.where(first, n, diverged_at).astype(jnp.int32)
+    x = jnp.where(diverged_at == NEVER, state.x, jnp.nan)  # in the state: as a value of its own it would be a copy
+    state = state._replace(x=x) if hasattr(state, "_replace") else dataclasses.replace(state, x=x)
+    return (state, diverged_at), info
 
 
 def start(state: PyTree) -> tuple[PyTree, Array]:
@@ -131,8 +141,7 @@ def _chain(settings, arrays, key, state, bounds):
         else:
             first = jnp.where(i == 0, 0, bounds[i])
             chain, total, info = jax.lax.fori_loop(first, bounds[i + 1], step, (*carry, nothing))
-        state, diverged_at = chain
-        return (chain, total), (jnp.where(diverged_at == NEVER, state.x, jnp.nan), info)
+        return (chain, total), (chain[0].x, info)
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state))
     begin = (start(state), nothing.acceptance)
@@ -144,6 +153,16 @@ def _chain(settings, arrays, key, state, bounds):
 
 def _info_of(kernel, key, state):
     return jax.eval_shape(lambda key, state: kernel.step(key, state)[1], key, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(static, arrays, x):
+    return combine(arrays, static).init(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_many(static, arrays, xs):
+    return jax.vmap(combine(arrays, static).init)(xs)
 
 
 _run_one = jax.jit(_chain, static_argnums=0)

@@ -19,7 +19,10 @@ from .densities import as_density, as_log_density
 
 
 class Kernel(NamedTuple):
-    """init: x -> state. step: (key, state) -> (state, info). Both pytrees, so that new parameters do not retrace."""
+    """init: x -> state, a NamedTuple or frozen dataclass with the place `x`. step: (key, state) -> (state, info).
+
+    Both are pytrees, so that new parameters do not retrace.
+    """
 
     init: Callable[[Array], Any]
     step: Callable[[Key, Any], tuple[Any, "Info"]]
