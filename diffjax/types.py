@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
+from types import MethodType
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -63,8 +64,11 @@ def static_field(**kwargs: Any) -> Any:
 def as_pytree_callable(function: Callable) -> Callable:
     """`function` as a pytree: arrays bound by `functools.partial` become children, a plain function has none.
 
-    A module that is a pytree already (NNX, Equinox, a diffjax value) is returned as it is.
+    A method bound to a pytree, such as `target.log_prob`, has that pytree's arrays as children. A module that is a
+    pytree already (NNX, Equinox, a diffjax value) is returned as it is.
     """
+    if isinstance(function, MethodType) and not jax.tree_util.all_leaves([function.__self__]):
+        return jax.tree_util.Partial(function.__func__, function.__self__)
     if isinstance(function, functools.partial) and not isinstance(function, jax.tree_util.Partial):
         return jax.tree_util.Partial(function.func, *function.args, **function.keywords)
     leaves = jax.tree.leaves(function)

@@ -1,6 +1,7 @@
 """A network with what turns its parameters into a denoiser, and its training into a folder that resumes."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -132,21 +133,23 @@ def fit(
     name: str = "",
     stops: Sequence[int] = (),
     on_stop: Callable[[int, Any], None] | None = None,
+    before: Callable | None = None,
 ) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
 
     loss: (params, key, batch) -> (). init: key -> params. arrays: a pytree of training arrays with one leading axis.
     fields: flags beside `FIELDS` that the checkpoints belong to. name: of the folder of checkpoints and the losses'
     file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
-    they are saved, and called again where a run resumes from just there; multiples of 50, increasing.
+    they are saved, and called again where a run resumes from just there; multiples of 50, increasing. before: (params,
+    key, step) -> params, what changes by other means than the gradient, such as Markov chains kept among the
+    parameters, ahead of each step.
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
         config.learning_rate, warmup_steps=max(1, config.steps // 10), total_steps=config.steps + 1
     )
-    step = training.make_steps(
-        training.make_step(lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay)
-    )
+    one = training.make_step(lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay)
+    step = training.make_steps(one if before is None else functools.partial(_after, before, one))
     state = training.init(key_train, init(key_init), optimiser)
     print(f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     batches = training.Batches(arrays, config.batch_size, config.seed)
@@ -176,6 +179,16 @@ def fit(
                 if stop in stops and on_stop is not None:
                     on_stop(stop, state.ema)
     return state.ema, np.array(history)
+
+
+def _after(before, step, state, batch, take=True):
+    """The training step of a state whose parameters `before` has changed; as it was where no step is to be taken."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+    changed = dataclasses.replace(state, params=before(state.params, key, state.step))
+    moved, metrics = step(changed, batch, take)
+    good = take & metrics["finite"]
+    params = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved.params, state.params)
+    return dataclasses.replace(moved, params=params), metrics
 
 
 def _digest(arrays):

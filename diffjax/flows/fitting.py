@@ -1,14 +1,14 @@
 """Fitting a flow to data or to an unnormalised density, and estimates of log Z with it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 
 from .. import checks
+from ..langevin.normalisers import ImportanceEstimate, importance_estimate
 from ..types import Array, ArrayLike, Key, PyTree
 from .density import Flow, check_flow
 
@@ -51,18 +51,6 @@ def reverse_kl(
     return jnp.mean(values), values
 
 
-class ImportanceEstimate(NamedTuple):
-    """log_z: log Ẑ, (). standard_error: of log Ẑ, by the delta method, (). effective_size: (Σw)²/Σw², (), of `count` at
-    most. log_weights: log p̃(x_i) − log q(x_i), (count,). samples: (count, *shape).
-    """
-
-    log_z: Array
-    standard_error: Array
-    effective_size: Array
-    log_weights: Array
-    samples: Array
-
-
 def importance_log_z(
     key: Key, flow: Flow, log_density: Callable, count: int = 1024, condition: Any = None
 ) -> ImportanceEstimate:
@@ -77,13 +65,7 @@ def importance_log_z(
     """
     xs, log_q = _draws(key, flow, log_density, count, condition)
     log_weights = _log_densities(log_density, xs) - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan)
-    total, squares = logsumexp(log_weights), logsumexp(2 * log_weights)
-    if not checks.is_traced(total) and jnp.isneginf(total):
-        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
-    size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
-    error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0))
-    total = jnp.where(jnp.isneginf(total), jnp.nan, total)
-    return ImportanceEstimate(total - jnp.log(count), error, size, log_weights, xs)
+    return importance_estimate(log_weights, xs)
 
 
 def _draws(key, flow, log_density, count, condition):

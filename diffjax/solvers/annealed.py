@@ -1,10 +1,10 @@
 """Annealed Langevin dynamics: Langevin steps at each noise level of a grid, the state carried from one to the next."""
 
 import jax
-import jax.numpy as jnp
 
 from .. import checks
-from ..types import Array, Scalar
+from ..langevin.kernels import langevin_step
+from ..types import Array
 from .affine import Levels, span
 from .base import Problem, Solver, factory, needs, per_step
 
@@ -15,11 +15,6 @@ _DRAW = 2
 def score_at(problem: Problem, at: Levels, x: Array) -> Array:
     """∇log p(x) = (α D − x)/σ² at given levels, shape of x."""
     return (at.alpha * problem.denoiser(x, at.t) - x) / at.sigma**2
-
-
-def langevin_step(x: Array, score: Array, size: Scalar, z: Array) -> Array:
-    """x + ½ε ∇log p(x) + √ε z for ε = size, shape of x."""
-    return x + 0.5 * size * score + jnp.sqrt(size) * z
 
 
 @factory

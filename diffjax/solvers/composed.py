@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, grids, schedules
+from ..langevin.kernels import langevin_step
 from . import driver
 from .affine import span
 from .ancestral import ddim, reverse_diffusion
-from .annealed import langevin_step, score_at
+from .annealed import score_at
 from .base import Info, Solver, factory, needs, unless_zero, without_signal
 from .driver import Draw
 from .ode import heun

@@ -1,0 +1,86 @@
+"""The experiments on chains and energies at their smallest settings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import bench_speed, energy_model, langevin, speed_langevin
+
+
+@pytest.mark.slow
+def test_langevin_agrees_with_the_exact_laws(tmp_path):
+    """On the Gaussian every bias is its exact value within 4 standard errors; what diverged has no bias."""
+    config = langevin.Config(out=tmp_path, chains=400, steps=300, step_sizes=(0.5, 2.0), levels=20)
+    langevin.run(config)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    for name, rows in found["bias"]["gaussian"]["kernels"].items():
+        for row in rows:
+            exact = langevin.exact_bias(name, np.array(row["step_size"]))
+            assert abs(row["bias"] - exact) < 4 * row["standard_error"], (name, row)
+    ula = found["bias"]["mixture"]["kernels"]["ula"]
+    assert ula[1]["bias"] is None and ula[1]["diverged"] > 0
+    heavy = found["heavy_mode"]
+    assert abs(heavy["importance"]["share"] - 0.8) < 4 * heavy["importance"]["standard_error"]
+    assert abs(heavy["mala"]["share"] - 0.5) < 0.15 and heavy["mala"]["r_hat"] > 1.1
+    assert abs(heavy["importance"]["log_z"]) < 4 * heavy["importance"]["log_z_standard_error"]
+    figures = {"paths.png", "histogram.png", "bias.png", "modes.png", "config.json"}
+    assert figures <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("steps", 15, "steps must be a positive multiple of 10, got 15"),
+        ("step_sizes", (0.1, 4.0), "step_sizes must lie between 0 and 4, beyond which ULA diverges, got 4.0"),
+        ("step_sizes", (), "step_sizes must hold at least one size"),
+        ("chains", 3, "chains must be at least 50, got 3"),
+    ],
+)
+def test_langevin_refuses(tmp_path, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        langevin.run(langevin.Config(**{"out": tmp_path, field: value}))
+
+
+SMALL = {"examples": 2000, "steps": 50, "batch_size": 64, "save_every": 50, "width": 16, "depth": 1, "chains": 64}
+
+
+@pytest.mark.slow
+def test_energy_model_fits_and_normalises(tmp_path):
+    """Fifty steps of contrastive divergence bring the density nearer than N(0, 1), which the network is at first; its
+    log Z by chains is that of quadrature; a second run resumes where the first one ended, at the same numbers.
+    """
+    config = energy_model.Config(
+        out=tmp_path, objectives=("contrastive",), levels=(16,), walkers=128, chain_steps=4, **SMALL
+    )
+    first = energy_model.run(config)["objectives"]["contrastive"]
+    start = energy_model.divergence(energy_model.TARGETS["moons"](), lambda x: -0.5 * (x**2).sum(), np.log(2 * np.pi))
+    assert 0 < first["kl"] < start
+    for rows in first["estimates"].values():
+        error = 4 * rows[0]["standard_error"] + rows[0].get("discretisation", 0)
+        assert abs(rows[0]["log_z"] - first["log_z"]) < error
+    assert energy_model.run(config)["objectives"]["contrastive"]["kl"] == first["kl"]
+    assert {"densities.png", "log_z.png", "metrics.json", "config.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("objectives", (), "objectives must hold at least one entry"),
+        ("sigma", 0.0, "sigma must be positive, got 0.0"),
+        ("levels", (0,), "levels must be at least 1, got 0"),
+        ("examples", 10, "examples must be at least 256, got 10"),
+        ("restart", 2.0, "restart must lie in"),
+    ],
+)
+def test_energy_model_refuses(tmp_path, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        energy_model.run(energy_model.Config(**{"out": tmp_path, field: value}))
+
+
+def test_chains_of_the_speed_table_are_those_by_hand(tmp_path):
+    """The rows compare equal programs: `chains` raises where 1 % of them differ; and that can fail."""
+    rows = list(speed_langevin.chains(bench_speed.Config(out=tmp_path, quick=True, alternations=1)))
+    assert rows[0].name == "run_many, mala, 50 × 20" and rows[0].at_most == 1.1
+    with pytest.raises(ValueError, match="got 100% of the chains that differ"):
+        speed_langevin.check_same(np.zeros((3, 2, 1)), np.ones((3, 2, 1)))
