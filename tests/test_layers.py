@@ -17,6 +17,7 @@ PLAN = (
     (0, "types checks numerics noise"),
     (1, "schedules"),
     (1, "targets"),
+    (1, "quadrature"),
     (2, "grids"),
     (2, "predictions"),
     (2, "langevin"),
