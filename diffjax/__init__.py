@@ -5,6 +5,7 @@ from typing import Any
 
 from . import (
     ddpm,
+    divergences,
     grids,
     guidance,
     inverse,
@@ -36,6 +37,7 @@ __all__ = [
     "bits_per_dim",
     "ddpm",
     "dequantise",
+    "divergences",
     "encode",
     "flows",
     "grids",

@@ -84,7 +84,7 @@ def fit_forward(
     _check_start(start)
     nodes, weights = _density_rule(p, bounds, points, tolerance)
     checks.one_of_shapes("bounds", bounds, [(*start.shape, 2)])
-    law, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
+    law, _, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
     kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance)
     return Fit(law, kl, jnp.zeros_like(kl), *report)
 
@@ -102,7 +102,7 @@ def fit_forward_by_samples(
     if xs.shape[1:] != start.shape:
         raise ValueError(f"start must be a law of p's shape {xs.shape[1:]}, got {start.shape}")
     weights = jnp.full((count,), 1 / count, xs.dtype)
-    law, report = _fit(_cross_entropy, None, xs.reshape(count, -1), weights, start, steps, gradient_norm)
+    law, _, report = _fit(_cross_entropy, None, xs.reshape(count, -1), weights, start, steps, gradient_norm)
     return Fit(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
 
 
@@ -110,19 +110,15 @@ def _density_rule(p, bounds, points, tolerance):
     """Nodes (N, D) and p(x) dx there, (N,), of sum 1."""
     checks.one_of_shapes("bounds", bounds, [(1, 2), (2, 2)])
     measures.check_mass("p", p, bounds, points, tolerance)
-    rule = quadrature.rule(bounds, points)
-    weights = jax.nn.softmax(_log_prob_at(p, rule.nodes))
-    return rule.nodes, weights
-
-
-def _log_prob_at(p, xs):
+    nodes = quadrature.rule(bounds, points).nodes
     arrays, static = partition(p)
-    return _values(static, arrays, xs)
+    return nodes, _masses(static, arrays, nodes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _values(static, arrays, xs):
-    return jax.lax.map(combine(arrays, static).log_prob, xs, batch_size=min(measures.AT_ONCE, len(xs)))
+def _masses(static, arrays, nodes):
+    log_prob = combine(arrays, static).log_prob
+    return jax.nn.softmax(jax.lax.map(log_prob, nodes, batch_size=min(measures.AT_ONCE, len(nodes))))
 
 
 def _cross_entropy(_, nodes, weights, components):
@@ -153,10 +149,12 @@ def fit_reverse(
     measures.check_law("p", p)
     _check_start(start)
     if len(start.shape) != 1 or start.shape[0] > 2:
-        raise ValueError(f"start must be a law of shape (1,) or (2,), got {start.shape}; fit_reverse_by_samples for more")
+        raise ValueError(
+            f"start must be a law of shape (1,) or (2,), got {start.shape}; fit_reverse_by_samples for more"
+        )
     points, dimension = checks.integer("points", points, 6), start.shape[0]
-    law, report = _fit(_reverse_objective, p, *_normal_rule(dimension, points), start, steps, gradient_norm)
-    kl, check = (_objective_at(_reverse_objective, p, *_normal_rule(dimension, n), law) for n in (points, 2 * points))
+    law, kl, report = _fit(_reverse_objective, p, *_normal_rule(dimension, points), start, steps, gradient_norm)
+    check = _reverse_divergence(p, law, *_normal_rule(dimension, 2 * points))
     if not checks.is_traced(kl, check) and not abs(float(kl - check)) <= tolerance:
         raise ValueError(
             f"points must resolve p within the fit, got {points}: kl is {float(kl):.6g} there and {float(check):.6g} "
@@ -178,14 +176,15 @@ def fit_reverse_by_samples(
     count = checks.integer("count", count, 2)
     noise = jax.random.normal(key_fit, (count, start.means.shape[1]), float_dtype())
     weights = jnp.full((count,), 1 / count, noise.dtype)
-    law, report = _fit(_reverse_objective, p, noise, weights, start, steps, gradient_norm)
+    law, _, report = _fit(_reverse_objective, p, noise, weights, start, steps, gradient_norm)
     return Fit(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
 
 
 def _normal_rule(dimension, points):
     """Nodes z (N, D) and N(z; 0, I) dz there, (N,), of sum 1."""
-    rule = quadrature.rule([(-REACH, REACH)] * dimension, points)
-    return rule.nodes, jax.nn.softmax(jax.vmap(lambda z: normal_log_prob(z, 1.0))(rule.nodes))
+    nodes = quadrature.rule([(-REACH, REACH)] * dimension, points).nodes
+    weights = np.exp(-0.5 * np.sum(np.asarray(nodes, np.float64) ** 2, -1))
+    return nodes, jnp.asarray(weights / weights.sum(), nodes.dtype)
 
 
 def _reverse_objective(p, noise, weights, components):
@@ -194,6 +193,16 @@ def _reverse_objective(p, noise, weights, components):
     flat = places.reshape(-1, places.shape[-1])
     gap = components.log_prob(flat) - jax.vmap(p.log_prob)(flat)  # (K N,)
     return jnp.exp(components.log_weights) @ (gap.reshape(places.shape[:2]) @ weights)
+
+
+def _reverse_divergence(p, law, noise, weights):
+    arrays, static = partition(p)
+    return _reverse_value(static, arrays, noise, weights, _components(law))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reverse_value(static, arrays, noise, weights, components):
+    return _reverse_objective(combine(arrays, static), noise, weights, components)
 
 
 # ---------------------------------------------------------------------------------------------------------- the search
@@ -216,6 +225,7 @@ class _Components(NamedTuple):
         return logsumexp((self.log_weights - log_det)[:, None] + normals, axis=0)
 
 
+@jax.jit
 def _components(start):
     """Those of a mixture."""
     variances = jnp.broadcast_to(start.variances, start.means.shape)
@@ -237,8 +247,8 @@ class _Move(NamedTuple):
 
 def _no_move(base, start):
     count, dimension = base.means.shape
-    shears = None if start.bases is None else jnp.zeros_like(base.factors)
-    zeros = functools.partial(jnp.zeros, dtype=base.means.dtype)
+    shears = None if start.bases is None else np.zeros(base.factors.shape, base.factors.dtype)
+    zeros = functools.partial(np.zeros, dtype=base.means.dtype)
     return _Move(zeros(count), zeros((count, dimension)), zeros((count, start.variances.shape[1])), shears)
 
 
@@ -252,43 +262,42 @@ def _moved(base, move):
 
 
 def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
-    """(law, (gradient norm, steps)): two searches, the second with the scales that the first one found."""
+    """(law, objective, (gradient norm, steps)): two searches, the second with the scales that the first one found."""
     steps = checks.integer("steps", steps, 1)
     gradient_norm = checks.positive("gradient_norm", gradient_norm)
     arrays, static = partition(p)
     settings, base, done = (objective, static), _components(start), 0
-    start_value = _objective_at(objective, p, nodes, weights, start)
+    start_value, _ = _value_and_norm(settings, arrays, nodes, weights, base, _no_move(base, start))
     if not checks.is_traced(start_value) and not np.isfinite(start_value):
         raise ValueError(
             f"start must have a finite divergence, got {float(start_value)}: a log density is infinite or NaN at some of "
             f"{len(nodes)} nodes"
         )
     for _ in range(2):
-        base, norm, used = _search(settings, arrays, nodes, weights, base, _no_move(base, start), steps - done, gradient_norm)
+        still = _no_move(base, start)
+        base, used = _search(settings, arrays, nodes, weights, base, still, steps - done, gradient_norm)
         done = done + used
-    return _law(base, start), (norm, done)
+    value, norm = _value_and_norm(settings, arrays, nodes, weights, base, still)
+    return _law(base, start), value, (norm, done)
 
 
-def _objective_at(objective, p, nodes, weights, law):
-    arrays, static = partition(p)
-    return _value((objective, static), arrays, nodes, weights, _components(law))
+def _value_of(settings, arrays, nodes, weights, base):
+    objective, static = settings
+    p = combine(arrays, static)
+    return lambda move: objective(p, nodes, weights, _moved(base, move))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _value(settings, arrays, nodes, weights, components):
-    objective, static = settings
-    return objective(combine(arrays, static), nodes, weights, components)
+def _value_and_norm(settings, arrays, nodes, weights, base, move):
+    """The objective and the norm of its gradient."""
+    value, gradient = jax.value_and_grad(_value_of(settings, arrays, nodes, weights, base))(move)
+    return value, optax.tree.norm(gradient)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
-    """(components, gradient norm, steps used) by L-BFGS with a line search; Nocedal & Wright 2006, algorithm 7.5."""
-    objective, static = settings
-    p = combine(arrays, static)
-
-    def value_of(move):
-        return objective(p, nodes, weights, _moved(base, move))
-
+    """(components, steps used) by L-BFGS with a line search; Nocedal & Wright 2006, algorithm 7.5."""
+    value_of = _value_of(settings, arrays, nodes, weights, base)
     optimiser = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(value_of)
 
@@ -307,8 +316,7 @@ def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
 
     first = (jnp.full((), jnp.inf, nodes.dtype),) * 2
     move, _, used, _, _ = jax.lax.while_loop(goes_on, advance, (move, optimiser.init(move), 0, 0, first))
-    components = _moved(base, move)
-    return components, optax.tree.norm(jax.grad(value_of)(move)), used
+    return _moved(base, move), used
 
 
 def _law(components, start):

@@ -61,9 +61,7 @@ def _squared_score_gap(p, q, x):
 # ------------------------------------------------------------------------------------------------------- by quadrature
 
 
-def kl_by_quadrature(
-    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
-) -> Array:
+def kl_by_quadrature(p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4) -> Array:
     """KL(p ‖ q) = ∫ p (log p − log q) in nats, shape ().
 
     bounds, points: as in `quadrature.rule`: (2,) for x of shape (), (1, 2) or (2, 2) for x of shape (1,) or (2,). They
@@ -88,9 +86,7 @@ def jensen_shannon_by_quadrature(
     return 0.5 * (halves[0] + halves[1])
 
 
-def fisher_by_quadrature(
-    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
-) -> Array:
+def fisher_by_quadrature(p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4) -> Array:
     """E_p ‖∇log p − ∇log q‖², shape (), in nats² per squared unit of x.
 
     It is what explicit score matching minimises, and −2 times the rate at which KL(p ‖ q) falls when noise of variance
