@@ -4,13 +4,13 @@ Forward, min_q KL(p ‖ q): q must have mass wherever p has some, and covers it;
 Reverse, min_q KL(q ‖ p): q may have mass only where p has some, and settles in a mode; it needs no normaliser of p and
 has in general several local minima, of which the start decides.
 
-The family is that of the start: as many components as it has, with isotropic, diagonal or full covariances as its scales
-are. Component k is the law of m_k + L_k z, z standard normal and L_k lower triangular, and moves relative to its start:
-m_k + L_k δ and L_k T, so that the search, by L-BFGS, sees no units. Forward and reverse fits differ in their objective.
+The family is that of the start: as many components as it has, with isotropic, diagonal or full covariances as its
+scales are. Component k is the law of m_k + L_k z, z standard normal and L_k lower triangular, and moves relative to its
+start: m_k + L_k δ and L_k T, so that the search, by L-BFGS, sees no units. Forward and reverse fits differ in their
+objective alone.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -81,9 +81,9 @@ def fit_forward(
     start has no density where p has mass, or a component loses all of its weight.
     """
     measures.check_law("p", p)
-    _check_start(start)
-    nodes, weights = _density_rule(p, bounds, points, tolerance)
+    _check_start(start, within_plane=True)
     checks.one_of_shapes("bounds", bounds, [(*start.shape, 2)])
+    nodes, weights = _density_rule(p, bounds, points, tolerance)
     law, _, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
     kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance)
     return Fit(law, kl, jnp.zeros_like(kl), *report)
@@ -147,11 +147,7 @@ def fit_reverse(
     where p's features are too narrow for the points; where shapes do not fit or a component loses all of its weight.
     """
     measures.check_law("p", p)
-    _check_start(start)
-    if len(start.shape) != 1 or start.shape[0] > 2:
-        raise ValueError(
-            f"start must be a law of shape (1,) or (2,), got {start.shape}; fit_reverse_by_samples for more"
-        )
+    _check_start(start, within_plane=True)
     points, dimension = checks.integer("points", points, 6), start.shape[0]
     law, kl, report = _fit(_reverse_objective, p, *_normal_rule(dimension, points), start, steps, gradient_norm)
     check = _reverse_divergence(p, law, *_normal_rule(dimension, 2 * points))
@@ -270,14 +266,16 @@ def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
     start_value, _ = _value_and_norm(settings, arrays, nodes, weights, base, _no_move(base, start))
     if not checks.is_traced(start_value) and not np.isfinite(start_value):
         raise ValueError(
-            f"start must have a finite divergence, got {float(start_value)}: a log density is infinite or NaN at some of "
-            f"{len(nodes)} nodes"
+            f"start must have a finite divergence, got {float(start_value)}: p's log density or its own is infinite or "
+            f"NaN at some of {len(nodes)} nodes"
         )
     for _ in range(2):
         still = _no_move(base, start)
         base, used = _search(settings, arrays, nodes, weights, base, still, steps - done, gradient_norm)
         done = done + used
     value, norm = _value_and_norm(settings, arrays, nodes, weights, base, still)
+    if not checks.is_traced(norm) and not np.isfinite(norm):
+        raise ValueError(f"p must have finite gradients of its log density at the fit, got a gradient norm of {norm}")
     return _law(base, start), value, (norm, done)
 
 
@@ -335,6 +333,8 @@ def _law(components, start):
     return Mixture(law.weights, law.means, law.variances, law.bases, shape=start.shape)
 
 
-def _check_start(start):
+def _check_start(start, within_plane=False):
     if not isinstance(start, Mixture):
         raise TypeError(f"start must be made by targets.gaussian or targets.gaussian_mixture, got {start!r}")
+    if within_plane and start.shape not in [(1,), (2,)]:
+        raise ValueError(f"start must be a law of shape (1,) or (2,), got {start.shape}; in more dimensions by samples")

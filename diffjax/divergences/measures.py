@@ -7,9 +7,9 @@ mean of two, so that it is stated once, as r, for both ways.
 By quadrature, in one or two dimensions, it is exact but for the rule's error. By samples, in any dimension, it is
 unbiased, and comes with its standard error.
 
-Where p is 0 nothing is added; where q is 0 and p is not, KL and Fisher divergence are +infinity. All raise TypeError for
-what is no such law, and ValueError where concrete log densities are NaN or +infinity, with their number; under jit the
-result is NaN then.
+Where p is 0 nothing is added; where q is 0 and p is not, KL and Fisher divergence are +infinity. All raise TypeError
+for what is no such law, and ValueError where concrete log densities are NaN or +infinity, with their number; under jit
+the result is NaN then.
 """
 
 import functools
@@ -122,7 +122,7 @@ def _integral(settings, arrays, nodes, weight):
 
 
 def check_mass(name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float) -> Array:
-    """log ∫ law over the box; refused, by `name`, unless it is resolved, decayed at the bounds and 0 within tolerance."""
+    """log ∫ law over the box; refused by name unless the law is resolved, has decayed at the bounds and mass 1."""
     try:
         log_mass = quadrature.log_integral(LogProb(law), bounds, points, tolerance)
     except ValueError as error:
