@@ -10,12 +10,14 @@ sampled but a check: the divergences are integrals, on a line and on a plane. Fi
 - landscape.png: both divergences over all Gaussians on the line, with every minimum of a grid and every fit.
 
 metrics.json has for each optimum its moments, both KL, Jensen–Shannon and both Fisher divergences, KL by samples, and
-the best point of the grid. A reverse optimum in a mode of weight w has KL(q‖p) just below −log w:
-dropping the other mode costs that much however far away it is, covering both the more the further they are apart.
+the best points of the grid. A reverse optimum in a mode of weight w has KL(q‖p) just below −log w: dropping the other
+mode costs that much however far away it is, covering both the more the further they are apart.
 
-Takes 20 s on 2 CPU cores, most of it compilation. Expect on the line with the defaults: forward N(0.600, 2.045²) with
-KL(p‖q) 0.398; reverse N(−1.980, 0.626²) with KL(q‖p) 1.040, and N(1.982, 0.826²) with 0.425 (−log w: 1.050 and 0.431),
-whose KL(p‖q) are 12.5 and 3.45; the grid has just these minima, one and two. With --separation 2 the left one is gone.
+Takes 44 s of CPU time, most of it compilation, and 16 s when run again (2 cores shared with other work). Expect on the
+line with the defaults: forward N(0.600, 2.045²) with KL(p‖q) 0.398; reverse N(−1.980, 0.626²) with KL(q‖p) 1.040, and
+N(1.982, 0.826²) with 0.425 (−log w: 1.050 and 0.431), whose KL(p‖q) are 12.5 and 3.45; the grid has just these minima,
+one and two. On the plane KL(p‖q) 0.606; KL(q‖p) 1.048 and 0.429. With --separation 2 the modes merge: there is one
+reverse minimum on the line, N(0.329, 1.153²).
 """
 
 import dataclasses
