@@ -118,10 +118,9 @@ def _values(static, arrays, nodes):
 def _refuse(name, accepted, bad, used, values):
     if bad.any():
         first = np.argwhere(bad)[0]
-        place = np.asarray(used.nodes)[first[0]].tolist()
-        raise ValueError(
-            f"{name} must be {accepted}, got {values[tuple(first)]} at {place}, the first of {int(bad.sum())} such values"
-        )
+        place = np.array2string(np.asarray(used.nodes)[first[0]], precision=4)
+        found = f"{values[tuple(first)]} at {place}, the first of {int(bad.sum())} such values"
+        raise ValueError(f"{name} must be {accepted}, got {found}")
 
 
 def _check_decay(density, bounds, tolerance):
