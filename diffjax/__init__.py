@@ -5,6 +5,7 @@ from typing import Any
 
 from . import (
     ddpm,
+    divergences,
     energies,
     grids,
     guidance,
@@ -38,6 +39,7 @@ __all__ = [
     "bits_per_dim",
     "ddpm",
     "dequantise",
+    "divergences",
     "encode",
     "energies",
     "flows",
