@@ -10,7 +10,8 @@ one program against itself: what lies within its quartiles of 1 is noise.
 The six solvers that have a loop by hand, and DPM-Solver++(2M), are held against that; every other one against a bare
 scan of its step over the whole batch as one array. Coupling flows of 8 layers, 64 wide, are held against one pass by
 hand, and beside the same function, weight for weight, in flowjax and in distrax where these are installed (the extra
-`peers`); without them a line says so.
+`peers`); without them a line says so. 1000 MALA chains of 1000 steps are held against a scan by hand, and beside
+blackjax (the extra `chains`).
 
 Takes about 11 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
 loops within 1.05 of those by hand (within noise of 1 for the U-Net, whose evaluations outweigh all else), equal
@@ -26,7 +27,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import record, speed_compilation, speed_flows, speed_networks, speed_solvers
+from experiments import record, speed_compilation, speed_flows, speed_langevin, speed_networks, speed_solvers
 from experiments.speed_ratios import Config, Row
 
 PARTS = {
@@ -43,6 +44,7 @@ PARTS = {
         speed_flows.autoregressions,
         speed_flows.patches,
         speed_flows.depth,
+        speed_langevin.chains,
         speed_compilation.memory,
         speed_compilation.compilation,
         speed_compilation.imports,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import langevin, noise, targets
-from experiments.bench_speed import Config, Row, compare, mixture
+from experiments.speed_ratios import Config, Row, compare
+from experiments.speed_solvers import mixture
 
 CHAINS, STEPS = 1000, 1000
 STEP_SIZE = 0.1
