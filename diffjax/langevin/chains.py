@@ -144,7 +144,7 @@ def _chain(settings, arrays, key, state, bounds):
         return (chain, total), (chain[0].x, info)
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state))
-    begin = (start(state), nothing.acceptance)
+    begin = (start(state), jnp.zeros_like(nothing.log_alpha))
     ((state, diverged_at), total), (samples, infos) = jax.lax.scan(block, begin, jnp.arange(kept))
     steps = kept if bounds is None else bounds[-1] - bounds[0]
     acceptance = jnp.where(diverged_at == NEVER, total / steps, jnp.nan)

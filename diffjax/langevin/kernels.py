@@ -31,15 +31,19 @@ class Kernel(NamedTuple):
 class Info(NamedTuple):
     """What a step did; all of shape ().
 
-    acceptance: the probability α with which it was accepted, 1 where every step is. log_alpha: log α, 0 there.
-    accepted: whether it was. finite: False where the state, or the density at the place proposed, is NaN or a density
-    is +infinity: the chain has diverged. A density of 0 (−infinity) is never accepted, and finite.
+    log_alpha: log of the probability α with which it was accepted, 0 where every step is. accepted: whether it was.
+    finite: False where the state, or the density at the place proposed, is NaN or a density is +infinity: the chain has
+    diverged. A density of 0 (−infinity) is never accepted, and finite.
     """
 
-    acceptance: Array
     log_alpha: Array
     accepted: Array
     finite: Array
+
+    @property
+    def acceptance(self) -> Array:
+        """The probability α."""
+        return jnp.exp(self.log_alpha)
 
 
 class Position(NamedTuple):
@@ -352,13 +356,12 @@ def _metropolis(key, log_density, log_ratio):
     log_alpha = jnp.where(jnp.isneginf(log_density), -jnp.inf, jnp.minimum(log_ratio, 0))
     accepted = jnp.log(jax.random.uniform(key, (), log_alpha.dtype)) < log_alpha
     finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(log_density))
-    return Info(jnp.exp(log_alpha), log_alpha, accepted & finite, finite)
+    return Info(log_alpha, accepted & finite, finite)
 
 
 def _always(*parts):
     finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]).all()
-    zero = jnp.zeros((), parts[0].dtype)
-    return Info(zero + 1, zero, jnp.ones((), bool), finite)
+    return Info(jnp.zeros((), parts[0].dtype), jnp.ones((), bool), finite)
 
 
 def _choose(accepted, proposal, state):
