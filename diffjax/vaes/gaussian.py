@@ -149,7 +149,7 @@ def log_prob_of(name: str, law: Any, x: Array) -> Array:
     """log p(x) of a law, refused unless of shape ()."""
     if not callable(getattr(law, "log_prob", None)):
         raise TypeError(f"{name} must be a law with log_prob, got {type(law).__name__}")
-    if isinstance(law, Gaussian) and jnp.broadcast_shapes(jnp.shape(law.mean), x.shape) != x.shape:
+    if isinstance(law, Gaussian) and jnp.shape(law.mean) not in ((), x.shape):
         raise ValueError(
             f"{name} must be a law of arrays of shape {x.shape}, got a mean of shape {jnp.shape(law.mean)}"
         )

@@ -190,7 +190,7 @@ def _top_down_terms(key, inference, generative, x, prior):
     levels, posteriors, marginals = inference.levels, inference.posteriors, inference.marginals
     q_top = gaussian_of("top", inference.top(x))
     stacked = posteriors.stacked and generative.stacked and (marginals is None or marginals.stacked)
-    zs = _descend(key, posteriors, q_top, x) if marginals is None else None
+    zs = _descend(key, posteriors, q_top, x) if marginals is None else ()
 
     def state(level):
         return zs[level - 1] if marginals is None else draw(key, level, gaussian_of("marginals", marginals(level, x)))
@@ -214,7 +214,7 @@ def _descend(key, posteriors, q_top, x):
         return draw(key, level - 1, gaussian_of(name, posteriors(level, z, x)))
 
     if posteriors.stacked:
-        _, zs = jax.lax.scan(lambda z, l: (below(l, z),) * 2, z, jnp.arange(levels, 1, -1))
+        _, zs = jax.lax.scan(lambda z, level: (below(level, z),) * 2, z, jnp.arange(levels, 1, -1))
         return jnp.concatenate([zs[::-1], z[None]])
     zs = [z]
     for level in range(levels, 1, -1):

@@ -3,9 +3,9 @@
 Phase one trains encoder l and decoder l on E[−ln p(z_{l−1} | z_l)], z_0 = x, with z_{l−1} as the encoders below make
 it: `reconstruction_losses`. For a continuous z_{l−1} this is bounded below only because the encoder's noise is fixed
 and its mean bounded (`bounded_encoder`): E[−ln p(z_{l−1} | z_l)] ≥ h(z_{l−1} | z_l) = h(z_{l−1}) − I(z_{l−1}; z_l), and
-then `capacity` bounds I. Phase two fits a prior to the top latent (`priors`, a flow, or any other law). Encoders, decoders
-and prior are then a hierarchical VAE with inference `hierarchical.bottom_up(encoders)`: its bound on log p(x) is
-`hierarchical.elbo`, its samples `hierarchical.sample`.
+then `capacity` bounds I. Phase two fits a prior to the top latent (`priors`, a flow, or any other law). Encoders,
+decoders and prior are then a hierarchical VAE with inference `hierarchical.bottom_up(encoders)`: its bound on log p(x)
+is `hierarchical.elbo`, its samples `hierarchical.sample`.
 
 Layers share parameters where their kernels are bound to the same ones: each is then moved by every layer's loss.
 """
