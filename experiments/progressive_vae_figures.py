@@ -15,7 +15,7 @@ SHOWN = 64
 def reconstructions(data: datasets.Dataset, rebuilt: list[np.ndarray], errors: list[float]) -> Any:
     """Test images, and what the latent of each level is decoded to."""
     titles = ["test images"]
-    titles += [f"from z_{level}\nerror {error:.2f} of a scale from −1 to 1" for level, error in enumerate(errors, 1)]
+    titles += [f"from z_{level}\nerror {error:.2f} (scale −1 to 1)" for level, error in enumerate(errors, 1)]
     return _mosaics(data, [data.test, *rebuilt], titles)
 
 
@@ -59,9 +59,12 @@ def information(rows: list[dict[str, float]], count: int) -> Any:
     places = np.arange(1, len(rows) + 1)
     low, high, capacity = (np.array([row[name] for row in rows]) for name in ("contrastive", "gaussian", "capacity"))
     axis.bar(places, high - low, 0.5, bottom=low, color="#b9cfe4", label="between the bounds")
-    axis.plot(places, high, "_", ms=36, mew=2, color="#1f4e79", label="Gaussian of z's covariance (upper)")
-    axis.plot(places, low, "_", ms=36, mew=2, color="#3c8d5a", label="contrastive (lower)")
-    axis.plot(places, capacity, "_", ms=36, mew=2, color="#b5482a", label="capacity of the channel (upper)")
+    for values, colour, label in (
+        (capacity, "#b5482a", "capacity of the channel (upper)"),
+        (high, "#1f4e79", "Gaussian of z's covariance (upper)"),
+        (low, "#3c8d5a", "contrastive (lower)"),
+    ):
+        axis.hlines(values, places - 0.3, places + 0.3, color=colour, lw=2, label=label)
     axis.axhline(math.log(count), color="0.6", lw=0.8, ls="--", label=f"log {count}: no lower bound shows more")
     axis.set_xticks(places, [f"I({'x' if i == 1 else f'z_{i - 1}'}; z_{i})" for i in places])
     axis.set(ylabel="mutual information, nats", ylim=(0, None), xlim=(0.4, len(rows) + 0.6),

@@ -204,9 +204,9 @@ def draw_samples(config: Config, decoder: Any, count: int) -> tuple[np.ndarray, 
 
 
 def distances(config: Config, data: datasets.Dataset, images: np.ndarray) -> dict[str, float]:
-    """Of images from the test set, and of as many training images: the floor."""
-    found = {}
-    for name, others in (("samples", images), ("training_images", data.train[: len(data.test)])):
+    """Of images from the test set, and of as many training images taken at random: the floor."""
+    found, rows = {}, np.random.default_rng(config.seed).permutation(len(data.train))
+    for name, others in (("samples", images), ("training_images", data.train[rows[: len(data.test)]])):
         found[f"frechet_{name}"] = float(metrics.frechet_distance(others, data.test))
         found[f"energy_{name}"] = float(metrics.energy_distance(others, data.test))
     return found

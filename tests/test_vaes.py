@@ -318,6 +318,7 @@ REFUSED = {
     "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
     "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
     "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\), got shape \(3,\)"),
+    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, ddpm.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.mean must have shape \(\) or \(2,\), got \(3,\)"),
     "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),
     "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, 0), ValueError, "samples must be at least 1, got 0"),
     "bits": (lambda: decoders.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),

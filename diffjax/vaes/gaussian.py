@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from .. import checks
+from ..ddpm.bound import check_prior
 from ..ddpm.gaussian import Gaussian, kl_entries
 from ..flows.density import StandardNormal
 from ..noise import normal
@@ -163,7 +164,6 @@ def kl_of(name: str, q: Gaussian, p: Any, z: Array) -> Array:
     """KL(q ‖ p) in nats, shape (): exactly between Gaussians, otherwise log q(z) − log p(z) at the draw z of q."""
     if not isinstance(p, Gaussian):
         return q.log_prob(z) - log_prob_of(name, p, z)
-    checks.one_of_shapes(f"{name}'s mean", p.mean, list({(), q.mean.shape}))
     return jnp.sum(kl_entries(q.variance, p.variance, jnp.asarray(q.mean - p.mean)))
 
 
@@ -171,15 +171,15 @@ def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
     """The prior of latents of this shape: N(0, I) for None and for `flows.standard_normal` in closed form."""
     if isinstance(prior, StandardNormal) and prior.shape != shape:
         raise ValueError(f"prior must be a law of latents of shape {shape}, got shape {prior.shape}")
-    if prior is None or isinstance(prior, StandardNormal):
-        return Gaussian(0.0, 1.0)
+    if prior is None or isinstance(prior, StandardNormal | Gaussian):
+        return check_prior(prior if isinstance(prior, Gaussian) else None, 1.0, shape)
     if not callable(getattr(prior, "log_prob", None)):
         raise TypeError(f"prior must have log_prob(z), got {type(prior).__name__}")
     return prior
 
 
 def drawable(name: str, law: Any) -> Any:
-    """`law`, refused unless it can be sampled; a Gaussian must have the shape of a variable, not be N(0, 1)."""
+    """`law`, refused unless it can be sampled."""
     if not callable(getattr(law, "sample", None)) or isinstance(law, type):
         raise TypeError(f"{name} must have sample(key), as flows.standard_normal(shape), got {law!r}")
     return law
