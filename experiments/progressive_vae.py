@@ -50,7 +50,7 @@ class Config:
     """Seed of the split, the initial parameters, training and samples."""
     latents: tuple[int, ...] = (24, 12, 8)
     """Entries of the latents z_1 … z_L."""
-    noise_std: float = 0.15
+    noise_std: float = 0.25
     """Standard deviation of the encoders' noise, whose means lie between −1 and 1."""
     shared: bool = False
     """Whether the layers above the first share their encoder's and their decoder's parameters; latents of one size."""
@@ -65,13 +65,15 @@ class Config:
     constant in training keep some probability; scores are of images as they are."""
     steps: int = 3000
     """Training steps of phase one."""
-    prior_steps: int = 2000
+    prior_steps: int = 2500
     """Training steps of each prior in phase two."""
+    prior_batch_size: int = 256
+    """Latents a step in phase two."""
     prior_width: int = 128
     """Features of the diffusion's network; half of them in the flow's."""
     seeds: int = 3
     """Fits of flow and diffusion, and times that `sets` of samples are drawn, by whose spread distances have errors."""
-    sets: int = 4
+    sets: int = 6
     """Sets of samples of each fit, each of as many as there are test examples."""
     batch_size: int = 128
     """Examples a step."""
@@ -193,8 +195,8 @@ def _standard_error(values, fits):
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    for name in ("held_out", "width", "steps", "prior_steps", "prior_width", "seeds", "sets", "batch_size",
-                 "save_every", "chunk"):  # fmt: skip
+    for name in ("held_out", "width", "steps", "batch_size", "save_every", "chunk", "prior_steps", "prior_batch_size",
+                 "prior_width", "seeds", "sets"):  # fmt: skip
         dj.checks.integer(name, getattr(config, name), 1)
     for name in ("seed", "depth"):
         dj.checks.integer(name, getattr(config, name), 0)

@@ -185,7 +185,7 @@ def fit_seeds(config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, a
         members = [jax.jit(init)(one) for one in jax.random.split(key, config.seeds)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
-    settings = dataclasses.replace(config, steps=config.prior_steps)
+    settings = dataclasses.replace(config, steps=config.prior_steps, batch_size=config.prior_batch_size)
     stacked, history = models.fit(
         settings, out, total, init_all, arrays, PRIOR_FIELDS, f"phase two, {name}", f"{name}_"
     )

@@ -17,7 +17,7 @@ SMALL = vae.Config(
     latent=3, width=8, depth=1, steps=4, batch_size=16, save_every=2, held_out=12, draws=4, chunk=6,
 )  # fmt: skip
 SMALL_LAYERS = progressive_vae.Config(
-    latents=(4, 3), width=8, depth=1, steps=4, prior_steps=4, prior_width=8, seeds=2, sets=2, batch_size=16,
+    latents=(4, 3), width=8, depth=1, steps=4, prior_steps=4, prior_batch_size=16, prior_width=8, seeds=2, sets=2, batch_size=16,
     save_every=2, held_out=12, chunk=6,
 )  # fmt: skip
 
