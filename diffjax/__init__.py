@@ -33,7 +33,7 @@ from .sampling import encode, interpolate, sample, sample_many
 
 __version__ = "0.1.0"
 
-_LAZY = ("flows", "networks", "training")
+_LAZY = ("flows", "networks", "training", "vaes")
 
 __all__ = [
     "bits_per_dim",
@@ -68,6 +68,7 @@ __all__ = [
     "training",
     "tuning",
     "types",
+    "vaes",
 ]
 
 

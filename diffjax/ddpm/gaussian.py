@@ -37,12 +37,17 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
 
 
 def kl_of_gap(variance: ArrayLike, other: ArrayLike, gap: Array) -> Array:
-    """`gaussian_kl` from the variances and the means' difference, whose shape is the example's.
+    """`gaussian_kl` from the variances and the means' difference, whose shape is the example's."""
+    return jnp.sum(kl_entries(variance, other, gap))
+
+
+def kl_entries(variance: ArrayLike, other: ArrayLike, gap: Array) -> Array:
+    """What each entry adds to `kl_of_gap`, of the gap's shape.
 
     With r = log(v_q/v_p), e^{−r} − 1 + r = r² φ_2(−r): nothing cancels where the variances are nearly equal.
     """
     r = jnp.log(other / variance)
-    return 0.5 * jnp.sum(jnp.broadcast_to(r**2 * phi(2, -r), gap.shape) + gap**2 / other)
+    return 0.5 * (jnp.broadcast_to(r**2 * phi(2, -r), gap.shape) + gap**2 / other)
 
 
 def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Array:
@@ -68,11 +73,29 @@ def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:
     """log p(x) of a Gaussian, or of its discretisation where levels are given."""
     if levels is None:
         return law.log_prob(x)
+    cell, std = cell_of(x, levels), jnp.sqrt(law.variance)
+    lower, upper = (cell.lower - law.mean) / std, (cell.upper - law.mean) / std
+    edge = cell.first | cell.last
+    inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
+    return jnp.sum(jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner))
+
+
+class Cell(NamedTuple):
+    """The interval of values that round to each entry's level: it ends at the midpoints to the neighbours.
+
+    lower, upper: its ends. first, last: whether it is the lowest, which reaches to −∞ (`lower` is then no end), or the
+    highest, which reaches to ∞. Each of x's shape.
+    """
+
+    lower: Array
+    upper: Array
+    first: Array
+    last: Array
+
+
+def cell_of(x: Array, levels: Array) -> Cell:
+    """The cells of lattice data's entries. Raises ValueError where an entry is no level."""
     index = level_index(x, levels)
     middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
-    std, last = jnp.sqrt(law.variance), index == levels.shape[0] - 1
-    lower = (middles[jnp.maximum(index - 1, 0)] - law.mean) / std
-    upper = (middles[jnp.minimum(index, middles.shape[0] - 1)] - law.mean) / std
-    edge = (index == 0) | last
-    inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
-    return jnp.sum(jnp.where(edge, log_ndtr(jnp.where(last, -lower, upper)), inner))
+    lower, upper = middles[jnp.maximum(index - 1, 0)], middles[jnp.minimum(index, middles.shape[0] - 1)]
+    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1)

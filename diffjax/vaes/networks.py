@@ -1,0 +1,49 @@
+"""A dense network between two shapes, for encoders and decoders."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from .. import checks
+from ..types import Array, ArrayLike
+
+
+class Perceptron(nn.Module):
+    """A residual perceptron of one example x of any shape, with outputs of shape `outputs`.
+
+    h = W x; `depth` times h + W₂ dropout(SiLU(W₁ LayerNorm(h))); then W LayerNorm(h), small at first (a tenth of the
+    usual standard deviation), so that an encoder starts near its law's centre. Batch with `jax.vmap`.
+
+    outputs: as (2, d) for a mean and a log_std of d entries each. width, depth: features, and blocks. dropout:
+    probability of a hidden feature to be dropped where train=True (then `apply` needs rngs={"dropout": key}). dtype: of
+    the computation, None for float32 or x's if wider; the last layer stays float32 at least.
+    Raises ValueError or TypeError for other fields, by name. Residual blocks of He et al. 2016.
+    """
+
+    outputs: tuple[int, ...]
+    width: int = 256
+    depth: int = 2
+    dropout: float = 0.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        checks.shape("outputs", self.outputs)
+        checks.integer("width", self.width, 1)
+        checks.integer("depth", self.depth, 0)
+        checks.within("dropout", self.dropout, 0.0, 1.0)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: ArrayLike, train: bool = False) -> Array:
+        x = checks.real_array("x", x)
+        dtype = self.dtype or x.dtype
+        h = nn.Dense(self.width, dtype=dtype)(jnp.ravel(x))  # (width,)
+        for _ in range(self.depth):
+            branch = nn.silu(nn.Dense(self.width, dtype=dtype)(nn.LayerNorm(dtype=dtype)(h)))
+            branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
+            h = h + nn.Dense(self.width, dtype=dtype)(branch)
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        last = nn.Dense(math.prod(self.outputs), kernel_init=small, dtype=x.dtype)
+        return last(nn.LayerNorm(dtype=dtype)(h)).reshape(self.outputs)

@@ -1,0 +1,123 @@
+"""The VAE experiments at their smallest: every file they promise, what their numbers mean, resuming, and their errors."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax.vaes import progressive
+from experiments import datasets, progressive_vae, vae
+from experiments.progressive_vae_models import Layers
+from tests.families import assert_refused
+
+SMALL = vae.Config(
+    latent=3, width=8, depth=1, steps=4, batch_size=16, save_every=2, held_out=12, draws=4, chunk=6,
+)  # fmt: skip
+SMALL_LAYERS = progressive_vae.Config(
+    latents=(4, 3), width=8, depth=1, steps=4, prior_steps=4, prior_batch_size=16, prior_width=8, seeds=2, sets=2, batch_size=16,
+    save_every=2, held_out=12, chunk=6,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["logistic", "gaussian", "bernoulli"])
+def test_vae_writes_what_it_promises_and_resumes(decoder, tmp_path, capsys):
+    """Figures and metrics appear, the bound is its two parts, many draws bound more tightly (Jensen; by 4 draws against
+    one an untrained network's, whose weights vary), and a second run trains no further and repeats it all.
+    """
+    config = dataclasses.replace(SMALL, out=tmp_path, decoder=decoder)
+    first = vae.run(config)
+    figures = {"loss", "samples", "reconstructions", "traversal", "interpolation"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == figures
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    for row in (stored["test"], stored["train"]):
+        parts = row["bits_per_dim_reconstruction"] + row["bits_per_dim_kl"]
+        np.testing.assert_allclose(row["bits_per_dim"], parts, rtol=1e-5)
+        nats = row["bits_per_dim_kl"] * 64 * math.log(2)
+        np.testing.assert_allclose(np.sum(row["kl_of_each_entry"]), nats, rtol=1e-4)
+    if decoder == "bernoulli":
+        assert stored["histogram_bits_per_dim"] < 1
+    capsys.readouterr()
+    again = vae.run(config)
+    assert "resuming after step 4" in capsys.readouterr().out
+    assert json.dumps(_plain(first)) == json.dumps(_plain(again))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_progressive_vae_writes_what_it_promises_and_resumes(shared, tmp_path, capsys):
+    """Figures and metrics appear, lower bounds are below upper ones and the capacity above both, every prior has its
+    scores and distances, and a second run trains no further and repeats it all.
+    """
+    changes = {"shared": True, "latents": (4, 4, 4)} if shared else {}
+    config = dataclasses.replace(SMALL_LAYERS, out=tmp_path, **changes)
+    first = progressive_vae.run(config)
+    figures = {"loss", "loss_flow", "loss_diffusion", "reconstructions", "samples", "latents", "information"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == figures
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == config.steps
+    assert len(stored["information"]) == len(config.latents) == len(stored["reconstruction_rmse"])
+    for row in stored["information"]:
+        assert row["contrastive"] <= math.log(12) + 1e-5
+        assert row["gaussian"] <= row["capacity"]
+    assert set(stored["priors"]) == {"gaussian", "flow", "diffusion"}
+    assert set(stored["distances"]) == {*stored["priors"], "training_images"}
+    assert len(stored["priors"]["diffusion"]["bits_per_dim"]) == config.seeds
+    capsys.readouterr()
+    again = progressive_vae.run(config)
+    assert capsys.readouterr().out.count("resuming after step 4") == 3
+    assert json.dumps(_plain(first)) == json.dumps(_plain(again))
+
+
+def _plain(results):
+    """Without the seconds, arrays as lists."""
+    return json.loads(json.dumps(results | {"seconds": None}, default=lambda v: np.asarray(v).tolist()))
+
+
+def test_shared_layers_have_one_set_of_parameters():
+    """Above the first layer all kernels are of the same parameters, which every layer's loss moves."""
+    config = dataclasses.replace(SMALL_LAYERS, latents=(4, 4, 4), shared=True)
+    data = datasets.Dataset(
+        "blank", np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 1)), np.array([-1.0, 0.0, 1.0]), 0.0, 1.0
+    )
+    layers = Layers(config, data)
+    params = layers.init(jax.random.key(0))
+    assert len(params) == 2
+
+    def losses(params):
+        return progressive.reconstruction_losses(jax.random.key(1), *layers.bound(params), data.train[0])[0]
+
+    slopes = jax.jit(jax.jacobian(losses))(params)
+    moved = [
+        np.array([max(np.abs(leaf[i]).max() for leaf in jax.tree.leaves(own)) > 0 for i in range(3)]) for own in slopes
+    ]
+    np.testing.assert_array_equal(moved, [[True, False, False], [False, True, True]])
+
+
+def test_black_and_white_images_are_bits():
+    """Levels above the middle become 1, the middle and those below 0."""
+    images = np.array([[[[-1.0], [0.0]], [[0.5], [1.0]]]])
+    data = datasets.Dataset("four", images, images, np.array([-1.0, 0.0, 0.5, 1.0]), 0.0, 1.0)
+    np.testing.assert_array_equal(vae.black_and_white(data).train.ravel(), [0, 0, 1, 1])
+
+
+REFUSED = {
+    "beta": (vae, {"beta": -1.0}, "beta must be 0 or more, got -1.0"),
+    "latent": (vae, {"latent": 0}, "latent must be at least 1, got 0"),
+    "vae's data": (vae, {"data": "moons"}, "data must be images of integers of at most 256 levels, moons is not"),
+    "noise": (progressive_vae, {"noise_std": 0.0}, "noise_std must be positive, got 0.0"),
+    "no latents": (progressive_vae, {"latents": ()}, r"latents must be sizes of at least 2, one a level, got \(\)"),
+    "latents": (progressive_vae, {"latents": (4, 1)}, r"latents must be sizes of at least 2, one a level, got \(4, 1\)"),
+    "shared": (progressive_vae, {"shared": True}, r"latents must be of one size to share parameters, got \(4, 3\)"),
+    "data": (progressive_vae, {"data": "moons"}, "data must be images of integers of at most 256 levels, moons is not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name, tmp_path):
+    module, changes, message = REFUSED[name]
+    small = SMALL if module is vae else SMALL_LAYERS
+    assert_refused(lambda: module.run(dataclasses.replace(small, out=tmp_path, **changes)), ValueError, message)

@@ -1,0 +1,336 @@
+"""VAEs of one latent: decoders are laws, the bound is the evidence where the encoder is exact, and bounds are in order."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffjax as dj
+from diffjax import ddpm, flows, targets
+from diffjax.vaes import Perceptron, decoders, gaussian, priors
+from tests.families import assert_refused
+
+KEY = jax.random.key(0)
+LEVELS = np.array([-1.0, -0.6, 0.1, 1.0])  # not equally spaced
+
+
+# ----------------------------------------------------------------------------------------------------------- decoders
+
+LATTICE = {
+    "bernoulli": (lambda m: decoders.bernoulli(m), np.array([0.0, 1.0])),
+    "logistic": (lambda m: decoders.discretised_logistic(m, jnp.log(jnp.array([0.3, 0.02])), LEVELS), LEVELS),
+    "gaussian": (lambda m: decoders.discretised_gaussian(m, jnp.log(jnp.array([0.3, 0.02])), LEVELS), LEVELS),
+}
+"""name -> (law of two entries from their locations, the values of an entry)."""
+
+
+@pytest.mark.parametrize("name", LATTICE)
+def test_a_decoder_s_probabilities_sum_to_one(name, x64):
+    """Σ P = 1 over all pairs of values, E x = mean, and draws have these probabilities within 4.5 standard errors."""
+    make, values = LATTICE[name]
+    law = make(jnp.array([0.2, -0.7]))
+    pairs = np.stack(np.meshgrid(values, values, indexing="ij"), -1).reshape(-1, 2)
+    p = np.exp(np.asarray(jax.jit(jax.vmap(law.log_prob))(pairs)))
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
+    np.testing.assert_allclose(p @ pairs, law.mean, rtol=1e-12)
+    n = 4000
+    xs = np.asarray(jax.jit(jax.vmap(law.sample))(jax.random.split(KEY, n)))
+    found = np.array([np.mean(np.all(np.isclose(xs, x), -1)) for x in pairs])
+    assert np.all(np.abs(found - p) <= 4.5 * np.sqrt(p * (1 - p) / n) + 1e-12)
+    np.testing.assert_array_equal(law.sample(KEY), law.sample(KEY))
+
+
+def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
+    """100 scales from its location a cell of width w holds e^{−(b−m)/r} (e^{w/r} − 1) to first order: log P in float32
+    to rounding, with a finite gradient.
+    """
+    levels, scale = jnp.array([-1.0, 0.0, 1.0, 2.0]), 0.01
+    log_p = lambda m: decoders.discretised_logistic(m, math.log(scale), levels).log_prob(jnp.array([1.0]))  # noqa: E731
+    value, slope = jax.value_and_grad(lambda m: log_p(m))(jnp.array([-0.5]))
+    np.testing.assert_allclose(value, -(0.5 + 0.5) / scale + math.log1p(-math.exp(-1 / scale)), rtol=1e-6)
+    np.testing.assert_allclose(slope, [1 / scale], rtol=1e-6)
+
+
+def test_a_gaussian_decoder_is_a_density(x64):
+    """∫ p = 1 by the trapezoid rule, which is exact to rounding for a Gaussian on a grid of a fifth of its width."""
+    law = decoders.gaussian(jnp.array([0.3]), jnp.array([math.log(0.5)]))
+    xs = jnp.arange(-6, 6, 0.1)[:, None]
+    np.testing.assert_allclose(0.1 * jnp.sum(jnp.exp(jax.vmap(law.log_prob)(xs))), 1, rtol=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------- linear-Gaussian VAE
+
+
+class Ppca:
+    """Probabilistic PCA of a covariance S: x = W z + σ ε at the greatest likelihood, and its exact posterior.
+
+    W = U (Λ − σ²)^½ of the largest eigenvalues, σ² the mean of the rest (Tipping & Bishop 1999, eq. 7–8); WᵀW is
+    diagonal, so that the posterior N(WᵀC⁻¹x, I − WᵀC⁻¹W) is.
+    """
+
+    def __init__(self, covariance, size):
+        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = values[::-1], vectors[:, ::-1]
+        self.variance = values[size:].mean()
+        self.weights = vectors[:, :size] * np.sqrt(values[:size] - self.variance)  # (D, d)
+        self.law_covariance = self.weights @ self.weights.T + self.variance * np.eye(len(values))
+        gain = self.weights.T @ np.linalg.inv(self.law_covariance)
+        self.gain, self.spread = gain, 1 - np.diag(gain @ self.weights)
+
+    def encoder(self, x):
+        return jnp.asarray(self.gain) @ x, 0.5 * jnp.log(jnp.asarray(self.spread))
+
+    def decoder(self, z):
+        return ddpm.Gaussian(jnp.asarray(self.weights) @ z, jnp.asarray(self.variance))
+
+    def log_prob(self, xs):
+        """log N(x; 0, C), (N,)."""
+        _, log_det = np.linalg.slogdet(self.law_covariance)
+        squares = np.einsum("ni,ij,nj->n", xs, np.linalg.inv(self.law_covariance), xs)
+        return -0.5 * (squares + log_det + xs.shape[1] * math.log(2 * math.pi))
+
+
+def ppca_data(count=400):
+    """Centred examples of 5 entries with two strong directions."""
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(count, 2)) @ (rng.normal(size=(2, 5)) * [[1.5], [0.8]]) + 0.4 * rng.normal(size=(count, 5))
+    return xs - xs.mean(0)
+
+
+def keys_of(count, seed=1):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+class OpenNormal:
+    """N(0, I) that hides its form, so that its KL is by a draw."""
+
+    def log_prob(self, z):
+        return dj.numerics.normal_log_prob(z, 1.0)
+
+
+def test_the_exact_encoder_s_bound_is_the_evidence(x64):
+    """With the posterior as encoder log p(x, z)/q(z | x) = log p(x) for every z: one draw, and the weighted bound of any
+    k, are log p(x) to rounding for each example; by the KL in closed form the mean is, within its standard error.
+    """
+    xs = ppca_data()
+    model = Ppca(xs.T @ xs / len(xs), 2)
+    keys, exact = keys_of(len(xs)), model.log_prob(xs)
+    drawn = jax.jit(jax.vmap(lambda k, x: gaussian.elbo(k, model.encoder, model.decoder, x, OpenNormal())))(keys, xs)
+    np.testing.assert_allclose(drawn.total, exact, rtol=1e-11)
+    weighted = lambda k, x: gaussian.importance_weighted_bound(k, model.encoder, model.decoder, x, 7)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(jax.vmap(weighted))(keys, xs), exact, rtol=1e-11)
+    closed = jax.jit(jax.vmap(lambda k, x: gaussian.elbo(k, model.encoder, model.decoder, x)))(keys, xs)
+    gap = np.asarray(closed.total) - exact
+    assert abs(gap.mean()) < 4 * gap.std(ddof=1) / math.sqrt(len(xs))
+    np.testing.assert_allclose(closed.total, closed.reconstruction - closed.kl, rtol=1e-14)
+
+
+def fit_linear_vae(xs, size, steps=3000, draws=4):
+    """Parameters of a linear-Gaussian VAE after Adam on the bound, all examples a step."""
+    keys = jax.random.split(KEY, 2)
+    params = {
+        "encoder": (0.1 * jax.random.normal(keys[0], (size, xs.shape[1])), jnp.zeros(size)),
+        "decoder": (0.1 * jax.random.normal(keys[1], (xs.shape[1], size)), jnp.zeros(())),
+    }
+    optimiser = optax.adam(optax.cosine_decay_schedule(2e-2, steps))
+
+    def loss(params, key):
+        encoder, decoder = linear_vae(params)
+        keys = jax.random.split(key, (len(xs), draws))
+        one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total  # noqa: E731
+        return -jnp.mean(jax.vmap(jax.vmap(one, (0, None)))(keys, xs))
+
+    def step(carry, key):
+        params, state = carry
+        updates, state = optimiser.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda params, keys: jax.lax.scan(step, (params, optimiser.init(params)), keys)[0][0])
+    return run(params, jax.random.split(jax.random.key(2), steps))
+
+
+def linear_vae(params):
+    """(encoder, decoder) of the parameters."""
+    gain, log_std = params["encoder"]
+    weights, log_noise = params["decoder"]
+    encoder = lambda x: (gain @ x, log_std)  # noqa: E731
+    decoder = lambda z: decoders.gaussian(weights @ z, log_noise)  # noqa: E731
+    return encoder, decoder
+
+
+@pytest.mark.slow
+def test_a_trained_linear_vae_reaches_the_evidence_of_probabilistic_pca(x64):
+    """The mean bound after training is the greatest evidence of probabilistic PCA to 1e-3 nats, and not above it.
+
+    A diagonal encoder suffices, as the bound itself turns W so that WᵀW is diagonal (Lucas et al. 2019). The mean is
+    over 64 draws an example: near the optimum the draws' total has nearly no variance, so that the standard error is
+    far below 1e-3, as asserted.
+    """
+    xs = ppca_data()
+    evidence = Ppca(xs.T @ xs / len(xs), 2).log_prob(xs).mean()
+    encoder, decoder = linear_vae(fit_linear_vae(jnp.asarray(xs), 2))
+    one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total  # noqa: E731
+    keys = jax.random.split(jax.random.key(3), (len(xs), 64))
+    totals = np.asarray(jax.jit(jax.vmap(jax.vmap(one, (0, None))))(keys, xs))
+    error = totals.std(1, ddof=1).mean() / math.sqrt(totals.size)
+    assert error < 2e-4
+    assert -1e-3 < totals.mean() - evidence < 4 * error, totals.mean() - evidence
+
+
+def test_bounds_are_in_order(x64):
+    """ELBO < IWAE_4 < IWAE_32 < log p in expectation where the encoder is wrong, each gap more than 5 standard errors.
+
+    The encoder has twice the posterior's standard deviation and a shifted mean, so that each weight varies.
+    """
+    xs = np.tile(ppca_data(), (10, 1))
+    model = Ppca(xs.T @ xs / len(xs), 2)
+    keys = keys_of(len(xs))
+
+    def encoder(x):
+        mean, log_std = model.encoder(x)
+        return mean + 0.2, log_std + math.log(2)
+
+    @jax.jit
+    @jax.vmap
+    def bounds(key, x):
+        few = [gaussian.importance_weighted_bound(key, encoder, model.decoder, x, k) for k in (4, 32)]
+        return jnp.stack([gaussian.elbo(key, encoder, model.decoder, x).total, *few])
+
+    found = np.column_stack([bounds(keys, xs), model.log_prob(xs)])
+    gaps = np.diff(found, axis=1)  # (N, 3)
+    assert np.all(gaps.mean(0) > 5 * gaps.std(0, ddof=1) / math.sqrt(len(xs))), gaps.mean(0)
+
+
+def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
+    """IWAE of k = 1 is the ELBO whose KL is by the same draw."""
+    x = jnp.array([0.3, -1.0, 0.2, 0.5, 0.1])
+    model = Ppca(np.diag([4.0, 2.0, 0.3, 0.3, 0.3]), 2)
+    encoder = lambda x: (model.encoder(x)[0], jnp.zeros(2))  # noqa: E731
+    one = gaussian.elbo(KEY, encoder, model.decoder, x, OpenNormal()).total
+    np.testing.assert_allclose(gaussian.importance_weighted_bound(KEY, encoder, model.decoder, x, 1), one, rtol=1e-13)
+
+
+def test_beta_and_free_bits_are_their_laws(x64):
+    """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²); below λ no gradient pushes."""
+    mean, log_std = jnp.array([0.1, 1.5, 0.0]), jnp.array([0.05, -1.0, 0.0])
+    kl = np.asarray(0.5 * (mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std))
+    decoder = lambda z: decoders.gaussian(z[:2], 0.0)  # noqa: E731
+    found = lambda **s: gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, jnp.array([0.4, 0.2]), **s)  # noqa: E731
+    plain = found()
+    np.testing.assert_allclose(plain.kl, kl.sum(), rtol=1e-13)
+    for beta, free in ((1.0, 0.0), (4.0, 0.0), (0.0, 0.0), (2.0, 0.3)):
+        terms = found(beta=beta, free_bits=free)
+        expected = plain.reconstruction - beta * np.maximum(kl, free).sum()
+        np.testing.assert_allclose(terms.total, expected, rtol=1e-13)
+        np.testing.assert_allclose(terms.kl, plain.kl, rtol=1e-14)
+
+    def charged(log_std):
+        terms = gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, jnp.array([0.4, 0.2]), free_bits=0.3)
+        return terms.total - terms.reconstruction
+
+    slope = np.asarray(jax.grad(charged)(log_std))
+    assert slope[0] == 0 == slope[2] and slope[1] != 0
+
+
+def test_a_prior_may_be_any_law(x64):
+    """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `flows.standard_normal`, agree in
+    expectation; samples are those of p(z) and p(x | z), and repeat under their key.
+    """
+    mean, log_std = jnp.array([0.3, -0.2]), jnp.array([-0.5, 0.2])
+    encoder, decoder = (lambda x: (mean, log_std)), (lambda z: decoders.gaussian(z, math.log(0.5)))
+    x = jnp.array([0.1, 0.2])
+    exact = gaussian.elbo(KEY, encoder, decoder, x, ddpm.Gaussian(jnp.array([0.5, 0.5]), jnp.array([2.0, 2.0]))).kl
+    np.testing.assert_allclose(
+        gaussian.elbo(KEY, encoder, decoder, x, flows.standard_normal((2,))).kl,
+        gaussian.elbo(KEY, encoder, decoder, x).kl, rtol=1e-14)  # fmt: skip
+    prior = targets.gaussian([0.5, 0.5], math.sqrt(2.0))
+    drawn = jax.jit(jax.vmap(lambda k: gaussian.elbo(k, encoder, decoder, x, prior).kl))(keys_of(4000))
+    assert abs(drawn.mean() - exact) < 4 * drawn.std() / math.sqrt(4000)
+    xs = np.asarray(jax.vmap(lambda k: gaussian.sample(k, decoder, prior))(keys_of(4000)))
+    assert np.all(np.abs(xs.mean(0) - 0.5) < 4.5 * math.sqrt(2.25 / 4000))
+    assert np.all(np.abs(xs.var(0) - 2.25) < 4.5 * 2.25 * math.sqrt(2 / 4000))
+    np.testing.assert_array_equal(gaussian.sample(KEY, decoder, prior), gaussian.sample(KEY, decoder, prior))
+
+
+def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
+    """Its mean and covariance are those of the data, divided by N: no other Gaussian has a greater likelihood."""
+    zs = ppca_data(50)[:, :3] + 0.3
+    law = priors.fitted_gaussian(zs)
+    np.testing.assert_allclose(law.mean(), zs.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(law.covariance(), np.cov(zs.T, bias=True), rtol=1e-10, atol=1e-13)
+
+
+def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
+    """With an exact denoiser its log density is the target's at t_min but for its start: N(0, I) stands for p_T, whose
+    mean is α_T m, so that log p is off by α_T m·x_T at most, with |x_T| < 5. Samples have the target's moments, and
+    both pass through vmap and jit.
+    """
+    schedule, target = dj.schedules.vp_linear(), targets.gaussian([0.4, -0.2], [0.7, 0.5])
+    grid = dj.grids.log_snr(schedule, 32)
+    denoiser = targets.denoiser(target, schedule)
+    prior = priors.diffusion(denoiser, schedule, (2,), dj.solvers.unipc(3), dj.grids.to_zero(grid), grid)
+    zs = jax.vmap(target.sample)(keys_of(6))
+    found = jax.jit(jax.vmap(prior.log_prob))(zs)
+    exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(zs)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5)
+    drawn = np.asarray(jax.jit(jax.vmap(prior.sample))(keys_of(2000)))
+    std = np.array([0.7, 0.5])
+    assert np.all(np.abs(drawn.mean(0) - [0.4, -0.2]) < 4.5 * std / math.sqrt(2000))
+    assert np.all(np.abs(drawn.std(0) / std - 1) < 4.5 / math.sqrt(4000))
+    np.testing.assert_allclose(prior.sample(keys_of(2000)[3]), drawn[3], rtol=1e-9)
+
+
+def test_the_perceptron_has_the_shape_asked_for():
+    """A small answer at first, of the outputs' shape for an input of any; parameters do not depend on the batch."""
+    network = Perceptron((2, 3), width=8, depth=1, dropout=0.5)
+    params = network.init(KEY, jnp.ones((4, 2)))
+    apply = functools.partial(network.apply, params)
+    x = jax.random.normal(KEY, (4, 2))
+    assert apply(x).shape == (2, 3) and np.abs(apply(x)).max() < 1
+    np.testing.assert_allclose(jax.vmap(apply)(jnp.stack([x, -x]))[0], apply(x), rtol=1e-5, atol=1e-6)
+    dropped = apply(x, train=True, rngs={"dropout": KEY})
+    assert not np.allclose(dropped, apply(x))
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def encoder_of(mean, log_std):
+    return lambda x: (jnp.asarray(mean), jnp.asarray(log_std))
+
+
+PAIR, X = encoder_of([0.0, 0.0], [0.0, 0.0]), jnp.array([0.1, 0.2])
+PLAIN = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+REFUSED = {
+    "nan in x": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]), ValueError, "x must be finite, got 1 NaN"),
+    "key": (lambda: gaussian.elbo(0, PAIR, PLAIN, X), TypeError, "key must be a typed key"),
+    "nan in mean": (lambda: gaussian.elbo(KEY, encoder_of([0, math.nan], 0.0), PLAIN, X), ValueError, "encoder's mean must be finite"),
+    "log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], [0.0] * 3), PLAIN, X), ValueError, r"encoder's log_std must have shape .*got \(3,\)"),
+    "no pair": (lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X), TypeError, r"encoder must return \(mean, log_std\) or a ddpm.Gaussian"),
+    "decoder": (lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X), TypeError, "decoder must be a law with log_prob"),
+    "decoder's shape": (lambda: gaussian.elbo(KEY, PAIR, lambda z: decoders.gaussian(jnp.zeros(3), 0.0), X), ValueError, r"decoder must be a law of arrays of shape \(2,\), got a mean of shape \(3,\)"),
+    "decoder's law": (lambda: gaussian.elbo(KEY, PAIR, lambda z: decoders.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
+    "beta": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0), ValueError, "beta must be 0 or more, got -1.0"),
+    "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
+    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
+    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\), got shape \(3,\)"),
+    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, ddpm.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.mean must have shape \(\) or \(2,\), got \(3,\)"),
+    "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),
+    "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, 0), ValueError, "samples must be at least 1, got 0"),
+    "bits": (lambda: decoders.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),
+    "levels": (lambda: decoders.discretised_logistic([0.0], 0.0, [1.0, 0.0]), ValueError, "levels must increase"),
+    "no level": (lambda: decoders.discretised_logistic([0.0], 0.0, LEVELS).log_prob(jnp.array([0.5])), ValueError, "x must take values among the 4 levels"),
+    "scale": (lambda: decoders.discretised_logistic([0.0, 0.0], [0.0] * 3, LEVELS), ValueError, "log_scale must have shape"),
+    "nan in logits": (lambda: decoders.bernoulli([math.nan]), ValueError, "logits must be finite"),
+    "latents": (lambda: priors.fitted_gaussian(np.zeros((3, 3))), ValueError, r"zs must have shape \(N, d\) with N > d, got \(3, 3\)"),
+    "outputs": (lambda: Perceptron((2, 0)), TypeError, "outputs must be a tuple of positive integers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name):
+    assert_refused(*REFUSED[name])
