@@ -58,7 +58,10 @@ def gaps(chain, variance):
 
 @pytest.mark.parametrize(
     "variance, expected",
-    [("posterior", {10: 0.206, 100: 0.773, 1000: 0.443}), ("forward", {10: 0.077, 100: 0.0108, 1000: 0.00109})],
+    [
+        ("posterior", {10: 0.206, 100: 0.773, 1000: 0.443}),
+        pytest.param("forward", {10: 0.077, 100: 0.0108, 1000: 0.00109}, marks=pytest.mark.slow),
+    ],
 )
 def test_gap_of_the_fixed_variances(variance, expected, x64):
     """E[bound + log p] = ½ Σ [u − log(1 + u)] per Gaussian dimension with β̃, which does not vanish as T grows; with β it
@@ -201,6 +204,7 @@ def test_the_split_often_printed_is_looser(x64):
     assert_mean(found - right, excess)
 
 
+@pytest.mark.slow
 def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
     """At fixed log-SNR end points E[bound + log p] falls as 1/T: a Riemann sum of the mmse over SNR. Slope within 0.2.
 
@@ -289,6 +293,7 @@ def test_lattice_bound_of_a_coin_is_tight(x64):
     np.testing.assert_allclose(bits, total / math.log(2), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradient_by_the_betas_is_that_of_finite_differences(x64):
     """The noise is held, so the bound is a smooth function of the betas: central differences of step h, error h²."""
     betas, x = vp_betas(6), jnp.array([0.7])

@@ -25,6 +25,7 @@ def measured(results):
     return {name: measured(value) for name, value in results.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_the_experiment_writes_what_it_promises_and_resumes(tmp_path, capsys, monkeypatch):
     """Figures and metrics appear, terms add up to the total, and a second run trains no further and repeats it all."""
     small = {"COMPRESSED": 3, "GAUSSIAN_STEPS": (), "MIXTURE_STEPS": (4,), "EXACT_DRAWS": 8}

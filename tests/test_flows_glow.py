@@ -62,6 +62,7 @@ def test_initialise_normalises_after_every_actnorm_of_a_glow():
         np.testing.assert_allclose(h.std((0, 1, 2)), 1, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
     """Σ_x exp of the mean bound ≤ Σ_x E P̂(x) = the flow's mass on the cells, counted among its samples, for uniform and
     learned noise: 3⁴ lattice points of (2, 2, 1), within 4.5 standard errors. The weight 1/q of a draw has no tail up to
