@@ -132,8 +132,9 @@ def advance(
     A pure function, to be called between updates of the model, with the kernel's state made anew: the density at a
     place changes with the model. The same key may serve all updates: their number is folded in. restarts: a law with
     `sample(key)`; each chain then starts there anew with probability `share`, which lets them find modes that they
-    cannot cross to. A diverged chain holds NaN, so that the loss is NaN too, and `diverged_at` of the run tells which.
-    Raises ValueError for a share outside [0, 1] and as `run_many`. Tieleman 2008; Du & Mordatch 2019, section 3.2.
+    cannot cross to; TypeError for what has no `sample`, ValueError for draws that are not of a chain's shape. A
+    diverged chain holds NaN, so that the loss is NaN too, and `diverged_at` of the run tells which. Raises ValueError
+    for a share outside [0, 1] and as `run_many`. Tieleman 2008; Du & Mordatch 2019, section 3.2.
     """
     checks.key("key", key)
     if not isinstance(chains, PersistentChains):
@@ -143,7 +144,11 @@ def advance(
     if restarts is not None:
         share = checks.within("share", share, 0.0, 1.0)
         key_where, key_fresh = jax.random.split(key_restart)
+        if not callable(getattr(restarts, "sample", None)):
+            raise TypeError(f"restarts must have sample(key), got {restarts!r}")
         fresh = jax.vmap(restarts.sample)(jax.random.split(key_fresh, len(xs)))
+        if fresh.shape != xs.shape:
+            raise ValueError(f"restarts must draw places of the chains' shape {xs.shape[1:]}, got {fresh.shape[1:]}")
         again = jax.random.bernoulli(key_where, share, (len(xs),)).reshape(-1, *[1] * (xs.ndim - 1))
         xs = jnp.where(again, fresh, xs)
     result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)

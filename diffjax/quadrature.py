@@ -70,7 +70,11 @@ def integrate(function: Callable[[Array], Array], bounds: ArrayLike, points: int
 
 
 def log_integral(
-    log_density: Callable[[Array], Array], bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+    log_density: Callable[[Array], Array],
+    bounds: ArrayLike,
+    points: int = 512,
+    tolerance: float | None = 1e-4,
+    name: str = "log_density",
 ) -> Array:
     """log ∫ e^{log_density(x)} dx over a box, in nats, shape (): log Z of an unnormalised density.
 
@@ -78,29 +82,30 @@ def log_integral(
     integral above which it is refused; None for no such check. Two errors are estimated from the values at hand: what
     lies beyond the bounds, as if the density at each face went on for the box's length, and what the cells are too
     coarse for, by which the sums over every third node along an axis differ. A density with jumps inside cells needs a
-    tolerance of the order of a cell, one that is cut off at the bounds needs wider bounds or None.
+    tolerance of the order of a cell, one that is cut off at the bounds needs wider bounds or None. name: what errors
+    call log_density.
 
     Raises ValueError where log_density does not return a scalar, is NaN or +infinity, or is −infinity everywhere; where
     the density has not decayed at the bounds, hence perhaps is not integrable; and where the cells do not resolve it.
     Under jit nothing is refused, and NaN gives NaN.
     """
-    checks.callable_("log_density", log_density, "log_density(x) -> ()")
+    checks.callable_(name, log_density, f"{name}(x) -> ()")
     tolerance = None if tolerance is None else checks.positive("tolerance", tolerance)
     used = rule(bounds, points)
     values = _evaluate(log_density, used.nodes)
     if values.shape != used.nodes.shape[:1]:
-        raise ValueError(f"log_density must return a scalar, got shape {values.shape[1:]}")
+        raise ValueError(f"{name} must return a scalar, got shape {values.shape[1:]}")
     if checks.is_traced(values):
         return jax.scipy.special.logsumexp(values) + np.log(used.weight)
     exact = np.asarray(values, np.float64)
-    _refuse("log_density", "below infinity", np.isnan(exact) | np.isposinf(exact), used, exact)
+    _refuse(name, "below infinity", np.isnan(exact) | np.isposinf(exact), used, exact)
     top = exact.max()
     if np.isneginf(top):
-        raise ValueError(f"log_density must be above -infinity somewhere within bounds {np.asarray(bounds).tolist()}")
+        raise ValueError(f"{name} must be above -infinity somewhere within bounds {np.asarray(bounds).tolist()}")
     density = np.exp(exact - top).reshape(used.counts)
     if tolerance is not None:
-        _check_decay(density, np.asarray(bounds), tolerance)
-        _check_resolution(density, points, tolerance)
+        _check_decay(name, density, np.asarray(bounds), tolerance)
+        _check_resolution(name, density, points, tolerance)
     return jnp.asarray(top + np.log(density.sum() * used.weight), float_dtype(values))
 
 
@@ -123,7 +128,7 @@ def _refuse(name, accepted, bad, used, values):
         raise ValueError(f"{name} must be {accepted}, got {found}")
 
 
-def _check_decay(density, bounds, tolerance):
+def _check_decay(name, density, bounds, tolerance):
     """The faces' cells times the number of cells along their normal, each as a share of the whole."""
     total = density.sum()
     for axis, count in enumerate(density.shape):
@@ -133,19 +138,19 @@ def _check_decay(density, bounds, tolerance):
             side = ("lower", "upper")[int(shares.argmax())]
             bound = float(bounds.reshape(-1, 2)[axis, int(shares.argmax())])
             raise ValueError(
-                f"log_density must have decayed at the bounds, got a density at the {side} bound {bound:g} of axis "
+                f"{name} must have decayed at the bounds, got a density at the {side} bound {bound:g} of axis "
                 f"{axis} that would add {shares.max():.3g} of the integral if it went on: widen the bounds; if that "
                 f"does not help, it is not integrable"
             )
 
 
-def _check_resolution(density, points, tolerance):
+def _check_resolution(name, density, points, tolerance):
     """Sums over the nodes of index 0, 1 and 2 modulo 3 along an axis: rules of three times the cell."""
     for axis in range(density.ndim):
         slices = np.moveaxis(density, axis, 0).reshape(points, -1).sum(1)
         thirds = np.array([slices[i::3].sum() for i in range(3)]) / slices.sum() * 3
         if np.ptp(thirds) > tolerance:
             raise ValueError(
-                f"points must resolve the density along axis {axis}, got {points}, of which every third differs by "
+                f"points must resolve {name} along axis {axis}, got {points}, of which every third differs by "
                 f"{np.ptp(thirds):.3g} of the integral: raise points, or narrow the bounds"
             )

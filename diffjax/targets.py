@@ -92,9 +92,8 @@ class Mixture:
 
     def convolved(self, alpha: Scalar, sigma: Scalar) -> "Mixture":
         """The law of α x + σ ε: means α m_k, variances α² v_k + σ² in the same bases."""
-        return Mixture(
-            self.weights, alpha * self.means, alpha**2 * self.variances + sigma**2, self.bases, shape=self.shape
-        )
+        variances = alpha**2 * self.variances + sigma**2
+        return Mixture(self.weights, alpha * self.means, variances, self.bases, shape=self.shape)
 
     noised = _noised
 

@@ -127,6 +127,11 @@ def test_a_reconstruction_is_a_density():
         energies.reconstruction(jnp.sum).log_prob(x)
 
 
+def restarted(restarts):
+    chains = energies.persistent_chains(jnp.zeros((3, 2)))
+    return energies.advance(jax.random.key(0), chains, langevin.mala(DATA(), 0.1), 1, restarts)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
@@ -139,6 +144,8 @@ def test_a_reconstruction_is_a_density():
         (lambda: energies.contrastive(langevin.score_only(jnp.negative), jnp.ones(2), jnp.ones(2)), TypeError, "model must have a log density"),
         (lambda: energies.persistent_chains(jnp.array([[np.nan]])), ValueError, "xs must be finite"),
         (lambda: energies.advance(jax.random.key(0), jnp.ones((3, 2)), None), TypeError, "chains must be made by persistent_chains"),
+        (lambda: restarted(targets.gaussian([0.0], 1.0)), ValueError, r"restarts must draw places of the chains' shape \(2,\), got \(1,\)"),
+        (lambda: restarted(3), TypeError, "restarts must have sample"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(call, error, message):

@@ -187,6 +187,17 @@ def test_chains_of_either_drift_have_these_laws():
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
+def test_a_chain_that_starts_in_its_law_stays_in_it(make):
+    """Draws of N(0, 1) are draws of N(0, 1) after the first step, and after the second: E x² within 4 of √(2/4096). A
+    kinetic chain whose velocity began at 0 would be at (1 − h²/2)² or so of it, h = 1.
+    """
+    xs = jax.random.normal(jax.random.key(1), (4096, 1))
+    result = langevin.run_many(jax.random.key(0), make(standard(), 1.0), xs, 2).check()
+    squares = np.asarray(result.samples, np.float64)[..., 0] ** 2
+    np.testing.assert_allclose(squares.mean(0), 1, atol=4 * np.sqrt(2 / 4096))
+
+
 def test_chain_i_is_a_run_of_its_own_key():
     """Chain i of many is `run(fold_in(key, i), …)` to rounding; a longer run begins as a shorter; a state goes on."""
     kernel, key = langevin.mala(MIXTURE(), 0.5), jax.random.key(3)

@@ -42,8 +42,8 @@ def test_integrals_have_the_function_s_shape(x64):
         (lambda x: x**2, (-3, 3), "must have decayed at the bounds, got a density at the lower bound -3 of axis 0"),
         (lambda x: -jnp.log1p(x**2), (-9, 9), "must have decayed at the bounds"),
         (lambda x: -0.5 * jnp.sum(x[0] ** 2), [(-9, 9), (-9, 9)], "lower bound -9 of axis 1"),
-        (lambda x: -0.5 * (x / 0.01) ** 2, (-9, 9), "points must resolve the density along axis 0, got 60"),
-        (lambda x: -jnp.log(jnp.abs(x)) - x**2, (-9, 9), "points must resolve the density"),
+        (lambda x: -0.5 * (x / 0.01) ** 2, (-9, 9), "points must resolve log_density along axis 0, got 60"),
+        (lambda x: -jnp.log(jnp.abs(x)) - x**2, (-9, 9), "points must resolve log_density"),
         (lambda x: jnp.log(x), (-9, 9), "log_density must be below infinity, got nan at -8.85, the first of 30"),
         (lambda x: jnp.where(x > 0, jnp.inf, 0), (-9, 9), "must be below infinity, got inf"),
         (lambda x: jnp.full_like(x, -jnp.inf), (-9, 9), "must be above -infinity somewhere within bounds"),
@@ -56,6 +56,19 @@ def test_integrals_have_the_function_s_shape(x64):
 def test_refusals(log_density, bounds, message):
     with pytest.raises(ValueError, match=message):
         quadrature.log_integral(log_density, bounds, 60)
+
+
+def test_errors_call_the_density_by_the_name_given():
+    for score, message in (
+        (lambda x: x**2, "p must have decayed at the bounds"),
+        (lambda x: -0.5 * (x / 0.01) ** 2, "points must resolve p along axis 0"),
+        (jnp.log, "p must be below infinity, got nan"),
+        (lambda x: -x[None], "p must return a scalar"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quadrature.log_integral(score, (-9, 9), 60, name="p")
+    with pytest.raises(TypeError, match="p must be callable"):
+        quadrature.log_integral(3, (-9, 9), 60, name="p")
 
 
 def test_other_arguments_are_named():

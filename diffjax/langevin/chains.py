@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import checks
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, partition
-from .kernels import Info, Kernel
+from .kernels import Info, Kernel, draw_velocity
 
 NEVER = -1
 """`diverged_at` of a chain that did not diverge."""
@@ -43,19 +43,20 @@ def run(key: Key, kernel: Kernel, x: ArrayLike, steps: int, thinning: int = 1, w
     """One chain from x: `warm_up` steps that are left out, then `steps`, of which every `thinning`-th is kept.
 
     Step n = 0, 1, … has the key fold_in(key, n), so that a longer run begins as a shorter one. kernel: of `kernels`, or
-    of one's own; a bare closure in it retraces in every call. x: one place, or a state of the kernel, as `Chains.state`
-    holds. Raises ValueError for steps that are no multiple of thinning, fewer than 1 step or a start that is not
-    finite; TypeError for what is no kernel.
+    of one's own; a bare closure in it retraces in every call. x: one place, from which a kinetic kernel starts with a
+    velocity of N(0, I), or a state of the kernel, as `Chains.state` holds. Raises ValueError for steps that are no
+    multiple of thinning, fewer than 1 step or a start that is not finite; TypeError for what is no kernel.
     """
     checks.key("key", key)
     kept, bounds = _settings(kernel, steps, thinning, warm_up)
     arrays, static = partition(_callables(kernel))
-    if not _is_state(x):
+    fresh = not _is_state(x)
+    if fresh:
         x = checks.real_array("x", x)
         checks.finite("x", x)
         x = _init(static, arrays, x)
         check_start("x", x)
-    return _run_one((static, kept), arrays, key, x, bounds)
+    return _run_one((static, kept, fresh), arrays, key, x, bounds)
 
 
 def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int = 1, warm_up: int = 0) -> Chains:
@@ -66,14 +67,15 @@ def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int 
     checks.key("key", key)
     kept, bounds = _settings(kernel, steps, thinning, warm_up)
     arrays, static = partition(_callables(kernel))
-    if not _is_state(xs):
+    fresh = not _is_state(xs)
+    if fresh:
         xs = checks.real_array("xs", xs)
         checks.finite("xs", xs)
         if xs.ndim == 0 or xs.shape[0] == 0:
             raise ValueError(f"xs must have shape (count, ...) with count at least 1, got {xs.shape}")
         xs = _init_many(static, arrays, xs)
         check_start("xs", xs)
-    return _run_many((static, kept), arrays, key, xs, bounds)
+    return _run_many((static, kept, fresh), arrays, key, xs, bounds)
 
 
 def check_start(name: str, states: Any) -> None:
@@ -123,10 +125,16 @@ def start(state: PyTree) -> tuple[PyTree, Array]:
     return state, jnp.full((), NEVER, jnp.int32)
 
 
+def at_start(key: Key, state: PyTree, n: ArrayLike = 0) -> PyTree:
+    """The state that `init` made of a place, before step number n: with a velocity drawn, where it has one."""
+    return draw_velocity(jax.random.fold_in(key, n), state)
+
+
 def _chain(settings, arrays, key, state, bounds):
     """bounds: the number of steps before each sample, after the warm-up's at its head, or None for 0, 1, 2, …"""
-    static, kept = settings
+    static, kept, fresh = settings
     kernel = combine(arrays, static)
+    state = at_start(key, state) if fresh else state
 
     def step(n, carry):
         chain, total, _ = carry
@@ -208,7 +216,7 @@ def adapt_step_size(
     steps = checks.integer("steps", steps, minimum=1)
     target_acceptance = checks.within("target_acceptance", target_acceptance, 1e-3, 1 - 1e-3)
     initial = checks.positive("initial", initial)
-    state = x if _is_state(x) else make_kernel(initial).init(x)
+    state = x if _is_state(x) else at_start(key, make_kernel(initial).init(x))
     arrays, static = partition(as_pytree_callable(make_kernel))
     size, state, diverged_at = _adapt(static, arrays, key, state, steps, target_acceptance, initial)
     refuse_diverged(diverged_at)

@@ -295,8 +295,9 @@ def baoab(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kernel:
     With h = step_size: v += ½h∇log p(x); x += ½hv; v ← e^{−γh} v + √(1 − e^{−2γh}) z; x += ½hv; v += ½h∇log p(x); one
     score a step. On a Gaussian the law of x is exact for every h below twice the least standard deviation (on N(0, 1):
     Var x = 1 and Var v = 1 − h²/4 for h < 2); elsewhere its bias is of order h². target: as in `ula`. step_size: h, in
-    units of time, of which the velocity's variance is 1: data units, not their square. friction: γ > 0. The velocity
-    starts at 0. Raises TypeError and ValueError as `ula`. Leimkuhler & Matthews 2013, eq. 10.
+    units of time, of which the velocity's variance is 1: data units, not their square. friction: γ > 0. `init` sets the
+    velocity to 0; what runs a kernel from a place draws it of N(0, I). Raises TypeError and ValueError as `ula`.
+    Leimkuhler & Matthews 2013, eq. 10.
     """
     return _kernel(_Baoab(as_density("target", target), _size(step_size), checks.positive("friction", friction)))
 
@@ -308,8 +309,8 @@ def underdamped(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kerne
     p(x′)e^{−‖v′‖²/2} / p(x)e^{−‖v‖²/2}), else the velocity is turned round; the refreshment of v again. At every h it
     leaves p(x) N(v; 0, I) as it is (not in detailed balance: it is balanced up to the sign of v), where `baoab` is
     exact on Gaussians only; without the acceptance OBABO's variance on N(0, 1) would be 1/(1 − h²/4). One density with
-    its gradient a step. target: as in `mala`. friction: γ > 0. Raises TypeError and ValueError as `mala`. Horowitz
-    1991; Bussi & Parrinello 2007.
+    its gradient a step. target: as in `mala`. friction: γ > 0. Velocity: as in `baoab`. Raises TypeError and ValueError
+    as `mala`. Horowitz 1991; Bussi & Parrinello 2007.
     """
     return _kernel(_Obabo(as_log_density("target", target), _size(step_size), checks.positive("friction", friction)))
 
@@ -344,6 +345,14 @@ def _scored(density, x):
 def _normal(key, x, draw=0):
     """Draw number `draw` of a step; counters from 1 on, for `_metropolis` takes what key hashes at 0."""
     return noise.normal(key, 1 + draw, x.shape, x.dtype)
+
+
+def draw_velocity(key: Key, state: Any) -> Any:
+    """A kinetic state with a velocity of N(0, I) by the key of its first step; any other state as it is.
+
+    At the velocity 0 of `init` a state is not of the law that the kernel leaves as it is, wherever x came from.
+    """
+    return state._replace(velocity=_normal(key, state.x, 2)) if isinstance(state, Kinetic) else state
 
 
 def _refresh(v, decay, z):

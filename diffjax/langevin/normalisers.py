@@ -16,7 +16,7 @@ from jax.scipy.special import logsumexp
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, partition
-from .chains import NEVER, advance, refuse_diverged, start
+from .chains import NEVER, advance, at_start, refuse_diverged, start
 from .densities import Tempered, as_log_density
 from .kernels import Kernel
 
@@ -36,16 +36,19 @@ class ImportanceEstimate(NamedTuple):
 def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimate:
     """log Ẑ = log (1/n) Σ w_i from log w_i, (n,), with standard error √(1/ESS − 1/n) and ESS = (Σw)²/Σw².
 
-    Raises ValueError for weights that are all 0, of which there is no estimate; NaN under jit. Kong 1992.
+    One weight has no spread: its error is NaN. Raises ValueError for weights that are all 0, of which there is no
+    estimate; NaN under jit. Kong 1992.
     """
     count = log_weights.shape[0]
-    total, squares = logsumexp(log_weights), logsumexp(2 * log_weights)
+    top = jnp.max(log_weights)
+    shifted = log_weights - jnp.where(jnp.isfinite(top), top, 0)  # a large log Z would round 2 total - squares
+    total, squares = logsumexp(shifted), logsumexp(2 * shifted)
     if not checks.is_traced(total) and jnp.isneginf(total):
         raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
     size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
-    error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0))
-    total = jnp.where(jnp.isneginf(total), jnp.nan, total)
-    return ImportanceEstimate(total - jnp.log(count), error, size, log_weights, samples)
+    error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0)) if count > 1 else jnp.full_like(size, jnp.nan)
+    log_z = jnp.where(jnp.isneginf(total), jnp.nan, top + (total - jnp.log(count)))
+    return ImportanceEstimate(log_z, error, size, log_weights, samples)
 
 
 class ThermodynamicEstimate(NamedTuple):
@@ -79,10 +82,10 @@ def annealed_importance_sampling(
 
     base: a normalised law with `log_prob` and `sample`, positive wherever p̃ is. target: anything with `log_prob`, or a
     log density x -> (). betas: increasing from 0 to 1, (K + 1,). make_kernel: (law, β) -> Kernel, traced, such as
-    `lambda law, beta: mala(law, 0.1)`; one that leaves the law only nearly as it is, such as `ula`, makes the estimate
-    biased. Chain i has the key fold_in(key, i). Raises ValueError for betas that are not so, TypeError for laws that
-    lack a method, FloatingPointError naming chains that diverged and their steps (under jit the estimate is NaN then).
-    Neal 2001, eq. 3 and section 2.
+    `lambda law, beta: mala(law, 0.1)`; one that leaves the law only nearly as it is, such as `ula` or `baoab`, makes
+    the estimate biased; a kinetic one draws a new velocity at each β. Chain i has the key fold_in(key, i). Raises
+    ValueError for betas that are not so, TypeError for laws that lack a method, FloatingPointError naming chains that
+    diverged and their steps (under jit the estimate is NaN then). Neal 2001, eq. 3 and section 2.
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 1)
@@ -113,10 +116,10 @@ def thermodynamic_integration(
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 2)
     warm_up = checks.integer("warm_up", warm_up, 0)
     settings = (static, steps, warm_up, count)
-    means, squares, acceptance, diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
+    means, spreads, acceptance, diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
     _report(means, diverged_at)
     mean = means.mean(0)
-    variances = jnp.maximum((squares - 2 * mean * means + mean**2).mean(0), 0)
+    variances = (spreads + (means - mean) ** 2).mean(0)
     gaps = jnp.diff(betas)
     trapezoid = means @ (0.5 * (jnp.append(gaps, 0) + jnp.append(0, gaps)))
     correction = -jnp.sum(gaps**2 / 12 * jnp.diff(variances))
@@ -181,11 +184,13 @@ def _integrate(settings, arrays, key, betas):
             def measured(carry, n):
                 carry, info = advance(kernel, key_steps, n, carry)
                 value = _difference(base_law, target, carry[0].x)
-                return carry, (value, value**2, info.acceptance)
+                return carry, (value, info.acceptance)
 
-            (state, bad), values = jax.lax.scan(measured, (state, bad), k * each + warm_up + jnp.arange(steps))
-            value, square, acceptance = (part.mean() for part in values)
-            return (state.x, bad), (jnp.where(bad == NEVER, value, jnp.nan), square, acceptance)
+            (state, bad), (values, acceptances) = jax.lax.scan(
+                measured, (state, bad), k * each + warm_up + jnp.arange(steps)
+            )
+            value = jnp.where(bad == NEVER, values.mean(), jnp.nan)
+            return (state.x, bad), (value, values.var(), acceptances.mean())
 
         (x, bad), parts = jax.lax.scan(level, (x, start(x)[1]), jnp.arange(betas.shape[0]))
         return *parts, bad
@@ -194,12 +199,12 @@ def _integrate(settings, arrays, key, betas):
 
 
 def _walk(kernel, key, first, steps, x, diverged_at):
-    """`steps` steps of a kernel from x, numbered from `first`: (state, diverged_at)."""
+    """`steps` steps of a kernel from x, numbered from `first`: (state, diverged_at); a velocity is drawn anew."""
 
     def step(n, carry):
         return advance(kernel, key, n, carry)[0]
 
-    return jax.lax.fori_loop(first, first + steps, step, (kernel.init(x), diverged_at))
+    return jax.lax.fori_loop(first, first + steps, step, (at_start(key, kernel.init(x), first), diverged_at))
 
 
 def _difference(base, target, x):
