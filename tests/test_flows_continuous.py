@@ -119,7 +119,9 @@ def test_float32_holds_the_density_to_rounding():
     z, ld = flows.continuous(linear(0.5), 20).inverse_and_log_det(x)
     span = 0.5 * (np.exp(1.0) - 1)
     latent = scipy.linalg.expm(span * MATRIX) @ (np.asarray(x, np.float64) + SHIFT) - SHIFT
-    np.testing.assert_allclose(base.log_prob(z) + ld, base.log_prob(np.float32(latent)) + span * np.trace(MATRIX), atol=1e-5)
+    np.testing.assert_allclose(
+        base.log_prob(z) + ld, base.log_prob(np.float32(latent)) + span * np.trace(MATRIX), atol=1e-5
+    )
 
 
 def test_probes_are_unbiased_and_held_fixed_through_the_solve(x64):
