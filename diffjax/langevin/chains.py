@@ -139,8 +139,9 @@ def _chain(settings, arrays, key, state, bounds):
     def step(n, carry):
         chain, total, _ = carry
         chain, info = advance(kernel, key, n, chain)
-        counted = info.acceptance if bounds is None else jnp.where(n >= bounds[0], info.acceptance, 0)
-        return chain, total + counted, info
+        if bounds is not None:  # without, the kept infos tell it
+            total = total + jnp.where(n >= bounds[0], info.acceptance, 0)
+        return chain, total, info
 
     def block(carry, i):
         # one loop for warm-up and thinning alike, so that the step is compiled once
@@ -154,8 +155,8 @@ def _chain(settings, arrays, key, state, bounds):
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state))
     begin = (start(state), jnp.zeros_like(nothing.log_alpha))
     ((state, diverged_at), total), (samples, infos) = jax.lax.scan(block, begin, jnp.arange(kept))
-    steps = kept if bounds is None else bounds[-1] - bounds[0]
-    acceptance = jnp.where(diverged_at == NEVER, total / steps, jnp.nan)
+    mean = jnp.mean(infos.acceptance) if bounds is None else total / (bounds[-1] - bounds[0])
+    acceptance = jnp.where(diverged_at == NEVER, mean, jnp.nan)
     return Chains(samples, infos, acceptance, diverged_at, state)
 
 
