@@ -57,20 +57,20 @@ def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
 
 @pytest.mark.parametrize("location", [1e3, -1e5])
 def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(location):
-    """A cell [a, b] far from m holds e^{−(a−m)/r} − e^{−(b−m)/r} (mirrored on the other side): log P = −gap/r +
-    log(1 − e^{−w/r}). The standardised ends lose the width to rounding there, by 6 % and all of it. In float32, whose
-    rounding of gap/r is an ulp of log P.
+    """Ten scales r off, a cell of width w = 1/8 ≪ r holds s'(u) w/r to (w/r)² ≤ 2e-6, u its middle: log P = log(w/r) − u
+    − 2 log(1 + e^{−u}), with slopes ∓tanh(u/2)/r in m and u tanh(u/2) − 1 in log r. In float32 the difference of the
+    standardised ends, w/r ≪ u, would lose up to 4 % of w to rounding. Tolerances: log P to 4 ulp of its greatest term,
+    log(w/r); the slopes, where the two sigmoids' parts add, to 16 ulp of u.
     """
     levels, x = jnp.linspace(-1.0, 1.0, 17), jnp.array([0.125])
     log_p = lambda m, s: decoders.discretised_logistic(m[None], s, levels).log_prob(x)  # noqa: E731
-    scale = abs(location) / 10
+    scale, ulp = abs(location) / 10, float(np.finfo(np.float32).eps)
     value, slopes = jax.value_and_grad(log_p, (0, 1))(jnp.array(location), jnp.log(jnp.array(scale)))
-    width, gap = 0.125 / scale, abs(location - 0.125) / scale  # e^{−10} is not far yet: both sigmoids
-    centre = np.array(gap)
-    exact = np.log(width) - centre - 2 * np.log1p(np.exp(-centre))  # s' of the middle: to (w/r)², 1e-6
-    np.testing.assert_allclose(value, exact, rtol=1e-5)
-    np.testing.assert_allclose(slopes[0], -np.sign(location) * np.tanh(centre / 2) / scale, rtol=1e-4)
-    np.testing.assert_allclose(slopes[1], centre * np.tanh(centre / 2) - 1, rtol=1e-4)
+    u = abs(location - 0.125) / scale
+    exact = math.log(0.125 / scale) - u - 2 * math.log1p(math.exp(-u))
+    np.testing.assert_allclose(value, exact, atol=2e-6 + 4 * ulp * abs(exact), rtol=0)
+    np.testing.assert_allclose(slopes[0], -np.sign(location) * math.tanh(u / 2) / scale, rtol=2e-6 + 16 * ulp)
+    np.testing.assert_allclose(slopes[1], u * math.tanh(u / 2) - 1, rtol=0, atol=2e-5 + 16 * ulp * u)
 
 
 def test_a_gaussian_decoder_is_a_density(x64):

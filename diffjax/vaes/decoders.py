@@ -71,7 +71,8 @@ class DiscretisedLogistic:
         """Σ log [s((b − m)/r) − s((a − m)/r)] over the cells [a, b] of x's entries, in nats, shape ().
 
         s is the sigmoid, m the location, r the scale. The difference is s(b)·s(−a)·(1 − e^{a − b}) of the standardised
-        ends, b − a by the cell's own width, so that no digit cancels in either tail, however far. Raises ValueError where a concrete entry of x is no level.
+        ends, b − a by the cell's own width, so that no digit cancels in either tail, however far. Raises ValueError
+        where a concrete entry of x is no level.
         """
         cell = cell_of(_example(x, self.location), self.levels)
         lower, upper = self._standard(cell.lower), self._standard(cell.upper)

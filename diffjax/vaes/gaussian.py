@@ -56,8 +56,8 @@ def elbo(
     KL's weight; 1 for a bound on log p. free_bits: λ nats that each entry of z has for nothing, total = reconstruction
     − β Σ_i max(λ, KL_i): per example, where Kingma et al. take the maximum after the mean over a batch. Raises
     ValueError for β < 0, λ < 0, λ > 0 or traced under a prior without closed form, an encoder or decoder whose shapes
-    do not fit, and in x or in what they answer concrete NaN, infinity, or a variance that is not positive. Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4;
-    Kingma et al. 2016, eq. 15.
+    do not fit, and in x or in what they answer concrete NaN, infinity, or a variance that is not positive.
+    Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4; Kingma et al. 2016, eq. 15.
     """
     beta, free_bits = checks.non_negative("beta", beta), checks.non_negative("free_bits", free_bits)
     x, q, prior = _arguments(key, encoder, decoder, x, prior)
