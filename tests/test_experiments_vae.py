@@ -25,8 +25,8 @@ SMALL_LAYERS = progressive_vae.Config(
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["logistic", "gaussian", "bernoulli"])
 def test_vae_writes_what_it_promises_and_resumes(decoder, tmp_path, capsys):
-    """Figures and metrics appear, the bound is its two parts, many draws bound more tightly (Jensen; by 4 draws against
-    one an untrained network's, whose weights vary), and a second run trains no further and repeats it all.
+    """Figures and metrics appear, the bound is its two parts, the KL the sum of its entries, images of bits cost less
+    than a bit a pixel, and a second run trains no further and repeats it all.
     """
     config = dataclasses.replace(SMALL, out=tmp_path, decoder=decoder)
     first = vae.run(config)
@@ -49,8 +49,8 @@ def test_vae_writes_what_it_promises_and_resumes(decoder, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_progressive_vae_writes_what_it_promises_and_resumes(shared, tmp_path, capsys):
-    """Figures and metrics appear, lower bounds are below upper ones and the capacity above both, every prior has its
-    scores and distances, and a second run trains no further and repeats it all.
+    """Figures and metrics appear, contrastive bounds are at most log N, Gaussian ones at most the capacity, every prior
+    has its scores and distances, and a second run trains no further and repeats it all.
     """
     changes = {"shared": True, "latents": (4, 4, 4)} if shared else {}
     config = dataclasses.replace(SMALL_LAYERS, out=tmp_path, **changes)

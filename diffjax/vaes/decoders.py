@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..ddpm.gaussian import Gaussian, cell_of, decoder_log_prob
+from ..ddpm.gaussian import Gaussian, cell_of, check_variance, decoder_log_prob
 from ..predictions import check_levels
 from ..types import Array, ArrayLike, Key, pytree
 
@@ -20,10 +20,11 @@ def gaussian(mean: ArrayLike, log_std: ArrayLike) -> Gaussian:
     """N(mean, e^{2 log_std}) of each entry, a density; log_std: () or of mean's shape.
 
     With log_std free its density of data on a lattice, or on a plane, is unbounded: dequantise, or use
-    `discretised_gaussian`. Raises ValueError for shapes that do not fit, and concrete NaN or infinity.
+    `discretised_gaussian`. Raises ValueError for shapes that do not fit, concrete NaN or infinity, and a concrete
+    log_std whose variance is 0 or infinite in the dtype, as −60 in float32.
     """
     mean, log_std = _parameters("mean", mean, "log_std", log_std)
-    return Gaussian(mean, jnp.exp(2 * log_std))
+    return Gaussian(mean, variance_of("log_std", log_std))
 
 
 @pytree
@@ -70,12 +71,13 @@ class DiscretisedLogistic:
         """Σ log [s((b − m)/r) − s((a − m)/r)] over the cells [a, b] of x's entries, in nats, shape ().
 
         s is the sigmoid, m the location, r the scale. The difference is s(b)·s(−a)·(1 − e^{a − b}) of the standardised
-        ends, so that no digit cancels in either tail. Raises ValueError where a concrete entry of x is no level.
+        ends, b − a by the cell's own width, so that no digit cancels in either tail, however far. Raises ValueError
+        where a concrete entry of x is no level.
         """
         cell = cell_of(_example(x, self.location), self.levels)
         lower, upper = self._standard(cell.lower), self._standard(cell.upper)
         edge = cell.first | cell.last
-        width = jnp.where(edge, 1.0, upper - lower)
+        width = jnp.where(edge, 1.0, (cell.upper - cell.lower) * jnp.exp(-self.log_scale))
         inner = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
         return jnp.sum(jnp.where(edge, jax.nn.log_sigmoid(jnp.where(cell.last, -lower, upper)), inner))
 
@@ -132,6 +134,14 @@ def discretised_gaussian(mean: ArrayLike, log_std: ArrayLike, levels: ArrayLike)
     mean: of the example's shape. log_std: () or the same. levels: (K,), increasing. Errors as `discretised_logistic`.
     """
     return DiscretisedGaussian(gaussian(mean, log_std), check_levels(levels))
+
+
+def variance_of(name: str, log_std: Array) -> Array:
+    """e^{2 log_std}, refused where a concrete one is 0 or infinite in its dtype."""
+    variance = jnp.exp(2 * log_std)
+    checks.finite(f"the variance of {name}", variance)
+    check_variance(f"the variance of {name}", variance)
+    return variance
 
 
 def _parameters(location_name, location, scale_name, scale):

@@ -15,11 +15,12 @@ from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..ddpm.bound import check_prior
-from ..ddpm.gaussian import Gaussian, kl_entries
+from ..ddpm.gaussian import Gaussian, check_variance, gaussian_kl, kl_entries
 from ..flows.density import StandardNormal
 from ..noise import normal
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, Scalar
+from .decoders import variance_of
 
 Encoder = Callable[[Array], Any]
 """x -> (mean, log_std) of z, two arrays of its shape, or a `ddpm.Gaussian`."""
@@ -54,9 +55,9 @@ def elbo(
     The KL is in closed form where the prior is N(0, I) or a `ddpm.Gaussian`, otherwise by the same draw. beta: β, the
     KL's weight; 1 for a bound on log p. free_bits: λ nats that each entry of z has for nothing, total = reconstruction
     − β Σ_i max(λ, KL_i): per example, where Kingma et al. take the maximum after the mean over a batch. Raises
-    ValueError for β < 0, λ < 0, λ > 0 under a prior without closed form, an encoder or decoder whose shapes do not fit,
-    and concrete NaN or infinity in x or in what they answer. Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4;
-    Kingma et al. 2016, eq. 15.
+    ValueError for β < 0, λ < 0, λ > 0 or traced under a prior without closed form, an encoder or decoder whose shapes
+    do not fit, and in x or in what they answer concrete NaN, infinity, or a variance that is not positive.
+    Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4; Kingma et al. 2016, eq. 15.
     """
     beta, free_bits = checks.non_negative("beta", beta), checks.non_negative("free_bits", free_bits)
     x, q, prior = _arguments(key, encoder, decoder, x, prior)
@@ -65,7 +66,7 @@ def elbo(
     if isinstance(prior, Gaussian):
         entries = kl_entries(q.variance, prior.variance, jnp.asarray(q.mean - prior.mean))
         kl, charged = jnp.sum(entries), jnp.sum(jnp.maximum(entries, free_bits))
-    elif isinstance(free_bits, float) and free_bits == 0:
+    elif not checks.is_traced(free_bits) and float(free_bits) == 0:
         kl = charged = kl_of("prior", q, prior, z)
     else:
         raise ValueError(f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}")
@@ -99,11 +100,13 @@ def encode(encoder: Encoder, x: ArrayLike) -> Gaussian:
 def sample(key: Key, decoder: Decoder, prior: Any) -> Array:
     """One draw of x ~ p(x | z), z ~ prior, a function of the key alone.
 
-    prior: anything with sample(key), as `flows.standard_normal(shape)`. Raises TypeError for a prior without.
+    prior: anything with sample(key), as `flows.standard_normal(shape)`. Raises TypeError for a prior or a decoder's law
+    without.
     """
     key_prior, key_data = jax.random.split(checks.key("key", key))
     checks.callable_("decoder", decoder, "decoder(z) -> law")
-    return decoder(drawable("prior", prior).sample(key_prior)).sample(key_data)
+    z = drawable("prior", prior, "flows.standard_normal(shape)").sample(key_prior)
+    return drawable("decoder's law", decoder(z), "those of vaes.decoders").sample(key_data)
 
 
 # ----------------------------------------------------------------------------------------------- what all levels share
@@ -113,25 +116,22 @@ def gaussian_of(name: str, output: Any, shape: tuple[int, ...] | None = None) ->
     """What a kernel answered, (mean, log_std) or a Gaussian, as a Gaussian whose mean has the variable's shape.
 
     shape: of the variable, where it is known. Raises TypeError for what is neither, ValueError for shapes that do not
-    fit and concrete NaN or infinity.
+    fit, concrete NaN or infinity, and a concrete variance that is not positive, as e^{2 log_std} of a log_std out of
+    the dtype's range.
     """
-    if isinstance(output, Gaussian):
-        mean, variance, spread_name = output.mean, output.variance, "variance"
-    elif isinstance(output, tuple | list) and len(output) == 2:
-        mean, variance, spread_name = (
-            output[0],
-            jnp.exp(2 * checks.real_array(f"{name}'s log_std", output[1])),
-            "log_std",
-        )
-    else:
+    if not isinstance(output, tuple | list) or len(output) != 2:
         raise TypeError(f"{name} must return (mean, log_std) or a ddpm.Gaussian, got {type(output).__name__}")
-    mean, variance = checks.real_array(f"{name}'s mean", mean), checks.real_array(f"{name}'s {spread_name}", variance)
+    spread_name = f"{name}'s variance" if isinstance(output, Gaussian) else f"{name}'s log_std"
+    mean, spread = checks.real_array(f"{name}'s mean", output[0]), checks.real_array(spread_name, output[1])
     shape = mean.shape if shape is None else shape
     checks.one_of_shapes(f"{name}'s mean", mean, [shape])
-    checks.one_of_shapes(f"{name}'s {spread_name}", variance, list({(), shape}))
+    checks.one_of_shapes(spread_name, spread, list({(), shape}))
     checks.finite(f"{name}'s mean", mean)
-    checks.finite(f"{name}'s {spread_name}", variance)
-    return Gaussian(mean, variance)
+    checks.finite(spread_name, spread)
+    if isinstance(output, Gaussian):
+        check_variance(spread_name, spread)
+        return Gaussian(mean, spread)
+    return Gaussian(mean, variance_of(spread_name, spread))
 
 
 def law_of(name: str, output: Any, shape: tuple[int, ...] | None = None) -> Any:
@@ -164,7 +164,7 @@ def kl_of(name: str, q: Gaussian, p: Any, z: Array) -> Array:
     """KL(q ‖ p) in nats, shape (): exactly between Gaussians, otherwise log q(z) − log p(z) at the draw z of q."""
     if not isinstance(p, Gaussian):
         return q.log_prob(z) - log_prob_of(name, p, z)
-    return jnp.sum(kl_entries(q.variance, p.variance, jnp.asarray(q.mean - p.mean)))
+    return gaussian_kl(q, p)
 
 
 def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
@@ -173,16 +173,23 @@ def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
         raise ValueError(f"prior must be a law of latents of shape {shape}, got shape {prior.shape}")
     if prior is None or isinstance(prior, StandardNormal | Gaussian):
         return check_prior(prior if isinstance(prior, Gaussian) else None, 1.0, shape)
-    if not callable(getattr(prior, "log_prob", None)):
+    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, type):
         raise TypeError(f"prior must have log_prob(z), got {type(prior).__name__}")
     return prior
 
 
-def drawable(name: str, law: Any) -> Any:
-    """`law`, refused unless it can be sampled."""
+def drawable(name: str, law: Any, example: str) -> Any:
+    """`law`, refused unless it can be sampled, with an example of what can."""
     if not callable(getattr(law, "sample", None)) or isinstance(law, type):
-        raise TypeError(f"{name} must have sample(key), as flows.standard_normal(shape), got {law!r}")
+        raise TypeError(f"{name} must have sample(key), as {example}, got {law!r}")
     return law
+
+
+def mean_of(name: str, law: Any) -> Array:
+    """A law's mean, an attribute as of `decoders` or a method as of `targets`; TypeError where it has none."""
+    if not hasattr(law, "mean") or not hasattr(law, "log_prob"):
+        raise TypeError(f"{name} must have a mean, got {law!r}")
+    return law.mean() if callable(law.mean) else law.mean
 
 
 def _arguments(key, encoder, decoder, x, prior):

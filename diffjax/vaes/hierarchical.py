@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from .. import checks
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, as_pytree_callable, pytree, static_field
-from .gaussian import Decoder, draw, drawable, gaussian_of, kl_of, law_of, log_prob_of, prior_of
+from .gaussian import Decoder, draw, drawable, gaussian_of, kl_of, law_of, log_prob_of, mean_of, prior_of
+
+_LAWS = "those of vaes.decoders"
 
 
 class HierarchicalElbo(NamedTuple):
@@ -146,7 +148,7 @@ def decode(
     """x drawn from a latent z of a level downwards: z_{l−1} ~ p(z_{l−1} | z_l), x ~ p(x | z_1); a function of the key.
 
     generative: kernels as in `elbo`, of `level` or more levels. mean=True takes each law's mean and draws nothing.
-    Raises ValueError for a level without kernels.
+    Raises ValueError for a level without kernels or shapes that do not fit, TypeError for a law without sample or mean.
     """
     checks.key("key", key)
     checks.callable_("decoder", decoder, "decoder(z) -> law")
@@ -155,17 +157,19 @@ def decode(
     if kernels.last < level:
         raise ValueError(f"level must be at most {kernels.last}, the levels of generative, got {level}")
 
+    def answer(name, law, l):
+        return mean_of(name, law) if mean else drawable(name, law, _LAWS).sample(jax.random.fold_in(key, l))
+
     def below(l, z):
-        law = law_of(f"generative{_at(l)}", kernels(l, z))
-        return law.mean if mean else law.sample(jax.random.fold_in(key, l - 1))
+        name = f"generative{_at(l)}"
+        return answer(f"{name}'s law", law_of(name, kernels(l, z), z.shape if kernels.stacked else None), l - 1)
 
     if kernels.stacked:
         z = jax.lax.fori_loop(0, level - 1, lambda i, z: below(level - i, z), z)
     else:
         for l in range(level, 1, -1):
             z = below(l, z)
-    law = decoder(z)
-    return law.mean if mean else law.sample(jax.random.fold_in(key, 0))
+    return answer("decoder's law", decoder(z), 0)
 
 
 def sample(
@@ -178,7 +182,7 @@ def sample(
     """
     checks.key("key", key)
     levels = _kernels("generative", generative, 2, levels).last
-    z = drawable("prior", prior).sample(jax.random.fold_in(key, levels))
+    z = drawable("prior", prior, "flows.standard_normal(shape)").sample(jax.random.fold_in(key, levels))
     return decode(key, decoder, generative, z, levels)
 
 
@@ -190,14 +194,22 @@ def _top_down_terms(key, inference, generative, x, prior):
     levels, posteriors, marginals = inference.levels, inference.posteriors, inference.marginals
     q_top = gaussian_of("top", inference.top(x))
     stacked = posteriors.stacked and generative.stacked and (marginals is None or marginals.stacked)
-    zs = _descend(key, posteriors, q_top, x) if marginals is None else ()
+
+    def marginal(level):
+        shape = q_top.mean.shape if stacked or level == levels else None
+        return draw(key, level, gaussian_of(f"marginals{_at(level)}", marginals(level, x), shape))
+
+    if marginals is None:
+        zs = _descend(key, posteriors, q_top, x)
+    else:
+        zs = None if stacked else [marginal(level) for level in range(1, levels + 1)]
 
     def state(level):
-        return zs[level - 1] if marginals is None else draw(key, level, gaussian_of("marginals", marginals(level, x)))
+        return marginal(level) if zs is None else zs[level - 1]
 
     def term(level):
-        z = state(level)
-        q = gaussian_of(f"posteriors{_at(level)}", posteriors(level, z, x))
+        z, below = state(level), q_top.mean.shape if stacked else zs[level - 2].shape
+        q = gaussian_of(f"posteriors{_at(level)}", posteriors(level, z, x), below)
         p = law_of(f"generative{_at(level)}", generative(level, z), q.mean.shape)
         return kl_of(f"generative{_at(level)}", q, p, draw(key, levels + level, q))
 
@@ -211,7 +223,8 @@ def _descend(key, posteriors, q_top, x):
 
     def below(level, z):
         name = f"posteriors{_at(level)}"
-        return draw(key, level - 1, gaussian_of(name, posteriors(level, z, x)))
+        shape = z.shape if posteriors.stacked else None
+        return draw(key, level - 1, gaussian_of(name, posteriors(level, z, x), shape))
 
     if posteriors.stacked:
         _, zs = jax.lax.scan(lambda z, level: (below(level, z),) * 2, z, jnp.arange(levels, 1, -1))

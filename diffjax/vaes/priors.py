@@ -4,9 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .. import checks, likelihood, sampling, targets
+from .. import checks, grids, likelihood, sampling, schedules, targets
 from ..schedules import Schedule
 from ..solvers.base import Solver
+from ..solvers.driver import check_solver
 from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, pytree, static_field
 
 
@@ -59,10 +60,17 @@ def diffusion(
     denoiser: of latents of this shape, trained by `losses.batch_loss` on encoded examples. solver, grid: as in
     `sampling.sample`, with its defaults; likelihood_grid: as in `likelihood.log_prob`. The log density is that of the
     probability flow, which a stochastic solver's samples share only where the denoiser is exact. Scale the latents to
-    about unit variance first, and the prior back by `flows.flow(prior, flows.affine(mean, std))`. Vahdat et al. 2021;
-    Rombach et al. 2022.
+    about unit variance first, and the prior back by `flows.flow(prior, flows.affine(mean, std))`. Raises TypeError for
+    what is no denoiser, schedule, shape or solver, ValueError for a grid that is not monotone inside the schedule's
+    interval. Vahdat et al. 2021; Rombach et al. 2022.
     """
     checks.callable_("denoiser", denoiser, "denoiser(z, t)")
     shape = checks.shape("shape", shape)
-    grids = (None if times is None else jnp.asarray(times) for times in (grid, likelihood_grid))
-    return DiffusionPrior(as_pytree_callable(denoiser), schedule, *grids, shape=shape, solver=solver)
+    schedule = schedules.check(schedule)
+    if solver is not None:
+        check_solver(solver)
+    if grid is not None:
+        grid = grids.check("grid", grid, schedule, zero_end=True)
+    if likelihood_grid is not None:
+        likelihood_grid = grids.check("likelihood_grid", likelihood_grid, schedule)
+    return DiffusionPrior(as_pytree_callable(denoiser), schedule, grid, likelihood_grid, shape=shape, solver=solver)

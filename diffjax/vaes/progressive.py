@@ -78,7 +78,9 @@ def reconstruction_losses(
 
 def noise_entropy(size: int, noise_std: Scalar) -> Array:
     """h(z_l | z_{l−1}) = ½ d log(2πe s²) in nats: the entropy of the encoder's noise, the least that z_l can have."""
-    return checks.integer("size", size, 1) * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(noise_std))
+    return checks.integer("size", size, 1) * (
+        0.5 * math.log(2 * math.pi * math.e) + jnp.log(checks.positive("noise_std", noise_std))
+    )
 
 
 def capacity(size: int, noise_std: Scalar) -> Array:
@@ -115,8 +117,8 @@ def information(
     most log N ever, as any bound from N examples that asks nothing of their law (van den Oord et al. 2018; Poole et al.
     2019, eq. 12; McAllester & Stratos 2020).
     gaussian: ½ log det(Cov m + E v) − ½ E Σ log v for means m and variances v of the encoder, at least I: z_l has at
-    most the entropy of a Gaussian of its covariance. The covariance is the examples' own (divided by N): its log det is
-    below the truth's by about d²/4N in expectation.
+    most the entropy of a Gaussian of its covariance. The covariance is the examples' own (divided by N): half its
+    log det is below the truth's, by d (d + 3)/4N at most to first order in 1/N where the means are Gaussian.
 
     Raises ValueError for shapes that do not fit, N < 2, concrete NaN or infinity.
     """
