@@ -192,17 +192,18 @@ def sample(
 def _top_down_terms(key, inference, generative, x, prior):
     """(z_1, the terms of the levels below the top (L − 1,), the top's)."""
     levels, posteriors, marginals = inference.levels, inference.posteriors, inference.marginals
+    zs: Any = None
     q_top = gaussian_of("top", inference.top(x))
     stacked = posteriors.stacked and generative.stacked and (marginals is None or marginals.stacked)
 
     def marginal(level):
         shape = q_top.mean.shape if stacked or level == levels else None
-        return draw(key, level, gaussian_of(f"marginals{_at(level)}", marginals(level, x), shape))
+        return draw(key, level, gaussian_of(f"marginals{_at(level)}", inference.marginals(level, x), shape))
 
     if marginals is None:
         zs = _descend(key, posteriors, q_top, x)
-    else:
-        zs = None if stacked else [marginal(level) for level in range(1, levels + 1)]
+    elif not stacked:
+        zs = [marginal(level) for level in range(1, levels + 1)]
 
     def state(level):
         return marginal(level) if zs is None else zs[level - 1]
