@@ -15,11 +15,11 @@ Figures in OUT:
   crosses where chains diverged, which are reported and enter no average;
 - modes.png: places of chains on two far modes of weight 0.8 and 0.2, by four ways of sampling.
 
-Takes about a minute on 2 CPU cores. Expect on N(0, 1) at ε = 1 the mean square 1.333 = 1/(1 − ε/4) of ULA, and 1 of
-MALA, BAOAB and underdamped chains, all within a standard error of 0.0025; on the line at ε = 0.5 histograms off by 0.23
-(ULA), 0.03 (BAOAB), 0.012 (MALA) and 0.009 (underdamped), exact draws by 0.01; there ULA and BAOAB diverge from ε = 2
-on. The heavy mode, of weight 0.8, gets 0.52 of MALA's chains, 0.79 of the annealed ones and 0.79 by annealed importance
-sampling, all ± 0.015; without its weights the last would give it 0.54.
+Takes a minute and a half on 2 CPU cores. Expect on N(0, 1) at ε = 1 the mean square 1.333 = 1/(1 − ε/4) of ULA, and 1
+of MALA, BAOAB and underdamped chains, all within a standard error of 0.0025; on the line at ε = 0.5 histograms off by
+0.23 (ULA), 0.03 (BAOAB), 0.012 (MALA) and 0.009 (underdamped), exact draws by 0.01; there ULA and BAOAB diverge from ε
+= 2 on. The heavy mode, of weight 0.8, gets 0.52 of MALA's chains, 0.79 of the annealed ones and 0.79 by annealed
+importance sampling, all ± 0.015; without its weights the last would give it 0.54.
 """
 
 import dataclasses
