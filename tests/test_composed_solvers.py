@@ -25,7 +25,7 @@ def diffusion(schedule, target):
 @pytest.mark.parametrize(
     ("name", "order"),
     [
-        ("sra1", 1.5),
+        pytest.param("sra1", 1.5, marks=pytest.mark.slow),
         pytest.param("euler_maruyama", 1.0, marks=pytest.mark.slow),
         pytest.param("stochastic_heun", 1.0, marks=pytest.mark.slow),
     ],

@@ -30,7 +30,7 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
         assert float(loss(3)) == pytest.approx(float(found[2]), rel=1e-12)
 
 
-@pytest.mark.parametrize("index", every([1, 2, 500, 1000], (1, 2)))
+@pytest.mark.parametrize("index", every([1, 2, 500, 1000], (2,)))
 def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
     """A float32 softmax that is certain has Var = 0. Certain of the truth it costs 0; certain of the next level, off by
     Δ, ½ (SNR_{t−1} − SNR_t) Σ Δ² at t > 1; either way it is saturated, and its gradient 0, not NaN.

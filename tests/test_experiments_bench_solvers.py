@@ -28,6 +28,7 @@ def small(tmp_path, **changes):
     return bench_solvers.Config(out=tmp_path, **{**given, **changes})
 
 
+@pytest.mark.slow
 def test_errors_fall_at_the_order_of_the_solver(tmp_path):
     """From 64 to 128 steps log₂ of the ratio of errors is the order within 0.3, and twice that for KL, a square."""
     rows = bench_solvers.run(small(tmp_path, solvers=("ddim", "dpmpp_2m", "ddim(1)"), budgets=(64, 128)))

@@ -8,6 +8,7 @@ import pytest
 from experiments import kl_directions
 
 
+@pytest.mark.slow
 def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
     """A fit is no worse than the grid's minimum, and in a mode of weight w no worse than that mode itself: p ≥ w p_k."""
     config = kl_directions.Config(out=tmp_path, plane=False, grid=41, samples=2000)

@@ -142,7 +142,8 @@ def test_fokker_planck_refuses(field, value, message, tmp_path):
 FAST_PARTS = tuple(
     part
     for part in bench_speed.PARTS
-    if part not in (*bench_speed.NETWORK_PARTS, "peer_couplings", "autoregressions", "patches", "depth")
+    if part
+    not in (*bench_speed.NETWORK_PARTS, "bare_scans", "peer_couplings", "autoregressions", "patches", "depth", "chains")
 )
 
 

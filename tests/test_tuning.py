@@ -95,7 +95,7 @@ def test_depends_on_its_key_alone():
     assert np.any(np.asarray(fit(jax.random.key(6))) != grid)
 
 
-@pytest.mark.parametrize("name", every(SCHEDULES, ("edm", "from_betas", "own")))
+@pytest.mark.parametrize("name", every(SCHEDULES, ("edm",)))
 def test_is_a_grid_between_exact_ends_on_every_schedule(name):
     schedule = SCHEDULES[name]()
     denoiser = dj.targets.denoiser(TARGET, schedule)
