@@ -1,5 +1,6 @@
 """Checkpoints of a whole `TrainState` over orbax, each with its configuration and a checksum of every array."""
 
+import contextlib
 import errno
 import json
 import os
@@ -72,6 +73,7 @@ class Checkpoints:
         self._error: Exception | None = None
         self._pending: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._parent = _identity(self.directory.parent)
         self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
         try:
             self._clean()
@@ -185,7 +187,9 @@ class Checkpoints:
                 if jax.process_index() == 0 and _is_own(self.path(old)):
                     _delete(self.path(old))
         except Exception as error:  # raised by `wait`
-            self._error = OSError(f"the checkpoint of step {step} could not be saved in {self.directory}: {error}")
+            self._error = OSError(
+                f"the checkpoint of step {step} could not be saved in {self.directory}: {_message(error)}"
+            )
             self._error.__cause__ = error
 
     def _write(self, step: int, items: dict[str, dict[str, Any]]) -> None:
@@ -239,13 +243,13 @@ class Checkpoints:
             _write_atomically(self.directory / _CONFIG, json.dumps(self._config, indent=2, sort_keys=True) + "\n")
 
     def _hold_folder(self) -> None:
-        """Check that the folder is still there and still ours; made again if only it was removed."""
+        """Check that the folder is still ours; made anew, with a warning, if it alone was removed."""
         if self._lock is None:
             return
-        if not self.directory.exists():
-            if not self.directory.parent.is_dir():
-                raise FileNotFoundError(f"{self.directory.parent} was removed during the run: nothing can be saved")
-            self.directory.mkdir()
+        if not self._lock.path.exists():
+            if _identity(self.directory.parent) != self._parent:
+                raise FileNotFoundError(f"{self.directory.parent} was removed during the run: nothing is saved there")
+            self.directory.mkdir(exist_ok=True)
             warnings.warn(f"{self.directory} was removed during the run, and is made anew", stacklevel=3)
             self._write_config()
         self._lock.renew()
@@ -373,7 +377,7 @@ def _read(folder: pathlib.Path, item: str, stored: dict[str, Any], part: dict[st
     except Exception as error:  # orbax and tensorstore raise a dozen kinds for damaged files, bare `Exception` too
         if _is_fault_of_machine(error):
             raise
-        raise manifest.Damaged(f"it cannot be read ({str(error)[:200]})") from error
+        raise manifest.Damaged(f"it cannot be read ({_message(error)[:200]})") from error
     manifest.verify(restored, stored[item])
     for name, key_type in key_types.items():
         restored[name] = jax.random.wrap_key_data(restored[name], impl=key_type)
@@ -426,6 +430,19 @@ def _whole_steps(directory: pathlib.Path) -> list[int]:
 
 def _is_own(folder: pathlib.Path) -> bool:
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _OWN
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """What tells a folder from another that was made at the same place; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        status = folder.stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+def _message(error: Exception) -> str:
+    """The message without what tensorstore adds to it, a page of settings."""
+    return str(error).partition(" [tensorstore_spec=")[0]
 
 
 def _set_aside(folder: pathlib.Path, reason: str) -> None:

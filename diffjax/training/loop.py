@@ -16,7 +16,6 @@ from . import parallel
 from .data import Batches
 from .state import Step, TrainState
 
-
 _STOP = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
