@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import os
 import pathlib
@@ -203,13 +204,13 @@ def _read_history(path, step):
         return []
     found = []
     try:
-        stored = record.read_json(path, "it is set aside", "loss")["loss"]
+        stored = json.loads(path.read_text())["loss"]
         found = [math.nan if loss is None else float(loss) for loss in stored][:step]
         reason = f"{path} has {len(found)} losses"
     except FileNotFoundError:
         reason = f"{path} is missing"
-    except (ValueError, TypeError) as error:
-        reason = str(error)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"{path} is damaged ({error!r}) and set aside"
         os.replace(path, path.with_name(f"{path.name}.unreadable"))
     if len(found) < step:
         print(f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on")
