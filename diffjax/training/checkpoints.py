@@ -7,9 +7,11 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
+import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -73,6 +75,7 @@ class Checkpoints:
         self._error: Exception | None = None
         self._pending: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
+        _open.add(self)
         self._parent = _identity(self.directory.parent)
         self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
         try:
@@ -258,6 +261,21 @@ class Checkpoints:
         self._damaged[int(folder.name)] = reason
         if jax.process_index() == 0:
             _set_aside(folder, reason)
+
+
+_open: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish() -> None:
+    for checkpoints in list(_open):
+        try:
+            checkpoints.close()
+        except Exception as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_finish)  # a program that ends with a save under way; atexit is too late for orbax
 
 
 def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step: int | None = None) -> PyTree:
