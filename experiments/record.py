@@ -55,15 +55,10 @@ _AGAIN = "run again with the same flags to go on from the last checkpoint"
 
 
 class Stream:
-    """A text stream whose reader may go away: what can no longer be written is dropped.
-
-    Characters that the encoding lacks are written as `?`.
-    """
+    """A text stream whose reader may go away: what can no longer be written is dropped."""
 
     def __init__(self, stream: Any):
         self._stream = open(os.devnull, "w") if stream is None else stream
-        if hasattr(self._stream, "reconfigure"):
-            self._stream.reconfigure(errors="replace")
 
     def write(self, text: str) -> int:
         """Write, if there is a reader."""
@@ -80,6 +75,8 @@ class Stream:
     def _dropping(self):
         try:
             yield
+        except UnicodeError:
+            raise
         except (OSError, ValueError):  # a broken pipe, a closed terminal, a closed file
             nowhere = open(os.devnull, "w")
             with contextlib.suppress(OSError, ValueError):

@@ -60,13 +60,6 @@ def test_output_that_nobody_reads_is_dropped(make):
         file.close()  # flushes what is buffered: into nowhere by now
 
 
-def test_characters_that_an_encoding_lacks_are_replaced():
-    raw = io.BytesIO()
-    stream = record.Stream(io.TextIOWrapper(raw, encoding="cp1252"))
-    print("2 × 3 ≈ 6", file=stream, flush=True)
-    assert raw.getvalue().decode("cp1252").rstrip() == "2 × 3 ? 6"
-
-
 def run_main(monkeypatch, run, out):
     monkeypatch.setattr(sys, "argv", ["experiment", "--out", str(out)])
     record.main(run, Config, "An experiment.")
