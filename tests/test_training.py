@@ -853,6 +853,31 @@ def test_killed_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, n
     assert_bitwise(restored_from(directory), trained(28))
 
 
+def train_until(directory, total, seconds):
+    """In a child, which the alarm ends without notice."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    with Checkpoints(directory, CONFIG) as checkpoints:
+        state = checkpoints.restore_latest(initial()) or initial()
+        training.fit(state, STEPS, batches(), total, checkpoints, block=4, save_every=4)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(tmp_path, nursery):
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        seconds = float(rng.uniform(1.0, 4.0))  # a save follows the other, so that most kills fall into one
+        ((status, _, errors),) = nursery.run(tmp_path / "output", ("train_until", str(tmp_path / "run"), 400, seconds))
+        if status == 0:
+            break
+        assert status == -signal.SIGALRM and "unreadable" not in errors, errors
+        kills += 1
+    assert kills >= 3
+    straight = training.fit(initial(), STEPS, batches(), 400, block=4)
+    assert_bitwise(restored_from(tmp_path / "run"), straight)
+    assert steps_in(tmp_path / "run") == ["396", "400"]
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.endswith((".writing", ".deleting"))]
+
+
 @pytest.fixture
 def restore():
     """(signal, handler) pairs to put back after the test."""
