@@ -44,8 +44,9 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
         except KeyboardInterrupt as stop:
             print(f"\n{stop or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
-            if os.environ.get("DIFFJAX_TRACEBACK"):
+        except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+            of_a_bug = isinstance(error, RuntimeError) and type(error) is not RuntimeError  # XLA's, a missing method
+            if of_a_bug or os.environ.get("DIFFJAX_TRACEBACK"):
                 raise
             print(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)", file=sys.stderr)
             sys.exit(1)

@@ -552,7 +552,18 @@ def test_when_all_are_damaged_the_run_stops_once(tmp_path):
 
 
 def test_files_of_ones_own_are_left_alone(tmp_path):
-    own = ["7/my_images.txt", "0/cat.png", "1/ema/cat.png.txt", "²/notes.txt", "5", "007/x", "9.txt", "2/ema/x", "2/y"]
+    own = [
+        "7/my_images.txt",
+        "0/cat.png",
+        "1/ema/cat.png.txt",
+        "²/notes.txt",
+        "5",
+        "007/x",
+        "9.txt",
+        "2/ema/x",
+        "2/y",
+        "4/ema/x",
+    ]
     for name in own:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)

@@ -30,8 +30,7 @@ _ITEMS = ("ema", "rest")  # apart, so that the average can be read without knowi
 _ABSENT = "absent"
 _STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.(writing|deleting|orbax-checkpoint-tmp)")
-# What the library writes into the folder of a step, the last two by earlier versions.
-_OWN = {*_ITEMS, manifest.NAME, "_CHECKPOINT_METADATA", "commit_success.txt"}
+_MARKS = {manifest.NAME, "_METADATA", "_CHECKPOINT_METADATA", "commit_success.txt"}  # files that only checkpoints hold
 _ORBAX = threading.RLock()  # orbax numbers its operations by a global counter, which threads must not share
 
 
@@ -75,9 +74,9 @@ class Checkpoints:
         self._error: Exception | None = None
         self._pending: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
-        _open.add(self)
         self._parent = _identity(self.directory.parent)
         self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
+        _open.add(self)
         try:
             self._clean()
             self._check_config(ignore)
@@ -447,7 +446,11 @@ def _whole_steps(directory: pathlib.Path) -> list[int]:
 
 
 def _is_own(folder: pathlib.Path) -> bool:
-    return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _OWN
+    """Whether a folder holds nothing but what the library writes: no files at all, or a checkpoint's."""
+    if not folder.is_dir() or not {entry.name for entry in folder.iterdir()} <= {*_ITEMS, *_MARKS}:
+        return False
+    files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+    return not files or bool(files & _MARKS)
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
