@@ -50,7 +50,7 @@ def batches():
     return Batches(arrays(), BATCH, seed=3)
 
 
-OPTIMISER = training.optimiser(0.01, warmup_steps=5, total_steps=40, weight_decay=0.01, clip_norm=0.5)
+OPTIMISER = optax.sgd(1e-4, momentum=0.9)
 
 
 def initial():
@@ -59,13 +59,6 @@ def initial():
 
 STEP = training.make_step(loss_fn, OPTIMISER, ema_decay=0.9)
 STEPS = training.make_steps(STEP)
-
-
-def small():
-    return training.init(jax.random.key(7), parameters(), optax.sgd(0.01))
-
-
-SMALL_STEPS = training.make_steps(training.make_step(loss_fn, optax.sgd(0.01), ema_decay=0.9))
 
 
 def bits(state):
@@ -87,30 +80,34 @@ def assert_bitwise(one, other):
 # ---- step
 
 
-def test_step_is_a_hand_written_optax_update():
-    rule = optax.chain(
-        optax.clip_by_global_norm(0.5),
-        optax.adamw(lambda n: training.warmup_cosine(0.01, 5, 40)(n), weight_decay=0.01),
-    )
+GRADIENT = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
 
-    @jax.jit
-    def by_hand(params, opt_state, key, batch):
-        (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, key, batch)
-        updates, opt_state = rule.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss, optax.tree.norm(grads)
 
-    params, opt_state = parameters(), jax.jit(rule.init)(parameters())
-    state = initial()
+def test_step_is_clipped_adamw_by_hand():
+    params = {name: leaf.astype(np.float64) for name, leaf in parameters().items()}
+    first, second = ({name: np.zeros_like(leaf) for name, leaf in params.items()} for _ in range(2))
+    rule = training.optimiser(0.01, warmup_steps=5, total_steps=40, weight_decay=0.01, clip_norm=0.5)
+    step = training.make_step(loss_fn, rule)
+    state = training.init(jax.random.key(7), parameters(), rule)
     for n in range(4):
         batch = batches().at(n)
-        params, opt_state, loss, norm = by_hand(params, opt_state, jax.random.fold_in(jax.random.key(7), n), batch)
-        state, metrics = STEP(state, batch)
+        (loss, _), grads = GRADIENT(state.params, jax.random.fold_in(jax.random.key(7), n), batch)
+        grads = {name: np.asarray(grad, np.float64) for name, grad in grads.items()}
+        norm = np.sqrt(sum((grad**2).sum() for grad in grads.values()))
+        for name, grad in grads.items():
+            grad = grad * min(1.0, 0.5 / norm)
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.999 * second[name] + 0.001 * grad**2
+            mean, square = first[name] / (1 - 0.9 ** (n + 1)), second[name] / (1 - 0.999 ** (n + 1))
+            rate = 0.01 * (n + 1) / 5
+            params[name] = params[name] - rate * (mean / (np.sqrt(square) + 1e-8) + 0.01 * params[name])
+        state, metrics = step(state, batch)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
         assert metrics["finite"]
     assert int(state.step) == 4
-    for name in params:  # to the rounding of two programs, in units of the change
-        np.testing.assert_allclose(state.params[name], params[name], rtol=0, atol=1e-5 * 0.01)
+    for name in params:  # half a unit in the last place of entries below 1 a step, and the rounding of the change
+        np.testing.assert_allclose(state.params[name], params[name], rtol=0, atol=4 * 2**-24 + 1e-5 * 0.01)
 
 
 def test_a_first_state_is_strongly_typed_copies():
@@ -426,7 +423,7 @@ def test_other_arrays_are_refused_by_name(tmp_path):
         wider = training.init(jax.random.key(0), {**parameters(), "b": np.zeros(5, np.float32)}, OPTIMISER)
         with pytest.raises(ValueError, match=r"'ema/b' is float32\[100\] in the checkpoint, float32\[5\]"):
             checkpoints.restore_latest(wider)
-        other = training.init(jax.random.key(0), parameters(), optax.sgd(0.1, momentum=0.9))
+        other = training.init(jax.random.key(0), parameters(), optax.adam(0.1))
         with pytest.raises(ValueError, match=r"'opt_state/.*' is .*absent"):
             checkpoints.restore_latest(other)
         assert checkpoints.latest_step() == 3
@@ -706,14 +703,14 @@ def test_of_two_racing_trainings_one_is_refused_and_nothing_is_lost(tmp_path, nu
 def save_and_end(directory):
     """In a child, which ends without closing its checkpoints."""
     checkpoints = Checkpoints(directory, CONFIG)
-    checkpoints.save(2, trained(2))
+    checkpoints.save(0, initial())
     threading._shutdown()
 
 
 def test_a_save_under_way_at_the_end_of_the_program_is_finished(tmp_path, nursery):
     assert nursery.run(tmp_path / "output", ("save_and_end", str(tmp_path / "run"))) == [(0, "", "")]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["2", "training_config.json"]
-    assert_bitwise(restored_from(tmp_path / "run"), trained(2))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["0", "training_config.json"]
+    assert_bitwise(restored_from(tmp_path / "run"), initial())
 
 
 def test_trainings_in_threads_do_not_meet(tmp_path):
@@ -784,16 +781,15 @@ def test_a_save_that_fails_is_named_and_leaves_no_thread(tmp_path, number, monke
 
 
 def test_fit_runs_aligned_blocks_and_leaves_its_argument_alive():
-    state, seen = small(), []
-    fit = functools.partial(training.fit, steps_fn=SMALL_STEPS, batches=batches(), block=4)
+    state, seen = initial(), []
+    fit = functools.partial(training.fit, steps_fn=STEPS, batches=batches(), block=4)
     final = fit(state, total_steps=10, on_block=lambda n, m: seen.append((n, len(m["loss"]))))
     assert seen == [(4, 4), (8, 4), (10, 2)] and int(final.step) == 10
-    assert_bitwise(state, small())
-    middle, ends = fit(state, total_steps=2), []
-    before = bits(middle)
-    after = fit(middle, total_steps=10, on_block=lambda n, m: ends.append(n))
-    assert ends == [4, 8, 10] and np.isfinite(after.params["w"]).all()
-    assert all((leaf == before[name]).all() for name, leaf in bits(middle).items())
+    assert_bitwise(state, initial())
+    assert_bitwise(final, trained(10))
+    ends = []
+    assert_bitwise(fit(trained(2), total_steps=10, on_block=lambda n, m: ends.append(n)), final)
+    assert ends == [4, 8, 10]
     assert_bitwise(fit(final, total_steps=10), final)
 
 
@@ -929,8 +925,7 @@ def test_an_ignored_signal_stays_ignored(restore):
 def test_mesh_of_one_device_changes_nothing():
     mesh = training.data_mesh(jax.devices()[:1])
     assert mesh.axis_names == ("data",) and mesh.axis_types == (AxisType.Auto,)
-    plain = training.fit(small(), SMALL_STEPS, batches(), 8, block=4)
-    assert_bitwise(training.fit(small(), SMALL_STEPS, batches(), 8, block=4, mesh=mesh), plain)
+    assert_bitwise(training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh), trained(8))
 
 
 def test_mesh_errors():
@@ -948,18 +943,18 @@ def test_mesh_errors():
 
 def train_on_eight_devices(directory):
     """In a child."""
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     assert len(jax.devices()) == 8
     mesh = training.data_mesh()
     with pytest.raises(ValueError, match="batch size 12 must be a multiple of the 8 devices"):
         training.shard_batch(np.zeros((12, 3)), mesh)
-    plain = training.fit(small(), SMALL_STEPS, batches(), 8, block=4)
+    plain = training.fit(initial(), STEPS, batches(), 8, block=4)
     with Checkpoints(directory, CONFIG) as checkpoints:
-        training.fit(small(), SMALL_STEPS, batches(), 4, checkpoints, block=4, mesh=mesh)
-        state = checkpoints.restore_latest(training.replicate(small(), mesh))
+        training.fit(initial(), STEPS, batches(), 4, checkpoints, block=4, mesh=mesh)
+        state = checkpoints.restore_latest(training.replicate(initial(), mesh))
         assert all(leaf.sharding.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(state))
-    sharded = training.fit(state, SMALL_STEPS, batches(), 8, block=4, mesh=mesh)
-    assert_bitwise(sharded, training.fit(small(), SMALL_STEPS, batches(), 8, block=4, mesh=mesh))
+    sharded = training.fit(state, STEPS, batches(), 8, block=4, mesh=mesh)
+    assert_bitwise(sharded, training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh))
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded))
     one, other = bits(plain), bits(sharded)
     for name in one:
