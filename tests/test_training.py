@@ -948,22 +948,22 @@ def train_on_eight_devices(directory):
     mesh = training.data_mesh()
     with pytest.raises(ValueError, match="batch size 12 must be a multiple of the 8 devices"):
         training.shard_batch(np.zeros((12, 3)), mesh)
-    plain = training.fit(initial(), STEPS, batches(), 8, block=4)
+    straight = training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh)
     with Checkpoints(directory, CONFIG) as checkpoints:
         training.fit(initial(), STEPS, batches(), 4, checkpoints, block=4, mesh=mesh)
         state = checkpoints.restore_latest(training.replicate(initial(), mesh))
         assert all(leaf.sharding.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(state))
-    sharded = training.fit(state, STEPS, batches(), 8, block=4, mesh=mesh)
-    assert_bitwise(sharded, training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh))
-    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded))
-    one, other = bits(plain), bits(sharded)
-    for name in one:
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        resumed = training.fit(state, STEPS, batches(), 8, checkpoints, block=4, mesh=mesh)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(resumed))
+    assert_bitwise(resumed, straight)
 
 
 def test_step_over_eight_devices_equals_one_device(tmp_path, nursery):
     ((status, _, errors),) = nursery.run(tmp_path / "output", ("train_on_eight_devices", str(tmp_path / "run")))
     assert status == 0, errors
+    one, eight = bits(trained(8)), bits(restored_from(tmp_path / "run"))
+    for name in one:
+        np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_what_on_block_records_covers_every_checkpoint(tmp_path):
