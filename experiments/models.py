@@ -217,6 +217,12 @@ def _read_history(path, step):
     return found + [math.nan] * (step - len(found))
 
 
+@functools.lru_cache(maxsize=16)
+def _over_examples(function):
+    """The compiled map; of the last few functions, since a program holds what its function holds."""
+    return jax.jit(lambda denoiser, *chunked: jax.vmap(lambda *example: function(denoiser, *example))(*chunked))
+
+
 def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
     """The loss of every step and its running mean."""
     figure, axis = plt.subplots(figsize=(6, 3.5))
@@ -287,12 +293,6 @@ def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int,
             found.append(jax.tree.map(np.asarray, evaluate(denoiser, *(part[rows] for part in examples))))
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
-
-
-@functools.lru_cache(maxsize=16)
-def _over_examples(function):
-    """The compiled map; of the last few functions, since a program holds what its function holds."""
-    return jax.jit(lambda denoiser, *chunked: jax.vmap(lambda *example: function(denoiser, *example))(*chunked))
 
 
 def score(
