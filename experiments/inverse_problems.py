@@ -21,7 +21,6 @@ wrong: 6.8 times.
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
@@ -113,12 +112,13 @@ def open_model(folder: pathlib.Path) -> tuple[Model, Any]:
 
 
 def _read(path):
-    return json.loads(path.read_text()) if path.exists() else None
+    cure = "run score_sde again with the flags that the model was trained with"
+    return record.read_json(path, cure) if path.exists() else None
 
 
 def _is_finished(folder, flags):
     """Whether as many losses are written as the flags have steps."""
-    return len((_read(folder / "losses.json") or {"loss": []})["loss"]) >= flags["steps"]
+    return len((_read(folder / "losses.json") or {}).get("loss", [])) >= flags["steps"]
 
 
 def make_operator(task: str, shape: tuple[int, ...]) -> inverse.LinearOperator:

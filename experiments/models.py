@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -168,7 +169,7 @@ def fit(
                 history.extend(values["loss"].tolist())
                 bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
                 bar.update(step - bar.n)
-                record.write_json(losses, {"loss": history})
+                record.write_json(losses, {"loss": [None if math.isnan(loss) else loss for loss in history]})
 
             for stop in (*stops, config.steps):
                 if stop < int(state.step):
@@ -198,17 +199,28 @@ def _digest(arrays):
 
 
 def _read_history(path, step):
-    """The losses of the steps before `step`: they are written before each checkpoint."""
+    """The losses of the steps before `step`, which are written before each checkpoint; those that are lost are NaN."""
     if not step:
         return []
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing beside checkpoints of step {step}; restore it or choose another OUT"
-        )
-    losses = json.loads(path.read_text())["loss"][:step]
-    if len(losses) < step:
-        raise ValueError(f"{path} has {len(losses)} losses, its checkpoints are of step {step}; choose another OUT")
-    return losses
+    found = []
+    try:
+        stored = json.loads(path.read_text())["loss"]
+        found = [math.nan if loss is None else float(loss) for loss in stored][:step]
+        reason = f"{path} has {len(found)} losses"
+    except FileNotFoundError:
+        reason = f"{path} is missing"
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"{path} is damaged ({error!r}) and set aside"
+        os.replace(path, path.with_name(f"{path.name}.unreadable"))
+    if len(found) < step:
+        print(f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on")
+    return found + [math.nan] * (step - len(found))
+
+
+@functools.lru_cache(maxsize=16)
+def _over_examples(function):
+    """The compiled map; of the last few functions, since a program holds what its function holds."""
+    return jax.jit(lambda denoiser, *chunked: jax.vmap(lambda *example: function(denoiser, *example))(*chunked))
 
 
 def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
@@ -272,21 +284,13 @@ def log_likelihoods(
 def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str) -> Any:
     """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
 
-    One compiled program, with a progress bar that says `what`.
+    One compiled program for each `function` and structure of `denoiser`, with a progress bar that says `what`.
     """
-    arrays, structure = jax.tree.flatten(denoiser)
-    count = len(examples[0])
-
-    @jax.jit
-    def evaluate(arrays, *chunked):
-        rebuilt = jax.tree.unflatten(structure, arrays)
-        return jax.vmap(lambda *example: function(rebuilt, *example))(*chunked)
-
-    found = []
+    count, evaluate, found = len(examples[0]), _over_examples(function), []
     with record.progress(count, what=what, unit="example") as bar:
         for start in range(0, count, chunk):
             rows = np.minimum(np.arange(start, start + chunk), count - 1)  # the last chunk is padded
-            found.append(jax.tree.map(np.asarray, evaluate(arrays, *(part[rows] for part in examples))))
+            found.append(jax.tree.map(np.asarray, evaluate(denoiser, *(part[rows] for part in examples))))
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 

@@ -1,11 +1,13 @@
 """What every experiment does alike: flags, config.json and metrics.json in OUT, progress, figures."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import re
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,27 +21,97 @@ import numpy as np  # noqa: E402
 import tqdm  # noqa: E402
 import tyro  # noqa: E402
 
+from experiments import stop_at_once  # noqa: E402
+
 Config = TypeVar("Config")
 
 COMPILATION_CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
 
 
 def main(run: Callable[[Config], Any], config_type: type[Config], document: str | None) -> None:
-    """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback."""
+    """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback.
+
+    While it runs, no other process may write to its OUT, and a reader of its output that goes away does not end it.
+    """
     use_compilation_cache()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    config = tyro.cli(config_type, description=_paragraphs(document), prog=f"python -m {spec.name}" if spec else None)
-    try:
-        run(config)
-    except KeyboardInterrupt as stop:
-        print(
-            f"\n{stop or 'stopped'}; run again with the same flags to go on from the last checkpoint", file=sys.stderr
-        )
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        if os.environ.get("DIFFJAX_TRACEBACK"):
+    name = f"python -m {spec.name}" if spec else None
+    with _enduring_streams(), _locks():
+        try:
+            if signal.getsignal(signal.SIGINT) is stop_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            run(tyro.cli(config_type, description=_paragraphs(document), prog=name))
+        except KeyboardInterrupt as stop:
+            print(f"\n{stop or 'stopped'}; {_AGAIN}", file=sys.stderr)
+            sys.exit(130)
+        except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+            of_a_bug = isinstance(error, RuntimeError) and type(error) is not RuntimeError  # XLA's, a missing method
+            if of_a_bug or os.environ.get("DIFFJAX_TRACEBACK"):
+                raise
+            print(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)", file=sys.stderr)
+            sys.exit(1)
+
+
+_AGAIN = "run again with the same flags to go on from the last checkpoint"
+
+
+class Stream:
+    """A text stream whose reader may go away: what can no longer be written is dropped."""
+
+    def __init__(self, stream: Any):
+        self._stream = open(os.devnull, "w") if stream is None else stream
+
+    def write(self, text: str) -> int:
+        """Write, if there is a reader."""
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if there is a reader."""
+        with self._dropping():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self):
+        try:
+            yield
+        except UnicodeError:
             raise
-        sys.exit(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)")
+        except (OSError, ValueError):  # a broken pipe, a closed terminal, a closed file
+            nowhere = open(os.devnull, "w")
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # so that what is buffered has a place to go to
+            self._stream = nowhere
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _enduring_streams():
+    with contextlib.redirect_stdout(Stream(sys.stdout)), contextlib.redirect_stderr(Stream(sys.stderr)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _locks():
+    """Have `open_folder` take locks, and release them at the end."""
+    global _held
+    _held = {}
+    try:
+        yield
+    finally:
+        held, _held = _held, None
+        for one in held.values():
+            one.release()
+
+
+_held: dict[pathlib.Path, Any] | None = None  # by folder; None outside `main`
 
 
 def _paragraphs(document: str | None) -> str:
@@ -66,6 +138,13 @@ def open_folder(config: Any) -> pathlib.Path:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
     out.mkdir(parents=True, exist_ok=True)
+    if _held is not None and out.absolute() not in _held:
+        from diffjax.training import lock  # which imports orbax, for a second
+
+        _held[out.absolute()] = lock.Lock(out)
+        for path in out.iterdir():  # of runs that were killed
+            if re.fullmatch(r"\..+\.json(\.writing|[a-z0-9_]{8})", path.name):
+                path.unlink()
     device = jax.devices()[0]
     print(
         f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}"
@@ -91,13 +170,29 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Write numbers and arrays as JSON, atomically."""
-    text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+    """Write numbers and arrays as JSON, atomically. Raises FileNotFoundError if the folder was removed."""
+    folder = path.absolute().parent
+    if not folder.is_dir() or (_held is not None and folder in _held and not _held[folder].path.exists()):
+        raise FileNotFoundError(f"{path.parent} was removed during the run: {path.name} is not written")
+    temporary = path.with_name(f".{path.name}.writing")  # the same each time, so that kills leave one at most
+    temporary.write_text(json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
+    """The object stored in a JSON file, which must have the entries `names`.
+
+    Raises ValueError, with the file and the cure, where it is damaged; FileNotFoundError where there is none.
+    """
+    try:
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {cure}") from None
+    return values
 
 
 class Clock:

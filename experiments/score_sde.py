@@ -14,7 +14,6 @@ where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
@@ -103,7 +102,8 @@ def load(folder: pathlib.Path, dtype: str | None = None) -> tuple[Model, Any]:
     dtype: of the network's parameters and arithmetic, default the run's own. Raises FileNotFoundError where there is no
     such run.
     """
-    stored = json.loads((folder / "config.json").read_text())
+    cure = "run again with the flags that it was trained with, which go on from its checkpoints"
+    stored = record.read_json(folder / "config.json", cure, "data", "schedule", "network")
     known = {field.name for field in dataclasses.fields(Config)}
     config = Config(**{name: value for name, value in stored.items() if name in known and name != "out"})
     config = dataclasses.replace(config, dtype=dtype or config.dtype)

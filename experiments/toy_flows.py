@@ -25,7 +25,6 @@ wide and deep one (MAF); smooth velocities, and affine couplings, do not get the
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -255,7 +254,7 @@ def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.
     task = Fit(name, kind, config.seed, config.steps or steps, config.learning_rate or learning_rate, batch_size)
     folder = out / "fits" / f"{name}_{kind}"
     path, xs = folder / "curve.json", samples(config, name, 0, config.train)
-    curve = json.loads(path.read_text())["curve"] if path.exists() else []
+    curve = record.read_json(path, "remove it, and the curve begins anew", "curve")["curve"] if path.exists() else []
     start = time.perf_counter()
 
     def note(step, flow):

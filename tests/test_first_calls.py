@@ -5,11 +5,16 @@ Rows stand in the order of the rooms.
 """
 
 import contextlib
+import functools
+import tempfile
 
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from diffjax import training
 
 LIMIT = 3
 
@@ -66,7 +71,82 @@ FLOWS = {}
 
 # ------------------------------------------------------------------------------------------------------------ training
 
-TRAINING = {}
+
+def training_problem():
+    """(state, step, optimiser, batches) of four arrays of four shapes."""
+    params = {"w": np.ones((4, 3)), "b": np.zeros(4), "c": np.ones((2, 2, 2), jnp.bfloat16), "d": np.ones(())}
+    params = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bfloat16 else leaf.astype(np.float32), params)
+    rule = training.optimiser(0.01, warmup_steps=5, total_steps=40, weight_decay=0.01)
+
+    def loss(params, key, batch):
+        return jnp.mean((batch @ params["w"].T + params["b"] + params["d"] + params["c"].sum()) ** 2), {}
+
+    batches = training.Batches(np.ones((8, 3), np.float32), 2)
+    return training.init(jax.random.key(0), params, rule), training.make_step(loss, rule), rule, batches
+
+
+def first_state():
+    state, _, rule, _ = training_problem()
+    return lambda: training.init(state.key, state.params, rule)
+
+
+def first_step():
+    state, step, _, batches = training_problem()
+    return lambda: step(state, batches.at(0))
+
+
+def first_fit(folder):
+    state, step, _, batches = training_problem()
+    checkpoints = training.Checkpoints(folder, {})
+
+    def fit():
+        with checkpoints:
+            return training.fit(state, training.make_steps(step), batches, 4, checkpoints, block=2, save_every=2)
+
+    return fit
+
+
+def first_restore(folder):
+    state, _, _, _ = training_problem()
+    checkpoints = training.Checkpoints(folder, {})
+    checkpoints.save(0, state)
+
+    def restore():
+        with checkpoints:
+            return checkpoints.restore_latest(state), training.load_ema(folder)
+
+    return restore
+
+
+def in_a_folder(prepare):
+    def prepared():
+        folder = tempfile.TemporaryDirectory()
+        call = prepare(folder.name)
+
+        def in_it():
+            with folder:
+                return call()
+
+        return in_it
+
+    return prepared
+
+
+def on_a_mesh():
+    state, _, _, batches = training_problem()
+    mesh = training.data_mesh(jax.devices()[:1])
+    return lambda: (training.replicate(state, mesh), training.shard_batch(batches.at(0), mesh))
+
+
+TRAINING = {
+    "training.init": first_state,
+    "training.make_step": first_step,
+    "training.fit": in_a_folder(first_fit),
+    "training.Checkpoints.restore_latest, load_ema": in_a_folder(first_restore),
+    "training.replicate, shard_batch": on_a_mesh,
+    "training.warmup_cosine": lambda: functools.partial(training.warmup_cosine(0.1, 3, 10, 0.5), 4),
+    "training.ema_decay_at": lambda: functools.partial(training.ema_decay_at, 3, 0.9),
+}
 
 ROWS = (
     SCHEDULES_AND_GRIDS | TARGETS | SAMPLING | SOLVERS | CHAINS | GUIDANCE | LANGEVIN | FLOWS | TRAINING

@@ -1,11 +1,17 @@
-"""Checkpoints of a whole `TrainState` over orbax, beside the configuration that made them."""
+"""Checkpoints of a whole `TrainState` over orbax, each with its configuration and a checksum of every array."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
+import re
 import shutil
+import sys
 import tempfile
+import threading
 import warnings
+import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -16,106 +22,158 @@ import orbax.checkpoint as ocp
 
 from .. import checks
 from ..types import PyTree
+from . import lock, manifest
 from .state import TrainState
 
 _CONFIG = "training_config.json"
 _ITEMS = ("ema", "rest")  # apart, so that the average can be read without knowing the optimiser
 _ABSENT = "absent"
-_UNREADABLE = (ValueError, KeyError, EOFError, FileNotFoundError)  # of damaged files; out of memory is none of these
+_STEP = re.compile("0|[1-9][0-9]*")
+_TEMPORARY = re.compile(r"[0-9]+\.(writing|deleting|orbax-checkpoint-tmp)")
+_MARKS = {manifest.NAME, "_METADATA", "_CHECKPOINT_METADATA", "commit_success.txt"}  # files that only checkpoints hold
+_ORBAX = threading.RLock()  # orbax numbers its operations by a global counter, which threads must not share
 
 
 class Checkpoints:
-    """The checkpoints in `directory`, one folder a step, of which the newest `keep` are kept.
+    """The checkpoints in a folder, one folder per step, of which the newest are kept.
 
-    A checkpoint holds params, ema, opt_state, the key and the step, which is the position in the data.
-    It appears under its name only when whole: one cut short by a kill is never read; a folder that is not whole for
-    another reason is renamed `STEP.unreadable…` with a warning, and the newest whole one counts.
-    config: the run's configuration, JSON values by name, written beside the checkpoints.
-    ignore: top-level fields of it that may differ from the stored ones (the number of steps, the output folder).
+    A checkpoint holds params, ema, opt_state, the key and the step, which is the position in the data; beside them
+    the configuration and a checksum of every array. It appears under its name only when whole. One that is damaged is
+    renamed `STEP.unreadable…` with a warning, and the newest good one counts. Folders that hold anything else than
+    the library's own files are never touched.
 
-    Raises ValueError where the directory holds checkpoints of another configuration, naming each field with both
-    values; TypeError for a value that JSON cannot hold. Saving happens in the background on copies: buffers may be
-    donated at once. A context manager: leaving it waits for the last save.
+    Only one object at a time may write to a folder, over all processes (`lock.Lock`). Saving happens in the
+    background on copies, so that buffers may be donated at once. A context manager: leaving it waits for the last
+    save and gives the folder free.
+
+    Args:
+      directory: The folder, made if it is missing.
+      config: The run's configuration, JSON values by name.
+      keep: How many checkpoints are kept.
+      ignore: Top-level fields of `config` that may differ from the stored ones, such as the number of steps.
+
+    Raises:
+      ValueError: If the newest checkpoint is of another configuration. The message names each field with both values.
+      TypeError: If `config` has a value that JSON cannot hold.
+      BlockingIOError: If another process, or another object of this one, writes to the folder. The message names it.
+
+    Example:
+      >>> with training.Checkpoints(tmp_path, {"learning_rate": 0.1}) as checkpoints:
+      ...     state = checkpoints.restore_latest(state) or state
+      ...     checkpoints.save(int(state.step), state)
     """
 
     def __init__(
         self, directory: str | os.PathLike, config: dict[str, Any], keep: int = 2, ignore: Collection[str] = ()
     ):
-        checks.integer("keep", keep, 1)
+        self._keep = checks.integer("keep", keep, 1)
         self.directory = pathlib.Path(directory).absolute()
-        config = _as_json(config)
+        self._config = _as_json(config)
+        self._damaged: dict[int, str] = {}  # step -> what is wrong
+        self._saving: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._pending: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
-        whole = _whole_steps(self.directory)
-        if whole:
-            _refuse_other_config(self.directory, config, ignore)
-        if jax.process_index() == 0:
-            for folder in _step_folders(self.directory):
-                if int(folder.name) in whole:
-                    continue
-                if whole and int(folder.name) < whole[-1]:
-                    shutil.rmtree(folder)  # a kill came while it was being deleted: finish that
-                else:
-                    _set_aside(folder, "it is not whole")
-            _write_atomically(self.directory / _CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
-        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._orbax = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+        self._parent = _identity(self.directory.parent)
+        self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
+        _open.add(self)
+        try:
+            self._clean()
+            self._check_config(ignore)
+            self._write_config()
+        except BaseException:
+            self.close()
+            raise
 
     def save(self, step: int, state: TrainState) -> None:
-        """Save `state` as that of `step`, in the background; nothing to do where `step` is the latest already.
+        """Save a state in the background. Nothing happens if `step` is the latest already.
 
-        Raises ValueError where `step` differs from state.step or lies before the latest checkpoint (which orbax would
-        skip without a word), and what went wrong in the save before this one.
+        Args:
+          step: The number of the checkpoint, which must be that of the state.
+          state: What is saved. It may be donated as soon as this returns.
+
+        Raises:
+          ValueError: If `step` differs from state.step or lies before the latest checkpoint.
+          OSError: If the save before this one failed, or the folder is gone together with the one that held it.
+          BlockingIOError: If another process has taken the folder.
         """
         if step != int(state.step):
             raise ValueError(f"step must equal state.step={int(state.step)}, got {step}")
         latest = self.latest_step()
         if latest is not None and step < latest:
             raise ValueError(f"step must be {latest} or more, the latest checkpoint in {self.directory}, got {step}")
-        if step == latest:
+        self.wait()
+        self._hold_folder()
+        if step == self.latest_step():
             return
-        items = {name: ocp.args.StandardSave(_to_host(part)) for name, part in _items(state).items()}
-        self._orbax.save(step, args=ocp.args.Composite(**items), force=True)
+        if self.path(step).exists() and _is_own(self.path(step)):
+            _set_aside(self.path(step), "it is not whole")
+        elif self.path(step).exists():
+            raise FileExistsError(f"{self.path(step)} is no checkpoint and is left alone: step {step} cannot be saved")
+        items = {name: _to_host(part) for name, part in _items(state).items()}
+        self._pending = step
+        self._damaged.pop(step, None)
+        self._saving = threading.Thread(target=self._save, args=(step, items), name=f"saving {self.path(step)}")
+        self._saving.start()
 
     def restore_latest(self, state_template: TrainState) -> TrainState | None:
-        """The state of the newest readable checkpoint, or None where there is none yet.
+        """The state of the newest undamaged checkpoint, or None where there is none yet.
 
-        state_template: a state of the same structure (as `init` returns it, or its `jax.eval_shape`): arrays come back
-        with its dtypes, key type and shardings, bit for bit as saved. Raises ValueError where the stored arrays have
-        other names, shapes or dtypes, and RuntimeError where there are checkpoints but none can be read.
+        Args:
+          state_template: A state of the same structure, as `init` returns it, or its `jax.eval_shape`. Arrays come
+            back with its dtypes, key type and shardings, bit for bit as they were saved.
+
+        Returns:
+          The state. The checkpoints found to be damaged are set aside with a warning.
+
+        Raises:
+          ValueError: If the stored arrays have other names, shapes or dtypes.
+          RuntimeError: If there are checkpoints but all are damaged.
         """
         self.wait()
-        items, failures = _items(state_template), []
+        items = _items(state_template)
         while (step := self.latest_step()) is not None:
             folder = self.path(step)
             try:
-                restored = {name: leaf for item in _ITEMS for name, leaf in _read(folder, item, items[item]).items()}
+                _, stored = manifest.read(folder)
+                restored = {k: leaf for item in _ITEMS for k, leaf in _read(folder, item, stored, items[item]).items()}
                 return _unflatten(state_template, restored)
-            except _OtherArrays:
-                raise
-            except _UNREADABLE as error:
-                failures.append(f"{folder}: {error}")
-                _set_aside(folder, f"it cannot be read ({str(error)[:200]})")
-                self._orbax.reload()
-        if failures:
-            raise RuntimeError("no checkpoint can be read: " + "; ".join(failures))
+            except manifest.Damaged as error:
+                self._reject(folder, str(error))
+        if self._damaged:
+            reasons = "; ".join(f"{self.path(step)}: {reason}" for step, reason in self._damaged.items())
+            raise RuntimeError(f"no checkpoint can be read: {reasons}; a run started again begins anew")
         return None
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint (one being saved counts), or None."""
-        return self._orbax.latest_step()
+        steps = [step for step in _whole_steps(self.directory) if step not in self._damaged]
+        return max(steps if self._pending is None else [*steps, self._pending], default=None)
 
     def path(self, step: int) -> pathlib.Path:
         """The folder of the checkpoint of `step`."""
         return self.directory / str(step)
 
     def wait(self) -> None:
-        """Return once the save under way is whole on disk; raise what went wrong in it."""
-        self._orbax.wait_until_finished()
+        """Return once the save under way is whole on disk.
+
+        Raises:
+          OSError: If it failed.
+        """
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = self._pending = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def close(self) -> None:
-        """Wait for the save under way and release what orbax holds."""
-        self._orbax.close()
+        """Wait for the save under way and give the folder free."""
+        try:
+            self.wait()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -123,25 +181,143 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _save(self, step: int, items: dict[str, dict[str, Any]]) -> None:
+        """What the thread that saves does."""
+        try:
+            self._write(step, items)
+            for old in _whole_steps(self.directory)[: -self._keep]:
+                if jax.process_index() == 0 and _is_own(self.path(old)):
+                    _delete(self.path(old))
+        except Exception as error:  # raised by `wait`
+            self._error = OSError(
+                f"the checkpoint of step {step} could not be saved in {self.directory}: {_message(error)}"
+            )
+            self._error.__cause__ = error
+
+    def _write(self, step: int, items: dict[str, dict[str, Any]]) -> None:
+        """Write a temporary folder, then rename it. The savers wait for one another where there are several hosts."""
+        temporary, primary = self.directory / f"{step}.writing", jax.process_index() == 0
+        if primary:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+            temporary.mkdir()
+        with _ORBAX:
+            for item, arrays in items.items():
+                saver = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+                saver.save(temporary / item, args=ocp.args.StandardSave(arrays))
+        described = {item: manifest.describe(arrays) for item, arrays in items.items()}
+        if primary:
+            manifest.write(temporary, self._config, described)
+            os.rename(temporary, self.path(step))
+        if jax.process_count() > 1:
+            ocp.multihost.sync_global_processes(f"diffjax checkpoint {self.path(step)}")
+
+    def _clean(self) -> None:
+        """Finish what a kill left unfinished, and set aside what cannot be a checkpoint."""
+        if jax.process_index():
+            return
+        for folder in self.directory.iterdir():
+            if _TEMPORARY.fullmatch(folder.name) and folder.is_dir():
+                shutil.rmtree(folder)
+        whole = _whole_steps(self.directory)
+        for folder in _step_folders(self.directory):
+            if int(folder.name) in whole:
+                continue
+            if not _is_own(folder):
+                warnings.warn(f"{folder} is no checkpoint: it is left alone", stacklevel=3)
+            elif any(folder.iterdir()):
+                self._reject(folder, f"it has no {manifest.NAME}: it is damaged, or of an earlier version")
+            else:
+                _set_aside(folder, "it is empty")
+
+    def _check_config(self, ignore: Collection[str]) -> None:
+        """Compare `config` with that of the newest checkpoint whose manifest can be read."""
+        while (step := self.latest_step()) is not None:
+            try:
+                stored, _ = manifest.read(self.path(step))
+                return _refuse_other_config(self.path(step), stored, self._config, ignore)
+            except manifest.Damaged as error:
+                self._reject(self.path(step), str(error))
+
+    def _write_config(self) -> None:
+        """For the reader: what counts is the configuration in each checkpoint."""
+        if jax.process_index() == 0:
+            _write_atomically(self.directory / _CONFIG, json.dumps(self._config, indent=2, sort_keys=True) + "\n")
+
+    def _hold_folder(self) -> None:
+        """Check that the folder is still ours; made anew, with a warning, if it alone was removed."""
+        if self._lock is None:
+            return
+        if not self._lock.path.exists():
+            if _identity(self.directory.parent) != self._parent:
+                raise FileNotFoundError(f"{self.directory.parent} was removed during the run: nothing is saved there")
+            self.directory.mkdir(exist_ok=True)
+            warnings.warn(f"{self.directory} was removed during the run, and is made anew", stacklevel=3)
+            self._write_config()
+        self._lock.renew()
+
+    def _reject(self, folder: pathlib.Path, reason: str) -> None:
+        self._damaged[int(folder.name)] = reason
+        if jax.process_index() == 0:
+            _set_aside(folder, reason)
+
+
+_open: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish() -> None:
+    for checkpoints in list(_open):
+        try:
+            checkpoints.close()
+        except Exception as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_finish)  # a program that ends with a save under way; atexit is too late for orbax
+
 
 def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step: int | None = None) -> PyTree:
-    """The averaged parameters of the newest checkpoint in `directory` (or of `step`), on the first device.
+    """The averaged parameters of a checkpoint, on the first device. No optimiser and no configuration is needed.
 
-    They come in the structure of `template` (arrays or `jax.ShapeDtypeStruct`s), or, without one, as nested dicts by
-    name, which is what Flax parameters are. No optimiser and no configuration is needed.
-    Raises FileNotFoundError where there is no whole checkpoint, ValueError where the template has other arrays.
+    Args:
+      directory: The folder of the checkpoints. It is only read, and may be in use by a training run.
+      template: A pytree of arrays or `jax.ShapeDtypeStruct`s whose structure the parameters come back in. None: nested
+        dicts by name, which is what Flax parameters are.
+      step: Of which checkpoint. None: the newest undamaged one; damaged ones are passed over with a warning.
+
+    Returns:
+      The parameters, bit for bit as they were saved.
+
+    Raises:
+      FileNotFoundError: If there is no checkpoint, or none of `step`.
+      ValueError: If the template has other arrays, or the checkpoint of `step` (or each of them) is damaged.
+
+    Example:
+      >>> params = training.load_ema("runs/digits/checkpoints")  # doctest: +SKIP
     """
     directory = pathlib.Path(directory).absolute()
     steps = _whole_steps(directory)
     if not steps or (step is not None and step not in steps):
         wanted = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}")
-    folder = directory / str(steps[-1] if step is None else step)
+    failures = []
+    for folder in [directory / str(n) for n in (reversed(steps) if step is None else [step])]:
+        try:
+            return _read_ema(folder, template)
+        except manifest.Damaged as error:
+            failures.append(f"{folder}: {error}")
+            warnings.warn(f"the checkpoint {folder} cannot be read: {error}", stacklevel=2)
+    raise ValueError(f"no checkpoint can be read: {'; '.join(failures)}")
+
+
+def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
+    _, stored = manifest.read(folder)
     if template is not None:
-        return _unflatten(template, _read(folder, "ema", _flat(template, "ema")), "ema")
-    stored = {name: jax.ShapeDtypeStruct(*form) for name, form in _metadata(folder / "ema").items()}
+        return _unflatten(template, _read(folder, "ema", stored, _flat(template, "ema")), "ema")
+    forms = {name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"]) for name, entry in stored["ema"].items()}
     tree: dict[str, Any] = {}
-    for name, leaf in _read(folder, "ema", stored).items():
+    for name, leaf in _read(folder, "ema", stored, forms).items():
         *parents, last = name.split("/")
         node = tree
         for parent in parents:
@@ -184,11 +360,11 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _to_host(flat: dict[str, Any]) -> dict[str, Any]:
-    """Copies on the host: on a CPU orbax's own would be views of buffers about to be donated."""
+    """Copies on the host, which no later step can donate; on the devices where no host has the whole array."""
 
     def copy(leaf):
         leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        return np.array(leaf) if leaf.is_fully_addressable or leaf.is_fully_replicated else leaf
+        return np.array(leaf) if leaf.is_fully_addressable or leaf.is_fully_replicated else leaf.copy()
 
     return {name: copy(leaf) for name, leaf in flat.items()}
 
@@ -207,34 +383,44 @@ def _key_type(leaf: Any) -> Any:
     return found[0]
 
 
-def _read(folder: pathlib.Path, item: str, part: dict[str, Any]) -> dict[str, Any]:
+def _read(folder: pathlib.Path, item: str, stored: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     """The arrays of `item` in the forms of `part`, whose names, shapes and dtypes must be the stored ones."""
     forms = {name: _stored_form(leaf) for name, leaf in part.items()}
     key_types = {name: _key_type(leaf) for name, leaf in part.items() if _is_key(leaf)}
-    _refuse_other_arrays(folder, _metadata(folder / item), forms)
-    restored = ocp.StandardCheckpointHandler().restore(folder / item, args=ocp.args.StandardRestore(forms))
+    _refuse_other_arrays(folder, stored[item], forms)
+    try:
+        with _ORBAX:
+            restored = ocp.StandardCheckpointHandler().restore(folder / item, args=ocp.args.StandardRestore(forms))
+    except Exception as error:  # orbax and tensorstore raise a dozen kinds for damaged files, bare `Exception` too
+        if _is_fault_of_machine(error):
+            raise
+        raise manifest.Damaged(f"it cannot be read ({_message(error)[:200]})") from error
+    manifest.verify(restored, stored[item])
     for name, key_type in key_types.items():
         restored[name] = jax.random.wrap_key_data(restored[name], impl=key_type)
     return restored
 
 
-def _metadata(folder: pathlib.Path) -> dict[str, tuple]:
-    """Name -> (shape, dtype) of the arrays stored in `folder`."""
-    tree: Any = ocp.StandardCheckpointHandler().metadata(folder).tree
-    return {name: (tuple(entry.shape), np.dtype(entry.dtype)) for name, entry in tree.items()}
+def _is_fault_of_machine(error: Exception) -> bool:
+    """Whether a whole checkpoint may raise it too: no memory, no permission, too many open files."""
+    shortages = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or getattr(error, "errno", None) in shortages:
+        return True
+    return any(word in str(error) for word in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED"))
 
 
 class _OtherArrays(ValueError):
     """The stored arrays are not those of the template."""
 
 
-def _refuse_other_arrays(folder: pathlib.Path, stored: dict[str, tuple], forms: dict[str, Any]) -> None:
+def _refuse_other_arrays(folder: pathlib.Path, stored: manifest.Arrays, forms: dict[str, Any]) -> None:
     """orbax by itself casts a dtype silently and names no leaf where a shape differs."""
+    kept = {name: (tuple(entry["shape"]), np.dtype(entry["dtype"])) for name, entry in stored.items()}
     wanted = {name: (tuple(form.shape), np.dtype(form.dtype)) for name, form in forms.items()}
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
-            kept, asked = (_describe(arrays.get(name)) for arrays in (stored, wanted))
-            raise _OtherArrays(f"{folder}: array {name!r} is {kept} in the checkpoint, {asked} in the template")
+    for name in sorted(kept.keys() | wanted.keys()):
+        if kept.get(name) != wanted.get(name):
+            here, there = (_describe(arrays.get(name)) for arrays in (kept, wanted))
+            raise _OtherArrays(f"{folder}: array {name!r} is {here} in the checkpoint, {there} in the template")
 
 
 def _describe(entry: tuple | None) -> str:
@@ -245,32 +431,62 @@ def _describe(entry: tuple | None) -> str:
 
 
 def _step_folders(directory: pathlib.Path) -> list[pathlib.Path]:
-    return [folder for folder in directory.iterdir() if folder.name.isdigit()] if directory.is_dir() else []
+    """The folders named by a number, whoever made them."""
+    if not directory.is_dir():
+        return []
+    return [folder for folder in directory.iterdir() if _STEP.fullmatch(folder.name) and folder.is_dir()]
 
 
 def _whole_steps(directory: pathlib.Path) -> list[int]:
-    """Steps whose folder holds both items; orbax renames a folder to its step once it is written."""
+    """Steps whose folder is complete: it is renamed to its step once the manifest, the last file, is written."""
+    parts = (manifest.NAME, *_ITEMS)
+    return sorted(
+        int(folder.name) for folder in _step_folders(directory) if all((folder / part).exists() for part in parts)
+    )
 
-    def is_whole(folder):
-        marks = ["_CHECKPOINT_METADATA", *(f"{item}/_METADATA" for item in _ITEMS)]
-        return all((folder / mark).is_file() for mark in marks)
 
-    return sorted(int(folder.name) for folder in _step_folders(directory) if is_whole(folder))
+def _is_own(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but what the library writes: no files at all, or a checkpoint's."""
+    if not folder.is_dir() or not {entry.name for entry in folder.iterdir()} <= {*_ITEMS, *_MARKS}:
+        return False
+    files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+    return not files or bool(files & _MARKS)
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """What tells a folder from another that was made at the same place; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        status = folder.stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+def _message(error: Exception) -> str:
+    """The message without what tensorstore adds to it, a page of settings."""
+    return str(error).partition(" [tensorstore_spec=")[0]
 
 
 def _set_aside(folder: pathlib.Path, reason: str) -> None:
     aside = tempfile.mkdtemp(prefix=f"{folder.name}.unreadable-", dir=folder.parent)
     os.rename(folder, aside)
-    warnings.warn(f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=3)
+    warnings.warn(f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=4)
+
+
+def _delete(folder: pathlib.Path) -> None:
+    """Rename, then delete: a kill in between leaves nothing that looks like a checkpoint."""
+    doomed = folder.with_name(f"{folder.name}.deleting")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    with os.fdopen(handle, "w") as file:
+    temporary = path.with_name(f".{path.name}.writing")  # the same each time, so that kills leave one at most
+    with open(temporary, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
     os.replace(temporary, path)
 
 
@@ -284,22 +500,16 @@ def _as_json(config: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config))
 
 
-def _refuse_other_config(directory: pathlib.Path, config: dict[str, Any], ignore: Collection[str]) -> None:
-    path = directory / _CONFIG
-    if not path.is_file():
-        raise ValueError(f"{directory} holds checkpoints but no {_CONFIG}: they are not of this configuration")
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+def _refuse_other_config(
+    folder: pathlib.Path, stored: dict[str, Any], config: dict[str, Any], ignore: Collection[str]
+) -> None:
     ignored = set(ignore)
-    old, new = ({k: v for k, v in each.items() if k not in ignored} for each in (stored, config))
-    old, new = _leaves(old), _leaves(new)
+    old, new = (_leaves({k: v for k, v in each.items() if k not in ignored}) for each in (stored, config))
     differing = [name for name in sorted(old.keys() | new.keys()) if not _same(old.get(name), new.get(name))]
     if differing:
         lines = [f"{name}: stored {old.get(name, _ABSENT)}, new {new.get(name, _ABSENT)}" for name in differing]
         raise ValueError(
-            f"{directory} holds checkpoints of another configuration ({'; '.join(lines)}); "
+            f"the checkpoint {folder} is of another configuration ({'; '.join(lines)}); "
             f"use another directory, or the stored configuration to resume"
         )
 

@@ -16,6 +16,8 @@ from . import parallel
 from .data import Batches
 from .state import Step, TrainState
 
+_STOP = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 def fit(
     state: TrainState,
@@ -40,8 +42,9 @@ def fit(
     mesh: of `data_mesh`; the state is then on every device and each batch is split over them.
     `state` itself stays usable: the run works on a copy.
 
-    SIGTERM and Ctrl-C let the block end, save, then raise SystemExit(143) and KeyboardInterrupt; a second Ctrl-C
-    interrupts at once. (In another thread than the main one signals are left alone.)
+    SIGTERM, SIGHUP (a closed terminal) and Ctrl-C let the block end, save, then raise SystemExit(143),
+    SystemExit(129) and KeyboardInterrupt. A second Ctrl-C interrupts at once. Signals that are ignored, as under
+    nohup, stay ignored. In another thread than the main one signals are left alone.
     Raises FloatingPointError at the first step with a loss, gradient norm or other metric that is not finite, after
     saving the last good state: it names the step, those metrics, and the checkpoint. Parameters that are not finite
     are never saved; they raise it too.
@@ -95,7 +98,7 @@ def _block(batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh
 
 def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
     """A copy whose buffers may be donated, on every device of `mesh`."""
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    state = jax.device_put(state, may_alias=False)
     return state if mesh is None else parallel.replicate(state, mesh)
 
 
@@ -114,9 +117,10 @@ def _failure(start: int, metrics: dict[str, np.ndarray], state: TrainState, chec
 
 def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     """Save `state`, unless its parameters are not finite (an update may overflow from a finite gradient)."""
-    for name, tree in (("params", state.params), ("ema", state.ema)):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if not jnp.isfinite(leaf).all():
+    finite = jax.device_get(_all_finite((state.params, state.ema)))
+    for name, tree in zip(("params", "ema"), finite, strict=True):
+        for path, good in jax.tree_util.tree_leaves_with_path(tree):
+            if not good:
                 latest = checkpoints.latest_step()
                 kept = (
                     "there is no checkpoint" if latest is None else f"the last checkpoint is {checkpoints.path(latest)}"
@@ -126,13 +130,19 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     checkpoints.save(step, state)
 
 
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+    """Of each leaf, whether all its entries are finite."""
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
 def _stopped(number: int, step: int) -> BaseException:
     return KeyboardInterrupt(f"stopped after {step} steps") if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in the list it yields; the handlers before are put back on leaving."""
+    """Collect the signals to stop in the list it yields; the handlers before are put back on leaving."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -142,7 +152,7 @@ def _deferred_signals() -> Iterator[list[int]]:
             signal.signal(number, previous[number])
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, receive) or signal.SIG_DFL
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from .. import checks, types
@@ -45,9 +46,11 @@ def init(key: Key, params: PyTree, optimiser: optax.GradientTransformation) -> T
     if not jax.tree.leaves(params):
         raise ValueError(f"params must hold at least one array, got {params!r}")
     params = jax.tree.map(_own, params)
-    ema = jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params)
-    opt_state = jax.tree.map(_own, optimiser.init(params))
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state, jax.random.clone(key))
+    # one program instead of one per shape; where leaves lie on several devices, eagerly, which keeps their placement
+    start = jax.jit(optimiser.init) if all(map(_on_one_device, jax.tree.leaves(params))) else optimiser.init
+    opt_state = jax.tree.map(_own, start(params))
+    step = jax.device_put(np.zeros((), np.int32))
+    return TrainState(step, params, _average(params), opt_state, jax.device_put(key, may_alias=False))
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | None, final_fraction: float = 0.0):
@@ -71,7 +74,7 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | No
         u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
         return rate * (final_fraction + (1.0 - final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * u)))
 
-    return schedule
+    return jax.jit(schedule, inline=True)
 
 
 def optimiser(
@@ -115,7 +118,7 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
 
 
 def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, ema_decay: float = 0.999) -> Step:
-    """The pure function step(state, batch, take=True) -> (state, metrics), one gradient step; not yet compiled.
+    """The pure function step(state, batch, take=True) -> (state, metrics), one gradient step.
 
     loss_fn(params, key, batch) -> (loss (), dict of scalars). Its key is fold_in(state.key, state.step), so that its
     randomness (times, noise, dropout) depends on the run's key and the step number only.
@@ -145,7 +148,7 @@ def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, em
         state = jax.lax.cond(finite & take, taken, lambda state: state, state)
         return state, {**metrics, "finite": finite}
 
-    return step
+    return jax.jit(step, inline=True)
 
 
 def make_steps(step: Step) -> Step:
@@ -173,7 +176,22 @@ def make_steps(step: Step) -> Step:
 
 def _own(leaf: Any) -> Array:
     """A strongly typed copy, in a buffer of its own."""
-    return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
+    dtype = jnp.result_type(leaf)
+    if isinstance(leaf, jax.core.Tracer):
+        return jnp.array(leaf, dtype, copy=True)
+    if not isinstance(leaf, jax.Array) or leaf.weak_type:
+        leaf = np.asarray(leaf, dtype)
+    return jax.device_put(leaf, may_alias=False)
+
+
+def _on_one_device(leaf: Array) -> bool:
+    return isinstance(leaf, jax.core.Tracer) or len(leaf.devices()) == 1
+
+
+@jax.jit
+def _average(params: PyTree) -> PyTree:
+    """The average's first value: copies of the parameters, in float32 at least."""
+    return jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params)
 
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:

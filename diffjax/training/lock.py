@@ -1,0 +1,158 @@
+"""One writer per folder: a lock file that names its holder, and that a dead holder does not keep.
+
+A process counts as alive while a process of its number and start time exists, so that a recycled number does not
+keep a lock. A holder on another machine, whose processes cannot be seen, counts as alive while it touches the file.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+NAME = ".lock"
+TOUCH_EVERY, SILENT_AFTER = 60.0, 300.0  # seconds
+
+
+class Lock:
+    """The exclusive right of one object in one process to write to a folder.
+
+    Holder, process number, host and start time are in the file `.lock` there. The lock ends with `release`, with the
+    object, or with its process, however that ends.
+
+    Args:
+      directory: An existing folder.
+
+    Raises:
+      BlockingIOError: If a live process, or another object of this one, holds the lock. The message names it.
+
+    Example:
+      >>> lock = Lock(tmp_path)
+      >>> lock.release()
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.path = pathlib.Path(directory).absolute() / NAME
+        self._entry = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": _start_time(os.getpid()),
+            "machine": _machine(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "token": uuid.uuid4().hex,
+        }
+        self.renew()
+        stop = threading.Event()
+        self._finalizer = weakref.finalize(self, _release, self.path, self._entry, stop)
+        threading.Thread(target=_touch, args=(self.path, stop), name="lock", daemon=True).start()
+
+    def renew(self) -> None:
+        """Check that the lock is still held, and take it again if the file is gone.
+
+        Raises:
+          BlockingIOError: If another holder has it.
+          FileNotFoundError: If the folder is gone.
+        """
+        with _guard(self.path.parent):
+            holder = _read(self.path)
+            if holder == self._entry:
+                return
+            temporary = self.path.with_name(f"{NAME}.{self._entry['token']}")
+            try:
+                temporary.write_text(json.dumps(self._entry))
+                if holder is not None and _is_alive(holder, self.path, now=temporary.stat().st_mtime):
+                    raise BlockingIOError(_in_use(self.path, holder))
+                os.replace(temporary, self.path)
+            finally:
+                for left_over in self.path.parent.glob(f"{NAME}.*"):  # of this attempt, and of killed ones
+                    with contextlib.suppress(OSError):
+                        left_over.unlink()
+
+    def release(self) -> None:
+        """Give the lock up."""
+        self._finalizer()
+
+
+def _in_use(path: pathlib.Path, holder: dict[str, Any]) -> str:
+    who = f"process {holder.get('pid')} on {holder.get('host')}"
+    who += " (this process)" if holder.get("pid") == os.getpid() and holder.get("machine") == _machine() else ""
+    cure = "wait for it to end, or use another folder"
+    if holder.get("machine") != _machine():
+        cure += f"; if it is dead, try again {SILENT_AFTER:.0f} seconds after its end, or remove {path}"
+    return f"{path.parent} is in use by {who} since {holder.get('since')}: {cure}"
+
+
+def _release(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
+    stop.set()
+    if entry["pid"] == os.getpid():  # not in a forked child
+        with contextlib.suppress(OSError), _guard(path.parent):
+            if _read(path) == entry:
+                path.unlink()
+
+
+def _touch(path: pathlib.Path, stop: threading.Event) -> None:
+    while not stop.wait(TOUCH_EVERY):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """The holder that `path` names; None without one. A file that cannot be parsed was cut by a crash."""
+    try:
+        holder = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return holder if isinstance(holder, dict) else None
+
+
+@contextlib.contextmanager
+def _guard(directory: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from looking at the lock file at the same time, where the file system can."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(holder: dict[str, Any], path: pathlib.Path, now: float) -> bool:
+    if holder.get("machine") == _machine() and isinstance(pid := holder.get("pid"), int):
+        return (start := _start_time(pid)) is not None and start == holder.get("start")
+    return now - path.stat().st_mtime < SILENT_AFTER  # both times are the file server's
+
+
+def _machine() -> str:
+    """What processes that can see one another share: the running kernel and the name space of process numbers."""
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return socket.gethostname()
+
+
+def _start_time(pid: int) -> str | None:
+    """When process `pid` started, in the system's own form; None if there is no such process (or only its corpse)."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except (FileNotFoundError, ProcessLookupError):
+        if pathlib.Path("/proc/self/stat").exists():
+            return None
+    with contextlib.suppress(FileNotFoundError):
+        found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+        return found.stdout.strip() or None
+    return None

@@ -1,0 +1,96 @@
+"""What a checkpoint holds, with a checksum of every array: orbax verifies none, and restores a flipped bit silently."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+NAME = "manifest.json"
+
+Arrays = dict[str, dict[str, Any]]
+"""Name -> shape, dtype and sha256 of an array."""
+
+
+class Damaged(ValueError):
+    """What is stored is not what was saved."""
+
+
+def describe(arrays: dict[str, Any]) -> Arrays:
+    """Shape, dtype and checksum of each array.
+
+    Args:
+      arrays: Arrays by name. One that is spread over several hosts gets no checksum: no host has all of it.
+
+    Returns:
+      A JSON value for each name.
+    """
+    return {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _checksum(array)}
+        for name, array in arrays.items()
+    }
+
+
+def verify(arrays: dict[str, Any], described: Arrays) -> None:
+    """Compare arrays with what `describe` found when they were saved.
+
+    Args:
+      arrays: Arrays by name, as restored.
+      described: The entries of the same names in the manifest.
+
+    Raises:
+      Damaged: If a checksum differs. The message names the array.
+    """
+    for name, array in arrays.items():
+        expected, found = described[name]["sha256"], _checksum(array)
+        if None not in (expected, found) and expected != found:
+            raise Damaged(f"array {name!r} differs from its checksum")
+
+
+def write(folder: pathlib.Path, config: dict[str, Any], items: dict[str, Arrays]) -> None:
+    """Write the manifest of a checkpoint.
+
+    Args:
+      folder: The checkpoint's folder.
+      config: The configuration of the run, JSON values by name.
+      items: For each item of the checkpoint, what `describe` returns.
+    """
+    content = {"config": config, "items": items}
+    with open(folder / NAME, "w") as file:
+        json.dump({**content, "sha256": _text_checksum(content)}, file, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
+    """The configuration and the items of the manifest in `folder`.
+
+    Raises:
+      Damaged: If there is none, or it is not as it was written.
+    """
+    try:
+        content = json.loads((folder / NAME).read_bytes())
+        checksum = content.pop("sha256")
+        if checksum == _text_checksum(content):
+            return content["config"], content["items"]
+    except FileNotFoundError:
+        raise Damaged(f"it has no {NAME}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    raise Damaged(f"its {NAME} is damaged")
+
+
+def _checksum(array: Any) -> str | None:
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return None
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _text_checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
