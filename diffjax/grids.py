@@ -348,13 +348,14 @@ def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
     # positive floats order as the integers that share their bits
     places = ts.view(np.int32 if dtype.itemsize == 4 else np.int64)
     i = np.arange(len(places), dtype=places.dtype)
-    if places[0] - places[-1] < i[-1]:
+    last = places[-1]
+    if places[0] - last < i[-1]:
         raise ValueError(
-            f"steps must be at most {places[0] - places[-1]}, the count of {dtype.name} numbers between the schedule's "
+            f"steps must be at most {places[0] - last}, the count of {dtype.name} numbers between the schedule's "
             f"ends {end} and {start}, got {i[-1]}"
         )
     places = np.minimum.accumulate(places + i) - i
-    return jnp.asarray(np.maximum(places, places[-1:].clip(ts[-1:].view(places.dtype)) + i[::-1]).view(dtype))
+    return jnp.asarray(np.maximum(places, last + i[::-1]).view(dtype))
 
 
 def _at_ratios(name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0) -> Array:
@@ -373,8 +374,10 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
     schedules.check(schedule)
     if checks.is_traced(levels, schedule):
         return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
-    ends = in_float64(_log_snr, schedule, np.array([schedule.t_min, schedule.t_max], float))
-    low, high = np.exp(-0.5 * ends)
+    ends = np.array([schedule.t_min, schedule.t_max], float)
+    ends = np.concatenate([ends, ends.astype(float_dtype())])  # near α = 0 the rounded end reaches another level
+    reached = np.exp(-0.5 * in_float64(_log_snr, schedule, ends))
+    low, high = reached.min(), reached.max()
     values = np.exp(-0.5 * levels[~at_zero])
     outside = values[(values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)]
     if outside.size:

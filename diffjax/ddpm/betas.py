@@ -15,7 +15,7 @@ def linear_betas(steps: int, first: float | None = None, last: float | None = No
       steps: T, 2 or more.
       first: β_1, in (0, 1). Default 0.1/T, the paper's 1e-4 at its 1000 steps.
       last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but at most 0.999. Both defaults scale with
-        1/T so that every length leaves about the same signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0057 at 100.
+        1/T so that every length leaves about the same signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
