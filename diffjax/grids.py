@@ -10,7 +10,7 @@ from scipy.special import betaincinv
 from . import checks, schedules
 from .numerics import float_dtype
 from .schedules import Indexed, Schedule
-from .schedules.derived import _log_snr, _time_of_log_snr, check_signal, in_float64
+from .schedules.derived import _log_snr, _time_of_log_snr, check_signal, in_float64, is_eager
 from .types import Array, ArrayLike, Scalar
 
 ALIGN_YOUR_STEPS = {
@@ -183,7 +183,7 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
     states of the probability flow, scaled.
     """
     ts = check("ts", ts, schedules.check(reference), zero_end=True)
-    if checks.is_traced(ts, schedule, reference):
+    if not is_eager(ts, schedule, reference):
         at_zero = ts == 0
         levels = schedules.log_snr(reference, jnp.where(at_zero, reference.t_max, ts))
     else:
@@ -324,7 +324,7 @@ def _between_levels(schedule: Schedule, steps: int, level: Callable, t_start: Sc
         t_start = schedules.noisiest_time(schedule)
     ends = t_start, schedule.t_min
     values = level(np, 0.5, 0.0, 1.0)  # traced where a parameter of the grid is
-    if checks.is_traced(schedule, ends, values):
+    if not is_eager(schedule, ends, values):
         u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
         levels = level(jnp, u, *(schedules.log_snr(schedule, t) for t in ends))
         return _with_ends(schedules.time_of_log_snr(schedule, levels), *ends)
@@ -360,7 +360,7 @@ def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
 
 def _at_ratios(name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0) -> Array:
     """Times of σ/α = ratios, 0 for a ratio of 0; `_at_levels` with slack in σ/α."""
-    traced = checks.is_traced(ratios, schedule)
+    traced = not is_eager(ratios, schedule)
     xp, ratios = (jnp, jnp.asarray(ratios, float_dtype())) if traced else (np, np.asarray(ratios, np.float64))
     at_zero = ratios == 0
     return _at_levels(name, schedule, -2 * xp.log(xp.where(at_zero, 1, ratios)), at_zero, slack)
@@ -372,7 +372,7 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
     Compared as σ/α, with `slack` and a rounding tolerance of 1e-5 of the schedule's ends.
     """
     schedules.check(schedule)
-    if checks.is_traced(levels, schedule):
+    if not is_eager(levels, schedule):
         return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
     ends = np.array([schedule.t_min, schedule.t_max], float)
     ends = np.concatenate([ends, ends.astype(float_dtype())])  # near α = 0 the rounded end reaches another level

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from .. import checks
 from ..numerics import float_dtype
@@ -178,8 +179,10 @@ def is_finite(schedule: Schedule) -> bool:
 
     False where α(t_max) is 0 to rounding, see `without_signal`.
     """
-    with jax.ensure_compile_time_eval():
+    if is_eager():
         return bool(compiled(_is_finite, schedule))
+    with jax.ensure_compile_time_eval():
+        return bool(_is_finite(schedule))
 
 
 def _is_finite(schedule):
@@ -247,7 +250,7 @@ def compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
     function: A function of the module, never a closure: the program is stored under it. Traced arguments call it
     directly. A schedule that is no pytree is compiled anew, as its attributes may have changed.
     """
-    if checks.is_traced(schedule, values):
+    if not is_eager(schedule, values):
         return function(schedule, *values)
     arrays, static = partition(schedule)
     if any(not (is_array(leaf) or isinstance(leaf, int | str)) for leaf in jax.tree.leaves(schedule)):
@@ -260,9 +263,17 @@ def _call(function, static, arrays, values):
     return function(combine(arrays, static), *values)
 
 
+_NO_TRACE = get_opaque_trace_state(convention="flax")
+
+
+def is_eager(*values: Any) -> bool:
+    """Whether nothing is being traced, neither the values nor what surrounds the call."""
+    return get_opaque_trace_state(convention="flax") == _NO_TRACE and not checks.is_traced(values)
+
+
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
-    """`compiled` in float64 whatever the working precision, as NumPy arrays. Nothing may be traced."""
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    """`compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone, see `is_eager`."""
+    with jax.enable_x64(True):
         schedule, values = jax.tree.map(lambda v: np.asarray(v, np.float64) if _narrow(v) else v, (schedule, values))
         return jax.tree.map(np.asarray, compiled(function, schedule, *values))
 
@@ -282,15 +293,11 @@ def _narrow(leaf):
 
 
 def _at_times(function, schedule, t):
-    """function(schedule, t) of the dtype of `as_time(t)`; concrete values through float64."""
-    if checks.is_traced(schedule, t):
+    """function(schedule, t) of the dtype of `as_time(t)`; eager calls through float64."""
+    if not is_eager(schedule, t):
         return function(schedule, as_time(t))
     dtype = as_time_dtype(t)
-    t = np.asarray(t).astype(dtype)
-    try:
-        result = in_float64(function, schedule, t)
-    except jax.errors.UnexpectedTracerError:  # a schedule that is no pytree may hold traced attributes
-        return function(schedule, as_time(t))
+    result = in_float64(function, schedule, np.asarray(t).astype(dtype))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), result)
 
 
