@@ -10,7 +10,7 @@ from scipy.special import betaincinv
 from . import checks, schedules
 from .numerics import float_dtype
 from .schedules import Indexed, Schedule
-from .schedules.derived import _log_snr, _time_of_log_snr, check_signal, in_float64, is_eager
+from .schedules.derived import _log_snr, _time_of_log_snr, in_float64, is_eager, log_snrs_in_float64
 from .types import Array, ArrayLike, Scalar
 
 ALIGN_YOUR_STEPS = {
@@ -264,6 +264,8 @@ def strength(grid: ArrayLike, strength: float) -> Array:
 def to_zero(grid: ArrayLike) -> Array:
     """`grid` with a last time 0 appended: a solver's last step then returns D(x, t), the denoised last bit."""
     grid = jnp.asarray(grid)
+    if is_eager(grid):
+        return jnp.asarray(np.append(np.asarray(grid), np.zeros(1, grid.dtype)))
     return jnp.concatenate([grid, jnp.zeros((1,), grid.dtype)])
 
 
@@ -319,18 +321,19 @@ def _between_levels(schedule: Schedule, steps: int, level: Callable, t_start: Sc
     """
     schedules.check(schedule)
     steps = checks.integer("steps", steps, minimum=1)
-    if t_start is None:
-        check_signal(schedule)
-        t_start = schedules.noisiest_time(schedule)
-    ends = t_start, schedule.t_min
+    all_noise = t_start is not None
+    ends = [t_start if all_noise else schedules.noisiest_time(schedule), schedule.t_min]
     values = level(np, 0.5, 0.0, 1.0)  # traced where a parameter of the grid is
     if not is_eager(schedule, ends, values):
         u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
-        levels = level(jnp, u, *(schedules.log_snr(schedule, t) for t in ends))
-        return _with_ends(schedules.time_of_log_snr(schedule, levels), *ends)
-    start, end = map(float, ends)
-    levels = level(np, np.linspace(0, 1, steps + 1), *in_float64(_log_snr, schedule, np.array([start, end])))
-    return _distinct(in_float64(_time_of_log_snr, schedule, levels), start, end)
+        start, end = (schedules.log_snr(schedule, t) for t in ends) if all_noise else schedules.log_snr_range(schedule)
+        return _with_ends(schedules.time_of_log_snr(schedule, level(jnp, u, start, end)), *ends)
+    if all_noise:
+        levels = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
+    else:
+        levels = log_snrs_in_float64(schedule, ends)
+    levels = level(np, np.linspace(0, 1, steps + 1), *levels)
+    return _distinct(in_float64(_time_of_log_snr, schedule, levels), *map(float, ends))
 
 
 def _with_ends(ts: Array, start: Scalar, end: Scalar) -> Array:
@@ -376,7 +379,8 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
         return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
     ends = np.array([schedule.t_min, schedule.t_max], float)
     ends = np.concatenate([ends, ends.astype(float_dtype())])  # near α = 0 the rounded end reaches another level
-    reached = np.exp(-0.5 * in_float64(_log_snr, schedule, ends))
+    times, reached = in_float64(_inverted, schedule, levels, ends)
+    reached = np.exp(-0.5 * reached)
     low, high = reached.min(), reached.max()
     values = np.exp(-0.5 * levels[~at_zero])
     outside = values[(values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)]
@@ -384,7 +388,11 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
         raise ValueError(
             f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, {high:.6g}], got {outside[0]:.6g}"
         )
-    return jnp.asarray(np.where(at_zero, 0, in_float64(_time_of_log_snr, schedule, levels)), float_dtype())
+    return jnp.asarray(np.where(at_zero, 0, times), float_dtype())
+
+
+def _inverted(schedule, levels, ends):
+    return _time_of_log_snr(schedule, levels), _log_snr(schedule, ends)
 
 
 def _chain(schedule: Schedule) -> Indexed:

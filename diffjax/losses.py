@@ -179,9 +179,9 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
     checks.choice("law", law, TIME_LAWS)
     count = checks.integer("count", count, minimum=1)
     schedules.check(schedule)
-    if law != "uniform":
+    if law != "uniform" and not checks.is_traced(schedule):
         schedules.log_snr_range(schedule)  # a schedule without signal at its end is named before tracing
-    return compiled(_SAMPLERS[law], schedule, key, np.arange(count) / count)
+    return compiled(_SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype()))
 
 
 def _sample_times(schedule, key, shares, law):

@@ -1,5 +1,6 @@
 """Arithmetic that naive code gets wrong: φ-functions, traces, log-differences, dequantisation, bits/dim."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -25,7 +26,11 @@ def phi(order: int, z: ArrayLike) -> Array:
     a negative order. Hochbruck & Ostermann 2010, eq. 2.10–2.11.
     """
     order = checks.integer("order", order, minimum=0)
-    z = jnp.asarray(z, float_dtype(z))
+    return _phi(order, jnp.asarray(z, float_dtype(z)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _phi(order, z):
     if order == 0:
         return jnp.exp(z)
     reach = max(1, order)
@@ -43,7 +48,11 @@ def phi(order: int, z: ArrayLike) -> Array:
 
 def log_expm1(x: ArrayLike) -> Array:
     """log(e^x − 1) for x > 0, exact to rounding at both ends; shape of x."""
-    x = jnp.asarray(x)
+    return _log_expm1(jnp.asarray(x))
+
+
+@jax.jit
+def _log_expm1(x):
     return x + jnp.log(-jnp.expm1(-x))
 
 
@@ -55,7 +64,11 @@ def log_normal_interval(lower: ArrayLike, upper: ArrayLike) -> Array:
     term cancels. Elsewhere, with Φ(z) = q(z) e^{−z²/2} and upper = b ≤ 0, it is −½b² + log q(b) + log(1 − q(a)/q(b)
     e^{(b² − a²)/2}), and an interval around 0 is a difference of two error functions.
     """
-    lower, upper = jnp.asarray(lower), jnp.asarray(upper)
+    return _log_normal_interval(jnp.asarray(lower), jnp.asarray(upper))
+
+
+@jax.jit
+def _log_normal_interval(lower, upper):
     width, middle = upper - lower, 0.5 * (lower + upper)
     narrow = width * (1 + jnp.abs(middle)) <= 1
     inside = _log_narrow_interval(jnp.where(narrow, middle, 0), jnp.where(narrow, width, 1))
@@ -110,7 +123,7 @@ def pullbacks(field: Callable[[Array], Array], x: Array, directions: Array) -> t
 
 def basis(x: Array) -> Array:
     """The D unit directions of x's entries, in row-major order; (D, *x.shape)."""
-    return jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
+    return jnp.asarray(np.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape))
 
 
 def divergence(field: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
@@ -156,4 +169,11 @@ def bits_per_dim(log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width
     dimensions = math.prod(x_shape)
     if dimensions < 1:
         raise ValueError(f"x_shape must have at least one entry, got {x_shape}")
-    return -(jnp.asarray(log_prob) / dimensions + jnp.log(width)) / math.log(2)
+    if not checks.is_traced(width):
+        return _bits(jnp.asarray(log_prob), dimensions, math.log(float(width)))
+    return _bits(jnp.asarray(log_prob), dimensions, jnp.log(width))
+
+
+@jax.jit
+def _bits(log_prob, dimensions, log_width):
+    return -(log_prob / dimensions + log_width) / math.log(2)

@@ -33,6 +33,11 @@ class Gaussian(NamedTuple):
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     """KL(p ‖ q) = ½ Σ [v_p/v_q − 1 + log(v_q/v_p) + (m_p − m_q)²/v_q] in nats, shape ()."""
+    return _kl(p, q)
+
+
+@jax.jit
+def _kl(p, q):
     return kl_of_gap(p.variance, q.variance, jnp.asarray(p.mean - q.mean))
 
 
@@ -60,6 +65,14 @@ def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Arra
     levels = check_levels(levels)
     check_variance("law.variance", law.variance)
     x = checks.real_array("x", x)
+    if checks.is_traced(x, levels):
+        return decoder_log_prob(law, x, levels)
+    level_index(x, levels)
+    return _decoder_log_prob(law, x, levels)
+
+
+@jax.jit
+def _decoder_log_prob(law, x, levels):
     return decoder_log_prob(law, x, levels)
 
 

@@ -201,17 +201,30 @@ def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
     The least is λ at index T − 1 for a chain of zero terminal SNR. Raises ValueError where another concrete schedule
     has α(t_max) = 0.
     """
-    check_signal(schedule)
+    check(schedule)
     ends = [noisiest_time(schedule), schedule.t_min]
-    values = log_snr(schedule, jnp.stack(list(map(as_time, ends))) if checks.is_traced(ends) else np.array(ends, float))
-    return (values[0], values[1]) if checks.is_traced(values) else tuple(map(jnp.asarray, np.asarray(values)))
+    if not is_eager(schedule):
+        if not (hasattr(schedule, "noisiest_time") or checks.is_traced(schedule) or is_finite(schedule)):
+            raise _no_signal(schedule)
+        return log_snr(schedule, ends[0]), log_snr(schedule, ends[1])
+    least, greatest = log_snrs_in_float64(schedule, ends)
+    return jnp.asarray(least, float_dtype()), jnp.asarray(greatest, float_dtype())
 
 
-def check_signal(schedule: Schedule) -> None:
-    """Raise ValueError if a concrete schedule has α(t_max) = 0, unless it is a chain with indices below the last."""
-    if hasattr(schedule, "noisiest_time") or checks.is_traced(schedule) or is_finite(schedule):
-        return
-    raise ValueError(
+def log_snrs_in_float64(schedule: Schedule, ends: list) -> np.ndarray:
+    """λ at the noisiest and the least time, (2,). Raises ValueError if the schedule has no signal at the first."""
+    levels, lacking = in_float64(_signal, schedule, np.array(ends, float_dtype()))
+    if lacking.any() or not np.all(np.isfinite(levels)):
+        raise _no_signal(schedule)
+    return levels
+
+
+def _signal(schedule, t):
+    return _log_snr(schedule, t), _without_signal(schedule, t)
+
+
+def _no_signal(schedule):
+    return ValueError(
         f"schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at t_max={schedule.t_max}; lower t_max"
     )
 
