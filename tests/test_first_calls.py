@@ -40,7 +40,6 @@ def counted_programs():
 # ------------------------------------------------------------------------------------------------ schedules and grids
 
 
-
 class Stated:
     """A user's schedule that is no pytree: α = cos, σ = sin."""
 
@@ -107,7 +106,6 @@ SOLVERS = {}
 # --------------------------------------------------------------------------- losses, the discrete chain and its bound
 
 
-
 def of_chain(function, *arguments):
     def prepare():
         key, chain = jax.random.key(0), schedules.from_betas(ddpm.linear_betas(20))
@@ -119,8 +117,10 @@ def of_chain(function, *arguments):
 def of_times(function, law):
     def prepare():
         key, schedule = jax.random.key(0), schedules.vp_cosine()
-        return (lambda: function(key, 8, schedule, law)) if function is losses.sample_times else (
-            lambda: function(schedule, 0.5, law)
+        return (
+            (lambda: function(key, 8, schedule, law))
+            if function is losses.sample_times
+            else (lambda: function(schedule, 0.5, law))
         )
 
     return prepare
@@ -140,9 +140,7 @@ CHAINS = {
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
     "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),
     "ddpm.interpolate": of_chain(ddpm.interpolate, np.ones(2, np.float32), [0.0, 0.5], 5),
-    "ddpm.forward_marginal": of_schedule(
-        OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3
-    ),
+    "ddpm.forward_marginal": of_schedule(OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3),
     "ddpm.index_probabilities": of_history(ddpm.index_probabilities),
     "ddpm.sample_indices": of_history(ddpm.sample_indices),
     "ddpm.record": of_history(ddpm.record, [1, 2], [0.1, 0.2]),

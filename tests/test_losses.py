@@ -355,7 +355,7 @@ def test_losses_at_no_signal_are_exact(kind):
 
 
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
-    """"simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it: β(t)-sized at t = 1 of VP with ∫β = 150."""
+    """ "simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it: β(t)-sized at t = 1 of VP with ∫β = 150."""
     schedule, x0, noise = schedules.vp_linear(0.1, 300.0), jnp.float32([0.4, -1.3]), jnp.float32([-0.7, 0.2])
     prediction = predictions.denoiser(schedule, lambda x, t: 0.5 * x, "noise")
     for t in (1.0, 1e-5):

@@ -234,7 +234,9 @@ def test_float_dtype():
         assert numerics.float_dtype(jnp.ones(2, jnp.bfloat16)) == jnp.float64
 
 
-@pytest.mark.parametrize("lower, width", [(4.0, 1e-4), (1.0, 1e-4), (-5e-5, 1e-4), (0.2, 1e-3), (10.0, 1e-3), (-6.0, 0.1)])
+@pytest.mark.parametrize(
+    "lower, width", [(4.0, 1e-4), (1.0, 1e-4), (-5e-5, 1e-4), (0.2, 1e-3), (10.0, 1e-3), (-6.0, 0.1)]
+)
 def test_narrow_intervals_keep_their_digits_in_float32(lower, width):
     """Value and both derivatives against 40-node Gauss–Legendre masses in float64 of the same float32 ends."""
     ends = np.float32([lower, lower + width])

@@ -550,7 +550,9 @@ def test_alpha_that_is_zero_to_rounding_is_without_signal(x64):
         flow = schedules.rectified_flow(t_max=1.0)
         np.testing.assert_array_equal(schedules.without_signal(flow, ends), [False, True])
     assert not schedules.is_finite(Trigonometric())
-    np.testing.assert_array_equal(schedules.without_signal(zero_terminal_chain(), np.array([0.999, 1.0])), [False, True])
+    np.testing.assert_array_equal(
+        schedules.without_signal(zero_terminal_chain(), np.array([0.999, 1.0])), [False, True]
+    )
     # a small α that is computed from the log-SNR is no zero
     assert not schedules.without_signal(schedules.from_betas(np.full(4000, 0.01)), 1.0)
     assert not schedules.without_signal(schedules.ve(sigma_max=1e12), 1.0)

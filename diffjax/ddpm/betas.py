@@ -43,9 +43,7 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
     return np.minimum(1 - f[1:] / f[:-1], clip)
 
 
-def sigmoid_betas(
-    steps: int, first: float | None = None, last: float | None = None, reach: float = 6.0
-) -> np.ndarray:
+def sigmoid_betas(steps: int, first: float | None = None, last: float | None = None, reach: float = 6.0) -> np.ndarray:
     """β = first + (last − first) sigmoid(z), z rising from −reach to reach in equal steps. Xu et al. 2022, appendix.
 
     Args:

@@ -95,9 +95,7 @@ class LossHistory(NamedTuple):
 def loss_history(steps: int, length: int = 10) -> LossHistory:
     """An empty history of the last `length` losses at each of `steps` indices. Nichol & Dhariwal 2021, section 3.3."""
     steps, length = checks.integer("steps", steps, minimum=1), checks.integer("length", length, minimum=1)
-    return LossHistory(
-        jnp.asarray(np.zeros((steps, length), float_dtype())), jnp.asarray(np.zeros((steps,), np.int32))
-    )
+    return LossHistory(jnp.asarray(np.zeros((steps, length), float_dtype())), jnp.asarray(np.zeros((steps,), np.int32)))
 
 
 def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossHistory:

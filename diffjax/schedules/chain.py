@@ -182,8 +182,8 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
     if least < 2 * math.log(LEAST_ALPHA[float_dtype()]):
         raise ValueError(
             f"betas must leave a signal √ᾱ of at least {LEAST_ALPHA[float_dtype()]:.0e} in {float_dtype().name}, got "
-            f"e^{0.5 * least:.4g} after {len(betas)} steps that sum to {betas.sum():.4g}: scale them with the number of "
-            "steps, as ddpm.linear_betas(steps) does, or let the last be 1"
+            f"e^{0.5 * least:.4g} after {len(betas)} steps that sum to {betas.sum():.4g}: scale them with the number "
+            "of steps, as ddpm.linear_betas(steps) does, or let the last be 1"
         )
     return DiscreteChain(betas, log_snrs, zero_terminal=zero_terminal)
 
