@@ -1,14 +1,16 @@
 """Where a solver steps: steps + 1 decreasing times, from t_max to t_min unless stated. Any decreasing array serves."""
 
-import functools
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import betaincinv
 
 from . import checks, schedules
 from .numerics import float_dtype
 from .schedules import Indexed, Schedule
+from .schedules.derived import _log_snr, _time_of_log_snr, in_float64, is_eager, log_snrs_in_float64
 from .types import Array, ArrayLike, Scalar
 
 ALIGN_YOUR_STEPS = {
@@ -22,7 +24,7 @@ ALIGN_YOUR_STEPS = {
 
 def uniform(schedule: Schedule, steps: int) -> Array:
     """t_i = t_max + (i / N)(t_min − t_max), shape (steps + 1,)."""
-    return _between(schedule, steps, lambda u: schedule.t_max + u * (schedule.t_min - schedule.t_max))
+    return _between(schedule, steps, lambda u, start, end: start + u * (end - start))
 
 
 def quadratic(schedule: Schedule, steps: int) -> Array:
@@ -30,16 +32,79 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
 
     Song et al. 2021 (DDIM), appendix D.2.
     """
-    start, end = (getattr(schedules.check(schedule), name) ** 0.5 for name in ("t_max", "t_min"))
-    return _between(schedule, steps, lambda u: (start + u * (end - start)) ** 2)
+    return _between(schedule, steps, lambda u, start, end: (start**0.5 + u * (end**0.5 - start**0.5)) ** 2)
+
+
+def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
+    """Times at the quantiles of a Beta distribution: t_i = t_min + (t_max − t_min) I⁻¹(1 − i/N; a, b).
+
+    Below 1 both parameters place more steps near both ends. Lee et al. 2024.
+
+    Args:
+      schedule: Any schedule.
+      steps: N, 1 or more.
+      a: First parameter of the distribution, positive; smaller places more steps near t_min.
+      b: Second parameter, positive; smaller places more steps near t_max.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: If a or b is not positive.
+
+    Example:
+      >>> dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4).round(3).tolist()
+      [1.0, 0.8389999866485596, 0.5, 0.16200000047683716, 0.0010000000474974513]
+    """
+    a, b = float(checks.positive("a", a)), float(checks.positive("b", b))
+    steps = checks.integer("steps", steps, minimum=1)
+    shares = betaincinv(a, b, np.linspace(1, 0, steps + 1))
+    return _between(schedule, steps, lambda u, start, end: end + shares * (start - end))
+
+
+def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
+    """The resolution shift of flow models, on any schedule: σ/α multiplied by `shift`.
+
+        τ′ = s τ / (1 + (s − 1) τ),    τ = σ / (α + σ)
+
+    τ is the time of rectified flow at the same noise ratio, t itself there. It is uniform before the shift, between the
+    values that give t_max and t_min after it. Images of m times more pixels take s = √m. Esser et al. 2024, equation
+    23.
+
+    Args:
+      schedule: Any schedule; α(t_max) may be 0.
+      steps: N, 1 or more.
+      shift: s, positive; 1 is uniform in τ, greater spends more steps at much noise.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: If shift is not positive.
+
+    Example:
+      >>> dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2).round(3).tolist()
+      [1.0, 0.7509999871253967, 0.0010000000474974513]
+    """
+    shift = checks.positive("shift", shift)
+
+    def level(xp, u, start, end):
+        # in ratios r = σ/α, the shift is r → s r, and τ = r/(1 + r) = 1/(1 + e^{λ/2}) without overflow at λ = −∞
+        before = [1 / (1 + shift * xp.exp(0.5 * level)) for level in (start, end)]
+        tau = before[0] + u * (before[1] - before[0])
+        with np.errstate(divide="ignore"):  # τ = 1 is λ = −∞
+            return 2 * (xp.log1p(-tau) - xp.log(tau) - xp.log(shift))
+
+    return _between_levels(schedule, steps, level, t_start=schedules.check(schedule).t_max)
 
 
 def log_snr(schedule: Schedule, steps: int) -> Array:
     """λ(t_i) uniform between λ(t_max) and λ(t_min), shape (steps + 1,). Lu et al. 2022, section 3.4.
 
-    Raises ValueError where λ(t_max) is not finite (α = 0 there).
+    On a chain of zero terminal SNR it starts at index T − 1. Raises ValueError where λ(t_max) of another schedule is
+    not finite (α = 0 there).
     """
-    return _between_levels(schedule, steps, lambda u, start, end: start + u * (end - start))
+    return _between_levels(schedule, steps, lambda xp, u, start, end: start + u * (end - start))
 
 
 def exponential(schedule: Schedule, steps: int) -> Array:
@@ -51,28 +116,32 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
     """log s_i = log s_min + (1 − i / N)^ρ (log s_max − log s_min) for s = σ/α, shape (steps + 1,).
 
     rho: greater spends more steps at little noise; 1 is `log_snr`. Raises ValueError unless rho > 0, and where α(t_max)
-    = 0. k-diffusion's grid of this name.
+    = 0, as `log_snr`. k-diffusion's grid of this name.
     """
     rho = checks.positive("rho", rho)
-    return _between_levels(schedule, steps, lambda u, start, end: end + (1 - u) ** rho * (start - end))
+    return _between_levels(schedule, steps, lambda xp, u, start, end: end + (1 - u) ** rho * (start - end))
 
 
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     """s = σ/α with s^{1/ρ} uniform, shape (steps + 1,): s_i = (s_max^{1/ρ} + (i / N)(s_min^{1/ρ} − s_max^{1/ρ}))^ρ.
 
-    rho: greater spends more steps at little noise. Raises ValueError unless rho > 0, and where α(t_max) = 0.
-    Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
+    rho: greater spends more steps at little noise. Raises ValueError unless rho > 0, and where α(t_max) = 0, as
+    `log_snr`. Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
-    return _between_levels(schedule, steps, functools.partial(karras_levels, rho=rho))
+    return _between_levels(schedule, steps, lambda xp, u, start, end: _karras_levels(xp, u, start, end, rho))
 
 
 def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -> Array:
     """The log-SNR at fractions u in [0, 1], shape of u, between log-SNRs start and end, with (σ/α)^{1/ρ} linear in
     u.
     """
-    start, end = jnp.exp(-0.5 / rho * start), jnp.exp(-0.5 / rho * end)  # σ/α itself may leave the range of float32
-    return -2 * rho * jnp.log(start + u * (end - start))
+    return _karras_levels(jnp, u, start, end, rho)
+
+
+def _karras_levels(xp, u, start, end, rho):
+    start, end = xp.exp(-0.5 / rho * start), xp.exp(-0.5 / rho * end)  # σ/α itself may leave the range of float32
+    return -2 * rho * xp.log(start + u * (end - start))
 
 
 def align_your_steps(schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5") -> Array:
@@ -114,8 +183,13 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
     states of the probability flow, scaled.
     """
     ts = check("ts", ts, schedules.check(reference), zero_end=True)
-    at_zero = ts == 0
-    levels = schedules.log_snr(reference, jnp.where(at_zero, reference.t_max, ts))
+    if not is_eager(ts, schedule, reference):
+        at_zero = ts == 0
+        levels = schedules.log_snr(reference, jnp.where(at_zero, reference.t_max, ts))
+    else:
+        ts = np.asarray(ts, np.float64)
+        at_zero = ts == 0
+        levels = in_float64(_log_snr, reference, np.where(at_zero, float(reference.t_max), ts))
     return _at_levels("ts", schedule, levels, at_zero)
 
 
@@ -157,9 +231,41 @@ def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
     return jnp.asarray(values / total, float_dtype())
 
 
+def strength(grid: ArrayLike, strength: float) -> Array:
+    """The last part of a grid, for a partial start: `strength` of its steps.
+
+    The start is then data noised to the first time that is left, as image-to-image does: `schedules.perturb(schedule,
+    x0, grid[0], noise)`. Meng et al. 2022 (SDEdit), section 3.
+
+    Args:
+      grid: Decreasing times, (steps + 1,). A last time of 0 counts as any other.
+      strength: Share of the steps to keep, in (0, 1]: ⌊strength · steps⌋ of them, at least one.
+
+    Returns:
+      The last times of the grid, (steps kept + 1,).
+
+    Raises:
+      ValueError: If strength lies outside (0, 1].
+
+    Example:
+      >>> grid = dj.grids.uniform(dj.schedules.vp_linear(), 50)
+      >>> dj.grids.strength(grid, 0.6).shape
+      (31,)
+    """
+    grid = check("grid", grid)
+    strength = checks.within("strength", strength, 0.0, 1.0)
+    if checks.is_traced(strength) or not float(strength) > 0:
+        raise ValueError(f"strength must be a concrete number in (0, 1], got {strength}")
+    steps = grid.shape[0] - 1
+    kept = max(1, math.floor(float(strength) * steps * (1 + 1e-12)))  # 0.29 of 100 steps is 28.999…96 in float64
+    return grid[steps - kept :]
+
+
 def to_zero(grid: ArrayLike) -> Array:
     """`grid` with a last time 0 appended: a solver's last step then returns D(x, t), the denoised last bit."""
     grid = jnp.asarray(grid)
+    if is_eager(grid):
+        return jnp.asarray(np.append(np.asarray(grid), np.zeros(1, grid.dtype)))
     return jnp.concatenate([grid, jnp.zeros((1,), grid.dtype)])
 
 
@@ -196,43 +302,97 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     return ts
 
 
-def _between(schedule: Schedule, steps: int, time: Callable[[Array], Array]) -> Array:
-    """time(i / N) with both ends exact."""
+def _between(schedule: Schedule, steps: int, time: Callable) -> Array:
+    """time(i / N, t_max, t_min) with both ends exact."""
     schedules.check(schedule)
     steps = checks.integer("steps", steps, minimum=1)
-    ts = time(jnp.linspace(0, 1, steps + 1, dtype=float_dtype()))
-    return ts.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
+    ends = schedule.t_max, schedule.t_min
+    if checks.is_traced(ends):
+        return _with_ends(time(jnp.linspace(0, 1, steps + 1, dtype=float_dtype()), *ends), *ends)
+    start, end = map(float, ends)
+    return _distinct(time(np.linspace(0, 1, steps + 1), start, end), start, end)
 
 
-def _between_levels(schedule: Schedule, steps: int, level: Callable[[Array, Array, Array], Array]) -> Array:
-    """Times of log-SNR level(i / N, λ(t_max), λ(t_min)) with both ends exact."""
-    start, end = schedules.log_snr_range(schedules.check(schedule))
-    return _between(schedule, steps, lambda u: schedules.time_of_log_snr(schedule, level(u, start, end)))
+def _between_levels(schedule: Schedule, steps: int, level: Callable, t_start: Scalar | None = None) -> Array:
+    """Times of log-SNR level(xp, i / N, λ(start), λ(t_min)) with both ends exact.
+
+    xp is NumPy where the schedule is concrete: the grid is computed in float64 and rounded once. t_start: the first
+    time; default the noisiest time that holds signal.
+    """
+    schedules.check(schedule)
+    steps = checks.integer("steps", steps, minimum=1)
+    all_noise = t_start is not None
+    ends = [t_start if all_noise else schedules.noisiest_time(schedule), schedule.t_min]
+    values = level(np, 0.5, 0.0, 1.0)  # traced where a parameter of the grid is
+    if not is_eager(schedule, ends, values):
+        u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
+        start, end = (schedules.log_snr(schedule, t) for t in ends) if all_noise else schedules.log_snr_range(schedule)
+        return _with_ends(schedules.time_of_log_snr(schedule, level(jnp, u, start, end)), *ends)
+    if all_noise:
+        levels = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
+    else:
+        levels = log_snrs_in_float64(schedule, ends)
+    levels = level(np, np.linspace(0, 1, steps + 1), *levels)
+    return _distinct(in_float64(_time_of_log_snr, schedule, levels), *map(float, ends))
+
+
+def _with_ends(ts: Array, start: Scalar, end: Scalar) -> Array:
+    return ts.at[0].set(start).at[-1].set(end)
+
+
+def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
+    """Times from start to end, rounded to the working precision and strictly decreasing there.
+
+    Neighbours that round to one time are moved apart by one unit of rounding. Raises ValueError if the interval holds
+    fewer numbers than there are times.
+    """
+    dtype = np.dtype(float_dtype())
+    ts = np.concatenate([[start], ts[1:-1], [end]]).astype(dtype)
+    # positive floats order as the integers that share their bits
+    places = ts.view(np.int32 if dtype.itemsize == 4 else np.int64)
+    i = np.arange(len(places), dtype=places.dtype)
+    last = places[-1]
+    if places[0] - last < i[-1]:
+        raise ValueError(
+            f"steps must be at most {places[0] - last}, the count of {dtype.name} numbers between the schedule's "
+            f"ends {end} and {start}, got {i[-1]}"
+        )
+    places = np.minimum.accumulate(places + i) - i
+    return jnp.asarray(np.maximum(places, last + i[::-1]).view(dtype))
 
 
 def _at_ratios(name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0) -> Array:
     """Times of σ/α = ratios, 0 for a ratio of 0; `_at_levels` with slack in σ/α."""
-    ratios = jnp.asarray(ratios, float_dtype())
+    traced = not is_eager(ratios, schedule)
+    xp, ratios = (jnp, jnp.asarray(ratios, float_dtype())) if traced else (np, np.asarray(ratios, np.float64))
     at_zero = ratios == 0
-    return _at_levels(name, schedule, -2 * jnp.log(jnp.where(at_zero, 1, ratios)), at_zero, slack)
+    return _at_levels(name, schedule, -2 * xp.log(xp.where(at_zero, 1, ratios)), at_zero, slack)
 
 
 def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, slack: float = 0.0) -> Array:
-    """Times of log-SNR `levels`, 0 where at_zero; concrete levels outside the schedule's range are refused.
+    """Times of log-SNR `levels`, 0 where at_zero; raises ValueError for concrete levels outside the schedule's range.
 
     Compared as σ/α, with `slack` and a rounding tolerance of 1e-5 of the schedule's ends.
     """
-    ts = jnp.where(at_zero, 0, schedules.time_of_log_snr(schedules.check(schedule), levels))
-    if checks.is_traced(ts):
-        return ts
-    values = np.exp(-0.5 * np.asarray(levels, float)[~np.asarray(at_zero)])
-    low, high = (np.exp(-0.5 * float(schedules.log_snr(schedule, t))) for t in (schedule.t_min, schedule.t_max))
+    schedules.check(schedule)
+    if not is_eager(levels, schedule):
+        return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
+    ends = np.array([schedule.t_min, schedule.t_max], float)
+    ends = np.concatenate([ends, ends.astype(float_dtype())])  # near α = 0 the rounded end reaches another level
+    times, reached = in_float64(_inverted, schedule, levels, ends)
+    reached = np.exp(-0.5 * reached)
+    low, high = reached.min(), reached.max()
+    values = np.exp(-0.5 * levels[~at_zero])
     outside = values[(values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)]
     if outside.size:
         raise ValueError(
             f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, {high:.6g}], got {outside[0]:.6g}"
         )
-    return ts
+    return jnp.asarray(np.where(at_zero, 0, times), float_dtype())
+
+
+def _inverted(schedule, levels, ends):
+    return _time_of_log_snr(schedule, levels), _log_snr(schedule, ends)
 
 
 def _chain(schedule: Schedule) -> Indexed:

@@ -1,17 +1,20 @@
 """Training objectives: weighted denoising score matching in every prediction kind, and laws of the training time."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
 from . import checks, schedules
 from .numerics import float_dtype
-from .predictions import NetworkDenoiser, scalings
+from .predictions import NetworkDenoiser
 from .schedules import Schedule
+from .schedules.derived import as_time, compiled
 from .types import Array, ArrayLike, Key, PyTree, Scalar
 
 MIN_SNR_CLIP = 5.0
@@ -23,11 +26,14 @@ def _snr(schedule, t, sigma_data):
 
 
 def _likelihood(schedule, t, sigma_data):
-    return -0.5 * schedules.log_snr_rate(schedule, t) * _snr(schedule, t, sigma_data)
+    """−½ dSNR/dt = (α/σ) (ασ′ − α′σ)/σ², finite where λ = −∞. Both terms are positive: σ grows and α falls."""
+    r = schedules.rates(schedule, t)
+    return (r.alpha / r.sigma) * ((r.alpha * r.sigma_rate - r.alpha_rate * r.sigma) / r.sigma) / r.sigma
 
 
 def _edm(schedule, t, sigma_data):
-    return 1 / scalings(schedule.sigma(t) / schedule.alpha(t), sigma_data).out ** 2
+    """1/c_out² = (σ_d² + σ²/α²)/(σ_d σ/α)², finite where α = 0."""
+    return 1 / sigma_data**2 + _snr(schedule, t, sigma_data)
 
 
 def _min_snr(schedule, t, sigma_data):
@@ -113,13 +119,30 @@ def batch_loss(
     return jnp.mean(losses), losses
 
 
+# With ε̂ − ε = −(α/σ)(D − x_0), w(t) (σ/α)² weighs the noise's error: no α² that underflows, no σ⁻² that overflows.
+_OF_NOISE_ERROR: dict[str, Callable] = {
+    "simple": lambda schedule, t, sigma_data: 1.0,
+    "likelihood": lambda schedule, t, sigma_data: -0.5 * schedules.log_snr_rate(schedule, t),
+    "edm": lambda schedule, t, sigma_data: 1 + jnp.exp(-schedules.log_snr(schedule, t)) / sigma_data**2,
+    "min_snr": lambda schedule, t, sigma_data: jnp.minimum(
+        1.0, MIN_SNR_CLIP * jnp.exp(-schedules.log_snr(schedule, t))
+    ),
+}
+_NOISE_SCALES: dict[str, Callable] = {"noise": lambda schedule, t: 1.0, "score": lambda schedule, t: schedule.sigma(t)}
+"""The noise's error per unit of error of the network, for kinds that predict noise alone."""
+
+
 def _own_weight(prediction, t, weighting, density):
     if not callable(weighting):
         checks.choice("weighting", weighting, WEIGHTINGS)
     weight = weighting if callable(weighting) else WEIGHTINGS[weighting]
     if weight is None:
         return 1.0
-    scale = weight(prediction.schedule, t, prediction.sigma_data) * prediction.output_scale(t) ** 2
+    if isinstance(weighting, str) and prediction.kind in _NOISE_SCALES:
+        scale = _OF_NOISE_ERROR[weighting](prediction.schedule, t, prediction.sigma_data)
+        scale = scale * _NOISE_SCALES[prediction.kind](prediction.schedule, t) ** 2
+    else:
+        scale = weight(prediction.schedule, t, prediction.sigma_data) * prediction.output_scale(t) ** 2
     return scale / density if weighting == "likelihood" else scale
 
 
@@ -130,14 +153,41 @@ TIME_LAWS = ("uniform", "log_snr", "log_normal")
 
 
 def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform") -> Array:
-    """`count` times of a law in `TIME_LAWS`, stratified: the law's quantiles at (i + u)/count with one u ~ U(0, 1);
-    (count,).
+    """Stratified random times: quantiles of a distribution at (i/count + u) mod 1, with one u ~ U(0, 1) per call.
 
-    Each time has the law's marginal once i is random (Kingma et al. 2021, appendix I.1). Raises ValueError for an
-    unknown law.
+    Each of the `count` strata holds one time. The rotation by u gives every single position the distribution of its
+    name, so that an example that always comes at the same position of a batch still sees all noise levels over the
+    calls. Kingma et al. 2021, appendix I.1.
+
+    Args:
+      key: A typed key.
+      count: The number of times, 1 or more.
+      schedule: Any schedule.
+      law: The distribution of each time, a name in `TIME_LAWS`.
+
+    Returns:
+      (count,), in [t_min, t_max].
+
+    Raises:
+      ValueError: If law is unknown, or needs log-SNRs and the schedule has α(t_max) = 0.
+
+    Example:
+      >>> dj.losses.sample_times(jax.random.key(0), 4, dj.schedules.vp_linear()).shape
+      (4,)
     """
+    checks.key("key", key)
     checks.choice("law", law, TIME_LAWS)
-    quantiles = (jnp.arange(count) + jax.random.uniform(key, (), float_dtype())) / count
+    count = checks.integer("count", count, minimum=1)
+    schedules.check(schedule)
+    if law != "uniform" and not checks.is_traced(schedule):
+        schedules.log_snr_range(schedule)  # a schedule without signal at its end is named before tracing
+    return compiled(_SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype()))
+
+
+def _sample_times(schedule, key, shares, law):
+    dtype = float_dtype()
+    # (x mod 1) rounds up to 1 for no x ≥ 0, so that no time lies above t_max
+    quantiles = jnp.mod(jnp.asarray(shares, dtype) + jax.random.uniform(key, (), dtype), 1)
     if law == "uniform":
         return schedule.t_min + quantiles * (schedule.t_max - schedule.t_min)
     low, high = schedules.log_snr_range(schedule)
@@ -148,10 +198,16 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
     return schedules.time_of_log_snr(schedule, -2 * (LOG_SIGMA_MEAN + LOG_SIGMA_STD * z))
 
 
+_SAMPLERS = {law: functools.partial(_sample_times, law=law) for law in TIME_LAWS}
+
+
 def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Array:
     """The density of a law in `TIME_LAWS` at t, shape of t; it integrates to one over [t_min, t_max]."""
     checks.choice("law", law, TIME_LAWS)
-    t = jnp.asarray(t)
+    return compiled(_DENSITIES[law], schedule, as_time(t))
+
+
+def _time_density(schedule, t, law):
     if law == "uniform":
         return jnp.full_like(t, 1 / (schedule.t_max - schedule.t_min))
     low, high = schedules.log_snr_range(schedule)
@@ -161,6 +217,9 @@ def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Arra
     mass = ndtr(_standard(low)) - ndtr(_standard(high))
     z = _standard(schedules.log_snr(schedule, t))
     return norm.pdf(z) / mass * rate / (2 * LOG_SIGMA_STD)
+
+
+_DENSITIES = {law: functools.partial(_time_density, law=law) for law in TIME_LAWS}
 
 
 def _standard(log_snr):

@@ -17,6 +17,7 @@ from . import checks, schedules
 from .ddpm.gaussian import Gaussian
 from .ddpm.kernels import check_chain, check_index, index_or_draw, state_at
 from .ddpm.objectives import weighted_error
+from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order
 from .solvers.driver import Checked, check_example
@@ -64,6 +65,8 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
     A denoiser of the chain is D(α y, t) on it, and its score α times the chain's. Raises TypeError for no chain.
     """
     xp = jnp if checks.is_traced(check_chain(chain)) else np
+    if chain.zero_terminal:
+        raise ValueError("chain must hold signal at its last index to be seen in x/α, but β_T = 1")
     return schedules.from_sigmas(xp.exp(-0.5 * xp.asarray(chain.log_snrs)))
 
 
@@ -109,10 +112,13 @@ def bound_weights(chain: DiscreteChain) -> Array:
     """(1 − α_t)²/(2β̃_t α_t), α_t = 1 − β_t: the weight of ‖s − ∇log q(x_t | x_0)‖² in DDPM's bound, (T,).
 
     Times the score's squared error it is `ddpm.bound_loss` with the variance β̃ at the indices 2 … T. At 1, where β̃ = 0,
-    it is infinite: the bound has the decoder's term in its place, and a weighted sum starts at 2. Raises TypeError for
+    it is infinite: the bound has the decoder's term in its place, and a weighted sum starts at 2. So it is where β_T =
+    1: the score holds nothing of x_0 there. Raises TypeError for
     no chain. Ho et al. 2020, eq. 8 and 12.
     """
-    betas = jnp.asarray(check_chain(chain).betas)
-    variance = jnp.asarray(chain.posterior().variance)
-    first = jnp.arange(betas.shape[0]) == 0
-    return jnp.where(first, jnp.inf, betas**2 / (2 * jnp.where(first, 1, variance) * (1 - betas)))
+    xp = jnp if checks.is_traced(check_chain(chain)) else np
+    betas, variance = xp.asarray(chain.betas), xp.asarray(chain.posterior().variance)
+    first = np.arange(betas.shape[0]) == 0
+    with np.errstate(divide="ignore"):
+        weights = betas**2 / (2 * xp.where(first, 1, variance) * (1 - betas))
+    return jnp.asarray(xp.where(first, xp.inf, weights), None if xp is jnp else float_dtype())

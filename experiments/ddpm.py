@@ -138,8 +138,8 @@ _FIELDS = ("data", "betas", "chain_steps", "prediction", "objective", "variance"
 
 
 def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
-    """1 + ⌊T (i + u)/count⌋ with one u ~ U(0, 1): uniform on 1 … T for a random i; (count,)."""
-    quantiles = (jnp.arange(count) + jax.random.uniform(key)) / count
+    """1 + ⌊T ((i/count + u) mod 1)⌋ with one u ~ U(0, 1): uniform on 1 … T at each position i; (count,)."""
+    quantiles = jnp.mod(jnp.arange(count) / count + jax.random.uniform(key), 1)
     return jnp.minimum(1 + jnp.floor(steps * quantiles).astype(int), steps)
 
 

@@ -308,3 +308,42 @@ def test_discretised_decoder_is_the_density_times_the_spacing(x64):
     found = jax.jit(jax.vmap(lambda c: ddpm.discretised_log_prob(law, c, levels)))(x)
     expected = jax.vmap(law.log_prob)(x) + math.log(0.01) + 0.01**2 * ((x - 0.2) ** 2 - 1) / 24
     np.testing.assert_allclose(found, expected, atol=0.01**4)
+
+
+def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
+    """β_T = 1: L_T = 0, the terms and their gradient by the denoiser's scale are finite, losses of the last index too.
+
+    The term at T is ½ (SNR_{T−1} − 0) E‖x_0 − D‖²: exactly, for D = s x at x_T = ε, which `reverse_step` shows.
+    """
+    chain = schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(0.02, 0.4, 8)))
+    key, x0 = jax.random.key(0), jnp.array([0.7, -1.2])
+
+    @jax.jit
+    def all_terms(scale):
+        def denoiser(x, t):
+            return scale * x
+
+        bound = ddpm.elbo(key, denoiser, chain, x0)
+        two = ddpm.two_variable_elbo(key, denoiser, chain, x0)
+        return bound, two, ddpm.simple_loss(key, denoiser, chain, x0, 8), ddpm.bound_loss(key, denoiser, chain, x0, 8)
+
+    bound, two, simple, last = all_terms(0.3)
+    slopes = jax.jit(jax.jacfwd(all_terms))(0.3)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bound, two, slopes)))
+    assert float(bound.prior) == 0 and float(simple) == 0  # the noise's error at α = 0
+    bar = np.cumprod(1 - np.asarray(chain.betas))[-2]
+    step = ddpm.reverse_step(lambda x, t: 0.3 * x, chain, x0, 8)
+    np.testing.assert_allclose(step.mean, np.sqrt(bar) * 0.3 * x0, rtol=1e-12)
+    noise = np.asarray(ddpm.kernels.state_at(key, chain, x0, 8, 1.0))
+    np.testing.assert_allclose(last, 0.5 * bar / (1 - bar) * np.sum((x0 - 0.3 * noise) ** 2), rtol=1e-10)
+
+
+def test_values_that_are_no_level_have_no_probability_when_traced():
+    """Traced pixels 0 and 255 of levels −1 … 1 are not on the lattice: −∞, not the probability of the nearest level."""
+    levels = np.linspace(-1, 1, 256, dtype=np.float32)
+    score = jax.jit(jax.vmap(lambda x: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), x, levels)))
+    found = score(np.float32([[levels[3], levels[200]], [0.0, 255.0], [levels[3], 0.5 * (levels[7] + levels[8])]]))
+    np.testing.assert_array_equal(np.isneginf(found), [False, True, True])
+    np.testing.assert_allclose(
+        found[0], ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), levels[[3, 200]], levels), rtol=1e-5
+    )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import training
+from diffjax import ddpm, grids, losses, ncsn, numerics, schedules, training
 
 LIMIT = 3
 
@@ -39,7 +39,57 @@ def counted_programs():
 
 # ------------------------------------------------------------------------------------------------ schedules and grids
 
-SCHEDULES_AND_GRIDS = {}
+
+class Stated:
+    """A user's schedule that is no pytree: α = cos, σ = sin."""
+
+    t_min, t_max = 1e-3, 0.99
+
+    def alpha(self, t):
+        """cos(πt/2)."""
+        return jnp.cos(0.5 * jnp.pi * t)
+
+    def sigma(self, t):
+        """sin(πt/2)."""
+        return jnp.sin(0.5 * jnp.pi * t)
+
+
+OF_EACH_KIND = {
+    "vp_linear": schedules.vp_linear,
+    "from_betas": lambda: schedules.from_betas(ddpm.linear_betas(20)),
+    "stated": Stated,
+}
+
+
+def of_schedule(make, function, *arguments):
+    def prepare():
+        schedule = make()
+        return lambda: function(schedule, *arguments)
+
+    return prepare
+
+
+SCHEDULES_AND_GRIDS = {
+    f"{room.__name__.split('.')[-1]}.{name}, {kind}": of_schedule(make, getattr(room, name), *arguments)
+    for kind, make in OF_EACH_KIND.items()
+    for room, names, arguments in (
+        (grids, ("uniform", "quadratic", "log_snr", "karras", "polyexponential", "beta", "shifted"), (10,)),
+        (grids, ("from_noise_ratios",), ([1.0, 0.5],)),
+        (grids, ("transport",), (schedules.vp_cosine(), [0.5, 0.2])),
+        (schedules, ("log_snr", "drift_coefficient", "diffusion_coefficient", "log_snr_rate", "rates"), (0.5,)),
+        (schedules, ("time_of_log_snr",), (0.0,)),
+        (schedules, ("without_signal",), (0.5,)),
+        (schedules, ("perturb",), (np.zeros(2, np.float32), 0.5, np.ones(2, np.float32))),
+        (schedules, ("prior_std", "log_snr_range", "is_finite"), ()),
+    )
+    for name in names
+} | {
+    "grids.ddpm": of_schedule(OF_EACH_KIND["from_betas"], grids.ddpm, 4),
+    "grids.strength": lambda: lambda: grids.strength([1.0, 0.5, 0.2], 0.5),
+    "grids.to_zero": lambda: lambda: grids.to_zero([1.0, 0.5]),
+    "schedules.index_of_time": of_schedule(OF_EACH_KIND["from_betas"], schedules.index_of_time, 0.5),
+    "schedules.learned": lambda: functools.partial(schedules.learned, jax.random.key(0)),
+}
 
 # ----------------------------------------------------------------------------------------------------- exact densities
 
@@ -55,7 +105,53 @@ SOLVERS = {}
 
 # --------------------------------------------------------------------------- losses, the discrete chain and its bound
 
-CHAINS = {}
+
+def of_chain(function, *arguments):
+    def prepare():
+        key, chain = jax.random.key(0), schedules.from_betas(ddpm.linear_betas(20))
+        return lambda: function(key, lambda x, t: 0.5 * x, chain, np.zeros(2, np.float32), *arguments)
+
+    return prepare
+
+
+def of_times(function, law):
+    def prepare():
+        key, schedule = jax.random.key(0), schedules.vp_cosine()
+        return (
+            (lambda: function(key, 8, schedule, law))
+            if function is losses.sample_times
+            else (lambda: function(schedule, 0.5, law))
+        )
+
+    return prepare
+
+
+def of_history(function, *arguments):
+    def prepare():
+        key, history = jax.random.key(0), ddpm.loss_history(20, 2)
+        return lambda: function(key, 4, history) if function is ddpm.sample_indices else function(history, *arguments)
+
+    return prepare
+
+
+CHAINS = {
+    "ddpm.elbo": of_chain(ddpm.elbo),
+    "ddpm.two_variable_elbo": of_chain(ddpm.two_variable_elbo),
+    "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
+    "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),
+    "ddpm.interpolate": of_chain(ddpm.interpolate, np.ones(2, np.float32), [0.0, 0.5], 5),
+    "ddpm.forward_marginal": of_schedule(OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3),
+    "ddpm.index_probabilities": of_history(ddpm.index_probabilities),
+    "ddpm.sample_indices": of_history(ddpm.sample_indices),
+    "ddpm.record": of_history(ddpm.record, [1, 2], [0.1, 0.2]),
+    "ncsn.bound_weights": of_schedule(OF_EACH_KIND["from_betas"], ncsn.bound_weights),
+    "numerics.phi": lambda: lambda: numerics.phi(2, 0.5),
+    "numerics.log_normal_interval": lambda: lambda: numerics.log_normal_interval(0.0, 1.0),
+} | {
+    f"losses.{function.__name__}, {law}": of_times(function, law)
+    for function in (losses.sample_times, losses.time_density)
+    for law in losses.TIME_LAWS
+}
 
 # --------------------------------------------------------------------------------------- guidance and inverse problems
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import DISTINCT, SCHEDULES, Bare, ddpm_betas, every
+from scipy import stats
 
 from diffjax import grids, schedules
 from tests.families import EPS32, assert_refused
@@ -318,3 +319,82 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
     assert_refused(*REFUSED[name])
+
+
+# --------------------------------------------------------------------------------------- shifted, beta, strength, zero SNR
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_is_the_flow_shift(shift, x64):
+    """τ = t on rectified flow: undoing t = sτ/(1 + (s − 1)τ) gives uniform τ; elsewhere σ/(α + σ) does."""
+    for schedule in (schedules.rectified_flow(t_max=1.0), schedules.vp_cosine(), schedules.edm()):
+        ts = np.asarray(grids.shifted(schedule, 9, shift))
+        assert ts[0] == schedule.t_max and ts[-1] == schedule.t_min
+        tau = np.asarray(schedule.sigma(ts) / (schedule.alpha(ts) + schedule.sigma(ts)))
+        before = tau / (shift - (shift - 1) * tau)
+        np.testing.assert_allclose(before, np.linspace(before[0], before[-1], 10), rtol=1e-9)
+
+
+def test_beta_grid_has_equal_mass_between_times(x64):
+    """The Beta distribution's CDF of the fraction of the interval falls in equal parts; (1, 1) is uniform."""
+    schedule = schedules.vp_linear()
+    for a, b in ((0.6, 0.6), (2.0, 0.7)):
+        ts = np.asarray(grids.beta(schedule, 8, a, b))
+        shares = (ts - schedule.t_min) / (schedule.t_max - schedule.t_min)
+        np.testing.assert_allclose(stats.beta(a, b).cdf(shares), np.linspace(1, 0, 9), atol=1e-10)
+    np.testing.assert_allclose(grids.beta(schedule, 8, 1.0, 1.0), grids.uniform(schedule, 8), rtol=1e-12)
+
+
+def test_strength_keeps_the_last_steps():
+    grid = np.asarray(grids.to_zero(grids.uniform(schedules.vp_linear(), 99)))
+    for strength, kept in ((0.6, 60), (0.29, 29), (1.0, 100), (1e-3, 1), (0.999, 99)):
+        np.testing.assert_array_equal(grids.strength(grid, strength), grid[100 - kept :])
+
+
+def test_grids_of_a_chain_without_terminal_signal():
+    """Grids in t start at index T; those of log-SNRs at index T − 1, equally spaced from its λ."""
+    chain = schedules.from_betas(schedules.rescale_zero_terminal_snr(ddpm_betas()))
+    for ts in (grids.uniform(chain, 10), grids.ddpm(chain, 10, "trailing"), grids.shifted(chain, 10)):
+        assert float(ts[0]) == 1
+    for make in (grids.log_snr, grids.karras, grids.polyexponential):
+        ts = np.asarray(make(chain, 10))
+        assert ts[0] == np.float32(0.999) and ts[-1] == np.float32(1e-3) and np.all(np.diff(ts) < 0)
+    gaps = np.diff(np.asarray(schedules.log_snr(chain, np.asarray(grids.log_snr(chain, 10)))))[1:]
+    # a time near index T − 1 rounds by 6e-8, where λ falls by up to 1.4 per index: 1400 × 6e-8
+    np.testing.assert_allclose(gaps, gaps[0], atol=4 * 1400 * EPS32)
+
+
+NARROW = {
+    "edm from 1e-7": lambda: schedules.edm(1e-7),
+    "vp from 1e-12": lambda: schedules.vp_linear(t_min=1e-12),
+    "flow to 1 − 1e-6": lambda: schedules.rectified_flow(t_max=0.999999),
+    "edm, 500 numbers wide": lambda: schedules.edm(1.0, 1 + 500 * EPS32),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_times_that_round_alike_are_moved_apart(name):
+    """Strictly falling in float32 wherever the interval holds that many numbers, each within a few of its own time."""
+    schedule = NARROW[name]()
+    for make in (grids.uniform, grids.quadratic, grids.log_snr, grids.karras, grids.beta, grids.shifted):
+        ts = np.asarray(make(schedule, 400))
+        assert ts.dtype == np.float32 and np.all(np.diff(ts) < 0), make.__name__
+        assert ts[0] == np.float32(schedule.t_max) and ts[-1] == np.float32(schedule.t_min)
+
+
+def test_more_times_than_numbers_are_named():
+    with pytest.raises(ValueError, match="steps must be at most 500, the count of float32 numbers"):
+        grids.uniform(NARROW["edm, 500 numbers wide"](), 501)
+
+
+NEW_REFUSED = {
+    "shift": (lambda: grids.shifted(VP, 4, 0.0), ValueError, "shift must be positive, got 0"),
+    "beta a": (lambda: grids.beta(VP, 4, a=-1.0), ValueError, "a must be positive, got -1"),
+    "strength above": (lambda: grids.strength([1.0, 0.5], 1.5), ValueError, "strength must lie in .*got 1.5"),
+    "strength of nothing": (lambda: grids.strength([1.0, 0.5], 0.0), ValueError, "strength must be .*got 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", NEW_REFUSED)
+def test_refuses_new(name):
+    assert_refused(*NEW_REFUSED[name])

@@ -232,3 +232,22 @@ def test_float_dtype():
     assert numerics.float_dtype(jnp.ones(2, jnp.bfloat16), 3) == jnp.float32
     with jax.enable_x64(True):
         assert numerics.float_dtype(jnp.ones(2, jnp.bfloat16)) == jnp.float64
+
+
+@pytest.mark.parametrize(
+    "lower, width", [(4.0, 1e-4), (1.0, 1e-4), (-5e-5, 1e-4), (0.2, 1e-3), (10.0, 1e-3), (-6.0, 0.1)]
+)
+def test_narrow_intervals_keep_their_digits_in_float32(lower, width):
+    """Value and both derivatives against 40-node Gauss–Legendre masses in float64 of the same float32 ends."""
+    ends = np.float32([lower, lower + width])
+    low, high = ends.astype(float)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+
+    def density(z):
+        return np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+
+    mass = 0.5 * (high - low) * (density(0.5 * (low + high) + 0.5 * (high - low) * nodes) @ weights)
+    value, slopes = jax.value_and_grad(lambda ends: numerics.log_normal_interval(ends[0], ends[1]))(ends)
+    # log φ(m) + log h: a few roundings of terms of size ½m² and |log h|
+    np.testing.assert_allclose(value, math.log(mass), atol=4 * EPS32 * (1 + 0.5 * low**2 + abs(math.log(high - low))))
+    np.testing.assert_allclose(slopes, [-density(low) / mass, density(high) / mass], rtol=8 * EPS32)

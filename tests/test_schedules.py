@@ -431,7 +431,7 @@ REFUSED = {
     "ve sign": (lambda: schedules.ve(0.0, 1.0), "sigma_min must be positive, got 0"),
     "edm order": (lambda: schedules.edm(1.0, 1.0), "sigma_max must be greater than sigma_min=1.0, got 1.0"),
     "flow end": (lambda: schedules.rectified_flow(t_max=1.5), r"t_max must lie in \[0.0, 1.0\], got 1.5"),
-    "betas range": (lambda: schedules.from_betas([0.1, 1.0]), r"betas must lie in \(0, 1\), got 1.0"),
+    "betas range": (lambda: schedules.from_betas([1.0, 0.1]), r"betas must lie in \(0, 1\), got 1.0"),
     "betas sign": (lambda: schedules.from_betas([0.1, 0.0]), r"betas must lie in \(0, 1\), got 0.0"),
     "betas nan": (lambda: schedules.from_betas([0.1, np.nan]), r"betas must lie in \(0, 1\), got nan"),
     "betas shape": (lambda: schedules.from_betas(np.full((2, 2), 0.1)), r"betas must have shape \(T,\).*got \(2, 2\)"),
@@ -462,3 +462,118 @@ def test_check_names_what_is_missing():
         schedules.check(type("Whole", (), dict.fromkeys(("alpha", "sigma", "t_min", "t_max"))))
     with pytest.raises(TypeError, match="betas must be an array of real numbers"):
         schedules.from_betas("linear")
+
+
+# -------------------------------------------------------------------------------------------- zero terminal SNR, indices
+
+
+def test_rescaled_betas_leave_no_signal_at_the_last_index():
+    """√ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T)/(√ᾱ_1 − √ᾱ_T) from cumulative products in float64: Lin et al. 2024, algorithm 1."""
+    betas = ddpm_betas()
+    alphas = np.sqrt(np.cumprod(1 - betas))
+    expected = alphas[0] * (alphas - alphas[-1]) / (alphas[0] - alphas[-1])
+    rescaled = schedules.rescale_zero_terminal_snr(betas)
+    assert rescaled[-1] == 1 and rescaled[0] == betas[0]
+    # products of 1000 rounded factors; relative to α it grows by the shift, α_T/α′ < 100
+    np.testing.assert_allclose(np.sqrt(np.cumprod(1 - rescaled)), expected, rtol=1e-10, atol=1e-16)
+    np.testing.assert_allclose(schedules.rescale_zero_terminal_snr(rescaled), rescaled, rtol=1e-10)
+
+
+def zero_terminal_chain(steps=1000):
+    return schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(0.1 / steps, 20 / steps, steps)))
+
+
+def test_a_chain_without_terminal_signal_is_finite_everywhere():
+    """α(1) = 0 exactly, λ(1) = −∞, falling λ on all times, inverted both ways; α, σ and their rates stay finite."""
+    chain = zero_terminal_chain()
+    t = np.concatenate([chain.times, chain.times[:-1] + 0.4e-3, 1 - np.geomspace(1e-6, 9e-4, 20)])
+    t = np.unique(t.astype(np.float32))
+    alpha, log_snr = np.asarray(chain.alpha(t)), np.asarray(schedules.log_snr(chain, t))
+    assert alpha[-1] == 0 and log_snr[-1] == -np.inf and float(chain.sigma(1.0)) == 1
+    assert np.all(np.diff(log_snr) < 0) and np.all(np.diff(alpha) < 0)
+    # in the last interval α = α_{T−1} T (1 − t): the spacing of t near 1, 6e-8, times its slope
+    again = np.asarray(schedules.time_of_log_snr(chain, log_snr))
+    rate = np.abs(np.asarray(schedules.log_snr_rate(chain, t[:-1])))
+    assert np.all(np.abs(again - t)[:-1] <= 2 * EPS32 * (1 + np.abs(log_snr[:-1]) / rate)) and again[-1] == 1
+    assert np.all(np.isfinite(schedules.rates(chain, t)))
+    bars = np.cumprod(1 - np.asarray(chain.betas))
+    # 2⁻²⁴ of t moves α by a share T 2⁻²⁴ in the last interval
+    np.testing.assert_allclose(chain.alpha(chain.times.astype(np.float32)), np.sqrt(bars), rtol=1000 * EPS32)
+    traced = jax.jit(lambda t: (chain.alpha(t), chain.sigma(t), schedules.rates(chain, t)))(t)
+    assert np.all(np.isfinite(np.concatenate([np.stack(traced[:2]), np.stack(traced[2])])))
+    assert not schedules.is_finite(chain) and schedules.noisiest_time(chain) == 0.999
+    assert float(schedules.log_snr_range(chain)[0]) == pytest.approx(float(schedules.log_snr(chain, 0.999)), rel=EPS32)
+
+
+def test_the_posterior_at_a_last_beta_of_one_keeps_the_data_alone():
+    """β_T = 1: c_0 = √ᾱ_{T−1}, c_T = 0, β̃ = 1 − ᾱ_{T−1}: q(x_{T−1} | x_T, x_0) = q(x_{T−1} | x_0)."""
+    chain = zero_terminal_chain(50)
+    bar = np.cumprod(1 - np.asarray(chain.betas))[-2]
+    last = [column[-1] for column in chain.posterior()]
+    np.testing.assert_allclose(last, [np.sqrt(bar), 0, 1 - bar, np.log1p(-bar)], rtol=1e-9)
+
+
+def test_index_of_time_is_exact_at_all_indices():
+    """round(t T) at every index of chains up to T = 10 000, in float32 and traced; int(t T) misses 5 of 1000."""
+    traced = jax.jit(schedules.index_of_time)
+    for steps in (2, 3, 49, 98, 1000, 4001, 10_000):
+        chain = schedules.from_sigmas(np.geomspace(0.01, 10, steps))
+        t, index = chain.times.astype(np.float32), np.arange(1, steps + 1)
+        np.testing.assert_array_equal(schedules.index_of_time(chain, t), index)
+        if steps in (1000, 10_000):
+            found = traced(chain, t)
+            assert found.dtype == jnp.int32
+            np.testing.assert_array_equal(found, index)
+        if steps == 1000:
+            assert np.sum((t * np.float32(steps)).astype(int) != index) == 5
+    assert int(schedules.index_of_time(chain, 0.0)) == 1  # the zero end of a grid belongs to the first index
+
+
+class Trigonometric:
+    """VP by cosine and sine, whose α(1) is −4e-8 in float32 and 6e-17 in float64."""
+
+    t_min, t_max = 1e-3, 1.0
+
+    def alpha(self, t):
+        """cos(πt/2)."""
+        return jnp.cos(0.5 * jnp.pi * t)
+
+    def sigma(self, t):
+        """sin(πt/2)."""
+        return jnp.sin(0.5 * jnp.pi * t)
+
+
+def test_alpha_that_is_zero_to_rounding_is_without_signal(x64):
+    for dtype in (np.float32, np.float64):
+        ends = np.array([0.9, 1.0], dtype)
+        np.testing.assert_array_equal(schedules.without_signal(Trigonometric(), ends), [False, True])
+        flow = schedules.rectified_flow(t_max=1.0)
+        np.testing.assert_array_equal(schedules.without_signal(flow, ends), [False, True])
+    assert not schedules.is_finite(Trigonometric())
+    np.testing.assert_array_equal(
+        schedules.without_signal(zero_terminal_chain(), np.array([0.999, 1.0])), [False, True]
+    )
+    # a small α that is computed from the log-SNR is no zero
+    assert not schedules.without_signal(schedules.from_betas(np.full(4000, 0.01)), 1.0)
+    assert not schedules.without_signal(schedules.ve(sigma_max=1e12), 1.0)
+
+
+def test_a_chain_that_float32_cannot_hold_is_named():
+    betas = np.linspace(1e-4, 0.02, 20_000)
+    with pytest.raises(ValueError, match=r"betas must leave a signal .* e\^-101.2 after 20000 steps"):
+        schedules.from_betas(betas)
+    with jax.enable_x64(True):
+        assert float(schedules.from_betas(betas).alpha(1.0)) == pytest.approx(math.exp(0.5 * np.log1p(-betas).sum()))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_float32_times_of_log_snrs_keep_their_digits(name):
+    """Concrete inverses are rounded once: within an ulp of the float64 inverse of the same λ, t near 0 included."""
+    schedule = SCHEDULES[name]()
+    with jax.enable_x64(True):
+        low, high = float(schedule.t_min), float(schedule.t_max)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), schedule)
+        t = np.concatenate([np.geomspace(low, high, 20), np.linspace(low, high, 20)])
+        log_snr = np.float32(schedules.log_snr(wide, t))
+        exact = np.asarray(schedules.time_of_log_snr(wide, log_snr.astype(float)))
+    np.testing.assert_allclose(schedules.time_of_log_snr(schedule, log_snr), exact, rtol=EPS32)

@@ -8,13 +8,26 @@ from .. import checks
 from ..schedules import Schedule
 
 
-def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
-    """β from first to last in equal steps, (steps,) in float64, for `schedules.from_betas`.
+def linear_betas(steps: int, first: float | None = None, last: float | None = None) -> np.ndarray:
+    """β rising from first to last in equal steps. Ho et al. 2020, section 4.
 
-    The defaults are made for 1000 steps. Raises ValueError for fewer than 2 steps and ends outside (0, 1). Ho et al.
-    2020, section 4.
+    Args:
+      steps: T, 2 or more.
+      first: β_1, in (0, 1). Default 0.1/T, the paper's 1e-4 at its 1000 steps.
+      last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but at most 0.999. Both defaults scale with
+        1/T so that every length leaves about the same signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
+
+    Returns:
+      (steps,) in float64, for `schedules.from_betas`.
+
+    Raises:
+      ValueError: If steps is below 2, or an end lies outside (0, 1).
+
+    Example:
+      >>> dj.ddpm.linear_betas(1000)[[0, -1]].tolist()
+      [0.0001, 0.02]
     """
-    steps, first, last = _arguments(steps, first=first, last=last)
+    steps, first, last = _ends(steps, first, last)
     return np.linspace(first, last, steps)
 
 
@@ -30,21 +43,42 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
     return np.minimum(1 - f[1:] / f[:-1], clip)
 
 
-def sigmoid_betas(steps: int, first: float = 1e-4, last: float = 0.02, reach: float = 6.0) -> np.ndarray:
-    """β = first + (last − first) sigmoid(z), z from −reach to reach in equal steps; (steps,) in float64.
+def sigmoid_betas(steps: int, first: float | None = None, last: float | None = None, reach: float = 6.0) -> np.ndarray:
+    """β = first + (last − first) sigmoid(z), z rising from −reach to reach in equal steps. Xu et al. 2022, appendix.
 
-    The ends come within a share sigmoid(−reach) of first and last. Raises ValueError for fewer than 2 steps, first or
-    last outside (0, 1), reach ≤ 0. Xu et al. 2022 (GeoDiff), appendix.
+    Args:
+      steps: T, 2 or more.
+      first: Lower limit of β, in (0, 1). Default 0.1/T.
+      last: Upper limit of β, in (0, 1). Default 20/T, at most 0.999. See `linear_betas` for the scaling.
+      reach: Positive. β_1 and β_T come within a share sigmoid(−reach) of the limits.
+
+    Returns:
+      (steps,) in float64, for `schedules.from_betas`.
+
+    Raises:
+      ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is not positive.
     """
-    steps, first, last = _arguments(steps, first=first, last=last)
+    steps, first, last = _ends(steps, first, last)
     z = np.linspace(-1, 1, steps) * checks.positive("reach", reach)
     return first + (last - first) / (1 + np.exp(-z))
 
 
-def constant_betas(steps: int, beta: float = 0.02) -> np.ndarray:
-    """The same β at every step, (steps,) in float64. Raises ValueError for fewer than 2 steps and β outside (0, 1)."""
-    steps, beta = _arguments(steps, beta=beta)
-    return np.full(steps, beta, np.float64)
+def constant_betas(steps: int, beta: float | None = None) -> np.ndarray:
+    """The same β at every step.
+
+    Args:
+      steps: T, 2 or more.
+      beta: In (0, 1). Default 20/T, at most 0.999, which leaves √ᾱ_T near e⁻¹⁰.
+
+    Returns:
+      (steps,) in float64, for `schedules.from_betas`.
+
+    Raises:
+      ValueError: If steps is below 2 or beta lies outside (0, 1).
+    """
+    steps = checks.integer("steps", steps, minimum=2)
+    beta = _scaled(0.02, steps) if beta is None else beta
+    return np.full(steps, _arguments(steps, beta=beta)[1], np.float64)
 
 
 def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
@@ -63,6 +97,18 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
     if gap > 1e-6:
         raise ValueError(f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}")
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
+
+
+def _ends(steps, first, last):
+    """steps and the ends of a rising table, checked; 1e-4 and 0.02 at 1000 steps by default."""
+    steps = checks.integer("steps", steps, minimum=2)
+    first = _scaled(1e-4, steps) if first is None else first
+    return _arguments(steps, first=first, last=_scaled(0.02, steps) if last is None else last)
+
+
+def _scaled(beta, steps):
+    """A β made for 1000 steps at another number of them: Σβ stays, as long as no β passes 0.999."""
+    return min(beta * (1000 / steps), 0.999)
 
 
 def _arguments(steps, **fractions):

@@ -12,6 +12,7 @@ from ..noise import normal
 from ..numerics import bits_per_dim
 from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
+from ..schedules.derived import as_time, compiled
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
 from .gaussian import Gaussian, check_variance, gaussian_kl
@@ -70,8 +71,7 @@ def elbo(
     """
     model, x, prior, chunk = _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk)
     arrays, static = partition(model)
-    nats, _ = _terms(static, chunk, arrays, key, x)
-    return Bound(prior_matching(chain, x, prior), nats[1:], nats[0])
+    return Bound(*_elbo_terms(static, chunk, arrays, key, x, prior))
 
 
 def two_variable_elbo(
@@ -121,12 +121,19 @@ def rate_distortion(
     """
     model, x, prior, chunk = _elbo_arguments(key, denoiser, chain, x, variance, None, None, prior, chunk)
     arrays, static = partition(model)
+    return RateDistortion(*_rate_distortion(static, chunk, arrays, key, x, prior))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rate_distortion(static, chunk, arrays, key, x, prior):
+    """(rate, rmse) of `rate_distortion`, each (T,)."""
     nats, errors = _terms(static, chunk, arrays, key, x)
+    chain = combine(arrays, static).chain
     after = jnp.concatenate([nats[1:], prior_matching(chain, x, prior)[None]])  # what reaching each index adds
     spent = jnp.cumsum(after[::-1])[::-1]
     positive = errors > 0  # the root of 0 has no gradient
     rmse = jnp.where(positive, jnp.sqrt(jnp.where(positive, errors, 1)), 0)
-    return RateDistortion(bits_per_dim(-spent, x.shape, 2, 1.0), rmse)
+    return bits_per_dim(-spent, x.shape, 2, 1.0), rmse
 
 
 def _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk):
@@ -159,8 +166,19 @@ def check_chunk(chunk: int | None) -> int | None:
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:
     """L_T = KL(q(x_T | x_0 = x) ‖ p(x_T)) in nats, shape ()."""
-    t = schedule.t_max
+    return compiled(_prior_matching, schedule, x, prior)
+
+
+def _prior_matching(schedule, x, prior):
+    t = as_time(schedule.t_max)
     return gaussian_kl(Gaussian(schedule.alpha(t) * x, schedule.sigma(t) ** 2), prior)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _elbo_terms(static, chunk, arrays, key, x, prior):
+    """(prior (), denoising (T − 1,), reconstruction ()) of `elbo`."""
+    nats, _ = _terms(static, chunk, arrays, key, x)
+    return _prior_matching(combine(arrays, static).chain, x, prior), nats[1:], nats[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

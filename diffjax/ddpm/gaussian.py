@@ -33,6 +33,11 @@ class Gaussian(NamedTuple):
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     """KL(p ‖ q) = ½ Σ [v_p/v_q − 1 + log(v_q/v_p) + (m_p − m_q)²/v_q] in nats, shape ()."""
+    return _kl(p, q)
+
+
+@jax.jit
+def _kl(p, q):
     return kl_of_gap(p.variance, q.variance, jnp.asarray(p.mean - q.mean))
 
 
@@ -60,6 +65,14 @@ def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Arra
     levels = check_levels(levels)
     check_variance("law.variance", law.variance)
     x = checks.real_array("x", x)
+    if checks.is_traced(x, levels):
+        return decoder_log_prob(law, x, levels)
+    level_index(x, levels)
+    return _decoder_log_prob(law, x, levels)
+
+
+@jax.jit
+def _decoder_log_prob(law, x, levels):
     return decoder_log_prob(law, x, levels)
 
 
@@ -70,32 +83,36 @@ def check_variance(name: str, variance: ArrayLike) -> None:
 
 
 def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:
-    """log p(x) of a Gaussian, or of its discretisation where levels are given."""
+    """log p(x) of a Gaussian, or of its discretisation where levels are given: −∞ for entries that are no level."""
     if levels is None:
         return law.log_prob(x)
     cell, std = cell_of(x, levels), jnp.sqrt(law.variance)
     lower, upper = (cell.lower - law.mean) / std, (cell.upper - law.mean) / std
     edge = cell.first | cell.last
     inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
-    return jnp.sum(jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner))
+    entries = jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner)
+    return jnp.sum(jnp.where(cell.met, entries, -jnp.inf))
 
 
 class Cell(NamedTuple):
     """The interval of values that round to each entry's level: it ends at the midpoints to the neighbours.
 
     lower, upper: its ends. first, last: whether it is the lowest, which reaches to −∞ (`lower` is then no end), or the
-    highest, which reaches to ∞. Each of x's shape.
+    highest, which reaches to ∞. met: whether the entry is a level, by 1e-4 of the levels' range; a traced one may be
+    none. Each of x's shape.
     """
 
     lower: Array
     upper: Array
     first: Array
     last: Array
+    met: Array
 
 
 def cell_of(x: Array, levels: Array) -> Cell:
-    """The cells of lattice data's entries. Raises ValueError where an entry is no level."""
+    """The cells of lattice data's entries. Raises ValueError where a concrete entry is no level."""
     index = level_index(x, levels)
     middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
     lower, upper = middles[jnp.maximum(index - 1, 0)], middles[jnp.minimum(index, middles.shape[0] - 1)]
-    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1)
+    met = jnp.abs(x - levels[index]) <= 1e-4 * (levels[-1] - levels[0])
+    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, met)

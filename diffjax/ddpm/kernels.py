@@ -9,8 +9,10 @@ import numpy as np
 
 from .. import checks, schedules
 from ..noise import normal
+from ..numerics import float_dtype
 from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
+from ..schedules.derived import compiled, is_eager
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, pytree, static_field
 from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
@@ -30,7 +32,11 @@ def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussia
     Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 4.
     """
     row = _row(chain, index)
-    return Gaussian(chain.alpha(row.time) * checks.real_array("x0", x0), chain.sigma(row.time) ** 2)
+    return compiled(_forward_marginal, chain, checks.real_array("x0", x0), row.time)
+
+
+def _forward_marginal(chain, x0, t):
+    return Gaussian(chain.alpha(t) * x0, chain.sigma(t) ** 2)
 
 
 def posterior(chain: DiscreteChain, x: ArrayLike, x0: ArrayLike, index: Any) -> Gaussian:
@@ -128,6 +134,9 @@ def entry(rows: Row, index: Any) -> Row:
 
 
 def _row(chain, index):
+    if is_eager(check_chain(chain), index):
+        index = check_index(index, chain) - 1
+        return jax.tree.map(lambda column: jnp.asarray(np.asarray(column)[index], float_dtype()), rows_of(chain))
     return entry(rows_of(check_chain(chain)), check_index(index, chain))
 
 

@@ -1,5 +1,7 @@
 """Interpolation between two examples in the chain's latents."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from .. import checks, solvers
 from ..noise import normal
 from ..schedules import DiscreteChain
 from ..solvers import driver
-from ..types import Array, ArrayLike, Denoiser, Key
+from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition
 from .kernels import VARIANCES, check_chain, check_index
 
 
@@ -39,9 +41,17 @@ def interpolate(
     index = int(check_index(index, check_chain(chain)))
     checks.choice("variance", variance, VARIANCES)
     start, end, weights = driver.check_between(start, end, weights)
+    arrays, static = partition((as_pytree_callable(denoiser), chain))
+    grid = np.append(chain.times[:index][::-1], 0.0).astype(start.dtype)
+    return _decoded(static, variance, arrays, key, start, end, weights, grid)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decoded(static, variance, arrays, key, start, end, weights, grid):
+    """The frames of `interpolate`, (K, *shape), on a grid from the latents' time to 0."""
+    denoiser, chain = combine(arrays, static)
     key_noise, key_chain = jax.random.split(key)
     noises = [normal(key_noise, i, start.shape, start.dtype) for i in range(2)]
-    grid = jnp.asarray(np.append(chain.times[:index][::-1], 0.0), start.dtype)
     problem, solver, t = driver.diffusion(chain, denoiser), solvers.ddpm(variance), grid[0]
 
     def one(w):

@@ -1,5 +1,6 @@
 """Training objectives on the chain for one example, and training indices drawn by importance."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -94,7 +95,7 @@ class LossHistory(NamedTuple):
 def loss_history(steps: int, length: int = 10) -> LossHistory:
     """An empty history of the last `length` losses at each of `steps` indices. Nichol & Dhariwal 2021, section 3.3."""
     steps, length = checks.integer("steps", steps, minimum=1), checks.integer("length", length, minimum=1)
-    return LossHistory(jnp.zeros((steps, length), float_dtype()), jnp.zeros((steps,), jnp.int32))
+    return LossHistory(jnp.asarray(np.zeros((steps, length), float_dtype())), jnp.asarray(np.zeros((steps,), np.int32)))
 
 
 def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossHistory:
@@ -130,7 +131,11 @@ def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
     Uniform until every index has a full history: p ∝ √E[L²] then gives the weighted loss its least variance. Raises
     ValueError for a floor outside [0, 1]. Nichol & Dhariwal 2021, eq. 18.
     """
-    floor = checks.within("floor", floor, 0, 1)
+    return _index_probabilities(history, checks.within("floor", floor, 0, 1))
+
+
+@jax.jit
+def _index_probabilities(history, floor):
     steps, length = history.losses.shape
     largest = jnp.max(jnp.abs(history.losses))
     scale = jnp.sqrt(jnp.mean((history.losses / jnp.where(largest > 0, largest, 1)) ** 2, -1))
@@ -147,6 +152,11 @@ def sample_indices(key: Key, count: int, history: LossHistory, floor: float = 1e
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
-    p = index_probabilities(history, floor)
+    return _sample_indices(key, count, history, checks.within("floor", floor, 0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sample_indices(key, count, history, floor):
+    p = _index_probabilities(history, floor)
     places = jax.random.categorical(key, jnp.log(p), shape=(count,))
     return places + 1, 1 / (p.shape[0] * p[places])

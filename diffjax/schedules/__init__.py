@@ -6,7 +6,16 @@ your own needs nothing else; the closed forms that some schedules add (`log_snr`
 than the derived ones.
 """
 
-from .chain import DiscreteChain, Indexed, NoiseLadder, Posterior, from_betas, from_sigmas
+from .chain import (
+    DiscreteChain,
+    Indexed,
+    NoiseLadder,
+    Posterior,
+    from_betas,
+    from_sigmas,
+    index_of_time,
+    rescale_zero_terminal_snr,
+)
 from .derived import (
     Rates,
     Schedule,
@@ -17,10 +26,12 @@ from .derived import (
     log_snr,
     log_snr_range,
     log_snr_rate,
+    noisiest_time,
     perturb,
     prior_std,
     rates,
     time_of_log_snr,
+    without_signal,
 )
 from .flow import RectifiedFlow, rectified_flow
 from .learned import LearnedVP, learned
@@ -47,18 +58,22 @@ __all__ = [
     "edm",
     "from_betas",
     "from_sigmas",
+    "index_of_time",
     "is_finite",
     "learned",
     "log_snr",
     "log_snr_range",
     "log_snr_rate",
+    "noisiest_time",
     "perturb",
     "prior_std",
     "rates",
     "rectified_flow",
+    "rescale_zero_terminal_snr",
     "sub_vp",
     "time_of_log_snr",
     "ve",
     "vp_cosine",
     "vp_linear",
+    "without_signal",
 ]

@@ -1,6 +1,11 @@
 """Bounds that factories of schedules check alike."""
 
+import numpy as np
+
 from .. import checks
+
+LEAST_TIME = float(np.finfo(np.float32).tiny)
+"""Below the least normal number of float32 a time is flushed to 0, where σ = 0."""
 
 
 def _ordered(low_name, low, high_name, high):
@@ -23,5 +28,8 @@ def sigmas_in_order(sigma_min, sigma_max):
 
 
 def interval(t_min, t_max):
-    """(t_min, t_max), refused unless 0 < t_min < t_max."""
-    return _ordered("t_min", t_min, "t_max", t_max)
+    """(t_min, t_max). Raises ValueError unless `LEAST_TIME` ≤ t_min < t_max."""
+    t_min, t_max = _ordered("t_min", t_min, "t_max", t_max)
+    if not checks.is_traced(t_min) and float(t_min) < LEAST_TIME:
+        raise ValueError(f"t_min must be at least {LEAST_TIME:.3g}, the least normal number of float32, got {t_min}")
+    return t_min, t_max

@@ -1,5 +1,6 @@
 """Discrete chains as schedules: DDPM's, and NCSN's ladder of noise levels."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..types import ArrayLike, pytree
-from .derived import alpha_of_log_snr, as_time
+from ..numerics import float_dtype
+from ..types import Array, ArrayLike, pytree, static_field
+from .derived import alpha_of_log_snr, as_time, of_time
 
 
 class Posterior(NamedTuple):
@@ -56,23 +58,71 @@ class Indexed:
 
 @pytree
 class DiscreteChain(Indexed):
-    """DDPM's chain as a schedule. See `from_betas`."""
+    """DDPM's chain as a schedule. See `from_betas`.
+
+    zero_terminal: True where β_T = 1, so that α(t_max) = 0. Between the indices T − 1 and T, α is then linear in t.
+    """
 
     betas: Any
     log_snrs: Any
+    zero_terminal: bool = static_field(default=False)
 
     @property
     def alpha_bars(self):
         """ᾱ = ∏(1 − β) = sigmoid(λ), shape (T,)."""
         return jax.nn.sigmoid(jnp.asarray(self.log_snrs))
 
+    @property
+    def noisiest_time(self) -> float:
+        """The time of the last index that holds signal: index T, or T − 1 where β_T = 1."""
+        return (self.steps - 1) / self.steps if self.zero_terminal else 1.0
+
+    def _before_last(self):
+        """α at index T − 1."""
+        return alpha_of_log_snr(jnp.asarray(self.log_snrs)[-2])
+
+    def _last_alpha(self, t):
+        """α(t) from index T − 1 on, falling to exactly 0 at t = 1."""
+        return self._before_last() * jnp.clip(self.steps * (1 - t), 0, 1)
+
+    def _inner_log_snr(self, t):
+        """λ up to index T − 1, constant from there on."""
+        return jnp.interp(t, self.times[:-1], jnp.asarray(self.log_snrs)[:-1])
+
+    def log_snr(self, t):
+        """Piecewise linear in t between the table's entries; log(α²/(1 − α²)) after index T − 1 where β_T = 1."""
+        if not self.zero_terminal:
+            return super().log_snr(t)
+        inner = self._inner_log_snr(t)
+        last = t > self.noisiest_time
+        alpha = jnp.where(last, self._last_alpha(t), 0.5)
+        return jnp.where(last, 2 * jnp.log(alpha) - jnp.log1p(-(alpha**2)), inner)
+
+    def time_of_log_snr(self, log_snr):
+        """The inverse of `log_snr`."""
+        if not self.zero_terminal:
+            return super().time_of_log_snr(log_snr)
+        table = jnp.asarray(self.log_snrs)[:-1]
+        inner = jnp.interp(-log_snr, -table, self.times[:-1])
+        last = log_snr < table[-1]
+        alpha = alpha_of_log_snr(jnp.where(last, log_snr, table[-1]))
+        return jnp.where(last, 1 - alpha / (self.steps * self._before_last()), inner)
+
+    @of_time
     def alpha(self, t):
         """√sigmoid(λ) = √ᾱ at the table's entries."""
-        return alpha_of_log_snr(self.log_snr(as_time(t)))
+        if not self.zero_terminal:
+            return alpha_of_log_snr(self.log_snr(t))
+        inner = alpha_of_log_snr(self._inner_log_snr(t))
+        return jnp.where(t > self.noisiest_time, self._last_alpha(t), inner)
 
+    @of_time
     def sigma(self, t):
         """√sigmoid(−λ) = √(1 − ᾱ) at the table's entries."""
-        return alpha_of_log_snr(-self.log_snr(as_time(t)))
+        if not self.zero_terminal:
+            return alpha_of_log_snr(-self.log_snr(t))
+        inner = alpha_of_log_snr(-self._inner_log_snr(t))
+        return jnp.where(t > self.noisiest_time, jnp.sqrt(1 - self._last_alpha(t) ** 2), inner)
 
     def posterior(self) -> Posterior:
         """Coefficients of q(x_{t−1} | x_t, x_0), in float64 on the host where the betas are concrete.
@@ -83,7 +133,7 @@ class DiscreteChain(Indexed):
         """
         xp = jnp if checks.is_traced(self.betas) else np
         betas = xp.asarray(self.betas)
-        log_bars = xp.cumsum(xp.log1p(-betas))
+        log_bars = _log_bars(xp, betas)
         previous = xp.concatenate([xp.zeros_like(log_bars[:1]), log_bars[:-1]])
         noise, noise_before = -xp.expm1(log_bars), -xp.expm1(previous)
         variance = betas * noise_before / noise
@@ -96,16 +146,132 @@ class DiscreteChain(Indexed):
 def from_betas(betas: ArrayLike) -> DiscreteChain:
     """The schedule of a DDPM chain with the given forward variances: t = index / T, indices 1 … T.
 
-    ᾱ_i = ∏_{j≤i}(1 − β_j), α = √ᾱ, σ = √(1 − ᾱ) at the indices; between them the log-SNR is linear in t.
-    betas: (T,), T ≥ 2, each in (0, 1); tables are made in float64 on the host. Raises ValueError otherwise.
-    Ho et al. 2020, eq. 2 and 4.
+        ᾱ_i = ∏_{j≤i}(1 − β_j),    α = √ᾱ,    σ = √(1 − ᾱ)
+
+    at the indices. Between them the log-SNR is linear in t. Ho et al. 2020, equations 2 and 4.
+
+    Args:
+      betas: (T,), T ≥ 2, each in (0, 1). The last may be 1: no signal is left at index T, see
+        `rescale_zero_terminal_snr`, and such a chain serves networks that predict the data, v or the velocity. Tables
+        are made in float64 on the host where the betas are concrete. Traced betas must all be below 1.
+
+    Returns:
+      A schedule on [1/T, 1].
+
+    Raises:
+      ValueError: If a beta lies outside of (0, 1), but for a last one of 1. If √ᾱ falls below 1e-18 without being 0, so
+        that σ/α or its square leaves the range of float32.
+      TypeError: If betas are no real numbers.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+      >>> round(float(chain.alpha(1.0)), 4)
+      0.0064
     """
     xp, betas = _table("betas", betas)
-    if xp is np and not bool(np.all((betas > 0) & (betas < 1))):
-        outside = betas[~((betas > 0) & (betas < 1))]
+    if xp is not np:
+        return DiscreteChain(betas, _log_snrs(jnp, betas))
+    inside = (betas > 0) & (betas < 1)
+    zero_terminal = bool(betas[-1] == 1)
+    inside[-1] |= zero_terminal
+    if not np.all(inside):
+        outside = betas[~inside]
         raise ValueError(f"betas must lie in (0, 1), got {outside[0]} among {outside.size} outside")
-    log_bars = xp.cumsum(xp.log1p(-betas))
-    return DiscreteChain(betas, log_bars - xp.log(-xp.expm1(log_bars)))
+    log_snrs = _log_snrs(np, betas)
+    least = log_snrs[-2 if zero_terminal else -1]
+    if least < 2 * math.log(LEAST_ALPHA[float_dtype()]):
+        raise ValueError(
+            f"betas must leave a signal √ᾱ of at least {LEAST_ALPHA[float_dtype()]:.0e} in {float_dtype().name}, got "
+            f"e^{0.5 * least:.4g} after {len(betas)} steps that sum to {betas.sum():.4g}: scale them with the number "
+            "of steps, as ddpm.linear_betas(steps) does, or let the last be 1"
+        )
+    return DiscreteChain(betas, log_snrs, zero_terminal=zero_terminal)
+
+
+LEAST_ALPHA = {jnp.dtype("float32"): 1e-18, jnp.dtype("float64"): 1e-150}
+"""The least √ᾱ of a chain that is not 0, by working precision: (σ/α)² must stay within its range."""
+
+
+def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
+    """Betas shifted and scaled so that no signal is left at the last index: ᾱ_T = 0, β_T = 1.
+
+        √ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T)
+
+    The first index keeps its noise. Sampling then starts from pure noise, as training sees it, and images reach the
+    full range of brightness. Lin et al. 2024, algorithm 1.
+
+    Args:
+      betas: (T,), T ≥ 2, concrete, each in (0, 1); the last may be 1, in which case nothing changes but by rounding.
+
+    Returns:
+      (T,) in float64, for `from_betas`. The network must predict the data, v or the velocity: at index T no noise
+      prediction tells x_0.
+
+    Raises:
+      ValueError: If a beta lies outside of (0, 1).
+      TypeError: If betas are traced or no real numbers.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(dj.schedules.rescale_zero_terminal_snr(dj.ddpm.linear_betas(1000)))
+      >>> float(chain.alpha(1.0))
+      0.0
+    """
+    if checks.is_traced(betas):
+        raise TypeError("betas must be concrete to be rescaled, got traced values")
+    betas = _table("betas", betas)[1]
+    if not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
+        raise ValueError(f"betas must lie in (0, 1), the last at most 1, got {betas.min()} … {betas.max()}")
+    log_bars = _log_bars(np, betas)
+    # √ᾱ_i − √ᾱ_T = √ᾱ_T (√(ᾱ_i/ᾱ_T) − 1): the ratios of neighbours need only these differences, divided by √ᾱ_1
+    scales = np.exp(0.5 * (log_bars - log_bars[0]))
+    scales = (scales - scales[-1]) / (1 - scales[-1])
+    alphas = np.exp(0.5 * log_bars[0]) * scales
+    previous = np.concatenate([[1.0], alphas[:-1]])
+    return np.where(np.arange(len(betas)) == 0, betas, (previous - alphas) * (previous + alphas) / previous**2)
+
+
+def _log_bars(xp, betas):
+    """log ᾱ, (T,); −∞ last where β_T = 1."""
+    with np.errstate(divide="ignore"):
+        return xp.cumsum(xp.log1p(-betas))
+
+
+def _log_snrs(xp, betas):
+    log_bars = _log_bars(xp, betas)
+    return log_bars - xp.log(-xp.expm1(log_bars))
+
+
+def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
+    """The index 1 … T of a chain or ladder that is nearest to time t, t = index / T.
+
+    Rounds t T rather than cutting it off: `int(t * T)` is one too low at 5 of 1000 indices in float32. Exact at the
+    times of all indices up to T = 10⁶.
+
+    Args:
+      schedule: Made by `from_betas` or `from_sigmas`.
+      t: Times, of any shape. They may be traced.
+
+    Returns:
+      int32, shape of t.
+
+    Raises:
+      TypeError: If schedule has no indices.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+      >>> int(dj.schedules.index_of_time(chain, 0.009))
+      9
+    """
+    if not isinstance(schedule, Indexed):
+        made = "schedules.from_sigmas or schedules.from_betas"
+        raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
+    if checks.is_traced(t):
+        return _nearest(jnp, as_time(t), schedule.steps)
+    return jnp.asarray(_nearest(np, np.asarray(t, np.float64), schedule.steps))
+
+
+def _nearest(xp, t, steps):
+    return xp.clip(xp.round(t * steps), 1, steps).astype(xp.int32)
 
 
 @pytree
@@ -123,13 +289,15 @@ class NoiseLadder(Indexed):
         before = xp.concatenate([xp.zeros_like(sigmas[:1]), sigmas[:-1]])
         return (sigmas - before) * (sigmas + before)
 
+    @of_time
     def alpha(self, t):
         """1."""
-        return jnp.ones_like(as_time(t))
+        return jnp.ones_like(t)
 
+    @of_time
     def sigma(self, t):
         """e^{−λ/2}: the level at an index, geometric in t between two."""
-        return jnp.exp(-0.5 * self.log_snr(as_time(t)))
+        return jnp.exp(-0.5 * self.log_snr(t))
 
 
 def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:

@@ -1,15 +1,17 @@
 """What follows from a schedule's α and σ: log-SNR and its inverse, drift, diffusion, rates."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Scalar, is_array
+from ..types import Array, ArrayLike, Scalar, combine, is_array, partition
 
 _BISECTIONS = 64
 
@@ -39,7 +41,10 @@ class Schedule(Protocol):
 
 def log_snr(schedule: Schedule, t: ArrayLike) -> Array:
     """λ(t) = log(α²/σ²), shape of t. Strictly decreasing. Kingma et al. 2021, section 3.1."""
-    t = as_time(t)
+    return _at_times(_log_snr, schedule, t)
+
+
+def _log_snr(schedule, t):
     if hasattr(schedule, "log_snr"):
         return schedule.log_snr(t)
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
@@ -49,9 +54,13 @@ def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
     """t with λ(t) = log_snr, shape of log_snr; values beyond λ(t_max), λ(t_min) go to the nearer end.
 
     Without a closed form, bisection followed by one Newton step, which also carries the implicit derivative: dt/dλ =
-    1/λ′(t) and −∂λ/∂θ / λ′(t) for a parameter θ of the schedule.
+    1/λ′(t) and −∂λ/∂θ / λ′(t) for a parameter θ of the schedule. Concrete values are computed in float64 and rounded
+    once. In traced float32, t has the absolute error of λ's own rounding, |λ| 6e-8 / |λ′(t)|, however small t is.
     """
-    target = as_time(log_snr)
+    return _at_times(_time_of_log_snr, schedule, log_snr)
+
+
+def _time_of_log_snr(schedule, target):
     if hasattr(schedule, "time_of_log_snr"):
         t = schedule.time_of_log_snr(target)
     else:
@@ -62,7 +71,10 @@ def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
 
 def drift_coefficient(schedule: Schedule, t: ArrayLike) -> Array:
     """f(t) = d log α / dt of the forward SDE dx = f x dt + g dw, shape of t. Song et al. 2021, appendix B."""
-    t = as_time(t)
+    return _at_times(_drift_coefficient, schedule, t)
+
+
+def _drift_coefficient(schedule, t):
     if hasattr(schedule, "drift_coefficient"):
         return schedule.drift_coefficient(t)
     return _derivative(lambda u: jnp.log(schedule.alpha(u)), t)
@@ -73,15 +85,22 @@ def diffusion_coefficient(schedule: Schedule, t: ArrayLike) -> Array:
 
     The second form does not cancel.
     """
-    t = as_time(t)
+    return _at_times(_diffusion_coefficient, schedule, t)
+
+
+def _diffusion_coefficient(schedule, t):
     if hasattr(schedule, "diffusion_coefficient"):
         return schedule.diffusion_coefficient(t)
-    return schedule.sigma(t) * jnp.sqrt(-log_snr_rate(schedule, t))
+    return schedule.sigma(t) * jnp.sqrt(-_log_snr_rate(schedule, t))
 
 
 def log_snr_rate(schedule: Schedule, t: ArrayLike) -> Array:
     """λ′(t) = d log(α²/σ²) / dt < 0, shape of t."""
-    return _derivative(lambda u: log_snr(schedule, u), as_time(t))
+    return _at_times(_log_snr_rate, schedule, t)
+
+
+def _log_snr_rate(schedule, t):
+    return _derivative(lambda u: _log_snr(schedule, u), t)
 
 
 class Rates(NamedTuple):
@@ -95,7 +114,10 @@ class Rates(NamedTuple):
 
 def rates(schedule: Schedule, t: ArrayLike) -> Rates:
     """α(t), σ(t), α′(t), σ′(t): all that a velocity α′ x_0 + σ′ ε needs, finite where f and g² diverge."""
-    t = as_time(t)
+    return _at_times(_rates, schedule, t)
+
+
+def _rates(schedule, t):
     alpha, alpha_rate = jax.jvp(schedule.alpha, (t,), (jnp.ones_like(t),))
     sigma, sigma_rate = jax.jvp(schedule.sigma, (t,), (jnp.ones_like(t),))
     return Rates(alpha, sigma, alpha_rate, sigma_rate)
@@ -104,7 +126,11 @@ def rates(schedule: Schedule, t: ArrayLike) -> Rates:
 def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> Array:
     """x_t = α(t) x_0 + σ(t) ε; x0 and noise of one shape, t of shape ()."""
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
-    return schedule.alpha(t) * jnp.asarray(x0) + schedule.sigma(t) * jnp.asarray(noise)
+    return compiled(_perturb, schedule, jnp.asarray(x0), t, jnp.asarray(noise))
+
+
+def _perturb(schedule, x0, t, noise):
+    return schedule.alpha(t) * x0 + schedule.sigma(t) * noise
 
 
 def prior_std(schedule: Schedule) -> Array:
@@ -112,22 +138,95 @@ def prior_std(schedule: Schedule) -> Array:
 
     N(0, σ(t_max)²) is not p_T exactly: data of mean m and variance s² have mean α m and variance α²s² + σ² there.
     """
+    return compiled(_prior_std, schedule)
+
+
+def _prior_std(schedule):
     return schedule.sigma(schedule.t_max)
 
 
+def without_signal(schedule: Schedule, t: ArrayLike) -> Array:
+    """Whether α(t) is 0 to rounding: such a time holds noise alone, and σ/α, λ and ε̂ ↔ D cannot be used there.
+
+    A schedule that states its own log-SNR computes a small α to full precision. There α(t) must be 0 or less, or the
+    log-SNR infinite. Any other α counts as 0 below two units of rounding of α(t_min): cos(π/2) is −4e-8 in float32 and
+    6e-17 in float64, and α = 1 − t is of that size one rounding before t = 1. Where it does, α D lies below the
+    rounding of the state x_t = α D + σ ε̂, so that x_t = σ ε̂ holds to the last digit.
+
+    Args:
+      schedule: Any schedule.
+      t: Times in [t_min, t_max], of any shape. They may be traced.
+
+    Returns:
+      Booleans, shape of t.
+
+    Example:
+      >>> bool(dj.schedules.without_signal(dj.schedules.rectified_flow(t_max=1.0), 1.0))
+      True
+    """
+    return compiled(_without_signal, check(schedule), as_time(t))
+
+
+def _without_signal(schedule, t):
+    alpha = schedule.alpha(t)
+    if hasattr(schedule, "log_snr"):
+        return ~(alpha > 0) | ~(schedule.log_snr(t) > -jnp.inf)
+    return ~(alpha > 2 * jnp.finfo(alpha.dtype).eps * schedule.alpha(as_time(schedule.t_min)))
+
+
 def is_finite(schedule: Schedule) -> bool:
-    """Whether the log-SNR is finite at both ends: False where α(t_max) = 0. The schedule must be concrete."""
+    """Whether the log-SNR is finite at both ends. The schedule must be concrete.
+
+    False where α(t_max) is 0 to rounding, see `without_signal`.
+    """
+    if is_eager():
+        return bool(compiled(_is_finite, schedule))
     with jax.ensure_compile_time_eval():
-        return all(np.isfinite(float(log_snr(schedule, t))) for t in (schedule.t_min, schedule.t_max))
+        return bool(_is_finite(schedule))
+
+
+def _is_finite(schedule):
+    ends = jnp.stack([as_time(end) for end in (schedule.t_min, schedule.t_max)])
+    return jnp.all(jnp.isfinite(_log_snr(schedule, ends)) & ~_without_signal(schedule, ends))
+
+
+def noisiest_time(schedule: Schedule) -> Scalar:
+    """The greatest time of finite log-SNR: t_max, but index T − 1 of a chain whose last index holds no signal."""
+    return getattr(schedule, "noisiest_time", schedule.t_max)
 
 
 def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
-    """(λ(t_max), λ(t_min)), each of shape (). Raises ValueError where a concrete schedule has α(t_max) = 0."""
-    if not checks.is_traced(schedule) and not is_finite(schedule):
-        raise ValueError(
-            f"schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at t_max={schedule.t_max}; lower t_max"
-        )
-    return log_snr(schedule, schedule.t_max), log_snr(schedule, schedule.t_min)
+    """(least, greatest) log-SNR, λ(t_max) and λ(t_min), each of shape ().
+
+    The least is λ at index T − 1 for a chain of zero terminal SNR. Raises ValueError where another concrete schedule
+    has α(t_max) = 0.
+    """
+    check(schedule)
+    ends = [noisiest_time(schedule), schedule.t_min]
+    if not is_eager(schedule):
+        if not (hasattr(schedule, "noisiest_time") or checks.is_traced(schedule) or is_finite(schedule)):
+            raise _no_signal(schedule)
+        return log_snr(schedule, ends[0]), log_snr(schedule, ends[1])
+    least, greatest = log_snrs_in_float64(schedule, ends)
+    return jnp.asarray(least, float_dtype()), jnp.asarray(greatest, float_dtype())
+
+
+def log_snrs_in_float64(schedule: Schedule, ends: list) -> np.ndarray:
+    """λ at the noisiest and the least time, (2,). Raises ValueError if the schedule has no signal at the first."""
+    levels, lacking = in_float64(_signal, schedule, np.array(ends, float_dtype()))
+    if lacking.any() or not np.all(np.isfinite(levels)):
+        raise _no_signal(schedule)
+    return levels
+
+
+def _signal(schedule, t):
+    return _log_snr(schedule, t), _without_signal(schedule, t)
+
+
+def _no_signal(schedule):
+    return ValueError(
+        f"schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at t_max={schedule.t_max}; lower t_max"
+    )
 
 
 def alpha_of_log_snr(log_snr: Array) -> Array:
@@ -146,8 +245,73 @@ def check(schedule: Any) -> Schedule:
 
 def as_time(t: ArrayLike) -> Array:
     """t as an array of float32 at least, of the working precision where it is a Python number."""
+    return jnp.asarray(t, as_time_dtype(t))
+
+
+def as_time_dtype(t: ArrayLike) -> np.dtype:
+    """The dtype of `as_time(t)`."""
     dtype = jnp.promote_types(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
-    return jnp.asarray(t, jax.dtypes.canonicalize_dtype(dtype))
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+# ------------------------------------------------------------------------------------- few programs at a first call
+
+
+def compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
+    """function(schedule, *values) as one program, which the next call with other parameters uses again.
+
+    function: A function of the module, never a closure: the program is stored under it. Traced arguments call it
+    directly. A schedule that is no pytree is compiled anew, as its attributes may have changed.
+    """
+    if not is_eager(schedule, values):
+        return function(schedule, *values)
+    arrays, static = partition(schedule)
+    if any(not (is_array(leaf) or isinstance(leaf, int | str)) for leaf in jax.tree.leaves(schedule)):
+        return jax.jit(lambda *values: function(schedule, *values))(*values)
+    return _call(function, static, arrays, values)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _call(function, static, arrays, values):
+    return function(combine(arrays, static), *values)
+
+
+_NO_TRACE = get_opaque_trace_state(convention="flax")
+
+
+def is_eager(*values: Any) -> bool:
+    """Whether nothing is being traced, neither the values nor what surrounds the call."""
+    return get_opaque_trace_state(convention="flax") == _NO_TRACE and not checks.is_traced(values)
+
+
+def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
+    """`compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone, see `is_eager`."""
+    with jax.enable_x64(True):
+        schedule, values = jax.tree.map(lambda v: np.asarray(v, np.float64) if _narrow(v) else v, (schedule, values))
+        return jax.tree.map(np.asarray, compiled(function, schedule, *values))
+
+
+def of_time(method: Callable) -> Callable:
+    """A schedule's method of time: t becomes an array, and concrete values are one program, computed in float64."""
+
+    @functools.wraps(method)
+    def of_any_time(self, t):
+        return _at_times(method, self, t)
+
+    return of_any_time
+
+
+def _narrow(leaf):
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _at_times(function, schedule, t):
+    """function(schedule, t) of the dtype of `as_time(t)`; eager calls through float64."""
+    if not is_eager(schedule, t):
+        return function(schedule, as_time(t))
+    dtype = as_time_dtype(t)
+    result = in_float64(function, schedule, np.asarray(t).astype(dtype))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), result)
 
 
 def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
@@ -158,7 +322,7 @@ def _bisect(schedule: Schedule, target: Array) -> Array:
     def halve(_, bounds):
         low, high = bounds
         middle = 0.5 * (low + high)
-        above = log_snr(schedule, middle) > target
+        above = _log_snr(schedule, middle) > target
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
     low = jnp.full_like(target, schedule.t_min)
@@ -168,5 +332,5 @@ def _bisect(schedule: Schedule, target: Array) -> Array:
 
 
 def _newton_step(schedule: Schedule, t: Array, target: Array) -> Array:
-    slope = jax.lax.stop_gradient(log_snr_rate(schedule, t))
-    return t - (log_snr(schedule, t) - target) / slope
+    slope = jax.lax.stop_gradient(_log_snr_rate(schedule, t))
+    return t - (_log_snr(schedule, t) - target) / slope

@@ -5,7 +5,7 @@ import jax
 from .. import checks
 from ..types import Scalar, pytree
 from .arguments import interval
-from .derived import as_time
+from .derived import of_time
 
 
 @pytree
@@ -15,13 +15,15 @@ class RectifiedFlow:
     t_min: Scalar
     t_max: Scalar
 
+    @of_time
     def alpha(self, t):
         """1 − t."""
-        return 1 - as_time(t)
+        return 1 - t
 
+    @of_time
     def sigma(self, t):
         """t."""
-        return as_time(t)
+        return t
 
     def time_of_log_snr(self, log_snr):
         """sigmoid(−λ/2)."""

@@ -1,5 +1,6 @@
 """A variance-preserving schedule with a trainable log-SNR."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Key, Scalar, pytree
 from .arguments import interval
-from .derived import alpha_of_log_snr, as_time
+from .derived import alpha_of_log_snr, of_time
 
 
 @pytree
@@ -32,13 +33,15 @@ class LearnedVP:
         start, end = self._progress(jnp.zeros(())), self._progress(jnp.ones(()))
         return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * (self._progress(t) - start) / (end - start)
 
+    @of_time
     def alpha(self, t):
         """√sigmoid(λ)."""
-        return alpha_of_log_snr(self.log_snr(as_time(t)))
+        return alpha_of_log_snr(self.log_snr(t))
 
+    @of_time
     def sigma(self, t):
         """√sigmoid(−λ)."""
-        return alpha_of_log_snr(-self.log_snr(as_time(t)))
+        return alpha_of_log_snr(-self.log_snr(t))
 
 
 def learned(
@@ -55,9 +58,12 @@ def learned(
     hidden = checks.integer("hidden", hidden, minimum=1)
     high, low = checks.number("log_snr_max", log_snr_max), checks.number("log_snr_min", log_snr_min)
     checks.greater("log_snr_max", high, "log_snr_min", low)
-    weight = 0.1 * jax.random.normal(key, (hidden,)) - jnp.log(hidden)
-    centre = (jnp.arange(hidden) + 0.5) / hidden
     t_min, t_max = interval(t_min, 1.0)
-    return LearnedVP(
-        jnp.asarray(high), jnp.asarray(low), weight, jnp.full((hidden,), jnp.log(4.0)), centre, t_min, t_max
-    )
+    return LearnedVP(jnp.asarray(high), jnp.asarray(low), *_initial(key, hidden), t_min, t_max)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _initial(key, hidden):
+    """(weight, slope, centre), each (hidden,)."""
+    weight = 0.1 * jax.random.normal(key, (hidden,)) - jnp.log(hidden)
+    return weight, jnp.full((hidden,), jnp.log(4.0)), (jnp.arange(hidden) + 0.5) / hidden

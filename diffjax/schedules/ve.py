@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from ..types import Scalar, pytree
 from .arguments import interval, sigmas_in_order
-from .derived import as_time
+from .derived import of_time
 
 
 @pytree
@@ -20,13 +20,15 @@ class VE:
         """log σ(t), linear in t."""
         return jnp.log(self.sigma_min) + t * (jnp.log(self.sigma_max) - jnp.log(self.sigma_min))
 
+    @of_time
     def alpha(self, t):
         """1."""
-        return jnp.ones_like(as_time(t))
+        return jnp.ones_like(t)
 
+    @of_time
     def sigma(self, t):
         """σ_min (σ_max/σ_min)^t."""
-        return jnp.exp(self.log_sigma(as_time(t)))
+        return jnp.exp(self.log_sigma(t))
 
     def log_snr(self, t):
         """−2 log σ."""
@@ -53,13 +55,15 @@ class EDM:
     t_min: Scalar
     t_max: Scalar
 
+    @of_time
     def alpha(self, t):
         """1."""
-        return jnp.ones_like(as_time(t))
+        return jnp.ones_like(t)
 
+    @of_time
     def sigma(self, t):
         """t."""
-        return as_time(t)
+        return t
 
     def log_snr(self, t):
         """−2 log t."""

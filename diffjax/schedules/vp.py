@@ -7,7 +7,7 @@ from .. import checks
 from ..numerics import log_expm1
 from ..types import Scalar, pytree
 from .arguments import betas_in_order, interval
-from .derived import as_time
+from .derived import of_time
 
 
 @pytree
@@ -23,13 +23,15 @@ class VPLinear:
         """log α(t) = −½∫β."""
         return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
 
+    @of_time
     def alpha(self, t):
         """e^{−½∫β}."""
-        return jnp.exp(self.log_alpha(as_time(t)))
+        return jnp.exp(self.log_alpha(t))
 
+    @of_time
     def sigma(self, t):
         """√(1 − e^{−∫β}), through expm1: the plain form is off by 1 % at t = 1e-5 in float32."""
-        return jnp.sqrt(-jnp.expm1(2 * self.log_alpha(as_time(t))))
+        return jnp.sqrt(-jnp.expm1(2 * self.log_alpha(t)))
 
     def log_snr(self, t):
         """−log(e^{∫β} − 1)."""
@@ -75,9 +77,10 @@ class SubVP:
     beta = VPLinear.beta
     drift_coefficient = VPLinear.drift_coefficient
 
+    @of_time
     def sigma(self, t):
         """1 − e^{−∫β}: a standard deviation."""
-        return -jnp.expm1(2 * self.log_alpha(as_time(t)))
+        return -jnp.expm1(2 * self.log_alpha(t))
 
     def time_of_log_snr(self, log_snr):
         """−log α = asinh(e^{−λ/2} / 2), since α² + e^{−λ/2} α = 1."""
@@ -116,14 +119,16 @@ class VPCosine:
         quarter_turn = 0.5 * jnp.pi / (1 + self.offset)
         return quarter_turn * t, quarter_turn * self.offset
 
+    @of_time
     def alpha(self, t):
         """cos(a) / cos(a_0)."""
-        turned, start = self._angles(as_time(t))
+        turned, start = self._angles(t)
         return jnp.cos(start + turned) / jnp.cos(start)
 
+    @of_time
     def sigma(self, t):
         """√(sin(a + a_0) sin(a − a_0)) / cos(a_0) = √(1 − α²), without its cancellation."""
-        turned, start = self._angles(as_time(t))
+        turned, start = self._angles(t)
         return jnp.sqrt(jnp.sin(2 * start + turned) * jnp.sin(turned)) / jnp.cos(start)
 
 
