@@ -140,7 +140,7 @@ class Method(NamedTuple):
 def methods(config: Config, model: Model, denoiser: Any, operator: Any, grid: Any) -> dict[str, Method]:
     """Every approximate method of `diffjax.inverse` for a trained denoiser."""
     schedule, tau = model.schedule, config.noise_std
-    variance = inverse.gaussian_variance(schedule, float(model.data.train.std()))
+    variance = inverse.gaussian_variance(schedule, model.data.spread)
     return {
         "pigdm": Method(lambda y: inverse.pigdm(schedule, denoiser, operator, y, tau, variance), solvers.ddpm()),
         "dps_steps": Method(

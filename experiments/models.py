@@ -95,7 +95,7 @@ class Model:
         net = jax.tree_util.Partial(self.net, params, key=key)
         if self.prediction == "levels":
             return dj.predictions.categorical(self.schedule, net, self.data.levels)
-        spread = float(self.data.train.std())
+        spread = self.data.spread
         return dj.predictions.denoiser(self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled")
 
     def _input_shape(self):
@@ -135,6 +135,7 @@ def fit(
     stops: Sequence[int] = (),
     on_stop: Callable[[int, Any], None] | None = None,
     before: Callable | None = None,
+    about: dict[str, Any] | None = None,
 ) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
 
@@ -143,7 +144,7 @@ def fit(
     file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
     they are saved, and called again where a run resumes from just there; multiples of 50, increasing. before: (params,
     key, step) -> params, what changes by other means than the gradient, such as Markov chains kept among the
-    parameters, ahead of each step.
+    parameters, ahead of each step. about: entries of config.json beside the flags.
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
@@ -158,7 +159,7 @@ def fit(
     stored["data_digest"] = _digest(arrays)
     losses = out / f"{name}losses.json"
     with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
-        record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
+        record.write_config(out, config, about)  # not before the checkpoints were found to be of this configuration
         state = checkpoints.restore_latest(state) or state
         history = _read_history(losses, int(state.step))
         if int(state.step):

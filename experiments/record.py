@@ -152,9 +152,9 @@ def open_folder(config: Any) -> pathlib.Path:
     return out
 
 
-def write_config(out: pathlib.Path, config: Any) -> None:
-    """Write config.json."""
-    write_json(out / "config.json", as_dict(config))
+def write_config(out: pathlib.Path, config: Any, about: dict[str, Any] | None = None) -> None:
+    """Write config.json: the flags, and the entries of `about`."""
+    write_json(out / "config.json", as_dict(config) | (about or {}))
 
 
 def start(config: Any) -> pathlib.Path:
