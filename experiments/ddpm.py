@@ -202,7 +202,8 @@ def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
     """
     chain = model.schedule
     if config.betas == "linear":
-        end = float(schedules.log_snr(chain, chain.t_min))
+        least = scoring.LEAST_FLOOR * model.data.spacing
+        end = min(float(schedules.log_snr(chain, chain.t_min)), -2 * math.log(least))
         smooth = schedules.vp_linear(t_min=float(schedules.time_of_log_snr(schedules.vp_linear(t_min=1e-7), end)))
         model = dataclasses.replace(model, schedule=smooth)
     test = model.data.test[: config.bound_examples]
@@ -364,7 +365,7 @@ def check(config: Config) -> None:
 def run(config: Config) -> dict[str, Any]:
     """Train, bound, sample, compress and draw; the metrics, which are also in OUT/metrics.json."""
     check(config)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed)
+    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
     model = make_model(config, data)
     out = record.open_folder(config)
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")

@@ -96,16 +96,17 @@ class Config:
 def open_model(folder: pathlib.Path) -> tuple[Model, Any]:
     """The model and denoiser that `score_sde` trained into `folder`; with its default flags it is trained here.
 
-    Raises ValueError for a run with other flags that was cut short, or whose data are no images.
+    Raises ValueError for a run with other flags that was cut short, whose data are no images, or have changed since.
     """
     wanted = score_sde.Config(out=folder)
     asked = _read(folder / "config.json") or record.as_dict(wanted)
-    if not _is_finished(folder, asked) and {**asked, "out": str(folder)} == record.as_dict(wanted):
+    flags = {name: value for name, value in asked.items() if name != score_sde.DESCRIPTION}
+    if not _is_finished(folder, asked) and {**flags, "out": str(folder)} == record.as_dict(wanted):
         data = datasets.open_dataset(wanted.data, wanted.held_out, wanted.seed)
         score_sde.train(wanted, score_sde.make_model(wanted, data), record.open_folder(wanted))
     if not _is_finished(folder, asked):
         raise ValueError(f"model must be a finished run, {folder} is not: run score_sde with its flags again")
-    model, denoiser = score_sde.load(folder)
+    model, denoiser = score_sde.load(folder, examples=True)
     if len(model.data.shape) != 3:
         raise ValueError(f"model must be of images (H, W, C), {folder} has examples of shape {model.data.shape}")
     return model, denoiser
