@@ -132,7 +132,8 @@ def write_any_text() -> None:
 _SPELLINGS = str.maketrans(
     {"−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "×": "x",
      "·": "*", "∈": " in ", "∞": "inf", "√": "sqrt", "∫": "int", "Σ": "sum", "Π": "prod", "∇": "grad ", "∂": "d",
-     "‖": "||", "’": "'", "‘": "'", "“": '"', "”": '"', "░": "-", "█": "#"}
+     "‖": "||", "’": "'", "‘": "'", "“": '"', "”": '"', "░": "-", "█": "#",
+     "⁄": "/"}
 )  # fmt: skip
 
 
@@ -143,13 +144,14 @@ def _spell(error):
     spelt = ""
     for sign in error.object[error.start : error.end].translate(_SPELLINGS):
         name = unicodedata.name(sign, "?")
-        plain = "".join(part for part in unicodedata.normalize("NFKD", sign) if part.isascii() and part.isprintable())
+        parts = unicodedata.normalize("NFKD", sign).translate(_SPELLINGS)
+        plain = "".join(part for part in parts if part.isascii() and part.isprintable())
         if name.startswith("BOX DRAWINGS"):
             spelt += "|" if name.endswith(" VERTICAL") else "-" if name.endswith(" HORIZONTAL") else "+"
         elif name.startswith("GREEK"):
             spelt += name.split(" WITH ")[0].rsplit(" ", 1)[-1].lower()
         else:
-            spelt += sign if sign.isascii() else plain or "?"
+            spelt += plain or ("" if unicodedata.combining(sign) else "?")
     return spelt, error.end
 
 

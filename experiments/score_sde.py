@@ -83,7 +83,10 @@ def make_schedule(name: str, floor: float) -> Any:
         return dj.schedules.edm(sigma_min=floor)
     extra = {"sigma_min": min(0.01, floor / 2)} if name == "ve" else {}
     factory = functools.partial(SCHEDULES[name], **extra)
-    return factory(t_min=float(dj.schedules.time_of_log_snr(factory(t_min=1e-6), -2 * math.log(floor))))
+    return factory(t_min=float(_time_of_log_snr(factory(t_min=1e-6), -2 * math.log(floor))))
+
+
+_time_of_log_snr = jax.jit(dj.schedules.time_of_log_snr)
 
 
 def make_model(config: Config, data: datasets.Dataset) -> Model:

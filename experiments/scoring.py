@@ -25,13 +25,23 @@ def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
     The density is 0.1 + sigmoid(log-SNR/2 − 1). Above σ/α = 1 the denoiser barely moves. Levels of lattice data and
     details resolve within a few units of log-SNR at little noise, where an open grid gives too good a log p.
     """
-    low, high = (float(dj.schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
+    low, high = np.asarray(_log_snr_range(schedule), np.float64)
     values = np.linspace(low, high, 2001)
     density = 0.1 + 1 / (1 + np.exp(1 - values / 2))
     total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     placed = np.interp(np.linspace(0, total[-1], steps + 1), total, values)
-    grid = dj.schedules.time_of_log_snr(schedule, jnp.asarray(placed, float))
-    return grid.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
+    return _times(schedule, placed.astype(dj.numerics.float_dtype()))
+
+
+@jax.jit
+def _log_snr_range(schedule):
+    return jnp.stack([dj.schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min)])
+
+
+@jax.jit
+def _times(schedule, log_snrs):
+    """Of decreasing noise, from t_max to t_min exactly."""
+    return dj.schedules.time_of_log_snr(schedule, log_snrs).at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
 
 
 def likelihoods(model: Model, probes: int) -> Callable:
@@ -100,11 +110,11 @@ def score(
     program = jax.jit(likelihoods(model, probes)) if program is None else program
     size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, max(1, steps // 2)))
-    coarse = jnp.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")  # steps of length 0, for the same program
+    coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")  # steps of length 0, for the same program
 
     def evaluate(grid, start):
         rows = np.minimum(np.arange(start, start + size), len(test) - 1)  # the last chunk is padded
-        found = program(params, grid, keys[rows], jnp.asarray(test[rows]))
+        found = program(params, grid, keys[rows], test[rows])
         return [np.asarray(part)[: len(test) - start].astype(np.float64) / dimension for part in found]
 
     with record.progress(len(test), what=f"test likelihood, {steps} steps", unit="example") as bar:
