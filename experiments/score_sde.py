@@ -6,10 +6,12 @@
 
 Trains one denoiser, samples it by the reverse SDE (Euler-Maruyama) and by the probability-flow ODE, and scores it: test
 bits/dim beside two baselines on the same split, Fréchet and kernel distance to the test set beside those of the
-training set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes.
+training set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes. Columns of a
+table are standardised one by one, and its score is in nats per dimension in the units of the file.
 
-Hardware and time: about 4 minutes on 2 CPU cores. Expect on digits about 1.82 test bits/dim,
-where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65.
+Hardware and time: under 3 minutes on 2 CPU cores, more than half of them training. Expect on digits 1.817 ± 0.012 test
+bits/dim, where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65. Of the error 0.011 is that of 447
+examples and 0.004 that of 2 probes each; the solver's 16 steps add at most 0.003 (0.001 against 96 steps).
 """
 
 import dataclasses
