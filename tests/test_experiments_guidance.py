@@ -94,7 +94,7 @@ def test_bad_input_is_named(tmp_path):
         ("drop must lie in", {"drop": 1.0}),
         ("samples must be at least 2, got 1", {"samples": 1}),
         ("exact_samples must be at least", {"exact_samples": 10}),
-        ("data must hold several classes in the test set", {"data": str(tmp_path / "few.npz")}),
+        ("data must hold several classes in the training set", {"data": str(tmp_path / "few.npz")}),
         ("data must have labels", {"data": str(tmp_path / "unlabelled.npz")}),
     ]
     for match, changes in cases:
