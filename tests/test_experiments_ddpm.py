@@ -58,6 +58,7 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
     assert -4 * found["total_standard_error"] < found["total"] - np.log2(5) < 0.1 + 4 * found["total_standard_error"]
 
 
+@pytest.mark.slow
 def test_exact_gaps_are_the_closed_forms():
     """N(0.3, 0.5²) on the smooth chain at T = 10: ½ Σ [u − log(1 + u)], u = (SNR_{t−1} − SNR_t) Var, for β̃, within 4
     standard errors. That of the optimal variance is 0 (tests/test_ddpm_bound.py)."""

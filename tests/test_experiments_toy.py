@@ -62,7 +62,7 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     def fit(config, out, on_stop):
         loss = lambda params, key, batch: jnp.mean((params["w"] - batch) ** 2)  # noqa: E731
         start = lambda key: {"w": jnp.zeros(())}  # noqa: E731
-        return models.fit(config, out, loss, start, arrays, stops=(50, 100), on_stop=on_stop, about={"more": 1})
+        return models.fit(config, out, loss, start, arrays, stops=(50,), on_stop=on_stop, about={"more": 1})
 
     def kill(step, ema):
         called.append(step)
@@ -74,7 +74,7 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     with pytest.raises(KeyboardInterrupt):
         fit(config, tmp_path / "twice", kill)
     again, losses_again = fit(config, tmp_path / "twice", lambda step, ema: called.append(step))
-    assert "resuming after step 50" in capsys.readouterr().out and called == [50, 50, 100]
+    assert "resuming after step 50" in capsys.readouterr().out and called == [50, 50]
     np.testing.assert_array_equal(losses_again, losses)
     np.testing.assert_array_equal(again["w"], whole["w"])
     with pytest.raises(ValueError, match="learning_rate"):
@@ -174,6 +174,7 @@ def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp
     assert path.median > 10
     if not parts:
         expected = {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"}
+        expected |= {"run_many, mala, 50 × 20"}
         assert expected | {"real_nvp, density, 8 × 64", "real_nvp, sample, 8 × 64"} <= set(rows)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert set(report["rows"]) == set(rows)
@@ -181,20 +182,18 @@ def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp
 
 
 def test_a_loop_by_hand_is_the_librarys(tmp_path):
-    """`same` raises where they differ, as by one step less they do."""
+    """Of one stochastic solver, at its own noise."""
     target, schedule, key, x = speed_solvers.mixture(speed_ratios.Config(out=tmp_path, samples=8))
     denoiser, solver = targets.denoiser(target, schedule), solvers.euler_maruyama()
-    short, grid = (grids.log_snr(schedule, steps) for steps in (9, 10))
+    grid = grids.log_snr(schedule, 10)
     library = dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
 
-    def by_hand(ts):
-        return lambda: speed_solvers.loop_by_hand(
-            "euler_maruyama", speed_solvers.mixture_denoiser, target, schedule, key, x, ts
+    def by_hand():
+        return speed_solvers.loop_by_hand(
+            "euler_maruyama", speed_solvers.mixture_denoiser, target, schedule, key, x, grid
         )
 
-    speed_ratios.same("euler_maruyama", lambda: library, by_hand(grid))
-    with pytest.raises(ValueError, match="must agree within"):
-        speed_ratios.same("euler_maruyama", lambda: library, by_hand(short))
+    speed_ratios.same("euler_maruyama", lambda: library, by_hand)
 
 
 def test_bench_speed_refuses_loops_that_differ_and_parts_that_are_none(tmp_path):
