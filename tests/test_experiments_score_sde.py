@@ -334,6 +334,7 @@ def test_baselines_of_few_examples():
 def test_bad_input_is_named(tmp_path):
     np.save(tmp_path / "nan.npy", np.full((8, 4), np.nan))
     np.save(tmp_path / "flat.npy", np.ones(8))
+    np.save(tmp_path / "reals.npy", np.linspace(0, 1, 32).reshape(8, 4))
     np.save(tmp_path / "constant.npy", np.ones((8, 4)))
     (tmp_path / "empty.npy").touch()
     cases = [
@@ -343,8 +344,8 @@ def test_bad_input_is_named(tmp_path):
         (ValueError, "rank 2", {"data": str(tmp_path / "flat.npy")}),
         (ValueError, "more than one value", {"data": str(tmp_path / "constant.npy")}),
         (ValueError, "data must be 'digits'", {"data": "cifar"}),
-        (ValueError, "needs data on a lattice", {"data": "moons", "prediction": "levels"}),
-        (ValueError, "needs images", {"data": "moons", "network": "dit"}),
+        (ValueError, "needs data on a lattice", {"data": str(tmp_path / "reals.npy"), "prediction": "levels"}),
+        (ValueError, "needs images", {"data": str(tmp_path / "reals.npy"), "network": "dit"}),
         (ValueError, "steps must be at least 1, got 0", {"steps": 0}),
         (ValueError, "width must be", {"width": 0}),
         (ValueError, "likelihood_examples must be at least 2, got 1", {"likelihood_examples": 1}),
