@@ -47,7 +47,7 @@ class NoisyClassifier:
 
     def logits(self, params, x, t, key=None):
         """log p(y | x_t = x) of all classes up to a constant, (classes,); a key turns dropout on."""
-        c_in, c_noise = predictions.input_scalings(self.schedule, t, float(self.data.train.std()))
+        c_in, c_noise = predictions.input_scalings(self.schedule, t, self.data.spread)
         extra = {} if key is None else {"train": True, "rngs": {"dropout": key}}
         return self.module.apply(params, c_in * x, c_noise, **extra)
 

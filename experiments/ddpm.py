@@ -35,7 +35,7 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import ddpm, metrics, schedules, solvers
-from experiments import datasets, ddpm_figures, models, record
+from experiments import datasets, ddpm_figures, models, record, scoring
 from experiments.models import Model
 
 BETAS = {
@@ -74,9 +74,9 @@ class Config(models.Training):
     """Variance of p(x_{t−1} | x_t): β, β̃, or β̃ and the softmax's own variance (prediction levels only)."""
     bound_examples: int | None = None
     """Test examples whose bound is computed; default all."""
-    likelihood_steps: int = 24
+    likelihood_steps: int = 16
     """Runge-Kutta steps of the probability flow upwards, four evaluations each, for log p."""
-    probes: int = 8
+    probes: int = 2
     """Hutchinson probes per test example, 2 or more."""
     exact: bool = True
     """Whether to print the gaps of exact denoisers, too."""
@@ -190,14 +190,9 @@ def summary(config: Config, model: Model, found: ddpm.Bound) -> dict[str, float]
     }
     values = {name: bits(config, part, model) for name, part in parts.items()}
     return {name: float(value.mean()) for name, value in values.items()} | {
-        "total_standard_error": standard_error(values["total"]),
+        "total_standard_error": scoring.standard_error(values["total"]),
         "examples": len(found.prior),
     }
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values."""
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
@@ -207,14 +202,13 @@ def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
     """
     chain = model.schedule
     if config.betas == "linear":
-        end = float(schedules.log_snr(chain, chain.t_min))
+        least = scoring.LEAST_FLOOR * model.data.spacing
+        end = min(float(schedules.log_snr(chain, chain.t_min)), -2 * math.log(least))
         smooth = schedules.vp_linear(t_min=float(schedules.time_of_log_snr(schedules.vp_linear(t_min=1e-7), end)))
         model = dataclasses.replace(model, schedule=smooth)
     test = model.data.test[: config.bound_examples]
     key = jax.random.key(config.seed + 3)
-    return models.score(
-        key, model, model.denoiser(params), test, config.likelihood_steps, config.probes, 4 * config.chunk
-    )
+    return scoring.score(key, model, params, test, config.likelihood_steps, config.probes, 4 * config.chunk)
 
 
 def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
@@ -235,7 +229,7 @@ def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
             table[name] = {}
             for steps in lengths:
                 gap = exact_gap(config, target, make(steps), variance)
-                table[name][str(steps)] = (float(gap.mean()), standard_error(gap))
+                table[name][str(steps)] = (float(gap.mean()), scoring.standard_error(gap))
                 bar.update()
     return table
 
@@ -371,7 +365,7 @@ def check(config: Config) -> None:
 def run(config: Config) -> dict[str, Any]:
     """Train, bound, sample, compress and draw; the metrics, which are also in OUT/metrics.json."""
     check(config)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed)
+    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
     model = make_model(config, data)
     out = record.open_folder(config)
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")

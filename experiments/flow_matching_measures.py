@@ -30,7 +30,7 @@ def measure(config: Any, problem: Problem, velocity: Any) -> tuple[dict[str, Any
     fine = flows.continuous(velocity, FINE_STEPS)
     ends = forward(fine, noise)
     numbers: dict[str, Any] = {
-        "curvature": float(np.mean(jax.jit(jax.vmap(flows.curvature, (None, 0)))(fine, noise[: config.likelihoods]))),
+        "curvature": float(np.mean(_curvatures(fine, noise[: config.likelihoods]))),
         "cost": float(np.sum((ends - noise) ** 2) / (2 * len(noise))),
         "path_error": {"euler": {}, "midpoint": {}},
         "sliced_wasserstein": {"euler": {}, "midpoint": {}, "fine": distance(config, ends, problem.exact)},
@@ -63,6 +63,9 @@ def _forward(bijector, x1):
     return jax.vmap(bijector.forward)(x1)
 
 
+_curvatures = jax.jit(jax.vmap(flows.curvature, (None, 0)))
+
+
 def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
     """Squared sliced Wasserstein distance, the same directions each time."""
     return float(metrics.sliced_wasserstein(key_of(config, "directions"), x, y))
@@ -78,7 +81,7 @@ def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
     """log p − log p_flow of exact samples, in nats."""
     x = exact_samples(key_of(config, "likelihood"), target, config.likelihoods)
     flow = flows.flow(flows.standard_normal(x.shape[1:]), bijector)
-    gap = np.asarray(jax.vmap(target.log_prob)(x)) - np.asarray(_log_prob(flow, x))
+    gap = np.asarray(_log_prob(target, x)) - np.asarray(_log_prob(flow, x))
     if not np.isfinite(gap).all():
         raise FloatingPointError(f"{np.sum(~np.isfinite(gap))} of {len(gap)} log-likelihoods are not finite")
     return gap

@@ -302,9 +302,15 @@ def check(config: Config) -> None:
 
 
 def check_against(config: Config, model: Model) -> None:
-    """Refuse labels that are no classes of the data, and an interval outside of the schedule."""
+    """Refuse labels that are no classes of the data, sets of one class, and an interval outside of the schedule."""
     for label in config.labels:
         dj.checks.integer("labels", label, 0, model.data.classes - 1)
+    for part, found in (("training", model.data.train_labels), ("test", model.data.test_labels)):
+        if len(np.unique(found)) < 2:
+            raise ValueError(
+                f"data must hold several classes in the {part} set, by which samples are judged, {model.data.name} has "
+                f"{len(np.unique(found))} among {len(found)} examples there; change held_out or seed"
+            )
     guidance.limited(model.schedule, lambda x, t: x, lambda x, t: x, config.interval)
 
 
@@ -312,7 +318,7 @@ def run(config: Config) -> dict[str, Any]:
     """Both parts; the metrics, which are also in OUT/metrics.json."""
     began = time.perf_counter()
     check(config)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed)
+    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
     model = make_model(config, data)
     check_against(config, model)
     out = record.open_folder(config)

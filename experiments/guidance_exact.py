@@ -9,7 +9,6 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -78,13 +77,22 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> Laws:
         for k, solver in zip(keys, (solvers.heun(), solvers.stochastic_heun()), strict=True)
     )
     few = POINTS[::10]  # log_prob is smooth: what lies between is interpolated
-    ask = jax.jit(jax.vmap(lambda x: dj.log_prob(denoiser, SCHEDULE, x, solver=solvers.rk4(), grid=grid)))
-    flow_log_density = CubicSpline(few, np.asarray(ask(jnp.asarray(few[:, None], jnp.float32))))(POINTS)
+    flow_log_density = CubicSpline(few, _flow_log_probs(denoiser, grid, few[:, None].astype(np.float32)))(POINTS)
     log_conditional, log_unconditional = (
-        np.asarray(jax.vmap(law.log_prob)(jnp.asarray(POINTS[:, None], jnp.float32)), np.float64) for law in pair
+        np.asarray(_log_probs(law, POINTS[:, None].astype(np.float32)), np.float64) for law in pair
     )
     tilted = np.exp((1 - scale) * log_unconditional + scale * log_conditional)
     return Laws(flow, sde, np.exp(flow_log_density), tilted / np.trapezoid(tilted, POINTS), np.exp(log_conditional))
+
+
+@jax.jit
+def _flow_log_probs(denoiser, grid, xs):
+    return jax.vmap(lambda x: dj.log_prob(denoiser, SCHEDULE, x, solver=solvers.rk4(), grid=grid))(xs)
+
+
+@jax.jit
+def _log_probs(law, xs):
+    return jax.vmap(law.log_prob)(xs)
 
 
 def constant(scale: Any, t: Any) -> Any:

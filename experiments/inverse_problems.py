@@ -96,16 +96,17 @@ class Config:
 def open_model(folder: pathlib.Path) -> tuple[Model, Any]:
     """The model and denoiser that `score_sde` trained into `folder`; with its default flags it is trained here.
 
-    Raises ValueError for a run with other flags that was cut short, or whose data are no images.
+    Raises ValueError for a run with other flags that was cut short, whose data are no images, or have changed since.
     """
     wanted = score_sde.Config(out=folder)
     asked = _read(folder / "config.json") or record.as_dict(wanted)
-    if not _is_finished(folder, asked) and {**asked, "out": str(folder)} == record.as_dict(wanted):
+    flags = {name: value for name, value in asked.items() if name != score_sde.DESCRIPTION}
+    if not _is_finished(folder, asked) and {**flags, "out": str(folder)} == record.as_dict(wanted):
         data = datasets.open_dataset(wanted.data, wanted.held_out, wanted.seed)
         score_sde.train(wanted, score_sde.make_model(wanted, data), record.open_folder(wanted))
     if not _is_finished(folder, asked):
         raise ValueError(f"model must be a finished run, {folder} is not: run score_sde with its flags again")
-    model, denoiser = score_sde.load(folder)
+    model, denoiser = score_sde.load(folder, examples=True)
     if len(model.data.shape) != 3:
         raise ValueError(f"model must be of images (H, W, C), {folder} has examples of shape {model.data.shape}")
     return model, denoiser
@@ -140,7 +141,7 @@ class Method(NamedTuple):
 def methods(config: Config, model: Model, denoiser: Any, operator: Any, grid: Any) -> dict[str, Method]:
     """Every approximate method of `diffjax.inverse` for a trained denoiser."""
     schedule, tau = model.schedule, config.noise_std
-    variance = inverse.gaussian_variance(schedule, float(model.data.train.std()))
+    variance = inverse.gaussian_variance(schedule, model.data.spread)
     return {
         "pigdm": Method(lambda y: inverse.pigdm(schedule, denoiser, operator, y, tau, variance), solvers.ddpm()),
         "dps_steps": Method(
@@ -156,9 +157,18 @@ def methods(config: Config, model: Model, denoiser: Any, operator: Any, grid: An
 
 def measured(config: Config, operator: Any, images: np.ndarray) -> np.ndarray:
     """y = A x + τ n of each image."""
-    clean = jax.vmap(operator.forward)(jnp.asarray(images))
-    noise = jax.random.normal(jax.random.key(config.seed), clean.shape)
-    return np.asarray(clean + config.noise_std * noise)
+    clean = forward(operator, images)
+    return clean + config.noise_std * np.asarray(jax.random.normal(jax.random.key(config.seed), clean.shape))
+
+
+def forward(operator: Any, xs: np.ndarray) -> np.ndarray:
+    """A x of each of the images (N, *shape)."""
+    return np.asarray(_forward(operator, xs))
+
+
+@jax.jit
+def _forward(operator, xs):
+    return jax.vmap(operator.forward)(xs)
 
 
 def draw(config: Config, model: Model, denoiser: Any, operator: Any, ys: np.ndarray, name: str, what: str) -> Any:
@@ -185,14 +195,14 @@ def measure(operator: Any, noise_std: float, images: np.ndarray, ys: np.ndarray,
     and of the mean of the draws. spread: standard deviation of the draws there. calibration: error/(√2 spread), 1 for
     an exact posterior. residual: ‖y − A x‖ in root mean square, over √D τ.
     """
-    hidden = np.abs(np.asarray(jax.vmap(operator.forward)(jnp.eye(images[0].size).reshape(-1, *images.shape[1:]))))
+    hidden = np.abs(forward(operator, np.eye(images[0].size, dtype=np.float32).reshape(-1, *images.shape[1:])))
     hidden = hidden.reshape(images[0].size, -1).max(1) < 1  # a pixel that A copies is observed
     flat = xs.reshape(*xs.shape[:2], -1)[..., hidden]  # (images, draws, hidden)
     truth = images.reshape(len(images), 1, -1)[..., hidden]
     root = lambda values: float(np.sqrt(np.mean(values)))  # noqa: E731
     error, spread = root((flat - truth) ** 2), root(flat.var(1, ddof=1))
-    forward = np.asarray(jax.vmap(jax.vmap(operator.forward))(jnp.asarray(xs)))
-    misfit = (forward - ys[:, None]).reshape(*xs.shape[:2], -1)
+    measured_again = forward(operator, xs.reshape(-1, *xs.shape[2:])).reshape(*xs.shape[:2], *ys.shape[1:])
+    misfit = (measured_again - ys[:, None]).reshape(*xs.shape[:2], -1)
     return {
         "error": error,
         "mean_error": root((flat.mean(1, keepdims=True) - truth) ** 2),
@@ -206,7 +216,7 @@ def from_training_images(
     config: Config, operator: Any, data: datasets.Dataset, ys: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Draws (images, draws, *shape) of the exact posterior under the prior of the training images alone."""
-    clean = np.asarray(jax.vmap(operator.forward)(jnp.asarray(data.train))).reshape(len(data.train), -1)
+    clean = forward(operator, data.train).reshape(len(data.train), -1)
     distances = np.sum((ys.reshape(len(ys), 1, -1) - clean) ** 2, -1)  # (images, training images)
     log_weights = -0.5 * distances / config.noise_std**2
     weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
@@ -230,8 +240,8 @@ def run_task(config: Config, model: Model, denoiser: Any, task: str, out: pathli
         config, operator, data, ys, np.random.default_rng(config.seed)
     )
     results = {name: measure(operator, config.noise_std, images, ys, xs) for name, xs in drawn.items()}
-    residual = (jax.vmap(operator.forward)(jnp.asarray(images)) - ys) / config.noise_std
-    results["truth"] = {"residual": float(jnp.sqrt(jnp.mean(residual**2)))}
+    residual = (forward(operator, images) - ys) / config.noise_std
+    results["truth"] = {"residual": float(np.sqrt(np.mean(residual**2)))}
     record.save_figure(draw_task(config, data, operator, task, images, ys, drawn), out / f"{task}.png")
     return results
 
@@ -258,8 +268,7 @@ def draw_task(config: Config, data: Any, operator: Any, task: str, images: Any, 
     """Panels: truth and measurement, then of each method some samples and the mean of all; a row an image."""
     rows, few = min(6, len(images)), min(3, config.draws)
     limits = (float(data.train.min()), float(data.train.max()))
-    back = jax.vmap(lambda y: operator.transpose(operator.solve(y, 1.0, 0.0)))(jnp.asarray(ys[:rows]))
-    first = np.array(back)
+    first = np.array(_back(operator, ys[:rows]))
     if task == "inpainting":
         first[:, data.shape[0] // 2 :] = np.nan  # not measured
     widths = [2, *[few + 1] * len(drawn)]
@@ -275,6 +284,11 @@ def draw_task(config: Config, data: Any, operator: Any, task: str, images: Any, 
         axis.set_title(f"{name}:\n{few} samples, mean of {config.draws}", fontsize=9)
     figure.suptitle(f"{task}, noise τ = {config.noise_std:g} of data in [{limits[0]:g}, {limits[1]:g}]", fontsize=11)
     return figure
+
+
+@jax.jit
+def _back(operator, ys):
+    return jax.vmap(lambda y: operator.transpose(operator.solve(y, 1.0, 0.0)))(ys)
 
 
 def check(config: Config) -> None:

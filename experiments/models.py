@@ -95,7 +95,7 @@ class Model:
         net = jax.tree_util.Partial(self.net, params, key=key)
         if self.prediction == "levels":
             return dj.predictions.categorical(self.schedule, net, self.data.levels)
-        spread = float(self.data.train.std())
+        spread = self.data.spread
         return dj.predictions.denoiser(self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled")
 
     def _input_shape(self):
@@ -135,6 +135,7 @@ def fit(
     stops: Sequence[int] = (),
     on_stop: Callable[[int, Any], None] | None = None,
     before: Callable | None = None,
+    about: dict[str, Any] | None = None,
 ) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
 
@@ -143,7 +144,7 @@ def fit(
     file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
     they are saved, and called again where a run resumes from just there; multiples of 50, increasing. before: (params,
     key, step) -> params, what changes by other means than the gradient, such as Markov chains kept among the
-    parameters, ahead of each step.
+    parameters, ahead of each step. about: entries of config.json beside the flags.
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
@@ -158,7 +159,7 @@ def fit(
     stored["data_digest"] = _digest(arrays)
     losses = out / f"{name}losses.json"
     with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
-        record.write_config(out, config)  # not before the checkpoints were found to be of this configuration
+        record.write_config(out, config, about)  # not before the checkpoints were found to be of this configuration
         state = checkpoints.restore_latest(state) or state
         history = _read_history(losses, int(state.step))
         if int(state.step):
@@ -235,50 +236,7 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
     record.save_figure(figure, path)
 
 
-# --------------------------------------------------------------------------------------------------------- test score
-
-
-def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
-    """Uniform in log-SNR, but a quarter as dense where σ/α > 5, where the denoiser barely moves; (steps + 1,).
-
-    The levels of lattice data resolve within a few units of log-SNR at little noise: there an open grid gives too good
-    a log p.
-    """
-    low, high = (float(dj.schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
-    knee = min(max(-2 * math.log(5.0), low), high)
-    coarse = (knee - low) / 4
-    place = np.linspace(0, coarse + high - knee, steps + 1)
-    values = np.where(place < coarse, low + 4 * place, knee + place - coarse)
-    grid = dj.schedules.time_of_log_snr(schedule, values)
-    return grid.at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
-
-
-def log_likelihoods(
-    key: jax.Array, model: Model, denoiser: Any, test: np.ndarray, steps: int, probes: int, chunk: int
-) -> tuple[Any, Any]:
-    """Of each test example (log p, its standard error over probes), in nats per dimension, along the probability flow.
-
-    Lattice data are dequantised by Gaussian noise (`likelihood.lattice_log_prob`). steps: of `likelihood_grid`, four
-    evaluations each.
-    """
-    data, grid = model.data, likelihood_grid(model.schedule, steps)
-    flow: dict[str, Any] = {"divergence": "hutchinson", "probes": probes, "solver": dj.solvers.rk4(), "grid": grid}
-
-    def one(denoiser, key, x):
-        if data.levels is None:
-            values, details = dj.log_prob(denoiser, model.schedule, x, key, info=True, **flow)
-        else:
-            values, details = dj.likelihood.lattice_log_prob(
-                key, denoiser, model.schedule, x, data.levels, info=True, **flow
-            )
-        return values, details.standard_error
-
-    keys = jax.random.split(key, len(test))
-    found = map_examples(one, denoiser, (keys, test), chunk, f"test likelihood, {steps} steps")
-    values, errors = (part / math.prod(data.shape) for part in found)
-    if not np.isfinite(values).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(values))} of {len(values)} test log-likelihoods are not finite")
-    return values, errors
+# ----------------------------------------------------------------------------------------------------------- examples
 
 
 def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str) -> Any:
@@ -293,31 +251,6 @@ def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int,
             found.append(jax.tree.map(np.asarray, evaluate(denoiser, *(part[rows] for part in examples))))
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
-
-
-def score(
-    key: jax.Array, model: Model, denoiser: Any, test: np.ndarray, steps: int, probes: int, chunk: int
-) -> dict[str, float]:
-    """Test score: bits/dim of lattice data by Gaussian dequantisation, nats per dimension otherwise.
-
-    Beside it stand the standard errors over examples and over probes, and by how much the first chunk's score differs
-    from that on a grid of half the steps: a grid too coarse gives any score.
-    """
-    values, errors = log_likelihoods(key, model, denoiser, test, steps, probes, chunk)
-    few = test[:chunk]
-    coarse, _ = log_likelihoods(key, model, denoiser, few, max(1, steps // 2), probes, chunk)
-    unit = 1.0 if model.data.levels is None else 1 / math.log(2)
-    name = "test_nats_per_dim" if model.data.levels is None else "test_bits_per_dim"
-    results = {
-        name: -unit * float(values.mean()),
-        f"{name}_standard_error": float(unit * values.std(ddof=1) / math.sqrt(len(values))),
-        f"{name}_standard_error_of_probes": float(unit * np.sqrt(np.sum(errors**2)) / len(values)),
-        f"{name}_change_from_half_the_steps": float(unit * (coarse.mean() - values[: len(few)].mean())),
-        "test_examples_scored": len(values),
-    }
-    if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
-        print(f"warning: {name} still moves with the grid; raise --likelihood-steps above {steps}")
-    return results
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -225,7 +225,7 @@ def check(config: Config) -> datasets.Dataset:
         raise ValueError(f"latents must be sizes of at least 2, one a level, got {config.latents}")
     if config.shared and len(set(config.latents)) > 1:
         raise ValueError(f"latents must be of one size to share parameters, got {config.latents}")
-    data = datasets.open_dataset(config.data, config.held_out, config.seed)
+    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
     if data.levels is None or not data.is_image:
         raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
     return data

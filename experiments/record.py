@@ -1,7 +1,9 @@
 """What every experiment does alike: flags, config.json and metrics.json in OUT, progress, figures."""
 
+import codecs
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -9,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,6 +36,7 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
 
     While it runs, no other process may write to its OUT, and a reader of its output that goes away does not end it.
     """
+    write_any_text()
     use_compilation_cache()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = f"python -m {spec.name}" if spec else None
@@ -114,6 +118,43 @@ def _locks():
 _held: dict[pathlib.Path, Any] | None = None  # by folder; None outside `main`
 
 
+def write_any_text() -> None:
+    """Let output streams of any encoding take any text: what they cannot write is spelt out.
+
+    A pipe in cp1252, latin-1 or ASCII then shows sigma for σ and -> for →, where it would raise UnicodeEncodeError.
+    """
+    codecs.register_error("spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spell")
+
+
+_SPELLINGS = str.maketrans(
+    {"−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "×": "x",
+     "·": "*", "∈": " in ", "∞": "inf", "√": "sqrt", "∫": "int", "Σ": "sum", "Π": "prod", "∇": "grad ", "∂": "d",
+     "‖": "||", "’": "'", "‘": "'", "“": '"', "”": '"', "░": "-", "█": "#",
+     "⁄": "/"}
+)  # fmt: skip
+
+
+def _spell(error):
+    """The codec error handler "spell": other signs for those that the encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelt = ""
+    for sign in error.object[error.start : error.end].translate(_SPELLINGS):
+        name = unicodedata.name(sign, "?")
+        parts = unicodedata.normalize("NFKD", sign).translate(_SPELLINGS)
+        plain = "".join(part for part in parts if part.isascii() and part.isprintable())
+        if name.startswith("BOX DRAWINGS"):
+            spelt += "|" if name.endswith(" VERTICAL") else "-" if name.endswith(" HORIZONTAL") else "+"
+        elif name.startswith("GREEK"):
+            spelt += name.split(" WITH ")[0].rsplit(" ", 1)[-1].lower()
+        else:
+            spelt += plain or ("" if unicodedata.combining(sign) else "?")
+    return spelt, error.end
+
+
 def _paragraphs(document: str | None) -> str:
     """A docstring with each paragraph and list item on one line, which a terminal of any width then wraps."""
     lines: list[str] = []
@@ -152,9 +193,9 @@ def open_folder(config: Any) -> pathlib.Path:
     return out
 
 
-def write_config(out: pathlib.Path, config: Any) -> None:
-    """Write config.json."""
-    write_json(out / "config.json", as_dict(config))
+def write_config(out: pathlib.Path, config: Any, about: dict[str, Any] | None = None) -> None:
+    """Write config.json: the flags, and the entries of `about`."""
+    write_json(out / "config.json", as_dict(config) | (about or {}))
 
 
 def start(config: Any) -> pathlib.Path:

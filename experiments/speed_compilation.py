@@ -20,13 +20,14 @@ IMPORT_LIMIT = 0.3
 
 
 def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], Any]:
-    """steps -> `sample_many` by Heun on the mixture, traced anew and lowered for so many steps."""
+    """steps -> `sample_many` by Heun (quick: Euler) on the mixture, traced anew and lowered for so many steps."""
     target, schedule, key, _ = mixture(dataclasses.replace(config, samples=1))
     denoiser = targets.denoiser(target, schedule)
 
     def program(key, grid):
         shape = target.means.shape[1:]
-        return dj.sample_many(key, samples, denoiser, schedule, solvers.heun(), grid, shape=shape, path=path)
+        solver = solvers.euler() if config.quick else solvers.heun()
+        return dj.sample_many(key, samples, denoiser, schedule, solver, grid, shape=shape, path=path)
 
     return lambda steps: jax.jit(program).lower(key, jax.ShapeDtypeStruct((steps + 1,), jnp.float32))
 

@@ -36,11 +36,16 @@ class Problem(NamedTuple):
 
 def mixture(config: Config) -> Problem:
     """Eight Gaussians under the linear VP schedule."""
-    key_means, key, key_start = jax.random.split(jax.random.key(config.seed), 3)
-    means = 2 * jax.random.normal(key_means, (COMPONENTS, DIMENSION))
+    means, key, x = _drawn(jax.random.key(config.seed), config.samples)
     target = targets.gaussian_mixture(np.full(COMPONENTS, 1 / COMPONENTS), means, np.full(COMPONENTS, 0.4))
-    x = jax.random.normal(key_start, (config.samples, DIMENSION))
     return Problem(target, dj.schedules.vp_linear(), key, x)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _drawn(key, samples):
+    key_means, key, key_start = jax.random.split(key, 3)
+    means = 2 * jax.random.normal(key_means, (COMPONENTS, DIMENSION))
+    return means, key, jax.random.normal(key_start, (samples, DIMENSION))
 
 
 def mixture_denoiser(target, x, at):

@@ -25,6 +25,7 @@ wide and deep one (MAF); smooth velocities, and affine couplings, do not get the
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -269,10 +270,15 @@ def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.
 
     stops = sorted({max(50, round(share * task.steps / 50) * 50) for share in CURVE})
     model, _ = models.fit(
-        task, folder, loss or likelihood, lambda key: flows.initialise(make(key), xs), np.asarray(xs),
+        task, folder, loss or likelihood, lambda key: _initialised(make, key, xs), np.asarray(xs),
         ("target", "flow"), f"{name.replace('_', ' ')}, {kind}", stops=stops, on_stop=note,
     )  # type: ignore  # fmt: skip
     return model, curve
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialised(make, key, xs):
+    return flows.initialise(make(key), xs)
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring

@@ -145,7 +145,7 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     at = snapshot_indices(schedule, ts)
     simulation = Simulation(ts, ts[at], {}, {})
     for kind, run in {
-        "forward SDE": lambda: jax.vmap(upwards)(jax.random.split(key_forward, config.samples), data),
+        "forward SDE": lambda: jax.jit(jax.vmap(upwards))(jax.random.split(key_forward, config.samples), data),
         "reverse SDE": lambda: downwards(solvers.euler_maruyama())[:, ::-1],
         "probability flow": lambda: downwards(solvers.heun())[:, ::-1],
     }.items():
@@ -163,13 +163,21 @@ def schedule_key(config: Config, name: str) -> jax.Array:
 
 def exact_samples(key: jax.Array, target: Any, schedule: schedules.Schedule, t: Any, count: int) -> jax.Array:
     """Samples of the exact p_t, (count, 2)."""
-    return jax.vmap(target.noised(schedule, t).sample)(jax.random.split(key, count))
+    return _samples(target, schedule, t, jax.random.split(key, count))
+
+
+@jax.jit
+def _samples(target, schedule, t, keys):
+    return jax.vmap(target.noised(schedule, t).sample)(keys)
 
 
 def snapshot_indices(schedule: schedules.Schedule, ts: np.ndarray) -> np.ndarray:
     """Indices of both ends and, between them, of the times nearest to the noise-to-signal ratios; increasing."""
-    inner = schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(NOISE_TO_SIGNAL)))
+    inner = _times(schedule, -2 * np.log(NOISE_TO_SIGNAL).astype(np.float32))
     return np.unique([0, *(np.argmin(np.abs(ts - float(t))) for t in inner), len(ts) - 1])
+
+
+_times = jax.jit(schedules.time_of_log_snr)
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -226,12 +234,15 @@ def forward_moments(target: Any, schedule: schedules.Schedule, t: Any, x: np.nda
 
 def log_prob_error(target: Any, schedule: schedules.Schedule, x: jax.Array) -> dict[str, float]:
     """log p by the probability flow, from the exact p at t_max, less the exact log p at t_min of each x: nats."""
-    denoiser = targets.denoiser(target, schedule)
-    base = target.noised(schedule, schedule.t_max)
-    grid = grids.log_snr(schedule, LIKELIHOOD_STEPS)
-    flow = jax.jit(jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, grid=grid, base=base)))(x)
-    error = np.abs(np.asarray(flow - jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(x)))
+    error = np.abs(np.asarray(_log_prob_errors(target, schedule, grids.log_snr(schedule, LIKELIHOOD_STEPS), x)))
     return {"mean": float(error.mean()), "largest": float(error.max())}
+
+
+@jax.jit
+def _log_prob_errors(target, schedule, grid, xs):
+    denoiser = targets.denoiser(target, schedule)
+    base, end = (target.noised(schedule, t) for t in (schedule.t_max, schedule.t_min))
+    return jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, grid=grid, base=base) - end.log_prob(x))(xs)
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -396,12 +407,12 @@ def exact_density(target: Any, schedule: schedules.Schedule, t: Any) -> tuple[np
     edges = np.linspace(-side, side, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
     places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)  # (PIXELS², 2)
-    return edges, np.asarray(_densities(target.noised(schedule, t), places)).reshape(PIXELS, PIXELS)
+    return edges, np.asarray(_densities(target, schedule, t, places)).reshape(PIXELS, PIXELS)
 
 
 @jax.jit
-def _densities(law, places):
-    return jnp.exp(jax.vmap(law.log_prob)(places))
+def _densities(target, schedule, t, places):
+    return jnp.exp(jax.vmap(target.noised(schedule, t).log_prob)(places))
 
 
 def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:
@@ -415,13 +426,14 @@ def score_arrows(target: Any, schedule: schedules.Schedule, t: Any, edges: np.nd
     side = edges[-1] * (1 - 1 / count)
     line = np.linspace(-side, side, count)
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
-    scores = np.asarray(_scores(target.noised(schedule, t), jnp.asarray(places)))
+    scores = np.asarray(_scores(target, schedule, t, places))
     size = np.maximum(np.linalg.norm(scores, axis=-1, keepdims=True), 1e-12)
     return places, scores / size * np.tanh(size / np.median(size)) * (line[1] - line[0])
 
 
 @jax.jit
-def _scores(law, places):
+def _scores(target, schedule, t, places):
+    law = target.noised(schedule, t)
     return jax.vmap(lambda x: targets.score(law, x))(places)
 
 

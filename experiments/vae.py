@@ -302,7 +302,7 @@ def check(config: Config) -> datasets.Dataset:
         dj.checks.within(name, getattr(config, name), 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     dj.checks.positive("learning_rate", config.learning_rate)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed)
+    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
     if data.levels is None or not data.is_image:
         raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
     return black_and_white(data) if config.decoder == "bernoulli" else data

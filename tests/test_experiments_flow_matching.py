@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import targets
-from experiments import flow_matching
+from experiments import flow_matching, flow_matching_measures
 from experiments.flow_matching_measures import STEPS, log_prob_errors, measure
 from experiments.flow_matching_problem import Problem, open_problem
 
@@ -18,12 +18,13 @@ SMALL = flow_matching.Config(
 )  # fmt: skip
 
 
-def test_the_measures_of_a_linear_velocity_are_the_closed_ones():
+def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
     """Of u = x/2, noise becomes x_1 e^{−1/2}: curvature ‖x_1‖² (∫ e^{t−1}/4 dt − (1 − e^{−1/2})²), error of n Euler
     steps (1 − 1/2n)^n − e^{−1/2} and of midpoint's (1 − 1/2n + 1/8n²)^n − e^{−1/2} per unit of ‖x_1‖, log p that of
     N(0, I/e): to rounding, and the curvature to the trapezoid rule's 1/12·32² of it."""
+    monkeypatch.setattr(flow_matching_measures, "STEPS", (4,))  # each number of steps is a program
     target = targets.gaussian(np.zeros(2), 0.8)
-    exact = np.asarray(jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 96)))
+    exact = 0.8 * np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
     problem = Problem("gaussian", exact, exact, [exact], lambda key: None, 8, target)
     numbers, drawn = measure(SMALL, problem, jax.tree_util.Partial(lambda x, t: x / 2))
     noise = drawn["paths"][:, 0]
@@ -32,7 +33,7 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones():
     assert abs(square - 2) < 4 * 2 / np.sqrt(96)  # of variance 4, E‖x_1‖² = 2
     curvature = ((1 - np.exp(-1)) / 4 - (1 - shrunk) ** 2) * square
     np.testing.assert_allclose(numbers["curvature"], curvature, rtol=1e-2)
-    for n in STEPS:
+    for n in (4,):
         euler, midpoint = (1 - 1 / (2 * n)) ** n, (1 - 1 / (2 * n) + 1 / (8 * n**2)) ** n
         for name, cost, kept in (("euler", n, euler), ("midpoint", 2 * n, midpoint)):
             expected = abs(kept - shrunk) * np.sqrt(square)
@@ -55,14 +56,14 @@ def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target, figures", [("moons", {"paths.png", "log_prob.png"}), ("digits", {"samples.png"})])
-def test_flow_matching_writes_what_it_promises_and_resumes(target, figures, tmp_path, capsys):
-    """Each coupling has the numbers that it is compared by, and a second run trains nothing and finds the same ones.
+def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
+    """Each coupling has the numbers that it is compared by.
 
     Four steps from a network that is 0 leave the noise nearly where it was: a cost below a tenth of that of
     independent pairs, at least half of E‖x_1‖² = D.
     """
     config = dataclasses.replace(SMALL, out=tmp_path, target=target)
-    first = flow_matching.run(config)
+    flow_matching.run(config)
     found = json.loads((tmp_path / "metrics.json").read_text())
     dimension = 64 if target == "digits" else 2
     assert tuple(found["couplings"]) == config.couplings
@@ -71,10 +72,6 @@ def test_flow_matching_writes_what_it_promises_and_resumes(target, figures, tmp_
         assert ("nats_above_floor" in row) == (target == "moons")
         assert list(row["path_error"]["euler"]) == list(map(str, STEPS))
     assert {"error.png", "metrics.json", "config.json", *figures} <= {path.name for path in tmp_path.iterdir()}
-    capsys.readouterr()
-    again = flow_matching.run(config)
-    assert capsys.readouterr().out.count("resuming after step 4") == len(config.couplings)
-    assert again["couplings"] == first["couplings"]
 
 
 def test_the_digits_are_compared_with_images_that_no_network_saw():

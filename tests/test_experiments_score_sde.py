@@ -1,19 +1,23 @@
-"""The main job at its smallest: every file it promises, resuming, its numbers' meaning, and its errors."""
+"""The main job at its smallest: every file it promises, its numbers' meaning, its data and their units, its errors."""
 
 import dataclasses
+import importlib
+import io
 import json
+import math
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import datasets, models, score_sde
+from experiments import ahead, datasets, models, record, score_sde, scoring
 from experiments.score_sde import Config
-from tests.families import every
 
 SMALL = Config(
-    network="mlp", width=16, depth=1, steps=6, batch_size=16, save_every=3, samples=6, sde_steps=4, ode_steps=2,
-    likelihood_steps=3, likelihood_examples=5, probes=2, chunk=4,
+    network="mlp", width=16, depth=0, steps=6, batch_size=16, save_every=3, samples=4, sde_steps=4, ode_steps=2,
+    likelihood_steps=3, likelihood_examples=4, probes=2, chunk=4,
 )  # fmt: skip
 
 
@@ -21,59 +25,188 @@ def small(out, **changes):
     return dataclasses.replace(SMALL, out=out, **changes)
 
 
-def test_the_main_job_writes_what_it_promises_and_resumes(tmp_path, capsys):
-    """Figures, metrics and checkpoints appear; a second run trains no further step and repeats every number."""
-    config = small(tmp_path)
+def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(tmp_path, monkeypatch):
+    """Figures, metrics and checkpoints appear. Other flags are refused and leave them. The model is loaded from another
+    folder, with the units of its own data; with its examples only while its file is as it was."""
+    values = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "here" / "images.npy", values)
+    np.save(tmp_path / "elsewhere" / "images.npy", 3 * values)
+    monkeypatch.chdir(tmp_path / "here")
+    out = tmp_path / "out"
+    config = small(out, data="images.npy")
     first = score_sde.run(config)
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files >= {
-        "config.json",
-        "metrics.json",
-        "losses.json",
-        "samples.png",
-        "denoising.png",
-        "neighbours.png",
-        "loss.png",
-    }
-    stored = json.loads((tmp_path / "metrics.json").read_text())
+    files = {path.name for path in out.iterdir()}
+    figures = {"samples.png", "denoising.png", "neighbours.png", "loss.png"}
+    assert files >= {"config.json", "metrics.json", "losses.json", *figures}
+    stored = json.loads((out / "metrics.json").read_text())
     assert stored["test_bits_per_dim"] == first["test_bits_per_dim"]
-    assert len(json.loads((tmp_path / "losses.json").read_text())["loss"]) == 6
-    capsys.readouterr()
-    again = score_sde.run(config)
-    assert "resuming after step 6" in capsys.readouterr().out
-    same = [name for name in first if not name.startswith("seconds")]
-    assert {name: first[name] for name in same} == {name: again[name] for name in same}
+    assert len(json.loads((out / "losses.json").read_text())["loss"]) == 6
+    data = datasets.open_dataset("images.npy", config.held_out, config.seed)
     with pytest.raises(ValueError, match="learning_rate"):
-        score_sde.run(dataclasses.replace(config, learning_rate=0.5))
-    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == config.learning_rate
+        changed = dataclasses.replace(config, learning_rate=0.5)
+        score_sde.train(changed, score_sde.make_model(changed, data), out)
+    assert json.loads((out / "config.json").read_text())["learning_rate"] == config.learning_rate
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model, _ = score_sde.load(out)
+    assert (model.data.shift, model.data.scale, model.data.shape) == (8.0, 8.0, (8, 8, 1))
+    assert model.data.spread == data.spread and len(model.data.train) == 0
+    np.testing.assert_array_equal(model.data.levels, data.levels)
+    whole, _ = score_sde.load(out, examples=True)
+    np.testing.assert_array_equal(whole.data.test, data.test)
+    np.save(tmp_path / "here" / "images.npy", values + 1)  # the same once they are scaled
+    with pytest.raises(ValueError, match="must hold the data that the run was trained on"):
+        score_sde.load(out, examples=True)
+    described = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({k: v for k, v in described.items() if k != score_sde.DESCRIPTION}))
+    with pytest.raises(ValueError, match="must describe the data of the run"):
+        score_sde.load(out)
 
 
-@pytest.mark.parametrize("schedule", every(score_sde.SCHEDULES, ("ve",)))
+@pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
+def test_the_floor_is_where_the_flag_says(schedule):
+    data = datasets.Dataset("points", np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32), None, 0.0, 1.0)
+    found = score_sde.make_model(dataclasses.replace(SMALL, schedule=schedule, noise_floor=0.05), data).schedule
+    np.testing.assert_allclose(found.sigma(found.t_min) / found.alpha(found.t_min), 0.05, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
-    """The floor puts σ/α at t_min where the flag says, and by Gibbs' inequality no density scores the test set better
-    than the exact one, but for the sampling error of the difference."""
+    """By Gibbs' inequality no density scores the test set better than the exact one, but for the sampling error of the
+    difference."""
     config = small(
         tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64
     )
-    model = score_sde.make_model(config, datasets.open_dataset("moons", 10, 0))
-    t = model.schedule.t_min
-    np.testing.assert_allclose(model.schedule.sigma(t) / model.schedule.alpha(t), 0.05, rtol=1e-3)
     results = score_sde.run(config)
     gap = results["test_nats_per_dim"] - results["exact_test_nats_per_dim"]
     assert gap > -4 * results["test_nats_per_dim_standard_error"]
 
 
+class Uniform:
+    """A network that is 0 everywhere, in place of a Flax module."""
+
+    def apply(self, params, x, t):
+        return jnp.zeros(x.shape)
+
+
 def test_uniform_logits_score_uniform_data_at_its_entropy():
     """A categorical model with logits 0 is exact for independent uniform levels: its test score is log2(K) bits/dim, up
-    to what a sixth of the spacing blurs (under 0.02 bits) and the flow's error."""
+    to what a sixth of the spacing blurs (under 0.02 bits) and the flow's error, which is stated."""
     rng = np.random.default_rng(0)
     levels = np.linspace(-1, 1, 5).astype(np.float32)
     images = levels[rng.integers(0, 5, (64, 4))]
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
-    model = score_sde.make_model(SMALL, data)
-    denoiser = model.denoiser(model.init(jax.random.key(0)))
-    scores = models.score(jax.random.key(2), model, denoiser, images, 64, probes=4, chunk=64)
-    assert abs(scores["test_bits_per_dim"] - np.log2(5)) < 0.02 + 4 * scores["test_bits_per_dim_standard_error"]
+    model = dataclasses.replace(score_sde.make_model(SMALL, data), module=Uniform())
+    scores = scoring.score(jax.random.key(2), model, {}, images, 16, probes=2, chunk=64)
+    slack = 4 * scores["test_bits_per_dim_standard_error"] + scores["test_bits_per_dim_error_of_steps"]
+    assert abs(scores["test_bits_per_dim"] - np.log2(5)) < 0.02 + slack
+    assert scores["test_bits_per_dim_error_of_steps"] < 0.02
+
+
+def scored(data, values, coarse=None, chunk=4):
+    """`scoring.score` where the program's log-likelihoods are `values`, and `coarse` on the grid of half the steps."""
+    model = models.Model(data, score_sde.make_schedule("vp", 0.02), None, "edm")
+    fine = scoring.likelihood_grid(model.schedule, 8)
+
+    def program(params, grid, keys, examples):
+        found = values if np.array_equal(grid, fine) or coarse is None else coarse
+        rows = np.asarray(examples)[:, 0].astype(int)  # an example is its own number
+        return np.asarray(found, np.float64)[rows], np.full(len(rows), 0.1)
+
+    return scoring.score(jax.random.key(0), model, None, data.test, 8, 2, chunk, program)
+
+
+def numbered(count, levels=None, scale=1.0):
+    """Two-dimensional test examples whose first entry is their number."""
+    test = np.stack([np.arange(count), np.zeros(count)], 1).astype(np.float32)
+    return datasets.Dataset("numbered", test, test, levels, 0.0, scale)
+
+
+def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_approximated():
+    """−log p/D plus the mean log of the columns' scales; errors by hand; the grid's from RK4 at half the steps."""
+    values = np.array([-3.0, -5.0, -4.0, -8.0, -1.0])
+    found = scored(numbered(5, scale=np.array([10.0, 1000.0])), values, values + 0.07, chunk=3)
+    assert found["test_nats_per_dim_of_scaled_data"] == pytest.approx(2.1)
+    assert found["test_nats_per_dim"] == pytest.approx(2.1 + math.log(100))
+    assert found["test_nats_per_dim_standard_error"] == pytest.approx(values.std(ddof=1) / 2 / 5**0.5)
+    assert found["test_nats_per_dim_standard_error_of_probes"] == pytest.approx(0.05 / 5**0.5)
+    assert found["test_nats_per_dim_change_from_half_the_steps"] == pytest.approx(0.035)
+    assert found["test_nats_per_dim_error_of_steps"] == pytest.approx(0.005)
+
+
+def test_one_test_example_has_a_score_without_standard_error(capsys):
+    data = numbered(1)
+    found = scored(data, [-2.0])
+    assert (found["test_nats_per_dim"], found["test_nats_per_dim_standard_error"]) == (1.0, None)
+    distances = score_sde.distances({"sde": data.test, "ode": data.test}, data, 0)
+    assert set(distances.values()) == {None} and len(distances) == 9
+    assert "no standard error" in capsys.readouterr().out
+    models.print_results(found | distances)
+
+
+def test_a_score_that_cannot_be_is_refused():
+    """No code is shorter than 0 bits: log₂ P = 190 over two pixels would be −95 bits/dim."""
+    lattice = np.linspace(-1, 1, 5).astype(np.float32)
+    with pytest.raises(
+        FloatingPointError, match=r"test_bits_per_dim -9\d.* cannot be.*raise likelihood_steps or noise_fl"
+    ):
+        scored(numbered(3, lattice), [125.0, 130.0, 135.0])
+    assert scored(numbered(3, lattice), [0.1, 0.0, 0.2])["test_bits_per_dim"] < 0  # within its errors
+    assert scored(numbered(3), [125.0, 130.0, 135.0])["test_nats_per_dim"] == -65  # a density may be any
+    with pytest.raises(FloatingPointError, match="1 of 6 test log-likelihoods"):
+        scored(numbered(3), [0.0, np.nan, 0.0], [0.0, 0.0, 0.0])
+
+
+def test_likelihood_grids_fall_from_end_to_end():
+    for name in score_sde.SCHEDULES:
+        schedule = score_sde.make_schedule(name, 0.02)
+        grid = np.asarray(scoring.likelihood_grid(schedule, 16))
+        assert grid.shape == (17,) and np.all(np.diff(grid) < 0)
+        assert grid[0] == np.float32(schedule.t_max) and grid[-1] == np.float32(schedule.t_min)
+
+
+def test_programs_compile_ahead():
+    """Of a function that cannot be traced the error comes with its call, and does not prevent the others."""
+    with ahead.Ahead() as thread:
+        double = thread.compile(lambda x: 2 * x, jax.ShapeDtypeStruct((3,), np.float32))
+        broken = thread.compile(lambda x: x.no_such_member, jax.ShapeDtypeStruct((3,), np.float32))
+        later = thread.submit(lambda: 5)
+        np.testing.assert_array_equal(double(np.ones(3, np.float32)), 2)
+        with pytest.raises(AttributeError, match="no_such_member"):
+            broken(np.ones(3, np.float32))
+        assert later.result() == 5
+
+
+EXPERIMENTS = (
+    "bench_solvers", "bench_speed", "ddpm", "energy_model", "flow_matching", "fokker_planck", "glow", "guidance",
+    "inverse_problems", "kl_directions", "langevin", "ncsn", "progressive_vae", "score_sde", "toy_flows", "toy_sde", "vae",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_help_is_written_in_any_encoding(encoding, monkeypatch):
+    """Of every experiment, its signs spelt out; σ/α is in that of the main job."""
+    for name in EXPERIMENTS:
+        module = importlib.import_module(f"experiments.{name}")
+        pipe = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", pipe)
+        monkeypatch.setattr(sys, "argv", [name, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            record.main(module.run, module.Config, module.__doc__)
+        pipe.flush()
+        written = pipe.buffer.getvalue().decode(encoding)
+        assert not stop.value.code and "--out" in written
+        assert name != "score_sde" or "sigma/alpha" in written
+
+
+def test_signs_that_an_encoding_lacks_are_spelt():
+    record.write_any_text()
+    text = "σ/α ≥ −½ → é ‖x̂‖ ─│╭ 漢"
+    assert text.encode("ascii", "spell").decode() == "sigma/alpha >= -1/2 -> e ||x|| -|+ ?"
+    assert "é ½".encode("latin-1", "spell").decode("latin-1") == "é ½"
 
 
 def test_baselines_on_data_of_known_entropy():
@@ -93,23 +226,115 @@ def test_digits_are_split_as_promised():
 
 
 def test_files_of_ones_own(tmp_path):
-    """8-bit images become a lattice on [−1, 1], real vectors are standardised."""
+    """8-bit images become a lattice on [−1, 1], real images have one scale, and tables one a column."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "bytes.npy", rng.integers(0, 256, (40, 6, 6)).astype(np.uint8))
-    np.savez(tmp_path / "vectors.npz", x=rng.normal(3, 2, (40, 5)), y=np.arange(40) % 3)
     images = datasets.open_dataset(str(tmp_path / "bytes.npy"), 10, 0)
     assert images.shape == (6, 6, 1) and len(images.levels) <= 256
     assert np.isclose(np.concatenate([images.train, images.test]).max(), 1) and len(images.test) == 10
-    vectors = datasets.open_dataset(str(tmp_path / "vectors.npz"), 10, 0)
-    assert vectors.classes == 3 and len(vectors.test_labels) == 10
     with pytest.raises(ValueError, match="data must have labels"):
         _ = images.classes
-    assert vectors.levels is None and abs(vectors.train.std() - 1) < 1e-5 and abs(vectors.train.mean()) < 1e-5
+    np.savez(tmp_path / "vectors.npz", x=rng.normal(3, 2, (40, 5)), y=np.arange(40) % 3)
+    vectors = datasets.open_dataset(str(tmp_path / "vectors.npz"), 10, 0)
+    assert vectors.classes == 3 and len(vectors.test_labels) == 10 and vectors.levels is None
+    np.testing.assert_allclose(vectors.train.std(0), 1, rtol=1e-6)
+    real = rng.normal(size=(40, 6, 6)) * np.linspace(1, 2, 6)
+    np.save(tmp_path / "real.npy", real)
+    scaled = datasets.open_dataset(str(tmp_path / "real.npy"), 10, 0)
+    np.testing.assert_allclose(scaled.train.std(), 1, rtol=1e-6)
+    assert np.ndim(scaled.scale) == 0 and scaled.train.std((0, 1, 3)).max() > 1.3
+
+
+def all_of(data):
+    return np.sort(np.concatenate([data.train, data.test])[:, 0])
+
+
+OFFSETS = {
+    "levels far from 0": (10**9 + np.arange(200), 10**9 + 99.5, 99.5),
+    "levels beyond 2^53": (2**62 + np.arange(200), 2.0**62 + 99.5, 99.5),
+    "unsigned beyond 2^63": (np.uint64(2**64 - 200) + np.arange(200, dtype=np.uint64), 2.0**64 - 100.5, 99.5),
+    "8 bits with a sign": (np.arange(-128, 72).astype(np.int8), -28.5, 99.5),
+    "float64 levels": (1e9 + np.arange(200.0), 1e9 + 99.5, 99.5),
+}
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_integers_far_from_0_become_the_lattice_of_their_differences(name, tmp_path):
+    values, shift, scale = OFFSETS[name]
+    np.save(tmp_path / "x.npy", values[:, None])
+    data = datasets.open_dataset(str(tmp_path / "x.npy"), 50, 0)
+    np.testing.assert_allclose(all_of(data), np.linspace(-1, 1, 200), atol=1e-7)
+    assert len(data.levels) == 200 and data.scale == scale and data.shift == shift
+
+
+TABLES = {
+    "Unix times": 1.7e9 + np.linspace(0, 1e3, 200) ** 1.1,
+    "nanoseconds": 1_700_000_000_000_000_000 + np.arange(200) ** 3,
+    "map coordinates": 4_649_776.22 + 1e-3 * np.arange(200) ** 2,
+    "tiny": 1e-200 * np.arange(200) ** 1.5,
+    "huge": 1e300 * np.arange(200) ** 1.5,
+    "the whole range of int64": np.linspace(-(2**63), 2**63 - 1025, 200).astype(np.int64),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_far_from_0_are_standardised_as_their_differences_are(name, tmp_path):
+    """As in Python's exact integers, or in extended precision from the least value; and so are columns of any scales."""
+    column = TABLES[name]
+    exact = [int(v) - int(column.min()) for v in column] if column.dtype.kind == "i" else column - column.min()
+    exact = np.array([v / (max(exact) or 1) for v in exact], np.float64)
+    table = np.stack([column.astype(object), np.arange(200)[::-1], np.full(200, 3)], 1).astype(column.dtype)
+    np.save(tmp_path / "x.npy", table)
+    data = datasets.open_dataset(str(tmp_path / "x.npy"), 50, 0)
+    order = np.argsort(data.train[:, 1])[::-1]
+    chosen = np.searchsorted(np.arange(200), np.rint(199 - (data.train[:, 1] * data.scale[1] + data.shift[1])))[order]
+    expected = (exact[chosen] - exact[chosen].mean()) / exact[chosen].std()
+    np.testing.assert_allclose(data.train[order, 0], expected, atol=1e-6)
+    np.testing.assert_array_equal(data.train[:, 2], 0)  # a constant column
+    assert data.scale[2] == 1 and data.shift[2] == 3 and np.isfinite(data.test).all()
+
+
+def test_columns_of_any_scales_have_one_noise_floor(tmp_path):
+    """N(0, 1) beside N(0, 10⁶): both are of scale 1, and the density's units are given back by log_scale."""
+    table = np.random.default_rng(0).normal(size=(2000, 2)) * [1.0, 1000.0]
+    np.save(tmp_path / "x.npy", table)
+    data = datasets.open_dataset(str(tmp_path / "x.npy"), 500, 0)
+    np.testing.assert_allclose(data.train.std(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(data.log_scale, np.log(1000) / 2, atol=4 / np.sqrt(2 * 1500))
+    rebuilt = datasets.described(json.loads(json.dumps(datasets.describe(data))))
+    np.testing.assert_array_equal(rebuilt.scale, data.scale)
+    np.testing.assert_array_equal(rebuilt.shift, data.shift)
+    assert (rebuilt.shape, rebuilt.spread, rebuilt.path) == (data.shape, data.spread, data.path)
+
+
+HELD_OUT = ("ddpm", "glow", "guidance", "progressive_vae", "score_sde", "vae")
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_a_hold_out_that_leaves_too_little_is_refused_before_training(name, tmp_path):
+    """Of 1797 digits 1796 or more; and, where distances and standard errors need more than one, 1."""
+    module = importlib.import_module(f"experiments.{name}")
+    config = module.Config(out=tmp_path / "out")
+    for held_out in (1796, 1797, 5000):
+        with pytest.raises(ValueError, match=f"held_out must leave at least 2 of the 1797 .* got {held_out}"):
+            module.run(dataclasses.replace(config, held_out=held_out))
+    if name != "score_sde":
+        with pytest.raises(ValueError, match="held_out must be at least 2, got 1"):
+            module.run(dataclasses.replace(config, held_out=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_baselines_of_few_examples():
+    """Two training examples have a histogram and one Gaussian."""
+    data = datasets.open_dataset("digits", 1795, 0)
+    assert len(data.train) == 2 and np.isfinite(datasets.histogram_bits(data))
+    assert np.isfinite(datasets.gaussian_mixture_bits(data))
 
 
 def test_bad_input_is_named(tmp_path):
     np.save(tmp_path / "nan.npy", np.full((8, 4), np.nan))
     np.save(tmp_path / "flat.npy", np.ones(8))
+    np.save(tmp_path / "reals.npy", np.linspace(0, 1, 32).reshape(8, 4))
     np.save(tmp_path / "constant.npy", np.ones((8, 4)))
     (tmp_path / "empty.npy").touch()
     cases = [
@@ -119,12 +344,13 @@ def test_bad_input_is_named(tmp_path):
         (ValueError, "rank 2", {"data": str(tmp_path / "flat.npy")}),
         (ValueError, "more than one value", {"data": str(tmp_path / "constant.npy")}),
         (ValueError, "data must be 'digits'", {"data": "cifar"}),
-        (ValueError, "needs data on a lattice", {"data": "moons", "prediction": "levels"}),
-        (ValueError, "needs images", {"data": "moons", "network": "dit"}),
+        (ValueError, "needs data on a lattice", {"data": str(tmp_path / "reals.npy"), "prediction": "levels"}),
+        (ValueError, "needs images", {"data": str(tmp_path / "reals.npy"), "network": "dit"}),
         (ValueError, "steps must be at least 1, got 0", {"steps": 0}),
         (ValueError, "width must be", {"width": 0}),
         (ValueError, "likelihood_examples must be at least 2, got 1", {"likelihood_examples": 1}),
         (ValueError, "noise_floor must lie in", {"noise_floor": 3.0}),
+        (ValueError, "noise_floor must be at least 0.00521.* got 0.001", {"noise_floor": 0.001}),
         (ValueError, "learning_rate must be positive, got -1.0", {"learning_rate": -1.0}),
     ]
     for error, match, changes in cases:

@@ -3,10 +3,13 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bench_speed, fokker_planck, speed_ratios, toy_flows, toy_sde
+import diffjax as dj
+from diffjax import grids, solvers, targets
+from experiments import bench_speed, fokker_planck, models, speed_ratios, speed_solvers, toy_flows, toy_sde
 
 
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
@@ -30,21 +33,10 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
 
 
-def test_toy_flows_measures_the_gap_to_the_entropy_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
-    """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive.
-
-    A run stopped at the first point of the curve goes on from there.
-    """
+def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
+    """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive."""
     config = toy_flows.Config(out=tmp_path, targets=("moons",), flows=("spline",), steps=100, train=4000, test=2000)
-
-    def kill(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(toy_flows, "measure", kill)
-        toy_flows.run(config)
     toy_flows.run(config)
-    assert "resuming after step 50" in capsys.readouterr().out
     found = json.loads((tmp_path / "metrics.json").read_text())
     row = found["targets"]["moons"]["spline"]
     assert -4 * row["standard_error"] < row["gap"] == found["best_gap"]["moons"] < 0.5
@@ -54,6 +46,41 @@ def test_toy_flows_measures_the_gap_to_the_entropy_and_goes_on_after_a_kill(tmp_
         row["curve"][0]["gap"] > row["curve"][1]["gap"] == pytest.approx(row["gap"], abs=1e-6)
     )  # of the same examples
     assert {path.name for path in tmp_path.iterdir()} >= {"densities.png", "samples.png", "config.json"}
+
+
+def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys):
+    """Every experiment that trains does so by `models.fit`: stopped at its first stop, it calls that again, and ends
+    with the parameters and losses of a run that was never stopped. Other flags are refused."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Flags(toy_flows.Fit):
+        out: str = ""
+
+    config = Flags("line", "line", 0, 100, 0.1, 4)
+    arrays, called = np.arange(8.0, dtype=np.float32), []
+
+    def fit(config, out, on_stop):
+        loss = lambda params, key, batch: jnp.mean((params["w"] - batch) ** 2)  # noqa: E731
+        start = lambda key: {"w": jnp.zeros(())}  # noqa: E731
+        return models.fit(config, out, loss, start, arrays, stops=(50,), on_stop=on_stop, about={"more": 1})
+
+    def kill(step, ema):
+        called.append(step)
+        raise KeyboardInterrupt
+
+    (tmp_path / "once").mkdir()
+    (tmp_path / "twice").mkdir()
+    whole, losses = fit(config, tmp_path / "once", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path / "twice", kill)
+    again, losses_again = fit(config, tmp_path / "twice", lambda step, ema: called.append(step))
+    assert "resuming after step 50" in capsys.readouterr().out and called == [50, 50]
+    np.testing.assert_array_equal(losses_again, losses)
+    np.testing.assert_array_equal(again["w"], whole["w"])
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(dataclasses.replace(config, learning_rate=0.5), tmp_path / "twice", kill)
+    stored = json.loads((tmp_path / "twice" / "config.json").read_text())
+    assert (stored["learning_rate"], stored["more"]) == (0.1, 1)
 
 
 @pytest.mark.slow
@@ -139,25 +166,34 @@ def test_fokker_planck_refuses(field, value, message, tmp_path):
         fokker_planck.run(dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value}))
 
 
-FAST_PARTS = tuple(
-    part
-    for part in bench_speed.PARTS
-    if part
-    not in (*bench_speed.NETWORK_PARTS, "bare_scans", "peer_couplings", "autoregressions", "patches", "depth", "chains")
-)
-
-
-@pytest.mark.parametrize("parts", [FAST_PARTS, pytest.param((), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parts", [("memory",), pytest.param((), marks=pytest.mark.slow)])
 def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp_path):
     rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True, parts=parts))  # raises where loops differ
-    expected = {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"}
-    assert expected | {"real_nvp, density, 8 × 64", "real_nvp, sample, 8 × 64"} <= set(rows)
     flat, path = (rows[f"memory at 2000 steps against 20, path={path}"] for path in (False, True))
     assert flat.median <= flat.at_most
     assert path.median > 10
+    if not parts:
+        expected = {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"}
+        expected |= {"run_many, mala, 50 × 20"}
+        assert expected | {"real_nvp, density, 8 × 64", "real_nvp, sample, 8 × 64"} <= set(rows)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert set(report["rows"]) == set(rows)
     assert (tmp_path / "ratios.png").stat().st_size > 0
+
+
+def test_a_loop_by_hand_is_the_librarys(tmp_path):
+    """Of one stochastic solver, at its own noise."""
+    target, schedule, key, x = speed_solvers.mixture(speed_ratios.Config(out=tmp_path, samples=8))
+    denoiser, solver = targets.denoiser(target, schedule), solvers.euler_maruyama()
+    grid = grids.log_snr(schedule, 10)
+    library = dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
+
+    def by_hand():
+        return speed_solvers.loop_by_hand(
+            "euler_maruyama", speed_solvers.mixture_denoiser, target, schedule, key, x, grid
+        )
+
+    speed_ratios.same("euler_maruyama", lambda: library, by_hand)
 
 
 def test_bench_speed_refuses_loops_that_differ_and_parts_that_are_none(tmp_path):

@@ -58,34 +58,62 @@ class Batches:
         return self._orders[epoch]
 
 
-def load(path: str | pathlib.Path) -> np.ndarray:
-    """The examples stored at `path`, float32 (N, ...), values as they are stored (8-bit images stay in 0…255).
+def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
+    """Examples stored in a .npy or .npz file.
 
-    .npy: one array of rank 2 or more, N ≥ 1. .npz: one array, or the array named `x`, `images` or `data`.
-    Raises FileNotFoundError where there is no such file, and ValueError, naming the path, where it is neither .npy nor
-    .npz, cannot be read, is empty, has a rank below 2, is not of real numbers (objects are never unpickled), or holds
-    NaN or infinity.
+    Values keep their units (8-bit images stay in 0…255).
+
+    Args:
+      path: A .npy file of one array of rank 2 or more, or an .npz file of one array, or of
+        several of which one is named `x`, `images` or `data`. The leading axis is that of the
+        examples.
+      dtype: Type of the result. None keeps the stored one.
+
+    Returns:
+      The examples (N, ...), N ≥ 1.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If the file is neither .npy nor .npz, cannot be read, is empty, has a rank
+        below 2, or does not hold finite real numbers (objects are never unpickled). Also if
+        `dtype` would round values by more than a thousandth of their standard deviation, over
+        a column of a table (N, D) and over the whole array otherwise.
+
+    Example:
+      >>> images = training.load("images.npy")
+      >>> unix_times = training.load("times.npy", dtype=np.float64)
     """
     path = pathlib.Path(path)
-    return _examples(path, _read(path))
+    return _examples(path, _read(path), dtype)
 
 
-def load_labelled(path: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """The examples, as `load` returns them, and the labels of an .npz: array `y` or `labels`, leading axis N.
+def load_labelled(path: str | pathlib.Path, *, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Examples and labels stored in an .npz file.
 
-    Integer labels come as int32, real ones as float32. Raises as `load` does, and ValueError where labels are missing
-    or are not N.
+    Args:
+      path: A file as of `load`, with labels (N, ...) in an array named `y` or `labels`.
+      dtype: Type of the examples, and of labels that are no integers. None keeps the stored one.
+
+    Returns:
+      (examples, labels). Integer labels are int32.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: As `load`, and if labels are missing, are not N, or do not fit int32.
+
+    Example:
+      >>> images, classes = training.load_labelled("images.npz")
     """
     path = pathlib.Path(path)
     stored = _read(path)
-    x = _examples(path, stored)
+    x = _examples(path, stored, dtype)
     names = [name for name in _LABEL_NAMES if name in stored]
     if not names:
         raise ValueError(f"{path} must be an .npz with labels named 'y' or 'labels', got arrays {sorted(stored)}")
     labels = stored[names[0]]
     if labels.shape[:1] != x.shape[:1]:
         raise ValueError(f"{path}: {names[0]!r} must have {len(x)} entries, one an example, got shape {labels.shape}")
-    labels = _real(path, names[0], labels)
+    labels = _real(path, names[0], labels, np.int32 if labels.dtype.kind in "iu" else dtype)
     return x, labels
 
 
@@ -143,8 +171,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} {what}: {error}") from error
 
 
-def _examples(path: pathlib.Path, stored: dict[str, np.ndarray]) -> np.ndarray:
-    """The examples among the arrays stored at `path`, checked, as float32."""
+def _examples(path: pathlib.Path, stored: dict[str, np.ndarray], dtype: Any) -> np.ndarray:
+    """The examples among the arrays stored at `path`, checked, as `dtype`."""
     names = [name for name in _EXAMPLE_NAMES if name in stored] or list(stored)
     if len(names) != 1:
         raise ValueError(f"{path} must hold one array, or one named 'x', 'images' or 'data'; got {sorted(stored)}")
@@ -153,18 +181,35 @@ def _examples(path: pathlib.Path, stored: dict[str, np.ndarray]) -> np.ndarray:
         raise ValueError(f"{path} must hold an array (examples, ...) of rank 2 or more, got shape {x.shape}")
     if x.size == 0:
         raise ValueError(f"{path} must hold at least one example, got shape {x.shape}")
-    return _real(path, names[0], x, np.float32)
+    return _real(path, names[0], x, dtype)
 
 
-def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """`array` as `dtype` (None: int32 for integers, float32 for reals), refused unless real and finite."""
+_ROUNDING = 1e-3
+"""Greatest rounding error of a conversion, relative to the standard deviation."""
+
+
+def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """`array` as `dtype` (None: unchanged), raising ValueError unless real, finite and kept apart by that type."""
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name!r} must hold real numbers, got dtype {array.dtype}")
-    if dtype is None:
-        dtype = np.float32 if array.dtype.kind == "f" else np.int32
-    with np.errstate(over="ignore"):
-        converted = array.astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array if dtype is None else array.astype(dtype)
     nan, bad = int(np.isnan(array).sum()), int(array.size - np.isfinite(converted).sum())
     if bad:
         raise ValueError(f"{path}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of {array.size}")
+    if np.can_cast(array.dtype, converted.dtype):
+        return converted
+    if converted.dtype.kind in "iu":
+        if not np.array_equal(converted, array):
+            raise ValueError(f"{path}: {name!r} must fit {converted.dtype}, got {array.min()} to {array.max()}")
+        return converted
+    axis = 0 if array.ndim == 2 else None
+    # from the least value, so that integers and times far from 0 lose nothing before they are compared
+    spread = (array - array.min(axis)).astype(np.float64).std(axis)
+    rounding = np.abs(converted.astype(np.float64) - array.astype(np.float64)).max(axis)
+    if np.any((spread > 0) & (rounding > _ROUNDING * spread)):
+        raise ValueError(
+            f"{path}: {name!r} varies too little about {array.flat[0]} for {converted.dtype}, which rounds it by up to "
+            f"{np.max(rounding):.3g}; choose dtype=np.float64, or subtract an offset"
+        )
     return converted
