@@ -100,7 +100,7 @@ def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     checks.finite("scale", scale)
     if not checks.is_traced(scale) and not np.all(np.asarray(scale) > 0):
         raise ValueError(f"scale must be positive, got {np.min(np.asarray(scale))}")
-    return Affine(shift, jnp.log(scale))
+    return Affine(shift, jnp.log(scale) if checks.is_traced(scale) else jnp.asarray(np.log(scale)))
 
 
 @pytree
