@@ -380,7 +380,7 @@ def tarflow(
     one patch each, with the keys and values of those before it kept; the identity at first.
 
     Each layer moves patch i by a bounded affine map whose parameters a causal transformer makes from the patches before
-    it, in raster order and in reversed order by turns; entries of one patch see each other by way of other patches alone.
+    it, in raster order and in reversed order by turns. Entries of one patch see each other through other patches only.
     shape: (H, W, C), sides multiples of patch, of two patches or more. layers: even. width, depth, heads: of each
     layer's transformer. bound: of the log scale. condition_size: entries of the condition. Zhai
     et al. 2024, without their noise augmentation and its denoising.
@@ -395,7 +395,8 @@ def tarflow(
     scalar_map, turn, layers = bounded_affine(bound), RowReversal(), _check_layers(layers)
     width, depth, heads, condition_size = _check_transformer(width, depth, heads, condition_size)
     sizes = (rows, features, scalar_map.count, width, depth, heads, condition_size)
-    first, second = (autoregressive(net, scalar_map) for net in networks_of_pairs(key, layers, _causal_transformer, *sizes))
+    networks = networks_of_pairs(key, layers, _causal_transformer, *sizes)
+    first, second = (autoregressive(network, scalar_map) for network in networks)
     squeezed = (shape[0] // patch, shape[1] // patch, features)
     image: tuple = (Reshape((rows, features), squeezed),)
     image = (*image, inverse(squeeze(patch))) if patch > 1 else image

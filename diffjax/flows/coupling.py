@@ -251,9 +251,7 @@ def coupling_flow(
     width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 0)
     condition_size = checks.integer("condition_size", condition_size, 0)
     masks = half_mask(size), half_mask(size, swap=True)
-    sizes = [
-        (len(mask.kept), (len(mask.moved), scalar_map.count), width, depth, condition_size) for mask in masks
-    ]
+    sizes = [(len(mask.kept), (len(mask.moved), scalar_map.count), width, depth, condition_size) for mask in masks]
     networks = networks_of_pairs(key, layers, _perceptron, *sizes[0], second=sizes[1])
     layer = [coupling(network, scalar_map, mask) for network, mask in zip(networks, masks, strict=True)]
     mixing = (repeated(lu_linear(size), layers // 2),) if mix else ()
@@ -262,7 +260,13 @@ def coupling_flow(
 
 def repeated(tree: Any, count: int) -> Any:
     """Each leaf `count` times, along a new leading axis."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.broadcast_to(np.asarray(leaf), (count, *leaf.shape))), tree)
+
+    def repeat(leaf):
+        if checks.is_traced(leaf):
+            return jnp.broadcast_to(leaf, (count, *leaf.shape))
+        return jnp.asarray(np.repeat(np.asarray(leaf)[None], count, 0))  # without a program
+
+    return jax.tree.map(repeat, tree)
 
 
 def vector_flow(shape: tuple, *bijectors: Bijector) -> Flow:

@@ -152,7 +152,8 @@ def glow(
     if height % 2**levels or columns % 2**levels:
         raise ValueError(f"shape must have sides divisible by 2^levels={2**levels}, got {shape}")
     sizes = (checks.integer("width", width, 1), checks.integer("condition_size", condition_size, 0))
-    build = _levels if network in (convolutional, dense) else _levels.__wrapped__  # no program for a network of one's own
+    shared = network in (convolutional, dense)  # a closure's compiled program would be kept for ever
+    build = _levels if shared else _levels.__wrapped__
     built = build(key, shape, levels, steps, *sizes, float(checks.positive("bound", bound)), network)
     condition = jax.ShapeDtypeStruct((condition_size,), float_dtype()) if condition_size else None
     bijector = multiscale(shape, *reversed(built), condition=condition)
