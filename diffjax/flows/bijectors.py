@@ -100,7 +100,7 @@ def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     checks.finite("scale", scale)
     if not checks.is_traced(scale) and not np.all(np.asarray(scale) > 0):
         raise ValueError(f"scale must be positive, got {np.min(np.asarray(scale))}")
-    return Affine(shift, jnp.log(scale) if checks.is_traced(scale) else jnp.asarray(np.log(scale)))
+    return Affine(shift, jnp.log(scale) if checks.is_traced(scale) else jax.device_put(np.log(scale)))
 
 
 @pytree
@@ -173,7 +173,7 @@ def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
 
 def full(shape: tuple, value: float = 0.0) -> Array:
     """An array of one value, in the default floating-point dtype, without a program to fill it."""
-    return jnp.asarray(np.full(shape, value, float_dtype()))
+    return jax.device_put(np.full(shape, value, float_dtype()))  # jnp.asarray compiles a program per shape
 
 
 @pytree

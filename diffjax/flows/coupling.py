@@ -264,7 +264,7 @@ def repeated(tree: Any, count: int) -> Any:
     def repeat(leaf):
         if checks.is_traced(leaf):
             return jnp.broadcast_to(leaf, (count, *leaf.shape))
-        return jnp.asarray(np.repeat(np.asarray(leaf)[None], count, 0))  # without a program
+        return jax.device_put(np.repeat(np.asarray(leaf)[None], count, 0))  # without a program
 
     return jax.tree.map(repeat, tree)
 

@@ -92,7 +92,7 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
     """
     size, floor = checks.integer("size", size, 1), _check_floor(floor)
-    square, ranks = full((size, size)), jnp.asarray(np.arange(size, dtype=float_dtype()))
+    square, ranks = full((size, size)), jax.device_put(np.arange(size, dtype=float_dtype()))
     return LULinear(square, square, full((size,), math.log1p(-floor)), full((size,), 1.0), ranks, floor)
 
 
