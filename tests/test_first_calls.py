@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, grids, losses, ncsn, numerics, schedules, training
+from diffjax import ddpm, flows, grids, losses, ncsn, numerics, schedules, training, vaes
 
 LIMIT = 3
 
@@ -163,7 +163,84 @@ LANGEVIN = {}
 
 # ------------------------------------------------------------------------------------------------------ flows and VAEs
 
-FLOWS = {}
+KEY = jax.random.key(0)
+
+
+def constructed(make, *arguments, **settings):
+    """A row whose call makes a bijector, a network or a flow."""
+    return lambda: lambda: make(KEY, *arguments, **settings)
+
+
+def called(make, method, *arguments):
+    """A row whose call is a method of a flow."""
+
+    def prepare():
+        model = make()
+        return lambda: getattr(model, method)(*arguments)
+
+    return prepare
+
+
+def small_flow():
+    return flows.real_nvp(KEY, (2,), layers=2, width=8)
+
+
+def small_glow():
+    return flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4)
+
+
+def linear_mean(weights, x):
+    return weights @ x, np.float32(-1.0)
+
+
+def linear_decoder(weights, z):
+    return vaes.decoders.gaussian(weights @ z, np.float32(-1.0))
+
+
+def bound(name, *arguments):
+    def prepare():
+        encoder, decoder = (functools.partial(f, np.eye(3, dtype=np.float32)) for f in (linear_mean, linear_decoder))
+        x = np.ones(3, np.float32)
+        return lambda: getattr(vaes.gaussian, name)(KEY, encoder, decoder, x, *arguments)
+
+    return prepare
+
+
+PAIR = np.float32([0.3, -0.2])
+FLOWS = {
+    "flows.real_nvp": constructed(flows.real_nvp, (4,)),
+    "flows.nice": constructed(flows.nice, (4,)),
+    "flows.spline_coupling": constructed(flows.spline_coupling, (4,), condition_size=2),
+    "flows.maf": constructed(flows.maf, (4,)),
+    "flows.iaf": constructed(flows.iaf, (2, 2)),
+    "flows.tarflow": constructed(flows.tarflow, (4, 4, 1)),
+    "flows.glow": constructed(flows.glow, (4, 4, 1)),
+    "flows.dequantiser": constructed(flows.dequantiser, (3,)),
+    "flows.perceptron": constructed(flows.perceptron, 3, (2, 2)),
+    "flows.masked_perceptron": constructed(flows.masked_perceptron, 3, 2),
+    "flows.causal_transformer": constructed(flows.causal_transformer, 3, 2, 2),
+    "flows.convolutional": constructed(flows.convolutional, (4, 4, 1), (4, 4, 2)),
+    "flows.invertible_convolution": constructed(flows.invertible_convolution, 3),
+    "flows.actnorm": lambda: lambda: flows.actnorm(3),
+    "flows.lu_linear": lambda: lambda: flows.lu_linear(3),
+    "flows.triangular": lambda: lambda: flows.triangular(3),
+    "flows.affine": lambda: lambda: flows.affine(PAIR, 2.0),
+    "flows.pointwise": lambda: lambda: flows.pointwise((3,), flows.rational_quadratic()),
+    "flow.log_prob": called(small_flow, "log_prob", PAIR),
+    "flow.sample": called(small_flow, "sample", KEY),
+    "flow.sample at a temperature": called(small_flow, "sample", KEY, 0.7),
+    "flow.sample_and_log_prob": called(small_flow, "sample_and_log_prob", KEY),
+    "flow.encode": called(small_flow, "encode", PAIR),
+    "flow.decode": called(small_flow, "decode", PAIR),
+    "glow.log_prob": called(small_glow, "log_prob", np.zeros((4, 4, 1), np.float32)),
+    "glow.sample": called(small_glow, "sample", KEY),
+    "flows.initialise": lambda: (lambda model: lambda: flows.initialise(model, np.eye(2, dtype=np.float32)))(small_flow()),
+    "flows.interpolate": lambda: (lambda model: lambda: flows.interpolate(model, PAIR, -PAIR, PAIR))(small_flow()),
+    "flows.negative_log_likelihood": lambda: (lambda model: lambda: flows.negative_log_likelihood(model, PAIR[None]))(small_flow()),
+    "flows.lattice_log_prob": lambda: (lambda model: lambda: flows.lattice_log_prob(KEY, model, PAIR, 0.5))(small_flow()),
+    "vaes.gaussian.elbo": bound("elbo"),
+    "vaes.gaussian.importance_weighted_bound": bound("importance_weighted_bound", 4),
+}  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------ training
 

@@ -105,6 +105,17 @@ def test_every_bijector_in_the_file_has_its_counterpart():
     assert {run.split("/")[1] for run in golden()} == set(OURS)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def everything(name, is_flow, parameters, x, y):
+    """Ours at the file's points, and the largest stretch of f⁻¹ at each y; one program for both libraries."""
+    made = OURS[name](parameters)
+    bijector = made.bijector if is_flow else made
+    forward, backward = jax.vmap(bijector.forward_and_log_det)(x), jax.vmap(bijector.inverse_and_log_det)(y[::-1])
+    log_prob = jax.vmap(made.log_prob)(y) if is_flow else None
+    slopes = jax.vmap(jax.jacfwd(lambda y: bijector.inverse_and_log_det(y)))(y)  # of both results, (8, …, 4)
+    return (*forward, *backward, log_prob), sum(jnp.abs(slope).reshape(len(y), -1).max(1) for slope in slopes)
+
+
 @pytest.mark.parametrize("run", sorted(golden()))
 def test_a_bijector_is_the_other_librarys(run, x64):
     """f and f⁻¹ with their log-determinants, and a flow's density.
@@ -112,19 +123,11 @@ def test_a_bijector_is_the_other_librarys(run, x64):
     Each library rounds some hundred sums and products otherwise: 1e-13 of the size of what comes out. What begins at y
     carries in its rounding the largest stretch of f⁻¹ there besides.
     """
-    found = {key: jnp.asarray(value) for key, value in golden()[run].items()}
+    found = golden()[run]
     parameters = {key.split("/")[1]: value for key, value in found.items() if key.startswith("parameters/")}
 
-    @jax.jit
-    def everything(parameters, x, y):
-        made = OURS[run.split("/")[1]](parameters)
-        bijector = made.bijector if "log_prob" in found else made
-        forward, backward = jax.vmap(bijector.forward_and_log_det)(x), jax.vmap(bijector.inverse_and_log_det)(y[::-1])
-        log_prob = jax.vmap(made.log_prob)(y) if "log_prob" in found else None
-        slopes = jax.vmap(jax.jacfwd(lambda y: bijector.inverse_and_log_det(y)))(y)  # of both results, (8, …, 4)
-        return (*forward, *backward, log_prob), sum(jnp.abs(slope).reshape(len(y), -1).max(1) for slope in slopes)
-
-    ours, stretch = everything(parameters, found["x"], found["y"])
+    ours, stretch = everything(run.split("/")[1], "log_prob" in found, parameters, found["x"], found["y"])
+    ours, stretch = jax.tree.map(np.asarray, (ours, stretch))
     stretches = {"back": stretch[::-1], "inverse_log_det": stretch[::-1], "log_prob": stretch}
     for key, value in zip(("y", "log_det", "back", "inverse_log_det", "log_prob"), ours, strict=True):
         if value is None:

@@ -70,6 +70,8 @@ REFUSED = {
     "odd layers": (lambda: flows.real_nvp(KEY, (2,), layers=3), ValueError, "layers must be even"),
     "one entry": (lambda: flows.real_nvp(KEY, (1,)), ValueError, "shape must have at least 2 entries"),
     "affine bound": (lambda: flows.bounded_affine(0.0), ValueError, "bound must be positive"),
+    "masked width": (lambda: flows.maf(KEY, (3, 3), width=7), ValueError, "width must be at least 8 for 9 entries .* got 7"),
+    "one patch": (lambda: flows.tarflow(KEY, (2, 2, 1)), ValueError, r"patch must be less than a side of shape=\(2, 2, 1\)"),
     "odd masked layers": (lambda: flows.maf(KEY, (2,), layers=3), ValueError, "layers must be even"),
     "heads": (lambda: flows.causal_transformer(KEY, 2, 2, 2, width=6, heads=4), ValueError, "heads must divide width=6"),
     "patch": (lambda: flows.tarflow(KEY, (3, 4, 1)), ValueError, "sides divisible by patch=2"),

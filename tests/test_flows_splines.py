@@ -123,3 +123,54 @@ def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
             np.testing.assert_array_equal(found[name][0][outside], points[outside])
             np.testing.assert_array_equal(by_x[outside], 1)
             np.testing.assert_array_equal(by_parameters[outside], 0)
+
+
+def exact_span(method, inverse, values, parameters, slack):
+    """What method gives in float64 for `values` moved by up to ±slack: results and log slopes, (N, 2) least and most.
+
+    The log slopes are sampled evenly along the values and along the results, since one may be steep in the other.
+    """
+    parameters = np.repeat(parameters[:, None], 33, 1)
+    results, log_slopes = method(values[:, None] + slack * np.linspace(-1, 1, 33), parameters)
+    again = -np.asarray(inverse(np.linspace(results[:, 0], results[:, -1], 33, axis=1), parameters)[1])
+    log_slopes = np.concatenate([log_slopes, again], 1)
+    return np.asarray(results)[:, [0, -1]], np.stack([log_slopes.min(1), log_slopes.max(1)], 1)
+
+
+def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away():
+    """Both directions in float32 lie between the exact map's values at y ± τ, ± τ, where τ is the rounding of a knot.
+
+    A knot is a sum of K = 8 shares of the range 2B, off by at most τ = 8 K roundings of B in all. That moves the log of
+    a bin's mean slope by 2τ over its least width, and the log slope by three times as much. A bin in which the map is
+    nearly flat has no better inverse in float32: the exact one at y ± τ spans as much.
+    """
+    bound, floor, bins = 5.0, 1e-3, 8
+    scalar_map = flows.rational_quadratic(bins, bound, floor)
+    draws = np.random.default_rng(0)
+    sizes = np.repeat([1, 2, 4, 8, 20], 2000)
+    parameters = (sizes[:, None] * draws.standard_normal((len(sizes), scalar_map.count))).astype(np.float32)
+    values = draws.uniform(-bound, bound, len(sizes)).astype(np.float32)
+
+    @jax.jit
+    def both(values, parameters):
+        y, log_slope = scalar_map.forward(values, parameters)
+        total = lambda v, p: sum(map(jnp.sum, scalar_map.inverse(v, p)))  # noqa: E731
+        back = scalar_map.inverse(y, parameters)
+        return (y, log_slope), scalar_map.inverse(values, parameters), back, jax.grad(total, (0, 1))(y, parameters)
+
+    forward, inverse, back, gradients = jax.tree.map(np.asarray, both(values, parameters))
+    slack = 8 * bins * np.finfo(np.float32).eps * bound
+    slope_slack = 6 * slack / (2 * bound * floor)
+    with jax.enable_x64(True):
+        exact = [jax.jit(lambda v, p, m=m: m(v, p)) for m in (scalar_map.forward, scalar_map.inverse)]
+        values, y, parameters = (a.astype(np.float64) for a in (values, forward[0], parameters))
+        spans = [exact_span(*exact, values, parameters, slack)]
+        spans += [exact_span(*exact[::-1], v, parameters, slack) for v in (values, y)]
+    for found, (near, log_slopes) in zip((forward, inverse, back), spans, strict=True):
+        assert np.all((found[0] >= near[:, 0] - slack) & (found[0] <= near[:, 1] + slack))
+        assert np.all(found[1] >= log_slopes[:, 0] - slope_slack)
+        assert np.all(found[1] <= log_slopes[:, 1] + slope_slack)
+    span = np.ptp(spans[2][1], axis=1)  # how far the log slope differs over the x that y may stand for
+    assert np.all(np.abs(forward[1] + back[1]) <= span + 2 * slope_slack)
+    assert np.all(np.abs(back[0] - values) <= np.ptp(spans[2][0], axis=1) + slack)
+    assert all(np.all(np.isfinite(leaf)) for leaf in gradients)

@@ -44,6 +44,28 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
     np.testing.assert_array_equal(law.sample(KEY), law.sample(KEY))
 
 
+@pytest.mark.parametrize("name", [*LATTICE, "ddpm"])
+def test_what_a_decoder_cannot_take_has_probability_zero(name):
+    """−∞ under jit and vmap for pixels 255 of bits, midpoints of levels and what is beyond them, NaN never above 0."""
+    make, values = LATTICE.get(name, LATTICE["gaussian"])
+    found = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(name, [255.0, -0.8, 1.1])
+    xs = np.float32([[values[0], values[1]], *([values[0], value] for value in found), [values[0], np.nan]])
+
+    @jax.jit
+    def examine(location, xs):
+        def log_prob(location, x):
+            law = make(location)
+            return ddpm.discretised_log_prob(law.law, x, LEVELS) if name == "ddpm" else law.log_prob(x)
+
+        return jax.vmap(jax.value_and_grad(log_prob), (None, 0))(location, xs)
+
+    log_p, gradient = jax.tree.map(np.asarray, examine(np.float32([0.2, -0.7]), xs))
+    assert np.isfinite(log_p[0])
+    assert np.all(log_p[1:4] == -np.inf)
+    assert not log_p[4] > -np.inf
+    assert np.all(np.isfinite(gradient[:4]))
+
+
 def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
     """100 scales from its location a cell of width w holds e^{−(b−m)/r} (e^{w/r} − 1) to first order: log P in float32
     to rounding, with a finite gradient.

@@ -59,8 +59,9 @@ def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Arra
     """log P(x) of lattice data under a Gaussian rounded to the nearest level, in nats, shape ().
 
     An entry's P is the Gaussian's mass between the midpoints to its level's neighbours; the first bin reaches to −∞ and
-    the last to ∞, so that the levels' P sum to one. x: one example, entries among levels: (K,), increasing. Raises
-    ValueError where an entry of x is no level or a variance is not positive. Ho et al. 2020, eq. 13.
+    the last to ∞, so that the levels' P sum to one. x: one example, entries among levels: (K,), increasing. An entry
+    that is no level has P = 0: −∞ where x is traced. Raises ValueError where a concrete entry of x is no level or a
+    variance is not positive. Ho et al. 2020, eq. 13.
     """
     levels = check_levels(levels)
     check_variance("law.variance", law.variance)
@@ -90,23 +91,27 @@ def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:
     lower, upper = (cell.lower - law.mean) / std, (cell.upper - law.mean) / std
     edge = cell.first | cell.last
     inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
-    entries = jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner)
-    return jnp.sum(jnp.where(cell.met, entries, -jnp.inf))
+    value = jnp.sum(jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner))
+    return impossible_off_levels(value, cell)
 
 
 class Cell(NamedTuple):
     """The interval of values that round to each entry's level: it ends at the midpoints to the neighbours.
 
     lower, upper: its ends. first, last: whether it is the lowest, which reaches to −∞ (`lower` is then no end), or the
-    highest, which reaches to ∞. met: whether the entry is a level, by 1e-4 of the levels' range; a traced one may be
-    none. Each of x's shape.
+    highest, which reaches to ∞. off: whether the entry is no level, by 1e-4 of the levels' range. Each of x's shape.
     """
 
     lower: Array
     upper: Array
     first: Array
     last: Array
-    met: Array
+    off: Array
+
+
+def impossible_off_levels(log_prob: Array, cell: Cell) -> Array:
+    """`log_prob` (), or −∞ where an entry is no level."""
+    return jnp.where(jnp.any(cell.off), -jnp.inf, log_prob)
 
 
 def cell_of(x: Array, levels: Array) -> Cell:
@@ -114,5 +119,5 @@ def cell_of(x: Array, levels: Array) -> Cell:
     index = level_index(x, levels)
     middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
     lower, upper = middles[jnp.maximum(index - 1, 0)], middles[jnp.minimum(index, middles.shape[0] - 1)]
-    met = jnp.abs(x - levels[index]) <= 1e-4 * (levels[-1] - levels[0])
-    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, met)
+    off = ~(jnp.abs(x - levels[index]) <= 1e-4 * (levels[-1] - levels[0]))  # NaN too
+    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, off)

@@ -1,5 +1,6 @@
 """Autoregressive flows: each part of an example moves by a scalar map with parameters made from the parts before it."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,8 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, actnorm, promoted
-from .composition import chain, inverse, stack
-from .coupling import dense_parameters, vector_flow
+from .composition import Stack, chain, inverse
+from .coupling import dense_parameters, networks_of_pairs, vector_flow
 from .density import Flow, flow, standard_normal
 from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
 from .shapes import Reshape, reversal, squeeze
@@ -131,18 +132,51 @@ def autoregressive_masks(size: int, widths: tuple, count: int, conditional: bool
 
 
 def masked_perceptron(
-    key: Key, size: int, count: int, width: int = 64, depth: int = 2, condition_size: int = 0
+    key: Key, size: int, count: int, width: int | None = None, depth: int = 2, condition_size: int = 0
 ) -> MaskedPerceptron:
-    """A conditioner θ (D, P) of a vector y (D,), θ_i a function of y_{<i} and the condition: one pass for all entries.
+    """Masked dense conditioner (Germain et al. 2015, MADE): all parameters of a vector in one pass.
 
-    Dense layers with SiLU whose weights are masked; 0 at first. size: D. count: P. width: of the `depth` hidden layers,
-    at least 1; with fewer units than D some entries see less than all before them. condition_size: entries of the
-    condition, 0 for none. Germain et al. 2015 (MADE).
+    θ (D, P) of y (D,), θ_i a function of every y_j with j < i and of the condition. Dense layers with SiLU whose
+    weights are masked; 0 at first.
+
+    Args:
+      key: Key of the hidden weights, N(0, 1/fan-in).
+      size: D, entries of y.
+      count: P, parameters per entry.
+      width: Units per hidden layer. Each of the D − 1 degrees needs one, and the condition another: with fewer, some
+        entries would be independent of each other. Default max(64, the least width).
+      depth: Hidden layers, at least 1.
+      condition_size: Entries of the condition, 0 for none.
+
+    Returns:
+      A pytree callable (y, condition) -> (D, P).
+
+    Raises:
+      ValueError: If width is less than D − 1, or than D with a condition.
+
+    Example:
+      >>> network = flows.masked_perceptron(jax.random.key(0), size=3, count=2)
+      >>> layer = flows.autoregressive(network, flows.bounded_affine())
     """
     checks.key("key", key)
     size, count = checks.integer("size", size, 1), checks.integer("count", count, 1)
-    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 1)
-    condition_size = checks.integer("condition_size", condition_size, 0)
+    depth, condition_size = checks.integer("depth", depth, 1), checks.integer("condition_size", condition_size, 0)
+    return _masked_perceptron(key, size, count, _masked_width(width, size, condition_size), depth, condition_size)
+
+
+def _masked_width(width, size, condition_size):
+    """The width, checked: one unit for each degree 1 … D − 1, and for degree 0 where there is a condition."""
+    least = max(size - 1, 1) + (condition_size > 0 and size > 1)
+    if width is None:
+        return max(64, least)
+    width = checks.integer("width", width, 1)
+    if width < least:
+        raise ValueError(f"width must be at least {least} for {size} entries to see all before them, got {width}")
+    return width
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _masked_perceptron(key, size, count, width, depth, condition_size):
     first, second = jax.random.split(key)
     weights, biases = dense_parameters(first, (size, *[width] * depth, size * count))
     shape = (condition_size, width)
@@ -154,7 +188,7 @@ def maf(
     key: Key,
     shape: tuple,
     layers: int = 4,
-    width: int = 64,
+    width: int | None = None,
     depth: int = 2,
     scalar_map: ScalarMap | None = None,
     condition_size: int = 0,
@@ -164,17 +198,17 @@ def maf(
     `layers` layers, the order reversed after each, run as one scan of pairs, and an actnorm at the data's end for
     `initialise`. shape: of an example, read in row-major order. layers: even. scalar_map: default `bounded_affine()`;
     `rational_quadratic()` makes a neural spline flow. width, depth, condition_size: see `masked_perceptron`. Raises
-    ValueError for an odd number of layers. Papamakarios et al. 2017.
+    ValueError for an odd number of layers, or a width at which entries would be independent of each other.
+    Papamakarios et al. 2017.
     """
-    layer = _masked_layer(shape, width, depth, scalar_map, condition_size)
-    return _autoregressive_flow(key, shape, layers, layer)
+    return _masked_flow(key, shape, layers, width, depth, scalar_map, condition_size, lambda layer: layer)
 
 
 def iaf(
     key: Key,
     shape: tuple,
     layers: int = 4,
-    width: int = 64,
+    width: int | None = None,
     depth: int = 2,
     scalar_map: ScalarMap | None = None,
     condition_size: int = 0,
@@ -184,31 +218,27 @@ def iaf(
     The layers of `maf` with directions exchanged: y_i = τ⁻¹(x_i; θ_i(x_{<i})). For variational fits, as by
     `reverse_kl`. Kingma et al. 2016.
     """
-    layer = _masked_layer(shape, width, depth, scalar_map, condition_size)
-    return _autoregressive_flow(key, shape, layers, lambda key: inverse(layer(key)))
+    return _masked_flow(key, shape, layers, width, depth, scalar_map, condition_size, inverse)
 
 
-def _masked_layer(shape, width, depth, scalar_map, condition_size):
-    scalar_map = bounded_affine() if scalar_map is None else check_scalar_map("scalar_map", scalar_map)
-    size = math.prod(checks.shape("shape", shape))
-    return lambda key: autoregressive(
-        masked_perceptron(key, size, scalar_map.count, width, depth, condition_size), scalar_map
-    )
-
-
-def _autoregressive_flow(key, shape, layers, layer):
+def _masked_flow(key, shape, layers, width, depth, scalar_map, condition_size, direction):
     checks.key("key", key)
+    scalar_map = bounded_affine() if scalar_map is None else check_scalar_map("scalar_map", scalar_map)
+    shape, layers = checks.shape("shape", shape), _check_layers(layers)
+    depth, condition_size = checks.integer("depth", depth, 1), checks.integer("condition_size", condition_size, 0)
     size = math.prod(shape)
+    width = _masked_width(width, size, condition_size)
+    networks = networks_of_pairs(key, layers, _masked_perceptron, size, scalar_map.count, width, depth, condition_size)
     turn = reversal(size)
-    pairs = [chain(layer(a), turn, layer(b), turn) for a, b in _pairs_of_keys(key, layers)]
-    return vector_flow(tuple(shape), stack(pairs), actnorm(size))
+    first, second = (direction(autoregressive(network, scalar_map)) for network in networks)
+    return vector_flow(shape, Stack(chain(first, turn, second, turn)), actnorm(size))
 
 
-def _pairs_of_keys(key, layers):
+def _check_layers(layers):
     layers = checks.integer("layers", layers, 2)
     if layers % 2:
         raise ValueError(f"layers must be even, since the order turns after each, got {layers}")
-    return jax.random.split(key, (layers // 2, 2))
+    return layers
 
 
 # ---------------------------------------------------------------------------------------------- transformer conditioner
@@ -311,11 +341,13 @@ def causal_transformer(
     """
     checks.key("key", key)
     rows, features = checks.integer("rows", rows, 1), checks.integer("features", features, 1)
-    count, width = checks.integer("count", count, 1), checks.integer("width", width, 1)
-    depth, heads = checks.integer("depth", depth, 1), checks.integer("heads", heads, 1)
-    condition_size = checks.integer("condition_size", condition_size, 0)
-    if width % heads:
-        raise ValueError(f"heads must divide width={width}, got {heads}")
+    count = checks.integer("count", count, 1)
+    width, depth, heads, condition_size = _check_transformer(width, depth, heads, condition_size)
+    return _causal_transformer(key, rows, features, count, width, depth, heads, condition_size)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
+def _causal_transformer(key, rows, features, count, width, depth, heads, condition_size):
     keys = iter(jax.random.split(key, 7))
     normal = lambda *shape, fan_in: jax.random.normal(next(keys), shape, float_dtype()) * max(fan_in, 1) ** -0.5  # noqa: E731
     blocks = {
@@ -348,8 +380,9 @@ def tarflow(
     one patch each, with the keys and values of those before it kept; the identity at first.
 
     Each layer moves patch i by a bounded affine map whose parameters a causal transformer makes from the patches before
-    it, in raster order and in reversed order by turns. shape: (H, W, C), sides multiples of patch. layers: even. width,
-    depth, heads: of each layer's transformer. bound: of the log scale. condition_size: entries of the condition. Zhai
+    it, in raster order and in reversed order by turns. Entries of one patch see each other through other patches only.
+    shape: (H, W, C), sides multiples of patch, of two patches or more. layers: even. width, depth, heads: of each
+    layer's transformer. bound: of the log scale. condition_size: entries of the condition. Zhai
     et al. 2024, without their noise augmentation and its denoising.
     """
     checks.key("key", key)
@@ -357,18 +390,26 @@ def tarflow(
     if len(shape) != 3 or shape[0] % patch or shape[1] % patch:
         raise ValueError(f"shape must be (H, W, C) with sides divisible by patch={patch}, got {shape}")
     rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
-    scalar_map, turn = bounded_affine(bound), RowReversal()
-
-    def layer(key):
-        return autoregressive(
-            causal_transformer(key, rows, features, scalar_map.count, width, depth, heads, condition_size), scalar_map
-        )
-
-    pairs = [chain(layer(a), turn, layer(b), turn) for a, b in _pairs_of_keys(key, layers)]
+    if rows < 2:
+        raise ValueError(f"patch must be less than a side of shape={shape}, for a second patch to see, got {patch}")
+    scalar_map, turn, layers = bounded_affine(bound), RowReversal(), _check_layers(layers)
+    width, depth, heads, condition_size = _check_transformer(width, depth, heads, condition_size)
+    sizes = (rows, features, scalar_map.count, width, depth, heads, condition_size)
+    networks = networks_of_pairs(key, layers, _causal_transformer, *sizes)
+    first, second = (autoregressive(network, scalar_map) for network in networks)
     squeezed = (shape[0] // patch, shape[1] // patch, features)
     image: tuple = (Reshape((rows, features), squeezed),)
     image = (*image, inverse(squeeze(patch))) if patch > 1 else image
-    return flow(standard_normal((rows, features)), chain(stack(pairs), actnorm(features), *image))
+    pairs = Stack(chain(first, turn, second, turn))
+    return flow(standard_normal((rows, features)), chain(pairs, actnorm(features), *image))
+
+
+def _check_transformer(width, depth, heads, condition_size):
+    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 1)
+    heads, condition_size = checks.integer("heads", heads, 1), checks.integer("condition_size", condition_size, 0)
+    if width % heads:
+        raise ValueError(f"heads must divide width={width}, got {heads}")
+    return width, depth, heads, condition_size
 
 
 @pytree

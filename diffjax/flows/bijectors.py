@@ -30,7 +30,11 @@ class Bijector(Protocol):
         ...
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
-        """(x, log|det ∂x/∂y|), the second of shape ()."""
+        """(x, log|det ∂x/∂y|), the second of shape ().
+
+        No x maps to a y outside the image of f. There the log-determinant is −∞ and x is some finite point of the
+        domain, so that a density by the change of variables is 0 and its gradient is finite.
+        """
         ...
 
     def forward(self, x: Array, condition: Any = None) -> Array:
@@ -38,7 +42,7 @@ class Bijector(Protocol):
         return self.forward_and_log_det(x, condition)[0]
 
     def inverse(self, y: Array, condition: Any = None) -> Array:
-        """x = f⁻¹(y), from the data to the base."""
+        """x = f⁻¹(y), from the data to the base. Outside the image of f: ValueError where y is concrete, else NaN."""
         return self.inverse_and_log_det(y, condition)[0]
 
 
@@ -96,7 +100,7 @@ def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     checks.finite("scale", scale)
     if not checks.is_traced(scale) and not np.all(np.asarray(scale) > 0):
         raise ValueError(f"scale must be positive, got {np.min(np.asarray(scale))}")
-    return Affine(shift, jnp.log(scale))
+    return Affine(shift, jnp.log(scale) if checks.is_traced(scale) else jax.device_put(np.log(scale)))
 
 
 @pytree
@@ -118,22 +122,58 @@ class ActNorm(Bijector):
     def initialised(self, ys: Array, conditions: Any) -> tuple["ActNorm", Array]:
         """Its two parameters from a batch's channels, and the batch normalised."""
         check_channels("batch", ys, self.shift.shape[0])
-        axes = tuple(range(ys.ndim - 1))
-        shift = jnp.mean(ys, axes)
-        log_scale = jnp.log(jnp.std(ys, axes) + self.epsilon)
+        shift, scale = _moments(ys.reshape(-1, ys.shape[-1]), self.epsilon)
+        log_scale = jnp.log(scale)
         new = ActNorm(shift.astype(self.shift.dtype), log_scale.astype(self.log_scale.dtype), self.epsilon)
         return new, jax.vmap(new.inverse)(ys)
 
 
-def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
-    """y = s x + b with one s and b a channel (the last axis); the identity until `initialise` sets it from data.
+def _moments(rows, epsilon):
+    """Mean and scale of each column of (N, C). See `actnorm`. Squares are of numbers of size 1, in whatever unit."""
+    mean = jnp.mean(rows, 0)
+    size, centred = jnp.max(jnp.abs(rows), 0), rows - mean
+    spread = jnp.max(jnp.abs(centred), 0)
+    varies = spread > CONSTANT * jnp.finfo(rows.dtype).eps * size
+    std = jnp.where(varies, spread * jnp.sqrt(jnp.mean((centred / jnp.where(varies, spread, 1)) ** 2, 0)), 0)
+    unit = jnp.where(jnp.any(varies), jnp.max(std), jnp.max(size))  # of a channel that shows no scale of its own
+    return mean, jnp.where(varies, std, jnp.where(unit > 0, epsilon * unit, 1))
 
-    `initialise` takes b as the channel's mean and s as its standard deviation + epsilon, which bounds the gain 1/s of a
-    constant channel. log|det| = (entries a channel) Σ log s. Kingma & Dhariwal 2018, section 3.1.
+
+CONSTANT = 16
+"""Roundings of its largest value within which a channel counts as constant."""
+
+
+def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
+    """Activation normalisation y = s x + b, one s and b per channel (the last axis); the identity at first.
+
+    `initialise` sets b to the channel's mean and s to its standard deviation, in whatever unit the data are. A channel
+    that is constant up to rounding has no scale of its own: its s is epsilon times the largest standard deviation of
+    the other channels, which bounds the gain 1/s. log|det| = (entries per channel) Σ log s. Kingma & Dhariwal 2018,
+    section 3.1.
+
+    Args:
+      channels: C, the length of the last axis.
+      epsilon: Scale of a constant channel as a fraction of the largest standard deviation. Where all channels are
+        constant, as a fraction of the largest absolute value.
+
+    Returns:
+      A bijector with the parameters shift and log_scale, of shape (C,) each.
+
+    Raises:
+      ValueError: If channels is below 1 or epsilon is not positive.
+
+    Example:
+      >>> flow = flows.flow(flows.standard_normal((2,)), flows.actnorm(2))
+      >>> flow = flows.initialise(flow, xs)  # xs: (N, 2)
     """
     channels = checks.integer("channels", channels, 1)
     epsilon = float(checks.positive("epsilon", epsilon))
-    return ActNorm(jnp.zeros(channels, float_dtype()), jnp.zeros(channels, float_dtype()), epsilon)
+    return ActNorm(full((channels,)), full((channels,)), epsilon)
+
+
+def full(shape: tuple, value: float = 0.0) -> Array:
+    """An array of one value, in the default floating-point dtype, without a program to fill it."""
+    return jax.device_put(np.full(shape, value, float_dtype()))  # jnp.asarray compiles a program per shape
 
 
 @pytree
@@ -151,10 +191,14 @@ class Elementwise(Bijector):
         return self.function(x, *self.parameters), self._log_det(x)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
-        y = self._checked(y)
-        check_image("y", y, *self.image)
+        y, outside = moved_inside(self._checked(y), *self.image)
         x = self.inverse_function(y, *self.parameters)
-        return x, -self._log_det(x)
+        return x, jnp.where(jnp.any(outside), -jnp.inf, -self._log_det(x))
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        check_image("y", y, *self.image)
+        y, outside = moved_inside(self._checked(y), *self.image)
+        return jnp.where(outside, jnp.nan, self.inverse_function(y, *self.parameters))
 
     def _checked(self, x):
         for i, value in enumerate(self.parameters):
@@ -176,9 +220,10 @@ def elementwise(
 
     function(x, *parameters), inverse_function(y, *parameters), log_slope(x, *parameters) -> log f′(x): of arrays of any
     shape, elementwise; plain functions, not closures made anew, since they are static. parameters: arrays,
-    broadcastable to x, which are trained. image: (lower, upper), the open interval that f reaches; data outside give
-    what inverse_function does where traced. Raises TypeError for what cannot be called, ValueError for an image out of
-    order, for parameters that do not broadcast to x, and by `inverse` for concrete data outside the image.
+    broadcastable to x, which are trained. image: (lower, upper), the open interval that f reaches. Outside it
+    `inverse_and_log_det` returns a log-determinant of −∞, and `inverse` NaN where traced. Raises TypeError for what
+    cannot be called, ValueError for an image out of order, for parameters that do not broadcast to x, and by `inverse`
+    for concrete data outside the image.
     """
     for name, value in (("function", function), ("inverse_function", inverse_function), ("log_slope", log_slope)):
         checks.callable_(name, value, f"{name}(x, *parameters)")
@@ -276,19 +321,25 @@ class Logit(Bijector):
         return y, jnp.sum(log_slope)
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
-        y = promoted(y)
-        check_image("y", y, self.lower, self.upper)
+        y, outside = moved_inside(promoted(y), self.lower, self.upper)
         below, above = jnp.log(y - self.lower), jnp.log(self.upper - y)
-        return below - above, jnp.sum(math.log(self.upper - self.lower) - below - above)
+        log_det = jnp.sum(math.log(self.upper - self.lower) - below - above)
+        return below - above, jnp.where(jnp.any(outside), -jnp.inf, log_det)
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        check_image("y", y, self.lower, self.upper)
+        y, outside = moved_inside(promoted(y), self.lower, self.upper)
+        return jnp.where(outside, jnp.nan, jnp.log(y - self.lower) - jnp.log(self.upper - y))
 
 
 def logit(lower: Scalar = 0.0, upper: Scalar = 1.0, margin: Scalar = 0.05) -> Logit:
     """The last layer for data in [lower, upper]: towards the base their logit, towards the data a sigmoid.
 
     x = logit(margin + (1 − 2 margin) (y − lower)/(upper − lower)), elementwise, so that the ends stay finite; forward
-    reaches the interval widened by margin/(1 − 2 margin) of its length on each side. The bounds are not trained. Data
-    outside give NaN where traced. Raises ValueError for bounds out of order, a margin outside [0, ½), and by `inverse`
-    for concrete data outside. Dinh et al. 2017, section 4.1.
+    reaches the interval widened by margin/(1 − 2 margin) of its length on each side. The bounds are not trained.
+    Outside that interval the density of a flow is 0 and there is no latent: `inverse` returns NaN where traced. Raises
+    ValueError for bounds out of order, a margin outside [0, ½), and by `inverse` for concrete data outside. Dinh et al.
+    2017, section 4.1.
     """
     lower, upper = float(checks.number("lower", lower)), float(checks.number("upper", upper))
     checks.greater("upper", upper, "lower", lower)
@@ -320,6 +371,18 @@ def check_image(name: str, y: Any, lower: float, upper: float) -> None:
     outside = ~((np.asarray(y) > lower) & (np.asarray(y) < upper))
     if np.any(outside):
         raise ValueError(f"{name} must lie in ({lower}, {upper}) to have an inverse, got {np.asarray(y)[outside][0]}")
+
+
+def moved_inside(y: Array, lower: float, upper: float) -> tuple[Array, Array]:
+    """(y with a point of the open interval in place of each entry outside it, which entries those are); NaN stays."""
+    if (lower, upper) == (-math.inf, math.inf):
+        return y, jnp.zeros(jnp.shape(y), bool)
+    if math.isfinite(lower) and math.isfinite(upper):
+        inner = 0.5 * lower + 0.5 * upper
+    else:
+        inner = lower + 1 if math.isfinite(lower) else upper - 1
+    outside = (y <= lower) | (y >= upper)
+    return jnp.where(outside, inner, y), outside
 
 
 def check_broadcast(name: str, shape: tuple, target: tuple) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
 from .bijectors import ActNorm, Bijector, check_bijector, promoted
+from .compiled import call
 
 
 @pytree
@@ -30,6 +32,11 @@ class Chain(Bijector):
             y, log_det = bijector.inverse_and_log_det(y, condition)
             total = total + log_det
         return y, total
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        for bijector in reversed(self.bijectors):
+            y = bijector.inverse(y, condition)
+        return y
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Chain", Array]:
         """Each layer initialised by what reaches it, from the data to the base, and what reaches the base."""
@@ -56,7 +63,8 @@ class Inverse(Bijector):
     bijector: Any
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
-        return self.bijector.inverse_and_log_det(x, condition)
+        y, log_det = self.bijector.inverse_and_log_det(x, condition)
+        return jax.tree.map(lambda part: _nan_where(log_det == -jnp.inf, part), (y, log_det))
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         return self.bijector.forward_and_log_det(y, condition)
@@ -77,6 +85,11 @@ class Inverse(Bijector):
         return self, jax.vmap(self.inverse)(ys, conditions)
 
 
+def _nan_where(undefined, value):
+    """What a map yields where it is not defined: no sample, of no density."""
+    return jnp.where(undefined, jnp.nan, value)
+
+
 def inverse(bijector: Bijector) -> Bijector:
     """The same map with its directions exchanged; of an inverse, the map itself."""
     bijector = check_bijector("bijector", bijector)
@@ -95,6 +108,12 @@ class Stack(Bijector):
 
     def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
         return self._scan("inverse_and_log_det", y, condition, reverse=True)
+
+    def inverse(self, y: Array, condition: Any = None) -> Array:
+        def body(y, layer):
+            return layer.inverse(y, condition), None
+
+        return jax.lax.scan(body, promoted(y, self.layers, condition), self.layers, reverse=True)[0]
 
     def _scan(self, method, x, condition, reverse):
         def body(carry, layer):
@@ -146,16 +165,19 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     """The bijector, or flow, with its actnorms set by data: a pure function that walks from the data to the base.
 
     Each actnorm gets the mean and standard deviation of what reaches it, so that what leaves it towards the base has
-    mean 0 and variance 1 in each channel; other layers stay as they are. batch: (N, *shape), N at least 2. condition:
-    pytree with leading axis N. Raises ValueError for NaN in the batch, too few examples, or an actnorm inside
-    `inverse`. Kingma & Dhariwal 2018, section 3.1.
+    mean 0 and variance 1 in each channel; other layers stay unchanged. batch: (N, *shape), N at least 2. condition:
+    pytree with leading axis N. Raises ValueError for NaN in the batch, examples outside the image of the bijector, too
+    few examples, or an actnorm inside `inverse`. Kingma & Dhariwal 2018, section 3.1.
     """
     batch = checks.real_array("batch", batch)
     if batch.ndim == 0 or batch.shape[0] < 2:
         raise ValueError(f"batch must have shape (N, ...) with N at least 2, got {batch.shape}")
     checks.finite("batch", batch)
     checks.leading_axis("condition", condition, "batch", batch.shape[0])
-    return initialised(bijector, batch, condition)[0]
+    bijector, latents = call(initialised, bijector, batch, condition)
+    if not checks.is_traced(latents) and not all(np.all(np.isfinite(part)) for part in jax.tree.leaves(latents)):
+        raise ValueError("batch must lie inside the image of the bijector, got examples without a latent")
+    return bijector
 
 
 def initialised(bijector: PyTree, ys: PyTree, conditions: PyTree) -> tuple[PyTree, PyTree]:

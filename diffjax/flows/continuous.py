@@ -18,6 +18,7 @@ from ..solvers import driver
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
 from ..types import Array, ArrayLike, Key, PyTree, Velocity, as_pytree_callable, pytree, static_field
+from .compiled import call
 
 STEPS = 16
 TIME_HARMONICS = 2
@@ -194,9 +195,14 @@ def transport(
     """
     check_continuous(bijector)
     probes, x = checks.integer("probes", probes, minimum=1), _example(x)
+    key = None if key is None else checks.key("key", key)
+    return call(_transport, bijector, x, condition, key, probes=probes, upwards=checks.boolean("upwards", upwards))
+
+
+def _transport(bijector, x, condition, key, probes, upwards):
     directions = basis(x)
     if key is not None:
-        directions = jax.random.rademacher(checks.key("key", key), (probes, *x.shape), x.dtype)
+        directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
     field = _Augmented(bijector._field(condition), jax.lax.stop_gradient(directions), exact=key is None)
     zero = jnp.zeros((), x.dtype)
     start = _State(x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero)
@@ -230,7 +236,12 @@ def transport_loss(
     if xs.ndim == 0 or xs.shape[0] == 0:
         raise ValueError(f"xs must have shape (B, ...) with B at least 1, got {xs.shape}")
     checks.leading_axis("condition", condition, "xs", xs.shape[0])
-    keys = None if key is None else jax.random.split(checks.key("key", key), xs.shape[0])
+    key = None if key is None else checks.key("key", key)
+    return call(_transport_loss, key, flow, xs, condition, kinetic, jacobian, probes=probes)
+
+
+def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
+    keys = None if key is None else jax.random.split(key, xs.shape[0])
     base = flow.base if getattr(flow, "train_base", False) else jax.lax.stop_gradient(flow.base)
 
     def one(x, condition, key):

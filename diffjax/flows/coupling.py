@@ -1,6 +1,7 @@
 """Coupling layers: one part of an example moves by a scalar map whose parameters a network computes from the rest."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm, promoted
-from .composition import chain, stack
+from .bijectors import Bijector, actnorm, full, promoted
+from .composition import Stack, chain
 from .density import Flow, flow, standard_normal
 from .linear import lu_linear
 from .scalar_maps import ScalarMap, additive, bounded_affine, check_parameters, check_scalar_map
@@ -184,9 +185,28 @@ def perceptron(
     inputs, condition_size = checks.integer("inputs", inputs, 0), checks.integer("condition_size", condition_size, 0)
     outputs = checks.shape("outputs", outputs)
     width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 0)
+    return _perceptron(key, inputs, outputs, width, depth, condition_size)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _perceptron(key, inputs, outputs, width, depth, condition_size):
     sizes = (inputs + condition_size, *[width] * depth, math.prod(outputs))
     weights, biases = dense_parameters(key, sizes)
     return Perceptron(weights, biases, outputs, condition_size)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), static_argnames="sizes")
+def _networks_of_pairs(key, count, make, *, sizes):
+    keys = jax.random.split(key, (count, 2))
+    return tuple(jax.vmap(lambda key, size=size: make(key, *size))(keys[:, i]) for i, size in enumerate(sizes))
+
+
+def networks_of_pairs(key: Key, layers: int, make: Callable, *sizes: Any, second: tuple | None = None) -> tuple:
+    """The networks of the first and of the second layer of each pair, with a leading axis of layers/2, as in a `Stack`.
+
+    make(key, *sizes): a module-level function. second: sizes of the second of each pair, where they differ.
+    """
+    return _networks_of_pairs(key, layers // 2, make, sizes=(sizes, sizes if second is None else second))
 
 
 def dense_parameters(key: Key, sizes: tuple) -> tuple[tuple, tuple]:
@@ -196,7 +216,7 @@ def dense_parameters(key: Key, sizes: tuple) -> tuple[tuple, tuple]:
     for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         scale = 0.0 if i == last else max(fan_in, 1) ** -0.5
         weights.append(scale * jax.random.normal(keys[i], (fan_in, fan_out), float_dtype()))
-    return tuple(weights), tuple(jnp.zeros((size,), float_dtype()) for size in sizes[1:])
+    return tuple(weights), tuple(full((size,)) for size in sizes[1:])
 
 
 # --------------------------------------------------------------------------------------------------------------- flows
@@ -228,16 +248,25 @@ def coupling_flow(
     if size < 2:
         raise ValueError(f"shape must have at least 2 entries for a coupling, got {shape}")
 
-    def layer(key, swap):
-        mask = half_mask(size, swap)
-        outputs = (len(mask.moved), scalar_map.count)
-        network = perceptron(key, len(mask.kept), outputs, width, depth, condition_size)
-        return coupling(network, scalar_map, mask)
+    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 0)
+    condition_size = checks.integer("condition_size", condition_size, 0)
+    masks = half_mask(size), half_mask(size, swap=True)
+    sizes = [(len(mask.kept), (len(mask.moved), scalar_map.count), width, depth, condition_size) for mask in masks]
+    networks = networks_of_pairs(key, layers, _perceptron, *sizes[0], second=sizes[1])
+    layer = [coupling(network, scalar_map, mask) for network, mask in zip(networks, masks, strict=True)]
+    mixing = (repeated(lu_linear(size), layers // 2),) if mix else ()
+    return vector_flow(shape, Stack(chain(*layer, *mixing)), actnorm(size))
 
-    keys = jax.random.split(key, (layers // 2, 2))
-    mixing = (lu_linear(size),) if mix else ()
-    pairs = [chain(layer(first, False), layer(second, True), *mixing) for first, second in keys]
-    return vector_flow(shape, stack(pairs), actnorm(size))
+
+def repeated(tree: Any, count: int) -> Any:
+    """Each leaf `count` times, along a new leading axis."""
+
+    def repeat(leaf):
+        if checks.is_traced(leaf):
+            return jnp.broadcast_to(leaf, (count, *leaf.shape))
+        return jax.device_put(np.repeat(np.asarray(leaf)[None], count, 0))  # without a program
+
+    return jax.tree.map(repeat, tree)
 
 
 def vector_flow(shape: tuple, *bijectors: Bijector) -> Flow:

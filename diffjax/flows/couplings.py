@@ -47,11 +47,7 @@ class OptimalAssignment:
     def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
         """The indices of x1 (B, *shape) that go with x0 (B, *shape), (B,)."""
         checks.one_of_shapes("x1", x1, [jnp.shape(x0)])
-        if x0[0].size == 1:
-            order = jnp.argsort(jax.lax.stop_gradient(x0).reshape(-1))
-            return jnp.zeros_like(order).at[order].set(jnp.argsort(jax.lax.stop_gradient(x1).reshape(-1)))
-        rows, columns = assignment.hungarian_algorithm(_centred_cost(x0, x1))
-        return jnp.zeros_like(columns).at[rows].set(columns)
+        return _assigned(x0, x1)
 
 
 @pytree
@@ -65,9 +61,23 @@ class Sinkhorn:
 
     def __call__(self, key: Key, x0: Array, x1: Array) -> Array:
         """The indices of x1 (m, *shape) drawn for x0 (n, *shape), (n,); m for a row of the plan that is NaN."""
-        log_plan = _log_plan(_centred_cost(x0, x1), self.regularisation, self.iterations, self.tolerance)
-        index = jax.random.categorical(key, log_plan, axis=1)
-        return jnp.where(jnp.any(jnp.isnan(log_plan), axis=1), x1.shape[0], index)  # categorical would draw 0
+        return _drawn(key, x0, x1, self.regularisation, self.iterations, self.tolerance)
+
+
+@jax.jit
+def _assigned(x0, x1):
+    if x0[0].size == 1:
+        order = jnp.argsort(jax.lax.stop_gradient(x0).reshape(-1))
+        return jnp.zeros_like(order).at[order].set(jnp.argsort(jax.lax.stop_gradient(x1).reshape(-1)))
+    rows, columns = assignment.hungarian_algorithm(_centred_cost(x0, x1))
+    return jnp.zeros_like(columns).at[rows].set(columns)
+
+
+@jax.jit
+def _drawn(key, x0, x1, regularisation, iterations, tolerance):
+    log_plan = _log_plan(_centred_cost(x0, x1), regularisation, iterations, tolerance)
+    index = jax.random.categorical(key, log_plan, axis=1)
+    return jnp.where(jnp.any(jnp.isnan(log_plan), axis=1), x1.shape[0], index)  # categorical would draw 0
 
 
 def independent() -> Independent:
@@ -122,17 +132,27 @@ def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500
     checks.finite("cost", cost)
     regularisation = checks.positive("regularisation", regularisation)
     iterations = checks.integer("iterations", iterations, minimum=1)
-    if not checks.is_traced(cost, regularisation) and not np.all(np.isfinite(cost / regularisation)):
+    if not checks.is_traced(cost, regularisation) and not _finite_ratio(cost, regularisation):
         raise ValueError(
             f"regularisation must be large enough for cost/regularisation to be finite in {cost.dtype}, "
             f"got {regularisation}"
         )
-    plan = jnp.exp(_log_plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance)))
+    plan = _plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance))
     if not checks.is_traced(plan, tolerance):
-        error = float(jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - 1 / cost.shape[1])))
+        error = float(np.sum(np.abs(np.sum(np.asarray(plan), axis=0) - 1 / cost.shape[1])))
         if error > tolerance:
             warnings.warn(f"columns of the plan are off by {error:.2g} after {iterations} iterations", stacklevel=2)
     return plan
+
+
+def _finite_ratio(cost, regularisation):
+    with np.errstate(over="ignore"):
+        return np.all(np.isfinite(np.asarray(cost) / np.asarray(regularisation, cost.dtype)))
+
+
+@jax.jit
+def _plan(cost, regularisation, iterations, tolerance):
+    return jnp.exp(_log_plan(cost, regularisation, iterations, tolerance))
 
 
 def transport_cost(x0: Array, x1: Array) -> Array:
@@ -142,6 +162,11 @@ def transport_cost(x0: Array, x1: Array) -> Array:
     for shapes that differ beyond the leading axis.
     """
     checks.one_of_shapes("x1", x1, [(*jnp.shape(x1)[:1], *jnp.shape(x0)[1:])])
+    return _transport_cost(x0, x1)
+
+
+@jax.jit
+def _transport_cost(x0, x1):
     origin = jnp.mean(x1, axis=0)
     a, b = (x0 - origin).reshape(x0.shape[0], -1), (x1 - origin).reshape(x1.shape[0], -1)
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

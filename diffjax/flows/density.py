@@ -12,6 +12,7 @@ from ..sampling import spherical
 from ..solvers import driver
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, is_array, pytree, static_field
 from .bijectors import check_bijector
+from .compiled import call
 from .composition import initialised
 
 
@@ -71,10 +72,10 @@ class Flow:
     def log_prob(self, x: ArrayLike, condition: Any = None) -> Array:
         """log p(x) = log p_base(f⁻¹(x)) + log|det ∂f⁻¹/∂x| in nats, shape (); x: one example.
 
-        Raises ValueError for concrete NaN or infinity.
+        It is −∞ outside the image of the bijector, as for a sigmoid outside (0, 1), with finite gradients. Raises
+        ValueError for concrete NaN or infinity.
         """
-        z, log_det = self.bijector.inverse_and_log_det(_checked("x", x), condition)
-        return self._base().log_prob(z) + log_det
+        return call(_log_prob, self, _checked("x", x), condition)
 
     def sample(self, key: Key, temperature: Scalar = 1.0, condition: Any = None) -> Array:
         """One draw x = f(m + T (z − m)), z of the base with mean m: its standard deviation times the temperature T ≥ 0.
@@ -83,21 +84,23 @@ class Flow:
         couplings; elsewhere it is a law of its own. Raises ValueError for a negative T, TypeError for T ≠ 1 where the
         base has no mean(). Kingma & Dhariwal 2018, section 6.
         """
-        return self.bijector.forward(self._draw(checks.key("key", key), temperature), condition)
+        temperature = checks.non_negative("temperature", temperature)
+        scaled = checks.is_traced(temperature) or float(temperature) != 1
+        if scaled and not hasattr(self.base, "mean"):
+            raise TypeError(f"base must have mean() to be scaled by temperature={temperature}, got {self.base!r}")
+        return call(_sample, self, checks.key("key", key), temperature if scaled else None, condition)
 
     def sample_and_log_prob(self, key: Key, condition: Any = None) -> tuple[Array, Array]:
         """(x, log p(x)) of one draw, by one pass forward."""
-        z = self._base().sample(checks.key("key", key))
-        x, log_det = self.bijector.forward_and_log_det(z, condition)
-        return x, self._base().log_prob(z) - log_det
+        return call(_sample_and_log_prob, self, checks.key("key", key), condition)
 
     def encode(self, x: ArrayLike, condition: Any = None) -> PyTree:
-        """The latent z = f⁻¹(x). Raises ValueError for concrete NaN or infinity."""
-        return self.bijector.inverse(_checked("x", x), condition)
+        """The latent z = f⁻¹(x). Raises ValueError for concrete NaN, infinity, or x outside the bijector's image."""
+        return call(_encode, self, _checked("x", x), condition)
 
     def decode(self, z: PyTree, condition: Any = None) -> Array:
         """x = f(z). Raises ValueError for concrete NaN or infinity."""
-        return self.bijector.forward(jax.tree.map(lambda part: _checked("z", part), z), condition)
+        return call(_decode, self, jax.tree.map(lambda part: _checked("z", part), z), condition)
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Flow", PyTree]:
         """The flow with its bijector initialised by data, and the batch of latents."""
@@ -109,14 +112,32 @@ class Flow:
             return self.base
         return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf, self.base)
 
-    def _draw(self, key, temperature):
-        base, temperature = self._base(), checks.non_negative("temperature", temperature)
-        z = base.sample(key)
-        if not checks.is_traced(temperature) and float(temperature) == 1:
-            return z
-        if not hasattr(base, "mean"):
-            raise TypeError(f"base must have mean() to be scaled by temperature={temperature}, got {base!r}")
-        return jax.tree.map(lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature), z, base.mean())
+
+def _log_prob(flow, x, condition):
+    z, log_det = flow.bijector.inverse_and_log_det(x, condition)
+    return flow._base().log_prob(z) + log_det
+
+
+def _sample(flow, key, temperature, condition):
+    base = flow._base()
+    z = base.sample(key)
+    if temperature is not None:
+        z = jax.tree.map(lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature), z, base.mean())
+    return flow.bijector.forward(z, condition)
+
+
+def _sample_and_log_prob(flow, key, condition):
+    z = flow._base().sample(key)
+    x, log_det = flow.bijector.forward_and_log_det(z, condition)
+    return x, flow._base().log_prob(z) - log_det
+
+
+def _encode(flow, x, condition):
+    return flow.bijector.inverse(x, condition)
+
+
+def _decode(flow, z, condition):
+    return flow.bijector.forward(z, condition)
 
 
 def _scaled(z, mean, temperature):
@@ -145,7 +166,11 @@ def interpolate(flow: Flow, start: ArrayLike, end: ArrayLike, weights: ArrayLike
     Raises ValueError where the shapes differ, TypeError for what is no flow.
     """
     start, end, weights = driver.check_between(start, end, weights)
-    first, last = check_flow(flow).bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
+    return call(_interpolate, check_flow(flow), start, end, weights, condition)
+
+
+def _interpolate(flow, start, end, weights, condition):
+    first, last = flow.bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
     mean = flow.base.mean() if hasattr(flow.base, "mean") else jax.tree.map(jnp.zeros_like, first)
 
     def between(weight):
@@ -177,7 +202,10 @@ def lattice_log_prob(
     checks.key("key", key)
     if dequantiser is not None and not callable(getattr(dequantiser, "sample_and_log_prob", None)):
         raise TypeError(f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}")
-    width, x = checks.positive("width", width), _checked("x", x)
+    return call(_lattice_log_prob, key, flow, _checked("x", x), checks.positive("width", width), dequantiser, condition)
+
+
+def _lattice_log_prob(key, flow, x, width, dequantiser, condition):
     if dequantiser is None:
         v, log_q = jax.random.uniform(key, x.shape, x.dtype), 0.0
     else:

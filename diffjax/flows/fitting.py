@@ -10,6 +10,7 @@ import numpy as np
 from .. import checks
 from ..langevin.normalisers import ImportanceEstimate, importance_estimate
 from ..types import Array, ArrayLike, Key, PyTree
+from .compiled import call
 from .density import Flow, check_flow
 
 
@@ -26,6 +27,10 @@ def negative_log_likelihood(flow: Flow, xs: ArrayLike, conditions: PyTree = None
     if xs.ndim == 0 or xs.shape[0] == 0:
         raise ValueError(f"xs must have shape (N, ...) with N at least 1, got {xs.shape}")
     checks.leading_axis("conditions", conditions, "xs", xs.shape[0])
+    return call(_negative_log_likelihood, flow, xs, conditions)
+
+
+def _negative_log_likelihood(flow, xs, conditions):
     losses = -jax.vmap(flow.log_prob)(xs, conditions)
     return jnp.mean(losses), losses
 

@@ -1,5 +1,6 @@
 """Glow: a multiscale flow of images, the convolutional conditioner of its couplings, and a learned dequantiser."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, actnorm, affine, sigmoid
+from .bijectors import Bijector, actnorm, affine, full, sigmoid
 from .composition import chain, inverse, stack
 from .coupling import Coupling, coupling, half_mask, perceptron, real_nvp
 from .density import Flow, flow, standard_normal
@@ -81,9 +82,14 @@ def convolutional(key: Key, kept: tuple, outputs: tuple, width: int = 64, condit
     width, condition_size = checks.integer("width", width, 1), checks.integer("condition_size", condition_size, 0)
     if len(kept) != 3:
         raise ValueError(f"kept must be the shape (H, W, C) of an image, got {kept}")
+    if outputs[:2] != kept[:2]:
+        raise ValueError(f"outputs must begin with the sides {kept[:2]} of kept, got {outputs}")
+    return _convolutional(key, kept, outputs, width, condition_size)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _convolutional(key, kept, outputs, width, condition_size):
     sides, channels = kept[:2], kept[2]
-    if outputs[:2] != sides:
-        raise ValueError(f"outputs must begin with the sides {sides} of kept, got {outputs}")
     keys, count, dtype = jax.random.split(key, 3), math.prod(outputs[2:]), float_dtype()
 
     def normal(key, shape):
@@ -145,6 +151,19 @@ def glow(
     height, columns, channels = shape
     if height % 2**levels or columns % 2**levels:
         raise ValueError(f"shape must have sides divisible by 2^levels={2**levels}, got {shape}")
+    sizes = (checks.integer("width", width, 1), checks.integer("condition_size", condition_size, 0))
+    shared = network in (convolutional, dense)  # a closure's compiled program would be kept for ever
+    build = _levels if shared else _levels.__wrapped__
+    built = build(key, shape, levels, steps, *sizes, float(checks.positive("bound", bound)), network)
+    condition = jax.ShapeDtypeStruct((condition_size,), float_dtype()) if condition_size else None
+    bijector = multiscale(shape, *reversed(built), condition=condition)
+    return flow(standard_normal(bijector.latent_shapes), bijector)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
+def _levels(key, shape, levels, steps, width, condition_size, bound, network):
+    """The bijectors of the levels, the data's first."""
+    height, columns, channels = shape
     scalar_map = bounded_affine(bound)
 
     def half(key: Key, squeezed: tuple, swap: bool) -> Coupling:
@@ -164,9 +183,7 @@ def glow(
         deepest = i == levels - 1
         prior = affine(jnp.zeros(squeezed), jnp.ones(squeezed)) if deepest else half(key_prior, squeezed, swap=True)
         built.append(chain(prior, stack([step(key, squeezed) for key in keys]), inverse(squeeze())))
-    condition = jnp.zeros(condition_size) if condition_size else None
-    bijector = multiscale(shape, *reversed(built), condition=condition)
-    return flow(standard_normal(bijector.latent_shapes), bijector)
+    return built
 
 
 def dequantiser(key: Key, shape: tuple, layers: int = 4, width: int = 64) -> Flow:
@@ -177,4 +194,4 @@ def dequantiser(key: Key, shape: tuple, layers: int = 4, width: int = 64) -> Flo
     """
     shape = checks.shape("shape", shape)
     body = real_nvp(key, shape, layers, width, condition_size=math.prod(shape))
-    return flow(body.base, chain(body.bijector, affine(jnp.zeros(shape), jnp.full(shape, 1.702)), sigmoid()))
+    return flow(body.base, chain(body.bijector, affine(full(shape), full(shape, 1.702)), sigmoid()))

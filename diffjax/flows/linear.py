@@ -1,16 +1,18 @@
 """Linear bijectors of the last axis: triangular, and by LU factors, which is also the invertible 1 × 1 convolution."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import lu, solve_triangular
 
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, check_channels
+from .bijectors import Bijector, check_channels, full
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FLOOR = 1e-3
@@ -45,8 +47,7 @@ def triangular(size: int, floor: float = FLOOR) -> Triangular:
     log|det| = (positions) Σ log T_ii. size: C. floor: positive and below 1.
     """
     size, floor = checks.integer("size", size, 1), _check_floor(floor)
-    zeros = jnp.zeros((size,), float_dtype())
-    return Triangular(jnp.zeros((size, size), zeros.dtype), zeros + math.log1p(-floor), zeros, floor)
+    return Triangular(full((size, size)), full((size,), math.log1p(-floor)), full((size,)), floor)
 
 
 @pytree
@@ -91,9 +92,8 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
     """
     size, floor = checks.integer("size", size, 1), _check_floor(floor)
-    zeros, square = jnp.zeros((size,), float_dtype()), jnp.zeros((size, size), float_dtype())
-    ranks = jnp.arange(size, dtype=zeros.dtype)
-    return LULinear(square, square, zeros + math.log1p(-floor), zeros + 1, ranks, floor)
+    square, ranks = full((size, size)), jax.device_put(np.arange(size, dtype=float_dtype()))
+    return LULinear(square, square, full((size,), math.log1p(-floor)), full((size,), 1.0), ranks, floor)
 
 
 def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
@@ -103,7 +103,11 @@ def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LUL
     H W Σ log|U_ii|. Kingma & Dhariwal 2018, section 3.2, eq. 10–11.
     """
     checks.key("key", key)
-    channels, floor = checks.integer("channels", channels, 1), _check_floor(floor)
+    return _invertible_convolution(key, checks.integer("channels", channels, 1), _check_floor(floor))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _invertible_convolution(key, channels, floor):
     rotation, _ = jnp.linalg.qr(jax.random.normal(key, (channels, channels), float_dtype()))
     order, lower, upper = lu(rotation)  # rotation = order @ lower @ upper
     diagonal = jnp.diag(upper)

@@ -16,6 +16,7 @@ from ..predictions import NetworkDenoiser
 from ..schedules import Schedule
 from ..solvers import driver
 from ..types import Array, ArrayLike, Key, PyTree, Scalar, Velocity, as_pytree_callable, pytree
+from .compiled import call
 from .continuous import Continuous, check_continuous
 from .couplings import independent
 
@@ -141,15 +142,19 @@ def examples(
     check_path(path)
     checks.choice("times", times, losses.TIME_LAWS)
     couple = check_coupling(independent() if coupling is None else coupling)
-    key_noise, key_pairs, key_time, key_z = jax.random.split(key, 4)
     x0 = driver.check_example("x0", x0)
     if x0.ndim == 0 or x0.size == 0:
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
-    if x1 is None:
-        x1 = jax.random.normal(key_noise, x0.shape, x0.dtype)
-    x1 = driver.check_example("x1", x1)
-    checks.one_of_shapes("x1", x1, [x0.shape])
+    if x1 is not None:
+        x1 = driver.check_example("x1", x1)
+        checks.one_of_shapes("x1", x1, [x0.shape])
     checks.leading_axis("condition", condition, "x0", x0.shape[0])
+    return call(_examples, key, path, x0, x1, couple, condition, times=times)
+
+
+def _examples(key, path, x0, x1, couple, condition, times):
+    key_noise, key_pairs, key_time, key_z = jax.random.split(key, 4)
+    x1 = jax.random.normal(key_noise, x0.shape, x0.dtype) if x1 is None else x1
     index = jnp.asarray(couple(key_pairs, x0, x1))
     if index.shape != x0.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer):
         raise ValueError(f"coupling must return {x0.shape[0]} integers, got {index.dtype} of shape {index.shape}")
@@ -178,6 +183,10 @@ def matching_loss(
     """
     checks.callable_("velocity", velocity, "velocity(x, t)")
     drawn = examples(key, path, x0, x1, coupling, condition, times)
+    return call(_matching_loss, as_pytree_callable(velocity), drawn)
+
+
+def _matching_loss(velocity, drawn):
     each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity)
     return jnp.mean(each), each
 
@@ -201,6 +210,10 @@ def bridge_loss(
     checks.callable_("velocity", velocity, "velocity(x, t)")
     checks.callable_("noise", noise, "noise(x, t)")
     drawn = examples(key, with_spread(path), x0, x1, coupling, condition)
+    return call(_bridge_loss, as_pytree_callable(velocity), as_pytree_callable(noise), drawn)
+
+
+def _bridge_loss(velocity, noise, drawn):
     each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity) + _errors("noise(x, t)", noise, drawn, drawn.z)
     return jnp.mean(each), each
 
@@ -287,6 +300,10 @@ def reflow_pairs(key: Key, flow: Any, count: int, condition: PyTree = None) -> t
     if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
         raise TypeError(f"flow must have a base and a bijector, got {type(flow).__name__}")
     checks.leading_axis("condition", condition, "count", count)
+    return call(_reflow_pairs, key, flow, condition, count=count)
+
+
+def _reflow_pairs(key, flow, condition, count):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
     x1 = jax.vmap(flow.base.sample)(keys)
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
@@ -302,6 +319,10 @@ def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> A
     check_continuous(bijector)
     if len(bijector.times) < 3:
         raise ValueError(f"bijector must have times between its ends for the path to be seen, got {bijector.times}")
+    return call(_curvature, bijector, driver.check_example("x", x), condition)
+
+
+def _curvature(bijector, x, condition):
     states, times = bijector.path(x, condition), jnp.asarray(bijector.times)
     conditions = () if condition is None else (condition,)
     chord = (states[0] - states[-1]) / (times[0] - times[-1])

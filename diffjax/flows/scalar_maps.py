@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .. import checks
-from ..numerics import float_dtype
 from ..types import Array, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector
+from .bijectors import Bijector, full
 
 
 class ScalarMap(NamedTuple):
     """y = τ(x; θ), increasing in x, as a tuple of pure functions; the identity at θ = 0.
 
     count: P, how many parameters an entry has. forward(x, θ) -> (y, log ∂y/∂x) and inverse(y, θ) -> (x, log ∂x/∂y),
-    elementwise: x of any shape, θ (*x.shape, P), both results of x's shape. Made by cached factories, so that equal
+    elementwise: x of any shape, θ (*x.shape, P), both results of x's shape. For y outside the range of τ, if it has
+    bounds, the inverse returns a finite x and a log slope of −∞. Made by cached factories, so that equal
     arguments give the same object and nothing retraces.
     """
 
@@ -102,7 +102,7 @@ class Pointwise(Bijector):
 def pointwise(shape: tuple, scalar_map: ScalarMap) -> Pointwise:
     """y_i = τ(x_i; θ_i) with free parameters θ (*shape, P), the identity at first: a learned monotone marginal map."""
     shape, scalar_map = checks.shape("shape", shape), check_scalar_map("scalar_map", scalar_map)
-    return Pointwise(jnp.zeros((*shape, scalar_map.count), float_dtype()), scalar_map)
+    return Pointwise(full((*shape, scalar_map.count)), scalar_map)
 
 
 @pytree

@@ -173,6 +173,15 @@ class Multiscale(Bijector):
         z, log_det = self.levels[0].inverse_and_log_det(y, condition)
         return (z, *reversed(latents)), total + log_det
 
+    def inverse(self, y: Array, condition: Any = None) -> tuple:
+        """The latents of one example, that of the deepest level first."""
+        checks.one_of_shapes("y", y, [self.shape])
+        latents = []
+        for level in reversed(self.levels[1:]):
+            z, y = halves(level.inverse(y, condition))
+            latents.append(z)
+        return (self.levels[0].inverse(y, condition), *reversed(latents))
+
     def initialised(self, ys: Array, conditions: Any) -> tuple["Multiscale", tuple]:
         """Each level initialised by what reaches it from the data, and the batch of latents."""
         levels, latents = [], []

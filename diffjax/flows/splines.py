@@ -34,8 +34,8 @@ def inverse_rational_quadratic_spline(
 ) -> tuple[Array, Array]:
     """(x, log dx/dy) of the inverse of `rational_quadratic_spline`, the root of a quadratic in each bin; shape of y.
 
-    y: any shape. Conditions and errors as there. Durkan et al. 2019, eq. 6–8, which cancel where the slope at a bin's
-    right end is more than twice its mean slope; there the root has its other form.
+    y: any shape. Conditions and errors as there. Durkan et al. 2019, eq. 6–8, solved from the nearer corner of the bin
+    and in the form of the root that does not cancel: x is exact for a y that is off by a few roundings.
     """
     return _inverse(*_checked("y", y, x_knots, y_knots, slopes))
 
@@ -82,19 +82,18 @@ def _forward(x, x_knots, y_knots, slopes):
     inside = (x > x_knots[..., 0]) & (x < x_knots[..., -1])  # False for NaN, which the tails then carry on
     within = jnp.where(inside, x, x_knots[..., 0])  # before the arithmetic, so that no gradient of it is NaN
     bin_ = _Bin(within, x_knots, x_knots, y_knots, slopes)
-    xi = (within - bin_.x) / bin_.width
-    y = bin_.y + bin_.value(xi)
+    xi, rest = (within - bin_.x[0]) / bin_.width, (bin_.x[1] - within) / bin_.width
     tail, log_tail = _tail(x, x_knots, y_knots, slopes)
-    return jnp.where(inside, y, tail), jnp.where(inside, bin_.log_slope(xi), log_tail)
+    return jnp.where(inside, bin_.value(xi, rest), tail), jnp.where(inside, bin_.log_slope(xi, rest), log_tail)
 
 
 def _inverse(y, x_knots, y_knots, slopes):
     inside = (y > y_knots[..., 0]) & (y < y_knots[..., -1])
     within = jnp.where(inside, y, y_knots[..., 0])
     bin_ = _Bin(within, y_knots, x_knots, y_knots, slopes)
-    xi = bin_.root(within - bin_.y)
+    x, xi, rest = bin_.root(within)
     tail, log_tail = _tail(y, y_knots, x_knots, 1 / slopes)
-    return jnp.where(inside, bin_.x + xi * bin_.width, tail), jnp.where(inside, -bin_.log_slope(xi), log_tail)
+    return jnp.where(inside, x, tail), jnp.where(inside, -bin_.log_slope(xi, rest), log_tail)
 
 
 def _tail(x, x_knots, y_knots, slopes):
@@ -106,41 +105,56 @@ def _tail(x, x_knots, y_knots, slopes):
 
 
 class _Bin:
-    """The quantities of the bin that holds each value: corner, width, height, slopes at both ends."""
+    """The bin that holds each value: both corners, and its slopes at both ends in units of its mean slope.
+
+    With ξ = (x − x_k)/w and η = 1 − ξ the spline is (y − y_k)/h = (ξ² + d_k ξη)/(ξ² + η² + (d_k + d_{k+1}) ξη), in
+    which nothing cancels. Exchanging ξ and η, d_k and d_{k+1} turns the bin upside down.
+    """
 
     def __init__(self, values, knots, x_knots, y_knots, slopes):
         bins = knots.shape[-1] - 1
         index = jnp.sum(values[..., None] >= knots[..., 1:-1], -1)
         here = index[..., None] == jnp.arange(bins)  # (…, K): a sum over it is faster than a gather and its gradient
         pick = lambda v: jnp.sum(jnp.where(here, v, 0), -1)  # noqa: E731
-        self.x, self.y = pick(x_knots[..., :-1]), pick(y_knots[..., :-1])
+        both = lambda v: (pick(v[..., :-1]), pick(v[..., 1:]))  # noqa: E731
+        self.x, self.y = both(x_knots), both(y_knots)
         self.width, self.height = pick(jnp.diff(x_knots, axis=-1)), pick(jnp.diff(y_knots, axis=-1))
-        self.left, self.right = pick(slopes[..., :-1]), pick(slopes[..., 1:])
         self.mean_slope = self.height / self.width
-        self.bend = self.left + self.right - 2 * self.mean_slope
+        self.left, self.right = (slope / self.mean_slope for slope in both(slopes))
 
-    def value(self, xi):
-        """y − y_k at ξ in [0, 1]."""
-        product = xi * (1 - xi)
-        return self.height * (self.mean_slope * xi**2 + self.left * product) / (self.mean_slope + self.bend * product)
+    def value(self, xi, rest):
+        """y at ξ and η = 1 − ξ, measured from the nearer corner."""
+        denominator = self._denominator(xi, rest)
+        rise = self.height * (xi**2 + self.left * xi * rest) / denominator
+        fall = self.height * (rest**2 + self.right * xi * rest) / denominator
+        return jnp.where(xi < rest, self.y[0] + rise, self.y[1] - fall)
 
-    def log_slope(self, xi):
-        """log dy/dx at ξ in [0, 1]."""
-        product = xi * (1 - xi)
-        numerator = self.right * xi**2 + 2 * self.mean_slope * product + self.left * (1 - xi) ** 2
-        return jnp.log(numerator) + 2 * (jnp.log(self.mean_slope) - jnp.log(self.mean_slope + self.bend * product))
+    def log_slope(self, xi, rest):
+        """log dy/dx at ξ and η = 1 − ξ in [0, 1]."""
+        numerator = self.right * xi**2 + 2 * xi * rest + self.left * rest**2
+        return jnp.log(self.mean_slope) + jnp.log(numerator) - 2 * jnp.log(self._denominator(xi, rest))
 
-    def root(self, rise):
-        """ξ in [0, 1] at which y − y_k is `rise`: the root (−b + √(b² − 4ac)) / 2a of a quadratic with a positive
-        radicand, for b > 0 in the form 2c / (−b − √(b² − 4ac)). Neither then subtracts numbers of one sign.
+    def root(self, y):
+        """(x, ξ, η) at y, with ξ and η in [0, 1].
+
+        With r = (y − y_k)/h and q = 1 − r, ξ solves (1 − b) ξ² + b ξ − r = 0, b = q d_k − r d_{k+1} + 2r. The radicand
+        b² + 4r(1 − b) is at least b²/9 for ξ ≤ ½, so that it loses no digits there; near ξ = 1 it would, where the
+        right slope is small. So y is measured from the corner that is at most half a width away.
         """
-        a = self.height * (self.mean_slope - self.left) + rise * self.bend
-        b = self.height * self.left - rise * self.bend
-        c = -self.mean_slope * rise
-        radicand = jnp.maximum(b**2 - 4 * a * c, jnp.finfo(rise.dtype).tiny)
-        size = jnp.abs(b) + jnp.sqrt(radicand)
-        steep = b < 0  # the right slope is more than twice the mean; a > 0 there
-        return jnp.where(steep, size, -2 * c) / jnp.where(steep, 2 * a, size)
+        rise, fall = (y - self.y[0]) / self.height, (self.y[1] - y) / self.height
+        low = rise * (1 + self.right) <= fall * (1 + self.left)  # ξ ≤ ½
+        pair = lambda a, b: (jnp.where(low, a, b), jnp.where(low, b, a))  # noqa: E731
+        (r, q), (near, far) = pair(rise, fall), pair(self.left, self.right)
+        b = q * near - r * far + 2 * r
+        size = jnp.abs(b) + jnp.sqrt(jnp.maximum(b**2 + 4 * r * (1 - b), jnp.finfo(y.dtype).tiny))
+        concave = b > 0  # of the two forms of the root the one that adds numbers of one sign
+        root = jnp.where(concave, 2 * r, size) / jnp.where(concave, size, 2 * (1 - b))
+        root = root + jax.lax.stop_gradient(jnp.clip(root, 0, 1) - root)  # moved by rounding alone
+        x = jnp.where(low, self.x[0] + root * self.width, self.x[1] - root * self.width)
+        return x, *pair(root, 1 - root)
+
+    def _denominator(self, xi, rest):
+        return xi**2 + rest**2 + (self.left + self.right) * xi * rest
 
 
 def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):

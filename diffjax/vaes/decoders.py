@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..ddpm.gaussian import Gaussian, cell_of, check_variance, decoder_log_prob
+from ..ddpm.gaussian import Gaussian, cell_of, check_variance, decoder_log_prob, impossible_off_levels
 from ..predictions import check_levels
 from ..types import Array, ArrayLike, Key, pytree
 
@@ -34,13 +34,18 @@ class Bernoulli:
     logits: Any
 
     def log_prob(self, x: ArrayLike) -> Array:
-        """Σ x·logit − log(1 + e^{logit}) in nats, shape (); ValueError where a concrete entry is neither 0 nor 1."""
+        """Σ x·logit − log(1 + e^{logit}) in nats, shape ().
+
+        An entry that is neither 0 nor 1, such as a pixel of 255, has probability 0: −∞ where x is traced, ValueError
+        where it is concrete.
+        """
         x = _example(x, self.logits)
         if not checks.is_traced(x):
             values = np.asarray(x)
             if not np.all((values == 0) | (values == 1)):
                 raise ValueError(f"x must be 0 or 1 in every entry, got values from {values.min()} to {values.max()}")
-        return jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
+        value = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
+        return jnp.where(jnp.any((x != 0) & (x != 1) & ~jnp.isnan(x)), -jnp.inf, value)
 
     def sample(self, key: Key) -> Array:
         """One draw, of zeros and ones."""
@@ -71,15 +76,16 @@ class DiscretisedLogistic:
         """Σ log [s((b − m)/r) − s((a − m)/r)] over the cells [a, b] of x's entries, in nats, shape ().
 
         s is the sigmoid, m the location, r the scale. The difference is s(b)·s(−a)·(1 − e^{a − b}) of the standardised
-        ends, b − a by the cell's own width, so that no digit cancels in either tail, however far. Raises ValueError
-        where a concrete entry of x is no level.
+        ends, b − a by the cell's own width, so that no digit cancels in either tail, however far. An entry that is
+        no level has probability 0: −∞ where x is traced, ValueError where it is concrete.
         """
         cell = cell_of(_example(x, self.location), self.levels)
         lower, upper = self._standard(cell.lower), self._standard(cell.upper)
         edge = cell.first | cell.last
         width = jnp.where(edge, 1.0, (cell.upper - cell.lower) * jnp.exp(-self.log_scale))
         inner = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
-        return jnp.sum(jnp.where(edge, jax.nn.log_sigmoid(jnp.where(cell.last, -lower, upper)), inner))
+        value = jnp.sum(jnp.where(edge, jax.nn.log_sigmoid(jnp.where(cell.last, -lower, upper)), inner))
+        return impossible_off_levels(value, cell)
 
     def sample(self, key: Key) -> Array:
         """One draw, of levels."""
@@ -114,7 +120,7 @@ class DiscretisedGaussian:
     levels: Any  # (K,)
 
     def log_prob(self, x: ArrayLike) -> Array:
-        """log P(x) in nats, shape (); ValueError where a concrete entry of x is no level."""
+        """log P(x) in nats, shape (). −∞ where a traced entry of x is no level, ValueError where a concrete one is."""
         return decoder_log_prob(self.law, _example(x, self.law.mean), self.levels)
 
     def sample(self, key: Key) -> Array:

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..ddpm.bound import check_prior
 from ..ddpm.gaussian import Gaussian, check_variance, gaussian_kl, kl_entries
+from ..flows.compiled import call
 from ..flows.density import StandardNormal
 from ..noise import normal
 from ..solvers.driver import check_example
-from ..types import Array, ArrayLike, Key, Scalar
+from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable
 from .decoders import variance_of
 
 Encoder = Callable[[Array], Any]
@@ -60,13 +62,20 @@ def elbo(
     Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4; Kingma et al. 2016, eq. 15.
     """
     beta, free_bits = checks.non_negative("beta", beta), checks.non_negative("free_bits", free_bits)
-    x, q, prior = _arguments(key, encoder, decoder, x, prior)
+    charged = checks.is_traced(free_bits) or float(free_bits) != 0
+    x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
+    return call(_elbo, key, encoder, decoder, x, prior, beta, free_bits if charged else None, faulty=not_finite)
+
+
+def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
+    q = encode(encoder, x)
+    prior = prior_of(prior, q.mean.shape)
     z = draw(key, 1, q)
     reconstruction = log_prob_of("decoder", decoder(z), x)
     if isinstance(prior, Gaussian):
         entries = kl_entries(q.variance, prior.variance, jnp.asarray(q.mean - prior.mean))
-        kl, charged = jnp.sum(entries), jnp.sum(jnp.maximum(entries, free_bits))
-    elif not checks.is_traced(free_bits) and float(free_bits) == 0:
+        kl, charged = jnp.sum(entries), jnp.sum(jnp.maximum(entries, 0.0 if free_bits is None else free_bits))
+    elif free_bits is None:
         kl = charged = kl_of("prior", q, prior, z)
     else:
         raise ValueError(f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}")
@@ -82,7 +91,13 @@ def importance_weighted_bound(
     Burda et al. 2016, eq. 8.
     """
     samples = checks.integer("samples", samples, minimum=1)
-    x, q, prior = _arguments(key, encoder, decoder, x, prior)
+    x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
+    return call(_importance_weighted_bound, key, encoder, decoder, x, prior, faulty=not_finite, samples=samples)
+
+
+def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
+    q = encode(encoder, x)
+    prior = prior_of(prior, q.mean.shape)
 
     def log_weight(i):
         z = draw(key, i, q)
@@ -192,8 +207,13 @@ def mean_of(name: str, law: Any) -> Array:
     return law.mean() if callable(law.mean) else law.mean
 
 
-def _arguments(key, encoder, decoder, x, prior):
+def not_finite(values: Any) -> Any:
+    """Entries that are NaN or infinite."""
+    return ~np.isfinite(values)
+
+
+def _checked(key, encoder, decoder, x, prior):
     checks.key("key", key)
+    checks.callable_("encoder", encoder, "encoder(x) -> (mean, log_std)")
     checks.callable_("decoder", decoder, "decoder(z) -> law")
-    q, x = encode(encoder, x), check_example("x", x)
-    return x, q, prior_of(prior, q.mean.shape)
+    return check_example("x", x), as_pytree_callable(encoder), as_pytree_callable(decoder), prior

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
+from ..flows.compiled import call
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, as_pytree_callable, pytree, static_field
-from .gaussian import Decoder, draw, drawable, gaussian_of, kl_of, law_of, log_prob_of, mean_of, prior_of
+from .gaussian import Decoder, draw, drawable, gaussian_of, kl_of, law_of, log_prob_of, mean_of, not_finite, prior_of
 
 _LAWS = "those of vaes.decoders"
 
@@ -137,6 +138,10 @@ def elbo(
         raise TypeError(f"inference must be made by bottom_up or top_down, got {inference!r}")
     generative = _kernels("generative", generative, 2, inference.levels)
     x = check_example("x", x)
+    return call(_elbo, key, inference, as_pytree_callable(decoder), generative, x, prior, faulty=not_finite)
+
+
+def _elbo(key, inference, decoder, generative, x, prior):
     terms = _bottom_up_terms if isinstance(inference, BottomUp) else _top_down_terms
     z, below, top = terms(key, inference, generative, x, prior)
     return HierarchicalElbo(log_prob_of("decoder", decoder(z), x), jnp.concatenate([below, top[None]]))
@@ -156,7 +161,10 @@ def decode(
     kernels, z = _kernels("generative", generative, 2, level if callable(generative) else None), check_example("z", z)
     if kernels.last < level:
         raise ValueError(f"level must be at most {kernels.last}, the levels of generative, got {level}")
+    return call(_decode, key, as_pytree_callable(decoder), kernels, z, faulty=not_finite, level=level, mean=mean)
 
+
+def _decode(key, decoder, kernels, z, level, mean):
     def answer(name, law, l):
         return mean_of(name, law) if mean else drawable(name, law, _LAWS).sample(jax.random.fold_in(key, l))
 

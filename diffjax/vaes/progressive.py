@@ -20,9 +20,10 @@ from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..ddpm.gaussian import Gaussian
+from ..flows.compiled import call
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree
-from .gaussian import draw, gaussian_of, law_of, log_prob_of
+from .gaussian import draw, gaussian_of, law_of, log_prob_of, not_finite
 
 
 @pytree
@@ -63,7 +64,12 @@ def reconstruction_losses(
             raise TypeError(f"{name} must be a sequence of callables, got {kernels!r}")
     if len(decoders) != len(encoders):
         raise ValueError(f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}")
-    below, losses, latents = check_example("x", x), [], []
+    encoders, decoders = (tuple(map(as_pytree_callable, kernels)) for kernels in (encoders, decoders))
+    return call(_reconstruction_losses, key, encoders, decoders, check_example("x", x), faulty=not_finite)
+
+
+def _reconstruction_losses(key, encoders, decoders, x):
+    below, losses, latents = x, [], []
     for level, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True), 1):
         name = f"decoders[{level - 1}]"
         z = draw(key, level, gaussian_of(f"encoders[{level - 1}]", encoder(below)))
@@ -126,6 +132,11 @@ def information(
     zs, chunk = check_example("zs", zs), checks.integer("chunk", chunk, minimum=1)
     if zs.ndim == 0 or zs.shape[0] < 2:
         raise ValueError(f"zs must have shape (N, …) with N at least 2, got {zs.shape}")
+    kernels = as_pytree_callable(encoder), as_pytree_callable(decoder)
+    return call(_information, key, *kernels, zs, faulty=not_finite, chunk=chunk)
+
+
+def _information(key, encoder, decoder, zs, chunk):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(zs)))
     laws = jax.vmap(lambda z: _spread(gaussian_of("encoder", encoder(z))))(zs)
     above = jax.vmap(lambda key, law: draw(key, 1, law))(keys, laws)  # (N, …)
