@@ -41,9 +41,9 @@ class LinearOperator:
         """
         total = signal * self.spectrum + noise
         if self.basis is None:
-            return spectral.solve(jnp.asarray(total), None, y)
+            return spectral.pseudo_solve(jnp.asarray(total), None, y)
         deviation = None if self.deviation is None else signal * self.deviation
-        rotated = spectral.solve(total, deviation, self.basis.T @ y.reshape(-1))
+        rotated = spectral.pseudo_solve(total, deviation, self.basis.T @ y.reshape(-1))
         return (self.basis @ rotated).reshape(y.shape)
 
     def dense(self) -> Array:
