@@ -10,6 +10,7 @@ import numpy as np
 from .. import checks, predictions, schedules
 from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
+from ..targets import as_one_program
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
 from .operators import LinearOperator, measurement, noise_levels, whitened
 
@@ -134,10 +135,16 @@ def dps_steps(
     predictions.check_independent("dps_steps", denoiser)
     y, step_size = measurement(operator, y), checks.non_negative("step_size", step_size)
     ratio = ratio_of_steps(schedule, grid)
-    gains = jnp.where(
-        ratio.end == 0, 1, schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end)) * (1 - ratio.value**2)
-    )
-    return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, step_size / gains))
+    strength = as_one_program(_step_strengths, schedule, ratio, step_size)
+    if not checks.is_traced(strength) and not np.all(np.isfinite(strength)):
+        raise ValueError(f"grid must reach α > 0 in its first step, got α = 0 at t={ratio.end[0]}: start it later")
+    return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, strength))
+
+
+def _step_strengths(schedule, ratio, step_size):
+    """ζ/b of each step, (N,)."""
+    alpha = schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end))
+    return step_size / jnp.where(ratio.end == 0, 1, alpha * ratio.gap * (1 + ratio.value))
 
 
 def pigdm(
