@@ -47,7 +47,7 @@ def compiled_eagerly(method: Callable) -> Callable:
 
 
 def _as_array(value):
-    return np.asarray(value) if isinstance(value, list | tuple) else value
+    return np.asarray(value) if type(value) in (list, tuple) else value
 
 
 # ----------------------------------------------------------------------------------------------- exact denoiser, score
@@ -178,12 +178,13 @@ class Mixture:
         r_k are the posterior weights of the components. Where the bases are the axes, the sum is two matrix products.
         """
         flat = self._flat(x)
-        noised = self.convolved(alpha, sigma)
+        seen = (sigma == 0) & (alpha != 0)  # α x_0 itself is observed
+        noised = self.convolved(alpha, jnp.where(seen, 1, sigma))
         r = jax.nn.softmax(noised._log_joint(flat))  # (K,)
         if self.bases is None:
             gain = alpha * self.variances / noised.variances  # (K, 1) | (K, D)
             result = (r @ gain) * flat + r @ ((1 - alpha * gain) * self.means)
-            return result.reshape(x.shape)
+            return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(x.shape)
         coordinates = self._coordinates(flat - noised.means)  # (K, D)
         if self.deviation is None:
             residual = alpha * self.variances / noised.variances * coordinates
@@ -191,7 +192,7 @@ class Mixture:
             whitened = spectral.solve(noised.variances, noised.deviation, coordinates)
             residual = alpha * spectral.product(self.variances, self.deviation, whitened)
         result = r @ (self.means + jnp.einsum("kij,kj->ki", self.bases, residual))
-        return result.reshape(x.shape)
+        return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(x.shape)
 
     @compiled_eagerly
     def sample(self, key: Key) -> Array:
@@ -430,20 +431,21 @@ class UniformBoxes:
         y_k is the mean of a normal distribution truncated to box k, r_k the posterior weight of the box.
         """
         checks.one_of_shapes("x", x, [self.lower.shape[1:]])
-        noised = self.convolved(alpha, sigma)
+        seen = _hypotenuse(alpha * self.std, sigma) == 0  # α x_0 itself is observed
+        noised = self.convolved(alpha, jnp.where(seen, 1, sigma))
         width, centre = self.upper - self.lower, 0.5 * (self.lower + self.upper)
-        sharp = noised.std == 0
-        scale, share = jnp.where(sharp, 1, noised.std), jnp.where(alpha == 0, 1, alpha)
+        scale, share = noised.std, jnp.where(alpha == 0, 1, alpha)
         a, b, delta = noised._standardised(x)
         middle = 0.5 * (a + b)
-        narrow = _is_narrow(middle, delta)
-        _, slope = jax.jvp(log_normal_interval, _wide(narrow, a, b), (jnp.ones_like(a),) * 2)
-        # in a box that is narrow beside the noise the first form divides 0 by α
-        inside = jnp.where(narrow, centre + _narrow_shift(middle, delta, narrow) * width, (x + scale * slope) / share)
+        narrow, thin = _is_narrow(middle, delta)
+        _, slope = jax.jvp(log_normal_interval, _wide(narrow | thin, a, b), (jnp.ones_like(a),) * 2)
+        # in a box that is narrow beside the noise the last form divides 0 by α
+        shift = jnp.where(thin, _thin_shift(middle, delta, thin), _narrow_shift(middle, delta, narrow))
+        inside = jnp.where(narrow | thin, centre + shift * width, (x + scale * slope) / share)
         y = jnp.clip(inside, self.lower, self.upper)
-        y = y + jnp.where(sharp, 0, alpha * (self.std / scale) ** 2) * (x - alpha * y)
+        y = y + alpha * (self.std / scale) ** 2 * (x - alpha * y)
         posterior = jax.nn.softmax(noised._log_joint(x)) @ y
-        return jnp.where(sharp, x / share, posterior)
+        return jnp.where(seen, x / share, posterior)
 
     def _standardised(self, x):
         """((x − b)/s, (x − a)/s, (b − a)/s), (K, D) each, with s = 1 for sharp boxes."""
@@ -454,9 +456,10 @@ class UniformBoxes:
         """log w_k + log of the density of box k, (K,)."""
         a, b, delta = self._standardised(x)
         middle = 0.5 * (a + b)
-        narrow = _is_narrow(middle, delta)
-        interval = log_normal_interval(*_wide(narrow, a, b)) - jnp.log(jnp.where(narrow, 1, delta))
+        narrow, thin = _is_narrow(middle, delta)
+        interval = log_normal_interval(*_wide(narrow | thin, a, b)) - jnp.log(jnp.where(narrow | thin, 1, delta))
         smooth = jnp.where(narrow, _narrow_interval(middle, delta, narrow), interval)
+        smooth = jnp.where(thin, _thin_interval(middle, delta, thin), smooth)
         sharp = self.std == 0
         width = jnp.where(sharp & (delta > 0), delta, 1)
         inside = jnp.where((x >= self.lower) & (x < self.upper), -jnp.log(width), -jnp.inf)
@@ -496,7 +499,21 @@ _NARROW = 0.05
 
 
 def _is_narrow(middle, delta):
-    return (1 + jnp.abs(middle)) * delta < _NARROW
+    """(narrow, thin): where the series serves, and where a thin interval is so far out that it does not."""
+    narrow = (1 + jnp.abs(middle)) * delta < _NARROW
+    return narrow, ~narrow & (delta < (1e-3 if delta.dtype == jnp.float32 else 1e-6))
+
+
+def _thin_interval(middle, delta, thin):
+    """log((Φ(m + δ/2) − Φ(m − δ/2)) / δ) for δ ≪ 1, to δ²/8: log φ(m) + log(sinh h / h), h = mδ/2."""
+    m, h = jnp.where(thin, middle, 1), jnp.abs(jnp.where(thin, 0.5 * middle * delta, 1))
+    return -0.5 * m**2 - 0.5 * math.log(2 * math.pi) + h + jnp.log(-jnp.expm1(-2 * h)) - jnp.log(2 * h)
+
+
+def _thin_shift(middle, delta, thin):
+    """½ (coth h − 1/h), the derivative of log(sinh h / h) by m over δ."""
+    h = jnp.where(thin, 0.5 * middle * delta, 1)
+    return 0.5 * (1 / jnp.tanh(h) - 1 / h)
 
 
 def _wide(narrow, a, b):

@@ -115,12 +115,9 @@ def optimised_grid(
         driver.check_grid("grid", solver, problem, grid)
     if not np.all(np.isfinite(ends)):
         raise ValueError("denoiser must be finite along the flow, got NaN or infinity at the end of the reference path")
-    fitted, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
-    errors = np.nan_to_num(np.asarray(errors, float), nan=np.inf)
-    best = int(np.argmin(errors))
-    grid = jnp.asarray([*np.asarray(candidates), np.asarray(fitted)][best])
-    *baselines, equidistributed, descended = errors.tolist()
-    report = Fit(errors[best].item(), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True)))
+    grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
+    *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
+    report = Fit(float(np.min(errors)), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True)))
     return (grid, report) if info else grid
 
 
@@ -247,7 +244,7 @@ def _equidistribute(schedule, steps, solver, nodes, local_errors):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _descend(settings, arrays, learning_rate, starts, ends, candidates):
-    """(grid, errors): the best iterate from the best candidate, and the candidates' and its errors where judged."""
+    """(the best grid, errors where judged): of the candidates and of the best iterate from the best of them."""
     denoiser, schedule = combine(arrays, settings.static)
     fitted, chosen, _ = settings.counts
     fit, choice = (starts[:fitted], ends[:fitted]), (starts[: fitted + chosen], ends[: fitted + chosen])
@@ -291,4 +288,6 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
         logits = jnp.log(jnp.diff(schedules.log_snr(schedule, start)))
         carry = (logits, optimiser.init(logits), (error(start, choice), start))
         (_, _, (_, grid)), _ = jax.lax.scan(descend, carry, length=settings.iterations)
-    return grid, jax.lax.map(judge, jnp.concatenate([candidates, grid[None]]))
+    grids_judged = jnp.concatenate([candidates, grid[None]])
+    errors = jnp.nan_to_num(jax.lax.map(judge, grids_judged), nan=jnp.inf, posinf=jnp.inf)
+    return grids_judged[jnp.argmin(errors)], errors

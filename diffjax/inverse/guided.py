@@ -191,6 +191,6 @@ def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
     predictions.check_independent("guidance by a likelihood", denoiser)
     y, scale = measurement(operator, y), checks.number("scale", scale)
-    if noise_std.ndim and operator.basis is not None:
+    if np.ndim(noise_std) and operator.basis is not None:
         operator, y, noise_std = whitened(operator, noise_std), y / noise_std, jnp.ones((), noise_std.dtype)
     return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)

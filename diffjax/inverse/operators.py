@@ -233,12 +233,12 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
 def noise_levels(operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False) -> Any:
     """τ as one number or an array of the operator's measured shape, or the argument's error."""
     if np.shape(noise_std) == ():
-        return jnp.asarray((checks.positive if positive else checks.non_negative)("noise_std", noise_std))
+        return (checks.positive if positive else checks.non_negative)("noise_std", noise_std)
     noise_std = checks.real_array("noise_std", noise_std)
     checks.one_of_shapes("noise_std", noise_std, [(), operator.measured])
     checks.finite("noise_std", noise_std)
     if not checks.is_traced(noise_std):
-        least = float(np.min(noise_std))
+        least = float(np.min(np.asarray(noise_std)))
         if least < 0 or (positive and least == 0):
             raise ValueError(f"noise_std must be {'positive' if positive else '0 or more'}, got {least} in an entry")
     return noise_std

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import checks, schedules
 from ..schedules import Schedule
+from ..targets import as_one_program
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
 
 
@@ -108,7 +109,7 @@ def trust_mask(schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0) -
     for name, value, accepted in (("noise_std", noise_std, "0 or more"), ("std", std, "positive")):
         checks.finite(name, value)
         if not checks.is_traced(value):
-            least = float(np.min(value))
+            least = float(np.min(np.asarray(value)))
             if least < 0 or (name == "std" and least == 0):
                 raise ValueError(f"{name} must be {accepted} everywhere, got {least}")
     return TrustMask(schedules.check(schedule), noise_std, std)
@@ -146,7 +147,17 @@ def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
       ValueError: For a mask outside [0, 1], or α(t_max) = 0.
     """
     mask = _fractions(mask, np.shape(mask))
-    first, last = schedules.log_snr_range(schedules.check(schedule))
+    schedules.check(schedule)
+    if checks.is_traced(schedule, mask):
+        return _release(schedule, mask)
+    released = as_one_program(_release, schedule, mask)
+    if not np.isfinite(released.span):
+        schedules.log_snr_range(schedule)  # raises
+    return released
+
+
+def _release(schedule, mask):
+    first, last = (schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min))
     above = jnp.where(mask >= 1, 2, mask)  # the last step starts above t_min, but may end at 0
     return ReleaseMask(schedule, first, last - first, above)
 
@@ -156,6 +167,8 @@ def _fractions(mask, shape):
     mask = checks.real_array("mask", np.asarray(mask, float) if isinstance(mask, bool | list | tuple) else mask)
     checks.one_of_shapes("mask", mask, [(), shape])
     checks.finite("mask", mask)
-    if not checks.is_traced(mask) and not 0 <= float(np.min(mask)) <= float(np.max(mask)) <= 1:
-        raise ValueError(f"mask must lie in [0, 1], got values from {np.min(mask)} to {np.max(mask)}")
+    if not checks.is_traced(mask):
+        least, greatest = float(np.min(np.asarray(mask))), float(np.max(np.asarray(mask)))
+        if not 0 <= least <= greatest <= 1:
+            raise ValueError(f"mask must lie in [0, 1], got values from {least} to {greatest}")
     return mask
