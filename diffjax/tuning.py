@@ -117,7 +117,7 @@ def optimised_grid(
         raise ValueError("denoiser must be finite along the flow, got NaN or infinity at the end of the reference path")
     grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
-    report = Fit(float(np.min(errors)), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True)))
+    report = Fit(float(np.min(np.asarray(errors))), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True)))
     return (grid, report) if info else grid
 
 

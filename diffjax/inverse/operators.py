@@ -99,7 +99,7 @@ def matrix(entries: ArrayLike) -> LinearOperator:
         basis, singular, _ = np.linalg.svd(given.astype(np.float64))
         singular = np.where(singular > max(entries.shape) * rounding * singular[0], singular, 0)
         spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))
-        factors = (jnp.asarray(spectrum, entries.dtype), jnp.asarray(basis, entries.dtype), None)
+        factors = (*(jnp.asarray(np.asarray(value, entries.dtype)) for value in (spectrum, basis)), None)
     return LinearOperator(_Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1])
 
 
@@ -182,7 +182,7 @@ def _eigh(gram):
         return jnp.where(_is_above_rounding(values, gram.dtype), values, 0), basis, deviation
     values, basis = np.linalg.eigh(np.asarray(gram, np.float64))
     values = np.where(_is_above_rounding(values, gram.dtype), values, 0)
-    return jnp.asarray(values, gram.dtype), jnp.asarray(basis, gram.dtype), None
+    return (*(jnp.asarray(np.asarray(value, gram.dtype)) for value in (values, basis)), None)
 
 
 def _is_above_rounding(values, dtype):
