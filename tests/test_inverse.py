@@ -41,13 +41,13 @@ def test_operators_obey_their_laws(name, x64):
     single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) if np.asarray(leaf).dtype.kind == "f" else leaf, operator)
 
     @jax.jit
-    def all_of(operator, x, z, y):
+    def all_of(x, z, y):
         forward = operator.forward(x)
         again = operator.forward(operator.transpose(operator.solve(forward, 1.0, 0.0)))
         moved = operator.forward(2 * x - z), operator.forward(z)
         return forward, operator.transpose(y), operator.dense(), operator.solve(y, 0.7, 0.3), again, moved
 
-    forward, transposed, a, solved, again, (both, other) = jax.tree.map(np.asarray, all_of(operator, x, z, y))
+    forward, transposed, a, solved, again, (both, other) = jax.tree.map(np.asarray, all_of(x, z, y))
     assert forward.shape == operator.measured and transposed.shape == operator.shape
     scale = float(np.sqrt(np.sum(x**2) * np.sum(y**2)))
     assert abs(float(np.sum(forward * y) - np.sum(x * transposed))) < 100 * EPS64 * scale
