@@ -293,7 +293,7 @@ def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) ->
         return Mixture(weights, means, jnp.reshape(scales, (components, -1)) ** 2, None, shape=(dimension,))
     if not np.all(exact_scales > 0):
         raise ValueError(f"scales must be positive, got {np.min(exact_scales)}")
-    variances = jax.device_put(np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype))
+    variances = jnp.asarray(np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype), scales.dtype)
     return Mixture(weights, means, variances, None, shape=(dimension,))
 
 
@@ -350,7 +350,7 @@ def _decompose(covariances, dtype):
     values, bases = np.linalg.eigh(covariances)
     if not np.all(values > 0):
         raise ValueError(f"scales must hold positive definite covariances, got smallest eigenvalue {values.min():.3g}")
-    return jax.device_put(np.asarray(values, dtype)), jax.device_put(np.asarray(bases, dtype))
+    return tuple(jnp.asarray(np.asarray(value, dtype), dtype) for value in (values, bases))
 
 
 # ---------------------------------------------------------------------------------------------------------- a data set

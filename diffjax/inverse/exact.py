@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,7 +53,7 @@ def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noi
         raise ValueError(f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}")
     weights, means, covariances = _condition(np, *prior, a, exact_y, noise_std)
     values, bases = np.linalg.eigh(covariances)
-    found = (jax.device_put(np.asarray(value, dtype)) for value in (weights, means, np.maximum(values, 0), bases))
+    found = (jnp.asarray(np.asarray(value, dtype), dtype) for value in (weights, means, np.maximum(values, 0), bases))
     return Mixture(*found, shape=target.shape)
 
 

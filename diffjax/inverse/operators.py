@@ -99,7 +99,7 @@ def matrix(entries: ArrayLike) -> LinearOperator:
         basis, singular, _ = np.linalg.svd(given.astype(np.float64))
         singular = np.where(singular > max(entries.shape) * rounding * singular[0], singular, 0)
         spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))
-        factors = (*(jax.device_put(np.asarray(value, entries.dtype)) for value in (spectrum, basis)), None)
+        factors = (*(jnp.asarray(np.asarray(value, entries.dtype), entries.dtype) for value in (spectrum, basis)), None)
     return LinearOperator(_Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1])
 
 
@@ -117,7 +117,7 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
     indices = np.flatnonzero(mask)
     if not indices.size:
         raise ValueError(f"mask must be True somewhere, got none of {mask.size} entries")
-    entries = _Entries(jax.device_put(indices.astype(np.int32)))
+    entries = _Entries(jnp.asarray(indices.astype(np.int32), np.int32))
     return LinearOperator(entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,))
 
 
@@ -183,7 +183,7 @@ def _eigh(gram):
         return jnp.where(_is_above_rounding(values, gram.dtype), values, 0), basis, deviation
     values, basis = np.linalg.eigh(np.asarray(gram, np.float64))
     values = np.where(_is_above_rounding(values, gram.dtype), values, 0)
-    return (*(jax.device_put(np.asarray(value, gram.dtype)) for value in (values, basis)), None)
+    return (*(jnp.asarray(np.asarray(value, gram.dtype), gram.dtype) for value in (values, basis)), None)
 
 
 def _is_above_rounding(values, dtype):
