@@ -289,7 +289,7 @@ def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) ->
     checks.finite("scales", scales)
     if scales.ndim == 3:
         return Mixture(weights, means, *_decompose(exact_scales, scales.dtype), shape=(dimension,))
-    if checks.is_traced(scales):
+    if checks.is_traced(exact_scales):
         return Mixture(weights, means, jnp.reshape(scales, (components, -1)) ** 2, None, shape=(dimension,))
     if not np.all(exact_scales > 0):
         raise ValueError(f"scales must be positive, got {np.min(exact_scales)}")
@@ -329,7 +329,7 @@ def _with_axis(value):
 def _exactly(name, value):
     """(value in the working precision, value in float64 on the host); the former twice where it is traced."""
     rounded = checks.real_array(name, value)
-    return rounded, rounded if checks.is_traced(rounded) else np.asarray(value, np.float64)
+    return rounded, rounded if checks.is_traced(value) else np.asarray(value, np.float64)
 
 
 def _check_weights(weights):
