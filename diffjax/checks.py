@@ -126,7 +126,11 @@ def real_array(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")
-    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32)))
+    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
+    if not isinstance(value, jax.Array):
+        with np.errstate(over="ignore"):
+            value = np.asarray(value).astype(dtype)  # on the host: no program for a conversion
+    return jnp.asarray(value, dtype)
 
 
 def answer(data: Any, x: Any) -> Any:

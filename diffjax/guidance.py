@@ -6,6 +6,7 @@ probability flow and each reverse SDE. On VE with p_u = N(0, S²), p_c = N(m, s�
 S^{2(1−γ)} s^{2γ}, where p_u^{1−γ} p_c^γ has 1/((1 − γ)/S² + γ/s²).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from . import checks, grids, predictions, schedules
 from .schedules import Schedule
+from .targets import as_one_program
 from .types import Array, ArrayLike, Denoiser, Key, PyTree, Scalar, as_pytree_callable, pytree, static_field
 
 # ------------------------------------------------------------------------------------------------- by a classifier
@@ -293,15 +295,19 @@ def cfg_plus_plus_scale(schedule: Schedule, grid: ArrayLike, scale: Scalar) -> S
     """
     scale = checks.non_negative("scale", scale)
     steps = ratio_of_steps(schedule, grid)
-    return StepScale(steps.start, scale / (1 - steps.value))
+    return StepScale(steps.start, scale / steps.gap)
 
 
 class Ratios(NamedTuple):
-    """start t, end s and value ρ_s/ρ_t, ρ = σ/α, of each step of a grid, (N,) each; the value is 0 where s = 0."""
+    """Start t, end s, value ρ_s/ρ_t and gap 1 − ρ_s/ρ_t, ρ = σ/α, of each step of a grid, (N,) each.
+
+    The value is 0 where s = 0 or α(t) = 0.
+    """
 
     start: Array
     end: Array
     value: Array
+    gap: Array
 
 
 def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
@@ -311,10 +317,21 @@ def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
         first, last = np.asarray(grid)[[0, -1]]
         if first < last:
             raise ValueError(f"grid must decrease, got {first} … {last}")
+    return as_one_program(_ratios, schedule, grid)
+
+
+def _ratios(schedule, grid):
     t, s = grid[:-1], grid[1:]
     end = jnp.where(s == 0, t, s)
-    ratio = schedule.sigma(end) * schedule.alpha(t) / (schedule.alpha(end) * schedule.sigma(t))
-    return Ratios(t, s, jnp.where(s == 0, 0, ratio))
+    noise, signal = schedule.sigma(end) * schedule.alpha(t), schedule.alpha(end) * schedule.sigma(t)
+    # α may underflow where the log-SNR is still finite: products of small numbers would be 0/0
+    by_levels = 0.5 * (schedules.log_snr(schedule, t) - schedules.log_snr(schedule, end))
+    small = jnp.minimum(noise, signal) < jnp.finfo(noise.dtype).tiny / jnp.finfo(noise.dtype).eps
+    known = jnp.where(jnp.isfinite(by_levels), by_levels, -jnp.inf)  # from α = 0 every step is a whole one
+    safe = jnp.where(small, 1, signal)
+    value = jnp.where(small, jnp.exp(known), noise / safe)
+    gap = jnp.where(small, -jnp.expm1(known), (signal - noise) / safe)
+    return Ratios(t, s, jnp.where(s == 0, 0, value), jnp.where(s == 0, 1, gap))
 
 
 # --------------------------------------------------------------------------------------------------------- training
@@ -341,9 +358,20 @@ def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probabil
 def check_signal(schedule: Schedule) -> Schedule:
     """`schedule`, refused where α(t_max) = 0 is seen and a gradient's share σ²/α of D has no value."""
     schedules.check(schedule)
-    if not checks.is_traced(schedule) and not schedules.is_finite(schedule):
-        raise ValueError(f"schedule must have α(t_max) > 0, but α = 0 at t_max={schedule.t_max}: lower t_max")
+    if not checks.is_traced(schedule):
+        with jax.ensure_compile_time_eval():
+            level, alpha = map(float, as_one_program(_first_level, schedule))
+        if not math.isfinite(level) or not alpha >= float(np.finfo(np.float32).tiny):
+            raise ValueError(
+                f"schedule must have α(t_max) > 0, but α = {alpha:.3g} at t_max={schedule.t_max}, 0 to rounding: "
+                "lower t_max"
+            )
     return schedule
+
+
+def _first_level(schedule):
+    """(λ(t_max), α(t_max))."""
+    return schedules.log_snr(schedule, schedule.t_max), schedule.alpha(schedule.t_max)
 
 
 def _denoiser(name, value, signature="denoiser(x, t)"):

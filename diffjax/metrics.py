@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checks
+from . import checks, spectral
 from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree, static_field
 
 Kernel = Callable[[Array, Array], Array]
@@ -38,20 +38,27 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> Array:
     at equal n. Differentiable where n > D and Σ has full rank. On network features this is FID.
     Dowson & Landau 1982; Heusel et al. 2017, eq. 6.
     """
-    x, y = _two_sets(x, y)
-    return _frechet(x, y)
+    return _frechet(*_two_sets(x, y))
 
 
 @jax.jit
 def _frechet(x: Array, y: Array) -> Array:
+    x, y, unit = _in_common_unit(x, y)
     a, b = _covariance_factor(x), _covariance_factor(y)
     rows = max(len(a), len(b))  # a set of n ≤ D examples has only n rows
     a, b = (jnp.pad(factor, ((0, rows - len(factor)), (0, 0))) for factor in (a, b))
-    product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
-    u, _, v = jnp.linalg.svd(jax.lax.stop_gradient(product))  # at the minimum the derivative by W vanishes
-    rotation = jnp.matmul(u, v, precision=jax.lax.Precision.HIGHEST)
+    rotation = spectral.polar(jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST))
     difference = a - jnp.matmul(rotation, b, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum((x.mean(0) - y.mean(0)) ** 2) + jnp.sum(difference**2)
+    return unit * (jnp.sum((x.mean(0) - y.mean(0)) ** 2) + jnp.sum(difference**2)) * unit
+
+
+def _in_common_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """(x − c)/s, (y − c)/s and s: centred and of size 1, so that no square over- or underflows. For distances."""
+    centre = jax.lax.stop_gradient(x[0])
+    x, y = x - centre, y - centre
+    unit = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(x)), jnp.max(jnp.abs(y))))
+    unit = jnp.where(unit > 0, unit, 1)
+    return x / unit, y / unit, unit
 
 
 def _covariance_factor(x: Array) -> Array:
@@ -66,6 +73,14 @@ class PolynomialKernel:
     offset: Scalar
     degree: int = static_field()
 
+    def varying(self, a: Array, b: Array) -> Array:
+        """k(a, b) − offset^degree, which keeps its digits where a·b / D is far below the offset."""
+        product = jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST) / a.size
+        total = jnp.zeros_like(product)
+        for power in range(self.degree):  # Horner's rule for Σ_{j≥1} (degree choose j) offset^{degree − j} (a·b/D)^j
+            total = math.comb(self.degree, power) * self.offset**power + total * product
+        return total * product
+
     def __call__(self, a: Array, b: Array) -> Array:
         return (jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST) / a.size + self.offset) ** self.degree
 
@@ -76,8 +91,12 @@ class GaussianKernel:
 
     bandwidth: Scalar
 
+    def varying(self, a: Array, b: Array) -> Array:
+        """k(a, b) − 1, which keeps its digits where a and b are close beside the bandwidth."""
+        return jnp.expm1(-0.5 * jnp.sum(((a - b) / self.bandwidth) ** 2))
+
     def __call__(self, a: Array, b: Array) -> Array:
-        return jnp.exp(-jnp.sum((a - b) ** 2) / (2 * self.bandwidth**2))
+        return jnp.exp(-0.5 * jnp.sum(((a - b) / self.bandwidth) ** 2))
 
 
 def polynomial_kernel(degree: int = 3, offset: Scalar = 1.0) -> PolynomialKernel:
@@ -103,13 +122,21 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
     `polynomial_kernel()`, KID's cubic (a·b / D + 1)³. A lambda made anew in each call is compiled in each call.
     Gretton et al. 2012, eq. 3; Bińkowski et al. 2018 (who average over subsets of 1000; here all pairs enter).
     """
-    x, y = _two_sets(x, y)
+    x, y = _two_sets(x, y, centred=False)
     kernel = checks.callable_("kernel", polynomial_kernel() if kernel is None else kernel, "kernel(a, b)")
-    return _kernel_distance(as_pytree_callable(kernel), x, y)
+    result = _kernel_distance(as_pytree_callable(kernel), x, y)
+    if not checks.is_traced(result) and not np.isfinite(result):
+        raise ValueError(
+            f"kernel must be finite on x and y, got a distance of {result}: {result.dtype} overflows at values up to "
+            f"{max(np.max(np.abs(x)), np.max(np.abs(y))):.3g}; divide both sets by their scale"
+        )
+    return result
 
 
 @jax.jit
 def _kernel_distance(kernel: Kernel, x: Array, y: Array) -> Array:
+    if isinstance(kernel, PolynomialKernel | GaussianKernel):
+        kernel = kernel.varying  # a constant drops out, and with it the cancellation
     return _mean_of_distinct(kernel, x) + _mean_of_distinct(kernel, y) - 2 * _mean_of_pairs(kernel, x, y)
 
 
@@ -122,14 +149,14 @@ def energy_distance(x: ArrayLike, y: ArrayLike) -> Array:
     x: (n, …), y: (m, …), n, m ≥ 2. In one dimension it is 2 ∫(F − G)².
     Székely & Rizzo 2013 (their test statistic has a further factor nm / (n + m)).
     """
-    x, y = _two_sets(x, y)
-    return _energy_distance(x, y)
+    return _energy_distance(*_two_sets(x, y))
 
 
 @jax.jit
 def _energy_distance(x: Array, y: Array) -> Array:
+    x, y, unit = _in_common_unit(x, y)
     within = _mean_of_pairs(_distance, x, x) + _mean_of_pairs(_distance, y, y)
-    return 2 * _mean_of_pairs(_distance, x, y) - within
+    return (2 * _mean_of_pairs(_distance, x, y) - within) * unit
 
 
 def sliced_wasserstein(key: Key, x: ArrayLike, y: ArrayLike, projections: int = 128) -> Array:
@@ -143,22 +170,26 @@ def sliced_wasserstein(key: Key, x: ArrayLike, y: ArrayLike, projections: int = 
     Rabin et al. 2012; Bonneel et al. 2015.
     """
     checks.key("key", key)
-    checks.integer("projections", projections, 1)
+    projections = checks.integer("projections", projections, 1)
     x, y = _two_sets(x, y)
-    directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     n, m = len(x), len(y)
     steps = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)  # of both quantile functions, in units of 1 / nm
-    return _wasserstein_along(directions, x, y, steps[:-1] // m, steps[:-1] // n, np.diff(steps) / (n * m))
+    quantiles = steps[:-1] // m, steps[:-1] // n, np.diff(steps) / (n * m)
+    return _sliced_wasserstein(projections, key, x, y, quantiles)
 
 
-@jax.jit
-def _wasserstein_along(directions: Array, x: Array, y: Array, x_rank: Array, y_rank: Array, weights: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=0)
+def _sliced_wasserstein(projections: int, key: Key, x: Array, y: Array, quantiles: tuple) -> Array:
+    x_rank, y_rank, weights = quantiles
+    x, y, unit = _in_common_unit(x, y)
+    directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+
     def along(direction):
         u, v = (jnp.sort(jnp.dot(values, direction, precision=jax.lax.Precision.HIGHEST)) for values in (x, y))
         return jnp.dot(weights.astype(u.dtype), (u[x_rank] - v[y_rank]) ** 2, precision=jax.lax.Precision.HIGHEST)
 
-    return _for_each(along, directions, len(x) + len(y)).mean()
+    return unit * _for_each(along, directions, len(x) + len(y)).mean() * unit
 
 
 def nearest_neighbours(x: ArrayLike, reference: ArrayLike, k: int = 1) -> tuple[Array, Array]:
@@ -175,9 +206,11 @@ def nearest_neighbours(x: ArrayLike, reference: ArrayLike, k: int = 1) -> tuple[
 
 @functools.partial(jax.jit, static_argnums=2)
 def _nearest_neighbours(x: Array, reference: Array, k: int) -> tuple[Array, Array]:
+    x, reference, unit = _in_common_unit(x, reference)
+
     def of_one(example):
         closeness, indices = jax.lax.top_k(-jnp.sum((example - reference) ** 2, axis=1), k)
-        return indices, jnp.sqrt(-closeness)
+        return indices, unit * jnp.sqrt(-closeness)
 
     return _for_each(of_one, x, reference.size)
 
@@ -214,13 +247,23 @@ def _for_each(function: Callable, xs, width: int):
     return jax.lax.map(function, xs, batch_size=max(1, _BLOCK // width))
 
 
-def _two_sets(x: ArrayLike, y: ArrayLike, y_name: str = "y", minimum: int = 2) -> tuple[Array, Array]:
-    """Both as (n, D) and (m, D) of one dtype, or the argument's error."""
+def _two_sets(
+    x: ArrayLike, y: ArrayLike, y_name: str = "y", minimum: int = 2, *, centred: bool = True
+) -> tuple[Array, Array]:
+    """Both as (n, D) and (m, D) of one dtype, or the argument's error.
+
+    Centred concrete sets are shifted by x's first example in float64, before they are rounded.
+    """
+    exact = x, y
     x, y = _examples("x", x, minimum), _examples(y_name, y, minimum)
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
-    return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)
+    if checks.is_traced(x, y):
+        return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)
+    x, y = (np.asarray(value, np.float64).reshape(len(value), -1) for value in exact)
+    centre = x[0] if centred else 0
+    return (x - centre).astype(dtype), (y - centre).astype(dtype)
 
 
 def _examples(name: str, value: ArrayLike, minimum: int) -> Array:

@@ -80,6 +80,53 @@ def test_frechet_gradient(x64):
     check_grads(lambda x: metrics.frechet_distance(x, y), (jnp.asarray(normal(0, 9, 3)),), order=1, modes=["rev"])
 
 
+@pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "repeated"])
+def test_frechet_derivatives_are_those_of_differences(repeated, x64):
+    """First and second, at distinct and at equal singular values of the product of covariance factors; h = 1e-5."""
+    x, y, rate, h = normal(0, 12, 3), normal(1, 9, 3), normal(2, 12, 3), 1e-5
+    if repeated:
+        x, y = (with_moments(3, len(z), np.zeros(3), np.eye(3)) for z in (x, y))
+    value = lambda e: metrics.frechet_distance(x + e * rate, y)  # noqa: E731
+    all_three = jax.jit(jax.vmap(lambda e: (value(e), jax.grad(value)(e), jax.grad(jax.grad(value))(e))))
+    (low, _, high), (slope_low, slope, slope_high), (_, bend, _) = map(np.asarray, all_three(np.array([-h, 0, h])))
+    assert slope == pytest.approx((high - low) / (2 * h), abs=1e-7)
+    assert bend == pytest.approx((slope_high - slope_low) / (2 * h), abs=1e-6)
+
+
+POWERS = {"frechet": 2, "energy": 1, "sliced": 2}
+
+
+@pytest.mark.parametrize("name", POWERS)
+def test_distances_scale_with_the_unit_and_know_no_origin(name):
+    """In units of 2^±60 (exact in float32; squares of 2^±120) the distance is that of 1 times the unit's power, and
+    float64 data at 10⁹ + x that of x: shifted before it is rounded.
+    """
+    distance, x, y = DISTANCES[name], np.float32(normal(0, 20, 3)), np.float32(1.5 * normal(1, 20, 3))
+    plain = float(distance(x, y))
+    for exponent in (-60, -33, 33, 60):
+        found = np.float64(distance(np.ldexp(x, exponent), np.ldexp(y, exponent)))
+        assert np.ldexp(found, -exponent * POWERS[name]) == pytest.approx(plain, rel=1e-5)
+    far = [np.float64(np.round(z * 1024) / 1024) for z in (x, y)]
+    assert float(distance(*(z + 1e9 for z in far))) == pytest.approx(float(distance(*far)), rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [metrics.polynomial_kernel(), metrics.gaussian_kernel(1.0)], ids=["cubic", "gauss"])
+def test_kernel_distance_of_small_data_keeps_its_digits(kernel):
+    """Of data of size s ≪ 1: s² times that of the kernel's linear term, 3 a·b/D or a·b; the constant drops out.
+
+    The next term is a share s² of it, 1e-10.
+    """
+    x, y = normal(0, 9, 3), normal(1, 13, 3) + 0.5
+    linear = 3 / 3 if isinstance(kernel, metrics.PolynomialKernel) else 1.0
+    within = [np.mean([a @ b for i, a in enumerate(z) for j, b in enumerate(z) if i != j]) for z in (x, y)]
+    square = sum(within) - 2 * x.mean(0) @ y.mean(0)
+    if linear == 1.0 and isinstance(kernel, metrics.GaussianKernel):
+        square = 0.5 * (2 * np.mean(np.sum((x[:, None] - y[None]) ** 2, -1)) - sum(
+            np.sum((z[:, None] - z[None]) ** 2) / (len(z) * (len(z) - 1)) for z in (x, y)))  # fmt: skip
+    found = metrics.kernel_distance(1e-5 * x, 1e-5 * y, kernel)
+    assert float(found) == pytest.approx(1e-10 * linear * square, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["frechet", "energy", "sliced"])
 def test_zero_for_equal_sets_in_any_order(name):
     x = normal(0, 60, 4, 2).astype(np.float32)
@@ -223,6 +270,8 @@ def test_bad_sets_are_refused_by_name(distance, x, y, message):
 
 def test_other_bad_arguments_are_refused_by_name():
     x = np.ones((3, 2))
+    with pytest.raises(ValueError, match="kernel must be finite on x and y, .*; divide both sets by their scale"):
+        metrics.kernel_distance(1e15 * x, -1e15 * x)
     with pytest.raises(ValueError, match="k must be between 1 and 3, got 4"):
         metrics.nearest_neighbours(x, x, k=4)
     with pytest.raises(ValueError, match=re.escape("reference must hold at least 1 example, got shape (0, 2)")):

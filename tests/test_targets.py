@@ -1,5 +1,6 @@
 """Densities known exactly at every noise level: each law against quadrature, autodiff or sampling."""
 
+import functools
 import math
 
 import jax
@@ -250,6 +251,137 @@ def test_energy_is_a_continuous_softmax():
         targets.energy(lambda x: x).log_prob(x)
     with pytest.raises(TypeError, match="target must know its law under added noise"):
         targets.denoiser(energy, schedules.edm())
+
+
+# ------------------------------------------------------------------------------- precision, derivatives, and no NaN
+
+
+@pytest.mark.parametrize("condition", [1e6, 1e8])
+def test_covariances_are_decomposed_before_they_are_rounded(condition):
+    """log p in float32 of N(0, V) for a float64 V: only the basis is rounded, by ε √condition of a coordinate.
+
+    c²/v with c off by δ = ε √condition is off by 2|z|δ + δ² for |z| ≤ 4 in each of 4 coordinates, and log p by half.
+    """
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    covariance = basis * np.geomspace(1 / condition, 1, 4) @ basis.T
+    x = rng.multivariate_normal(np.zeros(4), covariance, size=200).astype(np.float32)
+    found = batched_log_prob(targets.gaussian(np.zeros(4), 0.5 * (covariance + covariance.T)), x)
+    exact = stats.multivariate_normal(np.zeros(4), covariance).logpdf(x.astype(float))
+    slack = EPS32 * math.sqrt(condition)
+    assert np.max(np.abs(found - exact)) < 4 * (4 * slack + slack**2) + 32 * EPS32
+
+
+def test_moments_of_components_far_from_zero():
+    """At 10⁶ + {0, 1} (exact in float32) the covariance is that at {0, 1}, and the mean is within a unit of rounding."""
+    near, far = (targets.gaussian_mixture([0.25, 0.75], [[m], [m + 1.0]], [0.5, 0.5]) for m in (0.0, 1e6))
+    np.testing.assert_allclose(far.covariance(), near.covariance(), rtol=4 * EPS32)
+    np.testing.assert_allclose(far.mean(), [1e6 + 0.75], rtol=EPS32)
+
+
+MATRICES = {
+    "repeated": 0.64 * np.eye(3),
+    "twice": np.diag([0.64, 0.64, 0.3]),
+    "nearly": np.diag([0.64, 0.64 + 1e-9, 0.3]),
+    "distinct": np.array([[0.9, 0.2, 0.1], [0.2, 0.6, -0.1], [0.1, -0.1, 0.4]]),
+}
+"""Symmetric positive definite matrices, by how their eigenvalues lie."""
+
+
+def of_covariance(c, mean, x, alpha, sigma):
+    """What depends on the covariance of a Gaussian, (5,), smooth in every argument."""
+    law = targets.gaussian_mixture([0.4, 0.6], jnp.stack([mean, -mean]), jnp.stack([c, 2 * c @ c]))
+    noised = law.convolved(alpha, sigma)
+    along = jnp.array([1.0, 2.0, -1.0])
+    sample = jnp.sin(targets.gaussian(mean, c).sample(jax.random.key(3)))
+    return jnp.stack(
+        [
+            noised.log_prob(x),
+            targets.score(noised, x) @ along,
+            law.posterior_mean(x, alpha, sigma) @ along,
+            sample @ along,
+            jnp.sum(jnp.sin(law.covariance())),
+        ]
+    )
+
+
+@jax.jit
+def along_line(points, rates, step):
+    """of_covariance, its first and second derivative along a line, forwards and in reverse; (5,) each."""
+
+    def move(e):
+        return of_covariance(*(p + e * r for p, r in zip(points, rates, strict=True)))
+
+    def of_sum(weights):
+        return jax.grad(lambda e: jnp.vdot(weights, move(e)))
+
+    forward = lambda e: jax.jvp(move, (e,), (1.0,))[1]  # noqa: E731
+    reverse = jax.vmap(lambda w: of_sum(w)(step))(jnp.eye(5))
+    second = jax.vmap(lambda w: jax.grad(of_sum(w))(step))(jnp.eye(5))
+    return move(step), forward(step), reverse, second
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_derivatives_by_a_covariance_are_those_of_differences(name, x64):
+    """By all arguments at once, first and second (reverse over reverse): central differences with h = 1e-5.
+
+    Their error is h²/6 of the third derivative and ε/h of the value: below 1e-6 of values and derivatives up to 1e3.
+    """
+    rng, h = np.random.default_rng(1), 1e-5
+    turn = rng.normal(size=(3, 3))
+    points = MATRICES[name], np.array([0.5, -0.2, 0.3]), np.array([0.1, 0.4, -0.3]), 0.8, 0.5
+    rates = 0.1 * (turn + turn.T), rng.normal(size=3), rng.normal(size=3), 0.3, -0.2
+    (low, slope_low, *_), (_, forward, reverse, second), (high, slope_high, *_) = (
+        along_line(points, rates, e) for e in (-h, 0.0, h)
+    )
+    np.testing.assert_allclose(forward, (high - low) / (2 * h), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(second, (slope_high - slope_low) / (2 * h), rtol=1e-5, atol=1e-5)
+
+
+EVERYWHERE = TARGETS | {"checkerboard": targets.checkerboard, "data": lambda: targets.empirical(np.eye(3)[:, :2])}
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_no_value_or_derivative_is_nan(name):
+    """On and off the support, far away, at noise 0, where α = 0 and between: every output and every reverse sweep."""
+    target = EVERYWHERE[name]()
+    points = np.array([[0.3, -0.2], [-1.0, -3.0], [0.0, 0.2], [1e4, -1e4]], np.float32)
+    levels = np.array([[1.0, 0.0], [0.7, 0.0], [0.9, 1e-6], [0.6, 0.8], [1e-4, 1.0], [0.0, 1.0]], np.float32)
+
+    def outputs(target, x, alpha, sigma):
+        noised = target.convolved(alpha, sigma)
+        return noised.log_prob(x), target.posterior_mean(x, alpha, sigma)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, None))
+    @functools.partial(jax.vmap, in_axes=(None, None, 0))
+    def all_of(target, x, level):
+        log_p, denoised = outputs(target, x, *level)
+        slopes = [
+            jax.grad(lambda *a, i=i: jnp.sum(outputs(*a)[i]), argnums=(0, 1, 2, 3))(target, x, *level) for i in (0, 1)
+        ]
+        return log_p, denoised, slopes
+
+    for leaf in jax.tree.leaves(all_of(target, points, levels)):
+        assert not np.any(np.isnan(leaf))
+
+
+def test_boxes_much_narrower_than_the_noise(x64):
+    """At α = 1e-9 and 0 the density is N(x; 0, 1)'s and D the mean of the boxes to O(α); float64's log Φ would be 0/0."""
+    boxes, x = TARGETS["boxes"](), np.array([0.7, -1.2])
+    for alpha in (1e-9, 0.0):
+        assert float(boxes.convolved(alpha, 1.0).log_prob(x)) == pytest.approx(stats.norm.logpdf(x).sum(), rel=1e-8)
+        np.testing.assert_allclose(boxes.posterior_mean(x, alpha, 1.0), boxes.mean(), atol=1e-8)
+
+
+def test_boxes_posterior_mean_is_tweedies(x64):
+    """(x + σ²∇log p_t)/α, where the difference does not cancel: α = 0.8, σ = 0.3 and 2, with a std of the boxes' own."""
+    for sigma in (0.3, 2.0):
+        boxes = TARGETS["boxes"]().convolved(1.0, 0.4)
+        for x in np.array([[0.7, -1.2], [-0.3, 0.1]]):
+            tweedie = (x + sigma**2 * targets.score(boxes.convolved(0.8, sigma), x)) / 0.8
+            np.testing.assert_allclose(boxes.posterior_mean(x, 0.8, sigma), tweedie, rtol=1e-9, atol=1e-10)
 
 
 # -------------------------------------------------------------------------------------------------- toys' definitions

@@ -10,6 +10,7 @@ start: m_k + L_k δ and L_k T, so that the search, by L-BFGS, sees no units. For
 objective alone.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -224,11 +225,10 @@ class _Components(NamedTuple):
 @jax.jit
 def _components(start):
     """Those of a mixture."""
-    variances = jnp.broadcast_to(start.variances, start.means.shape)
     if start.bases is None:
-        factors = jax.vmap(jnp.diag)(jnp.sqrt(variances))
+        factors = jax.vmap(jnp.diag)(jnp.sqrt(jnp.broadcast_to(start.variances, start.means.shape)))
     else:
-        factors = jnp.linalg.cholesky(jnp.einsum("kij,kj,klj->kil", start.bases, variances, start.bases))
+        factors = jnp.linalg.cholesky(start.covariances())
     return _Components(jnp.log(start.weights), start.means, factors)
 
 
@@ -329,8 +329,7 @@ def _law(components, start):
     else:
         scales = jnp.diagonal(factors, axis1=1, axis2=2)
         scales = scales[:, 0] if start.variances.shape[1] == 1 else scales
-    law = gaussian_mixture(weights, means, scales)
-    return Mixture(law.weights, law.means, law.variances, law.bases, shape=start.shape)
+    return dataclasses.replace(gaussian_mixture(weights, means, scales), shape=start.shape)
 
 
 def _check_start(start, within_plane=False):

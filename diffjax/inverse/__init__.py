@@ -8,6 +8,7 @@ from .exact import exact_posterior
 from .guided import dps, dps_steps, gaussian_variance, pigdm
 from .operators import LinearOperator, colourisation, downsampling, inpainting, linear_operator, matrix
 from .replaced import repaint, replacement
+from .soft import release_mask, soft_inpainting, trust_mask
 
 __all__ = [
     "LinearOperator",
@@ -21,6 +22,9 @@ __all__ = [
     "linear_operator",
     "matrix",
     "pigdm",
+    "release_mask",
     "repaint",
     "replacement",
+    "soft_inpainting",
+    "trust_mask",
 ]

@@ -5,49 +5,98 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
-from ..targets import Mixture
-from ..types import ArrayLike, Scalar
-from .operators import LinearOperator, check_operator, measurement
+from .. import checks, spectral
+from ..targets import Mixture, compiled_eagerly
+from ..types import ArrayLike
+from .operators import LinearOperator, check_operator, measurement, noise_levels
 
 
-def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: Scalar) -> Mixture:
-    """p(x | y) of a mixture Σ w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I): again a mixture, with exact denoiser.
+def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike) -> Mixture:
+    """The posterior p(x | y) of a mixture Σ w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I), again a mixture.
 
     With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ its means are m_k + K_k (y − A m_k), its covariances (I − K_k A)
-    V_k, its weights ∝ w_k N(y; A m_k, S_k). y: of shape operator.measured. noise_std: τ ≥ 0; at τ = 0 the observed
-    directions have variance 0, and only the law under noise has a density. Computed in float64 on the host where all is
-    concrete. Raises TypeError for a target that is no mixture, ValueError for shapes that do not fit, τ < 0, or τ = 0
-    where some S_k is singular. Bishop 2006, eq. 2.113–2.117.
+    V_k, its weights ∝ w_k N(y; A m_k, S_k). Bishop 2006, eq. 2.113–2.117. Concrete arguments are computed in float64 on
+    the host. The derivative in every traced argument is exact, at repeated eigenvalues too.
+
+    Args:
+      target: The prior, made by `targets.gaussian` or `targets.gaussian_mixture`.
+      operator: A, taking examples of the target's shape.
+      y: The measurement, of shape operator.measured.
+      noise_std: τ ≥ 0, one number or one for each entry of y. Where τ = 0 the observed directions have variance 0,
+        and the posterior has a density only under added noise.
+
+    Returns:
+      The posterior, with an exact denoiser by `targets.denoiser`.
+
+    Raises:
+      TypeError: If the target is no mixture.
+      ValueError: For shapes that do not fit, τ < 0, or τ = 0 where some S_k is singular.
+
+    Example:
+      >>> from diffjax import inverse, targets
+      >>> prior = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+      >>> posterior = inverse.exact_posterior(prior, inverse.inpainting([True, False]), [1.5], 0.5)
+      >>> [round(value, 2) for value in posterior.mean().tolist()]
+      [1.2, 0.96]
     """
     if not isinstance(target, Mixture):
         raise TypeError(f"target must be a Gaussian mixture, got {type(target).__name__}")
     check_operator(operator, target.shape)
-    y, noise_std = measurement(operator, y), checks.non_negative("noise_std", noise_std)
-    xp: Any = jnp if checks.is_traced(target, operator, y, noise_std) else np
-    weights, means, spread, a, y = (
-        xp.asarray(value, np.float64 if xp is np else target.means.dtype)
-        for value in (target.weights, target.means, target.variances, operator.dense(), y)
-    )
-    count, dimension = means.shape
-    identity = xp.eye(dimension, dtype=means.dtype)
-    bases = xp.broadcast_to(identity, (count, dimension, dimension)) if target.bases is None else target.bases
-    bases, spread = xp.asarray(bases, means.dtype), xp.broadcast_to(spread, means.shape)
-    covariances = xp.einsum("kij,kj,klj->kil", bases, spread, bases)  # (K, D, D)
-    noise = noise_std**2 * xp.eye(a.shape[0], dtype=means.dtype)
-    innovations = a @ covariances @ a.T + noise  # (K, M, M)
-    if xp is np and _singular(innovations, np.finfo(target.means.dtype).eps):
+    exact_y, y, noise_std = y, measurement(operator, y), noise_levels(operator, noise_std)
+    if checks.is_traced(target, operator, y, noise_std):
+        return _traced_posterior(target, operator.dense(), y, noise_std)
+    dtype = target.means.dtype
+    prior = [np.asarray(value, np.float64) for value in (target.weights, target.means, _covariances(target))]
+    a, exact_y, noise_std = (np.asarray(value, np.float64) for value in (operator.dense(), exact_y, noise_std))
+    innovations = _innovations(np, prior[2], a, noise_std)
+    if _singular(innovations, np.finfo(dtype).eps):
         raise ValueError(f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}")
+    weights, means, covariances = _condition(np, *prior, a, exact_y, noise_std)
+    values, bases = np.linalg.eigh(covariances)
+    found = (jnp.asarray(np.asarray(value, dtype), dtype) for value in (weights, means, np.maximum(values, 0), bases))
+    return Mixture(*found, shape=target.shape)
+
+
+@compiled_eagerly
+def _traced_posterior(target, a, y, noise_std):
+    weights, means, covariances = _condition(jnp, target.weights, target.means, target.covariances(), a, y, noise_std)
+    values, bases, deviation = spectral.decompose(covariances)
+    return Mixture(weights, means, jnp.maximum(values, 0), bases, deviation, shape=target.shape)
+
+
+def _covariances(target):
+    """V_k in float64, (K, D, D), of a concrete mixture."""
+    variances = np.broadcast_to(np.asarray(target.variances, np.float64), target.means.shape)
+    diagonal = variances[:, :, None] * np.eye(variances.shape[1])
+    if target.bases is None:
+        return diagonal
+    bases = np.asarray(target.bases, np.float64)
+    return bases @ diagonal @ bases.swapaxes(1, 2)
+
+
+def _innovations(xp, covariances, a, noise_std):
+    """S_k = A V_k Aᵀ + diag(τ²), (K, M, M)."""
+    return a @ covariances @ a.T + _noise(xp, a, noise_std)
+
+
+def _noise(xp, a, noise_std):
+    """diag(τ²), (M, M)."""
+    return xp.reshape(noise_std, (-1, 1)) ** 2 * xp.eye(a.shape[0], dtype=a.dtype)
+
+
+def _condition(xp: Any, weights, means, covariances, a, y, noise_std):
+    """Weights (K,), means (K, D) and covariances (K, D, D) given y."""
+    a, y, noise_std = (xp.asarray(value, means.dtype) for value in (a, y, noise_std))
+    innovations, noise = _innovations(xp, covariances, a, noise_std), _noise(xp, a, noise_std)
     gains = xp.swapaxes(xp.linalg.solve(innovations, a @ covariances), 1, 2)  # (K, D, M)
     residuals = y.reshape(-1) - means @ a.T  # (K, M)
-    kept = identity - gains @ a
+    kept = xp.eye(means.shape[1], dtype=means.dtype) - gains @ a
     posterior = kept @ covariances @ xp.swapaxes(kept, 1, 2) + gains @ noise @ xp.swapaxes(gains, 1, 2)
     solved = xp.linalg.solve(innovations, residuals[..., None])[..., 0]
     log_weights = xp.log(weights) - 0.5 * (xp.sum(residuals * solved, -1) + xp.linalg.slogdet(innovations)[1])
     odds = xp.exp(log_weights - xp.max(log_weights))
-    values, bases = xp.linalg.eigh(0.5 * (posterior + xp.swapaxes(posterior, 1, 2)))
-    found = (odds / xp.sum(odds), means + xp.einsum("kij,kj->ki", gains, residuals), xp.maximum(values, 0), bases)
-    return Mixture(*(jnp.asarray(value, target.means.dtype) for value in found), shape=target.shape)
+    posterior = 0.5 * (posterior + xp.swapaxes(posterior, 1, 2))
+    return odds / xp.sum(odds), means + xp.einsum("kij,kj->ki", gains, residuals), posterior
 
 
 def _singular(matrices, rounding):

@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks, predictions, schedules
 from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
+from ..targets import as_one_program
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
-from .operators import LinearOperator, measurement
+from .operators import LinearOperator, measurement, noise_levels, whitened
 
 
 @pytree
@@ -67,18 +69,33 @@ def dps(
     denoiser: Denoiser,
     operator: LinearOperator,
     y: ArrayLike,
-    noise_std: Scalar,
+    noise_std: ArrayLike,
     scale: Scalar = 1.0,
 ) -> LikelihoodGuided:
-    """D + γ (σ²/α) ∇_x log N(y; A D(x, t), τ² I): p(y | x_t) replaced by p(y | x_0 = D), by `classifier` guidance.
+    """Diffusion posterior sampling (Chung et al. 2023, Theorem 1), as a denoiser.
 
-    A posterior that ignores Var(x_0 | x_t): too narrow, on N(0, s²) with α = 1, A = 1 and γ = 1 of variance s² e^{−z}
-    by the probability flow where the truth has s²/(1 + z), z = s²/τ². y: of shape operator.measured. noise_std: τ > 0.
-    scale: γ. One denoiser call and one pullback. The strength is the likelihood's own, whatever the solver and grid,
-    and the flow stiff where τ is small; `dps_steps` has the paper's step size. Raises TypeError and ValueError for an
-    operator, y, noise_std or scale that does not fit, or α(t_max) = 0. Chung et al. 2023 (DPS), Theorem 1.
+        D + γ (σ²/α) ∇_x log N(y; A D(x, t), diag(τ²))
+
+    This is `guidance.classifier` with p(y | x_t) replaced by p(y | x_0 = D). It ignores Var(x_0 | x_t) and is too
+    narrow: on N(0, s²) with α = 1, A = 1 and γ = 1 the probability flow's variance is s² e^{−z}, z = s²/τ², where the
+    posterior has s²/(1 + z). The flow is stiff where τ is small; `dps_steps` has the paper's step size.
+
+    Args:
+      schedule: With α(t_max) > 0.
+      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and one pullback.
+      operator: A.
+      y: The measurement, of shape operator.measured.
+      noise_std: τ > 0, one number or one for each entry of y.
+      scale: γ.
+
+    Returns:
+      A denoiser for any solver.
+
+    Raises:
+      TypeError: For an operator or denoiser of another kind.
+      ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
-    noise_std = checks.positive("noise_std", noise_std)
+    noise_std = noise_levels(operator, noise_std, positive=True)
     return _guided(schedule, denoiser, operator, y, noise_std, None, scale)
 
 
@@ -118,10 +135,16 @@ def dps_steps(
     predictions.check_independent("dps_steps", denoiser)
     y, step_size = measurement(operator, y), checks.non_negative("step_size", step_size)
     ratio = ratio_of_steps(schedule, grid)
-    gains = jnp.where(
-        ratio.end == 0, 1, schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end)) * (1 - ratio.value**2)
-    )
-    return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, step_size / gains))
+    strength = as_one_program(_step_strengths, schedule, ratio, step_size)
+    if not checks.is_traced(strength) and not np.all(np.isfinite(strength)):
+        raise ValueError(f"grid must reach α > 0 in its first step, got α = 0 at t={ratio.end[0]}: start it later")
+    return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, strength))
+
+
+def _step_strengths(schedule, ratio, step_size):
+    """ζ/b of each step, (N,)."""
+    alpha = schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end))
+    return step_size / jnp.where(ratio.end == 0, 1, alpha * ratio.gap * (1 + ratio.value))
 
 
 def pigdm(
@@ -129,18 +152,36 @@ def pigdm(
     denoiser: Denoiser,
     operator: LinearOperator,
     y: ArrayLike,
-    noise_std: Scalar,
+    noise_std: ArrayLike,
     variance: Callable | None = None,
     scale: Scalar = 1.0,
 ) -> LikelihoodGuided:
-    """D + γ (σ²/α) Jᵀ Aᵀ (r² A Aᵀ + τ² I)⁻¹ (y − A D): p(x_0 | x_t) taken as N(D, r² I), J = ∂D/∂x.
+    """Pseudoinverse guidance, ΠGDM (Song et al. 2023, section 3), as a denoiser.
 
-    variance: r²(t), default `gaussian_variance(schedule, 1.0)`, for data of unit variance: give
-    `gaussian_variance(schedule, s)` with your data's standard deviation s, with which it is exact for N(m, s² I).
-    noise_std: τ ≥ 0. The rest as in `dps`. Song et al. 2023 (ΠGDM), section 3, without the weights that its own solver,
-    Algorithm 1, puts on the gradient.
+        D + γ (σ²/α) Jᵀ Aᵀ (r² A Aᵀ + diag(τ²))⁻¹ (y − A D),    J = ∂D/∂x
+
+    The distribution of x_0 given x_t is taken as N(D, r² I). The weights that the paper's own solver, Algorithm 1, puts
+    on the gradient are left out.
+
+    Args:
+      schedule: With α(t_max) > 0.
+      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and one pullback.
+      operator: A.
+      y: The measurement, of shape operator.measured.
+      noise_std: τ ≥ 0, one number or one for each entry of y, then > 0 unless A Aᵀ is a multiple of the identity, as
+        of `inpainting`.
+      variance: r²(t), by default `gaussian_variance(schedule, 1.0)` for data of unit variance. The method is exact for
+        N(m, s² I) with `gaussian_variance(schedule, s)`.
+      scale: γ.
+
+    Returns:
+      A denoiser for any solver.
+
+    Raises:
+      TypeError: For an operator, denoiser or variance of another kind.
+      ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
-    noise_std = checks.non_negative("noise_std", noise_std)
+    noise_std = noise_levels(operator, noise_std, positive=np.ndim(noise_std) > 0 and operator.basis is not None)
     variance = gaussian_variance(schedule) if variance is None else checks.callable_("variance", variance, "r²(t)")
     return _guided(schedule, denoiser, operator, y, noise_std, as_pytree_callable(variance), scale)
 
@@ -150,4 +191,6 @@ def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
     predictions.check_independent("guidance by a likelihood", denoiser)
     y, scale = measurement(operator, y), checks.number("scale", scale)
+    if np.ndim(noise_std) and operator.basis is not None:
+        operator, y, noise_std = whitened(operator, noise_std), y / noise_std, jnp.ones((), noise_std.dtype)
     return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
+from .. import checks, spectral
+from ..numerics import float_dtype
+from ..targets import as_one_program
 from ..types import Array, ArrayLike, Scalar, as_pytree_callable, pytree, static_field
 
 
@@ -18,6 +20,7 @@ class LinearOperator:
     function: Any
     spectrum: Any  # eigenvalues of A Aᵀ: (M,), or () where it is a multiple of the identity
     basis: Any  # None | (M, M), its eigenvectors in columns
+    deviation: Any  # None | (M, M), 0 in value: the derivative of A Aᵀ in the basis. See `spectral`
     shape: tuple = static_field()
     measured: tuple = static_field()
 
@@ -31,18 +34,29 @@ class LinearOperator:
         checks.one_of_shapes("y", y, [self.measured])
         return _transpose(self.function, self.shape, jnp.asarray(y))
 
-    def solve(self, y: Array, signal: Scalar, noise: Scalar) -> Array:
-        """(signal · A Aᵀ + noise · I)⁻¹ y, of y's shape; a pseudo-inverse where the matrix is singular."""
+    def solve(self, y: Array, signal: Scalar, noise: ArrayLike) -> Array:
+        """(signal · A Aᵀ + noise · I)⁻¹ y, of y's shape; a pseudo-inverse where the matrix is singular.
+
+        noise is one number, or one for each entry of y where A Aᵀ is a multiple of the identity.
+        """
         total = signal * self.spectrum + noise
-        inverse = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
         if self.basis is None:
-            return inverse * y
-        return (self.basis @ (inverse * (self.basis.T @ y.reshape(-1)))).reshape(y.shape)
+            return spectral.pseudo_solve(jnp.asarray(total), None, y)
+        deviation = None if self.deviation is None else signal * self.deviation
+        rotated = spectral.pseudo_solve(total, deviation, self.basis.T @ y.reshape(-1))
+        return (self.basis @ rotated).reshape(y.shape)
 
     def dense(self) -> Array:
         """A as a matrix (M, D) of flat examples."""
-        identity = jnp.eye(int(np.prod(self.shape))).reshape(-1, *self.shape)  # (D, *shape)
-        return jax.vmap(self.function)(identity).reshape(identity.shape[0], -1).T
+        if isinstance(self.function, _Product):
+            return self.function.entries
+        return _dense(self) if checks.is_traced(self) else as_one_program(_dense, self)
+
+
+def _dense(operator):
+    identity = np.eye(int(np.prod(operator.shape)), dtype=float_dtype())
+    columns = jax.vmap(operator.function)(identity.reshape(-1, *operator.shape))  # (D, *measured)
+    return columns.reshape(identity.shape[0], -1).T
 
 
 def linear_operator(function: Callable[[Array], Array], shape: tuple[int, ...]) -> LinearOperator:
@@ -65,18 +79,28 @@ def linear_operator(function: Callable[[Array], Array], shape: tuple[int, ...]) 
         gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(identity).reshape(count, count)
     except (NotImplementedError, AssertionError, jax.errors.JAXTypeError) as error:
         raise TypeError("function must be linear, but JAX finds no transpose of it") from error
-    values, basis = _eigh(gram)
-    return LinearOperator(function, values, basis, shape=shape, measured=measured)
+    return LinearOperator(function, *_eigh(gram), shape=shape, measured=measured)
 
 
 def matrix(entries: ArrayLike) -> LinearOperator:
-    """y = A x for A of shape (M, D) and x of shape (D,). Raises ValueError for another shape, NaN or infinity."""
-    entries = checks.real_array("entries", entries)
+    """The operator y = A x for A of shape (M, D) and x of shape (D,). Raises ValueError for another shape or NaN.
+
+    Singular values of a concrete A are found in float64. Those within its rounding of 0 count as 0.
+    """
+    given, entries = entries, checks.real_array("entries", entries)
     if entries.ndim != 2 or entries.size == 0:
         raise ValueError(f"entries must have shape (M, D), got {entries.shape}")
     checks.finite("entries", entries)
-    values, basis = _eigh(entries @ entries.T)
-    return LinearOperator(_Product(entries), values, basis, shape=entries.shape[1:], measured=entries.shape[:1])
+    if checks.is_traced(entries):
+        factors = _eigh(entries @ entries.T)
+    else:
+        given = np.asarray(given)
+        rounding = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
+        basis, singular, _ = np.linalg.svd(given.astype(np.float64))
+        singular = np.where(singular > max(entries.shape) * rounding * singular[0], singular, 0)
+        spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))
+        factors = (*(jnp.asarray(np.asarray(value, entries.dtype), entries.dtype) for value in (spectrum, basis)), None)
+    return LinearOperator(_Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1])
 
 
 def inpainting(mask: ArrayLike) -> LinearOperator:
@@ -93,7 +117,8 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
     indices = np.flatnonzero(mask)
     if not indices.size:
         raise ValueError(f"mask must be True somewhere, got none of {mask.size} entries")
-    return LinearOperator(_Entries(jnp.asarray(indices)), 1.0, None, shape=mask.shape, measured=(indices.size,))
+    entries = _Entries(jnp.asarray(indices.astype(np.int32), np.int32))
+    return LinearOperator(entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,))
 
 
 def colourisation(shape: tuple[int, ...]) -> LinearOperator:
@@ -101,7 +126,7 @@ def colourisation(shape: tuple[int, ...]) -> LinearOperator:
     shape = checks.shape("shape", shape)
     if not shape:
         raise ValueError(f"shape must have a channel axis, got {shape}")
-    return LinearOperator(as_pytree_callable(_channel_mean), 1 / shape[-1], None, shape=shape, measured=shape[:-1])
+    return LinearOperator(as_pytree_callable(_channel_mean), 1 / shape[-1], None, None, shape=shape, measured=shape[:-1])
 
 
 def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:
@@ -113,7 +138,7 @@ def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:
     if len(shape) < 2 or shape[0] % factor or shape[1] % factor:
         raise ValueError(f"shape must be (H, W, …) with H and W multiples of factor={factor}, got {shape}")
     measured = (shape[0] // factor, shape[1] // factor, *shape[2:])
-    return LinearOperator(_BlockMean(factor), 1 / factor**2, None, shape=shape, measured=measured)
+    return LinearOperator(_BlockMean(factor), 1 / factor**2, None, None, shape=shape, measured=measured)
 
 
 @pytree
@@ -152,11 +177,41 @@ def _transpose(function, shape, y):
 
 
 def _eigh(gram):
-    """Eigenvalues, what is rounding below the greatest made 0, and eigenvectors; in float64 on the host if concrete."""
-    xp = jnp if checks.is_traced(gram) else np
-    values, basis = xp.linalg.eigh(gram if xp is jnp else np.asarray(gram, np.float64))
-    values = xp.where(values > values.shape[0] * np.finfo(gram.dtype).eps * values[-1], values, 0)
-    return jnp.asarray(values, gram.dtype), jnp.asarray(basis, gram.dtype)
+    """Eigenvalues, what is rounding below the greatest made 0, eigenvectors, and the deviation of a traced A Aᵀ."""
+    if checks.is_traced(gram):
+        values, basis, deviation = spectral.decompose(gram)
+        return jnp.where(_is_above_rounding(values, gram.dtype), values, 0), basis, deviation
+    values, basis = np.linalg.eigh(np.asarray(gram, np.float64))
+    values = np.where(_is_above_rounding(values, gram.dtype), values, 0)
+    return (*(jnp.asarray(np.asarray(value, gram.dtype), gram.dtype) for value in (values, basis)), None)
+
+
+def _is_above_rounding(values, dtype):
+    return values > values.shape[0] * np.finfo(dtype).eps * values[-1]
+
+
+@pytree
+class _Weighted:
+    """The rows of another operator's function, each multiplied by a number."""
+
+    function: Any
+    weights: Any
+
+    def __call__(self, x):
+        return self.weights * self.function(x)
+
+
+def whitened(operator: LinearOperator, noise_std: Array) -> LinearOperator:
+    """The operator diag(1/τ) A for τ > 0 of the measured shape."""
+    weights = 1 / noise_std
+    if operator.basis is None:
+        gram = operator.spectrum * jnp.diag(weights.reshape(-1) ** 2)
+    else:
+        rows = weights.reshape(-1, 1) * operator.basis  # A Aᵀ = B (diag(v) + Δ) Bᵀ
+        inner = jnp.diag(operator.spectrum)
+        gram = rows @ (inner if operator.deviation is None else inner + operator.deviation) @ rows.T
+    function = _Weighted(operator.function, weights)
+    return LinearOperator(function, *_eigh(gram), shape=operator.shape, measured=operator.measured)
 
 
 def check_operator(operator: Any, shape: tuple[int, ...] | None = None) -> None:
@@ -174,3 +229,17 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
     checks.one_of_shapes("y", y, [operator.measured])
     checks.finite("y", y)
     return y
+
+
+def noise_levels(operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False) -> Any:
+    """τ as one number or an array of the operator's measured shape, or the argument's error."""
+    if np.shape(noise_std) == ():
+        return (checks.positive if positive else checks.non_negative)("noise_std", noise_std)
+    noise_std = checks.real_array("noise_std", noise_std)
+    checks.one_of_shapes("noise_std", noise_std, [(), operator.measured])
+    checks.finite("noise_std", noise_std)
+    if not checks.is_traced(noise_std):
+        least = float(np.min(np.asarray(noise_std)))
+        if least < 0 or (positive and least == 0):
+            raise ValueError(f"noise_std must be {'positive' if positive else '0 or more'}, got {least} in an entry")
+    return noise_std

@@ -33,13 +33,32 @@ class Replaced:
 
 
 def replacement(denoiser: Denoiser, operator: LinearOperator, y: ArrayLike) -> Replaced:
-    """D + A⁺ (y − A D): the observed part of x̂_0 from the observation, taken as exact, the rest from the denoiser.
+    """The observed part of the denoised example from the observation, taken as exact, the rest from the denoiser.
 
-    Whatever the solver, A x_t then has the law α y + σ A ε of the observation under noise at every t, along one path of
-    noise, and is y itself at noise 0. The rest of x is drawn as if it did not know y but through x_t: not the
-    posterior, on Gaussians too. For `inpainting` the replacement method of Song et al. 2021, appendix I.2 (there with
-    fresh noise at each step, as `repaint` has); for other operators that of Wang et al. 2023 (DDNM), section 3.2.
-    Raises TypeError and ValueError for an operator or y that does not fit.
+        D + A⁺ (y − A D)
+
+    A D is then the constant y. A deterministic solver that is exact for a constant D keeps A x_t = α y + σ A ε at every
+    grid time, with one ε, and one that samples the posterior of x_s exactly for a constant D, as `ddpm` does, keeps the
+    distribution N(α y, σ² A Aᵀ). At noise 0 either gives y. On every schedule this holds for `ddim`, `dpm_solver`,
+    `dpmpp_2s`, `dpmpp_2m`, `dpmpp_3m`, `deis`, `unipc`, `sa_solver`, `ipndm`, `adams_bashforth`, `dpm_2` and
+    `exponential_runge_kutta`. For `euler`, `heun`, `midpoint` and `rk4` it holds where α and σ are linear in t, as of
+    `edm` and `rectified_flow`. On other schedules they keep it to their order only, and on coarse grids not at all.
+
+    The rest of x is drawn as if it knew y through x_t alone: not the posterior, on Gaussians too. For `inpainting` this
+    is the replacement method of Song et al. 2021, appendix I.2 (there with fresh noise at each step, as `repaint` has).
+    For other operators it is that of Wang et al. 2023 (DDNM), section 3.2.
+
+    Args:
+      denoiser: E[x_0 | x_t].
+      operator: A.
+      y: The observation, of shape operator.measured.
+
+    Returns:
+      A denoiser for any solver.
+
+    Raises:
+      TypeError: For an operator or denoiser of another kind.
+      ValueError: For a y that does not fit.
     """
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
     return Replaced(denoiser, operator, measurement(operator, y))
@@ -77,7 +96,7 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
         reached = np.arange(1, steps + 1)
         again = _jumps(steps, jump)
         first = np.where(again, reached - jump, 0)  # the jump leads back to ts[first]
-        ratio = problem.schedule.alpha(ts[first]) / alpha
+        ratio = jnp.where(alpha == 0, 0, problem.schedule.alpha(ts[first]) / jnp.where(alpha == 0, 1, alpha))
         added = jnp.sqrt(jnp.maximum(problem.schedule.sigma(ts[first]) ** 2 - (ratio * sigma) ** 2, 0))
         walked = np.minimum(first[:, None] + np.arange(jump), steps - 1)  # (N, jump)
         segment = jax.tree.map(lambda leaf: leaf[walked], (down, known))
