@@ -104,7 +104,7 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
     if tolerance is not None:
         check_mass(names[0], p, bounds, points, tolerance)
     arrays, static = partition((p, q))
-    value, mass, report = _integral((ratio, static), arrays, rule.nodes, rule.weight)
+    value, mass, report = _integral((ratio, static), arrays, rule.nodes, math.log(rule.weight))
     _refuse(names, report, len(rule.nodes))
     if tolerance is not None and not checks.is_traced(mass) and mass > 1 + tolerance:
         raise ValueError(f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within the bounds")
@@ -112,14 +112,15 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integral(settings, arrays, nodes, weight):
+def _integral(settings, arrays, nodes, log_weight):
     """(∫ p r, ∫ q, report)."""
     log_p, log_q, values = _evaluate(settings, arrays, nodes)
     inside = log_p > -jnp.inf
     report = _report(log_p, log_q, values)
-    density = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p))  # p may underflow: 0 · inf
-    total = weight * jnp.sum(jnp.where(inside, density * jnp.where(inside, values, 0), 0))
-    return _nan_if_bad(total, report), weight * jnp.sum(jnp.exp(log_q)), report
+    # The mass of a cell: a density or a volume alone may leave float32's range in small or large units.
+    mass = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight))  # p may underflow: 0 · inf
+    total = jnp.sum(jnp.where(inside, mass * jnp.where(inside, values, 0), 0))
+    return _nan_if_bad(total, report), jnp.sum(jnp.exp(log_q + log_weight)), report
 
 
 def check_mass(name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float) -> Array:

@@ -100,7 +100,10 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
     bad = np.flatnonzero(steps != NEVER)
     if bad.size:
         listed = ", ".join(f"chain {i} at {what} {steps[i]}" for i in bad[:8]) + (", …" if bad.size > 8 else "")
-        raise FloatingPointError(f"{bad.size} of {steps.size} chains diverged: {listed}")
+        raise FloatingPointError(
+            f"{bad.size} of {steps.size} chains diverged: {listed}; the state or the log density was NaN or +infinity, "
+            "or the log density too large for its differences to be resolved (subtract a constant, or enable x64)"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ one step

@@ -110,7 +110,7 @@ def thermodynamic_integration(
     out and `steps` that are averaged. As the chains are independent, the spread of their own estimates gives the
     standard error, bias by poor mixing not included. As dE/dβ = Var, the rule is corrected by −Δβ²/12 (Var_{k+1} −
     Var_k): `discretisation` is the correction's size. Arguments and errors as `annealed_importance_sampling`; at β = 0
-    the density must be positive wherever the base is. Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
+    the density must be positive wherever the base is: ValueError where a chain met a density of 0 (NaN under jit). Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 2)
@@ -118,6 +118,7 @@ def thermodynamic_integration(
     settings = (static, steps, warm_up, count)
     means, spreads, acceptance, diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
     _report(means, diverged_at)
+    _check_support(means)
     mean = means.mean(0)
     variances = (spreads + (means - mean) ** 2).mean(0)
     gaps = jnp.diff(betas)
@@ -239,6 +240,19 @@ def _report(values, diverged_at):
             raise FloatingPointError(
                 f"log p̃ − log p_0 must be below infinity, got {bad} NaN or +infinity of {values.size}"
             )
+
+
+def _check_support(means):
+    """Raise ValueError where the base, or a tempered density, reached places at which the target's density is 0."""
+    if checks.is_traced(means):
+        return
+    outside = np.isneginf(np.asarray(means))
+    if outside.any():
+        raise ValueError(
+            f"target must be positive wherever base is: log p̃ is -infinity on the way of {int(outside.any(1).sum())} "
+            f"of {len(outside)} chains, and so is the integrand; use annealed_importance_sampling, or a base within "
+            "the target's support"
+        )
 
 
 def _keys(key, count):
