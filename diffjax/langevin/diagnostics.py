@@ -61,7 +61,7 @@ def standard_error(samples: ArrayLike) -> Array:
     error = _standard_error(halves)
     if checks.is_traced(error):
         return scale * error
-    return jnp.asarray(scale * np.asarray(error, np.float64), error.dtype)
+    return jax.device_put((scale * np.asarray(error, np.float64)).astype(error.dtype))
 
 
 def r_hat(samples: ArrayLike, ranks: bool = True) -> Array:

@@ -39,16 +39,24 @@ def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimat
     One weight has no spread: its error is NaN. Raises ValueError for weights that are all 0, of which there is no
     estimate; NaN under jit. Kong 1992.
     """
+    log_z, error, size, total = _summary_of_weights(log_weights)
+    if not checks.is_traced(total) and np.isneginf(total):
+        count = log_weights.shape[0]
+        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
+    return ImportanceEstimate(log_z, error, size, log_weights, samples)
+
+
+@jax.jit
+def _summary_of_weights(log_weights):
+    """(log Ẑ, its standard error, effective size, log of the sum of the weights over the greatest)."""
     count = log_weights.shape[0]
     top = jnp.max(log_weights)
     shifted = log_weights - jnp.where(jnp.isfinite(top), top, 0)  # a large log Z would round 2 total - squares
     total, squares = logsumexp(shifted), logsumexp(2 * shifted)
-    if not checks.is_traced(total) and jnp.isneginf(total):
-        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
     size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
     error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0)) if count > 1 else jnp.full_like(size, jnp.nan)
     log_z = jnp.where(jnp.isneginf(total), jnp.nan, top + (total - jnp.log(count)))
-    return ImportanceEstimate(log_z, error, size, log_weights, samples)
+    return log_z, error, size, total
 
 
 class ThermodynamicEstimate(NamedTuple):
@@ -119,6 +127,11 @@ def thermodynamic_integration(
     means, spreads, acceptance, diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
     _report(means, diverged_at)
     _check_support(means)
+    return _summary_of_means(means, spreads, acceptance, betas)
+
+
+@jax.jit
+def _summary_of_means(means, spreads, acceptance, betas):
     mean = means.mean(0)
     variances = (spreads + (means - mean) ** 2).mean(0)
     gaps = jnp.diff(betas)
@@ -127,7 +140,7 @@ def thermodynamic_integration(
     values = trapezoid + correction
     return ThermodynamicEstimate(
         values.mean(),
-        values.std(ddof=1) / jnp.sqrt(count),
+        values.std(ddof=1) / np.sqrt(len(values)),
         jnp.abs(correction),
         mean,
         variances,
@@ -228,7 +241,8 @@ def _prepare(key, base, target, betas, make_kernel):
         ):
             raise ValueError(f"betas must increase from 0 to 1, got {values.tolist()}")
     arrays, static = partition((base, as_log_density("target", target), as_pytree_callable(make_kernel)))
-    return arrays, static, jnp.asarray(betas, float_dtype())
+    betas = jnp.asarray(betas if checks.is_traced(betas) else values.astype(float_dtype()), float_dtype())
+    return arrays, static, betas
 
 
 def _report(values, diverged_at):
