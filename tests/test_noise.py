@@ -166,6 +166,16 @@ def test_increments_are_independent_standard_normals(start, end, levels):
     assert_centred_with_covariance(values, np.eye(values.shape[1]))
 
 
+def test_parts_of_a_motion_add_up_and_are_independent():
+    """The halves of every part add up to it, and the eight parts of level 3 are independent standard normals."""
+    ends = jax.jit(jax.vmap(lambda key: [[noise.part(key, k, i, (), np.float32) for i in range(2**k)] for k in range(4)]))
+    levels = [np.stack(parts, -1) for parts in ends(jax.random.split(jax.random.key(3), KEYS))]
+    for above, below in zip(levels[:-1], levels[1:], strict=True):
+        joined = (below[:, ::2] + below[:, 1::2]) * math.sqrt(0.5)
+        np.testing.assert_allclose(joined, above, atol=4 * np.finfo(np.float32).eps * np.abs(below).max())
+    assert_centred_with_covariance(levels[3].astype(np.float64), np.eye(8))
+
+
 @pytest.mark.parametrize("f", [0.0, 1e-6, 0.25, 0.5, 0.7, 1.0])
 def test_split_is_a_rotation_that_joining_undoes(f, x64):
     """Normals of an interval and two draws become normals of its parts, whose union is the interval again."""

@@ -390,7 +390,8 @@ def _metropolis(key, before, after, balance):
     accepted = jnp.log(jax.random.uniform(key, (), log_alpha.dtype)) < log_alpha
     # Far from the mode the difference is large beside the rounding, and the decision is certain however large both are.
     rounding = jnp.finfo(log_alpha.dtype).eps * jnp.maximum(jnp.abs(before), jnp.abs(after))
-    lost = (rounding > _UNRESOLVED) & (jnp.abs(log_ratio) <= 2 * rounding) & jnp.isfinite(log_ratio)
+    close = jnp.maximum(jnp.abs(after - before), jnp.abs(log_ratio)) <= 2 * rounding  # False for NaN
+    lost = (rounding > _UNRESOLVED) & jnp.isfinite(rounding) & close
     finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(after) | lost)
     return Info(log_alpha, accepted & finite, finite)
 
