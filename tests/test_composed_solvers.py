@@ -217,7 +217,9 @@ def test_picard_has_forward_derivatives_and_names_the_cure_in_reverse(x64):
     run = lambda solver: lambda x: solvers.integrate(None, solver, problem, x, grid)  # noqa: E731
     slopes = [jax.jvp(run(s), (x,), (jnp.ones(2),))[1] for s in (solvers.picard(tolerance=0.0), solvers.ddim())]
     np.testing.assert_allclose(*slopes, rtol=1e-10)
-    with pytest.raises(TypeError, match=r"the picard\(ddim\(0\)\) solver has no reverse-mode .* jax.jvp, or ddim\(0\) itself"):
+    with pytest.raises(
+        TypeError, match=r"the picard\(ddim\(0\)\) solver has no reverse-mode .* jax.jvp, or ddim\(0\) itself"
+    ):
         jax.grad(lambda x: jnp.sum(run(solvers.picard())(x)))(x)
 
 
@@ -263,7 +265,10 @@ def test_batch_norms_are_of_the_examples_mapped_together():
     four = dj.sample_many(jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,))
     eight = dj.sample_many(jax.random.key(0), 8, denoiser, schedule, solver, grid, shape=(2,))
     assert float(jnp.max(jnp.abs(four - eight[:4]))) > 1e-3
-    for setting, value in (("chunk", 2), ("mesh", jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)))):
+    for setting, value in (
+        ("chunk", 2),
+        ("mesh", jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))),
+    ):
         with pytest.raises(ValueError, match=f"{setting} must be None for predictor_corrector"):
             dj.sample_many(jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,), **{setting: value})
     with pytest.raises(ValueError, match='use norms="expected" here'):

@@ -376,7 +376,9 @@ def test_the_equation_does_not_depend_on_the_unit(unit):
         edges = np.linspace(-6, 6, 33, dtype=np.float32)
         p = np.exp(-0.5 * (0.5 * (edges[1:] + edges[:-1])) ** 2)
         density = sde.solve_fokker_planck(process, p, edges * unit, np.linspace(0, 1, 5, dtype=np.float32))
-        velocity = sde.current_velocity(process, lambda x, t: -0.5 * jnp.sum((x / unit) ** 2))(np.ones(1, np.float32) * unit, 0.0)
+        velocity = sde.current_velocity(process, lambda x, t: -0.5 * jnp.sum((x / unit) ** 2))(
+            np.ones(1, np.float32) * unit, 0.0
+        )
         return np.asarray(density), np.asarray(velocity) / unit
 
     for scaled, plain in zip(solved(unit), solved(1.0), strict=True):

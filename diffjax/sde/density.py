@@ -29,13 +29,14 @@ class CurrentVelocity:
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
 
-        def variance(flat):
-            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t) ** 2, x.shape).ravel()
+        def diffusion(flat):
+            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t), x.shape).ravel()
 
         flat = jnp.ravel(x)
-        slopes = jnp.diagonal(jax.jacfwd(variance)(flat)).reshape(x.shape)  # ∂_i g_i², 0 and free for g = g(t)
-        noise = self.sde.diffusion(x, t)
-        spread = noise * (noise * jax.grad(self.log_prob)(x, t)) + slopes  # g² alone may underflow in small units
+        noise = diffusion(flat).reshape(x.shape)
+        slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(x.shape)  # ∂_i g_i, 0 and free for g = g(t)
+        # g²∇log p + ∂g², without the square, which would leave float32's range in small or large units
+        spread = noise * (noise * jax.grad(self.log_prob)(x, t) + 2 * slopes)
         return self.sde.drift(x, t) + (0.5 if self.downwards else -0.5) * spread
 
 
