@@ -55,10 +55,10 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 
     A step is accepted where the root mean square of error / (atol + rtol max(|x|, |x_new|)) is at most 1. Under `vmap`
     each example has its own step sizes. Step sizes are halvings of the grid's intervals. Where the ratio lies between 1
-    and 2 the step is averaged with the two halves that replace it, so that samples agree to rounding at any batch size.
-    max_steps bounds attempted steps in a whole run: where it is hit, or an interval was halved 30 times, the result is
-    NaN, `info=True` says `exhausted`, and a call outside `jit` warns. A
-    grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
+    and 2 the step is averaged with the two halves that replace it: the result is a continuous function of the start, so
+    that samples agree to rounding at any batch size. max_steps bounds attempted steps in a whole run: where it is hit,
+    or an interval was halved 30 times, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns.
+    A grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
     fixed-step solver. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Dormand & Prince 1980; Hairer et al.
     1993, section II.4.
     """
@@ -106,9 +106,9 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     at least): it would hide the error of a long step. A step that is not accepted is replaced by its two halves on the
     same Brownian path, of which it has revealed the end, so that rejections leave the distribution alone. Where the
     ratio lies between 1 and 2 both are averaged: a sample depends on rounding, hence on the batch size, about as little
-    as one of a fixed-step solver. Two evaluations per
-    accepted step, one per rejected one. max_steps, `info=True`, derivatives as in `adaptive`; on a step to 0 D is
-    returned. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1,
+    as one of a fixed-step solver. Two evaluations per accepted step, one per rejected one. Along a given Brownian path
+    the times are read in floating point, so that this holds for the path's own rounding only. max_steps, `info=True`,
+    derivatives as in `adaptive`; on a step to 0 D is returned. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1,
     for the pair of methods and the tolerance.
     """
     checks.non_negative("rtol", rtol)
@@ -202,7 +202,7 @@ class _Trial(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """Steps with a weight between 0 and 1, nested, that wait for the shorter steps to their end. Leading axis _PENDING."""
+    """Nested steps with a weight between 0 and 1 that wait for the shorter steps to their end, leading axis _PENDING."""
 
     points: Any
     weights: Any

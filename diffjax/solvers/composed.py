@@ -35,8 +35,8 @@ def predictor_corrector(
     norms: "expected", ε = 4 r² σ_s² for r = snr, from the expected norms of noise and score: N(0, v) becomes N(0, v/(1
     − r²)) where the score is −x/σ_s² and the chain has settled. "batch", ε = 4 (r ‖z‖/‖s‖)² with both norms averaged
     over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
-    and `sample_many` takes neither chunk nor mesh. corrections: 1 … 5 a step, each an evaluation; none on a step to 0. No order is declared: the
-    corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
+    and `sample_many` takes neither chunk nor mesh. corrections: 1 … 5 a step, each an evaluation; none on a step to 0.
+    No order is declared: the corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
     ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
     corrector's step has.
     """
@@ -192,7 +192,9 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
     entries, is at most tolerance · max(1, σ); its first step is always exact, so that N rounds suffice and tolerance 0
     is `solver` itself up to rounding. The step's noise is drawn once, so that a stochastic solver keeps its sample.
     `info=True` reports evaluations, and rounds as `accepted`: each costs `window` evaluations side by side. Not
-    reverse-differentiable: use `jax.jvp`, or `solver` itself. No order is declared. Raises TypeError for a solver that remembers earlier steps or is
+    reverse-differentiable: use `jax.jvp`, or `solver` itself. No order is declared.
+
+    Raises TypeError for a solver that remembers earlier steps or is
     adaptive, ValueError for window < 1 or tolerance < 0. Shih et al. 2023 (ParaDiGMS), Algorithm 1.
     """
     check_inner("solver", solver)
