@@ -118,7 +118,8 @@ def thermodynamic_integration(
     out and `steps` that are averaged. As the chains are independent, the spread of their own estimates gives the
     standard error, bias by poor mixing not included. As dE/dβ = Var, the rule is corrected by −Δβ²/12 (Var_{k+1} −
     Var_k): `discretisation` is the correction's size. Arguments and errors as `annealed_importance_sampling`; at β = 0
-    the density must be positive wherever the base is: ValueError where a chain met a density of 0 (NaN under jit). Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
+    the density must be positive wherever the base is: ValueError where a chain met a density of 0 (NaN under jit).
+    Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 2)

@@ -36,7 +36,9 @@ def predictor_corrector(
     − r²)) where the score is −x/σ_s² and the chain has settled. "batch", ε = 4 (r ‖z‖/‖s‖)² with both norms averaged
     over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
     and `sample_many` takes neither chunk nor mesh. corrections: 1 … 5 a step, each an evaluation; none on a step to 0.
-    No order is declared: the corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
+    No order is declared: the corrector's bias does not vanish with the step.
+
+    Raises TypeError for a predictor that is no fixed-step solver,
     ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
     corrector's step has.
     """
