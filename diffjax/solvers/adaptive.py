@@ -108,7 +108,8 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     ratio lies between 1 and 2 both are averaged: a sample depends on rounding, hence on the batch size, about as little
     as one of a fixed-step solver. Two evaluations per accepted step, one per rejected one. Along a given Brownian path
     the times are read in floating point, so that this holds for the path's own rounding only. max_steps, `info=True`,
-    derivatives as in `adaptive`; on a step to 0 D is returned. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1.
+    derivatives as in `adaptive`; on a step to 0 D is returned. Raises ValueError unless rtol ≥ 0, atol > 0,
+    max_steps ≥ 1.
     Jolicoeur-Martineau et al. 2021, Algorithm 1,
     for the pair of methods and the tolerance.
     """
@@ -168,7 +169,7 @@ class _Start(NamedTuple):
     known: Any
 
 
-# --------------------------------------------------------------------------------------------------- the choice of steps
+# ------------------------------------------------------------------------------------------- the choice of steps
 
 
 class _Control(NamedTuple):
