@@ -5,6 +5,7 @@ network) or a function x -> (); the score-matching objectives take `langevin.sco
 of one example and differentiable in the model's parameters; average it over a batch by `jax.vmap`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .langevin.chains import Chains
 from .langevin.densities import as_density, as_log_density
 from .langevin.kernels import Kernel
 from .numerics import float_dtype
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree
+from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, partition, pytree
 
 
 @pytree
@@ -139,20 +140,28 @@ def advance(
     checks.key("key", key)
     if not isinstance(chains, PersistentChains):
         raise TypeError(f"chains must be made by persistent_chains, got {type(chains).__name__}")
+    share = None if restarts is None else checks.within("share", share, 0.0, 1.0)
+    if restarts is not None and not callable(getattr(restarts, "sample", None)):
+        raise TypeError(f"restarts must have sample(key), got {restarts!r}")
+    arrays, static = partition(restarts)
+    xs, key_run, updates = _restarted(static, arrays, key, chains, share)
+    result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)
+    return PersistentChains(result.state.x, updates), result
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _restarted(static, arrays, key, chains, share):
+    """(positions, of which some are drawn anew, the key of the run, updates made after it)."""
+    restarts, xs = combine(arrays, static), chains.xs
     key_restart, key_run = jax.random.split(jax.random.fold_in(key, chains.updates))
-    xs = chains.xs
     if restarts is not None:
-        share = checks.within("share", share, 0.0, 1.0)
         key_where, key_fresh = jax.random.split(key_restart)
-        if not callable(getattr(restarts, "sample", None)):
-            raise TypeError(f"restarts must have sample(key), got {restarts!r}")
         fresh = jax.vmap(restarts.sample)(jax.random.split(key_fresh, len(xs)))
         if fresh.shape != xs.shape:
             raise ValueError(f"restarts must draw places of the chains' shape {xs.shape[1:]}, got {fresh.shape[1:]}")
         again = jax.random.bernoulli(key_where, share, (len(xs),)).reshape(-1, *[1] * (xs.ndim - 1))
         xs = jnp.where(again, fresh, xs)
-    result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)
-    return PersistentChains(result.samples[:, -1], chains.updates + 1), result
+    return xs, key_run, chains.updates + 1
 
 
 def _example(x):

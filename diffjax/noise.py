@@ -47,6 +47,31 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     return (jnp.sqrt(2.0).astype(centred.dtype) * jax.lax.erf_inv(centred)).astype(dtype).reshape(shape)
 
 
+def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """√2^level times the increment of a standard Brownian motion over the index-th of 2^level equal parts of [0, 1].
+
+    Standard normal, and the halves of a part add up to it: z ← (z ± ξ)/√2 down the tree of halvings, ξ hashed from the
+    node's number. No time is rounded, so that the same part has the same increment in every program.
+
+    Args:
+      key: Typed key of the motion.
+      level: Halvings, (), an integer between 0 and 30.
+      index: Which part, (), an integer below 2^level.
+      shape: Of the motion.
+      dtype: Of the result.
+    """
+    key, index = _path_key(key), jnp.asarray(index, jnp.uint32)
+
+    def halve(depth, z):
+        depth = jnp.asarray(depth, jnp.uint32)
+        below = jnp.asarray(level, jnp.uint32) - depth  # halvings from this node to the part
+        xi = normal(key, jnp.uint32(1) << depth | index >> below, shape, dtype)
+        second = index >> (below - 1) & 1
+        return (z + jnp.where(second == 1, -xi, xi)) * math.sqrt(0.5)
+
+    return jax.lax.fori_loop(0, level, halve, normal(key, 0, shape, dtype))
+
+
 # ------------------------------------------------------------------------------------------------------ Brownian path
 
 
@@ -174,7 +199,7 @@ def _descend(path, leaf, fraction, top):
 
     def halve(depth, carry):
         z, h, before, after = carry
-        depth, h = depth.astype(jnp.uint32), h / 2
+        depth, h = jnp.asarray(depth, jnp.uint32), h / 2
         node = jnp.uint32(1) << depth | leaf >> (path.levels - depth)
         in_second = (leaf >> (path.levels - 1 - depth) & 1).astype(bool)
         first, second = _split(z, draw(node), jnp.asarray(0.5, fraction.dtype))

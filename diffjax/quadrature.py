@@ -50,7 +50,7 @@ def rule(bounds: ArrayLike, points: int = 512) -> Rule:
     axes = [low + (high - low) * (np.arange(points) + 0.5) / points for low, high in box.reshape(-1, 2)]
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *box.shape[:-1])
     lengths = box[..., 1] - box[..., 0]
-    return Rule(jnp.asarray(nodes, float_dtype()), float(np.prod(lengths / points)), (points,) * len(axes))
+    return Rule(jax.device_put(nodes.astype(float_dtype())), float(np.prod(lengths / points)), (points,) * len(axes))
 
 
 def integrate(function: Callable[[Array], Array], bounds: ArrayLike, points: int = 512) -> Array:
@@ -61,12 +61,12 @@ def integrate(function: Callable[[Array], Array], bounds: ArrayLike, points: int
     """
     checks.callable_("function", function, "function(x)")
     used = rule(bounds, points)
-    values = _evaluate(function, used.nodes)
+    values = evaluate(function, used.nodes)
     if checks.is_traced(values):
         return used.weight * jnp.sum(values, 0)
     exact = np.asarray(values, np.float64)
     _refuse("function", "finite", ~np.isfinite(exact), used, exact)
-    return jnp.asarray(used.weight * exact.sum(0), float_dtype(values))
+    return jax.device_put(np.asarray(used.weight * exact.sum(0), float_dtype(values)))
 
 
 def log_integral(
@@ -92,7 +92,7 @@ def log_integral(
     checks.callable_(name, log_density, f"{name}(x) -> ()")
     tolerance = None if tolerance is None else checks.positive("tolerance", tolerance)
     used = rule(bounds, points)
-    values = _evaluate(log_density, used.nodes)
+    values = evaluate(log_density, used.nodes)
     if values.shape != used.nodes.shape[:1]:
         raise ValueError(f"{name} must return a scalar, got shape {values.shape[1:]}")
     if checks.is_traced(values):
@@ -106,10 +106,11 @@ def log_integral(
     if tolerance is not None:
         _check_decay(name, density, np.asarray(bounds), tolerance)
         _check_resolution(name, density, points, tolerance)
-    return jnp.asarray(top + np.log(density.sum() * used.weight), float_dtype(values))
+    return jax.device_put(np.asarray(top + np.log(density.sum() * used.weight), float_dtype(values)))
 
 
-def _evaluate(function, nodes):
+def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
+    """The function at nodes (N, *shape), with leading axis N, by one program."""
     arrays, static = partition(as_pytree_callable(function))
     return _values(static, arrays, nodes)
 

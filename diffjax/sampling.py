@@ -103,6 +103,9 @@ def sample_many(
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
+    if solver.across_examples and (chunk is not None or mesh is not None):
+        name = "mesh" if chunk is None else "chunk"
+        raise ValueError(f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch")
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     settings = ((solver, static, checks.shape("shape", shape), bool(path), zero_end), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init)

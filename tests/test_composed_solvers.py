@@ -1,6 +1,10 @@
 """Solvers made of solvers, solvers that follow a given path, and what all solvers refuse."""
 
 import math
+import os
+import subprocess
+import sys
+import textwrap
 
 import chex
 import jax
@@ -77,6 +81,90 @@ def test_adaptive_sde_has_the_exact_law():
     assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
 
 
+def network(dtype):
+    """A denoiser of eight entries that is a random network of two layers, as a pytree with its weights."""
+    rng = np.random.default_rng(0)
+    weights = [(rng.normal(size=shape) / np.sqrt(shape[0])).astype(dtype) for shape in ((10, 64), (64, 64), (64, 8))]
+
+    def denoise(weights, x, t):
+        h = jnp.concatenate([x, jnp.stack([jnp.log(t + 1e-3), 10 * t])])
+        return jnp.tanh(jnp.tanh(h @ weights[0] * 1.5) @ weights[1] * 1.5) @ weights[2]
+
+    return jax.tree_util.Partial(denoise, weights)
+
+
+ADAPTIVE = {"adaptive": lambda: solvers.adaptive(1e-3, 1e-3), "adaptive_sde": solvers.adaptive_sde}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_steps_depend_continuously_on_the_state(name, x64):
+    """A start moved by 1e-9 moves the sample by less than 1e-6. A step that were taken or not, as rounding has it, would
+    move it by the tolerance, 1e-3 or 1e-2, in about one of the thousands of decisions of 128 samples in every 1e5.
+    """
+    schedule, grid = dj.schedules.vp_linear(), [1.0, 1e-3]
+    start = np.random.default_rng(1).normal(size=(128, 8))
+
+    def ends(start):
+        return dj.sample_many(
+            jax.random.key(0), 128, network(float), schedule, ADAPTIVE[name](), grid, x_init=start, info=True
+        )
+
+    base, info = ends(start)
+    assert np.sum(info.rejected) > 128
+    for size in (1e-9, -1e-9, 1e-7):
+        assert np.max(np.abs(ends(start * (1 + size))[0] - base)) < 1000 * abs(size)
+
+
+@pytest.mark.parametrize("name", every(list(ADAPTIVE), ("adaptive_sde",)))
+def test_adaptive_samples_are_the_same_in_any_batch(name):
+    """Five at once and one by one: equal to rounding that is amplified a thousandfold at most, far below the tolerance
+    of 1e-3 or 1e-2."""
+    schedule, solver, denoiser, key = dj.schedules.vp_linear(), ADAPTIVE[name](), network(np.float32), jax.random.key(0)
+    together, apart = (
+        np.asarray(dj.sample_many(key, 5, denoiser, schedule, solver, [1.0, 1e-3], shape=(8,), chunk=chunk))
+        for chunk in (None, 1)
+    )
+    bound = 1000 * np.finfo(np.float32).eps * np.abs(together).max()
+    np.testing.assert_allclose(apart, together, rtol=0, atol=bound)
+
+
+@pytest.mark.slow
+def test_adaptive_samples_are_the_same_on_any_number_of_devices():
+    """On three devices as on one, in a process of its own."""
+    program = textwrap.dedent("""
+        import jax, numpy as np, diffjax as dj
+        from tests.test_composed_solvers import ADAPTIVE, network
+        mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+        for make in ADAPTIVE.values():
+            many, one = (
+                np.asarray(dj.sample_many(jax.random.key(0), 7, network(np.float32), dj.schedules.vp_linear(), make(),
+                                          [1.0, 1e-3], shape=(8,), mesh=m))
+                for m in (mesh, None)
+            )
+            np.testing.assert_allclose(many, one, rtol=0, atol=1000 * np.finfo(np.float32).eps * np.abs(one).max())
+            print(np.abs(many - one).max())
+    """)
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=600)
+
+
+def test_without_jit_the_noise_is_the_same():
+    """Under `jax.disable_jit` a path and an adaptive solver return what they return compiled."""
+    schedule = dj.schedules.vp_linear()
+    problem, key = diffusion(schedule, gaussian()), jax.random.key(0)
+
+    def values():
+        path = noise.brownian(key, 0.0, 1.0, (2,), levels=3)
+        end = solvers.integrate(key, solvers.adaptive_sde(0.5, 0.5), problem, np.array([0.4, -0.2]), [0.3, 0.29])
+        return [*path(0.3), *path.increment(0.2, 0.7), end]
+
+    compiled = values()
+    with jax.disable_jit():
+        eager = values()
+    np.testing.assert_allclose(eager, compiled, atol=1e-5)
+
+
 def test_adaptive_sde_ends_at_zero_in_the_denoiser():
     schedule = dj.schedules.vp_linear()
     problem, x = diffusion(schedule, mixture()), jnp.array([0.4, -0.2])
@@ -109,6 +197,30 @@ def test_picard_takes_fewer_rounds_than_steps_and_stays_within_its_tolerance(x64
     end, info = solvers.integrate(None, solvers.picard(window=64, tolerance=1e-3), problem, x, grid, info=True)
     assert int(info.accepted) <= 16
     assert float(jnp.max(jnp.abs(end - exact))) < 64 * 1e-3
+
+
+def test_picard_of_examples_without_axes_has_the_variance_of_its_solver():
+    """On N(0, 1) a DDIM step from angle θ_t to θ_s, σ = sin θ, multiplies x by cos(θ_t − θ_s): the standard deviation is
+    their product, 0.91 at 32 steps, and so it is for examples of shape ()."""
+    schedule = dj.schedules.vp_linear()
+    grid = np.asarray(dj.grids.log_snr(schedule, 32))
+    angle = np.arctan2(*(np.asarray(f(grid), np.float64) for f in (schedule.sigma, schedule.alpha)))
+    starts = np.array([-2.0, 0.1, 1.0])
+    denoiser = lambda x, t: schedule.alpha(t) * x  # noqa: E731
+    ends = dj.sample_many(jax.random.key(0), 3, denoiser, schedule, solvers.picard(), grid, x_init=starts)
+    np.testing.assert_allclose(ends, starts * np.prod(np.cos(np.diff(angle))), atol=32 * 1e-3 * 0.1)
+
+
+def test_picard_has_forward_derivatives_and_names_the_cure_in_reverse(x64):
+    schedule = dj.schedules.vp_linear()
+    problem, x, grid = diffusion(schedule, gaussian()), jnp.array([0.4, -0.2]), dj.grids.log_snr(schedule, 8)
+    run = lambda solver: lambda x: solvers.integrate(None, solver, problem, x, grid)  # noqa: E731
+    slopes = [jax.jvp(run(s), (x,), (jnp.ones(2),))[1] for s in (solvers.picard(tolerance=0.0), solvers.ddim())]
+    np.testing.assert_allclose(*slopes, rtol=1e-10)
+    with pytest.raises(
+        TypeError, match=r"the picard\(ddim\(0\)\) solver has no reverse-mode .* jax.jvp, or ddim\(0\) itself"
+    ):
+        jax.grad(lambda x: jnp.sum(run(solvers.picard())(x)))(x)
 
 
 @pytest.mark.parametrize("predictor", ["reverse_diffusion", "dpmpp_2m", "heun"])
@@ -153,6 +265,12 @@ def test_batch_norms_are_of_the_examples_mapped_together():
     four = dj.sample_many(jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,))
     eight = dj.sample_many(jax.random.key(0), 8, denoiser, schedule, solver, grid, shape=(2,))
     assert float(jnp.max(jnp.abs(four - eight[:4]))) > 1e-3
+    for setting, value in (
+        ("chunk", 2),
+        ("mesh", jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))),
+    ):
+        with pytest.raises(ValueError, match=f"{setting} must be None for predictor_corrector"):
+            dj.sample_many(jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,), **{setting: value})
     with pytest.raises(ValueError, match='use norms="expected" here'):
         dj.sample(jax.random.key(0), denoiser, schedule, solver, grid, shape=(2,))
 

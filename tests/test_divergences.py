@@ -316,3 +316,19 @@ UNIT = functools.partial(targets.gaussian, [0.0], 1.0)
 )  # fmt: skip
 def test_fits_refuse(call, error, message):
     assert_refused(call, error, message)
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-12, 1e12, 1e18])
+def test_divergences_by_quadrature_do_not_depend_on_the_unit(unit):
+    """In the plane the volume of a cell and the density both leave float32's range: KL of N(0, s²) from N(0, 4s²) is
+    2 (log 2 + ⅛ − ½) for every s, to the rounding of log densities of a hundred nats."""
+
+    class Normal:
+        def __init__(self, scale):
+            self.scale = np.float32(scale)
+
+        def log_prob(self, x):
+            return jnp.sum(-0.5 * (x / self.scale) ** 2 - jnp.log(self.scale) - 0.5 * np.log(2 * np.pi))
+
+    value = divergences.kl_by_quadrature(Normal(unit), Normal(2 * unit), [(-9 * unit, 9 * unit)] * 2, 64)
+    assert float(value) == pytest.approx(2 * (np.log(2) + 1 / 8 - 1 / 2), abs=1e-4)

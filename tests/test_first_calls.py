@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, flows, grids, guidance, inverse, losses, metrics, ncsn, numerics, schedules, targets, training, tuning, vaes
+from diffjax import ddpm, divergences, energies, flows, grids, guidance, inverse, langevin, losses, metrics, ncsn, noise, numerics, quadrature, schedules, sde, targets, training, tuning, vaes
 
 LIMIT = 3
 
@@ -259,7 +259,90 @@ GUIDANCE = {
 
 # ------------------------------------------------------------------- Langevin chains, energies, divergences, metrics
 
-LANGEVIN = {}
+EXAMPLES = np.zeros((4, 1), np.float32)
+
+
+def normal(scale=1.0):
+    return targets.gaussian(np.zeros(1, np.float32), scale)
+
+
+def quadratic(x):
+    """log N(x; 0, I) up to a constant."""
+    return -0.5 * jax.numpy.sum(x**2)
+
+
+def mala_at(law, beta):
+    return langevin.mala(law, 0.5)
+
+
+def with_key(call, *makers):
+    """A row: call(key, *inputs), the inputs made by `makers` before the count."""
+
+    def prepare():
+        key, inputs = jax.random.key(0), [make() for make in makers]
+        return lambda: call(key, *inputs)
+
+    return prepare
+
+
+def of_two(function, *arguments, **settings):
+    """A row: a divergence of two normal distributions."""
+    return with_key(lambda _, p, q: function(p, q, *arguments, **settings), normal, lambda: normal(1.2))
+
+
+def of_draws(function, *arguments):
+    """A row: an estimate by samples from two normal distributions."""
+    return with_key(lambda key, p, q: function(key, p, q, *arguments), normal, lambda: normal(1.2))
+
+
+def of_chains(function):
+    samples = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+    return lambda: lambda: function(samples)
+
+
+MALA = functools.partial(langevin.mala, quadratic)
+LINE = [(-9, 9)]
+LANGEVIN = {
+    "langevin.run": with_key(lambda key, kernel: langevin.run(key, kernel, EXAMPLES[0], 5), lambda: MALA(0.1)),
+    "langevin.run_many": with_key(
+        lambda key, kernel: langevin.run_many(key, kernel, EXAMPLES, 6, thinning=2, warm_up=2), lambda: MALA(0.1)
+    ),
+    "langevin.adapt_step_size": with_key(lambda key: langevin.adapt_step_size(key, MALA, EXAMPLES[0], 10)),
+    "langevin.annealed": with_key(
+        lambda _, ladder: langevin.annealed(ladder, np.ones(2, np.float32), 3), lambda: [normal(2.0), normal(1.0)]
+    ),
+    "langevin.annealed_importance_sampling": with_key(
+        lambda key, base: langevin.annealed_importance_sampling(key, base, quadratic, [0, 0.5, 1], mala_at, count=8),
+        normal,
+    ),
+    "langevin.thermodynamic_integration": with_key(
+        lambda key, base: langevin.thermodynamic_integration(key, base, quadratic, [0, 0.5, 1], mala_at, 8, 4, 2),
+        normal,
+    ),
+    "langevin.effective_sample_size": of_chains(langevin.effective_sample_size),
+    "langevin.standard_error": of_chains(langevin.standard_error),
+    "langevin.r_hat": of_chains(langevin.r_hat),
+    "quadrature.integrate": lambda: lambda: quadrature.integrate(lambda x: x * x, (-5, 5), 64),
+    "quadrature.log_integral": lambda: lambda: quadrature.log_integral(quadratic, (-9, 9), 64),
+    "divergences.kl_by_quadrature": of_two(divergences.kl_by_quadrature, LINE, 64),
+    "divergences.jensen_shannon_by_quadrature": of_two(divergences.jensen_shannon_by_quadrature, LINE, 64),
+    "divergences.fisher_by_quadrature": of_two(divergences.fisher_by_quadrature, LINE, 64),
+    "divergences.kl_by_samples": of_draws(divergences.kl_by_samples, 64),
+    "divergences.jensen_shannon_by_samples": of_draws(divergences.jensen_shannon_by_samples, 64),
+    "divergences.fisher_by_samples": of_draws(divergences.fisher_by_samples, 64),
+    "energies.advance": with_key(
+        lambda key, chains, law: energies.advance(key, chains, langevin.ula(quadratic, 0.1), 3, restarts=law),
+        lambda: energies.persistent_chains(EXAMPLES), normal,
+    ),
+    "sde.solve_fokker_planck": lambda: lambda: sde.solve_fokker_planck(
+        sde.langevin(quadratic), np.ones(32, np.float32) / 8, np.linspace(-4, 4, 33, dtype=np.float32),
+        np.linspace(0, 1, 5, dtype=np.float32),
+    ),
+    "noise.brownian": with_key(lambda key: noise.brownian(key, 0.0, 1.0, (2,))),
+    "noise.BrownianPath.increment": with_key(
+        lambda _, path: path.increment(0.3, 0.4), lambda: noise.brownian(jax.random.key(0), 0.0, 1.0, (2,))
+    ),
+}  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------ flows and VAEs
 

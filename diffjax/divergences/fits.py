@@ -58,9 +58,13 @@ def moment_matched(p: Any, bounds: ArrayLike | None = None, points: int = 512, t
         if not (hasattr(p, "mean") and hasattr(p, "covariance")):
             raise ValueError(f"bounds must be given where p has no mean() and covariance(), got p={p!r}")
         return gaussian(p.mean(), p.covariance())
-    nodes, weights = _density_rule(p, bounds, points, tolerance)
+    return gaussian(*_moments(*_density_rule(p, bounds, points, tolerance)))
+
+
+@jax.jit
+def _moments(nodes, weights):
     mean = weights @ nodes
-    return gaussian(mean, (weights[:, None] * (nodes - mean)).T @ (nodes - mean))
+    return mean, (weights[:, None] * (nodes - mean)).T @ (nodes - mean)
 
 
 def fit_forward(
@@ -87,7 +91,7 @@ def fit_forward(
     nodes, weights = _density_rule(p, bounds, points, tolerance)
     law, _, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
     kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance)
-    return Fit(law, kl, jnp.zeros_like(kl), *report)
+    return Fit(law, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
 def fit_forward_by_samples(
@@ -97,14 +101,23 @@ def fit_forward_by_samples(
     measures.check_law("p", p)
     measures.check_sampler("p", p)
     _check_start(start)
-    key_fit, key_kl = jax.random.split(checks.key("key", key))
+    checks.key("key", key)
     count = checks.integer("count", count, 2)
-    xs = jax.vmap(p.sample)(jax.random.split(key_fit, count))
+    arrays, static = partition(p)
+    xs, key_kl = _draws((static, count), arrays, key)
     if xs.shape[1:] != start.shape:
         raise ValueError(f"start must be a law of p's shape {xs.shape[1:]}, got {start.shape}")
-    weights = jnp.full((count,), 1 / count, xs.dtype)
-    law, _, report = _fit(_cross_entropy, None, xs.reshape(count, -1), weights, start, steps, gradient_norm)
+    weights = np.full((count,), 1 / count, xs.dtype)
+    law, _, report = _fit(_cross_entropy, None, xs, weights, start, steps, gradient_norm)
     return Fit(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draws(settings, arrays, key):
+    """(samples of p (count, *shape), another key)."""
+    static, count = settings
+    key_fit, key_rest = jax.random.split(key)
+    return jax.vmap(combine(arrays, static).sample)(jax.random.split(key_fit, count)), key_rest
 
 
 def _density_rule(p, bounds, points, tolerance):
@@ -112,19 +125,17 @@ def _density_rule(p, bounds, points, tolerance):
     checks.one_of_shapes("bounds", bounds, [(1, 2), (2, 2)])
     measures.check_mass("p", p, bounds, points, tolerance)
     nodes = quadrature.rule(bounds, points).nodes
-    arrays, static = partition(p)
-    return nodes, _masses(static, arrays, nodes)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _masses(static, arrays, nodes):
-    log_prob = combine(arrays, static).log_prob
-    return jax.nn.softmax(jax.lax.map(log_prob, nodes, batch_size=min(measures.AT_ONCE, len(nodes))))
+    log_p = quadrature.evaluate(measures.LogProb(p), nodes)  # by the program that the mass was taken with
+    if checks.is_traced(log_p):
+        return nodes, jax.nn.softmax(log_p)
+    exact = np.asarray(log_p, np.float64)
+    masses = np.exp(exact - exact.max())
+    return nodes, (masses / masses.sum()).astype(nodes.dtype)
 
 
 def _cross_entropy(_, nodes, weights, components):
-    """−E_p log q over nodes x_i (N, D) of weight p(x_i) dx, (N,)."""
-    return -weights @ components.log_prob(nodes)
+    """−E_p log q over nodes x_i (N, *shape) of weight p(x_i) dx, (N,)."""
+    return -weights @ components.log_prob(nodes.reshape(len(nodes), -1))
 
 
 # ------------------------------------------------------------------------------------------------------------- reverse
@@ -152,12 +163,12 @@ def fit_reverse(
     points, dimension = checks.integer("points", points, 6), start.shape[0]
     law, kl, report = _fit(_reverse_objective, p, *_normal_rule(dimension, points), start, steps, gradient_norm)
     check = _reverse_divergence(p, law, *_normal_rule(dimension, 2 * points))
-    if not checks.is_traced(kl, check) and not abs(float(kl - check)) <= tolerance:
+    if not checks.is_traced(kl, check) and not abs(float(kl) - float(check)) <= tolerance:
         raise ValueError(
             f"points must resolve p within the fit, got {points}: kl is {float(kl):.6g} there and {float(check):.6g} "
             f"with twice as many"
         )
-    return Fit(law, check, jnp.zeros_like(check), *report)
+    return Fit(law, check, jax.device_put(np.zeros((), check.dtype)), *report)
 
 
 def fit_reverse_by_samples(
@@ -169,19 +180,26 @@ def fit_reverse_by_samples(
     """
     measures.check_law("p", p)
     _check_start(start)
-    key_fit, key_kl = jax.random.split(checks.key("key", key))
+    checks.key("key", key)
     count = checks.integer("count", count, 2)
-    noise = jax.random.normal(key_fit, (count, start.means.shape[1]), float_dtype())
-    weights = jnp.full((count,), 1 / count, noise.dtype)
+    noise, key_kl = _normals((count, start.means.shape[1]), key)
+    weights = np.full((count,), 1 / count, noise.dtype)
     law, _, report = _fit(_reverse_objective, p, noise, weights, start, steps, gradient_norm)
     return Fit(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _normals(shape, key):
+    """(standard normals, another key)."""
+    key_fit, key_rest = jax.random.split(key)
+    return jax.random.normal(key_fit, shape, float_dtype()), key_rest
 
 
 def _normal_rule(dimension, points):
     """Nodes z (N, D) and N(z; 0, I) dz there, (N,), of sum 1."""
     nodes = quadrature.rule([(-REACH, REACH)] * dimension, points).nodes
     weights = np.exp(-0.5 * np.sum(np.asarray(nodes, np.float64) ** 2, -1))
-    return nodes, jnp.asarray(weights / weights.sum(), nodes.dtype)
+    return nodes, (weights / weights.sum()).astype(nodes.dtype)
 
 
 def _reverse_objective(p, noise, weights, components):
@@ -194,12 +212,12 @@ def _reverse_objective(p, noise, weights, components):
 
 def _reverse_divergence(p, law, noise, weights):
     arrays, static = partition(p)
-    return _reverse_value(static, arrays, noise, weights, _components(law))
+    return _reverse_value(static, arrays, noise, weights, law)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reverse_value(static, arrays, noise, weights, components):
-    return _reverse_objective(combine(arrays, static), noise, weights, components)
+def _reverse_value(static, arrays, noise, weights, law):
+    return _reverse_objective(combine(arrays, static), noise, weights, _components(law))
 
 
 # ---------------------------------------------------------------------------------------------------------- the search
@@ -222,7 +240,6 @@ class _Components(NamedTuple):
         return logsumexp((self.log_weights - log_det)[:, None] + normals, axis=0)
 
 
-@jax.jit
 def _components(start):
     """Those of a mixture."""
     if start.bases is None:
@@ -262,21 +279,48 @@ def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
     steps = checks.integer("steps", steps, 1)
     gradient_norm = checks.positive("gradient_norm", gradient_norm)
     arrays, static = partition(p)
-    settings, base, done = (objective, static), _components(start), 0
-    start_value, _ = _value_and_norm(settings, arrays, nodes, weights, base, _no_move(base, start))
-    if not checks.is_traced(start_value) and not np.isfinite(start_value):
+    found = _searches((objective, static), arrays, nodes, weights, start, steps, gradient_norm)
+    if not checks.is_traced(found) and not np.isfinite(found.start_value):
         raise ValueError(
-            f"start must have a finite divergence, got {float(start_value)}: p's log density or its own is infinite or "
-            f"NaN at some of {len(nodes)} nodes"
+            f"start must have a finite divergence, got {float(found.start_value)}: p's log density or its own is "
+            f"infinite or NaN at some of {len(nodes)} nodes"
         )
+    if not checks.is_traced(found) and not np.isfinite(found.norm):
+        raise ValueError(
+            f"p must have finite gradients of its log density at the fit, got a gradient norm of {found.norm}"
+        )
+    return _law(found, start), found.value, (found.norm, found.steps)
+
+
+class _Found(NamedTuple):
+    """What the searches found. scales: of the kind of the start."""
+
+    weights: Any
+    means: Any
+    scales: Any
+    start_value: Any
+    value: Any
+    norm: Any
+    steps: Any
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _searches(settings, arrays, nodes, weights, start, steps, gradient_norm):
+    first = base = _components(start)
+    still, done = _no_move(base, start), 0
     for _ in range(2):
-        still = _no_move(base, start)
         base, used = _search(settings, arrays, nodes, weights, base, still, steps - done, gradient_norm)
         done = done + used
-    value, norm = _value_and_norm(settings, arrays, nodes, weights, base, still)
-    if not checks.is_traced(norm) and not np.isfinite(norm):
-        raise ValueError(f"p must have finite gradients of its log density at the fit, got a gradient norm of {norm}")
-    return _law(base, start), value, (norm, done)
+    start_value = _value_of(settings, arrays, nodes, weights, first)(still)
+    value, gradient = jax.value_and_grad(_value_of(settings, arrays, nodes, weights, base))(still)
+    if start.bases is not None:
+        scales = base.factors @ base.factors.swapaxes(1, 2)
+    else:
+        scales = jnp.diagonal(base.factors, axis1=1, axis2=2)
+        scales = scales[:, 0] if start.variances.shape[1] == 1 else scales
+    return _Found(
+        jax.nn.softmax(base.log_weights), base.means, scales, start_value, value, optax.tree.norm(gradient), done
+    )
 
 
 def _value_of(settings, arrays, nodes, weights, base):
@@ -285,14 +329,6 @@ def _value_of(settings, arrays, nodes, weights, base):
     return lambda move: objective(p, nodes, weights, _moved(base, move))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _value_and_norm(settings, arrays, nodes, weights, base, move):
-    """The objective and the norm of its gradient."""
-    value, gradient = jax.value_and_grad(_value_of(settings, arrays, nodes, weights, base))(move)
-    return value, optax.tree.norm(gradient)
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
     """(components, steps used) by L-BFGS with a line search; Nocedal & Wright 2006, algorithm 7.5."""
     value_of = _value_of(settings, arrays, nodes, weights, base)
@@ -317,19 +353,14 @@ def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
     return _moved(base, move), used
 
 
-def _law(components, start):
+def _law(found, start):
     """The mixture, of the kind of `start`."""
-    logs, means, factors = components
-    weights = jax.nn.softmax(logs)
-    lost = None if checks.is_traced(components) else np.flatnonzero(~(np.asarray(weights) > 0))
+    lost = None if checks.is_traced(found) else np.flatnonzero(~(np.asarray(found.weights) > 0))
     if lost is not None and lost.size:
-        raise ValueError(f"start must keep its components, got no weight left in component {lost[0]} of {len(weights)}")
-    if start.bases is not None:
-        scales = factors @ factors.swapaxes(1, 2)
-    else:
-        scales = jnp.diagonal(factors, axis1=1, axis2=2)
-        scales = scales[:, 0] if start.variances.shape[1] == 1 else scales
-    return dataclasses.replace(gaussian_mixture(weights, means, scales), shape=start.shape)
+        count = len(found.weights)
+        raise ValueError(f"start must keep its components, got no weight left in component {lost[0]} of {count}")
+    law = gaussian_mixture(found.weights, found.means, found.scales)
+    return dataclasses.replace(law, shape=start.shape)
 
 
 def _check_start(start, within_plane=False):

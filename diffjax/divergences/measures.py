@@ -83,7 +83,7 @@ def jensen_shannon_by_quadrature(
     """
     halves = [_expectation_by_quadrature(_log_ratio_to_middle, *pair, bounds, points, tolerance, names=names)
               for pair, names in (((p, q), "pq"), ((q, p), "qp"))]  # fmt: skip
-    return 0.5 * (halves[0] + halves[1])
+    return _mean_of(*halves)
 
 
 def fisher_by_quadrature(p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4) -> Array:
@@ -104,22 +104,23 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
     if tolerance is not None:
         check_mass(names[0], p, bounds, points, tolerance)
     arrays, static = partition((p, q))
-    value, mass, report = _integral((ratio, static), arrays, rule.nodes, rule.weight)
+    value, mass, report = _integral((ratio, static), arrays, rule.nodes, math.log(rule.weight))
     _refuse(names, report, len(rule.nodes))
-    if tolerance is not None and not checks.is_traced(mass) and mass > 1 + tolerance:
+    if tolerance is not None and not checks.is_traced(mass) and float(mass) > 1 + tolerance:
         raise ValueError(f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within the bounds")
     return value
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integral(settings, arrays, nodes, weight):
+def _integral(settings, arrays, nodes, log_weight):
     """(∫ p r, ∫ q, report)."""
     log_p, log_q, values = _evaluate(settings, arrays, nodes)
     inside = log_p > -jnp.inf
     report = _report(log_p, log_q, values)
-    density = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p))  # p may underflow: 0 · inf
-    total = weight * jnp.sum(jnp.where(inside, density * jnp.where(inside, values, 0), 0))
-    return _nan_if_bad(total, report), weight * jnp.sum(jnp.exp(log_q)), report
+    # The mass of a cell: a density or a volume alone may leave float32's range in small or large units.
+    mass = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight))  # p may underflow: 0 · inf
+    total = jnp.sum(jnp.where(inside, mass * jnp.where(inside, values, 0), 0))
+    return _nan_if_bad(total, report), jnp.sum(jnp.exp(log_q + log_weight)), report
 
 
 def check_mass(name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float) -> Array:
@@ -149,10 +150,10 @@ def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Es
     Both laws are sampled. The summands are at most log 2, so that the standard error can be trusted however far apart
     the laws are. Both must be normalised. Lin 1991, eq. 5.1.
     """
-    key_p, key_q = jax.random.split(checks.key("key", key))
-    of_p, error_p = _expectation_by_samples(_log_ratio_to_middle, key_p, p, q, count)
-    of_q, error_q = _expectation_by_samples(_log_ratio_to_middle, key_q, q, p, count, names="qp")
-    return Estimate(0.5 * (of_p + of_q), 0.5 * jnp.hypot(error_p, error_q))
+    key_p, key_q = two_keys(checks.key("key", key))
+    of_p = _expectation_by_samples(_log_ratio_to_middle, key_p, p, q, count)
+    of_q = _expectation_by_samples(_log_ratio_to_middle, key_q, q, p, count, names="qp")
+    return _mean_of_estimates(of_p, of_q)
 
 
 def fisher_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
@@ -168,9 +169,10 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     for name, law in zip(names, (p, q), strict=True):
         check_law(name, law)
     check_sampler(names[0], p)
-    keys = jax.random.split(checks.key("key", key), checks.integer("count", count, 2))
+    checks.key("key", key)
+    count = checks.integer("count", count, 2)
     arrays, static = partition((p, q))
-    value, error, absent, report = _mean((ratio, static), arrays, keys)
+    value, error, absent, report = _mean((ratio, static, count), arrays, key)
     _refuse(names, report, count)
     if not checks.is_traced(absent) and absent:
         name = names[0]
@@ -179,14 +181,33 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mean(settings, arrays, keys):
+def _mean(settings, arrays, key):
     """(mean, standard error, samples at which p is 0, report)."""
-    p, _ = combine(arrays, settings[1])
-    log_p, log_q, values = _evaluate(settings, arrays, jax.vmap(p.sample)(keys))
+    ratio, static, count = settings
+    p, _ = combine(arrays, static)
+    places = jax.vmap(p.sample)(jax.random.split(key, count))
+    log_p, log_q, values = _evaluate((ratio, static), arrays, places)
     report = _report(log_p, log_q, values)
     bounded = jnp.isfinite(values).all()
-    error = jnp.where(bounded, jnp.std(jnp.where(bounded, values, 0), ddof=1) / math.sqrt(len(keys)), jnp.inf)
+    error = jnp.where(bounded, jnp.std(jnp.where(bounded, values, 0), ddof=1) / math.sqrt(count), jnp.inf)
     return _nan_if_bad(jnp.mean(values), report), error, jnp.sum(log_p == -jnp.inf), report
+
+
+@jax.jit
+def two_keys(key: Key) -> tuple[Key, Key]:
+    """`jax.random.split(key)` as a pair, by one program."""
+    first, second = jax.random.split(key)
+    return first, second
+
+
+@jax.jit
+def _mean_of(a, b):
+    return 0.5 * (a + b)
+
+
+@jax.jit
+def _mean_of_estimates(a, b):
+    return Estimate(0.5 * (a.value + b.value), 0.5 * jnp.hypot(a.standard_error, b.standard_error))
 
 
 # -------------------------------------------------------------------------------------------------- evaluation, checks

@@ -100,7 +100,10 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
     bad = np.flatnonzero(steps != NEVER)
     if bad.size:
         listed = ", ".join(f"chain {i} at {what} {steps[i]}" for i in bad[:8]) + (", …" if bad.size > 8 else "")
-        raise FloatingPointError(f"{bad.size} of {steps.size} chains diverged: {listed}")
+        raise FloatingPointError(
+            f"{bad.size} of {steps.size} chains diverged: {listed}; the state or the log density was NaN or +infinity, "
+            "or the log density too large for its differences to be resolved (subtract a constant, or enable x64)"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ one step
@@ -217,16 +220,28 @@ def adapt_step_size(
     steps = checks.integer("steps", steps, minimum=1)
     target_acceptance = checks.within("target_acceptance", target_acceptance, 1e-3, 1 - 1e-3)
     initial = checks.positive("initial", initial)
-    state = x if _is_state(x) else at_start(key, make_kernel(initial).init(x))
     arrays, static = partition(as_pytree_callable(make_kernel))
-    size, state, diverged_at = _adapt(static, arrays, key, state, steps, target_acceptance, initial)
+    fresh = not _is_state(x)
+    if fresh:
+        x = checks.real_array("x", x)
+        checks.finite("x", x)
+        x = _init_adapted(static, arrays, x, initial)
+        check_start("x", x)
+    size, state, diverged_at = _adapt((static, fresh), arrays, key, x, steps, target_acceptance, initial)
     refuse_diverged(diverged_at)
     return size, state
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _adapt(static, arrays, key, state, steps, target_acceptance, initial):
+def _init_adapted(static, arrays, x, initial):
+    return combine(arrays, static)(initial).init(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _adapt(settings, arrays, key, state, steps, target_acceptance, initial):
+    static, fresh = settings
     make_kernel = combine(arrays, static)
+    state = at_start(key, state) if fresh else state
     log_initial = jnp.log(jnp.asarray(initial, state.x.dtype))
 
     def step(n, carry):

@@ -69,6 +69,16 @@ class Tempered:
         start, end = self.start.log_prob(x), self.end.log_prob(x)
         return _weighted(1 - self.beta, start) + _weighted(self.beta, end)
 
+    def value_and_score(self, x: Array) -> tuple[Array, Array]:
+        """(log p_β(x), ∇log p_β(x)). A term of weight 0 is left out of the gradient too, where it may be NaN."""
+        (start, start_score), (end, end_score) = self.start.value_and_score(x), self.end.value_and_score(x)
+        value = _weighted(1 - self.beta, start) + _weighted(self.beta, end)
+        return value, _weighted(1 - self.beta, start_score) + _weighted(self.beta, end_score)
+
+    def score(self, x: Array) -> Array:
+        """∇log p_β(x), shape of x."""
+        return self.value_and_score(x)[1]
+
 
 def _weighted(weight, value):
     """weight · value, 0 at weight 0 for any value."""
@@ -92,12 +102,12 @@ def tempered(start: Any, end: Any, beta: Scalar) -> Tempered:
     return Tempered(as_log_density("start", start), as_log_density("end", end), beta)
 
 
-def as_density(name: str, value: Any) -> LogDensity | ScoreOnly:
+def as_density(name: str, value: Any) -> LogDensity | ScoreOnly | Tempered:
     """The law that `value` states: a target with `log_prob`, a log density x -> (), or `score_only(score)`.
 
     Raises TypeError for anything else, naming the argument.
     """
-    if isinstance(value, LogDensity | ScoreOnly):
+    if isinstance(value, LogDensity | ScoreOnly | Tempered):
         return value
     if hasattr(value, "log_prob"):
         return LogDensity(as_pytree_callable(value.log_prob))
@@ -106,9 +116,9 @@ def as_density(name: str, value: Any) -> LogDensity | ScoreOnly:
     return LogDensity(as_pytree_callable(value))
 
 
-def as_log_density(name: str, value: Any) -> LogDensity:
+def as_log_density(name: str, value: Any) -> LogDensity | Tempered:
     """`as_density`, with a TypeError for a law known by its score alone."""
     density = as_density(name, value)
-    if not isinstance(density, LogDensity):
+    if isinstance(density, ScoreOnly):
         raise TypeError(f"{name} must have a log density, got a law known by its score alone")
     return density

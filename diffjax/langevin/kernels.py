@@ -32,8 +32,9 @@ class Info(NamedTuple):
     """What a step did; all of shape ().
 
     log_alpha: log of the probability α with which it was accepted, 0 where every step is. accepted: whether it was.
-    finite: False where the state, or the density at the place proposed, is NaN or a density is +infinity: the chain has
-    diverged. A density of 0 (−infinity) is never accepted, and finite.
+    finite: False where the state, or the density at the position proposed, is NaN or a density is +infinity: the chain
+    has diverged. False too where log densities are so large that their rounding, above ½ nat, decides the acceptance:
+    float32 resolves about 4e6 nats. A density of 0 (−infinity) is never accepted, and finite.
     """
 
     log_alpha: Array
@@ -77,7 +78,8 @@ def langevin_step(x: Array, score: Array, size: Scalar, z: Array) -> Array:
 
 def log_proposal(y: Array, x: Array, score: Array, size: Scalar) -> Array:
     """log N(y; x + ½ε ∇log p(x), ε) up to a constant, shape (): the law of `langevin_step` from x."""
-    return -jnp.sum((y - x - 0.5 * size * score) ** 2) / (2 * size)
+    root = jnp.sqrt(size)  # divided by before the square, which would leave float32's range in small or large units
+    return -0.5 * jnp.sum(((y - x) / root - 0.5 * root * score) ** 2)
 
 
 # ----------------------------------------------------------------------------------------------- every step is accepted
@@ -217,10 +219,10 @@ class _Adjusted:
 
     def step(self, key, state):
         y = langevin_step(state.x, state.score, self.size, _normal(key, state.x))
-        proposal = Scored(y, *self.density.value_and_score(y))
+        proposal = Scored(y, *_value_and_score(self.density, y))
         backward = log_proposal(state.x, y, proposal.score, self.size)
         forward = log_proposal(y, state.x, state.score, self.size)
-        info = _metropolis(key, proposal.log_density, proposal.log_density - state.log_density + backward - forward)
+        info = _metropolis(key, state.log_density, proposal.log_density, backward - forward)
         return _choose(info.accepted, proposal, state), info
 
 
@@ -279,10 +281,10 @@ class _Obabo:
         v = _refresh(state.velocity, decay, _normal(key, state.x))
         half = v + 0.5 * h * state.score
         x = state.x + h * half
-        log_density, score = self.density.value_and_score(x)
+        log_density, score = _value_and_score(self.density, x)
         end = half + 0.5 * h * score
         energy = jnp.sum(v**2) - jnp.sum(end**2)  # twice the kinetic energy that was lost
-        info = _metropolis(key, log_density, log_density - state.log_density + 0.5 * energy)
+        info = _metropolis(key, state.log_density, log_density, 0.5 * energy)
         moved = Kinetic(x, end, log_density, score)
         state = _choose(info.accepted, moved, state._replace(velocity=-v))  # a refused step turns round
         v = _refresh(state.velocity, decay, _normal(key, x, 1))
@@ -326,7 +328,14 @@ def _kernel(algorithm):
 
 
 def _size(value):
-    return checks.positive("step_size", value)
+    value = checks.positive("step_size", value)
+    if not checks.is_traced(value):
+        dtype = np.dtype(float_dtype(value))
+        with np.errstate(over="ignore", under="ignore"):
+            inside = np.finfo(dtype).tiny <= np.asarray(value, dtype) < np.inf
+        if not inside:
+            raise ValueError(f"step_size must lie within the range of {dtype}, got {value}")
+    return value
 
 
 def _start(x):
@@ -336,10 +345,16 @@ def _start(x):
 
 
 def _scored(density, x):
-    state = Scored(x, *density.value_and_score(x))
+    state = Scored(x, *_value_and_score(density, x))
     if not checks.is_traced(state.log_density) and not np.isfinite(state.log_density):
         raise ValueError(f"x must lie where the log density is finite, got {state.log_density} at {np.asarray(x)}")
     return state
+
+
+def _value_and_score(density, x):
+    """(log p(x), ∇log p(x)); the gradient is 0, not NaN, where the density is 0."""
+    value, score = density.value_and_score(x)
+    return value, jnp.where(jnp.isneginf(value), 0, score)
 
 
 def _normal(key, x, draw=0):
@@ -360,11 +375,24 @@ def _refresh(v, decay, z):
     return jnp.exp(-decay) * v + jnp.sqrt(-jnp.expm1(-2 * decay)) * z
 
 
-def _metropolis(key, log_density, log_ratio):
-    """The Info of a proposal of that log density and log acceptance ratio, with its own uniform draw."""
-    log_alpha = jnp.where(jnp.isneginf(log_density), -jnp.inf, jnp.minimum(log_ratio, 0))
+_UNRESOLVED = 0.5
+"""Rounding of log densities, in nats, from which an acceptance within that rounding is no longer made."""
+
+
+def _metropolis(key, before, after, balance):
+    """The Info of a proposal from log density `before` to `after`, with its own uniform draw.
+
+    balance: what the log acceptance ratio has beside their difference.
+    """
+    log_ratio = after - before + balance
+    outside = jnp.isneginf(after)
+    log_alpha = jnp.where(outside, -jnp.inf, jnp.minimum(log_ratio, 0))
     accepted = jnp.log(jax.random.uniform(key, (), log_alpha.dtype)) < log_alpha
-    finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(log_density))
+    # Far from the mode the difference is large beside the rounding, and the decision is certain however large both are.
+    rounding = jnp.finfo(log_alpha.dtype).eps * jnp.maximum(jnp.abs(before), jnp.abs(after))
+    close = jnp.maximum(jnp.abs(after - before), jnp.abs(log_ratio)) <= 2 * rounding  # False for NaN
+    lost = (rounding > _UNRESOLVED) & jnp.isfinite(rounding) & close
+    finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(after) | lost)
     return Info(log_alpha, accepted & finite, finite)
 
 

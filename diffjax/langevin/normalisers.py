@@ -39,16 +39,24 @@ def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimat
     One weight has no spread: its error is NaN. Raises ValueError for weights that are all 0, of which there is no
     estimate; NaN under jit. Kong 1992.
     """
+    log_z, error, size, total = _summary_of_weights(log_weights)
+    if not checks.is_traced(total) and np.isneginf(total):
+        count = log_weights.shape[0]
+        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
+    return ImportanceEstimate(log_z, error, size, log_weights, samples)
+
+
+@jax.jit
+def _summary_of_weights(log_weights):
+    """(log Ẑ, its standard error, effective size, log of the sum of the weights over the greatest)."""
     count = log_weights.shape[0]
     top = jnp.max(log_weights)
     shifted = log_weights - jnp.where(jnp.isfinite(top), top, 0)  # a large log Z would round 2 total - squares
     total, squares = logsumexp(shifted), logsumexp(2 * shifted)
-    if not checks.is_traced(total) and jnp.isneginf(total):
-        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
     size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
     error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0)) if count > 1 else jnp.full_like(size, jnp.nan)
     log_z = jnp.where(jnp.isneginf(total), jnp.nan, top + (total - jnp.log(count)))
-    return ImportanceEstimate(log_z, error, size, log_weights, samples)
+    return log_z, error, size, total
 
 
 class ThermodynamicEstimate(NamedTuple):
@@ -110,7 +118,8 @@ def thermodynamic_integration(
     out and `steps` that are averaged. As the chains are independent, the spread of their own estimates gives the
     standard error, bias by poor mixing not included. As dE/dβ = Var, the rule is corrected by −Δβ²/12 (Var_{k+1} −
     Var_k): `discretisation` is the correction's size. Arguments and errors as `annealed_importance_sampling`; at β = 0
-    the density must be positive wherever the base is. Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
+    the density must be positive wherever the base is: ValueError where a chain met a density of 0 (NaN under jit).
+    Gelman & Meng 1998, eq. 6; Friel, Hurn & Wyse 2014, eq. 5.
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 2)
@@ -118,6 +127,12 @@ def thermodynamic_integration(
     settings = (static, steps, warm_up, count)
     means, spreads, acceptance, diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
     _report(means, diverged_at)
+    _check_support(means)
+    return _summary_of_means(means, spreads, acceptance, betas)
+
+
+@jax.jit
+def _summary_of_means(means, spreads, acceptance, betas):
     mean = means.mean(0)
     variances = (spreads + (means - mean) ** 2).mean(0)
     gaps = jnp.diff(betas)
@@ -126,7 +141,7 @@ def thermodynamic_integration(
     values = trapezoid + correction
     return ThermodynamicEstimate(
         values.mean(),
-        values.std(ddof=1) / jnp.sqrt(count),
+        values.std(ddof=1) / np.sqrt(len(values)),
         jnp.abs(correction),
         mean,
         variances,
@@ -227,7 +242,8 @@ def _prepare(key, base, target, betas, make_kernel):
         ):
             raise ValueError(f"betas must increase from 0 to 1, got {values.tolist()}")
     arrays, static = partition((base, as_log_density("target", target), as_pytree_callable(make_kernel)))
-    return arrays, static, jnp.asarray(betas, float_dtype())
+    betas = jnp.asarray(betas if checks.is_traced(betas) else values.astype(float_dtype()), float_dtype())
+    return arrays, static, betas
 
 
 def _report(values, diverged_at):
@@ -239,6 +255,19 @@ def _report(values, diverged_at):
             raise FloatingPointError(
                 f"log p̃ − log p_0 must be below infinity, got {bad} NaN or +infinity of {values.size}"
             )
+
+
+def _check_support(means):
+    """Raise ValueError where the base, or a tempered density, reached places at which the target's density is 0."""
+    if checks.is_traced(means):
+        return
+    outside = np.isneginf(np.asarray(means))
+    if outside.any():
+        raise ValueError(
+            f"target must be positive wherever base is: log p̃ is -infinity on the way of {int(outside.any(1).sum())} "
+            f"of {len(outside)} chains, and so is the integrand; use annealed_importance_sampling, or a base within "
+            "the target's support"
+        )
 
 
 def _keys(key, count):

@@ -48,7 +48,7 @@ def _solve(static, arrays, p, edges, ts):
     def step(p, interval):
         t, s = interval
         exchange = _exchange(sde, cells, 0.5 * (t + s), jnp.sign(s - t))
-        p = p + _crank_nicolson(exchange, p, jnp.abs(s - t) / cells.width)
+        p = p + _crank_nicolson(exchange, p, jnp.abs(s - t))
         return p, p
 
     return jnp.concatenate([p[None], jax.lax.scan(step, p, (ts[:-1], ts[1:]))[1]])
@@ -63,9 +63,9 @@ class _Cells(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """What passes a face, J = out p_left − back p_right, by the cell: (C,) each, 0 at the walls.
+    """What passes a face, J/Δx = out p_left − back p_right, by the cell: (C,) each, 0 at the walls.
 
-    out, back: of the face on a cell's right, of which it is the left. Velocities, data unit / time.
+    out, back: of the face on a cell's right, of which it is the left. Rates, 1 / time.
     """
 
     out: Array
@@ -77,20 +77,20 @@ def _cells(edges):
 
 
 def _exchange(sde, cells, t, direction):
-    """out = D_left B(−w)/Δx and back = D_right B(w)/Δx, D = ½g², w = f Δx/D at the face, B(w) = w/(e^w − 1).
+    """out = D_left B(−w) and back = D_right B(w), D = ½(g/Δx)², w = (f/Δx)/D at the face, B(w) = w/(e^w − 1).
 
-    They are (D_left, D_right)/Δx ± ½f up to O(Δx), and f⁺, f⁻ where D = 0.
+    They are (D_left, D_right) ± ½f/Δx up to O(Δx), and f⁺/Δx, f⁻/Δx where D = 0.
     """
     faces, centres, width = cells.faces, cells.centres, cells.width
-    drift = direction * jax.vmap(lambda x: _of_shape("drift", sde.drift(x, t), x))(faces)
+    drift = direction * jax.vmap(lambda x: _of_shape("drift", sde.drift(x, t), x))(faces) / width
     here, between = (
-        0.5 * jax.vmap(lambda x: _of_shape("diffusion", sde.diffusion(x, t), x))(places) ** 2
+        0.5 * (jax.vmap(lambda x: _of_shape("diffusion", sde.diffusion(x, t), x))(places) / width) ** 2
         for places in (centres, faces)
     )
     noisy = between > 0
-    w = drift * width / jnp.where(noisy, between, 1)
-    out = jnp.where(noisy, here[:-1] * _bernoulli(-w) / width, jnp.maximum(drift, 0))
-    back = jnp.where(noisy, here[1:] * _bernoulli(w) / width, jnp.maximum(-drift, 0))
+    w = drift / jnp.where(noisy, between, 1)
+    out = jnp.where(noisy, here[:-1] * _bernoulli(-w), jnp.maximum(drift, 0))
+    back = jnp.where(noisy, here[1:] * _bernoulli(w), jnp.maximum(-drift, 0))
     wall = jnp.zeros(1, out.dtype)
     return _Exchange(jnp.concatenate([out, wall]), jnp.concatenate([back, wall]))
 
@@ -109,15 +109,15 @@ def _bernoulli(w):
     return jnp.where(tiny, 1 - 0.5 * w, jnp.where(large, 0, inner / jnp.expm1(inner)))
 
 
-def _crank_nicolson(exchange, p, ratio):
-    """The increment δ of one step: (I − ½hL) δ = h L p with (L p)_i = (J_{i−½} − J_{i+½})/Δx; ratio: h/Δx.
+def _crank_nicolson(exchange, p, h):
+    """The increment δ of one step: (I − ½hL) δ = h L p with (L p)_i = (J_{i−½} − J_{i+½})/Δx.
 
     Σ h L p telescopes and L's columns sum to 0, so that Σ δ is rounding of the increment, not of p.
     """
     out, back = exchange
     flux = out * p - back * jnp.roll(p, -1)  # (C,), through each cell's right face, 0 through the last
-    gain = ratio * (jnp.roll(flux, 1) - flux)
-    half = 0.5 * ratio
+    gain = h * (jnp.roll(flux, 1) - flux)
+    half = 0.5 * h
     before_out, before_back = jnp.roll(out, 1), jnp.roll(back, 1)  # of the face on the left; the first is a wall
     diagonal = 1 + half * (out + before_back)
     return jax.lax.linalg.tridiagonal_solve(-half * before_out, diagonal, -half * back, gain[:, None])[:, 0]

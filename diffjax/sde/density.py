@@ -29,12 +29,14 @@ class CurrentVelocity:
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
 
-        def variance(flat):
-            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t) ** 2, x.shape).ravel()
+        def diffusion(flat):
+            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t), x.shape).ravel()
 
         flat = jnp.ravel(x)
-        slopes = jnp.diagonal(jax.jacfwd(variance)(flat)).reshape(x.shape)  # ∂_i g_i², 0 and free for g = g(t)
-        spread = variance(flat).reshape(x.shape) * jax.grad(self.log_prob)(x, t) + slopes
+        noise = diffusion(flat).reshape(x.shape)
+        slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(x.shape)  # ∂_i g_i, 0 and free for g = g(t)
+        # g²∇log p + ∂g², without the square, which would leave float32's range in small or large units
+        spread = noise * (noise * jax.grad(self.log_prob)(x, t) + 2 * slopes)
         return self.sde.drift(x, t) + (0.5 if self.downwards else -0.5) * spread
 
 
@@ -82,16 +84,16 @@ class Residual:
         p = jnp.exp(log_p - log_p[0])  # over p_t(x), so that it is of order 1 however small p is
 
         def flux_and_heat(y, p):
-            return self.sde.drift(y, t) * p, jnp.broadcast_to(self.sde.diffusion(y, t) ** 2 * p, x.shape)
+            return self.sde.drift(y, t) * p, jnp.broadcast_to((self.sde.diffusion(y, t) / self.dx) ** 2 * p, x.shape)
 
         def along_axes(values):
-            """Component i of f p or g² p at x, x + dx e_i and x − dx e_i: (2D + 1, *shape) -> three of (D,)."""
+            """Component i of f p or g² p/dx² at x, x + dx e_i and x − dx e_i: (2D + 1, *shape) -> three of (D,)."""
             here, up, down = jnp.split(values.reshape(-1, size), (1, 1 + size))
             return here[0], jnp.diagonal(up), jnp.diagonal(down)
 
         (_, flux_up, flux_down), (heat, heat_up, heat_down) = map(along_axes, jax.vmap(flux_and_heat)(places, p))
         transport = jnp.sum(flux_up - flux_down) / (2 * self.dx)
-        spread = jnp.sum(heat_up - 2 * heat + heat_down) / (2 * self.dx**2)
+        spread = 0.5 * jnp.sum(heat_up - 2 * heat + heat_down)
         ts = jnp.asarray(t) + self.dt * jnp.array([1, -1])
         later, earlier = jnp.exp(jax.vmap(lambda s: self.log_prob(x, s))(ts) - log_p[0])
         return (later - earlier) / (2 * jnp.abs(self.dt)) + jnp.sign(self.dt) * transport - spread

@@ -1,11 +1,21 @@
-"""Methods that choose their own steps, each example its own: an embedded Runge–Kutta method, and one for SDEs."""
+"""Solvers that choose their own steps, for each example separately: an embedded Runge–Kutta method, and one for SDEs.
 
+Both halve the interval between two grid times until a step meets the tolerance. All times are dyadic fractions of the
+interval, so that a Brownian path is read at the same times whatever the rounding of the states. A step that misses the
+tolerance by less than a factor of 2 is not thrown away: the result is a weighted mean of it and of the shorter steps
+that replace it, with a weight that falls from 1 to 0. The result is therefore a continuous function of the states, and
+two programs that round differently, such as two batch sizes, agree to rounding and not only to the tolerance.
+"""
+
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import checks
+from ..types import PyTree
 from .base import Info, Solver, factory, intervals, needs, unless_zero, weighted_sum
 
 # Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of the next.
@@ -20,12 +30,19 @@ _MATRIX = (
 )
 _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
-_SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
+_LEVELS = 30
+"""How often an interval between two grid times can be halved."""
+
+_PENDING = 3
+"""How many nested steps can wait for the shorter steps that they are averaged with."""
+
+_UNRESOLVED = 2.0
+"""The error ratio from which a step has no weight. At most 2, so that weight times error stays within the tolerance."""
 
 
 class _State(NamedTuple):
-    memory: Any  # what an accepted step leaves to the next: its last slope, () for an SDE
-    step: Any  # (), proposed |dt|
+    memory: Any  # the slope at x for an ODE, () for an SDE
+    step: Any  # (), the longest |dt| worth a trial
     accepted: Any
     rejected: Any
     evaluations: Any
@@ -37,9 +54,11 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
     """Dormand–Prince 5(4) with local extrapolation; every grid time is hit, an inner loop stepping between them.
 
     A step is accepted where the root mean square of error / (atol + rtol max(|x|, |x_new|)) is at most 1. Under `vmap`
-    each example has its own step sizes. max_steps bounds attempted steps in a whole run: where it is hit, or the step
-    falls below the resolution of t, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns. A
-    grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
+    each example has its own step sizes. Step sizes are halvings of the grid's intervals. Where the ratio lies between 1
+    and 2 the step is averaged with the two halves that replace it: the result is a continuous function of the start, so
+    that samples agree to rounding at any batch size. max_steps bounds attempted steps in a whole run: where it is hit,
+    or an interval was halved 30 times, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns.
+    A grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
     fixed-step solver. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Dormand & Prince 1980; Hairer et al.
     1993, section II.4.
     """
@@ -51,23 +70,27 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
         return intervals(problem.velocity, ts, problem.zero_end), ts[:-1], ts[1:]
 
     def init(problem, x, inputs):
-        interval, t, s = inputs
+        _, t, s = inputs
         slope = problem.velocity(x, t)
-        first = 0.01 * _size(x, x, rtol, atol) / jnp.maximum(_size(slope, x, rtol, atol), 1e-10)
+        # A step in which x changes by its own size: too long as a rule, and shortened by rejections.
+        step = _size(x, x, rtol, atol) / jnp.maximum(_size(slope, x, rtol, atol), 1e-10)
         zero = jnp.zeros((), jnp.int32)
-        step = jnp.clip(first, 1e-6 * jnp.abs(s - t), jnp.abs(s - t))
+        step = jnp.clip(step, 1e-6 * jnp.abs(s - t), jnp.abs(s - t))
         return _State(slope, step, zero, zero, zero + 1, jnp.zeros((), bool))
 
     def step(problem, inputs, draw, x, state):
         interval, t, s = inputs
         end = weighted_sum((interval.keep, x), (interval.gain, state.memory))
 
-        def trial(x, now, dt, slope):
-            x_new, slope_new, error = _trial(problem.velocity, x, now, dt, slope)
-            return x_new, slope_new, _size(error, _larger(x, x_new), rtol, atol)
+        def trial(point, _, span):
+            x, slope = point
+            x_new, slope_new, error = _dormand_prince(problem.velocity, x, span, slope)
+            return _Trial((x_new, slope_new), (), _size(error, _larger(x, x_new), rtol, atol), True)
 
         def advance(_):
-            return _advance(trial, _FIFTH_ORDER, x, t, s, state, max_steps)
+            (x_end, slope), after = _advance(trial, _FIFTH_ORDER, (x, state.memory), (), t, s, state, max_steps)
+            x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
+            return x_end, after._replace(memory=slope)
 
         return unless_zero(interval.at_zero, advance, (end, state))
 
@@ -78,13 +101,17 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) -> Solver:
     """Stochastic Heun with steps by its difference from Euler–Maruyama; every grid time is hit.
 
-    A step is accepted where the root mean square of difference / (atol + rtol max(|x|, |x_new|)) is at most 1, and the
-    next is 0.9 error^{−0.9} times as long. Both results take their increment from one Brownian path, of which a
-    rejected step has revealed the end: a shorter one follows the same path, so that rejections leave the law alone. Two
-    evaluations an attempt. max_steps, `info=True`, derivatives as in `adaptive`; on a step to 0 D is returned. Rounding
-    may change which steps are accepted: a sample is the same in other batches to the tolerance only. Raises ValueError
-    unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Jolicoeur-Martineau et al. 2021, Algorithm 1, without the
-    memory of x′ in its tolerance and with the path kept.
+    A step is accepted where the root mean square of difference / (atol + rtol max(|x|, |x_new|)) is at most 1. Where
+    drift and noise happen to cancel, so that x moves less than is typical, the difference is divided by that share (¼
+    at least): it would hide the error of a long step. A step that is not accepted is replaced by its two halves on the
+    same Brownian path, of which it has revealed the end, so that rejections leave the distribution alone. Where the
+    ratio lies between 1 and 2 both are averaged: a sample depends on rounding, hence on the batch size, about as little
+    as one of a fixed-step solver. Two evaluations per accepted step, one per rejected one. Along a given Brownian path
+    the times are read in floating point, so that this holds for the path's own rounding only. max_steps, `info=True`,
+    derivatives as in `adaptive`; on a step to 0 D is returned. Raises ValueError unless rtol ≥ 0, atol > 0,
+    max_steps ≥ 1.
+    Jolicoeur-Martineau et al. 2021, Algorithm 1,
+    for the pair of methods and the tolerance.
     """
     checks.non_negative("rtol", rtol)
     checks.positive("atol", atol)
@@ -96,23 +123,31 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     def init(problem, x, inputs):
         _, t, s = inputs
         zero = jnp.zeros((), jnp.int32)
-        return _State((), 0.01 * jnp.abs(s - t), zero, zero, zero, jnp.zeros((), bool))
+        return _State((), jnp.full_like(t, jnp.inf), zero, zero, zero, jnp.zeros((), bool))
 
     def step(problem, inputs, draw, x, state):
         interval, t, s = inputs
         drift, diffusion = problem.sde.drift, problem.sde.diffusion
-        path = draw.path(t, s)
 
-        def trial(x, now, dt, _):
-            increment = jnp.sqrt(jnp.abs(dt)) * path.increment(now, now + dt)[0].astype(x.dtype)
-            slope, before = drift(x, now), diffusion(x, now)
-            euler = x + dt * slope + before * increment
-            mean_slope = 0.5 * (slope + drift(euler, now + dt))
-            heun = x + dt * mean_slope + 0.5 * (before + diffusion(euler, now + dt)) * increment
-            return heun, (), _size(heun - euler, _larger(x, heun), rtol, atol)
+        def trial(x, start, span):
+            # One evaluation per turn of the loop, first at the start of a step (`known` false), then at Euler's end.
+            # A rejected step leaves the first to the shorter one that replaces it.
+            z = draw.part(span.now, span.end, span.level, span.index).astype(x.dtype)
+            increment = jnp.sqrt(jnp.abs(span.dt)) * z
+            euler = x + span.dt * start.slope + start.spread * increment
+            at, time = jnp.where(start.known, euler, x), jnp.where(start.known, span.end, span.now)
+            slope, spread = drift(at, time), jnp.broadcast_to(diffusion(at, time), x.shape)
+            heun = x + 0.5 * (span.dt * (start.slope + slope) + (start.spread + spread) * increment)
+            moved = jnp.mean((euler - x) ** 2)
+            typical = jnp.mean((span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt))
+            share = jnp.clip(jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1)
+            ratio = _size(heun - euler, _larger(x, heun), rtol, atol) / share
+            return _Trial(heun, _Start(slope, spread, ~start.known), ratio, start.known)
 
         def advance(_):
-            return _advance(trial, _STOCHASTIC, x, t, s, state, max_steps)
+            start = _Start(jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), bool))
+            end, after = _advance(trial, _STOCHASTIC, x, start, t, s, state, max_steps)
+            return forward_only("adaptive_sde", "a fixed-step solver such as stochastic_heun()", end), after
 
         def to_zero(_):
             data = interval.keep * x + interval.gain * drift(x, t)
@@ -126,60 +161,164 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, refuse)
 
 
+class _Start(NamedTuple):
+    """Drift and diffusion at the start of a step, and whether they have been evaluated."""
+
+    slope: Any
+    spread: Any
+    known: Any
+
+
+# ------------------------------------------------------------------------------------------- the choice of steps
+
+
 class _Control(NamedTuple):
-    power: float  # of the error in the next step's length
-    cost: int  # evaluations an attempt
+    order: float  # of the error ratio in the step size
+    margin: float  # a step is not tried where it is predicted to miss _UNRESOLVED by this factor
+    cost: int  # evaluations per turn of the loop
 
 
-_FIFTH_ORDER, _STOCHASTIC = _Control(0.2, 6), _Control(0.9, 2)
+_FIFTH_ORDER, _STOCHASTIC = _Control(5.0, 4.0, 6), _Control(1.5, math.inf, 1)
+
+
+class _Span(NamedTuple):
+    """A step: the index-th of 2^level equal parts of an interval between two grid times. dt is negative downwards."""
+
+    now: Any
+    end: Any
+    dt: Any
+    level: Any
+    index: Any
+
+
+class _Trial(NamedTuple):
+    """A step that was tried: where it leads, what is remembered of its start, its error ratio.
+
+    complete: False where only the start was evaluated.
+    """
+
+    point: Any
+    start: Any
+    ratio: Any
+    complete: Any
+
+
+class _Waiting(NamedTuple):
+    """Nested steps with a weight between 0 and 1 that wait for the shorter steps to their end."""
+
+    points: Any
+    weights: Any
+    ends: Any  # in units of 2^-_LEVELS of the interval
+    count: Any
+
+
+def _advance(trial, control, point, start, t, s, state, max_steps):
+    """(point, state) at s from `point` at t.
+
+    trial(point, start, span) -> _Trial. start: what is remembered at the beginning, in the structure of _Trial.start.
+    """
+    length, whole = s - t, jnp.uint32(1 << _LEVELS)
+
+    def time(n):
+        """The time after n units, measured from the nearer end so that both ends are exact."""
+        unit = length * 2.0**-_LEVELS
+        return jnp.where(n <= whole // 2, t + unit * n.astype(t.dtype), s - unit * (whole - n).astype(t.dtype))
+
+    def unfinished(carry):
+        _, _, n, _, _, state = carry
+        return (n < whole) & ~state.exhausted
+
+    def turn(carry):
+        point, start, n, wanted, waiting, state = carry
+        # The first of the levels wanted at which a part begins here.
+        level = jnp.maximum(wanted, _LEVELS - _trailing_zeros(n))
+        units = whole >> level.astype(jnp.uint32)
+        dt = length * (units.astype(t.dtype) * 2.0**-_LEVELS)
+        span = _Span(time(n), time(n + units), dt, level, n // units)
+        tried = trial(point, start, span)
+        ratio = jax.lax.stop_gradient(tried.ratio)
+        weight = jnp.where(jnp.isnan(ratio), 0, jnp.clip((_UNRESOLVED - ratio) / (_UNRESOLVED - 1), 0, 1))
+        accept, reject = tried.complete & (weight == 1), tried.complete & (weight < 1)
+
+        waiting = _push(waiting, reject & (weight > 0), tried.point, weight, n + units)
+        start = _where(reject, start, tried.start)  # the shorter step begins where the rejected one did
+        n = jnp.where(accept, n + units, n)
+        point, waiting = _pop(waiting, _where(accept, tried.point, point), n)
+
+        gain = _halvings_spared(control, ratio)
+        wanted = jnp.where(accept, level - gain, jnp.where(reject, level + jnp.maximum(1, -gain), wanted))
+        wanted = jnp.maximum(wanted, 0)
+        accepted, rejected = state.accepted + accept, state.rejected + reject
+        exhausted = (wanted > _LEVELS) | ((accepted + rejected >= max_steps) & (n < whole))
+        counts = {"accepted": accepted, "rejected": rejected, "evaluations": state.evaluations + control.cost}
+        return point, start, n, wanted, waiting, state._replace(**counts, exhausted=exhausted)
+
+    wanted = jnp.clip(jnp.ceil(jnp.log2(jnp.abs(length) / state.step)), 0, _LEVELS).astype(jnp.int32)
+    carry = (point, start, jnp.zeros_like(whole), wanted, _nothing_waiting(point, t.dtype), state)
+    point, _, _, wanted, _, state = jax.lax.while_loop(unfinished, turn, carry)
+    step = jnp.full_like(t, jnp.inf) if math.isinf(control.margin) else jnp.abs(length) * 2.0 ** -wanted.astype(t.dtype)
+    return point, state._replace(step=step)
+
+
+def _halvings_spared(control, ratio):
+    """The levels by which the next step may be longer than one of this error ratio; negative for a shorter one."""
+    if math.isinf(control.margin):
+        return jnp.full((), _LEVELS, jnp.int32)
+    levels = jnp.floor(jnp.log2(control.margin * _UNRESOLVED / ratio) / control.order)
+    return jnp.where(jnp.isnan(ratio), -2, jnp.clip(levels, -4, 4)).astype(jnp.int32)
+
+
+def _trailing_zeros(n):
+    """Of an unsigned integer up to 2^_LEVELS; _LEVELS for 0."""
+    lowest = n & (~n + jnp.uint32(1))
+    return jnp.where(n == 0, _LEVELS, 31 - jax.lax.clz(lowest).astype(jnp.int32))
+
+
+def _nothing_waiting(point, dtype):
+    points = jax.tree.map(lambda leaf: jnp.zeros((_PENDING, *leaf.shape), leaf.dtype), point)
+    return _Waiting(points, jnp.zeros(_PENDING, dtype), jnp.zeros(_PENDING, jnp.uint32), jnp.zeros((), jnp.int32))
+
+
+def _push(waiting, condition, point, weight, end):
+    """`waiting` with one more step on top, if the condition holds and there is room."""
+    here = condition & (jnp.arange(_PENDING) == waiting.count)  # (_PENDING,), all False where there is no room
+
+    def put(stack, leaf):
+        return jnp.where(here.reshape(-1, *[1] * jnp.ndim(leaf)), leaf, stack)
+
+    points = jax.tree.map(put, waiting.points, point)
+    return _Waiting(points, put(waiting.weights, weight), put(waiting.ends, end), waiting.count + jnp.any(here))
+
+
+def _pop(waiting, point, n):
+    """(point, waiting) after averaging with the steps that end after n units, the innermost first."""
+    count = waiting.count
+    for i in reversed(range(_PENDING)):
+        ends = (i < count) & (waiting.ends[i] == n)
+        weight = waiting.weights[i]
+        mean = jax.tree.map(lambda stack, leaf: weight * stack[i] + (1 - weight) * leaf, waiting.points, point)  # noqa: B023
+        point, count = _where(ends, mean, point), count - ends
+    return point, waiting._replace(count=count)
+
+
+def _where(condition, new, old):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def _larger(a, b):
     return jax.tree.map(lambda a, b: jnp.maximum(jnp.abs(a), jnp.abs(b)), a, b)
 
 
-def _advance(trial, control, x, t, s, state, max_steps):
-    """(x, state) at s from x at t by steps of the controller's choice.
-
-    trial(x, now, dt, memory) -> (x, memory, error ratio) after a step, accepted where the ratio is at most 1.
-    """
-    direction = jnp.sign(s - t)
-
-    def unfinished(carry):
-        _, now, state = carry
-        return (now != s) & ~state.exhausted
-
-    def attempt(carry):
-        x, now, state = carry
-        left = jnp.abs(s - now)
-        last = state.step >= left
-        dt = direction * jnp.minimum(state.step, left)
-        x_new, memory, ratio = trial(x, now, dt, state.memory)
-        accept = ratio <= 1  # False for NaN
-        factor = jnp.where(jnp.isfinite(ratio), _SAFETY * jnp.maximum(ratio, 1e-10) ** -control.power, _SHRINK)
-        size = jnp.abs(dt) * jnp.clip(factor, _SHRINK, jnp.where(accept, _GROW, 1.0))
-        size = jnp.where(
-            accept & last, jnp.maximum(size, state.step), size
-        )  # a step cut short says nothing of the next
-        accepted, rejected = state.accepted + accept, state.rejected + ~accept
-        stuck = ~accept & ((now + direction * size == now) | jnp.isnan(size))
-        x = jax.tree.map(lambda new, old: jnp.where(accept, new, old), x_new, x)
-        memory = jax.tree.map(lambda new, old: jnp.where(accept, new, old), memory, state.memory)
-        now = jnp.where(accept, jnp.where(last, s, now + dt), now)
-        exhausted = stuck | ((accepted + rejected >= max_steps) & (now != s))
-        return x, now, _State(memory, size, accepted, rejected, state.evaluations + control.cost, exhausted)
-
-    x, _, state = jax.lax.while_loop(unfinished, attempt, (x, t, state))
-    return _forward_only(x), state
-
-
-def _trial(velocity, x, t, dt, slope):
-    """x at t + dt by the fifth-order formula, the velocity there, and its difference from the fourth-order one."""
-    slopes = [slope]
+def _dormand_prince(velocity, x, span, slope):
+    """x at the end of a step by the fifth-order formula, the velocity there, and its difference from the fourth-order
+    one."""
+    slopes, dt = [slope], span.dt
     inner = x
     for node, row in zip(_NODES, _MATRIX, strict=True):
         inner = weighted_sum((1, x), *((dt * a, k) for a, k in zip(row, slopes, strict=True) if a))
-        slopes.append(velocity(inner, t + node * dt))
+        # From the nearer end, so that the last stages stand at the end itself and none beyond it.
+        time = span.now + node * dt if node <= 0.5 else span.end - (1 - node) * dt
+        slopes.append(velocity(inner, time))
     return inner, slopes[-1], weighted_sum(*((dt * e, k) for e, k in zip(_ERROR, slopes, strict=True) if e))
 
 
@@ -194,18 +333,15 @@ def _report(state):
     return Info(state.evaluations, state.accepted, state.rejected, state.exhausted)
 
 
-@jax.custom_jvp
-def _forward_only(x):
-    """x, with an error that says what to do where a reverse-mode derivative meets it."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
+    """x, with an error that names the solver and the cure where a reverse-mode derivative meets it."""
     return x
 
 
-@_forward_only.defjvp
-def _forward_only_jvp(primals, tangents):
-    return primals[0], jax.custom_derivatives.linear_call(lambda _, v: v, _refuse_reverse, (), tangents[0])
+@forward_only.defjvp
+def _forward_only_jvp(name, cure, primals, tangents):
+    def refuse(_, cotangent):
+        raise TypeError(f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}")
 
-
-def _refuse_reverse(_, cotangent):
-    raise TypeError(
-        "the adaptive solver has no reverse-mode derivative: use jax.jvp, or a fixed-step solver such as rk4()"
-    )
+    return primals[0], jax.custom_derivatives.linear_call(lambda _, v: v, refuse, (), tangents[0])

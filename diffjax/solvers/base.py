@@ -51,7 +51,8 @@ class Solver(NamedTuple):
     take them, called before tracing with concrete values. solve(source, problem, x, ts) -> (states (N + 1, …), Info):
     for a method that is not one step after another, in place of the scan. past: how many steps back its state
     remembers. composed: whether it is made of other solvers, of which no further ones are made. paired: whether the
-    denoiser must return (D, what it says of the variance).
+    denoiser must return (D, what it says of the variance). across_examples: whether a step reads other examples of the
+    batch, so that `sample_many` takes neither chunk nor mesh.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Solver(NamedTuple):
     past: int = 0
     composed: bool = False
     paired: bool = False
+    across_examples: bool = False
 
     def __repr__(self) -> str:
         return f"<solver {self.name}>"

@@ -9,6 +9,7 @@ import numpy as np
 from .. import checks, grids, schedules
 from ..langevin.kernels import langevin_step
 from . import driver
+from .adaptive import forward_only
 from .affine import span
 from .ancestral import ddim, reverse_diffusion
 from .annealed import score_at
@@ -34,8 +35,10 @@ def predictor_corrector(
     norms: "expected", ε = 4 r² σ_s² for r = snr, from the expected norms of noise and score: N(0, v) becomes N(0, v/(1
     − r²)) where the score is −x/σ_s² and the chain has settled. "batch", ε = 4 (r ‖z‖/‖s‖)² with both norms averaged
     over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
-    and on `chunk`. corrections: 1 … 5 a step, each an evaluation; none on a step to 0. No order is declared: the
-    corrector's bias does not vanish with the step. Raises TypeError for a predictor that is no fixed-step solver,
+    and `sample_many` takes neither chunk nor mesh. corrections: 1 … 5 a step, each an evaluation; none on a step to 0.
+    No order is declared: the corrector's bias does not vanish with the step.
+
+    Raises TypeError for a predictor that is no fixed-step solver,
     ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
     corrector's step has.
     """
@@ -77,7 +80,7 @@ def predictor_corrector(
 
     name = f"predictor_corrector({predictor.name})"
     return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, refuse=refuse, past=predictor.past,
-                  composed=True)  # fmt: skip
+                  composed=True, across_examples=norms == "batch")  # fmt: skip
 
 
 def _norm(x):
@@ -191,7 +194,9 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
     entries, is at most tolerance · max(1, σ); its first step is always exact, so that N rounds suffice and tolerance 0
     is `solver` itself up to rounding. The step's noise is drawn once, so that a stochastic solver keeps its sample.
     `info=True` reports evaluations, and rounds as `accepted`: each costs `window` evaluations side by side. Not
-    reverse-differentiable. No order is declared. Raises TypeError for a solver that remembers earlier steps or is
+    reverse-differentiable: use `jax.jvp`, or `solver` itself. No order is declared.
+
+    Raises TypeError for a solver that remembers earlier steps or is
     adaptive, ValueError for window < 1 or tolerance < 0. Shih et al. 2023 (ParaDiGMS), Algorithm 1.
     """
     check_inner("solver", solver)
@@ -231,14 +236,16 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         guess = jnp.broadcast_to(x, (total + 1, *x.shape))
         zero = jnp.zeros((), jnp.int32)
         states, _, rounds = jax.lax.while_loop(unfinished, sweep, (guess, zero, zero))
+        states = forward_only(name, f"{solver.name} itself", states)
         return states, Info(rounds * width * solver.evaluations(_ONE_STEP), rounds, zero, jnp.zeros((), bool))
 
     def refuse(schedule, ts):
         if solver.refuse is not None:
             solver.refuse(schedule, ts)
 
-    return Solver(f"picard({solver.name})", "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing,
-                  refuse=refuse, solve=solve, composed=True)  # fmt: skip
+    name = f"picard({solver.name})"
+    return Solver(name, "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing, refuse=refuse,
+                  solve=solve, composed=True)  # fmt: skip
 
 
 def _nothing(*_: Any) -> Any:

@@ -110,7 +110,7 @@ BATCH = "examples"
 """The name of the axis over which `sample_many` maps, for the one method that looks across it."""
 
 
-def _no_path(step: Array, t: Array, s: Array) -> BrownianPath:
+def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
     raise TypeError("this source has single draws only, no path for a solver that chooses its own times")
 
 
@@ -119,15 +119,16 @@ class Source(NamedTuple):
 
     normal(step, i): the i-th draw of a step. Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes
     ∫ W: ∫ (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) over a step of length h; further draws are the step's own.
-    path(step, t, s): the Wiener process over a step, for a method that chooses its own times in it.
+    part(step, now, end, level, index): ΔW/√h over the index-th of 2^level equal parts of a step, from now to end, for
+    a method that chooses its own times.
     """
 
     normal: Callable[[Array, int], Array]
-    path: Callable[[Array, Array, Array], BrownianPath] = _no_path
+    part: Callable[..., Array] = _no_parts
 
 
 class Draw(NamedTuple):
-    """One step's share of a source: draw(i) and draw.path(t, s)."""
+    """One step's share of a source: draw(i) and draw.part(now, end, level, index)."""
 
     source: Source
     index: Array
@@ -137,9 +138,9 @@ class Draw(NamedTuple):
         checks.integer("draw", i, 0, noise.DRAWS_PER_STEP - 1)  # one more would be the next step's first
         return self.source.normal(self.index, i)
 
-    def path(self, t: Array, s: Array) -> BrownianPath:
-        """The Wiener process from t to s."""
-        return self.source.path(self.index, t, s)
+    def part(self, now: Array, end: Array, level: Array, index: Array) -> Array:
+        """The normalised Wiener increment over a part of this step, shape of x."""
+        return self.source.part(self.index, now, end, level, index)
 
 
 def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
@@ -148,11 +149,11 @@ def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
     def normal(step, i):
         return noise.normal(key, step * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
 
-    def local_path(step, t, s):
-        return noise.brownian(jax.random.fold_in(key, step), t, s, x.shape)
+    def part(step, now, end, level, index):
+        return noise.part(jax.random.fold_in(key, step), level, index, x.shape, x.dtype)
 
     if not isinstance(key, BrownianPath):
-        return Source(normal, local_path)
+        return Source(normal, part)
     given = key
     own = jax.random.fold_in(given.key, 1)  # for draws of which the path knows nothing
 
@@ -161,7 +162,7 @@ def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
             return noise.normal(own, step * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
         return given.increment(ts[step], ts[step + 1])[i].astype(x.dtype)
 
-    return Source(along, lambda step, t, s: given)
+    return Source(along, lambda step, now, end, level, index: given.increment(now, end)[0].astype(x.dtype))
 
 
 def run(
