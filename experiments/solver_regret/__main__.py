@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from experiments import record
-from experiments.solver_regret.measure import GRIDS, SOLVERS, Errors, measure, regrets
+from experiments.solver_regret.measure import GRIDS, MEASURES, SOLVERS, Errors, measure, regrets
 from experiments.solver_regret.suite import groups
 
 QUICK = ("ddim", "heun", "dpmpp_2m", "deis(3)", "ipndm(4)", "unipc(3)")
@@ -84,7 +84,7 @@ def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> di
     halves = {half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")}
     report: dict[str, Any] = {"problems": halves, "grids": list(GRIDS), "regret": {}}
     for budget in budgets:
-        for measured in ("rms", "median"):
+        for measured in MEASURES:
             table = regrets(rows, budget, measured)
             if not table:
                 continue
