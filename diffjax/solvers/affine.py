@@ -235,28 +235,51 @@ def _at_zero(row, query, kind, steps):
 # ------------------------------------------------------------------------------------------------- interpolated answers
 
 
-def adams(positions: Array, depth: int, moments: Callable[[int, slice], Sequence], ahead: bool = False) -> list[Array]:
-    """Gains of ∫ w(v) P(v) dv where P interpolates the last answers over each step, `depth` of them, each (N,).
+REACH = 0.5 * math.pi
+"""How far back in λ = −log ρ an exponential multistep method may look from the end of a step.
 
-    v runs from 0 at a step's start to 1 at its end in the coordinate of `positions` (N + 1,); moments(nodes, steps)
-    gives ∫ w v^k dv for k < nodes on a slice of the steps. The first steps have fewer answers and use all of them.
-    ahead: P also passes through the answer at the step's end, whose gain then comes first.
+The denoiser of N(m, s²) is m + (y − m) s²/(s² + ρ²) at a given y. As a function of λ it has poles at λ = −log s ± iπ/2,
+whatever m and s are. A Taylor series about a point of the real axis converges within π/2 of it at worst, and a
+polynomial through points that lie further back can leave the denoiser by any factor.
+"""
+
+
+def adams(
+    positions: Array,
+    depth: int,
+    moments: Callable[[int, slice], Sequence],
+    ahead: bool = False,
+    reach: float = math.inf,
+) -> list[Array]:
+    """Gains of ∫ w(v) P(v) dv, where the polynomial P interpolates the last denoiser outputs over each step.
+
+    v runs from 0 at the start of a step to 1 at its end, in the coordinate of `positions`. A step uses as many of the
+    last `depth` outputs as there are, and only those within `reach` of its end. The newest is always used.
+
+    Args:
+      positions: Times in the coordinate of the polynomial, (N + 1,).
+      depth: Most outputs that a step uses.
+      moments: (nodes, steps) -> [∫ w v^k dv for k < nodes], each (steps,), on a slice of the steps.
+      ahead: Whether P also passes through the output at the end of the step. Its gain then comes first.
+      reach: Greatest distance between the end of a step and an output that it uses.
+
+    Returns:
+      Gains (N,) of each output, the newest first, 0 for those that a step does not use.
     """
     count = positions.shape[0] - 1
-    columns = []
-    for known in range(min(depth, 1), depth + 1):
-        first, stop = max(known - 1, 0), min(known if known < depth else count, count)
-        if first >= stop:
-            break
-        steps = slice(first, stop)
-        length = positions[first + 1 : stop + 1] - positions[steps]
-        nodes = [(positions[first - j : stop - j] - positions[steps]) / length for j in range(known)]
+    table = jnp.zeros((depth + ahead, count), positions.dtype)
+    for used in range(min(depth, 1), min(depth, count) + 1):
+        first = max(used - 1, 0)
+        steps = slice(first, count)
+        length = positions[first + 1 :] - positions[steps]
+        nodes = [(positions[first - j : count - j] - positions[steps]) / length for j in range(used)]
         nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
         weights = moments(len(nodes), steps)
         gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
-        gains += [jnp.zeros_like(length)] * (depth - known)
-        columns.append(jnp.stack(jnp.broadcast_arrays(*gains)))  # (depth (+ 1), stop - first)
-    return list(jnp.concatenate(columns, axis=1))
+        gains += [jnp.zeros_like(length)] * (depth - used)
+        near = jnp.abs((1 - nodes[-1]) * length) <= reach if used > 1 else True
+        table = table.at[:, steps].set(jnp.where(near, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
+    return list(table)
 
 
 def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:
