@@ -55,14 +55,27 @@ class Row(NamedTuple):
     stds: Sequence = ()
 
 
+LARGEST_RATIO = 1e18
+"""The greatest ρ = σ/α that is told from infinity. Its square is within the range of float32."""
+
+
 def levels(schedule: Any, t: Array) -> Levels:
-    """The levels at times t."""
+    """The levels at times t. Where α is 0 to rounding, as at a zero terminal SNR, ρ is `LARGEST_RATIO`.
+
+    No coefficient of a step from there feels the difference: the share of the data in x is then below rounding.
+    """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return Levels(t, alpha, sigma, sigma / alpha)
+    least = sigma / LARGEST_RATIO
+    seen = alpha > least
+    return Levels(t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), LARGEST_RATIO))
 
 
 def at_ratio(schedule: Any, rho: Array) -> Levels:
-    """The levels at which σ/α = rho, within the schedule's interval."""
+    """The levels at which σ/α = rho to rounding, within the schedule's interval.
+
+    The time is rounded, and α, σ, ρ are those of the rounded time, at which the denoiser is called. Near t_max they may
+    differ from what was asked for by a percent: coefficients of the step must follow from the levels returned.
+    """
     return levels(schedule, schedules.time_of_log_snr(schedule, -2 * jnp.log(rho)))
 
 
@@ -118,6 +131,25 @@ def _in_x(row, base):
     return _Affine(keep, *scaled)
 
 
+def _in_data(rows):
+    """Rows of a method in ε̂_j = (y_j − D_j)/ρ_j as rows in D_j.
+
+    With D = 0 the flow is y ∝ ρ, and a consistent method follows it exactly. The tableau states that share as `keep`.
+    In y_i = y_0 + Σ_j g_ij ε̂_j both terms are of the size of ρ_0: where α is small, what is left of them is rounding.
+    """
+    first, *others = rows
+    data = []  # G_ik of y_i = (ρ_i/ρ_0) y_0 + Σ_k G_ik D_k
+    for i, row in enumerate(others):
+        gains = list(row.gains) + [0] * (i + 1 - len(row.gains))
+        shares = [0 if absent(g) else g / r.at.rho for g, r in zip(gains, rows, strict=False)]
+        table = []
+        for k in range(i + 1):
+            terms = [c * data[j - 1][k] for j, c in enumerate(shares) if j > k and not absent(c)]
+            table.append(sum(terms) - shares[k])
+        data.append(table)
+    return [first, *(row._replace(gains=gains) for row, gains in zip(others, data, strict=True))]
+
+
 def absent(coefficient):
     """Whether a coefficient is the number 0, which costs nothing."""
     return isinstance(coefficient, int | float) and coefficient == 0
@@ -146,14 +178,16 @@ def one_step(
     """A method that asks the denoiser about `stages` ≥ 2 states a step, and on a step to 0 about the first alone.
 
     tableau(schedule, span) gives a row for each state and one for the result. The first row starts from the state
-    itself, the others from the first row's.
+    itself, the others from the first row's. The gains of a row of kind "noise" are those of ε̂, and its `keep` is what
+    they leave of the state where D = 0.
     """
 
     def prepare(problem, ts):
         steps = span(problem, ts)
         rows = tableau(problem.schedule, steps)
+        rows = _in_data(rows) if kind == "noise" else rows
         bases = [steps.start] + [rows[0].at] * stages
-        queries = [_query(kind, row.at) for row in rows[:-1]]
+        queries = [_query("data", row.at) for row in rows[:-1]]
         return steps.at_zero, queries, [_in_x(row, base) for row, base in zip(rows, bases, strict=True)]
 
     def step(problem, inputs, draw, x, state):
@@ -185,15 +219,16 @@ def multistep(
 ) -> Solver:
     """A method with one evaluation a step that remembers the `past` answers before the newest.
 
-    predict(schedule, span) gives the row of each step, gains for the newest answer first. correct(schedule, span), of a
-    predictor–corrector, gives for each step the gains by which its result is mended once the denoiser has answered
-    there: for that answer, then for those that the step itself had, newest first.
+    predict(schedule, span) gives the row of each step, gains for the newest output first. For kind "noise" these are
+    the gain of D, then those of the differences ε̂_j − ε̂ to the earlier ones: see `from_noise`. correct(schedule,
+    span), of a predictor–corrector, gives the gains by which the result of each step is corrected once D is known
+    there: for that D, then for those that the step itself used, newest first.
     """
 
     def prepare(problem, ts):
         steps = span(problem, ts)
         query = _query(kind, steps.start)
-        row = _at_zero(_in_x(predict(problem.schedule, steps), steps.start), query, kind, steps)
+        row = _at_zero(_in_x(predict(problem.schedule, steps), steps.start), steps)
         if correct is None:
             return query, row, None
         gains = [steps.end.alpha * gain for gain in correct(problem.schedule, steps)]
@@ -206,30 +241,39 @@ def multistep(
     def step(problem, inputs, draw, x, state):
         query, row, correction = inputs
         earlier, predicted = state
-        answers = (_ask(query, problem.denoiser, x)[1], *earlier)
+        data, newest = _ask(query, problem.denoiser, x)
+        answers = (newest, *earlier)
+        terms = answers if kind == "data" else (data, *(before - newest for before in earlier))
         if correction is not None:  # the prediction's share is exchanged: what else moved x since then stays
             x = _apply(_Affine(None, tuple(correction), ()), x - predicted, answers, draw)
         base = _apply(_Affine(row.keep, (), row.stds), x, (), draw)
-        x = _apply(_Affine(None, row.gains, ()), base, answers, draw)
+        x = _apply(_Affine(None, row.gains, ()), base, terms, draw)
         return x, (answers[:past], x - base if correct else None)
 
-    refuse = refuse or needs(name, finite_start=True, steps=2 if past else 1)
+    refuse = refuse or needs(name, steps=2 if past else 1)
     memory = max(past, 1) if correct else past
     return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse, past=memory)
 
 
-def _at_zero(row, query, kind, steps):
+def _at_zero(row, steps):
     """The row of a multistep method with x' = D on a step to 0."""
     if steps.at_zero is None:
         return row
-    keep, gain = (0, 1) if kind == "data" else (1 / steps.start.alpha, -steps.start.rho)
-    gains = (gain, *(0 for _ in row.gains[1:]))
     swap = lambda new, old: None if old is None else jnp.where(steps.at_zero, new, old)  # noqa: E731
     return _Affine(
-        swap(keep, row.keep),
-        tuple(swap(new, old) for new, old in zip(gains, row.gains, strict=True)),
+        swap(0, row.keep),
+        tuple(swap(1 if j == 0 else 0, old) for j, old in enumerate(row.gains)),
         tuple(swap(0, std) for std in row.stds),
     )
+
+
+def from_noise(span: Span, gains: Sequence) -> Row:
+    """The row of y' = y + Σ_j g_j ε̂_j in D and in the differences ε̂_j − ε̂_0, as `multistep` wants it.
+
+    The gains of a constant ε̂ add up to ρ' − ρ, so that y' = (ρ'/ρ) y + (1 − ρ'/ρ) D + Σ_{j≥1} g_j (ε̂_j − ε̂_0). Nothing
+    of the size of ρ cancels here.
+    """
+    return Row(span.end, 1.0, [-jnp.expm1(-span.log_step), *gains[1:]])
 
 
 # ------------------------------------------------------------------------------------------------- interpolated answers

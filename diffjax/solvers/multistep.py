@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
-from .affine import REACH, Row, adams, decaying_moments, growing_moments, multistep
+from .affine import REACH, Row, adams, decaying_moments, from_noise, growing_moments, multistep
 from .base import Solver, factory
 
 # --------------------------------------------------------------------------------------------- noise prediction, in ρ
@@ -32,7 +32,7 @@ def _in_rho(name, order):
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
         gains = adams(_ends(span, "rho"), order, lambda n, steps: [length[steps] / (k + 1) for k in range(n)])
-        return _from_noise(span, gains)
+        return from_noise(span, gains)
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -69,13 +69,13 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
                 return [-end[steps] * m for m in growing_moments(h[steps], n)]
 
             gains = adams(-jnp.log(_ends(span, "rho")), order, moments, reach=_reach(guarded))
-            return _from_noise(span, gains)
+            return from_noise(span, gains)
         v, weights = _time_quadrature(schedule, span)  # (N, Q)
 
         def moments_in_time(n, steps):
             return [jnp.sum(weights[steps] * v[steps] ** k, -1) for k in range(n)]
 
-        return _from_noise(span, adams(_ends(span, "t"), order, moments_in_time))
+        return from_noise(span, adams(_ends(span, "t"), order, moments_in_time))
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -106,7 +106,7 @@ def ipndm(order: int = 4) -> Solver:
         length = span.end.rho - span.start.rho
         even = jnp.arange(length.shape[0] + 1, dtype=length.dtype)
         gains = adams(even, order, lambda n, steps: [1 / (k + 1) for k in range(n)])
-        return _from_noise(span, [length * gain for gain in gains])
+        return from_noise(span, [length * gain for gain in gains])
 
     return multistep(f"ipndm({order})", min(order, 2), order - 1, predict, "noise")
 
@@ -114,11 +114,6 @@ def ipndm(order: int = 4) -> Solver:
 def _ends(span, field):
     """A level at all N + 1 times."""
     return jnp.concatenate([getattr(span.start, field)[:1], getattr(span.end, field)])
-
-
-def _from_noise(span, gains):
-    """y ← y + Σ gains ε̂."""
-    return Row(span.end, span.start.rho / span.end.rho, gains)
 
 
 # ---------------------------------------------------------------------------- data prediction, in λ = −log ρ, any noise
