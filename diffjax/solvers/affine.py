@@ -62,12 +62,17 @@ LARGEST_RATIO = 1e18
 def levels(schedule: Any, t: Array) -> Levels:
     """The levels at times t. Where α is 0 to rounding, as at a zero terminal SNR, ρ is `LARGEST_RATIO`.
 
-    No coefficient of a step from there feels the difference: the share of the data in x is then below rounding.
+    No coefficient of a step from there feels the difference: the share of the data in x is then below rounding. Where
+    the schedule states its log-SNR λ, ρ goes on growing like −λ there, so that no two times have the same ρ. An α that
+    rounding makes negative, as cos(π/2) is in float32, is 0.
     """
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha, sigma = jnp.maximum(schedule.alpha(t), 0), schedule.sigma(t)
     least = sigma / LARGEST_RATIO
     seen = alpha > least
-    return Levels(t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), LARGEST_RATIO))
+    beyond = LARGEST_RATIO
+    if hasattr(schedule, "log_snr"):
+        beyond = LARGEST_RATIO * jnp.clip(-0.5 * schedule.log_snr(t) / math.log(LARGEST_RATIO), 1, 100)
+    return Levels(t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), beyond))
 
 
 def at_ratio(schedule: Any, rho: Array) -> Levels:

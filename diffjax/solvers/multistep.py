@@ -274,19 +274,35 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
 
 @factory
 def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1.0, guarded: bool = True) -> Solver:
-    """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η; one evaluation a step.
+    """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η (Xue et al. 2023).
 
-    The predictor interpolates the last predictor_order answers in λ, the corrector corrector_order with the newest
-    among them; both share a step's noise: y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h.
-    corrector_order = 0: predictor alone. eta: the paper's constant τ; 0 is the probability flow, and the order the
-    greater of the two; with noise weak order 2 at most. Raises ValueError unless 1 ≤ predictor_order ≤ 3, 0 ≤
-    corrector_order ≤ 4, 0 ≤ eta ≤ 1. Xue et al. 2023, Algorithm 1 and eq. 14–17.
+        y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
+
+    The predictor interpolates the last `predictor_order` outputs in λ, the corrector `corrector_order` of them with the
+    newest, D at the end of the step, among them. Both share the noise of the step. Algorithm 1 and eq. 14–17.
+
+    With p = predictor_order and c = corrector_order the order without noise is p for c = 0, else min(c, p + 1): the
+    corrector's own, unless the predictor's, raised by the factor h of its weight in the corrector, is less. With noise
+    it is the least of that and 2, in the weak sense.
+
+    Args:
+      predictor_order: p, 1 to 3.
+      corrector_order: c, 0 to 4. 0 is the predictor alone.
+      eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability flow.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: Unless 1 ≤ predictor_order ≤ 3, 0 ≤ corrector_order ≤ 4 and 0 ≤ eta ≤ 1.
     """
     checks.integer("predictor_order", predictor_order, 1, 3)
     checks.integer("corrector_order", corrector_order, 0, 4)
     checks.within("eta", eta, 0, 1)
     name = f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{_published(guarded)})"
-    order = max(predictor_order, corrector_order)
+    order = min(corrector_order, predictor_order + 1) if corrector_order else predictor_order
     order = min(order, 2) if eta else order
     return _predictor_corrector(name, order, predictor_order, corrector_order - 1, decaying_moments, eta, guarded)
 
