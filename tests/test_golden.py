@@ -178,12 +178,17 @@ def our_path(solver, file, run):
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     zero_end = run.endswith("/zero")
 
+    noise = jnp.asarray(draws_of(file, run, np.asarray(ts)))
+    return _paths(solver, zero_end, problem, jnp.asarray(start), jnp.asarray(ts), noise)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _paths(solver, zero_end, problem, start, ts, noise):
     def one(x, noise):  # (D,), (steps, draws, D)
         source = driver.Source(lambda step, draw: noise[step, draw])
-        return driver.run(source, solver, problem, x, jnp.asarray(ts), True, zero_end)[0]
+        return driver.run(source, solver, problem, x, ts, True, zero_end)[0]
 
-    noise = jnp.asarray(draws_of(file, run, np.asarray(ts)))
-    return jax.jit(jax.vmap(one, in_axes=(0, 2), out_axes=1))(jnp.asarray(start), noise)
+    return jax.vmap(one, in_axes=(0, 2), out_axes=1)(start, noise)
 
 
 def their_path(file, run):
