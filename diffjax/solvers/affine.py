@@ -132,8 +132,9 @@ def _ask(query, denoiser, x):
 def _in_x(row, base):
     """A row of coefficients of y as one of x, relative to a state at levels `base`."""
     keep = None if row.at is base else row.keep * (row.at.sigma / base.sigma)
-    scaled = (tuple(None if absent(c) else row.at.alpha * c for c in entries) for entries in (row.gains, row.stds))
-    return _Affine(keep, *scaled)
+    # A noise ρ z of y is σ z of x even where α is below every float and ρ is not σ/α.
+    scales = (row.gains, row.at.alpha), (row.stds, row.at.sigma / row.at.rho)
+    return _Affine(keep, *(tuple(None if absent(c) else scale * c for c in entries) for entries, scale in scales))
 
 
 def _in_data(rows):
