@@ -161,7 +161,7 @@ ORDERS = (
 """Every combination of arguments that a factory of deterministic multistep methods accepts."""
 
 
-def order_from_exact_history(solver, eta=0.0, resolutions=(64, 128)):
+def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
     """The measured order on y′ = −(1 + η²)(y − D) + η² y in λ, D = sin λ + 0.3 y, a mean of the reverse SDE.
 
     The exact solution starts the method, so that no starting step has a share in the error. Run in numpy: no program.
@@ -178,7 +178,7 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(64, 128)):
         past = len(solver.init(problem, np.zeros(()), at(0))[0])
         earlier = tuple(affine._ask(at(i)[0], denoiser, exact(levels[i]))[1] for i in reversed(range(past)))
         x = exact(levels[past])
-        predicted = None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+        predicted = 0.0 if not past else None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
         state = earlier, predicted
         for i in range(past, steps):
             x, state = solver.step(problem, at(i), lambda i: 0.0, x, state)
@@ -216,10 +216,10 @@ def variance_error(churn_per_step, churn, steps):
     return abs(variance - 0.25 - ts[-1] ** 2)
 
 
-def test_churn_is_of_order_two_where_it_is_fixed_and_one_where_it_grows(x64):
+def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64):
     slope = lambda *churn: np.log2(variance_error(*churn, 256) / variance_error(*churn, 512))  # noqa: E731
     assert abs(slope(0.0, 5.0) - 2) < 0.25
-    assert abs(slope(0.4, 0.0) - 1) < 0.25
+    assert slope(0.4, 0.0) < 0.6  # a step down never gets shorter than the noise that it undoes
     assert solvers.edm_stochastic(noise_scale=0.0).order is None
 
 

@@ -168,8 +168,8 @@ def edm_stochastic(
     γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
     √(ρ̂² − ρ²), S_noise = noise_scale; no level beyond that of t_max is asked for. churn, noise_min, noise_max,
     noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 for S_noise = 1 as
-    N grows at a fixed churn, so that γ falls like 1/N. A churn that grows like N keeps γ, of which each step then undoes
-    a fixed share of log ρ: order 1. None is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
+    N grows at a fixed churn, so that γ falls like 1/N. A churn that grows like N keeps γ, and
+    with it the length of the step down, so that the error does not vanish. None is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
     which adds no noise where Algorithm 2 may. Raises ValueError for churn < 0, levels that are not 0 ≤ noise_min <
     noise_max, noise_scale < 0. Karras et al. 2022, Algorithm 2.
     """
