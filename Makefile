@@ -30,10 +30,10 @@ run: $(run_ready) ## The main job: train on digits, sample, score; figures and m
 
 # One process a core; on a GPU none may claim all of its memory.
 test: $(test_ready) ## The tests, in parallel, without the long proofs
-	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(test_ready) ## The tests and the long proofs
-	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(test_ready) ## Style, format and types
 	$(PY) -m ruff check .

@@ -17,6 +17,7 @@ SOLVERS: dict[str, tuple[str, tuple]] = {
     "adams_bashforth(2)": ("adams_bashforth", (2,)),
     "adams_bashforth(3)": ("adams_bashforth", (3,)),
     "adams_bashforth(4)": ("adams_bashforth", (4,)),
+    "ipndm(2)": ("ipndm", (2,)),
     "ipndm(4)": ("ipndm", (4,)),
     "deis(2)": ("deis", (2,)),
     "deis(3)": ("deis", (3,)),

@@ -27,14 +27,14 @@ K_DIFFUSION = {
     "heun": solvers.heun(),
     "dpm_2": solvers.dpm_2(),
     **{f"lms_{order}": solvers.adams_bashforth(order) for order in (1, 2, 3, 4)},
-    "dpmpp_2m": solvers.dpmpp_2m(),
+    "dpmpp_2m": solvers.dpmpp_2m(guarded=False),
     **{f"dpmpp_2s_ancestral_{eta}": solvers.dpmpp_2s(eta) for eta in ETAS},
     **{f"euler_ancestral_{eta}": solvers.euler_ancestral(eta) for eta in ETAS},
     **{f"dpm_2_ancestral_{eta}": solvers.dpm_2_ancestral(eta) for eta in ETAS},
     **{f"dpmpp_sde_{eta}": solvers.dpmpp_sde(eta) for eta in ETAS},
-    **{f"dpmpp_2m_sde_midpoint_{eta}": solvers.dpmpp_2m_sde(eta**0.5) for eta in ETAS},
-    **{f"dpmpp_2m_sde_heun_{eta}": solvers.sa_solver(2, 0, eta**0.5) for eta in ETAS},
-    **{f"dpmpp_3m_sde_{eta}": solvers.dpmpp_3m_sde(eta**0.5, corrected=False) for eta in ETAS},
+    **{f"dpmpp_2m_sde_midpoint_{eta}": solvers.dpmpp_2m_sde(eta**0.5, guarded=False) for eta in ETAS},
+    **{f"dpmpp_2m_sde_heun_{eta}": solvers.sa_solver(2, 0, eta**0.5, guarded=False) for eta in ETAS},
+    **{f"dpmpp_3m_sde_{eta}": solvers.dpmpp_3m_sde(eta**0.5, corrected=False, guarded=False) for eta in ETAS},
     "heun_churn": solvers.edm_stochastic(churn=3.0, noise_min=0.1, noise_max=10.0, noise_scale=1.003),
 }
 """name in k_diffusion.npz -> solver. Its η of 2m_sde and 3m_sde is the square of ours."""
@@ -44,18 +44,22 @@ DIFFUSERS = {
     "ddpm_fixed_small": solvers.ddpm("posterior"),
     "ddpm_fixed_large": solvers.ddpm("forward"),
     "dpmpp_multistep_1": solvers.ddim(),
-    "dpmpp_multistep_2_midpoint": solvers.dpmpp_2m(),
-    "dpmpp_multistep_2_heun": solvers.sa_solver(2, 0, 0.0),
+    "dpmpp_multistep_2_midpoint": solvers.dpmpp_2m(guarded=False),
+    "dpmpp_multistep_2_heun": solvers.sa_solver(2, 0, 0.0, guarded=False),
     "sde_dpmpp_multistep_1": solvers.ddim(1.0),
-    "sde_dpmpp_multistep_2_midpoint": solvers.dpmpp_2m_sde(1.0),
-    "sde_dpmpp_multistep_2_heun": solvers.sa_solver(2, 0, 1.0),
-    "dpm_multistep_2_heun": solvers.deis(2, "log_rho"),
-    **{f"deis_{order}": solvers.deis(order, "log_rho") for order in (1, 2, 3)},
-    **{f"unipc_{order}_{variant}": solvers.unipc(order, variant) for order in (1, 2, 3) for variant in ("bh1", "bh2")},
-    "ipndm": solvers.ipndm(4),
-    **{f"sa_solver_1_1_{tau}": solvers.sa_solver(1, 1, tau) for tau in TAUS},
+    "sde_dpmpp_multistep_2_midpoint": solvers.dpmpp_2m_sde(1.0, guarded=False),
+    "sde_dpmpp_multistep_2_heun": solvers.sa_solver(2, 0, 1.0, guarded=False),
+    "dpm_multistep_2_heun": solvers.deis(2, "log_rho", guarded=False),
+    **{f"deis_{order}": solvers.deis(order, "log_rho", guarded=False) for order in (1, 2, 3)},
     **{
-        f"sa_solver_exact_{p}_{c}_{tau}": solvers.sa_solver(p, c, tau)
+        f"unipc_{order}_{variant}": solvers.unipc(order, variant, guarded=False)
+        for order in (1, 2, 3)
+        for variant in ("bh1", "bh2")
+    },
+    "ipndm": solvers.ipndm(4),
+    **{f"sa_solver_1_1_{tau}": solvers.sa_solver(1, 1, tau, guarded=False) for tau in TAUS},
+    **{
+        f"sa_solver_exact_{p}_{c}_{tau}": solvers.sa_solver(p, c, tau, guarded=False)
         for p, c in ((2, 2), (3, 3), (3, 4))
         for tau in TAUS
     },
@@ -67,13 +71,13 @@ DIFFUSERS = {
 DPM_SOLVER = {
     **{f"dpm_singlestep_{order}": solvers.dpm_solver(order) for order in (1, 2, 3)},
     "dpm_multistep_1": solvers.ddim(),
-    "dpm_multistep_2_taylor": solvers.deis(2, "log_rho"),
+    "dpm_multistep_2_taylor": solvers.deis(2, "log_rho", guarded=False),
     "dpmpp_singlestep_1": solvers.ddim(),
     "dpmpp_singlestep_2": solvers.dpmpp_2s(),
     "dpmpp_multistep_1": solvers.ddim(),
-    "dpmpp_multistep_2": solvers.dpmpp_2m(),
-    "dpmpp_multistep_2_taylor": solvers.sa_solver(2, 0, 0.0),
-    "dpmpp_multistep_3_taylor": solvers.dpmpp_3m(corrected=False),
+    "dpmpp_multistep_2": solvers.dpmpp_2m(guarded=False),
+    "dpmpp_multistep_2_taylor": solvers.sa_solver(2, 0, 0.0, guarded=False),
+    "dpmpp_multistep_3_taylor": solvers.dpmpp_3m(corrected=False, guarded=False),
 }
 """name in dpm_solver.npz -> solver."""
 
@@ -174,12 +178,17 @@ def our_path(solver, file, run):
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     zero_end = run.endswith("/zero")
 
+    noise = jnp.asarray(draws_of(file, run, np.asarray(ts)))
+    return _paths(solver, zero_end, problem, jnp.asarray(start), jnp.asarray(ts), noise)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _paths(solver, zero_end, problem, start, ts, noise):
     def one(x, noise):  # (D,), (steps, draws, D)
         source = driver.Source(lambda step, draw: noise[step, draw])
-        return driver.run(source, solver, problem, x, jnp.asarray(ts), True, zero_end)[0]
+        return driver.run(source, solver, problem, x, ts, True, zero_end)[0]
 
-    noise = jnp.asarray(draws_of(file, run, np.asarray(ts)))
-    return jax.jit(jax.vmap(one, in_axes=(0, 2), out_axes=1))(jnp.asarray(start), noise)
+    return jax.vmap(one, in_axes=(0, 2), out_axes=1)(start, noise)
 
 
 def their_path(file, run):

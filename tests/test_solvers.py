@@ -337,23 +337,32 @@ def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
 def test_evaluations_are_counted_truly(name):
     """solver.evaluations(grid) is the number of denoiser calls that run, on grids that end above and at 0."""
     factory, _, plain, to_zero = FIXED[name]
-    schedule = dj.schedules.vp_linear()
-    exact = dj.targets.denoiser(mixture(), schedule)
-    calls = []
+    solver, schedule = factory(), dj.schedules.vp_linear()
+    problem = solvers.diffusion(schedule, lambda x, t: jax.lax.lgamma(x))
 
-    def denoiser(x, t):
-        jax.debug.callback(lambda: calls.append(1))
-        return exact(x, t)
+    def calls(ts, zero_end, pick):
+        source = driver.Source(lambda step, draw: jnp.ones(2))
+        run = lambda x, ts: driver.run(source, solver, problem, x, ts, False, zero_end)[0]  # noqa: E731
+        return primitives(jax.make_jaxpr(run)(np.ones(2, np.float32), ts).jaxpr, "lgamma", pick)
 
-    for grid, expected in (
-        (dj.grids.uniform(schedule, 4), plain),
-        (dj.grids.to_zero(dj.grids.uniform(schedule, 3)), to_zero),
-    ):
-        calls.clear()
-        problem = solvers.diffusion(schedule, denoiser)
-        solvers.integrate(jax.random.key(0), factory(), problem, jnp.ones(2), grid).block_until_ready()
-        jax.effects_barrier()
-        assert len(calls) == expected == factory().evaluations(grid)
+    uniform = np.linspace(0.9, 0.1, 5, dtype=np.float32)
+    ending = np.append(np.linspace(0.9, 0.1, 4, dtype=np.float32), np.float32(0))
+    assert calls(uniform, False, max) == plain == solver.evaluations(uniform)
+    most, least = (calls(ending, True, pick) // 4 for pick in (max, min))  # least: the branch of a step to 0
+    assert 3 * most + least == to_zero == solver.evaluations(ending)
+
+
+def primitives(jaxpr, name, pick):
+    """How often a jaxpr runs a primitive; pick chooses among the branches of a cond."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = [getattr(v, "jaxpr", v) for v in eqn.params.values() if hasattr(getattr(v, "jaxpr", v), "eqns")]
+        if eqn.primitive.name == "cond":
+            total += pick(primitives(branch.jaxpr, name, pick) for branch in eqn.params["branches"])
+        else:
+            total += eqn.params.get("length", 1) * sum(primitives(j, name, pick) for j in inner)
+        total += eqn.primitive.name == name
+    return total
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm_solver(3)", "dpmpp_2m", "unipc(3)"])

@@ -55,14 +55,32 @@ class Row(NamedTuple):
     stds: Sequence = ()
 
 
+LARGEST_RATIO = 1e18
+"""The greatest ρ = σ/α that is told from infinity. Its square is within the range of float32."""
+
+
 def levels(schedule: Any, t: Array) -> Levels:
-    """The levels at times t."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    return Levels(t, alpha, sigma, sigma / alpha)
+    """The levels at times t. Where α is 0 to rounding, as at a zero terminal SNR, ρ is `LARGEST_RATIO`.
+
+    No coefficient of a step from there feels the difference: the share of the data in x is then below rounding. Where
+    the schedule states its log-SNR λ, ρ goes on growing like −λ there, so that no two times have the same ρ. An α that
+    rounding makes negative, as cos(π/2) is in float32, is 0.
+    """
+    alpha, sigma = jnp.maximum(schedule.alpha(t), 0), schedule.sigma(t)
+    least = sigma / LARGEST_RATIO
+    seen = alpha > least
+    beyond = LARGEST_RATIO
+    if hasattr(schedule, "log_snr"):
+        beyond = LARGEST_RATIO * jnp.clip(-0.5 * schedule.log_snr(t) / math.log(LARGEST_RATIO), 1, 100)
+    return Levels(t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), beyond))
 
 
 def at_ratio(schedule: Any, rho: Array) -> Levels:
-    """The levels at which σ/α = rho, within the schedule's interval."""
+    """The levels at which σ/α = rho to rounding, within the schedule's interval.
+
+    The time is rounded, and α, σ, ρ are those of the rounded time, at which the denoiser is called. Near t_max they may
+    differ from what was asked for by a percent: coefficients of the step must follow from the levels returned.
+    """
     return levels(schedule, schedules.time_of_log_snr(schedule, -2 * jnp.log(rho)))
 
 
@@ -114,8 +132,28 @@ def _ask(query, denoiser, x):
 def _in_x(row, base):
     """A row of coefficients of y as one of x, relative to a state at levels `base`."""
     keep = None if row.at is base else row.keep * (row.at.sigma / base.sigma)
-    scaled = (tuple(None if absent(c) else row.at.alpha * c for c in entries) for entries in (row.gains, row.stds))
-    return _Affine(keep, *scaled)
+    # A noise ρ z of y is σ z of x even where α is below every float and ρ is not σ/α.
+    scales = (row.gains, row.at.alpha), (row.stds, row.at.sigma / row.at.rho)
+    return _Affine(keep, *(tuple(None if absent(c) else scale * c for c in entries) for entries, scale in scales))
+
+
+def _in_data(rows):
+    """Rows of a method in ε̂_j = (y_j − D_j)/ρ_j as rows in D_j.
+
+    With D = 0 the flow is y ∝ ρ, and a consistent method follows it exactly. The tableau states that share as `keep`.
+    In y_i = y_0 + Σ_j g_ij ε̂_j both terms are of the size of ρ_0: where α is small, what is left of them is rounding.
+    """
+    first, *others = rows
+    data = []  # G_ik of y_i = (ρ_i/ρ_0) y_0 + Σ_k G_ik D_k
+    for i, row in enumerate(others):
+        gains = list(row.gains) + [0] * (i + 1 - len(row.gains))
+        shares = [0 if absent(g) else g / r.at.rho for g, r in zip(gains, rows, strict=False)]
+        table = []
+        for k in range(i + 1):
+            terms = [c * data[j - 1][k] for j, c in enumerate(shares) if j > k and not absent(c)]
+            table.append(sum(terms) - shares[k])
+        data.append(table)
+    return [first, *(row._replace(gains=gains) for row, gains in zip(others, data, strict=True))]
 
 
 def absent(coefficient):
@@ -146,14 +184,16 @@ def one_step(
     """A method that asks the denoiser about `stages` ≥ 2 states a step, and on a step to 0 about the first alone.
 
     tableau(schedule, span) gives a row for each state and one for the result. The first row starts from the state
-    itself, the others from the first row's.
+    itself, the others from the first row's. The gains of a row of kind "noise" are those of ε̂, and its `keep` is what
+    they leave of the state where D = 0.
     """
 
     def prepare(problem, ts):
         steps = span(problem, ts)
         rows = tableau(problem.schedule, steps)
+        rows = _in_data(rows) if kind == "noise" else rows
         bases = [steps.start] + [rows[0].at] * stages
-        queries = [_query(kind, row.at) for row in rows[:-1]]
+        queries = [_query("data", row.at) for row in rows[:-1]]
         return steps.at_zero, queries, [_in_x(row, base) for row, base in zip(rows, bases, strict=True)]
 
     def step(problem, inputs, draw, x, state):
@@ -185,15 +225,16 @@ def multistep(
 ) -> Solver:
     """A method with one evaluation a step that remembers the `past` answers before the newest.
 
-    predict(schedule, span) gives the row of each step, gains for the newest answer first. correct(schedule, span), of a
-    predictor–corrector, gives for each step the gains by which its result is mended once the denoiser has answered
-    there: for that answer, then for those that the step itself had, newest first.
+    predict(schedule, span) gives the row of each step, gains for the newest output first. For kind "noise" these are
+    the gain of D, then those of the differences ε̂_j − ε̂ to the earlier ones: see `from_noise`. correct(schedule,
+    span), of a predictor–corrector, gives the gains by which the result of each step is corrected once D is known
+    there: for that D, then for those that the step itself used, newest first.
     """
 
     def prepare(problem, ts):
         steps = span(problem, ts)
         query = _query(kind, steps.start)
-        row = _at_zero(_in_x(predict(problem.schedule, steps), steps.start), query, kind, steps)
+        row = _at_zero(_in_x(predict(problem.schedule, steps), steps.start), steps)
         if correct is None:
             return query, row, None
         gains = [steps.end.alpha * gain for gain in correct(problem.schedule, steps)]
@@ -206,57 +247,89 @@ def multistep(
     def step(problem, inputs, draw, x, state):
         query, row, correction = inputs
         earlier, predicted = state
-        answers = (_ask(query, problem.denoiser, x)[1], *earlier)
+        data, newest = _ask(query, problem.denoiser, x)
+        answers = (newest, *earlier)
+        terms = answers if kind == "data" else (data, *(before - newest for before in earlier))
         if correction is not None:  # the prediction's share is exchanged: what else moved x since then stays
             x = _apply(_Affine(None, tuple(correction), ()), x - predicted, answers, draw)
         base = _apply(_Affine(row.keep, (), row.stds), x, (), draw)
-        x = _apply(_Affine(None, row.gains, ()), base, answers, draw)
+        x = _apply(_Affine(None, row.gains, ()), base, terms, draw)
         return x, (answers[:past], x - base if correct else None)
 
-    refuse = refuse or needs(name, finite_start=True, steps=2 if past else 1)
+    refuse = refuse or needs(name, steps=2 if past else 1)
     memory = max(past, 1) if correct else past
     return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse, past=memory)
 
 
-def _at_zero(row, query, kind, steps):
+def _at_zero(row, steps):
     """The row of a multistep method with x' = D on a step to 0."""
     if steps.at_zero is None:
         return row
-    keep, gain = (0, 1) if kind == "data" else (1 / steps.start.alpha, -steps.start.rho)
-    gains = (gain, *(0 for _ in row.gains[1:]))
     swap = lambda new, old: None if old is None else jnp.where(steps.at_zero, new, old)  # noqa: E731
     return _Affine(
-        swap(keep, row.keep),
-        tuple(swap(new, old) for new, old in zip(gains, row.gains, strict=True)),
+        swap(0, row.keep),
+        tuple(swap(1 if j == 0 else 0, old) for j, old in enumerate(row.gains)),
         tuple(swap(0, std) for std in row.stds),
     )
+
+
+def from_noise(span: Span, gains: Sequence) -> Row:
+    """The row of y' = y + Σ_j g_j ε̂_j in D and in the differences ε̂_j − ε̂_0, as `multistep` wants it.
+
+    The gains of a constant ε̂ add up to ρ' − ρ, so that y' = (ρ'/ρ) y + (1 − ρ'/ρ) D + Σ_{j≥1} g_j (ε̂_j − ε̂_0). Nothing
+    of the size of ρ cancels here.
+    """
+    return Row(span.end, 1.0, [-jnp.expm1(-span.log_step), *gains[1:]])
 
 
 # ------------------------------------------------------------------------------------------------- interpolated answers
 
 
-def adams(positions: Array, depth: int, moments: Callable[[int, slice], Sequence], ahead: bool = False) -> list[Array]:
-    """Gains of ∫ w(v) P(v) dv where P interpolates the last answers over each step, `depth` of them, each (N,).
+REACH = 0.5 * math.pi
+"""How far back in λ = −log ρ an exponential multistep method may look from the end of a step.
 
-    v runs from 0 at a step's start to 1 at its end in the coordinate of `positions` (N + 1,); moments(nodes, steps)
-    gives ∫ w v^k dv for k < nodes on a slice of the steps. The first steps have fewer answers and use all of them.
-    ahead: P also passes through the answer at the step's end, whose gain then comes first.
+The denoiser of N(m, s²) is m + (y − m) s²/(s² + ρ²) at a given y. As a function of λ it has poles at λ = −log s ± iπ/2,
+whatever m and s are. A Taylor series about a point of the real axis converges within π/2 of it at worst, and a
+polynomial through points that lie further back can leave the denoiser by any factor.
+"""
+
+
+def adams(
+    positions: Array,
+    depth: int,
+    moments: Callable[[int, slice], Sequence],
+    ahead: bool = False,
+    reach: float = math.inf,
+) -> list[Array]:
+    """Gains of ∫ w(v) P(v) dv, where the polynomial P interpolates the last denoiser outputs over each step.
+
+    v runs from 0 at the start of a step to 1 at its end, in the coordinate of `positions`. A step uses as many of the
+    last `depth` outputs as there are, and only those within `reach` of its end. The newest is always used.
+
+    Args:
+      positions: Times in the coordinate of the polynomial, (N + 1,).
+      depth: Most outputs that a step uses.
+      moments: (nodes, steps) -> [∫ w v^k dv for k < nodes], each (steps,), on a slice of the steps.
+      ahead: Whether P also passes through the output at the end of the step. Its gain then comes first.
+      reach: Greatest distance between the end of a step and an output that it uses.
+
+    Returns:
+      Gains (N,) of each output, the newest first, 0 for those that a step does not use.
     """
     count = positions.shape[0] - 1
-    columns = []
-    for known in range(min(depth, 1), depth + 1):
-        first, stop = max(known - 1, 0), min(known if known < depth else count, count)
-        if first >= stop:
-            break
-        steps = slice(first, stop)
-        length = positions[first + 1 : stop + 1] - positions[steps]
-        nodes = [(positions[first - j : stop - j] - positions[steps]) / length for j in range(known)]
+    table = jnp.zeros((depth + ahead, count), positions.dtype)
+    for used in range(min(depth, 1), min(depth, count) + 1):
+        first = max(used - 1, 0)
+        steps = slice(first, count)
+        length = positions[first + 1 :] - positions[steps]
+        nodes = [(positions[first - j : count - j] - positions[steps]) / length for j in range(used)]
         nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
         weights = moments(len(nodes), steps)
         gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
-        gains += [jnp.zeros_like(length)] * (depth - known)
-        columns.append(jnp.stack(jnp.broadcast_arrays(*gains)))  # (depth (+ 1), stop - first)
-    return list(jnp.concatenate(columns, axis=1))
+        gains += [jnp.zeros_like(length)] * (depth - used)
+        near = jnp.abs((1 - nodes[-1]) * length) <= reach if used > 1 else True
+        table = table.at[:, steps].set(jnp.where(near, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
+    return list(table)
 
 
 def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:

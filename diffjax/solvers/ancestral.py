@@ -120,7 +120,8 @@ def reverse_diffusion() -> Solver:
         keep = (2 - ratio - share) * start.sigma / end.sigma
         return Row(end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,))
 
-    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True)
+    refuse = needs("reverse_diffusion", finite_start=True)
+    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True, refuse=refuse)
 
 
 @factory
@@ -148,11 +149,11 @@ def _midpoint(name, eta):
         start = span.start
         down, up = split(span, eta)
         middle = at_ratio(schedule, jnp.sqrt(start.rho * down))
-        euler = Row(middle, start.rho / middle.rho, [middle.rho - start.rho])
+        euler = Row(middle, 1.0, [middle.rho - start.rho])
         return [
             Row(start, 1.0),
             euler,
-            Row(span.end, start.rho / span.end.rho, [0, down - start.rho], [up if eta else 0]),
+            Row(span.end, down / span.end.rho, [0, down - start.rho], [up if eta else 0]),
         ]
 
     return one_step(name, 2, 2, tableau, kind="noise", stochastic=eta > 0)
@@ -166,15 +167,16 @@ def edm_stochastic(
 
     γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
     √(ρ̂² − ρ²), S_noise = noise_scale; no level beyond that of t_max is asked for. churn, noise_min, noise_max,
-    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 at fixed churn and
-    S_noise = 1; none is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
+    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 for S_noise = 1 as
+    N grows at a fixed churn, so that γ falls like 1/N. A churn that grows like N keeps γ, and
+    with it the length of the step down, so that the error does not vanish. None is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
     which adds no noise where Algorithm 2 may. Raises ValueError for churn < 0, levels that are not 0 ≤ noise_min <
-    noise_max, noise_scale ≤ 0. Karras et al. 2022, Algorithm 2.
+    noise_max, noise_scale < 0. Karras et al. 2022, Algorithm 2.
     """
     checks.non_negative("churn", churn)
     checks.non_negative("noise_min", noise_min)
     checks.greater("noise_max", noise_max, "noise_min", noise_min)
-    checks.positive("noise_scale", noise_scale)
+    checks.non_negative("noise_scale", noise_scale)
 
     def tableau(schedule, span):
         start, end = span.start, span.end
@@ -188,7 +190,7 @@ def edm_stochastic(
         noise = noise_scale * jnp.where(churned, jnp.sqrt(variance), 0)
         fresh = at_ratio(schedule, raised)
         at = fresh._replace(**{k: jnp.where(churned, getattr(fresh, k), getattr(start, k)) for k in start._fields})
-        euler = Row(end, at.rho / end.rho, [end.rho - at.rho])
+        euler = Row(end, 1.0, [end.rho - at.rho])
         return [
             Row(at, start.rho / at.rho, (), [noise]),
             euler,

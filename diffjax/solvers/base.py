@@ -123,6 +123,16 @@ def stage(field: Any, ts: Array) -> Stage:
     return Stage(ts, jax.tree.map(lambda c: c.reshape(ts.shape), flat))
 
 
+def inner_times(ts: Array, steps: "Interval", c: float) -> Array:
+    """t + c (s − t) of each step, (N,): s itself where c = 1, and t on a step to 0.
+
+    t + (s − t) may round to 0 where s is small beside t.
+    """
+    t = ts[:-1]
+    s = ts[1:] if steps.at_zero is None else jnp.where(steps.at_zero, t, ts[1:])
+    return s if c == 1 else t + c * (s - t)
+
+
 def evaluate(field: Any, at: Stage, x: PyTree) -> PyTree:
     """field(x, t) at a prepared stage."""
     if at.coefficients is None:
@@ -166,15 +176,15 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
     return correct(x) if at_zero is None else jax.lax.cond(at_zero, lambda x: x, correct, x)
 
 
-def needs(name: str, finite_start: bool = False, steps: int = 1) -> Callable[[Any, np.ndarray], None]:
-    """The `refuse` of a solver that cannot walk a grid of fewer steps, or from where α = 0."""
+def needs(name: str, finite_start: bool = False, steps: int = 1, drift: bool = False) -> Callable[[Any, np.ndarray], None]:
+    """The `refuse` of a solver that needs a grid of so many steps, or a start with α > 0, with drift α above rounding."""
 
     def refuse(schedule, ts):
         if len(ts) - 1 < steps:
             raise ValueError(
                 f"grid must have at least {steps} steps for {name}, which builds on earlier ones; got {len(ts) - 1}"
             )
-        if finite_start and without_signal(schedule, ts[0]):
+        if finite_start and (without_drift if drift else without_signal)(schedule, ts[0]):
             raise ValueError(
                 f"grid must start below t={ts[0]} for {name}: α = 0 there and its coefficients have no value; lower "
                 "t_max, or use a solver that needs none, such as heun() or ddim()"
@@ -184,11 +194,23 @@ def needs(name: str, finite_start: bool = False, steps: int = 1) -> Callable[[An
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0, so that ρ = σ/α has no value."""
+    """Whether α(t) is seen to be 0, or negative by rounding, and the log-SNR is not stated to be finite all the same."""
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        return float(schedule.alpha(jnp.asarray(t))) == 0
+        t = jnp.asarray(t)
+        if float(schedule.alpha(t)) > 0:
+            return False
+        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(t))))
+
+
+def without_drift(schedule: Any, t: ArrayLike) -> bool:
+    """Whether α(t) is seen to be 0 to rounding, so that the drift of the reverse SDE has no value."""
+    if schedule is None or checks.is_traced(schedule, t):
+        return False
+    with jax.ensure_compile_time_eval():
+        alpha = jnp.asarray(schedule.alpha(jnp.asarray(t)))
+        return not float(alpha) > float(jnp.finfo(alpha.dtype).eps)
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:

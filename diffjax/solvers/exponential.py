@@ -16,34 +16,37 @@ from .base import Solver, factory
 def _runge_kutta(name, order, nodes, weights, kind):
     """An exponential Runge–Kutta method in h: N_i = D or −ε̂ at c_i h, y_i = e^{z c_i} y + h Σ_j a_ij(z) N_j, z = ∓h.
 
-    weights(p) gives the rows a_1, …, a_s, b of entries that p(k, c) = φ_k(c z) makes. Hochbruck & Ostermann 2010, eq.
-    2.21.
+    weights(p, nodes) gives the rows a_1, …, a_s, b of entries that p(k, c) = φ_k(c z) makes. Hochbruck & Ostermann
+    2010, eq. 2.21. The nodes that it gets are those of the times to which the stages were rounded.
     """
 
     def tableau(schedule, span):
         start, end, h = span.start, span.end, span.log_step
         at = [start, *(end if c == 1 else at_ratio(schedule, start.rho * jnp.exp(-c * h)) for c in nodes[1:]), end]
         z = -h if kind == "data" else h
+        actual = [c if c in (0, 1) else jnp.log(start.rho / there.rho) / h for c, there in zip(nodes, at, strict=False)]
 
         def p(k, c=1.0):
             return phi(k, c * z)
 
         def row(there, entries):
-            keep = 1.0 if kind == "data" else start.rho / there.rho
             share = h if kind == "data" else -there.rho * h
-            return Row(there, keep, [0 if absent(entry) else share * entry for entry in entries])
+            return Row(there, 1.0, [0 if absent(entry) else share * entry for entry in entries])
 
-        return [Row(start, 1.0), *(row(there, entries) for there, entries in zip(at[1:], weights(p), strict=True))]
+        rows = weights(p, actual)
+        return [Row(start, 1.0), *(row(there, entries) for there, entries in zip(at[1:], rows, strict=True))]
 
     return one_step(name, order, len(nodes), tableau, kind)
 
 
-def _second_order(c):
-    return (0.0, c), lambda p: [[c * p(1, c)], [(1 - 0.5 / c) * p(1), 0.5 / c * p(1)]]
+def _second_order(p, nodes):
+    c = nodes[1]
+    return [[c * p(1, c)], [(1 - 0.5 / c) * p(1), 0.5 / c * p(1)]]
 
 
-def _third_order(c, d):
-    return (0.0, c, d), lambda p: [
+def _third_order(p, nodes):
+    _, c, d = nodes
+    return [
         [c * p(1, c)],
         [d * (p(1, d) - d / c * p(2, d)), d**2 / c * p(2, d)],
         [p(1) - p(2) / d, 0, p(2) / d],
@@ -62,7 +65,7 @@ def dpm_solver(order: int = 2) -> Solver:
     checks.integer("order", order, 1, 3)
     if order == 1:
         return ddim()._replace(name="dpm_solver(1)")
-    nodes, weights = _second_order(0.5) if order == 2 else _third_order(1 / 3, 2 / 3)
+    nodes, weights = ((0.0, 0.5), _second_order) if order == 2 else ((0.0, 1 / 3, 2 / 3), _third_order)
     return _runge_kutta(f"dpm_solver({order})", order, nodes, weights, "noise")
 
 
@@ -75,14 +78,15 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
     3 or 4.
     """
     checks.integer("order", order, 3, 4)
-    nodes, weights = _third_order(0.5, 2 / 3) if order == 3 else ((0.0, 0.5, 0.5, 1.0), _krogstad)
+    nodes, weights = ((0.0, 0.5, 2 / 3), _third_order) if order == 3 else ((0.0, 0.5, 0.5, 1.0), _krogstad)
     return _runge_kutta(f"exponential_runge_kutta({order})", order, nodes, weights, "data")
 
 
-def _krogstad(p):
+def _krogstad(p, nodes):
+    c = nodes[1]
     return [
-        [0.5 * p(1, 0.5)],
-        [0.5 * p(1, 0.5) - p(2, 0.5), p(2, 0.5)],
+        [c * p(1, c)],
+        [c * p(1, c) - p(2, c), p(2, c)],
         [p(1) - 2 * p(2), 0, 2 * p(2)],
         [p(1) - 3 * p(2) + 4 * p(3), 2 * p(2) - 4 * p(3), 2 * p(2) - 4 * p(3), 4 * p(3) - p(2)],
     ]
@@ -103,10 +107,9 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
         down, up = split(span, eta)
         share = jnp.sqrt(down / start.rho)  # e^{−h/2} to the middle
         middle = at_ratio(schedule, start.rho * share)
-        half = -jnp.expm1(jnp.log(share))
         return [
             Row(start, 1.0),
-            Row(middle, 1.0, [half]),
+            Row(middle, 1.0, [1 - middle.rho / start.rho]),
             Row(span.end, down / span.end.rho, [0, -jnp.expm1(2 * jnp.log(share))], [up if eta else 0]),
         ]
 

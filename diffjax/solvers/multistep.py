@@ -5,11 +5,13 @@ From exact earlier answers the order is the one declared. The first steps have f
 start where the flow is not yet nearly linear this caps the order at 2.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
-from .affine import Row, adams, decaying_moments, growing_moments, multistep
+from .affine import REACH, Row, adams, decaying_moments, from_noise, growing_moments, multistep
 from .base import Solver, factory
 
 # --------------------------------------------------------------------------------------------- noise prediction, in ρ
@@ -30,22 +32,32 @@ def _in_rho(name, order):
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
         gains = adams(_ends(span, "rho"), order, lambda n, steps: [length[steps] / (k + 1) for k in range(n)])
-        return _from_noise(span, gains)
+        return from_noise(span, gains)
 
     return multistep(name, order, order - 1, predict, "noise")
 
 
 @factory
-def deis(order: int = 3, coordinate: str = "t") -> Solver:
-    """DEIS: dy = ε̂ dρ with ε̂ a polynomial in `coordinate` through the last `order` answers; one evaluation a step.
+def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
+    """DEIS: dy = ε̂ dρ with ε̂ a polynomial through the last outputs (Zhang & Chen 2023, eq. 15).
 
-    coordinate: "t", the paper's tAB-DEIS, its weights by 16-point Gauss–Legendre quadrature in log ρ; "rho", ρAB-DEIS,
-    which is `adams_bashforth`; "log_rho", diffusers' DEIS, an exponential Adams method. Raises ValueError unless 1 ≤
-    order ≤ 3 and for another coordinate. Zhang & Chen 2023, eq. 15 and section 4.
+    Args:
+      order: How many outputs the polynomial passes through, 1 to 3.
+      coordinate: Of the polynomial. "t" is the paper's tAB-DEIS, its weights by 16-point
+        Gauss–Legendre quadrature in log ρ. "rho" is ρAB-DEIS, which is `adams_bashforth`.
+        "log_rho" is diffusers' DEIS, an exponential Adams method.
+      guarded: For "log_rho", use only outputs within π/2 in λ = log α/σ of the end of a step. A long
+        step after short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of order `order` with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: Unless 1 ≤ order ≤ 3, and for another coordinate.
     """
     checks.integer("order", order, 1, 3)
     checks.choice("coordinate", coordinate, ("t", "rho", "log_rho"))
-    name = f"deis({order}, {coordinate})"
+    name = f"deis({order}, {coordinate}{_published(guarded)})"
     if coordinate == "rho":
         return _in_rho(name, order)
 
@@ -56,13 +68,14 @@ def deis(order: int = 3, coordinate: str = "t") -> Solver:
             def moments(n, steps):
                 return [-end[steps] * m for m in growing_moments(h[steps], n)]
 
-            return _from_noise(span, adams(-jnp.log(_ends(span, "rho")), order, moments))
+            gains = adams(-jnp.log(_ends(span, "rho")), order, moments, reach=_reach(guarded))
+            return from_noise(span, gains)
         v, weights = _time_quadrature(schedule, span)  # (N, Q)
 
         def moments_in_time(n, steps):
             return [jnp.sum(weights[steps] * v[steps] ** k, -1) for k in range(n)]
 
-        return _from_noise(span, adams(_ends(span, "t"), order, moments_in_time))
+        return from_noise(span, adams(_ends(span, "t"), order, moments_in_time))
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -93,7 +106,7 @@ def ipndm(order: int = 4) -> Solver:
         length = span.end.rho - span.start.rho
         even = jnp.arange(length.shape[0] + 1, dtype=length.dtype)
         gains = adams(even, order, lambda n, steps: [1 / (k + 1) for k in range(n)])
-        return _from_noise(span, [length * gain for gain in gains])
+        return from_noise(span, [length * gain for gain in gains])
 
     return multistep(f"ipndm({order})", min(order, 2), order - 1, predict, "noise")
 
@@ -103,28 +116,36 @@ def _ends(span, field):
     return jnp.concatenate([getattr(span.start, field)[:1], getattr(span.end, field)])
 
 
-def _from_noise(span, gains):
-    """y ← y + Σ gains ε̂."""
-    return Row(span.end, span.start.rho / span.end.rho, gains)
-
-
 # ---------------------------------------------------------------------------- data prediction, in λ = −log ρ, any noise
 
 
-def _data_row(span, order, moments, eta=0.0):
-    """y_s = e^{−a} y + Σ gains D + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h: the reverse SDE of noise level η solved
-    exactly for the D that interpolates."""
-    h = span.log_step
-    gains = adams(-jnp.log(_ends(span, "rho")), order, lambda n, steps: moments((1 + eta**2) * h[steps], n))
+def _reach(guarded):
+    return REACH if guarded else math.inf
+
+
+def _published(guarded):
+    """What a solver's name says of the published, unguarded method."""
+    return "" if guarded else ", published"
+
+
+def _data_row(span, order, moments, eta, guarded):
+    """y_s = e^{−a} y + Σ gains D + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h.
+
+    The exact solution of the reverse SDE of noise level η for the interpolated D.
+    """
+    h, positions = span.log_step, -jnp.log(_ends(span, "rho"))
+    gains = adams(positions, order, lambda n, steps: moments((1 + eta**2) * h[steps], n), reach=_reach(guarded))
     stds = (span.end.rho * jnp.sqrt(-jnp.expm1(-2 * eta**2 * h)),) if eta else ()
     return Row(span.end, jnp.exp(-(eta**2) * h), gains, stds)
 
 
-def _dpmpp(name, order, depth, moments, eta=0.0):
+def _dpmpp(name, order, depth, moments, guarded, eta=0.0):
     checks.within("eta", eta, 0, 1)
-    return multistep(
-        name, order, depth - 1, lambda schedule, span: _data_row(span, depth, moments, eta), stochastic=eta > 0
-    )
+
+    def predict(schedule, span):
+        return _data_row(span, depth, moments, eta, guarded)
+
+    return multistep(name, order, depth - 1, predict, stochastic=eta > 0)
 
 
 def _halved(a, count):
@@ -133,63 +154,112 @@ def _halved(a, count):
     return first + [0.5 * first[0]] * (count - 1)
 
 
-def _published(a, count):
-    """DPM-Solver++(3M)'s moments as published: the quadratic term has half its due."""
+def _halved_quadratic(a, count):
+    """DPM-Solver++(3M)'s moments as published: the quadratic term has half the weight of the exact one."""
     moments = decaying_moments(a, count)
     return moments[:2] + [0.5 * m for m in moments[2:]]
 
 
 @factory
-def dpmpp_2m() -> Solver:
-    """DPM-Solver++(2M): y ← e^{−h} y + (1 − e^{−h}) (D + (h/2h_prev)(D − D_prev)): order 2, one evaluation a step.
+def dpmpp_2m(guarded: bool = True) -> Solver:
+    """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2).
 
-    Lu et al. 2022b, Algorithm 2.
+        y ← e^{−h} y + (1 − e^{−h}) (D + (h/2h_prev) (D − D_prev)),    y = x/α, h = λ_s − λ_t
+
+    Args:
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of order 2 with one denoiser evaluation per step.
     """
-    return _dpmpp("dpmpp_2m", 2, 2, _halved)
+    name = "dpmpp_2m" if guarded else "dpmpp_2m(published)"
+    return _dpmpp(name, 2, 2, _halved, guarded)
 
 
 @factory
-def dpmpp_3m(corrected: bool = True) -> Solver:
-    """DPM-Solver++(3M): data prediction through the last three answers; one evaluation a step.
+def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
+    """DPM-Solver++(3M): data prediction through the last three outputs (Lu et al. 2022b, appendix).
 
-    y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du, P the parabola in λ through D and the two answers before it.
-    corrected: with the exact weights of a quadratic, order 3. As published (and in DPM-Solver's, diffusers' and
-    k-diffusion's code) the second difference has half its coefficient, which is order 2. Lu et al. 2022b, appendix.
+        y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du,    P the parabola in λ through D and the two before it
+
+    Args:
+      corrected: True for the exact weights of a parabola. As published (and in DPM-Solver's, diffusers'
+        and k-diffusion's code) the second difference has half its coefficient.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of order 3 where corrected and 2 otherwise, with one denoiser evaluation per step.
     """
-    return _dpmpp(f"dpmpp_3m({corrected})", 3 if corrected else 2, 3, decaying_moments if corrected else _published)
+    moments = decaying_moments if corrected else _halved_quadratic
+    return _dpmpp(f"dpmpp_3m({corrected}{_published(guarded)})", 3 if corrected else 2, 3, moments, guarded)
 
 
 @factory
-def dpmpp_2m_sde(eta: float = 1.0) -> Solver:
-    """DPM-Solver++(2M) for the reverse SDE of noise level η: weak order 2, one evaluation a step.
+def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
+    """DPM-Solver++(2M) for the reverse SDE of noise level η (Lu et al. 2022b, appendix; Crowson 2022).
 
-    y ← e^{−a} y + (1 − e^{−a}) (D + (h/2h_prev)(D − D_prev)) + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h. k-diffusion's
-    eta is this η². Raises ValueError unless 0 ≤ eta ≤ 1. Lu et al. 2022b, appendix; Crowson 2022.
+        y ← e^{−a} y + (1 − e^{−a}) (D + (h/2h_prev) (D − D_prev)) + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
+
+    Args:
+      eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of weak order 2 with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: If eta lies outside [0, 1].
     """
-    return _dpmpp(f"dpmpp_2m_sde({eta:g})", 2, 2, _halved, eta)
+    return _dpmpp(f"dpmpp_2m_sde({eta:g}{_published(guarded)})", 2, 2, _halved, guarded, eta)
 
 
 @factory
-def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True) -> Solver:
-    """DPM-Solver++(3M) for the reverse SDE of noise level η: weak order 2, one evaluation a step.
+def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True, guarded: bool = True) -> Solver:
+    """DPM-Solver++(3M) for the reverse SDE of noise level η (Crowson 2022, k-diffusion).
 
-    y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z, the w_j of `dpmpp_3m` for a = (1 + η²) h in place of h. eta as
-    in `dpmpp_2m_sde`, corrected as in `dpmpp_3m`. Raises ValueError unless 0 ≤ eta ≤ 1. Crowson 2022
-    (k-diffusion).
+        y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    w_j of `dpmpp_3m` for a = (1 + η²) h
+
+    Args:
+      eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
+      corrected: As in `dpmpp_3m`.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of weak order 2 with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: If eta lies outside [0, 1].
     """
-    name = f"dpmpp_3m_sde({eta:g}, {corrected})"
-    return _dpmpp(name, 2, 3, decaying_moments if corrected else _published, eta)
+    moments = decaying_moments if corrected else _halved_quadratic
+    return _dpmpp(f"dpmpp_3m_sde({eta:g}, {corrected}{_published(guarded)})", 2, 3, moments, guarded, eta)
 
 
 @factory
-def unipc(order: int = 2, variant: str = "bh2") -> Solver:
-    """UniPC: an exponential Adams predictor of `order` answers and a corrector that adds the next; order + 1.
+def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
+    """UniPC: an exponential Adams predictor and a corrector (Zhao et al. 2023, Algorithms 1, 2, eq. 9).
 
-    y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du with P through the last `order` answers; then, once D is known there, the same
-    with P through that one too. The answer is the next step's own: one evaluation a step, and no correction of the last
-    state. variant: "bh1" B(h) = h, "bh2" B(h) = 1 − e^{−h}, which matters only where one unknown is left and the
-    paper sets it to ½: the predictor of order 2 and the corrector of order 1. Raises ValueError unless 1 ≤ order ≤ 3.
-    Zhao et al. 2023, Algorithms 1, 2 and eq. 9, data prediction.
+        y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du
+
+    The predictor's P passes through the last `order` outputs. Once D is known at the end of the step, the corrector
+    repeats the step with P through that output too. It is the next step's own output, so there is one evaluation per
+    step, and no correction of the last state.
+
+    Args:
+      order: How many outputs the predictor uses, 1 to 3.
+      variant: "bh1" for B(h) = h, "bh2" for B(h) = 1 − e^{−h}. It matters only where one unknown is left
+        and the paper sets it to ½: the predictor of order 2 and the corrector of order 1.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver of order `order` + 1 with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: Unless 1 ≤ order ≤ 3, and for another variant.
     """
     checks.integer("order", order, 1, 3)
     checks.choice("variant", variant, ("bh1", "bh2"))
@@ -198,37 +268,55 @@ def unipc(order: int = 2, variant: str = "bh2") -> Solver:
         exact = decaying_moments(a, count)
         return exact if count != 2 else [exact[0], 0.5 * (a if variant == "bh1" else exact[0])]
 
-    return _predictor_corrector(f"unipc({order}, {variant})", order + 1, order, order, moments, 0.0)
+    name = f"unipc({order}, {variant}{_published(guarded)})"
+    return _predictor_corrector(name, order + 1, order, order, moments, 0.0, guarded)
 
 
 @factory
-def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1.0) -> Solver:
-    """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η; one evaluation a step.
+def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1.0, guarded: bool = True) -> Solver:
+    """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η (Xue et al. 2023).
 
-    The predictor interpolates the last predictor_order answers in λ, the corrector corrector_order with the newest
-    among them; both share a step's noise: y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z, a = (1 + η²) h.
-    corrector_order = 0: predictor alone. eta: the paper's constant τ; 0 is the probability flow, and the order the
-    greater of the two; with noise weak order 2 at most. Raises ValueError unless 1 ≤ predictor_order ≤ 3, 0 ≤
-    corrector_order ≤ 4, 0 ≤ eta ≤ 1. Xue et al. 2023, Algorithm 1 and eq. 14–17.
+        y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
+
+    The predictor interpolates the last `predictor_order` outputs in λ, the corrector `corrector_order` of them with the
+    newest, D at the end of the step, among them. Both share the noise of the step. Algorithm 1 and eq. 14–17.
+
+    With p = predictor_order and c = corrector_order the order without noise is p for c = 0, else min(c, p + 1): the
+    corrector's own, unless the predictor's, raised by the factor h of its weight in the corrector, is less. With noise
+    it is the least of that and 2, in the weak sense.
+
+    Args:
+      predictor_order: p, 1 to 3.
+      corrector_order: c, 0 to 4. 0 is the predictor alone.
+      eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability flow.
+      guarded: Use only outputs within π/2 in λ = log α/σ of the end of a step. A long step after
+        short ones then falls back to a lower order. False is the published method.
+
+    Returns:
+      A solver with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: Unless 1 ≤ predictor_order ≤ 3, 0 ≤ corrector_order ≤ 4 and 0 ≤ eta ≤ 1.
     """
     checks.integer("predictor_order", predictor_order, 1, 3)
     checks.integer("corrector_order", corrector_order, 0, 4)
     checks.within("eta", eta, 0, 1)
-    name = f"sa_solver({predictor_order}, {corrector_order}, {eta:g})"
-    order = max(predictor_order, corrector_order)
+    name = f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{_published(guarded)})"
+    order = min(corrector_order, predictor_order + 1) if corrector_order else predictor_order
     order = min(order, 2) if eta else order
-    return _predictor_corrector(name, order, predictor_order, corrector_order - 1, decaying_moments, eta)
+    return _predictor_corrector(name, order, predictor_order, corrector_order - 1, decaying_moments, eta, guarded)
 
 
-def _predictor_corrector(name, order, answers, behind, moments, eta):
+def _predictor_corrector(name, order, answers, behind, moments, eta, guarded):
     """A predictor from the last `answers`, a corrector from the next one and `behind` before it (none where < 0)."""
 
     def predict(schedule, span):
-        return _data_row(span, answers, moments, eta)
+        return _data_row(span, answers, moments, eta, guarded)
 
     def correct(schedule, span):
         h = (1 + eta**2) * span.log_step
-        return adams(-jnp.log(_ends(span, "rho")), behind, lambda n, steps: moments(h[steps], n), ahead=True)
+        positions = -jnp.log(_ends(span, "rho"))
+        return adams(positions, behind, lambda n, steps: moments(h[steps], n), ahead=True, reach=_reach(guarded))
 
     return multistep(
         name, order, max(answers - 1, behind), predict, stochastic=eta > 0, correct=correct if behind >= 0 else None

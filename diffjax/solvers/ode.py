@@ -1,6 +1,6 @@
 """Explicit Runge–Kutta methods for an ODE dx/dt = velocity(x, t); x is any pytree."""
 
-from .base import Solver, evaluate, factory, intervals, per_step, stage, unless_zero, weighted_sum
+from .base import Solver, evaluate, factory, inner_times, intervals, per_step, stage, unless_zero, weighted_sum
 
 
 def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tuple) -> Solver:
@@ -13,7 +13,7 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
         field = problem.velocity
         steps = intervals(field, ts, problem.zero_end)
         return steps, {
-            c: stage(field, ts[:-1] + c * steps.dt) for c in nodes
+            c: stage(field, inner_times(ts, steps, c)) for c in nodes
         }  # one a distinct node: shared in the loop
 
     def step(problem, inputs, draw, x, state):

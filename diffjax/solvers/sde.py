@@ -4,7 +4,7 @@ import math
 
 import jax.numpy as jnp
 
-from .base import Solver, evaluate, factory, intervals, needs, per_step, stage, unless_zero
+from .base import Solver, evaluate, factory, inner_times, intervals, needs, per_step, stage, unless_zero
 
 
 def _noise_scale(interval):
@@ -28,7 +28,7 @@ def euler_maruyama() -> Solver:
         return interval.keep * x + interval.gain * evaluate(problem.sde.drift, at, x) + noise, state
 
     return Solver(
-        "euler_maruyama", "sde", 1, True, per_step(1), prepare, step, refuse=needs("euler_maruyama", finite_start=True)
+        "euler_maruyama", "sde", 1, True, per_step(1), prepare, step, refuse=needs("euler_maruyama", finite_start=True, drift=True)
     )
 
 
@@ -43,7 +43,7 @@ def stochastic_heun() -> Solver:
     def prepare(problem, ts):
         drift = problem.sde.drift
         steps = intervals(drift, ts, problem.zero_end)
-        return steps, stage(drift, ts[:-1]), stage(drift, ts[:-1] + steps.dt)
+        return steps, stage(drift, ts[:-1]), stage(drift, inner_times(ts, steps, 1.0))
 
     def step(problem, inputs, draw, x, state):
         interval, at, to = inputs
@@ -66,7 +66,7 @@ def stochastic_heun() -> Solver:
         per_step(2),
         prepare,
         step,
-        refuse=needs("stochastic_heun", finite_start=True),
+        refuse=needs("stochastic_heun", finite_start=True, drift=True),
     )
 
 
@@ -82,7 +82,7 @@ def sra1() -> Solver:
     def prepare(problem, ts):
         drift = problem.sde.drift
         steps = intervals(drift, ts, problem.zero_end)
-        return steps, *(stage(drift, ts[:-1] + c * steps.dt) for c in (0, 0.75, 1))
+        return steps, *(stage(drift, inner_times(ts, steps, c)) for c in (0.0, 0.75, 1.0))
 
     def step(problem, inputs, draw, x, state):
         interval, at, inner, to = inputs
@@ -99,5 +99,5 @@ def sra1() -> Solver:
 
         return unless_zero(interval.at_zero, finish, data), state
 
-    refuse = needs("sra1", finite_start=True)
+    refuse = needs("sra1", finite_start=True, drift=True)
     return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, refuse=refuse)

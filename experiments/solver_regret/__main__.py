@@ -1,0 +1,118 @@
+"""Which solver and grid to recommend when the problem is not known: the least worst-case regret over a suite.
+
+    python -m experiments.solver_regret
+
+The regret of a pair (solver, grid) on a problem is its error over the least error of all pairs at the same number of
+evaluations. A recommendation is the pair of least worst regret over one half of the suite. The other half, which no
+choice has seen, then says what the recommendation is worth.
+
+About 40 minutes on 2 CPU cores; `--quick` 3 minutes. Expect a recommendation within twice the best pair on most
+problems of the held-out half. The table is in experiments/results/solver_regret.json.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import record
+from experiments.solver_regret.measure import GRIDS, MEASURES, SOLVERS, Errors, measure, regrets
+from experiments.solver_regret.suite import groups
+
+QUICK = ("ddim", "heun", "dpmpp_2m", "deis(3)", "ipndm(4)", "unipc(3)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Solvers and grids by their worst-case regret over a suite of problems."""
+
+    out: pathlib.Path = pathlib.Path("runs/solver_regret")
+    """Folder for config.json, errors.json, metrics.json and the figure."""
+    seed: int = 0
+    """Seed of the starts and of the networks' training."""
+    solvers: tuple[str, ...] = SOLVERS
+    """Names of the table of solvers; deterministic ones of a fixed number of evaluations."""
+    budgets: tuple[int, ...] = (6, 8, 12, 16, 24, 32, 48)
+    """Evaluations of the denoiser."""
+    starts: int = 128
+    """Starts of each mixture; digits and networks take half."""
+    train_steps: int = 2000
+    """Optimiser steps of each trained network."""
+    quick: bool = False
+    """A few solvers, three budgets, 64 starts, short training."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure all pairs, write errors.json, metrics.json and the figure, print the recommendations."""
+    if config.quick:
+        config = dataclasses.replace(config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300)
+    out = record.start(config)
+    with jax.enable_x64(True):
+        print("making the suite: exact flows to 1e-10, two networks under two schedules", flush=True)
+        suite = groups(config.seed, config.starts, config.train_steps)
+        rows: list[Errors] = []
+        with record.progress(len(config.solvers) * len(suite), what="measuring", unit="solver") as bar:
+            for name in config.solvers:
+                for group in suite:
+                    bar.set_postfix_str(f"{name}, {group.names[0]}")
+                    rows += measure(name, group, config.budgets)
+                    bar.update()
+                write_errors(out / "errors.json", rows)
+                jax.clear_caches()
+    summary = summarise(rows, config.budgets)
+    record.write_json(out / "metrics.json", summary)
+    print_summary(summary)
+    return summary
+
+
+def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
+    """All errors, a line each."""
+    path.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+
+
+def read_errors(path: pathlib.Path) -> list[Errors]:
+    """What `write_errors` wrote."""
+    return [Errors(**row) for row in json.loads(path.read_text())]
+
+
+def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
+    """For each budget and measure: the pairs of least worst regret on the choosing half, with both halves' regrets."""
+    held_out = {row.problem: row.held_out for row in rows}
+    halves = {half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")}
+    report: dict[str, Any] = {"problems": halves, "grids": list(GRIDS), "regret": {}}
+    for budget in budgets:
+        for measured in MEASURES:
+            table = regrets(rows, budget, measured)
+            if not table:
+                continue
+            lines = []
+            for (solver, grid), regret in table.items():
+                line: dict[str, Any] = {"solver": solver, "grid": grid}
+                for half, problems in halves.items():
+                    values = [regret[problem] for problem in problems]
+                    line[half] = {"worst": float(np.max(values)), "median": float(np.median(values))}
+                    line[half]["worst problem"] = problems[int(np.argmax(values))]
+                lines.append(line)
+            lines.sort(key=lambda line: line["chosen on"]["worst"])
+            report["regret"][f"{budget} evaluations, {measured}"] = lines[:kept]
+    return report
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The best pairs of each budget, with worst and median regret on both halves."""
+    print("regret: worst (median) on the half chosen on, then on the half held out")
+    for title, lines in summary["regret"].items():
+        print(title)
+        for line in lines:
+            on, out = line["chosen on"], line["held out"]
+            print(
+                f"  {line['solver']:26s} {line['grid']:22s} {on['worst']:6.2f} ({on['median']:.2f})   "
+                f"{out['worst']:6.2f} ({out['median']:.2f})  {out['worst problem']}"
+            )
+
+
+if __name__ == "__main__":
+    record.main(run, Config, __doc__)

@@ -1,0 +1,111 @@
+"""Runs every public function on bad arguments, each call in a worker that may abort, hang or run out of memory.
+
+    python -m tests.fuzz [part of a name]
+
+prints one line for each call that ended badly: in another error than ValueError or TypeError, in an abort, or not
+within `SECONDS`.
+"""
+
+import multiprocessing
+import os
+import resource
+import sys
+import warnings
+
+SECONDS = 20
+"""A call that has not ended by then counts as one that hangs. Valid calls take less than a second when compiled."""
+
+MEMORY = 12 * 2**30
+
+
+def cases(part=""):
+    """(name, argument, index of the bad value) of every call."""
+    from tests import fuzz_calls
+
+    values = fuzz_calls.bad_values()
+    for name, (_, arguments) in fuzz_calls.calls().items():
+        if part in name:
+            for argument in arguments:
+                for i in range(len(values)):
+                    yield name, argument, i
+
+
+def outcome(function, arguments):
+    """"returned", "rejected" for ValueError and TypeError, or the error that should not have come out."""
+    import jax
+
+    try:
+        jax.block_until_ready(jax.tree.map(lambda leaf: leaf, function(**arguments)))
+        return "returned"
+    except (ValueError, TypeError) as error:
+        return "rejected" if str(error) else f"{type(error).__name__} without a message"
+    except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
+        return f"{type(error).__name__}: {str(error)[:120]}"
+
+
+def _work(tasks, pipe):
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    warnings.simplefilter("ignore")
+    from tests import fuzz_calls
+
+    rows, values = fuzz_calls.calls(), fuzz_calls.bad_values()
+    for name, argument, i in tasks:
+        function, arguments = rows[name]
+        pipe.send("started")
+        pipe.send(outcome(function, arguments | {argument: values[i]}))
+    pipe.send(None)
+
+
+def run(tasks):
+    """(task, outcome) of each task; "aborted" and "hangs" where the worker had to be replaced."""
+    context = multiprocessing.get_context("spawn")
+    tasks, done = list(tasks), 0
+    while done < len(tasks):
+        here, there = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(tasks[done:], there), daemon=True)
+        worker.start()
+        there.close()
+        running = False
+        while True:
+            try:
+                if not here.poll(SECONDS if running else 120):
+                    yield tasks[done], "hangs"
+                    done += 1
+                    break
+                message = here.recv()
+            except EOFError:
+                yield tasks[done], f"aborted, exit {worker.exitcode if worker.join(5) is None else '?'}"
+                done += 1
+                break
+            if message is None:
+                done = len(tasks)
+                break
+            running = message == "started"
+            if not running:
+                yield tasks[done], message
+                done += 1
+        worker.kill()
+        worker.join()
+
+
+GOOD = ("returned", "rejected")
+
+
+def main():
+    """Fuzz what the command line names."""
+    tasks = list(cases(sys.argv[1] if len(sys.argv) > 1 else ""))
+    bad = 0
+    for count, (task, result) in enumerate(run(tasks), 1):
+        if result not in GOOD:
+            from tests import fuzz_calls
+
+            bad += 1
+            print(f"{task[0]}({task[1]}={fuzz_calls.bad_values()[task[2]]!r}): {result}", flush=True)
+        if count % 500 == 0:
+            print(f"# {count} of {len(tasks)} calls, {bad} ended badly", flush=True)
+    print(f"# {len(tasks)} calls, {bad} ended badly")
+
+
+if __name__ == "__main__":
+    main()

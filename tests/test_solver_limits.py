@@ -1,0 +1,233 @@
+"""Solvers at the ends of what a schedule can be: no signal at the start, little of it in float32, t_min near 0."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import schedules, solvers
+from diffjax.solvers import affine, driver
+from tests.families import Own, every
+from tests.test_solvers import FIXED, MULTISTEP
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def ends(solver, problem, x, ts, noise):
+    """Where a solver takes the starts x (B, D) with given noise (B, N, 3, D); no grid ends at 0."""
+
+    def end(x, noise):
+        source = driver.Source(lambda step, draw: noise[step, draw])
+        return driver.run(source, solver, problem, x, ts, False, False)[0]
+
+    return jax.vmap(end)(x, noise)
+
+
+def run(solver, schedule, x, ts, noise, mean=3.0, std=0.5):
+    denoiser = dj.targets.denoiser(dj.targets.gaussian([mean], [[std**2]]), schedule)
+    return ends(solver, solvers.diffusion(schedule, denoiser), x, ts, noise)
+
+
+# ------------------------------------------------------------------------------------------------------ float32, α → 0
+
+
+def cosine_betas(count=1000):
+    t = np.linspace(0, 1, count + 1)
+    bars = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - bars[1:] / bars[:-1], 0.999)
+
+
+SMALL_SIGNAL = {
+    "rectified_flow": (lambda: schedules.rectified_flow(0.99999), np.linspace(0.99999, 1e-3, 21)),
+    "cosine chain": (lambda: schedules.from_betas(cosine_betas()), np.arange(1000, 0, -50) / 1000),
+    "vp_cosine": (lambda: schedules.vp_cosine(t_max=0.99999), np.linspace(0.99999, 1e-3, 21)),
+    "vp_linear": (lambda: schedules.vp_linear(0.1, 46.0), np.linspace(1, 1e-3, 21)),
+    "own": (lambda: Own(1.5, 1e-3, 0.99999), np.linspace(0.99999, 1e-3, 21)),
+}
+"""Schedules with α of about 1e-5 at the start of 20 steps that are even in t."""
+
+CONDITIONED = [name for name in FIXED if FIXED[name][0]().consumes == "denoiser"]
+"""A reverse SDE has coefficients of the size of 1/(1 − t) at such a start: its methods diverge there in exact arithmetic."""
+
+
+@pytest.mark.parametrize("name", every(CONDITIONED, ("dpm_solver(2)", "dpm_2", "unipc(3)")))
+def test_float32_agrees_with_float64_from_a_start_of_little_signal(name):
+    """The step's condition: what a rounding of the start or of a denoiser output can become in float64.
+
+    An output may be multiplied by the sum of a step's |gains|, which float64's own coefficients give. Over 20 steps of
+    up to 4 outputs and 64 units of rounding each the difference is below 20 · 64 · ε times the largest of these sums.
+    """
+    rng = np.random.default_rng(0)
+    solver = FIXED[name][0]()
+    for make, ts in SMALL_SIGNAL.values():
+        ts = ts.astype(np.float32)
+        x, noise = rng.normal(size=(16, 1)), rng.normal(size=(16, len(ts) - 1, 3, 1))
+        results = []
+        for dtype in (np.float32, np.float64):
+            with jax.enable_x64(dtype == np.float64):
+                schedule = make()
+                arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
+                results.append(np.asarray(run(solver, schedule, *arguments)))
+                rows = jax.tree.leaves(solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), ts)[1:])
+        largest = max(1.0, *(float(np.abs(leaf).max()) for leaf in rows))
+        np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest * 3)
+
+
+# ---------------------------------------------------------------------------------------------------- no signal at all
+
+STARTS_WITHOUT_SIGNAL = ("ddim", "ddim(1)", "ddpm", *MULTISTEP, "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver")
+WITHOUT_SIGNAL = {
+    "zero terminal SNR": (lambda: schedules.rectified_flow(1.0), np.linspace(1, 1e-3, 33)),
+    "α negative by rounding": (lambda: Own(1.0, 1e-3, 1.0), np.linspace(1, 1e-3, 33)),
+    "α below every float": (
+        lambda: schedules.from_betas(np.linspace(1e-4, 0.02, 20_000)),
+        np.asarray([*range(20_000, 2000, -1500), *range(2000, 100, -100), 64, 32, 16, 8, 4, 2, 1]) / 20_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", every(STARTS_WITHOUT_SIGNAL, ("ddim", "unipc(3)", "sa_solver", "adams_bashforth(4)")))
+def test_a_first_step_without_signal_is_ddims(name):
+    """x ← α_s D + σ_s ε̂ with ε̂ = x/σ_t, or its stochastic share of fresh noise, and nothing later is infinite."""
+    solver = FIXED[name][0]()
+    x = np.full((1, 1), 0.7, np.float32)
+    for make, ts in WITHOUT_SIGNAL.values():
+        schedule, ts = make(), ts.astype(np.float32)
+        noise_here = np.full((1, len(ts) - 1, 3, 1), -0.4, np.float32)
+        alpha, sigma = float(schedule.alpha(ts[1])), float(schedule.sigma(ts[1]))
+        one = ts[:3]
+        row = jax.tree.map(np.asarray, solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), one)[1])
+        keep, gain = row.keep[0], row.gains[0][0]
+        std = row.stds[0][0] if row.stds else 0.0
+        if alpha > 1e-12:  # below, any split of the noise is exact to rounding
+            np.testing.assert_allclose(gain, alpha, rtol=1e-5)
+        np.testing.assert_allclose(np.hypot(keep * float(schedule.sigma(ts[0])), std), sigma, rtol=1e-5)
+        end = np.asarray(run(solver, schedule, x, ts, noise_here))
+        assert abs(float(end[0, 0]) - 3.0) < 5 * 0.5, end  # within five standard deviations of the data
+
+
+@pytest.mark.parametrize("name", [name for name in FIXED if name not in STARTS_WITHOUT_SIGNAL])
+def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
+    solver, schedule = FIXED[name][0](), schedules.rectified_flow(1.0)
+    if solver.refuse is None or name in ("dpm_solver(1)", "ddim(0.5)", "ddpm(forward)", "euler_ancestral", "dpmpp_2m_sde(0.5)") or name.startswith("sa_"):
+        return driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
+    with pytest.raises(ValueError, match="grid must start below t=1"):
+        driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
+
+
+def test_a_drift_of_alpha_at_rounding_is_refused():
+    schedule = Own(1.0, 1e-3, 1.0)  # cos(π/2) = −4e-8 in float32, 6e-17 in float64
+    for x64 in (False, True):
+        with jax.enable_x64(x64), pytest.raises(ValueError, match="grid must start below t=1"):
+            solvers.euler_maruyama().refuse(schedule, np.asarray([1.0, 0.5]))
+
+
+# ---------------------------------------------------------------------------------------------------------- tiny t_min
+
+
+@pytest.mark.parametrize("name", ("heun", "rk4", "midpoint", "stochastic_heun", "sra1"))
+def test_a_last_stage_stands_at_the_end_of_its_step(name):
+    """t + (s − t) rounds to 0 for s below the rounding of t, where σ′/σ has no value."""
+    for schedule in (schedules.edm(1e-7), schedules.vp_linear(t_min=1e-12), schedules.sub_vp(t_min=1e-9)):
+        ts = np.linspace(schedule.t_max, schedule.t_min, 33).astype(np.float32)
+        ts[-1] = schedule.t_min
+        x = np.full((1, 1), 0.3 * float(schedule.sigma(ts[0])), np.float32)
+        end = np.asarray(run(FIXED[name][0](), schedule, x, ts, np.zeros((1, 32, 3, 1), np.float32)))
+        assert abs(float(end[0, 0]) - 3.0) < 10 * 0.5, end
+
+
+def test_stage_times_are_exact():
+    ts = np.asarray([1.0, 0.5, 1e-12], np.float32)
+    steps = solvers.base.Interval(None, None, None, None)
+    np.testing.assert_array_equal(solvers.base.inner_times(ts, steps, 1), ts[1:])
+    steps = solvers.base.Interval(None, None, None, np.asarray([False, True]))
+    np.testing.assert_array_equal(solvers.base.inner_times(ts, steps, 1), [0.5, 0.5])
+
+
+# ------------------------------------------------------------------------------------------------------ declared orders
+
+
+ORDERS = (
+    {name: make() for name, (make, *_) in MULTISTEP.items() if not name.startswith(("sa_", "ipndm"))}
+    | {f"sa_solver({p}, {c}, 0)": solvers.sa_solver(p, c, 0.0) for p in (1, 2, 3) for c in range(5)}
+    | {f"unipc({p}, {b})": solvers.unipc(p, b) for p in (1, 2, 3) for b in ("bh1", "bh2")}
+    | {f"deis({p}, {c})": solvers.deis(p, c) for p in (1, 2, 3) for c in ("t", "rho", "log_rho")}
+    | {f"dpmpp_3m({c})": solvers.dpmpp_3m(c) for c in (True, False)}
+)
+"""Every combination of arguments that a factory of deterministic multistep methods accepts."""
+
+
+def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
+    """The measured order on y′ = −(1 + η²)(y − D) + η² y in λ, D = sin λ + 0.3 y, a mean of the reverse SDE.
+
+    The exact solution starts the method, so that no starting step has a share in the error. Run in numpy: no program.
+    """
+    errors, twice = [], 1 + eta**2
+    rate = 1 - 0.3 * twice
+    exact = lambda u: np.exp(-rate * u) + twice * (rate * np.sin(u) - np.cos(u)) / (rate**2 + 1)  # noqa: E731
+    denoiser = lambda x, t: np.sin(-np.log(t)) + 0.3 * x  # noqa: E731
+    problem = solvers.Problem(schedules.edm(0.1, 2.0), denoiser, zero_end=False)
+    for steps in resolutions:
+        levels = np.linspace(0.0, 1.0, steps + 1)
+        inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(np.exp(-levels))))
+        at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)
+        past = len(solver.init(problem, np.zeros(()), at(0))[0])
+        earlier = tuple(affine._ask(at(i)[0], denoiser, exact(levels[i]))[1] for i in reversed(range(past)))
+        x = exact(levels[past])
+        predicted = 0.0 if not past else None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+        state = earlier, predicted
+        for i in range(past, steps):
+            x, state = solver.step(problem, at(i), lambda i: 0.0, x, state)
+        errors.append(abs(x - exact(1.0)))
+    return np.log(errors[0] / errors[1]) / np.log(resolutions[1] / resolutions[0])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_every_combination_has_its_declared_order(name, x64):
+    assert abs(order_from_exact_history(ORDERS[name]) - ORDERS[name].order) < 0.25
+
+
+@pytest.mark.parametrize("predictor", (1, 2, 3))
+def test_sa_solver_with_noise_has_its_declared_order_in_the_mean(predictor, x64):
+    """The mean of a linear problem has the order without noise, and the declared one is at most 2."""
+    for corrector in range(5):
+        for eta in (0.5, 1.0):
+            solver = solvers.sa_solver(predictor, corrector, eta)
+            without = solvers.sa_solver(predictor, corrector, 0.0).order
+            assert solver.order == min(2, without)
+            assert abs(order_from_exact_history(solver, eta) - without) < 0.25
+
+
+def variance_error(churn_per_step, churn, steps):
+    """Error of EDM's stochastic sampler in the variance of N(0, 1/4), exact, since every step is linear."""
+    solver = solvers.edm_stochastic(churn=churn_per_step * steps + churn, noise_min=0.0, noise_max=1e3, noise_scale=1.0)
+    problem = solvers.Problem(schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x, zero_end=False)
+    ts = np.geomspace(10.0, 0.1, steps + 1)
+    inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(ts)))
+    variance = 0.25 + ts[0] ** 2
+    for i in range(steps):
+        step = jax.tree.map(lambda leaf, i=i: leaf[i], inputs)
+        ends, _ = solver.step(problem, step, lambda i: np.array([0.0, 1.0]), np.array([1.0, 0.0]), ())
+        variance = ends[0] ** 2 * variance + ends[1] ** 2
+    return abs(variance - 0.25 - ts[-1] ** 2)
+
+
+def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64):
+    slope = lambda *churn: np.log2(variance_error(*churn, 256) / variance_error(*churn, 512))  # noqa: E731
+    assert abs(slope(0.0, 5.0) - 2) < 0.25
+    assert slope(0.4, 0.0) < 0.6  # a step down never gets shorter than the noise that it undoes
+    assert solvers.edm_stochastic(noise_scale=0.0).order is None
+
+
+def test_churn_without_noise_is_accepted():
+    """noise_scale = 0 raises the level without noise: for D = 0 the state stays, and Heun's step carries it down."""
+    solver = solvers.edm_stochastic(churn=4.0, noise_min=0.0, noise_max=1e3, noise_scale=0.0)
+    problem = solvers.diffusion(schedules.edm(0.01, 100.0), lambda x, t: 0.0 * x)
+    ts = np.asarray([10.0, 5.0], np.float32)
+    raised = 1 + np.sqrt(2) - 1
+    end = ends(solver, problem, np.ones((1, 1), np.float32), ts, np.ones((1, 1, 3, 1), np.float32))
+    np.testing.assert_allclose(end[0, 0], 5.0 / (10.0 * raised), rtol=1e-5)
