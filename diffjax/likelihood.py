@@ -1,6 +1,5 @@
 """log p of one example under a denoiser, by the probability flow's change of variables."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Info, Solver
 from .solvers.ode import rk4
-from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
+from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition, pytree
 
 DEFAULT = (rk4(), grids.log_snr, 48)
 
@@ -141,7 +140,7 @@ class _Augmented:
         return hutchinson(field, x, self.probes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static_argnums=(0, 1, 2))
 def _log_prob(solver, static, probes, arrays, key, x, ts):
     denoiser, schedule, law = combine(arrays, static)
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None

@@ -17,7 +17,7 @@ from .solvers import driver
 from .solvers.base import Solver
 from .solvers.driver import BATCH
 from .solvers.ode import heun
-from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
+from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, compiled, partition, pytree
 
 DEFAULT = (heun(), grids.karras, 32)
 
@@ -209,7 +209,7 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _sample_one(settings, arrays, key, grid, x_init):
     return _run(settings, arrays, None, key, grid, x_init)
 
@@ -227,7 +227,7 @@ def _run(settings, arrays, condition, key, grid, x_init):
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _sample_many(settings, arrays, key, grid, condition, x_init):
     each, count, chunk, mesh = settings
 

@@ -14,7 +14,7 @@ from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Solver
 from .solvers.ode import heun, rk4
-from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
+from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition, pytree
 
 FAMILIES = {"log_snr": grids.log_snr, "karras": grids.karras, "uniform": grids.uniform}
 """name -> the grids that a fitted one must beat."""
@@ -153,7 +153,7 @@ def _mean_norm(difference, floor=0.0):
     return jnp.mean(jnp.sqrt(jnp.mean(difference.reshape(len(difference), -1) ** 2, -1) + floor))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _reference(solver, static, arrays, fine, starts):
     """(ends of the flow, local errors (NODES,)): rk4 on the fine grid, and one step of the solver over each node."""
     denoiser, schedule = combine(arrays, static)
@@ -178,7 +178,7 @@ def _equidistribute(schedule, steps, solver, nodes, local_errors):
     return schedules.time_of_log_snr(schedule, levels).at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _descend(settings, arrays, learning_rate, starts, ends, candidates):
     """(grid, errors): the best iterate from the best candidate, and the candidates' and its held-out errors."""
     solver, static, iterations = settings

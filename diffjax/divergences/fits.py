@@ -23,7 +23,7 @@ from jax.scipy.special import logsumexp
 from .. import checks, quadrature
 from ..numerics import float_dtype, normal_log_prob
 from ..targets import Mixture, gaussian, gaussian_mixture
-from ..types import Array, ArrayLike, Key, combine, partition
+from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
 
 REACH = 8.0
@@ -115,7 +115,7 @@ def _density_rule(p, bounds, points, tolerance):
     return nodes, _masses(static, arrays, nodes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _masses(static, arrays, nodes):
     log_prob = combine(arrays, static).log_prob
     return jax.nn.softmax(jax.lax.map(log_prob, nodes, batch_size=min(measures.AT_ONCE, len(nodes))))
@@ -196,7 +196,7 @@ def _reverse_divergence(p, law, noise, weights):
     return _reverse_value(static, arrays, noise, weights, _components(law))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _reverse_value(static, arrays, noise, weights, components):
     return _reverse_objective(combine(arrays, static), noise, weights, components)
 
@@ -285,14 +285,14 @@ def _value_of(settings, arrays, nodes, weights, base):
     return lambda move: objective(p, nodes, weights, _moved(base, move))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _value_and_norm(settings, arrays, nodes, weights, base, move):
     """The objective and the norm of its gradient."""
     value, gradient = jax.value_and_grad(_value_of(settings, arrays, nodes, weights, base))(move)
     return value, optax.tree.norm(gradient)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
     """(components, steps used) by L-BFGS with a line search; Nocedal & Wright 2006, algorithm 7.5."""
     value_of = _value_of(settings, arrays, nodes, weights, base)

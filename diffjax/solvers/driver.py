@@ -14,7 +14,18 @@ import numpy as np
 from .. import checks, grids, noise, predictions, sde
 from ..noise import BrownianPath
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+    pytree,
+    static_field,
+)
 from .base import Info, Problem, Solver, without_signal
 
 
@@ -79,7 +90,7 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     return next(steps for steps in range(evaluations, 0, -1) if cost(steps) <= evaluations)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(static_argnums=(0, 1, 2, 3))
 def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
     return run(noise_of(key, x, ts), solver, combine(arrays, static), x, ts, path, zero_end)
 
