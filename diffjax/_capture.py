@@ -111,7 +111,7 @@ def is_fixed(function: Any) -> bool:
 
 
 class _Walk:
-    """One traversal. visit(value) -> (spec, whether it has arrays, the earliest unfinished object that it refers to)."""
+    """One traversal. visit(value) -> (spec, whether it has arrays, the earliest unfinished object it refers to)."""
 
     def __init__(self, root: Any) -> None:
         self.root = root

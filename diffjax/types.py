@@ -56,8 +56,17 @@ def pytree(cls: type[T]) -> type[T]:
             object.__setattr__(value, name, entry)
         return value
 
+    cls.__hash__ = _hash  # type: ignore[method-assign]
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _hash(value: Any) -> int:
+    """A dataclass's own hash, or one by identity where fields hold arrays, so that `jax.jit` takes every value."""
+    try:
+        return hash((type(value), *(getattr(value, field.name) for field in dataclasses.fields(value))))
+    except TypeError:
+        return object.__hash__(value)
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -330,3 +339,22 @@ class _Program:
             return function(*args)
 
         self.jitted = jax.jit(body)
+
+
+def at_once(function: Callable) -> Callable:
+    """`function` as one compiled program where none of its arguments is traced; arguments are pytrees, by position."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+            return function(*args)
+        arrays, static = partition(args)
+        return _apply((function, static), arrays)
+
+    return call
+
+
+@compiled
+def _apply(settings, arrays):
+    function, static = settings
+    return function(*combine(arrays, static))
