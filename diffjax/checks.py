@@ -126,7 +126,10 @@ def real_array(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")
-    return jnp.asarray(value, jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32)))
+    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
+    if isinstance(value, np.ndarray | np.generic):
+        value = np.asarray(value).astype(dtype)  # on the host: a conversion by JAX is a program
+    return jnp.asarray(value, dtype)
 
 
 def answer(data: Any, x: Any) -> Any:

@@ -28,6 +28,7 @@ class Scalings(NamedTuple):
     noise: Array
 
 
+@at_once
 def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
     """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard
     deviation.
@@ -72,11 +73,13 @@ def levels_of(kind: str, schedule: Schedule, t: Scalar) -> Rates:
     return Rates(schedule.alpha(t), schedule.sigma(t), None, None)
 
 
+@at_once
 def noise_input(schedule: Schedule, t: Scalar) -> Array:
     """c_noise = −λ/8 = ¼ log σ/α, what a network with scaled inputs is told of the time; shape ()."""
     return -schedules.log_snr(schedule, t) / 8
 
 
+@at_once
 def input_scalings(schedule: Schedule, t: Scalar, sigma_data: Scalar) -> tuple[Array, Array]:
     """c_in = 1/√(α² σ_data² + σ²), which gives a network inputs of unit variance, and `noise_input`; each ().
 
@@ -98,7 +101,10 @@ class NetworkDenoiser:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """E[x_0 | x_t = x], shape of x."""
-        return _denoised(self.schedule, self.kind, self.sigma_data, x, t, self.predict(x, t, *condition))
+        output = self.predict(x, t, *condition)
+        if self.kind == "data":  # whatever α and σ are
+            return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+        return _denoised(self.schedule, self.kind, self.sigma_data, x, t, output)
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """F: the network's own output at (x, t), its inputs as it wants them; shape of x."""
@@ -243,12 +249,20 @@ class Categorical:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """Σ_k c_k softmax_k(ℓ_k + net_k), shape of x."""
-        return _mean_level(self.probabilities(x, t, *condition, **net_kwargs), self.levels)
+        evidence, logits = self._logits(x, t, *condition, **net_kwargs)
+        return _level_moments(evidence, logits, self.levels)[0]
 
     def probabilities(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """softmax_k(ℓ_k + net_k), (*x.shape, K): the law of each entry of x_0 given x_t."""
+        return _level_probabilities(*self._logits(x, t, *condition, **net_kwargs))
+
+    def moments(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
+        """Mean and variance of each entry of x_0 given x_t, shapes of x."""
+        return _level_moments(*self._logits(x, t, *condition), self.levels)
+
+    def _logits(self, x, t, *condition, **net_kwargs):
         features, evidence, c_noise = _level_features(self.schedule, self.levels, x, t)
-        return _level_probabilities(evidence, self.net(features, c_noise, *condition, **net_kwargs))
+        return evidence, self.net(features, c_noise, *condition, **net_kwargs)
 
 
 @at_once
@@ -267,10 +281,6 @@ def _level_probabilities(evidence, logits):
 
 
 @at_once
-def _mean_level(p, levels):
-    return p @ levels.astype(p.dtype)
-
-
 def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
     """log softmax_k(−(x − α c_k)²/2σ²): what each entry of x_t alone says of its level; (*x.shape, K)."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -301,10 +311,15 @@ class Moments:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
         """E[x_0 | x_t = x] and the variance of each entry, shapes of x."""
-        p = self.categorical.probabilities(x, t, *condition)
-        levels = self.categorical.levels.astype(p.dtype)
-        mean = p @ levels
-        return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
+        return self.categorical.moments(x, t, *condition)
+
+
+@at_once
+def _level_moments(evidence, logits, levels):
+    p = jax.nn.softmax(evidence + logits.reshape(evidence.shape))
+    levels = levels.astype(p.dtype)
+    mean = p @ levels
+    return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
 
 
 def moments(denoiser: NetworkDenoiser) -> Moments:
@@ -326,6 +341,7 @@ class TweedieVariance:
     schedule: Any
     denoiser: Any
 
+    @at_once
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """Var(x_0 | x_t = x) of each entry, shape of x."""
         flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))  # noqa: E731
@@ -366,7 +382,7 @@ def level_index(x: Array, levels: Array) -> Array:
     off, slack = np.max(np.min(gaps, -1)), 1e-4 * (levels[-1] - levels[0])
     if not off <= slack:
         raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
-    return jnp.asarray(np.argmin(gaps, -1).astype(np.int32))
+    return np.argmin(gaps, -1).astype(np.int32)
 
 
 @pytree

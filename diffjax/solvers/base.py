@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..types import Array, ArrayLike, PyTree, pytree, static_field
+from ..types import Array, ArrayLike, PyTree, at_once, pytree, static_field
 
 
 @pytree
@@ -186,7 +186,12 @@ def without_signal(schedule: Any, t: ArrayLike) -> bool:
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        return float(schedule.alpha(jnp.asarray(t))) == 0
+        return float(_alpha(schedule, t)) == 0
+
+
+@at_once
+def _alpha(schedule, t):
+    return schedule.alpha(jnp.asarray(t))
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:

@@ -113,7 +113,7 @@ def start(solver: Solver, problem: Any, x: PyTree, ts: ArrayLike) -> Progress:
     _, problem, x, ts, zero_end, _ = _checked(None, _stoppable(solver), problem, x, ts, None, keyless=True)
     arrays, static = partition((problem, None))
     memory = _start(solver, static, zero_end, arrays, x, ts)
-    return Progress(x, memory, jnp.asarray(np.int32(0)))
+    return Progress(x, memory, np.zeros((), np.int32))
 
 
 def advance(
@@ -159,9 +159,10 @@ def advance(
     key, problem, _, ts, zero_end, noise = _checked(key, _stoppable(solver), problem, x, ts, noise, seen=True)
     total = ts.shape[0] - 1
     steps = None if steps is None else checks.integer("steps", steps, 1)
-    if not checks.is_traced(progress.step) and np.max(progress.step) + (steps or 0) > total:
-        raise ValueError(f"steps must be at most {total - int(np.max(progress.step))}, those left, got {steps}")
-    last = np.int32(total) if steps is None else progress.step + np.int32(steps)
+    step = progress.step if checks.is_traced(progress.step) else np.asarray(progress.step)
+    if not checks.is_traced(step) and step.max() + (steps or 0) > total:
+        raise ValueError(f"steps must be at most {total - step.max()}, those left, got {steps}")
+    last = np.int32(total) if steps is None else step + np.int32(steps)
     arrays, static = partition((problem, noise))
     return _advance(solver, static, zero_end, arrays, key, progress, ts, last)
 
@@ -284,7 +285,7 @@ class Source(NamedTuple):
 
     - Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes ∫ W: ∫ (W(u) − W(t)) du = h^{3/2}
       (z_0/2 + z_1/(2√3)) over a step of length h. One noise per step (ancestral samplers, Euler–Maruyama, the churn
-      of `edm_stochastic`) is draw 0; `sra1` and `dpmpp_sde` take draws 0 and 1.
+      of `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` 0 to 2.
     - `predictor_corrector` takes its predictor's draws, and draw 3 + i for the i-th correction.
     - `restart` takes draw k for the k-th way back.
     - `annealed_langevin` takes a draw for each of its Langevin steps, see `repeated`.
