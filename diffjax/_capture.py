@@ -10,7 +10,9 @@ A NumPy array of up to `LIMIT` bytes stays one and counts by its contents, as nu
 treated as a `jax.Array`. What cannot be taken apart counts by its identity.
 """
 
+import dataclasses
 import dis
+import enum
 import functools
 import hashlib
 import inspect
@@ -151,7 +153,9 @@ class _Walk:
         low = _INFINITE if low >= number else low
         self.seen[id(value)] = number, value, True, has_arrays or low < number
         if not has_arrays and low == _INFINITE:  # nothing to exchange: the object itself serves
-            return Spec("constant", (number, kind, key), value), False, _INFINITE
+            # one that can be changed, by a callback say, is itself and no equal one
+            itself = Identity(value) if _is_mutable(value) else None
+            return Spec("constant", (number, kind, key, itself), value), False, _INFINITE
         return Spec(kind, (number, *key), data), has_arrays, low
 
     def visitor(self, value: Any) -> Any:
@@ -197,9 +201,10 @@ class _Walk:
         names = () if _is_library(f.__code__) else _global_names(f.__code__)
         names = [name for name in names if name in f.__globals__ and not _is_module(f.__globals__[name])]
         cells = [_contents(cell) for cell in f.__closure__ or ()]
-        held = {name: entry for name, entry in vars(f).items() if name != "__wrapped__"}
+        held = tuple((name, entry) for name, entry in vars(f).items() if name != "__wrapped__")
+        keywords = None if f.__kwdefaults__ is None else tuple(f.__kwdefaults__.items())
         specs, has_arrays, low = self.parts(
-            f.__defaults__, f.__kwdefaults__, held, *cells, *(f.__globals__[name] for name in names)
+            f.__defaults__, keywords, held, *cells, *(f.__globals__[name] for name in names)
         )
         key = (f.__code__, Identity(f.__globals__), f.__name__, tuple(names), len(cells), tuple(specs))
         return "function", key, None, has_arrays, low
@@ -209,7 +214,7 @@ class _Walk:
         return "method", tuple(specs), None, has_arrays, low
 
     def partial(self, p):
-        specs, has_arrays, low = self.parts(p.func, p.args, p.keywords)
+        specs, has_arrays, low = self.parts(p.func, p.args, tuple(p.keywords.items()))
         return "partial", (type(p), *specs), None, has_arrays, low
 
     def jitted(self, f):
@@ -281,7 +286,8 @@ def _restore_function(number, key, arrays, made):
     captured: dict[str, Any] = {}
     namespace = {**space.value} if any(_exchanged(s) for s in specs[3 + count :]) else space.value
     made[number] = f = types.FunctionType(code, namespace, name, None, cells or None)
-    f.__defaults__, f.__kwdefaults__ = _restore(specs[0], arrays, made), _restore(specs[1], arrays, made)
+    f.__defaults__, keywords = _restore(specs[0], arrays, made), _restore(specs[1], arrays, made)
+    f.__kwdefaults__ = None if keywords is None else dict(keywords)
     vars(f).update(_restore(specs[2], arrays, made))
     for cell, spec in zip(cells, specs[3:], strict=False):
         if spec.data is not _Absent:
@@ -301,7 +307,7 @@ def _restore_method(number, key, arrays, made):
 def _restore_partial(number, key, arrays, made):
     kind, *specs = key
     function, args, keywords = (_restore(spec, arrays, made) for spec in specs)
-    made[number] = kind(function, *args, **keywords)
+    made[number] = kind(function, *args, **dict(keywords))
     return made[number]
 
 
@@ -360,6 +366,13 @@ def _is_value(value: Any) -> bool:
     return value is None or value is ... or value is _Absent or isinstance(
         value, bool | int | float | complex | str | bytes | np.generic | np.dtype | types.CodeType
     )  # fmt: skip
+
+
+def _is_mutable(value: Any) -> bool:
+    if isinstance(value, list | dict | set):
+        return True
+    frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return not (frozen or isinstance(value, enum.Enum | tuple)) and _can_be_made(type(value))
 
 
 def _is_module(value: Any) -> bool:
