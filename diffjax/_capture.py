@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.core import trace_ctx
 
 LIMIT = 2**16
 """Bytes up to which a NumPy array is kept as a constant."""
@@ -124,6 +125,8 @@ class _Walk:
 
     def visit(self, value: Any) -> tuple[Spec, bool, int]:
         if isinstance(value, jax.Array):
+            if isinstance(value, jax.core.Tracer) and not _is_live(value):  # left behind by an earlier trace
+                return Spec("value", (jax.core.Tracer, str(value.aval)), value), False, _INFINITE
             if self.frozen:
                 return Spec("identity", Identity(value), value), False, _INFINITE
             self.arrays.append(value)
@@ -366,6 +369,16 @@ def _is_value(value: Any) -> bool:
     return value is None or value is ... or value is _Absent or isinstance(
         value, bool | int | float | complex | str | bytes | np.generic | np.dtype | types.CodeType
     )  # fmt: skip
+
+
+def _is_live(tracer: Any) -> bool:
+    """Whether a tracer belongs to a trace that goes on. JAX leaves those of finished ones marked as valid."""
+    trace = trace_ctx.trace
+    while trace is not None:
+        if trace is tracer._trace:
+            return True
+        trace = getattr(trace, "parent_trace", None)
+    return False
 
 
 def _is_mutable(value: Any) -> bool:

@@ -170,10 +170,13 @@ def is_array(leaf: Any) -> bool:
 class Static:
     """The hashable part of a tree that `partition` split."""
 
-    __slots__ = ("_hash", "leaves", "opened", "tree", "treedef")
+    __slots__ = ("_hash", "count", "leaves", "opened", "tree", "treedef")
 
-    def __init__(self, treedef: Any, leaves: tuple[Hashable, ...], tree: PyTree = None, opened: bool = False) -> None:
-        self.treedef, self.leaves, self.tree, self.opened = treedef, leaves, tree, opened
+    def __init__(
+        self, treedef: Any, leaves: tuple[Hashable, ...], count: int, opened: bool, tree: PyTree = None
+    ) -> None:
+        self.treedef, self.leaves, self.count = treedef, leaves, count
+        self.opened, self.tree = opened, tree
         self._hash = hash((treedef, leaves))
 
     def __hash__(self) -> int:
@@ -210,7 +213,7 @@ def partition(tree: PyTree) -> tuple[list[Any], Static]:
             rest.append(spec)
             opened = opened or _capture.opened(spec)
     opened = opened or any(isinstance(node, Function) for node in jax.tree.leaves(tree, is_leaf=_is_function))
-    return arrays, Static(treedef, tuple(rest), tree, opened)
+    return arrays, Static(treedef, tuple(rest), len(arrays), opened, tree)
 
 
 def _is_function(node: Any) -> bool:
@@ -278,7 +281,7 @@ class _Compiled:
         result = program.jitted(*dynamic)
         if program.traces != before:
             again = _without_trees(given, anew=True)
-            if again != static:  # tracing changed what the functions reach
+            if again != static and _counts(again) == _counts(static):  # tracing changed what the functions reach
                 self._keep(again, program)
         return result
 
@@ -314,8 +317,15 @@ def _without_trees(value: Any, anew: bool = False) -> Any:
         if value.tree is None:
             return value
         value = partition(value.tree)[1] if anew else value
-        return Static(value.treedef, value.leaves, None, value.opened)
+        return Static(value.treedef, value.leaves, value.count, value.opened)
     return tuple(_without_trees(entry, anew) for entry in value) if type(value) is tuple else value
+
+
+def _counts(value: Any) -> list[int]:
+    """How many arrays each `Static` in nested tuples stands beside."""
+    if isinstance(value, Static):
+        return [value.count]
+    return [count for entry in value for count in _counts(entry)] if type(value) is tuple else []
 
 
 def _is_opened(value: Any) -> bool:

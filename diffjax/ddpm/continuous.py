@@ -1,6 +1,5 @@
 """The bound in continuous time, of any schedule, and what a learned schedule minimises."""
 
-
 import jax
 import jax.numpy as jnp
 
