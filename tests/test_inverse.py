@@ -483,7 +483,7 @@ REFUSED = {
     "repaint's denoiser": (
         lambda: dj.sample(KEY, D, EDM, inverse.repaint(), [2.0, 1.0], shape=(2,)),
         TypeError,
-        "denoiser must be made by inverse.replacement for repaint, got Partial",
+        "denoiser must be made by inverse.replacement for repaint, got Function",
     ),
     "repaint's solver": (lambda: inverse.repaint(solvers.dpmpp_2m()), TypeError, "must not remember earlier steps"),
     "dps grid": (

@@ -331,3 +331,20 @@ def test_kinds_without_a_denoiser_at_the_end_are_refused_there(kind, inputs):
     """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled inputs have no c_noise."""
     with pytest.raises(ValueError, match="schedule must have α"):
         predictions.denoiser(schedules.rectified_flow(t_max=1.0), lambda x, t: x, kind, inputs=inputs)
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 4000])
+def test_networks_of_indices_are_given_the_chains_own(steps):
+    """Exact at every index, in float32 and under jit, where int(t · T) misses some."""
+    chain = schedules.from_betas(np.linspace(1e-4, 0.02, steps))
+    seen = jax.jit(jax.vmap(lambda t: schedules.index_of_time(chain, t)))(np.asarray(chain.times, np.float32))
+    np.testing.assert_array_equal(seen, np.arange(1, steps + 1))
+    assert seen.dtype == np.int32
+    for inputs, first in (("index", 1), ("zero_index", 0)):
+        denoiser = predictions.denoiser(chain, lambda x, i: x + i, "data", inputs=inputs)
+        assert float(denoiser(np.zeros(()), chain.t_min)) == first
+
+
+def test_indices_need_a_chain():
+    with pytest.raises(TypeError, match="schedule must be made by schedules.from_betas or schedules.from_sigmas"):
+        predictions.denoiser(schedules.edm(), lambda x, t: x, "noise", inputs="index")
