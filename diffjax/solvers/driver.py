@@ -186,12 +186,12 @@ def _checked(key, solver, problem, x, ts, noise, keyless=False, seen=False):
         key, noise = None, key
     key = key if keyless else check_key(solver, key, noise)
     x = x if seen else check_state("x", x)
-    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array):
+    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array | np.ndarray):
         what = f"the stochastic solver {solver.name}" if solver.stochastic else "a denoiser"
         raise TypeError(f"x must be one array for {what}, got a {type(x).__name__}")
     zero_end = may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
-    noise = check_noise(noise, np.shape(x) if isinstance(x, jax.Array) else None, ts)
+    noise = check_noise(noise, np.shape(x) if isinstance(x, jax.Array | np.ndarray) else None, ts)
     check_grid("ts", solver, problem, ts)
     return key, problem, x, ts, zero_end, noise
 
