@@ -5,7 +5,6 @@ network) or a function x -> (); the score-matching objectives take `langevin.sco
 of one example and differentiable in the model's parameters; average it over a batch by `jax.vmap`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from .langevin.chains import Chains
 from .langevin.densities import as_density, as_log_density
 from .langevin.kernels import Kernel
 from .numerics import float_dtype
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, partition, pytree
+from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, compiled, partition, pytree
 
 
 @pytree
@@ -149,7 +148,7 @@ def advance(
     return PersistentChains(result.state.x, updates), result
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _restarted(static, arrays, key, chains, share):
     """(positions, of which some are drawn anew, the key of the run, updates made after it)."""
     restarts, xs = combine(arrays, static), chains.xs

@@ -1,6 +1,5 @@
 """log p of one example under a denoiser, by the probability flow's change of variables."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,12 +9,24 @@ import jax.numpy as jnp
 from . import checks, grids, predictions, schedules, sde
 from .numerics import divergence as exact_divergence
 from .numerics import float_dtype, hutchinson, normal_log_prob
-from .sampling import prepare
+from .sampling import prepare, reverse
 from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Info, Solver
 from .solvers.ode import rk4
-from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
+from .types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    as_pytree,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+    pytree,
+    static_field,
+)
 
 DEFAULT = (rk4(), grids.log_snr, 48)
 
@@ -42,20 +53,40 @@ def log_prob(
     grid: ArrayLike | None = None,
     base: Any = None,
     info: bool = False,
+    *,
+    chunk: int | None = None,
 ) -> Any:
-    """log p(x) in nats, shape (): log p_T(x_T) + ∫ div u(x_t, t) dt along the probability flow from x upwards.
+    """log p(x) of one example in nats: log p_T(x_T) + ∫ div u(x_t, t) dt along the probability flow from x upwards.
 
-    x: one example, at time grid[-1]; the result is the log density at that noise level, to be compared with
-    `target.noised(schedule, t_min)`. divergence: "exact" (x.size pullbacks a stage) or "hutchinson" (`probes` of them,
-    Rademacher, held fixed through the solve; needs a key). solver: one that consumes a velocity, default `rk4()`. grid:
-    decreasing times walked backwards, not ending at 0; default 48 steps uniform in log-SNR (uniform in t where α(t_max)
-    = 0). base: the law of x_T, anything with log_prob; default N(0, prior_std²), which differs from p_T by what the
-    data leave at t_max. info=True returns (log p, LogProbInfo), with the standard error of the mean over probes (NaN
-    for one probe).
+    Song et al. 2021, eq. 39; Grathwohl et al. 2019. For Rademacher probes the variance of one is 2 Σ_{i≠j} S_ij², S =
+    ∫ sym(∂u/∂x) dt.
 
-    For Rademacher probes the variance of one is 2 Σ_{i≠j} S_ij², S = ∫ sym(∂u/∂x) dt. Raises ValueError for an unknown
-    divergence, a missing key, a bad grid; TypeError for a solver of another kind. Song et al. 2021, eq. 39; Grathwohl
-    et al. 2019.
+    Args:
+      denoiser: (x, t) -> E[x_0 | x_t = x], any callable, as in `sample`.
+      schedule: A schedule.
+      x: One example, at time grid[-1]. The result is the log density at that noise level, to be compared with
+        `target.noised(schedule, t_min)`.
+      key: Typed key, for "hutchinson".
+      divergence: "exact" (x.size pullbacks per stage) or "hutchinson" (`probes` of them, Rademacher, held fixed through
+        the solve). For images take "hutchinson": the exact divergence is slow there, whatever `chunk` is.
+      probes: How many.
+      solver: One that consumes a velocity, default `rk4()`.
+      grid: Decreasing times walked backwards, not ending at 0; default 48 steps uniform in log-SNR (uniform in t where
+        α(t_max) = 0). It may start below t_max.
+      base: The distribution of x at T = grid[0], anything with log_prob; default N(0, σ(T)²), which differs from p_T by
+        what the data leave there.
+      info: Whether to return (log p, LogProbInfo), with the standard error of the mean over probes (NaN for one).
+      chunk: Pullbacks of the exact divergence at a time, to bound memory; by default as many as hold 2^20 numbers.
+
+    Returns:
+      log p(x), shape ().
+
+    Raises:
+      ValueError: For an unknown divergence, a missing key or a bad grid.
+      TypeError: For a solver that consumes no velocity, or a base without log_prob.
+
+    Example:
+      >>> lp = jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x))(xs)
     """
     checks.choice("divergence", divergence, ("exact", "hutchinson"))
     probes = checks.integer("probes", probes, minimum=1)
@@ -63,13 +94,14 @@ def log_prob(
         raise ValueError("key must be given for divergence='hutchinson', got key=None")
     if key is not None:
         checks.key("key", key)
+    chunk = None if chunk is None else checks.integer("chunk", chunk, minimum=1)
     if base is not None and not hasattr(base, "log_prob"):
         raise TypeError(f"base must have log_prob(x), got {base!r}")
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     x = driver.check_example("x", x)
-    arrays, static = partition((as_pytree_callable(denoiser), schedule, base))
+    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), base))
     probes = probes if divergence == "hutchinson" else 0
-    result, report = _log_prob(solver, static, probes, arrays, key, x, grid[::-1])
+    result, report = _log_prob((solver, static, probes, chunk), arrays, key, x, reverse(grid))
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
 
@@ -86,6 +118,8 @@ def lattice_log_prob(
     grid: ArrayLike | None = None,
     base: Any = None,
     info: bool = False,
+    *,
+    chunk: int | None = None,
 ) -> Any:
     """log P(x) of lattice data from below, in nats, by one draw of Gaussian dequantisation; shape ().
 
@@ -104,16 +138,23 @@ def lattice_log_prob(
     x, levels = driver.check_example("x", x), predictions.check_levels(levels)
     index = predictions.level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
+    arrays, static = partition(as_pytree(schedule))
+    x_t, key_probes, offset = _noised(static, arrays, key, x, levels, index, grid)
+    settings = {"probes": probes, "solver": solver, "grid": grid, "base": base, "chunk": chunk}
+    lp, details = log_prob(denoiser, schedule, x_t, key_probes, divergence, info=True, **settings)
+    return (lp + offset, details) if info else lp + offset
+
+
+@compiled
+def _noised(static, arrays, key, x, levels, index, grid):
+    """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x))."""
+    schedule, t = combine(arrays, static), grid[-1]
     key_noise, key_probes = jax.random.split(key)
-    noise, t = jax.random.normal(key_noise, x.shape, x.dtype), grid[-1]
+    noise = jax.random.normal(key_noise, x.shape, x.dtype)
     x_t = schedules.perturb(schedule, x, t, noise)
-    lp, details = log_prob(
-        denoiser, schedule, x_t, key_probes, divergence, probes=probes, solver=solver, grid=grid, base=base, info=True
-    )
     evidence = predictions.level_evidence(schedule, x_t, t, levels)
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
-    result = lp + decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
-    return (result, details) if info else result
+    return x_t, key_probes, decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
 
 
 def _prepare(solver, grid, denoiser, schedule):
@@ -131,28 +172,30 @@ class _Augmented:
 
     velocity: Any
     probes: Any
+    chunk: int | None = static_field(default=None)
 
     def __call__(self, state, t):
         x, _ = state
         field: Callable[[Array], Array] = lambda y: self.velocity(y, t)  # noqa: E731
         if self.probes is None:
-            value, trace = exact_divergence(field, x)
+            value, trace = exact_divergence(field, x, self.chunk)
             return value, trace[None]
         return hutchinson(field, x, self.probes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _log_prob(solver, static, probes, arrays, key, x, ts):
+@compiled
+def _log_prob(settings, arrays, key, x, ts):
+    solver, static, probes, chunk = settings
     denoiser, schedule, law = combine(arrays, static)
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
-    field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions)
+    field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
     (latent, log_dets), run = driver.run(
         driver.noise_of(None, x, ts), solver, driver.Problem(velocity=field), start, ts, path=False
     )
     log_det = jnp.mean(log_dets)
     if law is None:
-        log_base = normal_log_prob(latent, schedules.prior_std(schedule))
+        log_base = normal_log_prob(latent, schedules.prior_std(schedule, ts[-1]))
     else:
         log_base = law.log_prob(latent)
     error = jnp.std(log_dets, ddof=1) / jnp.sqrt(probes) if probes else jnp.zeros(())

@@ -14,7 +14,9 @@ import numpy as np
 
 from . import checks, schedules
 from .schedules import Rates, Schedule
-from .types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree, static_field
+from .schedules.chain import Indexed
+from .schedules.derived import as_time
+from .types import Array, ArrayLike, Denoiser, Scalar, as_pytree, as_pytree_callable, at_once, pytree, static_field
 
 
 class Scalings(NamedTuple):
@@ -26,6 +28,7 @@ class Scalings(NamedTuple):
     noise: Array
 
 
+@at_once
 def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
     """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard
     deviation.
@@ -59,14 +62,24 @@ score −ε/σ (Song et al. 2021, eq. 7) · velocity α′ x_0 + σ′ ε (Lipma
 8).
 """
 
-INPUTS = ("raw", "scaled")
+INPUTS = ("raw", "scaled", "index", "zero_index")
 
 
+def levels_of(kind: str, schedule: Schedule, t: Scalar) -> Rates:
+    """α and σ, and where the kind is "velocity" their derivatives, which may diverge where α = 0; None otherwise."""
+    if kind == "velocity":
+        return schedules.rates(schedule, t)
+    t = as_time(t)
+    return Rates(schedule.alpha(t), schedule.sigma(t), None, None)
+
+
+@at_once
 def noise_input(schedule: Schedule, t: Scalar) -> Array:
     """c_noise = −λ/8 = ¼ log σ/α, what a network with scaled inputs is told of the time; shape ()."""
     return -schedules.log_snr(schedule, t) / 8
 
 
+@at_once
 def input_scalings(schedule: Schedule, t: Scalar, sigma_data: Scalar) -> tuple[Array, Array]:
     """c_in = 1/√(α² σ_data² + σ²), which gives a network inputs of unit variance, and `noise_input`; each ().
 
@@ -88,16 +101,15 @@ class NetworkDenoiser:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """E[x_0 | x_t = x], shape of x."""
-        a, b, r = self._coefficients(t)
-        gap = a * r.sigma - b * r.alpha
-        return (r.sigma / gap) * self.predict(x, t, *condition) - (b / gap) * x
+        output = self.predict(x, t, *condition)
+        if self.kind == "data":  # whatever α and σ are
+            return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+        return _denoised(self.schedule, self.kind, self.sigma_data, x, t, output)
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
-        """F: the network's own output at (x, t), its inputs scaled where asked for; shape of x."""
-        inputs = (x, t)
-        if self.inputs == "scaled":
-            c_in, c_noise = input_scalings(self.schedule, t, self.sigma_data)
-            inputs = (c_in * x, c_noise)
+        """F: the network's own output at (x, t), its inputs as it wants them; shape of x."""
+        raw = self.inputs == "raw"
+        inputs = (x, t) if raw else _network_inputs(self.schedule, self.inputs, self.sigma_data, x, t)
         output = self.net(*inputs, *condition, **net_kwargs)
         if jnp.shape(output) != jnp.shape(x):
             raise ValueError(f"net must return its example's shape {jnp.shape(x)}, got {jnp.shape(output)}")
@@ -114,8 +126,33 @@ class NetworkDenoiser:
         return jnp.abs(r.sigma / (a * r.sigma - b * r.alpha))
 
     def _coefficients(self, t):
-        r = schedules.rates(self.schedule, t)
+        r = levels_of(self.kind, self.schedule, t)
         return *KINDS[self.kind](r, self.sigma_data), r
+
+
+@at_once
+def _network_inputs(schedule, inputs, sigma_data, x, t):
+    if inputs == "scaled":
+        c_in, c_noise = input_scalings(schedule, t, sigma_data)
+        return c_in * x, c_noise
+    return x, schedules.index_of_time(schedule, t) - (inputs == "zero_index")
+
+
+@at_once
+def _denoised(schedule, kind, sigma_data, x, t, output):
+    """x_0 = (σ F − b x)/(aσ − bα)."""
+    r = levels_of(kind, schedule, t)
+    a, b = KINDS[kind](r, sigma_data)
+    gap = a * r.sigma - b * r.alpha
+    return (r.sigma / gap) * output - (b / gap) * x
+
+
+@at_once
+def _as_kind(schedule, kind, x, t, data):
+    """a D + b (x − α D)/σ."""
+    r = levels_of(kind, schedule, t)
+    a, b = KINDS[kind](r, None)
+    return a * data + b * (x - r.alpha * data) / r.sigma
 
 
 def denoiser(
@@ -128,15 +165,30 @@ def denoiser(
 ) -> NetworkDenoiser:
     """The denoiser (x, t) -> E[x_0 | x_t = x] of a network that predicts `kind`.
 
-    net: F(x, t) -> array of x's shape, for one example x and a scalar t: a function, `functools.partial(model.apply,
-    params)`, an NNX or Equinox module; further arguments (a condition) are passed on. kind: one of `KINDS`. sigma_data:
-    (), the data's standard deviation, used by "edm" and by scaled inputs. inputs: "raw" calls net(x, t), "scaled" calls
-    net(c_in x, c_noise) with inputs of unit variance and c_noise = −λ/8; "edm" is always scaled. coupled: whether the
-    noise that net was fitted to depended on the data (optimal transport, reflow), see `check_independent`.
+    Args:
+      schedule: A schedule. Where α(t_max) = 0 (zero terminal SNR) the kinds "data", "v" and "velocity" serve.
+      net: F(x, t) -> array of x's shape, for one example x and a scalar t: a function, `functools.partial(model.apply,
+        params)`, an NNX or Equinox module. Further arguments (a condition) are passed on. Its arrays may change
+        between calls and are never part of a compiled program, see `types.as_pytree_callable`.
+      kind: One of `KINDS`.
+      sigma_data: The data's standard deviation, shape (), used by "edm" and by scaled inputs.
+      inputs: What net is called with. "raw": (x, t). "scaled": (c_in x, c_noise), inputs of unit variance and c_noise =
+        −λ/8; "edm" is always scaled. "index": (x, i) with the index i = 1 … T of a chain as an int32, exact at the
+        chain's times and the nearest one between; "zero_index": i − 1 = 0 … T − 1, the timesteps of most DDPM code.
+      coupled: Whether the noise that net was fitted to depended on the data (optimal transport, reflow), see
+        `check_independent`.
 
-    The result is a pytree: arrays bound in a partial or module are traced, so new parameters do not retrace. A closure
-    works too, but bakes its arrays in. Raises ValueError for an unknown kind, inputs or sigma_data ≤ 0, TypeError for a
-    net that cannot be called.
+    Returns:
+      The denoiser, a pytree: new parameters do not retrace.
+
+    Raises:
+      ValueError: For an unknown kind or inputs, sigma_data ≤ 0, or a kind or scaled inputs without value where α = 0.
+      TypeError: For a net that cannot be called, or index inputs on a schedule that is no chain.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(betas)
+      >>> denoiser = dj.predictions.denoiser(chain, functools.partial(model.apply, params), "noise",
+      ...                                    inputs="zero_index")
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(x, t)")
@@ -144,14 +196,19 @@ def denoiser(
     checks.choice("inputs", inputs, INPUTS)
     sigma_data = checks.positive("sigma_data", sigma_data)
     inputs = "scaled" if kind == "edm" else inputs
+    if inputs.endswith("index") and not isinstance(schedule, Indexed):
+        made = "schedules.from_betas or schedules.from_sigmas"
+        raise TypeError(f"schedule must be made by {made} for inputs={inputs!r}, got {type(schedule).__name__}")
     infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
     if infinite and (inputs == "scaled" or kind in ("noise", "score")):
         raise ValueError(
             f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, but α = 0 at "
-            f"t_max={schedule.t_max}: lower t_max, or use raw inputs with kind 'data', 'velocity' or 'v'"
+            f"t_max={schedule.t_max}: lower t_max, or use raw or index inputs with kind 'data', 'velocity' or 'v'"
         )
     coupled = checks.boolean("coupled", coupled)
-    return NetworkDenoiser(schedule, as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs, coupled=coupled)
+    return NetworkDenoiser(
+        as_pytree(schedule), as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs, coupled=coupled
+    )
 
 
 def is_coupled(denoiser: Denoiser) -> bool:
@@ -165,7 +222,7 @@ def is_coupled(denoiser: Denoiser) -> bool:
 
     if not callable(denoiser):
         return marked(denoiser)
-    return any(map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked)))
+    return marked(denoiser) or any(map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked)))
 
 
 def check_independent(purpose: str, denoiser: Denoiser) -> None:
@@ -192,20 +249,38 @@ class Categorical:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """Σ_k c_k softmax_k(ℓ_k + net_k), shape of x."""
-        p = self.probabilities(x, t, *condition, **net_kwargs)
-        return p @ self.levels.astype(p.dtype)
+        evidence, logits = self._logits(x, t, *condition, **net_kwargs)
+        return _level_moments(evidence, logits, self.levels)[0]
 
     def probabilities(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """softmax_k(ℓ_k + net_k), (*x.shape, K): the law of each entry of x_0 given x_t."""
-        count = self.levels.shape[0]
-        evidence = level_evidence(self.schedule, x, t, self.levels)  # (*shape, K)
-        features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
-        merged = (*x.shape[:-1], -1) if x.ndim else (-1,)  # (*shape[:-1], C K)
-        c_noise = noise_input(self.schedule, t)
-        logits = self.net(features.reshape(merged), c_noise, *condition, **net_kwargs).reshape(evidence.shape)
-        return jax.nn.softmax(evidence + logits)
+        return _level_probabilities(*self._logits(x, t, *condition, **net_kwargs))
+
+    def moments(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
+        """Mean and variance of each entry of x_0 given x_t, shapes of x."""
+        return _level_moments(*self._logits(x, t, *condition), self.levels)
+
+    def _logits(self, x, t, *condition, **net_kwargs):
+        features, evidence, c_noise = _level_features(self.schedule, self.levels, x, t)
+        return evidence, self.net(features, c_noise, *condition, **net_kwargs)
 
 
+@at_once
+def _level_features(schedule, levels, x, t):
+    """(what the network is given (*shape[:-1], C K), the evidence (*shape, K), c_noise)."""
+    count = levels.shape[0]
+    evidence = level_evidence(schedule, x, t, levels)
+    features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
+    merged = (*x.shape[:-1], -1) if x.ndim else (-1,)
+    return features.reshape(merged), evidence, noise_input(schedule, t)
+
+
+@at_once
+def _level_probabilities(evidence, logits):
+    return jax.nn.softmax(evidence + logits.reshape(evidence.shape))
+
+
+@at_once
 def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
     """log softmax_k(−(x − α c_k)²/2σ²): what each entry of x_t alone says of its level; (*x.shape, K)."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -225,7 +300,7 @@ def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> Network
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(features, c_noise)")
-    return denoiser(schedule, Categorical(schedule, as_pytree_callable(net), check_levels(levels)), "data")
+    return denoiser(schedule, Categorical(as_pytree(schedule), as_pytree_callable(net), check_levels(levels)), "data")
 
 
 @pytree
@@ -236,10 +311,15 @@ class Moments:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
         """E[x_0 | x_t = x] and the variance of each entry, shapes of x."""
-        p = self.categorical.probabilities(x, t, *condition)
-        levels = self.categorical.levels.astype(p.dtype)
-        mean = p @ levels
-        return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
+        return self.categorical.moments(x, t, *condition)
+
+
+@at_once
+def _level_moments(evidence, logits, levels):
+    p = jax.nn.softmax(evidence + logits.reshape(evidence.shape))
+    levels = levels.astype(p.dtype)
+    mean = p @ levels
+    return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
 
 
 def moments(denoiser: NetworkDenoiser) -> Moments:
@@ -261,6 +341,7 @@ class TweedieVariance:
     schedule: Any
     denoiser: Any
 
+    @at_once
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """Var(x_0 | x_t = x) of each entry, shape of x."""
         flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))  # noqa: E731
@@ -278,7 +359,7 @@ def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     check_independent("variance", denoiser)
-    return TweedieVariance(schedule, as_pytree_callable(denoiser))
+    return TweedieVariance(as_pytree(schedule), as_pytree_callable(denoiser))
 
 
 def check_levels(levels: ArrayLike) -> Array:
@@ -294,12 +375,14 @@ def check_levels(levels: ArrayLike) -> Array:
 
 def level_index(x: Array, levels: Array) -> Array:
     """The index of each entry's level, shape of x; ValueError where an entry is none, by 1e-4 of the levels' range."""
-    gaps = jnp.abs(x[..., None] - levels)  # (*shape, K)
-    if not checks.is_traced(gaps):
-        off, slack = np.max(np.min(np.asarray(gaps), -1)), 1e-4 * (np.asarray(levels)[-1] - np.asarray(levels)[0])
-        if not off <= slack:
-            raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
-    return jnp.argmin(gaps, -1)
+    if checks.is_traced(x, levels):
+        return jnp.argmin(jnp.abs(x[..., None] - levels), -1)
+    x, levels = np.asarray(x), np.asarray(levels)
+    gaps = np.abs(x[..., None] - levels)  # (*shape, K)
+    off, slack = np.max(np.min(gaps, -1)), 1e-4 * (levels[-1] - levels[0])
+    if not off <= slack:
+        raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
+    return np.argmin(gaps, -1).astype(np.int32)
 
 
 @pytree
@@ -312,10 +395,7 @@ class View:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """a D + b (x − α D)/σ, shape of x."""
-        r = schedules.rates(self.schedule, t)
-        a, b = KINDS[self.kind](r, None)
-        data = self.denoiser(x, t, *condition)
-        return a * data + b * (x - r.alpha * data) / r.sigma
+        return _as_kind(self.schedule, self.kind, x, t, self.denoiser(x, t, *condition))
 
 
 def score(schedule: Schedule, denoiser: Denoiser) -> View:
@@ -343,4 +423,4 @@ def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
 
 def _view(schedule, denoiser, kind):
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    return View(schedules.check(schedule), as_pytree_callable(denoiser), kind=kind)
+    return View(as_pytree(schedules.check(schedule)), as_pytree_callable(denoiser), kind=kind)

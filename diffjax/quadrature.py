@@ -5,7 +5,6 @@ at the bounds, as densities do (Trefethen & Weideman 2014, section 5), and is ex
 edges. No node lies on a bound.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from . import checks
 from .numerics import float_dtype
-from .types import Array, ArrayLike, as_pytree_callable, combine, partition
+from .types import Array, ArrayLike, as_pytree_callable, combine, compiled, partition
 
 _AT_ONCE = 2**16
 """Nodes that are evaluated as one batch."""
@@ -115,7 +114,7 @@ def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
     return _values(static, arrays, nodes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _values(static, arrays, nodes):
     function = combine(arrays, static)
     return jax.lax.map(lambda x: jnp.asarray(function(x)), nodes, batch_size=min(_AT_ONCE, len(nodes)))

@@ -17,13 +17,26 @@ from .solvers import driver
 from .solvers.base import Solver
 from .solvers.driver import BATCH
 from .solvers.ode import heun
-from .types import Array, ArrayLike, Denoiser, Key, PyTree, as_pytree_callable, combine, partition, pytree
+from .types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    PyTree,
+    as_pytree,
+    as_pytree_callable,
+    at_once,
+    combine,
+    compiled,
+    partition,
+    pytree,
+)
 
 DEFAULT = (heun(), grids.karras, 32)
 
 
 def sample(
-    key: Key,
+    key: Key | None,
     denoiser: Denoiser,
     schedule: Schedule,
     solver: Solver | None = None,
@@ -32,17 +45,37 @@ def sample(
     x_init: ArrayLike | None = None,
     path: bool = False,
     info: bool = False,
+    *,
+    noise: Any = None,
 ) -> Any:
-    """One sample of the law that `denoiser` describes, of the given shape, at noise σ(grid[-1]).
+    """One sample of the distribution that `denoiser` describes, at noise level σ(grid[-1]).
 
-    key: typed key; the sample depends on it alone. denoiser: (x, t) -> E[x_0 | x_t = x]. solver: default `heun()`.
-    grid: decreasing times (N + 1,), default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0); it may
-    end at exactly 0, where the last step returns D. shape: of one example; the start is then N(0, prior_std²). x_init:
-    a start at grid[0] instead of a shape, taken as it is. path=True returns the states at all N + 1 times, (N + 1,
-    *shape). info=True returns (result, Info).
+    Song et al. 2021, section 3; Karras et al. 2022.
 
-    Raises ValueError for a missing shape, a bad grid, a stochastic solver without key; TypeError for a solver that
-    cannot take a denoiser. Song et al. 2021, section 3; Karras et al. 2022.
+    Args:
+      key: Typed key; the sample depends on it alone. None where x_init and, for a stochastic solver, noise are given.
+      denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it reaches may change between calls, see
+        `types.as_pytree_callable`.
+      schedule: A schedule.
+      solver: Default `heun()`.
+      grid: Decreasing times (N + 1,), by default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0). It
+        may end at exactly 0, where the last step returns D. It may start below t_max.
+      shape: Shape of one example; the start is then drawn from N(0, σ(grid[0])²).
+      x_init: A start at grid[0] in place of a shape, taken unchanged.
+      path: Whether to return the states at all N + 1 times, (N + 1, *shape).
+      info: Whether to return (result, Info).
+      noise: The solver's noise in place of draws from the key, an array (N, draws, *shape) or another of the forms that
+        `solvers.integrate` takes.
+
+    Returns:
+      The sample, of the given shape; see `path` and `info`.
+
+    Raises:
+      ValueError: If neither shape nor x_init is given, for a bad grid or noise, or a missing key.
+      TypeError: If the solver cannot take a denoiser.
+
+    Example:
+      >>> x = dj.sample(jax.random.key(0), denoiser, schedule, shape=(2,))
     """
     if x_init is None and shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
@@ -53,9 +86,10 @@ def sample(
     shape = checks.shape("shape", shape) if x_init is None else x_init.shape
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
-    if key is not None or solver.stochastic or x_init is None:
+    noise = driver.check_noise(noise, shape, grid)
+    if key is not None or (solver.stochastic and noise is None) or x_init is None:
         checks.key("key", key)
-    arrays, static = partition((as_pytree_callable(denoiser), schedule))
+    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), noise))
     settings = (solver, static, shape, bool(path), zero_end)
     result, report = _sample_one(settings, arrays, key, grid, x_init)
     driver.warn_if_exhausted(solver, report)
@@ -76,16 +110,36 @@ def sample_many(
     x_init: ArrayLike | None = None,
     path: bool = False,
     info: bool = False,
+    *,
+    noise: ArrayLike | None = None,
 ) -> Any:
-    """`count` samples, (count, *shape): example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
+    """`count` samples: example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
 
-    solver, grid, shape, path (then (count, N + 1, *shape)), info (leaves (count,) where the work depends on the data)
-    as in `sample`. condition: pytree of arrays with leading axis count; example i is sampled with denoiser(x, t,
-    condition_i). chunk: examples at a time, to bound memory; default all (all of a device's share). mesh: a device mesh
-    over all of whose axes examples are sharded; its axis types do not matter. x_init: starts (count, *shape) in place
-    of prior draws.
+    Args:
+      key: Typed key.
+      count: How many.
+      denoiser: As in `sample`; called as denoiser(x, t, condition_i) where a condition is given.
+      schedule: As in `sample`.
+      solver: As in `sample`.
+      grid: As in `sample`.
+      shape: Shape of one example.
+      condition: Pytree of arrays with leading axis count.
+      chunk: Examples at a time, to bound memory; default all (all of a device's share).
+      mesh: A device mesh over all of whose axes examples are sharded; its axis types do not matter.
+      x_init: Starts (count, *shape) at grid[0] in place of prior draws.
+      path: Whether to return the states at all times, (count, N + 1, *shape).
+      info: Whether to return (result, Info), leaves (count,) where the work depends on the data.
+      noise: The solver's noise, (count, N, draws, *shape), in place of draws from the key: see `solvers.integrate`.
 
-    Raises ValueError and TypeError as `sample`, and for a count or chunk below 1 or a condition of another length.
+    Returns:
+      The samples, (count, *shape).
+
+    Raises:
+      ValueError: As `sample`, and for a count or chunk below 1 or a condition of another length.
+      TypeError: As `sample`, and for a mesh that is none.
+
+    Example:
+      >>> xs = dj.sample_many(jax.random.key(0), 16, denoiser, schedule, shape=(2,))
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
@@ -106,11 +160,53 @@ def sample_many(
     if solver.across_examples and (chunk is not None or mesh is not None):
         name = "mesh" if chunk is None else "chunk"
         raise ValueError(f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch")
-    arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = ((solver, static, checks.shape("shape", shape), bool(path), zero_end), count, chunk, _automatic(mesh))
-    result, report = _sample_many(settings, arrays, key, grid, condition, x_init)
+    shape = checks.shape("shape", shape)
+    noise = None if noise is None else _check_many("noise", noise, count, grid, shape)
+    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), None))
+    settings = ((solver, static, shape, bool(path), zero_end), count, chunk, _automatic(mesh))
+    result, report = _sample_many(settings, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
+
+
+def _check_many(name, noise, count, grid, shape):
+    """Noise (count, N, draws, *shape) of many runs."""
+    noise = checks.real_array(name, noise)
+    steps = np.shape(grid)[0] - 1
+    if noise.ndim != 3 + len(shape) or (*noise.shape[:2], *noise.shape[3:]) != (count, steps, *shape):
+        expected = ", ".join(map(str, (count, steps, "draws", *shape)))
+        raise ValueError(f"{name} must have shape ({expected}), got {noise.shape}")
+    checks.finite(name, noise)
+    return noise
+
+
+def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]) -> tuple[Key, Array]:
+    """What `sample` makes of its key: (the solver's key, the start x ~ N(0, σ(grid[0])²)).
+
+    With these, `solvers.start` and `solvers.advance` take the steps of `sample`, in as many parts as is wanted.
+
+    Args:
+      key: Typed key.
+      schedule: A schedule.
+      grid: Decreasing times, of which the first counts.
+      shape: Shape of one example.
+
+    Returns:
+      (key, x), x of the given shape.
+
+    Raises:
+      TypeError: If key is no typed key or shape no tuple of positive integers.
+      ValueError: If the grid is not one.
+
+    Example:
+      >>> key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
+      >>> run = dj.solvers.start(solver, dj.solvers.diffusion(schedule, denoiser), x, grid)
+    """
+    checks.key("key", key)
+    shape = checks.shape("shape", shape)
+    grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
+    arrays, static = partition(as_pytree(schedule))
+    return _initial((static, shape), arrays, key, grid)
 
 
 def encode(
@@ -121,17 +217,17 @@ def encode(
     grid: ArrayLike | None = None,
     path: bool = False,
 ) -> Array:
-    """x_T from x_0 by the probability flow upwards, shape of x; `sample(x_init=…)` on the same grid inverts it.
+    """x at grid[0] from x at grid[-1], by the probability flow upwards; `sample(x_init=…)` on the same grid inverts it.
 
     x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no
     start. solver, default `heun()`: a deterministic one; with `ddim()` this is DDIM inversion. Raises ValueError and
     TypeError as `sample`. Song et al. 2021, D.4.
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
-    problem = driver.diffusion(schedule, denoiser)
-    driver.check_grid("grid", solver, problem, grid[::-1])
+    problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
+    driver.check_grid("grid", solver, problem, upwards)
     x = driver.check_example("x", x)
-    return driver.integrate(None, solver, problem, x, grid[::-1], path=path)
+    return driver.integrate(None, solver, problem, x, upwards, path=path)
 
 
 def interpolate(
@@ -151,12 +247,31 @@ def interpolate(
     start, end, weights = driver.check_between(start, end, weights)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
-    driver.check_grid("grid", solver, problem, grid[::-1])
-    latents = [driver.integrate(None, solver, problem, x, grid[::-1]) for x in (start, end)]
-    between = jax.vmap(lambda w: spherical(*latents, w))(weights)
-    return jax.vmap(lambda z: driver.integrate(None, solver, problem, z, grid))(between)
+    driver.check_grid("grid", solver, problem, reverse(grid))
+    arrays, static = partition(problem)
+    between, report = _interpolate((solver, static), arrays, start, end, weights, grid)
+    driver.warn_if_exhausted(solver, report)
+    return between
 
 
+@compiled
+def _interpolate(settings, arrays, start, end, weights, grid):
+    solver, static = settings
+    problem = combine(arrays, static)
+
+    def flow(ts, x):
+        return driver.run(driver.noise_of(None, x, ts), solver, problem, x, ts, zero_end=False)
+
+    up, _ = jax.vmap(functools.partial(flow, grid[::-1]))(jnp.stack([start, end]))
+    return jax.vmap(functools.partial(flow, grid))(jax.vmap(functools.partial(spherical, *up))(weights))
+
+
+def reverse(grid: ArrayLike) -> ArrayLike:
+    """A grid upwards, without a program of its own where it is concrete."""
+    return grid[::-1] if checks.is_traced(grid) else np.asarray(grid)[::-1]
+
+
+@at_once
 def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
     """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a.
 
@@ -212,31 +327,42 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _sample_one(settings, arrays, key, grid, x_init):
     return _run(settings, arrays, None, key, grid, x_init)
 
 
-def _run(settings, arrays, condition, key, grid, x_init):
+def _run(settings, arrays, condition, key, grid, x_init, noise=None):
     solver, static, shape, path, zero_end = settings
-    denoiser, schedule = combine(arrays, static)
+    denoiser, schedule, given = combine(arrays, static)
+    noise = given if noise is None else noise
     denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
     if key is not None:
-        key, key_init = jax.random.split(key)
-    if x_init is None:
-        x_init = schedules.prior_std(schedule) * jax.random.normal(key_init, shape, float_dtype())
-    return driver.run(
-        driver.noise_of(key, x_init, grid), solver, driver.diffusion(schedule, denoiser), x_init, grid, path, zero_end
-    )
+        key, start = _start(key, schedule, grid, shape)
+        x_init = start if x_init is None else x_init
+    source = driver.noise_of(key, x_init, grid, noise)
+    return driver.run(source, solver, driver.diffusion(schedule, denoiser), x_init, grid, path, zero_end)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _sample_many(settings, arrays, key, grid, condition, x_init):
+def _start(key, schedule, grid, shape):
+    """(the solver's key, a start from the prior at grid[0])."""
+    key, key_init = jax.random.split(key)
+    return key, schedules.prior_std(schedule, grid[0]) * jax.random.normal(key_init, shape, float_dtype())
+
+
+@compiled
+def _initial(settings, arrays, key, grid):
+    static, shape = settings
+    return _start(key, combine(arrays, static), grid, shape)
+
+
+@compiled
+def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
     each, count, chunk, mesh = settings
 
     def one(arrays, grid, example):
-        index, condition, start = example
-        return _run(each, arrays, condition, jax.random.fold_in(key, index), grid, start)
+        index, condition, start, noise = example
+        return _run(each, arrays, condition, jax.random.fold_in(key, index), grid, start, noise)
 
     def many(arrays, grid, examples):
         batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=BATCH)
@@ -250,7 +376,7 @@ def _sample_many(settings, arrays, key, grid, condition, x_init):
     share = math.ceil(count / devices)
     share = share if chunk is None or chunk >= share else math.ceil(share / chunk) * chunk
     padding = share * devices - count
-    examples = jax.tree.map(lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init))
+    examples = jax.tree.map(lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init, noise))
     if mesh is not None:
         spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
         many = jax.shard_map(many, mesh=mesh, in_specs=(whole, whole, spread), out_specs=spread, check_vma=False)

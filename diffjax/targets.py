@@ -16,7 +16,19 @@ import numpy as np
 from . import checks, schedules, spectral
 from .numerics import log_normal_interval
 from .schedules import Schedule
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, is_array, partition, pytree, static_field
+from .types import (
+    Array,
+    ArrayLike,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    compiled,
+    is_array,
+    partition,
+    pytree,
+    static_field,
+)
 
 
 class Target(Protocol):
@@ -113,7 +125,7 @@ def as_one_program(function, value, *arguments):
     return _run_one_program((function, static), arrays)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _run_one_program(static, arrays):
     function, static = static
     return function(*combine(arrays, static))
@@ -248,7 +260,9 @@ class Mixture:
         spread = variances > 0
         square = residual**2 / jnp.where(spread, variances, 1)
         off = jnp.any((square > 0) & ~spread, -1)  # beside an atom: density 0
-        volume = count * jnp.sum(jnp.where(spread, jnp.log(2 * math.pi * jnp.where(spread, variances, 1)), -jnp.inf), -1)
+        volume = count * jnp.sum(
+            jnp.where(spread, jnp.log(2 * math.pi * jnp.where(spread, variances, 1)), -jnp.inf), -1
+        )
         return jnp.log(self.weights) - jnp.where(off, jnp.inf, 0.5 * (jnp.sum(square, -1) + jnp.where(off, 0, volume)))
 
 

@@ -15,7 +15,7 @@ from .solvers import driver
 from .solvers.base import Solver
 from .solvers.ode import heun, rk4
 from .targets import as_one_program
-from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition, pytree
+from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition, pytree
 
 FAMILIES = {"log_snr": grids.log_snr, "karras": grids.karras, "uniform": grids.uniform}
 """name -> the grids that a fitted one must beat."""
@@ -117,7 +117,9 @@ def optimised_grid(
         raise ValueError("denoiser must be finite along the flow, got NaN or infinity at the end of the reference path")
     grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
-    report = Fit(float(np.min(np.asarray(errors))), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True)))
+    report = Fit(
+        float(np.min(np.asarray(errors))), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True))
+    )
     return (grid, report) if info else grid
 
 
@@ -199,7 +201,7 @@ def _in_unit(ends):
     return jnp.where(size > 0, size, 1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _prepare(settings, arrays, drawn):
     """(candidate grids, starts, ends of the flow from them): the last candidate equidistributes the local error."""
     denoiser, schedule = combine(arrays, settings.static)
@@ -242,7 +244,7 @@ def _equidistribute(schedule, steps, solver, nodes, local_errors):
     return schedules.time_of_log_snr(schedule, levels).at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _descend(settings, arrays, learning_rate, starts, ends, candidates):
     """(the best grid, errors where judged): of the candidates and of the best iterate from the best of them."""
     denoiser, schedule = combine(arrays, settings.static)

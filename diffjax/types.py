@@ -1,13 +1,17 @@
 """Type aliases, pytree registration, and the split of any callable into arrays and the rest."""
 
+import collections
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Hashable
 from types import MethodType
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+
+from . import _capture
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
@@ -52,8 +56,17 @@ def pytree(cls: type[T]) -> type[T]:
             object.__setattr__(value, name, entry)
         return value
 
+    cls.__hash__ = _hash  # type: ignore[method-assign]
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _hash(value: Any) -> int:
+    """A dataclass's own hash, or one by identity where fields hold arrays, so that `jax.jit` takes every value."""
+    try:
+        return hash((type(value), *(getattr(value, field.name) for field in dataclasses.fields(value))))
+    except TypeError:
+        return object.__hash__(value)
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -61,20 +74,92 @@ def static_field(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def as_pytree_callable(function: Callable) -> Callable:
-    """`function` as a pytree: arrays bound by `functools.partial` become children, a plain function has none.
+@jax.tree_util.register_pytree_node_class
+class Function:
+    """A function, method or object as a pytree: the arrays that it reaches are its leaves. See `as_pytree_callable`.
 
-    A method bound to a pytree, such as `target.log_prob`, has that pytree's arrays as children. A module that is a
-    pytree already (NNX, Equinox, a diffjax value) is returned as it is.
+    It is taken apart whenever it is flattened, so that arrays replaced since then are seen. Attributes are the
+    object's own.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._function, self._parts = function, None
+
+    @property
+    def function(self) -> Any:
+        """What was given, or what was made of its parts again."""
+        if self._function is _UNMADE:
+            self._function = _capture.restore(self._parts[1], iter(self._parts[0]))
+        return self._function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's value."""
+        return self.function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_function", "_parts"):
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
+    def __repr__(self) -> str:
+        return f"Function({self._function!r})"
+
+    def tree_flatten(self) -> tuple[list[Any], Any]:
+        """(arrays, what describes the rest)."""
+        return _capture.capture(self._function) if self._parts is None else self._parts
+
+    @classmethod
+    def tree_unflatten(cls, spec: Any, arrays: Any) -> "Function":
+        """The inverse of `tree_flatten`; the function is made at its first use."""
+        value = object.__new__(cls)
+        value._function, value._parts = _UNMADE, (list(arrays), spec)
+        return value
+
+
+_UNMADE: Any = object()
+
+
+@pytree
+class Bound:
+    """A function with its first arguments and keywords bound: `functools.partial` whose function is a child too."""
+
+    func: Any
+    args: tuple
+    keywords: dict
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """func(*self.args, *args, **self.keywords, **kwargs)."""
+        return self.func(*self.args, *args, **{**self.keywords, **kwargs})
+
+
+def as_pytree_callable(function: Callable) -> Callable:
+    """`function` as a pytree whose leaves are the arrays that it reaches.
+
+    Arrays bound by `functools.partial` are leaves, and so are those in closures, in the attributes of plain objects and
+    in the globals that a function of the user's names (see `diffjax._capture`). They are looked up whenever the pytree
+    is flattened, hence at each call of `sample` and the like: arrays replaced in between are seen, and closures of one
+    piece of code share one compiled program. A method bound to a pytree, such as `target.log_prob`, has that pytree's
+    leaves. A module that is a pytree already (NNX, Equinox, a diffjax value) is returned unchanged.
+
+    Args:
+      function: Any callable.
+
+    Returns:
+      A callable pytree.
     """
     if isinstance(function, MethodType) and not jax.tree_util.all_leaves([function.__self__]):
         return jax.tree_util.Partial(function.__func__, function.__self__)
-    if isinstance(function, functools.partial) and not isinstance(function, jax.tree_util.Partial):
-        return jax.tree_util.Partial(function.func, *function.args, **function.keywords)
-    leaves = jax.tree.leaves(function)
-    if len(leaves) == 1 and leaves[0] is function:
-        return jax.tree_util.Partial(function)
-    return function
+    if isinstance(function, functools.partial):
+        if _capture.is_fixed(function.func):
+            same = isinstance(function, jax.tree_util.Partial)
+            return function if same else jax.tree_util.Partial(function.func, *function.args, **function.keywords)
+        return Bound(as_pytree_callable(function.func), function.args, dict(function.keywords))
+    return as_pytree(function)
+
+
+def as_pytree(value: Any) -> Any:
+    """`value` if it is a pytree, else a `Function` of it: the arrays of a plain dataclass, say, are then leaves."""
+    return Function(value) if jax.tree_util.all_leaves([value]) else value
 
 
 def is_array(leaf: Any) -> bool:
@@ -82,18 +167,66 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | complex)
 
 
-def partition(tree: PyTree) -> tuple[list[Any], tuple[Any, tuple[Hashable, ...]]]:
-    """Split `tree` into (arrays, static): arrays may enter `jit` as an argument, static is hashable."""
+class Static:
+    """The hashable part of a tree that `partition` split."""
+
+    __slots__ = ("_hash", "count", "leaves", "opened", "tree", "treedef")
+
+    def __init__(
+        self, treedef: Any, leaves: tuple[Hashable, ...], count: int, opened: bool, tree: PyTree = None
+    ) -> None:
+        self.treedef, self.leaves, self.count = treedef, leaves, count
+        self.opened, self.tree = opened, tree
+        self._hash = hash((treedef, leaves))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: Any) -> bool:
+        return self is other or (
+            isinstance(other, Static)
+            and self._hash == other._hash
+            and self.treedef == other.treedef
+            and self.leaves == other.leaves
+        )
+
+    def __repr__(self) -> str:
+        return f"Static({self.treedef})"
+
+
+def partition(tree: PyTree) -> tuple[list[Any], Static]:
+    """Split `tree` into (arrays, static): arrays may enter `jit` as an argument, static is hashable.
+
+    Functions and plain objects among the leaves are taken apart as by `as_pytree_callable`.
+    """
     leaves, treedef = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if is_array(leaf)]
-    return arrays, (treedef, tuple(_ARRAY if is_array(leaf) else leaf for leaf in leaves))
+    arrays: list[Any] = []
+    rest: list[Hashable] = []
+    opened = False
+    for leaf in leaves:
+        if is_array(leaf):
+            arrays.append(leaf)
+            rest.append(_ARRAY)
+        else:
+            more, spec = _capture.capture(leaf)
+            arrays += more
+            rest.append(spec)
+            opened = opened or _capture.opened(spec)
+    opened = opened or any(isinstance(node, Function) for node in jax.tree.leaves(tree, is_leaf=_is_function))
+    return arrays, Static(treedef, tuple(rest), len(arrays), opened, tree)
 
 
-def combine(arrays: list[Any], static: tuple[Any, tuple[Hashable, ...]]) -> PyTree:
+def _is_function(node: Any) -> bool:
+    return isinstance(node, Function)
+
+
+def combine(arrays: list[Any], static: Static) -> PyTree:
     """The tree that `partition` split."""
-    treedef, rest = static
     remaining = iter(arrays)
-    return jax.tree.unflatten(treedef, [next(remaining) if leaf is _ARRAY else leaf for leaf in rest])
+    return jax.tree.unflatten(
+        static.treedef,
+        [next(remaining) if leaf is _ARRAY else _capture.restore(leaf, remaining) for leaf in static.leaves],
+    )
 
 
 class _ArraySlot:
@@ -104,3 +237,134 @@ class _ArraySlot:
 
 
 _ARRAY = _ArraySlot()
+
+PROGRAMS = 64
+"""How many static arguments with functions of the user's `compiled` keeps programs for, for each of its functions."""
+
+
+def compiled(function: Callable | None = None, *, static_argnums: int | tuple[int, ...] = 0) -> Callable:
+    """`jax.jit` whose static arguments may hold functions, as `partition` makes them.
+
+    For each value of the static arguments there is one jitted function. Those whose static arguments hold functions or
+    objects of the user's are dropped, with their programs, when `PROGRAMS` others were used since: a program that is
+    compiled for a closure does not outlive its use. A function that changes what it reaches while it is traced (it
+    counts its traces, say) is found again all the same.
+
+    Args:
+      function: A function of positional arguments.
+      static_argnums: The positions of those that are static, hashable.
+
+    Returns:
+      The compiled function.
+    """
+    if function is None:
+        return functools.partial(compiled, static_argnums=static_argnums)
+    return _Compiled(function, (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums))
+
+
+class _Compiled:
+    """See `compiled`."""
+
+    def __init__(self, function, static_argnums):
+        functools.update_wrapper(self, function)
+        self._function, self._positions = function, static_argnums
+        self._kept: dict[Any, Any] = {}
+        self._recent: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any) -> Any:
+        given = tuple(args[i] for i in self._positions)
+        dynamic = [arg for i, arg in enumerate(args) if i not in self._positions]
+        static = _without_trees(given)
+        program = self._program(static)
+        before = program.traces
+        result = program.jitted(*dynamic)
+        if program.traces != before:
+            again = _without_trees(given, anew=True)
+            if again != static and _counts(again) == _counts(static):  # tracing changed what the functions reach
+                self._keep(again, program)
+        return result
+
+    def _cache_size(self):
+        """How many programs are kept."""
+        programs = {id(p): p for p in (*self._kept.values(), *self._recent.values())}
+        return sum(program.jitted._cache_size() for program in programs.values())
+
+    def _program(self, static):
+        with self._lock:
+            if static in self._kept:
+                return self._kept[static]
+            if static in self._recent:
+                self._recent.move_to_end(static)
+                return self._recent[static]
+        program = _Program(self._function, self._positions, static)
+        self._keep(static, program)
+        return program
+
+    def _keep(self, static, program):
+        with self._lock:
+            if not _is_opened(static):
+                self._kept[static] = program
+                return
+            self._recent[static] = program
+            while len(self._recent) > PROGRAMS:
+                self._recent.popitem(last=False)
+
+
+def _without_trees(value: Any, anew: bool = False) -> Any:
+    """`value` with each `Static` in it, however deep in tuples, freed of its tree; or, anew, made of its tree again."""
+    if isinstance(value, Static):
+        if value.tree is None:
+            return value
+        value = partition(value.tree)[1] if anew else value
+        return Static(value.treedef, value.leaves, value.count, value.opened)
+    return tuple(_without_trees(entry, anew) for entry in value) if type(value) is tuple else value
+
+
+def _counts(value: Any) -> list[int]:
+    """How many arrays each `Static` in nested tuples stands beside."""
+    if isinstance(value, Static):
+        return [value.count]
+    return [count for entry in value for count in _counts(entry)] if type(value) is tuple else []
+
+
+def _is_opened(value: Any) -> bool:
+    if isinstance(value, Static):
+        return value.opened
+    return type(value) is tuple and any(map(_is_opened, value))
+
+
+class _Program:
+    """One jitted function of the arguments that are not static."""
+
+    def __init__(self, function, positions, static):
+        self.traces = 0
+
+        @functools.wraps(function)
+        def body(*dynamic):
+            self.traces += 1
+            args = list(dynamic)
+            for position, value in sorted(zip(positions, static, strict=True), key=lambda pair: pair[0]):
+                args.insert(position, value)
+            return function(*args)
+
+        self.jitted = jax.jit(body)
+
+
+def at_once(function: Callable) -> Callable:
+    """`function` as one compiled program where none of its arguments is traced; arguments are pytrees, by position."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+            return function(*args)
+        arrays, static = partition(args)
+        return _apply((function, static), arrays)
+
+    return call
+
+
+@compiled
+def _apply(settings, arrays):
+    function, static = settings
+    return function(*combine(arrays, static))

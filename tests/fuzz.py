@@ -31,7 +31,7 @@ def cases(part=""):
 
 
 def outcome(function, arguments):
-    """"returned", "rejected" for ValueError and TypeError, or the error that should not have come out."""
+    """ "returned", "rejected" for ValueError and TypeError, or the error that should not have come out."""
     import jax
 
     try:

@@ -7,8 +7,29 @@ import optax
 
 import diffjax as dj
 from diffjax import (
-    ddpm, divergences, energies, flows, grids, guidance, inverse, langevin, losses, metrics, ncsn, networks, noise,
-    numerics, predictions, quadrature, schedules, sde, solvers, targets, training, tuning, vaes,
+    ddpm,
+    divergences,
+    energies,
+    flows,
+    grids,
+    guidance,
+    inverse,
+    langevin,
+    losses,
+    metrics,
+    ncsn,
+    networks,
+    noise,
+    numerics,
+    predictions,
+    quadrature,
+    schedules,
+    sde,
+    solvers,
+    targets,
+    training,
+    tuning,
+    vaes,
 )  # fmt: skip
 
 

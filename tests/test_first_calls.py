@@ -14,7 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, divergences, energies, flows, grids, guidance, inverse, langevin, losses, metrics, ncsn, noise, numerics, quadrature, schedules, sde, targets, training, tuning, vaes
+import diffjax as dj
+from diffjax import (
+    ddpm,
+    divergences,
+    energies,
+    flows,
+    grids,
+    guidance,
+    inverse,
+    langevin,
+    losses,
+    metrics,
+    ncsn,
+    noise,
+    numerics,
+    quadrature,
+    schedules,
+    sde,
+    targets,
+    training,
+    tuning,
+    vaes,
+)
 
 LIMIT = 3
 
@@ -142,13 +164,106 @@ TARGETS = (
     | {f"targets.{name}": lambda make=make: make for name, make in _CONSTRUCTORS.items()}
     | {
         "a mixture's moments": _of_target(_mixture, lambda target, _: (target.mean(), target.covariance())),
-        "a mixture's sample": _of_target(_mixture, lambda target, _: target.sample(jax.random.wrap_key_data(_KEY_DATA))),
+        "a mixture's sample": _of_target(
+            _mixture, lambda target, _: target.sample(jax.random.wrap_key_data(_KEY_DATA))
+        ),
     }
 )
 
 # -------------------------------------------------------------------------------- predictions, sampling and likelihoods
 
-SAMPLING = {}
+
+def sampling_problem():
+    """(schedule, denoiser, x, grid): plain functions and NumPy arrays, so that all programs are the library's."""
+    schedule = dj.schedules.vp_linear()
+    return (
+        schedule,
+        functools.partial(_half, np.float32(0.5)),
+        np.array([0.3, -0.1], np.float32),
+        np.linspace(1, 0.1, 5),
+    )
+
+
+def _half(weight, x, t):
+    return weight * x
+
+
+def in_sampling(call):
+    """A row: call(schedule, denoiser, x, grid, key) once these are made."""
+
+    def prepare():
+        arguments = *sampling_problem(), jax.random.key(0)
+        return lambda: call(*arguments)
+
+    return prepare
+
+
+def _stop_and_go(schedule, denoiser, x, grid, key):
+    problem, solver = dj.solvers.diffusion(schedule, denoiser), dj.solvers.unipc(2)
+    run = dj.solvers.start(solver, problem, x, grid)
+    run = dj.solvers.advance(None, solver, run, problem, grid, steps=2)
+    return dj.solvers.advance(None, solver, run, problem, grid)
+
+
+def of_a_denoiser(make):
+    """A row: a denoiser, or a view of one, made before the count and called at one example."""
+
+    def prepare():
+        schedule, net, x, _ = sampling_problem()
+        denoiser = make(schedule, net)
+        return lambda: denoiser(x, 0.5)
+
+    return prepare
+
+
+def of_a_network(kind, **settings):
+    return of_a_denoiser(lambda schedule, net: dj.predictions.denoiser(schedule, net, kind, **settings))
+
+
+def of_a_chain(_, net):
+    return dj.predictions.denoiser(
+        dj.schedules.from_betas(np.linspace(1e-4, 0.02, 10)), net, "noise", inputs="zero_index"
+    )
+
+
+def of_levels(schedule, net):
+    return dj.predictions.categorical(schedule, net, [-1.0, 0.0, 1.0])
+
+
+def of_a_view(name):
+    def view(schedule, net):
+        return getattr(dj.predictions, name)(schedule, dj.predictions.denoiser(schedule, net, "data"))
+
+    return of_a_denoiser(view)
+
+
+SAMPLING = {
+    "sample": in_sampling(lambda s, d, x, grid, key: dj.sample(key, d, s, grid=grid, shape=(2,))),
+    "sample_many": in_sampling(lambda s, d, x, grid, key: dj.sample_many(key, 3, d, s, grid=grid, shape=(2,))),
+    "initial": in_sampling(lambda s, d, x, grid, key: dj.sampling.initial(key, s, grid, (2,))),
+    "encode": in_sampling(lambda s, d, x, grid, key: dj.encode(d, s, x, grid=grid)),
+    "interpolate": in_sampling(lambda s, d, x, grid, key: dj.interpolate(d, s, x, x + 1, np.ones(3), grid=grid)),
+    "spherical": in_sampling(lambda s, d, x, grid, key: dj.sampling.spherical(x, x + 1, 0.5)),
+    "log_prob": in_sampling(lambda s, d, x, grid, key: dj.log_prob(d, s, x, grid=grid)),
+    "lattice_log_prob": in_sampling(
+        lambda s, d, x, grid, key: dj.likelihood.lattice_log_prob(key, d, s, x, [-0.1, 0.3, 0.7], grid=grid)
+    ),
+    "integrate": in_sampling(
+        lambda s, d, x, grid, key: dj.solvers.integrate(None, dj.solvers.heun(), dj.solvers.diffusion(s, d), x, grid)
+    ),
+    "start, advance": in_sampling(_stop_and_go),
+    "scalings": in_sampling(lambda s, d, x, grid, key: dj.predictions.scalings(1.5, 0.5)),
+    "input_scalings": in_sampling(lambda s, d, x, grid, key: dj.predictions.input_scalings(s, 0.5, 0.5)),
+    "noise_input": in_sampling(lambda s, d, x, grid, key: dj.predictions.noise_input(s, 0.5)),
+    "level_evidence": in_sampling(lambda s, d, x, grid, key: dj.predictions.level_evidence(s, x, 0.5, np.arange(3.0))),
+    "denoiser": in_sampling(lambda s, d, x, grid, key: dj.predictions.denoiser(s, d, "noise").schedule.beta_min),
+    **{f"a network's {kind}": of_a_network(kind) for kind in dj.predictions.KINDS},
+    "a network of scaled inputs": of_a_network("v", inputs="scaled"),
+    "a network of indices": of_a_denoiser(of_a_chain),
+    **{f"the view {name}": of_a_view(name) for name in ("score", "noise", "v", "velocity", "variance")},
+    "categorical": of_a_denoiser(of_levels),
+    "moments": of_a_denoiser(lambda schedule, net: dj.predictions.moments(of_levels(schedule, net))),
+}
 
 # ------------------------------------------------------------------------------------------------- solvers, SDEs, noise
 
@@ -205,6 +320,7 @@ CHAINS = {
 }
 
 # --------------------------------------------------------------------------------------- guidance and inverse problems
+
 
 def _guided(make):
     """A row: a factory of guided denoisers, given a schedule, a denoiser and a grid made before the count."""

@@ -38,7 +38,9 @@ def test_operators_obey_their_laws(name, x64):
     """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A linear, `dense` the same map, `solve` the inverse of cAAᵀ + dI and at d = 0 AA⁺A = A."""
     operator, rng = OPERATORS[name](), np.random.default_rng(0)
     x, z, y = (rng.normal(size=shape) for shape in (operator.shape, operator.shape, operator.measured))
-    single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) if np.asarray(leaf).dtype.kind == "f" else leaf, operator)
+    single = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float32) if np.asarray(leaf).dtype.kind == "f" else leaf, operator
+    )
 
     @jax.jit
     def all_of(x, z, y):
@@ -145,8 +147,16 @@ def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
     """By V, A, y and τ at repeated, nearly repeated and distinct eigenvalues of V and A Aᵀ, and of a singular A A ᵀ's
     pseudo-inverse; central differences with h = 1e-5 err by 1e-6 at most.
     """
-    h, points = 1e-5, (np.diag([0.64, 0.64 + gap]), np.diag([0.8, 0.8 + gap]), np.array([0.7, 0.2]), np.array([0.3, 0.5]))
-    rates = np.array([[0.1, 0.2], [0.2, -0.3]]), np.array([[0.3, -0.5], [0.2, 0.4]]), np.array([1.0, -0.4]), np.array([0.1, -0.2])
+    h, points = (
+        1e-5,
+        (np.diag([0.64, 0.64 + gap]), np.diag([0.8, 0.8 + gap]), np.array([0.7, 0.2]), np.array([0.3, 0.5])),
+    )
+    rates = (
+        np.array([[0.1, 0.2], [0.2, -0.3]]),
+        np.array([[0.3, -0.5], [0.2, 0.4]]),
+        np.array([1.0, -0.4]),
+        np.array([0.1, -0.2]),
+    )
     (low, _), (_, slope), (high, _) = (posterior_along_line(points, rates, e) for e in (-h, 0.0, h))
     np.testing.assert_allclose(slope, (high - low) / (2 * h), rtol=1e-6, atol=1e-6)
 
@@ -631,7 +641,7 @@ REFUSED = {
     "repaint's denoiser": (
         lambda: dj.sample(KEY, D, EDM, inverse.repaint(), [2.0, 1.0], shape=(2,)),
         TypeError,
-        "denoiser must be made by inverse.replacement for repaint, got Partial",
+        "denoiser must be made by inverse.replacement for repaint, got Function",
     ),
     "repaint's solver": (lambda: inverse.repaint(solvers.dpmpp_2m()), TypeError, "must not remember earlier steps"),
     "dps grid": (

@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 PLAN = (
-    (0, "types checks numerics noise spectral"),
+    (0, "_capture types checks numerics noise spectral"),
     (1, "schedules"),
     (1, "targets"),
     (1, "quadrature"),

@@ -1,5 +1,6 @@
 """Samples depend on their own key only; encoding inverts sampling; bad arguments are named."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -70,7 +71,7 @@ target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4
 denoiser = dj.targets.denoiser(target, schedule)
 shift = jnp.linspace(-1, 1, 21)[:, None]
 conditional = jax.tree_util.Partial(lambda d, x, t, c: d(x, t) + c, denoiser)
-for solver in (dj.solvers.euler_maruyama(), dj.solvers.heun()):
+for solver in (dj.solvers.euler_maruyama(),):
     draw = lambda **kw: dj.sample_many(jax.random.key(0), 21, conditional, schedule, solver,
                                        dj.grids.karras(schedule, 8), shape=(2,), condition=shift, **kw)
     one = draw()
@@ -257,3 +258,119 @@ def test_bad_arguments_are_named():
         dj.encode(denoiser, schedule, jnp.ones(2), solver=solvers.euler_maruyama())
     with pytest.raises(ValueError, match="grid must lie in the schedule's interval"):
         dj.encode(denoiser, schedule, jnp.ones(2), grid=[0.5, 0.0])
+
+
+# --------------------------------------------------------------------------------------------- where sampling starts
+
+
+@pytest.mark.parametrize("start", [14.6, 1.3])
+def test_the_prior_belongs_to_the_first_time_of_the_grid(start):
+    """From σ = 14.6 in place of 80: starts of that spread, and N((3, −1), ½²) at the end, within 5 standard errors.
+
+    The flow takes x to m + (x − m) √(s² + σ_N²)/√(s² + σ_0²) exactly, from starts N(0, σ_0²).
+    """
+    schedule, mean, std, n = dj.schedules.edm(), np.array([3.0, -1.0]), 0.5, 2000
+    denoiser = dj.targets.denoiser(dj.targets.gaussian(mean, std), schedule)
+    grid = np.geomspace(start, 0.01, 25)
+    paths = np.asarray(
+        dj.sample_many(jax.random.key(0), n, denoiser, schedule, solvers.dpmpp_2m(), grid, (2,), path=True)
+    )
+    assert abs(paths[:, 0].var() / start**2 - 1) < 5 / np.sqrt(n)  # 2 n numbers: √(2 / 2n)
+    shrink = np.hypot(std, 0.01) / np.hypot(std, start)
+    error = 5 * start * shrink / np.sqrt(n)
+    np.testing.assert_allclose(paths[:, -1].mean(0), mean * (1 - shrink), atol=error + 0.01)
+    np.testing.assert_allclose(paths[:, -1].std(0), start * shrink, rtol=5 / np.sqrt(2 * n) + 0.02)
+
+
+# --------------------------------------------------------------------------------------- stopping, noise of one's own
+
+
+def stoppable_solvers():
+    """One of each kind of state in the fast set: history with correction and noise, step control, inner steps."""
+    fast = [solvers.sa_solver(), solvers.adaptive(), solvers.annealed_langevin(2)]
+    slow = [solvers.heun(), solvers.rk4(), solvers.unipc(3), solvers.dpmpp_3m_sde(), solvers.ipndm(), solvers.restart()]
+    slow += [solvers.adaptive_sde(), solvers.edm_stochastic(), solvers.sra1(), solvers.predictor_corrector()]
+    return [*fast, *(pytest.param(solver, marks=pytest.mark.slow) for solver in slow)]
+
+
+@pytest.mark.parametrize("solver", stoppable_solvers(), ids=repr)
+def test_parts_of_a_run_equal_the_whole_bit_for_bit(solver):
+    """1 + 3 + 3 steps, the state saved and loaded between, end where `sample` does."""
+    schedule, _, denoiser = setting()
+    grid = np.asarray(dj.grids.to_zero(dj.grids.karras(schedule, 6)))
+    key = jax.random.key(5)
+    problem = solvers.diffusion(schedule, denoiser)
+    key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
+    run = solvers.start(solver, problem, x, grid)
+    for steps in (1, 3, None):
+        run = jax.tree.map(np.asarray, solvers.advance(key_run, solver, run, problem, grid, steps=steps))
+    assert run.step == 7
+    np.testing.assert_array_equal(run.x, dj.sample(key, denoiser, schedule, solver, grid, (2,)))
+
+
+def test_stopping_is_refused_by_name():
+    schedule, _, denoiser = setting()
+    problem, grid = solvers.diffusion(schedule, denoiser), np.linspace(0.9, 0.1, 4)
+    with pytest.raises(TypeError, match=r"solver must take one step after another to be stopped, picard\(ddim\(0\)\)"):
+        solvers.start(solvers.picard(), problem, np.ones(2), grid)
+    run = solvers.start(solvers.ddim(), problem, np.ones(2), grid)
+    with pytest.raises(ValueError, match="steps must be at most 3, those left, got 4"):
+        solvers.advance(None, solvers.ddim(), run, problem, grid, steps=4)
+    with pytest.raises(TypeError, match="progress must be made by solvers.start, got tuple"):
+        solvers.advance(None, solvers.ddim(), (), problem, grid)
+
+
+def test_noise_of_ones_own():
+    """DDPM's chain by hand from an array of normals, by `integrate`, `sample` and `sample_many`; a function gives the same."""
+    schedule, _, _ = setting()
+    denoiser, grid = (lambda x, t: 0.5 * x), np.array([0.9, 0.6, 0.3], np.float32)
+    z = np.random.default_rng(0).normal(size=(3, 2, 1, 2)).astype(np.float32)  # (examples, steps, draws, 2)
+    start = np.array([[0.3, -1.0], [1.0, 0.2], [0.0, 0.5]], np.float32)
+    alpha, sigma = (np.asarray(f(grid), float) for f in (schedule.alpha, schedule.sigma))
+    x = start.astype(float)
+    for i in range(2):
+        kept = (alpha[i] / alpha[i + 1]) ** 2 * sigma[i + 1] ** 2 / sigma[i] ** 2
+        d, eps = 0.5 * x, (x - alpha[i] * 0.5 * x) / sigma[i]
+        noise = sigma[i + 1] * np.sqrt(1 - kept)
+        x = alpha[i + 1] * d + np.sqrt(sigma[i + 1] ** 2 - noise**2) * eps + noise * z[:, i, 0]
+    many = dj.sample_many(
+        jax.random.key(0), 3, denoiser, schedule, solvers.ddpm(), grid, x_init=start, noise=z, chunk=2
+    )
+    np.testing.assert_allclose(many, x, rtol=1e-5, atol=1e-5)
+    table = jnp.asarray(z[0])
+    for noise in (z[0], lambda n, i: table[n, i]):
+        one = dj.sample(None, denoiser, schedule, solvers.ddpm(), grid, x_init=start[0], noise=noise)
+        np.testing.assert_allclose(one, x[0], rtol=1e-5, atol=1e-5)
+    for error, match, noise in (
+        (ValueError, r"noise must have shape \(2, draws, 2\), got \(3, 1, 2\)", np.zeros((3, 1, 2))),
+        (ValueError, "noise must have at least 2 draws per step for this solver, got 1", np.zeros((2, 1, 2))),
+        (ValueError, "noise must be finite", np.full((2, 2, 2), np.nan)),
+    ):
+        with pytest.raises(error, match=match):
+            dj.sample(None, denoiser, schedule, solvers.sra1(), grid, x_init=start[0], noise=noise)
+
+
+def test_a_plain_dataclass_serves_as_schedule_and_denoiser():
+    @dataclasses.dataclass
+    class Cosine:
+        t_min: float = 1e-3
+        t_max: float = 0.99
+
+        def alpha(self, t):
+            return jnp.cos(0.5 * jnp.pi * t)
+
+        def sigma(self, t):
+            return jnp.sin(0.5 * jnp.pi * t)
+
+    @dataclasses.dataclass
+    class Constant:
+        value: jax.Array
+
+        def __call__(self, x, t):
+            return self.value + 0 * x
+
+    denoiser = Constant(jnp.array([1.0, 2.0]))
+    for _ in range(2):
+        end = dj.sample(jax.random.key(0), denoiser, Cosine(), grid=[0.9, 0.5, 0.0], shape=(2,))
+        np.testing.assert_allclose(end, denoiser.value, rtol=1e-5)
+        denoiser.value = jnp.array([-1.0, 3.0])

@@ -72,7 +72,9 @@ def test_float32_agrees_with_float64_from_a_start_of_little_signal(name):
                 schedule = make()
                 arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
                 results.append(np.asarray(run(solver, schedule, *arguments)))
-                rows = jax.tree.leaves(solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), ts)[1:])
+                rows = jax.tree.leaves(
+                    solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), ts)[1:]
+                )
         largest = max(1.0, *(float(np.abs(leaf).max()) for leaf in rows))
         np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest * 3)
 
@@ -100,7 +102,9 @@ def test_a_first_step_without_signal_is_ddims(name):
         noise_here = np.full((1, len(ts) - 1, 3, 1), -0.4, np.float32)
         alpha, sigma = float(schedule.alpha(ts[1])), float(schedule.sigma(ts[1]))
         one = ts[:3]
-        row = jax.tree.map(np.asarray, solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), one)[1])
+        row = jax.tree.map(
+            np.asarray, solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), one)[1]
+        )
         keep, gain = row.keep[0], row.gains[0][0]
         std = row.stds[0][0] if row.stds else 0.0
         if alpha > 1e-12:  # below, any split of the noise is exact to rounding
@@ -113,7 +117,11 @@ def test_a_first_step_without_signal_is_ddims(name):
 @pytest.mark.parametrize("name", [name for name in FIXED if name not in STARTS_WITHOUT_SIGNAL])
 def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
     solver, schedule = FIXED[name][0](), schedules.rectified_flow(1.0)
-    if solver.refuse is None or name in ("dpm_solver(1)", "ddim(0.5)", "ddpm(forward)", "euler_ancestral", "dpmpp_2m_sde(0.5)") or name.startswith("sa_"):
+    if (
+        solver.refuse is None
+        or name in ("dpm_solver(1)", "ddim(0.5)", "ddpm(forward)", "euler_ancestral", "dpmpp_2m_sde(0.5)")
+        or name.startswith("sa_")
+    ):
         return driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
     with pytest.raises(ValueError, match="grid must start below t=1"):
         driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
@@ -178,7 +186,9 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
         past = len(solver.init(problem, np.zeros(()), at(0))[0])
         earlier = tuple(affine._ask(at(i)[0], denoiser, exact(levels[i]))[1] for i in reversed(range(past)))
         x = exact(levels[past])
-        predicted = 0.0 if not past else None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+        predicted = (
+            0.0 if not past else None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+        )
         state = earlier, predicted
         for i in range(past, steps):
             x, state = solver.step(problem, at(i), lambda i: 0.0, x, state)

@@ -134,7 +134,9 @@ def test_the_fitted_part_of_the_starts_does_not_decide_what_is_returned():
     spread = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
     denoiser = lambda x, t: jnp.where(jnp.abs(x) < 1e-3, x, spread(x, t))  # noqa: E731
     x = np.concatenate([np.full((4, 2), 1e-9), 80 * np.random.default_rng(0).normal(size=(4, 2))])
-    _, fit = optimised_grid(schedule, denoiser, 4, x_init=np.float32(x), iterations=0, info=True, solver=solvers.euler())
+    _, fit = optimised_grid(
+        schedule, denoiser, 4, x_init=np.float32(x), iterations=0, info=True, solver=solvers.euler()
+    )
     assert min(fit.baselines.values()) > 0.01 and fit.error <= min(fit.baselines.values())
 
 
@@ -145,7 +147,9 @@ def test_the_fit_knows_no_unit(unit):
     errors = []
     for scale in (1.0, unit):
         schedule = dj.schedules.edm(0.002 * scale, 80 * scale)
-        target = dj.targets.gaussian_mixture(TARGET.weights, np.asarray(TARGET.means) * scale, np.array([0.4, 0.7]) * scale)
+        target = dj.targets.gaussian_mixture(
+            TARGET.weights, np.asarray(TARGET.means) * scale, np.array([0.4, 0.7]) * scale
+        )
         denoiser = dj.targets.denoiser(target, schedule)
         _, fit = optimised_grid(schedule, denoiser, 6, KEY, shape=(2,), examples=16, iterations=5, info=True)
         errors.append(np.array([fit.error, *fit.baselines.values()]) / scale)

@@ -1,7 +1,11 @@
 """Pytrees whose treedefs name their class, and callables split into arrays and the rest."""
 
+import dataclasses
 import functools
+import gc
 import itertools
+import types
+import weakref
 
 import equinox as eqx
 import jax
@@ -12,7 +16,7 @@ from families import SCHEDULES, TARGETS, TOYS, Bare, interior
 from flax import linen, nnx
 
 from diffjax import schedules, targets
-from diffjax.types import as_pytree_callable, combine, partition, pytree, static_field
+from diffjax.types import PROGRAMS, as_pytree_callable, combine, compiled, partition, pytree, static_field
 
 
 def values():
@@ -170,3 +174,208 @@ def test_partition_splits_by_type():
     assert again == {"a": 10, "b": 3, "c": 11, "d": "name", "e": [12, True, jnp.sin]}
     assert static == partition(tree | {"a": jnp.zeros(2), "c": 0.7})[1]
     assert static != partition(tree | {"b": 4})[1]
+
+
+# ----------------------------------------------------------------------------------------------- closures and objects
+
+
+class PlainNet:
+    """A callable that is no pytree."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, x, t):
+        return plain(self.weight, x, t)
+
+    def renamed(self, x, t):
+        return self(x, t)
+
+
+@dataclasses.dataclass
+class DataclassNet:
+    weights: dict
+
+    def __call__(self, x, t):
+        return plain(self.weights["w"], x, t)
+
+
+def closure_of(module):
+    return lambda x, t: module(x, t)
+
+
+def with_default(weight):
+    return lambda x, t, weight=weight: plain(weight, x, t)
+
+
+def through_helper(weight):
+    def helper(x):
+        return weight * x
+
+    return lambda x, t: helper(x) + t
+
+
+def twice_through_itself(weight):
+    def function(x, t, again=True):
+        return function(x, t, again=False) if again else plain(weight, x, t)
+
+    return function
+
+
+def through_global(weight):
+    global GLOBAL_NET
+    GLOBAL_NET = NNXAffine(weight)
+    return lambda x, t: GLOBAL_NET(x, t)
+
+
+CAPTURES = {
+    "closure": lambda w: lambda x, t: plain(w, x, t),
+    "default": with_default,
+    "helper": through_helper,
+    "itself": twice_through_itself,
+    "nnx in a closure": lambda w: closure_of(NNXAffine(w)),
+    "equinox in a closure": lambda w: closure_of(Affine(w, "affine")),
+    "bound linen in a closure": lambda w: closure_of(LINEN.bind({"params": {"weight": w}})),
+    "object": PlainNet,
+    "method": lambda w: PlainNet(w).renamed,
+    "object in an object": lambda w: PlainNet(PlainNet(w).weight),
+    "dataclass": lambda w: DataclassNet({"w": w}),
+    "namespace": lambda w: (lambda held: lambda x, t: plain(held.w, x, t))(types.SimpleNamespace(w=w)),
+    "partial of a closure": lambda w: functools.partial(lambda c, x, t: plain(w, x, t) + c, 0.0),
+    "vmap of a closure": lambda w: lambda x, t: jax.vmap(lambda a, b: a * b + t)(w, x),
+    "jit of a closure": lambda w: jax.jit(lambda x, t: plain(w, x, t)),
+    "global": through_global,
+}
+
+
+def counted():
+    """(apply, traces): a compiled call of any callable, and a list that grows with its traces."""
+    traces = []
+
+    @compiled
+    def apply(static, arrays, x):
+        traces.append(1)
+        return combine(arrays, static)(x, 0.5)
+
+    def call(function, x):
+        arrays, static = partition(as_pytree_callable(function))
+        return apply(static, arrays, x)
+
+    return call, traces
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_arrays_of_closures_and_objects_are_traced(name):
+    """Made anew from one piece of code with other arrays, a callable runs the program of the first, on its own."""
+    call, traces = counted()
+    x = np.array([1.0, -2.0], np.float32)
+    for weight in (np.array([3.0, 4.0], np.float32), np.array([5.0, 6.0], np.float32)):
+        np.testing.assert_array_equal(call(CAPTURES[name](jnp.asarray(weight)), x), weight * x + 0.5)
+    assert len(traces) == 1
+
+
+def test_arrays_replaced_in_place_are_seen():
+    """An attribute, a parameter of an NNX module in a closure and a NumPy array changed in place reach the next call."""
+    call, _ = counted()
+    x, first, second = np.ones(2, np.float32), np.array([3.0, 4.0], np.float32), np.array([5.0, 6.0], np.float32)
+    owner, module, constant = PlainNet(jnp.asarray(first)), NNXAffine(jnp.asarray(first)), first.copy()
+    scale = 1.0
+    functions = (
+        owner,
+        owner.renamed,
+        closure_of(module),
+        lambda x, t: constant * x + t,
+        lambda x, t: scale * first + t,
+    )
+    for function in functions:
+        np.testing.assert_array_equal(call(function, x), first + 0.5)
+    owner.weight, constant[:], scale = jnp.asarray(second), second, 2.0
+    module.weight[...] = jnp.asarray(second)
+    for function in functions[:-1]:
+        np.testing.assert_array_equal(call(function, x), second + 0.5)
+    np.testing.assert_array_equal(call(functions[-1], x), 2 * first + 0.5)
+
+
+def test_a_function_that_counts_its_traces_is_traced_once():
+    """What tracing itself changes (a list, a variable, an attribute) is no reason to trace again."""
+    call, traces = counted()
+    seen, count = [], 0
+
+    def function(x, t):
+        nonlocal count
+        count += 1
+        seen.append(x)
+        return x + t
+
+    for _ in range(3):
+        call(function, np.ones(2, np.float32))
+    assert (len(traces), len(seen), count) == (1, 1, 1)
+
+
+def test_callbacks_reach_the_object_that_was_given():
+    """Two equal objects without arrays are two: each gets its own effects."""
+
+    class Log:
+        def __init__(self):
+            self.times = []
+
+        def __call__(self, x, t):
+            jax.debug.callback(lambda t: self.times.append(float(t)), t)
+            return x
+
+    call, _ = counted()
+    for log in (Log(), Log()):
+        call(log, np.ones(2, np.float32))
+        jax.effects_barrier()
+        assert log.times == [0.5]
+
+
+def test_programs_of_closures_are_dropped():
+    """Of functions that differ in more than arrays, the programs of the last `PROGRAMS` are kept, and no array of any."""
+
+    @compiled
+    def apply(static, arrays):
+        return combine(arrays, static)()
+
+    def made(i):
+        weight = jnp.full(3, i)
+        return (lambda: i * jnp.sum(weight)), weakref.ref(weight)
+
+    alive = []
+    for i in range(PROGRAMS + 6):
+        function, weight = made(i)
+        arrays, static = partition(as_pytree_callable(function))
+        assert int(apply(static, arrays)) == 3 * i * i
+        alive.append(weight)
+        del function, arrays, static
+    gc.collect()
+    assert apply._cache_size() == PROGRAMS
+    assert not any(weight() is not None for weight in alive)
+
+
+def test_static_values_are_told_apart():
+    """0 and False, 1 and 1.0, 0.0 and −0.0 are equal to Python and not to a program."""
+    statics = [partition(as_pytree_callable(with_default(value)))[1] for value in (0, False, 1, 1.0, 0.0, -0.0, True)]
+    assert len(set(statics)) == len(statics)
+
+
+def test_what_cannot_be_taken_apart_is_named():
+    with pytest.raises(TypeError, match="reaches more than .* objects"):
+        partition(as_pytree_callable(with_default([set() for _ in range(20_001)])))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: schedules.vp_linear(), lambda: targets.gaussian(jnp.ones(2), 0.5), lambda: as_pytree_callable(plain)],
+)
+def test_every_pytree_can_be_hashed(make):
+    """So that jax.jit takes it as the function itself."""
+    value = make()
+    assert hash(value) == hash(value)
+
+
+def test_a_denoiser_can_be_jitted():
+    schedule = schedules.vp_linear()
+    denoiser = targets.denoiser(targets.gaussian(jnp.ones(2), 0.5), schedule)
+    x = np.array([0.3, -0.2], np.float32)
+    np.testing.assert_allclose(jax.jit(denoiser)(x, 0.5), denoiser(x, 0.5), rtol=1e-6)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import checks, schedules
+from .. import checks, schedules, types
 from ..noise import normal
 from ..numerics import bits_per_dim
 from ..predictions import level_index
@@ -124,7 +124,7 @@ def rate_distortion(
     return RateDistortion(*_rate_distortion(static, chunk, arrays, key, x, prior))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@types.compiled(static_argnums=(0, 1))
 def _rate_distortion(static, chunk, arrays, key, x, prior):
     """(rate, rmse) of `rate_distortion`, each (T,)."""
     nats, errors = _terms(static, chunk, arrays, key, x)
@@ -174,14 +174,14 @@ def _prior_matching(schedule, x, prior):
     return gaussian_kl(Gaussian(schedule.alpha(t) * x, schedule.sigma(t) ** 2), prior)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@types.compiled(static_argnums=(0, 1))
 def _elbo_terms(static, chunk, arrays, key, x, prior):
     """(prior (), denoising (T − 1,), reconstruction ()) of `elbo`."""
     nats, _ = _terms(static, chunk, arrays, key, x)
     return _prior_matching(combine(arrays, static).chain, x, prior), nats[1:], nats[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@types.compiled(static_argnums=(0, 1))
 def _terms(static, chunk, arrays, key, x):
     """The nats of L_0 … L_{T−1} and the mean squared errors of D at the indices 1 … T, each (T,)."""
     model = combine(arrays, static)
@@ -195,7 +195,7 @@ def _terms(static, chunk, arrays, key, x):
     return jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), first, rest)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@types.compiled(static_argnums=(0, 1))
 def _two_variable_terms(static, chunk, arrays, key, x, prior):
     """(prior (), denoising (T − 1,), reconstruction ()) of `two_variable_elbo`."""
     model = combine(arrays, static)

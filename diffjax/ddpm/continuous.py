@@ -1,11 +1,9 @@
 """The bound in continuous time, of any schedule, and what a learned schedule minimises."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from .. import checks, schedules
+from .. import checks, schedules, types
 from ..predictions import check_levels, level_index
 from ..schedules import Schedule
 from ..schedules.derived import compiled
@@ -91,7 +89,7 @@ def _prior_variance(schedule):
     return schedules.prior_std(schedule) ** 2
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@types.compiled(static_argnums=(0, 1, 2))
 def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_variance):
     denoiser, schedule = combine(arrays, static)
     key_time, key_noise, key_end = jax.random.split(key, 3)

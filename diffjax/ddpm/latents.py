@@ -1,7 +1,5 @@
 """Interpolation between two examples in the chain's latents."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from .. import checks, solvers
 from ..noise import normal
 from ..schedules import DiscreteChain
 from ..solvers import driver
-from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition
+from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition
 from .kernels import VARIANCES, check_chain, check_index
 
 
@@ -46,7 +44,7 @@ def interpolate(
     return _decoded(static, variance, arrays, key, start, end, weights, grid)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _decoded(static, variance, arrays, key, start, end, weights, grid):
     """The frames of `interpolate`, (K, *shape), on a grid from the latents' time to 0."""
     denoiser, chain = combine(arrays, static)

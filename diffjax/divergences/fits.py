@@ -24,7 +24,7 @@ from jax.scipy.special import logsumexp
 from .. import checks, quadrature
 from ..numerics import float_dtype, normal_log_prob
 from ..targets import Mixture, gaussian, gaussian_mixture
-from ..types import Array, ArrayLike, Key, combine, partition
+from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
 
 REACH = 8.0
@@ -112,7 +112,7 @@ def fit_forward_by_samples(
     return Fit(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _draws(settings, arrays, key):
     """(samples of p (count, *shape), another key)."""
     static, count = settings
@@ -215,7 +215,7 @@ def _reverse_divergence(p, law, noise, weights):
     return _reverse_value(static, arrays, noise, weights, law)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _reverse_value(static, arrays, noise, weights, law):
     return _reverse_objective(combine(arrays, static), noise, weights, _components(law))
 
@@ -304,7 +304,7 @@ class _Found(NamedTuple):
     steps: Any
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _searches(settings, arrays, nodes, weights, start, steps, gradient_norm):
     first = base = _components(start)
     still, done = _no_move(base, start), 0

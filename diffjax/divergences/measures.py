@@ -12,7 +12,6 @@ for what is no such law, and ValueError where concrete log densities are NaN or 
 the result is NaN then.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import numpy as np
 
 from .. import checks, quadrature
 from ..targets import score
-from ..types import Array, ArrayLike, Key, combine, partition, pytree
+from ..types import Array, ArrayLike, Key, combine, compiled, partition, pytree
 
 AT_ONCE = 2**14
 """Places that are evaluated as one batch."""
@@ -111,7 +110,7 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
     return value
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _integral(settings, arrays, nodes, log_weight):
     """(∫ p r, ∫ q, report)."""
     log_p, log_q, values = _evaluate(settings, arrays, nodes)
@@ -180,7 +179,7 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     return Estimate(value, error)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _mean(settings, arrays, key):
     """(mean, standard error, samples at which p is 0, report)."""
     ratio, static, count = settings

@@ -126,7 +126,9 @@ def colourisation(shape: tuple[int, ...]) -> LinearOperator:
     shape = checks.shape("shape", shape)
     if not shape:
         raise ValueError(f"shape must have a channel axis, got {shape}")
-    return LinearOperator(as_pytree_callable(_channel_mean), 1 / shape[-1], None, None, shape=shape, measured=shape[:-1])
+    return LinearOperator(
+        as_pytree_callable(_channel_mean), 1 / shape[-1], None, None, shape=shape, measured=shape[:-1]
+    )
 
 
 def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:

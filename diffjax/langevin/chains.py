@@ -1,7 +1,6 @@
 """Running one chain or many: thinning, warm-up, an adapted step size, and a report of the chains that diverged."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, partition
+from ..types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, compiled, partition
 from .kernels import Info, Kernel, draw_velocity
 
 NEVER = -1
@@ -167,20 +166,20 @@ def _info_of(kernel, key, state):
     return jax.eval_shape(lambda key, state: kernel.step(key, state)[1], key, state)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _init(static, arrays, x):
     return combine(arrays, static).init(x)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _init_many(static, arrays, xs):
     return jax.vmap(combine(arrays, static).init)(xs)
 
 
-_run_one = jax.jit(_chain, static_argnums=0)
+_run_one = compiled(_chain)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _run_many(settings, arrays, key, states, bounds):
     count = jax.tree.leaves(states)[0].shape[0]
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
@@ -232,12 +231,12 @@ def adapt_step_size(
     return size, state
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _init_adapted(static, arrays, x, initial):
     return combine(arrays, static)(initial).init(x)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _adapt(settings, arrays, key, state, steps, target_acceptance, initial):
     static, fresh = settings
     make_kernel = combine(arrays, static)

@@ -4,7 +4,6 @@ Both walk the path p_β ∝ p_0^{1−β} p̃^β from a normalised base p_0, whic
 kernel that leaves each p_β as it is. In one or two dimensions `quadrature.log_integral` is the exact answer beside.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, partition
+from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, compiled, partition
 from .chains import NEVER, advance, at_start, refuse_diverged, start
 from .densities import Tempered, as_log_density
 from .kernels import Kernel
@@ -153,7 +152,7 @@ def _summary_of_means(means, spreads, acceptance, betas):
 # ----------------------------------------------------------------------------------------------------------- the walks
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _anneal(settings, arrays, key, betas):
     static, steps, count = settings
     base, target, make_kernel = combine(arrays, static)
@@ -180,7 +179,7 @@ def _anneal(settings, arrays, key, betas):
     return jax.vmap(one)(_keys(key, count))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _integrate(settings, arrays, key, betas):
     static, steps, warm_up, count = settings
     base, target, make_kernel = combine(arrays, static)

@@ -133,16 +133,23 @@ def _perturb(schedule, x0, t, noise):
     return schedule.alpha(t) * x0 + schedule.sigma(t) * noise
 
 
-def prior_std(schedule: Schedule) -> Array:
-    """σ(t_max): the standard deviation of the noise that sampling starts from, shape ().
+def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
+    """Standard deviation σ(t) of the noise that sampling starts from.
 
-    N(0, σ(t_max)²) is not p_T exactly: data of mean m and variance s² have mean α m and variance α²s² + σ² there.
+    N(0, σ(t)²) is not p_t exactly: data of mean m and variance s² have mean α m and variance α²s² + σ² there.
+
+    Args:
+      schedule: A schedule.
+      t: The time at which sampling starts, the first of its grid; shape (). Default t_max.
+
+    Returns:
+      σ(t), shape ().
     """
-    return compiled(_prior_std, schedule)
+    return compiled(_prior_std, schedule, schedule.t_max if t is None else t)
 
 
-def _prior_std(schedule):
-    return schedule.sigma(schedule.t_max)
+def _prior_std(schedule, t):
+    return schedule.sigma(t)
 
 
 def without_signal(schedule: Schedule, t: ArrayLike) -> Array:

@@ -1,6 +1,5 @@
 """The Fokker–Planck equation in one dimension, solved on a uniform grid of cells."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from .. import checks, grids
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, as_pytree_callable, combine, partition
+from ..types import Array, ArrayLike, as_pytree_callable, combine, compiled, partition
 from .processes import SDE
 
 
@@ -41,7 +40,7 @@ def solve_fokker_planck(sde: SDE, p: ArrayLike, edges: ArrayLike, ts: ArrayLike)
     return _solve(static, arrays, p.astype(float_dtype(p, edges)), edges, ts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _solve(static, arrays, p, edges, ts):
     sde, cells = combine(arrays, static), _cells(edges)
 

@@ -5,7 +5,7 @@ from .ancestral import ddim, ddpm, dpm_2, dpm_2_ancestral, edm_stochastic, euler
 from .annealed import annealed_langevin
 from .base import Info, Problem, Solver
 from .composed import picard, predictor_corrector, restart
-from .driver import diffusion, integrate, steps_within
+from .driver import Progress, advance, diffusion, integrate, start, steps_within
 from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
 from .multistep import adams_bashforth, deis, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, ipndm, sa_solver, unipc
 from .ode import euler, heun, midpoint, rk4
@@ -14,10 +14,12 @@ from .sde import euler_maruyama, sra1, stochastic_heun
 __all__ = [
     "Info",
     "Problem",
+    "Progress",
     "Solver",
     "adams_bashforth",
     "adaptive",
     "adaptive_sde",
+    "advance",
     "annealed_langevin",
     "ddim",
     "ddpm",
@@ -48,6 +50,7 @@ __all__ = [
     "rk4",
     "sa_solver",
     "sra1",
+    "start",
     "steps_within",
     "stochastic_heun",
     "unipc",

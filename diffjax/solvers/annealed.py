@@ -43,11 +43,9 @@ def annealed_langevin(corrections: int = 100, step_size: float = 0.2) -> Solver:
     def step(problem, inputs, draw, x, state):
         t, ratio, at, at_zero = inputs
         size = step_size * at.sigma**2
-        first = draw.index * corrections
 
         def one(k, x):
-            z = draw.source.normal(first + k.astype(first.dtype), _DRAW)
-            return langevin_step(x, score_at(problem, at, x), size, z)
+            return langevin_step(x, score_at(problem, at, x), size, draw.repeated(k, corrections, _DRAW))
 
         def walk(x):
             return jax.lax.fori_loop(0, corrections, one, ratio * x)

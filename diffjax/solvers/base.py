@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..types import Array, ArrayLike, PyTree, pytree, static_field
+from ..types import Array, ArrayLike, PyTree, at_once, pytree, static_field
 
 
 @pytree
@@ -176,7 +176,9 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
     return correct(x) if at_zero is None else jax.lax.cond(at_zero, lambda x: x, correct, x)
 
 
-def needs(name: str, finite_start: bool = False, steps: int = 1, drift: bool = False) -> Callable[[Any, np.ndarray], None]:
+def needs(
+    name: str, finite_start: bool = False, steps: int = 1, drift: bool = False
+) -> Callable[[Any, np.ndarray], None]:
     """The `refuse` of a solver that needs a grid of so many steps, or a start with α > 0, with drift α above rounding."""
 
     def refuse(schedule, ts):
@@ -199,7 +201,7 @@ def without_signal(schedule: Any, t: ArrayLike) -> bool:
         return False
     with jax.ensure_compile_time_eval():
         t = jnp.asarray(t)
-        if float(schedule.alpha(t)) > 0:
+        if float(_alpha(schedule, t)) > 0:
             return False
         return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(t))))
 
@@ -209,8 +211,13 @@ def without_drift(schedule: Any, t: ArrayLike) -> bool:
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        alpha = jnp.asarray(schedule.alpha(jnp.asarray(t)))
+        alpha = _alpha(schedule, t)
         return not float(alpha) > float(jnp.finfo(alpha.dtype).eps)
+
+
+@at_once
+def _alpha(schedule, t):
+    return jnp.asarray(schedule.alpha(jnp.asarray(t)))
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:

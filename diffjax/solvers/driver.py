@@ -14,7 +14,19 @@ import numpy as np
 from .. import checks, grids, noise, predictions, sde
 from ..noise import BrownianPath
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, combine, partition, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    as_pytree,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+    pytree,
+    static_field,
+)
 from .base import Info, Problem, Solver, without_signal
 
 
@@ -26,36 +38,162 @@ def integrate(
     ts: ArrayLike,
     path: bool = False,
     info: bool = False,
+    *,
+    noise: Any = None,
 ) -> Any:
-    """Run `solver` over the times `ts` from x at ts[0]; x at ts[-1], of x's shape.
-
-    key: typed key, None for a deterministic solver; or a `noise.brownian` path, so that a finer grid, or another
-    solver, follows the same noise. problem: an `SDE`, a velocity (x, t) -> dx/dt, or a `Problem`. x: one example, an
-    array or for ODE solvers any pytree; promoted to float32 at least (float64 under x64). ts: (N + 1,), strictly
-    monotone; where the problem states a denoiser the last may be exactly 0, and the last step then returns D. path=True
-    returns the states at all N + 1 times instead, stacked on a new leading axis. info=True returns (result, Info).
+    """Run `solver` over the times `ts` from x at ts[0].
 
     An SDE is read as Itô's; where its diffusion depends on x, only euler_maruyama converges to it. Noise is never
-    dropped at a non-zero end. Raises TypeError where the solver cannot take the problem, ValueError for a missing key,
-    a bad grid or NaN in x.
+    dropped at a non-zero end. To stop on the way and continue later, see `start` and `advance`.
+
+    Args:
+      key: A typed key, or None for a deterministic solver and where `noise` is given. A `BrownianPath` here means the
+        same as in `noise`.
+      solver: A solver such as `heun()`.
+      problem: An `SDE`, a velocity (x, t) -> dx/dt, or a `Problem`.
+      x: One example at ts[0]: an array, or any pytree for an ODE solver; promoted to float32 at least (float64 under
+        x64).
+      ts: Times (N + 1,), strictly monotone. Where the problem states a denoiser the last may be exactly 0, and the last
+        step then returns D.
+      path: Whether to return the states at all N + 1 times, stacked on a new leading axis.
+      info: Whether to return (result, Info).
+      noise: The solver's noise, in place of draws from the key. An array (N, draws, *x.shape) of standard normals, of
+        which entry [n, i] is draw i of step n; a function (n, i) -> array of x's shape; or a `noise.brownian` path, so
+        that a finer grid, or another solver, follows the same Brownian motion. What a draw means stands at `Source`.
+
+    Returns:
+      x at ts[-1], of x's shape; see `path` and `info`.
+
+    Raises:
+      TypeError: If the solver cannot take the problem or the noise.
+      ValueError: If the key is missing, the grid is not one, x is not finite, or noise has another shape or too few
+        draws.
+
+    Example:
+      >>> z = jax.random.normal(jax.random.key(0), (32, 1, 2))  # one draw per step
+      >>> x = dj.solvers.integrate(None, dj.solvers.ddim(1.0), dj.solvers.diffusion(schedule, denoiser),
+      ...                          jnp.ones(2), dj.grids.karras(schedule, 32), noise=z)
     """
+    key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
+    arrays, static = partition((problem, noise))
+    result, report = _integrate(solver, static, bool(path), zero_end, arrays, key, x, ts)
+    warn_if_exhausted(solver, report)
+    return (result, report) if info else result
+
+
+class Progress(NamedTuple):
+    """A run on its way: the state x at grid time ts[step], and what the solver remembers. A pytree of arrays."""
+
+    x: PyTree
+    memory: PyTree
+    step: Array
+
+
+def start(solver: Solver, problem: Any, x: PyTree, ts: ArrayLike) -> Progress:
+    """A run of `solver` before its first step, to be continued by `advance`.
+
+    Args:
+      solver: A solver that takes one step after another: any but `picard`.
+      problem: As in `integrate`.
+      x: One example at ts[0].
+      ts: The times (N + 1,) of the whole run.
+
+    Returns:
+      The state of the run, a pytree of arrays: it can be saved, and mapped over with `jax.vmap`.
+
+    Raises:
+      TypeError: If the solver cannot be stopped, or cannot take the problem.
+      ValueError: If the grid is not one or x is not finite.
+
+    Example:
+      >>> problem, grid = dj.solvers.diffusion(schedule, denoiser), dj.grids.karras(schedule, 32)
+      >>> half = dj.solvers.advance(key, solver, dj.solvers.start(solver, problem, x, grid), problem, grid, steps=16)
+      >>> end = dj.solvers.advance(key, solver, half, problem, grid)  # as integrate(key, solver, problem, x, grid)
+    """
+    _, problem, x, ts, zero_end, _ = _checked(None, _stoppable(solver), problem, x, ts, None, keyless=True)
+    arrays, static = partition((problem, None))
+    memory = _start(solver, static, zero_end, arrays, x, ts)
+    return Progress(x, memory, np.zeros((), np.int32))
+
+
+def advance(
+    key: Key | None,
+    solver: Solver,
+    progress: Progress,
+    problem: Any,
+    ts: ArrayLike,
+    *,
+    steps: int | None = None,
+    noise: Any = None,
+) -> Progress:
+    """Take the next `steps` steps of a run: in however many parts, the result is the whole run's bit for bit.
+
+    The number of steps is not compiled in: all parts of a run share one program. For previews, look at `x` between
+    parts. An adaptive solver can be stopped at the times of its grid. Not reverse-differentiable, see `integrate`.
+
+    Args:
+      key: As in `integrate`, the same for all parts.
+      solver: The solver that `start` was given.
+      progress: Where the run stands: of `start`, or of `advance`.
+      problem: As in `integrate`.
+      ts: The times (N + 1,) of the whole run.
+      steps: How many steps to take; by default all that are left.
+      noise: As in `integrate`, for the whole run.
+
+    Returns:
+      Where the run stands then. `x` is the state at ts[step].
+
+    Raises:
+      TypeError: If progress is none, or the solver cannot be stopped or cannot take the problem.
+      ValueError: If fewer steps are left, or as `integrate`.
+
+    Example:
+      >>> run = dj.solvers.start(solver, problem, x, grid)
+      >>> for _ in range(4):
+      ...     run = dj.solvers.advance(key, solver, run, problem, grid, steps=8)
+      ...     show(run.x)
+    """
+    if not isinstance(progress, Progress):
+        raise TypeError(f"progress must be made by solvers.start, got {type(progress).__name__}")
+    x = progress.x
+    key, problem, _, ts, zero_end, noise = _checked(key, _stoppable(solver), problem, x, ts, noise, seen=True)
+    total = ts.shape[0] - 1
+    steps = None if steps is None else checks.integer("steps", steps, 1)
+    step = progress.step if checks.is_traced(progress.step) else np.asarray(progress.step)
+    if not checks.is_traced(step) and step.max() + (steps or 0) > total:
+        raise ValueError(f"steps must be at most {total - step.max()}, those left, got {steps}")
+    last = np.int32(total) if steps is None else step + np.int32(steps)
+    arrays, static = partition((problem, noise))
+    return _advance(solver, static, zero_end, arrays, key, progress, ts, last)
+
+
+def _stoppable(solver):
+    check_solver(solver)
+    if solver.solve is not None:
+        raise TypeError(f"solver must take one step after another to be stopped, {solver.name} takes all at once")
+    return solver
+
+
+def _checked(key, solver, problem, x, ts, noise, keyless=False, seen=False):
+    """The arguments of a run, checked: (key, problem, x, ts, zero_end, noise). keyless: no noise will be drawn."""
     check_solver(solver)
     problem = as_problem(problem)
     check_consumes(solver, problem)
     check_coupling(solver, problem.denoiser)
-    key = check_key(solver, key)
-    x = check_state("x", x)
-    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array):
+    if isinstance(key, BrownianPath):
+        if noise is not None:
+            raise TypeError("key must be a typed key where noise is given, got a Brownian path")
+        key, noise = None, key
+    key = key if keyless else check_key(solver, key, noise)
+    x = x if seen else check_state("x", x)
+    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array | np.ndarray):
         what = f"the stochastic solver {solver.name}" if solver.stochastic else "a denoiser"
         raise TypeError(f"x must be one array for {what}, got a {type(x).__name__}")
     zero_end = may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
-    check_path(key, x, ts)
+    noise = check_noise(noise, np.shape(x) if isinstance(x, jax.Array | np.ndarray) else None, ts)
     check_grid("ts", solver, problem, ts)
-    arrays, static = partition(problem)
-    result, report = _integrate(solver, static, bool(path), zero_end, arrays, key, x, ts)
-    warn_if_exhausted(solver, report)
-    return (result, report) if info else result
+    return key, problem, x, ts, zero_end, noise
 
 
 def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int:
@@ -79,9 +217,35 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     return next(steps for steps in range(evaluations, 0, -1) if cost(steps) <= evaluations)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(static_argnums=(0, 1, 2, 3))
 def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
-    return run(noise_of(key, x, ts), solver, combine(arrays, static), x, ts, path, zero_end)
+    problem, noise = combine(arrays, static)
+    return run(noise_of(key, x, ts, noise), solver, problem, x, ts, path, zero_end)
+
+
+@compiled(static_argnums=(0, 1, 2))
+def _start(solver, static, zero_end, arrays, x, ts):
+    problem = _prepared(solver, combine(arrays, static)[0], zero_end)
+    return solver.init(problem, x, jax.tree.map(lambda leaf: leaf[0], solver.prepare(problem, ts)))
+
+
+@compiled(static_argnums=(0, 1, 2))
+def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
+    problem, noise = combine(arrays, static)
+    source, problem = noise_of(key, progress.x, ts, noise), _prepared(solver, problem, zero_end)
+    inputs = solver.prepare(problem, ts)
+
+    def body(progress):
+        x, memory, index = progress
+        at = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), inputs)
+        x, memory = solver.step(problem, at, Draw(source, index.astype(jnp.uint32)), x, memory)
+        return Progress(x, memory, index + 1)
+
+    # a while loop even where the number of steps is known: XLA would unroll a single one, and round otherwise
+    progress = jax.lax.while_loop(lambda progress: progress.step < last, body, progress)
+    if solver.report is None:
+        return progress
+    return progress._replace(x=_nan_where(solver.report(progress.memory).exhausted, progress.x))
 
 
 @pytree
@@ -111,20 +275,30 @@ BATCH = "examples"
 
 
 def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
-    raise TypeError("this source has single draws only, no path for a solver that chooses its own times")
+    raise TypeError("noise of single draws has no path for a solver that chooses its own times: give a Brownian path")
 
 
 class Source(NamedTuple):
     """Where a run's noise comes from, each draw standard normal and of x's shape.
 
-    normal(step, i): the i-th draw of a step. Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes
-    ∫ W: ∫ (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) over a step of length h; further draws are the step's own.
+    normal(step, i): the i-th draw of a step. What a draw means:
+
+    - Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes ∫ W: ∫ (W(u) − W(t)) du = h^{3/2}
+      (z_0/2 + z_1/(2√3)) over a step of length h. One noise per step (ancestral samplers, Euler–Maruyama, the churn
+      of `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` 0 to 2.
+    - `predictor_corrector` takes its predictor's draws, and draw 3 + i for the i-th correction.
+    - `restart` takes draw k for the k-th way back.
+    - `annealed_langevin` takes a draw for each of its Langevin steps, see `repeated`.
+
     part(step, now, end, level, index): ΔW/√h over the index-th of 2^level equal parts of a step, from now to end, for
     a method that chooses its own times.
+    repeated(step, k, count, i): the i-th draw of the k-th of `count` inner steps, k traced. An array of noise gives
+    [step, k].
     """
 
     normal: Callable[[Array, int], Array]
     part: Callable[..., Array] = _no_parts
+    repeated: Callable[[Array, Array, int, int], Array] | None = None
 
 
 class Draw(NamedTuple):
@@ -142,9 +316,27 @@ class Draw(NamedTuple):
         """The normalised Wiener increment over a part of this step, shape of x."""
         return self.source.part(self.index, now, end, level, index)
 
+    def repeated(self, k: Array, count: int, i: int) -> Array:
+        """The i-th standard normal of the k-th of `count` inner steps, shape of x."""
+        if self.source.repeated is not None:
+            return self.source.repeated(self.index, k, count, i)
+        return self.source.normal(self.index * count + k.astype(self.index.dtype), i)
 
-def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
-    """The source that hashes (step, draw) with the example's own key, or that reads a given Brownian path."""
+
+def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array, given: Any = None) -> Source:
+    """The source of a run's noise.
+
+    Args:
+      key: Hashed with (step, draw) where nothing is given. A `BrownianPath` counts as given.
+      x: The state.
+      ts: The grid (N + 1,).
+      given: None, an array (N, draws, *x.shape), a function (step, draw) -> array, or a `BrownianPath`.
+
+    Returns:
+      The source.
+    """
+    if isinstance(key, BrownianPath):
+        key, given = None, key
 
     def normal(step, i):
         return noise.normal(key, step * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
@@ -152,9 +344,16 @@ def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
     def part(step, now, end, level, index):
         return noise.part(jax.random.fold_in(key, step), level, index, x.shape, x.dtype)
 
-    if not isinstance(key, BrownianPath):
+    if given is None:
         return Source(normal, part)
-    given = key
+    if isinstance(given, BrownianPath):
+        return _along_path(given, x, ts)
+    if callable(given):
+        return Source(lambda step, i: jnp.broadcast_to(jnp.asarray(given(step, i), x.dtype), x.shape))
+    return _from_array(jnp.asarray(given, x.dtype))
+
+
+def _along_path(given, x, ts):
     own = jax.random.fold_in(given.key, 1)  # for draws of which the path knows nothing
 
     def along(step, i):
@@ -163,6 +362,32 @@ def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array) -> Source:
         return given.increment(ts[step], ts[step + 1])[i].astype(x.dtype)
 
     return Source(along, lambda step, now, end, level, index: given.increment(now, end)[0].astype(x.dtype))
+
+
+def _from_array(given):
+    def check(needed):
+        if needed > given.shape[1]:
+            raise ValueError(f"noise must have at least {needed} draws per step for this solver, got {given.shape[1]}")
+
+    def entry(step, i):
+        check(i + 1)
+        return given[step, i]
+
+    def repeated(step, k, count, i):
+        check(count)
+        return given[step, k]
+
+    return Source(entry, repeated=repeated)
+
+
+def _prepared(solver, problem, zero_end):
+    """The problem with its denoiser checked and the field that the solver consumes filled in."""
+    denoiser = problem.denoiser and Checked(problem.denoiser, paired=solver.paired)
+    return derive(solver, Problem(problem.schedule, denoiser, problem.velocity, problem.sde, zero_end=zero_end))
+
+
+def _nan_where(condition, tree):
+    return jax.tree.map(lambda leaf: jnp.where(condition, jnp.nan, leaf), tree)
 
 
 def run(
@@ -175,15 +400,14 @@ def run(
     zero_end: bool = True,
 ) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation: (x or its path, Info), to be called under a transformation."""
-    denoiser = problem.denoiser and Checked(problem.denoiser, paired=solver.paired)
-    problem = derive(solver, Problem(problem.schedule, denoiser, problem.velocity, problem.sde, zero_end=zero_end))
+    problem = _prepared(solver, problem, zero_end)
     if solver.solve is not None:
         states, report = solver.solve(source, problem, x, ts)
         result = states if path else jax.tree.map(lambda leaf: leaf[-1], states)
     else:
         result, report = _scan(source, solver, problem, x, ts, path)
     if report.exhausted is not False:
-        result = jax.tree.map(lambda leaf: jnp.where(report.exhausted, jnp.nan, leaf), result)
+        result = _nan_where(report.exhausted, result)
     return result, report
 
 
@@ -214,7 +438,8 @@ def _fixed_report(solver, problem, ts):
 def as_problem(problem: Any) -> Problem:
     """An SDE, a velocity or a `Problem` as a `Problem` of pytree callables. Raises TypeError for anything else."""
     if isinstance(problem, Problem):
-        schedule, *fields = problem.schedule, problem.denoiser, problem.velocity
+        schedule = problem.schedule and as_pytree(problem.schedule)
+        fields = problem.denoiser, problem.velocity
         denoiser, velocity = (None if field is None else as_pytree_callable(field) for field in fields)
         return Problem(schedule, denoiser, velocity, problem.sde and as_problem(problem.sde).sde)
     if isinstance(problem, sde.SDE):
@@ -225,7 +450,7 @@ def as_problem(problem: Any) -> Problem:
 
 def diffusion(schedule: Any, denoiser: Any) -> Problem:
     """The problem of sampling from a denoiser under a schedule, for every solver."""
-    return Problem(schedule, as_pytree_callable(denoiser))
+    return Problem(as_pytree(schedule), as_pytree_callable(denoiser))
 
 
 def derive(solver: Solver, problem: Problem) -> Problem:
@@ -262,13 +487,32 @@ def check_coupling(solver: Solver, denoiser: Any) -> None:
         predictions.check_independent(f"the stochastic solver {solver.name}", denoiser)
 
 
-def check_key(solver: Solver, key: Any) -> Any:
-    """The key, which a stochastic solver must have."""
+def check_key(solver: Solver, key: Any, given: Any = None) -> Any:
+    """The key, which a stochastic solver must have unless its noise is given."""
     if key is None:
-        if solver.stochastic:
+        if solver.stochastic and given is None:
             raise ValueError(f"key must be given: solver {solver.name} is stochastic, got key=None")
         return None
-    return key if isinstance(key, BrownianPath) else checks.key("key", key)
+    return checks.key("key", key)
+
+
+def check_noise(given: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any:
+    """One's own noise for a run from x of `shape` over the grid: a path, an array, or a function as a pytree."""
+    if given is None:
+        return None
+    if shape is None:
+        raise TypeError("noise must be None where x is a pytree, which no stochastic solver takes")
+    if isinstance(given, BrownianPath):
+        check_path(given, shape, ts)
+        return given
+    if callable(given):
+        return as_pytree_callable(given)
+    given = checks.real_array("noise", given)
+    expected = (np.shape(ts)[0] - 1, "draws", *shape)
+    if given.ndim != len(expected) or (given.shape[0], *given.shape[2:]) != (expected[0], *shape):
+        raise ValueError(f"noise must have shape ({', '.join(map(str, expected))}), got {given.shape}")
+    checks.finite("noise", given)
+    return given
 
 
 def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> None:
@@ -287,20 +531,18 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
         solver.refuse(None if stated else problem.schedule, values)
 
 
-def check_path(key: Any, x: PyTree, ts: Array) -> None:
-    """Refuse a Brownian path of another shape than x, or that does not cover the grid."""
-    if not isinstance(key, BrownianPath):
+def check_path(given: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> None:
+    """Raise ValueError for a Brownian path of another shape than x's, or that does not cover the grid."""
+    if given.shape != shape:
+        raise ValueError(f"noise must be a Brownian path of x's shape {shape}, got {given.shape}")
+    if checks.is_traced(given, ts):
         return
-    if key.shape != jnp.shape(x):
-        raise ValueError(f"key must be a Brownian path of x's shape {jnp.shape(x)}, got {key.shape}")
-    if checks.is_traced(key, ts):
-        return
-    low, high = sorted((float(key.start), float(key.end)))
+    low, high = sorted((float(given.start), float(given.end)))
     values = np.asarray(ts)
     slack = 4 * np.finfo(values.dtype).eps * max(abs(low), abs(high))
     if values.min() < low - slack or values.max() > high + slack:
         raise ValueError(
-            f"key must be a Brownian path that covers the grid, got [{low}, {high}] for {ts[0]} … {ts[-1]}"
+            f"noise must be a Brownian path that covers the grid, got [{low}, {high}] for {ts[0]} … {ts[-1]}"
         )
 
 

@@ -28,7 +28,14 @@ def euler_maruyama() -> Solver:
         return interval.keep * x + interval.gain * evaluate(problem.sde.drift, at, x) + noise, state
 
     return Solver(
-        "euler_maruyama", "sde", 1, True, per_step(1), prepare, step, refuse=needs("euler_maruyama", finite_start=True, drift=True)
+        "euler_maruyama",
+        "sde",
+        1,
+        True,
+        per_step(1),
+        prepare,
+        step,
+        refuse=needs("euler_maruyama", finite_start=True, drift=True),
     )
 
 

@@ -81,7 +81,9 @@ def read_errors(path: pathlib.Path) -> list[Errors]:
 def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
     """For each budget and measure: the pairs of least worst regret on the choosing half, with both halves' regrets."""
     held_out = {row.problem: row.held_out for row in rows}
-    halves = {half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")}
+    halves = {
+        half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")
+    }
     report: dict[str, Any] = {"problems": halves, "grids": list(GRIDS), "regret": {}}
     for budget in budgets:
         for measured in MEASURES:

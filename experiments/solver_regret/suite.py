@@ -184,7 +184,9 @@ def _network(name, data, held_out, schedule_name, key, starts, train_steps):
     begin = schedules.prior_std(schedule) * jax.random.normal(start_key, (starts, dimension), jnp.float64)
     end = flow_ends(denoiser, schedule, begin, 1e-9)
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], denoiser)
-    return Group((name,), (held_out,), schedule_name, schedule, stacked, begin[None], end[None], np.ones((1, dimension)))
+    return Group(
+        (name,), (held_out,), schedule_name, schedule, stacked, begin[None], end[None], np.ones((1, dimension))
+    )
 
 
 def _trained(schedule, data, init_key, train_key, steps):
