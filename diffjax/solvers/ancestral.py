@@ -166,12 +166,22 @@ def edm_stochastic(
     """EDM's stochastic sampler: raise ρ = σ/α to ρ̂ = (1 + γ) ρ with fresh noise, then Heun's step in ρ to the next.
 
     γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
-    √(ρ̂² − ρ²), S_noise = noise_scale; no level beyond that of t_max is asked for. churn, noise_min, noise_max,
-    noise_scale: S_churn, S_min, S_max, S_noise, the defaults the paper's for ImageNet. Weak order 2 for S_noise = 1 as
-    N grows at a fixed churn, so that γ falls like 1/N. A churn that grows like N keeps γ, and
-    with it the length of the step down, so that the error does not vanish. None is declared for another S_noise, whose bias stays. Two evaluations a step, one on a step to 0,
-    which adds no noise where Algorithm 2 may. Raises ValueError for churn < 0, levels that are not 0 ≤ noise_min <
-    noise_max, noise_scale < 0. Karras et al. 2022, Algorithm 2.
+    √(ρ̂² − ρ²), S_noise. The level never exceeds that of t_max. A step to 0 adds no noise, where Algorithm 2 may. Karras et
+    al. 2022, Algorithm 2.
+
+    Args:
+      churn: S_churn, 0 or more. The defaults are the paper's for ImageNet.
+      noise_min: S_min, the least ρ at which noise is added.
+      noise_max: S_max, the greatest.
+      noise_scale: S_noise, 0 or more.
+
+    Returns:
+      A solver with two evaluations per step and one on a step to 0. Its weak order is 2 for S_noise = 1 as N grows at a
+      fixed churn, where γ falls like 1/N. A churn that grows like N keeps γ, and with it the length of the step down,
+      so that the error does not vanish. No order is declared for another S_noise, whose bias stays.
+
+    Raises:
+      ValueError: If churn or noise_scale is negative, and unless 0 ≤ noise_min < noise_max.
     """
     checks.non_negative("churn", churn)
     checks.non_negative("noise_min", noise_min)
