@@ -72,8 +72,8 @@ def optimised_grid(
     `HELD_OUT · examples` are chance: give more examples where the errors reported are ruled by them.
 
     Cost in evaluations of the denoiser, a gradient counted as two and stages recomputed in it, with n = examples:
-    (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 5 (HELD_OUT + 1) n) · solver.evaluations(grid),
-    c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample quality). Sabour et al. 2024
+    (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 5 (HELD_OUT + 1) n) ·
+    solver.evaluations(grid), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample quality). Sabour et al. 2024
     minimise a bound instead.
 
     Args:
@@ -83,8 +83,8 @@ def optimised_grid(
       key: For drawing the starts, unless x_init is given.
       solver: Deterministic, of fixed steps; default `heun()`.
       shape: Of one example. Starts are drawn from N(0, prior_std²) in this shape, as `sample` draws them.
-      x_init: Starts (n, *shape) at t_max in their stead, distributed as those that the grid will be used from. The first
-        quarter is fitted, the second chooses the iterate, the other half judges the grids.
+      x_init: Starts (n, *shape) at t_max in their stead, distributed as those that the grid will be used from. The
+        first quarter is fitted, the second chooses the iterate, the other half judges the grids.
       examples: Starts that are drawn for the descent, half of them fitted and half for choosing the iterate.
       iterations: Of the descent. With 0 the denoiser is not differentiated.
       learning_rate: Of the descent.

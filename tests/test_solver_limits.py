@@ -85,10 +85,6 @@ STARTS_WITHOUT_SIGNAL = ("ddim", "ddim(1)", "ddpm", *MULTISTEP, "dpmpp_2m_sde", 
 WITHOUT_SIGNAL = {
     "zero terminal SNR": (lambda: schedules.rectified_flow(1.0), np.linspace(1, 1e-3, 33)),
     "α negative by rounding": (lambda: Own(1.0, 1e-3, 1.0), np.linspace(1, 1e-3, 33)),
-    "α below every float": (
-        lambda: schedules.from_betas(np.linspace(1e-4, 0.02, 20_000)),
-        np.asarray([*range(20_000, 2000, -1500), *range(2000, 100, -100), 64, 32, 16, 8, 4, 2, 1]) / 20_000,
-    ),
 }
 
 
@@ -182,7 +178,7 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
     for steps in resolutions:
         levels = np.linspace(0.0, 1.0, steps + 1)
         inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(np.exp(-levels))))
-        at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)
+        at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: E731
         past = len(solver.init(problem, np.zeros(()), at(0))[0])
         earlier = tuple(affine._ask(at(i)[0], denoiser, exact(levels[i]))[1] for i in reversed(range(past)))
         x = exact(levels[past])

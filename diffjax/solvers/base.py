@@ -179,7 +179,7 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
 def needs(
     name: str, finite_start: bool = False, steps: int = 1, drift: bool = False
 ) -> Callable[[Any, np.ndarray], None]:
-    """The `refuse` of a solver that needs a grid of so many steps, or a start with α > 0, with drift α above rounding."""
+    """The `refuse` of a solver that needs so many steps, or a start with α > 0 (above rounding where drift is set)."""
 
     def refuse(schedule, ts):
         if len(ts) - 1 < steps:
@@ -196,7 +196,7 @@ def needs(
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0, or negative by rounding, and the log-SNR is not stated to be finite all the same."""
+    """Whether α(t) is seen to be 0, or negative by rounding, and no finite log-SNR is stated all the same."""
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
