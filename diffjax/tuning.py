@@ -73,8 +73,8 @@ def optimised_grid(
 
     Cost in evaluations of the denoiser, a gradient counted as two and stages recomputed in it, with n = examples:
     (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 5 (HELD_OUT + 1) n) ·
-    solver.evaluations(grid), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample quality). Sabour et al. 2024
-    minimise a bound instead.
+    solver.evaluations(grid), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample
+    quality). Sabour et al. 2024 minimise a bound instead.
 
     Args:
       schedule: With a finite log-SNR at t_max.

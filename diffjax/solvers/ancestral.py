@@ -165,9 +165,9 @@ def edm_stochastic(
 ) -> Solver:
     """EDM's stochastic sampler: raise ρ = σ/α to ρ̂ = (1 + γ) ρ with fresh noise, then Heun's step in ρ to the next.
 
-    γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0; the noise added has standard deviation S_noise
-    √(ρ̂² − ρ²), S_noise. The level never exceeds that of t_max. A step to 0 adds no noise, where Algorithm 2 may. Karras et
-    al. 2022, Algorithm 2.
+    γ = min(S_churn/N, √2 − 1) where noise_min ≤ ρ ≤ noise_max, else 0. The noise added has standard deviation S_noise
+    √(ρ̂² − ρ²). The level never exceeds that of t_max. A step to 0 adds no noise, where Algorithm 2 may. Karras et al.
+    2022, Algorithm 2.
 
     Args:
       churn: S_churn, 0 or more. The defaults are the paper's for ImageNet.
