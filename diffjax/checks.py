@@ -1,5 +1,6 @@
 """Argument errors: each names the argument, the value and what is accepted. Traced values are not inspected."""
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -60,14 +61,53 @@ def within(name: str, value: Any, lower: float, upper: float) -> Any:
     return value
 
 
-def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """`value` as a Python int between minimum and maximum."""
+LARGEST = 10**8
+"""The greatest number of steps, points or samples that is accepted: larger ones run for hours or out of memory."""
+
+LARGEST_DEPTH = 1000
+"""The greatest number of layers, each of which is traced for itself."""
+
+LARGEST_WIDTH = 2**16
+"""The greatest side of a square matrix of parameters, which then takes 16 GiB."""
+
+LARGEST_SIZE = 2**31
+"""The greatest number of entries of one example."""
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) -> int:
+    """`value` as a Python int.
+
+    Args:
+      name: The argument's name, for the message.
+      value: An int or a NumPy integer.
+      minimum: The least accepted.
+      maximum: The greatest accepted. None for none, as for a seed.
+
+    Returns:
+      The int.
+
+    Raises:
+      TypeError: If it is no integer.
+      ValueError: If it is out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    accepted = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-    if value < minimum or (maximum is not None and value > maximum):
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be between {minimum} and {maximum}, got {value}")
+    if value < minimum:
+        accepted = f"at least {minimum}" if maximum in (None, LARGEST) else f"between {minimum} and {maximum}"
         raise ValueError(f"{name} must be {accepted}, got {value}")
     return int(value)
+
+
+def depth(name: str, value: Any, minimum: int) -> int:
+    """`integer` of at most `LARGEST_DEPTH`, for what is traced layer by layer."""
+    return integer(name, value, minimum, LARGEST_DEPTH)
+
+
+def width(name: str, value: Any, minimum: int) -> int:
+    """`integer` of at most `LARGEST_WIDTH`, for the side of a matrix of parameters."""
+    return integer(name, value, minimum, LARGEST_WIDTH)
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -86,11 +126,13 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
-    """`value` as a tuple of positive Python ints; () is the shape of a scalar."""
+    """`value` as a tuple of positive Python ints, of at most `LARGEST_SIZE` entries. () is the shape of a scalar."""
     if not isinstance(value, tuple | list) or not all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in value
     ):
         raise TypeError(f"{name} must be a tuple of positive integers, got {value!r}")
+    if math.prod(map(int, value)) > LARGEST_SIZE:
+        raise ValueError(f"{name} must have at most {LARGEST_SIZE} entries, got {tuple(value)}")
     return tuple(int(n) for n in value)
 
 
@@ -122,7 +164,7 @@ def real_array(name: str, value: Any) -> Any:
     try:
         value = value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
         dtype = jnp.result_type(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")

@@ -144,6 +144,41 @@ def _karras_levels(xp, u, start, end, rho):
     return -2 * rho * xp.log(start + u * (end - start))
 
 
+def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
+    """Times equally spaced in a mean of the angle arctan(σ/α) and of the log-SNR.
+
+        u(λ) = share · (φ(λ) − φ_0)/(φ_1 − φ_0) + (1 − share) · (λ − λ_0)/(λ_1 − λ_0),    φ = arctan e^{−λ/2}
+
+    The angle changes most where signal and noise are of one size, which is where the denoiser changes most for data of
+    unit scale. The log-SNR keeps steps at both ends. The grid depends on σ/α alone, so that it is the same path of
+    noise levels on every schedule.
+
+    Args:
+      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal SNR, which starts at T − 1.
+      steps: N, 1 or more.
+      share: Weight of the angle, in [0, 1]. 0 is `log_snr`.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: If share lies outside [0, 1], or where α(t_max) = 0, as `log_snr`.
+
+    Example:
+      >>> dj.grids.angular(dj.schedules.edm(), 4).round(2).tolist()
+      [80.0, 3.0899999141693115, 0.7999999523162842, 0.14999999105930328, 0.0]
+    """
+    share = float(checks.within("share", share, 0.0, 1.0))
+
+    def level(xp, u, start, end):
+        levels = start + xp.linspace(0, 1, 4097) * (end - start)
+        angles = xp.arctan(xp.exp(-0.5 * levels))
+        angles = (angles - angles[0]) / (angles[-1] - angles[0])
+        return xp.interp(u, share * angles + (1 - share) * (levels - start) / (end - start), levels)
+
+    return _between_levels(schedule, steps, level)
+
+
 def align_your_steps(schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5") -> Array:
     """Levels σ/α fitted to a published model, log-linearly interpolated from its 10 steps to `steps`, (steps + 1,).
 

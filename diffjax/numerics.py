@@ -25,7 +25,7 @@ def phi(order: int, z: ArrayLike) -> Array:
     = 0.01), so the series serves for |z| < max(1, k), where its terms fall. order: k, 0 or more. Raises ValueError for
     a negative order. Hochbruck & Ostermann 2010, eq. 2.10–2.11.
     """
-    order = checks.integer("order", order, minimum=0)
+    order = checks.integer("order", order, 0, 30)
     return _phi(order, jnp.asarray(z, float_dtype(z)))
 
 
@@ -193,12 +193,11 @@ def bits_per_dim(log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width
     """
     checks.integer("bins", bins, minimum=2)
     width = checks.positive("width", width)
-    dimensions = math.prod(x_shape)
-    if dimensions < 1:
-        raise ValueError(f"x_shape must have at least one entry, got {x_shape}")
+    dimensions = math.prod(checks.shape("x_shape", x_shape))
+    log_prob = checks.real_array("log_prob", log_prob)
     if not checks.is_traced(width):
-        return _bits(jnp.asarray(log_prob), dimensions, math.log(float(width)))
-    return _bits(jnp.asarray(log_prob), dimensions, jnp.log(width))
+        return _bits(log_prob, dimensions, math.log(float(width)))
+    return _bits(log_prob, dimensions, jnp.log(width))
 
 
 @jax.jit

@@ -133,6 +133,7 @@ def _run_one_program(static, arrays):
 
 def _noised(target, schedule, t):
     """The distribution of α(t) x + σ(t) ε, a target of the same kind."""
+    schedules.check(schedule)
     if checks.is_traced(target, schedule, t):
         return _convolved_at(target, schedule, t)
     return as_one_program(_convolved_at, target, schedule, t)
@@ -609,6 +610,7 @@ def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     Each circle is the mixture of `nodes` equally spaced Gaussians, which is the exact law but for the trapezoid rule's
     error, below e^{−2π²(std/spacing)²}: under 1e-20 at the defaults.
     """
+    nodes = checks.integer("nodes", nodes, 1, 2**16)
     angles = 2 * np.pi * np.arange(nodes) / nodes
     ring = np.stack([np.cos(angles), np.sin(angles)], -1)
     means = np.concatenate([3.0 * ring, 1.5 * ring])
@@ -621,7 +623,7 @@ def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
     scikit-learn's moons, doubled and shifted by (−1, −0.2). Each arc is a mixture over the nodes of a Gauss–Legendre
     rule in the angle, exact to rounding while std is not much below the spacing.
     """
-    abscissae, rule = np.polynomial.legendre.leggauss(nodes)
+    abscissae, rule = np.polynomial.legendre.leggauss(checks.integer("nodes", nodes, 1, 1024))
     angles = 0.5 * np.pi * (abscissae + 1)
     upper = np.stack([np.cos(angles), np.sin(angles)], -1)
     lower = np.stack([1 - np.cos(angles), 0.5 - np.sin(angles)], -1)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..schedules import Schedule
+from ..schedules import Schedule, check
 
 
 def linear_betas(steps: int, first: float | None = None, last: float | None = None) -> np.ndarray:
@@ -87,6 +87,7 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
     The chain of `schedules.from_betas` then has the schedule's log-SNR at t = i/T, so that it tends to its SDE. Raises
     ValueError for fewer than 2 steps, t_max ≠ 1, and a schedule with α² + σ² ≠ 1. Song et al. 2021, appendix B.
     """
+    check(schedule)
     steps = checks.integer("steps", steps, minimum=2)
     t = np.arange(1, steps + 1) / steps
     with jax.enable_x64(True):

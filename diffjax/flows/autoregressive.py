@@ -159,8 +159,8 @@ def masked_perceptron(
       >>> layer = flows.autoregressive(network, flows.bounded_affine())
     """
     checks.key("key", key)
-    size, count = checks.integer("size", size, 1), checks.integer("count", count, 1)
-    depth, condition_size = checks.integer("depth", depth, 1), checks.integer("condition_size", condition_size, 0)
+    size, count = checks.width("size", size, 1), checks.integer("count", count, 1)
+    depth, condition_size = checks.depth("depth", depth, 1), checks.width("condition_size", condition_size, 0)
     return _masked_perceptron(key, size, count, _masked_width(width, size, condition_size), depth, condition_size)
 
 
@@ -169,7 +169,7 @@ def _masked_width(width, size, condition_size):
     least = max(size - 1, 1) + (condition_size > 0 and size > 1)
     if width is None:
         return max(64, least)
-    width = checks.integer("width", width, 1)
+    width = checks.width("width", width, 1)
     if width < least:
         raise ValueError(f"width must be at least {least} for {size} entries to see all before them, got {width}")
     return width
@@ -225,7 +225,7 @@ def _masked_flow(key, shape, layers, width, depth, scalar_map, condition_size, d
     checks.key("key", key)
     scalar_map = bounded_affine() if scalar_map is None else check_scalar_map("scalar_map", scalar_map)
     shape, layers = checks.shape("shape", shape), _check_layers(layers)
-    depth, condition_size = checks.integer("depth", depth, 1), checks.integer("condition_size", condition_size, 0)
+    depth, condition_size = checks.depth("depth", depth, 1), checks.width("condition_size", condition_size, 0)
     size = math.prod(shape)
     width = _masked_width(width, size, condition_size)
     networks = networks_of_pairs(key, layers, _masked_perceptron, size, scalar_map.count, width, depth, condition_size)
@@ -235,7 +235,7 @@ def _masked_flow(key, shape, layers, width, depth, scalar_map, condition_size, d
 
 
 def _check_layers(layers):
-    layers = checks.integer("layers", layers, 2)
+    layers = checks.depth("layers", layers, 2)
     if layers % 2:
         raise ValueError(f"layers must be even, since the order turns after each, got {layers}")
     return layers
@@ -340,7 +340,7 @@ def causal_transformer(
     Raises ValueError where it is not.
     """
     checks.key("key", key)
-    rows, features = checks.integer("rows", rows, 1), checks.integer("features", features, 1)
+    rows, features = checks.width("rows", rows, 1), checks.width("features", features, 1)
     count = checks.integer("count", count, 1)
     width, depth, heads, condition_size = _check_transformer(width, depth, heads, condition_size)
     return _causal_transformer(key, rows, features, count, width, depth, heads, condition_size)
@@ -386,7 +386,7 @@ def tarflow(
     et al. 2024, without their noise augmentation and its denoising.
     """
     checks.key("key", key)
-    shape, patch = checks.shape("shape", shape), checks.integer("patch", patch, 1)
+    shape, patch = checks.shape("shape", shape), checks.width("patch", patch, 1)
     if len(shape) != 3 or shape[0] % patch or shape[1] % patch:
         raise ValueError(f"shape must be (H, W, C) with sides divisible by patch={patch}, got {shape}")
     rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
@@ -405,8 +405,8 @@ def tarflow(
 
 
 def _check_transformer(width, depth, heads, condition_size):
-    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 1)
-    heads, condition_size = checks.integer("heads", heads, 1), checks.integer("condition_size", condition_size, 0)
+    width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 1)
+    heads, condition_size = checks.width("heads", heads, 1), checks.width("condition_size", condition_size, 0)
     if width % heads:
         raise ValueError(f"heads must divide width={width}, got {heads}")
     return width, depth, heads, condition_size

@@ -166,7 +166,7 @@ def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
       >>> flow = flows.flow(flows.standard_normal((2,)), flows.actnorm(2))
       >>> flow = flows.initialise(flow, xs)  # xs: (N, 2)
     """
-    channels = checks.integer("channels", channels, 1)
+    channels = checks.width("channels", channels, 1)
     epsilon = float(checks.positive("epsilon", epsilon))
     return ActNorm(full((channels,)), full((channels,)), epsilon)
 

@@ -153,10 +153,10 @@ def neural_velocity(
     """
     checks.key("key", key)
     shape = checks.shape("shape", shape)
-    width, depth = checks.integer("width", width, minimum=1), checks.integer("depth", depth, minimum=1)
+    width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 1)
     module, condition = _network(width, depth), ()
     if condition_dim is not None:
-        condition = (jnp.zeros((checks.integer("condition_dim", condition_dim, minimum=1),)),)
+        condition = (jnp.zeros((checks.width("condition_dim", condition_dim, minimum=1),)),)
     params = jax.jit(module.init)(key, jnp.zeros(shape, float_dtype()), jnp.zeros((), float_dtype()), *condition)
     return jax.tree_util.Partial(module.apply, params)
 

@@ -81,14 +81,14 @@ def half_mask(size: int, swap: bool = False) -> AxisMask:
 
     size: at least 2. Raises ValueError for one channel, of which nothing could stay.
     """
-    size, swap = checks.integer("size", size, 2), checks.boolean("swap", swap)
+    size, swap = checks.width("size", size, 2), checks.boolean("swap", swap)
     first, second = tuple(range(size // 2)), tuple(range(size // 2, size))
     return AxisMask(second, first) if swap else AxisMask(first, second)
 
 
 def alternate_mask(size: int, swap: bool = False) -> AxisMask:
     """Entries 0, 2, 4, … of the last axis stay and 1, 3, … move; swap exchanges them. size: at least 2."""
-    size, swap = checks.integer("size", size, 2), checks.boolean("swap", swap)
+    size, swap = checks.width("size", size, 2), checks.boolean("swap", swap)
     first, second = tuple(range(0, size, 2)), tuple(range(1, size, 2))
     return AxisMask(second, first) if swap else AxisMask(first, second)
 
@@ -182,9 +182,9 @@ def perceptron(
     condition, 0 for none. Hidden weights are N(0, 1/fan-in).
     """
     checks.key("key", key)
-    inputs, condition_size = checks.integer("inputs", inputs, 0), checks.integer("condition_size", condition_size, 0)
+    inputs, condition_size = checks.width("inputs", inputs, 0), checks.width("condition_size", condition_size, 0)
     outputs = checks.shape("outputs", outputs)
-    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 0)
+    width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 0)
     return _perceptron(key, inputs, outputs, width, depth, condition_size)
 
 
@@ -240,7 +240,7 @@ def coupling_flow(
     another scalar map.
     """
     checks.key("key", key)
-    shape, layers = checks.shape("shape", shape), checks.integer("layers", layers, 2)
+    shape, layers = checks.shape("shape", shape), checks.depth("layers", layers, 2)
     size, mix = math.prod(shape), checks.boolean("mix", mix)
     check_scalar_map("scalar_map", scalar_map)
     if layers % 2:
@@ -248,8 +248,8 @@ def coupling_flow(
     if size < 2:
         raise ValueError(f"shape must have at least 2 entries for a coupling, got {shape}")
 
-    width, depth = checks.integer("width", width, 1), checks.integer("depth", depth, 0)
-    condition_size = checks.integer("condition_size", condition_size, 0)
+    width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 0)
+    condition_size = checks.width("condition_size", condition_size, 0)
     masks = half_mask(size), half_mask(size, swap=True)
     sizes = [(len(mask.kept), (len(mask.moved), scalar_map.count), width, depth, condition_size) for mask in masks]
     networks = networks_of_pairs(key, layers, _perceptron, *sizes[0], second=sizes[1])

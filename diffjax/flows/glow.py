@@ -79,7 +79,7 @@ def convolutional(key: Key, kept: tuple, outputs: tuple, width: int = 64, condit
     """
     checks.key("key", key)
     kept, outputs = checks.shape("kept", kept), checks.shape("outputs", outputs)
-    width, condition_size = checks.integer("width", width, 1), checks.integer("condition_size", condition_size, 0)
+    width, condition_size = checks.width("width", width, 1), checks.width("condition_size", condition_size, 0)
     if len(kept) != 3:
         raise ValueError(f"kept must be the shape (H, W, C) of an image, got {kept}")
     if outputs[:2] != kept[:2]:
@@ -143,15 +143,15 @@ def glow(
     another shape. Kingma & Dhariwal 2018, figure 2; the conditional latents are of their published code.
     """
     checks.key("key", key)
-    shape, levels = checks.shape("shape", shape), checks.integer("levels", levels, 1)
-    steps = checks.integer("steps", steps, 1)
+    shape, levels = checks.shape("shape", shape), checks.depth("levels", levels, 1)
+    steps = checks.depth("steps", steps, 1)
     checks.callable_("network", network, "network(key, kept, outputs, width, condition_size)")
     if len(shape) != 3:
         raise ValueError(f"shape must be (H, W, C), got {shape}")
     height, columns, channels = shape
     if height % 2**levels or columns % 2**levels:
         raise ValueError(f"shape must have sides divisible by 2^levels={2**levels}, got {shape}")
-    sizes = (checks.integer("width", width, 1), checks.integer("condition_size", condition_size, 0))
+    sizes = (checks.width("width", width, 1), checks.width("condition_size", condition_size, 0))
     shared = network in (convolutional, dense)  # a closure's compiled program would be kept for ever
     build = _levels if shared else _levels.__wrapped__
     built = build(key, shape, levels, steps, *sizes, float(checks.positive("bound", bound)), network)

@@ -46,7 +46,7 @@ def triangular(size: int, floor: float = FLOOR) -> Triangular:
 
     log|det| = (positions) Σ log T_ii. size: C. floor: positive and below 1.
     """
-    size, floor = checks.integer("size", size, 1), _check_floor(floor)
+    size, floor = checks.width("size", size, 1), _check_floor(floor)
     return Triangular(full((size, size)), full((size,), math.log1p(-floor)), full((size,)), floor)
 
 
@@ -91,7 +91,7 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     log|det| = (positions) Σ log|U_ii|; two triangular solves make the inverse matrix. The permutation P and the signs
     of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
     """
-    size, floor = checks.integer("size", size, 1), _check_floor(floor)
+    size, floor = checks.width("size", size, 1), _check_floor(floor)
     square, ranks = full((size, size)), jax.device_put(np.arange(size, dtype=float_dtype()))
     return LULinear(square, square, full((size,), math.log1p(-floor)), full((size,), 1.0), ranks, floor)
 
@@ -103,7 +103,7 @@ def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LUL
     H W Σ log|U_ii|. Kingma & Dhariwal 2018, section 3.2, eq. 10–11.
     """
     checks.key("key", key)
-    return _invertible_convolution(key, checks.integer("channels", channels, 1), _check_floor(floor))
+    return _invertible_convolution(key, checks.width("channels", channels, 1), _check_floor(floor))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -68,12 +68,12 @@ def shuffle(key: Key, size: int) -> Permutation:
     section 3.5, alternate instead; Kingma & Dhariwal 2018, section 3.2, compare the two.
     """
     checks.key("key", key)
-    return permutation(jax.random.permutation(key, checks.integer("size", size, 1)))
+    return permutation(jax.random.permutation(key, checks.width("size", size, 1)))
 
 
 def reversal(size: int) -> Permutation:
     """The last axis in reversed order, the permutation between autoregressive layers."""
-    return Permutation(tuple(reversed(range(checks.integer("size", size, 1)))))
+    return Permutation(tuple(reversed(range(checks.width("size", size, 1)))))
 
 
 @pytree

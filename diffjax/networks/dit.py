@@ -102,8 +102,9 @@ class DiT(nn.Module):
 
     def __post_init__(self):
         check_network_fields(self)
-        for name in ("depth", "heads", "patch"):
-            checks.integer(name, getattr(self, name), 0 if name == "depth" else 1)
+        checks.depth("depth", self.depth, 0)
+        for name in ("heads", "patch"):
+            checks.width(name, getattr(self, name), 1)
         checks.positive("mlp_ratio", self.mlp_ratio)
         divides("heads", self.heads, "width", self.width)
         if self.width % 4:

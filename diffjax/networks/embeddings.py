@@ -95,7 +95,7 @@ class TimeEmbedding(nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        checks.integer("dim", self.dim, 1)
+        checks.width("dim", self.dim, 1)
         even("features_dim", self.features_dim)
         check_frequencies("frequencies", self.frequencies)
         super().__post_init__()
@@ -177,7 +177,7 @@ class Conditioning(nn.Module):
 
 def even(name: str, value: Any) -> int:
     """`value` as a Python int, refused unless positive and even."""
-    value = checks.integer(name, value, 2)
+    value = checks.width(name, value, 2)
     if value % 2:
         raise ValueError(f"{name} must be even, got {value}")
     return value
@@ -205,7 +205,7 @@ def check_condition_fields(num_classes: Any, condition_dim: Any) -> None:
         )
     for name, value in (("num_classes", num_classes), ("condition_dim", condition_dim)):
         if value is not None:
-            checks.integer(name, value, 1)
+            checks.width(name, value, 1)
 
 
 def _label(condition: Any, num_classes: int) -> Array:

@@ -97,7 +97,7 @@ def divides(name: str, value: int, whole_name: str, whole: int) -> None:
 
 def check_network_fields(network: Any) -> None:
     """Refuse wrong values of the fields that all networks share, by name."""
-    checks.integer("width", network.width, 1)
+    checks.width("width", network.width, 1)
     checks.within("dropout", network.dropout, 0.0, 1.0)
     checks.integer("input_frequencies", network.input_frequencies, 0)
     check_condition_fields(network.num_classes, network.condition_dim)

@@ -57,7 +57,7 @@ class MLP(nn.Module):
 
     def __post_init__(self):
         check_network_fields(self)
-        checks.integer("depth", self.depth, 0)
+        checks.depth("depth", self.depth, 0)
         super().__post_init__()
 
     @nn.compact

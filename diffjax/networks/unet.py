@@ -175,10 +175,10 @@ def _check_levels(network: UNet) -> None:
     if not isinstance(network.attention_levels, tuple | list):
         raise TypeError(f"attention_levels must be a tuple of integers, got {network.attention_levels!r}")
     for i, multiplier in enumerate(network.multipliers):
-        checks.integer(f"multipliers[{i}]", multiplier, 1)
+        checks.width(f"multipliers[{i}]", multiplier, 1)
     for i, level in enumerate(network.attention_levels):
         checks.integer(f"attention_levels[{i}]", level, 0, len(network.multipliers) - 1)
-    checks.integer("blocks", network.blocks, 1)
-    checks.integer("heads", network.heads, 1)
+    checks.depth("blocks", network.blocks, 1)
+    checks.width("heads", network.heads, 1)
     for level in {*network.attention_levels, len(network.multipliers) - 1}:  # the middle has the last level's channels
         divides("heads", network.heads, f"width * multipliers[{level}]", network.width * network.multipliers[level])

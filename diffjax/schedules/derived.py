@@ -125,6 +125,7 @@ def _rates(schedule, t):
 
 def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> Array:
     """x_t = α(t) x_0 + σ(t) ε; x0 and noise of one shape, t of shape ()."""
+    check(schedule)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
     return compiled(_perturb, schedule, jnp.asarray(x0), t, jnp.asarray(noise))
 
@@ -145,7 +146,7 @@ def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     Returns:
       σ(t), shape ().
     """
-    return compiled(_prior_std, schedule, schedule.t_max if t is None else t)
+    return compiled(_prior_std, check(schedule), schedule.t_max if t is None else t)
 
 
 def _prior_std(schedule, t):
@@ -314,6 +315,7 @@ def _narrow(leaf):
 
 def _at_times(function, schedule, t):
     """function(schedule, t) of the dtype of `as_time(t)`; eager calls through float64."""
+    check(schedule)
     if not is_eager(schedule, t):
         return function(schedule, as_time(t))
     dtype = as_time_dtype(t)

@@ -55,7 +55,7 @@ def learned(
     network).
     """
     checks.key("key", key)
-    hidden = checks.integer("hidden", hidden, minimum=1)
+    hidden = checks.integer("hidden", hidden, 1, 2**20)
     high, low = checks.number("log_snr_max", log_snr_max), checks.number("log_snr_min", log_snr_min)
     checks.greater("log_snr_max", high, "log_snr_min", low)
     t_min, t_max = interval(t_min, 1.0)

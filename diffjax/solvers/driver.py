@@ -203,7 +203,7 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     too few for one step.
     """
     check_solver(solver)
-    checks.integer("evaluations", evaluations, 1)
+    checks.integer("evaluations", evaluations, 1, 10**6)
     checks.boolean("to_zero", to_zero)
 
     def cost(steps: int) -> Any:

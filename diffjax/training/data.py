@@ -28,7 +28,7 @@ class Batches:
         self.examples = _leading_axis("arrays", arrays)
         self.arrays = jax.tree.map(np.asanyarray, arrays)
         self.batch_size = checks.integer("batch_size", batch_size, 1)
-        self.seed = checks.integer("seed", seed, 0)
+        self.seed = checks.integer("seed", seed, 0, None)
         self._orders: dict[int, np.ndarray] = {}
 
     def at(self, step: int) -> PyTree:
@@ -37,7 +37,7 @@ class Batches:
 
     def block(self, step: int, count: int) -> PyTree:
         """The batches of steps step, …, step + count − 1, stacked: leaves (count, batch_size, ...)."""
-        step, count = checks.integer("step", step, 0), checks.integer("count", count, 1)
+        step, count = checks.integer("step", step, 0, 2**62), checks.integer("count", count, 1)
         chosen = self._indices(step * self.batch_size, (step + count) * self.batch_size)
         shape = (count, self.batch_size)
         return jax.tree.map(lambda leaf: np.asarray(leaf[chosen]).reshape(shape + leaf.shape[1:]), self.arrays)
@@ -132,7 +132,7 @@ def split(arrays: PyTree, held_out: int | float, seed: int = 0) -> tuple[PyTree,
             f"held_out must be a count between 1 and {examples - 1} or a fraction in (0, 1) that leaves both parts "
             f"at least one of {examples} examples, got {held_out!r}"
         )
-    order = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(examples)
+    order = np.random.default_rng(checks.integer("seed", seed, 0, None)).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])
     take = lambda chosen: jax.tree.map(lambda leaf: np.asanyarray(leaf)[chosen], arrays)  # noqa: E731
     return take(training), take(held)

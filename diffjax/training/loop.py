@@ -50,9 +50,9 @@ def fit(
     are never saved; they raise it too.
     Raises ValueError where the checkpoints are ahead of `state`.
     """
-    step, block = int(state.step), checks.integer("block", block, 1)
-    checks.integer("total_steps", total_steps, 0)
-    checks.integer("save_every", save_every, 1)
+    step, block = int(state.step), checks.integer("block", block, 1, 2**62)
+    checks.integer("total_steps", total_steps, 0, 2**62)
+    checks.integer("save_every", save_every, 1, 2**62)
     if checkpoints is not None and (checkpoints.latest_step() or 0) > step:
         raise ValueError(
             f"state is at step {step}, but {checkpoints.directory} holds step {checkpoints.latest_step()}: "

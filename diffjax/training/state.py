@@ -64,7 +64,7 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | No
     checks.integer("warmup_steps", warmup_steps, 0)
     checks.within("final_fraction", final_fraction, 0.0, 1.0)
     if total_steps is not None:
-        checks.integer("total_steps", total_steps, 1)
+        checks.integer("total_steps", total_steps, 1, 2**62)
         checks.greater("total_steps", total_steps, "warmup_steps", warmup_steps)
 
     def schedule(n):

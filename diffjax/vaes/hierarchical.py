@@ -296,7 +296,7 @@ def _kernels(name, kernels, first, levels):
     if callable(kernels):
         if levels is None:
             raise ValueError(f"levels must be given where {name} is one function of the level")
-        return Kernels(as_pytree_callable(kernels), first, checks.integer("levels", levels, minimum=1))
+        return Kernels(as_pytree_callable(kernels), first, checks.depth("levels", levels, 1))
     if not isinstance(kernels, tuple | list) or not all(map(callable, kernels)):
         raise TypeError(f"{name} must be a sequence of callables, or one function of the level, got {kernels!r}")
     last = len(kernels) + first - 1

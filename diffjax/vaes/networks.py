@@ -30,8 +30,8 @@ class Perceptron(nn.Module):
 
     def __post_init__(self):
         checks.shape("outputs", self.outputs)
-        checks.integer("width", self.width, 1)
-        checks.integer("depth", self.depth, 0)
+        checks.width("width", self.width, 1)
+        checks.depth("depth", self.depth, 0)
         checks.within("dropout", self.dropout, 0.0, 1.0)
         super().__post_init__()
 

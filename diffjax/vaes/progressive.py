@@ -84,7 +84,7 @@ def _reconstruction_losses(key, encoders, decoders, x):
 
 def noise_entropy(size: int, noise_std: Scalar) -> Array:
     """h(z_l | z_{l−1}) = ½ d log(2πe s²) in nats: the entropy of the encoder's noise, the least that z_l can have."""
-    return checks.integer("size", size, 1) * (
+    return checks.width("size", size, 1) * (
         0.5 * math.log(2 * math.pi * math.e) + jnp.log(checks.positive("noise_std", noise_std))
     )
 
@@ -96,7 +96,7 @@ def capacity(size: int, noise_std: Scalar) -> Array:
     Gaussian has the greatest entropy: I = h(z_l) − h(z_l | z_{l−1}) ≤ ½ Σ_i log(1 + 1/s²). Hence phase one's loss is at
     least h(z_{l−1}) − capacity, and h(z_{l−1}) at least `noise_entropy` for l ≥ 2. Shannon 1948, section 25.
     """
-    return 0.5 * checks.integer("size", size, 1) * jnp.log1p(jnp.square(1 / checks.positive("noise_std", noise_std)))
+    return 0.5 * checks.width("size", size, 1) * jnp.log1p(jnp.square(1 / checks.positive("noise_std", noise_std)))
 
 
 class Information(NamedTuple):

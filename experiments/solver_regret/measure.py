@@ -8,27 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import grids, schedules, solvers
+from diffjax import grids, solvers
 from experiments.solver_regret.suite import Group
 from experiments.solver_table import make
-
-
-def angle_grid(schedule: Any, steps: int, share: float) -> np.ndarray:
-    """Times equally spaced in share · angle + (1 − share) · log-SNR, both scaled to [0, 1]; (steps + 1,).
-
-    The angle is arctan(σ/α), in which the middle of the noise range is dense and both ends are sparse.
-    """
-    with jax.enable_x64(True):
-        ends = [float(v) for v in schedules.log_snr_range(schedule)]
-        log_snr = np.linspace(*ends, 20_001)
-        angle = np.arctan(np.exp(-0.5 * log_snr))
-        angle = (angle - angle[0]) / (angle[-1] - angle[0])
-        position = share * angle + (1 - share) * np.linspace(0, 1, len(log_snr))
-        times = schedules.time_of_log_snr(schedule, np.interp(np.linspace(0, 1, steps + 1), position, log_snr))
-        times = np.array(times)
-    times[0], times[-1] = schedule.t_max, schedule.t_min
-    return times
-
 
 GRIDS: dict[str, Callable[[Any, int], Any]] = {
     "uniform": grids.uniform,
@@ -37,9 +19,9 @@ GRIDS: dict[str, Callable[[Any, int], Any]] = {
     "polyexponential(1.5)": lambda schedule, steps: grids.polyexponential(schedule, steps, 1.5),
     "karras(7)": grids.karras,
     "karras(3)": lambda schedule, steps: grids.karras(schedule, steps, 3.0),
-    "angle(0.25)": functools.partial(angle_grid, share=0.25),
-    "angle(0.5)": functools.partial(angle_grid, share=0.5),
-    "angle(0.75)": functools.partial(angle_grid, share=0.75),
+    "angular(0.25)": lambda schedule, steps: grids.angular(schedule, steps, 0.25),
+    "angular(0.5)": grids.angular,
+    "angular(0.75)": lambda schedule, steps: grids.angular(schedule, steps, 0.75),
 }
 """name -> family of grids from t_max to t_min."""
 
