@@ -5,6 +5,7 @@ exact p_t. `denoiser(target, schedule)` is the exact E[x_0 | x_t].
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -49,10 +50,11 @@ class Target(Protocol):
 
 def compiled_eagerly(method: Callable) -> Callable:
     """A function of pytrees of arrays that is one compiled program where it is called outside any transformation."""
-    compiled = jax.jit(method)
+    compiled, signature = jax.jit(method), inspect.signature(method)
 
     @functools.wraps(method)
-    def call(*args):
+    def call(*args, **kwargs):
+        args = signature.bind(*args, **kwargs).args if kwargs else args
         return method(*args) if checks.is_traced(args) else compiled(*map(_as_array, args))
 
     return call
