@@ -27,7 +27,9 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     small examples. Other key types fold the counter in. float32 draws have a 2⁻²³ lattice before the map, float64 2⁻⁵².
     Salmon et al. 2011 (threefry).
     """
-    dtype = jnp.dtype(dtype or float_dtype())
+    dtype, shape = jnp.dtype(dtype or float_dtype()), checks.shape("shape", shape)
+    if isinstance(counter, int):
+        checks.integer("counter", counter, 0, 2**32 - 1)
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.normal(jax.random.fold_in(key, counter), shape, dtype)
     size = 1

@@ -61,6 +61,8 @@ def compiled_eagerly(method: Callable) -> Callable:
 
 
 def _as_array(value):
+    if type(value) is int:  # JAX would want it within 32 bits
+        return float(value)
     return np.asarray(value) if type(value) in (list, tuple) else value
 
 

@@ -127,7 +127,8 @@ def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> A
     """x_t = α(t) x_0 + σ(t) ε; x0 and noise of one shape, t of shape ()."""
     check(schedule)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
-    return compiled(_perturb, schedule, jnp.asarray(x0), t, jnp.asarray(noise))
+    x0, noise = checks.real_array("x0", x0), checks.real_array("noise", noise)
+    return compiled(_perturb, schedule, x0, checks.number("t", t), noise)
 
 
 def _perturb(schedule, x0, t, noise):
