@@ -28,7 +28,7 @@ from .types import (
     static_field,
 )
 
-DEFAULT = (rk4(), grids.log_snr, 48)
+DEFAULT = (rk4(), lambda schedule, solver: grids.log_snr(schedule, 48))
 
 
 class LogProbInfo(NamedTuple):

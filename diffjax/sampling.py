@@ -16,7 +16,7 @@ from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Solver
 from .solvers.driver import BATCH
-from .solvers.ode import heun
+from .solvers.multistep import unipc
 from .types import (
     Array,
     ArrayLike,
@@ -32,7 +32,17 @@ from .types import (
     pytree,
 )
 
-DEFAULT = (heun(), grids.karras, 32)
+EVALUATIONS, STEPS = 64, 32
+"""How many evaluations a default grid takes, and how many steps it has at the least."""
+
+
+def _default_grid(schedule, solver):
+    cost = grids.cost_of_step(solver)
+    return grids.recommended(schedule, solver, EVALUATIONS if cost is None else max(EVALUATIONS, STEPS * cost))
+
+
+DEFAULT = (unipc(3), _default_grid)
+"""The default solver, and (schedule, solver) -> the default grid."""
 
 
 def sample(
@@ -57,8 +67,9 @@ def sample(
       denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it reaches may change between calls, see
         `types.as_pytree_callable`.
       schedule: A schedule.
-      solver: Default `heun()`.
-      grid: Decreasing times (N + 1,), by default 32 steps of `grids.karras` (of `grids.uniform` where α(t_max) = 0). It
+      solver: Default `unipc(3)`.
+      grid: Decreasing times (N + 1,), by default `grids.recommended` for 64 evaluations, and 32 steps at the least
+        (of `grids.uniform` where α(t_max) = 0). It
         may end at exactly 0, where the last step returns D. It may start below t_max.
       shape: Shape of one example; the start is then drawn from N(0, σ(grid[0])²).
       x_init: A start at grid[0] in place of a shape, taken unchanged.
@@ -220,7 +231,7 @@ def encode(
     """x at grid[0] from x at grid[-1], by the probability flow upwards; `sample(x_init=…)` on the same grid inverts it.
 
     x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no
-    start. solver, default `heun()`: a deterministic one; with `ddim()` this is DDIM inversion. Raises ValueError and
+    start. solver, default `unipc(3)`: a deterministic one; with `ddim()` this is DDIM inversion. Raises ValueError and
     TypeError as `sample`. Song et al. 2021, D.4.
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
@@ -288,27 +299,30 @@ def prepare(
     grid: ArrayLike | None,
     denoiser: Denoiser,
     schedule: Schedule,
-    default: tuple[Solver, Callable[[Schedule, int], Array], int],
+    default: tuple[Solver, Callable[[Schedule, Solver], Array]],
     flow: bool = False,
 ) -> tuple[Solver, Array]:
-    """(solver, grid) checked, with defaults (solver, family of grids, steps) filled in.
+    """(solver, grid) checked, with defaults (solver, grid of a schedule and solver) filled in.
 
     The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end. flow: whether the probability
     flow is to be followed, upwards too, so that the solver must be deterministic and the grid may not end at 0.
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    solver, (_, family, steps) = default[0] if solver is None else solver, default
+    solver, default_grid = default[0] if solver is None else solver, default[1]
     driver.check_solver(solver)
     driver.check_coupling(solver, denoiser)
     if flow and solver.stochastic:
         raise TypeError(f"solver must be deterministic to follow the flow, {solver.name} draws noise")
     if grid is None:
         finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
-        grid = (family if finite else grids.uniform)(schedule, steps)
+        if not finite:
+            grid = grids.uniform(schedule, EVALUATIONS)
+        else:
+            grid = default_grid(schedule, solver)
         if checks.is_traced(schedule):
             bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
-            grid = jnp.where(bounded, grid, grids.uniform(schedule, steps))
+            grid = jnp.where(bounded, grid, grids.uniform(schedule, grid.shape[0] - 1))
     grid = grids.check("grid", grid, schedule, zero_end=not flow)
     if not checks.is_traced(grid):
         start, end = np.asarray(grid)[[0, -1]]
