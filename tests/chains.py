@@ -8,7 +8,10 @@ import numpy as np
 
 from diffjax import ddpm, predictions, schedules, targets
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles 3 times as fast
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+)
+"""`jax.jit` for programs that run once: they compile in half the time."""
 MEAN, STD = 0.3, 0.5
 KEY = jax.random.key(0)
 

@@ -68,12 +68,13 @@ def test_betas_are_their_laws():
 def test_forward_steps_compose_to_the_marginal(x64):
     """q(x_i | x_0) = ∫ q(x_i | x_{i−1}) q(x_{i−1} | x_0): means multiply, variances add, at every index."""
     chain, x0, indices = schedules.from_betas(ddpm.cosine_betas(20)), np.array([0.7, -1.2]), np.arange(1, 21)
+    betas = jnp.asarray(chain.betas)
 
     @jit
     def laws(x0):
         def move(state, i):
             step = ddpm.forward_step(chain, state[0], i)
-            after = step.mean, (1 - chain.betas[i - 1]) * state[1] + step.variance
+            after = step.mean, (1 - betas[i - 1]) * state[1] + step.variance
             return after, after
 
         composed = jax.lax.scan(move, (x0, 0.0), indices)[1]

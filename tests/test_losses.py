@@ -48,7 +48,6 @@ def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64)
     schedule = SCHEDULES[schedule]()
     prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
 
-    @jit
     @jax.vmap
     def both(t):
         x = schedules.perturb(schedule, X0, t, NOISE)
@@ -62,7 +61,7 @@ def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64)
         expected = [own, *(weight(schedule, t) * error for weight in WEIGHTS.values()), 3 * t * SIGMA_DATA * error]
         return jnp.stack(found), jnp.stack(expected)
 
-    found, expected = both(times_at_noise(schedule, (0.1, 1.0, 5.0)))
+    found, expected = jit(lambda: both(times_at_noise(schedule, (0.1, 1.0, 5.0))))()
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -368,20 +367,20 @@ def test_losses_at_no_signal_are_exact(kind):
 
     "likelihood" is (α/σ)(σ′α − α′σ)/σ² = 0 there. Gradients by a parameter of the network likewise.
     """
-    x0, noise = jnp.float32([0.4, -1.3]), jnp.float32([-0.7, 0.2])
-    for schedule in (schedules.rectified_flow(1.0), ZERO):
-        t = jnp.float32(1.0)
+    x0, noise = np.float32([0.4, -1.3]), np.float32([-0.7, 0.2])
+    names = [name for name in losses.WEIGHTINGS if name != "uniform"]
 
-        def loss(scale, weighting, schedule=schedule, t=t):
-            prediction = predictions.denoiser(schedule, lambda x, t: scale * x, kind, SIGMA_DATA)
-            error = prediction(schedules.perturb(schedule, x0, t, noise), t) - x0
-            own = losses.denoising_loss(prediction, x0, noise, t, weighting=weighting)
-            return own, jnp.mean(error**2) / SIGMA_DATA**2 * (weighting == "edm")
+    def all_losses(scale, schedule):
+        t, prediction = jnp.float32(1.0), predictions.denoiser(schedule, lambda x, t: scale * x, kind, SIGMA_DATA)
+        error = prediction(schedules.perturb(schedule, x0, t, noise), t) - x0
+        found = [losses.denoising_loss(prediction, x0, noise, t, weighting=name) for name in names]
+        return jnp.stack(found), jnp.mean(error**2) / SIGMA_DATA**2 * np.array([name == "edm" for name in names])
 
-        names = [name for name in losses.WEIGHTINGS if name != "uniform"]
-        found = jit(lambda a: [jax.jacfwd(loss)(a, name) + loss(a, name) for name in names])(0.3)  # noqa: B023
-        for slope, slope_expected, value, expected in found:
-            np.testing.assert_allclose([slope, value], [slope_expected, expected], rtol=32 * EPS32)
+    rows = (schedules.rectified_flow(1.0), ZERO)
+    run = jit(lambda scale: [jax.jvp(lambda s, row=row: all_losses(s, row), (scale,), (1.0,)) for row in rows])
+    for pair in run(0.3):
+        for found, expected in pair:  # values, then slopes
+            np.testing.assert_allclose(found, expected, rtol=32 * EPS32)
 
 
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
