@@ -1,5 +1,6 @@
 """Training objectives: weights, laws of t, and the identities that make them likelihood bounds."""
 
+import functools
 import math
 
 import jax
@@ -45,11 +46,10 @@ PAIRS = [("v", schedule) for schedule in SCHEDULES] + [(kind, "own") for kind in
 @pytest.mark.parametrize(("kind", "schedule"), PAIRS)
 def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64):
     """w(t)‖D(x_t, t) − x_0‖²/D for every weighting; "uniform" is the network's own ‖F − target‖²/D."""
-    schedule = SCHEDULES[schedule]()
-    prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
 
-    @jax.vmap
-    def both(t):
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def both(schedule, t):
+        prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
         x = schedules.perturb(schedule, X0, t, NOISE)
         error = jnp.mean((prediction(x, t) - X0) ** 2)
         own = jnp.mean((prediction.predict(x, t) - prediction.target(X0, NOISE, t)) ** 2)
@@ -61,7 +61,7 @@ def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64)
         expected = [own, *(weight(schedule, t) * error for weight in WEIGHTS.values()), 3 * t * SIGMA_DATA * error]
         return jnp.stack(found), jnp.stack(expected)
 
-    found, expected = jit(lambda: both(times_at_noise(schedule, (0.1, 1.0, 5.0))))()
+    found, expected = jit(lambda s: both(s, times_at_noise(s, (0.1, 1.0, 5.0))))(SCHEDULES[schedule]())
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -118,13 +118,8 @@ def test_the_exact_denoiser_minimises(kind, x64):
 
 def edges_of_equal_log_snr(schedule):
     """60 times from t_max to t_min, equally spaced in log-SNR."""
-
-    @jit
-    def times():
-        ends = [schedules.log_snr(schedule, jnp.asarray(end)) for end in (schedule.t_max, schedule.t_min)]
-        return schedules.time_of_log_snr(schedule, jnp.linspace(*ends, 60))
-
-    return times()
+    ends = [schedules.log_snr(schedule, jnp.asarray(end)) for end in (schedule.t_max, schedule.t_min)]
+    return schedules.time_of_log_snr(schedule, jnp.linspace(*ends, 60))
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
@@ -136,16 +131,17 @@ def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(law, sched
     """
     schedule = SCHEDULES[schedule]()
     key, count = jax.random.key(3), 6
-    times = np.sort(jit(lambda key: losses.sample_times(key, count, schedule, law))(key))
+    run = jit(lambda key, s: (losses.sample_times(key, count, s, law), edges_of_equal_log_snr(s)))
+    times, within = run(key, schedule)
+    times = np.sort(times)
     if hasattr(schedule, "times"):
         edges = np.unique(np.concatenate([times, schedule.times]))
     else:
-        within = edges_of_equal_log_snr(schedule)
         edges = np.unique(np.concatenate([times, np.asarray(within)]))
     nodes, weights = np.polynomial.legendre.leggauss(8)
     low, high = edges[:-1, None], edges[1:, None]
     inner = 0.5 * (low + high) + 0.5 * (high - low) * nodes
-    density = np.asarray(jit(lambda t: losses.time_density(schedule, t, law))(inner))
+    density = np.asarray(jit(lambda s, t: losses.time_density(s, t, law))(schedule, inner))
     mass = np.concatenate([[0.0], np.cumsum(0.5 * (high - low)[:, 0] * (density @ weights))])
     assert mass[-1] == pytest.approx(1, abs=1e-9)
     reached = mass[np.searchsorted(edges, times)]
@@ -352,10 +348,10 @@ def test_times_stay_inside_the_interval(law):
 def test_interior_times_have_positive_density(x64):
     """Every law reaches every interior time (its density divides the likelihood weight)."""
     rows = [make() for make in SCHEDULES.values()]
-    densities = jit(lambda: [
+    densities = jit(lambda rows: [
         losses.time_density(schedule, interior(schedule), law) for schedule in rows for law in losses.TIME_LAWS
     ])  # fmt: skip
-    assert np.all(np.stack(densities()) > 0)
+    assert np.all(np.stack(densities(rows)) > 0)
 
 
 ZERO = schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(1e-3, 0.2, 100)))

@@ -92,18 +92,29 @@ INTERVALS = [(-0.7, 1.1), (-3.0, 0.0), (0.0, 0.5), (1.0, 2.0), (-7.0, 8.0), (-40
 INTERVALS += [(-1e3, -999.5), (1e3, 1e5), (1e4, 1.1e4), (-1e7, -9e6), (30.0, 30.25), (-1e6, 2.0)]
 
 
+NARROW = [(4.0, 1e-4), (1.0, 1e-4), (-5e-5, 1e-4), (0.2, 1e-3), (10.0, 1e-3), (-6.0, 0.1)]
+"""(lower end, width)."""
+
+
+@functools.cache
+def log_masses(dtype):
+    """Ends (n, 2), values (n,) and gradients (n, 2) of the log-masses of INTERVALS, then of NARROW."""
+    ends = np.array([*INTERVALS, *((lower, lower + width) for lower, width in NARROW)], dtype)
+    with jax.enable_x64(dtype == "float64"):
+        both = jax.jit(jax.vmap(jax.value_and_grad(lambda ends: numerics.log_normal_interval(ends[0], ends[1]))))
+        return ends, *map(np.asarray, both(ends))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_log_normal_interval(dtype):
     """Value and gradient against SciPy, from the centre to 10⁷ standard deviations out."""
     eps = np.finfo(dtype).eps
     exact = np.array([exact_log_interval(a, b) for a, b in INTERVALS])
-    with jax.enable_x64(dtype == "float64"):
-        both = jax.jit(jax.vmap(jax.value_and_grad(numerics.log_normal_interval, (0, 1))))
-        value, slopes = both(*np.array(INTERVALS, dtype).T)
+    value, slopes = (part[: len(INTERVALS)] for part in log_masses(dtype)[1:])
     # at the series' switch, −12, log q is a difference of numbers of size 72; elsewhere of size 1
     np.testing.assert_allclose(value, exact[:, 0], rtol=8 * eps, atol=128 * eps)
     larger = np.maximum(np.abs(exact[:, 1:]).max(1), 1e-30)  # ±40: both slopes are 0
-    np.testing.assert_allclose(np.stack(jax.tree.map(np.asarray, slopes), 1) / larger[:, None], exact[:, 1:] / larger[:, None], atol=256 * eps)
+    np.testing.assert_allclose(slopes / larger[:, None], exact[:, 1:] / larger[:, None], atol=256 * eps)
 
 
 def test_log_normal_interval_of_a_partition_sums_to_one(x64):
@@ -236,19 +247,10 @@ def test_float_dtype():
         assert numerics.float_dtype(jnp.ones(2, jnp.bfloat16)) == jnp.float64
 
 
-@functools.cache
-def narrow_intervals():
-    """float32 ends of narrow intervals, and the value and gradient of their log-masses."""
-    lower, width = [4.0, 1.0, -5e-5, 0.2, 10.0, -6.0], [1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 0.1]
-    ends = np.float32(np.stack([lower, np.add(lower, width)], -1))
-    both = jax.value_and_grad(lambda ends: numerics.log_normal_interval(ends[0], ends[1]))
-    return ends, *map(np.asarray, jax.jit(jax.vmap(both))(ends))
-
-
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", range(len(INTERVALS), len(INTERVALS) + len(NARROW)))
 def test_narrow_intervals_keep_their_digits_in_float32(case):
     """Value and both derivatives against 40-node Gauss–Legendre masses in float64 of the same float32 ends."""
-    ends, value, slopes = (part[case] for part in narrow_intervals())
+    ends, value, slopes = (part[case] for part in log_masses("float32"))
     low, high = ends.astype(float)
     nodes, weights = np.polynomial.legendre.leggauss(40)
 

@@ -425,18 +425,18 @@ def test_learned_ends_and_gradients(x64):
     schedule = schedules.learned(jax.random.key(1), hidden=4, log_snr_max=10.0, log_snr_min=-6.0)
     np.testing.assert_allclose(schedules.log_snr(schedule, jnp.array([0.0, 1.0])), [10.0, -6.0], rtol=1e-14)
 
-    @jit
     def sigma(weight, slope):
         moved = type(schedule)(**{**vars(schedule), "weight": weight, "slope": slope})
         return jnp.sum(moved.sigma(jnp.array([0.2, 0.7])))
 
     gradients = map(np.asarray, jit(jax.grad(sigma, (0, 1)))(schedule.weight, schedule.slope))
+    value = jit(sigma)
     for argument, gradient in enumerate(gradients):
         for k in range(4):
             step = 1e-5 * np.eye(4)[k]
             moves = [[np.asarray(schedule.weight), np.asarray(schedule.slope)] for _ in range(2)]
             moves[0][argument], moves[1][argument] = moves[0][argument] + step, moves[1][argument] - step
-            difference = (sigma(*moves[0]) - sigma(*moves[1])) / 2e-5
+            difference = (value(*moves[0]) - value(*moves[1])) / 2e-5
             np.testing.assert_allclose(gradient[k], difference, rtol=1e-6, atol=1e-10)
 
 
@@ -608,6 +608,11 @@ def test_float32_times_of_log_snrs_keep_their_digits(name):
         low, high = float(schedule.t_min), float(schedule.t_max)
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), schedule)
         t = np.concatenate([np.geomspace(low, high, 20), np.linspace(low, high, 20)])
-        log_snr = np.float32(schedules.log_snr(wide, t))
-        exact = np.asarray(schedules.time_of_log_snr(wide, log_snr.astype(float)))
+
+        @jit
+        def both(wide, t):
+            log_snr = schedules.log_snr(wide, t).astype(jnp.float32)
+            return log_snr, schedules.time_of_log_snr(wide, log_snr.astype(jnp.float64))
+
+        log_snr, exact = map(np.asarray, both(wide, t))
     np.testing.assert_allclose(schedules.time_of_log_snr(schedule, log_snr), exact, rtol=EPS32)
