@@ -71,6 +71,12 @@ def log_probs(target, xs):
     return np.asarray(jit(jax.vmap(target.log_prob))(xs))
 
 
+def end_law(target, schedule, t=1.0):
+    """The distribution of x_t of a Gaussian target."""
+    end = jit(lambda: target.noised(schedule, t))()
+    return ddpm.Gaussian(np.asarray(end.means[0]), np.asarray(end.variances[0]))
+
+
 def bounds(estimator, denoiser, chain, xs, seed=2, **settings):
     """The estimator's Bound for each x, leading axis N."""
     one = functools.partial(estimator, denoiser=denoiser, chain=chain, **settings)

@@ -18,6 +18,7 @@ from tests.chains import (
     betas_of_log_snrs,
     bounds,
     draws,
+    end_law,
     exact,
     jit,
     log_probs,
@@ -37,8 +38,7 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
     x] = −log p(x), for every x.
     """
     chain, target, count = schedules.from_betas(vp_betas(steps)), normal_1d(), 8000
-    end = target.noised(chain, 1.0)
-    prior = ddpm.Gaussian(end.means[0], end.variances[0])
+    prior = end_law(target, chain)
     values = np.array([[0.3], [1.1]])
     xs = np.repeat(values, count, axis=0)
     found = bounds(ddpm.elbo, exact(target, chain, "optimal"), chain, xs, variance="optimal", prior=prior)
@@ -75,8 +75,7 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
         assert gaps(chain, variance).sum() == pytest.approx(gap, rel=5e-3)
     for steps, count in ((10, 20_000), (100, 4000)):
         chain, target = schedules.from_betas(vp_betas(steps)), normal_1d()
-        end = target.noised(chain, 1.0)
-        prior = ddpm.Gaussian(end.means[0], end.variances[0])
+        prior = end_law(target, chain)
         xs = draws(target, count)
         decoder = tables(chain)["var"][0]
         found = bounds(

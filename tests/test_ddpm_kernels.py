@@ -16,6 +16,7 @@ from tests.chains import (
     assert_mean,
     bounds,
     draws,
+    end_law,
     exact,
     jit,
     mixture_1d,
@@ -196,9 +197,8 @@ def test_autoregressive_reading_of_the_bound(x64):
     chain, target = schedules.from_betas(vp_betas(4)), normal_1d()
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
     xs = draws(target, count)
-    end = target.noised(chain, 1.0)
     kl = jit(ddpm.gaussian_kl)
-    total = float(kl(ddpm.Gaussian(end.means[0], end.variances[0]), ddpm.Gaussian(0.0, 1.0)))
+    total = float(kl(end_law(target, chain), ddpm.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
     own = known["posterior"][np.maximum(np.arange(4), 1)]
     total += float(kl(ddpm.Gaussian(np.zeros(4), right), ddpm.Gaussian(np.zeros(4), own)))  # of four indices
@@ -256,13 +256,18 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
     def end(x, noise):
         return driver.run(driver.Source(lambda step, _: noise[step]), solver, problem, x, grid)[0]
 
-    start, exact_end = (target.noised(chain, t) for t in (1.0, 1 / 64))
-    slopes = jit(jax.jacfwd(end, argnums=(0, 1)))(np.asarray(start.means[0]), np.zeros((3, 1)))
+    start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))
+    slopes = jit(jax.jacfwd(end, argnums=(0, 1)))(start.mean, np.zeros((3, 1)))
     by_start, by_noise = map(np.asarray, slopes)
-    variance = by_start[0, 0] ** 2 * float(start.variances[0, 0]) + np.sum(by_noise**2)
-    np.testing.assert_allclose(variance, exact_end.variances[0, 0], rtol=1e-10)
-    last = sampling.sample(KEY, problem.denoiser, chain, solver, jnp.array([1 / 64, 0.0]), x_init=jnp.array([0.2]))
-    np.testing.assert_allclose(last, problem.denoiser.first(jnp.array([0.2]), 1 / 64), rtol=1e-12)
+    variance = by_start[0, 0] ** 2 * start.variance[0] + np.sum(by_noise**2)
+    np.testing.assert_allclose(variance, exact_end.variance[0], rtol=1e-10)
+
+    @jit
+    def last_step(x):
+        sample = sampling.sample(KEY, problem.denoiser, chain, solver, np.array([1 / 64, 0.0]), x_init=x)
+        return sample, problem.denoiser.first(x, 1 / 64)
+
+    np.testing.assert_allclose(*last_step(np.array([0.2])), rtol=1e-12)
 
 
 def test_interpolation_has_the_law_of_latents_between(x64):
@@ -343,7 +348,7 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
     The term at T is ½ (SNR_{T−1} − 0) E‖x_0 − D‖²: exactly, for D = s x at x_T = ε, which `reverse_step` shows.
     """
     chain = schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(0.02, 0.4, 8)))
-    key, x0 = jax.random.key(0), jnp.array([0.7, -1.2])
+    key, x0 = jax.random.key(0), np.array([0.7, -1.2])
 
     def all_terms(scale):
         def denoiser(x, t):
@@ -353,13 +358,17 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
         two = ddpm.two_variable_elbo(key, denoiser, chain, x0)
         return bound, two, ddpm.simple_loss(key, denoiser, chain, x0, 8), ddpm.bound_loss(key, denoiser, chain, x0, 8)
 
-    (bound, two, simple, last), slopes = jit(lambda s: (all_terms(s), jax.jacfwd(all_terms)(s)))(0.3)
+    @jit
+    def everything(scale):
+        step = ddpm.reverse_step(lambda x, t: scale * x, chain, x0, 8)
+        return all_terms(scale), jax.jacfwd(all_terms)(scale), step.mean, ddpm.kernels.state_at(key, chain, x0, 8, 1.0)
+
+    (bound, two, simple, last), slopes, mean, noise = everything(0.3)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bound, two, slopes)))
     assert float(bound.prior) == 0 and float(simple) == 0  # the noise's error at α = 0
     bar = np.cumprod(1 - np.asarray(chain.betas))[-2]
-    step = ddpm.reverse_step(lambda x, t: 0.3 * x, chain, x0, 8)
-    np.testing.assert_allclose(step.mean, np.sqrt(bar) * 0.3 * x0, rtol=1e-12)
-    noise = np.asarray(ddpm.kernels.state_at(key, chain, x0, 8, 1.0))
+    np.testing.assert_allclose(mean, np.sqrt(bar) * 0.3 * x0, rtol=1e-12)
+    noise = np.asarray(noise)
     np.testing.assert_allclose(last, 0.5 * bar / (1 - bar) * np.sum((x0 - 0.3 * noise) ** 2), rtol=1e-10)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import ddpm, predictions, schedules, targets
-from tests.chains import KEY, STD, assert_mean, bounds, draws, exact, jit, normal_1d, tables, vp_betas
+from tests.chains import KEY, STD, assert_mean, bounds, draws, end_law, exact, jit, normal_1d, tables, vp_betas
 from tests.families import EPS32, every
 
 # ------------------------------------------------------------------------------------------------- training objectives
@@ -186,14 +186,13 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
     """With p(x_T) = q_T and decoder variance Var(x_0 | x_{t_min}), E[bound] = −log p(x) at every x."""
     schedule, target = schedules.vp_linear(t_min=1e-2), normal_1d()
     xs = np.full((4000, 1), 0.9)
-    alpha, sigma, log_p, end = jit(
-        lambda x: (*(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)), target.log_prob(x),
-                   target.noised(schedule, 1.0))
-    )(xs[0])  # fmt: skip
+    alpha, sigma, log_p = jit(
+        lambda x: (*(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)), target.log_prob(x))
+    )(xs[0])
     settings = {
         "count": 256,
         "decoder_variance": STD**2 * sigma**2 / (alpha**2 * STD**2 + sigma**2),
-        "prior": ddpm.Gaussian(end.means[0], end.variances[0]),
+        "prior": end_law(target, schedule),
     }
     run = lambda key, x: ddpm.continuous_elbo(key, targets.denoiser(target, schedule), schedule, x, **settings).total  # noqa: E731
     found = jit(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)

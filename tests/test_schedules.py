@@ -276,6 +276,33 @@ def test_a_plain_class_serves_as_schedule():
 # ------------------------------------------------------------------------------------------------------------- float32
 
 
+def float32_times(schedule):
+    low, high = np.float32(schedule.t_min), np.float32(schedule.t_max)
+    t = np.array([low, *[max(low, np.float32(u)) for u in (1e-5, 1e-3)], 0.01, 0.1, 0.5, 0.9], np.float32)
+    return np.concatenate([np.clip(t, low, high), [np.nextafter(high, low)]]).astype(np.float32)
+
+
+@functools.cache
+def float32_and_exact():
+    """α and σ of every schedule in float32, and in float64 at the same times."""
+
+    def both(rows, dtype):
+        at = {name: float32_times(schedule).astype(dtype) for name, schedule in rows.items()}
+        run = jax.jit(lambda at: {
+            name: {"alpha": schedule.alpha(at[name]), "sigma": schedule.sigma(at[name])}
+            for name, schedule in rows.items()
+        })  # fmt: skip
+        return jax.tree.map(np.asarray, run(at))
+
+    rows = {name: make() for name, make in SCHEDULES.items()}
+    narrow = both(rows, np.float32)
+    with jax.enable_x64(True):
+        wide = {name: make() for name, make in SCHEDULES.items()}
+        # its random weights differ by dtype: take the float32 ones
+        wide["learned"] = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), rows["learned"])
+        return narrow, both(wide, np.float64)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_float32_alpha_and_sigma_keep_their_digits(name):
     """Relative error of α and σ in float32, from t_min and 1e-5, 1e-3 up, against float64 at the same t.
@@ -283,19 +310,8 @@ def test_float32_alpha_and_sigma_keep_their_digits(name):
     They are exponentials of logarithms at worst: a few ulp of 1 + |log|. The plain √(1 − α²) is off by 1e-2 at t =
     1e-5.
     """
-    low, high = (np.float32(getattr(SCHEDULES[name](), end)) for end in ("t_min", "t_max"))
-    t = np.array([low, *[max(low, np.float32(u)) for u in (1e-5, 1e-3)], 0.01, 0.1, 0.5, 0.9], np.float32)
-    t = np.concatenate([np.clip(t, low, high), [np.nextafter(high, low)]]).astype(np.float32)
-    ours = SCHEDULES[name]()
-    both = lambda schedule, t: jax.jit(lambda t: {"alpha": schedule.alpha(t), "sigma": schedule.sigma(t)})(t)  # noqa: E731
-    narrow = jax.tree.map(np.asarray, both(ours, t))
+    narrow, exact = (rows[name] for rows in float32_and_exact())
     assert narrow["sigma"].dtype == np.float32
-    with jax.enable_x64(True):
-        if name == "learned":  # its random weights differ by dtype: take the float32 ones
-            wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ours)
-        else:
-            wide = SCHEDULES[name]()
-        exact = jax.tree.map(np.asarray, both(wide, t.astype(float)))
     for quantity in ("alpha", "sigma"):
         # α → 0 at t → 1 is a cosine's or 1 − t's zero: rounding of t, absolute
         bound = 8 * EPS32 * (1 + np.abs(np.log(exact[quantity]))) * exact[quantity] + 2 * EPS32 * (quantity == "alpha")
