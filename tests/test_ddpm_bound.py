@@ -12,7 +12,6 @@ from diffjax import ddpm, predictions, schedules, targets
 from diffjax.ddpm import bound
 from tests.chains import (
     KEY,
-    MEAN,
     STD,
     assert_mean,
     betas_of_log_snrs,
@@ -245,7 +244,7 @@ def test_rates_and_distortions(x64):
     np.testing.assert_allclose(found.rate[:, -1] * math.log(2), bound.prior, rtol=1e-12)
     terms = -np.diff(found.rate, axis=-1) * math.log(2)
     np.testing.assert_allclose(terms, bound.denoising, rtol=1e-9, atol=1e-12)
-    for square, value in zip(found.rmse.T ** 2, tables(chain)["var"], strict=True):
+    for square, value in zip(found.rmse.T**2, tables(chain)["var"], strict=True):
         assert_mean(square, value)
     bits = bound.bits_per_dim((1,), 256)
     np.testing.assert_allclose(found.rate[:, 0] + bound.reconstruction / math.log(2), bits, rtol=1e-12, atol=1e-12)

@@ -27,7 +27,9 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
         loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)  # noqa: E731
         return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
 
-    for bound, found, third in jit(lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])])(np.array([0.5])):
+    for bound, found, third in jit(lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])])(
+        np.array([0.5])
+    ):
         np.testing.assert_allclose(found, [bound.reconstruction, *bound.denoising], rtol=1e-12)
         assert float(third) == pytest.approx(float(found[2]), rel=1e-12)
 

@@ -302,6 +302,14 @@ def of_history(function, *arguments):
 
 CHAINS = {
     "ddpm.elbo": of_chain(ddpm.elbo),
+    "ddpm.simple_loss": of_chain(ddpm.simple_loss),
+    "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
+    "ddpm.bound_loss": of_chain(ddpm.bound_loss),
+    "ddpm.bound_loss on a lattice": of_chain(ddpm.bound_loss, 3, "posterior", [0.0, 1.0]),
+    "ddpm.continuous_loss": of_chain(ddpm.continuous_loss),
+    "ddpm.schedule_variance_loss": of_chain(ddpm.schedule_variance_loss),
+    "ncsn.score_loss": of_chain(ncsn.score_loss),
+    "ncsn.score_loss with a weight": of_chain(ncsn.score_loss, 3, lambda sigma: sigma**1.5),
     "ddpm.two_variable_elbo": of_chain(ddpm.two_variable_elbo),
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
     "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),

@@ -118,6 +118,7 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
 
 def drawn_losses(loss, indices, count=3):
     """loss(key, x, index) at indices, for a few keys and examples: (count, indices)."""
+
     @jit
     def run():
         keys = jax.random.split(KEY, count)

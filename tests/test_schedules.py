@@ -141,7 +141,11 @@ def derived(name, bare=False):
             "f": schedules.drift_coefficient(schedule, nodes),
             "variance_rate": (schedules.diffusion_coefficient(schedule, nodes) / schedule.alpha(nodes)) ** 2,
         }
-        return at_inner, at_grid, rates | {f: getattr(schedule, f)(edges) for f in ("alpha", "sigma")} | {"edges": edges}
+        return (
+            at_inner,
+            at_grid,
+            rates | {f: getattr(schedule, f)(edges) for f in ("alpha", "sigma")} | {"edges": edges},
+        )
 
     inner, t = np.asarray(interior(schedule)), np.linspace(schedule.t_min, schedule.t_max, 33)
     at_inner, at_grid, at_nodes = jax.tree.map(np.asarray, everything(inner, t))
