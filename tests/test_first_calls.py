@@ -29,6 +29,7 @@ from diffjax import (
     ncsn,
     noise,
     numerics,
+    predictions,
     quadrature,
     schedules,
     sde,
@@ -300,7 +301,18 @@ def of_history(function, *arguments):
     return prepare
 
 
+def of_batch(**settings):
+    def prepare():
+        prediction = predictions.denoiser(schedules.vp_cosine(), lambda x, t: 0.5 * x, "v")
+        key, x0 = jax.random.key(0), np.zeros((4, 2), np.float32)
+        return lambda: losses.batch_loss(key, prediction, x0, **settings)
+
+    return prepare
+
+
 CHAINS = {
+    "losses.batch_loss": of_batch(),
+    "losses.batch_loss, weighted": of_batch(weighting="likelihood", times="log_snr"),
     "ddpm.elbo": of_chain(ddpm.elbo),
     "ddpm.simple_loss": of_chain(ddpm.simple_loss),
     "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
