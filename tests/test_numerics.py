@@ -58,7 +58,7 @@ def test_phi_recurrence_and_limits(x64):
 
 
 def test_phi_refuses_bad_orders():
-    with pytest.raises(ValueError, match="order must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="order must be between 0 and 30, got -1"):
         numerics.phi(-1, 0.0)
 
 

@@ -497,7 +497,10 @@ REFUSED = {
         lambda: schedules.learned(jax.random.key(0), log_snr_max=-6.0),
         "log_snr_max must be greater than log_snr_min=-5.0, got -6.0",
     ),
-    "learned hidden": (lambda: schedules.learned(jax.random.key(0), hidden=0), "hidden must be at least 1, got 0"),
+    "learned hidden": (
+        lambda: schedules.learned(jax.random.key(0), hidden=0),
+        "hidden must be between 1 and 1048576, got 0",
+    ),
 }
 
 
