@@ -10,12 +10,12 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
-from . import checks, schedules
+from . import checks, schedules, types
 from .numerics import float_dtype
 from .predictions import NetworkDenoiser
 from .schedules import Schedule
 from .schedules.derived import as_time, compiled
-from .types import Array, ArrayLike, Key, PyTree, Scalar
+from .types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, partition
 
 MIN_SNR_CLIP = 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
@@ -105,6 +105,23 @@ def batch_loss(
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     count = x0.shape[0]
     checks.leading_axis("condition", condition, "x0", count)
+    checks.choice("law", times, TIME_LAWS)
+    if times != "uniform" and not checks.is_traced(prediction.schedule):
+        schedules.log_snr_range(prediction.schedule)  # a schedule without signal at its end is named before tracing
+    named = not callable(weighting)
+    if named:
+        checks.choice("weighting", weighting, WEIGHTINGS)
+    arrays, static = partition((prediction, None if named else as_pytree_callable(weighting)))
+    settings = (static, weighting if named else None, times, bool(dropout))
+    return _batch_loss(settings, arrays, key, x0, condition)
+
+
+@types.compiled(static_argnums=0)
+def _batch_loss(settings, arrays, key, x0, condition):
+    """(mean, losses) of `batch_loss`."""
+    static, name, times, dropout = settings
+    (prediction, weighting), count = combine(arrays, static), x0.shape[0]
+    weighting = name if weighting is None else weighting
     key_time, key_noise, key_net = jax.random.split(key, 3)
     t = sample_times(key_time, count, prediction.schedule, times)
     density = time_density(prediction.schedule, t, times)

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from . import checks, schedules
+from . import checks, schedules, types
 from .ddpm.gaussian import Gaussian
 from .ddpm.kernels import check_chain, check_index, index_or_draw, state_at
 from .ddpm.objectives import weighted_error
@@ -21,7 +21,7 @@ from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order
 from .solvers.driver import Checked, check_example
-from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable
+from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition
 
 
 def geometric_sigmas(levels: int, sigma_min: float, sigma_max: float) -> np.ndarray:
@@ -100,11 +100,22 @@ def score_loss(
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     if not isinstance(ladder, Indexed):
         raise TypeError(f"ladder must be made by schedules.from_sigmas or from_betas, got {ladder!r}")
-    x, index = check_example("x", x), index_or_draw(key, index, ladder)
+    if weight is not None:
+        checks.callable_("weight", weight, "weight(sigma)")
+    x, index = check_example("x", x), None if index is None else check_index(index, ladder)
+    weight = None if weight is None else as_pytree_callable(weight)
+    arrays, static = partition((Checked(as_pytree_callable(denoiser)), ladder, weight))
+    return _score_loss(static, arrays, key, x, index)
+
+
+@types.compiled(static_argnums=0)
+def _score_loss(static, arrays, key, x, index):
+    denoiser, ladder, weight = combine(arrays, static)
+    index = index_or_draw(key, index, ladder)
     t = jnp.asarray(ladder.times)[index - 1]
-    data = Checked(as_pytree_callable(denoiser))(state_at(key, ladder, x, index, t), t)
+    data = denoiser(state_at(key, ladder, x, index, t), t)
     sigma = ladder.sigma(t)
-    share = 1.0 if weight is None else checks.callable_("weight", weight, "weight(sigma)")(sigma) / sigma**2
+    share = 1.0 if weight is None else weight(sigma) / sigma**2
     return 0.5 * share * weighted_error("simple", ladder, t, x - data)
 
 

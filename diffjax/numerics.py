@@ -193,6 +193,8 @@ def bits_per_dim(log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width
     """
     checks.integer("bins", bins, minimum=2)
     width = checks.positive("width", width)
+    if isinstance(x_shape, tuple | list) and 0 in x_shape:
+        raise ValueError(f"x_shape must have at least one entry, got {x_shape}")
     dimensions = math.prod(checks.shape("x_shape", x_shape))
     log_prob = checks.real_array("log_prob", log_prob)
     if not checks.is_traced(width):

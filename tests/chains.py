@@ -8,6 +8,10 @@ import numpy as np
 
 from diffjax import ddpm, predictions, schedules, targets
 
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+)
+"""`jax.jit` for programs that run once: they compile in half the time."""
 MEAN, STD = 0.3, 0.5
 KEY = jax.random.key(0)
 
@@ -58,13 +62,26 @@ def tables(chain):
 
 
 def draws(target, count, seed=1):
-    return jax.vmap(target.sample)(jax.random.split(jax.random.key(seed), count))
+    """Samples of a target, leading axis `count`."""
+    return jit(lambda: jax.vmap(target.sample)(jax.random.split(jax.random.key(seed), count)))()
+
+
+def log_probs(target, xs):
+    """The target's log density at each of xs."""
+    return np.asarray(jit(jax.vmap(target.log_prob))(xs))
+
+
+def end_law(target, schedule, t=1.0):
+    """The distribution of x_t of a Gaussian target."""
+    end = jit(lambda: target.noised(schedule, t))()
+    return ddpm.Gaussian(np.asarray(end.means[0]), np.asarray(end.variances[0]))
 
 
 def bounds(estimator, denoiser, chain, xs, seed=2, **settings):
     """The estimator's Bound for each x, leading axis N."""
-    run = jax.jit(jax.vmap(functools.partial(estimator, denoiser=denoiser, chain=chain, **settings)))
-    return run(jax.random.split(jax.random.key(seed), len(xs)), x=xs)
+    one = functools.partial(estimator, denoiser=denoiser, chain=chain, **settings)
+    run = jit(lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), x=xs))
+    return run(xs)
 
 
 def assert_mean(values, expected, sigmas=4.0, most=math.inf):

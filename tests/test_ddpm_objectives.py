@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import ddpm, predictions, schedules, targets
-from tests.chains import KEY, STD, assert_mean, bounds, draws, exact, normal_1d, spread_of, tables, vp_betas
+from tests.chains import KEY, STD, assert_mean, bounds, draws, end_law, exact, jit, normal_1d, tables, vp_betas
 from tests.families import EPS32, every
 
 # ------------------------------------------------------------------------------------------------- training objectives
@@ -18,16 +18,20 @@ from tests.families import EPS32, every
 def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
     """`bound_loss` at index t under the same key is `elbo`'s own term of index t, with levels and without."""
     chain = schedules.from_betas(vp_betas(6))
-    second = spread_of(normal_1d(), chain) if variance == "optimal" else lambda x, t: 0.3 + 0.1 * jnp.cos(x)
-    denoiser = exact(normal_1d(), chain)
-    denoiser = ddpm.paired(denoiser, second) if variance in ddpm.PAIRED else denoiser
-    for levels in (None, [-1.0, 0.0, 0.5]):
-        x = jnp.array([0.5])
+    denoiser = lambda x, t: jnp.tanh(2 * x) / (1 + t)  # noqa: E731
+    if variance in ddpm.PAIRED:
+        denoiser = ddpm.paired(denoiser, lambda x, t: 0.3 + 0.1 * jnp.cos(x))
+
+    def all_terms(x, levels):
         bound = ddpm.elbo(KEY, denoiser, chain, x, variance=variance, levels=levels)
-        loss = lambda i, x=x, levels=levels: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)  # noqa: E731
-        found = jax.jit(jax.vmap(loss))(jnp.arange(1, 7))
-        np.testing.assert_allclose(found, jnp.concatenate([bound.reconstruction[None], bound.denoising]), rtol=1e-12)
-        assert float(loss(3)) == pytest.approx(float(found[2]), rel=1e-12)
+        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)  # noqa: E731
+        return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
+
+    for bound, found, third in jit(lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])])(
+        np.array([0.5])
+    ):
+        np.testing.assert_allclose(found, [bound.reconstruction, *bound.denoising], rtol=1e-12)
+        assert float(third) == pytest.approx(float(found[2]), rel=1e-12)
 
 
 @pytest.mark.parametrize("index", every([1, 2, 500, 1000], (2,)))
@@ -37,16 +41,19 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
     """
     chain, levels = schedules.from_betas(ddpm.linear_betas(1000)), np.linspace(-1, 1, 17, dtype=np.float32)
 
-    @jax.jit
+    @jit
+    @jax.vmap
+    @jax.value_and_grad
     def loss(logits):
         net = lambda features, c_noise: logits.reshape(features.shape)  # noqa: E731
         pair = predictions.moments(predictions.categorical(chain, net, levels))
         return ddpm.bound_loss(KEY, pair, chain, levels, index, "optimal", levels)
 
     snr = tables(chain)["snr"]
-    for offset in (0, 1) if index > 1 else (0,):
-        said = np.minimum(np.arange(17) + offset, 16)
-        value, slope = jax.value_and_grad(loss)(jnp.asarray(1e6 * np.eye(17, dtype=np.float32)[said]))
+    offsets = (0, 1) if index > 1 else (0,)
+    saids = [np.minimum(np.arange(17) + offset, 16) for offset in offsets]
+    values, slopes = loss(np.stack([1e6 * np.eye(17, dtype=np.float32)[said] for said in saids]))
+    for said, value, slope in zip(saids, values, slopes, strict=True):
         expected = 0.5 * (snr[index - 2] - snr[index - 1]) * np.sum((levels[said] - levels) ** 2)
         np.testing.assert_allclose(value, expected, rtol=32 * EPS32, atol=1e-30)
         np.testing.assert_array_equal(slope, 0)
@@ -55,14 +62,13 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
 def test_simple_loss_is_the_error_of_the_noise(x64):
     """‖ε̂ − ε‖²/D with ε̂ the denoiser's own view, where the network's ε̂ is ε + δ: δ² at every index."""
     chain, x, delta = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 0.3
-    for index in (1, 4, 6):
+
+    def loss(index):
         row_t = index / 6
+        net = lambda x_t, t: (x_t - chain.alpha(row_t) * x) / chain.sigma(row_t) + delta  # noqa: E731
+        return ddpm.simple_loss(KEY, predictions.denoiser(chain, net, "noise"), chain, x, index)
 
-        def net(x_t, t, row_t=row_t):
-            return (x_t - chain.alpha(row_t) * x) / chain.sigma(row_t) + delta
-
-        denoiser = predictions.denoiser(chain, net, "noise")
-        assert float(ddpm.simple_loss(KEY, denoiser, chain, x, index)) == pytest.approx(delta**2, rel=1e-10)
+    np.testing.assert_allclose(jit(lambda: [loss(index) for index in (1, 4, 6)])(), delta**2, rtol=1e-10)
 
 
 @pytest.mark.parametrize("variance", ["forward", "posterior"])
@@ -72,14 +78,17 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
     known = tables(chain)
     v = known["beta" if variance == "forward" else "posterior"][index - 1]
     beta, bar = known["beta"][index - 1], np.prod(1 - chain.betas[:index])
-    losses = []
-    for slope in (0.4, 0.9):
-        denoiser = predictions.denoiser(chain, lambda x, t, slope=slope: slope * x, "noise")
-        simple = ddpm.simple_loss(KEY, denoiser, chain, x, index) * 2
+
+    @jit
+    @jax.vmap
+    def both(slope):
+        denoiser = predictions.denoiser(chain, lambda x, t: slope * x, "noise")
         bound = ddpm.bound_loss(KEY, denoiser, chain, x, index, variance)
-        losses.append((float(bound), float(beta**2 / (2 * v * (1 - beta) * (1 - bar)) * simple)))
-    (bound_a, weighted_a), (bound_b, weighted_b) = losses
-    assert bound_a - bound_b == pytest.approx(weighted_a - weighted_b, rel=1e-10)
+        return bound, 2 * ddpm.simple_loss(KEY, denoiser, chain, x, index)
+
+    bound, simple = map(np.asarray, both(np.array([0.4, 0.9])))
+    weighted = beta**2 / (2 * v * (1 - beta) * (1 - bar)) * simple
+    assert bound[0] - bound[1] == pytest.approx(weighted[0] - weighted[1], rel=1e-10)
 
 
 def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
@@ -90,13 +99,14 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
         data = predictions.denoiser(chain, lambda x, t: params["mean"] * x, "noise")
         return ddpm.paired(data, lambda x, t: jax.nn.sigmoid(params["variance"] * x))
 
-    params = {"mean": jnp.array(0.8), "variance": jnp.array(0.4)}
+    params = {"mean": 0.8, "variance": 0.4}
     simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index)  # noqa: E731
     bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index, "learned")  # noqa: E731
     hybrid = lambda p: ddpm.hybrid_loss(KEY, denoiser(p), chain, x, index, bound_weight=0.01)  # noqa: E731
     scale = 0.01 * 6 / 2
-    assert float(hybrid(params)) == pytest.approx(float(simple(params) + scale * bound(params)), rel=1e-12)
-    gradient, of_simple, of_bound = (jax.grad(f)(params) for f in (hybrid, simple, bound))
+    both = jit(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(params)
+    (value, gradient), (value_simple, of_simple), (value_bound, of_bound) = both
+    assert float(value) == pytest.approx(float(value_simple) + scale * float(value_bound), rel=1e-12)
     assert float(gradient["mean"]) == pytest.approx(float(of_simple["mean"]), rel=1e-12)
     assert float(gradient["variance"]) == pytest.approx(scale * float(of_bound["variance"]), rel=1e-12)
     assert abs(float(of_bound["mean"])) > 1e-3
@@ -105,35 +115,40 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
 def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
     """E over key of T × bound_loss is the bound without L_T, within 4 standard errors."""
     chain, target, count = schedules.from_betas(vp_betas(6)), normal_1d(), 40_000
-    denoiser, xs = exact(target, chain), jnp.full((count, 1), 0.4)
-    keys = jax.random.split(jax.random.key(5), count)
-    one = jax.jit(jax.vmap(lambda key, x: 6 * ddpm.bound_loss(key, denoiser, chain, x)))(keys, xs)
-    all_terms = bounds(ddpm.elbo, denoiser, chain, xs)
-    whole = np.asarray(all_terms.denoising.sum(-1) + all_terms.reconstruction)
-    error = math.sqrt(np.var(one) / count + whole.var() / count)
-    assert abs(float(jnp.mean(one)) - whole.mean()) < 4 * error
+    denoiser, xs = exact(target, chain), np.full((count, 1), 0.4)
+    run = jax.vmap(lambda key, x: 6 * ddpm.bound_loss(key, denoiser, chain, x))
+    one = np.asarray(jit(lambda xs: run(jax.random.split(jax.random.key(5), count), xs))(xs))
+    all_terms = jax.tree.map(np.asarray, bounds(ddpm.elbo, denoiser, chain, xs))
+    whole = all_terms.denoising.sum(-1) + all_terms.reconstruction
+    error = math.sqrt(one.var() / count + whole.var() / count)
+    assert abs(one.mean() - whole.mean()) < 4 * error
 
 
 def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
     """Σ p_t w_t L_t is the mean of L whatever the history, floor and p; with L_t known and no floor w L is constant."""
     losses = np.array([5.0, 0.1, 0.7, 2.0])
     history = ddpm.loss_history(4, 3)
+    probabilities = jit(ddpm.index_probabilities)
+    record = jit(lambda history: ddpm.record(history, jnp.arange(1, 5), jnp.asarray(losses)))
+    sample = jit(lambda key, history: ddpm.sample_indices(key, 5, history, 0.1))
     for seed in range(3):
-        p = ddpm.index_probabilities(history, 0.1)
-        assert float(p.sum()) == pytest.approx(1, rel=1e-14)
+        p = np.asarray(probabilities(history, 0.1))
+        assert p.sum() == pytest.approx(1, rel=1e-14)
         np.testing.assert_allclose(p, 0.25)  # until all are full
-        history = ddpm.record(history, np.arange(1, 5), losses)
-        indices, weights = ddpm.sample_indices(jax.random.key(seed), 5, history, 0.1)
-        np.testing.assert_allclose(weights, 1 / (4 * ddpm.index_probabilities(history, 0.1)[indices - 1]), rtol=1e-12)
-    p = ddpm.index_probabilities(history, 0.0)
+        history = record(history)
+        indices, weights = map(np.asarray, sample(jax.random.key(seed), history))
+        p = np.asarray(probabilities(history, 0.1))
+        np.testing.assert_allclose(weights, 1 / (4 * p[indices - 1]), rtol=1e-12)
+    p = np.asarray(probabilities(history, 0.0))
     np.testing.assert_allclose(p, losses / losses.sum(), rtol=1e-14)
     np.testing.assert_allclose(losses / (4 * p), losses.mean(), rtol=1e-14)  # no variance at all
-    mixed = ddpm.index_probabilities(history, 0.2)
+    mixed = np.asarray(probabilities(history, 0.2))
     np.testing.assert_allclose(mixed, 0.8 * p + 0.05, rtol=1e-14)
-    indices, weights = ddpm.sample_indices(jax.random.key(9), 40_000, history, 0.2)
-    assert_mean(weights * losses[np.asarray(indices) - 1], losses.mean())
+    sample = jit(lambda history: ddpm.sample_indices(jax.random.key(9), 40_000, history, 0.2))
+    indices, weights = map(np.asarray, sample(history))
+    assert_mean(weights * losses[indices - 1], losses.mean())
     for index in range(1, 5):
-        assert_mean(np.asarray(indices) == index, float(mixed[index - 1]))
+        assert_mean(indices == index, float(mixed[index - 1]))
 
 
 def test_history_keeps_the_last_losses(x64):
@@ -163,11 +178,8 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
     """
     schedule, coin = make(), targets.empirical([[-1.0], [1.0]])
     denoiser, xs = targets.denoiser(coin, schedule), draws(coin, 4000)
-    keys = jax.random.split(jax.random.key(1), len(xs))
-    run = jax.jit(jax.vmap(
-        lambda key, x: ddpm.continuous_elbo(key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16)
-    ))  # fmt: skip
-    found = run(keys, xs)
+    run = jax.vmap(lambda key, x: ddpm.continuous_elbo(key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16))
+    found = jit(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
     assert found.denoising.shape == (4000, 64)
     assert_mean(found.total, math.log(2), most=0.02)
 
@@ -175,17 +187,18 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
 def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
     """With p(x_T) = q_T and decoder variance Var(x_0 | x_{t_min}), E[bound] = −log p(x) at every x."""
     schedule, target = schedules.vp_linear(t_min=1e-2), normal_1d()
-    alpha, sigma = schedule.alpha(schedule.t_min), schedule.sigma(schedule.t_min)
-    end = target.noised(schedule, 1.0)
-    xs = jnp.full((4000, 1), 0.9)
+    xs = np.full((4000, 1), 0.9)
+    alpha, sigma, log_p = jit(
+        lambda x: (*(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)), target.log_prob(x))
+    )(xs[0])
     settings = {
         "count": 256,
         "decoder_variance": STD**2 * sigma**2 / (alpha**2 * STD**2 + sigma**2),
-        "prior": ddpm.Gaussian(end.means[0], end.variances[0]),
+        "prior": end_law(target, schedule),
     }
     run = lambda key, x: ddpm.continuous_elbo(key, targets.denoiser(target, schedule), schedule, x, **settings).total  # noqa: E731
-    found = jax.jit(jax.vmap(run))(jax.random.split(KEY, len(xs)), xs)
-    assert_mean(found, -float(target.log_prob(xs[0])), most=0.02)
+    found = jit(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
+    assert_mean(found, -float(log_p), most=0.02)
 
 
 def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
@@ -195,7 +208,7 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
     """
     start, target = schedules.learned(jax.random.key(1), hidden=3, log_snr_max=6.0, log_snr_min=-6.0), normal_1d()
     count = 40_000
-    xs, keys = draws(target, count), jax.random.split(jax.random.key(7), count)
+    xs = draws(target, count)
     shape = {"weight": jnp.array([0.3, -0.8, 0.5]), "slope": start.slope}
 
     def schedule_of(shape):
@@ -209,18 +222,21 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
         known = 0.5 * alpha**2 * STD**2 / (alpha**2 * STD**2 + sigma**2)
         return 3 * jnp.trapezoid(rate**2 * known**2, t) * (schedule.t_max - schedule.t_min)
 
-    def sampled(loss):
+    def sampled(loss, shape, keys, xs):
         def of_shape(shape, key, x):
             schedule = schedule_of(shape)
             return loss(key, targets.denoiser(target, schedule), schedule, x)
 
-        return jax.jit(jax.vmap(jax.grad(of_shape), (None, 0, 0)))(shape, keys, xs)
+        return jax.vmap(jax.grad(of_shape), (None, 0, 0))(shape, keys, xs)
+
+    @jit
+    def gradients(shape, xs):
+        keys = jax.random.split(jax.random.key(7), count)
+        both = [sampled(loss, shape, keys, xs) for loss in (ddpm.continuous_loss, ddpm.schedule_variance_loss)]
+        return *both, jax.grad(mean_square)(shape)
 
     flat = lambda tree: np.concatenate([np.asarray(tree["weight"]), np.asarray(tree["slope"])], -1)  # noqa: E731
-    mean, square, expected = (
-        flat(tree)
-        for tree in (sampled(ddpm.continuous_loss), sampled(ddpm.schedule_variance_loss), jax.grad(mean_square)(shape))
-    )
+    mean, square, expected = map(flat, gradients(shape, xs))
     assert np.abs(expected).max() > 0.1
     for k in range(6):
         assert_mean(mean[:, k], 0.0, sigmas=4.5)

@@ -29,6 +29,7 @@ from diffjax import (
     ncsn,
     noise,
     numerics,
+    predictions,
     quadrature,
     schedules,
     sde,
@@ -300,8 +301,27 @@ def of_history(function, *arguments):
     return prepare
 
 
+def of_batch(**settings):
+    def prepare():
+        prediction = predictions.denoiser(schedules.vp_cosine(), lambda x, t: 0.5 * x, "v")
+        key, x0 = jax.random.key(0), np.zeros((4, 2), np.float32)
+        return lambda: losses.batch_loss(key, prediction, x0, **settings)
+
+    return prepare
+
+
 CHAINS = {
+    "losses.batch_loss": of_batch(),
+    "losses.batch_loss, weighted": of_batch(weighting="likelihood", times="log_snr"),
     "ddpm.elbo": of_chain(ddpm.elbo),
+    "ddpm.simple_loss": of_chain(ddpm.simple_loss),
+    "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
+    "ddpm.bound_loss": of_chain(ddpm.bound_loss),
+    "ddpm.bound_loss on a lattice": of_chain(ddpm.bound_loss, 3, "posterior", [0.0, 1.0]),
+    "ddpm.continuous_loss": of_chain(ddpm.continuous_loss),
+    "ddpm.schedule_variance_loss": of_chain(ddpm.schedule_variance_loss),
+    "ncsn.score_loss": of_chain(ncsn.score_loss),
+    "ncsn.score_loss with a weight": of_chain(ncsn.score_loss, 3, lambda sigma: sigma**1.5),
     "ddpm.two_variable_elbo": of_chain(ddpm.two_variable_elbo),
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
     "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),

@@ -57,36 +57,37 @@ def run_batch(model, variables, x, t, condition):
 @functools.cache
 def initial(name):
     row = ROWS[name]
-    return jit(row.model.init)(jax.random.key(1), jnp.zeros(row.shape), jnp.zeros(()), conditions(name, 1)[0])
+    x, t = np.zeros(row.shape, np.float32), np.float32(0)
+    return jit(row.model.init)(jax.random.key(1), x, t, conditions(name, 1)[0])
 
 
 @functools.cache
 def perturbed(name):
     model, shape = ROWS[name]
-    return randomised(model, jnp.zeros(shape), jnp.zeros(()), conditions(name, 1)[0])
+    return randomised(model, np.zeros(shape, np.float32), np.float32(0), conditions(name, 1)[0])
 
 
 def randomised(model, *arguments):
     """Variables as of `model.init`, every entry drawn from N(0, 0.3²), so that none is zero."""
     rng = np.random.default_rng(2)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def conditions(name, count):
     """`count` conditions: the labels in turn, or random vectors."""
     if ROWS[name].model.num_classes:
-        return jnp.arange(count) % (LABELS + 1)
+        return np.arange(count, dtype=np.int32) % (LABELS + 1)
     return normal(3, count, VECTOR)
 
 
 def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return np.float32(np.random.default_rng(seed).standard_normal(shape))
 
 
 def batch(name, count=16):
     x = normal(4, count, *ROWS[name].shape)
-    return x, jnp.linspace(0.1, 0.9, count), conditions(name, count)
+    return x, np.linspace(0.1, 0.9, count, dtype=np.float32), conditions(name, count)
 
 
 def relative(a, b):
@@ -116,11 +117,12 @@ def test_parameters_are_float32_and_the_only_variables(name):
 def test_one_example_and_a_batch_agree_and_examples_do_not_mix(name):
     model, variables = ROWS[name].model, perturbed(name)
     x, t, condition = batch(name)
-    out = run_batch(model, variables, x, t, condition)
+    out = np.asarray(run_batch(model, variables, x, t, condition))
     for i in (0, 3):
         single = run(model, variables, x[i], t[i], condition[i])
         assert relative(out[i], single) < 100 * EPS  # some hundred accumulated roundings, of random sign
-    others = run_batch(model, variables, x.at[1:].multiply(-3.0), t.at[1:].add(0.05), condition)
+    others = np.concatenate([x[:1], -3 * x[1:]]), np.concatenate([t[:1], t[1:] + np.float32(0.05)])
+    others = np.asarray(run_batch(model, variables, *others, condition))
     np.testing.assert_array_equal(others[0], out[0])
     assert relative(others[1], out[1]) > 0.01
 
@@ -130,20 +132,19 @@ def test_output_depends_on_time_near_one_and_near_eighty(name):
     model, variables = ROWS[name].model, perturbed(name)
     x = batch(name)[0][0]
     for t, s in [(0.0, 0.005), (0.5, 0.51), (-2.0, 2.0), (79.0, 80.0)]:
-        out = run(model, variables, x, jnp.float32(t), conditions(name, 1)[0])
-        moved = run(model, variables, x, jnp.float32(s), conditions(name, 1)[0])
+        out, moved = (run(model, variables, x, np.float32(u), conditions(name, 1)[0]) for u in (t, s))
         assert relative(moved, out) > 1e-3, (t, s)
 
 
 @networks
 def test_output_depends_on_the_condition_and_none_is_the_null_condition(name):
     model, variables = ROWS[name].model, perturbed(name)
-    x, t = jnp.ones(ROWS[name].shape), jnp.float32(0.3)
+    x, t = np.ones(ROWS[name].shape, np.float32), np.float32(0.3)
     outs = [run(model, variables, x, t, condition) for condition in conditions(name, LABELS + 1)]
     for i in range(LABELS + 1):
         for j in range(i):
             assert relative(outs[i], outs[j]) > 1e-3
-    null = jnp.asarray(LABELS) if model.num_classes else jnp.zeros(VECTOR)
+    null = np.int32(LABELS) if model.num_classes else np.zeros(VECTOR, np.float32)
     np.testing.assert_array_equal(run(model, variables, x, t, null), run(model, variables, x, t, None))
 
 
@@ -152,7 +153,8 @@ def test_every_output_depends_on_every_input(name):
     model, variables = ROWS[name].model, perturbed(name)
     x, t, condition = (leaf[0] for leaf in batch(name))
     jacobian = jit(jax.jacrev(lambda x: model.apply(variables, x, t, condition)))(x)
-    assert np.all(np.isfinite(jacobian)) and np.all(np.asarray(jacobian) != 0)
+    jacobian = np.asarray(jacobian)
+    assert np.all(np.isfinite(jacobian)) and np.all(jacobian != 0)
 
 
 @networks
@@ -161,13 +163,13 @@ def test_no_parameter_is_dead(name):
     x, t, condition = batch(name)
     weights = normal(5, *x.shape)
     loss = jit(jax.grad(lambda v: jnp.vdot(weights, jax.vmap(model.apply, (None, 0, 0, 0))(v, x, t, condition))))
-    gradients = jax.tree_util.tree_leaves_with_path(loss(perturbed(name)))
-    largest = max(float(jnp.abs(g).max()) for _, g in gradients)
+    gradients = jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, loss(perturbed(name))))
+    largest = max(float(np.abs(g).max()) for _, g in gradients)
     for path, g in gradients:
         assert np.all(np.isfinite(g)), jax.tree_util.keystr(path)
         # a parameter without effect has a gradient of rounding size, not always exactly 0
-        assert float(jnp.abs(g).max()) > 50 * EPS * largest, jax.tree_util.keystr(path)
-        assert np.mean(np.asarray(g) != 0) > 0.99, jax.tree_util.keystr(path)
+        assert float(np.abs(g).max()) > 50 * EPS * largest, jax.tree_util.keystr(path)
+        assert np.mean(g != 0) > 0.99, jax.tree_util.keystr(path)
 
 
 @networks
@@ -190,7 +192,7 @@ def test_bfloat16_computes_within_its_rounding_and_returns_float32(name):
     assert out.dtype == jnp.float32
     # The effect of rounding the parameters alone measures the network's condition. A layer rounds about ten more
     # values (norm, its two modulations, dense, bias, activation, gate, sum, …) of independent signs.
-    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), perturbed(name))
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(np.float32), perturbed(name))
     once = relative(run_batch(ROWS[name].model, rounded, x, t, condition), exact)
     assert once / 2 < relative(out, exact) < 4 * once
 
@@ -229,11 +231,17 @@ def test_equal_fields_make_equal_hashable_networks():
 def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
     h, c = normal(7, *shape), normal(8, 6)
     variables = randomised(block, h, c)
-    keys = jax.random.split(jax.random.key(9), 1024)
-    draws = jit(jax.vmap(lambda k: block.apply(variables, h, c, True, rngs={"dropout": k})))(keys)
-    error = draws.std(0) / np.sqrt(len(keys))
+
+    @jit
+    def both(variables, h, c):
+        keys = jax.random.split(jax.random.key(9), 1024)
+        draws = jax.vmap(lambda k: block.apply(variables, h, c, True, rngs={"dropout": k}))(keys)
+        return draws, block.apply(variables, h, c)
+
+    draws, plain = map(np.asarray, both(variables, h, c))
+    error = draws.std(0) / np.sqrt(len(draws))
     assert np.all(error > 0)
-    assert np.all(np.abs(draws.mean(0) - block.apply(variables, h, c)) < 5 * error)
+    assert np.all(np.abs(draws.mean(0) - plain) < 5 * error)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +250,7 @@ def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
 )
 def test_blocks_are_the_rescaled_identity_at_initialisation(block, shape, at_first):
     h, c = normal(7, *shape), normal(8, 6)
-    out, _ = block.init_with_output(jax.random.key(1), h, c)
+    out, _ = jit(block.init_with_output)(jax.random.key(1), h, c)
     np.testing.assert_allclose(out, at_first * h, rtol=2 * EPS)
 
 
@@ -252,34 +260,40 @@ def test_attention_is_that_of_jax(heads):
     h = normal(10, n, width)
     attention = Attention(heads)
     params = randomised(attention, h)["params"]
-    q, k, v = jnp.split((h @ params["Dense_0"]["kernel"]).reshape(n, 3 * heads, width // heads), 3, axis=1)
-    mixed = jax.nn.dot_product_attention(q[None], k[None], v[None])[0].reshape(n, width)
-    expected = mixed @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
-    np.testing.assert_allclose(attention.apply({"params": params}, h), expected, atol=width * EPS * 10)
+
+    @jit
+    def both(params, h):
+        q, k, v = jnp.split((h @ params["Dense_0"]["kernel"]).reshape(n, 3 * heads, width // heads), 3, axis=1)
+        mixed = jax.nn.dot_product_attention(q[None], k[None], v[None])[0].reshape(n, width)
+        expected = mixed @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+        return attention.apply({"params": params}, h), expected
+
+    np.testing.assert_allclose(*both(params, h), atol=width * EPS * 10)
 
 
-@pytest.mark.parametrize(("block", "arguments"), [(Attention(2), ()), (DiTBlock(2), (jnp.ones(4),))])
+@pytest.mark.parametrize(("block", "arguments"), [(Attention(2), ()), (DiTBlock(2), (np.ones(4, np.float32),))])
 def test_attention_is_equivariant_to_permutations_of_the_tokens(block, arguments):
     h = normal(11, 9, 8)
     order = np.random.default_rng(12).permutation(9)
     variables = randomised(block, h, *arguments)
-    out = block.apply(variables, h, *arguments)
-    np.testing.assert_allclose(block.apply(variables, h[order], *arguments), out[order], rtol=1e-4, atol=100 * EPS)
+    apply = jit(block.apply)
+    out = np.asarray(apply(variables, h, *arguments))
+    np.testing.assert_allclose(apply(variables, h[order], *arguments), out[order], rtol=1e-4, atol=100 * EPS)
 
 
 def test_dit_tells_positions_apart():
-    code = np.asarray(positions(5, 3, 8))
+    code = np.asarray(jit(lambda: positions(5, 3, 8))())
     distances = np.linalg.norm(code[:, None] - code[None], axis=-1) + np.eye(15)
     assert code.shape == (15, 8) and distances.min() > 0.1
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((4, 6, 3), 2), ((3, 3, 1), 3), ((5, 2, 2), 1)])
 def test_unpatchify_inverts_patchify_and_tokens_are_patches_row_by_row(shape, patch):
-    x = jnp.arange(np.prod(shape)).reshape(shape)
-    tokens = patchify(x, patch)
-    np.testing.assert_array_equal(unpatchify(tokens, shape, patch), x)
+    x = np.arange(np.prod(shape)).reshape(shape)
+    tokens, back = jit(lambda x: (patchify(x, patch), unpatchify(patchify(x, patch), shape, patch)))(x)
+    np.testing.assert_array_equal(back, x)
     columns = shape[1] // patch
-    for i, token in enumerate(tokens):
+    for i, token in enumerate(np.asarray(tokens)):
         r, c = patch * (i // columns), patch * (i % columns)
         np.testing.assert_array_equal(token, x[r : r + patch, c : c + patch].ravel())
 
@@ -296,16 +310,17 @@ def test_unet_reads_every_skip_from_the_last_to_the_first():
 
 def test_downsample_is_a_left_inverse_of_upsample_and_keeps_the_mean():
     h = normal(13, 4, 6, 2)
-    np.testing.assert_array_equal(downsample(upsample(h)), h)
-    np.testing.assert_allclose(downsample(h).mean((0, 1)), h.mean((0, 1)), atol=10 * EPS)
+    back, down = map(np.asarray, jit(lambda h: (downsample(upsample(h)), downsample(h)))(h))
+    np.testing.assert_array_equal(back, h)
+    np.testing.assert_allclose(down.mean((0, 1)), h.mean((0, 1)), atol=10 * EPS)
 
 
 # Embeddings
 
 
 def test_inner_products_of_sinusoidal_embeddings_depend_on_the_time_difference_only():
-    dim, t = 64, jnp.linspace(-2.0, 2.0, 9)
-    embedding = np.asarray(sinusoidal(t, dim), np.float64)
+    dim, t = 64, np.linspace(-2.0, 2.0, 9, dtype=np.float32)
+    embedding = np.asarray(jit(lambda t: sinusoidal(t, dim))(t), np.float64)
     frequencies = np.geomspace(0.02, 200.0, dim // 2)
     expected = np.cos(frequencies * (t[:, None] - t[None])[..., None]).sum(-1)
     # rounding of ω and of ω t each turn an angle by up to EPS ω |t|, two angles a product
@@ -314,29 +329,30 @@ def test_inner_products_of_sinusoidal_embeddings_depend_on_the_time_difference_o
 
 
 def test_sinusoidal_resolves_hundredths_and_orders_sigmas_up_to_seventy():
-    fine = sinusoidal(jnp.array([0.5, 0.51]), 128)
-    assert float(jnp.linalg.norm(fine[0] - fine[1])) > 1.0  # of √128 at most
-    slowest = sinusoidal(jnp.linspace(-75.0, 75.0, 100), 128)[:, 0]  # sin 0.02 t, |0.02 t| < π/2
-    assert np.all(np.diff(slowest) > 0)
+    t = np.concatenate([[0.5, 0.51], np.linspace(-75.0, 75.0, 100)]).astype(np.float32)
+    embedded = np.asarray(jit(lambda t: sinusoidal(t, 128))(t))
+    assert np.linalg.norm(embedded[0] - embedded[1]) > 1.0  # of √128 at most
+    assert np.all(np.diff(embedded[2:, 0]) > 0)  # sin 0.02 t, |0.02 t| < π/2
 
 
 def test_fourier_features_have_a_gaussian_kernel_and_no_variables():
     features, n = FourierFeatures(dim=8192, scale=2.0), 4096
     assert features.init(jax.random.key(0), 0.5) == {}
-    e = np.asarray(features.apply({}, jnp.array([0.3, 0.35, 0.4, 0.6])))
+    other, t = FourierFeatures(dim=8192, scale=2.0, seed=1), np.float32([0.3, 0.35, 0.4, 0.6])
+    e, e_other = map(np.asarray, jit(lambda t: (features.apply({}, t), other.apply({}, t)))(t))
     kernel = e @ e[0] / n
     gap = np.array([0.0, 0.05, 0.1, 0.3])
     np.testing.assert_allclose(kernel, np.exp(-((2 * np.pi * 2.0 * gap) ** 2) / 2), atol=5 / np.sqrt(2 * n))
-    assert np.any(e != FourierFeatures(dim=8192, scale=2.0, seed=1).apply({}, jnp.array([0.3, 0.35, 0.4, 0.6])))
+    assert np.any(e != e_other)
 
 
 def test_fourier_inputs_have_period_two_and_unit_circles():
-    x = jnp.array([[-0.9, 0.25], [0.5, 0.7]])
-    features = fourier_inputs(x, 3)
+    x = np.float32([[-0.9, 0.25], [0.5, 0.7]])
+    features, moved = map(np.asarray, jit(lambda x: (fourier_inputs(x, 3), fourier_inputs(x + 2, 3)))(x))
     assert features.shape == (2, 14)
     np.testing.assert_array_equal(features[:, :2], x)
     np.testing.assert_allclose(features[:, 2:8] ** 2 + features[:, 8:] ** 2, 1.0, rtol=4 * EPS)
-    np.testing.assert_allclose(fourier_inputs(x + 2, 3)[:, 2:], features[:, 2:], atol=4 * np.pi * 3 * 2 * EPS)
+    np.testing.assert_allclose(moved[:, 2:], features[:, 2:], atol=4 * np.pi * 3 * 2 * EPS)
     np.testing.assert_array_equal(fourier_inputs(x, 0), x)
 
 
@@ -355,10 +371,10 @@ REFUSALS = [
     (lambda: FourierFeatures(scale=0.0), ValueError, "scale must be positive, got 0"),
     (lambda: TimeEmbedding(dim=8, features_dim=5), ValueError, "features_dim must be even, got 5"),
     (lambda: ConditionEmbedding(dim=8), ValueError, "one of num_classes and condition_dim must be set"),
-    (lambda: MLP(width=0), ValueError, "width must be at least 1, got 0"),
+    (lambda: MLP(width=0), ValueError, "width must be between 1 and 65536, got 0"),
     (lambda: MLP(depth=1.5), TypeError, "depth must be an integer, got 1.5"),  # type: ignore[arg-type]
     (lambda: MLP(dropout=1.5), ValueError, r"dropout must lie in \[0.0, 1.0\], got 1.5"),
-    (lambda: MLP(num_classes=0), ValueError, "num_classes must be at least 1, got 0"),
+    (lambda: MLP(num_classes=0), ValueError, "num_classes must be between 1 and 65536, got 0"),
     (lambda: MLP(num_classes=2, condition_dim=2), ValueError, "num_classes and condition_dim exclude each other"),
     (lambda: MLP(input_frequencies=-1), ValueError, "input_frequencies must be at least 0, got -1"),
     (lambda: MLP(time_frequencies=(3.0, 1.0)), ValueError, r"time_frequencies\[1\] must be greater than"),
@@ -366,7 +382,7 @@ REFUSALS = [
     (lambda: MLP(dtype=jnp.int32), TypeError, "dtype must be a floating-point dtype or None"),
     (lambda: DiT(width=96, heads=5), ValueError, "heads must divide width=96, got 5"),
     (lambda: DiT(width=6, heads=2), ValueError, "width must be a multiple of 4 .* got 6"),
-    (lambda: DiT(patch=0), ValueError, "patch must be at least 1, got 0"),
+    (lambda: DiT(patch=0), ValueError, "patch must be between 1 and 65536, got 0"),
     (lambda: UNet(multipliers=()), TypeError, "multipliers must be a tuple of one or more integers"),
     (lambda: UNet(attention_levels=(2,)), ValueError, r"attention_levels\[0\] must be between 0 and 1, got 2"),
     (lambda: UNet(width=6, heads=4, attention_levels=(0,)), ValueError, r"heads must divide width \* multipliers\[0\]"),

@@ -26,12 +26,20 @@ def continuous_loss(key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLi
     checks.key("key", key)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     schedules.check(schedule)
-    x, span = check_example("x", x), schedule.t_max - schedule.t_min
+    x = check_example("x", x)
+    if t is not None and not checks.is_traced(t, schedule):
+        t = checks.within("t", t, float(schedule.t_min), float(schedule.t_max))
+    arrays, static = partition((as_pytree_callable(denoiser), schedule))
+    return _continuous_loss(static, arrays, key, x, t)
+
+
+@types.compiled(static_argnums=0)
+def _continuous_loss(static, arrays, key, x, t):
+    denoiser, schedule = combine(arrays, static)
+    span = schedule.t_max - schedule.t_min
     key_time, key_noise = jax.random.split(key)
     if t is None:
         t = schedule.t_min + span * jax.random.uniform(key_time, (), x.dtype)
-    elif not checks.is_traced(t, schedule):
-        t = checks.within("t", t, float(schedule.t_min), float(schedule.t_max))
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     error = x - checks.answer(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
     return weighted_error("likelihood", schedule, t, error) * span

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
+from .. import checks, types
 from ..losses import WEIGHTINGS
 from ..numerics import float_dtype
+from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
 from ..solvers.driver import check_example
-from ..types import Array, ArrayLike, Denoiser, Key, Scalar
-from .kernels import index_or_draw, model_of
+from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
+from .kernels import check_index, index_or_draw, model_of
 
 
 def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any = None) -> Array:
@@ -24,8 +25,15 @@ def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike
     Algorithm 1; Bishop & Bishop 2024, Algorithm 20.1.
     """
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, "posterior", None, None)
-    row, data, _ = model.observe(key, x, index)
-    return weighted_error("simple", chain, row.time, x - data) / x.size
+    arrays, static = partition(model)
+    return _simple_loss(static, arrays, key, x, index)
+
+
+@types.compiled(static_argnums=0)
+def _simple_loss(static, arrays, key, x, index):
+    model = combine(arrays, static)
+    row, data, _ = model.observe(key, x, index_or_draw(key, index, model.chain))
+    return weighted_error("simple", model.chain, row.time, x - data) / x.size
 
 
 def bound_loss(
@@ -45,6 +53,14 @@ def bound_loss(
     12.
     """
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance)
+    arrays, static = partition(model)
+    return _bound_loss(static, arrays, key, x, index)
+
+
+@types.compiled(static_argnums=0)
+def _bound_loss(static, arrays, key, x, index):
+    model = combine(arrays, static)
+    index = index_or_draw(key, index, model.chain)
     row, data, spread = model.observe(key, x, index)
     return model.term(row, index, x, data, spread)
 
@@ -68,15 +84,27 @@ def hybrid_loss(
     """
     bound_weight = checks.non_negative("bound_weight", bound_weight)
     model, x, index = _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance)
+    arrays, static = partition(model)
+    return _hybrid_loss(static, arrays, key, x, index, bound_weight)
+
+
+@types.compiled(static_argnums=0)
+def _hybrid_loss(static, arrays, key, x, index, bound_weight):
+    model = combine(arrays, static)
+    index = index_or_draw(key, index, model.chain)
     row, data, spread = model.observe(key, x, index)
     bound = model.term(row, index, x, jax.lax.stop_gradient(data), spread)
-    return (weighted_error("simple", chain, row.time, x - data) + bound_weight * chain.steps * bound) / x.size
+    simple = weighted_error("simple", model.chain, row.time, x - data)
+    return (simple + bound_weight * model.chain.steps * bound) / x.size
 
 
 def _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance):
     checks.key("key", key)
     model = model_of(denoiser, chain, variance, levels, decoder_variance, jnp.shape(x))
-    return model, check_example("x", x), index_or_draw(key, index, chain)
+    x = check_example("x", x)
+    if levels is not None:
+        level_index(x, model.levels)
+    return model, x, None if index is None else check_index(index, chain)
 
 
 def weighted_error(name: str, schedule: Schedule, t: Scalar, error: Array) -> Array:
