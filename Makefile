@@ -28,9 +28,13 @@ help: ## This list
 run: $(run_ready) ## The main job: train on digits, sample, score; figures and metrics.json in runs/score_sde
 	$(PY) -m experiments.score_sde $(ARGS)
 
+# Most of the time of the tests is XLA's, compiling small programs: without its optimisations it takes half of it.
+# `test-all` compiles as users do.
+QUICK_XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+
 # One process a core; on a GPU none may claim all of its memory.
 test: $(test_ready) ## The tests, in parallel, without the long proofs
-	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+	XLA_FLAGS="$(XLA_FLAGS) $(QUICK_XLA)" XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(test_ready) ## The tests and the long proofs
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
