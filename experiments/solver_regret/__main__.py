@@ -30,7 +30,7 @@ class Config:
     """Solvers and grids by their worst-case regret over a suite of problems."""
 
     out: pathlib.Path = pathlib.Path("runs/solver_regret")
-    """Folder for config.json, errors.json and metrics.json. With the errors of earlier solvers in it, only others run."""
+    """Folder for config.json, errors.json and metrics.json. Solvers whose errors it holds are not run again."""
     seed: int = 0
     """Seed of the starts and of the networks' training."""
     solvers: tuple[str, ...] = SOLVERS
@@ -49,6 +49,7 @@ def run(config: Config) -> dict[str, Any]:
     """Measure all pairs, write errors.json and metrics.json, print the recommendations."""
     if config.quick:
         config = dataclasses.replace(config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300)
+    check_same_suite(config)
     out = record.start(config)
     with jax.enable_x64(True):
         print("making the suite: exact flows to 1e-10, two networks under two schedules", flush=True)
@@ -70,6 +71,23 @@ def run(config: Config) -> dict[str, Any]:
     record.write_json(out / "metrics.json", summary)
     print_summary(summary)
     return summary
+
+
+SUITE = ("seed", "budgets", "starts", "train_steps")
+"""The flags that decide what is measured."""
+
+
+def check_same_suite(config: Config) -> None:
+    """Raise ValueError if config.out holds errors that were measured with other flags of `SUITE`."""
+    if not (config.out / "errors.json").exists():
+        return
+    held = record.read_json(config.out / "config.json", "remove errors.json to measure anew", *SUITE)
+    for name in SUITE:
+        now = record.as_dict(config)[name]
+        if held[name] != json.loads(json.dumps(now)):
+            raise ValueError(
+                f"{name} must be {held[name]} as in {config.out}/errors.json, or give another --out; got {now}"
+            )
 
 
 def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
