@@ -139,11 +139,11 @@ def advance(
     checks.key("key", key)
     if not isinstance(chains, PersistentChains):
         raise TypeError(f"chains must be made by persistent_chains, got {type(chains).__name__}")
-    share = None if restarts is None else checks.within("share", share, 0.0, 1.0)
+    renewed = None if restarts is None else checks.within("share", share, 0.0, 1.0)
     if restarts is not None and not callable(getattr(restarts, "sample", None)):
         raise TypeError(f"restarts must have sample(key), got {restarts!r}")
     arrays, static = partition(restarts)
-    xs, key_run, updates = _restarted(static, arrays, key, chains, share)
+    xs, key_run, updates = _restarted(static, arrays, key, chains, renewed)
     result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)
     return PersistentChains(result.state.x, updates), result
 

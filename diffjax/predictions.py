@@ -377,11 +377,11 @@ def level_index(x: Array, levels: Array) -> Array:
     """The index of each entry's level, shape of x; ValueError where an entry is none, by 1e-4 of the levels' range."""
     if checks.is_traced(x, levels):
         return jnp.argmin(jnp.abs(x[..., None] - levels), -1)
-    x, levels = np.asarray(x), np.asarray(levels)
-    gaps = np.abs(x[..., None] - levels)  # (*shape, K)
-    off, slack = np.max(np.min(gaps, -1)), 1e-4 * (levels[-1] - levels[0])
+    values = np.asarray(levels)
+    gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
+    off, slack = np.max(np.min(gaps, -1)), 1e-4 * (values[-1] - values[0])
     if not off <= slack:
-        raise ValueError(f"x must take values among the {levels.shape[0]} levels, got an entry {off} away from all")
+        raise ValueError(f"x must take values among the {values.shape[0]} levels, got an entry {off} away from all")
     return np.argmin(gaps, -1).astype(np.int32)
 
 

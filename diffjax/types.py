@@ -83,7 +83,8 @@ class Function:
     """
 
     def __init__(self, function: Any) -> None:
-        self._function, self._parts = function, None
+        self._function: Any = function
+        self._parts: Any = None
 
     @property
     def function(self) -> Any:
