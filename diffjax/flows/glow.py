@@ -12,7 +12,7 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector, actnorm, affine, full, sigmoid
-from .composition import chain, inverse, stack
+from .composition import Stack, chain, inverse, stack
 from .coupling import Coupling, coupling, half_mask, perceptron, real_nvp
 from .density import Flow, flow, standard_normal
 from .linear import invertible_convolution
@@ -180,9 +180,13 @@ def _levels(key, shape, levels, steps, width, condition_size, bound, network):
     for i, key_level in enumerate(jax.random.split(key, levels)):
         squeezed = (height >> (i + 1), columns >> (i + 1), channels * 2 ** (i + 2))
         key_prior, *keys = jax.random.split(key_level, steps + 1)
+        if network in (convolutional, dense):  # a network of the user's may not be one under vmap
+            layers = Stack(jax.vmap(lambda key, squeezed=squeezed: step(key, squeezed))(jnp.stack(keys)))
+        else:
+            layers = stack([step(key, squeezed) for key in keys])
         deepest = i == levels - 1
         prior = affine(jnp.zeros(squeezed), jnp.ones(squeezed)) if deepest else half(key_prior, squeezed, swap=True)
-        built.append(chain(prior, stack([step(key, squeezed) for key in keys]), inverse(squeeze())))
+        built.append(chain(prior, layers, inverse(squeeze())))
     return built
 
 
