@@ -131,7 +131,9 @@ def test_the_density_is_the_closed_form_at_the_solvers_order(dtype, x64):
         return
     tried = {solver: refined(linear(), 32, solver) for solver in (solvers.euler(), solvers.heun(), solvers.rk4())}
     solve = jax.vmap(lambda bijector: bijector.inverse_and_log_det(x))
-    for solver, (z, ld) in zip(tried, jax.jit(lambda pairs: list(map(solve, pairs)))(list(tried.values())), strict=True):
+    for solver, (z, ld) in zip(
+        tried, jax.jit(lambda pairs: list(map(solve, pairs)))(list(tried.values())), strict=True
+    ):
         errors = np.abs(normal_log_prob(z) + ld - exact)
         order = np.log2(errors[0] / errors[1])
         assert abs(order - solver.order) < 0.4, (solver, order)

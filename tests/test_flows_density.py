@@ -145,5 +145,7 @@ def test_a_learned_dequantiser_is_an_importance_estimate_of_the_mass(x64):
     model, x = flows.flow(flows.standard_normal((1,)), flows.affine(jnp.array([0.2]))), np.array([0.25])
     draw = jax.jit(jax.vmap(lambda key: flows.lattice_log_prob(key, model, x, 0.5, dequantiser)))
     draws = np.exp(draw(jax.random.split(KEY, 20000)))
-    assert abs(draws.mean() - (scipy.stats.norm.cdf(0.3) - scipy.stats.norm.cdf(-0.2))) < 4.5 * draws.std() / math.sqrt(20000)
+    assert abs(draws.mean() - (scipy.stats.norm.cdf(0.3) - scipy.stats.norm.cdf(-0.2))) < 4.5 * draws.std() / math.sqrt(
+        20000
+    )
     assert draws.std() > 0.01 * draws.mean()

@@ -163,7 +163,9 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     @jax.vmap
     def draw_and_bounds(key_x, key):
         x = hierarchical.sample(key_x, *model, flows.standard_normal((2,)))
-        bottom_up = jax.vmap(lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x))(jnp.array([1.0, 2.0]))
+        bottom_up = jax.vmap(lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x))(
+            jnp.array([1.0, 2.0])
+        )
         return x, bottom_up, hierarchical.elbo(key, chain.top_down(), *model, x)
 
     xs, bottom_up, top_down = jax.tree.map(np.asarray, draw_and_bounds(keys_of(2000), keys_of(2000, 2)))
