@@ -150,4 +150,8 @@ CONSTRUCTORS = {
 def shaken(tree, seed=1, size=0.3):
     """Every parameter plus N(0, size²)."""
     draws = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf + size * draws.standard_normal(leaf.shape), leaf.dtype), tree)
+
+    def moved(leaf):
+        return (np.asarray(leaf) + size * draws.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return jax.device_put(jax.tree.map(moved, tree))

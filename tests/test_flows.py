@@ -11,7 +11,7 @@ from families import every
 from diffjax import flows
 from tests.flow_members import CONSTRUCTORS, KEY, MEMBERS, NORMAL, shaken
 
-FAST = ["stack-float32", "lu_linear-float64", "spline, half-float64", "maf, conditional-float32"]
+FAST = ["stack-float32", "spline, half-float64", "maf, conditional-float32"]  # a stack of lu_linear and others
 
 
 @jax.jit
@@ -57,9 +57,10 @@ def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
     with jax.enable_x64(dtype == "float64"):
         eps = float(jnp.finfo(jnp.zeros(()).dtype).eps)
         bijector = shaken(member.make(jax.random.key(0)))
-        spread = jnp.array([1.0, 1.0, member.far, member.far]).reshape(-1, *[1] * len(member.shape))
-        xs = spread * jax.random.normal(jax.random.key(2), (4, *member.shape), float)
-        conditions = jax.random.normal(jax.random.key(3), (4, 2), float) if member.conditional else None
+        spread = np.array([1.0, 1.0, member.far, member.far]).reshape(-1, *[1] * len(member.shape))
+        draws = np.random.default_rng(2)
+        xs = (spread * draws.standard_normal((4, *member.shape))).astype(dtype)
+        conditions = draws.standard_normal((4, 2)).astype(dtype) if member.conditional else None
         found, scanned, gradient = examine(bijector, xs, conditions)
     found = {key: np.asarray(value, np.float64) for key, value in found.items()}
     size = lambda v: np.linalg.norm(v.reshape(len(v), -1), axis=1)  # noqa: E731
@@ -90,12 +91,13 @@ def test_parameters_are_floating_point_leaves_and_treedefs_are_stable(name):
 def test_a_flow_starts_as_the_identity_and_conditions_matter_after(name):
     """At first f(z) = z and log p is the base's; a shaken flow's density depends on the condition."""
     model = CONSTRUCTORS[name](jax.random.key(0), (2,), width=8, condition_size=2)
-    x, log_prob = jnp.array([0.3, -1.2]), jax.jit(lambda model, c: (model.encode(x, c), model.log_prob(x, c)))
-    z, lp = log_prob(model, jnp.ones(2))
+    x, ones = np.float32([0.3, -1.2]), np.ones(2, np.float32)
+    log_prob = jax.jit(lambda model, c: (model.encode(x, c), model.log_prob(x, c)))
+    z, lp = log_prob(model, ones)
     np.testing.assert_allclose(z, x, atol=1e-5)
-    assert float(lp) == pytest.approx(float(NORMAL.log_prob(x)), abs=1e-5)
+    assert float(lp) == pytest.approx(-0.5 * np.sum(x**2) - np.log(2 * np.pi), abs=1e-5)
     moved = shaken(model)
-    assert abs(float(log_prob(moved, jnp.ones(2))[1] - log_prob(moved, -jnp.ones(2))[1])) > 1e-3
+    assert abs(float(log_prob(moved, ones)[1]) - float(log_prob(moved, -ones)[1])) > 1e-3
 
 
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["spline_coupling"]))
@@ -105,18 +107,19 @@ def test_densities_integrate_to_one(name):
     Its map is C¹ at least, so that p has at most kinks and the rule's error falls like h² = 0.0064 of the density's own
     curvature; mass beyond [−12, 12]² would be missing from the sum.
     """
-    model = shaken(CONSTRUCTORS[name](jax.random.key(0), (2,), layers=2, width=8), size=0.2)
-    edge = (jnp.arange(300) + 0.5) / 300 * 24 - 12
-    grid = jnp.stack(jnp.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
-    log_p = jax.jit(lambda model: jax.vmap(model.log_prob)(grid))(model)
-    assert float(jnp.sum(jnp.exp(log_p))) * (24 / 300) ** 2 == pytest.approx(1, abs=1e-3)
+    size = 0.1 if name == "spline_coupling" else 0.2  # larger parameters make bins narrower than the rule's step
+    model = shaken(CONSTRUCTORS[name](jax.random.key(0), (2,), layers=2, width=8), size=size)
+    edge = np.float32((np.arange(300) + 0.5) / 300 * 24 - 12)
+    grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
+    log_p = jax.jit(lambda model, grid: jax.vmap(model.log_prob)(grid))(model, grid)
+    assert float(np.sum(np.exp(log_p))) * (24 / 300) ** 2 == pytest.approx(1, abs=1e-3)
 
 
 def test_a_deeper_stack_does_not_compile_to_a_longer_program():
-    """The compiled program of 16 layers has as many operations as that of 4."""
+    """The program of 16 layers has as many operations as that of 4, before it is compiled."""
 
     def operations(layers):
-        model = flows.real_nvp(jax.random.key(0), (2,), layers=layers, width=8)
+        model = jax.eval_shape(lambda key: flows.real_nvp(key, (2,), layers=layers, width=8), KEY)
         return len(jax.jit(jax.grad(lambda model: model.log_prob(jnp.ones(2)))).lower(model).as_text().splitlines())
 
     assert operations(16) == operations(4)
@@ -124,10 +127,12 @@ def test_a_deeper_stack_does_not_compile_to_a_longer_program():
 
 def test_a_flow_of_float32_parameters_runs_where_float64_is_enabled():
     """log p of a stack, a glow included, whose leaves and data are float32 is that without x64, to float32's rounding."""
-    model, x = flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4), jax.random.normal(KEY, (4, 4, 1))
-    expected = float(jax.jit(model.log_prob)(x))
+    model = flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4, network=flows.dense)
+    x = np.random.default_rng(0).standard_normal((4, 4, 1)).astype(np.float32)
+    log_prob = jax.jit(lambda model, x: model.log_prob(x))
+    expected = float(log_prob(model, x))
     with jax.enable_x64(True):
-        found = float(jax.jit(model.log_prob)(x))
+        found = float(log_prob(model, x))
     assert found == pytest.approx(expected, rel=1e-5)
 
 

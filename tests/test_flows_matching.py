@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.optimize import linear_sum_assignment
 
 import diffjax as dj
@@ -71,51 +72,58 @@ def field(gaussian, name="velocity"):
     return jax.tree_util.Partial(getattr(type(gaussian), name), gaussian)
 
 
-@pytest.mark.parametrize("name", every(PATHS, ("optimal", "vp_cosine", "schrodinger")))
+@pytest.mark.parametrize("name", every(PATHS, ("vp_cosine", "schrodinger")))
 def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
     """For a velocity linear in features φ of (x, t) the gradients differ by 2 E[(dx_t/dt − E[dx_t/dt | x_t]) φ] = 0: the
     mean over 20 000 pairs vanishes within 4 standard errors for each φ, and so does that of z − E[z | x_t]."""
     path, coupling = PATHS[name][0](), PATHS[name][1]
     gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
-    x0, x1 = gaussian_pairs(jax.random.key(0), gaussian, 20_000)
-    drawn = flows.examples(jax.random.key(1), path, x0, x1, flows.paired())
 
-    def residuals(target, exact):
-        gap = target - jax.vmap(exact)(drawn.x, drawn.t)  # (N, 2)
-        x, t = drawn.x, drawn.t[:, None]
-        features = jnp.stack([jnp.ones_like(x), x, t * x, jnp.sin(3 * t) * x**2, x[:, ::-1]])  # (5, N, 2)
-        return (features * gap).reshape(5, -1)
+    @jax.jit
+    def drawn_and_exact(gaussian):
+        x0, x1 = gaussian_pairs(jax.random.key(0), gaussian, 20_000)
+        drawn = flows.examples(jax.random.key(1), gaussian.path, x0, x1, flows.paired())
+        noise = None if drawn.z is None else jax.vmap(gaussian.noise)(drawn.x, drawn.t)
+        return drawn, jax.vmap(gaussian.velocity)(drawn.x, drawn.t), noise
 
-    pairs = [residuals(drawn.velocity, gaussian.velocity)]
-    if drawn.z is not None:
-        pairs.append(residuals(drawn.z, gaussian.noise))
-    for products in pairs:
-        error = jnp.std(products, axis=1) / np.sqrt(20_000)  # the two entries of one x may agree
-        assert jnp.all(jnp.abs(products.mean(1)) < 4 * error + 1e-12), name
+    drawn, velocity, noise = jax.tree.map(np.asarray, drawn_and_exact(gaussian))
+    x, t = drawn.x, drawn.t[:, None]
+    features = np.stack([np.ones_like(x), x, t * x, np.sin(3 * t) * x**2, x[:, ::-1]])  # (5, N, 2)
+    for target, exact in ((drawn.velocity, velocity), (drawn.z, noise)):
+        if target is None:
+            continue
+        products = (features * (target - exact)).reshape(5, -1)
+        error = np.std(products, axis=1) / np.sqrt(20_000)  # the two entries of one x may agree
+        assert np.all(np.abs(products.mean(1)) < 4 * error + 1e-12), name
 
 
 def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_variance(x64):
     """The optimal pair has no residual; the independent one E Var(x_1 − x_0 | x_t) > 0, as the closed form gives it."""
+
+    @jax.jit
+    def losses(gaussian):
+        pairs = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
+        return flows.matching_loss(
+            jax.random.key(3), field(gaussian), gaussian.path, *pairs, flows.paired(), times="uniform"
+        )
+
     for coupling in ("optimal", "independent"):
         gaussian = flows.gaussian_path(flows.path(), MEAN, STD, coupling)
-        x0, x1 = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
-        mean, each = flows.matching_loss(
-            jax.random.key(3), field(gaussian), gaussian.path, x0, x1, flows.paired(), times="uniform"
-        )
+        mean, each = jax.tree.map(np.asarray, losses(gaussian))
         t = (np.arange(4000)[:, None] + 0.5) / 4000 * (1 - 1e-3) + 1e-3
         variance = ((1 - t) * STD) ** 2 + t**2
         exact = 0.0 if coupling == "optimal" else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
         assert each.shape == (10_000,)
-        assert abs(mean - exact) < 4 * float(jnp.std(each)) / 100 + 1e-12
+        assert abs(mean - exact) < 4 * each.std() / 100 + 1e-12
 
 
 def test_the_optimal_velocity_is_the_closed_form(x64):
     """u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m, with t = 1 the noise."""
     gaussian = flows.gaussian_path(flows.path(), MEAN, STD, "optimal")
-    x = jnp.array([0.2, -1.1])
-    for t in (0.0, 0.3, 0.9, 1.0):
-        expected = (x - (1 - t) * MEAN) * (1 - STD) / ((1 - t) * STD + t) - MEAN
-        np.testing.assert_allclose(gaussian.velocity(x, t), expected, rtol=1e-12)
+    x, ts = np.array([0.2, -1.1]), np.array([0.0, 0.3, 0.9, 1.0])
+    t = ts[:, None]
+    expected = (x - (1 - t) * MEAN) * (1 - STD) / ((1 - t) * STD + t) - MEAN
+    np.testing.assert_allclose(jax.jit(jax.vmap(gaussian.velocity, (None, 0)))(x, ts), expected, rtol=1e-12)
 
 
 def test_the_optimal_flow_is_straight_and_one_step_solves_it():
@@ -187,7 +195,7 @@ def test_every_stochastic_solver_refuses_coupled_noise():
     path = flows.path(schedules.rectified_flow())
     coupled = flows.velocity_denoiser(path, lambda x, t: -x, flows.paired())
     bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
-    others = {"Info", "Problem", "Solver", "diffusion", "integrate", "steps_within"}
+    others = {"Info", "Problem", "Progress", "Solver", "advance", "diffusion", "integrate", "start", "steps_within"}
     made = [getattr(solvers, name)() for name in solvers.__all__ if name not in others]
     stochastic = [solver for solver in made if solver.stochastic] + [solvers.ddim(1.0), inverse.repaint()]
     assert len(stochastic) > 15
@@ -208,75 +216,79 @@ def test_every_stochastic_solver_refuses_coupled_noise():
 
 
 def clouds(count, dimension, key=0):
-    """Noise and data that lie apart."""
-    a, b = jax.random.normal(jax.random.key(key), (2, count, dimension))
-    return 0.5 * a + 1.0, b
+    """Noise and data that lie apart, in the working precision."""
+    a, b = np.random.default_rng(key).standard_normal((2, count, dimension)).astype(jnp.zeros(0).dtype)
+    return 0.5 * a + 1, b
 
 
 def paired_cost(x0, x1, index):
-    return float(jnp.sum((x0 - x1[index]) ** 2) / 2)
+    return float(np.sum((np.asarray(x0) - np.asarray(x1)[np.asarray(index)]) ** 2) / 2)
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 5])
+@pytest.mark.parametrize("dimension", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_optimal_assignment_is_that_of_scipy(dimension):
     """A permutation of the exact least cost, under jit, and no dearer than pairs as they come."""
     x0, x1 = clouds(40, dimension)
-    index = jax.jit(flows.optimal_assignment())(jax.random.key(0), x0, x1)
+    index = flows.optimal_assignment()(jax.random.key(0), x0, x1)  # a compiled function
     assert sorted(index.tolist()) == list(range(40))
     cost = np.asarray(flows.transport_cost(x0, x1), np.float64)
     exact = cost[linear_sum_assignment(cost)].sum()
     np.testing.assert_allclose(paired_cost(x0, x1, index), exact, rtol=1e-5)
-    assert exact < paired_cost(x0, x1, jnp.arange(40))
+    assert exact < paired_cost(x0, x1, np.arange(40))
 
 
 def test_the_entropic_plan_is_doubly_stochastic_between_its_two_limits(x64):
     """Rows sum to 1/n to rounding, columns to 1/m within the tolerance, for n ≠ m too; the mean cost grows with ε from
     that of the assignment to that of independence."""
     x0, x1 = clouds(24, 2)
-    cost, costs = flows.transport_cost(x0, x1), []
-    np.testing.assert_allclose(cost, 0.5 * jnp.sum((x0[:, None] - x1) ** 2, -1), atol=1e-12)
+    cost, costs = np.asarray(flows.transport_cost(x0, x1)), []
+    np.testing.assert_allclose(cost, 0.5 * np.sum((x0[:, None] - x1) ** 2, -1), atol=1e-12)
     for regularisation in (0.01, 0.1, 1.0, 1e4):
-        plan = flows.sinkhorn_plan(cost, regularisation, iterations=20_000, tolerance=1e-4)
+        plan = np.asarray(flows.sinkhorn_plan(cost, regularisation, iterations=20_000, tolerance=1e-4))
         np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=1e-12)
-        assert jnp.sum(jnp.abs(plan.sum(0) - 1 / 24)) <= 1e-4
-        costs.append(float(jnp.sum(plan * cost)))
+        assert np.sum(np.abs(plan.sum(0) - 1 / 24)) <= 1e-4
+        costs.append(float(np.sum(plan * cost)))
     assert costs == sorted(costs)
-    index = flows.optimal_assignment()(jax.random.key(0), x0, x1)
-    least = paired_cost(x0, x1, index) / 24
+    least = cost[linear_sum_assignment(cost)].mean()
     assert least - 1e-4 * float(cost.max()) <= costs[0] <= least + 0.01 * np.log(24)  # entropy is at most log n
     np.testing.assert_allclose(costs[-1], cost.mean(), rtol=1e-3)
-    uneven = flows.sinkhorn_plan(cost[:10], 0.5)
+    uneven = np.asarray(flows.sinkhorn_plan(cost[:10], 0.5))
     np.testing.assert_allclose(uneven.sum(1), 1 / 10, rtol=1e-12)
-    assert jnp.sum(jnp.abs(uneven.sum(0) - 1 / 24)) <= 1e-3
+    assert np.sum(np.abs(uneven.sum(0) - 1 / 24)) <= 1e-3
 
 
 def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
     """On quantiles of N(0.5, 0.6²) and N(0, 1) the plan's covariance is (√(4s² + ε²) − ε)/2 up to the spread that 300
     atoms leave, under 1 %, and the covariance of drawn pairs is within 4 standard errors of the plan's."""
-    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(300) + 0.5) / 300)
+    quantiles = scipy.stats.norm.ppf((np.arange(300) + 0.5) / 300)
     x0, x1 = (0.5 + 0.6 * quantiles)[:, None], quantiles[:, None]
-    for regularisation in (0.2, 1.0):
+
+    @jax.jit
+    def plan_and_draws(regularisation):
         plan = flows.sinkhorn_plan(flows.transport_cost(x0, x1), regularisation, tolerance=1e-6)
-        covariance = jnp.sum(plan * (x0 - 0.5) * x1[:, 0])
-        np.testing.assert_allclose(covariance, flows.entropic_covariance(0.6, regularisation), rtol=1e-2)
-        draws = jax.vmap(lambda key, e=regularisation: flows.sinkhorn(e)(key, x0, x1))(
-            jax.random.split(jax.random.key(0), 50)
-        )
+        keys = jax.random.split(jax.random.key(0), 50)
+        draws = jax.vmap(lambda key: flows.sinkhorn(regularisation)(key, x0, x1))(keys)
+        return plan, draws, flows.entropic_covariance(0.6, regularisation)
+
+    for regularisation in (0.2, 1.0):
+        plan, draws, exact = jax.tree.map(np.asarray, plan_and_draws(regularisation))
+        covariance = np.sum(plan * (x0 - 0.5) * x1[:, 0])
+        np.testing.assert_allclose(covariance, exact, rtol=1e-2)
         products = ((x0[:, 0] - 0.5) * x1[draws, 0]).mean(1)  # (50,)
-        assert abs(products.mean() - covariance) < 4 * jnp.std(products) / np.sqrt(50) + 1e-3
+        assert abs(products.mean() - covariance) < 4 * np.std(products) / np.sqrt(50) + 1e-3
 
 
 def test_labels_stay_with_their_data():
     """A coupling moves the noise: data and their labels keep their order, and noise is only reordered."""
-    x0, x1 = clouds(32, 2)
-    labels = {"class": jnp.arange(32)}
+    x0, x1 = clouds(40, 2)
+    labels = {"class": np.arange(40)}
     drawn = flows.examples(jax.random.key(0), flows.path(), x0, x1, flows.optimal_assignment(), labels)
     np.testing.assert_array_equal(drawn.x0, x0)
-    np.testing.assert_array_equal(drawn.condition["class"], jnp.arange(32))
+    np.testing.assert_array_equal(drawn.condition["class"], np.arange(40))
     assert sorted(map(tuple, np.asarray(drawn.x1))) == sorted(map(tuple, np.asarray(x1)))
     seen = lambda x, t, condition: condition["class"] * jnp.ones_like(x)  # noqa: E731
     _, losses = flows.matching_loss(jax.random.key(0), seen, flows.path(), x0, x1, flows.optimal_assignment(), labels)
-    expected = jnp.mean((jnp.arange(32.0)[:, None] - drawn.velocity) ** 2, 1)
+    expected = np.mean((np.arange(40.0)[:, None] - np.asarray(drawn.velocity)) ** 2, 1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
@@ -285,12 +297,12 @@ def test_couplings_do_not_see_where_the_data_lie(shift):
     """A shift of either cloud adds to Σ ½‖x_0 − x_1‖² what no permutation changes: 10⁴ away in float32, where the costs
     themselves round to 4, the permutation's cost is the least, within the rounding of costs below 20; a shift of both
     leaves the costs so exact themselves."""
-    x0, x1 = (cloud + by for cloud, by in zip(clouds(48, 2), shift, strict=True))
+    x0, x1 = (cloud + by for cloud, by in zip(clouds(40, 2), np.float32(shift), strict=True))
     exact = 0.5 * np.sum((np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1)
     least = exact[linear_sum_assignment(exact)].sum()
     index = np.asarray(flows.optimal_assignment()(jax.random.key(0), x0, x1))
-    assert sorted(index) == list(range(48))
-    assert exact[np.arange(48), index].sum() - least < 48 * 1e-5
+    assert sorted(index) == list(range(40))
+    assert exact[np.arange(40), index].sum() - least < 40 * 1e-5
     if shift[0] == shift[1]:
         np.testing.assert_allclose(flows.transport_cost(x0, x1), exact, rtol=1e-5, atol=1e-5)
 
@@ -298,11 +310,11 @@ def test_couplings_do_not_see_where_the_data_lie(shift):
 def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
     """In float32 too, where the potentials are 10⁴ and 10¹⁰ times the entries' logarithms; columns that do not get there
     are told, and an ε by which the costs overflow is refused, or NaN under jit."""
-    cost = flows.transport_cost(*clouds(24, 2))
+    cost = np.asarray(flows.transport_cost(*clouds(24, 2)))
     for regularisation in (1e-4, 1e-10, 1e30):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            plan = flows.sinkhorn_plan(cost, regularisation)
+            plan = np.asarray(flows.sinkhorn_plan(cost, regularisation))
         np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=24 * np.finfo(np.float32).eps)
         assert any("columns of the plan are off by" in str(one.message) for one in told) == (regularisation < 1)
     np.testing.assert_allclose(plan, 1 / 24**2, rtol=1e-5)
@@ -310,27 +322,53 @@ def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
     assert jnp.all(jnp.isnan(jax.jit(flows.sinkhorn_plan, static_argnums=2)(cost, 1e-38, 5)))
 
 
-@pytest.mark.parametrize("coupling", [flows.independent(), flows.optimal_assignment(), flows.sinkhorn(0.5)])
-@pytest.mark.parametrize("dimension", [1, 2])
-def test_nan_reaches_the_loss_under_jit(coupling, dimension):
+NAN_CASES = {
+    "independent": (flows.independent(), 2),
+    "sorted": (flows.optimal_assignment(), 1),
+    "optimal": (flows.optimal_assignment(), 2),
+    "entropic": (flows.sinkhorn(0.5), 2),
+}
+"""name -> (coupling, dimension)."""
+
+
+def test_nan_reaches_the_loss_under_jit():
     """A NaN in data or noise, which cannot be refused under jit, is in the mean: a coupling that draws the noise from a
     plan of NaN has no noise to give."""
-    x0, x1 = clouds(12, dimension)
-    loss = jax.jit(lambda a, b: flows.matching_loss(jax.random.key(0), lambda x, t: x, flows.path(), a, b, coupling)[0])
-    assert jnp.isfinite(loss(x0, x1))
-    assert jnp.isnan(loss(x0.at[5, 0].set(jnp.nan), x1)) and jnp.isnan(loss(x0, x1.at[5, 0].set(jnp.nan)))
+
+    def loss(coupling, pair):
+        return flows.matching_loss(jax.random.key(0), lambda x, t: x, flows.path(), *pair, coupling)[0]
+
+    def cases(dimension):
+        x0, x1 = (np.tile(cloud, (3, 1, 1)) for cloud in clouds(12, dimension))
+        x0[1, 5, 0] = x1[2, 5, 0] = np.nan
+        return x0, x1
+
+    losses = jax.jit(
+        lambda pairs: {
+            name: jax.vmap(functools.partial(loss, coupling))(pairs[name]) for name, (coupling, _) in NAN_CASES.items()
+        }
+    )({name: cases(dimension) for name, (_, dimension) in NAN_CASES.items()})
+    for name, values in losses.items():
+        np.testing.assert_array_equal(np.isnan(values), [False, True, True], err_msg=name)
+        assert np.isfinite(values[0])
 
 
-@pytest.mark.parametrize("coupling", [flows.optimal_assignment(), flows.sinkhorn(0.5)])
-def test_couplings_of_one_pair_and_of_ties(coupling, x64):
+def test_couplings_of_one_pair_and_of_ties():
     """One noise goes with one example; among equal points every pairing costs the same, and indices stay in range."""
-    for dimension in (1, 3):
-        one = jnp.ones((1, dimension))
-        assert coupling(jax.random.key(0), one, -one).tolist() == [0]
-        index = coupling(jax.random.key(0), jnp.zeros((7, dimension)), jnp.zeros((7, dimension)))
-        assert set(index.tolist()) <= set(range(7))
-        if not isinstance(coupling, type(flows.sinkhorn(1.0))):
-            assert len(set(index.tolist())) == 7
+    optimal, entropic = flows.optimal_assignment(), flows.sinkhorn(0.5)
+
+    @jax.jit
+    def indices(key, one, line, plane):
+        lonely = [coupling(key, one, -one) for coupling in (optimal, entropic)]
+        return lonely, optimal(key, line, line), optimal(key, plane, plane), entropic(key, plane, plane)
+
+    lonely, *permutations, drawn = indices(
+        jax.random.key(0), *(np.zeros(shape, np.float32) + (shape[0] == 1) for shape in ((1, 3), (7, 1), (7, 3)))
+    )
+    assert [index.tolist() for index in lonely] == [[0], [0]]
+    for index in permutations:
+        assert sorted(index.tolist()) == list(range(7))
+    assert set(drawn.tolist()) <= set(range(7))
 
 
 # ------------------------------------------------------------------------------------------------ bridges and reflow
@@ -373,17 +411,20 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
     standard errors, as is that of the noise."""
     path = flows.bridge(BRIDGE_STD, 0.05)
     gaussian = flows.gaussian_path(path, MEAN, STD, "entropic")
-    x0, x1 = gaussian_pairs(jax.random.key(5), gaussian, 10_000)
 
-    def each(theta):
+    def each(theta, x0, x1):
         fields = (
             lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
             lambda x, t: (1 + theta[1]) * gaussian.noise(x, t),
         )
         return flows.bridge_loss(jax.random.key(6), *fields, path, x0, x1, flows.paired())[1]
 
-    slopes = jax.jacfwd(each)(jnp.zeros(2))  # (N, 2)
-    assert jnp.all(jnp.abs(slopes.mean(0)) < 4 * jnp.std(slopes, axis=0) / 100)
+    @jax.jit
+    def slopes_of(theta):
+        return jax.jacfwd(each)(theta, *gaussian_pairs(jax.random.key(5), gaussian, 10_000))
+
+    slopes = np.asarray(slopes_of(np.zeros(2)))  # (N, 2)
+    assert np.all(np.abs(slopes.mean(0)) < 4 * np.std(slopes, axis=0) / 100)
 
 
 def test_the_curvature_is_the_integral_along_the_closed_path(x64):
@@ -411,13 +452,13 @@ def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
     each entry, so that the cost falls from that of independence to the optimum."""
     gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
     flow = Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32))
-    x0, x1 = flows.reflow_pairs(jax.random.key(0), flow, 64)
+    x0, x1 = map(np.asarray, flows.reflow_pairs(jax.random.key(0), flow, 40))
     few, _ = flows.reflow_pairs(jax.random.key(0), flow, 3)
     np.testing.assert_allclose(few, x0[:3], rtol=1e-5)
     np.testing.assert_allclose(x1[5], flow.base.sample(jax.random.fold_in(jax.random.key(0), 5)), rtol=1e-6)
     np.testing.assert_allclose(x0, MEAN + STD * x1, atol=1e-4)
     best = flows.optimal_assignment()(jax.random.key(0), x0, x1)
-    np.testing.assert_allclose(paired_cost(x0, x1, jnp.arange(64)), paired_cost(x0, x1, best), rtol=1e-4)
+    np.testing.assert_allclose(paired_cost(x0, x1, np.arange(40)), paired_cost(x0, x1, best), rtol=1e-4)
 
 
 def test_bad_arguments_are_named():

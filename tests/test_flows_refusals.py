@@ -58,7 +58,7 @@ REFUSED = {
     "spline rounding": (lambda: flows.rational_quadratic(8, floor=1e-9), ValueError, "floor must be at least the rounding 1.2e-07, got 1e-09"),
     "bins": (lambda: flows.rational_quadratic(1), ValueError, "bins must be at least 2"),
     "spline floor": (lambda: flows.rational_quadratic(8, floor=0.2), ValueError, "floor must be less than 1/bins"),
-    "mask of one": (lambda: flows.half_mask(1), ValueError, "size must be at least 2"),
+    "mask of one": (lambda: flows.half_mask(1), ValueError, "size must be between 2 and 65536, got 1"),
     "one position": (lambda: flows.coupling(lambda x, c: x[..., None], flows.additive(), flows.checkerboard_mask()).forward(jnp.zeros((1, 1, 2))), ValueError, "at least 2 positions"),
     "coupled map": (lambda: flows.coupling_flow(KEY, (2,), jnp.tanh), TypeError, "scalar_map must be a scalar map"),
     "mask size": (lambda: coupled(flows.additive(), flows.half_mask(2), (2,))(KEY).forward(jnp.zeros(3)), ValueError, "x must have 2 entries"),

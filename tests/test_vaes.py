@@ -22,8 +22,8 @@ LEVELS = np.array([-1.0, -0.6, 0.1, 1.0])  # not equally spaced
 
 LATTICE = {
     "bernoulli": (lambda m: decoders.bernoulli(m), np.array([0.0, 1.0])),
-    "logistic": (lambda m: decoders.discretised_logistic(m, jnp.log(jnp.array([0.3, 0.02])), LEVELS), LEVELS),
-    "gaussian": (lambda m: decoders.discretised_gaussian(m, jnp.log(jnp.array([0.3, 0.02])), LEVELS), LEVELS),
+    "logistic": (lambda m: decoders.discretised_logistic(m, np.log([0.3, 0.02]), LEVELS), LEVELS),
+    "gaussian": (lambda m: decoders.discretised_gaussian(m, np.log([0.3, 0.02]), LEVELS), LEVELS),
 }
 """name -> (law of two entries from their locations, the values of an entry)."""
 
@@ -32,16 +32,22 @@ LATTICE = {
 def test_a_decoder_s_probabilities_sum_to_one(name, x64):
     """Σ P = 1 over all pairs of values, E x = mean, and draws have these probabilities within 4.5 standard errors."""
     make, values = LATTICE[name]
-    law = make(jnp.array([0.2, -0.7]))
     pairs = np.stack(np.meshgrid(values, values, indexing="ij"), -1).reshape(-1, 2)
-    p = np.exp(np.asarray(jax.jit(jax.vmap(law.log_prob))(pairs)))
-    np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
-    np.testing.assert_allclose(p @ pairs, law.mean, rtol=1e-12)
     n = 4000
-    xs = np.asarray(jax.jit(jax.vmap(law.sample))(jax.random.split(KEY, n)))
+
+    @jax.jit
+    def examine(location):
+        law = make(location)
+        keys = jax.random.split(KEY, n)
+        return jax.vmap(law.log_prob)(pairs), law.mean, jax.vmap(law.sample)(keys), law.sample(keys[1])
+
+    log_p, mean, xs, again = map(np.asarray, examine(np.array([0.2, -0.7])))
+    p = np.exp(log_p)
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
+    np.testing.assert_allclose(p @ pairs, mean, rtol=1e-12)
     found = np.array([np.mean(np.all(np.isclose(xs, x), -1)) for x in pairs])
     assert np.all(np.abs(found - p) <= 4.5 * np.sqrt(p * (1 - p) / n) + 1e-12)
-    np.testing.assert_array_equal(law.sample(KEY), law.sample(KEY))
+    np.testing.assert_array_equal(again, xs[1])
 
 
 @pytest.mark.parametrize("name", [*LATTICE, "ddpm"])
@@ -70,11 +76,21 @@ def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
     """100 scales from its location a cell of width w holds e^{−(b−m)/r} (e^{w/r} − 1) to first order: log P in float32
     to rounding, with a finite gradient.
     """
-    levels, scale = jnp.array([-1.0, 0.0, 1.0, 2.0]), 0.01
-    log_p = lambda m: decoders.discretised_logistic(m, math.log(scale), levels).log_prob(jnp.array([1.0]))  # noqa: E731
-    value, slope = jax.value_and_grad(lambda m: log_p(m))(jnp.array([-0.5]))
+    levels, scale = np.array([-1.0, 0.0, 1.0, 2.0]), 0.01
+    log_p = lambda m: decoders.discretised_logistic(m, math.log(scale), levels).log_prob(np.float32([1.0]))  # noqa: E731
+    value, slope = jax.jit(jax.value_and_grad(log_p))(np.float32([-0.5]))
     np.testing.assert_allclose(value, -(0.5 + 0.5) / scale + math.log1p(-math.exp(-1 / scale)), rtol=1e-6)
     np.testing.assert_allclose(slope, [1 / scale], rtol=1e-6)
+
+
+@jax.jit
+def logistic_far_out(location, log_scale):
+    """log P of 1/8 among 17 levels on [−1, 1], with slopes by location and log_scale."""
+
+    def log_p(m, s):
+        return decoders.discretised_logistic(m[None], s, np.linspace(-1.0, 1.0, 17)).log_prob(np.float32([0.125]))
+
+    return jax.value_and_grad(log_p, (0, 1))(location, log_scale)
 
 
 @pytest.mark.parametrize("location", [1e3, -1e5])
@@ -84,10 +100,8 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
     standardised ends, w/r ≪ u, would lose up to 4 % of w to rounding. Tolerances: log P to 4 ulp of its greatest term,
     log(w/r); the slopes, where the two sigmoids' parts add, to 16 ulp of u.
     """
-    levels, x = jnp.linspace(-1.0, 1.0, 17), jnp.array([0.125])
-    log_p = lambda m, s: decoders.discretised_logistic(m[None], s, levels).log_prob(x)  # noqa: E731
     scale, ulp = abs(location) / 10, float(np.finfo(np.float32).eps)
-    value, slopes = jax.value_and_grad(log_p, (0, 1))(jnp.array(location), jnp.log(jnp.array(scale)))
+    value, slopes = logistic_far_out(np.float32(location), np.log(np.float32(scale)))
     u = abs(location - 0.125) / scale
     exact = math.log(0.125 / scale) - u - 2 * math.log1p(math.exp(-u))
     np.testing.assert_allclose(value, exact, atol=2e-6 + 4 * ulp * abs(exact), rtol=0)
@@ -97,9 +111,9 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
 
 def test_a_gaussian_decoder_is_a_density(x64):
     """∫ p = 1 by the trapezoid rule, which is exact to rounding for a Gaussian on a grid of a fifth of its width."""
-    law = decoders.gaussian(jnp.array([0.3]), jnp.array([math.log(0.5)]))
-    xs = jnp.arange(-6, 6, 0.1)[:, None]
-    np.testing.assert_allclose(0.1 * jnp.sum(jnp.exp(jax.vmap(law.log_prob)(xs))), 1, rtol=1e-12)
+    xs = np.arange(-6, 6, 0.1)[:, None]
+    log_p = jax.jit(jax.vmap(lambda x: decoders.gaussian(np.array([0.3]), np.log([0.5])).log_prob(x)))(xs)
+    np.testing.assert_allclose(0.1 * np.sum(np.exp(log_p)), 1, rtol=1e-12)
 
 
 # ----------------------------------------------------------------------------------------------- linear-Gaussian VAE
@@ -122,7 +136,7 @@ class Ppca:
         self.gain, self.spread = gain, 1 - np.diag(gain @ self.weights)
 
     def encoder(self, x):
-        return jnp.asarray(self.gain) @ x, 0.5 * jnp.log(jnp.asarray(self.spread))
+        return jnp.asarray(self.gain) @ x, 0.5 * np.log(self.spread)
 
     def decoder(self, z):
         return ddpm.Gaussian(jnp.asarray(self.weights) @ z, jnp.asarray(self.variance))
@@ -159,14 +173,20 @@ def test_the_exact_encoder_s_bound_is_the_evidence(x64):
     xs = ppca_data()
     model = Ppca(xs.T @ xs / len(xs), 2)
     keys, exact = keys_of(len(xs)), model.log_prob(xs)
-    drawn = jax.jit(jax.vmap(lambda k, x: gaussian.elbo(k, model.encoder, model.decoder, x, OpenNormal())))(keys, xs)
+
+    @jax.jit
+    @jax.vmap
+    def bounds(key, x):
+        model_of_x = model.encoder, model.decoder, x
+        weighted = gaussian.importance_weighted_bound(key, *model_of_x, 7)
+        return gaussian.elbo(key, *model_of_x, OpenNormal()), weighted, gaussian.elbo(key, *model_of_x)
+
+    drawn, weighted, closed = bounds(keys, xs)
     np.testing.assert_allclose(drawn.total, exact, rtol=1e-11)
-    weighted = lambda k, x: gaussian.importance_weighted_bound(k, model.encoder, model.decoder, x, 7)  # noqa: E731
-    np.testing.assert_allclose(jax.jit(jax.vmap(weighted))(keys, xs), exact, rtol=1e-11)
-    closed = jax.jit(jax.vmap(lambda k, x: gaussian.elbo(k, model.encoder, model.decoder, x)))(keys, xs)
+    np.testing.assert_allclose(weighted, exact, rtol=1e-11)
     gap = np.asarray(closed.total) - exact
     assert abs(gap.mean()) < 4 * gap.std(ddof=1) / math.sqrt(len(xs))
-    np.testing.assert_allclose(closed.total, closed.reconstruction - closed.kl, rtol=1e-14)
+    np.testing.assert_allclose(closed.total, np.subtract(closed.reconstruction, closed.kl), rtol=1e-14)
 
 
 def fit_linear_vae(xs, size, steps=3000, draws=4):
@@ -247,20 +267,28 @@ def test_bounds_are_in_order(x64):
 
 def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
     """IWAE of k = 1 is the ELBO whose KL is by the same draw."""
-    x = jnp.array([0.3, -1.0, 0.2, 0.5, 0.1])
     model = Ppca(np.diag([4.0, 2.0, 0.3, 0.3, 0.3]), 2)
-    encoder = lambda x: (model.encoder(x)[0], jnp.zeros(2))  # noqa: E731
-    one = gaussian.elbo(KEY, encoder, model.decoder, x, OpenNormal()).total
-    np.testing.assert_allclose(gaussian.importance_weighted_bound(KEY, encoder, model.decoder, x, 1), one, rtol=1e-13)
+    encoder = lambda x: (model.encoder(x)[0], np.zeros(2))  # noqa: E731
+
+    @jax.jit
+    def both(x):
+        one = gaussian.elbo(KEY, encoder, model.decoder, x, OpenNormal()).total
+        return gaussian.importance_weighted_bound(KEY, encoder, model.decoder, x, 1), one
+
+    np.testing.assert_allclose(*both(np.array([0.3, -1.0, 0.2, 0.5, 0.1])), rtol=1e-13)
 
 
 def test_beta_and_free_bits_are_their_laws(x64):
     """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²); below λ no gradient pushes."""
-    mean, log_std = jnp.array([0.1, 1.5, 0.0]), jnp.array([0.05, -1.0, 0.0])
-    kl = np.asarray(0.5 * (mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std))
+    mean, log_std = np.array([0.1, 1.5, 0.0]), np.array([0.05, -1.0, 0.0])
+    kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std)
     decoder = lambda z: decoders.gaussian(z[:2], 0.0)  # noqa: E731
-    found = lambda **s: gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, jnp.array([0.4, 0.2]), **s)  # noqa: E731
-    plain = found()
+
+    def bound(log_std, **settings):
+        return gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, np.array([0.4, 0.2]), **settings)
+
+    found = jax.jit(lambda **settings: bound(log_std, **settings))
+    plain = jax.tree.map(np.asarray, found())
     np.testing.assert_allclose(plain.kl, kl.sum(), rtol=1e-13)
     for beta, free in ((1.0, 0.0), (4.0, 0.0), (0.0, 0.0), (2.0, 0.3)):
         terms = found(beta=beta, free_bits=free)
@@ -269,10 +297,10 @@ def test_beta_and_free_bits_are_their_laws(x64):
         np.testing.assert_allclose(terms.kl, plain.kl, rtol=1e-14)
 
     def charged(log_std):
-        terms = gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, jnp.array([0.4, 0.2]), free_bits=0.3)
+        terms = bound(log_std, free_bits=0.3)
         return terms.total - terms.reconstruction
 
-    slope = np.asarray(jax.grad(charged)(log_std))
+    slope = np.asarray(jax.jit(jax.grad(charged))(log_std))
     assert slope[0] == 0 == slope[2] and slope[1] != 0
 
 
@@ -280,15 +308,16 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
     """E IWAE_1 = ELBO with the KL in closed form: E log p(x | z) of a linear-Gaussian model is known, so both means are
     compared with the exact bound, within 4.5 standard errors.
     """
-    x, mean, std = jnp.array([0.4, -0.2]), jnp.array([0.7, -0.3]), jnp.array([0.5, 1.5])
-    encoder, decoder = (lambda x: (mean, jnp.log(std))), (lambda z: decoders.gaussian(2 * z, math.log(0.8)))
+    x, mean, std = np.array([0.4, -0.2]), np.array([0.7, -0.3]), np.array([0.5, 1.5])
+    encoder, decoder = (lambda x: (mean, np.log(std))), (lambda z: decoders.gaussian(2 * z, math.log(0.8)))
     misfit = np.sum((x - 2 * mean) ** 2 + 4 * std**2) / 0.8**2
     kl = 0.5 * np.sum(mean**2 + std**2 - 1 - 2 * np.log(std))
     exact = -0.5 * misfit - math.log(2 * math.pi * 0.8**2) - kl
     n = 20000
     one = lambda k: gaussian.elbo(k, encoder, decoder, x).total  # noqa: E731
     many = lambda k: gaussian.importance_weighted_bound(k, encoder, decoder, x, 1)  # noqa: E731
-    for found in (jax.jit(jax.vmap(one))(keys_of(n)), jax.jit(jax.vmap(many))(keys_of(n, 2))):
+    both = jax.jit(lambda: (jax.vmap(one)(keys_of(n)), jax.vmap(many)(keys_of(n, 2))))
+    for found in map(np.asarray, both()):
         assert abs(found.mean() - exact) < 4.5 * found.std() / math.sqrt(n)
 
 
@@ -325,20 +354,24 @@ def test_a_prior_may_be_any_law(x64):
     """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `flows.standard_normal`, agree in
     expectation; samples are those of p(z) and p(x | z), and repeat under their key.
     """
-    mean, log_std = jnp.array([0.3, -0.2]), jnp.array([-0.5, 0.2])
+    mean, log_std = np.array([0.3, -0.2]), np.array([-0.5, 0.2])
     encoder, decoder = (lambda x: (mean, log_std)), (lambda z: decoders.gaussian(z, math.log(0.5)))
-    x = jnp.array([0.1, 0.2])
-    exact = gaussian.elbo(KEY, encoder, decoder, x, ddpm.Gaussian(jnp.array([0.5, 0.5]), jnp.array([2.0, 2.0]))).kl
-    np.testing.assert_allclose(
-        gaussian.elbo(KEY, encoder, decoder, x, flows.standard_normal((2,))).kl,
-        gaussian.elbo(KEY, encoder, decoder, x).kl, rtol=1e-14)  # fmt: skip
+    x, keys = np.array([0.1, 0.2]), keys_of(4000)
+
+    @jax.jit
+    def everything(keys, prior):
+        kl = lambda key, *prior: gaussian.elbo(key, encoder, decoder, x, *prior).kl  # noqa: E731
+        closed = kl(KEY, ddpm.Gaussian(np.full(2, 0.5), np.full(2, 2.0))), kl(KEY, flows.standard_normal((2,))), kl(KEY)
+        draws = jax.vmap(lambda key: (kl(key, prior), gaussian.sample(key, decoder, prior)))(keys)
+        return closed, *draws, gaussian.sample(keys[1], decoder, prior)
+
     prior = targets.gaussian([0.5, 0.5], math.sqrt(2.0))
-    drawn = jax.jit(jax.vmap(lambda k: gaussian.elbo(k, encoder, decoder, x, prior).kl))(keys_of(4000))
+    (exact, standard, plain), drawn, xs, again = jax.tree.map(np.asarray, everything(keys, prior))
+    np.testing.assert_allclose(standard, plain, rtol=1e-14)
     assert abs(drawn.mean() - exact) < 4 * drawn.std() / math.sqrt(4000)
-    xs = np.asarray(jax.vmap(lambda k: gaussian.sample(k, decoder, prior))(keys_of(4000)))
     assert np.all(np.abs(xs.mean(0) - 0.5) < 4.5 * math.sqrt(2.25 / 4000))
     assert np.all(np.abs(xs.var(0) - 2.25) < 4.5 * 2.25 * math.sqrt(2 / 4000))
-    np.testing.assert_array_equal(gaussian.sample(KEY, decoder, prior), gaussian.sample(KEY, decoder, prior))
+    np.testing.assert_array_equal(again, xs[1])
 
 
 def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
@@ -357,12 +390,16 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
     schedule, target = dj.schedules.vp_linear(), targets.gaussian([0.4, -0.2], [0.7, 0.5])
     grid = dj.grids.log_snr(schedule, 32)
     denoiser = targets.denoiser(target, schedule)
-    prior = priors.diffusion(denoiser, schedule, (2,), dj.solvers.unipc(3), dj.grids.to_zero(grid), grid)
-    zs = jax.vmap(target.sample)(keys_of(6))
-    found = jax.jit(jax.vmap(prior.log_prob))(zs)
-    exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(zs)
+    prior = priors.diffusion(denoiser, schedule, (2,), dj.solvers.dpmpp_2m(), dj.grids.to_zero(grid), grid)
+    zs = np.random.default_rng(0).normal([0.4, -0.2], [0.7, 0.5], (6, 2))
+
+    @jax.jit
+    def everything(zs, keys):
+        exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(zs)
+        return jax.vmap(prior.log_prob)(zs), exact, jax.vmap(prior.sample)(keys)
+
+    found, exact, drawn = map(np.asarray, everything(zs, keys_of(2000)))
     np.testing.assert_allclose(found, exact, rtol=0, atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5)
-    drawn = np.asarray(jax.jit(jax.vmap(prior.sample))(keys_of(2000)))
     std = np.array([0.7, 0.5])
     assert np.all(np.abs(drawn.mean(0) - [0.4, -0.2]) < 4.5 * std / math.sqrt(2000))
     assert np.all(np.abs(drawn.std(0) / std - 1) < 4.5 / math.sqrt(4000))
@@ -372,13 +409,17 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
 def test_the_perceptron_has_the_shape_asked_for():
     """A small answer at first, of the outputs' shape for an input of any; parameters do not depend on the batch."""
     network = Perceptron((2, 3), width=8, depth=1, dropout=0.5)
-    params = network.init(KEY, jnp.ones((4, 2)))
-    apply = functools.partial(network.apply, params)
-    x = jax.random.normal(KEY, (4, 2))
-    assert apply(x).shape == (2, 3) and np.abs(apply(x)).max() < 1
-    np.testing.assert_allclose(jax.vmap(apply)(jnp.stack([x, -x]))[0], apply(x), rtol=1e-5, atol=1e-6)
-    dropped = apply(x, train=True, rngs={"dropout": KEY})
-    assert not np.allclose(dropped, apply(x))
+    x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+
+    @jax.jit
+    def outputs(x):
+        apply = functools.partial(network.apply, network.init(KEY, x))
+        return apply(x), jax.vmap(apply)(jnp.stack([x, -x]))[0], apply(x, train=True, rngs={"dropout": KEY})
+
+    plain, batched, dropped = outputs(x)
+    assert plain.shape == (2, 3) and np.abs(plain).max() < 1
+    np.testing.assert_allclose(batched, plain, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(dropped, plain)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

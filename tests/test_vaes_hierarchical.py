@@ -65,11 +65,15 @@ def test_ddpm_s_bound_is_the_hierarchical_one(steps, variance, sequences, x64):
     denoiser = targets.denoiser(mixture(), chain)
     if variance == "optimal":
         denoiser = ddpm.paired(denoiser, predictions.variance(chain, denoiser))
-    x = jnp.array([0.3, -0.2])
     inference, decoder, generative = as_hierarchy(chain, denoiser, variance, sequences)
-    found = hierarchical.elbo(KEY, inference, decoder, generative, x)
-    expected = ddpm.elbo(KEY, denoiser, chain, x, variance)
-    scale = float(jnp.sum(expected.denoising))
+
+    @jax.jit
+    def both(x):
+        found = hierarchical.elbo(KEY, inference, decoder, generative, x)
+        return found, ddpm.elbo(KEY, denoiser, chain, x, variance)
+
+    found, expected = jax.tree.map(np.asarray, both(np.array([0.3, -0.2])))
+    scale = float(np.sum(expected.denoising))
     kl = np.append(expected.denoising, expected.prior)
     np.testing.assert_allclose(found.kl, kl, rtol=1e-9, atol=1e3 * EPS * scale)
     np.testing.assert_allclose(found.reconstruction, -expected.reconstruction, rtol=1e-9)
@@ -122,7 +126,7 @@ class LinearChain:
 
         def kernel(weights, spread, prior, y):
             mean, covariance = self.posterior(weights, spread, prior, y)
-            return mean, jnp.log(scale * jnp.sqrt(jnp.asarray(np.diag(covariance))))
+            return mean, jnp.log(scale * np.sqrt(np.diag(covariance)))
 
         return hierarchical.bottom_up([
             functools.partial(kernel, self.B, self.b, self.z_1), functools.partial(kernel, self.A, self.a, np.eye(2)),
@@ -133,13 +137,13 @@ class LinearChain:
 
         def top(x):
             mean, covariance = self.posterior(self.B @ self.A, 1.0, np.eye(2), x)
-            return mean, 0.5 * jnp.log(jnp.asarray(np.diag(covariance)))
+            return mean, 0.5 * np.log(np.diag(covariance))
 
         def below(z, x):
             precision = np.eye(3) / self.a**2 + self.B.T @ self.B / self.b**2
             covariance = np.linalg.inv(precision)
             pull = jnp.asarray(self.A) @ z / self.a**2 + jnp.asarray(self.B.T) @ x / self.b**2
-            return jnp.asarray(covariance) @ pull, 0.5 * jnp.log(jnp.asarray(np.diag(covariance)))
+            return jnp.asarray(covariance) @ pull, 0.5 * np.log(np.diag(covariance))
 
         return hierarchical.top_down(top, [below])
 
@@ -148,43 +152,47 @@ class LinearChain:
         return -0.5 * (squares + np.linalg.slogdet(2 * math.pi * self.x)[1])
 
 
-@pytest.mark.parametrize("name", ["bottom_up", "top_down"])
-def test_the_bound_of_two_levels_is_below_the_evidence(name, x64):
+def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     """E total < log p by more than 5 standard errors (the encoders are diagonal, the posteriors are not), and by less
     than an encoder of twice the spread leaves; the KLs of `top_down` are each positive.
     """
     chain = LinearChain()
-    xs = np.asarray(
-        jax.vmap(lambda k: hierarchical.sample(k, chain.decoder, [chain.generative], flows.standard_normal((2,))))(
-            keys_of(2000)
+    model = chain.decoder, [chain.generative]
+
+    @jax.jit
+    @jax.vmap
+    def draw_and_bounds(key_x, key):
+        x = hierarchical.sample(key_x, *model, flows.standard_normal((2,)))
+        bottom_up = jax.vmap(lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x))(
+            jnp.array([1.0, 2.0])
         )
-    )
+        return x, bottom_up, hierarchical.elbo(key, chain.top_down(), *model, x)
+
+    xs, bottom_up, top_down = jax.tree.map(np.asarray, draw_and_bounds(keys_of(2000), keys_of(2000, 2)))
     covariance = xs.T @ xs / len(xs)  # its entries' standard errors are √((C_ii C_jj + C_ij²)/N)
     spread = np.sqrt((np.outer(np.diag(chain.x), np.diag(chain.x)) + chain.x**2) / len(xs))
     assert np.all(np.abs(covariance - chain.x) < 4.5 * spread)
 
-    def terms(inference):
-        run = jax.vmap(lambda k, x: hierarchical.elbo(k, inference, chain.decoder, [chain.generative], x))
-        return jax.jit(run)(keys_of(len(xs), 2), xs)
-
-    found = terms(getattr(chain, name)())
-    gaps = chain.log_prob(xs) - np.asarray(found.total)
-    assert gaps.mean() > 5 * gaps.std(ddof=1) / math.sqrt(len(xs)), gaps.mean()
-    if name == "top_down":
-        assert found.kl.min() >= 0
-    else:
-        wide = chain.log_prob(xs) - np.asarray(terms(chain.bottom_up(2.0)).total)
-        assert gaps.mean() < wide.mean()
+    narrow, wide = chain.log_prob(xs) - np.asarray(bottom_up.total).T
+    for gaps in (narrow, chain.log_prob(xs) - np.asarray(top_down.total)):
+        assert gaps.mean() > 5 * gaps.std(ddof=1) / math.sqrt(len(xs)), gaps.mean()
+    assert top_down.kl.min() >= 0
+    assert narrow.mean() < wide.mean()
 
 
 def test_one_level_is_the_plain_vae(x64):
     """With L = 1 both inferences give `gaussian.elbo` under the same key."""
-    encoder = lambda x: (0.3 * x[:2], jnp.array([-0.4, 0.1]))  # noqa: E731
+    encoder = lambda x: (0.3 * x[:2], np.array([-0.4, 0.1]))  # noqa: E731
     decoder = lambda z: decoders.gaussian(jnp.concatenate([z, z[:1]]), -0.2)  # noqa: E731
-    x = jnp.array([0.4, -1.0, 0.3])
-    plain = gaussian.elbo(KEY, encoder, decoder, x)
-    for inference in (hierarchical.bottom_up([encoder]), hierarchical.top_down(encoder, [])):
-        found = hierarchical.elbo(KEY, inference, decoder, [], x)
+    inferences = hierarchical.bottom_up([encoder]), hierarchical.top_down(encoder, [])
+
+    @jax.jit
+    def everything(x):
+        levels = [hierarchical.elbo(KEY, inference, decoder, [], x) for inference in inferences]
+        return gaussian.elbo(KEY, encoder, decoder, x), levels
+
+    plain, levels = everything(np.array([0.4, -1.0, 0.3]))
+    for found in levels:
         np.testing.assert_allclose(found.kl, [plain.kl], rtol=1e-14)
         np.testing.assert_allclose(found.total, plain.total, rtol=1e-14)
 
@@ -196,24 +204,32 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     posterior = lambda l, z, x: (z / (1.0 + l) + 0.1 * x, jnp.full(2, -0.7))  # noqa: E731
     top = lambda x: (x / 3, jnp.zeros(2))  # noqa: E731
     each = lambda function, first: [functools.partial(function, l) for l in range(first, 4)]  # noqa: E731
-    decoder, x = (lambda z: decoders.gaussian(z, 0.0)), jnp.array([0.5, -0.3])
+    decoder = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
     pairs = {
         "bottom_up": (hierarchical.bottom_up(step, levels=3), hierarchical.bottom_up(each(step, 1))),
         "top_down": (hierarchical.top_down(top, posterior, levels=3), hierarchical.top_down(top, each(posterior, 2))),
     }
-    for one, many in pairs.values():
-        stacked = hierarchical.elbo(KEY, one, decoder, back, x)
-        listed = hierarchical.elbo(KEY, many, decoder, each(back, 2), x)
+    prior = flows.standard_normal((2,))
+
+    @jax.jit
+    def everything(x, z):
+        bounds = [
+            (hierarchical.elbo(KEY, one, decoder, back, x), hierarchical.elbo(KEY, many, decoder, each(back, 2), x))
+            for one, many in pairs.values()
+        ]
+        samples = [
+            hierarchical.sample(KEY, decoder, back, prior, levels=3),
+            hierarchical.sample(KEY, decoder, each(back, 2), prior),
+        ]
+        means = hierarchical.decode(KEY, decoder, each(back, 2), z, 3, mean=True), back(2, back(3, z)[0])[0]
+        return bounds, samples, means
+
+    bounds, samples, means = everything(np.array([0.5, -0.3]), np.array([0.1, 0.2]))
+    for stacked, listed in bounds:
         np.testing.assert_allclose(stacked.kl, listed.kl, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(stacked.total, listed.total, rtol=1e-12)
-    prior = flows.standard_normal((2,))
-    stacked = hierarchical.sample(KEY, decoder, back, prior, levels=3)
-    np.testing.assert_allclose(stacked, hierarchical.sample(KEY, decoder, each(back, 2), prior), rtol=1e-13)
-    np.testing.assert_array_equal(stacked, hierarchical.sample(KEY, decoder, back, prior, levels=3))
-    z = jnp.array([0.1, 0.2])
-    np.testing.assert_allclose(
-        hierarchical.decode(KEY, decoder, each(back, 2), z, 3, mean=True), back(2, back(3, z)[0])[0], rtol=1e-14
-    )
+    np.testing.assert_allclose(*samples, rtol=1e-13)
+    np.testing.assert_allclose(*means, rtol=1e-14)
 
 
 def test_means_of_any_law_are_passed_down():
@@ -241,8 +257,8 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
         slope = (above @ zs) / (above @ above)
         return 0.5 * math.log(2 * math.pi * math.e * np.mean((zs - slope * above) ** 2))
 
-    encoders = [progressive.bounded_encoder(lambda z, g=g: g * z, noise_std) for g in (0.1, 0.5, 1.0, 10.0, 1e4)]
-    losses = [loss(np.asarray(encoder(jnp.asarray(zs)).mean)) for encoder in encoders]
+    means = jax.jit(jax.vmap(lambda gain: progressive.bounded_encoder(lambda z: gain * z, noise_std)(zs).mean))
+    losses = [loss(mean) for mean in np.asarray(means(np.array([0.1, 0.5, 1.0, 10.0, 1e4])))]
     assert min(losses) > floor
     unbounded = [loss(gain * zs) for gain in (1.0, 10.0, 100.0, 1000.0)]
     # without the bound v → s²/gain², and each factor of 10 gains ln 10, for ever: from gain 10 on to ½(s/gain)² and, as
@@ -256,7 +272,7 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
     """−ln p(z_{l−1} | z_l) at the draws; the gradient of layer 2's loss by layer 1's parameters is 0, its own is not;
     parameters that are shared are moved by both; noise_std by none.
     """
-    x = jnp.array([0.3, -0.6])
+    x = np.array([0.3, -0.6])
 
     def run(a, b, c, d, noise_std=0.2):
         encoders = [progressive.bounded_encoder(lambda z, w=w: w * z, noise_std) for w in (a, b)]
@@ -264,12 +280,20 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
         return progressive.reconstruction_losses(KEY, encoders, kernels, x)
 
     values = (0.5, 0.8, 1.1, 0.9)
-    losses, latents = run(*values)
-    np.testing.assert_allclose(losses[0], -decoders.gaussian(1.1 * latents[0], -0.3).log_prob(x), rtol=1e-14)
-    np.testing.assert_allclose(losses[1], -decoders.gaussian(0.9 * latents[1], -0.3).log_prob(latents[0]), rtol=1e-14)
-    slopes = np.asarray(jax.jacobian(lambda *v: run(*v)[0], argnums=(0, 1, 2, 3, 4))(*values, 0.2)).T
-    assert np.all((slopes != 0) == np.array([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], bool))
-    shared = jax.jacobian(lambda w: run(w, w, 1.1, 0.9)[0])(0.5)
+
+    @jax.jit
+    def everything(*values):
+        losses, latents = run(*values)
+        expected = [
+            -decoders.gaussian(1.1 * latents[0], -0.3).log_prob(x),
+            -decoders.gaussian(0.9 * latents[1], -0.3).log_prob(latents[0]),
+        ]
+        slopes = jax.jacobian(lambda *v: run(*v)[0], argnums=(0, 1, 2, 3, 4))(*values, 0.2)
+        return losses, expected, slopes, jax.jacobian(lambda w: run(w, w, 1.1, 0.9)[0])(values[0])
+
+    losses, expected, slopes, shared = jax.tree.map(np.asarray, everything(*values))
+    np.testing.assert_allclose(losses, expected, rtol=1e-14)
+    assert np.all((np.transpose(slopes) != 0) == np.array([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], bool))
     assert np.all(shared != 0)
 
 
@@ -337,7 +361,8 @@ def test_information_of_a_linear_gaussian_channel(x64):
 def test_a_contrastive_bound_cannot_pass_log_n():
     """Where N examples are told apart without fail the bound is log N, and no more."""
     zs = 100.0 * np.arange(16.0, dtype=np.float32)[:, None]
-    found, above = progressive.information(KEY, lambda z: (z, jnp.zeros(1)), lambda z: decoders.gaussian(z, 0.0), zs)
+    channel = lambda z: (z, np.zeros(1)), lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+    found, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
     np.testing.assert_allclose(found.contrastive, math.log(16), rtol=1e-6)
     assert above.shape == zs.shape
 
@@ -393,7 +418,7 @@ REFUSED = {
     "posteriors": (lambda: hierarchical.top_down(PAIR, [PAIR], levels=4), ValueError, "posteriors must be 3 kernels for 4 levels, got 1"),
     "marginals": (lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]), ValueError, "marginals must be 2 kernels for 2 levels, got 1"),
     "levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)), ValueError, "levels must be given where kernels is one function"),
-    "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), levels=0), ValueError, "levels must be at least 1, got 0"),
+    "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), levels=0), ValueError, "levels must be between 1 and 1000, got 0"),
     "none": (lambda: hierarchical.bottom_up([]), ValueError, "kernels must hold at least one kernel"),
     "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the level, got 3"),
     "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], X), TypeError, "inference must be made by bottom_up or top_down"),
@@ -408,6 +433,7 @@ REFUSED = {
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
     "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], X), ValueError, r"kernels\[2\]'s mean must be finite"),
     "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X * math.nan), ValueError, "x must be finite, got 2 NaN"),
+    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
     "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\)"),
     "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, 3), ValueError, "level must be at most 2, the levels of generative, got 3"),
     "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),

@@ -14,7 +14,7 @@ from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, PyTree, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, actnorm, promoted
 from .composition import Stack, chain, inverse
-from .coupling import dense_parameters, networks_of_pairs, vector_flow
+from .coupling import dense_parameters, networks_of_pairs, normal_weights, vector_flow
 from .density import Flow, flow, standard_normal
 from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
 from .shapes import Reshape, reversal, squeeze
@@ -179,9 +179,8 @@ def _masked_width(width, size, condition_size):
 def _masked_perceptron(key, size, count, width, depth, condition_size):
     first, second = jax.random.split(key)
     weights, biases = dense_parameters(first, (size, *[width] * depth, size * count))
-    shape = (condition_size, width)
-    from_condition = jax.random.normal(second, shape, float_dtype()) * max(condition_size, 1) ** -0.5
-    return MaskedPerceptron(weights, biases, from_condition if condition_size else None, count)
+    from_condition = normal_weights(second, [(condition_size, width)])[0] if condition_size else None
+    return MaskedPerceptron(weights, biases, from_condition, count)
 
 
 def maf(
@@ -348,19 +347,28 @@ def causal_transformer(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
 def _causal_transformer(key, rows, features, count, width, depth, heads, condition_size):
-    keys = iter(jax.random.split(key, 7))
-    normal = lambda *shape, fan_in: jax.random.normal(next(keys), shape, float_dtype()) * max(fan_in, 1) ** -0.5  # noqa: E731
+    matrices = {  # name -> (shape, fan-in)
+        "qkv": ((depth, width, 3 * width), width),
+        "out": ((depth, width, width), width * depth),
+        "up": ((depth, width, 4 * width), width),
+        "down": ((depth, 4 * width, width), 4 * width * depth),
+        "embed": ((features, width), features),
+        "positions": ((rows, width), width),
+        "from_condition": ((condition_size, width), condition_size),
+    }
+    shapes, fans_in = zip(*matrices.values(), strict=True)
+    drawn = dict(zip(matrices, normal_weights(key, shapes, fans_in), strict=True))
     blocks = {
         "scale1": jnp.ones((depth, width), float_dtype()),
-        "qkv": normal(depth, width, 3 * width, fan_in=width),
-        "out": normal(depth, width, width, fan_in=width * depth),
+        "qkv": drawn["qkv"],
+        "out": drawn["out"],
         "scale2": jnp.ones((depth, width), float_dtype()),
-        "up": normal(depth, width, 4 * width, fan_in=width),
+        "up": drawn["up"],
         "bias": jnp.zeros((depth, 4 * width), float_dtype()),
-        "down": normal(depth, 4 * width, width, fan_in=4 * width * depth),
+        "down": drawn["down"],
     }
-    embed, positions = normal(features, width, fan_in=features), normal(rows, width, fan_in=width)
-    from_condition = normal(condition_size, width, fan_in=condition_size) if condition_size else None
+    embed, positions = drawn["embed"], drawn["positions"]
+    from_condition = drawn["from_condition"] if condition_size else None
     readout = jnp.zeros((width, features * count), float_dtype())
     return CausalTransformer(embed, positions, from_condition, blocks, readout, heads, count)
 

@@ -13,6 +13,12 @@ from flax import linen as nn
 from .. import checks
 from ..types import PyTree, is_array
 
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 @functools.cache
 def _compiled(function: Callable, static: tuple) -> Callable:
@@ -22,8 +28,8 @@ def _compiled(function: Callable, static: tuple) -> Callable:
 def call(function: Callable, *arguments: Any, faulty: Callable = np.isnan, **static: Any) -> PyTree:
     """`function(*arguments, **static)` by one compiled program where that is safe, otherwise operation by operation.
 
-    The second way is also taken after a concrete result with faulty entries, so that checks of concrete values, which
-    a compiled program cannot make, raise their errors.
+    The second way is also taken where a callable needs the values of arrays bound to it, and after a concrete result
+    with faulty entries, so that checks of concrete values, which a compiled program cannot make, raise their errors.
 
     Args:
       function: A module-level function, whose compiled programs are kept.
@@ -35,7 +41,10 @@ def call(function: Callable, *arguments: Any, faulty: Callable = np.isnan, **sta
       What the function returns.
     """
     if carries_arrays(arguments):
-        result = _compiled(function, tuple(static))(*arguments, **static)
+        try:
+            result = _compiled(function, tuple(static))(*arguments, **static)
+        except _NEEDS_VALUES:  # as NumPy within a callable does, of arrays that are bound to it
+            return function(*arguments, **static)
         parts = jax.tree.leaves(result)
         if checks.is_traced(parts) or not any(
             np.any(faulty(np.asarray(part))) for part in parts if jnp.issubdtype(part.dtype, jnp.floating)

@@ -211,12 +211,30 @@ def networks_of_pairs(key: Key, layers: int, make: Callable, *sizes: Any, second
 
 def dense_parameters(key: Key, sizes: tuple) -> tuple[tuple, tuple]:
     """(weights, biases) of dense layers of these sizes: N(0, 1/fan-in), the last layer and all biases 0."""
-    keys = jax.random.split(key, len(sizes))
-    weights, last = [], len(sizes) - 2
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        scale = 0.0 if i == last else max(fan_in, 1) ** -0.5
-        weights.append(scale * jax.random.normal(keys[i], (fan_in, fan_out), float_dtype()))
-    return tuple(weights), tuple(full((size,)) for size in sizes[1:])
+    hidden = normal_weights(key, list(zip(sizes[:-2], sizes[1:-1], strict=True)))
+    return (*hidden, jnp.zeros(sizes[-2:], float_dtype())), tuple(full((size,)) for size in sizes[1:])
+
+
+def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[Array]:
+    """Weights N(0, 1/fan-in) of these shapes, from one draw for all.
+
+    A draw per shape would compile a generator per shape: half of what making a small flow costs.
+
+    Args:
+      key: A typed key.
+      shapes: Shapes of the weights.
+      fans_in: Their fan-ins, by default the product of all axes but the last.
+
+    Returns:
+      One array per shape.
+    """
+    fans_in = [math.prod(shape[:-1]) for shape in shapes] if fans_in is None else fans_in
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    draws = jax.random.normal(key, (ends[-1] if ends else 0,), float_dtype())
+    return [
+        draws[end - math.prod(shape) : end].reshape(shape) * max(fan_in, 1) ** -0.5
+        for shape, fan_in, end in zip(shapes, fans_in, ends, strict=True)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- flows

@@ -12,8 +12,8 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector, actnorm, affine, full, sigmoid
-from .composition import chain, inverse, stack
-from .coupling import Coupling, coupling, half_mask, perceptron, real_nvp
+from .composition import Stack, chain, inverse, stack
+from .coupling import Coupling, coupling, half_mask, normal_weights, perceptron, real_nvp
 from .density import Flow, flow, standard_normal
 from .linear import invertible_convolution
 from .scalar_maps import bounded_affine
@@ -90,16 +90,13 @@ def convolutional(key: Key, kept: tuple, outputs: tuple, width: int = 64, condit
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _convolutional(key, kept, outputs, width, condition_size):
     sides, channels = kept[:2], kept[2]
-    keys, count, dtype = jax.random.split(key, 3), math.prod(outputs[2:]), float_dtype()
-
-    def normal(key, shape):
-        return jax.random.normal(key, shape, dtype) * max(math.prod(shape[:-1]), 1) ** -0.5
-
+    count, dtype = math.prod(outputs[2:]), float_dtype()
+    first, embedding, second = normal_weights(key, [(3, 3, channels, width), (condition_size, width), (width, width)])
     return Convolutional(
-        first=normal(keys[0], (3, 3, channels, width)),
+        first=first,
         position=jnp.zeros((*sides, width), dtype),
-        embedding=normal(keys[1], (condition_size, width)),
-        second=normal(keys[2], (width, width)),
+        embedding=embedding,
+        second=second,
         second_bias=jnp.zeros((width,), dtype),
         last=jnp.zeros((3, 3, width, count), dtype),
         last_bias=jnp.zeros((*sides, count), dtype),
@@ -180,9 +177,13 @@ def _levels(key, shape, levels, steps, width, condition_size, bound, network):
     for i, key_level in enumerate(jax.random.split(key, levels)):
         squeezed = (height >> (i + 1), columns >> (i + 1), channels * 2 ** (i + 2))
         key_prior, *keys = jax.random.split(key_level, steps + 1)
+        if network in (convolutional, dense):  # a network of the user's may not be one under vmap
+            layers = Stack(jax.vmap(lambda key, squeezed=squeezed: step(key, squeezed))(jnp.stack(keys)))
+        else:
+            layers = stack([step(key, squeezed) for key in keys])
         deepest = i == levels - 1
         prior = affine(jnp.zeros(squeezed), jnp.ones(squeezed)) if deepest else half(key_prior, squeezed, swap=True)
-        built.append(chain(prior, stack([step(key, squeezed) for key in keys]), inverse(squeeze())))
+        built.append(chain(prior, layers, inverse(squeeze())))
     return built
 
 

@@ -188,9 +188,13 @@ def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
         raise ValueError(f"prior must be a law of latents of shape {shape}, got shape {prior.shape}")
     if prior is None or isinstance(prior, StandardNormal | Gaussian):
         return check_prior(prior if isinstance(prior, Gaussian) else None, 1.0, shape)
-    if not callable(getattr(prior, "log_prob", None)) or isinstance(prior, type):
-        raise TypeError(f"prior must have log_prob(z), got {type(prior).__name__}")
     return prior
+
+
+def check_prior_type(prior: Any) -> None:
+    """Raises TypeError for a prior without log_prob."""
+    if prior is not None and (not callable(getattr(prior, "log_prob", None)) or isinstance(prior, type)):
+        raise TypeError(f"prior must have log_prob(z), got {type(prior).__name__}")
 
 
 def drawable(name: str, law: Any, example: str) -> Any:
@@ -216,4 +220,5 @@ def _checked(key, encoder, decoder, x, prior):
     checks.key("key", key)
     checks.callable_("encoder", encoder, "encoder(x) -> (mean, log_std)")
     checks.callable_("decoder", decoder, "decoder(z) -> law")
+    check_prior_type(prior)
     return check_example("x", x), as_pytree_callable(encoder), as_pytree_callable(decoder), prior

@@ -17,7 +17,19 @@ from .. import checks
 from ..flows.compiled import call
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, as_pytree_callable, pytree, static_field
-from .gaussian import Decoder, draw, drawable, gaussian_of, kl_of, law_of, log_prob_of, mean_of, not_finite, prior_of
+from .gaussian import (
+    Decoder,
+    check_prior_type,
+    draw,
+    drawable,
+    gaussian_of,
+    kl_of,
+    law_of,
+    log_prob_of,
+    mean_of,
+    not_finite,
+    prior_of,
+)
 
 _LAWS = "those of vaes.decoders"
 
@@ -137,6 +149,7 @@ def elbo(
     if not isinstance(inference, BottomUp | TopDown):
         raise TypeError(f"inference must be made by bottom_up or top_down, got {inference!r}")
     generative = _kernels("generative", generative, 2, inference.levels)
+    check_prior_type(prior)
     x = check_example("x", x)
     return call(_elbo, key, inference, as_pytree_callable(decoder), generative, x, prior, faulty=not_finite)
 
