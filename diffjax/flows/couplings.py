@@ -184,8 +184,13 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     n, m = cost.shape
     kernel = -cost / regularisation  # (n, m)
 
+    def total(potential):
+        # One rounding of the sum, which is read twice: for its maximum and less it. Where XLA fuses it with each reader
+        # by itself, one may round a product that the other keeps, and e^(difference) of terms of 1e11 is 0 or infinite.
+        return jax.lax.optimization_barrier(kernel + potential)
+
     def rows(column):
-        return -logsumexp(kernel + column, axis=1) - jnp.log(n)
+        return -logsumexp(total(column), axis=1) - jnp.log(n)
 
     def unfinished(state):
         step, _, _, error = state
@@ -193,7 +198,7 @@ def _log_plan(cost, regularisation, iterations, tolerance):
 
     def update(state):
         step, row, column, _ = state
-        sums = logsumexp(kernel + row[:, None], axis=0) + column  # log of the columns' sums, (m,)
+        sums = logsumexp(total(row[:, None]), axis=0) + column  # log of the columns' sums, (m,)
         error = jnp.sum(jnp.abs(jnp.exp(sums) - 1 / m))
         column = jnp.where(error > tolerance, column - sums - jnp.log(m), column)
         return step + 1, rows(column), column, error
@@ -201,4 +206,4 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     column = jnp.zeros(m, cost.dtype)
     start = jnp.zeros((), jnp.int32), rows(column), column, jnp.full((), jnp.inf, cost.dtype)
     _, _, column, _ = jax.lax.while_loop(unfinished, update, start)
-    return jax.nn.log_softmax(kernel + column, axis=1) - jnp.log(n)  # exact rows, where adding `row` would round
+    return jax.nn.log_softmax(total(column), axis=1) - jnp.log(n)  # exact rows, where adding `row` would round
