@@ -39,6 +39,8 @@ from diffjax import (
     vaes,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LIMIT = 3
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -500,10 +502,12 @@ def called(make, method, *arguments):
     return prepare
 
 
+@functools.cache
 def small_flow():
     return flows.real_nvp(KEY, (2,), layers=2, width=8)
 
 
+@functools.cache
 def small_glow():
     return flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4)
 

@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 
 from diffjax import metrics
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DISTANCES = {
     "frechet": metrics.frechet_distance,
     "kernel": metrics.kernel_distance,

@@ -14,6 +14,8 @@ from sklearn import datasets
 from diffjax import schedules, targets
 from tests.families import EPS32
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def batched_log_prob(target, x):
     return jax.jit(lambda target, x: jax.vmap(target.log_prob)(x))(target, x)
