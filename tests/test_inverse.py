@@ -188,7 +188,10 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
         np.testing.assert_allclose(one.mean(), other.mean(), rtol=1e-12)
         np.testing.assert_allclose(one.covariance(), other.covariance(), rtol=1e-11, atol=1e-14)
         exact, white_dps = targets.denoiser(one, schedule), inverse.dps(schedule, prior, *pairs[1])
-        pigdm, dps = inverse.pigdm(schedule, prior, *pairs[0], variance=variance), inverse.dps(schedule, prior, *pairs[0])
+        pigdm, dps = (
+            inverse.pigdm(schedule, prior, *pairs[0], variance=variance),
+            inverse.dps(schedule, prior, *pairs[0]),
+        )
         found = jax.jit(lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)])(x, 0.4)  # noqa: B023
         np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
         np.testing.assert_allclose(found[2], found[3], rtol=1e-9)
