@@ -32,14 +32,6 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compile a file's programs without XLA's costly optimisations: for small programs that run once or a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 MAPS, MAPS_LIMIT = pathlib.Path("/proc/self/maps"), 30_000
 
 

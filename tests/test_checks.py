@@ -8,7 +8,6 @@ import pytest
 from diffjax import checks
 from tests.families import assert_refused
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 REFUSED = {
     "number, string": (lambda: checks.number("rho", "seven"), TypeError, "rho must be a real number, got 'seven'"),

@@ -7,7 +7,6 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -39,7 +39,6 @@ from diffjax import (
     vaes,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LIMIT = 3
 

@@ -12,7 +12,6 @@ from jax.test_util import check_grads
 
 from diffjax import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DISTANCES = {
     "frechet": metrics.frechet_distance,

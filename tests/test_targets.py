@@ -14,7 +14,6 @@ from sklearn import datasets
 from diffjax import schedules, targets
 from tests.families import EPS32
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def batched_log_prob(target, x):

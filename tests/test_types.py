@@ -18,7 +18,6 @@ from flax import linen, nnx
 from diffjax import schedules, targets
 from diffjax.types import PROGRAMS, as_pytree_callable, combine, compiled, partition, pytree, static_field
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def values():
