@@ -8,7 +8,6 @@ import pytest
 from diffjax import checks
 from tests.families import assert_refused
 
-
 REFUSED = {
     "number, string": (lambda: checks.number("rho", "seven"), TypeError, "rho must be a real number, got 'seven'"),
     "number, bool": (lambda: checks.number("rho", True), TypeError, "rho must be a real number, got True"),

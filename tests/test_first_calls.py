@@ -39,7 +39,6 @@ from diffjax import (
     vaes,
 )
 
-
 LIMIT = 3
 
 COMPILED = "/jax/core/compile/backend_compile_duration"

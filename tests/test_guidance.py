@@ -13,7 +13,6 @@ import diffjax as dj
 from diffjax import guidance, predictions, schedules, solvers, targets
 from tests.families import DISTINCT, EPS64, SCHEDULES, assert_refused, every, interior
 
-
 KEY = jax.random.key(0)
 X = np.array([0.3, -0.8])
 

@@ -16,7 +16,6 @@ from diffjax import inverse, schedules, solvers, targets
 from diffjax.solvers import driver
 from tests.families import DISTINCT, EPS64, SCHEDULES, TARGETS, assert_refused, every, interior
 
-
 KEY = jax.random.key(0)
 MATRIX = [[1.0, -0.5, 0.2], [0.3, 0.8, -1.0]]
 MASK = np.array([[True, False, True], [False, False, True]])

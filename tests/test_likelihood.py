@@ -10,7 +10,6 @@ import diffjax as dj
 from diffjax import solvers
 from tests.families import SCHEDULES, every
 
-
 WEIGHTS, MEANS = [0.3, 0.7], [[1.0, 0.5], [-0.5, 0.0]]
 COVARIANCES = [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]]
 

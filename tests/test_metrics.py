@@ -12,7 +12,6 @@ from jax.test_util import check_grads
 
 from diffjax import metrics
 
-
 DISTANCES = {
     "frechet": metrics.frechet_distance,
     "kernel": metrics.kernel_distance,

@@ -13,7 +13,6 @@ from flax import linen, nnx
 from diffjax import predictions, schedules, targets
 from tests.families import EPS32, assert_refused
 
-
 SIGMA_DATA = 0.8
 X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])
 

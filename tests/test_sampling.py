@@ -17,7 +17,6 @@ import diffjax as dj
 from diffjax import solvers
 
 
-
 @functools.cache
 def setting():
     schedule = dj.schedules.vp_linear()

@@ -15,7 +15,6 @@ from diffjax import schedules, targets
 from tests.families import EPS32
 
 
-
 def batched_log_prob(target, x):
     return jax.jit(lambda target, x: jax.vmap(target.log_prob)(x))(target, x)
 

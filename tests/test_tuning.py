@@ -12,7 +12,6 @@ from diffjax import solvers
 from diffjax.tuning import FAMILIES, optimised_grid
 from tests.families import SCHEDULES, assert_refused, every
 
-
 TARGET = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
 QUICK = {"examples": 128, "iterations": 60}
 

@@ -19,7 +19,6 @@ from diffjax import schedules, targets
 from diffjax.types import PROGRAMS, as_pytree_callable, combine, compiled, partition, pytree, static_field
 
 
-
 def values():
     """One value of every registered class that a jitted function may receive."""
     made = {name: make() for name, make in (SCHEDULES | TARGETS).items()}
