@@ -355,6 +355,25 @@ def test_beta_grid_has_equal_mass_between_times(x64):
     np.testing.assert_allclose(grids.beta(schedule, 8, 1.0, 1.0), grids.uniform(schedule, 8), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "quantile"),
+    [
+        (0.5, 0.5, lambda p: np.sin(0.5 * np.pi * p) ** 2),
+        (2.0, 2.0, lambda p: 0.5 - np.sin(np.arcsin(1 - 2 * p) / 3)),
+        (0.2, 1.0, lambda p: p**5),
+        (30.0, 1.0, lambda p: p ** (1 / 30)),
+        (1.0, 300.0, lambda p: -np.expm1(np.log1p(-p) / 300)),
+    ],
+    ids=str,
+)
+def test_beta_grid_is_at_the_quantiles_known_in_closed_form(a, b, quantile, x64):
+    """To 100 roundings of the interval, from strongly uneven distributions to a narrow one."""
+    schedule = schedules.rectified_flow(t_max=1.0)
+    with np.errstate(divide="ignore"):
+        expected = schedule.t_min + (1 - schedule.t_min) * quantile(np.linspace(1, 0, 12))
+    np.testing.assert_allclose(grids.beta(schedule, 11, a, b), expected, rtol=0, atol=100 * 2.0**-52)
+
+
 def test_strength_keeps_the_last_steps():
     grid = np.asarray(grids.to_zero(grids.uniform(schedules.vp_linear(), 99)))
     for strength, kept in ((0.6, 60), (0.29, 29), (1.0, 100), (1e-3, 1), (0.999, 99)):

@@ -258,7 +258,7 @@ REFUSED = {
         "learning_rate must be positive, got 0",
     ),
     "NaN": (
-        lambda: optimised_grid(VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,)),
+        lambda: optimised_grid(VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,), examples=2, iterations=1),
         ValueError,
         "denoiser must be finite along the flow",
     ),
