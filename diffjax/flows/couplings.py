@@ -4,12 +4,12 @@ The data stay in place and the noise moves, so that labels stay with their data.
 `matching.examples` fills it with NaN.
 """
 
+import functools
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from optax import assignment
 
 from .. import checks
@@ -184,13 +184,24 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     n, m = cost.shape
     kernel = -cost / regularisation  # (n, m)
 
-    def total(potential):
-        # One rounding of the sum, which is read twice: for its maximum and less it. Where XLA fuses it with each reader
-        # by itself, one may round a product that the other keeps, and e^(difference) of terms of 1e11 is 0 or infinite.
-        return jax.lax.optimization_barrier(kernel + potential)
+    def below(potential, axis):
+        """(log π less its greatest along an axis, that greatest).
+
+        The difference is taken of costs and of potentials apart. With sums x of 1e11, x − max x may be 0 nowhere: XLA
+        may round x in one place and keep a product of it unrounded in the other.
+        """
+        x, potential = kernel + potential, jnp.broadcast_to(potential, kernel.shape)
+        at = jnp.argmax(x, axis, keepdims=True)
+        top = functools.partial(jnp.take_along_axis, indices=at, axis=axis)
+        less = (top(cost) - cost) / regularisation + (potential - top(potential))
+        return jnp.where(less > 0, 0, less), top(x)
+
+    def log_sums(potential, axis):
+        less, greatest = below(potential, axis)
+        return jnp.log(jnp.sum(jnp.exp(less), axis)) + jnp.squeeze(greatest, axis)
 
     def rows(column):
-        return -logsumexp(total(column), axis=1) - jnp.log(n)
+        return -log_sums(column, 1) - jnp.log(n)
 
     def unfinished(state):
         step, _, _, error = state
@@ -198,7 +209,7 @@ def _log_plan(cost, regularisation, iterations, tolerance):
 
     def update(state):
         step, row, column, _ = state
-        sums = logsumexp(total(row[:, None]), axis=0) + column  # log of the columns' sums, (m,)
+        sums = log_sums(row[:, None], 0) + column  # log of the columns' sums, (m,)
         error = jnp.sum(jnp.abs(jnp.exp(sums) - 1 / m))
         column = jnp.where(error > tolerance, column - sums - jnp.log(m), column)
         return step + 1, rows(column), column, error
@@ -206,4 +217,6 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     column = jnp.zeros(m, cost.dtype)
     start = jnp.zeros((), jnp.int32), rows(column), column, jnp.full((), jnp.inf, cost.dtype)
     _, _, column, _ = jax.lax.while_loop(unfinished, update, start)
-    return jax.nn.log_softmax(total(column), axis=1) - jnp.log(n)  # exact rows, where adding `row` would round
+    less, _ = below(column, 1)
+    # exact rows, where adding `row` would round
+    return less - jnp.log(jnp.sum(jnp.exp(less), 1, keepdims=True)) - jnp.log(n)
