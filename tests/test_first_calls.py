@@ -280,10 +280,6 @@ def _bowl(x, t):
     return -0.5 * jnp.sum(x**2)
 
 
-def _drift_and_diffusion(process, x):
-    return process.drift(x, 0.5), process.diffusion(x, 0.5)
-
-
 _SOLVERS = {
     "heun": dj.solvers.heun,
     "dpm_solver": dj.solvers.dpm_solver,
@@ -309,6 +305,12 @@ def _integrated(make):
     )
 
 
+def _along_a_path():
+    schedule, denoiser, x, grid = sampling_problem()
+    path = noise.brownian(jax.random.key(0), 1.0, 0.1, (2,))
+    return lambda: dj.solvers.integrate(path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid)
+
+
 SOLVERS = {f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.items()} | {
     "integrate a field": in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(None, dj.solvers.rk4(), lambda x, t: -x, x, grid)
@@ -316,15 +318,12 @@ SOLVERS = {f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.it
     "integrate an SDE": in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(key, dj.solvers.sra1(), sde.forward(s), x, grid[::-1])
     ),
-    "integrate along a path": in_sampling(
-        lambda s, d, x, grid, key: dj.solvers.integrate(
-            noise.brownian(key, 1.0, 0.1, (2,)), dj.solvers.sra1(), dj.solvers.diffusion(s, d), x, grid
-        )
-    ),
+    "integrate along a path": _along_a_path,
     "steps_within": lambda: lambda: dj.solvers.steps_within(dj.solvers.heun(), 9),
     "noise.normal": with_a_key(lambda key: noise.normal(key, 3, (2,))),
-    "sde.forward": in_sampling(lambda s, d, x, grid, key: _drift_and_diffusion(sde.forward(s), x)),
-    "sde.reverse": in_sampling(lambda s, d, x, grid, key: _drift_and_diffusion(sde.reverse(s, d), x)),
+    "sde.forward's drift": in_sampling(lambda s, d, x, grid, key: sde.forward(s).drift(x, 0.5)),
+    "sde.forward's diffusion": in_sampling(lambda s, d, x, grid, key: sde.forward(s).diffusion(x, 0.5)),
+    "sde.reverse's drift": in_sampling(lambda s, d, x, grid, key: sde.reverse(s, d).drift(x, 0.5)),
     "sde.probability_flow": in_sampling(lambda s, d, x, grid, key: sde.probability_flow(s, d)(x, 0.5)),
     "sde.fokker_planck": in_sampling(lambda s, d, x, grid, key: sde.fokker_planck(sde.forward(s), _bowl)(x, 0.5)),
     "sde.fokker_planck_residual": in_sampling(
