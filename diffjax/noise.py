@@ -27,11 +27,19 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     small examples. Other key types fold the counter in. float32 draws have a 2⁻²³ lattice before the map, float64 2⁻⁵².
     Salmon et al. 2011 (threefry).
     """
-    dtype, shape = jnp.dtype(dtype or float_dtype()), checks.shape("shape", shape)
+    dtype, shape = jnp.dtype(dtype or float_dtype()), _shape(shape)
     if isinstance(counter, int):
         counter = np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
     draw = _normal if checks.is_traced((key, counter)) else _compiled_normal
     return draw(key, counter, shape, dtype)
+
+
+def _shape(shape):
+    """`shape` checked. An axis may be empty."""
+    if isinstance(shape, tuple | list):
+        checks.shape("shape", [1 if type(length) is int and length == 0 else length for length in shape])
+        return tuple(shape)
+    return checks.shape("shape", shape)
 
 
 def _normal(key, counter, shape, dtype):

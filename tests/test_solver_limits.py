@@ -10,8 +10,8 @@ import pytest
 import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
-from tests.families import Own, every
-from tests.test_solvers import FIXED, MULTISTEP, quick
+from tests.families import Own, every, quick
+from tests.test_solvers import FIXED, MULTISTEP
 
 EPS = float(np.finfo(np.float32).eps)
 

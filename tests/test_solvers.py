@@ -12,7 +12,7 @@ import pytest
 import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
-from tests.families import SCHEDULES, every
+from tests.families import SCHEDULES, every, quick
 
 # One row a solver: factory, order, evaluations on a grid of 4 steps, and on one of 4 steps whose last ends at 0.
 DETERMINISTIC = {
@@ -89,9 +89,6 @@ CONSTRUCTIONS = (
 )  # fmt: skip
 """A solver of each way to build one; what holds by construction is tested on all others among the long proofs."""
 
-
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""`jax.jit` that spends half the time on compiling: for programs that run for less time than they are compiled."""
 
 NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
 
