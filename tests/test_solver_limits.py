@@ -208,7 +208,7 @@ def test_stage_times_are_exact():
 
 def test_a_chain_captured_by_a_program_still_has_values():
     """JAX keeps a float32 copy of an array that a float32 program captured, and takes it for the array in float64."""
-    schedule = schedules.from_betas(np.linspace(1e-4, 0.02, 50))
+    schedule = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
     ts = np.asarray([0.98, 0.5, 0.1], np.float32)
     inside = jax.jit(lambda ts: (schedule.alpha(ts), schedule.sigma(ts)))(ts)
     outside = schedule.alpha(ts), schedule.sigma(ts)
