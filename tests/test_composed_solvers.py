@@ -340,8 +340,11 @@ def test_hyperparameters_out_of_range_are_named():
     "name", ["dpmpp_2m", "dpm_solver", "euler_maruyama", "edm_stochastic", "euler_ancestral", "ddim"]
 )
 def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
-    """From α = 0 the solvers that divide by α are refused by name; DDIM, its kin and multistep methods start there, where they end as they
-    do from t = 1 − h: the first step's coefficients and the denoiser move by O(h), h = 1e-5, and float32's rounding."""
+    """From α = 0 the solvers that divide by α are refused by name. DDIM, its kin and multistep methods start there.
+
+    They end as they do from t = 1 − h: the first step's coefficients and the denoiser move by O(h), h = 1e-5, and by
+    float32's rounding.
+    """
     schedule = dj.schedules.rectified_flow(t_max=1.0)
     denoiser, solver = dj.targets.denoiser(mixture(), schedule), getattr(solvers, name)()
     grid, x = jnp.linspace(1, 0.01, 9), jnp.array([0.5, -1.0])
