@@ -27,9 +27,22 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     small examples. Other key types fold the counter in. float32 draws have a 2⁻²³ lattice before the map, float64 2⁻⁵².
     Salmon et al. 2011 (threefry).
     """
-    dtype, shape = jnp.dtype(dtype or float_dtype()), checks.shape("shape", shape)
+    dtype, shape = jnp.dtype(dtype or float_dtype()), _shape(shape)
     if isinstance(counter, int):
-        checks.integer("counter", counter, 0, 2**32 - 1)
+        counter = np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
+    draw = _normal if checks.is_traced((key, counter)) else _compiled_normal
+    return draw(key, counter, shape, dtype)
+
+
+def _shape(shape):
+    """`shape` checked. An axis may be empty."""
+    if isinstance(shape, tuple | list):
+        checks.shape("shape", [1 if type(length) is int and length == 0 else length for length in shape])
+        return tuple(shape)
+    return checks.shape("shape", shape)
+
+
+def _normal(key, counter, shape, dtype):
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.normal(jax.random.fold_in(key, counter), shape, dtype)
     size = 1
@@ -47,6 +60,9 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
         bits = words[:size] >> 9
         centred = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-22) - 1
     return (jnp.sqrt(2.0).astype(centred.dtype) * jax.lax.erf_inv(centred)).astype(dtype).reshape(shape)
+
+
+_compiled_normal = jax.jit(_normal, static_argnums=(2, 3))
 
 
 def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -1,5 +1,6 @@
 """The families that tests run over: a new schedule, target or weighting is one row here and every theorem covers it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,10 @@ from diffjax import schedules, targets
 from diffjax.types import pytree
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+
+
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""`jax.jit` that spends little time on compiling: for programs that run for less time than they are compiled."""
 
 
 @pytree

@@ -10,7 +10,7 @@ import pytest
 
 from diffjax import grids, schedules, solvers, targets
 from diffjax.solvers.affine import REACH, adams, decaying_moments
-from tests.families import every
+from tests.families import every, quick
 
 SCHEDULES = {
     "vp_linear": lambda: schedules.vp_linear(t_min=1e-3),
@@ -43,7 +43,7 @@ MIXTURES = targets.gaussian_mixture(
 """Overlapping components, and some that lie 16 standard deviations apart."""
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quick, static_argnums=0)
 def ends(solver, schedule, target, starts, ts):
     """Where the solver takes the starts (S, 2) on each of the grids (G, N + 1); (G, S, 2)."""
     problem = solvers.diffusion(schedule, targets.denoiser(target, schedule))
@@ -56,7 +56,7 @@ def problem(schedule_name, number, steps):
     """Schedule, target, starts, ends of their exact flow, grids by name as one array, and DDIM's errors on them."""
     schedule, target = SCHEDULES[schedule_name](), MIXTURES[number]
     law = target.noised(schedule, schedule.t_max)
-    starts = jax.vmap(law.sample)(jax.random.split(jax.random.key(3), 64))
+    starts = quick(jax.vmap(law.sample))(jax.random.split(jax.random.key(3), 64))
     whole = jnp.asarray([[schedule.t_max, schedule.t_min]])
     exact = ends(solvers.adaptive(1e-9, 1e-9, max_steps=20_000), schedule, target, starts, whole)[0]
     ts = jnp.stack([jnp.asarray(grid(schedule, steps)) for grid in GRIDS.values()])

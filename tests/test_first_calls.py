@@ -277,7 +277,72 @@ SAMPLING = {
 
 # ------------------------------------------------------------------------------------------------- solvers, SDEs, noise
 
-SOLVERS = {}
+def with_a_key(call):
+    def prepare():
+        key = jax.random.key(0)
+        return lambda: call(key)
+
+    return prepare
+
+
+def _bowl(x, t):
+    return -0.5 * jnp.sum(x**2)
+
+
+_SOLVERS = {
+    "heun": dj.solvers.heun,
+    "dpm_solver": dj.solvers.dpm_solver,
+    "dpmpp_3m": dj.solvers.dpmpp_3m,
+    "unipc": dj.solvers.unipc,
+    "sa_solver": dj.solvers.sa_solver,
+    "stochastic_heun": dj.solvers.stochastic_heun,
+    "ddpm": dj.solvers.ddpm,
+    "edm_stochastic": dj.solvers.edm_stochastic,
+    "adaptive": dj.solvers.adaptive,
+    "adaptive_sde": dj.solvers.adaptive_sde,
+    "predictor_corrector": dj.solvers.predictor_corrector,
+    "annealed_langevin": lambda: dj.solvers.annealed_langevin(3),
+    "restart": lambda: dj.solvers.restart(t_low=0.32, t_high=0.4),
+    "picard": dj.solvers.picard,
+}
+"""A solver of each way to build one."""
+
+
+def _integrated(make):
+    return in_sampling(
+        lambda s, d, x, grid, key: dj.solvers.integrate(key, make(), dj.solvers.diffusion(s, d), x, grid)
+    )
+
+
+def _along_a_path():
+    schedule, denoiser, x, grid = sampling_problem()
+    path = noise.brownian(jax.random.key(0), 1.0, 0.1, (2,))
+    return lambda: dj.solvers.integrate(path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid)
+
+
+SOLVERS = {f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.items()} | {
+    "integrate a field": in_sampling(
+        lambda s, d, x, grid, key: dj.solvers.integrate(None, dj.solvers.rk4(), lambda x, t: -x, x, grid)
+    ),
+    "integrate an SDE": in_sampling(
+        lambda s, d, x, grid, key: dj.solvers.integrate(key, dj.solvers.sra1(), sde.forward(s), x, grid[::-1])
+    ),
+    "integrate along a path": _along_a_path,
+    "steps_within": lambda: lambda: dj.solvers.steps_within(dj.solvers.heun(), 9),
+    "noise.normal": with_a_key(lambda key: noise.normal(key, 3, (2,))),
+    "sde.forward's drift": in_sampling(lambda s, d, x, grid, key: sde.forward(s).drift(x, 0.5)),
+    "sde.forward's diffusion": in_sampling(lambda s, d, x, grid, key: sde.forward(s).diffusion(x, 0.5)),
+    "sde.reverse's drift": in_sampling(lambda s, d, x, grid, key: sde.reverse(s, d).drift(x, 0.5)),
+    "sde.probability_flow": in_sampling(lambda s, d, x, grid, key: sde.probability_flow(s, d)(x, 0.5)),
+    "sde.fokker_planck": in_sampling(lambda s, d, x, grid, key: sde.fokker_planck(sde.forward(s), _bowl)(x, 0.5)),
+    "sde.fokker_planck_residual": in_sampling(
+        lambda s, d, x, grid, key: sde.fokker_planck_residual(sde.forward(s), _bowl, 0.1, 0.1)(x, 0.5)
+    ),
+    "sde.current_velocity": in_sampling(lambda s, d, x, grid, key: sde.current_velocity(sde.forward(s), _bowl)(x, 0.5)),
+    "sde.rate_along_flow": in_sampling(
+        lambda s, d, x, grid, key: sde.rate_along_flow(sde.probability_flow(s, d))(x, 0.5)
+    ),
+}
 
 # --------------------------------------------------------------------------- losses, the discrete chain and its bound
 

@@ -16,6 +16,7 @@ import pytest
 import diffjax as dj
 from diffjax import solvers
 from diffjax.solvers import driver
+from tests.families import quick
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -182,7 +183,7 @@ def our_path(solver, file, run):
     return _paths(solver, zero_end, problem, jnp.asarray(start), jnp.asarray(ts), noise)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(quick, static_argnums=(0, 1))
 def _paths(solver, zero_end, problem, start, ts, noise):
     def one(x, noise):  # (D,), (steps, draws, D)
         source = driver.Source(lambda step, draw: noise[step, draw])

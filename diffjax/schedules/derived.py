@@ -296,7 +296,8 @@ def is_eager(*values: Any) -> bool:
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
     """`compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone, see `is_eager`."""
     with jax.enable_x64(True):
-        schedule, values = jax.tree.map(lambda v: np.asarray(v, np.float64) if _narrow(v) else v, (schedule, values))
+        # A copy: of an array that a float32 program has captured JAX keeps a float32 buffer and passes that.
+        schedule, values = jax.tree.map(lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values))
         return jax.tree.map(np.asarray, compiled(function, schedule, *values))
 
 

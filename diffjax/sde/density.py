@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import divergence, float_dtype
+from ..schedules.derived import compiled
 from ..types import Array, Scalar, Velocity, as_pytree_callable, pytree, static_field
 from .processes import SDE
 
@@ -28,16 +29,19 @@ class CurrentVelocity:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
+        return compiled(_current, self, x, t)
 
-        def diffusion(flat):
-            return jnp.broadcast_to(self.sde.diffusion(flat.reshape(x.shape), t), x.shape).ravel()
 
-        flat = jnp.ravel(x)
-        noise = diffusion(flat).reshape(x.shape)
-        slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(x.shape)  # ∂_i g_i, 0 and free for g = g(t)
-        # g²∇log p + ∂g², without the square, which would leave float32's range in small or large units
-        spread = noise * (noise * jax.grad(self.log_prob)(x, t) + 2 * slopes)
-        return self.sde.drift(x, t) + (0.5 if self.downwards else -0.5) * spread
+def _current(of, x, t):
+    def diffusion(flat):
+        return jnp.broadcast_to(of.sde.diffusion(flat.reshape(x.shape), t), x.shape).ravel()
+
+    flat = jnp.ravel(x)
+    noise = diffusion(flat).reshape(x.shape)
+    slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(x.shape)  # ∂_i g_i, 0 and free for g = g(t)
+    # g²∇log p + ∂g², without the square, which would leave float32's range in small or large units
+    spread = noise * (noise * jax.grad(of.log_prob)(x, t) + 2 * slopes)
+    return of.sde.drift(x, t) + (0.5 if of.downwards else -0.5) * spread
 
 
 @pytree
@@ -48,9 +52,13 @@ class FokkerPlanck:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        x = jnp.asarray(x, float_dtype(x))
-        velocity, spread = divergence(lambda y: self.velocity(y, t), x)
-        return -spread - jnp.sum(velocity * jax.grad(self.velocity.log_prob)(x, t))
+        return compiled(_rate, self, x, t)
+
+
+def _rate(of, x, t):
+    x = jnp.asarray(x, float_dtype(x))
+    velocity, spread = divergence(lambda y: of.velocity(y, t), x)
+    return -spread - jnp.sum(velocity * jax.grad(of.velocity.log_prob)(x, t))
 
 
 @pytree
@@ -61,7 +69,11 @@ class RateAlongFlow:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), nats / time."""
-        return -divergence(lambda y: self.velocity(y, t), jnp.asarray(x, float_dtype(x)))[1]
+        return compiled(_rate_along, self, x, t)
+
+
+def _rate_along(of, x, t):
+    return -divergence(lambda y: of.velocity(y, t), jnp.asarray(x, float_dtype(x)))[1]
 
 
 @pytree
@@ -75,28 +87,32 @@ class Residual:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        x = jnp.asarray(x, float_dtype(x))
-        size = x.size
-        shifts = self.dx * jnp.eye(size, dtype=x.dtype)
-        shifts = jnp.concatenate([jnp.zeros((1, size), x.dtype), shifts, -shifts])  # 0, dx e_i, −dx e_i: (2D + 1, D)
-        places = x + shifts.reshape(-1, *x.shape)
-        log_p = jax.vmap(lambda y: self.log_prob(y, t))(places)  # (2D + 1,)
-        p = jnp.exp(log_p - log_p[0])  # over p_t(x), so that it is of order 1 however small p is
+        return compiled(_residual, self, x, t)
 
-        def flux_and_heat(y, p):
-            return self.sde.drift(y, t) * p, jnp.broadcast_to((self.sde.diffusion(y, t) / self.dx) ** 2 * p, x.shape)
 
-        def along_axes(values):
-            """Component i of f p or g² p/dx² at x, x + dx e_i and x − dx e_i: (2D + 1, *shape) -> three of (D,)."""
-            here, up, down = jnp.split(values.reshape(-1, size), (1, 1 + size))
-            return here[0], jnp.diagonal(up), jnp.diagonal(down)
+def _residual(of, x, t):
+    x = jnp.asarray(x, float_dtype(x))
+    size = x.size
+    shifts = of.dx * jnp.eye(size, dtype=x.dtype)
+    shifts = jnp.concatenate([jnp.zeros((1, size), x.dtype), shifts, -shifts])  # 0, dx e_i, −dx e_i: (2D + 1, D)
+    places = x + shifts.reshape(-1, *x.shape)
+    log_p = jax.vmap(lambda y: of.log_prob(y, t))(places)  # (2D + 1,)
+    p = jnp.exp(log_p - log_p[0])  # over p_t(x), so that it is of order 1 however small p is
 
-        (_, flux_up, flux_down), (heat, heat_up, heat_down) = map(along_axes, jax.vmap(flux_and_heat)(places, p))
-        transport = jnp.sum(flux_up - flux_down) / (2 * self.dx)
-        spread = 0.5 * jnp.sum(heat_up - 2 * heat + heat_down)
-        ts = jnp.asarray(t) + self.dt * jnp.array([1, -1])
-        later, earlier = jnp.exp(jax.vmap(lambda s: self.log_prob(x, s))(ts) - log_p[0])
-        return (later - earlier) / (2 * jnp.abs(self.dt)) + jnp.sign(self.dt) * transport - spread
+    def flux_and_heat(y, p):
+        return of.sde.drift(y, t) * p, jnp.broadcast_to((of.sde.diffusion(y, t) / of.dx) ** 2 * p, x.shape)
+
+    def along_axes(values):
+        """Component i of f p or g² p/dx² at x, x + dx e_i and x − dx e_i: (2D + 1, *shape) -> three of (D,)."""
+        here, up, down = jnp.split(values.reshape(-1, size), (1, 1 + size))
+        return here[0], jnp.diagonal(up), jnp.diagonal(down)
+
+    (_, flux_up, flux_down), (heat, heat_up, heat_down) = map(along_axes, jax.vmap(flux_and_heat)(places, p))
+    transport = jnp.sum(flux_up - flux_down) / (2 * of.dx)
+    spread = 0.5 * jnp.sum(heat_up - 2 * heat + heat_down)
+    ts = jnp.asarray(t) + of.dt * jnp.array([1, -1])
+    later, earlier = jnp.exp(jax.vmap(lambda s: of.log_prob(x, s))(ts) - log_p[0])
+    return (later - earlier) / (2 * jnp.abs(of.dt)) + jnp.sign(of.dt) * transport - spread
 
 
 def current_velocity(sde: SDE, log_prob: LogDensity, downwards: bool = False) -> CurrentVelocity:

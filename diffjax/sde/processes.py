@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .. import checks, predictions, schedules
 from ..schedules import Schedule
+from ..schedules.derived import compiled
 from ..types import Array, Denoiser, Scalar, as_pytree_callable, pytree
 
 
@@ -32,8 +33,12 @@ class Semilinear:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """A(t) x + B(t) D(x, t), shape of x."""
-        a, b = self.coefficients(t)
-        return a * x + b * self.denoiser(x, t)
+        return compiled(_semilinear, self, x, t)
+
+
+def _semilinear(field, x, t):
+    a, b = field.coefficients(t)
+    return a * x + b * field.denoiser(x, t)
 
 
 @pytree
@@ -69,7 +74,11 @@ class _Linear:
     schedule: Any
 
     def __call__(self, x, t):
-        return schedules.drift_coefficient(self.schedule, t) * x
+        return compiled(_linear, self.schedule, x, t)
+
+
+def _linear(schedule, x, t):
+    return schedules.drift_coefficient(schedule, t) * x
 
 
 @pytree

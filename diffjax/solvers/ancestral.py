@@ -16,8 +16,10 @@ def split(span: Span, eta: float) -> tuple[Array, Array]:
     At η = 1 ρ_↑² is the variance of DDPM's posterior q(y_s | y_t, x_0), ρ_↓ = ρ_s²/ρ_t. Song et al. 2021 (DDIM), eq.
     16.
     """
-    lost = eta**2 * jnp.expm1(-2 * span.log_step)
-    return span.end.rho * jnp.sqrt(1 + lost), span.end.rho * jnp.sqrt(-lost)
+    # 1 + η² expm1(−2h) would cancel to rounding at a large step h, and ρ_↓/ρ_s with it
+    kept = (1 - eta**2) + eta**2 * jnp.exp(-2 * span.log_step)
+    lost = -(eta**2) * jnp.expm1(-2 * span.log_step)
+    return span.end.rho * jnp.sqrt(kept), span.end.rho * jnp.sqrt(lost)
 
 
 def _ancestral(eta):

@@ -167,7 +167,7 @@ def restart(
         if not checks.is_traced(schedule) and not schedule.t_min <= t_high <= schedule.t_max:
             accepted = f"[{schedule.t_min}, {schedule.t_max}]"
             raise ValueError(f"t_high must lie within the schedule's interval {accepted}, got {t_high}")
-        if without_signal(schedule, t_high):
+        if without_signal(schedule, ts.dtype.type(t_high)):  # as `needs` asks of ts[0]: one program for both
             raise ValueError(f"t_high must lie below t={t_high}: α = 0 there")
         if not np.any((ts > 0) & (ts <= t_low)) or ts[0] <= t_low:
             raise ValueError(f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}")
