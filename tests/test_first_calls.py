@@ -277,6 +277,7 @@ SAMPLING = {
 
 # ------------------------------------------------------------------------------------------------- solvers, SDEs, noise
 
+
 def with_a_key(call):
     def prepare():
         key = jax.random.key(0)

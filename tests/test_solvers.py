@@ -460,7 +460,9 @@ def _end_with_noise(solver, problem, x, grid, noise):
 def test_gradients_by_start_and_parameters_match_finite_differences(name, x64):
     shift, x, h = 0.1, np.array([0.3, 1.0]), 1e-5
     points = [(shift, x), (shift + h, x), (shift - h, x), (shift, x + [h, 0]), (shift, x - [h, 0])]
-    values, by_shift, by_x = map(np.asarray, _values_and_slopes(FIXED[name][0](), *map(np.stack, zip(*points, strict=True))))
+    values, by_shift, by_x = map(
+        np.asarray, _values_and_slopes(FIXED[name][0](), *map(np.stack, zip(*points, strict=True)))
+    )
     np.testing.assert_allclose(by_shift[0], (values[1] - values[2]) / (2 * h), rtol=1e-8)
     np.testing.assert_allclose(by_x[0, 0], (values[3] - values[4]) / (2 * h), rtol=1e-8)
 
