@@ -145,7 +145,10 @@ def test_output_depends_on_the_condition_and_none_is_the_null_condition(name):
         for j in range(i):
             assert relative(outs[i], outs[j]) > 1e-3
     null = np.int32(LABELS) if model.num_classes else np.zeros(VECTOR, np.float32)
-    np.testing.assert_array_equal(run(model, variables, x, t, null), run(model, variables, x, t, None))
+    # two programs of the same arithmetic: some 20 layers of sums of 100 terms, each rounded
+    assert (
+        relative(run(model, variables, x, t, null), run(model, variables, x, t, None)) < 200 * np.finfo(np.float32).eps
+    )
 
 
 @networks
