@@ -364,7 +364,7 @@ def test_beta_grid_has_equal_mass_between_times(x64):
         (30.0, 1.0, lambda p: p ** (1 / 30)),
         (1.0, 300.0, lambda p: -np.expm1(np.log1p(-p) / 300)),
     ],
-    ids=str,
+    ids=["arcsine", "parabola", "power", "root", "exponential"],
 )
 def test_beta_grid_is_at_the_quantiles_known_in_closed_form(a, b, quantile, x64):
     """To 100 roundings of the interval, from strongly uneven distributions to a narrow one."""
