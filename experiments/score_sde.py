@@ -11,7 +11,8 @@ table are standardised one by one, and its score is in nats per dimension in the
 
 Hardware and time: under 3 minutes on 2 CPU cores, more than half of them training. Expect on digits 1.817 ± 0.012 test
 bits/dim, where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65. Of the error 0.011 is that of 447
-examples and 0.004 that of 2 probes each; the solver's 16 steps add at most 0.003 (0.001 against 48 steps, on 32 digits).
+examples and 0.004 that of 2 probes each. The solver's 16 steps add at most 0.003 (0.001 against 48 steps, on 32
+digits).
 """
 
 import dataclasses
