@@ -28,10 +28,11 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     Salmon et al. 2011 (threefry).
     """
     dtype, shape = jnp.dtype(dtype or float_dtype()), _shape(shape)
+    number: Any = counter
     if isinstance(counter, int):
-        counter = np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
-    draw = _normal if checks.is_traced((key, counter)) else _compiled_normal
-    return draw(key, counter, shape, dtype)
+        number = np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
+    draw = _normal if checks.is_traced((key, number)) else _compiled_normal
+    return draw(key, number, shape, dtype)
 
 
 def _shape(shape):
