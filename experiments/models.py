@@ -62,7 +62,7 @@ def check(config: Training) -> None:
     """Refuse flags of `Training` that cannot be, before any work."""
     for name in ("held_out", "steps", "batch_size", "save_every"):
         dj.checks.integer(name, getattr(config, name), 1)
-    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
