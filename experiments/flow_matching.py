@@ -124,7 +124,7 @@ def check(config: Config) -> Config:
     for name in ("samples", "likelihoods"):
         dj.checks.integer(name, getattr(config, name), 2 * measures.PATHS)
     dj.checks.integer("examples", config.examples, config.batch_size)
-    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.positive("regularisation", config.regularisation)
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)

@@ -207,7 +207,7 @@ def check(config: Config) -> datasets.Dataset:
     dj.checks.integer("held_out", config.held_out, 1)
     for name in ("levels", "flow_steps", "width", "steps", "batch_size", "save_every", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
-    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("dequantiser_layers", config.dequantiser_layers, 2)
     if config.dequantiser_layers % 2:

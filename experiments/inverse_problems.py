@@ -296,7 +296,7 @@ def check(config: Config) -> None:
     for name, minimum in (("images", 1), ("draws", 2), ("steps", 1), ("repeats", 1), ("exact_steps", 1), ("chunk", 1)):
         dj.checks.integer(name, getattr(config, name), minimum)
     dj.checks.integer("exact_samples", config.exact_samples, 32)
-    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.positive("noise_std", config.noise_std)
     dj.checks.non_negative("step_size", config.step_size)
 

@@ -231,7 +231,7 @@ def check(config: Config) -> None:
         raise ValueError(f"steps must be a positive multiple of 100, got {config.steps}")
     if config.learning_rate is not None:
         dj.checks.positive("learning_rate", config.learning_rate)
-    dj.checks.integer("seed", config.seed, 0)
+    dj.checks.integer("seed", config.seed, 0, None)
     for name in ("train", "test"):
         dj.checks.integer(name, getattr(config, name), 512)
 
