@@ -372,7 +372,7 @@ def strength(grid: ArrayLike, strength: float) -> Array:
 
 def to_zero(grid: ArrayLike) -> Array:
     """`grid` with a last time 0 appended: a solver's last step then returns D(x, t), the denoised last bit."""
-    grid = jnp.asarray(grid)
+    grid = checks.real_array("grid", grid)
     if is_eager(grid):
         return jnp.asarray(np.append(np.asarray(grid), np.zeros(1, grid.dtype)))
     return jnp.concatenate([grid, jnp.zeros((1,), grid.dtype)])

@@ -42,6 +42,7 @@ def fourier_inputs(x: Array, count: int) -> Array:
     Kingma et al. 2021 (VDM), appendix C, which keeps k = 7 and 8 only, for data of 256 levels in [−1, 1]: there
     take count=9. Data of fewer levels need a smaller count; frequencies beyond the data's detail only amplify noise.
     """
+    count = checks.integer("count", count, 0, 64)  # 2⁶⁴ π is beyond every detail
     if count == 0:
         return x
     angles = x[..., None] * jnp.asarray(np.pi * 2.0 ** np.arange(count), x.dtype)  # (..., C, count)
