@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -63,22 +64,38 @@ def test_progressive_vae_writes_what_it_promises(shared, tmp_path):
     assert len(stored["priors"]["diffusion"]["bits_per_dim"]) == config.seeds
 
 
-def test_shared_layers_have_one_set_of_parameters():
-    """Above the first layer all kernels hold the same parameters, so that the losses of all layers there move them."""
+def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
+    """Each array of the shared parameters, moved alone, moves what the kernels of levels 2 and 3 return, and no other
+    kernel; each of the first level's moves that level alone. Encoders and decoders have parameters of their own.
+    """
     config = dataclasses.replace(SMALL_LAYERS, latents=(4, 4, 4), shared=True)
     images = np.zeros((2, 4, 4, 1), np.float32)
     layers = Layers(config, datasets.Dataset("blank", images, images, np.array([-1.0, 0.0, 1.0]), 0.0, 1.0))
-    shapes = jax.eval_shape(layers.init, jax.random.key(0))
-    assert len(shapes) == 2
-    leaves, structure = jax.tree.flatten(shapes)
-    params = jax.tree.unflatten(structure, range(len(leaves)))  # each parameter is its own number
-    held = [
-        [set(jax.tree.leaves(kernel)) & set(range(len(leaves))) for kernel in kind] for kind in layers.bound(params)
+    shapes, structure = jax.tree.flatten(jax.eval_shape(layers.init, jax.random.key(0)))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(structure.unflatten(shapes))]
+    draws = np.random.default_rng(0)
+    point = [np.float32(0.3 * draws.standard_normal(leaf.shape)) for leaf in shapes]
+    below, z = draws.uniform(0.2, 1, (4, 4, 1)).astype(np.float32), np.float32([0.3, -0.4, 0.5, 0.9])
+
+    @jax.jit
+    @jax.vmap
+    def returned(leaves):
+        encoders, kernels = layers.bound(structure.unflatten(leaves))
+        laws = [encoders[0](below), *(kernel(z) for kernel in (*encoders[1:], *kernels))]
+        return [jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(law)]) for law in laws]
+
+    steps = [
+        np.float32(0.3 * draws.standard_normal(leaf.shape)) for leaf in shapes
+    ]  # a constant one no layer norm feels
+    moved = [
+        np.stack([leaf, *(leaf + step * (i == j) for j in range(len(point)))])
+        for i, (leaf, step) in enumerate(zip(point, steps, strict=True))
     ]
-    first, second = (set(jax.tree.leaves(part)) for part in params)
-    for kernels in held:
-        assert kernels[0] and kernels[1] and kernels[0] <= first and kernels[1] == kernels[2] <= second
-    assert held[0][1] | held[1][1] == second and held[0][0] | held[1][0] == first
+    gaps = [np.abs(values[1:] - values[0]).max(-1) for values in map(np.asarray, returned(moved))]
+    for path, changed in zip(paths, np.stack(gaps, -1) > 1e-4, strict=True):  # rounding is below 1e-5
+        shared, decodes = path[0].idx == 1, path[1].idx == 1
+        expected = [(level > 1) == shared and kind == decodes for kind in (False, True) for level in (1, 2, 3)]
+        assert changed.tolist() == expected, jax.tree_util.keystr(path)
 
 
 def test_black_and_white_images_are_bits():
