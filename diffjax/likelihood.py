@@ -130,9 +130,9 @@ def lattice_log_prob(
     to pay for, as uniform dequantisation has; what is lost is how well a level can be told from its neighbours: choose
     σ/α at t about a sixth of their spacing.
 
-    x: one example, entries among levels: (K,), increasing. The rest as in `log_prob`, whose Info info=True adds. Raises
-    ValueError where an entry of x is no level, and as `log_prob`. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016;
-    Ho et al. 2019.
+    x: one example, entries among levels: (K,), increasing. The rest as in `log_prob`, whose Info info=True adds. An
+    entry that is no level has probability 0: −∞ where x is traced, ValueError where it is concrete. Other errors as in
+    `log_prob`. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016; Ho et al. 2019.
     """
     checks.key("key", key)
     x, levels = driver.check_example("x", x), predictions.check_levels(levels)
@@ -147,14 +147,16 @@ def lattice_log_prob(
 
 @compiled
 def _noised(static, arrays, key, x, levels, index, grid):
-    """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x))."""
+    """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)), the last −∞ off the levels."""
     schedule, t = combine(arrays, static), grid[-1]
     key_noise, key_probes = jax.random.split(key)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     x_t = schedules.perturb(schedule, x, t, noise)
     evidence = predictions.level_evidence(schedule, x_t, t, levels)
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
-    return x_t, key_probes, decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
+    offset = decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
+    impossible = jnp.any(predictions.off_levels(x, levels, index))
+    return x_t, key_probes, jnp.where(impossible, -jnp.inf, offset)
 
 
 def _prepare(solver, grid, denoiser, schedule):

@@ -135,6 +135,31 @@ def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
         dj.likelihood.lattice_log_prob(jax.random.key(0), denoiser, schedule, x, levels[::-1])
 
 
+@pytest.mark.parametrize("levels_are_traced", [False, True])
+def test_the_lattice_bound_of_what_is_no_level_is_minus_infinity_where_traced(levels_are_traced):
+    """Entries of which one is no level have probability 0, as for every decoder of levels; others keep their value.
+
+    An entry within 1e-4 of the range counts as its level. NaN stays NaN.
+    """
+    levels, schedule = np.float32([-1.0, 0.0, 1.0]), dj.schedules.vp_linear(t_min=1e-3)
+    denoiser = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 0.7), schedule)
+    xs = np.float32([[1, -1], [1 + 1.9e-4, -1], [1 + 2.1e-4, -1], [0.5, 0], [0, 255], [np.nan, 0]])
+    grid, key = dj.grids.log_snr(schedule, 4), jax.random.key(0)
+
+    def bound(x, levels=levels):
+        return dj.likelihood.lattice_log_prob(key, denoiser, schedule, x, levels, "exact", grid=grid)
+
+    if levels_are_traced:
+        found = np.asarray(jax.jit(jax.vmap(bound, (0, None)))(xs, levels))
+    else:
+        found = np.asarray(jax.jit(jax.vmap(bound))(xs))
+    np.testing.assert_allclose(found[:2], [bound(x) for x in xs[:2]], rtol=1e-5)
+    assert np.all(np.isneginf(found[2:5])) and np.isnan(found[5])
+    for x, away in ((xs[2], "0.0002"), (xs[3], "0.5"), (xs[4], "254.0")):
+        with pytest.raises(ValueError, match=f"x must take values among the 3 levels, got an entry {away}"):
+            bound(x)
+
+
 def test_bad_arguments_are_named():
     schedule = dj.schedules.vp_linear()
     _, denoiser = setting(schedule)

@@ -10,7 +10,7 @@ from jax.scipy.special import log_ndtr
 
 from .. import checks
 from ..numerics import float_dtype, log_normal_interval, phi
-from ..predictions import check_levels, level_index
+from ..predictions import check_levels, level_index, off_levels
 from ..types import Array, ArrayLike, Key
 
 
@@ -99,7 +99,7 @@ class Cell(NamedTuple):
     """The interval of values that round to each entry's level: it ends at the midpoints to the neighbours.
 
     lower, upper: its ends. first, last: whether it is the lowest, which reaches to −∞ (`lower` is then no end), or the
-    highest, which reaches to ∞. off: whether the entry is no level, by 1e-4 of the levels' range. Each of x's shape.
+    highest, which reaches to ∞. off: whether the entry is no level, by `predictions.LEVEL_SLACK`. Each of x's shape.
     """
 
     lower: Array
@@ -119,5 +119,5 @@ def cell_of(x: Array, levels: Array) -> Cell:
     index = level_index(x, levels)
     middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
     lower, upper = middles[jnp.maximum(index - 1, 0)], middles[jnp.minimum(index, middles.shape[0] - 1)]
-    off = ~(jnp.abs(x - levels[index]) <= 1e-4 * (levels[-1] - levels[0]))  # NaN too
+    off = off_levels(x, levels, index)
     return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, off)

@@ -167,8 +167,11 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     Each actnorm gets the mean and standard deviation of what reaches it, so that what leaves it towards the base has
     mean 0 and variance 1 in each channel; other layers stay unchanged. batch: (N, *shape), N at least 2. condition:
     pytree with leading axis N. Raises ValueError for NaN in the batch, examples outside the image of the bijector, too
-    few examples, or an actnorm inside `inverse`. Kingma & Dhariwal 2018, section 3.1.
+    few examples, or an actnorm inside `inverse`, TypeError for what is no bijector. Kingma & Dhariwal
+    2018, section 3.1.
     """
+    if not hasattr(bijector, "initialised") and not callable(getattr(bijector, "inverse", None)):
+        raise TypeError(f"bijector must be a bijector or a flow, got {bijector!r}")
     batch = checks.real_array("batch", batch)
     if batch.ndim == 0 or batch.shape[0] < 2:
         raise ValueError(f"batch must have shape (N, ...) with N at least 2, got {batch.shape}")

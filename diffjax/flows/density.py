@@ -200,6 +200,8 @@ def lattice_log_prob(
     Ho et al. 2019, eq. 12.
     """
     checks.key("key", key)
+    if not callable(getattr(flow, "log_prob", None)) or isinstance(flow, type):
+        raise TypeError(f"flow must have log_prob(x, condition), got {flow!r}")
     if dequantiser is not None and not callable(getattr(dequantiser, "sample_and_log_prob", None)):
         raise TypeError(f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}")
     return call(_lattice_log_prob, key, flow, _checked("x", x), checks.positive("width", width), dequantiser, condition)
