@@ -299,7 +299,7 @@ def calls():
             dict(cost=np.eye(4), regularisation=0.5, iterations=4),
         ),
         "flows.transport_cost": (flows.transport_cost, dict(x0=xs, x1=xs)),
-        "flows.rational_quadratic": (flows.rational_quadratic, dict(bins=3, bound=5.0, floor=1e-3)),
+        "flows.rational_quadratic": (flows.rational_quadratic, dict(bins=3, bound=5.0, floor=1e-3, ceiling=10.0)),
         "flows.rational_quadratic_spline": (
             flows.rational_quadratic_spline,
             dict(x=0.2, x_knots=knots, y_knots=knots, slopes=np.ones(4)),

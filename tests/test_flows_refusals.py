@@ -61,6 +61,8 @@ REFUSED = {
     "spline rounding": (lambda: flows.rational_quadratic(8, floor=1e-9), ValueError, "floor must be at least the rounding 1.2e-07, got 1e-09"),
     "bins": (lambda: flows.rational_quadratic(1), ValueError, "bins must be at least 2"),
     "spline floor": (lambda: flows.rational_quadratic(8, floor=0.2), ValueError, "floor must be less than 1/bins"),
+    "spline ceiling": (lambda: flows.rational_quadratic(8, ceiling=1.0), ValueError, "ceiling must be above 1 and at most 8.4e.06, got 1.0"),
+    "ceiling": (lambda: flows.rational_quadratic(8, ceiling=1e9), ValueError, "ceiling must be above 1 and at most 8.4e.06, got 1000000000.0"),
     "mask of one": (lambda: flows.half_mask(1), ValueError, "size must be between 2 and 65536, got 1"),
     "one position": (lambda: flows.coupling(lambda x, c: x[..., None], flows.additive(), flows.checkerboard_mask()).forward(jnp.zeros((1, 1, 2))), ValueError, "at least 2 positions"),
     "coupled map": (lambda: flows.coupling_flow(KEY, (2,), jnp.tanh), TypeError, "scalar_map must be a scalar map"),
