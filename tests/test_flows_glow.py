@@ -47,7 +47,7 @@ def test_a_glow_starts_as_a_rotation():
 
 
 def test_initialise_normalises_after_every_actnorm_of_a_glow():
-    """Mean 0 and standard deviation σ/(σ + ε) in each channel of what leaves each actnorm towards the base."""
+    """Mean 0 and standard deviation 1 in each channel of what leaves each actnorm towards the base."""
     model = shaken(glow(), size=0.1)
     batch = np.float32(3 + 2 * np.random.default_rng(1).standard_normal((200, 4, 8, 1)))
 

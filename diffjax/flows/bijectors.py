@@ -109,7 +109,6 @@ class ActNorm(Bijector):
 
     shift: Array  # (C,)
     log_scale: Array  # (C,)
-    epsilon: float = static_field(default=1e-3)
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         check_channels("x", x, self.shift.shape[0])
@@ -120,55 +119,54 @@ class ActNorm(Bijector):
         return Affine(self.shift, self.log_scale).inverse_and_log_det(y)
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["ActNorm", Array]:
-        """Its two parameters from a batch's channels, and the batch normalised."""
+        """Its two parameters from a batch's channels, and the batch normalised, with 0 in constant channels."""
         check_channels("batch", ys, self.shift.shape[0])
-        shift, scale = _moments(ys.reshape(-1, ys.shape[-1]), self.epsilon)
-        log_scale = jnp.log(scale)
-        new = ActNorm(shift.astype(self.shift.dtype), log_scale.astype(self.log_scale.dtype), self.epsilon)
-        return new, jax.vmap(new.inverse)(ys)
+        shift, scale, varies = _moments(ys.reshape(-1, ys.shape[-1]))
+        new = ActNorm(shift.astype(self.shift.dtype), jnp.log(scale).astype(self.log_scale.dtype))
+        return new, jnp.where(varies, jax.vmap(new.inverse)(ys), 0)  # no later actnorm is to find rounding that varies
 
 
-def _moments(rows, epsilon):
-    """Mean and scale of each column of (N, C). See `actnorm`. Squares are of numbers of size 1, in whatever unit."""
-    mean = jnp.mean(rows, 0)
-    size, centred = jnp.max(jnp.abs(rows), 0), rows - mean
+def _moments(rows):
+    """Mean, scale and whether it varies of each column of (N, C). See `actnorm`.
+
+    Squares are of numbers of size 1, in whatever unit. Equal numbers are their own mean, whatever a sum rounds.
+    """
+    least, most = jnp.min(rows, 0), jnp.max(rows, 0)
+    mean = jnp.clip(jnp.mean(rows, 0), least, most)
+    size, centred = jnp.maximum(-least, most), rows - mean
     spread = jnp.max(jnp.abs(centred), 0)
-    varies = spread > CONSTANT * jnp.finfo(rows.dtype).eps * size
-    std = jnp.where(varies, spread * jnp.sqrt(jnp.mean((centred / jnp.where(varies, spread, 1)) ** 2, 0)), 0)
-    unit = jnp.where(jnp.any(varies), jnp.max(std), jnp.max(size))  # of a channel that shows no scale of its own
-    return mean, jnp.where(varies, std, jnp.where(unit > 0, epsilon * unit, 1))
+    varies = ~(spread <= CONSTANT * jnp.finfo(rows.dtype).eps * size)  # NaN does
+    std = spread * jnp.sqrt(jnp.mean((centred / jnp.where(varies, spread, 1)) ** 2, 0))
+    return mean, jnp.where(varies, std, jnp.maximum(spread, 1)), varies
 
 
 CONSTANT = 16
 """Roundings of its largest value within which a channel counts as constant."""
 
 
-def actnorm(channels: int, epsilon: float = 1e-3) -> ActNorm:
+def actnorm(channels: int) -> ActNorm:
     """Activation normalisation y = s x + b, one s and b per channel (the last axis); the identity at first.
 
     `initialise` sets b to the channel's mean and s to its standard deviation, in whatever unit the data are. A channel
-    that is constant up to rounding has no scale of its own: its s is epsilon times the largest standard deviation of
-    the other channels, which bounds the gain 1/s. log|det| = (entries per channel) Σ log s. Kingma & Dhariwal 2018,
-    section 3.1.
+    that is constant up to rounding has no scale of its own: it is centred, with s = 1, or s the size of its rounding
+    where that is above 1, so that rounding is never amplified. log|det| = (entries per channel) Σ log s. Kingma &
+    Dhariwal 2018, section 3.1.
 
     Args:
       channels: C, the length of the last axis.
-      epsilon: Scale of a constant channel as a fraction of the largest standard deviation. Where all channels are
-        constant, as a fraction of the largest absolute value.
 
     Returns:
       A bijector with the parameters shift and log_scale, of shape (C,) each.
 
     Raises:
-      ValueError: If channels is below 1 or epsilon is not positive.
+      ValueError: If channels is below 1.
 
     Example:
       >>> flow = flows.flow(flows.standard_normal((2,)), flows.actnorm(2))
       >>> flow = flows.initialise(flow, xs)  # xs: (N, 2)
     """
     channels = checks.width("channels", channels, 1)
-    epsilon = float(checks.positive("epsilon", epsilon))
-    return ActNorm(full((channels,)), full((channels,)), epsilon)
+    return ActNorm(full((channels,)), full((channels,)))
 
 
 def full(shape: tuple, value: float = 0.0) -> Array:
