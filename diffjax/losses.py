@@ -14,7 +14,7 @@ from . import checks, schedules, types
 from .numerics import float_dtype
 from .predictions import NetworkDenoiser
 from .schedules import Schedule
-from .schedules.derived import as_time, compiled
+from .schedules.derived import as_time, call_compiled
 from .types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, partition
 
 MIN_SNR_CLIP = 5.0
@@ -198,7 +198,7 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
     schedules.check(schedule)
     if law != "uniform" and not checks.is_traced(schedule):
         schedules.log_snr_range(schedule)  # a schedule without signal at its end is named before tracing
-    return compiled(_SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype()))
+    return call_compiled(_SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype()))
 
 
 def _sample_times(schedule, key, shares, law):
@@ -221,7 +221,7 @@ _SAMPLERS = {law: functools.partial(_sample_times, law=law) for law in TIME_LAWS
 def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Array:
     """The density of a law in `TIME_LAWS` at t, shape of t; it integrates to one over [t_min, t_max]."""
     checks.choice("law", law, TIME_LAWS)
-    return compiled(_DENSITIES[law], schedule, as_time(t))
+    return call_compiled(_DENSITIES[law], schedule, as_time(t))
 
 
 def _time_density(schedule, t, law):

@@ -12,7 +12,7 @@ from ..noise import normal
 from ..numerics import bits_per_dim
 from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
-from ..schedules.derived import as_time, compiled
+from ..schedules.derived import as_time, call_compiled
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
 from .gaussian import Gaussian, check_variance, gaussian_kl
@@ -166,7 +166,7 @@ def check_chunk(chunk: int | None) -> int | None:
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:
     """L_T = KL(q(x_T | x_0 = x) ‖ p(x_T)) in nats, shape ()."""
-    return compiled(_prior_matching, schedule, x, prior)
+    return call_compiled(_prior_matching, schedule, x, prior)
 
 
 def _prior_matching(schedule, x, prior):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from .. import checks, schedules, types
 from ..predictions import check_levels, level_index
 from ..schedules import Schedule
-from ..schedules.derived import compiled
+from ..schedules.derived import call_compiled
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, combine, partition
 from .bound import Bound, check_chunk, check_prior, map_chunks, prior_matching
@@ -87,7 +87,7 @@ def continuous_elbo(
     if levels is not None:
         level_index(x, levels)
     decoder_variance = check_decoder_variance(decoder_variance, x.shape)
-    prior, chunk = check_prior(prior, compiled(_prior_variance, schedule), x.shape), check_chunk(chunk)
+    prior, chunk = check_prior(prior, call_compiled(_prior_variance, schedule), x.shape), check_chunk(chunk)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     denoising, reconstruction = _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_variance)
     return Bound(prior_matching(schedule, x, prior), denoising, reconstruction)

@@ -12,7 +12,7 @@ from ..noise import normal
 from ..numerics import float_dtype
 from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
-from ..schedules.derived import compiled, is_eager
+from ..schedules.derived import call_compiled, is_eager
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, pytree, static_field
 from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
@@ -32,7 +32,7 @@ def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussia
     Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 4.
     """
     row = _row(chain, index)
-    return compiled(_forward_marginal, chain, checks.real_array("x0", x0), row.time)
+    return call_compiled(_forward_marginal, chain, checks.real_array("x0", x0), row.time)
 
 
 def _forward_marginal(chain, x0, t):

@@ -128,7 +128,7 @@ def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> A
     check(schedule)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
     x0, noise = checks.real_array("x0", x0), checks.real_array("noise", noise)
-    return compiled(_perturb, schedule, x0, checks.number("t", t), noise)
+    return call_compiled(_perturb, schedule, x0, checks.number("t", t), noise)
 
 
 def _perturb(schedule, x0, t, noise):
@@ -147,7 +147,7 @@ def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     Returns:
       σ(t), shape ().
     """
-    return compiled(_prior_std, check(schedule), schedule.t_max if t is None else t)
+    return call_compiled(_prior_std, check(schedule), schedule.t_max if t is None else t)
 
 
 def _prior_std(schedule, t):
@@ -173,7 +173,7 @@ def without_signal(schedule: Schedule, t: ArrayLike) -> Array:
       >>> bool(dj.schedules.without_signal(dj.schedules.rectified_flow(t_max=1.0), 1.0))
       True
     """
-    return compiled(_without_signal, check(schedule), as_time(t))
+    return call_compiled(_without_signal, check(schedule), as_time(t))
 
 
 def _without_signal(schedule, t):
@@ -189,7 +189,7 @@ def is_finite(schedule: Schedule) -> bool:
     False where α(t_max) is 0 to rounding, see `without_signal`.
     """
     if is_eager():
-        return bool(compiled(_is_finite, schedule))
+        return bool(call_compiled(_is_finite, schedule))
     with jax.ensure_compile_time_eval():
         return bool(_is_finite(schedule))
 
@@ -266,7 +266,7 @@ def as_time_dtype(t: ArrayLike) -> np.dtype:
 # ------------------------------------------------------------------------------------- few programs at a first call
 
 
-def compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
+def call_compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
     """function(schedule, *values) as one program, which the next call with other parameters uses again.
 
     function: A function of the module, never a closure: the program is stored under it. Traced arguments call it
@@ -294,11 +294,11 @@ def is_eager(*values: Any) -> bool:
 
 
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
-    """`compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone, see `is_eager`."""
+    """`call_compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone: `is_eager`."""
     with jax.enable_x64(True):
         # A copy: of an array that a float32 program has captured JAX keeps a float32 buffer and passes that.
         schedule, values = jax.tree.map(lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values))
-        return jax.tree.map(np.asarray, compiled(function, schedule, *values))
+        return jax.tree.map(np.asarray, call_compiled(function, schedule, *values))
 
 
 def of_time(method: Callable) -> Callable:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import divergence, float_dtype
-from ..schedules.derived import compiled
+from ..schedules.derived import call_compiled
 from ..types import Array, Scalar, Velocity, as_pytree_callable, pytree, static_field
 from .processes import SDE
 
@@ -29,7 +29,7 @@ class CurrentVelocity:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
-        return compiled(_current, self, x, t)
+        return call_compiled(_current, self, x, t)
 
 
 def _current(of, x, t):
@@ -52,7 +52,7 @@ class FokkerPlanck:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        return compiled(_rate, self, x, t)
+        return call_compiled(_rate, self, x, t)
 
 
 def _rate(of, x, t):
@@ -69,7 +69,7 @@ class RateAlongFlow:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), nats / time."""
-        return compiled(_rate_along, self, x, t)
+        return call_compiled(_rate_along, self, x, t)
 
 
 def _rate_along(of, x, t):
@@ -87,7 +87,7 @@ class Residual:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        return compiled(_residual, self, x, t)
+        return call_compiled(_residual, self, x, t)
 
 
 def _residual(of, x, t):

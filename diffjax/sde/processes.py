@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import checks, predictions, schedules
 from ..schedules import Schedule
-from ..schedules.derived import compiled
+from ..schedules.derived import call_compiled
 from ..types import Array, Denoiser, Scalar, as_pytree_callable, pytree
 
 
@@ -33,7 +33,7 @@ class Semilinear:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """A(t) x + B(t) D(x, t), shape of x."""
-        return compiled(_semilinear, self, x, t)
+        return call_compiled(_semilinear, self, x, t)
 
 
 def _semilinear(field, x, t):
@@ -74,7 +74,7 @@ class _Linear:
     schedule: Any
 
     def __call__(self, x, t):
-        return compiled(_linear, self.schedule, x, t)
+        return call_compiled(_linear, self.schedule, x, t)
 
 
 def _linear(schedule, x, t):
