@@ -49,11 +49,31 @@ class Indexed:
 
     def log_snr(self, t):
         """Piecewise linear in t between the table's entries."""
-        return jnp.interp(t, self.times, jnp.asarray(self.log_snrs))
+        return _interpolated(t, jnp.asarray(self.log_snrs), self.steps)
 
     def time_of_log_snr(self, log_snr):
         """The inverse of the piecewise linear table."""
         return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), self.times)
+
+
+def _interpolated(t, table, steps):
+    """The table over the indices 1, 2, … at index = t steps: linear between, constant beyond.
+
+    At an index the slope is the mean of both sides, which is the derivative of a smooth λ to second order. A time
+    counts as an index within four units of rounding of float32: the times of a grid are indices as a rule, and rounding
+    would choose a side for each.
+    """
+    held = jax.lax.stop_gradient(t)
+    value = jnp.interp(held, np.arange(1, table.shape[0] + 1) / steps, table)
+    place = held * steps - 1
+    index = jnp.round(place)
+    slack = jnp.minimum(2 * np.finfo(np.float32).eps * held * steps, 0.25)
+    at_index = jnp.abs(place - index) <= slack
+    slopes = jnp.diff(table) * steps
+    sides = [jnp.where(at_index, index - 1, jnp.floor(place)), jnp.where(at_index, index, jnp.floor(place))]
+    left, right = (slopes[jnp.clip(side, 0, slopes.shape[0] - 1).astype(int)] for side in sides)
+    inside = (place >= -slack) & (place <= slopes.shape[0] + slack)
+    return value + jnp.where(inside, 0.5 * (left + right), 0) * (t - held)
 
 
 @pytree
@@ -87,7 +107,7 @@ class DiscreteChain(Indexed):
 
     def _inner_log_snr(self, t):
         """λ up to index T − 1, constant from there on."""
-        return jnp.interp(t, self.times[:-1], jnp.asarray(self.log_snrs)[:-1])
+        return _interpolated(t, jnp.asarray(self.log_snrs)[:-1], self.steps)
 
     def log_snr(self, t):
         """Piecewise linear in t between the table's entries; log(α²/(1 − α²)) after index T − 1 where β_T = 1."""
