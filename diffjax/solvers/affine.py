@@ -293,25 +293,42 @@ whatever m and s are. A Taylor series about a point of the real axis converges w
 polynomial through points that lie further back can leave the denoiser by any factor.
 """
 
+LONGEST = 0.25 * math.pi
+"""The longest step in λ over which an exponential multistep method extrapolates.
+
+The denoiser of two atoms at m ± a is m + a tanh(a (y − m)/ρ²) at a given y, the sharpest choice between two modes. Its
+poles lie where a (y − m)/ρ² = iπ/2, at ±iπ/4 beside the real axis of λ = −log ρ. A series about the start of a step
+converges to the end of a step of at most π/4.
+"""
+
+OVERSHOOT = 1.5
+"""The greatest error of a step, in units of how far its outputs range, while they rise or fall steadily.
+
+With weights g_j of the outputs F_j, the newest first and Σ g_j = 1, a step takes the mean output to be F_0 + Σ_{j≥1}
+s_j (F_j − F_{j−1}), s_j = Σ_{i≥j} g_i. Where F is monotone from the oldest output to the end of the step and ranges
+over V, the error of this mean is at most V max(1, max_j |s_j|). Without extrapolation, as in DDIM, it is at most V. On
+even steps max |s_j| is 1/2, 11/12 and 31/24 for the Adams–Bashforth methods of order 2 to 4.
+"""
+
 
 def adams(
     positions: Array,
     depth: int,
     moments: Callable[[int, slice], Sequence],
     ahead: bool = False,
-    reach: float = math.inf,
+    guarded: bool = False,
 ) -> list[Array]:
     """Gains of ∫ w(v) P(v) dv, where the polynomial P interpolates the last denoiser outputs over each step.
 
     v runs from 0 at the start of a step to 1 at its end, in the coordinate of `positions`. A step uses as many of the
-    last `depth` outputs as there are, and only those within `reach` of its end. The newest is always used.
+    last `depth` outputs as there are, where guarded the most that the bounds allow.
 
     Args:
       positions: Times in the coordinate of the polynomial, (N + 1,).
       depth: Most outputs that a step uses.
       moments: (nodes, steps) -> [∫ w v^k dv for k < nodes], each (steps,), on a slice of the steps.
       ahead: Whether P also passes through the output at the end of the step. Its gain then comes first.
-      reach: Greatest distance between the end of a step and an output that it uses.
+      guarded: Whether `REACH`, `LONGEST` and `OVERSHOOT` limit the outputs of a step, for positions in λ.
 
     Returns:
       Gains (N,) of each output, the newest first, 0 for those that a step does not use.
@@ -326,10 +343,23 @@ def adams(
         nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
         weights = moments(len(nodes), steps)
         gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
+        allowed = _allowed(length, nodes[-1], gains, gains[1 + ahead :]) if guarded and used > 1 else True
         gains += [jnp.zeros_like(length)] * (depth - used)
-        near = jnp.abs((1 - nodes[-1]) * length) <= reach if used > 1 else True
-        table = table.at[:, steps].set(jnp.where(near, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
+        table = table.at[:, steps].set(jnp.where(allowed, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
     return list(table)
+
+
+def _allowed(length, oldest, gains, earlier):
+    """Whether the bounds allow steps of these lengths to use outputs back to the node `oldest`.
+
+    earlier: The gains of the outputs before the newest.
+    """
+    within = (jnp.abs((1 - oldest) * length) <= REACH) & (jnp.abs(length) <= LONGEST)
+    total, tail = jnp.abs(sum(gains)), 0
+    for gain in reversed(earlier):
+        tail = tail + gain
+        within &= jnp.abs(tail) <= OVERSHOOT * total
+    return within
 
 
 def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:
