@@ -1,5 +1,6 @@
 """Solvers at the ends of what a schedule can be: no signal at the start, little of it in float32, t_min near 0."""
 
+import dataclasses
 import functools
 
 import jax
@@ -91,6 +92,72 @@ def test_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
             rows = jax.tree.leaves(solver.prepare(problem, ts)[1:])
     largest = max(1.0, *(float(np.abs(leaf).max()) for leaf in rows))
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest)
+
+
+def test_the_cosine_schedules_small_alpha_is_exact_to_rounding():
+    """Near t = 1 the cosine of a rounded angle is off by half a percent; the reverse SDE's drift α′/α is with it."""
+    schedule, t = schedules.vp_cosine(t_max=0.99999), np.asarray([0.3, 0.5, 0.6, 0.9, 0.999, 0.99999], np.float32)
+    alpha = jax.jit(jax.vmap(jax.value_and_grad(schedule.alpha)))
+    single = alpha(t)
+    with jax.enable_x64(True):
+        double = alpha(t.astype(np.float64))
+    for ours, exact in zip(single, double, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=8 * EPS)
+
+
+FLOWS = [name for name in FIXED if FIXED[name][0]().consumes == "velocity"]
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        pytest.param(name, of, marks=() if of == "cosine chain" else pytest.mark.slow)
+        for name in FLOWS
+        for of in SMALL_SIGNAL
+    ],
+)
+def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
+    """Over 20 steps of up to 4 stages with 4 roundings each: 20 · 16 · ε times the largest state, which is 3 + 4 · 0.5.
+
+    On a chain the slope of α jumps at its indices, where the grid's times are, and the middles of its steps.
+    """
+    rng = np.random.default_rng(0)
+    solver, (make, ts) = FIXED[name][0](), SMALL_SIGNAL[of]
+    ts = ts.astype(np.float32)
+    x, noise = rng.normal(size=(16, 1)), np.zeros((16, len(ts) - 1, 3, 1))
+    results = []
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            schedule = make()
+            arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
+            results.append(np.asarray(run(solver, schedule, *arguments)))
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 16 * EPS * 5.0)
+
+
+@pytest.mark.parametrize("offset", (-1e-7, 0.0, 1e-7))
+def test_the_slope_of_a_chain_at_an_index_is_the_mean_of_both_sides(offset, x64):
+    """At the ends it is that of the only side; a quarter of a cell away from an index it is the cell's."""
+    chain = schedules.from_betas(cosine_betas(100))
+    cells = 100 * np.diff(chain.log_snrs)
+    expected = np.concatenate([cells[:1], 0.5 * (cells[1:] + cells[:-1]), cells[-1:]])
+    at_indices = chain.times * (1 + offset)
+    rate = lambda t: np.asarray(jax.jit(jax.vmap(jax.grad(chain.log_snr)))(t))  # noqa: E731
+    np.testing.assert_allclose(rate(at_indices), expected, rtol=1e-10)
+    np.testing.assert_allclose(rate(chain.times[:-1] + 0.0025), cells, rtol=1e-10)
+    np.testing.assert_allclose(schedules.log_snr_rate(chain, at_indices.astype(np.float32)), expected, rtol=1e-6)
+
+
+def test_steps_between_indices_follow_the_smooth_flow_to_second_order(x64):
+    """RK4 over every tenth index of DDPM's chain, in the variance of N(0, 1/4).
+
+    Slopes of one side only are off by λ″/2T at the ends of each step and leave a share of 3e-3 of the variance.
+    Means leave the chords' own error of the order 1/T².
+    """
+    chain = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
+    ts = np.arange(900, 0, -10) / 1000
+    gain = float(run(solvers.rk4(), chain, np.ones((1, 1)), ts, np.zeros((1, 89, 3, 1)), mean=0.0)[0, 0])
+    variance = lambda t: float(0.25 * chain.alpha(t) ** 2 + chain.sigma(t) ** 2)  # noqa: E731
+    assert abs(gain**2 * variance(ts[0]) / variance(ts[-1]) - 1) < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------- no signal at all
@@ -270,22 +337,76 @@ def test_sa_solver_with_noise_has_its_declared_order_in_the_mean(predictor, x64)
             assert abs(order_from_exact_history(solver, eta, (256, 512)) - without) < 0.25
 
 
-def variance_error(churn_per_step, churn, steps):
-    """Error of EDM's stochastic sampler in the variance of N(0, 1/4), exact, since every step is linear."""
-    solver = solvers.edm_stochastic(churn=churn_per_step * steps + churn, noise_min=0.0, noise_max=1e3, noise_scale=1.0)
-    problem = solvers.Problem(schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x, zero_end=False)
-    ts = np.geomspace(10.0, 0.1, steps + 1)
+STOCHASTIC = (
+    {
+        f"sa_solver({p}, {c}, {eta})": solvers.sa_solver(p, c, eta)
+        for p in (1, 2, 3)
+        for c in range(5)
+        for eta in (0.3, 1.0)
+    }
+    | {
+        f"{make.__name__}({eta})": make(eta)
+        for make in (
+            solvers.ddim,
+            solvers.dpm_2_ancestral,
+            solvers.dpmpp_2m_sde,
+            solvers.dpmpp_2s,
+            solvers.dpmpp_3m_sde,
+            solvers.dpmpp_sde,
+        )
+        for eta in (0.3, 1.0)
+    }
+    | {f"dpmpp_3m_sde({eta}, False)": solvers.dpmpp_3m_sde(eta, False) for eta in (0.3, 1.0)}
+    | {f"ddpm({variance})": solvers.ddpm(variance) for variance in ("posterior", "forward", 0.5)}
+    | {
+        make.__name__: make()
+        for make in (solvers.euler_maruyama, solvers.reverse_diffusion, solvers.stochastic_heun, solvers.sra1)
+    }
+    | {"edm_stochastic": solvers.edm_stochastic(churn=5.0, noise_min=0.0, noise_max=1e3, noise_scale=1.0)}
+)
+"""Every way to make a stochastic solver of a declared weak order, at a low and the full noise level."""
+
+
+def variance_error(solver, steps, start, end):
+    """Error of a solver in the variance of N(0, 1/4) + t² noise at the end of geometric steps, exact up to rounding.
+
+    Every step is linear in the start and in all noise: x holds its coefficients by them.
+    """
+    problem = solvers.diffusion(schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x)
+    problem = dataclasses.replace(driver.derive(solver, problem), zero_end=False)
+    ts = np.geomspace(start, end, steps + 1)
     inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(ts)))
-    variance = 0.25 + ts[0] ** 2
+    x, units = np.zeros(1 + 3 * steps), np.eye(3 * steps)
+    x[0] = np.sqrt(0.25 + start**2)
+    state = solver.init(problem, x, None)
     for i in range(steps):
         step = jax.tree.map(lambda leaf, i=i: leaf[i], inputs)
-        ends, _ = solver.step(problem, step, lambda i: np.array([0.0, 1.0]), np.array([1.0, 0.0]), ())
-        variance = ends[0] ** 2 * variance + ends[1] ** 2
-    return abs(variance - 0.25 - ts[-1] ** 2)
+        x, state = solver.step(problem, step, lambda k, i=i: np.append(0.0, units[3 * i + k]), x, state)
+    return float(x @ x) - 0.25 - end**2
+
+
+@pytest.mark.parametrize("name", every(STOCHASTIC, [name for name in STOCHASTIC if name.startswith("sa_solver")]))
+def test_the_variance_has_the_declared_weak_order(name, x64):
+    """Errors a h^p + b h^{p+1} + … at three resolutions, of which differences leave a h^p.
+
+    For sa_solver(2, 2, 1) and (3, 2, 1) a is so small that what is measured lies between p and p + 1.
+    """
+    solver, p = STOCHASTIC[name], STOCHASTIC[name].order
+    errors = [variance_error(solver, steps, 1.0, 0.1) for steps in (64, 128, 256)]
+    first, second = (2 ** (p + 1) * fine - coarse for coarse, fine in zip(errors, errors[1:], strict=False))
+    measured = np.log2(first / second)
+    assert p - 0.1 < measured < (p + 1 if name in ("sa_solver(2, 2, 1.0)", "sa_solver(3, 2, 1.0)") else p + 0.1)
 
 
 def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64):
-    slope = lambda *churn: np.log2(variance_error(*churn, 256) / variance_error(*churn, 512))  # noqa: E731
+    def slope(per_step, fixed):
+        errors = []
+        for steps in (256, 512):
+            churn = per_step * steps + fixed
+            solver = solvers.edm_stochastic(churn=churn, noise_min=0.0, noise_max=1e3, noise_scale=1.0)
+            errors.append(variance_error(solver, steps, 10.0, 0.1))
+        return np.log2(errors[0] / errors[1])
+
     assert abs(slope(0.0, 5.0) - 2) < 0.25
     assert slope(0.4, 0.0) < 0.6  # a step down never gets shorter than the noise that it undoes
     assert solvers.edm_stochastic(noise_scale=0.0).order is None

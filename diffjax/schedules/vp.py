@@ -121,9 +121,10 @@ class VPCosine:
 
     @of_time
     def alpha(self, t):
-        """cos(a) / cos(a_0)."""
+        """cos(a) / cos(a_0), for t > ½ as the sine of π/2 − a: 1 − t is exact there, a itself is rounded."""
         turned, start = self._angles(t)
-        return jnp.cos(start + turned) / jnp.cos(start)
+        left = 0.5 * jnp.pi / (1 + self.offset) * (1 - t)
+        return jnp.where(t > 0.5, jnp.sin(left), jnp.cos(start + turned)) / jnp.cos(start)
 
     @of_time
     def sigma(self, t):
