@@ -27,7 +27,7 @@ K_DIFFUSION = {
     "euler": solvers.euler(),
     "heun": solvers.heun(),
     "dpm_2": solvers.dpm_2(),
-    **{f"lms_{order}": solvers.adams_bashforth(order) for order in (1, 2, 3, 4)},
+    **{f"lms_{order}": solvers.adams_bashforth(order, guarded=False) for order in (1, 2, 3, 4)},
     "dpmpp_2m": solvers.dpmpp_2m(guarded=False),
     **{f"dpmpp_2s_ancestral_{eta}": solvers.dpmpp_2s(eta) for eta in ETAS},
     **{f"euler_ancestral_{eta}": solvers.euler_ancestral(eta) for eta in ETAS},
@@ -57,7 +57,7 @@ DIFFUSERS = {
         for order in (1, 2, 3)
         for variant in ("bh1", "bh2")
     },
-    "ipndm": solvers.ipndm(4),
+    "ipndm": solvers.ipndm(4, guarded=False),
     **{f"sa_solver_1_1_{tau}": solvers.sa_solver(1, 1, tau, guarded=False) for tau in TAUS},
     **{
         f"sa_solver_exact_{p}_{c}_{tau}": solvers.sa_solver(p, c, tau, guarded=False)

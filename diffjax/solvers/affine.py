@@ -294,7 +294,7 @@ polynomial through points that lie further back can leave the denoiser by any fa
 """
 
 LONGEST = 0.25 * math.pi
-"""The longest step in λ over which an exponential multistep method extrapolates.
+"""The longest step in λ over which a multistep method extrapolates, in ρ and t one by more than a straight line.
 
 The denoiser of two atoms at m ± a is m + a tanh(a (y − m)/ρ²) at a given y, the sharpest choice between two modes. Its
 poles lie where a (y − m)/ρ² = iπ/2, at ±iπ/4 beside the real axis of λ = −log ρ. A series about the start of a step
@@ -316,19 +316,19 @@ def adams(
     depth: int,
     moments: Callable[[int, slice], Sequence],
     ahead: bool = False,
-    guarded: bool = False,
+    bounds: Callable[..., Array] | None = None,
 ) -> list[Array]:
     """Gains of ∫ w(v) P(v) dv, where the polynomial P interpolates the last denoiser outputs over each step.
 
     v runs from 0 at the start of a step to 1 at its end, in the coordinate of `positions`. A step uses as many of the
-    last `depth` outputs as there are, where guarded the most that the bounds allow.
+    last `depth` outputs as there are and as the bounds allow.
 
     Args:
       positions: Times in the coordinate of the polynomial, (N + 1,).
       depth: Most outputs that a step uses.
       moments: (nodes, steps) -> [∫ w v^k dv for k < nodes], each (steps,), on a slice of the steps.
       ahead: Whether P also passes through the output at the end of the step. Its gain then comes first.
-      guarded: Whether `REACH`, `LONGEST` and `OVERSHOOT` limit the outputs of a step, for positions in λ.
+      bounds: What limits the outputs of a step: `in_log_ratio(…)`, `in_ratio(…)`, or None for nothing.
 
     Returns:
       Gains (N,) of each output, the newest first, 0 for those that a step does not use.
@@ -343,19 +343,41 @@ def adams(
         nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
         weights = moments(len(nodes), steps)
         gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
-        allowed = _allowed(length, nodes[-1], gains, gains[1 + ahead :]) if guarded and used > 1 else True
+        allowed = bounds(used, steps, gains, gains[1 + ahead :]) if bounds and used > 1 else True
         gains += [jnp.zeros_like(length)] * (depth - used)
         table = table.at[:, steps].set(jnp.where(allowed, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
     return list(table)
 
 
-def _allowed(length, oldest, gains, earlier):
-    """Whether the bounds allow steps of these lengths to use outputs back to the node `oldest`.
+def in_log_ratio(span: Span) -> Callable[..., Array]:
+    """The bounds of methods whose polynomial is in λ: `REACH`, `LONGEST` and `OVERSHOOT` for any earlier output."""
+    h = span.log_step
 
-    earlier: The gains of the outputs before the newest.
+    def allowed(used, steps, gains, earlier):
+        count = h.shape[0]
+        back = sum(h[used - 1 - j : count - j] for j in range(used))
+        return (back <= REACH) & (h[steps] <= LONGEST) & _within_overshoot(gains, earlier)
+
+    return allowed
+
+
+def in_ratio(span: Span) -> Callable[..., Array]:
+    """The bounds of methods whose polynomial is of ε̂, in ρ or t: `OVERSHOOT`, and `LONGEST` above order 2.
+
+    Where σ is below the data's own width ε̂ is nearly linear in ρ, over steps in λ of any length. The second output
+    is therefore used there too.
     """
-    within = (jnp.abs((1 - oldest) * length) <= REACH) & (jnp.abs(length) <= LONGEST)
-    total, tail = jnp.abs(sum(gains)), 0
+    h = span.log_step
+
+    def allowed(used, steps, gains, earlier):
+        return ((used == 2) | (h[steps] <= LONGEST)) & _within_overshoot(gains, earlier)
+
+    return allowed
+
+
+def _within_overshoot(gains, earlier):
+    """earlier: The gains of the outputs before the newest."""
+    total, tail, within = jnp.abs(sum(gains)), 0, True
     for gain in reversed(earlier):
         tail = tail + gain
         within &= jnp.abs(tail) <= OVERSHOOT * total

@@ -9,29 +9,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
-from .affine import Row, adams, decaying_moments, from_noise, growing_moments, multistep
+from .affine import Row, adams, decaying_moments, from_noise, growing_moments, in_log_ratio, in_ratio, multistep
 from .base import Solver, factory
 
 # --------------------------------------------------------------------------------------------- noise prediction, in ρ
 
 
 @factory
-def adams_bashforth(order: int = 4) -> Solver:
-    """Adams–Bashforth of dy = ε̂ dρ on the grid's own spacing, the polynomial in ρ = σ/α: one evaluation a step.
+def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
+    """Adams–Bashforth of dy = ε̂ dρ on the grid's own spacing: k-diffusion's LMS, and DEIS's ρAB.
 
-    k-diffusion's LMS, and DEIS's ρAB. The order of long steps is not lowered: where two narrow modes part, 6 to 16
-    steps can err more than twice as much as DDIM's. Raises ValueError unless 1 ≤ order ≤ 4. Hairer et al. 1993, section
-    III.5; Zhang & Chen 2023, section 4.
+        y ← y + ∫ P(ρ) dρ over the step,    P the polynomial in ρ = σ/α through the last outputs ε̂
+
+    Args:
+      order: How many outputs the polynomial passes through, 1 to 4.
+      guarded: Lower the order of a step where extrapolation may fail: to at most 2 where the step is
+        longer than π/4 in λ = log α/σ, and where the earlier outputs weigh more than 1.5 times the step.
+        False is the published method.
+
+    Returns:
+      A solver of order `order` with one denoiser evaluation per step.
+
+    Raises:
+      ValueError: Unless 1 ≤ order ≤ 4.
+
+    References:
+      Hairer et al. 1993, section III.5. Zhang & Chen 2023, section 4.
     """
     checks.integer("order", order, 1, 4)
-    return _in_rho(f"adams_bashforth({order})", order)
+    return _in_rho(f"adams_bashforth({order}{_published(guarded)})", order, guarded)
 
 
-def _in_rho(name, order):
+def _in_rho(name, order, guarded):
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
-        gains = adams(_ends(span, "rho"), order, lambda n, steps: [length[steps] / (k + 1) for k in range(n)])
-        return from_noise(span, gains)
+        moments = lambda n, steps: [length[steps] / (k + 1) for k in range(n)]  # noqa: E731
+        return from_noise(span, adams(_ends(span, "rho"), order, moments, bounds=in_ratio(span) if guarded else None))
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -45,11 +58,10 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
       coordinate: Of the polynomial. "t" is the paper's tAB-DEIS, its weights by 16-point
         Gauss–Legendre quadrature in log ρ. "rho" is ρAB-DEIS, which is `adams_bashforth`.
         "log_rho" is diffusers' DEIS, an exponential Adams method.
-      guarded: For "log_rho", lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or the earlier
-        outputs weigh more than 1.5 times the step. False is the published method. In the other
-        coordinates nothing is lowered: where two narrow modes part, or steps change length abruptly, 6
-        to 16 steps can err more than twice as much as DDIM's.
+      guarded: Lower the order of a step where extrapolation may fail: where the step is longer than π/4
+        in λ = log α/σ (in "t" and "rho" to 2, in "log_rho" to 1), the earlier outputs weigh more than
+        1.5 times the step or, in "log_rho", an output lies more than π/2 before its end. False is the
+        published method.
 
     Returns:
       A solver of order `order` with one denoiser evaluation per step.
@@ -61,7 +73,7 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
     checks.choice("coordinate", coordinate, ("t", "rho", "log_rho"))
     name = f"deis({order}, {coordinate}{_published(guarded)})"
     if coordinate == "rho":
-        return _in_rho(name, order)
+        return _in_rho(name, order, guarded)
 
     def predict(schedule, span):
         if coordinate == "log_rho":
@@ -70,14 +82,15 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
             def moments(n, steps):
                 return [-end[steps] * m for m in growing_moments(h[steps], n)]
 
-            gains = adams(-jnp.log(_ends(span, "rho")), order, moments, guarded=guarded)
-            return from_noise(span, gains)
+            bounds = in_log_ratio(span) if guarded else None
+            return from_noise(span, adams(-jnp.log(_ends(span, "rho")), order, moments, bounds=bounds))
         v, weights = _time_quadrature(schedule, span)  # (N, Q)
 
         def moments_in_time(n, steps):
             return [jnp.sum(weights[steps] * v[steps] ** k, -1) for k in range(n)]
 
-        return from_noise(span, adams(_ends(span, "t"), order, moments_in_time))
+        bounds = in_ratio(span) if guarded else None
+        return from_noise(span, adams(_ends(span, "t"), order, moments_in_time, bounds=bounds))
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -94,24 +107,38 @@ def _time_quadrature(schedule, span, nodes=16):
 
 
 @factory
-def ipndm(order: int = 4) -> Solver:
-    """DDIM's step with ε̂ extrapolated by the Adams–Bashforth weights of even spacing; one evaluation a step.
+def ipndm(order: int = 4, guarded: bool = True) -> Solver:
+    """DDIM's step with ε̂ extrapolated by the Adams–Bashforth weights of even spacing (Liu et al. 2022, eq. 12).
 
-    (3, −1)/2, (23, −16, 5)/12, (55, −59, 37, −9)/24 whatever the grid: of order `order` only where its steps in ρ are
-    even. On a grid whose neighbouring steps tend to equal length, as all of `grids` do, two answers give order 2 and
-    more add none, which is declared. The order of long steps is not lowered: where two narrow modes part, 6 to 16 steps
-    can err more than three times as much as DDIM's. Raises ValueError unless 1 ≤ order ≤ 4. Liu et al. 2022 (PNDM),
-    eq. 12; Zhang & Chen 2023, section 4 (iPNDM).
+        (3, −1)/2,    (23, −16, 5)/12,    (55, −59, 37, −9)/24    whatever the grid
+
+    Args:
+      order: How many outputs a step uses, 1 to 4.
+      guarded: Use at most two outputs on a step that is longer than π/4 in λ = log α/σ, where
+        extrapolation by more may fail. False is the published method.
+
+    Returns:
+      A solver with one denoiser evaluation per step. It has order `order` only where the grid's steps in
+      ρ = σ/α are even. On a grid whose neighbouring steps tend to equal length, as all of `grids` do,
+      two outputs give order 2 and more add none, which is declared.
+
+    Raises:
+      ValueError: Unless 1 ≤ order ≤ 4.
+
+    References:
+      Liu et al. 2022 (PNDM). Zhang & Chen 2023, section 4 (iPNDM).
     """
     checks.integer("order", order, 1, 4)
 
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
         even = jnp.arange(length.shape[0] + 1, dtype=length.dtype)
-        gains = adams(even, order, lambda n, steps: [1 / (k + 1) for k in range(n)])
+        moments = lambda n, steps: [jnp.full_like(length[steps], 1 / (k + 1)) for k in range(n)]  # noqa: E731
+        gains = adams(even, order, moments, bounds=in_ratio(span) if guarded else None)
         return from_noise(span, [length * gain for gain in gains])
 
-    return multistep(f"ipndm({order})", min(order, 2), order - 1, predict, "noise")
+    name = f"ipndm({order}{_published(guarded)})"
+    return multistep(name, min(order, 2), order - 1, predict, "noise")
 
 
 def _ends(span, field):
@@ -133,7 +160,8 @@ def _data_row(span, order, moments, eta, guarded):
     The exact solution of the reverse SDE of noise level η for the interpolated D.
     """
     h, positions = span.log_step, -jnp.log(_ends(span, "rho"))
-    gains = adams(positions, order, lambda n, steps: moments((1 + eta**2) * h[steps], n), guarded=guarded)
+    bounds = in_log_ratio(span) if guarded else None
+    gains = adams(positions, order, lambda n, steps: moments((1 + eta**2) * h[steps], n), bounds=bounds)
     stds = (span.end.rho * jnp.sqrt(-jnp.expm1(-2 * eta**2 * h)),) if eta else ()
     return Row(span.end, jnp.exp(-(eta**2) * h), gains, stds)
 
@@ -321,7 +349,8 @@ def _predictor_corrector(name, order, answers, behind, moments, eta, guarded):
     def correct(schedule, span):
         h = (1 + eta**2) * span.log_step
         positions = -jnp.log(_ends(span, "rho"))
-        return adams(positions, behind, lambda n, steps: moments(h[steps], n), ahead=True, guarded=guarded)
+        bounds = in_log_ratio(span) if guarded else None
+        return adams(positions, behind, lambda n, steps: moments(h[steps], n), ahead=True, bounds=bounds)
 
     return multistep(
         name, order, max(answers - 1, behind), predict, stochastic=eta > 0, correct=correct if behind >= 0 else None
