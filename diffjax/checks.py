@@ -26,6 +26,8 @@ def number(name: str, value: Any) -> Any:
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be finite in float64, got an integer of {value.bit_length()} bits") from None
     if not np.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return value if isinstance(value, jax.Array) else result
@@ -173,6 +175,14 @@ def real_array(name: str, value: Any) -> Any:
         with np.errstate(over="ignore"):
             value = np.asarray(value).astype(dtype)  # on the host: no program for a conversion
     return jnp.asarray(value, dtype)
+
+
+def arrays(name: str, tree: Any) -> Any:
+    """`tree` with each leaf as an array of JAX."""
+    try:
+        return jax.tree.map(jnp.asarray, tree)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be a pytree of arrays, got {_describe(tree)}") from None
 
 
 def answer(data: Any, x: Any) -> Any:

@@ -189,7 +189,7 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
       ValueError: If law is unknown, or needs log-SNRs and the schedule has α(t_max) = 0.
 
     Example:
-      >>> dj.losses.sample_times(jax.random.key(0), 4, dj.schedules.vp_linear()).shape
+      >>> dj.losses.sample_times(key, 4, dj.schedules.vp_linear()).shape
       (4,)
     """
     checks.key("key", key)

@@ -145,7 +145,9 @@ def divergence(field: Callable[[Array], Array], x: Array, chunk: int | None = No
       (field(x), tr ∂field/∂x), shapes of x and ().
 
     Example:
-      >>> value, trace = divergence(lambda x: x**2, jnp.array([1.0, 2.0]))  # trace = 6
+      >>> value, trace = dj.numerics.divergence(lambda x: x**2, jnp.array([1.0, 2.0]))
+      >>> float(trace)
+      6.0
     """
     size = x.size
     chunk = max(1, NUMBERS_AT_ONCE // max(size, 1)) if chunk is None else chunk

@@ -186,9 +186,14 @@ def denoiser(
       TypeError: For a net that cannot be called, or index inputs on a schedule that is no chain.
 
     Example:
-      >>> chain = dj.schedules.from_betas(betas)
-      >>> denoiser = dj.predictions.denoiser(chain, functools.partial(model.apply, params), "noise",
-      ...                                    inputs="zero_index")
+      >>> import functools
+      >>> def net(params, x, i):  # of integer timesteps 0 … 999
+      ...     return params["w"] * x + params["of_step"][i]
+      >>> params = {"w": jnp.ones(()), "of_step": jnp.zeros(1000)}
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+      >>> denoiser = dj.predictions.denoiser(chain, functools.partial(net, params), "noise", inputs="zero_index")
+      >>> jax.jit(denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(x, t)")

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Hashable
 from types import MethodType
@@ -353,10 +354,13 @@ class _Program:
 
 
 def at_once(function: Callable) -> Callable:
-    """`function` as one compiled program where none of its arguments is traced; arguments are pytrees, by position."""
+    """`function` as one compiled program where none of its arguments, which are pytrees, is traced."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args = signature.bind(*args, **kwargs).args
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return function(*args)
         arrays, static = partition(args)

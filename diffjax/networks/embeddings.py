@@ -43,6 +43,8 @@ def fourier_inputs(x: Array, count: int) -> Array:
     take count=9. Data of fewer levels need a smaller count; frequencies beyond the data's detail only amplify noise.
     """
     count = checks.integer("count", count, 0, 64)  # 2⁶⁴ π is beyond every detail
+    if not hasattr(x, "dtype") or x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must be an array of shape (..., C) with C at least 1, got {getattr(x, 'shape', x)}")
     if count == 0:
         return x
     angles = x[..., None] * jnp.asarray(np.pi * 2.0 ** np.arange(count), x.dtype)  # (..., C, count)

@@ -18,7 +18,21 @@ _BISECTIONS = 64
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule states: α(t), σ(t) and the interval of t."""
+    """What every schedule states: α(t), σ(t) and the interval of t.
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Cosine:
+      ...     t_min: float = 1e-3
+      ...     t_max: float = 0.99
+      ...     def alpha(self, t):
+      ...         return jnp.cos(0.5 * jnp.pi * t)
+      ...     def sigma(self, t):
+      ...         return jnp.sin(0.5 * jnp.pi * t)
+      >>> dj.sample(key, dj.targets.denoiser(target, Cosine()), Cosine(), shape=(2,)).shape
+      (2,)
+    """
 
     @property
     def t_min(self) -> Any:

@@ -114,6 +114,7 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     The warm-up keeps the initial parameters from lingering: `num_updates` of TensorFlow's
     `tf.train.ExponentialMovingAverage`, used by Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
     """
+    step, ema_decay = checks.non_negative("step", step), checks.within("ema_decay", ema_decay, 0.0, 1.0)
     return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
