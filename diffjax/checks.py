@@ -177,12 +177,37 @@ def real_array(name: str, value: Any) -> Any:
     return jnp.asarray(value, dtype)
 
 
+def small_integers(name: str, tree: Any) -> None:
+    """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
+    for leaf in jax.tree.leaves(tree):
+        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
+            raise ValueError(f"{name} must hold no integer of more than 32 bits, got {leaf}")
+
+
+def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
+    """`value` if it is of a type, and otherwise a TypeError that names the function which makes it."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be made by {maker}, got {type(value).__name__}")
+    return value
+
+
 def arrays(name: str, tree: Any) -> Any:
     """`tree` with each leaf as an array of JAX."""
     try:
         return jax.tree.map(jnp.asarray, tree)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be a pytree of arrays, got {_describe(tree)}") from None
+
+
+def integers(name: str, value: Any) -> jax.Array:
+    """`value` as an array of integers."""
+    try:
+        value = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be an array of integers, got {_describe(value)}") from None
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {value.dtype}")
+    return value
 
 
 def answer(data: Any, x: Any) -> Any:

@@ -56,7 +56,7 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
       >>> print(np.asarray(dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)).round(3))
       [1.    0.824 0.501 0.177 0.001]
     """
-    a, b = float(checks.positive("a", a)), float(checks.positive("b", b))
+    a, b = (float(checks.within(name, checks.positive(name, value), 0, 1e4)) for name, value in (("a", a), ("b", b)))
     steps = checks.integer("steps", steps, minimum=1)
     shares = _beta_quantiles(a, b, np.linspace(1, 0, steps + 1))
     return _between(schedule, steps, lambda u, start, end: end + shares * (start - end))
@@ -167,7 +167,8 @@ def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -
     """The log-SNR at fractions u in [0, 1], shape of u, between log-SNRs start and end, with (σ/α)^{1/ρ} linear in
     u.
     """
-    return _karras_levels(jnp, u, start, end, rho)
+    u, rho = checks.real_array("u", u), checks.positive("rho", rho)
+    return _karras_levels(jnp, u, checks.number("start", start), checks.number("end", end), rho)
 
 
 def _karras_levels(xp, u, start, end, rho):
@@ -250,6 +251,8 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
 
 def cost_of_step(solver: Any) -> int | None:
     """Evaluations of one step that does not end at 0, None where they are not fixed."""
+    if isinstance(solver, type) or not callable(getattr(solver, "evaluations", None)):
+        raise TypeError(f"solver must be made by a function of diffjax.solvers, as heun(), got {solver!r}")
     return solver.evaluations(np.array([2.0, 1.0]))
 
 

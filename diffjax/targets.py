@@ -23,6 +23,7 @@ from .types import (
     Key,
     Scalar,
     as_pytree_callable,
+    at_once,
     combine,
     compiled,
     is_array,
@@ -62,7 +63,7 @@ def compiled_eagerly(method: Callable) -> Callable:
 
 def _as_array(value):
     if type(value) is int:  # JAX would want it within 32 bits
-        return float(value)
+        return checks.number("an argument", value)
     return np.asarray(value) if type(value) in (list, tuple) else value
 
 
@@ -652,10 +653,15 @@ class Energy:
 
     def log_prob(self, x: Array) -> Array:
         """score(x) − log Z, shape ()."""
-        value = self.function(x)
-        if jnp.shape(value) != ():
-            raise ValueError(f"an energy's function must return a scalar, got shape {jnp.shape(value)}")
-        return value - self.log_normaliser
+        return _energy_log_prob(self, x)
+
+
+@at_once
+def _energy_log_prob(energy, x):
+    value = energy.function(x)
+    if jnp.shape(value) != ():
+        raise ValueError(f"an energy's function must return a scalar, got shape {jnp.shape(value)}")
+    return value - energy.log_normaliser
 
 
 def energy(function: Any, log_normaliser: Scalar = 0.0) -> Energy:

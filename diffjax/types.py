@@ -12,7 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-from . import _capture
+from . import _capture, checks
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
@@ -364,7 +364,12 @@ def at_once(function: Callable) -> Callable:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return function(*args)
         arrays, static = partition(args)
-        return _apply((function, static), arrays)
+        try:
+            return _apply((function, static), arrays)
+        except OverflowError:
+            for name, value in zip(signature.parameters, args, strict=False):
+                checks.small_integers(name, value)
+            raise
 
     return call
 

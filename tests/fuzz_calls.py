@@ -561,7 +561,7 @@ def _further_calls():
             dict(schedule=vp, denoiser=linear, operator=operator, y=[0.4], grid=grid, step_size=1.0),
         ),
         "inverse.gaussian_variance": (inverse.gaussian_variance, dict(schedule=vp, std=1.0)),
-        "inverse.linear_operator": (inverse.linear_operator, dict(function=lambda x: x[:1], shape=(2,))),
+        "inverse.linear_operator": (inverse.linear_operator, dict(function=lambda x: jnp.ravel(x)[:1], shape=(2,))),
         "inverse.release_mask": (inverse.release_mask, dict(schedule=vp, mask=[0.1, 1.0])),
         "inverse.soft_inpainting": (inverse.soft_inpainting, dict(denoiser=linear, y=x, mask=[0.5, 1.0])),
         "inverse.trust_mask": (inverse.trust_mask, dict(schedule=vp, noise_std=[0.1, 1.0], std=1.0)),
@@ -654,9 +654,8 @@ def _further_calls():
         "training.init": (training.init, dict(key=key, params=state.params, optimiser=rule)),
         "training.make_steps": (training.make_steps, dict(step=step)),
         "training.fit": (
-            training.fit,
-            dict(state=state, steps_fn=training.make_steps(step), batches=batches, total_steps=2, block=1,
-                 save_every=1),
+            lambda **settings: training.fit(**settings, total_steps=2),  # of which as many as one likes are valid
+            dict(state=state, steps_fn=training.make_steps(step), batches=batches, block=1, save_every=1),
         ),
         "training.data_mesh": (training.data_mesh, dict(devices=jax.devices()[:1])),
         "training.replicate": (training.replicate, dict(tree=xs, mesh=training.data_mesh())),

@@ -325,7 +325,7 @@ def _table(name: str, values: Any) -> tuple[Any, Any]:
     xp: Any = jnp if checks.is_traced(values) else np
     try:
         values = xp.asarray(values, None if xp is jnp else np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of real numbers, got {values!r}") from None
     if values.ndim != 1 or values.shape[0] < 2:
         letter = "T" if name == "betas" else "L"

@@ -158,8 +158,7 @@ def advance(
       >>> int(run.step)
       8
     """
-    if not isinstance(progress, Progress):
-        raise TypeError(f"progress must be made by solvers.start, got {type(progress).__name__}")
+    checks.made_by("progress", progress, Progress, "solvers.start")
     x = progress.x
     key, problem, _, ts, zero_end, noise = _checked(key, _stoppable(solver), problem, x, ts, noise, seen=True)
     total = ts.shape[0] - 1
@@ -557,7 +556,7 @@ def ends_at_zero(ts: ArrayLike) -> bool:
         return False
     try:
         values = np.asarray(ts, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return values.ndim == 1 and values.size > 0 and bool(values[-1] == 0)
 
