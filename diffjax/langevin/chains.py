@@ -233,7 +233,7 @@ def adapt_step_size(
 
 @compiled
 def _init_adapted(static, arrays, x, initial):
-    return combine(arrays, static)(initial).init(x)
+    return check_kernel("make_kernel(step_size)", combine(arrays, static)(initial)).init(x)
 
 
 @compiled

@@ -265,6 +265,7 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
     if not isinstance(schedule, Indexed):
         made = "schedules.from_sigmas or schedules.from_betas"
         raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
+    t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
     return jnp.asarray(_nearest(np, np.asarray(t, np.float64), schedule.steps))

@@ -189,7 +189,7 @@ def _own(leaf: Any) -> Array:
     dtype = jnp.result_type(leaf)
     if isinstance(leaf, jax.core.Tracer):
         return jnp.array(leaf, dtype, copy=True)
-    if not isinstance(leaf, jax.Array) or leaf.weak_type:
+    if not isinstance(leaf, jax.Array) or getattr(leaf, "weak_type", False):  # a key has none
         leaf = np.asarray(leaf, dtype)
     return jax.device_put(leaf, may_alias=False)
 
