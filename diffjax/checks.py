@@ -177,13 +177,6 @@ def real_array(name: str, value: Any) -> Any:
     return jnp.asarray(value, dtype)
 
 
-def small_integers(name: str, tree: Any) -> None:
-    """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
-    for leaf in jax.tree.leaves(tree):
-        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
-            raise ValueError(f"{name} must hold no integer of more than 32 bits, got {leaf}")
-
-
 def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
     """`value` if it is of a type, and otherwise a TypeError that names the function which makes it."""
     if not isinstance(value, kind):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-from . import _capture, checks
+from . import _capture
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
@@ -353,6 +353,13 @@ class _Program:
         self.jitted = jax.jit(body)
 
 
+def check_integers(name: str, tree: Any) -> None:
+    """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
+    for leaf in jax.tree.leaves(tree):
+        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
+            raise ValueError(f"{name} must hold no integer of more than 32 bits, got {leaf}")
+
+
 def at_once(function: Callable) -> Callable:
     """`function` as one compiled program where none of its arguments, which are pytrees, is traced."""
     signature = inspect.signature(function)
@@ -368,7 +375,7 @@ def at_once(function: Callable) -> Callable:
             return _apply((function, static), arrays)
         except OverflowError:
             for name, value in zip(signature.parameters, args, strict=False):
-                checks.small_integers(name, value)
+                check_integers(name, value)
             raise
 
     return call

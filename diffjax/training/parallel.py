@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .. import checks
-from ..types import PyTree
+from ..types import PyTree, check_integers
 
 AXIS = "data"
 
@@ -30,7 +30,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` with every leaf whole on each device of `mesh`. Raises ValueError for a mesh that `data_mesh` would not
     make (no axis "data", or an axis of type Explicit)."""
     _check(mesh)
-    checks.small_integers("tree", tree)
+    check_integers("tree", tree)
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -45,7 +45,7 @@ def init(key: Key, params: PyTree, optimiser: optax.GradientTransformation) -> T
     checks.key("key", key)
     if not jax.tree.leaves(params):
         raise ValueError(f"params must hold at least one array, got {params!r}")
-    checks.small_integers("params", params)
+    types.check_integers("params", params)
     check_optimiser(optimiser)
     params = jax.tree.map(_own, params)
     # one program instead of one per shape; where leaves lie on several devices, eagerly, which keeps their placement
