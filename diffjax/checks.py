@@ -26,6 +26,8 @@ def number(name: str, value: Any) -> Any:
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be finite in float64, got an integer of {value.bit_length()} bits") from None
     if not np.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return value if isinstance(value, jax.Array) else result
@@ -173,6 +175,32 @@ def real_array(name: str, value: Any) -> Any:
         with np.errstate(over="ignore"):
             value = np.asarray(value).astype(dtype)  # on the host: no program for a conversion
     return jnp.asarray(value, dtype)
+
+
+def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
+    """`value` if it is of a type, and otherwise a TypeError that names the function which makes it."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be made by {maker}, got {type(value).__name__}")
+    return value
+
+
+def arrays(name: str, tree: Any) -> Any:
+    """`tree` with each leaf as an array of JAX."""
+    try:
+        return jax.tree.map(jnp.asarray, tree)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be a pytree of arrays, got {_describe(tree)}") from None
+
+
+def integers(name: str, value: Any) -> jax.Array:
+    """`value` as an array of integers."""
+    try:
+        value = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be an array of integers, got {_describe(value)}") from None
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {value.dtype}")
+    return value
 
 
 def answer(data: Any, x: Any) -> Any:

@@ -16,7 +16,7 @@ from .langevin.chains import Chains
 from .langevin.densities import as_density, as_log_density
 from .langevin.kernels import Kernel
 from .numerics import float_dtype
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, compiled, partition, pytree
+from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, at_once, combine, compiled, partition, pytree
 
 
 @pytree
@@ -55,7 +55,12 @@ def exact(model: Any, x: ArrayLike) -> Array:
     Its expectation under the data is ½E‖s − ∇log p‖² − ½E‖∇log p‖², by parts, if p s vanishes at infinity. The trace
     costs as many pullbacks as x has entries. Hyvärinen 2005, eq. 4.
     """
-    score, trace = numerics.divergence(as_density("model", model).score, _example(x))
+    return _exact(as_density("model", model), _example(x))
+
+
+@at_once
+def _exact(density, x):
+    score, trace = numerics.divergence(density.score, x)
     return trace + 0.5 * jnp.sum(score**2)
 
 
@@ -66,9 +71,13 @@ def sliced(key: Key, model: Any, x: ArrayLike, probes: int = 1) -> Array:
     score matching), eq. 8, the form with reduced variance.
     """
     checks.key("key", key)
-    x = _example(x)
-    directions = jax.random.rademacher(key, (checks.integer("probes", probes, 1), *x.shape), x.dtype)
-    score, traces = numerics.hutchinson(as_density("model", model).score, x, directions)
+    return _sliced(key, as_density("model", model), _example(x), checks.integer("probes", probes, 1))
+
+
+@at_once
+def _sliced(key, density, x, probes):
+    directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
+    score, traces = numerics.hutchinson(density.score, x, directions)
     return traces.mean() + 0.5 * jnp.sum(score**2)
 
 
@@ -82,8 +91,22 @@ def denoising(key: Key, model: Any, x: ArrayLike, sigma: Scalar) -> Array:
     """
     checks.key("key", key)
     x, sigma = _example(x), checks.positive("sigma", sigma)
-    score = as_density("model", model).score
-    prediction = predictions.denoiser(schedules.edm(), lambda x, t: score(x), "score")
+    prediction = predictions.denoiser(schedules.edm(), _AtAnyTime(as_density("model", model)), "score")
+    return _denoising(key, prediction, x, sigma)
+
+
+@pytree
+class _AtAnyTime:
+    """(x, t) -> the score of a density."""
+
+    density: Any
+
+    def __call__(self, x, t):
+        return self.density.score(x)
+
+
+@at_once
+def _denoising(key, prediction, x, sigma):
     noise = jax.random.normal(key, x.shape, x.dtype)
     return 0.5 * x.size * losses.denoising_loss(prediction, x, noise, sigma, weighting="simple")
 
@@ -100,11 +123,15 @@ def contrastive(model: Any, x: ArrayLike, x_model: ArrayLike, penalty: Scalar = 
     Du & Mordatch 2019, section 3.4.
     """
     penalty = checks.non_negative("penalty", penalty)
-    log_density = as_log_density("model", model).log_prob
-    x, x_model = _example(x), jax.lax.stop_gradient(_example(x_model))
+    density, x, x_model = as_log_density("model", model), _example(x), _example(x_model)
     if x.shape != x_model.shape:
         raise ValueError(f"x_model must have the example's shape {x.shape}, got {x_model.shape}")
-    positive, negative = log_density(x), log_density(x_model)
+    return _contrastive(density, x, x_model, penalty)
+
+
+@at_once
+def _contrastive(density, x, x_model, penalty):
+    positive, negative = density.log_prob(x), density.log_prob(jax.lax.stop_gradient(x_model))
     return negative - positive + penalty * (positive**2 + negative**2)
 
 
@@ -137,8 +164,7 @@ def advance(
     for a share outside [0, 1] and as `run_many`. Tieleman 2008; Du & Mordatch 2019, section 3.2.
     """
     checks.key("key", key)
-    if not isinstance(chains, PersistentChains):
-        raise TypeError(f"chains must be made by persistent_chains, got {type(chains).__name__}")
+    checks.made_by("chains", chains, PersistentChains, "persistent_chains")
     renewed = None if restarts is None else checks.within("share", share, 0.0, 1.0)
     if restarts is not None and not callable(getattr(restarts, "sample", None)):
         raise TypeError(f"restarts must have sample(key), got {restarts!r}")

@@ -53,10 +53,10 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
       ValueError: If a or b is not positive.
 
     Example:
-      >>> dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4).round(3).tolist()
-      [1.0, 0.8389999866485596, 0.5, 0.16200000047683716, 0.0010000000474974513]
+      >>> print(np.asarray(dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)).round(3))
+      [1.    0.824 0.501 0.177 0.001]
     """
-    a, b = float(checks.positive("a", a)), float(checks.positive("b", b))
+    a, b = (float(checks.within(name, checks.positive(name, value), 0, 1e4)) for name, value in (("a", a), ("b", b)))
     steps = checks.integer("steps", steps, minimum=1)
     shares = _beta_quantiles(a, b, np.linspace(1, 0, steps + 1))
     return _between(schedule, steps, lambda u, start, end: end + shares * (start - end))
@@ -114,8 +114,8 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
       ValueError: If shift is not positive.
 
     Example:
-      >>> dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2).round(3).tolist()
-      [1.0, 0.7509999871253967, 0.0010000000474974513]
+      >>> print(np.asarray(dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2)).round(3))
+      [1.    0.75  0.001]
     """
     shift = checks.positive("shift", shift)
 
@@ -167,7 +167,8 @@ def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -
     """The log-SNR at fractions u in [0, 1], shape of u, between log-SNRs start and end, with (σ/α)^{1/ρ} linear in
     u.
     """
-    return _karras_levels(jnp, u, start, end, rho)
+    u, rho = checks.real_array("u", u), checks.positive("rho", rho)
+    return _karras_levels(jnp, u, checks.number("start", start), checks.number("end", end), rho)
 
 
 def _karras_levels(xp, u, start, end, rho):
@@ -196,8 +197,8 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
       ValueError: If share lies outside [0, 1], or where α(t_max) = 0, as `log_snr`.
 
     Example:
-      >>> dj.grids.angular(dj.schedules.edm(), 4).round(2).tolist()
-      [80.0, 3.0899999141693115, 0.7999999523162842, 0.14999999105930328, 0.0]
+      >>> print(np.asarray(dj.grids.angular(dj.schedules.edm(), 4)).round(2))
+      [80.    3.09  0.8   0.15  0.  ]
     """
     share = float(checks.within("share", share, 0.0, 1.0))
 
@@ -250,6 +251,8 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
 
 def cost_of_step(solver: Any) -> int | None:
     """Evaluations of one step that does not end at 0, None where they are not fixed."""
+    if isinstance(solver, type) or not callable(getattr(solver, "evaluations", None)):
+        raise TypeError(f"solver must be made by a function of diffjax.solvers, as heun(), got {solver!r}")
     return solver.evaluations(np.array([2.0, 1.0]))
 
 
@@ -357,9 +360,12 @@ def strength(grid: ArrayLike, strength: float) -> Array:
       ValueError: If strength lies outside (0, 1].
 
     Example:
-      >>> grid = dj.grids.uniform(dj.schedules.vp_linear(), 50)
-      >>> dj.grids.strength(grid, 0.6).shape
+      >>> grid = dj.grids.strength(dj.grids.uniform(schedule, 50), 0.6)
+      >>> grid.shape
       (31,)
+      >>> x = dj.schedules.perturb(schedule, jnp.ones(2), grid[0], jax.random.normal(key, (2,)))
+      >>> dj.sample(key, denoiser, schedule, grid=grid, x_init=x).shape
+      (2,)
     """
     grid = check("grid", grid)
     strength = checks.within("strength", strength, 0.0, 1.0)

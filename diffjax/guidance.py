@@ -149,7 +149,7 @@ def classifier_free_batched(
     2.
     """
     denoiser = _denoiser("denoiser", denoiser, "denoiser(x, t, condition)")
-    condition, null = jax.tree.map(jnp.asarray, (condition, null_condition))
+    condition, null = checks.arrays("condition", condition), checks.arrays("null_condition", null_condition)
     if condition is not None:
         _check_alike(condition, null)
     scale, rescale = _scale(scale), _fraction(rescale)
@@ -346,7 +346,7 @@ def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probabil
     """
     checks.key("key", key)
     probability = checks.within("probability", probability, 0, 1)
-    condition, null = jax.tree.map(jnp.asarray, (condition, null_condition))
+    condition, null = checks.arrays("condition", condition), checks.arrays("null_condition", null_condition)
     _check_alike(condition, null)
     drop = jax.random.bernoulli(key, probability)
     return jax.tree.map(lambda c, n: jnp.where(drop, n.astype(c.dtype), c), condition, null)

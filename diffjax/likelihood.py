@@ -86,7 +86,11 @@ def log_prob(
       TypeError: For a solver that consumes no velocity, or a base without log_prob.
 
     Example:
-      >>> lp = jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x))(xs)
+      >>> xs = jnp.array([[1.0, 0.0], [-1.0, 0.5]])
+      >>> lps = jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, chunk=1))(xs)  # one entry's derivatives at a time
+      >>> exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(xs)
+      >>> bool((abs(lps - exact) < 0.02).all())
+      True
     """
     checks.choice("divergence", divergence, ("exact", "hutchinson"))
     probes = checks.integer("probes", probes, minimum=1)

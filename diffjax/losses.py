@@ -75,6 +75,23 @@ def denoising_loss(
     under any law of t (with much variance under one that hardly visits some noise levels, as log_normal). net_kwargs
     are passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
     """
+    _check_prediction(prediction)
+    checks.one_of_shapes("noise", noise, [np.shape(x0)])
+    x0, noise, t = checks.real_array("x0", x0), checks.real_array("noise", noise), checks.number("t", t)
+    if not callable(weighting):
+        checks.choice("weighting", weighting, WEIGHTINGS)
+    return _denoising_loss(prediction, x0, noise, t, condition, weighting, density, net_kwargs)
+
+
+def _check_prediction(prediction):
+    if not isinstance(prediction, NetworkDenoiser):
+        raise TypeError(
+            f"prediction must be made by predictions.denoiser or categorical, got {type(prediction).__name__}"
+        )
+
+
+@types.at_once
+def _denoising_loss(prediction, x0, noise, t, condition, weighting, density, net_kwargs):
     x_t = schedules.perturb(prediction.schedule, x0, t, noise)
     error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(x0, noise, t)
     return _own_weight(prediction, t, weighting, density) * jnp.mean(error**2)
@@ -96,10 +113,7 @@ def batch_loss(
     unknown names and leading axes that differ.
     """
     checks.key("key", key)
-    if not isinstance(prediction, NetworkDenoiser):
-        raise TypeError(
-            f"prediction must be made by predictions.denoiser or categorical, got {type(prediction).__name__}"
-        )
+    _check_prediction(prediction)
     x0 = checks.real_array("x0", x0)
     if x0.ndim == 0 or x0.shape[0] == 0:
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
@@ -150,8 +164,6 @@ _NOISE_SCALES: dict[str, Callable] = {"noise": lambda schedule, t: 1.0, "score":
 
 
 def _own_weight(prediction, t, weighting, density):
-    if not callable(weighting):
-        checks.choice("weighting", weighting, WEIGHTINGS)
     weight = weighting if callable(weighting) else WEIGHTINGS[weighting]
     if weight is None:
         return 1.0
@@ -189,7 +201,7 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
       ValueError: If law is unknown, or needs log-SNRs and the schedule has α(t_max) = 0.
 
     Example:
-      >>> dj.losses.sample_times(jax.random.key(0), 4, dj.schedules.vp_linear()).shape
+      >>> dj.losses.sample_times(key, 4, dj.schedules.vp_linear()).shape
       (4,)
     """
     checks.key("key", key)
@@ -221,7 +233,7 @@ _SAMPLERS = {law: functools.partial(_sample_times, law=law) for law in TIME_LAWS
 def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Array:
     """The density of a law in `TIME_LAWS` at t, shape of t; it integrates to one over [t_min, t_max]."""
     checks.choice("law", law, TIME_LAWS)
-    return call_compiled(_DENSITIES[law], schedule, as_time(t))
+    return call_compiled(_DENSITIES[law], schedules.check(schedule), as_time(t))
 
 
 def _time_density(schedule, t, law):

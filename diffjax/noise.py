@@ -27,12 +27,21 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
     small examples. Other key types fold the counter in. float32 draws have a 2⁻²³ lattice before the map, float64 2⁻⁵².
     Salmon et al. 2011 (threefry).
     """
-    dtype, shape = jnp.dtype(dtype or float_dtype()), _shape(shape)
-    number: Any = counter
-    if isinstance(counter, int):
-        number = np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
+    key, number, shape = checks.key("key", key), _counter(counter), _shape(shape)
+    dtype = jnp.dtype(dtype or float_dtype())
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a floating type, got {dtype}")
     draw = _normal if checks.is_traced((key, number)) else _compiled_normal
     return draw(key, number, shape, dtype)
+
+
+def _counter(counter):
+    """`counter` checked: a NumPy uint32, or an array of integers as given."""
+    if isinstance(counter, int | np.integer):
+        return np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
+    if not hasattr(counter, "dtype") or counter.shape != () or not jnp.issubdtype(counter.dtype, jnp.integer):
+        raise TypeError(f"counter must be an integer of shape (), got {counter!r}")
+    return counter
 
 
 def _shape(shape):

@@ -26,7 +26,7 @@ def phi(order: int, z: ArrayLike) -> Array:
     a negative order. Hochbruck & Ostermann 2010, eq. 2.10–2.11.
     """
     order = checks.integer("order", order, 0, 30)
-    return _phi(order, jnp.asarray(z, float_dtype(z)))
+    return _phi(order, checks.real_array("z", z))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -48,7 +48,7 @@ def _phi(order, z):
 
 def log_expm1(x: ArrayLike) -> Array:
     """log(e^x − 1) for x > 0, exact to rounding at both ends; shape of x."""
-    return _log_expm1(jnp.asarray(x))
+    return _log_expm1(checks.real_array("x", x))
 
 
 @jax.jit
@@ -64,7 +64,7 @@ def log_normal_interval(lower: ArrayLike, upper: ArrayLike) -> Array:
     term cancels. Elsewhere, with Φ(z) = q(z) e^{−z²/2} and upper = b ≤ 0, it is −½b² + log q(b) + log(1 − q(a)/q(b)
     e^{(b² − a²)/2}), and an interval around 0 is a difference of two error functions.
     """
-    return _log_normal_interval(jnp.asarray(lower), jnp.asarray(upper))
+    return _log_normal_interval(checks.real_array("lower", lower), checks.real_array("upper", upper))
 
 
 @jax.jit
@@ -145,7 +145,9 @@ def divergence(field: Callable[[Array], Array], x: Array, chunk: int | None = No
       (field(x), tr ∂field/∂x), shapes of x and ().
 
     Example:
-      >>> value, trace = divergence(lambda x: x**2, jnp.array([1.0, 2.0]))  # trace = 6
+      >>> value, trace = dj.numerics.divergence(lambda x: x**2, jnp.array([1.0, 2.0]))
+      >>> float(trace)
+      6.0
     """
     size = x.size
     chunk = max(1, NUMBERS_AT_ONCE // max(size, 1)) if chunk is None else chunk

@@ -76,7 +76,7 @@ def levels_of(kind: str, schedule: Schedule, t: Scalar) -> Rates:
 @at_once
 def noise_input(schedule: Schedule, t: Scalar) -> Array:
     """c_noise = −λ/8 = ¼ log σ/α, what a network with scaled inputs is told of the time; shape ()."""
-    return -schedules.log_snr(schedule, t) / 8
+    return -schedules.log_snr(schedules.check(schedule), t) / 8
 
 
 @at_once
@@ -85,6 +85,7 @@ def input_scalings(schedule: Schedule, t: Scalar, sigma_data: Scalar) -> tuple[A
 
     sigma_data: (), the data's standard deviation. Karras et al. 2022, Table 1.
     """
+    schedules.check(schedule)
     return 1 / jnp.hypot(schedule.alpha(t) * sigma_data, schedule.sigma(t)), noise_input(schedule, t)
 
 
@@ -186,9 +187,14 @@ def denoiser(
       TypeError: For a net that cannot be called, or index inputs on a schedule that is no chain.
 
     Example:
-      >>> chain = dj.schedules.from_betas(betas)
-      >>> denoiser = dj.predictions.denoiser(chain, functools.partial(model.apply, params), "noise",
-      ...                                    inputs="zero_index")
+      >>> import functools
+      >>> def net(params, x, i):  # of integer timesteps 0 … 999
+      ...     return params["w"] * x + params["of_step"][i]
+      >>> params = {"w": jnp.ones(()), "of_step": jnp.zeros(1000)}
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+      >>> denoiser = dj.predictions.denoiser(chain, functools.partial(net, params), "noise", inputs="zero_index")
+      >>> jax.jit(denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(x, t)")
@@ -283,7 +289,8 @@ def _level_probabilities(evidence, logits):
 @at_once
 def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
     """log softmax_k(−(x − α c_k)²/2σ²): what each entry of x_t alone says of its level; (*x.shape, K)."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x, levels = checks.real_array("x", x), checks.real_array("levels", levels)
+    alpha, sigma = schedules.check(schedule).alpha(t), schedule.sigma(t)
     return jax.nn.log_softmax(-0.5 * ((x[..., None] - alpha * levels) / sigma) ** 2)
 
 

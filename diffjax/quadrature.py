@@ -40,7 +40,7 @@ def rule(bounds: ArrayLike, points: int = 512) -> Rule:
     points = checks.integer("points", points, minimum=6)
     try:
         box = np.asarray(bounds, np.float64)  # in numpy: under jit a jnp array would be traced
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"bounds must be an array of real numbers that is not traced, got {bounds!r}") from None
     checks.one_of_shapes("bounds", box, [(2,), (1, 2), (2, 2)])
     checks.finite("bounds", box)
@@ -110,6 +110,10 @@ def log_integral(
 
 def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
     """The function at nodes (N, *shape), with leading axis N, by one program."""
+    checks.callable_("function", function, "function(x)")
+    nodes = checks.real_array("nodes", nodes)
+    if nodes.ndim == 0 or nodes.shape[0] == 0:
+        raise ValueError(f"nodes must have shape (N, *shape) with N at least 1, got {nodes.shape}")
     arrays, static = partition(as_pytree_callable(function))
     return _values(static, arrays, nodes)
 

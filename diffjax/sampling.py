@@ -86,7 +86,9 @@ def sample(
       TypeError: If the solver cannot take a denoiser.
 
     Example:
-      >>> x = dj.sample(jax.random.key(0), denoiser, schedule, shape=(2,))
+      >>> x = dj.sample(key, denoiser, schedule, shape=(2,))
+      >>> noise = jax.random.normal(key, (8, 1, 2))  # of 8 steps with one draw each
+      >>> x = dj.sample(None, denoiser, schedule, dj.solvers.ddim(1.0), grid, x_init=jnp.ones(2), noise=noise)
     """
     if x_init is None and shape is None:
         raise ValueError("shape must be given, the shape of one example, unless x_init is")
@@ -150,7 +152,11 @@ def sample_many(
       TypeError: As `sample`, and for a mesh that is none.
 
     Example:
-      >>> xs = dj.sample_many(jax.random.key(0), 16, denoiser, schedule, shape=(2,))
+      >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,)).shape
+      (16, 2)
+      >>> noise = jax.random.normal(key, (16, 8, 1, 2))  # one's own, of 8 steps
+      >>> dj.sample_many(key, 16, denoiser, schedule, dj.solvers.ddim(1.0), grid, (2,), noise=noise).shape
+      (16, 2)
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
@@ -211,7 +217,7 @@ def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...
 
     Example:
       >>> key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
-      >>> run = dj.solvers.start(solver, dj.solvers.diffusion(schedule, denoiser), x, grid)
+      >>> run = dj.solvers.start(dj.solvers.unipc(3), dj.solvers.diffusion(schedule, denoiser), x, grid)
     """
     checks.key("key", key)
     shape = checks.shape("shape", shape)

@@ -23,6 +23,7 @@ from .types import (
     Key,
     Scalar,
     as_pytree_callable,
+    at_once,
     combine,
     compiled,
     is_array,
@@ -62,7 +63,7 @@ def compiled_eagerly(method: Callable) -> Callable:
 
 def _as_array(value):
     if type(value) is int:  # JAX would want it within 32 bits
-        return float(value)
+        return checks.number("an argument", value)
     return np.asarray(value) if type(value) in (list, tuple) else value
 
 
@@ -99,6 +100,11 @@ def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
     `posterior_mean(x, α, σ)`, as mixtures and data sets have; else by Tweedie's formula D = (x + σ²∇log p_t) / α (Efron
     2011, eq. 1.4), and `mean()`, if it has one, where α = 0. Raises TypeError unless the target has `noised` and the
     schedule is one.
+
+    Example:
+      >>> denoiser = dj.targets.denoiser(dj.targets.gaussian([0.0], 1.0), dj.schedules.edm())
+      >>> print(jax.jit(denoiser)(jnp.ones(1), 1.0))
+      [0.5]
     """
     if not hasattr(target, "noised"):
         raise TypeError(f"target must know its law under added noise, noised(schedule, t), got {target!r}")
@@ -290,7 +296,7 @@ def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) ->
         positive definite, or shapes that do not fit.
 
     Example:
-      >>> target = gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+      >>> target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
       >>> target.mean().shape
       (2,)
     """
@@ -330,7 +336,7 @@ def gaussian(mean: ArrayLike, scale: ArrayLike) -> Mixture:
       ValueError: For scales that are not positive, or a covariance that is not symmetric positive definite.
 
     Example:
-      >>> float(gaussian([0.0], 2.0).covariance()[0, 0])
+      >>> float(dj.targets.gaussian([0.0], 2.0).covariance()[0, 0])
       4.0
     """
     (mean, _), (_, exact_scale) = _exactly("mean", mean), _exactly("scale", scale)
@@ -574,7 +580,7 @@ def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Uni
         after both are rounded to the working precision.
 
     Example:
-      >>> round(float(uniform_boxes([1.0], [[0.0]], [[2.0]]).log_prob([0.5])), 4)
+      >>> round(float(dj.targets.uniform_boxes([1.0], [[0.0]], [[2.0]]).log_prob([0.5])), 4)
       -0.6931
     """
     (weights, exact_weights), (lower, _), (upper, _) = (
@@ -647,10 +653,15 @@ class Energy:
 
     def log_prob(self, x: Array) -> Array:
         """score(x) − log Z, shape ()."""
-        value = self.function(x)
-        if jnp.shape(value) != ():
-            raise ValueError(f"an energy's function must return a scalar, got shape {jnp.shape(value)}")
-        return value - self.log_normaliser
+        return _energy_log_prob(self, x)
+
+
+@at_once
+def _energy_log_prob(energy, x):
+    value = energy.function(x)
+    if jnp.shape(value) != ():
+        raise ValueError(f"an energy's function must return a scalar, got shape {jnp.shape(value)}")
+    return value - energy.log_normaliser
 
 
 def energy(function: Any, log_normaliser: Scalar = 0.0) -> Energy:

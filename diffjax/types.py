@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Hashable
 from types import MethodType
@@ -352,15 +353,30 @@ class _Program:
         self.jitted = jax.jit(body)
 
 
+def check_integers(name: str, tree: Any) -> None:
+    """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
+    for leaf in jax.tree.leaves(tree):
+        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
+            raise ValueError(f"{name} must hold no integer of more than 32 bits, got {leaf}")
+
+
 def at_once(function: Callable) -> Callable:
-    """`function` as one compiled program where none of its arguments is traced; arguments are pytrees, by position."""
+    """`function` as one compiled program where none of its arguments, which are pytrees, is traced."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args = signature.bind(*args, **kwargs).args
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return function(*args)
         arrays, static = partition(args)
-        return _apply((function, static), arrays)
+        try:
+            return _apply((function, static), arrays)
+        except OverflowError:
+            for name, value in zip(signature.parameters, args, strict=False):
+                check_integers(name, value)
+            raise
 
     return call
 

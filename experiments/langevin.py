@@ -334,6 +334,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
     fine = np.geomspace(min(config.step_sizes), max(config.step_sizes), 100)
     for axis, (law, found) in zip(axes, biases.items(), strict=True):
+        lowest = -0.05  # every bar is seen, however few the chains
         for i, (name, rows) in enumerate(found["kernels"].items()):
             title, _, _, colour = KERNELS[name]
             gone = [row["step_size"] for row in rows if row["bias"] is None]
@@ -342,6 +343,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
                 np.array([row[entry] for row in settled]) for entry in ("step_size", "bias", "standard_error")
             )
             axis.plot(gone, [5.0 + i for _ in gone], "x", color=colour, label=f"{title}: diverged" if gone else None)
+            lowest = min([lowest, *(1.2 * (values - 2 * errors))])
             moved = sizes * 1.04 ** (i - 1.5)  # apart, so that the bars are seen
             axis.errorbar(moved, values, 2 * errors, fmt="o", ms=4, color=colour, label=title, capsize=2)
             if law == "gaussian" and name == "ula":
@@ -354,7 +356,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
         axis.set_xlabel("step size ε, or h² of kinetic chains (squared data units)")
         axis.set_ylabel("relative error of E x², ± 2 standard errors")
         axis.set_title("N(0, 1)" if law == "gaussian" else "two modes on the line", fontsize=10)
-        axis.set_ylim(-0.05, 10)
+        axis.set_ylim(lowest, 10)
         axis.legend(frameon=False, fontsize=8)
     return figure
 

@@ -31,13 +31,16 @@ def cases(part=""):
 
 
 def outcome(function, arguments):
-    """ "returned", "rejected" for ValueError and TypeError, or the error that should not have come out."""
+    """ "returned", "rejected", or the error that should not have come out.
+
+    Rejected are ValueError, TypeError, and the FloatingPointError of a chain or a training that diverged.
+    """
     import jax
 
     try:
         jax.block_until_ready(jax.tree.map(lambda leaf: leaf, function(**arguments)))
         return "returned"
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FloatingPointError) as error:
         return "rejected" if str(error) else f"{type(error).__name__} without a message"
     except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
         return f"{type(error).__name__}: {str(error)[:120]}"

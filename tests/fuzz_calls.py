@@ -351,7 +351,339 @@ def calls():
         ),
         "training.ema_decay_at": (training.ema_decay_at, dict(step=3, ema_decay=0.9)),
     }  # fmt: skip
-    return rows
+    return rows | _further_calls()
+
+
+def _further_calls():
+    """Rows of `calls` for the rest of the public functions."""
+    key = jax.random.key(0)
+    vp, edm = schedules.vp_linear(), schedules.edm()
+    chain = schedules.from_betas(np.linspace(1e-3, 0.2, 20))
+    x, xs = np.array([0.3, -0.2], np.float32), np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+    grid, levels = np.linspace(1.0, 1e-2, 5), np.linspace(-1, 1, 4)
+    pixels = levels[[0, 1, 3]]
+    half = lambda x, t: 0.5 * x  # noqa: E731
+    tempered_step = lambda law, beta: langevin.mala(law, 0.1)  # noqa: E731
+    mixture = targets.gaussian_mixture([0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+    line = targets.gaussian_mixture([0.4, 0.6], [[1.0], [-1.0]], [0.4, 0.7])
+    wide = targets.gaussian([0.0], 1.5)
+    pair, quadrature_of = {"p": wide, "q": line}, {"bounds": [[-9.0, 9.0]], "points": 256}
+    operator = inverse.matrix([[1.0, 0.5]])
+    process, flat = sde.forward(vp), lambda x, t: -quadratic(x)
+    problem = solvers.diffusion(vp, linear)
+    progress = solvers.start(solvers.heun(), problem, x, grid)
+    history = ddpm.loss_history(20, 3)
+    perceptron = flows.perceptron(key, 2, (2, 2), width=4, depth=1)
+    affine_map = flows.bounded_affine()
+    normal = flows.standard_normal((4,))
+    flow = flows.flow(normal, flows.affine(np.zeros(4), np.ones(4)))
+    ode = flows.flow(normal, flows.continuous(linear, steps=2))
+    straight, bridge = flows.path(schedules.rectified_flow()), flows.bridge(1.0)
+    gaussian = ddpm.forward_marginal(chain, x, 3)
+    rule = optax.sgd(0.1)
+    state = training.init(key, {"w": np.ones(2, np.float32)}, rule)
+    step = training.make_step(lambda p, k, b: (jnp.sum(p["w"] ** 2), {}), rule)
+    batches = training.Batches(np.ones((4, 2), np.float32), 2)
+    encoder = lambda x: (x, np.zeros(2, np.float32))  # noqa: E731
+    decoder = lambda z: vaes.decoders.gaussian(z, np.zeros((), np.float32))  # noqa: E731
+    discrete = dict(key=key, denoiser=half, chain=chain, x=pixels)
+    net_v = predictions.denoiser(vp, linear, "v")
+    return {
+        "ddpm.constant_betas": (ddpm.constant_betas, dict(steps=20, beta=0.01)),
+        "ddpm.rate_distortion": (ddpm.rate_distortion, discrete | dict(variance="posterior")),
+        "ddpm.two_variable_elbo": (ddpm.two_variable_elbo, discrete | dict(levels=levels)),
+        "ddpm.continuous_loss": (ddpm.continuous_loss, dict(key=key, denoiser=half, schedule=vp, x=x, t=0.5)),
+        "ddpm.schedule_variance_loss": (
+            ddpm.schedule_variance_loss,
+            dict(key=key, denoiser=half, schedule=vp, x=x, t=0.5),
+        ),
+        "ddpm.discretised_log_prob": (
+            ddpm.discretised_log_prob,
+            dict(law=ddpm.forward_marginal(chain, pixels, 3), x=pixels, levels=levels),
+        ),
+        "ddpm.gaussian_kl": (ddpm.gaussian_kl, dict(p=gaussian, q=gaussian)),
+        "ddpm.forward_marginal": (ddpm.forward_marginal, dict(chain=chain, x0=x, index=3)),
+        "ddpm.paired": (ddpm.paired, dict(denoiser=linear, second=linear)),
+        "ddpm.reverse_step": (
+            ddpm.reverse_step,
+            dict(denoiser=half, chain=chain, x=x, index=3, variance="posterior"),
+        ),
+        "ddpm.bound_loss": (ddpm.bound_loss, discrete | dict(index=3, variance="posterior")),
+        "ddpm.index_probabilities": (ddpm.index_probabilities, dict(history=history, floor=1e-3)),
+        "ddpm.record": (ddpm.record, dict(history=history, indices=[1, 2], losses=[0.1, 0.2])),
+        "ddpm.sample_indices": (ddpm.sample_indices, dict(key=key, count=4, history=history, floor=1e-3)),
+        "divergences.fit_forward": (divergences.fit_forward, dict(p=line, start=wide, steps=3) | quadrature_of),
+        "divergences.fit_forward_by_samples": (
+            divergences.fit_forward_by_samples,
+            dict(key=key, p=line, start=wide, count=32, steps=3, gradient_norm=1e-5),
+        ),
+        "divergences.fit_reverse_by_samples": (
+            divergences.fit_reverse_by_samples,
+            dict(key=key, p=line, start=wide, count=32, steps=3, gradient_norm=1e-5),
+        ),
+        "divergences.moment_matched": (divergences.moment_matched, dict(p=line) | quadrature_of),
+        "divergences.fisher_by_quadrature": (divergences.fisher_by_quadrature, pair | quadrature_of),
+        "divergences.jensen_shannon_by_quadrature": (
+            divergences.jensen_shannon_by_quadrature,
+            pair | quadrature_of | dict(tolerance=1e-4),
+        ),
+        "divergences.jensen_shannon_by_samples": (
+            divergences.jensen_shannon_by_samples,
+            dict(key=key, count=16) | pair,
+        ),
+        "energies.reconstruction": (energies.reconstruction, dict(function=np.tanh, scale=1.0)),
+        "energies.persistent_chains": (energies.persistent_chains, dict(xs=xs)),
+        "energies.advance": (
+            energies.advance,
+            dict(key=key, chains=energies.persistent_chains(xs), kernel=langevin.ula(mixture, 0.1), steps=2,
+                 restarts=mixture, share=0.1),
+        ),
+        "flows.coupling": (
+            flows.coupling,
+            dict(conditioner=perceptron, scalar_map=affine_map, mask=flows.half_mask(4)),
+        ),
+        "flows.autoregressive": (flows.autoregressive, dict(conditioner=perceptron, scalar_map=affine_map)),
+        "flows.causal_transformer": (
+            flows.causal_transformer,
+            dict(key=key, rows=3, features=2, count=2, width=4, depth=1, heads=1, condition_size=0),
+        ),
+        "flows.iaf": (flows.iaf, dict(key=key, shape=(2,), layers=2, width=4, depth=1)),
+        "flows.masked_perceptron": (
+            flows.masked_perceptron,
+            dict(key=key, size=3, count=2, width=4, depth=1, condition_size=0),
+        ),
+        "flows.elementwise": (
+            flows.elementwise,
+            dict(function=jnp.sinh, inverse_function=jnp.arcsinh, log_slope=lambda x: jnp.log(jnp.cosh(x))),
+        ),
+        "flows.chain": (lambda a, b: flows.chain(a, b), dict(a=flows.exponential(), b=flows.actnorm(2))),
+        "flows.initialise": (flows.initialise, dict(bijector=flows.actnorm(2), batch=xs)),
+        "flows.inverse": (flows.inverse, dict(bijector=flows.tanh())),
+        "flows.stack": (flows.stack, dict(bijectors=[flows.actnorm(2), flows.actnorm(2)], checkpoint=False)),
+        "flows.continuous": (flows.continuous, dict(velocity=linear, steps=4, solver=solvers.rk4())),
+        "flows.neural_velocity": (
+            flows.neural_velocity,
+            dict(key=key, shape=(2,), width=4, depth=1, condition_dim=None),
+        ),
+        "flows.transport": (
+            flows.transport,
+            dict(bijector=flows.continuous(linear, steps=2), x=x, key=key, probes=1, upwards=True),
+        ),
+        "flows.transport_loss": (
+            flows.transport_loss,
+            dict(key=key, flow=ode, xs=np.zeros((2, 4), np.float32), kinetic=0.1, jacobian=0.1, probes=1),
+        ),
+        "flows.alternate_mask": (flows.alternate_mask, dict(size=4, swap=False)),
+        "flows.checkerboard_mask": (flows.checkerboard_mask, dict(swap=False)),
+        "flows.half_mask": (flows.half_mask, dict(size=4, swap=False)),
+        "flows.coupling_flow": (
+            flows.coupling_flow,
+            dict(key=key, shape=(2,), scalar_map=affine_map, layers=2, width=4, depth=1, condition_size=0, mix=True),
+        ),
+        "flows.nice": (flows.nice, dict(key=key, shape=(2,), layers=4, width=4, depth=1)),
+        "flows.perceptron": (
+            flows.perceptron,
+            dict(key=key, inputs=2, outputs=(2, 2), width=4, depth=1, condition_size=0),
+        ),
+        "flows.sinkhorn": (flows.sinkhorn, dict(regularisation=0.5, iterations=4, tolerance=1e-3)),
+        "flows.flow": (flows.flow, dict(base=normal, bijector=flows.tanh())),
+        "flows.negative_log_likelihood": (
+            flows.negative_log_likelihood,
+            dict(flow=flow, xs=np.zeros((2, 4), np.float32)),
+        ),
+        "flows.reverse_kl": (
+            flows.reverse_kl,
+            dict(key=key, flow=flow, log_density=lambda z: -quadratic(z), count=4, path_gradient=True),
+        ),
+        "flows.entropic_covariance": (flows.entropic_covariance, dict(std=[0.5, 1.0], regularisation=0.5)),
+        "flows.gaussian_path": (
+            flows.gaussian_path,
+            dict(path=straight, mean=[0.5, 1.0], std=[0.5, 1.0], coupling="independent"),
+        ),
+        "flows.convolutional": (
+            flows.convolutional,
+            dict(key=key, kept=(4, 4, 1), outputs=(4, 4, 2), width=4, condition_size=0),
+        ),
+        "flows.dense": (flows.dense, dict(key=key, kept=(4, 4, 1), outputs=(4, 4, 2), width=4, condition_size=0)),
+        "flows.dequantiser": (flows.dequantiser, dict(key=key, shape=(3,), layers=2, width=4)),
+        "flows.invertible_convolution": (flows.invertible_convolution, dict(key=key, channels=2)),
+        "flows.triangular": (flows.triangular, dict(size=2, floor=1e-3)),
+        "flows.bridge": (flows.bridge, dict(std=1.0, t_min=1e-3)),
+        "flows.bridge_loss": (
+            flows.bridge_loss,
+            dict(key=key, velocity=linear, noise=linear, path=bridge, x0=xs, x1=xs),
+        ),
+        "flows.bridge_sde": (flows.bridge_sde, dict(path=bridge, velocity=linear, noise=linear, diffusion=1.0)),
+        "flows.curvature": (flows.curvature, dict(bijector=flows.continuous(linear, steps=4), x=x)),
+        "flows.examples": (
+            flows.examples,
+            dict(key=key, path=straight, x0=xs, x1=xs, coupling=flows.paired(), times="uniform"),
+        ),
+        "flows.path": (flows.path, dict(schedule=schedules.rectified_flow(), variance=lambda t: t * (1 - t))),
+        "flows.reflow_pairs": (flows.reflow_pairs, dict(key=key, flow=flow, count=3)),
+        "flows.velocity_denoiser": (
+            flows.velocity_denoiser,
+            dict(path=straight, velocity=linear, coupling=flows.independent()),
+        ),
+        "flows.bounded_affine": (flows.bounded_affine, dict(bound=2.0)),
+        "flows.conditional": (flows.conditional, dict(conditioner=perceptron, scalar_map=affine_map)),
+        "flows.pointwise": (flows.pointwise, dict(shape=(3,), scalar_map=affine_map)),
+        "flows.multiscale": (
+            lambda shape, level: flows.multiscale(shape, level),
+            dict(shape=(4, 4, 1), level=flows.exponential()),
+        ),
+        "flows.inverse_rational_quadratic_spline": (
+            flows.inverse_rational_quadratic_spline,
+            dict(y=0.2, x_knots=levels, y_knots=levels, slopes=np.ones(4)),
+        ),
+        "grids.beta": (grids.beta, dict(schedule=vp, steps=4, a=0.6, b=0.6)),
+        "grids.shifted": (grids.shifted, dict(schedule=vp, steps=4, shift=3.0)),
+        "grids.exponential": (grids.exponential, dict(schedule=vp, steps=4)),
+        "grids.karras_levels": (grids.karras_levels, dict(u=0.5, start=-2.0, end=2.0, rho=7.0)),
+        "grids.angular": (grids.angular, dict(schedule=vp, steps=4, share=0.5)),
+        "grids.recommended": (grids.recommended, dict(schedule=vp, solver=solvers.heun(), evaluations=16)),
+        "grids.cost_of_step": (grids.cost_of_step, dict(solver=solvers.heun())),
+        "grids.transport": (grids.transport, dict(schedule=vp, reference=edm, ts=[1.0, 0.5, 0.1])),
+        "grids.strength": (grids.strength, dict(grid=grid, strength=0.5)),
+        "guidance.classifier": (
+            guidance.classifier,
+            dict(schedule=vp, denoiser=linear, log_prob_y=flat, scale=1.0),
+        ),
+        "guidance.classifier_free_batched": (
+            guidance.classifier_free_batched,
+            dict(denoiser=linear, condition=x, null_condition=x, scale=2.0, rescale=0.5),
+        ),
+        "guidance.autoguidance": (guidance.autoguidance, dict(denoiser=linear, worse=linear, scale=2.0, rescale=0.5)),
+        "guidance.cfg_plus_plus_scale": (guidance.cfg_plus_plus_scale, dict(schedule=vp, grid=grid, scale=0.6)),
+        "guidance.ratio_of_steps": (guidance.ratio_of_steps, dict(schedule=vp, grid=grid)),
+        "inverse.dps_steps": (
+            inverse.dps_steps,
+            dict(schedule=vp, denoiser=linear, operator=operator, y=[0.4], grid=grid, step_size=1.0),
+        ),
+        "inverse.gaussian_variance": (inverse.gaussian_variance, dict(schedule=vp, std=1.0)),
+        "inverse.linear_operator": (inverse.linear_operator, dict(function=lambda x: jnp.ravel(x)[:1], shape=(2,))),
+        "inverse.release_mask": (inverse.release_mask, dict(schedule=vp, mask=[0.1, 1.0])),
+        "inverse.soft_inpainting": (inverse.soft_inpainting, dict(denoiser=linear, y=x, mask=[0.5, 1.0])),
+        "inverse.trust_mask": (inverse.trust_mask, dict(schedule=vp, noise_std=[0.1, 1.0], std=1.0)),
+        "langevin.adapt_step_size": (
+            langevin.adapt_step_size,
+            dict(key=key, make_kernel=lambda size: langevin.mala(mixture, size), x=x, steps=4, initial=1.0),
+        ),
+        "langevin.score_only": (langevin.score_only, dict(score=np.negative)),
+        "langevin.tempered": (langevin.tempered, dict(start=wide, end=line, beta=0.5)),
+        "langevin.annealed": (langevin.annealed, dict(ladder=[wide, wide], step_sizes=[0.1, 0.2], steps=2)),
+        "langevin.sgld": (langevin.sgld, dict(gradient=lambda key, x: -x, step_size=0.1)),
+        "langevin.underdamped": (langevin.underdamped, dict(target=mixture, step_size=0.1, friction=1.0)),
+        "langevin.annealed_importance_sampling": (
+            langevin.annealed_importance_sampling,
+            dict(key=key, base=wide, target=line, betas=[0.0, 1.0], make_kernel=tempered_step, count=4, steps=1),
+        ),
+        "langevin.thermodynamic_integration": (
+            langevin.thermodynamic_integration,
+            dict(key=key, base=wide, target=line, betas=[0.0, 1.0], make_kernel=tempered_step, count=4, steps=4,
+                 warm_up=2),
+        ),
+        "losses.denoising_loss": (
+            losses.denoising_loss,
+            dict(prediction=net_v, x0=x, noise=x, t=0.5, weighting="uniform"),
+        ),
+        "losses.time_density": (losses.time_density, dict(schedule=vp, t=0.5, law="uniform")),
+        "metrics.gaussian_kernel": (metrics.gaussian_kernel, dict(bandwidth=1.0)),
+        "ncsn.rescaled": (ncsn.rescaled, dict(chain=chain)),
+        "ncsn.bound_weights": (ncsn.bound_weights, dict(chain=chain)),
+        "numerics.log_expm1": (numerics.log_expm1, dict(x=0.5)),
+        "numerics.log_normal_interval": (numerics.log_normal_interval, dict(lower=0.0, upper=1.0)),
+        "predictions.scalings": (predictions.scalings, dict(sigma=1.0, sigma_data=0.5)),
+        "predictions.noise_input": (predictions.noise_input, dict(schedule=vp, t=0.5)),
+        "predictions.input_scalings": (predictions.input_scalings, dict(schedule=vp, t=0.5, sigma_data=0.5)),
+        "predictions.level_evidence": (
+            predictions.level_evidence,
+            dict(schedule=vp, x=x, t=0.5, levels=levels),
+        ),
+        "predictions.moments": (predictions.moments, dict(denoiser=predictions.categorical(vp, linear, levels))),
+        "predictions.noise": (predictions.noise, dict(schedule=vp, denoiser=linear)),
+        "predictions.v": (predictions.v, dict(schedule=vp, denoiser=linear)),
+        "predictions.velocity": (predictions.velocity, dict(schedule=vp, denoiser=linear)),
+        "quadrature.evaluate": (quadrature.evaluate, dict(function=quadratic, nodes=np.zeros((4, 1), np.float32))),
+        "sampling.initial": (dj.sampling.initial, dict(key=key, schedule=vp, grid=grid, shape=(2,))),
+        "sampling.spherical": (dj.sampling.spherical, dict(start=x, end=x + 1, weight=0.5)),
+        "sampling.interpolate": (
+            dj.interpolate,
+            dict(denoiser=linear, schedule=vp, start=x, end=x + 1, weights=[0.5], solver=solvers.euler(), grid=grid),
+        ),
+        "schedules.index_of_time": (schedules.index_of_time, dict(schedule=chain, t=0.5)),
+        "schedules.rescale_zero_terminal_snr": (
+            schedules.rescale_zero_terminal_snr,
+            dict(betas=np.linspace(1e-3, 0.2, 20)),
+        ),
+        **{
+            f"schedules.{name}": (getattr(schedules, name), dict(schedule=vp, t=0.5))
+            for name in ("diffusion_coefficient", "log_snr_rate", "rates", "without_signal")
+        },
+        **{
+            f"schedules.{name}": (getattr(schedules, name), dict(schedule=vp))
+            for name in ("is_finite", "log_snr_range", "noisiest_time")
+        },
+        "sde.current_velocity": (sde.current_velocity, dict(sde=process, log_prob=flat, downwards=False)),
+        "sde.fokker_planck": (sde.fokker_planck, dict(sde=process, log_prob=flat, downwards=False)),
+        "sde.fokker_planck_residual": (
+            sde.fokker_planck_residual,
+            dict(sde=process, log_prob=flat, dx=0.1, dt=0.1),
+        ),
+        "sde.rate_along_flow": (sde.rate_along_flow, dict(velocity=linear)),
+        "sde.langevin": (sde.langevin, dict(log_prob=lambda x: -quadratic(x))),
+        **{
+            f"solvers.{name}": (getattr(solvers, name), dict(eta=0.5))
+            for name in ("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+        },
+        **{
+            f"solvers.{name}": (getattr(solvers, name), dict(order=3))
+            for name in ("exponential_runge_kutta", "adams_bashforth", "ipndm")
+        },
+        "solvers.diffusion": (solvers.diffusion, dict(schedule=vp, denoiser=linear)),
+        "solvers.start": (solvers.start, dict(solver=solvers.heun(), problem=problem, x=x, ts=grid)),
+        "solvers.advance": (
+            solvers.advance,
+            dict(key=None, solver=solvers.heun(), progress=progress, problem=problem, ts=grid, steps=2),
+        ),
+        "solvers.integrate with noise": (
+            solvers.integrate,
+            dict(key=None, solver=solvers.ddim(1.0), problem=problem, x=x, ts=grid,
+                 noise=np.ones((4, 1, 2), np.float32)),
+        ),
+        "training.init": (training.init, dict(key=key, params=state.params, optimiser=rule)),
+        "training.make_steps": (training.make_steps, dict(step=step)),
+        "training.fit": (
+            lambda **settings: training.fit(**settings, total_steps=2),  # of which as many as one likes are valid
+            dict(state=state, steps_fn=training.make_steps(step), batches=batches, block=1, save_every=1),
+        ),
+        "training.data_mesh": (training.data_mesh, dict(devices=jax.devices()[:1])),
+        "training.replicate": (training.replicate, dict(tree=xs, mesh=training.data_mesh())),
+        "training.shard_batch": (training.shard_batch, dict(batch=xs, mesh=training.data_mesh(), axis=0)),
+        "vaes.gaussian": (vaes.decoders.gaussian, dict(mean=x, log_std=np.zeros(2))),
+        "vaes.discretised_gaussian": (
+            vaes.decoders.discretised_gaussian,
+            dict(mean=x, log_std=np.zeros(2), levels=levels),
+        ),
+        "vaes.gaussian.elbo": (
+            vaes.gaussian.elbo,
+            dict(key=key, encoder=encoder, decoder=decoder, x=x, prior=None, beta=1.0, free_bits=0.0),
+        ),
+        "vaes.gaussian.importance_weighted_bound": (
+            vaes.gaussian.importance_weighted_bound,
+            dict(key=key, encoder=encoder, decoder=decoder, x=x, samples=2),
+        ),
+        "vaes.gaussian.encode": (vaes.gaussian.encode, dict(encoder=encoder, x=x)),
+        "vaes.gaussian.sample": (
+            vaes.gaussian.sample,
+            dict(key=key, decoder=decoder, prior=flows.standard_normal((2,))),
+        ),
+        "vaes.hierarchical.bottom_up": (vaes.hierarchical.bottom_up, dict(kernels=[encoder], levels=None)),
+        "vaes.hierarchical.top_down": (
+            vaes.hierarchical.top_down,
+            dict(top=encoder, posteriors=[lambda x, z: (z, z)], marginals=None, levels=None),
+        ),
+    }  # fmt: skip
 
 
 def _apply(network, shape=(2,)):
@@ -365,7 +697,7 @@ def _apply(network, shape=(2,)):
 def bad_values():
     """What no argument, or few, may be; some are valid for some."""
     return [
-        None, True, 0, -1, 1, 3, 2**31, 2**40, 2**63, -(2**40), 10**30, 0.5, -0.5, 1e-30, 1e30, 1e300, float("nan"),
+        None, True, 0, -1, 1, 3, 2**31, 2**40, 2**63, -(2**40), 10**30, 10**400, [10**30], 0.5, -0.5, 1e-30, 1e30, 1e300, float("nan"),
         float("inf"), -float("inf"), 1 + 2j, "x", "", b"x", [], (), {}, [1, "x"], (2**20, 2**20), (2**40,), (-1,), (0,),
         np.zeros(0), np.zeros((0, 2)), np.zeros((3, 4, 5)), np.full(2, np.nan), np.full(2, np.inf),
         np.full((6, 2), np.nan), np.array(["x", "y"]), np.array([1 + 2j, 0]), np.zeros(2, bool),

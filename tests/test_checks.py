@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffjax as dj
 from diffjax import checks
 from tests.families import assert_refused
 
@@ -52,6 +53,39 @@ REFUSED = {
     "key, old": (lambda: checks.key("key", jax.random.PRNGKey(0)), TypeError, "key must be a typed key.* uint32"),
     "key, seed": (lambda: checks.key("key", 0), TypeError, "key must be a typed key.* got 0"),
     "key, many": (lambda: checks.key("key", jax.random.split(jax.random.key(0))), ValueError, r"got shape \(2,\)"),
+    "number, an integer beyond float64": (
+        lambda: checks.number("step", 10**400),
+        ValueError,
+        "step must be finite in float64, got an integer of 1329 bits",
+    ),
+    "arrays": (lambda: checks.arrays("condition", {"a": 2**70}), TypeError, "condition must be a pytree of arrays"),
+    "integers": (lambda: checks.integers("indices", [0.5]), TypeError, "indices must be integers, got dtype float"),
+    "made_by": (
+        lambda: checks.made_by("history", 3, tuple, "loss_history"),
+        TypeError,
+        "history must be made by loss_history, got int",
+    ),
+    "key of noise": (lambda: dj.noise.normal(3, 0, (2,)), TypeError, "key must be a typed key.* got 3"),
+    "counter of noise": (
+        lambda: dj.noise.normal(jax.random.key(0), 0.5, (2,)),
+        TypeError,
+        r"counter must be an integer of shape \(\), got 0.5",
+    ),
+    "a condition too large": (
+        lambda: dj.guidance.drop_condition(jax.random.key(0), 2**70, 0),
+        TypeError,
+        "condition must be a pytree of arrays",
+    ),
+    "an argument of a compiled function": (
+        lambda: dj.predictions.scalings(2**40, sigma_data=0.5),
+        ValueError,
+        "sigma must hold no integer of more than 32 bits, got 1099511627776",
+    ),
+    "decay of the average": (
+        lambda: dj.training.ema_decay_at(3, 10**30),
+        ValueError,
+        r"ema_decay must lie in \[0.0, 1.0\], got 1e\+30",
+    ),
     "callable": (
         lambda: checks.callable_("net", 3, "net(x, t)"),
         TypeError,

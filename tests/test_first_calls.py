@@ -27,6 +27,7 @@ from diffjax import (
     losses,
     metrics,
     ncsn,
+    networks,
     noise,
     numerics,
     predictions,
@@ -385,12 +386,30 @@ def of_batch(**settings):
     return prepare
 
 
+def of_one_example(**settings):
+    def prepare():
+        prediction = predictions.denoiser(schedules.vp_cosine(), lambda x, t: 0.5 * x, "noise")
+        x0, noise = np.zeros((2, 2), np.float32)
+        return lambda: losses.denoising_loss(prediction, x0, noise, 0.5, **settings)
+
+    return prepare
+
+
 CHAINS = {
+    "losses.denoising_loss": of_one_example(),
+    "losses.denoising_loss, weighted": of_one_example(weighting="likelihood", density=2.0),
     "losses.batch_loss": of_batch(),
     "losses.batch_loss, weighted": of_batch(weighting="likelihood", times="log_snr"),
     "ddpm.elbo": of_chain(ddpm.elbo),
     "ddpm.simple_loss": of_chain(ddpm.simple_loss),
     "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
+    "ddpm.hybrid_loss": of_chain(lambda key, net, chain, x: ddpm.hybrid_loss(key, ddpm.paired(net, net), chain, x)),
+    "ddpm.hybrid_loss at an index": of_chain(
+        lambda key, net, chain, x: ddpm.hybrid_loss(key, ddpm.paired(net, net), chain, x, 3, 1e-2)
+    ),
+    "ddpm.forward_step": of_chain(lambda key, net, chain, x: ddpm.forward_step(chain, x, 3)),
+    "ddpm.posterior": of_chain(lambda key, net, chain, x: ddpm.posterior(chain, x, x, 3)),
+    "ddpm.reverse_step": of_chain(lambda key, net, chain, x: ddpm.reverse_step(net, chain, x, 3)),
     "ddpm.bound_loss": of_chain(ddpm.bound_loss),
     "ddpm.bound_loss on a lattice": of_chain(ddpm.bound_loss, 3, "posterior", [0.0, 1.0]),
     "ddpm.continuous_loss": of_chain(ddpm.continuous_loss),
@@ -511,6 +530,15 @@ def of_chains(function):
     return lambda: lambda: function(samples)
 
 
+def two_bumps():
+    return targets.gaussian_mixture([0.4, 0.6], [[1.0], [-1.0]], [0.4, 0.7])
+
+
+def fitted(fit):
+    """A row: fit(key, p, start), p of two bumps and the start one normal distribution."""
+    return with_key(fit, two_bumps, lambda: normal(1.5))
+
+
 MALA = functools.partial(langevin.mala, quadratic)
 LINE = [(-9, 9)]
 LANGEVIN = {
@@ -541,6 +569,32 @@ LANGEVIN = {
     "divergences.kl_by_samples": of_draws(divergences.kl_by_samples, 64),
     "divergences.jensen_shannon_by_samples": of_draws(divergences.jensen_shannon_by_samples, 64),
     "divergences.fisher_by_samples": of_draws(divergences.fisher_by_samples, 64),
+    "divergences.moment_matched": with_key(lambda _, p: divergences.moment_matched(p), two_bumps),
+    "divergences.moment_matched by quadrature": with_key(
+        lambda _, p: divergences.moment_matched(p, LINE, 64), lambda: normal(1.2)
+    ),
+    "divergences.fit_forward": fitted(lambda key, p, q: divergences.fit_forward(p, q, LINE, 128, 3)),
+    "divergences.fit_forward_by_samples": fitted(
+        lambda key, p, q: divergences.fit_forward_by_samples(key, p, q, 32, 3)
+    ),
+    "divergences.fit_reverse": fitted(lambda key, p, q: divergences.fit_reverse(p, q, 64, 30)),
+    "divergences.fit_reverse_by_samples": fitted(
+        lambda key, p, q: divergences.fit_reverse_by_samples(key, p, q, 32, 3)
+    ),
+    **{
+        f"energies.{name} of {kind}": with_key(call, make)
+        for kind, make in {"a target": two_bumps, "a function": lambda: quadratic}.items()
+        for name, call in {
+            "exact": lambda _, model: energies.exact(model, EXAMPLES[0]),
+            "sliced": lambda key, model: energies.sliced(key, model, EXAMPLES[0], 2),
+            "denoising": lambda key, model: energies.denoising(key, model, EXAMPLES[0], 0.1),
+            "contrastive": lambda _, model: energies.contrastive(model, EXAMPLES[0], EXAMPLES[1], 0.1),
+        }.items()
+    },
+    "energies.reconstruction": with_key(
+        lambda _, model: model.log_prob(EXAMPLES[0]), lambda: energies.reconstruction(jnp.tanh)
+    ),
+    "energies.persistent_chains": lambda: lambda: energies.persistent_chains(EXAMPLES),
     "energies.advance": with_key(
         lambda key, chains, law: energies.advance(key, chains, langevin.ula(quadratic, 0.1), 3, restarts=law),
         lambda: energies.persistent_chains(EXAMPLES), normal,
@@ -602,6 +656,14 @@ def bound(name, *arguments):
     return prepare
 
 
+def called_on_a_flow(call):
+    return lambda: (lambda model: lambda: call(model))(small_flow())
+
+
+def _half_of(x, t):
+    return 0.5 * x
+
+
 PAIR = np.float32([0.3, -0.2])
 FLOWS = {
     "flows.real_nvp": constructed(flows.real_nvp, (4,)),
@@ -633,10 +695,48 @@ FLOWS = {
     "flows.initialise": lambda: (lambda model: lambda: flows.initialise(model, np.eye(2, dtype=np.float32)))(small_flow()),
     "flows.interpolate": lambda: (lambda model: lambda: flows.interpolate(model, PAIR, -PAIR, PAIR))(small_flow()),
     "flows.negative_log_likelihood": lambda: (lambda model: lambda: flows.negative_log_likelihood(model, PAIR[None]))(small_flow()),
+    "flows.reverse_kl": called_on_a_flow(lambda flow: flows.reverse_kl(KEY, flow, quadratic, 4, path_gradient=True)),
+    "flows.importance_log_z": called_on_a_flow(lambda flow: flows.importance_log_z(KEY, flow, quadratic, 4)),
+    "flows.reflow_pairs": called_on_a_flow(lambda flow: flows.reflow_pairs(KEY, flow, 3)),
+    "flows.matching_loss": lambda: lambda: flows.matching_loss(KEY, _half_of, flows.path(), np.ones((4, 2), np.float32)),
+    "flows.bridge_loss": lambda: (
+        lambda: flows.bridge_loss(KEY, _half_of, _half_of, flows.bridge(1.0), np.ones((4, 2), np.float32))
+    ),
+    "flows.curvature": lambda: lambda: flows.curvature(flows.continuous(_half_of, 4), PAIR),
+    "flows.transport": lambda: lambda: flows.transport(flows.continuous(_half_of, 4), PAIR),
+    "flows.gaussian_path": lambda: lambda: flows.gaussian_path(flows.bridge(1.0), [0.5, 1.0], [0.5, 1.0], "entropic"),
+    "flows.transport_cost": lambda: lambda: flows.transport_cost(np.ones((3, 2)), np.ones((4, 2))),
+    "flows.sinkhorn_plan": lambda: lambda: flows.sinkhorn_plan(np.eye(3), 0.5),
+    "vaes.priors.fitted_gaussian": lambda: lambda: vaes.priors.fitted_gaussian(np.array([[0, 1], [1, 0], [2, 3.0]])),
     "flows.lattice_log_prob": lambda: (lambda model: lambda: flows.lattice_log_prob(KEY, model, PAIR, 0.5))(small_flow()),
     "vaes.gaussian.elbo": bound("elbo"),
     "vaes.gaussian.importance_weighted_bound": bound("importance_weighted_bound", 4),
 }  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+
+def initialised(make, *arguments):
+    """A row: the variables of a network made before the count."""
+    return with_key(lambda key, network: network.init(key, *arguments), make)
+
+
+_IMAGE = np.zeros((4, 4, 1), np.float32)
+NETWORKS = {
+    "MLP": initialised(lambda: networks.MLP(width=8, depth=1), PAIR, 0.5),
+    "MLP with classes": initialised(lambda: networks.MLP(width=8, depth=1, num_classes=3), PAIR, 0.5, 1),
+    "DiT": initialised(lambda: networks.DiT(width=8, depth=1, heads=2, patch=2), _IMAGE, 0.5),
+    "UNet": initialised(
+        lambda: networks.UNet(width=4, multipliers=(1,), blocks=1, attention_levels=(0,), heads=1), _IMAGE, 0.5
+    ),
+    "TimeEmbedding": initialised(lambda: networks.TimeEmbedding(8), 0.5),
+    "ConditionEmbedding": initialised(lambda: networks.ConditionEmbedding(8, num_classes=3), 1),
+    "FourierFeatures": initialised(lambda: networks.FourierFeatures(8), 0.5),
+    "sinusoidal": lambda: lambda: networks.sinusoidal(0.3, 4),
+    "fourier_inputs": lambda: lambda: networks.fourier_inputs(PAIR, 2),
+    "flows.neural_velocity": constructed(flows.neural_velocity, (2,), 4, 1),
+    "vaes.networks.Perceptron": initialised(lambda: vaes.networks.Perceptron((2, 3), 4, 1), PAIR),
+}
 
 # ------------------------------------------------------------------------------------------------------------ training
 
@@ -718,7 +818,7 @@ TRAINING = {
 }
 
 ROWS = (
-    SCHEDULES_AND_GRIDS | TARGETS | SAMPLING | SOLVERS | CHAINS | GUIDANCE | LANGEVIN | FLOWS | TRAINING
+    SCHEDULES_AND_GRIDS | TARGETS | SAMPLING | SOLVERS | CHAINS | GUIDANCE | LANGEVIN | FLOWS | NETWORKS | TRAINING
 )  # fmt: skip
 
 

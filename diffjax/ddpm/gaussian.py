@@ -33,7 +33,13 @@ class Gaussian(NamedTuple):
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     """KL(p ‖ q) = ½ Σ [v_p/v_q − 1 + log(v_q/v_p) + (m_p − m_q)²/v_q] in nats, shape ()."""
-    return _kl(p, q)
+    return _kl(_check_gaussian("p", p), _check_gaussian("q", q))
+
+
+def _check_gaussian(name, law):
+    if isinstance(law, type) or not (hasattr(law, "mean") and hasattr(law, "variance")):
+        raise TypeError(f"{name} must be a Gaussian, with mean and variance, got {law!r}")
+    return law
 
 
 @jax.jit
@@ -64,7 +70,7 @@ def discretised_log_prob(law: Gaussian, x: ArrayLike, levels: ArrayLike) -> Arra
     variance is not positive. Ho et al. 2020, eq. 13.
     """
     levels = check_levels(levels)
-    check_variance("law.variance", law.variance)
+    check_variance("law.variance", _check_gaussian("law", law).variance)
     x = checks.real_array("x", x)
     if checks.is_traced(x, levels):
         return decoder_log_prob(law, x, levels)

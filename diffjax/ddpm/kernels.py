@@ -13,7 +13,7 @@ from ..numerics import float_dtype
 from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
 from ..schedules.derived import call_compiled, is_eager
-from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, pytree, static_field
+from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, at_once, pytree, static_field
 from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
 
@@ -23,7 +23,13 @@ def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
     Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 2.
     """
     row = _row(chain, index)
-    return Gaussian(jnp.sqrt(1 - row.beta) * checks.real_array("x", x), row.beta)
+    return Gaussian(_decayed(checks.real_array("x", x), row.beta), row.beta)
+
+
+@at_once
+def _decayed(x, beta):
+    """√(1 − β) x."""
+    return jnp.sqrt(1 - beta) * x
 
 
 def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussian:
@@ -61,6 +67,11 @@ def reverse_step(
     """
     model = model_of(denoiser, chain, variance)
     x, row = checks.real_array("x", x), _row(chain, index)
+    return _reverse_step(model, row, x)
+
+
+@at_once
+def _reverse_step(model, row, x):
     data, spread = model.predict(row, x)
     return model.step(row, x, data, spread)
 

@@ -133,10 +133,9 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
     1 … T and losses that are not finite, which under jit make `index_probabilities` NaN; TypeError for indices that are
     no integers.
     """
-    indices, losses = jnp.asarray(indices), checks.real_array("losses", losses)
+    checks.made_by("history", history, LossHistory, "loss_history")
+    indices, losses = checks.integers("indices", indices), checks.real_array("losses", losses)
     steps = history.counts.shape[0]
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
     if not checks.is_traced(indices) and np.any((np.asarray(indices) < 1) | (np.asarray(indices) > steps)):
         raise ValueError(f"indices must lie in 1 … {steps}, got {np.asarray(indices).tolist()}")
     checks.finite("losses", losses)
@@ -159,6 +158,7 @@ def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
     Uniform until every index has a full history: p ∝ √E[L²] then gives the weighted loss its least variance. Raises
     ValueError for a floor outside [0, 1]. Nichol & Dhariwal 2021, eq. 18.
     """
+    checks.made_by("history", history, LossHistory, "loss_history")
     return _index_probabilities(history, checks.within("floor", floor, 0, 1))
 
 
@@ -180,6 +180,7 @@ def sample_indices(key: Key, count: int, history: LossHistory, floor: float = 1e
     """
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
+    checks.made_by("history", history, LossHistory, "loss_history")
     return _sample_indices(key, count, history, checks.within("floor", floor, 0, 1))
 
 

@@ -58,6 +58,7 @@ def moment_matched(p: Any, bounds: ArrayLike | None = None, points: int = 512, t
         if not (hasattr(p, "mean") and hasattr(p, "covariance")):
             raise ValueError(f"bounds must be given where p has no mean() and covariance(), got p={p!r}")
         return gaussian(p.mean(), p.covariance())
+    measures.check_law("p", p)
     return gaussian(*_moments(*_density_rule(p, bounds, points, tolerance)))
 
 

@@ -155,8 +155,8 @@ def masked_perceptron(
       ValueError: If width is less than D − 1, or than D with a condition.
 
     Example:
-      >>> network = flows.masked_perceptron(jax.random.key(0), size=3, count=2)
-      >>> layer = flows.autoregressive(network, flows.bounded_affine())
+      >>> network = dj.flows.masked_perceptron(key, size=3, count=2)
+      >>> layer = dj.flows.autoregressive(network, dj.flows.bounded_affine())
     """
     checks.key("key", key)
     size, count = checks.width("size", size, 1), checks.integer("count", count, 1)

@@ -162,8 +162,8 @@ def actnorm(channels: int) -> ActNorm:
       ValueError: If channels is below 1.
 
     Example:
-      >>> flow = flows.flow(flows.standard_normal((2,)), flows.actnorm(2))
-      >>> flow = flows.initialise(flow, xs)  # xs: (N, 2)
+      >>> flow = dj.flows.flow(dj.flows.standard_normal((2,)), dj.flows.actnorm(2))
+      >>> flow = dj.flows.initialise(flow, jax.random.normal(key, (16, 2)))
     """
     channels = checks.width("channels", channels, 1)
     return ActNorm(full((channels,)), full((channels,)))

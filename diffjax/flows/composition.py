@@ -170,7 +170,7 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     few examples, or an actnorm inside `inverse`, TypeError for what is no bijector. Kingma & Dhariwal
     2018, section 3.1.
     """
-    if not hasattr(bijector, "initialised") and not callable(getattr(bijector, "inverse", None)):
+    if isinstance(bijector, type) or not any(callable(getattr(bijector, n, None)) for n in ("initialised", "inverse")):
         raise TypeError(f"bijector must be a bijector or a flow, got {bijector!r}")
     batch = checks.real_array("batch", batch)
     if batch.ndim == 0 or batch.shape[0] < 2:

@@ -161,7 +161,11 @@ def transport_cost(x0: Array, x1: Array) -> Array:
     One product of matrices, whose rounding is relative to the squared distances from the mean of x1. Raises ValueError
     for shapes that differ beyond the leading axis.
     """
-    checks.one_of_shapes("x1", x1, [(*jnp.shape(x1)[:1], *jnp.shape(x0)[1:])])
+    x0, x1 = checks.real_array("x0", x0), checks.real_array("x1", x1)
+    for name, x in (("x0", x0), ("x1", x1)):
+        if x.ndim < 1 or x.size == 0:
+            raise ValueError(f"{name} must have shape (n, *shape), of n examples of 1 entry or more, got {x.shape}")
+    checks.one_of_shapes("x1", x1, [(*x1.shape[:1], *x0.shape[1:])])
     return _transport_cost(x0, x1)
 
 

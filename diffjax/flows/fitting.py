@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..langevin.normalisers import ImportanceEstimate, importance_estimate
-from ..types import Array, ArrayLike, Key, PyTree
+from ..types import Array, ArrayLike, Key, PyTree, at_once
 from .compiled import call
 from .density import Flow, check_flow
 
@@ -48,12 +48,9 @@ def reverse_kl(
     eq. 15; Roeder et al. 2017, eq. 6; Vaitl et al. 2022.
     """
     path_gradient = checks.boolean("path_gradient", path_gradient)
-    xs, log_q = _draws(key, flow, log_density, count, condition)
-    if path_gradient:
-        fixed = jax.lax.stop_gradient(flow)
-        log_q = jax.vmap(lambda x: fixed.log_prob(x, condition))(xs)
-    values = log_q - _log_densities(log_density, xs)
-    return jnp.mean(values), values
+    xs, log_q = _draws(key, flow, log_density, count, condition, path_gradient)
+    values, mean = _compare(log_density, xs, log_q)
+    return mean, values
 
 
 def importance_log_z(
@@ -69,29 +66,46 @@ def importance_log_z(
     Kong 1992.
     """
     xs, log_q = _draws(key, flow, log_density, count, condition)
-    log_weights = _log_densities(log_density, xs) - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan)
-    return importance_estimate(log_weights, xs)
+    values, _ = _compare(log_density, xs, log_q, weights=True)
+    return importance_estimate(values, xs)
 
 
-def _draws(key, flow, log_density, count, condition):
+def _draws(key, flow, log_density, count, condition, path_gradient=False):
     checks.key("key", key)
     checks.callable_("log_density", log_density, "log_density(x) -> ()")
     check_flow(flow)
-    keys = jax.random.split(key, checks.integer("count", count, 1))
-    xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(keys)
+    count = checks.integer("count", count, 1)
+    xs, log_q, result = call(_drawn, key, flow, condition, count=count, path_gradient=path_gradient)
     if not checks.is_traced(log_q):
         bad = int(np.sum(~np.isfinite(log_q)))
         if bad:
             raise ValueError(f"flow must have a finite density at its own samples, got {bad} of {count} that are not")
-    return xs, log_q
+    return xs, result
 
 
-def _log_densities(log_density, xs):
-    values = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
-    if jnp.shape(values) != (len(xs),):
-        raise ValueError(f"log_density must return shape (), got {jnp.shape(values)[1:]}")
-    if not checks.is_traced(values):
-        bad = int(np.sum(np.isnan(values) | np.isposinf(values)))
+def _drawn(key, flow, condition, count, path_gradient):
+    """(samples, log q there, log q without the score of the parameters where path_gradient is set)."""
+    xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(jax.random.split(key, count))
+    if not path_gradient:
+        return xs, log_q, log_q
+    fixed = jax.lax.stop_gradient(flow)
+    return xs, log_q, jax.vmap(lambda x: fixed.log_prob(x, condition))(xs)
+
+
+def _compare(log_density, xs, log_q, weights=False):
+    """(log q − log p̃ at xs, their mean), or log p̃ − log q where these are to be weights."""
+    log_p, values, mean = _compared(log_density, xs, log_q, weights)
+    if not checks.is_traced(log_p):
+        bad = int(np.sum(np.isnan(log_p) | np.isposinf(log_p)))
         if bad:
             raise ValueError(f"log_density must be below infinity, got {bad} NaN or +infinity of {len(xs)} values")
-    return values
+    return values, mean
+
+
+@at_once
+def _compared(log_density, xs, log_q, weights):
+    log_p = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
+    if log_p.shape != (len(xs),):
+        raise ValueError(f"log_density must return shape (), got {log_p.shape[1:]}")
+    values = log_p - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan) if weights else log_q - log_p
+    return log_p, values, jnp.mean(values)

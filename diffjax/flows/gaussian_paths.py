@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Scalar, pytree
+from ..types import Array, ArrayLike, Scalar, at_once, pytree
 from .matching import BridgeVariance, Path, check_path
 
 
@@ -54,13 +55,13 @@ def gaussian_path(path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "
     mean, std = checks.real_array("mean", mean), checks.real_array("std", std)
     checks.finite("mean", mean)
     checks.finite("std", std)
-    if not checks.is_traced(std) and not jnp.all(std > 0):
-        raise ValueError(f"std must be positive, got {jnp.min(std)}")
+    if not checks.is_traced(std) and not np.all(np.asarray(std) > 0):
+        raise ValueError(f"std must be positive, got {np.min(np.asarray(std))}")
     checks.one_of_shapes("std", std, [(), mean.shape])
     checks.choice("coupling", coupling, ("independent", "optimal", "entropic"))
     if coupling == "entropic" and not isinstance(path.variance, BridgeVariance):
         raise ValueError("path must be made by flows.bridge for the entropic coupling")
-    covariance = jnp.zeros_like(std) if coupling == "independent" else std
+    covariance = jax.device_put(np.zeros(std.shape, std.dtype)) if coupling == "independent" else std
     if coupling == "entropic":
         covariance = entropic_covariance(std, path.variance.std**2)
     return GaussianPath(path, mean, std, covariance)
@@ -74,7 +75,12 @@ def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
     """
     std, regularisation = checks.real_array("std", std), checks.non_negative("regularisation", regularisation)
     checks.finite("std", std)
-    if not checks.is_traced(std) and jnp.any(std < 0):
-        raise ValueError(f"std must be 0 or more, got {jnp.min(std)}")
+    if not checks.is_traced(std) and np.any(np.asarray(std) < 0):
+        raise ValueError(f"std must be 0 or more, got {np.min(np.asarray(std))}")
+    return _entropic_covariance(std, regularisation)
+
+
+@at_once
+def _entropic_covariance(std, regularisation):
     total = jnp.hypot(2 * std, regularisation) + regularisation
     return 2 * std**2 / jnp.where(total > 0, total, 1)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks, losses, predictions, schedules, sde
+from ..numerics import float_dtype
 from ..predictions import NetworkDenoiser
 from ..schedules import Schedule
 from ..solvers import driver
@@ -63,7 +65,7 @@ class BridgeVariance:
 
     def __call__(self, t: Scalar) -> Array:
         """γ²(t), shape ()."""
-        return self.std**2 * t * (1 - t)
+        return self.std * self.std * t * (1 - t)
 
 
 def path(schedule: Schedule | None = None, variance: Callable | None = None) -> Path:
@@ -86,7 +88,7 @@ def path(schedule: Schedule | None = None, variance: Callable | None = None) -> 
     if not checks.is_traced(schedule, variance):
         with jax.ensure_compile_time_eval():
             for t in (schedule.t_min, schedule.t_max):
-                value = float(variance(jnp.asarray(t, float)))
+                value = float(variance(np.asarray(t, float_dtype())))
                 if not (value > 0 and math.isfinite(value)):
                     raise ValueError(f"variance must be positive within the schedule's interval, got {value} at t={t}")
     return Path(schedule, variance)

@@ -33,9 +33,8 @@ def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noi
       ValueError: For shapes that do not fit, τ < 0, or τ = 0 where some S_k is singular.
 
     Example:
-      >>> from diffjax import inverse, targets
-      >>> prior = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
-      >>> posterior = inverse.exact_posterior(prior, inverse.inpainting([True, False]), [1.5], 0.5)
+      >>> prior = dj.targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+      >>> posterior = dj.inverse.exact_posterior(prior, dj.inverse.inpainting([True, False]), [1.5], 0.5)
       >>> [round(value, 2) for value in posterior.mean().tolist()]
       [1.2, 0.96]
     """

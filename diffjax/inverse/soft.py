@@ -53,12 +53,9 @@ def soft_inpainting(denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
       ValueError: For a mask outside [0, 1] or of another shape, or a y that is not finite.
 
     Example:
-      >>> import jax, diffjax as dj
-      >>> schedule = dj.schedules.edm()
-      >>> prior = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
       >>> mask = dj.inverse.trust_mask(schedule, [0.01, 0.5])  # the first entry is known well, the second is not
-      >>> denoiser = dj.inverse.soft_inpainting(prior, [1.0, -1.0], mask)
-      >>> dj.sample_many(jax.random.key(0), 8, denoiser, schedule, shape=(2,)).shape
+      >>> informed = dj.inverse.soft_inpainting(denoiser, [1.0, -1.0], mask)
+      >>> dj.sample_many(key, 8, informed, schedule, shape=(2,)).shape
       (8, 2)
     """
     denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
@@ -104,6 +101,11 @@ def trust_mask(schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0) -
 
     Raises:
       ValueError: For a negative τ, an s that is not positive, or values that are not finite.
+
+    Example:
+      >>> mask = dj.inverse.trust_mask(dj.schedules.edm(), [0.0, 1.0])
+      >>> print(mask(1.0))  # r² = 1/2: an exact observation is taken whole, one of noise 1 by a third
+      [1.         0.33333334]
     """
     noise_std, std = checks.real_array("noise_std", noise_std), checks.real_array("std", std)
     for name, value, accepted in (("noise_std", noise_std, "0 or more"), ("std", std, "positive")):
@@ -145,6 +147,13 @@ def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
 
     Raises:
       ValueError: For a mask outside [0, 1], or α(t_max) = 0.
+
+    Example:
+      >>> mask = dj.inverse.release_mask(schedule, [0.0, 0.5, 1.0])
+      >>> print(mask(schedule.t_max), mask(schedule.t_min))
+      [0. 1. 1.] [0. 0. 1.]
+      >>> edited = dj.inverse.soft_inpainting(denoiser, [1.0, -1.0], dj.inverse.release_mask(schedule, [0.3, 1.0]))
+      >>> x = dj.sample(key, edited, schedule, shape=(2,))  # the second entry stays at −1
     """
     mask = _fractions(mask, np.shape(mask))
     schedules.check(schedule)

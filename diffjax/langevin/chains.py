@@ -233,7 +233,7 @@ def adapt_step_size(
 
 @compiled
 def _init_adapted(static, arrays, x, initial):
-    return combine(arrays, static)(initial).init(x)
+    return check_kernel("make_kernel(step_size)", combine(arrays, static)(initial)).init(x)
 
 
 @compiled
@@ -245,7 +245,8 @@ def _adapt(settings, arrays, key, state, steps, target_acceptance, initial):
 
     def step(n, carry):
         chain, averaging = carry
-        chain, info = advance(make_kernel(jnp.exp(averaging.log_size)), key, n, chain)
+        kernel = check_kernel("make_kernel(step_size)", make_kernel(jnp.exp(averaging.log_size)))
+        chain, info = advance(kernel, key, n, chain)
         return chain, _average(averaging, n, target_acceptance - info.acceptance, log_initial)
 
     averaging = _Averaging(log_initial, jnp.zeros_like(log_initial), jnp.zeros_like(log_initial))
@@ -265,9 +266,15 @@ def _average(averaging, n, error, log_initial):
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def _settings(kernel, steps, thinning, warm_up):
+def check_kernel(name: str, kernel: Any) -> Kernel:
+    """`kernel`, or a TypeError where it has no `init` and `step`."""
     if not (hasattr(kernel, "init") and callable(getattr(kernel, "step", None))):
-        raise TypeError(f"kernel must have init(x) and step(key, state), got {kernel!r}")
+        raise TypeError(f"{name} must have init(x) and step(key, state), got {kernel!r}")
+    return kernel
+
+
+def _settings(kernel, steps, thinning, warm_up):
+    check_kernel("kernel", kernel)
     steps = checks.integer("steps", steps, minimum=1)
     thinning = checks.integer("thinning", thinning, minimum=1)
     if steps % thinning:

@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, compiled, partition
-from .chains import NEVER, advance, at_start, refuse_diverged, start
+from .chains import NEVER, advance, at_start, check_kernel, refuse_diverged, start
 from .densities import Tempered, as_log_density
 from .kernels import Kernel
 
@@ -175,7 +175,9 @@ def _anneal(settings, arrays, key, betas):
             log_weight, x, diverged_at = carry
             gain = _difference(base_law, target, x)
             log_weight = log_weight + (betas[k + 1] - betas[k]) * gain
-            kernel = make_kernel(Tempered(base_law, target, betas[k + 1]), betas[k + 1])
+            kernel = check_kernel(
+                "make_kernel(law, beta)", make_kernel(Tempered(base_law, target, betas[k + 1]), betas[k + 1])
+            )
             state, bad = _walk(kernel, key_steps, k * steps, steps, x, diverged_at)
             return (log_weight, state.x, bad), None
 
@@ -207,7 +209,7 @@ def _integrate(settings, arrays, key, betas):
 
         def level(carry, k):
             x, diverged_at = carry
-            kernel = make_kernel(Tempered(base_law, target, betas[k]), betas[k])
+            kernel = check_kernel("make_kernel(law, beta)", make_kernel(Tempered(base_law, target, betas[k]), betas[k]))
             state, bad = _walk(kernel, key_steps, k * each, warm_up, x, diverged_at)
 
             def measured(carry, n):
@@ -248,7 +250,7 @@ def _prepare(key, base, target, betas, make_kernel):
             raise TypeError(f"base must have log_prob(x) and sample(key), got {base!r}")
     checks.callable_("make_kernel", make_kernel, "make_kernel(law, beta) -> Kernel")
     if not checks.is_traced(betas):
-        values = np.asarray(betas, np.float64)
+        values = np.asarray(checks.real_array("betas", betas), np.float64)
         if (
             values.ndim != 1
             or values.size < 2

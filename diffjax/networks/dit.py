@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
-from .embeddings import TIME_FREQUENCIES, Conditioning, fourier_inputs, sinusoidal
+from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs, sinusoidal
 from .layers import AdaptiveLayerNorm, Attention, Modulation, check_network_fields, divides, image, layer_norm, modulate
 
 
@@ -67,7 +67,7 @@ class DiTBlock(nn.Module):
         return h + gate2 * nn.Dense(width, dtype=self.dtype)(branch)
 
 
-class DiT(nn.Module):
+class DiT(OneProgram, nn.Module):
     """Diffusion transformer F(x, t, condition) on patches, of x's shape; exactly 0 at initialisation.
 
     x: one image (H, W, C) or (H, W), both sides multiples of patch. t: (). condition: see `ConditionEmbedding`.

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from .. import checks
-from ..types import Array, ArrayLike, Scalar
+from ..types import Array, ArrayLike, Scalar, at_once
 
 TIME_FREQUENCIES = (0.02, 200.0)
 """Angular frequencies, per unit of t: the lowest still orders |t| ≤ 80, the highest turns by 1 within 0.005."""
@@ -30,8 +30,13 @@ def sinusoidal(
     dim = even("dim", dim)
     frequency_range("min_frequency", min_frequency, "max_frequency", max_frequency)
     t = checks.real_array("t", t)
-    frequencies = jnp.asarray(np.geomspace(min_frequency, max_frequency, dim // 2), t.dtype)  # (dim/2,)
-    angles = t[..., None] * frequencies  # t.shape + (dim/2,)
+    return _waves(t, np.geomspace(min_frequency, max_frequency, dim // 2).astype(t.dtype))
+
+
+@at_once
+def _waves(t, frequencies):
+    """[sin ω t, cos ω t] of frequencies (K,), t.shape + (2 K,)."""
+    angles = t[..., None] * frequencies  # t.shape + (K,)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -43,14 +48,34 @@ def fourier_inputs(x: Array, count: int) -> Array:
     take count=9. Data of fewer levels need a smaller count; frequencies beyond the data's detail only amplify noise.
     """
     count = checks.integer("count", count, 0, 64)  # 2⁶⁴ π is beyond every detail
+    if not hasattr(x, "dtype") or x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must be an array of shape (..., C) with C at least 1, got {getattr(x, 'shape', x)}")
     if count == 0:
         return x
-    angles = x[..., None] * jnp.asarray(np.pi * 2.0 ** np.arange(count), x.dtype)  # (..., C, count)
+    return _fourier_inputs(x, (np.pi * 2.0 ** np.arange(count)).astype(x.dtype))
+
+
+@at_once
+def _fourier_inputs(x, frequencies):
+    angles = x[..., None] * frequencies  # (..., C, count)
     angles = angles.reshape(*x.shape[:-1], -1)  # (..., C count)
     return jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class FourierFeatures(nn.Module):
+class OneProgram:
+    """Mixin of a Flax module whose `init` is one compiled program where no argument is traced."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The variables, as `flax.linen.Module.init` returns them."""
+        return _variables(super().init, rngs, args, kwargs)
+
+
+@at_once
+def _variables(init, rngs, args, kwargs):
+    return init(rngs, *args, **kwargs)
+
+
+class FourierFeatures(OneProgram, nn.Module):
     """[sin 2π w_i t, cos 2π w_i t], w_i ~ N(0, scale²) drawn once: random Fourier features of the time.
 
     The frequencies are a function of `seed`, not variables: no optimiser, weight decay or moving average can touch
@@ -74,11 +99,10 @@ class FourierFeatures(nn.Module):
     def __call__(self, t: ArrayLike) -> Array:
         t = checks.real_array("t", t)
         draws = np.random.RandomState(self.seed).standard_normal(self.dim // 2)  # a stream that NumPy keeps (NEP 19)
-        angles = t[..., None] * jnp.asarray(2 * np.pi * self.scale * draws, t.dtype)  # t.shape + (dim/2,)
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return _waves(t, (2 * np.pi * self.scale * draws).astype(t.dtype))
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(OneProgram, nn.Module):
     """Dense(SiLU(Dense(features(t)))), the embedding of a time (or c_noise, or σ).
 
     dim: its width. frequencies: (lowest, highest) of the `sinusoidal` features, of which there are features_dim.
@@ -111,7 +135,7 @@ class TimeEmbedding(nn.Module):
         return nn.Dense(self.dim, dtype=self.dtype)(hidden)
 
 
-class ConditionEmbedding(nn.Module):
+class ConditionEmbedding(OneProgram, nn.Module):
     """The embedding of a class label (a learned row each) or of a vector (a dense layer).
 
     Exactly one of the two fields is set.

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
-from .embeddings import TIME_FREQUENCIES, Conditioning, fourier_inputs
+from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import AdaptiveLayerNorm, check_network_fields
 
 
@@ -29,7 +29,7 @@ class MLPBlock(nn.Module):
         return h + nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(branch)
 
 
-class MLP(nn.Module):
+class MLP(OneProgram, nn.Module):
     """Residual MLP F(x, t, condition) with adaptive layer norm, of x's shape; exactly 0 at initialisation.
 
     x: one example of any shape, read and written in row-major order. t: (). condition: see `ConditionEmbedding`.

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
-from .embeddings import TIME_FREQUENCIES, Conditioning, fourier_inputs
+from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import Attention, Modulation, check_network_fields, divides, image, modulate
 
 HALF = 0.5**0.5
@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
         return (h + branch.reshape(h.shape)) * HALF
 
 
-class UNet(nn.Module):
+class UNet(OneProgram, nn.Module):
     """U-Net F(x, t, condition), of x's shape; exactly 0 at initialisation.
 
     Level l has sides H/2^l, W/2^l and width · multipliers[l] channels, and `blocks` residual blocks on the way down,

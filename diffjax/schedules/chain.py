@@ -285,6 +285,7 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
     if not isinstance(schedule, Indexed):
         made = "schedules.from_sigmas or schedules.from_betas"
         raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
+    t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
     return jnp.asarray(_nearest(np, np.asarray(t, np.float64), schedule.steps))
@@ -345,7 +346,7 @@ def _table(name: str, values: Any) -> tuple[Any, Any]:
     xp: Any = jnp if checks.is_traced(values) else np
     try:
         values = xp.asarray(values, None if xp is jnp else np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of real numbers, got {values!r}") from None
     if values.ndim != 1 or values.shape[0] < 2:
         letter = "T" if name == "betas" else "L"

@@ -18,7 +18,21 @@ _BISECTIONS = 64
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule states: α(t), σ(t) and the interval of t."""
+    """What every schedule states: α(t), σ(t) and the interval of t.
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Cosine:
+      ...     t_min: float = 1e-3
+      ...     t_max: float = 0.99
+      ...     def alpha(self, t):
+      ...         return jnp.cos(0.5 * jnp.pi * t)
+      ...     def sigma(self, t):
+      ...         return jnp.sin(0.5 * jnp.pi * t)
+      >>> dj.sample(key, dj.targets.denoiser(target, Cosine()), Cosine(), shape=(2,)).shape
+      (2,)
+    """
 
     @property
     def t_min(self) -> Any:
@@ -188,6 +202,7 @@ def is_finite(schedule: Schedule) -> bool:
 
     False where α(t_max) is 0 to rounding, see `without_signal`.
     """
+    check(schedule)
     if is_eager():
         return bool(call_compiled(_is_finite, schedule))
     with jax.ensure_compile_time_eval():
@@ -201,7 +216,7 @@ def _is_finite(schedule):
 
 def noisiest_time(schedule: Schedule) -> Scalar:
     """The greatest time of finite log-SNR: t_max, but index T − 1 of a chain whose last index holds no signal."""
-    return getattr(schedule, "noisiest_time", schedule.t_max)
+    return getattr(check(schedule), "noisiest_time", schedule.t_max)
 
 
 def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
@@ -254,6 +269,7 @@ def check(schedule: Any) -> Schedule:
 
 def as_time(t: ArrayLike) -> Array:
     """t as an array of float32 at least, of the working precision where it is a Python number."""
+    t = checks.number("t", t) if type(t) is int else t
     return jnp.asarray(t, as_time_dtype(t))
 
 
@@ -318,6 +334,8 @@ def _narrow(leaf):
 def _at_times(function, schedule, t):
     """function(schedule, t) of the dtype of `as_time(t)`; eager calls through float64."""
     check(schedule)
+    if type(t) is int:
+        t = checks.number("log_snr" if function is _time_of_log_snr else "t", t)
     if not is_eager(schedule, t):
         return function(schedule, as_time(t))
     dtype = as_time_dtype(t)

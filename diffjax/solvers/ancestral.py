@@ -184,6 +184,11 @@ def edm_stochastic(
 
     Raises:
       ValueError: If churn or noise_scale is negative, and unless 0 ≤ noise_min < noise_max.
+
+    Example:
+      >>> silent = dj.solvers.edm_stochastic(noise_scale=0.0)  # raises the level and adds no noise
+      >>> dj.sample(key, denoiser, schedule, silent, grid, shape=(2,)).shape
+      (2,)
     """
     checks.non_negative("churn", churn)
     checks.non_negative("noise_min", noise_min)

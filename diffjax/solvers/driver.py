@@ -70,9 +70,9 @@ def integrate(
         draws.
 
     Example:
-      >>> z = jax.random.normal(jax.random.key(0), (32, 1, 2))  # one draw per step
-      >>> x = dj.solvers.integrate(None, dj.solvers.ddim(1.0), dj.solvers.diffusion(schedule, denoiser),
-      ...                          jnp.ones(2), dj.grids.karras(schedule, 32), noise=z)
+      >>> z = jax.random.normal(key, (8, 1, 2))  # one draw for each of 8 steps
+      >>> problem = dj.solvers.diffusion(schedule, denoiser)
+      >>> x = dj.solvers.integrate(None, dj.solvers.ddim(1.0), problem, jnp.ones(2), grid, noise=z)
     """
     key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
     arrays, static = partition((problem, noise))
@@ -106,9 +106,11 @@ def start(solver: Solver, problem: Any, x: PyTree, ts: ArrayLike) -> Progress:
       ValueError: If the grid is not one or x is not finite.
 
     Example:
-      >>> problem, grid = dj.solvers.diffusion(schedule, denoiser), dj.grids.karras(schedule, 32)
-      >>> half = dj.solvers.advance(key, solver, dj.solvers.start(solver, problem, x, grid), problem, grid, steps=16)
-      >>> end = dj.solvers.advance(key, solver, half, problem, grid)  # as integrate(key, solver, problem, x, grid)
+      >>> solver, problem, x = dj.solvers.dpmpp_2m(), dj.solvers.diffusion(schedule, denoiser), jnp.ones(2)
+      >>> half = dj.solvers.advance(None, solver, dj.solvers.start(solver, problem, x, grid), problem, grid, steps=4)
+      >>> end = dj.solvers.advance(None, solver, half, problem, grid)
+      >>> bool((end.x == dj.solvers.integrate(None, solver, problem, x, grid)).all())
+      True
     """
     _, problem, x, ts, zero_end, _ = _checked(None, _stoppable(solver), problem, x, ts, None, keyless=True)
     arrays, static = partition((problem, None))
@@ -148,13 +150,15 @@ def advance(
       ValueError: If fewer steps are left, or as `integrate`.
 
     Example:
-      >>> run = dj.solvers.start(solver, problem, x, grid)
-      >>> for _ in range(4):
-      ...     run = dj.solvers.advance(key, solver, run, problem, grid, steps=8)
-      ...     show(run.x)
+      >>> solver, problem = dj.solvers.ddim(1.0), dj.solvers.diffusion(schedule, denoiser)
+      >>> run = dj.solvers.start(solver, problem, jnp.ones(2), grid)
+      >>> for _ in range(4):  # a preview after every second of 8 steps
+      ...     run = dj.solvers.advance(key, solver, run, problem, grid, steps=2)
+      ...     preview = denoiser(run.x, grid[run.step])
+      >>> int(run.step)
+      8
     """
-    if not isinstance(progress, Progress):
-        raise TypeError(f"progress must be made by solvers.start, got {type(progress).__name__}")
+    checks.made_by("progress", progress, Progress, "solvers.start")
     x = progress.x
     key, problem, _, ts, zero_end, noise = _checked(key, _stoppable(solver), problem, x, ts, noise, seen=True)
     total = ts.shape[0] - 1
@@ -552,7 +556,7 @@ def ends_at_zero(ts: ArrayLike) -> bool:
         return False
     try:
         values = np.asarray(ts, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return values.ndim == 1 and values.size > 0 and bool(values[-1] == 0)
 

@@ -58,7 +58,8 @@ class Checkpoints:
       BlockingIOError: If another process, or another object of this one, writes to the folder. The message names it.
 
     Example:
-      >>> with training.Checkpoints(tmp_path, {"learning_rate": 0.1}) as checkpoints:
+      >>> state = dj.training.init(key, {"w": jnp.ones(3)}, dj.training.optimiser(0.1))
+      >>> with dj.training.Checkpoints("run", {"learning_rate": 0.1}) as checkpoints:
       ...     state = checkpoints.restore_latest(state) or state
       ...     checkpoints.save(int(state.step), state)
     """
@@ -294,7 +295,11 @@ def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step:
       ValueError: If the template has other arrays, or the checkpoint of `step` (or each of them) is damaged.
 
     Example:
-      >>> params = training.load_ema("runs/digits/checkpoints")  # doctest: +SKIP
+      >>> state = dj.training.init(key, {"w": jnp.ones(3)}, dj.training.optimiser(0.1))
+      >>> with dj.training.Checkpoints("another_run", {}) as checkpoints:
+      ...     checkpoints.save(0, state)
+      >>> print(dj.training.load_ema("another_run")["w"])
+      [1. 1. 1.]
     """
     directory = pathlib.Path(directory).absolute()
     steps = _whole_steps(directory)

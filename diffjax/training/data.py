@@ -80,8 +80,9 @@ def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
         a column of a table (N, D) and over the whole array otherwise.
 
     Example:
-      >>> images = training.load("images.npy")
-      >>> unix_times = training.load("times.npy", dtype=np.float64)
+      >>> np.save("times.npy", 1.7e9 + np.arange(6.0).reshape(3, 2))  # float32 cannot tell them apart
+      >>> dj.training.load("times.npy", dtype=np.float64).shape
+      (3, 2)
     """
     path = pathlib.Path(path)
     return _examples(path, _read(path), dtype)
@@ -102,7 +103,10 @@ def load_labelled(path: str | pathlib.Path, *, dtype: Any = np.float32) -> tuple
       ValueError: As `load`, and if labels are missing, are not N, or do not fit int32.
 
     Example:
-      >>> images, classes = training.load_labelled("images.npz")
+      >>> np.savez("images.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 1])
+      >>> images, classes = dj.training.load_labelled("images.npz")
+      >>> images.shape, classes.tolist()
+      ((3, 8, 8), [0, 1, 1])
     """
     path = pathlib.Path(path)
     stored = _read(path)

@@ -39,7 +39,7 @@ class Lock:
       BlockingIOError: If a live process, or another object of this one, holds the lock. The message names it.
 
     Example:
-      >>> lock = Lock(tmp_path)
+      >>> lock = dj.training.lock.Lock(".")
       >>> lock.release()
     """
 

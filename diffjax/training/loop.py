@@ -50,6 +50,9 @@ def fit(
     are never saved; they raise it too.
     Raises ValueError where the checkpoints are ahead of `state`.
     """
+    checks.made_by("state", state, TrainState, "training.init")
+    checks.callable_("steps_fn", steps_fn, "steps_fn(state, batches) -> (state, metrics)")
+    checks.callable_("batches.block", getattr(batches, "block", None), "block(first, count)")
     step, block = int(state.step), checks.integer("block", block, 1, 2**62)
     checks.integer("total_steps", total_steps, 0, 2**62)
     checks.integer("save_every", save_every, 1, 2**62)

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .. import checks
-from ..types import PyTree
+from ..types import PyTree, check_integers
 
 AXIS = "data"
 
@@ -20,6 +20,9 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     devices = list(jax.devices() if devices is None else devices)
     if not devices:
         raise ValueError("devices must hold at least one device, got none")
+    for device in devices:
+        if not isinstance(device, jax.Device):
+            raise TypeError(f"devices must be a sequence of JAX's devices, got {device!r}")
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -27,6 +30,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` with every leaf whole on each device of `mesh`. Raises ValueError for a mesh that `data_mesh` would not
     make (no axis "data", or an axis of type Explicit)."""
     _check(mesh)
+    check_integers("tree", tree)
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -39,6 +43,8 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     devices, axis = mesh.shape[AXIS], checks.integer("axis", axis, 0)
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name = "batch" + jax.tree_util.keystr(path)
+        if not hasattr(leaf, "ndim"):
+            raise TypeError(f"{name} must be an array, got {leaf!r}")
         if leaf.ndim <= axis:
             raise ValueError(f"{name} must have an axis {axis} to split, got shape {leaf.shape}")
         if leaf.shape[axis] % devices:
@@ -47,6 +53,7 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
 
 
 def _check(mesh: Mesh) -> None:
+    checks.made_by("mesh", mesh, Mesh, "data_mesh")
     if AXIS not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis named {AXIS!r}, got axes {mesh.axis_names}")
     for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):

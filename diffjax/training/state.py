@@ -45,12 +45,20 @@ def init(key: Key, params: PyTree, optimiser: optax.GradientTransformation) -> T
     checks.key("key", key)
     if not jax.tree.leaves(params):
         raise ValueError(f"params must hold at least one array, got {params!r}")
+    types.check_integers("params", params)
+    check_optimiser(optimiser)
     params = jax.tree.map(_own, params)
     # one program instead of one per shape; where leaves lie on several devices, eagerly, which keeps their placement
     start = jax.jit(optimiser.init) if all(map(_on_one_device, jax.tree.leaves(params))) else optimiser.init
     opt_state = jax.tree.map(_own, start(params))
     step = jax.device_put(np.zeros((), np.int32))
     return TrainState(step, params, _average(params), opt_state, jax.device_put(key, may_alias=False))
+
+
+def check_optimiser(optimiser: Any) -> None:
+    """Raise TypeError for what has no `init` and `update`."""
+    if isinstance(optimiser, type) or not all(callable(getattr(optimiser, name, None)) for name in ("init", "update")):
+        raise TypeError(f"optimiser must be a transformation of optax, got {optimiser!r}")
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | None, final_fraction: float = 0.0):
@@ -114,6 +122,7 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     The warm-up keeps the initial parameters from lingering: `num_updates` of TensorFlow's
     `tf.train.ExponentialMovingAverage`, used by Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
     """
+    step, ema_decay = checks.non_negative("step", step), checks.within("ema_decay", ema_decay, 0.0, 1.0)
     return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
@@ -129,6 +138,7 @@ def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, em
     """
     checks.within("ema_decay", ema_decay, 0.0, 1.0)
     checks.callable_("loss_fn", loss_fn, "loss_fn(params, key, batch) -> (loss, metrics)")
+    check_optimiser(optimiser)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
     def step(state: TrainState, batch: PyTree, take: ArrayLike = True) -> tuple[TrainState, dict[str, Array]]:
@@ -179,7 +189,7 @@ def _own(leaf: Any) -> Array:
     dtype = jnp.result_type(leaf)
     if isinstance(leaf, jax.core.Tracer):
         return jnp.array(leaf, dtype, copy=True)
-    if not isinstance(leaf, jax.Array) or leaf.weak_type:
+    if not isinstance(leaf, jax.Array) or getattr(leaf, "weak_type", False):  # a key has none
         leaf = np.asarray(leaf, dtype)
     return jax.device_put(leaf, may_alias=False)
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from .. import checks
+from ..networks.embeddings import OneProgram
 from ..types import Array, ArrayLike
 
 
-class Perceptron(nn.Module):
+class Perceptron(OneProgram, nn.Module):
     """A residual perceptron of one example x of any shape, with outputs of shape `outputs`.
 
     h = W x; `depth` times h + W₂ dropout(SiLU(W₁ LayerNorm(h))); then W LayerNorm(h), small at first (a tenth of the

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .. import checks, grids, likelihood, sampling, schedules, targets
@@ -20,9 +21,15 @@ def fitted_gaussian(zs: ArrayLike) -> targets.Mixture:
     if zs.ndim != 2 or zs.shape[0] <= zs.shape[1]:
         raise ValueError(f"zs must have shape (N, d) with N > d, got {zs.shape}")
     checks.finite("zs", zs)
-    centred = zs - jnp.mean(zs, 0)
-    covariance = centred.T @ centred / zs.shape[0]
-    return targets.gaussian(jnp.mean(zs, 0), 0.5 * (covariance + covariance.T))
+    return targets.gaussian(*_moments(zs))
+
+
+@jax.jit
+def _moments(zs):
+    """(mean, covariance) of zs (N, d)."""
+    mean = jnp.mean(zs, 0)
+    covariance = (zs - mean).T @ (zs - mean) / zs.shape[0]
+    return mean, 0.5 * (covariance + covariance.T)
 
 
 @pytree
