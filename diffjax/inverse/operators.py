@@ -235,6 +235,7 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
 
 def noise_levels(operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False) -> Any:
     """τ as one number or an array of the operator's measured shape, or the argument's error."""
+    check_operator(operator)
     if np.shape(noise_std) == ():
         return (checks.positive if positive else checks.non_negative)("noise_std", noise_std)
     noise_std = checks.real_array("noise_std", noise_std)
