@@ -105,7 +105,7 @@ def batch_loss(
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     count = x0.shape[0]
     checks.leading_axis("condition", condition, "x0", count)
-    checks.choice("law", times, TIME_LAWS)
+    checks.choice("times", times, TIME_LAWS)
     if times != "uniform" and not checks.is_traced(prediction.schedule):
         schedules.log_snr_range(prediction.schedule)  # a schedule without signal at its end is named before tracing
     named = not callable(weighting)

@@ -314,7 +314,7 @@ REFUSED = {
     "times": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), times="cosine"),
         ValueError,
-        "law must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
+        "times must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
     ),
     "condition": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), condition=np.zeros(3)),
