@@ -92,7 +92,7 @@ def score(
       model: What turns `params` into a denoiser.
       params: The network's parameters.
       test: The examples (N, *shape).
-      steps: Runge-Kutta steps on `likelihood_grid`, four evaluations each.
+      steps: Runge-Kutta steps on `likelihood_grid`, four evaluations each; 2 or more.
       probes: Hutchinson probes per example, 2 or more.
       chunk: Examples at a time, at most.
       program: `likelihoods(model, probes)`, compiled for the shapes of `arguments`.
@@ -103,13 +103,15 @@ def score(
       is None.
 
     Raises:
+      ValueError: If steps is below 2.
       FloatingPointError: If a log-likelihood is not finite, or the score of lattice data is below 0,
         which no code length is.
     """
+    dj.checks.integer("steps", steps, 2)  # half of one step would be the same grid, of error 0
     model_data, dimension = model.data, math.prod(model.data.shape)
     program = jax.jit(likelihoods(model, probes)) if program is None else program
     size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
-    grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, max(1, steps // 2)))
+    grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
     coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")  # steps of length 0, for the same program
 
     def evaluate(grid, start):

@@ -51,6 +51,11 @@ def test_errors_are_read_back_and_not_mixed_with_those_of_another_suite(tmp_path
     assert solver_regret.read_errors(tmp_path / "errors.json") == []
     solver_regret.write_errors(tmp_path / "errors.json", ROWS[:2])
     assert solver_regret.read_errors(tmp_path / "errors.json") == ROWS[:2]
+    assert [path.name for path in tmp_path.iterdir()] == ["errors.json"]
+    for text in ("[\n{", '[{"problem": "a"}]', "[3]", "3"):
+        (tmp_path / "damaged.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged.json is damaged .*remove it"):
+            solver_regret.read_errors(tmp_path / "damaged.json")
     values = {"seed": 1, "budgets": list(config.budgets), "starts": 128, "train_steps": 2000}
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="seed must be 1 as in"):

@@ -12,6 +12,7 @@ problems of the held-out half. The table is in experiments/results/solver_regret
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -93,12 +94,20 @@ def check_same_suite(config: Config) -> None:
 
 def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     """All errors, a line each."""
-    path.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+    os.replace(temporary, path)  # a kill meanwhile leaves the file before it
 
 
 def read_errors(path: pathlib.Path) -> list[Errors]:
-    """What `write_errors` wrote, none where there is no file: a run that was stopped goes on after its last solver."""
-    return [Errors(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    """What `write_errors` wrote, none where there is no file: a run that was stopped goes on after its last solver.
+
+    Raises ValueError, with the file and the cure, where it is damaged.
+    """
+    try:
+        return [Errors(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it to measure anew") from None
 
 
 def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
