@@ -22,7 +22,8 @@ LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 
 
 def _snr(schedule, t, sigma_data):
-    return jnp.exp(schedules.log_snr(schedule, t))
+    """α²/σ², not e^λ: its derivative is finite where α = 0 and λ = −∞."""
+    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
 
 
 def _likelihood(schedule, t, sigma_data):

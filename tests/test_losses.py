@@ -379,6 +379,14 @@ def test_losses_at_no_signal_are_exact(kind):
             np.testing.assert_allclose(found, expected, rtol=32 * EPS32)
 
 
+def test_weights_have_a_slope_in_time_where_there_is_no_signal():
+    """SNR = ((1 − t)/t)² has value and slope 0 and second derivative 2 at t = 1, of which "likelihood" has −½."""
+    schedule, expected = schedules.rectified_flow(1.0), {"simple": 0.0, "edm": 0.0, "min_snr": 0.0, "likelihood": -1.0}
+    weigh = lambda t: {name: losses.WEIGHTINGS[name](schedule, t, SIGMA_DATA) for name in expected}  # noqa: E731
+    for name, slope in jit(jax.jacfwd(weigh))(1.0).items():
+        assert slope == pytest.approx(expected[name], rel=32 * EPS32), name
+
+
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
     """ "simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it: β(t)-sized at t = 1 of VP with ∫β = 150."""
     schedule, x0, noise = schedules.vp_linear(0.1, 300.0), jnp.float32([0.4, -1.3]), jnp.float32([-0.7, 0.2])
