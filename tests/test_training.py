@@ -528,7 +528,10 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     for data in [*(tmp_path / "3" / "rest").glob("ocdbt.process_0/d/*"), *(tmp_path / "3" / "rest" / "d").glob("*")]:
         data.write_bytes(data.read_bytes()[:10])
     assert training.load_ema(tmp_path)["w"].shape == (FEATURES, WIDTH)  # of step 3, whose average is whole
-    with Checkpoints(tmp_path, CONFIG) as checkpoints, pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"):
+    with (
+        Checkpoints(tmp_path, CONFIG) as checkpoints,
+        pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"),
+    ):
         restored = checkpoints.restore_latest(initial())
     assert_bitwise(restored, trained(2))
     left = {p.name for p in tmp_path.iterdir()}

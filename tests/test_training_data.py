@@ -17,7 +17,9 @@ ROUNDED = {
 @pytest.mark.parametrize("name", ROUNDED)
 def test_what_float32_would_round_away_is_refused_and_kept_by_float64(name, tmp_path):
     np.save(tmp_path / "x.npy", ROUNDED[name])
-    with pytest.raises(ValueError, match="x.npy: (column [01] of )?'x' varies too little about .* for float32, .* dtype=np.float64"):
+    with pytest.raises(
+        ValueError, match="x.npy: (column [01] of )?'x' varies too little about .* for float32, .* dtype=np.float64"
+    ):
         training.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(training.load(tmp_path / "x.npy", dtype=np.float64), ROUNDED[name])
     kept = training.load(tmp_path / "x.npy", dtype=None)
