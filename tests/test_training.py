@@ -21,7 +21,7 @@ from forked import Nursery
 from jax.sharding import AxisType
 
 from diffjax import training
-from diffjax.training import Batches, Checkpoints, lock
+from diffjax.training import Batches, Checkpoints, lock, manifest
 
 FEATURES, WIDTH, EXAMPLES, BATCH = 3, 100, 22, 8  # orbax stores arrays above 1 kB, as w is, in another way
 CONFIG = {"learning_rate": 0.01, "network": {"width": 4}, "steps": 20}
@@ -587,6 +587,21 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         assert_bitwise(restored_from(tmp_path), trained(10))
     assert all((tmp_path / name).read_text() == name for name in own)
     assert (tmp_path / "8" / "notes.txt").exists() and not (tmp_path / "9").exists()
+
+
+def test_load_ema_follows_a_training_that_replaces_what_it_reads(tmp_path, monkeypatch):
+    saved(tmp_path, 2, 3)
+    expected, read = training.load_ema(tmp_path, step=3)["w"], manifest.read
+
+    def read_too_late(folder):
+        monkeypatch.setattr(manifest, "read", read)
+        (tmp_path / "3").rename(tmp_path / "4")  # a newer one came, and 3 is deleted
+        return read(folder)
+
+    monkeypatch.setattr(manifest, "read", read_too_late)
+    with pytest.warns(UserWarning, match="/3 cannot be read: it has no manifest"):
+        found = training.load_ema(tmp_path)["w"]
+    np.testing.assert_array_equal(found, expected)  # of 4, not of 2
 
 
 def test_load_ema_without_checkpoint(tmp_path):

@@ -303,14 +303,16 @@ def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step:
     if not steps or (step is not None and step not in steps):
         wanted = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}")
-    failures = []
-    for folder in [directory / str(n) for n in (reversed(steps) if step is None else [step])]:
+    failures: dict[int, str] = {}
+    # listed anew each time: a training may have replaced what was about to be read
+    while left := (set(_whole_steps(directory)) if step is None else {step}) - failures.keys():
+        folder = directory / str(max(left))
         try:
             return _read_ema(folder, template)
         except manifest.Damaged as error:
-            failures.append(f"{folder}: {error}")
+            failures[max(left)] = f"{folder}: {error}"
             warnings.warn(f"the checkpoint {folder} cannot be read: {error}", stacklevel=2)
-    raise ValueError(f"no checkpoint can be read: {'; '.join(failures)}")
+    raise ValueError(f"no checkpoint can be read: {'; '.join(failures.values())}")
 
 
 def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
