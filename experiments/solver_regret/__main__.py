@@ -111,7 +111,16 @@ def read_errors(path: pathlib.Path) -> list[Errors]:
 
 
 def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
-    """For each budget and measure: the pairs of least worst regret on the choosing half, with both halves' regrets."""
+    """The pairs of least worst regret on the choosing half, with their regrets on both halves.
+
+    Args:
+      rows: All errors.
+      budgets: Evaluations.
+      kept: How many pairs are reported for each budget and measure.
+
+    Returns:
+      JSON values: what was measured, and for each "BUDGET evaluations, MEASURE" the best pairs and the recommended one.
+    """
     held_out = {row.problem: row.held_out for row in rows}
     halves = {
         half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")
