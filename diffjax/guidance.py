@@ -356,7 +356,7 @@ def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probabil
 
 
 def check_signal(schedule: Schedule) -> Schedule:
-    """`schedule`, refused where α(t_max) = 0 is seen and a gradient's share σ²/α of D has no value."""
+    """`schedule`. Raises ValueError if α(t_max) is 0 or rounds to it, where the gradient's factor σ²/α has no value."""
     schedules.check(schedule)
     if not checks.is_traced(schedule):
         with jax.ensure_compile_time_eval():

@@ -22,7 +22,8 @@ LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 
 
 def _snr(schedule, t, sigma_data):
-    return jnp.exp(schedules.log_snr(schedule, t))
+    """α²/σ², not e^λ: its derivative is finite where α = 0 and λ = −∞."""
+    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
 
 
 def _likelihood(schedule, t, sigma_data):
@@ -119,7 +120,7 @@ def batch_loss(
         raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
     count = x0.shape[0]
     checks.leading_axis("condition", condition, "x0", count)
-    checks.choice("law", times, TIME_LAWS)
+    checks.choice("times", times, TIME_LAWS)
     if times != "uniform" and not checks.is_traced(prediction.schedule):
         schedules.log_snr_range(prediction.schedule)  # a schedule without signal at its end is named before tracing
     named = not callable(weighting)

@@ -12,6 +12,7 @@ where the two event shapes differ.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,11 +55,20 @@ def _frechet(x: Array, y: Array) -> Array:
 
 def _in_common_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """(x − c)/s, (y − c)/s and s: centred and of size 1, so that no square over- or underflows. For distances."""
-    centre = jax.lax.stop_gradient(x[0])
+    centre = jax.lax.stop_gradient(_centre(jnp, y))
     x, y = x - centre, y - centre
     unit = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(x)), jnp.max(jnp.abs(y))))
     unit = jnp.where(unit > 0, unit, 1)
     return x / unit, y / unit, unit
+
+
+_CENTRE_OF = 101
+"""Examples whose median is the origin in which distances are computed."""
+
+
+def _centre(xp: Any, y: Any) -> Any:
+    """A place amid the examples, (D,). A median, as a far outlier as origin would round all others together."""
+    return xp.median(y[:_CENTRE_OF], 0)
 
 
 def _covariance_factor(x: Array) -> Array:
@@ -252,7 +262,7 @@ def _two_sets(
 ) -> tuple[Array, Array]:
     """Both as (n, D) and (m, D) of one dtype, or the argument's error.
 
-    Centred concrete sets are shifted by x's first example in float64, before they are rounded.
+    Centred concrete sets are shifted by the median of some of y in float64, before they are rounded.
     """
     exact = x, y
     x, y = _examples("x", x, minimum), _examples(y_name, y, minimum)
@@ -262,7 +272,7 @@ def _two_sets(
     if checks.is_traced(x, y):
         return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)
     x, y = (np.asarray(value, np.float64).reshape(len(value), -1) for value in exact)
-    centre = x[0] if centred else 0
+    centre = _centre(np, y) if centred else 0
     return (x - centre).astype(dtype), (y - centre).astype(dtype)
 
 

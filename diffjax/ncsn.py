@@ -123,9 +123,9 @@ def bound_weights(chain: DiscreteChain) -> Array:
     """(1 − α_t)²/(2β̃_t α_t), α_t = 1 − β_t: the weight of ‖s − ∇log q(x_t | x_0)‖² in DDPM's bound, (T,).
 
     Times the score's squared error it is `ddpm.bound_loss` with the variance β̃ at the indices 2 … T. At 1, where β̃ = 0,
-    it is infinite: the bound has the decoder's term in its place, and a weighted sum starts at 2. So it is where β_T =
-    1: the score holds nothing of x_0 there. Raises TypeError for
-    no chain. Ho et al. 2020, eq. 8 and 12.
+    it is infinite: the bound has the decoder's term in its place, and a weighted sum starts at 2. It is infinite at T
+    too where β_T = 1: the score holds nothing of x_0 there. Raises TypeError for no chain. Ho et al. 2020, eq. 8 and
+    12.
     """
     xp = jnp if checks.is_traced(check_chain(chain)) else np
     betas, variance = xp.asarray(chain.betas), xp.asarray(chain.posterior().variance)

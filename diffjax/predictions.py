@@ -380,12 +380,13 @@ def check_levels(levels: ArrayLike) -> Array:
     return levels
 
 
-LEVEL_SLACK = 1e-4
-"""How far from a level an entry may be and still count as it, as a fraction of the levels' range."""
+def level_slack(xp: Any, levels: Any) -> Any:
+    """How far from a level an entry still counts as it: 1e-4 of the levels' range, but at most a quarter of a gap."""
+    return xp.minimum(1e-4 * (levels[-1] - levels[0]), 0.25 * xp.min(xp.diff(levels)))
 
 
 def level_index(x: Array, levels: Array) -> Array:
-    """The index of each entry's level, shape of x; ValueError where a concrete entry is none, by `LEVEL_SLACK`.
+    """The index of each entry's level, shape of x; ValueError where a concrete entry is none, by `level_slack`.
 
     A traced entry gets the nearest level. `off_levels` says where it is none.
     """
@@ -393,15 +394,15 @@ def level_index(x: Array, levels: Array) -> Array:
         return jnp.argmin(jnp.abs(x[..., None] - levels), -1)
     values = np.asarray(levels)
     gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
-    off, slack = np.max(np.min(gaps, -1)), LEVEL_SLACK * (values[-1] - values[0])
-    if not off <= slack:
+    off = np.max(np.min(gaps, -1))
+    if not off <= level_slack(np, values):
         raise ValueError(f"x must take values among the {values.shape[0]} levels, got an entry {off} away from all")
     return np.argmin(gaps, -1).astype(np.int32)
 
 
 def off_levels(x: Array, levels: Array, index: Array) -> Array:
     """Whether each entry of x is no level, nearest to levels[index]; shape of x. NaN is none."""
-    return ~(jnp.abs(x - levels[index]) <= LEVEL_SLACK * (levels[-1] - levels[0]))
+    return ~(jnp.abs(x - levels[index]) <= level_slack(jnp, levels))
 
 
 @pytree

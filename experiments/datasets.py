@@ -135,6 +135,14 @@ def described(description: dict[str, Any]) -> Dataset:
 def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dataset:
     """The described data set with its examples, from its file.
 
+    Args:
+      description: As `describe` returned it.
+      held_out: Test examples, as when it was described.
+      seed: Seed of the split, as when it was described.
+
+    Returns:
+      The data set.
+
     Raises:
       FileNotFoundError: If the file is gone.
       ValueError: If the file holds other data than those described.

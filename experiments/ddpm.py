@@ -349,8 +349,8 @@ def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
     models.check(config)
     at_least = {
-        1: ("likelihood_steps", "chunk"),
-        2: ("samples", "probes", "bound_examples", "chain_steps", "few_steps"),
+        1: ("chunk",),
+        2: ("samples", "probes", "bound_examples", "chain_steps", "few_steps", "likelihood_steps"),
     }
     for minimum, names in at_least.items():
         for name in names:

@@ -164,13 +164,14 @@ def fit(
         history = _read_history(losses, int(state.step))
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
+            _write_history(losses, history)  # a finished run whose losses were lost counts as finished by this file
         with record.progress(config.steps, int(state.step), what) as bar:
 
             def show(step, values):
                 history.extend(values["loss"].tolist())
                 bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
                 bar.update(step - bar.n)
-                record.write_json(losses, {"loss": [None if math.isnan(loss) else loss for loss in history]})
+                _write_history(losses, history)
 
             for stop in (*stops, config.steps):
                 if stop < int(state.step):
@@ -216,6 +217,10 @@ def _read_history(path, step):
     if len(found) < step:
         print(f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on")
     return found + [math.nan] * (step - len(found))
+
+
+def _write_history(path, history):
+    record.write_json(path, {"loss": [None if math.isnan(loss) else loss for loss in history]})
 
 
 @functools.lru_cache(maxsize=16)

@@ -221,9 +221,19 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
-    """The object stored in a JSON file, which must have the entries `names`.
+    """Read the object stored in a JSON file.
 
-    Raises ValueError, with the file and the cure, where it is damaged; FileNotFoundError where there is none.
+    Args:
+      path: The file.
+      cure: What to do if the file is damaged, the end of the error's message.
+      *names: Entries that it must have.
+
+    Returns:
+      The object.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it is damaged. The message names the file and the cure.
     """
     try:
         values = json.loads(path.read_text())

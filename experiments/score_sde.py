@@ -313,8 +313,9 @@ def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
     models.check(config)
     at_least = {
-        1: ("sde_steps", "ode_steps", "likelihood_steps", "chunk"),
-        2: ("samples", "probes", "likelihood_examples"),  # below, a standard error or distance has no meaning
+        1: ("sde_steps", "ode_steps", "chunk"),
+        # below, a standard error, a distance or the grid's error, from half the steps, has no meaning
+        2: ("samples", "probes", "likelihood_examples", "likelihood_steps"),
     }
     for minimum, names in at_least.items():
         for name in names:

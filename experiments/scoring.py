@@ -24,6 +24,13 @@ def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
 
     The density is 0.1 + sigmoid(log-SNR/2 − 1). Above σ/α = 1 the denoiser barely moves. Levels of lattice data and
     details resolve within a few units of log-SNR at little noise, where an open grid gives too good a log p.
+
+    Args:
+      schedule: A schedule with a finite log-SNR at t_max.
+      steps: The number of steps.
+
+    Returns:
+      Decreasing times from t_max to t_min.
     """
     low, high = np.asarray(_log_snr_range(schedule), np.float64)
     values = np.linspace(low, high, 2001)
@@ -45,9 +52,16 @@ def _times(schedule, log_snrs):
 
 
 def likelihoods(model: Model, probes: int) -> Callable:
-    """The function (params, grid, keys, examples) -> (log p, its standard error over probes), in nats, (B,) each.
+    """Log-likelihoods of a batch along the probability flow, as a function to be compiled.
 
     Lattice data are dequantised by Gaussian noise (`likelihood.lattice_log_prob`).
+
+    Args:
+      model: What turns parameters into a denoiser.
+      probes: Hutchinson probes per example.
+
+    Returns:
+      A function (params, grid, keys, examples) -> (log p, its standard error over probes), in nats, (B,) each.
     """
 
     def many(params, grid, keys, examples):
@@ -69,7 +83,18 @@ def likelihoods(model: Model, probes: int) -> Callable:
 
 
 def arguments(model: Model, params: Any, test: np.ndarray, steps: int, chunk: int) -> tuple:
-    """Shapes of the arguments of `likelihoods` in `score`, by which it can be compiled ahead."""
+    """Shapes of the arguments of `likelihoods` in `score`, by which it can be compiled ahead.
+
+    Args:
+      model: As in `score`.
+      params: The network's parameters, or their shapes.
+      test: The examples (N, *shape) that will be scored.
+      steps: As in `score`.
+      chunk: As in `score`.
+
+    Returns:
+      (params, grid, keys, examples) of one chunk.
+    """
     size = _chunk_size(len(test), chunk)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     return params, likelihood_grid(model.schedule, steps), keys, jax.ShapeDtypeStruct((size, *model.data.shape), float)
@@ -92,7 +117,7 @@ def score(
       model: What turns `params` into a denoiser.
       params: The network's parameters.
       test: The examples (N, *shape).
-      steps: Runge-Kutta steps on `likelihood_grid`, four evaluations each.
+      steps: Runge-Kutta steps on `likelihood_grid`, four evaluations each; 2 or more.
       probes: Hutchinson probes per example, 2 or more.
       chunk: Examples at a time, at most.
       program: `likelihoods(model, probes)`, compiled for the shapes of `arguments`.
@@ -103,13 +128,15 @@ def score(
       is None.
 
     Raises:
+      ValueError: If steps is below 2.
       FloatingPointError: If a log-likelihood is not finite, or the score of lattice data is below 0,
         which no code length is.
     """
+    dj.checks.integer("steps", steps, 2)  # half of one step would be the same grid, of error 0
     model_data, dimension = model.data, math.prod(model.data.shape)
     program = jax.jit(likelihoods(model, probes)) if program is None else program
     size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
-    grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, max(1, steps // 2)))
+    grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
     coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")  # steps of length 0, for the same program
 
     def evaluate(grid, start):
@@ -159,7 +186,18 @@ def standard_error(values: np.ndarray) -> float | None:
 
 
 def check_floor(floor: float, data: Any) -> float:
-    """The least σ/α. Raises ValueError if it lies so far below the spacing of the levels that no grid follows it."""
+    """Check a noise floor against the levels of the data.
+
+    Args:
+      floor: The least σ/α, in units of the scaled data.
+      data: A `datasets.Dataset`.
+
+    Returns:
+      The floor.
+
+    Raises:
+      ValueError: If it lies so far below the spacing of the levels that no grid follows it.
+    """
     if data.levels is not None and floor < LEAST_FLOOR * data.spacing:
         raise ValueError(
             f"noise_floor must be at least {LEAST_FLOOR * data.spacing:.3g}, a 24th of the spacing of {data.name}'s "

@@ -1,5 +1,6 @@
 """The discrete chain: its betas are their laws, its kernels Bayes' rule, its decoders sum to one."""
 
+import functools
 import math
 
 import jax
@@ -370,6 +371,17 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
     np.testing.assert_allclose(mean, np.sqrt(bar) * 0.3 * x0, rtol=1e-12)
     noise = np.asarray(noise)
     np.testing.assert_allclose(last, 0.5 * bar / (1 - bar) * np.sum((x0 - 0.3 * noise) ** 2), rtol=1e-10)
+
+
+def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
+    """Of 16-bit images levels lie 1.5e-5 of their range apart."""
+    levels = np.linspace(-1, 1, 2**16, dtype=np.float32)
+    on, between = levels[[4, 40_000]], 0.5 * (levels[[4, 40_000]] + levels[[5, 40_001]])
+    score = functools.partial(ddpm.discretised_log_prob, ddpm.Gaussian(0.0, 0.25), levels=levels)
+    assert np.isfinite(score(on)) and jit(score)(on) == pytest.approx(float(score(on)))
+    assert jit(score)(between) == -np.inf
+    with pytest.raises(ValueError, match="x must take values among the 65536 levels"):
+        score(between)
 
 
 def test_values_that_are_no_level_have_no_probability_when_traced():

@@ -199,6 +199,7 @@ def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
         params, losses = fit(tmp_path / "a")
         assert np.asarray(params["w"]).tobytes() == np.asarray(whole["w"]).tobytes()
         np.testing.assert_array_equal(losses, expected)
+        assert len(json.loads(path.read_text())["loss"]) == 100  # finished, for those who read the file
 
 
 def test_one_program_maps_every_set_of_examples():

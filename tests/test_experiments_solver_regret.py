@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from diffjax import grids, schedules
+from experiments import solver_table
 from experiments.solver_regret import __main__ as solver_regret
-from experiments.solver_regret.measure import MEASURES, RESOLUTION, Errors, regrets
+from experiments.solver_regret.measure import GRIDS, MEASURES, RESOLUTION, Errors, regrets
 
 
 def error(problem, held_out, solver, value, budget=8, scale=1.0):
@@ -46,11 +48,25 @@ def test_the_held_out_half_does_not_enter_the_choice():
     assert summary["recommended"] == {}  # the pair was not measured
 
 
+@pytest.mark.parametrize("budget", [8, 27, 28, 48])
+def test_what_is_reported_as_recommended_is_what_sample_takes(budget):
+    solver, grid = solver_regret.recommendation(budget)
+    schedule = schedules.edm()
+    np.testing.assert_array_equal(
+        GRIDS[grid](schedule, budget), grids.recommended(schedule, solver_table.make(solver), budget)
+    )
+
+
 def test_errors_are_read_back_and_not_mixed_with_those_of_another_suite(tmp_path):
     config = solver_regret.Config(out=tmp_path)
     assert solver_regret.read_errors(tmp_path / "errors.json") == []
     solver_regret.write_errors(tmp_path / "errors.json", ROWS[:2])
     assert solver_regret.read_errors(tmp_path / "errors.json") == ROWS[:2]
+    assert [path.name for path in tmp_path.iterdir()] == ["errors.json"]
+    for text in ("[\n{", '[{"problem": "a"}]', "[3]", "3"):
+        (tmp_path / "damaged.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged.json is damaged .*remove it"):
+            solver_regret.read_errors(tmp_path / "damaged.json")
     values = {"seed": 1, "budgets": list(config.budgets), "starts": 128, "train_steps": 2000}
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="seed must be 1 as in"):

@@ -662,6 +662,21 @@ REFUSED = {
         ValueError,
         "noise_std must be positive, got 0.0 in an entry",
     ),
+    "noise of no operator": (
+        lambda: inverse.dps(EDM, D, np.eye(2), np.zeros(2), [0.1, 0.2]),
+        TypeError,
+        "operator must be made by diffjax.inverse",
+    ),
+    "ΠGDM's noise of no operator": (
+        lambda: inverse.pigdm(EDM, D, np.eye(2), np.zeros(2), [0.1, 0.2]),
+        TypeError,
+        "operator must be made by diffjax.inverse",
+    ),
+    "soft observation of another shape": (  # which would broadcast
+        lambda: inverse.soft_inpainting(D, np.zeros(2), 1.0)(np.zeros((3, 2)), 1.0),
+        ValueError,
+        r"x must have shape \(2,\), got \(3, 2\)",
+    ),
     "noise's shape": (
         lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), np.ones(3)),
         ValueError,

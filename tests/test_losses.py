@@ -314,7 +314,7 @@ REFUSED = {
     "times": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), times="cosine"),
         ValueError,
-        "law must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
+        "times must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
     ),
     "condition": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), condition=np.zeros(3)),
@@ -377,6 +377,14 @@ def test_losses_at_no_signal_are_exact(kind):
     for pair in run(0.3):
         for found, expected in pair:  # values, then slopes
             np.testing.assert_allclose(found, expected, rtol=32 * EPS32)
+
+
+def test_weights_have_a_slope_in_time_where_there_is_no_signal():
+    """SNR = ((1 − t)/t)² has value and slope 0 and second derivative 2 at t = 1, of which "likelihood" has −½."""
+    schedule, expected = schedules.rectified_flow(1.0), {"simple": 0.0, "edm": 0.0, "min_snr": 0.0, "likelihood": -1.0}
+    weigh = lambda t: {name: losses.WEIGHTINGS[name](schedule, t, SIGMA_DATA) for name in expected}  # noqa: E731
+    for name, slope in jit(jax.jacfwd(weigh))(1.0).items():
+        assert slope == pytest.approx(expected[name], rel=32 * EPS32), name
 
 
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():

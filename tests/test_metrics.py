@@ -253,6 +253,20 @@ def test_a_copy_is_its_own_neighbour_at_distance_zero_far_from_the_origin():
     assert indices.tolist() == [[7], [8]] and distances.tolist() == [[0.0], [0.0]]
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_neighbours_keep_their_digits_beside_a_sample_that_diverged(traced):
+    reference = normal(0, 50, 2).astype(np.float32)
+    near = (reference[:5] + 1e-3 * normal(1, 5, 2)).astype(np.float32)
+    x = np.concatenate([np.full((1, 2), 1e6, np.float32), near])
+    find = jax.jit(metrics.nearest_neighbours) if traced else metrics.nearest_neighbours
+    indices, distances = find(x, reference)
+    exact = np.linalg.norm(near.astype(np.float64) - reference[:5], axis=1)
+    assert indices[1:, 0].tolist() == list(range(5))
+    # each of 2 × 2 entries is centred and scaled, and so rounded twice; those of the reference are below 4
+    atol = 2 * 2 * np.sqrt(2) * 4 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(distances[1:, 0], exact, atol=atol, rtol=1e-6)
+
+
 @each_distance
 @pytest.mark.parametrize(
     "x, y, message",

@@ -21,7 +21,7 @@ from forked import Nursery
 from jax.sharding import AxisType
 
 from diffjax import training
-from diffjax.training import Batches, Checkpoints, lock
+from diffjax.training import Batches, Checkpoints, lock, manifest
 
 FEATURES, WIDTH, EXAMPLES, BATCH = 3, 100, 22, 8  # orbax stores arrays above 1 kB, as w is, in another way
 CONFIG = {"learning_rate": 0.01, "network": {"width": 4}, "steps": 20}
@@ -520,7 +520,7 @@ def test_a_damaged_average_is_not_loaded(tmp_path):
 @tensorstores_noise
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     saved(tmp_path, 2, 3)
-    # as a kill during orbax's writing leaves it; an empty step folder; and data lost under a good name
+    # as a kill during orbax's writing leaves it; empty step folders; and data lost under a good name
     for unfinished in ("5.orbax-checkpoint-tmp", "6.writing", "1.deleting"):
         (tmp_path / unfinished / "rest.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "9").mkdir()
@@ -528,13 +528,14 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     for data in [*(tmp_path / "3" / "rest").glob("ocdbt.process_0/d/*"), *(tmp_path / "3" / "rest" / "d").glob("*")]:
         data.write_bytes(data.read_bytes()[:10])
     assert training.load_ema(tmp_path)["w"].shape == (FEATURES, WIDTH)  # of step 3, whose average is whole
-    with pytest.warns(UserWarning, match="/9 is set aside"):
-        checkpoints = Checkpoints(tmp_path, CONFIG)
-    with checkpoints, pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"):
+    with (
+        Checkpoints(tmp_path, CONFIG) as checkpoints,
+        pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"),
+    ):
         restored = checkpoints.restore_latest(initial())
     assert_bitwise(restored, trained(2))
     left = {p.name for p in tmp_path.iterdir()}
-    assert not left & {"1", "3", "5.orbax-checkpoint-tmp", "6.writing", "1.deleting"}
+    assert not left & {"3", "5.orbax-checkpoint-tmp", "6.writing", "1.deleting"} and left >= {"1", "9"}
     saved(tmp_path, 3, 5)  # the steps whose folders were broken
     assert_bitwise(restored_from(tmp_path), trained(5))
 
@@ -560,14 +561,19 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         "2/ema/x",
         "2/y",
         "4/ema/x",
+        "11.writing/my_images.txt",
+        "3.deleting/rest/x",
+        "3.deleting/notes.txt",
     ]
     for name in own:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "1" / "notes.txt").write_text("")
+    (tmp_path / "20").mkdir()  # for images of class 20, say
     with pytest.warns(UserWarning, match="/7 is no checkpoint: it is left alone"):
         checkpoints = Checkpoints(tmp_path, CONFIG, keep=1)
     with checkpoints:
+        assert (tmp_path / "20").is_dir()
         assert checkpoints.latest_step() is None and checkpoints.restore_latest(initial()) is None
         for taken in (5, 7):
             with pytest.raises(FileExistsError, match=f"/{taken} is no checkpoint and is left alone"):
@@ -581,6 +587,21 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         assert_bitwise(restored_from(tmp_path), trained(10))
     assert all((tmp_path / name).read_text() == name for name in own)
     assert (tmp_path / "8" / "notes.txt").exists() and not (tmp_path / "9").exists()
+
+
+def test_load_ema_follows_a_training_that_replaces_what_it_reads(tmp_path, monkeypatch):
+    saved(tmp_path, 2, 3)
+    expected, read = training.load_ema(tmp_path, step=3)["w"], manifest.read
+
+    def read_too_late(folder):
+        monkeypatch.setattr(manifest, "read", read)
+        (tmp_path / "3").rename(tmp_path / "4")  # a newer one came, and 3 is deleted
+        return read(folder)
+
+    monkeypatch.setattr(manifest, "read", read_too_late)
+    with pytest.warns(UserWarning, match="/3 cannot be read: it has no manifest"):
+        found = training.load_ema(tmp_path)["w"]
+    np.testing.assert_array_equal(found, expected)  # of 4, not of 2
 
 
 def test_load_ema_without_checkpoint(tmp_path):

@@ -9,6 +9,7 @@ ROUNDED = {
     "integers far from 0": 10**9 + np.arange(200)[:, None],
     "Unix times": 1.7e9 + np.linspace(0, 1000, 200)[:, None],
     "one column of two": np.stack([np.linspace(0, 1e6, 200), 4_649_776.0 + np.linspace(0, 1, 200)], 1),
+    "units below float32": 1e-300 * np.linspace(0, 1, 200)[:, None],
     "images far from 0": 1e9 + np.random.default_rng(0).normal(size=(20, 3, 3)),
 }
 
@@ -16,11 +17,19 @@ ROUNDED = {
 @pytest.mark.parametrize("name", ROUNDED)
 def test_what_float32_would_round_away_is_refused_and_kept_by_float64(name, tmp_path):
     np.save(tmp_path / "x.npy", ROUNDED[name])
-    with pytest.raises(ValueError, match="x.npy: 'x' varies too little about .* for float32, .* dtype=np.float64"):
+    with pytest.raises(
+        ValueError, match="x.npy: (column [01] of )?'x' varies too little about .* for float32, .* dtype=np.float64"
+    ):
         training.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(training.load(tmp_path / "x.npy", dtype=np.float64), ROUNDED[name])
     kept = training.load(tmp_path / "x.npy", dtype=None)
     assert kept.dtype == ROUNDED[name].dtype and (kept == ROUNDED[name]).all()
+
+
+def test_the_column_that_would_be_rounded_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", ROUNDED["one column of two"])
+    with pytest.raises(ValueError, match=r"column 1 of 'x' varies too little about 4649776\.0 .* by up to 0\.2"):
+        training.load(tmp_path / "x.npy")
 
 
 def test_what_float32_keeps_apart_is_loaded(tmp_path):

@@ -431,6 +431,8 @@ def encoder_of(mean, log_std):
 
 PAIR, X = encoder_of([0.0, 0.0], [0.0, 0.0]), jnp.array([0.1, 0.2])
 PLAIN = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+STILL = lambda x: (x, 0 * x)  # noqa: E731
+SHIFTED = flows.flow(flows.standard_normal((2,)), flows.affine(np.zeros(2)))
 REFUSED = {
     "nan in x": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]), ValueError, "x must be finite, got 1 NaN"),
     "key": (lambda: gaussian.elbo(0, PAIR, PLAIN, X), TypeError, "key must be a typed key"),
@@ -452,6 +454,7 @@ REFUSED = {
     "likelihood_grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), likelihood_grid=[1.0, 0.0]), ValueError, "likelihood_grid must lie in the schedule's interval"),
     "beta": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0), ValueError, "beta must be 0 or more, got -1.0"),
     "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
+    "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
     "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
     "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\), got shape \(3,\)"),
     "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, ddpm.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.mean must have shape \(\) or \(2,\), got \(3,\)"),

@@ -105,7 +105,7 @@ class Cell(NamedTuple):
     """The interval of values that round to each entry's level: it ends at the midpoints to the neighbours.
 
     lower, upper: its ends. first, last: whether it is the lowest, which reaches to −∞ (`lower` is then no end), or the
-    highest, which reaches to ∞. off: whether the entry is no level, by `predictions.LEVEL_SLACK`. Each of x's shape.
+    highest, which reaches to ∞. off: whether the entry is no level, by `predictions.level_slack`. Each of x's shape.
     """
 
     lower: Array

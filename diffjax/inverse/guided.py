@@ -12,7 +12,7 @@ from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
 from ..targets import as_one_program
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
-from .operators import LinearOperator, measurement, noise_levels, whitened
+from .operators import LinearOperator, check_operator, measurement, noise_levels, whitened
 
 
 @pytree
@@ -181,6 +181,7 @@ def pigdm(
       TypeError: For an operator, denoiser or variance of another kind.
       ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
+    check_operator(operator)
     noise_std = noise_levels(operator, noise_std, positive=np.ndim(noise_std) > 0 and operator.basis is not None)
     variance = gaussian_variance(schedule) if variance is None else checks.callable_("variance", variance, "r²(t)")
     return _guided(schedule, denoiser, operator, y, noise_std, as_pytree_callable(variance), scale)

@@ -35,9 +35,16 @@ class LinearOperator:
         return _transpose(self.function, self.shape, jnp.asarray(y))
 
     def solve(self, y: Array, signal: Scalar, noise: ArrayLike) -> Array:
-        """(signal · A Aᵀ + noise · I)⁻¹ y, of y's shape; a pseudo-inverse where the matrix is singular.
+        """(signal · A Aᵀ + noise · I)⁻¹ y, by the pseudo-inverse where the matrix is singular.
 
-        noise is one number, or one for each entry of y where A Aᵀ is a multiple of the identity.
+        Args:
+          y: Of shape `measured`.
+          signal: The factor of A Aᵀ, 0 or more.
+          noise: The factor of I, 0 or more. One number, or one for each entry of y if A Aᵀ is a multiple of the
+            identity.
+
+        Returns:
+          An array of y's shape.
         """
         total = signal * self.spectrum + noise
         if self.basis is None:
@@ -235,6 +242,7 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
 
 def noise_levels(operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False) -> Any:
     """τ as one number or an array of the operator's measured shape, or the argument's error."""
+    check_operator(operator)
     if np.shape(noise_std) == ():
         return (checks.positive if positive else checks.non_negative)("noise_std", noise_std)
     noise_std = checks.real_array("noise_std", noise_std)

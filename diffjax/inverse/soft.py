@@ -22,6 +22,7 @@ class SoftInpainted:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The blended D, shape of x; a condition is passed to the denoiser."""
+        checks.one_of_shapes("x", x, [jnp.shape(self.y)])
         denoised = checks.answer(self.denoiser(x, t, *condition), x)
         mask = self.mask(t) if callable(self.mask) else self.mask
         if jnp.shape(mask) not in ((), jnp.shape(denoised)):
@@ -50,7 +51,8 @@ def soft_inpainting(denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
 
     Raises:
       TypeError: For a denoiser that cannot be called.
-      ValueError: For a mask outside [0, 1] or of another shape, or a y that is not finite.
+      ValueError: For a mask outside [0, 1] or of another shape, or a y that is not finite. The denoiser raises it for
+        an x of another shape than y.
 
     Example:
       >>> mask = dj.inverse.trust_mask(schedule, [0.01, 0.5])  # the first entry is known well, the second is not

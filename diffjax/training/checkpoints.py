@@ -199,8 +199,7 @@ class Checkpoints:
         """Write a temporary folder, then rename it. The savers wait for one another where there are several hosts."""
         temporary, primary = self.directory / f"{step}.writing", jax.process_index() == 0
         if primary:
-            if temporary.exists():
-                shutil.rmtree(temporary)
+            _remove_temporary(temporary)
             temporary.mkdir()
         with _ORBAX:
             for item, arrays in items.items():
@@ -219,17 +218,19 @@ class Checkpoints:
             return
         for folder in self.directory.iterdir():
             if _TEMPORARY.fullmatch(folder.name) and folder.is_dir():
-                shutil.rmtree(folder)
+                try:
+                    _remove_temporary(folder)
+                except FileExistsError as error:
+                    warnings.warn(str(error), stacklevel=3)
         whole = _whole_steps(self.directory)
         for folder in _step_folders(self.directory):
             if int(folder.name) in whole:
                 continue
             if not _is_own(folder):
                 warnings.warn(f"{folder} is no checkpoint: it is left alone", stacklevel=3)
-            elif any(folder.iterdir()):
+            elif any(path.is_file() for path in folder.rglob("*")):
                 self._reject(folder, f"it has no {manifest.NAME}: it is damaged, or of an earlier version")
-            else:
-                _set_aside(folder, "it is empty")
+            # an empty folder is nobody's: it is in the way of the checkpoint of that step only
 
     def _check_config(self, ignore: Collection[str]) -> None:
         """Compare `config` with that of the newest checkpoint whose manifest can be read."""
@@ -246,14 +247,15 @@ class Checkpoints:
             _write_atomically(self.directory / _CONFIG, json.dumps(self._config, indent=2, sort_keys=True) + "\n")
 
     def _hold_folder(self) -> None:
-        """Check that the folder is still ours; made anew, with a warning, if it alone was removed."""
+        """Check that the folder is still ours. It, or its lock, is made anew with a warning if it alone was removed."""
         if self._lock is None:
             return
         if not self._lock.path.exists():
             if _identity(self.directory.parent) != self._parent:
                 raise FileNotFoundError(f"{self.directory.parent} was removed during the run: nothing is saved there")
+            lost = self._lock.path if self.directory.exists() else self.directory
             self.directory.mkdir(exist_ok=True)
-            warnings.warn(f"{self.directory} was removed during the run, and is made anew", stacklevel=3)
+            warnings.warn(f"{lost} was removed during the run, and is made anew", stacklevel=3)
             self._write_config()
         self._lock.renew()
 
@@ -306,14 +308,16 @@ def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step:
     if not steps or (step is not None and step not in steps):
         wanted = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}")
-    failures = []
-    for folder in [directory / str(n) for n in (reversed(steps) if step is None else [step])]:
+    failures: dict[int, str] = {}
+    # listed anew each time: a training may have replaced what was about to be read
+    while left := (set(_whole_steps(directory)) if step is None else {step}) - failures.keys():
+        folder = directory / str(max(left))
         try:
             return _read_ema(folder, template)
         except manifest.Damaged as error:
-            failures.append(f"{folder}: {error}")
+            failures[max(left)] = f"{folder}: {error}"
             warnings.warn(f"the checkpoint {folder} cannot be read: {error}", stacklevel=2)
-    raise ValueError(f"no checkpoint can be read: {'; '.join(failures)}")
+    raise ValueError(f"no checkpoint can be read: {'; '.join(failures.values())}")
 
 
 def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
@@ -480,10 +484,20 @@ def _set_aside(folder: pathlib.Path, reason: str) -> None:
 def _delete(folder: pathlib.Path) -> None:
     """Rename, then delete: a kill in between leaves nothing that looks like a checkpoint."""
     doomed = folder.with_name(f"{folder.name}.deleting")
-    if doomed.exists():
-        shutil.rmtree(doomed)
+    _remove_temporary(doomed)
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
+
+
+def _remove_temporary(folder: pathlib.Path) -> None:
+    """Remove what a kill left half written or half deleted. Raises FileExistsError if it holds files of others."""
+    if not folder.exists():
+        return
+    parts = tuple(f"{item}." for item in _ITEMS)  # as orbax names a part that it has not finished
+    for entry in folder.iterdir():
+        if entry.name not in {*_ITEMS, *_MARKS} and not entry.name.startswith(parts):
+            raise FileExistsError(f"{folder} holds {entry.name}, which is not of a checkpoint, and is left alone")
+    shutil.rmtree(folder)
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:

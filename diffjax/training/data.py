@@ -209,11 +209,16 @@ def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
         return converted
     axis = 0 if array.ndim == 2 else None
     # from the least value, so that integers and times far from 0 lose nothing before they are compared
-    spread = (array - array.min(axis)).astype(np.float64).std(axis)
+    above = (array - array.min(axis)).astype(np.float64)
+    largest = above.max(axis)
+    spread = largest * (above / np.where(largest > 0, largest, 1)).std(axis)  # of numbers whose squares do not vanish
     rounding = np.abs(converted.astype(np.float64) - array.astype(np.float64)).max(axis)
-    if np.any((spread > 0) & (rounding > _ROUNDING * spread)):
+    rounded = (spread > 0) & (rounding > _ROUNDING * spread)
+    if np.any(rounded):
+        first = int(np.argmax(rounded))
+        where, start = (f"column {first} of {name!r}", array[0, first]) if axis == 0 else (repr(name), array.flat[0])
         raise ValueError(
-            f"{path}: {name!r} varies too little about {array.flat[0]} for {converted.dtype}, which rounds it by up to "
-            f"{np.max(rounding):.3g}; choose dtype=np.float64, or subtract an offset"
+            f"{path}: {where} varies too little about {start} for {converted.dtype}, which rounds it by up to "
+            f"{np.ravel(rounding)[first]:.3g}; choose dtype=np.float64, or subtract an offset"
         )
     return converted

@@ -56,7 +56,7 @@ class Lock:
         self.renew()
         stop = threading.Event()
         self._finalizer = weakref.finalize(self, _release, self.path, self._entry, stop)
-        threading.Thread(target=_touch, args=(self.path, stop), name="lock", daemon=True).start()
+        threading.Thread(target=_touch, args=(self.path, self._entry, stop), name="lock", daemon=True).start()
 
     def renew(self) -> None:
         """Check that the lock is still held, and take it again if the file is gone.
@@ -102,10 +102,11 @@ def _release(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -
                 path.unlink()
 
 
-def _touch(path: pathlib.Path, stop: threading.Event) -> None:
+def _touch(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(TOUCH_EVERY):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if _read(path) == entry:  # not that of one who took over while this process was suspended
+                os.utime(path)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

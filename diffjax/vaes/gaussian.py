@@ -64,6 +64,8 @@ def elbo(
     beta, free_bits = checks.non_negative("beta", beta), checks.non_negative("free_bits", free_bits)
     charged = checks.is_traced(free_bits) or float(free_bits) != 0
     x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
+    if charged and not (prior is None or isinstance(prior, StandardNormal | Gaussian)):
+        raise ValueError(f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}")
     return call(_elbo, key, encoder, decoder, x, prior, beta, free_bits if charged else None, faulty=not_finite)
 
 
@@ -75,10 +77,8 @@ def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
     if isinstance(prior, Gaussian):
         entries = kl_entries(q.variance, prior.variance, jnp.asarray(q.mean - prior.mean))
         kl, charged = jnp.sum(entries), jnp.sum(jnp.maximum(entries, 0.0 if free_bits is None else free_bits))
-    elif free_bits is None:
-        kl = charged = kl_of("prior", q, prior, z)
     else:
-        raise ValueError(f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}")
+        kl = charged = kl_of("prior", q, prior, z)
     return Elbo(reconstruction, kl, reconstruction - beta * charged)
 
 

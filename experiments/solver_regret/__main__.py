@@ -12,6 +12,7 @@ problems of the held-out half. The table is in experiments/results/solver_regret
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -93,16 +94,33 @@ def check_same_suite(config: Config) -> None:
 
 def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     """All errors, a line each."""
-    path.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+    os.replace(temporary, path)  # a kill meanwhile leaves the file before it
 
 
 def read_errors(path: pathlib.Path) -> list[Errors]:
-    """What `write_errors` wrote, none where there is no file: a run that was stopped goes on after its last solver."""
-    return [Errors(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    """What `write_errors` wrote, none where there is no file: a run that was stopped goes on after its last solver.
+
+    Raises ValueError, with the file and the cure, where it is damaged.
+    """
+    try:
+        return [Errors(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it to measure anew") from None
 
 
 def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
-    """For each budget and measure: the pairs of least worst regret on the choosing half, with both halves' regrets."""
+    """The pairs of least worst regret on the choosing half, with their regrets on both halves.
+
+    Args:
+      rows: All errors.
+      budgets: Evaluations.
+      kept: How many pairs are reported for each budget and measure.
+
+    Returns:
+      JSON values: what was measured, and for each "BUDGET evaluations, MEASURE" the best pairs and the recommended one.
+    """
     held_out = {row.problem: row.held_out for row in rows}
     halves = {
         half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")

@@ -74,7 +74,16 @@ def squared_errors(solver: Any, schedule: Any, denoisers: Any, starts: Any, ends
 
 
 def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Errors]:
-    """The errors of one solver over a group, for every grid family and budget."""
+    """The errors of one solver over a group, for every grid family and budget.
+
+    Args:
+      name: Of the solver in `solver_table.SOLVERS`.
+      group: Problems of one structure.
+      budgets: Evaluations. Those that are too few for two steps are left out.
+
+    Yields:
+      A row for each budget, grid and problem.
+    """
     solver = make(name)
     stages = solver.evaluations(np.array([2.0, 1.0]))
     spread = np.var(np.asarray(group.ends), axis=1)  # (P, D)
@@ -96,9 +105,17 @@ def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Error
 
 
 def regrets(rows: list[Errors], budget: int, measure: str) -> dict[tuple[str, str], dict[str, float]]:
-    """(solver, grid) -> problem -> error over the least error of all pairs at this budget on that problem.
+    """The error of each pair over the least error of all pairs, by problem.
 
     RESOLUTION times the data's standard deviation is added to every error. One that is not finite counts as infinite.
+
+    Args:
+      rows: Errors of all budgets.
+      budget: Evaluations; rows of others are left out.
+      measure: One of `MEASURES`.
+
+    Returns:
+      (solver, grid) -> problem -> regret, 1 or more.
     """
     table: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
