@@ -418,6 +418,8 @@ def _is_live(tracer: Any) -> bool:
 def _is_mutable(value: Any) -> bool:
     if isinstance(value, _CONTAINERS) and not isinstance(value, tuple | frozenset):
         return True
+    if isinstance(value, type):  # known by its identity already
+        return False
     frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
     return not (frozen or isinstance(value, enum.Enum | tuple)) and _can_be_made(type(value))
 

@@ -352,6 +352,7 @@ def test_state_of_classes_modules_and_containers_is_seen():
         "array of objects": lambda x, t: plain(objects[0], x, t),
         "class method": ClassNet.by_class,
         "static method": ClassNet.by_name,
+        "dataclass by its name": lambda x, t: plain(DataclassNet({"w": part.weight}).weights["w"], x, t),
         "class by its name": lambda x, t: plain(ClassNet.weight, x, t),
         "private slot": private,
         "its own jitted method": held.jitted,
