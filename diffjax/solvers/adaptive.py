@@ -157,7 +157,7 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
             return advance(None)
         return jax.lax.cond(interval.at_zero, to_zero, advance, None)
 
-    refuse = needs("adaptive_sde", finite_start=True)
+    refuse = needs("adaptive_sde", finite_start=True, drift=True)
     return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, refuse)
 
 

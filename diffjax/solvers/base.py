@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
-from ..types import Array, ArrayLike, PyTree, at_once, pytree, static_field
+from .. import checks, schedules
+from ..types import Array, ArrayLike, PyTree, pytree, static_field
 
 
 @pytree
@@ -179,7 +179,10 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
 def needs(
     name: str, finite_start: bool = False, steps: int = 1, drift: bool = False
 ) -> Callable[[Any, np.ndarray], None]:
-    """The `refuse` of a solver that needs so many steps, or a start with α > 0 (above rounding where drift is set)."""
+    """The `refuse` of a solver that needs `steps` steps, and where it says so a start at which σ/α has a value.
+
+    drift: the drift of the reverse SDE must have a value there too.
+    """
 
     def refuse(schedule, ts):
         if len(ts) - 1 < steps:
@@ -188,36 +191,27 @@ def needs(
             )
         if finite_start and (without_drift if drift else without_signal)(schedule, ts[0]):
             raise ValueError(
-                f"grid must start below t={ts[0]} for {name}: α = 0 there and its coefficients have no value; lower "
-                "t_max, or use a solver that needs none, such as heun() or ddim()"
+                f"grid must start below t={ts[0]} for {name}: α = 0 there to rounding and its coefficients have no "
+                "value; lower t_max, or use a solver that needs none, such as heun() or ddim()"
             )
 
     return refuse
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0, or negative by rounding, and no finite log-SNR is stated all the same."""
-    if schedule is None or checks.is_traced(schedule, t):
+    """Whether α(t) is seen to be 0 to rounding, and no finite log-SNR is stated from which σ/α follows all the same."""
+    if not without_drift(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        t = jnp.asarray(t)
-        if float(_alpha(schedule, t)) > 0:
-            return False
-        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(t))))
+        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(jnp.asarray(t)))))
 
 
 def without_drift(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0 to rounding, so that the drift of the reverse SDE has no value."""
+    """Whether α(t) is seen to be 0 to rounding (`schedules.without_signal`): d log α/dt has no value there."""
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        alpha = _alpha(schedule, t)
-        return not float(alpha) > float(jnp.finfo(alpha.dtype).eps)
-
-
-@at_once
-def _alpha(schedule, t):
-    return jnp.asarray(schedule.alpha(jnp.asarray(t)))
+        return bool(schedules.without_signal(schedule, t))
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:
