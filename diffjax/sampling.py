@@ -172,23 +172,12 @@ def sample_many(
         name = "mesh" if chunk is None else "chunk"
         raise ValueError(f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch")
     shape = checks.shape("shape", shape)
-    noise = None if noise is None else _check_many("noise", noise, count, grid, shape)
+    noise = None if noise is None else driver.check_draws(noise, shape, grid, batch=(count,))
     arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), None))
     settings = ((solver, static, shape, bool(path), zero_end), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
-
-
-def _check_many(name, noise, count, grid, shape):
-    """Noise (count, N, draws, *shape) of many runs."""
-    noise = checks.real_array(name, noise)
-    steps = np.shape(grid)[0] - 1
-    if noise.ndim != 3 + len(shape) or (*noise.shape[:2], *noise.shape[3:]) != (count, steps, *shape):
-        expected = ", ".join(map(str, (count, steps, "draws", *shape)))
-        raise ValueError(f"{name} must have shape ({expected}), got {noise.shape}")
-    checks.finite(name, noise)
-    return noise
 
 
 def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]) -> tuple[Key, Array]:

@@ -41,18 +41,27 @@ class Info(NamedTuple):
 class Solver(NamedTuple):
     """A method as a tuple of pure functions, made by a factory such as `heun()`.
 
-    prepare(problem, ts) -> inputs: a pytree with a leading axis of steps, computed for all steps at once. init(problem,
-    x, inputs) -> state: what passes from step to step; inputs are the first step's. step(problem, inputs, draw, x,
-    state) -> (x, state): one step; draw(i) is the i-th independent standard normal of x's shape. report(state) -> Info,
-    for solvers whose work depends on the data; None elsewhere. order: convergence order in the largest step, in the
-    weak sense for a stochastic solver; None where none is declared. evaluations(grid) -> int: true network evaluations
-    on that grid; None for adaptive solvers (ask for info=True). consumes: "velocity", "sde" or "denoiser". stochastic:
-    whether it draws noise, hence needs a key. refuse(schedule, grid): raises ValueError that says why the solver cannot
-    take them, called before tracing with concrete values. solve(source, problem, x, ts) -> (states (N + 1, …), Info):
-    for a method that is not one step after another, in place of the scan. past: how many steps back its state
-    remembers. composed: whether it is made of other solvers, of which no further ones are made. paired: whether the
-    denoiser must return (D, what it says of the variance). across_examples: whether a step reads other examples of the
-    batch, so that `sample_many` takes neither chunk nor mesh.
+    Fields:
+      name: What messages and benchmarks call it, with its settings.
+      consumes: "velocity", "sde" or "denoiser", the field of `Problem` that it evaluates.
+      order: Convergence order in the largest step, in the weak sense for a stochastic solver. None where none is
+        declared.
+      stochastic: Whether it draws noise, and needs a key.
+      evaluations: grid -> number of network evaluations. None for adaptive solvers: take info=True.
+      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps, computed for all steps at once.
+      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i) is its i-th standard normal, of x's
+        shape.
+      init: (problem, x, inputs of the first step) -> state, what passes from step to step.
+      report: state -> Info, for solvers whose work depends on the data. None for the others.
+      refuse: (schedule, grid) -> None. Raises ValueError if the solver cannot take them. It is called before tracing,
+        with concrete values.
+      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the scan, for a method that does not
+        take one step after another.
+      past: How many earlier outputs its state remembers.
+      composed: True for solvers built from other solvers. They cannot be nested.
+      paired: Whether the denoiser must return a pair, see `ddpm.paired`.
+      across_examples: Whether a step reads other examples of the batch. `sample_many` then takes neither chunk nor
+        mesh.
     """
 
     name: str

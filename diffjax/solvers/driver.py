@@ -525,9 +525,14 @@ def check_noise(given: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
         return given
     if callable(given):
         return as_pytree_callable(given)
+    return check_draws(given, shape, ts)
+
+
+def check_draws(given: ArrayLike, shape: tuple[int, ...], ts: ArrayLike, batch: tuple[int, ...] = ()) -> Array:
+    """An array of noise (*batch, N, draws, *shape) for runs over the grid ts (N + 1,)."""
     given = checks.real_array("noise", given)
-    expected = (np.shape(ts)[0] - 1, "draws", *shape)
-    if given.ndim != len(expected) or (given.shape[0], *given.shape[2:]) != (expected[0], *shape):
+    expected = (*batch, np.shape(ts)[0] - 1, "draws", *shape)
+    if given.ndim != len(expected) or any(n not in (m, "draws") for n, m in zip(expected, given.shape, strict=True)):
         raise ValueError(f"noise must have shape ({', '.join(map(str, expected))}), got {given.shape}")
     checks.finite("noise", given)
     return given
