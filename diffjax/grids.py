@@ -247,7 +247,12 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
         raise ValueError(f"evaluations must be at least {cost}, those of one step of {solver.name}; got {evaluations}")
     if solver.stochastic:
         return log_snr(schedule, steps)
-    return angular(schedule, steps, 0.5 if steps < DENSE else 0.25)
+    return angular(schedule, steps, recommended_share(steps))
+
+
+def recommended_share(steps: int) -> float:
+    """The share of `angular` with which `recommended` places so many steps."""
+    return 0.5 if steps < DENSE else 0.25
 
 
 def cost_of_step(solver: Any) -> int | None:
