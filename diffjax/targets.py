@@ -157,7 +157,7 @@ def _log_sum(logs):
 
 @jax.custom_jvp
 def _quotient(a, b):
-    """a / b, whose derivative (a′ − (a / b) b′) / b holds no 1 / b²: that of a variance leaves float32's range early."""
+    """a / b, whose derivative (a′ − (a / b) b′) / b holds no 1 / b². It leaves float32's range early."""
     return a / b
 
 
