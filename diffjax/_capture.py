@@ -8,8 +8,12 @@ Reached are closure cells, defaults and attributes of functions, the globals tha
 attributes of instances of the user's classes, and whatever pytrees, containers and bound methods among these hold.
 A NumPy array of up to `LIMIT` bytes stays one and counts by its contents, as numbers and strings do; a larger one is
 treated as a `jax.Array`. What cannot be taken apart counts by its identity.
+
+The state of a class, of a module and of a container that is no pytree cannot be exchanged: there is one of each. The
+arrays in it count by their identity, so that a replaced one is seen at the price of another program.
 """
 
+import collections
 import dataclasses
 import dis
 import enum
@@ -45,6 +49,7 @@ _LIBRARIES = tuple(
     {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     | set(site.getsitepackages())
 )
+_CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque, np.ndarray)
 _PJIT = type(jax.jit(lambda: None))
 _INFINITE = sys.maxsize
 
@@ -131,7 +136,7 @@ class _Walk:
                 return Spec("identity", Identity(value), value), False, _INFINITE
             self.arrays.append(value)
             return _ARRAY, True, _INFINITE
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and value.dtype != object:
             return self.numpy_array(value)
         if _is_value(value):
             key = value if isinstance(value, types.CodeType) else repr(value)  # repr tells 0.0 from −0.0 and 1 from 1.0
@@ -172,14 +177,17 @@ class _Walk:
         if isinstance(value, functools.partial):
             return self.partial
         if kind is _PJIT:
-            return self.jitted if isinstance(getattr(value, "__wrapped__", None), types.FunctionType) else None
-        if isinstance(value, type | types.ModuleType):
+            inner = getattr(value, "__wrapped__", None)
+            return self.jitted if isinstance(inner, types.FunctionType | types.MethodType) else None
+        if isinstance(value, type):
+            return self.class_ if _can_be_made(value) and _is_users(sys.modules.get(value.__module__)) else None
+        if isinstance(value, types.ModuleType):
             return None
         if _is_linen(value):
             return self.linen
         if not jax.tree_util.all_leaves([value]):
             return self.tree
-        if isinstance(value, dict | list | tuple | set | frozenset):
+        if isinstance(value, _CONTAINERS):
             return self.container
         return self.instance if _can_be_made(kind) else None
 
@@ -191,9 +199,14 @@ class _Walk:
             has_arrays, low = has_arrays or some, min(low, earliest)
         return specs, has_arrays, low
 
+    def frozen_parts(self, *values: Any) -> list[Spec]:
+        """The specs of what cannot be exchanged: arrays among it count by identity."""
+        self.frozen += 1
+        specs, _, _ = self.parts(*values)
+        self.frozen -= 1
+        return specs
+
     def numpy_array(self, value):
-        if value.dtype == object:
-            return Spec("identity", Identity(value), value), False, _INFINITE
         if value.nbytes > LIMIT and not self.frozen:
             self.arrays.append(value)
             return _ARRAY, True, _INFINITE
@@ -202,14 +215,17 @@ class _Walk:
 
     def function(self, f):
         names = () if _is_library(f.__code__) else _global_names(f.__code__)
-        names = [name for name in names if name in f.__globals__ and not _is_module(f.__globals__[name])]
+        names = [name for name in names if name in f.__globals__]
         cells = [_contents(cell) for cell in f.__closure__ or ()]
+        modules = [m for m in (*cells, *(f.__globals__[name] for name in names)) if _is_module(m) and _is_users(m)]
+        names = [name for name in names if not _is_module(f.__globals__[name])]
         held = tuple((name, entry) for name, entry in vars(f).items() if name != "__wrapped__")
         keywords = None if f.__kwdefaults__ is None else tuple(f.__kwdefaults__.items())
         specs, has_arrays, low = self.parts(
             f.__defaults__, keywords, held, *cells, *(f.__globals__[name] for name in names)
         )
-        key = (f.__code__, Identity(f.__globals__), f.__name__, tuple(names), len(cells), tuple(specs))
+        stated = self.frozen_parts(*_module_members(modules, f.__code__)) if modules else ()
+        key = (f.__code__, Identity(f.__globals__), f.__name__, tuple(names), len(cells), tuple(specs), tuple(stated))
         return "function", key, None, has_arrays, low
 
     def method(self, m):
@@ -253,19 +269,25 @@ class _Walk:
 
     def container(self, value):
         """A set, or a container that is no pytree: kept whole, its arrays by identity."""
+        shape = value.shape if isinstance(value, np.ndarray) else None  # an array of objects
+        if isinstance(value, dict):
+            items = itertools.chain(*value.items())
+        else:
+            items = value if shape is None else value.ravel().tolist()
         self.frozen += 1
-        items = itertools.chain(*value.items()) if isinstance(value, dict) else value
         specs, _, low = self.parts(*items)
         self.frozen -= 1
         key = frozenset(specs) if isinstance(value, set | frozenset) else tuple(specs)
-        return "container", (type(value), key), None, False, low
+        return "container", (type(value), shape, key), None, False, low
+
+    def class_(self, value):
+        """A class of the user's: itself, and what it states for all instances."""
+        return "class", (Identity(value), *self.frozen_parts(*_class_members(value))), None, False, _INFINITE
 
     def instance(self, value):
         attributes = _attributes(value)
         specs, has_arrays, low = self.parts(*attributes.values())
-        self.frozen += 1  # what the class states for all instances cannot be exchanged
-        shared, _, _ = self.parts(*_class_members(type(value)))
-        self.frozen -= 1
+        shared = self.frozen_parts(*_class_members(type(value)))
         return "instance", (type(value), tuple(attributes), tuple(specs), tuple(shared)), None, has_arrays, low
 
 
@@ -284,7 +306,7 @@ def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
 
 
 def _restore_function(number, key, arrays, made):
-    code, space, name, names, count, specs = key
+    code, space, name, names, count, specs, _ = key
     cells = tuple(types.CellType() for _ in range(count))
     captured: dict[str, Any] = {}
     namespace = {**space.value} if any(_exchanged(s) for s in specs[3 + count :]) else space.value
@@ -302,9 +324,20 @@ def _restore_function(number, key, arrays, made):
     return f
 
 
+class _Later:
+    """Stands for a function while what it holds is made, which may hold the function: `self.f = jax.jit(self.g)`."""
+
+    function: Any = None
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
 def _restore_method(number, key, arrays, made):
+    later = made[number] = _Later()
     function, owner = (_restore(spec, arrays, made) for spec in key)
-    return types.MethodType(function, owner)
+    later.function = made[number] = types.MethodType(function, owner)
+    return made[number]
 
 
 def _restore_partial(number, key, arrays, made):
@@ -315,7 +348,8 @@ def _restore_partial(number, key, arrays, made):
 
 
 def _restore_jitted(number, key, arrays, made):
-    made[number] = _restore(key[0], arrays, made)
+    later = made[number] = _Later()
+    later.function = made[number] = _restore(key[0], arrays, made)
     return made[number]
 
 
@@ -382,14 +416,36 @@ def _is_live(tracer: Any) -> bool:
 
 
 def _is_mutable(value: Any) -> bool:
-    if isinstance(value, list | dict | set):
+    if isinstance(value, _CONTAINERS) and not isinstance(value, tuple | frozenset):
         return True
+    if isinstance(value, type):  # known by its identity already
+        return False
     frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
     return not (frozen or isinstance(value, enum.Enum | tuple)) and _can_be_made(type(value))
 
 
 def _is_module(value: Any) -> bool:
     return isinstance(value, types.ModuleType)
+
+
+def _is_users(module: types.ModuleType | None) -> bool:
+    """Whether a module belongs to no installed package. One that is not found, as in a notebook, is the user's."""
+    name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None) or ""
+    return name.partition(".")[0] not in _OPAQUE and not file.startswith((*_LIBRARIES, _OWN))
+
+
+def _module_members(modules: list[types.ModuleType], code: types.CodeType) -> list[Any]:
+    """What code may read of the user's modules, and of those that it reaches through them: `m.part.weight`."""
+    names, members, seen = _attribute_names(code), [], set()
+    while modules:
+        module, *modules = modules
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        entries = [vars(module)[name] for name in names if name in vars(module)]
+        members += [entry for entry in entries if not _is_module(entry)]
+        modules += [entry for entry in entries if _is_module(entry) and _is_users(entry)]
+    return members
 
 
 @functools.lru_cache(maxsize=4096)
@@ -411,6 +467,13 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+@functools.lru_cache(maxsize=4096)
+def _attribute_names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that code looks up, its inner functions' too."""
+    inner = (_attribute_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return tuple(sorted(set(code.co_names).union(*inner)))
+
+
 def _is_linen(value: Any) -> bool:
     linen = sys.modules.get("flax.linen")
     return linen is not None and isinstance(value, linen.Module)
@@ -426,11 +489,17 @@ def _can_be_made(kind: type) -> bool:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    slots = itertools.chain.from_iterable(
-        (names,) if isinstance(names := vars(base).get("__slots__", ()), str) else names for base in type(value).__mro__
-    )
+    slots = itertools.chain.from_iterable(map(_slots, type(value).__mro__))
     found = {name: getattr(value, name) for name in slots if name != "__weakref__" and hasattr(value, name)}
     return {**found, **getattr(value, "__dict__", {})}
+
+
+def _slots(kind: type) -> list[str]:
+    """The attributes that `kind` keeps in slots, private names as Python mangles them."""
+    names = vars(kind).get("__slots__", ())
+    names = (names,) if isinstance(names, str) else names
+    prefix = f"_{kind.__name__.lstrip('_')}"
+    return [prefix + name if name.startswith("__") and not name.endswith("__") else name for name in names]
 
 
 def _class_members(kind: type) -> list[Any]:

@@ -33,6 +33,13 @@ def number(name: str, value: Any) -> Any:
     return value if isinstance(value, jax.Array) else result
 
 
+def concrete(name: str, value: Any) -> float:
+    """A `number` as a Python float. Raises TypeError if it is traced."""
+    if is_traced(value):
+        raise TypeError(f"{name} must be a concrete number, got a traced one")
+    return float(value)
+
+
 def positive(name: str, value: Any) -> Any:
     """`number`, refused unless greater than 0."""
     value = number(name, value)

@@ -51,12 +51,16 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
 
     Raises:
       ValueError: If a or b is not positive.
+      TypeError: If a or b is traced.
 
     Example:
       >>> print(np.asarray(dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)).round(3))
       [1.    0.824 0.501 0.177 0.001]
     """
-    a, b = (float(checks.within(name, checks.positive(name, value), 0, 1e4)) for name, value in (("a", a), ("b", b)))
+    a, b = (
+        checks.concrete(name, checks.within(name, checks.positive(name, value), 0, 1e4))
+        for name, value in (("a", a), ("b", b))
+    )
     steps = checks.integer("steps", steps, minimum=1)
     shares = _beta_quantiles(a, b, np.linspace(1, 0, steps + 1))
     return _between(schedule, steps, lambda u, start, end: end + shares * (start - end))
@@ -119,14 +123,14 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
     """
     shift = checks.positive("shift", shift)
 
-    def level(xp, u, start, end):
+    def level(xp, u, start, end, shift):
         # in ratios r = σ/α, the shift is r → s r, and τ = r/(1 + r) = 1/(1 + e^{λ/2}) without overflow at λ = −∞
         before = [1 / (1 + shift * xp.exp(0.5 * level)) for level in (start, end)]
         tau = before[0] + u * (before[1] - before[0])
         with np.errstate(divide="ignore"):  # τ = 1 is λ = −∞
             return 2 * (xp.log1p(-tau) - xp.log(tau) - xp.log(shift))
 
-    return _between_levels(schedule, steps, level, t_start=schedules.check(schedule).t_max)
+    return _between_levels(schedule, steps, level, shift, t_start=schedules.check(schedule).t_max)
 
 
 def log_snr(schedule: Schedule, steps: int) -> Array:
@@ -150,7 +154,7 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
     = 0, as `log_snr`. k-diffusion's grid of this name.
     """
     rho = checks.positive("rho", rho)
-    return _between_levels(schedule, steps, lambda xp, u, start, end: end + (1 - u) ** rho * (start - end))
+    return _between_levels(schedule, steps, lambda xp, u, start, end, rho: end + (1 - u) ** rho * (start - end), rho)
 
 
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
@@ -160,7 +164,7 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     `log_snr`. Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
-    return _between_levels(schedule, steps, lambda xp, u, start, end: _karras_levels(xp, u, start, end, rho))
+    return _between_levels(schedule, steps, _karras_levels, rho)
 
 
 def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -> Array:
@@ -195,12 +199,13 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
 
     Raises:
       ValueError: If share lies outside [0, 1], or where α(t_max) = 0, as `log_snr`.
+      TypeError: If share is traced.
 
     Example:
       >>> print(np.asarray(dj.grids.angular(dj.schedules.edm(), 4)).round(2))
       [80.    3.09  0.8   0.15  0.  ]
     """
-    share = float(checks.within("share", share, 0.0, 1.0))
+    share = checks.concrete("share", checks.within("share", share, 0.0, 1.0))
 
     def level(xp, u, start, end):
         levels = start + xp.linspace(0, 1, 4097) * (end - start)
@@ -246,7 +251,12 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
         raise ValueError(f"evaluations must be at least {cost}, those of one step of {solver.name}; got {evaluations}")
     if solver.stochastic:
         return log_snr(schedule, steps)
-    return angular(schedule, steps, 0.5 if steps < DENSE else 0.25)
+    return angular(schedule, steps, recommended_share(steps))
+
+
+def recommended_share(steps: int) -> float:
+    """The share of `angular` with which `recommended` places so many steps."""
+    return 0.5 if steps < DENSE else 0.25
 
 
 def cost_of_step(solver: Any) -> int | None:
@@ -357,7 +367,8 @@ def strength(grid: ArrayLike, strength: float) -> Array:
       The last times of the grid, (steps kept + 1,).
 
     Raises:
-      ValueError: If strength lies outside (0, 1].
+      ValueError: If strength lies outside (0, 1], or the grid does not decrease.
+      TypeError: If strength is traced.
 
     Example:
       >>> grid = dj.grids.strength(dj.grids.uniform(schedule, 50), 0.6)
@@ -368,11 +379,12 @@ def strength(grid: ArrayLike, strength: float) -> Array:
       (2,)
     """
     grid = check("grid", grid)
-    strength = checks.within("strength", strength, 0.0, 1.0)
-    if checks.is_traced(strength) or not float(strength) > 0:
-        raise ValueError(f"strength must be a concrete number in (0, 1], got {strength}")
+    check_decreasing("grid", grid)
+    strength = checks.concrete("strength", checks.within("strength", strength, 0.0, 1.0))
+    if not strength > 0:
+        raise ValueError(f"strength must lie in (0, 1], got {strength}")
     steps = grid.shape[0] - 1
-    kept = max(1, math.floor(float(strength) * steps * (1 + 1e-12)))  # 0.29 of 100 steps is 28.999…96 in float64
+    kept = max(1, math.floor(strength * steps * (1 + 1e-12)))  # 0.29 of 100 steps is 28.999…96 in float64
     return grid[steps - kept :]
 
 
@@ -417,6 +429,14 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     return ts
 
 
+def check_decreasing(name: str, ts: ArrayLike) -> None:
+    """Raise ValueError if the first of concrete times is below the last."""
+    if not checks.is_traced(ts):
+        start, end = np.asarray(ts)[[0, -1]]
+        if start < end:
+            raise ValueError(f"{name} must decrease, got {start} … {end}")
+
+
 def _between(schedule: Schedule, steps: int, time: Callable) -> Array:
     """time(i / N, t_max, t_min) with both ends exact."""
     schedules.check(schedule)
@@ -428,26 +448,27 @@ def _between(schedule: Schedule, steps: int, time: Callable) -> Array:
     return _distinct(time(np.linspace(0, 1, steps + 1), start, end), start, end)
 
 
-def _between_levels(schedule: Schedule, steps: int, level: Callable, t_start: Scalar | None = None) -> Array:
-    """Times of log-SNR level(xp, i / N, λ(start), λ(t_min)) with both ends exact.
+def _between_levels(
+    schedule: Schedule, steps: int, level: Callable, *parameters: Scalar, t_start: Scalar | None = None
+) -> Array:
+    """Times of log-SNR level(xp, i / N, λ(start), λ(t_min), *parameters) with both ends exact.
 
-    xp is NumPy where the schedule is concrete: the grid is computed in float64 and rounded once. t_start: the first
-    time; default the noisiest time that holds signal.
+    xp is NumPy where schedule and parameters are concrete: the grid is computed in float64 and rounded once. t_start:
+    the first time; default the noisiest time that holds signal.
     """
     schedules.check(schedule)
     steps = checks.integer("steps", steps, minimum=1)
     all_noise = t_start is not None
     ends = [t_start if all_noise else schedules.noisiest_time(schedule), schedule.t_min]
-    values = level(np, 0.5, 0.0, 1.0)  # traced where a parameter of the grid is
-    if not is_eager(schedule, ends, values):
+    if not is_eager(schedule, ends, parameters):
         u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
         start, end = (schedules.log_snr(schedule, t) for t in ends) if all_noise else schedules.log_snr_range(schedule)
-        return _with_ends(schedules.time_of_log_snr(schedule, level(jnp, u, start, end)), *ends)
+        return _with_ends(schedules.time_of_log_snr(schedule, level(jnp, u, start, end, *parameters)), *ends)
     if all_noise:
         levels = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
     else:
         levels = log_snrs_in_float64(schedule, ends)
-    levels = level(np, np.linspace(0, 1, steps + 1), *levels)
+    levels = level(np, np.linspace(0, 1, steps + 1), *levels, *map(float, parameters))
     return _distinct(in_float64(_time_of_log_snr, schedule, levels), *map(float, ends))
 
 

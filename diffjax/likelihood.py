@@ -32,8 +32,10 @@ DEFAULT = (rk4(), lambda schedule, solver: grids.log_snr(schedule, 48))
 
 
 class LogProbInfo(NamedTuple):
-    """latent: x_T, shape of x. log_det: ∫ div u dt, (). standard_error: of the probes' mean, (), 0 for the exact trace.
-    run: Info.
+    """How `log_prob` came by its value.
+
+    latent: x_T, where the flow takes x, of its shape. log_det: ∫ div u dt along the way, (). standard_error: Of the
+    mean over probes, (), 0 for the exact divergence. run: The solver's evaluations and steps.
     """
 
     latent: Array
@@ -125,18 +127,38 @@ def lattice_log_prob(
     *,
     chunk: int | None = None,
 ) -> Any:
-    """log P(x) of lattice data from below, in nats, by one draw of Gaussian dequantisation; shape ().
+    """A lower bound of log P(x) for lattice data, in nats, by one draw of Gaussian dequantisation.
 
-    log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)] over x_t ~ q(·|x), the schedule's own kernel
-    at t = grid[-1], with P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. P is the model's law of
-    the lattice, P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t, which sums to one: −log₂ P is a code length. The data's
-    own law is thus bounded on average over data, not for each x. Gaussian noise has no box edges for a smooth density
-    to pay for, as uniform dequantisation has; what is lost is how well a level can be told from its neighbours: choose
-    σ/α at t about a sixth of their spacing.
+        log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)],    x_t ~ q(·|x), t = grid[-1]
 
-    x: one example, entries among levels: (K,), increasing. The rest as in `log_prob`, whose Info info=True adds. An
-    entry that is no level has probability 0: −∞ where x is traced, ValueError where it is concrete. Other errors as in
-    `log_prob`. Kingma et al. 2021, eq. 8 and 12; Theis et al. 2016; Ho et al. 2019.
+    q is the schedule's own kernel, and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. P is the
+    model's distribution over the lattice, P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t. It sums to one, so that −log₂ P
+    is a code length. The bound of the data's own distribution holds on average over data, not for each x.
+
+    Unlike uniform dequantisation, Gaussian noise asks of a smooth density no edges of boxes. What is lost is how well a
+    level can be told from its neighbours: choose σ/α at t about a sixth of their spacing. Kingma et al. 2021, eq. 8 and
+    12; Theis et al. 2016; Ho et al. 2019.
+
+    Args:
+      key: Typed key, for the draw and the probes.
+      denoiser: As in `log_prob`.
+      schedule: As in `log_prob`.
+      x: One example, of entries among levels. A traced entry that is no level has probability 0: the result is −∞.
+      levels: The values that an entry can take, (K,), increasing.
+      divergence: As in `log_prob`.
+      probes: As in `log_prob`.
+      solver: As in `log_prob`.
+      grid: As in `log_prob`.
+      base: As in `log_prob`.
+      info: Whether to return (log P, LogProbInfo).
+      chunk: As in `log_prob`.
+
+    Returns:
+      One draw of the bound, shape ().
+
+    Raises:
+      ValueError: If an entry of a concrete x is no level, and as `log_prob`.
+      TypeError: As `log_prob`.
     """
     checks.key("key", key)
     x, levels = driver.check_example("x", x), predictions.check_levels(levels)
@@ -192,7 +214,7 @@ class _Augmented:
 @compiled
 def _log_prob(settings, arrays, key, x, ts):
     solver, static, probes, chunk = settings
-    denoiser, schedule, law = combine(arrays, static)
+    denoiser, schedule, base = combine(arrays, static)
     directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
     field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk)
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
@@ -200,9 +222,9 @@ def _log_prob(settings, arrays, key, x, ts):
         driver.noise_of(None, x, ts), solver, driver.Problem(velocity=field), start, ts, path=False
     )
     log_det = jnp.mean(log_dets)
-    if law is None:
+    if base is None:
         log_base = normal_log_prob(latent, schedules.prior_std(schedule, ts[-1]))
     else:
-        log_base = law.log_prob(latent)
+        log_base = base.log_prob(latent)
     error = jnp.std(log_dets, ddof=1) / jnp.sqrt(probes) if probes else jnp.zeros(())
     return log_base + log_det, LogProbInfo(latent, log_det, error, run)

@@ -87,6 +87,9 @@ def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: An
       index: Which part, (), an integer below 2^level.
       shape: Of the motion.
       dtype: Of the result.
+
+    Returns:
+      The normalised increment, of the given shape.
     """
     key, index = _path_key(key), jnp.asarray(index, jnp.uint32)
 

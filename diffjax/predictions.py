@@ -234,9 +234,9 @@ def is_coupled(denoiser: Denoiser) -> bool:
 def check_independent(purpose: str, denoiser: Denoiser) -> None:
     """Refuse a coupled denoiser for what needs noise independent of x_0; purpose names it.
 
-    With ε coupled to x_0, D = E[x_0 | x_t] and the velocity α′D + σ′ε̂ still carry the law of x_t, so that deterministic
-    solvers, `encode` and `log_prob` hold. Tweedie's formula does not: (αD − x)/σ² is not ∇log p_t, and neither a
-    stochastic solver nor guidance by a score has the law that it claims. Raises TypeError.
+    With ε coupled to x_0, D = E[x_0 | x_t] and the velocity α′D + σ′ε̂ still belong to the distribution of x_t, so that
+    deterministic solvers, `encode` and `log_prob` hold. Tweedie's formula does not: (αD − x)/σ² is not ∇log p_t, and
+    neither a stochastic solver nor guidance by a score has the distribution that it claims. Raises TypeError.
     """
     if is_coupled(denoiser):
         raise TypeError(
@@ -259,7 +259,7 @@ class Categorical:
         return _level_moments(evidence, logits, self.levels)[0]
 
     def probabilities(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
-        """softmax_k(ℓ_k + net_k), (*x.shape, K): the law of each entry of x_0 given x_t."""
+        """softmax_k(ℓ_k + net_k), (*x.shape, K): the distribution of each entry of x_0 given x_t."""
         return _level_probabilities(*self._logits(x, t, *condition, **net_kwargs))
 
     def moments(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
@@ -298,8 +298,8 @@ def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> Network
     """The denoiser of data whose entries take K known levels c_k: D = Σ_k c_k softmax_k(ℓ_k + net_k).
 
     ℓ_k = −(x − α c_k)²/2σ² is the entry's own evidence, so that net adds only what the other entries tell: with logits
-    of 0 D is exact for independent uniform entries, with log p_k for independent ones of law p, and rounding at little
-    noise is exact whatever the network says. A prediction of kind "data".
+    of 0 D is exact for independent uniform entries, with logits log p_k for independent entries of probabilities p_k,
+    and rounding at little noise is exact whatever the network says. A prediction of kind "data".
 
     net: (features, c_noise) -> logits, both (*shape[:-1], C K) for x of shape (*shape[:-1], C): features are the K
     probabilities e^ℓ of each entry, shifted and scaled to unit variance, c_noise = −λ/8. levels: (K,), increasing, K ≥

@@ -68,9 +68,9 @@ def sample(
         `types.as_pytree_callable`.
       schedule: A schedule.
       solver: Default `unipc(3)`.
-      grid: Decreasing times (N + 1,), by default `grids.recommended` for 64 evaluations, and 32 steps at the least
-        (of `grids.uniform` where α(t_max) = 0). It
-        may end at exactly 0, where the last step returns D. It may start below t_max.
+      grid: Decreasing times (N + 1,), by default `grids.recommended` for 64 evaluations and at least 32 steps, or
+        `grids.uniform` with 64 steps where α(t_max) = 0. It may end at exactly 0, where the last step returns D. It may
+        start below t_max.
       shape: Shape of one example; the start is then drawn from N(0, σ(grid[0])²).
       x_init: A start at grid[0] in place of a shape, taken unchanged.
       path: Whether to return the states at all N + 1 times, (N + 1, *shape).
@@ -178,23 +178,12 @@ def sample_many(
         name = "mesh" if chunk is None else "chunk"
         raise ValueError(f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch")
     shape = checks.shape("shape", shape)
-    noise = None if noise is None else _check_many("noise", noise, count, grid, shape)
+    noise = None if noise is None else driver.check_draws(noise, shape, grid, batch=(count,))
     arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), None))
     settings = ((solver, static, shape, bool(path), zero_end), count, chunk, _automatic(mesh))
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
-
-
-def _check_many(name, noise, count, grid, shape):
-    """Noise (count, N, draws, *shape) of many runs."""
-    noise = checks.real_array(name, noise)
-    steps = np.shape(grid)[0] - 1
-    if noise.ndim != 3 + len(shape) or (*noise.shape[:2], *noise.shape[3:]) != (count, steps, *shape):
-        expected = ", ".join(map(str, (count, steps, "draws", *shape)))
-        raise ValueError(f"{name} must have shape ({expected}), got {noise.shape}")
-    checks.finite(name, noise)
-    return noise
 
 
 def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]) -> tuple[Key, Array]:
@@ -213,7 +202,7 @@ def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...
 
     Raises:
       TypeError: If key is no typed key or shape no tuple of positive integers.
-      ValueError: If the grid is not one.
+      ValueError: If the grid is not one, or does not decrease.
 
     Example:
       >>> key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
@@ -222,6 +211,7 @@ def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...
     checks.key("key", key)
     shape = checks.shape("shape", shape)
     grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
+    grids.check_decreasing("grid", grid)
     arrays, static = partition(as_pytree(schedule))
     return _initial((static, shape), arrays, key, grid)
 
@@ -330,10 +320,8 @@ def prepare(
             bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
             grid = jnp.where(bounded, grid, grids.uniform(schedule, grid.shape[0] - 1))
     grid = grids.check("grid", grid, schedule, zero_end=not flow)
+    grids.check_decreasing("grid", grid)
     if not checks.is_traced(grid):
-        start, end = np.asarray(grid)[[0, -1]]
-        if start < end:
-            raise ValueError(f"grid must decrease, got {start} … {end}")
         driver.check_grid("grid", solver, driver.diffusion(schedule, denoiser), grid)
     return solver, grid
 

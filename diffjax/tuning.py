@@ -17,8 +17,13 @@ from .solvers.ode import heun, rk4
 from .targets import as_one_program
 from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition, pytree
 
-FAMILIES = {"log_snr": grids.log_snr, "karras": grids.karras, "uniform": grids.uniform}
-"""name -> the grids that a fitted one must beat."""
+FAMILIES = {
+    "angular": lambda schedule, steps: grids.angular(schedule, steps, grids.recommended_share(steps)),
+    "log_snr": grids.log_snr,
+    "karras": grids.karras,
+    "uniform": grids.uniform,
+}
+"""name -> the grids that a fitted one must beat. The first, the default of `sample`, depends on the data's unit."""
 
 NODES = 64
 """Intervals of equal log-SNR on which the local error is measured."""
@@ -61,10 +66,10 @@ def optimised_grid(
     First the local error e(λ) of one step of `solver` is measured against rk4 along the flow, on `NODES` steps of equal
     log-SNR. e^{1/(p+1)}, p the order of that step (1 for a solver that builds on earlier ones), smoothed over 5 of
     them, is given in equal parts to the N steps: equal local errors (de Boor 1973; Hairer, Nørsett & Wanner 1993,
-    II.4). Then the end error is descended from the best of that grid and `FAMILIES`: with λ_i = λ(t_max) + (λ(t_min) −
-    λ(t_max)) Σ_{j≤i} softmax(w)_j and t_i = t(λ_i), Adam with a cosine decay on the w of log (1/n) Σ_k ‖x̂_k(w) − x_k‖,
-    x̂ the solver's end, x that of rk4 from the same start. The mean of norms, unlike that of squares, is not ruled by
-    the few starts near a watershed of the flow, whose ends lie far apart.
+    II.4). Then the end error is descended from the best of that grid and all of `FAMILIES` but the first: with λ_i =
+    λ(t_max) + (λ(t_min) − λ(t_max)) Σ_{j≤i} softmax(w)_j and t_i = t(λ_i), Adam with a cosine decay on the w of log
+    (1/n) Σ_k ‖x̂_k(w) − x_k‖, x̂ the solver's end, x that of rk4 from the same start. The mean of norms, unlike that of
+    squares, is not ruled by the few starts near a watershed of the flow, whose ends lie far apart.
 
     The iterate is chosen on starts that were not fitted. The descended grid, the equidistributed one and the families
     are then judged on further starts by their root mean square error, to which starts near a watershed do count, and
@@ -72,7 +77,7 @@ def optimised_grid(
     `HELD_OUT · examples` are chance: give more examples where the errors reported are ruled by them.
 
     Cost in evaluations of the denoiser, a gradient counted as two and stages recomputed in it, with n = examples:
-    (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 5 (HELD_OUT + 1) n) ·
+    (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 6 (HELD_OUT + 1) n) ·
     solver.evaluations(grid), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample
     quality). Sabour et al. 2024 minimise a bound instead.
 
@@ -284,7 +289,8 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
         updates, state = optimiser.update(gradient, state)
         return (logits + learning_rate * updates, state, best), None
 
-    start = candidates[jnp.nanargmin(jax.lax.map(lambda grid: error(grid, fit), candidates))]
+    begun = candidates[1:]  # without `angular`, so that the descent is the same in every unit of the data
+    start = begun[jnp.nanargmin(jax.lax.map(lambda grid: error(grid, fit), begun))]
     grid = start
     if settings.iterations:
         logits = jnp.log(jnp.diff(schedules.log_snr(schedule, start)))

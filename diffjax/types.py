@@ -320,20 +320,25 @@ def _without_trees(value: Any, anew: bool = False) -> Any:
             return value
         value = partition(value.tree)[1] if anew else value
         return Static(value.treedef, value.leaves, value.count, value.opened)
-    return tuple(_without_trees(entry, anew) for entry in value) if type(value) is tuple else value
+    if not isinstance(value, tuple):
+        return value
+    entries = [_without_trees(entry, anew) for entry in value]
+    if all(new is old for new, old in zip(entries, value, strict=True)):
+        return value
+    return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
 
 
 def _counts(value: Any) -> list[int]:
     """How many arrays each `Static` in nested tuples stands beside."""
     if isinstance(value, Static):
         return [value.count]
-    return [count for entry in value for count in _counts(entry)] if type(value) is tuple else []
+    return [count for entry in value for count in _counts(entry)] if isinstance(value, tuple) else []
 
 
 def _is_opened(value: Any) -> bool:
     if isinstance(value, Static):
         return value.opened
-    return type(value) is tuple and any(map(_is_opened, value))
+    return isinstance(value, tuple) and any(map(_is_opened, value))
 
 
 class _Program:

@@ -150,14 +150,15 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
 
 
 def test_without_jit_the_noise_is_the_same():
-    """Under `jax.disable_jit` a path and an adaptive solver return what they return compiled."""
+    """Under `jax.disable_jit` a path, an adaptive solver and one with inner steps return what they return compiled."""
     schedule = dj.schedules.vp_linear()
     problem, key = diffusion(schedule, gaussian()), jax.random.key(0)
 
     def values():
         path = noise.brownian(key, 0.0, 1.0, (2,), levels=3)
         end = solvers.integrate(key, solvers.adaptive_sde(0.5, 0.5), problem, np.array([0.4, -0.2]), [0.3, 0.29])
-        return [*path(0.3), *path.increment(0.2, 0.7), end]
+        repeated = solvers.integrate(key, solvers.annealed_langevin(2), problem, np.array([0.4, -0.2]), [0.3, 0.29])
+        return [*path(0.3), *path.increment(0.2, 0.7), end, repeated]
 
     compiled = values()
     with jax.disable_jit():
@@ -360,6 +361,7 @@ def test_steps_within_a_number_of_evaluations():
     """As many as the budget pays for; too few for one step, or no number at all, are refused by name."""
     heun = solvers.heun()
     assert [solvers.steps_within(heun, n) for n in (2, 3, 16)] == [1, 1, 8]
+    assert solvers.steps_within(solvers.annealed_langevin(1000), 10**6) == 1000  # by bisection, not one by one
     assert solvers.steps_within(heun, 15, to_zero=True) == 8 and heun.evaluations(np.linspace(1, 0, 9)) == 15
     with pytest.raises(
         ValueError, match="evaluations must be at least 3, those of one step of dpm_solver\\(3\\); got 2"

@@ -192,6 +192,13 @@ def test_grids_under_a_traced_schedule():
         np.testing.assert_allclose(together, apart, rtol=64 * EPS32)
 
 
+def test_grids_under_a_traced_parameter():
+    """With a traced ρ or shift a grid is that of its value, to the rounding of λ."""
+    for make, value in ((grids.karras, 5.0), (grids.polyexponential, 2.0), (grids.shifted, 2.0)):
+        traced = jax.jit(lambda value: make(VP, 4, value))(value)  # noqa: B023
+        np.testing.assert_allclose(traced, make(VP, 4, value), rtol=64 * EPS32)
+
+
 def test_from_indices_are_the_chains_times(x64):
     """index / T, in float64 exactly as the table has them, whatever the stride."""
     schedule = schedules.from_betas(ddpm_betas())
@@ -420,7 +427,15 @@ NEW_REFUSED = {
     "shift": (lambda: grids.shifted(VP, 4, 0.0), ValueError, "shift must be positive, got 0"),
     "beta a": (lambda: grids.beta(VP, 4, a=-1.0), ValueError, "a must be positive, got -1"),
     "strength above": (lambda: grids.strength([1.0, 0.5], 1.5), ValueError, "strength must lie in .*got 1.5"),
-    "strength of nothing": (lambda: grids.strength([1.0, 0.5], 0.0), ValueError, "strength must be .*got 0.0"),
+    "strength upwards": (lambda: grids.strength([0.5, 1.0], 0.5), ValueError, "grid must decrease, got 0.5 … 1.0"),
+    "strength traced": (
+        lambda: jax.jit(lambda s: grids.strength([1.0, 0.5], s))(0.5),
+        TypeError,
+        "strength must be a concrete number",
+    ),
+    "share traced": (lambda: jax.jit(lambda s: grids.angular(VP, 4, s))(0.5), TypeError, "share must be a concrete"),
+    "b traced": (lambda: jax.jit(lambda b: grids.beta(VP, 4, 0.5, b))(0.5), TypeError, "b must be a concrete"),
+    "strength of nothing": (lambda: grids.strength([1.0, 0.5], 0.0), ValueError, "strength must lie in .*got 0.0"),
 }
 
 

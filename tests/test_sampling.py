@@ -315,6 +315,13 @@ def test_stopping_is_refused_by_name():
     run = solvers.start(solvers.ddim(), problem, np.ones(2), grid)
     with pytest.raises(ValueError, match="steps must be at most 3, those left, got 4"):
         solvers.advance(None, solvers.ddim(), run, problem, grid, steps=4)
+    done = solvers.advance(None, solvers.ddim(), run, problem, grid)
+    with pytest.raises(ValueError, match="ts must be the grid of the whole run, got 2 steps where 3 have been taken"):
+        solvers.advance(None, solvers.ddim(), done, problem, grid[:3])
+    with pytest.raises(TypeError, match=r"progress must be made by solvers.start for ipndm\(4\), got that of another"):
+        solvers.advance(None, solvers.ipndm(), run, problem, grid)
+    with pytest.raises(ValueError, match="grid must decrease, got 0.1"):
+        dj.sampling.initial(jax.random.key(0), schedule, grid[::-1], (2,))
     with pytest.raises(TypeError, match="progress must be made by solvers.start, got tuple"):
         solvers.advance(None, solvers.ddim(), (), problem, grid)
 

@@ -211,6 +211,16 @@ def test_a_drift_of_alpha_at_rounding_is_refused():
             solvers.euler_maruyama().refuse(schedule, np.asarray([1.0, 0.5]))
 
 
+def test_a_small_signal_that_is_known_exactly_is_no_zero():
+    """α = e^{−20} of `vp_linear` has all its digits, and a drift; the same size as cos(t π/2) near 1 is rounding."""
+    exact, rounded = schedules.vp_linear(0.1, 80.0), Own(1.0, 1e-3, np.nextafter(np.float32(1), np.float32(0)))
+    assert 0 < float(exact.alpha(1.0)) < float(rounded.alpha(rounded.t_max)) < 1e-7
+    for solver in (solvers.euler_maruyama(), solvers.adaptive_sde(), solvers.edm_stochastic(), solvers.dpm_solver()):
+        solver.refuse(exact, np.float32([1.0, 0.5]))
+        with pytest.raises(ValueError, match="grid must start below t=0.99999"):
+            solver.refuse(rounded, np.float32([rounded.t_max, 0.5]))
+
+
 # ---------------------------------------------------------------------------------------------------------- tiny t_min
 
 

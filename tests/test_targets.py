@@ -518,3 +518,18 @@ def test_a_thousand_float32_weights_sum_to_one():
     assert float(
         targets.gaussian_mixture(weights, np.zeros((1000, 1)), np.ones(1000)).log_prob(jnp.zeros(1))
     ) == pytest.approx(-0.5 * math.log(2 * math.pi), abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e10])
+def test_derivatives_of_a_mixture_know_no_unit(unit):
+    """D(c x, c t) = c D(x, t) under EDM for data of scale c, hence ∂D/∂t is the same: to 64 roundings of a unit."""
+    x, ts = np.float32([0.3, -0.2]), np.float32([0.01, 1.0, 50.0])
+    weights, means, scales = [0.4, 0.6], np.array([[1.5, 0.0], [-1.0, 0.5]]), np.array([0.4, 0.7])
+    found = []
+    for scale in (1.0, unit):
+        target = targets.gaussian_mixture(weights, means * scale, scales * scale)
+        denoiser = targets.denoiser(target, schedules.edm(0.002 * scale, 80 * scale))
+        slope = jax.jit(jax.vmap(jax.jacrev(denoiser, 1), (None, 0)))
+        found.append(slope(np.float32(x * scale), np.float32(ts * scale)))
+    size = float(np.abs(found[0]).max())
+    np.testing.assert_allclose(found[1], found[0], rtol=64 * EPS32, atol=64 * EPS32 * size)

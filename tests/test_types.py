@@ -1,11 +1,13 @@
 """Pytrees whose treedefs name their class, and callables split into arrays and the rest."""
 
+import collections
 import dataclasses
 import functools
 import gc
 import itertools
 import types
 import weakref
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -294,6 +296,94 @@ def test_arrays_replaced_in_place_are_seen():
     for function in functions[:-1]:
         np.testing.assert_array_equal(call(function, x), second + 0.5)
     np.testing.assert_array_equal(call(functions[-1], x), 2 * first + 0.5)
+
+
+class JittedNet(PlainNet):
+    """Holds its own jitted method, and a method under another name that calls itself by it."""
+
+    def __init__(self, weight):
+        super().__init__(weight)
+        self.jitted, self.alias = jax.jit(self.apply), self.recursive
+
+    def apply(self, x, t):
+        return plain(self.weight, x, t)
+
+    def recursive(self, x, t, again=True):
+        return self.alias(x, t, again=False) if again else plain(self.weight, x, t)
+
+
+class ClassNet:
+    """Its weight is the class's."""
+
+    weight = None
+
+    @classmethod
+    def by_class(cls, x, t):
+        return plain(cls.weight, x, t)
+
+    @staticmethod
+    def by_name(x, t):
+        return plain(ClassNet.weight, x, t)
+
+
+class PrivateNet:
+    __slots__ = ("__weight",)
+
+    def replace(self, weight):
+        self.__weight = weight
+
+    def __call__(self, x, t):
+        return plain(self.__weight, x, t)
+
+
+def test_state_of_classes_modules_and_containers_is_seen():
+    """What there is one of cannot be exchanged for a tracer: a replaced array gives another program, never the old value."""
+    module, part = types.ModuleType("settings"), types.ModuleType("settings.part")
+    module.part, queue, objects = part, collections.deque([None]), np.array([None])
+    private, held = PrivateNet(), JittedNet(None)
+
+    def replace(weight):
+        part.weight = queue[0] = objects[0] = ClassNet.weight = held.weight = weight
+        private.replace(weight)
+
+    functions = {
+        "module": lambda x, t: plain(module.part.weight, x, t),
+        "deque": lambda x, t: plain(queue[0], x, t),
+        "array of objects": lambda x, t: plain(objects[0], x, t),
+        "class method": ClassNet.by_class,
+        "static method": ClassNet.by_name,
+        "dataclass by its name": lambda x, t: plain(DataclassNet({"w": part.weight}).weights["w"], x, t),
+        "class by its name": lambda x, t: plain(ClassNet.weight, x, t),
+        "private slot": private,
+        "its own jitted method": held.jitted,
+        "its own method": held.alias,
+    }
+    call, _ = counted()
+    x = np.ones(2, np.float32)
+    for value in (3.0, 5.0):
+        replace(jnp.full(2, value))
+        for name, function in functions.items():
+            np.testing.assert_array_equal(call(function, x), np.full(2, value + 0.5), err_msg=name)
+
+
+class Settings(NamedTuple):
+    static: Any
+    count: int
+
+
+def test_no_program_keeps_what_a_named_tuple_of_settings_held():
+    @compiled
+    def apply(settings, arrays):
+        return combine(arrays, settings.static)(1.0, 0.5) * settings.count
+
+    function = PlainNet(jnp.ones(3))
+    arrays, static = partition(as_pytree_callable(function))
+    apply(Settings(static, 2), arrays)
+    alive = weakref.ref(function)
+    del function, arrays, static
+    gc.collect()
+    assert alive() is None
+    assert len(apply._recent) == 1
 
 
 def test_a_function_that_counts_its_traces_is_traced_once():

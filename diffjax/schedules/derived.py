@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from .. import checks
+from .. import checks, types
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Scalar, combine, is_array, partition
 
@@ -161,7 +161,7 @@ def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     Returns:
       σ(t), shape ().
     """
-    return call_compiled(_prior_std, check(schedule), schedule.t_max if t is None else t)
+    return call_compiled(_prior_std, check(schedule), as_time(schedule.t_max if t is None else t))
 
 
 def _prior_std(schedule, t):
@@ -286,17 +286,15 @@ def call_compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
     """function(schedule, *values) as one program, which the next call with other parameters uses again.
 
     function: A function of the module, never a closure: the program is stored under it. Traced arguments call it
-    directly. A schedule that is no pytree is compiled anew, as its attributes may have changed.
+    directly.
     """
     if not is_eager(schedule, values):
         return function(schedule, *values)
     arrays, static = partition(schedule)
-    if any(not (is_array(leaf) or isinstance(leaf, int | str)) for leaf in jax.tree.leaves(schedule)):
-        return jax.jit(lambda *values: function(schedule, *values))(*values)
     return _call(function, static, arrays, values)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@types.compiled(static_argnums=(0, 1))
 def _call(function, static, arrays, values):
     return function(combine(arrays, static), *values)
 

@@ -51,16 +51,26 @@ class _State(NamedTuple):
 
 @factory
 def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
-    """Dormand–Prince 5(4) with local extrapolation; every grid time is hit, an inner loop stepping between them.
+    """The Dormand–Prince method of order 5 with adaptive steps (Dormand & Prince 1980; Hairer et al. 1993, II.4).
 
-    A step is accepted where the root mean square of error / (atol + rtol max(|x|, |x_new|)) is at most 1. Under `vmap`
-    each example has its own step sizes. Step sizes are halvings of the grid's intervals. Where the ratio lies between 1
-    and 2 the step is averaged with the two halves that replace it: the result is a continuous function of the start, so
-    that samples agree to rounding at any batch size. max_steps bounds attempted steps in a whole run: where it is hit,
-    or an interval was halved 30 times, the result is NaN, `info=True` says `exhausted`, and a call outside `jit` warns.
-    A grid of two times suffices. Not reverse-differentiable (JAX cannot reverse a `while_loop`): use `jax.jvp` or a
-    fixed-step solver. Raises ValueError unless rtol ≥ 0, atol > 0, max_steps ≥ 1. Dormand & Prince 1980; Hairer et al.
-    1993, section II.4.
+    Every grid time is hit, and a grid of two times suffices. A step is accepted where the root mean square of
+    error / (atol + rtol max(|x|, |x_new|)) is at most 1. Each example has its own step sizes, which are halvings of the
+    grid's intervals. Where the ratio lies between 1 and 2, the step is averaged with the two halves that replace it.
+    The result is then a continuous function of the start, and samples agree to rounding at any batch size.
+
+    JAX cannot reverse a `while_loop`: for derivatives use `jax.jvp` or a solver of fixed steps.
+
+    Args:
+      rtol: Relative tolerance, 0 or more.
+      atol: Absolute tolerance, positive.
+      max_steps: Most steps that are tried in a whole run. Where they are used up, or an interval was halved 30 times,
+        the result is NaN, `info=True` reports `exhausted`, and a call outside `jit` warns.
+
+    Returns:
+      A solver. `info=True` reports its evaluations.
+
+    Raises:
+      ValueError: If an argument is out of range.
     """
     checks.non_negative("rtol", rtol)
     checks.positive("atol", atol)
@@ -99,19 +109,27 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 
 @factory
 def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) -> Solver:
-    """Stochastic Heun with steps by its difference from Euler–Maruyama; every grid time is hit.
+    """Stochastic Heun with adaptive steps (Jolicoeur-Martineau et al. 2021, Algorithm 1, for methods and tolerance).
 
-    A step is accepted where the root mean square of difference / (atol + rtol max(|x|, |x_new|)) is at most 1. Where
-    drift and noise happen to cancel, so that x moves less than is typical, the difference is divided by that share (¼
-    at least): it would hide the error of a long step. A step that is not accepted is replaced by its two halves on the
-    same Brownian path, of which it has revealed the end, so that rejections leave the distribution alone. Where the
-    ratio lies between 1 and 2 both are averaged: a sample depends on rounding, hence on the batch size, about as little
-    as one of a fixed-step solver. Two evaluations per accepted step, one per rejected one. Along a given Brownian path
-    the times are read in floating point, so that this holds for the path's own rounding only. max_steps, `info=True`,
-    derivatives as in `adaptive`; on a step to 0 D is returned. Raises ValueError unless rtol ≥ 0, atol > 0,
-    max_steps ≥ 1.
-    Jolicoeur-Martineau et al. 2021, Algorithm 1,
-    for the pair of methods and the tolerance.
+    The error of a step is its difference from Euler–Maruyama's, measured as in `adaptive`. Where drift and noise happen
+    to cancel, so that x moves less than is typical, the difference is divided by that share (¼ at least), as it would
+    hide the error of a long step. A step that is not accepted is replaced by its two halves on the same Brownian path,
+    so that rejections leave the distribution alone. Where the ratio lies between 1 and 2 both are averaged. A sample
+    depends on rounding, hence on the batch size, about as little as that of a solver of fixed steps.
+
+    A Brownian path given as noise is read at times in floating point, and its own rounding comes on top of that.
+    A step to 0 returns D. For derivatives see `adaptive`.
+
+    Args:
+      rtol: Relative tolerance, 0 or more.
+      atol: Absolute tolerance, positive.
+      max_steps: As in `adaptive`.
+
+    Returns:
+      A solver with two evaluations per accepted step and one per rejected one.
+
+    Raises:
+      ValueError: If an argument is out of range.
     """
     checks.non_negative("rtol", rtol)
     checks.positive("atol", atol)
@@ -157,7 +175,7 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
             return advance(None)
         return jax.lax.cond(interval.at_zero, to_zero, advance, None)
 
-    refuse = needs("adaptive_sde", finite_start=True)
+    refuse = needs("adaptive_sde", finite_start=True, drift=True)
     return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, refuse)
 
 

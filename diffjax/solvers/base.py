@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
-from ..types import Array, ArrayLike, PyTree, at_once, pytree, static_field
+from .. import checks, schedules
+from ..types import Array, ArrayLike, PyTree, pytree, static_field
 
 
 @pytree
@@ -41,18 +41,27 @@ class Info(NamedTuple):
 class Solver(NamedTuple):
     """A method as a tuple of pure functions, made by a factory such as `heun()`.
 
-    prepare(problem, ts) -> inputs: a pytree with a leading axis of steps, computed for all steps at once. init(problem,
-    x, inputs) -> state: what passes from step to step; inputs are the first step's. step(problem, inputs, draw, x,
-    state) -> (x, state): one step; draw(i) is the i-th independent standard normal of x's shape. report(state) -> Info,
-    for solvers whose work depends on the data; None elsewhere. order: convergence order in the largest step, in the
-    weak sense for a stochastic solver; None where none is declared. evaluations(grid) -> int: true network evaluations
-    on that grid; None for adaptive solvers (ask for info=True). consumes: "velocity", "sde" or "denoiser". stochastic:
-    whether it draws noise, hence needs a key. refuse(schedule, grid): raises ValueError that says why the solver cannot
-    take them, called before tracing with concrete values. solve(source, problem, x, ts) -> (states (N + 1, …), Info):
-    for a method that is not one step after another, in place of the scan. past: how many steps back its state
-    remembers. composed: whether it is made of other solvers, of which no further ones are made. paired: whether the
-    denoiser must return (D, what it says of the variance). across_examples: whether a step reads other examples of the
-    batch, so that `sample_many` takes neither chunk nor mesh.
+    Fields:
+      name: What messages and benchmarks call it, with its settings.
+      consumes: "velocity", "sde" or "denoiser", the field of `Problem` that it evaluates.
+      order: Convergence order in the largest step, in the weak sense for a stochastic solver. None where none is
+        declared.
+      stochastic: Whether it draws noise, and needs a key.
+      evaluations: grid -> number of network evaluations. None for adaptive solvers: take info=True.
+      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps, computed for all steps at once.
+      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i) is its i-th standard normal, of x's
+        shape.
+      init: (problem, x, inputs of the first step) -> state, what passes from step to step.
+      report: state -> Info, for solvers whose work depends on the data. None for the others.
+      refuse: (schedule, grid) -> None. Raises ValueError if the solver cannot take them. It is called before tracing,
+        with concrete values.
+      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the scan, for a method that does not
+        take one step after another.
+      past: How many earlier outputs its state remembers.
+      composed: True for solvers built from other solvers. They cannot be nested.
+      paired: Whether the denoiser must return a pair, see `ddpm.paired`.
+      across_examples: Whether a step reads other examples of the batch. `sample_many` then takes neither chunk nor
+        mesh.
     """
 
     name: str
@@ -179,7 +188,10 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
 def needs(
     name: str, finite_start: bool = False, steps: int = 1, drift: bool = False
 ) -> Callable[[Any, np.ndarray], None]:
-    """The `refuse` of a solver that needs so many steps, or a start with α > 0 (above rounding where drift is set)."""
+    """The `refuse` of a solver that needs `steps` steps, and where it says so a start at which σ/α has a value.
+
+    drift: the drift of the reverse SDE must have a value there too.
+    """
 
     def refuse(schedule, ts):
         if len(ts) - 1 < steps:
@@ -188,36 +200,27 @@ def needs(
             )
         if finite_start and (without_drift if drift else without_signal)(schedule, ts[0]):
             raise ValueError(
-                f"grid must start below t={ts[0]} for {name}: α = 0 there and its coefficients have no value; lower "
-                "t_max, or use a solver that needs none, such as heun() or ddim()"
+                f"grid must start below t={ts[0]} for {name}: α = 0 there to rounding and its coefficients have no "
+                "value; lower t_max, or use a solver that needs none, such as heun() or ddim()"
             )
 
     return refuse
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0, or negative by rounding, and no finite log-SNR is stated all the same."""
-    if schedule is None or checks.is_traced(schedule, t):
+    """Whether α(t) is seen to be 0 to rounding, and no finite log-SNR is stated from which σ/α follows all the same."""
+    if not without_drift(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        t = jnp.asarray(t)
-        if float(_alpha(schedule, t)) > 0:
-            return False
-        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(t))))
+        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(jnp.asarray(t)))))
 
 
 def without_drift(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0 to rounding, so that the drift of the reverse SDE has no value."""
+    """Whether α(t) is seen to be 0 to rounding (`schedules.without_signal`): d log α/dt has no value there."""
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        alpha = _alpha(schedule, t)
-        return not float(alpha) > float(jnp.finfo(alpha.dtype).eps)
-
-
-@at_once
-def _alpha(schedule, t):
-    return jnp.asarray(schedule.alpha(jnp.asarray(t)))
+        return bool(schedules.without_signal(schedule, t))
 
 
 def per_step(count: int) -> Callable[[ArrayLike], int]:

@@ -30,17 +30,27 @@ _CORRECTOR_DRAW, _CORRECTIONS = 3, 5
 def predictor_corrector(
     predictor: Solver = _REVERSE_DIFFUSION, corrections: int = 1, snr: float = 0.16, norms: str = "expected"
 ) -> Solver:
-    """A step of any fixed-step solver, then Langevin steps x ← x + ½ε ∇log p_s(x) + √ε z at the level reached.
+    """Predictor–corrector sampling (Song et al. 2021, Algorithms 2, 3 and 5).
 
-    norms: "expected", ε = 4 r² σ_s² for r = snr, from the expected norms of noise and score: N(0, v) becomes N(0, v/(1
-    − r²)) where the score is −x/σ_s² and the chain has settled. "batch", ε = 4 (r ‖z‖/‖s‖)² with both norms averaged
-    over the examples that `sample_many` maps over at once, as score_sde does: a sample then depends on its neighbours
-    and `sample_many` takes neither chunk nor mesh. corrections: 1 … 5 a step, each an evaluation; none on a step to 0.
-    No order is declared: the corrector's bias does not vanish with the step.
+    A step of `predictor`, then Langevin steps x ← x + ½ε ∇log p_s(x) + √ε z at the level reached. The factor α_i of
+    the paper's VP corrector is left out.
 
-    Raises TypeError for a predictor that is no fixed-step solver,
-    ValueError for the rest out of range. Song et al. 2021, Algorithms 2, 3 and 5, without the factor α_i that their VP
-    corrector's step has.
+    Args:
+      predictor: Any solver of fixed steps.
+      corrections: Langevin steps after each step, 1 to 5. There are none after a step to 0.
+      snr: r, positive. It sets the size ε of a Langevin step.
+      norms: "expected" for ε = 4 r² σ_s², from the expected norms of noise and score. Where the score is −x/σ_s²,
+        N(0, v) then becomes N(0, v/(1 − r²)). "batch" for ε = 4 (r ‖z‖/‖s‖)², as score_sde does, with both norms
+        averaged over the examples that `sample_many` maps over. A sample then depends on its neighbours, and
+        `sample_many` takes neither chunk nor mesh.
+
+    Returns:
+      A solver with one evaluation per Langevin step beside the predictor's. No order is declared: the corrector's bias
+      does not vanish with the step.
+
+    Raises:
+      TypeError: If the predictor is no solver of fixed steps.
+      ValueError: If another argument is out of range.
     """
     check_inner("predictor", predictor, remembering=True)
     checks.integer("corrections", corrections, 1, _CORRECTIONS)
@@ -96,13 +106,26 @@ def _norm(x):
 def restart(
     solver: Solver = _HEUN, t_low: float = 0.06, t_high: float = 0.3, repeats: int = 2, steps: int = 4
 ) -> Solver:
-    """A deterministic solver that goes back: K times, noise up to t_high and solve down again, where it passes t_low.
+    """Restart sampling (Xu et al. 2023, Algorithm 1).
 
-    At the first grid time s with s ≤ t_low < t: y ← y + √(ρ_high² − ρ_s²) z, y = x/α, ρ = σ/α, then `steps` of `solver`
-    from t_high to s on a Karras grid (ρ = 7). repeats: K, 1 … 8. solver: one-step and deterministic. On an EDM schedule
-    t is σ, as the paper's t_min, t_max are. No order is declared. Raises TypeError for another solver, ValueError
-    unless 0 < t_low < t_high, t_high lies in the schedule's interval and the grid passes t_low at a time above 0. Xu et
-    al. 2023, Algorithm 1.
+    On crossing `t_low`, at the first grid time s with s ≤ t_low, adds noise up to `t_high` and integrates back down to
+    s, `repeats` times:
+
+        y ← y + √(ρ_high² − ρ_s²) z,    y = x/α, ρ = σ/α
+
+    Args:
+      solver: Integrates between restarts. Deterministic, and without memory of earlier steps.
+      t_low: Where to restart. On an EDM schedule t is σ, as the paper's t_min and t_max are.
+      t_high: Where a restart begins, above t_low and within the schedule's interval.
+      repeats: How many restarts, 1 to 8.
+      steps: Of the way back down, on a Karras grid (ρ = 7).
+
+    Returns:
+      A stochastic solver. No order is declared.
+
+    Raises:
+      TypeError: If `solver` is stochastic, remembers earlier steps or is adaptive.
+      ValueError: Unless 0 < t_low < t_high, and when used on a grid that does not pass t_low at a time above 0.
     """
     check_inner("solver", solver)
     if solver.stochastic:
@@ -188,16 +211,26 @@ def _karras(schedule, high, low, steps):
 
 @factory
 def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) -> Solver:
-    """All steps at once: x_j ← x_0 + Σ_{i<j} (Φ_i(x_i) − x_i) for the steps Φ_i of a one-step solver, until it stands.
+    """ParaDiGMS: all steps of a solver in parallel, by Picard iteration (Shih et al. 2023, Algorithm 1).
 
-    A window of `window` steps is iterated in parallel and slides past each time whose change, root mean square over the
-    entries, is at most tolerance · max(1, σ); its first step is always exact, so that N rounds suffice and tolerance 0
-    is `solver` itself up to rounding. The step's noise is drawn once, so that a stochastic solver keeps its sample.
-    `info=True` reports evaluations, and rounds as `accepted`: each costs `window` evaluations side by side. Not
-    reverse-differentiable: use `jax.jvp`, or `solver` itself. No order is declared.
+        x_j ← x_0 + Σ_{i<j} (Φ_i(x_i) − x_i),    Φ_i the i-th step of `solver`
 
-    Raises TypeError for a solver that remembers earlier steps or is
-    adaptive, ValueError for window < 1 or tolerance < 0. Shih et al. 2023 (ParaDiGMS), Algorithm 1.
+    A window of steps is iterated at once and slides past the times that have converged. Its first step is exact, so
+    that N rounds suffice. Each step's noise is drawn once: a stochastic solver keeps its sample. The reverse-mode
+    derivative raises TypeError: use `jax.jvp`, or `solver` itself.
+
+    Args:
+      solver: One that needs no memory of earlier steps.
+      window: Steps in parallel, 1 or more.
+      tolerance: A time has converged where the root mean square change of its state is at most tolerance · max(1, σ).
+        0 gives the result of `solver` up to rounding.
+
+    Returns:
+      A solver. `info=True` reports its evaluations, and its rounds as `accepted`. No order is declared.
+
+    Raises:
+      TypeError: If `solver` remembers earlier steps or is adaptive.
+      ValueError: If window is below 1 or tolerance negative.
     """
     check_inner("solver", solver)
     checks.integer("window", window, 1)

@@ -1,5 +1,6 @@
 """The driver: one `lax.scan` of any solver over any monotone grid, its noise, and the checks before it."""
 
+import bisect
 import dataclasses
 import functools
 import inspect
@@ -164,6 +165,8 @@ def advance(
     total = ts.shape[0] - 1
     steps = None if steps is None else checks.integer("steps", steps, 1)
     step = progress.step if checks.is_traced(progress.step) else np.asarray(progress.step)
+    if not checks.is_traced(step) and step.max() > total:
+        raise ValueError(f"ts must be the grid of the whole run, got {total} steps where {step.max()} have been taken")
     if not checks.is_traced(step) and step.max() + (steps or 0) > total:
         raise ValueError(f"steps must be at most {total - step.max()}, those left, got {steps}")
     last = np.int32(total) if steps is None else step + np.int32(steps)
@@ -201,10 +204,23 @@ def _checked(key, solver, problem, x, ts, noise, keyless=False, seen=False):
 
 
 def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int:
-    """The most steps that `solver` can take with at most so many evaluations, to_zero where the last one ends at 0.
+    """The most steps that `solver` can take with at most so many evaluations of the denoiser.
 
-    Raises TypeError for a solver whose evaluations depend on more than the number of steps, ValueError where they are
-    too few for one step.
+    Args:
+      solver: A solver of fixed steps.
+      evaluations: At most so many, 1 or more.
+      to_zero: Whether the last step ends at 0, where most solvers evaluate once.
+
+    Returns:
+      The number of steps.
+
+    Raises:
+      TypeError: For a solver whose evaluations depend on more than the number of steps.
+      ValueError: If the evaluations are too few for one step.
+
+    Example:
+      >>> dj.solvers.steps_within(dj.solvers.heun(), 16, to_zero=True)
+      8
     """
     check_solver(solver)
     checks.integer("evaluations", evaluations, 1, 10**6)
@@ -218,7 +234,7 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
         raise TypeError(f"solver must have evaluations that its steps alone fix, those of {solver.name} do not")
     if evaluations < least:
         raise ValueError(f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}")
-    return next(steps for steps in range(evaluations, 0, -1) if cost(steps) <= evaluations)
+    return bisect.bisect_right(range(1, evaluations + 1), evaluations, key=cost)
 
 
 @compiled(static_argnums=(0, 1, 2, 3))
@@ -242,8 +258,10 @@ def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
     def body(progress):
         x, memory, index = progress
         at = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), inputs)
-        x, memory = solver.step(problem, at, Draw(source, index.astype(jnp.uint32)), x, memory)
-        return Progress(x, memory, index + 1)
+        x, after = solver.step(problem, at, Draw(source, index.astype(jnp.uint32)), x, memory)
+        if jax.tree.structure(after) != jax.tree.structure(memory):
+            raise TypeError(f"progress must be made by solvers.start for {solver.name}, got that of another solver")
+        return Progress(x, after, index + 1)
 
     # a while loop even where the number of steps is known: XLA would unroll a single one, and round otherwise
     progress = jax.lax.while_loop(lambda progress: progress.step < last, body, progress)
@@ -324,7 +342,7 @@ class Draw(NamedTuple):
         """The i-th standard normal of the k-th of `count` inner steps, shape of x."""
         if self.source.repeated is not None:
             return self.source.repeated(self.index, k, count, i)
-        return self.source.normal(self.index * count + k.astype(self.index.dtype), i)
+        return self.source.normal(self.index * count + jnp.asarray(k, self.index.dtype), i)
 
 
 def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array, given: Any = None) -> Source:
@@ -511,9 +529,14 @@ def check_noise(given: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
         return given
     if callable(given):
         return as_pytree_callable(given)
+    return check_draws(given, shape, ts)
+
+
+def check_draws(given: ArrayLike, shape: tuple[int, ...], ts: ArrayLike, batch: tuple[int, ...] = ()) -> Array:
+    """An array of noise (*batch, N, draws, *shape) for runs over the grid ts (N + 1,)."""
     given = checks.real_array("noise", given)
-    expected = (np.shape(ts)[0] - 1, "draws", *shape)
-    if given.ndim != len(expected) or (given.shape[0], *given.shape[2:]) != (expected[0], *shape):
+    expected = (*batch, np.shape(ts)[0] - 1, "draws", *shape)
+    if given.ndim != len(expected) or any(n not in (m, "draws") for n, m in zip(expected, given.shape, strict=True)):
         raise ValueError(f"noise must have shape ({', '.join(map(str, expected))}), got {given.shape}")
     checks.finite("noise", given)
     return given
