@@ -105,7 +105,7 @@ def restore(spec: Spec, arrays: Iterator[Any]) -> Any:
 
 def opened(spec: Spec) -> bool:
     """Whether a spec describes more than one object known by its identity or value."""
-    return spec.kind not in ("array", "identity", "value")
+    return spec.kind not in ("array", "identity", "numpy", "value")
 
 
 def is_fixed(function: Any) -> bool:
@@ -114,7 +114,10 @@ def is_fixed(function: Any) -> bool:
 
 
 class _Walk:
-    """One traversal. visit(value) -> (spec, whether it has arrays, the earliest unfinished object it refers to)."""
+    """One traversal. visit(value) -> (spec, whether it is made again, the earliest unfinished object it refers to).
+
+    Made again by `restore` is what holds arrays, NumPy's too.
+    """
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -198,7 +201,12 @@ class _Walk:
             self.arrays.append(value)
             return _ARRAY, True, _INFINITE
         digest = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"").digest()
-        return Spec("value", (value.shape, value.dtype, digest), value.copy()), False, _INFINITE
+        key = value.shape, value.dtype, digest
+        if self.frozen:
+            return Spec("value", key, value), False, _INFINITE
+        # A copy, for which what holds it is made again: of an array of float64 that one float32 program has captured,
+        # JAX gives the next program the first contents, even if they were changed in place.
+        return Spec("numpy", key, value.copy()), True, _INFINITE
 
     def function(self, f):
         names = () if _is_library(f.__code__) else _global_names(f.__code__)
@@ -272,7 +280,7 @@ class _Walk:
 def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
     if spec.kind == "array":
         return next(arrays)
-    if spec.kind in ("value", "identity"):
+    if spec.kind in ("value", "identity", "numpy"):
         return spec.data
     if spec.kind == "constant":
         made[spec.key[0]] = spec.data

@@ -296,6 +296,36 @@ def test_arrays_replaced_in_place_are_seen():
     np.testing.assert_array_equal(call(functions[-1], x), 2 * first + 0.5)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_numpy_arrays_of_any_dtype_changed_in_place_are_seen(dtype):
+    """In a closure, an attribute, an entry of a list, a default, a global: JAX alone shows the first contents of an
+    array of 64 bits to a second program."""
+    call, _ = counted()
+    x, arrays = np.ones(2, np.float32), [np.array([3, 4], dtype) for _ in range(5)]
+    closed, _GLOBALS["weight"] = arrays[0], arrays[1]
+    owner = PlainNet(arrays[2])
+    owner.parts = [arrays[3]]
+
+    def by_default(x, t, weight=arrays[4]):
+        return weight * x + t
+
+    functions = (
+        lambda x, t: closed * x + t,
+        lambda x, t: _GLOBALS["weight"] * x + t,
+        lambda x, t: owner.weight * x + t,
+        lambda x, t: owner.parts[0] * x + t,
+        by_default,
+    )
+    for values in ([3, 4], [5, 6], [7, 8]):
+        for array in arrays:
+            array[:] = values
+        for function in functions:
+            np.testing.assert_array_equal(call(function, x), np.array(values) + 0.5)
+
+
+_GLOBALS: dict = {}
+
+
 def test_a_function_that_counts_its_traces_is_traced_once():
     """What tracing itself changes (a list, a variable, an attribute) is no reason to trace again."""
     call, traces = counted()
