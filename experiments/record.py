@@ -46,7 +46,7 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             run(tyro.cli(config_type, description=_paragraphs(document), prog=name))
         except KeyboardInterrupt as stop:
-            print(f"\n{stop or 'stopped'}; {_AGAIN}", file=sys.stderr)
+            print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
         except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
             of_a_bug = isinstance(error, RuntimeError) and type(error) is not RuntimeError  # XLA's, a missing method
