@@ -191,7 +191,7 @@ def _on_one_device(leaf: Array) -> bool:
 @jax.jit
 def _average(params: PyTree) -> PyTree:
     """The average's first value: copies of the parameters, in float32 at least."""
-    return jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params)
+    return jax.tree.map(lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params)
 
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
