@@ -124,6 +124,8 @@ def _standardised(samples):
     array = checks.real_array("samples", samples)
     if array.ndim < 2 or array.shape[0] < 1 or array.shape[1] < 8:
         raise ValueError(f"samples must have shape (chains, draws, ...) with 8 draws or more, got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"samples must have at least one entry for each draw, got shape {array.shape}")
     if checks.is_traced(array):
         return _standardise(jnp, array)
     values = np.asarray(samples, np.float64)

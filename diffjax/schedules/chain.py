@@ -276,6 +276,7 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
 
     Raises:
       TypeError: If schedule has no indices.
+      ValueError: If a concrete time is NaN or infinite.
 
     Example:
       >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
@@ -287,6 +288,7 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
         raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
+    checks.finite("t", t)
     return jnp.asarray(_nearest(np, np.asarray(t, np.float64), schedule.steps))
 
 
