@@ -21,6 +21,8 @@ import site
 import sys
 import sysconfig
 import types
+import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,6 +205,7 @@ class _Walk:
         digest = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"").digest()
         key = value.shape, value.dtype, digest
         if self.frozen:
+            _check_unchanged(value, digest)
             return Spec("value", key, value), False, _INFINITE
         # A copy, for which what holds it is made again: of an array of float64 that one float32 program has captured,
         # JAX gives the next program the first contents, even if they were changed in place.
@@ -260,9 +263,16 @@ class _Walk:
         return "tree", (treedef, tuple(specs)), None, has_arrays, low
 
     def container(self, value):
-        """A set, or a container that is no pytree: kept whole, its arrays by identity."""
+        """A dictionary whose keys have no order; a set, or another container that is no pytree: kept whole, its arrays
+        by identity."""
+        if type(value) is dict:
+            specs, has_arrays, low = self.parts(*value.values())
+            self.frozen += 1
+            keys, _, _ = self.parts(*value)
+            self.frozen -= 1
+            return "mapping", (tuple(keys), tuple(specs)), None, has_arrays, low
         self.frozen += 1
-        items = itertools.chain(*value.items()) if isinstance(value, dict) else value
+        items = itertools.chain(*value.items()) if isinstance(value, dict) else value  # of a subclass
         specs, _, low = self.parts(*items)
         self.frozen -= 1
         key = frozenset(specs) if isinstance(value, set | frozenset) else tuple(specs)
@@ -339,6 +349,15 @@ def _restore_tree(number, key, arrays, made):
     return made[number]
 
 
+def _restore_mapping(number, key, arrays, made):
+    keys, specs = key
+    made[number] = mapping = {}
+    for name, spec in zip(keys, specs, strict=True):
+        value = _restore(spec, arrays, made)
+        mapping[_restore(name, arrays, made)] = value
+    return mapping
+
+
 def _restore_instance(number, key, arrays, made):
     kind, names, specs, _ = key
     made[number] = value = kind() if kind is types.SimpleNamespace else object.__new__(kind)
@@ -355,7 +374,26 @@ _RESTORERS = {
     "linen": _restore_linen,
     "tree": _restore_tree,
     "instance": _restore_instance,
+    "mapping": _restore_mapping,
 }
+
+
+_WHOLE: dict[int, tuple[weakref.ref, bytes]] = {}  # by id, the last contents of an array that is kept whole
+
+
+def _check_unchanged(array: np.ndarray, digest: bytes) -> None:
+    """Warn if an array that cannot be exchanged for a copy was changed in place, of which JAX might see nothing."""
+    if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+        return
+    at = id(array)
+    known = _WHOLE.get(at)
+    if known is not None and known[0]() is array and known[1] != digest:
+        warnings.warn(
+            f"an array of {array.dtype} that a class or a set holds was changed in place, and a function that uses it "
+            f"may see its first contents: assign a new array, or let an instance hold it; now it is {array!r}",
+            stacklevel=2,
+        )
+    _WHOLE[at] = weakref.ref(array, lambda _: _WHOLE.pop(at, None)), digest
 
 
 def _exchanged(spec: Spec) -> bool:

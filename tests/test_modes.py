@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import langevin, losses, predictions, targets
+from diffjax import langevin, losses, predictions, targets, training
 from tests import fuzz_calls
 
 
@@ -38,6 +38,23 @@ def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_w
     with strict():
         for found, expected in zip(results(), plain, strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_training_runs_under_strict_promotion_to_the_same_parameters():
+    """optax, whose warm-up divides integers, too."""
+
+    def trained():
+        optimiser = training.optimiser(1e-2, warmup_steps=2, total_steps=9)
+        one = training.make_step(lambda p, key, batch: (((batch @ p["w"]) ** 2).mean(), {}), optimiser, 0.9)
+        state = training.init(jax.random.key(0), {"w": np.ones((2, 2), np.float32)}, optimiser)
+        batches = training.Batches(np.ones((6, 2), np.float32), 2, seed=0)
+        return training.fit(state, training.make_steps(one), batches, 6, block=3)
+
+    plain = trained()
+    with strict():
+        found = trained()
+    for name in ("params", "ema"):
+        np.testing.assert_array_equal(getattr(found, name)["w"], getattr(plain, name)["w"])
 
 
 @pytest.mark.slow
