@@ -170,10 +170,9 @@ def transport_cost(x0: Array, x1: Array) -> Array:
         checks.finite(name, x)
     checks.one_of_shapes("x1", x1, [(len(x1), *x0.shape[1:])])
     if not checks.is_traced(x0, x1):
-        dtypes = x0.dtype, x1.dtype
-        x0, x1 = (np.asarray(x, np.float64) for x in exact)
-        origin = np.mean(x1, axis=0)
-        x0, x1 = ((x - origin).astype(dtype) for x, dtype in zip((x0, x1), dtypes, strict=True))
+        dtypes, hosted = (x0.dtype, x1.dtype), [np.asarray(x, np.float64) for x in exact]
+        origin = np.mean(hosted[1], axis=0)
+        x0, x1 = (jnp.asarray(x - origin, dtype) for x, dtype in zip(hosted, dtypes, strict=True))
     return _transport_cost(x0, x1)
 
 
