@@ -25,6 +25,8 @@ import site
 import sys
 import sysconfig
 import types
+import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,7 +112,7 @@ def restore(spec: Spec, arrays: Iterator[Any]) -> Any:
 
 def opened(spec: Spec) -> bool:
     """Whether a spec describes more than one object known by its identity or value."""
-    return spec.kind not in ("array", "identity", "value")
+    return spec.kind not in ("array", "identity", "numpy", "value")
 
 
 def is_fixed(function: Any) -> bool:
@@ -119,7 +121,10 @@ def is_fixed(function: Any) -> bool:
 
 
 class _Walk:
-    """One traversal. visit(value) -> (spec, whether it has arrays, the earliest unfinished object it refers to)."""
+    """One traversal. visit(value) -> (spec, whether it is made again, the earliest unfinished object it refers to).
+
+    Made again by `restore` is what holds arrays, NumPy's too.
+    """
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -211,7 +216,13 @@ class _Walk:
             self.arrays.append(value)
             return _ARRAY, True, _INFINITE
         digest = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"").digest()
-        return Spec("value", (value.shape, value.dtype, digest), value.copy()), False, _INFINITE
+        key = value.shape, value.dtype, digest
+        if self.frozen:
+            _check_unchanged(value, digest)
+            return Spec("value", key, value), False, _INFINITE
+        # A copy, for which what holds it is made again: of an array of float64 that one float32 program has captured,
+        # JAX gives the next program the first contents, even if they were changed in place.
+        return Spec("numpy", key, value.copy()), True, _INFINITE
 
     def function(self, f):
         names = () if _is_library(f.__code__) else _global_names(f.__code__)
@@ -268,12 +279,19 @@ class _Walk:
         return "tree", (treedef, tuple(specs)), None, has_arrays, low
 
     def container(self, value):
-        """A set, or a container that is no pytree: kept whole, its arrays by identity."""
-        shape = value.shape if isinstance(value, np.ndarray) else None  # an array of objects
-        if isinstance(value, dict):
+        """A dictionary whose keys have no order; a set, or another container that is no pytree: kept whole, its arrays
+        by identity."""
+        if type(value) is dict:
+            specs, has_arrays, low = self.parts(*value.values())
+            self.frozen += 1
+            keys, _, _ = self.parts(*value)
+            self.frozen -= 1
+            return "mapping", (tuple(keys), tuple(specs)), None, has_arrays, low
+        if isinstance(value, dict):  # of a subclass
             items = itertools.chain(*value.items())
         else:
-            items = value if shape is None else value.ravel().tolist()
+            items = value.ravel().tolist() if isinstance(value, np.ndarray) else value  # an array of objects
+        shape = value.shape if isinstance(value, np.ndarray) else None
         self.frozen += 1
         specs, _, low = self.parts(*items)
         self.frozen -= 1
@@ -294,7 +312,7 @@ class _Walk:
 def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
     if spec.kind == "array":
         return next(arrays)
-    if spec.kind in ("value", "identity"):
+    if spec.kind in ("value", "identity", "numpy"):
         return spec.data
     if spec.kind == "constant":
         made[spec.key[0]] = spec.data
@@ -365,6 +383,15 @@ def _restore_tree(number, key, arrays, made):
     return made[number]
 
 
+def _restore_mapping(number, key, arrays, made):
+    keys, specs = key
+    made[number] = mapping = {}
+    for name, spec in zip(keys, specs, strict=True):
+        value = _restore(spec, arrays, made)
+        mapping[_restore(name, arrays, made)] = value
+    return mapping
+
+
 def _restore_instance(number, key, arrays, made):
     kind, names, specs, _ = key
     made[number] = value = kind() if kind is types.SimpleNamespace else object.__new__(kind)
@@ -381,7 +408,26 @@ _RESTORERS = {
     "linen": _restore_linen,
     "tree": _restore_tree,
     "instance": _restore_instance,
+    "mapping": _restore_mapping,
 }
+
+
+_WHOLE: dict[int, tuple[weakref.ref, bytes]] = {}  # by id, the last contents of an array that is kept whole
+
+
+def _check_unchanged(array: np.ndarray, digest: bytes) -> None:
+    """Warn if an array that cannot be exchanged for a copy was changed in place, of which JAX might see nothing."""
+    if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+        return
+    at = id(array)
+    known = _WHOLE.get(at)
+    if known is not None and known[0]() is array and known[1] != digest:
+        warnings.warn(
+            f"an array of {array.dtype} that a class or a set holds was changed in place, and a function that uses it "
+            f"may see its first contents: assign a new array, or let an instance hold it; now it is {array!r}",
+            stacklevel=2,
+        )
+    _WHOLE[at] = weakref.ref(array, lambda _: _WHOLE.pop(at, None)), digest
 
 
 def _exchanged(spec: Spec) -> bool:

@@ -168,6 +168,12 @@ def finite(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries of {np.size(array)}")
 
 
+def promoted(*values: Any) -> Any:
+    """`jnp.result_type` by the standard rules, under `jax_numpy_dtype_promotion="strict"` too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*values)
+
+
 def real_array(name: str, value: Any) -> Any:
     """`value` as a floating-point array of at least float32, integers promoted; refused if complex or not numeric."""
     try:
@@ -177,7 +183,7 @@ def real_array(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")
-    dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
+    dtype = jax.dtypes.canonicalize_dtype(promoted(dtype, jnp.float32))
     if not isinstance(value, jax.Array):
         with np.errstate(over="ignore"):
             value = np.asarray(value).astype(dtype)  # on the host: no program for a conversion

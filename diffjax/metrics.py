@@ -268,7 +268,7 @@ def _two_sets(
     x, y = _examples("x", x, minimum), _examples(y_name, y, minimum)
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}")
-    dtype = jnp.promote_types(x.dtype, y.dtype)
+    dtype = checks.promoted(x.dtype, y.dtype)
     if checks.is_traced(x, y):
         return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)
     x, y = (np.asarray(value, np.float64).reshape(len(value), -1) for value in exact)

@@ -15,7 +15,7 @@ from .types import Array, ArrayLike, Key
 
 def float_dtype(*values: ArrayLike) -> jnp.dtype:
     """The dtype in which states and updates are computed: float32 at least, float64 where x64 is enabled."""
-    return jnp.promote_types(jnp.result_type(*values, jnp.float32), jnp.result_type(float))
+    return checks.promoted(checks.promoted(*values, jnp.float32), jnp.result_type(float))
 
 
 def phi(order: int, z: ArrayLike) -> Array:

@@ -104,7 +104,7 @@ class NetworkDenoiser:
         """E[x_0 | x_t = x], shape of x."""
         output = self.predict(x, t, *condition)
         if self.kind == "data":  # whatever α and σ are
-            return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+            return output.astype(checks.promoted(output.dtype, jnp.float32))
         return _denoised(self.schedule, self.kind, self.sigma_data, x, t, output)
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:

@@ -286,7 +286,8 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
         now = error(grid, choice)
         best = jax.tree.map(functools.partial(jnp.where, now < best[0]), (now, grid), best)
         gradient = jax.grad(lambda logits: jnp.log(error(grid_of(logits), fit)))(logits)
-        updates, state = optimiser.update(gradient, state)
+        with jax.numpy_dtype_promotion("standard"):  # optax divides integers
+            updates, state = optimiser.update(gradient, state)
         return (logits + learning_rate * updates, state, best), None
 
     begun = candidates[1:]  # without `angular`, so that the descent is the same in every unit of the data

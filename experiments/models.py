@@ -211,7 +211,7 @@ def _read_history(path, step):
         reason = f"{path} has {len(found)} losses"
     except FileNotFoundError:
         reason = f"{path} is missing"
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, IsADirectoryError) as error:
         reason = f"{path} is damaged ({error!r}) and set aside"
         os.replace(path, path.with_name(f"{path.name}.unreadable"))
     if len(found) < step:

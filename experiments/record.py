@@ -46,7 +46,7 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             run(tyro.cli(config_type, description=_paragraphs(document), prog=name))
         except KeyboardInterrupt as stop:
-            print(f"\n{stop or 'stopped'}; {_AGAIN}", file=sys.stderr)
+            print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
         except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
             of_a_bug = isinstance(error, RuntimeError) and type(error) is not RuntimeError  # XLA's, a missing method
@@ -216,8 +216,21 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     if not folder.is_dir() or (_held is not None and folder in _held and not _held[folder].path.exists()):
         raise FileNotFoundError(f"{path.parent} was removed during the run: {path.name} is not written")
     temporary = path.with_name(f".{path.name}.writing")  # the same each time, so that kills leave one at most
-    temporary.write_text(json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
+    with _naming(path):
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Name the file in errors that do not, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
@@ -241,7 +254,7 @@ def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(values).__name__}, not an object")
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise ValueError(f"{path} is damaged ({error}): {cure}") from None
     return values
 
@@ -266,7 +279,8 @@ def progress(total: int, initial: int = 0, what: str = "", unit: str = "step") -
 
 def save_figure(figure: Any, path: pathlib.Path) -> None:
     """Save a matplotlib figure as PNG and close it."""
-    figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+    with _naming(path):
+        figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     print(f"wrote {path}")
 

@@ -1,6 +1,7 @@
 """What every experiment shares: a folder with one writer, output that nobody needs to read, training that goes on."""
 
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -127,6 +128,28 @@ def test_what_kills_left_is_removed(monkeypatch, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(own)
 
 
+def test_an_interrupt_says_that_it_stopped(monkeypatch, tmp_path, capsys):
+    def run(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, run, tmp_path)
+    assert "\nstopped; run again" in capsys.readouterr().err
+
+
+def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    figure = record.plt.figure()
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/metrics\.json'"):
+        record.write_json(tmp_path / "metrics.json", {})
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.png'"):
+        record.save_figure(figure, tmp_path / "a.png")
+
+
 def test_a_removed_folder_ends_the_run(monkeypatch, tmp_path, capsys):
     def run(config):
         out = record.open_folder(config)
@@ -143,7 +166,9 @@ def test_a_removed_folder_ends_the_run(monkeypatch, tmp_path, capsys):
         assert "out was removed during the run: metrics.json is not written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", '{"loss": [1.0, 2', "[1]", '{"other": 1}', "\0\0", "3"])
+@pytest.mark.parametrize(
+    "text", ["", '{"loss": [1.0, 2', "[1]", '{"other": 1}', "\0\0", "3", pytest.param("[" * 99_999, id="deep")]
+)
 def test_a_damaged_file_is_named_with_its_cure(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=rf"{tmp_path}/config\.json is damaged \(.+\): train again"):
@@ -157,6 +182,7 @@ def test_a_damaged_file_is_named_with_its_cure(tmp_path, text):
     ("text", "kept"),
     [
         (None, []), ("", []), ("{", []), ("[1]", []), ('{"a": 1}', []), ('{"loss": ["x"]}', []), ('{"loss": 2}', []),
+        pytest.param("[" * 99_999, [], id="deep"), pytest.param(f'{{"loss": [1{"0" * 400}]}}', [], id="huge"),
         ('{"loss": [1, null, 3]}', [1, math.nan, 3]), ('{"loss": [1, 2, 3, 4, 5, 6]}', [1, 2, 3, 4, 5]),
     ],
 )  # fmt: skip

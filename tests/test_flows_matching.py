@@ -307,6 +307,17 @@ def test_couplings_do_not_see_where_the_data_lie(shift):
         np.testing.assert_allclose(flows.transport_cost(x0, x1), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_costs_of_float64_data_far_from_0_are_exact_and_data_that_have_none_are_named():
+    """10⁸ apart from 0, where float32 is a grid of 8; half precision is computed in float32."""
+    x0, x1 = (np.asarray(cloud, np.float64) for cloud in clouds(6, 2))
+    exact = 0.5 * np.sum((x0[:, None] - x1) ** 2, -1)
+    np.testing.assert_allclose(flows.transport_cost(x0 + 1e8, x1 + 1e8), exact, rtol=1e-5, atol=1e-5)
+    assert flows.transport_cost(x0.astype(np.float16), x1.astype(np.float16)).dtype == np.float32
+    for pair, name in (((x0[:0], x1), "x0"), ((x0, x1[:0]), "x1"), ((x0, x1 * np.nan), "x1"), ((x0, x1[:, :1]), "x1")):
+        with pytest.raises(ValueError, match=name):
+            flows.transport_cost(*pair)
+
+
 def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
     """In float32 too, where the potentials are 10⁴ and 10¹⁰ times the entries' logarithms; columns that do not get there
     are told, and an ε by which the costs overflow is refused, or NaN under jit."""

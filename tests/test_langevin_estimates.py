@@ -248,3 +248,5 @@ def test_refusals_of_diagnostics():
         langevin.effective_sample_size(np.zeros((4, 7)))
     with pytest.raises(ValueError, match="got NaN or infinity in 1 of 2 chains, the first of them chain 1"):
         langevin.r_hat(np.array([np.zeros(9), np.full(9, np.nan)]))
+    with pytest.raises(ValueError, match="samples must have at least one entry"):
+        langevin.effective_sample_size(np.zeros((4, 8, 0)))

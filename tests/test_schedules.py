@@ -584,7 +584,7 @@ def test_index_of_time_is_exact_at_all_indices():
         if steps == 1000:
             assert np.sum((t * np.float32(steps)).astype(int) != index) == 5
     assert int(schedules.index_of_time(chain, 0.0)) == 1  # the zero end of a grid belongs to the first index
-    with pytest.raises(ValueError, match="t must be finite, got 1 NaN"):
+    with pytest.raises(ValueError, match="t must be finite"):
         schedules.index_of_time(chain, np.nan)
 
 

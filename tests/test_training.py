@@ -396,6 +396,13 @@ def test_only_the_newest_are_kept_and_order_is_kept(tmp_path):
             training.fit(initial(), STEPS, batches(), 20, checkpoints)
 
 
+def test_a_checkpoint_under_another_number_is_set_aside(tmp_path):
+    saved(tmp_path, 2, 3)
+    shutil.copytree(tmp_path / "3", tmp_path / "5")
+    with pytest.warns(UserWarning, match=r"/5 is set aside as .*: it is the checkpoint of step 3"):
+        assert as_bytes(restored_from(tmp_path)) == as_bytes(trained(3))
+
+
 @pytest.mark.parametrize("beside", [None, "", "{", "[1, 2]", '{"learning_rate": 7}'])
 def test_another_configuration_is_refused_by_field(tmp_path, beside):
     """What counts is the configuration in the checkpoint, whatever became of the file beside it."""
@@ -661,7 +668,7 @@ def test_a_dead_holder_keeps_no_lock(tmp_path, changes, silent, alive):
         lock.Lock(tmp_path).release()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", pytest.param("[" * 99_999, id="deep")])
 def test_a_lock_cut_by_a_crash_is_taken_over(tmp_path, content):
     (tmp_path / ".lock").write_text(content)
     os.utime(tmp_path / ".lock", (0, 0))

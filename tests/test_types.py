@@ -386,6 +386,62 @@ def test_no_program_keeps_what_a_named_tuple_of_settings_held():
     assert len(apply._recent) == 1
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_numpy_arrays_of_any_dtype_changed_in_place_are_seen(dtype):
+    """In a closure, an attribute, an entry of a list, a default, a global: JAX alone shows the first contents of an
+    array of 64 bits to a second program."""
+    call, _ = counted()
+    x, arrays = np.ones(2, np.float32), [np.array([3, 4], dtype) for _ in range(6)]
+    closed, _GLOBALS["weight"] = arrays[0], arrays[1]
+    owner = PlainNet(arrays[2])
+    owner.parts = [arrays[3]]
+    unordered = {1: arrays[5], "a": 0}
+
+    def by_default(x, t, weight=arrays[4]):
+        return weight * x + t
+
+    functions = (
+        lambda x, t: closed * x + t,
+        lambda x, t: _GLOBALS["weight"] * x + t,
+        lambda x, t: owner.weight * x + t,
+        lambda x, t: owner.parts[0] * x + t,
+        lambda x, t: unordered[1] * x + t,
+        by_default,
+    )
+    for values in ([3, 4], [5, 6], [7, 8]):
+        for array in arrays:
+            array[:] = values
+        for function in functions:
+            np.testing.assert_array_equal(call(function, x), np.array(values) + 0.5)
+
+
+_GLOBALS: dict = {}
+
+
+def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
+    """It cannot be exchanged for a copy. A new array serves, and one of 32 bits may be changed."""
+
+    class Net:
+        weight: np.ndarray
+
+        def __call__(self, x, t):
+            return self.weight * x + t
+
+    call, _ = counted()
+    x = np.ones(2, np.float32)
+    for dtype in (np.float64, np.float32):
+        Net.weight = np.array([3, 4], dtype)
+        np.testing.assert_array_equal(call(Net(), x), [3.5, 4.5])
+        Net.weight[:] = 5
+        if dtype == np.float64:
+            with pytest.warns(
+                UserWarning, match="an array of float64 that a class or a set holds was changed in place"
+            ):
+                call(Net(), x)
+            Net.weight = Net.weight.copy()
+        np.testing.assert_array_equal(call(Net(), x), [5.5, 5.5])
+
+
 def test_a_function_that_counts_its_traces_is_traced_once():
     """What tracing itself changes (a list, a variable, an attribute) is no reason to trace again."""
     call, traces = counted()

@@ -104,7 +104,7 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
     shift = jax.random.uniform(key_time, (), x.dtype)
 
     def term(i):
-        t = schedule.t_min + (schedule.t_max - schedule.t_min) * (i + shift) / count
+        t = schedule.t_min + (schedule.t_max - schedule.t_min) * (i.astype(x.dtype) + shift) / count
         return continuous_loss(jax.random.fold_in(key_noise, i), denoiser, schedule, x, t) / count
 
     t = jnp.asarray(schedule.t_min, x.dtype)

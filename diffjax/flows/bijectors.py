@@ -60,7 +60,7 @@ def check_bijector(name: str, value: Any) -> Any:
 def promoted(x: ArrayLike, *parameters: PyTree) -> Array:
     """x in the widest dtype of itself and the parameters, float32 at least, so that a loop's state keeps its dtype."""
     leaves = jax.tree.leaves(parameters)
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x, *leaves), jnp.float32))
+    return jnp.asarray(x, checks.promoted(checks.promoted(x, *leaves), jnp.float32))
 
 
 # --------------------------------------------------------------------------------------------------------- elementwise

@@ -129,7 +129,7 @@ class VelocityNetwork(nn.Module):
     def __call__(self, x: Array, t: Any, condition: Array | None = None) -> Array:
         """dx/dt, shape of x."""
         t = jnp.asarray(t, x.dtype)
-        angles = np.pi * t * jnp.arange(1, TIME_HARMONICS + 1)
+        angles = np.pi * t * jnp.arange(1, TIME_HARMONICS + 1, dtype=t.dtype)
         parts = [x.reshape(-1), t[None], jnp.sin(angles), jnp.cos(angles)]
         h = jnp.concatenate(parts if condition is None else [*parts, condition]).astype(x.dtype)
         for _ in range(self.depth):

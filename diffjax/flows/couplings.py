@@ -158,14 +158,21 @@ def _plan(cost, regularisation, iterations, tolerance):
 def transport_cost(x0: Array, x1: Array) -> Array:
     """½‖x_{0,i} − x_{1,j}‖² of all pairs, in squared data units, (n, m); x0: (n, *shape), x1: (m, *shape).
 
-    One product of matrices, whose rounding is relative to the squared distances from the mean of x1. Raises ValueError
-    for shapes that differ beyond the leading axis.
+    One product of matrices, whose rounding is relative to the squared distances from the mean of x1. Concrete data are
+    shifted by their mean in float64 before they are rounded. Raises ValueError for shapes that differ beyond the
+    leading axis, for no examples, and for concrete NaN or infinity.
     """
+    exact = x0, x1
     x0, x1 = checks.real_array("x0", x0), checks.real_array("x1", x1)
     for name, x in (("x0", x0), ("x1", x1)):
         if x.ndim < 1 or x.size == 0:
             raise ValueError(f"{name} must have shape (n, *shape), of n examples of 1 entry or more, got {x.shape}")
+        checks.finite(name, x)
     checks.one_of_shapes("x1", x1, [(*x1.shape[:1], *x0.shape[1:])])
+    if not checks.is_traced(x0, x1):
+        dtypes, hosted = (x0.dtype, x1.dtype), [np.asarray(x, np.float64) for x in exact]
+        origin = np.mean(hosted[1], axis=0)
+        x0, x1 = (jnp.asarray(x - origin, dtype) for x, dtype in zip(hosted, dtypes, strict=True))
     return _transport_cost(x0, x1)
 
 

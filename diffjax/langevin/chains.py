@@ -157,7 +157,7 @@ def _chain(settings, arrays, key, state, bounds):
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state))
     begin = (start(state), jnp.zeros_like(nothing.log_alpha))
     ((state, diverged_at), total), (samples, infos) = jax.lax.scan(block, begin, jnp.arange(kept))
-    mean = jnp.mean(infos.acceptance) if bounds is None else total / (bounds[-1] - bounds[0])
+    mean = jnp.mean(infos.acceptance) if bounds is None else total / (bounds[-1] - bounds[0]).astype(total.dtype)
     acceptance = jnp.where(diverged_at == NEVER, mean, jnp.nan)
     return Chains(samples, infos, acceptance, diverged_at, state)
 

@@ -49,8 +49,8 @@ def _size_and_variance(halves):
     moving = pooled > 0
     rho = (1 - (within - autocovariance) / jnp.where(moving, pooled, 1)).at[0].set(1)  # (draws, *shape)
     pairs = rho[: draws // 2 * 2].reshape(draws // 2, 2, *rho.shape[1:]).sum(1)
-    positive = jnp.cumprod(pairs > 0, axis=0)
-    time = -1 + 2 * jnp.sum(positive * jax.lax.cummin(pairs, axis=0), 0)
+    positive = jnp.cumprod(pairs > 0, axis=0) > 0
+    time = -1 + 2 * jnp.sum(jnp.where(positive, jax.lax.cummin(pairs, axis=0), 0), 0)
     total = chains * draws
     return jnp.where(moving, total / jnp.maximum(time, 1 / np.log10(total)), jnp.nan), pooled
 
@@ -106,7 +106,7 @@ def _normal_scores(values):
     def scores(column):
         ordered = jnp.sort(column)
         below, upto = (jnp.searchsorted(ordered, column, side=side) for side in ("left", "right"))
-        return ndtri((0.5 * (below + upto + 1) - 0.375) / (column.size + 0.25))
+        return ndtri((0.5 * (below + upto + 1).astype(column.dtype) - 0.375) / (column.size + 0.25))
 
     return jax.vmap(scores)(columns).T.reshape(values.shape)
 
@@ -124,6 +124,8 @@ def _standardised(samples):
     array = checks.real_array("samples", samples)
     if array.ndim < 2 or array.shape[0] < 1 or array.shape[1] < 8:
         raise ValueError(f"samples must have shape (chains, draws, ...) with 8 draws or more, got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"samples must have at least one entry for each draw, got shape {array.shape}")
     if checks.is_traced(array):
         return _standardise(jnp, array)
     values = np.asarray(samples, np.float64)

@@ -71,7 +71,7 @@ class Attention(nn.Module):
         d = width // self.heads
         qkv = nn.Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
         q, k, v = qkv.reshape(n, 3, self.heads, d).transpose(1, 2, 0, 3)  # each (heads, N, d)
-        wide = jnp.promote_types(q.dtype, jnp.float32)
+        wide = checks.promoted(q.dtype, jnp.float32)
         logits = jnp.einsum("hqd,hkd->hqk", q * d**-0.5, k, preferred_element_type=wide)
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))  # (heads, N, N), at most 1
         mixed = jnp.einsum("hqk,hkd->hqd", weights.astype(v.dtype), v, preferred_element_type=wide)

@@ -276,7 +276,7 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
 
     Raises:
       TypeError: If schedule has no indices.
-      ValueError: If a time is NaN or infinite.
+      ValueError: If a concrete time is NaN or infinite.
 
     Example:
       >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))

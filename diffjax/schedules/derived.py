@@ -1,5 +1,6 @@
 """What follows from a schedule's α and σ: log-SNR and its inverse, drift, diffusion, rates."""
 
+import concurrent.futures
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -275,7 +276,7 @@ def as_time(t: ArrayLike) -> Array:
 
 def as_time_dtype(t: ArrayLike) -> np.dtype:
     """The dtype of `as_time(t)`."""
-    dtype = jnp.promote_types(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
+    dtype = checks.promoted(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
@@ -299,7 +300,13 @@ def _call(function, static, arrays, values):
     return function(combine(arrays, static), *values)
 
 
-_NO_TRACE = get_opaque_trace_state(convention="flax")
+def _untraced_state():
+    """The trace state where nothing is traced, as a new thread has it: this module may be imported under `jit`."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(get_opaque_trace_state, convention="flax").result()
+
+
+_NO_TRACE = _untraced_state()
 
 
 def is_eager(*values: Any) -> bool:

@@ -1,6 +1,7 @@
 """A variance-preserving schedule with a trainable log-SNR."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -65,5 +66,5 @@ def learned(
 @functools.partial(jax.jit, static_argnums=1)
 def _initial(key, hidden):
     """(weight, slope, centre), each (hidden,)."""
-    weight = 0.1 * jax.random.normal(key, (hidden,)) - jnp.log(hidden)
-    return weight, jnp.full((hidden,), jnp.log(4.0)), (jnp.arange(hidden) + 0.5) / hidden
+    weight = 0.1 * jax.random.normal(key, (hidden,)) - math.log(hidden)
+    return weight, jnp.full((hidden,), jnp.log(4.0)), jnp.arange(0.5, hidden) / hidden

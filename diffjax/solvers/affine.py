@@ -294,7 +294,7 @@ polynomial through points that lie further back can leave the denoiser by any fa
 """
 
 LONGEST = 0.25 * math.pi
-"""The longest step in λ over which a multistep method extrapolates, in ρ and t one by more than a straight line.
+"""The longest step in λ over which a multistep method extrapolates, in ρ and t by more than a straight line.
 
 The denoiser of two atoms at m ± a is m + a tanh(a (y − m)/ρ²) at a given y, the sharpest choice between two modes. Its
 poles lie where a (y − m)/ρ² = iπ/2, at ±iπ/4 beside the real axis of λ = −log ρ. A series about the start of a step
@@ -362,15 +362,15 @@ def in_log_ratio(span: Span) -> Callable[..., Array]:
 
 
 def in_ratio(span: Span) -> Callable[..., Array]:
-    """The bounds of methods whose polynomial is of ε̂, in ρ or t: `OVERSHOOT`, and `LONGEST` above order 2.
+    """The bounds of methods whose polynomial is of ε̂, in ρ or t: `OVERSHOOT`, `LONGEST` above order 2, 2 `REACH` at 2.
 
-    Where σ is below the data's own width ε̂ is nearly linear in ρ, over steps in λ of any length. The second output
-    is therefore used there too.
+    A series about the middle of a step converges on all of it where half of its length is at most `REACH`.
     """
     h = span.log_step
 
     def allowed(used, steps, gains, earlier):
-        return ((used == 2) | (h[steps] <= LONGEST)) & _within_overshoot(gains, earlier)
+        longest = 2 * REACH if used == 2 else LONGEST
+        return (h[steps] <= longest) & _within_overshoot(gains, earlier)
 
     return allowed
 

@@ -23,9 +23,9 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
 
     Args:
       order: How many outputs the polynomial passes through, 1 to 4.
-      guarded: Lower the order of a step where extrapolation may fail: to at most 2 where the step is
-        longer than π/4 in λ = log α/σ, and where the earlier outputs weigh more than 1.5 times the step.
-        False is the published method.
+      guarded: Lower the order of a step where extrapolation may fail: to 2 where the step is longer than
+        π/4 in λ = log α/σ, to 1 where it is longer than π, and where the earlier outputs weigh more than
+        1.5 times the step. False is the published method.
 
     Returns:
       A solver of order `order` with one denoiser evaluation per step.
@@ -58,9 +58,9 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
       coordinate: Of the polynomial. "t" is the paper's tAB-DEIS, its weights by 16-point
         Gauss–Legendre quadrature in log ρ. "rho" is ρAB-DEIS, which is `adams_bashforth`.
         "log_rho" is diffusers' DEIS, an exponential Adams method.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is longer than π/4
-        in λ = log α/σ (in "t" and "rho" to 2, in "log_rho" to 1), the earlier outputs weigh more than
-        1.5 times the step or, in "log_rho", an output lies more than π/2 before its end. False is the
+      guarded: Lower the order of a step where extrapolation may fail: where the earlier outputs weigh
+        more than 1.5 times the step; in "t" and "rho" to 2 where the step is longer than π/4 in
+        λ = log α/σ and to 1 where it is longer than π; in "log_rho" as `dpmpp_2m` does. False is the
         published method.
 
     Returns:
@@ -114,8 +114,8 @@ def ipndm(order: int = 4, guarded: bool = True) -> Solver:
 
     Args:
       order: How many outputs a step uses, 1 to 4.
-      guarded: Use at most two outputs on a step that is longer than π/4 in λ = log α/σ, where
-        extrapolation by more may fail. False is the published method.
+      guarded: Use at most two outputs on a step that is longer than π/4 in λ = log α/σ, and one where it
+        is longer than π: extrapolation may fail there. False is the published method.
 
     Returns:
       A solver with one denoiser evaluation per step. It has order `order` only where the grid's steps in

@@ -138,6 +138,8 @@ class Checkpoints:
             try:
                 _, stored = manifest.read(folder)
                 restored = {k: leaf for item in _ITEMS for k, leaf in _read(folder, item, stored, items[item]).items()}
+                if int(restored["step"]) != step:  # a folder copied under another name
+                    raise manifest.Damaged(f"it is the checkpoint of step {int(restored['step'])}")
                 return _unflatten(state_template, restored)
             except manifest.Damaged as error:
                 self._reject(folder, str(error))

@@ -113,7 +113,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     """The holder that `path` names; None without one. A file that cannot be parsed was cut by a crash."""
     try:
         holder = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return holder if isinstance(holder, dict) else None
 

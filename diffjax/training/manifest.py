@@ -78,7 +78,7 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
             return content["config"], content["items"]
     except FileNotFoundError:
         raise Damaged(f"it has no {NAME}") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, IsADirectoryError):
         pass
     raise Damaged(f"its {NAME} is damaged")
 

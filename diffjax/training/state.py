@@ -123,7 +123,8 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     `tf.train.ExponentialMovingAverage`, used by Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
     """
     step, ema_decay = checks.non_negative("step", step), checks.within("ema_decay", ema_decay, 0.0, 1.0)
-    return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+    with jax.numpy_dtype_promotion("standard"):  # of integers and real numbers
+        return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
 def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, ema_decay: float = 0.999) -> Step:
@@ -148,8 +149,9 @@ def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, em
         finite = functools.reduce(jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()])
 
         def taken(state):
-            updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            with jax.numpy_dtype_promotion("standard"):  # optax divides integers
+                updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+                params = optax.apply_updates(state.params, updates)
             d = ema_decay_at(state.step, ema_decay)
             ema = jax.tree.map(lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), state.ema, params)
             return TrainState(state.step + 1, params, ema, opt_state, state.key)
@@ -201,7 +203,7 @@ def _on_one_device(leaf: Array) -> bool:
 @jax.jit
 def _average(params: PyTree) -> PyTree:
     """The average's first value: copies of the parameters, in float32 at least."""
-    return jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params)
+    return jax.tree.map(lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params)
 
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
