@@ -170,8 +170,9 @@ def finite(name: str, value: Any) -> None:
 
 def promoted(*values: Any) -> Any:
     """`jnp.result_type` by the standard rules, under `jax_numpy_dtype_promotion="strict"` too."""
+    known = [jax.dtypes.canonicalize_dtype(value) if isinstance(value, np.dtype) else value for value in values]
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*values)
+        return jnp.result_type(*known)
 
 
 def real_array(name: str, value: Any) -> Any:

@@ -250,7 +250,8 @@ def _prepare(key, base, target, betas, make_kernel):
             raise TypeError(f"base must have log_prob(x) and sample(key), got {base!r}")
     checks.callable_("make_kernel", make_kernel, "make_kernel(law, beta) -> Kernel")
     if not checks.is_traced(betas):
-        values = np.asarray(checks.real_array("betas", betas), np.float64)
+        checks.real_array("betas", betas)
+        values = np.asarray(betas, np.float64)
         if (
             values.ndim != 1
             or values.size < 2

@@ -68,7 +68,7 @@ CHOOSING: dict[str, Mixture] = {
 
 HELD_OUT: dict[str, Mixture] = {
     "1-D, three scales": line([0.3, 0.3, 0.4], [-1.0, 0.5, 0.0], [0.02, 0.3, 1.5]),
-    "2-D, nine on a lattice": Mixture(
+    "2-D, eight on a lattice": Mixture(
         np.full(8, 1 / 8), 3.0 * np.array([[i % 3 - 1, i // 3 - 1] for i in range(9) if i != 4]), np.full((8, 2), 0.3)
     ),
     "3-D, unequal": random_mixture(11, 3, 0.03, 1.0, spread=2.0),
