@@ -684,6 +684,13 @@ FLOWS = {
     "flows.triangular": lambda: lambda: flows.triangular(3),
     "flows.affine": lambda: lambda: flows.affine(PAIR, 2.0),
     "flows.pointwise": lambda: lambda: flows.pointwise((3,), flows.rational_quadratic()),
+    "tanh.forward": called(flows.tanh, "forward", PAIR),
+    "sinh_arcsinh.inverse": called(flows.sinh_arcsinh, "inverse", PAIR),
+    "logit.inverse_and_log_det": called(flows.logit, "inverse_and_log_det", PAIR),
+    "lu_linear.forward_and_log_det": called(lambda: flows.lu_linear(2), "forward_and_log_det", PAIR),
+    "inverse of a chain": called(
+        lambda: flows.inverse(flows.chain(flows.tanh(), flows.affine(PAIR))), "forward_and_log_det", 0.5 * PAIR
+    ),
     "flow.log_prob": called(small_flow, "log_prob", PAIR),
     "flow.sample": called(small_flow, "sample", KEY),
     "flow.sample at a temperature": called(small_flow, "sample", KEY, 0.7),

@@ -6,6 +6,7 @@ of floating point all of which may be trained; shapes, masks and permutations ar
 and `optax.apply_updates` to one, are all that training needs.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,12 +19,37 @@ from jax.nn import log_sigmoid, softplus
 from .. import checks
 from ..numerics import float_dtype, log_expm1
 from ..types import Array, ArrayLike, PyTree, Scalar, pytree, static_field
+from .compiled import call
+
+METHODS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
+
+
+def _one_program(method):
+    """A method of a bijector that compiles one program when it is called outside of others."""
+
+    def apply(self, value, condition):
+        if checks.is_traced(self, value, condition):
+            return method(self, value, condition)
+        return call(method, self, value, condition)
+
+    if method.__name__.startswith("forward"):
+        return functools.wraps(method)(lambda self, x, condition=None: apply(self, x, condition))
+    return functools.wraps(method)(lambda self, y, condition=None: apply(self, y, condition))
 
 
 class Bijector(Protocol):
     """An invertible map of one example, y = f(x; condition). Classes that derive from this one state the two methods
     with log-determinants; the other two follow (under `jit` without the cost of the log-determinant).
+
+    A method of such a class, called with concrete arrays, runs as one compiled program.
     """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        for name in METHODS:
+            own = cls.__dict__.get(name)
+            if own is not None or cls.__bases__ == (Bijector,):
+                setattr(cls, name, _one_program(own or getattr(cls, name)))
 
     def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
         """(y, log|det ∂y/∂x|), the second of shape ()."""
@@ -44,9 +70,6 @@ class Bijector(Protocol):
     def inverse(self, y: Array, condition: Any = None) -> Array:
         """x = f⁻¹(y), from the data to the base. Outside the image of f: ValueError where y is concrete, else NaN."""
         return self.inverse_and_log_det(y, condition)[0]
-
-
-METHODS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 
 
 def check_bijector(name: str, value: Any) -> Any:
