@@ -58,7 +58,7 @@ def fourier_inputs(x: Array, count: int) -> Array:
 @at_once
 def _fourier_inputs(x, frequencies):
     angles = x[..., None] * frequencies  # (..., C, count)
-    angles = angles.reshape(*x.shape[:-1], -1)  # (..., C count)
+    angles = angles.reshape(*x.shape[:-1], x.shape[-1] * angles.shape[-1])  # (..., C count)
     return jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
