@@ -150,8 +150,8 @@ def exponential(schedule: Schedule, steps: int) -> Array:
 def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
     """log s_i = log s_min + (1 − i / N)^ρ (log s_max − log s_min) for s = σ/α, shape (steps + 1,).
 
-    rho: greater spends more steps at little noise; 1 is `log_snr`. Raises ValueError unless rho > 0, and where α(t_max)
-    = 0, as `log_snr`. k-diffusion's grid of this name.
+    rho: greater spends more steps at little noise; 1 is `log_snr`. Raises ValueError unless rho > 0. Where α(t_max) = 0
+    it does as `log_snr`. k-diffusion's grid of this name.
     """
     rho = checks.positive("rho", rho)
     return _between_levels(schedule, steps, lambda xp, u, start, end, rho: end + (1 - u) ** rho * (start - end), rho)
@@ -160,8 +160,8 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
     """s = σ/α with s^{1/ρ} uniform, shape (steps + 1,): s_i = (s_max^{1/ρ} + (i / N)(s_min^{1/ρ} − s_max^{1/ρ}))^ρ.
 
-    rho: greater spends more steps at little noise. Raises ValueError unless rho > 0, and where α(t_max) = 0, as
-    `log_snr`. Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
+    rho: greater spends more steps at little noise. Raises ValueError unless rho > 0. Where α(t_max) = 0 it
+    does as `log_snr`. Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
     """
     rho = checks.positive("rho", rho)
     return _between_levels(schedule, steps, _karras_levels, rho)
@@ -233,10 +233,10 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
       evaluations: Of the denoiser, at most. 32 steps for a solver that chooses its own, as `adaptive` does.
 
     Returns:
-      Decreasing times from t_max to t_min.
+      Decreasing times from t_max to t_min; from index T − 1 of a chain of zero terminal SNR.
 
     Raises:
-      ValueError: If the evaluations are too few for one step, or where α(t_max) = 0, as `log_snr`.
+      ValueError: If the evaluations are too few for one step, or where α(t_max) = 0 on a schedule that is no chain.
 
     Example:
       >>> dj.grids.recommended(dj.schedules.edm(), dj.solvers.heun(), 16).shape

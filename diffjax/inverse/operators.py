@@ -111,7 +111,7 @@ def matrix(entries: ArrayLike) -> LinearOperator:
 
 
 def inpainting(mask: ArrayLike) -> LinearOperator:
-    """The entries of x where the mask is True, in order: y of shape (M,), A Aᵀ = I.
+    """The entries of x where the mask is True, in order: y = operator.forward(x) of shape (M,), A Aᵀ = I.
 
     mask: booleans of the example's shape, at least one True. Raises TypeError for a mask that is traced or not boolean,
     ValueError where nothing is observed.

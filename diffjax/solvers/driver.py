@@ -93,6 +93,9 @@ class Progress(NamedTuple):
 def start(solver: Solver, problem: Any, x: PyTree, ts: ArrayLike) -> Progress:
     """A run of `solver` before its first step, to be continued by `advance`.
 
+    To take `sample(key, …)` in parts: `key, key_init = jax.random.split(key)`, the first for `advance`; where it has
+    no x_init, x = schedules.prior_std(schedule, ts[0]) * jax.random.normal(key_init, shape).
+
     Args:
       solver: A solver that takes one step after another: any but `picard`.
       problem: As in `integrate`.
