@@ -37,7 +37,7 @@ def concrete(name: str, value: Any) -> float:
     """A `number` as a Python float. Raises TypeError if it is traced."""
     if is_traced(value):
         raise TypeError(f"{name} must be a concrete number, got a traced one")
-    return float(value)
+    return float(number(name, value))
 
 
 def positive(name: str, value: Any) -> Any:
@@ -100,7 +100,8 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) 
       ValueError: If it is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        shown = repr(value)
+        raise TypeError(f"{name} must be an integer, got {shown if len(shown) < 200 else type(value).__name__}")
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be between {minimum} and {maximum}, got {value}")
     if value < minimum:
@@ -148,7 +149,9 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
 def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
     """Refuse an array whose shape is none of `shapes`."""
     if np.shape(value) not in shapes:
-        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}")
+        batch = np.shape(value)[1:] in shapes and 0 not in np.shape(value)
+        hint = " (one example: use jax.vmap for a batch)" if batch else ""
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}{hint}")
 
 
 def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:

@@ -380,8 +380,8 @@ def strength(grid: ArrayLike, strength: float) -> Array:
     """
     grid = check("grid", grid)
     check_decreasing("grid", grid)
-    strength = checks.concrete("strength", checks.within("strength", strength, 0.0, 1.0))
-    if not strength > 0:
+    strength = checks.concrete("strength", strength)
+    if not 0 < strength <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {strength}")
     steps = grid.shape[0] - 1
     kept = max(1, math.floor(strength * steps * (1 + 1e-12)))  # 0.29 of 100 steps is 28.999…96 in float64
@@ -406,7 +406,8 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     rounding = np.finfo(ts.dtype).eps
     ts = ts.astype(float_dtype())
     if ts.ndim != 1 or ts.shape[0] < 2:
-        raise ValueError(f"{name} must have shape (steps + 1,) with at least one step, got {ts.shape}")
+        example = ": times, as grids.recommended(schedule, solver, 32) makes them" if ts.ndim == 0 else ""
+        raise ValueError(f"{name} must have shape (steps + 1,) with at least one step, got {ts.shape}{example}")
     if checks.is_traced(ts):
         return ts
     checks.finite(name, ts)

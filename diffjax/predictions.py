@@ -109,6 +109,7 @@ class NetworkDenoiser:
 
     def predict(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
         """F: the network's own output at (x, t), its inputs as it wants them; shape of x."""
+        checks.one_of_shapes("t", t, [()])
         raw = self.inputs == "raw"
         inputs = (x, t) if raw else _network_inputs(self.schedule, self.inputs, self.sigma_data, x, t)
         output = self.net(*inputs, *condition, **net_kwargs)

@@ -79,6 +79,7 @@ class ExactDenoiser:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """E[x_0 | x_t = x], shape of x."""
+        checks.one_of_shapes("t", t, [()])
         if checks.is_traced(self, x, t):
             return self._denoised(x, t)
         return as_one_program(ExactDenoiser._denoised, self, x, t)

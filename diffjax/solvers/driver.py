@@ -171,6 +171,8 @@ def advance(
     if not checks.is_traced(step) and step.max() > total:
         raise ValueError(f"ts must be the grid of the whole run, got {total} steps where {step.max()} have been taken")
     if not checks.is_traced(step) and step.max() + (steps or 0) > total:
+        if step.max() == total:
+            raise ValueError(f"the run is finished: all {total} steps have been taken")
         raise ValueError(f"steps must be at most {total - step.max()}, those left, got {steps}")
     last = np.int32(total) if steps is None else step + np.int32(steps)
     arrays, static = partition((problem, noise))
