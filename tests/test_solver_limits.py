@@ -64,6 +64,17 @@ ALWAYS = {
 """Pairs that the fast tests keep: a method of each construction, and each schedule once."""
 
 
+def in_both_precisions(solver, make, ts, noise):
+    """Ends (16, 1) in float32 and in float64, of the same starts of the schedule's noise level at ts[0]."""
+    x, ts, results = np.random.default_rng(0).normal(size=(16, 1)), ts.astype(np.float32), []
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            schedule = make()
+            arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
+            results.append(np.asarray(run(solver, schedule, *arguments)))
+    return results
+
+
 @pytest.mark.parametrize(
     ("name", "of"),
     [
@@ -78,18 +89,12 @@ def test_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
     An output may be multiplied by the sum of a step's |gains|, which float64's own coefficients give. Over 20 steps of
     up to 4 outputs and 64 units of rounding each the difference is below 20 · 64 · ε times the largest of these sums.
     """
-    rng = np.random.default_rng(0)
     solver, (make, ts) = FIXED[name][0](), SMALL_SIGNAL[of]
-    ts = ts.astype(np.float32)
-    x, noise = rng.normal(size=(16, 1)), rng.normal(size=(16, len(ts) - 1, 3, 1))
-    results = []
-    for dtype in (np.float32, np.float64):
-        with jax.enable_x64(dtype == np.float64):
-            schedule = make()
-            arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
-            results.append(np.asarray(run(solver, schedule, *arguments)))
-            problem = solvers.Problem(schedule, lambda x, t: x, zero_end=False)
-            rows = jax.tree.leaves(solver.prepare(problem, ts)[1:])
+    noise = np.random.default_rng(1).normal(size=(16, len(ts) - 1, 3, 1))
+    results = in_both_precisions(solver, make, ts, noise)
+    with jax.enable_x64(True):
+        problem = solvers.Problem(make(), lambda x, t: x, zero_end=False)
+        rows = jax.tree.leaves(solver.prepare(problem, ts.astype(np.float32))[1:])
     largest = max(1.0, *(float(np.abs(leaf).max()) for leaf in rows))
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest)
 
@@ -121,16 +126,8 @@ def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(n
 
     On a chain the slope of α jumps at its indices, where the grid's times are, and the middles of its steps.
     """
-    rng = np.random.default_rng(0)
     solver, (make, ts) = FIXED[name][0](), SMALL_SIGNAL[of]
-    ts = ts.astype(np.float32)
-    x, noise = rng.normal(size=(16, 1)), np.zeros((16, len(ts) - 1, 3, 1))
-    results = []
-    for dtype in (np.float32, np.float64):
-        with jax.enable_x64(dtype == np.float64):
-            schedule = make()
-            arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
-            results.append(np.asarray(run(solver, schedule, *arguments)))
+    results = in_both_precisions(solver, make, ts, np.zeros((16, len(ts) - 1, 3, 1)))
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 16 * EPS * 5.0)
 
 
@@ -195,7 +192,7 @@ def test_a_first_step_without_signal_is_ddims(name):
 def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
     solver, schedule = FIXED[name][0](), schedules.rectified_flow(1.0)
     if (
-        solver.refuse is None
+        solver.check_grid is None
         or name in ("dpm_solver(1)", "ddim(0.5)", "ddpm(forward)", "euler_ancestral", "dpmpp_2m_sde(0.5)")
         or name.startswith("sa_")
     ):
@@ -208,7 +205,7 @@ def test_a_drift_of_alpha_at_rounding_is_refused():
     schedule = Own(1.0, 1e-3, 1.0)  # cos(π/2) = −4e-8 in float32, 6e-17 in float64
     for x64 in (False, True):
         with jax.enable_x64(x64), pytest.raises(ValueError, match="grid must start below t=1"):
-            solvers.euler_maruyama().refuse(schedule, np.asarray([1.0, 0.5]))
+            solvers.euler_maruyama().check_grid(schedule, np.asarray([1.0, 0.5]))
 
 
 def test_a_small_signal_that_is_known_exactly_is_no_zero():
@@ -216,9 +213,9 @@ def test_a_small_signal_that_is_known_exactly_is_no_zero():
     exact, rounded = schedules.vp_linear(0.1, 80.0), Own(1.0, 1e-3, np.nextafter(np.float32(1), np.float32(0)))
     assert 0 < float(exact.alpha(1.0)) < float(rounded.alpha(rounded.t_max)) < 1e-7
     for solver in (solvers.euler_maruyama(), solvers.adaptive_sde(), solvers.edm_stochastic(), solvers.dpm_solver()):
-        solver.refuse(exact, np.float32([1.0, 0.5]))
+        solver.check_grid(exact, np.float32([1.0, 0.5]))
         with pytest.raises(ValueError, match="grid must start below t=0.99999"):
-            solver.refuse(rounded, np.float32([rounded.t_max, 0.5]))
+            solver.check_grid(rounded, np.float32([rounded.t_max, 0.5]))
 
 
 # ---------------------------------------------------------------------------------------------------------- tiny t_min

@@ -134,7 +134,7 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
         return _cost(solver, grid) + repeated * _cost(solver, np.linspace(2.0, 1.0, jump + 1))
 
     name = f"repaint({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, refuse=solver.refuse, composed=True)
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, check_grid=solver.check_grid, composed=True)
 
 
 def _jumps(steps, jump):

@@ -175,8 +175,8 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
             return advance(None)
         return jax.lax.cond(interval.at_zero, to_zero, advance, None)
 
-    refuse = needs("adaptive_sde", finite_start=True, drift=True)
-    return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, refuse)
+    check_grid = needs("adaptive_sde", finite_start=True, drift=True)
+    return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, check_grid)
 
 
 class _Start(NamedTuple):
@@ -359,7 +359,7 @@ def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
 
 @forward_only.defjvp
 def _forward_only_jvp(name, cure, primals, tangents):
-    def refuse(_, cotangent):
+    def no_transpose(_, cotangent):
         raise TypeError(f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}")
 
-    return primals[0], jax.custom_derivatives.linear_call(lambda _, v: v, refuse, (), tangents[0])
+    return primals[0], jax.custom_derivatives.linear_call(lambda _, v: v, no_transpose, (), tangents[0])

@@ -209,8 +209,8 @@ def one_step(
 
         return unless_zero(at_zero, finish, data), state
 
-    refuse = needs(name, finite_start=True)
-    return Solver(name, "denoiser", order, stochastic, per_step(stages), prepare, step, refuse=refuse)
+    check_grid = needs(name, finite_start=True)
+    return Solver(name, "denoiser", order, stochastic, per_step(stages), prepare, step, check_grid=check_grid)
 
 
 def multistep(
@@ -221,7 +221,7 @@ def multistep(
     kind: str = "data",
     stochastic: bool = False,
     correct: Callable[[Any, Span], Sequence] | None = None,
-    refuse: Callable | None = None,
+    check_grid: Callable | None = None,
 ) -> Solver:
     """A method with one evaluation a step that remembers the `past` answers before the newest.
 
@@ -256,9 +256,11 @@ def multistep(
         x = _apply(_Affine(None, row.gains, ()), base, terms, draw)
         return x, (answers[:past], x - base if correct else None)
 
-    refuse = refuse or needs(name, steps=2 if past else 1)
+    check_grid = check_grid or needs(name, steps=2 if past else 1)
     memory = max(past, 1) if correct else past
-    return Solver(name, "denoiser", order, stochastic, per_step(1), prepare, step, init, refuse=refuse, past=memory)
+    return Solver(
+        name, "denoiser", order, stochastic, per_step(1), prepare, step, init, check_grid=check_grid, past=memory
+    )
 
 
 def _at_zero(row, steps):

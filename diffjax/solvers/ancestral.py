@@ -41,7 +41,7 @@ def ddim(eta: float = 0.0) -> Solver:
     """
     checks.within("eta", eta, 0, 1)
     name = f"ddim({eta:g})"
-    return multistep(name, 1, 0, _ancestral(eta), stochastic=eta > 0, refuse=needs(name))
+    return multistep(name, 1, 0, _ancestral(eta), stochastic=eta > 0, check_grid=needs(name))
 
 
 @factory
@@ -80,7 +80,7 @@ def ddpm(variance: float | str = "posterior") -> Solver:
         return row._replace(stds=(std * scale,))
 
     name = f"ddpm({variance if isinstance(variance, str) else format(variance, 'g')})"
-    return multistep(name, 1, 0, predict, stochastic=True, refuse=needs(name))
+    return multistep(name, 1, 0, predict, stochastic=True, check_grid=needs(name))
 
 
 _PAIRED_STDS = {
@@ -122,8 +122,8 @@ def reverse_diffusion() -> Solver:
         keep = (2 - ratio - share) * start.sigma / end.sigma
         return Row(end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,))
 
-    refuse = needs("reverse_diffusion", finite_start=True)
-    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True, refuse=refuse)
+    check_grid = needs("reverse_diffusion", finite_start=True)
+    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True, check_grid=check_grid)
 
 
 @factory

@@ -56,4 +56,4 @@ def annealed_langevin(corrections: int = 100, step_size: float = 0.2) -> Solver:
 
     name = f"annealed_langevin({corrections}, {step_size:g})"
     return Solver(name, "denoiser", None, True, per_step(corrections), prepare, step,
-                  refuse=needs(name, finite_start=True), composed=True)  # fmt: skip
+                  check_grid=needs(name, finite_start=True), composed=True)  # fmt: skip

@@ -53,8 +53,8 @@ class Solver(NamedTuple):
         shape.
       init: (problem, x, inputs of the first step) -> state, what passes from step to step.
       report: state -> Info, for solvers whose work depends on the data. None for the others.
-      refuse: (schedule, grid) -> None. Raises ValueError if the solver cannot take them. It is called before tracing,
-        with concrete values.
+      check_grid: (schedule, grid) -> None. Raises ValueError if the solver cannot take them. It is called before
+        tracing, with concrete values.
       solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the scan, for a method that does not
         take one step after another.
       past: How many earlier outputs its state remembers.
@@ -73,7 +73,7 @@ class Solver(NamedTuple):
     step: Callable[..., tuple[PyTree, PyTree]]
     init: Callable[..., PyTree] = lambda problem, x, inputs: ()
     report: Callable[[PyTree], Info] | None = None
-    refuse: Callable[[Any, np.ndarray], None] | None = None
+    check_grid: Callable[[Any, np.ndarray], None] | None = None
     solve: Callable[..., tuple[PyTree, Info]] | None = None
     past: int = 0
     composed: bool = False
@@ -188,12 +188,19 @@ def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: P
 def needs(
     name: str, finite_start: bool = False, steps: int = 1, drift: bool = False
 ) -> Callable[[Any, np.ndarray], None]:
-    """The `refuse` of a solver that needs `steps` steps, and where it says so a start at which σ/α has a value.
+    """The `check_grid` of a solver.
 
-    drift: the drift of the reverse SDE must have a value there too.
+    Args:
+      name: Of the solver, for the message.
+      finite_start: Whether σ/α must have a value at the grid's first time.
+      steps: The least number of steps.
+      drift: With `finite_start`, whether the reverse SDE's drift must have a value there too.
+
+    Returns:
+      (schedule, grid (N + 1,)) -> None, which raises ValueError where one of these is not so.
     """
 
-    def refuse(schedule, ts):
+    def check_grid(schedule, ts):
         if len(ts) - 1 < steps:
             raise ValueError(
                 f"grid must have at least {steps} steps for {name}, which builds on earlier ones; got {len(ts) - 1}"
@@ -204,7 +211,7 @@ def needs(
                 "value; lower t_max, or use a solver that needs none, such as heun() or ddim()"
             )
 
-    return refuse
+    return check_grid
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:

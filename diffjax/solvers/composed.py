@@ -83,14 +83,14 @@ def predictor_corrector(
         steps = np.shape(grid)[0] - 1
         return predictor.evaluations(grid) + corrections * (steps - driver.ends_at_zero(grid))
 
-    def refuse(schedule, ts):
+    def check_grid(schedule, ts):
         needs("predictor_corrector", finite_start=True)(schedule, ts)
-        if predictor.refuse is not None:
-            predictor.refuse(schedule, ts)
+        if predictor.check_grid is not None:
+            predictor.check_grid(schedule, ts)
 
     name = f"predictor_corrector({predictor.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, refuse=refuse, past=predictor.past,
-                  composed=True, across_examples=norms == "batch")  # fmt: skip
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, check_grid=check_grid,
+                  past=predictor.past, composed=True, across_examples=norms == "batch")  # fmt: skip
 
 
 def _norm(x):
@@ -186,7 +186,7 @@ def restart(
         passes = bool(np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0)))
         return outer + passes * repeats * solver.evaluations(inside)
 
-    def refuse(schedule, ts):
+    def check_grid(schedule, ts):
         if not checks.is_traced(schedule) and not schedule.t_min <= t_high <= schedule.t_max:
             accepted = f"[{schedule.t_min}, {schedule.t_max}]"
             raise ValueError(f"t_high must lie within the schedule's interval {accepted}, got {t_high}")
@@ -195,11 +195,11 @@ def restart(
         if not np.any((ts > 0) & (ts <= t_low)) or ts[0] <= t_low:
             raise ValueError(f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}")
         needs("restart", finite_start=True)(schedule, ts)
-        if solver.refuse is not None:
-            solver.refuse(schedule, ts)
+        if solver.check_grid is not None:
+            solver.check_grid(schedule, ts)
 
     name = f"restart({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, refuse, composed=True)
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, check_grid, composed=True)
 
 
 def _karras(schedule, high, low, steps):
@@ -272,13 +272,13 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         states = forward_only(name, f"{solver.name} itself", states)
         return states, Info(rounds * width * solver.evaluations(_ONE_STEP), rounds, zero, jnp.zeros((), bool))
 
-    def refuse(schedule, ts):
-        if solver.refuse is not None:
-            solver.refuse(schedule, ts)
+    def check_grid(schedule, ts):
+        if solver.check_grid is not None:
+            solver.check_grid(schedule, ts)
 
     name = f"picard({solver.name})"
-    return Solver(name, "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing, refuse=refuse,
-                  solve=solve, composed=True)  # fmt: skip
+    return Solver(name, "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing,
+                  check_grid=check_grid, solve=solve, composed=True)  # fmt: skip
 
 
 def _nothing(*_: Any) -> Any:

@@ -558,9 +558,9 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
         )
     if solver.consumes == "denoiser" and values[0] < values[-1] and without_signal(problem.schedule, values[-1]):
         raise ValueError(f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there")
-    if solver.refuse is not None:
+    if solver.check_grid is not None:
         stated = solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
-        solver.refuse(None if stated else problem.schedule, values)
+        solver.check_grid(None if stated else problem.schedule, values)
 
 
 def check_path(given: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> None:

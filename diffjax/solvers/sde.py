@@ -35,7 +35,7 @@ def euler_maruyama() -> Solver:
         per_step(1),
         prepare,
         step,
-        refuse=needs("euler_maruyama", finite_start=True, drift=True),
+        check_grid=needs("euler_maruyama", finite_start=True, drift=True),
     )
 
 
@@ -73,7 +73,7 @@ def stochastic_heun() -> Solver:
         per_step(2),
         prepare,
         step,
-        refuse=needs("stochastic_heun", finite_start=True, drift=True),
+        check_grid=needs("stochastic_heun", finite_start=True, drift=True),
     )
 
 
@@ -106,5 +106,5 @@ def sra1() -> Solver:
 
         return unless_zero(interval.at_zero, finish, data), state
 
-    refuse = needs("sra1", finite_start=True, drift=True)
-    return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, refuse=refuse)
+    check_grid = needs("sra1", finite_start=True, drift=True)
+    return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, check_grid=check_grid)
