@@ -161,7 +161,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path} must be a .npy or .npz file, got suffix {path.suffix!r}")
     if not path.is_file():
-        raise FileNotFoundError(f"data must be an existing .npy or .npz file, got {path}")
+        raise FileNotFoundError(f"{path} is not a file: data must be an existing .npy or .npz file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
     try:
