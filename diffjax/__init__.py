@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from . import (
+    checks,
     ddpm,
     divergences,
     energies,
@@ -37,6 +38,7 @@ _LAZY = ("flows", "networks", "training", "vaes")
 
 __all__ = [
     "bits_per_dim",
+    "checks",
     "ddpm",
     "dequantise",
     "divergences",

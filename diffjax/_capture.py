@@ -40,15 +40,32 @@ LIMIT = 2**16
 OBJECTS = 20_000
 """How many functions, containers and instances may be visited before a callable is rejected."""
 
-_HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
+_HEAP_TYPE = (
+    1 << 9
+)  # CPython's Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
 _OPAQUE = frozenset(
-    {"jax", "jaxlib", "numpy", "flax", "optax", "orbax", "torch", "tensorflow", "matplotlib", "tqdm", "pytest"}
+    {
+        "jax",
+        "jaxlib",
+        "numpy",
+        "flax",
+        "optax",
+        "orbax",
+        "torch",
+        "tensorflow",
+        "matplotlib",
+        "tqdm",
+        "pytest",
+    }
     | (sys.stdlib_module_names - {"__main__", "types", "argparse"})
 )
 """Packages whose instances are not taken apart."""
 
 _LIBRARIES = tuple(
-    {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    {
+        sysconfig.get_paths()[name]
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
     | set(site.getsitepackages())
 )
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque, np.ndarray)
@@ -70,7 +87,9 @@ class Spec:
 
     def __eq__(self, other: Any) -> bool:
         return self is other or (
-            isinstance(other, Spec) and self._hash == other._hash and (self.kind, self.key) == (other.kind, other.key)
+            isinstance(other, Spec)
+            and self._hash == other._hash
+            and (self.kind, self.key) == (other.kind, other.key)
         )
 
     def __repr__(self) -> str:
@@ -129,14 +148,22 @@ class _Walk:
     def __init__(self, root: Any) -> None:
         self.root = root
         self.arrays: list[Any] = []
-        self.seen: dict[int, tuple[int, Any, bool, bool]] = {}  # id -> (number, object kept alive, done, has arrays)
+        self.seen: dict[
+            int, tuple[int, Any, bool, bool]
+        ] = {}  # id -> (number, object kept alive, done, has arrays)
         self.frozen = 0  # above 0, arrays count by identity
         self.count = 0
 
     def visit(self, value: Any) -> tuple[Spec, bool, int]:
         if isinstance(value, jax.Array):
-            if isinstance(value, jax.core.Tracer) and not _is_live(value):  # left behind by an earlier trace
-                return Spec("value", (jax.core.Tracer, str(value.aval)), value), False, _INFINITE
+            if isinstance(value, jax.core.Tracer) and not _is_live(
+                value
+            ):  # left behind by an earlier trace
+                return (
+                    Spec("value", (jax.core.Tracer, str(value.aval)), value),
+                    False,
+                    _INFINITE,
+                )
             if self.frozen:
                 return Spec("identity", Identity(value), value), False, _INFINITE
             self.arrays.append(value)
@@ -144,7 +171,9 @@ class _Walk:
         if isinstance(value, np.ndarray) and value.dtype != object:
             return self.numpy_array(value)
         if _is_value(value):
-            key = value if isinstance(value, types.CodeType) else repr(value)  # repr tells 0.0 from −0.0 and 1 from 1.0
+            key = (
+                value if isinstance(value, types.CodeType) else repr(value)
+            )  # repr tells 0.0 from −0.0 and 1 from 1.0
             return Spec("value", (type(value), key), value), False, _INFINITE
         if id(value) in self.seen:
             number, _, done, has_arrays = self.seen[id(value)]
@@ -165,17 +194,27 @@ class _Walk:
         kind, key, data, has_arrays, low = visitor(value)
         low = _INFINITE if low >= number else low
         self.seen[id(value)] = number, value, True, has_arrays or low < number
-        if not has_arrays and low == _INFINITE:  # nothing to exchange: the object itself serves
+        if (
+            not has_arrays and low == _INFINITE
+        ):  # nothing to exchange: the object itself serves
             # one that can be changed, by a callback say, is itself and no equal one
             itself = Identity(value) if _is_mutable(value) else None
-            return Spec("constant", (number, kind, key, itself), value), False, _INFINITE
+            return (
+                Spec("constant", (number, kind, key, itself), value),
+                False,
+                _INFINITE,
+            )
         return Spec(kind, (number, *key), data), has_arrays, low
 
     def visitor(self, value: Any) -> Any:
         """The method that takes `value` apart, None for what counts by its identity."""
         kind = type(value)
         if kind is types.FunctionType:
-            plain = value.__closure__ is None and value.__defaults__ is None and value.__kwdefaults__ is None
+            plain = (
+                value.__closure__ is None
+                and value.__defaults__ is None
+                and value.__kwdefaults__ is None
+            )
             return None if plain and _is_library(value.__code__) else self.function
         if kind is types.MethodType:
             return self.method
@@ -183,9 +222,17 @@ class _Walk:
             return self.partial
         if kind is _PJIT:
             inner = getattr(value, "__wrapped__", None)
-            return self.jitted if isinstance(inner, types.FunctionType | types.MethodType) else None
+            return (
+                self.jitted
+                if isinstance(inner, types.FunctionType | types.MethodType)
+                else None
+            )
         if isinstance(value, type):
-            return self.class_ if _can_be_made(value) and _is_users(sys.modules.get(value.__module__)) else None
+            return (
+                self.class_
+                if _can_be_made(value) and _is_users(sys.modules.get(value.__module__))
+                else None
+            )
         if isinstance(value, types.ModuleType):
             return None
         if _is_linen(value):
@@ -215,7 +262,9 @@ class _Walk:
         if value.nbytes > LIMIT and not self.frozen:
             self.arrays.append(value)
             return _ARRAY, True, _INFINITE
-        digest = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"").digest()
+        digest = hashlib.blake2b(
+            np.ascontiguousarray(value).view(np.uint8).data if value.size else b""
+        ).digest()
         key = value.shape, value.dtype, digest
         if self.frozen:
             _check_unchanged(value, digest)
@@ -228,15 +277,35 @@ class _Walk:
         names = () if _is_library(f.__code__) else _global_names(f.__code__)
         names = [name for name in names if name in f.__globals__]
         cells = [_contents(cell) for cell in f.__closure__ or ()]
-        modules = [m for m in (*cells, *(f.__globals__[name] for name in names)) if _is_module(m) and _is_users(m)]
+        modules = [
+            m
+            for m in (*cells, *(f.__globals__[name] for name in names))
+            if _is_module(m) and _is_users(m)
+        ]
         names = [name for name in names if not _is_module(f.__globals__[name])]
-        held = tuple((name, entry) for name, entry in vars(f).items() if name != "__wrapped__")
+        held = tuple(
+            (name, entry) for name, entry in vars(f).items() if name != "__wrapped__"
+        )
         keywords = None if f.__kwdefaults__ is None else tuple(f.__kwdefaults__.items())
         specs, has_arrays, low = self.parts(
-            f.__defaults__, keywords, held, *cells, *(f.__globals__[name] for name in names)
+            f.__defaults__,
+            keywords,
+            held,
+            *cells,
+            *(f.__globals__[name] for name in names),
         )
-        stated = self.frozen_parts(*_module_members(modules, f.__code__)) if modules else ()
-        key = (f.__code__, Identity(f.__globals__), f.__name__, tuple(names), len(cells), tuple(specs), tuple(stated))
+        stated = (
+            self.frozen_parts(*_module_members(modules, f.__code__)) if modules else ()
+        )
+        key = (
+            f.__code__,
+            Identity(f.__globals__),
+            f.__name__,
+            tuple(names),
+            len(cells),
+            tuple(specs),
+            tuple(stated),
+        )
         return "function", key, None, has_arrays, low
 
     def method(self, m):
@@ -253,7 +322,9 @@ class _Walk:
         return "jitted", tuple(specs), None, has_arrays, low
 
     def linen(self, module):
-        unbound, variables = module.unbind() if module.scope is not None else (module, None)
+        unbound, variables = (
+            module.unbind() if module.scope is not None else (module, None)
+        )
         try:
             hash(unbound)
         except TypeError:
@@ -290,7 +361,9 @@ class _Walk:
         if isinstance(value, dict):  # of a subclass
             items = itertools.chain(*value.items())
         else:
-            items = value.ravel().tolist() if isinstance(value, np.ndarray) else value  # an array of objects
+            items = (
+                value.ravel().tolist() if isinstance(value, np.ndarray) else value
+            )  # an array of objects
         shape = value.shape if isinstance(value, np.ndarray) else None
         self.frozen += 1
         specs, _, low = self.parts(*items)
@@ -300,13 +373,25 @@ class _Walk:
 
     def class_(self, value):
         """A class of the user's: itself, and what it states for all instances."""
-        return "class", (Identity(value), *self.frozen_parts(*_class_members(value))), None, False, _INFINITE
+        return (
+            "class",
+            (Identity(value), *self.frozen_parts(*_class_members(value))),
+            None,
+            False,
+            _INFINITE,
+        )
 
     def instance(self, value):
         attributes = _attributes(value)
         specs, has_arrays, low = self.parts(*attributes.values())
         shared = self.frozen_parts(*_class_members(type(value)))
-        return "instance", (type(value), tuple(attributes), tuple(specs), tuple(shared)), None, has_arrays, low
+        return (
+            "instance",
+            (type(value), tuple(attributes), tuple(specs), tuple(shared)),
+            None,
+            has_arrays,
+            low,
+        )
 
 
 def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
@@ -318,7 +403,9 @@ def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
         made[spec.key[0]] = spec.data
         return spec.data
     if spec.kind == "same":
-        return made.get(spec.key, spec.data)  # what lies within a constant was not made here
+        return made.get(
+            spec.key, spec.data
+        )  # what lies within a constant was not made here
     number, *key = spec.key
     return _RESTORERS[spec.kind](number, key, arrays, made)
 
@@ -327,9 +414,16 @@ def _restore_function(number, key, arrays, made):
     code, space, name, names, count, specs, _ = key
     cells = tuple(types.CellType() for _ in range(count))
     captured: dict[str, Any] = {}
-    namespace = {**space.value} if any(_exchanged(s) for s in specs[3 + count :]) else space.value
+    namespace = (
+        {**space.value}
+        if any(_exchanged(s) for s in specs[3 + count :])
+        else space.value
+    )
     made[number] = f = types.FunctionType(code, namespace, name, None, cells or None)
-    f.__defaults__, keywords = _restore(specs[0], arrays, made), _restore(specs[1], arrays, made)
+    f.__defaults__, keywords = (
+        _restore(specs[0], arrays, made),
+        _restore(specs[1], arrays, made),
+    )
     f.__kwdefaults__ = None if keywords is None else dict(keywords)
     vars(f).update(_restore(specs[2], arrays, made))
     for cell, spec in zip(cells, specs[3:], strict=False):
@@ -379,7 +473,9 @@ def _restore_linen(number, key, arrays, made):
 
 def _restore_tree(number, key, arrays, made):
     treedef, specs = key
-    made[number] = jax.tree.unflatten(treedef, [_restore(spec, arrays, made) for spec in specs])
+    made[number] = jax.tree.unflatten(
+        treedef, [_restore(spec, arrays, made) for spec in specs]
+    )
     return made[number]
 
 
@@ -394,7 +490,9 @@ def _restore_mapping(number, key, arrays, made):
 
 def _restore_instance(number, key, arrays, made):
     kind, names, specs, _ = key
-    made[number] = value = kind() if kind is types.SimpleNamespace else object.__new__(kind)
+    made[number] = value = (
+        kind() if kind is types.SimpleNamespace else object.__new__(kind)
+    )
     for name, spec in zip(names, specs, strict=True):
         object.__setattr__(value, name, _restore(spec, arrays, made))
     return value
@@ -412,7 +510,9 @@ _RESTORERS = {
 }
 
 
-_WHOLE: dict[int, tuple[weakref.ref, bytes]] = {}  # by id, the last contents of an array that is kept whole
+_WHOLE: dict[
+    int, tuple[weakref.ref, bytes]
+] = {}  # by id, the last contents of an array that is kept whole
 
 
 def _check_unchanged(array: np.ndarray, digest: bytes) -> None:
@@ -467,7 +567,9 @@ def _is_mutable(value: Any) -> bool:
     if isinstance(value, type):  # known by its identity already
         return False
     frozen = dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
-    return not (frozen or isinstance(value, enum.Enum | tuple)) and _can_be_made(type(value))
+    return not (frozen or isinstance(value, enum.Enum | tuple)) and _can_be_made(
+        type(value)
+    )
 
 
 def _is_module(value: Any) -> bool:
@@ -476,8 +578,13 @@ def _is_module(value: Any) -> bool:
 
 def _is_users(module: types.ModuleType | None) -> bool:
     """Whether a module belongs to no installed package. One that is not found, as in a notebook, is the user's."""
-    name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None) or ""
-    return name.partition(".")[0] not in _OPAQUE and not file.startswith((*_LIBRARIES, _OWN))
+    name, file = (
+        getattr(module, "__name__", ""),
+        getattr(module, "__file__", None) or "",
+    )
+    return name.partition(".")[0] not in _OPAQUE and not file.startswith(
+        (*_LIBRARIES, _OWN)
+    )
 
 
 def _module_members(modules: list[types.ModuleType], code: types.CodeType) -> list[Any]:
@@ -490,7 +597,9 @@ def _module_members(modules: list[types.ModuleType], code: types.CodeType) -> li
         seen.add(id(module))
         entries = [vars(module)[name] for name in names if name in vars(module)]
         members += [entry for entry in entries if not _is_module(entry)]
-        modules += [entry for entry in entries if _is_module(entry) and _is_users(entry)]
+        modules += [
+            entry for entry in entries if _is_module(entry) and _is_users(entry)
+        ]
     return members
 
 
@@ -506,7 +615,11 @@ _OWN = __file__.rpartition("/")[0] + "/"
 @functools.lru_cache(maxsize=4096)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """The globals that code names, its inner functions' too."""
-    names = {entry.argval for entry in dis.get_instructions(code) if entry.opname == "LOAD_GLOBAL"}
+    names = {
+        entry.argval
+        for entry in dis.get_instructions(code)
+        if entry.opname == "LOAD_GLOBAL"
+    }
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names |= set(_global_names(constant))
@@ -516,7 +629,11 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4096)
 def _attribute_names(code: types.CodeType) -> tuple[str, ...]:
     """The names that code looks up, its inner functions' too."""
-    inner = (_attribute_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    inner = (
+        _attribute_names(constant)
+        for constant in code.co_consts
+        if isinstance(constant, types.CodeType)
+    )
     return tuple(sorted(set(code.co_names).union(*inner)))
 
 
@@ -536,7 +653,11 @@ def _can_be_made(kind: type) -> bool:
 
 def _attributes(value: Any) -> dict[str, Any]:
     slots = itertools.chain.from_iterable(map(_slots, type(value).__mro__))
-    found = {name: getattr(value, name) for name in slots if name != "__weakref__" and hasattr(value, name)}
+    found = {
+        name: getattr(value, name)
+        for name in slots
+        if name != "__weakref__" and hasattr(value, name)
+    }
     return {**found, **getattr(value, "__dict__", {})}
 
 
@@ -545,7 +666,10 @@ def _slots(kind: type) -> list[str]:
     names = vars(kind).get("__slots__", ())
     names = (names,) if isinstance(names, str) else names
     prefix = f"_{kind.__name__.lstrip('_')}"
-    return [prefix + name if name.startswith("__") and not name.endswith("__") else name for name in names]
+    return [
+        prefix + name if name.startswith("__") and not name.endswith("__") else name
+        for name in names
+    ]
 
 
 def _class_members(kind: type) -> list[Any]:
@@ -555,7 +679,11 @@ def _class_members(kind: type) -> list[Any]:
         if base is object or base.__module__.partition(".")[0] in _OPAQUE:
             continue
         for name, entry in sorted(vars(base).items()):
-            entry = entry.__func__ if isinstance(entry, staticmethod | classmethod) else entry
+            entry = (
+                entry.__func__
+                if isinstance(entry, staticmethod | classmethod)
+                else entry
+            )
             entry = entry.fget if isinstance(entry, property) else entry
             if not (name.startswith("__") and not inspect.isfunction(entry)):
                 members.append(entry)

@@ -1,12 +1,119 @@
-"""Argument errors: each names the argument, the value and what is accepted. Traced values are not inspected."""
+"""Argument errors. Each names the argument, the value received and what is accepted.
 
+A check takes the argument's name and its value, and returns the value to go on with.
+The values of traced arrays are not inspected.
+"""
+
+import functools
+import inspect
 import math
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def arguments(**rules: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator that checks a function's arguments before it runs.
+
+    Defaults that the caller leaves alone are not checked.
+
+    Args:
+      **rules: A check for each argument to be checked, as a function
+        (name, value) -> value, or as a tuple of one that takes more and these more:
+        `eta=(checks.within, 0, 1)`. What a check returns takes the place of the
+        value, unless it is None.
+
+    Returns:
+      The decorator.
+
+    Example:
+      >>> @dj.checks.arguments(steps=(dj.checks.integer, 1))
+      ... def halved(steps):
+      ...     return steps // 2
+      >>> halved(0)
+      Traceback (most recent call last):
+      ValueError: steps must be at least 1, got 0
+    """
+
+    def decorate(function):
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args, **kwargs):
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # Python's message names the function
+            for name, rule in rules.items():
+                if name in bound.arguments:
+                    check, *more = rule if isinstance(rule, tuple) else (rule,)
+                    value = check(name, bound.arguments[name], *more)
+                    if value is not None:
+                        bound.arguments[name] = value
+            return function(*bound.args, **bound.kwargs)
+
+        return checked
+
+    return decorate
+
+
+def optional(check: Callable[..., Any], *more: Any) -> Callable[[str, Any], Any]:
+    """The same check, which also accepts None.
+
+    Args:
+      check: A check (name, value, *more) -> value.
+      *more: What it takes besides.
+
+    Returns:
+      A check (name, value) -> value or None.
+    """
+    return lambda name, value: None if value is None else check(name, value, *more)
+
+
+def require(condition: Any, message: str, error: type[Exception] = ValueError) -> None:
+    """Raise an error unless a condition holds.
+
+    For rules that concern several arguments. Most others have a check of their own.
+
+    Args:
+      condition: Anything with a truth value. Must be concrete.
+      message: The message. It is formatted whether or not the condition holds, so it
+        should not print large arrays.
+      error: The type of the error.
+
+    Raises:
+      Exception: The error, if the condition is false.
+    """
+    if not condition:
+        raise error(message)
+
+
+def has_methods(name: str, value: Any, *signatures: str) -> Any:
+    """`value` if it has the methods, for example "log_prob(x)" and "sample(key)".
+
+    Args:
+      name: The argument's name, for the message.
+      value: An object. A class is a TypeError.
+      *signatures: The methods' names with their arguments.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If one of the methods is missing.
+    """
+    names = [signature.partition("(")[0] for signature in signatures]
+    if isinstance(value, type) or not all(
+        callable(getattr(value, method, None)) for method in names
+    ):
+        raise TypeError(f"{name} must have {' and '.join(signatures)}, got {value!r}")
+    return value
 
 
 def is_traced(*values: Any) -> bool:
@@ -27,7 +134,9 @@ def number(name: str, value: Any) -> Any:
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
     except OverflowError:
-        raise ValueError(f"{name} must be finite in float64, got an integer of {value.bit_length()} bits") from None
+        raise ValueError(
+            f"{name} must be finite in float64, got an integer of {value.bit_length()} bits"
+        ) from None
     if not np.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return value if isinstance(value, jax.Array) else result
@@ -59,7 +168,9 @@ def non_negative(name: str, value: Any) -> Any:
 def greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
     """Refuse `value` unless it is greater than `bound`."""
     if not is_traced(value, bound) and not float(value) > float(bound):
-        raise ValueError(f"{name} must be greater than {bound_name}={bound}, got {value}")
+        raise ValueError(
+            f"{name} must be greater than {bound_name}={bound}, got {value}"
+        )
 
 
 def within(name: str, value: Any, lower: float, upper: float) -> Any:
@@ -101,11 +212,17 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) 
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         shown = repr(value)
-        raise TypeError(f"{name} must be an integer, got {shown if len(shown) < 200 else type(value).__name__}")
+        raise TypeError(
+            f"{name} must be an integer, got {shown if len(shown) < 200 else type(value).__name__}"
+        )
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be between {minimum} and {maximum}, got {value}")
     if value < minimum:
-        accepted = f"at least {minimum}" if maximum in (None, LARGEST) else f"between {minimum} and {maximum}"
+        accepted = (
+            f"at least {minimum}"
+            if maximum in (None, LARGEST)
+            else f"between {minimum} and {maximum}"
+        )
         raise ValueError(f"{name} must be {accepted}, got {value}")
     return int(value)
 
@@ -131,18 +248,23 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """`value` if it is one of `options`."""
     accepted = list(options)
     if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}"
+        )
     return value
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
     """`value` as a tuple of positive Python ints, of at most `LARGEST_SIZE` entries. () is the shape of a scalar."""
     if not isinstance(value, tuple | list) or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in value
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0
+        for n in value
     ):
         raise TypeError(f"{name} must be a tuple of positive integers, got {value!r}")
     if math.prod(map(int, value)) > LARGEST_SIZE:
-        raise ValueError(f"{name} must have at most {LARGEST_SIZE} entries, got {tuple(value)}")
+        raise ValueError(
+            f"{name} must have at most {LARGEST_SIZE} entries, got {tuple(value)}"
+        )
     return tuple(int(n) for n in value)
 
 
@@ -151,14 +273,18 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
     if np.shape(value) not in shapes:
         batch = np.shape(value)[1:] in shapes and 0 not in np.shape(value)
         hint = " (one example: use jax.vmap for a batch)" if batch else ""
-        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}{hint}")
+        raise ValueError(
+            f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}{hint}"
+        )
 
 
 def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:
     """Refuse a pytree of arrays unless each has the leading axis `count`, which it shares with `beside`."""
     for leaf in jax.tree.leaves(tree):
         if np.shape(leaf)[:1] != (count,):
-            raise ValueError(f"{name} must have leading axis {count} as {beside}, got shape {np.shape(leaf)}")
+            raise ValueError(
+                f"{name} must have leading axis {count} as {beside}, got shape {np.shape(leaf)}"
+            )
 
 
 def finite(name: str, value: Any) -> None:
@@ -168,12 +294,17 @@ def finite(name: str, value: Any) -> None:
     array = np.asarray(value)
     bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
     if bad:
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries of {np.size(array)}")
+        raise ValueError(
+            f"{name} must be finite, got {bad} NaN or infinite entries of {np.size(array)}"
+        )
 
 
 def promoted(*values: Any) -> Any:
     """`jnp.result_type` by the standard rules, under `jax_numpy_dtype_promotion="strict"` too."""
-    known = [jax.dtypes.canonicalize_dtype(value) if isinstance(value, np.dtype) else value for value in values]
+    known = [
+        jax.dtypes.canonicalize_dtype(value) if isinstance(value, np.dtype) else value
+        for value in values
+    ]
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*known)
 
@@ -181,16 +312,22 @@ def promoted(*values: Any) -> Any:
 def real_array(name: str, value: Any) -> Any:
     """`value` as a floating-point array of at least float32, integers promoted; refused if complex or not numeric."""
     try:
-        value = value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
+        value = (
+            value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
+        )
         dtype = jnp.result_type(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be an array of real numbers, got {value!r}") from None
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {value!r}"
+        ) from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")
     dtype = jax.dtypes.canonicalize_dtype(promoted(dtype, jnp.float32))
     if not isinstance(value, jax.Array):
         with np.errstate(over="ignore"):
-            value = np.asarray(value).astype(dtype)  # on the host: no program for a conversion
+            value = np.asarray(value).astype(
+                dtype
+            )  # on the host: no program for a conversion
     return jnp.asarray(value, dtype)
 
 
@@ -206,7 +343,9 @@ def arrays(name: str, tree: Any) -> Any:
     try:
         return jax.tree.map(jnp.asarray, tree)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be a pytree of arrays, got {_describe(tree)}") from None
+        raise TypeError(
+            f"{name} must be a pytree of arrays, got {_describe(tree)}"
+        ) from None
 
 
 def integers(name: str, value: Any) -> jax.Array:
@@ -214,45 +353,71 @@ def integers(name: str, value: Any) -> jax.Array:
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be an array of integers, got {_describe(value)}") from None
+        raise TypeError(
+            f"{name} must be an array of integers, got {_describe(value)}"
+        ) from None
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {value.dtype}")
     return value
 
 
-def answer(data: Any, x: Any) -> Any:
-    """What a denoiser answered at x, refused unless an array of real numbers of x's shape.
+def denoised(value: Any, x: Any) -> Any:
+    """Check what a denoiser returned at x.
 
-    TypeError for a pair (D, second) where D alone is asked for: what guides or replaces D comes first, then
-    `ddpm.paired`.
+    Args:
+      value: What it returned. A pair (denoised, second) is a TypeError, because
+        guidance comes before `ddpm.paired`.
+      x: Its example.
+
+    Returns:
+      The value, an array of real numbers of x's shape.
+
+    Raises:
+      TypeError: If it is no array of real numbers.
+      ValueError: If it has another shape.
     """
     expected = f"denoiser must return an array of its example's shape {jnp.shape(x)}"
-    if isinstance(data, tuple):
-        raise TypeError(f"{expected}, got a tuple of {len(data)}; to pair a guided one, ddpm.paired(guided, second)")
-    if not hasattr(data, "shape"):
-        raise TypeError(f"{expected}, got {data!r}")
-    if data.shape != jnp.shape(x):
-        raise ValueError(f"denoiser must return its example's shape {jnp.shape(x)}, got {data.shape}")
-    if jnp.issubdtype(data.dtype, jnp.complexfloating):
-        raise TypeError(f"denoiser must return real numbers, got dtype {data.dtype}")
-    return data
+    if isinstance(value, tuple):
+        raise TypeError(
+            f"{expected}, got a tuple of {len(value)}; to pair a guided one, ddpm.paired(guided, second)"
+        )
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{expected}, got {value!r}")
+    if value.shape != jnp.shape(x):
+        raise ValueError(
+            f"denoiser must return its example's shape {jnp.shape(x)}, got {value.shape}"
+        )
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"denoiser must return real numbers, got dtype {value.dtype}")
+    return value
 
 
 def key(name: str, value: Any) -> Any:
     """`value` if it is one typed key, as made by `jax.random.key`."""
-    if not (isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"{name} must be a typed key made by jax.random.key(seed), got {_describe(value)}")
+    if not (
+        isinstance(value, jax.Array)
+        and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    ):
+        raise TypeError(
+            f"{name} must be a typed key made by jax.random.key(seed), got {_describe(value)}"
+        )
     if value.shape != ():
-        raise ValueError(f"{name} must be one key of shape (), got shape {value.shape}; jax.vmap over many keys")
+        raise ValueError(
+            f"{name} must be one key of shape (), got shape {value.shape}; jax.vmap over many keys"
+        )
     return value
 
 
 def callable_(name: str, value: Any, signature: str) -> Any:
     """`value` if it can be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be callable as {signature}, got {_describe(value)}")
+        raise TypeError(
+            f"{name} must be callable as {signature}, got {_describe(value)}"
+        )
     return value
 
 
 def _describe(value: Any) -> str:
-    return f"an array of dtype {value.dtype}" if hasattr(value, "dtype") else repr(value)
+    return (
+        f"an array of dtype {value.dtype}" if hasattr(value, "dtype") else repr(value)
+    )

@@ -16,7 +16,18 @@ from .langevin.chains import Chains
 from .langevin.densities import as_density, as_log_density
 from .langevin.kernels import Kernel
 from .numerics import float_dtype
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, at_once, combine, compiled, partition, pytree
+from .types import (
+    Array,
+    ArrayLike,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    at_once,
+    combine,
+    compiled,
+    partition,
+    pytree,
+)
 
 
 @pytree
@@ -30,11 +41,15 @@ class Reconstruction:
         """The log density up to a constant, shape ()."""
         image = self.function(x)
         if jnp.shape(image) != x.shape:
-            raise ValueError(f"function must return its example's shape {x.shape}, got {jnp.shape(image)}")
+            raise ValueError(
+                f"function must return its example's shape {x.shape}, got {jnp.shape(image)}"
+            )
         return -0.5 * jnp.sum(((x - image) / self.scale) ** 2)
 
 
-def reconstruction(function: Callable[[Array], Array], scale: Scalar = 1.0) -> targets.Energy:
+def reconstruction(
+    function: Callable[[Array], Array], scale: Scalar = 1.0
+) -> targets.Energy:
     """The density ∝ exp(−½ ‖(x − f(x))/scale‖²) of a network f from x to x's shape, as a `targets.energy`.
 
     It is integrable where f is bounded, as a network is whose last layer follows a layer norm, and its tails are those
@@ -43,7 +58,9 @@ def reconstruction(function: Callable[[Array], Array], scale: Scalar = 1.0) -> t
     another shape when it is evaluated. Salimans & Ho 2021, eq. 7.
     """
     checks.callable_("function", function, "function(x) -> array of x's shape")
-    return targets.energy(Reconstruction(as_pytree_callable(function), checks.positive("scale", scale)))
+    return targets.energy(
+        Reconstruction(as_pytree_callable(function), checks.positive("scale", scale))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ score matching
@@ -71,7 +88,12 @@ def sliced(key: Key, model: Any, x: ArrayLike, probes: int = 1) -> Array:
     score matching), eq. 8, the form with reduced variance.
     """
     checks.key("key", key)
-    return _sliced(key, as_density("model", model), _example(x), checks.integer("probes", probes, 1))
+    return _sliced(
+        key,
+        as_density("model", model),
+        _example(x),
+        checks.integer("probes", probes, 1),
+    )
 
 
 @at_once
@@ -91,7 +113,9 @@ def denoising(key: Key, model: Any, x: ArrayLike, sigma: Scalar) -> Array:
     """
     checks.key("key", key)
     x, sigma = _example(x), checks.positive("sigma", sigma)
-    prediction = predictions.denoiser(schedules.edm(), _AtAnyTime(as_density("model", model)), "score")
+    prediction = predictions.denoiser(
+        schedules.edm(), _AtAnyTime(as_density("model", model)), "score"
+    )
     return _denoising(key, prediction, x, sigma)
 
 
@@ -108,13 +132,19 @@ class _AtAnyTime:
 @at_once
 def _denoising(key, prediction, x, sigma):
     noise = jax.random.normal(key, x.shape, x.dtype)
-    return 0.5 * x.size * losses.denoising_loss(prediction, x, noise, sigma, weighting="simple")
+    return (
+        0.5
+        * x.size
+        * losses.denoising_loss(prediction, x, noise, sigma, weighting="simple")
+    )
 
 
 # ----------------------------------------------------------------------------------------------- contrastive divergence
 
 
-def contrastive(model: Any, x: ArrayLike, x_model: ArrayLike, penalty: Scalar = 0.0) -> Array:
+def contrastive(
+    model: Any, x: ArrayLike, x_model: ArrayLike, penalty: Scalar = 0.0
+) -> Array:
     """log p̃(x⁻) − log p̃(x) + a (log p̃(x)² + log p̃(x⁻)²), shape (), of an example x and a draw x⁻ of the model.
 
     For a = penalty = 0 and x⁻ of the model's own law its gradient is in expectation that of −log p(x); its value is not
@@ -125,13 +155,18 @@ def contrastive(model: Any, x: ArrayLike, x_model: ArrayLike, penalty: Scalar = 
     penalty = checks.non_negative("penalty", penalty)
     density, x, x_model = as_log_density("model", model), _example(x), _example(x_model)
     if x.shape != x_model.shape:
-        raise ValueError(f"x_model must have the example's shape {x.shape}, got {x_model.shape}")
+        raise ValueError(
+            f"x_model must have the example's shape {x.shape}, got {x_model.shape}"
+        )
     return _contrastive(density, x, x_model, penalty)
 
 
 @at_once
 def _contrastive(density, x, x_model, penalty):
-    positive, negative = density.log_prob(x), density.log_prob(jax.lax.stop_gradient(x_model))
+    positive, negative = (
+        density.log_prob(x),
+        density.log_prob(jax.lax.stop_gradient(x_model)),
+    )
     return negative - positive + penalty * (positive**2 + negative**2)
 
 
@@ -147,12 +182,19 @@ def persistent_chains(xs: ArrayLike) -> PersistentChains:
     xs = checks.real_array("xs", xs)
     checks.finite("xs", xs)
     if xs.ndim == 0 or xs.shape[0] == 0:
-        raise ValueError(f"xs must have shape (N, ...) with N at least 1, got {xs.shape}")
+        raise ValueError(
+            f"xs must have shape (N, ...) with N at least 1, got {xs.shape}"
+        )
     return PersistentChains(xs.astype(float_dtype(xs)), jnp.zeros((), jnp.int32))
 
 
 def advance(
-    key: Key, chains: PersistentChains, kernel: Kernel, steps: int = 10, restarts: Any = None, share: Scalar = 0.05
+    key: Key,
+    chains: PersistentChains,
+    kernel: Kernel,
+    steps: int = 10,
+    restarts: Any = None,
+    share: Scalar = 0.05,
 ) -> tuple[PersistentChains, Chains]:
     """The chains after `steps` steps of a kernel of the present model, and what `langevin.run_many` says of the run.
 
@@ -183,8 +225,12 @@ def _restarted(static, arrays, key, chains, share):
         key_where, key_fresh = jax.random.split(key_restart)
         fresh = jax.vmap(restarts.sample)(jax.random.split(key_fresh, len(xs)))
         if fresh.shape != xs.shape:
-            raise ValueError(f"restarts must draw places of the chains' shape {xs.shape[1:]}, got {fresh.shape[1:]}")
-        again = jax.random.bernoulli(key_where, share, (len(xs),)).reshape(-1, *[1] * (xs.ndim - 1))
+            raise ValueError(
+                f"restarts must draw places of the chains' shape {xs.shape[1:]}, got {fresh.shape[1:]}"
+            )
+        again = jax.random.bernoulli(key_where, share, (len(xs),)).reshape(
+            -1, *[1] * (xs.ndim - 1)
+        )
         xs = jnp.where(again, fresh, xs)
     return xs, key_run, chains.updates + 1
 

@@ -10,14 +10,68 @@ import numpy as np
 from . import checks, schedules
 from .numerics import float_dtype
 from .schedules import Indexed, Schedule
-from .schedules.derived import _log_snr, _time_of_log_snr, in_float64, is_eager, log_snrs_in_float64
+from .schedules.derived import (
+    _log_snr,
+    _time_of_log_snr,
+    in_float64,
+    is_eager,
+    log_snrs_in_float64,
+)
 from .types import Array, ArrayLike, Scalar
 
 ALIGN_YOUR_STEPS = {
-    "stable_diffusion_1.5": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
-    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
-    "deepfloyd": (160.41, 8.081, 3.315, 1.885, 1.207, 0.785, 0.553, 0.293, 0.186, 0.030, 0.006),
-    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+    "stable_diffusion_1.5": (
+        14.615,
+        6.475,
+        3.861,
+        2.697,
+        1.886,
+        1.396,
+        0.963,
+        0.652,
+        0.399,
+        0.152,
+        0.029,
+    ),
+    "sdxl": (
+        14.615,
+        6.315,
+        3.771,
+        2.181,
+        1.342,
+        0.862,
+        0.555,
+        0.380,
+        0.234,
+        0.113,
+        0.029,
+    ),
+    "deepfloyd": (
+        160.41,
+        8.081,
+        3.315,
+        1.885,
+        1.207,
+        0.785,
+        0.553,
+        0.293,
+        0.186,
+        0.030,
+        0.006,
+    ),
+    "svd": (
+        700.00,
+        54.5,
+        15.886,
+        7.977,
+        4.248,
+        1.789,
+        0.981,
+        0.403,
+        0.173,
+        0.034,
+        0.002,
+    ),
 }
 """model -> σ/α at the 11 times of its 10 steps. Sabour et al. 2024, Table 3."""
 
@@ -32,7 +86,11 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
 
     Song et al. 2021 (DDIM), appendix D.2.
     """
-    return _between(schedule, steps, lambda u, start, end: (start**0.5 + u * (end**0.5 - start**0.5)) ** 2)
+    return _between(
+        schedule,
+        steps,
+        lambda u, start, end: (start**0.5 + u * (end**0.5 - start**0.5)) ** 2,
+    )
 
 
 def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
@@ -73,7 +131,9 @@ def _beta_quantiles(a, b, shares):
         middle = 0.5 * (low + high)
         below = _beta_distribution(a, b, middle) < shares
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.where((shares <= 0) | (shares >= 1), np.clip(shares, 0.0, 1.0), 0.5 * (low + high))
+    return np.where(
+        (shares <= 0) | (shares >= 1), np.clip(shares, 0.0, 1.0), 0.5 * (low + high)
+    )
 
 
 def _beta_distribution(a, b, x):
@@ -130,7 +190,9 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
         with np.errstate(divide="ignore"):  # τ = 1 is λ = −∞
             return 2 * (xp.log1p(-tau) - xp.log(tau) - xp.log(shift))
 
-    return _between_levels(schedule, steps, level, shift, t_start=schedules.check(schedule).t_max)
+    return _between_levels(
+        schedule, steps, level, shift, t_start=schedules.check(schedule).t_max
+    )
 
 
 def log_snr(schedule: Schedule, steps: int) -> Array:
@@ -139,7 +201,9 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
     On a chain of zero terminal SNR it starts at index T − 1. Raises ValueError where λ(t_max) of another schedule is
     not finite (α = 0 there).
     """
-    return _between_levels(schedule, steps, lambda xp, u, start, end: start + u * (end - start))
+    return _between_levels(
+        schedule, steps, lambda xp, u, start, end: start + u * (end - start)
+    )
 
 
 def exponential(schedule: Schedule, steps: int) -> Array:
@@ -154,7 +218,12 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
     it does as `log_snr`. k-diffusion's grid of this name.
     """
     rho = checks.positive("rho", rho)
-    return _between_levels(schedule, steps, lambda xp, u, start, end, rho: end + (1 - u) ** rho * (start - end), rho)
+    return _between_levels(
+        schedule,
+        steps,
+        lambda xp, u, start, end, rho: end + (1 - u) ** rho * (start - end),
+        rho,
+    )
 
 
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
@@ -172,11 +241,16 @@ def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -
     u.
     """
     u, rho = checks.real_array("u", u), checks.positive("rho", rho)
-    return _karras_levels(jnp, u, checks.number("start", start), checks.number("end", end), rho)
+    return _karras_levels(
+        jnp, u, checks.number("start", start), checks.number("end", end), rho
+    )
 
 
 def _karras_levels(xp, u, start, end, rho):
-    start, end = xp.exp(-0.5 / rho * start), xp.exp(-0.5 / rho * end)  # σ/α itself may leave the range of float32
+    start, end = (
+        xp.exp(-0.5 / rho * start),
+        xp.exp(-0.5 / rho * end),
+    )  # σ/α itself may leave the range of float32
     return -2 * rho * xp.log(start + u * (end - start))
 
 
@@ -211,7 +285,9 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
         levels = start + xp.linspace(0, 1, 4097) * (end - start)
         angles = xp.arctan(xp.exp(-0.5 * levels))
         angles = (angles - angles[0]) / (angles[-1] - angles[0])
-        return xp.interp(u, share * angles + (1 - share) * (levels - start) / (end - start), levels)
+        return xp.interp(
+            u, share * angles + (1 - share) * (levels - start) / (end - start), levels
+        )
 
     return _between_levels(schedule, steps, level)
 
@@ -249,7 +325,9 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
         return log_snr(schedule, 32)
     steps = evaluations // cost
     if steps < 1:
-        raise ValueError(f"evaluations must be at least {cost}, those of one step of {solver.name}; got {evaluations}")
+        raise ValueError(
+            f"evaluations must be at least {cost}, those of one step of {solver.name}; got {evaluations}"
+        )
     if solver.stochastic:
         return log_snr(schedule, steps)
     return angular(schedule, steps, recommended_share(steps))
@@ -263,11 +341,15 @@ def recommended_share(steps: int) -> float:
 def cost_of_step(solver: Any) -> int | None:
     """Evaluations of one step that does not end at 0, None where they are not fixed."""
     if isinstance(solver, type) or not callable(getattr(solver, "evaluations", None)):
-        raise TypeError(f"solver must be made by a function of diffjax.solvers, as heun(), got {solver!r}")
+        raise TypeError(
+            f"solver must be made by a function of diffjax.solvers, as heun(), got {solver!r}"
+        )
     return solver.evaluations(np.array([2.0, 1.0]))
 
 
-def align_your_steps(schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5") -> Array:
+def align_your_steps(
+    schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5"
+) -> Array:
     """Levels σ/α fitted to a published model, log-linearly interpolated from its 10 steps to `steps`, (steps + 1,).
 
     table: the model, a key of `ALIGN_YOUR_STEPS`. Ends of the table are read to their printed digits: up to 5e-4
@@ -289,7 +371,9 @@ def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
     """
     ratios = checks.real_array("ratios", ratios)
     if ratios.ndim != 1 or ratios.shape[0] < 2:
-        raise ValueError(f"ratios must have shape (steps + 1,) with at least one step, got {ratios.shape}")
+        raise ValueError(
+            f"ratios must have shape (steps + 1,) with at least one step, got {ratios.shape}"
+        )
     if not checks.is_traced(ratios):
         checks.finite("ratios", ratios)
         values = np.asarray(ratios)
@@ -312,11 +396,15 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
     else:
         ts = np.asarray(ts, np.float64)
         at_zero = ts == 0
-        levels = in_float64(_log_snr, reference, np.where(at_zero, float(reference.t_max), ts))
+        levels = in_float64(
+            _log_snr, reference, np.where(at_zero, float(reference.t_max), ts)
+        )
     return _at_levels("ts", schedule, levels, at_zero)
 
 
-def ddpm(schedule: Indexed, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Array:
+def ddpm(
+    schedule: Indexed, steps: int, spacing: str = "leading", steps_offset: int = 0
+) -> Array:
     """Times of `steps` of a chain's T indices, then 0: shape (steps + 1,).
 
     Counted from 1, falling, for i = 0 … steps − 1: "leading" 1 + steps_offset + i ⌊T / steps⌋, "linspace" 1 +
@@ -328,13 +416,23 @@ def ddpm(schedule: Indexed, steps: int, spacing: str = "leading", steps_offset: 
     steps = checks.integer("steps", steps, minimum=1, maximum=total)
     steps_offset = checks.integer("steps_offset", steps_offset, minimum=0)
     if steps_offset and spacing != "leading":
-        raise ValueError(f"steps_offset must be 0 unless spacing is 'leading', got {steps_offset} with {spacing!r}")
+        raise ValueError(
+            f"steps_offset must be 0 unless spacing is 'leading', got {steps_offset} with {spacing!r}"
+        )
     rules = {
-        "leading": lambda: (1 + steps_offset + np.arange(steps) * (total // steps))[::-1],
+        "leading": lambda: (1 + steps_offset + np.arange(steps) * (total // steps))[
+            ::-1
+        ],
         "linspace": lambda: 1 + np.round(np.linspace(0, total - 1, steps))[::-1],
-        "trailing": lambda: np.round(np.arange(total, 0, -total / steps)[:steps]),  # its rounding may give one more
+        "trailing": lambda: np.round(
+            np.arange(total, 0, -total / steps)[:steps]
+        ),  # its rounding may give one more
     }
-    return to_zero(from_indices(schedule, rules[checks.choice("spacing", spacing, rules)]().astype(int)))
+    return to_zero(
+        from_indices(
+            schedule, rules[checks.choice("spacing", spacing, rules)]().astype(int)
+        )
+    )
 
 
 def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
@@ -350,7 +448,9 @@ def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
     if values.ndim != 1 or values.size == 0 or np.any(np.diff(values) >= 0):
         raise ValueError(f"indices must be a decreasing sequence, got {values}")
     if values[-1] < 1 or values[0] > total:
-        raise ValueError(f"indices must lie in 1 … {total}, got {values[0]} … {values[-1]}")
+        raise ValueError(
+            f"indices must lie in 1 … {total}, got {values[0]} … {values[-1]}"
+        )
     return jnp.asarray(values / total, float_dtype())
 
 
@@ -385,7 +485,9 @@ def strength(grid: ArrayLike, strength: float) -> Array:
     if not 0 < strength <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {strength}")
     steps = grid.shape[0] - 1
-    kept = max(1, math.floor(strength * steps * (1 + 1e-12)))  # 0.29 of 100 steps is 28.999…96 in float64
+    kept = max(
+        1, math.floor(strength * steps * (1 + 1e-12))
+    )  # 0.29 of 100 steps is 28.999…96 in float64
     return grid[steps - kept :]
 
 
@@ -397,7 +499,9 @@ def to_zero(grid: ArrayLike) -> Array:
     return jnp.concatenate([grid, jnp.zeros((1,), grid.dtype)])
 
 
-def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: bool = False) -> Array:
+def check(
+    name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: bool = False
+) -> Array:
     """`ts` as a float array (N + 1,), refused unless strictly monotone, finite and inside the schedule's interval.
 
     zero_end: whether a decreasing grid may end at exactly 0 below t_min. Raises ValueError; traced times get the shape
@@ -407,8 +511,14 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     rounding = np.finfo(ts.dtype).eps
     ts = ts.astype(float_dtype())
     if ts.ndim != 1 or ts.shape[0] < 2:
-        example = ": times, as grids.recommended(schedule, solver, 32) makes them" if ts.ndim == 0 else ""
-        raise ValueError(f"{name} must have shape (steps + 1,) with at least one step, got {ts.shape}{example}")
+        example = (
+            ": times, as grids.recommended(schedule, solver, 32) makes them"
+            if ts.ndim == 0
+            else ""
+        )
+        raise ValueError(
+            f"{name} must have shape (steps + 1,) with at least one step, got {ts.shape}{example}"
+        )
     if checks.is_traced(ts):
         return ts
     checks.finite(name, ts)
@@ -418,7 +528,9 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
         sign = np.sign(gaps[0]) or -1.0
         i = int(np.argmax(gaps * sign <= 0))
         what = "repeats a time" if gaps[i] == 0 else "turns back"
-        raise ValueError(f"{name} must be strictly monotone, but {what} at {i}: {values[i]!s} then {values[i + 1]!s}")
+        raise ValueError(
+            f"{name} must be strictly monotone, but {what} at {i}: {values[i]!s} then {values[i + 1]!s}"
+        )
     if schedule is None or checks.is_traced(schedule):
         return ts
     low, high = float(schedule.t_min), float(schedule.t_max)
@@ -426,8 +538,12 @@ def check(name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: 
     inner = values[:-1] if zero_end and values[-1] == 0 and gaps[0] < 0 else values
     outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
     if outside.size:
-        accepted = f"[{low}, {high}]" + (" (and may end at exactly 0)" if zero_end else "")
-        raise ValueError(f"{name} must lie in the schedule's interval {accepted}, got {outside[0]!s}")
+        accepted = f"[{low}, {high}]" + (
+            " (and may end at exactly 0)" if zero_end else ""
+        )
+        raise ValueError(
+            f"{name} must lie in the schedule's interval {accepted}, got {outside[0]!s}"
+        )
     return ts
 
 
@@ -445,13 +561,19 @@ def _between(schedule: Schedule, steps: int, time: Callable) -> Array:
     steps = checks.integer("steps", steps, minimum=1)
     ends = schedule.t_max, schedule.t_min
     if checks.is_traced(ends):
-        return _with_ends(time(jnp.linspace(0, 1, steps + 1, dtype=float_dtype()), *ends), *ends)
+        return _with_ends(
+            time(jnp.linspace(0, 1, steps + 1, dtype=float_dtype()), *ends), *ends
+        )
     start, end = map(float, ends)
     return _distinct(time(np.linspace(0, 1, steps + 1), start, end), start, end)
 
 
 def _between_levels(
-    schedule: Schedule, steps: int, level: Callable, *parameters: Scalar, t_start: Scalar | None = None
+    schedule: Schedule,
+    steps: int,
+    level: Callable,
+    *parameters: Scalar,
+    t_start: Scalar | None = None,
 ) -> Array:
     """Times of log-SNR level(xp, i / N, λ(start), λ(t_min), *parameters) with both ends exact.
 
@@ -464,8 +586,15 @@ def _between_levels(
     ends = [t_start if all_noise else schedules.noisiest_time(schedule), schedule.t_min]
     if not is_eager(schedule, ends, parameters):
         u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
-        start, end = (schedules.log_snr(schedule, t) for t in ends) if all_noise else schedules.log_snr_range(schedule)
-        return _with_ends(schedules.time_of_log_snr(schedule, level(jnp, u, start, end, *parameters)), *ends)
+        start, end = (
+            (schedules.log_snr(schedule, t) for t in ends)
+            if all_noise
+            else schedules.log_snr_range(schedule)
+        )
+        return _with_ends(
+            schedules.time_of_log_snr(schedule, level(jnp, u, start, end, *parameters)),
+            *ends,
+        )
     if all_noise:
         levels = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
     else:
@@ -499,15 +628,25 @@ def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
     return jnp.asarray(np.maximum(places, last + i[::-1]).view(dtype))
 
 
-def _at_ratios(name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0) -> Array:
+def _at_ratios(
+    name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0
+) -> Array:
     """Times of σ/α = ratios, 0 for a ratio of 0; `_at_levels` with slack in σ/α."""
     traced = not is_eager(ratios, schedule)
-    xp, ratios = (jnp, jnp.asarray(ratios, float_dtype())) if traced else (np, np.asarray(ratios, np.float64))
+    xp, ratios = (
+        (jnp, jnp.asarray(ratios, float_dtype()))
+        if traced
+        else (np, np.asarray(ratios, np.float64))
+    )
     at_zero = ratios == 0
-    return _at_levels(name, schedule, -2 * xp.log(xp.where(at_zero, 1, ratios)), at_zero, slack)
+    return _at_levels(
+        name, schedule, -2 * xp.log(xp.where(at_zero, 1, ratios)), at_zero, slack
+    )
 
 
-def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, slack: float = 0.0) -> Array:
+def _at_levels(
+    name: str, schedule: Schedule, levels: Array, at_zero: Array, slack: float = 0.0
+) -> Array:
     """Times of log-SNR `levels`, 0 where at_zero; raises ValueError for concrete levels outside the schedule's range.
 
     Compared as σ/α, with `slack` and a rounding tolerance of 1e-5 of the schedule's ends.
@@ -516,12 +655,16 @@ def _at_levels(name: str, schedule: Schedule, levels: Array, at_zero: Array, sla
     if not is_eager(levels, schedule):
         return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
     ends = np.array([schedule.t_min, schedule.t_max], float)
-    ends = np.concatenate([ends, ends.astype(float_dtype())])  # near α = 0 the rounded end reaches another level
+    ends = np.concatenate(
+        [ends, ends.astype(float_dtype())]
+    )  # near α = 0 the rounded end reaches another level
     times, reached = in_float64(_inverted, schedule, levels, ends)
     reached = np.exp(-0.5 * reached)
     low, high = reached.min(), reached.max()
     values = np.exp(-0.5 * levels[~at_zero])
-    outside = values[(values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)]
+    outside = values[
+        (values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)
+    ]
     if outside.size:
         raise ValueError(
             f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, {high:.6g}], got {outside[0]:.6g}"
@@ -536,5 +679,7 @@ def _inverted(schedule, levels, ends):
 def _chain(schedule: Schedule) -> Indexed:
     if not isinstance(schedule, Indexed):
         made = "schedules.from_sigmas or schedules.from_betas"
-        raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
+        raise TypeError(
+            f"schedule must be made by {made} to have indices, got {type(schedule).__name__}"
+        )
     return schedule

@@ -17,7 +17,17 @@ import numpy as np
 from . import checks, grids, predictions, schedules
 from .schedules import Schedule
 from .targets import as_one_program
-from .types import Array, ArrayLike, Denoiser, Key, PyTree, Scalar, as_pytree_callable, pytree, static_field
+from .types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    PyTree,
+    Scalar,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 
 # ------------------------------------------------------------------------------------------------- by a classifier
 
@@ -37,11 +47,15 @@ class Classifier:
         def log_prob(x):
             value = self.log_prob_y(x, t, *condition)
             if jnp.shape(value) != ():
-                raise ValueError(f"log_prob_y must return a scalar, got shape {jnp.shape(value)}")
+                raise ValueError(
+                    f"log_prob_y must return a scalar, got shape {jnp.shape(value)}"
+                )
             return value
 
-        data = checks.answer(self.denoiser(x, t), x)
-        return shifted(self.schedule, t, data, _at(self.scale, t) * jax.grad(log_prob)(x))
+        data = checks.denoised(self.denoiser(x, t), x)
+        return shifted(
+            self.schedule, t, data, _at(self.scale, t) * jax.grad(log_prob)(x)
+        )
 
 
 def shifted(schedule: Schedule, t: Scalar, data: Array, gradient: Array) -> Array:
@@ -50,7 +64,10 @@ def shifted(schedule: Schedule, t: Scalar, data: Array, gradient: Array) -> Arra
 
 
 def classifier(
-    schedule: Schedule, denoiser: Denoiser, log_prob_y: Callable, scale: Scalar | Callable = 1.0
+    schedule: Schedule,
+    denoiser: Denoiser,
+    log_prob_y: Callable,
+    scale: Scalar | Callable = 1.0,
 ) -> Classifier:
     """D + γ (σ²/α) ∇_x log p(y | x_t): the score is s + γ ∇_x log p(y | x_t), by Bayes' rule p_t(x | y)'s at γ = 1.
 
@@ -62,7 +79,10 @@ def classifier(
     """
     check_signal(schedule)
     predictions.check_independent("classifier guidance", denoiser)
-    denoiser, log_prob_y = _denoiser("denoiser", denoiser), checks.callable_("log_prob_y", log_prob_y, "f(x, t)")
+    denoiser, log_prob_y = (
+        _denoiser("denoiser", denoiser),
+        checks.callable_("log_prob_y", log_prob_y, "f(x, t)"),
+    )
     return Classifier(schedule, denoiser, as_pytree_callable(log_prob_y), _scale(scale))
 
 
@@ -81,8 +101,10 @@ class Extrapolated:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The guided D, shape of x; a condition goes to the better denoiser, and to both where it is shared."""
-        better = checks.answer(self.better(x, t, *condition), x)
-        worse = checks.answer(self.worse(x, t, *condition) if self.shared else self.worse(x, t), x)
+        better = checks.denoised(self.better(x, t, *condition), x)
+        worse = checks.denoised(
+            self.worse(x, t, *condition) if self.shared else self.worse(x, t), x
+        )
         return _extrapolate(better, worse, _at(self.scale, t), self.rescale)
 
 
@@ -100,8 +122,12 @@ class Batched:
         """The guided D, shape of x; a condition given here takes the place of the bound one."""
         condition = _given(condition, self.condition)
         _check_alike(condition, self.null)
-        pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), condition, self.null)  # (2, *shape) each
-        better, worse = jax.vmap(lambda c: checks.answer(self.denoiser(x, t, c), x))(pair)
+        pair = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), condition, self.null
+        )  # (2, *shape) each
+        better, worse = jax.vmap(lambda c: checks.denoised(self.denoiser(x, t, c), x))(
+            pair
+        )
         return _extrapolate(better, worse, _at(self.scale, t), self.rescale)
 
 
@@ -118,7 +144,10 @@ class Conditioned:
 
 
 def classifier_free(
-    conditional: Denoiser, unconditional: Denoiser, scale: Scalar | Callable, rescale: Scalar | None = None
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    scale: Scalar | Callable,
+    rescale: Scalar | None = None,
 ) -> Denoiser:
     """(1 − γ) D_u + γ D_c; the same holds of scores and noises, (1 − γ) s_u + γ s_c.
 
@@ -128,9 +157,16 @@ def classifier_free(
     `sample_many` goes to the conditional one. Two denoiser calls; `classifier_free_batched` makes one. Raises
     ValueError for a scale that is not finite or a rescale outside [0, 1]. Ho & Salimans 2021, eq. 6, whose w is γ − 1.
     """
-    conditional, unconditional = _denoiser("conditional", conditional), _denoiser("unconditional", unconditional)
+    conditional, unconditional = (
+        _denoiser("conditional", conditional),
+        _denoiser("unconditional", unconditional),
+    )
     scale, rescale = _scale(scale), _fraction(rescale)
-    return conditional if _is_one(scale) else Extrapolated(conditional, unconditional, scale, rescale, shared=False)
+    return (
+        conditional
+        if _is_one(scale)
+        else Extrapolated(conditional, unconditional, scale, rescale, shared=False)
+    )
 
 
 def classifier_free_batched(
@@ -149,15 +185,25 @@ def classifier_free_batched(
     2.
     """
     denoiser = _denoiser("denoiser", denoiser, "denoiser(x, t, condition)")
-    condition, null = checks.arrays("condition", condition), checks.arrays("null_condition", null_condition)
+    condition, null = (
+        checks.arrays("condition", condition),
+        checks.arrays("null_condition", null_condition),
+    )
     if condition is not None:
         _check_alike(condition, null)
     scale, rescale = _scale(scale), _fraction(rescale)
-    return Conditioned(denoiser, condition) if _is_one(scale) else Batched(denoiser, condition, null, scale, rescale)
+    return (
+        Conditioned(denoiser, condition)
+        if _is_one(scale)
+        else Batched(denoiser, condition, null, scale, rescale)
+    )
 
 
 def autoguidance(
-    denoiser: Denoiser, worse: Denoiser, scale: Scalar | Callable, rescale: Scalar | None = None
+    denoiser: Denoiser,
+    worse: Denoiser,
+    scale: Scalar | Callable,
+    rescale: Scalar | None = None,
 ) -> Denoiser:
     """(1 − γ) D_− + γ D_+: away from a worse model of the same law, smaller or less trained, both with the condition.
 
@@ -166,7 +212,11 @@ def autoguidance(
     """
     denoiser, worse = _denoiser("denoiser", denoiser), _denoiser("worse", worse)
     scale, rescale = _scale(scale), _fraction(rescale)
-    return denoiser if _is_one(scale) else Extrapolated(denoiser, worse, scale, rescale, shared=True)
+    return (
+        denoiser
+        if _is_one(scale)
+        else Extrapolated(denoiser, worse, scale, rescale, shared=True)
+    )
 
 
 def _extrapolate(better, worse, scale, rescale):
@@ -195,13 +245,18 @@ class Limited:
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """D of the one that t picks, shape of x."""
         run = [
-            lambda x, t, d=d: checks.answer(d(x, t, *condition), x).astype(x.dtype)
+            lambda x, t, d=d: checks.denoised(d(x, t, *condition), x).astype(x.dtype)
             for d in (self.guided, self.otherwise)
         ]
         return jax.lax.cond((self.low < t) & (t <= self.high), *run, x, t)
 
 
-def limited(schedule: Schedule, guided: Denoiser, otherwise: Denoiser, interval: tuple[Scalar, Scalar]) -> Limited:
+def limited(
+    schedule: Schedule,
+    guided: Denoiser,
+    otherwise: Denoiser,
+    interval: tuple[Scalar, Scalar],
+) -> Limited:
     """`guided` for t_low < t ≤ t_high and `otherwise`, as a rule the conditional denoiser alone, at other times.
 
     Only the one that t picks is evaluated, as long as the examples of a batch share t (an adaptive solver's do not:
@@ -212,13 +267,18 @@ def limited(schedule: Schedule, guided: Denoiser, otherwise: Denoiser, interval:
     guided, otherwise = _denoiser("guided", guided), _denoiser("otherwise", otherwise)
     if not isinstance(interval, tuple | list) or len(interval) != 2:
         raise TypeError(f"interval must be a pair (t_low, t_high), got {interval!r}")
-    low, high = (checks.number(name, value) for name, value in zip(("t_low", "t_high"), interval, strict=True))
+    low, high = (
+        checks.number(name, value)
+        for name, value in zip(("t_low", "t_high"), interval, strict=True)
+    )
     checks.greater("t_high", high, "t_low", low)
     if not checks.is_traced(schedule, low, high):
         ends = float(schedule.t_min), float(schedule.t_max)
         slack = 4 * np.finfo(np.float32).eps
         if not ends[0] * (1 - slack) <= low < high <= ends[1] * (1 + slack):
-            raise ValueError(f"interval must lie within the schedule's [{ends[0]}, {ends[1]}], got {(low, high)}")
+            raise ValueError(
+                f"interval must lie within the schedule's [{ends[0]}, {ends[1]}], got {(low, high)}"
+            )
     return Limited(guided, otherwise, low, high)
 
 
@@ -232,7 +292,9 @@ class Thresholded:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The clipped D, shape of x."""
-        return jnp.clip(checks.answer(self.denoiser(x, t, *condition), x), self.low, self.high)
+        return jnp.clip(
+            checks.denoised(self.denoiser(x, t, *condition), x), self.low, self.high
+        )
 
 
 @pytree
@@ -245,12 +307,14 @@ class DynamicThreshold:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The thresholded D, shape of x."""
-        data = checks.answer(self.denoiser(x, t, *condition), x)
+        data = checks.denoised(self.denoiser(x, t, *condition), x)
         reach = jnp.maximum(jnp.quantile(jnp.abs(data), self.quantile), self.bound)
         return jnp.clip(data, -reach, reach) * (self.bound / reach)
 
 
-def static_threshold(denoiser: Denoiser, low: Scalar = -1.0, high: Scalar = 1.0) -> Thresholded:
+def static_threshold(
+    denoiser: Denoiser, low: Scalar = -1.0, high: Scalar = 1.0
+) -> Thresholded:
     """D clipped to [low, high], the range of the data; noise and score are re-derived from the clipped D.
 
     Raises ValueError unless low < high. Saharia et al. 2022 (Imagen), section 2.3.
@@ -260,13 +324,18 @@ def static_threshold(denoiser: Denoiser, low: Scalar = -1.0, high: Scalar = 1.0)
     return Thresholded(_denoiser("denoiser", denoiser), low, high)
 
 
-def dynamic_threshold(denoiser: Denoiser, quantile: Scalar = 0.995, bound: Scalar = 1.0) -> DynamicThreshold:
+def dynamic_threshold(
+    denoiser: Denoiser, quantile: Scalar = 0.995, bound: Scalar = 1.0
+) -> DynamicThreshold:
     """clip(D, −s, s) bound/s with s = max(quantile of |D| over the example's entries, bound), for data in [−bound,
     bound].
 
     Raises ValueError unless 0 ≤ quantile ≤ 1 and bound > 0. Saharia et al. 2022 (Imagen), section 2.3.
     """
-    quantile, bound = checks.within("quantile", quantile, 0, 1), checks.positive("bound", bound)
+    quantile, bound = (
+        checks.within("quantile", quantile, 0, 1),
+        checks.positive("bound", bound),
+    )
     return DynamicThreshold(_denoiser("denoiser", denoiser), quantile, bound)
 
 
@@ -285,7 +354,9 @@ class StepScale:
         return self.values[jnp.argmin(jnp.abs(self.times - t))]
 
 
-def cfg_plus_plus_scale(schedule: Schedule, grid: ArrayLike, scale: Scalar) -> StepScale:
+def cfg_plus_plus_scale(
+    schedule: Schedule, grid: ArrayLike, scale: Scalar
+) -> StepScale:
     """γ(t) = λ / (1 − ρ_s/ρ_t), ρ = σ/α, for each step from t to s of a decreasing grid: CFG++ as a `scale`.
 
     CFG++ steps to x_s = α_s ((1 − λ) D_u + λ D_c) + σ_s ε̂_u: guided data, unguided noise. That is the `ddim()` step of
@@ -323,11 +394,21 @@ def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
 def _ratios(schedule, grid):
     t, s = grid[:-1], grid[1:]
     end = jnp.where(s == 0, t, s)
-    noise, signal = schedule.sigma(end) * schedule.alpha(t), schedule.alpha(end) * schedule.sigma(t)
+    noise, signal = (
+        schedule.sigma(end) * schedule.alpha(t),
+        schedule.alpha(end) * schedule.sigma(t),
+    )
     # α may underflow where the log-SNR is still finite: products of small numbers would be 0/0
-    by_levels = 0.5 * (schedules.log_snr(schedule, t) - schedules.log_snr(schedule, end))
-    small = jnp.minimum(noise, signal) < jnp.finfo(noise.dtype).tiny / jnp.finfo(noise.dtype).eps
-    known = jnp.where(jnp.isfinite(by_levels), by_levels, -jnp.inf)  # from α = 0 every step is a whole one
+    by_levels = 0.5 * (
+        schedules.log_snr(schedule, t) - schedules.log_snr(schedule, end)
+    )
+    small = (
+        jnp.minimum(noise, signal)
+        < jnp.finfo(noise.dtype).tiny / jnp.finfo(noise.dtype).eps
+    )
+    known = jnp.where(
+        jnp.isfinite(by_levels), by_levels, -jnp.inf
+    )  # from α = 0 every step is a whole one
     safe = jnp.where(small, 1, signal)
     value = jnp.where(small, jnp.exp(known), noise / safe)
     gap = jnp.where(small, -jnp.expm1(known), (signal - noise) / safe)
@@ -337,7 +418,9 @@ def _ratios(schedule, grid):
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probability: Scalar = 0.1) -> PyTree:
+def drop_condition(
+    key: Key, condition: PyTree, null_condition: PyTree, probability: Scalar = 0.1
+) -> PyTree:
     """∅ with the given probability, else the condition: what one example of a network for both is trained on.
 
     condition, null_condition: pytrees of one structure and one shape; the whole condition is dropped or kept. Over a
@@ -346,10 +429,15 @@ def drop_condition(key: Key, condition: PyTree, null_condition: PyTree, probabil
     """
     checks.key("key", key)
     probability = checks.within("probability", probability, 0, 1)
-    condition, null = checks.arrays("condition", condition), checks.arrays("null_condition", null_condition)
+    condition, null = (
+        checks.arrays("condition", condition),
+        checks.arrays("null_condition", null_condition),
+    )
     _check_alike(condition, null)
     drop = jax.random.bernoulli(key, probability)
-    return jax.tree.map(lambda c, n: jnp.where(drop, n.astype(c.dtype), c), condition, null)
+    return jax.tree.map(
+        lambda c, n: jnp.where(drop, n.astype(c.dtype), c), condition, null
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- arguments
@@ -379,7 +467,9 @@ def _denoiser(name, value, signature="denoiser(x, t)"):
 
 
 def _scale(value):
-    return as_pytree_callable(value) if callable(value) else checks.number("scale", value)
+    return (
+        as_pytree_callable(value) if callable(value) else checks.number("scale", value)
+    )
 
 
 def _fraction(value):
@@ -402,17 +492,26 @@ def _given(condition, bound):
     if condition:
         return condition[0]
     if bound is None:
-        raise ValueError("condition must be given: bound to the denoiser, or by sample_many(condition=…)")
+        raise ValueError(
+            "condition must be given: bound to the denoiser, or by sample_many(condition=…)"
+        )
     return bound
 
 
 def _check_alike(condition, null):
     """Refuse conditions of different structure or shapes, which cannot be stacked."""
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (condition, null)]
-    if jax.tree.structure(condition) != jax.tree.structure(null) or shapes[0] != shapes[1]:
+    if (
+        jax.tree.structure(condition) != jax.tree.structure(null)
+        or shapes[0] != shapes[1]
+    ):
         raise ValueError(
             f"condition and null_condition must agree in structure and shape, got {shapes[0]}, {shapes[1]}"
         )
-    for given, none in zip(jax.tree.leaves(condition), jax.tree.leaves(null), strict=True):
+    for given, none in zip(
+        jax.tree.leaves(condition), jax.tree.leaves(null), strict=True
+    ):
         if jnp.result_type(given, none) != given.dtype:
-            raise TypeError(f"null_condition must fit the condition's dtype {given.dtype}, got {none.dtype}")
+            raise TypeError(
+                f"null_condition must fit the condition's dtype {given.dtype}, got {none.dtype}"
+            )

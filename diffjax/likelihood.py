@@ -105,9 +105,13 @@ def log_prob(
         raise TypeError(f"base must have log_prob(x), got {base!r}")
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     x = driver.check_example("x", x)
-    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), base))
+    arrays, static = partition(
+        (as_pytree_callable(denoiser), as_pytree(schedule), base)
+    )
     probes = probes if divergence == "hutchinson" else 0
-    result, report = _log_prob((solver, static, probes, chunk), arrays, key, x, reverse(grid))
+    result, report = _log_prob(
+        (solver, static, probes, chunk), arrays, key, x, reverse(grid)
+    )
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
 
@@ -166,8 +170,16 @@ def lattice_log_prob(
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))
     x_t, key_probes, offset = _noised(static, arrays, key, x, levels, index, grid)
-    settings = {"probes": probes, "solver": solver, "grid": grid, "base": base, "chunk": chunk}
-    lp, details = log_prob(denoiser, schedule, x_t, key_probes, divergence, info=True, **settings)
+    settings = {
+        "probes": probes,
+        "solver": solver,
+        "grid": grid,
+        "base": base,
+        "chunk": chunk,
+    }
+    lp, details = log_prob(
+        denoiser, schedule, x_t, key_probes, divergence, info=True, **settings
+    )
     return (lp + offset, details) if info else lp + offset
 
 
@@ -204,7 +216,7 @@ class _Augmented:
 
     def __call__(self, state, t):
         x, _ = state
-        field: Callable[[Array], Array] = lambda y: self.velocity(y, t)  # noqa: E731
+        field: Callable[[Array], Array] = lambda y: self.velocity(y, t)
         if self.probes is None:
             value, trace = exact_divergence(field, x, self.chunk)
             return value, trace[None]
@@ -215,11 +227,22 @@ class _Augmented:
 def _log_prob(settings, arrays, key, x, ts):
     solver, static, probes, chunk = settings
     denoiser, schedule, base = combine(arrays, static)
-    directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x)) if probes else None
-    field = _Augmented(sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk)
+    directions = (
+        jax.random.rademacher(key, (probes, *x.shape), float_dtype(x))
+        if probes
+        else None
+    )
+    field = _Augmented(
+        sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk
+    )
     start = (x, jnp.zeros((max(probes, 1),), x.dtype))
     (latent, log_dets), run = driver.run(
-        driver.noise_of(None, x, ts), solver, driver.Problem(velocity=field), start, ts, path=False
+        driver.noise_of(None, x, ts),
+        solver,
+        driver.Problem(velocity=field),
+        start,
+        ts,
+        path=False,
     )
     log_det = jnp.mean(log_dets)
     if base is None:

@@ -15,7 +15,16 @@ from .numerics import float_dtype
 from .predictions import NetworkDenoiser
 from .schedules import Schedule
 from .schedules.derived import as_time, call_compiled
-from .types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, partition
+from .types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    partition,
+)
 
 MIN_SNR_CLIP = 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
@@ -29,7 +38,11 @@ def _snr(schedule, t, sigma_data):
 def _likelihood(schedule, t, sigma_data):
     """−½ dSNR/dt = (α/σ) (ασ′ − α′σ)/σ², finite where λ = −∞. Both terms are positive: σ grows and α falls."""
     r = schedules.rates(schedule, t)
-    return (r.alpha / r.sigma) * ((r.alpha * r.sigma_rate - r.alpha_rate * r.sigma) / r.sigma) / r.sigma
+    return (
+        (r.alpha / r.sigma)
+        * ((r.alpha * r.sigma_rate - r.alpha_rate * r.sigma) / r.sigma)
+        / r.sigma
+    )
 
 
 def _edm(schedule, t, sigma_data):
@@ -78,10 +91,16 @@ def denoising_loss(
     """
     _check_prediction(prediction)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
-    x0, noise, t = checks.real_array("x0", x0), checks.real_array("noise", noise), checks.number("t", t)
+    x0, noise, t = (
+        checks.real_array("x0", x0),
+        checks.real_array("noise", noise),
+        checks.number("t", t),
+    )
     if not callable(weighting):
         checks.choice("weighting", weighting, WEIGHTINGS)
-    return _denoising_loss(prediction, x0, noise, t, condition, weighting, density, net_kwargs)
+    return _denoising_loss(
+        prediction, x0, noise, t, condition, weighting, density, net_kwargs
+    )
 
 
 def _check_prediction(prediction):
@@ -92,9 +111,13 @@ def _check_prediction(prediction):
 
 
 @types.at_once
-def _denoising_loss(prediction, x0, noise, t, condition, weighting, density, net_kwargs):
+def _denoising_loss(
+    prediction, x0, noise, t, condition, weighting, density, net_kwargs
+):
     x_t = schedules.perturb(prediction.schedule, x0, t, noise)
-    error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(x0, noise, t)
+    error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(
+        x0, noise, t
+    )
     return _own_weight(prediction, t, weighting, density) * jnp.mean(error**2)
 
 
@@ -117,16 +140,22 @@ def batch_loss(
     _check_prediction(prediction)
     x0 = checks.real_array("x0", x0)
     if x0.ndim == 0 or x0.shape[0] == 0:
-        raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
+        raise ValueError(
+            f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}"
+        )
     count = x0.shape[0]
     checks.leading_axis("condition", condition, "x0", count)
     checks.choice("times", times, TIME_LAWS)
     if times != "uniform" and not checks.is_traced(prediction.schedule):
-        schedules.log_snr_range(prediction.schedule)  # a schedule without signal at its end is named before tracing
+        schedules.log_snr_range(
+            prediction.schedule
+        )  # a schedule without signal at its end is named before tracing
     named = not callable(weighting)
     if named:
         checks.choice("weighting", weighting, WEIGHTINGS)
-    arrays, static = partition((prediction, None if named else as_pytree_callable(weighting)))
+    arrays, static = partition(
+        (prediction, None if named else as_pytree_callable(weighting))
+    )
     settings = (static, weighting if named else None, times, bool(dropout))
     return _batch_loss(settings, arrays, key, x0, condition)
 
@@ -145,7 +174,16 @@ def _batch_loss(settings, arrays, key, x0, condition):
     extra = {"key": jax.random.split(key_net, count)} if dropout else {}
 
     def one(x0, noise, t, density, conditions, extra):
-        return denoising_loss(prediction, x0, noise, t, *conditions, weighting=weighting, density=density, **extra)
+        return denoising_loss(
+            prediction,
+            x0,
+            noise,
+            t,
+            *conditions,
+            weighting=weighting,
+            density=density,
+            **extra,
+        )
 
     losses = jax.vmap(one)(x0, noise, t, density, conditions, extra)
     return jnp.mean(losses), losses
@@ -154,13 +192,20 @@ def _batch_loss(settings, arrays, key, x0, condition):
 # With ε̂ − ε = −(α/σ)(D − x_0), w(t) (σ/α)² weighs the noise's error: no α² that underflows, no σ⁻² that overflows.
 _OF_NOISE_ERROR: dict[str, Callable] = {
     "simple": lambda schedule, t, sigma_data: 1.0,
-    "likelihood": lambda schedule, t, sigma_data: -0.5 * schedules.log_snr_rate(schedule, t),
-    "edm": lambda schedule, t, sigma_data: 1 + jnp.exp(-schedules.log_snr(schedule, t)) / sigma_data**2,
+    "likelihood": lambda schedule, t, sigma_data: (
+        -0.5 * schedules.log_snr_rate(schedule, t)
+    ),
+    "edm": lambda schedule, t, sigma_data: (
+        1 + jnp.exp(-schedules.log_snr(schedule, t)) / sigma_data**2
+    ),
     "min_snr": lambda schedule, t, sigma_data: jnp.minimum(
         1.0, MIN_SNR_CLIP * jnp.exp(-schedules.log_snr(schedule, t))
     ),
 }
-_NOISE_SCALES: dict[str, Callable] = {"noise": lambda schedule, t: 1.0, "score": lambda schedule, t: schedule.sigma(t)}
+_NOISE_SCALES: dict[str, Callable] = {
+    "noise": lambda schedule, t: 1.0,
+    "score": lambda schedule, t: schedule.sigma(t),
+}
 """The noise's error per unit of error of the network, for kinds that predict noise alone."""
 
 
@@ -169,10 +214,15 @@ def _own_weight(prediction, t, weighting, density):
     if weight is None:
         return 1.0
     if isinstance(weighting, str) and prediction.kind in _NOISE_SCALES:
-        scale = _OF_NOISE_ERROR[weighting](prediction.schedule, t, prediction.sigma_data)
+        scale = _OF_NOISE_ERROR[weighting](
+            prediction.schedule, t, prediction.sigma_data
+        )
         scale = scale * _NOISE_SCALES[prediction.kind](prediction.schedule, t) ** 2
     else:
-        scale = weight(prediction.schedule, t, prediction.sigma_data) * prediction.output_scale(t) ** 2
+        scale = (
+            weight(prediction.schedule, t, prediction.sigma_data)
+            * prediction.output_scale(t) ** 2
+        )
     return scale / density if weighting == "likelihood" else scale
 
 
@@ -182,7 +232,9 @@ TIME_LAWS = ("uniform", "log_snr", "log_normal")
 """uniform in t · uniform in log-SNR · log σ/α ~ N(−1.2, 1.2²) truncated (Karras et al. 2022, Table 1)."""
 
 
-def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform") -> Array:
+def sample_times(
+    key: Key, count: int, schedule: Schedule, law: str = "uniform"
+) -> Array:
     """Stratified random times: quantiles of a distribution at (i/count + u) mod 1, with one u ~ U(0, 1) per call.
 
     Each of the `count` strata holds one time. The rotation by u gives every single position the distribution of its
@@ -210,14 +262,20 @@ def sample_times(key: Key, count: int, schedule: Schedule, law: str = "uniform")
     count = checks.integer("count", count, minimum=1)
     schedules.check(schedule)
     if law != "uniform" and not checks.is_traced(schedule):
-        schedules.log_snr_range(schedule)  # a schedule without signal at its end is named before tracing
-    return call_compiled(_SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype()))
+        schedules.log_snr_range(
+            schedule
+        )  # a schedule without signal at its end is named before tracing
+    return call_compiled(
+        _SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype())
+    )
 
 
 def _sample_times(schedule, key, shares, law):
     dtype = float_dtype()
     # (x mod 1) rounds up to 1 for no x ≥ 0, so that no time lies above t_max
-    quantiles = jnp.mod(jnp.asarray(shares, dtype) + jax.random.uniform(key, (), dtype), 1)
+    quantiles = jnp.mod(
+        jnp.asarray(shares, dtype) + jax.random.uniform(key, (), dtype), 1
+    )
     if law == "uniform":
         return schedule.t_min + quantiles * (schedule.t_max - schedule.t_min)
     low, high = schedules.log_snr_range(schedule)
@@ -225,7 +283,9 @@ def _sample_times(schedule, key, shares, law):
         return schedules.time_of_log_snr(schedule, high + quantiles * (low - high))
     start, end = ndtr(_standard(high)), ndtr(_standard(low))
     z = ndtri(start + quantiles * (end - start))
-    return schedules.time_of_log_snr(schedule, -2 * (LOG_SIGMA_MEAN + LOG_SIGMA_STD * z))
+    return schedules.time_of_log_snr(
+        schedule, -2 * (LOG_SIGMA_MEAN + LOG_SIGMA_STD * z)
+    )
 
 
 _SAMPLERS = {law: functools.partial(_sample_times, law=law) for law in TIME_LAWS}

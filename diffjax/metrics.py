@@ -19,7 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks, spectral
-from .types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree, static_field
+from .types import (
+    Array,
+    ArrayLike,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 
 Kernel = Callable[[Array, Array], Array]
 """(a, b) -> k(a, b) of shape (), for two flattened examples of shape (D,); positive definite."""
@@ -50,7 +58,9 @@ def _frechet(x: Array, y: Array) -> Array:
     a, b = (jnp.pad(factor, ((0, rows - len(factor)), (0, 0))) for factor in (a, b))
     rotation = spectral.polar(jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST))
     difference = a - jnp.matmul(rotation, b, precision=jax.lax.Precision.HIGHEST)
-    return unit * (jnp.sum((x.mean(0) - y.mean(0)) ** 2) + jnp.sum(difference**2)) * unit
+    return (
+        unit * (jnp.sum((x.mean(0) - y.mean(0)) ** 2) + jnp.sum(difference**2)) * unit
+    )
 
 
 def _in_common_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
@@ -87,12 +97,16 @@ class PolynomialKernel:
         """k(a, b) − offset^degree, which keeps its digits where a·b / D is far below the offset."""
         product = jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST) / a.size
         total = jnp.zeros_like(product)
-        for power in range(self.degree):  # Horner's rule for Σ_{j≥1} (degree choose j) offset^{degree − j} (a·b/D)^j
+        for power in range(
+            self.degree
+        ):  # Horner's rule for Σ_{j≥1} (degree choose j) offset^{degree − j} (a·b/D)^j
             total = math.comb(self.degree, power) * self.offset**power + total * product
         return total * product
 
     def __call__(self, a: Array, b: Array) -> Array:
-        return (jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST) / a.size + self.offset) ** self.degree
+        return (
+            jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST) / a.size + self.offset
+        ) ** self.degree
 
 
 @pytree
@@ -111,7 +125,9 @@ class GaussianKernel:
 
 def polynomial_kernel(degree: int = 3, offset: Scalar = 1.0) -> PolynomialKernel:
     """The kernel (a·b / D + offset)^degree; ValueError unless degree ≥ 1 and offset ≥ 0. It sees `degree` moments."""
-    return PolynomialKernel(checks.non_negative("offset", offset), checks.integer("degree", degree, 1))
+    return PolynomialKernel(
+        checks.non_negative("offset", offset), checks.integer("degree", degree, 1)
+    )
 
 
 def gaussian_kernel(bandwidth: Scalar) -> GaussianKernel:
@@ -133,7 +149,9 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
     Gretton et al. 2012, eq. 3; Bińkowski et al. 2018 (who average over subsets of 1000; here all pairs enter).
     """
     x, y = _two_sets(x, y, centred=False)
-    kernel = checks.callable_("kernel", polynomial_kernel() if kernel is None else kernel, "kernel(a, b)")
+    kernel = checks.callable_(
+        "kernel", polynomial_kernel() if kernel is None else kernel, "kernel(a, b)"
+    )
     result = _kernel_distance(as_pytree_callable(kernel), x, y)
     if not checks.is_traced(result) and not np.isfinite(result):
         raise ValueError(
@@ -147,7 +165,11 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
 def _kernel_distance(kernel: Kernel, x: Array, y: Array) -> Array:
     if isinstance(kernel, PolynomialKernel | GaussianKernel):
         kernel = kernel.varying  # a constant drops out, and with it the cancellation
-    return _mean_of_distinct(kernel, x) + _mean_of_distinct(kernel, y) - 2 * _mean_of_pairs(kernel, x, y)
+    return (
+        _mean_of_distinct(kernel, x)
+        + _mean_of_distinct(kernel, y)
+        - 2 * _mean_of_pairs(kernel, x, y)
+    )
 
 
 def energy_distance(x: ArrayLike, y: ArrayLike) -> Array:
@@ -169,7 +191,9 @@ def _energy_distance(x: Array, y: Array) -> Array:
     return (2 * _mean_of_pairs(_distance, x, y) - within) * unit
 
 
-def sliced_wasserstein(key: Key, x: ArrayLike, y: ArrayLike, projections: int = 128) -> Array:
+def sliced_wasserstein(
+    key: Key, x: ArrayLike, y: ArrayLike, projections: int = 128
+) -> Array:
     """Squared sliced 2-Wasserstein distance of x and y, in squared data units.
 
     SW₂² = E_θ ∫₀¹ (F⁻¹(u) − G⁻¹(u))² du, with F, G the empirical laws of θ·x and θ·y and θ uniform on the unit sphere,
@@ -183,26 +207,39 @@ def sliced_wasserstein(key: Key, x: ArrayLike, y: ArrayLike, projections: int = 
     projections = checks.integer("projections", projections, 1)
     x, y = _two_sets(x, y)
     n, m = len(x), len(y)
-    steps = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)  # of both quantile functions, in units of 1 / nm
+    steps = np.union1d(
+        np.arange(n + 1) * m, np.arange(m + 1) * n
+    )  # of both quantile functions, in units of 1 / nm
     quantiles = steps[:-1] // m, steps[:-1] // n, np.diff(steps) / (n * m)
     return _sliced_wasserstein(projections, key, x, y, quantiles)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sliced_wasserstein(projections: int, key: Key, x: Array, y: Array, quantiles: tuple) -> Array:
+def _sliced_wasserstein(
+    projections: int, key: Key, x: Array, y: Array, quantiles: tuple
+) -> Array:
     x_rank, y_rank, weights = quantiles
     x, y, unit = _in_common_unit(x, y)
     directions = jax.random.normal(key, (projections, x.shape[1]), x.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
     def along(direction):
-        u, v = (jnp.sort(jnp.dot(values, direction, precision=jax.lax.Precision.HIGHEST)) for values in (x, y))
-        return jnp.dot(weights.astype(u.dtype), (u[x_rank] - v[y_rank]) ** 2, precision=jax.lax.Precision.HIGHEST)
+        u, v = (
+            jnp.sort(jnp.dot(values, direction, precision=jax.lax.Precision.HIGHEST))
+            for values in (x, y)
+        )
+        return jnp.dot(
+            weights.astype(u.dtype),
+            (u[x_rank] - v[y_rank]) ** 2,
+            precision=jax.lax.Precision.HIGHEST,
+        )
 
     return unit * _for_each(along, directions, len(x) + len(y)).mean() * unit
 
 
-def nearest_neighbours(x: ArrayLike, reference: ArrayLike, k: int = 1) -> tuple[Array, Array]:
+def nearest_neighbours(
+    x: ArrayLike, reference: ArrayLike, k: int = 1
+) -> tuple[Array, Array]:
     """For each example of x the k nearest of `reference`: (indices, distances), both (n, k), the nearest first.
 
     Distances are Euclidean, in data units, from the differences themselves: 0 exactly for a copy. The lower index
@@ -219,7 +256,9 @@ def _nearest_neighbours(x: Array, reference: Array, k: int) -> tuple[Array, Arra
     x, reference, unit = _in_common_unit(x, reference)
 
     def of_one(example):
-        closeness, indices = jax.lax.top_k(-jnp.sum((example - reference) ** 2, axis=1), k)
+        closeness, indices = jax.lax.top_k(
+            -jnp.sum((example - reference) ** 2, axis=1), k
+        )
         return indices, unit * jnp.sqrt(-closeness)
 
     return _for_each(of_one, x, reference.size)
@@ -234,7 +273,9 @@ def _distance(a: Array, b: Array) -> Array:
 
 def _mean_of_pairs(function: Kernel, x: Array, y: Array) -> Array:
     """Mean of function(xᵢ, yⱼ) over all i, j."""
-    return _for_each(lambda a: jax.vmap(lambda b: function(a, b))(y).mean(), x, y.size).mean()
+    return _for_each(
+        lambda a: jax.vmap(lambda b: function(a, b))(y).mean(), x, y.size
+    ).mean()
 
 
 def _mean_of_distinct(function: Kernel, x: Array) -> Array:
@@ -258,7 +299,12 @@ def _for_each(function: Callable, xs, width: int):
 
 
 def _two_sets(
-    x: ArrayLike, y: ArrayLike, y_name: str = "y", minimum: int = 2, *, centred: bool = True
+    x: ArrayLike,
+    y: ArrayLike,
+    y_name: str = "y",
+    minimum: int = 2,
+    *,
+    centred: bool = True,
 ) -> tuple[Array, Array]:
     """Both as (n, D) and (m, D) of one dtype, or the argument's error.
 
@@ -267,7 +313,9 @@ def _two_sets(
     exact = x, y
     x, y = _examples("x", x, minimum), _examples(y_name, y, minimum)
     if x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}")
+        raise ValueError(
+            f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}"
+        )
     dtype = checks.promoted(x.dtype, y.dtype)
     if checks.is_traced(x, y):
         return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)

@@ -21,7 +21,15 @@ from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order
 from .solvers.driver import Checked, check_example
-from .types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, partition
+from .types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    as_pytree_callable,
+    combine,
+    partition,
+)
 
 
 def geometric_sigmas(levels: int, sigma_min: float, sigma_max: float) -> np.ndarray:
@@ -34,7 +42,9 @@ def geometric_sigmas(levels: int, sigma_min: float, sigma_max: float) -> np.ndar
     return np.geomspace(*sigmas_in_order(sigma_min, sigma_max), levels)
 
 
-def overlapping_sigmas(dimension: int, sigma_min: float, sigma_max: float, overlap: float = 0.5) -> np.ndarray:
+def overlapping_sigmas(
+    dimension: int, sigma_min: float, sigma_max: float, overlap: float = 0.5
+) -> np.ndarray:
     """The shortest geometric ladder whose neighbouring shells of noise overlap by at least `overlap`; (L,) in float64.
 
     ‖σ ε‖ is nearly N(√D σ, σ²/2) in D = dimension entries. Of the lesser of two levels at ratio γ, the mass within
@@ -48,14 +58,19 @@ def overlapping_sigmas(dimension: int, sigma_min: float, sigma_max: float, overl
 
     def shared(ratio):
         middle = width * (ratio - 1)
-        return 0.5 * (math.erf((middle + 3 * ratio) / math.sqrt(2)) - math.erf((middle - 3 * ratio) / math.sqrt(2)))
+        return 0.5 * (
+            math.erf((middle + 3 * ratio) / math.sqrt(2))
+            - math.erf((middle - 3 * ratio) / math.sqrt(2))
+        )
 
     low, high = 1.0, (width + 10) / (width - 3)  # at `high` the second argument is 10
     for _ in range(64):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if shared(middle) > overlap else (low, middle)
     return geometric_sigmas(
-        max(2, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(low))), sigma_min, sigma_max
+        max(2, 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(low))),
+        sigma_min,
+        sigma_max,
     )
 
 
@@ -66,7 +81,9 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
     """
     xp = jnp if checks.is_traced(check_chain(chain)) else np
     if chain.zero_terminal:
-        raise ValueError("chain must hold signal at its last index to be seen in x/α, but β_T = 1")
+        raise ValueError(
+            "chain must hold signal at its last index to be seen in x/α, but β_T = 1"
+        )
     return schedules.from_sigmas(xp.exp(-0.5 * xp.asarray(chain.log_snrs)))
 
 
@@ -77,7 +94,10 @@ def forward_step(ladder: NoiseLadder, x: ArrayLike, index: Any) -> Gaussian:
     """
     if not isinstance(ladder, NoiseLadder):
         raise TypeError(f"ladder must be made by schedules.from_sigmas, got {ladder!r}")
-    return Gaussian(checks.real_array("x", x), jnp.asarray(ladder.increments)[check_index(index, ladder) - 1])
+    return Gaussian(
+        checks.real_array("x", x),
+        jnp.asarray(ladder.increments)[check_index(index, ladder) - 1],
+    )
 
 
 def score_loss(
@@ -99,10 +119,15 @@ def score_loss(
     checks.key("key", key)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     if not isinstance(ladder, Indexed):
-        raise TypeError(f"ladder must be made by schedules.from_sigmas or from_betas, got {ladder!r}")
+        raise TypeError(
+            f"ladder must be made by schedules.from_sigmas or from_betas, got {ladder!r}"
+        )
     if weight is not None:
         checks.callable_("weight", weight, "weight(sigma)")
-    x, index = check_example("x", x), None if index is None else check_index(index, ladder)
+    x, index = (
+        check_example("x", x),
+        None if index is None else check_index(index, ladder),
+    )
     weight = None if weight is None else as_pytree_callable(weight)
     arrays, static = partition((Checked(as_pytree_callable(denoiser)), ladder, weight))
     return _score_loss(static, arrays, key, x, index)
@@ -132,4 +157,6 @@ def bound_weights(chain: DiscreteChain) -> Array:
     first = np.arange(betas.shape[0]) == 0
     with np.errstate(divide="ignore"):
         weights = betas**2 / (2 * xp.where(first, 1, variance) * (1 - betas))
-    return jnp.asarray(xp.where(first, xp.inf, weights), None if xp is jnp else float_dtype())
+    return jnp.asarray(
+        xp.where(first, xp.inf, weights), None if xp is jnp else float_dtype()
+    )

@@ -39,7 +39,11 @@ def _counter(counter):
     """`counter` checked: a NumPy uint32, or an array of integers as given."""
     if isinstance(counter, int | np.integer):
         return np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
-    if not hasattr(counter, "dtype") or counter.shape != () or not jnp.issubdtype(counter.dtype, jnp.integer):
+    if (
+        not hasattr(counter, "dtype")
+        or counter.shape != ()
+        or not jnp.issubdtype(counter.dtype, jnp.integer)
+    ):
         raise TypeError(f"counter must be an integer of shape (), got {counter!r}")
     return counter
 
@@ -47,7 +51,10 @@ def _counter(counter):
 def _shape(shape):
     """`shape` checked. An axis may be empty."""
     if isinstance(shape, tuple | list):
-        checks.shape("shape", [1 if type(length) is int and length == 0 else length for length in shape])
+        checks.shape(
+            "shape",
+            [1 if type(length) is int and length == 0 else length for length in shape],
+        )
         return tuple(shape)
     return checks.shape("shape", shape)
 
@@ -64,18 +71,26 @@ def _normal(key, counter, shape, dtype):
     counters = jnp.concatenate([jnp.full((pairs,), counter, jnp.uint32), index])
     words = threefry_2x32(jax.random.key_data(key), counters)  # (2 pairs,)
     if wide:
-        bits = (words[:pairs].astype(jnp.uint64) << 32 | words[pairs:].astype(jnp.uint64)) >> 12
+        bits = (
+            words[:pairs].astype(jnp.uint64) << 32 | words[pairs:].astype(jnp.uint64)
+        ) >> 12
         centred = (bits.astype(dtype) + 0.5) * 2.0**-51 - 1
     else:
         bits = words[:size] >> 9
         centred = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-22) - 1
-    return (jnp.sqrt(2.0).astype(centred.dtype) * jax.lax.erf_inv(centred)).astype(dtype).reshape(shape)
+    return (
+        (jnp.sqrt(2.0).astype(centred.dtype) * jax.lax.erf_inv(centred))
+        .astype(dtype)
+        .reshape(shape)
+    )
 
 
 _compiled_normal = jax.jit(_normal, static_argnums=(2, 3))
 
 
-def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+def part(
+    key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: Any
+) -> Array:
     """√2^level times the increment of a standard Brownian motion over the index-th of 2^level equal parts of [0, 1].
 
     Standard normal, and the halves of a part add up to it: z ← (z ± ξ)/√2 down the tree of halvings, ξ hashed from the
@@ -95,7 +110,9 @@ def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: An
 
     def halve(depth, z):
         depth = jnp.asarray(depth, jnp.uint32)
-        below = jnp.asarray(level, jnp.uint32) - depth  # halvings from this node to the part
+        below = (
+            jnp.asarray(level, jnp.uint32) - depth
+        )  # halvings from this node to the part
         xi = normal(key, jnp.uint32(1) << depth | index >> below, shape, dtype)
         second = index >> (below - 1) & 1
         return (z + jnp.where(second == 1, -xi, xi)) * math.sqrt(0.5)
@@ -106,7 +123,9 @@ def part(key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: An
 # ------------------------------------------------------------------------------------------------------ Brownian path
 
 
-def brownian(key: Key, start: Scalar, end: Scalar, shape: tuple[int, ...] = (), levels: int = 16) -> "BrownianPath":
+def brownian(
+    key: Key, start: Scalar, end: Scalar, shape: tuple[int, ...] = (), levels: int = 16
+) -> "BrownianPath":
     """One standard Brownian motion W on the interval between start and end, a function of its key alone.
 
     Its clock runs from start, where W = 0, towards end, which may lie on either side. shape: of W. levels: 1 … 24
@@ -121,8 +140,13 @@ def brownian(key: Key, start: Scalar, end: Scalar, shape: tuple[int, ...] = (), 
         raise ValueError(f"end must differ from start={start}, got {end}")
     if not isinstance(shape, tuple):
         raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
-    shape = tuple(checks.integer(f"shape[{i}]", length, minimum=0) for i, length in enumerate(shape))
-    return BrownianPath(_path_key(key), start, end, shape, checks.integer("levels", levels, 1, 24))
+    shape = tuple(
+        checks.integer(f"shape[{i}]", length, minimum=0)
+        for i, length in enumerate(shape)
+    )
+    return BrownianPath(
+        _path_key(key), start, end, shape, checks.integer("levels", levels, 1, 24)
+    )
 
 
 @pytree
@@ -183,7 +207,9 @@ class _Piece(NamedTuple):
 
 def _piece(h, z):
     """The piece of length h with w = √h z_0, area = h^{3/2} (z_0/2 + z_1/(2√3))."""
-    return _Piece(h, jnp.sqrt(h) * z[0], h * jnp.sqrt(h) * (z[0] / 2 + z[1] / (2 * math.sqrt(3))))
+    return _Piece(
+        h, jnp.sqrt(h) * z[0], h * jnp.sqrt(h) * (z[0] / 2 + z[1] / (2 * math.sqrt(3)))
+    )
 
 
 def _join(first, second):
@@ -242,9 +268,13 @@ def _descend(path, leaf, fraction, top):
     root = draw(jnp.uint32(0))
     length, zero = jnp.ones_like(fraction), jnp.zeros_like(root[0])
     nothing = _Piece(jnp.zeros_like(fraction), zero, zero)
-    z, h, before, after = jax.lax.fori_loop(0, path.levels, halve, ((root[0], root[1]), length, nothing, nothing))
+    z, h, before, after = jax.lax.fori_loop(
+        0, path.levels, halve, ((root[0], root[1]), length, nothing, nothing)
+    )
     first, second = _split(z, draw(jnp.uint32(1 << path.levels) | leaf), fraction)
-    return _join(before, _piece(h * fraction, first)), _join(_piece(h * (1 - fraction), second), after)
+    return _join(before, _piece(h * fraction, first)), _join(
+        _piece(h * (1 - fraction), second), after
+    )
 
 
 def _locate(path, t):
@@ -252,12 +282,17 @@ def _locate(path, t):
 
     A time on the border of two leaves is the second one's start.
     """
-    elapsed, remaining = (t - path.start) / (path.end - path.start), (path.end - t) / (path.end - path.start)
+    elapsed, remaining = (
+        (t - path.start) / (path.end - path.start),
+        (path.end - t) / (path.end - path.start),
+    )
     leaves = 1 << path.levels
     place = jnp.maximum(jnp.minimum(elapsed, remaining), 0) * leaves
     whole = jnp.floor(place)
     part = place - whole
-    borders = (whole > 0) & (1 - part == 1)  # seen from the end, a leaf's place 1 is the next one's 0
+    borders = (whole > 0) & (
+        1 - part == 1
+    )  # seen from the end, a leaf's place 1 is the next one's 0
     from_end = (leaves - 1 - whole + borders, jnp.where(borders, 0, 1 - part))
     leaf, fraction = _where(elapsed <= remaining, (whole, part), from_end)
     low, high = jnp.minimum(path.start, path.end), jnp.maximum(path.start, path.end)
@@ -277,7 +312,9 @@ def _value(path, t):
 def _increment(path, t, s):
     path, t, s = _without_gradient(path, t, s)
     first, second = _locate(path, t), _locate(path, s)
-    backwards = (first[0] > second[0]) | ((first[0] == second[0]) & (first[1] > second[1]))
+    backwards = (first[0] > second[0]) | (
+        (first[0] == second[0]) & (first[1] > second[1])
+    )
     first, second = _where(backwards, (second, first), (first, second))
     # Where the two times part, at depth `common`, one lies in each child: between them is what the one child has after
     # its time and the other before. Times in one leaf never part, and are both measured from its start.
@@ -286,7 +323,11 @@ def _increment(path, t, s):
     top = jnp.minimum(common + 1, path.levels)
     before_first, after_first = _descend(path, *first, top)
     before_second, _ = _descend(path, *second, top)
-    between = _where(in_one_leaf, _rest(before_second, before_first), _join(after_first, before_second))
+    between = _where(
+        in_one_leaf,
+        _rest(before_second, before_first),
+        _join(after_first, before_second),
+    )
     h = jnp.abs(s - t) / jnp.abs(path.end - path.start)
     h = jnp.where(h > 0, h, 1)
     z0 = between.w / jnp.sqrt(h)
@@ -299,7 +340,9 @@ def _where(condition, a, b):
 
 
 def _without_gradient(path, *times):
-    start, end, *times = (jax.lax.stop_gradient(t) for t in (path.start, path.end, *times))
+    start, end, *times = (
+        jax.lax.stop_gradient(t) for t in (path.start, path.end, *times)
+    )
     return BrownianPath(path.key, start, end, path.shape, path.levels), *times
 
 

@@ -15,7 +15,9 @@ from .types import Array, ArrayLike, Key
 
 def float_dtype(*values: ArrayLike) -> jnp.dtype:
     """The dtype in which states and updates are computed: float32 at least, float64 where x64 is enabled."""
-    return checks.promoted(checks.promoted(*values, jnp.float32), jnp.result_type(float))
+    return checks.promoted(
+        checks.promoted(*values, jnp.float32), jnp.result_type(float)
+    )
 
 
 def phi(order: int, z: ArrayLike) -> Array:
@@ -64,14 +66,18 @@ def log_normal_interval(lower: ArrayLike, upper: ArrayLike) -> Array:
     term cancels. Elsewhere, with Φ(z) = q(z) e^{−z²/2} and upper = b ≤ 0, it is −½b² + log q(b) + log(1 − q(a)/q(b)
     e^{(b² − a²)/2}), and an interval around 0 is a difference of two error functions.
     """
-    return _log_normal_interval(checks.real_array("lower", lower), checks.real_array("upper", upper))
+    return _log_normal_interval(
+        checks.real_array("lower", lower), checks.real_array("upper", upper)
+    )
 
 
 @jax.jit
 def _log_normal_interval(lower, upper):
     width, middle = upper - lower, 0.5 * (lower + upper)
     narrow = width * (1 + jnp.abs(middle)) <= 1
-    inside = _log_narrow_interval(jnp.where(narrow, middle, 0), jnp.where(narrow, width, 1))
+    inside = _log_narrow_interval(
+        jnp.where(narrow, middle, 0), jnp.where(narrow, width, 1)
+    )
     wide = _log_wide_interval(jnp.where(narrow, -1, lower), jnp.where(narrow, 1, upper))
     return jnp.where(narrow, inside, wide)
 
@@ -82,7 +88,12 @@ def _log_narrow_interval(middle, width):
     for node, weight in zip(nodes, weights, strict=True):
         s = (0.5 * node) * width
         shares = shares + (0.5 * weight) * jnp.expm1(-s * (middle + 0.5 * s))
-    return -0.5 * middle**2 - 0.5 * math.log(2 * math.pi) + jnp.log(width) + jnp.log1p(shares)
+    return (
+        -0.5 * middle**2
+        - 0.5 * math.log(2 * math.pi)
+        + jnp.log(width)
+        + jnp.log1p(shares)
+    )
 
 
 def _log_wide_interval(lower, upper):
@@ -93,7 +104,11 @@ def _log_wide_interval(lower, upper):
     centre = jnp.log(0.5 * (erf(b_in * math.sqrt(0.5)) - erf(a_in * math.sqrt(0.5))))
     a, b = jnp.where(around, -1, a), jnp.where(around, 0, b)
     log_q = _log_scaled_tail(b)
-    tail = -0.5 * b**2 + log_q + jnp.log(-jnp.expm1(_log_scaled_tail(a) - log_q + 0.5 * (b - a) * (b + a)))
+    tail = (
+        -0.5 * b**2
+        + log_q
+        + jnp.log(-jnp.expm1(_log_scaled_tail(a) - log_q + 0.5 * (b - a) * (b + a)))
+    )
     return jnp.where(around, centre, tail)
 
 
@@ -104,15 +119,23 @@ def _log_scaled_tail(z):
     series = jnp.zeros_like(z)
     for n in reversed(range(1, 14)):
         series = -(2 * n - 1) / z**2 * (1 + series)
-    return jnp.where(far, jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi), log_ndtr(near) + 0.5 * near**2)
+    return jnp.where(
+        far,
+        jnp.log1p(series) - jnp.log(-z) - 0.5 * math.log(2 * math.pi),
+        log_ndtr(near) + 0.5 * near**2,
+    )
 
 
 def normal_log_prob(x: Array, std: ArrayLike) -> Array:
     """log N(x; 0, std² I) in nats, shape (); x of any shape is one example, std is ()."""
-    return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
+    return -0.5 * jnp.sum((x / std) ** 2) - x.size * (
+        jnp.log(std) + 0.5 * math.log(2 * math.pi)
+    )
 
 
-def pullbacks(field: Callable[[Array], Array], x: Array, directions: Array) -> tuple[Array, Array]:
+def pullbacks(
+    field: Callable[[Array], Array], x: Array, directions: Array
+) -> tuple[Array, Array]:
     """(field(x), eᵀ ∂field/∂x for each direction e) from one vjp, the pullbacks run as one batch.
 
     directions: (P, *x.shape). Shapes of x and (P, *x.shape).
@@ -130,7 +153,9 @@ NUMBERS_AT_ONCE = 2**20
 """How many numbers the directions of one batch of pullbacks may hold together."""
 
 
-def divergence(field: Callable[[Array], Array], x: Array, chunk: int | None = None) -> tuple[Array, Array]:
+def divergence(
+    field: Callable[[Array], Array], x: Array, chunk: int | None = None
+) -> tuple[Array, Array]:
     """The value of a field and the exact trace of its Jacobian.
 
     The trace costs x.size pullbacks: use it for x.size up to a few thousand, `hutchinson` beyond.
@@ -157,14 +182,18 @@ def divergence(field: Callable[[Array], Array], x: Array, chunk: int | None = No
     value, pullback = jax.vjp(field, x)
 
     def diagonal_entry(i):
-        direction = (jnp.arange(size) == i).astype(value.dtype).reshape(x.shape)  # all 0 beyond the last entry
+        direction = (
+            (jnp.arange(size) == i).astype(value.dtype).reshape(x.shape)
+        )  # all 0 beyond the last entry
         return jnp.sum(jnp.where(direction != 0, pullback(direction)[0], 0))
 
     indices = jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
     return value, jnp.sum(jax.lax.map(jax.vmap(diagonal_entry), indices))
 
 
-def hutchinson(field: Callable[[Array], Array], x: Array, probes: Array) -> tuple[Array, Array]:
+def hutchinson(
+    field: Callable[[Array], Array], x: Array, probes: Array
+) -> tuple[Array, Array]:
     """(field(x), εᵀ(∂field/∂x)ε for each probe ε) from one vjp; shapes of x and (P,).
 
     probes: (P, *x.shape), with E[εεᵀ] = I; each estimate is then unbiased for the trace.
@@ -186,7 +215,9 @@ def dequantise(key: Key, x: ArrayLike, width: float) -> Array:
     return x + width * jax.random.uniform(key, x.shape, x.dtype, -0.5, 0.5)
 
 
-def bits_per_dim(log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width: float) -> Array:
+def bits_per_dim(
+    log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width: float
+) -> Array:
     """−(log p + D log width) / (D log 2): the code length of lattice data under a density, in bits per dimension.
 
     log_prob: any shape, nats, of the density at dequantised data of one example each; x_shape: the example's shape, of

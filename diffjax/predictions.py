@@ -16,7 +16,17 @@ from . import checks, schedules
 from .schedules import Rates, Schedule
 from .schedules.chain import Indexed
 from .schedules.derived import as_time
-from .types import Array, ArrayLike, Denoiser, Scalar, as_pytree, as_pytree_callable, at_once, pytree, static_field
+from .types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Scalar,
+    as_pytree,
+    as_pytree_callable,
+    at_once,
+    pytree,
+    static_field,
+)
 
 
 class Scalings(NamedTuple):
@@ -37,7 +47,10 @@ def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
     """
     sigma, variance = jnp.asarray(sigma), sigma**2 + sigma_data**2
     return Scalings(
-        sigma_data**2 / variance, sigma * sigma_data / jnp.sqrt(variance), 1 / jnp.sqrt(variance), jnp.log(sigma) / 4
+        sigma_data**2 / variance,
+        sigma * sigma_data / jnp.sqrt(variance),
+        1 / jnp.sqrt(variance),
+        jnp.log(sigma) / 4,
     )
 
 
@@ -50,7 +63,10 @@ def _edm(r: Rates, sigma_data):
 KINDS: dict[str, Callable[[Rates, Any], tuple[Any, Any]]] = {
     "noise": lambda r, _: (0.0, 1.0),
     "data": lambda r, _: (1.0, 0.0),
-    "v": lambda r, _: (-r.sigma / jnp.hypot(r.alpha, r.sigma), r.alpha / jnp.hypot(r.alpha, r.sigma)),
+    "v": lambda r, _: (
+        -r.sigma / jnp.hypot(r.alpha, r.sigma),
+        r.alpha / jnp.hypot(r.alpha, r.sigma),
+    ),
     "score": lambda r, _: (0.0, -1 / r.sigma),
     "velocity": lambda r, _: (r.alpha_rate, r.sigma_rate),
     "edm": _edm,
@@ -80,13 +96,17 @@ def noise_input(schedule: Schedule, t: Scalar) -> Array:
 
 
 @at_once
-def input_scalings(schedule: Schedule, t: Scalar, sigma_data: Scalar) -> tuple[Array, Array]:
+def input_scalings(
+    schedule: Schedule, t: Scalar, sigma_data: Scalar
+) -> tuple[Array, Array]:
     """c_in = 1/√(α² σ_data² + σ²), which gives a network inputs of unit variance, and `noise_input`; each ().
 
     sigma_data: (), the data's standard deviation. Karras et al. 2022, Table 1.
     """
     schedules.check(schedule)
-    return 1 / jnp.hypot(schedule.alpha(t) * sigma_data, schedule.sigma(t)), noise_input(schedule, t)
+    return 1 / jnp.hypot(
+        schedule.alpha(t) * sigma_data, schedule.sigma(t)
+    ), noise_input(schedule, t)
 
 
 @pytree
@@ -111,10 +131,16 @@ class NetworkDenoiser:
         """F: the network's own output at (x, t), its inputs as it wants them; shape of x."""
         checks.one_of_shapes("t", t, [()])
         raw = self.inputs == "raw"
-        inputs = (x, t) if raw else _network_inputs(self.schedule, self.inputs, self.sigma_data, x, t)
+        inputs = (
+            (x, t)
+            if raw
+            else _network_inputs(self.schedule, self.inputs, self.sigma_data, x, t)
+        )
         output = self.net(*inputs, *condition, **net_kwargs)
         if jnp.shape(output) != jnp.shape(x):
-            raise ValueError(f"net must return its example's shape {jnp.shape(x)}, got {jnp.shape(output)}")
+            raise ValueError(
+                f"net must return its example's shape {jnp.shape(x)}, got {jnp.shape(output)}"
+            )
         return output
 
     def target(self, x0: Array, noise: Array, t: Scalar) -> Array:
@@ -205,7 +231,9 @@ def denoiser(
     inputs = "scaled" if kind == "edm" else inputs
     if inputs.endswith("index") and not isinstance(schedule, Indexed):
         made = "schedules.from_betas or schedules.from_sigmas"
-        raise TypeError(f"schedule must be made by {made} for inputs={inputs!r}, got {type(schedule).__name__}")
+        raise TypeError(
+            f"schedule must be made by {made} for inputs={inputs!r}, got {type(schedule).__name__}"
+        )
     infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
     if infinite and (inputs == "scaled" or kind in ("noise", "score")):
         raise ValueError(
@@ -214,7 +242,12 @@ def denoiser(
         )
     coupled = checks.boolean("coupled", coupled)
     return NetworkDenoiser(
-        as_pytree(schedule), as_pytree_callable(net), sigma_data, kind=kind, inputs=inputs, coupled=coupled
+        as_pytree(schedule),
+        as_pytree_callable(net),
+        sigma_data,
+        kind=kind,
+        inputs=inputs,
+        coupled=coupled,
     )
 
 
@@ -229,7 +262,9 @@ def is_coupled(denoiser: Denoiser) -> bool:
 
     if not callable(denoiser):
         return marked(denoiser)
-    return marked(denoiser) or any(map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked)))
+    return marked(denoiser) or any(
+        map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked))
+    )
 
 
 def check_independent(purpose: str, denoiser: Denoiser) -> None:
@@ -254,12 +289,16 @@ class Categorical:
     net: Any
     levels: Any  # (K,)
 
-    def __call__(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
+    def __call__(
+        self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any
+    ) -> Array:
         """Σ_k c_k softmax_k(ℓ_k + net_k), shape of x."""
         evidence, logits = self._logits(x, t, *condition, **net_kwargs)
         return _level_moments(evidence, logits, self.levels)[0]
 
-    def probabilities(self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any) -> Array:
+    def probabilities(
+        self, x: Array, t: Scalar, *condition: Any, **net_kwargs: Any
+    ) -> Array:
         """softmax_k(ℓ_k + net_k), (*x.shape, K): the distribution of each entry of x_0 given x_t."""
         return _level_probabilities(*self._logits(x, t, *condition, **net_kwargs))
 
@@ -277,7 +316,9 @@ def _level_features(schedule, levels, x, t):
     """(what the network is given (*shape[:-1], C K), the evidence (*shape, K), c_noise)."""
     count = levels.shape[0]
     evidence = level_evidence(schedule, x, t, levels)
-    features = (count * jnp.exp(evidence) - 1) / math.sqrt(count - 1)  # unit variance where one level is certain
+    features = (count * jnp.exp(evidence) - 1) / math.sqrt(
+        count - 1
+    )  # unit variance where one level is certain
     merged = (*x.shape[:-1], -1) if x.ndim else (-1,)
     return features.reshape(merged), evidence, noise_input(schedule, t)
 
@@ -295,7 +336,9 @@ def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Ar
     return jax.nn.log_softmax(-0.5 * ((x[..., None] - alpha * levels) / sigma) ** 2)
 
 
-def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> NetworkDenoiser:
+def categorical(
+    schedule: Schedule, net: Callable, levels: ArrayLike
+) -> NetworkDenoiser:
     """The denoiser of data whose entries take K known levels c_k: D = Σ_k c_k softmax_k(ℓ_k + net_k).
 
     ℓ_k = −(x − α c_k)²/2σ² is the entry's own evidence, so that net adds only what the other entries tell: with logits
@@ -308,7 +351,11 @@ def categorical(schedule: Schedule, net: Callable, levels: ArrayLike) -> Network
     """
     schedules.check(schedule)
     checks.callable_("net", net, "net(features, c_noise)")
-    return denoiser(schedule, Categorical(as_pytree(schedule), as_pytree_callable(net), check_levels(levels)), "data")
+    return denoiser(
+        schedule,
+        Categorical(as_pytree(schedule), as_pytree_callable(net), check_levels(levels)),
+        "data",
+    )
 
 
 @pytree
@@ -338,7 +385,9 @@ def moments(denoiser: NetworkDenoiser) -> Moments:
     """
     net = getattr(denoiser, "net", None)
     if not isinstance(net, Categorical):
-        raise TypeError(f"denoiser must be made by predictions.categorical, got {type(denoiser).__name__}")
+        raise TypeError(
+            f"denoiser must be made by predictions.categorical, got {type(denoiser).__name__}"
+        )
     return Moments(net)
 
 
@@ -352,9 +401,11 @@ class TweedieVariance:
     @at_once
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """Var(x_0 | x_t = x) of each entry, shape of x."""
-        flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))  # noqa: E731
+        flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))
         slopes = jnp.diagonal(jax.jacfwd(flat)(jnp.ravel(x)))  # (D,)
-        return (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t) * slopes).reshape(x.shape)
+        return (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t) * slopes).reshape(
+            x.shape
+        )
 
 
 def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
@@ -374,7 +425,9 @@ def check_levels(levels: ArrayLike) -> Array:
     """`levels` as an array (K,), refused unless K ≥ 2 and increasing."""
     levels = checks.real_array("levels", levels)
     if levels.ndim != 1 or levels.shape[0] < 2:
-        raise ValueError(f"levels must have shape (K,) with K at least 2, got {levels.shape}")
+        raise ValueError(
+            f"levels must have shape (K,) with K at least 2, got {levels.shape}"
+        )
     checks.finite("levels", levels)
     if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
         raise ValueError(f"levels must increase, got {np.asarray(levels)}")
@@ -397,7 +450,9 @@ def level_index(x: Array, levels: Array) -> Array:
     gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
     off = np.max(np.min(gaps, -1))
     if not off <= level_slack(np, values):
-        raise ValueError(f"x must take values among the {values.shape[0]} levels, got an entry {off} away from all")
+        raise ValueError(
+            f"x must take values among the {values.shape[0]} levels, got an entry {off} away from all"
+        )
     return np.argmin(gaps, -1).astype(np.int32)
 
 
@@ -444,4 +499,6 @@ def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
 
 def _view(schedule, denoiser, kind):
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    return View(as_pytree(schedules.check(schedule)), as_pytree_callable(denoiser), kind=kind)
+    return View(
+        as_pytree(schedules.check(schedule)), as_pytree_callable(denoiser), kind=kind
+    )

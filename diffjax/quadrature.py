@@ -39,20 +39,33 @@ def rule(bounds: ArrayLike, points: int = 512) -> Rule:
     """
     points = checks.integer("points", points, minimum=6)
     try:
-        box = np.asarray(bounds, np.float64)  # in numpy: under jit a jnp array would be traced
+        box = np.asarray(
+            bounds, np.float64
+        )  # in numpy: under jit a jnp array would be traced
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"bounds must be an array of real numbers that is not traced, got {bounds!r}") from None
+        raise TypeError(
+            f"bounds must be an array of real numbers that is not traced, got {bounds!r}"
+        ) from None
     checks.one_of_shapes("bounds", box, [(2,), (1, 2), (2, 2)])
     checks.finite("bounds", box)
     if not np.all(box[..., 0] < box[..., 1]):
         raise ValueError(f"bounds must have lower < upper, got {box.tolist()}")
-    axes = [low + (high - low) * (np.arange(points) + 0.5) / points for low, high in box.reshape(-1, 2)]
+    axes = [
+        low + (high - low) * (np.arange(points) + 0.5) / points
+        for low, high in box.reshape(-1, 2)
+    ]
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *box.shape[:-1])
     lengths = box[..., 1] - box[..., 0]
-    return Rule(jax.device_put(nodes.astype(float_dtype())), float(np.prod(lengths / points)), (points,) * len(axes))
+    return Rule(
+        jax.device_put(nodes.astype(float_dtype())),
+        float(np.prod(lengths / points)),
+        (points,) * len(axes),
+    )
 
 
-def integrate(function: Callable[[Array], Array], bounds: ArrayLike, points: int = 512) -> Array:
+def integrate(
+    function: Callable[[Array], Array], bounds: ArrayLike, points: int = 512
+) -> Array:
     """∫ function(x) dx over a box, of the function's shape.
 
     function: x -> an array, for one x as in `rule`; what it does beyond the bounds is not seen. Raises ValueError for
@@ -100,12 +113,16 @@ def log_integral(
     _refuse(name, "below infinity", np.isnan(exact) | np.isposinf(exact), used, exact)
     top = exact.max()
     if np.isneginf(top):
-        raise ValueError(f"{name} must be above -infinity somewhere within bounds {np.asarray(bounds).tolist()}")
+        raise ValueError(
+            f"{name} must be above -infinity somewhere within bounds {np.asarray(bounds).tolist()}"
+        )
     density = np.exp(exact - top).reshape(used.counts)
     if tolerance is not None:
         _check_decay(name, density, np.asarray(bounds), tolerance)
         _check_resolution(name, density, points, tolerance)
-    return jax.device_put(np.asarray(top + np.log(density.sum() * used.weight), float_dtype(values)))
+    return jax.device_put(
+        np.asarray(top + np.log(density.sum() * used.weight), float_dtype(values))
+    )
 
 
 def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
@@ -113,7 +130,9 @@ def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
     checks.callable_("function", function, "function(x)")
     nodes = checks.real_array("nodes", nodes)
     if nodes.ndim == 0 or nodes.shape[0] == 0:
-        raise ValueError(f"nodes must have shape (N, *shape) with N at least 1, got {nodes.shape}")
+        raise ValueError(
+            f"nodes must have shape (N, *shape) with N at least 1, got {nodes.shape}"
+        )
     arrays, static = partition(as_pytree_callable(function))
     return _values(static, arrays, nodes)
 
@@ -121,7 +140,9 @@ def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
 @compiled
 def _values(static, arrays, nodes):
     function = combine(arrays, static)
-    return jax.lax.map(lambda x: jnp.asarray(function(x)), nodes, batch_size=min(_AT_ONCE, len(nodes)))
+    return jax.lax.map(
+        lambda x: jnp.asarray(function(x)), nodes, batch_size=min(_AT_ONCE, len(nodes))
+    )
 
 
 def _refuse(name, accepted, bad, used, values):

@@ -38,7 +38,11 @@ EVALUATIONS, STEPS = 64, 32
 
 def _default_grid(schedule, solver):
     cost = grids.cost_of_step(solver)
-    return grids.recommended(schedule, solver, EVALUATIONS if cost is None else max(EVALUATIONS, STEPS * cost))
+    return grids.recommended(
+        schedule,
+        solver,
+        EVALUATIONS if cost is None else max(EVALUATIONS, STEPS * cost),
+    )
 
 
 DEFAULT = (unipc(3), _default_grid)
@@ -91,7 +95,9 @@ def sample(
       >>> x = dj.sample(None, denoiser, schedule, dj.solvers.ddim(1.0), grid, x_init=jnp.ones(2), noise=noise)
     """
     if x_init is None and shape is None:
-        raise ValueError("shape must be given, the shape of one example, unless x_init is")
+        raise ValueError(
+            "shape must be given, the shape of one example, unless x_init is"
+        )
     if x_init is not None:
         x_init = driver.check_example("x_init", x_init)
         if shape is not None:
@@ -102,7 +108,9 @@ def sample(
     noise = driver.check_noise(noise, shape, grid)
     if key is not None or (solver.stochastic and noise is None) or x_init is None:
         checks.key("key", key)
-    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), noise))
+    arrays, static = partition(
+        (as_pytree_callable(denoiser), as_pytree(schedule), noise)
+    )
     settings = (solver, static, shape, bool(path), zero_end)
     result, report = _sample_one(settings, arrays, key, grid, x_init)
     driver.warn_if_exhausted(solver, report)
@@ -168,25 +176,44 @@ def sample_many(
         x_init = driver.check_example("x_init", x_init)
         checks.leading_axis("x_init", x_init, "count", count)
         if shape is not None:
-            checks.one_of_shapes("x_init", x_init, [(count, *checks.shape("shape", shape))])
+            checks.one_of_shapes(
+                "x_init", x_init, [(count, *checks.shape("shape", shape))]
+            )
         shape = x_init.shape[1:]
     elif shape is None:
-        raise ValueError("shape must be given, the shape of one example, unless x_init is")
+        raise ValueError(
+            "shape must be given, the shape of one example, unless x_init is"
+        )
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     if solver.across_examples and (chunk is not None or mesh is not None):
         name = "mesh" if chunk is None else "chunk"
-        raise ValueError(f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch")
+        raise ValueError(
+            f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch"
+        )
     shape = checks.shape("shape", shape)
-    noise = None if noise is None else driver.check_draws(noise, shape, grid, batch=(count,))
-    arrays, static = partition((as_pytree_callable(denoiser), as_pytree(schedule), None))
-    settings = ((solver, static, shape, bool(path), zero_end), count, chunk, _automatic(mesh))
+    noise = (
+        None
+        if noise is None
+        else driver.check_draws(noise, shape, grid, batch=(count,))
+    )
+    arrays, static = partition(
+        (as_pytree_callable(denoiser), as_pytree(schedule), None)
+    )
+    settings = (
+        (solver, static, shape, bool(path), zero_end),
+        count,
+        chunk,
+        _automatic(mesh),
+    )
     result, report = _sample_many(settings, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
 
-def initial(key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]) -> tuple[Key, Array]:
+def initial(
+    key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]
+) -> tuple[Key, Array]:
     """What `sample` makes of its key: (the solver's key, the start x ~ N(0, σ(grid[0])²)).
 
     With these, `solvers.start` and `solvers.advance` take the steps of `sample`, in as many parts as is wanted.
@@ -267,10 +294,14 @@ def _interpolate(settings, arrays, start, end, weights, grid):
     problem = combine(arrays, static)
 
     def flow(ts, x):
-        return driver.run(driver.noise_of(None, x, ts), solver, problem, x, ts, zero_end=False)
+        return driver.run(
+            driver.noise_of(None, x, ts), solver, problem, x, ts, zero_end=False
+        )
 
     up, _ = jax.vmap(functools.partial(flow, grid[::-1]))(jnp.stack([start, end]))
-    return jax.vmap(functools.partial(flow, grid))(jax.vmap(functools.partial(spherical, *up))(weights))
+    return jax.vmap(functools.partial(flow, grid))(
+        jax.vmap(functools.partial(spherical, *up))(weights)
+    )
 
 
 def reverse(grid: ArrayLike) -> ArrayLike:
@@ -287,7 +318,9 @@ def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
     norms = jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
     cosine = jnp.sum(start * end) / jnp.where(norms > 0, norms, 1)
     angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
-    return (jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end) / jnp.sin(angle)
+    return (
+        jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end
+    ) / jnp.sin(angle)
 
 
 def prepare(
@@ -309,7 +342,9 @@ def prepare(
     driver.check_solver(solver)
     driver.check_coupling(solver, denoiser)
     if flow and solver.stochastic:
-        raise TypeError(f"solver must be deterministic to follow the flow, {solver.name} draws noise")
+        raise TypeError(
+            f"solver must be deterministic to follow the flow, {solver.name} draws noise"
+        )
     if grid is None:
         finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
         if not finite:
@@ -349,13 +384,23 @@ def _run(settings, arrays, condition, key, grid, x_init, noise=None):
         key, start = _start(key, schedule, grid, shape)
         x_init = start if x_init is None else x_init
     source = driver.noise_of(key, x_init, grid, noise)
-    return driver.run(source, solver, driver.diffusion(schedule, denoiser), x_init, grid, path, zero_end)
+    return driver.run(
+        source,
+        solver,
+        driver.diffusion(schedule, denoiser),
+        x_init,
+        grid,
+        path,
+        zero_end,
+    )
 
 
 def _start(key, schedule, grid, shape):
     """(the solver's key, a start from the prior at grid[0])."""
     key, key_init = jax.random.split(key)
-    return key, schedules.prior_std(schedule, grid[0]) * jax.random.normal(key_init, shape, float_dtype())
+    return key, schedules.prior_std(schedule, grid[0]) * jax.random.normal(
+        key_init, shape, float_dtype()
+    )
 
 
 @compiled
@@ -370,7 +415,9 @@ def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
 
     def one(arrays, grid, example):
         index, condition, start, noise = example
-        return _run(each, arrays, condition, jax.random.fold_in(key, index), grid, start, noise)
+        return _run(
+            each, arrays, condition, jax.random.fold_in(key, index), grid, start, noise
+        )
 
     def many(arrays, grid, examples):
         batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=BATCH)
@@ -378,26 +425,46 @@ def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
         if chunk is None or chunk >= size:
             return batch(examples)
         pieces = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), examples)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(batch, pieces))
+        return jax.tree.map(
+            lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(batch, pieces)
+        )
 
     devices = 1 if mesh is None else mesh.size
     share = math.ceil(count / devices)
-    share = share if chunk is None or chunk >= share else math.ceil(share / chunk) * chunk
+    share = (
+        share if chunk is None or chunk >= share else math.ceil(share / chunk) * chunk
+    )
     padding = share * devices - count
-    examples = jax.tree.map(lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init, noise))
+    examples = jax.tree.map(
+        lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init, noise)
+    )
     if mesh is not None:
         spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-        many = jax.shard_map(many, mesh=mesh, in_specs=(whole, whole, spread), out_specs=spread, check_vma=False)
+        many = jax.shard_map(
+            many,
+            mesh=mesh,
+            in_specs=(whole, whole, spread),
+            out_specs=spread,
+            check_vma=False,
+        )
     return jax.tree.map(lambda a: a[:count], many(arrays, grid, examples))
 
 
 def _pad(leaf, padding):
     """Repeat the last example `padding` times: the surplus is cut off after the run."""
-    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
+    return (
+        jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
+    )
 
 
 def _automatic(mesh):
     """The mesh with automatic axes: sharding is stated here, not inferred from explicit types."""
     return (
-        None if mesh is None else Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+        None
+        if mesh is None
+        else Mesh(
+            mesh.devices,
+            mesh.axis_names,
+            axis_types=(AxisType.Auto,) * mesh.devices.ndim,
+        )
     )

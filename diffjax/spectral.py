@@ -49,12 +49,20 @@ def pseudo_solve(values: Array, deviation: Any, x: Array) -> Array:
 
 def log_det(values: Array, deviation: Any) -> Array:
     """log |diag(v) + Δ|, shape (…)."""
-    return jnp.sum(jnp.log(values), -1) if deviation is None else _log_det(values, deviation)
+    return (
+        jnp.sum(jnp.log(values), -1)
+        if deviation is None
+        else _log_det(values, deviation)
+    )
 
 
 def square_root(values: Array, deviation: Any, x: Array) -> Array:
     """(diag(v) + Δ)^½ x for vectors x (…, D), the symmetric root."""
-    return jnp.sqrt(values) * x if deviation is None else _times(_root(values, deviation), x)
+    return (
+        jnp.sqrt(values) * x
+        if deviation is None
+        else _times(_root(values, deviation), x)
+    )
 
 
 @jax.custom_jvp
@@ -101,7 +109,9 @@ def _implicit(map_, inverse, right):
     A custom rule on a function of `right` would not do: JAX drops it where `right` is itself a tangent, and with it the
     mixed second derivatives of reverse mode.
     """
-    return jax.lax.custom_linear_solve(map_, right, lambda _, b: inverse(b), symmetric=True)
+    return jax.lax.custom_linear_solve(
+        map_, right, lambda _, b: inverse(b), symmetric=True
+    )
 
 
 def _columns(function, matrix):
@@ -128,7 +138,9 @@ def _log_det(values, deviation):
 def _log_det_rule(primals, tangents):
     values, deviation = primals
     rate = _diagonal(tangents[0]) + tangents[1]
-    return _log_det(*primals), jnp.trace(_columns(lambda x: solve(values, deviation, x), rate), axis1=-2, axis2=-1)
+    return _log_det(*primals), jnp.trace(
+        _columns(lambda x: solve(values, deviation, x), rate), axis1=-2, axis2=-1
+    )
 
 
 @jax.custom_jvp
@@ -140,7 +152,9 @@ def _root(values, deviation):
 def _root_rule(primals, tangents):
     """Ẋ of X² = M: Ẋ X + X Ẋ = Ṁ."""
     root, held = _root(*primals), jax.lax.stop_gradient(jnp.sqrt(primals[0]))
-    return root, _sylvester(held, root - _diagonal(held), _diagonal(tangents[0]) + tangents[1])
+    return root, _sylvester(
+        held, root - _diagonal(held), _diagonal(tangents[0]) + tangents[1]
+    )
 
 
 @jax.custom_jvp

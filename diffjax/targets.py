@@ -56,7 +56,9 @@ def compiled_eagerly(method: Callable) -> Callable:
     @functools.wraps(method)
     def call(*args, **kwargs):
         args = signature.bind(*args, **kwargs).args if kwargs else args
-        return method(*args) if checks.is_traced(args) else compiled(*map(_as_array, args))
+        return (
+            method(*args) if checks.is_traced(args) else compiled(*map(_as_array, args))
+        )
 
     return call
 
@@ -91,7 +93,11 @@ class ExactDenoiser:
         tweedie = x + sigma**2 * score(self.target.noised(self.schedule, t), x)
         if not hasattr(self.target, "mean"):
             return tweedie / alpha
-        return jnp.where(alpha > 0, tweedie / jnp.where(alpha > 0, alpha, 1), self.target.mean().reshape(x.shape))
+        return jnp.where(
+            alpha > 0,
+            tweedie / jnp.where(alpha > 0, alpha, 1),
+            self.target.mean().reshape(x.shape),
+        )
 
 
 def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
@@ -108,7 +114,9 @@ def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
       [0.5]
     """
     if not hasattr(target, "noised"):
-        raise TypeError(f"target must know its law under added noise, noised(schedule, t), got {target!r}")
+        raise TypeError(
+            f"target must know its law under added noise, noised(schedule, t), got {target!r}"
+        )
     return ExactDenoiser(target, schedules.check(schedule))
 
 
@@ -130,7 +138,9 @@ def as_one_program(function, value, *arguments):
     A schedule or target of another kind may change without its identity changing: it is run eagerly.
     """
     values = (value, *map(_as_array, arguments))
-    if not all(isinstance(leaf, int) or is_array(leaf) for leaf in jax.tree.leaves(values)):
+    if not all(
+        isinstance(leaf, int) or is_array(leaf) for leaf in jax.tree.leaves(values)
+    ):
         return function(*values)
     arrays, static = partition(values)
     return _run_one_program((function, static), arrays)
@@ -158,7 +168,9 @@ def _log_sum(logs):
     """log Σ_k e^{logs_k}, with the gradient 0 where all are −∞ or one is +∞."""
     greatest = jax.lax.stop_gradient(jnp.max(logs))
     regular = jnp.isfinite(greatest)
-    total = jnp.sum(jnp.exp(jnp.where(regular, logs - jnp.where(regular, greatest, 0), 0)))
+    total = jnp.sum(
+        jnp.exp(jnp.where(regular, logs - jnp.where(regular, greatest, 0), 0))
+    )
     return greatest + jnp.where(regular, jnp.log(total), 0)
 
 
@@ -198,7 +210,14 @@ class Mixture:
         """The distribution of α x + σ ε: means α m_k, variances α² v_k + σ² in the same bases."""
         variances = alpha**2 * self.variances + sigma**2
         deviation = None if self.deviation is None else alpha**2 * self.deviation
-        return Mixture(self.weights, alpha * self.means, variances, self.bases, deviation, shape=self.shape)
+        return Mixture(
+            self.weights,
+            alpha * self.means,
+            variances,
+            self.bases,
+            deviation,
+            shape=self.shape,
+        )
 
     noised = _noised
 
@@ -219,17 +238,25 @@ class Mixture:
         noised = self.convolved(alpha, jnp.where(seen, 1, sigma))
         r = jax.nn.softmax(noised._log_joint(flat))  # (K,)
         if self.bases is None:
-            gain = _quotient(alpha * self.variances, noised.variances)  # (K, 1) | (K, D)
+            gain = _quotient(
+                alpha * self.variances, noised.variances
+            )  # (K, 1) | (K, D)
             result = (r @ gain) * flat + r @ ((1 - alpha * gain) * self.means)
-            return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(x.shape)
+            return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(
+                x.shape
+            )
         coordinates = self._coordinates(flat - noised.means)  # (K, D)
         if self.deviation is None:
             residual = _quotient(alpha * self.variances, noised.variances) * coordinates
         else:
             whitened = spectral.solve(noised.variances, noised.deviation, coordinates)
-            residual = alpha * spectral.product(self.variances, self.deviation, whitened)
+            residual = alpha * spectral.product(
+                self.variances, self.deviation, whitened
+            )
         result = r @ (self.means + jnp.einsum("kij,kj->ki", self.bases, residual))
-        return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(x.shape)
+        return jnp.where(seen, flat / jnp.where(seen, alpha, 1), result).reshape(
+            x.shape
+        )
 
     @compiled_eagerly
     def sample(self, key: Key) -> Array:
@@ -241,13 +268,17 @@ class Mixture:
             noise = jnp.sqrt(self.variances[k]) * noise
         else:
             deviation = None if self.deviation is None else self.deviation[k]
-            noise = self.bases[k] @ spectral.square_root(self.variances[k], deviation, self.bases[k].T @ noise)
+            noise = self.bases[k] @ spectral.square_root(
+                self.variances[k], deviation, self.bases[k].T @ noise
+            )
         return (self.means[k] + noise).reshape(self.shape)
 
     @compiled_eagerly
     def mean(self) -> Array:
         """Σ w_k m_k, flat: (D,)."""
-        return self.means[0] + self.weights @ (self.means - self.means[0])  # exact for means far from 0
+        return self.means[0] + self.weights @ (
+            self.means - self.means[0]
+        )  # exact for means far from 0
 
     @compiled_eagerly
     def covariance(self) -> Array:
@@ -261,7 +292,9 @@ class Mixture:
     def covariances(self) -> Array:
         """V_k of each component, (K, D, D)."""
         variances = jnp.broadcast_to(self.variances, self.means.shape)
-        diagonal = variances[:, :, None] * jnp.eye(self.means.shape[1], dtype=variances.dtype)
+        diagonal = variances[:, :, None] * jnp.eye(
+            self.means.shape[1], dtype=variances.dtype
+        )
         if self.bases is None:
             return diagonal
         inner = diagonal if self.deviation is None else diagonal + self.deviation
@@ -272,26 +305,44 @@ class Mixture:
         return jnp.asarray(x).reshape(-1)
 
     def _coordinates(self, residual):
-        return residual if self.bases is None else jnp.einsum("kij,ki->kj", self.bases, residual)
+        return (
+            residual
+            if self.bases is None
+            else jnp.einsum("kij,ki->kj", self.bases, residual)
+        )
 
     def _log_joint(self, x):
         """log w_k + log N(x; m_k, V_k), shape (K,)."""
         residual = self._coordinates(x - self.means)
         if self.deviation is not None:
-            square = jnp.sum(residual * spectral.solve(self.variances, self.deviation, residual), -1)
-            log_volume = spectral.log_det(2 * math.pi * self.variances, 2 * math.pi * self.deviation)
+            square = jnp.sum(
+                residual * spectral.solve(self.variances, self.deviation, residual), -1
+            )
+            log_volume = spectral.log_det(
+                2 * math.pi * self.variances, 2 * math.pi * self.deviation
+            )
             return jnp.log(self.weights) - 0.5 * (square + log_volume)
-        variances, count = self.variances, residual.shape[-1] // self.variances.shape[-1]  # count: D if isotropic
+        variances, count = (
+            self.variances,
+            residual.shape[-1] // self.variances.shape[-1],
+        )  # count: D if isotropic
         spread = variances > 0
         square = _quotient(residual**2, jnp.where(spread, variances, 1))
         off = jnp.any((square > 0) & ~spread, -1)  # beside an atom: density 0
         volume = count * jnp.sum(
-            jnp.where(spread, jnp.log(2 * math.pi * jnp.where(spread, variances, 1)), -jnp.inf), -1
+            jnp.where(
+                spread, jnp.log(2 * math.pi * jnp.where(spread, variances, 1)), -jnp.inf
+            ),
+            -1,
         )
-        return jnp.log(self.weights) - jnp.where(off, jnp.inf, 0.5 * (jnp.sum(square, -1) + jnp.where(off, 0, volume)))
+        return jnp.log(self.weights) - jnp.where(
+            off, jnp.inf, 0.5 * (jnp.sum(square, -1) + jnp.where(off, 0, volume))
+        )
 
 
-def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) -> Mixture:
+def gaussian_mixture(
+    weights: ArrayLike, means: ArrayLike, scales: ArrayLike
+) -> Mixture:
     """The mixture Σ_k w_k N(m_k, V_k).
 
     Concrete arguments are squared and decomposed in float64 before they are rounded to the working precision. The
@@ -315,24 +366,40 @@ def gaussian_mixture(weights: ArrayLike, means: ArrayLike, scales: ArrayLike) ->
       (2,)
     """
     (weights, exact_weights), (means, _), (scales, exact_scales) = (
-        _exactly(name, value) for name, value in (("weights", weights), ("means", means), ("scales", scales))
+        _exactly(name, value)
+        for name, value in (("weights", weights), ("means", means), ("scales", scales))
     )
     if means.ndim != 2 or means.size == 0:
         raise ValueError(f"means must have shape (K, D), got {means.shape}")
     components, dimension = means.shape
     checks.one_of_shapes("weights", weights, [(components,)])
-    shapes = [(components,), (components, dimension), (components, dimension, dimension)]
+    shapes = [
+        (components,),
+        (components, dimension),
+        (components, dimension, dimension),
+    ]
     checks.one_of_shapes("scales", scales, shapes)
     _check_weights(exact_weights)
     checks.finite("means", means)
     checks.finite("scales", scales)
     if scales.ndim == 3:
-        return Mixture(weights, means, *_decompose(exact_scales, scales.dtype), shape=(dimension,))
+        return Mixture(
+            weights, means, *_decompose(exact_scales, scales.dtype), shape=(dimension,)
+        )
     if checks.is_traced(exact_scales):
-        return Mixture(weights, means, jnp.reshape(scales, (components, -1)) ** 2, None, shape=(dimension,))
+        return Mixture(
+            weights,
+            means,
+            jnp.reshape(scales, (components, -1)) ** 2,
+            None,
+            shape=(dimension,),
+        )
     if not np.all(exact_scales > 0):
         raise ValueError(f"scales must be positive, got {np.min(exact_scales)}")
-    variances = jnp.asarray(np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype), scales.dtype)
+    variances = jnp.asarray(
+        np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype),
+        scales.dtype,
+    )
     return Mixture(weights, means, variances, None, shape=(dimension,))
 
 
@@ -356,7 +423,9 @@ def gaussian(mean: ArrayLike, scale: ArrayLike) -> Mixture:
     (mean, _), (_, exact_scale) = _exactly("mean", mean), _exactly("scale", scale)
     if mean.ndim != 1:
         raise ValueError(f"mean must have shape (D,), got {mean.shape}")
-    checks.one_of_shapes("scale", exact_scale, [(), mean.shape, (*mean.shape, *mean.shape)])
+    checks.one_of_shapes(
+        "scale", exact_scale, [(), mean.shape, (*mean.shape, *mean.shape)]
+    )
     one = np.ones((1,), mean.dtype)
     return gaussian_mixture(one, _with_axis(mean), _with_axis(exact_scale))
 
@@ -368,7 +437,9 @@ def _with_axis(value):
 def _exactly(name, value):
     """(value in the working precision, value in float64 on the host); the former twice where it is traced."""
     rounded = checks.real_array(name, value)
-    return rounded, rounded if checks.is_traced(value) else np.asarray(value, np.float64)
+    return rounded, rounded if checks.is_traced(value) else np.asarray(
+        value, np.float64
+    )
 
 
 def _check_weights(weights):
@@ -377,7 +448,9 @@ def _check_weights(weights):
     checks.finite("weights", weights)
     total = float(np.sum(np.asarray(weights, np.float64)))
     if not abs(total - 1) < 1e-5 or not np.all(np.asarray(weights) > 0):
-        raise ValueError(f"weights must be positive and sum to 1, got {np.asarray(weights)} with sum {total}")
+        raise ValueError(
+            f"weights must be positive and sum to 1, got {np.asarray(weights)} with sum {total}"
+        )
 
 
 def _decompose(covariances, dtype):
@@ -385,11 +458,17 @@ def _decompose(covariances, dtype):
     if checks.is_traced(covariances):
         return spectral.decompose(covariances)
     if not np.allclose(covariances, covariances.swapaxes(1, 2), rtol=1e-5, atol=1e-8):
-        raise ValueError(f"scales must hold symmetric covariances, got {covariances.tolist()}")
+        raise ValueError(
+            f"scales must hold symmetric covariances, got {covariances.tolist()}"
+        )
     values, bases = np.linalg.eigh(covariances)
     if not np.all(values > 0):
-        raise ValueError(f"scales must hold positive definite covariances, got smallest eigenvalue {values.min():.3g}")
-    return tuple(jnp.asarray(np.asarray(value, dtype), dtype) for value in (values, bases))
+        raise ValueError(
+            f"scales must hold positive definite covariances, got smallest eigenvalue {values.min():.3g}"
+        )
+    return tuple(
+        jnp.asarray(np.asarray(value, dtype), dtype) for value in (values, bases)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- a data set
@@ -413,7 +492,9 @@ class Empirical:
 
     def log_prob(self, x: Array) -> Array:
         """Refused: a data set has no density. `noised(schedule, t)` has one."""
-        raise ValueError("empirical data have no density at noise 0; take log_prob of target.noised(schedule, t)")
+        raise ValueError(
+            "empirical data have no density at noise 0; take log_prob of target.noised(schedule, t)"
+        )
 
     def sample(self, key: Key) -> Array:
         """One example of the data."""
@@ -423,7 +504,13 @@ class Empirical:
         count = self.data.shape[0]
         weights = jnp.full((count,), 1 / count, self.data.dtype)
         flat = self.data.reshape(count, -1)  # (N, D)
-        return Mixture(weights, flat, jnp.zeros((count, 1), flat.dtype), None, shape=self.data.shape[1:])
+        return Mixture(
+            weights,
+            flat,
+            jnp.zeros((count, 1), flat.dtype),
+            None,
+            shape=self.data.shape[1:],
+        )
 
 
 def empirical(data: ArrayLike) -> Empirical:
@@ -433,7 +520,9 @@ def empirical(data: ArrayLike) -> Empirical:
     """
     data = checks.real_array("data", data)
     if data.ndim < 1 or data.shape[0] == 0:
-        raise ValueError(f"data must have shape (N, ...) with N at least 1, got {data.shape}")
+        raise ValueError(
+            f"data must have shape (N, ...) with N at least 1, got {data.shape}"
+        )
     checks.finite("data", data)
     return Empirical(data)
 
@@ -453,7 +542,12 @@ class UniformBoxes:
     @compiled_eagerly
     def convolved(self, alpha: Scalar, sigma: Scalar) -> "UniformBoxes":
         """The distribution of α x + σ ε: boxes scaled by α, std √(α² std² + σ²)."""
-        return UniformBoxes(self.weights, alpha * self.lower, alpha * self.upper, _hypotenuse(alpha * self.std, sigma))
+        return UniformBoxes(
+            self.weights,
+            alpha * self.lower,
+            alpha * self.upper,
+            _hypotenuse(alpha * self.std, sigma),
+        )
 
     noised = _noised
 
@@ -477,10 +571,16 @@ class UniformBoxes:
         a, b, delta = noised._standardised(x)
         middle = 0.5 * (a + b)
         narrow, thin = _is_narrow(middle, delta)
-        _, slope = jax.jvp(log_normal_interval, _wide(narrow | thin, a, b), (jnp.ones_like(a),) * 2)
+        _, slope = jax.jvp(
+            log_normal_interval, _wide(narrow | thin, a, b), (jnp.ones_like(a),) * 2
+        )
         # in a box that is narrow beside the noise the last form divides 0 by α
-        shift = jnp.where(thin, _thin_shift(middle, delta, thin), _narrow_shift(middle, delta, narrow))
-        inside = jnp.where(narrow | thin, centre + shift * width, (x + scale * slope) / share)
+        shift = jnp.where(
+            thin, _thin_shift(middle, delta, thin), _narrow_shift(middle, delta, narrow)
+        )
+        inside = jnp.where(
+            narrow | thin, centre + shift * width, (x + scale * slope) / share
+        )
         y = jnp.clip(inside, self.lower, self.upper)
         y = y + alpha * (self.std / scale) ** 2 * (x - alpha * y)
         posterior = jax.nn.softmax(noised._log_joint(x)) @ y
@@ -489,20 +589,30 @@ class UniformBoxes:
     def _standardised(self, x):
         """((x − b)/s, (x − a)/s, (b − a)/s), (K, D) each, with s = 1 for sharp boxes."""
         scale = jnp.where(self.std == 0, 1, self.std)
-        return (x - self.upper) / scale, (x - self.lower) / scale, (self.upper - self.lower) / scale
+        return (
+            (x - self.upper) / scale,
+            (x - self.lower) / scale,
+            (self.upper - self.lower) / scale,
+        )
 
     def _log_joint(self, x):
         """log w_k + log of the density of box k, (K,)."""
         a, b, delta = self._standardised(x)
         middle = 0.5 * (a + b)
         narrow, thin = _is_narrow(middle, delta)
-        interval = log_normal_interval(*_wide(narrow | thin, a, b)) - jnp.log(jnp.where(narrow | thin, 1, delta))
+        interval = log_normal_interval(*_wide(narrow | thin, a, b)) - jnp.log(
+            jnp.where(narrow | thin, 1, delta)
+        )
         smooth = jnp.where(narrow, _narrow_interval(middle, delta, narrow), interval)
         smooth = jnp.where(thin, _thin_interval(middle, delta, thin), smooth)
         sharp = self.std == 0
         width = jnp.where(sharp & (delta > 0), delta, 1)
-        inside = jnp.where((x >= self.lower) & (x < self.upper), -jnp.log(width), -jnp.inf)
-        log_density = jnp.where(sharp, inside, smooth - jnp.log(jnp.where(sharp, 1, self.std)))
+        inside = jnp.where(
+            (x >= self.lower) & (x < self.upper), -jnp.log(width), -jnp.inf
+        )
+        log_density = jnp.where(
+            sharp, inside, smooth - jnp.log(jnp.where(sharp, 1, self.std))
+        )
         return jnp.log(self.weights) + log_density.sum(-1)
 
     @compiled_eagerly
@@ -515,7 +625,9 @@ class UniformBoxes:
         """Σ w_k (diag((b_k − a_k)²/12) + c_k c_kᵀ) + std² I, c_k the centre less the mean; (D, D)."""
         centred = 0.5 * (self.lower + self.upper) - self.mean()
         spread = self.weights @ ((self.upper - self.lower) ** 2 / 12) + self.std**2
-        return jnp.diag(spread) + jnp.einsum("k,ki,kj->ij", self.weights, centred, centred)
+        return jnp.diag(spread) + jnp.einsum(
+            "k,ki,kj->ij", self.weights, centred, centred
+        )
 
     @compiled_eagerly
     def sample(self, key: Key) -> Array:
@@ -524,7 +636,9 @@ class UniformBoxes:
         k = jax.random.categorical(key_box, jnp.log(self.weights))
         place = jax.random.uniform(key_place, self.lower.shape[1:], self.lower.dtype)
         noise = jax.random.normal(key_noise, place.shape, place.dtype)
-        return self.lower[k] + place * (self.upper[k] - self.lower[k]) + self.std * noise
+        return (
+            self.lower[k] + place * (self.upper[k] - self.lower[k]) + self.std * noise
+        )
 
 
 def _hypotenuse(a, b):
@@ -546,7 +660,13 @@ def _is_narrow(middle, delta):
 def _thin_interval(middle, delta, thin):
     """log((Φ(m + δ/2) − Φ(m − δ/2)) / δ) for δ ≪ 1, to δ²/8: log φ(m) + log(sinh h / h), h = mδ/2."""
     m, h = jnp.where(thin, middle, 1), jnp.abs(jnp.where(thin, 0.5 * middle * delta, 1))
-    return -0.5 * m**2 - 0.5 * math.log(2 * math.pi) + h + jnp.log(-jnp.expm1(-2 * h)) - jnp.log(2 * h)
+    return (
+        -0.5 * m**2
+        - 0.5 * math.log(2 * math.pi)
+        + h
+        + jnp.log(-jnp.expm1(-2 * h))
+        - jnp.log(2 * h)
+    )
 
 
 def _thin_shift(middle, delta, thin):
@@ -576,7 +696,9 @@ def _narrow_shift(middle, delta, narrow):
     return m * delta * (1 / 12 + (p - 3 * q) / 480) / (1 + series)
 
 
-def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> UniformBoxes:
+def uniform_boxes(
+    weights: ArrayLike, lower: ArrayLike, upper: ArrayLike
+) -> UniformBoxes:
     """The mixture Σ_k w_k U([a_k, b_k]) of uniform distributions on boxes.
 
     Under added noise each factor is a difference of two normal distribution functions.
@@ -598,7 +720,8 @@ def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Uni
       -0.6931
     """
     (weights, exact_weights), (lower, _), (upper, _) = (
-        _exactly(name, value) for name, value in (("weights", weights), ("lower", lower), ("upper", upper))
+        _exactly(name, value)
+        for name, value in (("weights", weights), ("lower", lower), ("upper", upper))
     )
     if lower.ndim != 2:
         raise ValueError(f"lower must have shape (K, D), got {lower.shape}")
@@ -607,8 +730,12 @@ def uniform_boxes(weights: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> Uni
     _check_weights(exact_weights)
     checks.finite("lower", lower)
     checks.finite("upper", upper)
-    if not checks.is_traced(lower, upper) and not np.all(np.asarray(upper) > np.asarray(lower)):
-        raise ValueError(f"upper must exceed lower everywhere, got lower {lower.tolist()}, upper {upper.tolist()}")
+    if not checks.is_traced(lower, upper) and not np.all(
+        np.asarray(upper) > np.asarray(lower)
+    ):
+        raise ValueError(
+            f"upper must exceed lower everywhere, got lower {lower.tolist()}, upper {upper.tolist()}"
+        )
     return UniformBoxes(weights, lower, upper, jnp.asarray(np.zeros((), lower.dtype)))
 
 
@@ -624,7 +751,15 @@ def eight_gaussians() -> Mixture:
 
 def checkerboard() -> UniformBoxes:
     """The eight dark 2 × 2 squares of a board on [−4, 4]². Entropy log 32 = 3.466 nats."""
-    lower = np.array([(2 * i - 4, 2 * j - 4) for i in range(4) for j in range(4) if (i + j) % 2 == 0], np.float32)
+    lower = np.array(
+        [
+            (2 * i - 4, 2 * j - 4)
+            for i in range(4)
+            for j in range(4)
+            if (i + j) % 2 == 0
+        ],
+        np.float32,
+    )
     return uniform_boxes(np.full(8, 1 / 8), lower, lower + 2)
 
 
@@ -638,7 +773,9 @@ def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     angles = 2 * np.pi * np.arange(nodes) / nodes
     ring = np.stack([np.cos(angles), np.sin(angles)], -1)
     means = np.concatenate([3.0 * ring, 1.5 * ring])
-    return gaussian_mixture(np.full(2 * nodes, 0.5 / nodes), means, np.full(2 * nodes, std))
+    return gaussian_mixture(
+        np.full(2 * nodes, 0.5 / nodes), means, np.full(2 * nodes, std)
+    )
 
 
 def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
@@ -647,12 +784,16 @@ def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
     scikit-learn's moons, doubled and shifted by (−1, −0.2). Each arc is a mixture over the nodes of a Gauss–Legendre
     rule in the angle, exact to rounding while std is not much below the spacing.
     """
-    abscissae, rule = np.polynomial.legendre.leggauss(checks.integer("nodes", nodes, 1, 1024))
+    abscissae, rule = np.polynomial.legendre.leggauss(
+        checks.integer("nodes", nodes, 1, 1024)
+    )
     angles = 0.5 * np.pi * (abscissae + 1)
     upper = np.stack([np.cos(angles), np.sin(angles)], -1)
     lower = np.stack([1 - np.cos(angles), 0.5 - np.sin(angles)], -1)
     means = 2 * np.concatenate([upper, lower]) + np.array([-1.0, -0.2])
-    return gaussian_mixture(np.concatenate([rule, rule]) / 4, means, np.full(2 * nodes, std))
+    return gaussian_mixture(
+        np.concatenate([rule, rule]) / 4, means, np.full(2 * nodes, std)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ energies
@@ -674,7 +815,9 @@ class Energy:
 def _energy_log_prob(energy, x):
     value = energy.function(x)
     if jnp.shape(value) != ():
-        raise ValueError(f"an energy's function must return a scalar, got shape {jnp.shape(value)}")
+        raise ValueError(
+            f"an energy's function must return a scalar, got shape {jnp.shape(value)}"
+        )
     return value - energy.log_normaliser
 
 
@@ -685,4 +828,6 @@ def energy(function: Any, log_normaliser: Scalar = 0.0) -> Energy:
     denoiser.
     """
     checks.callable_("function", function, "function(x) -> ()")
-    return Energy(as_pytree_callable(function), checks.number("log_normaliser", log_normaliser))
+    return Energy(
+        as_pytree_callable(function), checks.number("log_normaliser", log_normaliser)
+    )

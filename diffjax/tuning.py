@@ -15,10 +15,21 @@ from .solvers import driver
 from .solvers.base import Solver
 from .solvers.ode import heun, rk4
 from .targets import as_one_program
-from .types import ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition, pytree
+from .types import (
+    ArrayLike,
+    Denoiser,
+    Key,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+    pytree,
+)
 
 FAMILIES = {
-    "angular": lambda schedule, steps: grids.angular(schedule, steps, grids.recommended_share(steps)),
+    "angular": lambda schedule, steps: grids.angular(
+        schedule, steps, grids.recommended_share(steps)
+    ),
     "log_snr": grids.log_snr,
     "karras": grids.karras,
     "uniform": grids.uniform,
@@ -119,11 +130,16 @@ def optimised_grid(
     for grid in np.asarray(candidates)[:-1]:
         driver.check_grid("grid", solver, problem, grid)
     if not np.all(np.isfinite(ends)):
-        raise ValueError("denoiser must be finite along the flow, got NaN or infinity at the end of the reference path")
+        raise ValueError(
+            "denoiser must be finite along the flow, got NaN or infinity at the end of the reference path"
+        )
     grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
     report = Fit(
-        float(np.min(np.asarray(errors))), descended, equidistributed, dict(zip(FAMILIES, baselines, strict=True))
+        float(np.min(np.asarray(errors))),
+        descended,
+        equidistributed,
+        dict(zip(FAMILIES, baselines, strict=True)),
     )
     return (grid, report) if info else grid
 
@@ -139,12 +155,16 @@ class _Settings(NamedTuple):
 
 
 def _check_levels(schedule):
-    if not checks.is_traced(schedule) and not np.all(np.isfinite(as_one_program(_end_levels, schedule))):
+    if not checks.is_traced(schedule) and not np.all(
+        np.isfinite(as_one_program(_end_levels, schedule))
+    ):
         schedules.log_snr_range(schedule)  # raises
 
 
 def _end_levels(schedule):
-    return jnp.stack([schedules.log_snr(schedule, t) for t in (schedule.t_min, schedule.t_max)])
+    return jnp.stack(
+        [schedules.log_snr(schedule, t) for t in (schedule.t_min, schedule.t_max)]
+    )
 
 
 def _check_solver(solver):
@@ -154,7 +174,9 @@ def _check_solver(solver):
             f"solver must be deterministic, so that its end can be compared with the flow's, got {solver!r}"
         )
     if solver.report is not None or solver.solve is not None:
-        raise TypeError(f"solver must take one step after another on the grid it is given, got {solver!r}")
+        raise TypeError(
+            f"solver must take one step after another on the grid it is given, got {solver!r}"
+        )
 
 
 def _starts(key, shape, x_init, examples):
@@ -162,17 +184,27 @@ def _starts(key, shape, x_init, examples):
     if x_init is not None:
         starts = driver.check_example("x_init", x_init)
         if starts.ndim < 1 or starts.shape[0] < 2:
-            raise ValueError(f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}")
+            raise ValueError(
+                f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}"
+            )
         if shape is not None:
-            checks.one_of_shapes("x_init", starts, [(starts.shape[0], *checks.shape("shape", shape))])
+            checks.one_of_shapes(
+                "x_init", starts, [(starts.shape[0], *checks.shape("shape", shape))]
+            )
         count, half = starts.shape[0], starts.shape[0] // 2
         return (None, starts), ((half + 1) // 2, half // 2, count - half)
     if shape is None:
-        raise ValueError("shape must be given, the shape of one example, unless x_init is")
+        raise ValueError(
+            "shape must be given, the shape of one example, unless x_init is"
+        )
     shape = checks.shape("shape", shape)
     examples = checks.integer("examples", examples, minimum=2)
     half = examples // 2
-    return (checks.key("key", key), np.zeros((0, *shape), np.float32)), (examples - half, half, HELD_OUT * examples)
+    return (checks.key("key", key), np.zeros((0, *shape), np.float32)), (
+        examples - half,
+        half,
+        HELD_OUT * examples,
+    )
 
 
 @pytree
@@ -190,14 +222,18 @@ def _run(solver, denoiser, schedule, grid, starts):
     problem = driver.diffusion(schedule, denoiser)
 
     def one(x):
-        return driver.run(driver.noise_of(None, x, grid), solver, problem, x, grid, zero_end=False)[0]
+        return driver.run(
+            driver.noise_of(None, x, grid), solver, problem, x, grid, zero_end=False
+        )[0]
 
     return jax.vmap(one)(starts)
 
 
 def _mean_norm(difference, floor=0.0):
     """Mean over examples of the root mean square over components."""
-    return jnp.mean(jnp.sqrt(jnp.mean(difference.reshape(len(difference), -1) ** 2, -1) + floor))
+    return jnp.mean(
+        jnp.sqrt(jnp.mean(difference.reshape(len(difference), -1) ** 2, -1) + floor)
+    )
 
 
 def _in_unit(ends):
@@ -213,14 +249,22 @@ def _prepare(settings, arrays, drawn):
     key, starts = drawn
     if key is not None:
         shape = (sum(settings.counts), *starts.shape[1:])
-        starts = schedules.prior_std(schedule) * jax.random.normal(key, shape, float_dtype())
+        starts = schedules.prior_std(schedule) * jax.random.normal(
+            key, shape, float_dtype()
+        )
     families = [family(schedule, settings.steps) for family in FAMILIES.values()]
     substeps = max(4, -(-8 * settings.steps // NODES))
     fine = grids.log_snr(schedule, NODES * substeps)
     measured = sum(settings.counts[:2])
-    ends, local_errors = _reference(settings.solver, denoiser, schedule, fine, starts[:measured])
-    ends = jnp.concatenate([ends, _run(rk4(), denoiser, schedule, fine, starts[measured:])])
-    equal = _equidistribute(schedule, settings.steps, settings.solver, fine[::substeps], local_errors)
+    ends, local_errors = _reference(
+        settings.solver, denoiser, schedule, fine, starts[:measured]
+    )
+    ends = jnp.concatenate(
+        [ends, _run(rk4(), denoiser, schedule, fine, starts[measured:])]
+    )
+    equal = _equidistribute(
+        schedule, settings.steps, settings.solver, fine[::substeps], local_errors
+    )
     return jnp.stack([*families, equal]), starts, ends
 
 
@@ -234,7 +278,9 @@ def _reference(solver, denoiser, schedule, fine, starts):
         return end, _mean_norm((step - end) / unit) * unit
 
     substeps = (len(fine) - 1) // NODES
-    times = fine[substeps * jnp.arange(NODES)[:, None] + jnp.arange(substeps + 1)]  # (NODES, substeps + 1)
+    times = fine[
+        substeps * jnp.arange(NODES)[:, None] + jnp.arange(substeps + 1)
+    ]  # (NODES, substeps + 1)
     return jax.lax.scan(over_node, starts, times)
 
 
@@ -245,8 +291,16 @@ def _equidistribute(schedule, steps, solver, nodes, local_errors):
     density = jnp.maximum(errors, 1e-6 * jnp.max(errors)) ** (1 / (order + 1))
     density = jnp.convolve(jnp.pad(density, 2, mode="edge"), jnp.ones(5), mode="valid")
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
-    levels = jnp.interp(jnp.linspace(0, share[-1], steps + 1), share, schedules.log_snr(schedule, nodes))
-    return schedules.time_of_log_snr(schedule, levels).at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
+    levels = jnp.interp(
+        jnp.linspace(0, share[-1], steps + 1), share, schedules.log_snr(schedule, nodes)
+    )
+    return (
+        schedules.time_of_log_snr(schedule, levels)
+        .at[0]
+        .set(schedule.t_max)
+        .at[-1]
+        .set(schedule.t_min)
+    )
 
 
 @compiled
@@ -254,13 +308,18 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
     """(the best grid, errors where judged): of the candidates and of the best iterate from the best of them."""
     denoiser, schedule = combine(arrays, settings.static)
     fitted, chosen, _ = settings.counts
-    fit, choice = (starts[:fitted], ends[:fitted]), (starts[: fitted + chosen], ends[: fitted + chosen])
+    fit, choice = (
+        (starts[:fitted], ends[:fitted]),
+        (starts[: fitted + chosen], ends[: fitted + chosen]),
+    )
     if chosen:
         choice = jax.tree.map(lambda leaf: leaf[fitted:], choice)
     judged = starts[fitted + chosen :], ends[fitted + chosen :]
     first, last = schedules.log_snr_range(schedule)
     unit = _in_unit(ends)
-    floor = jnp.finfo(ends.dtype).eps ** 2 * jnp.mean((ends / unit) ** 2)  # the norm's slope at 0 is infinite
+    floor = jnp.finfo(ends.dtype).eps ** 2 * jnp.mean(
+        (ends / unit) ** 2
+    )  # the norm's slope at 0 is infinite
 
     def grid_of(logits):
         levels = first + (last - first) * jnp.cumsum(jax.nn.softmax(logits))
@@ -269,28 +328,40 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
 
     def differences(grid, data):
         x, reference = data
-        return (_run(settings.solver, _Recomputed(denoiser), schedule, grid, x) - reference) / unit
+        return (
+            _run(settings.solver, _Recomputed(denoiser), schedule, grid, x) - reference
+        ) / unit
 
     def error(grid, data):
-        return jnp.where(jnp.all(jnp.diff(grid) < 0), _mean_norm(differences(grid, data), floor), jnp.inf)
+        return jnp.where(
+            jnp.all(jnp.diff(grid) < 0),
+            _mean_norm(differences(grid, data), floor),
+            jnp.inf,
+        )
 
     def judge(grid):
         value = unit * jnp.sqrt(jnp.mean(differences(grid, judged) ** 2))
         return jnp.where(jnp.all(jnp.diff(grid) < 0), value, jnp.inf)
 
-    optimiser = optax.adam(optax.cosine_decay_schedule(1.0, max(1, settings.iterations)))
+    optimiser = optax.adam(
+        optax.cosine_decay_schedule(1.0, max(1, settings.iterations))
+    )
 
     def descend(carry, _):
         logits, state, best = carry
         grid = grid_of(logits)
         now = error(grid, choice)
-        best = jax.tree.map(functools.partial(jnp.where, now < best[0]), (now, grid), best)
+        best = jax.tree.map(
+            functools.partial(jnp.where, now < best[0]), (now, grid), best
+        )
         gradient = jax.grad(lambda logits: jnp.log(error(grid_of(logits), fit)))(logits)
         with jax.numpy_dtype_promotion("standard"):  # optax divides integers
             updates, state = optimiser.update(gradient, state)
         return (logits + learning_rate * updates, state, best), None
 
-    begun = candidates[1:]  # without `angular`, so that the descent is the same in every unit of the data
+    begun = candidates[
+        1:
+    ]  # without `angular`, so that the descent is the same in every unit of the data
     start = begun[jnp.nanargmin(jax.lax.map(lambda grid: error(grid, fit), begun))]
     grid = start
     if settings.iterations:
@@ -298,5 +369,7 @@ def _descend(settings, arrays, learning_rate, starts, ends, candidates):
         carry = (logits, optimiser.init(logits), (error(start, choice), start))
         (_, _, (_, grid)), _ = jax.lax.scan(descend, carry, length=settings.iterations)
     grids_judged = jnp.concatenate([candidates, grid[None]])
-    errors = jnp.nan_to_num(jax.lax.map(judge, grids_judged), nan=jnp.inf, posinf=jnp.inf)
+    errors = jnp.nan_to_num(
+        jax.lax.map(judge, grids_judged), nan=jnp.inf, posinf=jnp.inf
+    )
     return grids_judged[jnp.argmin(errors)], errors

@@ -43,14 +43,21 @@ def pytree(cls: type[T]) -> type[T]:
     static = [f.name for f in fields if f.metadata.get("static")]
 
     def flatten_with_keys(value):
-        keyed = [(jax.tree_util.GetAttrKey(name), getattr(value, name)) for name in children]
+        keyed = [
+            (jax.tree_util.GetAttrKey(name), getattr(value, name)) for name in children
+        ]
         return keyed, (cls, tuple(getattr(value, name) for name in static))
 
     def flatten(value):
-        return [getattr(value, name) for name in children], (cls, tuple(getattr(value, name) for name in static))
+        return [getattr(value, name) for name in children], (
+            cls,
+            tuple(getattr(value, name) for name in static),
+        )
 
     def unflatten(aux, values):
-        value = object.__new__(cls)  # argument checks belong to constructors: here values may be tracers or None
+        value = object.__new__(
+            cls
+        )  # argument checks belong to constructors: here values may be tracers or None
         for name, child in zip(children, values, strict=True):
             object.__setattr__(value, name, child)
         for name, entry in zip(static, aux[1], strict=True):
@@ -65,7 +72,12 @@ def pytree(cls: type[T]) -> type[T]:
 def _hash(value: Any) -> int:
     """A dataclass's own hash, or one by identity where fields hold arrays, so that `jax.jit` takes every value."""
     try:
-        return hash((type(value), *(getattr(value, field.name) for field in dataclasses.fields(value))))
+        return hash(
+            (
+                type(value),
+                *(getattr(value, field.name) for field in dataclasses.fields(value)),
+            )
+        )
     except TypeError:
         return object.__hash__(value)
 
@@ -149,13 +161,23 @@ def as_pytree_callable(function: Callable) -> Callable:
     Returns:
       A callable pytree.
     """
-    if isinstance(function, MethodType) and not jax.tree_util.all_leaves([function.__self__]):
+    if isinstance(function, MethodType) and not jax.tree_util.all_leaves(
+        [function.__self__]
+    ):
         return jax.tree_util.Partial(function.__func__, function.__self__)
     if isinstance(function, functools.partial):
         if _capture.is_fixed(function.func):
             same = isinstance(function, jax.tree_util.Partial)
-            return function if same else jax.tree_util.Partial(function.func, *function.args, **function.keywords)
-        return Bound(as_pytree_callable(function.func), function.args, dict(function.keywords))
+            return (
+                function
+                if same
+                else jax.tree_util.Partial(
+                    function.func, *function.args, **function.keywords
+                )
+            )
+        return Bound(
+            as_pytree_callable(function.func), function.args, dict(function.keywords)
+        )
     return as_pytree(function)
 
 
@@ -175,7 +197,12 @@ class Static:
     __slots__ = ("_hash", "count", "leaves", "opened", "tree", "treedef")
 
     def __init__(
-        self, treedef: Any, leaves: tuple[Hashable, ...], count: int, opened: bool, tree: PyTree = None
+        self,
+        treedef: Any,
+        leaves: tuple[Hashable, ...],
+        count: int,
+        opened: bool,
+        tree: PyTree = None,
     ) -> None:
         self.treedef, self.leaves, self.count = treedef, leaves, count
         self.opened, self.tree = opened, tree
@@ -214,7 +241,10 @@ def partition(tree: PyTree) -> tuple[list[Any], Static]:
             arrays += more
             rest.append(spec)
             opened = opened or _capture.opened(spec)
-    opened = opened or any(isinstance(node, Function) for node in jax.tree.leaves(tree, is_leaf=_is_function))
+    opened = opened or any(
+        isinstance(node, Function)
+        for node in jax.tree.leaves(tree, is_leaf=_is_function)
+    )
     return arrays, Static(treedef, tuple(rest), len(arrays), opened, tree)
 
 
@@ -227,7 +257,10 @@ def combine(arrays: list[Any], static: Static) -> PyTree:
     remaining = iter(arrays)
     return jax.tree.unflatten(
         static.treedef,
-        [next(remaining) if leaf is _ARRAY else _capture.restore(leaf, remaining) for leaf in static.leaves],
+        [
+            next(remaining) if leaf is _ARRAY else _capture.restore(leaf, remaining)
+            for leaf in static.leaves
+        ],
     )
 
 
@@ -244,7 +277,9 @@ PROGRAMS = 64
 """How many static arguments with functions of the user's `compiled` keeps programs for, for each of its functions."""
 
 
-def compiled(function: Callable | None = None, *, static_argnums: int | tuple[int, ...] = 0) -> Callable:
+def compiled(
+    function: Callable | None = None, *, static_argnums: int | tuple[int, ...] = 0
+) -> Callable:
     """`jax.jit` whose static arguments may hold functions, as `partition` makes them.
 
     For each value of the static arguments there is one jitted function. Those whose static arguments hold functions or
@@ -261,7 +296,10 @@ def compiled(function: Callable | None = None, *, static_argnums: int | tuple[in
     """
     if function is None:
         return functools.partial(compiled, static_argnums=static_argnums)
-    return _Compiled(function, (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums))
+    return _Compiled(
+        function,
+        (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums),
+    )
 
 
 class _Compiled:
@@ -283,7 +321,9 @@ class _Compiled:
         result = program.jitted(*dynamic)
         if program.traces != before:
             again = _without_trees(given, anew=True)
-            if again != static and _counts(again) == _counts(static):  # tracing changed what the functions reach
+            if again != static and _counts(again) == _counts(
+                static
+            ):  # tracing changed what the functions reach
                 self._keep(again, program)
         return result
 
@@ -332,7 +372,11 @@ def _counts(value: Any) -> list[int]:
     """How many arrays each `Static` in nested tuples stands beside."""
     if isinstance(value, Static):
         return [value.count]
-    return [count for entry in value for count in _counts(entry)] if isinstance(value, tuple) else []
+    return (
+        [count for entry in value for count in _counts(entry)]
+        if isinstance(value, tuple)
+        else []
+    )
 
 
 def _is_opened(value: Any) -> bool:
@@ -351,7 +395,9 @@ class _Program:
         def body(*dynamic):
             self.traces += 1
             args = list(dynamic)
-            for position, value in sorted(zip(positions, static, strict=True), key=lambda pair: pair[0]):
+            for position, value in sorted(
+                zip(positions, static, strict=True), key=lambda pair: pair[0]
+            ):
                 args.insert(position, value)
             return function(*args)
 
@@ -362,7 +408,9 @@ def check_integers(name: str, tree: Any) -> None:
     """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
     for leaf in jax.tree.leaves(tree):
         if type(leaf) is int and not -(2**31) <= leaf < 2**31:
-            raise ValueError(f"{name} must hold no integer of more than 32 bits, got {leaf}")
+            raise ValueError(
+                f"{name} must hold no integer of more than 32 bits, got {leaf}"
+            )
 
 
 def at_once(function: Callable) -> Callable:

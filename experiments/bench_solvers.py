@@ -39,12 +39,42 @@ from diffjax import checks, grids, schedules, solvers, targets, tuning
 from diffjax.solvers import driver
 from experiments import record, solver_figures
 from experiments.solver_errors import flow_error, law_error, root_mean, sample_error
-from experiments.solver_problems import SCHEDULES, TARGETS, Problem, flow_ends, is_run, problem, trained_problem
-from experiments.solver_programs import Program, batch_program, build, evaluations, law_program, timed
-from experiments.solver_report import Row, groups, print_recommendations, print_rows, report
+from experiments.solver_problems import (
+    SCHEDULES,
+    TARGETS,
+    Problem,
+    flow_ends,
+    is_run,
+    problem,
+    trained_problem,
+)
+from experiments.solver_programs import (
+    Program,
+    batch_program,
+    build,
+    evaluations,
+    law_program,
+    timed,
+)
+from experiments.solver_report import (
+    Row,
+    groups,
+    print_recommendations,
+    print_rows,
+    report,
+)
 from experiments.solver_table import SOLVERS, make
 
-QUICK = ("heun", "ddim", "dpmpp_2m", "dpmpp_3m", "deis(3)", "unipc(2)", "euler_maruyama", "dpmpp_2m_sde")
+QUICK = (
+    "heun",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "deis(3)",
+    "unipc(2)",
+    "euler_maruyama",
+    "dpmpp_2m_sde",
+)
 
 PARALLEL_STEPS = 64
 """Steps of a solver that takes all of them at once, until they stand."""
@@ -54,7 +84,9 @@ GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
     "log_snr": grids.log_snr,
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
-    "polyexponential(1.5)": lambda schedule, steps: grids.polyexponential(schedule, steps, 1.5),
+    "polyexponential(1.5)": lambda schedule, steps: grids.polyexponential(
+        schedule, steps, 1.5
+    ),
     "karras(3)": lambda schedule, steps: grids.karras(schedule, steps, 3.0),
 }
 """name -> family of grids from t_max to t_min."""
@@ -100,10 +132,14 @@ def run(config: Config) -> list[Row]:
         rows = []
         for each in measure(config):
             if rows and each.solver != rows[-1].solver:
-                record.write_json(out / "metrics.json", report(rows))  # what there is, should the run be cut short
+                record.write_json(
+                    out / "metrics.json", report(rows)
+                )  # what there is, should the run be cut short
             rows.append(each)
     if not rows:
-        raise ValueError("no solver fits: raise --budgets or --recommend, or name other solvers, schedules or grids")
+        raise ValueError(
+            "no solver fits: raise --budgets or --recommend, or name other solvers, schedules or grids"
+        )
     record.write_json(out / "metrics.json", report(rows))
     if config.recommend is None:
         print_rows(rows)
@@ -124,19 +160,34 @@ def resolve(config: Config) -> Config:
     if config.recommend is not None:
         checks.integer("recommend", config.recommend, 1)
         config = dataclasses.replace(config, budgets=(config.recommend,))
-    tables = {"schedules": SCHEDULES, "targets": TARGETS, "grids": GRIDS, "solvers": SOLVERS}
+    tables = {
+        "schedules": SCHEDULES,
+        "targets": TARGETS,
+        "grids": GRIDS,
+        "solvers": SOLVERS,
+    }
     for field in ("schedules", "targets", "grids"):
         if not getattr(config, field):
             raise ValueError(f"{field} must name at least one, got none")
     for field, table in tables.items():
         for name in getattr(config, field):
             if name not in table and not (field == "targets" and is_run(name)):
-                more = " or the folder of a trained run of score_sde" if field == "targets" else ""
-                raise ValueError(f"{field} must be of {', '.join(table)}{more}; got {name!r}")
+                more = (
+                    " or the folder of a trained run of score_sde"
+                    if field == "targets"
+                    else ""
+                )
+                raise ValueError(
+                    f"{field} must be of {', '.join(table)}{more}; got {name!r}"
+                )
     if not config.budgets or min(config.budgets) < 1:
-        raise ValueError(f"budgets must be positive, at least one, got {config.budgets}")
+        raise ValueError(
+            f"budgets must be positive, at least one, got {config.budgets}"
+        )
     if config.starts < 16 or config.seeds < 2:
-        raise ValueError(f"starts must be at least 16 and seeds 2, got {config.starts} and {config.seeds}")
+        raise ValueError(
+            f"starts must be at least 16 and seeds 2, got {config.starts} and {config.seeds}"
+        )
     return dataclasses.replace(config, solvers=config.solvers or tuple(SOLVERS))
 
 
@@ -145,26 +196,52 @@ def resolve(config: Config) -> Config:
 
 def measure(config: Config) -> Iterator[Row]:
     """All rows; solvers that refuse a schedule or a grid give none."""
-    exact, runs = ([name for name in config.targets if is_run(name) == trained] for trained in (False, True))
-    problems = [problem(config, target, schedule) for schedule in config.schedules for target in exact]
+    exact, runs = (
+        [name for name in config.targets if is_run(name) == trained]
+        for trained in (False, True)
+    )
+    problems = [
+        problem(config, target, schedule)
+        for schedule in config.schedules
+        for target in exact
+    ]
     problems += [trained_problem(config, folder) for folder in runs]
-    with record.progress(len(config.solvers) * len(problems), what="measuring", unit="solver") as bar:
+    with record.progress(
+        len(config.solvers) * len(problems), what="measuring", unit="solver"
+    ) as bar:
         for name in config.solvers:
             solver = make(name)
-            programs: dict[Any, Program] = {}  # of this solver: hundreds together exhaust memory maps
+            programs: dict[
+                Any, Program
+            ] = {}  # of this solver: hundreds together exhaust memory maps
             bar.set_postfix_str(name)
             for given in problems:
                 if solver.stochastic and given.law is None:
                     continue  # a law that nobody knows
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
-                        grid = affordable_grid(grid_name, solver, given.schedule, budget, steps)
-                        if grid is not None and not refused(solver, given.schedule, grid):
-                            yield row(config, programs, name, solver, given, grid_name, grid, budget)
+                        grid = affordable_grid(
+                            grid_name, solver, given.schedule, budget, steps
+                        )
+                        if grid is not None and not refused(
+                            solver, given.schedule, grid
+                        ):
+                            yield row(
+                                config,
+                                programs,
+                                name,
+                                solver,
+                                given,
+                                grid_name,
+                                grid,
+                                budget,
+                            )
                 bar.update()
 
 
-def plan(solver: solvers.Solver, budgets: tuple[int, ...]) -> list[tuple[int | None, int]]:
+def plan(
+    solver: solvers.Solver, budgets: tuple[int, ...]
+) -> list[tuple[int | None, int]]:
     """(budget, most steps that it allows) for each budget that allows any.
 
     A solver whose evaluations depend on the data has no budget: 1 step between the ends where it chooses its own, and
@@ -173,9 +250,15 @@ def plan(solver: solvers.Solver, budgets: tuple[int, ...]) -> list[tuple[int | N
     least = solver.evaluations(np.array([2.0, 1.0]))
     if least is None:
         return [(None, PARALLEL_STEPS if solver.solve is not None else 1)]
-    if solver.report is not None:  # its cost depends on the times: `affordable_grid` takes as many as may be
+    if (
+        solver.report is not None
+    ):  # its cost depends on the times: `affordable_grid` takes as many as may be
         return [(budget, budget // least) for budget in budgets if budget >= least]
-    return [(budget, solvers.steps_within(solver, budget)) for budget in budgets if budget >= least]
+    return [
+        (budget, solvers.steps_within(solver, budget))
+        for budget in budgets
+        if budget >= least
+    ]
 
 
 def cost(solver: solvers.Solver, grid: np.ndarray) -> float:
@@ -194,7 +277,9 @@ def make_grid(name: str, schedule: Any, steps: int) -> Any:
         return None
 
 
-def affordable_grid(name: str, solver: solvers.Solver, schedule: Any, budget: int | None, steps: int) -> Any:
+def affordable_grid(
+    name: str, solver: solvers.Solver, schedule: Any, budget: int | None, steps: int
+) -> Any:
     """The grid of a family with `steps` steps, or fewer where the solver's cost depends on the times; None if none."""
     for n in range(steps, 0, -1):
         grid = make_grid(name, schedule, n)
@@ -206,7 +291,9 @@ def affordable_grid(name: str, solver: solvers.Solver, schedule: Any, budget: in
 def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
     """Whether the solver says that it cannot walk this grid."""
     try:
-        driver.check_grid("grid", solver, driver.diffusion(schedule, lambda x, t: x), grid)
+        driver.check_grid(
+            "grid", solver, driver.diffusion(schedule, lambda x, t: x), grid
+        )
     except ValueError:
         return True
     return False
@@ -223,7 +310,12 @@ def row(
     budget: int | None,
 ) -> Row:
     """Compile unless an earlier row has, run, compare."""
-    by_law = solver.stochastic and given.target_name == "gaussian" and budget is not None and solver.solve is None
+    by_law = (
+        solver.stochastic
+        and given.target_name == "gaussian"
+        and budget is not None
+        and solver.solve is None
+    )
     if by_law:
         law = given.law(given.schedule.t_max)
         arguments = (given.denoiser, given.schedule, law.mean(), law.covariance(), grid)
@@ -233,23 +325,42 @@ def row(
         name,
         by_law,
         jax.tree.structure(arguments),
-        *((a.shape, str(a.dtype)) for a in map(jnp.asarray, jax.tree.leaves(arguments))),
+        *(
+            (a.shape, str(a.dtype))
+            for a in map(jnp.asarray, jax.tree.leaves(arguments))
+        ),
     )
     if key not in programs:
-        counted = (given.denoiser, given.schedule, given.keys[:2], given.starts[:2], grid)
+        counted = (
+            given.denoiser,
+            given.schedule,
+            given.keys[:2],
+            given.starts[:2],
+            grid,
+        )
         count = evaluations(jax.make_jaxpr(batch_program(solver))(*counted).jaxpr)
-        programs[key] = build(law_program(solver) if by_law else batch_program(solver), arguments, count)
+        programs[key] = build(
+            law_program(solver) if by_law else batch_program(solver), arguments, count
+        )
     program = programs[key]
     result, seconds = timed(program.call, arguments)
     nfe = float(np.mean(result[1])) if budget is None else program.evaluations
     promised = solver.evaluations(np.asarray(grid))
-    if promised is not None and program.evaluations is not None and program.evaluations != promised:
-        raise ValueError(f"{name} promises {promised} evaluations and makes {program.evaluations}")
+    if (
+        promised is not None
+        and program.evaluations is not None
+        and program.evaluations != promised
+    ):
+        raise ValueError(
+            f"{name} promises {promised} evaluations and makes {program.evaluations}"
+        )
     nfe = promised if nfe is None else nfe
     if by_law:
         outcome = law_error(given, *result)
     else:
-        outcome = (sample_error if solver.stochastic else flow_error)(config, given, result[0])
+        outcome = (sample_error if solver.stochastic else flow_error)(
+            config, given, result[0]
+        )
     return Row(
         name, grid_name, given.schedule_name, given.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
         solver.order, *outcome, program.compile_seconds, seconds, program.memory_bytes,
@@ -266,7 +377,9 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
     from experiments import solver_peers
 
     if (missing := solver_peers.missing()) is not None:
-        print(f"{missing}: no comparison with k-diffusion and diffusers (install the extra `peers`)")
+        print(
+            f"{missing}: no comparison with k-diffusion and diffusers (install the extra `peers`)"
+        )
         return []
     budgets = (8, 16, 32, 62) if not config.quick else (8, 16)
     config = dataclasses.replace(
@@ -278,15 +391,27 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
     given = problem(config, "held_out", "edm")
     target, finer = TARGETS["held_out"](), schedules.edm(1e-6, 80.0)
     to_zero = flow_ends(targets.denoiser(target, finer), finer, given.starts, 1e-11)
-    mixture = {name: np.asarray(getattr(target, name)) for name in ("weights", "means", "variances")}
-    theirs = solver_peers.measure(mixture, *(np.asarray(v) for v in (given.starts, given.ends, to_zero)), budgets)
-    peers = [peer._replace(interval=root_mean(peer.squares)[1], squares=None) for peer in theirs]
+    mixture = {
+        name: np.asarray(getattr(target, name))
+        for name in ("weights", "means", "variances")
+    }
+    theirs = solver_peers.measure(
+        mixture, *(np.asarray(v) for v in (given.starts, given.ends, to_zero)), budgets
+    )
+    peers = [
+        peer._replace(interval=root_mean(peer.squares)[1], squares=None)
+        for peer in theirs
+    ]
     ours = [row for row in rows if row.budget is not None]
     ours += list(optimised(config, given, ours))
     table = standings(budgets, ours, peers)
     every = [peer._asdict() for peer in peers if math.isfinite(peer.error)]
-    record.write_json(out / "metrics.json", {"standings": table, **report(ours), "peers": every})
-    print(f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(given.starts)} starts: root mean square error")
+    record.write_json(
+        out / "metrics.json", {"standings": table, **report(ours), "peers": every}
+    )
+    print(
+        f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(given.starts)} starts: root mean square error"
+    )
     for budget, lines in table.items():
         print(f"{budget} evaluations")
         for line in lines:
@@ -297,16 +422,31 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
     return ours
 
 
-def standings(budgets: tuple[int, ...], ours: list[Row], peers: list[Any]) -> dict[int, list[dict[str, Any]]]:
+def standings(
+    budgets: tuple[int, ...], ours: list[Row], peers: list[Any]
+) -> dict[int, list[dict[str, Any]]]:
     """budget -> the three runs of least error of each library, ours on given and on fitted grids apart."""
     runs = [
-        (row.budget, "diffjax, fitted grid" if row.grid == "optimised" else "diffjax", row.solver, row) for row in ours
+        (
+            row.budget,
+            "diffjax, fitted grid" if row.grid == "optimised" else "diffjax",
+            row.solver,
+            row,
+        )
+        for row in ours
     ] + [(peer.budget, peer.library, peer.sampler, peer) for peer in peers]
     found: dict[int, list[dict[str, Any]]] = {budget: [] for budget in budgets}
     for budget in budgets:
         for of in dict.fromkeys(whose for at, whose, _, _ in runs if at == budget):
-            own = [(what, run) for at, whose, what, run in runs if (at, whose) == (budget, of)]
-            own = sorted((pair for pair in own if math.isfinite(pair[1].error)), key=lambda pair: pair[1].error)
+            own = [
+                (what, run)
+                for at, whose, what, run in runs
+                if (at, whose) == (budget, of)
+            ]
+            own = sorted(
+                (pair for pair in own if math.isfinite(pair[1].error)),
+                key=lambda pair: pair[1].error,
+            )
             found[budget] += [
                 {"of": of, "run": f"{what} on {run.grid}", "nfe": int(run.nfe), "error": run.error,
                  "interval": run.interval}
@@ -315,19 +455,29 @@ def standings(budgets: tuple[int, ...], ours: list[Row], peers: list[Any]) -> di
     return found
 
 
-def optimised(config: Config, given: Problem, rows: list[Row], tried: int = 3) -> Iterator[Row]:
+def optimised(
+    config: Config, given: Problem, rows: list[Row], tried: int = 3
+) -> Iterator[Row]:
     """The best solvers at each budget again, on grids that `tuning.optimised_grid` fits to them on 256 other starts."""
     base = given.law(given.schedule.t_max)
-    fitted_on = jax.vmap(base.sample)(jax.random.split(jax.random.key(config.seed + 1000), 256))
+    fitted_on = jax.vmap(base.sample)(
+        jax.random.split(jax.random.key(config.seed + 1000), 256)
+    )
     programs: dict[Any, Program] = {}
     for (budget,), group in groups(rows, "budget").items():
         names = dict.fromkeys(
-            row.solver for row in sorted(group, key=lambda row: row.error if math.isfinite(row.error) else math.inf)
+            row.solver
+            for row in sorted(
+                group,
+                key=lambda row: row.error if math.isfinite(row.error) else math.inf,
+            )
         )
         for name in list(names)[:tried]:
             solver = make(name)
             steps = solvers.steps_within(solver, budget)
-            grid = tuning.optimised_grid(given.schedule, given.denoiser, steps, solver=solver, x_init=fitted_on)
+            grid = tuning.optimised_grid(
+                given.schedule, given.denoiser, steps, solver=solver, x_init=fitted_on
+            )
             yield row(config, programs, name, solver, given, "optimised", grid, budget)
 
 

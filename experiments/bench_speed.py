@@ -27,7 +27,14 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import record, speed_compilation, speed_flows, speed_langevin, speed_networks, speed_solvers
+from experiments import (
+    record,
+    speed_compilation,
+    speed_flows,
+    speed_langevin,
+    speed_networks,
+    speed_solvers,
+)
 from experiments.speed_ratios import Config, Row
 
 PARTS = {
@@ -60,11 +67,17 @@ def run(config: Config) -> dict[str, Row]:
     if config.quick:
         config = dataclasses.replace(config, samples=64, alternations=2)
     if config.alternations < 1 or config.samples < 1:
-        raise ValueError(f"alternations and samples must be positive, got {config.alternations} and {config.samples}")
+        raise ValueError(
+            f"alternations and samples must be positive, got {config.alternations} and {config.samples}"
+        )
     unknown = set(config.parts) - set(PARTS)
     if unknown:
-        raise ValueError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    names = config.parts or [name for name in PARTS if config.network or name not in NETWORK_PARTS]
+        raise ValueError(
+            f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}"
+        )
+    names = config.parts or [
+        name for name in PARTS if config.network or name not in NETWORK_PARTS
+    ]
     parts = [PARTS[name] for name in names]
     out = record.start(config)
     rows: list[Row] = []
@@ -85,16 +98,25 @@ def run(config: Config) -> dict[str, Row]:
 
 def report(results: dict[str, Row]) -> dict[str, Any]:
     """The rows as JSON, with the device that they were measured on."""
-    return {"device": jax.devices()[0].device_kind, "rows": {name: row._asdict() for name, row in results.items()}}
+    return {
+        "device": jax.devices()[0].device_kind,
+        "rows": {name: row._asdict() for name, row in results.items()},
+    }
 
 
 def print_rows(rows: list[Row]) -> None:
     """The table: median, quartiles, limit."""
     width = max(len(row.name) + len(row.unit) for row in rows) + 4
-    print(f"\n{'on ' + jax.devices()[0].device_kind:{width}}{'median':>9}{'quartiles':>17}{'limit':>8}")
+    print(
+        f"\n{'on ' + jax.devices()[0].device_kind:{width}}{'median':>9}{'quartiles':>17}{'limit':>8}"
+    )
     for row in rows:
         low, high = row.quartiles
-        limit = "" if row.at_most is None else f"{row.at_most:8.2f}" + ("  over" if row.median > row.at_most else "")
+        limit = (
+            ""
+            if row.at_most is None
+            else f"{row.at_most:8.2f}" + ("  over" if row.median > row.at_most else "")
+        )
         name = f"{row.name}, {row.unit}" if row.unit else row.name
         print(f"{name:{width}}{row.median:9.3f}{f'{low:.3f} … {high:.3f}':>17}{limit}")
 
@@ -102,15 +124,28 @@ def print_rows(rows: list[Row]) -> None:
 def draw(rows: list[Row]) -> Any:
     """Medians with quartiles of the ratios, and their limits."""
     ratios = [row for row in rows if not row.unit]
-    figure, axis = plt.subplots(figsize=(8.5, 0.34 * len(ratios) + 1.2), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(8.5, 0.34 * len(ratios) + 1.2), layout="constrained"
+    )
     places = np.arange(len(ratios))[::-1]
     medians = np.array([row.median for row in ratios])
     spread = np.abs(np.array([row.quartiles for row in ratios]) - medians[:, None]).T
     over = [row.at_most is not None and row.median > row.at_most for row in ratios]
-    axis.barh(places, medians, xerr=spread, color=np.where(over, "#c0504d", "#5b8db8"), height=0.62)
+    axis.barh(
+        places,
+        medians,
+        xerr=spread,
+        color=np.where(over, "#c0504d", "#5b8db8"),
+        height=0.62,
+    )
     for place, row in zip(places, ratios, strict=True):
         if row.at_most is not None:
-            axis.plot([row.at_most] * 2, [place - 0.42, place + 0.42], color="black", linewidth=1.6)
+            axis.plot(
+                [row.at_most] * 2,
+                [place - 0.42, place + 0.42],
+                color="black",
+                linewidth=1.6,
+            )
     axis.axvline(1, color="black", linewidth=0.6, linestyle=":")
     axis.set_yticks(places, [row.name for row in ratios], fontsize=9)
     axis.set_xscale("log")
@@ -118,7 +153,10 @@ def draw(rows: list[Row]) -> Any:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_xlabel("ratio, log axis (bar: median, line: quartiles, black mark: limit)")
-    axis.set_title(f"Cost of one program against another, on {jax.devices()[0].device_kind}", fontsize=11)
+    axis.set_title(
+        f"Cost of one program against another, on {jax.devices()[0].device_kind}",
+        fontsize=11,
+    )
     return figure
 
 

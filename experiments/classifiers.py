@@ -29,7 +29,9 @@ class Classifier(nn.Module):
         for _ in range(self.depth):
             shift, scale = jnp.split(nn.Dense(2 * self.width)(code), 2)
             branch = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
-            h = h + nn.Dense(self.width)(nn.Dropout(self.dropout, deterministic=not train)(branch))
+            h = h + nn.Dense(self.width)(
+                nn.Dropout(self.dropout, deterministic=not train)(branch)
+            )
         return nn.Dense(self.classes)(nn.LayerNorm()(h))
 
 
@@ -66,7 +68,9 @@ class NoisyClassifier:
             x = schedules.perturb(self.schedule, x0, t, noise)
             return -jax.nn.log_softmax(self.logits(params, x, t, key))[label]
 
-        return jnp.mean(jax.vmap(one)(x0, labels, t, noise, jax.random.split(key_net, len(x0))))
+        return jnp.mean(
+            jax.vmap(one)(x0, labels, t, noise, jax.random.split(key_net, len(x0)))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,13 @@ class Judge:
         return self.machine.predict(xs.reshape(len(xs), -1)) == labels
 
 
-def make_judge(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Judge:
+def make_judge(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> Judge:
     """The judge that is fitted to `train`, examples and labels, and tested on `test`."""
-    machine = SVC(C=10.0, gamma="scale").fit(train[0].reshape(len(train[0]), -1), train[1])
-    return Judge(machine, float(machine.score(test[0].reshape(len(test[0]), -1), test[1])))
+    machine = SVC(C=10.0, gamma="scale").fit(
+        train[0].reshape(len(train[0]), -1), train[1]
+    )
+    return Judge(
+        machine, float(machine.score(test[0].reshape(len(test[0]), -1), test[1]))
+    )

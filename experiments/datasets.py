@@ -64,7 +64,9 @@ class Dataset:
     def classes(self) -> int:
         """The number of classes; ValueError where there are no labels."""
         if self.train_labels is None or self.test_labels is None:
-            raise ValueError(f"data must have labels, {self.name} has none: use 'digits' or an .npz with integers y")
+            raise ValueError(
+                f"data must have labels, {self.name} has none: use 'digits' or an .npz with integers y"
+            )
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
     @property
@@ -81,7 +83,11 @@ class Dataset:
     @functools.cached_property
     def spread(self) -> float:
         """Standard deviation of the entries of the training examples."""
-        return float(self.train.std(dtype=np.float64)) if self.known_spread is None else self.known_spread
+        return (
+            float(self.train.std(dtype=np.float64))
+            if self.known_spread is None
+            else self.known_spread
+        )
 
     @property
     def log_scale(self) -> float:
@@ -94,8 +100,19 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of the examples, their labels and their units."""
-        parts = (self.train, self.test, self.levels, self.shift, self.scale, self.train_labels, self.test_labels)
-        whole = b"".join(b"-" if part is None else np.ascontiguousarray(part).tobytes() for part in parts)
+        parts = (
+            self.train,
+            self.test,
+            self.levels,
+            self.shift,
+            self.scale,
+            self.train_labels,
+            self.test_labels,
+        )
+        whole = b"".join(
+            b"-" if part is None else np.ascontiguousarray(part).tobytes()
+            for part in parts
+        )
         return hashlib.sha256(whole).hexdigest()[:16]
 
 
@@ -148,7 +165,9 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
       ValueError: If the file holds other data than those described.
     """
     name = description["path"] or description["name"]
-    data = dataclasses.replace(open_dataset(name, held_out, seed), name=description["name"])
+    data = dataclasses.replace(
+        open_dataset(name, held_out, seed), name=description["name"]
+    )
     if data.digest != description["digest"]:
         raise ValueError(
             f"{name} must hold the data that the run was trained on (digest {description['digest']}), "
@@ -187,23 +206,36 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         # 17 levels, whether or not the brightest occurs
         origin, levels, path = np.zeros(()), 17, None
     elif not name.endswith((".npy", ".npz")):
-        raise ValueError(f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; got {name!r}")
+        raise ValueError(
+            f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; got {name!r}"
+        )
     else:
         values, labels = _read(name)
         values = values[..., None] if values.ndim == 3 else values
         if len(values) < 4:
             raise ValueError(f"{name} must hold at least 4 examples, got {len(values)}")
-        held_out, path = min(held_out, len(values) // 4), str(pathlib.Path(name).resolve())
+        held_out, path = (
+            min(held_out, len(values) // 4),
+            str(pathlib.Path(name).resolve()),
+        )
         origin, levels = values.min(), _level_count(values)
         if levels == 1:
-            raise ValueError(f"{name} must hold more than one value, got {origin} everywhere")
+            raise ValueError(
+                f"{name} must hold more than one value, got {origin} everywhere"
+            )
     if len(values) - held_out < MIN_TRAIN:
         raise ValueError(
             f"held_out must leave at least {MIN_TRAIN} of the {len(values)} examples for training, got {held_out}"
         )
     if held_out < least_test:
-        file = "" if path is None else f" (a quarter of {name} at most, which must hold {4 * least_test} examples)"
-        raise ValueError(f"held_out must be at least {least_test}, got {held_out}{file}")
+        file = (
+            ""
+            if path is None
+            else f" (a quarter of {name} at most, which must hold {4 * least_test} examples)"
+        )
+        raise ValueError(
+            f"held_out must be at least {least_test}, got {held_out}{file}"
+        )
     (train, train_labels), (test, test_labels) = split((values, labels), held_out, seed)
     if levels is None:
         origin, centre, scale = _moments(name, train, by_column=values.ndim == 2)
@@ -219,12 +251,20 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
 
 def _read(name):
     """(examples, labels or None) of a file; labels are integers from 0, stored as y or labels in an .npz."""
-    if name.endswith(".npz") and pathlib.Path(name).exists() and zipfile.is_zipfile(name):
+    if (
+        name.endswith(".npz")
+        and pathlib.Path(name).exists()
+        and zipfile.is_zipfile(name)
+    ):
         with zipfile.ZipFile(name) as file:
             labelled = bool({"y.npy", "labels.npy"} & set(file.namelist()))
         if labelled:
             values, labels = load_labelled(name, dtype=None)
-            whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0
+            whole = (
+                labels.ndim == 1
+                and np.issubdtype(labels.dtype, np.integer)
+                and labels.min() >= 0
+            )
             return values, labels if whole else None
     return load(name, dtype=None), None
 
@@ -232,7 +272,9 @@ def _read(name):
 def _level_count(values):
     """How many integers lie between the least and the greatest value, if all are integers and there are few."""
     span = float(_above(values.max(), values.min()))
-    if span >= MAX_LEVELS or (span > 0 and values.dtype.kind == "f" and np.any(values != np.round(values))):
+    if span >= MAX_LEVELS or (
+        span > 0 and values.dtype.kind == "f" and np.any(values != np.round(values))
+    ):
         return None
     return round(span) + 1
 
@@ -243,14 +285,18 @@ def _above(values, origin):
         return values.astype(np.float64) - np.asarray(origin, np.float64)
     wide = np.uint64 if values.dtype == np.uint64 else np.int64
     # modulo 2^64, as int64 would overflow where values span more than half of its range
-    return (values.astype(wide).view(np.uint64) - np.asarray(origin, wide).view(np.uint64)).astype(np.float64)
+    return (
+        values.astype(wide).view(np.uint64) - np.asarray(origin, wide).view(np.uint64)
+    ).astype(np.float64)
 
 
 def _moments(name, train, by_column):
     """(least value, mean above it, standard deviation), each (D,) of a table and () otherwise."""
     axis = 0 if by_column else None
     origin = np.asarray(train.min(axis))
-    unit = np.asarray(_above(train.max(axis), origin))  # scaled by it, squares neither overflow nor vanish
+    unit = np.asarray(
+        _above(train.max(axis), origin)
+    )  # scaled by it, squares neither overflow nor vanish
     unit = np.where(unit > 0, unit, 1.0)
     total, count = 0.0, train.size / unit.size
     for block in _blocks(train):
@@ -261,11 +307,17 @@ def _moments(name, train, by_column):
         total = total + ((_above(block, origin) / unit - mean) ** 2).sum(axis)
     centre, std = unit * mean, unit * np.sqrt(total / count)
     if not np.isfinite(centre).all() or not np.isfinite(std).all():
-        raise ValueError(f"{name} must hold values whose differences are finite in float64")
+        raise ValueError(
+            f"{name} must hold values whose differences are finite in float64"
+        )
     constant = np.flatnonzero(std == 0)
     if by_column and constant.size:
-        columns = ", ".join(map(str, constant[:8])) + (", …" if constant.size > 8 else "")
-        print(f"{name}: constant columns have no density, the score depends on the noise floor there: {columns}")
+        columns = ", ".join(map(str, constant[:8])) + (
+            ", …" if constant.size > 8 else ""
+        )
+        print(
+            f"{name}: constant columns have no density, the score depends on the noise floor there: {columns}"
+        )
     return origin, centre, np.where(std > 0, std, 1.0)[()]
 
 
@@ -275,7 +327,9 @@ def _standardise(values, origin, centre, scale):
     for block, rows in zip(_blocks(values), _blocks(scaled), strict=True):
         # test values may lie below the least of the training values
         low = np.minimum(block.min(0) if np.ndim(origin) else block.min(), origin)
-        rows[...] = (_above(block, low) - _above(np.asarray(origin), low) - centre) / scale
+        rows[...] = (
+            _above(block, low) - _above(np.asarray(origin), low) - centre
+        ) / scale
     return scaled
 
 
@@ -287,9 +341,15 @@ def _blocks(values, entries=2**22):
 
 def _toy(name, seed):
     target = TOYS[name]()
-    draw = jax.jit(lambda key, count: jax.vmap(target.sample)(jax.random.split(key, count)), static_argnums=1)
+    draw = jax.jit(
+        lambda key, count: jax.vmap(target.sample)(jax.random.split(key, count)),
+        static_argnums=1,
+    )
     keys = jax.random.split(jax.random.key(seed))
-    train, test = (np.asarray(draw(key, count)) for key, count in zip(keys, (TOY_EXAMPLES, 2000), strict=True))
+    train, test = (
+        np.asarray(draw(key, count))
+        for key, count in zip(keys, (TOY_EXAMPLES, 2000), strict=True)
+    )
     return Dataset(name, train, test, None, 0.0, 1.0, target)
 
 
@@ -312,11 +372,14 @@ def gaussian_mixture_bits(data: Dataset, components: int = 30, seed: int = 0) ->
 
     rng = np.random.default_rng(seed)
     noisy = [
-        x.reshape(len(x), -1) + data.spacing * rng.uniform(-0.5, 0.5, (len(x), x[0].size))
+        x.reshape(len(x), -1)
+        + data.spacing * rng.uniform(-0.5, 0.5, (len(x), x[0].size))
         for x in (data.train, data.test)
     ]
     components = max(1, min(components, len(data.train) // 4))
-    model = GaussianMixture(components, covariance_type="diag", reg_covar=1e-4, random_state=seed).fit(noisy[0])
+    model = GaussianMixture(
+        components, covariance_type="diag", reg_covar=1e-4, random_state=seed
+    ).fit(noisy[0])
     log_prob = model.score_samples(noisy[1]).mean()
     return float(-(log_prob / noisy[1].shape[1] + np.log(data.spacing)) / np.log(2))
 

@@ -94,11 +94,17 @@ class Config(models.Training):
 def make_model(config: Config, data: datasets.Dataset) -> Model:
     """The model that the flags ask for, on the chain. Raises ValueError for a combination that cannot be."""
     if data.levels is None:
-        raise ValueError(f"data must be integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
+        raise ValueError(
+            f"data must be integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+        )
     if config.variance == "optimal" and config.prediction != "levels":
-        raise ValueError(f"variance 'optimal' needs prediction 'levels', got {config.prediction!r}; use posterior")
+        raise ValueError(
+            f"variance 'optimal' needs prediction 'levels', got {config.prediction!r}; use posterior"
+        )
     if config.objective == "hybrid" and config.variance != "optimal":
-        raise ValueError(f"objective 'hybrid' trains a variance: it needs variance 'optimal', got {config.variance!r}")
+        raise ValueError(
+            f"objective 'hybrid' trains a variance: it needs variance 'optimal', got {config.variance!r}"
+        )
     chain = schedules.from_betas(BETAS[config.betas](config.chain_steps))
     return Model(data, chain, models.make_module(config, data), config.prediction)
 
@@ -113,10 +119,18 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
     chain = model.schedule
     term = {
         "simple": ddpm.simple_loss,
-        "bound": functools.partial(ddpm.bound_loss, variance=config.variance, levels=model.data.levels),
-        "hybrid": functools.partial(ddpm.hybrid_loss, variance=config.variance, levels=model.data.levels),
+        "bound": functools.partial(
+            ddpm.bound_loss, variance=config.variance, levels=model.data.levels
+        ),
+        "hybrid": functools.partial(
+            ddpm.hybrid_loss, variance=config.variance, levels=model.data.levels
+        ),
     }[config.objective]
-    scale = chain.steps / math.prod(model.data.shape) if config.objective == "bound" else 1.0  # nats per dimension
+    scale = (
+        chain.steps / math.prod(model.data.shape)
+        if config.objective == "bound"
+        else 1.0
+    )  # nats per dimension
 
     def loss(params, key, batch):
         key_index, key_noise = jax.random.split(key)
@@ -129,7 +143,9 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
                 denoiser = answer(denoiser, config.variance)
             return term(key_noise, denoiser, chain, x, index)
 
-        return scale * jnp.mean(jax.vmap(one)(jax.random.split(key_noise, len(batch)), batch, indices))
+        return scale * jnp.mean(
+            jax.vmap(one)(jax.random.split(key_noise, len(batch)), batch, indices)
+        )
 
     return models.fit(config, out, loss, model.init, model.data.train, _FIELDS)
 
@@ -146,14 +162,24 @@ def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
 # --------------------------------------------------------------------------------------------------- what is measured
 
 
-def bounds(config: Config, model: Model, denoiser: Any, variance: str, test: np.ndarray) -> ddpm.Bound:
+def bounds(
+    config: Config, model: Model, denoiser: Any, variance: str, test: np.ndarray
+) -> ddpm.Bound:
     """The bound of each test example, in nats, term by term: leaves with a leading axis of examples."""
     keys = jax.random.split(jax.random.key(config.seed + 2), len(test))
 
     def one(denoiser, key, x):
-        return ddpm.elbo(key, denoiser, model.schedule, x, variance, model.data.levels, chunk=25)
+        return ddpm.elbo(
+            key, denoiser, model.schedule, x, variance, model.data.levels, chunk=25
+        )
 
-    return models.map_examples(one, answer(denoiser, variance), (keys, test), config.chunk, f"bound, {variance}")
+    return models.map_examples(
+        one,
+        answer(denoiser, variance),
+        (keys, test),
+        config.chunk,
+        f"bound, {variance}",
+    )
 
 
 def bits(config: Config, values: Any, model: Model) -> np.ndarray:
@@ -161,21 +187,30 @@ def bits(config: Config, values: Any, model: Model) -> np.ndarray:
     return np.asarray(values) / (math.prod(model.data.shape) * math.log(2))
 
 
-def bound_table(config: Config, model: Model, denoiser: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def bound_table(
+    config: Config, model: Model, denoiser: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """({variance: bits/dim by term}, {variance: mean nats per dimension of L_0 … L_{T−1}}), the chosen variance first.
 
     All variances meet the same examples and the same noise.
     """
     test = model.data.test[: config.bound_examples]
-    names = [config.variance, *(v for v in ("optimal", "posterior", "forward") if v != config.variance)]
+    names = [
+        config.variance,
+        *(v for v in ("optimal", "posterior", "forward") if v != config.variance),
+    ]
     table, terms = {}, {}
     for name in names:
         if name == "optimal" and config.prediction != "levels":
             continue
         began = time.perf_counter()
         found = bounds(config, model, denoiser, name, test)
-        table[name] = summary(config, model, found) | {"seconds": round(time.perf_counter() - began, 1)}
-        means = np.concatenate([np.mean(found.reconstruction, keepdims=True), np.mean(found.denoising, 0)])
+        table[name] = summary(config, model, found) | {
+            "seconds": round(time.perf_counter() - began, 1)
+        }
+        means = np.concatenate(
+            [np.mean(found.reconstruction, keepdims=True), np.mean(found.denoising, 0)]
+        )
         terms[name] = means / math.prod(model.data.shape)
     return table, terms
 
@@ -204,11 +239,21 @@ def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
     if config.betas == "linear":
         least = scoring.LEAST_FLOOR * model.data.spacing
         end = min(float(schedules.log_snr(chain, chain.t_min)), -2 * math.log(least))
-        smooth = schedules.vp_linear(t_min=float(schedules.time_of_log_snr(schedules.vp_linear(t_min=1e-7), end)))
+        smooth = schedules.vp_linear(
+            t_min=float(schedules.time_of_log_snr(schedules.vp_linear(t_min=1e-7), end))
+        )
         model = dataclasses.replace(model, schedule=smooth)
     test = model.data.test[: config.bound_examples]
     key = jax.random.key(config.seed + 3)
-    return scoring.score(key, model, params, test, config.likelihood_steps, config.probes, 4 * config.chunk)
+    return scoring.score(
+        key,
+        model,
+        params,
+        test,
+        config.likelihood_steps,
+        config.probes,
+        4 * config.chunk,
+    )
 
 
 def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
@@ -220,16 +265,24 @@ def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
     gaussian = dj.targets.gaussian([0.3], 0.5)
     mixture = dj.targets.gaussian_mixture([0.4, 0.6], [[-0.9], [0.7]], [0.3, 0.4])
     cases: dict[str, tuple] = {
-        f"Gaussian, {name}": (gaussian, vp_chain, name, GAUSSIAN_STEPS) for name in ("optimal", "posterior", "forward")
+        f"Gaussian, {name}": (gaussian, vp_chain, name, GAUSSIAN_STEPS)
+        for name in ("optimal", "posterior", "forward")
     }
     cases["mixture, posterior"] = (mixture, log_snr_chain, "posterior", MIXTURE_STEPS)
     table: dict[str, dict[str, Any]] = {}
-    with record.progress(sum(len(case[-1]) for case in cases.values()), what="exact denoisers", unit="chain") as bar:
+    with record.progress(
+        sum(len(case[-1]) for case in cases.values()),
+        what="exact denoisers",
+        unit="chain",
+    ) as bar:
         for name, (target, make, variance, lengths) in cases.items():
             table[name] = {}
             for steps in lengths:
                 gap = exact_gap(config, target, make(steps), variance)
-                table[name][str(steps)] = (float(gap.mean()), scoring.standard_error(gap))
+                table[name][str(steps)] = (
+                    float(gap.mean()),
+                    scoring.standard_error(gap),
+                )
                 bar.update()
     return table
 
@@ -244,10 +297,16 @@ def vp_chain(steps: int) -> schedules.DiscreteChain:
 
 def log_snr_chain(steps: int, end: float = 8.0) -> schedules.DiscreteChain:
     """The chain whose log-SNR falls from `end` to −`end` in equal steps."""
-    return schedules.from_betas(-np.expm1(np.diff(-np.logaddexp(0, -np.linspace(end, -end, steps)), prepend=0.0)))
+    return schedules.from_betas(
+        -np.expm1(
+            np.diff(-np.logaddexp(0, -np.linspace(end, -end, steps)), prepend=0.0)
+        )
+    )
 
 
-def exact_gap(config: Config, target: Any, chain: schedules.DiscreteChain, variance: str) -> np.ndarray:
+def exact_gap(
+    config: Config, target: Any, chain: schedules.DiscreteChain, variance: str
+) -> np.ndarray:
     """The bound plus log p at draws of a one-dimensional target, in nats, (EXACT_DRAWS,)."""
     keys = jax.random.split(jax.random.key(config.seed + 7), (2, EXACT_DRAWS))
     denoiser, first = dj.targets.denoiser(target, chain), chain.t_min
@@ -257,14 +316,22 @@ def exact_gap(config: Config, target: Any, chain: schedules.DiscreteChain, varia
     if gaussian:
         decoder = 1 / (1 / decoder + 1 / float(target.covariance()[0, 0]))
     end = target.noised(chain, chain.t_max)
-    prior = ddpm.Gaussian(end.mean(), jnp.diagonal(end.covariance())) if gaussian else None
-    pair = ddpm.paired(denoiser, dj.predictions.variance(chain, denoiser)) if variance == "optimal" else denoiser
+    prior = (
+        ddpm.Gaussian(end.mean(), jnp.diagonal(end.covariance())) if gaussian else None
+    )
+    pair = (
+        ddpm.paired(denoiser, dj.predictions.variance(chain, denoiser))
+        if variance == "optimal"
+        else denoiser
+    )
 
     @jax.jit
     @jax.vmap
     def gap(key_data, key):
         x = target.sample(key_data)
-        found = ddpm.elbo(key, pair, chain, x, variance, decoder_variance=decoder, prior=prior)
+        found = ddpm.elbo(
+            key, pair, chain, x, variance, decoder_variance=decoder, prior=prior
+        )
         return found.total + target.log_prob(x)
 
     return np.asarray(gap(*keys))
@@ -273,7 +340,9 @@ def exact_gap(config: Config, target: Any, chain: schedules.DiscreteChain, varia
 def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.ndarray]:
     """Samples of the chain by all its steps, and by `few_steps` of them with each variance."""
     chain, drawn = model.schedule, {}
-    whole = {f"all {chain.steps} steps, {config.variance}": (config.variance, chain.steps)}
+    whole = {
+        f"all {chain.steps} steps, {config.variance}": (config.variance, chain.steps)
+    }
     few = {
         f"{config.few_steps} steps, {name}": (name, config.few_steps)
         for name in ("optimal", "posterior", "forward")
@@ -283,7 +352,9 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
     with record.progress(len(cases), what="samples", unit="sampler") as bar:
         for name, (variance, steps) in cases.items():
             grid = dj.grids.to_zero(
-                dj.grids.from_indices(chain, np.linspace(chain.steps, 1, steps).round().astype(int))
+                dj.grids.from_indices(
+                    chain, np.linspace(chain.steps, 1, steps).round().astype(int)
+                )
             )
             xs = dj.sample_many(
                 jax.random.key(config.seed + 1),
@@ -306,16 +377,32 @@ def rate_distortion(config: Config, model: Model, denoiser: Any) -> ddpm.RateDis
     keys = jax.random.split(jax.random.key(config.seed + 4), len(test))
 
     def one(denoiser, key, x):
-        return ddpm.rate_distortion(key, denoiser, model.schedule, x, config.variance, chunk=25)
+        return ddpm.rate_distortion(
+            key, denoiser, model.schedule, x, config.variance, chunk=25
+        )
 
-    found = models.map_examples(one, answer(denoiser, config.variance), (keys, test), config.chunk, "rate–distortion")
-    return ddpm.RateDistortion(found.rate.mean(0), np.sqrt((found.rmse**2).mean(0)) / model.data.spacing)
+    found = models.map_examples(
+        one,
+        answer(denoiser, config.variance),
+        (keys, test),
+        config.chunk,
+        "rate–distortion",
+    )
+    return ddpm.RateDistortion(
+        found.rate.mean(0), np.sqrt((found.rmse**2).mean(0)) / model.data.spacing
+    )
 
 
-def progressive(config: Config, model: Model, denoiser: Any, count: int = 6, frames: int = 9) -> Any:
+def progressive(
+    config: Config, model: Model, denoiser: Any, count: int = 6, frames: int = 9
+) -> Any:
     """(indices (F,), x_t (count, F, …), x̂_0 (count, F, …)) of the first test digits, one noise for each digit."""
     chain, xs = model.schedule, jnp.asarray(model.data.test[:count])
-    indices = np.unique(np.geomspace(max(1, chain.steps // 100), chain.steps, frames).round().astype(int))[::-1]
+    indices = np.unique(
+        np.geomspace(max(1, chain.steps // 100), chain.steps, frames)
+        .round()
+        .astype(int)
+    )[::-1]
     keys = jax.random.split(jax.random.key(config.seed + 5), count)
 
     @jax.jit
@@ -327,7 +414,9 @@ def progressive(config: Config, model: Model, denoiser: Any, count: int = 6, fra
     return indices, *each(keys, xs, jnp.asarray(indices / chain.steps, jnp.float32))
 
 
-def interpolations(config: Config, model: Model, denoiser: Any, frames: int = 9) -> dict[str, np.ndarray]:
+def interpolations(
+    config: Config, model: Model, denoiser: Any, frames: int = 9
+) -> dict[str, np.ndarray]:
     """Frames between two test digits: through latents at three indices, and through the probability flow."""
     chain, (start, end) = model.schedule, model.data.test[:2]
     weights, drawn = jnp.linspace(0, 1, frames), {}
@@ -338,7 +427,9 @@ def interpolations(config: Config, model: Model, denoiser: Any, frames: int = 9)
             config.variance,
         )  # fmt: skip
     grid = dj.grids.log_snr(chain, 32)
-    drawn["probability flow"] = dj.interpolate(denoiser, chain, start, end, weights, solvers.heun(), grid)
+    drawn["probability flow"] = dj.interpolate(
+        denoiser, chain, start, end, weights, solvers.heun(), grid
+    )
     return {name: np.asarray(images) for name, images in drawn.items()}
 
 
@@ -350,25 +441,40 @@ def check(config: Config) -> None:
     models.check(config)
     at_least = {
         1: ("chunk",),
-        2: ("samples", "probes", "bound_examples", "chain_steps", "few_steps", "likelihood_steps"),
+        2: (
+            "samples",
+            "probes",
+            "bound_examples",
+            "chain_steps",
+            "few_steps",
+            "likelihood_steps",
+        ),
     }
     for minimum, names in at_least.items():
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
-    least = {"linear": 21, "sigmoid": 21, "constant": 11}.get(config.betas, 2)  # the tables' last β, 20/T or 10/T, < 1
+    least = {"linear": 21, "sigmoid": 21, "constant": 11}.get(
+        config.betas, 2
+    )  # the tables' last β, 20/T or 10/T, < 1
     if config.chain_steps < least:
-        raise ValueError(f"chain_steps must be at least {least} for betas {config.betas!r}, got {config.chain_steps}")
+        raise ValueError(
+            f"chain_steps must be at least {least} for betas {config.betas!r}, got {config.chain_steps}"
+        )
     dj.checks.integer("few_steps", config.few_steps, 2, config.chain_steps)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train, bound, sample, compress and draw; the metrics, which are also in OUT/metrics.json."""
     check(config)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
     model = make_model(config, data)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+    )
     clock = record.Clock()
     params, history = train(config, model, out)
     clock.lap("training")
@@ -381,17 +487,29 @@ def run(config: Config) -> dict[str, Any]:
     results["exact_gaps_nats"] = exact_gaps(config) if config.exact else {}
     clock.lap("exact_denoisers")
     drawn = draw_samples(config, model, denoiser)
-    results["frechet_distance"] = {name: float(metrics.frechet_distance(xs, data.test)) for name, xs in drawn.items()}
+    results["frechet_distance"] = {
+        name: float(metrics.frechet_distance(xs, data.test))
+        for name, xs in drawn.items()
+    }
     clock.lap("samples")
     curve = rate_distortion(config, model, denoiser)
     clock.lap("rate_distortion")
-    models.draw_loss(history, f"loss, {config.objective}", f"Training, {config.data}", out / "loss.png")
+    models.draw_loss(
+        history,
+        f"loss, {config.objective}",
+        f"Training, {config.data}",
+        out / "loss.png",
+    )
     ddpm_figures.draw_bound(terms, table, out)
     ddpm_figures.draw_rate_distortion(curve, data, out)
     if data.is_image:
         ddpm_figures.draw_samples(data, drawn, out)
-        ddpm_figures.draw_progressive(data, curve, progressive(config, model, denoiser), out)
-        ddpm_figures.draw_interpolations(data, interpolations(config, model, denoiser), out)
+        ddpm_figures.draw_progressive(
+            data, curve, progressive(config, model, denoiser), out
+        )
+        ddpm_figures.draw_interpolations(
+            data, interpolations(config, model, denoiser), out
+        )
     clock.lap("figures")
     results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
     record.write_json(out / "metrics.json", results)
@@ -402,17 +520,25 @@ def run(config: Config) -> dict[str, Any]:
 def print_table(config: Config, results: dict[str, Any]) -> None:
     """The bound by term, a row a variance, beside the flow's score and the histograms'."""
     columns = ("prior", "denoising", "reconstruction", "total")
-    print(f"\ntest bits/dim, T = {config.chain_steps}" + "".join(f"{name:>16}" for name in columns))
+    print(
+        f"\ntest bits/dim, T = {config.chain_steps}"
+        + "".join(f"{name:>16}" for name in columns)
+    )
     for name, row in results["bound"].items():
         print(f"{name:>{18 + len(str(config.chain_steps))}}" + "".join(f"{row[column]:16.4f}" for column in columns)
               + f" ± {row['total_standard_error']:.4f} ({row['examples']} examples, {row['seconds']} s)")  # fmt: skip
     print(f"probability flow of the same network: {results['test_bits_per_dim']:.4f} "
           f"± {results['test_bits_per_dim_standard_error']:.4f}")  # fmt: skip
-    print(f"independent histograms:               {results['histogram_bits_per_dim']:.4f}")
+    print(
+        f"independent histograms:               {results['histogram_bits_per_dim']:.4f}"
+    )
     if results["exact_gaps_nats"]:
         print("\nexact denoisers in one dimension, bound + log p in nats by T:")
     for name, gaps in results["exact_gaps_nats"].items():
-        cells = (f"{steps}: {mean:.4f} ± {error:.4f}" for steps, (mean, error) in gaps.items())
+        cells = (
+            f"{steps}: {mean:.4f} ± {error:.4f}"
+            for steps, (mean, error) in gaps.items()
+        )
         print(f"{name:>20}   " + "   ".join(cells))
     for name, distance in results["frechet_distance"].items():
         print(f"Fréchet distance to the test set, {name}: {distance:.3f}")

@@ -8,7 +8,11 @@ import numpy as np
 from experiments import record
 
 COLOURS = {"optimal": "#1f4e79", "posterior": "#c05020", "forward": "#5a9a5a"}
-NAMES = {"optimal": "optimal, β̃ + c₀² Var", "posterior": "posterior, β̃", "forward": "forward, β"}
+NAMES = {
+    "optimal": "optimal, β̃ + c₀² Var",
+    "posterior": "posterior, β̃",
+    "forward": "forward, β",
+}
 
 
 def draw_bound(terms, table, out):
@@ -18,10 +22,27 @@ def draw_bound(terms, table, out):
         indices = np.arange(1, len(nats) + 1)
         left.plot(indices, nats, color=COLOURS[name], lw=1.2, label=NAMES[name])
         spent = (np.cumsum(nats[::-1])[::-1]) / math.log(2) + table[name]["prior"]
-        right.plot(indices, spent, color=COLOURS[name], lw=1.5, label=f"{NAMES[name]}: {table[name]['total']:.3f}")
-    left.set(xscale="log", yscale="log", xlabel="index t", ylabel="nats per dimension", ylim=(1e-8, None))
+        right.plot(
+            indices,
+            spent,
+            color=COLOURS[name],
+            lw=1.5,
+            label=f"{NAMES[name]}: {table[name]['total']:.3f}",
+        )
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="index t",
+        ylabel="nats per dimension",
+        ylim=(1e-8, None),
+    )
     left.set_title("terms $L_{t-1}$ of the bound ($L_0$ at t = 1)")
-    right.set(xscale="log", xlabel="index t", ylabel="bits/dim", title="spent from $x_T$ down to $x_{t-1}$")
+    right.set(
+        xscale="log",
+        xlabel="index t",
+        ylabel="bits/dim",
+        title="spent from $x_T$ down to $x_{t-1}$",
+    )
     for axis in (left, right):
         axis.legend(frameon=False, fontsize=8)
         axis.grid(alpha=0.25)
@@ -33,15 +54,26 @@ def draw_rate_distortion(curve, data, out):
     indices = np.arange(1, len(curve.rate) + 1)
     figure, axes = plt.subplots(1, 3, figsize=(14, 3.8))
     axes[0].plot(curve.rate, curve.rmse, color=COLOURS["optimal"])
-    axes[0].set(xlabel="rate, bits/dim", ylabel="√mean squared error, levels", title="rate–distortion")
+    axes[0].set(
+        xlabel="rate, bits/dim",
+        ylabel="√mean squared error, levels",
+        title="rate–distortion",
+    )
     axes[1].plot(indices, curve.rmse, color=COLOURS["optimal"])
-    axes[1].set(xlabel="index t", ylabel="√mean squared error, levels", title=r"distortion of $\hat x_0 = D(x_t)$")
+    axes[1].set(
+        xlabel="index t",
+        ylabel="√mean squared error, levels",
+        title=r"distortion of $\hat x_0 = D(x_t)$",
+    )
     axes[2].plot(indices, curve.rate, color=COLOURS["optimal"])
     axes[2].set(xlabel="index t", ylabel="bits/dim", title="rate until $x_t$ is known")
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.set_ylim(bottom=0)
-    figure.suptitle(f"progressive lossy compression of {data.name}, {len(data.levels)} levels", y=1.02)
+    figure.suptitle(
+        f"progressive lossy compression of {data.name}, {len(data.levels)} levels",
+        y=1.02,
+    )
     record.save_figure(figure, out / "rate_distortion.png")
 
 
@@ -62,7 +94,10 @@ def draw_progressive(data, curve, shown, out):
     limits = (float(data.levels[0]), float(data.levels[-1]))
     count, frames = noisy.shape[:2]
     figure, axes = plt.subplots(
-        1, 2, figsize=(1.1 * frames + 0.6, 0.56 * count + 0.9), width_ratios=(frames, frames + 1)
+        1,
+        2,
+        figsize=(1.1 * frames + 0.6, 0.56 * count + 0.9),
+        width_ratios=(frames, frames + 1),
     )
     record.image_grid(axes[0], noisy.reshape(-1, *data.shape), frames, limits)
     whole = np.concatenate([denoised, data.test[:count, None]], 1)
@@ -71,7 +106,11 @@ def draw_progressive(data, curve, shown, out):
     for axis, last in zip(axes, ((), ("x₀",)), strict=True):
         axis.set_axis_on()
         labels = [f"{index}\n{curve.rate[index - 1]:.2f}" for index in indices]
-        axis.set_xticks((np.arange(frames + len(last)) + 0.5) * width - 1, [*labels, *last], fontsize=7)
+        axis.set_xticks(
+            (np.arange(frames + len(last)) + 0.5) * width - 1,
+            [*labels, *last],
+            fontsize=7,
+        )
         axis.set_yticks([])
         axis.tick_params(length=0)
         for spine in axis.spines.values():
@@ -86,7 +125,9 @@ def draw_interpolations(data, drawn, out):
     """A row a kind of interpolation; the first and last columns are the two test images themselves."""
     limits = (float(data.levels[0]), float(data.levels[-1]))
     start, end = data.test[:2]
-    rows = [np.concatenate([start[None], images, end[None]]) for images in drawn.values()]
+    rows = [
+        np.concatenate([start[None], images, end[None]]) for images in drawn.values()
+    ]
     columns = len(rows[0])
     figure, axis = plt.subplots(figsize=(0.75 * columns + 1.5, 0.75 * len(rows) + 0.5))
     record.image_grid(axis, np.concatenate(rows), columns, limits)

@@ -27,7 +27,15 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from diffjax import checks, divergences, energies, langevin, quadrature, schedules, targets
+from diffjax import (
+    checks,
+    divergences,
+    energies,
+    langevin,
+    quadrature,
+    schedules,
+    targets,
+)
 from diffjax.networks import MLP
 from experiments import models, record
 
@@ -42,7 +50,12 @@ TITLES = {
     "exact": "exact score matching",
     "contrastive": "contrastive divergence",
 }
-COLOURS = {"denoising": "#1f4e79", "sliced": "#c9952b", "exact": "#3c8d5a", "contrastive": "#b5482a"}
+COLOURS = {
+    "denoising": "#1f4e79",
+    "sliced": "#c9952b",
+    "exact": "#3c8d5a",
+    "contrastive": "#b5482a",
+}
 BOUNDS, POINTS, TOLERANCE = ((-10.0, 10.0), (-10.0, 10.0)), 600, 1e-3
 EXTENT, PIXELS = 4.6, 140
 BROAD = 3.0
@@ -126,16 +139,24 @@ def run(config: Config) -> dict[str, Any]:
         fitted[name] = fit(config, out, target, name)
         clock.lap(name)
     record.write_config(out, config)  # `fit` has left that of the last network
-    results: dict[str, Any] = {"objectives": {name: compare(config, target, law) for name, law in fitted.items()}}
+    results: dict[str, Any] = {
+        "objectives": {
+            name: compare(config, target, law) for name, law in fitted.items()
+        }
+    }
     results["gaussian_kl"] = divergence(target, divergences.moment_matched(target))
     clock.lap("quadrature")
-    with record.progress(len(fitted) * 2 * len(config.levels), what="log Z", unit="estimate") as bar:
+    with record.progress(
+        len(fitted) * 2 * len(config.levels), what="log Z", unit="estimate"
+    ) as bar:
         for name, law in fitted.items():
             results["objectives"][name]["estimates"] = log_z_estimates(config, law, bar)
     clock.lap("log Z")
     results["seconds"] = clock.laps
     record.write_json(out / "metrics.json", results)
-    record.save_figure(draw_densities(config, target, fitted, results), out / "densities.png")
+    record.save_figure(
+        draw_densities(config, target, fitted, results), out / "densities.png"
+    )
     record.save_figure(draw_log_z(config, results), out / "log_z.png")
     print_results(results)
     return results
@@ -175,7 +196,9 @@ def broad() -> targets.Mixture:
 
 def law_of(config: Config, params: Any) -> targets.Energy:
     """The unnormalised density of a network's parameters."""
-    return energies.reconstruction(functools.partial(image, config.width, config.depth, params))
+    return energies.reconstruction(
+        functools.partial(image, config.width, config.depth, params)
+    )
 
 
 def image(width: int, depth: int, params: Any, x: jax.Array) -> jax.Array:
@@ -185,12 +208,16 @@ def image(width: int, depth: int, params: Any, x: jax.Array) -> jax.Array:
 
 def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.Energy:
     """The law that an objective fits to samples of the target."""
-    data = np.asarray(jax.vmap(target.sample)(jax.random.split(key_of(config, 0), config.examples)))
+    data = np.asarray(
+        jax.vmap(target.sample)(jax.random.split(key_of(config, 0), config.examples))
+    )
 
     def one(law, key, x):
         if name == "denoising":
             return energies.denoising(key, law, x, config.sigma) / config.sigma**2
-        return energies.sliced(key, law, x) if name == "sliced" else energies.exact(law, x)
+        return (
+            energies.sliced(key, law, x) if name == "sliced" else energies.exact(law, x)
+        )
 
     def loss(params, key, batch):
         law = law_of(config, params["network"])
@@ -198,30 +225,54 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
             drawn = params["chains"].xs
             drawn = drawn[jnp.arange(len(batch)) % len(drawn)]
             return jnp.mean(
-                jax.vmap(functools.partial(energies.contrastive, law, penalty=config.penalty))(batch, drawn)
+                jax.vmap(
+                    functools.partial(energies.contrastive, law, penalty=config.penalty)
+                )(batch, drawn)
             )
-        return jnp.mean(jax.vmap(functools.partial(one, law))(jax.random.split(key, len(batch)), batch))
+        return jnp.mean(
+            jax.vmap(functools.partial(one, law))(
+                jax.random.split(key, len(batch)), batch
+            )
+        )
 
     def init(key):
-        params = {"network": MLP(width=config.width, depth=config.depth).init(key, jnp.zeros(2), 0.0)}
+        params = {
+            "network": MLP(width=config.width, depth=config.depth).init(
+                key, jnp.zeros(2), 0.0
+            )
+        }
         if name != "contrastive":
             return params
-        starts = jax.vmap(target.sample)(jax.random.split(key_of(config, 1), config.chains))
+        starts = jax.vmap(target.sample)(
+            jax.random.split(key_of(config, 1), config.chains)
+        )
         chains = energies.persistent_chains(starts)._replace(updates=jnp.zeros(()))
         return params | {"chains": chains, "log_size": jnp.log(config.chain_step_size)}
 
     def move(params, key, step):
         """The chains after their steps, and ε raised or lowered with their acceptance."""
-        kernel = langevin.mala(law_of(config, params["network"]), jnp.exp(params["log_size"]))
+        kernel = langevin.mala(
+            law_of(config, params["network"]), jnp.exp(params["log_size"])
+        )
         chains = params["chains"]._replace(updates=step)
-        chains, result = energies.advance(key, chains, kernel, config.chain_steps, broad(), config.restart)
+        chains, result = energies.advance(
+            key, chains, kernel, config.chain_steps, broad(), config.restart
+        )
         log_size = params["log_size"] + 0.1 * (result.acceptance.mean() - 0.574)
-        return params | {"chains": chains._replace(updates=jnp.zeros(())), "log_size": log_size}
+        return params | {
+            "chains": chains._replace(updates=jnp.zeros(())),
+            "log_size": log_size,
+        }
 
     own, before = config, None
     if name == "contrastive":
-        own, before = dataclasses.replace(config, learning_rate=config.contrastive_rate), move
-    params, _ = models.fit(own, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before=before)
+        own, before = (
+            dataclasses.replace(config, learning_rate=config.contrastive_rate),
+            move,
+        )
+    params, _ = models.fit(
+        own, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before=before
+    )
     return law_of(config, params["network"])
 
 
@@ -230,7 +281,10 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
 
 def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float]:
     """log Z by quadrature; KL(p‖q) in nats, and of the data with denoising's noise from q."""
-    log_z, noised = normaliser(law.log_prob), target.noised(schedules.edm(), config.sigma)
+    log_z, noised = (
+        normaliser(law.log_prob),
+        target.noised(schedules.edm(), config.sigma),
+    )
     normalised = targets.energy(law.log_prob, log_z)
     return {
         "kl": divergence(target, normalised),
@@ -254,12 +308,16 @@ def mala_of(law: Any, beta: Any) -> langevin.Kernel:
     return langevin.mala(law, 0.04 + 0.5 * (1 - beta) ** 2)
 
 
-def log_z_estimates(config: Config, law: targets.Energy, bar: Any) -> dict[str, list[dict[str, float]]]:
+def log_z_estimates(
+    config: Config, law: targets.Energy, bar: Any
+) -> dict[str, list[dict[str, float]]]:
     """By number of levels: annealed importance sampling and thermodynamic integration, at about equal cost."""
     found: dict[str, list[dict[str, float]]] = {"importance": [], "thermodynamic": []}
     for count in config.levels:
         betas, key = np.linspace(0, 1, count + 1) ** 2, key_of(config, count)
-        ais = langevin.annealed_importance_sampling(key, broad(), law, betas, mala_of, config.walkers, steps=10)
+        ais = langevin.annealed_importance_sampling(
+            key, broad(), law, betas, mala_of, config.walkers, steps=10
+        )
         found["importance"].append(
             {
                 "levels": count,
@@ -270,7 +328,9 @@ def log_z_estimates(config: Config, law: targets.Energy, bar: Any) -> dict[str, 
         )
         bar.update()
         few = max(2, config.walkers // 4)
-        ti = langevin.thermodynamic_integration(key, broad(), law, betas, mala_of, few, steps=30, warm_up=10)
+        ti = langevin.thermodynamic_integration(
+            key, broad(), law, betas, mala_of, few, steps=30, warm_up=10
+        )
         found["thermodynamic"].append(
             {
                 "levels": count,
@@ -287,41 +347,68 @@ def print_results(results: dict[str, Any]) -> None:
     """The tables."""
     print(f"\nKL(p‖q) in nats; of the best Gaussian {results['gaussian_kl']:.3f}")
     for name, row in results["objectives"].items():
-        print(f"{TITLES[name]:28}{row['kl']:.4f}   from the noised data {row['kl_from_noised']:.4f}")
+        print(
+            f"{TITLES[name]:28}{row['kl']:.4f}   from the noised data {row['kl_from_noised']:.4f}"
+        )
     print("\nlog Z less the one by quadrature ± standard error, by number of levels")
     for name, row in results["objectives"].items():
         for kind, estimates in row["estimates"].items():
-            cells = (f"{e['log_z'] - row['log_z']:+.3f} ± {e['standard_error']:.3f}" for e in estimates)
+            cells = (
+                f"{e['log_z'] - row['log_z']:+.3f} ± {e['standard_error']:.3f}"
+                for e in estimates
+            )
             print(f"{TITLES[name]:28}{kind:15}" + "   ".join(cells))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def draw_densities(config: Config, target: Any, fitted: dict[str, Any], results: dict[str, Any]) -> Any:
+def draw_densities(
+    config: Config, target: Any, fitted: dict[str, Any], results: dict[str, Any]
+) -> Any:
     """The exact density and the learned ones, normalised by quadrature, in one scale."""
     side = np.linspace(-EXTENT, EXTENT, PIXELS)
     places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     rows = results["objectives"]
     laws = {"exact density": (target, 0.0)}
-    laws |= {f"{TITLES[k]}\nKL {rows[k]['kl']:.3f} nats": (law, rows[k]["log_z"]) for k, law in fitted.items()}
-    figure, axes = plt.subplots(1, len(laws), figsize=(3.1 * len(laws) + 0.7, 3.6), sharey=True, layout="constrained")
+    laws |= {
+        f"{TITLES[k]}\nKL {rows[k]['kl']:.3f} nats": (law, rows[k]["log_z"])
+        for k, law in fitted.items()
+    }
+    figure, axes = plt.subplots(
+        1,
+        len(laws),
+        figsize=(3.1 * len(laws) + 0.7, 3.6),
+        sharey=True,
+        layout="constrained",
+    )
     top = None
     for axis, (title, (law, log_z)) in zip(axes, laws.items(), strict=True):
-        density = np.exp(jax.jit(jax.vmap(law.log_prob))(places) - log_z).reshape(PIXELS, PIXELS)
+        density = np.exp(jax.jit(jax.vmap(law.log_prob))(places) - log_z).reshape(
+            PIXELS, PIXELS
+        )
         top = density.max() if top is None else top
-        image = axis.pcolormesh(side, side, density.T, cmap="magma", vmin=0, vmax=top, rasterized=True)
+        image = axis.pcolormesh(
+            side, side, density.T, cmap="magma", vmin=0, vmax=top, rasterized=True
+        )
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="$x_1$ (data units)", aspect="equal")
     axes[0].set_ylabel("$x_2$ (data units)")
-    figure.colorbar(image, ax=axes, pad=0.01).set_label("density (1 / data unit²)", fontsize=9)
+    figure.colorbar(image, ax=axes, pad=0.01).set_label(
+        "density (1 / data unit²)", fontsize=9
+    )
     return figure
 
 
 def draw_log_z(config: Config, results: dict[str, Any]) -> Any:
     """Errors of the two estimates against the number of levels, a panel each."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained")
-    kinds = {"importance": "annealed importance sampling", "thermodynamic": "thermodynamic integration"}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained"
+    )
+    kinds = {
+        "importance": "annealed importance sampling",
+        "thermodynamic": "thermodynamic integration",
+    }
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         for i, (name, row) in enumerate(results["objectives"].items()):
             estimates = row["estimates"][kind]
@@ -329,7 +416,15 @@ def draw_log_z(config: Config, results: dict[str, Any]) -> Any:
             errors = [e["log_z"] - row["log_z"] for e in estimates]
             bars = [2 * e["standard_error"] for e in estimates]
             axis.errorbar(
-                levels, errors, bars, fmt="o-", ms=4, lw=0.8, capsize=2, color=COLOURS[name], label=TITLES[name]
+                levels,
+                errors,
+                bars,
+                fmt="o-",
+                ms=4,
+                lw=0.8,
+                capsize=2,
+                color=COLOURS[name],
+                label=TITLES[name],
             )
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xscale("log", base=2)

@@ -39,7 +39,13 @@ from experiments import datasets, models, record
 from experiments import flow_matching_figures as figures
 from experiments import flow_matching_measures as measures
 from experiments.flow_matching_figures import TITLES
-from experiments.flow_matching_problem import DEFAULTS, DIGITS_DEFAULTS, Problem, key_of, open_problem
+from experiments.flow_matching_problem import (
+    DEFAULTS,
+    DIGITS_DEFAULTS,
+    Problem,
+    key_of,
+    open_problem,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,9 @@ class Config:
     """Folder for figures, config.json, metrics.json and checkpoints."""
     seed: int = 0
     """Seed of data, networks, training and samples."""
-    target: Literal["eight_gaussians", "checkerboard", "circles", "moons", "digits"] = "eight_gaussians"
+    target: Literal["eight_gaussians", "checkerboard", "circles", "moons", "digits"] = (
+        "eight_gaussians"
+    )
     """The data: exact samples of a density, or the digits."""
     couplings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
         "independent",
@@ -92,7 +100,10 @@ def run(config: Config) -> dict[str, Any]:
     clock, problem = record.Clock(), open_problem(config)
     fitted = train(config, out, problem)
     clock.lap("training")
-    measured = {name: measures.measure(config, problem, velocity) for name, velocity in fitted.items()}
+    measured = {
+        name: measures.measure(config, problem, velocity)
+        for name, velocity in fitted.items()
+    }
     drawn = {name: parts for name, (_, parts) in measured.items()}
     results = {
         "couplings": {name: numbers for name, (numbers, _) in measured.items()},
@@ -105,10 +116,16 @@ def run(config: Config) -> dict[str, Any]:
     results["seconds"] = clock.laps
     record.write_json(out / "metrics.json", results)
     if problem.target is None:
-        record.save_figure(figures.draw_images(problem.name, problem.exact, drawn), out / "samples.png")
+        record.save_figure(
+            figures.draw_images(problem.name, problem.exact, drawn), out / "samples.png"
+        )
     else:
-        record.save_figure(figures.draw_paths(problem.name, problem.target, drawn), out / "paths.png")
-        record.save_figure(figures.draw_log_prob(results["log_prob_error"]), out / "log_prob.png")
+        record.save_figure(
+            figures.draw_paths(problem.name, problem.target, drawn), out / "paths.png"
+        )
+        record.save_figure(
+            figures.draw_log_prob(results["log_prob_error"]), out / "log_prob.png"
+        )
     record.save_figure(figures.draw_errors(results), out / "error.png")
     measures.print_results(results, TITLES)
     return results
@@ -117,7 +134,9 @@ def run(config: Config) -> dict[str, Any]:
 def check(config: Config) -> Config:
     """`config` with its target's defaults filled in; flags that cannot be are refused, before any work."""
     defaults = DIGITS_DEFAULTS if config.target == "digits" else DEFAULTS
-    config = dataclasses.replace(config, **{k: v for k, v in defaults.items() if getattr(config, k) is None})
+    config = dataclasses.replace(
+        config, **{k: v for k, v in defaults.items() if getattr(config, k) is None}
+    )
     dj.checks.choice("target", config.target, (*datasets.TOYS, "digits"))
     for name in ("width", "depth", "steps", "batch_size", "save_every"):
         dj.checks.integer(name, getattr(config, name), 1)
@@ -130,9 +149,13 @@ def check(config: Config) -> Config:
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     names = config.couplings
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"couplings must name at least one of {list(TITLES)}, each once, got {names}")
+        raise ValueError(
+            f"couplings must name at least one of {list(TITLES)}, each once, got {names}"
+        )
     if "reflow" in names and "independent" not in names[: names.index("reflow")]:
-        raise ValueError(f"couplings must name independent before reflow, which is made of it, got {names}")
+        raise ValueError(
+            f"couplings must name independent before reflow, which is made of it, got {names}"
+        )
     return config
 
 
@@ -154,19 +177,31 @@ def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]
         return problem.neural_velocity(key).args[0]
 
     for name in config.couplings:
-        arrays = reflowed(config, problem, fitted["independent"]) if name == "reflow" else (problem.train,)
+        arrays = (
+            reflowed(config, problem, fitted["independent"])
+            if name == "reflow"
+            else (problem.train,)
+        )
 
         def loss(params, key, batch, coupling=couplings[name]):
-            return flows.matching_loss(key, velocity(params), path, *batch, coupling=coupling)[0]
+            return flows.matching_loss(
+                key, velocity(params), path, *batch, coupling=coupling
+            )[0]
 
-        params, _ = models.fit(config, out, loss, init, arrays, _FIELDS, TITLES[name], f"{name}_")
+        params, _ = models.fit(
+            config, out, loss, init, arrays, _FIELDS, TITLES[name], f"{name}_"
+        )
         fitted[name] = velocity(params)
     return fitted
 
 
-def reflowed(config: Config, problem: Problem, velocity: Any) -> tuple[np.ndarray, np.ndarray]:
+def reflowed(
+    config: Config, problem: Problem, velocity: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (x_0, x_1) of noise and its image under a flow, as many as there are examples."""
-    x1 = np.asarray(jax.random.normal(key_of(config, "reflow"), (config.examples, *problem.shape)))
+    x1 = np.asarray(
+        jax.random.normal(key_of(config, "reflow"), (config.examples, *problem.shape))
+    )
     return measures.forward(flows.continuous(velocity, problem.pair_steps), x1), x1
 
 

@@ -18,7 +18,9 @@ LOG_PROB_STEPS = (8, 16, 32, 64)
 TOLERANCES = (1e-3, 1e-5, 1e-7)
 
 
-def measure(config: Any, problem: Problem, velocity: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(
+    config: Any, problem: Problem, velocity: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(numbers, what is drawn) of one flow, in data units, n samples of it.
 
     curvature: mean ∫‖(x_1 − x_0) − u‖² dt, cost: mean ‖x_1 − x_0‖²/2, both squared. path_error: root mean square of
@@ -33,7 +35,11 @@ def measure(config: Any, problem: Problem, velocity: Any) -> tuple[dict[str, Any
         "curvature": float(np.mean(_curvatures(fine, noise[: config.likelihoods]))),
         "cost": float(np.sum((ends - noise) ** 2) / (2 * len(noise))),
         "path_error": {"euler": {}, "midpoint": {}},
-        "sliced_wasserstein": {"euler": {}, "midpoint": {}, "fine": distance(config, ends, problem.exact)},
+        "sliced_wasserstein": {
+            "euler": {},
+            "midpoint": {},
+            "fine": distance(config, ends, problem.exact),
+        },
     }
     shown = {}
     for solver, evaluations in ((solvers.euler(), 1), (solvers.midpoint(), 2)):
@@ -48,14 +54,23 @@ def measure(config: Any, problem: Problem, velocity: Any) -> tuple[dict[str, Any
     if problem.target is not None:
         gap = log_prob_gap(config, problem.target, fine)
         numbers["nats_above_floor"] = float(gap.mean())
-        numbers["nats_above_floor_standard_error"] = float(gap.std(ddof=1) / np.sqrt(len(gap)))
-    states = np.asarray(jax.jit(jax.vmap(fine.path))(noise[:PATHS]))  # (PATHS, N + 1, *shape)
+        numbers["nats_above_floor_standard_error"] = float(
+            gap.std(ddof=1) / np.sqrt(len(gap))
+        )
+    states = np.asarray(
+        jax.jit(jax.vmap(fine.path))(noise[:PATHS])
+    )  # (PATHS, N + 1, *shape)
     return numbers, {"paths": states, "samples": shown}
 
 
 def forward(bijector: Any, x1: Any, chunk: int = 16384) -> np.ndarray:
     """Base -> data of many, (n, *shape)."""
-    return np.concatenate([np.asarray(_forward(bijector, x1[i : i + chunk])) for i in range(0, len(x1), chunk)])
+    return np.concatenate(
+        [
+            np.asarray(_forward(bijector, x1[i : i + chunk]))
+            for i in range(0, len(x1), chunk)
+        ]
+    )
 
 
 @jax.jit
@@ -74,7 +89,12 @@ def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
 def exact_sets(config: Any, problem: Problem) -> dict[str, float]:
     """Least, mean and largest distance of further sets of exact examples from the one compared with."""
     found = [distance(config, other, problem.exact) for other in problem.others]
-    return {"count": len(found), "least": min(found), "mean": float(np.mean(found)), "largest": max(found)}
+    return {
+        "count": len(found),
+        "least": min(found),
+        "mean": float(np.mean(found)),
+        "largest": max(found),
+    }
 
 
 def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
@@ -83,7 +103,9 @@ def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
     flow = flows.flow(flows.standard_normal(x.shape[1:]), bijector)
     gap = np.asarray(_log_prob(target, x)) - np.asarray(_log_prob(flow, x))
     if not np.isfinite(gap).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(gap))} of {len(gap)} log-likelihoods are not finite")
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(gap))} of {len(gap)} log-likelihoods are not finite"
+        )
     return gap
 
 
@@ -99,28 +121,46 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
     """
     schedule = schedules.rectified_flow()
     velocity = predictions.velocity(schedule, targets.denoiser(target, schedule))
-    base, end = target.noised(schedule, schedule.t_max), target.noised(schedule, schedule.t_min)
-    x = jax.vmap(end.sample)(jax.random.split(key_of(config, "likelihood"), min(256, config.likelihoods)))
+    base, end = (
+        target.noised(schedule, schedule.t_max),
+        target.noised(schedule, schedule.t_min),
+    )
+    x = jax.vmap(end.sample)(
+        jax.random.split(key_of(config, "likelihood"), min(256, config.likelihoods))
+    )
     exact = jax.vmap(end.log_prob)(x)
 
     @jax.jit
     def both(bijector, x):
         solved = jax.vmap(functools.partial(flows.transport, bijector))(x)
-        return jax.vmap(base.log_prob)(solved.x) + solved.log_det, solved.run.evaluations
+        return jax.vmap(base.log_prob)(
+            solved.x
+        ) + solved.log_det, solved.run.evaluations
 
     def row(bijector):
         ours, evaluations = both(bijector, x)
-        return {"evaluations": float(np.mean(evaluations)), "error": float(np.mean(np.abs(ours - exact)))}
+        return {
+            "evaluations": float(np.mean(evaluations)),
+            "error": float(np.mean(np.abs(ours - exact))),
+        }
 
     found: dict[str, list[dict[str, float]]] = {}
     for solver in (solvers.euler(), solvers.heun(), solvers.rk4()):
         found[solver.name] = [
-            row(flows.continuous(velocity, solver=solver, times=grids.log_snr(schedule, steps)))
+            row(
+                flows.continuous(
+                    velocity, solver=solver, times=grids.log_snr(schedule, steps)
+                )
+            )
             for steps in LOG_PROB_STEPS
         ]
     ends = (float(schedule.t_max), float(schedule.t_min))
     found["adaptive"] = [
-        row(flows.continuous(velocity, solver=solvers.adaptive(tolerance, tolerance), times=ends))
+        row(
+            flows.continuous(
+                velocity, solver=solvers.adaptive(tolerance, tolerance), times=ends
+            )
+        )
         for tolerance in TOLERANCES
     ]
     return found
@@ -129,17 +169,41 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
 def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
     """The tables; titles: of the couplings."""
     head = "".join(f"{count:>9}" for count in STEPS)
-    print(f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so many Euler steps")
+    print(
+        f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so many Euler steps"
+    )
     print(f"{'':50}   {head}")
     for name, row in results["couplings"].items():
-        errors = "".join(f"{value:9.4f}" for value in row["path_error"]["euler"].values())
-        nats = f"{row['nats_above_floor']:8.3f}" if "nats_above_floor" in row else f"{'':8}"
-        print(f"{titles[name]:24}{row['curvature']:10.4f}{row['cost']:8.3f}{nats}   {errors}")
+        errors = "".join(
+            f"{value:9.4f}" for value in row["path_error"]["euler"].values()
+        )
+        nats = (
+            f"{row['nats_above_floor']:8.3f}"
+            if "nats_above_floor" in row
+            else f"{'':8}"
+        )
+        print(
+            f"{titles[name]:24}{row['curvature']:10.4f}{row['cost']:8.3f}{nats}   {errors}"
+        )
     print(f"\nsliced Wasserstein² to exact examples{'':16}{head}")
     for name, row in results["couplings"].items():
-        print(f"{titles[name]:53}" + "".join(f"{v:9.4f}" for v in row["sliced_wasserstein"]["euler"].values()))
-    print("{count} other exact sets, least to largest: {least:.4f} to {largest:.4f}".format(**results["exact_sets"]))
+        print(
+            f"{titles[name]:53}"
+            + "".join(f"{v:9.4f}" for v in row["sliced_wasserstein"]["euler"].values())
+        )
+    print(
+        "{count} other exact sets, least to largest: {least:.4f} to {largest:.4f}".format(
+            **results["exact_sets"]
+        )
+    )
     if "log_prob_error" in results:
-        print("\nmean |error| of log p in nats at so many evaluations, on the exact velocity")
+        print(
+            "\nmean |error| of log p in nats at so many evaluations, on the exact velocity"
+        )
         for name, rows in results["log_prob_error"].items():
-            print(f"{name:10}" + "".join(f"{row['evaluations']:8.0f}: {row['error']:.1e}" for row in rows))
+            print(
+                f"{name:10}"
+                + "".join(
+                    f"{row['evaluations']:8.0f}: {row['error']:.1e}" for row in rows
+                )
+            )

@@ -46,9 +46,16 @@ def open_problem(config: Any) -> Problem:
     """The problem that the flags ask for: the 8×8 digits, on [−1, 1], or exact samples of a density of the plane."""
     if config.target == "digits":
         data = datasets.open_dataset("digits", HELD_OUT, config.seed)
-        others = [data.train[i : i + HELD_OUT] for i in range(0, len(data.train) - HELD_OUT + 1, HELD_OUT)]
-        velocity = functools.partial(dense_velocity, data.shape, config.width, config.depth)
-        return Problem("digits", data.train, data.test, others, velocity, DIGITS_PAIR_STEPS)
+        others = [
+            data.train[i : i + HELD_OUT]
+            for i in range(0, len(data.train) - HELD_OUT + 1, HELD_OUT)
+        ]
+        velocity = functools.partial(
+            dense_velocity, data.shape, config.width, config.depth
+        )
+        return Problem(
+            "digits", data.train, data.test, others, velocity, DIGITS_PAIR_STEPS
+        )
     target = datasets.TOYS[config.target]()
     train = exact_samples(key_of(config, "data"), target, config.examples)
     exact = exact_samples(key_of(config, "exact"), target, config.samples)
@@ -61,10 +68,14 @@ def open_problem(config: Any) -> Problem:
     return Problem(config.target, train, exact, others, velocity, 32, target)
 
 
-def dense_velocity(shape: tuple[int, ...], width: int, depth: int, key: jax.Array) -> jax.tree_util.Partial:
+def dense_velocity(
+    shape: tuple[int, ...], width: int, depth: int, key: jax.Array
+) -> jax.tree_util.Partial:
     """A residual MLP (x, t) -> dx/dt for one example of `shape`, with its parameters as leaves; 0 at first."""
     module = MLP(width=width, depth=depth)
-    return jax.tree_util.Partial(module.apply, jax.jit(module.init)(key, jnp.zeros(shape), jnp.zeros(())))
+    return jax.tree_util.Partial(
+        module.apply, jax.jit(module.init)(key, jnp.zeros(shape), jnp.zeros(()))
+    )
 
 
 def exact_samples(key: jax.Array, target: Any, count: int) -> np.ndarray:

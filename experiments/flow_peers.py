@@ -32,11 +32,20 @@ class Layers(NamedTuple):
     biases: list[jax.Array]  # (layers, fan-out)
 
 
-def coupling_flow(kind: str, key: jax.Array, size: int, layers: int, width: int, size_of_weights: float = 0.3) -> Flow:
+def coupling_flow(
+    kind: str,
+    key: jax.Array,
+    size: int,
+    layers: int,
+    width: int,
+    size_of_weights: float = 0.3,
+) -> Flow:
     """`flows.coupling_flow` without linear maps between its layers, all weights moved away from the identity."""
     model = flows.coupling_flow(key, (size,), MAPS[kind], layers, width, mix=False)
     stack, actnorm = model.bijector.bijectors
-    return flows.flow(model.base, flows.chain(moved(stack, key, size_of_weights), actnorm))
+    return flows.flow(
+        model.base, flows.chain(moved(stack, key, size_of_weights), actnorm)
+    )
 
 
 def moved(tree: Any, key: jax.Array, size: float) -> Any:
@@ -44,7 +53,9 @@ def moved(tree: Any, key: jax.Array, size: float) -> Any:
 
     def with_noise(i, p):
         scale = size / math.sqrt(p.shape[-2]) if p.ndim > 2 else size
-        return p + scale * jax.random.normal(jax.random.fold_in(key, i), p.shape, p.dtype)
+        return p + scale * jax.random.normal(
+            jax.random.fold_in(key, i), p.shape, p.dtype
+        )
 
     leaves, treedef = jax.tree.flatten(tree)
     return jax.tree.unflatten(treedef, [with_noise(i, p) for i, p in enumerate(leaves)])
@@ -52,8 +63,10 @@ def moved(tree: Any, key: jax.Array, size: float) -> Any:
 
 def conditioners(flow: Flow) -> Layers:
     """The conditioners' layers of a `coupling_flow`, first and second of each pair by turns."""
-    first, second = (part.conditioner for part in flow.bijector.bijectors[0].layers.bijectors)
-    turns = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])  # noqa: E731
+    first, second = (
+        part.conditioner for part in flow.bijector.bijectors[0].layers.bijectors
+    )
+    turns = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])
     return Layers(
         [turns(*pair) for pair in zip(first.weights, second.weights, strict=True)],
         [turns(*pair) for pair in zip(first.biases, second.biases, strict=True)],
@@ -70,7 +83,9 @@ def their_parameters(kind: str, raw: jax.Array, count: int) -> jax.Array:
         raw = raw[..., ::-1]
     else:
         end = jnp.zeros_like(raw[..., :1])
-        raw = jnp.concatenate([raw[..., : 2 * BINS], end, raw[..., 2 * BINS :], end], -1)
+        raw = jnp.concatenate(
+            [raw[..., : 2 * BINS], end, raw[..., 2 * BINS :], end], -1
+        )
     return raw.reshape(*raw.shape[:-2], -1)
 
 
@@ -88,12 +103,23 @@ def rearranged(kind: str, layers: Layers) -> Layers:
 
 def flowjax_map(kind: str) -> Any:
     """flowjax's scalar bijection of the same law."""
-    equinox, bijections, paramax = library("equinox"), library("flowjax.bijections"), library("paramax")
+    equinox, bijections, paramax = (
+        library("equinox"),
+        library("flowjax.bijections"),
+        library("paramax"),
+    )
     if kind == "affine":
-        scale = paramax.Parameterize(lambda s: jnp.exp(AFFINE_BOUND * jnp.tanh(s / AFFINE_BOUND)), jnp.zeros(()))
-        return equinox.tree_at(lambda affine: affine.scale, bijections.Affine(), replace=scale)
+        scale = paramax.Parameterize(
+            lambda s: jnp.exp(AFFINE_BOUND * jnp.tanh(s / AFFINE_BOUND)), jnp.zeros(())
+        )
+        return equinox.tree_at(
+            lambda affine: affine.scale, bijections.Affine(), replace=scale
+        )
     return bijections.RationalQuadraticSpline(
-        knots=BINS - 1, interval=SPLINE_BOUND, min_derivative=FLOOR, min_width=2 * SPLINE_BOUND * FLOOR
+        knots=BINS - 1,
+        interval=SPLINE_BOUND,
+        min_derivative=FLOOR,
+        min_width=2 * SPLINE_BOUND * FLOOR,
     )
 
 
@@ -116,14 +142,24 @@ def flowjax_flow(kind: str, flow: Flow) -> Any:
             nn_activation=jax.nn.silu,
         )
         made = equinox.tree_at(
-            lambda c: [leaf for dense in c.conditioner.layers for leaf in (dense.weight, dense.bias)],
+            lambda c: [
+                leaf
+                for dense in c.conditioner.layers
+                for leaf in (dense.weight, dense.bias)
+            ],
             made,
-            [leaf for weight, bias in zip(weights, biases, strict=True) for leaf in (weight.T, bias)],
+            [
+                leaf
+                for weight, bias in zip(weights, biases, strict=True)
+                for leaf in (weight.T, bias)
+            ],
         )
         return bijections.Chain([made, bijections.Permute(halves)])
 
     stacked = equinox.filter_vmap(layer)(layers.weights, layers.biases)
-    return distributions.Transformed(distributions.Normal(jnp.zeros(size)), bijections.Scan(stacked))
+    return distributions.Transformed(
+        distributions.Normal(jnp.zeros(size)), bijections.Scan(stacked)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- distrax
@@ -133,7 +169,9 @@ def distrax_map(kind: str) -> Callable[[jax.Array], Any]:
     """parameters (…, P′) -> distrax's scalar bijector of the same law."""
     distrax = library("distrax")
     if kind == "affine":
-        return lambda p: distrax.ScalarAffine(p[..., 0], log_scale=AFFINE_BOUND * jnp.tanh(p[..., 1] / AFFINE_BOUND))
+        return lambda p: distrax.ScalarAffine(
+            p[..., 0], log_scale=AFFINE_BOUND * jnp.tanh(p[..., 1] / AFFINE_BOUND)
+        )
     return lambda p: distrax.RationalQuadraticSpline(
         p, -SPLINE_BOUND, SPLINE_BOUND, "identity", 2 * SPLINE_BOUND * FLOOR, FLOOR
     )
@@ -146,7 +184,9 @@ def distrax_flow(kind: str, flow: Flow) -> Any:
 
     def conditioner(i):
         def network(h):
-            for weight, bias in zip(layers.weights[:-1], layers.biases[:-1], strict=True):
+            for weight, bias in zip(
+                layers.weights[:-1], layers.biases[:-1], strict=True
+            ):
                 h = jax.nn.silu(h @ weight[i] + bias[i])
             h = h @ layers.weights[-1][i] + layers.biases[-1][i]
             return h.reshape(*h.shape[:-1], size // 2, -1)
@@ -154,8 +194,12 @@ def distrax_flow(kind: str, flow: Flow) -> Any:
         return network
 
     couplings = [
-        distrax.SplitCoupling(size // 2, 1, conditioner(i), distrax_map(kind), swap=i % 2 == 1)
+        distrax.SplitCoupling(
+            size // 2, 1, conditioner(i), distrax_map(kind), swap=i % 2 == 1
+        )
         for i in range(len(layers.weights[0]))
     ]
     base = distrax.MultivariateNormalDiag(jnp.zeros(size), jnp.ones(size))
-    return distrax.Transformed(base, distrax.Chain(couplings[::-1]))  # its chain applies the last one first
+    return distrax.Transformed(
+        base, distrax.Chain(couplings[::-1])
+    )  # its chain applies the last one first

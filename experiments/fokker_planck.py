@@ -40,7 +40,10 @@ SCHEDULES: dict[str, tuple[str, Callable[[], schedules.Schedule]]] = {
     "ve": ("VE", schedules.ve),
     "edm": ("EDM", schedules.edm),
     "rectified_flow": ("rectified flow", schedules.rectified_flow),
-    "from_betas": ("from 1000 betas", lambda: schedules.from_betas(dj.ddpm.linear_betas(1000))),
+    "from_betas": (
+        "from 1000 betas",
+        lambda: schedules.from_betas(dj.ddpm.linear_betas(1000)),
+    ),
     "learned": ("learned", lambda: schedules.learned(jax.random.key(0))),
 }
 """Title and schedule of each whose residuals are measured."""
@@ -48,7 +51,11 @@ SCHEDULES: dict[str, tuple[str, Callable[[], schedules.Schedule]]] = {
 NOISE_TO_SIGNAL = (0.3, 1.0, 3.0)
 """σ/α where residuals are measured and, between the two ends, densities are drawn."""
 
-LEVELS = {"forward": "forward SDE", "flow": "probability flow", "reverse": "reverse SDE, run downwards"}
+LEVELS = {
+    "forward": "forward SDE",
+    "flow": "probability flow",
+    "reverse": "reverse SDE, run downwards",
+}
 """What carries p_t, and its title."""
 
 COARSEST = 1 / 4
@@ -72,8 +79,27 @@ class Config:
     processes: tuple[Literal["vp", "ve", "langevin"], ...] = ("vp", "ve", "langevin")
     """The processes that are simulated and solved."""
     schedules: tuple[
-        Literal["vp_linear", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow", "from_betas", "learned"], ...
-    ] = ("vp_linear", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow", "from_betas", "learned")
+        Literal[
+            "vp_linear",
+            "vp_cosine",
+            "sub_vp",
+            "ve",
+            "edm",
+            "rectified_flow",
+            "from_betas",
+            "learned",
+        ],
+        ...,
+    ] = (
+        "vp_linear",
+        "vp_cosine",
+        "sub_vp",
+        "ve",
+        "edm",
+        "rectified_flow",
+        "from_betas",
+        "learned",
+    )
     """The schedules whose residuals are measured."""
     halvings: int = 11
     """How often Δx and Δt are halved together."""
@@ -91,10 +117,16 @@ def run(config: Config) -> dict[str, Any]:
     """Simulate, solve, difference, draw; the metrics."""
     check(config)
     out = record.start(config)
-    with record.progress(len(config.processes) + len(config.schedules) + 1, what="Fokker–Planck", unit="part") as bar:
+    with record.progress(
+        len(config.processes) + len(config.schedules) + 1,
+        what="Fokker–Planck",
+        unit="part",
+    ) as bar:
         evolutions, residuals = {}, {}
         for name in config.processes:
-            key = jax.random.fold_in(jax.random.key(config.seed), list(PROCESSES).index(name))
+            key = jax.random.fold_in(
+                jax.random.key(config.seed), list(PROCESSES).index(name)
+            )
             evolutions[name] = evolve(config, PROCESSES[name](), key)
             bar.update()
         with jax.enable_x64(True):
@@ -104,16 +136,23 @@ def run(config: Config) -> dict[str, Any]:
             path = along_a_path()
             bar.update()
     metrics = {
-        "densities": {name: evolution.metrics for name, evolution in evolutions.items()},
+        "densities": {
+            name: evolution.metrics for name, evolution in evolutions.items()
+        },
         "residuals": {name: summary(sizes) for name, sizes in residuals.items()},
         "along_a_path": path.metrics,
     }
     record.write_json(out / "metrics.json", metrics)
-    record.save_figure(fokker_planck_figures.draw_densities(config.paths, evolutions), out / "densities.png")
+    record.save_figure(
+        fokker_planck_figures.draw_densities(config.paths, evolutions),
+        out / "densities.png",
+    )
     titles = {name: title for name, (title, _) in SCHEDULES.items()}
     figure = fokker_planck_figures.draw_residuals(residuals, LEVELS, titles, COARSEST)
     record.save_figure(figure, out / "residuals.png")
-    record.save_figure(fokker_planck_figures.draw_path(path, differences), out / "along_a_path.png")
+    record.save_figure(
+        fokker_planck_figures.draw_path(path, differences), out / "along_a_path.png"
+    )
     print_metrics(metrics)
     return metrics
 
@@ -122,7 +161,9 @@ def check(config: Config) -> None:
     """ValueError for settings too small to mean anything."""
     for name, table in (("processes", PROCESSES), ("schedules", SCHEDULES)):
         if not getattr(config, name):
-            raise ValueError(f"{name} must name at least one of {list(table)}, got none")
+            raise ValueError(
+                f"{name} must name at least one of {list(table)}, got none"
+            )
     checks.integer("halvings", config.halvings, MEASURED - 1, 16)
     checks.integer("points", config.points, 1)
     checks.integer("paths", config.paths, 500)
@@ -130,7 +171,9 @@ def check(config: Config) -> None:
     checks.integer("cells", config.cells, 100)
     for name in ("steps", "cells"):
         if getattr(config, name) % 2:
-            raise ValueError(f"{name} must be even, to be halved, got {getattr(config, name)}")
+            raise ValueError(
+                f"{name} must be even, to be halved, got {getattr(config, name)}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------ (a) densities in time
@@ -158,7 +201,9 @@ class Process:
 def diffusing(title: str, schedule: schedules.Schedule, reach: float) -> Process:
     """A mixture carried to noise by the forward SDE."""
     target = targets.gaussian_mixture([0.35, 0.65], [[-1.5], [1.0]], [0.25, 0.5])
-    inner = schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(NOISE_TO_SIGNAL)))
+    inner = schedules.time_of_log_snr(
+        schedule, -2 * jnp.log(jnp.asarray(NOISE_TO_SIGNAL))
+    )
     return Process(
         title,
         sde.forward(schedule),
@@ -213,7 +258,13 @@ class Evolution:
 def evolve(config: Config, process: Process, key: jax.Array) -> Evolution:
     """Solve in float64 on `cells` and `steps` and on half as many, simulate in the working precision, compare."""
     ts = np.linspace(*process.times, config.steps + 1)
-    at = np.unique([0, *(2 * np.argmin(np.abs(ts[::2] - t)) for t in process.snapshots), config.steps])
+    at = np.unique(
+        [
+            0,
+            *(2 * np.argmin(np.abs(ts[::2] - t)) for t in process.snapshots),
+            config.steps,
+        ]
+    )
     with jax.enable_x64(True):
         edges, solved, exact, rest = solve(process, config.cells, ts, at)
         _, coarse, coarse_exact, _ = solve(process, config.cells // 2, ts[::2], at // 2)
@@ -221,10 +272,15 @@ def evolve(config: Config, process: Process, key: jax.Array) -> Evolution:
     counts = np.stack([np.histogram(x, edges)[0] for x in paths])
     width = edges[1] - edges[0]
     rows = zip(ts[at], solved, exact, counts, strict=True)
-    metrics: dict[str, Any] = {"snapshots": [compare(config.paths, t, p, q, n, width) for t, p, q, n in rows]}
+    metrics: dict[str, Any] = {
+        "snapshots": [compare(config.paths, t, p, q, n, width) for t, p, q, n in rows]
+    }
     metrics["mass_error"] = float(np.abs(solved.sum(1) * width - 1).max())
     if rest is None:
-        errors = distance(coarse[-1], coarse_exact[-1], 2 * width), distance(solved[-1], exact[-1], width)
+        errors = (
+            distance(coarse[-1], coarse_exact[-1], 2 * width),
+            distance(solved[-1], exact[-1], width),
+        )
         metrics["solver_order"] = float(np.log2(errors[0] / errors[1]))
     else:
         metrics["l1_to_rest"] = distance(solved[-1], rest, width)
@@ -236,12 +292,16 @@ def distance(p: np.ndarray, q: np.ndarray, width: float) -> float:
     return float(np.abs(p - q).sum() * width)
 
 
-def solve(process: Process, cells: int, ts: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, ...]:
+def solve(
+    process: Process, cells: int, ts: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Edges, the solver's densities at the snapshots and the exact ones, (S, C), and the stationary one or None."""
     edges = np.linspace(*process.ends, cells + 1)
     centres, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
     exact = np.array(jax.jit(over_line(process.log_prob))(centres, ts[at]))
-    solved = sde.solve_fokker_planck(process.sde, exact[0] / (exact[0].sum() * width), edges, ts)[at]
+    solved = sde.solve_fokker_planck(
+        process.sde, exact[0] / (exact[0].sum() * width), edges, ts
+    )[at]
     if process.at_rest is None:
         return edges, np.asarray(solved), exact, None
     exact[1:] = np.nan
@@ -255,22 +315,32 @@ def over_line(log_prob: Callable[[Any, Any], Any]) -> Callable[[Any, Any], jax.A
     return jax.vmap(at_point, in_axes=(None, 0))
 
 
-def simulate(config: Config, process: Process, key: jax.Array, ts: np.ndarray, at: np.ndarray) -> jax.Array:
+def simulate(
+    config: Config, process: Process, key: jax.Array, ts: np.ndarray, at: np.ndarray
+) -> jax.Array:
     """Euler–Maruyama paths from exact starts at the snapshots, (S, paths)."""
 
     def walk(key):
         key_start, key_path = jax.random.split(key)
         states = [process.sample(key_start)]
-        for i, (start, end) in enumerate(zip(at, at[1:], strict=False)):  # states between snapshots are not kept
+        for i, (start, end) in enumerate(
+            zip(at, at[1:], strict=False)
+        ):  # states between snapshots are not kept
             piece = jax.random.fold_in(key_path, i)
             method = solvers.euler_maruyama()
-            states.append(solvers.integrate(piece, method, process.sde, states[-1], ts[start : end + 1]))
+            states.append(
+                solvers.integrate(
+                    piece, method, process.sde, states[-1], ts[start : end + 1]
+                )
+            )
         return jnp.stack(states)[:, 0]
 
     return jax.jit(jax.vmap(walk, out_axes=1))(jax.random.split(key, config.paths))
 
 
-def compare(paths: int, t: float, solved: Any, exact: Any, counts: Any, width: float) -> dict[str, Any]:
+def compare(
+    paths: int, t: float, solved: Any, exact: Any, counts: Any, width: float
+) -> dict[str, Any]:
     """Distances at one time, all of cells (C,).
 
     solver_l1: solver to exact, of cells; None where the exact law is not known. histogram_l1: of bins, to the exact
@@ -281,10 +351,14 @@ def compare(paths: int, t: float, solved: Any, exact: Any, counts: Any, width: f
     law = (exact if known else solved) * width
     starts = bins_of(law, paths)
     share, found = np.add.reduceat(law, starts), np.add.reduceat(counts, starts) / paths
-    variance = share * (1 - share) / paths  # of `found`, nearly normal: E|·| = √(2/π) std, Var|·| = (1 − 2/π) variance
+    variance = (
+        share * (1 - share) / paths
+    )  # of `found`, nearly normal: E|·| = √(2/π) std, Var|·| = (1 − 2/π) variance
     starts = bins_of(solved * width, paths)
     expected = paths * np.add.reduceat(solved * width, starts)
-    chi_squared = float(np.sum((np.add.reduceat(counts, starts) - expected) ** 2 / expected))
+    chi_squared = float(
+        np.sum((np.add.reduceat(counts, starts) - expected) ** 2 / expected)
+    )
     degrees = len(starts) - 1
     return {
         "t": float(t),
@@ -316,7 +390,9 @@ def residuals_of(config: Config, schedule: schedules.Schedule) -> dict[str, np.n
 
     By process of LEVELS; "wrong": of the flow with f + ½g²∇log p, and "wrong_gap": of that less its limit g²Δp/p.
     """
-    target = targets.gaussian_mixture([0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]])
+    target = targets.gaussian_mixture(
+        [0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]]
+    )
     denoiser = targets.denoiser(target, schedule)
     forward, flow = sde.forward(schedule), sde.probability_flow(schedule, denoiser)
 
@@ -328,7 +404,9 @@ def residuals_of(config: Config, schedule: schedules.Schedule) -> dict[str, np.n
 
     def residuals(step, x, t, length, duration):
         def residual(process, direction=1):
-            return sde.fokker_planck_residual(process, log_p, step * length, direction * step * duration)(x, t)
+            return sde.fokker_planck_residual(
+                process, log_p, step * length, direction * step * duration
+            )(x, t)
 
         variance = forward.diffusion(x, t) ** 2
         gradient, laplacian = divergence(lambda y: jax.grad(log_p)(y, t), x)
@@ -350,10 +428,15 @@ def residuals_of(config: Config, schedule: schedules.Schedule) -> dict[str, np.n
     def everything(key):
         t, length, duration = scales(schedule)
         keys = jax.random.split(key, (len(t), config.points))
-        x = jax.vmap(lambda keys, t: jax.vmap(target.noised(schedule, t).sample)(keys))(keys, t)  # (3, points, 2)
+        x = jax.vmap(lambda keys, t: jax.vmap(target.noised(schedule, t).sample)(keys))(
+            keys, t
+        )  # (3, points, 2)
         return over_steps(step_sizes(config), x, t, length, duration)
 
-    return jax.tree.map(lambda r: np.sqrt(np.mean(np.square(r), (1, 2))), everything(jax.random.key(config.seed)))
+    return jax.tree.map(
+        lambda r: np.sqrt(np.mean(np.square(r), (1, 2))),
+        everything(jax.random.key(config.seed)),
+    )
 
 
 def step_sizes(config: Config) -> np.ndarray:
@@ -377,8 +460,15 @@ def scales(schedule: schedules.Schedule) -> tuple[Any, Any, Any]:
 def summary(sizes: dict[str, np.ndarray]) -> dict[str, Any]:
     """Measured orders, what is left at the finest step, and the residuals themselves."""
     falling = [name for name in sizes if name != "wrong"]
-    order = {name: float(np.log2(sizes[name][MEASURED - 2] / sizes[name][MEASURED - 1])) for name in falling}
-    return {"order": order, "wrong": float(sizes["wrong"][MEASURED - 1]), "residuals": sizes}
+    order = {
+        name: float(np.log2(sizes[name][MEASURED - 2] / sizes[name][MEASURED - 1]))
+        for name in falling
+    }
+    return {
+        "order": order,
+        "wrong": float(sizes["wrong"][MEASURED - 1]),
+        "residuals": sizes,
+    }
 
 
 # ------------------------------------------------------------------------------------------------- (c) along one path
@@ -421,8 +511,16 @@ def along_a_path() -> Path:
     def everything():
         xs = solvers.integrate(None, solvers.rk4(), flow, start, ts, path=True)
         along = jax.vmap(sde.rate_along_flow(flow))(xs, ts)
-        fixed = jax.vmap(lambda t: sde.fokker_planck(sde.forward(schedule), log_p)(start, t))(ts)
-        return xs[:, 0], jax.vmap(log_p)(xs, ts), jax.vmap(lambda t: log_p(start, t))(ts), along, fixed
+        fixed = jax.vmap(
+            lambda t: sde.fokker_planck(sde.forward(schedule), log_p)(start, t)
+        )(ts)
+        return (
+            xs[:, 0],
+            jax.vmap(log_p)(xs, ts),
+            jax.vmap(lambda t: log_p(start, t))(ts),
+            along,
+            fixed,
+        )
 
     x, log_p_along, log_p_fixed, along, fixed = (np.asarray(a) for a in everything())
     edges = np.linspace(-3, 3, 241)
@@ -435,7 +533,18 @@ def along_a_path() -> Path:
         "fixed_error": gap(log_p_fixed, ts, fixed),
         "largest_difference_of_the_two": float(np.abs(along - fixed).max()),
     }
-    return Path(ts, x, float(start[0]), log_p_along, log_p_fixed, along, fixed, edges, heat, metrics)
+    return Path(
+        ts,
+        x,
+        float(start[0]),
+        log_p_along,
+        log_p_fixed,
+        along,
+        fixed,
+        edges,
+        heat,
+        metrics,
+    )
 
 
 def differences(values: np.ndarray, ts: np.ndarray) -> np.ndarray:
@@ -453,20 +562,28 @@ def gap(values: np.ndarray, ts: np.ndarray, rate: np.ndarray) -> float:
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Three short tables."""
-    print(f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   χ² to the solver")
+    print(
+        f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   χ² to the solver"
+    )
     print(f"{'':9}{'':>9}{'solver':>12}{'histogram':>16}{'':>26}")
     for name, row in metrics["densities"].items():
         for s in row["snapshots"]:
             solver = "not known" if s["solver_l1"] is None else f"{s['solver_l1']:.1e}"
             floor = f"{s['histogram_l1_floor']:.4f} ± {s['histogram_l1_std']:.4f}"
             chi_squared = f"{s['chi_squared']:.0f}, expected {s['degrees']} ± {np.sqrt(2 * s['degrees']):.0f}"
-            print(f"{name:9}{s['t']:9.3g}{solver:>12}{s['histogram_l1']:16.4f}{floor:>26}   {chi_squared}")
+            print(
+                f"{name:9}{s['t']:9.3g}{solver:>12}{s['histogram_l1']:16.4f}{floor:>26}   {chi_squared}"
+            )
         end = (
-            f"order {row['solver_order']:.3f}" if "solver_order" in row else f"{row['l1_to_rest']:.4f} from rest in L1"
+            f"order {row['solver_order']:.3f}"
+            if "solver_order" in row
+            else f"{row['l1_to_rest']:.4f} from rest in L1"
         )
         print(f"{'':9}solver: {end}; mass kept within {row['mass_error']:.0e}")
     titles = "".join(f"{LEVELS[level].split(',')[0]:>18}" for level in LEVELS)
-    print(f"\n{'order':15}{titles}   reversed sign: residual, order of its gap to g²Δp/p")
+    print(
+        f"\n{'order':15}{titles}   reversed sign: residual, order of its gap to g²Δp/p"
+    )
     for name, row in metrics["residuals"].items():
         orders = "".join(f"{row['order'][level]:18.3f}" for level in LEVELS)
         print(f"{name:15}{orders}{row['wrong']:12.2f}{row['order']['wrong_gap']:12.3f}")

@@ -82,7 +82,14 @@ class Config:
     """Test examples at a time."""
 
 
-_FIELDS = ("data", "levels", "flow_steps", "dequantisation", "dequantiser_layers", "replaced")
+_FIELDS = (
+    "data",
+    "levels",
+    "flow_steps",
+    "dequantisation",
+    "dequantiser_layers",
+    "replaced",
+)
 
 
 # ---------------------------------------------------------------------------------------------------- what is trained
@@ -92,31 +99,52 @@ def init(config: Config, data: datasets.Dataset, key: jax.Array) -> dict[str, An
     """The flow, its actnorms set by dequantised training data, and the dequantiser: None for the uniform one."""
     key_flow, key_dequantiser, key_noise = jax.random.split(key, 3)
     flow = flows.glow(
-        key_flow, data.shape, config.levels, config.flow_steps, config.width, network=NETWORKS[config.network]
+        key_flow,
+        data.shape,
+        config.levels,
+        config.flow_steps,
+        config.width,
+        network=NETWORKS[config.network],
     )
-    flow = jax.jit(flows.initialise)(flow, dj.dequantise(key_noise, data.train[:512], data.spacing))
+    flow = jax.jit(flows.initialise)(
+        flow, dj.dequantise(key_noise, data.train[:512], data.spacing)
+    )
     if config.dequantisation == "uniform":
         return {"flow": flow, "dequantiser": None}
-    dequantiser = flows.dequantiser(key_dequantiser, data.shape, config.dequantiser_layers, config.width)
+    dequantiser = flows.dequantiser(
+        key_dequantiser, data.shape, config.dequantiser_layers, config.width
+    )
     return {"flow": flow, "dequantiser": dequantiser}
 
 
-def code_length(params: dict[str, Any], key: jax.Array, x: jax.Array, spacing: float) -> jax.Array:
+def code_length(
+    params: dict[str, Any], key: jax.Array, x: jax.Array, spacing: float
+) -> jax.Array:
     """The bound on −log₂ P(x) by one draw, in bits/dim, shape ()."""
-    log_p = flows.lattice_log_prob(key, params["flow"], x, spacing, params["dequantiser"])
+    log_p = flows.lattice_log_prob(
+        key, params["flow"], x, spacing, params["dequantiser"]
+    )
     return -log_p / (x.size * math.log(2))
 
 
-def train(config: Config, data: datasets.Dataset, out: pathlib.Path) -> tuple[Any, np.ndarray]:
+def train(
+    config: Config, data: datasets.Dataset, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
 
     def loss(params, key, batch):
         key_replaced, key_noise = jax.random.split(key)
         batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
         keys = jax.random.split(key_noise, len(batch))
-        return jnp.mean(jax.vmap(lambda key, x: code_length(params, key, x, data.spacing))(keys, batch))
+        return jnp.mean(
+            jax.vmap(lambda key, x: code_length(params, key, x, data.spacing))(
+                keys, batch
+            )
+        )
 
-    return models.fit(config, out, loss, lambda key: init(config, data, key), data.train, _FIELDS)  # type: ignore
+    return models.fit(
+        config, out, loss, lambda key: init(config, data, key), data.train, _FIELDS
+    )  # type: ignore
 
 
 def with_replaced(key: jax.Array, x: jax.Array, share: float, levels: Any) -> jax.Array:
@@ -129,55 +157,83 @@ def with_replaced(key: jax.Array, x: jax.Array, share: float, levels: Any) -> ja
 # --------------------------------------------------------------------------------------------------- what is measured
 
 
-def score(config: Config, data: datasets.Dataset, params: Any, examples: np.ndarray, what: str) -> dict[str, float]:
+def score(
+    config: Config, data: datasets.Dataset, params: Any, examples: np.ndarray, what: str
+) -> dict[str, float]:
     """Mean bits/dim of the bound and of the importance-weighted one of `draws` draws, with standard errors over
     examples, of which there are at least 2. Raises FloatingPointError where one is not finite.
     """
 
     def one(params, key, x):
         keys = jax.random.split(key, config.draws)
-        bits = jax.lax.map(lambda key: code_length(params, key, x, data.spacing), keys)  # (draws,)
+        bits = jax.lax.map(
+            lambda key: code_length(params, key, x, data.spacing), keys
+        )  # (draws,)
         nats = -bits * x.size * math.log(2)
         weighted = jax.nn.logsumexp(nats) - math.log(config.draws)
         return jnp.mean(bits), -weighted / (x.size * math.log(2))
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
-    bound, weighted = models.map_examples(one, params, (keys, examples), config.chunk, what)
+    bound, weighted = models.map_examples(
+        one, params, (keys, examples), config.chunk, what
+    )
     if not np.isfinite(bound).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(bound))} of {len(bound)} bounds are not finite")
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(bound))} of {len(bound)} bounds are not finite"
+        )
     found = {}
-    for name, values in (("bits_per_dim", bound), ("bits_per_dim_importance_weighted", weighted)):
+    for name, values in (
+        ("bits_per_dim", bound),
+        ("bits_per_dim_importance_weighted", weighted),
+    ):
         found[name] = float(values.mean())
-        found[f"{name}_standard_error"] = float(values.std(ddof=1) / math.sqrt(len(values)))
+        found[f"{name}_standard_error"] = float(
+            values.std(ddof=1) / math.sqrt(len(values))
+        )
     return found
 
 
 def draw_samples(config: Config, flow: Any) -> dict[float, np.ndarray]:
     """Samples at each temperature, of the same latents."""
     keys = jax.random.split(jax.random.key(config.seed + 1), config.samples)
-    draw = jax.jit(lambda flow, temperature: jax.vmap(lambda key: flow.sample(key, temperature))(keys))
-    return {temperature: np.asarray(draw(flow, temperature)) for temperature in TEMPERATURES}
+    draw = jax.jit(
+        lambda flow, temperature: jax.vmap(lambda key: flow.sample(key, temperature))(
+            keys
+        )
+    )
+    return {
+        temperature: np.asarray(draw(flow, temperature)) for temperature in TEMPERATURES
+    }
 
 
 def interpolations(flow: Any, test: np.ndarray) -> np.ndarray:
     """Frames between the first test examples, by pairs: (rows, FRAMES, H, W, C)."""
     rows = min(ROWS, len(test) // 2)
-    between = jax.jit(jax.vmap(lambda a, b: flows.interpolate(flow, a, b, jnp.linspace(0, 1, FRAMES))))
+    between = jax.jit(
+        jax.vmap(lambda a, b: flows.interpolate(flow, a, b, jnp.linspace(0, 1, FRAMES)))
+    )
     return np.asarray(between(test[:rows], test[rows : 2 * rows]))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def sample_figure(data: datasets.Dataset, drawn: dict[float, np.ndarray], distances: dict[str, float]) -> Any:
+def sample_figure(
+    data: datasets.Dataset, drawn: dict[float, np.ndarray], distances: dict[str, float]
+) -> Any:
     """Test images beside samples at each temperature."""
     limits = (float(data.levels[0]), float(data.levels[-1]))  # type: ignore
-    figure, axes = plt.subplots(1, 1 + len(drawn), figsize=(3.4 * (1 + len(drawn)), 3.9))
+    figure, axes = plt.subplots(
+        1, 1 + len(drawn), figsize=(3.4 * (1 + len(drawn)), 3.9)
+    )
     record.image_grid(axes[0], data.test[:64], 8, limits)
     axes[0].set_title("test images", fontsize=10)
     for axis, (temperature, images) in zip(axes[1:], drawn.items(), strict=True):
         record.image_grid(axis, images[:64], 8, limits)
-        axis.set_title(f"temperature {temperature}\nFréchet distance {distances[str(temperature)]:.2f}", fontsize=10)
+        axis.set_title(
+            f"temperature {temperature}\nFréchet distance {distances[str(temperature)]:.2f}",
+            fontsize=10,
+        )
     return figure
 
 
@@ -189,13 +245,17 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
     record.image_grid(axis, frames.reshape(-1, *data.shape), columns, limits)
     axis.set_axis_on()
     labels = ["test", *(f"{w:.2f}" for w in np.linspace(0, 1, columns)[1:-1]), "test"]
-    axis.set_xticks((np.arange(columns) + 0.5) * (data.shape[1] + 1) - 1, labels, fontsize=8)
+    axis.set_xticks(
+        (np.arange(columns) + 0.5) * (data.shape[1] + 1) - 1, labels, fontsize=8
+    )
     axis.set_yticks([])
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
     axis.set_xlabel("weight of the right image")
-    axis.set_title("between two test images, spherically in the latents of each level", fontsize=10)
+    axis.set_title(
+        "between two test images, spherically in the latents of each level", fontsize=10
+    )
     return figure
 
 
@@ -205,23 +265,42 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
     dj.checks.integer("held_out", config.held_out, 1)
-    for name in ("levels", "flow_steps", "width", "steps", "batch_size", "save_every", "draws", "chunk"):
+    for name in (
+        "levels",
+        "flow_steps",
+        "width",
+        "steps",
+        "batch_size",
+        "save_every",
+        "draws",
+        "chunk",
+    ):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("dequantiser_layers", config.dequantiser_layers, 2)
     if config.dequantiser_layers % 2:
-        raise ValueError(f"dequantiser_layers must be even, got {config.dequantiser_layers}")
+        raise ValueError(
+            f"dequantiser_layers must be even, got {config.dequantiser_layers}"
+        )
     dj.checks.choice("network", config.network, NETWORKS)
-    dj.checks.choice("dequantisation", config.dequantisation, ("variational", "uniform"))
+    dj.checks.choice(
+        "dequantisation", config.dequantisation, ("variational", "uniform")
+    )
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     dj.checks.within("replaced", config.replaced, 0.0, 1.0)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
     if data.levels is None or not data.is_image:
-        raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
+        raise ValueError(
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+        )
     if data.shape[0] % 2**config.levels or data.shape[1] % 2**config.levels:
-        raise ValueError(f"levels must be such that 2^levels divides the sides of {data.shape}, got {config.levels}")
+        raise ValueError(
+            f"levels must be such that 2^levels divides the sides of {data.shape}, got {config.levels}"
+        )
     return data
 
 
@@ -229,24 +308,33 @@ def run(config: Config) -> dict[str, Any]:
     """Train, bound, sample, interpolate and draw; the metrics, which are also in OUT/metrics.json."""
     data = check(config)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+    )
     clock = record.Clock()
     params, history = train(config, data, out)
     clock.lap("training")
     results: dict[str, Any] = {
         "test": score(config, data, params, data.test, "test bound"),
-        "train": score(config, data, params, data.train[: len(data.test)], "training bound"),
+        "train": score(
+            config, data, params, data.train[: len(data.test)], "training bound"
+        ),
         "histogram_bits_per_dim": datasets.histogram_bits(data),
     }
     clock.lap("bounds")
     drawn = draw_samples(config, params["flow"])
     results["frechet_distance"] = {
-        str(temperature): float(metrics.frechet_distance(images, data.test)) for temperature, images in drawn.items()
+        str(temperature): float(metrics.frechet_distance(images, data.test))
+        for temperature, images in drawn.items()
     }
     frames = interpolations(params["flow"], data.test)
     clock.lap("samples")
-    models.draw_loss(history, "bound, bits/dim", f"Training, {config.data}", out / "loss.png")
-    record.save_figure(sample_figure(data, drawn, results["frechet_distance"]), out / "samples.png")
+    models.draw_loss(
+        history, "bound, bits/dim", f"Training, {config.data}", out / "loss.png"
+    )
+    record.save_figure(
+        sample_figure(data, drawn, results["frechet_distance"]), out / "samples.png"
+    )
     record.save_figure(interpolation_figure(data, frames), out / "interpolation.png")
     clock.lap("figures")
     results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
@@ -264,7 +352,9 @@ def print_results(config: Config, results: dict[str, Any]) -> None:
               f"± {row['bits_per_dim_importance_weighted_standard_error']:.4f}")  # fmt: skip
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for temperature, distance in results["frechet_distance"].items():
-        print(f"Fréchet distance to the test set at temperature {temperature}: {distance:.3f}")
+        print(
+            f"Fréchet distance to the test set at temperature {temperature}: {distance:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -32,10 +32,26 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import guidance, losses, metrics, solvers
-from experiments import classifiers, datasets, guidance_exact, guidance_figures, models, record, score_sde
+from experiments import (
+    classifiers,
+    datasets,
+    guidance_exact,
+    guidance_figures,
+    models,
+    record,
+    score_sde,
+)
 from experiments.models import Model
 
-VARIANTS = ("limited", "rescaled", "static_threshold", "dynamic_threshold", "autoguidance", "cfg_plus_plus", "ddim")
+VARIANTS = (
+    "limited",
+    "rescaled",
+    "static_threshold",
+    "dynamic_threshold",
+    "autoguidance",
+    "cfg_plus_plus",
+    "ddim",
+)
 """Beside plain classifier-free guidance; ddim is that with the solver of CFG++."""
 
 RESCALE, QUANTILE, CFG_PLUS_PLUS = 0.7, 0.95, 0.6
@@ -62,7 +78,10 @@ class Config(models.Training):
     """Blocks of the weaker network."""
     weak_steps: int = 200
     """Training steps of the weaker network."""
-    kinds: tuple[Literal["classifier_free", "classifier"], ...] = ("classifier_free", "classifier")
+    kinds: tuple[Literal["classifier_free", "classifier"], ...] = (
+        "classifier_free",
+        "classifier",
+    )
     """Guidances that are drawn at every scale."""
     scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
     """Guidance scales γ on data: (1 − γ) D_u + γ D_c; 0 is unguided, 1 conditional. The exact part has its own."""
@@ -74,7 +93,13 @@ class Config(models.Training):
     """Steps of unipc(3), uniform in log-SNR, before the last to noise 0; one evaluation each."""
     variants: tuple[
         Literal[
-            "limited", "rescaled", "static_threshold", "dynamic_threshold", "autoguidance", "cfg_plus_plus", "ddim"
+            "limited",
+            "rescaled",
+            "static_threshold",
+            "dynamic_threshold",
+            "autoguidance",
+            "cfg_plus_plus",
+            "ddim",
         ],
         ...,
     ] = VARIANTS
@@ -114,10 +139,17 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
     """The class-conditional model that the flags ask for, on the linear VP schedule."""
     floor = 0.01 if data.levels is None else data.spacing / 6
     module = models.make_module(config, data, data.classes)
-    return Model(data, score_sde.make_schedule("vp", floor), module, "edm" if data.levels is None else "levels")
+    return Model(
+        data,
+        score_sde.make_schedule("vp", floor),
+        module,
+        "edm" if data.levels is None else "levels",
+    )
 
 
-def conditional_loss(model: Model, drop: float, dropout: bool, params: Any, key: Any, batch: Any) -> Any:
+def conditional_loss(
+    model: Model, drop: float, dropout: bool, params: Any, key: Any, batch: Any
+) -> Any:
     """The denoising loss of a batch (x_0, labels), each label dropped with probability `drop`. Ho & Salimans 2021."""
     x0, labels = batch
     key_drop, key_loss = jax.random.split(key)
@@ -125,31 +157,65 @@ def conditional_loss(model: Model, drop: float, dropout: bool, params: Any, key:
     kept = jax.vmap(guidance.drop_condition, (0, 0, None, None))(
         jax.random.split(key_drop, len(x0)), labels, null, drop
     )
-    return losses.batch_loss(key_loss, model.denoiser(params), x0, kept, "edm", "log_normal", dropout=dropout)[0]
+    return losses.batch_loss(
+        key_loss, model.denoiser(params), x0, kept, "edm", "log_normal", dropout=dropout
+    )[0]
 
 
-def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Networks, np.ndarray]:
+def train(
+    config: Config, model: Model, out: pathlib.Path
+) -> tuple[Networks, np.ndarray]:
     """The trained networks, and the denoiser's loss of every step; resumes from the checkpoints in `out`."""
     data, null = model.data, jnp.asarray(model.data.classes, jnp.int32)
     arrays = (data.train, data.train_labels)
 
     def fit_denoiser(config, model, what, name=""):
-        loss = functools.partial(conditional_loss, model, config.drop, config.dropout > 0)
+        loss = functools.partial(
+            conditional_loss, model, config.drop, config.dropout > 0
+        )
         params, history = models.fit(
-            config, out, loss, lambda key: model.init(key, null), arrays, _FIELDS, f"training {what}", name
+            config,
+            out,
+            loss,
+            lambda key: model.init(key, null),
+            arrays,
+            _FIELDS,
+            f"training {what}",
+            name,
         )
         return model.denoiser(params), history
 
     denoiser, history = fit_denoiser(config, model, "the denoiser")
     weak = None
     if "autoguidance" in config.variants:
-        small = dataclasses.replace(config, width=config.weak_width, depth=config.weak_depth, steps=config.weak_steps)
-        weak, _ = fit_denoiser(small, make_model(small, data), "the weaker denoiser", "weak_")
+        small = dataclasses.replace(
+            config,
+            width=config.weak_width,
+            depth=config.weak_depth,
+            steps=config.weak_steps,
+        )
+        weak, _ = fit_denoiser(
+            small, make_model(small, data), "the weaker denoiser", "weak_"
+        )
     log_prob_y = None
     if "classifier" in config.kinds:
-        classifier = classifiers.NoisyClassifier(data, model.schedule, classifiers.Classifier(data.classes))
-        longer, what = dataclasses.replace(config, steps=config.classifier_steps), "training the noisy classifier"
-        found, _ = models.fit(longer, out, classifier.loss, classifier.init, arrays, _FIELDS, what, "classifier_")
+        classifier = classifiers.NoisyClassifier(
+            data, model.schedule, classifiers.Classifier(data.classes)
+        )
+        longer, what = (
+            dataclasses.replace(config, steps=config.classifier_steps),
+            "training the noisy classifier",
+        )
+        found, _ = models.fit(
+            longer,
+            out,
+            classifier.loss,
+            classifier.init,
+            arrays,
+            _FIELDS,
+            what,
+            "classifier_",
+        )
         log_prob_y = jax.tree_util.Partial(classifier.log_prob, found)
     record.write_config(out, config)  # `fit` has left that of the last network
     return Networks(denoiser, weak, log_prob_y, null), history
@@ -166,7 +232,9 @@ class Sampler(NamedTuple):
     grid: Any
 
 
-def samplers(config: Config, model: Model, networks: Networks) -> dict[str, Callable[[float], Sampler]]:
+def samplers(
+    config: Config, model: Model, networks: Networks
+) -> dict[str, Callable[[float], Sampler]]:
     """Of each kind of guidance scale -> Sampler."""
     schedule, (denoiser, weak, log_prob_y, null) = model.schedule, networks
     grid = dj.grids.to_zero(dj.grids.log_snr(schedule, config.sampling_steps))
@@ -174,21 +242,36 @@ def samplers(config: Config, model: Model, networks: Networks) -> dict[str, Call
     def free(scale: Any, **extra: Any) -> Any:
         return guidance.classifier_free_batched(denoiser, None, null, scale, **extra)
 
-    def by(make: Callable[[float], Any], solver: Any = None) -> Callable[[float], Sampler]:
+    def by(
+        make: Callable[[float], Any], solver: Any = None
+    ) -> Callable[[float], Sampler]:
         return lambda scale: Sampler(make(scale), solver or solvers.unipc(3), grid)
 
     return {
         "classifier_free": by(free),
-        "classifier": by(lambda scale: guidance.classifier(schedule, denoiser, log_prob_y, scale)),
-        "limited": by(lambda scale: guidance.limited(schedule, free(scale), free(1.0), config.interval)),
+        "classifier": by(
+            lambda scale: guidance.classifier(schedule, denoiser, log_prob_y, scale)
+        ),
+        "limited": by(
+            lambda scale: guidance.limited(
+                schedule, free(scale), free(1.0), config.interval
+            )
+        ),
         "rescaled": by(lambda scale: free(scale, rescale=RESCALE)),
-        "static_threshold": by(lambda scale: guidance.static_threshold(free(scale), *_range(model.data))),
+        "static_threshold": by(
+            lambda scale: guidance.static_threshold(free(scale), *_range(model.data))
+        ),
         "dynamic_threshold": by(
-            lambda scale: guidance.dynamic_threshold(free(scale), QUANTILE, max(map(abs, _range(model.data))))
+            lambda scale: guidance.dynamic_threshold(
+                free(scale), QUANTILE, max(map(abs, _range(model.data)))
+            )
         ),
         "autoguidance": by(lambda scale: guidance.autoguidance(denoiser, weak, scale)),
         "cfg_plus_plus": by(
-            lambda scale: free(guidance.cfg_plus_plus_scale(schedule, grid, CFG_PLUS_PLUS)), solvers.ddim()
+            lambda scale: free(
+                guidance.cfg_plus_plus_scale(schedule, grid, CFG_PLUS_PLUS)
+            ),
+            solvers.ddim(),
         ),
         "ddim": by(free, solvers.ddim()),
     }
@@ -198,7 +281,9 @@ def _range(data: datasets.Dataset) -> tuple[float, float]:
     return float(data.train.min()), float(data.train.max())
 
 
-def draw(config: Config, model: Model, sampler: Sampler, labels: np.ndarray) -> np.ndarray:
+def draw(
+    config: Config, model: Model, sampler: Sampler, labels: np.ndarray
+) -> np.ndarray:
     """One sample a label, (N, *shape): of every kind and scale from the same starts."""
     return np.asarray(
         dj.sample_many(
@@ -221,23 +306,33 @@ class Judges(NamedTuple):
 def make_judges(data: datasets.Dataset) -> Judges:
     """Two support vector machines, of which the second saw no example that a network was trained on."""
     train, test = (data.train, data.train_labels), (data.test, data.test_labels)
-    return Judges(classifiers.make_judge(train, test), classifiers.make_judge(test, train))
+    return Judges(
+        classifiers.make_judge(train, test), classifiers.make_judge(test, train)
+    )
 
 
-def measure(judges: Judges, data: datasets.Dataset, xs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def measure(
+    judges: Judges, data: datasets.Dataset, xs: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
     """Share recognised, its standard error, that by the other judge, Fréchet distance to the test set, range."""
     recognised = judges.train.recognised(xs, labels)
-    smoothed = (recognised.sum() + 1) / (len(xs) + 2)  # an error of 0 would be a lie where all are recognised
+    smoothed = (recognised.sum() + 1) / (
+        len(xs) + 2
+    )  # an error of 0 would be a lie where all are recognised
     return {
         "accuracy": float(recognised.mean()),
         "accuracy_standard_error": float(np.sqrt(smoothed * (1 - smoothed) / len(xs))),
-        "accuracy_by_held_out_judge": float(judges.held_out.recognised(xs, labels).mean()),
+        "accuracy_by_held_out_judge": float(
+            judges.held_out.recognised(xs, labels).mean()
+        ),
         "frechet_distance": float(metrics.frechet_distance(xs, data.test)),
         "greatest_value": float(np.abs(xs).max()),
     }
 
 
-def compare(config: Config, model: Model, networks: Networks, judges: Judges) -> tuple[list[dict], dict, np.ndarray]:
+def compare(
+    config: Config, model: Model, networks: Networks, judges: Judges
+) -> tuple[list[dict], dict, np.ndarray]:
     """(rows, samples by (kind, scale), labels): both guidances at every scale, every variant at its scale."""
     data, makers = model.data, samplers(config, model, networks)
     classes = config.labels or tuple(range(data.classes))
@@ -251,26 +346,45 @@ def compare(config: Config, model: Model, networks: Networks, judges: Judges) ->
             began = time.perf_counter()
             xs = drawn[kind, scale] = draw(config, model, makers[kind](scale), labels)
             seconds = round(time.perf_counter() - began, 1)
-            rows.append({"kind": kind, "scale": scale, **measure(judges, data, xs, labels), "seconds": seconds})
+            rows.append(
+                {
+                    "kind": kind,
+                    "scale": scale,
+                    **measure(judges, data, xs, labels),
+                    "seconds": seconds,
+                }
+            )
             bar.update()
     return rows, drawn, labels
 
 
-def references(config: Config, data: datasets.Dataset, judges: Judges) -> dict[str, Any]:
+def references(
+    config: Config, data: datasets.Dataset, judges: Judges
+) -> dict[str, Any]:
     """What real examples get: the judges' test accuracies, and the distance of as many training examples."""
-    few = np.random.default_rng(config.seed).permutation(len(data.train))[: config.samples]
+    few = np.random.default_rng(config.seed).permutation(len(data.train))[
+        : config.samples
+    ]
     return {
         "judge_test_accuracy": judges.train.accuracy,
         "held_out_judge_test_accuracy": judges.held_out.accuracy,
-        "frechet_distance_train": float(metrics.frechet_distance(data.train[few], data.test)),
+        "frechet_distance_train": float(
+            metrics.frechet_distance(data.train[few], data.test)
+        ),
     }
 
 
 def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
     """The table of all kinds and scales."""
-    print(f"\n{'guidance':20}{'scale':>6}{'recognised':>18}{'held-out judge':>16}{'Fréchet':>9}{'max |x|':>9}")
+    print(
+        f"\n{'guidance':20}{'scale':>6}{'recognised':>18}{'held-out judge':>16}{'Fréchet':>9}{'max |x|':>9}"
+    )
     for row in rows:
-        scale = f"λ={CFG_PLUS_PLUS:g}" if row["kind"] == "cfg_plus_plus" else f"{row['scale']:g}"
+        scale = (
+            f"λ={CFG_PLUS_PLUS:g}"
+            if row["kind"] == "cfg_plus_plus"
+            else f"{row['scale']:g}"
+        )
         accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_standard_error']:.1f} %"
         print(
             f"{row['kind']:20}{scale:>6}{accuracy:>18}{100 * row['accuracy_by_held_out_judge']:14.1f} %"
@@ -288,7 +402,14 @@ def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
 def check(config: Config) -> None:
     """Refuse flags that cannot be, before any work."""
     models.check(config)
-    for name in ("classifier_steps", "weak_width", "weak_depth", "weak_steps", "sampling_steps", "chunk"):
+    for name in (
+        "classifier_steps",
+        "weak_width",
+        "weak_depth",
+        "weak_steps",
+        "sampling_steps",
+        "chunk",
+    ):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("exact_samples", config.exact_samples, guidance_exact.COMPARED)
@@ -305,7 +426,10 @@ def check_against(config: Config, model: Model) -> None:
     """Refuse labels that are no classes of the data, sets of one class, and an interval outside of the schedule."""
     for label in config.labels:
         dj.checks.integer("labels", label, 0, model.data.classes - 1)
-    for part, found in (("training", model.data.train_labels), ("test", model.data.test_labels)):
+    for part, found in (
+        ("training", model.data.train_labels),
+        ("test", model.data.test_labels),
+    ):
         if len(np.unique(found)) < 2:
             raise ValueError(
                 f"data must hold several classes in the {part} set, by which samples are judged, {model.data.name} has "
@@ -318,11 +442,15 @@ def run(config: Config) -> dict[str, Any]:
     """Both parts; the metrics, which are also in OUT/metrics.json."""
     began = time.perf_counter()
     check(config)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
     model = make_model(config, data)
     check_against(config, model)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of {data.classes} classes")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of {data.classes} classes"
+    )
     results: dict[str, Any] = {}
     if config.exact:
         results["exact"] = guidance_exact.run(out, config.seed, config.exact_samples)
@@ -332,7 +460,9 @@ def run(config: Config) -> dict[str, Any]:
     judges = make_judges(data)
     rows, drawn, labels = compare(config, model, networks, judges)
     real = references(config, data, judges)
-    models.draw_loss(history, "loss, edm weighting", f"Training, {config.data}", out / "loss.png")
+    models.draw_loss(
+        history, "loss, edm weighting", f"Training, {config.data}", out / "loss.png"
+    )
     guidance_figures.draw(data, rows, drawn, labels, real, out)
     results |= {"rows": rows, **real}
     results |= {

@@ -40,17 +40,25 @@ def draw(data, rows, drawn, labels, real, out):
     figure.suptitle("one sample per class and scale, each column from the same noise")
     record.save_figure(figure, out / "samples.png")
 
-    variants = {TITLES[kind]: xs for (kind, _), xs in drawn.items() if kind not in COLOURS}
+    variants = {
+        TITLES[kind]: xs for (kind, _), xs in drawn.items() if kind not in COLOURS
+    }
     if variants:
         scale = next(row["scale"] for row in rows if row["kind"] not in COLOURS)
         plain = {
-            f"plain, γ = {g:g}": drawn["classifier_free", g] for g in (1.0, scale) if ("classifier_free", g) in drawn
+            f"plain, γ = {g:g}": drawn["classifier_free", g]
+            for g in (1.0, scale)
+            if ("classifier_free", g) in drawn
         }
         figure, axis = plt.subplots(
-            figsize=(0.6 * len(classes) + 2, 0.6 * (len(variants) + len(plain)) + 0.8), layout="constrained"
+            figsize=(0.6 * len(classes) + 2, 0.6 * (len(variants) + len(plain)) + 0.8),
+            layout="constrained",
         )
         mosaic(axis, plain | variants, labels, classes, limits)
-        axis.set_title(f"kinds of guidance at scale {scale:g}, each column from the same noise", fontsize=10)
+        axis.set_title(
+            f"kinds of guidance at scale {scale:g}, each column from the same noise",
+            fontsize=10,
+        )
         record.save_figure(figure, out / "variants.png")
 
 
@@ -62,7 +70,9 @@ def mosaic(axis, sets, labels, classes, limits):
     height, width = images.shape[1] + 1, images.shape[2] + 1
     axis.set_axis_on()
     axis.set_yticks(height * np.arange(len(sets)) + height / 2 - 1, list(sets))
-    axis.set_xticks(width * np.arange(len(classes)) + width / 2 - 1, [str(c) for c in classes])
+    axis.set_xticks(
+        width * np.arange(len(classes)) + width / 2 - 1, [str(c) for c in classes]
+    )
     axis.set_xlabel("class asked for")
     axis.tick_params(length=0)
     for spine in axis.spines.values():
@@ -84,13 +94,22 @@ def draw_scores(rows, real):
     )  # fmt: skip
     for axis, name, what, unit, reference, who, title in panels:
         for kind, colour in COLOURS.items():
-            own = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["scale"])
-            error = [unit * row["accuracy_standard_error"] for row in own] if name == "accuracy" else None
+            own = sorted(
+                (row for row in rows if row["kind"] == kind),
+                key=lambda row: row["scale"],
+            )
+            error = (
+                [unit * row["accuracy_standard_error"] for row in own]
+                if name == "accuracy"
+                else None
+            )
             axis.errorbar(
                 [row["scale"] for row in own], [unit * row[name] for row in own], error, marker="o", ms=5, capsize=3,
                 color=colour, label=TITLES[kind],
             )  # fmt: skip
-        axis.axhline(unit * reference, color="black", lw=0.8, ls=":", label=f"real: {who}")
+        axis.axhline(
+            unit * reference, color="black", lw=0.8, ls=":", label=f"real: {who}"
+        )
         axis.set(xlabel="guidance scale γ", ylabel=what)
         axis.set_title(title)
         axis.set_xscale("symlog", base=2, linthresh=1)
@@ -101,9 +120,20 @@ def draw_scores(rows, real):
     shades = plt.get_cmap("Dark2").colors
     for row, marker, shade in zip(variants, "sD^vPX*", shades, strict=False):
         place = row["scale"], row["frechet_distance"]
-        axes[1].plot(*place, marker, color=shade, ms=9, mec="white", mew=0.7, ls="", label=TITLES[row["kind"]])
+        axes[1].plot(
+            *place,
+            marker,
+            color=shade,
+            ms=9,
+            mec="white",
+            mew=0.7,
+            ls="",
+            label=TITLES[row["kind"]],
+        )
     axes[0].legend(frameon=False, fontsize=9, loc="lower right")
-    axes[1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes[1].legend(
+        frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
     for axis in axes:
         axis.set_ylim(bottom=0)
     return figure

@@ -41,11 +41,15 @@ class Problem(NamedTuple):
 def problem(prior: targets.Mixture, observed: float) -> Problem:
     """x_1 of `prior` observed as `observed`."""
     operator, y = inverse.inpainting([True, False]), np.array([observed], np.float32)
-    return Problem(prior, operator, y, inverse.exact_posterior(prior, operator, y, NOISE_STD))
+    return Problem(
+        prior, operator, y, inverse.exact_posterior(prior, operator, y, NOISE_STD)
+    )
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "Gaussian": lambda: problem(targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]]), 1.5),
+    "Gaussian": lambda: problem(
+        targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]]), 1.5
+    ),
     "two moons": lambda: problem(targets.moons(nodes=32), 0.5),
 }
 
@@ -67,11 +71,15 @@ def methods(p: Problem, steps: int) -> dict[str, Method]:
     guided = functools.partial(_guided, prior, p)
     variance = inverse.gaussian_variance(SCHEDULE, spread)
     return {
-        "exact posterior's denoiser": Method(targets.denoiser(p.posterior, SCHEDULE), solvers.heun(), grid),
+        "exact posterior's denoiser": Method(
+            targets.denoiser(p.posterior, SCHEDULE), solvers.heun(), grid
+        ),
         "ΠGDM": Method(guided(inverse.pigdm, variance), solvers.heun(), grid),
         "DPS": Method(guided(inverse.dps), solvers.heun(), grid),
         "DPS, paper's steps": Method(
-            inverse.dps_steps(SCHEDULE, prior, p.operator, p.y, grid, STEP_SIZE), solvers.ddpm(), grid
+            inverse.dps_steps(SCHEDULE, prior, p.operator, p.y, grid, STEP_SIZE),
+            solvers.ddpm(),
+            grid,
         ),
         "replacement": Method(replaced, solvers.ddpm(), grid),
         "RePaint": Method(replaced, inverse.repaint(), grid),
@@ -93,8 +101,12 @@ def measure(p: Problem, xs: Any, reference: Any) -> dict[str, Any]:
     return {
         "mean": centred.mean(0),
         "covariance": np.cov(centred.T),
-        "mean_error": float(np.linalg.norm(centred.mean(0) - np.asarray(p.posterior.mean()))),
-        "covariance_error": float(np.linalg.norm(np.cov(centred.T) - np.asarray(p.posterior.covariance()))),
+        "mean_error": float(
+            np.linalg.norm(centred.mean(0) - np.asarray(p.posterior.mean()))
+        ),
+        "covariance_error": float(
+            np.linalg.norm(np.cov(centred.T) - np.asarray(p.posterior.covariance()))
+        ),
         "energy_distance": float(metrics.energy_distance(xs, reference)),
     }
 
@@ -104,16 +116,25 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
     results: dict[str, dict[str, Any]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     problems = {name: make() for name, make in PROBLEMS.items()}
-    with record.progress(6 * len(problems), what="exact posteriors", unit="method") as bar:
+    with record.progress(
+        6 * len(problems), what="exact posteriors", unit="method"
+    ) as bar:
         for i, (name, p) in enumerate(problems.items()):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), i), SETS + 2)
+            keys = jax.random.split(
+                jax.random.fold_in(jax.random.key(seed), i), SETS + 2
+            )
             reference, *others = (exact_samples(key, p, count) for key in keys[1:])
             floor = [measure(p, xs, reference) for xs in others]
-            largest = {k: max(row[k] for row in floor) for k in ("mean_error", "covariance_error", "energy_distance")}
+            largest = {
+                k: max(row[k] for row in floor)
+                for k in ("mean_error", "covariance_error", "energy_distance")
+            }
             results[name], drawn[name] = {"exact samples, largest": largest}, {}
             for method, (denoiser, solver, grid) in methods(p, steps).items():
                 bar.set_postfix_str(method)
-                xs = dj.sample_many(keys[0], count, denoiser, SCHEDULE, solver, grid, shape=(2,))
+                xs = dj.sample_many(
+                    keys[0], count, denoiser, SCHEDULE, solver, grid, shape=(2,)
+                )
                 drawn[name][method] = np.asarray(xs)
                 results[name][method] = measure(p, xs, reference)
                 bar.update()
@@ -122,15 +143,26 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
     return results
 
 
-def print_results(problems: dict[str, Problem], results: dict[str, dict[str, Any]]) -> None:
+def print_results(
+    problems: dict[str, Problem], results: dict[str, dict[str, Any]]
+) -> None:
     """A table a problem: how far each method's samples are from the exact posterior."""
     for name, rows in results.items():
         exact = problems[name].posterior
-        print(f"\n{name}: posterior mean {np.asarray(exact.mean()).round(3)}, variances", end=" ")
+        print(
+            f"\n{name}: posterior mean {np.asarray(exact.mean()).round(3)}, variances",
+            end=" ",
+        )
         print(np.diag(np.asarray(exact.covariance())).round(4))
-        print(f"{'':28}{'mean off by':>12}{'covariance':>12}{'energy distance²':>18}{'variances':>22}")
+        print(
+            f"{'':28}{'mean off by':>12}{'covariance':>12}{'energy distance²':>18}{'variances':>22}"
+        )
         for method, row in rows.items():
-            variances = f"{np.diag(row['covariance']).round(4)!s:>22}" if "covariance" in row else ""
+            variances = (
+                f"{np.diag(row['covariance']).round(4)!s:>22}"
+                if "covariance" in row
+                else ""
+            )
             print(
                 f"{method:28}{row['mean_error']:12.4f}{row['covariance_error']:12.4f}{row['energy_distance']:18.5f}"
                 + variances
@@ -149,15 +181,31 @@ def draw(problems: dict[str, Problem], drawn: dict[str, dict[str, np.ndarray]]) 
         side = 1.1 * max(float(np.abs(p.prior.means).max()) + 0.6, 2.4)
         edges = np.linspace(-side, side, 181)
         centres = 0.5 * (edges[1:] + edges[:-1])
-        places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+        places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1).reshape(
+            -1, 2
+        )
         posterior, prior = (
-            np.exp(np.asarray(jax.jit(jax.vmap(law.log_prob))(places))).reshape(180, 180).T
+            np.exp(np.asarray(jax.jit(jax.vmap(law.log_prob))(places)))
+            .reshape(180, 180)
+            .T
             for law in (p.posterior, p.prior)
         )
         for axis, (method, xs) in zip(row, sets.items(), strict=True):
-            axis.pcolormesh(edges, edges, posterior, cmap="Oranges", vmax=1.3 * posterior.max(), rasterized=True)
+            axis.pcolormesh(
+                edges,
+                edges,
+                posterior,
+                cmap="Oranges",
+                vmax=1.3 * posterior.max(),
+                rasterized=True,
+            )
             axis.contour(
-                centres, centres, prior / prior.max(), (0.1, 0.3, 0.5, 0.7, 0.9), colors="#9a9a9a", linewidths=0.5
+                centres,
+                centres,
+                prior / prior.max(),
+                (0.1, 0.3, 0.5, 0.7, 0.9),
+                colors="#9a9a9a",
+                linewidths=0.5,
             )
             axis.scatter(*xs[:500].T, s=2.5, color="#1f4e79", alpha=0.55, linewidths=0)
             axis.axvline(p.y[0], color="black", lw=0.6, ls=":")

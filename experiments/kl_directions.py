@@ -79,15 +79,22 @@ def run(config: Config) -> dict[str, Any]:
                 bar.set_postfix_str(f"{name}, {dimension}-D")
                 fits[dimension][name] = fit(config, name, dimension)
                 bar.update()
-            rows = {name: measure(config, found, dimension) for name, found in fits[dimension].items()}
+            rows = {
+                name: measure(config, found, dimension)
+                for name, found in fits[dimension].items()
+            }
             metrics["line" if dimension == 1 else "plane"] = rows
         bar.set_postfix_str("landscape")
         surface = landscape(config)
         bar.update()
-    metrics["grid"] = {direction: minima(surface, direction) for direction in ("forward", "reverse")}
+    metrics["grid"] = {
+        direction: minima(surface, direction) for direction in ("forward", "reverse")
+    }
     record.write_json(out / "metrics.json", metrics)
     record.save_figure(draw_pictures(config, fits, metrics), out / "pictures.png")
-    record.save_figure(draw_landscape(config, surface, fits[1], metrics), out / "landscape.png")
+    record.save_figure(
+        draw_landscape(config, surface, fits[1], metrics), out / "landscape.png"
+    )
     print_table(metrics)
     return metrics
 
@@ -97,7 +104,9 @@ def check(config: Config) -> None:
     if not 0 < config.weight < 1:
         raise ValueError(f"weight must lie between 0 and 1, got {config.weight}")
     if not 0.1 <= config.separation <= 12:
-        raise ValueError(f"separation must lie between 0.1 and 12, got {config.separation}")
+        raise ValueError(
+            f"separation must lie between 0.1 and 12, got {config.separation}"
+        )
     if not all(0.2 <= scale <= 3 for scale in config.scales):
         raise ValueError(f"scales must lie between 0.2 and 3, got {config.scales}")
     if config.grid < 21:
@@ -115,14 +124,24 @@ def density(config: Config, dimension: int) -> targets.Mixture:
     if dimension == 1:
         return targets.gaussian_mixture(weights, [[-half], [half]], list(config.scales))
     centre = half * math.sqrt(0.5)
-    covariances = [oblong(config.scales[0], math.radians(100)), oblong(config.scales[1], math.radians(20))]
-    return targets.gaussian_mixture(weights, [[-centre, -centre], [centre, centre]], covariances)
+    covariances = [
+        oblong(config.scales[0], math.radians(100)),
+        oblong(config.scales[1], math.radians(20)),
+    ]
+    return targets.gaussian_mixture(
+        weights, [[-centre, -centre], [centre, centre]], covariances
+    )
 
 
 def oblong(scale: float, angle: float) -> list[list[float]]:
     """The covariance of standard deviations `scale` along an angle and 0.6 `scale` across, (2, 2)."""
-    along, across = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
-    return (scale**2 * (np.outer(along, along) + 0.36 * np.outer(across, across))).tolist()
+    along, across = (
+        np.array([math.cos(angle), math.sin(angle)]),
+        np.array([-math.sin(angle), math.cos(angle)]),
+    )
+    return (
+        scale**2 * (np.outer(along, along) + 0.36 * np.outer(across, across))
+    ).tolist()
 
 
 def box(config: Config, dimension: int) -> list[tuple[float, float]]:
@@ -142,7 +161,9 @@ def fit(config: Config, name: str, dimension: int) -> divergences.Fit:
     """One of the three optima."""
     p, first = density(config, dimension), start(config, name, dimension)
     if name == "forward":
-        return divergences.fit_forward(p, first, box(config, dimension), POINTS[dimension])
+        return divergences.fit_forward(
+            p, first, box(config, dimension), POINTS[dimension]
+        )
     return divergences.fit_reverse(p, first)
 
 
@@ -165,8 +186,15 @@ def measure(config: Config, found: divergences.Fit, dimension: int) -> dict[str,
         "kl_q_p_standard_error": reverse.standard_error,
         "gradient_norm": found.gradient_norm,
     }
-    moments = {"mean": np.asarray(q.mean()).tolist(), "covariance": np.asarray(q.covariance()).tolist()}
-    return moments | {name: float(value) for name, value in values.items()} | {"steps": int(found.steps)}
+    moments = {
+        "mean": np.asarray(q.mean()).tolist(),
+        "covariance": np.asarray(q.covariance()).tolist(),
+    }
+    return (
+        moments
+        | {name: float(value) for name, value in values.items()}
+        | {"steps": int(found.steps)}
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- landscape
@@ -185,11 +213,17 @@ class Surface:
 def landscape(config: Config) -> Surface:
     """Both divergences of every N(m, s²) of a grid from p on the line, by sums that the fits do not use."""
     p = density(config, 1)
-    reach = max(0.5 * config.separation + 2.5 * max(config.scales), 1.15 * config.separation)
+    reach = max(
+        0.5 * config.separation + 2.5 * max(config.scales), 1.15 * config.separation
+    )
     means = np.linspace(-reach, reach, config.grid)
     widest = 0.5 * config.separation + max(config.scales)
     stds = np.geomspace(0.4 * min(config.scales), 2 * widest, config.grid)
-    log_p = jax.jit(lambda xs: jax.lax.map(p.log_prob, xs.reshape(-1, 1), batch_size=2**14).reshape(xs.shape))
+    log_p = jax.jit(
+        lambda xs: jax.lax.map(p.log_prob, xs.reshape(-1, 1), batch_size=2**14).reshape(
+            xs.shape
+        )
+    )
     (low, high), cells = box(config, 1)[0], 1024
     x = low + (high - low) * (np.arange(cells) + 0.5) / cells
     log_density = np.asarray(log_p(jnp.asarray(x)), np.float64)
@@ -213,9 +247,19 @@ def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
     inner = values[1:-1, 1:-1]
     shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
     rows, columns = values.shape
-    lowest = np.all([inner < values[i : rows - 2 + i, j : columns - 2 + j] for i, j in shifts], axis=0)
+    lowest = np.all(
+        [inner < values[i : rows - 2 + i, j : columns - 2 + j] for i, j in shifts],
+        axis=0,
+    )
     found = sorted(np.argwhere(lowest).tolist(), key=lambda place: place[1])
-    return [{"mean": surface.means[j + 1], "std": surface.stds[i + 1], "kl": values[i + 1, j + 1]} for i, j in found]
+    return [
+        {
+            "mean": surface.means[j + 1],
+            "std": surface.stds[i + 1],
+            "kl": values[i + 1, j + 1],
+        }
+        for i, j in found
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -223,13 +267,17 @@ def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
 
 def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
     """A row for the line, one for the plane; a column for each optimum."""
-    figure, axes = plt.subplots(len(fits), 3, figsize=(13, 4.0 * len(fits)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(fits), 3, figsize=(13, 4.0 * len(fits)), squeeze=False, layout="constrained"
+    )
     for row, dimension in zip(axes, fits, strict=True):
         for axis, name in zip(row, OPTIMA, strict=True):
             p, q = density(config, dimension), fits[dimension][name].law
             found = metrics["line" if dimension == 1 else "plane"][name]
             (draw_on_line if dimension == 1 else draw_on_plane)(config, axis, p, q)
-            direction = "KL(p‖q) = {kl_p_q:.3f}, KL(q‖p) = {kl_q_p:.3f} nats".format(**found)
+            direction = "KL(p‖q) = {kl_p_q:.3f}, KL(q‖p) = {kl_q_p:.3f} nats".format(
+                **found
+            )
             axis.set_title(f"{TITLES[name]}\n{direction}", fontsize=10)
     figure.suptitle("The Gaussian q (blue) nearest to p (red)")
     return figure
@@ -253,42 +301,97 @@ def draw_on_plane(config: Config, axis: Any, p: Any, q: Any) -> None:
     edge = np.linspace(-reach, reach, 181)
     places = jnp.asarray(np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2))
     for law, colour, style in ((p, RED, "solid"), (q, BLUE, "dashed")):
-        values = np.exp(np.asarray(jax.vmap(law.log_prob)(places))).reshape(len(edge), len(edge))
+        values = np.exp(np.asarray(jax.vmap(law.log_prob)(places))).reshape(
+            len(edge), len(edge)
+        )
         levels = values.max() * np.array([0.03, 0.1, 0.3, 0.6, 0.9])
         if law is p:
-            axis.contourf(edge, edge, values, [*levels, 1.01 * values.max()], cmap="Reds", alpha=0.6)
-        axis.contour(edge, edge, values, levels, colors=colour, linestyles=style, linewidths=1.3)
+            axis.contourf(
+                edge,
+                edge,
+                values,
+                [*levels, 1.01 * values.max()],
+                cmap="Reds",
+                alpha=0.6,
+            )
+        axis.contour(
+            edge, edge, values, levels, colors=colour, linestyles=style, linewidths=1.3
+        )
     axis.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
 
 
-def draw_landscape(config: Config, surface: Surface, fits: dict, metrics: dict[str, Any]) -> Any:
+def draw_landscape(
+    config: Config, surface: Surface, fits: dict, metrics: dict[str, Any]
+) -> Any:
     """KL over mean and standard deviation, an axis a direction, with the grid's minima, the starts and the fits."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    for axis, direction, title in zip(axes, ("forward", "reverse"), ("KL(p‖q)", "KL(q‖p)"), strict=True):
+    for axis, direction, title in zip(
+        axes, ("forward", "reverse"), ("KL(p‖q)", "KL(q‖p)"), strict=True
+    ):
         values = getattr(surface, direction)
         levels = values.min() + np.geomspace(0.02, 60, 24)
         filled = axis.contourf(
             surface.means, surface.stds, np.clip(values, None, levels[-1]), [values.min(), *levels], cmap="viridis_r",
             norm=plt.matplotlib.colors.PowerNorm(0.35),
         )  # fmt: skip
-        axis.contour(surface.means, surface.stds, values, levels, colors="white", linewidths=0.4)
+        axis.contour(
+            surface.means, surface.stds, values, levels, colors="white", linewidths=0.4
+        )
         for name in (name for name in OPTIMA if name.startswith(direction)):
             first, law = start(config, name, 1), fits[name].law
-            (m0, s0), (m, s) = ((float(g.means[0, 0]), math.sqrt(float(g.covariance()[0, 0]))) for g in (first, law))
-            axis.annotate("", (m, s), (m0, s0), arrowprops={"arrowstyle": "->", "color": "black", "alpha": 0.6})
+            (m0, s0), (m, s) = (
+                (float(g.means[0, 0]), math.sqrt(float(g.covariance()[0, 0])))
+                for g in (first, law)
+            )
+            axis.annotate(
+                "",
+                (m, s),
+                (m0, s0),
+                arrowprops={"arrowstyle": "->", "color": "black", "alpha": 0.6},
+            )
             axis.plot(m0, s0, "o", color="black", markersize=4, label="start")
-            axis.plot(m, s, "*", color="#ff5a36", markersize=15, markeredgecolor="white", label="fit")
-            value = metrics["line"][name]["kl_p_q" if direction == "forward" else "kl_q_p"]
-            axis.annotate(f"{value:.3f}", (m, s), (6, -16), textcoords="offset points", color="black", fontsize=9)
+            axis.plot(
+                m,
+                s,
+                "*",
+                color="#ff5a36",
+                markersize=15,
+                markeredgecolor="white",
+                label="fit",
+            )
+            value = metrics["line"][name][
+                "kl_p_q" if direction == "forward" else "kl_q_p"
+            ]
+            axis.annotate(
+                f"{value:.3f}",
+                (m, s),
+                (6, -16),
+                textcoords="offset points",
+                color="black",
+                fontsize=9,
+            )
         found = metrics["grid"][direction]
         axis.plot(
-            [f["mean"] for f in found], [f["std"] for f in found], "x", color="black", label="minimum of the grid"
+            [f["mean"] for f in found],
+            [f["std"] for f in found],
+            "x",
+            color="black",
+            label="minimum of the grid",
         )
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys(), loc="upper right", fontsize=8)
-        axis.set(yscale="log", xlabel="mean of q", ylabel="standard deviation of q", title=f"{title} (nats)")
+        axis.set(
+            yscale="log",
+            xlabel="mean of q",
+            ylabel="standard deviation of q",
+            title=f"{title} (nats)",
+        )
         axis.set(xlim=surface.means[[0, -1]], ylim=surface.stds[[0, -1]])
-        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8) if surface.stds[0] <= tick <= surface.stds[-1]]
+        ticks = [
+            tick
+            for tick in (0.25, 0.5, 1, 2, 4, 8)
+            if surface.stds[0] <= tick <= surface.stds[-1]
+        ]
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         figure.colorbar(filled, ax=axis, label="nats")
@@ -300,14 +403,18 @@ def print_table(metrics: dict[str, Any]) -> None:
     for where in ("line", "plane"):
         for name, row in metrics.get(where, {}).items():
             mean = ", ".join(f"{value:.3f}" for value in row["mean"])
-            stds = ", ".join(f"{math.sqrt(value):.3f}" for value in np.diag(row["covariance"]))
+            stds = ", ".join(
+                f"{math.sqrt(value):.3f}" for value in np.diag(row["covariance"])
+            )
             print(
                 f"{where:5} {name:14} mean {mean:>14}  std {stds:>12}  KL(p‖q) {row['kl_p_q']:7.4f}  "
                 f"KL(q‖p) {row['kl_q_p']:7.4f}  JS {row['jensen_shannon']:.4f}  "
                 f"Fisher(p‖q) {row['fisher_p_q']:8.3f}  Fisher(q‖p) {row['fisher_q_p']:8.3f}"
             )
     for direction, found in metrics["grid"].items():
-        places = "; ".join(f"N({row['mean']:.2f}, {row['std']:.2f}²) {row['kl']:.4f}" for row in found)
+        places = "; ".join(
+            f"N({row['mean']:.2f}, {row['std']:.2f}²) {row['kl']:.4f}" for row in found
+        )
         print(f"minima of the grid, {direction}: {places}")
 
 

@@ -54,7 +54,9 @@ class Training:
     """Steps between checkpoints."""
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Training) if field.name != "save_every")
+FIELDS = tuple(
+    field.name for field in dataclasses.fields(Training) if field.name != "save_every"
+)
 """The flags that a checkpoint belongs to: with another value the run is another one."""
 
 
@@ -79,13 +81,17 @@ class Model:
 
     def init(self, key, *condition):
         """Parameters, from an example of the input's shape."""
-        return jax.jit(self.module.init)(key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition)
+        return jax.jit(self.module.init)(
+            key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition
+        )
 
     def net(self, params, x, t, *condition, key=None):
         """The network as a function of one example; a key turns dropout on."""
         if key is None:
             return self.module.apply(params, x, t, *condition)
-        return self.module.apply(params, x, t, *condition, train=True, rngs={"dropout": key})
+        return self.module.apply(
+            params, x, t, *condition, train=True, rngs={"dropout": key}
+        )
 
     def denoiser(self, params, key=None):
         """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one.
@@ -96,21 +102,33 @@ class Model:
         if self.prediction == "levels":
             return dj.predictions.categorical(self.schedule, net, self.data.levels)
         spread = self.data.spread
-        return dj.predictions.denoiser(self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled")
+        return dj.predictions.denoiser(
+            self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled"
+        )
 
     def _input_shape(self):
         shape = self.data.shape
-        return (*shape[:-1], shape[-1] * len(self.data.levels)) if self.prediction == "levels" else shape
+        return (
+            (*shape[:-1], shape[-1] * len(self.data.levels))
+            if self.prediction == "levels"
+            else shape
+        )
 
 
-def make_module(config: Training, data: datasets.Dataset, num_classes: int | None = None) -> Any:
+def make_module(
+    config: Training, data: datasets.Dataset, num_classes: int | None = None
+) -> Any:
     """The network that the flags ask for, with class labels where num_classes is given.
 
     Raises ValueError for one that the data's shape does not allow.
     """
     network, grid = config.network, len(data.shape) == 3
     if network == "auto":
-        network = "dit" if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0 else "mlp"
+        network = (
+            "dit"
+            if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0
+            else "mlp"
+        )
     if network in ("dit", "unet") and not grid:
         raise ValueError(
             f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
@@ -120,7 +138,13 @@ def make_module(config: Training, data: datasets.Dataset, num_classes: int | Non
     width = width if config.width is None else config.width
     depth = depth if config.depth is None else config.depth
     labels = {} if num_classes is None else {"num_classes": num_classes}
-    return factory(width=width, dropout=config.dropout, dtype=jnp.dtype(config.dtype), **{depth_name: depth}, **labels)
+    return factory(
+        width=width,
+        dropout=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+        **{depth_name: depth},
+        **labels,
+    )
 
 
 def fit(
@@ -148,23 +172,37 @@ def fit(
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
-        config.learning_rate, warmup_steps=max(1, config.steps // 10), total_steps=config.steps + 1
+        config.learning_rate,
+        warmup_steps=max(1, config.steps // 10),
+        total_steps=config.steps + 1,
     )
-    one = training.make_step(lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay)
-    step = training.make_steps(one if before is None else functools.partial(_after, before, one))
+    one = training.make_step(
+        lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay
+    )
+    step = training.make_steps(
+        one if before is None else functools.partial(_after, before, one)
+    )
     state = training.init(key_train, init(key_init), optimiser)
-    print(f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+    print(
+        f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters"
+    )
     batches = training.Batches(arrays, config.batch_size, config.seed)
-    stored = {k: v for k, v in record.as_dict(config).items() if k in (*FIELDS, *fields)}
+    stored = {
+        k: v for k, v in record.as_dict(config).items() if k in (*FIELDS, *fields)
+    }
     stored["data_digest"] = _digest(arrays)
     losses = out / f"{name}losses.json"
     with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
-        record.write_config(out, config, about)  # not before the checkpoints were found to be of this configuration
+        record.write_config(
+            out, config, about
+        )  # not before the checkpoints were found to be of this configuration
         state = checkpoints.restore_latest(state) or state
         history = _read_history(losses, int(state.step))
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
-            _write_history(losses, history)  # a finished run whose losses were lost counts as finished by this file
+            _write_history(
+                losses, history
+            )  # a finished run whose losses were lost counts as finished by this file
         with record.progress(config.steps, int(state.step), what) as bar:
 
             def show(step, values):
@@ -177,7 +215,14 @@ def fit(
                 if stop < int(state.step):
                     continue
                 state = training.fit(
-                    state, step, batches, stop, checkpoints, block=50, save_every=config.save_every, on_block=show
+                    state,
+                    step,
+                    batches,
+                    stop,
+                    checkpoints,
+                    block=50,
+                    save_every=config.save_every,
+                    on_block=show,
                 )
                 if stop in stops and on_stop is not None:
                     on_stop(stop, state.ema)
@@ -190,14 +235,18 @@ def _after(before, step, state, batch, take=True):
     changed = dataclasses.replace(state, params=before(state.params, key, state.step))
     moved, metrics = step(changed, batch, take)
     good = take & metrics["finite"]
-    params = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved.params, state.params)
+    params = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), moved.params, state.params
+    )
     return dataclasses.replace(moved, params=params), metrics
 
 
 def _digest(arrays):
     """Sixteen hexadecimal digits that tell the training arrays from others."""
     leaves = jax.tree.leaves(arrays)
-    return hashlib.sha256(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)).hexdigest()[:16]
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
+    ).hexdigest()[:16]
 
 
 def _read_history(path, step):
@@ -211,22 +260,37 @@ def _read_history(path, step):
         reason = f"{path} has {len(found)} losses"
     except FileNotFoundError:
         reason = f"{path} is missing"
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, IsADirectoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        IsADirectoryError,
+    ) as error:
         reason = f"{path} is damaged ({error!r}) and set aside"
         os.replace(path, path.with_name(f"{path.name}.unreadable"))
     if len(found) < step:
-        print(f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on")
+        print(
+            f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on"
+        )
     return found + [math.nan] * (step - len(found))
 
 
 def _write_history(path, history):
-    record.write_json(path, {"loss": [None if math.isnan(loss) else loss for loss in history]})
+    record.write_json(
+        path, {"loss": [None if math.isnan(loss) else loss for loss in history]}
+    )
 
 
 @functools.lru_cache(maxsize=16)
 def _over_examples(function):
     """The compiled map; of the last few functions, since a program holds what its function holds."""
-    return jax.jit(lambda denoiser, *chunked: jax.vmap(lambda *example: function(denoiser, *example))(*chunked))
+    return jax.jit(
+        lambda denoiser, *chunked: jax.vmap(
+            lambda *example: function(denoiser, *example)
+        )(*chunked)
+    )
 
 
 def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
@@ -235,7 +299,12 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
     window = max(1, len(history) // 40)
     smooth = np.convolve(history, np.ones(window) / window, "valid")
     axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
-    axis.plot(np.arange(len(smooth)) + (window - 1) / 2, smooth, color="#1f4e79", label=f"mean of {window}")
+    axis.plot(
+        np.arange(len(smooth)) + (window - 1) / 2,
+        smooth,
+        color="#1f4e79",
+        label=f"mean of {window}",
+    )
     axis.set(xlabel="training step", ylabel=what, title=title)
     axis.legend(frameon=False)
     record.save_figure(figure, path)
@@ -244,7 +313,9 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
 # ----------------------------------------------------------------------------------------------------------- examples
 
 
-def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str) -> Any:
+def map_examples(
+    function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str
+) -> Any:
     """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
 
     One compiled program for each `function` and structure of `denoiser`, with a progress bar that says `what`.
@@ -252,8 +323,14 @@ def map_examples(function: Callable, denoiser: Any, examples: tuple, chunk: int,
     count, evaluate, found = len(examples[0]), _over_examples(function), []
     with record.progress(count, what=what, unit="example") as bar:
         for start in range(0, count, chunk):
-            rows = np.minimum(np.arange(start, start + chunk), count - 1)  # the last chunk is padded
-            found.append(jax.tree.map(np.asarray, evaluate(denoiser, *(part[rows] for part in examples))))
+            rows = np.minimum(
+                np.arange(start, start + chunk), count - 1
+            )  # the last chunk is padded
+            found.append(
+                jax.tree.map(
+                    np.asarray, evaluate(denoiser, *(part[rows] for part in examples))
+                )
+            )
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
@@ -262,4 +339,8 @@ def print_results(results: dict[str, Any]) -> None:
     """The numbers of a flat dictionary, a line each."""
     width = max(map(len, results))
     for name, value in results.items():
-        print(f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}")
+        print(
+            f"{name:{width}}  {value:.4f}"
+            if isinstance(value, float)
+            else f"{name:{width}}  {value}"
+        )

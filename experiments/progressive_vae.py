@@ -115,11 +115,20 @@ def information(config: Config, layers: Layers, params: Any) -> list[dict[str, f
         key = jax.random.fold_in(jax.random.key(config.seed + 4), level)
         found, zs = measure(key, encoder, decoder, zs, chunk=config.chunk)
         row = {name: float(value) for name, value in found._asdict().items()}
-        rows.append(row | {"capacity": float(progressive.capacity(layers.sizes[level], config.noise_std))})
+        rows.append(
+            row
+            | {
+                "capacity": float(
+                    progressive.capacity(layers.sizes[level], config.noise_std)
+                )
+            }
+        )
     return rows
 
 
-def bounds(config: Config, layers: Layers, params: Any, fitted: dict[str, list]) -> dict[str, dict[str, Any]]:
+def bounds(
+    config: Config, layers: Layers, params: Any, fitted: dict[str, list]
+) -> dict[str, dict[str, Any]]:
     """Of each prior the bound on −log P of test digits in bits/dim, and nats of the top latent, a number each seed."""
     encoders, kernels = layers.bound(params)
     test = layers.data.test
@@ -142,16 +151,24 @@ def bounds(config: Config, layers: Layers, params: Any, fitted: dict[str, list])
                     values.append(values[0])
                 continue
             what = f"test bound, {name}" + (f" {i + 1}" if len(laws) > 1 else "")
-            totals, tops = models.map_examples(one, (encoders, kernels, prior), (keys, test), config.chunk, what)
+            totals, tops = models.map_examples(
+                one, (encoders, kernels, prior), (keys, test), config.chunk, what
+            )
             if not np.isfinite(totals).all():
-                raise FloatingPointError(f"{np.sum(~np.isfinite(totals))} of {len(totals)} bounds are not finite")
-            row["bits_per_dim"].append(float(-totals.mean() / (test[0].size * math.log(2))))
+                raise FloatingPointError(
+                    f"{np.sum(~np.isfinite(totals))} of {len(totals)} bounds are not finite"
+                )
+            row["bits_per_dim"].append(
+                float(-totals.mean() / (test[0].size * math.log(2)))
+            )
             row["rate_of_top_step"].append(float(-tops.mean()) - noise)
         found[name] = row
     return found
 
 
-def draw_sets(config: Config, layers: Layers, params: Any, laws: list) -> tuple[list, np.ndarray]:
+def draw_sets(
+    config: Config, layers: Layers, params: Any, laws: list
+) -> tuple[list, np.ndarray]:
     """(for each fit its sets of samples, (sets, n, *shape); latents of the first set of the first)."""
     kernels = layers.bound(params)[1]
     count = len(layers.data.test)
@@ -160,15 +177,21 @@ def draw_sets(config: Config, layers: Layers, params: Any, laws: list) -> tuple[
     def draw(kernels, prior, keys):
         def one(key):
             sample = hierarchical.sample(key, kernels[0], kernels[1:], prior)
-            return sample, prior.sample(jax.random.fold_in(key, len(kernels)))  # the latent that `sample` began with
+            return sample, prior.sample(
+                jax.random.fold_in(key, len(kernels))
+            )  # the latent that `sample` began with
 
         return jax.vmap(one)(keys)
 
     found, first = [], None
     for i, prior in enumerate(laws):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), i), config.sets * count)
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(config.seed + 1), i), config.sets * count
+        )
         samples, latents = draw(kernels, prior, keys)
-        found.append(np.asarray(samples).reshape(config.sets, count, *layers.data.shape))
+        found.append(
+            np.asarray(samples).reshape(config.sets, count, *layers.data.shape)
+        )
         first = np.asarray(latents)[:count] if first is None else first
     return found, first  # type: ignore
 
@@ -183,18 +206,27 @@ def distances(config: Config, images: np.ndarray, test: np.ndarray) -> dict[str,
     return dict(zip(DISTANCES, map(float, values), strict=True))
 
 
-def compare(config: Config, layers: Layers, sets: dict[str, list]) -> dict[str, dict[str, dict[str, float]]]:
+def compare(
+    config: Config, layers: Layers, sets: dict[str, list]
+) -> dict[str, dict[str, dict[str, float]]]:
     """Of each prior and distance the mean and its standard error over all sets; and of training images, the floor."""
     data, rng = layers.data, np.random.default_rng(config.seed)
     count = min(len(data.test), len(data.train))
-    real = [data.train[rng.permutation(len(data.train))[:count]] for _ in range(config.sets)]
-    groups = {name: [own for fit in fits for own in fit] for name, fits in sets.items()} | {"training_images": real}
+    real = [
+        data.train[rng.permutation(len(data.train))[:count]] for _ in range(config.sets)
+    ]
+    groups = {
+        name: [own for fit in fits for own in fit] for name, fits in sets.items()
+    } | {"training_images": real}
     found = {}
     for name, group in groups.items():
         rows = [distances(config, images, data.test) for images in group]
         columns = {kind: np.array([row[kind] for row in rows]) for kind in DISTANCES}
         found[name] = {
-            kind: {"mean": float(v.mean()), "standard_error": _standard_error(v, len(sets.get(name, [])))}
+            kind: {
+                "mean": float(v.mean()),
+                "standard_error": _standard_error(v, len(sets.get(name, []))),
+            }
             for kind, v in columns.items()
         }
     return found
@@ -203,7 +235,11 @@ def compare(config: Config, layers: Layers, sets: dict[str, list]) -> dict[str, 
 def _standard_error(values, fits):
     """Of the mean: from the spread of the fits' means where there are several, else from that of the sets."""
     groups = values.reshape(fits, -1).mean(1) if fits > 1 else values
-    return float(groups.std(ddof=1) / math.sqrt(len(groups))) if len(groups) > 1 else math.nan
+    return (
+        float(groups.std(ddof=1) / math.sqrt(len(groups)))
+        if len(groups) > 1
+        else math.nan
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- main
@@ -222,12 +258,20 @@ def check(config: Config) -> datasets.Dataset:
         dj.checks.positive(name, getattr(config, name))
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if not config.latents or min(config.latents) < 2:
-        raise ValueError(f"latents must be sizes of at least 2, one a level, got {config.latents}")
+        raise ValueError(
+            f"latents must be sizes of at least 2, one a level, got {config.latents}"
+        )
     if config.shared and len(set(config.latents)) > 1:
-        raise ValueError(f"latents must be of one size to share parameters, got {config.latents}")
-    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
+        raise ValueError(
+            f"latents must be of one size to share parameters, got {config.latents}"
+        )
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
     if data.levels is None or not data.is_image:
-        raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
+        raise ValueError(
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+        )
     return data
 
 
@@ -235,7 +279,9 @@ def run(config: Config) -> dict[str, Any]:
     """Both phases, measures and figures; the metrics, which are also in OUT/metrics.json."""
     data = check(config)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+    )
     clock, layers = record.Clock(), Layers(config, data)
     params, history = train_layers(config, layers, out)
     clock.lap("phase one")
@@ -247,24 +293,47 @@ def run(config: Config) -> dict[str, Any]:
         "histogram_bits_per_dim": datasets.histogram_bits(data),
     }
     clock.lap("bounds")
-    drawn = {name: draw_sets(config, layers, params, laws) for name, laws in fitted.items()}
-    results["distances"] = compare(config, layers, {name: sets for name, (sets, _) in drawn.items()})
+    drawn = {
+        name: draw_sets(config, layers, params, laws) for name, laws in fitted.items()
+    }
+    results["distances"] = compare(
+        config, layers, {name: sets for name, (sets, _) in drawn.items()}
+    )
     clock.lap("samples")
     rebuilt = reconstructions(layers, params, data.test)
-    results["reconstruction_rmse"] = [float(np.sqrt(np.mean((own - data.test) ** 2))) for own in rebuilt]
-    models.draw_loss(history, "sum of −ln p of all layers, nats", "Phase one", out / "loss.png")
+    results["reconstruction_rmse"] = [
+        float(np.sqrt(np.mean((own - data.test) ** 2))) for own in rebuilt
+    ]
+    models.draw_loss(
+        history, "sum of −ln p of all layers, nats", "Phase one", out / "loss.png"
+    )
     for name, own in prior_histories.items():
         models.draw_loss(own, "loss", f"Phase two, {name}", out / f"loss_{name}.png")
     record.save_figure(
-        figures.reconstructions(data, rebuilt, results["reconstruction_rmse"]), out / "reconstructions.png"
+        figures.reconstructions(data, rebuilt, results["reconstruction_rmse"]),
+        out / "reconstructions.png",
     )
     record.save_figure(
-        figures.samples(data, {name: sets[0][0] for name, (sets, _) in drawn.items()}, results["distances"]),
+        figures.samples(
+            data,
+            {name: sets[0][0] for name, (sets, _) in drawn.items()},
+            results["distances"],
+        ),
         out / "samples.png",
     )
-    tops = np.asarray(jax.jit(encode)(layers.bound(params)[0], jax.random.key(config.seed + 7), data.test))
-    record.save_figure(figures.latents(tops, {name: z for name, (_, z) in drawn.items()}), out / "latents.png")
-    record.save_figure(figures.information(results["information"], len(data.test)), out / "information.png")
+    tops = np.asarray(
+        jax.jit(encode)(
+            layers.bound(params)[0], jax.random.key(config.seed + 7), data.test
+        )
+    )
+    record.save_figure(
+        figures.latents(tops, {name: z for name, (_, z) in drawn.items()}),
+        out / "latents.png",
+    )
+    record.save_figure(
+        figures.information(results["information"], len(data.test)),
+        out / "information.png",
+    )
     clock.lap("figures")
     results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
     record.write_json(out / "metrics.json", results)
@@ -282,7 +351,11 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
             z, found = x, []
             for level, encoder in enumerate(encoders, 1):
                 z = encoder(z).mean
-                found.append(hierarchical.decode(jax.random.key(0), kernels[0], kernels[1:], z, level, mean=True))
+                found.append(
+                    hierarchical.decode(
+                        jax.random.key(0), kernels[0], kernels[1:], z, level, mean=True
+                    )
+                )
             return found
 
         return jax.vmap(one)(xs)
@@ -293,17 +366,28 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
 def print_results(results: dict[str, Any]) -> None:
     """Information by step, then a row a prior."""
     for level, row in enumerate(results["information"], 1):
-        below, error = "x" if level == 1 else f"z_{level - 1}", results["reconstruction_rmse"][level - 1]
+        below, error = (
+            "x" if level == 1 else f"z_{level - 1}",
+            results["reconstruction_rmse"][level - 1],
+        )
         print(f"I({below}; z_{level}): at least {row['contrastive']:.1f}, at most {row['gaussian']:.1f} nats "
               f"(capacity {row['capacity']:.1f}); ln p({below} | z_{level}) is {row['reconstruction']:.1f} nats on "
               f"average; images from z_{level} have a root mean square error of {error:.3f}")  # fmt: skip
-    print(f"{'':16}{'bits/dim':>9}{'rate of the top step':>22}" + "".join(f"{kind:>28}" for kind in DISTANCES))
+    print(
+        f"{'':16}{'bits/dim':>9}{'rate of the top step':>22}"
+        + "".join(f"{kind:>28}" for kind in DISTANCES)
+    )
     for name, row in results["distances"].items():
         scores = results["priors"].get(name)
         start = (
-            f"{np.mean(scores['bits_per_dim']):9.3f}{np.mean(scores['rate_of_top_step']):22.2f}" if scores else " " * 31
+            f"{np.mean(scores['bits_per_dim']):9.3f}{np.mean(scores['rate_of_top_step']):22.2f}"
+            if scores
+            else " " * 31
         )
-        cells = "".join(f"{row[kind]['mean']:18.4f} ± {row[kind]['standard_error']:.4f}" for kind in DISTANCES)
+        cells = "".join(
+            f"{row[kind]['mean']:18.4f} ± {row[kind]['standard_error']:.4f}"
+            for kind in DISTANCES
+        )
         print(f"{name:16}{start}{cells}")
     print(f"independent histograms {results['histogram_bits_per_dim']:.3f} bits/dim")
 

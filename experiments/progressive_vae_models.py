@@ -18,7 +18,16 @@ from diffjax.vaes import Perceptron, decoders, priors, progressive
 from experiments import datasets, models, record
 from experiments.glow import with_replaced
 
-LAYER_FIELDS = ("data", "latents", "noise_std", "shared", "width", "depth", "dropout", "replaced")
+LAYER_FIELDS = (
+    "data",
+    "latents",
+    "noise_std",
+    "shared",
+    "width",
+    "depth",
+    "dropout",
+    "replaced",
+)
 """The flags that phase one's checkpoints belong to."""
 PRIOR_FIELDS = (*LAYER_FIELDS, "prior_steps", "prior_width", "seeds")
 """The flags that phase two's do."""
@@ -56,9 +65,21 @@ class Layers:
         own = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
         found = []
         for level, pair in enumerate(jax.random.split(key, (own, 2)), 1):
-            below = jnp.zeros(self.data.shape if level == 1 else (self.sizes[level - 2],))
-            inputs = self._marked(level, below), self._marked(level, jnp.zeros(self.sizes[level - 1]))
-            found.append(tuple(net.init(k, x) for net, k, x in zip(self._networks(level), pair, inputs, strict=True)))
+            below = jnp.zeros(
+                self.data.shape if level == 1 else (self.sizes[level - 2],)
+            )
+            inputs = (
+                self._marked(level, below),
+                self._marked(level, jnp.zeros(self.sizes[level - 1])),
+            )
+            found.append(
+                tuple(
+                    net.init(k, x)
+                    for net, k, x in zip(
+                        self._networks(level), pair, inputs, strict=True
+                    )
+                )
+            )
         return tuple(found)
 
     def _marked(self, level, z):
@@ -72,9 +93,13 @@ class Layers:
 
     def _law(self, level, params, key, z):
         """The law of what lies below."""
-        location, log_scale = _apply(self._networks(level)[1], params, key, self._marked(level, z))
+        location, log_scale = _apply(
+            self._networks(level)[1], params, key, self._marked(level, z)
+        )
         if level == 1:
-            return decoders.discretised_logistic(location, log_scale - 1.0, self.data.levels)
+            return decoders.discretised_logistic(
+                location, log_scale - 1.0, self.data.levels
+            )
         return decoders.gaussian(location, log_scale + math.log(self.config.noise_std))
 
     def bound(self, params, key=None):
@@ -82,7 +107,11 @@ class Layers:
         encoders, layers = [], []
         for level in range(1, len(self.sizes) + 1):
             own = params[min(level, len(params)) - 1]
-            keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, level))
+            keys = (
+                (None, None)
+                if key is None
+                else jax.random.split(jax.random.fold_in(key, level))
+            )
             mean = Kernel(own[0], keys[0], self._mean, level)
             encoders.append(progressive.bounded_encoder(mean, self.config.noise_std))
             layers.append(Kernel(own[1], keys[1], self._law, level))
@@ -109,20 +138,32 @@ def _apply(network, params, key, *inputs):
     return network.apply(params, *inputs, train=True, rngs={"dropout": key})
 
 
-def train_layers(config: Any, layers: Layers, out: pathlib.Path) -> tuple[Any, np.ndarray]:
+def train_layers(
+    config: Any, layers: Layers, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step in nats), resuming from the checkpoints in `out`."""
     data = layers.data
 
     def one(params, key, x):
         key_noise, key_dropout = jax.random.split(key)
-        return jnp.sum(progressive.reconstruction_losses(key_noise, *layers.bound(params, key_dropout), x)[0])
+        return jnp.sum(
+            progressive.reconstruction_losses(
+                key_noise, *layers.bound(params, key_dropout), x
+            )[0]
+        )
 
     def loss(params, key, batch):
         key_replaced, key_rest = jax.random.split(key)
         batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
-        return jnp.mean(jax.vmap(functools.partial(one, params))(jax.random.split(key_rest, len(batch)), batch))
+        return jnp.mean(
+            jax.vmap(functools.partial(one, params))(
+                jax.random.split(key_rest, len(batch)), batch
+            )
+        )
 
-    return models.fit(config, out, loss, layers.init, data.train, LAYER_FIELDS, "phase one")  # type: ignore
+    return models.fit(
+        config, out, loss, layers.init, data.train, LAYER_FIELDS, "phase one"
+    )  # type: ignore
 
 
 # ---------------------------------------------------------------------------------------------------------- phase two
@@ -140,17 +181,23 @@ def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Arra
     return jax.vmap(one)(jax.random.split(key, len(repeated)), repeated)
 
 
-def fit_priors(config: Any, layers: Layers, params: Any, out: pathlib.Path) -> tuple[dict[str, list], dict]:
+def fit_priors(
+    config: Any, layers: Layers, params: Any, out: pathlib.Path
+) -> tuple[dict[str, list], dict]:
     """Of each name the priors, one a seed, as laws of the top latent; and the losses of every step."""
     key, size = jax.random.key(config.seed + 3), layers.sizes[-1]
-    zs = jax.jit(encode, static_argnums=3)(layers.bound(params)[0], key, layers.data.train, DRAWS)
+    zs = jax.jit(encode, static_argnums=3)(
+        layers.bound(params)[0], key, layers.data.train, DRAWS
+    )
     mean, std = zs.mean(0), zs.std(0)
     arrays = np.asarray((zs - mean) / std)
     module = MLP(width=config.prior_width, depth=3)
     nothing = jnp.zeros(size), jnp.zeros(())
 
     def flow_of(key):
-        return flows.real_nvp(key, (size,), layers=4, width=max(1, config.prior_width // 2))
+        return flows.real_nvp(
+            key, (size,), layers=4, width=max(1, config.prior_width // 2)
+        )
 
     def flow_loss(flow, key, zs):
         return flows.negative_log_likelihood(flow, zs)[0]
@@ -160,18 +207,28 @@ def fit_priors(config: Any, layers: Layers, params: Any, out: pathlib.Path) -> t
 
     fitted, flow_history = fit_seeds(config, out, "flow", flow_of, flow_loss, arrays)
     networks, history = fit_seeds(
-        config, out, "diffusion", lambda key: module.init(key, *nothing), diffusion_loss, arrays
+        config,
+        out,
+        "diffusion",
+        lambda key: module.init(key, *nothing),
+        diffusion_loss,
+        arrays,
     )
     scaling = flows.affine(mean, std)
     found = {
         "gaussian": [priors.fitted_gaussian(zs)] * config.seeds,
         "flow": [flows.flow(flow, scaling) for flow in fitted],
-        "diffusion": [flows.flow(diffusion_prior(module, params, size), scaling) for params in networks],
+        "diffusion": [
+            flows.flow(diffusion_prior(module, params, size), scaling)
+            for params in networks
+        ],
     }
     return found, {"flow": flow_history, "diffusion": history}
 
 
-def fit_seeds(config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, arrays: np.ndarray) -> tuple[list, Any]:
+def fit_seeds(
+    config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, arrays: np.ndarray
+) -> tuple[list, Any]:
     """(fitted parameters of each seed, mean loss of every step): one fit of all seeds' parameters, stacked.
 
     Each seed has initial parameters and random times of its own; batches, and the norm to which gradients are clipped,
@@ -179,18 +236,33 @@ def fit_seeds(config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, a
     """
 
     def total(stacked, key, batch):
-        return jnp.mean(jax.vmap(loss, (0, 0, None))(stacked, jax.random.split(key, config.seeds), batch))
+        return jnp.mean(
+            jax.vmap(loss, (0, 0, None))(
+                stacked, jax.random.split(key, config.seeds), batch
+            )
+        )
 
     def init_all(key):
         members = [jax.jit(init)(one) for one in jax.random.split(key, config.seeds)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
-    settings = dataclasses.replace(config, steps=config.prior_steps, batch_size=config.prior_batch_size)
+    settings = dataclasses.replace(
+        config, steps=config.prior_steps, batch_size=config.prior_batch_size
+    )
     stacked, history = models.fit(
-        settings, out, total, init_all, arrays, PRIOR_FIELDS, f"phase two, {name}", f"{name}_"
+        settings,
+        out,
+        total,
+        init_all,
+        arrays,
+        PRIOR_FIELDS,
+        f"phase two, {name}",
+        f"{name}_",
     )
     record.write_config(out, config)
-    return [jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.seeds)], history
+    return [
+        jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.seeds)
+    ], history
 
 
 @dj.types.pytree
@@ -207,10 +279,19 @@ class Network:
 
 def denoiser_of(module: Any, params: Any) -> Any:
     """The network as a denoiser of scaled latents."""
-    return dj.predictions.denoiser(SCHEDULE, Network(params, module), "v", sigma_data=1.0, inputs="scaled")
+    return dj.predictions.denoiser(
+        SCHEDULE, Network(params, module), "v", sigma_data=1.0, inputs="scaled"
+    )
 
 
 def diffusion_prior(module: Any, params: Any, size: int) -> Any:
     """The law of scaled latents that the network describes."""
     grid = dj.grids.log_snr(SCHEDULE, SOLVER_STEPS)
-    return priors.diffusion(denoiser_of(module, params), SCHEDULE, (size,), SOLVER, dj.grids.to_zero(grid), grid)
+    return priors.diffusion(
+        denoiser_of(module, params),
+        SCHEDULE,
+        (size,),
+        SOLVER,
+        dj.grids.to_zero(grid),
+        grid,
+    )

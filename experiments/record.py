@@ -19,19 +19,21 @@ import jax
 import matplotlib
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import tqdm  # noqa: E402
-import tyro  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import tqdm
+import tyro
 
-from experiments import stop_at_once  # noqa: E402
+from experiments import stop_at_once
 
 Config = TypeVar("Config")
 
 COMPILATION_CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
 
 
-def main(run: Callable[[Config], Any], config_type: type[Config], document: str | None) -> None:
+def main(
+    run: Callable[[Config], Any], config_type: type[Config], document: str | None
+) -> None:
     """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback.
 
     While it runs, no other process may write to its OUT, and a reader of its output that goes away does not end it.
@@ -48,11 +50,22 @@ def main(run: Callable[[Config], Any], config_type: type[Config], document: str 
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
-        except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-            of_a_bug = isinstance(error, RuntimeError) and type(error) is not RuntimeError  # XLA's, a missing method
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            FloatingPointError,
+            RuntimeError,
+        ) as error:
+            of_a_bug = (
+                isinstance(error, RuntimeError) and type(error) is not RuntimeError
+            )  # XLA's, a missing method
             if of_a_bug or os.environ.get("DIFFJAX_TRACEBACK"):
                 raise
-            print(f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)", file=sys.stderr)
+            print(
+                f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)",
+                file=sys.stderr,
+            )
             sys.exit(1)
 
 
@@ -85,7 +98,9 @@ class Stream:
         except (OSError, ValueError):  # a broken pipe, a closed terminal, a closed file
             nowhere = open(os.devnull, "w")
             with contextlib.suppress(OSError, ValueError):
-                os.dup2(nowhere.fileno(), self._stream.fileno())  # so that what is buffered has a place to go to
+                os.dup2(
+                    nowhere.fileno(), self._stream.fileno()
+                )  # so that what is buffered has a place to go to
             self._stream = nowhere
 
     def __getattr__(self, name: str) -> Any:
@@ -94,7 +109,10 @@ class Stream:
 
 @contextlib.contextmanager
 def _enduring_streams():
-    with contextlib.redirect_stdout(Stream(sys.stdout)), contextlib.redirect_stderr(Stream(sys.stderr)):
+    with (
+        contextlib.redirect_stdout(Stream(sys.stdout)),
+        contextlib.redirect_stderr(Stream(sys.stderr)),
+    ):
         try:
             yield
         finally:
@@ -147,7 +165,13 @@ def _spell(error):
         parts = unicodedata.normalize("NFKD", sign).translate(_SPELLINGS)
         plain = "".join(part for part in parts if part.isascii() and part.isprintable())
         if name.startswith("BOX DRAWINGS"):
-            spelt += "|" if name.endswith(" VERTICAL") else "-" if name.endswith(" HORIZONTAL") else "+"
+            spelt += (
+                "|"
+                if name.endswith(" VERTICAL")
+                else "-"
+                if name.endswith(" HORIZONTAL")
+                else "+"
+            )
         elif name.startswith("GREEK"):
             spelt += name.split(" WITH ")[0].rsplit(" ", 1)[-1].lower()
         else:
@@ -161,7 +185,14 @@ def _paragraphs(document: str | None) -> str:
     for line in (document or "").splitlines():
         text, code = line.strip(), line.startswith("    ")
         item = text.startswith("- ")
-        joins = lines and lines[-1] and not lines[-1].startswith("    ") and text and not item and not code
+        joins = (
+            lines
+            and lines[-1]
+            and not lines[-1].startswith("    ")
+            and text
+            and not item
+            and not code
+        )
         lines = [*lines[:-1], f"{lines[-1]} {text}"] if joins else [*lines, line]
     return "\n".join(lines)
 
@@ -193,7 +224,9 @@ def open_folder(config: Any) -> pathlib.Path:
     return out
 
 
-def write_config(out: pathlib.Path, config: Any, about: dict[str, Any] | None = None) -> None:
+def write_config(
+    out: pathlib.Path, config: Any, about: dict[str, Any] | None = None
+) -> None:
     """Write config.json: the flags, and the entries of `about`."""
     write_json(out / "config.json", as_dict(config) | (about or {}))
 
@@ -207,15 +240,24 @@ def start(config: Any) -> pathlib.Path:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """A configuration as JSON values by name."""
-    return {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in dataclasses.asdict(config).items()}
+    return {
+        k: str(v) if isinstance(v, pathlib.Path) else v
+        for k, v in dataclasses.asdict(config).items()
+    }
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Write numbers and arrays as JSON, atomically. Raises FileNotFoundError if the folder was removed."""
     folder = path.absolute().parent
-    if not folder.is_dir() or (_held is not None and folder in _held and not _held[folder].path.exists()):
-        raise FileNotFoundError(f"{path.parent} was removed during the run: {path.name} is not written")
-    temporary = path.with_name(f".{path.name}.writing")  # the same each time, so that kills leave one at most
+    if not folder.is_dir() or (
+        _held is not None and folder in _held and not _held[folder].path.exists()
+    ):
+        raise FileNotFoundError(
+            f"{path.parent} was removed during the run: {path.name} is not written"
+        )
+    temporary = path.with_name(
+        f".{path.name}.writing"
+    )  # the same each time, so that kills leave one at most
     text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
     with _naming(path):
         temporary.write_text(text)
@@ -272,9 +314,18 @@ class Clock:
         self.laps[name], self._last = round(now - self._last, 1), now
 
 
-def progress(total: int, initial: int = 0, what: str = "", unit: str = "step") -> tqdm.tqdm:
+def progress(
+    total: int, initial: int = 0, what: str = "", unit: str = "step"
+) -> tqdm.tqdm:
     """A progress bar with rate and time left, on the terminal's error stream."""
-    return tqdm.tqdm(total=total, initial=initial, desc=what, unit=unit, dynamic_ncols=True, mininterval=0.5)
+    return tqdm.tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    )
 
 
 def save_figure(figure: Any, path: pathlib.Path) -> None:
@@ -285,13 +336,17 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
     print(f"wrote {path}")
 
 
-def image_grid(axis: Any, images: np.ndarray, columns: int, limits: tuple[float, float]) -> None:
+def image_grid(
+    axis: Any, images: np.ndarray, columns: int, limits: tuple[float, float]
+) -> None:
     """Draw images (N, H, W[, C]) as one mosaic on an axis, in the same grey levels for all."""
     images = np.asarray(images)
     images = images if images.ndim == 4 else images[..., None]  # (N, H, W, C)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.nan)
+    canvas = np.full(
+        (rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.nan
+    )
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         canvas[top : top + height, left : left + width] = image
@@ -299,7 +354,13 @@ def image_grid(axis: Any, images: np.ndarray, columns: int, limits: tuple[float,
     scaled = np.clip((canvas - low) / (high - low), 0, 1)
     palette = matplotlib.colormaps["gray"].with_extremes(bad="#7aa6c2")
     if channels == 1:
-        axis.imshow(np.ma.masked_invalid(scaled[..., 0]), cmap=palette, vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(
+            np.ma.masked_invalid(scaled[..., 0]),
+            cmap=palette,
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
     else:
         axis.imshow(np.nan_to_num(scaled[..., :3], nan=0.6), interpolation="nearest")
     axis.set_axis_off()

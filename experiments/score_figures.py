@@ -28,15 +28,22 @@ def draw_images(data, drawn, indices, strip, labels, out):
         record.image_grid(axes[1, column], denoised[None], 1, limits)
         axes[0, column].set_title(label, fontsize=8)
     figure.suptitle(
-        "one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α", y=1.02
+        "one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α",
+        y=1.02,
     )
     record.save_figure(figure, out / "denoising.png")
 
     count = min(10, len(indices))
-    rows = [drawn["sde"][:count], *(data.train[indices[:count, k]] for k in range(indices.shape[1]))]
+    rows = [
+        drawn["sde"][:count],
+        *(data.train[indices[:count, k]] for k in range(indices.shape[1])),
+    ]
     figure, axis = plt.subplots(figsize=(0.8 * count, 0.8 * len(rows) + 0.4))
     record.image_grid(axis, np.concatenate(rows), count, limits)
-    axis.set_title("samples (top row) and their nearest training images (below, nearest first)", fontsize=9)
+    axis.set_title(
+        "samples (top row) and their nearest training images (below, nearest first)",
+        fontsize=9,
+    )
     record.save_figure(figure, out / "neighbours.png")
 
 
@@ -50,16 +57,35 @@ def draw_points(data, drawn, strip, labels, out):
     )
     for axis, (title, points) in zip(axes, panels, strict=True):
         flat = points.reshape(len(points), -1)
-        axis.scatter(flat[:, 0], flat[:, 1] if flat.shape[1] > 1 else 0 * flat[:, 0], s=4, alpha=0.5, color="#1f4e79")
+        axis.scatter(
+            flat[:, 0],
+            flat[:, 1] if flat.shape[1] > 1 else 0 * flat[:, 0],
+            s=4,
+            alpha=0.5,
+            color="#1f4e79",
+        )
         axis.set(title=title, xlabel="x₁", aspect="equal")
     axes[0].set_ylabel("x₂")
     record.save_figure(figure, out / "samples.png")
     figure, axis = plt.subplots(figsize=(6, 3.5))
-    axis.plot(range(len(labels)), strip[0].reshape(len(labels), -1)[:, :8], color="#1f4e79", label="state x")
     axis.plot(
-        range(len(labels)), strip[1].reshape(len(labels), -1)[:, :8], color="#c05020", ls="--", label="denoised D(x, t)"
+        range(len(labels)),
+        strip[0].reshape(len(labels), -1)[:, :8],
+        color="#1f4e79",
+        label="state x",
     )
-    axis.set(xlabel="noise σ/α", ylabel="coordinates of one sample", title="one sample along the probability flow")
+    axis.plot(
+        range(len(labels)),
+        strip[1].reshape(len(labels), -1)[:, :8],
+        color="#c05020",
+        ls="--",
+        label="denoised D(x, t)",
+    )
+    axis.set(
+        xlabel="noise σ/α",
+        ylabel="coordinates of one sample",
+        title="one sample along the probability flow",
+    )
     axis.set_xticks(range(len(labels)), labels, rotation=45)
     handles, names = axis.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))

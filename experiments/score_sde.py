@@ -57,7 +57,9 @@ class Config(models.Training):
     """Noise schedule."""
     noise_floor: float | None = None
     """σ/α at the least noise, in units of the scaled data; default a sixth of the levels' spacing, or 0.01."""
-    prediction: Literal["auto", "levels", "noise", "data", "v", "score", "velocity", "edm"] = "auto"
+    prediction: Literal[
+        "auto", "levels", "noise", "data", "v", "score", "velocity", "edm"
+    ] = "auto"
     """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
     weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
     """Weight of the loss over noise levels."""
@@ -88,7 +90,9 @@ def make_schedule(name: str, floor: float) -> Any:
         return dj.schedules.edm(sigma_min=floor)
     extra = {"sigma_min": min(0.01, floor / 2)} if name == "ve" else {}
     factory = functools.partial(SCHEDULES[name], **extra)
-    return factory(t_min=float(_time_of_log_snr(factory(t_min=1e-6), -2 * math.log(floor))))
+    return factory(
+        t_min=float(_time_of_log_snr(factory(t_min=1e-6), -2 * math.log(floor)))
+    )
 
 
 _time_of_log_snr = jax.jit(dj.schedules.time_of_log_snr)
@@ -100,13 +104,26 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
     if prediction == "auto":
         prediction = "edm" if data.levels is None else "levels"
     if prediction == "levels" and data.levels is None:
-        raise ValueError(f"prediction 'levels' needs data on a lattice, {data.name} is not; use edm, v, noise, …")
+        raise ValueError(
+            f"prediction 'levels' needs data on a lattice, {data.name} is not; use edm, v, noise, …"
+        )
     default_floor = 0.01 if data.levels is None else data.spacing / 6
-    floor = default_floor if config.noise_floor is None else scoring.check_floor(config.noise_floor, data)
-    return Model(data, make_schedule(config.schedule, floor), models.make_module(config, data), prediction)
+    floor = (
+        default_floor
+        if config.noise_floor is None
+        else scoring.check_floor(config.noise_floor, data)
+    )
+    return Model(
+        data,
+        make_schedule(config.schedule, floor),
+        models.make_module(config, data),
+        prediction,
+    )
 
 
-def load(folder: pathlib.Path, dtype: str | None = None, examples: bool = False) -> tuple[Model, Any]:
+def load(
+    folder: pathlib.Path, dtype: str | None = None, examples: bool = False
+) -> tuple[Model, Any]:
     """Load the model and the denoiser that a run trained into a folder.
 
     Shape, levels, shift and scale of the data are those that the run stored: its file is not read.
@@ -125,9 +142,17 @@ def load(folder: pathlib.Path, dtype: str | None = None, examples: bool = False)
         data by now.
     """
     cure = "run again with the flags that it was trained with, which go on from its checkpoints"
-    stored = record.read_json(folder / "config.json", cure, "data", "schedule", "network")
+    stored = record.read_json(
+        folder / "config.json", cure, "data", "schedule", "network"
+    )
     known = {field.name for field in dataclasses.fields(Config)}
-    config = Config(**{name: value for name, value in stored.items() if name in known and name != "out"})
+    config = Config(
+        **{
+            name: value
+            for name, value in stored.items()
+            if name in known and name != "out"
+        }
+    )
     config = dataclasses.replace(config, dtype=dtype or config.dtype)
     if DESCRIPTION not in stored:
         raise ValueError(
@@ -140,7 +165,9 @@ def load(folder: pathlib.Path, dtype: str | None = None, examples: bool = False)
         data = datasets.reopen_dataset(described, config.held_out, config.seed)
     model = make_model(config, data)
     params = training.load_ema(folder / "checkpoints")
-    return model, model.denoiser(jax.tree.map(lambda p: p.astype(dtype) if dtype else p, params))
+    return model, model.denoiser(
+        jax.tree.map(lambda p: p.astype(dtype) if dtype else p, params)
+    )
 
 
 DESCRIPTION = "data_description"
@@ -153,12 +180,22 @@ def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndar
     def loss(params, key, batch):
         denoiser = model.denoiser(params)
         return losses.batch_loss(
-            key, denoiser, batch, None, config.weighting, config.times, dropout=config.dropout > 0
+            key,
+            denoiser,
+            batch,
+            None,
+            config.weighting,
+            config.times,
+            dropout=config.dropout > 0,
         )[0]
 
-    print(f"{type(model.module).__name__} predicting {model.prediction} on {model.schedule}")
+    print(
+        f"{type(model.module).__name__} predicting {model.prediction} on {model.schedule}"
+    )
     about = {DESCRIPTION: datasets.describe(model.data)}
-    return models.fit(config, out, loss, model.init, model.data.train, _FIELDS, about=about)
+    return models.fit(
+        config, out, loss, model.init, model.data.train, _FIELDS, about=about
+    )
 
 
 _FIELDS = ("data", "schedule", "noise_floor", "prediction", "weighting", "times")
@@ -177,12 +214,24 @@ SAMPLERS = {
 def sampler(config: Config, model: Model, name: str) -> tuple[Callable, int]:
     """((params, key) -> samples (config.samples, *shape), evaluations of each) of one of `SAMPLERS`."""
     _, make, steps = SAMPLERS[name]
-    solver, grid = make(), dj.grids.to_zero(dj.grids.log_snr(model.schedule, getattr(config, steps)))
+    solver, grid = (
+        make(),
+        dj.grids.to_zero(dj.grids.log_snr(model.schedule, getattr(config, steps))),
+    )
     count = config.samples
 
     def draw(params, key):
         denoiser = model.denoiser(params)
-        return dj.sample_many(key, count, denoiser, model.schedule, solver, grid, model.data.shape, chunk=config.chunk)
+        return dj.sample_many(
+            key,
+            count,
+            denoiser,
+            model.schedule,
+            solver,
+            grid,
+            model.data.shape,
+            chunk=config.chunk,
+        )
 
     return draw, solver.evaluations(grid)
 
@@ -198,7 +247,15 @@ def denoising_strip(model: Model) -> Callable:
 
     def draw(params, key):
         denoiser = model.denoiser(params)
-        path = dj.sample(key, denoiser, model.schedule, solvers.heun(), grid, model.data.shape, path=True)[::2]
+        path = dj.sample(
+            key,
+            denoiser,
+            model.schedule,
+            solvers.heun(),
+            grid,
+            model.data.shape,
+            path=True,
+        )[::2]
         return path, jax.vmap(denoiser)(path, grid[::2])
 
     return draw
@@ -221,25 +278,50 @@ class Measures:
         drawn = {}
         for i, (name, (what, _, _)) in enumerate(SAMPLERS.items()):
             began = time.perf_counter()
-            drawn[name] = np.asarray(self.programs[name](params, jax.random.fold_in(self._key, i)))
-            evaluations, seconds = sampler(self.config, self.model, name)[1], time.perf_counter() - began
-            print(f"{self.config.samples} samples by {what}, {evaluations} evaluations: {seconds:.1f} s")
+            drawn[name] = np.asarray(
+                self.programs[name](params, jax.random.fold_in(self._key, i))
+            )
+            evaluations, seconds = (
+                sampler(self.config, self.model, name)[1],
+                time.perf_counter() - began,
+            )
+            print(
+                f"{self.config.samples} samples by {what}, {evaluations} evaluations: {seconds:.1f} s"
+            )
         return drawn
 
     def score(self, params: Any) -> dict[str, Any]:
         """`scoring.score` of the test examples, and the baselines beside it."""
         c = self.config
-        key, test = jax.random.key(c.seed + 2), self.model.data.test[: c.likelihood_examples]
+        key, test = (
+            jax.random.key(c.seed + 2),
+            self.model.data.test[: c.likelihood_examples],
+        )
         program = self.programs["likelihood"]
-        found = scoring.score(key, self.model, params, test, c.likelihood_steps, c.probes, c.chunk, program)
+        found = scoring.score(
+            key,
+            self.model,
+            params,
+            test,
+            c.likelihood_steps,
+            c.probes,
+            c.chunk,
+            program,
+        )
         return found | self.baselines.result()
 
     def strip(self, params: Any) -> tuple[Any, list[str]]:
         """((states, denoised), labels) of `denoising_strip`."""
-        states, denoised = self.programs["strip"](params, jax.random.fold_in(self._key, 2))
+        states, denoised = self.programs["strip"](
+            params, jax.random.fold_in(self._key, 2)
+        )
         times = strip_grid(self.model)[::2]
-        ratios = np.exp(-0.5 * np.asarray(dj.schedules.log_snr(self.model.schedule, times)))
-        return (np.asarray(states), np.asarray(denoised)), [f"{ratio:.2g}" for ratio in ratios]
+        ratios = np.exp(
+            -0.5 * np.asarray(dj.schedules.log_snr(self.model.schedule, times))
+        )
+        return (np.asarray(states), np.asarray(denoised)), [
+            f"{ratio:.2g}" for ratio in ratios
+        ]
 
     @property
     def _key(self):
@@ -249,15 +331,29 @@ class Measures:
 def prepare(config: Config, model: Model, thread: Ahead) -> Measures:
     """Begin to compile, in the thread, what will be measured of the trained network."""
     params = jax.eval_shape(model.init, jax.random.key(0))
-    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
+    params = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(
+            p.shape, jnp.promote_types(p.dtype, jnp.float32)
+        ),
+        params,
+    )
     test = model.data.test[: config.likelihood_examples]
-    shapes = scoring.arguments(model, params, test, config.likelihood_steps, config.chunk)
-    programs = {"likelihood": thread.compile(scoring.likelihoods(model, config.probes), *shapes)}
+    shapes = scoring.arguments(
+        model, params, test, config.likelihood_steps, config.chunk
+    )
+    programs = {
+        "likelihood": thread.compile(scoring.likelihoods(model, config.probes), *shapes)
+    }
     key = jax.eval_shape(lambda: jax.random.key(0))
     for name in SAMPLERS:
         programs[name] = thread.compile(sampler(config, model, name)[0], params, key)
     programs["strip"] = thread.compile(denoising_strip(model), params, key)
-    return Measures(config, model, programs, thread.submit(baselines, model.data, config.likelihood_examples))
+    return Measures(
+        config,
+        model,
+        programs,
+        thread.submit(baselines, model.data, config.likelihood_examples),
+    )
 
 
 def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float]:
@@ -274,13 +370,17 @@ def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float
     }
 
 
-def distances(drawn: dict[str, np.ndarray], data: datasets.Dataset, seed: int) -> dict[str, float | None]:
+def distances(
+    drawn: dict[str, np.ndarray], data: datasets.Dataset, seed: int
+) -> dict[str, float | None]:
     """Fréchet, kernel and energy distance to the test set of each set of samples, and of as many training examples.
 
     None of a single test example, which has no spread.
     """
     rng = np.random.default_rng(seed)
-    sets = drawn | {"train": data.train[rng.permutation(len(data.train))[: len(drawn["sde"])]]}
+    sets = drawn | {
+        "train": data.train[rng.permutation(len(data.train))[: len(drawn["sde"])]]
+    }
     measures = {
         "frechet": metrics.frechet_distance,
         "kernel": metrics.kernel_distance,
@@ -296,9 +396,13 @@ def distances(drawn: dict[str, np.ndarray], data: datasets.Dataset, seed: int) -
     }
 
 
-def neighbours(drawn: np.ndarray, data: datasets.Dataset) -> tuple[np.ndarray, dict[str, float]]:
+def neighbours(
+    drawn: np.ndarray, data: datasets.Dataset
+) -> tuple[np.ndarray, dict[str, float]]:
     """Indices (N, 3) of the nearest training examples of samples, and the mean distances that show memorising."""
-    indices, nearest = metrics.nearest_neighbours(drawn, data.train, k=min(3, len(data.train)))
+    indices, nearest = metrics.nearest_neighbours(
+        drawn, data.train, k=min(3, len(data.train))
+    )
     _, test_nearest = metrics.nearest_neighbours(data.test, data.train, k=1)
     return np.asarray(indices), {
         "nearest_train_distance_of_samples": float(nearest[:, 0].mean()),
@@ -332,7 +436,9 @@ def run(config: Config) -> dict[str, Any]:
     data = datasets.open_dataset(config.data, config.held_out, config.seed)
     model = make_model(config, data)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+    )
     with Ahead() as thread:
         measures = prepare(config, model, thread)
         params, history = train(config, model, out)
@@ -343,8 +449,17 @@ def run(config: Config) -> dict[str, Any]:
         strip, labels = measures.strip(params)
         clock.lap("samples")
     indices, near = neighbours(drawn["sde"], data)
-    results |= distances(drawn, data, config.seed) | near | {"final_loss": float(np.mean(history[-50:]))}
-    models.draw_loss(history, f"loss, {config.weighting} weighting", f"Training, {config.data}", out / "loss.png")
+    results |= (
+        distances(drawn, data, config.seed)
+        | near
+        | {"final_loss": float(np.mean(history[-50:]))}
+    )
+    models.draw_loss(
+        history,
+        f"loss, {config.weighting} weighting",
+        f"Training, {config.data}",
+        out / "loss.png",
+    )
     if data.is_image:
         score_figures.draw_images(data, drawn, indices, strip, labels, out)
     else:

@@ -42,13 +42,21 @@ def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
 
 @jax.jit
 def _log_snr_range(schedule):
-    return jnp.stack([dj.schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min)])
+    return jnp.stack(
+        [dj.schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min)]
+    )
 
 
 @jax.jit
 def _times(schedule, log_snrs):
     """Of decreasing noise, from t_max to t_min exactly."""
-    return dj.schedules.time_of_log_snr(schedule, log_snrs).at[0].set(schedule.t_max).at[-1].set(schedule.t_min)
+    return (
+        dj.schedules.time_of_log_snr(schedule, log_snrs)
+        .at[0]
+        .set(schedule.t_max)
+        .at[-1]
+        .set(schedule.t_min)
+    )
 
 
 def likelihoods(model: Model, probes: int) -> Callable:
@@ -66,14 +74,27 @@ def likelihoods(model: Model, probes: int) -> Callable:
 
     def many(params, grid, keys, examples):
         denoiser = model.denoiser(params)
-        flow: dict[str, Any] = {"divergence": "hutchinson", "probes": probes, "solver": dj.solvers.rk4(), "grid": grid}
+        flow: dict[str, Any] = {
+            "divergence": "hutchinson",
+            "probes": probes,
+            "solver": dj.solvers.rk4(),
+            "grid": grid,
+        }
 
         def one(key, x):
             if model.data.levels is None:
-                values, details = dj.log_prob(denoiser, model.schedule, x, key, info=True, **flow)
+                values, details = dj.log_prob(
+                    denoiser, model.schedule, x, key, info=True, **flow
+                )
             else:
                 values, details = dj.likelihood.lattice_log_prob(
-                    key, denoiser, model.schedule, x, model.data.levels, info=True, **flow
+                    key,
+                    denoiser,
+                    model.schedule,
+                    x,
+                    model.data.levels,
+                    info=True,
+                    **flow,
                 )
             return values, details.standard_error
 
@@ -82,7 +103,9 @@ def likelihoods(model: Model, probes: int) -> Callable:
     return many
 
 
-def arguments(model: Model, params: Any, test: np.ndarray, steps: int, chunk: int) -> tuple:
+def arguments(
+    model: Model, params: Any, test: np.ndarray, steps: int, chunk: int
+) -> tuple:
     """Shapes of the arguments of `likelihoods` in `score`, by which it can be compiled ahead.
 
     Args:
@@ -97,7 +120,12 @@ def arguments(model: Model, params: Any, test: np.ndarray, steps: int, chunk: in
     """
     size = _chunk_size(len(test), chunk)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    return params, likelihood_grid(model.schedule, steps), keys, jax.ShapeDtypeStruct((size, *model.data.shape), float)
+    return (
+        params,
+        likelihood_grid(model.schedule, steps),
+        keys,
+        jax.ShapeDtypeStruct((size, *model.data.shape), float),
+    )
 
 
 def score(
@@ -132,19 +160,30 @@ def score(
       FloatingPointError: If a log-likelihood is not finite, or the score of lattice data is below 0,
         which no code length is.
     """
-    dj.checks.integer("steps", steps, 2)  # half of one step would be the same grid, of error 0
+    dj.checks.integer(
+        "steps", steps, 2
+    )  # half of one step would be the same grid, of error 0
     model_data, dimension = model.data, math.prod(model.data.shape)
     program = jax.jit(likelihoods(model, probes)) if program is None else program
     size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
-    coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")  # steps of length 0, for the same program
+    coarse = np.pad(
+        coarse, (0, len(grid) - len(coarse)), mode="edge"
+    )  # steps of length 0, for the same program
 
     def evaluate(grid, start):
-        rows = np.minimum(np.arange(start, start + size), len(test) - 1)  # the last chunk is padded
+        rows = np.minimum(
+            np.arange(start, start + size), len(test) - 1
+        )  # the last chunk is padded
         found = program(params, grid, keys[rows], test[rows])
-        return [np.asarray(part)[: len(test) - start].astype(np.float64) / dimension for part in found]
+        return [
+            np.asarray(part)[: len(test) - start].astype(np.float64) / dimension
+            for part in found
+        ]
 
-    with record.progress(len(test), what=f"test likelihood, {steps} steps", unit="example") as bar:
+    with record.progress(
+        len(test), what=f"test likelihood, {steps} steps", unit="example"
+    ) as bar:
         parts = []
         for start in range(0, len(test), size):
             parts.append(evaluate(grid, start))
@@ -153,36 +192,57 @@ def score(
     values, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
     bad = int(np.sum(~np.isfinite(values)) + np.sum(~np.isfinite(few)))
     if bad:
-        raise FloatingPointError(f"{bad} of {len(values) + len(few)} test log-likelihoods are not finite")
+        raise FloatingPointError(
+            f"{bad} of {len(values) + len(few)} test log-likelihoods are not finite"
+        )
 
     lattice = model_data.levels is not None
-    unit, name = (1 / math.log(2), "test_bits_per_dim") if lattice else (1.0, "test_nats_per_dim")
+    unit, name = (
+        (1 / math.log(2), "test_bits_per_dim")
+        if lattice
+        else (1.0, "test_nats_per_dim")
+    )
     change = unit * float(few.mean() - values[: len(few)].mean())
     deviation = standard_error(values)
     results: dict[str, Any] = {
         name: -unit * float(values.mean()) + (0.0 if lattice else model_data.log_scale),
         f"{name}_standard_error": None if deviation is None else unit * deviation,
-        f"{name}_standard_error_of_probes": float(unit * np.sqrt(np.sum(errors**2)) / len(values)),
+        f"{name}_standard_error_of_probes": float(
+            unit * np.sqrt(np.sum(errors**2)) / len(values)
+        ),
         f"{name}_error_of_steps": abs(change) / (2**_ORDER - 1),
         f"{name}_change_from_half_the_steps": change,
         "test_examples_scored": len(values),
     }
     if not lattice and model_data.log_scale:
         results[f"{name}_of_scaled_data"] = -float(values.mean())
-    slack = 4 * ((results[f"{name}_standard_error"] or 0.0) + results[f"{name}_standard_error_of_probes"]) + 1e-3
+    slack = (
+        4
+        * (
+            (results[f"{name}_standard_error"] or 0.0)
+            + results[f"{name}_standard_error_of_probes"]
+        )
+        + 1e-3
+    )
     if lattice and results[name] < -slack:
         raise FloatingPointError(
             f"{name} {results[name]:.4g} cannot be, as no code is shorter than 0 bits: the grid of {steps} steps is "
             f"too coarse for the least noise, σ/α = {_floor(model.schedule):.3g}; raise likelihood_steps or noise_floor"
         )
     if abs(change) > 0.1:
-        print(f"warning: {name} still moves with the grid; raise --likelihood-steps above {steps}")
+        print(
+            f"warning: {name} still moves with the grid; raise --likelihood-steps above {steps}"
+        )
     return results
 
 
 def standard_error(values: np.ndarray) -> float | None:
     """Of the mean of independent values; None of one value, which has no spread."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return (
+        float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        if len(values) > 1
+        else None
+    )
 
 
 def check_floor(floor: float, data: Any) -> float:

@@ -17,7 +17,9 @@ import numpy as np
 LIBRARIES = ("k_diffusion", "diffusers")
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
-torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+torch: Any = (
+    importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+)
 
 
 class Peer(NamedTuple):
@@ -47,7 +49,11 @@ def missing() -> str | None:
 
 
 def measure(
-    mixture: dict, starts: np.ndarray, ends: np.ndarray, ends_at_zero: np.ndarray, budgets: tuple
+    mixture: dict,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    ends_at_zero: np.ndarray,
+    budgets: tuple,
 ) -> list[Peer]:
     """Every sampler on every grid of its library at each budget.
 
@@ -60,17 +66,23 @@ def measure(
     peers = []
     for library, sampler, grid, end, runner in samplers():
         for budget in budgets:
-            for steps in sorted({budget // k + d for k in (1, 2, 3) for d in (1, 0)}, reverse=True):
+            for steps in sorted(
+                {budget // k + d for k in (1, 2, 3) for d in (1, 0)}, reverse=True
+            ):
                 model.calls, model.allowed = 0, budget
                 try:
                     with torch.no_grad():
                         reached = runner(model, x, steps)
                 except OverBudget:
                     continue
-                squares = np.mean((np.asarray(reached, np.float64) - truths[end]) ** 2, -1)
+                squares = np.mean(
+                    (np.asarray(reached, np.float64) - truths[end]) ** 2, -1
+                )
                 name = f"{grid}, to {'0' if end == 'zero' else 'sigma_min'}"
                 error = math.sqrt(squares.mean())
-                peers.append(Peer(library, sampler, name, budget, model.calls, error, squares))
+                peers.append(
+                    Peer(library, sampler, name, budget, model.calls, error, squares)
+                )
                 break
     return peers
 
@@ -80,7 +92,8 @@ class Counted:
 
     def __init__(self, mixture: dict):
         self.weights, self.means, self.variances = (
-            torch.from_numpy(np.array(mixture[name], np.float64)) for name in ("weights", "means", "variances")
+            torch.from_numpy(np.array(mixture[name], np.float64))
+            for name in ("weights", "means", "variances")
         )
         self.calls, self.allowed = 0, 0
 
@@ -90,10 +103,18 @@ class Counted:
         if self.calls > self.allowed:
             raise OverBudget
         x = x.double()
-        total = self.variances + torch.as_tensor(sigma, dtype=torch.float64).reshape(-1)[0] ** 2  # (K, D)
+        total = (
+            self.variances
+            + torch.as_tensor(sigma, dtype=torch.float64).reshape(-1)[0] ** 2
+        )  # (K, D)
         apart = x[:, None] - self.means  # (n, K, D)
-        logits = torch.log(self.weights) - 0.5 * (apart**2 / total + torch.log(total)).sum(-1)
-        return (torch.softmax(logits, -1)[..., None] * (self.means + self.variances / total * apart)).sum(1)
+        logits = torch.log(self.weights) - 0.5 * (
+            apart**2 / total + torch.log(total)
+        ).sum(-1)
+        return (
+            torch.softmax(logits, -1)[..., None]
+            * (self.means + self.variances / total * apart)
+        ).sum(1)
 
 
 Runner = Callable[[Any, Any, int], Any]
@@ -115,9 +136,15 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
         return
     families = {
         "karras": lambda n: sampling.get_sigmas_karras(n, SIGMA_MIN, SIGMA_MAX),
-        "karras(3)": lambda n: sampling.get_sigmas_karras(n, SIGMA_MIN, SIGMA_MAX, rho=3.0),
-        "exponential": lambda n: sampling.get_sigmas_exponential(n, SIGMA_MIN, SIGMA_MAX),
-        "polyexponential(1.5)": lambda n: sampling.get_sigmas_polyexponential(n, SIGMA_MIN, SIGMA_MAX, rho=1.5),
+        "karras(3)": lambda n: sampling.get_sigmas_karras(
+            n, SIGMA_MIN, SIGMA_MAX, rho=3.0
+        ),
+        "exponential": lambda n: sampling.get_sigmas_exponential(
+            n, SIGMA_MIN, SIGMA_MAX
+        ),
+        "polyexponential(1.5)": lambda n: sampling.get_sigmas_polyexponential(
+            n, SIGMA_MIN, SIGMA_MAX, rho=1.5
+        ),
     }
     methods: dict[str, dict] = {
         "euler": {}, "heun": {}, "dpm_2": {}, "lms": {}, "dpmpp_2m": {}, "dpmpp_2s_ancestral": {"eta": 0.0},
@@ -130,17 +157,40 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
                 if method == "lms" and end == "zero":
                     continue  # its integral to 0 is no step to the denoiser's answer
 
-                def run(model, x, steps, function=function, keywords=keywords, family=family, end=end):
-                    sigmas = (family(steps) if end == "zero" else family(steps + 1)[:-1]).double()
+                def run(
+                    model,
+                    x,
+                    steps,
+                    function=function,
+                    keywords=keywords,
+                    family=family,
+                    end=end,
+                ):
+                    sigmas = (
+                        family(steps) if end == "zero" else family(steps + 1)[:-1]
+                    ).double()
                     sigmas[0], sigmas[-1 if end == "min" else -2] = SIGMA_MAX, SIGMA_MIN
                     if steps == 1 and end == "zero":
                         raise OverBudget
-                    return function(lambda x, sigma: model(x, sigma), x, sigmas, disable=True, **keywords)
+                    return function(
+                        lambda x, sigma: model(x, sigma),
+                        x,
+                        sigmas,
+                        disable=True,
+                        **keywords,
+                    )
 
                 yield "k_diffusion", method, grid, end, run
 
     def fast(model, x, steps):
-        return sampling.sample_dpm_fast(lambda x, sigma: model(x, sigma), x, SIGMA_MIN, SIGMA_MAX, steps, disable=True)
+        return sampling.sample_dpm_fast(
+            lambda x, sigma: model(x, sigma),
+            x,
+            SIGMA_MIN,
+            SIGMA_MAX,
+            steps,
+            disable=True,
+        )
 
     yield "k_diffusion", "dpm_fast", "its own", "min", fast
 
@@ -148,12 +198,21 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
 def k_diffusion_sampling() -> Any:
     """`k_diffusion.sampling`, without the package's training code, or None where what it imports is not there."""
     spec = importlib.util.find_spec("k_diffusion")
-    package, images = types.ModuleType("k_diffusion"), types.ModuleType("torchvision.transforms")
+    package, images = (
+        types.ModuleType("k_diffusion"),
+        types.ModuleType("torchvision.transforms"),
+    )
     package.__path__ = list(spec.submodule_search_locations)
     images.functional = None
-    stand_ins = {"k_diffusion": package, "torchvision": types.ModuleType("torchvision"), images.__name__: images}
+    stand_ins = {
+        "k_diffusion": package,
+        "torchvision": types.ModuleType("torchvision"),
+        images.__name__: images,
+    }
     before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules |= {name: module for name, module in stand_ins.items() if before[name] is None}
+    sys.modules |= {
+        name: module for name, module in stand_ins.items() if before[name] is None
+    }
     try:
         return importlib.import_module("k_diffusion.sampling")
     except ImportError as error:
@@ -182,10 +241,17 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
         u = torch.linspace(0, 1, n, dtype=torch.float64)
         power = 1 / 7
         sigmas = {
-            "karras": (SIGMA_MAX**power + u * (SIGMA_MIN**power - SIGMA_MAX**power)) ** 7,
-            "exponential": torch.exp(math.log(SIGMA_MAX) + u * math.log(SIGMA_MIN / SIGMA_MAX)),
+            "karras": (SIGMA_MAX**power + u * (SIGMA_MIN**power - SIGMA_MAX**power))
+            ** 7,
+            "exponential": torch.exp(
+                math.log(SIGMA_MAX) + u * math.log(SIGMA_MIN / SIGMA_MAX)
+            ),
         }[kind]
-        return sigmas if end == "min" else torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+        return (
+            sigmas
+            if end == "min"
+            else torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+        )
 
     def edm(build):
         def run(model, x, steps, kind, end):
@@ -195,7 +261,10 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
             data = scheduler.config.sigma_data
             for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
                 scheduler.scale_model_input(x, t)
-                skip, out = data**2 / (sigma**2 + data**2), sigma * data / (sigma**2 + data**2) ** 0.5
+                skip, out = (
+                    data**2 / (sigma**2 + data**2),
+                    sigma * data / (sigma**2 + data**2) ** 0.5,
+                )
                 x = scheduler.step((model(x, sigma) - skip * x) / out, t, x).prev_sample
             return x
 
@@ -208,7 +277,9 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
             scheduler.sigmas = sigmas = grid_of(kind, steps, end)
             alphas = 1 / (1 + sigmas**2) ** 0.5
             x = alphas[0] * x
-            for t, sigma, alpha in zip(scheduler.timesteps, sigmas, alphas, strict=False):
+            for t, sigma, alpha in zip(
+                scheduler.timesteps, sigmas, alphas, strict=False
+            ):
                 x = scheduler.step(model(x / alpha, sigma), t, x).prev_sample
             return x / alphas[-1]
 
@@ -217,14 +288,18 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
     def build_euler(kind, final):
         return diffusers.EDMEulerScheduler(sigma_schedule=kind, final_sigmas_type=final)
 
-    found: dict[str, tuple[Any, tuple[str, ...]]] = {"EDMEuler": (edm(build_euler), ("min", "zero"))}
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "EDMEuler": (edm(build_euler), ("min", "zero"))
+    }
     for order in (2, 3):
         for solver_type in ("midpoint", "heun")[: 2 if order == 2 else 1]:
             options = {"solver_order": order, "solver_type": solver_type}
             label = f"{order}, {solver_type}" if order == 2 else f"{order}"
 
             def build_edm(kind, final, options=options):
-                return diffusers.EDMDPMSolverMultistepScheduler(sigma_schedule=kind, final_sigmas_type=final, **options)
+                return diffusers.EDMDPMSolverMultistepScheduler(
+                    sigma_schedule=kind, final_sigmas_type=final, **options
+                )
 
             def build_dpm(final, options=options):
                 return diffusers.DPMSolverMultistepScheduler(
@@ -237,13 +312,21 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
 
             def build_unipc(final, order=order, solver_type=solver_type):
                 return diffusers.UniPCMultistepScheduler(
-                    prediction_type="sample", final_sigmas_type=final, solver_order=order, solver_type=solver_type
+                    prediction_type="sample",
+                    final_sigmas_type=final,
+                    solver_order=order,
+                    solver_type=solver_type,
                 )
 
-            found[f"UniPCMultistep({order}, {solver_type})"] = (chain(build_unipc), ("min", "zero"))
+            found[f"UniPCMultistep({order}, {solver_type})"] = (
+                chain(build_unipc),
+                ("min", "zero"),
+            )
 
         def build_deis(final, order=order):
-            return diffusers.DEISMultistepScheduler(prediction_type="sample", solver_order=order)
+            return diffusers.DEISMultistepScheduler(
+                prediction_type="sample", solver_order=order
+            )
 
         found[f"DEISMultistep({order})"] = (chain(build_deis), ("min",))
     for sampler, (runner, ends) in found.items():

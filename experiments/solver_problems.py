@@ -28,14 +28,19 @@ def random_mixture(components: int, dimension: int, seed: int) -> targets.Mixtur
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(components, dimension))
     return targets.gaussian_mixture(
-        np.full(components, 1 / components), means, rng.uniform(0.25, 0.6, (components, dimension))
+        np.full(components, 1 / components),
+        means,
+        rng.uniform(0.25, 0.6, (components, dimension)),
     )
 
 
 def digits(count: int = 256) -> targets.Empirical:
     """The law that puts its mass on `count` of scikit-learn's digits, 64 numbers each."""
     return targets.empirical(
-        datasets.open_dataset("digits", 300, 0).train[:count].astype(np.float64).reshape(count, -1)
+        datasets.open_dataset("digits", 300, 0)
+        .train[:count]
+        .astype(np.float64)
+        .reshape(count, -1)
     )
 
 
@@ -85,26 +90,48 @@ def problem(config: Any, target_name: str, schedule_name: str) -> Problem:
     target, schedule = TARGETS[target_name](), SCHEDULES[schedule_name]()
     base = jax.random.key(config.seed)
     base = jax.random.fold_in(base, list(TARGETS).index(target_name))
-    count = config.seeds * (config.starts if target_name != "digits" else max(config.starts // 8, 16))
+    count = config.seeds * (
+        config.starts if target_name != "digits" else max(config.starts // 8, 16)
+    )
     law = functools.partial(target.noised, schedule)
     draws = [jax.random.split(key, count) for key in jax.random.split(base, 4)]
     starts = jax.vmap(law(schedule.t_max).sample)(draws[0])
     exact, others = (jax.vmap(law(schedule.t_min).sample)(keys) for keys in draws[1:3])
     denoiser = targets.denoiser(target, schedule)
     ends = flow_ends(denoiser, schedule, starts, 1e-11)
-    return Problem(target_name, schedule_name, denoiser, schedule, law, draws[3], starts, ends, exact, others)
+    return Problem(
+        target_name,
+        schedule_name,
+        denoiser,
+        schedule,
+        law,
+        draws[3],
+        starts,
+        ends,
+        exact,
+        others,
+    )
 
 
 def trained_problem(config: Any, folder: str) -> Problem:
     """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
-    print(f"following the own flow of the network in {folder}, in float64: minutes for a large one", flush=True)
+    print(
+        f"following the own flow of the network in {folder}, in float64: minutes for a large one",
+        flush=True,
+    )
     schedule = model.schedule
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds * max(config.starts // 64, 16))
-    draw = lambda key: schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)  # noqa: E731
+    keys = jax.random.split(
+        jax.random.key(config.seed), config.seeds * max(config.starts // 64, 16)
+    )
+    draw = lambda key: (
+        schedules.prior_std(schedule) * jax.random.normal(key, model.data.shape)
+    )
     starts = jax.vmap(draw)(keys)
     ends = flow_ends(denoiser, schedule, starts, 1e-8)
-    return Problem(folder, "of the run", denoiser, schedule, None, keys, starts, ends, None, None)
+    return Problem(
+        folder, "of the run", denoiser, schedule, None, keys, starts, ends, None, None
+    )
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -113,9 +140,11 @@ def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> An
     ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
     given = driver.diffusion(schedule, denoiser)
     truth = solvers.adaptive(tolerance, tolerance, 100_000)
-    return jax.vmap(lambda x: driver.run(driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False)[0])(
-        starts
-    )
+    return jax.vmap(
+        lambda x: driver.run(
+            driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False
+        )[0]
+    )(starts)
 
 
 # ------------------------------------------------------------------------------------------------------------ programs

@@ -64,7 +64,9 @@ def evaluations(jaxpr: Any) -> int | None:
             return None
         if any(n is None for n in inner):
             return None
-        total += sum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        total += sum(inner) * (
+            equation.params["length"] if equation.primitive.name == "scan" else 1
+        )
     return total
 
 
@@ -81,7 +83,9 @@ def batch_program(solver: solvers.Solver) -> Callable:
 
     def one(denoiser, schedule, key, x, ts):
         source = driver.noise_of(key, x, ts)
-        end, info = driver.run(source, solver, marked(denoiser, schedule), x, ts, zero_end=False)
+        end, info = driver.run(
+            source, solver, marked(denoiser, schedule), x, ts, zero_end=False
+        )
         return end, jnp.asarray(info.evaluations)
 
     return jax.vmap(one, (None, None, 0, 0, None), axis_name=driver.BATCH)
@@ -101,13 +105,20 @@ def law_program(solver: solvers.Solver) -> Callable:
                 drawn.append(i)
                 return jnp.zeros_like(x) if noise is None else noise[step, i]
 
-            return driver.run(driver.Source(normal), solver, marked(denoiser, schedule), x, ts, zero_end=False)[0]
+            return driver.run(
+                driver.Source(normal),
+                solver,
+                marked(denoiser, schedule),
+                x,
+                ts,
+                zero_end=False,
+            )[0]
 
         jax.eval_shape(lambda x: end(x, None), mean)
         noise = jnp.zeros((ts.shape[0] - 1, max(drawn) + 1, *mean.shape))
         reached, push = jax.linearize(end, mean, noise)
         basis = jnp.eye(mean.size + noise.size)
-        split = lambda v: push(v[: mean.size], v[mean.size :].reshape(noise.shape))  # noqa: E731
+        split = lambda v: push(v[: mean.size], v[mean.size :].reshape(noise.shape))
         jacobian = jax.vmap(split)(basis)  # (D + noises, D)
         by_start, by_noise = jacobian[: mean.size], jacobian[mean.size :]
         return reached, by_start.T @ covariance @ by_start + by_noise.T @ by_noise

@@ -44,28 +44,43 @@ def report(rows: list[Row]) -> dict[str, Any]:
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {"device": jax.devices()[0].device_kind, "rows": [plain(row._asdict()) for row in rows]}
+    return {
+        "device": jax.devices()[0].device_kind,
+        "rows": [plain(row._asdict()) for row in rows],
+    }
 
 
 def groups(rows: list[Row], *fields: str) -> dict[tuple, list[Row]]:
     """Rows by the values of some of their fields, in the order of their appearance."""
     found: dict[tuple, list[Row]] = {}
     for each in rows:
-        found.setdefault(tuple(getattr(each, field) for field in fields), []).append(each)
+        found.setdefault(tuple(getattr(each, field) for field in fields), []).append(
+            each
+        )
     return found
 
 
 def best(rows: list[Row]) -> Row:
     """The row of least error; one whose error is not a number is last."""
-    return min(rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf)
+    return min(
+        rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf
+    )
 
 
 def print_rows(rows: list[Row]) -> None:
     """For each schedule, target and measure a table: a line a solver, a column a budget, each with its best grid."""
-    for (schedule, target, measure), group in groups(rows, "schedule", "target", "measure").items():
+    for (schedule, target, measure), group in groups(
+        rows, "schedule", "target", "measure"
+    ).items():
         budgets = sorted({row.budget for row in group if row.budget})
-        floor = f", floor {np.mean([row.floor for row in group]):.1e}" if group[0].floor else ""
-        print(f"\n{schedule}, {target}: {measure}{floor}, with the best grid for each number of evaluations")
+        floor = (
+            f", floor {np.mean([row.floor for row in group]):.1e}"
+            if group[0].floor
+            else ""
+        )
+        print(
+            f"\n{schedule}, {target}: {measure}{floor}, with the best grid for each number of evaluations"
+        )
         print(f"{'':28}" + "".join(f"{budget:>31}" for budget in budgets))
         for (name,), of_solver in groups(group, "solver").items():
             line = f"{name:28}"
@@ -88,17 +103,25 @@ def print_recommendations(rows: list[Row], budget: int) -> None:
     for (schedule, target), group in groups(rows, "schedule", "target").items():
         print(f"\n{schedule}, {target}, at most {budget} evaluations:")
         for stochastic in (False, True):
-            candidates = [row for row in group if row.stochastic == stochastic and (row.budget or row.nfe <= budget)]
+            candidates = [
+                row
+                for row in group
+                if row.stochastic == stochastic and (row.budget or row.nfe <= budget)
+            ]
             if not candidates:
                 continue
             top = best(candidates)
-            tied = sorted({row.solver for row in candidates if row.interval[0] <= top.interval[1]} - {top.solver})
+            tied = sorted(
+                {row.solver for row in candidates if row.interval[0] <= top.interval[1]}
+                - {top.solver}
+            )
             kind = "stochastic" if stochastic else "deterministic"
             low, high = top.interval
             spread = f" [{low:.2e}, {high:.2e}]" if high > low else ""
             print(
                 f"  {kind:14} {top.solver} on {top.grid}, {top.steps} steps, {top.nfe:.0f} evaluations: "
-                f"{top.measure} {top.error:.2e}{spread}" + (f", floor {top.floor:.1e}" if top.floor else "")
+                f"{top.measure} {top.error:.2e}{spread}"
+                + (f", floor {top.floor:.1e}" if top.floor else "")
             )
             if tied:
                 print(f"  {'':14} not told apart from it: {', '.join(tied)}")

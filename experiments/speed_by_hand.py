@@ -21,11 +21,15 @@ class Coefficients(NamedTuple):
     g: Any
 
 
-def coefficients(schedule: schedules.VPLinear, t: jax.Array, stochastic: bool) -> Coefficients:
+def coefficients(
+    schedule: schedules.VPLinear, t: jax.Array, stochastic: bool
+) -> Coefficients:
     """f x − ½(1 + η²) g² s with f = −½β, g² = β and s = (αD − x)/σ², η = 1 or 0."""
     alpha, sigma, beta = schedule.alpha(t), schedule.sigma(t), schedule.beta(t)
     share = (1.0 if stochastic else 0.5) * beta / sigma**2
-    return Coefficients(t, alpha, sigma, share - 0.5 * beta, -share * alpha, jnp.sqrt(beta))
+    return Coefficients(
+        t, alpha, sigma, share - 0.5 * beta, -share * alpha, jnp.sqrt(beta)
+    )
 
 
 def slope(denoise, x, at):
@@ -80,7 +84,15 @@ BY_HAND = {
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def loop_by_hand(name: str, denoise: Callable, arrays: Any, schedule: Any, key: jax.Array, x: jax.Array, ts: jax.Array):
+def loop_by_hand(
+    name: str,
+    denoise: Callable,
+    arrays: Any,
+    schedule: Any,
+    key: jax.Array,
+    x: jax.Array,
+    ts: jax.Array,
+):
     """A scan over the steps of one method, for a batch x (B, ...), with all coefficients computed before it.
 
     denoise: (arrays, x, at) -> D of the batch. Noise is that of `sample_many` for the same key.
@@ -92,7 +104,7 @@ def loop_by_hand(name: str, denoise: Callable, arrays: Any, schedule: Any, key: 
 
     def body(x, step):
         i, at, dt = step
-        draw = lambda: draw_by_hand(keys, i, 0, x)  # noqa: E731
+        draw = lambda: draw_by_hand(keys, i, 0, x)
         return BY_HAND[name](functools.partial(denoise, arrays), draw, x, at, dt), None
 
     return jax.lax.scan(body, x, (jnp.arange(dt.shape[0], dtype=jnp.uint32), at, dt))[0]
@@ -100,12 +112,16 @@ def loop_by_hand(name: str, denoise: Callable, arrays: Any, schedule: Any, key: 
 
 def example_keys(key, x):
     """The keys that `sample_many` gives the solver for each example of a batch."""
-    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i))[0])(jnp.arange(x.shape[0]))
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i))[0])(
+        jnp.arange(x.shape[0])
+    )
 
 
 def draw_by_hand(keys, step, i, x):
     """The i-th draw of a step, for each example."""
-    return jax.vmap(lambda k: noise.normal(k, step * noise.DRAWS_PER_STEP + i, x.shape[1:]))(keys)
+    return jax.vmap(
+        lambda k: noise.normal(k, step * noise.DRAWS_PER_STEP + i, x.shape[1:])
+    )(keys)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -27,9 +27,13 @@ def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], 
     def program(key, grid):
         shape = target.means.shape[1:]
         solver = solvers.euler() if config.quick else solvers.heun()
-        return dj.sample_many(key, samples, denoiser, schedule, solver, grid, shape=shape, path=path)
+        return dj.sample_many(
+            key, samples, denoiser, schedule, solver, grid, shape=shape, path=path
+        )
 
-    return lambda steps: jax.jit(program).lower(key, jax.ShapeDtypeStruct((steps + 1,), jnp.float32))
+    return lambda steps: jax.jit(program).lower(
+        key, jax.ShapeDtypeStruct((steps + 1,), jnp.float32)
+    )
 
 
 def memory(config: Config) -> Iterator[Row]:
@@ -43,12 +47,18 @@ def memory(config: Config) -> Iterator[Row]:
                 return
             bytes_of.append(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
         ratio = bytes_of[1] / bytes_of[0]
-        yield summary(f"memory at 2000 steps against 20, path={path}", [ratio], None if path else 1.1)
+        yield summary(
+            f"memory at 2000 steps against 20, path={path}",
+            [ratio],
+            None if path else 1.1,
+        )
 
 
 def compilation(config: Config) -> Iterator[Row]:
     """Time to trace, lower and compile at 200 and 2000 steps over that at 20."""
-    seconds = compiled_at(sampler(config, path=False), (20, 200, 2000), 1 if config.quick else 9)
+    seconds = compiled_at(
+        sampler(config, path=False), (20, 200, 2000), 1 if config.quick else 9
+    )
     yield from growth("compilation at {} steps", seconds, 1.1)
 
 
@@ -59,7 +69,13 @@ def imports(config: Config) -> Iterator[Row]:
     seconds = []
     for _ in range(1 if config.quick else 7):
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
         )
         seconds.append(float(done.stdout))
-    yield summary("import diffjax, beyond jax and flax", seconds, IMPORT_LIMIT, "seconds")
+    yield summary(
+        "import diffjax, beyond jax and flax", seconds, IMPORT_LIMIT, "seconds"
+    )

@@ -15,7 +15,15 @@ from diffjax.flows.autoregressive import CausalTransformer
 from diffjax.flows.density import Flow
 from diffjax.types import pytree
 from experiments import flow_peers
-from experiments.speed_ratios import Config, Program, Row, compare, compiled_at, growth, same
+from experiments.speed_ratios import (
+    Config,
+    Program,
+    Row,
+    compare,
+    compiled_at,
+    growth,
+    same,
+)
 
 SIZE, LAYERS, WIDTH = 8, 8, 64
 """Entries of an example, coupling layers, units of each of the two hidden layers of a conditioner."""
@@ -48,7 +56,9 @@ def samples(flow: Flow, keys: jax.Array) -> jax.Array:
 def drawn(config: Config) -> tuple[jax.Array, jax.Array]:
     """(data (samples, D), keys of as many samples)."""
     key_data, key = jax.random.split(jax.random.key(config.seed))
-    return jax.random.normal(key_data, (config.samples, SIZE)), jax.random.split(key, config.samples)
+    return jax.random.normal(key_data, (config.samples, SIZE)), jax.random.split(
+        key, config.samples
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- pass by hand
@@ -56,17 +66,25 @@ def drawn(config: Config) -> tuple[jax.Array, jax.Array]:
 
 def network(conditioner: Any, count: int, h: jax.Array) -> jax.Array:
     """Parameters (B, D/2, count) from what stays, (B, D/2)."""
-    for weight, bias in zip(conditioner.weights[:-1], conditioner.biases[:-1], strict=True):
+    for weight, bias in zip(
+        conditioner.weights[:-1], conditioner.biases[:-1], strict=True
+    ):
         h = jax.nn.silu(h @ weight + bias)
-    return (h @ conditioner.weights[-1] + conditioner.biases[-1]).reshape(len(h), SIZE // 2, count)
+    return (h @ conditioner.weights[-1] + conditioner.biases[-1]).reshape(
+        len(h), SIZE // 2, count
+    )
 
 
-def coupling_by_hand(coupling: Any, move: Callable, count: int, x: jax.Array, swap: bool) -> tuple:
+def coupling_by_hand(
+    coupling: Any, move: Callable, count: int, x: jax.Array, swap: bool
+) -> tuple:
     """(y, log|det| (B,)) of one layer for a batch, by the scalar map's own arithmetic."""
     a, b = x[:, : SIZE // 2], x[:, SIZE // 2 :]
     kept, other = (b, a) if swap else (a, b)
     other, log_slopes = move(other, network(coupling.conditioner, count, kept))
-    return jnp.concatenate([other, kept] if swap else [kept, other], 1), log_slopes.sum(1)
+    return jnp.concatenate([other, kept] if swap else [kept, other], 1), log_slopes.sum(
+        1
+    )
 
 
 def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +92,11 @@ def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
     diagonal = linear.floor + jnp.exp(linear.log_diagonal)
     lower = jnp.tril(linear.lower, -1) + jnp.eye(SIZE)
     upper = jnp.triu(linear.upper, 1) + jnp.diag(diagonal)
-    matrix = solve_triangular(upper, solve_triangular(lower, jnp.eye(SIZE), lower=True)) if inverse else lower @ upper
+    matrix = (
+        solve_triangular(upper, solve_triangular(lower, jnp.eye(SIZE), lower=True))
+        if inverse
+        else lower @ upper
+    )
     return matrix, (-1 if inverse else 1) * jnp.log(diagonal).sum()
 
 
@@ -82,7 +104,9 @@ def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
 def log_probs_by_hand(scalar_map: Any, bijector: Any, xs: jax.Array) -> jax.Array:
     """Densities of a batch (B, D): one scan over pairs of layers from the data to a standard normal."""
     stack, actnorm = bijector.bijectors
-    move = functools.partial(coupling_by_hand, move=scalar_map.inverse, count=scalar_map.count)
+    move = functools.partial(
+        coupling_by_hand, move=scalar_map.inverse, count=scalar_map.count
+    )
 
     def pair(carry, layers):
         x, total = carry
@@ -104,7 +128,9 @@ def log_probs_by_hand(scalar_map: Any, bijector: Any, xs: jax.Array) -> jax.Arra
 def samples_by_hand(scalar_map: Any, bijector: Any, keys: jax.Array) -> jax.Array:
     """Samples (B, D): one scan over pairs of layers from each key's own normal vector."""
     stack, actnorm = bijector.bijectors
-    move = functools.partial(coupling_by_hand, move=scalar_map.forward, count=scalar_map.count)
+    move = functools.partial(
+        coupling_by_hand, move=scalar_map.forward, count=scalar_map.count
+    )
 
     def pair(x, layers):
         first, second, *mixing = layers.bijectors
@@ -144,25 +170,47 @@ def couplings(config: Config) -> Iterator[Row]:
         }
         for what, (library, by_hand) in pairs.items():
             same(f"{name}, {what}", library, by_hand)
-            yield compare(f"{name}, {what}, {LAYERS} × {WIDTH}", library, by_hand, config.alternations, 1.05)
+            yield compare(
+                f"{name}, {what}, {LAYERS} × {WIDTH}",
+                library,
+                by_hand,
+                config.alternations,
+                1.05,
+            )
 
 
 def peer_couplings(config: Config) -> Iterator[Row]:
     """The same function, weight for weight, in flowjax and in distrax, against ours without the linear maps."""
     key, (xs, keys) = jax.random.key(config.seed), drawn(config)
-    for library, make in (("flowjax", flow_peers.flowjax_flow), ("distrax", flow_peers.distrax_flow)):
+    for library, make in (
+        ("flowjax", flow_peers.flowjax_flow),
+        ("distrax", flow_peers.distrax_flow),
+    ):
         if importlib.util.find_spec(library) is None:
             print(f"{library} is not installed: no row for it")
             continue
         for kind in flow_peers.MAPS:
-            flow = jax.jit(lambda key, kind=kind: flow_peers.coupling_flow(kind, key, SIZE, LAYERS, WIDTH))(key)
-            pairs = peer_programs(library, functools.partial(make, kind), flow, xs, keys)
+            flow = jax.jit(
+                lambda key, kind=kind: flow_peers.coupling_flow(
+                    kind, key, SIZE, LAYERS, WIDTH
+                )
+            )(key)
+            pairs = peer_programs(
+                library, functools.partial(make, kind), flow, xs, keys
+            )
             for what, (peer, ours) in pairs.items():
                 same(f"{library}, {kind} coupling, {what}", peer, ours)
-                yield compare(f"{library}, {kind} coupling, {what}, against ours", peer, ours, config.alternations)
+                yield compare(
+                    f"{library}, {kind} coupling, {what}, against ours",
+                    peer,
+                    ours,
+                    config.alternations,
+                )
 
 
-def peer_programs(library: str, make: Callable, flow: Flow, xs: jax.Array, keys: jax.Array) -> dict[str, tuple]:
+def peer_programs(
+    library: str, make: Callable, flow: Flow, xs: jax.Array, keys: jax.Array
+) -> dict[str, tuple]:
     """what -> (their program, ours). The peer's flow is made of the weights inside its program."""
 
     @jax.jit
@@ -172,11 +220,21 @@ def peer_programs(library: str, make: Callable, flow: Flow, xs: jax.Array, keys:
     @jax.jit
     def sample(flow, keys):
         theirs, zs = make(flow), normals(keys)
-        return jax.vmap(theirs.bijection.transform)(zs) if library == "flowjax" else theirs.bijector.forward(zs)
+        return (
+            jax.vmap(theirs.bijection.transform)(zs)
+            if library == "flowjax"
+            else theirs.bijector.forward(zs)
+        )
 
     return {
-        "density": (functools.partial(density, flow, xs), functools.partial(jax.jit(log_probs), flow, xs)),
-        "sample": (functools.partial(sample, flow, keys), functools.partial(jax.jit(samples), flow, keys)),
+        "density": (
+            functools.partial(density, flow, xs),
+            functools.partial(jax.jit(log_probs), flow, xs),
+        ),
+        "sample": (
+            functools.partial(sample, flow, keys),
+            functools.partial(jax.jit(samples), flow, keys),
+        ),
     }
 
 
@@ -185,12 +243,20 @@ def autoregressions(config: Config) -> Iterator[Row]:
     xs, keys = drawn(config)
     coupling, masked = model("real_nvp", config), model("maf", config)
     density, sample = jax.jit(log_probs), jax.jit(samples)
-    program = lambda run, flow, data: functools.partial(run, flow, data)  # noqa: E731
-    of_coupling, of_masked = program(density, coupling, xs), program(density, masked, xs)
-    yield compare(
-        "real_nvp, sample, against its density", program(sample, coupling, keys), of_coupling, config.alternations
+    program = lambda run, flow, data: functools.partial(run, flow, data)
+    of_coupling, of_masked = (
+        program(density, coupling, xs),
+        program(density, masked, xs),
     )
-    yield compare("maf, density, against real_nvp's", of_masked, of_coupling, config.alternations)
+    yield compare(
+        "real_nvp, sample, against its density",
+        program(sample, coupling, keys),
+        of_coupling,
+        config.alternations,
+    )
+    yield compare(
+        "maf, density, against real_nvp's", of_masked, of_coupling, config.alternations
+    )
     yield compare(
         f"maf, sample of {SIZE} entries, against its density",
         program(sample, masked, keys),
@@ -216,31 +282,66 @@ def patches(config: Config) -> Iterator[Row]:
 
     @jax.jit
     def made(key):
-        return flow_peers.moved(flows.tarflow(key, (side, side, 1), layers=2, width=WIDTH), key, 0.1)
+        return flow_peers.moved(
+            flows.tarflow(key, (side, side, 1), layers=2, width=WIDTH), key, 0.1
+        )
 
     key = jax.random.key(config.seed)
-    flow, keys, xs = made(key), jax.random.split(key, count), jax.random.normal(key, (count, side, side, 1))
-    is_transformer = lambda node: isinstance(node, CausalTransformer)  # noqa: E731
-    forgetful = jax.tree.map(lambda n: WholePasses(n) if is_transformer(n) else n, flow, is_leaf=is_transformer)
+    flow, keys, xs = (
+        made(key),
+        jax.random.split(key, count),
+        jax.random.normal(key, (count, side, side, 1)),
+    )
+    is_transformer = lambda node: isinstance(node, CausalTransformer)
+    forgetful = jax.tree.map(
+        lambda n: WholePasses(n) if is_transformer(n) else n,
+        flow,
+        is_leaf=is_transformer,
+    )
     sample = jax.jit(samples)
-    remembered, forgotten = functools.partial(sample, flow, keys), functools.partial(sample, forgetful, keys)
+    remembered, forgotten = (
+        functools.partial(sample, flow, keys),
+        functools.partial(sample, forgetful, keys),
+    )
     same("tarflow, sample", remembered, forgotten)
     few, tokens = max(1, config.alternations // 4), (side // 2) ** 2
     what = f"tarflow, sample of {tokens} patches"
-    yield compare(f"{what}, keys and values kept, against whole passes", remembered, forgotten, few)
-    yield compare(f"{what}, against its density", remembered, functools.partial(jax.jit(log_probs), flow, xs), few)
+    yield compare(
+        f"{what}, keys and values kept, against whole passes",
+        remembered,
+        forgotten,
+        few,
+    )
+    yield compare(
+        f"{what}, against its density",
+        remembered,
+        functools.partial(jax.jit(log_probs), flow, xs),
+        few,
+    )
 
 
 def depth(config: Config) -> Iterator[Row]:
     """Compilation of a deeper flow's density: our scan, and distrax's chain of objects."""
-    xs, key = jax.ShapeDtypeStruct((config.samples, SIZE), jnp.float32), jax.random.key(config.seed)
+    xs, key = (
+        jax.ShapeDtypeStruct((config.samples, SIZE), jnp.float32),
+        jax.random.key(config.seed),
+    )
     repetitions = 1 if config.quick else 5
 
-    def shapes(make):  # made beforehand, of shapes alone: what it costs to make a flow is not measured
-        return {layers: jax.eval_shape(functools.partial(make, layers=layers), key) for layers in DEPTHS}
+    def shapes(
+        make,
+    ):  # made beforehand, of shapes alone: what it costs to make a flow is not measured
+        return {
+            layers: jax.eval_shape(functools.partial(make, layers=layers), key)
+            for layers in DEPTHS
+        }
 
-    ours = shapes(lambda key, layers: flows.real_nvp(key, (SIZE,), layers=layers, width=WIDTH))
-    seconds = compiled_at(lambda layers: jax.jit(log_probs).lower(ours[layers], xs), DEPTHS, repetitions)
+    ours = shapes(
+        lambda key, layers: flows.real_nvp(key, (SIZE,), layers=layers, width=WIDTH)
+    )
+    seconds = compiled_at(
+        lambda layers: jax.jit(log_probs).lower(ours[layers], xs), DEPTHS, repetitions
+    )
     yield from growth("compilation of real_nvp's density at {} layers", seconds, 1.1)
     if importlib.util.find_spec("distrax") is None or config.quick:
         return
@@ -249,6 +350,14 @@ def depth(config: Config) -> Iterator[Row]:
     def density(flow, xs):
         return flow_peers.distrax_flow("affine", flow).log_prob(xs)
 
-    theirs = shapes(lambda key, layers: flow_peers.coupling_flow("affine", key, SIZE, layers, WIDTH))
-    seconds = compiled_at(lambda layers: density.lower(theirs[layers], xs), DEPTHS, max(1, repetitions // 2))
-    yield from growth("compilation of distrax's affine coupling density at {} layers", seconds)
+    theirs = shapes(
+        lambda key, layers: flow_peers.coupling_flow("affine", key, SIZE, layers, WIDTH)
+    )
+    seconds = compiled_at(
+        lambda layers: density.lower(theirs[layers], xs),
+        DEPTHS,
+        max(1, repetitions // 2),
+    )
+    yield from growth(
+        "compilation of distrax's affine coupling density at {} layers", seconds
+    )

@@ -19,7 +19,9 @@ STEP_SIZE = 0.1
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def mala_by_hand(target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int) -> jax.Array:
+def mala_by_hand(
+    target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int
+) -> jax.Array:
     """Places after every step (B, S, D) and acceptances (B,) of MALA chains from xs (B, D), by one scan over the batch.
 
     Draws are those of `run_many`.
@@ -40,7 +42,11 @@ def mala_by_hand(target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: 
         back = jnp.sum((x - y - 0.5 * STEP_SIZE * slope) ** 2, -1)
         there = jnp.sum((y - x - 0.5 * STEP_SIZE * score) ** 2, -1)
         take = log_u < jnp.minimum(0, new - value + (there - back) / (2 * STEP_SIZE))
-        state = (jnp.where(take[:, None], y, x), jnp.where(take, new, value), jnp.where(take[:, None], slope, score))
+        state = (
+            jnp.where(take[:, None], y, x),
+            jnp.where(take, new, value),
+            jnp.where(take[:, None], slope, score),
+        )
         return state, (state[0], take)
 
     _, (path, taken) = jax.lax.scan(body, (xs, *both(xs)), jnp.arange(steps))
@@ -57,19 +63,37 @@ def chains(config: Config) -> Iterator[Row]:
 
     by_hand = functools.partial(mala_by_hand, target, key, xs, steps)
     check_same(library()[0], by_hand()[0])
-    yield compare(f"run_many, mala, {len(xs)} × {steps}", library, by_hand, config.alternations, 1.1)
+    yield compare(
+        f"run_many, mala, {len(xs)} × {steps}",
+        library,
+        by_hand,
+        config.alternations,
+        1.1,
+    )
     if importlib.util.find_spec("blackjax") is None:
-        print("blackjax is not installed: its row is left out (pip install 'diffjax[chains]')")
+        print(
+            "blackjax is not installed: its row is left out (pip install 'diffjax[chains]')"
+        )
         return
     peer = functools.partial(mala_by_blackjax, target, key, xs, steps)
-    yield compare(f"run_many, mala, {len(xs)} × {steps}, against blackjax", library, peer, config.alternations, 1.0)
+    yield compare(
+        f"run_many, mala, {len(xs)} × {steps}, against blackjax",
+        library,
+        peer,
+        config.alternations,
+        1.0,
+    )
 
 
 def check_same(ours: jax.Array, by_hand: jax.Array) -> None:
     """Raise ValueError unless 99 % of the chains agree: an acceptance that rounding decides parts two chains."""
-    apart = float(np.mean(np.any(np.abs(np.asarray(ours) - np.asarray(by_hand)) > 1e-3, (1, 2))))
+    apart = float(
+        np.mean(np.any(np.abs(np.asarray(ours) - np.asarray(by_hand)) > 1e-3, (1, 2)))
+    )
     if not apart < 0.01:
-        raise ValueError(f"run_many and its scan by hand must agree, got {apart:.0%} of the chains that differ")
+        raise ValueError(
+            f"run_many and its scan by hand must agree, got {apart:.0%} of the chains that differ"
+        )
 
 
 def problem(config: Config) -> tuple[targets.Mixture, jax.Array, jax.Array, int]:
@@ -85,7 +109,9 @@ def _starts(target, key, count):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def mala_by_blackjax(target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int) -> Any:
+def mala_by_blackjax(
+    target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int
+) -> Any:
     """The same chains by blackjax, whose step ε/2 is house convention's ε; every step kept."""
     blackjax = importlib.import_module("blackjax")
     kernel = blackjax.mala(target.log_prob, 0.5 * STEP_SIZE)

@@ -45,7 +45,9 @@ class Row(NamedTuple):
     unit: str = ""
 
 
-def compare(name: str, a: Program, b: Program, alternations: int, at_most: float | None = None) -> Row:
+def compare(
+    name: str, a: Program, b: Program, alternations: int, at_most: float | None = None
+) -> Row:
     """Row of time(a) / time(b), after each has run once."""
     programs = (a, b)
     for program in programs:
@@ -61,7 +63,9 @@ def compare(name: str, a: Program, b: Program, alternations: int, at_most: float
     return summary(name, ratios, at_most)
 
 
-def summary(name: str, values: list[float], at_most: float | None = None, unit: str = "") -> Row:
+def summary(
+    name: str, values: list[float], at_most: float | None = None, unit: str = ""
+) -> Row:
     """Row of the median and quartiles of values."""
     low, middle, high = np.percentile(values, (25, 50, 75))
     return Row(name, float(middle), (float(low), float(high)), at_most, unit)
@@ -72,10 +76,14 @@ def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
     x, y = np.asarray(a()), np.asarray(b())
     error = np.abs(x - y).max() / np.abs(y).max()
     if not error < tolerance:
-        raise ValueError(f"{name} and its loop by hand must agree within {tolerance}, got a relative error of {error}")
+        raise ValueError(
+            f"{name} and its loop by hand must agree within {tolerance}, got a relative error of {error}"
+        )
 
 
-def compiled_at(lowered: Callable[[int], Any], sizes: tuple[int, ...], repetitions: int) -> dict[int, list[float]]:
+def compiled_at(
+    lowered: Callable[[int], Any], sizes: tuple[int, ...], repetitions: int
+) -> dict[int, list[float]]:
     """Seconds to trace, lower and compile `lowered(size)` by size, in turns, nothing remembered between them."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     with without_compilation_cache():
@@ -88,7 +96,9 @@ def compiled_at(lowered: Callable[[int], Any], sizes: tuple[int, ...], repetitio
     return seconds
 
 
-def growth(name: str, seconds: dict[int, list[float]], at_most: float | None = None) -> Iterator[Row]:
+def growth(
+    name: str, seconds: dict[int, list[float]], at_most: float | None = None
+) -> Iterator[Row]:
     """Rows of the time at the least size, and of the others' ratios to it; name: with {} for the size."""
     least = min(seconds)
     yield summary(name.format(least), seconds[least], unit="seconds")

@@ -80,20 +80,29 @@ class Harmonics:
         return self.network(networks.fourier_inputs(x, self.count), condition)
 
 
-def spline_coupling(key: jax.Array, layers: int = 2, harmonics: int = 4) -> flows.density.Flow:
+def spline_coupling(
+    key: jax.Array, layers: int = 2, harmonics: int = 4
+) -> flows.density.Flow:
     """Spline couplings, halves by turns, whose conditioners see sin and cos of 2^k π x, k below `harmonics`."""
 
     def layer(key, swap):
         network = flows.perceptron(key, 1 + 2 * harmonics, (1, KNOTS.count))
-        return flows.coupling(Harmonics(network, harmonics), KNOTS, flows.half_mask(2, swap))
+        return flows.coupling(
+            Harmonics(network, harmonics), KNOTS, flows.half_mask(2, swap)
+        )
 
-    pairs = [flows.chain(layer(a, False), layer(b, True)) for a, b in jax.random.split(key, (layers // 2, 2))]
+    pairs = [
+        flows.chain(layer(a, False), layer(b, True))
+        for a, b in jax.random.split(key, (layers // 2, 2))
+    ]
     return planar(flows.stack(pairs))
 
 
 def planar(*bijectors: Any) -> flows.density.Flow:
     """The flow of a standard normal pair through bijectors and, at the data's end, an actnorm."""
-    return flows.flow(flows.standard_normal((2,)), flows.chain(*bijectors, flows.actnorm(2)))
+    return flows.flow(
+        flows.standard_normal((2,)), flows.chain(*bijectors, flows.actnorm(2))
+    )
 
 
 def standardised(flow: flows.density.Flow, batch: jax.Array) -> tuple[Any, jax.Array]:
@@ -108,13 +117,17 @@ def matching(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.
     return flows.matching_loss(key, ode.velocity, flows.path(), xs)[0]
 
 
-def regular_likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.Array:
+def regular_likelihood(
+    flow: flows.density.Flow, key: jax.Array, batch: jax.Array
+) -> jax.Array:
     """−log q in nats per dimension by the exact trace, with a price on long and bent paths.
 
     Without one the velocity learns to exploit the error of the few steps that it is trained with.
     """
     ode, xs = standardised(flow, batch)
-    return flows.transport_loss(None, flows.flow(flow.base, ode), xs, kinetic=REGULAR, jacobian=REGULAR)[0]
+    return flows.transport_loss(
+        None, flows.flow(flow.base, ode), xs, kinetic=REGULAR, jacobian=REGULAR
+    )[0]
 
 
 def likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.Array:
@@ -123,17 +136,26 @@ def likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> ja
 
 
 KINDS: dict[str, Kind] = {
-    "real_nvp": Kind("RealNVP, 16 layers", lambda key: flows.real_nvp(key, (2,), layers=16, mix=False), 1000, 5e-3),
+    "real_nvp": Kind(
+        "RealNVP, 16 layers",
+        lambda key: flows.real_nvp(key, (2,), layers=16, mix=False),
+        1000,
+        5e-3,
+    ),
     "spline": Kind("spline coupling, 2 layers", spline_coupling, 3000, 5e-3),
     "maf": Kind(
         "MAF with splines, 2 layers",
-        lambda key: flows.maf(key, (2,), layers=2, width=128, depth=3, scalar_map=KNOTS),
+        lambda key: flows.maf(
+            key, (2,), layers=2, width=128, depth=3, scalar_map=KNOTS
+        ),
         2000,
         5e-3,
     ),
     "cnf": Kind(
         "continuous, by likelihood",
-        lambda key: planar(flows.neural_ode(key, (2,), width=64, depth=3, steps=6, checkpoint=False)),
+        lambda key: planar(
+            flows.neural_ode(key, (2,), width=64, depth=3, steps=6, checkpoint=False)
+        ),
         800,
         5e-3,
         batch_size=128,
@@ -162,7 +184,9 @@ class Config:
     """Folder for figures, config.json, metrics.json and the fits' checkpoints."""
     seed: int = 0
     """Seed of data, parameters and batches."""
-    targets: tuple[Literal["eight_gaussians", "checkerboard", "circles", "moons"], ...] = (
+    targets: tuple[
+        Literal["eight_gaussians", "checkerboard", "circles", "moons"], ...
+    ] = (
         "eight_gaussians",
         "checkerboard",
         "circles",
@@ -214,8 +238,13 @@ def run(config: Config) -> dict[str, Any]:
                 "seconds": curve[-1]["seconds"],
                 "curve": curve,
             }
-            best = {done: min(row[kind]["gap"] for kind in row) for done, row in results.items()}
-            record.write_json(out / "metrics.json", {"targets": results, "best_gap": best})
+            best = {
+                done: min(row[kind]["gap"] for kind in row)
+                for done, row in results.items()
+            }
+            record.write_json(
+                out / "metrics.json", {"targets": results, "best_gap": best}
+            )
     record.save_figure(draw_densities(config, fitted, results), out / "densities.png")
     record.save_figure(draw_samples(config, fitted, results), out / "samples.png")
     print_results(results)
@@ -226,9 +255,13 @@ def check(config: Config) -> None:
     """Refuse flags out of range, by name."""
     for name, known in (("targets", TARGETS), ("flows", KINDS)):
         if not getattr(config, name):
-            raise ValueError(f"{name} must name at least one of {list(known)}, got none")
+            raise ValueError(
+                f"{name} must name at least one of {list(known)}, got none"
+            )
     if config.steps is not None and (config.steps < 100 or config.steps % 100):
-        raise ValueError(f"steps must be a positive multiple of 100, got {config.steps}")
+        raise ValueError(
+            f"steps must be a positive multiple of 100, got {config.steps}"
+        )
     if config.learning_rate is not None:
         dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.integer("seed", config.seed, 0, None)
@@ -241,21 +274,37 @@ def check(config: Config) -> None:
 
 def samples(config: Config, name: str, stream: int, count: int) -> jax.Array:
     """Exact samples (count, 2) of a target; a stream of its own for training, testing and drawing."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), list(TARGETS).index(name)), stream)
+    key = jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(config.seed), list(TARGETS).index(name)),
+        stream,
+    )
     return jax.jit(jax.vmap(TARGETS[name]().sample))(jax.random.split(key, count))
 
 
-def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.density.Flow, list[dict[str, float]]]:
+def fit(
+    config: Config, out: pathlib.Path, name: str, kind: str
+) -> tuple[flows.density.Flow, list[dict[str, float]]]:
     """The flow with averaged parameters, and its gap at `CURVE` with the seconds of training, compilation included.
 
     A fit resumes from its own folder in `out`; the seconds after the last point of the curve that a killed run had
     reached are not counted.
     """
     _, make, steps, learning_rate, batch_size, loss = KINDS[kind]
-    task = Fit(name, kind, config.seed, config.steps or steps, config.learning_rate or learning_rate, batch_size)
+    task = Fit(
+        name,
+        kind,
+        config.seed,
+        config.steps or steps,
+        config.learning_rate or learning_rate,
+        batch_size,
+    )
     folder = out / "fits" / f"{name}_{kind}"
     path, xs = folder / "curve.json", samples(config, name, 0, config.train)
-    curve = record.read_json(path, "remove it, and the curve begins anew", "curve")["curve"] if path.exists() else []
+    curve = (
+        record.read_json(path, "remove it, and the curve begins anew", "curve")["curve"]
+        if path.exists()
+        else []
+    )
     start = time.perf_counter()
 
     def note(step, flow):
@@ -264,7 +313,9 @@ def fit(config: Config, out: pathlib.Path, name: str, kind: str) -> tuple[flows.
         if all(point["steps"] < step for point in curve):
             found = measure(config, name, flow, CURVE_EXAMPLES)
             point = {"steps": step, "seconds": round(seconds, 1)}
-            curve.append(point | {part: found[part] for part in ("gap", "standard_error")})
+            curve.append(
+                point | {part: found[part] for part in ("gap", "standard_error")}
+            )
             record.write_json(path, {"curve": curve})
         start = time.perf_counter()
 
@@ -294,7 +345,9 @@ def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flo
     if not is_ode(flow):
         return flow
     ode, *rest = flow.bijector.bijectors
-    return flows.flow(flow.base, flows.chain(flows.continuous(ode.velocity, steps), *rest))
+    return flows.flow(
+        flow.base, flows.chain(flows.continuous(ode.velocity, steps), *rest)
+    )
 
 
 @jax.jit
@@ -303,13 +356,18 @@ def log_probs(law: Any, xs: jax.Array) -> jax.Array:
     return jax.lax.map(law.log_prob, xs, batch_size=2000)
 
 
-def measure(config: Config, name: str, model: flows.density.Flow, count: int | None = None) -> dict[str, float]:
+def measure(
+    config: Config, name: str, model: flows.density.Flow, count: int | None = None
+) -> dict[str, float]:
     """gap: the mean of log p − log q over fresh samples of p in nats, and its standard error; nll: of −log q.
 
     For an ODE, solver_change: the mean |log q − log q'|, q' by half the steps.
     """
     xs = samples(config, name, 1, config.test)[:count]
-    log_p, log_q = (np.asarray(log_probs(law, xs), np.float64) for law in (TARGETS[name](), fine(model)))
+    log_p, log_q = (
+        np.asarray(log_probs(law, xs), np.float64)
+        for law in (TARGETS[name](), fine(model))
+    )
     difference = log_p - log_q
     found = {
         "gap": float(difference.mean()),
@@ -319,7 +377,9 @@ def measure(config: Config, name: str, model: flows.density.Flow, count: int | N
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model)),
     }
     if not np.isfinite(log_q).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(log_q))} of {len(log_q)} log-likelihoods are not finite")
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(log_q))} of {len(log_q)} log-likelihoods are not finite"
+        )
     if is_ode(model) and count is None:
         few = xs[:CURVE_EXAMPLES]
         coarse = np.asarray(log_probs(fine(model, FINE_STEPS // 2), few), np.float64)
@@ -334,12 +394,18 @@ def print_results(results: dict[str, Any]) -> None:
     print(f"{'':28}" + "".join(f"{name.replace('_', ' '):>27}" for name in results))
     for kind in kinds:
         cells = (row[kind] for row in results.values())
-        texts = (f"{r['gap']:.4f} ± {r['standard_error']:.4f}; {r['seconds']:5.1f} s" for r in cells)
+        texts = (
+            f"{r['gap']:.4f} ± {r['standard_error']:.4f}; {r['seconds']:5.1f} s"
+            for r in cells
+        )
         print(f"{KINDS[kind].title:28}" + "".join(f"{text:>27}" for text in texts))
     print("\ngap after so many seconds of training")
     for name, row in results.items():
         for kind in kinds:
-            curve = (f"{point['gap']:6.3f} at {point['seconds']:4.0f} s" for point in row[kind]["curve"])
+            curve = (
+                f"{point['gap']:6.3f} at {point['seconds']:4.0f} s"
+                for point in row[kind]["curve"]
+            )
             print(f"{name.replace('_', ' ') + ', ' + kind:28}" + ",  ".join(curve))
 
 
@@ -350,14 +416,25 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
     """Exact density, and the flows': rows targets."""
     edges = np.linspace(-HALF_SIDE, HALF_SIDE, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    places = jnp.asarray(np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2))
+    places = jnp.asarray(
+        np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+    )
     figure, axes = grid_of_axes(config)
     for row, name in zip(axes, config.targets, strict=True):
         laws = [TARGETS[name](), *(fine(fitted[name, kind]) for kind in config.flows)]
-        densities = [np.exp(np.asarray(log_probs(law, places))).reshape(PIXELS, PIXELS) for law in laws]
+        densities = [
+            np.exp(np.asarray(log_probs(law, places))).reshape(PIXELS, PIXELS)
+            for law in laws
+        ]
         for axis, density in zip(row, densities, strict=True):
             image = axis.pcolormesh(
-                edges, edges, density.T, cmap="magma", vmin=0, vmax=densities[0].max(), rasterized=True
+                edges,
+                edges,
+                density.T,
+                cmap="magma",
+                vmin=0,
+                vmax=densities[0].max(),
+                rasterized=True,
             )
         bar = figure.colorbar(image, ax=row, pad=0.01)
         bar.set_label("density (1 / data unit²)", fontsize=9)
@@ -369,12 +446,24 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
 def draw_samples(config: Config, fitted: dict, results: dict) -> Any:
     """As many samples of the exact law and of each flow: rows targets."""
     figure, axes = grid_of_axes(config)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1_000), DRAWN)
+    keys = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), 1_000), DRAWN
+    )
     for row, name in zip(axes, config.targets, strict=True):
         draws = [samples(config, name, 2, DRAWN)]
-        draws += [jax.jit(jax.vmap(fine(fitted[name, kind]).sample))(keys) for kind in config.flows]
+        draws += [
+            jax.jit(jax.vmap(fine(fitted[name, kind]).sample))(keys)
+            for kind in config.flows
+        ]
         for axis, xs in zip(row, draws, strict=True):
-            axis.scatter(*np.asarray(xs).T, s=1.2, alpha=0.5, linewidths=0, color="#26456e", rasterized=True)
+            axis.scatter(
+                *np.asarray(xs).T,
+                s=1.2,
+                alpha=0.5,
+                linewidths=0,
+                color="#26456e",
+                rasterized=True,
+            )
     label(config, axes, results, "exact samples")
     figure.suptitle(f"{DRAWN} samples: exact, and of fitted flows", fontsize=13)
     return figure
@@ -384,7 +473,15 @@ def grid_of_axes(config: Config) -> Any:
     """A figure with a row a target and a column for the truth and each flow."""
     rows, columns = len(config.targets), 1 + len(config.flows)
     size = (2.5 * columns + 1.0, 3.0 * rows + 0.7)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    return plt.subplots(
+        rows,
+        columns,
+        figsize=size,
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
 
 
 def label(config: Config, axes: Any, results: dict, truth: str) -> None:
@@ -393,12 +490,17 @@ def label(config: Config, axes: Any, results: dict, truth: str) -> None:
         entropy = results[name][config.flows[0]]["entropy"]
         row[0].set_title(f"{truth}\nentropy {entropy:.3f} nats", fontsize=10)
         for axis, kind in zip(row[1:], config.flows, strict=True):
-            axis.set_title(f"{KINDS[kind].title}\ngap {results[name][kind]['gap']:.3f} nats", fontsize=10)
+            axis.set_title(
+                f"{KINDS[kind].title}\ngap {results[name][kind]['gap']:.3f} nats",
+                fontsize=10,
+            )
         row[0].set_ylabel(f"{name.replace('_', ' ')}\n$x_2$ (data units)")
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$ (data units)")
     for axis in axes.flat:
-        axis.set(xlim=(-HALF_SIDE, HALF_SIDE), ylim=(-HALF_SIDE, HALF_SIDE), aspect="equal")
+        axis.set(
+            xlim=(-HALF_SIDE, HALF_SIDE), ylim=(-HALF_SIDE, HALF_SIDE), aspect="equal"
+        )
 
 
 if __name__ == "__main__":

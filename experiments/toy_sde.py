@@ -38,7 +38,9 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "checkerboard": targets.checkerboard,
     "circles": targets.circles,
     "moons": targets.moons,
-    "two_modes": lambda: targets.gaussian_mixture([0.3, 0.7], [[-2.0, -1.0], [2.0, 1.0]], [0.4, 0.6]),
+    "two_modes": lambda: targets.gaussian_mixture(
+        [0.3, 0.7], [[-2.0, -1.0], [2.0, 1.0]], [0.4, 0.6]
+    ),
 }
 SCHEDULES: dict[str, tuple[str, Callable[[], schedules.Schedule]]] = {
     "vp": ("VP", schedules.vp_linear),
@@ -71,9 +73,13 @@ class Config:
     """Folder for figures, config.json and metrics.json."""
     seed: int = 0
     """Seed of all draws."""
-    target: Literal["eight_gaussians", "checkerboard", "circles", "moons", "two_modes"] = "eight_gaussians"
+    target: Literal[
+        "eight_gaussians", "checkerboard", "circles", "moons", "two_modes"
+    ] = "eight_gaussians"
     """The density at noise 0."""
-    schedules: tuple[Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"], ...] = ("vp", "sub_vp", "ve")
+    schedules: tuple[
+        Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"], ...
+    ] = ("vp", "sub_vp", "ve")
     """The noise schedules to compare, a row of the figures each."""
     samples: int = 8192
     """Paths simulated of each kind, and exact samples that they are compared with."""
@@ -86,21 +92,32 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Simulate, compare, draw; the metrics, a dictionary a schedule."""
     if not config.schedules:
-        raise ValueError(f"schedules must name at least one of {list(SCHEDULES)}, got none")
+        raise ValueError(
+            f"schedules must name at least one of {list(SCHEDULES)}, got none"
+        )
     for name in ("samples", "likelihoods"):
         if getattr(config, name) < 2 * PATHS:
-            raise ValueError(f"{name} must be at least {2 * PATHS}, got {getattr(config, name)}")
+            raise ValueError(
+                f"{name} must be at least {2 * PATHS}, got {getattr(config, name)}"
+            )
     out = record.start(config)
     target = TARGETS[config.target]()
     simulations, results = {}, {}
-    with record.progress(4 * len(config.schedules), what="schedules", unit="part") as bar:
+    with record.progress(
+        4 * len(config.schedules), what="schedules", unit="part"
+    ) as bar:
         for name in config.schedules:
             simulations[name] = simulate(config, target, name, bar)
             results[name] = measure(config, target, name, simulations[name])
             bar.update()
-    record.write_json(out / "metrics.json", {"target": config.target, "schedules": results})
+    record.write_json(
+        out / "metrics.json", {"target": config.target, "schedules": results}
+    )
     for name in config.schedules:
-        record.save_figure(draw_densities(config, target, name, simulations[name]), out / f"density_{name}.png")
+        record.save_figure(
+            draw_densities(config, target, name, simulations[name]),
+            out / f"density_{name}.png",
+        )
     record.save_figure(draw_paths(config, target, simulations), out / "paths.png")
     record.save_figure(draw_scores(config, target, simulations), out / "score.png")
     print_results(results)
@@ -135,17 +152,35 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     noise = exact_samples(key_end, target, schedule, schedule.t_max, config.samples)
 
     def upwards(key, x):
-        return solvers.integrate(key, solvers.euler_maruyama(), sde.forward(schedule), x, grid[::-1], path=True)
+        return solvers.integrate(
+            key,
+            solvers.euler_maruyama(),
+            sde.forward(schedule),
+            x,
+            grid[::-1],
+            path=True,
+        )
 
     def downwards(solver):
         count, start = config.samples, noise
-        return dj.sample_many(key_reverse, count, denoiser, schedule, solver=solver, grid=grid, x_init=start, path=True)
+        return dj.sample_many(
+            key_reverse,
+            count,
+            denoiser,
+            schedule,
+            solver=solver,
+            grid=grid,
+            x_init=start,
+            path=True,
+        )
 
     ts = np.asarray(grid[::-1])
     at = snapshot_indices(schedule, ts)
     simulation = Simulation(ts, ts[at], {}, {})
     for kind, run in {
-        "forward SDE": lambda: jax.jit(jax.vmap(upwards))(jax.random.split(key_forward, config.samples), data),
+        "forward SDE": lambda: jax.jit(jax.vmap(upwards))(
+            jax.random.split(key_forward, config.samples), data
+        ),
         "reverse SDE": lambda: downwards(solvers.euler_maruyama())[:, ::-1],
         "probability flow": lambda: downwards(solvers.heun())[:, ::-1],
     }.items():
@@ -161,7 +196,9 @@ def schedule_key(config: Config, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), list(SCHEDULES).index(name))
 
 
-def exact_samples(key: jax.Array, target: Any, schedule: schedules.Schedule, t: Any, count: int) -> jax.Array:
+def exact_samples(
+    key: jax.Array, target: Any, schedule: schedules.Schedule, t: Any, count: int
+) -> jax.Array:
     """Samples of the exact p_t, (count, 2)."""
     return _samples(target, schedule, t, jax.random.split(key, count))
 
@@ -174,7 +211,9 @@ def _samples(target, schedule, t, keys):
 def snapshot_indices(schedule: schedules.Schedule, ts: np.ndarray) -> np.ndarray:
     """Indices of both ends and, between them, of the times nearest to the noise-to-signal ratios; increasing."""
     inner = _times(schedule, -2 * np.log(NOISE_TO_SIGNAL).astype(np.float32))
-    return np.unique([0, *(np.argmin(np.abs(ts - float(t))) for t in inner), len(ts) - 1])
+    return np.unique(
+        [0, *(np.argmin(np.abs(ts - float(t))) for t in inner), len(ts) - 1]
+    )
 
 
 _times = jax.jit(schedules.time_of_log_snr)
@@ -183,35 +222,52 @@ _times = jax.jit(schedules.time_of_log_snr)
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
-def measure(config: Config, target: Any, name: str, simulation: Simulation) -> dict[str, Any]:
+def measure(
+    config: Config, target: Any, name: str, simulation: Simulation
+) -> dict[str, Any]:
     """Distances of both samplers to exact samples, forward moments and log p of the flow, beside the truth.
 
     The distances are squared, in data units. "exact" is the mean over EXACT_SETS sets of exact samples, "exact_largest"
     the largest of them: what separates two finite sets of one law.
     """
     schedule = SCHEDULES[name][1]()
-    *keys, key_projections, key_likelihood = jax.random.split(schedule_key(config, name), EXACT_SETS + 7)[4:]
-    reference, *others = (exact_samples(k, target, schedule, schedule.t_min, config.samples) for k in keys)
-    samplers = {kind.replace(" ", "_"): simulation.snapshots[kind][0] for kind in ("reverse SDE", "probability flow")}
+    *keys, key_projections, key_likelihood = jax.random.split(
+        schedule_key(config, name), EXACT_SETS + 7
+    )[4:]
+    reference, *others = (
+        exact_samples(k, target, schedule, schedule.t_min, config.samples) for k in keys
+    )
+    samplers = {
+        kind.replace(" ", "_"): simulation.snapshots[kind][0]
+        for kind in ("reverse SDE", "probability flow")
+    }
 
     def compare(distance):
         floor = [float(distance(x, reference)) for x in others]
         values = {kind: float(distance(x, reference)) for kind, x in samplers.items()}
         return {"exact": float(np.mean(floor)), "exact_largest": max(floor), **values}
 
-    x = exact_samples(key_likelihood, target, schedule, schedule.t_min, config.likelihoods)
+    x = exact_samples(
+        key_likelihood, target, schedule, schedule.t_min, config.likelihoods
+    )
     return {
         "energy_distance": compare(metrics.energy_distance),
-        "sliced_wasserstein": compare(functools.partial(metrics.sliced_wasserstein, key_projections)),
+        "sliced_wasserstein": compare(
+            functools.partial(metrics.sliced_wasserstein, key_projections)
+        ),
         "forward_moments": [
             forward_moments(target, schedule, t, x)
-            for t, x in zip(simulation.times, simulation.snapshots["forward SDE"], strict=True)
+            for t, x in zip(
+                simulation.times, simulation.snapshots["forward SDE"], strict=True
+            )
         ],
         "log_prob_error": log_prob_error(target, schedule, x),
     }
 
 
-def forward_moments(target: Any, schedule: schedules.Schedule, t: Any, x: np.ndarray) -> dict[str, float]:
+def forward_moments(
+    target: Any, schedule: schedules.Schedule, t: Any, x: np.ndarray
+) -> dict[str, float]:
     """Mean and covariance of forward paths x (n, 2) at t against α m and α² V + σ² I, in units of the exact std s.
 
     mean_error: ‖mean − exact‖/s, s² the trace of the exact covariance; its root mean square is mean_noise where the law
@@ -232,9 +288,17 @@ def forward_moments(target: Any, schedule: schedules.Schedule, t: Any, x: np.nda
     }
 
 
-def log_prob_error(target: Any, schedule: schedules.Schedule, x: jax.Array) -> dict[str, float]:
+def log_prob_error(
+    target: Any, schedule: schedules.Schedule, x: jax.Array
+) -> dict[str, float]:
     """log p by the probability flow, from the exact p at t_max, less the exact log p at t_min of each x: nats."""
-    error = np.abs(np.asarray(_log_prob_errors(target, schedule, grids.log_snr(schedule, LIKELIHOOD_STEPS), x)))
+    error = np.abs(
+        np.asarray(
+            _log_prob_errors(
+                target, schedule, grids.log_snr(schedule, LIKELIHOOD_STEPS), x
+            )
+        )
+    )
     return {"mean": float(error.mean()), "largest": float(error.max())}
 
 
@@ -242,13 +306,22 @@ def log_prob_error(target: Any, schedule: schedules.Schedule, x: jax.Array) -> d
 def _log_prob_errors(target, schedule, grid, xs):
     denoiser = targets.denoiser(target, schedule)
     base, end = (target.noised(schedule, t) for t in (schedule.t_max, schedule.t_min))
-    return jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, grid=grid, base=base) - end.log_prob(x))(xs)
+    return jax.vmap(
+        lambda x: (
+            dj.log_prob(denoiser, schedule, x, grid=grid, base=base) - end.log_prob(x)
+        )
+    )(xs)
 
 
 def print_results(results: dict[str, Any]) -> None:
     """The table of all schedules."""
-    distances = {"energy_distance": "energy distance²", "sliced_wasserstein": "sliced Wasserstein²"}
-    titles = "".join(f"{title + ' to exact samples':^42}" for title in distances.values())
+    distances = {
+        "energy_distance": "energy distance²",
+        "sliced_wasserstein": "sliced Wasserstein²",
+    }
+    titles = "".join(
+        f"{title + ' to exact samples':^42}" for title in distances.values()
+    )
     print(f"\n{'':16}{'log p error':>12}  {titles}  forward moments off by")
     columns = f"{'exact sets':>12}{'largest':>10}{'SDE':>10}{'flow':>10}"
     print(f"{'':16}{'nats, mean':>12}  {columns * 2}  mean, variance")
@@ -269,34 +342,60 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
     """x_1 along a few paths over its exact density: rows schedules; forward SDE, reverse SDE, probability flow."""
     rows = len(simulations)
     figure, axes = plt.subplots(
-        rows, 3, figsize=(13.5, 3.1 * rows + 0.6), squeeze=False, sharey="row", layout="constrained"
+        rows,
+        3,
+        figsize=(13.5, 3.1 * rows + 0.6),
+        squeeze=False,
+        sharey="row",
+        layout="constrained",
     )
     marginal = first_coordinate(target)
     for row, (name, simulation) in zip(axes, simulations.items(), strict=True):
         schedule = SCHEDULES[name][1]()
         heat, edges_t, edges_x, linear_width = marginal_heat(marginal, schedule)
         for axis, (kind, paths) in zip(row, simulation.paths.items(), strict=True):
-            image = axis.pcolormesh(edges_t, edges_x, heat, cmap=PALE_GREYS, vmin=0, vmax=1, rasterized=True)
+            image = axis.pcolormesh(
+                edges_t, edges_x, heat, cmap=PALE_GREYS, vmin=0, vmax=1, rasterized=True
+            )
             draw_lines(axis, simulation.ts, paths)
             axis.set_yscale("asinh", linear_width=linear_width)
             axis.set(xlim=(0, edges_t[-1]), ylim=(edges_x[0], edges_x[-1]))
-            course = "from data, rightwards" if kind == "forward SDE" else "from noise, leftwards"
+            course = (
+                "from data, rightwards"
+                if kind == "forward SDE"
+                else "from noise, leftwards"
+            )
             axis.set_title(f"{SCHEDULES[name][0]}: {kind} ({course})", fontsize=11)
             axis.set_xlabel("time t (noise grows with t)")
-        ticks = [v for v in (1, 3, 10, 30, 100) if v < edges_x[-1]] if edges_x[-1] > 12 else [2, 4]
+        ticks = (
+            [v for v in (1, 3, 10, 30, 100) if v < edges_x[-1]]
+            if edges_x[-1] > 12
+            else [2, 4]
+        )
         row[0].set_yticks([-v for v in reversed(ticks)] + [0] + ticks)
         row[0].yaxis.set_major_formatter("{x:g}")
         row[0].yaxis.set_minor_locator(plt.NullLocator())
         row[0].set_ylabel("$x_1$ (data units)")
-        figure.colorbar(image, ax=row, pad=0.01, label="exact $p_t(x_1)$ / its maximum", ticks=[0, 0.5, 1])
-    figure.suptitle(f"Paths over the exact density of one coordinate: {config.target.replace('_', ' ')}", fontsize=13)
+        figure.colorbar(
+            image,
+            ax=row,
+            pad=0.01,
+            label="exact $p_t(x_1)$ / its maximum",
+            ticks=[0, 0.5, 1],
+        )
+    figure.suptitle(
+        f"Paths over the exact density of one coordinate: {config.target.replace('_', ' ')}",
+        fontsize=13,
+    )
     return figure
 
 
 def draw_lines(axis: Any, ts: np.ndarray, paths: np.ndarray) -> None:
     """Paths (P, N + 1), each in the colour of where it is at t_min."""
     ends = paths[:, 0]
-    shades = plt.get_cmap("turbo")(0.08 + 0.84 * (ends - ends.min()) / (np.ptp(ends) + 1e-9))
+    shades = plt.get_cmap("turbo")(
+        0.08 + 0.84 * (ends - ends.min()) / (np.ptp(ends) + 1e-9)
+    )
     stride = max(1, len(ts) // 250)
     for path, shade in zip(paths, shades, strict=True):
         axis.plot(ts[::stride], path[::stride], color=shade, linewidth=0.8, alpha=0.85)
@@ -305,16 +404,24 @@ def draw_lines(axis: Any, ts: np.ndarray, paths: np.ndarray) -> None:
 def first_coordinate(target: Any) -> Any:
     """The law of x_1 as a target of one dimension: components that are products lose their second factor."""
     if isinstance(target, targets.UniformBoxes):
-        return targets.uniform_boxes(target.weights, target.lower[:, :1], target.upper[:, :1])
-    return targets.gaussian_mixture(target.weights, target.means[:, :1], jnp.sqrt(target.variances[:, :1]))
+        return targets.uniform_boxes(
+            target.weights, target.lower[:, :1], target.upper[:, :1]
+        )
+    return targets.gaussian_mixture(
+        target.weights, target.means[:, :1], jnp.sqrt(target.variances[:, :1])
+    )
 
 
-def marginal_heat(marginal: Any, schedule: schedules.Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def marginal_heat(
+    marginal: Any, schedule: schedules.Schedule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """p_t(x_1) over its maximum at t, on cells: values (x, t), edges in t and x, and where the x axis turns to log.
 
     The x axis is linear where data lie; beyond, on schedules whose variance explodes, it grows as asinh.
     """
-    mean, covariance = (float(jnp.squeeze(m)) for m in (marginal.mean(), marginal.covariance()))
+    mean, covariance = (
+        float(jnp.squeeze(m)) for m in (marginal.mean(), marginal.covariance())
+    )
     start, end = (
         float(jnp.sqrt(schedule.alpha(t) ** 2 * covariance + schedule.sigma(t) ** 2))
         for t in (schedule.t_min, schedule.t_max)
@@ -324,34 +431,60 @@ def marginal_heat(marginal: Any, schedule: schedules.Schedule) -> tuple[np.ndarr
     limit = np.arcsinh(reach / linear_width)
     edges_x = linear_width * np.sinh(np.linspace(-limit, limit, 2 * PIXELS + 1))
     edges_t = np.linspace(float(schedule.t_min), float(schedule.t_max), 2 * PIXELS + 1)
-    centres_x, centres_t = (jnp.asarray(0.5 * (e[1:] + e[:-1])) for e in (edges_x, edges_t))
+    centres_x, centres_t = (
+        jnp.asarray(0.5 * (e[1:] + e[:-1])) for e in (edges_x, edges_t)
+    )
 
     def column(t):
-        return jax.vmap(lambda x: marginal.noised(schedule, t).log_prob(x[None]))(centres_x)
+        return jax.vmap(lambda x: marginal.noised(schedule, t).log_prob(x[None]))(
+            centres_x
+        )
 
     log_p = np.asarray(jax.jit(jax.vmap(column))(centres_t)).T  # (x, t)
     return np.exp(log_p - log_p.max(0)), edges_t, edges_x, linear_width
 
 
-def draw_densities(config: Config, target: Any, name: str, simulation: Simulation) -> Any:
+def draw_densities(
+    config: Config, target: Any, name: str, simulation: Simulation
+) -> Any:
     """Exact p_t and histograms of forward SDE, reverse SDE and probability flow: rows these, columns times."""
     schedule = SCHEDULES[name][1]()
     rows = {"exact $p_t$": None, **simulation.snapshots}
     columns, size = len(simulation.times), (2.55 * len(simulation.times) + 0.7, 10.6)
     figure, axes = plt.subplots(
-        4, columns, figsize=size, squeeze=False, sharex="col", sharey="col", layout="constrained"
+        4,
+        columns,
+        figsize=size,
+        squeeze=False,
+        sharex="col",
+        sharey="col",
+        layout="constrained",
     )
     for i, (column, t) in enumerate(zip(axes.T, simulation.times, strict=True)):
         edges, density = exact_density(target, schedule, t)
         bins = edges[::PIXELS_PER_BIN]
         for axis, states in zip(column, rows.values(), strict=True):
-            values, at = (density, edges) if states is None else (histogram(states[i], bins), bins)
-            image = axis.pcolormesh(at, at, values.T, cmap="magma", vmin=0, vmax=density.max(), rasterized=True)
+            values, at = (
+                (density, edges)
+                if states is None
+                else (histogram(states[i], bins), bins)
+            )
+            image = axis.pcolormesh(
+                at,
+                at,
+                values.T,
+                cmap="magma",
+                vmin=0,
+                vmax=density.max(),
+                rasterized=True,
+            )
             axis.set_aspect("equal")
             axis.tick_params(labelsize=8)
         column[0].set_title(time_label(schedule, t), fontsize=10)
         column[-1].set_xlabel("$x_1$ (data units)")
-        bar = figure.colorbar(image, ax=column, location="bottom", shrink=0.85, pad=0.01)
+        bar = figure.colorbar(
+            image, ax=column, location="bottom", shrink=0.85, pad=0.01
+        )
         bar.set_label("density (1 / data unit²)", fontsize=8)
         bar.locator = MaxNLocator(2)
         bar.ax.tick_params(labelsize=8)
@@ -367,31 +500,57 @@ def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation])
     """The field σ ∇log p_t over the exact p_t: rows schedules, columns times."""
     rows, columns = len(simulations), max(len(s.times) for s in simulations.values())
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.7 * columns + 0.4, 2.95 * rows + 0.6), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(2.7 * columns + 0.4, 2.95 * rows + 0.6),
+        squeeze=False,
+        layout="constrained",
     )
     for row, (name, simulation) in zip(axes, simulations.items(), strict=True):
         schedule = SCHEDULES[name][1]()
         for axis, t in zip(row, simulation.times, strict=False):
             edges, density = exact_density(target, schedule, t)
-            axis.pcolormesh(edges, edges, density.T, cmap="Blues", vmin=0, vmax=1.3 * density.max(), rasterized=True)
+            axis.pcolormesh(
+                edges,
+                edges,
+                density.T,
+                cmap="Blues",
+                vmin=0,
+                vmax=1.3 * density.max(),
+                rasterized=True,
+            )
             places, arrows = score_arrows(target, schedule, t, edges)
-            axis.quiver(*places.T, *arrows.T, angles="xy", scale_units="xy", scale=1, width=0.0055, color="#7a1f1f")
+            axis.quiver(
+                *places.T,
+                *arrows.T,
+                angles="xy",
+                scale_units="xy",
+                scale=1,
+                width=0.0055,
+                color="#7a1f1f",
+            )
             axis.set_aspect("equal")
             axis.set(xlim=(edges[0], edges[-1]), ylim=(edges[0], edges[-1]))
             axis.tick_params(labelsize=8)
-            axis.set_title(f"{SCHEDULES[name][0]}, {time_label(schedule, t)}", fontsize=9)
+            axis.set_title(
+                f"{SCHEDULES[name][0]}, {time_label(schedule, t)}", fontsize=9
+            )
         for axis in row[len(simulation.times) :]:
             axis.set_axis_off()
         row[0].set_ylabel("$x_2$ (data units)")
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$ (data units)")
-    figure.suptitle(r"Score $\nabla \log p_t$ (arrows, longer where it is larger) over the exact density $p_t$")
+    figure.suptitle(
+        r"Score $\nabla \log p_t$ (arrows, longer where it is larger) over the exact density $p_t$"
+    )
     return figure
 
 
 def time_label(schedule: schedules.Schedule, t: Any) -> str:
     """t and the noise-to-signal ratio there."""
-    return f"t = {float(t):.2g}, σ/α = {float(schedule.sigma(t) / schedule.alpha(t)):.2g}"
+    return (
+        f"t = {float(t):.2g}, σ/α = {float(schedule.sigma(t) / schedule.alpha(t)):.2g}"
+    )
 
 
 def window(target: Any, schedule: schedules.Schedule, t: Any) -> float:
@@ -401,13 +560,19 @@ def window(target: Any, schedule: schedules.Schedule, t: Any) -> float:
     return float(schedule.alpha(t) * jnp.max(jnp.abs(mean)) + 2.5 * jnp.sqrt(spread))
 
 
-def exact_density(target: Any, schedule: schedules.Schedule, t: Any) -> tuple[np.ndarray, np.ndarray]:
+def exact_density(
+    target: Any, schedule: schedules.Schedule, t: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Edges (PIXELS + 1,) of square cells and the exact p_t at their centres, (x_1, x_2)."""
     side = window(target, schedule, t)
     edges = np.linspace(-side, side, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)  # (PIXELS², 2)
-    return edges, np.asarray(_densities(target, schedule, t, places)).reshape(PIXELS, PIXELS)
+    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(
+        -1, 2
+    )  # (PIXELS², 2)
+    return edges, np.asarray(_densities(target, schedule, t, places)).reshape(
+        PIXELS, PIXELS
+    )
 
 
 @jax.jit
@@ -421,7 +586,13 @@ def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:
     return counts / len(x) / (bins[1] - bins[0]) ** 2
 
 
-def score_arrows(target: Any, schedule: schedules.Schedule, t: Any, edges: np.ndarray, count: int = 15) -> Any:
+def score_arrows(
+    target: Any,
+    schedule: schedules.Schedule,
+    t: Any,
+    edges: np.ndarray,
+    count: int = 15,
+) -> Any:
     """Places (n, 2) and arrows (n, 2) along ∇log p_t: tanh(its size over the median size) of the spacing in length."""
     side = edges[-1] * (1 - 1 / count)
     line = np.linspace(-side, side, count)

@@ -89,7 +89,17 @@ class Config:
     """Test examples at a time."""
 
 
-_FIELDS = ("data", "decoder", "latent", "width", "depth", "dropout", "beta", "free_bits", "replaced")
+_FIELDS = (
+    "data",
+    "decoder",
+    "latent",
+    "width",
+    "depth",
+    "dropout",
+    "beta",
+    "free_bits",
+    "replaced",
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- model
@@ -114,7 +124,10 @@ class Model:
         """Parameters of both."""
         keys = jax.random.split(key)
         inputs = jnp.zeros(self.data.shape), jnp.zeros(self.config.latent)
-        return tuple(net.init(k, x) for net, k, x in zip(self.networks, keys, inputs, strict=True))
+        return tuple(
+            net.init(k, x)
+            for net, k, x in zip(self.networks, keys, inputs, strict=True)
+        )
 
     def encode(self, params, key, x):
         """(mean, log_std) of z; a key turns dropout on."""
@@ -126,7 +139,11 @@ class Model:
         found = _apply(self.networks[1], params, key, z)
         if self.config.decoder == "bernoulli":
             return decoders.bernoulli(found[0])
-        law = decoders.discretised_logistic if self.config.decoder == "logistic" else decoders.discretised_gaussian
+        law = (
+            decoders.discretised_logistic
+            if self.config.decoder == "logistic"
+            else decoders.discretised_gaussian
+        )
         return law(found[0], found[1] - 1.0, self.data.levels)
 
     def bound(self, params, key=None):
@@ -142,19 +159,30 @@ def _apply(network, params, key, x):
     return network.apply(params, x, train=True, rngs={"dropout": key})
 
 
-def train(config: Config, data: datasets.Dataset, model: Model, out: pathlib.Path) -> tuple[Any, np.ndarray]:
+def train(
+    config: Config, data: datasets.Dataset, model: Model, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step in bits/dim), resuming from the checkpoints in `out`."""
     bits = 1 / (math.prod(data.shape) * math.log(2))
 
     def one(params, key, x):
         key_noise, key_dropout = jax.random.split(key)
         encoder, decoder = model.bound(params, key_dropout)
-        return -bits * gaussian.elbo(key_noise, encoder, decoder, x, None, config.beta, config.free_bits).total
+        return (
+            -bits
+            * gaussian.elbo(
+                key_noise, encoder, decoder, x, None, config.beta, config.free_bits
+            ).total
+        )
 
     def loss(params, key, batch):
         key_replaced, key_rest = jax.random.split(key)
         batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
-        return jnp.mean(jax.vmap(functools.partial(one, params))(jax.random.split(key_rest, len(batch)), batch))
+        return jnp.mean(
+            jax.vmap(functools.partial(one, params))(
+                jax.random.split(key_rest, len(batch)), batch
+            )
+        )
 
     return models.fit(config, out, loss, model.init, data.train, _FIELDS)  # type: ignore
 
@@ -162,7 +190,9 @@ def train(config: Config, data: datasets.Dataset, model: Model, out: pathlib.Pat
 # --------------------------------------------------------------------------------------------------- what is measured
 
 
-def score(config: Config, model: Model, params: Any, examples: np.ndarray, what: str) -> dict[str, Any]:
+def score(
+    config: Config, model: Model, params: Any, examples: np.ndarray, what: str
+) -> dict[str, Any]:
     """Mean bits/dim of the bound, with its two parts and the standard error over examples, and of the weighted bound.
 
     Raises FloatingPointError where one is not finite.
@@ -171,19 +201,29 @@ def score(config: Config, model: Model, params: Any, examples: np.ndarray, what:
     def one(bound, key, x):
         key_elbo, key_weighted = jax.random.split(key)
         keys = jax.random.split(key_elbo, 16)
-        terms = jax.tree.map(jnp.mean, jax.vmap(lambda key: gaussian.elbo(key, *bound, x))(keys))
-        weighted = gaussian.importance_weighted_bound(key_weighted, *bound, x, samples=config.draws)
+        terms = jax.tree.map(
+            jnp.mean, jax.vmap(lambda key: gaussian.elbo(key, *bound, x))(keys)
+        )
+        weighted = gaussian.importance_weighted_bound(
+            key_weighted, *bound, x, samples=config.draws
+        )
         q = gaussian.encode(bound[0], x)
         return terms, weighted, kl_entries(q.variance, 1.0, q.mean)
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
-    terms, weighted, entries = models.map_examples(one, model.bound(params), (keys, examples), config.chunk, what)
+    terms, weighted, entries = models.map_examples(
+        one, model.bound(params), (keys, examples), config.chunk, what
+    )
     if not np.isfinite(terms.total).all():
-        raise FloatingPointError(f"{np.sum(~np.isfinite(terms.total))} of {len(terms.total)} bounds are not finite")
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(terms.total))} of {len(terms.total)} bounds are not finite"
+        )
     bits = 1 / (examples[0].size * math.log(2))
     return {
         "bits_per_dim": float(-bits * terms.total.mean()),
-        "bits_per_dim_standard_error": float(bits * terms.total.std(ddof=1) / math.sqrt(len(terms.total))),
+        "bits_per_dim_standard_error": float(
+            bits * terms.total.std(ddof=1) / math.sqrt(len(terms.total))
+        ),
         "bits_per_dim_reconstruction": float(-bits * terms.reconstruction.mean()),
         "bits_per_dim_kl": float(bits * terms.kl.mean()),
         "bits_per_dim_importance_weighted": float(-bits * weighted.mean()),
@@ -191,7 +231,9 @@ def score(config: Config, model: Model, params: Any, examples: np.ndarray, what:
     }
 
 
-def draw_samples(config: Config, decoder: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_samples(
+    config: Config, decoder: Any, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(means, draws) of the decoder at the same latents of the prior, `count` of each."""
     prior = flows.standard_normal((config.latent,))
 
@@ -204,14 +246,21 @@ def draw_samples(config: Config, decoder: Any, count: int) -> tuple[np.ndarray, 
 
         return jax.vmap(one)(keys)
 
-    means, drawn = many(decoder, jax.random.split(jax.random.key(config.seed + 1), count))
+    means, drawn = many(
+        decoder, jax.random.split(jax.random.key(config.seed + 1), count)
+    )
     return np.asarray(means), np.asarray(drawn)
 
 
-def distances(config: Config, data: datasets.Dataset, images: np.ndarray) -> dict[str, float]:
+def distances(
+    config: Config, data: datasets.Dataset, images: np.ndarray
+) -> dict[str, float]:
     """Of images from the test set, and of as many training images taken at random: the floor."""
     found, rows = {}, np.random.default_rng(config.seed).permutation(len(data.train))
-    for name, others in (("samples", images), ("training_images", data.train[rows[: len(data.test)]])):
+    for name, others in (
+        ("samples", images),
+        ("training_images", data.train[rows[: len(data.test)]]),
+    ):
         found[f"frechet_{name}"] = float(metrics.frechet_distance(others, data.test))
         found[f"energy_{name}"] = float(metrics.energy_distance(others, data.test))
     return found
@@ -220,9 +269,13 @@ def distances(config: Config, data: datasets.Dataset, images: np.ndarray) -> dic
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def mosaic(axis: Any, data: datasets.Dataset, images: np.ndarray, columns: int, title: str) -> None:
+def mosaic(
+    axis: Any, data: datasets.Dataset, images: np.ndarray, columns: int, title: str
+) -> None:
     """Images in the grey levels of the data, under a title."""
-    record.image_grid(axis, images, columns, (float(data.levels[0]), float(data.levels[-1])))  # type: ignore
+    record.image_grid(
+        axis, images, columns, (float(data.levels[0]), float(data.levels[-1]))
+    )  # type: ignore
     axis.set_title(title, fontsize=10)
 
 
@@ -230,7 +283,10 @@ def sample_figure(data: datasets.Dataset, means: np.ndarray, drawn: np.ndarray) 
     """Test images, means and draws."""
     figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.7))
     for axis, images, title in zip(
-        axes, (data.test, means, drawn), ("test images", "means at latents of the prior", "draws there"), strict=True
+        axes,
+        (data.test, means, drawn),
+        ("test images", "means at latents of the prior", "draws there"),
+        strict=True,
     ):
         mosaic(axis, data, images[:64], 8, title)
     return figure
@@ -240,7 +296,9 @@ def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
     """Test images, and the decoder's means at their latents' means."""
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.7))
     shown = data.test[:64]
-    found = jax.jit(jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).mean).mean))(shown)
+    found = jax.jit(
+        jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).mean).mean)
+    )(shown)
     mosaic(axes[0], data, shown, 8, "test images")
     mosaic(axes[1], data, np.asarray(found), 8, "reconstructions")
     return figure
@@ -251,11 +309,18 @@ def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
     entries = np.argsort(-kl)[:TRAVERSED]
     values = jnp.linspace(-REACH, REACH, FRAMES)
     z = gaussian.encode(bound[0], data.test[0]).mean
-    latents = jnp.stack([z.at[entry].set(value) for entry in entries for value in values])
+    latents = jnp.stack(
+        [z.at[entry].set(value) for entry in entries for value in values]
+    )
     figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 1.4, 0.6 * len(entries) + 0.8))
     mosaic(axis, data, np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean))(latents)), FRAMES,
            "one test image, one entry of its latent changed a row")  # fmt: skip
-    label_grid(axis, data, [f"{value:.1f}" for value in values], [f"{kl[entry]:.1f} nats" for entry in entries])
+    label_grid(
+        axis,
+        data,
+        [f"{value:.1f}" for value in values],
+        [f"{kl[entry]:.1f} nats" for entry in entries],
+    )
     axis.set_xlabel("value of the entry, whose prior is N(0, 1)")
     return figure
 
@@ -267,21 +332,37 @@ def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
     def between(a, b):
         ends = (gaussian.encode(bound[0], x).mean for x in (a, b))
         start, end = ends
-        return jax.vmap(lambda weight: bound[1](sampling.spherical(start, end, weight)).mean)(weights)
+        return jax.vmap(
+            lambda weight: bound[1](sampling.spherical(start, end, weight)).mean
+        )(weights)
 
-    frames = np.asarray(jax.jit(jax.vmap(between))(data.test[:rows], data.test[rows : 2 * rows]))
+    frames = np.asarray(
+        jax.jit(jax.vmap(between))(data.test[:rows], data.test[rows : 2 * rows])
+    )
     figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 0.8, 0.6 * rows + 0.8))
-    mosaic(axis, data, frames.reshape(-1, *data.shape), FRAMES, "between two test images, spherically in the latent")
+    mosaic(
+        axis,
+        data,
+        frames.reshape(-1, *data.shape),
+        FRAMES,
+        "between two test images, spherically in the latent",
+    )
     label_grid(axis, data, [f"{weight:.2f}" for weight in weights], [])
     axis.set_xlabel("weight of the right image")
     return figure
 
 
-def label_grid(axis: Any, data: datasets.Dataset, columns: list[str], rows: list[str]) -> None:
+def label_grid(
+    axis: Any, data: datasets.Dataset, columns: list[str], rows: list[str]
+) -> None:
     """Labels of a mosaic's columns and rows."""
     axis.set_axis_on()
-    axis.set_xticks((np.arange(len(columns)) + 0.5) * (data.shape[1] + 1) - 1, columns, fontsize=8)
-    axis.set_yticks((np.arange(len(rows)) + 0.5) * (data.shape[0] + 1) - 1, rows, fontsize=8)
+    axis.set_xticks(
+        (np.arange(len(columns)) + 0.5) * (data.shape[1] + 1) - 1, columns, fontsize=8
+    )
+    axis.set_yticks(
+        (np.arange(len(rows)) + 0.5) * (data.shape[0] + 1) - 1, rows, fontsize=8
+    )
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
@@ -292,7 +373,16 @@ def label_grid(axis: Any, data: datasets.Dataset, columns: list[str], rows: list
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    for name in ("held_out", "latent", "width", "steps", "batch_size", "save_every", "draws", "chunk"):
+    for name in (
+        "held_out",
+        "latent",
+        "width",
+        "steps",
+        "batch_size",
+        "save_every",
+        "draws",
+        "chunk",
+    ):
         dj.checks.integer(name, getattr(config, name), 1)
     for name in ("seed", "depth"):
         dj.checks.integer(name, getattr(config, name), 0)
@@ -302,9 +392,13 @@ def check(config: Config) -> datasets.Dataset:
         dj.checks.within(name, getattr(config, name), 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     dj.checks.positive("learning_rate", config.learning_rate)
-    data = datasets.open_dataset(config.data, config.held_out, config.seed, least_test=2)
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
     if data.levels is None or not data.is_image:
-        raise ValueError(f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not")
+        raise ValueError(
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+        )
     return black_and_white(data) if config.decoder == "bernoulli" else data
 
 
@@ -313,20 +407,26 @@ def black_and_white(data: datasets.Dataset) -> datasets.Dataset:
     middle = 0.5 * (data.levels[0] + data.levels[-1])  # type: ignore
     train, test = ((x > middle).astype(np.float32) for x in (data.train, data.test))
     levels = np.array([0.0, 1.0], np.float32)
-    return dataclasses.replace(data, train=train, test=test, levels=levels, shift=0.0, scale=1.0)
+    return dataclasses.replace(
+        data, train=train, test=test, levels=levels, shift=0.0, scale=1.0
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train, bound, sample and draw; the metrics, which are also in OUT/metrics.json."""
     data = check(config)
     out = record.open_folder(config)
-    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}")
+    print(
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+    )
     clock, model = record.Clock(), Model(config, data)
     params, history = train(config, data, model, out)
     clock.lap("training")
     results: dict[str, Any] = {
         "test": score(config, model, params, data.test, "test bound"),
-        "train": score(config, model, params, data.train[: len(data.test)], "training bound"),
+        "train": score(
+            config, model, params, data.train[: len(data.test)], "training bound"
+        ),
         "histogram_bits_per_dim": datasets.histogram_bits(data),
     }
     clock.lap("bounds")
@@ -334,10 +434,15 @@ def run(config: Config) -> dict[str, Any]:
     means, drawn = draw_samples(config, bound[1], max(64, len(data.test)))
     results |= distances(config, data, drawn[: len(data.test)])
     clock.lap("samples")
-    models.draw_loss(history, "training loss, bits/dim", f"Training, {config.data}", out / "loss.png")
+    models.draw_loss(
+        history, "training loss, bits/dim", f"Training, {config.data}", out / "loss.png"
+    )
     record.save_figure(sample_figure(data, means, drawn), out / "samples.png")
     record.save_figure(reconstruction_figure(data, bound), out / "reconstructions.png")
-    record.save_figure(traversal_figure(data, bound, results["test"]["kl_of_each_entry"]), out / "traversal.png")
+    record.save_figure(
+        traversal_figure(data, bound, results["test"]["kl_of_each_entry"]),
+        out / "traversal.png",
+    )
     record.save_figure(interpolation_figure(data, bound), out / "interpolation.png")
     clock.lap("figures")
     results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}

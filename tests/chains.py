@@ -9,7 +9,11 @@ import numpy as np
 from diffjax import ddpm, predictions, schedules, targets
 
 jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+    },
 )
 """`jax.jit` for programs that run once: they compile in half the time."""
 MEAN, STD = 0.3, 0.5
@@ -43,7 +47,11 @@ def spread_of(target, schedule):
 def exact(target, chain, variance="posterior"):
     """The exact denoiser of a one-dimensional target, paired with Var(x_0 | x_t) for the variance "optimal"."""
     denoiser = targets.denoiser(target, chain)
-    return ddpm.paired(denoiser, spread_of(target, chain)) if variance in ddpm.PAIRED else denoiser
+    return (
+        ddpm.paired(denoiser, spread_of(target, chain))
+        if variance in ddpm.PAIRED
+        else denoiser
+    )
 
 
 def tables(chain):
@@ -63,7 +71,9 @@ def tables(chain):
 
 def draws(target, count, seed=1):
     """Samples of a target, leading axis `count`."""
-    return jit(lambda: jax.vmap(target.sample)(jax.random.split(jax.random.key(seed), count)))()
+    return jit(
+        lambda: jax.vmap(target.sample)(jax.random.split(jax.random.key(seed), count))
+    )()
 
 
 def log_probs(target, xs):
@@ -80,7 +90,9 @@ def end_law(target, schedule, t=1.0):
 def bounds(estimator, denoiser, chain, xs, seed=2, **settings):
     """The estimator's Bound for each x, leading axis N."""
     one = functools.partial(estimator, denoiser=denoiser, chain=chain, **settings)
-    run = jit(lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), x=xs))
+    run = jit(
+        lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), x=xs)
+    )
     return run(xs)
 
 
@@ -89,4 +101,8 @@ def assert_mean(values, expected, sigmas=4.0, most=math.inf):
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / math.sqrt(values.size)
     assert error < most, error
-    assert abs(values.mean() - expected) < sigmas * error, (values.mean(), expected, error)
+    assert abs(values.mean() - expected) < sigmas * error, (
+        values.mean(),
+        expected,
+        error,
+    )

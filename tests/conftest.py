@@ -38,7 +38,11 @@ MAPS, MAPS_LIMIT = pathlib.Path("/proc/self/maps"), 30_000
 def pytest_runtest_teardown(item):
     """Drop compiled programs before their memory maps reach Linux's limit of 65 530 a process, where XLA crashes."""
     item.config.stash[_RUN] = item.config.stash.get(_RUN, 0) + 1
-    if item.config.stash[_RUN] % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MAPS_LIMIT:
+    if (
+        item.config.stash[_RUN] % 20 == 0
+        and MAPS.exists()
+        and MAPS.read_bytes().count(b"\n") > MAPS_LIMIT
+    ):
         jax.clear_caches()
 
 

@@ -14,7 +14,9 @@ from diffjax.types import pytree
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
 
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+quick = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 """`jax.jit` that spends little time on compiling: for programs that run for less time than they are compiled."""
 
 
@@ -92,10 +94,18 @@ COVARIANCES = [[[0.6, 0.3], [0.3, 0.5]], [[0.2, -0.1], [-0.1, 0.9]]]
 
 TARGETS = {
     "gaussian": lambda: targets.gaussian([0.5, -0.3], 0.7),
-    "isotropic": lambda: targets.gaussian_mixture([0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]], [0.3, 0.6]),
-    "diagonal": lambda: targets.gaussian_mixture([0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]]),
-    "full": lambda: targets.gaussian_mixture([0.25, 0.75], [[-1.0, 0.5], [0.7, -0.4]], COVARIANCES),
-    "boxes": lambda: targets.uniform_boxes([0.4, 0.6], [[-1.5, -1.0], [0.0, 0.2]], [[-0.5, 0.5], [1.5, 0.9]]),
+    "isotropic": lambda: targets.gaussian_mixture(
+        [0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]], [0.3, 0.6]
+    ),
+    "diagonal": lambda: targets.gaussian_mixture(
+        [0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]]
+    ),
+    "full": lambda: targets.gaussian_mixture(
+        [0.25, 0.75], [[-1.0, 0.5], [0.7, -0.4]], COVARIANCES
+    ),
+    "boxes": lambda: targets.uniform_boxes(
+        [0.4, 0.6], [[-1.5, -1.0], [0.0, 0.2]], [[-0.5, 0.5], [1.5, 0.9]]
+    ),
 }
 """Densities in two dimensions within about [-4, 4]²."""
 
@@ -126,4 +136,7 @@ def assert_refused(call, error, message):
 
 def every(names, always):
     """Parameters for all of the names; those that are not in `always` are among the long proofs."""
-    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
+    return [
+        pytest.param(name, marks=() if name in always else pytest.mark.slow)
+        for name in names
+    ]

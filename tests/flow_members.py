@@ -27,8 +27,16 @@ class Member(NamedTuple):
 def glow_like(key):
     """Two levels of squeeze, actnorm and convolution: (4, 4, 2) from latents of 2 × 2 × 4 and 1 × 1 × 16."""
     keys = jax.random.split(key, 2)
-    deep = flows.chain(flows.invertible_convolution(keys[0], 16), flows.actnorm(16), flows.inverse(flows.squeeze()))
-    data = flows.chain(flows.invertible_convolution(keys[1], 8), flows.actnorm(8), flows.inverse(flows.squeeze()))
+    deep = flows.chain(
+        flows.invertible_convolution(keys[0], 16),
+        flows.actnorm(16),
+        flows.inverse(flows.squeeze()),
+    )
+    data = flows.chain(
+        flows.invertible_convolution(keys[1], 8),
+        flows.actnorm(8),
+        flows.inverse(flows.squeeze()),
+    )
     levels = flows.multiscale((4, 4, 2), deep, data)
     return flows.chain(Vector(levels), levels)
 
@@ -58,7 +66,15 @@ def glow(network, condition_size=0):
     """key -> a Glow of two levels for (4, 4, 1), of a vector."""
 
     def make(key):
-        model = flows.glow(key, (4, 4, 1), 2, steps=2, width=4, condition_size=condition_size, network=network)
+        model = flows.glow(
+            key,
+            (4, 4, 1),
+            2,
+            steps=2,
+            width=4,
+            condition_size=condition_size,
+            network=network,
+        )
         return flows.chain(Vector(model.bijector), model.bijector)
 
     return make
@@ -70,7 +86,9 @@ def coupled(scalar_map, mask, shape, condition_size=0):
 
     def make(key):
         outputs = (*moved, scalar_map.count)
-        network = flows.perceptron(key, math.prod(kept), outputs, width=8, condition_size=condition_size)
+        network = flows.perceptron(
+            key, math.prod(kept), outputs, width=8, condition_size=condition_size
+        )
         return flows.coupling(network, scalar_map, mask)
 
     return make
@@ -79,7 +97,9 @@ def coupled(scalar_map, mask, shape, condition_size=0):
 def conditioned(key):
     """A conditional spline of a vector."""
     scalar_map = flows.rational_quadratic(5, 3.0)
-    return flows.conditional(flows.perceptron(key, 2, (3, scalar_map.count), width=8), scalar_map)
+    return flows.conditional(
+        flows.perceptron(key, 2, (3, scalar_map.count), width=8), scalar_map
+    )
 
 
 SPLINE = flows.rational_quadratic(5, 3.0)
@@ -152,6 +172,8 @@ def shaken(tree, seed=1, size=0.3):
     draws = np.random.default_rng(seed)
 
     def moved(leaf):
-        return (np.asarray(leaf) + size * draws.standard_normal(leaf.shape)).astype(leaf.dtype)
+        return (np.asarray(leaf) + size * draws.standard_normal(leaf.shape)).astype(
+            leaf.dtype
+        )
 
     return jax.device_put(jax.tree.map(moved, tree))

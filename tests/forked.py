@@ -18,12 +18,25 @@ class Nursery:
     """
 
     def __init__(self, module: str):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-        flags = environment.get("XLA_FLAGS", "").split()  # one device, and the same arithmetic as here
-        environment["XLA_FLAGS"] = " ".join(flag for flag in flags if "device_count" not in flag)
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        }
+        flags = environment.get(
+            "XLA_FLAGS", ""
+        ).split()  # one device, and the same arithmetic as here
+        environment["XLA_FLAGS"] = " ".join(
+            flag for flag in flags if "device_count" not in flag
+        )
         command = [sys.executable, "-c", f"import forked; forked.serve({module!r})"]
         self._server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def run(self, folder: pathlib.Path, *calls: tuple) -> list[tuple[int, str, str]]:
@@ -35,11 +48,17 @@ class Nursery:
         """
         folder.mkdir(exist_ok=True)
         names = [str(folder / str(i)) for i in range(len(calls))]
-        self._server.stdin.write(json.dumps([[name, *call] for name, call in zip(names, calls, strict=True)]) + "\n")
+        self._server.stdin.write(
+            json.dumps([[name, *call] for name, call in zip(names, calls, strict=True)])
+            + "\n"
+        )
         self._server.stdin.flush()
         statuses = json.loads(self._server.stdout.readline())
-        read = lambda name: pathlib.Path(name).read_text()  # noqa: E731
-        return [(status, read(f"{n}.out"), read(f"{n}.err")) for n, status in zip(names, statuses, strict=True)]
+        read = lambda name: pathlib.Path(name).read_text()
+        return [
+            (status, read(f"{n}.out"), read(f"{n}.err"))
+            for n, status in zip(names, statuses, strict=True)
+        ]
 
     def close(self) -> None:
         """Wait for the process, so that its time is counted."""
@@ -52,14 +71,25 @@ def serve(module: str) -> None:
     functions = vars(__import__(module))
     for line in sys.stdin:
         children = [_fork(functions, *call) for call in json.loads(line)]
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+        print(
+            json.dumps(
+                [
+                    os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    for child in children
+                ]
+            ),
+            flush=True,
+        )
 
 
 def _fork(functions, output, name, *arguments):
     if child := os.fork():
         return child
     for descriptor, suffix in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{output}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.dup2(
+            os.open(f"{output}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            descriptor,
+        )
     status = 1
     try:
         functions[name](*arguments)

@@ -42,7 +42,7 @@ def outcome(function, arguments):
         return "returned"
     except (ValueError, TypeError, FloatingPointError) as error:
         return "rejected" if str(error) else f"{type(error).__name__} without a message"
-    except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
+    except Exception as error:
         return f"{type(error).__name__}: {str(error)[:120]}"
 
 
@@ -78,7 +78,10 @@ def run(tasks):
                     break
                 message = here.recv()
             except EOFError:
-                yield tasks[done], f"aborted, exit {worker.exitcode if worker.join(5) is None else '?'}"
+                yield (
+                    tasks[done],
+                    f"aborted, exit {worker.exitcode if worker.join(5) is None else '?'}",
+                )
                 done += 1
                 break
             if message is None:
@@ -104,7 +107,10 @@ def main():
             from tests import fuzz_calls
 
             bad += 1
-            print(f"{task[0]}({task[1]}={fuzz_calls.bad_values()[task[2]]!r}): {result}", flush=True)
+            print(
+                f"{task[0]}({task[1]}={fuzz_calls.bad_values()[task[2]]!r}): {result}",
+                flush=True,
+            )
         if count % 500 == 0:
             print(f"# {count} of {len(tasks)} calls, {bad} ended badly", flush=True)
     print(f"# {len(tasks)} calls, {bad} ended badly")

@@ -49,11 +49,16 @@ def calls():
     vp = schedules.vp_linear()
     chain = schedules.from_betas(np.linspace(1e-3, 0.2, 20))
     ladder = schedules.from_sigmas(np.geomspace(0.1, 5.0, 6))
-    mixture = targets.gaussian_mixture([0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+    mixture = targets.gaussian_mixture(
+        [0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7]
+    )
     line = targets.gaussian_mixture([0.4, 0.6], [[1.0], [-1.0]], [0.4, 0.7])
     wide = targets.gaussian([0.0], 1.5)
     denoiser = targets.denoiser(mixture, vp)
-    x, xs = np.array([0.3, -0.2], np.float32), np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+    x, xs = (
+        np.array([0.3, -0.2], np.float32),
+        np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2),
+    )
     grid = np.linspace(1.0, 1e-2, 5)
     operator = inverse.matrix([[1.0, 0.5]])
     kernel = langevin.mala(mixture, 0.1)
@@ -62,7 +67,7 @@ def calls():
     path = flows.path(schedules.rectified_flow())
     levels = np.linspace(-1, 1, 4)
     pixels = levels[[0, 1, 3]]
-    pixel_denoiser = lambda x, t: 0.5 * x  # noqa: E731
+    pixel_denoiser = lambda x, t: 0.5 * x
     process = sde.forward(vp)
     knots = np.linspace(-1, 1, 4)
     tree = {"w": np.ones((3, 2), np.float32)}
@@ -359,15 +364,23 @@ def _further_calls():
     key = jax.random.key(0)
     vp, edm = schedules.vp_linear(), schedules.edm()
     chain = schedules.from_betas(np.linspace(1e-3, 0.2, 20))
-    x, xs = np.array([0.3, -0.2], np.float32), np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+    x, xs = (
+        np.array([0.3, -0.2], np.float32),
+        np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2),
+    )
     grid, levels = np.linspace(1.0, 1e-2, 5), np.linspace(-1, 1, 4)
     pixels = levels[[0, 1, 3]]
-    half = lambda x, t: 0.5 * x  # noqa: E731
-    tempered_step = lambda law, beta: langevin.mala(law, 0.1)  # noqa: E731
-    mixture = targets.gaussian_mixture([0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+    half = lambda x, t: 0.5 * x
+    tempered_step = lambda law, beta: langevin.mala(law, 0.1)
+    mixture = targets.gaussian_mixture(
+        [0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7]
+    )
     line = targets.gaussian_mixture([0.4, 0.6], [[1.0], [-1.0]], [0.4, 0.7])
     wide = targets.gaussian([0.0], 1.5)
-    pair, quadrature_of = {"p": wide, "q": line}, {"bounds": [[-9.0, 9.0]], "points": 256}
+    pair, quadrature_of = (
+        {"p": wide, "q": line},
+        {"bounds": [[-9.0, 9.0]], "points": 256},
+    )
     operator = inverse.matrix([[1.0, 0.5]])
     process, flat = sde.forward(vp), lambda x, t: -quadratic(x)
     problem = solvers.diffusion(vp, linear)
@@ -384,8 +397,8 @@ def _further_calls():
     state = training.init(key, {"w": np.ones(2, np.float32)}, rule)
     step = training.make_step(lambda p, k, b: (jnp.sum(p["w"] ** 2), {}), rule)
     batches = training.Batches(np.ones((4, 2), np.float32), 2)
-    encoder = lambda x: (x, np.zeros(2, np.float32))  # noqa: E731
-    decoder = lambda z: vaes.decoders.gaussian(z, np.zeros((), np.float32))  # noqa: E731
+    encoder = lambda x: (x, np.zeros(2, np.float32))
+    decoder = lambda z: vaes.decoders.gaussian(z, np.zeros((), np.float32))
     discrete = dict(key=key, denoiser=half, chain=chain, x=pixels)
     net_v = predictions.denoiser(vp, linear, "v")
     return {

@@ -10,30 +10,86 @@ from diffjax import checks
 from tests.families import assert_refused
 
 REFUSED = {
-    "number, string": (lambda: checks.number("rho", "seven"), TypeError, "rho must be a real number, got 'seven'"),
-    "number, bool": (lambda: checks.number("rho", True), TypeError, "rho must be a real number, got True"),
-    "number, None": (lambda: checks.number("rho", None), TypeError, "rho must be a real number, got None"),
-    "number, complex": (lambda: checks.number("rho", 1j), TypeError, "rho must be a real number"),
+    "number, string": (
+        lambda: checks.number("rho", "seven"),
+        TypeError,
+        "rho must be a real number, got 'seven'",
+    ),
+    "number, bool": (
+        lambda: checks.number("rho", True),
+        TypeError,
+        "rho must be a real number, got True",
+    ),
+    "number, None": (
+        lambda: checks.number("rho", None),
+        TypeError,
+        "rho must be a real number, got None",
+    ),
+    "number, complex": (
+        lambda: checks.number("rho", 1j),
+        TypeError,
+        "rho must be a real number",
+    ),
     "number, vector": (
         lambda: checks.number("rho", jnp.ones(2)),
         ValueError,
         r"rho must be a scalar, got shape \(2,\)",
     ),
-    "number, NaN": (lambda: checks.number("rho", float("nan")), ValueError, "rho must be finite, got nan"),
-    "positive": (lambda: checks.positive("std", 0), ValueError, "std must be positive, got 0"),
-    "positive, array": (lambda: checks.positive("std", jnp.array(-1.0)), ValueError, "std must be positive, got -1"),
-    "non_negative": (lambda: checks.non_negative("eta", -0.1), ValueError, "eta must be 0 or more, got -0.1"),
+    "number, NaN": (
+        lambda: checks.number("rho", float("nan")),
+        ValueError,
+        "rho must be finite, got nan",
+    ),
+    "positive": (
+        lambda: checks.positive("std", 0),
+        ValueError,
+        "std must be positive, got 0",
+    ),
+    "positive, array": (
+        lambda: checks.positive("std", jnp.array(-1.0)),
+        ValueError,
+        "std must be positive, got -1",
+    ),
+    "non_negative": (
+        lambda: checks.non_negative("eta", -0.1),
+        ValueError,
+        "eta must be 0 or more, got -0.1",
+    ),
     "greater": (
         lambda: checks.greater("beta_max", 0.05, "beta_min", 0.1),
         ValueError,
         "beta_max must be greater than beta_min=0.1, got 0.05",
     ),
-    "within": (lambda: checks.within("t_max", 1.5, 0.0, 1.0), ValueError, r"t_max must lie in \[0.0, 1.0\], got 1.5"),
-    "integer, float": (lambda: checks.integer("steps", 2.0, 1), TypeError, "steps must be an integer, got 2.0"),
-    "integer, bool": (lambda: checks.integer("steps", True, 1), TypeError, "steps must be an integer, got True"),
-    "integer, low": (lambda: checks.integer("steps", 0, 1), ValueError, "steps must be at least 1, got 0"),
-    "integer, high": (lambda: checks.integer("order", 4, 1, 3), ValueError, "order must be between 1 and 3, got 4"),
-    "choice": (lambda: checks.choice("kind", "x", ["a", "b"]), ValueError, "kind must be one of 'a', 'b'; got 'x'"),
+    "within": (
+        lambda: checks.within("t_max", 1.5, 0.0, 1.0),
+        ValueError,
+        r"t_max must lie in \[0.0, 1.0\], got 1.5",
+    ),
+    "integer, float": (
+        lambda: checks.integer("steps", 2.0, 1),
+        TypeError,
+        "steps must be an integer, got 2.0",
+    ),
+    "integer, bool": (
+        lambda: checks.integer("steps", True, 1),
+        TypeError,
+        "steps must be an integer, got True",
+    ),
+    "integer, low": (
+        lambda: checks.integer("steps", 0, 1),
+        ValueError,
+        "steps must be at least 1, got 0",
+    ),
+    "integer, high": (
+        lambda: checks.integer("order", 4, 1, 3),
+        ValueError,
+        "order must be between 1 and 3, got 4",
+    ),
+    "choice": (
+        lambda: checks.choice("kind", "x", ["a", "b"]),
+        ValueError,
+        "kind must be one of 'a', 'b'; got 'x'",
+    ),
     "shape": (
         lambda: checks.one_of_shapes("x", np.ones(3), [(2,), (2, 2)]),
         ValueError,
@@ -54,23 +110,51 @@ REFUSED = {
         TypeError,
         "x must be real, got dtype",
     ),
-    "real_array, string": (lambda: checks.real_array("x", "abc"), TypeError, "x must be an array of real numbers"),
-    "key, old": (lambda: checks.key("key", jax.random.PRNGKey(0)), TypeError, "key must be a typed key.* uint32"),
-    "key, seed": (lambda: checks.key("key", 0), TypeError, "key must be a typed key.* got 0"),
-    "key, many": (lambda: checks.key("key", jax.random.split(jax.random.key(0))), ValueError, r"got shape \(2,\)"),
+    "real_array, string": (
+        lambda: checks.real_array("x", "abc"),
+        TypeError,
+        "x must be an array of real numbers",
+    ),
+    "key, old": (
+        lambda: checks.key("key", jax.random.PRNGKey(0)),
+        TypeError,
+        "key must be a typed key.* uint32",
+    ),
+    "key, seed": (
+        lambda: checks.key("key", 0),
+        TypeError,
+        "key must be a typed key.* got 0",
+    ),
+    "key, many": (
+        lambda: checks.key("key", jax.random.split(jax.random.key(0))),
+        ValueError,
+        r"got shape \(2,\)",
+    ),
     "number, an integer beyond float64": (
         lambda: checks.number("step", 10**400),
         ValueError,
         "step must be finite in float64, got an integer of 1329 bits",
     ),
-    "arrays": (lambda: checks.arrays("condition", {"a": 2**70}), TypeError, "condition must be a pytree of arrays"),
-    "integers": (lambda: checks.integers("indices", [0.5]), TypeError, "indices must be integers, got dtype float"),
+    "arrays": (
+        lambda: checks.arrays("condition", {"a": 2**70}),
+        TypeError,
+        "condition must be a pytree of arrays",
+    ),
+    "integers": (
+        lambda: checks.integers("indices", [0.5]),
+        TypeError,
+        "indices must be integers, got dtype float",
+    ),
     "made_by": (
         lambda: checks.made_by("history", 3, tuple, "loss_history"),
         TypeError,
         "history must be made by loss_history, got int",
     ),
-    "key of noise": (lambda: dj.noise.normal(3, 0, (2,)), TypeError, "key must be a typed key.* got 3"),
+    "key of noise": (
+        lambda: dj.noise.normal(3, 0, (2,)),
+        TypeError,
+        "key must be a typed key.* got 3",
+    ),
     "counter of noise": (
         lambda: dj.noise.normal(jax.random.key(0), 0.5, (2,)),
         TypeError,
@@ -107,8 +191,13 @@ def test_refuses_by_name_and_value(name):
 def test_accepted_values_come_back():
     array = jnp.array(2.0)
     assert checks.number("n", array) is array
-    assert checks.number("n", np.float32(0.5)) == 0.5 and isinstance(checks.number("n", 2), float)
-    assert checks.integer("n", np.int64(3), 1, 3) == 3 and type(checks.integer("n", np.int64(3), 1)) is int
+    assert checks.number("n", np.float32(0.5)) == 0.5 and isinstance(
+        checks.number("n", 2), float
+    )
+    assert (
+        checks.integer("n", np.int64(3), 1, 3) == 3
+        and type(checks.integer("n", np.int64(3), 1)) is int
+    )
     assert checks.within("n", 1.0, 0.0, 1.0) == 1.0  # ends included
     assert checks.non_negative("n", 0) == 0.0
     key = jax.random.key(3)

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from diffjax import grids, schedules, solvers, targets
-from diffjax.solvers.affine import LONGEST, OVERSHOOT, REACH, Levels, Span, adams, decaying_moments, in_log_ratio
+from diffjax.solvers.affine import (
+    LONGEST,
+    OVERSHOOT,
+    REACH,
+    Levels,
+    Span,
+    adams,
+    decaying_moments,
+    in_log_ratio,
+)
 from tests.families import every, quick
 
 SCHEDULES = {
@@ -23,7 +32,9 @@ GRIDS = {
     "log_snr": grids.log_snr,
     "karras": grids.karras,
     "karras(3)": lambda schedule, steps: grids.karras(schedule, steps, 3.0),
-    "polyexponential": lambda schedule, steps: grids.polyexponential(schedule, steps, 1.5),
+    "polyexponential": lambda schedule, steps: grids.polyexponential(
+        schedule, steps, 1.5
+    ),
     "angular": grids.angular,
     "align_your_steps": grids.align_your_steps,
 }
@@ -59,7 +70,9 @@ def ends(solver, schedule, target, starts, ts):
     problem = solvers.diffusion(schedule, targets.denoiser(target, schedule))
 
     def run(grid, starts):
-        return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(starts)
+        return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(
+            starts
+        )
 
     return jax.lax.map(lambda pair: run(*pair), (ts, starts))
 
@@ -77,35 +90,67 @@ def problem(schedule_name, number, steps):
     schedule, target = SCHEDULES[schedule_name](), MIXTURES[number]
     ts = jnp.stack([jnp.asarray(grid(schedule, steps)) for grid in GRIDS.values()])
     starts = draws(target, schedule, ts[:, 0], jax.random.key(3))
-    spans, first, of = np.unique(np.asarray(ts[:, [0, -1]]), axis=0, return_index=True, return_inverse=True)
-    exact = ends(solvers.adaptive(1e-9, 1e-9, max_steps=20_000), schedule, target, starts[first], jnp.asarray(spans))[
-        of
-    ]
-    return schedule, target, starts, exact, ts, errors(solvers.ddim(), schedule, target, starts, ts, exact)
+    spans, first, of = np.unique(
+        np.asarray(ts[:, [0, -1]]), axis=0, return_index=True, return_inverse=True
+    )
+    exact = ends(
+        solvers.adaptive(1e-9, 1e-9, max_steps=20_000),
+        schedule,
+        target,
+        starts[first],
+        jnp.asarray(spans),
+    )[of]
+    return (
+        schedule,
+        target,
+        starts,
+        exact,
+        ts,
+        errors(solvers.ddim(), schedule, target, starts, ts, exact),
+    )
 
 
 def errors(solver, schedule, target, starts, ts, exact):
-    return np.sqrt(np.mean(np.asarray(ends(solver, schedule, target, starts, ts) - exact) ** 2, axis=(1, 2)))
+    return np.sqrt(
+        np.mean(
+            np.asarray(ends(solver, schedule, target, starts, ts) - exact) ** 2,
+            axis=(1, 2),
+        )
+    )
 
 
 CASES = [
-    pytest.param(name, 12, marks=() if name in ("dpmpp_2m", "dpmpp_3m", "unipc(3)") else pytest.mark.slow)
+    pytest.param(
+        name,
+        12,
+        marks=() if name in ("dpmpp_2m", "dpmpp_3m", "unipc(3)") else pytest.mark.slow,
+    )
     for name in EXTRAPOLATING
-] + [pytest.param(name, steps, marks=pytest.mark.slow) for name in EXTRAPOLATING for steps in (6, 8, 16)]
+] + [
+    pytest.param(name, steps, marks=pytest.mark.slow)
+    for name in EXTRAPOLATING
+    for steps in (6, 8, 16)
+]
 
 
 @pytest.mark.parametrize("name, steps", CASES)
 @pytest.mark.parametrize("schedule_name", every(SCHEDULES, ("vp_linear",)))
-def test_no_extrapolation_costs_more_than_half_of_ddims_error(name, steps, schedule_name, x64):
+def test_no_extrapolation_costs_more_than_half_of_ddims_error(
+    name, steps, schedule_name, x64
+):
     """At most 1.5 times the error of DDIM on every standard grid.
 
     Without a bound on how far back a step looks the ratios reach 7 (dpmpp_2m) and 96 (dpmpp_3m), on grids whose last
     step in λ is many times longer than the one before.
     """
     for number in range(len(MIXTURES)):
-        schedule, target, starts, exact, ts, ddim = problem(schedule_name, number, steps)
+        schedule, target, starts, exact, ts, ddim = problem(
+            schedule_name, number, steps
+        )
         ratio = errors(EXTRAPOLATING[name], schedule, target, starts, ts, exact) / ddim
-        ratios = {grid: round(float(r), 2) for grid, r in zip(GRIDS, ratio, strict=True)}
+        ratios = {
+            grid: round(float(r), 2) for grid, r in zip(GRIDS, ratio, strict=True)
+        }
         assert np.all(ratio < 1.5), (number, ratios)
 
 
@@ -113,21 +158,28 @@ def test_no_extrapolation_costs_more_than_half_of_ddims_error(name, steps, sched
 def test_published_methods_in_t_and_rho_have_no_bound(name, x64):
     """Two narrow modes and 12 uniform steps cost them more than 1.5 times DDIM's error."""
     schedule, target, starts, exact, ts, ddim = problem("vp_linear", 2, 12)
-    assert errors(PUBLISHED[name], schedule, target, starts[:1], ts[:1], exact[:1])[0] > 1.5 * ddim[0]
+    assert (
+        errors(PUBLISHED[name], schedule, target, starts[:1], ts[:1], exact[:1])[0]
+        > 1.5 * ddim[0]
+    )
 
 
 def test_the_published_methods_extrapolate_over_any_step(x64):
     """The fault that the bound is for: 12 uniform steps, the last of which is 30 times longer in λ than its part."""
     schedule, target, starts, exact, ts, ddim = problem("vp_linear", 0, 12)
-    published = errors(solvers.dpmpp_3m(guarded=False), schedule, target, starts[:1], ts[:1], exact[:1])
+    published = errors(
+        solvers.dpmpp_3m(guarded=False), schedule, target, starts[:1], ts[:1], exact[:1]
+    )
     assert published[0] > 5 * ddim[0]
 
 
 def gains_of_last_step(positions, depth=3):
     positions = jnp.asarray(positions)
-    ends = [Levels(None, None, None, jnp.exp(-at)) for at in (positions[:-1], positions[1:])]
+    ends = [
+        Levels(None, None, None, jnp.exp(-at)) for at in (positions[:-1], positions[1:])
+    ]
     bounds, lengths = in_log_ratio(Span(*ends, None)), jnp.diff(positions)
-    moments = lambda n, steps: decaying_moments(lengths[steps], n)  # noqa: E731
+    moments = lambda n, steps: decaying_moments(lengths[steps], n)
     return np.stack(adams(positions, depth, moments, bounds=bounds))[:, -1]
 
 
@@ -143,8 +195,12 @@ def test_a_step_uses_the_outputs_that_the_bounds_allow(x64):
     )
     for positions, used in cases:
         gains = gains_of_last_step(positions)
-        assert [bool(gain != 0) for gain in gains] == [j < used for j in range(3)], positions
-        np.testing.assert_allclose(gains.sum(), -np.expm1(positions[-2] - positions[-1]), rtol=1e-12)  # constants
+        assert [bool(gain != 0) for gain in gains] == [j < used for j in range(3)], (
+            positions
+        )
+        np.testing.assert_allclose(
+            gains.sum(), -np.expm1(positions[-2] - positions[-1]), rtol=1e-12
+        )  # constants
 
 
 def test_a_jump_of_the_outputs_costs_no_more_than_the_bound_on_their_weights(x64):
@@ -177,5 +233,8 @@ def test_the_denoiser_of_two_atoms_has_its_poles_where_the_bound_says():
     """tanh(c e^{2λ}) grows without bound at λ + iπ/4 with c e^{2λ} = π/2, beside every point of the real axis for one c."""
     for log_scale in (-1.0, 0.0, 2.0):
         pole = 0.5 * np.log(0.5 * np.pi) - 0.5 * log_scale
-        near = [np.abs(np.tanh(np.exp(log_scale + 2 * (pole + 1j * (LONGEST - gap))))) for gap in (1e-3, 1e-6)]
+        near = [
+            np.abs(np.tanh(np.exp(log_scale + 2 * (pole + 1j * (LONGEST - gap)))))
+            for gap in (1e-3, 1e-6)
+        ]
         np.testing.assert_allclose(near[1] / near[0], 1e3, rtol=1e-2)  # a simple pole

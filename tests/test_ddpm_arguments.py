@@ -11,7 +11,7 @@ from tests.families import assert_refused
 # -------------------------------------------------------------------------------------------------------------- errors
 
 CHAIN = schedules.from_betas([0.1, 0.2, 0.3])
-PLAIN = lambda x, t: x  # noqa: E731
+PLAIN = lambda x, t: x
 X = np.array([0.0, 1.0], np.float32)
 REFUSED = {
     "steps": (lambda: ddpm.linear_betas(1), ValueError, "steps must be at least 2, got 1"),

@@ -40,8 +40,17 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
     prior = end_law(target, chain)
     values = np.array([[0.3], [1.1]])
     xs = np.repeat(values, count, axis=0)
-    found = bounds(ddpm.elbo, exact(target, chain, "optimal"), chain, xs, variance="optimal", prior=prior)
-    for total, log_p in zip(np.split(np.asarray(found.total), 2), log_probs(target, values), strict=True):
+    found = bounds(
+        ddpm.elbo,
+        exact(target, chain, "optimal"),
+        chain,
+        xs,
+        variance="optimal",
+        prior=prior,
+    )
+    for total, log_p in zip(
+        np.split(np.asarray(found.total), 2), log_probs(target, values), strict=True
+    ):
         assert_mean(total, -log_p, most=0.03)
 
 
@@ -62,7 +71,9 @@ def gaps(chain, variance):
     "variance, expected",
     [
         ("posterior", {10: 0.206, 100: 0.773, 1000: 0.443}),
-        pytest.param("forward", {10: 0.077, 100: 0.0108, 1000: 0.00109}, marks=pytest.mark.slow),
+        pytest.param(
+            "forward", {10: 0.077, 100: 0.0108, 1000: 0.00109}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_gap_of_the_fixed_variances(variance, expected, x64):
@@ -78,7 +89,13 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
         xs = draws(target, count)
         decoder = tables(chain)["var"][0]
         found = bounds(
-            ddpm.elbo, exact(target, chain), chain, xs, variance=variance, prior=prior, decoder_variance=decoder
+            ddpm.elbo,
+            exact(target, chain),
+            chain,
+            xs,
+            variance=variance,
+            prior=prior,
+            decoder_variance=decoder,
         )
         gap = found.total + log_probs(target, xs)
         assert_mean(gap, gaps(chain, variance).sum(), most=0.03)
@@ -86,10 +103,16 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
 
 def test_gap_of_the_posterior_variance_tends_to_half_eulers_constant():
     """At t = i/T the SNR falls as 1/i at first, u → 1/(i − 1), and ½ Σ [1/k − log(1 + 1/k)] = γ/2 = 0.2886."""
-    snr = np.exp(schedules.from_betas(ddpm.betas_of(schedules.vp_linear(t_min=1e-7), 1_000_000)).log_snrs)
+    snr = np.exp(
+        schedules.from_betas(
+            ddpm.betas_of(schedules.vp_linear(t_min=1e-7), 1_000_000)
+        ).log_snrs
+    )
     u = (snr[:-1] - snr[1:]) / (STD**-2 + snr[1:])
     # the rest falls as the reverse of T: 0.1546 over it at T = 1000, 0.0039 at 1e5
-    assert 0.5 * np.sum(u - np.log1p(u)) == pytest.approx(0.5 * np.euler_gamma, abs=2e-3)
+    assert 0.5 * np.sum(u - np.log1p(u)) == pytest.approx(
+        0.5 * np.euler_gamma, abs=2e-3
+    )
 
 
 @pytest.mark.parametrize("variance", ["forward", "posterior"])
@@ -101,13 +124,17 @@ def test_each_term_of_a_gaussian(variance, x64):
     known = {name: column[1:] for name, column in tables(chain).items()}
     v = known["beta"] if variance == "forward" else known["posterior"]
     ratio = v / known["posterior"]
-    expected = 0.5 * (1 / ratio - 1 + np.log(ratio) + known["data"] ** 2 * known["var"] / v)
+    expected = 0.5 * (
+        1 / ratio - 1 + np.log(ratio) + known["data"] ** 2 * known["var"] / v
+    )
     assert found.denoising.shape == (count, 7)
     for term, value in zip(np.asarray(found.denoising).T, expected, strict=True):
         assert_mean(term, value)
     bar = np.prod(1 - chain.betas)
     np.testing.assert_allclose(
-        found.prior, 0.5 * (1 - bar - 1 - np.log(1 - bar) + bar * np.asarray(xs)[:, 0] ** 2), rtol=1e-9
+        found.prior,
+        0.5 * (1 - bar - 1 - np.log(1 - bar) + bar * np.asarray(xs)[:, 0] ** 2),
+        rtol=1e-9,
     )
 
 
@@ -123,7 +150,9 @@ def test_gap_is_the_kl_of_the_posteriors(x64):
     p_map[steps, steps] = 1.0
     q_mean, q_map = np.array([x] + [0.0] * steps), np.zeros((steps + 1, steps + 1))
     both = jax.vmap(lambda i, x: ddpm.reverse_step(denoiser, chain, x, i), (None, 0))
-    at = jit(jax.vmap(both, (0, None)))(np.arange(1, steps + 1), np.array([[0.0], [1.0]]))
+    at = jit(jax.vmap(both, (0, None)))(
+        np.arange(1, steps + 1), np.array([[0.0], [1.0]])
+    )
     means, variances = np.asarray(at.mean)[..., 0], np.asarray(at.variance)[:, 0]
     for i in range(steps, 0, -1):
         offset, slope = means[i - 1, 0], means[i - 1, 1] - means[i - 1, 0]
@@ -135,12 +164,17 @@ def test_gap_is_the_kl_of_the_posteriors(x64):
         q_map[i, i] = math.sqrt(chain.betas[i - 1])
     joint = p_map @ p_map.T
     gain = joint[1:, 0] / joint[0, 0]
-    mean, cov = p_mean[1:] + gain * (x - p_mean[0]), joint[1:, 1:] - np.outer(gain, joint[0, 1:])
+    mean, cov = (
+        p_mean[1:] + gain * (x - p_mean[0]),
+        joint[1:, 1:] - np.outer(gain, joint[0, 1:]),
+    )
     q_cov, gap = (q_map @ q_map.T)[1:, 1:], q_mean[1:] - mean
     inverse = np.linalg.inv(cov)
     kl = 0.5 * (np.trace(inverse @ q_cov) - steps + gap @ inverse @ gap)
     kl += 0.5 * (np.linalg.slogdet(cov)[1] - np.linalg.slogdet(q_cov)[1])
-    log_p = -0.5 * ((x - p_mean[0]) ** 2 / joint[0, 0] + math.log(2 * math.pi * joint[0, 0]))
+    log_p = -0.5 * (
+        (x - p_mean[0]) ** 2 / joint[0, 0] + math.log(2 * math.pi * joint[0, 0])
+    )
     found = bounds(ddpm.elbo, denoiser, chain, jnp.full((20_000, 1), x))
     assert_mean(np.asarray(found.total) + log_p, kl, most=kl / 10)
 
@@ -158,16 +192,24 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
         last, terms = jax.lax.scan(move, x, jnp.arange(1, chain.steps + 1))
         return jnp.sum(terms) - ddpm.Gaussian(0.0, 1.0).log_prob(last)
 
-    return jit(lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), xs))(xs)
+    return jit(
+        lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), xs)
+    )(xs)
 
 
-@pytest.mark.parametrize("variance", every(["forward", "posterior", "optimal"], ("optimal",)))
+@pytest.mark.parametrize(
+    "variance", every(["forward", "posterior", "optimal"], ("optimal",))
+)
 def test_three_routes_to_the_bound_agree(variance, x64):
     """E over noise of `elbo`, of the split with two random variables, and of whole paths' log densities is one number.
 
     On a mixture, so that no term is Gaussian in closed form; the same x in all three.
     """
-    chain, target, count = schedules.from_betas(ddpm.linear_betas(4, 0.05, 0.6)), mixture_1d(), 40_000
+    chain, target, count = (
+        schedules.from_betas(ddpm.linear_betas(4, 0.05, 0.6)),
+        mixture_1d(),
+        40_000,
+    )
     denoiser, xs = exact(target, chain, variance), draws(target, count)
     found = [np.asarray(bounds(f, denoiser, chain, xs, variance=variance).total, np.float64)
              for f in (ddpm.elbo, ddpm.two_variable_elbo)]  # fmt: skip
@@ -185,25 +227,44 @@ def test_the_split_often_printed_is_looser(x64):
     index t + 1.
     """
     steps, count = 5, 20_000
-    chain, target = schedules.from_betas(ddpm.linear_betas(steps, 0.02, 0.1)), normal_1d()
+    chain, target = (
+        schedules.from_betas(ddpm.linear_betas(steps, 0.02, 0.1)),
+        normal_1d(),
+    )
     denoiser, xs = exact(target, chain), draws(normal_1d(), count)
 
     def printed(key, x):
         def term(t):
             keys = jax.random.split(jax.random.fold_in(key, t), 3)
-            before = jnp.where(t == 1, x, ddpm.forward_marginal(chain, x, jnp.maximum(t - 1, 1)).sample(keys[0]))
+            before = jnp.where(
+                t == 1,
+                x,
+                ddpm.forward_marginal(chain, x, jnp.maximum(t - 1, 1)).sample(keys[0]),
+            )
             here = ddpm.forward_step(chain, before, t)
-            after = ddpm.forward_step(chain, here.sample(keys[1]), t + 1).sample(keys[2])
-            return ddpm.gaussian_kl(here, ddpm.reverse_step(denoiser, chain, after, t + 1))
+            after = ddpm.forward_step(chain, here.sample(keys[1]), t + 1).sample(
+                keys[2]
+            )
+            return ddpm.gaussian_kl(
+                here, ddpm.reverse_step(denoiser, chain, after, t + 1)
+            )
 
         return jnp.sum(jax.vmap(term)(jnp.arange(1, steps)))
 
-    found = jit(lambda xs: jax.vmap(printed)(jax.random.split(jax.random.key(3), count), xs))(xs)
-    right = np.asarray(bounds(ddpm.two_variable_elbo, denoiser, chain, xs).denoising).sum(-1)
+    found = jit(
+        lambda xs: jax.vmap(printed)(jax.random.split(jax.random.key(3), count), xs)
+    )(xs)
+    right = np.asarray(
+        bounds(ddpm.two_variable_elbo, denoiser, chain, xs).denoising
+    ).sum(-1)
     known = tables(chain)
-    gain = np.sqrt(known["snr"] * (1 + known["snr"])) * known["var"]  # ∂D/∂x = α Var/σ², σ² = 1/(1 + SNR)
+    gain = (
+        np.sqrt(known["snr"] * (1 + known["snr"])) * known["var"]
+    )  # ∂D/∂x = α Var/σ², σ² = 1/(1 + SNR)
     slope = (known["data"] * gain + known["state"])[1:]
-    excess = np.sum(slope * np.sqrt(1 - chain.betas[1:]) * chain.betas[:-1] / known["posterior"][1:])
+    excess = np.sum(
+        slope * np.sqrt(1 - chain.betas[1:]) * chain.betas[:-1] / known["posterior"][1:]
+    )
     assert excess > steps - 1  # more than a nat a term
     assert_mean(found - right, excess)
 
@@ -220,7 +281,9 @@ def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
     counts = (64, 128, 256)
     for steps in counts:
         chain = schedules.from_betas(betas_of_log_snrs(np.linspace(8, -8, steps)))
-        total = bounds(ddpm.elbo, exact(target, chain), chain, xs, decoder_variance=math.exp(-8)).total
+        total = bounds(
+            ddpm.elbo, exact(target, chain), chain, xs, decoder_variance=math.exp(-8)
+        ).total
         gap = np.asarray(total) + log_p
         found.append(gap.mean())
         assert found[-1] > 4 * gap.std() / math.sqrt(count)
@@ -236,8 +299,12 @@ def test_rates_and_distortions(x64):
     @jit
     def both(xs):
         keys = jax.random.split(jax.random.key(2), count)
-        parts = jax.vmap(lambda key, x: ddpm.rate_distortion(key, denoiser, chain, x, chunk=4))(keys, xs)
-        return parts, jax.vmap(lambda key, x: ddpm.elbo(key, denoiser, chain, x))(keys, xs)
+        parts = jax.vmap(
+            lambda key, x: ddpm.rate_distortion(key, denoiser, chain, x, chunk=4)
+        )(keys, xs)
+        return parts, jax.vmap(lambda key, x: ddpm.elbo(key, denoiser, chain, x))(
+            keys, xs
+        )
 
     found, bound = jax.tree.map(np.asarray, both(xs))
     assert found.rate.shape == found.rmse.shape == (count, 10)
@@ -247,7 +314,12 @@ def test_rates_and_distortions(x64):
     for square, value in zip(found.rmse.T**2, tables(chain)["var"], strict=True):
         assert_mean(square, value)
     bits = bound.bits_per_dim((1,), 256)
-    np.testing.assert_allclose(found.rate[:, 0] + bound.reconstruction / math.log(2), bits, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        found.rate[:, 0] + bound.reconstruction / math.log(2),
+        bits,
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("chunk", every([1, 3, 9, 50], (3,)))
@@ -258,7 +330,7 @@ def test_chunks_change_nothing(chunk, x64):
     chain, x = schedules.from_betas(vp_betas(9)), np.array([0.4])
 
     def total(scale, estimator, chunk):
-        denoiser = lambda x, t: jnp.tanh(scale * x) / (1 + t)  # noqa: E731
+        denoiser = lambda x, t: jnp.tanh(scale * x) / (1 + t)
         return estimator(KEY, denoiser, chain, x, variance="forward", chunk=chunk).total
 
     @jit
@@ -279,7 +351,9 @@ def test_chunks_bound_the_memory():
     xs, keys = jnp.zeros((447, 64)), jax.random.split(KEY, 447)
 
     def scratch(chunk):
-        run = jax.vmap(lambda key, x: ddpm.elbo(key, denoiser, chain, x, chunk=chunk).total)
+        run = jax.vmap(
+            lambda key, x: ddpm.elbo(key, denoiser, chain, x, chunk=chunk).total
+        )
         return jit(run).lower(keys, xs).compile().memory_analysis().temp_size_in_bytes
 
     whole, parts = scratch(None), scratch(20)
@@ -299,8 +373,12 @@ def test_lattice_bound_of_a_coin_is_tight(x64):
     xs = draws(coin, count)
     denoiser = targets.denoiser(coin, chain)
     x, t = np.array([[0.3], [-1.2]]), np.array([0.2, 0.9])
-    denoised, scale = jit(lambda x, t: (jax.vmap(denoiser)(x, t), chain.alpha(t) / chain.sigma(t) ** 2))(x, t)
-    np.testing.assert_allclose(denoised, np.tanh(np.asarray(scale)[:, None] * x), rtol=1e-12)
+    denoised, scale = jit(
+        lambda x, t: (jax.vmap(denoiser)(x, t), chain.alpha(t) / chain.sigma(t) ** 2)
+    )(x, t)
+    np.testing.assert_allclose(
+        denoised, np.tanh(np.asarray(scale)[:, None] * x), rtol=1e-12
+    )
     found = bounds(ddpm.elbo, denoiser, chain, xs, levels=[-1.0, 1.0])
     total = np.asarray(found.total)
     error = total.std() / math.sqrt(count)
@@ -317,14 +395,21 @@ def test_gradient_by_the_betas_is_that_of_finite_differences(x64):
 
     def total(betas, variance):
         chain = schedules.from_betas(betas)
-        return ddpm.elbo(KEY, exact(mixture_1d(), chain, variance), chain, x, variance=variance).total
+        return ddpm.elbo(
+            KEY, exact(mixture_1d(), chain, variance), chain, x, variance=variance
+        ).total
 
     for variance in ("forward", "posterior", "optimal"):
         value = jax.jit(jax.value_and_grad(functools.partial(total, variance=variance)))
         gradient = np.asarray(value(betas)[1])
-        found = [(value(betas + d)[0] - value(betas - d)[0]) / (2 * d.sum()) for d in np.diag(1e-5 * betas)]
+        found = [
+            (value(betas + d)[0] - value(betas - d)[0]) / (2 * d.sum())
+            for d in np.diag(1e-5 * betas)
+        ]
         # h² f‴ relative 1e-9, rounding ε|f|/(hf′) 1e-9 for terms of size 10
-        np.testing.assert_allclose(gradient, found, rtol=1e-6, atol=1e-6 * np.abs(gradient).max())
+        np.testing.assert_allclose(
+            gradient, found, rtol=1e-6, atol=1e-6 * np.abs(gradient).max()
+        )
 
 
 def test_new_betas_and_parameters_do_not_retrace():
@@ -343,7 +428,9 @@ def test_float32_bound_is_float64s():
     moves x_t by 1e-6 of σ. With D = 0 only the coefficients remain: ½ c_0²/β̃ x², to a few ε.
     """
     chain = schedules.from_betas(ddpm.linear_betas(1000))
-    zero = lambda x, t: jnp.zeros_like(x)  # noqa: E731
+    zero = lambda x, t: jnp.zeros_like(x)
     found = ddpm.elbo(KEY, zero, chain, np.array([0.7], np.float32)).denoising
     snr = np.asarray(tables(chain)["snr"])
-    np.testing.assert_allclose(found, 0.5 * (snr[:-1] - snr[1:]) * np.float32(0.7) ** 2, rtol=10 * EPS32)
+    np.testing.assert_allclose(
+        found, 0.5 * (snr[:-1] - snr[1:]) * np.float32(0.7) ** 2, rtol=10 * EPS32
+    )

@@ -52,16 +52,22 @@ def test_betas_are_their_laws():
     """Linear and constant as stated; cosine ᾱ_t = f(t/T)/f(0) below the clipping; sigmoid symmetric about its middle."""
     linear = ddpm.linear_betas(1000)
     assert (linear[0], linear[-1]) == (1e-4, 0.02)
-    np.testing.assert_allclose(np.diff(linear), (0.02 - 1e-4) / 999, rtol=1e-10)  # differences of 0.02 to 2e-5
+    np.testing.assert_allclose(
+        np.diff(linear), (0.02 - 1e-4) / 999, rtol=1e-10
+    )  # differences of 0.02 to 2e-5
     np.testing.assert_array_equal(ddpm.constant_betas(3, 0.1), [0.1] * 3)
     cosine = ddpm.cosine_betas(1000)
     f = np.cos(0.5 * np.pi * (np.arange(1, 1000) / 1000 + 0.008) / 1.008) ** 2
     start = np.cos(0.5 * np.pi * 0.008 / 1.008) ** 2
-    np.testing.assert_allclose(np.cumprod(1 - cosine[:-1]), f / start, rtol=1000 * EPS64 * 10)
+    np.testing.assert_allclose(
+        np.cumprod(1 - cosine[:-1]), f / start, rtol=1000 * EPS64 * 10
+    )
     assert cosine[-1] == 0.999 and np.all(cosine[:-1] < 0.999)
     sigmoid = ddpm.sigmoid_betas(101, 0.001, 0.3, 5.0)
     np.testing.assert_allclose(sigmoid + sigmoid[::-1], 0.301, rtol=1e-14)
-    np.testing.assert_allclose(sigmoid[0], 0.001 + 0.299 / (1 + math.exp(5.0)), rtol=1e-14)
+    np.testing.assert_allclose(
+        sigmoid[0], 0.001 + 0.299 / (1 + math.exp(5.0)), rtol=1e-14
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ kernels
@@ -69,7 +75,11 @@ def test_betas_are_their_laws():
 
 def test_forward_steps_compose_to_the_marginal(x64):
     """q(x_i | x_0) = ∫ q(x_i | x_{i−1}) q(x_{i−1} | x_0): means multiply, variances add, at every index."""
-    chain, x0, indices = schedules.from_betas(ddpm.cosine_betas(20)), np.array([0.7, -1.2]), np.arange(1, 21)
+    chain, x0, indices = (
+        schedules.from_betas(ddpm.cosine_betas(20)),
+        np.array([0.7, -1.2]),
+        np.arange(1, 21),
+    )
     betas = jnp.asarray(chain.betas)
 
     @jit
@@ -80,7 +90,9 @@ def test_forward_steps_compose_to_the_marginal(x64):
             return after, after
 
         composed = jax.lax.scan(move, (x0, 0.0), indices)[1]
-        return composed, jax.vmap(lambda i: ddpm.forward_marginal(chain, x0, i))(indices)
+        return composed, jax.vmap(lambda i: ddpm.forward_marginal(chain, x0, i))(
+            indices
+        )
 
     for composed, marginal in zip(*laws(x0), strict=True):
         np.testing.assert_allclose(marginal, composed, rtol=1e-12)
@@ -111,10 +123,14 @@ def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
     chain, target = schedules.from_betas(ddpm.linear_betas(10, 0.01, 0.4)), normal_1d()
 
     def both(x, before, index):
-        found = ddpm.reverse_step(exact(target, chain, "optimal"), chain, x, index, "optimal").log_prob(before)
+        found = ddpm.reverse_step(
+            exact(target, chain, "optimal"), chain, x, index, "optimal"
+        ).log_prob(before)
         law = target if index == 1 else target.noised(chain, (index - 1) / 10)
         step = ddpm.forward_step(chain, before, index).log_prob(x)
-        return found, step + law.log_prob(before) - target.noised(chain, index / 10).log_prob(x)
+        return found, step + law.log_prob(before) - target.noised(
+            chain, index / 10
+        ).log_prob(x)
 
     run = jit(lambda x, before: [both(x, before, index) for index in (1, 2, 10)])
     for found, expected in run(np.array([0.6]), np.array([0.1])):
@@ -136,13 +152,29 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
 
     @jit
     def densities(x, x0, before):
-        evidence = jax.vmap(lambda a: ddpm.forward_marginal(chain, a, index).log_prob(x) + target.log_prob(a))(x0)
+        evidence = jax.vmap(
+            lambda a: (
+                ddpm.forward_marginal(chain, a, index).log_prob(x) + target.log_prob(a)
+            )
+        )(x0)
         weights = jax.nn.softmax(evidence)  # q(x_0 | x_i)
-        kernel = jax.vmap(lambda b: jax.vmap(lambda a: ddpm.posterior(chain, x, a, index).log_prob(b))(x0))(before)
-        step = jax.vmap(lambda b: ddpm.forward_step(chain, b, index).log_prob(x))(before)
+        kernel = jax.vmap(
+            lambda b: jax.vmap(
+                lambda a: ddpm.posterior(chain, x, a, index).log_prob(b)
+            )(x0)
+        )(before)
+        step = jax.vmap(lambda b: ddpm.forward_step(chain, b, index).log_prob(x))(
+            before
+        )
         law = jax.vmap(target.noised(chain, (index - 1) / 10).log_prob)(before)
-        model = ddpm.reverse_step(exact(target, chain, "optimal"), chain, x, index, "optimal")
-        return jnp.exp(kernel) @ weights, jnp.exp(step + law - target.noised(chain, t).log_prob(x)), model
+        model = ddpm.reverse_step(
+            exact(target, chain, "optimal"), chain, x, index, "optimal"
+        )
+        return (
+            jnp.exp(kernel) @ weights,
+            jnp.exp(step + law - target.noised(chain, t).log_prob(x)),
+            model,
+        )
 
     density, expected, model = jax.tree.map(np.asarray, densities(x, x0, before))
     np.testing.assert_allclose(density, expected, rtol=1e-9, atol=1e-12)
@@ -154,13 +186,27 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
 
 def test_the_step_in_terms_of_the_noise(x64):
     """μ = (x − β ε̂/√(1 − ᾱ))/√(1 − β), as Algorithm 2 (20.2) is printed, is the mean of `reverse_step`."""
-    chain, x, indices = schedules.from_betas(vp_betas(10)), np.array([0.4, -2.0]), np.array([1, 2, 10])
-    step = jax.vmap(lambda x, index: ddpm.reverse_step(lambda x, t: jnp.tanh(x), chain, x, index).mean, (None, 0))
+    chain, x, indices = (
+        schedules.from_betas(vp_betas(10)),
+        np.array([0.4, -2.0]),
+        np.array([1, 2, 10]),
+    )
+    step = jax.vmap(
+        lambda x, index: (
+            ddpm.reverse_step(lambda x, t: jnp.tanh(x), chain, x, index).mean
+        ),
+        (None, 0),
+    )
     for index, found in zip(indices, jit(step)(x, indices), strict=True):
-        beta, bar = np.asarray(chain.betas)[index - 1], np.asarray(chain.alpha_bars)[index - 1]
+        beta, bar = (
+            np.asarray(chain.betas)[index - 1],
+            np.asarray(chain.alpha_bars)[index - 1],
+        )
         noise = (x - np.sqrt(bar) * np.tanh(x)) / np.sqrt(1 - bar)
         printed = (x - beta * noise / np.sqrt(1 - bar)) / np.sqrt(1 - beta)
-        np.testing.assert_allclose(found, printed, rtol=1e-9)  # 1 − ᾱ and β cancel at little noise
+        np.testing.assert_allclose(
+            found, printed, rtol=1e-9
+        )  # 1 − ᾱ and β cancel at little noise
 
 
 def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
@@ -171,23 +217,45 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
     def parts(step):
         times, before = jnp.stack([t - step, t]), target.noised(schedule, t - step)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
-        chain = schedules.from_betas(1 - jnp.stack([alpha[0], alpha[1] / alpha[0]]) ** 2)
-        law = ddpm.reverse_step(exact(target, chain, "optimal"), chain, jnp.array([0.2]), 2, "optimal")
-        return alpha, sigma, before.means[:, 0], before.weights, before.variances[:, 0], law
+        chain = schedules.from_betas(
+            1 - jnp.stack([alpha[0], alpha[1] / alpha[0]]) ** 2
+        )
+        law = ddpm.reverse_step(
+            exact(target, chain, "optimal"), chain, jnp.array([0.2]), 2, "optimal"
+        )
+        return (
+            alpha,
+            sigma,
+            before.means[:, 0],
+            before.weights,
+            before.variances[:, 0],
+            law,
+        )
 
     for step in (0.02, 0.005, 0.00125):
-        alpha, sigma, means, weights, variances, law = jax.tree.map(np.asarray, parts(step))
+        alpha, sigma, means, weights, variances, law = jax.tree.map(
+            np.asarray, parts(step)
+        )
         ratio = alpha[1] / alpha[0]
         noise = sigma[1] ** 2 - ratio**2 * sigma[0] ** 2  # x_t given x_{t−1}
         x = np.linspace(-1, 1, 4001) * 12 * np.sqrt(noise) + 0.2 / ratio
-        p = np.sum(weights * np.exp(-0.5 * (x[:, None] - means) ** 2 / variances) / np.sqrt(variances), -1)
+        p = np.sum(
+            weights
+            * np.exp(-0.5 * (x[:, None] - means) ** 2 / variances)
+            / np.sqrt(variances),
+            -1,
+        )
         p = p * np.exp(-0.5 * (0.2 - ratio * x) ** 2 / noise)
         p = p / p.sum()
         mean = p @ x
         skewness.append(abs(p @ (x - mean) ** 3) / (p @ (x - mean) ** 2) ** 1.5)
-        np.testing.assert_allclose([law.mean[0], law.variance[0]], [mean, p @ (x - mean) ** 2], rtol=1e-6)
+        np.testing.assert_allclose(
+            [law.mean[0], law.variance[0]], [mean, p @ (x - mean) ** 2], rtol=1e-6
+        )
     slopes = np.diff(np.log(skewness)) / np.log(0.25)
-    np.testing.assert_allclose(slopes, 1.5, atol=0.15)  # third cumulant β³ over variance β^{3/2}
+    np.testing.assert_allclose(
+        slopes, 1.5, atol=0.15
+    )  # third cumulant β³ over variance β^{3/2}
 
 
 def test_autoregressive_reading_of_the_bound(x64):
@@ -202,7 +270,9 @@ def test_autoregressive_reading_of_the_bound(x64):
     total = float(kl(end_law(target, chain), ddpm.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
     own = known["posterior"][np.maximum(np.arange(4), 1)]
-    total += float(kl(ddpm.Gaussian(np.zeros(4), right), ddpm.Gaussian(np.zeros(4), own)))  # of four indices
+    total += float(
+        kl(ddpm.Gaussian(np.zeros(4), right), ddpm.Gaussian(np.zeros(4), own))
+    )  # of four indices
     total += 0.5 * np.log(2 * np.pi * np.e * STD**2)
     assert_mean(bounds(ddpm.elbo, denoiser, chain, xs).total, total)
 
@@ -215,7 +285,10 @@ def test_learned_variance_lies_between_the_two(x64):
     @jit
     @jax.vmap
     def variances(index):
-        low, high = (ddpm.reverse_step(plain, chain, x, index, name).variance for name in ("posterior", "forward"))
+        low, high = (
+            ddpm.reverse_step(plain, chain, x, index, name).variance
+            for name in ("posterior", "forward")
+        )
 
         def learned(share):
             pair = ddpm.paired(plain, lambda x, t: jnp.full_like(x, share))
@@ -224,7 +297,9 @@ def test_learned_variance_lies_between_the_two(x64):
         return low, high, jax.vmap(learned)(shares)
 
     low, high, found = map(np.asarray, variances(np.array([1, 2, 10])))
-    np.testing.assert_allclose(found, np.stack([low, high, np.sqrt(low * high)], -1), rtol=1e-13)
+    np.testing.assert_allclose(
+        found, np.stack([low, high, np.sqrt(low * high)], -1), rtol=1e-13
+    )
     assert low[0] == pytest.approx(chain.posterior().variance[1])
 
 
@@ -233,29 +308,47 @@ def test_reverse_step_is_the_solvers(variance, x64):
     """`solvers.ddpm` on consecutive indices is `reverse_step`: its mean and standard deviation, without and with noise
     of 1, to rounding."""
     chain, x = schedules.from_betas(vp_betas(8)), jnp.array([0.9])
-    second = {"learned": lambda x, t: jnp.full_like(x, 0.3), "optimal": spread_of(mixture_1d(), chain)}
+    second = {
+        "learned": lambda x, t: jnp.full_like(x, 0.3),
+        "optimal": spread_of(mixture_1d(), chain),
+    }
     denoiser = exact(mixture_1d(), chain)
-    denoiser = ddpm.paired(denoiser, second[variance]) if variance in ddpm.PAIRED else denoiser
-    problem, grid, solver = driver.diffusion(chain, denoiser), jnp.array([5 / 8, 4 / 8]), solvers.ddpm(variance)
+    denoiser = (
+        ddpm.paired(denoiser, second[variance]) if variance in ddpm.PAIRED else denoiser
+    )
+    problem, grid, solver = (
+        driver.diffusion(chain, denoiser),
+        jnp.array([5 / 8, 4 / 8]),
+        solvers.ddpm(variance),
+    )
 
     @jit
     def steps(x, zs):
-        run = lambda z: driver.run(driver.Source(lambda *_: z[None]), solver, problem, x, grid)[0]  # noqa: E731
+        run = lambda z: driver.run(
+            driver.Source(lambda *_: z[None]), solver, problem, x, grid
+        )[0]
         return *jax.vmap(run)(zs), ddpm.reverse_step(denoiser, chain, x, 5, variance)
 
     mean, above, law = jax.tree.map(np.asarray, steps(x, np.array([0.0, 1.0])))
     np.testing.assert_allclose(mean, law.mean, rtol=64 * EPS64)
-    np.testing.assert_allclose((above - mean) ** 2, np.broadcast_to(law.variance, (1,)), rtol=1e-12)
+    np.testing.assert_allclose(
+        (above - mean) ** 2, np.broadcast_to(law.variance, (1,)), rtol=1e-12
+    )
 
 
 def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
     """With Var(x_0 | x_t) known a step of any length keeps the law of a Gaussian, and at a zero end returns D."""
     chain, target = schedules.from_betas(vp_betas(64)), normal_1d()
-    problem, solver = driver.diffusion(chain, exact(target, chain, "optimal")), solvers.ddpm("optimal")
+    problem, solver = (
+        driver.diffusion(chain, exact(target, chain, "optimal")),
+        solvers.ddpm("optimal"),
+    )
     grid = np.array([1.0, 0.4, 0.1, 1 / 64])
 
     def end(x, noise):
-        return driver.run(driver.Source(lambda step, _: noise[step]), solver, problem, x, grid)[0]
+        return driver.run(
+            driver.Source(lambda step, _: noise[step]), solver, problem, x, grid
+        )[0]
 
     start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))
     slopes = jit(jax.jacfwd(end, argnums=(0, 1)))(start.mean, np.zeros((3, 1)))
@@ -265,7 +358,9 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
 
     @jit
     def last_step(x):
-        sample = sampling.sample(KEY, problem.denoiser, chain, solver, np.array([1 / 64, 0.0]), x_init=x)
+        sample = sampling.sample(
+            KEY, problem.denoiser, chain, solver, np.array([1 / 64, 0.0]), x_init=x
+        )
         return sample, problem.denoiser.first(x, 1 / 64)
 
     np.testing.assert_allclose(*last_step(np.array([0.2])), rtol=1e-12)
@@ -278,7 +373,9 @@ def test_interpolation_has_the_law_of_latents_between(x64):
     denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
     run = jax.vmap(lambda key: ddpm.interpolate(
         key, denoiser, chain, jnp.array([-1.0]), jnp.array([2.0]), weights, index, "optimal"))  # fmt: skip
-    found = np.asarray(jit(lambda: run(jax.random.split(KEY, count)))())[..., 0]  # (count, 3)
+    found = np.asarray(jit(lambda: run(jax.random.split(KEY, count)))())[
+        ..., 0
+    ]  # (count, 3)
     alpha, noise = np.sqrt(chain.alpha_bars[index - 1]), 1 - chain.alpha_bars[index - 1]
     spread = tables(chain)["var"]
     gain = alpha * STD**2 / (alpha**2 * STD**2 + noise)
@@ -291,14 +388,21 @@ def test_interpolation_has_the_law_of_latents_between(x64):
 
 def test_kl_of_gaussians(x64):
     """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these quadratics; and no cancellation near 0."""
-    p, q = ddpm.Gaussian(jnp.array([0.3, -1.0]), 0.4), ddpm.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2]))
+    p, q = (
+        ddpm.Gaussian(jnp.array([0.3, -1.0]), 0.4),
+        ddpm.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2])),
+    )
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    xs = np.asarray(p.mean) + math.sqrt(p.variance) * np.stack(np.meshgrid(nodes, nodes), -1)  # (3, 3, 2)
+    xs = np.asarray(p.mean) + math.sqrt(p.variance) * np.stack(
+        np.meshgrid(nodes, nodes), -1
+    )  # (3, 3, 2)
     ratios = jit(jax.vmap(jax.vmap(lambda x: p.log_prob(x) - q.log_prob(x))))(xs)
     total = weights @ np.asarray(ratios) @ weights / (2 * math.pi)
     assert float(ddpm.gaussian_kl(p, q)) == pytest.approx(float(total), rel=1e-13)
     h = 1e-6  # KL(N(0,1) ‖ N(0, 1 + h)) = h²/4 − h³/3 + …; log(1 + h) rounds to ε/h
-    found = ddpm.gaussian_kl(ddpm.Gaussian(jnp.zeros(1), 1.0), ddpm.Gaussian(jnp.zeros(1), 1 + h))
+    found = ddpm.gaussian_kl(
+        ddpm.Gaussian(jnp.zeros(1), 1.0), ddpm.Gaussian(jnp.zeros(1), 1 + h)
+    )
     assert float(found) == pytest.approx(h**2 / 4, rel=4 / 3 * h + 4 * EPS64 / h)
 
 
@@ -313,7 +417,15 @@ def test_gaussian_samples_its_density(x64):
 # ----------------------------------------------------------------------------------------------------------- decoders
 
 
-@pytest.mark.parametrize("levels", [np.linspace(-1, 1, 256), np.linspace(0, 16, 17), [-1.0, 0.1, 0.2, 3.0], [0.0, 1.0]])
+@pytest.mark.parametrize(
+    "levels",
+    [
+        np.linspace(-1, 1, 256),
+        np.linspace(0, 16, 17),
+        [-1.0, 0.1, 0.2, 3.0],
+        [0.0, 1.0],
+    ],
+)
 def test_discretised_decoder_sums_to_one(levels, x64):
     """Σ_k P(c_k) = 1 whatever mean and variance, for its ends reach to infinity; so that Σ_k ∂P(c_k) = 0."""
     levels = np.asarray(levels)
@@ -326,10 +438,17 @@ def test_discretised_decoder_sums_to_one(levels, x64):
         for variance in (1e-4, 0.1, 30.0):
             values, slopes = run(mean, variance, levels)
             # K log-masses, each relative to ε |log P|: at most 745 where it is not 0
-            assert float(np.sum(np.exp(values))) == pytest.approx(1, abs=levels.size * 800 * EPS64)
-            for slope in slopes:  # Σ_k P_k ∂log P_k, each product to its own rounding; a NaN would fail
+            assert float(np.sum(np.exp(values))) == pytest.approx(
+                1, abs=levels.size * 800 * EPS64
+            )
+            for slope in (
+                slopes
+            ):  # Σ_k P_k ∂log P_k, each product to its own rounding; a NaN would fail
                 rates = np.exp(values) * slope
-                assert abs(np.sum(rates)) <= levels.size * 800 * EPS64 * np.abs(rates).max()
+                assert (
+                    abs(np.sum(rates))
+                    <= levels.size * 800 * EPS64 * np.abs(rates).max()
+                )
 
 
 def test_discretised_decoder_is_the_density_times_the_spacing(x64):
@@ -337,7 +456,9 @@ def test_discretised_decoder_is_the_density_times_the_spacing(x64):
     levels = np.linspace(-3, 3, 601)
     law = ddpm.Gaussian(0.2, 1.0)
     x = levels[200:400:20]
-    both = jax.vmap(lambda c: (ddpm.discretised_log_prob(law, c, levels), law.log_prob(c)))
+    both = jax.vmap(
+        lambda c: (ddpm.discretised_log_prob(law, c, levels), law.log_prob(c))
+    )
     found, density = map(np.asarray, jit(both)(x))
     expected = density + math.log(0.01) + 0.01**2 * ((x - 0.2) ** 2 - 1) / 24
     np.testing.assert_allclose(found, expected, atol=0.01**4)
@@ -348,7 +469,9 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
 
     The term at T is ½ (SNR_{T−1} − 0) E‖x_0 − D‖²: exactly, for D = s x at x_T = ε, which `reverse_step` shows.
     """
-    chain = schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(0.02, 0.4, 8)))
+    chain = schedules.from_betas(
+        schedules.rescale_zero_terminal_snr(np.linspace(0.02, 0.4, 8))
+    )
     key, x0 = jax.random.key(0), np.array([0.7, -1.2])
 
     def all_terms(scale):
@@ -357,29 +480,47 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
 
         bound = ddpm.elbo(key, denoiser, chain, x0)
         two = ddpm.two_variable_elbo(key, denoiser, chain, x0)
-        return bound, two, ddpm.simple_loss(key, denoiser, chain, x0, 8), ddpm.bound_loss(key, denoiser, chain, x0, 8)
+        return (
+            bound,
+            two,
+            ddpm.simple_loss(key, denoiser, chain, x0, 8),
+            ddpm.bound_loss(key, denoiser, chain, x0, 8),
+        )
 
     @jit
     def everything(scale):
         step = ddpm.reverse_step(lambda x, t: scale * x, chain, x0, 8)
-        return all_terms(scale), jax.jacfwd(all_terms)(scale), step.mean, ddpm.kernels.state_at(key, chain, x0, 8, 1.0)
+        return (
+            all_terms(scale),
+            jax.jacfwd(all_terms)(scale),
+            step.mean,
+            ddpm.kernels.state_at(key, chain, x0, 8, 1.0),
+        )
 
     (bound, two, simple, last), slopes, mean, noise = everything(0.3)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bound, two, slopes)))
+    assert all(
+        np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bound, two, slopes))
+    )
     assert float(bound.prior) == 0 and float(simple) == 0  # the noise's error at α = 0
     bar = np.cumprod(1 - np.asarray(chain.betas))[-2]
     np.testing.assert_allclose(mean, np.sqrt(bar) * 0.3 * x0, rtol=1e-12)
     noise = np.asarray(noise)
-    np.testing.assert_allclose(last, 0.5 * bar / (1 - bar) * np.sum((x0 - 0.3 * noise) ** 2), rtol=1e-10)
+    np.testing.assert_allclose(
+        last, 0.5 * bar / (1 - bar) * np.sum((x0 - 0.3 * noise) ** 2), rtol=1e-10
+    )
 
 
 def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
     """Of 16-bit images levels lie 1.5e-5 of their range apart."""
     levels = np.linspace(-1, 1, 2**16, dtype=np.float32)
     on, between = levels[[4, 40_000]], 0.5 * (levels[[4, 40_000]] + levels[[5, 40_001]])
-    score = functools.partial(ddpm.discretised_log_prob, ddpm.Gaussian(0.0, 0.25), levels=levels)
+    score = functools.partial(
+        ddpm.discretised_log_prob, ddpm.Gaussian(0.0, 0.25), levels=levels
+    )
     gap = 2 / (2**16 - 1)  # a float32 level is off by up to 2⁻²⁴, a gap by twice that
-    exact = np.sum(-(on.astype(float) ** 2) / 0.5 - 0.5 * np.log(2 * np.pi * 0.25) + np.log(gap))
+    exact = np.sum(
+        -(on.astype(float) ** 2) / 0.5 - 0.5 * np.log(2 * np.pi * 0.25) + np.log(gap)
+    )
     for value in (score(on), jit(score)(on)):
         np.testing.assert_allclose(value, exact, atol=2 * 2.0**-23 / gap)
     assert jit(score)(between) == -np.inf
@@ -390,9 +531,23 @@ def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
 def test_values_that_are_no_level_have_no_probability_when_traced():
     """Traced pixels 0 and 255 of levels −1 … 1 are not on the lattice: −∞, not the probability of the nearest level."""
     levels = np.linspace(-1, 1, 256, dtype=np.float32)
-    score = jit(jax.vmap(lambda x: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), x, levels)))
-    found = score(np.float32([[levels[3], levels[200]], [0.0, 255.0], [levels[3], 0.5 * (levels[7] + levels[8])]]))
+    score = jit(
+        jax.vmap(
+            lambda x: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), x, levels)
+        )
+    )
+    found = score(
+        np.float32(
+            [
+                [levels[3], levels[200]],
+                [0.0, 255.0],
+                [levels[3], 0.5 * (levels[7] + levels[8])],
+            ]
+        )
+    )
     np.testing.assert_array_equal(np.isneginf(found), [False, True, True])
     # both add two log-masses, each of four roundings of terms of one sign, at ends z = 2c that are exact
-    expected = ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), levels[[3, 200]], levels)
+    expected = ddpm.discretised_log_prob(
+        ddpm.Gaussian(0.0, 0.25), levels[[3, 200]], levels
+    )
     np.testing.assert_allclose(found[0], expected, rtol=8 * EPS32)

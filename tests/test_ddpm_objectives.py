@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from diffjax import ddpm, predictions, schedules, targets
-from tests.chains import KEY, STD, assert_mean, bounds, draws, end_law, exact, jit, normal_1d, tables, vp_betas
+from tests.chains import (
+    KEY,
+    STD,
+    assert_mean,
+    bounds,
+    draws,
+    end_law,
+    exact,
+    jit,
+    normal_1d,
+    tables,
+    vp_betas,
+)
 from tests.families import EPS32, every
 
 # ------------------------------------------------------------------------------------------------- training objectives
@@ -18,19 +30,21 @@ from tests.families import EPS32, every
 def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
     """`bound_loss` at index t under the same key is `elbo`'s own term of index t, with levels and without."""
     chain = schedules.from_betas(vp_betas(6))
-    denoiser = lambda x, t: jnp.tanh(2 * x) / (1 + t)  # noqa: E731
+    denoiser = lambda x, t: jnp.tanh(2 * x) / (1 + t)
     if variance in ddpm.PAIRED:
         denoiser = ddpm.paired(denoiser, lambda x, t: 0.3 + 0.1 * jnp.cos(x))
 
     def all_terms(x, levels):
         bound = ddpm.elbo(KEY, denoiser, chain, x, variance=variance, levels=levels)
-        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)  # noqa: E731
+        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)
         return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
 
-    for bound, found, third in jit(lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])])(
-        np.array([0.5])
-    ):
-        np.testing.assert_allclose(found, [bound.reconstruction, *bound.denoising], rtol=1e-12)
+    for bound, found, third in jit(
+        lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])]
+    )(np.array([0.5])):
+        np.testing.assert_allclose(
+            found, [bound.reconstruction, *bound.denoising], rtol=1e-12
+        )
         assert float(third) == pytest.approx(float(found[2]), rel=1e-12)
 
 
@@ -39,22 +53,31 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
     """A float32 softmax that is certain has Var = 0. Certain of the truth it costs 0; certain of the next level, off by
     Δ, ½ (SNR_{t−1} − SNR_t) Σ Δ² at t > 1; either way it is saturated, and its gradient 0, not NaN.
     """
-    chain, levels = schedules.from_betas(ddpm.linear_betas(1000)), np.linspace(-1, 1, 17, dtype=np.float32)
+    chain, levels = (
+        schedules.from_betas(ddpm.linear_betas(1000)),
+        np.linspace(-1, 1, 17, dtype=np.float32),
+    )
 
     @jit
     @jax.vmap
     @jax.value_and_grad
     def loss(logits):
-        net = lambda features, c_noise: logits.reshape(features.shape)  # noqa: E731
+        net = lambda features, c_noise: logits.reshape(features.shape)
         pair = predictions.moments(predictions.categorical(chain, net, levels))
         return ddpm.bound_loss(KEY, pair, chain, levels, index, "optimal", levels)
 
     snr = tables(chain)["snr"]
     offsets = (0, 1) if index > 1 else (0,)
     saids = [np.minimum(np.arange(17) + offset, 16) for offset in offsets]
-    values, slopes = loss(np.stack([1e6 * np.eye(17, dtype=np.float32)[said] for said in saids]))
+    values, slopes = loss(
+        np.stack([1e6 * np.eye(17, dtype=np.float32)[said] for said in saids])
+    )
     for said, value, slope in zip(saids, values, slopes, strict=True):
-        expected = 0.5 * (snr[index - 2] - snr[index - 1]) * np.sum((levels[said] - levels) ** 2)
+        expected = (
+            0.5
+            * (snr[index - 2] - snr[index - 1])
+            * np.sum((levels[said] - levels) ** 2)
+        )
         np.testing.assert_allclose(value, expected, rtol=32 * EPS32, atol=1e-30)
         np.testing.assert_array_equal(slope, 0)
 
@@ -65,10 +88,14 @@ def test_simple_loss_is_the_error_of_the_noise(x64):
 
     def loss(index):
         row_t = index / 6
-        net = lambda x_t, t: (x_t - chain.alpha(row_t) * x) / chain.sigma(row_t) + delta  # noqa: E731
-        return ddpm.simple_loss(KEY, predictions.denoiser(chain, net, "noise"), chain, x, index)
+        net = lambda x_t, t: (x_t - chain.alpha(row_t) * x) / chain.sigma(row_t) + delta
+        return ddpm.simple_loss(
+            KEY, predictions.denoiser(chain, net, "noise"), chain, x, index
+        )
 
-    np.testing.assert_allclose(jit(lambda: [loss(index) for index in (1, 4, 6)])(), delta**2, rtol=1e-10)
+    np.testing.assert_allclose(
+        jit(lambda: [loss(index) for index in (1, 4, 6)])(), delta**2, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("variance", ["forward", "posterior"])
@@ -100,15 +127,23 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
         return ddpm.paired(data, lambda x, t: jax.nn.sigmoid(params["variance"] * x))
 
     params = {"mean": 0.8, "variance": 0.4}
-    simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index)  # noqa: E731
-    bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index, "learned")  # noqa: E731
-    hybrid = lambda p: ddpm.hybrid_loss(KEY, denoiser(p), chain, x, index, bound_weight=0.01)  # noqa: E731
+    simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index)
+    bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index, "learned")
+    hybrid = lambda p: ddpm.hybrid_loss(
+        KEY, denoiser(p), chain, x, index, bound_weight=0.01
+    )
     scale = 0.01 * 6 / 2
-    both = jit(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(params)
+    both = jit(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(
+        params
+    )
     (value, gradient), (value_simple, of_simple), (value_bound, of_bound) = both
-    assert float(value) == pytest.approx(float(value_simple) + scale * float(value_bound), rel=1e-12)
+    assert float(value) == pytest.approx(
+        float(value_simple) + scale * float(value_bound), rel=1e-12
+    )
     assert float(gradient["mean"]) == pytest.approx(float(of_simple["mean"]), rel=1e-12)
-    assert float(gradient["variance"]) == pytest.approx(scale * float(of_bound["variance"]), rel=1e-12)
+    assert float(gradient["variance"]) == pytest.approx(
+        scale * float(of_bound["variance"]), rel=1e-12
+    )
     assert abs(float(of_bound["mean"])) > 1e-3
 
 
@@ -117,7 +152,9 @@ def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
     chain, target, count = schedules.from_betas(vp_betas(6)), normal_1d(), 40_000
     denoiser, xs = exact(target, chain), np.full((count, 1), 0.4)
     run = jax.vmap(lambda key, x: 6 * ddpm.bound_loss(key, denoiser, chain, x))
-    one = np.asarray(jit(lambda xs: run(jax.random.split(jax.random.key(5), count), xs))(xs))
+    one = np.asarray(
+        jit(lambda xs: run(jax.random.split(jax.random.key(5), count), xs))(xs)
+    )
     all_terms = jax.tree.map(np.asarray, bounds(ddpm.elbo, denoiser, chain, xs))
     whole = all_terms.denoising.sum(-1) + all_terms.reconstruction
     error = math.sqrt(one.var() / count + whole.var() / count)
@@ -129,7 +166,9 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
     losses = np.array([5.0, 0.1, 0.7, 2.0])
     history = ddpm.loss_history(4, 3)
     probabilities = jit(ddpm.index_probabilities)
-    record = jit(lambda history: ddpm.record(history, jnp.arange(1, 5), jnp.asarray(losses)))
+    record = jit(
+        lambda history: ddpm.record(history, jnp.arange(1, 5), jnp.asarray(losses))
+    )
     sample = jit(lambda key, history: ddpm.sample_indices(key, 5, history, 0.1))
     for seed in range(3):
         p = np.asarray(probabilities(history, 0.1))
@@ -141,10 +180,14 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
         np.testing.assert_allclose(weights, 1 / (4 * p[indices - 1]), rtol=1e-12)
     p = np.asarray(probabilities(history, 0.0))
     np.testing.assert_allclose(p, losses / losses.sum(), rtol=1e-14)
-    np.testing.assert_allclose(losses / (4 * p), losses.mean(), rtol=1e-14)  # no variance at all
+    np.testing.assert_allclose(
+        losses / (4 * p), losses.mean(), rtol=1e-14
+    )  # no variance at all
     mixed = np.asarray(probabilities(history, 0.2))
     np.testing.assert_allclose(mixed, 0.8 * p + 0.05, rtol=1e-14)
-    sample = jit(lambda history: ddpm.sample_indices(jax.random.key(9), 40_000, history, 0.2))
+    sample = jit(
+        lambda history: ddpm.sample_indices(jax.random.key(9), 40_000, history, 0.2)
+    )
     indices, weights = map(np.asarray, sample(history))
     assert_mean(weights * losses[indices - 1], losses.mean())
     for index in range(1, 5):
@@ -153,13 +196,19 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
 
 def test_history_keeps_the_last_losses(x64):
     """Of an index seen n + 2 times, also twice in a batch, the last n losses remain, and p ∝ √mean L²."""
-    history = jax.jit(ddpm.record)(ddpm.loss_history(2, 2), jnp.array([1, 1, 2, 1]), jnp.array([9.0, 3.0, 1.0, 4.0]))
+    history = jax.jit(ddpm.record)(
+        ddpm.loss_history(2, 2),
+        jnp.array([1, 1, 2, 1]),
+        jnp.array([9.0, 3.0, 1.0, 4.0]),
+    )
     np.testing.assert_array_equal(history.counts, [3, 1])
     np.testing.assert_array_equal(ddpm.index_probabilities(history), [0.5, 0.5])
     history = ddpm.record(history, [2, 2], [2.0, 0.0])
     np.testing.assert_array_equal(np.sort(history.losses), [[3.0, 4.0], [0.0, 2.0]])
     scale = np.sqrt([12.5, 2.0])
-    np.testing.assert_allclose(ddpm.index_probabilities(history, 0.0), scale / scale.sum(), rtol=1e-14)
+    np.testing.assert_allclose(
+        ddpm.index_probabilities(history, 0.0), scale / scale.sum(), rtol=1e-14
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ continuous time
@@ -178,7 +227,11 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
     """
     schedule, coin = make(), targets.empirical([[-1.0], [1.0]])
     denoiser, xs = targets.denoiser(coin, schedule), draws(coin, 4000)
-    run = jax.vmap(lambda key, x: ddpm.continuous_elbo(key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16))
+    run = jax.vmap(
+        lambda key, x: ddpm.continuous_elbo(
+            key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16
+        )
+    )
     found = jit(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
     assert found.denoising.shape == (4000, 64)
     assert_mean(found.total, math.log(2), most=0.02)
@@ -189,14 +242,21 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
     schedule, target = schedules.vp_linear(t_min=1e-2), normal_1d()
     xs = np.full((4000, 1), 0.9)
     alpha, sigma, log_p = jit(
-        lambda x: (*(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)), target.log_prob(x))
+        lambda x: (
+            *(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)),
+            target.log_prob(x),
+        )
     )(xs[0])
     settings = {
         "count": 256,
         "decoder_variance": STD**2 * sigma**2 / (alpha**2 * STD**2 + sigma**2),
         "prior": end_law(target, schedule),
     }
-    run = lambda key, x: ddpm.continuous_elbo(key, targets.denoiser(target, schedule), schedule, x, **settings).total  # noqa: E731
+    run = lambda key, x: (
+        ddpm.continuous_elbo(
+            key, targets.denoiser(target, schedule), schedule, x, **settings
+        ).total
+    )
     found = jit(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
     assert_mean(found, -float(log_p), most=0.02)
 
@@ -206,7 +266,12 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
     with the schedule's shape (but for what t_min > 0 lets through, 1e-5 of it), the mean square is 3∫ λ′² (E h)² dt, and
     both gradients are those of the samples within 4.5 standard errors.
     """
-    start, target = schedules.learned(jax.random.key(1), hidden=3, log_snr_max=6.0, log_snr_min=-6.0), normal_1d()
+    start, target = (
+        schedules.learned(
+            jax.random.key(1), hidden=3, log_snr_max=6.0, log_snr_min=-6.0
+        ),
+        normal_1d(),
+    )
     count = 40_000
     xs = draws(target, count)
     shape = {"weight": jnp.array([0.3, -0.8, 0.5]), "slope": start.slope}
@@ -220,7 +285,9 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         rate = schedules.log_snr_rate(schedule, t)
         known = 0.5 * alpha**2 * STD**2 / (alpha**2 * STD**2 + sigma**2)
-        return 3 * jnp.trapezoid(rate**2 * known**2, t) * (schedule.t_max - schedule.t_min)
+        return (
+            3 * jnp.trapezoid(rate**2 * known**2, t) * (schedule.t_max - schedule.t_min)
+        )
 
     def sampled(loss, shape, keys, xs):
         def of_shape(shape, key, x):
@@ -232,10 +299,15 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
     @jit
     def gradients(shape, xs):
         keys = jax.random.split(jax.random.key(7), count)
-        both = [sampled(loss, shape, keys, xs) for loss in (ddpm.continuous_loss, ddpm.schedule_variance_loss)]
+        both = [
+            sampled(loss, shape, keys, xs)
+            for loss in (ddpm.continuous_loss, ddpm.schedule_variance_loss)
+        ]
         return *both, jax.grad(mean_square)(shape)
 
-    flat = lambda tree: np.concatenate([np.asarray(tree["weight"]), np.asarray(tree["slope"])], -1)  # noqa: E731
+    flat = lambda tree: np.concatenate(
+        [np.asarray(tree["weight"]), np.asarray(tree["slope"])], -1
+    )
     mean, square, expected = map(flat, gradients(shape, xs))
     assert np.abs(expected).max() > 0.1
     for k in range(6):

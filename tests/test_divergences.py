@@ -50,16 +50,30 @@ def test_gaussians_have_their_closed_forms(x64):
     The rule's error at a cell of 0.12 and standard deviations of at least 0.5 is below e^{−2π²(0.5/0.12)²}; the tails
     beyond 12 hold less than e^{−40}.
     """
-    means, variances = np.array([[0.4, -0.2], [-0.3, 0.5]]), np.array([[0.6, 1.2], [0.9, 0.5]])
+    means, variances = (
+        np.array([[0.4, -0.2], [-0.3, 0.5]]),
+        np.array([[0.6, 1.2], [0.9, 0.5]]),
+    )
     shear = np.array([[1.0, 0.0], [0.7, 0.9]])
-    exact = ddpm.gaussian_kl(*(ddpm.Gaussian(m, v) for m, v in zip(means, variances, strict=True)))
+    exact = ddpm.gaussian_kl(
+        *(ddpm.Gaussian(m, v) for m, v in zip(means, variances, strict=True))
+    )
     covariances = [shear @ np.diag(v) @ shear.T for v in variances]
-    p, q = (targets.gaussian(shear @ m, c) for m, c in zip(means, covariances, strict=True))
-    assert divergences.kl_by_quadrature(p, q, BOX, 200) == pytest.approx(float(exact), abs=1e-11)
+    p, q = (
+        targets.gaussian(shear @ m, c) for m, c in zip(means, covariances, strict=True)
+    )
+    assert divergences.kl_by_quadrature(p, q, BOX, 200) == pytest.approx(
+        float(exact), abs=1e-11
+    )
     inverses = [np.linalg.inv(c) for c in covariances]
-    slope, shift = inverses[1] - inverses[0], inverses[1] @ shear @ (means[0] - means[1])
+    slope, shift = (
+        inverses[1] - inverses[0],
+        inverses[1] @ shear @ (means[0] - means[1]),
+    )
     fisher = np.trace(slope @ covariances[0] @ slope.T) + shift @ shift
-    assert divergences.fisher_by_quadrature(p, q, BOX, 200) == pytest.approx(fisher, rel=1e-11)
+    assert divergences.fisher_by_quadrature(p, q, BOX, 200) == pytest.approx(
+        fisher, rel=1e-11
+    )
 
 
 def test_noise_lowers_kl_at_half_the_fisher_divergence(x64):
@@ -81,26 +95,41 @@ def test_jensen_shannon_is_the_mean_kl_to_the_middle(x64):
     """½ KL(p‖m) + ½ KL(q‖m) with m stated as a mixture; symmetric; 0 for p = q."""
     p, q = targets.gaussian([-0.5], 0.7), targets.gaussian([0.9], 1.1)
     middle = targets.gaussian_mixture([0.5, 0.5], [[-0.5], [0.9]], [0.7, 1.1])
-    expected = 0.5 * sum(divergences.kl_by_quadrature(law, middle, LINE) for law in (p, q))
+    expected = 0.5 * sum(
+        divergences.kl_by_quadrature(law, middle, LINE) for law in (p, q)
+    )
     found = divergences.jensen_shannon_by_quadrature(p, q, LINE)
     assert 0.1 < found < math.log(2)
     assert found == pytest.approx(float(expected), abs=1e-12)
-    assert found == pytest.approx(float(divergences.jensen_shannon_by_quadrature(q, p, LINE)), abs=1e-12)
-    assert divergences.jensen_shannon_by_quadrature(p, p, LINE) == pytest.approx(0, abs=1e-12)
+    assert found == pytest.approx(
+        float(divergences.jensen_shannon_by_quadrature(q, p, LINE)), abs=1e-12
+    )
+    assert divergences.jensen_shannon_by_quadrature(p, p, LINE) == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_where_one_law_has_no_mass():
     """U[0, ½] within U[0, 1]: KL log 2 one way and infinite the other; of disjoint intervals JS is log 2, its maximum."""
     whole, half, apart = Uniform(0.0, 1.0), Uniform(0.0, 0.5), Uniform(2.0, 2.5)
-    rule = ([(-2.0, 4.0)], 360)  # the intervals' ends are edges of cells: the rule is exact
-    assert divergences.kl_by_quadrature(half, whole, *rule) == pytest.approx(math.log(2), rel=1e-5)
+    rule = (
+        [(-2.0, 4.0)],
+        360,
+    )  # the intervals' ends are edges of cells: the rule is exact
+    assert divergences.kl_by_quadrature(half, whole, *rule) == pytest.approx(
+        math.log(2), rel=1e-5
+    )
     assert divergences.kl_by_quadrature(whole, half, *rule) == math.inf
     assert divergences.fisher_by_quadrature(whole, half, *rule) == math.inf
-    assert divergences.jensen_shannon_by_quadrature(half, apart, *rule) == pytest.approx(math.log(2), rel=1e-5)
+    assert divergences.jensen_shannon_by_quadrature(
+        half, apart, *rule
+    ) == pytest.approx(math.log(2), rel=1e-5)
     key = jax.random.key(0)
     within = divergences.kl_by_samples(key, half, whole, 64)
     assert within.value == pytest.approx(math.log(2), rel=1e-5)
-    assert within.standard_error == pytest.approx(0, abs=1e-6)  # the log ratio is constant
+    assert within.standard_error == pytest.approx(
+        0, abs=1e-6
+    )  # the log ratio is constant
     assert divergences.kl_by_samples(key, whole, half, 64) == (math.inf, math.inf)
 
 
@@ -133,7 +162,10 @@ def test_samples_agree_with_quadrature():
     q, key = two_modes(), jax.random.key(2)
     for by_samples, by_quadrature in (
         (divergences.kl_by_samples, divergences.kl_by_quadrature),
-        (divergences.jensen_shannon_by_samples, divergences.jensen_shannon_by_quadrature),
+        (
+            divergences.jensen_shannon_by_samples,
+            divergences.jensen_shannon_by_quadrature,
+        ),
     ):
         found, exact = by_samples(key, p, q, 4096), float(by_quadrature(p, q, LINE))
         assert 0 < found.standard_error < 0.1 * exact
@@ -182,11 +214,20 @@ def test_nan_is_nan_under_jit():
         ({"key": 0}, TypeError, "key must be a typed key"),
         ({"count": 1}, ValueError, "count must be at least 2, got 1"),
         ({"p": NORMAL}, TypeError, r"p must have sample\(key\)"),
-        ({"q": energy(lambda x: x[0] * jnp.nan)}, ValueError, "q.log_prob must be below infinity, got 8 NaN .* of 8"),
+        (
+            {"q": energy(lambda x: x[0] * jnp.nan)},
+            ValueError,
+            "q.log_prob must be below infinity, got 8 NaN .* of 8",
+        ),
     ],
 )
 def test_samples_refuse(change, error, message):
-    arguments = {"key": jax.random.key(0), "p": two_modes(), "q": two_modes(), "count": 8} | change
+    arguments = {
+        "key": jax.random.key(0),
+        "p": two_modes(),
+        "q": two_modes(),
+        "count": 8,
+    } | change
     assert_refused(lambda: divergences.kl_by_samples(**arguments), error, message)
 
 
@@ -199,32 +240,47 @@ Z = np.linspace(-8, 8, 801)
 
 def log_two_modes(x):
     """log p of `two_modes` in NumPy."""
-    parts = [math.log(w / s) - 0.5 * ((x - m) / s) ** 2 for w, m, s in ((0.35, -2, 0.6), (0.65, 2, 0.8))]
+    parts = [
+        math.log(w / s) - 0.5 * ((x - m) / s) ** 2
+        for w, m, s in ((0.35, -2, 0.6), (0.65, 2, 0.8))
+    ]
     return np.logaddexp(*parts) - 0.5 * math.log(2 * math.pi)
 
 
 def forward_kl(place):
     """KL(p ‖ N(m, s²)) at (m, log s) by the trapezoid rule."""
     log_p, m, s = log_two_modes(X), place[0], math.exp(place[1])
-    return np.trapezoid(np.exp(log_p) * (log_p + 0.5 * ((X - m) / s) ** 2 + math.log(s * math.sqrt(2 * math.pi))), X)
+    return np.trapezoid(
+        np.exp(log_p)
+        * (log_p + 0.5 * ((X - m) / s) ** 2 + math.log(s * math.sqrt(2 * math.pi))),
+        X,
+    )
 
 
 def reverse_kl(place):
     """KL(N(m, s²) ‖ p) at (m, log s) by the trapezoid rule in z."""
     normal = np.exp(-0.5 * Z**2) / math.sqrt(2 * math.pi)
     entropy = 0.5 * math.log(2 * math.pi * math.e) + place[1]
-    return -entropy - np.trapezoid(normal * log_two_modes(place[0] + math.exp(place[1]) * Z), Z)
+    return -entropy - np.trapezoid(
+        normal * log_two_modes(place[0] + math.exp(place[1]) * Z), Z
+    )
 
 
 def minima_of(divergence):
     """Every (m, log s), from left to right, from which a grid's local minima lead downhill."""
     means, logs = np.linspace(-4, 4, 41), np.linspace(-1.2, 1.6, 29)
     values = np.array([[divergence((m, l)) for l in logs] for m in means])
-    inner, shifts = values[1:-1, 1:-1], [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    inner, shifts = (
+        values[1:-1, 1:-1],
+        [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)],
+    )
     lowest = np.all([inner < values[i : 39 + i, j : 27 + j] for i, j in shifts], axis=0)
     starts = [(means[i + 1], logs[j + 1]) for i, j in np.argwhere(lowest)]
     options = {"xatol": 1e-9, "fatol": 1e-15}
-    return [optimize.minimize(divergence, place, method="Nelder-Mead", options=options).x for place in starts]
+    return [
+        optimize.minimize(divergence, place, method="Nelder-Mead", options=options).x
+        for place in starts
+    ]
 
 
 def place_of(law):
@@ -239,7 +295,10 @@ def test_fits_are_the_minima_that_a_search_finds(x64):
     p, unit = two_modes(), lambda mean: targets.gaussian([mean], 1.0)
     (forward,), (left, right) = minima_of(forward_kl), minima_of(reverse_kl)
     fits = {
-        tuple(forward): (divergences.fit_forward(p, unit(-1.0), [(-16.0, 16.0)]), forward_kl),
+        tuple(forward): (
+            divergences.fit_forward(p, unit(-1.0), [(-16.0, 16.0)]),
+            forward_kl,
+        ),
         tuple(left): (divergences.fit_reverse(p, unit(-3.0)), reverse_kl),
         tuple(right): (divergences.fit_reverse(p, unit(3.0)), reverse_kl),
     }
@@ -247,9 +306,13 @@ def test_fits_are_the_minima_that_a_search_finds(x64):
         assert found.gradient_norm < 1e-5
         np.testing.assert_allclose(place_of(found.law), place, atol=5e-5)
         assert found.kl == pytest.approx(divergence(place), abs=1e-8)
-    np.testing.assert_allclose(place_of(divergences.moment_matched(p)), forward, atol=1e-7)
+    np.testing.assert_allclose(
+        place_of(divergences.moment_matched(p)), forward, atol=1e-7
+    )
     by_nodes = divergences.moment_matched(p, [(-16.0, 16.0)])
-    np.testing.assert_allclose(place_of(by_nodes), place_of(divergences.moment_matched(p)), atol=1e-12)
+    np.testing.assert_allclose(
+        place_of(by_nodes), place_of(divergences.moment_matched(p)), atol=1e-12
+    )
 
 
 @pytest.mark.slow
@@ -259,12 +322,22 @@ def test_independent_factors_of_a_correlated_gaussian(x64):
     Bishop 2006, section 10.1.2.
     """
     covariance = np.array([[1.0, 0.8], [0.8, 1.5]])
-    p, start = targets.gaussian([0.3, -0.5], covariance), targets.gaussian([0.0, 0.0], [1.0, 1.0])
+    p, start = (
+        targets.gaussian([0.3, -0.5], covariance),
+        targets.gaussian([0.0, 0.0], [1.0, 1.0]),
+    )
     precision = np.diag(np.linalg.inv(covariance))
     log_det = np.linalg.slogdet(covariance)[1]
-    forward, reverse = divergences.fit_forward(p, start, BOX, 128), divergences.fit_reverse(p, start, 96)
+    forward, reverse = (
+        divergences.fit_forward(p, start, BOX, 128),
+        divergences.fit_reverse(p, start, 96),
+    )
     for found, variances, kl in (
-        (forward, np.diag(covariance), 0.5 * (np.log(np.diag(covariance)).sum() - log_det)),
+        (
+            forward,
+            np.diag(covariance),
+            0.5 * (np.log(np.diag(covariance)).sum() - log_det),
+        ),
         (reverse, 1 / precision, 0.5 * (np.log(precision).sum() + log_det)),
     ):
         np.testing.assert_allclose(found.law.variances[0], variances, rtol=1e-4)
@@ -275,9 +348,18 @@ def test_independent_factors_of_a_correlated_gaussian(x64):
 @pytest.mark.slow
 def test_a_mixture_is_found_again_in_either_direction(x64):
     """The family holds p itself: both divergences fall to 0 from a start of other weights, means and covariances."""
-    p = targets.gaussian_mixture([0.4, 0.6], [[-1.5, 0.2], [1.2, -0.4]], [[[0.6, 0.2], [0.2, 0.5]], 0.5 * np.eye(2)])
-    start = targets.gaussian_mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.stack([np.eye(2)] * 2))
-    for found in (divergences.fit_forward(p, start, BOX, 128), divergences.fit_reverse(p, start, 96)):
+    p = targets.gaussian_mixture(
+        [0.4, 0.6],
+        [[-1.5, 0.2], [1.2, -0.4]],
+        [[[0.6, 0.2], [0.2, 0.5]], 0.5 * np.eye(2)],
+    )
+    start = targets.gaussian_mixture(
+        [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.stack([np.eye(2)] * 2)
+    )
+    for found in (
+        divergences.fit_forward(p, start, BOX, 128),
+        divergences.fit_reverse(p, start, 96),
+    ):
         assert found.kl == pytest.approx(0, abs=1e-9)
         np.testing.assert_allclose(found.law.weights, p.weights, atol=1e-4)
         np.testing.assert_allclose(found.law.means, p.means, atol=1e-4)
@@ -288,14 +370,30 @@ def test_a_mixture_is_found_again_in_either_direction(x64):
 def test_fits_by_samples_find_a_gaussian_again(direction):
     """In three dimensions, means and variances within 4.5 standard errors of the draws: √(Σ_ii/n) and Σ_ii√(2/n)."""
     covariance = np.array([[1.0, 0.5, 0.1], [0.5, 0.8, -0.2], [0.1, -0.2, 0.6]])
-    p, start, count = targets.gaussian([0.5, -1.0, 0.2], covariance), targets.gaussian(np.zeros(3), np.eye(3)), 2048
-    fit = {"forward": divergences.fit_forward_by_samples, "reverse": divergences.fit_reverse_by_samples}[direction]
+    p, start, count = (
+        targets.gaussian([0.5, -1.0, 0.2], covariance),
+        targets.gaussian(np.zeros(3), np.eye(3)),
+        2048,
+    )
+    fit = {
+        "forward": divergences.fit_forward_by_samples,
+        "reverse": divergences.fit_reverse_by_samples,
+    }[direction]
     found = fit(jax.random.key(0), p, start, count)
     variances = np.diag(covariance)
-    assert np.all(np.abs(found.law.mean() - p.mean()) < 4.5 * np.sqrt(variances / count))
-    assert np.all(np.abs(np.diag(found.law.covariance()) - variances) < 4.5 * variances * math.sqrt(2 / count))
+    assert np.all(
+        np.abs(found.law.mean() - p.mean()) < 4.5 * np.sqrt(variances / count)
+    )
+    assert np.all(
+        np.abs(np.diag(found.law.covariance()) - variances)
+        < 4.5 * variances * math.sqrt(2 / count)
+    )
     # n times twice the divergence is χ² of 9 parameters: 1e-5 of such exceed 40
-    assert -4.5 * found.standard_error < found.kl < 40 / (2 * count) + 4.5 * found.standard_error
+    assert (
+        -4.5 * found.standard_error
+        < found.kl
+        < 40 / (2 * count) + 4.5 * found.standard_error
+    )
 
 
 UNIT = functools.partial(targets.gaussian, [0.0], 1.0)
@@ -328,7 +426,13 @@ def test_divergences_by_quadrature_do_not_depend_on_the_unit(unit):
             self.scale = np.float32(scale)
 
         def log_prob(self, x):
-            return jnp.sum(-0.5 * (x / self.scale) ** 2 - jnp.log(self.scale) - 0.5 * np.log(2 * np.pi))
+            return jnp.sum(
+                -0.5 * (x / self.scale) ** 2
+                - jnp.log(self.scale)
+                - 0.5 * np.log(2 * np.pi)
+            )
 
-    value = divergences.kl_by_quadrature(Normal(unit), Normal(2 * unit), [(-9 * unit, 9 * unit)] * 2, 64)
+    value = divergences.kl_by_quadrature(
+        Normal(unit), Normal(2 * unit), [(-9 * unit, 9 * unit)] * 2, 64
+    )
     assert float(value) == pytest.approx(2 * (np.log(2) + 1 / 8 - 1 / 2), abs=1e-4)

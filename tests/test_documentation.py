@@ -22,7 +22,11 @@ def is_public(name):
 
 
 def methods(node):
-    return [entry for entry in node.body if isinstance(entry, ast.FunctionDef) and is_public(entry.name)]
+    return [
+        entry
+        for entry in node.body
+        if isinstance(entry, ast.FunctionDef) and is_public(entry.name)
+    ]
 
 
 def undocumented(sources):
@@ -32,12 +36,22 @@ def undocumented(sources):
     one of a base class in `sources` has that one's docstring, and an overload that of its implementation.
     """
     trees = {path: ast.parse(text, path) for path, text in sources.items()}
-    classes = {c.name: c for tree in trees.values() for c in tree.body if isinstance(c, ast.ClassDef)}
+    classes = {
+        c.name: c
+        for tree in trees.values()
+        for c in tree.body
+        if isinstance(c, ast.ClassDef)
+    }
 
     def inherits_docstring(node, name):
-        bases = [classes[base] for base in (ast.unparse(b).split(".")[-1] for b in node.bases) if base in classes]
+        bases = [
+            classes[base]
+            for base in (ast.unparse(b).split(".")[-1] for b in node.bases)
+            if base in classes
+        ]
         return any(
-            any(m.name == name and ast.get_docstring(m) for m in methods(base)) or inherits_docstring(base, name)
+            any(m.name == name and ast.get_docstring(m) for m in methods(base))
+            or inherits_docstring(base, name)
             for base in bases
         )
 
@@ -48,22 +62,40 @@ def undocumented(sources):
         if not ast.get_docstring(tree):
             yield f"{path}:1 module"
         for node in tree.body:
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or not is_public(node.name) or is_overload(node):
+            if (
+                not isinstance(node, ast.FunctionDef | ast.ClassDef)
+                or not is_public(node.name)
+                or is_overload(node)
+            ):
                 continue
             if not ast.get_docstring(node):
                 yield f"{path}:{node.lineno} {node.name}"
             for method in methods(node) if isinstance(node, ast.ClassDef) else []:
-                if not (ast.get_docstring(method) or inherits_docstring(node, method.name) or is_overload(method)):
+                if not (
+                    ast.get_docstring(method)
+                    or inherits_docstring(node, method.name)
+                    or is_overload(method)
+                ):
                     yield f"{path}:{method.lineno} {node.name}.{method.name}"
 
 
 def is_overload(node):
-    return any(ast.unparse(decorator).endswith(("overload", ".setter")) for decorator in node.decorator_list)
+    return any(
+        ast.unparse(decorator).endswith(("overload", ".setter"))
+        for decorator in node.decorator_list
+    )
 
 
 def test_every_public_name_has_a_docstring():
     paths = sorted((ROOT / "diffjax").rglob("*.py"))
-    assert not list(undocumented({p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in paths}))
+    assert not list(
+        undocumented(
+            {
+                p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
+                for p in paths
+            }
+        )
+    )
 
 
 def test_a_missing_docstring_is_found():
@@ -81,7 +113,13 @@ class Derived(Base):
 def f(): ...
 def _private(): ...
 '''
-    expected = ["m.py:1 module", "m.py:6 Base.b", "m.py:8 Derived", "m.py:10 Derived.b", "m.py:12 f"]
+    expected = [
+        "m.py:1 module",
+        "m.py:6 Base.b",
+        "m.py:8 Derived",
+        "m.py:10 Derived.b",
+        "m.py:12 f",
+    ]
     assert list(undocumented({"m.py": source})) == expected
 
 
@@ -92,27 +130,41 @@ def python_blocks(text):
     block before it, and is of the same run.
     """
     runs = []
-    for match in re.finditer(r"^```python([^\n]*)\n(.*?)^```\s*$", text, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(
+        r"^```python([^\n]*)\n(.*?)^```\s*$", text, re.MULTILINE | re.DOTALL
+    ):
         line = text[: match.start(2)].count("\n") + 1
         if match[1].strip() == "continued" and runs:
             first, source = runs[-1]
-            runs[-1] = first, source + "\n" * (line - first - source.count("\n")) + match[2]
+            runs[-1] = (
+                first,
+                source + "\n" * (line - first - source.count("\n")) + match[2],
+            )
         else:
             runs.append((line, match[2]))
     return runs
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
+README = (
+    (ROOT / "README.md").read_text(encoding="utf-8")
+    if (ROOT / "README.md").exists()
+    else ""
+)
 
 
 def test_readme_has_python():
     assert python_blocks(README)
 
 
-@pytest.mark.parametrize("line, source", [pytest.param(*b, id=f"line {b[0]}") for b in python_blocks(README)])
+@pytest.mark.parametrize(
+    "line, source", [pytest.param(*b, id=f"line {b[0]}") for b in python_blocks(README)]
+)
 def test_readme_python_runs(line, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile("\n" * (line - 1) + source, ROOT / "README.md", "exec"), {"__name__": "readme"})
+    exec(
+        compile("\n" * (line - 1) + source, ROOT / "README.md", "exec"),
+        {"__name__": "readme"},
+    )
 
 
 MODULES = [
@@ -127,7 +179,9 @@ MODULES = [
 def names():
     """What an `Example:` may use without defining it."""
     schedule = dj.schedules.vp_linear()
-    target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+    target = dj.targets.gaussian_mixture(
+        [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7]
+    )
     return {
         "dj": dj,
         "jax": jax,
@@ -156,12 +210,27 @@ def test_the_examples_of_docstrings_run(module, names, tmp_path, monkeypatch):
     mixture of two Gaussians in the plane), its exact `denoiser` and a `grid` of 8 steps; files go to an empty folder.
     """
     monkeypatch.chdir(tmp_path)
-    tree = ast.parse(pathlib.Path(importlib.import_module(module).__file__).read_text(encoding="utf-8"))
-    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)]
-    texts = [(getattr(node, "name", module), ast.get_docstring(node) or "") for node in documented]
+    tree = ast.parse(
+        pathlib.Path(importlib.import_module(module).__file__).read_text(
+            encoding="utf-8"
+        )
+    )
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+    ]
+    texts = [
+        (getattr(node, "name", module), ast.get_docstring(node) or "")
+        for node in documented
+    ]
     examples = [(name, text) for name, text in texts if ">>>" in text]
     assert examples and all("Example:" in text for _, text in examples)
-    failed = [f"{name}:\n{said}" for name, text in examples if (said := run_examples(text, names, name))]
+    failed = [
+        f"{name}:\n{said}"
+        for name, text in examples
+        if (said := run_examples(text, names, name))
+    ]
     assert not failed, "\n".join(failed)
 
 
@@ -174,7 +243,10 @@ def test_an_example_that_prints_something_else_or_raises_is_found():
 @pytest.mark.parametrize(
     "function, shown",
     [
-        (dj.schedules.rescale_zero_terminal_snr, "rescale_zero_terminal_snr(dj.ddpm.linear_betas"),
+        (
+            dj.schedules.rescale_zero_terminal_snr,
+            "rescale_zero_terminal_snr(dj.ddpm.linear_betas",
+        ),
         (dj.schedules.index_of_time, "index_of_time(chain"),
         (dj.schedules.Schedule, "@dataclasses.dataclass"),
         (dj.predictions.denoiser, 'inputs="zero_index"'),
@@ -216,16 +288,36 @@ def product_files():
         text=True,
     )
     if listing.returncode == 0:
-        return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+        return [
+            ROOT / name
+            for name in listing.stdout.split("\0")
+            if name and (ROOT / name).is_file()
+        ]
     outputs = {"runs", "build", "dist", "__pycache__"}
-    hidden = lambda part: part.startswith(".") and part != ".ci"  # noqa: E731
-    inside = ((path, path.relative_to(ROOT).parts) for path in ROOT.rglob("*") if path.is_file())
-    return [path for path, parts in inside if not any(hidden(p) or p in outputs for p in parts[:-1])]
+    hidden = lambda part: part.startswith(".") and part != ".ci"
+    inside = (
+        (path, path.relative_to(ROOT).parts)
+        for path in ROOT.rglob("*")
+        if path.is_file()
+    )
+    return [
+        path
+        for path, parts in inside
+        if not any(hidden(p) or p in outputs for p in parts[:-1])
+    ]
 
 
 # each is written so that this file does not contain it
 FORBIDDEN = re.compile(
-    "|".join([r"\.\./" + "shared", r"(?i:issue) #", "/work" + "/", r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b"])
+    "|".join(
+        [
+            r"\.\./" + "shared",
+            r"(?i:issue) #",
+            "/work" + "/",
+            r"\bTO" + r"DO\b",
+            r"\bFIX" + r"ME\b",
+        ]
+    )
 )
 
 
@@ -237,6 +329,8 @@ def test_the_text_speaks_of_the_product_alone():
         except UnicodeDecodeError:
             continue
         found += [
-            f"{path.relative_to(ROOT)}:{i}: {line.strip()}" for i, line in enumerate(lines, 1) if FORBIDDEN.search(line)
+            f"{path.relative_to(ROOT)}:{i}: {line.strip()}"
+            for i, line in enumerate(lines, 1)
+            if FORBIDDEN.search(line)
         ]
     assert not found

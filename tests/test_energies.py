@@ -28,7 +28,9 @@ def expected(objective, count=40_000):
     def gradient(key):
         key_x, key = jax.random.split(key)
         x = DATA().sample(key_x)
-        return jax.grad(lambda parameters: objective(key, model(*parameters), x))((MEAN, LOG_PRECISION))
+        return jax.grad(lambda parameters: objective(key, model(*parameters), x))(
+            (MEAN, LOG_PRECISION)
+        )
 
     found = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), count))
     return jnp.concatenate(found, 1)
@@ -39,14 +41,25 @@ MEAN, LOG_PRECISION = jnp.array([0.6, 0.2]), jnp.array([0.1, -0.3])
 
 def score_matching_gradient(variance):
     """Of ½E‖s − ∇log p‖² = ½Σ [(λ − 1/v)² v + λ²(m − μ)²] over (m, log λ), data N(μ, v); in closed form."""
-    precision, bias = np.exp(np.asarray(LOG_PRECISION)), np.asarray(MEAN) - np.array([1.0, -0.5])
-    return np.concatenate([precision**2 * bias, precision * (variance * precision - 1 + precision * bias**2)])
+    precision, bias = (
+        np.exp(np.asarray(LOG_PRECISION)),
+        np.asarray(MEAN) - np.array([1.0, -0.5]),
+    )
+    return np.concatenate(
+        [
+            precision**2 * bias,
+            precision * (variance * precision - 1 + precision * bias**2),
+        ]
+    )
 
 
 OBJECTIVES = {
     "exact": (lambda key, model, x: energies.exact(model, x), 0.0),
     "sliced": (lambda key, model, x: energies.sliced(key, model, x, 2), 0.0),
-    "denoising": (lambda key, model, x: energies.denoising(key, model, x, 0.7) / 0.7**2, 0.7),
+    "denoising": (
+        lambda key, model, x: energies.denoising(key, model, x, 0.7) / 0.7**2,
+        0.7,
+    ),
 }
 
 
@@ -71,14 +84,26 @@ def test_contrastive_divergence_has_the_gradient_of_the_likelihood():
         return energies.contrastive(law, x, drawn)
 
     gradients = np.asarray(expected(objective), np.float64)
-    precision, bias = np.exp(np.asarray(LOG_PRECISION)), np.asarray(MEAN) - np.array([1.0, -0.5])
-    exact = np.concatenate([precision * bias, 0.5 * (precision * (np.array([0.8, 1.3]) ** 2 + bias**2) - 1)])
+    precision, bias = (
+        np.exp(np.asarray(LOG_PRECISION)),
+        np.asarray(MEAN) - np.array([1.0, -0.5]),
+    )
+    exact = np.concatenate(
+        [
+            precision * bias,
+            0.5 * (precision * (np.array([0.8, 1.3]) ** 2 + bias**2) - 1),
+        ]
+    )
     error = gradients.std(0, ddof=1) / np.sqrt(len(gradients))
     np.testing.assert_array_less(np.abs(gradients.mean(0) - exact), 4 * error)
 
 
 def test_the_penalty_is_on_both_log_densities():
-    law, x, drawn = model(MEAN, LOG_PRECISION), jnp.array([1.0, 2.0]), jnp.array([0.0, -1.0])
+    law, x, drawn = (
+        model(MEAN, LOG_PRECISION),
+        jnp.array([1.0, 2.0]),
+        jnp.array([0.0, -1.0]),
+    )
     a, b = law.log_prob(x), law.log_prob(drawn)
     assert float(energies.contrastive(law, x, drawn, 0.1)) == pytest.approx(
         float(b - a + 0.1 * (a**2 + b**2)), rel=1e-5
@@ -94,10 +119,14 @@ def test_values_for_scores_and_energies_agree():
     assert float(energies.exact(law, x)) == pytest.approx(float(by_hand), rel=1e-5)
     assert float(energies.exact(score, x)) == pytest.approx(float(by_hand), rel=1e-5)
     # the Hessian is diagonal: random signs give the trace itself
-    assert float(energies.sliced(key, score, x)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(energies.sliced(key, score, x)) == pytest.approx(
+        float(by_hand), rel=1e-5
+    )
     noise = jax.random.normal(key, (2,))
     slip = 0.7 * -precision * (x + 0.7 * noise - MEAN) + noise
-    assert float(energies.denoising(key, law, x, 0.7)) == pytest.approx(0.5 * float(jnp.sum(slip**2)), rel=1e-5)
+    assert float(energies.denoising(key, law, x, 0.7)) == pytest.approx(
+        0.5 * float(jnp.sum(slip**2)), rel=1e-5
+    )
 
 
 def test_persistent_chains_reach_the_model():
@@ -106,12 +135,18 @@ def test_persistent_chains_reach_the_model():
     """
     law, key = model(jnp.zeros(2), jnp.zeros(2)), jax.random.key(0)
     kernel, far = langevin.mala(law, 1.0), targets.gaussian([1e4, 1e4], 0.1)
-    update = jax.jit(lambda chains, share: energies.advance(key, chains, kernel, 10, far, share))
+    update = jax.jit(
+        lambda chains, share: energies.advance(key, chains, kernel, 10, far, share)
+    )
     chains = energies.persistent_chains(jnp.full((2000, 2), 3.0))
     for _ in range(12):
         before = chains.xs
         chains, result = update(chains, 0.0)
-    assert int(chains.updates) == 12 and np.all(result.diverged_at == -1) and np.all(before != chains.xs)
+    assert (
+        int(chains.updates) == 12
+        and np.all(result.diverged_at == -1)
+        and np.all(before != chains.xs)
+    )
     squares = np.asarray(chains.xs, np.float64) ** 2
     assert abs(squares.mean() - 1) < 4 * squares.std() / np.sqrt(squares.size)
     assert update(chains, 1.0)[0].xs.min() > 1e4 / 2**10 - 7
@@ -129,7 +164,9 @@ def test_a_reconstruction_is_a_density():
 
 def restarted(restarts):
     chains = energies.persistent_chains(jnp.zeros((3, 2)))
-    return energies.advance(jax.random.key(0), chains, langevin.mala(DATA(), 0.1), 1, restarts)
+    return energies.advance(
+        jax.random.key(0), chains, langevin.mala(DATA(), 0.1), 1, restarts
+    )
 
 
 @pytest.mark.parametrize(

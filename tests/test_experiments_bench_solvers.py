@@ -24,17 +24,27 @@ from experiments.solver_table import SOLVERS, make
 
 
 def small(tmp_path, **changes):
-    given = {"schedules": ("vp_linear",), "targets": ("gaussian",), "grids": ("log_snr",), "starts": 16, "seeds": 2}
+    given = {
+        "schedules": ("vp_linear",),
+        "targets": ("gaussian",),
+        "grids": ("log_snr",),
+        "starts": 16,
+        "seeds": 2,
+    }
     return bench_solvers.Config(out=tmp_path, **{**given, **changes})
 
 
 @pytest.mark.slow
 def test_errors_fall_at_the_order_of_the_solver(tmp_path):
     """From 64 to 128 steps log₂ of the ratio of errors is the order within 0.3, and twice that for KL, a square."""
-    rows = bench_solvers.run(small(tmp_path, solvers=("ddim", "dpmpp_2m", "ddim(1)"), budgets=(64, 128)))
+    rows = bench_solvers.run(
+        small(tmp_path, solvers=("ddim", "dpmpp_2m", "ddim(1)"), budgets=(64, 128))
+    )
     errors = {(row.solver, row.budget): row.error for row in rows}
     for name, slope in (("ddim", 1), ("dpmpp_2m", 2), ("ddim(1)", 2)):
-        assert abs(math.log2(errors[name, 64] / errors[name, 128]) - slope) < 0.3 * slope
+        assert (
+            abs(math.log2(errors[name, 64] / errors[name, 128]) - slope) < 0.3 * slope
+        )
     assert {row.measure for row in rows if row.stochastic} == {"kl"}
     stored = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     assert [row["error"] for row in stored] == [row.error for row in rows]
@@ -42,10 +52,23 @@ def test_errors_fall_at_the_order_of_the_solver(tmp_path):
 
 
 def test_a_recommendation_names_the_least_error(tmp_path, capsys):
-    rows = bench_solvers.run(small(tmp_path, solvers=("ddim", "dpmpp_2m"), recommend=32, grids=("log_snr", "uniform")))
+    rows = bench_solvers.run(
+        small(
+            tmp_path,
+            solvers=("ddim", "dpmpp_2m"),
+            recommend=32,
+            grids=("log_snr", "uniform"),
+        )
+    )
     top = min(rows, key=lambda row: row.error)
-    assert f"{top.solver} on {top.grid}, 32 steps, 32 evaluations" in capsys.readouterr().out
-    assert (top.solver, top.grid) == ("dpmpp_2m", "log_snr")  # uniform in t leaves nothing for the last decades of σ
+    assert (
+        f"{top.solver} on {top.grid}, 32 steps, 32 evaluations"
+        in capsys.readouterr().out
+    )
+    assert (top.solver, top.grid) == (
+        "dpmpp_2m",
+        "log_snr",
+    )  # uniform in t leaves nothing for the last decades of σ
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -55,36 +78,64 @@ def test_a_budget_is_kept_and_used(name):
     for budget, steps in bench_solvers.plan(solver, (5, 8, 31)):
         if budget is None or solver.report is not None:
             continue  # its own choice
-        cost = [solver.evaluations(np.linspace(2.0, 1.0, n + 1)) for n in (steps, steps + 1)]
+        cost = [
+            solver.evaluations(np.linspace(2.0, 1.0, n + 1)) for n in (steps, steps + 1)
+        ]
         assert cost[0] <= budget < cost[1]
 
 
-@pytest.mark.parametrize(("factory", "steps"), [(solvers.heun, 3), (solvers.dpmpp_2m, 4), (solvers.dpmpp_sde, 2)])
+@pytest.mark.parametrize(
+    ("factory", "steps"),
+    [(solvers.heun, 3), (solvers.dpmpp_2m, 4), (solvers.dpmpp_sde, 2)],
+)
 def test_evaluations_are_counted_in_the_program(factory, steps, x64):
     solver, schedule = factory(), schedules.edm()
     denoiser = targets.denoiser(targets.gaussian([0.0, 1.0], 0.5), schedule)
-    arguments = (denoiser, schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 2)))
+    arguments = (
+        denoiser,
+        schedule,
+        jax.random.split(jax.random.key(0), 2),
+        jnp.ones((2, 2)),
+    )
     grid = bench_solvers.make_grid("karras", schedule, steps)
-    counted = solver_programs.evaluations(jax.make_jaxpr(solver_programs.batch_program(solver))(*arguments, grid).jaxpr)
+    counted = solver_programs.evaluations(
+        jax.make_jaxpr(solver_programs.batch_program(solver))(*arguments, grid).jaxpr
+    )
     assert counted == solver.evaluations(grid) > 0
 
 
 def test_the_count_of_an_adaptive_program_is_not_guessed(x64):
     schedule = schedules.edm()
     denoiser = targets.denoiser(targets.gaussian([0.0], 0.5), schedule)
-    arguments = (denoiser, schedule, jax.random.split(jax.random.key(0), 2), jnp.ones((2, 1)))
+    arguments = (
+        denoiser,
+        schedule,
+        jax.random.split(jax.random.key(0), 2),
+        jnp.ones((2, 1)),
+    )
     program = jax.make_jaxpr(solver_programs.batch_program(solvers.adaptive()))
-    assert solver_programs.evaluations(program(*arguments, jnp.array([80.0, 0.002])).jaxpr) is None
+    assert (
+        solver_programs.evaluations(program(*arguments, jnp.array([80.0, 0.002])).jaxpr)
+        is None
+    )
 
 
 def test_divergence_of_gaussians_has_its_closed_form():
     """KL(N(1, 4) ‖ N(0, 1)) = ½ (4 + 1 − 1 − log 4), and to second order in a small change of one variance e²/4."""
     one, two = np.eye(1), 4 * np.eye(1)
     closed = 0.5 * (4 - math.log(4))
-    assert math.isclose(solver_errors.gaussian_kl(np.ones(1), two, np.zeros(1), one), closed, rel_tol=1e-12)
+    assert math.isclose(
+        solver_errors.gaussian_kl(np.ones(1), two, np.zeros(1), one),
+        closed,
+        rel_tol=1e-12,
+    )
     tiny = 1e-6
-    small_change = solver_errors.gaussian_kl(np.zeros(1), (1 + tiny) * one, np.zeros(1), one)
-    assert math.isclose(small_change, tiny**2 / 4, rel_tol=1e-5)  # e²/4 − e³/6, and e itself to 1e-10
+    small_change = solver_errors.gaussian_kl(
+        np.zeros(1), (1 + tiny) * one, np.zeros(1), one
+    )
+    assert math.isclose(
+        small_change, tiny**2 / 4, rel_tol=1e-5
+    )  # e²/4 − e³/6, and e itself to 1e-10
 
 
 def test_the_reference_is_the_flow_of_a_gaussian(x64):
@@ -93,11 +144,15 @@ def test_the_reference_is_the_flow_of_a_gaussian(x64):
     starts = jnp.array([[-1.0], [0.3], [2.0]])
 
     def at(t):
-        return schedule.alpha(t), jnp.sqrt(schedule.alpha(t) ** 2 * 0.36 + schedule.sigma(t) ** 2)
+        return schedule.alpha(t), jnp.sqrt(
+            schedule.alpha(t) ** 2 * 0.36 + schedule.sigma(t) ** 2
+        )
 
     (alpha, spread), (alpha_end, spread_end) = at(schedule.t_max), at(schedule.t_min)
     exact = alpha_end * 0.5 + spread_end / spread * (starts - alpha * 0.5)
-    ends = solver_problems.flow_ends(targets.denoiser(target, schedule), schedule, starts, 1e-11)
+    ends = solver_problems.flow_ends(
+        targets.denoiser(target, schedule), schedule, starts, 1e-11
+    )
     assert np.max(np.abs(ends - exact)) < 1e-9
 
 
@@ -107,20 +162,55 @@ def test_a_trained_network_is_solved_along_its_own_flow(tmp_path):
     no row."""
     run = tmp_path / "run"
     score_sde.train(*_tiny_run(run), run)
-    rows = bench_solvers.run(small(tmp_path, targets=(str(run),), solvers=("heun", "ddim(1)"), budgets=(128, 256)))
+    rows = bench_solvers.run(
+        small(
+            tmp_path,
+            targets=(str(run),),
+            solvers=("heun", "ddim(1)"),
+            budgets=(128, 256),
+        )
+    )
     assert {row.solver for row in rows} == {"heun"}
     assert math.log2(rows[0].error / rows[1].error) > 2 - 0.5
 
 
 def _tiny_run(out):
-    config = score_sde.Config(out=out, data="moons", width=16, depth=1, steps=20, batch_size=16, noise_floor=0.05)
+    config = score_sde.Config(
+        out=out,
+        data="moons",
+        width=16,
+        depth=1,
+        steps=20,
+        batch_size=16,
+        noise_floor=0.05,
+    )
     out.mkdir()
-    return config, score_sde.make_model(config, datasets.open_dataset("moons", config.held_out, config.seed))
+    return config, score_sde.make_model(
+        config, datasets.open_dataset("moons", config.held_out, config.seed)
+    )
 
 
 def test_the_front_holds_what_no_faster_row_betters():
     def point(seconds, error):
-        return solver_report.Row("s", "g", "", "", 1, 1, 1, False, 1, "rms", error, (0, 0), 0, {}, 0, seconds, 0)
+        return solver_report.Row(
+            "s",
+            "g",
+            "",
+            "",
+            1,
+            1,
+            1,
+            False,
+            1,
+            "rms",
+            error,
+            (0, 0),
+            0,
+            {},
+            0,
+            seconds,
+            0,
+        )
 
     rows = [point(1, 3.0), point(2, 4.0), point(3, 1.0), point(4, 2.0)]
     assert solver_figures.pareto(rows) == [rows[0], rows[2]]

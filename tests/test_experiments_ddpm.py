@@ -22,18 +22,32 @@ SMALL = Config(
 @pytest.mark.slow
 def test_the_experiment_writes_what_it_promises(tmp_path, monkeypatch):
     """Figures and metrics appear, and terms add up to the total. A checkpoint of another chain is refused."""
-    small = {"COMPRESSED": 3, "GAUSSIAN_STEPS": (), "MIXTURE_STEPS": (4,), "EXACT_DRAWS": 8}
+    small = {
+        "COMPRESSED": 3,
+        "GAUSSIAN_STEPS": (),
+        "MIXTURE_STEPS": (4,),
+        "EXACT_DRAWS": 8,
+    }
     for name, value in small.items():
         monkeypatch.setattr(ddpm, name, value)
     config = dataclasses.replace(SMALL, out=tmp_path)
     first = ddpm.run(config)
-    figures = {"loss", "bound", "rate_distortion", "samples", "progressive", "interpolation"}
+    figures = {
+        "loss",
+        "bound",
+        "rate_distortion",
+        "samples",
+        "progressive",
+        "interpolation",
+    }
     assert {path.stem for path in tmp_path.glob("*.png")} == figures
     for row in json.loads((tmp_path / "metrics.json").read_text())["bound"].values():
         parts = row["prior"] + row["denoising"] + row["reconstruction"]
         np.testing.assert_allclose(parts, row["total"], rtol=1e-5)
     assert list(first["bound"]) == ["optimal", "posterior", "forward"]
-    with pytest.raises(ValueError, match="chain_steps"):  # a checkpoint of another chain
+    with pytest.raises(
+        ValueError, match="chain_steps"
+    ):  # a checkpoint of another chain
         ddpm.run(dataclasses.replace(config, chain_steps=30))
 
 
@@ -54,8 +68,14 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     config = dataclasses.replace(SMALL, chain_steps=1000, chunk=64)
     model = dataclasses.replace(ddpm.make_model(config, data), module=Uniform())
-    found = ddpm.summary(config, model, ddpm.bounds(config, model, model.denoiser({}), "optimal", images))
-    assert -4 * found["total_standard_error"] < found["total"] - np.log2(5) < 0.1 + 4 * found["total_standard_error"]
+    found = ddpm.summary(
+        config, model, ddpm.bounds(config, model, model.denoiser({}), "optimal", images)
+    )
+    assert (
+        -4 * found["total_standard_error"]
+        < found["total"] - np.log2(5)
+        < 0.1 + 4 * found["total_standard_error"]
+    )
 
 
 @pytest.mark.slow
@@ -67,7 +87,9 @@ def test_exact_gaps_are_the_closed_forms():
     u = (snr[:-1] - snr[1:]) / (4 + snr[1:])  # Var = 1/(1/s² + SNR)
     gap = ddpm.exact_gap(SMALL, target, chain, "posterior")
     expected = 0.5 * np.sum(u - np.log1p(u))
-    assert abs(gap.mean() - expected) < 4 * scoring.standard_error(gap) < 0.1  # half of what β̃ leaves
+    assert (
+        abs(gap.mean() - expected) < 4 * scoring.standard_error(gap) < 0.1
+    )  # half of what β̃ leaves
 
 
 def test_indices_are_stratified():
@@ -80,12 +102,24 @@ def test_indices_are_stratified():
 
 
 REFUSED = {
-    "variance": ({"prediction": "v"}, "variance 'optimal' needs prediction 'levels', got 'v'"),
-    "hybrid": ({"objective": "hybrid", "variance": "posterior"}, "objective 'hybrid' trains a variance"),
-    "data": ({"data": "reals.npy"}, "data must be integers of at most 256 levels, .*reals.npy is not"),
+    "variance": (
+        {"prediction": "v"},
+        "variance 'optimal' needs prediction 'levels', got 'v'",
+    ),
+    "hybrid": (
+        {"objective": "hybrid", "variance": "posterior"},
+        "objective 'hybrid' trains a variance",
+    ),
+    "data": (
+        {"data": "reals.npy"},
+        "data must be integers of at most 256 levels, .*reals.npy is not",
+    ),
     "few steps": ({"few_steps": 25}, "few_steps must be between 2 and 24, got 25"),
     "chain": ({"chain_steps": 1}, "chain_steps must be at least 2, got 1"),
-    "betas": ({"chain_steps": 12, "few_steps": 3}, "chain_steps must be at least 21 for betas 'linear', got 12"),
+    "betas": (
+        {"chain_steps": 12, "few_steps": 3},
+        "chain_steps must be at least 21 for betas 'linear', got 12",
+    ),
 }
 
 
@@ -95,4 +129,8 @@ def test_refuses(name, tmp_path):
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
-    assert_refused(lambda: ddpm.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)), ValueError, message)
+    assert_refused(
+        lambda: ddpm.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)),
+        ValueError,
+        message,
+    )

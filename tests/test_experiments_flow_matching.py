@@ -22,40 +22,62 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
     """Of u = x/2, noise becomes x_1 e^{−1/2}: curvature ‖x_1‖² (∫ e^{t−1}/4 dt − (1 − e^{−1/2})²), error of n Euler
     steps (1 − 1/2n)^n − e^{−1/2} and of midpoint's (1 − 1/2n + 1/8n²)^n − e^{−1/2} per unit of ‖x_1‖, log p that of
     N(0, I/e): to rounding, and the curvature to the trapezoid rule's 1/12·32² of it."""
-    monkeypatch.setattr(flow_matching_measures, "STEPS", (4,))  # each number of steps is a program
+    monkeypatch.setattr(
+        flow_matching_measures, "STEPS", (4,)
+    )  # each number of steps is a program
     target = targets.gaussian(np.zeros(2), 0.8)
     exact = 0.8 * np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
     problem = Problem("gaussian", exact, exact, [exact], lambda key: None, 8, target)
     numbers, drawn = measure(SMALL, problem, jax.tree_util.Partial(lambda x, t: x / 2))
     noise = drawn["paths"][:, 0]
-    square, shrunk = float(numbers["cost"]) * 2 / (1 - np.exp(-0.5)) ** 2, np.exp(-0.5)  # the mean of ‖x_1‖²
+    square, shrunk = (
+        float(numbers["cost"]) * 2 / (1 - np.exp(-0.5)) ** 2,
+        np.exp(-0.5),
+    )  # the mean of ‖x_1‖²
     np.testing.assert_allclose(drawn["paths"][:, -1], shrunk * noise, rtol=1e-5)
     assert abs(square - 2) < 4 * 2 / np.sqrt(96)  # of variance 4, E‖x_1‖² = 2
     curvature = ((1 - np.exp(-1)) / 4 - (1 - shrunk) ** 2) * square
     np.testing.assert_allclose(numbers["curvature"], curvature, rtol=1e-2)
     for n in (4,):
-        euler, midpoint = (1 - 1 / (2 * n)) ** n, (1 - 1 / (2 * n) + 1 / (8 * n**2)) ** n
+        euler, midpoint = (
+            (1 - 1 / (2 * n)) ** n,
+            (1 - 1 / (2 * n) + 1 / (8 * n**2)) ** n,
+        )
         for name, cost, kept in (("euler", n, euler), ("midpoint", 2 * n, midpoint)):
             expected = abs(kept - shrunk) * np.sqrt(square)
-            np.testing.assert_allclose(numbers["path_error"][name][cost], expected, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                numbers["path_error"][name][cost], expected, rtol=1e-4, atol=1e-6
+            )
     # E log p − log N(x; 0, I/e) over x ~ N(0, 0.64 I), in two dimensions: ½(0.64 e − 1) − ½ log(0.64 e) each
     kl = 0.64 * np.e - 1 - np.log(0.64 * np.e)
-    assert abs(numbers["nats_above_floor"] - kl) < 4 * numbers["nats_above_floor_standard_error"]
-    assert numbers["nats_above_floor_standard_error"] < (0.64 * np.e - 1) / np.sqrt(96) * 1.5  # its law: χ²₂/2
+    assert (
+        abs(numbers["nats_above_floor"] - kl)
+        < 4 * numbers["nats_above_floor_standard_error"]
+    )
+    assert (
+        numbers["nats_above_floor_standard_error"]
+        < (0.64 * np.e - 1) / np.sqrt(96) * 1.5
+    )  # its law: χ²₂/2
 
 
 @pytest.mark.slow
 def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
     """From 8 to 64 steps the error of Euler falls at least to a fifth and that of RK4, to below 1e-3 nats, more."""
     config = flow_matching.check(SMALL)
-    found = {name: [row["error"] for row in rows] for name, rows in log_prob_errors(config, targets.moons()).items()}
+    found = {
+        name: [row["error"] for row in rows]
+        for name, rows in log_prob_errors(config, targets.moons()).items()
+    }
     assert found["euler"][-1] < found["euler"][0] / 5
     assert found["rk4"][-1] < 1e-3 and found["rk4"][-1] < found["euler"][-1] / 50
     assert found["adaptive"] == sorted(found["adaptive"], reverse=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target, figures", [("moons", {"paths.png", "log_prob.png"}), ("digits", {"samples.png"})])
+@pytest.mark.parametrize(
+    "target, figures",
+    [("moons", {"paths.png", "log_prob.png"}), ("digits", {"samples.png"})],
+)
 def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
     """Each coupling has the numbers that it is compared by.
 
@@ -71,13 +93,21 @@ def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
         assert 0 <= row["cost"] < dimension / 20
         assert ("nats_above_floor" in row) == (target == "moons")
         assert list(row["path_error"]["euler"]) == list(map(str, STEPS))
-    assert {"error.png", "metrics.json", "config.json", *figures} <= {path.name for path in tmp_path.iterdir()}
+    assert {"error.png", "metrics.json", "config.json", *figures} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_the_digits_are_compared_with_images_that_no_network_saw():
     """The test images are in neither the training set nor the further sets, which do not overlap."""
-    problem = open_problem(flow_matching.check(dataclasses.replace(SMALL, target="digits")))
-    assert problem.shape == (8, 8, 1) and len(problem.exact) == 447 and len(problem.train) == 1350
+    problem = open_problem(
+        flow_matching.check(dataclasses.replace(SMALL, target="digits"))
+    )
+    assert (
+        problem.shape == (8, 8, 1)
+        and len(problem.exact) == 447
+        and len(problem.train) == 1350
+    )
     assert [len(other) for other in problem.others] == [447] * 3
     rows = np.concatenate([problem.train[:1341], problem.exact]).reshape(-1, 64)
     np.testing.assert_array_equal(np.concatenate(problem.others), problem.train[:1341])
@@ -101,4 +131,6 @@ def test_the_digits_are_compared_with_images_that_no_network_saw():
 )
 def test_flow_matching_refuses(field, value, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        flow_matching.run(dataclasses.replace(flow_matching.Config(out=tmp_path), **{field: value}))
+        flow_matching.run(
+            dataclasses.replace(flow_matching.Config(out=tmp_path), **{field: value})
+        )

@@ -22,7 +22,11 @@ def test_the_experiment_writes_what_it_promises(network, tmp_path):
     """Figures and metrics appear, and more draws bound more tightly (Jensen). Checkpoints of another flow are refused."""
     config = dataclasses.replace(SMALL, out=tmp_path, network=network)
     glow.run(config)
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"loss", "samples", "interpolation"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {
+        "loss",
+        "samples",
+        "interpolation",
+    }
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert set(stored["frechet_distance"]) == {"0.5", "0.7", "1.0"}
     for row in (stored["test"], stored["train"]):
@@ -40,21 +44,35 @@ def test_replaced_entries_are_of_the_share_and_of_the_levels():
     assert abs(drawn.size - 2000) < 4.5 * np.sqrt(20000 * 0.1 * 0.9)
     counts = np.bincount(drawn.astype(int), minlength=17)
     assert np.all(np.abs(counts - drawn.size / 17) < 4.5 * np.sqrt(drawn.size / 17))
-    np.testing.assert_array_equal(glow.with_replaced(jax.random.key(0), x, 0.0, levels), x)
+    np.testing.assert_array_equal(
+        glow.with_replaced(jax.random.key(0), x, 0.0, levels), x
+    )
 
 
 REFUSED = {
     "replaced": ({"replaced": 1.5}, r"replaced must lie in \[0.0, 1.0\], got 1.5"),
-    "levels": ({"levels": 4}, r"levels must be such that 2\^levels divides the sides of \(8, 8, 1\), got 4"),
-    "data": ({"data": "reals.npy"}, "data must be images of integers of at most 256 levels, .* is not"),
+    "levels": (
+        {"levels": 4},
+        r"levels must be such that 2\^levels divides the sides of \(8, 8, 1\), got 4",
+    ),
+    "data": (
+        {"data": "reals.npy"},
+        "data must be images of integers of at most 256 levels, .* is not",
+    ),
     "one test example": ({"held_out": 1}, "held_out must be at least 2, got 1"),
     "no test example": ({"held_out": 0}, "held_out must be at least 1, got 0"),
-    "network": ({"network": "convolution"}, "network must be one of 'convolutional', 'dense'; got 'convolution'"),
+    "network": (
+        {"network": "convolution"},
+        "network must be one of 'convolutional', 'dense'; got 'convolution'",
+    ),
     "dequantisation": (
         {"dequantisation": "none"},
         "dequantisation must be one of 'variational', 'uniform'; got 'none'",
     ),
-    "dequantiser": ({"dequantiser_layers": 3}, "dequantiser_layers must be even, got 3"),
+    "dequantiser": (
+        {"dequantiser_layers": 3},
+        "dequantiser_layers must be even, got 3",
+    ),
     "samples": ({"samples": 1}, "samples must be at least 2, got 1"),
     "width": ({"width": 0}, "width must be at least 1, got 0"),
 }
@@ -63,7 +81,9 @@ REFUSED = {
 def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path):
     """Neither a standard error nor a distance has a meaning for one; four examples leave a quarter, which is one."""
     np.save(tmp_path / "few.npy", np.arange(64).reshape(4, 4, 4))
-    config = dataclasses.replace(SMALL, out=tmp_path / "out", data=str(tmp_path / "few.npy"))
+    config = dataclasses.replace(
+        SMALL, out=tmp_path / "out", data=str(tmp_path / "few.npy")
+    )
     assert_refused(
         lambda: glow.run(config),
         ValueError,
@@ -78,4 +98,8 @@ def test_refuses(name, tmp_path):
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
-    assert_refused(lambda: glow.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)), ValueError, message)
+    assert_refused(
+        lambda: glow.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)),
+        ValueError,
+        message,
+    )

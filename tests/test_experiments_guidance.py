@@ -28,16 +28,28 @@ def test_guided_gaussians_have_the_closed_forms():
     between 301 values leaves.
     """
     forms = guidance_exact.closed_forms(2.0)
-    np.testing.assert_allclose([forms[k] for k in ("flow", "sde", "tilted")], [1 / 16, 7 / 64, 1 / 7], rtol=1e-5)
-    laws = guidance_exact.simulate(jax.random.key(0), guidance_exact.gaussians(), 2.0, 4096)
+    np.testing.assert_allclose(
+        [forms[k] for k in ("flow", "sde", "tilted")],
+        [1 / 16, 7 / 64, 1 / 7],
+        rtol=1e-5,
+    )
+    laws = guidance_exact.simulate(
+        jax.random.key(0), guidance_exact.gaussians(), 2.0, 4096
+    )
     error = 4.5 * np.sqrt(2 / 4095) + 0.02
     assert abs(laws.flow.var() / forms["flow"] - 1) < error
     assert abs(laws.sde.var() / forms["sde"] - 1) < error
     points = guidance_exact.POINTS
-    for density, variance in ((laws.flow_density, forms["flow"]), (laws.tilted, forms["tilted"])):
+    for density, variance in (
+        (laws.flow_density, forms["flow"]),
+        (laws.tilted, forms["tilted"]),
+    ):
         mean = np.trapezoid(points * density, points)
         assert abs(np.trapezoid(density, points) - 1) < 1e-3
-        assert abs(np.trapezoid((points - mean) ** 2 * density, points) / variance - 1) < 1e-2
+        assert (
+            abs(np.trapezoid((points - mean) ** 2 * density, points) / variance - 1)
+            < 1e-2
+        )
 
 
 @pytest.mark.slow
@@ -55,37 +67,69 @@ def test_the_exact_part_tells_the_laws_apart(tmp_path):
 ALL = {"kinds": Config.kinds, "variants": guidance.VARIANTS}
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param(ALL, marks=pytest.mark.slow)], ids=["fewest", "all"])
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param(ALL, marks=pytest.mark.slow)], ids=["fewest", "all"]
+)
 def test_guidance_writes_what_it_promises(changes, tmp_path):
     """Figures and a row of numbers for each kind and scale; at scale 0 a classifier changes nothing, as no guidance
     does. The flags of the run are those that were given, not those of the last network."""
     config = small(tmp_path, **changes)
     result = guidance.run(config)
-    files = {"config.json", "metrics.json", "losses.json", "loss.png", "accuracy.png", "samples.png"}
-    assert {path.name for path in tmp_path.iterdir()} >= files | ({"variants.png"} if changes else set())
-    assert len(result["rows"]) == len(config.kinds) * len(config.scales) + len(config.variants)
-    by = {(row["kind"], row["scale"]): row["frechet_distance"] for row in result["rows"]}
+    files = {
+        "config.json",
+        "metrics.json",
+        "losses.json",
+        "loss.png",
+        "accuracy.png",
+        "samples.png",
+    }
+    assert {path.name for path in tmp_path.iterdir()} >= files | (
+        {"variants.png"} if changes else set()
+    )
+    assert len(result["rows"]) == len(config.kinds) * len(config.scales) + len(
+        config.variants
+    )
+    by = {
+        (row["kind"], row["scale"]): row["frechet_distance"] for row in result["rows"]
+    }
     for kind in config.kinds:
         assert by[kind, 0.0] == pytest.approx(by["classifier_free", 0.0], rel=1e-4)
         assert by[kind, 2.0] != pytest.approx(by["classifier_free", 0.0], rel=1e-4)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert (stored["steps"], stored["classifier_steps"]) == (config.steps, config.classifier_steps)
+    assert (stored["steps"], stored["classifier_steps"]) == (
+        config.steps,
+        config.classifier_steps,
+    )
 
 
 def test_a_judge_recognises_real_digits():
     """Its share of test images recognised is its test accuracy, and another label than theirs is not seen in them."""
     data = datasets.open_dataset("digits", 447, 0)
-    judge = classifiers.make_judge((data.train, data.train_labels), (data.test, data.test_labels))
+    judge = classifiers.make_judge(
+        (data.train, data.train_labels), (data.test, data.test_labels)
+    )
     assert judge.recognised(data.test, data.test_labels).mean() == judge.accuracy > 0.97
-    assert judge.recognised(data.test, (data.test_labels + 1) % 10).mean() < 1 - judge.accuracy + 1e-12
+    assert (
+        judge.recognised(data.test, (data.test_labels + 1) % 10).mean()
+        < 1 - judge.accuracy + 1e-12
+    )
 
 
 def test_bad_input_is_named(tmp_path):
-    np.savez(tmp_path / "unlabelled.npz", x=np.random.default_rng(0).normal(size=(40, 5)))
-    np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).normal(size=(40, 5)), y=(np.arange(40) == 3).astype(int))
+    np.savez(
+        tmp_path / "unlabelled.npz", x=np.random.default_rng(0).normal(size=(40, 5))
+    )
+    np.savez(
+        tmp_path / "few.npz",
+        x=np.random.default_rng(0).normal(size=(40, 5)),
+        y=(np.arange(40) == 3).astype(int),
+    )
     cases = [
         ("labels must be between 0 and 9, got 10", {"labels": (3, 10)}),
-        (r"interval must lie within the schedule's .* got \(0.1, 1.5\)", {"interval": (0.1, 1.5)}),
+        (
+            r"interval must lie within the schedule's .* got \(0.1, 1.5\)",
+            {"interval": (0.1, 1.5)},
+        ),
         (r"t_high must be greater than t_low=0.4, got 0.1", {"interval": (0.4, 0.1)}),
         ("scales must be 0 or more, got -1.0", {"scales": (1.0, -1.0)}),
         ("scales must hold at least one, got none", {"scales": ()}),
@@ -94,7 +138,10 @@ def test_bad_input_is_named(tmp_path):
         ("drop must lie in", {"drop": 1.0}),
         ("samples must be at least 2, got 1", {"samples": 1}),
         ("exact_samples must be at least", {"exact_samples": 10}),
-        ("data must hold several classes in the training set", {"data": str(tmp_path / "few.npz")}),
+        (
+            "data must hold several classes in the training set",
+            {"data": str(tmp_path / "few.npz")},
+        ),
         ("data must have labels", {"data": str(tmp_path / "unlabelled.npz")}),
     ]
     for match, changes in cases:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from diffjax import inverse
-from experiments import datasets, inverse_exact, inverse_problems, models, record, score_sde
+from experiments import (
+    datasets,
+    inverse_exact,
+    inverse_problems,
+    models,
+    record,
+    score_sde,
+)
 from experiments.inverse_problems import Config
 
 SMALL = Config(
@@ -28,15 +35,30 @@ SMALL = Config(
 
 def small_model(folder):
     """A tiny network as `score_sde` leaves one, trained for two steps by its loss's gradient, which is 0."""
-    config = score_sde.Config(out=folder, network="mlp", width=8, depth=0, steps=2, batch_size=8, save_every=1)
-    model = score_sde.make_model(config, datasets.open_dataset(config.data, config.held_out, config.seed))
+    config = score_sde.Config(
+        out=folder, network="mlp", width=8, depth=0, steps=2, batch_size=8, save_every=1
+    )
+    model = score_sde.make_model(
+        config, datasets.open_dataset(config.data, config.held_out, config.seed)
+    )
     about = {score_sde.DESCRIPTION: datasets.describe(model.data)}
-    flat = lambda params, key, batch: jnp.zeros(())  # noqa: E731
-    models.fit(config, record.open_folder(config), flat, model.init, model.data.train, about=about)
+    flat = lambda params, key, batch: jnp.zeros(())
+    models.fit(
+        config,
+        record.open_folder(config),
+        flat,
+        model.init,
+        model.data.train,
+        about=about,
+    )
 
 
 @pytest.mark.parametrize(
-    "methods", [SMALL.methods, pytest.param(tuple(inverse_problems.METHODS), marks=pytest.mark.slow)]
+    "methods",
+    [
+        SMALL.methods,
+        pytest.param(tuple(inverse_problems.METHODS), marks=pytest.mark.slow),
+    ],
 )
 def test_images_are_reconstructed_into_what_it_promises(methods, tmp_path):
     """A figure and a row of numbers for each method; replacement and RePaint end in y; the truth's residual is χ.
@@ -44,11 +66,26 @@ def test_images_are_reconstructed_into_what_it_promises(methods, tmp_path):
     Its mean square has the standard error √(2/96) over 3 images of 32 measured pixels.
     """
     small_model(tmp_path / "model")
-    config = dataclasses.replace(SMALL, out=tmp_path / "out", model=tmp_path / "model", methods=methods)
+    config = dataclasses.replace(
+        SMALL, out=tmp_path / "out", model=tmp_path / "model", methods=methods
+    )
     inverse_problems.run(config)
-    rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["images"]["inpainting"]
-    assert set(rows) == {*(inverse_problems.METHODS[m] for m in methods), "training images alone", "truth"}
-    assert max(rows[name]["residual"] for name in rows if name in ("replacement", "RePaint")) < 1e-4
+    rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["images"][
+        "inpainting"
+    ]
+    assert set(rows) == {
+        *(inverse_problems.METHODS[m] for m in methods),
+        "training images alone",
+        "truth",
+    }
+    assert (
+        max(
+            rows[name]["residual"]
+            for name in rows
+            if name in ("replacement", "RePaint")
+        )
+        < 1e-4
+    )
     assert abs(rows["truth"]["residual"] ** 2 - 1) < 4.5 * np.sqrt(2 / 96)
     assert (tmp_path / "out" / "inpainting.png").stat().st_size > 0
     losses = tmp_path / "model" / "losses.json"
@@ -68,7 +105,12 @@ def test_draws_of_the_truths_own_law_are_calibrated():
     xs = np.where(mask, images[:, None], rng.normal(0, spread, (200, 5, 4, 4, 1)))
     ys = images.reshape(200, 16)[:, :8] + tau * rng.normal(size=(200, 8))
     found = inverse_problems.measure(operator, tau, images, ys, xs)
-    expected = {"error": 2**0.5 * spread, "spread": spread, "mean_error": 1.2**0.5 * spread, "residual": 1.0}
+    expected = {
+        "error": 2**0.5 * spread,
+        "spread": spread,
+        "mean_error": 1.2**0.5 * spread,
+        "residual": 1.0,
+    }
     for name, value in (expected | {"calibration": 1.0}).items():
         assert abs(found[name] / value - 1) < 4.5 / np.sqrt(2 * 1600), name
 
@@ -80,7 +122,9 @@ def test_the_training_images_posterior_knows_them():
     images = data.train[:5]
     ys = np.asarray(jax.vmap(operator.forward)(images))
     config = dataclasses.replace(SMALL, noise_std=1e-3)
-    drawn = inverse_problems.from_training_images(config, operator, data, ys, np.random.default_rng(0))
+    drawn = inverse_problems.from_training_images(
+        config, operator, data, ys, np.random.default_rng(0)
+    )
     np.testing.assert_array_equal(drawn, np.repeat(images[:, None], config.draws, 1))
 
 
@@ -93,12 +137,17 @@ def test_exact_posteriors_are_reached_by_their_own_denoiser(tmp_path):
     assert (tmp_path / "posteriors.png").stat().st_size > 0
     for name, rows in results.items():
         pairs = np.asarray(
-            inverse_exact.exact_samples(jax.random.key(1), inverse_exact.PROBLEMS[name](), 2 * count)
+            inverse_exact.exact_samples(
+                jax.random.key(1), inverse_exact.PROBLEMS[name](), 2 * count
+            )
         ).reshape(2, count, 2)
         floor = 2 * np.linalg.norm(pairs[0] - pairs[1], axis=-1).mean() / count
         assert rows["exact posterior's denoiser"]["energy_distance"] < 5 * floor
         assert rows["DPS"]["energy_distance"] > 10 * floor
-    assert results["Gaussian"]["replacement"]["energy_distance"] > 10 * results["Gaussian"]["ΠGDM"]["energy_distance"]
+    assert (
+        results["Gaussian"]["replacement"]["energy_distance"]
+        > 10 * results["Gaussian"]["ΠGDM"]["energy_distance"]
+    )
 
 
 def test_bad_input_is_named(tmp_path):
@@ -112,7 +161,9 @@ def test_bad_input_is_named(tmp_path):
     ]
     for match, changes in cases:
         with pytest.raises(ValueError, match=match):
-            inverse_problems.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes))
+            inverse_problems.run(
+                dataclasses.replace(SMALL, out=tmp_path / "out", **changes)
+            )
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="multiples of factor=2"):
         inverse_problems.make_operator("downsampling", (7, 8, 1))

@@ -16,15 +16,24 @@ def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     forward, left, right = (metrics["line"][name] for name in kl_directions.OPTIMA)
     assert forward["kl_p_q"] < min(left["kl_p_q"], right["kl_p_q"])
-    assert right["kl_q_p"] < forward["kl_q_p"] < left["kl_q_p"]  # the left one is a minimum of its surroundings alone
+    assert (
+        right["kl_q_p"] < forward["kl_q_p"] < left["kl_q_p"]
+    )  # the left one is a minimum of its surroundings alone
     assert -0.02 < left["kl_q_p"] + math.log(config.weight) < 0
     assert -0.02 < right["kl_q_p"] + math.log(1 - config.weight) < 0
     assert len(metrics["grid"]["forward"]) == 1 and len(metrics["grid"]["reverse"]) == 2
     assert forward["kl_p_q"] <= metrics["grid"]["forward"][0]["kl"] + 1e-5
     for found, least in zip((left, right), metrics["grid"]["reverse"], strict=True):
         assert found["kl_q_p"] <= least["kl"] + 1e-5
-        assert abs(found["kl_q_p_by_samples"] - found["kl_q_p"]) < 4.5 * found["kl_q_p_standard_error"]
-    assert {path.name for path in tmp_path.iterdir()} >= {"pictures.png", "landscape.png", "config.json"}
+        assert (
+            abs(found["kl_q_p_by_samples"] - found["kl_q_p"])
+            < 4.5 * found["kl_q_p_standard_error"]
+        )
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "pictures.png",
+        "landscape.png",
+        "config.json",
+    }
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ def test_langevin_agrees_with_the_exact_laws(tmp_path):
     """On the Gaussian every bias is its exact value within 4 standard errors; what diverged has no bias: far out ULA at
     ε = 3 multiplies x by 1 − ε/(2 · 0.7²) = −2.06 a step, and x² is beyond float32 within 70 of them.
     """
-    config = langevin.Config(out=tmp_path, chains=400, steps=300, step_sizes=(0.5, 3.0), levels=20)
+    config = langevin.Config(
+        out=tmp_path, chains=400, steps=300, step_sizes=(0.5, 3.0), levels=20
+    )
     langevin.run(config)
     found = json.loads((tmp_path / "metrics.json").read_text())
     for name, rows in found["bias"]["gaussian"]["kernels"].items():
@@ -24,9 +26,15 @@ def test_langevin_agrees_with_the_exact_laws(tmp_path):
     ula = found["bias"]["mixture"]["kernels"]["ula"]
     assert ula[1]["bias"] is None and ula[1]["diverged"] > 0
     heavy = found["heavy_mode"]
-    assert abs(heavy["importance"]["share"] - 0.8) < 4 * heavy["importance"]["standard_error"]
+    assert (
+        abs(heavy["importance"]["share"] - 0.8)
+        < 4 * heavy["importance"]["standard_error"]
+    )
     assert abs(heavy["mala"]["share"] - 0.5) < 0.15 and heavy["mala"]["r_hat"] > 1.1
-    assert abs(heavy["importance"]["log_z"]) < 4 * heavy["importance"]["log_z_standard_error"]
+    assert (
+        abs(heavy["importance"]["log_z"])
+        < 4 * heavy["importance"]["log_z_standard_error"]
+    )
     figures = {"paths.png", "histogram.png", "bias.png", "modes.png", "config.json"}
     assert figures <= {path.name for path in tmp_path.iterdir()}
 
@@ -35,7 +43,11 @@ def test_langevin_agrees_with_the_exact_laws(tmp_path):
     "field, value, message",
     [
         ("steps", 15, "steps must be a positive multiple of 10, got 15"),
-        ("step_sizes", (0.1, 4.0), "step_sizes must lie between 0 and 4, beyond which ULA diverges, got 4.0"),
+        (
+            "step_sizes",
+            (0.1, 4.0),
+            "step_sizes must lie between 0 and 4, beyond which ULA diverges, got 4.0",
+        ),
         ("step_sizes", (), "step_sizes must hold at least one size"),
         ("chains", 3, "chains must be at least 50, got 3"),
     ],
@@ -45,7 +57,15 @@ def test_langevin_refuses(tmp_path, field, value, message):
         langevin.run(langevin.Config(**{"out": tmp_path, field: value}))
 
 
-SMALL = {"examples": 2000, "steps": 50, "batch_size": 64, "save_every": 50, "width": 16, "depth": 1, "chains": 64}
+SMALL = {
+    "examples": 2000,
+    "steps": 50,
+    "batch_size": 64,
+    "save_every": 50,
+    "width": 16,
+    "depth": 1,
+    "chains": 64,
+}
 
 
 @pytest.mark.slow
@@ -54,16 +74,25 @@ def test_energy_model_fits_and_normalises(tmp_path):
     log Z by chains is that of quadrature; a second run resumes where the first one ended, at the same numbers.
     """
     config = energy_model.Config(
-        out=tmp_path, objectives=("contrastive",), levels=(16,), walkers=128, chain_steps=4, **SMALL
+        out=tmp_path,
+        objectives=("contrastive",),
+        levels=(16,),
+        walkers=128,
+        chain_steps=4,
+        **SMALL,
     )
     first = energy_model.run(config)["objectives"]["contrastive"]
-    start = energy_model.divergence(energy_model.TARGETS["moons"](), targets.gaussian([0.0, 0.0], 1.0))
+    start = energy_model.divergence(
+        energy_model.TARGETS["moons"](), targets.gaussian([0.0, 0.0], 1.0)
+    )
     assert 0 < first["kl"] < start
     for rows in first["estimates"].values():
         error = 4 * rows[0]["standard_error"] + rows[0].get("discretisation", 0)
         assert abs(rows[0]["log_z"] - first["log_z"]) < error
     assert energy_model.run(config)["objectives"]["contrastive"]["kl"] == first["kl"]
-    assert {"densities.png", "log_z.png", "metrics.json", "config.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"densities.png", "log_z.png", "metrics.json", "config.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,7 +113,11 @@ def test_energy_model_refuses(tmp_path, field, value, message):
 @pytest.mark.slow
 def test_chains_of_the_speed_table_are_those_by_hand(tmp_path):
     """The rows compare equal programs: `chains` raises where 1 % of them differ."""
-    rows = list(speed_langevin.chains(bench_speed.Config(out=tmp_path, quick=True, alternations=1)))
+    rows = list(
+        speed_langevin.chains(
+            bench_speed.Config(out=tmp_path, quick=True, alternations=1)
+        )
+    )
     assert rows[0].name == "run_many, mala, 50 × 20" and rows[0].at_most == 1.1
 
 

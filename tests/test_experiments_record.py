@@ -48,7 +48,9 @@ def closed_file():
     return file
 
 
-@pytest.mark.parametrize("make", [closed_pipe, closed_file, lambda: None], ids=["pipe", "file", "none"])
+@pytest.mark.parametrize(
+    "make", [closed_pipe, closed_file, lambda: None], ids=["pipe", "file", "none"]
+)
 def test_output_that_nobody_reads_is_dropped(make):
     """As after `| head -1`, in a closed terminal, or with `2>&-`."""
     file = make()
@@ -95,7 +97,9 @@ os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_an_interrupt_before_the_start_is_one_line():
-    run = subprocess.run([sys.executable, "-c", START], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", START], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     assert run.returncode == 130 and run.stderr == "\nstopped before the start\n"
 
 
@@ -115,7 +119,10 @@ def test_a_folder_in_use_is_refused_by_name(monkeypatch, tmp_path, capsys):
         run_main(monkeypatch, run, tmp_path)
     held.release()
     assert stopped.value.code == 1
-    assert re.search(rf"error: {tmp_path} is in use by process {os.getpid()} on .* since ", capsys.readouterr().err)
+    assert re.search(
+        rf"error: {tmp_path} is in use by process {os.getpid()} on .* since ",
+        capsys.readouterr().err,
+    )
 
 
 def test_what_kills_left_is_removed(monkeypatch, tmp_path):
@@ -159,19 +166,35 @@ def test_a_removed_folder_ends_the_run(monkeypatch, tmp_path, capsys):
         record.write_json(out / "metrics.json", {})
 
     for seed in ("0", "1"):
-        monkeypatch.setattr(sys, "argv", ["experiment", "--out", str(tmp_path / "out"), "--seed", seed])
+        monkeypatch.setattr(
+            sys, "argv", ["experiment", "--out", str(tmp_path / "out"), "--seed", seed]
+        )
         with pytest.raises(SystemExit) as stopped:
             record.main(run, Config, None)
         assert stopped.value.code == 1
-        assert "out was removed during the run: metrics.json is not written" in capsys.readouterr().err
+        assert (
+            "out was removed during the run: metrics.json is not written"
+            in capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"loss": [1.0, 2', "[1]", '{"other": 1}', "\0\0", "3", pytest.param("[" * 99_999, id="deep")]
+    "text",
+    [
+        "",
+        '{"loss": [1.0, 2',
+        "[1]",
+        '{"other": 1}',
+        "\0\0",
+        "3",
+        pytest.param("[" * 99_999, id="deep"),
+    ],
 )
 def test_a_damaged_file_is_named_with_its_cure(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/config\.json is damaged \(.+\): train again"):
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path}/config\.json is damaged \(.+\): train again"
+    ):
         record.read_json(tmp_path / "config.json", "train again", "loss")
 
 
@@ -190,10 +213,16 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
     path = tmp_path / "losses.json"
     if text is not None:
         path.write_text(text)
-    np.testing.assert_array_equal(models._read_history(path, 5), kept + [math.nan] * (5 - len(kept)))
+    np.testing.assert_array_equal(
+        models._read_history(path, 5), kept + [math.nan] * (5 - len(kept))
+    )
     assert (str(path) in capsys.readouterr().out) == (len(kept) < 5)
     aside = tmp_path / "losses.json.unreadable"
-    assert aside.read_text() == text if text is not None and not kept else not aside.exists()
+    assert (
+        aside.read_text() == text
+        if text is not None and not kept
+        else not aside.exists()
+    )
     assert models._read_history(path, 0) == []
 
 
@@ -202,19 +231,26 @@ def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
     data = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 
     def loss(params, key, batch):
-        return ((batch @ params["w"]) ** 2).mean() + (jax.random.key_data(key)[-1] % 8) * params["w"].sum() / 100
+        return ((batch @ params["w"]) ** 2).mean() + (
+            jax.random.key_data(key)[-1] % 8
+        ) * params["w"].sum() / 100
 
     def fit(out, **settings):
         out.mkdir(exist_ok=True)
-        init = lambda key: {"w": np.ones((3, 2), np.float32)}  # noqa: E731
-        return models.fit(Config(out=out), out, loss, init, data, stops=(50,), **settings)
+        init = lambda key: {"w": np.ones((3, 2), np.float32)}
+        return models.fit(
+            Config(out=out), out, loss, init, data, stops=(50,), **settings
+        )
 
     def stop(step, params):
         raise InterruptedError(step)
 
     whole, history = fit(tmp_path / "whole")
     assert history.shape == (100,) and np.isfinite(history).all()
-    assert json.loads((tmp_path / "whole" / "losses.json").read_text())["loss"] == history.tolist()
+    assert (
+        json.loads((tmp_path / "whole" / "losses.json").read_text())["loss"]
+        == history.tolist()
+    )
     with pytest.raises(InterruptedError):
         fit(tmp_path / "a", on_stop=stop)
     path = tmp_path / "a" / "losses.json"
@@ -225,16 +261,23 @@ def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
         params, losses = fit(tmp_path / "a")
         assert np.asarray(params["w"]).tobytes() == np.asarray(whole["w"]).tobytes()
         np.testing.assert_array_equal(losses, expected)
-        assert len(json.loads(path.read_text())["loss"]) == 100  # finished, for those who read the file
+        assert (
+            len(json.loads(path.read_text())["loss"]) == 100
+        )  # finished, for those who read the file
 
 
 def test_one_program_maps_every_set_of_examples():
     def one(scale, x, y):
         return scale["a"] * x.sum() + y
 
-    x, y = np.arange(14.0, dtype=np.float32).reshape(7, 2), np.arange(7.0, dtype=np.float32)
+    x, y = (
+        np.arange(14.0, dtype=np.float32).reshape(7, 2),
+        np.arange(7.0, dtype=np.float32),
+    )
     with counted_programs() as programs:
         for scale in (2.0, 3.0):
-            found = models.map_examples(one, {"a": np.float32(scale)}, (x, y), 3, "mapping")
+            found = models.map_examples(
+                one, {"a": np.float32(scale)}, (x, y), 3, "mapping"
+            )
             np.testing.assert_array_equal(found, scale * x.sum(1) + y)
     assert len(programs) == 1, programs

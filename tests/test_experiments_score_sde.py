@@ -25,7 +25,9 @@ def small(out, **changes):
     return dataclasses.replace(SMALL, out=out, **changes)
 
 
-def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(tmp_path, monkeypatch):
+def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
+    tmp_path, monkeypatch
+):
     """Figures, metrics and checkpoints appear. Other flags are refused and leave them. The model is loaded from another
     folder, with the units of its own data; with its examples only while its file is as it was."""
     values = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
@@ -47,29 +49,53 @@ def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(tmp_pa
     with pytest.raises(ValueError, match="learning_rate"):
         changed = dataclasses.replace(config, learning_rate=0.5)
         score_sde.train(changed, score_sde.make_model(changed, data), out)
-    assert json.loads((out / "config.json").read_text())["learning_rate"] == config.learning_rate
+    assert (
+        json.loads((out / "config.json").read_text())["learning_rate"]
+        == config.learning_rate
+    )
 
     monkeypatch.chdir(tmp_path / "elsewhere")
     model, _ = score_sde.load(out)
-    assert (model.data.shift, model.data.scale, model.data.shape) == (8.0, 8.0, (8, 8, 1))
+    assert (model.data.shift, model.data.scale, model.data.shape) == (
+        8.0,
+        8.0,
+        (8, 8, 1),
+    )
     assert model.data.spread == data.spread and len(model.data.train) == 0
     np.testing.assert_array_equal(model.data.levels, data.levels)
     whole, _ = score_sde.load(out, examples=True)
     np.testing.assert_array_equal(whole.data.test, data.test)
-    np.save(tmp_path / "here" / "images.npy", values + 1)  # the same once they are scaled
-    with pytest.raises(ValueError, match="must hold the data that the run was trained on"):
+    np.save(
+        tmp_path / "here" / "images.npy", values + 1
+    )  # the same once they are scaled
+    with pytest.raises(
+        ValueError, match="must hold the data that the run was trained on"
+    ):
         score_sde.load(out, examples=True)
     described = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps({k: v for k, v in described.items() if k != score_sde.DESCRIPTION}))
+    (out / "config.json").write_text(
+        json.dumps({k: v for k, v in described.items() if k != score_sde.DESCRIPTION})
+    )
     with pytest.raises(ValueError, match="must describe the data of the run"):
         score_sde.load(out)
 
 
 @pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
 def test_the_floor_is_where_the_flag_says(schedule):
-    data = datasets.Dataset("points", np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32), None, 0.0, 1.0)
-    found = score_sde.make_model(dataclasses.replace(SMALL, schedule=schedule, noise_floor=0.05), data).schedule
-    np.testing.assert_allclose(found.sigma(found.t_min) / found.alpha(found.t_min), 0.05, rtol=1e-3)
+    data = datasets.Dataset(
+        "points",
+        np.zeros((4, 2), np.float32),
+        np.zeros((1, 2), np.float32),
+        None,
+        0.0,
+        1.0,
+    )
+    found = score_sde.make_model(
+        dataclasses.replace(SMALL, schedule=schedule, noise_floor=0.05), data
+    ).schedule
+    np.testing.assert_allclose(
+        found.sigma(found.t_min) / found.alpha(found.t_min), 0.05, rtol=1e-3
+    )
 
 
 @pytest.mark.slow
@@ -78,7 +104,12 @@ def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
     """By Gibbs' inequality no density scores the test set better than the exact one, but for the sampling error of the
     difference."""
     config = small(
-        tmp_path, data="moons", schedule=schedule, noise_floor=0.05, likelihood_steps=64, likelihood_examples=64
+        tmp_path,
+        data="moons",
+        schedule=schedule,
+        noise_floor=0.05,
+        likelihood_steps=64,
+        likelihood_examples=64,
     )
     results = score_sde.run(config)
     gap = results["test_nats_per_dim"] - results["exact_test_nats_per_dim"]
@@ -101,7 +132,10 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     model = dataclasses.replace(score_sde.make_model(SMALL, data), module=Uniform())
     scores = scoring.score(jax.random.key(2), model, {}, images, 16, probes=2, chunk=64)
-    slack = 4 * scores["test_bits_per_dim_standard_error"] + scores["test_bits_per_dim_error_of_steps"]
+    slack = (
+        4 * scores["test_bits_per_dim_standard_error"]
+        + scores["test_bits_per_dim_error_of_steps"]
+    )
     assert abs(scores["test_bits_per_dim"] - np.log2(5)) < 0.02 + slack
     assert scores["test_bits_per_dim_error_of_steps"] < 0.02
 
@@ -116,7 +150,9 @@ def scored(data, values, coarse=None, chunk=4):
         rows = np.asarray(examples)[:, 0].astype(int)  # an example is its own number
         return np.asarray(found, np.float64)[rows], np.full(len(rows), 0.1)
 
-    return scoring.score(jax.random.key(0), model, None, data.test, 8, 2, chunk, program)
+    return scoring.score(
+        jax.random.key(0), model, None, data.test, 8, 2, chunk, program
+    )
 
 
 def numbered(count, levels=None, scale=1.0):
@@ -128,11 +164,17 @@ def numbered(count, levels=None, scale=1.0):
 def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_approximated():
     """−log p/D plus the mean log of the columns' scales; errors by hand; the grid's from RK4 at half the steps."""
     values = np.array([-3.0, -5.0, -4.0, -8.0, -1.0])
-    found = scored(numbered(5, scale=np.array([10.0, 1000.0])), values, values + 0.07, chunk=3)
+    found = scored(
+        numbered(5, scale=np.array([10.0, 1000.0])), values, values + 0.07, chunk=3
+    )
     assert found["test_nats_per_dim_of_scaled_data"] == pytest.approx(2.1)
     assert found["test_nats_per_dim"] == pytest.approx(2.1 + math.log(100))
-    assert found["test_nats_per_dim_standard_error"] == pytest.approx(values.std(ddof=1) / 2 / 5**0.5)
-    assert found["test_nats_per_dim_standard_error_of_probes"] == pytest.approx(0.05 / 5**0.5)
+    assert found["test_nats_per_dim_standard_error"] == pytest.approx(
+        values.std(ddof=1) / 2 / 5**0.5
+    )
+    assert found["test_nats_per_dim_standard_error_of_probes"] == pytest.approx(
+        0.05 / 5**0.5
+    )
     assert found["test_nats_per_dim_change_from_half_the_steps"] == pytest.approx(0.035)
     assert found["test_nats_per_dim_error_of_steps"] == pytest.approx(0.005)
 
@@ -140,7 +182,10 @@ def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_appr
 def test_one_test_example_has_a_score_without_standard_error(capsys):
     data = numbered(1)
     found = scored(data, [-2.0])
-    assert (found["test_nats_per_dim"], found["test_nats_per_dim_standard_error"]) == (1.0, None)
+    assert (found["test_nats_per_dim"], found["test_nats_per_dim_standard_error"]) == (
+        1.0,
+        None,
+    )
     distances = score_sde.distances({"sde": data.test, "ode": data.test}, data, 0)
     assert set(distances.values()) == {None} and len(distances) == 9
     assert "no standard error" in capsys.readouterr().out
@@ -151,11 +196,16 @@ def test_a_score_that_cannot_be_is_refused():
     """No code is shorter than 0 bits: log₂ P = 190 over two pixels would be −95 bits/dim."""
     lattice = np.linspace(-1, 1, 5).astype(np.float32)
     with pytest.raises(
-        FloatingPointError, match=r"test_bits_per_dim -9\d.* cannot be.*raise likelihood_steps or noise_fl"
+        FloatingPointError,
+        match=r"test_bits_per_dim -9\d.* cannot be.*raise likelihood_steps or noise_fl",
     ):
         scored(numbered(3, lattice), [125.0, 130.0, 135.0])
-    assert scored(numbered(3, lattice), [0.1, 0.0, 0.2])["test_bits_per_dim"] < 0  # within its errors
-    assert scored(numbered(3), [125.0, 130.0, 135.0])["test_nats_per_dim"] == -65  # a density may be any
+    assert (
+        scored(numbered(3, lattice), [0.1, 0.0, 0.2])["test_bits_per_dim"] < 0
+    )  # within its errors
+    assert (
+        scored(numbered(3), [125.0, 130.0, 135.0])["test_nats_per_dim"] == -65
+    )  # a density may be any
     with pytest.raises(FloatingPointError, match="1 of 6 test log-likelihoods"):
         scored(numbered(3), [0.0, np.nan, 0.0], [0.0, 0.0, 0.0])
 
@@ -165,14 +215,18 @@ def test_likelihood_grids_fall_from_end_to_end():
         schedule = score_sde.make_schedule(name, 0.02)
         grid = np.asarray(scoring.likelihood_grid(schedule, 16))
         assert grid.shape == (17,) and np.all(np.diff(grid) < 0)
-        assert grid[0] == np.float32(schedule.t_max) and grid[-1] == np.float32(schedule.t_min)
+        assert grid[0] == np.float32(schedule.t_max) and grid[-1] == np.float32(
+            schedule.t_min
+        )
 
 
 def test_programs_compile_ahead():
     """Of a function that cannot be traced the error comes with its call, and does not prevent the others."""
     with ahead.Ahead() as thread:
         double = thread.compile(lambda x: 2 * x, jax.ShapeDtypeStruct((3,), np.float32))
-        broken = thread.compile(lambda x: x.no_such_member, jax.ShapeDtypeStruct((3,), np.float32))
+        broken = thread.compile(
+            lambda x: x.no_such_member, jax.ShapeDtypeStruct((3,), np.float32)
+        )
         later = thread.submit(lambda: 5)
         np.testing.assert_array_equal(double(np.ones(3, np.float32)), 2)
         with pytest.raises(AttributeError, match="no_such_member"):
@@ -205,20 +259,35 @@ def test_help_is_written_in_any_encoding(encoding, monkeypatch):
 def test_signs_that_an_encoding_lacks_are_spelt():
     record.write_any_text()
     text = "σ/α ≥ −½ → é ‖x̂‖ ─│╭ 漢"
-    assert text.encode("ascii", "spell").decode() == "sigma/alpha >= -1/2 -> e ||x|| -|+ ?"
+    assert (
+        text.encode("ascii", "spell").decode() == "sigma/alpha >= -1/2 -> e ||x|| -|+ ?"
+    )
     assert "é ½".encode("latin-1", "spell").decode("latin-1") == "é ½"
 
 
 def test_baselines_on_data_of_known_entropy():
     """Histograms reach the entropy of independent entries, 1 bit for a fair coin, within the cost of estimating it."""
-    images = np.random.default_rng(0).integers(0, 2, (4000, 8)).astype(np.float32) * 2 - 1
-    data = datasets.Dataset("coins", images[:3000], images[3000:], np.array([-1.0, 1.0], np.float32), 0.0, 1.0)
+    images = (
+        np.random.default_rng(0).integers(0, 2, (4000, 8)).astype(np.float32) * 2 - 1
+    )
+    data = datasets.Dataset(
+        "coins",
+        images[:3000],
+        images[3000:],
+        np.array([-1.0, 1.0], np.float32),
+        0.0,
+        1.0,
+    )
     np.testing.assert_allclose(datasets.histogram_bits(data), 1.0, atol=1e-3)
 
 
 def test_digits_are_split_as_promised():
     data = datasets.open_dataset("digits", 447, 0)
-    assert data.train.shape == (1350, 8, 8, 1) and data.test.shape == (447, 8, 8, 1) and len(data.levels) == 17
+    assert (
+        data.train.shape == (1350, 8, 8, 1)
+        and data.test.shape == (447, 8, 8, 1)
+        and len(data.levels) == 17
+    )
     assert data.classes == 10 and np.bincount(data.train_labels).min() > 100
     assert data.train.min() == -1 and data.train.max() == 1 and data.spacing == 0.125
     again = datasets.open_dataset("digits", 447, 0)
@@ -231,12 +300,19 @@ def test_files_of_ones_own(tmp_path):
     np.save(tmp_path / "bytes.npy", rng.integers(0, 256, (40, 6, 6)).astype(np.uint8))
     images = datasets.open_dataset(str(tmp_path / "bytes.npy"), 10, 0)
     assert images.shape == (6, 6, 1) and len(images.levels) <= 256
-    assert np.isclose(np.concatenate([images.train, images.test]).max(), 1) and len(images.test) == 10
+    assert (
+        np.isclose(np.concatenate([images.train, images.test]).max(), 1)
+        and len(images.test) == 10
+    )
     with pytest.raises(ValueError, match="data must have labels"):
         _ = images.classes
     np.savez(tmp_path / "vectors.npz", x=rng.normal(3, 2, (40, 5)), y=np.arange(40) % 3)
     vectors = datasets.open_dataset(str(tmp_path / "vectors.npz"), 10, 0)
-    assert vectors.classes == 3 and len(vectors.test_labels) == 10 and vectors.levels is None
+    assert (
+        vectors.classes == 3
+        and len(vectors.test_labels) == 10
+        and vectors.levels is None
+    )
     np.testing.assert_allclose(vectors.train.std(0), 1, rtol=1e-6)
     real = rng.normal(size=(40, 6, 6)) * np.linspace(1, 2, 6)
     np.save(tmp_path / "real.npy", real)
@@ -252,7 +328,11 @@ def all_of(data):
 OFFSETS = {
     "levels far from 0": (10**9 + np.arange(200), 10**9 + 99.5, 99.5),
     "levels beyond 2^53": (2**62 + np.arange(200), 2.0**62 + 99.5, 99.5),
-    "unsigned beyond 2^63": (np.uint64(2**64 - 200) + np.arange(200, dtype=np.uint64), 2.0**64 - 100.5, 99.5),
+    "unsigned beyond 2^63": (
+        np.uint64(2**64 - 200) + np.arange(200, dtype=np.uint64),
+        2.0**64 - 100.5,
+        99.5,
+    ),
     "8 bits with a sign": (np.arange(-128, 72).astype(np.int8), -28.5, 99.5),
     "float64 levels": (1e9 + np.arange(200.0), 1e9 + 99.5, 99.5),
 }
@@ -273,7 +353,9 @@ TABLES = {
     "map coordinates": 4_649_776.22 + 1e-3 * np.arange(200) ** 2,
     "tiny": 1e-200 * np.arange(200) ** 1.5,
     "huge": 1e300 * np.arange(200) ** 1.5,
-    "the whole range of int64": np.linspace(-(2**63), 2**63 - 1025, 200).astype(np.int64),
+    "the whole range of int64": np.linspace(-(2**63), 2**63 - 1025, 200).astype(
+        np.int64
+    ),
 }
 
 
@@ -281,13 +363,22 @@ TABLES = {
 def test_values_far_from_0_are_standardised_as_their_differences_are(name, tmp_path):
     """As in Python's exact integers, or in extended precision from the least value; and so are columns of any scales."""
     column = TABLES[name]
-    exact = [int(v) - int(column.min()) for v in column] if column.dtype.kind == "i" else column - column.min()
+    exact = (
+        [int(v) - int(column.min()) for v in column]
+        if column.dtype.kind == "i"
+        else column - column.min()
+    )
     exact = np.array([v / (max(exact) or 1) for v in exact], np.float64)
-    table = np.stack([column.astype(object), np.arange(200)[::-1], np.full(200, 3)], 1).astype(column.dtype)
+    table = np.stack(
+        [column.astype(object), np.arange(200)[::-1], np.full(200, 3)], 1
+    ).astype(column.dtype)
     np.save(tmp_path / "x.npy", table)
     data = datasets.open_dataset(str(tmp_path / "x.npy"), 50, 0)
     order = np.argsort(data.train[:, 1])[::-1]
-    chosen = np.searchsorted(np.arange(200), np.rint(199 - (data.train[:, 1] * data.scale[1] + data.shift[1])))[order]
+    chosen = np.searchsorted(
+        np.arange(200),
+        np.rint(199 - (data.train[:, 1] * data.scale[1] + data.shift[1])),
+    )[order]
     expected = (exact[chosen] - exact[chosen].mean()) / exact[chosen].std()
     np.testing.assert_allclose(data.train[order, 0], expected, atol=1e-6)
     np.testing.assert_array_equal(data.train[:, 2], 0)  # a constant column
@@ -300,11 +391,17 @@ def test_columns_of_any_scales_have_one_noise_floor(tmp_path):
     np.save(tmp_path / "x.npy", table)
     data = datasets.open_dataset(str(tmp_path / "x.npy"), 500, 0)
     np.testing.assert_allclose(data.train.std(0), 1, rtol=1e-5)
-    np.testing.assert_allclose(data.log_scale, np.log(1000) / 2, atol=4 / np.sqrt(2 * 1500))
+    np.testing.assert_allclose(
+        data.log_scale, np.log(1000) / 2, atol=4 / np.sqrt(2 * 1500)
+    )
     rebuilt = datasets.described(json.loads(json.dumps(datasets.describe(data))))
     np.testing.assert_array_equal(rebuilt.scale, data.scale)
     np.testing.assert_array_equal(rebuilt.shift, data.shift)
-    assert (rebuilt.shape, rebuilt.spread, rebuilt.path) == (data.shape, data.spread, data.path)
+    assert (rebuilt.shape, rebuilt.spread, rebuilt.path) == (
+        data.shape,
+        data.spread,
+        data.path,
+    )
 
 
 HELD_OUT = ("ddpm", "glow", "guidance", "progressive_vae", "score_sde", "vae")
@@ -316,7 +413,10 @@ def test_a_hold_out_that_leaves_too_little_is_refused_before_training(name, tmp_
     module = importlib.import_module(f"experiments.{name}")
     config = module.Config(out=tmp_path / "out")
     for held_out in (1796, 1797, 5000):
-        with pytest.raises(ValueError, match=f"held_out must leave at least 2 of the 1797 .* got {held_out}"):
+        with pytest.raises(
+            ValueError,
+            match=f"held_out must leave at least 2 of the 1797 .* got {held_out}",
+        ):
             module.run(dataclasses.replace(config, held_out=held_out))
     if name != "score_sde":
         with pytest.raises(ValueError, match="held_out must be at least 2, got 1"):
@@ -344,14 +444,34 @@ def test_bad_input_is_named(tmp_path):
         (ValueError, "rank 2", {"data": str(tmp_path / "flat.npy")}),
         (ValueError, "more than one value", {"data": str(tmp_path / "constant.npy")}),
         (ValueError, "data must be 'digits'", {"data": "cifar"}),
-        (ValueError, "needs data on a lattice", {"data": str(tmp_path / "reals.npy"), "prediction": "levels"}),
-        (ValueError, "needs images", {"data": str(tmp_path / "reals.npy"), "network": "dit"}),
+        (
+            ValueError,
+            "needs data on a lattice",
+            {"data": str(tmp_path / "reals.npy"), "prediction": "levels"},
+        ),
+        (
+            ValueError,
+            "needs images",
+            {"data": str(tmp_path / "reals.npy"), "network": "dit"},
+        ),
         (ValueError, "steps must be at least 1, got 0", {"steps": 0}),
         (ValueError, "width must be", {"width": 0}),
-        (ValueError, "likelihood_examples must be at least 2, got 1", {"likelihood_examples": 1}),
+        (
+            ValueError,
+            "likelihood_examples must be at least 2, got 1",
+            {"likelihood_examples": 1},
+        ),
         (ValueError, "noise_floor must lie in", {"noise_floor": 3.0}),
-        (ValueError, "noise_floor must be at least 0.00521.* got 0.001", {"noise_floor": 0.001}),
-        (ValueError, "learning_rate must be positive, got -1.0", {"learning_rate": -1.0}),
+        (
+            ValueError,
+            "noise_floor must be at least 0.00521.* got 0.001",
+            {"noise_floor": 0.001},
+        ),
+        (
+            ValueError,
+            "learning_rate must be positive, got -1.0",
+            {"learning_rate": -1.0},
+        ),
     ]
     for error, match, changes in cases:
         with pytest.raises(error, match=match):

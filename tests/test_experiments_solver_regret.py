@@ -8,11 +8,19 @@ import pytest
 from diffjax import grids, schedules
 from experiments import solver_table
 from experiments.solver_regret import __main__ as solver_regret
-from experiments.solver_regret.measure import GRIDS, MEASURES, RESOLUTION, Errors, regrets
+from experiments.solver_regret.measure import (
+    GRIDS,
+    MEASURES,
+    RESOLUTION,
+    Errors,
+    regrets,
+)
 
 
 def error(problem, held_out, solver, value, budget=8, scale=1.0):
-    return Errors(problem, held_out, solver, "log_snr", budget, scale, value, value, value)
+    return Errors(
+        problem, held_out, solver, "log_snr", budget, scale, value, value, value
+    )
 
 
 ROWS = [
@@ -26,15 +34,22 @@ def test_the_regret_is_the_error_over_the_least():
     expected = {"a": (1, 5), "b": (3, 1), "c": (np.inf, 1)}
     for solver, values in expected.items():
         found = table[solver, "log_snr"]
-        np.testing.assert_allclose([found["seen"], found["unseen"]], values, rtol=10 * RESOLUTION / 0.1)
+        np.testing.assert_allclose(
+            [found["seen"], found["unseen"]], values, rtol=10 * RESOLUTION / 0.1
+        )
     assert regrets(ROWS, 16, "rms") == {}
 
 
 def test_errors_below_the_resolution_are_alike():
-    rows = [error("p", False, "a", 1e-9, scale=2.0), error("p", False, "b", 1e-6, scale=2.0)]
+    rows = [
+        error("p", False, "a", 1e-9, scale=2.0),
+        error("p", False, "b", 1e-6, scale=2.0),
+    ]
     found = regrets(rows, 8, "median")
     assert found["a", "log_snr"]["p"] == 1
-    np.testing.assert_allclose(found["b", "log_snr"]["p"], 1 + 1e-6 / (2 * RESOLUTION), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["b", "log_snr"]["p"], 1 + 1e-6 / (2 * RESOLUTION), rtol=1e-5
+    )
 
 
 def test_the_held_out_half_does_not_enter_the_choice():
@@ -53,7 +68,8 @@ def test_what_is_reported_as_recommended_is_what_sample_takes(budget):
     solver, grid = solver_regret.recommendation(budget)
     schedule = schedules.edm()
     np.testing.assert_array_equal(
-        GRIDS[grid](schedule, budget), grids.recommended(schedule, solver_table.make(solver), budget)
+        GRIDS[grid](schedule, budget),
+        grids.recommended(schedule, solver_table.make(solver), budget),
     )
 
 
@@ -67,7 +83,12 @@ def test_errors_are_read_back_and_not_mixed_with_those_of_another_suite(tmp_path
         (tmp_path / "damaged.json").write_text(text)
         with pytest.raises(ValueError, match="damaged.json is damaged .*remove it"):
             solver_regret.read_errors(tmp_path / "damaged.json")
-    values = {"seed": 1, "budgets": list(config.budgets), "starts": 128, "train_steps": 2000}
+    values = {
+        "seed": 1,
+        "budgets": list(config.budgets),
+        "starts": 128,
+        "train_steps": 2000,
+    }
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="seed must be 1 as in"):
         solver_regret.check_same_suite(config)

@@ -9,23 +9,41 @@ import pytest
 
 import diffjax as dj
 from diffjax import grids, solvers, targets
-from experiments import bench_speed, fokker_planck, models, speed_ratios, speed_solvers, toy_flows, toy_sde
+from experiments import (
+    bench_speed,
+    fokker_planck,
+    models,
+    speed_ratios,
+    speed_solvers,
+    toy_flows,
+    toy_sde,
+)
 
 
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
-    config = toy_sde.Config(out=tmp_path, schedules=("vp",), samples=512, steps=100, likelihoods=32)
+    config = toy_sde.Config(
+        out=tmp_path, schedules=("vp",), samples=512, steps=100, likelihoods=32
+    )
     toy_sde.run(config)
     result = json.loads((tmp_path / "metrics.json").read_text())["schedules"]["vp"]
     distances = result["energy_distance"]
     # Of two exact sets of n samples the distance is a quadratic form of mean 2 E‖X − X′‖/n: five times that is rare.
     assert 0 < distances["exact"] <= distances["exact_largest"]
-    assert max(distances["reverse_SDE"], distances["probability_flow"]) < 5 * 2 * 3.6 / config.samples
+    assert (
+        max(distances["reverse_SDE"], distances["probability_flow"])
+        < 5 * 2 * 3.6 / config.samples
+    )
     assert result["log_prob_error"]["mean"] < 1e-4
     for moments in result["forward_moments"]:
         assert moments["mean_error"] < 5 * moments["mean_noise"]
         # A left-point step of Δλ = 0.24 in log-SNR overstates the noise's variance by Δλ/2 at most.
         assert abs(moments["variance_error"]) < 4 * moments["variance_noise"] + 0.12
-    assert {path.name for path in tmp_path.iterdir()} >= {"paths.png", "density_vp.png", "score.png", "config.json"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "paths.png",
+        "density_vp.png",
+        "score.png",
+        "config.json",
+    }
 
 
 def test_toy_sde_refuses_too_few_samples(tmp_path):
@@ -35,7 +53,14 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
 
 def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
     """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive."""
-    config = toy_flows.Config(out=tmp_path, targets=("moons",), flows=("spline",), steps=100, train=4000, test=2000)
+    config = toy_flows.Config(
+        out=tmp_path,
+        targets=("moons",),
+        flows=("spline",),
+        steps=100,
+        train=4000,
+        test=2000,
+    )
     toy_flows.run(config)
     found = json.loads((tmp_path / "metrics.json").read_text())
     row = found["targets"]["moons"]["spline"]
@@ -43,9 +68,15 @@ def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
     assert row["nll"] - row["entropy"] == pytest.approx(row["gap"], abs=1e-6)
     assert [point["steps"] for point in row["curve"]] == [50, 100]
     assert (
-        row["curve"][0]["gap"] > row["curve"][1]["gap"] == pytest.approx(row["gap"], abs=1e-6)
+        row["curve"][0]["gap"]
+        > row["curve"][1]["gap"]
+        == pytest.approx(row["gap"], abs=1e-6)
     )  # of the same examples
-    assert {path.name for path in tmp_path.iterdir()} >= {"densities.png", "samples.png", "config.json"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "densities.png",
+        "samples.png",
+        "config.json",
+    }
 
 
 def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys):
@@ -60,9 +91,18 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     arrays, called = np.arange(8.0, dtype=np.float32), []
 
     def fit(config, out, on_stop):
-        loss = lambda params, key, batch: jnp.mean((params["w"] - batch) ** 2)  # noqa: E731
-        start = lambda key: {"w": jnp.zeros(())}  # noqa: E731
-        return models.fit(config, out, loss, start, arrays, stops=(50,), on_stop=on_stop, about={"more": 1})
+        loss = lambda params, key, batch: jnp.mean((params["w"] - batch) ** 2)
+        start = lambda key: {"w": jnp.zeros(())}
+        return models.fit(
+            config,
+            out,
+            loss,
+            start,
+            arrays,
+            stops=(50,),
+            on_stop=on_stop,
+            about={"more": 1},
+        )
 
     def kill(step, ema):
         called.append(step)
@@ -73,7 +113,9 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     whole, losses = fit(config, tmp_path / "once", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         fit(config, tmp_path / "twice", kill)
-    again, losses_again = fit(config, tmp_path / "twice", lambda step, ema: called.append(step))
+    again, losses_again = fit(
+        config, tmp_path / "twice", lambda step, ema: called.append(step)
+    )
     assert "resuming after step 50" in capsys.readouterr().out and called == [50, 50]
     np.testing.assert_array_equal(losses_again, losses)
     np.testing.assert_array_equal(again["w"], whole["w"])
@@ -86,7 +128,11 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
 @pytest.mark.slow
 def test_toy_flows_measures_every_kind(tmp_path):
     """Each gap is positive to its standard error, and log q of an ODE stands whatever the steps of its solver."""
-    toy_flows.run(toy_flows.Config(out=tmp_path, targets=("circles",), steps=100, train=4000, test=2000))
+    toy_flows.run(
+        toy_flows.Config(
+            out=tmp_path, targets=("circles",), steps=100, train=4000, test=2000
+        )
+    )
     row = json.loads((tmp_path / "metrics.json").read_text())["targets"]["circles"]
     assert set(row) == set(toy_flows.KINDS)
     for kind, found in row.items():
@@ -113,7 +159,9 @@ def check_fokker_planck(config):
     """Orders within 0.1 of 2; histograms within 4 standard deviations of as many exact draws, or χ² of its law."""
     fokker_planck.run(config)
     found = json.loads((config.out / "metrics.json").read_text())
-    assert set(found["densities"]) == set(config.processes) and set(found["residuals"]) == set(config.schedules)
+    assert set(found["densities"]) == set(config.processes) and set(
+        found["residuals"]
+    ) == set(config.schedules)
     for row in found["densities"].values():
         assert row["mass_error"] < 1e-12
         assert row.get("solver_order", 2) == pytest.approx(2, abs=0.2)
@@ -125,8 +173,12 @@ def check_fokker_planck(config):
         np.testing.assert_allclose(list(row["order"].values()), 2, atol=0.1)
         assert row["wrong"] > 0.1
     path = found["along_a_path"]
-    assert path["along_error_twice_the_step"] / path["along_error"] == pytest.approx(4, abs=0.3)
-    assert path["largest_difference_of_the_two"] > 100 * max(path["along_error"], path["fixed_error"])
+    assert path["along_error_twice_the_step"] / path["along_error"] == pytest.approx(
+        4, abs=0.3
+    )
+    assert path["largest_difference_of_the_two"] > 100 * max(
+        path["along_error"], path["fixed_error"]
+    )
     figures = {"densities.png", "residuals.png", "along_a_path.png"}
     assert figures <= {file.name for file in config.out.iterdir()}
 
@@ -148,7 +200,9 @@ def test_fokker_planck_holds(tmp_path):
 
 @pytest.mark.slow
 def test_fokker_planck_holds_for_every_process(tmp_path):
-    check_fokker_planck(fokker_planck.Config(out=tmp_path, halvings=5, paths=2000, steps=1000))
+    check_fokker_planck(
+        fokker_planck.Config(out=tmp_path, halvings=5, paths=2000, steps=1000)
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,19 +217,34 @@ def test_fokker_planck_holds_for_every_process(tmp_path):
 )
 def test_fokker_planck_refuses(field, value, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        fokker_planck.run(dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value}))
+        fokker_planck.run(
+            dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value})
+        )
 
 
-@pytest.mark.parametrize("parts", [("memory",), pytest.param((), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "parts", [("memory",), pytest.param((), marks=pytest.mark.slow)]
+)
 def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp_path):
-    rows = bench_speed.run(bench_speed.Config(out=tmp_path, quick=True, parts=parts))  # raises where loops differ
-    flat, path = (rows[f"memory at 2000 steps against 20, path={path}"] for path in (False, True))
+    rows = bench_speed.run(
+        bench_speed.Config(out=tmp_path, quick=True, parts=parts)
+    )  # raises where loops differ
+    flat, path = (
+        rows[f"memory at 2000 steps against 20, path={path}"] for path in (False, True)
+    )
     assert flat.median <= flat.at_most
     assert path.median > 10
     if not parts:
-        expected = {"sample_many, euler", "sample_many, euler_maruyama", "import diffjax, beyond jax and flax"}
+        expected = {
+            "sample_many, euler",
+            "sample_many, euler_maruyama",
+            "import diffjax, beyond jax and flax",
+        }
         expected |= {"run_many, mala, 50 × 20"}
-        assert expected | {"real_nvp, density, 8 × 64", "real_nvp, sample, 8 × 64"} <= set(rows)
+        assert expected | {
+            "real_nvp, density, 8 × 64",
+            "real_nvp, sample, 8 × 64",
+        } <= set(rows)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert set(report["rows"]) == set(rows)
     assert (tmp_path / "ratios.png").stat().st_size > 0
@@ -183,14 +252,24 @@ def test_bench_speed_compares_equal_programs_and_memory_does_not_grow(parts, tmp
 
 def test_a_loop_by_hand_is_the_librarys(tmp_path):
     """Of one stochastic solver, at its own noise."""
-    target, schedule, key, x = speed_solvers.mixture(speed_ratios.Config(out=tmp_path, samples=8))
+    target, schedule, key, x = speed_solvers.mixture(
+        speed_ratios.Config(out=tmp_path, samples=8)
+    )
     denoiser, solver = targets.denoiser(target, schedule), solvers.euler_maruyama()
     grid = grids.log_snr(schedule, 10)
-    library = dj.sample_many(key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x)
+    library = dj.sample_many(
+        key, len(x), denoiser, schedule, solver=solver, grid=grid, x_init=x
+    )
 
     def by_hand():
         return speed_solvers.loop_by_hand(
-            "euler_maruyama", speed_solvers.mixture_denoiser, target, schedule, key, x, grid
+            "euler_maruyama",
+            speed_solvers.mixture_denoiser,
+            target,
+            schedule,
+            key,
+            x,
+            grid,
         )
 
     speed_ratios.same("euler_maruyama", lambda: library, by_hand)

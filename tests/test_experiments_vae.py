@@ -51,11 +51,23 @@ def test_progressive_vae_writes_what_it_promises(shared, tmp_path):
     changes = {"shared": True, "latents": (4, 4, 4)} if shared else {}
     config = dataclasses.replace(SMALL_LAYERS, out=tmp_path, **changes)
     progressive_vae.run(config)
-    figures = {"loss", "loss_flow", "loss_diffusion", "reconstructions", "samples", "latents", "information"}
+    figures = {
+        "loss",
+        "loss_flow",
+        "loss_diffusion",
+        "reconstructions",
+        "samples",
+        "latents",
+        "information",
+    }
     assert {path.stem for path in tmp_path.glob("*.png")} == figures
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == config.steps
-    assert len(stored["information"]) == len(config.latents) == len(stored["reconstruction_rmse"])
+    assert (
+        len(stored["information"])
+        == len(config.latents)
+        == len(stored["reconstruction_rmse"])
+    )
     for row in stored["information"]:
         assert row["contrastive"] <= math.log(12) + 1e-5
         assert row["gaussian"] <= row["capacity"]
@@ -70,19 +82,34 @@ def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
     """
     config = dataclasses.replace(SMALL_LAYERS, latents=(4, 4, 4), shared=True)
     images = np.zeros((2, 4, 4, 1), np.float32)
-    layers = Layers(config, datasets.Dataset("blank", images, images, np.array([-1.0, 0.0, 1.0]), 0.0, 1.0))
+    layers = Layers(
+        config,
+        datasets.Dataset("blank", images, images, np.array([-1.0, 0.0, 1.0]), 0.0, 1.0),
+    )
     shapes, structure = jax.tree.flatten(jax.eval_shape(layers.init, jax.random.key(0)))
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(structure.unflatten(shapes))]
+    paths = [
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(structure.unflatten(shapes))
+    ]
     draws = np.random.default_rng(0)
     point = [np.float32(0.3 * draws.standard_normal(leaf.shape)) for leaf in shapes]
-    below, z = draws.uniform(0.2, 1, (4, 4, 1)).astype(np.float32), np.float32([0.3, -0.4, 0.5, 0.9])
+    below, z = (
+        draws.uniform(0.2, 1, (4, 4, 1)).astype(np.float32),
+        np.float32([0.3, -0.4, 0.5, 0.9]),
+    )
 
     @jax.jit
     @jax.vmap
     def returned(leaves):
         encoders, kernels = layers.bound(structure.unflatten(leaves))
-        laws = [encoders[0](below), *(kernel(z) for kernel in (*encoders[1:], *kernels))]
-        return [jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(law)]) for law in laws]
+        laws = [
+            encoders[0](below),
+            *(kernel(z) for kernel in (*encoders[1:], *kernels)),
+        ]
+        return [
+            jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(law)])
+            for law in laws
+        ]
 
     steps = [
         np.float32(0.3 * draws.standard_normal(leaf.shape)) for leaf in shapes
@@ -91,17 +118,28 @@ def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
         np.stack([leaf, *(leaf + step * (i == j) for j in range(len(point)))])
         for i, (leaf, step) in enumerate(zip(point, steps, strict=True))
     ]
-    gaps = [np.abs(values[1:] - values[0]).max(-1) for values in map(np.asarray, returned(moved))]
-    for path, changed in zip(paths, np.stack(gaps, -1) > 1e-4, strict=True):  # rounding is below 1e-5
+    gaps = [
+        np.abs(values[1:] - values[0]).max(-1)
+        for values in map(np.asarray, returned(moved))
+    ]
+    for path, changed in zip(
+        paths, np.stack(gaps, -1) > 1e-4, strict=True
+    ):  # rounding is below 1e-5
         shared, decodes = path[0].idx == 1, path[1].idx == 1
-        expected = [(level > 1) == shared and kind == decodes for kind in (False, True) for level in (1, 2, 3)]
+        expected = [
+            (level > 1) == shared and kind == decodes
+            for kind in (False, True)
+            for level in (1, 2, 3)
+        ]
         assert changed.tolist() == expected, jax.tree_util.keystr(path)
 
 
 def test_black_and_white_images_are_bits():
     """Levels above the middle become 1, the middle and those below 0."""
     images = np.array([[[[-1.0], [0.0]], [[0.5], [1.0]]]])
-    data = datasets.Dataset("four", images, images, np.array([-1.0, 0.0, 0.5, 1.0]), 0.0, 1.0)
+    data = datasets.Dataset(
+        "four", images, images, np.array([-1.0, 0.0, 0.5, 1.0]), 0.0, 1.0
+    )
     np.testing.assert_array_equal(vae.black_and_white(data).train.ravel(), [0, 0, 1, 1])
 
 
@@ -124,4 +162,8 @@ def test_refuses(name, tmp_path):
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
     small = SMALL if module is vae else SMALL_LAYERS
-    assert_refused(lambda: module.run(dataclasses.replace(small, out=tmp_path / "out", **changes)), ValueError, message)
+    assert_refused(
+        lambda: module.run(dataclasses.replace(small, out=tmp_path / "out", **changes)),
+        ValueError,
+        message,
+    )

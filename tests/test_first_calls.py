@@ -106,16 +106,44 @@ def of_schedule(make, function, *arguments):
 
 
 SCHEDULES_AND_GRIDS = {
-    f"{room.__name__.split('.')[-1]}.{name}, {kind}": of_schedule(make, getattr(room, name), *arguments)
+    f"{room.__name__.split('.')[-1]}.{name}, {kind}": of_schedule(
+        make, getattr(room, name), *arguments
+    )
     for kind, make in OF_EACH_KIND.items()
     for room, names, arguments in (
-        (grids, ("uniform", "quadratic", "log_snr", "karras", "polyexponential", "beta", "shifted"), (10,)),
+        (
+            grids,
+            (
+                "uniform",
+                "quadratic",
+                "log_snr",
+                "karras",
+                "polyexponential",
+                "beta",
+                "shifted",
+            ),
+            (10,),
+        ),
         (grids, ("from_noise_ratios",), ([1.0, 0.5],)),
         (grids, ("transport",), (schedules.vp_cosine(), [0.5, 0.2])),
-        (schedules, ("log_snr", "drift_coefficient", "diffusion_coefficient", "log_snr_rate", "rates"), (0.5,)),
+        (
+            schedules,
+            (
+                "log_snr",
+                "drift_coefficient",
+                "diffusion_coefficient",
+                "log_snr_rate",
+                "rates",
+            ),
+            (0.5,),
+        ),
         (schedules, ("time_of_log_snr",), (0.0,)),
         (schedules, ("without_signal",), (0.5,)),
-        (schedules, ("perturb",), (np.zeros(2, np.float32), 0.5, np.ones(2, np.float32))),
+        (
+            schedules,
+            ("perturb",),
+            (np.zeros(2, np.float32), 0.5, np.ones(2, np.float32)),
+        ),
         (schedules, ("prior_std", "log_snr_range", "is_finite"), ()),
     )
     for name in names
@@ -123,8 +151,12 @@ SCHEDULES_AND_GRIDS = {
     "grids.ddpm": of_schedule(OF_EACH_KIND["from_betas"], grids.ddpm, 4),
     "grids.strength": lambda: lambda: grids.strength([1.0, 0.5, 0.2], 0.5),
     "grids.to_zero": lambda: lambda: grids.to_zero([1.0, 0.5]),
-    "schedules.index_of_time": of_schedule(OF_EACH_KIND["from_betas"], schedules.index_of_time, 0.5),
-    "schedules.learned": lambda: functools.partial(schedules.learned, jax.random.key(0)),
+    "schedules.index_of_time": of_schedule(
+        OF_EACH_KIND["from_betas"], schedules.index_of_time, 0.5
+    ),
+    "schedules.learned": lambda: functools.partial(
+        schedules.learned, jax.random.key(0)
+    ),
 }
 
 # ----------------------------------------------------------------------------------------------------- exact densities
@@ -157,7 +189,9 @@ _CALLS = {
     "noised": lambda target, schedule: target.noised(schedule, 0.3),
     "denoiser": lambda target, schedule: targets.denoiser(target, schedule)(_STEP, 0.3),
     "log_prob": lambda target, schedule: target.noised(schedule, 0.3).log_prob(_STEP),
-    "score": lambda target, schedule: targets.score(target.noised(schedule, 0.3), _STEP),
+    "score": lambda target, schedule: targets.score(
+        target.noised(schedule, 0.3), _STEP
+    ),
 }
 _CONSTRUCTORS = {
     "gaussian": lambda: targets.gaussian([0.0, 1.0], 0.7),
@@ -171,12 +205,22 @@ _CONSTRUCTORS = {
     "moons": targets.moons,
 }
 TARGETS = (
-    {f"{call} of {kind}": _of_target(_KINDS[kind], _CALLS[call]) for kind in _KINDS for call in _CALLS}
-    | {f"targets.{name}": lambda make=make: make for name, make in _CONSTRUCTORS.items()}
+    {
+        f"{call} of {kind}": _of_target(_KINDS[kind], _CALLS[call])
+        for kind in _KINDS
+        for call in _CALLS
+    }
     | {
-        "a mixture's moments": _of_target(_mixture, lambda target, _: (target.mean(), target.covariance())),
+        f"targets.{name}": lambda make=make: make
+        for name, make in _CONSTRUCTORS.items()
+    }
+    | {
+        "a mixture's moments": _of_target(
+            _mixture, lambda target, _: (target.mean(), target.covariance())
+        ),
         "a mixture's sample": _of_target(
-            _mixture, lambda target, _: target.sample(jax.random.wrap_key_data(_KEY_DATA))
+            _mixture,
+            lambda target, _: target.sample(jax.random.wrap_key_data(_KEY_DATA)),
         ),
     }
 )
@@ -228,12 +272,17 @@ def of_a_denoiser(make):
 
 
 def of_a_network(kind, **settings):
-    return of_a_denoiser(lambda schedule, net: dj.predictions.denoiser(schedule, net, kind, **settings))
+    return of_a_denoiser(
+        lambda schedule, net: dj.predictions.denoiser(schedule, net, kind, **settings)
+    )
 
 
 def of_a_chain(_, net):
     return dj.predictions.denoiser(
-        dj.schedules.from_betas(np.linspace(1e-4, 0.02, 10)), net, "noise", inputs="zero_index"
+        dj.schedules.from_betas(np.linspace(1e-4, 0.02, 10)),
+        net,
+        "noise",
+        inputs="zero_index",
     )
 
 
@@ -243,37 +292,72 @@ def of_levels(schedule, net):
 
 def of_a_view(name):
     def view(schedule, net):
-        return getattr(dj.predictions, name)(schedule, dj.predictions.denoiser(schedule, net, "data"))
+        return getattr(dj.predictions, name)(
+            schedule, dj.predictions.denoiser(schedule, net, "data")
+        )
 
     return of_a_denoiser(view)
 
 
 SAMPLING = {
-    "sample": in_sampling(lambda s, d, x, grid, key: dj.sample(key, d, s, grid=grid, shape=(2,))),
-    "sample_many": in_sampling(lambda s, d, x, grid, key: dj.sample_many(key, 3, d, s, grid=grid, shape=(2,))),
-    "initial": in_sampling(lambda s, d, x, grid, key: dj.sampling.initial(key, s, grid, (2,))),
+    "sample": in_sampling(
+        lambda s, d, x, grid, key: dj.sample(key, d, s, grid=grid, shape=(2,))
+    ),
+    "sample_many": in_sampling(
+        lambda s, d, x, grid, key: dj.sample_many(key, 3, d, s, grid=grid, shape=(2,))
+    ),
+    "initial": in_sampling(
+        lambda s, d, x, grid, key: dj.sampling.initial(key, s, grid, (2,))
+    ),
     "encode": in_sampling(lambda s, d, x, grid, key: dj.encode(d, s, x, grid=grid)),
-    "interpolate": in_sampling(lambda s, d, x, grid, key: dj.interpolate(d, s, x, x + 1, np.ones(3), grid=grid)),
-    "spherical": in_sampling(lambda s, d, x, grid, key: dj.sampling.spherical(x, x + 1, 0.5)),
+    "interpolate": in_sampling(
+        lambda s, d, x, grid, key: dj.interpolate(d, s, x, x + 1, np.ones(3), grid=grid)
+    ),
+    "spherical": in_sampling(
+        lambda s, d, x, grid, key: dj.sampling.spherical(x, x + 1, 0.5)
+    ),
     "log_prob": in_sampling(lambda s, d, x, grid, key: dj.log_prob(d, s, x, grid=grid)),
     "lattice_log_prob": in_sampling(
-        lambda s, d, x, grid, key: dj.likelihood.lattice_log_prob(key, d, s, x, [-0.1, 0.3, 0.7], grid=grid)
+        lambda s, d, x, grid, key: dj.likelihood.lattice_log_prob(
+            key, d, s, x, [-0.1, 0.3, 0.7], grid=grid
+        )
     ),
     "integrate": in_sampling(
-        lambda s, d, x, grid, key: dj.solvers.integrate(None, dj.solvers.heun(), dj.solvers.diffusion(s, d), x, grid)
+        lambda s, d, x, grid, key: dj.solvers.integrate(
+            None, dj.solvers.heun(), dj.solvers.diffusion(s, d), x, grid
+        )
     ),
     "start, advance": in_sampling(_stop_and_go),
-    "scalings": in_sampling(lambda s, d, x, grid, key: dj.predictions.scalings(1.5, 0.5)),
-    "input_scalings": in_sampling(lambda s, d, x, grid, key: dj.predictions.input_scalings(s, 0.5, 0.5)),
-    "noise_input": in_sampling(lambda s, d, x, grid, key: dj.predictions.noise_input(s, 0.5)),
-    "level_evidence": in_sampling(lambda s, d, x, grid, key: dj.predictions.level_evidence(s, x, 0.5, np.arange(3.0))),
-    "denoiser": in_sampling(lambda s, d, x, grid, key: dj.predictions.denoiser(s, d, "noise").schedule.beta_min),
+    "scalings": in_sampling(
+        lambda s, d, x, grid, key: dj.predictions.scalings(1.5, 0.5)
+    ),
+    "input_scalings": in_sampling(
+        lambda s, d, x, grid, key: dj.predictions.input_scalings(s, 0.5, 0.5)
+    ),
+    "noise_input": in_sampling(
+        lambda s, d, x, grid, key: dj.predictions.noise_input(s, 0.5)
+    ),
+    "level_evidence": in_sampling(
+        lambda s, d, x, grid, key: dj.predictions.level_evidence(
+            s, x, 0.5, np.arange(3.0)
+        )
+    ),
+    "denoiser": in_sampling(
+        lambda s, d, x, grid, key: (
+            dj.predictions.denoiser(s, d, "noise").schedule.beta_min
+        )
+    ),
     **{f"a network's {kind}": of_a_network(kind) for kind in dj.predictions.KINDS},
     "a network of scaled inputs": of_a_network("v", inputs="scaled"),
     "a network of indices": of_a_denoiser(of_a_chain),
-    **{f"the view {name}": of_a_view(name) for name in ("score", "noise", "v", "velocity", "variance")},
+    **{
+        f"the view {name}": of_a_view(name)
+        for name in ("score", "noise", "v", "velocity", "variance")
+    },
     "categorical": of_a_denoiser(of_levels),
-    "moments": of_a_denoiser(lambda schedule, net: dj.predictions.moments(of_levels(schedule, net))),
+    "moments": of_a_denoiser(
+        lambda schedule, net: dj.predictions.moments(of_levels(schedule, net))
+    ),
 }
 
 # ------------------------------------------------------------------------------------------------- solvers, SDEs, noise
@@ -312,37 +396,63 @@ _SOLVERS = {
 
 def _integrated(make):
     return in_sampling(
-        lambda s, d, x, grid, key: dj.solvers.integrate(key, make(), dj.solvers.diffusion(s, d), x, grid)
+        lambda s, d, x, grid, key: dj.solvers.integrate(
+            key, make(), dj.solvers.diffusion(s, d), x, grid
+        )
     )
 
 
 def _along_a_path():
     schedule, denoiser, x, grid = sampling_problem()
     path = noise.brownian(jax.random.key(0), 1.0, 0.1, (2,))
-    return lambda: dj.solvers.integrate(path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid)
+    return lambda: dj.solvers.integrate(
+        path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid
+    )
 
 
-SOLVERS = {f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.items()} | {
+SOLVERS = {
+    f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.items()
+} | {
     "integrate a field": in_sampling(
-        lambda s, d, x, grid, key: dj.solvers.integrate(None, dj.solvers.rk4(), lambda x, t: -x, x, grid)
+        lambda s, d, x, grid, key: dj.solvers.integrate(
+            None, dj.solvers.rk4(), lambda x, t: -x, x, grid
+        )
     ),
     "integrate an SDE": in_sampling(
-        lambda s, d, x, grid, key: dj.solvers.integrate(key, dj.solvers.sra1(), sde.forward(s), x, grid[::-1])
+        lambda s, d, x, grid, key: dj.solvers.integrate(
+            key, dj.solvers.sra1(), sde.forward(s), x, grid[::-1]
+        )
     ),
     "integrate along a path": _along_a_path,
     "steps_within": lambda: lambda: dj.solvers.steps_within(dj.solvers.heun(), 9),
     "noise.normal": with_a_key(lambda key: noise.normal(key, 3, (2,))),
-    "sde.forward's drift": in_sampling(lambda s, d, x, grid, key: sde.forward(s).drift(x, 0.5)),
-    "sde.forward's diffusion": in_sampling(lambda s, d, x, grid, key: sde.forward(s).diffusion(x, 0.5)),
-    "sde.reverse's drift": in_sampling(lambda s, d, x, grid, key: sde.reverse(s, d).drift(x, 0.5)),
-    "sde.probability_flow": in_sampling(lambda s, d, x, grid, key: sde.probability_flow(s, d)(x, 0.5)),
-    "sde.fokker_planck": in_sampling(lambda s, d, x, grid, key: sde.fokker_planck(sde.forward(s), _bowl)(x, 0.5)),
-    "sde.fokker_planck_residual": in_sampling(
-        lambda s, d, x, grid, key: sde.fokker_planck_residual(sde.forward(s), _bowl, 0.1, 0.1)(x, 0.5)
+    "sde.forward's drift": in_sampling(
+        lambda s, d, x, grid, key: sde.forward(s).drift(x, 0.5)
     ),
-    "sde.current_velocity": in_sampling(lambda s, d, x, grid, key: sde.current_velocity(sde.forward(s), _bowl)(x, 0.5)),
+    "sde.forward's diffusion": in_sampling(
+        lambda s, d, x, grid, key: sde.forward(s).diffusion(x, 0.5)
+    ),
+    "sde.reverse's drift": in_sampling(
+        lambda s, d, x, grid, key: sde.reverse(s, d).drift(x, 0.5)
+    ),
+    "sde.probability_flow": in_sampling(
+        lambda s, d, x, grid, key: sde.probability_flow(s, d)(x, 0.5)
+    ),
+    "sde.fokker_planck": in_sampling(
+        lambda s, d, x, grid, key: sde.fokker_planck(sde.forward(s), _bowl)(x, 0.5)
+    ),
+    "sde.fokker_planck_residual": in_sampling(
+        lambda s, d, x, grid, key: sde.fokker_planck_residual(
+            sde.forward(s), _bowl, 0.1, 0.1
+        )(x, 0.5)
+    ),
+    "sde.current_velocity": in_sampling(
+        lambda s, d, x, grid, key: sde.current_velocity(sde.forward(s), _bowl)(x, 0.5)
+    ),
     "sde.rate_along_flow": in_sampling(
-        lambda s, d, x, grid, key: sde.rate_along_flow(sde.probability_flow(s, d))(x, 0.5)
+        lambda s, d, x, grid, key: sde.rate_along_flow(sde.probability_flow(s, d))(
+            x, 0.5
+        )
     ),
 }
 
@@ -352,7 +462,9 @@ SOLVERS = {f"integrate, {name}": _integrated(make) for name, make in _SOLVERS.it
 def of_chain(function, *arguments):
     def prepare():
         key, chain = jax.random.key(0), schedules.from_betas(ddpm.linear_betas(20))
-        return lambda: function(key, lambda x, t: 0.5 * x, chain, np.zeros(2, np.float32), *arguments)
+        return lambda: function(
+            key, lambda x, t: 0.5 * x, chain, np.zeros(2, np.float32), *arguments
+        )
 
     return prepare
 
@@ -372,14 +484,20 @@ def of_times(function, law):
 def of_history(function, *arguments):
     def prepare():
         key, history = jax.random.key(0), ddpm.loss_history(20, 2)
-        return lambda: function(key, 4, history) if function is ddpm.sample_indices else function(history, *arguments)
+        return lambda: (
+            function(key, 4, history)
+            if function is ddpm.sample_indices
+            else function(history, *arguments)
+        )
 
     return prepare
 
 
 def of_batch(**settings):
     def prepare():
-        prediction = predictions.denoiser(schedules.vp_cosine(), lambda x, t: 0.5 * x, "v")
+        prediction = predictions.denoiser(
+            schedules.vp_cosine(), lambda x, t: 0.5 * x, "v"
+        )
         key, x0 = jax.random.key(0), np.zeros((4, 2), np.float32)
         return lambda: losses.batch_loss(key, prediction, x0, **settings)
 
@@ -388,7 +506,9 @@ def of_batch(**settings):
 
 def of_one_example(**settings):
     def prepare():
-        prediction = predictions.denoiser(schedules.vp_cosine(), lambda x, t: 0.5 * x, "noise")
+        prediction = predictions.denoiser(
+            schedules.vp_cosine(), lambda x, t: 0.5 * x, "noise"
+        )
         x0, noise = np.zeros((2, 2), np.float32)
         return lambda: losses.denoising_loss(prediction, x0, noise, 0.5, **settings)
 
@@ -397,36 +517,60 @@ def of_one_example(**settings):
 
 CHAINS = {
     "losses.denoising_loss": of_one_example(),
-    "losses.denoising_loss, weighted": of_one_example(weighting="likelihood", density=2.0),
+    "losses.denoising_loss, weighted": of_one_example(
+        weighting="likelihood", density=2.0
+    ),
     "losses.batch_loss": of_batch(),
     "losses.batch_loss, weighted": of_batch(weighting="likelihood", times="log_snr"),
     "ddpm.elbo": of_chain(ddpm.elbo),
     "ddpm.simple_loss": of_chain(ddpm.simple_loss),
     "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
-    "ddpm.hybrid_loss": of_chain(lambda key, net, chain, x: ddpm.hybrid_loss(key, ddpm.paired(net, net), chain, x)),
-    "ddpm.hybrid_loss at an index": of_chain(
-        lambda key, net, chain, x: ddpm.hybrid_loss(key, ddpm.paired(net, net), chain, x, 3, 1e-2)
+    "ddpm.hybrid_loss": of_chain(
+        lambda key, net, chain, x: ddpm.hybrid_loss(
+            key, ddpm.paired(net, net), chain, x
+        )
     ),
-    "ddpm.forward_step": of_chain(lambda key, net, chain, x: ddpm.forward_step(chain, x, 3)),
-    "ddpm.posterior": of_chain(lambda key, net, chain, x: ddpm.posterior(chain, x, x, 3)),
-    "ddpm.reverse_step": of_chain(lambda key, net, chain, x: ddpm.reverse_step(net, chain, x, 3)),
+    "ddpm.hybrid_loss at an index": of_chain(
+        lambda key, net, chain, x: ddpm.hybrid_loss(
+            key, ddpm.paired(net, net), chain, x, 3, 1e-2
+        )
+    ),
+    "ddpm.forward_step": of_chain(
+        lambda key, net, chain, x: ddpm.forward_step(chain, x, 3)
+    ),
+    "ddpm.posterior": of_chain(
+        lambda key, net, chain, x: ddpm.posterior(chain, x, x, 3)
+    ),
+    "ddpm.reverse_step": of_chain(
+        lambda key, net, chain, x: ddpm.reverse_step(net, chain, x, 3)
+    ),
     "ddpm.bound_loss": of_chain(ddpm.bound_loss),
-    "ddpm.bound_loss on a lattice": of_chain(ddpm.bound_loss, 3, "posterior", [0.0, 1.0]),
+    "ddpm.bound_loss on a lattice": of_chain(
+        ddpm.bound_loss, 3, "posterior", [0.0, 1.0]
+    ),
     "ddpm.continuous_loss": of_chain(ddpm.continuous_loss),
     "ddpm.schedule_variance_loss": of_chain(ddpm.schedule_variance_loss),
     "ncsn.score_loss": of_chain(ncsn.score_loss),
-    "ncsn.score_loss with a weight": of_chain(ncsn.score_loss, 3, lambda sigma: sigma**1.5),
+    "ncsn.score_loss with a weight": of_chain(
+        ncsn.score_loss, 3, lambda sigma: sigma**1.5
+    ),
     "ddpm.two_variable_elbo": of_chain(ddpm.two_variable_elbo),
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
     "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),
-    "ddpm.interpolate": of_chain(ddpm.interpolate, np.ones(2, np.float32), [0.0, 0.5], 5),
-    "ddpm.forward_marginal": of_schedule(OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3),
+    "ddpm.interpolate": of_chain(
+        ddpm.interpolate, np.ones(2, np.float32), [0.0, 0.5], 5
+    ),
+    "ddpm.forward_marginal": of_schedule(
+        OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3
+    ),
     "ddpm.index_probabilities": of_history(ddpm.index_probabilities),
     "ddpm.sample_indices": of_history(ddpm.sample_indices),
     "ddpm.record": of_history(ddpm.record, [1, 2], [0.1, 0.2]),
     "ncsn.bound_weights": of_schedule(OF_EACH_KIND["from_betas"], ncsn.bound_weights),
     "numerics.phi": lambda: lambda: numerics.phi(2, 0.5),
-    "numerics.log_normal_interval": lambda: lambda: numerics.log_normal_interval(0.0, 1.0),
+    "numerics.log_normal_interval": lambda: (
+        lambda: numerics.log_normal_interval(0.0, 1.0)
+    ),
 } | {
     f"losses.{function.__name__}, {law}": of_times(function, law)
     for function in (losses.sample_times, losses.time_density)
@@ -517,12 +661,18 @@ def with_key(call, *makers):
 
 def of_two(function, *arguments, **settings):
     """A row: a divergence of two normal distributions."""
-    return with_key(lambda _, p, q: function(p, q, *arguments, **settings), normal, lambda: normal(1.2))
+    return with_key(
+        lambda _, p, q: function(p, q, *arguments, **settings),
+        normal,
+        lambda: normal(1.2),
+    )
 
 
 def of_draws(function, *arguments):
     """A row: an estimate by samples from two normal distributions."""
-    return with_key(lambda key, p, q: function(key, p, q, *arguments), normal, lambda: normal(1.2))
+    return with_key(
+        lambda key, p, q: function(key, p, q, *arguments), normal, lambda: normal(1.2)
+    )
 
 
 def of_chains(function):
@@ -649,9 +799,14 @@ def linear_decoder(weights, z):
 
 def bound(name, *arguments):
     def prepare():
-        encoder, decoder = (functools.partial(f, np.eye(3, dtype=np.float32)) for f in (linear_mean, linear_decoder))
+        encoder, decoder = (
+            functools.partial(f, np.eye(3, dtype=np.float32))
+            for f in (linear_mean, linear_decoder)
+        )
         x = np.ones(3, np.float32)
-        return lambda: getattr(vaes.gaussian, name)(KEY, encoder, decoder, x, *arguments)
+        return lambda: getattr(vaes.gaussian, name)(
+            KEY, encoder, decoder, x, *arguments
+        )
 
     return prepare
 
@@ -731,18 +886,30 @@ def initialised(make, *arguments):
 _IMAGE = np.zeros((4, 4, 1), np.float32)
 NETWORKS = {
     "MLP": initialised(lambda: networks.MLP(width=8, depth=1), PAIR, 0.5),
-    "MLP with classes": initialised(lambda: networks.MLP(width=8, depth=1, num_classes=3), PAIR, 0.5, 1),
-    "DiT": initialised(lambda: networks.DiT(width=8, depth=1, heads=2, patch=2), _IMAGE, 0.5),
+    "MLP with classes": initialised(
+        lambda: networks.MLP(width=8, depth=1, num_classes=3), PAIR, 0.5, 1
+    ),
+    "DiT": initialised(
+        lambda: networks.DiT(width=8, depth=1, heads=2, patch=2), _IMAGE, 0.5
+    ),
     "UNet": initialised(
-        lambda: networks.UNet(width=4, multipliers=(1,), blocks=1, attention_levels=(0,), heads=1), _IMAGE, 0.5
+        lambda: networks.UNet(
+            width=4, multipliers=(1,), blocks=1, attention_levels=(0,), heads=1
+        ),
+        _IMAGE,
+        0.5,
     ),
     "TimeEmbedding": initialised(lambda: networks.TimeEmbedding(8), 0.5),
-    "ConditionEmbedding": initialised(lambda: networks.ConditionEmbedding(8, num_classes=3), 1),
+    "ConditionEmbedding": initialised(
+        lambda: networks.ConditionEmbedding(8, num_classes=3), 1
+    ),
     "FourierFeatures": initialised(lambda: networks.FourierFeatures(8), 0.5),
     "sinusoidal": lambda: lambda: networks.sinusoidal(0.3, 4),
     "fourier_inputs": lambda: lambda: networks.fourier_inputs(PAIR, 2),
     "flows.neural_velocity": constructed(flows.neural_velocity, (2,), 4, 1),
-    "vaes.networks.Perceptron": initialised(lambda: vaes.networks.Perceptron((2, 3), 4, 1), PAIR),
+    "vaes.networks.Perceptron": initialised(
+        lambda: vaes.networks.Perceptron((2, 3), 4, 1), PAIR
+    ),
 }
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -750,15 +917,30 @@ NETWORKS = {
 
 def training_problem():
     """(state, step, optimiser, batches) of four arrays of four shapes."""
-    params = {"w": np.ones((4, 3)), "b": np.zeros(4), "c": np.ones((2, 2, 2), jnp.bfloat16), "d": np.ones(())}
-    params = jax.tree.map(lambda leaf: leaf if leaf.dtype == jnp.bfloat16 else leaf.astype(np.float32), params)
+    params = {
+        "w": np.ones((4, 3)),
+        "b": np.zeros(4),
+        "c": np.ones((2, 2, 2), jnp.bfloat16),
+        "d": np.ones(()),
+    }
+    params = jax.tree.map(
+        lambda leaf: leaf if leaf.dtype == jnp.bfloat16 else leaf.astype(np.float32),
+        params,
+    )
     rule = training.optimiser(0.01, warmup_steps=5, total_steps=40, weight_decay=0.01)
 
     def loss(params, key, batch):
-        return jnp.mean((batch @ params["w"].T + params["b"] + params["d"] + params["c"].sum()) ** 2), {}
+        return jnp.mean(
+            (batch @ params["w"].T + params["b"] + params["d"] + params["c"].sum()) ** 2
+        ), {}
 
     batches = training.Batches(np.ones((8, 3), np.float32), 2)
-    return training.init(jax.random.key(0), params, rule), training.make_step(loss, rule), rule, batches
+    return (
+        training.init(jax.random.key(0), params, rule),
+        training.make_step(loss, rule),
+        rule,
+        batches,
+    )
 
 
 def first_state():
@@ -777,7 +959,15 @@ def first_fit(folder):
 
     def fit():
         with checkpoints:
-            return training.fit(state, training.make_steps(step), batches, 4, checkpoints, block=2, save_every=2)
+            return training.fit(
+                state,
+                training.make_steps(step),
+                batches,
+                4,
+                checkpoints,
+                block=2,
+                save_every=2,
+            )
 
     return fit
 
@@ -811,7 +1001,10 @@ def in_a_folder(prepare):
 def on_a_mesh():
     state, _, _, batches = training_problem()
     mesh = training.data_mesh(jax.devices()[:1])
-    return lambda: (training.replicate(state, mesh), training.shard_batch(batches.at(0), mesh))
+    return lambda: (
+        training.replicate(state, mesh),
+        training.shard_batch(batches.at(0), mesh),
+    )
 
 
 TRAINING = {
@@ -820,7 +1013,9 @@ TRAINING = {
     "training.fit": in_a_folder(first_fit),
     "training.Checkpoints.restore_latest, load_ema": in_a_folder(first_restore),
     "training.replicate, shard_batch": on_a_mesh,
-    "training.warmup_cosine": lambda: functools.partial(training.warmup_cosine(0.1, 3, 10, 0.5), 4),
+    "training.warmup_cosine": lambda: functools.partial(
+        training.warmup_cosine(0.1, 3, 10, 0.5), 4
+    ),
     "training.ema_decay_at": lambda: functools.partial(training.ema_decay_at, 3, 0.9),
 }
 

@@ -11,7 +11,11 @@ from families import every
 from diffjax import flows
 from tests.flow_members import CONSTRUCTORS, KEY, MEMBERS, NORMAL, shaken
 
-FAST = ["stack-float32", "spline, half-float64", "maf, conditional-float32"]  # a stack of lu_linear and others
+FAST = [
+    "stack-float32",
+    "spline, half-float64",
+    "maf, conditional-float32",
+]  # a stack of lu_linear and others
 
 
 @jax.jit
@@ -38,14 +42,19 @@ def examine(bijector, xs, conditions):
         return log_det, bijector.inverse_and_log_det(y, c)[1]
 
     def total(bijector):
-        log_dets = jax.vmap(lambda x, c: bijector.inverse_and_log_det(bijector.forward(x, c), c)[1])(xs, conditions)
+        log_dets = jax.vmap(
+            lambda x, c: bijector.inverse_and_log_det(bijector.forward(x, c), c)[1]
+        )(xs, conditions)
         return jnp.sum(log_dets)
 
     scanned = jax.lax.scan(lambda carry, xc: (carry, both(*xc)), 0, (xs, conditions))[1]
     return jax.vmap(one)(xs, conditions), scanned, jax.grad(total)(bijector)
 
 
-@pytest.mark.parametrize("case", every([f"{name}-float{bits}" for name in MEMBERS for bits in (32, 64)], FAST))
+@pytest.mark.parametrize(
+    "case",
+    every([f"{name}-float{bits}" for name in MEMBERS for bits in (32, 64)], FAST),
+)
 def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
     """log|det| = autodiff's slogdet of f and of f⁻¹, f⁻¹(f(x)) = x, all under jit and vmap; a scan gives the same.
 
@@ -57,21 +66,33 @@ def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
     with jax.enable_x64(dtype == "float64"):
         eps = float(jnp.finfo(jnp.zeros(()).dtype).eps)
         bijector = shaken(member.make(jax.random.key(0)))
-        spread = np.array([1.0, 1.0, member.far, member.far]).reshape(-1, *[1] * len(member.shape))
+        spread = np.array([1.0, 1.0, member.far, member.far]).reshape(
+            -1, *[1] * len(member.shape)
+        )
         draws = np.random.default_rng(2)
         xs = (spread * draws.standard_normal((4, *member.shape))).astype(dtype)
-        conditions = draws.standard_normal((4, 2)).astype(dtype) if member.conditional else None
+        conditions = (
+            draws.standard_normal((4, 2)).astype(dtype) if member.conditional else None
+        )
         found, scanned, gradient = examine(bijector, xs, conditions)
     found = {key: np.asarray(value, np.float64) for key, value in found.items()}
-    size = lambda v: np.linalg.norm(v.reshape(len(v), -1), axis=1)  # noqa: E731
-    norm = lambda m: np.linalg.norm(m, 2, axis=(1, 2))  # noqa: E731
+    size = lambda v: np.linalg.norm(v.reshape(len(v), -1), axis=1)
+    norm = lambda m: np.linalg.norm(m, 2, axis=(1, 2))
     assert jnp.shape(scanned[0]) == (4,) and found["log_det"].shape == (4,)
     condition = norm(found["forward"]) * norm(found["backward"])
-    drift = norm(found["backward"]) * (size(found["y"]) + norm(found["forward"]) * size(found["x"])) + size(found["x"])
+    drift = norm(found["backward"]) * (
+        size(found["y"]) + norm(found["forward"]) * size(found["x"])
+    ) + size(found["x"])
     assert np.all(size(found["back"] - found["x"]) <= 50 * eps * drift)
-    tolerance = 100 * eps * (condition + drift + np.abs(found["log_det"]) + math.prod(member.shape))
+    tolerance = (
+        100
+        * eps
+        * (condition + drift + np.abs(found["log_det"]) + math.prod(member.shape))
+    )
     for matrix, value in (("forward", "log_det"), ("backward", "inverse_log_det")):
-        assert np.all(np.abs(np.linalg.slogdet(found[matrix])[1] - found[value]) <= tolerance), matrix
+        assert np.all(
+            np.abs(np.linalg.slogdet(found[matrix])[1] - found[value]) <= tolerance
+        ), matrix
     assert np.all(np.abs(found["log_det"] + found["inverse_log_det"]) <= tolerance)
     for value, key in zip(scanned, ("log_det", "inverse_log_det"), strict=True):
         assert np.all(np.abs(np.asarray(value, np.float64) - found[key]) <= tolerance)
@@ -81,10 +102,16 @@ def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
 @pytest.mark.parametrize("name", MEMBERS)
 def test_parameters_are_floating_point_leaves_and_treedefs_are_stable(name):
     """A bijector made twice has one treedef, hence one compiled program; all of its leaves may be trained."""
-    make = MEMBERS[name].make if name == "shuffle" else lambda key: jax.eval_shape(MEMBERS[name].make, key)
+    make = (
+        MEMBERS[name].make
+        if name == "shuffle"
+        else lambda key: jax.eval_shape(MEMBERS[name].make, key)
+    )
     one, two = (make(jax.random.key(seed)) for seed in (0, 0))
     assert jax.tree.structure(one) == jax.tree.structure(two)
-    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(one))
+    assert all(
+        jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(one)
+    )
 
 
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["maf"]))
@@ -97,7 +124,9 @@ def test_a_flow_starts_as_the_identity_and_conditions_matter_after(name):
     np.testing.assert_allclose(z, x, atol=1e-5)
     assert float(lp) == pytest.approx(-0.5 * np.sum(x**2) - np.log(2 * np.pi), abs=1e-5)
     moved = shaken(model)
-    assert abs(float(log_prob(moved, ones)[1]) - float(log_prob(moved, -ones)[1])) > 1e-3
+    assert (
+        abs(float(log_prob(moved, ones)[1]) - float(log_prob(moved, -ones)[1])) > 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["spline_coupling"]))
@@ -107,8 +136,12 @@ def test_densities_integrate_to_one(name):
     Its map is C¹ at least, so that p has at most kinks and the rule's error falls like h² = 0.0064 of the density's own
     curvature; mass beyond [−12, 12]² would be missing from the sum.
     """
-    size = 0.1 if name == "spline_coupling" else 0.2  # larger parameters make bins narrower than the rule's step
-    model = shaken(CONSTRUCTORS[name](jax.random.key(0), (2,), layers=2, width=8), size=size)
+    size = (
+        0.1 if name == "spline_coupling" else 0.2
+    )  # larger parameters make bins narrower than the rule's step
+    model = shaken(
+        CONSTRUCTORS[name](jax.random.key(0), (2,), layers=2, width=8), size=size
+    )
     edge = np.float32((np.arange(300) + 0.5) / 300 * 24 - 12)
     grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
     log_p = jax.jit(lambda model, grid: jax.vmap(model.log_prob)(grid))(model, grid)
@@ -119,8 +152,15 @@ def test_a_deeper_stack_does_not_compile_to_a_longer_program():
     """The program of 16 layers has as many operations as that of 4, before it is compiled."""
 
     def operations(layers):
-        model = jax.eval_shape(lambda key: flows.real_nvp(key, (2,), layers=layers, width=8), KEY)
-        return len(jax.jit(jax.grad(lambda model: model.log_prob(jnp.ones(2)))).lower(model).as_text().splitlines())
+        model = jax.eval_shape(
+            lambda key: flows.real_nvp(key, (2,), layers=layers, width=8), KEY
+        )
+        return len(
+            jax.jit(jax.grad(lambda model: model.log_prob(jnp.ones(2))))
+            .lower(model)
+            .as_text()
+            .splitlines()
+        )
 
     assert operations(16) == operations(4)
 

@@ -26,7 +26,12 @@ ENTRYWISE = {
 def entrywise(dtype):
     """name -> f and its log-determinant at numbers in dtype, and at the same ones in float32."""
     x = np.array([1, -2] if dtype == "int32" else np.full(2000, -3.0))
-    run = jax.jit(lambda x: {name: bijector.forward_and_log_det(x) for name, bijector in ENTRYWISE.items()})
+    run = jax.jit(
+        lambda x: {
+            name: bijector.forward_and_log_det(x)
+            for name, bijector in ENTRYWISE.items()
+        }
+    )
     return run(x.astype(dtype)), run(x.astype(np.float32))
 
 
@@ -38,26 +43,37 @@ def test_low_precision_and_integers_are_computed_in_float32(name, dtype):
     assert y.dtype == log_det.dtype == jnp.float32
     np.testing.assert_array_equal(y, expected_y)
     assert float(log_det) == float(expected)
-    low = jax.eval_shape(ENTRYWISE[name].inverse_and_log_det, jax.ShapeDtypeStruct((3,), jnp.float16))
+    low = jax.eval_shape(
+        ENTRYWISE[name].inverse_and_log_det, jax.ShapeDtypeStruct((3,), jnp.float16)
+    )
     assert low[1].dtype == jnp.float32
 
 
 def test_sinh_arcsinh_without_skew_or_tail_is_the_identity_however_far_out():
     """log slope 0 where x² is beyond float32, not −infinity."""
     y, log_det = flows.sinh_arcsinh().forward_and_log_det(jnp.array([1e25, -1e25, 0.3]))
-    np.testing.assert_allclose(y, [1e25, -1e25, 0.3], rtol=60 * np.finfo(np.float32).eps)  # e^58 of a rounded 58
+    np.testing.assert_allclose(
+        y, [1e25, -1e25, 0.3], rtol=60 * np.finfo(np.float32).eps
+    )  # e^58 of a rounded 58
     assert float(log_det) == 0
 
 
 def test_a_condition_keeps_its_fractions_beside_an_integer_example():
     layer = shaken(MEMBERS["affine, conditional"].make(KEY))
     x, condition = np.array([1, -2, 3]), np.float32([0.7, -0.4])
-    forward = jax.jit(lambda layer, x, real: (layer.forward(x, condition), layer.forward(real, condition)))
+    forward = jax.jit(
+        lambda layer, x, real: (
+            layer.forward(x, condition),
+            layer.forward(real, condition),
+        )
+    )
     np.testing.assert_array_equal(*forward(layer, x, np.float32(x)))
 
 
 def actnorms_in_a_flow(size):
-    scan = flows.stack([flows.chain(flows.leaky_relu(0.5), flows.actnorm(size)) for _ in range(2)])
+    scan = flows.stack(
+        [flows.chain(flows.leaky_relu(0.5), flows.actnorm(size)) for _ in range(2)]
+    )
     bijector = flows.chain(flows.actnorm(size), flows.leaky_relu(0.2), scan)
     return flows.flow(flows.standard_normal((size,)), bijector)
 
@@ -75,18 +91,25 @@ def test_actnorm_normalises_the_batch_through_a_flow_in_any_unit(unit):
     """
     model = actnorms_in_a_flow(3)
     draws = np.random.default_rng(0).standard_normal((500, 3))
-    batch = np.float32(unit * (np.array([5.0, -3.0, 2.1]) + np.array([4.0, 0.1, 0.0]) * draws))
+    batch = np.float32(
+        unit * (np.array([5.0, -3.0, 2.1]) + np.array([4.0, 0.1, 0.0]) * draws)
+    )
     fitted = flows.initialise(model, batch)
     z = np.asarray(jax.vmap(fitted.encode)(batch))
     np.testing.assert_allclose(z.mean(0), 0, atol=300 * np.finfo(np.float32).eps)
     np.testing.assert_allclose(z.std(0)[:2], 1, rtol=200 * np.finfo(np.float32).eps)
     assert np.all(z[:, 2] == 0)
     first, _, scan = fitted.bijector.bijectors
-    inner, outer = (jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], scan.layers).bijectors[-1] for i in (0, 1))
+    inner, outer = (
+        jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], scan.layers).bijectors[-1]
+        for i in (0, 1)
+    )
     batch = batch.astype(np.float64)
     np.testing.assert_allclose(outer.shift, batch.mean(0), rtol=1e-5)
     assert outer.shift[2] == batch[0, 2] and inner.shift[2] == first.shift[2] == 0
-    np.testing.assert_allclose(outer.log_scale[:2], np.log(batch.std(0)[:2]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        outer.log_scale[:2], np.log(batch.std(0)[:2]), rtol=1e-5, atol=1e-5
+    )
     assert outer.log_scale[2] == inner.log_scale[2] == first.log_scale[2] == 0
     assert jax.tree.structure(fitted) == jax.tree.structure(model)
 
@@ -96,13 +119,29 @@ def test_actnorm_does_not_amplify_the_rounding_of_a_constant_channel(unit):
     """A channel of two neighbouring floats is centred, and its rounding r leaves the actnorms as r, or as 1 where r is
     more: none learns from it. The leaky maps between them stretch by 5 and 2 and 2. All channels may be constant.
     """
-    two = np.float32([2.1 * unit, np.nextafter(np.float32(2.1 * unit), np.float32(np.inf))])
-    batch = np.stack([np.resize(two, 40), np.full(40, -3 * unit, np.float32), np.zeros(40, np.float32)], -1)
+    two = np.float32(
+        [2.1 * unit, np.nextafter(np.float32(2.1 * unit), np.float32(np.inf))]
+    )
+    batch = np.stack(
+        [
+            np.resize(two, 40),
+            np.full(40, -3 * unit, np.float32),
+            np.zeros(40, np.float32),
+        ],
+        -1,
+    )
     fitted = flows.initialise(actnorms_in_a_flow(3), batch)
     z = np.asarray(jax.vmap(fitted.encode)(batch))
-    assert np.all(np.abs(z[:, 0]) <= 20 * min(np.ptp(two), 1) * (1 + 1e-5)) and np.all(z[:, 1:] == 0)
-    for leaf in (fitted.bijector.bijectors[0].log_scale, fitted.bijector.bijectors[-1].layers.bijectors[-1].log_scale):
-        assert np.all(np.asarray(leaf)[..., 1:] == 0) and np.all(np.asarray(leaf)[..., 0] >= 0)
+    assert np.all(np.abs(z[:, 0]) <= 20 * min(np.ptp(two), 1) * (1 + 1e-5)) and np.all(
+        z[:, 1:] == 0
+    )
+    for leaf in (
+        fitted.bijector.bijectors[0].log_scale,
+        fitted.bijector.bijectors[-1].layers.bijectors[-1].log_scale,
+    ):
+        assert np.all(np.asarray(leaf)[..., 1:] == 0) and np.all(
+            np.asarray(leaf)[..., 0] >= 0
+        )
 
 
 def test_actnorm_normalises_every_level_of_a_multiscale_flow():
@@ -111,9 +150,9 @@ def test_actnorm_normalises_every_level_of_a_multiscale_flow():
     """
     levels = glow_like(KEY).bijectors[1]
     batch = np.float32(3 + 2 * np.random.default_rng(1).standard_normal((400, 4, 4, 2)))
-    deep, shallow = jax.jit(lambda levels, batch: jax.vmap(flows.initialise(levels, batch).inverse)(batch))(
-        levels, batch
-    )
+    deep, shallow = jax.jit(
+        lambda levels, batch: jax.vmap(flows.initialise(levels, batch).inverse)(batch)
+    )(levels, batch)
     for z in (deep, shallow):
         np.testing.assert_allclose(np.mean(z, (0, 1, 2)), 0, atol=1e-4)
     assert float(np.mean(np.square(deep))) == pytest.approx(1, rel=1e-4)
@@ -122,13 +161,22 @@ def test_actnorm_normalises_every_level_of_a_multiscale_flow():
 def test_a_bounded_scale_keeps_any_conditioner_invertible():
     """|log slope| ≤ c even where the network runs away to 1e6, so that the round trip keeps its digits but for e^c."""
     layer = flows.coupling(
-        lambda x, c: np.float32([[1e6, 3.0], [-1e6, 3.0]]), flows.bounded_affine(2.0), flows.half_mask(4)
+        lambda x, c: np.float32([[1e6, 3.0], [-1e6, 3.0]]),
+        flows.bounded_affine(2.0),
+        flows.half_mask(4),
     )
     x = 5 * np.random.default_rng(0).standard_normal(4).astype(np.float32)
-    y, log_det, back = jax.jit(lambda x: (*(pair := layer.forward_and_log_det(x)), layer.inverse(pair[0])))(x)
-    np.testing.assert_allclose(np.log(((np.asarray(y) - 3) / x)[2:]), [2.0, -2.0], rtol=1e-5)
+    y, log_det, back = jax.jit(
+        lambda x: (*(pair := layer.forward_and_log_det(x)), layer.inverse(pair[0]))
+    )(x)
+    np.testing.assert_allclose(
+        np.log(((np.asarray(y) - 3) / x)[2:]), [2.0, -2.0], rtol=1e-5
+    )
     assert float(log_det) == 0
-    assert np.all(np.abs(back - x) < 4 * np.finfo(np.float32).eps * math.exp(2.0) * (np.abs(x) + 3))
+    assert np.all(
+        np.abs(back - x)
+        < 4 * np.finfo(np.float32).eps * math.exp(2.0) * (np.abs(x) + 3)
+    )
 
 
 @pytest.mark.parametrize("size", [2, 65, 66, 100, 300])
@@ -137,24 +185,38 @@ def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size
     """At the default width there is a path from y_j to θ_i for every j < i, and for no other; and from the condition to
     every θ_i. At one unit less than the least width there is not, and the network says so.
     """
-    make = lambda width: jax.eval_shape(  # noqa: E731
-        lambda key: flows.masked_perceptron(key, size, 2, width, condition_size=condition_size), KEY
+    make = lambda width: jax.eval_shape(
+        lambda key: flows.masked_perceptron(
+            key, size, 2, width, condition_size=condition_size
+        ),
+        KEY,
     )
     network = make(None)
     widths = tuple(weight.shape[1] for weight in network.weights[:-1])
-    masks = [mask.astype(np.float32) for mask in autoregressive_masks(size, widths, 2, condition_size > 0)]
-    paths = functools.reduce(np.matmul, masks) > 0  # (D, 2 D), paths from each input to each output
-    np.testing.assert_array_equal(paths, np.repeat(np.tri(size, k=-1, dtype=bool).T, 2, axis=1))
+    masks = [
+        mask.astype(np.float32)
+        for mask in autoregressive_masks(size, widths, 2, condition_size > 0)
+    ]
+    paths = (
+        functools.reduce(np.matmul, masks) > 0
+    )  # (D, 2 D), paths from each input to each output
+    np.testing.assert_array_equal(
+        paths, np.repeat(np.tri(size, k=-1, dtype=bool).T, 2, axis=1)
+    )
     if condition_size:
         assert np.all(functools.reduce(np.matmul, masks[1:]).sum(0) > 0)
     least = size - 1 + (condition_size > 0)
     assert make(least).weights[0].shape == (size, least)
     if least > 1:
-        with pytest.raises(ValueError, match=f"width must be at least {least} for {size} entries"):
+        with pytest.raises(
+            ValueError, match=f"width must be at least {least} for {size} entries"
+        ):
             make(least - 1)
 
 
-@pytest.mark.parametrize("make", [flows.maf, pytest.param(flows.iaf, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "make", [flows.maf, pytest.param(flows.iaf, marks=pytest.mark.slow)]
+)
 def test_neighbours_in_the_middle_of_a_wide_flow_depend_on_each_other(make):
     """∂z_i/∂x_j of a flow of 66 entries, two masked layers of which the second is reversed, is non-zero for all i, j.
 
@@ -163,7 +225,9 @@ def test_neighbours_in_the_middle_of_a_wide_flow_depend_on_each_other(make):
     model = shaken(jax.jit(lambda key: make(key, (66,), layers=2))(KEY), size=0.05)
     method = "inverse" if make is flows.maf else "forward"  # the direction of one pass
     jacobian = jax.jit(lambda model, x: jax.jacfwd(getattr(model.bijector, method))(x))
-    assert np.all(np.asarray(jacobian(model, np.linspace(-1, 1, 66, dtype=np.float32))) != 0)
+    assert np.all(
+        np.asarray(jacobian(model, np.linspace(-1, 1, 66, dtype=np.float32))) != 0
+    )
 
 
 @pytest.mark.parametrize("condition_size", [2, pytest.param(0, marks=pytest.mark.slow)])
@@ -172,8 +236,12 @@ def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_siz
     condition = np.ones(condition_size, np.float32) if condition_size else None
     rows = {"masked": (5,), "causal": (5, 2)}
     networks = {
-        "masked": flows.masked_perceptron(KEY, 5, 3, width=32, condition_size=condition_size),
-        "causal": flows.causal_transformer(KEY, 5, 2, 3, width=16, heads=2, condition_size=condition_size),
+        "masked": flows.masked_perceptron(
+            KEY, 5, 3, width=32, condition_size=condition_size
+        ),
+        "causal": flows.causal_transformer(
+            KEY, 5, 2, 3, width=16, heads=2, condition_size=condition_size
+        ),
     }
 
     @jax.jit
@@ -181,18 +249,24 @@ def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_siz
         found = {}
         for name, network in networks.items():
             y = np.random.default_rng(1).standard_normal(rows[name]).astype(np.float32)
-            found[name] = jax.jacfwd(lambda pair, network=network: network(*pair))((y, condition))
+            found[name] = jax.jacfwd(lambda pair, network=network: network(*pair))(
+                (y, condition)
+            )
         return found
 
     for name, (by_y, by_condition) in jacobians(shaken(networks)).items():
-        size = np.abs(by_y).reshape(5, -1, *rows[name]).sum(1).reshape(5, 5, -1).sum(-1)  # (i, j)
+        size = (
+            np.abs(by_y).reshape(5, -1, *rows[name]).sum(1).reshape(5, 5, -1).sum(-1)
+        )  # (i, j)
         assert np.all((size != 0) == np.tri(5, k=-1, dtype=bool)), name
         if condition_size:
             assert np.all(np.abs(by_condition).reshape(5, -1).sum(1) != 0), name
 
 
 @pytest.mark.parametrize("condition_size", [2, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(condition_size, x64):
+def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(
+    condition_size, x64
+):
     """The same y and log|det|, to rounding: a row's parameters are sums of some tens of terms, and the seven rows amplify
     each other's rounding by gains below 10. Its step does less than half the arithmetic of a whole pass.
     """
@@ -202,12 +276,20 @@ def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(conditio
     forgetful = flows.autoregressive(lambda y, c: network(y, c), flows.bounded_affine())
     x = np.random.default_rng(1).standard_normal((3, 7, 2))
     programs = [
-        jax.jit(jax.vmap(lambda x, bijector=bijector: bijector.forward_and_log_det(x, condition))).lower(x)
+        jax.jit(
+            jax.vmap(
+                lambda x, bijector=bijector: bijector.forward_and_log_det(x, condition)
+            )
+        ).lower(x)
         for bijector in (remembering, forgetful)
     ]
-    (y, log_det), (expected, expected_log_det) = (program.compile()(x) for program in programs)
+    (y, log_det), (expected, expected_log_det) = (
+        program.compile()(x) for program in programs
+    )
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(log_det, expected_log_det, rtol=1e-12, atol=1e-12)
     assert np.abs(expected - x).max() > 0.1  # not the identity
-    operations = [program.cost_analysis()["flops"] for program in programs]  # a loop's body counted once
+    operations = [
+        program.cost_analysis()["flops"] for program in programs
+    ]  # a loop's body counted once
     assert operations[0] < 0.5 * operations[1]

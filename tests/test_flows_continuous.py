@@ -52,7 +52,9 @@ def turning(x, t):
 
 
 def squeezing(x, t):
-    return jnp.tanh(jnp.roll(x.reshape(-1), 1) * (1 + t) + x.reshape(-1)).reshape(x.shape)
+    return jnp.tanh(jnp.roll(x.reshape(-1), 1) * (1 + t) + x.reshape(-1)).reshape(
+        x.shape
+    )
 
 
 def steered(x, t, condition):
@@ -87,8 +89,13 @@ def refined(velocity, steps, solver=None):
     layers are the whole interval and nothing, or its upper and its lower half."""
 
     def layers(windows):
-        velocities = [Window(jax.tree_util.Partial(velocity), float(a), float(h)) for a, h in windows]
-        return flows.stack([flows.continuous(window, steps, solver) for window in velocities])
+        velocities = [
+            Window(jax.tree_util.Partial(velocity), float(a), float(h))
+            for a, h in windows
+        ]
+        return flows.stack(
+            [flows.continuous(window, steps, solver) for window in velocities]
+        )
 
     pair = layers([(0.0, 1.0), (0.0, 0.0)]), layers([(0.5, 0.5), (0.0, 0.5)])
     return jax.tree.map(lambda *leaves: np.stack(leaves), *pair)
@@ -106,9 +113,14 @@ def test_log_determinants_are_those_of_autodiff_in_both_directions(name, x64):
 
     def errors(bijector, x):
         back, out = {}, {}
-        for direction, other, store in (("forward", "inverse", out), ("inverse", "forward", back)):
+        for direction, other, store in (
+            ("forward", "inverse", out),
+            ("inverse", "forward", back),
+        ):
             y, log_det = getattr(bijector, f"{direction}_and_log_det")(x, condition)
-            jacobian = jax.jacfwd(getattr(bijector, direction))(x, condition).reshape(size, size)
+            jacobian = jax.jacfwd(getattr(bijector, direction))(x, condition).reshape(
+                size, size
+            )
             store["log_det"] = jnp.abs(log_det - jnp.linalg.slogdet(jacobian)[1])
             store["trip"] = jnp.max(jnp.abs(getattr(bijector, other)(y, condition) - x))
         return jnp.stack([*out.values(), *back.values()])
@@ -125,14 +137,21 @@ def test_the_density_is_the_closed_form_at_the_solvers_order(dtype, x64):
     x = np.array([0.4, -0.6], dtype)
     latent, log_det = closed_form(np.asarray(x, np.float64))
     exact = normal_log_prob(latent) + log_det
-    if dtype == jnp.float32:  # promoted to the working precision, so that only x's own digits are lost
+    if (
+        dtype == jnp.float32
+    ):  # promoted to the working precision, so that only x's own digits are lost
         z, ld = flows.continuous(linear(), 64).inverse_and_log_det(x)
         assert abs(normal_log_prob(z) + ld - exact) < 1e-6
         return
-    tried = {solver: refined(linear(), 32, solver) for solver in (solvers.euler(), solvers.heun(), solvers.rk4())}
+    tried = {
+        solver: refined(linear(), 32, solver)
+        for solver in (solvers.euler(), solvers.heun(), solvers.rk4())
+    }
     solve = jax.vmap(lambda bijector: bijector.inverse_and_log_det(x))
     for solver, (z, ld) in zip(
-        tried, jax.jit(lambda pairs: list(map(solve, pairs)))(list(tried.values())), strict=True
+        tried,
+        jax.jit(lambda pairs: list(map(solve, pairs)))(list(tried.values())),
+        strict=True,
     ):
         errors = np.abs(normal_log_prob(z) + ld - exact)
         order = np.log2(errors[0] / errors[1])
@@ -140,8 +159,12 @@ def test_the_density_is_the_closed_form_at_the_solvers_order(dtype, x64):
     adaptive = flows.continuous(linear(), solver=solvers.adaptive(1e-9, 1e-9))
     assert adaptive.times == (1.0, 0.0)
     solved = flows.transport(adaptive, x)
-    np.testing.assert_allclose(normal_log_prob(solved.x) + solved.log_det, exact, atol=1e-7)
-    assert int(solved.run.evaluations) == 1 + 6 * int(solved.run.accepted + solved.run.rejected)
+    np.testing.assert_allclose(
+        normal_log_prob(solved.x) + solved.log_det, exact, atol=1e-7
+    )
+    assert int(solved.run.evaluations) == 1 + 6 * int(
+        solved.run.accepted + solved.run.rejected
+    )
 
 
 def test_float32_holds_the_density_to_rounding():
@@ -150,7 +173,11 @@ def test_float32_holds_the_density_to_rounding():
     z, ld = flows.continuous(linear(0.5), 20).inverse_and_log_det(x)
     span = 0.5 * (np.exp(1.0) - 1)
     latent = expm(span * MATRIX) @ (np.asarray(x, np.float64) + SHIFT) - SHIFT
-    np.testing.assert_allclose(normal_log_prob(z) + ld, normal_log_prob(latent) + span * np.trace(MATRIX), atol=1e-5)
+    np.testing.assert_allclose(
+        normal_log_prob(z) + ld,
+        normal_log_prob(latent) + span * np.trace(MATRIX),
+        atol=1e-5,
+    )
 
 
 def test_probes_are_unbiased_and_held_fixed_through_the_solve(x64):
@@ -161,14 +188,23 @@ def test_probes_are_unbiased_and_held_fixed_through_the_solve(x64):
     keys = jax.random.split(jax.random.key(0), 400)
     run = jax.jit(jax.vmap(lambda key: flows.transport(bijector, x, key=key)))(keys)
     single = jax.tree.map(np.asarray, run)
-    exact = {"log_det": (np.e - 1) * np.trace(MATRIX), "jacobian": np.sum(MATRIX**2) * (np.exp(2) - 1) / 2}
+    exact = {
+        "log_det": (np.e - 1) * np.trace(MATRIX),
+        "jacobian": np.sum(MATRIX**2) * (np.exp(2) - 1) / 2,
+    }
     for name, value in exact.items():
         values = getattr(single, name)
         assert abs(values.mean() - value) < 4 * np.std(values) / 20 + 1e-9, name
-    expected = (np.e - 1) * (np.trace(MATRIX) + np.array([-1, 1]) * (MATRIX[0, 1] + MATRIX[1, 0]))
-    np.testing.assert_allclose(np.unique(np.round(single.log_det, 5)), np.sort(expected), atol=1e-4)
+    expected = (np.e - 1) * (
+        np.trace(MATRIX) + np.array([-1, 1]) * (MATRIX[0, 1] + MATRIX[1, 0])
+    )
+    np.testing.assert_allclose(
+        np.unique(np.round(single.log_det, 5)), np.sort(expected), atol=1e-4
+    )
     several = flows.transport(bijector, x, key=keys[0], probes=64)
-    np.testing.assert_allclose(several.standard_error, np.std(single.log_det) / 8, rtol=0.3)
+    np.testing.assert_allclose(
+        several.standard_error, np.std(single.log_det) / 8, rtol=0.3
+    )
     assert np.all(np.isnan(single.standard_error))
 
 
@@ -183,7 +219,9 @@ def test_the_regularisers_are_the_integrals_along_the_path(x64):
     times = 0.5 * (nodes + 1)
 
     def speed(t):
-        return np.sum((np.exp(t) * MATRIX @ expm((np.exp(t) - 1) * MATRIX) @ (x0 + SHIFT)) ** 2)
+        return np.sum(
+            (np.exp(t) * MATRIX @ expm((np.exp(t) - 1) * MATRIX) @ (x0 + SHIFT)) ** 2
+        )
 
     kinetic = 0.5 * weights @ [speed(t) for t in times]
     jacobian = np.sum(MATRIX**2) * (np.exp(2) - 1) / 2
@@ -191,7 +229,9 @@ def test_the_regularisers_are_the_integrals_along_the_path(x64):
         np.testing.assert_allclose(solved.kinetic, kinetic, rtol=1e-6)
         np.testing.assert_allclose(solved.jacobian, jacobian, rtol=1e-6)
         assert solved.standard_error == 0
-        assert int(solved.run.evaluations) == 256  # four a step, the last one, which ends at 0, like the others
+        assert (
+            int(solved.run.evaluations) == 256
+        )  # four a step, the last one, which ends at 0, like the others
     np.testing.assert_allclose(down.log_det, -up.log_det, rtol=1e-6)
 
 
@@ -204,13 +244,17 @@ def test_gradients_are_those_of_the_closed_form_with_checkpoints_and_without(x64
     def exact(matrix):
         span = np.exp(1.0) - 1
         latents = (xs + SHIFT) @ jax.scipy.linalg.expm(span * matrix).T - SHIFT
-        return -jnp.mean(jax.vmap(base.log_prob)(latents) + span * jnp.trace(matrix)) / 2
+        return (
+            -jnp.mean(jax.vmap(base.log_prob)(latents) + span * jnp.trace(matrix)) / 2
+        )
 
     def loss(matrix):
         bijector = flows.continuous(jax.tree_util.Partial(growing, matrix), 32)
         return flows.transport_loss(None, Flow(base, bijector), xs)[0]
 
-    both = jax.jit(lambda matrix: [jax.value_and_grad(f)(matrix) for f in (exact, loss)])
+    both = jax.jit(
+        lambda matrix: [jax.value_and_grad(f)(matrix) for f in (exact, loss)]
+    )
     (value, gradient), ours = both(MATRIX)
     np.testing.assert_allclose(ours[0], value, atol=1e-6)
     np.testing.assert_allclose(ours[1], gradient, atol=1e-5)
@@ -219,14 +263,21 @@ def test_gradients_are_those_of_the_closed_form_with_checkpoints_and_without(x64
 
     def compiled(checkpoint):
         def total(weights):
-            velocity = jax.tree_util.Partial(lambda w, x, t: jnp.tanh(w @ jnp.tanh(w.T @ x + t)), weights)
-            bijector = flows.continuous(velocity, 64, solvers.heun(), checkpoint=checkpoint)
+            velocity = jax.tree_util.Partial(
+                lambda w, x, t: jnp.tanh(w @ jnp.tanh(w.T @ x + t)), weights
+            )
+            bijector = flows.continuous(
+                velocity, 64, solvers.heun(), checkpoint=checkpoint
+            )
             return bijector.inverse_and_log_det(np.ones(2))[1]
 
         return jax.jit(jax.value_and_grad(total)).lower(weights).compile()
 
     lean, plain = compiled(True), compiled(False)
-    assert lean.memory_analysis().temp_size_in_bytes < plain.memory_analysis().temp_size_in_bytes / 8
+    assert (
+        lean.memory_analysis().temp_size_in_bytes
+        < plain.memory_analysis().temp_size_in_bytes / 8
+    )
     for one, other in zip(lean(weights), plain(weights), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -236,7 +287,11 @@ def test_the_loss_adds_the_regularisers_and_gives_each_example_its_own_probe(x64
     xs = np.tile([0.3, -0.2], (16, 1))
     plain, solved = flows.transport_loss(None, flow, xs)
     dear, _ = flows.transport_loss(None, flow, xs, kinetic=0.2, jacobian=0.3)
-    np.testing.assert_allclose(dear - plain, (0.2 * solved.kinetic[0] + 0.3 * solved.jacobian[0]) / 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        dear - plain,
+        (0.2 * solved.kinetic[0] + 0.3 * solved.jacobian[0]) / 2,
+        rtol=1e-12,
+    )
     _, probed = flows.transport_loss(jax.random.key(0), flow, xs)
     assert len(np.unique(np.round(probed.log_det, 6))) == 2
 
@@ -251,25 +306,35 @@ def test_it_is_a_density_and_a_neural_flow_starts_as_the_identity():
     total = np.sum(np.exp(normal_log_prob(z) + ld)) * 0.2**2
     np.testing.assert_allclose(total, 1.0, atol=2e-3)
     x, condition = np.float32([0.4, -1.0, 0.2]), np.ones(2, np.float32)
-    neural = flows.neural_ode(jax.random.key(0), (3,), width=8, depth=1, steps=2, condition_dim=2)
+    neural = flows.neural_ode(
+        jax.random.key(0), (3,), width=8, depth=1, steps=2, condition_dim=2
+    )
     y, log_det = neural.forward_and_log_det(x, condition)
     np.testing.assert_array_equal(y, x)
     assert log_det == 0
     leaves = jax.tree.leaves(neural)
     assert leaves and all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
     assert neural.path(x, condition).shape == (3, 3)
-    make = functools.partial(flows.neural_ode, shape=(3,), width=8, depth=1, steps=2, condition_dim=2)
+    make = functools.partial(
+        flows.neural_ode, shape=(3,), width=8, depth=1, steps=2, condition_dim=2
+    )
     other = jax.eval_shape(make, jax.random.key(1))
-    assert jax.tree.structure(neural) == jax.tree.structure(other)  # they stack, and share compiled code
+    assert jax.tree.structure(neural) == jax.tree.structure(
+        other
+    )  # they stack, and share compiled code
 
 
 def test_the_flow_of_an_exact_denoiser_agrees_with_log_prob(x64):
     """A velocity of another schedule and interval: the same solver on the same times as `dj.log_prob`."""
     schedule = dj.schedules.rectified_flow()
-    target = targets.gaussian_mixture([0.3, 0.7], [[-1.0, 0.5], [0.7, -0.4]], [0.4, 0.6])
+    target = targets.gaussian_mixture(
+        [0.3, 0.7], [[-1.0, 0.5], [0.7, -0.4]], [0.4, 0.6]
+    )
     denoiser = targets.denoiser(target, schedule)
     times = dj.grids.log_snr(schedule, 24)
-    bijector = flows.continuous(dj.predictions.velocity(schedule, denoiser), times=times)
+    bijector = flows.continuous(
+        dj.predictions.velocity(schedule, denoiser), times=times
+    )
     x, base = jnp.array([0.5, 0.1]), target.noised(schedule, schedule.t_max)
     z, ld = bijector.inverse_and_log_det(x)
     ours = dj.log_prob(denoiser, schedule, x, grid=times, base=base)

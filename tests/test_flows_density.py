@@ -15,13 +15,22 @@ from tests.flow_members import KEY, NORMAL, glow_like, shaken
 
 def test_a_linear_flow_is_the_gaussian_with_its_covariance(x64):
     """x = A z + b of a standard normal z has the law N(b, A Aᵀ), whichever layer is A."""
-    bijector = shaken(flows.chain(flows.lu_linear(2), flows.triangular(2), flows.affine(jnp.array([1.0, -2.0]))))
+    bijector = shaken(
+        flows.chain(
+            flows.lu_linear(2),
+            flows.triangular(2),
+            flows.affine(jnp.array([1.0, -2.0])),
+        )
+    )
     model = flows.flow(flows.standard_normal((2,)), bijector)
 
     @jax.jit
     def everything(model):
         x, log_p = model.sample_and_log_prob(jax.random.key(0))
-        moments = model.bijector.forward(jnp.zeros(2)), jax.jacfwd(model.bijector.forward)(jnp.zeros(2))
+        moments = (
+            model.bijector.forward(jnp.zeros(2)),
+            jax.jacfwd(model.bijector.forward)(jnp.zeros(2)),
+        )
         return x, log_p, model.log_prob(x), model.decode(model.encode(x)), moments
 
     x, log_p, again, back, (mean, matrix) = everything(model)
@@ -37,9 +46,13 @@ def test_temperature_scales_the_base_about_its_mean():
     base = dj.targets.gaussian([1.0, -1.0], [0.5, 2.0])
     model = flows.flow(base, flows.affine(jnp.array([3.0, 0.0]), 2.0))
     key = jax.random.key(0)
-    np.testing.assert_allclose(model.sample(key, temperature=0.0), [5.0, -2.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        model.sample(key, temperature=0.0), [5.0, -2.0], rtol=1e-6
+    )
     centre = model.sample(key, 0.0)
-    np.testing.assert_allclose(model.sample(key, 0.7) - centre, 0.7 * (model.sample(key) - centre), rtol=1e-5)
+    np.testing.assert_allclose(
+        model.sample(key, 0.7) - centre, 0.7 * (model.sample(key) - centre), rtol=1e-5
+    )
 
 
 def test_temperature_one_as_an_array_asks_nothing_of_the_base():
@@ -72,7 +85,9 @@ def test_a_base_need_not_be_a_pytree():
     bijector = flows.affine(jnp.ones(2), 2.0)
     own, ours = flows.flow(Standard(), bijector), flows.flow(NORMAL, bijector)
     assert float(own.log_prob(jnp.zeros(2))) == float(ours.log_prob(jnp.zeros(2)))
-    np.testing.assert_allclose(own.sample(KEY), ours.sample(KEY), rtol=2 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(
+        own.sample(KEY), ours.sample(KEY), rtol=2 * np.finfo(np.float32).eps
+    )
 
 
 def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
@@ -87,7 +102,14 @@ def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
     def everything(deep, flat):
         x = deep.sample(jax.random.key(1), temperature=0.7)
         z = deep.encode(x)
-        return x, deep.log_prob(x), flat.log_prob(x), levels.flatten(z), flat.encode(x), deep.decode(z)
+        return (
+            x,
+            deep.log_prob(x),
+            flat.log_prob(x),
+            levels.flatten(z),
+            flat.encode(x),
+            deep.decode(z),
+        )
 
     x, log_p, twin_log_p, z, twin_z, back = everything(deep, flat)
     assert x.shape == (4, 4, 2)
@@ -99,8 +121,14 @@ def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
 def test_interpolation_is_about_the_mean_of_the_base():
     """Latents m + e_1 and m + e_2 of a base N(m, I) have m + (e_1 + e_2)/√2 halfway, not a point of the circle about 0."""
     model = flows.flow(dj.targets.gaussian([100.0, 50.0], 1.0), flows.chain())
-    middle = flows.interpolate(model, jnp.array([101.0, 50.0]), jnp.array([100.0, 51.0]), jnp.array([0.5]))
-    np.testing.assert_allclose(middle[0], np.array([100.0, 50.0]) + math.sqrt(0.5), rtol=4 * np.finfo(np.float32).eps)
+    middle = flows.interpolate(
+        model, jnp.array([101.0, 50.0]), jnp.array([100.0, 51.0]), jnp.array([0.5])
+    )
+    np.testing.assert_allclose(
+        middle[0],
+        np.array([100.0, 50.0]) + math.sqrt(0.5),
+        rtol=4 * np.finfo(np.float32).eps,
+    )
 
 
 def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
@@ -119,7 +147,12 @@ def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
         def sample_and_log_prob(self, key, condition):
             low, high = ndtr(condition - 0.45), ndtr(condition + 0.05)
             u = ndtri(low + jax.random.uniform(key, (1,)) * (high - low)) + 0.2
-            log_q = jnp.sum(-0.5 * (u - 0.2) ** 2 - 0.5 * math.log(2 * math.pi) - jnp.log(high - low) + math.log(width))
+            log_q = jnp.sum(
+                -0.5 * (u - 0.2) ** 2
+                - 0.5 * math.log(2 * math.pi)
+                - jnp.log(high - low)
+                + math.log(width)
+            )
             return (u - condition) / width + 0.5, log_q
 
     @jax.jit
@@ -129,7 +162,9 @@ def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
 
     draws, exact = map(np.asarray, bounds(jax.random.split(jax.random.key(0), 4000)))
     assert draws.mean() < mass + 3 * draws.std() / math.sqrt(4000)
-    assert draws.mean() == pytest.approx(mass, abs=0.02)  # the density varies by a factor e^¼ in the cell
+    assert draws.mean() == pytest.approx(
+        mass, abs=0.02
+    )  # the density varies by a factor e^¼ in the cell
     assert float(exact) == pytest.approx(mass, abs=1e-9)
 
 
@@ -140,12 +175,19 @@ def test_a_learned_dequantiser_is_an_importance_estimate_of_the_mass(x64):
     """
     scalar_map = flows.rational_quadratic(4, 3.0)
     network = flows.perceptron(KEY, 1, (1, scalar_map.count), width=4)
-    layers = flows.chain(flows.conditional(network, scalar_map), flows.affine(0.0, 4.0), flows.sigmoid())
-    dequantiser = shaken(flows.flow(flows.standard_normal((1,)), layers), size=0.2)
-    model, x = flows.flow(flows.standard_normal((1,)), flows.affine(jnp.array([0.2]))), np.array([0.25])
-    draw = jax.jit(jax.vmap(lambda key: flows.lattice_log_prob(key, model, x, 0.5, dequantiser)))
-    draws = np.exp(draw(jax.random.split(KEY, 20000)))
-    assert abs(draws.mean() - (scipy.stats.norm.cdf(0.3) - scipy.stats.norm.cdf(-0.2))) < 4.5 * draws.std() / math.sqrt(
-        20000
+    layers = flows.chain(
+        flows.conditional(network, scalar_map), flows.affine(0.0, 4.0), flows.sigmoid()
     )
+    dequantiser = shaken(flows.flow(flows.standard_normal((1,)), layers), size=0.2)
+    model, x = (
+        flows.flow(flows.standard_normal((1,)), flows.affine(jnp.array([0.2]))),
+        np.array([0.25]),
+    )
+    draw = jax.jit(
+        jax.vmap(lambda key: flows.lattice_log_prob(key, model, x, 0.5, dequantiser))
+    )
+    draws = np.exp(draw(jax.random.split(KEY, 20000)))
+    assert abs(
+        draws.mean() - (scipy.stats.norm.cdf(0.3) - scipy.stats.norm.cdf(-0.2))
+    ) < 4.5 * draws.std() / math.sqrt(20000)
     assert draws.std() > 0.01 * draws.mean()

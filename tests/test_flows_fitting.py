@@ -19,13 +19,20 @@ def test_maximum_likelihood_finds_a_gaussian(x64):
 
     At the maximum the gradient vanishes exactly: b = mean, A Aᵀ = covariance (over n).
     """
-    xs = np.random.default_rng(0).standard_normal((200, 2)) @ [[1.0, 0.4], [0.0, 0.5]] + [2.0, -1.0]
+    xs = np.random.default_rng(0).standard_normal((200, 2)) @ [
+        [1.0, 0.4],
+        [0.0, 0.5],
+    ] + [2.0, -1.0]
     mean, covariance = xs.mean(0), np.cov(xs.T, bias=True)
     factor = np.linalg.cholesky(covariance)
     linear = flows.triangular(2)
-    best = type(linear)(factor, np.log(np.diag(factor) - linear.floor), mean, linear.floor)
+    best = type(linear)(
+        factor, np.log(np.diag(factor) - linear.floor), mean, linear.floor
+    )
     model = flows.flow(NORMAL, best)
-    value, gradient = jax.jit(jax.value_and_grad(lambda model: flows.negative_log_likelihood(model, xs)[0]))(model)
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda model: flows.negative_log_likelihood(model, xs)[0])
+    )(model)
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
     assert float(value) == pytest.approx(entropy, abs=1e-10)
     assert all(np.all(np.abs(leaf) < 1e-10) for leaf in jax.tree.leaves(gradient))
@@ -36,29 +43,41 @@ def test_reverse_kl_is_exact_on_gaussians_and_its_path_gradient_is_the_gradient(
     gradient of every sample vanishes, the other's does not.
     """
     count, log_z = 4000, 1.7
-    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z  # noqa: E731
+    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z
 
     @jax.jit
     def estimates(model, key):
         found = {}
         for path in (False, True):
-            value = lambda model, path=path: flows.reverse_kl(key, model, target, count, path)[0]  # noqa: E731
+            value = lambda model, path=path: flows.reverse_kl(
+                key, model, target, count, path
+            )[0]
             found[path] = jax.value_and_grad(value)(model)
         return found
 
-    model = flows.flow(NORMAL, flows.affine(jnp.array([0.5, -0.2]), jnp.array([0.7, 1.3])))
+    model = flows.flow(
+        NORMAL, flows.affine(jnp.array([0.5, -0.2]), jnp.array([0.7, 1.3]))
+    )
     shift, scale = np.array([0.5, -0.2]), np.array([0.7, 1.3])
     kl = 0.5 * np.sum(scale**2 + shift**2 - 1 - 2 * np.log(scale))
     found = estimates(model, KEY)
     for value, gradient in found.values():
         # standard deviations of one sample are below 2 in each number
         assert float(value) == pytest.approx(kl - log_z, abs=4 * 2 / math.sqrt(count))
-        np.testing.assert_allclose(gradient.bijector.shift, shift, atol=4 * 2 / math.sqrt(count))
-        np.testing.assert_allclose(gradient.bijector.log_scale, scale**2 - 1, atol=4 * 2.5 / math.sqrt(count))
+        np.testing.assert_allclose(
+            gradient.bijector.shift, shift, atol=4 * 2 / math.sqrt(count)
+        )
+        np.testing.assert_allclose(
+            gradient.bijector.log_scale, scale**2 - 1, atol=4 * 2.5 / math.sqrt(count)
+        )
     assert float(found[True][0]) == pytest.approx(float(found[False][0]), abs=1e-12)
     fitted = estimates(flows.flow(NORMAL, flows.affine(jnp.zeros(2), jnp.ones(2))), KEY)
-    assert all(np.all(np.abs(leaf) < 1e-12) for leaf in jax.tree.leaves(fitted[True][1]))
-    assert any(np.any(np.abs(leaf) > 1e-4) for leaf in jax.tree.leaves(fitted[False][1]))
+    assert all(
+        np.all(np.abs(leaf) < 1e-12) for leaf in jax.tree.leaves(fitted[True][1])
+    )
+    assert any(
+        np.any(np.abs(leaf) > 1e-4) for leaf in jax.tree.leaves(fitted[False][1])
+    )
 
 
 @dj.types.pytree
@@ -77,9 +96,9 @@ class HalfDensity:
 def test_importance_estimates_log_z_with_its_error_and_effective_size(x64):
     """log Ẑ within 4.5 standard errors; for q = N(0, s²I), p = N(0, I) in 2-D, ESS/n → (E w)²/E w² = (2s² − 1)/s⁴."""
     log_z, s, count = -2.3, 1.3, 20000
-    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z  # noqa: E731
+    target = lambda x: -0.5 * jnp.sum(x**2) - jnp.log(2 * jnp.pi) + log_z
     model = flows.flow(NORMAL, flows.affine(jnp.zeros(2), s))
-    half = lambda x: jnp.where(x[0] > 0, target(x), -jnp.inf)  # noqa: E731
+    half = lambda x: jnp.where(x[0] > 0, target(x), -jnp.inf)
 
     @jax.jit
     def estimates(key):
@@ -95,8 +114,12 @@ def test_importance_estimates_log_z_with_its_error_and_effective_size(x64):
     # E w² = ∫ p²/q = Π s²/√(2s² − 1) over two dimensions
     expected = (2 * s**2 - 1) / s**4
     assert float(found.effective_size) / count == pytest.approx(expected, rel=0.05)
-    assert float(exact.log_z) == pytest.approx(log_z, abs=1e-12) and float(exact.effective_size) == pytest.approx(10)
-    assert abs(float(halved.log_z) - log_z + math.log(2)) < 4.5 * float(halved.standard_error)  # weights 0 count
+    assert float(exact.log_z) == pytest.approx(log_z, abs=1e-12) and float(
+        exact.effective_size
+    ) == pytest.approx(10)
+    assert abs(float(halved.log_z) - log_z + math.log(2)) < 4.5 * float(
+        halved.standard_error
+    )  # weights 0 count
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
@@ -104,7 +127,7 @@ def test_a_flow_without_a_density_at_its_samples_is_named(value):
     """log q that is not finite is refused with its number, and is NaN in the estimate under jit, where e^{−inf} = 0 or
     1/0 would pass for weights; so are weights that are all 0, of which no effective size can be told."""
     model = flows.flow(HalfDensity(jnp.float32(value)), flows.chain())
-    target = lambda x: -0.5 * jnp.sum(x**2)  # noqa: E731
+    target = lambda x: -0.5 * jnp.sum(x**2)
     for use in (flows.importance_log_z, flows.reverse_kl):
         assert_refused(
             lambda use=use: use(KEY, model, target, 50),
@@ -114,6 +137,10 @@ def test_a_flow_without_a_density_at_its_samples_is_named(value):
     found = jax.jit(lambda model: flows.importance_log_z(KEY, model, target, 50))(model)
     assert np.all(np.isnan([found.log_z, found.effective_size, found.standard_error]))
     fine, nothing = flows.flow(NORMAL, flows.chain()), lambda x: -jnp.inf
-    assert_refused(lambda: flows.importance_log_z(KEY, fine, nothing, 50), ValueError, "50 weights that are all 0")
+    assert_refused(
+        lambda: flows.importance_log_z(KEY, fine, nothing, 50),
+        ValueError,
+        "50 weights that are all 0",
+    )
     found = jax.jit(lambda flow: flows.importance_log_z(KEY, flow, nothing, 50))(fine)
     assert np.all(np.isnan([found.log_z, found.effective_size, found.standard_error]))

@@ -29,21 +29,35 @@ def test_a_convolution_as_a_matrix_product_is_the_convolution():
         h = draws.standard_normal((3, 4, channels)).astype(np.float32)
         kernel = draws.standard_normal((3, 3, channels, features)).astype(np.float32)
         padded = np.pad(h, ((1, 1), (1, 1), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))  # (H, W, C, 3, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(
+            padded, (3, 3), axis=(0, 1)
+        )  # (H, W, C, 3, 3)
         expected = np.einsum("hwcij,ijcf->hwf", windows, kernel)
         np.testing.assert_allclose(jax.jit(convolution)(h, kernel), expected, atol=1e-5)
     network = shaken(flows.convolutional(KEY, (1, 7, 2), (1, 7, 1), width=4))
-    reach = jax.jit(jax.jacrev(lambda x: network(x)[0, 3, 0]))(np.ones((1, 7, 2), np.float32))
-    np.testing.assert_array_equal(np.any(np.asarray(reach)[0] != 0, -1), [False, True, True, True, True, True, False])
+    reach = jax.jit(jax.jacrev(lambda x: network(x)[0, 3, 0]))(
+        np.ones((1, 7, 2), np.float32)
+    )
+    np.testing.assert_array_equal(
+        np.any(np.asarray(reach)[0] != 0, -1),
+        [False, True, True, True, True, True, False],
+    )
 
 
 def test_a_glow_starts_as_a_rotation():
     """At first log p is that of N(0, I), and lengths stay."""
-    model, x = glow(), np.random.default_rng(1).standard_normal((4, 8, 1)).astype(np.float32)
+    model, x = (
+        glow(),
+        np.random.default_rng(1).standard_normal((4, 8, 1)).astype(np.float32),
+    )
     z, log_p = jax.jit(lambda model: (model.encode(x), model.log_prob(x)))(model)
     assert tuple(part.shape for part in z) == model.base.shape == ((1, 2, 8), (2, 4, 2))
-    assert float(sum(np.sum(np.square(part)) for part in z)) == pytest.approx(float(np.sum(x**2)), rel=1e-4)
-    assert float(log_p) == pytest.approx(-0.5 * np.sum(x**2) - 16 * math.log(2 * math.pi), rel=1e-4)
+    assert float(sum(np.sum(np.square(part)) for part in z)) == pytest.approx(
+        float(np.sum(x**2)), rel=1e-4
+    )
+    assert float(log_p) == pytest.approx(
+        -0.5 * np.sum(x**2) - 16 * math.log(2 * math.pi), rel=1e-4
+    )
 
 
 def test_initialise_normalises_after_every_actnorm_of_a_glow():
@@ -58,7 +72,9 @@ def test_initialise_normalises_after_every_actnorm_of_a_glow():
             prior, layers, unsqueeze = level.bijectors
             ys = jax.vmap(unsqueeze.inverse)(ys)
             for i in (1, 0):
-                *others, actnorm = jax.tree.map(lambda leaf, i=i: leaf[i], layers.layers).bijectors
+                *others, actnorm = jax.tree.map(
+                    lambda leaf, i=i: leaf[i], layers.layers
+                ).bijectors
                 found.append(jax.vmap(actnorm.inverse)(ys))
                 ys = jax.vmap(flows.chain(*others).inverse)(found[-1])
             ys = jax.vmap(prior.inverse)(ys)
@@ -78,24 +94,34 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
     """
     model = shaken(flows.glow(KEY, (2, 2, 1), levels=1, steps=2, width=4), size=0.2)
     levels = jnp.array([-1.0, 0.0, 1.0])
-    points = jnp.stack(jnp.meshgrid(*[levels] * 4, indexing="ij"), -1).reshape(81, 2, 2, 1)
-    samples = jax.jit(jax.vmap(model.sample))(jax.random.split(jax.random.key(1), 20000))
+    points = jnp.stack(jnp.meshgrid(*[levels] * 4, indexing="ij"), -1).reshape(
+        81, 2, 2, 1
+    )
+    samples = jax.jit(jax.vmap(model.sample))(
+        jax.random.split(jax.random.key(1), 20000)
+    )
     inside = np.all(np.abs(samples) < 1.5, (1, 2, 3))
     error = inside.std() / math.sqrt(len(inside))
-    learned = shaken(flows.dequantiser(jax.random.key(2), (2, 2, 1), layers=2, width=4), size=0.1)
+    learned = shaken(
+        flows.dequantiser(jax.random.key(2), (2, 2, 1), layers=2, width=4), size=0.1
+    )
     draws = 400
     keys = jax.random.split(jax.random.key(3), (81, draws))
 
     @jax.jit
     def bounds(model, dequantiser):
-        one = lambda key, x: flows.lattice_log_prob(key, model, x, 1.0, dequantiser)  # noqa: E731
-        return jax.vmap(lambda keys, x: jax.vmap(lambda key: one(key, x))(keys))(keys, points)
+        one = lambda key, x: flows.lattice_log_prob(key, model, x, 1.0, dequantiser)
+        return jax.vmap(lambda keys, x: jax.vmap(lambda key: one(key, x))(keys))(
+            keys, points
+        )
 
     for dequantiser in (None, learned):
         values = np.asarray(bounds(model, dequantiser))  # (81, draws)
         each = np.exp(values)
         deviation = math.sqrt(np.sum(each.var(1)) / draws)
-        assert abs(each.mean(1).sum() - inside.mean()) < 4.5 * math.hypot(error, deviation)
+        assert abs(each.mean(1).sum() - inside.mean()) < 4.5 * math.hypot(
+            error, deviation
+        )
         assert np.exp(values.mean(1)).sum() < 1 + 4.5 * deviation
         assert 4.5 * math.hypot(error, deviation) < 0.1
 
@@ -103,7 +129,9 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
 def test_interpolation_runs_along_great_circles_of_every_latent():
     """Ends are the examples; a latent's length halfway is that of two of one length whose angle is halved."""
     model = shaken(glow(), size=0.1)
-    start, end = np.random.default_rng(0).standard_normal((2, 4, 8, 1)).astype(np.float32)
+    start, end = (
+        np.random.default_rng(0).standard_normal((2, 4, 8, 1)).astype(np.float32)
+    )
 
     @jax.jit
     def everything(model):

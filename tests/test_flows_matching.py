@@ -13,7 +13,16 @@ import scipy.stats
 from scipy.optimize import linear_sum_assignment
 
 import diffjax as dj
-from diffjax import flows, guidance, inverse, predictions, schedules, sde, solvers, targets
+from diffjax import (
+    flows,
+    guidance,
+    inverse,
+    predictions,
+    schedules,
+    sde,
+    solvers,
+    targets,
+)
 from diffjax.types import pytree
 from tests.families import assert_refused, every
 
@@ -88,23 +97,34 @@ def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
 
     drawn, velocity, noise = jax.tree.map(np.asarray, drawn_and_exact(gaussian))
     x, t = drawn.x, drawn.t[:, None]
-    features = np.stack([np.ones_like(x), x, t * x, np.sin(3 * t) * x**2, x[:, ::-1]])  # (5, N, 2)
+    features = np.stack(
+        [np.ones_like(x), x, t * x, np.sin(3 * t) * x**2, x[:, ::-1]]
+    )  # (5, N, 2)
     for target, exact in ((drawn.velocity, velocity), (drawn.z, noise)):
         if target is None:
             continue
         products = (features * (target - exact)).reshape(5, -1)
-        error = np.std(products, axis=1) / np.sqrt(20_000)  # the two entries of one x may agree
+        error = np.std(products, axis=1) / np.sqrt(
+            20_000
+        )  # the two entries of one x may agree
         assert np.all(np.abs(products.mean(1)) < 4 * error + 1e-12), name
 
 
-def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_variance(x64):
+def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_variance(
+    x64,
+):
     """The optimal pair has no residual; the independent one E Var(x_1 − x_0 | x_t) > 0, as the closed form gives it."""
 
     @jax.jit
     def losses(gaussian):
         pairs = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
         return flows.matching_loss(
-            jax.random.key(3), field(gaussian), gaussian.path, *pairs, flows.paired(), times="uniform"
+            jax.random.key(3),
+            field(gaussian),
+            gaussian.path,
+            *pairs,
+            flows.paired(),
+            times="uniform",
         )
 
     for coupling in ("optimal", "independent"):
@@ -112,7 +132,11 @@ def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_var
         mean, each = jax.tree.map(np.asarray, losses(gaussian))
         t = (np.arange(4000)[:, None] + 0.5) / 4000 * (1 - 1e-3) + 1e-3
         variance = ((1 - t) * STD) ** 2 + t**2
-        exact = 0.0 if coupling == "optimal" else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
+        exact = (
+            0.0
+            if coupling == "optimal"
+            else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
+        )
         assert each.shape == (10_000,)
         assert abs(mean - exact) < 4 * each.std() / 100 + 1e-12
 
@@ -123,7 +147,9 @@ def test_the_optimal_velocity_is_the_closed_form(x64):
     x, ts = np.array([0.2, -1.1]), np.array([0.0, 0.3, 0.9, 1.0])
     t = ts[:, None]
     expected = (x - (1 - t) * MEAN) * (1 - STD) / ((1 - t) * STD + t) - MEAN
-    np.testing.assert_allclose(jax.jit(jax.vmap(gaussian.velocity, (None, 0)))(x, ts), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(gaussian.velocity, (None, 0)))(x, ts), expected, rtol=1e-12
+    )
 
 
 def test_the_optimal_flow_is_straight_and_one_step_solves_it():
@@ -133,21 +159,31 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
     curvature = {}
     for coupling in ("optimal", "independent"):
         gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
-        curvature[coupling] = float(flows.curvature(flows.continuous(field(gaussian), 32), x1))
+        curvature[coupling] = float(
+            flows.curvature(flows.continuous(field(gaussian), 32), x1)
+        )
     assert curvature["optimal"] < 1e-9 < 1e-3 < curvature["independent"]
     gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
     np.testing.assert_allclose(
-        flows.continuous(field(gaussian), 1, solvers.euler()).forward(x1), MEAN + STD * x1, atol=1e-6
+        flows.continuous(field(gaussian), 1, solvers.euler()).forward(x1),
+        MEAN + STD * x1,
+        atol=1e-6,
     )
-    denoiser = flows.velocity_denoiser(path, field(gaussian), flows.optimal_assignment())
+    denoiser = flows.velocity_denoiser(
+        path, field(gaussian), flows.optimal_assignment()
+    )
     grid = jnp.linspace(1.0, 1e-3, 9)
     x0 = dj.sample(None, denoiser, path.schedule, solvers.heun(), grid, x_init=x1)
     at_end = 1e-3 * x1 + (1 - 1e-3) * (MEAN + STD * x1)
     np.testing.assert_allclose(x0, at_end, atol=1e-5)
-    np.testing.assert_allclose(dj.encode(denoiser, path.schedule, x0, solvers.heun(), grid), x1, atol=1e-4)
+    np.testing.assert_allclose(
+        dj.encode(denoiser, path.schedule, x0, solvers.heun(), grid), x1, atol=1e-4
+    )
     mean, variance = gaussian.moments(1e-3)
     exact = targets.gaussian(mean, jnp.sqrt(variance)).log_prob(x0)
-    np.testing.assert_allclose(dj.log_prob(denoiser, path.schedule, x0, grid=grid), exact, atol=1e-4)
+    np.testing.assert_allclose(
+        dj.log_prob(denoiser, path.schedule, x0, grid=grid), exact, atol=1e-4
+    )
 
 
 # ------------------------------------------------------------------------------------------------- coupled noise
@@ -159,7 +195,9 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
     path = flows.path(schedules.rectified_flow())
     gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
     schedule, x, t, key = path.schedule, jnp.array([0.2, -1.1]), 0.4, jax.random.key(0)
-    tweedie = predictions.score(schedule, flows.velocity_denoiser(path, field(gaussian)))(x, t)  # unmarked: it is wrong
+    tweedie = predictions.score(
+        schedule, flows.velocity_denoiser(path, field(gaussian))
+    )(x, t)  # unmarked: it is wrong
     assert jnp.max(jnp.abs(tweedie - gaussian.score(x, t))) > 0.3
     coupled = flows.velocity_denoiser(path, field(gaussian), flows.optimal_assignment())
     fair = flows.velocity_denoiser(path, field(gaussian), flows.independent())
@@ -185,7 +223,9 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
     for name in ("score needs", "the reverse SDE", "classifier guidance", "dps_steps"):
         uses[name](fair)
     for solver in (solvers.ddim(), solvers.dpmpp_2m()):
-        assert jnp.all(jnp.isfinite(dj.sample(None, coupled, schedule, solver, grid, x_init=x)))
+        assert jnp.all(
+            jnp.isfinite(dj.sample(None, coupled, schedule, solver, grid, x_init=x))
+        )
     sde.reverse(schedule, coupled, 0.0)
 
 
@@ -195,20 +235,37 @@ def test_every_stochastic_solver_refuses_coupled_noise():
     path = flows.path(schedules.rectified_flow())
     coupled = flows.velocity_denoiser(path, lambda x, t: -x, flows.paired())
     bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
-    others = {"Info", "Problem", "Progress", "Solver", "advance", "diffusion", "integrate", "start", "steps_within"}
+    others = {
+        "Info",
+        "Problem",
+        "Progress",
+        "Solver",
+        "advance",
+        "diffusion",
+        "integrate",
+        "start",
+        "steps_within",
+    }
     made = [getattr(solvers, name)() for name in solvers.__all__ if name not in others]
-    stochastic = [solver for solver in made if solver.stochastic] + [solvers.ddim(1.0), inverse.repaint()]
+    stochastic = [solver for solver in made if solver.stochastic] + [
+        solvers.ddim(1.0),
+        inverse.repaint(),
+    ]
     assert len(stochastic) > 15
     for solver in stochastic:
         for denoiser in (coupled, bound):
             assert_refused(
-                lambda s=solver, d=denoiser: dj.sample(jax.random.key(0), d, path.schedule, s, x_init=jnp.ones(2)),
+                lambda s=solver, d=denoiser: dj.sample(
+                    jax.random.key(0), d, path.schedule, s, x_init=jnp.ones(2)
+                ),
                 TypeError,
                 "the stochastic solver " + re.escape(solver.name),
             )
     for denoiser in (coupled, bound):
         assert_refused(
-            lambda d=denoiser: predictions.variance(path.schedule, d), TypeError, "variance needs a denoiser"
+            lambda d=denoiser: predictions.variance(path.schedule, d),
+            TypeError,
+            "variance needs a denoiser",
         )
 
 
@@ -217,7 +274,11 @@ def test_every_stochastic_solver_refuses_coupled_noise():
 
 def clouds(count, dimension, key=0):
     """Noise and data that lie apart, in the working precision."""
-    a, b = np.random.default_rng(key).standard_normal((2, count, dimension)).astype(jnp.zeros(0).dtype)
+    a, b = (
+        np.random.default_rng(key)
+        .standard_normal((2, count, dimension))
+        .astype(jnp.zeros(0).dtype)
+    )
     return 0.5 * a + 1, b
 
 
@@ -242,15 +303,21 @@ def test_the_entropic_plan_is_doubly_stochastic_between_its_two_limits(x64):
     that of the assignment to that of independence."""
     x0, x1 = clouds(24, 2)
     cost, costs = np.asarray(flows.transport_cost(x0, x1)), []
-    np.testing.assert_allclose(cost, 0.5 * np.sum((x0[:, None] - x1) ** 2, -1), atol=1e-12)
+    np.testing.assert_allclose(
+        cost, 0.5 * np.sum((x0[:, None] - x1) ** 2, -1), atol=1e-12
+    )
     for regularisation in (0.01, 0.1, 1.0, 1e4):
-        plan = np.asarray(flows.sinkhorn_plan(cost, regularisation, iterations=20_000, tolerance=1e-4))
+        plan = np.asarray(
+            flows.sinkhorn_plan(cost, regularisation, iterations=20_000, tolerance=1e-4)
+        )
         np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=1e-12)
         assert np.sum(np.abs(plan.sum(0) - 1 / 24)) <= 1e-4
         costs.append(float(np.sum(plan * cost)))
     assert costs == sorted(costs)
     least = cost[linear_sum_assignment(cost)].mean()
-    assert least - 1e-4 * float(cost.max()) <= costs[0] <= least + 0.01 * np.log(24)  # entropy is at most log n
+    assert (
+        least - 1e-4 * float(cost.max()) <= costs[0] <= least + 0.01 * np.log(24)
+    )  # entropy is at most log n
     np.testing.assert_allclose(costs[-1], cost.mean(), rtol=1e-3)
     uneven = np.asarray(flows.sinkhorn_plan(cost[:10], 0.5))
     np.testing.assert_allclose(uneven.sum(1), 1 / 10, rtol=1e-12)
@@ -265,7 +332,9 @@ def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
 
     @jax.jit
     def plan_and_draws(regularisation):
-        plan = flows.sinkhorn_plan(flows.transport_cost(x0, x1), regularisation, tolerance=1e-6)
+        plan = flows.sinkhorn_plan(
+            flows.transport_cost(x0, x1), regularisation, tolerance=1e-6
+        )
         keys = jax.random.split(jax.random.key(0), 50)
         draws = jax.vmap(lambda key: flows.sinkhorn(regularisation)(key, x0, x1))(keys)
         return plan, draws, flows.entropic_covariance(0.6, regularisation)
@@ -275,19 +344,34 @@ def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
         covariance = np.sum(plan * (x0 - 0.5) * x1[:, 0])
         np.testing.assert_allclose(covariance, exact, rtol=1e-2)
         products = ((x0[:, 0] - 0.5) * x1[draws, 0]).mean(1)  # (50,)
-        assert abs(products.mean() - covariance) < 4 * np.std(products) / np.sqrt(50) + 1e-3
+        assert (
+            abs(products.mean() - covariance)
+            < 4 * np.std(products) / np.sqrt(50) + 1e-3
+        )
 
 
 def test_labels_stay_with_their_data():
     """A coupling moves the noise: data and their labels keep their order, and noise is only reordered."""
     x0, x1 = clouds(40, 2)
     labels = {"class": np.arange(40)}
-    drawn = flows.examples(jax.random.key(0), flows.path(), x0, x1, flows.optimal_assignment(), labels)
+    drawn = flows.examples(
+        jax.random.key(0), flows.path(), x0, x1, flows.optimal_assignment(), labels
+    )
     np.testing.assert_array_equal(drawn.x0, x0)
     np.testing.assert_array_equal(drawn.condition["class"], np.arange(40))
-    assert sorted(map(tuple, np.asarray(drawn.x1))) == sorted(map(tuple, np.asarray(x1)))
-    seen = lambda x, t, condition: condition["class"] * jnp.ones_like(x)  # noqa: E731
-    _, losses = flows.matching_loss(jax.random.key(0), seen, flows.path(), x0, x1, flows.optimal_assignment(), labels)
+    assert sorted(map(tuple, np.asarray(drawn.x1))) == sorted(
+        map(tuple, np.asarray(x1))
+    )
+    seen = lambda x, t, condition: condition["class"] * jnp.ones_like(x)
+    _, losses = flows.matching_loss(
+        jax.random.key(0),
+        seen,
+        flows.path(),
+        x0,
+        x1,
+        flows.optimal_assignment(),
+        labels,
+    )
     expected = np.mean((np.arange(40.0)[:, None] - np.asarray(drawn.velocity)) ** 2, 1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
@@ -297,23 +381,39 @@ def test_couplings_do_not_see_where_the_data_lie(shift):
     """A shift of either cloud adds to Σ ½‖x_0 − x_1‖² what no permutation changes: 10⁴ away in float32, where the costs
     themselves round to 4, the permutation's cost is the least, within the rounding of costs below 20; a shift of both
     leaves the costs so exact themselves."""
-    x0, x1 = (cloud + by for cloud, by in zip(clouds(40, 2), np.float32(shift), strict=True))
-    exact = 0.5 * np.sum((np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1)
+    x0, x1 = (
+        cloud + by for cloud, by in zip(clouds(40, 2), np.float32(shift), strict=True)
+    )
+    exact = 0.5 * np.sum(
+        (np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1
+    )
     least = exact[linear_sum_assignment(exact)].sum()
     index = np.asarray(flows.optimal_assignment()(jax.random.key(0), x0, x1))
     assert sorted(index) == list(range(40))
     assert exact[np.arange(40), index].sum() - least < 40 * 1e-5
     if shift[0] == shift[1]:
-        np.testing.assert_allclose(flows.transport_cost(x0, x1), exact, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            flows.transport_cost(x0, x1), exact, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_costs_of_float64_data_far_from_0_are_exact_and_data_that_have_none_are_named():
     """10⁸ apart from 0, where float32 is a grid of 8; half precision is computed in float32."""
     x0, x1 = (np.asarray(cloud, np.float64) for cloud in clouds(6, 2))
     exact = 0.5 * np.sum((x0[:, None] - x1) ** 2, -1)
-    np.testing.assert_allclose(flows.transport_cost(x0 + 1e8, x1 + 1e8), exact, rtol=1e-5, atol=1e-5)
-    assert flows.transport_cost(x0.astype(np.float16), x1.astype(np.float16)).dtype == np.float32
-    for pair, name in (((x0[:0], x1), "x0"), ((x0, x1[:0]), "x1"), ((x0, x1 * np.nan), "x1"), ((x0, x1[:, :1]), "x1")):
+    np.testing.assert_allclose(
+        flows.transport_cost(x0 + 1e8, x1 + 1e8), exact, rtol=1e-5, atol=1e-5
+    )
+    assert (
+        flows.transport_cost(x0.astype(np.float16), x1.astype(np.float16)).dtype
+        == np.float32
+    )
+    for pair, name in (
+        ((x0[:0], x1), "x0"),
+        ((x0, x1[:0]), "x1"),
+        ((x0, x1 * np.nan), "x1"),
+        ((x0, x1[:, :1]), "x1"),
+    ):
         with pytest.raises(ValueError, match=name):
             flows.transport_cost(*pair)
 
@@ -326,11 +426,21 @@ def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             plan = np.asarray(flows.sinkhorn_plan(cost, regularisation))
-        np.testing.assert_allclose(plan.sum(1), 1 / 24, rtol=24 * np.finfo(np.float32).eps)
-        assert any("columns of the plan are off by" in str(one.message) for one in told) == (regularisation < 1)
+        np.testing.assert_allclose(
+            plan.sum(1), 1 / 24, rtol=24 * np.finfo(np.float32).eps
+        )
+        assert any(
+            "columns of the plan are off by" in str(one.message) for one in told
+        ) == (regularisation < 1)
     np.testing.assert_allclose(plan, 1 / 24**2, rtol=1e-5)
-    assert_refused(lambda: flows.sinkhorn_plan(cost, 1e-38), ValueError, "regularisation must be large enough")
-    assert jnp.all(jnp.isnan(jax.jit(flows.sinkhorn_plan, static_argnums=2)(cost, 1e-38, 5)))
+    assert_refused(
+        lambda: flows.sinkhorn_plan(cost, 1e-38),
+        ValueError,
+        "regularisation must be large enough",
+    )
+    assert jnp.all(
+        jnp.isnan(jax.jit(flows.sinkhorn_plan, static_argnums=2)(cost, 1e-38, 5))
+    )
 
 
 NAN_CASES = {
@@ -347,7 +457,9 @@ def test_nan_reaches_the_loss_under_jit():
     plan of NaN has no noise to give."""
 
     def loss(coupling, pair):
-        return flows.matching_loss(jax.random.key(0), lambda x, t: x, flows.path(), *pair, coupling)[0]
+        return flows.matching_loss(
+            jax.random.key(0), lambda x, t: x, flows.path(), *pair, coupling
+        )[0]
 
     def cases(dimension):
         x0, x1 = (np.tile(cloud, (3, 1, 1)) for cloud in clouds(12, dimension))
@@ -356,11 +468,14 @@ def test_nan_reaches_the_loss_under_jit():
 
     losses = jax.jit(
         lambda pairs: {
-            name: jax.vmap(functools.partial(loss, coupling))(pairs[name]) for name, (coupling, _) in NAN_CASES.items()
+            name: jax.vmap(functools.partial(loss, coupling))(pairs[name])
+            for name, (coupling, _) in NAN_CASES.items()
         }
     )({name: cases(dimension) for name, (_, dimension) in NAN_CASES.items()})
     for name, values in losses.items():
-        np.testing.assert_array_equal(np.isnan(values), [False, True, True], err_msg=name)
+        np.testing.assert_array_equal(
+            np.isnan(values), [False, True, True], err_msg=name
+        )
         assert np.isfinite(values[0])
 
 
@@ -371,10 +486,19 @@ def test_couplings_of_one_pair_and_of_ties():
     @jax.jit
     def indices(key, one, line, plane):
         lonely = [coupling(key, one, -one) for coupling in (optimal, entropic)]
-        return lonely, optimal(key, line, line), optimal(key, plane, plane), entropic(key, plane, plane)
+        return (
+            lonely,
+            optimal(key, line, line),
+            optimal(key, plane, plane),
+            entropic(key, plane, plane),
+        )
 
     lonely, *permutations, drawn = indices(
-        jax.random.key(0), *(np.zeros(shape, np.float32) + (shape[0] == 1) for shape in ((1, 3), (7, 1), (7, 3)))
+        jax.random.key(0),
+        *(
+            np.zeros(shape, np.float32) + (shape[0] == 1)
+            for shape in ((1, 3), (7, 1), (7, 3))
+        ),
     )
     assert [index.tolist() for index in lonely] == [[0], [0]]
     for index in permutations:
@@ -395,19 +519,33 @@ def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
     s, t = path.schedule.t_min, path.schedule.t_max
 
     def ends(diffusion):
-        process = flows.bridge_sde(path, field(gaussian), field(gaussian, "noise"), diffusion)
+        process = flows.bridge_sde(
+            path, field(gaussian), field(gaussian, "noise"), diffusion
+        )
 
         def rates(state, time):
             mean, variance, covariance = state
-            slope = jax.jvp(lambda x: process.drift(x, time), (mean,), (jnp.ones(2),))[1]
+            slope = jax.jvp(lambda x: process.drift(x, time), (mean,), (jnp.ones(2),))[
+                1
+            ]
             g = process.diffusion(mean, time)
-            return process.drift(mean, time), 2 * slope * variance - g**2, slope * covariance
+            return (
+                process.drift(mean, time),
+                2 * slope * variance - g**2,
+                slope * covariance,
+            )
 
         mean, variance = gaussian.moments(t)
         grid = t + (s - t) * (1 - jnp.cos(jnp.linspace(0, jnp.pi, 801))) / 2
-        return solvers.integrate(None, solvers.rk4(), rates, (mean, variance, variance), grid)
+        return solvers.integrate(
+            None, solvers.rk4(), rates, (mean, variance, variance), grid
+        )
 
-    expected = (1 - s) * (1 - t) * STD**2 + s * t + ((1 - s) * t + s * (1 - t)) * gaussian.covariance
+    expected = (
+        (1 - s) * (1 - t) * STD**2
+        + s * t
+        + ((1 - s) * t + s * (1 - t)) * gaussian.covariance
+    )
     expected = expected + BRIDGE_STD**2 * s * (1 - t)
     for diffusion in (None, 0.4):
         mean, variance, covariance = ends(diffusion)
@@ -428,11 +566,15 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
             lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
             lambda x, t: (1 + theta[1]) * gaussian.noise(x, t),
         )
-        return flows.bridge_loss(jax.random.key(6), *fields, path, x0, x1, flows.paired())[1]
+        return flows.bridge_loss(
+            jax.random.key(6), *fields, path, x0, x1, flows.paired()
+        )[1]
 
     @jax.jit
     def slopes_of(theta):
-        return jax.jacfwd(each)(theta, *gaussian_pairs(jax.random.key(5), gaussian, 10_000))
+        return jax.jacfwd(each)(
+            theta, *gaussian_pairs(jax.random.key(5), gaussian, 10_000)
+        )
 
     slopes = np.asarray(slopes_of(np.zeros(2)))  # (N, 2)
     assert np.all(np.abs(slopes.mean(0)) < 4 * np.std(slopes, axis=0) / 100)
@@ -445,36 +587,50 @@ def test_the_curvature_is_the_integral_along_the_closed_path(x64):
     x1 = jnp.array([-0.8, 0.6])
     nodes, weights = np.polynomial.legendre.leggauss(40)
     place = jax.vmap(
-        lambda t: jax.jvp(lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1, (t,), (1.0,))[1]
+        lambda t: jax.jvp(
+            lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1,
+            (t,),
+            (1.0,),
+        )[1]
     )
     slopes = place(jnp.asarray(0.5 * (nodes + 1)))  # (40, 2)
     expected = 0.5 * weights @ jnp.sum((slopes - (x1 - MEAN - STD * x1)) ** 2, -1)
-    coarse, fine = (flows.curvature(flows.continuous(field(gaussian), n), x1) for n in (128, 256))
+    coarse, fine = (
+        flows.curvature(flows.continuous(field(gaussian), n), x1) for n in (128, 256)
+    )
     np.testing.assert_allclose(fine, expected, rtol=2e-4)
     assert abs(fine - expected) < abs(coarse - expected) / 2**1.8
 
 
 def test_the_entropic_covariance_at_no_regularisation_is_the_optimal_one(x64):
-    np.testing.assert_array_equal(flows.entropic_covariance([0.0, 1.0], 0.0), [0.0, 1.0])
+    np.testing.assert_array_equal(
+        flows.entropic_covariance([0.0, 1.0], 0.0), [0.0, 1.0]
+    )
 
 
 def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
     """Pair i is noise of fold_in(key, i) and its image; for the flow of independent Gaussians the image is m + s x_1 in
     each entry, so that the cost falls from that of independence to the optimum."""
     gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
-    flow = Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32))
+    flow = Flow(
+        targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32)
+    )
     x0, x1 = map(np.asarray, flows.reflow_pairs(jax.random.key(0), flow, 40))
     few, _ = flows.reflow_pairs(jax.random.key(0), flow, 3)
     np.testing.assert_allclose(few, x0[:3], rtol=1e-5)
-    np.testing.assert_allclose(x1[5], flow.base.sample(jax.random.fold_in(jax.random.key(0), 5)), rtol=1e-6)
+    np.testing.assert_allclose(
+        x1[5], flow.base.sample(jax.random.fold_in(jax.random.key(0), 5)), rtol=1e-6
+    )
     np.testing.assert_allclose(x0, MEAN + STD * x1, atol=1e-4)
     best = flows.optimal_assignment()(jax.random.key(0), x0, x1)
-    np.testing.assert_allclose(paired_cost(x0, x1, np.arange(40)), paired_cost(x0, x1, best), rtol=1e-4)
+    np.testing.assert_allclose(
+        paired_cost(x0, x1, np.arange(40)), paired_cost(x0, x1, best), rtol=1e-4
+    )
 
 
 def test_bad_arguments_are_named():
     key, path, x = jax.random.key(0), flows.path(), jnp.ones((4, 2))
-    velocity = lambda x, t: x  # noqa: E731
+    velocity = lambda x, t: x
     bridge = flows.bridge(1.0)
     cases = [
         (TypeError, "path must be made by flows.path", lambda: flows.examples(key, schedules.edm(), x)),

@@ -44,12 +44,21 @@ def log_diagonal(p, floor):
 
 def triangular(p):
     made = flows.triangular(4)
-    return dataclasses.replace(made, below=p["below"], log_diagonal=log_diagonal(p, made.floor), shift=p["shift"])
+    return dataclasses.replace(
+        made,
+        below=p["below"],
+        log_diagonal=log_diagonal(p, made.floor),
+        shift=p["shift"],
+    )
 
 
 def lu(p):
     made = flows.lu_linear(4)
-    given = {"lower": p["lower"], "upper": p["upper"], "log_diagonal": log_diagonal(p, made.floor)}
+    given = {
+        "lower": p["lower"],
+        "upper": p["upper"],
+        "log_diagonal": log_diagonal(p, made.floor),
+    }
     return flows.chain(dataclasses.replace(made, **given), flows.affine(p["shift"]))
 
 
@@ -64,7 +73,9 @@ def masked_autoregressive(kind):
     """One pass from the base: the inverse of our layer, of a scalar map turned round."""
 
     def make(p):
-        turned = MAPS[kind]._replace(forward=MAPS[kind].inverse, inverse=MAPS[kind].forward)
+        turned = MAPS[kind]._replace(
+            forward=MAPS[kind].inverse, inverse=MAPS[kind].forward
+        )
         weights, biases = (p["w0"], p["wm"], p["w1"]), (p["b0"], p["bm"], p["b1"])
         network = MaskedPerceptron(weights, biases, None, turned.count)
         return flows.inverse(flows.autoregressive(network, turned))
@@ -74,15 +85,21 @@ def masked_autoregressive(kind):
 
 def coupling_flow(kind):
     def make(p):
-        shapes = jax.eval_shape(lambda: flow_peers.coupling_flow(kind, jax.random.key(0), 4, 4, 6))
-        return jax.tree.unflatten(jax.tree.structure(shapes), [p[part] for part in sorted(p)])
+        shapes = jax.eval_shape(
+            lambda: flow_peers.coupling_flow(kind, jax.random.key(0), 4, 4, 6)
+        )
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), [p[part] for part in sorted(p)]
+        )
 
     return make
 
 
 OURS = {
     "affine": affine,
-    "spline": lambda p: dataclasses.replace(flows.pointwise((4,), MAPS["spline"]), parameters=p["raw"]),
+    "spline": lambda p: dataclasses.replace(
+        flows.pointwise((4,), MAPS["spline"]), parameters=p["raw"]
+    ),
     "triangular": triangular,
     "lu": lu,
     "masked_coupling": masked_coupling,
@@ -111,9 +128,14 @@ def everything(name, is_flow, parameters, x, y):
     made = OURS[name](parameters)
     bijector = made.bijector if is_flow else made
     backward = jax.vmap(bijector.inverse_and_log_det)
-    forward, back = jax.vmap(bijector.forward_and_log_det)(x), backward(jnp.concatenate([y[::-1], *beside(y)]))
+    forward, back = (
+        jax.vmap(bijector.forward_and_log_det)(x),
+        backward(jnp.concatenate([y[::-1], *beside(y)])),
+    )
     log_prob = jax.vmap(made.log_prob)(y) if is_flow else None
-    return (*forward, *(part[: len(y)] for part in back), log_prob), [part[len(y) :] for part in back]
+    return (*forward, *(part[: len(y)] for part in back), log_prob), [
+        part[len(y) :] for part in back
+    ]
 
 
 STEP = 1e-6
@@ -139,12 +161,24 @@ def test_a_bijector_is_the_other_librarys(run, x64):
     carries in its rounding the largest stretch of f⁻¹ there besides.
     """
     found = golden()[run]
-    parameters = {key.split("/")[1]: value for key, value in found.items() if key.startswith("parameters/")}
+    parameters = {
+        key.split("/")[1]: value
+        for key, value in found.items()
+        if key.startswith("parameters/")
+    }
 
-    ours, moved = everything(run.split("/")[1], "log_prob" in found, parameters, found["x"], found["y"])
+    ours, moved = everything(
+        run.split("/")[1], "log_prob" in found, parameters, found["x"], found["y"]
+    )
     ours, stretch = jax.tree.map(np.asarray, ours), sum(map(largest_slope, moved))
-    stretches = {"back": stretch[::-1], "inverse_log_det": stretch[::-1], "log_prob": stretch}
-    for key, value in zip(("y", "log_det", "back", "inverse_log_det", "log_prob"), ours, strict=True):
+    stretches = {
+        "back": stretch[::-1],
+        "inverse_log_det": stretch[::-1],
+        "log_prob": stretch,
+    }
+    for key, value in zip(
+        ("y", "log_det", "back", "inverse_log_det", "log_prob"), ours, strict=True
+    ):
         if value is None:
             continue
         error = np.abs(value - found[key]).reshape(len(value), -1).max(1)

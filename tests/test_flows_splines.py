@@ -10,15 +10,31 @@ from diffjax import flows
 
 def test_a_spline_goes_through_its_knots_with_its_slopes_and_on_in_straight_lines(x64):
     """y(x_k) = y_k, y′(x_k) = d_k, inside and at both ends; beyond them lines of the end slopes; the inverse inverts."""
-    x_knots, y_knots = jnp.array([-2.0, -1.0, 0.5, 3.0]), jnp.array([-1.0, 0.5, 1.0, 4.0])
+    x_knots, y_knots = (
+        jnp.array([-2.0, -1.0, 0.5, 3.0]),
+        jnp.array([-1.0, 0.5, 1.0, 4.0]),
+    )
     slopes = jnp.array([0.5, 2.0, 0.3, 1.5])
-    points = jnp.concatenate([x_knots, jnp.array([-5.0, 5.0]), jnp.linspace(-3.0, 4.0, 50)])
+    points = jnp.concatenate(
+        [x_knots, jnp.array([-5.0, 5.0]), jnp.linspace(-3.0, 4.0, 50)]
+    )
 
     @jax.jit
     def everything(points):
         y, log_slope = flows.rational_quadratic_spline(points, x_knots, y_knots, slopes)
-        derivative = jax.vmap(jax.grad(lambda x: flows.rational_quadratic_spline(x, x_knots, y_knots, slopes)[0]))
-        return y, log_slope, derivative(points), *flows.inverse_rational_quadratic_spline(y, x_knots, y_knots, slopes)
+        derivative = jax.vmap(
+            jax.grad(
+                lambda x: flows.rational_quadratic_spline(x, x_knots, y_knots, slopes)[
+                    0
+                ]
+            )
+        )
+        return (
+            y,
+            log_slope,
+            derivative(points),
+            *flows.inverse_rational_quadratic_spline(y, x_knots, y_knots, slopes),
+        )
 
     y, log_slope, derivative, back, log_inverse_slope = everything(points)
     np.testing.assert_allclose(y[:4], y_knots, atol=1e-12)
@@ -83,11 +99,25 @@ def test_a_steep_spline_inverts_to_rounding():
     dx/dy; the log slope, whose derivative by ξ is at most of the order of the steepest slope, by as many times that.
     """
     knots, ys = [-1.0, 0.0, 1.0], np.linspace(-0.999, 0.999, 2001, dtype=np.float32)
-    eps, inverse = np.finfo(np.float32).eps, jax.jit(flows.inverse_rational_quadratic_spline)
+    eps, inverse = (
+        np.finfo(np.float32).eps,
+        jax.jit(flows.inverse_rational_quadratic_spline),
+    )
     for steep in (1.0, 30.0, 1e4, 1e6):
-        for slopes in ([1.0, steep, 1.0], [steep, 1.0, steep], [steep, 1 / steep, steep]):
+        for slopes in (
+            [1.0, steep, 1.0],
+            [steep, 1.0, steep],
+            [steep, 1 / steep, steep],
+        ):
             with jax.enable_x64(True):
-                exact = list(map(np.asarray, inverse(np.float64(ys), *map(np.float64, (knots, knots, slopes)))))
+                exact = list(
+                    map(
+                        np.asarray,
+                        inverse(
+                            np.float64(ys), *map(np.float64, (knots, knots, slopes))
+                        ),
+                    )
+                )
             x, log_slope = inverse(ys, *map(np.float32, (knots, knots, slopes)))
             assert np.all(np.abs(x - exact[0]) <= 8 * eps * (1 + np.exp(exact[1])))
             assert np.all(np.abs(log_slope - exact[1]) <= 8 * eps * (10 + steep))
@@ -101,12 +131,22 @@ def test_the_inverse_near_a_flat_corner_keeps_its_digits():
     ys = np.float32(np.concatenate([1 - distance, distance - 1]))
     inverse = jax.jit(flows.inverse_rational_quadratic_spline)
     for flat, steep in ((1e-6, 1.0), (1e-4, 1e3), (1e-3, 30.0)):
-        rows = np.float32([-1, 0, 1]), np.float32([-1, 0, 1]), np.float32([flat, steep, flat])
+        rows = (
+            np.float32([-1, 0, 1]),
+            np.float32([-1, 0, 1]),
+            np.float32([flat, steep, flat]),
+        )
         with jax.enable_x64(True):
-            exact = np.asarray(inverse(ys.astype(np.float64), *(row.astype(np.float64) for row in rows))[1])
+            exact = np.asarray(
+                inverse(
+                    ys.astype(np.float64), *(row.astype(np.float64) for row in rows)
+                )[1]
+            )
         log_slope = inverse(ys, *rows)[1]
         assert np.ptp(exact) > np.log(100)
-        np.testing.assert_allclose(log_slope, exact, rtol=0, atol=8 * 10 * np.finfo(np.float32).eps)
+        np.testing.assert_allclose(
+            log_slope, exact, rtol=0, atol=8 * 10 * np.finfo(np.float32).eps
+        )
 
 
 def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
@@ -116,26 +156,47 @@ def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
     """
     scalar_map = flows.rational_quadratic(4, 2.0)
     points = jnp.array(
-        [-1e6, -2.0, np.nextafter(np.float32(-2), 0), -1.0, 0.0, 1.0, np.nextafter(np.float32(2), 0), 2.0, 3.0]
+        [
+            -1e6,
+            -2.0,
+            np.nextafter(np.float32(-2), 0),
+            -1.0,
+            0.0,
+            1.0,
+            np.nextafter(np.float32(2), 0),
+            2.0,
+            3.0,
+        ]
     )
 
     @jax.jit
     def derivatives(parameters):
         found = {}
-        for name, method in (("forward", scalar_map.forward), ("inverse", scalar_map.inverse)):
+        for name, method in (
+            ("forward", scalar_map.forward),
+            ("inverse", scalar_map.inverse),
+        ):
             for i, what in enumerate(("value", "log_slope")):
-                by_both = jax.grad(lambda x, p, method=method, i=i: method(x, p)[i], argnums=(0, 1))
-                found[f"{name} {what}"] = jax.vmap(by_both, (0, None))(points, parameters)
+                by_both = jax.grad(
+                    lambda x, p, method=method, i=i: method(x, p)[i], argnums=(0, 1)
+                )
+                found[f"{name} {what}"] = jax.vmap(by_both, (0, None))(
+                    points, parameters
+                )
             found[name] = jax.vmap(method, (0, None))(points, parameters)
         return found
 
     for size in (0.0, 1.0, 30.0):
-        found = derivatives(size * jax.random.normal(jax.random.key(0), (scalar_map.count,)))
+        found = derivatives(
+            size * jax.random.normal(jax.random.key(0), (scalar_map.count,))
+        )
         for leaf in jax.tree.leaves(found):
             assert np.all(np.isfinite(leaf))
         for name in ("forward", "inverse"):
             by_x, by_parameters = found[f"{name} value"]
-            np.testing.assert_allclose(by_x, np.exp(found[name][1]), rtol=3e-3 if size > 1 else 1e-4)
+            np.testing.assert_allclose(
+                by_x, np.exp(found[name][1]), rtol=3e-3 if size > 1 else 1e-4
+            )
             outside = np.abs(points) >= 2
             np.testing.assert_array_equal(found[name][0][outside], points[outside])
             np.testing.assert_array_equal(by_x[outside], 1)
@@ -148,10 +209,16 @@ def exact_span(method, inverse, values, parameters, slack):
     The log slopes are sampled evenly along the values and along the results, since one may be steep in the other.
     """
     parameters = np.repeat(parameters[:, None], 33, 1)
-    results, log_slopes = method(values[:, None] + slack * np.linspace(-1, 1, 33), parameters)
-    again = -np.asarray(inverse(np.linspace(results[:, 0], results[:, -1], 33, axis=1), parameters)[1])
+    results, log_slopes = method(
+        values[:, None] + slack * np.linspace(-1, 1, 33), parameters
+    )
+    again = -np.asarray(
+        inverse(np.linspace(results[:, 0], results[:, -1], 33, axis=1), parameters)[1]
+    )
     log_slopes = np.concatenate([log_slopes, again], 1)
-    return np.asarray(results)[:, [0, -1]], np.stack([log_slopes.min(1), log_slopes.max(1)], 1)
+    return np.asarray(results)[:, [0, -1]], np.stack(
+        [log_slopes.min(1), log_slopes.max(1)], 1
+    )
 
 
 def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away():
@@ -165,29 +232,47 @@ def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away(
     scalar_map = flows.rational_quadratic(bins, bound, floor)
     draws = np.random.default_rng(0)
     sizes = np.repeat([1, 2, 4, 8, 20], 2000)
-    parameters = (sizes[:, None] * draws.standard_normal((len(sizes), scalar_map.count))).astype(np.float32)
+    parameters = (
+        sizes[:, None] * draws.standard_normal((len(sizes), scalar_map.count))
+    ).astype(np.float32)
     values = draws.uniform(-bound, bound, len(sizes)).astype(np.float32)
 
     @jax.jit
     def both(values, parameters):
         y, log_slope = scalar_map.forward(values, parameters)
-        total = lambda v, p: sum(map(jnp.sum, scalar_map.inverse(v, p)))  # noqa: E731
+        total = lambda v, p: sum(map(jnp.sum, scalar_map.inverse(v, p)))
         back = scalar_map.inverse(y, parameters)
-        return (y, log_slope), scalar_map.inverse(values, parameters), back, jax.grad(total, (0, 1))(y, parameters)
+        return (
+            (y, log_slope),
+            scalar_map.inverse(values, parameters),
+            back,
+            jax.grad(total, (0, 1))(y, parameters),
+        )
 
-    forward, inverse, back, gradients = jax.tree.map(np.asarray, both(values, parameters))
+    forward, inverse, back, gradients = jax.tree.map(
+        np.asarray, both(values, parameters)
+    )
     slack = 8 * bins * np.finfo(np.float32).eps * bound
     slope_slack = 6 * slack / (2 * bound * floor)
     with jax.enable_x64(True):
-        exact = [jax.jit(lambda v, p, m=m: m(v, p)) for m in (scalar_map.forward, scalar_map.inverse)]
-        values, y, parameters = (a.astype(np.float64) for a in (values, forward[0], parameters))
+        exact = [
+            jax.jit(lambda v, p, m=m: m(v, p))
+            for m in (scalar_map.forward, scalar_map.inverse)
+        ]
+        values, y, parameters = (
+            a.astype(np.float64) for a in (values, forward[0], parameters)
+        )
         spans = [exact_span(*exact, values, parameters, slack)]
         spans += [exact_span(*exact[::-1], v, parameters, slack) for v in (values, y)]
     for found, (near, log_slopes) in zip((forward, inverse, back), spans, strict=True):
-        assert np.all((found[0] >= near[:, 0] - slack) & (found[0] <= near[:, 1] + slack))
+        assert np.all(
+            (found[0] >= near[:, 0] - slack) & (found[0] <= near[:, 1] + slack)
+        )
         assert np.all(found[1] >= log_slopes[:, 0] - slope_slack)
         assert np.all(found[1] <= log_slopes[:, 1] + slope_slack)
-    span = np.ptp(spans[2][1], axis=1)  # how far the log slope differs over the x that y may stand for
+    span = np.ptp(
+        spans[2][1], axis=1
+    )  # how far the log slope differs over the x that y may stand for
     assert np.all(np.abs(forward[1] + back[1]) <= span + 2 * slope_slack)
     assert np.all(np.abs(back[0] - values) <= np.ptp(spans[2][0], axis=1) + slack)
     assert all(np.all(np.isfinite(leaf)) for leaf in gradients)
@@ -205,10 +290,17 @@ def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
     x = np.broadcast_to(xi, (len(s), len(xi)))
     knots = [np.stack([np.zeros_like(s), s], -1), np.stack([d, e], -1)]
     wide = [np.broadcast_to(row[:, None], (*x.shape, 2)) for row in knots]
-    slopes = np.exp(jax.jit(flows.rational_quadratic_spline)(x, np.array([0.0, 1.0]), *wide)[1])
+    slopes = np.exp(
+        jax.jit(flows.rational_quadratic_spline)(x, np.array([0.0, 1.0]), *wide)[1]
+    )
     steep = np.maximum(d, e)
-    least, greatest = np.minimum(np.minimum(d, e), np.minimum(s, s**2 / steep)), np.maximum(steep, 2 * s)
-    assert np.all(slopes >= least[:, None] * (1 - 1e-9)) and np.all(slopes <= greatest[:, None] * (1 + 1e-9))
+    least, greatest = (
+        np.minimum(np.minimum(d, e), np.minimum(s, s**2 / steep)),
+        np.maximum(steep, 2 * s),
+    )
+    assert np.all(slopes >= least[:, None] * (1 - 1e-9)) and np.all(
+        slopes <= greatest[:, None] * (1 + 1e-9)
+    )
 
     bins, floor, ceiling = 8, 0.02, 10.0
     scalar_map = flows.rational_quadratic(bins, 5.0, floor, ceiling)
@@ -217,10 +309,17 @@ def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
     # one wide and flat bin between steep knots, and one narrow and high between flat ones
     one = 50.0 * np.eye(bins)[bins // 2]
     alternating = [
-        np.concatenate([*pair, np.full(bins - 1, end)]) for pair, end in (((one, -one), 50.0), ((-one, one), -50.0))
+        np.concatenate([*pair, np.full(bins - 1, end)])
+        for pair, end in (((one, -one), 50.0), ((-one, one), -50.0))
     ]
     x = np.linspace(-5, 5, 2001)
-    found = jax.jit(jax.vmap(lambda p: scalar_map.forward(x, jnp.broadcast_to(p, (len(x), scalar_map.count)))[1]))
+    found = jax.jit(
+        jax.vmap(
+            lambda p: scalar_map.forward(
+                x, jnp.broadcast_to(p, (len(x), scalar_map.count))
+            )[1]
+        )
+    )
     slopes = np.exp(found(np.concatenate([parameters, alternating])))
     m = floor / (1 - (bins - 1) * floor)
     least, greatest = min(floor, m**2 / ceiling), max(ceiling, 2 / m)
@@ -239,13 +338,19 @@ def coupling_layers(size, **bounds):
 
     def conditioner(layer):
         table = size * TABLE[layer]
-        return lambda kept, condition: jnp.where(kept[:, None] > 0, *table).astype(kept.dtype)
+        return lambda kept, condition: jnp.where(kept[:, None] > 0, *table).astype(
+            kept.dtype
+        )
 
     masks = [flows.half_mask(2 * HALF, swap=i % 2 == 1) for i in range(4)]
-    return [flows.coupling(conditioner(i), scalar_map, mask) for i, mask in enumerate(masks)]
+    return [
+        flows.coupling(conditioner(i), scalar_map, mask) for i, mask in enumerate(masks)
+    ]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"floor": 0.02, "ceiling": 10.0}], ids=["published", "bounded"])
+@pytest.mark.parametrize(
+    "bounds", [{}, {"floor": 0.02, "ceiling": 10.0}], ids=["published", "bounded"]
+)
 def test_a_coupling_comes_back_as_nearly_as_its_slopes_allow(bounds):
     """F⁻¹(F(x)) in float32 and log|det| forward plus inverse, four layers of 20 entries, parameters up to size 20.
 
@@ -257,7 +362,9 @@ def test_a_coupling_comes_back_as_nearly_as_its_slopes_allow(bounds):
     size 1. Without a ceiling those of size 4 have lost all digits, 1/s_1 … being 1e10. They are finite all the same.
     """
     sizes = np.repeat(np.float32([0.5, 1, 2, 4, 20]), 60)
-    xs = np.float32(1.5 * np.random.default_rng(0).standard_normal((len(sizes), 2 * HALF)))
+    xs = np.float32(
+        1.5 * np.random.default_rng(0).standard_normal((len(sizes), 2 * HALF))
+    )
 
     def both(size, x):
         layers, states, total = coupling_layers(size, **bounds), [x], 0.0
@@ -271,22 +378,41 @@ def test_a_coupling_comes_back_as_nearly_as_its_slopes_allow(bounds):
     assert np.all(np.isfinite(back)) and np.all(np.isfinite(sums))
     states, eps = states.astype(np.float64), float(np.finfo(np.float32).eps)
     tau, counts, variation = 4 * eps * BOUND, np.ones(len(xs), bool), np.zeros(len(xs))
-    ends = [states[:, -1].copy(), states[:, -1].copy()]  # between which each layer's input comes back
+    ends = [
+        states[:, -1].copy(),
+        states[:, -1].copy(),
+    ]  # between which each layer's input comes back
     with jax.enable_x64(True):
         scalar_map = flows.rational_quadratic(8, BOUND, **bounds)
         forward, inverse = jax.jit(scalar_map.forward), jax.jit(scalar_map.inverse)
         for i in reversed(range(4)):
-            kept, moved = (slice(HALF, None), slice(HALF)) if i % 2 else (slice(HALF), slice(HALF, None))
-            before, after, positive = states[:, i, moved], states[:, i + 1, moved], states[:, i, kept] > 0
-            counts &= np.all([np.all((end[:, kept] > 0) == positive, 1) for end in ends], 0)
+            kept, moved = (
+                (slice(HALF, None), slice(HALF))
+                if i % 2
+                else (slice(HALF), slice(HALF, None))
+            )
+            before, after, positive = (
+                states[:, i, moved],
+                states[:, i + 1, moved],
+                states[:, i, kept] > 0,
+            )
+            counts &= np.all(
+                [np.all((end[:, kept] > 0) == positive, 1) for end in ends], 0
+            )
             table = sizes[:, None, None] * np.where(positive[..., None], *TABLE[i])
             parameters = table.astype(np.float64)  # of float32's, exactly
             for sign, end in zip((-1, 1), ends, strict=True):
-                y = forward(before + sign * tau, parameters)[0] + (end[:, moved] - after)
+                y = forward(before + sign * tau, parameters)[0] + (
+                    end[:, moved] - after
+                )
                 end[:, moved] = inverse(y + 2 * sign * tau, parameters)[0] + sign * tau
             way = np.linspace(*(end[:, moved] for end in ends), 65)
-            log_slopes = forward(way, np.broadcast_to(parameters, (65, *parameters.shape)))[1]
+            log_slopes = forward(
+                way, np.broadcast_to(parameters, (65, *parameters.shape))
+            )[1]
             variation += np.ptp(log_slopes, axis=0).sum(1)
     assert np.all(counts[sizes < 1]) and np.mean(counts[sizes == 1]) > 0.95
     assert np.all(((back >= ends[0]) & (back <= ends[1]))[counts])
-    assert np.all((np.abs(sums) <= variation + 8 * eps * 10 * states[0, 1:, :HALF].size)[counts])
+    assert np.all(
+        (np.abs(sums) <= variation + 8 * eps * 10 * states[0, 1:, :HALF].size)[counts]
+    )

@@ -41,14 +41,41 @@ BOUNDED = {
     "tanh": (flows.tanh(), -1.0, 1.0),
     "sigmoid": (flows.sigmoid(), 0.0, 1.0),
     "logit": (flows.logit(-1.0, 16.0, margin=0.0), -1.0, 16.0),
-    "power": (flows.elementwise(power, third_root, power_log_slope, image=(0.0, INF)), 0.0, INF),
-    "below 0": (flows.elementwise(minus_exponential, minus_logarithm, minus, image=(-INF, 0.0)), -INF, 0.0),
-    "chain": (flows.chain(flows.lu_linear(2), flows.sigmoid(), flows.affine(jnp.full(2, -3.0), 2.0)), -3.0, -1.0),
-    "stack": (flows.stack([flows.chain(flows.affine(jnp.zeros(2)), flows.tanh())] * 2), -math.tanh(1), math.tanh(1)),
-    "inverse": (flows.chain(flows.affine(jnp.zeros(2)), flows.inverse(flows.inverse(flows.tanh()))), -1.0, 1.0),
+    "power": (
+        flows.elementwise(power, third_root, power_log_slope, image=(0.0, INF)),
+        0.0,
+        INF,
+    ),
+    "below 0": (
+        flows.elementwise(minus_exponential, minus_logarithm, minus, image=(-INF, 0.0)),
+        -INF,
+        0.0,
+    ),
+    "chain": (
+        flows.chain(
+            flows.lu_linear(2), flows.sigmoid(), flows.affine(jnp.full(2, -3.0), 2.0)
+        ),
+        -3.0,
+        -1.0,
+    ),
+    "stack": (
+        flows.stack([flows.chain(flows.affine(jnp.zeros(2)), flows.tanh())] * 2),
+        -math.tanh(1),
+        math.tanh(1),
+    ),
+    "inverse": (
+        flows.chain(
+            flows.affine(jnp.zeros(2)), flows.inverse(flows.inverse(flows.tanh()))
+        ),
+        -1.0,
+        1.0,
+    ),
 }
 """name -> (bijector, the bounds of what it reaches)."""
-MODELS = {name: flows.flow(flows.standard_normal((2,)), row[0]) for name, row in BOUNDED.items()}
+MODELS = {
+    name: flows.flow(flows.standard_normal((2,)), row[0])
+    for name, row in BOUNDED.items()
+}
 
 
 def points(lower, upper):
@@ -56,8 +83,15 @@ def points(lower, upper):
     start = lower if math.isfinite(lower) else upper - 2
     end = upper if math.isfinite(upper) else lower + 2
     inside = [start + 0.4 * (end - start), start + 0.7 * (end - start)]
-    outside = [v for bound, sign in ((lower, -1), (upper, 1)) if math.isfinite(bound) for v in (bound, bound + sign)]
-    return np.array([inside, inside[::-1], *([inside[0], v] for v in outside)], np.float32)
+    outside = [
+        v
+        for bound, sign in ((lower, -1), (upper, 1))
+        if math.isfinite(bound)
+        for v in (bound, bound + sign)
+    ]
+    return np.array(
+        [inside, inside[::-1], *([inside[0], v] for v in outside)], np.float32
+    )
 
 
 @jax.jit
@@ -65,8 +99,13 @@ def examine(models, xs):
     """log p, its gradients by x and by the flow, and the latents, of every model at its points."""
     found = {}
     for name, model in models.items():
-        by_both = jax.value_and_grad(lambda x, model: model.log_prob(x), argnums=(0, 1), allow_int=True)
-        found[name] = *jax.vmap(by_both, (0, None))(xs[name], model), jax.vmap(model.encode)(xs[name])
+        by_both = jax.value_and_grad(
+            lambda x, model: model.log_prob(x), argnums=(0, 1), allow_int=True
+        )
+        found[name] = (
+            *jax.vmap(by_both, (0, None))(xs[name], model),
+            jax.vmap(model.encode)(xs[name]),
+        )
     return found
 
 
@@ -106,6 +145,10 @@ def test_what_a_reversed_map_cannot_reach_is_no_sample():
 
 
 def test_initialise_names_examples_outside_the_image():
-    model = flows.flow(flows.standard_normal((2,)), flows.chain(flows.actnorm(2), flows.sigmoid()))
-    with pytest.raises(ValueError, match="batch must lie inside the image of the bijector"):
+    model = flows.flow(
+        flows.standard_normal((2,)), flows.chain(flows.actnorm(2), flows.sigmoid())
+    )
+    with pytest.raises(
+        ValueError, match="batch must lie inside the image of the bijector"
+    ):
         flows.initialise(model, np.float32([[0.2, 0.3], [0.5, 1.5], [0.1, 0.9]]))

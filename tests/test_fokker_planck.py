@@ -40,8 +40,13 @@ def states(schedule):
         t = (jnp.floor(t * schedule.steps) + 0.5) / schedule.steps
         time_scale = jnp.full_like(t, 16 * 0.4 / schedule.steps)
     places = jnp.array([[0.4, -0.3], [-1.0, 0.4], [0.8, 0.6], [0.0, -1.0]])
-    x = (schedule.alpha(t)[:, None, None] + 0.5 * schedule.sigma(t)[:, None, None]) * places  # (3, 4, 2)
-    return (x.reshape(-1, 2), *(jnp.repeat(a, len(places)) for a in (t, schedule.sigma(t), time_scale)))
+    x = (
+        schedule.alpha(t)[:, None, None] + 0.5 * schedule.sigma(t)[:, None, None]
+    ) * places  # (3, 4, 2)
+    return (
+        x.reshape(-1, 2),
+        *(jnp.repeat(a, len(places)) for a in (t, schedule.sigma(t), time_scale)),
+    )
 
 
 def still(velocity):
@@ -65,17 +70,33 @@ def test_residual_of_every_sde_falls_at_second_order(schedule, x64):
     def residuals(step, x, t, length, duration):
         def residual(process, direction=1):
             scale = direction * step * duration
-            return sde.fokker_planck_residual(process, log_p, step * length, scale)(x, t)
+            return sde.fokker_planck_residual(process, log_p, step * length, scale)(
+                x, t
+            )
 
-        reverse = jax.vmap(lambda noise: residual(sde.reverse(schedule, denoiser, noise), -1))(jnp.array([0.5, 1, 2]))
+        reverse = jax.vmap(
+            lambda noise: residual(sde.reverse(schedule, denoiser, noise), -1)
+        )(jnp.array([0.5, 1, 2]))
         gradient, laplacian = divergence(lambda y: jax.grad(log_p)(y, t), x)
         limit = forward.diffusion(x, t) ** 2 * (laplacian + jnp.sum(gradient**2))
-        rows = jnp.stack([residual(forward), residual(still(flow)), *reverse, residual(wrong) - limit, limit])
-        unit = (forward.diffusion(x, t) / length) ** 2  # what the terms of the equation are of
+        rows = jnp.stack(
+            [
+                residual(forward),
+                residual(still(flow)),
+                *reverse,
+                residual(wrong) - limit,
+                limit,
+            ]
+        )
+        unit = (
+            forward.diffusion(x, t) / length
+        ) ** 2  # what the terms of the equation are of
         return rows / unit
 
     over_steps = jax.vmap(residuals, in_axes=(0, None, None, None, None))
-    found = jax.jit(jax.vmap(over_steps, in_axes=(None, 0, 0, 0, 0)))(STEPS, *states(schedule))  # (12, 3, 7)
+    found = jax.jit(jax.vmap(over_steps, in_axes=(None, 0, 0, 0, 0)))(
+        STEPS, *states(schedule)
+    )  # (12, 3, 7)
     size = np.sqrt(np.mean(np.square(found), 0))  # (3, 7)
     np.testing.assert_allclose(order(size[:, :-1]), 2, atol=0.1)
     assert np.all(size[-1, :-1] < 20 * STEPS[-1] ** 2)
@@ -91,7 +112,9 @@ def test_current_velocity_of_the_forward_sde_is_the_probability_flow(schedule, x
     current = sde.current_velocity(sde.forward(schedule), log_density(target, schedule))
     x, t, length, duration = states(schedule)
     found, expected = jax.jit(jax.vmap(lambda x, t: (current(x, t), flow(x, t))))(x, t)
-    scale = (schedules.diffusion_coefficient(schedule, t)[:, None] ** 2 / length[:, None]).max(1, keepdims=True)
+    scale = (
+        schedules.diffusion_coefficient(schedule, t)[:, None] ** 2 / length[:, None]
+    ).max(1, keepdims=True)
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-11)
 
 
@@ -99,18 +122,22 @@ def test_langevin_at_its_stationary_law_has_no_current(x64):
     """v = 0, and the residual falls at second order to 0; at the density √p, up to a constant, v = ¼∇log p."""
     target = TARGETS["full"]()
     process = sde.langevin(target.log_prob)
-    log_p = lambda x, t: target.log_prob(x)  # noqa: E731
+    log_p = lambda x, t: target.log_prob(x)
     points = jnp.array([[0.4, -0.3], [-1.0, 0.5], [1.5, 1.0]])
 
     def everything(x):
-        residual = jax.vmap(lambda step: sde.fokker_planck_residual(process, log_p, step, 1.0)(x, 0.0))
+        residual = jax.vmap(
+            lambda step: sde.fokker_planck_residual(process, log_p, step, 1.0)(x, 0.0)
+        )
         wider = sde.current_velocity(process, lambda x, t: 0.5 * target.log_prob(x))
         gap = wider(x, 0.0) - 0.25 * jax.grad(target.log_prob)(x)
         return sde.current_velocity(process, log_p)(x, 0.0), residual(0.5 * STEPS), gap
 
     current, residual, gap = jax.jit(jax.vmap(everything))(points)
     np.testing.assert_array_equal(current, 0.0)  # ½∇log p − ½∇log p
-    np.testing.assert_allclose(order(np.sqrt(np.mean(np.square(residual), 0))), 2, atol=0.1)
+    np.testing.assert_allclose(
+        order(np.sqrt(np.mean(np.square(residual), 0))), 2, atol=0.1
+    )
     np.testing.assert_allclose(gap, 0.0, atol=1e-14)
 
 
@@ -118,7 +145,11 @@ def geometric_brownian(x, t, rate=0.3, volatility=0.5, mean=0.2, variance=0.04):
     """log p_t(x), shape (), of dx = rate x dt + volatility x dw with log x_0 ~ N(mean, variance)."""
     variance = variance + volatility**2 * t
     residual = jnp.log(x) - mean - (rate - 0.5 * volatility**2) * t
-    return jnp.sum(-0.5 * residual**2 / variance - 0.5 * jnp.log(2 * jnp.pi * variance) - jnp.log(x))
+    return jnp.sum(
+        -0.5 * residual**2 / variance
+        - 0.5 * jnp.log(2 * jnp.pi * variance)
+        - jnp.log(x)
+    )
 
 
 GEOMETRIC = sde.SDE(lambda x, t: 0.3 * x, lambda x, t: 0.5 * x)
@@ -128,46 +159,77 @@ def test_residual_and_rate_where_the_diffusion_depends_on_x(x64):
     """Geometric Brownian motion in two dimensions, Itô: its log-normal law, at second order; its rate by autodiff."""
     steps, x = 0.2 * STEPS, jnp.array([1.1, 1.6])
     rate = sde.fokker_planck(GEOMETRIC, geometric_brownian)(x, 0.3)
-    np.testing.assert_allclose(rate, jax.grad(geometric_brownian, 1)(x, 0.3), rtol=1e-12)
+    np.testing.assert_allclose(
+        rate, jax.grad(geometric_brownian, 1)(x, 0.3), rtol=1e-12
+    )
 
     def residual(step):
-        return sde.fokker_planck_residual(GEOMETRIC, geometric_brownian, step, step)(jnp.array([1.1, 1.6]), 0.3)
+        return sde.fokker_planck_residual(GEOMETRIC, geometric_brownian, step, step)(
+            jnp.array([1.1, 1.6]), 0.3
+        )
 
-    assert order(np.abs(jax.jit(jax.vmap(residual))(steps))) == pytest.approx(2, abs=0.1)
+    assert order(np.abs(jax.jit(jax.vmap(residual))(steps))) == pytest.approx(
+        2, abs=0.1
+    )
 
 
 def test_residual_takes_examples_of_any_shape_and_small_densities(x64):
     """p / p_t(x) is what is differenced: e^{−1e4} times the density has the same residual."""
-    log_p, schedule = lambda x, t: -0.25 * jnp.sum(x**4) * (1 + t), schedules.vp_linear()
-    small = sde.fokker_planck_residual(sde.forward(schedule), lambda x, t: log_p(x, t) - 1e4, 0.1, 0.01)
+    log_p, schedule = (
+        lambda x, t: -0.25 * jnp.sum(x**4) * (1 + t),
+        schedules.vp_linear(),
+    )
+    small = sde.fokker_planck_residual(
+        sde.forward(schedule), lambda x, t: log_p(x, t) - 1e4, 0.1, 0.01
+    )
     plain = sde.fokker_planck_residual(sde.forward(schedule), log_p, 0.1, 0.01)
     x = jnp.arange(6.0) / 5
     shapes = ((6,), (2, 3))
-    found = jax.jit(lambda x: jnp.stack([f(x.reshape(s), 0.4) for f in (small, plain) for s in shapes]))(x)
-    np.testing.assert_allclose(found, found[-1], rtol=1e-7)  # eps · 1e4 · the second differences' 100
+    found = jax.jit(
+        lambda x: jnp.stack(
+            [f(x.reshape(s), 0.4) for f in (small, plain) for s in shapes]
+        )
+    )(x)
+    np.testing.assert_allclose(
+        found, found[-1], rtol=1e-7
+    )  # eps · 1e4 · the second differences' 100
 
 
 def test_log_prob_along_a_path_of_the_flow(x64):
     """d log p_t(x(t))/dt = −tr ∂v/∂x by central differences along a solved path, at second order; at a fixed point
     ∂log p_t/∂t = −tr ∂v/∂x − v·∇log p."""
     schedule, target = schedules.vp_linear(), TARGETS["diagonal"]()
-    log_p, flow = log_density(target, schedule), sde.probability_flow(schedule, targets.denoiser(target, schedule))
+    log_p, flow = (
+        log_density(target, schedule),
+        sde.probability_flow(schedule, targets.denoiser(target, schedule)),
+    )
     ts = jnp.linspace(0.1, 0.5, 129)
 
     def everything(x):
         xs = solvers.integrate(None, solvers.rk4(), flow, x, ts, path=True)
         along = jax.vmap(sde.rate_along_flow(flow))(xs, ts)
-        transport = jax.vmap(lambda x, t: jnp.sum(flow(x, t) * jax.grad(log_p)(x, t)))(xs, ts)
-        return jax.vmap(log_p)(xs, ts), along, along - transport, jax.vmap(jax.grad(log_p, 1))(xs, ts)
+        transport = jax.vmap(lambda x, t: jnp.sum(flow(x, t) * jax.grad(log_p)(x, t)))(
+            xs, ts
+        )
+        return (
+            jax.vmap(log_p)(xs, ts),
+            along,
+            along - transport,
+            jax.vmap(jax.grad(log_p, 1))(xs, ts),
+        )
 
     along_path, along, fixed, exact = jax.jit(everything)(jnp.array([0.4, -0.3]))
     np.testing.assert_allclose(fixed, exact, rtol=1e-9, atol=1e-9 * np.abs(along).max())
     errors, at = [], np.arange(8, 121, 8)
     for stride in (4, 2, 1):
         rise = along_path[at + stride] - along_path[at - stride]
-        errors.append(np.linalg.norm(rise / (ts[at + stride] - ts[at - stride]) - along[at]))
+        errors.append(
+            np.linalg.norm(rise / (ts[at + stride] - ts[at - stride]) - along[at])
+        )
     assert order(errors) == pytest.approx(2, abs=0.1)
-    assert np.abs(along - exact).max() > 0.1 * np.abs(along).max()  # the two are not the same
+    assert (
+        np.abs(along - exact).max() > 0.1 * np.abs(along).max()
+    )  # the two are not the same
 
 
 # -------------------------------------------------------------------------------------------------------------- solver
@@ -194,14 +256,23 @@ def ornstein_uhlenbeck():
 
     def log_p(x, t):
         variance = 1.5**2 / 4 + (0.3**2 - 1.5**2 / 4) * jnp.exp(-4 * t)
-        return targets.gaussian(0.7 * jnp.exp(-2 * t)[None], jnp.sqrt(variance)).log_prob(x)
+        return targets.gaussian(
+            0.7 * jnp.exp(-2 * t)[None], jnp.sqrt(variance)
+        ).log_prob(x)
 
     return sde.SDE(lambda x, t: -2 * x, lambda x, t: 1.5), log_p, (-7, 7), (0.0, 0.4)
 
 
 PROCESSES = {
-    "vp_linear": of_mixture(schedules.vp_linear, lambda schedule, _: sde.forward(schedule), (0.1, 0.6), 7),
-    "ve": of_mixture(lambda: schedules.ve(sigma_max=5.0), lambda schedule, _: sde.forward(schedule), (0.3, 0.7), 9),
+    "vp_linear": of_mixture(
+        schedules.vp_linear, lambda schedule, _: sde.forward(schedule), (0.1, 0.6), 7
+    ),
+    "ve": of_mixture(
+        lambda: schedules.ve(sigma_max=5.0),
+        lambda schedule, _: sde.forward(schedule),
+        (0.3, 0.7),
+        9,
+    ),
     "reverse": of_mixture(schedules.vp_linear, sde.reverse, (0.6, 0.1), 6),
     "ornstein_uhlenbeck": ornstein_uhlenbeck,
     "geometric": lambda: (GEOMETRIC, geometric_brownian, (0, 16), (0.0, 0.4)),
@@ -213,7 +284,9 @@ def solved(process, log_p, ends, ts, cells, steps):
     """Edges, the solver's density (cells,) at ts[1] from the exact one at ts[0], and the exact ones at both."""
     edges = jnp.linspace(*ends, cells + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    start, exact = jax.vmap(lambda t: jax.vmap(lambda x: jnp.exp(log_p(x[None], t)))(centres))(jnp.array(ts))
+    start, exact = jax.vmap(
+        lambda t: jax.vmap(lambda x: jnp.exp(log_p(x[None], t)))(centres)
+    )(jnp.array(ts))
     found = sde.solve_fokker_planck(process, start, edges, jnp.linspace(*ts, steps + 1))
     return edges, found[-1], start, exact
 
@@ -229,7 +302,9 @@ def solver_order(row, *settings):
     return order(errors), errors[-1]
 
 
-@pytest.mark.parametrize("name", every(PROCESSES, ("vp_linear", "reverse", "ornstein_uhlenbeck")))
+@pytest.mark.parametrize(
+    "name", every(PROCESSES, ("vp_linear", "reverse", "ornstein_uhlenbeck"))
+)
 def test_solver_is_of_second_order_in_cells_and_steps_together(name, x64):
     """Against exact densities, up and down in t."""
     measured, error = solver_order(PROCESSES[name](), (160, 24), (320, 48))
@@ -240,7 +315,9 @@ def test_solver_is_of_second_order_in_cells_and_steps_together(name, x64):
 @pytest.mark.slow
 def test_solver_of_a_flow_is_of_first_order(x64):
     """Where g = 0 the fit is upwind: the probability flow carries the density at first order in Δx."""
-    row = of_mixture(schedules.vp_linear, lambda *own: sde.reverse(*own, 0.0), (0.6, 0.1), 6)()
+    row = of_mixture(
+        schedules.vp_linear, lambda *own: sde.reverse(*own, 0.0), (0.6, 0.1), 6
+    )()
     measured, _ = solver_order(row, (400, 100), (800, 200))
     assert measured == pytest.approx(1, abs=0.1)
 
@@ -249,9 +326,14 @@ def test_solver_of_a_flow_is_of_first_order(x64):
 def test_solver_keeps_the_mass_within_its_walls(dtype):
     """Drift presses on a wall: each of N steps rounds each cell once, so that the mass is kept within N eps."""
     with jax.enable_x64(dtype == "float64"):
-        steps, process = 200, sde.SDE(lambda x, t: 3 * (1 + t) + 0 * x, lambda x, t: 0.8)
+        steps, process = (
+            200,
+            sde.SDE(lambda x, t: 3 * (1 + t) + 0 * x, lambda x, t: 0.8),
+        )
         edges = jnp.linspace(-1, 1, 81)
-        found = sde.solve_fokker_planck(process, jnp.full(80, 0.5), edges, jnp.linspace(0, 2, steps + 1))
+        found = sde.solve_fokker_planck(
+            process, jnp.full(80, 0.5), edges, jnp.linspace(0, 2, steps + 1)
+        )
         assert found.dtype == dtype
         mass = np.asarray(found, np.float64).sum(1) * (2 / 80)
         assert np.abs(mass - 1).max() <= steps * np.finfo(dtype).eps
@@ -271,15 +353,25 @@ def test_solver_keeps_and_finds_the_stationary_law_of_langevin(x64):
         edges = np.linspace(-2.5, 2.5, cells + 1)
         faces, centres = edges[1:-1], 0.5 * (edges[1:] + edges[:-1])
         width = edges[1] - edges[0]
-        ratios = -2 * faces * (faces**2 - 1) * width / 0.5  # f = ½ d(score)/dx = −2x(x² − 1), D = ½
+        ratios = (
+            -2 * faces * (faces**2 - 1) * width / 0.5
+        )  # f = ½ d(score)/dx = −2x(x² − 1), D = ½
         own = np.exp(np.concatenate([[0.0], np.cumsum(ratios)]))
         own /= own.sum() * width
         exact = np.exp(-((centres**2 - 1) ** 2))
         exact /= exact.sum() * width
         start = np.exp(-0.5 * ((centres - 1) / 0.4) ** 2)
         start /= start.sum() * width
-        ts = np.linspace(0, 60, 601)  # the slowest mode of these wells decays as e^{−0.37 t}
-        solve = jax.jit(jax.vmap(lambda p, edges=edges, ts=ts: sde.solve_fokker_planck(process, p, edges, ts)[-1]))
+        ts = np.linspace(
+            0, 60, 601
+        )  # the slowest mode of these wells decays as e^{−0.37 t}
+        solve = jax.jit(
+            jax.vmap(
+                lambda p, edges=edges, ts=ts: sde.solve_fokker_planck(
+                    process, p, edges, ts
+                )[-1]
+            )
+        )
         kept, found = solve(np.stack([own, start]))
         np.testing.assert_allclose(kept, own, atol=1e-12)
         np.testing.assert_allclose(found, own, atol=1e-8)
@@ -299,14 +391,24 @@ def test_simulated_paths_have_the_solved_density(x64):
     def simulate(key):
         key_start, key_path = jax.random.split(key)
         x = line_mixture().noised(schedules.vp_linear(), start).sample(key_start)
-        return solvers.integrate(key_path, solvers.euler_maruyama(), process, x, jnp.linspace(start, end, steps + 1))[0]
+        return solvers.integrate(
+            key_path,
+            solvers.euler_maruyama(),
+            process,
+            x,
+            jnp.linspace(start, end, steps + 1),
+        )[0]
 
     keys = jax.random.split(jax.random.key(0), count)
-    walked, (edges, found, before, _) = jax.jit(lambda keys: (jax.vmap(simulate)(keys), solved(*row, 320, 48)))(keys)
+    walked, (edges, found, before, _) = jax.jit(
+        lambda keys: (jax.vmap(simulate)(keys), solved(*row, 320, 48))
+    )(keys)
 
     def chi_squared(density):
         below = np.concatenate([[0.0], np.cumsum(density) * (edges[1] - edges[0])])
-        cuts = np.interp(np.arange(1, bins) / bins, below / below[-1], edges)  # inner quantiles, (bins − 1,)
+        cuts = np.interp(
+            np.arange(1, bins) / bins, below / below[-1], edges
+        )  # inner quantiles, (bins − 1,)
         counts = np.bincount(np.searchsorted(cuts, walked), minlength=bins)
         return np.sum((counts - count / bins) ** 2) / (count / bins)
 
@@ -326,8 +428,12 @@ def test_solver_compiles_once_for_an_equal_process():
     edges, ts = np.linspace(-3, 3, 31), np.linspace(0, 1, 5)
     counts = []
     for scale in (1.0, 2.0):
-        process = sde.SDE(drift, sde.forward(schedules.vp_linear(beta_max=10 * scale)).diffusion)
-        sde.solve_fokker_planck(process, np.full(30, scale), scale * edges, scale * ts / 2)
+        process = sde.SDE(
+            drift, sde.forward(schedules.vp_linear(beta_max=10 * scale)).diffusion
+        )
+        sde.solve_fokker_planck(
+            process, np.full(30, scale), scale * edges, scale * ts / 2
+        )
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
 
@@ -375,10 +481,12 @@ def test_the_equation_does_not_depend_on_the_unit(unit):
         process = sde.SDE(lambda x, t: jnp.zeros_like(x), lambda x, t: unit)
         edges = np.linspace(-6, 6, 33, dtype=np.float32)
         p = np.exp(-0.5 * (0.5 * (edges[1:] + edges[:-1])) ** 2)
-        density = sde.solve_fokker_planck(process, p, edges * unit, np.linspace(0, 1, 5, dtype=np.float32))
-        velocity = sde.current_velocity(process, lambda x, t: -0.5 * jnp.sum((x / unit) ** 2))(
-            np.ones(1, np.float32) * unit, 0.0
+        density = sde.solve_fokker_planck(
+            process, p, edges * unit, np.linspace(0, 1, 5, dtype=np.float32)
         )
+        velocity = sde.current_velocity(
+            process, lambda x, t: -0.5 * jnp.sum((x / unit) ** 2)
+        )(np.ones(1, np.float32) * unit, 0.0)
         return np.asarray(density), np.asarray(velocity) / unit
 
     for scaled, plain in zip(solved(unit), solved(1.0), strict=True):

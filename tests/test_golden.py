@@ -27,16 +27,32 @@ K_DIFFUSION = {
     "euler": solvers.euler(),
     "heun": solvers.heun(),
     "dpm_2": solvers.dpm_2(),
-    **{f"lms_{order}": solvers.adams_bashforth(order, guarded=False) for order in (1, 2, 3, 4)},
+    **{
+        f"lms_{order}": solvers.adams_bashforth(order, guarded=False)
+        for order in (1, 2, 3, 4)
+    },
     "dpmpp_2m": solvers.dpmpp_2m(guarded=False),
     **{f"dpmpp_2s_ancestral_{eta}": solvers.dpmpp_2s(eta) for eta in ETAS},
     **{f"euler_ancestral_{eta}": solvers.euler_ancestral(eta) for eta in ETAS},
     **{f"dpm_2_ancestral_{eta}": solvers.dpm_2_ancestral(eta) for eta in ETAS},
     **{f"dpmpp_sde_{eta}": solvers.dpmpp_sde(eta) for eta in ETAS},
-    **{f"dpmpp_2m_sde_midpoint_{eta}": solvers.dpmpp_2m_sde(eta**0.5, guarded=False) for eta in ETAS},
-    **{f"dpmpp_2m_sde_heun_{eta}": solvers.sa_solver(2, 0, eta**0.5, guarded=False) for eta in ETAS},
-    **{f"dpmpp_3m_sde_{eta}": solvers.dpmpp_3m_sde(eta**0.5, corrected=False, guarded=False) for eta in ETAS},
-    "heun_churn": solvers.edm_stochastic(churn=3.0, noise_min=0.1, noise_max=10.0, noise_scale=1.003),
+    **{
+        f"dpmpp_2m_sde_midpoint_{eta}": solvers.dpmpp_2m_sde(eta**0.5, guarded=False)
+        for eta in ETAS
+    },
+    **{
+        f"dpmpp_2m_sde_heun_{eta}": solvers.sa_solver(2, 0, eta**0.5, guarded=False)
+        for eta in ETAS
+    },
+    **{
+        f"dpmpp_3m_sde_{eta}": solvers.dpmpp_3m_sde(
+            eta**0.5, corrected=False, guarded=False
+        )
+        for eta in ETAS
+    },
+    "heun_churn": solvers.edm_stochastic(
+        churn=3.0, noise_min=0.1, noise_max=10.0, noise_scale=1.003
+    ),
 }
 """name in k_diffusion.npz -> solver. Its η of 2m_sde and 3m_sde is the square of ours."""
 
@@ -51,14 +67,20 @@ DIFFUSERS = {
     "sde_dpmpp_multistep_2_midpoint": solvers.dpmpp_2m_sde(1.0, guarded=False),
     "sde_dpmpp_multistep_2_heun": solvers.sa_solver(2, 0, 1.0, guarded=False),
     "dpm_multistep_2_heun": solvers.deis(2, "log_rho", guarded=False),
-    **{f"deis_{order}": solvers.deis(order, "log_rho", guarded=False) for order in (1, 2, 3)},
+    **{
+        f"deis_{order}": solvers.deis(order, "log_rho", guarded=False)
+        for order in (1, 2, 3)
+    },
     **{
         f"unipc_{order}_{variant}": solvers.unipc(order, variant, guarded=False)
         for order in (1, 2, 3)
         for variant in ("bh1", "bh2")
     },
     "ipndm": solvers.ipndm(4, guarded=False),
-    **{f"sa_solver_1_1_{tau}": solvers.sa_solver(1, 1, tau, guarded=False) for tau in TAUS},
+    **{
+        f"sa_solver_1_1_{tau}": solvers.sa_solver(1, 1, tau, guarded=False)
+        for tau in TAUS
+    },
     **{
         f"sa_solver_exact_{p}_{c}_{tau}": solvers.sa_solver(p, c, tau, guarded=False)
         for p, c in ((2, 2), (3, 3), (3, 4))
@@ -101,8 +123,16 @@ WITHOUT_COUNTERPART = {
         "dpm_multistep_2_midpoint": NOISE_MULTISTEP,
         "dpm_multistep_3": NOISE_MULTISTEP,
         **{f"{name}_singlestep_2_heun": TAYLOR for name in ("dpm", "dpmpp")},
-        **{f"{name}_singlestep_3_{kind}": SINGLESTEP_3 for name in ("dpm", "dpmpp") for kind in ("midpoint", "heun")},
-        **{f"sa_solver_{p}_{c}_{tau}": SA_ADDITION for p, c in ((2, 2), (3, 3), (3, 4)) for tau in TAUS},
+        **{
+            f"{name}_singlestep_3_{kind}": SINGLESTEP_3
+            for name in ("dpm", "dpmpp")
+            for kind in ("midpoint", "heun")
+        },
+        **{
+            f"sa_solver_{p}_{c}_{tau}": SA_ADDITION
+            for p, c in ((2, 2), (3, 3), (3, 4))
+            for tau in TAUS
+        },
     },
     "dpm_solver": {
         "dpm_singlestep_2_taylor": TAYLOR,
@@ -144,7 +174,9 @@ def setting(file, run):
     schedule = dj.schedules.from_betas(arrays["chain/betas"])
     ts = dj.grids.from_indices(schedule, arrays["grid/timesteps"] + 1)
     if f"{run}/orders" in arrays:
-        fine = dj.schedules.time_of_log_snr(schedule, -2 * jnp.log(arrays["grid/singlestep_sigmas"]))
+        fine = dj.schedules.time_of_log_snr(
+            schedule, -2 * jnp.log(arrays["grid/singlestep_sigmas"])
+        )
         ts = fine[:: arrays[f"{run}/orders"].max()]
     elif grid == "zero":
         ts = dj.grids.to_zero(ts)
@@ -164,7 +196,9 @@ def draws_of(file, run, ts):
         half, whole = noise[0::2], noise[1::2]
         rho, end = (level[: len(whole), None, None] for level in (ts[:-1], ts[1:]))
         theta = (rho / end - 1) / ((rho / end) ** 2 - 1)
-        own = (half - np.sqrt(theta) * whole) / np.sqrt((1 - theta) * (1 - 3 * theta * (1 - theta)))
+        own = (half - np.sqrt(theta) * whole) / np.sqrt(
+            (1 - theta) * (1 - 3 * theta * (1 - theta))
+        )
         noise = np.stack([whole, np.zeros_like(whole), own], axis=1)
     else:
         noise = np.repeat(noise[:steps, None], 3, axis=1)
@@ -175,7 +209,9 @@ def our_path(solver, file, run):
     """The states (steps + 1, B, D) of our solver on the run's problem."""
     schedule, ts, start = setting(file, run)
     arrays = golden(file)
-    target = dj.targets.gaussian_mixture(*(arrays[f"problem/{part}"] for part in ("weights", "means", "scales")))
+    target = dj.targets.gaussian_mixture(
+        *(arrays[f"problem/{part}"] for part in ("weights", "means", "scales"))
+    )
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     zero_end = run.endswith("/zero")
 
@@ -201,14 +237,22 @@ def their_path(file, run):
 
 def excused(file, run):
     """Whether a run is said to have no counterpart."""
-    return run in WITHOUT_COUNTERPART[file] or run.split("/")[0] in WITHOUT_COUNTERPART[file]
+    return (
+        run in WITHOUT_COUNTERPART[file]
+        or run.split("/")[0] in WITHOUT_COUNTERPART[file]
+    )
 
 
 REPEATED = ("_0.0/plain", "_0.0/zero", "_0.5/zero", "_1.0/plain")
 """Endings of runs that differ from another in η alone, or in whether the grid ends at 0: the long proofs."""
 
 CASES = [
-    pytest.param(file, run, id=f"{file}-{run}", marks=pytest.mark.slow if run.endswith(REPEATED) else ())
+    pytest.param(
+        file,
+        run,
+        id=f"{file}-{run}",
+        marks=pytest.mark.slow if run.endswith(REPEATED) else (),
+    )
     for file in TABLES
     for run in runs(file)
     if not excused(file, run)
@@ -219,7 +263,10 @@ CASES = [
 def test_a_sampler_is_its_reference(file, run, x64):
     """Each state agrees to 1e-12 of the state's size, 4500 units of rounding: ten steps of up to ten coefficients each,
     some of which the references form with a loss of two digits. What is observed is 2e-14."""
-    ours, theirs = our_path(TABLES[file][run.split("/")[0]], file, run), their_path(file, run)
+    ours, theirs = (
+        our_path(TABLES[file][run.split("/")[0]], file, run),
+        their_path(file, run),
+    )
     ours = np.asarray(ours)[-len(theirs) :]
     error = np.abs(ours - theirs).max(axis=(1, 2)) / np.abs(theirs).max(axis=(1, 2))
     assert error.max() <= 1e-12, f"relative error by state: {error}"

@@ -13,7 +13,15 @@ from scipy import integrate, special
 import diffjax as dj
 from diffjax import inverse, schedules, solvers, targets
 from diffjax.solvers import driver
-from tests.families import DISTINCT, EPS64, SCHEDULES, TARGETS, assert_refused, every, interior
+from tests.families import (
+    DISTINCT,
+    EPS64,
+    SCHEDULES,
+    TARGETS,
+    assert_refused,
+    every,
+    interior,
+)
 
 KEY = jax.random.key(0)
 MATRIX = [[1.0, -0.5, 0.2], [0.3, 0.8, -1.0]]
@@ -26,8 +34,12 @@ OPERATORS = {
     "colourisation": lambda: inverse.colourisation((2, 3, 3)),
     "downsampling": lambda: inverse.downsampling((4, 6, 2), 2),
     "downsampling of grey": lambda: inverse.downsampling((3, 6), 3),
-    "differences": lambda: inverse.linear_operator(functools.partial(jnp.diff, axis=0), (4, 2)),
-    "channel blur": lambda: inverse.linear_operator(lambda x: x[1:] + 0.5 * x[:-1], (5,)),
+    "differences": lambda: inverse.linear_operator(
+        functools.partial(jnp.diff, axis=0), (4, 2)
+    ),
+    "channel blur": lambda: inverse.linear_operator(
+        lambda x: x[1:] + 0.5 * x[:-1], (5,)
+    ),
 }
 """A row an operator."""
 
@@ -36,9 +48,15 @@ OPERATORS = {
 def test_operators_obey_their_laws(name, x64):
     """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A linear, `dense` the same map, `solve` the inverse of cAAᵀ + dI and at d = 0 AA⁺A = A."""
     operator, rng = OPERATORS[name](), np.random.default_rng(0)
-    x, z, y = (rng.normal(size=shape) for shape in (operator.shape, operator.shape, operator.measured))
+    x, z, y = (
+        rng.normal(size=shape)
+        for shape in (operator.shape, operator.shape, operator.measured)
+    )
     single = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float32) if np.asarray(leaf).dtype.kind == "f" else leaf, operator
+        lambda leaf: (
+            np.asarray(leaf, np.float32) if np.asarray(leaf).dtype.kind == "f" else leaf
+        ),
+        operator,
     )
 
     @jax.jit
@@ -46,18 +64,35 @@ def test_operators_obey_their_laws(name, x64):
         forward = operator.forward(x)
         again = operator.forward(operator.transpose(operator.solve(forward, 1.0, 0.0)))
         moved = operator.forward(2 * x - z), operator.forward(z)
-        return forward, operator.transpose(y), operator.dense(), operator.solve(y, 0.7, 0.3), again, moved
+        return (
+            forward,
+            operator.transpose(y),
+            operator.dense(),
+            operator.solve(y, 0.7, 0.3),
+            again,
+            moved,
+        )
 
-    forward, transposed, a, solved, again, (both, other) = jax.tree.map(np.asarray, all_of(x, z, y))
+    forward, transposed, a, solved, again, (both, other) = jax.tree.map(
+        np.asarray, all_of(x, z, y)
+    )
     assert forward.shape == operator.measured and transposed.shape == operator.shape
     scale = float(np.sqrt(np.sum(x**2) * np.sum(y**2)))
-    assert abs(float(np.sum(forward * y) - np.sum(x * transposed))) < 100 * EPS64 * scale
+    assert (
+        abs(float(np.sum(forward * y) - np.sum(x * transposed))) < 100 * EPS64 * scale
+    )
     np.testing.assert_allclose(both, 2 * forward - other, atol=1e-13)
     np.testing.assert_allclose(a @ x.ravel(), forward.ravel(), atol=1e-13)
-    exact = np.linalg.solve(0.7 * a @ a.T + 0.3 * np.eye(len(a)), y.ravel()).reshape(y.shape)
+    exact = np.linalg.solve(0.7 * a @ a.T + 0.3 * np.eye(len(a)), y.ravel()).reshape(
+        y.shape
+    )
     np.testing.assert_allclose(solved, exact, atol=1e-12)
     np.testing.assert_allclose(again, forward, atol=1e-12)
-    dtypes = jax.eval_shape(lambda x, y: (single.forward(x), single.transpose(y)), np.float32(x), np.float32(y))
+    dtypes = jax.eval_shape(
+        lambda x, y: (single.forward(x), single.transpose(y)),
+        np.float32(x),
+        np.float32(y),
+    )
     assert all(value.dtype == np.float32 for value in dtypes)
 
 
@@ -66,7 +101,11 @@ def test_operators_obey_their_laws(name, x64):
 
 @pytest.mark.parametrize(
     ("name", "entries"),
-    [("isotropic", [[1.0, 0.0]]), ("diagonal", [[0.6, -1.2]]), ("full", [[1.0, 0.3], [-0.4, 0.8], [0.5, 0.5]])],
+    [
+        ("isotropic", [[1.0, 0.0]]),
+        ("diagonal", [[0.6, -1.2]]),
+        ("full", [[1.0, 0.3], [-0.4, 0.8], [0.5, 0.5]]),
+    ],
 )
 def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
     """p(x | y) ∝ p(x) N(y; Ax, τ²I): its density, mean and covariance by the trapezoid rule on a fine grid in 2-D.
@@ -88,10 +127,14 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
     mean = density @ np.asarray(points) * 0.03**2
     np.testing.assert_allclose(posterior.mean(), mean, atol=1e-9)
     centred = np.asarray(points) - mean
-    np.testing.assert_allclose(posterior.covariance(), (centred.T * density) @ centred * 0.03**2, atol=1e-9)
+    np.testing.assert_allclose(
+        posterior.covariance(), (centred.T * density) @ centred * 0.03**2, atol=1e-9
+    )
     traced = jax.jit(inverse.exact_posterior)(target, operator, y, tau)
     for one, other in zip(
-        (traced.mean(), traced.covariance()), (posterior.mean(), posterior.covariance()), strict=True
+        (traced.mean(), traced.covariance()),
+        (posterior.mean(), posterior.covariance()),
+        strict=True,
     ):
         np.testing.assert_allclose(one, other, atol=1e-12)
 
@@ -99,11 +142,15 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
 def test_a_noiseless_observation_is_kept_by_the_exact_posterior(x64):
     """τ = 0: A x = y with variance 0 and the conditional law beside it, N(ρ y, 1 − ρ²) for correlation ρ."""
     target = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
-    posterior = inverse.exact_posterior(target, inverse.inpainting([True, False]), [1.5], 0.0)
+    posterior = inverse.exact_posterior(
+        target, inverse.inpainting([True, False]), [1.5], 0.0
+    )
     np.testing.assert_allclose(posterior.mean(), [1.5, 1.2], rtol=1e-14)
     np.testing.assert_allclose(posterior.covariance(), [[0, 0], [0, 0.36]], atol=1e-15)
     denoiser = targets.denoiser(posterior, schedules.edm())
-    x = dj.sample(KEY, denoiser, schedules.edm(), grid=[80.0, 10.0, 1.0, 0.1, 0.0], shape=(2,))
+    x = dj.sample(
+        KEY, denoiser, schedules.edm(), grid=[80.0, 10.0, 1.0, 0.1, 0.0], shape=(2,)
+    )
     assert float(x[0]) == pytest.approx(1.5, abs=1e-12)
 
 
@@ -111,17 +158,32 @@ def test_sampling_with_the_exact_posteriors_denoiser_gives_its_moments():
     """2000 samples of the flow agree with the posterior's mean and covariance within 4.5 standard errors."""
     schedule, count = schedules.vp_linear(t_min=1e-3), 2000
     target = targets.gaussian_mixture(
-        [0.3, 0.7], [[1.0, 0.5], [-0.5, 0.0]], [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]]
+        [0.3, 0.7],
+        [[1.0, 0.5], [-0.5, 0.0]],
+        [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]],
     )
-    posterior = inverse.exact_posterior(target, inverse.matrix([[1.0, 0.5]]), [0.8], 0.5)
+    posterior = inverse.exact_posterior(
+        target, inverse.matrix([[1.0, 0.5]]), [0.8], 0.5
+    )
     xs = dj.sample_many(
-        KEY, count, targets.denoiser(posterior, schedule), schedule, grid=dj.grids.karras(schedule, 24), shape=(2,)
+        KEY,
+        count,
+        targets.denoiser(posterior, schedule),
+        schedule,
+        grid=dj.grids.karras(schedule, 24),
+        shape=(2,),
     )
     exact = posterior.noised(schedule, schedule.t_min)
     covariance = np.asarray(exact.covariance())
-    assert np.all(np.abs(xs.mean(0) - exact.mean()) < 4.5 * np.sqrt(np.diag(covariance) / count))
+    assert np.all(
+        np.abs(xs.mean(0) - exact.mean()) < 4.5 * np.sqrt(np.diag(covariance) / count)
+    )
     # Var of a sample covariance of near-Gaussian entries: (C_ii C_jj + C_ij²)/n; a mixture's kurtosis is below 1.5 of it
-    spread = np.sqrt(1.5 * (np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / count)
+    spread = np.sqrt(
+        1.5
+        * (np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2)
+        / count
+    )
     assert np.all(np.abs(np.cov(np.asarray(xs).T) - covariance) < 4.5 * spread)
     assert float(jnp.max(jnp.abs(posterior.mean() - target.mean()))) > 0.3
 
@@ -132,13 +194,21 @@ def posterior_along_line(points, rates, step):
 
     def value(e, weights):
         c, a, y, tau = (p + e * r for p, r in zip(points, rates, strict=True))
-        target = targets.gaussian_mixture([0.4, 0.6], jnp.array([[0.1, 0.4], [1.0, 0.0]]), jnp.stack([c, 2 * c]))
+        target = targets.gaussian_mixture(
+            [0.4, 0.6], jnp.array([[0.1, 0.4], [1.0, 0.0]]), jnp.stack([c, 2 * c])
+        )
         posterior = inverse.exact_posterior(target, inverse.matrix(a), y, tau)
-        solved = inverse.matrix(jnp.stack([a[0], a[1], a[0] - 2 * a[1]])).solve(jnp.arange(3.0), 1.0, 0.0)
-        return weights @ jnp.stack([posterior.log_prob(jnp.array([0.3, -0.5])), jnp.sum(jnp.sin(solved))])
+        solved = inverse.matrix(jnp.stack([a[0], a[1], a[0] - 2 * a[1]])).solve(
+            jnp.arange(3.0), 1.0, 0.0
+        )
+        return weights @ jnp.stack(
+            [posterior.log_prob(jnp.array([0.3, -0.5])), jnp.sum(jnp.sin(solved))]
+        )
 
     both = jnp.eye(2)
-    return jax.vmap(lambda w: value(step, w))(both), jax.vmap(lambda w: jax.grad(value)(step, w))(both)
+    return jax.vmap(lambda w: value(step, w))(both), jax.vmap(
+        lambda w: jax.grad(value)(step, w)
+    )(both)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 0.3])
@@ -148,7 +218,12 @@ def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
     """
     h, points = (
         1e-5,
-        (np.diag([0.64, 0.64 + gap]), np.diag([0.8, 0.8 + gap]), np.array([0.7, 0.2]), np.array([0.3, 0.5])),
+        (
+            np.diag([0.64, 0.64 + gap]),
+            np.diag([0.8, 0.8 + gap]),
+            np.array([0.7, 0.2]),
+            np.array([0.3, 0.5]),
+        ),
     )
     rates = (
         np.array([[0.1, 0.2], [0.2, -0.3]]),
@@ -156,7 +231,9 @@ def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
         np.array([1.0, -0.4]),
         np.array([0.1, -0.2]),
     )
-    (low, _), (_, slope), (high, _) = (posterior_along_line(points, rates, e) for e in (-h, 0.0, h))
+    (low, _), (_, slope), (high, _) = (
+        posterior_along_line(points, rates, e) for e in (-h, 0.0, h)
+    )
     np.testing.assert_allclose(slope, (high - low) / (2 * h), rtol=1e-6, atol=1e-6)
 
 
@@ -172,9 +249,17 @@ def test_small_singular_values_of_a_concrete_matrix_are_kept():
 
 def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
     """y_i with τ_i is y_i/τ_i of row A_i/τ_i with τ = 1: the same posterior, ΠGDM and DPS, for any A A ᵀ."""
-    schedule, y, tau, x = schedules.vp_linear(), np.array([0.7, -0.2]), np.array([0.3, 0.9]), np.array([0.4, -0.9, 1.3])
+    schedule, y, tau, x = (
+        schedules.vp_linear(),
+        np.array([0.7, -0.2]),
+        np.array([0.3, 0.9]),
+        np.array([0.4, -0.9, 1.3]),
+    )
     target = targets.gaussian([0.5, -0.3, 0.1], 0.7)
-    prior, variance = targets.denoiser(target, schedule), inverse.gaussian_variance(schedule, 0.7)
+    prior, variance = (
+        targets.denoiser(target, schedule),
+        inverse.gaussian_variance(schedule, 0.7),
+    )
     for operator, rows in (
         (inverse.matrix(MATRIX), np.array(MATRIX)),
         (inverse.inpainting([True, False, True]), np.eye(3)[[0, 2]]),
@@ -183,13 +268,20 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
         pairs = (operator, y, tau), (white, y / tau, 1.0)
         one, other = (inverse.exact_posterior(target, *pair) for pair in pairs)
         np.testing.assert_allclose(one.mean(), other.mean(), rtol=1e-12)
-        np.testing.assert_allclose(one.covariance(), other.covariance(), rtol=1e-11, atol=1e-14)
-        exact, white_dps = targets.denoiser(one, schedule), inverse.dps(schedule, prior, *pairs[1])
+        np.testing.assert_allclose(
+            one.covariance(), other.covariance(), rtol=1e-11, atol=1e-14
+        )
+        exact, white_dps = (
+            targets.denoiser(one, schedule),
+            inverse.dps(schedule, prior, *pairs[1]),
+        )
         pigdm, dps = (
             inverse.pigdm(schedule, prior, *pairs[0], variance=variance),
             inverse.dps(schedule, prior, *pairs[0]),
         )
-        found = jax.jit(lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)])(x, 0.4)  # noqa: B023
+        found = jax.jit(lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)])(
+            x, 0.4
+        )
         np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
         np.testing.assert_allclose(found[2], found[3], rtol=1e-9)
 
@@ -198,12 +290,25 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
 def test_a_trust_mask_is_exact_for_independent_gaussians(schedule, x64):
     """D + m (y − D) is the denoiser of `exact_posterior` with noise per entry, τ_i = 0 too, at every noise level."""
     schedule, x = SCHEDULES[schedule](), np.array([0.4, -0.9, 1.3])
-    std, tau, y = np.array([0.7, 1.1, 0.4]), np.array([0.0, 0.5, 3.0]), np.array([1.0, -0.5, 2.0])
+    std, tau, y = (
+        np.array([0.7, 1.1, 0.4]),
+        np.array([0.0, 0.5, 3.0]),
+        np.array([1.0, -0.5, 2.0]),
+    )
     target = targets.gaussian([0.5, -0.3, 0.1], std)
-    exact = targets.denoiser(inverse.exact_posterior(target, inverse.inpainting([True] * 3), y, tau), schedule)
-    soft = inverse.soft_inpainting(targets.denoiser(target, schedule), y, inverse.trust_mask(schedule, tau, std))
-    found, truth = jax.jit(jax.vmap(lambda t: (soft(x, t), exact(x, t))))(interior(schedule, (0.0, 0.1, 0.5, 1.0)))
-    np.testing.assert_allclose(found, truth, rtol=0, atol=1e4 * EPS64)  # as of ΠGDM: x/α carries its rounding
+    exact = targets.denoiser(
+        inverse.exact_posterior(target, inverse.inpainting([True] * 3), y, tau),
+        schedule,
+    )
+    soft = inverse.soft_inpainting(
+        targets.denoiser(target, schedule), y, inverse.trust_mask(schedule, tau, std)
+    )
+    found, truth = jax.jit(jax.vmap(lambda t: (soft(x, t), exact(x, t))))(
+        interior(schedule, (0.0, 0.1, 0.5, 1.0))
+    )
+    np.testing.assert_allclose(
+        found, truth, rtol=0, atol=1e4 * EPS64
+    )  # as of ΠGDM: x/α carries its rounding
 
 
 def test_the_bias_of_a_trust_mask_on_correlated_gaussians(x64):
@@ -211,36 +316,69 @@ def test_the_bias_of_a_trust_mask_on_correlated_gaussians(x64):
 
     At high noise, x = 0 and α = 1: E[x_2 | y] → ρ y/(1 + τ²), where the mask leaves 0.
     """
-    schedule, tau, y = schedules.edm(0.002, 1e5), np.array([0.5, 1e6]), np.array([1.5, 0.0])
+    schedule, tau, y = (
+        schedules.edm(0.002, 1e5),
+        np.array([0.5, 1e6]),
+        np.array([1.5, 0.0]),
+    )
     target = targets.gaussian([0.0, 0.0], [[1.0, CORRELATION], [CORRELATION, 1.0]])
-    soft = inverse.soft_inpainting(targets.denoiser(target, schedule), y, inverse.trust_mask(schedule, tau))
-    exact = targets.denoiser(inverse.exact_posterior(target, inverse.inpainting([True, True]), y, tau), schedule)
+    soft = inverse.soft_inpainting(
+        targets.denoiser(target, schedule), y, inverse.trust_mask(schedule, tau)
+    )
+    exact = targets.denoiser(
+        inverse.exact_posterior(target, inverse.inpainting([True, True]), y, tau),
+        schedule,
+    )
     truth = 1.5 / 1.25
-    np.testing.assert_allclose(exact(np.zeros(2), 1e5), [truth, CORRELATION * truth], rtol=1e-6)
-    np.testing.assert_allclose(soft(np.zeros(2), 1e5), [truth, 0.0], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        exact(np.zeros(2), 1e5), [truth, CORRELATION * truth], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        soft(np.zeros(2), 1e5), [truth, 0.0], rtol=1e-6, atol=1e-9
+    )
 
 
 def test_a_mask_of_zeros_and_ones_is_replacement():
-    denoiser, x = lambda x, t: jnp.tanh(x + t), np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    denoiser, x = (
+        lambda x, t: jnp.tanh(x + t),
+        np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
+    )
     y = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     hard = inverse.replacement(denoiser, inverse.inpainting(MASK), y[MASK])(x, 0.3)
-    np.testing.assert_allclose(inverse.soft_inpainting(denoiser, y, MASK)(x, 0.3), hard, rtol=4 * EPS64 * 2**29)
+    np.testing.assert_allclose(
+        inverse.soft_inpainting(denoiser, y, MASK)(x, 0.3), hard, rtol=4 * EPS64 * 2**29
+    )
     half = inverse.soft_inpainting(denoiser, y, 0.5)(x, 0.3)
-    np.testing.assert_allclose(half, 0.5 * (np.tanh(x + np.float32(0.3)) + y), rtol=1e-6)
+    np.testing.assert_allclose(
+        half, 0.5 * (np.tanh(x + np.float32(0.3)) + y), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm"])
 def test_a_release_mask_holds_each_entry_over_its_share(schedule):
     """Entry i is y while less than m_i of the log-SNR range is covered: m = 1 to the end, 0 never; all at one share."""
     schedule, mask = SCHEDULES[schedule](), np.array([0.0, 0.25, 0.75, 1.0])
-    start, end = (float(schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min))
+    start, end = (
+        float(schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min)
+    )
     shares = np.array([0.0, 0.1, 0.3, 0.7, 0.8, 1.0])
     ts = schedules.time_of_log_snr(schedule, start + shares * (end - start))
     held = jax.jit(jax.vmap(inverse.release_mask(schedule, mask)))(ts)
-    np.testing.assert_array_equal(held[1:], shares[1:, None] < np.where(mask == 1, 2, mask))
+    np.testing.assert_array_equal(
+        held[1:], shares[1:, None] < np.where(mask == 1, 2, mask)
+    )
     assert held[0, 3] == 1 and held[0, 0] == 0
-    soft = inverse.soft_inpainting(lambda x, t: 0 * x, np.full(4, 2.0), inverse.release_mask(schedule, mask))
-    x = dj.sample(KEY, soft, schedule, solvers.ddim(), dj.grids.to_zero(dj.grids.log_snr(schedule, 4)), shape=(4,))
+    soft = inverse.soft_inpainting(
+        lambda x, t: 0 * x, np.full(4, 2.0), inverse.release_mask(schedule, mask)
+    )
+    x = dj.sample(
+        KEY,
+        soft,
+        schedule,
+        solvers.ddim(),
+        dj.grids.to_zero(dj.grids.log_snr(schedule, 4)),
+        shape=(4,),
+    )
     np.testing.assert_allclose(x[jnp.array([0, 3])], [0.0, 2.0], atol=1e-6)
 
 
@@ -257,9 +395,13 @@ def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
     for entries, y, tau in ((MATRIX, [0.7, -0.2], 0.3), (MATRIX[:1], [1.1], 0.0)):
         operator = inverse.matrix(entries)
         found = inverse.pigdm(schedule, prior, operator, y, tau, variance)
-        exact = targets.denoiser(inverse.exact_posterior(target, operator, y, tau), schedule)
-        both = jax.jit(jax.vmap(lambda t: (found(x, t), exact(x, t), prior(x, t))))  # noqa: B023
-        for one, other, unguided in zip(*both(interior(schedule, (0.1, 0.5, 0.9))), strict=True):
+        exact = targets.denoiser(
+            inverse.exact_posterior(target, operator, y, tau), schedule
+        )
+        both = jax.jit(jax.vmap(lambda t: (found(x, t), exact(x, t), prior(x, t))))
+        for one, other, unguided in zip(
+            *both(interior(schedule, (0.1, 0.5, 0.9))), strict=True
+        ):
             # σ²/α Jᵀ = s²σ²/(α²s² + σ²): bounded; x/α at α = 0.006 carries its rounding
             np.testing.assert_allclose(one, other, rtol=0, atol=1e4 * EPS64)
             assert np.max(np.abs(other - unguided)) > 1e-4
@@ -279,55 +421,95 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
     prior, grid = targets.denoiser(target, schedule), dj.grids.log_snr(schedule, 1000)
 
     def law(denoiser):
-        end = lambda x: dj.sample(None, denoiser, schedule, solvers.rk4(), grid, x_init=jnp.array([x]))[0]  # noqa: E731
+        end = lambda x: dj.sample(
+            None, denoiser, schedule, solvers.rk4(), grid, x_init=jnp.array([x])
+        )[0]
         low, high = float(end(0.0)), float(end(top))
         return low, (high - low) ** 2
 
     slack = 4 * (std / top) ** 2 * (1 + z)
-    expected = math.sqrt(2 * z) * special.dawsn(math.sqrt(z / 2)) * y, std**2 * math.exp(-z)
+    expected = (
+        math.sqrt(2 * z) * special.dawsn(math.sqrt(z / 2)) * y,
+        std**2 * math.exp(-z),
+    )
     found = law(inverse.dps(schedule, prior, operator, [y], tau))
     # the flow ends at σ = 1e-4, its mean short of the limit by O(σ²); U's share of the mean falls as s/σ_T
     assert found == pytest.approx(expected, rel=slack, abs=z * y * std / top)
     exact = z / (1 + z) * y, std**2 / (1 + z)
-    pigdm = law(inverse.pigdm(schedule, prior, operator, [y], tau, inverse.gaussian_variance(schedule, std)))
+    pigdm = law(
+        inverse.pigdm(
+            schedule,
+            prior,
+            operator,
+            [y],
+            tau,
+            inverse.gaussian_variance(schedule, std),
+        )
+    )
     assert pigdm == pytest.approx(exact, rel=slack, abs=z * y * std / top)
     assert found[0] > 1.1 * exact[0] and found[1] < 0.9 * exact[1]
 
 
 def test_dps_and_classifier_guidance_agree(x64):
     """DPS is `classifier` guidance by log N(y; A D(x, t), τ²I), at any scale."""
-    schedule, operator, y, tau = schedules.vp_linear(), inverse.matrix([[1.0, -0.5]]), jnp.array([0.4]), 0.3
-    prior = targets.denoiser(targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.5], [-0.5, 0.0]], [0.4, 0.6]), schedule)
-    log_prob_y = lambda x, t: -0.5 * jnp.sum((y - operator.forward(prior(x, t))) ** 2) / tau**2  # noqa: E731
+    schedule, operator, y, tau = (
+        schedules.vp_linear(),
+        inverse.matrix([[1.0, -0.5]]),
+        jnp.array([0.4]),
+        0.3,
+    )
+    prior = targets.denoiser(
+        targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.5], [-0.5, 0.0]], [0.4, 0.6]),
+        schedule,
+    )
+    log_prob_y = lambda x, t: (
+        -0.5 * jnp.sum((y - operator.forward(prior(x, t))) ** 2) / tau**2
+    )
     dps = inverse.dps(schedule, prior, operator, y, tau, scale=0.7)
     guided = dj.guidance.classifier(schedule, prior, log_prob_y, 0.7)
     x = np.array([0.3, -0.8])
-    found, expected = jax.jit(jax.vmap(lambda t: (dps(x, t), guided(x, t))))(np.array([0.1, 0.6]))
+    found, expected = jax.jit(jax.vmap(lambda t: (dps(x, t), guided(x, t))))(
+        np.array([0.1, 0.6])
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "rectified_flow"])
 def test_dps_steps_are_the_papers(schedule, x64):
     """A ddpm step on D, then x − ζ ∇_x ‖y − A D(x, t)‖, with the same noise, to noise 0; Algorithm 1."""
-    operator, y, size, schedule = inverse.matrix([[1.0, -0.5]]), jnp.array([0.4]), 0.3, SCHEDULES[schedule]()
-    prior = targets.denoiser(targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.5], [-0.5, 0.0]], [0.4, 0.6]), schedule)
+    operator, y, size, schedule = (
+        inverse.matrix([[1.0, -0.5]]),
+        jnp.array([0.4]),
+        0.3,
+        SCHEDULES[schedule](),
+    )
+    prior = targets.denoiser(
+        targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.5], [-0.5, 0.0]], [0.4, 0.6]),
+        schedule,
+    )
     grid = jnp.append(dj.grids.karras(schedule, 3), 0.0)
     noise = jax.random.normal(KEY, (4, 2))
 
     def run(denoiser, x, grid, noise):
         source = driver.Source(lambda step, i: noise[step])
-        return driver.run(source, solvers.ddpm(), solvers.diffusion(schedule, denoiser), x, grid)[0]
+        return driver.run(
+            source, solvers.ddpm(), solvers.diffusion(schedule, denoiser), x, grid
+        )[0]
 
     @jax.jit
     def paper(x):
         for i in range(4):
-            slope = jax.grad(lambda x: jnp.linalg.norm(y - operator.forward(prior(x, grid[i]))))(x)  # noqa: B023
+            slope = jax.grad(
+                lambda x: jnp.linalg.norm(y - operator.forward(prior(x, grid[i])))
+            )(x)
             x = run(prior, x, grid[i : i + 2], noise[i:]) - size * slope
         return x
 
     x = schedule.sigma(grid[0]) * jnp.array([0.3, -0.8])
     denoiser = inverse.dps_steps(schedule, prior, operator, y, grid, size)
-    chex.assert_trees_all_close(jax.jit(run)(denoiser, x, grid, noise), paper(x), rtol=1e-9)
+    chex.assert_trees_all_close(
+        jax.jit(run)(denoiser, x, grid, noise), paper(x), rtol=1e-9
+    )
 
 
 def test_new_measurements_do_not_retrace():
@@ -340,9 +522,20 @@ def test_new_measurements_do_not_retrace():
 
     for y, tau, scale in (([0.1, 0.2], 0.5, 1.0), ([0.3, -2.0], 0.7, 0.5)):
         denoiser = inverse.pigdm(schedule, prior, operator, y, tau, scale=scale)
-        dj.sample(KEY, denoiser, schedule, solvers.ddim(), dj.grids.karras(schedule, 3), shape=(3,))
+        dj.sample(
+            KEY,
+            denoiser,
+            schedule,
+            solvers.ddim(),
+            dj.grids.karras(schedule, 3),
+            shape=(3,),
+        )
     assert len(traced) == 1
-    many = jax.vmap(lambda y: dj.sample(KEY, inverse.pigdm(schedule, prior, operator, y, 0.5), schedule, shape=(3,)))
+    many = jax.vmap(
+        lambda y: dj.sample(
+            KEY, inverse.pigdm(schedule, prior, operator, y, 0.5), schedule, shape=(3,)
+        )
+    )
     first, second = many(jnp.array([[0.1, 0.2], [3.0, -2.0]]))
     assert float(jnp.linalg.norm(operator.forward(second) - jnp.array([3.0, -2.0]))) < 2
     assert float(jnp.linalg.norm(first - second)) > 1
@@ -356,7 +549,11 @@ CORRELATION, OBSERVED = 0.8, 1.5
 def correlated(schedule):
     """N(0, [[1, ρ], [ρ, 1]]) with its first entry observed: the posterior of the second is N(ρ y, 1 − ρ²)."""
     target = targets.gaussian([0.0, 0.0], [[1.0, CORRELATION], [CORRELATION, 1.0]])
-    return inverse.replacement(targets.denoiser(target, schedule), inverse.inpainting([True, False]), [OBSERVED])
+    return inverse.replacement(
+        targets.denoiser(target, schedule),
+        inverse.inpainting([True, False]),
+        [OBSERVED],
+    )
 
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm"])
@@ -370,8 +567,19 @@ def test_replacement_ends_in_the_observation(schedule, x64):
     y = np.array([5.0, -2.0, 0.3])
     denoiser = inverse.replacement(lambda x, t: 0.5 * x, operator, y)
     grid = jnp.asarray(np.append(np.asarray(dj.grids.karras(schedule, 5)), 0.0))
-    kinds = [solvers.ddim(), solvers.ddpm(), solvers.dpmpp_2m(), solvers.heun(), solvers.edm_stochastic()]
-    ends = jax.jit(lambda: [dj.sample(KEY, denoiser, schedule, solver, grid, shape=MASK.shape) for solver in kinds])()
+    kinds = [
+        solvers.ddim(),
+        solvers.ddpm(),
+        solvers.dpmpp_2m(),
+        solvers.heun(),
+        solvers.edm_stochastic(),
+    ]
+    ends = jax.jit(
+        lambda: [
+            dj.sample(KEY, denoiser, schedule, solver, grid, shape=MASK.shape)
+            for solver in kinds
+        ]
+    )()
     for x in ends:
         np.testing.assert_allclose(np.asarray(x)[MASK], y, rtol=1e5 * EPS64)
 
@@ -380,16 +588,23 @@ def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
     """Along ddim A x_t = α y + σ ε with one ε throughout; under ddpm N(α y, σ²) at every grid time."""
     schedule = schedules.vp_linear()
     denoiser, grid = correlated(schedule), dj.grids.karras(schedule, 6)
-    states = dj.sample(KEY, denoiser, schedule, solvers.ddim(), grid, shape=(2,), path=True)[:, 0]
+    states = dj.sample(
+        KEY, denoiser, schedule, solvers.ddim(), grid, shape=(2,), path=True
+    )[:, 0]
     noise = (states - schedule.alpha(grid) * OBSERVED) / schedule.sigma(grid)
     np.testing.assert_allclose(noise, noise[0], rtol=1e-9)
 
     def start(key):
         noise = jax.random.normal(key, (2,))
-        return schedule.alpha(grid[0]) * jnp.array([OBSERVED, 0.0]) + schedule.sigma(grid[0]) * noise
+        return (
+            schedule.alpha(grid[0]) * jnp.array([OBSERVED, 0.0])
+            + schedule.sigma(grid[0]) * noise
+        )
 
     starts = jax.vmap(start)(jax.random.split(jax.random.key(1), 2000))
-    states = dj.sample_many(KEY, 2000, denoiser, schedule, solvers.ddpm(), grid, x_init=starts, path=True)[..., 0]
+    states = dj.sample_many(
+        KEY, 2000, denoiser, schedule, solvers.ddpm(), grid, x_init=starts, path=True
+    )[..., 0]
     z = (states - schedule.alpha(grid) * OBSERVED) / schedule.sigma(grid)  # (2000, 7)
     assert np.all(np.abs(z.mean(0)) < 4.5 / math.sqrt(2000))
     assert np.all(np.abs(z.var(0) - 1) < 4.5 * math.sqrt(2 / 2000))
@@ -400,17 +615,28 @@ EXACT_FOR_A_CONSTANT = (
     solvers.dpmpp_3m(), solvers.deis(3), solvers.unipc(3), solvers.sa_solver(2, 2, 0), solvers.ipndm(4),
     solvers.adams_bashforth(3), solvers.dpm_2(), solvers.exponential_runge_kutta(),
 )  # fmt: skip
-EXACT_WHERE_STRAIGHT = solvers.euler(), solvers.heun(), solvers.midpoint(), solvers.rk4()
+EXACT_WHERE_STRAIGHT = (
+    solvers.euler(),
+    solvers.heun(),
+    solvers.midpoint(),
+    solvers.rk4(),
+)
 
 
-@pytest.mark.parametrize("name", every(("vp_linear", "edm", "rectified_flow"), ("vp_linear", "rectified_flow")))
+@pytest.mark.parametrize(
+    "name",
+    every(("vp_linear", "edm", "rectified_flow"), ("vp_linear", "rectified_flow")),
+)
 def test_which_solvers_keep_the_observed_part_exactly(name, x64):
     """A x_t = α y + σ A ε at every time of a coarse grid, as the docstring lists them; Euler's is far off on VP.
 
     D of the observed entry is the constant y, so that it is a problem of its own. ρ spans up to 1e6: rounding 1e-9.
     """
     schedule = SCHEDULES[name]()
-    grid, problem = dj.grids.karras(schedule, 6), solvers.diffusion(schedule, lambda x, t: jnp.full_like(x, OBSERVED))
+    grid, problem = (
+        dj.grids.karras(schedule, 6),
+        solvers.diffusion(schedule, lambda x, t: jnp.full_like(x, OBSERVED)),
+    )
     alpha, sigma = np.asarray(schedule.alpha(grid)), np.asarray(schedule.sigma(grid))
     x = jnp.array([0.7]) * sigma[0]
 
@@ -444,9 +670,13 @@ def propagated(solver, schedule, denoiser, grid, draws):
         return driver.run(driver.Source(normal), solver, problem, x, grid)[0]
 
     x, noise = jnp.zeros(2), jnp.zeros((draws, 8, 2))
-    mean, (by_start, by_noise) = jax.jit(lambda: (end(x, noise), jax.jacfwd(end, (0, 1))(x, noise)))()
+    mean, (by_start, by_noise) = jax.jit(
+        lambda: (end(x, noise), jax.jacfwd(end, (0, 1))(x, noise))
+    )()
     by_noise = by_noise.reshape(2, -1)
-    return np.asarray(mean), np.asarray(schedule.sigma(grid[0]) ** 2 * by_start @ by_start.T + by_noise @ by_noise.T)
+    return np.asarray(mean), np.asarray(
+        schedule.sigma(grid[0]) ** 2 * by_start @ by_start.T + by_noise @ by_noise.T
+    )
 
 
 def test_the_bias_of_replacement_on_a_gaussian(x64):
@@ -463,34 +693,59 @@ def test_the_bias_of_replacement_on_a_gaussian(x64):
         return sigma * (a * x2 - rho * (y + sigma * z)) / (a**2 - rho**2)
 
     def fine(start, y, z):
-        return integrate.solve_ivp(rate, (top, low), [start], "DOP853", args=(y, z), rtol=1e-10, atol=1e-12).y[0, -1]
+        return integrate.solve_ivp(
+            rate, (top, low), [start], "DOP853", args=(y, z), rtol=1e-10, atol=1e-12
+        ).y[0, -1]
 
-    by_start, mean, by_noise = fine(top, 0.0, 0.0), fine(0.0, OBSERVED, 0.0), fine(0.0, 0.0, 1.0)
+    by_start, mean, by_noise = (
+        fine(top, 0.0, 0.0),
+        fine(0.0, OBSERVED, 0.0),
+        fine(0.0, 0.0, 1.0),
+    )
     # the run starts from N(0, σ_T²) in both entries: x_1 = σ_T z' = y + σ_T z with z = z' − y/σ_T
     mean = mean - by_noise * OBSERVED / top
-    found, covariance = propagated(solvers.rk4(), schedule, correlated(schedule), grid, 400)
+    found, covariance = propagated(
+        solvers.rk4(), schedule, correlated(schedule), grid, 400
+    )
     assert found[1] == pytest.approx(mean, abs=1e-6)
     assert covariance[1, 1] == pytest.approx(by_start**2 + by_noise**2, abs=1e-6)
     assert found[0] == pytest.approx(OBSERVED, abs=2 * OBSERVED * low / top)
-    assert (found[1] / OBSERVED, covariance[1, 1]) == pytest.approx((0.345, 0.672), abs=1e-3)  # for 0.8 and 0.36
+    assert (found[1] / OBSERVED, covariance[1, 1]) == pytest.approx(
+        (0.345, 0.672), abs=1e-3
+    )  # for 0.8 and 0.36
 
 
 def repaint_law(schedule, grid, jump, repeats):
     """Mean and covariance of RePaint with ddpm steps on the correlated Gaussian, from Algorithm 1 in plain matrices."""
     sigma_0 = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
     observed, rest = np.diag([1.0, 0.0]), np.diag([0.0, 1.0])
-    alpha, sigma = (np.asarray(f(np.where(grid == 0, 1.0, grid))) for f in (schedule.alpha, schedule.sigma))
+    alpha, sigma = (
+        np.asarray(f(np.where(grid == 0, 1.0, grid)))
+        for f in (schedule.alpha, schedule.sigma)
+    )
     alpha, sigma = np.where(grid == 0, 1.0, alpha), np.where(grid == 0, 0.0, sigma)
     mean, covariance = np.zeros(2), sigma[0] ** 2 * np.eye(2)
 
     def down(i, mean, covariance):
         a = alpha[i] / alpha[i + 1]
         forward = sigma[i] ** 2 - a**2 * sigma[i + 1] ** 2  # β of the forward step
-        denoise = alpha[i] * sigma_0 @ np.linalg.inv(alpha[i] ** 2 * sigma_0 + sigma[i] ** 2 * np.eye(2))
-        by_data, by_state = alpha[i + 1] * forward / sigma[i] ** 2, a * sigma[i + 1] ** 2 / sigma[i] ** 2
+        denoise = (
+            alpha[i]
+            * sigma_0
+            @ np.linalg.inv(alpha[i] ** 2 * sigma_0 + sigma[i] ** 2 * np.eye(2))
+        )
+        by_data, by_state = (
+            alpha[i + 1] * forward / sigma[i] ** 2,
+            a * sigma[i + 1] ** 2 / sigma[i] ** 2,
+        )
         linear = rest @ (by_data * denoise + by_state * np.eye(2))
-        added = forward * sigma[i + 1] ** 2 / sigma[i] ** 2 * rest + sigma[i + 1] ** 2 * observed
-        return linear @ mean + alpha[i + 1] * OBSERVED * np.array([1.0, 0.0]), linear @ covariance @ linear.T + added
+        added = (
+            forward * sigma[i + 1] ** 2 / sigma[i] ** 2 * rest
+            + sigma[i + 1] ** 2 * observed
+        )
+        return linear @ mean + alpha[i + 1] * OBSERVED * np.array(
+            [1.0, 0.0]
+        ), linear @ covariance @ linear.T + added
 
     last = len(grid) - 1
     for i in range(last):
@@ -500,7 +755,9 @@ def repaint_law(schedule, grid, jump, repeats):
             for _ in range(repeats - 1):
                 a = alpha[reached - jump] / alpha[reached]
                 mean = a * mean
-                covariance = a**2 * covariance + (sigma[reached - jump] ** 2 - a**2 * sigma[reached] ** 2) * np.eye(2)
+                covariance = a**2 * covariance + (
+                    sigma[reached - jump] ** 2 - a**2 * sigma[reached] ** 2
+                ) * np.eye(2)
                 for j in range(reached - jump, reached):
                     mean, covariance = down(j, mean, covariance)
     return mean, covariance
@@ -508,16 +765,27 @@ def repaint_law(schedule, grid, jump, repeats):
 
 @pytest.mark.parametrize(
     ("jump", "repeats"),
-    [(2, 3), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 3), (1, 1), (3, 2)))],
+    [
+        (2, 3),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in ((1, 3), (1, 1), (3, 2))
+        ),
+    ],
 )
 def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
     """Exact propagation of the solver against Algorithm 1 in plain matrices, on VP to noise 0 and above it."""
     schedule = schedules.vp_linear()
-    for grid in (jnp.append(dj.grids.karras(schedule, 5), 0.0), dj.grids.karras(schedule, 8)):
+    for grid in (
+        jnp.append(dj.grids.karras(schedule, 5), 0.0),
+        dj.grids.karras(schedule, 8),
+    ):
         solver = inverse.repaint(jump=jump, repeats=repeats)
         draws = 8 + 8 * (repeats - 1) * jump + jump
         found = propagated(solver, schedule, correlated(schedule), grid, draws)
-        for one, other in zip(found, repaint_law(schedule, np.asarray(grid), jump, repeats), strict=True):
+        for one, other in zip(
+            found, repaint_law(schedule, np.asarray(grid), jump, repeats), strict=True
+        ):
             np.testing.assert_allclose(one, other, atol=1e-11)
         if grid[-1] == 0:
             np.testing.assert_allclose(found[0][0], OBSERVED, rtol=1e-14)
@@ -549,11 +817,15 @@ def test_repaint_counts_its_evaluations():
         ran = []
 
         def net(x, t):
-            jax.debug.callback(lambda t: ran.append(float(t)), t)  # noqa: B023
+            jax.debug.callback(lambda t: ran.append(float(t)), t)
             return 0.5 * x
 
         denoiser = inverse.replacement(net, inverse.inpainting([True, False]), [1.0])
-        grid = jnp.append(dj.grids.karras(schedule, 5), 0.0) if zero else dj.grids.karras(schedule, 6)
+        grid = (
+            jnp.append(dj.grids.karras(schedule, 5), 0.0)
+            if zero
+            else dj.grids.karras(schedule, 6)
+        )
         solver = inverse.repaint(solvers.ddpm(), jump, repeats)
         dj.sample(KEY, denoiser, schedule, solver, grid, shape=(2,))
         jax.effects_barrier()
@@ -565,16 +837,28 @@ def test_repaint_counts_its_evaluations():
 def test_repaint_takes_a_condition():
     """The condition of `sample_many` reaches the denoiser through `replacement`."""
     schedule, operator = schedules.vp_linear(), inverse.inpainting([True, False])
-    denoiser = inverse.replacement(lambda x, t, c: c * jnp.ones(2), operator, [OBSERVED])
+    denoiser = inverse.replacement(
+        lambda x, t, c: c * jnp.ones(2), operator, [OBSERVED]
+    )
     grid = jnp.append(dj.grids.karras(schedule, 3), 0.0)
     found = dj.sample_many(
-        KEY, 2, denoiser, schedule, inverse.repaint(repeats=2), grid, (2,), condition=jnp.array([0.2, -0.7])
+        KEY,
+        2,
+        denoiser,
+        schedule,
+        inverse.repaint(repeats=2),
+        grid,
+        (2,),
+        condition=jnp.array([0.2, -0.7]),
     )
     np.testing.assert_allclose(found, [[OBSERVED, 0.2], [OBSERVED, -0.7]], rtol=1e-6)
 
 
 def test_repaint_depends_on_its_key_alone_and_keeps_pixels():
-    schedule, grid = schedules.vp_linear(), jnp.append(dj.grids.karras(schedules.vp_linear(), 5), 0.0)
+    schedule, grid = (
+        schedules.vp_linear(),
+        jnp.append(dj.grids.karras(schedules.vp_linear(), 5), 0.0),
+    )
     run = functools.partial(
         dj.sample_many,
         KEY,
@@ -592,7 +876,7 @@ def test_repaint_depends_on_its_key_alone_and_keeps_pixels():
 
 # --------------------------------------------------------------------------------------------------------------- errors
 
-D = lambda x, t: x  # noqa: E731
+D = lambda x, t: x
 EYE = inverse.matrix(np.eye(2))
 EDM = schedules.edm()
 REFUSED = {

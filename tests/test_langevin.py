@@ -11,7 +11,9 @@ from diffjax import langevin, sde, targets
 from diffjax.langevin import kernels
 from diffjax.langevin.densities import as_density
 
-MIXTURE = functools.partial(targets.gaussian_mixture, [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
+MIXTURE = functools.partial(
+    targets.gaussian_mixture, [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7]
+)
 
 
 def standard():
@@ -33,7 +35,9 @@ def test_mala_is_in_detailed_balance(size, x64):
     kernel = langevin.mala(target, size)
 
     def log_q(y, x):
-        return -jnp.sum((y - x - 0.5 * size * jax.grad(target.log_prob)(x)) ** 2) / (2 * size)
+        return -jnp.sum((y - x - 0.5 * size * jax.grad(target.log_prob)(x)) ** 2) / (
+            2 * size
+        )
 
     @jax.jit
     @jax.vmap
@@ -41,7 +45,9 @@ def test_mala_is_in_detailed_balance(size, x64):
         _, info = kernel.step(key, kernel.init(x))
         z = kernels._normal(key, x)
         y = kernels.langevin_step(x, jax.grad(target.log_prob)(x), size, z)
-        log_back = jnp.minimum(0, target.log_prob(x) + log_q(y, x) - target.log_prob(y) - log_q(x, y))
+        log_back = jnp.minimum(
+            0, target.log_prob(x) + log_q(y, x) - target.log_prob(y) - log_q(x, y)
+        )
         there = target.log_prob(x) + log_q(y, x) + info.log_alpha
         return there, target.log_prob(y) + log_q(x, y) + log_back, info.log_alpha
 
@@ -49,16 +55,26 @@ def test_mala_is_in_detailed_balance(size, x64):
     xs = 1.5 * jax.random.normal(jax.random.key(1), (256, 2))
     there, back, log_alpha = both(keys, xs)
     np.testing.assert_allclose(there, back, atol=1e-10)
-    assert np.mean(log_alpha < -0.01) > 0.2 and np.mean(log_alpha == 0) > 0.05  # either side of the minimum is met
+    assert (
+        np.mean(log_alpha < -0.01) > 0.2 and np.mean(log_alpha == 0) > 0.05
+    )  # either side of the minimum is met
 
 
 @pytest.mark.parametrize("adjusted", [langevin.mala, langevin.underdamped])
 def test_adjusted_chains_accept_with_the_probability_they_report(adjusted):
     """The share of accepted steps is the mean α within 4 standard errors √(α(1 − α)/n)."""
     xs = jnp.zeros((1000, 1))
-    result = langevin.run_many(jax.random.key(0), adjusted(standard(), 1.5), xs, 200, warm_up=60)
-    alpha, accepted = np.asarray(result.infos.acceptance, np.float64), np.asarray(result.infos.accepted)
-    assert abs(accepted.mean() - alpha.mean()) < 4 * np.sqrt(np.sum(alpha * (1 - alpha))) / alpha.size
+    result = langevin.run_many(
+        jax.random.key(0), adjusted(standard(), 1.5), xs, 200, warm_up=60
+    )
+    alpha, accepted = (
+        np.asarray(result.infos.acceptance, np.float64),
+        np.asarray(result.infos.accepted),
+    )
+    assert (
+        abs(accepted.mean() - alpha.mean())
+        < 4 * np.sqrt(np.sum(alpha * (1 - alpha))) / alpha.size
+    )
     moved = np.diff(np.asarray(result.samples)[..., 0], axis=1) != 0
     if adjusted is langevin.mala:
         np.testing.assert_array_equal(moved, accepted[:, 1:])
@@ -72,11 +88,22 @@ def estimated(key, x):
 LAWS = {
     "mala, drift step 0.5": (lambda: langevin.mala(standard(), 1.0), 1.0),
     "mala, drift step 1.0": (lambda: langevin.mala(standard(), 2.0), 1.0),
-    "ula": (lambda: langevin.ula(langevin.score_only(jnp.negative), 2.0), 1 / (1 - 2.0 / 4)),
+    "ula": (
+        lambda: langevin.ula(langevin.score_only(jnp.negative), 2.0),
+        1 / (1 - 2.0 / 4),
+    ),
     "baoab": (lambda: langevin.baoab(standard(), 1.5), 1.0),
     "underdamped": (lambda: langevin.underdamped(standard(), 1.5, 0.7), 1.0),
-    "sgld": (lambda: langevin.sgld(estimated, lambda n: jnp.where(n < 5, 0.1, 0.5)), 1.5 / (1 - 0.5 / 4)),
-    "annealed": (lambda: langevin.annealed([targets.gaussian([0.0], s) for s in (3.0, 1.0)], [4.0, 1.0], 9), 4 / 3),
+    "sgld": (
+        lambda: langevin.sgld(estimated, lambda n: jnp.where(n < 5, 0.1, 0.5)),
+        1.5 / (1 - 0.5 / 4),
+    ),
+    "annealed": (
+        lambda: langevin.annealed(
+            [targets.gaussian([0.0], s) for s in (3.0, 1.0)], [4.0, 1.0], 9
+        ),
+        4 / 3,
+    ),
 }
 """Each kernel on N(0, 1) and its exact stationary variance, as its docstring states it. Drift step δ = ε/2."""
 
@@ -94,13 +121,21 @@ def test_variances_on_a_gaussian(name):
     squares = np.asarray(result.samples, np.float64)[..., 0] ** 2
     means = squares.mean(1)
     assert abs(means.mean() - variance) < 4 * means.std(ddof=1) / np.sqrt(1000)
-    assert means.std(ddof=1) / np.sqrt(1000) < 0.012 * variance  # the test would see 5 %
+    assert (
+        means.std(ddof=1) / np.sqrt(1000) < 0.012 * variance
+    )  # the test would see 5 %
 
 
 def stationary(step, size):
     """The moments that a contracting linear step x′ = A x + B z leaves as they are; A and B are read off unit vectors."""
     unit, none = np.eye(size), np.zeros((size, size))
-    a, b = np.split(np.asarray(jax.jit(jax.vmap(step))(np.vstack([unit, none]), np.vstack([none, unit]))).T, 2, 1)
+    a, b = np.split(
+        np.asarray(
+            jax.jit(jax.vmap(step))(np.vstack([unit, none]), np.vstack([none, unit]))
+        ).T,
+        2,
+        1,
+    )
     total = b @ b.T
     for _ in range(40):  # the sum of Aⁿ B Bᵀ Aⁿᵀ, doubled in length each time
         total, a = total + a @ total @ a.T, a @ a
@@ -124,11 +159,15 @@ def test_exact_laws_of_linear_steps(size, x64, monkeypatch):
     def baoab(xv, z):
         drawn["z"] = z
         kernel = langevin.baoab(standard(), size)
-        state, _ = kernel.step(key, kernels.Kinetic(xv[:1], xv[1:], jnp.zeros(()), -xv[:1]))
+        state, _ = kernel.step(
+            key, kernels.Kinetic(xv[:1], xv[1:], jnp.zeros(()), -xv[:1])
+        )
         return jnp.concatenate([state.x, state.velocity])
 
     assert stationary(ula, 1)[0, 0] == pytest.approx(1 / (1 - size / 4), rel=1e-9)
-    np.testing.assert_allclose(stationary(baoab, 2), [[1, 0], [0, 1 - size**2 / 4]], atol=1e-9)
+    np.testing.assert_allclose(
+        stationary(baoab, 2), [[1, 0], [0, 1 - size**2 / 4]], atol=1e-9
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the printed drift
@@ -149,9 +188,15 @@ def test_drift_of_twice_the_gradient_samples_the_fourth_power(x64):
     places = jnp.linspace(-2, 2, 9)[:, None]
 
     def rate(process, power):
-        return jax.vmap(lambda x: sde.fokker_planck(process, lambda x, t: power * double_well(x))(x, 0.0))(places)
+        return jax.vmap(
+            lambda x: sde.fokker_planck(process, lambda x, t: power * double_well(x))(
+                x, 0.0
+            )
+        )(places)
 
-    rates = jax.jit(lambda: [rate(printed, 4), rate(right, 1), rate(printed, 1), rate(right, 4)])()
+    rates = jax.jit(
+        lambda: [rate(printed, 4), rate(right, 1), rate(printed, 1), rate(right, 4)]
+    )()
     np.testing.assert_allclose(rates[:2], 0, atol=1e-12)
     assert np.abs(rates[2]).max() > 1 and np.abs(rates[3]).max() > 1
 
@@ -166,7 +211,11 @@ def test_chains_of_either_drift_have_these_laws():
     gradient, right = jax.grad(double_well), langevin.ula(double_well, 0.01)
 
     def printed(key, state):
-        x = state.x + 2 * gradient(state.x) * size + np.sqrt(size) * kernels._normal(key, state.x)
+        x = (
+            state.x
+            + 2 * gradient(state.x) * size
+            + np.sqrt(size) * kernels._normal(key, state.x)
+        )
         return state._replace(x=x), kernels._always(x)
 
     def exact(power):
@@ -177,7 +226,9 @@ def test_chains_of_either_drift_have_these_laws():
     assert exact(1) / exact(4) > 1.4
     xs = jax.random.choice(jax.random.key(1), jnp.array([-1.0, 1.0]), (500, 1))
     for kernel, power in ((langevin.Kernel(right.init, printed), 4), (right, 1)):
-        found = langevin.run_many(key, kernel, xs, 2000, thinning=10, warm_up=500).samples
+        found = langevin.run_many(
+            key, kernel, xs, 2000, thinning=10, warm_up=500
+        ).samples
         means = np.asarray(found, np.float64)[..., 0] ** 4
         means = means.mean(1)
         slack = 4 * means.std(ddof=1) / np.sqrt(500) + size * 4 * 4 / 4 * exact(power)
@@ -206,11 +257,21 @@ def test_chain_i_is_a_run_of_its_own_key():
     one = langevin.run(jax.random.fold_in(key, 2), kernel, xs[2], 30)
     np.testing.assert_allclose(many.samples[2], one.samples, rtol=1e-5, atol=1e-6)
     thinned = langevin.run_many(key, kernel, xs, 20, thinning=5, warm_up=10)
-    np.testing.assert_allclose(thinned.samples, many.samples[:, 14::5], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(thinned.acceptance, many.infos.acceptance[:, 10:].mean(1), rtol=1e-5)
-    np.testing.assert_allclose(thinned.infos.log_alpha, many.infos.log_alpha[:, 14::5], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        thinned.samples, many.samples[:, 14::5], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        thinned.acceptance, many.infos.acceptance[:, 10:].mean(1), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        thinned.infos.log_alpha, many.infos.log_alpha[:, 14::5], rtol=1e-3, atol=1e-5
+    )
     onwards = langevin.run_many(key, kernel, many.state, 30)
-    assert np.all(many.diverged_at == -1) and many.check() is many and np.any(onwards.samples[:, 0] != xs)
+    assert (
+        np.all(many.diverged_at == -1)
+        and many.check() is many
+        and np.any(onwards.samples[:, 0] != xs)
+    )
 
 
 def test_new_parameters_do_not_retrace():
@@ -241,18 +302,28 @@ def test_a_diverging_chain_is_reported_and_enters_no_mean():
     is step 48; a start at 0 is not there by then, nor in a hundred steps.
     """
     xs, first = jnp.array([[0.0], [1e30], [0.0]]), 48
-    result = langevin.run_many(jax.random.key(0), langevin.ula(langevin.score_only(jnp.negative), 5.0), xs, 100)
-    assert list(result.diverged_at) == [-1, first, -1] and np.isfinite(result.samples[1, :first]).all()
+    result = langevin.run_many(
+        jax.random.key(0), langevin.ula(langevin.score_only(jnp.negative), 5.0), xs, 100
+    )
+    assert (
+        list(result.diverged_at) == [-1, first, -1]
+        and np.isfinite(result.samples[1, :first]).all()
+    )
     assert np.isnan(result.samples[1, first:]).all() and np.isnan(result.acceptance[1])
-    with pytest.raises(FloatingPointError, match=f"1 of 3 chains diverged: chain 1 at step {first}"):
+    with pytest.raises(
+        FloatingPointError, match=f"1 of 3 chains diverged: chain 1 at step {first}"
+    ):
         result.check()
-    with pytest.raises(ValueError, match="got NaN or infinity in 1 of 3 chains, the first of them chain 1"):
+    with pytest.raises(
+        ValueError,
+        match="got NaN or infinity in 1 of 3 chains, the first of them chain 1",
+    ):
         langevin.effective_sample_size(result.samples)
 
 
 def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
     """−infinity outside the support is never accepted; a NaN there is a divergence, although it is not accepted."""
-    log_density = lambda outside, x: jnp.where(x[0] > 0, -x[0], outside)  # noqa: E731
+    log_density = lambda outside, x: jnp.where(x[0] > 0, -x[0], outside)
 
     def chains(outside):
         kernel = langevin.mala(functools.partial(log_density, outside), 2.0)
@@ -262,7 +333,11 @@ def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
     assert np.all(inside.samples > 0)
     assert float(np.mean(inside.infos.log_alpha == -np.inf)) > 0.01
     reported = chains(np.nan)
-    first = np.where(np.isneginf(inside.infos.log_alpha).any(1), np.isneginf(inside.infos.log_alpha).argmax(1), -1)
+    first = np.where(
+        np.isneginf(inside.infos.log_alpha).any(1),
+        np.isneginf(inside.infos.log_alpha).argmax(1),
+        -1,
+    )
     np.testing.assert_array_equal(reported.diverged_at, first)
 
 
@@ -270,10 +345,20 @@ def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
 def test_a_density_of_zero_with_a_gradient_of_nan_is_refused_too(make):
     """x e^{−x} for x > 0: beyond 0 the gradient of the masked logarithm is NaN, and the chain stays where it was. Its
     mean is 2 and its variance 2: within 4 standard errors of chains that are independent."""
-    log_density = lambda x: jnp.where(x[0] > 0, jnp.log(x[0]) - x[0], -jnp.inf)  # noqa: E731
-    result = langevin.run_many(jax.random.key(0), make(log_density, 1.0), np.ones((500, 1), np.float32), 60, 10, 300)
+    log_density = lambda x: jnp.where(x[0] > 0, jnp.log(x[0]) - x[0], -jnp.inf)
+    result = langevin.run_many(
+        jax.random.key(0),
+        make(log_density, 1.0),
+        np.ones((500, 1), np.float32),
+        60,
+        10,
+        300,
+    )
     means = np.asarray(result.check().samples, np.float64)[..., 0].mean(1)
-    assert np.all(result.samples > 0) and abs(means.mean() - 2) < 4 * means.std(ddof=1) / np.sqrt(500) < 0.4
+    assert (
+        np.all(result.samples > 0)
+        and abs(means.mean() - 2) < 4 * means.std(ddof=1) / np.sqrt(500) < 0.4
+    )
 
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
@@ -281,18 +366,25 @@ def test_log_densities_beyond_the_digits_are_reported(make):
     """At 1e8 float32 counts in steps of 8 nats: every chain is reported by the step at which rounding decides. 1e5 is
     resolved to 0.008, and so is the first step's acceptance within its rounding. Far from a narrow mode log p is −5e7
     at first, where differences are larger still, and MALA goes on to where it is resolved."""
-    law = lambda offset, scale, x: offset - 0.5 * jnp.sum((x / scale) ** 2)  # noqa: E731
+    law = lambda offset, scale, x: offset - 0.5 * jnp.sum((x / scale) ** 2)
     starts = np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
 
     def run(offset, scale, size, start):
-        kernel = make(functools.partial(law, np.float32(offset), np.float32(scale)), np.float32(size))
+        kernel = make(
+            functools.partial(law, np.float32(offset), np.float32(scale)),
+            np.float32(size),
+        )
         return langevin.run_many(jax.random.key(0), kernel, start, 100)
 
     lost, kept, plain = (run(offset, 1.0, 1.0, starts) for offset in (1e8, 1e5, 0.0))
     assert np.all(lost.diverged_at >= 0)
-    with pytest.raises(FloatingPointError, match="too large for its differences to be resolved"):
+    with pytest.raises(
+        FloatingPointError, match="too large for its differences to be resolved"
+    ):
         lost.check()
-    np.testing.assert_allclose(kept.check().infos.acceptance[:, 0], plain.infos.acceptance[:, 0], atol=0.05)
+    np.testing.assert_allclose(
+        kept.check().infos.acceptance[:, 0], plain.infos.acceptance[:, 0], atol=0.05
+    )
     if make is langevin.mala:
         arriving = run(0.0, 1e-4, 1e-8, np.ones_like(starts)).check()
         assert np.max(np.abs(arriving.state.x)) < 10 * 1e-4
@@ -347,5 +439,10 @@ def test_bad_arguments_are_named(make, error, message):
 
 def test_densities_are_pytrees():
     """A bound method of a target has the target's arrays as leaves: two targets share their structure."""
-    first, second = (as_density("target", targets.gaussian([m], 1.0)) for m in (0.0, 1.0))
-    assert jax.tree.structure(first) == jax.tree.structure(second) and len(jax.tree.leaves(first)) == 3
+    first, second = (
+        as_density("target", targets.gaussian([m], 1.0)) for m in (0.0, 1.0)
+    )
+    assert (
+        jax.tree.structure(first) == jax.tree.structure(second)
+        and len(jax.tree.leaves(first)) == 3
+    )

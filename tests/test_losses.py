@@ -24,7 +24,10 @@ def snr(schedule, t):
 # The weight of ‖D − x_0‖², each written from its paper with α, σ (and g) alone.
 WEIGHTS = {
     "simple": snr,
-    "likelihood": lambda s, t: 0.5 * (schedules.diffusion_coefficient(s, t) * s.alpha(t) / s.sigma(t) ** 2) ** 2,
+    "likelihood": lambda s, t: (
+        0.5
+        * (schedules.diffusion_coefficient(s, t) * s.alpha(t) / s.sigma(t) ** 2) ** 2
+    ),
     "edm": lambda s, t: 1 / SIGMA_DATA**2 + snr(s, t),  # (σ̃² + σ_d²)/(σ̃σ_d)², σ̃ = σ/α
     "min_snr": lambda s, t: jnp.minimum(snr(s, t), 5.0),
 }
@@ -39,7 +42,9 @@ def net(x, t):
     return jnp.sin(2 * x) + 0.1 * t
 
 
-PAIRS = [("v", schedule) for schedule in SCHEDULES] + [(kind, "own") for kind in predictions.KINDS if kind != "v"]
+PAIRS = [("v", schedule) for schedule in SCHEDULES] + [
+    (kind, "own") for kind in predictions.KINDS if kind != "v"
+]
 """Every schedule with one kind and every kind on one schedule; test_predictions takes all pairs."""
 
 
@@ -52,16 +57,28 @@ def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64)
         prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
         x = schedules.perturb(schedule, X0, t, NOISE)
         error = jnp.mean((prediction(x, t) - X0) ** 2)
-        own = jnp.mean((prediction.predict(x, t) - prediction.target(X0, NOISE, t)) ** 2)
+        own = jnp.mean(
+            (prediction.predict(x, t) - prediction.target(X0, NOISE, t)) ** 2
+        )
 
         def loss(weighting):
             return losses.denoising_loss(prediction, X0, NOISE, t, weighting=weighting)
 
-        found = [loss("uniform"), *map(loss, WEIGHTS), loss(lambda schedule, t, sigma_data: 3 * t * sigma_data)]
-        expected = [own, *(weight(schedule, t) * error for weight in WEIGHTS.values()), 3 * t * SIGMA_DATA * error]
+        found = [
+            loss("uniform"),
+            *map(loss, WEIGHTS),
+            loss(lambda schedule, t, sigma_data: 3 * t * sigma_data),
+        ]
+        expected = [
+            own,
+            *(weight(schedule, t) * error for weight in WEIGHTS.values()),
+            3 * t * SIGMA_DATA * error,
+        ]
         return jnp.stack(found), jnp.stack(expected)
 
-    found, expected = jit(lambda s: both(s, times_at_noise(s, (0.1, 1.0, 5.0))))(SCHEDULES[schedule]())
+    found, expected = jit(lambda s: both(s, times_at_noise(s, (0.1, 1.0, 5.0))))(
+        SCHEDULES[schedule]()
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -77,14 +94,18 @@ def test_float32_loss_at_the_least_noise(kind):
     @jit
     def scale_and_loss(x0, noise, t):
         exact = predictions.denoiser(schedule, lambda x, t: x, kind, SIGMA_DATA)
-        scale = schedule.sigma(t) / schedule.alpha(t) / exact.output_scale(t)  # an error of δ in ε, in units of F
+        scale = (
+            schedule.sigma(t) / schedule.alpha(t) / exact.output_scale(t)
+        )  # an error of δ in ε, in units of F
         output = exact.target(x0, noise, t) + delta * scale
         wrong = predictions.denoiser(schedule, lambda x, t: output, kind, SIGMA_DATA)
         return scale, losses.denoising_loss(wrong, x0, noise, t, weighting="simple")
 
     scale, loss = scale_and_loss(x0, noise, t)
     # F + δ·scale rounds to ε|F|, relative to δ·scale, twice (squared); F ≤ 4
-    assert float(loss) == pytest.approx(delta**2, rel=2 * 4 * 2 * EPS32 / (delta * float(scale)))
+    assert float(loss) == pytest.approx(
+        delta**2, rel=2 * 4 * 2 * EPS32 / (delta * float(scale))
+    )
 
 
 @pytest.mark.parametrize("kind", predictions.KINDS)
@@ -95,20 +116,32 @@ def test_the_exact_denoiser_minimises(kind, x64):
     """
     schedule = schedules.vp_linear()
     coin, t, x = targets.empirical([[-1.0], [1.0]]), 0.4, np.array([0.3])
-    parts = jit(lambda x: (schedule.alpha(t), schedule.sigma(t), targets.denoiser(coin, schedule)(x, t)))(x)
+    parts = jit(
+        lambda x: (
+            schedule.alpha(t),
+            schedule.sigma(t),
+            targets.denoiser(coin, schedule)(x, t),
+        )
+    )(x)
     alpha, sigma, mean = map(np.asarray, parts)
     # F is linear in (x_0, ε): its value at x_0 = D, ε = (x − αD)/σ is E[F | x_t]
 
     def expected_loss(shift):
-        best = predictions.denoiser(schedule, net, kind, SIGMA_DATA).target(mean, (x - alpha * mean) / sigma, t)
-        prediction = predictions.denoiser(schedule, lambda x, t: best + shift, kind, SIGMA_DATA)
+        best = predictions.denoiser(schedule, net, kind, SIGMA_DATA).target(
+            mean, (x - alpha * mean) / sigma, t
+        )
+        prediction = predictions.denoiser(
+            schedule, lambda x, t: best + shift, kind, SIGMA_DATA
+        )
         total = 0.0
         for x0, odds in ((1.0, (1 + mean[0]) / 2), (-1.0, (1 - mean[0]) / 2)):
             noise = (x - alpha * x0) / sigma
             total += odds * losses.denoising_loss(prediction, jnp.array([x0]), noise, t)
         return total
 
-    values, slopes = jit(jax.vmap(jax.value_and_grad(expected_loss)))(np.array([0.0, 0.1]))
+    values, slopes = jit(jax.vmap(jax.value_and_grad(expected_loss)))(
+        np.array([0.0, 0.1])
+    )
     assert abs(float(slopes[0])) < 1e-13 * float(values[0] + 1) * 10
     assert float(values[1] - values[0]) == pytest.approx(0.01, rel=1e-10)
 
@@ -118,20 +151,30 @@ def test_the_exact_denoiser_minimises(kind, x64):
 
 def edges_of_equal_log_snr(schedule):
     """60 times from t_max to t_min, equally spaced in log-SNR."""
-    ends = [schedules.log_snr(schedule, jnp.asarray(end)) for end in (schedule.t_max, schedule.t_min)]
+    ends = [
+        schedules.log_snr(schedule, jnp.asarray(end))
+        for end in (schedule.t_max, schedule.t_min)
+    ]
     return schedules.time_of_log_snr(schedule, jnp.linspace(*ends, 60))
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("law", losses.TIME_LAWS)
-def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(law, schedule, x64):
+def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(
+    law, schedule, x64
+):
     """∫density = 1, and its integral up to the i-th stratified time is (i + u)/count: the very quantiles.
 
     Gauss–Legendre between neighbouring times in log-SNR (a chain's own table, where the rate jumps, in t).
     """
     schedule = SCHEDULES[schedule]()
     key, count = jax.random.key(3), 6
-    run = jit(lambda key, s: (losses.sample_times(key, count, s, law), edges_of_equal_log_snr(s)))
+    run = jit(
+        lambda key, s: (
+            losses.sample_times(key, count, s, law),
+            edges_of_equal_log_snr(s),
+        )
+    )
     times, within = run(key, schedule)
     times = np.sort(times)
     if hasattr(schedule, "times"):
@@ -141,8 +184,12 @@ def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(law, sched
     nodes, weights = np.polynomial.legendre.leggauss(8)
     low, high = edges[:-1, None], edges[1:, None]
     inner = 0.5 * (low + high) + 0.5 * (high - low) * nodes
-    density = np.asarray(jit(lambda s, t: losses.time_density(s, t, law))(schedule, inner))
-    mass = np.concatenate([[0.0], np.cumsum(0.5 * (high - low)[:, 0] * (density @ weights))])
+    density = np.asarray(
+        jit(lambda s, t: losses.time_density(s, t, law))(schedule, inner)
+    )
+    mass = np.concatenate(
+        [[0.0], np.cumsum(0.5 * (high - low)[:, 0] * (density @ weights))]
+    )
     assert mass[-1] == pytest.approx(1, abs=1e-9)
     reached = mass[np.searchsorted(edges, times)]
     # one u for all strata; log-SNR laws count from the noisy or the clean end
@@ -162,7 +209,10 @@ def test_exactly_count_times_one_in_each_stratum(count, law):
     if law == "uniform":
         quantile = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
     else:
-        log_snr, *ends = (-np.log(np.expm1(0.1 * u + 9.95 * u**2)) for u in (t, schedule.t_max, schedule.t_min))
+        log_snr, *ends = (
+            -np.log(np.expm1(0.1 * u + 9.95 * u**2))
+            for u in (t, schedule.t_max, schedule.t_min)
+        )
         if law == "log_snr":
             quantile = (log_snr - ends[0]) / (ends[1] - ends[0])
         else:
@@ -178,7 +228,9 @@ def test_exactly_count_times_one_in_each_stratum(count, law):
 def draws_of_times(schedule, count, batches, law="uniform", seed=0):
     """`sample_times` of independent keys, (batches, count), in float64."""
     draw = jax.vmap(lambda key: losses.sample_times(key, count, schedule, law))
-    return np.asarray(jit(lambda: draw(jax.random.split(jax.random.key(seed), batches)))(), np.float64)
+    return np.asarray(
+        jit(lambda: draw(jax.random.split(jax.random.key(seed), batches)))(), np.float64
+    )
 
 
 @pytest.mark.parametrize("law", losses.TIME_LAWS)
@@ -193,14 +245,22 @@ def test_every_position_has_the_distribution_of_its_name(law):
     cdf = {
         "uniform": stats.uniform(low, high - low).cdf,
         "log_snr": stats.loguniform(low, high).cdf,
-        "log_normal": stats.truncnorm(*((math.log(end) + 1.2) / 1.2 for end in (low, high))).cdf,
+        "log_normal": stats.truncnorm(
+            *((math.log(end) + 1.2) / 1.2 for end in (low, high))
+        ).cdf,
     }[law]
-    quantiles = np.clip(cdf((np.log(t) + 1.2) / 1.2 if law == "log_normal" else t), 0, 1)
+    quantiles = np.clip(
+        cdf((np.log(t) + 1.2) / 1.2 if law == "log_normal" else t), 0, 1
+    )
     for i in range(count):
-        assert math.sqrt(4000) * stats.kstest(quantiles[:, i], "uniform").statistic < 2.5
+        assert (
+            math.sqrt(4000) * stats.kstest(quantiles[:, i], "uniform").statistic < 2.5
+        )
     # and each batch still has one time in each stratum, to the float32 rounding of the test above
     strata = np.sort(quantiles, axis=1) * count - np.arange(count)
-    assert strata.min() >= -64 * EPS32 * count and strata.max() <= 1 + 64 * EPS32 * count
+    assert (
+        strata.min() >= -64 * EPS32 * count and strata.max() <= 1 + 64 * EPS32 * count
+    )
 
 
 def test_examples_in_a_fixed_order_learn_all_noise_levels():
@@ -213,18 +273,26 @@ def test_examples_in_a_fixed_order_learn_all_noise_levels():
     """
     schedule, count, batches = schedules.edm(1e-3, 1.0), 8, 4000
     t = (draws_of_times(schedule, count, batches, seed=1) - 1e-3) / 0.999
-    basis = np.stack([np.ones_like(t), math.sqrt(12) * (t - 0.5)], -1)  # (batches, count, 2)
+    basis = np.stack(
+        [np.ones_like(t), math.sqrt(12) * (t - 0.5)], -1
+    )  # (batches, count, 2)
     moments = np.einsum("nia,nib->iab", basis, basis) / batches
     errors = np.trace(np.linalg.inv(moments), axis1=1, axis2=2)
-    np.testing.assert_allclose(errors, 2, atol=4.5 * math.sqrt(0.8 / batches) + 20 / batches)
+    np.testing.assert_allclose(
+        errors, 2, atol=4.5 * math.sqrt(0.8 / batches) + 20 / batches
+    )
 
 
 def test_log_normal_law_is_edms(x64):
     """On EDM's schedule log σ ~ N(−1.2, 1.2²) but for the truncation at σ_min, σ_max (1e-4 of the mass)."""
     schedule = schedules.edm()
-    sigma = np.asarray(losses.sample_times(jax.random.key(0), 1000, schedule, "log_normal"))
+    sigma = np.asarray(
+        losses.sample_times(jax.random.key(0), 1000, schedule, "log_normal")
+    )
     quantiles = np.sort(stats.norm(-1.2, 1.2).cdf(np.log(sigma)))
-    np.testing.assert_allclose(quantiles, (np.arange(1000) + 0.5) / 1000, atol=0.5 / 1000 + 1e-4)
+    np.testing.assert_allclose(
+        quantiles, (np.arange(1000) + 0.5) / 1000, atol=0.5 / 1000 + 1e-4
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- batch_loss
@@ -252,7 +320,10 @@ def test_likelihood_loss_is_the_same_under_every_law_of_time(x64):
 
     @jit
     def known():
-        ends = [schedules.log_snr(schedule, jnp.asarray(end)) for end in (schedule.t_max, schedule.t_min)]
+        ends = [
+            schedules.log_snr(schedule, jnp.asarray(end))
+            for end in (schedule.t_max, schedule.t_min)
+        ]
         log_snr = jnp.linspace(*ends, 4001)
         t = schedules.time_of_log_snr(schedule, log_snr)
         return log_snr, schedule.alpha(t), schedule.sigma(t)
@@ -263,7 +334,10 @@ def test_likelihood_loss_is_the_same_under_every_law_of_time(x64):
     exact = np.trapezoid(0.5 * np.exp(log_snr) * error, log_snr)
     run = jit(losses.batch_loss, static_argnames=("weighting", "times"))
     for law in losses.TIME_LAWS:
-        mean, each = map(np.asarray, run(jax.random.key(1), prediction, x0, weighting="likelihood", times=law))
+        mean, each = map(
+            np.asarray,
+            run(jax.random.key(1), prediction, x0, weighting="likelihood", times=law),
+        )
         assert float(mean) == pytest.approx(each.mean(), rel=1e-13)
         # stratification only lowers the variance of independent times
         assert abs(float(mean) - exact) < 4.5 * each.std() / math.sqrt(count), law
@@ -274,12 +348,19 @@ def test_each_example_has_its_own_time_noise_and_dropout_key():
     seen = []
 
     def net(x, t, key):
-        jax.debug.callback(lambda *values: seen.append(tuple(map(np.asarray, values))), x, t, jax.random.key_data(key))
+        jax.debug.callback(
+            lambda *values: seen.append(tuple(map(np.asarray, values))),
+            x,
+            t,
+            jax.random.key_data(key),
+        )
         return x
 
     prediction = predictions.denoiser(schedules.edm(), net, "data")
     for seed in (0, 1):
-        losses.batch_loss(jax.random.key(seed), prediction, np.zeros((5, 2)), dropout=True)
+        losses.batch_loss(
+            jax.random.key(seed), prediction, np.zeros((5, 2)), dropout=True
+        )
     jax.effects_barrier()
     assert len(seen) == 10
     for part in range(3):
@@ -288,18 +369,26 @@ def test_each_example_has_its_own_time_noise_and_dropout_key():
 
 def test_conditions_reach_their_examples():
     """Example i gets condition i: with x_0 = condition and F = condition the loss is exactly 0."""
-    prediction = predictions.denoiser(schedules.ve(), lambda x, t, c: c["label"], "data")
+    prediction = predictions.denoiser(
+        schedules.ve(), lambda x, t, c: c["label"], "data"
+    )
     x0 = jnp.arange(6.0).reshape(3, 2)
-    _, each = losses.batch_loss(jax.random.key(0), prediction, x0, condition={"label": x0})
+    _, each = losses.batch_loss(
+        jax.random.key(0), prediction, x0, condition={"label": x0}
+    )
     np.testing.assert_array_equal(each, np.zeros(3))
-    _, each = losses.batch_loss(jax.random.key(0), prediction, x0, condition={"label": x0[::-1]})
+    _, each = losses.batch_loss(
+        jax.random.key(0), prediction, x0, condition={"label": x0[::-1]}
+    )
     np.testing.assert_array_equal(each, [16.0, 0.0, 16.0])
 
 
 def test_nan_is_reported_not_averaged_away():
     data = np.zeros((3, 2))
     data[1, 0] = np.nan
-    mean, each = losses.batch_loss(jax.random.key(0), denoiser_of_gaussian(schedules.edm()), data)
+    mean, each = losses.batch_loss(
+        jax.random.key(0), denoiser_of_gaussian(schedules.edm()), data
+    )
     assert np.isnan(mean)
     np.testing.assert_array_equal(np.isnan(each), [False, True, False])
 
@@ -317,13 +406,21 @@ REFUSED = {
         "times must be one of 'uniform', 'log_snr', 'log_normal'; got 'cosine'",
     ),
     "condition": (
-        lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), condition=np.zeros(3)),
+        lambda: losses.batch_loss(
+            KEY, PREDICTION, np.zeros((2, 2)), condition=np.zeros(3)
+        ),
         ValueError,
         r"condition must have leading axis 2 as x0, got shape \(3,\)",
     ),
-    "key": (lambda: losses.batch_loss(0, PREDICTION, np.zeros((2, 2))), TypeError, "key must be a typed key"),
+    "key": (
+        lambda: losses.batch_loss(0, PREDICTION, np.zeros((2, 2))),
+        TypeError,
+        "key must be a typed key",
+    ),
     "no signal": (
-        lambda: losses.sample_times(KEY, 4, schedules.rectified_flow(t_max=1.0), "log_snr"),
+        lambda: losses.sample_times(
+            KEY, 4, schedules.rectified_flow(t_max=1.0), "log_snr"
+        ),
         ValueError,
         "t_max=1.0; lower t_max",
     ),
@@ -339,9 +436,17 @@ def test_refuses(name):
 def test_times_stay_inside_the_interval(law):
     """In float32, on every schedule, no time leaves [t_min, t_max] by more than rounding."""
     rows = [make() for make in SCHEDULES.values()]
-    draw = jit(lambda key, rows: [losses.sample_times(key, 64, schedule, law) for schedule in rows])
-    for schedule, t in zip(rows, map(np.asarray, draw(jax.random.key(1), rows)), strict=True):
-        assert t.min() >= float(schedule.t_min) * (1 - 2 * EPS32) and t.max() <= float(schedule.t_max) * (1 + 2 * EPS32)
+    draw = jit(
+        lambda key, rows: [
+            losses.sample_times(key, 64, schedule, law) for schedule in rows
+        ]
+    )
+    for schedule, t in zip(
+        rows, map(np.asarray, draw(jax.random.key(1), rows)), strict=True
+    ):
+        assert t.min() >= float(schedule.t_min) * (1 - 2 * EPS32) and t.max() <= float(
+            schedule.t_max
+        ) * (1 + 2 * EPS32)
         assert np.unique(t).size == 64
 
 
@@ -354,7 +459,9 @@ def test_interior_times_have_positive_density(x64):
     assert np.all(np.stack(densities(rows)) > 0)
 
 
-ZERO = schedules.from_betas(schedules.rescale_zero_terminal_snr(np.linspace(1e-3, 0.2, 100)))
+ZERO = schedules.from_betas(
+    schedules.rescale_zero_terminal_snr(np.linspace(1e-3, 0.2, 100))
+)
 
 
 @pytest.mark.parametrize("kind", ["data", "v", "velocity"])
@@ -367,13 +474,26 @@ def test_losses_at_no_signal_are_exact(kind):
     names = [name for name in losses.WEIGHTINGS if name != "uniform"]
 
     def all_losses(scale, schedule):
-        t, prediction = jnp.float32(1.0), predictions.denoiser(schedule, lambda x, t: scale * x, kind, SIGMA_DATA)
+        t, prediction = (
+            jnp.float32(1.0),
+            predictions.denoiser(schedule, lambda x, t: scale * x, kind, SIGMA_DATA),
+        )
         error = prediction(schedules.perturb(schedule, x0, t, noise), t) - x0
-        found = [losses.denoising_loss(prediction, x0, noise, t, weighting=name) for name in names]
-        return jnp.stack(found), jnp.mean(error**2) / SIGMA_DATA**2 * np.array([name == "edm" for name in names])
+        found = [
+            losses.denoising_loss(prediction, x0, noise, t, weighting=name)
+            for name in names
+        ]
+        return jnp.stack(found), jnp.mean(error**2) / SIGMA_DATA**2 * np.array(
+            [name == "edm" for name in names]
+        )
 
     rows = (schedules.rectified_flow(1.0), ZERO)
-    run = jit(lambda scale: [jax.jvp(lambda s, row=row: all_losses(s, row), (scale,), (1.0,)) for row in rows])
+    run = jit(
+        lambda scale: [
+            jax.jvp(lambda s, row=row: all_losses(s, row), (scale,), (1.0,))
+            for row in rows
+        ]
+    )
     for pair in run(0.3):
         for found, expected in pair:  # values, then slopes
             np.testing.assert_allclose(found, expected, rtol=32 * EPS32)
@@ -381,26 +501,42 @@ def test_losses_at_no_signal_are_exact(kind):
 
 def test_weights_have_a_slope_in_time_where_there_is_no_signal():
     """SNR = ((1 − t)/t)² has value and slope 0 and second derivative 2 at t = 1, of which "likelihood" has −½."""
-    schedule, expected = schedules.rectified_flow(1.0), {"simple": 0.0, "edm": 0.0, "min_snr": 0.0, "likelihood": -1.0}
-    weigh = lambda t: {name: losses.WEIGHTINGS[name](schedule, t, SIGMA_DATA) for name in expected}  # noqa: E731
+    schedule, expected = (
+        schedules.rectified_flow(1.0),
+        {"simple": 0.0, "edm": 0.0, "min_snr": 0.0, "likelihood": -1.0},
+    )
+    weigh = lambda t: {
+        name: losses.WEIGHTINGS[name](schedule, t, SIGMA_DATA) for name in expected
+    }
     for name, slope in jit(jax.jacfwd(weigh))(1.0).items():
         assert slope == pytest.approx(expected[name], rel=32 * EPS32), name
 
 
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
     """ "simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it: β(t)-sized at t = 1 of VP with ∫β = 150."""
-    schedule, x0, noise = schedules.vp_linear(0.1, 300.0), jnp.float32([0.4, -1.3]), jnp.float32([-0.7, 0.2])
+    schedule, x0, noise = (
+        schedules.vp_linear(0.1, 300.0),
+        jnp.float32([0.4, -1.3]),
+        jnp.float32([-0.7, 0.2]),
+    )
     prediction = predictions.denoiser(schedule, lambda x, t: 0.5 * x, "noise")
     names = ("simple", "likelihood")
 
     @jit
     def both(t):
-        found = [losses.denoising_loss(prediction, x0, noise, t, weighting=name) for name in names]
+        found = [
+            losses.denoising_loss(prediction, x0, noise, t, weighting=name)
+            for name in names
+        ]
         return 0.5 * schedules.perturb(schedule, x0, t, noise) - noise, found
 
     for t in (1.0, 1e-5):
         error, found = both(jnp.float32(t))
         # λ′ = −β/(1 − e^{−∫β}), with ∫β in float64
         integral, beta = 0.1 * t + 0.5 * 299.9 * t**2, 0.1 + 299.9 * t
-        for weight, loss in zip((1.0, -0.5 * beta / math.expm1(-integral)), found, strict=True):
-            np.testing.assert_allclose(loss, weight * np.mean(np.asarray(error) ** 2), rtol=64 * EPS32)
+        for weight, loss in zip(
+            (1.0, -0.5 * beta / math.expm1(-integral)), found, strict=True
+        ):
+            np.testing.assert_allclose(
+                loss, weight * np.mean(np.asarray(error) ** 2), rtol=64 * EPS32
+            )

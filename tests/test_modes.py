@@ -24,8 +24,13 @@ def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_w
     x, data = np.array([1, -1]), np.linspace(-1, 1, 6).reshape(3, 2)
 
     def results():
-        denoiser, (solver, grid) = targets.denoiser(target, vp), (dj.solvers.ddim(), dj.grids.karras(vp, 4))
-        samples = langevin.run_many(key, langevin.mala(target, 0.1), data, 8, warm_up=2).samples
+        denoiser, (solver, grid) = (
+            targets.denoiser(target, vp),
+            (dj.solvers.ddim(), dj.grids.karras(vp, 4)),
+        )
+        samples = langevin.run_many(
+            key, langevin.mala(target, 0.1), data, 8, warm_up=2
+        ).samples
         return (
             dj.sample(key, denoiser, vp, solver, grid, shape=(2,)),
             dj.encode(denoiser, vp, x, solver, grid),
@@ -45,8 +50,12 @@ def test_training_runs_under_strict_promotion_to_the_same_parameters():
 
     def trained():
         optimiser = training.optimiser(1e-2, warmup_steps=2, total_steps=9)
-        one = training.make_step(lambda p, key, batch: (((batch @ p["w"]) ** 2).mean(), {}), optimiser, 0.9)
-        state = training.init(jax.random.key(0), {"w": np.ones((2, 2), np.float32)}, optimiser)
+        one = training.make_step(
+            lambda p, key, batch: (((batch @ p["w"]) ** 2).mean(), {}), optimiser, 0.9
+        )
+        state = training.init(
+            jax.random.key(0), {"w": np.ones((2, 2), np.float32)}, optimiser
+        )
         batches = training.Batches(np.ones((6, 2), np.float32), 2, seed=0)
         return training.fit(state, training.make_steps(one), batches, 6, block=3)
 
@@ -54,7 +63,9 @@ def test_training_runs_under_strict_promotion_to_the_same_parameters():
     with strict():
         found = trained()
     for name in ("params", "ema"):
-        np.testing.assert_array_equal(getattr(found, name)["w"], getattr(plain, name)["w"])
+        np.testing.assert_array_equal(
+            getattr(found, name)["w"], getattr(plain, name)["w"]
+        )
 
 
 @pytest.mark.slow
@@ -80,4 +91,6 @@ assert jnp.allclose(f(jnp.zeros(3)), first)
 
 
 def test_the_package_may_be_imported_while_something_is_traced():
-    subprocess.run([sys.executable, "-c", FIRST_IMPORT_UNDER_JIT], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", FIRST_IMPORT_UNDER_JIT], check=True, timeout=120
+    )

@@ -14,7 +14,11 @@ from diffjax.noise import normal
 from diffjax.solvers import driver
 from tests.chains import jit
 from tests.families import assert_refused
-from tests.test_solvers import check_samples_have_the_propagated_law, mixture, propagated_law
+from tests.test_solvers import (
+    check_samples_have_the_propagated_law,
+    mixture,
+    propagated_law,
+)
 
 KEY = jax.random.key(0)
 
@@ -32,11 +36,18 @@ def small_ladder():
 
 def test_geometric_ladder_has_one_ratio_and_exact_ends():
     sigmas = ncsn.geometric_sigmas(10, 0.01, 50.0)
-    assert (sigmas[0], sigmas[-1], sigmas.shape, sigmas.dtype) == (0.01, 50.0, (10,), np.float64)
+    assert (sigmas[0], sigmas[-1], sigmas.shape, sigmas.dtype) == (
+        0.01,
+        50.0,
+        (10,),
+        np.float64,
+    )
     np.testing.assert_allclose(sigmas[1:] / sigmas[:-1], 5000 ** (1 / 9), rtol=1e-13)
 
 
-@pytest.mark.parametrize(("dimension", "overlap"), [(5, 0.9), (64, 0.5), (3072, 0.5), (3072, 0.1)])
+@pytest.mark.parametrize(
+    ("dimension", "overlap"), [(5, 0.9), (64, 0.5), (3072, 0.5), (3072, 0.1)]
+)
 def test_overlapping_ladder_is_the_shortest_that_overlaps(dimension, overlap):
     """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) ≥ overlap at its ratio, not at that of a ladder one level shorter."""
 
@@ -45,7 +56,11 @@ def test_overlapping_ladder_is_the_shortest_that_overlaps(dimension, overlap):
         return norm.cdf(middle + 3 * ratio) - norm.cdf(middle - 3 * ratio)
 
     levels = len(ncsn.overlapping_sigmas(dimension, 0.01, 50.0, overlap))
-    assert shared(5000 ** (1 / (levels - 1))) >= overlap > shared(5000 ** (1 / (levels - 2)))
+    assert (
+        shared(5000 ** (1 / (levels - 1)))
+        >= overlap
+        > shared(5000 ** (1 / (levels - 2)))
+    )
 
 
 def test_overlapping_ladder_of_cifar_is_the_papers():
@@ -55,7 +70,9 @@ def test_overlapping_ladder_of_cifar_is_the_papers():
 
 def test_overlap_is_the_mass_that_falls_into_the_next_shell():
     """Of 4000 norms in 200 dimensions: within 4 standard errors of 0.008, and 0.01 since a norm is but nearly normal."""
-    ratio = math.exp(np.diff(np.log(ncsn.overlapping_sigmas(200, 1.0, 1e6, 0.4)))[0])  # of many levels: 0.4 is met
+    ratio = math.exp(
+        np.diff(np.log(ncsn.overlapping_sigmas(200, 1.0, 1e6, 0.4)))[0]
+    )  # of many levels: 0.4 is met
     norms = np.linalg.norm(np.random.default_rng(0).normal(size=(4000, 200)), axis=-1)
     inside = np.mean(np.abs(norms - math.sqrt(200) * ratio) < 3 * ratio / math.sqrt(2))
     assert abs(inside - 0.4) < 4 * 0.008 + 0.01
@@ -76,7 +93,10 @@ def test_forward_steps_compose_to_the_ladder(x64):
 
 
 CHAINS = {
-    "vp, its own betas": (schedules.vp_linear, lambda s, t: 1 - (s.alpha(t) / s.alpha(t - np.diff(t, prepend=0))) ** 2),
+    "vp, its own betas": (
+        schedules.vp_linear,
+        lambda s, t: 1 - (s.alpha(t) / s.alpha(t - np.diff(t, prepend=0))) ** 2,
+    ),
     "vp, β(t)/T": (schedules.vp_linear, lambda s, t: s.beta(t) * np.diff(t, prepend=0)),
     "ve": (schedules.ve, lambda s, t: s.sigma(t)),
 }
@@ -96,21 +116,35 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
         times = np.arange(1, steps + 1) / steps
         values = np.asarray(table(schedule, times))
         exploding = name == "ve"
-        chain = schedules.from_sigmas(values) if exploding else schedules.from_betas(values)
+        chain = (
+            schedules.from_sigmas(values) if exploding else schedules.from_betas(values)
+        )
 
         @jit
         def parts(x, t, chain=chain, exploding=exploding, steps=steps):
             step = (ncsn if exploding else ddpm).forward_step(chain, x, steps // 2)
-            rates = (f(schedule, t) for f in (schedules.drift_coefficient, schedules.diffusion_coefficient))
+            rates = (
+                f(schedule, t)
+                for f in (schedules.drift_coefficient, schedules.diffusion_coefficient)
+            )
             return step, *rates, chain.alpha(t), schedule.alpha(t)
 
         step, f, g, alpha, limit = jax.tree.map(np.asarray, parts(x, 0.5))
         mean, variance = steps * (step.mean - x) / x, steps * step.variance
-        errors.append([float(mean[0] - f), float(variance - g**2), float(alpha - limit)])
+        errors.append(
+            [float(mean[0] - f), float(variance - g**2), float(alpha - limit)]
+        )
     errors = np.abs(errors)
-    falls = np.array({"vp, its own betas": [1, 1, 0], "vp, β(t)/T": [1, 0, 1], "ve": [0, 1, 0]}[name], bool)
+    falls = np.array(
+        {"vp, its own betas": [1, 1, 0], "vp, β(t)/T": [1, 0, 1], "ve": [0, 1, 0]}[
+            name
+        ],
+        bool,
+    )
     assert np.all(errors[:, ~falls] < 1e-9)  # the increments' rounding, times T
-    np.testing.assert_allclose(np.log2(errors[-2, falls] / errors[-1, falls]), 1, atol=0.1)
+    np.testing.assert_allclose(
+        np.log2(errors[-2, falls] / errors[-1, falls]), 1, atol=0.1
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ objective
@@ -123,7 +157,9 @@ def drawn_losses(loss, indices, count=3):
     def run():
         keys = jax.random.split(KEY, count)
         xs = jax.vmap(lambda key: mixture().sample(jax.random.fold_in(key, 7)))(keys)
-        return jax.vmap(lambda key, x: jax.vmap(lambda i: loss(key, x, i))(indices))(keys, xs)
+        return jax.vmap(lambda key, x: jax.vmap(lambda i: loss(key, x, i))(indices))(
+            keys, xs
+        )
 
     return np.asarray(run())
 
@@ -137,15 +173,22 @@ def test_ddpm_and_ncsn_have_one_objective_in_other_units(x64):
     """On a chain, and on its ladder in y = x/α, ½σ²‖s − ∇log q‖² is ½‖ε̂ − ε‖², for every x_0, ε and index."""
     chain = small_chain()
     ladder, indices = ncsn.rescaled(chain), jnp.arange(1, 13)
-    np.testing.assert_allclose(ladder.sigmas, chain.sigma(chain.times) / chain.alpha(chain.times), rtol=1e-12)
-    of_ladder = lambda y, t: crude(chain.alpha(t) * y, t)  # noqa: E731
+    np.testing.assert_allclose(
+        ladder.sigmas, chain.sigma(chain.times) / chain.alpha(chain.times), rtol=1e-12
+    )
+    of_ladder = lambda y, t: crude(chain.alpha(t) * y, t)
 
     def three(key, x, i):
-        pair = [ncsn.score_loss(key, *model, x, i) for model in ((crude, chain), (of_ladder, ladder))]
+        pair = [
+            ncsn.score_loss(key, *model, x, i)
+            for model in ((crude, chain), (of_ladder, ladder))
+        ]
         return jnp.stack([ddpm.simple_loss(key, crude, chain, x, i), *pair])
 
     simple, same, rescaled = np.moveaxis(drawn_losses(three, indices), -1, 0)
-    np.testing.assert_allclose(same, simple, rtol=1e-12)  # ½ Σ over 2 entries against their mean
+    np.testing.assert_allclose(
+        same, simple, rtol=1e-12
+    )  # ½ Σ over 2 entries against their mean
     np.testing.assert_allclose(rescaled, simple, rtol=1e-9)
 
 
@@ -159,7 +202,9 @@ def test_score_loss_is_the_scores_weighted_error(make, x64):
     def by_hand(key, x, index):
         x_t = schedules.perturb(ladder, x, t, normal(key, index, x.shape, x.dtype))
         conditional = (ladder.alpha(t) * x - x_t) / ladder.sigma(t) ** 2
-        return 0.5 * ladder.sigma(t) ** 1.5 * jnp.sum((score(x_t, t) - conditional) ** 2)
+        return (
+            0.5 * ladder.sigma(t) ** 1.5 * jnp.sum((score(x_t, t) - conditional) ** 2)
+        )
 
     def both(key, x, i):
         ours = ncsn.score_loss(key, crude, ladder, x, i, lambda s: s**1.5)
@@ -196,32 +241,46 @@ def test_the_exact_score_has_the_least_loss():
 
     @jax.jit
     def losses(keys, xs):
-        both = lambda k, x: [ncsn.score_loss(k, denoiser, ladder, x, 5) for denoiser in (exact, crude)]  # noqa: E731
+        both = lambda k, x: [
+            ncsn.score_loss(k, denoiser, ladder, x, 5) for denoiser in (exact, crude)
+        ]
         return jax.vmap(both)(keys, xs)
 
     ours, others = (np.asarray(values, np.float64) for values in losses(keys, xs))
     sigma = float(ladder.sigma(0.5))
-    assert abs(ours.mean() - std**2 / (std**2 + sigma**2)) < 4 * ours.std() / math.sqrt(count)
+    assert abs(ours.mean() - std**2 / (std**2 + sigma**2)) < 4 * ours.std() / math.sqrt(
+        count
+    )
     assert others.mean() > ours.mean()
 
 
 def test_an_index_left_out_is_drawn_uniformly():
     """Of 1200 draws of the loss σ², which tells its index, each of 12 indices has 100 within 4 √(100 · 11/12)."""
     ladder = ncsn.rescaled(small_chain())
-    tell = lambda key: ncsn.score_loss(key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), None, lambda s: s**4)  # noqa: E731
-    drawn = jit(lambda: jax.vmap(tell)(jax.random.split(KEY, 1200)))()  # ½ λ/σ² · t²/σ² = ½ t²
+    tell = lambda key: ncsn.score_loss(
+        key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), None, lambda s: s**4
+    )
+    drawn = jit(
+        lambda: jax.vmap(tell)(jax.random.split(KEY, 1200))
+    )()  # ½ λ/σ² · t²/σ² = ½ t²
     counts = np.bincount(np.rint(np.sqrt(2 * drawn) * 12).astype(int), minlength=13)
-    assert counts[0] == 0 and np.all(np.abs(counts[1:] - 100) < 4 * math.sqrt(100 * 11 / 12))
+    assert counts[0] == 0 and np.all(
+        np.abs(counts[1:] - 100) < 4 * math.sqrt(100 * 11 / 12)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- annealed Langevin
 
 
-@pytest.mark.parametrize("make", [pytest.param(small_ladder, marks=pytest.mark.slow), schedules.vp_linear])
+@pytest.mark.parametrize(
+    "make", [pytest.param(small_ladder, marks=pytest.mark.slow), schedules.vp_linear]
+)
 def test_annealed_langevin_has_the_law_that_its_steps_propagate(make):
     """Mean and covariance of 20 000 samples on a Gaussian within 4 standard errors of the exactly propagated law."""
     solver = solvers.annealed_langevin(4, 0.5)
-    check_samples_have_the_propagated_law(solver, make(), steps=8, count=20_000, numbers=4)
+    check_samples_have_the_propagated_law(
+        solver, make(), steps=8, count=20_000, numbers=4
+    )
 
 
 def test_one_level_of_annealed_langevin_is_the_papers_recursion(x64):
@@ -268,7 +327,9 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
     ladder = small_ladder()
     denoiser, solver = targets.denoiser(mixture(), ladder), solvers.annealed_langevin(4)
     grid = dj.grids.to_zero(dj.grids.from_indices(ladder, range(10, 0, -1)))
-    path, info = dj.sample(KEY, denoiser, ladder, solver, grid, shape=(2,), path=True, info=True)
+    path, info = dj.sample(
+        KEY, denoiser, ladder, solver, grid, shape=(2,), path=True, info=True
+    )
     np.testing.assert_allclose(path[-1], denoiser(path[-2], grid[-2]), rtol=1e-5)
     assert solver.evaluations(grid) == int(info.evaluations) == 9 * 4 + 1
 
@@ -278,17 +339,61 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
 LADDER, CHAIN, X = small_ladder(), small_chain(), jnp.zeros(2)
 
 REFUSED = {
-    "levels": (lambda: ncsn.geometric_sigmas(1, 0.1, 1.0), ValueError, "levels must be at least 2, got 1"),
-    "order": (lambda: ncsn.geometric_sigmas(5, 1.0, 0.1), ValueError, "sigma_max must be greater than sigma_min=1.0"),
-    "sign": (lambda: ncsn.geometric_sigmas(5, 0.0, 0.1), ValueError, "sigma_min must be positive, got 0"),
-    "dimension": (lambda: ncsn.overlapping_sigmas(4, 0.1, 1.0), ValueError, "dimension must be at least 5, got 4"),
-    "overlap": (lambda: ncsn.overlapping_sigmas(9, 0.1, 1.0, 1.0), ValueError, "overlap must lie in .*, got 1.0"),
-    "rescaled": (lambda: ncsn.rescaled(LADDER), TypeError, "chain must be made by schedules.from_betas"),
-    "weights": (lambda: ncsn.bound_weights(LADDER), TypeError, "chain must be made by schedules.from_betas"),
-    "step, chain": (lambda: ncsn.forward_step(CHAIN, X, 1), TypeError, "ladder must be made by schedules.from_sigmas"),
-    "step, index": (lambda: ncsn.forward_step(LADDER, X, 11), ValueError, "index must be between 1 and 10, got 11"),
-    "ddpm step": (lambda: ddpm.forward_step(LADDER, X, 1), TypeError, "chain must be made by schedules.from_betas"),
-    "loss, index": (lambda: ncsn.score_loss(KEY, crude, LADDER, X, 0), ValueError, "index must be between 1 and 10"),
+    "levels": (
+        lambda: ncsn.geometric_sigmas(1, 0.1, 1.0),
+        ValueError,
+        "levels must be at least 2, got 1",
+    ),
+    "order": (
+        lambda: ncsn.geometric_sigmas(5, 1.0, 0.1),
+        ValueError,
+        "sigma_max must be greater than sigma_min=1.0",
+    ),
+    "sign": (
+        lambda: ncsn.geometric_sigmas(5, 0.0, 0.1),
+        ValueError,
+        "sigma_min must be positive, got 0",
+    ),
+    "dimension": (
+        lambda: ncsn.overlapping_sigmas(4, 0.1, 1.0),
+        ValueError,
+        "dimension must be at least 5, got 4",
+    ),
+    "overlap": (
+        lambda: ncsn.overlapping_sigmas(9, 0.1, 1.0, 1.0),
+        ValueError,
+        "overlap must lie in .*, got 1.0",
+    ),
+    "rescaled": (
+        lambda: ncsn.rescaled(LADDER),
+        TypeError,
+        "chain must be made by schedules.from_betas",
+    ),
+    "weights": (
+        lambda: ncsn.bound_weights(LADDER),
+        TypeError,
+        "chain must be made by schedules.from_betas",
+    ),
+    "step, chain": (
+        lambda: ncsn.forward_step(CHAIN, X, 1),
+        TypeError,
+        "ladder must be made by schedules.from_sigmas",
+    ),
+    "step, index": (
+        lambda: ncsn.forward_step(LADDER, X, 11),
+        ValueError,
+        "index must be between 1 and 10, got 11",
+    ),
+    "ddpm step": (
+        lambda: ddpm.forward_step(LADDER, X, 1),
+        TypeError,
+        "chain must be made by schedules.from_betas",
+    ),
+    "loss, index": (
+        lambda: ncsn.score_loss(KEY, crude, LADDER, X, 0),
+        ValueError,
+        "index must be between 1 and 10",
+    ),
     "loss, schedule": (
         lambda: ncsn.score_loss(KEY, crude, schedules.ve(), X, 1),
         TypeError,
@@ -304,10 +409,26 @@ REFUSED = {
         ValueError,
         r"denoiser must return its example's shape \(2,\), got \(1,\)",
     ),
-    "corrections": (lambda: solvers.annealed_langevin(0), ValueError, "corrections must be at least 1, got 0"),
-    "step_size": (lambda: solvers.annealed_langevin(5, 4.0), ValueError, "step_size must be below 4.*got 4.0"),
-    "step_size, sign": (lambda: solvers.annealed_langevin(5, 0.0), ValueError, "step_size must be positive, got 0.0"),
-    "nested": (lambda: solvers.picard(solvers.annealed_langevin()), TypeError, "must not itself be made of solvers"),
+    "corrections": (
+        lambda: solvers.annealed_langevin(0),
+        ValueError,
+        "corrections must be at least 1, got 0",
+    ),
+    "step_size": (
+        lambda: solvers.annealed_langevin(5, 4.0),
+        ValueError,
+        "step_size must be below 4.*got 4.0",
+    ),
+    "step_size, sign": (
+        lambda: solvers.annealed_langevin(5, 0.0),
+        ValueError,
+        "step_size must be positive, got 0.0",
+    ),
+    "nested": (
+        lambda: solvers.picard(solvers.annealed_langevin()),
+        TypeError,
+        "must not itself be made of solvers",
+    ),
 }
 
 

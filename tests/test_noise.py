@@ -22,12 +22,16 @@ COUNT = 200_000
 def draws(dtype="float32", key=0, counters=20):
     """(counters, COUNT / counters) draws of one key."""
     with jax.enable_x64(dtype == "float64"):
-        return np.asarray(_draws(jax.random.key(key), np.arange(counters), dtype), np.float64)
+        return np.asarray(
+            _draws(jax.random.key(key), np.arange(counters), dtype), np.float64
+        )
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _draws(key, counters, dtype):
-    return jax.vmap(lambda c: noise.normal(key, c, (COUNT // counters.size,), dtype))(counters)
+    return jax.vmap(lambda c: noise.normal(key, c, (COUNT // counters.size,), dtype))(
+        counters
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -37,11 +41,15 @@ def test_law_is_standard_normal(dtype):
     assert math.sqrt(COUNT) * stats.kstest(z, "norm").statistic < 2.5  # P < 1e-5
     # moments 1 to 4 are 0, 1, 0, 3 with variances 1, 2, 15, 96
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
-        assert abs(np.mean(z**power) - moment) < 4.5 * math.sqrt(variance / COUNT), power
+        assert abs(np.mean(z**power) - moment) < 4.5 * math.sqrt(variance / COUNT), (
+            power
+        )
     for side in (z, -z):
         for threshold in (2.0, 3.0, 4.0):
             expected = COUNT * stats.norm.sf(threshold)
-            assert abs(np.sum(side > threshold) - expected) < 4.5 * math.sqrt(expected), threshold
+            assert abs(np.sum(side > threshold) - expected) < 4.5 * math.sqrt(
+                expected
+            ), threshold
 
 
 def test_reaches_as_far_as_its_lattice():
@@ -68,7 +76,10 @@ def test_no_correlation_between_keys_counters_or_entries():
         "counters": (z[1:], z[:-1]),
         "entries": (z[:, 1:], z[:, :-1]),
         "counter and entry": (z[1:, :-1], z[:-1, 1:]),
-        "halves": (z[:, : z.shape[1] // 2], z[:, z.shape[1] // 2 :]),  # the two words of one hash
+        "halves": (
+            z[:, : z.shape[1] // 2],
+            z[:, z.shape[1] // 2 :],
+        ),  # the two words of one hash
     }
     for name, (a, b) in pairs.items():
         bound = 4.5 / math.sqrt(a.size)
@@ -94,10 +105,16 @@ def test_same_under_jit_vmap_and_scan(shape, impl):
     assert alone.shape == (3, *shape) and np.unique(alone).size == alone.size
     if shape == (3,):
         np.testing.assert_array_equal(noise.normal(keys[0], 7, shape), alone[0])
-    _, scanned = jax.lax.scan(lambda c, i: (c, noise.normal(keys[1], i, shape)), 0, jnp.arange(6, 9))
+    _, scanned = jax.lax.scan(
+        lambda c, i: (c, noise.normal(keys[1], i, shape)), 0, jnp.arange(6, 9)
+    )
     np.testing.assert_array_equal(scanned[1], alone[1])
-    if impl == "threefry2x32":  # rbg's fold_in and bits are documented by JAX not to commute with vmap
-        np.testing.assert_array_equal(jax.vmap(lambda k: noise.normal(k, 7, shape))(keys), alone)
+    if (
+        impl == "threefry2x32"
+    ):  # rbg's fold_in and bits are documented by JAX not to commute with vmap
+        np.testing.assert_array_equal(
+            jax.vmap(lambda k: noise.normal(k, 7, shape))(keys), alone
+        )
 
 
 def test_other_key_types_fall_back_to_fold_in():
@@ -110,17 +127,30 @@ def test_steps_times_draws_never_collide():
     """A solver's counter is step · DRAWS_PER_STEP + draw: each (step, draw) has its own noise up to 2³² /
     DRAWS_PER_STEP steps.
     """
-    steps, key = np.array([0, 1, 2, 1000, 2**32 // noise.DRAWS_PER_STEP - 1], np.uint32), jax.random.key(0)
-    counters = (steps[:, None] * noise.DRAWS_PER_STEP + np.arange(noise.DRAWS_PER_STEP, dtype=np.uint32)).ravel()
-    z = jax.vmap(lambda c: noise.normal(key, c, (4,)))(jnp.asarray(counters, jnp.uint32))
-    assert np.unique(np.asarray(z), axis=0).shape[0] == steps.size * noise.DRAWS_PER_STEP
+    steps, key = (
+        np.array([0, 1, 2, 1000, 2**32 // noise.DRAWS_PER_STEP - 1], np.uint32),
+        jax.random.key(0),
+    )
+    counters = (
+        steps[:, None] * noise.DRAWS_PER_STEP
+        + np.arange(noise.DRAWS_PER_STEP, dtype=np.uint32)
+    ).ravel()
+    z = jax.vmap(lambda c: noise.normal(key, c, (4,)))(
+        jnp.asarray(counters, jnp.uint32)
+    )
+    assert (
+        np.unique(np.asarray(z), axis=0).shape[0] == steps.size * noise.DRAWS_PER_STEP
+    )
 
 
 def test_dtype_follows_the_house_rule():
     key = jax.random.key(0)
     assert noise.normal(key, 0, (3,)).dtype == jnp.float32
     assert noise.normal(key, 0, (3,), jnp.bfloat16).dtype == jnp.bfloat16
-    narrow, wide = noise.normal(key, 0, (3,), jnp.bfloat16), noise.normal(key, 0, (3,), jnp.float32)
+    narrow, wide = (
+        noise.normal(key, 0, (3,), jnp.bfloat16),
+        noise.normal(key, 0, (3,), jnp.float32),
+    )
     np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
     with jax.enable_x64(True):
         assert noise.normal(key, 0, (3,)).dtype == jnp.float64
@@ -136,7 +166,10 @@ ELAPSED = np.array([0.1, 0.25, 0.37, 0.5, 0.8, 1.0])
 def joint_covariance(a):
     """Cov of (W_a, I_a) at elapsed times a, shape (2n, 2n)."""
     first, second = np.minimum.outer(a, a), np.maximum.outer(a, a)
-    rows, columns = np.broadcast_to(a[:, None], first.shape), np.broadcast_to(a, first.shape)
+    rows, columns = (
+        np.broadcast_to(a[:, None], first.shape),
+        np.broadcast_to(a, first.shape),
+    )
     w_i = np.where(rows <= columns, rows * columns - rows**2 / 2, columns**2 / 2)
     i_i = first**2 * second / 2 - first**3 / 6
     return np.block([[first, w_i], [w_i.T, i_i]])
@@ -147,13 +180,17 @@ def assert_centred_with_covariance(values, expected):
     variance = np.diag(expected)
     assert np.all(np.abs(values.mean(0)) < 4 * np.sqrt(variance / len(values)))
     standard_error = np.sqrt((expected**2 + np.outer(variance, variance)) / len(values))
-    np.testing.assert_array_less(np.abs(values.T @ values / len(values) - expected), 4 * standard_error)
+    np.testing.assert_array_less(
+        np.abs(values.T @ values / len(values) - expected), 4 * standard_error
+    )
 
 
 def over_keys(function):
     """`function` of KEYS keys, its arrays joined to one (KEYS, d)."""
     outputs = jax.jit(jax.vmap(function))(jax.random.split(jax.random.key(11), KEYS))
-    return np.concatenate([np.asarray(x, np.float64).reshape(KEYS, -1) for x in outputs], axis=1)
+    return np.concatenate(
+        [np.asarray(x, np.float64).reshape(KEYS, -1) for x in outputs], axis=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,16 +205,25 @@ def over_keys(function):
 def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, levels):
     """Mean and covariance of (W, I) at borders of leaves and inside them, upwards and downwards."""
     times = start + (end - start) * ELAPSED
-    values = over_keys(lambda key: jax.vmap(noise.brownian(key, start, end, (), levels))(times))
+    values = over_keys(
+        lambda key: jax.vmap(noise.brownian(key, start, end, (), levels))(times)
+    )
     assert_centred_with_covariance(values, joint_covariance(np.abs(times - start)))
 
 
-@pytest.mark.parametrize("start, end, levels", [pytest.param(0.0, 2.0, 6, marks=pytest.mark.slow), (1.0, 0.0, 24)])
+@pytest.mark.parametrize(
+    "start, end, levels",
+    [pytest.param(0.0, 2.0, 6, marks=pytest.mark.slow), (1.0, 0.0, 24)],
+)
 def test_increments_are_independent_standard_normals(start, end, levels):
     """(z_0, z_1) of adjacent steps of unequal lengths, all uncorrelated with one another."""
-    times = start + (end - start) * np.array([0.0, 0.0625, 0.1, 0.37, 0.5, 0.52, 0.99, 1.0])
+    times = start + (end - start) * np.array(
+        [0.0, 0.0625, 0.1, 0.37, 0.5, 0.52, 0.99, 1.0]
+    )
     values = over_keys(
-        lambda key: jax.vmap(noise.brownian(key, start, end, (), levels).increment)(times[:-1], times[1:])
+        lambda key: jax.vmap(noise.brownian(key, start, end, (), levels).increment)(
+            times[:-1], times[1:]
+        )
     )
     assert_centred_with_covariance(values, np.eye(values.shape[1]))
 
@@ -185,12 +231,21 @@ def test_increments_are_independent_standard_normals(start, end, levels):
 def test_parts_of_a_motion_add_up_and_are_independent():
     """The halves of every part add up to it, and the eight parts of level 3 are independent standard normals."""
     ends = jax.jit(
-        jax.vmap(lambda key: [[noise.part(key, k, i, (), np.float32) for i in range(2**k)] for k in range(4)])
+        jax.vmap(
+            lambda key: [
+                [noise.part(key, k, i, (), np.float32) for i in range(2**k)]
+                for k in range(4)
+            ]
+        )
     )
-    levels = [np.stack(parts, -1) for parts in ends(jax.random.split(jax.random.key(3), KEYS))]
+    levels = [
+        np.stack(parts, -1) for parts in ends(jax.random.split(jax.random.key(3), KEYS))
+    ]
     for above, below in zip(levels[:-1], levels[1:], strict=True):
         joined = (below[:, ::2] + below[:, 1::2]) * math.sqrt(0.5)
-        np.testing.assert_allclose(joined, above, atol=4 * np.finfo(np.float32).eps * np.abs(below).max())
+        np.testing.assert_allclose(
+            joined, above, atol=4 * np.finfo(np.float32).eps * np.abs(below).max()
+        )
     assert_centred_with_covariance(levels[3].astype(np.float64), np.eye(8))
 
 
@@ -200,11 +255,18 @@ def test_split_is_a_rotation_that_joining_undoes(f, x64):
     identity = tuple(jnp.eye(4))
     first, second = noise._split(identity[:2], identity[2:], jnp.asarray(f))
     rotation = np.stack([*first, *second])
-    np.testing.assert_allclose(rotation @ rotation.T, np.eye(4), atol=8 * np.finfo(float).eps)
+    np.testing.assert_allclose(
+        rotation @ rotation.T, np.eye(4), atol=8 * np.finfo(float).eps
+    )
     whole = noise._join(noise._piece(f, first), noise._piece(1 - f, second))
     np.testing.assert_allclose(whole.w, identity[0], atol=8 * np.finfo(float).eps)
-    np.testing.assert_allclose(whole.area, noise._piece(1.0, identity[:2]).area, atol=8 * np.finfo(float).eps)
-    if f in (0.0, 1.0):  # the part that is all has the normals of the whole to the last bit
+    np.testing.assert_allclose(
+        whole.area, noise._piece(1.0, identity[:2]).area, atol=8 * np.finfo(float).eps
+    )
+    if f in (
+        0.0,
+        1.0,
+    ):  # the part that is all has the normals of the whole to the last bit
         np.testing.assert_array_equal(second if f == 0 else first, identity[:2])
 
 
@@ -222,7 +284,13 @@ def rounding(path):
 
 
 # multiples of 2⁻²⁰, whose differences and places in the tree do not round in float32
-TRIPLES = [(0.0, 0.5, 1.0), (0.25, 0.3125, 0.75), (0.1, 0.4, 0.7), (0.3, 0.301, 0.303), (0.4999, 0.5, 0.5001)]
+TRIPLES = [
+    (0.0, 0.5, 1.0),
+    (0.25, 0.3125, 0.75),
+    (0.1, 0.4, 0.7),
+    (0.3, 0.301, 0.303),
+    (0.4999, 0.5, 0.5001),
+]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -235,14 +303,25 @@ def test_increments_compose(levels, dtype):
         times = np.round(np.array(TRIPLES) * 2**20) / 2**20
         path = noise.brownian(jax.random.key(2), 0.0, 1.0, (100,), levels)
         pairs = np.concatenate([times[:, [0, 1]], times[:, [1, 2]], times[:, [0, 2]]])
-        z0, z1 = (np.asarray(z, np.float64) for z in jax.vmap(path.increment)(*pairs.astype(dtype).T))
+        z0, z1 = (
+            np.asarray(z, np.float64)
+            for z in jax.vmap(path.increment)(*pairs.astype(dtype).T)
+        )
         h = np.diff(pairs)
         largest = np.max(np.maximum(np.abs(z0), np.abs(z1)), 1).reshape(3, -1).max(0)
         w, area = np.sqrt(h) * z0, h**1.5 * (z0 / 2 + z1 / (2 * math.sqrt(3)))
-        (w_ab, w_bc, w_ac), (i_ab, i_bc, i_ac) = (np.split(values, 3) for values in (w, area))
+        (w_ab, w_bc, w_ac), (i_ab, i_bc, i_ac) = (
+            np.split(values, 3) for values in (w, area)
+        )
         (_, h_bc, h_ac), (a, _, c) = np.split(h, 3), times.T[:, :, None]
-        one_leaf = (levels == 1) & ~((a < 0.5) & (c > 0.5))  # the difference of two values, each of the leaf's size
-        bound = rounding(path) * largest[:, None] * np.where(one_leaf, np.maximum(1, 1 / h_ac), 1)
+        one_leaf = (levels == 1) & ~(
+            (a < 0.5) & (c > 0.5)
+        )  # the difference of two values, each of the leaf's size
+        bound = (
+            rounding(path)
+            * largest[:, None]
+            * np.where(one_leaf, np.maximum(1, 1 / h_ac), 1)
+        )
         assert np.all(np.abs(w_ab + w_bc - w_ac) < bound * np.sqrt(h_ac))
         assert np.all(np.abs(i_ab + i_bc + w_ab * h_bc - i_ac) < bound * h_ac**1.5)
 
@@ -253,9 +332,13 @@ def test_increments_are_those_of_the_values(start, end):
     path = noise.brownian(jax.random.key(4), start, end, (100,))
     for elapsed in ((0.0, 0.375), (0.25, 0.8125), (0.8125, 1.0)):
         t, s = (start + (end - start) * u for u in elapsed)
-        (w_t, i_t), (w_s, i_s) = ([np.asarray(x, np.float64) for x in path(u)] for u in (t, s))
+        (w_t, i_t), (w_s, i_s) = (
+            [np.asarray(x, np.float64) for x in path(u)] for u in (t, s)
+        )
         h, w, area, z = step(path, t, s)
-        bound = rounding(path) * max(z, *(np.abs(x).max() for x in (w_t, w_s, i_t, i_s)))
+        bound = rounding(path) * max(
+            z, *(np.abs(x).max() for x in (w_t, w_s, i_t, i_s))
+        )
         np.testing.assert_allclose(w, w_s - w_t, rtol=0, atol=2 * bound)
         np.testing.assert_allclose(area, i_s - i_t - w_t * h, rtol=0, atol=3 * bound)
 
@@ -265,21 +348,30 @@ def test_short_increments_keep_their_digits(monkeypatch):
     steps down to 2⁻¹⁵ of the path, across its middle too: each of the rotations rounds by about eps, and amplifies
     nothing. Differences of values would be off by eps √(T / h).
     """
-    steps = [(0.7, 2.0**-k) for k in (2, 5, 10, 15)] + [(0.5 - 2.0**-k / 3, 2.0**-k) for k in (5, 10, 15)]
+    steps = [(0.7, 2.0**-k) for k in (2, 5, 10, 15)] + [
+        (0.5 - 2.0**-k / 3, 2.0**-k) for k in (5, 10, 15)
+    ]
     times = [tuple(round(u * 2**20) / 2**20 for u in (t, t + h)) for t, h in steps]
 
     def increments():
         path = noise.brownian(jax.random.key(8), 0.0, 1.0, (1000,))
-        return [np.asarray(path.increment(t, s), np.float64) for t, s in times], math.sqrt(path.levels)
+        return [
+            np.asarray(path.increment(t, s), np.float64) for t, s in times
+        ], math.sqrt(path.levels)
 
     single, rotations = increments()
     narrow = noise.normal
-    monkeypatch.setattr(noise, "normal", lambda *args: narrow(*args[:3], jnp.float32).astype(args[3]))
+    monkeypatch.setattr(
+        noise, "normal", lambda *args: narrow(*args[:3], jnp.float32).astype(args[3])
+    )
     try:
         with jax.enable_x64(True):
             double, _ = increments()
     finally:
-        noise._increment.clear_cache(), noise._value.clear_cache()  # what was traced with the draws replaced
+        (
+            noise._increment.clear_cache(),
+            noise._value.clear_cache(),
+        )  # what was traced with the draws replaced
     for got, expected in zip(single, double, strict=True):
         errors = np.sqrt(np.mean((got - expected) ** 2, axis=1))
         np.testing.assert_array_less(errors, np.finfo(np.float32).eps * rotations)
@@ -292,18 +384,25 @@ def test_finer_grids_follow_the_same_path():
     key, coarse = jax.random.key(6), np.linspace(0.9, 0.0, 8)
     fine = np.linspace(0.9, 0.0, 15)
     path = noise.brownian(key, 1.0, 0.0, (3,))
-    for of_fine, of_coarse in zip(jax.vmap(path)(fine), jax.vmap(path)(coarse), strict=True):
+    for of_fine, of_coarse in zip(
+        jax.vmap(path)(fine), jax.vmap(path)(coarse), strict=True
+    ):
         np.testing.assert_array_equal(of_fine[::2], of_coarse)
     rough = noise.brownian(key, 1.0, 0.0, (3,), levels=4)
     for t in np.arange(1, 17) / 16:
         np.testing.assert_array_equal(rough(t), path(t))
     bound = rounding(path) * max(np.abs(x).max() for x in rough(0.0))
-    np.testing.assert_allclose(rough(0.0), path(0.0), rtol=0, atol=bound)  # summed from other pieces
+    np.testing.assert_allclose(
+        rough(0.0), path(0.0), rtol=0, atol=bound
+    )  # summed from other pieces
 
 
 def test_path_starts_at_zero_and_runs_either_way():
     """W = I = 0 at start; the clock runs from start to end; a step against it has −z_0 and the same z_1."""
-    up, down = (noise.brownian(jax.random.key(3), *ends, (4,)) for ends in ((0.0, 2.0), (2.0, 0.0)))
+    up, down = (
+        noise.brownian(jax.random.key(3), *ends, (4,))
+        for ends in ((0.0, 2.0), (2.0, 0.0))
+    )
     for path, start in ((up, 0.0), (down, 2.0)):
         np.testing.assert_array_equal(path(start), np.zeros((2, 4)))
     for t, s in ((0.25, 0.875), (0.5, 2.0), (1.0, 1.3125)):
@@ -316,15 +415,24 @@ def test_path_starts_at_zero_and_runs_either_way():
 def test_path_is_a_function_of_its_key_apart_from_other_draws():
     key = jax.random.key(0)
     path = noise.brownian(key, 0.0, 1.0, (8,))
-    np.testing.assert_array_equal(path(0.7), noise.brownian(jax.random.key(0), 0.0, 1.0, (8,))(0.7))
-    assert not np.isin(path(0.7), noise.brownian(jax.random.key(1), 0.0, 1.0, (8,))(0.7)).any()
+    np.testing.assert_array_equal(
+        path(0.7), noise.brownian(jax.random.key(0), 0.0, 1.0, (8,))(0.7)
+    )
+    assert not np.isin(
+        path(0.7), noise.brownian(jax.random.key(1), 0.0, 1.0, (8,))(0.7)
+    ).any()
     with jax.enable_x64(True):  # where no two of so few draws coincide by chance
         of_path = np.stack(noise.brownian(key, 0.0, 1.0, (8,)).increment(0.0, 1.0))
         of_steps = jax.vmap(lambda c: noise.normal(key, c, (2, 8)))(jnp.arange(1000))
-        assert np.abs(of_path.reshape(-1, 1) - np.asarray(of_steps).reshape(1, -1)).min() > 1e-12
+        assert (
+            np.abs(of_path.reshape(-1, 1) - np.asarray(of_steps).reshape(1, -1)).min()
+            > 1e-12
+        )
 
 
-@pytest.mark.parametrize("impl", every(["threefry2x32", "rbg", "unsafe_rbg"], ("threefry2x32", "rbg")))
+@pytest.mark.parametrize(
+    "impl", every(["threefry2x32", "rbg", "unsafe_rbg"], ("threefry2x32", "rbg"))
+)
 @pytest.mark.parametrize("dtype", every(["float32", "float64"], ("float32",)))
 def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -336,10 +444,15 @@ def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
 
         alone = np.stack([of(path, t) for t in ts])
         assert alone.dtype == dtype
-        bound = {"rtol": 0, "atol": rounding(path) * np.abs(alone).max()}  # fusion may round otherwise
+        bound = {
+            "rtol": 0,
+            "atol": rounding(path) * np.abs(alone).max(),
+        }  # fusion may round otherwise
         np.testing.assert_allclose(jax.jit(of)(path, ts[0]), alone[0], **bound)
         np.testing.assert_allclose(jax.vmap(of, (None, 0))(path, ts), alone, **bound)
-        np.testing.assert_allclose(jax.lax.scan(lambda c, t: (c, of(path, t)), 0, ts)[1], alone, **bound)
+        np.testing.assert_allclose(
+            jax.lax.scan(lambda c, t: (c, of(path, t)), 0, ts)[1], alone, **bound
+        )
         np.testing.assert_array_equal(alone[1], alone[2])
 
 
@@ -351,7 +464,9 @@ def test_batch_of_paths_is_a_loop_over_keys(impl):
     together = jax.vmap(lambda path: jnp.stack(path(0.3)))(paths)
     alone = [noise.brownian(key, 1.0, 0.0, (2,)) for key in keys]
     expected = np.stack([np.stack(path(0.3)) for path in alone])
-    np.testing.assert_allclose(together, expected, rtol=0, atol=rounding(alone[0]) * np.abs(expected).max())
+    np.testing.assert_allclose(
+        together, expected, rtol=0, atol=rounding(alone[0]) * np.abs(expected).max()
+    )
     assert np.unique(expected[:, 0]).size == 6
 
 
@@ -360,7 +475,9 @@ def test_times_carry_no_gradient():
     path = noise.brownian(jax.random.key(1), 0.0, 1.0)
     assert jax.grad(lambda t: path(t)[0])(0.3) == 0
     slope = jax.grad(lambda s: jnp.sqrt(s - 0.25) * path.increment(0.25, s)[0])(0.5)
-    np.testing.assert_allclose(slope, path.increment(0.25, 0.5)[0], rtol=4 * np.finfo(np.float32).eps)  # 1/(2√¼) = 1
+    np.testing.assert_allclose(
+        slope, path.increment(0.25, 0.5)[0], rtol=4 * np.finfo(np.float32).eps
+    )  # 1/(2√¼) = 1
 
 
 @pytest.mark.parametrize(
@@ -390,7 +507,9 @@ def test_times_carry_no_gradient():
 )
 def test_path_refuses_by_name(arguments, error, message):
     with pytest.raises(error, match=message):
-        noise.brownian(**{"key": jax.random.key(0), "start": 0.0, "end": 1.0} | arguments)
+        noise.brownian(
+            **{"key": jax.random.key(0), "start": 0.0, "end": 1.0} | arguments
+        )
 
 
 def test_times_outside_the_path_are_refused():

@@ -41,19 +41,30 @@ def test_phi_to_rounding(dtype):
             exact = np.array([exact_phi(order, value) for value in z])
             # each stage of the recurrence rounds once or twice, and cancels by less than 2 outside |z| < k
             np.testing.assert_allclose(
-                np.asarray(result, np.float64), exact, rtol=4 * (order + 1) * np.finfo(dtype).eps
+                np.asarray(result, np.float64),
+                exact,
+                rtol=4 * (order + 1) * np.finfo(dtype).eps,
             )
 
 
 def test_phi_recurrence_and_limits(x64):
     """φ_k(0) = 1/k!, z φ_k = φ_{k−1} − 1/(k−1)!, φ_1′ = φ_1 − φ_2, with finite gradients at 0."""
     z = np.array([-20.0, -2.5, -0.5, 0.5, 2.5, 20.0, 0.0])
-    slopes = jax.vmap(lambda u: [jax.grad(lambda v: numerics.phi(k, v))(u) for k in (1, 3)])  # noqa: B023
+    slopes = jax.vmap(
+        lambda u: [jax.grad(lambda v: numerics.phi(k, v))(u) for k in (1, 3)]
+    )
     phi, slopes = jit(lambda z: ([numerics.phi(k, z) for k in range(6)], slopes(z)))(z)
     for k in range(1, 6):
         assert float(phi[k][-1]) == pytest.approx(1 / math.factorial(k), rel=EPS64)
-        np.testing.assert_allclose(z * phi[k], phi[k - 1] - 1 / math.factorial(k - 1), rtol=1e-13, atol=16 * EPS64)
-    np.testing.assert_allclose(slopes[0], np.asarray(phi[1]) - np.asarray(phi[2]), rtol=1e-12)
+        np.testing.assert_allclose(
+            z * phi[k],
+            phi[k - 1] - 1 / math.factorial(k - 1),
+            rtol=1e-13,
+            atol=16 * EPS64,
+        )
+    np.testing.assert_allclose(
+        slopes[0], np.asarray(phi[1]) - np.asarray(phi[2]), rtol=1e-12
+    )
     assert float(slopes[1][-1]) == pytest.approx(1 / 24, rel=4 * EPS64)
 
 
@@ -66,7 +77,9 @@ def test_log_expm1_at_both_ends():
     """log(e^x − 1) in float32 from 1e-6 (where it is log x) to 300 (where e^x overflows)."""
     x = np.geomspace(1e-6, 300, 100).astype(np.float32)
     exact = x.astype(np.float64) + np.log(-np.expm1(-x.astype(np.float64)))
-    np.testing.assert_allclose(numerics.log_expm1(x), exact, rtol=4 * EPS32, atol=4 * EPS32)
+    np.testing.assert_allclose(
+        numerics.log_expm1(x), exact, rtol=4 * EPS32, atol=4 * EPS32
+    )
 
 
 # ---------------------------------------------------------------------------------------------- normal probabilities
@@ -88,20 +101,51 @@ def exact_log_interval(a, b):
     return value, -by_b * fall, by_b
 
 
-INTERVALS = [(-0.7, 1.1), (-3.0, 0.0), (0.0, 0.5), (1.0, 2.0), (-7.0, 8.0), (-40.0, 40.0), (-12.5, -11.5), (5.0, 9.0)]
-INTERVALS += [(-1e3, -999.5), (1e3, 1e5), (1e4, 1.1e4), (-1e7, -9e6), (30.0, 30.25), (-1e6, 2.0)]
+INTERVALS = [
+    (-0.7, 1.1),
+    (-3.0, 0.0),
+    (0.0, 0.5),
+    (1.0, 2.0),
+    (-7.0, 8.0),
+    (-40.0, 40.0),
+    (-12.5, -11.5),
+    (5.0, 9.0),
+]
+INTERVALS += [
+    (-1e3, -999.5),
+    (1e3, 1e5),
+    (1e4, 1.1e4),
+    (-1e7, -9e6),
+    (30.0, 30.25),
+    (-1e6, 2.0),
+]
 
 
-NARROW = [(4.0, 1e-4), (1.0, 1e-4), (-5e-5, 1e-4), (0.2, 1e-3), (10.0, 1e-3), (-6.0, 0.1)]
+NARROW = [
+    (4.0, 1e-4),
+    (1.0, 1e-4),
+    (-5e-5, 1e-4),
+    (0.2, 1e-3),
+    (10.0, 1e-3),
+    (-6.0, 0.1),
+]
 """(lower end, width)."""
 
 
 @functools.cache
 def log_masses(dtype):
     """Ends (n, 2), values (n,) and gradients (n, 2) of the log-masses of INTERVALS, then of NARROW."""
-    ends = np.array([*INTERVALS, *((lower, lower + width) for lower, width in NARROW)], dtype)
+    ends = np.array(
+        [*INTERVALS, *((lower, lower + width) for lower, width in NARROW)], dtype
+    )
     with jax.enable_x64(dtype == "float64"):
-        both = jax.jit(jax.vmap(jax.value_and_grad(lambda ends: numerics.log_normal_interval(ends[0], ends[1]))))
+        both = jax.jit(
+            jax.vmap(
+                jax.value_and_grad(
+                    lambda ends: numerics.log_normal_interval(ends[0], ends[1])
+                )
+            )
+        )
         return ends, *map(np.asarray, both(ends))
 
 
@@ -114,7 +158,9 @@ def test_log_normal_interval(dtype):
     # at the series' switch, −12, log q is a difference of numbers of size 72; elsewhere of size 1
     np.testing.assert_allclose(value, exact[:, 0], rtol=8 * eps, atol=128 * eps)
     larger = np.maximum(np.abs(exact[:, 1:]).max(1), 1e-30)  # ±40: both slopes are 0
-    np.testing.assert_allclose(slopes / larger[:, None], exact[:, 1:] / larger[:, None], atol=256 * eps)
+    np.testing.assert_allclose(
+        slopes / larger[:, None], exact[:, 1:] / larger[:, None], atol=256 * eps
+    )
 
 
 def test_log_normal_interval_of_a_partition_sums_to_one(x64):
@@ -126,7 +172,9 @@ def test_log_normal_interval_of_a_partition_sums_to_one(x64):
 def test_normal_log_prob_is_the_product_of_marginals(x64):
     z = np.random.default_rng(0).standard_normal((2, 3))
     marginals = np.log(np.exp(-((z / 0.3) ** 2) / 2) / (0.3 * math.sqrt(2 * math.pi)))
-    assert float(numerics.normal_log_prob(z, 0.3)) == pytest.approx(marginals.sum(), rel=1e-14)
+    assert float(numerics.normal_log_prob(z, 0.3)) == pytest.approx(
+        marginals.sum(), rel=1e-14
+    )
 
 
 # ------------------------------------------------------------------------------------------------- traces of Jacobians
@@ -140,7 +188,9 @@ def field(x):
 
 def test_divergence_is_the_trace_of_the_jacobian(x64):
     x = np.random.default_rng(1).standard_normal((2, 3))
-    parts = jit(lambda x: (*numerics.divergence(field, x), field(x), jax.jacfwd(field)(x)))(x)
+    parts = jit(
+        lambda x: (*numerics.divergence(field, x), field(x), jax.jacfwd(field)(x))
+    )(x)
     value, trace, expected, jacobian = map(np.asarray, parts)
     np.testing.assert_allclose(value, expected, rtol=1e-15)
     assert float(trace) == pytest.approx(np.trace(jacobian.reshape(6, 6)), rel=1e-13)
@@ -152,7 +202,13 @@ def test_hutchinson_of_every_sign_pattern_has_the_stated_mean_and_variance(x64):
     """
     x = np.random.default_rng(1).standard_normal((2, 3))
     signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 6), -1).reshape(-1, 2, 3)
-    parts = jit(lambda x: (*numerics.hutchinson(field, x, signs), field(x), jax.jacfwd(field)(x)))(x)
+    parts = jit(
+        lambda x: (
+            *numerics.hutchinson(field, x, signs),
+            field(x),
+            jax.jacfwd(field)(x),
+        )
+    )(x)
     value, estimates, expected, jacobian = map(np.asarray, parts)
     jacobian = jacobian.reshape(6, 6)
     symmetric = 0.5 * (jacobian + jacobian.T)
@@ -172,7 +228,9 @@ def test_hutchinson_is_exact_for_a_diagonal_jacobian(x64):
 def test_hutchinson_with_gaussian_probes_has_variance_twice_the_frobenius_norm(x64):
     rng, count = np.random.default_rng(4), 40_000
     matrix, probes = rng.standard_normal((4, 4)), rng.standard_normal((count, 4))
-    _, estimates = jit(lambda x, probes: numerics.hutchinson(lambda x: matrix @ x, x, probes))(np.zeros(4), probes)
+    _, estimates = jit(
+        lambda x, probes: numerics.hutchinson(lambda x: matrix @ x, x, probes)
+    )(np.zeros(4), probes)
     variance = 2 * np.sum((0.5 * (matrix + matrix.T)) ** 2)
     centred = np.asarray(estimates) - np.trace(matrix)
     assert abs(centred.mean()) < 4 * math.sqrt(variance / count)
@@ -187,7 +245,9 @@ def test_dequantise_is_uniform_on_the_cell():
     """Each entry stays within ±width/2 of its centre, with mean 0, variance width²/12 and uniform quantiles."""
     width, count = 0.25, 20_000
     x = np.tile(np.float32([-1.0, 0.5]), (count // 2, 1))
-    offset = (np.asarray(numerics.dequantise(jax.random.key(0), x, width)) - x).ravel() / width
+    offset = (
+        np.asarray(numerics.dequantise(jax.random.key(0), x, width)) - x
+    ).ravel() / width
     assert np.abs(offset).max() <= 0.5 + 4 * EPS32 / width
     assert abs(offset.mean()) < 4 / math.sqrt(12 * count)
     # Kolmogorov: P(√n D > 2.5) = 2e^{−12.5} < 1e-5
@@ -197,7 +257,9 @@ def test_dequantise_is_uniform_on_the_cell():
 
 def test_dequantise_depends_on_its_key_and_promotes_integers():
     x = np.zeros((3,), np.int32)
-    first, again, other = (numerics.dequantise(jax.random.key(i), x, 1.0) for i in (0, 0, 1))
+    first, again, other = (
+        numerics.dequantise(jax.random.key(i), x, 1.0) for i in (0, 0, 1)
+    )
     assert first.dtype == jnp.float32
     np.testing.assert_array_equal(first, again)
     assert not np.any(np.asarray(first) == np.asarray(other))
@@ -216,7 +278,9 @@ def test_bits_per_dim_is_invariant_under_a_change_of_units(x64):
     """Stretching the data by c lowers log p by D log c and widens the lattice by c."""
     log_prob, stretch = jnp.array([-12.0, 3.5]), 7.3
     bits = numerics.bits_per_dim(log_prob, (5,), 16, 1 / 16)
-    stretched = numerics.bits_per_dim(log_prob - 5 * math.log(stretch), (5,), 16, stretch / 16)
+    stretched = numerics.bits_per_dim(
+        log_prob - 5 * math.log(stretch), (5,), 16, stretch / 16
+    )
     np.testing.assert_allclose(bits, stretched, rtol=1e-14)
 
 
@@ -230,10 +294,22 @@ def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: numerics.bits_per_dim(0.0, (2,), 1, 0.5), "bins must be at least 2, got 1"),
-        (lambda: numerics.bits_per_dim(0.0, (2,), 4, 0.0), "width must be positive, got 0"),
-        (lambda: numerics.bits_per_dim(0.0, (0,), 4, 0.5), "x_shape must have at least one entry"),
-        (lambda: numerics.dequantise(jax.random.key(0), jnp.zeros(2), -1.0), "width must be positive, got -1"),
+        (
+            lambda: numerics.bits_per_dim(0.0, (2,), 1, 0.5),
+            "bins must be at least 2, got 1",
+        ),
+        (
+            lambda: numerics.bits_per_dim(0.0, (2,), 4, 0.0),
+            "width must be positive, got 0",
+        ),
+        (
+            lambda: numerics.bits_per_dim(0.0, (0,), 4, 0.5),
+            "x_shape must have at least one entry",
+        ),
+        (
+            lambda: numerics.dequantise(jax.random.key(0), jnp.zeros(2), -1.0),
+            "width must be positive, got -1",
+        ),
     ],
 )
 def test_refuses(call, message):
@@ -257,7 +333,17 @@ def test_narrow_intervals_keep_their_digits_in_float32(case):
     def density(z):
         return np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
 
-    mass = 0.5 * (high - low) * (density(0.5 * (low + high) + 0.5 * (high - low) * nodes) @ weights)
+    mass = (
+        0.5
+        * (high - low)
+        * (density(0.5 * (low + high) + 0.5 * (high - low) * nodes) @ weights)
+    )
     # log φ(m) + log h: a few roundings of terms of size ½m² and |log h|
-    np.testing.assert_allclose(value, math.log(mass), atol=4 * EPS32 * (1 + 0.5 * low**2 + abs(math.log(high - low))))
-    np.testing.assert_allclose(slopes, [-density(low) / mass, density(high) / mass], rtol=8 * EPS32)
+    np.testing.assert_allclose(
+        value,
+        math.log(mass),
+        atol=4 * EPS32 * (1 + 0.5 * low**2 + abs(math.log(high - low))),
+    )
+    np.testing.assert_allclose(
+        slopes, [-density(low) / mass, density(high) / mass], rtol=8 * EPS32
+    )

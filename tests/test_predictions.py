@@ -20,19 +20,27 @@ X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])
 def edm_target(schedule, t, x0, noise):
     """(x_0 − c_skip x̃)/c_out at x̃ = x_0 + (σ/α) ε: Karras et al. 2022, eq. 8 with Table 1, written out."""
     s = schedule.sigma(t) / schedule.alpha(t)
-    skip, out = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s * SIGMA_DATA / (s**2 + SIGMA_DATA**2) ** 0.5
+    skip, out = (
+        SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2),
+        s * SIGMA_DATA / (s**2 + SIGMA_DATA**2) ** 0.5,
+    )
     return (x0 - skip * (x0 + s * noise)) / out
 
 
 def rates(schedule, t):
-    return jax.jvp(schedule.alpha, (t,), (jnp.ones_like(t),))[1], jax.jvp(schedule.sigma, (t,), (jnp.ones_like(t),))[1]
+    return jax.jvp(schedule.alpha, (t,), (jnp.ones_like(t),))[1], jax.jvp(
+        schedule.sigma, (t,), (jnp.ones_like(t),)
+    )[1]
 
 
 # What each kind predicts, from the definition in its paper: (schedule, t, x_0, ε) -> F.
 QUANTITIES = {
     "noise": lambda s, t, x0, noise: noise,
     "data": lambda s, t, x0, noise: x0,
-    "v": lambda s, t, x0, noise: (s.alpha(t) * noise - s.sigma(t) * x0) / jnp.sqrt(s.alpha(t) ** 2 + s.sigma(t) ** 2),
+    "v": lambda s, t, x0, noise: (
+        (s.alpha(t) * noise - s.sigma(t) * x0)
+        / jnp.sqrt(s.alpha(t) ** 2 + s.sigma(t) ** 2)
+    ),
     "score": lambda s, t, x0, noise: -noise / s.sigma(t),
     "velocity": lambda s, t, x0, noise: rates(s, t)[0] * x0 + rates(s, t)[1] * noise,
     "edm": edm_target,
@@ -67,18 +75,33 @@ def test_an_exact_network_gives_the_exact_denoiser(schedule, x64):
         exact = QUANTITIES[kind](schedule, t, X0, NOISE)
         x = schedule.alpha(t) * X0 + schedule.sigma(t) * NOISE
         denoiser = predictions.denoiser(schedule, lambda x, t: exact, kind, SIGMA_DATA)
-        moved = predictions.denoiser(schedule, lambda x, t: exact + 1.0, kind, SIGMA_DATA)
+        moved = predictions.denoiser(
+            schedule, lambda x, t: exact + 1.0, kind, SIGMA_DATA
+        )
         view = VIEWS[kind](schedule, denoiser)(x, t) if kind in VIEWS else exact
         error = jnp.abs(moved(x, t) - X0)
-        return denoiser(x, t), denoiser.target(X0, NOISE, t), view, exact, error, moved.output_scale(t)
+        return (
+            denoiser(x, t),
+            denoiser.target(X0, NOISE, t),
+            view,
+            exact,
+            error,
+            moved.output_scale(t),
+        )
 
     ratios = (0.05, 1.0, 10.0)
     for kind, outputs in found(times_at_noise(schedule, ratios)).items():
-        denoised, target, view, exact, error, scale = (np.asarray(output) for output in outputs)
-        np.testing.assert_allclose(denoised, np.tile(X0, (3, 1)), rtol=1e-10, err_msg=kind)
+        denoised, target, view, exact, error, scale = (
+            np.asarray(output) for output in outputs
+        )
+        np.testing.assert_allclose(
+            denoised, np.tile(X0, (3, 1)), rtol=1e-10, err_msg=kind
+        )
         np.testing.assert_allclose(target, exact, rtol=1e-11, err_msg=kind)
         np.testing.assert_allclose(view, exact, rtol=1e-10, atol=1e-12, err_msg=kind)
-        np.testing.assert_allclose(error, np.tile(scale[:, None], (1, 3)), rtol=1e-10, err_msg=kind)
+        np.testing.assert_allclose(
+            error, np.tile(scale[:, None], (1, 3)), rtol=1e-10, err_msg=kind
+        )
 
 
 @pytest.mark.parametrize("kind", ["data", "velocity"])
@@ -89,7 +112,9 @@ def test_regular_where_the_signal_is_gone(kind):
     denoiser = predictions.denoiser(schedule, lambda x, t: exact, kind)
     x = jnp.asarray(NOISE, jnp.float32)
     np.testing.assert_allclose(denoiser(x, t), X0, atol=4 * EPS32)
-    np.testing.assert_allclose(predictions.velocity(schedule, denoiser)(x, t), NOISE - X0, atol=8 * EPS32)
+    np.testing.assert_allclose(
+        predictions.velocity(schedule, denoiser)(x, t), NOISE - X0, atol=8 * EPS32
+    )
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
@@ -104,16 +129,20 @@ def test_scaled_inputs_have_unit_variance(schedule, x64):
 
     # x_t's variance is the sum over independent unit x_0/σ_data and ε of the squared coefficients
     for t in times_at_noise(schedule):
-        denoiser = predictions.denoiser(schedule, net, "data", SIGMA_DATA, inputs="scaled")
+        denoiser = predictions.denoiser(
+            schedule, net, "data", SIGMA_DATA, inputs="scaled"
+        )
         denoiser(jnp.array([schedule.alpha(t) * SIGMA_DATA, schedule.sigma(t)]), t)
         x, c_noise = seen.pop()
         assert float(jnp.sum(x**2)) == pytest.approx(1, rel=1e-12)
-        assert float(c_noise) == pytest.approx(float(jnp.log(schedule.sigma(t) / schedule.alpha(t))) / 4, rel=1e-11)
+        assert float(c_noise) == pytest.approx(
+            float(jnp.log(schedule.sigma(t) / schedule.alpha(t))) / 4, rel=1e-11
+        )
 
 
 def test_raw_inputs_are_passed_as_they_are():
     seen = []
-    net = lambda x, t, c: seen.append((x, t, c)) or x  # noqa: E731
+    net = lambda x, t, c: seen.append((x, t, c)) or x
     x = jnp.ones(2)
     predictions.denoiser(schedules.ve(), net, "noise")(x, 0.3, "condition")
     assert seen[0][0] is x and seen[0][1:] == (0.3, "condition")
@@ -122,7 +151,9 @@ def test_raw_inputs_are_passed_as_they_are():
 def test_edm_scalings_are_table_1(x64):
     """c_skip, c_out, c_in, c_noise at σ = 2, σ_data = ½, computed by hand; F has unit-variance targets at every σ."""
     c = predictions.scalings(2.0, 0.5)
-    np.testing.assert_allclose(c, [0.25 / 4.25, 1 / 4.25**0.5, 1 / 4.25**0.5, np.log(2) / 4], rtol=1e-14)
+    np.testing.assert_allclose(
+        c, [0.25 / 4.25, 1 / 4.25**0.5, 1 / 4.25**0.5, np.log(2) / 4], rtol=1e-14
+    )
     for sigma in (0.002, 0.3, 80.0):
         c = predictions.scalings(sigma, 0.5)
         # target (x_0 − c_skip(x_0 + σε))/c_out
@@ -130,11 +161,13 @@ def test_edm_scalings_are_table_1(x64):
         assert float(variance) == pytest.approx(1, rel=1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["vp_linear", "vp_cosine", "sub_vp", "rectified_flow", "own"])
+@pytest.mark.parametrize(
+    "schedule", ["vp_linear", "vp_cosine", "sub_vp", "rectified_flow", "own"]
+)
 def test_edm_kind_is_edm_at_the_rescaled_state(schedule, x64):
     """D(x, t) = D_EDM(x/α; σ/α): one network, two schedules, one denoiser."""
     schedule = SCHEDULES[schedule]()
-    net = lambda x, c_noise: jnp.sin(3 * x) + c_noise  # noqa: E731
+    net = lambda x, c_noise: jnp.sin(3 * x) + c_noise
     here = predictions.denoiser(schedule, net, "edm", SIGMA_DATA)
     there = predictions.denoiser(schedules.edm(), net, "edm", SIGMA_DATA)
     for t in times_at_noise(schedule):
@@ -150,13 +183,28 @@ def test_edm_kind_is_edm_at_the_rescaled_state(schedule, x64):
 def test_views_of_the_exact_denoiser_are_the_exact_score_and_velocity(x64):
     """score = ∇log p_t, velocity = f x − ½g²∇log p_t, ε̂ = −σ score on a mixture."""
     schedule, t = schedules.sub_vp(), 0.4
-    target = targets.gaussian_mixture([0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]], [0.3, 0.6])
+    target = targets.gaussian_mixture(
+        [0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]], [0.3, 0.6]
+    )
     denoiser, x = targets.denoiser(target, schedule), jnp.array([0.2, 0.5])
     score = targets.score(target.noised(schedule, t), x)
-    f, g = schedules.drift_coefficient(schedule, t), schedules.diffusion_coefficient(schedule, t)
-    np.testing.assert_allclose(predictions.score(schedule, denoiser)(x, t), score, rtol=1e-11)
-    np.testing.assert_allclose(predictions.noise(schedule, denoiser)(x, t), -schedule.sigma(t) * score, rtol=1e-11)
-    np.testing.assert_allclose(predictions.velocity(schedule, denoiser)(x, t), f * x - 0.5 * g**2 * score, rtol=1e-11)
+    f, g = (
+        schedules.drift_coefficient(schedule, t),
+        schedules.diffusion_coefficient(schedule, t),
+    )
+    np.testing.assert_allclose(
+        predictions.score(schedule, denoiser)(x, t), score, rtol=1e-11
+    )
+    np.testing.assert_allclose(
+        predictions.noise(schedule, denoiser)(x, t),
+        -schedule.sigma(t) * score,
+        rtol=1e-11,
+    )
+    np.testing.assert_allclose(
+        predictions.velocity(schedule, denoiser)(x, t),
+        f * x - 0.5 * g**2 * score,
+        rtol=1e-11,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ any kind of network
@@ -213,7 +261,11 @@ def test_every_kind_of_network_serves(name):
     x = jnp.array([0.3, -0.8, 0.1])
     for weight in (jnp.array([1.0, 2.0, 3.0]), jnp.array([-1.0, 0.5, 2.0])):
         denoiser = predictions.denoiser(schedules.vp_linear(), NETS[name](weight), "v")
-        expected = predictions.denoiser(schedules.vp_linear(), lambda x, t: function(weight, x, t), "v")(x, 0.3)  # noqa: B023
+        expected = predictions.denoiser(
+            schedules.vp_linear(),
+            lambda x, t: function(weight, x, t),
+            "v",
+        )(x, 0.3)
         np.testing.assert_allclose(denoise(denoiser, x, 0.3), expected, rtol=8 * EPS32)
     assert len(traces) == 1
 
@@ -223,15 +275,21 @@ def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
     difference.
     """
     x = jnp.array([0.3, -0.8])
-    linear = lambda w: predictions.denoiser(schedules.edm(), functools.partial(jnp.multiply, w), "data")  # noqa: E731
+    linear = lambda w: predictions.denoiser(
+        schedules.edm(), functools.partial(jnp.multiply, w), "data"
+    )
     with pytest.raises(TypeError):
-        linear(2.0)(x, 0.3, 1.0, 2.0)  # conditions are passed on, and refused by a network that takes none
+        linear(2.0)(
+            x, 0.3, 1.0, 2.0
+        )  # conditions are passed on, and refused by a network that takes none
 
     def net(w, x, t):
         return w * x
 
-    make = lambda w, scale: predictions.denoiser(Own(scale, 1e-3, 0.99), functools.partial(net, w), "noise")  # noqa: E731
-    value = lambda w, scale: jnp.sum(make(w, scale)(x, 0.3))  # noqa: E731
+    make = lambda w, scale: predictions.denoiser(
+        Own(scale, 1e-3, 0.99), functools.partial(net, w), "noise"
+    )
+    value = lambda w, scale: jnp.sum(make(w, scale)(x, 0.3))
     gradient = jax.grad(value, (0, 1))(2.0, 1.5)
     h = 1e-6
     differences = (
@@ -241,7 +299,7 @@ def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
     np.testing.assert_allclose(gradient, differences, rtol=1e-8)
 
 
-NET = lambda x, t: x  # noqa: E731
+NET = lambda x, t: x
 REFUSED = {
     "kind": (
         lambda: predictions.denoiser(schedules.edm(), NET, "epsilon"),
@@ -263,8 +321,16 @@ REFUSED = {
         TypeError,
         r"net must be callable as net\(x, t\), got 3",
     ),
-    "schedule": (lambda: predictions.denoiser("vp", NET, "data"), TypeError, "schedule must have alpha"),
-    "view": (lambda: predictions.score(schedules.edm(), None), TypeError, "denoiser must be callable"),
+    "schedule": (
+        lambda: predictions.denoiser("vp", NET, "data"),
+        TypeError,
+        "schedule must have alpha",
+    ),
+    "view": (
+        lambda: predictions.score(schedules.edm(), None),
+        TypeError,
+        "denoiser must be callable",
+    ),
 }
 
 
@@ -277,20 +343,22 @@ def test_categorical_is_exact_for_independent_entries(x64):
     """With logits log p_k the denoiser is the posterior mean of independent entries of law p, at every noise level."""
     levels, law = jnp.array([-1.0, 0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.3, 0.4])
     schedule = schedules.vp_linear()
-    net = lambda features, c_noise: jnp.tile(jnp.log(law), 3)  # noqa: E731
+    net = lambda features, c_noise: jnp.tile(jnp.log(law), 3)
     denoiser = predictions.categorical(schedule, net, levels)
     x = jnp.array([0.3, -2.0, 0.9])
     for t in (1e-3, 0.1, 0.5, 1.0):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         log_weights = jnp.log(law) - (x[:, None] - alpha * levels) ** 2 / (2 * sigma**2)
         weights = jnp.exp(log_weights - log_weights.max(-1, keepdims=True))
-        np.testing.assert_allclose(denoiser(x, t), (weights @ levels) / weights.sum(-1), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            denoiser(x, t), (weights @ levels) / weights.sum(-1), rtol=1e-10, atol=1e-12
+        )
 
 
 def test_moments_of_independent_entries_are_tweedies(x64):
     """Where the logits do not depend on x, Var(x_0 | x_t) = (σ²/α) ∂D/∂x, entry by entry, beside D itself."""
     levels, schedule = jnp.array([-1.0, 0.0, 0.5, 1.0]), schedules.vp_linear()
-    net = lambda features, c_noise: jnp.tile(jnp.arange(4.0), 3)  # noqa: E731
+    net = lambda features, c_noise: jnp.tile(jnp.arange(4.0), 3)
     denoiser = predictions.categorical(schedule, net, levels)
     moments = jax.jit(lambda x, t: predictions.moments(denoiser)(x, t))
     x = jnp.array([0.3, -2.0, 0.9])
@@ -302,7 +370,9 @@ def test_moments_of_independent_entries_are_tweedies(x64):
         np.testing.assert_allclose(variance, scale * slope, rtol=1e-9, atol=1e-14)
         tweedie = predictions.variance(schedule, denoiser)(x, t)
         np.testing.assert_allclose(tweedie, scale * slope, rtol=1e-12, atol=1e-18)
-    with pytest.raises(TypeError, match=r"denoiser must be made by predictions\.categorical, got"):
+    with pytest.raises(
+        TypeError, match=r"denoiser must be made by predictions\.categorical, got"
+    ):
         predictions.moments(predictions.denoiser(schedule, net, "data"))
 
 
@@ -317,9 +387,13 @@ def test_categorical_gives_the_network_features_of_unit_variance(x64):
         return 0 * features
 
     schedule = schedules.vp_linear()
-    predictions.categorical(schedule, net, levels)(jnp.tile(levels, 7).reshape(7, 5), 1e-4)
+    predictions.categorical(schedule, net, levels)(
+        jnp.tile(levels, 7).reshape(7, 5), 1e-4
+    )
     assert seen["features"].shape == (7, 25)
-    np.testing.assert_allclose([seen["features"].mean(), seen["features"].var()], [0, 1], atol=1e-9)
+    np.testing.assert_allclose(
+        [seen["features"].mean(), seen["features"].var()], [0, 1], atol=1e-9
+    )
     np.testing.assert_allclose(seen["c_noise"], -schedules.log_snr(schedule, 1e-4) / 8)
 
 
@@ -329,25 +403,37 @@ def test_categorical_refuses_levels_that_are_none(levels):
         predictions.categorical(schedules.vp_linear(), lambda x, t: x, levels)
 
 
-@pytest.mark.parametrize(("kind", "inputs"), [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")])
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")],
+)
 def test_kinds_without_a_denoiser_at_the_end_are_refused_there(kind, inputs):
     """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled inputs have no c_noise."""
     with pytest.raises(ValueError, match="schedule must have α"):
-        predictions.denoiser(schedules.rectified_flow(t_max=1.0), lambda x, t: x, kind, inputs=inputs)
+        predictions.denoiser(
+            schedules.rectified_flow(t_max=1.0), lambda x, t: x, kind, inputs=inputs
+        )
 
 
 @pytest.mark.parametrize("steps", [100, 1000, 4000])
 def test_networks_of_indices_are_given_the_chains_own(steps):
     """Exact at every index, in float32 and under jit, where int(t · T) misses some."""
     chain = schedules.from_betas(np.linspace(1e-4, 0.02, steps))
-    seen = jax.jit(jax.vmap(lambda t: schedules.index_of_time(chain, t)))(np.asarray(chain.times, np.float32))
+    seen = jax.jit(jax.vmap(lambda t: schedules.index_of_time(chain, t)))(
+        np.asarray(chain.times, np.float32)
+    )
     np.testing.assert_array_equal(seen, np.arange(1, steps + 1))
     assert seen.dtype == np.int32
     for inputs, first in (("index", 1), ("zero_index", 0)):
-        denoiser = predictions.denoiser(chain, lambda x, i: x + i, "data", inputs=inputs)
+        denoiser = predictions.denoiser(
+            chain, lambda x, i: x + i, "data", inputs=inputs
+        )
         assert float(denoiser(np.zeros(()), chain.t_min)) == first
 
 
 def test_indices_need_a_chain():
-    with pytest.raises(TypeError, match="schedule must be made by schedules.from_betas or schedules.from_sigmas"):
+    with pytest.raises(
+        TypeError,
+        match="schedule must be made by schedules.from_betas or schedules.from_sigmas",
+    ):
         predictions.denoiser(schedules.edm(), lambda x, t: x, "noise", inputs="index")

@@ -16,10 +16,16 @@ def test_log_z_of_densities_known_exactly(x64):
     The Gaussians' error is e^{−2π²(s/h)²} < 1e-30 for cells h ≤ s/2 and tails beyond 8 standard deviations 1e-15; the
     boxes' edges are edges of cells, so that only rounding remains.
     """
-    mixture = targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
-    assert quadrature.log_integral(mixture.log_prob, [(-7, 7)] * 2, 128) == pytest.approx(0, abs=1e-12)
+    mixture = targets.gaussian_mixture(
+        [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7]
+    )
+    assert quadrature.log_integral(
+        mixture.log_prob, [(-7, 7)] * 2, 128
+    ) == pytest.approx(0, abs=1e-12)
     board = targets.checkerboard()
-    assert quadrature.log_integral(board.log_prob, [(-5, 5)] * 2, 100, None) == pytest.approx(0, abs=1e-6)
+    assert quadrature.log_integral(
+        board.log_prob, [(-5, 5)] * 2, 100, None
+    ) == pytest.approx(0, abs=1e-6)
 
     def log_z(s):
         return quadrature.log_integral(lambda x: -0.5 * (x / s) ** 2, (-20, 20), 128)
@@ -32,22 +38,56 @@ def test_log_z_of_densities_known_exactly(x64):
 def test_integrals_have_the_function_s_shape(x64):
     """Second moments of N(0, diag(1, 4)): E[x xᵀ]."""
     law = targets.gaussian([0.0, 0.0], [1.0, 2.0])
-    found = quadrature.integrate(lambda x: jnp.exp(law.log_prob(x)) * jnp.outer(x, x), [(-10, 10), (-20, 20)], 64)
+    found = quadrature.integrate(
+        lambda x: jnp.exp(law.log_prob(x)) * jnp.outer(x, x), [(-10, 10), (-20, 20)], 64
+    )
     np.testing.assert_allclose(found, [[1, 0], [0, 4]], atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "log_density, bounds, message",
     [
-        (lambda x: x**2, (-3, 3), "must have decayed at the bounds, got a density at the lower bound -3 of axis 0"),
+        (
+            lambda x: x**2,
+            (-3, 3),
+            "must have decayed at the bounds, got a density at the lower bound -3 of axis 0",
+        ),
         (lambda x: -jnp.log1p(x**2), (-9, 9), "must have decayed at the bounds"),
-        (lambda x: -0.5 * jnp.sum(x[0] ** 2), [(-9, 9), (-9, 9)], "lower bound -9 of axis 1"),
-        (lambda x: -0.5 * (x / 0.01) ** 2, (-9, 9), "points must resolve log_density along axis 0, got 60"),
-        (lambda x: -jnp.log(jnp.abs(x)) - x**2, (-9, 9), "points must resolve log_density"),
-        (lambda x: jnp.log(x), (-9, 9), "log_density must be below infinity, got nan at -8.85, the first of 30"),
-        (lambda x: jnp.where(x > 0, jnp.inf, 0), (-9, 9), "must be below infinity, got inf"),
-        (lambda x: jnp.full_like(x, -jnp.inf), (-9, 9), "must be above -infinity somewhere within bounds"),
-        (lambda x: -x[None], (-9, 9), r"log_density must return a scalar, got shape \(1,\)"),
+        (
+            lambda x: -0.5 * jnp.sum(x[0] ** 2),
+            [(-9, 9), (-9, 9)],
+            "lower bound -9 of axis 1",
+        ),
+        (
+            lambda x: -0.5 * (x / 0.01) ** 2,
+            (-9, 9),
+            "points must resolve log_density along axis 0, got 60",
+        ),
+        (
+            lambda x: -jnp.log(jnp.abs(x)) - x**2,
+            (-9, 9),
+            "points must resolve log_density",
+        ),
+        (
+            lambda x: jnp.log(x),
+            (-9, 9),
+            "log_density must be below infinity, got nan at -8.85, the first of 30",
+        ),
+        (
+            lambda x: jnp.where(x > 0, jnp.inf, 0),
+            (-9, 9),
+            "must be below infinity, got inf",
+        ),
+        (
+            lambda x: jnp.full_like(x, -jnp.inf),
+            (-9, 9),
+            "must be above -infinity somewhere within bounds",
+        ),
+        (
+            lambda x: -x[None],
+            (-9, 9),
+            r"log_density must return a scalar, got shape \(1,\)",
+        ),
         (lambda x: -(x**2), (9, -9), "bounds must have lower < upper"),
         (lambda x: -(x**2), [(-1, 1)] * 3, "bounds must have shape"),
         (lambda x: -(x**2), (-np.inf, 9), "bounds must be finite"),
@@ -80,5 +120,7 @@ def test_other_arguments_are_named():
         quadrature.log_integral(lambda x: -(x**2), (-9, 9), tolerance=0.0)
     with pytest.raises(ValueError, match="function must be finite, got nan at -0.99"):
         quadrature.integrate(jnp.log, (-1, 1), 100)
-    with pytest.raises(TypeError, match="bounds must be an array of real numbers that is not traced"):
+    with pytest.raises(
+        TypeError, match="bounds must be an array of real numbers that is not traced"
+    ):
         jax.jit(lambda b: quadrature.rule((0.0, b)).nodes)(1.0)

@@ -20,13 +20,17 @@ def log_density(target, schedule):
 def at_states(schedule, function):
     """function(x, t) at three noise levels, at a point of each law's bulk; jitted once."""
     t = times_at_noise(schedule, (0.3, 1.0, 3.0))
-    x = schedule.alpha(t)[:, None] * jnp.array([0.4, -0.3]) + schedule.sigma(t)[:, None] * jnp.array([1.2, -0.7])
+    x = schedule.alpha(t)[:, None] * jnp.array([0.4, -0.3]) + schedule.sigma(t)[
+        :, None
+    ] * jnp.array([1.2, -0.7])
     return jax.jit(jax.vmap(function))(x, t)
 
 
 def assert_same_rate(rate, exact, scale):
     """Equal to 1e-9 of the terms that sum to the rate: they are of size 1/(time to change), and cancel."""
-    assert np.all(np.abs(rate - exact) <= 1e-9 * (np.abs(exact) + scale)), np.abs(rate - exact)
+    assert np.all(np.abs(rate - exact) <= 1e-9 * (np.abs(exact) + scale)), np.abs(
+        rate - exact
+    )
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
@@ -44,13 +48,26 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
     def everything(x, t):
         exact = jax.grad(log_p, 1)(x, t)
         scale = (schedules.diffusion_coefficient(schedule, t) / schedule.sigma(t)) ** 2
-        flow = sde.SDE(sde.probability_flow(schedule, denoiser), lambda x, t: jnp.zeros(()))
-        rates = [sde.fokker_planck(sde.forward(schedule), log_p)(x, t), sde.fokker_planck(flow, log_p)(x, t)]
+        flow = sde.SDE(
+            sde.probability_flow(schedule, denoiser), lambda x, t: jnp.zeros(())
+        )
+        rates = [
+            sde.fokker_planck(sde.forward(schedule), log_p)(x, t),
+            sde.fokker_planck(flow, log_p)(x, t),
+        ]
 
         def backwards(noise):
-            return sde.fokker_planck(sde.reverse(schedule, denoiser, noise), log_p, downwards=True)(x, t)
+            return sde.fokker_planck(
+                sde.reverse(schedule, denoiser, noise), log_p, downwards=True
+            )(x, t)
 
-        return exact, scale, jnp.append(jnp.stack(rates), jax.vmap(backwards)(jnp.array([0.0, 0.5, 1.0, 2.0])))
+        return (
+            exact,
+            scale,
+            jnp.append(
+                jnp.stack(rates), jax.vmap(backwards)(jnp.array([0.0, 0.5, 1.0, 2.0]))
+            ),
+        )
 
     exact, scale, rates = at_states(schedule, everything)
     assert_same_rate(rates, exact[:, None], scale[:, None])
@@ -62,7 +79,10 @@ def test_a_wrong_sde_is_found_out(x64):
     log_p = log_density(target, schedule)
     x = jnp.asarray(X)
     exact, wrong = jax.jit(
-        lambda x: (jax.grad(log_p, 1)(x, 0.4), sde.fokker_planck(sde.forward(schedules.vp_linear()), log_p)(x, 0.4))
+        lambda x: (
+            jax.grad(log_p, 1)(x, 0.4),
+            sde.fokker_planck(sde.forward(schedules.vp_linear()), log_p)(x, 0.4),
+        )
     )(x)
     assert abs(float(wrong - exact)) > 0.05 * abs(float(exact))
 
@@ -76,12 +96,17 @@ def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
 
     def both(x, t):
         score = targets.score(target.noised(schedule, t), x)
-        f, g = schedules.drift_coefficient(schedule, t), schedules.diffusion_coefficient(schedule, t)
+        f, g = (
+            schedules.drift_coefficient(schedule, t),
+            schedules.diffusion_coefficient(schedule, t),
+        )
         found, expected = [], []
         for noise in (0.0, 0.7, 1.0, jnp.array(1.5)):
             process = sde.reverse(schedule, denoiser, noise)
             found.append(jnp.append(process.drift(x, t), process.diffusion(x, t)))
-            expected.append(jnp.append(f * x - 0.5 * (1 + noise**2) * g**2 * score, noise * g))
+            expected.append(
+                jnp.append(f * x - 0.5 * (1 + noise**2) * g**2 * score, noise * g)
+            )
         found.append(jnp.append(sde.probability_flow(schedule, denoiser)(x, t), 0.0))
         expected.append(jnp.append(f * x - 0.5 * g**2 * score, 0.0))
         return jnp.stack(found), jnp.stack(expected)
@@ -94,7 +119,10 @@ def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
 def test_reverse_without_noise_is_the_probability_flow():
     """The same pytree, to the treedef: nothing is traced for a g² that η = 0 would only multiply by 0."""
     schedule, denoiser = schedules.vp_cosine(), lambda x, t: x
-    flow, drift = sde.probability_flow(schedule, denoiser), sde.reverse(schedule, denoiser, noise=0.0).drift
+    flow, drift = (
+        sde.probability_flow(schedule, denoiser),
+        sde.reverse(schedule, denoiser, noise=0.0).drift,
+    )
     assert jax.tree.structure(flow) == jax.tree.structure(drift)
 
 
@@ -102,7 +130,11 @@ def test_reverse_without_noise_is_the_probability_flow():
 @pytest.mark.parametrize("form", ["probability_flow", "reverse"])
 def test_flow_is_regular_where_f_and_g_are_not(kind, form):
     """Rectified flow at t = 1, α = 0: dx/dt = ε − x_0, eagerly and as a traced argument of a jitted function."""
-    schedule, x0, noise = schedules.rectified_flow(t_max=1.0), jnp.array([0.5, -1.0]), jnp.array([1.5, 0.25])
+    schedule, x0, noise = (
+        schedules.rectified_flow(t_max=1.0),
+        jnp.array([0.5, -1.0]),
+        jnp.array([1.5, 0.25]),
+    )
     exact = x0 if kind == "data" else noise - x0
     denoiser = predictions.denoiser(schedule, lambda x, t: exact, kind)
     made = (
@@ -111,8 +143,12 @@ def test_flow_is_regular_where_f_and_g_are_not(kind, form):
         else sde.reverse(schedule, denoiser, 0.0).drift
     )
     assert not np.isfinite(schedules.drift_coefficient(schedule, 1.0))
-    np.testing.assert_array_equal(made(noise, 1.0), noise - x0)  # dyadic numbers: no rounding
-    np.testing.assert_array_equal(jax.jit(lambda flow, x, t: flow(x, t))(made, noise, 1.0), noise - x0)
+    np.testing.assert_array_equal(
+        made(noise, 1.0), noise - x0
+    )  # dyadic numbers: no rounding
+    np.testing.assert_array_equal(
+        jax.jit(lambda flow, x, t: flow(x, t))(made, noise, 1.0), noise - x0
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
@@ -136,8 +172,13 @@ def test_noise_level_may_be_traced(x64):
     schedule = schedules.edm()
     denoiser = targets.denoiser(TARGETS["isotropic"](), schedule)
     levels = jnp.array([0.0, 0.5, 1.0])
-    together = jax.vmap(lambda noise: sde.reverse(schedule, denoiser, noise).drift(jnp.asarray(X), 0.7))(levels)
-    apart = [sde.reverse(schedule, denoiser, float(noise)).drift(jnp.asarray(X), 0.7) for noise in levels]
+    together = jax.vmap(
+        lambda noise: sde.reverse(schedule, denoiser, noise).drift(jnp.asarray(X), 0.7)
+    )(levels)
+    apart = [
+        sde.reverse(schedule, denoiser, float(noise)).drift(jnp.asarray(X), 0.7)
+        for noise in levels
+    ]
     np.testing.assert_allclose(together, apart, rtol=1e-13)
 
 
@@ -148,13 +189,26 @@ def test_langevin_leaves_its_density_at_rest(x64):
     energy = sde.langevin(lambda x: target.log_prob(x) + 3.0)
     for x in (X, np.array([-1.5, 1.0])):
         for dynamics in (process, energy):
-            rate = sde.fokker_planck(dynamics, lambda x, t: target.log_prob(x))(jnp.asarray(x), 0.0)
+            rate = sde.fokker_planck(dynamics, lambda x, t: target.log_prob(x))(
+                jnp.asarray(x), 0.0
+            )
             assert abs(float(rate)) < 1e-12
     doubled = sde.SDE(lambda x, t: 2 * process.drift(x, t), process.diffusion)
     # drift ∇log p with unit noise has the density p²
-    squared = sde.fokker_planck(doubled, lambda x, t: 2 * target.log_prob(x))(jnp.asarray(X), 0.0)
+    squared = sde.fokker_planck(doubled, lambda x, t: 2 * target.log_prob(x))(
+        jnp.asarray(X), 0.0
+    )
     assert abs(float(squared)) < 1e-12
-    assert abs(float(sde.fokker_planck(doubled, lambda x, t: target.log_prob(x))(jnp.asarray(X), 0.0))) > 0.1
+    assert (
+        abs(
+            float(
+                sde.fokker_planck(doubled, lambda x, t: target.log_prob(x))(
+                    jnp.asarray(X), 0.0
+                )
+            )
+        )
+        > 0.1
+    )
 
 
 def test_fokker_planck_of_an_ornstein_uhlenbeck_process_in_closed_form(x64):
@@ -176,7 +230,9 @@ def test_fokker_planck_takes_examples_of_any_shape(x64):
     schedule = schedules.vp_linear()
     flat = sde.fokker_planck(sde.forward(schedule), lambda x, t: -0.25 * jnp.sum(x**4))
     x = jnp.arange(6.0) / 5
-    assert float(flat(x.reshape(2, 3), 0.4)) == pytest.approx(float(flat(x, 0.4)), rel=1e-13)
+    assert float(flat(x.reshape(2, 3), 0.4)) == pytest.approx(
+        float(flat(x, 0.4)), rel=1e-13
+    )
 
 
 REFUSED = {
@@ -190,9 +246,17 @@ REFUSED = {
         TypeError,
         r"denoiser must be callable as denoiser\(x, t\), got 3",
     ),
-    "flow": (lambda: sde.probability_flow(schedules.edm(), None), TypeError, "denoiser must be callable"),
+    "flow": (
+        lambda: sde.probability_flow(schedules.edm(), None),
+        TypeError,
+        "denoiser must be callable",
+    ),
     "schedule": (lambda: sde.forward("vp"), TypeError, "schedule must have alpha"),
-    "log_prob": (lambda: sde.langevin(1.0), TypeError, r"log_prob must be callable as log_prob\(x\), got 1.0"),
+    "log_prob": (
+        lambda: sde.langevin(1.0),
+        TypeError,
+        r"log_prob must be callable as log_prob\(x\), got 1.0",
+    ),
 }
 
 

@@ -43,9 +43,18 @@ def cosine_betas(count=1000):
 
 
 SMALL_SIGNAL = {
-    "rectified_flow": (lambda: schedules.rectified_flow(0.99999), np.linspace(0.99999, 1e-3, 21)),
-    "cosine chain": (lambda: schedules.from_betas(cosine_betas()), np.arange(1000, 0, -50) / 1000),
-    "vp_cosine": (lambda: schedules.vp_cosine(t_max=0.99999), np.linspace(0.99999, 1e-3, 21)),
+    "rectified_flow": (
+        lambda: schedules.rectified_flow(0.99999),
+        np.linspace(0.99999, 1e-3, 21),
+    ),
+    "cosine chain": (
+        lambda: schedules.from_betas(cosine_betas()),
+        np.arange(1000, 0, -50) / 1000,
+    ),
+    "vp_cosine": (
+        lambda: schedules.vp_cosine(t_max=0.99999),
+        np.linspace(0.99999, 1e-3, 21),
+    ),
     "vp_linear": (lambda: schedules.vp_linear(0.1, 46.0), np.linspace(1, 1e-3, 21)),
     "own": (lambda: Own(1.5, 1e-3, 0.99999), np.linspace(0.99999, 1e-3, 21)),
 }
@@ -66,11 +75,17 @@ ALWAYS = {
 
 def in_both_precisions(solver, make, ts, noise):
     """Ends (16, 1) in float32 and in float64, of the same starts of the schedule's noise level at ts[0]."""
-    x, ts, results = np.random.default_rng(0).normal(size=(16, 1)), ts.astype(np.float32), []
+    x, ts, results = (
+        np.random.default_rng(0).normal(size=(16, 1)),
+        ts.astype(np.float32),
+        [],
+    )
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype == np.float64):
             schedule = make()
-            arguments = (a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise))
+            arguments = (
+                a.astype(dtype) for a in (float(schedule.sigma(ts[0])) * x, ts, noise)
+            )
             results.append(np.asarray(run(solver, schedule, *arguments)))
     return results
 
@@ -78,7 +93,9 @@ def in_both_precisions(solver, make, ts, noise):
 @pytest.mark.parametrize(
     ("name", "of"),
     [
-        pytest.param(name, of, marks=() if of in ALWAYS.get(name, ()) else pytest.mark.slow)
+        pytest.param(
+            name, of, marks=() if of in ALWAYS.get(name, ()) else pytest.mark.slow
+        )
         for name in CONDITIONED
         for of in SMALL_SIGNAL
     ],
@@ -96,12 +113,17 @@ def test_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
         problem = solvers.Problem(make(), lambda x, t: x, zero_end=False)
         rows = jax.tree.leaves(solver.prepare(problem, ts.astype(np.float32))[1:])
     largest = max(1.0, *(float(np.abs(leaf).max()) for leaf in rows))
-    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest)
+    np.testing.assert_allclose(
+        results[0], results[1], rtol=0, atol=20 * 64 * EPS * largest
+    )
 
 
 def test_the_cosine_schedules_small_alpha_is_exact_to_rounding():
     """Near t = 1 the cosine of a rounded angle is off by half a percent; the reverse SDE's drift α′/α is with it."""
-    schedule, t = schedules.vp_cosine(t_max=0.99999), np.asarray([0.3, 0.5, 0.6, 0.9, 0.999, 0.99999], np.float32)
+    schedule, t = (
+        schedules.vp_cosine(t_max=0.99999),
+        np.asarray([0.3, 0.5, 0.6, 0.9, 0.999, 0.99999], np.float32),
+    )
     alpha = jax.jit(jax.vmap(jax.value_and_grad(schedule.alpha)))
     single = alpha(t)
     with jax.enable_x64(True):
@@ -121,7 +143,9 @@ FLOWS = [name for name in FIXED if FIXED[name][0]().consumes == "velocity"]
         for of in SMALL_SIGNAL
     ],
 )
-def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
+def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(
+    name, of
+):
     """Over 20 steps of up to 4 stages with 4 roundings each: 20 · 16 · ε times the largest state, which is 3 + 4 · 0.5.
 
     On a chain the slope of α jumps at its indices, where the grid's times are, and the middles of its steps.
@@ -138,10 +162,14 @@ def test_the_slope_of_a_chain_at_an_index_is_the_mean_of_both_sides(offset, x64)
     cells = 100 * np.diff(chain.log_snrs)
     expected = np.concatenate([cells[:1], 0.5 * (cells[1:] + cells[:-1]), cells[-1:]])
     at_indices = chain.times * (1 + offset)
-    rate = lambda t: np.asarray(jax.jit(jax.vmap(jax.grad(chain.log_snr)))(t))  # noqa: E731
+    rate = lambda t: np.asarray(jax.jit(jax.vmap(jax.grad(chain.log_snr)))(t))
     np.testing.assert_allclose(rate(at_indices), expected, rtol=1e-10)
     np.testing.assert_allclose(rate(chain.times[:-1] + 0.0025), cells, rtol=1e-10)
-    np.testing.assert_allclose(schedules.log_snr_rate(chain, at_indices.astype(np.float32)), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        schedules.log_snr_rate(chain, at_indices.astype(np.float32)),
+        expected,
+        rtol=1e-6,
+    )
 
 
 def test_steps_between_indices_follow_the_smooth_flow_to_second_order(x64):
@@ -152,21 +180,41 @@ def test_steps_between_indices_follow_the_smooth_flow_to_second_order(x64):
     """
     chain = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
     ts = np.arange(900, 0, -10) / 1000
-    gain = float(run(solvers.rk4(), chain, np.ones((1, 1)), ts, np.zeros((1, 89, 3, 1)), mean=0.0)[0, 0])
-    variance = lambda t: float(0.25 * chain.alpha(t) ** 2 + chain.sigma(t) ** 2)  # noqa: E731
+    gain = float(
+        run(
+            solvers.rk4(), chain, np.ones((1, 1)), ts, np.zeros((1, 89, 3, 1)), mean=0.0
+        )[0, 0]
+    )
+    variance = lambda t: float(0.25 * chain.alpha(t) ** 2 + chain.sigma(t) ** 2)
     assert abs(gain**2 * variance(ts[0]) / variance(ts[-1]) - 1) < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------- no signal at all
 
-STARTS_WITHOUT_SIGNAL = ("ddim", "ddim(1)", "ddpm", *MULTISTEP, "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver")
+STARTS_WITHOUT_SIGNAL = (
+    "ddim",
+    "ddim(1)",
+    "ddpm",
+    *MULTISTEP,
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "sa_solver",
+)
 WITHOUT_SIGNAL = {
-    "zero terminal SNR": (lambda: schedules.rectified_flow(1.0), np.linspace(1, 1e-3, 33)),
+    "zero terminal SNR": (
+        lambda: schedules.rectified_flow(1.0),
+        np.linspace(1, 1e-3, 33),
+    ),
     "α negative by rounding": (lambda: Own(1.0, 1e-3, 1.0), np.linspace(1, 1e-3, 33)),
 }
 
 
-@pytest.mark.parametrize("name", every(STARTS_WITHOUT_SIGNAL, ("ddim", "unipc(3)", "sa_solver", "adams_bashforth(4)")))
+@pytest.mark.parametrize(
+    "name",
+    every(
+        STARTS_WITHOUT_SIGNAL, ("ddim", "unipc(3)", "sa_solver", "adams_bashforth(4)")
+    ),
+)
 def test_a_first_step_without_signal_is_ddims(name):
     """x ← α_s D + σ_s ε̂ with ε̂ = x/σ_t, or its stochastic share of fresh noise, and nothing later is infinite."""
     solver = FIXED[name][0]()
@@ -177,42 +225,79 @@ def test_a_first_step_without_signal_is_ddims(name):
         alpha, sigma = float(schedule.alpha(ts[1])), float(schedule.sigma(ts[1]))
         one = ts[:3]
         row = jax.tree.map(
-            np.asarray, solver.prepare(solvers.Problem(schedule, lambda x, t: x, zero_end=False), one)[1]
+            np.asarray,
+            solver.prepare(
+                solvers.Problem(schedule, lambda x, t: x, zero_end=False), one
+            )[1],
         )
         keep, gain = row.keep[0], row.gains[0][0]
         std = row.stds[0][0] if row.stds else 0.0
         if alpha > 1e-12:  # below, any split of the noise is exact to rounding
             np.testing.assert_allclose(gain, alpha, rtol=1e-5)
-        np.testing.assert_allclose(np.hypot(keep * float(schedule.sigma(ts[0])), std), sigma, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.hypot(keep * float(schedule.sigma(ts[0])), std), sigma, rtol=1e-5
+        )
         end = np.asarray(run(solver, schedule, x, ts, noise_here))
-        assert abs(float(end[0, 0]) - 3.0) < 5 * 0.5, end  # within five standard deviations of the data
+        assert abs(float(end[0, 0]) - 3.0) < 5 * 0.5, (
+            end
+        )  # within five standard deviations of the data
 
 
-@pytest.mark.parametrize("name", [name for name in FIXED if name not in STARTS_WITHOUT_SIGNAL])
+@pytest.mark.parametrize(
+    "name", [name for name in FIXED if name not in STARTS_WITHOUT_SIGNAL]
+)
 def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
     solver, schedule = FIXED[name][0](), schedules.rectified_flow(1.0)
     if (
         solver.check_grid is None
-        or name in ("dpm_solver(1)", "ddim(0.5)", "ddpm(forward)", "euler_ancestral", "dpmpp_2m_sde(0.5)")
+        or name
+        in (
+            "dpm_solver(1)",
+            "ddim(0.5)",
+            "ddpm(forward)",
+            "euler_ancestral",
+            "dpmpp_2m_sde(0.5)",
+        )
         or name.startswith("sa_")
     ):
-        return driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
+        return driver.check_grid(
+            "ts",
+            solver,
+            solvers.Problem(schedule, lambda x, t: x),
+            np.linspace(1, 1e-3, 5),
+        )
     with pytest.raises(ValueError, match="grid must start below t=1"):
-        driver.check_grid("ts", solver, solvers.Problem(schedule, lambda x, t: x), np.linspace(1, 1e-3, 5))
+        driver.check_grid(
+            "ts",
+            solver,
+            solvers.Problem(schedule, lambda x, t: x),
+            np.linspace(1, 1e-3, 5),
+        )
 
 
 def test_a_drift_of_alpha_at_rounding_is_refused():
     schedule = Own(1.0, 1e-3, 1.0)  # cos(π/2) = −4e-8 in float32, 6e-17 in float64
     for x64 in (False, True):
-        with jax.enable_x64(x64), pytest.raises(ValueError, match="grid must start below t=1"):
+        with (
+            jax.enable_x64(x64),
+            pytest.raises(ValueError, match="grid must start below t=1"),
+        ):
             solvers.euler_maruyama().check_grid(schedule, np.asarray([1.0, 0.5]))
 
 
 def test_a_small_signal_that_is_known_exactly_is_no_zero():
     """α = e^{−20} of `vp_linear` has all its digits, and a drift; the same size as cos(t π/2) near 1 is rounding."""
-    exact, rounded = schedules.vp_linear(0.1, 80.0), Own(1.0, 1e-3, np.nextafter(np.float32(1), np.float32(0)))
+    exact, rounded = (
+        schedules.vp_linear(0.1, 80.0),
+        Own(1.0, 1e-3, np.nextafter(np.float32(1), np.float32(0))),
+    )
     assert 0 < float(exact.alpha(1.0)) < float(rounded.alpha(rounded.t_max)) < 1e-7
-    for solver in (solvers.euler_maruyama(), solvers.adaptive_sde(), solvers.edm_stochastic(), solvers.dpm_solver()):
+    for solver in (
+        solvers.euler_maruyama(),
+        solvers.adaptive_sde(),
+        solvers.edm_stochastic(),
+        solvers.dpm_solver(),
+    ):
         solver.check_grid(exact, np.float32([1.0, 0.5]))
         with pytest.raises(ValueError, match="grid must start below t=0.99999"):
             solver.check_grid(rounded, np.float32([rounded.t_max, 0.5]))
@@ -252,7 +337,13 @@ def test_no_stage_stands_below_the_end_of_the_grid(name):
             problem = solvers.Problem(velocity=field, zero_end=False)
         else:
             problem = solvers.Problem(sde=dj.sde.SDE(field, field), zero_end=False)
-        end = ends(solver, problem, np.zeros((1, 1), np.float32), ts, np.zeros((1, 32, 3, 1), np.float32))
+        end = ends(
+            solver,
+            problem,
+            np.zeros((1, 1), np.float32),
+            ts,
+            np.zeros((1, 32, 3, 1), np.float32),
+        )
         np.testing.assert_allclose(end[0, 0], ts[-1] - ts[0], rtol=32 * EPS)
 
 
@@ -266,7 +357,9 @@ def test_a_last_stage_at_a_tiny_time_errs_by_its_rounding(name):
         schedule = make()
         ts = to_tiny_end(schedule)
         x = np.full((1, 1), 0.3 * float(schedule.sigma(ts[0])), np.float32)
-        end = np.asarray(run(FIXED[name][0](), schedule, x, ts, np.zeros((1, 32, 3, 1), np.float32)))
+        end = np.asarray(
+            run(FIXED[name][0](), schedule, x, ts, np.zeros((1, 32, 3, 1), np.float32))
+        )
         size = 3.0 + 5 * 0.5 + float(schedule.sigma(ts[-2]))
         rounding = 8 * EPS * size * float((ts[-2] - ts[-1]) / ts[-1])
         assert abs(float(end[0, 0]) - 3.0) < 5 * 0.5 + rounding, end
@@ -285,17 +378,35 @@ def test_a_chain_captured_by_a_program_still_has_values():
     schedule = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
     ts = np.asarray([0.98, 0.5, 0.1], np.float32)
     inside = jax.jit(lambda x: x * schedule.alpha(ts[0]) + schedule.sigma(ts[1]))(ts)
-    np.testing.assert_allclose(inside, ts * schedule.alpha(ts)[0] + schedule.sigma(ts)[1], rtol=64 * EPS)
+    np.testing.assert_allclose(
+        inside, ts * schedule.alpha(ts)[0] + schedule.sigma(ts)[1], rtol=64 * EPS
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ declared orders
 
 
 ORDERS = (
-    {name: make() for name, (make, *_) in MULTISTEP.items() if not name.startswith(("sa_", "ipndm"))}
-    | {f"sa_solver({p}, {c}, 0)": solvers.sa_solver(p, c, 0.0) for p in (1, 2, 3) for c in range(5)}
-    | {f"unipc({p}, {b})": solvers.unipc(p, b) for p in (1, 2, 3) for b in ("bh1", "bh2")}
-    | {f"deis({p}, {c})": solvers.deis(p, c) for p in (1, 2, 3) for c in ("t", "rho", "log_rho")}
+    {
+        name: make()
+        for name, (make, *_) in MULTISTEP.items()
+        if not name.startswith(("sa_", "ipndm"))
+    }
+    | {
+        f"sa_solver({p}, {c}, 0)": solvers.sa_solver(p, c, 0.0)
+        for p in (1, 2, 3)
+        for c in range(5)
+    }
+    | {
+        f"unipc({p}, {b})": solvers.unipc(p, b)
+        for p in (1, 2, 3)
+        for b in ("bh1", "bh2")
+    }
+    | {
+        f"deis({p}, {c})": solvers.deis(p, c)
+        for p in (1, 2, 3)
+        for c in ("t", "rho", "log_rho")
+    }
     | {f"dpmpp_3m({c})": solvers.dpmpp_3m(c) for c in (True, False)}
 )
 """Every combination of arguments that a factory of deterministic multistep methods accepts."""
@@ -308,18 +419,29 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
     """
     errors, twice = [], 1 + eta**2
     rate = 0.7 * twice
-    exact = lambda u: np.exp(-rate * u) + twice * (rate * np.sin(u) - np.cos(u)) / (rate**2 + 1)  # noqa: E731
-    denoiser = lambda x, t: np.sin(-np.log(t)) + 0.3 * x  # noqa: E731
+    exact = lambda u: (
+        np.exp(-rate * u) + twice * (rate * np.sin(u) - np.cos(u)) / (rate**2 + 1)
+    )
+    denoiser = lambda x, t: np.sin(-np.log(t)) + 0.3 * x
     problem = solvers.Problem(schedules.edm(0.1, 2.0), denoiser, zero_end=False)
     for steps in resolutions:
         levels = np.linspace(0.0, 1.0, steps + 1)
-        inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(np.exp(-levels))))
-        at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: E731
+        inputs = jax.tree.map(
+            np.asarray, solver.prepare(problem, jnp.asarray(np.exp(-levels)))
+        )
+        at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)
         past = len(solver.init(problem, np.zeros(()), at(0))[0])
-        earlier = tuple(affine._ask(at(i)[0], denoiser, exact(levels[i]))[1] for i in reversed(range(past)))
+        earlier = tuple(
+            affine._ask(at(i)[0], denoiser, exact(levels[i]))[1]
+            for i in reversed(range(past))
+        )
         x = exact(levels[past])
         predicted = (
-            0.0 if not past else None if inputs[2] is None else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+            0.0
+            if not past
+            else None
+            if inputs[2] is None
+            else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
         )
         state = earlier, predicted
         for i in range(past, steps):
@@ -341,7 +463,9 @@ def test_sa_solver_with_noise_has_its_declared_order_in_the_mean(predictor, x64)
             solver = solvers.sa_solver(predictor, corrector, eta)
             without = solvers.sa_solver(predictor, corrector, 0.0).order
             assert solver.order == min(2, without)
-            assert abs(order_from_exact_history(solver, eta, (256, 512)) - without) < 0.25
+            assert (
+                abs(order_from_exact_history(solver, eta, (256, 512)) - without) < 0.25
+            )
 
 
 STOCHASTIC = (
@@ -363,13 +487,28 @@ STOCHASTIC = (
         )
         for eta in (0.3, 1.0)
     }
-    | {f"dpmpp_3m_sde({eta}, False)": solvers.dpmpp_3m_sde(eta, False) for eta in (0.3, 1.0)}
-    | {f"ddpm({variance})": solvers.ddpm(variance) for variance in ("posterior", "forward", 0.5)}
+    | {
+        f"dpmpp_3m_sde({eta}, False)": solvers.dpmpp_3m_sde(eta, False)
+        for eta in (0.3, 1.0)
+    }
+    | {
+        f"ddpm({variance})": solvers.ddpm(variance)
+        for variance in ("posterior", "forward", 0.5)
+    }
     | {
         make.__name__: make()
-        for make in (solvers.euler_maruyama, solvers.reverse_diffusion, solvers.stochastic_heun, solvers.sra1)
+        for make in (
+            solvers.euler_maruyama,
+            solvers.reverse_diffusion,
+            solvers.stochastic_heun,
+            solvers.sra1,
+        )
     }
-    | {"edm_stochastic": solvers.edm_stochastic(churn=5.0, noise_min=0.0, noise_max=1e3, noise_scale=1.0)}
+    | {
+        "edm_stochastic": solvers.edm_stochastic(
+            churn=5.0, noise_min=0.0, noise_max=1e3, noise_scale=1.0
+        )
+    }
 )
 """Every way to make a stochastic solver of a declared weak order, at a low and the full noise level."""
 
@@ -379,7 +518,9 @@ def variance_error(solver, steps, start, end):
 
     Every step is linear in the start and in all noise: x holds its coefficients by them.
     """
-    problem = solvers.diffusion(schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x)
+    problem = solvers.diffusion(
+        schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x
+    )
     problem = dataclasses.replace(driver.derive(solver, problem), zero_end=False)
     ts = np.geomspace(start, end, steps + 1)
     inputs = jax.tree.map(np.asarray, solver.prepare(problem, jnp.asarray(ts)))
@@ -388,11 +529,16 @@ def variance_error(solver, steps, start, end):
     state = solver.init(problem, x, None)
     for i in range(steps):
         step = jax.tree.map(lambda leaf, i=i: leaf[i], inputs)
-        x, state = solver.step(problem, step, lambda k, i=i: np.append(0.0, units[3 * i + k]), x, state)
+        x, state = solver.step(
+            problem, step, lambda k, i=i: np.append(0.0, units[3 * i + k]), x, state
+        )
     return float(x @ x) - 0.25 - end**2
 
 
-@pytest.mark.parametrize("name", every(STOCHASTIC, [name for name in STOCHASTIC if name.startswith("sa_solver")]))
+@pytest.mark.parametrize(
+    "name",
+    every(STOCHASTIC, [name for name in STOCHASTIC if name.startswith("sa_solver")]),
+)
 def test_the_variance_has_the_declared_weak_order(name, x64):
     """Errors a h^p + b h^{p+1} + … at three resolutions, of which differences leave a h^p.
 
@@ -400,9 +546,20 @@ def test_the_variance_has_the_declared_weak_order(name, x64):
     """
     solver, p = STOCHASTIC[name], STOCHASTIC[name].order
     errors = [variance_error(solver, steps, 1.0, 0.1) for steps in (64, 128, 256)]
-    first, second = (2 ** (p + 1) * fine - coarse for coarse, fine in zip(errors, errors[1:], strict=False))
+    first, second = (
+        2 ** (p + 1) * fine - coarse
+        for coarse, fine in zip(errors, errors[1:], strict=False)
+    )
     measured = np.log2(first / second)
-    assert p - 0.1 < measured < (p + 1 if name in ("sa_solver(2, 2, 1.0)", "sa_solver(3, 2, 1.0)") else p + 0.1)
+    assert (
+        p - 0.1
+        < measured
+        < (
+            p + 1
+            if name in ("sa_solver(2, 2, 1.0)", "sa_solver(3, 2, 1.0)")
+            else p + 0.1
+        )
+    )
 
 
 def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64):
@@ -410,20 +567,32 @@ def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64)
         errors = []
         for steps in (256, 512):
             churn = per_step * steps + fixed
-            solver = solvers.edm_stochastic(churn=churn, noise_min=0.0, noise_max=1e3, noise_scale=1.0)
+            solver = solvers.edm_stochastic(
+                churn=churn, noise_min=0.0, noise_max=1e3, noise_scale=1.0
+            )
             errors.append(variance_error(solver, steps, 10.0, 0.1))
         return np.log2(errors[0] / errors[1])
 
     assert abs(slope(0.0, 5.0) - 2) < 0.25
-    assert slope(0.4, 0.0) < 0.6  # a step down never gets shorter than the noise that it undoes
+    assert (
+        slope(0.4, 0.0) < 0.6
+    )  # a step down never gets shorter than the noise that it undoes
     assert solvers.edm_stochastic(noise_scale=0.0).order is None
 
 
 def test_churn_without_noise_is_accepted():
     """noise_scale = 0 raises the level without noise: for D = 0 the state stays, and Heun's step carries it down."""
-    solver = solvers.edm_stochastic(churn=4.0, noise_min=0.0, noise_max=1e3, noise_scale=0.0)
+    solver = solvers.edm_stochastic(
+        churn=4.0, noise_min=0.0, noise_max=1e3, noise_scale=0.0
+    )
     problem = solvers.diffusion(schedules.edm(0.01, 100.0), lambda x, t: 0.0 * x)
     ts = np.asarray([10.0, 5.0], np.float32)
     raised = 1 + np.sqrt(2) - 1
-    end = ends(solver, problem, np.ones((1, 1), np.float32), ts, np.ones((1, 1, 3, 1), np.float32))
+    end = ends(
+        solver,
+        problem,
+        np.ones((1, 1), np.float32),
+        ts,
+        np.ones((1, 1, 3, 1), np.float32),
+    )
     np.testing.assert_allclose(end[0, 0], 5.0 / (10.0 * raised), rtol=1e-5)

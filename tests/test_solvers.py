@@ -25,8 +25,18 @@ DETERMINISTIC = {
     "dpm_solver(1)": (lambda: solvers.dpm_solver(1), 1, 4, 4),
     "dpm_solver(2)": (lambda: solvers.dpm_solver(2), 2, 8, 7),
     "dpm_solver(3)": (lambda: solvers.dpm_solver(3), 3, 12, 10),
-    "exponential_runge_kutta(3)": (lambda: solvers.exponential_runge_kutta(3), 3, 12, 10),
-    "exponential_runge_kutta(4)": (lambda: solvers.exponential_runge_kutta(4), 4, 16, 13),
+    "exponential_runge_kutta(3)": (
+        lambda: solvers.exponential_runge_kutta(3),
+        3,
+        12,
+        10,
+    ),
+    "exponential_runge_kutta(4)": (
+        lambda: solvers.exponential_runge_kutta(4),
+        4,
+        16,
+        13,
+    ),
     "dpmpp_2s": (solvers.dpmpp_2s, 2, 8, 7),
     "dpmpp_sde(0)": (lambda: solvers.dpmpp_sde(0.0), 2, 8, 7),
 }
@@ -70,7 +80,12 @@ STOCHASTIC = {
     "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, 2, 4, 4),
     "sa_solver": (solvers.sa_solver, 2, 4, 4),
     "sa_solver(3, 4, 1)": (lambda: solvers.sa_solver(3, 4, 1.0), 2, 4, 4),
-    "edm_stochastic": (lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0), 2, 8, 7),
+    "edm_stochastic": (
+        lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0),
+        2,
+        8,
+        7,
+    ),
 }
 FIXED = DETERMINISTIC | MULTISTEP | STOCHASTIC
 ALL = {name: row[0] for name, row in FIXED.items()} | {
@@ -93,7 +108,11 @@ CONSTRUCTIONS = (
 NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
 
 GAUSSIAN = ([0.5, -1.0], [[0.6, 0.25], [0.25, 0.3]])
-MIXTURE = ([0.3, 0.7], [[1.0, 0.5], [-0.5, 0.0]], [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]])
+MIXTURE = (
+    [0.3, 0.7],
+    [[1.0, 0.5], [-0.5, 0.0]],
+    [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]],
+)
 
 
 def gaussian():
@@ -113,7 +132,9 @@ def propagated_law(solver, schedule, target, grid, numbers=1):
     """
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     noise = np.zeros((numbers * (grid.shape[0] - 1), NOISE_SLOTS, 2), grid.dtype)
-    return _propagated(solver, problem, _noised_moments(target, schedule, grid[0]), grid, noise)
+    return _propagated(
+        solver, problem, _noised_moments(target, schedule, grid[0]), grid, noise
+    )
 
 
 @quick
@@ -125,7 +146,14 @@ def _noised_moments(target, schedule, t):
 @functools.partial(quick, static_argnums=0)
 def _propagated(solver, problem, law, grid, noise):
     def end(x, noise):
-        return driver.run(driver.Source(lambda step, draw: noise[step, draw]), solver, problem, x, grid, path=False)[0]
+        return driver.run(
+            driver.Source(lambda step, draw: noise[step, draw]),
+            solver,
+            problem,
+            x,
+            grid,
+            path=False,
+        )[0]
 
     mean, covariance = law
     by_start, by_noise = jax.jacfwd(end, argnums=(0, 1))(mean, noise)
@@ -143,7 +171,9 @@ def assert_moments(samples, mean, covariance, sigmas=4.0):
     spread = np.sqrt((np.outer(variances, variances) + np.asarray(covariance) ** 2) / n)
     covariance_error = np.abs(np.cov(np.asarray(samples).T) - covariance) / spread
     assert np.max(mean_error) < sigmas, f"mean is off by {mean_error} standard errors"
-    assert np.max(covariance_error) < sigmas, f"covariance is off by {covariance_error} standard errors"
+    assert np.max(covariance_error) < sigmas, (
+        f"covariance is off by {covariance_error} standard errors"
+    )
 
 
 def check_samples_have_the_propagated_law(solver, schedule, steps, count, numbers=1):
@@ -152,26 +182,40 @@ def check_samples_have_the_propagated_law(solver, schedule, steps, count, number
     mean, covariance = propagated_law(solver, schedule, target, grid, numbers)
     denoiser = dj.targets.denoiser(target, schedule)
     law = _noised_moments(target, schedule, schedule.t_max)
-    start = np.random.default_rng(0).multivariate_normal(*map(np.asarray, law), count).astype(np.float32)
-    samples = dj.sample_many(jax.random.key(2), count, denoiser, schedule, solver, grid, x_init=start)
+    start = (
+        np.random.default_rng(0)
+        .multivariate_normal(*map(np.asarray, law), count)
+        .astype(np.float32)
+    )
+    samples = dj.sample_many(
+        jax.random.key(2), count, denoiser, schedule, solver, grid, x_init=start
+    )
     assert_moments(samples, np.asarray(mean), np.asarray(covariance))
 
 
-@pytest.mark.parametrize("name", every(FIXED, (*(set(CONSTRUCTIONS) & set(STOCHASTIC)), "heun", "unipc(2)")))
+@pytest.mark.parametrize(
+    "name", every(FIXED, (*(set(CONSTRUCTIONS) & set(STOCHASTIC)), "heun", "unipc(2)"))
+)
 def test_samples_of_a_gaussian_have_the_law_that_the_step_propagates(name):
-    check_samples_have_the_propagated_law(FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000)
+    check_samples_have_the_propagated_law(
+        FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000
+    )
 
 
 @pytest.mark.parametrize("name", every(SCHEDULES, ("edm", "rectified_flow", "own")))
 def test_the_propagated_law_holds_on_every_schedule(name):
-    check_samples_have_the_propagated_law(solvers.stochastic_heun(), SCHEDULES[name](), steps=12, count=20_000)
+    check_samples_have_the_propagated_law(
+        solvers.stochastic_heun(), SCHEDULES[name](), steps=12, count=20_000
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
 def test_every_solver_has_its_propagated_law_on_every_schedule(name, schedule_name):
-    check_samples_have_the_propagated_law(FIXED[name][0](), SCHEDULES[schedule_name](), steps=12, count=20_000)
+    check_samples_have_the_propagated_law(
+        FIXED[name][0](), SCHEDULES[schedule_name](), steps=12, count=20_000
+    )
 
 
 @pytest.mark.slow
@@ -185,10 +229,18 @@ def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
     """
     schedule, target, biases = SCHEDULES[schedule_name](), gaussian(), []
     grids = [dj.grids.log_snr(schedule, steps) for steps in (64, 256)]
-    exact, corners = target.noised(schedule, schedule.t_min), 1 / getattr(schedule, "steps", math.inf)
+    exact, corners = (
+        target.noised(schedule, schedule.t_min),
+        1 / getattr(schedule, "steps", math.inf),
+    )
     for grid in grids:
         mean, covariance = propagated_law(FIXED[name][0](), schedule, target, grid)
-        biases.append(float(jnp.linalg.norm(covariance - exact.covariance()) + jnp.linalg.norm(mean - exact.mean())))
+        biases.append(
+            float(
+                jnp.linalg.norm(covariance - exact.covariance())
+                + jnp.linalg.norm(mean - exact.mean())
+            )
+        )
     assert biases[1] < max(0.5 * biases[0], corners), biases
 
 
@@ -201,7 +253,12 @@ def measured_order(errors, factor=2.0):
 
 
 def end_points(solver, schedule, target, grid, starts):
-    return _ends(solver, solvers.diffusion(schedule, dj.targets.denoiser(target, schedule)), starts, grid)
+    return _ends(
+        solver,
+        solvers.diffusion(schedule, dj.targets.denoiser(target, schedule)),
+        starts,
+        grid,
+    )
 
 
 @functools.partial(quick, static_argnums=0)
@@ -218,9 +275,16 @@ def flow():
     """Schedule, target, 16 starts at t_max and the ends of their probability flow to a tolerance of 1e-12."""
     with jax.enable_x64(True):
         schedule, target = dj.schedules.vp_linear(), mixture()
-        starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(jax.random.split(jax.random.key(0), 16))
+        starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(
+            jax.random.split(jax.random.key(0), 16)
+        )
         exact = solvers.adaptive(1e-12, 1e-12, max_steps=100_000)
-        return schedule, target, starts, end_points(exact, schedule, target, dj.grids.log_snr(schedule, 1), starts)
+        return (
+            schedule,
+            target,
+            starts,
+            end_points(exact, schedule, target, dj.grids.log_snr(schedule, 1), starts),
+        )
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -230,8 +294,13 @@ def test_deterministic_order(name, x64, flow):
     solver, (schedule, target, starts, reference) = factory(), flow
     assert solver.order == order
     fine = dj.grids.log_snr(schedule, 512)
-    half = end_points(solver, schedule, target, fine[:257], starts)  # a step has no memory: the halves are the whole
-    ends = (end_points(solver, schedule, target, *of) for of in ((fine[::2], starts), (fine[256:], half)))
+    half = end_points(
+        solver, schedule, target, fine[:257], starts
+    )  # a step has no memory: the halves are the whole
+    ends = (
+        end_points(solver, schedule, target, *of)
+        for of in ((fine[::2], starts), (fine[256:], half))
+    )
     errors = [root_mean_square(end - reference) for end in ends]
     assert abs(measured_order(errors) - order) < 0.2, errors
 
@@ -240,9 +309,16 @@ def from_exact_history(solver, problem, ts, states):
     """The end of a multistep method at ts[-1] given the flow's own states at its first times."""
     query, row, correction = inputs = solver.prepare(problem, ts)
     past = len(solver.init(problem, states[0], inputs)[0])
-    at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: E731
-    answers = tuple(affine._ask(at(i)[0], problem.denoiser, states[i])[1] for i in reversed(range(past)))
-    predicted = None if correction is None else states[past] - row.keep[past - 1] * states[past - 1]
+    at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)
+    answers = tuple(
+        affine._ask(at(i)[0], problem.denoiser, states[i])[1]
+        for i in reversed(range(past))
+    )
+    predicted = (
+        None
+        if correction is None
+        else states[past] - row.keep[past - 1] * states[past - 1]
+    )
 
     def body(carry, step):
         return solver.step(problem, step, None, *carry), None
@@ -265,8 +341,21 @@ def test_multistep_order_from_an_exact_history(name, x64, flow):
     exact, errors = solvers.adaptive(1e-12, 1e-12, max_steps=100_000), []
     for steps in (256, 512):
         grid = dj.grids.log_snr(schedule, steps)
-        states = quick(jax.vmap(lambda x: solvers.integrate(None, exact, problem, x, grid[:5], path=True)))(starts)  # noqa: B023
-        ends = quick(jax.vmap(lambda x: from_exact_history(solver, problem, grid, x)))(states)  # noqa: B023
+        states = quick(
+            jax.vmap(
+                lambda x: solvers.integrate(
+                    None,
+                    exact,
+                    problem,
+                    x,
+                    grid[:5],
+                    path=True,
+                )
+            )
+        )(starts)
+        ends = quick(jax.vmap(lambda x: from_exact_history(solver, problem, grid, x)))(
+            states
+        )
         errors.append(root_mean_square(ends - reference))
     assert abs(measured_order(errors) - order) < 0.2, errors
 
@@ -278,10 +367,15 @@ def test_multistep_order_from_its_own_start(name, x64, flow):
     schedule, target, starts, _ = flow
     middle = schedules.log_snr(schedule, jnp.array([0.4, schedule.t_min]))
     starts = 0.8 * starts
-    grid = lambda steps: schedules.time_of_log_snr(schedule, jnp.linspace(*middle, steps + 1))  # noqa: E731
+    grid = lambda steps: schedules.time_of_log_snr(
+        schedule, jnp.linspace(*middle, steps + 1)
+    )
     exact = solvers.adaptive(1e-12, 1e-12, max_steps=100_000)
     reference = end_points(exact, schedule, target, grid(1), starts)
-    ends = [end_points(factory(), schedule, target, grid(steps), starts) for steps in (256, 512)]
+    ends = [
+        end_points(factory(), schedule, target, grid(steps), starts)
+        for steps in (256, 512)
+    ]
     measured = measured_order([root_mean_square(end - reference) for end in ends])
     assert measured > min(order, 2) - 0.2
 
@@ -294,8 +388,15 @@ def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
     exact = target.noised(schedule, schedule.t_min)
     biases = []
     for steps in (256, 512):
-        mean, covariance = propagated_law(factory(), schedule, target, dj.grids.log_snr(schedule, steps))
-        biases.append(float(jnp.linalg.norm(covariance - exact.covariance()) + jnp.linalg.norm(mean - exact.mean())))
+        mean, covariance = propagated_law(
+            factory(), schedule, target, dj.grids.log_snr(schedule, steps)
+        )
+        biases.append(
+            float(
+                jnp.linalg.norm(covariance - exact.covariance())
+                + jnp.linalg.norm(mean - exact.mean())
+            )
+        )
     measured = measured_order(biases)
     assert measured > order - 0.2, biases
     if name in STOCHASTIC and name != "sa_solver":  # which is of order 3 on a Gaussian
@@ -310,10 +411,19 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
     x, z = jnp.array([0.3, -0.7]), jnp.array([1.0, -0.5])
     ts = dj.grids.from_indices(schedule, [8, 7])
     problem = solvers.diffusion(schedule, denoiser)
-    ours, _ = driver.run(driver.Source(lambda step, draw: z), solvers.reverse_diffusion(), problem, x, ts, path=False)
+    ours, _ = driver.run(
+        driver.Source(lambda step, draw: z),
+        solvers.reverse_diffusion(),
+        problem,
+        x,
+        ts,
+        path=False,
+    )
     score = dj.predictions.score(schedule, denoiser)(x, ts[0])
     beta = betas[7]
-    chex.assert_trees_all_close(ours, (2 - np.sqrt(1 - beta)) * x + beta * score + np.sqrt(beta) * z, rtol=1e-12)
+    chex.assert_trees_all_close(
+        ours, (2 - np.sqrt(1 - beta)) * x + beta * score + np.sqrt(beta) * z, rtol=1e-12
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the common contract
@@ -324,8 +434,13 @@ def test_the_path_ends_where_the_run_ends_and_a_step_to_zero_in_the_denoiser(nam
     """The path starts at x and ends where the run does. From the last time before 0 that is D(x, t), whatever the solver."""
     schedule = dj.schedules.vp_linear()
     problem = solvers.diffusion(schedule, dj.targets.denoiser(mixture(), schedule))
-    x, ts = np.array([0.4, -0.2], np.float32), np.array([0.45, 0.4, 0.35, 0.3, 0.0], np.float32)
-    path, end, denoised = map(np.asarray, _path_and_end(ALL[name](), problem, jax.random.key(0), x, ts))
+    x, ts = (
+        np.array([0.4, -0.2], np.float32),
+        np.array([0.45, 0.4, 0.35, 0.3, 0.0], np.float32),
+    )
+    path, end, denoised = map(
+        np.asarray, _path_and_end(ALL[name](), problem, jax.random.key(0), x, ts)
+    )
     assert path.shape == (5, 2)
     np.testing.assert_array_equal(path[0], x)
     np.testing.assert_allclose(path[-1], end, rtol=1e-6)
@@ -335,10 +450,16 @@ def test_the_path_ends_where_the_run_ends_and_a_step_to_zero_in_the_denoiser(nam
 @functools.partial(quick, static_argnums=0)
 def _path_and_end(solver, problem, key, x, ts):
     path = solvers.integrate(key, solver, problem, x, ts, path=True)
-    return path, solvers.integrate(key, solver, problem, x, ts), problem.denoiser(path[-2], ts[-2])
+    return (
+        path,
+        solvers.integrate(key, solver, problem, x, ts),
+        problem.denoiser(path[-2], ts[-2]),
+    )
 
 
-@pytest.mark.parametrize("name", every([name for name in FIXED if not FIXED[name][0]().past], CONSTRUCTIONS))
+@pytest.mark.parametrize(
+    "name", every([name for name in FIXED if not FIXED[name][0]().past], CONSTRUCTIONS)
+)
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     """By state, time and a parameter of the schedule: no 0/0 of the step to 0 enters them."""
     point = (np.array([0.4, -0.2]), 0.3, 20.0)
@@ -356,7 +477,9 @@ def _slopes(solver, *point):
         if solver is None:
             return denoiser(x, t)
         problem = solvers.diffusion(schedule, denoiser)
-        return solvers.integrate(jax.random.key(0), solver, problem, x, jnp.stack([t, 0.0 * t]))
+        return solvers.integrate(
+            jax.random.key(0), solver, problem, x, jnp.stack([t, 0.0 * t])
+        )
 
     return jax.jacrev(end, argnums=(0, 1, 2))(*point)
 
@@ -370,13 +493,19 @@ def test_evaluations_are_counted_truly(name):
 
     def calls(ts, zero_end, pick):
         source = driver.Source(lambda step, draw: jnp.ones(2))
-        run = lambda x, ts: driver.run(source, solver, problem, x, ts, False, zero_end)[0]  # noqa: E731
-        return primitives(jax.make_jaxpr(run)(np.ones(2, np.float32), ts).jaxpr, "lgamma", pick)
+        run = lambda x, ts: driver.run(source, solver, problem, x, ts, False, zero_end)[
+            0
+        ]
+        return primitives(
+            jax.make_jaxpr(run)(np.ones(2, np.float32), ts).jaxpr, "lgamma", pick
+        )
 
     uniform = np.linspace(0.9, 0.1, 5, dtype=np.float32)
     ending = np.append(np.linspace(0.9, 0.1, 4, dtype=np.float32), np.float32(0))
     assert calls(uniform, False, max) == plain == solver.evaluations(uniform)
-    most, least = (calls(ending, True, pick) // 4 for pick in (max, min))  # least: the branch of a step to 0
+    most, least = (
+        calls(ending, True, pick) // 4 for pick in (max, min)
+    )  # least: the branch of a step to 0
     assert 3 * most + least == to_zero == solver.evaluations(ending)
 
 
@@ -384,11 +513,20 @@ def primitives(jaxpr, name, pick):
     """How often a jaxpr runs a primitive; pick chooses among the branches of a cond."""
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [getattr(v, "jaxpr", v) for v in eqn.params.values() if hasattr(getattr(v, "jaxpr", v), "eqns")]
+        inner = [
+            getattr(v, "jaxpr", v)
+            for v in eqn.params.values()
+            if hasattr(getattr(v, "jaxpr", v), "eqns")
+        ]
         if eqn.primitive.name == "cond":
-            total += pick(primitives(branch.jaxpr, name, pick) for branch in eqn.params["branches"])
+            total += pick(
+                primitives(branch.jaxpr, name, pick)
+                for branch in eqn.params["branches"]
+            )
         else:
-            total += eqn.params.get("length", 1) * sum(primitives(j, name, pick) for j in inner)
+            total += eqn.params.get("length", 1) * sum(
+                primitives(j, name, pick) for j in inner
+            )
         total += eqn.primitive.name == name
     return total
 
@@ -399,14 +537,19 @@ def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
     schedule = dj.schedules.vp_linear()
     exact = dj.targets.denoiser(mixture(), schedule)
     grid = dj.grids.to_zero(dj.grids.uniform(schedule, 4))
-    coarse = lambda x, t: exact(x, t).astype(jnp.bfloat16)  # noqa: E731
-    x, info = dj.sample(jax.random.key(0), coarse, schedule, ALL[name](), grid, (2,), info=True)
+    coarse = lambda x, t: exact(x, t).astype(jnp.bfloat16)
+    x, info = dj.sample(
+        jax.random.key(0), coarse, schedule, ALL[name](), grid, (2,), info=True
+    )
     assert x.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(x)))
     assert int(info.evaluations) == ALL[name]().evaluations(grid)
 
 
 @pytest.mark.parametrize(
-    "name", every(ALL, ("heun", "ddim", "dpm_solver(3)", "unipc(2)", "euler_maruyama", "adaptive"))
+    "name",
+    every(
+        ALL, ("heun", "ddim", "dpm_solver(3)", "unipc(2)", "euler_maruyama", "adaptive")
+    ),
 )
 def test_jit_equals_eager_and_nothing_retraces(name):
     """Equal results under jit, and one trace for other keys, parameters, schedules and grid values."""
@@ -418,7 +561,9 @@ def test_jit_equals_eager_and_nothing_retraces(name):
 
     def run(key, scale, beta_max, grid):
         schedule = dj.schedules.vp_linear(beta_max=beta_max)
-        denoiser = dj.predictions.denoiser(schedule, jax.tree_util.Partial(net, scale), "data")
+        denoiser = dj.predictions.denoiser(
+            schedule, jax.tree_util.Partial(net, scale), "data"
+        )
         return dj.sample(key, denoiser, schedule, ALL[name](), grid, shape=(3,))
 
     schedule = dj.schedules.vp_linear()
@@ -428,7 +573,9 @@ def test_jit_equals_eager_and_nothing_retraces(name):
     run(jax.random.key(1), jnp.array(0.5), 15.0, quadratic)
     run(jax.random.key(1), jnp.array(0.5), 15.0, np.asarray(uniform))
     assert len(traces) == count
-    compiled = jax.jit(lambda key, scale, grid: run(key, scale, 20.0, grid))(jax.random.key(0), jnp.array(0.9), uniform)
+    compiled = jax.jit(lambda key, scale, grid: run(key, scale, 20.0, grid))(
+        jax.random.key(0), jnp.array(0.9), uniform
+    )
     chex.assert_trees_all_close(first, compiled, rtol=2e-5)
 
 
@@ -441,29 +588,53 @@ def test_float32_agrees_with_float64(name):
         schedule, target = dj.schedules.vp_linear(), mixture()
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
         grid = dj.grids.log_snr(schedule, 16)
-        return _end_with_noise(FIXED[name][0](), problem, np.array([0.5, -1.5], dtype), grid, noise.astype(dtype))
+        return _end_with_noise(
+            FIXED[name][0](),
+            problem,
+            np.array([0.5, -1.5], dtype),
+            grid,
+            noise.astype(dtype),
+        )
 
     single = end(np.float32)
     assert single.dtype == jnp.float32
     with jax.enable_x64(True):
         double = end(np.float64)
         assert double.dtype == jnp.float64
-    np.testing.assert_allclose(single, double, rtol=0, atol=16 * 64 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(
+        single, double, rtol=0, atol=16 * 64 * np.finfo(np.float32).eps
+    )
 
 
 @functools.partial(quick, static_argnums=0)
 def _end_with_noise(solver, problem, x, grid, noise):
-    return driver.run(driver.Source(lambda step, draw: noise[step, draw]), solver, problem, x, grid, path=False)[0]
+    return driver.run(
+        driver.Source(lambda step, draw: noise[step, draw]),
+        solver,
+        problem,
+        x,
+        grid,
+        path=False,
+    )[0]
 
 
 @pytest.mark.parametrize("name", every(DETERMINISTIC | MULTISTEP, CONSTRUCTIONS))
 def test_gradients_by_start_and_parameters_match_finite_differences(name, x64):
     shift, x, h = 0.1, np.array([0.3, 1.0]), 1e-5
-    points = [(shift, x), (shift + h, x), (shift - h, x), (shift, x + [h, 0]), (shift, x - [h, 0])]
+    points = [
+        (shift, x),
+        (shift + h, x),
+        (shift - h, x),
+        (shift, x + [h, 0]),
+        (shift, x - [h, 0]),
+    ]
     values, by_shift, by_x = map(
-        np.asarray, _values_and_slopes(FIXED[name][0](), *map(np.stack, zip(*points, strict=True)))
+        np.asarray,
+        _values_and_slopes(FIXED[name][0](), *map(np.stack, zip(*points, strict=True))),
     )
-    np.testing.assert_allclose(by_shift[0], (values[1] - values[2]) / (2 * h), rtol=1e-8)
+    np.testing.assert_allclose(
+        by_shift[0], (values[1] - values[2]) / (2 * h), rtol=1e-8
+    )
     np.testing.assert_allclose(by_x[0, 0], (values[3] - values[4]) / (2 * h), rtol=1e-8)
 
 
@@ -472,7 +643,9 @@ def _values_and_slopes(solver, shifts, starts):
     schedule, grid = dj.schedules.vp_linear(), jnp.linspace(0.9, 0.1, 9)
 
     def end(shift, x):
-        target = dj.targets.gaussian_mixture(MIXTURE[0], jnp.array(MIXTURE[1]) + shift, jnp.array([0.5, 0.7]))
+        target = dj.targets.gaussian_mixture(
+            MIXTURE[0], jnp.array(MIXTURE[1]) + shift, jnp.array([0.5, 0.7])
+        )
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
         return jnp.sum(solvers.integrate(None, solver, problem, x, grid) ** 2)
 
@@ -485,7 +658,11 @@ def _values_and_slopes(solver, shifts, starts):
 
 def test_factories_are_cached_whatever_the_spelling():
     assert solvers.heun() is solvers.heun()
-    assert solvers.adaptive() is solvers.adaptive(1e-5) is solvers.adaptive(rtol=np.float64(1e-5), atol=1e-5)
+    assert (
+        solvers.adaptive()
+        is solvers.adaptive(1e-5)
+        is solvers.adaptive(rtol=np.float64(1e-5), atol=1e-5)
+    )
     assert solvers.adaptive(1e-4) is not solvers.adaptive()
 
 
@@ -495,7 +672,11 @@ def test_compiled_size_does_not_grow_with_steps():
 
     def lines(steps):
         grid = dj.grids.uniform(schedule, steps)
-        lowered = jax.jit(lambda key: dj.sample(key, denoiser, schedule, solvers.heun(), grid, shape=(2,)))
+        lowered = jax.jit(
+            lambda key: dj.sample(
+                key, denoiser, schedule, solvers.heun(), grid, shape=(2,)
+            )
+        )
         return len(lowered.lower(jax.random.key(0)).as_text().splitlines())
 
     assert lines(10) == lines(1000)
@@ -510,12 +691,21 @@ def test_a_forward_sde_reaches_its_exact_law():
     ts = jnp.linspace(schedule.t_min, 1.0, steps + 1)
     sde = dj.sde.forward(schedule)
     keys = jax.random.split(jax.random.key(0), count)
-    ends = jax.vmap(lambda key: solvers.integrate(key, solvers.euler_maruyama(), sde, jnp.full((1,), x0), ts))(keys)
+    ends = jax.vmap(
+        lambda key: solvers.integrate(
+            key, solvers.euler_maruyama(), sde, jnp.full((1,), x0), ts
+        )
+    )(keys)
     mean, variance = x0, 0.0
     for t, dt in zip(np.asarray(ts[:-1]), np.diff(np.asarray(ts)), strict=True):
         beta = 0.1 + t * 19.9
-        mean, variance = mean * (1 - 0.5 * beta * dt), variance * (1 - 0.5 * beta * dt) ** 2 + beta * dt
-    assert_moments(jnp.concatenate([ends, ends], 1), np.full(2, mean), np.full((2, 2), variance))
+        mean, variance = (
+            mean * (1 - 0.5 * beta * dt),
+            variance * (1 - 0.5 * beta * dt) ** 2 + beta * dt,
+        )
+    assert_moments(
+        jnp.concatenate([ends, ends], 1), np.full(2, mean), np.full((2, 2), variance)
+    )
 
 
 def test_langevin_dynamics_keeps_its_stationary_law():
@@ -524,7 +714,11 @@ def test_langevin_dynamics_keeps_its_stationary_law():
     sde = dj.sde.langevin(lambda x: -0.5 * jnp.sum(x**2))
     ts = step * jnp.arange(60)
     keys = jax.random.split(jax.random.key(0), count)
-    ends = jax.vmap(lambda key: solvers.integrate(key, solvers.euler_maruyama(), sde, jnp.zeros(2), ts))(keys)
+    ends = jax.vmap(
+        lambda key: solvers.integrate(
+            key, solvers.euler_maruyama(), sde, jnp.zeros(2), ts
+        )
+    )(keys)
     assert_moments(ends, np.zeros(2), np.eye(2) / (1 - step / 4))
 
 
@@ -533,11 +727,17 @@ def test_an_ode_on_a_pytree_either_way(name):
     """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's
     error.
     """
-    field = lambda x, t: {"turn": jnp.array([-x["turn"][1], x["turn"][0]]), "decay": -x["decay"]}  # noqa: E731
+    field = lambda x, t: {
+        "turn": jnp.array([-x["turn"][1], x["turn"][0]]),
+        "decay": -x["decay"],
+    }
     start = {"turn": jnp.array([1.0, 0.0]), "decay": jnp.array(2.0)}
     ts = jnp.linspace(0.0, 1.0, 201)
     there = solvers.integrate(None, ALL[name](), field, start, ts)
-    exact = {"turn": jnp.array([math.cos(1), math.sin(1)]), "decay": jnp.array(2 * math.exp(-1))}
+    exact = {
+        "turn": jnp.array([math.cos(1), math.sin(1)]),
+        "decay": jnp.array(2 * math.exp(-1)),
+    }
     tolerance = 1e-2 if name == "euler" else 1e-4
     chex.assert_trees_all_close(there, exact, atol=tolerance)
     back = solvers.integrate(None, ALL[name](), field, there, ts[::-1])
@@ -545,7 +745,13 @@ def test_an_ode_on_a_pytree_either_way(name):
 
 
 def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
-    end = solvers.integrate(None, solvers.euler(), lambda x, t: jnp.ones_like(x), jnp.zeros(1), [1.0, 0.5, 0.0])
+    end = solvers.integrate(
+        None,
+        solvers.euler(),
+        lambda x, t: jnp.ones_like(x),
+        jnp.zeros(1),
+        [1.0, 0.5, 0.0],
+    )
     np.testing.assert_allclose(end, [-1.0], rtol=1e-6)
 
 
@@ -554,13 +760,23 @@ def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
 
 def test_adaptive_error_follows_the_tolerance(x64):
     schedule, target = dj.schedules.vp_linear(), mixture()
-    starts = jax.vmap(target.noised(schedule, 1.0).sample)(jax.random.split(jax.random.key(0), 8))
+    starts = jax.vmap(target.noised(schedule, 1.0).sample)(
+        jax.random.split(jax.random.key(0), 8)
+    )
     reference = end_points(
-        solvers.adaptive(1e-13, 1e-13, max_steps=100_000), schedule, target, dj.grids.log_snr(schedule, 1), starts
+        solvers.adaptive(1e-13, 1e-13, max_steps=100_000),
+        schedule,
+        target,
+        dj.grids.log_snr(schedule, 1),
+        starts,
     )
     for tolerance in (1e-4, 1e-6, 1e-8):
         ends = end_points(
-            solvers.adaptive(tolerance, tolerance), schedule, target, dj.grids.log_snr(schedule, 1), starts
+            solvers.adaptive(tolerance, tolerance),
+            schedule,
+            target,
+            dj.grids.log_snr(schedule, 1),
+            starts,
         )
         assert float(jnp.max(jnp.abs(ends - reference))) < 100 * tolerance
 
@@ -581,7 +797,9 @@ def test_adaptive_agrees_with_diffrax():
             stepsize_controller=diffrax.PIDController(1e-11, 1e-11),
             max_steps=100_000,
         ).ys[0]
-        ours = solvers.integrate(None, solvers.adaptive(1e-11, 1e-11, max_steps=50_000), flow, x, [1.0, 1e-3])
+        ours = solvers.integrate(
+            None, solvers.adaptive(1e-11, 1e-11, max_steps=50_000), flow, x, [1.0, 1e-3]
+        )
         np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
@@ -589,12 +807,21 @@ def test_adaptive_steps_are_each_examples_own():
     """Under vmap an example takes the steps that it takes alone, and a stiff one takes more than an easy one."""
 
     def run(rate):
-        return solvers.integrate(None, solvers.adaptive(), lambda x, t: -rate * x, jnp.ones(1), [0.0, 1.0], info=True)
+        return solvers.integrate(
+            None,
+            solvers.adaptive(),
+            lambda x, t: -rate * x,
+            jnp.ones(1),
+            [0.0, 1.0],
+            info=True,
+        )
 
     rates = jnp.array([0.1, 30.0])
     ends, info = jax.vmap(run)(rates)
     alone = [run(rate) for rate in rates]
-    assert [int(n) for n in info.accepted] == [int(report.accepted) for _, report in alone]
+    assert [int(n) for n in info.accepted] == [
+        int(report.accepted) for _, report in alone
+    ]
     assert info.accepted[1] > info.accepted[0]
     assert int(info.evaluations[1]) == 1 + 6 * int(info.accepted[1] + info.rejected[1])
     np.testing.assert_allclose(ends[:, 0], np.exp(-np.asarray(rates)), atol=1e-4)
@@ -602,24 +829,32 @@ def test_adaptive_steps_are_each_examples_own():
 
 def test_a_step_limit_is_reported_and_gives_nan():
     solver = solvers.adaptive(rtol=1e-8, atol=1e-8, max_steps=3)
-    field = lambda x, t: -50 * x  # noqa: E731
-    with pytest.warns(RuntimeWarning, match="adaptive hit its step limit in 1 of 1 runs"):
-        end, info = solvers.integrate(None, solver, field, jnp.ones(1), [0.0, 1.0], info=True)
+    field = lambda x, t: -50 * x
+    with pytest.warns(
+        RuntimeWarning, match="adaptive hit its step limit in 1 of 1 runs"
+    ):
+        end, info = solvers.integrate(
+            None, solver, field, jnp.ones(1), [0.0, 1.0], info=True
+        )
     assert bool(info.exhausted) and int(info.accepted + info.rejected) == 3
     assert bool(jnp.isnan(end).all())
 
 
 def test_a_field_that_turns_nan_ends_the_run_soon():
-    field = lambda x, t: jnp.where(t > 0.5, jnp.nan, 1.0) * x  # noqa: E731
+    field = lambda x, t: jnp.where(t > 0.5, jnp.nan, 1.0) * x
     with pytest.warns(RuntimeWarning, match="check the denoiser for NaN"):
-        _, info = solvers.integrate(None, solvers.adaptive(), field, jnp.ones(1), [0.0, 1.0], info=True)
+        _, info = solvers.integrate(
+            None, solvers.adaptive(), field, jnp.ones(1), [0.0, 1.0], info=True
+        )
     assert bool(info.exhausted) and int(info.rejected) < 200
 
 
 def test_adaptive_is_forward_differentiable_and_says_so_in_reverse(x64):
     def end(rate):
         field = jax.tree_util.Partial(lambda rate, x, t: -rate * x, rate)
-        return solvers.integrate(None, solvers.adaptive(1e-10, 1e-10), field, jnp.ones(()), [0.0, 1.0])
+        return solvers.integrate(
+            None, solvers.adaptive(1e-10, 1e-10), field, jnp.ones(()), [0.0, 1.0]
+        )
 
     _, slope = jax.jvp(end, (jnp.array(2.0),), (jnp.array(1.0),))
     np.testing.assert_allclose(slope, -math.exp(-2), rtol=1e-7)
@@ -653,10 +888,20 @@ def test_bad_arguments_are_named():
         with pytest.raises(error, match=match):
             solvers.integrate(*arguments)
     flow = solvers.diffusion(schedule, denoiser)
-    with pytest.raises(TypeError, match="x must be one array for a denoiser, got a dict"):
+    with pytest.raises(
+        TypeError, match="x must be one array for a denoiser, got a dict"
+    ):
         solvers.integrate(None, solvers.ddim(), flow, {"a": x}, ts)
-    with pytest.raises(TypeError, match="denoiser must return real numbers, got dtype complex64"):
-        solvers.integrate(None, solvers.heun(), solvers.diffusion(schedule, lambda x, t: x + 0j), x, ts)
+    with pytest.raises(
+        TypeError, match="denoiser must return real numbers, got dtype complex64"
+    ):
+        solvers.integrate(
+            None,
+            solvers.heun(),
+            solvers.diffusion(schedule, lambda x, t: x + 0j),
+            x,
+            ts,
+        )
     with pytest.raises(ValueError, match=r"grid must have shape \(steps \+ 1,\)"):
         dj.sample(key, denoiser, schedule, grid=[], shape=(2,))
     with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):

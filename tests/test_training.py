@@ -23,13 +23,21 @@ from jax.sharding import AxisType
 from diffjax import training
 from diffjax.training import Batches, Checkpoints, lock, manifest
 
-FEATURES, WIDTH, EXAMPLES, BATCH = 3, 100, 22, 8  # orbax stores arrays above 1 kB, as w is, in another way
+FEATURES, WIDTH, EXAMPLES, BATCH = (
+    3,
+    100,
+    22,
+    8,
+)  # orbax stores arrays above 1 kB, as w is, in another way
 CONFIG = {"learning_rate": 0.01, "network": {"width": 4}, "steps": 20}
 
 
 def loss_fn(params, key, batch):
     """A regression through tanh, shifted by the key's last word, so that a wrong key changes the result."""
-    x = batch["x"] + 0.1 * (jax.random.key_data(key)[-1] % 1024).astype(jnp.float32) / 1024
+    x = (
+        batch["x"]
+        + 0.1 * (jax.random.key_data(key)[-1] % 1024).astype(jnp.float32) / 1024
+    )
     hidden = jnp.tanh(x @ params["w"] + params["b"])
     residual = hidden.sum(axis=-1) - batch["y"]
     return jnp.mean(residual**2), {"bias": params["b"].mean()}
@@ -64,8 +72,10 @@ STEPS = training.make_steps(STEP)
 def bits(state):
     """Every leaf of the state as numpy, keys as their words."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    words = {p: jax.random.key_data(leaf) if is_key(leaf) else leaf for p, leaf in leaves}
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    words = {
+        p: jax.random.key_data(leaf) if is_key(leaf) else leaf for p, leaf in leaves
+    }
     return {jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in words.items()}
 
 
@@ -74,7 +84,9 @@ def assert_bitwise(one, other):
     assert one.keys() == other.keys()
     for name in one:
         assert one[name].dtype == other[name].dtype, name
-        assert one[name].tobytes() == other[name].tobytes(), f"{name}: {one[name]} and {other[name]}"
+        assert one[name].tobytes() == other[name].tobytes(), (
+            f"{name}: {one[name]} and {other[name]}"
+        )
 
 
 # ---- step
@@ -85,29 +97,42 @@ GRADIENT = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
 
 def test_step_is_clipped_adamw_by_hand():
     params = {name: leaf.astype(np.float64) for name, leaf in parameters().items()}
-    first, second = ({name: np.zeros_like(leaf) for name, leaf in params.items()} for _ in range(2))
-    rule = training.optimiser(0.01, warmup_steps=5, total_steps=40, weight_decay=0.01, clip_norm=0.5)
+    first, second = (
+        {name: np.zeros_like(leaf) for name, leaf in params.items()} for _ in range(2)
+    )
+    rule = training.optimiser(
+        0.01, warmup_steps=5, total_steps=40, weight_decay=0.01, clip_norm=0.5
+    )
     step = training.make_step(loss_fn, rule)
     state = training.init(jax.random.key(7), parameters(), rule)
     for n in range(4):
         batch = batches().at(n)
-        (loss, _), grads = GRADIENT(state.params, jax.random.fold_in(jax.random.key(7), n), batch)
+        (loss, _), grads = GRADIENT(
+            state.params, jax.random.fold_in(jax.random.key(7), n), batch
+        )
         grads = {name: np.asarray(grad, np.float64) for name, grad in grads.items()}
         norm = np.sqrt(sum((grad**2).sum() for grad in grads.values()))
         for name, grad in grads.items():
             grad = grad * min(1.0, 0.5 / norm)
             first[name] = 0.9 * first[name] + 0.1 * grad
             second[name] = 0.999 * second[name] + 0.001 * grad**2
-            mean, square = first[name] / (1 - 0.9 ** (n + 1)), second[name] / (1 - 0.999 ** (n + 1))
+            mean, square = (
+                first[name] / (1 - 0.9 ** (n + 1)),
+                second[name] / (1 - 0.999 ** (n + 1)),
+            )
             rate = 0.01 * (n + 1) / 5
-            params[name] = params[name] - rate * (mean / (np.sqrt(square) + 1e-8) + 0.01 * params[name])
+            params[name] = params[name] - rate * (
+                mean / (np.sqrt(square) + 1e-8) + 0.01 * params[name]
+            )
         state, metrics = step(state, batch)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
         assert metrics["finite"]
     assert int(state.step) == 4
     for name in params:  # half a unit in the last place of entries below 1 a step, and the rounding of the change
-        np.testing.assert_allclose(state.params[name], params[name], rtol=0, atol=4 * 2**-24 + 1e-5 * 0.01)
+        np.testing.assert_allclose(
+            state.params[name], params[name], rtol=0, atol=4 * 2**-24 + 1e-5 * 0.01
+        )
 
 
 def test_a_first_state_is_strongly_typed_copies():
@@ -122,8 +147,13 @@ def test_a_first_state_is_strongly_typed_copies():
     dtypes = {name: str(leaf.dtype) for name, leaf in state.params.items()}
     assert dtypes == {"a": "float32", "b": "float32", "c": "bfloat16", "d": "float32"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.ema)} == {"float32"}
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state)))
-    pointers = [tree["d"].unsafe_buffer_pointer() for tree in (given, state.params, state.ema)]
+    assert not any(
+        leaf.weak_type
+        for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))
+    )
+    pointers = [
+        tree["d"].unsafe_buffer_pointer() for tree in (given, state.params, state.ema)
+    ]
     assert len(set(pointers)) == 3
 
 
@@ -137,23 +167,35 @@ def test_average_is_its_closed_form():
     d = np.minimum(0.9, (1 + np.arange(12)) / (10 + np.arange(12)))
     weights = [np.prod(d)] + [(1 - d[n]) * np.prod(d[n + 1 :]) for n in range(12)]
     assert np.isclose(sum(weights), 1)
-    expected = sum(w * np.asarray(p, np.float64) for w, p in zip(weights, seen, strict=True))
+    expected = sum(
+        w * np.asarray(p, np.float64) for w, p in zip(weights, seen, strict=True)
+    )
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5, atol=1e-6)
     assert training.ema_decay_at(0, 0.999) == np.float32(0.1)
     assert training.ema_decay_at(10**6, 0.999) == np.float32(0.999)
 
 
 def test_average_is_kept_in_float32_for_bfloat16_parameters():
-    state = training.init(jax.random.key(0), {"w": np.ones(3, jnp.bfloat16)}, optax.sgd(1e-3))
-    step = training.make_step(lambda p, key, b: (jnp.sum(p["w"] * b), {}), optax.sgd(1e-3))
+    state = training.init(
+        jax.random.key(0), {"w": np.ones(3, jnp.bfloat16)}, optax.sgd(1e-3)
+    )
+    step = training.make_step(
+        lambda p, key, b: (jnp.sum(p["w"] * b), {}), optax.sgd(1e-3)
+    )
     state, _ = jax.eval_shape(step, state, np.ones(3, np.float32))
-    assert state.params["w"].dtype == jnp.bfloat16 and state.ema["w"].dtype == jnp.float32
+    assert (
+        state.params["w"].dtype == jnp.bfloat16 and state.ema["w"].dtype == jnp.float32
+    )
 
 
 def test_learning_rate_warms_up_and_decays():
     rate = training.warmup_cosine(2.0, 4, 14, final_fraction=0.1)
-    np.testing.assert_allclose([rate(n) for n in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
-    np.testing.assert_allclose([rate(9), rate(14), rate(99)], [2.0 * 0.55, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        [rate(n) for n in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        [rate(9), rate(14), rate(99)], [2.0 * 0.55, 0.2, 0.2], rtol=1e-6
+    )
     assert training.warmup_cosine(2.0, 0, None)(0) == 2.0
 
 
@@ -186,7 +228,9 @@ def sometimes_bad_loss(params, key, batch):
     w, bad = params["w"], batch["bad"]
     loss = jnp.sum(w**2) + jnp.where(bad == NOT_FINITE["loss"], jnp.nan, 0.0)
     # d√u/du at 0 is infinite while the loss is finite
-    loss += jnp.sqrt(jnp.where(bad == NOT_FINITE["gradient"], 0.0 * w[0], 1.0 + w[0] ** 2))
+    loss += jnp.sqrt(
+        jnp.where(bad == NOT_FINITE["gradient"], 0.0 * w[0], 1.0 + w[0] ** 2)
+    )
     return loss, {"own": jnp.where(bad == NOT_FINITE["metric"], jnp.inf, 1.0)}
 
 
@@ -196,7 +240,9 @@ BAD_STEPS = training.make_steps(BAD_STEP)
 
 @pytest.mark.parametrize("where", NOT_FINITE)
 def test_a_step_that_is_not_finite_is_not_taken(where):
-    state = training.init(jax.random.key(0), {"w": np.arange(1.0, 3.0, dtype=np.float32)}, optax.adam(0.1))
+    state = training.init(
+        jax.random.key(0), {"w": np.arange(1.0, 3.0, dtype=np.float32)}, optax.adam(0.1)
+    )
     good, metrics = BAD_STEP(state, {"bad": np.int32(0)})
     assert metrics["finite"]
     after, metrics = BAD_STEP(good, {"bad": np.int32(NOT_FINITE[where])})
@@ -204,7 +250,9 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
     bad = {"loss": "loss", "gradient": "grad_norm", "metric": "own"}[where]
     assert not np.isfinite(metrics[bad])
     assert_bitwise(after, good)
-    scanned, metrics = BAD_STEPS(state, {"bad": np.array([0, NOT_FINITE[where], 0, 0], np.int32)})
+    scanned, metrics = BAD_STEPS(
+        state, {"bad": np.array([0, NOT_FINITE[where], 0, 0], np.int32)}
+    )
     assert metrics["finite"].tolist() == [True, False, False, False]
     assert_bitwise(scanned, good)
 
@@ -212,13 +260,21 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
 def test_step_argument_errors():
     with pytest.raises(TypeError, match=r"jax\.random\.key"):
         training.init(jax.random.PRNGKey(0), parameters(), OPTIMISER)
-    with pytest.raises(ValueError, match=r"ema_decay must lie in \[0.0, 1.0\], got 1.5"):
+    with pytest.raises(
+        ValueError, match=r"ema_decay must lie in \[0.0, 1.0\], got 1.5"
+    ):
         training.make_step(loss_fn, OPTIMISER, ema_decay=1.5)
     with pytest.raises(ValueError, match="'loss' is a name"):
-        training.make_step(lambda p, k, b: (p["b"].sum(), {"loss": 1.0}), OPTIMISER)(initial(), {})
+        training.make_step(lambda p, k, b: (p["b"].sum(), {"loss": 1.0}), OPTIMISER)(
+            initial(), {}
+        )
     with pytest.raises(ValueError, match=r"'own' must be a scalar, got shape \(100,\)"):
-        training.make_step(lambda p, k, b: (p["b"].sum(), {"own": p["b"]}), OPTIMISER)(initial(), {})
-    with pytest.raises(ValueError, match="total_steps must be greater than warmup_steps=5, got 3"):
+        training.make_step(lambda p, k, b: (p["b"].sum(), {"own": p["b"]}), OPTIMISER)(
+            initial(), {}
+        )
+    with pytest.raises(
+        ValueError, match="total_steps must be greater than warmup_steps=5, got 3"
+    ):
         training.optimiser(warmup_steps=5, total_steps=3)
     with pytest.raises(ValueError, match="clip_norm must be positive, got 0"):
         training.optimiser(clip_norm=0.0)
@@ -229,7 +285,11 @@ def test_step_argument_errors():
 
 @pytest.mark.parametrize("batch_size", [1, 8, 22, 50])
 def test_every_example_exactly_once_an_epoch(batch_size):
-    stream = Batches(np.arange(EXAMPLES), batch_size, seed=1).block(0, 5 * EXAMPLES).reshape(-1)
+    stream = (
+        Batches(np.arange(EXAMPLES), batch_size, seed=1)
+        .block(0, 5 * EXAMPLES)
+        .reshape(-1)
+    )
     epochs = stream.reshape(-1, EXAMPLES)  # 5 · batch_size of them
     assert (np.sort(epochs, axis=1) == np.arange(EXAMPLES)).all()
     assert (epochs[0] != epochs[1]).any()
@@ -248,7 +308,9 @@ def test_a_batch_depends_on_its_step_alone():
 
 
 def test_data_argument_errors():
-    with pytest.raises(ValueError, match=r"one leading axis in common.*\(3, 2\).*\(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"one leading axis in common.*\(3, 2\).*\(4,\)"
+    ):
         Batches({"x": np.zeros((3, 2)), "y": np.zeros(4)}, 2)
     with pytest.raises(ValueError, match="at least one example"):
         Batches(np.zeros((0, 2)), 2)
@@ -264,7 +326,9 @@ def test_split_is_a_partition():
         rest, held = training.split({"x": x}, held_out, seed=1)
         assert len(held["x"]) == count
         assert sorted([*rest["x"], *held["x"]]) == x.tolist()
-        np.testing.assert_array_equal(held["x"], training.split({"x": x}, held_out, seed=1)[1]["x"])
+        np.testing.assert_array_equal(
+            held["x"], training.split({"x": x}, held_out, seed=1)[1]["x"]
+        )
 
 
 def test_load_reads_arrays_of_ones_own(tmp_path):
@@ -288,16 +352,40 @@ def bad_files():
         "no_such_file.npy": (None, FileNotFoundError, "not a file: data must be"),
         "suffix.txt": ("text", ValueError, "must be a .npy or .npz"),
         "no_bytes.npy": ("", ValueError, "empty"),
-        "no_examples.npy": (np.zeros((0, 2)), ValueError, r"at least one example.*\(0, 2\)"),
+        "no_examples.npy": (
+            np.zeros((0, 2)),
+            ValueError,
+            r"at least one example.*\(0, 2\)",
+        ),
         "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more, got shape \(5,\)"),
         "nan.npy": (nan, ValueError, "2 NaN and 0 infinite of 8"),
-        "too_large.npy": (np.full((2, 2), 1e300), ValueError, "0 NaN and 4 infinite of 4"),
+        "too_large.npy": (
+            np.full((2, 2), 1e300),
+            ValueError,
+            "0 NaN and 4 infinite of 4",
+        ),
         "text.npy": ("this is no array", ValueError, "cannot be read|Python objects"),
         "text.npz": ("this is no archive", ValueError, "cannot be read|Python objects"),
-        "objects.npy": (np.array([[1, None]], dtype=object), ValueError, "Python objects"),
-        "strings.npy": (np.array([["a", "b"]]), ValueError, "real numbers, got dtype <U1"),
-        "complex.npy": (np.ones((2, 2), complex), ValueError, "real numbers, got dtype complex128"),
-        "several.npz": ({"p": np.ones((2, 2)), "q": np.ones((2, 2))}, ValueError, r"one array, or.*\['p', 'q'\]"),
+        "objects.npy": (
+            np.array([[1, None]], dtype=object),
+            ValueError,
+            "Python objects",
+        ),
+        "strings.npy": (
+            np.array([["a", "b"]]),
+            ValueError,
+            "real numbers, got dtype <U1",
+        ),
+        "complex.npy": (
+            np.ones((2, 2), complex),
+            ValueError,
+            "real numbers, got dtype complex128",
+        ),
+        "several.npz": (
+            {"p": np.ones((2, 2)), "q": np.ones((2, 2))},
+            ValueError,
+            r"one array, or.*\['p', 'q'\]",
+        ),
     }
 
 
@@ -352,7 +440,10 @@ def steps_in(directory):
 def test_checkpoint_holds_the_whole_state(tmp_path):
     state = trained.__wrapped__()
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        assert checkpoints.latest_step() is None and checkpoints.restore_latest(state) is None
+        assert (
+            checkpoints.latest_step() is None
+            and checkpoints.restore_latest(state) is None
+        )
         checkpoints.save(3, state)
         STEPS(state, batches().block(3, 4))  # donates the buffers being saved
         checkpoints.wait()
@@ -366,13 +457,19 @@ def test_checkpoint_holds_the_whole_state(tmp_path):
     ema = training.load_ema(tmp_path)
     assert jax.tree.structure(ema) == jax.tree.structure(parameters())
     assert_bitwise(ema, trained().ema)
-    assert_bitwise(training.load_ema(tmp_path, template=jax.eval_shape(parameters)), trained().ema)
+    assert_bitwise(
+        training.load_ema(tmp_path, template=jax.eval_shape(parameters)), trained().ema
+    )
 
 
 def test_checkpoint_holds_structures_that_orbax_alone_does_not(tmp_path):
     """Custom pytrees, zero-size arrays, keys of another type, bfloat16, an optimiser without state."""
     one = np.ones((), np.float32)
-    params = (training.TrainState(one, [np.ones(2, jnp.bfloat16)], {}, np.zeros((0, 3), np.float32), one),)
+    params = (
+        training.TrainState(
+            one, [np.ones(2, jnp.bfloat16)], {}, np.zeros((0, 3), np.float32), one
+        ),
+    )
     state = training.init(jax.random.key(1, impl="rbg"), params, optax.sgd(0.1))
     with Checkpoints(tmp_path, {}) as checkpoints:
         checkpoints.save(0, state)
@@ -399,7 +496,9 @@ def test_only_the_newest_are_kept_and_order_is_kept(tmp_path):
 def test_a_checkpoint_under_another_number_is_set_aside(tmp_path):
     saved(tmp_path, 2, 3)
     shutil.copytree(tmp_path / "3", tmp_path / "5")
-    with pytest.warns(UserWarning, match=r"/5 is set aside as .*: it is the checkpoint of step 3"):
+    with pytest.warns(
+        UserWarning, match=r"/5 is set aside as .*: it is the checkpoint of step 3"
+    ):
         assert as_bytes(restored_from(tmp_path)) == as_bytes(trained(3))
 
 
@@ -417,7 +516,9 @@ def test_another_configuration_is_refused_by_field(tmp_path, beside):
     ):
         with pytest.raises(ValueError, match=message):
             Checkpoints(tmp_path, {**CONFIG, **change})
-    with Checkpoints(tmp_path, {**CONFIG, "steps": 40}, ignore=("steps",)) as checkpoints:
+    with Checkpoints(
+        tmp_path, {**CONFIG, "steps": 40}, ignore=("steps",)
+    ) as checkpoints:
         assert checkpoints.latest_step() == 3
     assert json.loads(path.read_text())["steps"] == 40
     with pytest.raises(TypeError, match=r"config\['net'\] must be a JSON value"):
@@ -427,8 +528,13 @@ def test_another_configuration_is_refused_by_field(tmp_path, beside):
 def test_other_arrays_are_refused_by_name(tmp_path):
     saved(tmp_path, 3)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        wider = training.init(jax.random.key(0), {**parameters(), "b": np.zeros(5, np.float32)}, OPTIMISER)
-        with pytest.raises(ValueError, match=r"'ema/b' is float32\[100\] in the checkpoint, float32\[5\]"):
+        wider = training.init(
+            jax.random.key(0), {**parameters(), "b": np.zeros(5, np.float32)}, OPTIMISER
+        )
+        with pytest.raises(
+            ValueError,
+            match=r"'ema/b' is float32\[100\] in the checkpoint, float32\[5\]",
+        ):
             checkpoints.restore_latest(wider)
         other = training.init(jax.random.key(0), parameters(), optax.adam(0.1))
         with pytest.raises(ValueError, match=r"'opt_state/.*' is .*absent"):
@@ -462,22 +568,36 @@ def after_damage(whole, directory, name, damage, rng):
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(whole, directory)
     data = DAMAGES[damage]((directory / name).read_bytes(), rng)
-    (directory / name).unlink() if data is None else (directory / name).write_bytes(data)
+    (directory / name).unlink() if data is None else (directory / name).write_bytes(
+        data
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         restored = restored_from(directory)
-    aside = [str(warning.message) for warning in caught if "is set aside" in str(warning.message)]
-    if restored is None or as_bytes(restored) != as_bytes(trained(2) if aside else trained(3)):
+    aside = [
+        str(warning.message)
+        for warning in caught
+        if "is set aside" in str(warning.message)
+    ]
+    if restored is None or as_bytes(restored) != as_bytes(
+        trained(2) if aside else trained(3)
+    ):
         return "silent"
     assert bool(aside) == (not (directory / "3").exists())
     return "set aside" if aside else "same"
 
 
 def files_of(folder):
-    return sorted(str(p.relative_to(folder.parent)) for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    return sorted(
+        str(p.relative_to(folder.parent))
+        for p in folder.rglob("*")
+        if p.is_file() and p.stat().st_size
+    )
 
 
-tensorstores_noise = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+tensorstores_noise = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @tensorstores_noise
@@ -486,20 +606,34 @@ def test_damage_is_never_silent(tmp_path):
     files, rng = files_of(tmp_path / "whole" / "3"), np.random.default_rng(0)
     kinds = collections.Counter()
     for i, name in enumerate(files):
-        damages = DAMAGES if name.endswith("manifest.json") else [list(DAMAGES)[i % len(DAMAGES)]]
+        damages = (
+            DAMAGES
+            if name.endswith("manifest.json")
+            else [list(DAMAGES)[i % len(DAMAGES)]]
+        )
         for damage in damages:
-            kinds[after_damage(tmp_path / "whole", tmp_path / "copy", name, damage, rng)] += 1
+            kinds[
+                after_damage(tmp_path / "whole", tmp_path / "copy", name, damage, rng)
+            ] += 1
     # Of the files of data some are read again and some were only steps on the way, by sizes that vary.
     read = [
         name
         for name in files
-        if "/d/" in name and after_damage(tmp_path / "whole", tmp_path / "copy", name, "removed", rng) == "set aside"
+        if "/d/" in name
+        and after_damage(tmp_path / "whole", tmp_path / "copy", name, "removed", rng)
+        == "set aside"
     ]
     large = max(read, key=lambda name: (tmp_path / "whole" / name).stat().st_size)
     for damage in ("emptied", "zeroed"):
-        assert after_damage(tmp_path / "whole", tmp_path / "copy", large, damage, rng) == "set aside", damage
+        assert (
+            after_damage(tmp_path / "whole", tmp_path / "copy", large, damage, rng)
+            == "set aside"
+        ), damage
     # Its end may hold nothing that is read.
-    assert after_damage(tmp_path / "whole", tmp_path / "copy", large, "cut", rng) != "silent"
+    assert (
+        after_damage(tmp_path / "whole", tmp_path / "copy", large, "cut", rng)
+        != "silent"
+    )
     assert not kinds["silent"] and kinds["set aside"] > 10, kinds
 
 
@@ -511,9 +645,13 @@ def test_two_thousand_flipped_bits(tmp_path):
     kinds = collections.Counter()
     for damage in ("cut", "emptied", "zeroed", "removed"):
         for name in files:
-            kinds[after_damage(tmp_path / "whole", tmp_path / "copy", name, damage, rng)] += 1
+            kinds[
+                after_damage(tmp_path / "whole", tmp_path / "copy", name, damage, rng)
+            ] += 1
     for name in rng.choice(files, 2000):
-        kinds[after_damage(tmp_path / "whole", tmp_path / "copy", name, "flipped", rng)] += 1
+        kinds[
+            after_damage(tmp_path / "whole", tmp_path / "copy", name, "flipped", rng)
+        ] += 1
     print(kinds)
     assert not kinds["silent"] and kinds["set aside"] > 500, kinds
 
@@ -527,7 +665,10 @@ def test_a_damaged_average_is_not_loaded(tmp_path):
     large.write_bytes(flipped(data, 4 * len(data)))
     with pytest.warns(UserWarning, match="/3 cannot be read"):
         assert_bitwise(training.load_ema(tmp_path), trained(2).ema)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no checkpoint can be read: .*/3: "):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="no checkpoint can be read: .*/3: "),
+    ):
         training.load_ema(tmp_path, step=3)
     assert steps_in(tmp_path) == ["2", "3"]  # a reader renames nothing
 
@@ -540,9 +681,15 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
         (tmp_path / unfinished / "rest.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "9").mkdir()
     (tmp_path / "1" / "ema").mkdir(parents=True)
-    for data in [*(tmp_path / "3" / "rest").glob("ocdbt.process_0/d/*"), *(tmp_path / "3" / "rest" / "d").glob("*")]:
+    for data in [
+        *(tmp_path / "3" / "rest").glob("ocdbt.process_0/d/*"),
+        *(tmp_path / "3" / "rest" / "d").glob("*"),
+    ]:
         data.write_bytes(data.read_bytes()[:10])
-    assert training.load_ema(tmp_path)["w"].shape == (FEATURES, WIDTH)  # of step 3, whose average is whole
+    assert training.load_ema(tmp_path)["w"].shape == (
+        FEATURES,
+        WIDTH,
+    )  # of step 3, whose average is whole
     with (
         Checkpoints(tmp_path, CONFIG) as checkpoints,
         pytest.warns(UserWarning, match="/3 is set aside.*cannot be read"),
@@ -550,16 +697,29 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
         restored = checkpoints.restore_latest(initial())
     assert_bitwise(restored, trained(2))
     left = {p.name for p in tmp_path.iterdir()}
-    assert not left & {"3", "5.orbax-checkpoint-tmp", "6.writing", "1.deleting"} and left >= {"1", "9"}
+    assert not left & {
+        "3",
+        "5.orbax-checkpoint-tmp",
+        "6.writing",
+        "1.deleting",
+    } and left >= {"1", "9"}
     saved(tmp_path, 3, 5)  # the steps whose folders were broken
     assert_bitwise(restored_from(tmp_path), trained(5))
 
 
 def test_when_all_are_damaged_the_run_stops_once(tmp_path):
     saved(tmp_path, 3)
-    (tmp_path / "3" / "manifest.json").unlink()  # as checkpoints of earlier versions, which had none
-    with pytest.warns(UserWarning, match="earlier version"), Checkpoints(tmp_path, CONFIG) as checkpoints:
-        with pytest.raises(RuntimeError, match=r"no checkpoint can be read: .*/3: it has no manifest\.json"):
+    (
+        tmp_path / "3" / "manifest.json"
+    ).unlink()  # as checkpoints of earlier versions, which had none
+    with (
+        pytest.warns(UserWarning, match="earlier version"),
+        Checkpoints(tmp_path, CONFIG) as checkpoints,
+    ):
+        with pytest.raises(
+            RuntimeError,
+            match=r"no checkpoint can be read: .*/3: it has no manifest\.json",
+        ):
             checkpoints.restore_latest(initial())
     assert restored_from(tmp_path) is None
 
@@ -589,9 +749,14 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         checkpoints = Checkpoints(tmp_path, CONFIG, keep=1)
     with checkpoints:
         assert (tmp_path / "20").is_dir()
-        assert checkpoints.latest_step() is None and checkpoints.restore_latest(initial()) is None
+        assert (
+            checkpoints.latest_step() is None
+            and checkpoints.restore_latest(initial()) is None
+        )
         for taken in (5, 7):
-            with pytest.raises(FileExistsError, match=f"/{taken} is no checkpoint and is left alone"):
+            with pytest.raises(
+                FileExistsError, match=f"/{taken} is no checkpoint and is left alone"
+            ):
                 checkpoints.save(taken, trained(taken))
         checkpoints.save(8, trained(8))
         checkpoints.wait()
@@ -633,7 +798,10 @@ def entry_of(directory):
 
 def test_a_folder_has_one_writer_at_a_time(tmp_path):
     with Checkpoints(tmp_path, CONFIG):
-        with pytest.raises(BlockingIOError, match=rf"{tmp_path} is in use by process {os.getpid()} .*\(this process\)"):
+        with pytest.raises(
+            BlockingIOError,
+            match=rf"{tmp_path} is in use by process {os.getpid()} .*\(this process\)",
+        ):
             Checkpoints(tmp_path, CONFIG)
     assert not (tmp_path / ".lock").exists()
     with pytest.raises(TypeError):
@@ -654,12 +822,23 @@ OTHER_MACHINE = {"machine": "another kernel", "host": "other"}
     [
         ({}, 0.0, True),
         ({}, 1e6, True),  # one that can be seen needs no sign of life
-        ({"pid": 2**22 + 1}, 0.0, False),  # no such process: Linux numbers them up to 2²²
+        (
+            {"pid": 2**22 + 1},
+            0.0,
+            False,
+        ),  # no such process: Linux numbers them up to 2²²
         ({"start": "1"}, 0.0, False),  # a recycled number
         (OTHER_MACHINE, 0.0, True),
         (OTHER_MACHINE, lock.SILENT_AFTER + 1, False),
     ],
-    ids=["alive", "alive and silent", "dead", "recycled", "elsewhere", "elsewhere and silent"],
+    ids=[
+        "alive",
+        "alive and silent",
+        "dead",
+        "recycled",
+        "elsewhere",
+        "elsewhere and silent",
+    ],
 )
 def test_a_dead_holder_keeps_no_lock(tmp_path, changes, silent, alive):
     held = lock.Lock(tmp_path)
@@ -670,13 +849,18 @@ def test_a_dead_holder_keeps_no_lock(tmp_path, changes, silent, alive):
     os.utime(path, (path.stat().st_mtime - silent,) * 2)
     if alive:
         who = f"process {entry['pid']} on {changes.get('host', entry['host'])}"
-        with pytest.raises(BlockingIOError, match=f"{tmp_path} is in use by {who}.* since {entry['since'][:10]}"):
+        with pytest.raises(
+            BlockingIOError,
+            match=f"{tmp_path} is in use by {who}.* since {entry['since'][:10]}",
+        ):
             lock.Lock(tmp_path)
     else:
         lock.Lock(tmp_path).release()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", pytest.param("[" * 99_999, id="deep")])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", "{}", pytest.param("[" * 99_999, id="deep")]
+)
 def test_a_lock_cut_by_a_crash_is_taken_over(tmp_path, content):
     (tmp_path / ".lock").write_text(content)
     os.utime(tmp_path / ".lock", (0, 0))
@@ -714,12 +898,22 @@ def test_of_two_racing_processes_one_is_refused_by_name(tmp_path, nursery, pairs
         directory = tmp_path / str(i)
         directory.mkdir()
         if i % 2:  # both find the lock of a dead one
-            entry = {"pid": 2**22 + 1, "machine": lock._machine(), "start": "1", "host": "h", "since": "", "token": ""}
+            entry = {
+                "pid": 2**22 + 1,
+                "machine": lock._machine(),
+                "start": "1",
+                "host": "h",
+                "since": "",
+                "token": "",
+            }
             (directory / ".lock").write_text(json.dumps(entry))
         call = ("race", str(directory), time.time() + 0.2, 0.3)
         ends = sorted(nursery.run(tmp_path / "output", call, call))
         assert [status for status, _, _ in ends] == [0, 1], ends
-        assert "BlockingIOError" in ends[1][2] and f"{directory} is in use by process" in ends[1][2], ends
+        assert (
+            "BlockingIOError" in ends[1][2]
+            and f"{directory} is in use by process" in ends[1][2]
+        ), ends
         assert list(directory.iterdir()) == []
 
 
@@ -730,8 +924,13 @@ def test_of_two_racing_trainings_one_is_refused_and_nothing_is_lost(tmp_path, nu
         calls = [("train", str(directory), 28, -1, 0, rate) for rate in (0.01, 0.02)]
         ends = sorted(nursery.run(tmp_path / "output", *calls))
         assert [status for status, _, _ in ends] == [0, 1], ends
-        assert "is in use by process" in ends[1][2] or "learning_rate: stored" in ends[1][2]
-        rate = json.loads((directory / "28" / "manifest.json").read_text())["config"]["learning_rate"]
+        assert (
+            "is in use by process" in ends[1][2]
+            or "learning_rate: stored" in ends[1][2]
+        )
+        rate = json.loads((directory / "28" / "manifest.json").read_text())["config"][
+            "learning_rate"
+        ]
         with Checkpoints(directory, {**CONFIG, "learning_rate": rate}) as checkpoints:
             assert_bitwise(checkpoints.restore_latest(initial()), trained(28))
 
@@ -744,8 +943,13 @@ def save_and_end(directory):
 
 
 def test_a_save_under_way_at_the_end_of_the_program_is_finished(tmp_path, nursery):
-    assert nursery.run(tmp_path / "output", ("save_and_end", str(tmp_path / "run"))) == [(0, "", "")]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["0", "training_config.json"]
+    assert nursery.run(
+        tmp_path / "output", ("save_and_end", str(tmp_path / "run"))
+    ) == [(0, "", "")]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "0",
+        "training_config.json",
+    ]
     assert_bitwise(restored_from(tmp_path / "run"), initial())
 
 
@@ -754,7 +958,9 @@ def test_trainings_in_threads_do_not_meet(tmp_path):
 
     def work(name):
         with Checkpoints(tmp_path / name, CONFIG) as checkpoints:
-            training.fit(initial(), STEPS, batches(), 8, checkpoints, block=4, save_every=4)
+            training.fit(
+                initial(), STEPS, batches(), 8, checkpoints, block=4, save_every=4
+            )
             ends[name] = checkpoints.restore_latest(initial())
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
@@ -777,7 +983,10 @@ def test_a_removed_folder_is_made_anew(tmp_path):
         checkpoints.save(2, trained(2))
         checkpoints.wait()
         shutil.rmtree(directory)
-        with pytest.warns(UserWarning, match="checkpoints was removed during the run, and is made anew"):
+        with pytest.warns(
+            UserWarning,
+            match="checkpoints was removed during the run, and is made anew",
+        ):
             checkpoints.save(3, trained(3))
     assert json.loads((directory / "training_config.json").read_text()) == CONFIG
     assert_bitwise(restored_from(directory), trained(3))
@@ -804,10 +1013,15 @@ def test_a_save_that_fails_is_named_and_leaves_no_thread(tmp_path, number, monke
     threads = set(threading.enumerate())
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(3, trained(3))
-        with pytest.raises(OSError, match=f"step 3 could not be saved in {tmp_path}: .*{os.strerror(number)}"):
+        with pytest.raises(
+            OSError,
+            match=f"step 3 could not be saved in {tmp_path}: .*{os.strerror(number)}",
+        ):
             checkpoints.wait()
         assert checkpoints.latest_step() == 2
-    lingering = [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    lingering = [
+        thread for thread in set(threading.enumerate()) - threads if not thread.daemon
+    ]
     assert not lingering
     monkeypatch.undo()
     assert_bitwise(restored_from(tmp_path), trained(2))
@@ -819,12 +1033,16 @@ def test_a_save_that_fails_is_named_and_leaves_no_thread(tmp_path, number, monke
 def test_fit_runs_aligned_blocks_and_leaves_its_argument_alive():
     state, seen = initial(), []
     fit = functools.partial(training.fit, steps_fn=STEPS, batches=batches(), block=4)
-    final = fit(state, total_steps=10, on_block=lambda n, m: seen.append((n, len(m["loss"]))))
+    final = fit(
+        state, total_steps=10, on_block=lambda n, m: seen.append((n, len(m["loss"])))
+    )
     assert seen == [(4, 4), (8, 4), (10, 2)] and int(final.step) == 10
     assert_bitwise(state, initial())
     assert_bitwise(final, trained(10))
     ends = []
-    assert_bitwise(fit(trained(2), total_steps=10, on_block=lambda n, m: ends.append(n)), final)
+    assert_bitwise(
+        fit(trained(2), total_steps=10, on_block=lambda n, m: ends.append(n)), final
+    )
     assert ends == [4, 8, 10]
     assert_bitwise(fit(final, total_steps=10), final)
 
@@ -832,13 +1050,20 @@ def test_fit_runs_aligned_blocks_and_leaves_its_argument_alive():
 def test_nan_in_the_data_names_step_and_checkpoint(tmp_path):
     data = arrays()
     order = Batches(np.arange(EXAMPLES), BATCH, seed=3)
-    poisoned = next(n for n in order.at(2) if n not in order.block(0, 2))  # first met at step 2
+    poisoned = next(
+        n for n in order.at(2) if n not in order.block(0, 2)
+    )  # first met at step 2
     data["x"][poisoned] = np.nan
     bad = Batches(data, BATCH, seed=3)
-    with pytest.raises(FloatingPointError, match=r"step 2 .*grad_norm=nan, loss=nan.*no checkpoints"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 2 .*grad_norm=nan, loss=nan.*no checkpoints"
+    ):
         training.fit(initial(), STEPS, bad, 20, block=4)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        with pytest.raises(FloatingPointError, match=f"step 2 .*loss=nan.*after 2 steps, is {tmp_path}/2"):
+        with pytest.raises(
+            FloatingPointError,
+            match=f"step 2 .*loss=nan.*after 2 steps, is {tmp_path}/2",
+        ):
             training.fit(initial(), STEPS, bad, 20, checkpoints, block=4)
         restored = checkpoints.restore_latest(initial())
     assert all(np.isfinite(leaf).all() for leaf in bits(restored).values())
@@ -848,15 +1073,29 @@ def test_nan_in_the_data_names_step_and_checkpoint(tmp_path):
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     # the gradient 1e15 is finite and so is the loss before the update, which overflows
     state = training.init(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(1e30))
-    step = training.make_step(lambda p, key, b: (jnp.sum(p["w"]) * jnp.where(b[0] > 2, 1e15, 0.0), {}), optax.sgd(1e30))
+    step = training.make_step(
+        lambda p, key, b: (jnp.sum(p["w"]) * jnp.where(b[0] > 2, 1e15, 0.0), {}),
+        optax.sgd(1e30),
+    )
     data = Batches(np.arange(4), 1)
-    last = int(np.argmax(data.block(0, 4)[:, 0]))  # the step that meets the large gradient
+    last = int(
+        np.argmax(data.block(0, 4)[:, 0])
+    )  # the step that meets the large gradient
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(0, state)
         with pytest.raises(
-            FloatingPointError, match=rf"params\['w'\] is not finite after {last + 1} steps.*{tmp_path}/"
+            FloatingPointError,
+            match=rf"params\['w'\] is not finite after {last + 1} steps.*{tmp_path}/",
         ):
-            training.fit(state, training.make_steps(step), data, last + 1, checkpoints, block=1, save_every=1)
+            training.fit(
+                state,
+                training.make_steps(step),
+                data,
+                last + 1,
+                checkpoints,
+                block=1,
+                save_every=1,
+            )
         assert checkpoints.latest_step() == last
         assert np.isfinite(checkpoints.restore_latest(state).params["w"]).all()
 
@@ -869,28 +1108,51 @@ def train(directory, total, kill_at=-1, number=0, rate=CONFIG["learning_rate"]):
         if step == kill_at:
             os.kill(os.getpid(), number)
 
-    with Checkpoints(directory, {**CONFIG, "learning_rate": rate}, ignore=("steps",)) as checkpoints:
+    with Checkpoints(
+        directory, {**CONFIG, "learning_rate": rate}, ignore=("steps",)
+    ) as checkpoints:
         state = checkpoints.restore_latest(initial())
         state = initial() if state is None else state
-        training.fit(state, STEPS, batches(), total, checkpoints, block=4, save_every=8, on_block=on_block)
+        training.fit(
+            state,
+            STEPS,
+            batches(),
+            total,
+            checkpoints,
+            block=4,
+            save_every=8,
+            on_block=on_block,
+        )
 
 
 @pytest.fixture(scope="module")
 def nursery():
-    training.fit(initial(), STEPS, batches(), 4, block=4)  # compiled into the cache, for the children
+    training.fit(
+        initial(), STEPS, batches(), 4, block=4
+    )  # compiled into the cache, for the children
     nursery = Nursery("test_training")
     yield nursery
     nursery.close()
 
 
-def test_killed_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, nursery, capfd):
+def test_killed_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    tmp_path, nursery, capfd
+):
     directory = tmp_path / "run"
-    (killed,) = nursery.run(tmp_path / "output", ("train", str(directory), 28, 20, int(signal.SIGKILL)))
+    (killed,) = nursery.run(
+        tmp_path / "output", ("train", str(directory), 28, 20, int(signal.SIGKILL))
+    )
     assert killed[0] == -signal.SIGKILL and killed[1].split()[-1] == "20"
     assert (directory / ".lock").exists()  # which a dead holder does not keep
-    (stopped,) = nursery.run(tmp_path / "output", ("train", str(directory), 10**6, 24, int(signal.SIGTERM)))
-    assert stopped[0] == 128 + signal.SIGTERM and stopped[2] == ""  # orbax has said nothing either
-    assert stopped[1].split()[-1] == "24" and 8 < int(stopped[1].split()[0]) < 24  # it went on, not anew
+    (stopped,) = nursery.run(
+        tmp_path / "output", ("train", str(directory), 10**6, 24, int(signal.SIGTERM))
+    )
+    assert (
+        stopped[0] == 128 + signal.SIGTERM and stopped[2] == ""
+    )  # orbax has said nothing either
+    assert (
+        stopped[1].split()[-1] == "24" and 8 < int(stopped[1].split()[0]) < 24
+    )  # it went on, not anew
     train(str(directory), 28)
     assert capfd.readouterr().out == "28\n"  # from the state saved at the signal
     assert_bitwise(restored_from(directory), trained(28))
@@ -908,8 +1170,12 @@ def train_until(directory, total, seconds):
 def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(tmp_path, nursery):
     rng, kills = np.random.default_rng(0), 0
     while True:
-        seconds = float(rng.uniform(1.0, 4.0))  # a save follows the other, so that most kills fall into one
-        ((status, _, errors),) = nursery.run(tmp_path / "output", ("train_until", str(tmp_path / "run"), 400, seconds))
+        seconds = float(
+            rng.uniform(1.0, 4.0)
+        )  # a save follows the other, so that most kills fall into one
+        ((status, _, errors),) = nursery.run(
+            tmp_path / "output", ("train_until", str(tmp_path / "run"), 400, seconds)
+        )
         if status == 0:
             break
         assert status == -signal.SIGALRM and "unreadable" not in errors, errors
@@ -918,7 +1184,11 @@ def test_killed_at_random_moments_equals_uninterrupted_bit_for_bit(tmp_path, nur
     straight = training.fit(initial(), STEPS, batches(), 400, block=4)
     assert_bitwise(restored_from(tmp_path / "run"), straight)
     assert steps_in(tmp_path / "run") == ["396", "400"]
-    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.endswith((".writing", ".deleting"))]
+    assert not [
+        path.name
+        for path in (tmp_path / "run").iterdir()
+        if path.name.endswith((".writing", ".deleting"))
+    ]
 
 
 @pytest.fixture
@@ -941,8 +1211,12 @@ def test_a_signal_saves_first(tmp_path, number, restore):
     before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     restore.append((number, signal.signal(number, before)))
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
-            training.fit(initial(), STEPS, batches(), 26, checkpoints, block=4, on_block=on_block)
+        with pytest.raises(
+            KeyboardInterrupt if number == signal.SIGINT else SystemExit
+        ) as stopped:
+            training.fit(
+                initial(), STEPS, batches(), 26, checkpoints, block=4, on_block=on_block
+            )
     assert signal.getsignal(number) is before
     assert number == signal.SIGINT or stopped.value.code == 128 + number
     assert_bitwise(restored_from(tmp_path), trained(12))
@@ -951,8 +1225,13 @@ def test_a_signal_saves_first(tmp_path, number, restore):
 def test_an_ignored_signal_stays_ignored(restore):
     """As under nohup."""
     restore.append((signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)))
-    hang_up = lambda step, metrics: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
-    assert int(training.fit(initial(), STEPS, batches(), 8, block=4, on_block=hang_up).step) == 8
+    hang_up = lambda step, metrics: os.kill(os.getpid(), signal.SIGHUP)
+    assert (
+        int(
+            training.fit(initial(), STEPS, batches(), 8, block=4, on_block=hang_up).step
+        )
+        == 8
+    )
 
 
 # ---- meshes
@@ -961,45 +1240,66 @@ def test_an_ignored_signal_stays_ignored(restore):
 def test_mesh_of_one_device_changes_nothing():
     mesh = training.data_mesh(jax.devices()[:1])
     assert mesh.axis_names == ("data",) and mesh.axis_types == (AxisType.Auto,)
-    assert_bitwise(training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh), trained(8))
+    assert_bitwise(
+        training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh), trained(8)
+    )
 
 
 def test_mesh_errors():
     explicit = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
-    with pytest.raises(ValueError, match="mesh axis 'data' must have type Auto, got .*Explicit"):
+    with pytest.raises(
+        ValueError, match="mesh axis 'data' must have type Auto, got .*Explicit"
+    ):
         training.replicate(parameters(), explicit)
     other = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match=r"axis named 'data', got axes \('model',\)"):
         training.shard_batch(np.zeros((2, 3)), other)
-    with pytest.raises(ValueError, match=r"batch\['y'\] must have an axis 1 to split, got shape \(4,\)"):
-        training.shard_batch({"y": np.zeros(4)}, training.data_mesh(jax.devices()[:1]), axis=1)
+    with pytest.raises(
+        ValueError, match=r"batch\['y'\] must have an axis 1 to split, got shape \(4,\)"
+    ):
+        training.shard_batch(
+            {"y": np.zeros(4)}, training.data_mesh(jax.devices()[:1]), axis=1
+        )
     with pytest.raises(ValueError, match="at least one device"):
         training.data_mesh([])
 
 
 def train_on_eight_devices(directory):
     """In a child."""
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    )
     assert len(jax.devices()) == 8
     mesh = training.data_mesh()
-    with pytest.raises(ValueError, match="batch size 12 must be a multiple of the 8 devices"):
+    with pytest.raises(
+        ValueError, match="batch size 12 must be a multiple of the 8 devices"
+    ):
         training.shard_batch(np.zeros((12, 3)), mesh)
     straight = training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh)
     with Checkpoints(directory, CONFIG) as checkpoints:
         training.fit(initial(), STEPS, batches(), 4, checkpoints, block=4, mesh=mesh)
         state = checkpoints.restore_latest(training.replicate(initial(), mesh))
-        assert all(leaf.sharding.is_fully_replicated and len(leaf.devices()) == 8 for leaf in jax.tree.leaves(state))
-        resumed = training.fit(state, STEPS, batches(), 8, checkpoints, block=4, mesh=mesh)
+        assert all(
+            leaf.sharding.is_fully_replicated and len(leaf.devices()) == 8
+            for leaf in jax.tree.leaves(state)
+        )
+        resumed = training.fit(
+            state, STEPS, batches(), 8, checkpoints, block=4, mesh=mesh
+        )
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(resumed))
     assert_bitwise(resumed, straight)
 
 
 def test_step_over_eight_devices_equals_one_device(tmp_path, nursery):
-    ((status, _, errors),) = nursery.run(tmp_path / "output", ("train_on_eight_devices", str(tmp_path / "run")))
+    ((status, _, errors),) = nursery.run(
+        tmp_path / "output", ("train_on_eight_devices", str(tmp_path / "run"))
+    )
     assert status == 0, errors
     one, eight = bits(trained(8)), bits(restored_from(tmp_path / "run"))
     for name in one:
-        np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            one[name], eight[name], rtol=1e-5, atol=1e-6, err_msg=name
+        )
 
 
 def test_what_on_block_records_covers_every_checkpoint(tmp_path):
@@ -1016,6 +1316,13 @@ def test_what_on_block_records_covers_every_checkpoint(tmp_path):
 
     with Stopping(tmp_path / "a", {}) as checkpoints, pytest.raises(Stopped):
         training.fit(
-            initial(), STEPS, batches(), 20, checkpoints, block=4, save_every=8, on_block=lambda n, m: told.append(n)
+            initial(),
+            STEPS,
+            batches(),
+            20,
+            checkpoints,
+            block=4,
+            save_every=8,
+            on_block=lambda n, m: told.append(n),
         )
     assert told[-1] == 8

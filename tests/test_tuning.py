@@ -18,18 +18,24 @@ QUICK = {"examples": 128, "iterations": 60}
 
 def starts_and_ends(schedule, denoiser, count, seed=99):
     """Prior draws, and where the flow carries them: rk4 on 512 steps, whose error is rounding's."""
-    x = dj.schedules.prior_std(schedule) * jax.random.normal(jax.random.key(seed), (count, 2))
+    x = dj.schedules.prior_std(schedule) * jax.random.normal(
+        jax.random.key(seed), (count, 2)
+    )
     return x, run(solvers.rk4(), schedule, denoiser, dj.grids.log_snr(schedule, 512), x)
 
 
 def run(solver, schedule, denoiser, grid, x):
-    return dj.sample_many(jax.random.key(0), len(x), denoiser, schedule, solver, grid, x_init=x)
+    return dj.sample_many(
+        jax.random.key(0), len(x), denoiser, schedule, solver, grid, x_init=x
+    )
 
 
 def end_errors(solver, schedule, denoiser, grid, data):
     """Root mean square over components of each start's end error, (count,)."""
     x, ends = data
-    return np.sqrt(np.mean((np.asarray(run(solver, schedule, denoiser, grid, x)) - ends) ** 2, -1))
+    return np.sqrt(
+        np.mean((np.asarray(run(solver, schedule, denoiser, grid, x)) - ends) ** 2, -1)
+    )
 
 
 def root_mean_square(errors):
@@ -43,7 +49,15 @@ def fitted(schedule_name, solver, steps):
     return (
         schedule,
         denoiser,
-        optimised_grid(schedule, denoiser, steps, jax.random.key(5), solver=solver, shape=(2,), **QUICK),
+        optimised_grid(
+            schedule,
+            denoiser,
+            steps,
+            jax.random.key(5),
+            solver=solver,
+            shape=(2,),
+            **QUICK,
+        ),
     )
 
 
@@ -81,11 +95,20 @@ def test_one_interior_time_is_the_scanned_minimum(x64):
     first, last = schedule.t_max, schedule.t_min
 
     def error(middle):
-        gain = (1 + (middle - first) * first / (1 + first**2)) * (1 + (last - middle) * middle / (1 + middle**2))
+        gain = (1 + (middle - first) * first / (1 + first**2)) * (
+            1 + (last - middle) * middle / (1 + middle**2)
+        )
         return np.abs(gain - np.sqrt((1 + last**2) / (1 + first**2)))
 
     grid = optimised_grid(
-        schedule, denoiser, 2, jax.random.key(0), solver=solvers.euler(), shape=(2,), examples=8, iterations=200
+        schedule,
+        denoiser,
+        2,
+        jax.random.key(0),
+        solver=solvers.euler(),
+        shape=(2,),
+        examples=8,
+        iterations=200,
     )
     scanned = error(np.geomspace(first, last, 2003)[1:-1])
     assert error(float(grid[1])) < scanned.min() * (1 + 1e-4)
@@ -94,7 +117,9 @@ def test_one_interior_time_is_the_scanned_minimum(x64):
 def test_depends_on_its_key_alone():
     schedule, denoiser, grid = fitted(*CASES[0])
     solver, steps = CASES[0][1:]
-    fit = functools.partial(optimised_grid, schedule, denoiser, steps, solver=solver, shape=(2,), **QUICK)
+    fit = functools.partial(
+        optimised_grid, schedule, denoiser, steps, solver=solver, shape=(2,), **QUICK
+    )
     np.testing.assert_array_equal(fit(jax.random.key(5)), grid)
     assert np.any(np.asarray(fit(jax.random.key(6))) != grid)
 
@@ -103,9 +128,13 @@ def test_depends_on_its_key_alone():
 def test_is_a_grid_between_exact_ends_on_every_schedule(name):
     schedule = SCHEDULES[name]()
     denoiser = dj.targets.denoiser(TARGET, schedule)
-    grid = optimised_grid(schedule, denoiser, 4, jax.random.key(0), shape=(2,), examples=8, iterations=3)
+    grid = optimised_grid(
+        schedule, denoiser, 4, jax.random.key(0), shape=(2,), examples=8, iterations=3
+    )
     assert grid.shape == (5,) and grid.dtype == jnp.float32
-    assert float(grid[0]) == np.float32(schedule.t_max) and float(grid[-1]) == np.float32(schedule.t_min)
+    assert float(grid[0]) == np.float32(schedule.t_max) and float(
+        grid[-1]
+    ) == np.float32(schedule.t_min)
     np.testing.assert_array_equal(dj.grids.check("grid", grid, schedule), grid)
 
 
@@ -114,10 +143,20 @@ def test_reports_errors_measured_on_the_held_out_half():
     schedule = dj.schedules.vp_linear()
     denoiser = dj.targets.denoiser(TARGET, schedule)
     x, ends = starts_and_ends(schedule, denoiser, 32)
-    grid, fit = optimised_grid(schedule, denoiser, 8, x_init=x, iterations=20, info=True, solver=solvers.dpmpp_2m())
+    grid, fit = optimised_grid(
+        schedule,
+        denoiser,
+        8,
+        x_init=x,
+        iterations=20,
+        info=True,
+        solver=solvers.dpmpp_2m(),
+    )
     grids = dict(grids_of(schedule, 8)) | {"fitted": grid}
     found = {
-        name: root_mean_square(end_errors(solvers.dpmpp_2m(), schedule, denoiser, g, (x[16:], ends[16:])))
+        name: root_mean_square(
+            end_errors(solvers.dpmpp_2m(), schedule, denoiser, g, (x[16:], ends[16:]))
+        )
         for name, g in grids.items()
     }
     assert fit.error == pytest.approx(found.pop("fitted"), abs=1e-4)
@@ -132,12 +171,22 @@ def test_the_fitted_part_of_the_starts_does_not_decide_what_is_returned():
     """
     schedule = dj.schedules.edm()
     spread = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
-    denoiser = lambda x, t: jnp.where(jnp.abs(x) < 1e-3, x, spread(x, t))  # noqa: E731
-    x = np.concatenate([np.full((4, 2), 1e-9), 80 * np.random.default_rng(0).normal(size=(4, 2))])
-    _, fit = optimised_grid(
-        schedule, denoiser, 4, x_init=np.float32(x), iterations=0, info=True, solver=solvers.euler()
+    denoiser = lambda x, t: jnp.where(jnp.abs(x) < 1e-3, x, spread(x, t))
+    x = np.concatenate(
+        [np.full((4, 2), 1e-9), 80 * np.random.default_rng(0).normal(size=(4, 2))]
     )
-    assert min(fit.baselines.values()) > 0.01 and fit.error <= min(fit.baselines.values())
+    _, fit = optimised_grid(
+        schedule,
+        denoiser,
+        4,
+        x_init=np.float32(x),
+        iterations=0,
+        info=True,
+        solver=solvers.euler(),
+    )
+    assert min(fit.baselines.values()) > 0.01 and fit.error <= min(
+        fit.baselines.values()
+    )
 
 
 @pytest.mark.slow
@@ -151,10 +200,14 @@ def test_the_fit_knows_no_unit(unit):
     for scale in (1.0, unit):
         schedule = dj.schedules.edm(0.002 * scale, 80 * scale)
         target = dj.targets.gaussian_mixture(
-            TARGET.weights, np.asarray(TARGET.means) * scale, np.array([0.4, 0.7]) * scale
+            TARGET.weights,
+            np.asarray(TARGET.means) * scale,
+            np.array([0.4, 0.7]) * scale,
         )
         denoiser = dj.targets.denoiser(target, schedule)
-        _, fit = optimised_grid(schedule, denoiser, 6, KEY, shape=(2,), examples=16, iterations=5, info=True)
+        _, fit = optimised_grid(
+            schedule, denoiser, 6, KEY, shape=(2,), examples=16, iterations=5, info=True
+        )
         fixed = [error for name, error in fit.baselines.items() if name != "angular"]
         errors.append(np.array([fit.descended, fit.equidistributed, *fixed]) / scale)
     np.testing.assert_allclose(errors[1], errors[0], rtol=0.02)
@@ -173,12 +226,16 @@ def test_without_descent_local_errors_are_equidistributed():
         raise AssertionError("differentiated")
 
     denoiser.defvjp(lambda x, t: (denoiser(x, t), None), backward)
-    grid, fit = optimised_grid(schedule, denoiser, steps, KEY, shape=(2,), examples=64, iterations=0, info=True)
+    grid, fit = optimised_grid(
+        schedule, denoiser, steps, KEY, shape=(2,), examples=64, iterations=0, info=True
+    )
     assert fit.error == fit.equidistributed <= fit.descended
     data = starts_and_ends(schedule, exact, 512)
     ours = end_errors(solvers.heun(), schedule, exact, grid, data).mean()
     for name, family in FAMILIES.items():
-        theirs = end_errors(solvers.heun(), schedule, exact, family(schedule, steps), data).mean()
+        theirs = end_errors(
+            solvers.heun(), schedule, exact, family(schedule, steps), data
+        ).mean()
         assert ours < (1.0 if name == "angular" else 0.5) * theirs
 
 
@@ -208,32 +265,54 @@ def test_is_never_worse_than_a_family_however_bad_the_descent(learning_rate):
 VP, KEY = dj.schedules.vp_linear(), jax.random.key(0)
 DENOISER = dj.targets.denoiser(TARGET, VP)
 REFUSED = {
-    "no shape": (lambda: optimised_grid(VP, DENOISER, 4, KEY), ValueError, "shape must be given"),
+    "no shape": (
+        lambda: optimised_grid(VP, DENOISER, 4, KEY),
+        ValueError,
+        "shape must be given",
+    ),
     "a number for a shape": (
         lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=2),
         TypeError,
         "shape must be a tuple of positive integers, got 2",
     ),
-    "no key": (lambda: optimised_grid(VP, DENOISER, 4, shape=(2,)), TypeError, "key must be a typed key"),
+    "no key": (
+        lambda: optimised_grid(VP, DENOISER, 4, shape=(2,)),
+        TypeError,
+        "key must be a typed key",
+    ),
     "no steps": (
         lambda: optimised_grid(VP, DENOISER, 0, KEY, shape=(2,)),
         ValueError,
         "steps must be at least 1, got 0",
     ),
-    "no denoiser": (lambda: optimised_grid(VP, 3, 4, KEY, shape=(2,)), TypeError, "denoiser must be callable"),
-    "no schedule": (lambda: optimised_grid(3, DENOISER, 4, KEY, shape=(2,)), TypeError, "schedule must have alpha"),
+    "no denoiser": (
+        lambda: optimised_grid(VP, 3, 4, KEY, shape=(2,)),
+        TypeError,
+        "denoiser must be callable",
+    ),
+    "no schedule": (
+        lambda: optimised_grid(3, DENOISER, 4, KEY, shape=(2,)),
+        TypeError,
+        "schedule must have alpha",
+    ),
     "no signal": (
-        lambda: optimised_grid(dj.schedules.rectified_flow(t_max=1.0), DENOISER, 4, KEY, shape=(2,)),
+        lambda: optimised_grid(
+            dj.schedules.rectified_flow(t_max=1.0), DENOISER, 4, KEY, shape=(2,)
+        ),
         ValueError,
         "schedule must have a finite log-SNR",
     ),
     "stochastic": (
-        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.euler_maruyama()),
+        lambda: optimised_grid(
+            VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.euler_maruyama()
+        ),
         TypeError,
         "solver must be deterministic, .*got <solver euler_maruyama>",
     ),
     "adaptive": (
-        lambda: optimised_grid(VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.adaptive()),
+        lambda: optimised_grid(
+            VP, DENOISER, 4, KEY, shape=(2,), solver=solvers.adaptive()
+        ),
         TypeError,
         "solver must take one step after another .*got <solver adaptive",
     ),
@@ -263,7 +342,9 @@ REFUSED = {
         "learning_rate must be positive, got 0",
     ),
     "NaN": (
-        lambda: optimised_grid(VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,), examples=2, iterations=1),
+        lambda: optimised_grid(
+            VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,), examples=2, iterations=1
+        ),
         ValueError,
         "denoiser must be finite along the flow",
     ),

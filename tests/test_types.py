@@ -18,7 +18,15 @@ from families import SCHEDULES, TARGETS, TOYS, Bare, interior
 from flax import linen, nnx
 
 from diffjax import schedules, targets
-from diffjax.types import PROGRAMS, as_pytree_callable, combine, compiled, partition, pytree, static_field
+from diffjax.types import (
+    PROGRAMS,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+    pytree,
+    static_field,
+)
 
 
 def values():
@@ -36,7 +44,9 @@ def test_treedefs_of_different_classes_differ():
     by_class = {type(value): value for value in values().values()}
     assert len(by_class) >= 13
     for (first, a), (second, b) in itertools.combinations(by_class.items(), 2):
-        assert jax.tree.structure(a) != jax.tree.structure(b), f"{first.__name__} and {second.__name__} share a treedef"
+        assert jax.tree.structure(a) != jax.tree.structure(b), (
+            f"{first.__name__} and {second.__name__} share a treedef"
+        )
 
 
 def test_equal_arguments_select_the_class_code_under_jit():
@@ -44,7 +54,9 @@ def test_equal_arguments_select_the_class_code_under_jit():
     sigma = jax.jit(lambda schedule, t: schedule.sigma(t))
     vp, sub = schedules.vp_linear(), schedules.sub_vp()
     assert jax.tree.leaves(vp) == jax.tree.leaves(sub)
-    np.testing.assert_allclose(sigma(sub, 0.3), sigma(vp, 0.3) ** 2, rtol=4 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(
+        sigma(sub, 0.3), sigma(vp, 0.3) ** 2, rtol=4 * np.finfo(np.float32).eps
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -57,9 +69,15 @@ def test_round_trip_through_jit_and_vmap(name):
     expected = schedule.sigma(t)
     # arrays of the table may have been rounded to float32 on the way: a few ulp of log σ
     rtol = 16 * np.finfo(np.float32).eps
-    np.testing.assert_allclose(jax.jit(lambda s: s.sigma(t))(through), expected, rtol=rtol)
+    np.testing.assert_allclose(
+        jax.jit(lambda s: s.sigma(t))(through), expected, rtol=rtol
+    )
     stacked = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 2), schedule)
-    np.testing.assert_allclose(jax.jit(jax.vmap(lambda s: s.sigma(t)))(stacked), [expected, expected], rtol=rtol)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(lambda s: s.sigma(t)))(stacked),
+        [expected, expected],
+        rtol=rtol,
+    )
 
 
 def test_static_fields_are_in_the_treedef():
@@ -160,8 +178,12 @@ def test_partition_and_combine_are_inverse(name):
     value = values()[name]
     arrays, static = partition(value)
     again = combine(arrays, static)
-    assert type(again) is type(value) and jax.tree.structure(again) == jax.tree.structure(value)
-    for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(value), strict=True):
+    assert type(again) is type(value) and jax.tree.structure(
+        again
+    ) == jax.tree.structure(value)
+    for ours, theirs in zip(
+        jax.tree.leaves(again), jax.tree.leaves(value), strict=True
+    ):
         assert ours is theirs
 
 
@@ -169,7 +191,13 @@ def test_partition_splits_by_type():
     """Arrays, NumPy scalars and floats are traced; integers, booleans, strings and functions are static, in their
     places.
     """
-    tree = {"a": jnp.ones(2), "b": 3, "c": 0.5, "d": "name", "e": [np.float32(1.5), True, jnp.sin]}
+    tree = {
+        "a": jnp.ones(2),
+        "b": 3,
+        "c": 0.5,
+        "d": "name",
+        "e": [np.float32(1.5), True, jnp.sin],
+    }
     arrays, static = partition(tree)
     assert [np.shape(leaf) for leaf in arrays] == [(2,), (), ()]
     again = combine([10, 11, 12], static)
@@ -237,13 +265,19 @@ CAPTURES = {
     "itself": twice_through_itself,
     "nnx in a closure": lambda w: closure_of(NNXAffine(w)),
     "equinox in a closure": lambda w: closure_of(Affine(w, "affine")),
-    "bound linen in a closure": lambda w: closure_of(LINEN.bind({"params": {"weight": w}})),
+    "bound linen in a closure": lambda w: closure_of(
+        LINEN.bind({"params": {"weight": w}})
+    ),
     "object": PlainNet,
     "method": lambda w: PlainNet(w).renamed,
     "object in an object": lambda w: PlainNet(PlainNet(w).weight),
     "dataclass": lambda w: DataclassNet({"w": w}),
-    "namespace": lambda w: (lambda held: lambda x, t: plain(held.w, x, t))(types.SimpleNamespace(w=w)),
-    "partial of a closure": lambda w: functools.partial(lambda c, x, t: plain(w, x, t) + c, 0.0),
+    "namespace": lambda w: (lambda held: lambda x, t: plain(held.w, x, t))(
+        types.SimpleNamespace(w=w)
+    ),
+    "partial of a closure": lambda w: functools.partial(
+        lambda c, x, t: plain(w, x, t) + c, 0.0
+    ),
     "vmap of a closure": lambda w: lambda x, t: jax.vmap(lambda a, b: a * b + t)(w, x),
     "jit of a closure": lambda w: jax.jit(lambda x, t: plain(w, x, t)),
     "global": through_global,
@@ -272,15 +306,25 @@ def test_arrays_of_closures_and_objects_are_traced(name):
     call, traces = counted()
     x = np.array([1.0, -2.0], np.float32)
     for weight in (np.array([3.0, 4.0], np.float32), np.array([5.0, 6.0], np.float32)):
-        np.testing.assert_array_equal(call(CAPTURES[name](jnp.asarray(weight)), x), weight * x + 0.5)
+        np.testing.assert_array_equal(
+            call(CAPTURES[name](jnp.asarray(weight)), x), weight * x + 0.5
+        )
     assert len(traces) == 1
 
 
 def test_arrays_replaced_in_place_are_seen():
     """An attribute, a parameter of an NNX module in a closure and a NumPy array changed in place reach the next call."""
     call, _ = counted()
-    x, first, second = np.ones(2, np.float32), np.array([3.0, 4.0], np.float32), np.array([5.0, 6.0], np.float32)
-    owner, module, constant = PlainNet(jnp.asarray(first)), NNXAffine(jnp.asarray(first)), first.copy()
+    x, first, second = (
+        np.ones(2, np.float32),
+        np.array([3.0, 4.0], np.float32),
+        np.array([5.0, 6.0], np.float32),
+    )
+    owner, module, constant = (
+        PlainNet(jnp.asarray(first)),
+        NNXAffine(jnp.asarray(first)),
+        first.copy(),
+    )
     scale = 1.0
     functions = (
         owner,
@@ -352,7 +396,9 @@ def test_state_of_classes_modules_and_containers_is_seen():
         "array of objects": lambda x, t: plain(objects[0], x, t),
         "class method": ClassNet.by_class,
         "static method": ClassNet.by_name,
-        "dataclass by its name": lambda x, t: plain(DataclassNet({"w": part.weight}).weights["w"], x, t),
+        "dataclass by its name": lambda x, t: plain(
+            DataclassNet({"w": part.weight}).weights["w"], x, t
+        ),
         "class by its name": lambda x, t: plain(ClassNet.weight, x, t),
         "private slot": private,
         "its own jitted method": held.jitted,
@@ -363,7 +409,9 @@ def test_state_of_classes_modules_and_containers_is_seen():
     for value in (3.0, 5.0):
         replace(jnp.full(2, value))
         for name, function in functions.items():
-            np.testing.assert_array_equal(call(function, x), np.full(2, value + 0.5), err_msg=name)
+            np.testing.assert_array_equal(
+                call(function, x), np.full(2, value + 0.5), err_msg=name
+            )
 
 
 class Settings(NamedTuple):
@@ -435,7 +483,8 @@ def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
         Net.weight[:] = 5
         if dtype == np.float64:
             with pytest.warns(
-                UserWarning, match="an array of float64 that a class or a set holds was changed in place"
+                UserWarning,
+                match="an array of float64 that a class or a set holds was changed in place",
             ):
                 call(Net(), x)
             Net.weight = Net.weight.copy()
@@ -501,7 +550,10 @@ def test_programs_of_closures_are_dropped():
 
 def test_static_values_are_told_apart():
     """0 and False, 1 and 1.0, 0.0 and −0.0 are equal to Python and not to a program."""
-    statics = [partition(as_pytree_callable(with_default(value)))[1] for value in (0, False, 1, 1.0, 0.0, -0.0, True)]
+    statics = [
+        partition(as_pytree_callable(with_default(value)))[1]
+        for value in (0, False, 1, 1.0, 0.0, -0.0, True)
+    ]
     assert len(set(statics)) == len(statics)
 
 
@@ -512,7 +564,11 @@ def test_what_cannot_be_taken_apart_is_named():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: schedules.vp_linear(), lambda: targets.gaussian(jnp.ones(2), 0.5), lambda: as_pytree_callable(plain)],
+    [
+        lambda: schedules.vp_linear(),
+        lambda: targets.gaussian(jnp.ones(2), 0.5),
+        lambda: as_pytree_callable(plain),
+    ],
 )
 def test_every_pytree_can_be_hashed(make):
     """So that jax.jit takes it as the function itself."""

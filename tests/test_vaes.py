@@ -22,8 +22,14 @@ LEVELS = np.array([-1.0, -0.6, 0.1, 1.0])  # not equally spaced
 
 LATTICE = {
     "bernoulli": (lambda m: decoders.bernoulli(m), np.array([0.0, 1.0])),
-    "logistic": (lambda m: decoders.discretised_logistic(m, np.log([0.3, 0.02]), LEVELS), LEVELS),
-    "gaussian": (lambda m: decoders.discretised_gaussian(m, np.log([0.3, 0.02]), LEVELS), LEVELS),
+    "logistic": (
+        lambda m: decoders.discretised_logistic(m, np.log([0.3, 0.02]), LEVELS),
+        LEVELS,
+    ),
+    "gaussian": (
+        lambda m: decoders.discretised_gaussian(m, np.log([0.3, 0.02]), LEVELS),
+        LEVELS,
+    ),
 }
 """name -> (law of two entries from their locations, the values of an entry)."""
 
@@ -39,7 +45,12 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
     def examine(location):
         law = make(location)
         keys = jax.random.split(KEY, n)
-        return jax.vmap(law.log_prob)(pairs), law.mean, jax.vmap(law.sample)(keys), law.sample(keys[1])
+        return (
+            jax.vmap(law.log_prob)(pairs),
+            law.mean,
+            jax.vmap(law.sample)(keys),
+            law.sample(keys[1]),
+        )
 
     log_p, mean, xs, again = map(np.asarray, examine(np.array([0.2, -0.7])))
     p = np.exp(log_p)
@@ -54,14 +65,26 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
 def test_what_a_decoder_cannot_take_has_probability_zero(name):
     """−∞ under jit and vmap for pixels 255 of bits, midpoints of levels and what is beyond them, NaN never above 0."""
     make, values = LATTICE.get(name, LATTICE["gaussian"])
-    found = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(name, [255.0, -0.8, 1.1])
-    xs = np.float32([[values[0], values[1]], *([values[0], value] for value in found), [values[0], np.nan]])
+    found = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(
+        name, [255.0, -0.8, 1.1]
+    )
+    xs = np.float32(
+        [
+            [values[0], values[1]],
+            *([values[0], value] for value in found),
+            [values[0], np.nan],
+        ]
+    )
 
     @jax.jit
     def examine(location, xs):
         def log_prob(location, x):
             law = make(location)
-            return ddpm.discretised_log_prob(law.law, x, LEVELS) if name == "ddpm" else law.log_prob(x)
+            return (
+                ddpm.discretised_log_prob(law.law, x, LEVELS)
+                if name == "ddpm"
+                else law.log_prob(x)
+            )
 
         return jax.vmap(jax.value_and_grad(log_prob), (None, 0))(location, xs)
 
@@ -77,9 +100,13 @@ def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
     to rounding, with a finite gradient.
     """
     levels, scale = np.array([-1.0, 0.0, 1.0, 2.0]), 0.01
-    log_p = lambda m: decoders.discretised_logistic(m, math.log(scale), levels).log_prob(np.float32([1.0]))  # noqa: E731
+    log_p = lambda m: decoders.discretised_logistic(
+        m, math.log(scale), levels
+    ).log_prob(np.float32([1.0]))
     value, slope = jax.jit(jax.value_and_grad(log_p))(np.float32([-0.5]))
-    np.testing.assert_allclose(value, -(0.5 + 0.5) / scale + math.log1p(-math.exp(-1 / scale)), rtol=1e-6)
+    np.testing.assert_allclose(
+        value, -(0.5 + 0.5) / scale + math.log1p(-math.exp(-1 / scale)), rtol=1e-6
+    )
     np.testing.assert_allclose(slope, [1 / scale], rtol=1e-6)
 
 
@@ -88,7 +115,9 @@ def logistic_far_out(location, log_scale):
     """log P of 1/8 among 17 levels on [−1, 1], with slopes by location and log_scale."""
 
     def log_p(m, s):
-        return decoders.discretised_logistic(m[None], s, np.linspace(-1.0, 1.0, 17)).log_prob(np.float32([0.125]))
+        return decoders.discretised_logistic(
+            m[None], s, np.linspace(-1.0, 1.0, 17)
+        ).log_prob(np.float32([0.125]))
 
     return jax.value_and_grad(log_p, (0, 1))(location, log_scale)
 
@@ -105,14 +134,22 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
     u = abs(location - 0.125) / scale
     exact = math.log(0.125 / scale) - u - 2 * math.log1p(math.exp(-u))
     np.testing.assert_allclose(value, exact, atol=2e-6 + 4 * ulp * abs(exact), rtol=0)
-    np.testing.assert_allclose(slopes[0], -np.sign(location) * math.tanh(u / 2) / scale, rtol=2e-6 + 16 * ulp)
-    np.testing.assert_allclose(slopes[1], u * math.tanh(u / 2) - 1, rtol=0, atol=2e-5 + 16 * ulp * u)
+    np.testing.assert_allclose(
+        slopes[0], -np.sign(location) * math.tanh(u / 2) / scale, rtol=2e-6 + 16 * ulp
+    )
+    np.testing.assert_allclose(
+        slopes[1], u * math.tanh(u / 2) - 1, rtol=0, atol=2e-5 + 16 * ulp * u
+    )
 
 
 def test_a_gaussian_decoder_is_a_density(x64):
     """∫ p = 1 by the trapezoid rule, which is exact to rounding for a Gaussian on a grid of a fifth of its width."""
     xs = np.arange(-6, 6, 0.1)[:, None]
-    log_p = jax.jit(jax.vmap(lambda x: decoders.gaussian(np.array([0.3]), np.log([0.5])).log_prob(x)))(xs)
+    log_p = jax.jit(
+        jax.vmap(
+            lambda x: decoders.gaussian(np.array([0.3]), np.log([0.5])).log_prob(x)
+        )
+    )(xs)
     np.testing.assert_allclose(0.1 * np.sum(np.exp(log_p)), 1, rtol=1e-12)
 
 
@@ -130,8 +167,12 @@ class Ppca:
         values, vectors = np.linalg.eigh(covariance)
         values, vectors = values[::-1], vectors[:, ::-1]
         self.variance = values[size:].mean()
-        self.weights = vectors[:, :size] * np.sqrt(values[:size] - self.variance)  # (D, d)
-        self.law_covariance = self.weights @ self.weights.T + self.variance * np.eye(len(values))
+        self.weights = vectors[:, :size] * np.sqrt(
+            values[:size] - self.variance
+        )  # (D, d)
+        self.law_covariance = self.weights @ self.weights.T + self.variance * np.eye(
+            len(values)
+        )
         gain = self.weights.T @ np.linalg.inv(self.law_covariance)
         self.gain, self.spread = gain, 1 - np.diag(gain @ self.weights)
 
@@ -151,7 +192,9 @@ class Ppca:
 def ppca_data(count=400):
     """Centred examples of 5 entries with two strong directions."""
     rng = np.random.default_rng(0)
-    xs = rng.normal(size=(count, 2)) @ (rng.normal(size=(2, 5)) * [[1.5], [0.8]]) + 0.4 * rng.normal(size=(count, 5))
+    xs = rng.normal(size=(count, 2)) @ (
+        rng.normal(size=(2, 5)) * [[1.5], [0.8]]
+    ) + 0.4 * rng.normal(size=(count, 5))
     return xs - xs.mean(0)
 
 
@@ -179,29 +222,41 @@ def test_the_exact_encoder_s_bound_is_the_evidence(x64):
     def bounds(key, x):
         model_of_x = model.encoder, model.decoder, x
         weighted = gaussian.importance_weighted_bound(key, *model_of_x, 7)
-        return gaussian.elbo(key, *model_of_x, OpenNormal()), weighted, gaussian.elbo(key, *model_of_x)
+        return (
+            gaussian.elbo(key, *model_of_x, OpenNormal()),
+            weighted,
+            gaussian.elbo(key, *model_of_x),
+        )
 
     drawn, weighted, closed = bounds(keys, xs)
     np.testing.assert_allclose(drawn.total, exact, rtol=1e-11)
     np.testing.assert_allclose(weighted, exact, rtol=1e-11)
     gap = np.asarray(closed.total) - exact
     assert abs(gap.mean()) < 4 * gap.std(ddof=1) / math.sqrt(len(xs))
-    np.testing.assert_allclose(closed.total, np.subtract(closed.reconstruction, closed.kl), rtol=1e-14)
+    np.testing.assert_allclose(
+        closed.total, np.subtract(closed.reconstruction, closed.kl), rtol=1e-14
+    )
 
 
 def fit_linear_vae(xs, size, steps=3000, draws=4):
     """Parameters of a linear-Gaussian VAE after Adam on the bound, all examples a step."""
     keys = jax.random.split(KEY, 2)
     params = {
-        "encoder": (0.1 * jax.random.normal(keys[0], (size, xs.shape[1])), jnp.zeros(size)),
-        "decoder": (0.1 * jax.random.normal(keys[1], (xs.shape[1], size)), jnp.zeros(())),
+        "encoder": (
+            0.1 * jax.random.normal(keys[0], (size, xs.shape[1])),
+            jnp.zeros(size),
+        ),
+        "decoder": (
+            0.1 * jax.random.normal(keys[1], (xs.shape[1], size)),
+            jnp.zeros(()),
+        ),
     }
     optimiser = optax.adam(optax.cosine_decay_schedule(2e-2, steps))
 
     def loss(params, key):
         encoder, decoder = linear_vae(params)
         keys = jax.random.split(key, (len(xs), draws))
-        one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total  # noqa: E731
+        one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total
         return -jnp.mean(jax.vmap(jax.vmap(one, (0, None)))(keys, xs))
 
     def step(carry, key):
@@ -209,7 +264,11 @@ def fit_linear_vae(xs, size, steps=3000, draws=4):
         updates, state = optimiser.update(jax.grad(loss)(params, key), state)
         return (optax.apply_updates(params, updates), state), None
 
-    run = jax.jit(lambda params, keys: jax.lax.scan(step, (params, optimiser.init(params)), keys)[0][0])
+    run = jax.jit(
+        lambda params, keys: jax.lax.scan(step, (params, optimiser.init(params)), keys)[
+            0
+        ][0]
+    )
     return run(params, jax.random.split(jax.random.key(2), steps))
 
 
@@ -217,8 +276,8 @@ def linear_vae(params):
     """(encoder, decoder) of the parameters."""
     gain, log_std = params["encoder"]
     weights, log_noise = params["decoder"]
-    encoder = lambda x: (gain @ x, log_std)  # noqa: E731
-    decoder = lambda z: decoders.gaussian(weights @ z, log_noise)  # noqa: E731
+    encoder = lambda x: (gain @ x, log_std)
+    decoder = lambda z: decoders.gaussian(weights @ z, log_noise)
     return encoder, decoder
 
 
@@ -233,7 +292,7 @@ def test_a_trained_linear_vae_reaches_the_evidence_of_probabilistic_pca(x64):
     xs = ppca_data()
     evidence = Ppca(xs.T @ xs / len(xs), 2).log_prob(xs).mean()
     encoder, decoder = linear_vae(fit_linear_vae(jnp.asarray(xs), 2))
-    one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total  # noqa: E731
+    one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total
     keys = jax.random.split(jax.random.key(3), (len(xs), 64))
     totals = np.asarray(jax.jit(jax.vmap(jax.vmap(one, (0, None))))(keys, xs))
     error = totals.std(1, ddof=1).mean() / math.sqrt(totals.size)
@@ -257,23 +316,30 @@ def test_bounds_are_in_order(x64):
     @jax.jit
     @jax.vmap
     def bounds(key, x):
-        few = [gaussian.importance_weighted_bound(key, encoder, model.decoder, x, k) for k in (4, 32)]
+        few = [
+            gaussian.importance_weighted_bound(key, encoder, model.decoder, x, k)
+            for k in (4, 32)
+        ]
         return jnp.stack([gaussian.elbo(key, encoder, model.decoder, x).total, *few])
 
     found = np.column_stack([bounds(keys, xs), model.log_prob(xs)])
     gaps = np.diff(found, axis=1)  # (N, 3)
-    assert np.all(gaps.mean(0) > 5 * gaps.std(0, ddof=1) / math.sqrt(len(xs))), gaps.mean(0)
+    assert np.all(gaps.mean(0) > 5 * gaps.std(0, ddof=1) / math.sqrt(len(xs))), (
+        gaps.mean(0)
+    )
 
 
 def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
     """IWAE of k = 1 is the ELBO whose KL is by the same draw."""
     model = Ppca(np.diag([4.0, 2.0, 0.3, 0.3, 0.3]), 2)
-    encoder = lambda x: (model.encoder(x)[0], np.zeros(2))  # noqa: E731
+    encoder = lambda x: (model.encoder(x)[0], np.zeros(2))
 
     @jax.jit
     def both(x):
         one = gaussian.elbo(KEY, encoder, model.decoder, x, OpenNormal()).total
-        return gaussian.importance_weighted_bound(KEY, encoder, model.decoder, x, 1), one
+        return gaussian.importance_weighted_bound(
+            KEY, encoder, model.decoder, x, 1
+        ), one
 
     np.testing.assert_allclose(*both(np.array([0.3, -1.0, 0.2, 0.5, 0.1])), rtol=1e-13)
 
@@ -282,10 +348,12 @@ def test_beta_and_free_bits_are_their_laws(x64):
     """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²); below λ no gradient pushes."""
     mean, log_std = np.array([0.1, 1.5, 0.0]), np.array([0.05, -1.0, 0.0])
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std)
-    decoder = lambda z: decoders.gaussian(z[:2], 0.0)  # noqa: E731
+    decoder = lambda z: decoders.gaussian(z[:2], 0.0)
 
     def bound(log_std, **settings):
-        return gaussian.elbo(KEY, lambda x: (mean, log_std), decoder, np.array([0.4, 0.2]), **settings)
+        return gaussian.elbo(
+            KEY, lambda x: (mean, log_std), decoder, np.array([0.4, 0.2]), **settings
+        )
 
     found = jax.jit(lambda **settings: bound(log_std, **settings))
     plain = jax.tree.map(np.asarray, found())
@@ -309,13 +377,16 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
     compared with the exact bound, within 4.5 standard errors.
     """
     x, mean, std = np.array([0.4, -0.2]), np.array([0.7, -0.3]), np.array([0.5, 1.5])
-    encoder, decoder = (lambda x: (mean, np.log(std))), (lambda z: decoders.gaussian(2 * z, math.log(0.8)))
+    encoder, decoder = (
+        (lambda x: (mean, np.log(std))),
+        (lambda z: decoders.gaussian(2 * z, math.log(0.8))),
+    )
     misfit = np.sum((x - 2 * mean) ** 2 + 4 * std**2) / 0.8**2
     kl = 0.5 * np.sum(mean**2 + std**2 - 1 - 2 * np.log(std))
     exact = -0.5 * misfit - math.log(2 * math.pi * 0.8**2) - kl
     n = 20000
-    one = lambda k: gaussian.elbo(k, encoder, decoder, x).total  # noqa: E731
-    many = lambda k: gaussian.importance_weighted_bound(k, encoder, decoder, x, 1)  # noqa: E731
+    one = lambda k: gaussian.elbo(k, encoder, decoder, x).total
+    many = lambda k: gaussian.importance_weighted_bound(k, encoder, decoder, x, 1)
     both = jax.jit(lambda: (jax.vmap(one)(keys_of(n)), jax.vmap(many)(keys_of(n, 2))))
     for found in map(np.asarray, both()):
         assert abs(found.mean() - exact) < 4.5 * found.std() / math.sqrt(n)
@@ -323,7 +394,10 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
 
 def test_no_free_bits_may_be_an_array(x64):
     """λ = 0 as an array is λ = 0, under a prior without closed form too."""
-    found = [gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=zero) for zero in (0, jnp.zeros(()))]
+    found = [
+        gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=zero)
+        for zero in (0, jnp.zeros(()))
+    ]
     np.testing.assert_array_equal(found[0], found[1])
 
 
@@ -355,18 +429,29 @@ def test_a_prior_may_be_any_law(x64):
     expectation; samples are those of p(z) and p(x | z), and repeat under their key.
     """
     mean, log_std = np.array([0.3, -0.2]), np.array([-0.5, 0.2])
-    encoder, decoder = (lambda x: (mean, log_std)), (lambda z: decoders.gaussian(z, math.log(0.5)))
+    encoder, decoder = (
+        (lambda x: (mean, log_std)),
+        (lambda z: decoders.gaussian(z, math.log(0.5))),
+    )
     x, keys = np.array([0.1, 0.2]), keys_of(4000)
 
     @jax.jit
     def everything(keys, prior):
-        kl = lambda key, *prior: gaussian.elbo(key, encoder, decoder, x, *prior).kl  # noqa: E731
-        closed = kl(KEY, ddpm.Gaussian(np.full(2, 0.5), np.full(2, 2.0))), kl(KEY, flows.standard_normal((2,))), kl(KEY)
-        draws = jax.vmap(lambda key: (kl(key, prior), gaussian.sample(key, decoder, prior)))(keys)
+        kl = lambda key, *prior: gaussian.elbo(key, encoder, decoder, x, *prior).kl
+        closed = (
+            kl(KEY, ddpm.Gaussian(np.full(2, 0.5), np.full(2, 2.0))),
+            kl(KEY, flows.standard_normal((2,))),
+            kl(KEY),
+        )
+        draws = jax.vmap(
+            lambda key: (kl(key, prior), gaussian.sample(key, decoder, prior))
+        )(keys)
         return closed, *draws, gaussian.sample(keys[1], decoder, prior)
 
     prior = targets.gaussian([0.5, 0.5], math.sqrt(2.0))
-    (exact, standard, plain), drawn, xs, again = jax.tree.map(np.asarray, everything(keys, prior))
+    (exact, standard, plain), drawn, xs, again = jax.tree.map(
+        np.asarray, everything(keys, prior)
+    )
     np.testing.assert_allclose(standard, plain, rtol=1e-14)
     assert abs(drawn.mean() - exact) < 4 * drawn.std() / math.sqrt(4000)
     assert np.all(np.abs(xs.mean(0) - 0.5) < 4.5 * math.sqrt(2.25 / 4000))
@@ -379,7 +464,9 @@ def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
     zs = ppca_data(50)[:, :3] + 0.3
     law = priors.fitted_gaussian(zs)
     np.testing.assert_allclose(law.mean(), zs.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(law.covariance(), np.cov(zs.T, bias=True), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(
+        law.covariance(), np.cov(zs.T, bias=True), rtol=1e-10, atol=1e-13
+    )
 
 
 def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
@@ -387,10 +474,15 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
     mean is α_T m, so that log p is off by α_T m·x_T at most, with |x_T| < 5. Samples have the target's moments, and
     both pass through vmap and jit.
     """
-    schedule, target = dj.schedules.vp_linear(), targets.gaussian([0.4, -0.2], [0.7, 0.5])
+    schedule, target = (
+        dj.schedules.vp_linear(),
+        targets.gaussian([0.4, -0.2], [0.7, 0.5]),
+    )
     grid = dj.grids.log_snr(schedule, 32)
     denoiser = targets.denoiser(target, schedule)
-    prior = priors.diffusion(denoiser, schedule, (2,), dj.solvers.dpmpp_2m(), dj.grids.to_zero(grid), grid)
+    prior = priors.diffusion(
+        denoiser, schedule, (2,), dj.solvers.dpmpp_2m(), dj.grids.to_zero(grid), grid
+    )
     zs = np.random.default_rng(0).normal([0.4, -0.2], [0.7, 0.5], (6, 2))
 
     @jax.jit
@@ -399,7 +491,9 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
         return jax.vmap(prior.log_prob)(zs), exact, jax.vmap(prior.sample)(keys)
 
     found, exact, drawn = map(np.asarray, everything(zs, keys_of(2000)))
-    np.testing.assert_allclose(found, exact, rtol=0, atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5)
+    np.testing.assert_allclose(
+        found, exact, rtol=0, atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5
+    )
     std = np.array([0.7, 0.5])
     assert np.all(np.abs(drawn.mean(0) - [0.4, -0.2]) < 4.5 * std / math.sqrt(2000))
     assert np.all(np.abs(drawn.std(0) / std - 1) < 4.5 / math.sqrt(4000))
@@ -414,7 +508,11 @@ def test_the_perceptron_has_the_shape_asked_for():
     @jax.jit
     def outputs(x):
         apply = functools.partial(network.apply, network.init(KEY, x))
-        return apply(x), jax.vmap(apply)(jnp.stack([x, -x]))[0], apply(x, train=True, rngs={"dropout": KEY})
+        return (
+            apply(x),
+            jax.vmap(apply)(jnp.stack([x, -x]))[0],
+            apply(x, train=True, rngs={"dropout": KEY}),
+        )
 
     plain, batched, dropped = outputs(x)
     assert plain.shape == (2, 3) and np.abs(plain).max() < 1
@@ -430,8 +528,8 @@ def encoder_of(mean, log_std):
 
 
 PAIR, X = encoder_of([0.0, 0.0], [0.0, 0.0]), jnp.array([0.1, 0.2])
-PLAIN = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
-STILL = lambda x: (x, 0 * x)  # noqa: E731
+PLAIN = lambda z: decoders.gaussian(z, 0.0)
+STILL = lambda x: (x, 0 * x)
 SHIFTED = flows.flow(flows.standard_normal((2,)), flows.affine(np.zeros(2)))
 REFUSED = {
     "nan in x": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]), ValueError, "x must be finite, got 1 NaN"),

@@ -38,15 +38,25 @@ def as_hierarchy(chain, denoiser, variance, sequences):
     sequences of one kernel a level.
     """
     steps = chain.steps
-    top = lambda x: ddpm.forward_marginal(chain, x, steps)  # noqa: E731
-    marginal = lambda l, x: ddpm.forward_marginal(chain, x, l)  # noqa: E731
-    posterior = lambda l, z, x: ddpm.posterior(chain, z, x, l)  # noqa: E731
-    reverse = lambda l, z: ddpm.reverse_step(denoiser, chain, z, l, variance)  # noqa: E731
+    top = lambda x: ddpm.forward_marginal(chain, x, steps)
+    marginal = lambda l, x: ddpm.forward_marginal(chain, x, l)
+    posterior = lambda l, z, x: ddpm.posterior(chain, z, x, l)
+    reverse = lambda l, z: ddpm.reverse_step(denoiser, chain, z, l, variance)
     decoder = functools.partial(reverse, 1)
     if not sequences:
-        return hierarchical.top_down(top, posterior, marginal, levels=steps), decoder, reverse
-    each = lambda function, first: [functools.partial(function, l) for l in range(first, steps + 1)]  # noqa: E731
-    return hierarchical.top_down(top, each(posterior, 2), each(marginal, 1)), decoder, each(reverse, 2)
+        return (
+            hierarchical.top_down(top, posterior, marginal, levels=steps),
+            decoder,
+            reverse,
+        )
+    each = lambda function, first: [
+        functools.partial(function, l) for l in range(first, steps + 1)
+    ]
+    return (
+        hierarchical.top_down(top, each(posterior, 2), each(marginal, 1)),
+        decoder,
+        each(reverse, 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +86,9 @@ def test_ddpm_s_bound_is_the_hierarchical_one(steps, variance, sequences, x64):
     scale = float(np.sum(expected.denoising))
     kl = np.append(expected.denoising, expected.prior)
     np.testing.assert_allclose(found.kl, kl, rtol=1e-9, atol=1e3 * EPS * scale)
-    np.testing.assert_allclose(found.reconstruction, -expected.reconstruction, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.reconstruction, -expected.reconstruction, rtol=1e-9
+    )
     np.testing.assert_allclose(found.total, -expected.total, rtol=1e-9)
 
 
@@ -91,8 +103,12 @@ def test_one_trace_serves_all_levels():
             calls.append(1)
             return denoiser(x, t)
 
-        inference, decoder, generative = as_hierarchy(chain, counted, "posterior", False)
-        jax.make_jaxpr(lambda x: hierarchical.elbo(KEY, inference, decoder, generative, x).total)(jnp.zeros(2))  # noqa: B023
+        inference, decoder, generative = as_hierarchy(
+            chain, counted, "posterior", False
+        )
+        jax.make_jaxpr(
+            lambda x: hierarchical.elbo(KEY, inference, decoder, generative, x).total
+        )(jnp.zeros(2))
         counts.append(len(calls))
     assert counts[0] == counts[1] == 2  # the decoder's and the levels'
 
@@ -118,7 +134,13 @@ class LinearChain:
 
     def posterior(self, weights, spread, prior, y):
         """Mean and covariance of z given y = W z + s ε, z ~ N(0, prior)."""
-        gain = prior @ weights.T @ np.linalg.inv(weights @ prior @ weights.T + spread**2 * np.eye(len(weights)))
+        gain = (
+            prior
+            @ weights.T
+            @ np.linalg.inv(
+                weights @ prior @ weights.T + spread**2 * np.eye(len(weights))
+            )
+        )
         return jnp.asarray(gain) @ y, prior - gain @ weights @ prior
 
     def bottom_up(self, scale=1.0):
@@ -142,7 +164,10 @@ class LinearChain:
         def below(z, x):
             precision = np.eye(3) / self.a**2 + self.B.T @ self.B / self.b**2
             covariance = np.linalg.inv(precision)
-            pull = jnp.asarray(self.A) @ z / self.a**2 + jnp.asarray(self.B.T) @ x / self.b**2
+            pull = (
+                jnp.asarray(self.A) @ z / self.a**2
+                + jnp.asarray(self.B.T) @ x / self.b**2
+            )
             return jnp.asarray(covariance) @ pull, 0.5 * np.log(np.diag(covariance))
 
         return hierarchical.top_down(top, [below])
@@ -163,14 +188,20 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     @jax.vmap
     def draw_and_bounds(key_x, key):
         x = hierarchical.sample(key_x, *model, flows.standard_normal((2,)))
-        bottom_up = jax.vmap(lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x))(
-            jnp.array([1.0, 2.0])
-        )
+        bottom_up = jax.vmap(
+            lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x)
+        )(jnp.array([1.0, 2.0]))
         return x, bottom_up, hierarchical.elbo(key, chain.top_down(), *model, x)
 
-    xs, bottom_up, top_down = jax.tree.map(np.asarray, draw_and_bounds(keys_of(2000), keys_of(2000, 2)))
-    covariance = xs.T @ xs / len(xs)  # its entries' standard errors are √((C_ii C_jj + C_ij²)/N)
-    spread = np.sqrt((np.outer(np.diag(chain.x), np.diag(chain.x)) + chain.x**2) / len(xs))
+    xs, bottom_up, top_down = jax.tree.map(
+        np.asarray, draw_and_bounds(keys_of(2000), keys_of(2000, 2))
+    )
+    covariance = (
+        xs.T @ xs / len(xs)
+    )  # its entries' standard errors are √((C_ii C_jj + C_ij²)/N)
+    spread = np.sqrt(
+        (np.outer(np.diag(chain.x), np.diag(chain.x)) + chain.x**2) / len(xs)
+    )
     assert np.all(np.abs(covariance - chain.x) < 4.5 * spread)
 
     narrow, wide = chain.log_prob(xs) - np.asarray(bottom_up.total).T
@@ -182,13 +213,16 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
 
 def test_one_level_is_the_plain_vae(x64):
     """With L = 1 both inferences give `gaussian.elbo` under the same key."""
-    encoder = lambda x: (0.3 * x[:2], np.array([-0.4, 0.1]))  # noqa: E731
-    decoder = lambda z: decoders.gaussian(jnp.concatenate([z, z[:1]]), -0.2)  # noqa: E731
+    encoder = lambda x: (0.3 * x[:2], np.array([-0.4, 0.1]))
+    decoder = lambda z: decoders.gaussian(jnp.concatenate([z, z[:1]]), -0.2)
     inferences = hierarchical.bottom_up([encoder]), hierarchical.top_down(encoder, [])
 
     @jax.jit
     def everything(x):
-        levels = [hierarchical.elbo(KEY, inference, decoder, [], x) for inference in inferences]
+        levels = [
+            hierarchical.elbo(KEY, inference, decoder, [], x)
+            for inference in inferences
+        ]
         return gaussian.elbo(KEY, encoder, decoder, x), levels
 
     plain, levels = everything(np.array([0.4, -1.0, 0.3]))
@@ -199,29 +233,43 @@ def test_one_level_is_the_plain_vae(x64):
 
 def test_functions_of_the_level_and_sequences_agree(x64):
     """The same kernels as one function and as a sequence give the same bound and the same samples, for all inferences."""
-    step = lambda l, z: ((0.3 + 0.1 * l) * jnp.sin(z), jnp.full(2, -0.5) + 0.05 * l)  # noqa: E731
-    back = lambda l, z: (jnp.cos(z) / (1.0 + l), jnp.full(2, -0.2))  # noqa: E731
-    posterior = lambda l, z, x: (z / (1.0 + l) + 0.1 * x, jnp.full(2, -0.7))  # noqa: E731
-    top = lambda x: (x / 3, jnp.zeros(2))  # noqa: E731
-    each = lambda function, first: [functools.partial(function, l) for l in range(first, 4)]  # noqa: E731
-    decoder = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+    step = lambda l, z: ((0.3 + 0.1 * l) * jnp.sin(z), jnp.full(2, -0.5) + 0.05 * l)
+    back = lambda l, z: (jnp.cos(z) / (1.0 + l), jnp.full(2, -0.2))
+    posterior = lambda l, z, x: (z / (1.0 + l) + 0.1 * x, jnp.full(2, -0.7))
+    top = lambda x: (x / 3, jnp.zeros(2))
+    each = lambda function, first: [
+        functools.partial(function, l) for l in range(first, 4)
+    ]
+    decoder = lambda z: decoders.gaussian(z, 0.0)
     pairs = {
-        "bottom_up": (hierarchical.bottom_up(step, levels=3), hierarchical.bottom_up(each(step, 1))),
-        "top_down": (hierarchical.top_down(top, posterior, levels=3), hierarchical.top_down(top, each(posterior, 2))),
+        "bottom_up": (
+            hierarchical.bottom_up(step, levels=3),
+            hierarchical.bottom_up(each(step, 1)),
+        ),
+        "top_down": (
+            hierarchical.top_down(top, posterior, levels=3),
+            hierarchical.top_down(top, each(posterior, 2)),
+        ),
     }
     prior = flows.standard_normal((2,))
 
     @jax.jit
     def everything(x, z):
         bounds = [
-            (hierarchical.elbo(KEY, one, decoder, back, x), hierarchical.elbo(KEY, many, decoder, each(back, 2), x))
+            (
+                hierarchical.elbo(KEY, one, decoder, back, x),
+                hierarchical.elbo(KEY, many, decoder, each(back, 2), x),
+            )
             for one, many in pairs.values()
         ]
         samples = [
             hierarchical.sample(KEY, decoder, back, prior, levels=3),
             hierarchical.sample(KEY, decoder, each(back, 2), prior),
         ]
-        means = hierarchical.decode(KEY, decoder, each(back, 2), z, 3, mean=True), back(2, back(3, z)[0])[0]
+        means = (
+            hierarchical.decode(KEY, decoder, each(back, 2), z, 3, mean=True),
+            back(2, back(3, z)[0])[0],
+        )
         return bounds, samples, means
 
     bounds, samples, means = everything(np.array([0.5, -0.3]), np.array([0.1, 0.2]))
@@ -234,7 +282,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
 
 def test_means_of_any_law_are_passed_down():
     """mean=True takes the mean of a target, a method, as of a decoder, an attribute."""
-    law = lambda z: targets.gaussian(2 * z, 0.5)  # noqa: E731
+    law = lambda z: targets.gaussian(2 * z, 0.5)
     found = hierarchical.decode(KEY, law, [law], X, 2, mean=True)
     np.testing.assert_allclose(found, 4 * X, rtol=1e-6)
 
@@ -247,7 +295,9 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
     of the draws; without the bound a mean that grows tenfold gains ln 10, for ever, and passes that floor.
     """
     noise_std = 0.3
-    floor = 0.5 * math.log(2 * math.pi * math.e) - float(progressive.capacity(1, noise_std))
+    floor = 0.5 * math.log(2 * math.pi * math.e) - float(
+        progressive.capacity(1, noise_std)
+    )
     zs = np.random.default_rng(0).normal(size=20000)
     noise = np.random.default_rng(1).normal(size=20000)
 
@@ -257,8 +307,16 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
         slope = (above @ zs) / (above @ above)
         return 0.5 * math.log(2 * math.pi * math.e * np.mean((zs - slope * above) ** 2))
 
-    means = jax.jit(jax.vmap(lambda gain: progressive.bounded_encoder(lambda z: gain * z, noise_std)(zs).mean))
-    losses = [loss(mean) for mean in np.asarray(means(np.array([0.1, 0.5, 1.0, 10.0, 1e4])))]
+    means = jax.jit(
+        jax.vmap(
+            lambda gain: (
+                progressive.bounded_encoder(lambda z: gain * z, noise_std)(zs).mean
+            )
+        )
+    )
+    losses = [
+        loss(mean) for mean in np.asarray(means(np.array([0.1, 0.5, 1.0, 10.0, 1e4])))
+    ]
     assert min(losses) > floor
     unbounded = [loss(gain * zs) for gain in (1.0, 10.0, 100.0, 1000.0)]
     # without the bound v → s²/gain², and each factor of 10 gains ln 10, for ever: from gain 10 on to ½(s/gain)² and, as
@@ -275,7 +333,9 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
     x = np.array([0.3, -0.6])
 
     def run(a, b, c, d, noise_std=0.2):
-        encoders = [progressive.bounded_encoder(lambda z, w=w: w * z, noise_std) for w in (a, b)]
+        encoders = [
+            progressive.bounded_encoder(lambda z, w=w: w * z, noise_std) for w in (a, b)
+        ]
         kernels = [lambda z, w=w: decoders.gaussian(w * z, -0.3) for w in (c, d)]
         return progressive.reconstruction_losses(KEY, encoders, kernels, x)
 
@@ -288,12 +348,22 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
             -decoders.gaussian(1.1 * latents[0], -0.3).log_prob(x),
             -decoders.gaussian(0.9 * latents[1], -0.3).log_prob(latents[0]),
         ]
-        slopes = jax.jacobian(lambda *v: run(*v)[0], argnums=(0, 1, 2, 3, 4))(*values, 0.2)
-        return losses, expected, slopes, jax.jacobian(lambda w: run(w, w, 1.1, 0.9)[0])(values[0])
+        slopes = jax.jacobian(lambda *v: run(*v)[0], argnums=(0, 1, 2, 3, 4))(
+            *values, 0.2
+        )
+        return (
+            losses,
+            expected,
+            slopes,
+            jax.jacobian(lambda w: run(w, w, 1.1, 0.9)[0])(values[0]),
+        )
 
     losses, expected, slopes, shared = jax.tree.map(np.asarray, everything(*values))
     np.testing.assert_allclose(losses, expected, rtol=1e-14)
-    assert np.all((np.transpose(slopes) != 0) == np.array([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], bool))
+    assert np.all(
+        (np.transpose(slopes) != 0)
+        == np.array([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], bool)
+    )
     assert np.all(shared != 0)
 
 
@@ -303,28 +373,45 @@ def test_information_is_between_its_bounds(x64):
     """
     noise_std, count = 0.7, 3000
     grid = np.linspace(-8, 8, 4001)
-    density = lambda m: np.exp(-0.5 * ((grid - m) / noise_std) ** 2) / (noise_std * math.sqrt(2 * math.pi))  # noqa: E731
+    density = lambda m: (
+        np.exp(-0.5 * ((grid - m) / noise_std) ** 2)
+        / (noise_std * math.sqrt(2 * math.pi))
+    )
     p = 0.5 * (density(1) + density(-1))
     entropy = -np.sum(p * np.log(np.maximum(p, 1e-300))) * (grid[1] - grid[0])
     noise = float(progressive.noise_entropy(1, noise_std))
-    np.testing.assert_allclose(noise, 0.5 * math.log(2 * math.pi * math.e * noise_std**2), rtol=1e-14)
+    np.testing.assert_allclose(
+        noise, 0.5 * math.log(2 * math.pi * math.e * noise_std**2), rtol=1e-14
+    )
     exact = entropy - noise
     bits = np.random.default_rng(0).integers(0, 2, (count, 1)).astype(float)
-    encoder = lambda b: ddpm.Gaussian(2 * b - 1, noise_std**2)  # noqa: E731
-    decoder = lambda z: decoders.bernoulli(2 * z / noise_std**2)  # noqa: E731
-    measure = jax.jit(lambda key: progressive.information(key, encoder, decoder, bits)[0])
+    encoder = lambda b: ddpm.Gaussian(2 * b - 1, noise_std**2)
+    decoder = lambda z: decoders.bernoulli(2 * z / noise_std**2)
+    measure = jax.jit(
+        lambda key: progressive.information(key, encoder, decoder, bits)[0]
+    )
     found = jax.tree.map(np.asarray, jax.vmap(measure)(keys_of(4)))
     # each draw's information density has a standard deviation below 1
     error = 4 / math.sqrt(4 * count)
     lower = found.lower(math.log(2))
-    np.testing.assert_allclose(found.reconstruction.mean() + math.log(2), exact, atol=error)
+    np.testing.assert_allclose(
+        found.reconstruction.mean() + math.log(2), exact, atol=error
+    )
     np.testing.assert_allclose(found.contrastive.mean(), exact, atol=error + 1 / count)
     assert np.all(lower >= found.contrastive) and lower.mean() < exact + error
     gaussian_bound = 0.5 * math.log(1 + 1 / noise_std**2)  # of a mean with variance 1
-    assert exact + error < found.gaussian.mean() <= float(progressive.capacity(1, noise_std)) + 1e-12
-    own = 0.5 * math.log(1 + np.var(2 * bits - 1) / noise_std**2)  # the examples' variance, just below 1
+    assert (
+        exact + error
+        < found.gaussian.mean()
+        <= float(progressive.capacity(1, noise_std)) + 1e-12
+    )
+    own = 0.5 * math.log(
+        1 + np.var(2 * bits - 1) / noise_std**2
+    )  # the examples' variance, just below 1
     np.testing.assert_allclose(found.gaussian, own, rtol=1e-12)
-    np.testing.assert_allclose(progressive.capacity(3, noise_std), 3 * gaussian_bound, rtol=1e-14)
+    np.testing.assert_allclose(
+        progressive.capacity(3, noise_std), 3 * gaussian_bound, rtol=1e-14
+    )
 
 
 def test_information_of_a_linear_gaussian_channel(x64):
@@ -344,24 +431,36 @@ def test_information_of_a_linear_gaussian_channel(x64):
 
         def log_prob(self, x):
             scaled = jnp.asarray(np.linalg.inv(factor)) @ (x - self.mean)
-            return -0.5 * jnp.sum(scaled**2) - math.log(2 * math.pi) - math.log(np.prod(np.diag(factor)))
+            return (
+                -0.5 * jnp.sum(scaled**2)
+                - math.log(2 * math.pi)
+                - math.log(np.prod(np.diag(factor)))
+            )
 
-    encoder = lambda x: ddpm.Gaussian(jnp.asarray(gain) @ x, spread**2)  # noqa: E731
+    encoder = lambda x: ddpm.Gaussian(jnp.asarray(gain) @ x, spread**2)
     xs = jax.random.normal(jax.random.key(5), (repeats, count, 2))
-    run = jax.jit(jax.vmap(lambda key, xs: progressive.information(key, encoder, Posterior, xs)[0]))
+    run = jax.jit(
+        jax.vmap(
+            lambda key, xs: progressive.information(key, encoder, Posterior, xs)[0]
+        )
+    )
     found = jax.tree.map(np.asarray, run(keys_of(repeats), xs))
     errors = jax.tree.map(lambda v: 4.5 * v.std(ddof=1) / math.sqrt(repeats), found)
     entropy = math.log(2 * math.pi * math.e)  # of x
     assert abs(found.reconstruction.mean() + entropy - exact) < errors.reconstruction
     assert found.contrastive.mean() < exact + errors.contrastive
-    assert exact - 10 / (4 * count) - errors.gaussian < found.gaussian.mean() < exact + errors.gaussian
+    assert (
+        exact - 10 / (4 * count) - errors.gaussian
+        < found.gaussian.mean()
+        < exact + errors.gaussian
+    )
     assert np.all(found.contrastive <= math.log(count))
 
 
 def test_a_contrastive_bound_cannot_pass_log_n():
     """Where N examples are told apart without fail the bound is log N, and no more."""
     zs = 100.0 * np.arange(16.0, dtype=np.float32)[:, None]
-    channel = lambda z: (z, np.zeros(1)), lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+    channel = lambda z: (z, np.zeros(1)), lambda z: decoders.gaussian(z, 0.0)
     found, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
     np.testing.assert_allclose(found.contrastive, math.log(16), rtol=1e-6)
     assert above.shape == zs.shape
@@ -372,7 +471,9 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
     """Two layers trained without a prior on correlated Gaussians, then a Gaussian on the top: the mean bound is below
     the mean log p, by at most a nat, where a model without latents, the product of the marginals, is below it by 1.5.
     """
-    target = targets.gaussian(np.zeros(3), np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]]))
+    target = targets.gaussian(
+        np.zeros(3), np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
+    )
     xs = jax.vmap(target.sample)(keys_of(2000))
     params = {
         "e": (0.5 * jnp.eye(3)[:2], 0.5 * jnp.eye(2)[:1]),
@@ -380,38 +481,59 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
     }
 
     def kernels(params):
-        encoders = [progressive.bounded_encoder(functools.partial(jnp.matmul, w), 0.2) for w in params["e"]]
-        return encoders, [lambda z, w=w, s=s: decoders.gaussian(w @ z, s) for w, s in params["d"]]
+        encoders = [
+            progressive.bounded_encoder(functools.partial(jnp.matmul, w), 0.2)
+            for w in params["e"]
+        ]
+        return encoders, [
+            lambda z, w=w, s=s: decoders.gaussian(w @ z, s) for w, s in params["d"]
+        ]
 
     def loss(params, keys):
         return jnp.mean(
-            jax.vmap(lambda k, x: progressive.reconstruction_losses(k, *kernels(params), x)[0].sum())(keys, xs)
+            jax.vmap(
+                lambda k, x: progressive.reconstruction_losses(k, *kernels(params), x)[
+                    0
+                ].sum()
+            )(keys, xs)
         )
 
     optimiser = optax.adam(optax.cosine_decay_schedule(2e-2, 800))
 
     def step(carry, key):
         params, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(params, jax.random.split(key, len(xs))), state)
+        updates, state = optimiser.update(
+            jax.grad(loss)(params, jax.random.split(key, len(xs))), state
+        )
         return (optax.apply_updates(params, updates), state), None
 
-    run = jax.jit(lambda keys: jax.lax.scan(step, (params, optimiser.init(params)), keys)[0][0])
+    run = jax.jit(
+        lambda keys: jax.lax.scan(step, (params, optimiser.init(params)), keys)[0][0]
+    )
     encoders, layers = kernels(run(keys_of(800, 2)))
-    tops = jax.vmap(lambda k, x: progressive.reconstruction_losses(k, encoders, layers, x)[1][1])(keys_of(2000, 3), xs)
+    tops = jax.vmap(
+        lambda k, x: progressive.reconstruction_losses(k, encoders, layers, x)[1][1]
+    )(keys_of(2000, 3), xs)
     prior = targets.gaussian(tops.mean(0), tops.std(0))
     inference = hierarchical.bottom_up(encoders)
-    bound = jax.vmap(lambda k, x: hierarchical.elbo(k, inference, layers[0], layers[1:], x, prior).total)
-    gap = np.asarray(jax.vmap(target.log_prob)(xs) - jax.jit(bound)(keys_of(2000, 4), xs))
+    bound = jax.vmap(
+        lambda k, x: (
+            hierarchical.elbo(k, inference, layers[0], layers[1:], x, prior).total
+        )
+    )
+    gap = np.asarray(
+        jax.vmap(target.log_prob)(xs) - jax.jit(bound)(keys_of(2000, 4), xs)
+    )
     assert 4 * gap.std(ddof=1) / math.sqrt(len(xs)) < gap.mean() < 1.0, gap.mean()
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
 
-PAIR = lambda z: (z, jnp.zeros_like(z))  # noqa: E731
-PLAIN = lambda z: decoders.gaussian(z, 0.0)  # noqa: E731
+PAIR = lambda z: (z, jnp.zeros_like(z))
+PLAIN = lambda z: decoders.gaussian(z, 0.0)
 X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
-WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))  # noqa: E731
+WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
 REFUSED = {
     "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], X), ValueError, "generative must be 1 kernels for 2 levels, got 0"),
     "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], X), ValueError, "generative must be 1 kernels for 2 levels, got 2"),

@@ -9,7 +9,16 @@ from .betas import betas_of, constant_betas, cosine_betas, linear_betas, sigmoid
 from .bound import Bound, RateDistortion, elbo, rate_distortion, two_variable_elbo
 from .continuous import continuous_elbo, continuous_loss, schedule_variance_loss
 from .gaussian import Gaussian, discretised_log_prob, gaussian_kl
-from .kernels import PAIRED, VARIANCES, Paired, forward_marginal, forward_step, paired, posterior, reverse_step
+from .kernels import (
+    PAIRED,
+    VARIANCES,
+    Paired,
+    forward_marginal,
+    forward_step,
+    paired,
+    posterior,
+    reverse_step,
+)
 from .latents import interpolate
 from .objectives import (
     LossHistory,

@@ -8,7 +8,9 @@ from .. import checks
 from ..schedules import Schedule, check
 
 
-def linear_betas(steps: int, first: float | None = None, last: float | None = None) -> np.ndarray:
+def linear_betas(
+    steps: int, first: float | None = None, last: float | None = None
+) -> np.ndarray:
     """β rising from first to last in equal steps. Ho et al. 2020, section 4.
 
     Args:
@@ -39,11 +41,19 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
     """
     steps, clip = _arguments(steps, clip=clip)
     offset = checks.positive("offset", offset)
-    f = np.cos(0.5 * np.pi * (np.arange(steps + 1) / steps + offset) / (1 + offset)) ** 2
+    f = (
+        np.cos(0.5 * np.pi * (np.arange(steps + 1) / steps + offset) / (1 + offset))
+        ** 2
+    )
     return np.minimum(1 - f[1:] / f[:-1], clip)
 
 
-def sigmoid_betas(steps: int, first: float | None = None, last: float | None = None, reach: float = 6.0) -> np.ndarray:
+def sigmoid_betas(
+    steps: int,
+    first: float | None = None,
+    last: float | None = None,
+    reach: float = 6.0,
+) -> np.ndarray:
     """β = first + (last − first) sigmoid(z), z rising from −reach to reach in equal steps. Xu et al. 2022, appendix.
 
     Args:
@@ -91,12 +101,17 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
     steps = checks.integer("steps", steps, minimum=2)
     t = np.arange(1, steps + 1) / steps
     with jax.enable_x64(True):
-        alpha, sigma = (np.asarray(f(jnp.asarray(t)), np.float64) for f in (schedule.alpha, schedule.sigma))
+        alpha, sigma = (
+            np.asarray(f(jnp.asarray(t)), np.float64)
+            for f in (schedule.alpha, schedule.sigma)
+        )
     if float(schedule.t_max) != 1:
         raise ValueError(f"schedule must have t_max = 1, got {schedule.t_max}")
     gap = np.max(np.abs(alpha**2 + sigma**2 - 1))
     if gap > 1e-6:
-        raise ValueError(f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}")
+        raise ValueError(
+            f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}"
+        )
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 
 
@@ -104,7 +119,9 @@ def _ends(steps, first, last):
     """steps and the ends of a rising table, checked; 1e-4 and 0.02 at 1000 steps by default."""
     steps = checks.integer("steps", steps, minimum=2)
     first = _scaled(1e-4, steps) if first is None else first
-    return _arguments(steps, first=first, last=_scaled(0.02, steps) if last is None else last)
+    return _arguments(
+        steps, first=first, last=_scaled(0.02, steps) if last is None else last
+    )
 
 
 def _scaled(beta, steps):

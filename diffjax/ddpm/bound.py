@@ -34,7 +34,9 @@ class Bound(NamedTuple):
         """The sum of all terms, −ELBO; shape ()."""
         return self.prior + jnp.sum(self.denoising, -1) + self.reconstruction
 
-    def bits_per_dim(self, x_shape: tuple[int, ...], bins: int, width: float = 1.0) -> Array:
+    def bits_per_dim(
+        self, x_shape: tuple[int, ...], bins: int, width: float = 1.0
+    ) -> Array:
         """The total as a code length, `numerics.bits_per_dim`.
 
         width: 1 where levels were given, whose total bounds −log P; for a Gaussian decoder of dequantised data the
@@ -69,7 +71,9 @@ def elbo(
     decoder_variance ≤ 0, chunk < 1; TypeError for a chain that is none. Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021,
     eq. 4–7.
     """
-    model, x, prior, chunk = _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk)
+    model, x, prior, chunk = _elbo_arguments(
+        key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
+    )
     arrays, static = partition(model)
     return Bound(*_elbo_terms(static, chunk, arrays, key, x, prior))
 
@@ -93,7 +97,9 @@ def two_variable_elbo(
     x_t without regard to x_{t+1}: that is looser, by a nat a term and dimension where steps are small. For comparison;
     `elbo` has the smaller variance. Arguments and errors as in `elbo`.
     """
-    model, x, prior, chunk = _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk)
+    model, x, prior, chunk = _elbo_arguments(
+        key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
+    )
     arrays, static = partition(model)
     return Bound(*_two_variable_terms(static, chunk, arrays, key, x, prior))
 
@@ -119,7 +125,9 @@ def rate_distortion(
     The rate at t is L_T + Σ_{s>t} L_{s−1}; what remains at index 1 is L_0, after which nothing is lost. Draws are those
     of `elbo` under the same key. Arguments and errors as in `elbo`. Ho et al. 2020, section 4.3.
     """
-    model, x, prior, chunk = _elbo_arguments(key, denoiser, chain, x, variance, None, None, prior, chunk)
+    model, x, prior, chunk = _elbo_arguments(
+        key, denoiser, chain, x, variance, None, None, prior, chunk
+    )
     arrays, static = partition(model)
     return RateDistortion(*_rate_distortion(static, chunk, arrays, key, x, prior))
 
@@ -129,14 +137,18 @@ def _rate_distortion(static, chunk, arrays, key, x, prior):
     """(rate, rmse) of `rate_distortion`, each (T,)."""
     nats, errors = _terms(static, chunk, arrays, key, x)
     chain = combine(arrays, static).chain
-    after = jnp.concatenate([nats[1:], prior_matching(chain, x, prior)[None]])  # what reaching each index adds
+    after = jnp.concatenate(
+        [nats[1:], prior_matching(chain, x, prior)[None]]
+    )  # what reaching each index adds
     spent = jnp.cumsum(after[::-1])[::-1]
     positive = errors > 0  # the root of 0 has no gradient
     rmse = jnp.where(positive, jnp.sqrt(jnp.where(positive, errors, 1)), 0)
     return bits_per_dim(-spent, x.shape, 2, 1.0), rmse
 
 
-def _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk):
+def _elbo_arguments(
+    key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
+):
     checks.key("key", key)
     x = check_example("x", x)
     model = model_of(denoiser, chain, variance, levels, decoder_variance, x.shape)
@@ -145,13 +157,18 @@ def _elbo_arguments(key, denoiser, chain, x, variance, levels, decoder_variance,
     return model, x, check_prior(prior, 1.0, x.shape), check_chunk(chunk)
 
 
-def check_prior(prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]) -> Gaussian:
+def check_prior(
+    prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]
+) -> Gaussian:
     """The prior given, refused unless a Gaussian over examples of this shape, or N(0, variance)."""
     if prior is not None and not isinstance(prior, Gaussian):
         raise TypeError(f"prior must be a ddpm.Gaussian(mean, variance), got {prior!r}")
     if prior is None:
         return Gaussian(0.0, variance)
-    mean, spread = checks.real_array("prior.mean", prior.mean), checks.real_array("prior.variance", prior.variance)
+    mean, spread = (
+        checks.real_array("prior.mean", prior.mean),
+        checks.real_array("prior.variance", prior.variance),
+    )
     for name, value in (("prior.mean", mean), ("prior.variance", spread)):
         checks.one_of_shapes(name, value, [(), shape])
         checks.finite(name, value)
@@ -191,8 +208,14 @@ def _terms(static, chunk, arrays, key, x):
         return term(row, x, data, spread), jnp.mean((x - data) ** 2)
 
     first = observed(model.reconstruction, 1)
-    rest = map_chunks(functools.partial(observed, model.denoising), jnp.arange(2, model.chain.steps + 1), chunk)
-    return jax.tree.map(lambda one, others: jnp.concatenate([one[None], others]), first, rest)
+    rest = map_chunks(
+        functools.partial(observed, model.denoising),
+        jnp.arange(2, model.chain.steps + 1),
+        chunk,
+    )
+    return jax.tree.map(
+        lambda one, others: jnp.concatenate([one[None], others]), first, rest
+    )
 
 
 @types.compiled(static_argnums=(0, 1))
@@ -204,24 +227,40 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
     def before(index):
         """A draw of x_{index−1}; x_0 itself for index 1."""
         t = (index - 1) / steps
-        noisy = schedules.perturb(model.chain, x, t, normal(key, index, x.shape, x.dtype))
+        noisy = schedules.perturb(
+            model.chain, x, t, normal(key, index, x.shape, x.dtype)
+        )
         return jnp.where(index == 1, x, noisy)
 
     def term(index):
         here, after = entry(model.rows, index), entry(model.rows, index + 1)
         keep, keep_after = 1 - here.beta, 1 - after.beta
-        x_before, spread = before(index), after.beta + keep_after * here.beta  # of x_{t+1} given x_{t−1}
+        x_before, spread = (
+            before(index),
+            after.beta + keep_after * here.beta,
+        )  # of x_{t+1} given x_{t−1}
         noise = normal(key, steps + index, x.shape, x.dtype)
         x_after = jnp.sqrt(keep * keep_after) * x_before + jnp.sqrt(spread) * noise
-        towards = jnp.sqrt(keep) * after.beta * x_before + jnp.sqrt(keep_after) * here.beta * x_after
+        towards = (
+            jnp.sqrt(keep) * after.beta * x_before
+            + jnp.sqrt(keep_after) * here.beta * x_after
+        )
         bridge = Gaussian(towards / spread, here.beta * after.beta / spread)
         model_step = model.step(after, x_after, *model.predict(after, x_after))
-        return gaussian_kl(bridge, model_step) - gaussian_kl(bridge, Gaussian(jnp.sqrt(keep) * x_before, here.beta))
+        return gaussian_kl(bridge, model_step) - gaussian_kl(
+            bridge, Gaussian(jnp.sqrt(keep) * x_before, here.beta)
+        )
 
     last = entry(model.rows, steps)
-    prior_term = gaussian_kl(Gaussian(jnp.sqrt(1 - last.beta) * before(steps), last.beta), prior)
+    prior_term = gaussian_kl(
+        Gaussian(jnp.sqrt(1 - last.beta) * before(steps), last.beta), prior
+    )
     row, data, spread = model.observe(jax.random.fold_in(key, 0), x, 1)
-    return prior_term, map_chunks(term, jnp.arange(1, steps), chunk), model.reconstruction(row, x, data, spread)
+    return (
+        prior_term,
+        map_chunks(term, jnp.arange(1, steps), chunk),
+        model.reconstruction(row, x, data, spread),
+    )
 
 
 def map_chunks(function: Callable, values: Array, chunk: int | None) -> Any:

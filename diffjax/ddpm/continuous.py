@@ -8,14 +8,29 @@ from ..predictions import check_levels, level_index
 from ..schedules import Schedule
 from ..schedules.derived import call_compiled
 from ..solvers.driver import check_example
-from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, combine, partition
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    partition,
+)
 from .bound import Bound, check_chunk, check_prior, map_chunks, prior_matching
 from .gaussian import Gaussian, decoder_log_prob
 from .kernels import check_decoder_variance
 from .objectives import weighted_error
 
 
-def continuous_loss(key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLike, t: Scalar | None = None) -> Array:
+def continuous_loss(
+    key: Key,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x: ArrayLike,
+    t: Scalar | None = None,
+) -> Array:
     """½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min) of one example, in nats, shape (): the denoising terms at T = ∞.
 
     Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR, which depends on the schedule by its end points alone
@@ -41,12 +56,18 @@ def _continuous_loss(static, arrays, key, x, t):
     if t is None:
         t = schedule.t_min + span * jax.random.uniform(key_time, (), x.dtype)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
-    error = x - checks.answer(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
+    error = x - checks.denoised(
+        denoiser(schedules.perturb(schedule, x, t, noise), t), x
+    )
     return weighted_error("likelihood", schedule, t, error) * span
 
 
 def schedule_variance_loss(
-    key: Key, denoiser: Denoiser, schedule: Schedule, x: ArrayLike, t: Scalar | None = None
+    key: Key,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x: ArrayLike,
+    t: Scalar | None = None,
 ) -> Array:
     """The square of `continuous_loss`, in nats², shape (): what a learned schedule minimises between its end points.
 
@@ -87,9 +108,14 @@ def continuous_elbo(
     if levels is not None:
         level_index(x, levels)
     decoder_variance = check_decoder_variance(decoder_variance, x.shape)
-    prior, chunk = check_prior(prior, call_compiled(_prior_variance, schedule), x.shape), check_chunk(chunk)
+    prior, chunk = (
+        check_prior(prior, call_compiled(_prior_variance, schedule), x.shape),
+        check_chunk(chunk),
+    )
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    denoising, reconstruction = _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_variance)
+    denoising, reconstruction = _continuous_terms(
+        static, count, chunk, arrays, key, x, levels, decoder_variance
+    )
     return Bound(prior_matching(schedule, x, prior), denoising, reconstruction)
 
 
@@ -104,12 +130,20 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
     shift = jax.random.uniform(key_time, (), x.dtype)
 
     def term(i):
-        t = schedule.t_min + (schedule.t_max - schedule.t_min) * (i.astype(x.dtype) + shift) / count
-        return continuous_loss(jax.random.fold_in(key_noise, i), denoiser, schedule, x, t) / count
+        t = (
+            schedule.t_min
+            + (schedule.t_max - schedule.t_min) * (i.astype(x.dtype) + shift) / count
+        )
+        return (
+            continuous_loss(jax.random.fold_in(key_noise, i), denoiser, schedule, x, t)
+            / count
+        )
 
     t = jnp.asarray(schedule.t_min, x.dtype)
     noise = jax.random.normal(key_end, x.shape, x.dtype)
-    data = checks.answer(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
+    data = checks.denoised(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
     if decoder_variance is None:
         decoder_variance = (schedule.sigma(t) / schedule.alpha(t)) ** 2
-    return map_chunks(term, jnp.arange(count), chunk), -decoder_log_prob(Gaussian(data, decoder_variance), x, levels)
+    return map_chunks(term, jnp.arange(count), chunk), -decoder_log_prob(
+        Gaussian(data, decoder_variance), x, levels
+    )

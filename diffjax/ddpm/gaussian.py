@@ -22,13 +22,17 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, x: Array) -> Array:
         """log N(x; mean, variance) in nats, shape ()."""
-        entries = (x - self.mean) ** 2 / self.variance + jnp.log(2 * math.pi * self.variance)
+        entries = (x - self.mean) ** 2 / self.variance + jnp.log(
+            2 * math.pi * self.variance
+        )
         return -0.5 * jnp.sum(jnp.broadcast_to(entries, jnp.shape(x)))
 
     def sample(self, key: Key) -> Array:
         """One draw, of the shape to which mean and variance broadcast."""
         shape = jnp.broadcast_shapes(jnp.shape(self.mean), jnp.shape(self.variance))
-        return self.mean + jnp.sqrt(self.variance) * jax.random.normal(key, shape, float_dtype(self.mean))
+        return self.mean + jnp.sqrt(self.variance) * jax.random.normal(
+            key, shape, float_dtype(self.mean)
+        )
 
 
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
@@ -38,7 +42,9 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
 
 def _check_gaussian(name, law):
     if isinstance(law, type) or not (hasattr(law, "mean") and hasattr(law, "variance")):
-        raise TypeError(f"{name} must be a Gaussian, with mean and variance, got {law!r}")
+        raise TypeError(
+            f"{name} must be a Gaussian, with mean and variance, got {law!r}"
+        )
     return law
 
 
@@ -96,8 +102,12 @@ def decoder_log_prob(law: Gaussian, x: Array, levels: Array | None) -> Array:
     cell, std = cell_of(x, levels), jnp.sqrt(law.variance)
     lower, upper = (cell.lower - law.mean) / std, (cell.upper - law.mean) / std
     edge = cell.first | cell.last
-    inner = log_normal_interval(jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper))
-    value = jnp.sum(jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner))
+    inner = log_normal_interval(
+        jnp.where(edge, -1.0, lower), jnp.where(edge, 1.0, upper)
+    )
+    value = jnp.sum(
+        jnp.where(edge, log_ndtr(jnp.where(cell.last, -lower, upper)), inner)
+    )
     return impossible_off_levels(value, cell)
 
 
@@ -124,6 +134,9 @@ def cell_of(x: Array, levels: Array) -> Cell:
     """The cells of lattice data's entries. Raises ValueError where a concrete entry is no level."""
     index = level_index(x, levels)
     middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
-    lower, upper = middles[jnp.maximum(index - 1, 0)], middles[jnp.minimum(index, middles.shape[0] - 1)]
+    lower, upper = (
+        middles[jnp.maximum(index - 1, 0)],
+        middles[jnp.minimum(index, middles.shape[0] - 1)],
+    )
     off = off_levels(x, levels, index)
     return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, off)

@@ -13,7 +13,17 @@ from ..numerics import float_dtype
 from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
 from ..schedules.derived import call_compiled, is_eager
-from ..types import Array, ArrayLike, Denoiser, Key, Scalar, as_pytree_callable, at_once, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    at_once,
+    pytree,
+    static_field,
+)
 from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
 
@@ -38,26 +48,38 @@ def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussia
     Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 4.
     """
     row = _row(chain, index)
-    return call_compiled(_forward_marginal, chain, checks.real_array("x0", x0), row.time)
+    return call_compiled(
+        _forward_marginal, chain, checks.real_array("x0", x0), row.time
+    )
 
 
 def _forward_marginal(chain, x0, t):
     return Gaussian(chain.alpha(t) * x0, chain.sigma(t) ** 2)
 
 
-def posterior(chain: DiscreteChain, x: ArrayLike, x0: ArrayLike, index: Any) -> Gaussian:
+def posterior(
+    chain: DiscreteChain, x: ArrayLike, x0: ArrayLike, index: Any
+) -> Gaussian:
     """q(x_{i−1} | x_i = x, x_0) = N(μ̃, β̃), μ̃ = c_0 x_0 + c_i x; at index 1 the point x_0, of variance 0.
 
     x, x0: one example each, of one shape. index: i in 1 … T. Raises ValueError for shapes that differ and an index out
     of range, TypeError for no chain. Ho et al. 2020, eq. 6–7.
     """
-    row, x, x0 = _row(chain, index), checks.real_array("x", x), checks.real_array("x0", x0)
+    row, x, x0 = (
+        _row(chain, index),
+        checks.real_array("x", x),
+        checks.real_array("x0", x0),
+    )
     checks.one_of_shapes("x0", x0, [x.shape])
     return Gaussian(row.data * x0 + row.state * x, row.variance)
 
 
 def reverse_step(
-    denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any, variance: str = "posterior"
+    denoiser: Denoiser,
+    chain: DiscreteChain,
+    x: ArrayLike,
+    index: Any,
+    variance: str = "posterior",
 ) -> Gaussian:
     """p(x_{i−1} | x_i = x) = N(c_0 D + c_i x, v): the model's step, whose mean is that of the posterior at x_0 = D.
 
@@ -82,8 +104,12 @@ LEAST_SHARE = 1e-6
 VARIANCES: dict[str, Callable] = {
     "forward": lambda row, _: row.beta,
     "posterior": lambda row, _: row.clipped,
-    "optimal": lambda row, spread: jnp.maximum(row.variance + row.data**2 * spread, LEAST_SHARE * row.clipped),
-    "learned": lambda row, share: jnp.exp(share * jnp.log(row.beta) + (1 - share) * jnp.log(row.clipped)),
+    "optimal": lambda row, spread: jnp.maximum(
+        row.variance + row.data**2 * spread, LEAST_SHARE * row.clipped
+    ),
+    "learned": lambda row, share: jnp.exp(
+        share * jnp.log(row.beta) + (1 - share) * jnp.log(row.clipped)
+    ),
 }
 """The variance v of p(x_{t−1} | x_t) for each name.
 
@@ -147,7 +173,10 @@ def entry(rows: Row, index: Any) -> Row:
 def _row(chain, index):
     if is_eager(check_chain(chain), index):
         index = check_index(index, chain) - 1
-        return jax.tree.map(lambda column: jnp.asarray(np.asarray(column)[index], float_dtype()), rows_of(chain))
+        return jax.tree.map(
+            lambda column: jnp.asarray(np.asarray(column)[index], float_dtype()),
+            rows_of(chain),
+        )
     return entry(rows_of(check_chain(chain)), check_index(index, chain))
 
 
@@ -160,7 +189,11 @@ def check_chain(chain: Any) -> DiscreteChain:
 
 def check_index(index: Any, chain: Indexed) -> Any:
     """An index in 1 … T; a traced one is checked for its type alone."""
-    if isinstance(index, jax.Array) and jnp.issubdtype(index.dtype, jnp.integer) and index.ndim == 0:
+    if (
+        isinstance(index, jax.Array)
+        and jnp.issubdtype(index.dtype, jnp.integer)
+        and index.ndim == 0
+    ):
         if checks.is_traced(index):
             return index
         index = int(index)
@@ -194,29 +227,40 @@ class Model:
         """(D, what the denoiser says of the variance or None) at x_t = x."""
         output = self.denoiser(x, row.time)
         if self.variance not in PAIRED:
-            return checks.answer(output, x), None
+            return checks.denoised(output, x), None
         if not (isinstance(output, tuple) and len(output) == 2):
-            raise ValueError(f"denoiser must return a pair for variance {self.variance!r}, see ddpm.paired")
+            raise ValueError(
+                f"denoiser must return a pair for variance {self.variance!r}, see ddpm.paired"
+            )
         checks.one_of_shapes("denoiser's second value", output[1], [(), jnp.shape(x)])
-        return checks.answer(output[0], x), jnp.asarray(output[1])
+        return checks.denoised(output[0], x), jnp.asarray(output[1])
 
     def step(self, row, x, data, spread):
         """p(x_{t−1} | x_t = x)."""
-        return Gaussian(row.data * data + row.state * x, VARIANCES[self.variance](row, spread))
+        return Gaussian(
+            row.data * data + row.state * x, VARIANCES[self.variance](row, spread)
+        )
 
     def denoising(self, row, x0, data, spread):
         """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), shape (); for indices above 1."""
-        return kl_of_gap(row.clipped, VARIANCES[self.variance](row, spread), row.data * (x0 - data))
+        return kl_of_gap(
+            row.clipped, VARIANCES[self.variance](row, spread), row.data * (x0 - data)
+        )
 
     def reconstruction(self, row, x0, data, spread):
         """−log p(x_0 | x_1), shape (); for index 1."""
         own = self.decoder_variance is None
-        variance = VARIANCES[self.variance](row, spread) if own else self.decoder_variance
+        variance = (
+            VARIANCES[self.variance](row, spread) if own else self.decoder_variance
+        )
         return -decoder_log_prob(Gaussian(data, variance), x0, self.levels)
 
     def term(self, row, index, x0, data, spread):
         """The one of the two that belongs to a random index; shape ()."""
-        own = self.reconstruction(row, x0, data, spread), self.denoising(row, x0, data, spread)
+        own = (
+            self.reconstruction(row, x0, data, spread),
+            self.denoising(row, x0, data, spread),
+        )
         return jnp.where(index == 1, *own)
 
     def observe(self, key, x0, index):
@@ -239,10 +283,19 @@ def model_of(
     rows = rows_of(check_chain(chain))
     levels = None if levels is None else check_levels(levels)
     decoder_variance = check_decoder_variance(decoder_variance, shape)
-    return Model(as_pytree_callable(denoiser), chain, rows, levels, decoder_variance, variance=variance)
+    return Model(
+        as_pytree_callable(denoiser),
+        chain,
+        rows,
+        levels,
+        decoder_variance,
+        variance=variance,
+    )
 
 
-def check_decoder_variance(decoder_variance: ArrayLike | None, shape: tuple[int, ...]) -> Any:
+def check_decoder_variance(
+    decoder_variance: ArrayLike | None, shape: tuple[int, ...]
+) -> Any:
     """`decoder_variance`, refused unless None or positive and of shape () or an example's."""
     if decoder_variance is None:
         return None

@@ -8,7 +8,16 @@ from .. import checks, solvers
 from ..noise import normal
 from ..schedules import DiscreteChain
 from ..solvers import driver
-from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, combine, compiled, partition
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+)
 from .kernels import VARIANCES, check_chain, check_index
 
 
@@ -35,7 +44,9 @@ def interpolate(
     checks.key("key", key)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     if checks.is_traced(index):
-        raise TypeError("index must be concrete, it fixes the number of steps; got a traced value")
+        raise TypeError(
+            "index must be concrete, it fixes the number of steps; got a traced value"
+        )
     index = int(check_index(index, check_chain(chain)))
     checks.choice("variance", variance, VARIANCES)
     start, end, weights = driver.check_between(start, end, weights)
@@ -50,7 +61,11 @@ def _decoded(static, variance, arrays, key, start, end, weights, grid):
     denoiser, chain = combine(arrays, static)
     key_noise, key_chain = jax.random.split(key)
     noises = [normal(key_noise, i, start.shape, start.dtype) for i in range(2)]
-    problem, solver, t = driver.diffusion(chain, denoiser), solvers.ddpm(variance), grid[0]
+    problem, solver, t = (
+        driver.diffusion(chain, denoiser),
+        solvers.ddpm(variance),
+        grid[0],
+    )
 
     def one(w):
         noise = ((1 - w) * noises[0] + w * noises[1]) / jnp.hypot(1 - w, w)

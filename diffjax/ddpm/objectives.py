@@ -17,14 +17,18 @@ from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
 from .kernels import check_index, index_or_draw, model_of
 
 
-def simple_loss(key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any = None) -> Array:
+def simple_loss(
+    key: Key, denoiser: Denoiser, chain: DiscreteChain, x: ArrayLike, index: Any = None
+) -> Array:
     """‖ε̂ − ε‖² / D of one example at one index, shape ().
 
     index: 1 … T; default one drawn uniformly. `losses.batch_loss` with weighting "simple" is the same on any schedule.
     Raises ValueError for an index out of range or NaN in x, TypeError for no chain. Ho et al. 2020, eq. 14 and
     Algorithm 1; Bishop & Bishop 2024, Algorithm 20.1.
     """
-    model, x, index = _loss_arguments(key, denoiser, chain, x, index, "posterior", None, None)
+    model, x, index = _loss_arguments(
+        key, denoiser, chain, x, index, "posterior", None, None
+    )
     arrays, static = partition(model)
     return _simple_loss(static, arrays, key, x, index)
 
@@ -52,7 +56,9 @@ def bound_loss(
     weighted loss β²/(2v(1 − β)(1 − ᾱ)) ‖ε̂ − ε‖². Other arguments and errors as in `elbo`. Ho et al. 2020, eq. 5 and
     12.
     """
-    model, x, index = _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance)
+    model, x, index = _loss_arguments(
+        key, denoiser, chain, x, index, variance, levels, decoder_variance
+    )
     arrays, static = partition(model)
     return _bound_loss(static, arrays, key, x, index)
 
@@ -83,7 +89,9 @@ def hybrid_loss(
     eq. 16.
     """
     bound_weight = checks.non_negative("bound_weight", bound_weight)
-    model, x, index = _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance)
+    model, x, index = _loss_arguments(
+        key, denoiser, chain, x, index, variance, levels, decoder_variance
+    )
     arrays, static = partition(model)
     return _hybrid_loss(static, arrays, key, x, index, bound_weight)
 
@@ -122,8 +130,14 @@ class LossHistory(NamedTuple):
 
 def loss_history(steps: int, length: int = 10) -> LossHistory:
     """An empty history of the last `length` losses at each of `steps` indices. Nichol & Dhariwal 2021, section 3.3."""
-    steps, length = checks.integer("steps", steps, minimum=1), checks.integer("length", length, minimum=1)
-    return LossHistory(jnp.asarray(np.zeros((steps, length), float_dtype())), jnp.asarray(np.zeros((steps,), np.int32)))
+    steps, length = (
+        checks.integer("steps", steps, minimum=1),
+        checks.integer("length", length, minimum=1),
+    )
+    return LossHistory(
+        jnp.asarray(np.zeros((steps, length), float_dtype())),
+        jnp.asarray(np.zeros((steps,), np.int32)),
+    )
 
 
 def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossHistory:
@@ -134,10 +148,17 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
     no integers.
     """
     checks.made_by("history", history, LossHistory, "loss_history")
-    indices, losses = checks.integers("indices", indices), checks.real_array("losses", losses)
+    indices, losses = (
+        checks.integers("indices", indices),
+        checks.real_array("losses", losses),
+    )
     steps = history.counts.shape[0]
-    if not checks.is_traced(indices) and np.any((np.asarray(indices) < 1) | (np.asarray(indices) > steps)):
-        raise ValueError(f"indices must lie in 1 … {steps}, got {np.asarray(indices).tolist()}")
+    if not checks.is_traced(indices) and np.any(
+        (np.asarray(indices) < 1) | (np.asarray(indices) > steps)
+    ):
+        raise ValueError(
+            f"indices must lie in 1 … {steps}, got {np.asarray(indices).tolist()}"
+        )
     checks.finite("losses", losses)
     if indices.ndim != 1:
         raise ValueError(f"indices must have shape (B,), got {indices.shape}")
@@ -146,7 +167,9 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
     def one(history, seen):
         index, loss = seen
         place = history.counts[index - 1] % history.losses.shape[1]
-        kept = history.losses.at[index - 1, place].set(loss.astype(history.losses.dtype))
+        kept = history.losses.at[index - 1, place].set(
+            loss.astype(history.losses.dtype)
+        )
         return LossHistory(kept, history.counts.at[index - 1].add(1)), None
 
     return jax.lax.scan(one, history, (indices, losses))[0]
@@ -166,13 +189,17 @@ def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
 def _index_probabilities(history, floor):
     steps, length = history.losses.shape
     largest = jnp.max(jnp.abs(history.losses))
-    scale = jnp.sqrt(jnp.mean((history.losses / jnp.where(largest > 0, largest, 1)) ** 2, -1))
+    scale = jnp.sqrt(
+        jnp.mean((history.losses / jnp.where(largest > 0, largest, 1)) ** 2, -1)
+    )
     full = jnp.all(history.counts >= length) & (largest != 0)  # NaN is not 0: it shows
     scale = jnp.where(full, scale, 1.0)
     return (1 - floor) * scale / jnp.sum(scale) + floor / steps
 
 
-def sample_indices(key: Key, count: int, history: LossHistory, floor: float = 1e-3) -> tuple[Array, Array]:
+def sample_indices(
+    key: Key, count: int, history: LossHistory, floor: float = 1e-3
+) -> tuple[Array, Array]:
     """(indices, weights), each (count,): independent indices t ~ p and 1 / (T p_t).
 
     The mean of weight × L_t over draws is without bias the mean of L_t over indices, where p_t > 0. count: 1 or more.

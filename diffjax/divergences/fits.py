@@ -48,7 +48,9 @@ class Fit(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def moment_matched(p: Any, bounds: ArrayLike | None = None, points: int = 512, tolerance: float = 1e-4) -> Mixture:
+def moment_matched(
+    p: Any, bounds: ArrayLike | None = None, points: int = 512, tolerance: float = 1e-4
+) -> Mixture:
     """The Gaussian with p's mean and covariance: the minimum over all Gaussians of KL(p ‖ q), in closed form.
 
     p: with mean() and covariance(), in any dimension; without them, by quadrature over the bounds, (1, 2) or (2, 2),
@@ -56,7 +58,9 @@ def moment_matched(p: Any, bounds: ArrayLike | None = None, points: int = 512, t
     """
     if bounds is None:
         if not (hasattr(p, "mean") and hasattr(p, "covariance")):
-            raise ValueError(f"bounds must be given where p has no mean() and covariance(), got p={p!r}")
+            raise ValueError(
+                f"bounds must be given where p has no mean() and covariance(), got p={p!r}"
+            )
         return gaussian(p.mean(), p.covariance())
     measures.check_law("p", p)
     return gaussian(*_moments(*_density_rule(p, bounds, points, tolerance)))
@@ -90,13 +94,20 @@ def fit_forward(
     _check_start(start, within_plane=True)
     checks.one_of_shapes("bounds", bounds, [(*start.shape, 2)])
     nodes, weights = _density_rule(p, bounds, points, tolerance)
-    law, _, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
+    law, _, report = _fit(
+        _cross_entropy, p, nodes, weights, start, steps, gradient_norm
+    )
     kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance)
     return Fit(law, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
 def fit_forward_by_samples(
-    key: Key, p: Any, start: Mixture, count: int = 4096, steps: int = 200, gradient_norm: float = 1e-5
+    key: Key,
+    p: Any,
+    start: Mixture,
+    count: int = 4096,
+    steps: int = 200,
+    gradient_norm: float = 1e-5,
 ) -> Fit:
     """`fit_forward` in any dimension, by `count` samples of p: maximum likelihood. kl is over as many fresh samples."""
     measures.check_law("p", p)
@@ -107,9 +118,13 @@ def fit_forward_by_samples(
     arrays, static = partition(p)
     xs, key_kl = _draws((static, count), arrays, key)
     if xs.shape[1:] != start.shape:
-        raise ValueError(f"start must be a law of p's shape {xs.shape[1:]}, got {start.shape}")
+        raise ValueError(
+            f"start must be a law of p's shape {xs.shape[1:]}, got {start.shape}"
+        )
     weights = np.full((count,), 1 / count, xs.dtype)
-    law, _, report = _fit(_cross_entropy, None, xs, weights, start, steps, gradient_norm)
+    law, _, report = _fit(
+        _cross_entropy, None, xs, weights, start, steps, gradient_norm
+    )
     return Fit(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
 
 
@@ -118,7 +133,9 @@ def _draws(settings, arrays, key):
     """(samples of p (count, *shape), another key)."""
     static, count = settings
     key_fit, key_rest = jax.random.split(key)
-    return jax.vmap(combine(arrays, static).sample)(jax.random.split(key_fit, count)), key_rest
+    return jax.vmap(combine(arrays, static).sample)(
+        jax.random.split(key_fit, count)
+    ), key_rest
 
 
 def _density_rule(p, bounds, points, tolerance):
@@ -126,7 +143,9 @@ def _density_rule(p, bounds, points, tolerance):
     checks.one_of_shapes("bounds", bounds, [(1, 2), (2, 2)])
     measures.check_mass("p", p, bounds, points, tolerance)
     nodes = quadrature.rule(bounds, points).nodes
-    log_p = quadrature.evaluate(measures.LogProb(p), nodes)  # by the program that the mass was taken with
+    log_p = quadrature.evaluate(
+        measures.LogProb(p), nodes
+    )  # by the program that the mass was taken with
     if checks.is_traced(log_p):
         return nodes, jax.nn.softmax(log_p)
     exact = np.asarray(log_p, np.float64)
@@ -162,9 +181,19 @@ def fit_reverse(
     measures.check_law("p", p)
     _check_start(start, within_plane=True)
     points, dimension = checks.integer("points", points, 6), start.shape[0]
-    law, kl, report = _fit(_reverse_objective, p, *_normal_rule(dimension, points), start, steps, gradient_norm)
+    law, kl, report = _fit(
+        _reverse_objective,
+        p,
+        *_normal_rule(dimension, points),
+        start,
+        steps,
+        gradient_norm,
+    )
     check = _reverse_divergence(p, law, *_normal_rule(dimension, 2 * points))
-    if not checks.is_traced(kl, check) and not abs(float(kl) - float(check)) <= tolerance:
+    if (
+        not checks.is_traced(kl, check)
+        and not abs(float(kl) - float(check)) <= tolerance
+    ):
         raise ValueError(
             f"points must resolve p within the fit, got {points}: kl is {float(kl):.6g} there and {float(check):.6g} "
             f"with twice as many"
@@ -173,7 +202,12 @@ def fit_reverse(
 
 
 def fit_reverse_by_samples(
-    key: Key, p: Any, start: Mixture, count: int = 4096, steps: int = 200, gradient_norm: float = 1e-5
+    key: Key,
+    p: Any,
+    start: Mixture,
+    count: int = 4096,
+    steps: int = 200,
+    gradient_norm: float = 1e-5,
 ) -> Fit:
     """`fit_reverse` in any dimension, over `count` draws of z that are held fixed: a deterministic objective.
 
@@ -185,7 +219,9 @@ def fit_reverse_by_samples(
     count = checks.integer("count", count, 2)
     noise, key_kl = _normals((count, start.means.shape[1]), key)
     weights = np.full((count,), 1 / count, noise.dtype)
-    law, _, report = _fit(_reverse_objective, p, noise, weights, start, steps, gradient_norm)
+    law, _, report = _fit(
+        _reverse_objective, p, noise, weights, start, steps, gradient_norm
+    )
     return Fit(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
 
 
@@ -205,7 +241,9 @@ def _normal_rule(dimension, points):
 
 def _reverse_objective(p, noise, weights, components):
     """E_q [log q − log p] = Σ_k w_k E_z [log q(m_k + L_k z) − log p(m_k + L_k z)], z the nodes (N, D)."""
-    places = components.means[:, None] + jnp.einsum("kij,nj->kni", components.factors, noise)  # (K, N, D)
+    places = components.means[:, None] + jnp.einsum(
+        "kij,nj->kni", components.factors, noise
+    )  # (K, N, D)
     flat = places.reshape(-1, places.shape[-1])
     gap = components.log_prob(flat) - jax.vmap(p.log_prob)(flat)  # (K N,)
     return jnp.exp(components.log_weights) @ (gap.reshape(places.shape[:2]) @ weights)
@@ -234,8 +272,12 @@ class _Components(NamedTuple):
     def log_prob(self, xs):
         """log q at xs (N, D), (N,)."""
         identity = jnp.eye(self.means.shape[1], dtype=self.means.dtype)
-        inverses = jax.vmap(lambda factor: solve_triangular(factor, identity, lower=True))(self.factors)
-        white = jnp.einsum("kij,knj->kni", inverses, xs - self.means[:, None])  # (K, N, D)
+        inverses = jax.vmap(
+            lambda factor: solve_triangular(factor, identity, lower=True)
+        )(self.factors)
+        white = jnp.einsum(
+            "kij,knj->kni", inverses, xs - self.means[:, None]
+        )  # (K, N, D)
         log_det = jnp.sum(jnp.log(jnp.diagonal(self.factors, axis1=1, axis2=2)), -1)
         normals = jax.vmap(jax.vmap(lambda z: normal_log_prob(z, 1.0)))(white)
         return logsumexp((self.log_weights - log_det)[:, None] + normals, axis=0)
@@ -244,7 +286,9 @@ class _Components(NamedTuple):
 def _components(start):
     """Those of a mixture."""
     if start.bases is None:
-        factors = jax.vmap(jnp.diag)(jnp.sqrt(jnp.broadcast_to(start.variances, start.means.shape)))
+        factors = jax.vmap(jnp.diag)(
+            jnp.sqrt(jnp.broadcast_to(start.variances, start.means.shape))
+        )
     else:
         factors = jnp.linalg.cholesky(start.covariances())
     return _Components(jnp.log(start.weights), start.means, factors)
@@ -261,9 +305,18 @@ class _Move(NamedTuple):
 
 def _no_move(base, start):
     count, dimension = base.means.shape
-    shears = None if start.bases is None else np.zeros(base.factors.shape, base.factors.dtype)
+    shears = (
+        None
+        if start.bases is None
+        else np.zeros(base.factors.shape, base.factors.dtype)
+    )
     zeros = functools.partial(np.zeros, dtype=base.means.dtype)
-    return _Move(zeros(count), zeros((count, dimension)), zeros((count, start.variances.shape[1])), shears)
+    return _Move(
+        zeros(count),
+        zeros((count, dimension)),
+        zeros((count, start.variances.shape[1])),
+        shears,
+    )
 
 
 def _moved(base, move):
@@ -272,7 +325,9 @@ def _moved(base, move):
     shapes = jax.vmap(jnp.diag)(scales)
     shapes = shapes if move.shears is None else shapes + jnp.tril(move.shears, -1)
     means = base.means + jnp.einsum("kij,kj->ki", base.factors, move.shifts)
-    return _Components(jax.nn.log_softmax(base.log_weights + move.logits), means, base.factors @ shapes)
+    return _Components(
+        jax.nn.log_softmax(base.log_weights + move.logits), means, base.factors @ shapes
+    )
 
 
 def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
@@ -280,7 +335,9 @@ def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
     steps = checks.integer("steps", steps, 1)
     gradient_norm = checks.positive("gradient_norm", gradient_norm)
     arrays, static = partition(p)
-    found = _searches((objective, static), arrays, nodes, weights, start, steps, gradient_norm)
+    found = _searches(
+        (objective, static), arrays, nodes, weights, start, steps, gradient_norm
+    )
     if not checks.is_traced(found) and not np.isfinite(found.start_value):
         raise ValueError(
             f"start must have a finite divergence, got {float(found.start_value)}: p's log density or its own is "
@@ -310,17 +367,27 @@ def _searches(settings, arrays, nodes, weights, start, steps, gradient_norm):
     first = base = _components(start)
     still, done = _no_move(base, start), 0
     for _ in range(2):
-        base, used = _search(settings, arrays, nodes, weights, base, still, steps - done, gradient_norm)
+        base, used = _search(
+            settings, arrays, nodes, weights, base, still, steps - done, gradient_norm
+        )
         done = done + used
     start_value = _value_of(settings, arrays, nodes, weights, first)(still)
-    value, gradient = jax.value_and_grad(_value_of(settings, arrays, nodes, weights, base))(still)
+    value, gradient = jax.value_and_grad(
+        _value_of(settings, arrays, nodes, weights, base)
+    )(still)
     if start.bases is not None:
         scales = base.factors @ base.factors.swapaxes(1, 2)
     else:
         scales = jnp.diagonal(base.factors, axis1=1, axis2=2)
         scales = scales[:, 0] if start.variances.shape[1] == 1 else scales
     return _Found(
-        jax.nn.softmax(base.log_weights), base.means, scales, start_value, value, optax.tree.norm(gradient), done
+        jax.nn.softmax(base.log_weights),
+        base.means,
+        scales,
+        start_value,
+        value,
+        optax.tree.norm(gradient),
+        done,
     )
 
 
@@ -339,9 +406,15 @@ def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
     def advance(carry):
         move, state, step, stalled, (before, _) = carry
         value, gradient = value_and_gradient(move, state=state)
-        updates, state = optimiser.update(gradient, state, move, value=value, grad=gradient, value_fn=value_of)
+        updates, state = optimiser.update(
+            gradient, state, move, value=value, grad=gradient, value_fn=value_of
+        )
         after, slope = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
-        move = jax.tree.map(lambda now, change: jnp.where(after <= value, now + change, now), move, updates)
+        move = jax.tree.map(
+            lambda now, change: jnp.where(after <= value, now + change, now),
+            move,
+            updates,
+        )
         stalled = jnp.where(after < value, 0, stalled + 1)
         return move, state, step + 1, stalled, (after, optax.tree.norm(slope))
 
@@ -350,22 +423,34 @@ def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
         return (step < steps) & (stalled < 2) & (norm > tolerance)
 
     first = (jnp.full((), jnp.inf, nodes.dtype),) * 2
-    move, _, used, _, _ = jax.lax.while_loop(goes_on, advance, (move, optimiser.init(move), 0, 0, first))
+    move, _, used, _, _ = jax.lax.while_loop(
+        goes_on, advance, (move, optimiser.init(move), 0, 0, first)
+    )
     return _moved(base, move), used
 
 
 def _law(found, start):
     """The mixture, of the kind of `start`."""
-    lost = None if checks.is_traced(found) else np.flatnonzero(~(np.asarray(found.weights) > 0))
+    lost = (
+        None
+        if checks.is_traced(found)
+        else np.flatnonzero(~(np.asarray(found.weights) > 0))
+    )
     if lost is not None and lost.size:
         count = len(found.weights)
-        raise ValueError(f"start must keep its components, got no weight left in component {lost[0]} of {count}")
+        raise ValueError(
+            f"start must keep its components, got no weight left in component {lost[0]} of {count}"
+        )
     law = gaussian_mixture(found.weights, found.means, found.scales)
     return dataclasses.replace(law, shape=start.shape)
 
 
 def _check_start(start, within_plane=False):
     if not isinstance(start, Mixture):
-        raise TypeError(f"start must be made by targets.gaussian or targets.gaussian_mixture, got {start!r}")
+        raise TypeError(
+            f"start must be made by targets.gaussian or targets.gaussian_mixture, got {start!r}"
+        )
     if within_plane and start.shape not in [(1,), (2,)]:
-        raise ValueError(f"start must be a law of shape (1,) or (2,), got {start.shape}; in more dimensions by samples")
+        raise ValueError(
+            f"start must be a law of shape (1,) or (2,), got {start.shape}; in more dimensions by samples"
+        )

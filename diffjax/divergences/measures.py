@@ -60,7 +60,9 @@ def _squared_score_gap(p, q, x):
 # ------------------------------------------------------------------------------------------------------- by quadrature
 
 
-def kl_by_quadrature(p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4) -> Array:
+def kl_by_quadrature(
+    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+) -> Array:
     """KL(p ‖ q) = ∫ p (log p − log q) in nats, shape ().
 
     bounds, points: as in `quadrature.rule`: (2,) for x of shape (), (1, 2) or (2, 2) for x of shape (1,) or (2,). They
@@ -85,14 +87,18 @@ def jensen_shannon_by_quadrature(
     return _mean_of(*halves)
 
 
-def fisher_by_quadrature(p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4) -> Array:
+def fisher_by_quadrature(
+    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+) -> Array:
     """E_p ‖∇log p − ∇log q‖², shape (), in nats² per squared unit of x.
 
     It is what explicit score matching minimises, and −2 times the rate at which KL(p ‖ q) falls when noise of variance
     t is added to both. Blind to the weights of modes that are far apart. Arguments as in `kl_by_quadrature`. Hyvärinen
     2005, eq. 2 (there with ½); Lyu 2009, Theorem 1.
     """
-    return _expectation_by_quadrature(_squared_score_gap, p, q, bounds, points, tolerance)
+    return _expectation_by_quadrature(
+        _squared_score_gap, p, q, bounds, points, tolerance
+    )
 
 
 def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq"):
@@ -103,10 +109,18 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
     if tolerance is not None:
         check_mass(names[0], p, bounds, points, tolerance)
     arrays, static = partition((p, q))
-    value, mass, report = _integral((ratio, static), arrays, rule.nodes, math.log(rule.weight))
+    value, mass, report = _integral(
+        (ratio, static), arrays, rule.nodes, math.log(rule.weight)
+    )
     _refuse(names, report, len(rule.nodes))
-    if tolerance is not None and not checks.is_traced(mass) and float(mass) > 1 + tolerance:
-        raise ValueError(f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within the bounds")
+    if (
+        tolerance is not None
+        and not checks.is_traced(mass)
+        and float(mass) > 1 + tolerance
+    ):
+        raise ValueError(
+            f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within the bounds"
+        )
     return value
 
 
@@ -117,16 +131,24 @@ def _integral(settings, arrays, nodes, log_weight):
     inside = log_p > -jnp.inf
     report = _report(log_p, log_q, values)
     # The mass of a cell: a density or a volume alone may leave float32's range in small or large units.
-    mass = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight))  # p may underflow: 0 · inf
+    mass = jnp.where(
+        inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight)
+    )  # p may underflow: 0 · inf
     total = jnp.sum(jnp.where(inside, mass * jnp.where(inside, values, 0), 0))
     return _nan_if_bad(total, report), jnp.sum(jnp.exp(log_q + log_weight)), report
 
 
-def check_mass(name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float) -> Array:
+def check_mass(
+    name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float
+) -> Array:
     """log ∫ law over the box; refused by name unless the law is resolved, has decayed at the bounds and mass 1."""
-    log_mass = quadrature.log_integral(LogProb(law), bounds, points, tolerance, name=f"{name}.log_prob")
+    log_mass = quadrature.log_integral(
+        LogProb(law), bounds, points, tolerance, name=f"{name}.log_prob"
+    )
     if not checks.is_traced(log_mass) and not abs(float(log_mass)) <= tolerance:
-        raise ValueError(f"{name} must be normalised, got a mass of {math.exp(float(log_mass)):.6g} within the bounds")
+        raise ValueError(
+            f"{name} must be normalised, got a mass of {math.exp(float(log_mass)):.6g} within the bounds"
+        )
     return log_mass
 
 
@@ -175,7 +197,9 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     _refuse(names, report, count)
     if not checks.is_traced(absent) and absent:
         name = names[0]
-        raise ValueError(f"{name}.log_prob must be finite at {name}'s own samples, got {absent} -infinity of {count}")
+        raise ValueError(
+            f"{name}.log_prob must be finite at {name}'s own samples, got {absent} -infinity of {count}"
+        )
     return Estimate(value, error)
 
 
@@ -188,8 +212,17 @@ def _mean(settings, arrays, key):
     log_p, log_q, values = _evaluate((ratio, static), arrays, places)
     report = _report(log_p, log_q, values)
     bounded = jnp.isfinite(values).all()
-    error = jnp.where(bounded, jnp.std(jnp.where(bounded, values, 0), ddof=1) / math.sqrt(count), jnp.inf)
-    return _nan_if_bad(jnp.mean(values), report), error, jnp.sum(log_p == -jnp.inf), report
+    error = jnp.where(
+        bounded,
+        jnp.std(jnp.where(bounded, values, 0), ddof=1) / math.sqrt(count),
+        jnp.inf,
+    )
+    return (
+        _nan_if_bad(jnp.mean(values), report),
+        error,
+        jnp.sum(log_p == -jnp.inf),
+        report,
+    )
 
 
 @jax.jit
@@ -206,7 +239,9 @@ def _mean_of(a, b):
 
 @jax.jit
 def _mean_of_estimates(a, b):
-    return Estimate(0.5 * (a.value + b.value), 0.5 * jnp.hypot(a.standard_error, b.standard_error))
+    return Estimate(
+        0.5 * (a.value + b.value), 0.5 * jnp.hypot(a.standard_error, b.standard_error)
+    )
 
 
 # -------------------------------------------------------------------------------------------------- evaluation, checks
@@ -244,7 +279,9 @@ def _evaluate(settings, arrays, places):
         found = tuple(map(jnp.asarray, ratio(p, q, x)))
         for name, value in zip(("p", "q"), found[:2], strict=True):
             if value.shape != ():
-                raise ValueError(f"{name}.log_prob must return a scalar, got shape {value.shape}")
+                raise ValueError(
+                    f"{name}.log_prob must return a scalar, got shape {value.shape}"
+                )
         return found
 
     return jax.lax.map(at, places, batch_size=min(AT_ONCE, len(places)))
@@ -253,7 +290,13 @@ def _evaluate(settings, arrays, places):
 def _report(log_p, log_q, values):
     """How many log p, log q and, where p is not 0, how many r are no numbers or +infinity (r: no numbers), (3,)."""
     bad_p, bad_q = (jnp.isnan(v) | (v == jnp.inf) for v in (log_p, log_q))
-    return jnp.stack([bad_p.sum(), bad_q.sum(), (jnp.isnan(values) & (log_p > -jnp.inf) & ~bad_p & ~bad_q).sum()])
+    return jnp.stack(
+        [
+            bad_p.sum(),
+            bad_q.sum(),
+            (jnp.isnan(values) & (log_p > -jnp.inf) & ~bad_p & ~bad_q).sum(),
+        ]
+    )
 
 
 def _nan_if_bad(value, report):
@@ -266,6 +309,10 @@ def _refuse(names, report, count):
     of_p, of_q, of_ratio = np.asarray(report).tolist()
     for name, bad in zip(names, (of_p, of_q), strict=True):
         if bad:
-            raise ValueError(f"{name}.log_prob must be below infinity, got {bad} NaN or +infinity of {count} values")
+            raise ValueError(
+                f"{name}.log_prob must be below infinity, got {bad} NaN or +infinity of {count} values"
+            )
     if of_ratio:
-        raise ValueError(f"the scores of p and q must be finite where p is positive, got {of_ratio} NaN of {count}")
+        raise ValueError(
+            f"the scores of p and q must be finite where p is positive, got {of_ratio} NaN of {count}"
+        )

@@ -1,6 +1,13 @@
 """Normalizing flows: bijectors with exact log-determinants both ways, the laws they make, and matched velocities."""
 
-from .autoregressive import autoregressive, causal_transformer, iaf, maf, masked_perceptron, tarflow
+from .autoregressive import (
+    autoregressive,
+    causal_transformer,
+    iaf,
+    maf,
+    masked_perceptron,
+    tarflow,
+)
 from .bijectors import (
     actnorm,
     affine,
@@ -62,7 +69,11 @@ from .matching import (
 )
 from .scalar_maps import additive, bounded_affine, conditional, pointwise
 from .shapes import multiscale, permutation, reshape, reversal, shuffle, squeeze
-from .splines import inverse_rational_quadratic_spline, rational_quadratic, rational_quadratic_spline
+from .splines import (
+    inverse_rational_quadratic_spline,
+    rational_quadratic,
+    rational_quadratic_spline,
+)
 
 __all__ = [
     "Continuous",

@@ -33,8 +33,12 @@ def _one_program(method):
         return call(method, self, value, condition)
 
     if method.__name__.startswith("forward"):
-        return functools.wraps(method)(lambda self, x, condition=None: apply(self, x, condition))
-    return functools.wraps(method)(lambda self, y, condition=None: apply(self, y, condition))
+        return functools.wraps(method)(
+            lambda self, x, condition=None: apply(self, x, condition)
+        )
+    return functools.wraps(method)(
+        lambda self, y, condition=None: apply(self, y, condition)
+    )
 
 
 class Bijector(Protocol):
@@ -51,11 +55,15 @@ class Bijector(Protocol):
             if own is not None or cls.__bases__ == (Bijector,):
                 setattr(cls, name, _one_program(own or getattr(cls, name)))
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         """(y, log|det ∂y/∂x|), the second of shape ()."""
         ...
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         """(x, log|det ∂x/∂y|), the second of shape ().
 
         No x maps to a y outside the image of f. There the log-determinant is −∞ and x is some finite point of the
@@ -74,9 +82,13 @@ class Bijector(Protocol):
 
 def check_bijector(name: str, value: Any) -> Any:
     """`value` if it has the four methods of a bijector."""
-    missing = [method for method in METHODS if not callable(getattr(value, method, None))]
+    missing = [
+        method for method in METHODS if not callable(getattr(value, method, None))
+    ]
     if missing or isinstance(value, type):
-        raise TypeError(f"{name} must be a bijector, with {', '.join(METHODS)}; got {value!r}")
+        raise TypeError(
+            f"{name} must be a bijector, with {', '.join(METHODS)}; got {value!r}"
+        )
     return value
 
 
@@ -96,11 +108,15 @@ class Affine(Bijector):
     shift: Array
     log_scale: Array
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         self._check(x)
         return x * jnp.exp(self.log_scale) + self.shift, self._log_det(x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         self._check(y)
         return (y - self.shift) * jnp.exp(-self.log_scale), -self._log_det(y)
 
@@ -123,7 +139,10 @@ def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     checks.finite("scale", scale)
     if not checks.is_traced(scale) and not np.all(np.asarray(scale) > 0):
         raise ValueError(f"scale must be positive, got {np.min(np.asarray(scale))}")
-    return Affine(shift, jnp.log(scale) if checks.is_traced(scale) else jax.device_put(np.log(scale)))
+    return Affine(
+        shift,
+        jnp.log(scale) if checks.is_traced(scale) else jax.device_put(np.log(scale)),
+    )
 
 
 @pytree
@@ -133,11 +152,15 @@ class ActNorm(Bijector):
     shift: Array  # (C,)
     log_scale: Array  # (C,)
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         check_channels("x", x, self.shift.shape[0])
         return Affine(self.shift, self.log_scale).forward_and_log_det(x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         check_channels("y", y, self.shift.shape[0])
         return Affine(self.shift, self.log_scale).inverse_and_log_det(y)
 
@@ -145,8 +168,12 @@ class ActNorm(Bijector):
         """Its two parameters from a batch's channels, and the batch normalised, with 0 in constant channels."""
         check_channels("batch", ys, self.shift.shape[0])
         shift, scale, varies = _moments(ys.reshape(-1, ys.shape[-1]))
-        new = ActNorm(shift.astype(self.shift.dtype), jnp.log(scale).astype(self.log_scale.dtype))
-        return new, jnp.where(varies, jax.vmap(new.inverse)(ys), 0)  # no later actnorm is to find rounding that varies
+        new = ActNorm(
+            shift.astype(self.shift.dtype), jnp.log(scale).astype(self.log_scale.dtype)
+        )
+        return new, jnp.where(
+            varies, jax.vmap(new.inverse)(ys), 0
+        )  # no later actnorm is to find rounding that varies
 
 
 def _moments(rows):
@@ -194,7 +221,9 @@ def actnorm(channels: int) -> ActNorm:
 
 def full(shape: tuple, value: float = 0.0) -> Array:
     """An array of one value, in the default floating-point dtype, without a program to fill it."""
-    return jax.device_put(np.full(shape, value, float_dtype()))  # jnp.asarray compiles a program per shape
+    return jax.device_put(
+        np.full(shape, value, float_dtype())
+    )  # jnp.asarray compiles a program per shape
 
 
 @pytree
@@ -207,11 +236,15 @@ class Elementwise(Bijector):
     log_slope: Callable = static_field()
     image: tuple = static_field(default=(-math.inf, math.inf))
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         x = self._checked(x)
         return self.function(x, *self.parameters), self._log_det(x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         y, outside = moved_inside(self._checked(y), *self.image)
         x = self.inverse_function(y, *self.parameters)
         return x, jnp.where(jnp.any(outside), -jnp.inf, -self._log_det(x))
@@ -227,7 +260,9 @@ class Elementwise(Bijector):
         return promoted(x, self.parameters)
 
     def _log_det(self, x):
-        return jnp.sum(jnp.broadcast_to(self.log_slope(x, *self.parameters), jnp.shape(x)))
+        return jnp.sum(
+            jnp.broadcast_to(self.log_slope(x, *self.parameters), jnp.shape(x))
+        )
 
 
 def elementwise(
@@ -246,9 +281,16 @@ def elementwise(
     cannot be called, ValueError for an image out of order, for parameters that do not broadcast to x, and by `inverse`
     for concrete data outside the image.
     """
-    for name, value in (("function", function), ("inverse_function", inverse_function), ("log_slope", log_slope)):
+    for name, value in (
+        ("function", function),
+        ("inverse_function", inverse_function),
+        ("log_slope", log_slope),
+    ):
         checks.callable_(name, value, f"{name}(x, *parameters)")
-    values = tuple(checks.real_array(f"parameters[{i}]", value) for i, value in enumerate(parameters))
+    values = tuple(
+        checks.real_array(f"parameters[{i}]", value)
+        for i, value in enumerate(parameters)
+    )
     lower, upper = map(float, image)
     if not lower < upper:
         raise ValueError(f"image must be (lower, upper) in order, got {image}")
@@ -276,11 +318,15 @@ class LeakyRelu(Bijector):
 
     slope: float = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         x = promoted(x)
         return jnp.where(x >= 0, x, self.slope * x), self._log_det(x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         y = promoted(y)
         return jnp.where(y >= 0, y, y / self.slope), -self._log_det(y)
 
@@ -299,7 +345,12 @@ def sinh_arcsinh(skew: ArrayLike = 0.0, tail: ArrayLike = 1.0) -> Elementwise:
     skew, tail: broadcastable to x's shape; tail positive, and trained as its logarithm. Jones & Pewsey 2009, eq. 1.
     """
     scale = affine(skew, tail)  # the same conditions hold for its shift and scale
-    return Elementwise((scale.shift, scale.log_scale), _sinh_arcsinh, _sinh_arcsinh_inverse, _sinh_arcsinh_log_slope)
+    return Elementwise(
+        (scale.shift, scale.log_scale),
+        _sinh_arcsinh,
+        _sinh_arcsinh_inverse,
+        _sinh_arcsinh_log_slope,
+    )
 
 
 def _identity(x):
@@ -335,13 +386,17 @@ class Logit(Bijector):
     lower: float = static_field()
     upper: float = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         x = promoted(x)
         y = self.lower + (self.upper - self.lower) * jax.nn.sigmoid(x)
         log_slope = math.log(self.upper - self.lower) + log_sigmoid(x) + log_sigmoid(-x)
         return y, jnp.sum(log_slope)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         y, outside = moved_inside(promoted(y), self.lower, self.upper)
         below, above = jnp.log(y - self.lower), jnp.log(self.upper - y)
         log_det = jnp.sum(math.log(self.upper - self.lower) - below - above)
@@ -350,7 +405,9 @@ class Logit(Bijector):
     def inverse(self, y: Array, condition: Any = None) -> Array:
         check_image("y", y, self.lower, self.upper)
         y, outside = moved_inside(promoted(y), self.lower, self.upper)
-        return jnp.where(outside, jnp.nan, jnp.log(y - self.lower) - jnp.log(self.upper - y))
+        return jnp.where(
+            outside, jnp.nan, jnp.log(y - self.lower) - jnp.log(self.upper - y)
+        )
 
 
 def logit(lower: Scalar = 0.0, upper: Scalar = 1.0, margin: Scalar = 0.05) -> Logit:
@@ -362,7 +419,10 @@ def logit(lower: Scalar = 0.0, upper: Scalar = 1.0, margin: Scalar = 0.05) -> Lo
     ValueError for bounds out of order, a margin outside [0, ½), and by `inverse` for concrete data outside. Dinh et al.
     2017, section 4.1.
     """
-    lower, upper = float(checks.number("lower", lower)), float(checks.number("upper", upper))
+    lower, upper = (
+        float(checks.number("lower", lower)),
+        float(checks.number("upper", upper)),
+    )
     checks.greater("upper", upper, "lower", lower)
     margin = float(checks.number("margin", margin))
     if not 0 <= margin < 0.5:
@@ -382,7 +442,9 @@ def sigmoid() -> Logit:
 def check_channels(name: str, x: Any, channels: int) -> None:
     """Refuse an array whose last axis is not `channels` long."""
     if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != channels:
-        raise ValueError(f"{name} must have {channels} channels on its last axis, got shape {jnp.shape(x)}")
+        raise ValueError(
+            f"{name} must have {channels} channels on its last axis, got shape {jnp.shape(x)}"
+        )
 
 
 def check_image(name: str, y: Any, lower: float, upper: float) -> None:
@@ -391,7 +453,9 @@ def check_image(name: str, y: Any, lower: float, upper: float) -> None:
         return
     outside = ~((np.asarray(y) > lower) & (np.asarray(y) < upper))
     if np.any(outside):
-        raise ValueError(f"{name} must lie in ({lower}, {upper}) to have an inverse, got {np.asarray(y)[outside][0]}")
+        raise ValueError(
+            f"{name} must lie in ({lower}, {upper}) to have an inverse, got {np.asarray(y)[outside][0]}"
+        )
 
 
 def moved_inside(y: Array, lower: float, upper: float) -> tuple[Array, Array]:
@@ -413,4 +477,6 @@ def check_broadcast(name: str, shape: tuple, target: tuple) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} of shape {shape} must be broadcastable to the example's shape, got {target}")
+        raise ValueError(
+            f"{name} of shape {shape} must be broadcastable to the example's shape, got {target}"
+        )

@@ -25,7 +25,9 @@ def _compiled(function: Callable, static: tuple) -> Callable:
     return jax.jit(function, static_argnames=static)
 
 
-def call(function: Callable, *arguments: Any, faulty: Callable = np.isnan, **static: Any) -> PyTree:
+def call(
+    function: Callable, *arguments: Any, faulty: Callable = np.isnan, **static: Any
+) -> PyTree:
     """`function(*arguments, **static)` by one compiled program where that is safe, otherwise operation by operation.
 
     The second way is also taken where a callable needs the values of arrays bound to it, and after a concrete result
@@ -43,11 +45,15 @@ def call(function: Callable, *arguments: Any, faulty: Callable = np.isnan, **sta
     if carries_arrays(arguments):
         try:
             result = _compiled(function, tuple(static))(*arguments, **static)
-        except _NEEDS_VALUES:  # as NumPy within a callable does, of arrays that are bound to it
+        except (
+            _NEEDS_VALUES
+        ):  # as NumPy within a callable does, of arrays that are bound to it
             return function(*arguments, **static)
         parts = jax.tree.leaves(result)
         if checks.is_traced(parts) or not any(
-            np.any(faulty(np.asarray(part))) for part in parts if jnp.issubdtype(part.dtype, jnp.floating)
+            np.any(faulty(np.asarray(part)))
+            for part in parts
+            if jnp.issubdtype(part.dtype, jnp.floating)
         ):
             return result
     return function(*arguments, **static)
@@ -74,4 +80,7 @@ def carries_arrays(tree: PyTree) -> bool:
 def _is_plain(function):
     if isinstance(function, MethodType):
         return isinstance(function.__self__, nn.Module)  # frozen, and equal by value
-    return getattr(function, "__closure__", 0) is None and "<locals>" not in function.__qualname__
+    return (
+        getattr(function, "__closure__", 0) is None
+        and "<locals>" not in function.__qualname__
+    )

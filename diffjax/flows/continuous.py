@@ -17,7 +17,16 @@ from ..numerics import basis, float_dtype, pullbacks
 from ..solvers import driver
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
-from ..types import Array, ArrayLike, Key, PyTree, Velocity, as_pytree_callable, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    Velocity,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 from .compiled import call
 
 STEPS = 16
@@ -55,24 +64,35 @@ class Continuous:
         """Data -> base, shape of y."""
         return self._solve(self._field(condition), _example(y), self.times[::-1])[0]
 
-    def forward_and_log_det(self, x: Array, condition: PyTree = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: PyTree = None
+    ) -> tuple[Array, Array]:
         """(x_0, log|det ∂x_0/∂x_1|) by the exact trace, shapes of x and ()."""
         return transport(self, x, condition, upwards=False)[:2]
 
-    def inverse_and_log_det(self, y: Array, condition: PyTree = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: PyTree = None
+    ) -> tuple[Array, Array]:
         """(x_1, log|det ∂x_1/∂x_0|) by the exact trace, shapes of y and ()."""
         return transport(self, y, condition)[:2]
 
     def path(self, x: Array, condition: PyTree = None) -> Array:
         """The states at all times, from the base's x at times[0] on; (N + 1, *x.shape)."""
-        return self._solve(self._field(condition), _example(x), self.times, path=True)[0]
+        return self._solve(self._field(condition), _example(x), self.times, path=True)[
+            0
+        ]
 
     def _field(self, condition):
-        return _Conditioned(self.velocity, () if condition is None else (jax.tree.map(jnp.asarray, condition),))
+        return _Conditioned(
+            self.velocity,
+            () if condition is None else (jax.tree.map(jnp.asarray, condition),),
+        )
 
     def _solve(self, field, state, times, path=False):
         solver = _checkpointed(self.solver) if self.checkpoint else self.solver
-        return driver.integrate(None, solver, field, state, np.asarray(times), path=path, info=True)
+        return driver.integrate(
+            None, solver, field, state, np.asarray(times), path=path, info=True
+        )
 
 
 def continuous(
@@ -101,18 +121,26 @@ def continuous(
     solver = rk4() if solver is None else solver
     driver.check_solver(solver)
     if solver.consumes != "velocity" or solver.stochastic:
-        raise TypeError(f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}")
+        raise TypeError(
+            f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}"
+        )
     if times is None:
         times = np.linspace(1.0, 0.0, 2 if solver.report else steps + 1)
     if checks.is_traced(times):
-        raise TypeError("times must be plain numbers, not traced: a bijector's leaves are its parameters")
+        raise TypeError(
+            "times must be plain numbers, not traced: a bijector's leaves are its parameters"
+        )
     with jax.ensure_compile_time_eval():
         grids.check("times", times)
     values = np.asarray(times, np.float64)
     if values[0] < values[-1]:
-        raise ValueError(f"times must decrease, from the base's to the data's, got {values[0]} … {values[-1]}")
+        raise ValueError(
+            f"times must decrease, from the base's to the data's, got {values[0]} … {values[-1]}"
+        )
     checkpoint = checks.boolean("checkpoint", checkpoint) and solver.report is None
-    return Continuous(as_pytree_callable(velocity), tuple(values.tolist()), solver, checkpoint)
+    return Continuous(
+        as_pytree_callable(velocity), tuple(values.tolist()), solver, checkpoint
+    )
 
 
 class VelocityNetwork(nn.Module):
@@ -131,10 +159,14 @@ class VelocityNetwork(nn.Module):
         t = jnp.asarray(t, x.dtype)
         angles = np.pi * t * jnp.arange(1, TIME_HARMONICS + 1, dtype=t.dtype)
         parts = [x.reshape(-1), t[None], jnp.sin(angles), jnp.cos(angles)]
-        h = jnp.concatenate(parts if condition is None else [*parts, condition]).astype(x.dtype)
+        h = jnp.concatenate(parts if condition is None else [*parts, condition]).astype(
+            x.dtype
+        )
         for _ in range(self.depth):
             h = nn.silu(nn.Dense(self.width, dtype=x.dtype)(h))  # (width,)
-        return nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)(h).reshape(x.shape)
+        return nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)(
+            h
+        ).reshape(x.shape)
 
 
 @functools.cache
@@ -144,7 +176,11 @@ def _network(width: int, depth: int) -> VelocityNetwork:
 
 
 def neural_velocity(
-    key: Key, shape: tuple[int, ...], width: int = 128, depth: int = 4, condition_dim: int | None = None
+    key: Key,
+    shape: tuple[int, ...],
+    width: int = 128,
+    depth: int = 4,
+    condition_dim: int | None = None,
 ) -> jax.tree_util.Partial:
     """A `VelocityNetwork` (x, t) -> dx/dt for one example of `shape`, with its parameters as leaves; 0 at first.
 
@@ -156,8 +192,12 @@ def neural_velocity(
     width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 1)
     module, condition = _network(width, depth), ()
     if condition_dim is not None:
-        condition = (jnp.zeros((checks.width("condition_dim", condition_dim, minimum=1),)),)
-    params = jax.jit(module.init)(key, jnp.zeros(shape, float_dtype()), jnp.zeros((), float_dtype()), *condition)
+        condition = (
+            jnp.zeros((checks.width("condition_dim", condition_dim, minimum=1),)),
+        )
+    params = jax.jit(module.init)(
+        key, jnp.zeros(shape, float_dtype()), jnp.zeros((), float_dtype()), *condition
+    )
     return jax.tree_util.Partial(module.apply, params)
 
 
@@ -196,20 +236,39 @@ def transport(
     check_continuous(bijector)
     probes, x = checks.integer("probes", probes, minimum=1), _example(x)
     key = None if key is None else checks.key("key", key)
-    return call(_transport, bijector, x, condition, key, probes=probes, upwards=checks.boolean("upwards", upwards))
+    return call(
+        _transport,
+        bijector,
+        x,
+        condition,
+        key,
+        probes=probes,
+        upwards=checks.boolean("upwards", upwards),
+    )
 
 
 def _transport(bijector, x, condition, key, probes, upwards):
     directions = basis(x)
     if key is not None:
         directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
-    field = _Augmented(bijector._field(condition), jax.lax.stop_gradient(directions), exact=key is None)
+    field = _Augmented(
+        bijector._field(condition), jax.lax.stop_gradient(directions), exact=key is None
+    )
     zero = jnp.zeros((), x.dtype)
     start = _State(x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero)
-    end, run = bijector._solve(field, start, bijector.times[::-1] if upwards else bijector.times)
+    end, run = bijector._solve(
+        field, start, bijector.times[::-1] if upwards else bijector.times
+    )
     sign = 1 if upwards else -1
     error = _standard_error(jax.lax.stop_gradient(end.log_dets), exact=key is None)
-    return Transport(end.x, jnp.mean(end.log_dets), error, sign * end.kinetic, sign * end.jacobian, run)
+    return Transport(
+        end.x,
+        jnp.mean(end.log_dets),
+        error,
+        sign * end.kinetic,
+        sign * end.jacobian,
+        run,
+    )
 
 
 def transport_loss(
@@ -230,24 +289,39 @@ def transport_loss(
     where it can be seen. Finlay et al. 2020 (RNODE).
     """
     if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
-        raise TypeError(f"flow must have a base and a bijector, got {type(flow).__name__}")
-    kinetic, jacobian = checks.non_negative("kinetic", kinetic), checks.non_negative("jacobian", jacobian)
+        raise TypeError(
+            f"flow must have a base and a bijector, got {type(flow).__name__}"
+        )
+    kinetic, jacobian = (
+        checks.non_negative("kinetic", kinetic),
+        checks.non_negative("jacobian", jacobian),
+    )
     xs = driver.check_example("xs", xs)
     if xs.ndim == 0 or xs.shape[0] == 0:
-        raise ValueError(f"xs must have shape (B, ...) with B at least 1, got {xs.shape}")
+        raise ValueError(
+            f"xs must have shape (B, ...) with B at least 1, got {xs.shape}"
+        )
     checks.leading_axis("condition", condition, "xs", xs.shape[0])
     key = None if key is None else checks.key("key", key)
-    return call(_transport_loss, key, flow, xs, condition, kinetic, jacobian, probes=probes)
+    return call(
+        _transport_loss, key, flow, xs, condition, kinetic, jacobian, probes=probes
+    )
 
 
 def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
     keys = None if key is None else jax.random.split(key, xs.shape[0])
-    base = flow.base if getattr(flow, "train_base", False) else jax.lax.stop_gradient(flow.base)
+    base = (
+        flow.base
+        if getattr(flow, "train_base", False)
+        else jax.lax.stop_gradient(flow.base)
+    )
 
     def one(x, condition, key):
         solved = transport(flow.bijector, x, condition, key, probes)
         log_prob = base.log_prob(solved.x) + solved.log_det
-        return (-log_prob + kinetic * solved.kinetic + jacobian * solved.jacobian) / x.size, solved
+        return (
+            -log_prob + kinetic * solved.kinetic + jacobian * solved.jacobian
+        ) / x.size, solved
 
     losses, solved = jax.vmap(one)(xs, condition, keys)
     return jnp.mean(losses), solved
@@ -258,7 +332,11 @@ def _standard_error(values, exact):
     if exact:
         return jnp.zeros((), values.dtype)
     count = values.shape[0]
-    return jnp.std(values, ddof=1) / np.sqrt(count) if count > 1 else jnp.full((), jnp.nan, values.dtype)
+    return (
+        jnp.std(values, ddof=1) / np.sqrt(count)
+        if count > 1
+        else jnp.full((), jnp.nan, values.dtype)
+    )
 
 
 class _State(NamedTuple):
@@ -290,9 +368,14 @@ class _Augmented:
     def __call__(self, state, t):
         value, rows = pullbacks(lambda x: self.velocity(x, t), state.x, self.directions)
         axes = tuple(range(1, rows.ndim))
-        traces, squares = jnp.sum(self.directions * rows, axes), jnp.sum(rows**2, axes)  # (P,)
+        traces, squares = (
+            jnp.sum(self.directions * rows, axes),
+            jnp.sum(rows**2, axes),
+        )  # (P,)
         if self.exact:
-            return _State(value, jnp.sum(traces)[None], jnp.sum(value**2), jnp.sum(squares))
+            return _State(
+                value, jnp.sum(traces)[None], jnp.sum(value**2), jnp.sum(squares)
+            )
         return _State(value, traces, jnp.sum(value**2), jnp.mean(squares))
 
 
@@ -301,8 +384,12 @@ def _checkpointed(solver: Solver) -> Solver:
     """`solver` with a step whose inside is computed again in the backward pass; one object a solver."""
 
     def step(problem, inputs, draw, x, state):
-        inside: Callable = lambda inputs, x, state: solver.step(problem, inputs, draw, x, state)  # noqa: E731
-        return jax.checkpoint(inside, prevent_cse=False)(inputs, x, state)  # a scan keeps the two passes apart
+        inside: Callable = lambda inputs, x, state: solver.step(
+            problem, inputs, draw, x, state
+        )
+        return jax.checkpoint(inside, prevent_cse=False)(
+            inputs, x, state
+        )  # a scan keeps the two passes apart
 
     return solver._replace(step=step)
 
@@ -310,7 +397,9 @@ def _checkpointed(solver: Solver) -> Solver:
 def check_continuous(bijector: Any) -> Continuous:
     """`bijector` if it is made by `continuous`; TypeError otherwise."""
     if not isinstance(bijector, Continuous):
-        raise TypeError(f"bijector must be made by flows.continuous, got {type(bijector).__name__}")
+        raise TypeError(
+            f"bijector must be made by flows.continuous, got {type(bijector).__name__}"
+        )
     return bijector
 
 

@@ -17,7 +17,13 @@ from .bijectors import Bijector, actnorm, full, promoted
 from .composition import Stack, chain
 from .density import Flow, flow, standard_normal
 from .linear import lu_linear
-from .scalar_maps import ScalarMap, additive, bounded_affine, check_parameters, check_scalar_map
+from .scalar_maps import (
+    ScalarMap,
+    additive,
+    bounded_affine,
+    check_parameters,
+    check_scalar_map,
+)
 from .shapes import reshape, take
 from .splines import rational_quadratic
 
@@ -35,7 +41,9 @@ class AxisMask:
         """What the conditioner sees, and what moves."""
         size = len(self.kept) + len(self.moved)
         if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != size:
-            raise ValueError(f"x must have {size} entries on its last axis for this mask, got shape {jnp.shape(x)}")
+            raise ValueError(
+                f"x must have {size} entries on its last axis for this mask, got shape {jnp.shape(x)}"
+            )
         return take(x, self.kept), take(x, self.moved)
 
     def join(self, x: Array, moved: Array) -> Array:
@@ -69,11 +77,21 @@ class CheckerboardMask:
     def _kept(self, x):
         shape = jnp.shape(x)
         if not shape:
-            raise ValueError("x must have an axis for a checkerboard mask, got shape ()")
+            raise ValueError(
+                "x must have an axis for a checkerboard mask, got shape ()"
+            )
         if math.prod(shape[:2]) < 2:
-            raise ValueError(f"x must have at least 2 positions for a checkerboard mask, got shape {shape}")
-        rows = np.arange(shape[0]) if len(shape) == 1 else np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
-        return ((rows % 2 == 0) != self.swap).reshape(rows.shape + (1,) * (len(shape) - rows.ndim))
+            raise ValueError(
+                f"x must have at least 2 positions for a checkerboard mask, got shape {shape}"
+            )
+        rows = (
+            np.arange(shape[0])
+            if len(shape) == 1
+            else np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
+        )
+        return ((rows % 2 == 0) != self.swap).reshape(
+            rows.shape + (1,) * (len(shape) - rows.ndim)
+        )
 
 
 def half_mask(size: int, swap: bool = False) -> AxisMask:
@@ -113,15 +131,21 @@ class Coupling(Bijector):
     scalar_map: ScalarMap = static_field()
     mask: Any = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         return self._apply(self.scalar_map.forward, x, condition)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         return self._apply(self.scalar_map.inverse, y, condition)
 
     def _apply(self, method, x, condition):
         kept, moved = self.mask.parts(x)
-        parameters = check_parameters(self.conditioner(kept, condition), moved.shape, self.scalar_map)
+        parameters = check_parameters(
+            self.conditioner(kept, condition), moved.shape, self.scalar_map
+        )
         moved, log_slopes = method(moved, parameters)
         return self.mask.join(x, moved), self.mask.total(log_slopes)
 
@@ -135,10 +159,18 @@ def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Couplin
     `alternate_mask(size)`, `checkerboard_mask()`. Raises TypeError for anything else, ValueError when applied where the
     conditioner's shape does not fit. Dinh et al. 2015, section 3.2.
     """
-    checks.callable_("conditioner", conditioner, "conditioner(kept, condition) -> (*moved.shape, P)")
+    checks.callable_(
+        "conditioner", conditioner, "conditioner(kept, condition) -> (*moved.shape, P)"
+    )
     if not isinstance(mask, AxisMask | CheckerboardMask):
-        raise TypeError(f"mask must be a half_mask, alternate_mask or checkerboard_mask, got {mask!r}")
-    return Coupling(as_pytree_callable(conditioner), check_scalar_map("scalar_map", scalar_map), mask)
+        raise TypeError(
+            f"mask must be a half_mask, alternate_mask or checkerboard_mask, got {mask!r}"
+        )
+    return Coupling(
+        as_pytree_callable(conditioner),
+        check_scalar_map("scalar_map", scalar_map),
+        mask,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- conditioner
@@ -157,7 +189,9 @@ class Perceptron:
         """Linear ∘ SiLU ∘ … ∘ linear of [x, condition], of shape `outputs`."""
         h = with_condition(x, condition, self.condition_size)
         if h.size != self.weights[0].shape[0]:
-            raise ValueError(f"x must have {self.weights[0].shape[0] - self.condition_size} entries, got {jnp.size(x)}")
+            raise ValueError(
+                f"x must have {self.weights[0].shape[0] - self.condition_size} entries, got {jnp.size(x)}"
+            )
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             h = jax.nn.silu(h @ weight + bias)  # (width,)
         return (h @ self.weights[-1] + self.biases[-1]).reshape(self.outputs)
@@ -167,13 +201,24 @@ def with_condition(x: Array, condition: Any, size: int) -> Array:
     """x and the condition in one vector. Raises ValueError where the condition does not have the size expected."""
     found = 0 if condition is None else jnp.size(condition)
     if found != size:
-        raise ValueError(f"condition must have condition_size={size} entries, got {found}")
+        raise ValueError(
+            f"condition must have condition_size={size} entries, got {found}"
+        )
     x = promoted(jnp.ravel(x))
-    return x if condition is None else jnp.concatenate([x, jnp.ravel(condition).astype(x.dtype)])
+    return (
+        x
+        if condition is None
+        else jnp.concatenate([x, jnp.ravel(condition).astype(x.dtype)])
+    )
 
 
 def perceptron(
-    key: Key, inputs: int, outputs: tuple, width: int = 64, depth: int = 2, condition_size: int = 0
+    key: Key,
+    inputs: int,
+    outputs: tuple,
+    width: int = 64,
+    depth: int = 2,
+    condition_size: int = 0,
 ) -> Perceptron:
     """A conditioner of `depth` hidden layers with SiLU; its output is 0 at first, so that a layer starts as the
     identity.
@@ -182,7 +227,10 @@ def perceptron(
     condition, 0 for none. Hidden weights are N(0, 1/fan-in).
     """
     checks.key("key", key)
-    inputs, condition_size = checks.width("inputs", inputs, 0), checks.width("condition_size", condition_size, 0)
+    inputs, condition_size = (
+        checks.width("inputs", inputs, 0),
+        checks.width("condition_size", condition_size, 0),
+    )
     outputs = checks.shape("outputs", outputs)
     width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 0)
     return _perceptron(key, inputs, outputs, width, depth, condition_size)
@@ -198,21 +246,30 @@ def _perceptron(key, inputs, outputs, width, depth, condition_size):
 @functools.partial(jax.jit, static_argnums=(1, 2), static_argnames="sizes")
 def _networks_of_pairs(key, count, make, *, sizes):
     keys = jax.random.split(key, (count, 2))
-    return tuple(jax.vmap(lambda key, size=size: make(key, *size))(keys[:, i]) for i, size in enumerate(sizes))
+    return tuple(
+        jax.vmap(lambda key, size=size: make(key, *size))(keys[:, i])
+        for i, size in enumerate(sizes)
+    )
 
 
-def networks_of_pairs(key: Key, layers: int, make: Callable, *sizes: Any, second: tuple | None = None) -> tuple:
+def networks_of_pairs(
+    key: Key, layers: int, make: Callable, *sizes: Any, second: tuple | None = None
+) -> tuple:
     """The networks of the first and of the second layer of each pair, with a leading axis of layers/2, as in a `Stack`.
 
     make(key, *sizes): a module-level function. second: sizes of the second of each pair, where they differ.
     """
-    return _networks_of_pairs(key, layers // 2, make, sizes=(sizes, sizes if second is None else second))
+    return _networks_of_pairs(
+        key, layers // 2, make, sizes=(sizes, sizes if second is None else second)
+    )
 
 
 def dense_parameters(key: Key, sizes: tuple) -> tuple[tuple, tuple]:
     """(weights, biases) of dense layers of these sizes: N(0, 1/fan-in), the last layer and all biases 0."""
     hidden = normal_weights(key, list(zip(sizes[:-2], sizes[1:-1], strict=True)))
-    return (*hidden, jnp.zeros(sizes[-2:], float_dtype())), tuple(full((size,)) for size in sizes[1:])
+    return (*hidden, jnp.zeros(sizes[-2:], float_dtype())), tuple(
+        full((size,)) for size in sizes[1:]
+    )
 
 
 def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[Array]:
@@ -228,7 +285,9 @@ def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[
     Returns:
       One array per shape.
     """
-    fans_in = [math.prod(shape[:-1]) for shape in shapes] if fans_in is None else fans_in
+    fans_in = (
+        [math.prod(shape[:-1]) for shape in shapes] if fans_in is None else fans_in
+    )
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
     draws = jax.random.normal(key, (ends[-1] if ends else 0,), float_dtype())
     return [
@@ -262,16 +321,32 @@ def coupling_flow(
     size, mix = math.prod(shape), checks.boolean("mix", mix)
     check_scalar_map("scalar_map", scalar_map)
     if layers % 2:
-        raise ValueError(f"layers must be even, since halves move by turns, got {layers}")
+        raise ValueError(
+            f"layers must be even, since halves move by turns, got {layers}"
+        )
     if size < 2:
-        raise ValueError(f"shape must have at least 2 entries for a coupling, got {shape}")
+        raise ValueError(
+            f"shape must have at least 2 entries for a coupling, got {shape}"
+        )
 
     width, depth = checks.width("width", width, 1), checks.depth("depth", depth, 0)
     condition_size = checks.width("condition_size", condition_size, 0)
     masks = half_mask(size), half_mask(size, swap=True)
-    sizes = [(len(mask.kept), (len(mask.moved), scalar_map.count), width, depth, condition_size) for mask in masks]
+    sizes = [
+        (
+            len(mask.kept),
+            (len(mask.moved), scalar_map.count),
+            width,
+            depth,
+            condition_size,
+        )
+        for mask in masks
+    ]
     networks = networks_of_pairs(key, layers, _perceptron, *sizes[0], second=sizes[1])
-    layer = [coupling(network, scalar_map, mask) for network, mask in zip(networks, masks, strict=True)]
+    layer = [
+        coupling(network, scalar_map, mask)
+        for network, mask in zip(networks, masks, strict=True)
+    ]
     mixing = (repeated(lu_linear(size), layers // 2),) if mix else ()
     return vector_flow(shape, Stack(chain(*layer, *mixing)), actnorm(size))
 
@@ -282,7 +357,9 @@ def repeated(tree: Any, count: int) -> Any:
     def repeat(leaf):
         if checks.is_traced(leaf):
             return jnp.broadcast_to(leaf, (count, *leaf.shape))
-        return jax.device_put(np.repeat(np.asarray(leaf)[None], count, 0))  # without a program
+        return jax.device_put(
+            np.repeat(np.asarray(leaf)[None], count, 0)
+        )  # without a program
 
     return jax.tree.map(repeat, tree)
 
@@ -306,7 +383,9 @@ def real_nvp(
 ) -> Flow:
     """`coupling_flow` with the bounded affine map. bound: of a layer's log scale. Dinh et al. 2017."""
     scalar_map = bounded_affine(bound)
-    return coupling_flow(key, shape, scalar_map, layers, width, depth, condition_size, mix)
+    return coupling_flow(
+        key, shape, scalar_map, layers, width, depth, condition_size, mix
+    )
 
 
 def nice(
@@ -321,7 +400,9 @@ def nice(
     """`coupling_flow` with the additive map: |det ∂f/∂z| is the same everywhere, so that `sample` at temperature T has
     the law ∝ p^{1/T²}. Dinh et al. 2015.
     """
-    return coupling_flow(key, shape, additive(), layers, width, depth, condition_size, mix)
+    return coupling_flow(
+        key, shape, additive(), layers, width, depth, condition_size, mix
+    )
 
 
 def spline_coupling(
@@ -337,4 +418,6 @@ def spline_coupling(
 ) -> Flow:
     """`coupling_flow` with rational-quadratic splines. bins, bound: see `rational_quadratic`. Durkan et al. 2019."""
     scalar_map = rational_quadratic(bins, bound)
-    return coupling_flow(key, shape, scalar_map, layers, width, depth, condition_size, mix)
+    return coupling_flow(
+        key, shape, scalar_map, layers, width, depth, condition_size, mix
+    )

@@ -68,7 +68,11 @@ class Sinkhorn:
 def _assigned(x0, x1):
     if x0[0].size == 1:
         order = jnp.argsort(jax.lax.stop_gradient(x0).reshape(-1))
-        return jnp.zeros_like(order).at[order].set(jnp.argsort(jax.lax.stop_gradient(x1).reshape(-1)))
+        return (
+            jnp.zeros_like(order)
+            .at[order]
+            .set(jnp.argsort(jax.lax.stop_gradient(x1).reshape(-1)))
+        )
     rows, columns = assignment.hungarian_algorithm(_centred_cost(x0, x1))
     return jnp.zeros_like(columns).at[rows].set(columns)
 
@@ -77,7 +81,9 @@ def _assigned(x0, x1):
 def _drawn(key, x0, x1, regularisation, iterations, tolerance):
     log_plan = _log_plan(_centred_cost(x0, x1), regularisation, iterations, tolerance)
     index = jax.random.categorical(key, log_plan, axis=1)
-    return jnp.where(jnp.any(jnp.isnan(log_plan), axis=1), x1.shape[0], index)  # categorical would draw 0
+    return jnp.where(
+        jnp.any(jnp.isnan(log_plan), axis=1), x1.shape[0], index
+    )  # categorical would draw 0
 
 
 def independent() -> Independent:
@@ -101,7 +107,9 @@ def optimal_assignment() -> OptimalAssignment:
     return OptimalAssignment()
 
 
-def sinkhorn(regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3) -> Sinkhorn:
+def sinkhorn(
+    regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3
+) -> Sinkhorn:
     """x_{1,j} for each x_{0,i} with probability B π_ij, π the plan of `sinkhorn_plan` on costs ½‖x_0 − x_1‖².
 
     Each data enters once, each noise once on average, within `tolerance` in total. regularisation: ε > 0 in squared
@@ -115,10 +123,17 @@ def sinkhorn(regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 
         checks.positive("regularisation", regularisation),
         checks.positive("tolerance", tolerance),
     )
-    return Sinkhorn(regularisation, tolerance, checks.integer("iterations", iterations, minimum=1))
+    return Sinkhorn(
+        regularisation, tolerance, checks.integer("iterations", iterations, minimum=1)
+    )
 
 
-def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3) -> Array:
+def sinkhorn_plan(
+    cost: ArrayLike,
+    regularisation: Scalar,
+    iterations: int = 500,
+    tolerance: Scalar = 1e-3,
+) -> Array:
     """π of least Σ π c + ε Σ π log π with rows summing to 1/n and columns to 1/m, (n, m).
 
     By alternating updates of the potentials in the log domain, ending on the rows, which are exact to rounding; until
@@ -132,22 +147,33 @@ def sinkhorn_plan(cost: ArrayLike, regularisation: Scalar, iterations: int = 500
     checks.finite("cost", cost)
     regularisation = checks.positive("regularisation", regularisation)
     iterations = checks.integer("iterations", iterations, minimum=1)
-    if not checks.is_traced(cost, regularisation) and not _finite_ratio(cost, regularisation):
+    if not checks.is_traced(cost, regularisation) and not _finite_ratio(
+        cost, regularisation
+    ):
         raise ValueError(
             f"regularisation must be large enough for cost/regularisation to be finite in {cost.dtype}, "
             f"got {regularisation}"
         )
-    plan = _plan(cost, regularisation, iterations, checks.positive("tolerance", tolerance))
+    plan = _plan(
+        cost, regularisation, iterations, checks.positive("tolerance", tolerance)
+    )
     if not checks.is_traced(plan, tolerance):
-        error = float(np.sum(np.abs(np.sum(np.asarray(plan), axis=0) - 1 / cost.shape[1])))
+        error = float(
+            np.sum(np.abs(np.sum(np.asarray(plan), axis=0) - 1 / cost.shape[1]))
+        )
         if error > tolerance:
-            warnings.warn(f"columns of the plan are off by {error:.2g} after {iterations} iterations", stacklevel=2)
+            warnings.warn(
+                f"columns of the plan are off by {error:.2g} after {iterations} iterations",
+                stacklevel=2,
+            )
     return plan
 
 
 def _finite_ratio(cost, regularisation):
     with np.errstate(over="ignore"):
-        return np.all(np.isfinite(np.asarray(cost) / np.asarray(regularisation, cost.dtype)))
+        return np.all(
+            np.isfinite(np.asarray(cost) / np.asarray(regularisation, cost.dtype))
+        )
 
 
 @jax.jit
@@ -166,22 +192,35 @@ def transport_cost(x0: Array, x1: Array) -> Array:
     x0, x1 = checks.real_array("x0", x0), checks.real_array("x1", x1)
     for name, x in (("x0", x0), ("x1", x1)):
         if x.ndim < 1 or x.size == 0:
-            raise ValueError(f"{name} must have shape (n, *shape), of n examples of 1 entry or more, got {x.shape}")
+            raise ValueError(
+                f"{name} must have shape (n, *shape), of n examples of 1 entry or more, got {x.shape}"
+            )
         checks.finite(name, x)
     checks.one_of_shapes("x1", x1, [(*x1.shape[:1], *x0.shape[1:])])
     if not checks.is_traced(x0, x1):
-        dtypes, hosted = (x0.dtype, x1.dtype), [np.asarray(x, np.float64) for x in exact]
+        dtypes, hosted = (
+            (x0.dtype, x1.dtype),
+            [np.asarray(x, np.float64) for x in exact],
+        )
         origin = np.mean(hosted[1], axis=0)
-        x0, x1 = (jnp.asarray(x - origin, dtype) for x, dtype in zip(hosted, dtypes, strict=True))
+        x0, x1 = (
+            jnp.asarray(x - origin, dtype)
+            for x, dtype in zip(hosted, dtypes, strict=True)
+        )
     return _transport_cost(x0, x1)
 
 
 @jax.jit
 def _transport_cost(x0, x1):
     origin = jnp.mean(x1, axis=0)
-    a, b = (x0 - origin).reshape(x0.shape[0], -1), (x1 - origin).reshape(x1.shape[0], -1)
+    a, b = (
+        (x0 - origin).reshape(x0.shape[0], -1),
+        (x1 - origin).reshape(x1.shape[0], -1),
+    )
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.maximum(0.5 * jnp.sum(a**2, -1)[:, None] + 0.5 * jnp.sum(b**2, -1) - product, 0)
+    return jnp.maximum(
+        0.5 * jnp.sum(a**2, -1)[:, None] + 0.5 * jnp.sum(b**2, -1) - product, 0
+    )
 
 
 def _centred_cost(x0, x1):
@@ -226,7 +265,12 @@ def _log_plan(cost, regularisation, iterations, tolerance):
         return step + 1, rows(column), column, error
 
     column = jnp.zeros(m, cost.dtype)
-    start = jnp.zeros((), jnp.int32), rows(column), column, jnp.full((), jnp.inf, cost.dtype)
+    start = (
+        jnp.zeros((), jnp.int32),
+        rows(column),
+        column,
+        jnp.full((), jnp.inf, cost.dtype),
+    )
     _, _, column, _ = jax.lax.while_loop(unfinished, update, start)
     less, _ = below(column, 1)
     # exact rows, where adding `row` would round

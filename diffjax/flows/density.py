@@ -10,7 +10,16 @@ from .. import checks
 from ..numerics import float_dtype, normal_log_prob
 from ..sampling import spherical
 from ..solvers import driver
-from ..types import Array, ArrayLike, Key, PyTree, Scalar, is_array, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    Scalar,
+    is_array,
+    pytree,
+    static_field,
+)
 from .bijectors import check_bijector
 from .compiled import call
 from .composition import initialised
@@ -27,10 +36,17 @@ class StandardNormal:
         if not self._is_tuple():
             checks.one_of_shapes("z", z, [self.shape])
             return normal_log_prob(checks.real_array("z", z), 1.0)
-        found = tuple(map(jnp.shape, z)) if isinstance(z, tuple | list) else jnp.shape(z)
+        found = (
+            tuple(map(jnp.shape, z)) if isinstance(z, tuple | list) else jnp.shape(z)
+        )
         if found != self.shape:
-            raise ValueError(f"z must be a tuple of arrays of shapes {self.shape}, got {found}")
-        return sum((normal_log_prob(checks.real_array("z", part), 1.0) for part in z), jnp.zeros((), float_dtype()))
+            raise ValueError(
+                f"z must be a tuple of arrays of shapes {self.shape}, got {found}"
+            )
+        return sum(
+            (normal_log_prob(checks.real_array("z", part), 1.0) for part in z),
+            jnp.zeros((), float_dtype()),
+        )
 
     def sample(self, key: Key) -> PyTree:
         """One draw of the shape, or a tuple of them."""
@@ -38,7 +54,8 @@ class StandardNormal:
             return jax.random.normal(key, self.shape, float_dtype())
         keys = jax.random.split(key, len(self.shape))
         return tuple(
-            jax.random.normal(part, shape, float_dtype()) for part, shape in zip(keys, self.shape, strict=True)
+            jax.random.normal(part, shape, float_dtype())
+            for part, shape in zip(keys, self.shape, strict=True)
         )
 
     def mean(self) -> PyTree:
@@ -56,8 +73,14 @@ def standard_normal(shape: tuple) -> StandardNormal:
 
     Raises TypeError for what is neither.
     """
-    if isinstance(shape, tuple | list) and shape and all(isinstance(entry, tuple | list) for entry in shape):
-        return StandardNormal(tuple(checks.shape(f"shape[{i}]", entry) for i, entry in enumerate(shape)))
+    if (
+        isinstance(shape, tuple | list)
+        and shape
+        and all(isinstance(entry, tuple | list) for entry in shape)
+    ):
+        return StandardNormal(
+            tuple(checks.shape(f"shape[{i}]", entry) for i, entry in enumerate(shape))
+        )
     return StandardNormal(checks.shape("shape", shape))
 
 
@@ -77,7 +100,9 @@ class Flow:
         """
         return call(_log_prob, self, _checked("x", x), condition)
 
-    def sample(self, key: Key, temperature: Scalar = 1.0, condition: Any = None) -> Array:
+    def sample(
+        self, key: Key, temperature: Scalar = 1.0, condition: Any = None
+    ) -> Array:
         """One draw x = f(m + T (z − m)), z of the base with mean m: its standard deviation times the temperature T ≥ 0.
 
         For a Gaussian base this is the law ∝ p(x)^{1/T²} only where |det ∂f/∂z| is constant, as for `additive`
@@ -87,10 +112,20 @@ class Flow:
         temperature = checks.non_negative("temperature", temperature)
         scaled = checks.is_traced(temperature) or float(temperature) != 1
         if scaled and not hasattr(self.base, "mean"):
-            raise TypeError(f"base must have mean() to be scaled by temperature={temperature}, got {self.base!r}")
-        return call(_sample, self, checks.key("key", key), temperature if scaled else None, condition)
+            raise TypeError(
+                f"base must have mean() to be scaled by temperature={temperature}, got {self.base!r}"
+            )
+        return call(
+            _sample,
+            self,
+            checks.key("key", key),
+            temperature if scaled else None,
+            condition,
+        )
 
-    def sample_and_log_prob(self, key: Key, condition: Any = None) -> tuple[Array, Array]:
+    def sample_and_log_prob(
+        self, key: Key, condition: Any = None
+    ) -> tuple[Array, Array]:
         """(x, log p(x)) of one draw, by one pass forward."""
         return call(_sample_and_log_prob, self, checks.key("key", key), condition)
 
@@ -100,7 +135,9 @@ class Flow:
 
     def decode(self, z: PyTree, condition: Any = None) -> Array:
         """x = f(z). Raises ValueError for concrete NaN or infinity."""
-        return call(_decode, self, jax.tree.map(lambda part: _checked("z", part), z), condition)
+        return call(
+            _decode, self, jax.tree.map(lambda part: _checked("z", part), z), condition
+        )
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Flow", PyTree]:
         """The flow with its bijector initialised by data, and the batch of latents."""
@@ -110,7 +147,10 @@ class Flow:
     def _base(self):
         if self.train_base:
             return self.base
-        return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf, self.base)
+        return jax.tree.map(
+            lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf,
+            self.base,
+        )
 
 
 def _log_prob(flow, x, condition):
@@ -122,7 +162,11 @@ def _sample(flow, key, temperature, condition):
     base = flow._base()
     z = base.sample(key)
     if temperature is not None:
-        z = jax.tree.map(lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature), z, base.mean())
+        z = jax.tree.map(
+            lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature),
+            z,
+            base.mean(),
+        )
     return flow.bijector.forward(z, condition)
 
 
@@ -155,10 +199,20 @@ def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     for method in ("log_prob", "sample"):
         if not callable(getattr(base, method, None)) or isinstance(base, type):
             raise TypeError(f"base must have log_prob(z) and sample(key), got {base!r}")
-    return Flow(base, check_bijector("bijector", bijector), checks.boolean("train_base", train_base))
+    return Flow(
+        base,
+        check_bijector("bijector", bijector),
+        checks.boolean("train_base", train_base),
+    )
 
 
-def interpolate(flow: Flow, start: ArrayLike, end: ArrayLike, weights: ArrayLike, condition: Any = None) -> Array:
+def interpolate(
+    flow: Flow,
+    start: ArrayLike,
+    end: ArrayLike,
+    weights: ArrayLike,
+    condition: Any = None,
+) -> Array:
     """Examples between two: both encoded, their latents interpolated spherically, each of a tuple by itself, decoded.
 
     weights: (K,), 0 gives `start` and 1 gives `end`. Shape (K, *start.shape). A straight line between two latents would
@@ -170,11 +224,18 @@ def interpolate(flow: Flow, start: ArrayLike, end: ArrayLike, weights: ArrayLike
 
 
 def _interpolate(flow, start, end, weights, condition):
-    first, last = flow.bijector.inverse(start, condition), flow.bijector.inverse(end, condition)
-    mean = flow.base.mean() if hasattr(flow.base, "mean") else jax.tree.map(jnp.zeros_like, first)
+    first, last = (
+        flow.bijector.inverse(start, condition),
+        flow.bijector.inverse(end, condition),
+    )
+    mean = (
+        flow.base.mean()
+        if hasattr(flow.base, "mean")
+        else jax.tree.map(jnp.zeros_like, first)
+    )
 
     def between(weight):
-        around = lambda a, b, m: m + spherical(a - m, b - m, weight)  # noqa: E731
+        around = lambda a, b, m: m + spherical(a - m, b - m, weight)
         return flow.bijector.forward(jax.tree.map(around, first, last, mean), condition)
 
     return jax.vmap(between)(weights)
@@ -183,12 +244,19 @@ def _interpolate(flow, start, end, weights, condition):
 def check_flow(value: Any) -> Flow:
     """`value` if it was made by `flow`."""
     if not isinstance(value, Flow):
-        raise TypeError(f"flow must be made by flows.flow or one of its constructors, got {value!r}")
+        raise TypeError(
+            f"flow must be made by flows.flow or one of its constructors, got {value!r}"
+        )
     return value
 
 
 def lattice_log_prob(
-    key: Key, flow: Flow, x: ArrayLike, width: Scalar, dequantiser: Flow | None = None, condition: Any = None
+    key: Key,
+    flow: Flow,
+    x: ArrayLike,
+    width: Scalar,
+    dequantiser: Flow | None = None,
+    condition: Any = None,
 ) -> Array:
     """log P(x) of lattice data from below, by one draw of dequantisation noise, in nats; shape ().
 
@@ -202,9 +270,21 @@ def lattice_log_prob(
     checks.key("key", key)
     if not callable(getattr(flow, "log_prob", None)) or isinstance(flow, type):
         raise TypeError(f"flow must have log_prob(x, condition), got {flow!r}")
-    if dequantiser is not None and not callable(getattr(dequantiser, "sample_and_log_prob", None)):
-        raise TypeError(f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}")
-    return call(_lattice_log_prob, key, flow, _checked("x", x), checks.positive("width", width), dequantiser, condition)
+    if dequantiser is not None and not callable(
+        getattr(dequantiser, "sample_and_log_prob", None)
+    ):
+        raise TypeError(
+            f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}"
+        )
+    return call(
+        _lattice_log_prob,
+        key,
+        flow,
+        _checked("x", x),
+        checks.positive("width", width),
+        dequantiser,
+        condition,
+    )
 
 
 def _lattice_log_prob(key, flow, x, width, dequantiser, condition):

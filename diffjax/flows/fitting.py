@@ -14,18 +14,24 @@ from .compiled import call
 from .density import Flow, check_flow
 
 
-def negative_log_likelihood(flow: Flow, xs: ArrayLike, conditions: PyTree = None) -> tuple[Array, Array]:
+def negative_log_likelihood(
+    flow: Flow, xs: ArrayLike, conditions: PyTree = None
+) -> tuple[Array, Array]:
     """(mean, losses) of −log p(x_i) in nats, shapes () and (N,): the objective of maximum likelihood.
 
     Its expectation is KL(data‖flow) plus the data's entropy, which is the least it can reach. xs: (N, *shape).
     conditions: pytree with leading axis N. NaN is never dropped: one NaN makes the mean NaN. Raises ValueError for
     concrete NaN or infinity in xs, and leading axes that differ.
     """
-    checks.callable_("flow.log_prob", getattr(flow, "log_prob", None), "flow.log_prob(x)")
+    checks.callable_(
+        "flow.log_prob", getattr(flow, "log_prob", None), "flow.log_prob(x)"
+    )
     xs = checks.real_array("xs", xs)
     checks.finite("xs", xs)
     if xs.ndim == 0 or xs.shape[0] == 0:
-        raise ValueError(f"xs must have shape (N, ...) with N at least 1, got {xs.shape}")
+        raise ValueError(
+            f"xs must have shape (N, ...) with N at least 1, got {xs.shape}"
+        )
     checks.leading_axis("conditions", conditions, "xs", xs.shape[0])
     return call(_negative_log_likelihood, flow, xs, conditions)
 
@@ -36,7 +42,12 @@ def _negative_log_likelihood(flow, xs, conditions):
 
 
 def reverse_kl(
-    key: Key, flow: Flow, log_density: Callable, count: int = 256, path_gradient: bool = False, condition: Any = None
+    key: Key,
+    flow: Flow,
+    log_density: Callable,
+    count: int = 256,
+    path_gradient: bool = False,
+    condition: Any = None,
 ) -> tuple[Array, Array]:
     """(mean, values) of log q(x_i) − log p̃(x_i) at `count` samples x_i of the flow q, shapes () and (count,).
 
@@ -54,7 +65,11 @@ def reverse_kl(
 
 
 def importance_log_z(
-    key: Key, flow: Flow, log_density: Callable, count: int = 1024, condition: Any = None
+    key: Key,
+    flow: Flow,
+    log_density: Callable,
+    count: int = 1024,
+    condition: Any = None,
 ) -> ImportanceEstimate:
     """log Ẑ = log (1/n) Σ w_i with w_i = p̃(x_i)/q(x_i), x_i of the flow q; with its standard error and effective size.
 
@@ -75,17 +90,23 @@ def _draws(key, flow, log_density, count, condition, path_gradient=False):
     checks.callable_("log_density", log_density, "log_density(x) -> ()")
     check_flow(flow)
     count = checks.integer("count", count, 1)
-    xs, log_q, result = call(_drawn, key, flow, condition, count=count, path_gradient=path_gradient)
+    xs, log_q, result = call(
+        _drawn, key, flow, condition, count=count, path_gradient=path_gradient
+    )
     if not checks.is_traced(log_q):
         bad = int(np.sum(~np.isfinite(log_q)))
         if bad:
-            raise ValueError(f"flow must have a finite density at its own samples, got {bad} of {count} that are not")
+            raise ValueError(
+                f"flow must have a finite density at its own samples, got {bad} of {count} that are not"
+            )
     return xs, result
 
 
 def _drawn(key, flow, condition, count, path_gradient):
     """(samples, log q there, log q without the score of the parameters where path_gradient is set)."""
-    xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(jax.random.split(key, count))
+    xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(
+        jax.random.split(key, count)
+    )
     if not path_gradient:
         return xs, log_q, log_q
     fixed = jax.lax.stop_gradient(flow)
@@ -98,7 +119,9 @@ def _compare(log_density, xs, log_q, weights=False):
     if not checks.is_traced(log_p):
         bad = int(np.sum(np.isnan(log_p) | np.isposinf(log_p)))
         if bad:
-            raise ValueError(f"log_density must be below infinity, got {bad} NaN or +infinity of {len(xs)} values")
+            raise ValueError(
+                f"log_density must be below infinity, got {bad} NaN or +infinity of {len(xs)} values"
+            )
     return values, mean
 
 
@@ -107,5 +130,9 @@ def _compared(log_density, xs, log_q, weights):
     log_p = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
     if log_p.shape != (len(xs),):
         raise ValueError(f"log_density must return shape (), got {log_p.shape[1:]}")
-    values = log_p - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan) if weights else log_q - log_p
+    values = (
+        log_p - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan)
+        if weights
+        else log_q - log_p
+    )
     return log_p, values, jnp.mean(values)

@@ -24,13 +24,19 @@ class GaussianPath:
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         """(α m, α² s² + σ² + 2ασ c + γ²): mean and variance of each entry of x_t."""
         alpha, sigma = self.path.schedule.alpha(t), self.path.schedule.sigma(t)
-        extra = 0.0 if self.path.variance is None else self.path.variance(jnp.asarray(t))
-        return alpha * self.mean, (alpha * self.std) ** 2 + sigma**2 + 2 * alpha * sigma * self.covariance + extra
+        extra = (
+            0.0 if self.path.variance is None else self.path.variance(jnp.asarray(t))
+        )
+        return alpha * self.mean, (
+            alpha * self.std
+        ) ** 2 + sigma**2 + 2 * alpha * sigma * self.covariance + extra
 
     def velocity(self, x: Array, t: Scalar) -> Array:
         """E[dx_t/dt | x_t = x] = m_t′ + (v_t′/2v_t)(x − m_t), shape of x."""
         t = jnp.asarray(t, float_dtype(t))
-        (mean, variance), (mean_rate, rate) = jax.jvp(self.moments, (t,), (jnp.ones_like(t),))
+        (mean, variance), (mean_rate, rate) = jax.jvp(
+            self.moments, (t,), (jnp.ones_like(t),)
+        )
         return mean_rate + 0.5 * rate / variance * (x - mean)
 
     def score(self, x: Array, t: Scalar) -> Array:
@@ -43,7 +49,9 @@ class GaussianPath:
         return -self.path.spread(t)[0] * self.score(x, t)
 
 
-def gaussian_path(path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "independent") -> GaussianPath:
+def gaussian_path(
+    path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "independent"
+) -> GaussianPath:
     """Closed forms for data N(m, s²) in each entry and noise N(0, 1), coupled in one of three ways.
 
     coupling: "independent", of covariance c = 0 · "optimal", c = s: without γ the optimal transport, on straight lines
@@ -61,7 +69,11 @@ def gaussian_path(path: Path, mean: ArrayLike, std: ArrayLike, coupling: str = "
     checks.choice("coupling", coupling, ("independent", "optimal", "entropic"))
     if coupling == "entropic" and not isinstance(path.variance, BridgeVariance):
         raise ValueError("path must be made by flows.bridge for the entropic coupling")
-    covariance = jax.device_put(np.zeros(std.shape, std.dtype)) if coupling == "independent" else std
+    covariance = (
+        jax.device_put(np.zeros(std.shape, std.dtype))
+        if coupling == "independent"
+        else std
+    )
     if coupling == "entropic":
         covariance = entropic_covariance(std, path.variance.std**2)
     return GaussianPath(path, mean, std, covariance)
@@ -73,7 +85,10 @@ def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
     Written 2s²/(√(4s² + ε²) + ε), which does not cancel; s at ε = 0, 0 at s = 0 and at ε = ∞. std: s ≥ 0, in data
     units. regularisation: ε ≥ 0, in squared data units. Raises ValueError otherwise. Janati et al. 2020.
     """
-    std, regularisation = checks.real_array("std", std), checks.non_negative("regularisation", regularisation)
+    std, regularisation = (
+        checks.real_array("std", std),
+        checks.non_negative("regularisation", regularisation),
+    )
     checks.finite("std", std)
     if not checks.is_traced(std) and np.any(np.asarray(std) < 0):
         raise ValueError(f"std must be 0 or more, got {np.min(np.asarray(std))}")

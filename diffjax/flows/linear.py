@@ -28,16 +28,22 @@ class Triangular(Bijector):
     shift: Array  # (C,)
     floor: float = static_field(default=FLOOR)
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         y = apply_matrix(jnp.tril(self.below, -1) + jnp.diag(diagonal), x) + self.shift
         return y, log_det_of(diagonal, x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         matrix = jnp.tril(self.below, -1) + jnp.diag(diagonal)
         check_channels("y", y, diagonal.shape[0])
-        inverse = solve_triangular(matrix, jnp.eye(diagonal.shape[0], dtype=diagonal.dtype), lower=True)
+        inverse = solve_triangular(
+            matrix, jnp.eye(diagonal.shape[0], dtype=diagonal.dtype), lower=True
+        )
         return apply_inverse(matrix, inverse, y - self.shift), -log_det_of(diagonal, y)
 
 
@@ -47,7 +53,9 @@ def triangular(size: int, floor: float = FLOOR) -> Triangular:
     log|det| = (positions) Σ log T_ii. size: C. floor: positive and below 1.
     """
     size, floor = checks.width("size", size, 1), _check_floor(floor)
-    return Triangular(full((size, size)), full((size,), math.log1p(-floor)), full((size,)), floor)
+    return Triangular(
+        full((size, size)), full((size,), math.log1p(-floor)), full((size,)), floor
+    )
 
 
 @pytree
@@ -61,17 +69,25 @@ class LULinear(Bijector):
     ranks: Array  # (C,), whose order is the permutation's: no gradient moves it
     floor: float = static_field(default=FLOOR)
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
         return apply_matrix(self._matrix(lower, upper), x), log_det_of(diagonal, x)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
         check_channels("y", y, diagonal.shape[0])
         place = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
         rows = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)[place]  # Pᵀ
-        inverse = solve_triangular(upper, solve_triangular(lower, rows, lower=True, unit_diagonal=True))
-        return apply_inverse(self._matrix(lower, upper), inverse, y), -log_det_of(diagonal, y)
+        inverse = solve_triangular(
+            upper, solve_triangular(lower, rows, lower=True, unit_diagonal=True)
+        )
+        return apply_inverse(self._matrix(lower, upper), inverse, y), -log_det_of(
+            diagonal, y
+        )
 
     def _matrix(self, lower, upper):
         """P L U."""
@@ -81,7 +97,9 @@ class LULinear(Bijector):
         """L, U and |s|; U's diagonal is sign · |s|."""
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         identity = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)
-        upper = jnp.triu(self.upper, 1) + jnp.diag(jnp.where(self.sign < 0, -diagonal, diagonal))
+        upper = jnp.triu(self.upper, 1) + jnp.diag(
+            jnp.where(self.sign < 0, -diagonal, diagonal)
+        )
         return jnp.tril(self.lower, -1) + identity, upper, diagonal
 
 
@@ -92,8 +110,18 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
     """
     size, floor = checks.width("size", size, 1), _check_floor(floor)
-    square, ranks = full((size, size)), jax.device_put(np.arange(size, dtype=float_dtype()))
-    return LULinear(square, square, full((size,), math.log1p(-floor)), full((size,), 1.0), ranks, floor)
+    square, ranks = (
+        full((size, size)),
+        jax.device_put(np.arange(size, dtype=float_dtype())),
+    )
+    return LULinear(
+        square,
+        square,
+        full((size,), math.log1p(-floor)),
+        full((size,), 1.0),
+        ranks,
+        floor,
+    )
 
 
 def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
@@ -103,17 +131,28 @@ def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LUL
     H W Σ log|U_ii|. Kingma & Dhariwal 2018, section 3.2, eq. 10–11.
     """
     checks.key("key", key)
-    return _invertible_convolution(key, checks.width("channels", channels, 1), _check_floor(floor))
+    return _invertible_convolution(
+        key, checks.width("channels", channels, 1), _check_floor(floor)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _invertible_convolution(key, channels, floor):
-    rotation, _ = jnp.linalg.qr(jax.random.normal(key, (channels, channels), float_dtype()))
+    rotation, _ = jnp.linalg.qr(
+        jax.random.normal(key, (channels, channels), float_dtype())
+    )
     order, lower, upper = lu(rotation)  # rotation = order @ lower @ upper
     diagonal = jnp.diag(upper)
     log_diagonal = jnp.log(jnp.maximum(jnp.abs(diagonal) - floor, floor))
     ranks = jnp.argsort(jnp.argmax(order, axis=1)).astype(diagonal.dtype)
-    return LULinear(jnp.tril(lower, -1), jnp.triu(upper, 1), log_diagonal, jnp.sign(diagonal), ranks, floor)
+    return LULinear(
+        jnp.tril(lower, -1),
+        jnp.triu(upper, 1),
+        log_diagonal,
+        jnp.sign(diagonal),
+        ranks,
+        floor,
+    )
 
 
 def apply_matrix(matrix: Array, x: Array) -> Array:

@@ -17,7 +17,16 @@ from ..numerics import float_dtype
 from ..predictions import NetworkDenoiser
 from ..schedules import Schedule
 from ..solvers import driver
-from ..types import Array, ArrayLike, Key, PyTree, Scalar, Velocity, as_pytree_callable, pytree
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    Scalar,
+    Velocity,
+    as_pytree_callable,
+    pytree,
+)
 from .compiled import call
 from .continuous import Continuous, check_continuous
 from .couplings import independent
@@ -36,7 +45,9 @@ class Path:
         """x_t, shape of x0; z may be left out where there is no γ."""
         return self._mixed(*self._rates(t)[:2], self.spread(t)[0], x0, x1, z)
 
-    def velocity(self, x0: Array, x1: Array, t: Scalar, z: Array | None = None) -> Array:
+    def velocity(
+        self, x0: Array, x1: Array, t: Scalar, z: Array | None = None
+    ) -> Array:
         """dx_t/dt = α′ x_0 + σ′ x_1 + γ′ z, shape of x0."""
         return self._mixed(*self._rates(t)[2:], self.spread(t)[1], x0, x1, z)
 
@@ -79,7 +90,9 @@ def path(schedule: Schedule | None = None, variance: Callable | None = None) -> 
     2023, eq. 10–11; Albergo et al. 2023.
     """
     if schedule is None:
-        schedule = schedules.rectified_flow(**({"t_max": 1.0} if variance is None else {}))
+        schedule = schedules.rectified_flow(
+            **({"t_max": 1.0} if variance is None else {})
+        )
     schedules.check(schedule)
     if variance is None:
         return Path(schedule, None)
@@ -90,7 +103,9 @@ def path(schedule: Schedule | None = None, variance: Callable | None = None) -> 
             for t in (schedule.t_min, schedule.t_max):
                 value = float(variance(np.asarray(t, float_dtype())))
                 if not (value > 0 and math.isfinite(value)):
-                    raise ValueError(f"variance must be positive within the schedule's interval, got {value} at t={t}")
+                    raise ValueError(
+                        f"variance must be positive within the schedule's interval, got {value} at t={t}"
+                    )
     return Path(schedule, variance)
 
 
@@ -103,8 +118,12 @@ def bridge(std: Scalar, t_min: Scalar = 1e-3) -> Path:
     """
     std, t_min = checks.positive("std", std), checks.positive("t_min", t_min)
     if not checks.is_traced(t_min) and t_min >= 0.5:
-        raise ValueError(f"t_min must be less than 0.5, half of the interval, got {t_min}")
-    return path(schedules.rectified_flow(t_max=1 - t_min, t_min=t_min), BridgeVariance(std))
+        raise ValueError(
+            f"t_min must be less than 0.5, half of the interval, got {t_min}"
+        )
+    return path(
+        schedules.rectified_flow(t_max=1 - t_min, t_min=t_min), BridgeVariance(std)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -146,7 +165,9 @@ def examples(
     couple = check_coupling(independent() if coupling is None else coupling)
     x0 = driver.check_example("x0", x0)
     if x0.ndim == 0 or x0.size == 0:
-        raise ValueError(f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}")
+        raise ValueError(
+            f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}"
+        )
     if x1 is not None:
         x1 = driver.check_example("x1", x1)
         checks.one_of_shapes("x1", x1, [x0.shape])
@@ -159,11 +180,18 @@ def _examples(key, path, x0, x1, couple, condition, times):
     x1 = jax.random.normal(key_noise, x0.shape, x0.dtype) if x1 is None else x1
     index = jnp.asarray(couple(key_pairs, x0, x1))
     if index.shape != x0.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise ValueError(f"coupling must return {x0.shape[0]} integers, got {index.dtype} of shape {index.shape}")
+        raise ValueError(
+            f"coupling must return {x0.shape[0]} integers, got {index.dtype} of shape {index.shape}"
+        )
     x1 = x1.at[index].get(mode="fill", fill_value=jnp.nan)
-    t = losses.sample_times(key_time, x0.shape[0], path.schedule, times).astype(x0.dtype)
+    t = losses.sample_times(key_time, x0.shape[0], path.schedule, times).astype(
+        x0.dtype
+    )
     z = None if path.variance is None else jax.random.normal(key_z, x0.shape, x0.dtype)
-    state, velocity = jax.vmap(path.state)(x0, x1, t, z), jax.vmap(path.velocity)(x0, x1, t, z)
+    state, velocity = (
+        jax.vmap(path.state)(x0, x1, t, z),
+        jax.vmap(path.velocity)(x0, x1, t, z),
+    )
     return Examples(state, t, velocity, z, x0, x1, condition)
 
 
@@ -212,11 +240,15 @@ def bridge_loss(
     checks.callable_("velocity", velocity, "velocity(x, t)")
     checks.callable_("noise", noise, "noise(x, t)")
     drawn = examples(key, with_spread(path), x0, x1, coupling, condition)
-    return call(_bridge_loss, as_pytree_callable(velocity), as_pytree_callable(noise), drawn)
+    return call(
+        _bridge_loss, as_pytree_callable(velocity), as_pytree_callable(noise), drawn
+    )
 
 
 def _bridge_loss(velocity, noise, drawn):
-    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity) + _errors("noise(x, t)", noise, drawn, drawn.z)
+    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity) + _errors(
+        "noise(x, t)", noise, drawn, drawn.z
+    )
     return jnp.mean(each), each
 
 
@@ -235,7 +267,9 @@ def _errors(name, field, drawn, target):
 # ------------------------------------------------------------------------------------------------ what was fitted, used
 
 
-def velocity_denoiser(path: Path, velocity: Velocity, coupling: Callable | None = None) -> NetworkDenoiser:
+def velocity_denoiser(
+    path: Path, velocity: Velocity, coupling: Callable | None = None
+) -> NetworkDenoiser:
     """The denoiser E[x_0 | x_t] of a velocity fitted to a path without γ: `predictions.denoiser` of kind "velocity".
 
     D = x − t u on straight lines. coupling: the one it was fitted under, default `independent()`; under another the
@@ -244,7 +278,9 @@ def velocity_denoiser(path: Path, velocity: Velocity, coupling: Callable | None 
     whose velocity does not tell x_0 from x_1; use `continuous` there.
     """
     if check_path(path).variance is not None:
-        raise ValueError("path must have no variance γ² for its velocity to give E[x_0 | x_t]; use flows.continuous")
+        raise ValueError(
+            "path must have no variance γ² for its velocity to give E[x_0 | x_t]; use flows.continuous"
+        )
     coupled = coupling is not None and not check_coupling(coupling).independent
     return predictions.denoiser(path.schedule, velocity, "velocity", coupled=coupled)
 
@@ -259,7 +295,13 @@ class _BridgeDrift:
     diffusion: Any
 
     def __call__(self, x, t):
-        return self.velocity(x, t) + 0.5 * self.diffusion(x, t) ** 2 * self.noise(x, t) / self.path.spread(t)[0]
+        return (
+            self.velocity(x, t)
+            + 0.5
+            * self.diffusion(x, t) ** 2
+            * self.noise(x, t)
+            / self.path.spread(t)[0]
+        )
 
 
 @pytree
@@ -270,7 +312,9 @@ class _Constant:
         return jnp.asarray(self.value, jnp.result_type(x))
 
 
-def bridge_sde(path: Path, velocity: Velocity, noise: Callable, diffusion: Scalar | None = None) -> sde.SDE:
+def bridge_sde(
+    path: Path, velocity: Velocity, noise: Callable, diffusion: Scalar | None = None
+) -> sde.SDE:
     """dx = (u + ½ g² ẑ/γ) dt + g dw̄, run downwards from noise to data: the law of x_t at every t, whatever g ≥ 0.
 
     The score is −ẑ/γ. velocity, noise: as fitted by `bridge_loss`. diffusion: g, default the s of `bridge(s)`, which
@@ -283,14 +327,20 @@ def bridge_sde(path: Path, velocity: Velocity, noise: Callable, diffusion: Scala
     checks.callable_("noise", noise, "noise(x, t)")
     if diffusion is None:
         if not isinstance(variance, BridgeVariance):
-            raise ValueError("diffusion must be given for a path that is not made by flows.bridge, got None")
+            raise ValueError(
+                "diffusion must be given for a path that is not made by flows.bridge, got None"
+            )
         diffusion = variance.std
     gain = _Constant(checks.non_negative("diffusion", diffusion))
-    drift = _BridgeDrift(path, as_pytree_callable(velocity), as_pytree_callable(noise), gain)
+    drift = _BridgeDrift(
+        path, as_pytree_callable(velocity), as_pytree_callable(noise), gain
+    )
     return sde.SDE(drift, gain)
 
 
-def reflow_pairs(key: Key, flow: Any, count: int, condition: PyTree = None) -> tuple[Array, Array]:
+def reflow_pairs(
+    key: Key, flow: Any, count: int, condition: PyTree = None
+) -> tuple[Array, Array]:
     """(x_0, x_1), (count, *shape) each: noise and what the flow makes of it, to fit a straighter flow to.
 
     Pair i has the key fold_in(key, i). flow: of a base with sample(key) and a bijector with forward. condition: pytree
@@ -300,7 +350,9 @@ def reflow_pairs(key: Key, flow: Any, count: int, condition: PyTree = None) -> t
     checks.key("key", key)
     count = checks.integer("count", count, minimum=1)
     if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
-        raise TypeError(f"flow must have a base and a bijector, got {type(flow).__name__}")
+        raise TypeError(
+            f"flow must have a base and a bijector, got {type(flow).__name__}"
+        )
     checks.leading_axis("condition", condition, "count", count)
     return call(_reflow_pairs, key, flow, condition, count=count)
 
@@ -320,7 +372,9 @@ def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> A
     """
     check_continuous(bijector)
     if len(bijector.times) < 3:
-        raise ValueError(f"bijector must have times between its ends for the path to be seen, got {bijector.times}")
+        raise ValueError(
+            f"bijector must have times between its ends for the path to be seen, got {bijector.times}"
+        )
     return call(_curvature, bijector, driver.check_example("x", x), condition)
 
 
@@ -328,8 +382,12 @@ def _curvature(bijector, x, condition):
     states, times = bijector.path(x, condition), jnp.asarray(bijector.times)
     conditions = () if condition is None else (condition,)
     chord = (states[0] - states[-1]) / (times[0] - times[-1])
-    slopes = jax.vmap(lambda x, t: bijector.velocity(x, t, *conditions))(states, times.astype(states.dtype))
-    squares = jnp.sum((slopes - chord) ** 2, axis=tuple(range(1, slopes.ndim)))  # (N + 1,)
+    slopes = jax.vmap(lambda x, t: bijector.velocity(x, t, *conditions))(
+        states, times.astype(states.dtype)
+    )
+    squares = jnp.sum(
+        (slopes - chord) ** 2, axis=tuple(range(1, slopes.ndim))
+    )  # (N + 1,)
     return jnp.trapezoid(squares[::-1], times[::-1])
 
 
@@ -338,7 +396,9 @@ def _curvature(bijector, x, condition):
 
 def check_coupling(coupling: Any) -> Any:
     """`coupling` if it can be called and says whether it leaves the noise independent; TypeError otherwise."""
-    if not callable(coupling) or not isinstance(getattr(coupling, "independent", None), bool):
+    if not callable(coupling) or not isinstance(
+        getattr(coupling, "independent", None), bool
+    ):
         raise TypeError(
             "coupling must be one of flows.couplings, or callable as (key, x0, x1) with a boolean `independent`, got "
             f"{coupling!r}"
@@ -349,12 +409,16 @@ def check_coupling(coupling: Any) -> Any:
 def check_path(path: Any) -> Path:
     """`path` if it is one; TypeError otherwise."""
     if not isinstance(path, Path):
-        raise TypeError(f"path must be made by flows.path or flows.bridge, got {type(path).__name__}")
+        raise TypeError(
+            f"path must be made by flows.path or flows.bridge, got {type(path).__name__}"
+        )
     return path
 
 
 def with_spread(path: Path) -> Path:
     """`path`, refused without γ, whose z carries the score."""
     if check_path(path).variance is None:
-        raise ValueError("path must have a variance γ², as made by flows.bridge, for z to tell the score")
+        raise ValueError(
+            "path must have a variance γ², as made by flows.bridge, for z to tell the score"
+        )
     return path

@@ -36,7 +36,9 @@ def _shift(x, parameters, sign):
     return y, jnp.zeros_like(y)
 
 
-_ADDITIVE = ScalarMap("additive", 1, functools.partial(_shift, sign=1), functools.partial(_shift, sign=-1))
+_ADDITIVE = ScalarMap(
+    "additive", 1, functools.partial(_shift, sign=1), functools.partial(_shift, sign=-1)
+)
 
 
 def bounded_affine(bound: float = 2.0) -> ScalarMap:
@@ -67,7 +69,9 @@ def _bounded_affine(bound):
 def check_scalar_map(name: str, value: Any) -> ScalarMap:
     """`value` if it is a scalar map."""
     if not isinstance(value, ScalarMap):
-        raise TypeError(f"{name} must be a scalar map such as bounded_affine() or rational_quadratic(), got {value!r}")
+        raise TypeError(
+            f"{name} must be a scalar map such as bounded_affine() or rational_quadratic(), got {value!r}"
+        )
     return value
 
 
@@ -88,12 +92,16 @@ class Pointwise(Bijector):
     parameters: Array  # (*shape, P)
     scalar_map: ScalarMap = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         checks.one_of_shapes("x", x, [self.parameters.shape[:-1]])
         y, log_slope = self.scalar_map.forward(x, self.parameters)
         return y, jnp.sum(log_slope)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         checks.one_of_shapes("y", y, [self.parameters.shape[:-1]])
         x, log_slope = self.scalar_map.inverse(y, self.parameters)
         return x, jnp.sum(log_slope)
@@ -101,7 +109,10 @@ class Pointwise(Bijector):
 
 def pointwise(shape: tuple, scalar_map: ScalarMap) -> Pointwise:
     """y_i = τ(x_i; θ_i) with free parameters θ (*shape, P), the identity at first: a learned monotone marginal map."""
-    shape, scalar_map = checks.shape("shape", shape), check_scalar_map("scalar_map", scalar_map)
+    shape, scalar_map = (
+        checks.shape("shape", shape),
+        check_scalar_map("scalar_map", scalar_map),
+    )
     return Pointwise(full((*shape, scalar_map.count)), scalar_map)
 
 
@@ -112,18 +123,26 @@ class Conditional(Bijector):
     conditioner: Any
     scalar_map: ScalarMap = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         y, log_slope = self.scalar_map.forward(x, self._parameters(x, condition))
         return y, jnp.sum(log_slope)
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         x, log_slope = self.scalar_map.inverse(y, self._parameters(y, condition))
         return x, jnp.sum(log_slope)
 
     def _parameters(self, x, condition):
         if condition is None:
-            raise ValueError("condition must be given to a conditional bijector, got None")
-        return check_parameters(self.conditioner(condition), jnp.shape(x), self.scalar_map)
+            raise ValueError(
+                "condition must be given to a conditional bijector, got None"
+            )
+        return check_parameters(
+            self.conditioner(condition), jnp.shape(x), self.scalar_map
+        )
 
 
 def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
@@ -133,5 +152,9 @@ def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
     `bounded_affine()`. Raises ValueError where no condition is given or the conditioner's shape does not fit.
     """
     scalar_map = check_scalar_map("scalar_map", scalar_map)
-    checks.callable_("conditioner", conditioner, f"conditioner(condition) -> (*shape, {scalar_map.count})")
+    checks.callable_(
+        "conditioner",
+        conditioner,
+        f"conditioner(condition) -> (*shape, {scalar_map.count})",
+    )
     return Conditional(as_pytree_callable(conditioner), scalar_map)

@@ -20,13 +20,19 @@ class Permutation(Bijector):
 
     order: tuple = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         check_channels("x", x, len(self.order))
         return take(x, self.order), jnp.zeros((), float_dtype())
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         check_channels("y", y, len(self.order))
-        return take(y, tuple(np.argsort(self.order).tolist())), jnp.zeros((), float_dtype())
+        return take(y, tuple(np.argsort(self.order).tolist())), jnp.zeros(
+            (), float_dtype()
+        )
 
 
 def take(x: Array, indices: tuple) -> Array:
@@ -34,11 +40,15 @@ def take(x: Array, indices: tuple) -> Array:
     if len(indices) == x.shape[-1] and indices == tuple(reversed(range(len(indices)))):
         return jnp.flip(x, -1)
     stride = indices[1] - indices[0] if len(indices) > 1 else 1
-    if stride > 0 and indices == tuple(range(indices[0], indices[0] + stride * len(indices), stride)):
+    if stride > 0 and indices == tuple(
+        range(indices[0], indices[0] + stride * len(indices), stride)
+    ):
         return x[..., indices[0] : indices[-1] + 1 : stride]
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     if len(breaks) == 1:  # as two halves exchanged
-        return jnp.concatenate([take(x, indices[: breaks[0]]), take(x, indices[breaks[0] :])], -1)
+        return jnp.concatenate(
+            [take(x, indices[: breaks[0]]), take(x, indices[breaks[0] :])], -1
+        )
     return x[..., np.asarray(indices)]
 
 
@@ -48,7 +58,9 @@ def permutation(order: Any) -> Permutation:
     Raises ValueError for what is no permutation, TypeError for what is no sequence of integers or is traced.
     """
     if checks.is_traced(order):
-        raise TypeError("order must be concrete, since it is static; make the permutation outside jit, got a tracer")
+        raise TypeError(
+            "order must be concrete, since it is static; make the permutation outside jit, got a tracer"
+        )
     try:
         found = np.asarray(order)
     except ValueError:  # rows of several lengths
@@ -57,7 +69,9 @@ def permutation(order: Any) -> Permutation:
         raise TypeError(f"order must be a sequence of integers, got {order!r}")
     indices = tuple(found.tolist())
     if not indices or sorted(indices) != list(range(len(indices))):
-        raise ValueError(f"order must be a permutation of 0 … {max(len(indices) - 1, 0)}, got {indices}")
+        raise ValueError(
+            f"order must be a permutation of 0 … {max(len(indices) - 1, 0)}, got {indices}"
+        )
     return Permutation(indices)
 
 
@@ -83,11 +97,15 @@ class Reshape(Bijector):
     source: tuple = static_field()
     target: tuple = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         checks.one_of_shapes("x", x, [self.source])
         return jnp.reshape(x, self.target), jnp.zeros((), float_dtype())
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         checks.one_of_shapes("y", y, [self.target])
         return jnp.reshape(y, self.source), jnp.zeros((), float_dtype())
 
@@ -99,7 +117,9 @@ def reshape(source: tuple, target: tuple) -> Reshape:
     """
     source, target = checks.shape("source", source), checks.shape("target", target)
     if math.prod(source) != math.prod(target):
-        raise ValueError(f"target must have the {math.prod(source)} entries of source={source}, got {target}")
+        raise ValueError(
+            f"target must have the {math.prod(source)} entries of source={source}, got {target}"
+        )
     return Reshape(source, target)
 
 
@@ -109,20 +129,36 @@ class Squeeze(Bijector):
 
     factor: int = static_field()
 
-    def forward_and_log_det(self, x: Array, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         f, (height, width, channels) = self.factor, _image_shape("x", x)
         if height % f or width % f:
-            raise ValueError(f"x must have sides divisible by factor={f} to be squeezed, got shape {jnp.shape(x)}")
-        x = jnp.reshape(x, (height // f, f, width // f, f, channels))  # (rows, f, columns, f, C)
-        x = x.transpose(0, 2, 1, 3, 4).reshape(height // f, width // f, f * f * channels)  # (rows, columns, f f C)
+            raise ValueError(
+                f"x must have sides divisible by factor={f} to be squeezed, got shape {jnp.shape(x)}"
+            )
+        x = jnp.reshape(
+            x, (height // f, f, width // f, f, channels)
+        )  # (rows, f, columns, f, C)
+        x = x.transpose(0, 2, 1, 3, 4).reshape(
+            height // f, width // f, f * f * channels
+        )  # (rows, columns, f f C)
         return x, jnp.zeros((), float_dtype())
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[Array, Array]:
         f, (rows, columns, channels) = self.factor, _image_shape("y", y)
         if channels % (f * f):
-            raise ValueError(f"y must have channels divisible by factor²={f * f}, got shape {jnp.shape(y)}")
-        y = jnp.reshape(y, (rows, columns, f, f, channels // (f * f)))  # (rows, columns, f, f, C)
-        y = y.transpose(0, 2, 1, 3, 4).reshape(rows * f, columns * f, channels // (f * f))  # (H, W, C)
+            raise ValueError(
+                f"y must have channels divisible by factor²={f * f}, got shape {jnp.shape(y)}"
+            )
+        y = jnp.reshape(
+            y, (rows, columns, f, f, channels // (f * f))
+        )  # (rows, columns, f, f, C)
+        y = y.transpose(0, 2, 1, 3, 4).reshape(
+            rows * f, columns * f, channels // (f * f)
+        )  # (H, W, C)
         return y, jnp.zeros((), float_dtype())
 
 
@@ -152,16 +188,22 @@ class Multiscale(Bijector):
     shape: tuple = static_field()
     latent_shapes: tuple = static_field()
 
-    def forward_and_log_det(self, x: tuple, condition: Any = None) -> tuple[Array, Array]:
+    def forward_and_log_det(
+        self, x: tuple, condition: Any = None
+    ) -> tuple[Array, Array]:
         """x: a tuple of latents, of `latent_shapes`, that of the deepest level first."""
         latents = self._check(x)
         h, total = self.levels[0].forward_and_log_det(latents[0], condition)
         for level, z in zip(self.levels[1:], latents[1:], strict=True):
-            h, log_det = level.forward_and_log_det(jnp.concatenate([z, h], -1), condition)
+            h, log_det = level.forward_and_log_det(
+                jnp.concatenate([z, h], -1), condition
+            )
             total = total + log_det
         return h, total
 
-    def inverse_and_log_det(self, y: Array, condition: Any = None) -> tuple[tuple, Array]:
+    def inverse_and_log_det(
+        self, y: Array, condition: Any = None
+    ) -> tuple[tuple, Array]:
         """y: one example. The first result is the tuple of latents, that of the deepest level first."""
         checks.one_of_shapes("y", y, [self.shape])
         latents, total = [], jnp.zeros((), float_dtype())
@@ -191,7 +233,10 @@ class Multiscale(Bijector):
             levels.append(level)
             latents.append(zs)
         level, zs = initialised(self.levels[0], ys, conditions)
-        return Multiscale((level, *reversed(levels)), self.shape, self.latent_shapes), (zs, *reversed(latents))
+        return Multiscale((level, *reversed(levels)), self.shape, self.latent_shapes), (
+            zs,
+            *reversed(latents),
+        )
 
     def flatten(self, latents: tuple) -> Array:
         """The latents as one vector (D,), the deepest first."""
@@ -200,21 +245,34 @@ class Multiscale(Bijector):
     def unflatten(self, vector: Array) -> tuple:
         """The tuple of latents whose vector this is. Raises ValueError for another length."""
         checks.one_of_shapes("vector", vector, [(math.prod(self.shape),)])
-        ends = np.cumsum([math.prod(shape) for shape in self.latent_shapes])[:-1].tolist()
+        ends = np.cumsum([math.prod(shape) for shape in self.latent_shapes])[
+            :-1
+        ].tolist()
         parts = jnp.split(jnp.asarray(vector), ends)
-        return tuple(part.reshape(shape) for part, shape in zip(parts, self.latent_shapes, strict=True))
+        return tuple(
+            part.reshape(shape)
+            for part, shape in zip(parts, self.latent_shapes, strict=True)
+        )
 
     def _check(self, latents):
-        shapes = tuple(map(jnp.shape, latents)) if isinstance(latents, tuple | list) else jnp.shape(latents)
+        shapes = (
+            tuple(map(jnp.shape, latents))
+            if isinstance(latents, tuple | list)
+            else jnp.shape(latents)
+        )
         if shapes != self.latent_shapes:
-            raise ValueError(f"latents must be a tuple of arrays of shapes {self.latent_shapes}, got {shapes}")
+            raise ValueError(
+                f"latents must be a tuple of arrays of shapes {self.latent_shapes}, got {shapes}"
+            )
         return latents
 
 
 def halves(h: Array) -> tuple[Array, Array]:
     """The first and second half of the channels. Raises ValueError for an odd number, one channel included."""
     if jnp.ndim(h) == 0 or jnp.shape(h)[-1] % 2:
-        raise ValueError(f"a split needs an even number of channels on the last axis, got shape {jnp.shape(h)}")
+        raise ValueError(
+            f"a split needs an even number of channels on the last axis, got shape {jnp.shape(h)}"
+        )
     middle = h.shape[-1] // 2
     return h[..., :middle], h[..., middle:]
 
@@ -232,7 +290,11 @@ def multiscale(shape: tuple, *levels: Bijector, condition: Any = None) -> Multis
     shape = checks.shape("shape", shape)
     if not levels:
         raise ValueError("levels must hold at least one bijector, got none")
-    levels = tuple(check_bijector(f"levels[{i}]", level) for i, level in enumerate(levels))
+    levels = tuple(
+        check_bijector(f"levels[{i}]", level) for i, level in enumerate(levels)
+    )
     unknown = Multiscale(levels, shape, ())
-    latents = jax.eval_shape(unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition)
+    latents = jax.eval_shape(
+        unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition
+    )
     return Multiscale(levels, shape, tuple(z.shape for z in latents))

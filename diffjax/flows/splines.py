@@ -72,15 +72,22 @@ def rational_quadratic(
       Durkan et al. 2019, section 3.1.
     """
     bins = checks.integer("bins", bins, 2)
-    bound, floor = float(checks.positive("bound", bound)), float(checks.positive("floor", floor))
+    bound, floor = (
+        float(checks.positive("bound", bound)),
+        float(checks.positive("floor", floor)),
+    )
     if floor * bins >= 1:
         raise ValueError(f"floor must be less than 1/bins={1 / bins:g}, got {floor}")
     rounding = float(jnp.finfo(float_dtype()).eps)
     if floor < rounding:
-        raise ValueError(f"floor must be at least the rounding {rounding:.2g}, got {floor}")
+        raise ValueError(
+            f"floor must be at least the rounding {rounding:.2g}, got {floor}"
+        )
     ceiling = None if ceiling is None else float(checks.positive("ceiling", ceiling))
     if ceiling is not None and not 1 < ceiling <= 1 / rounding:
-        raise ValueError(f"ceiling must be above 1 and at most {1 / rounding:.2g}, got {ceiling}")
+        raise ValueError(
+            f"ceiling must be above 1 and at most {1 / rounding:.2g}, got {ceiling}"
+        )
     return _rational_quadratic(bins, bound, floor, ceiling)
 
 
@@ -90,32 +97,55 @@ def _rational_quadratic(bins, bound, floor, ceiling):
         """floor + …, 1 at raw = 0."""
         if ceiling is None:
             return floor + jax.nn.softplus(raw + math.log(math.expm1(1 - floor)))
-        return floor + (ceiling - floor) * jax.nn.sigmoid(raw + math.log((1 - floor) / (ceiling - 1)))
+        return floor + (ceiling - floor) * jax.nn.sigmoid(
+            raw + math.log((1 - floor) / (ceiling - 1))
+        )
 
     def knots(raw):
         """(…, K) -> (…, K + 1), increasing from −bound to bound."""
         widths = 2 * bound * (floor + (1 - bins * floor) * jax.nn.softmax(raw, -1))
         ends = jnp.full((*raw.shape[:-1], 1), bound, raw.dtype)
-        return jnp.concatenate([-ends, jnp.cumsum(widths[..., :-1], -1) - bound, ends], -1)
+        return jnp.concatenate(
+            [-ends, jnp.cumsum(widths[..., :-1], -1) - bound, ends], -1
+        )
 
     def spline(parameters):
         inner = inner_slopes(parameters[..., 2 * bins :])  # (…, K − 1)
         one = jnp.ones((*inner.shape[:-1], 1), inner.dtype)
         slopes = jnp.concatenate([one, inner, one], -1)  # (…, K + 1)
-        return knots(parameters[..., :bins]), knots(parameters[..., bins : 2 * bins]), slopes
+        return (
+            knots(parameters[..., :bins]),
+            knots(parameters[..., bins : 2 * bins]),
+            slopes,
+        )
 
-    settings = f"{bins}, {bound}" if ceiling is None else f"{bins}, {bound}, {floor}, {ceiling}"
+    settings = (
+        f"{bins}, {bound}"
+        if ceiling is None
+        else f"{bins}, {bound}, {floor}, {ceiling}"
+    )
     name = f"rational_quadratic({settings})"
-    return ScalarMap(name, 3 * bins - 1, lambda x, p: _forward(x, *spline(p)), lambda y, p: _inverse(y, *spline(p)))
+    return ScalarMap(
+        name,
+        3 * bins - 1,
+        lambda x, p: _forward(x, *spline(p)),
+        lambda y, p: _inverse(y, *spline(p)),
+    )
 
 
 def _forward(x, x_knots, y_knots, slopes):
-    inside = (x > x_knots[..., 0]) & (x < x_knots[..., -1])  # False for NaN, which the tails then carry on
-    within = jnp.where(inside, x, x_knots[..., 0])  # before the arithmetic, so that no gradient of it is NaN
+    inside = (x > x_knots[..., 0]) & (
+        x < x_knots[..., -1]
+    )  # False for NaN, which the tails then carry on
+    within = jnp.where(
+        inside, x, x_knots[..., 0]
+    )  # before the arithmetic, so that no gradient of it is NaN
     bin_ = _Bin(within, x_knots, x_knots, y_knots, slopes)
     xi, rest = (within - bin_.x[0]) / bin_.width, (bin_.x[1] - within) / bin_.width
     tail, log_tail = _tail(x, x_knots, y_knots, slopes)
-    return jnp.where(inside, bin_.value(xi, rest), tail), jnp.where(inside, bin_.log_slope(xi, rest), log_tail)
+    return jnp.where(inside, bin_.value(xi, rest), tail), jnp.where(
+        inside, bin_.log_slope(xi, rest), log_tail
+    )
 
 
 def _inverse(y, x_knots, y_knots, slopes):
@@ -124,13 +154,15 @@ def _inverse(y, x_knots, y_knots, slopes):
     bin_ = _Bin(within, y_knots, x_knots, y_knots, slopes)
     x, xi, rest = bin_.root(within)
     tail, log_tail = _tail(y, y_knots, x_knots, 1 / slopes)
-    return jnp.where(inside, x, tail), jnp.where(inside, -bin_.log_slope(xi, rest), log_tail)
+    return jnp.where(inside, x, tail), jnp.where(
+        inside, -bin_.log_slope(xi, rest), log_tail
+    )
 
 
 def _tail(x, x_knots, y_knots, slopes):
     """The straight lines beyond both ends, and their log slopes."""
     above = x > x_knots[..., 0]
-    end = lambda values: jnp.where(above, values[..., -1], values[..., 0])  # noqa: E731
+    end = lambda values: jnp.where(above, values[..., -1], values[..., 0])
     slope = end(slopes)
     return end(y_knots) + slope * (x - end(x_knots)), jnp.log(slope) + jnp.zeros_like(x)
 
@@ -145,11 +177,16 @@ class _Bin:
     def __init__(self, values, knots, x_knots, y_knots, slopes):
         bins = knots.shape[-1] - 1
         index = jnp.sum(values[..., None] >= knots[..., 1:-1], -1)
-        here = index[..., None] == jnp.arange(bins)  # (…, K): a sum over it is faster than a gather and its gradient
-        pick = lambda v: jnp.sum(jnp.where(here, v, 0), -1)  # noqa: E731
-        both = lambda v: (pick(v[..., :-1]), pick(v[..., 1:]))  # noqa: E731
+        here = index[..., None] == jnp.arange(
+            bins
+        )  # (…, K): a sum over it is faster than a gather and its gradient
+        pick = lambda v: jnp.sum(jnp.where(here, v, 0), -1)
+        both = lambda v: (pick(v[..., :-1]), pick(v[..., 1:]))
         self.x, self.y = both(x_knots), both(y_knots)
-        self.width, self.height = pick(jnp.diff(x_knots, axis=-1)), pick(jnp.diff(y_knots, axis=-1))
+        self.width, self.height = (
+            pick(jnp.diff(x_knots, axis=-1)),
+            pick(jnp.diff(y_knots, axis=-1)),
+        )
         self.mean_slope = self.height / self.width
         self.left, self.right = (slope / self.mean_slope for slope in both(slopes))
 
@@ -163,7 +200,11 @@ class _Bin:
     def log_slope(self, xi, rest):
         """log dy/dx at ξ and η = 1 − ξ in [0, 1]."""
         numerator = self.right * xi**2 + 2 * xi * rest + self.left * rest**2
-        return jnp.log(self.mean_slope) + jnp.log(numerator) - 2 * jnp.log(self._denominator(xi, rest))
+        return (
+            jnp.log(self.mean_slope)
+            + jnp.log(numerator)
+            - 2 * jnp.log(self._denominator(xi, rest))
+        )
 
     def root(self, y):
         """(x, ξ, η) at y, with ξ and η in [0, 1].
@@ -174,13 +215,19 @@ class _Bin:
         """
         rise, fall = (y - self.y[0]) / self.height, (self.y[1] - y) / self.height
         low = rise * (1 + self.right) <= fall * (1 + self.left)  # ξ ≤ ½
-        pair = lambda a, b: (jnp.where(low, a, b), jnp.where(low, b, a))  # noqa: E731
+        pair = lambda a, b: (jnp.where(low, a, b), jnp.where(low, b, a))
         (r, q), (near, far) = pair(rise, fall), pair(self.left, self.right)
         b = q * near - r * far + 2 * r
-        size = jnp.abs(b) + jnp.sqrt(jnp.maximum(b**2 + 4 * r * (1 - b), jnp.finfo(y.dtype).tiny))
-        concave = b > 0  # of the two forms of the root the one that adds numbers of one sign
+        size = jnp.abs(b) + jnp.sqrt(
+            jnp.maximum(b**2 + 4 * r * (1 - b), jnp.finfo(y.dtype).tiny)
+        )
+        concave = (
+            b > 0
+        )  # of the two forms of the root the one that adds numbers of one sign
         root = jnp.where(concave, 2 * r, size) / jnp.where(concave, size, 2 * (1 - b))
-        root = root + jax.lax.stop_gradient(jnp.clip(root, 0, 1) - root)  # moved by rounding alone
+        root = root + jax.lax.stop_gradient(
+            jnp.clip(root, 0, 1) - root
+        )  # moved by rounding alone
         x = jnp.where(low, self.x[0] + root * self.width, self.x[1] - root * self.width)
         return x, *pair(root, 1 - root)
 
@@ -192,17 +239,29 @@ def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):
     x = checks.real_array(name, x)
     checks.finite(name, x)
     rows = []
-    for row_name, row in (("x_knots", x_knots), ("y_knots", y_knots), ("slopes", slopes)):
+    for row_name, row in (
+        ("x_knots", x_knots),
+        ("y_knots", y_knots),
+        ("slopes", slopes),
+    ):
         row = checks.real_array(row_name, row)
         checks.finite(row_name, row)
         if row.ndim == 0 or row.shape[-1] < 2 or row.shape[:-1] not in ((), x.shape):
-            raise ValueError(f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, got {row.shape}")
+            raise ValueError(
+                f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, got {row.shape}"
+            )
         rows.append(row)
     if len({row.shape[-1] for row in rows}) > 1:
-        raise ValueError(f"x_knots, y_knots and slopes must be equally many, got {[row.shape[-1] for row in rows]}")
+        raise ValueError(
+            f"x_knots, y_knots and slopes must be equally many, got {[row.shape[-1] for row in rows]}"
+        )
     for row_name, row in zip(("x_knots", "y_knots"), rows, strict=False):
-        if not checks.is_traced(row) and not np.all(np.diff(np.asarray(row), axis=-1) > 0):
-            raise ValueError(f"{row_name} must increase, got {np.asarray(row).tolist()}")
+        if not checks.is_traced(row) and not np.all(
+            np.diff(np.asarray(row), axis=-1) > 0
+        ):
+            raise ValueError(
+                f"{row_name} must increase, got {np.asarray(row).tolist()}"
+            )
     if not checks.is_traced(rows[2]) and not np.all(np.asarray(rows[2]) > 0):
         raise ValueError(f"slopes must be positive, got {np.asarray(rows[2]).tolist()}")
     return x, *rows

@@ -6,7 +6,14 @@ far off it is on others.
 
 from .exact import exact_posterior
 from .guided import dps, dps_steps, gaussian_variance, pigdm
-from .operators import LinearOperator, colourisation, downsampling, inpainting, linear_operator, matrix
+from .operators import (
+    LinearOperator,
+    colourisation,
+    downsampling,
+    inpainting,
+    linear_operator,
+    matrix,
+)
 from .replaced import repaint, replacement
 from .soft import release_mask, soft_inpainting, trust_mask
 

@@ -11,7 +11,9 @@ from ..types import ArrayLike
 from .operators import LinearOperator, check_operator, measurement, noise_levels
 
 
-def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike) -> Mixture:
+def exact_posterior(
+    target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike
+) -> Mixture:
     """The posterior p(x | y) of a mixture Σ w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I), again a mixture.
 
     With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ its means are m_k + K_k (y − A m_k), its covariances (I − K_k A)
@@ -39,33 +41,56 @@ def exact_posterior(target: Mixture, operator: LinearOperator, y: ArrayLike, noi
       [1.2, 0.96]
     """
     if not isinstance(target, Mixture):
-        raise TypeError(f"target must be a Gaussian mixture, got {type(target).__name__}")
+        raise TypeError(
+            f"target must be a Gaussian mixture, got {type(target).__name__}"
+        )
     check_operator(operator, target.shape)
-    exact_y, y, noise_std = y, measurement(operator, y), noise_levels(operator, noise_std)
+    exact_y, y, noise_std = (
+        y,
+        measurement(operator, y),
+        noise_levels(operator, noise_std),
+    )
     if checks.is_traced(target, operator, y, noise_std):
         return _traced_posterior(target, operator.dense(), y, noise_std)
     dtype = target.means.dtype
-    prior = [np.asarray(value, np.float64) for value in (target.weights, target.means, _covariances(target))]
-    a, exact_y, noise_std = (np.asarray(value, np.float64) for value in (operator.dense(), exact_y, noise_std))
+    prior = [
+        np.asarray(value, np.float64)
+        for value in (target.weights, target.means, _covariances(target))
+    ]
+    a, exact_y, noise_std = (
+        np.asarray(value, np.float64)
+        for value in (operator.dense(), exact_y, noise_std)
+    )
     innovations = _innovations(np, prior[2], a, noise_std)
     if _singular(innovations, np.finfo(dtype).eps):
-        raise ValueError(f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}")
+        raise ValueError(
+            f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}"
+        )
     weights, means, covariances = _condition(np, *prior, a, exact_y, noise_std)
     values, bases = np.linalg.eigh(covariances)
-    found = (jnp.asarray(np.asarray(value, dtype), dtype) for value in (weights, means, np.maximum(values, 0), bases))
+    found = (
+        jnp.asarray(np.asarray(value, dtype), dtype)
+        for value in (weights, means, np.maximum(values, 0), bases)
+    )
     return Mixture(*found, shape=target.shape)
 
 
 @compiled_eagerly
 def _traced_posterior(target, a, y, noise_std):
-    weights, means, covariances = _condition(jnp, target.weights, target.means, target.covariances(), a, y, noise_std)
+    weights, means, covariances = _condition(
+        jnp, target.weights, target.means, target.covariances(), a, y, noise_std
+    )
     values, bases, deviation = spectral.decompose(covariances)
-    return Mixture(weights, means, jnp.maximum(values, 0), bases, deviation, shape=target.shape)
+    return Mixture(
+        weights, means, jnp.maximum(values, 0), bases, deviation, shape=target.shape
+    )
 
 
 def _covariances(target):
     """V_k in float64, (K, D, D), of a concrete mixture."""
-    variances = np.broadcast_to(np.asarray(target.variances, np.float64), target.means.shape)
+    variances = np.broadcast_to(
+        np.asarray(target.variances, np.float64), target.means.shape
+    )
     diagonal = variances[:, :, None] * np.eye(variances.shape[1])
     if target.bases is None:
         return diagonal
@@ -86,16 +111,29 @@ def _noise(xp, a, noise_std):
 def _condition(xp: Any, weights, means, covariances, a, y, noise_std):
     """Weights (K,), means (K, D) and covariances (K, D, D) given y."""
     a, y, noise_std = (xp.asarray(value, means.dtype) for value in (a, y, noise_std))
-    innovations, noise = _innovations(xp, covariances, a, noise_std), _noise(xp, a, noise_std)
-    gains = xp.swapaxes(xp.linalg.solve(innovations, a @ covariances), 1, 2)  # (K, D, M)
+    innovations, noise = (
+        _innovations(xp, covariances, a, noise_std),
+        _noise(xp, a, noise_std),
+    )
+    gains = xp.swapaxes(
+        xp.linalg.solve(innovations, a @ covariances), 1, 2
+    )  # (K, D, M)
     residuals = y.reshape(-1) - means @ a.T  # (K, M)
     kept = xp.eye(means.shape[1], dtype=means.dtype) - gains @ a
-    posterior = kept @ covariances @ xp.swapaxes(kept, 1, 2) + gains @ noise @ xp.swapaxes(gains, 1, 2)
+    posterior = kept @ covariances @ xp.swapaxes(
+        kept, 1, 2
+    ) + gains @ noise @ xp.swapaxes(gains, 1, 2)
     solved = xp.linalg.solve(innovations, residuals[..., None])[..., 0]
-    log_weights = xp.log(weights) - 0.5 * (xp.sum(residuals * solved, -1) + xp.linalg.slogdet(innovations)[1])
+    log_weights = xp.log(weights) - 0.5 * (
+        xp.sum(residuals * solved, -1) + xp.linalg.slogdet(innovations)[1]
+    )
     odds = xp.exp(log_weights - xp.max(log_weights))
     posterior = 0.5 * (posterior + xp.swapaxes(posterior, 1, 2))
-    return odds / xp.sum(odds), means + xp.einsum("kij,kj->ki", gains, residuals), posterior
+    return (
+        odds / xp.sum(odds),
+        means + xp.einsum("kij,kj->ki", gains, residuals),
+        posterior,
+    )
 
 
 def _singular(matrices, rounding):

@@ -12,7 +12,13 @@ from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
 from ..targets import as_one_program
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
-from .operators import LinearOperator, check_operator, measurement, noise_levels, whitened
+from .operators import (
+    LinearOperator,
+    check_operator,
+    measurement,
+    noise_levels,
+    whitened,
+)
 
 
 @pytree
@@ -37,8 +43,10 @@ class LikelihoodGuided:
 
 def _measured(guided, x, t, condition):
     """(D, y − A D, v -> Jᵀ Aᵀ v) at x_t = x, by one call of the denoiser."""
-    data, pullback = jax.vjp(lambda x: checks.answer(guided.denoiser(x, t, *condition), x), x)
-    pulled = lambda v: pullback(guided.operator.transpose(v).astype(data.dtype))[0]  # noqa: E731
+    data, pullback = jax.vjp(
+        lambda x: checks.denoised(guided.denoiser(x, t, *condition), x), x
+    )
+    pulled = lambda v: pullback(guided.operator.transpose(v).astype(data.dtype))[0]
     return data, guided.y - guided.operator.forward(data), pulled
 
 
@@ -112,7 +120,9 @@ class ResidualSteps:
         """The shifted D, shape of x; a condition is the denoiser's."""
         data, residual, pulled = _measured(self, x, t, condition)
         square = jnp.sum(residual**2)
-        return data + self.gain(t) * pulled(residual / jnp.sqrt(jnp.where(square > 0, square, 1)))
+        return data + self.gain(t) * pulled(
+            residual / jnp.sqrt(jnp.where(square > 0, square, 1))
+        )
 
 
 def dps_steps(
@@ -131,20 +141,26 @@ def dps_steps(
     operator, y, grid or step_size that does not fit. Chung et al. 2023 (DPS), Algorithm 1, whose ζ_i ∇‖y − A D‖² with
     ζ_i = ζ′/‖y − A D‖ is this at ζ = 2ζ′.
     """
-    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    denoiser = as_pytree_callable(
+        checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    )
     predictions.check_independent("dps_steps", denoiser)
     y, step_size = measurement(operator, y), checks.non_negative("step_size", step_size)
     ratio = ratio_of_steps(schedule, grid)
     strength = as_one_program(_step_strengths, schedule, ratio, step_size)
     if not checks.is_traced(strength) and not np.all(np.isfinite(strength)):
-        raise ValueError(f"grid must reach α > 0 in its first step, got α = 0 at t={ratio.end[0]}: start it later")
+        raise ValueError(
+            f"grid must reach α > 0 in its first step, got α = 0 at t={ratio.end[0]}: start it later"
+        )
     return ResidualSteps(denoiser, operator, y, StepScale(ratio.start, strength))
 
 
 def _step_strengths(schedule, ratio, step_size):
     """ζ/b of each step, (N,)."""
     alpha = schedule.alpha(jnp.where(ratio.end == 0, ratio.start, ratio.end))
-    return step_size / jnp.where(ratio.end == 0, 1, alpha * ratio.gap * (1 + ratio.value))
+    return step_size / jnp.where(
+        ratio.end == 0, 1, alpha * ratio.gap * (1 + ratio.value)
+    )
 
 
 def pigdm(
@@ -182,16 +198,32 @@ def pigdm(
       ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
     check_operator(operator)
-    noise_std = noise_levels(operator, noise_std, positive=np.ndim(noise_std) > 0 and operator.basis is not None)
-    variance = gaussian_variance(schedule) if variance is None else checks.callable_("variance", variance, "r²(t)")
-    return _guided(schedule, denoiser, operator, y, noise_std, as_pytree_callable(variance), scale)
+    noise_std = noise_levels(
+        operator,
+        noise_std,
+        positive=np.ndim(noise_std) > 0 and operator.basis is not None,
+    )
+    variance = (
+        gaussian_variance(schedule)
+        if variance is None
+        else checks.callable_("variance", variance, "r²(t)")
+    )
+    return _guided(
+        schedule, denoiser, operator, y, noise_std, as_pytree_callable(variance), scale
+    )
 
 
 def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
     check_signal(schedule)
-    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    denoiser = as_pytree_callable(
+        checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    )
     predictions.check_independent("guidance by a likelihood", denoiser)
     y, scale = measurement(operator, y), checks.number("scale", scale)
     if np.ndim(noise_std) and operator.basis is not None:
-        operator, y, noise_std = whitened(operator, noise_std), y / noise_std, jnp.ones((), noise_std.dtype)
+        operator, y, noise_std = (
+            whitened(operator, noise_std),
+            y / noise_std,
+            jnp.ones((), noise_std.dtype),
+        )
     return LikelihoodGuided(schedule, denoiser, operator, y, noise_std, variance, scale)

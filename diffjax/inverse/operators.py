@@ -18,7 +18,9 @@ class LinearOperator:
     """A linear map A of one example, its transpose, and the inverse of c A Aᵀ + d I. See `linear_operator`."""
 
     function: Any
-    spectrum: Any  # eigenvalues of A Aᵀ: (M,), or () where it is a multiple of the identity
+    spectrum: (
+        Any  # eigenvalues of A Aᵀ: (M,), or () where it is a multiple of the identity
+    )
     basis: Any  # None | (M, M), its eigenvectors in columns
     deviation: Any  # None | (M, M), 0 in value: the derivative of A Aᵀ in the basis. See `spectral`
     shape: tuple = static_field()
@@ -62,11 +64,15 @@ class LinearOperator:
 
 def _dense(operator):
     identity = np.eye(int(np.prod(operator.shape)), dtype=float_dtype())
-    columns = jax.vmap(operator.function)(identity.reshape(-1, *operator.shape))  # (D, *measured)
+    columns = jax.vmap(operator.function)(
+        identity.reshape(-1, *operator.shape)
+    )  # (D, *measured)
     return columns.reshape(identity.shape[0], -1).T
 
 
-def linear_operator(function: Callable[[Array], Array], shape: tuple[int, ...]) -> LinearOperator:
+def linear_operator(
+    function: Callable[[Array], Array], shape: tuple[int, ...]
+) -> LinearOperator:
     """The operator of any linear function of one example; its transpose is derived.
 
     function: x -> A x for x of the given shape. A Aᵀ (M, M) is formed and diagonalised once, in M calls: the named
@@ -77,15 +83,21 @@ def linear_operator(function: Callable[[Array], Array], shape: tuple[int, ...]) 
     function, shape = as_pytree_callable(function), checks.shape("shape", shape)
     offset = function(jnp.zeros(shape))
     if not checks.is_traced(offset) and np.any(np.asarray(offset) != 0):
-        raise ValueError(f"function must be linear, got function(0) = {np.asarray(offset)}")
+        raise ValueError(
+            f"function must be linear, got function(0) = {np.asarray(offset)}"
+        )
     if jnp.iscomplexobj(offset):
         raise TypeError(f"function must return real numbers, got dtype {offset.dtype}")
     measured, count = jnp.shape(offset), int(np.prod(jnp.shape(offset)))
     identity = jnp.eye(count).reshape(count, *measured)  # (M, *measured)
     try:
-        gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(identity).reshape(count, count)
+        gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(
+            identity
+        ).reshape(count, count)
     except (NotImplementedError, AssertionError, jax.errors.JAXTypeError) as error:
-        raise TypeError("function must be linear, but JAX finds no transpose of it") from error
+        raise TypeError(
+            "function must be linear, but JAX finds no transpose of it"
+        ) from error
     return LinearOperator(function, *_eigh(gram), shape=shape, measured=measured)
 
 
@@ -104,10 +116,20 @@ def matrix(entries: ArrayLike) -> LinearOperator:
         given = np.asarray(given)
         rounding = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
         basis, singular, _ = np.linalg.svd(given.astype(np.float64))
-        singular = np.where(singular > max(entries.shape) * rounding * singular[0], singular, 0)
+        singular = np.where(
+            singular > max(entries.shape) * rounding * singular[0], singular, 0
+        )
         spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))
-        factors = (*(jnp.asarray(np.asarray(value, entries.dtype), entries.dtype) for value in (spectrum, basis)), None)
-    return LinearOperator(_Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1])
+        factors = (
+            *(
+                jnp.asarray(np.asarray(value, entries.dtype), entries.dtype)
+                for value in (spectrum, basis)
+            ),
+            None,
+        )
+    return LinearOperator(
+        _Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1]
+    )
 
 
 def inpainting(mask: ArrayLike) -> LinearOperator:
@@ -117,15 +139,23 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
     ValueError where nothing is observed.
     """
     if checks.is_traced(mask):
-        raise TypeError("mask must be concrete, not traced: it fixes the measurement's shape")
+        raise TypeError(
+            "mask must be concrete, not traced: it fixes the measurement's shape"
+        )
     mask = np.asarray(mask)
     if mask.dtype != bool:
-        raise TypeError(f"mask must be boolean, True where x is observed, got dtype {mask.dtype}")
+        raise TypeError(
+            f"mask must be boolean, True where x is observed, got dtype {mask.dtype}"
+        )
     indices = np.flatnonzero(mask)
     if not indices.size:
-        raise ValueError(f"mask must be True somewhere, got none of {mask.size} entries")
+        raise ValueError(
+            f"mask must be True somewhere, got none of {mask.size} entries"
+        )
     entries = _Entries(jnp.asarray(indices.astype(np.int32), np.int32))
-    return LinearOperator(entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,))
+    return LinearOperator(
+        entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,)
+    )
 
 
 def colourisation(shape: tuple[int, ...]) -> LinearOperator:
@@ -134,7 +164,12 @@ def colourisation(shape: tuple[int, ...]) -> LinearOperator:
     if not shape:
         raise ValueError(f"shape must have a channel axis, got {shape}")
     return LinearOperator(
-        as_pytree_callable(_channel_mean), 1 / shape[-1], None, None, shape=shape, measured=shape[:-1]
+        as_pytree_callable(_channel_mean),
+        1 / shape[-1],
+        None,
+        None,
+        shape=shape,
+        measured=shape[:-1],
     )
 
 
@@ -143,11 +178,18 @@ def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:
 
     shape: of x, (H, W, …). Raises ValueError where factor does not divide H and W.
     """
-    shape, factor = checks.shape("shape", shape), checks.integer("factor", factor, minimum=1)
+    shape, factor = (
+        checks.shape("shape", shape),
+        checks.integer("factor", factor, minimum=1),
+    )
     if len(shape) < 2 or shape[0] % factor or shape[1] % factor:
-        raise ValueError(f"shape must be (H, W, …) with H and W multiples of factor={factor}, got {shape}")
+        raise ValueError(
+            f"shape must be (H, W, …) with H and W multiples of factor={factor}, got {shape}"
+        )
     measured = (shape[0] // factor, shape[1] // factor, *shape[2:])
-    return LinearOperator(_BlockMean(factor), 1 / factor**2, None, None, shape=shape, measured=measured)
+    return LinearOperator(
+        _BlockMean(factor), 1 / factor**2, None, None, shape=shape, measured=measured
+    )
 
 
 @pytree
@@ -171,8 +213,14 @@ class _BlockMean:
     factor: int = static_field()
 
     def __call__(self, x):
-        height, width, f = x.shape[0] // self.factor, x.shape[1] // self.factor, self.factor
-        return jnp.mean(x.reshape(height, f, width, f, *x.shape[2:]), (1, 3))  # (H, f, W, f, …) -> (H, W, …)
+        height, width, f = (
+            x.shape[0] // self.factor,
+            x.shape[1] // self.factor,
+            self.factor,
+        )
+        return jnp.mean(
+            x.reshape(height, f, width, f, *x.shape[2:]), (1, 3)
+        )  # (H, f, W, f, …) -> (H, W, …)
 
 
 def _channel_mean(x):
@@ -181,7 +229,9 @@ def _channel_mean(x):
 
 def _transpose(function, shape, y):
     answer = jax.eval_shape(function, jax.ShapeDtypeStruct(shape, y.dtype)).dtype
-    (x,) = jax.linear_transpose(function, jax.ShapeDtypeStruct(shape, y.dtype))(y.astype(answer))
+    (x,) = jax.linear_transpose(function, jax.ShapeDtypeStruct(shape, y.dtype))(
+        y.astype(answer)
+    )
     return x
 
 
@@ -189,10 +239,20 @@ def _eigh(gram):
     """Eigenvalues, what is rounding below the greatest made 0, eigenvectors, and the deviation of a traced A Aᵀ."""
     if checks.is_traced(gram):
         values, basis, deviation = spectral.decompose(gram)
-        return jnp.where(_is_above_rounding(values, gram.dtype), values, 0), basis, deviation
+        return (
+            jnp.where(_is_above_rounding(values, gram.dtype), values, 0),
+            basis,
+            deviation,
+        )
     values, basis = np.linalg.eigh(np.asarray(gram, np.float64))
     values = np.where(_is_above_rounding(values, gram.dtype), values, 0)
-    return (*(jnp.asarray(np.asarray(value, gram.dtype), gram.dtype) for value in (values, basis)), None)
+    return (
+        *(
+            jnp.asarray(np.asarray(value, gram.dtype), gram.dtype)
+            for value in (values, basis)
+        ),
+        None,
+    )
 
 
 def _is_above_rounding(values, dtype):
@@ -218,17 +278,27 @@ def whitened(operator: LinearOperator, noise_std: Array) -> LinearOperator:
     else:
         rows = weights.reshape(-1, 1) * operator.basis  # A Aᵀ = B (diag(v) + Δ) Bᵀ
         inner = jnp.diag(operator.spectrum)
-        gram = rows @ (inner if operator.deviation is None else inner + operator.deviation) @ rows.T
+        gram = (
+            rows
+            @ (inner if operator.deviation is None else inner + operator.deviation)
+            @ rows.T
+        )
     function = _Weighted(operator.function, weights)
-    return LinearOperator(function, *_eigh(gram), shape=operator.shape, measured=operator.measured)
+    return LinearOperator(
+        function, *_eigh(gram), shape=operator.shape, measured=operator.measured
+    )
 
 
 def check_operator(operator: Any, shape: tuple[int, ...] | None = None) -> None:
     """Refuse what is no operator, or one that takes examples of another shape."""
     if not isinstance(operator, LinearOperator):
-        raise TypeError(f"operator must be made by diffjax.inverse, such as inpainting(mask), got {operator!r}")
+        raise TypeError(
+            f"operator must be made by diffjax.inverse, such as inpainting(mask), got {operator!r}"
+        )
     if shape is not None and operator.shape != shape:
-        raise ValueError(f"operator must take examples of the target's shape {shape}, got {operator.shape}")
+        raise ValueError(
+            f"operator must take examples of the target's shape {shape}, got {operator.shape}"
+        )
 
 
 def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
@@ -240,16 +310,22 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
     return y
 
 
-def noise_levels(operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False) -> Any:
+def noise_levels(
+    operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False
+) -> Any:
     """τ as one number or an array of the operator's measured shape, or the argument's error."""
     check_operator(operator)
     if np.shape(noise_std) == ():
-        return (checks.positive if positive else checks.non_negative)("noise_std", noise_std)
+        return (checks.positive if positive else checks.non_negative)(
+            "noise_std", noise_std
+        )
     noise_std = checks.real_array("noise_std", noise_std)
     checks.one_of_shapes("noise_std", noise_std, [(), operator.measured])
     checks.finite("noise_std", noise_std)
     if not checks.is_traced(noise_std):
         least = float(np.min(np.asarray(noise_std)))
         if least < 0 or (positive and least == 0):
-            raise ValueError(f"noise_std must be {'positive' if positive else '0 or more'}, got {least} in an entry")
+            raise ValueError(
+                f"noise_std must be {'positive' if positive else '0 or more'}, got {least} in an entry"
+            )
     return noise_std

@@ -24,7 +24,7 @@ class Replaced:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """D with what is observed from y, shape of x; a condition is the denoiser's."""
-        return self.insert(checks.answer(self.denoiser(x, t, *condition), x), self.y)
+        return self.insert(checks.denoised(self.denoiser(x, t, *condition), x), self.y)
 
     def insert(self, x: Array, y: Array) -> Array:
         """x + A⁺ (y − A x): the x nearest to this one with A x = y."""
@@ -60,7 +60,9 @@ def replacement(denoiser: Denoiser, operator: LinearOperator, y: ArrayLike) -> R
       TypeError: For an operator or denoiser of another kind.
       ValueError: For a y that does not fit.
     """
-    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    denoiser = as_pytree_callable(
+        checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    )
     return Replaced(denoiser, operator, measurement(operator, y))
 
 
@@ -96,8 +98,16 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
         reached = np.arange(1, steps + 1)
         again = _jumps(steps, jump)
         first = np.where(again, reached - jump, 0)  # the jump leads back to ts[first]
-        ratio = jnp.where(alpha == 0, 0, problem.schedule.alpha(ts[first]) / jnp.where(alpha == 0, 1, alpha))
-        added = jnp.sqrt(jnp.maximum(problem.schedule.sigma(ts[first]) ** 2 - (ratio * sigma) ** 2, 0))
+        ratio = jnp.where(
+            alpha == 0,
+            0,
+            problem.schedule.alpha(ts[first]) / jnp.where(alpha == 0, 1, alpha),
+        )
+        added = jnp.sqrt(
+            jnp.maximum(
+                problem.schedule.sigma(ts[first]) ** 2 - (ratio * sigma) ** 2, 0
+            )
+        )
         walked = np.minimum(first[:, None] + np.arange(jump), steps - 1)  # (N, jump)
         segment = jax.tree.map(lambda leaf: leaf[walked], (down, known))
         return (down, known), jnp.asarray(again), (ratio, added), segment
@@ -118,23 +128,44 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
 
             def body(x, numbered):
                 number, at = numbered
-                own = lambda i: draw.source.normal(number, _INNER_DRAW + i)  # noqa: E731
-                return walk(x, at, own, draw.source.normal(number, _OBSERVED_DRAW)), None
+                own = lambda i: draw.source.normal(number, _INNER_DRAW + i)
+                return walk(
+                    x, at, own, draw.source.normal(number, _OBSERVED_DRAW)
+                ), None
 
-            return jax.lax.scan(body, x, (base + jnp.arange(jump, dtype=jnp.uint32), segment))[0]
+            return jax.lax.scan(
+                body, x, (base + jnp.arange(jump, dtype=jnp.uint32), segment)
+            )[0]
 
         x = walk(x, once, draw, draw(_OBSERVED_DRAW))
         if repeats == 1:
             return x, state
-        return jax.lax.cond(again, lambda x: jax.lax.fori_loop(0, repeats - 1, one_round, x), lambda x: x, x), state
+        return jax.lax.cond(
+            again,
+            lambda x: jax.lax.fori_loop(0, repeats - 1, one_round, x),
+            lambda x: x,
+            x,
+        ), state
 
     def evaluations(grid: ArrayLike) -> Any:
         steps = np.shape(grid)[0] - 1
         repeated = int(_jumps(steps, jump).sum()) * (repeats - 1)
-        return _cost(solver, grid) + repeated * _cost(solver, np.linspace(2.0, 1.0, jump + 1))
+        return _cost(solver, grid) + repeated * _cost(
+            solver, np.linspace(2.0, 1.0, jump + 1)
+        )
 
     name = f"repaint({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, check_grid=solver.check_grid, composed=True)
+    return Solver(
+        name,
+        "denoiser",
+        None,
+        True,
+        evaluations,
+        prepare,
+        step,
+        check_grid=solver.check_grid,
+        composed=True,
+    )
 
 
 def _jumps(steps, jump):
@@ -149,7 +180,10 @@ def _cost(solver, grid) -> int:
 
 def _first_number(repeats, jump, index, k):
     """The number of the first repeated step of round k at step `index`, beyond every number of a plain one."""
-    return jnp.uint32(_FIRST_REPEATED) + (index * (repeats - 1) + k).astype(jnp.uint32) * jump
+    return (
+        jnp.uint32(_FIRST_REPEATED)
+        + (index * (repeats - 1) + k).astype(jnp.uint32) * jump
+    )
 
 
 _FIRST_REPEATED = 2**20
@@ -160,7 +194,11 @@ def _replaced(problem):
     """The `replacement` denoiser within a problem."""
     observed = problem.denoiser
     while not isinstance(observed, Replaced) and hasattr(observed, "denoiser"):
-        observed = observed.denoiser  # of the driver's check, or of one bound to its example's condition
+        observed = (
+            observed.denoiser
+        )  # of the driver's check, or of one bound to its example's condition
     if not isinstance(observed, Replaced):
-        raise TypeError(f"denoiser must be made by inverse.replacement for repaint, got {type(observed).__name__}")
+        raise TypeError(
+            f"denoiser must be made by inverse.replacement for repaint, got {type(observed).__name__}"
+        )
     return observed

@@ -23,14 +23,18 @@ class SoftInpainted:
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The blended D, shape of x; a condition is passed to the denoiser."""
         checks.one_of_shapes("x", x, [jnp.shape(self.y)])
-        denoised = checks.answer(self.denoiser(x, t, *condition), x)
+        denoised = checks.denoised(self.denoiser(x, t, *condition), x)
         mask = self.mask(t) if callable(self.mask) else self.mask
         if jnp.shape(mask) not in ((), jnp.shape(denoised)):
-            raise ValueError(f"mask(t) must have shape () or {jnp.shape(denoised)}, got {jnp.shape(mask)}")
+            raise ValueError(
+                f"mask(t) must have shape () or {jnp.shape(denoised)}, got {jnp.shape(mask)}"
+            )
         return denoised + mask * (self.y - denoised)
 
 
-def soft_inpainting(denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable) -> SoftInpainted:
+def soft_inpainting(
+    denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
+) -> SoftInpainted:
     """Inpainting in which each entry follows the observation as far as a mask says.
 
         D + m(t) (y − D)
@@ -60,7 +64,9 @@ def soft_inpainting(denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
       >>> dj.sample_many(key, 8, informed, schedule, shape=(2,)).shape
       (8, 2)
     """
-    denoiser = as_pytree_callable(checks.callable_("denoiser", denoiser, "denoiser(x, t)"))
+    denoiser = as_pytree_callable(
+        checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    )
     y = checks.real_array("y", y)
     checks.finite("y", y)
     if callable(mask):
@@ -79,12 +85,17 @@ class TrustMask:
     def __call__(self, t: Scalar) -> Array:
         """The mask at t, of the shape of τ."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        signal, noise = (self.std * sigma) ** 2, self.noise_std**2 * ((alpha * self.std) ** 2 + sigma**2)
+        signal, noise = (
+            (self.std * sigma) ** 2,
+            self.noise_std**2 * ((alpha * self.std) ** 2 + sigma**2),
+        )
         observed = signal + noise > 0
         return jnp.where(observed, signal / jnp.where(observed, signal + noise, 1), 1)
 
 
-def trust_mask(schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0) -> TrustMask:
+def trust_mask(
+    schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0
+) -> TrustMask:
     """The mask of an observation y_i = x_i + τ_i n_i with noise τ_i per entry, for `soft_inpainting`.
 
         m_i(t) = r_i²(t)/(r_i²(t) + τ_i²),    r_i² = s_i² σ²/(α² s_i² + σ²)
@@ -109,8 +120,14 @@ def trust_mask(schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0) -
       >>> print(mask(1.0))  # r² = 1/2: an exact observation is taken whole, one of noise 1 by a third
       [1.         0.33333334]
     """
-    noise_std, std = checks.real_array("noise_std", noise_std), checks.real_array("std", std)
-    for name, value, accepted in (("noise_std", noise_std, "0 or more"), ("std", std, "positive")):
+    noise_std, std = (
+        checks.real_array("noise_std", noise_std),
+        checks.real_array("std", std),
+    )
+    for name, value, accepted in (
+        ("noise_std", noise_std, "0 or more"),
+        ("std", std, "positive"),
+    ):
         checks.finite(name, value)
         if not checks.is_traced(value):
             least = float(np.min(np.asarray(value)))
@@ -168,18 +185,30 @@ def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
 
 
 def _release(schedule, mask):
-    first, last = (schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min))
-    above = jnp.where(mask >= 1, 2, mask)  # the last step starts above t_min, but may end at 0
+    first, last = (
+        schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min)
+    )
+    above = jnp.where(
+        mask >= 1, 2, mask
+    )  # the last step starts above t_min, but may end at 0
     return ReleaseMask(schedule, first, last - first, above)
 
 
 def _fractions(mask, shape):
     """The mask as floats in [0, 1], of the given shape or ()."""
-    mask = checks.real_array("mask", np.asarray(mask, float) if isinstance(mask, bool | list | tuple) else mask)
+    mask = checks.real_array(
+        "mask",
+        np.asarray(mask, float) if isinstance(mask, bool | list | tuple) else mask,
+    )
     checks.one_of_shapes("mask", mask, [(), shape])
     checks.finite("mask", mask)
     if not checks.is_traced(mask):
-        least, greatest = float(np.min(np.asarray(mask))), float(np.max(np.asarray(mask)))
+        least, greatest = (
+            float(np.min(np.asarray(mask))),
+            float(np.max(np.asarray(mask))),
+        )
         if not 0 <= least <= greatest <= 1:
-            raise ValueError(f"mask must lie in [0, 1], got values from {least} to {greatest}")
+            raise ValueError(
+                f"mask must lie in [0, 1], got values from {least} to {greatest}"
+            )
     return mask

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..types import Array, ArrayLike, Key, PyTree, Scalar, as_pytree_callable, combine, compiled, partition
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    PyTree,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+)
 from .kernels import Info, Kernel, draw_velocity
 
 NEVER = -1
@@ -38,7 +48,14 @@ class Chains(NamedTuple):
         return self
 
 
-def run(key: Key, kernel: Kernel, x: ArrayLike, steps: int, thinning: int = 1, warm_up: int = 0) -> Chains:
+def run(
+    key: Key,
+    kernel: Kernel,
+    x: ArrayLike,
+    steps: int,
+    thinning: int = 1,
+    warm_up: int = 0,
+) -> Chains:
     """One chain from x: `warm_up` steps that are left out, then `steps`, of which every `thinning`-th is kept.
 
     Step n = 0, 1, … has the key fold_in(key, n), so that a longer run begins as a shorter one. kernel: of `kernels`, or
@@ -58,7 +75,14 @@ def run(key: Key, kernel: Kernel, x: ArrayLike, steps: int, thinning: int = 1, w
     return _run_one((static, kept, fresh), arrays, key, x, bounds)
 
 
-def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int = 1, warm_up: int = 0) -> Chains:
+def run_many(
+    key: Key,
+    kernel: Kernel,
+    xs: ArrayLike,
+    steps: int,
+    thinning: int = 1,
+    warm_up: int = 0,
+) -> Chains:
     """Many chains, from xs (count, *shape): chain i is `run(fold_in(key, i), kernel, xs[i], …)` whatever count is.
 
     xs: places, or states with that leading axis. Raises as `run`.
@@ -71,7 +95,9 @@ def run_many(key: Key, kernel: Kernel, xs: ArrayLike, steps: int, thinning: int 
         xs = checks.real_array("xs", xs)
         checks.finite("xs", xs)
         if xs.ndim == 0 or xs.shape[0] == 0:
-            raise ValueError(f"xs must have shape (count, ...) with count at least 1, got {xs.shape}")
+            raise ValueError(
+                f"xs must have shape (count, ...) with count at least 1, got {xs.shape}"
+            )
         xs = _init_many(static, arrays, xs)
         check_start("xs", xs)
     return _run_many((static, kept, fresh), arrays, key, xs, bounds)
@@ -98,7 +124,9 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
     steps = np.atleast_1d(np.asarray(diverged_at))
     bad = np.flatnonzero(steps != NEVER)
     if bad.size:
-        listed = ", ".join(f"chain {i} at {what} {steps[i]}" for i in bad[:8]) + (", …" if bad.size > 8 else "")
+        listed = ", ".join(f"chain {i} at {what} {steps[i]}" for i in bad[:8]) + (
+            ", …" if bad.size > 8 else ""
+        )
         raise FloatingPointError(
             f"{bad.size} of {steps.size} chains diverged: {listed}; the state or the log density was NaN or +infinity, "
             "or the log density too large for its differences to be resolved (subtract a constant, or enable x64)"
@@ -108,7 +136,9 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
 # ------------------------------------------------------------------------------------------------------------ one step
 
 
-def advance(kernel: Kernel, key: Key, n: ArrayLike, carry: tuple[PyTree, Array]) -> tuple[tuple[PyTree, Array], Info]:
+def advance(
+    kernel: Kernel, key: Key, n: ArrayLike, carry: tuple[PyTree, Array]
+) -> tuple[tuple[PyTree, Array], Info]:
     """Step number n of a chain, with its key fold_in(key, n): carry is (state, diverged_at), and info the step's.
 
     From the step on at which it diverges the chain's place is NaN, in the state too, and stays so.
@@ -117,8 +147,14 @@ def advance(kernel: Kernel, key: Key, n: ArrayLike, carry: tuple[PyTree, Array])
     state, info = kernel.step(jax.random.fold_in(key, n), state)
     first = (diverged_at == NEVER) & ~info.finite
     diverged_at = jnp.where(first, n, diverged_at).astype(jnp.int32)
-    x = jnp.where(diverged_at == NEVER, state.x, jnp.nan)  # in the state: as a value of its own it would be a copy
-    state = state._replace(x=x) if hasattr(state, "_replace") else dataclasses.replace(state, x=x)
+    x = jnp.where(
+        diverged_at == NEVER, state.x, jnp.nan
+    )  # in the state: as a value of its own it would be a copy
+    state = (
+        state._replace(x=x)
+        if hasattr(state, "_replace")
+        else dataclasses.replace(state, x=x)
+    )
     return (state, diverged_at), info
 
 
@@ -151,13 +187,23 @@ def _chain(settings, arrays, key, state, bounds):
             chain, total, info = step(i, (*carry, nothing))
         else:
             first = jnp.where(i == 0, 0, bounds[i])
-            chain, total, info = jax.lax.fori_loop(first, bounds[i + 1], step, (*carry, nothing))
+            chain, total, info = jax.lax.fori_loop(
+                first, bounds[i + 1], step, (*carry, nothing)
+            )
         return (chain, total), (chain[0].x, info)
 
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state))
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _info_of(kernel, key, state)
+    )
     begin = (start(state), jnp.zeros_like(nothing.log_alpha))
-    ((state, diverged_at), total), (samples, infos) = jax.lax.scan(block, begin, jnp.arange(kept))
-    mean = jnp.mean(infos.acceptance) if bounds is None else total / (bounds[-1] - bounds[0]).astype(total.dtype)
+    ((state, diverged_at), total), (samples, infos) = jax.lax.scan(
+        block, begin, jnp.arange(kept)
+    )
+    mean = (
+        jnp.mean(infos.acceptance)
+        if bounds is None
+        else total / (bounds[-1] - bounds[0]).astype(total.dtype)
+    )
     acceptance = jnp.where(diverged_at == NEVER, mean, jnp.nan)
     return Chains(samples, infos, acceptance, diverged_at, state)
 
@@ -183,7 +229,9 @@ _run_one = compiled(_chain)
 def _run_many(settings, arrays, key, states, bounds):
     count = jax.tree.leaves(states)[0].shape[0]
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-    return jax.vmap(lambda key, state: _chain(settings, arrays, key, state, bounds))(keys, states)
+    return jax.vmap(lambda key, state: _chain(settings, arrays, key, state, bounds))(
+        keys, states
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- step size
@@ -217,7 +265,9 @@ def adapt_step_size(
     checks.key("key", key)
     checks.callable_("make_kernel", make_kernel, "make_kernel(step_size) -> Kernel")
     steps = checks.integer("steps", steps, minimum=1)
-    target_acceptance = checks.within("target_acceptance", target_acceptance, 1e-3, 1 - 1e-3)
+    target_acceptance = checks.within(
+        "target_acceptance", target_acceptance, 1e-3, 1 - 1e-3
+    )
     initial = checks.positive("initial", initial)
     arrays, static = partition(as_pytree_callable(make_kernel))
     fresh = not _is_state(x)
@@ -226,14 +276,18 @@ def adapt_step_size(
         checks.finite("x", x)
         x = _init_adapted(static, arrays, x, initial)
         check_start("x", x)
-    size, state, diverged_at = _adapt((static, fresh), arrays, key, x, steps, target_acceptance, initial)
+    size, state, diverged_at = _adapt(
+        (static, fresh), arrays, key, x, steps, target_acceptance, initial
+    )
     refuse_diverged(diverged_at)
     return size, state
 
 
 @compiled
 def _init_adapted(static, arrays, x, initial):
-    return check_kernel("make_kernel(step_size)", combine(arrays, static)(initial)).init(x)
+    return check_kernel(
+        "make_kernel(step_size)", combine(arrays, static)(initial)
+    ).init(x)
 
 
 @compiled
@@ -245,13 +299,25 @@ def _adapt(settings, arrays, key, state, steps, target_acceptance, initial):
 
     def step(n, carry):
         chain, averaging = carry
-        kernel = check_kernel("make_kernel(step_size)", make_kernel(jnp.exp(averaging.log_size)))
+        kernel = check_kernel(
+            "make_kernel(step_size)", make_kernel(jnp.exp(averaging.log_size))
+        )
         chain, info = advance(kernel, key, n, chain)
-        return chain, _average(averaging, n, target_acceptance - info.acceptance, log_initial)
+        return chain, _average(
+            averaging, n, target_acceptance - info.acceptance, log_initial
+        )
 
-    averaging = _Averaging(log_initial, jnp.zeros_like(log_initial), jnp.zeros_like(log_initial))
-    (state, diverged_at), averaging = jax.lax.fori_loop(0, steps, step, (start(state), averaging))
-    return jnp.where(diverged_at == NEVER, jnp.exp(averaging.log_average), jnp.nan), state, diverged_at
+    averaging = _Averaging(
+        log_initial, jnp.zeros_like(log_initial), jnp.zeros_like(log_initial)
+    )
+    (state, diverged_at), averaging = jax.lax.fori_loop(
+        0, steps, step, (start(state), averaging)
+    )
+    return (
+        jnp.where(diverged_at == NEVER, jnp.exp(averaging.log_average), jnp.nan),
+        state,
+        diverged_at,
+    )
 
 
 def _average(averaging, n, error, log_initial):
@@ -260,7 +326,9 @@ def _average(averaging, n, error, log_initial):
     total = (1 - 1 / (t + 10)) * averaging.error + error / (t + 10)
     log_size = log_initial + jnp.log(10.0) - jnp.sqrt(t) / 0.05 * total
     weight = t**-0.75
-    return _Averaging(log_size, weight * log_size + (1 - weight) * averaging.log_average, total)
+    return _Averaging(
+        log_size, weight * log_size + (1 - weight) * averaging.log_average, total
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -269,7 +337,9 @@ def _average(averaging, n, error, log_initial):
 def check_kernel(name: str, kernel: Any) -> Kernel:
     """`kernel`, or a TypeError where it has no `init` and `step`."""
     if not (hasattr(kernel, "init") and callable(getattr(kernel, "step", None))):
-        raise TypeError(f"{name} must have init(x) and step(key, state), got {kernel!r}")
+        raise TypeError(
+            f"{name} must have init(x) and step(key, state), got {kernel!r}"
+        )
     return kernel
 
 
@@ -278,7 +348,9 @@ def _settings(kernel, steps, thinning, warm_up):
     steps = checks.integer("steps", steps, minimum=1)
     thinning = checks.integer("thinning", thinning, minimum=1)
     if steps % thinning:
-        raise ValueError(f"steps must be a multiple of thinning={thinning}, got {steps}")
+        raise ValueError(
+            f"steps must be a multiple of thinning={thinning}, got {steps}"
+        )
     warm_up = checks.integer("warm_up", warm_up, minimum=0)
     if thinning == 1 and warm_up == 0:
         return steps, None

@@ -28,9 +28,13 @@ class LogDensity:
         """log p(x) + constant in nats, shape (); refuses anything but a real scalar."""
         value = jnp.asarray(self.function(x))
         if value.shape != ():
-            raise ValueError(f"a log density must return a scalar, got shape {value.shape} for x of shape {x.shape}")
+            raise ValueError(
+                f"a log density must return a scalar, got shape {value.shape} for x of shape {x.shape}"
+            )
         if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(f"a log density must return a real number, got dtype {value.dtype}")
+            raise TypeError(
+                f"a log density must return a real number, got dtype {value.dtype}"
+            )
         return value
 
     def value_and_score(self, x: Array) -> tuple[Array, Array]:
@@ -52,7 +56,9 @@ class ScoreOnly:
         """∇log p(x), shape of x; refuses another shape."""
         value = self.function(x)
         if jnp.shape(value) != x.shape:
-            raise ValueError(f"a score must return its example's shape {x.shape}, got {jnp.shape(value)}")
+            raise ValueError(
+                f"a score must return its example's shape {x.shape}, got {jnp.shape(value)}"
+            )
         return value
 
 
@@ -71,9 +77,14 @@ class Tempered:
 
     def value_and_score(self, x: Array) -> tuple[Array, Array]:
         """(log p_β(x), ∇log p_β(x)). A term of weight 0 is left out of the gradient too, where it may be NaN."""
-        (start, start_score), (end, end_score) = self.start.value_and_score(x), self.end.value_and_score(x)
+        (start, start_score), (end, end_score) = (
+            self.start.value_and_score(x),
+            self.end.value_and_score(x),
+        )
         value = _weighted(1 - self.beta, start) + _weighted(self.beta, end)
-        return value, _weighted(1 - self.beta, start_score) + _weighted(self.beta, end_score)
+        return value, _weighted(1 - self.beta, start_score) + _weighted(
+            self.beta, end_score
+        )
 
     def score(self, x: Array) -> Array:
         """∇log p_β(x), shape of x."""
@@ -90,7 +101,11 @@ def score_only(score: Callable[[Array], Array]) -> ScoreOnly:
 
     Raises TypeError for what cannot be called.
     """
-    return ScoreOnly(as_pytree_callable(checks.callable_("score", score, "score(x) -> array of x's shape")))
+    return ScoreOnly(
+        as_pytree_callable(
+            checks.callable_("score", score, "score(x) -> array of x's shape")
+        )
+    )
 
 
 def tempered(start: Any, end: Any, beta: Scalar) -> Tempered:
@@ -112,7 +127,9 @@ def as_density(name: str, value: Any) -> LogDensity | ScoreOnly | Tempered:
     if hasattr(value, "log_prob"):
         return LogDensity(as_pytree_callable(value.log_prob))
     if not callable(value):
-        raise TypeError(f"{name} must have log_prob(x), or be callable as log_density(x) -> (), got {value!r}")
+        raise TypeError(
+            f"{name} must have log_prob(x), or be callable as log_density(x) -> (), got {value!r}"
+        )
     return LogDensity(as_pytree_callable(value))
 
 
@@ -120,5 +137,7 @@ def as_log_density(name: str, value: Any) -> LogDensity | Tempered:
     """`as_density`, with a TypeError for a law known by its score alone."""
     density = as_density(name, value)
     if isinstance(density, ScoreOnly):
-        raise TypeError(f"{name} must have a log density, got a law known by its score alone")
+        raise TypeError(
+            f"{name} must have a log density, got a law known by its score alone"
+        )
     return density

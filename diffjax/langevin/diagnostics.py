@@ -45,14 +45,21 @@ def _size_and_variance(halves):
     chains, draws = halves.shape[:2]
     within, pooled, centred = _variances(halves)
     spectrum = jnp.fft.rfft(centred, 2 * draws, axis=1)
-    autocovariance = jnp.fft.irfft(jnp.abs(spectrum) ** 2, 2 * draws, axis=1)[:, :draws].mean(0) / draws
+    autocovariance = (
+        jnp.fft.irfft(jnp.abs(spectrum) ** 2, 2 * draws, axis=1)[:, :draws].mean(0)
+        / draws
+    )
     moving = pooled > 0
-    rho = (1 - (within - autocovariance) / jnp.where(moving, pooled, 1)).at[0].set(1)  # (draws, *shape)
+    rho = (
+        (1 - (within - autocovariance) / jnp.where(moving, pooled, 1)).at[0].set(1)
+    )  # (draws, *shape)
     pairs = rho[: draws // 2 * 2].reshape(draws // 2, 2, *rho.shape[1:]).sum(1)
     positive = jnp.cumprod(pairs > 0, axis=0) > 0
     time = -1 + 2 * jnp.sum(jnp.where(positive, jax.lax.cummin(pairs, axis=0), 0), 0)
     total = chains * draws
-    return jnp.where(moving, total / jnp.maximum(time, 1 / np.log10(total)), jnp.nan), pooled
+    return jnp.where(
+        moving, total / jnp.maximum(time, 1 / np.log10(total)), jnp.nan
+    ), pooled
 
 
 def standard_error(samples: ArrayLike) -> Array:
@@ -78,7 +85,9 @@ def r_hat(samples: ArrayLike, ranks: bool = True) -> Array:
 @jax.jit
 def _split_ranks(halves):
     # The median is 0. Where the distances are all equal there is no scale to compare, and the ranks alone tell.
-    return jnp.fmax(_ratio(_normal_scores(halves)), _ratio(_normal_scores(jnp.abs(halves))))
+    return jnp.fmax(
+        _ratio(_normal_scores(halves)), _ratio(_normal_scores(jnp.abs(halves)))
+    )
 
 
 @jax.jit
@@ -105,8 +114,13 @@ def _normal_scores(values):
 
     def scores(column):
         ordered = jnp.sort(column)
-        below, upto = (jnp.searchsorted(ordered, column, side=side) for side in ("left", "right"))
-        return ndtri((0.5 * (below + upto + 1).astype(column.dtype) - 0.375) / (column.size + 0.25))
+        below, upto = (
+            jnp.searchsorted(ordered, column, side=side) for side in ("left", "right")
+        )
+        return ndtri(
+            (0.5 * (below + upto + 1).astype(column.dtype) - 0.375)
+            / (column.size + 0.25)
+        )
 
     return jax.vmap(scores)(columns).T.reshape(values.shape)
 
@@ -123,9 +137,13 @@ def _standardised(samples):
     """The halves of checked samples, the middle draw of an odd number left out; in float64 where they are concrete."""
     array = checks.real_array("samples", samples)
     if array.ndim < 2 or array.shape[0] < 1 or array.shape[1] < 8:
-        raise ValueError(f"samples must have shape (chains, draws, ...) with 8 draws or more, got {array.shape}")
+        raise ValueError(
+            f"samples must have shape (chains, draws, ...) with 8 draws or more, got {array.shape}"
+        )
     if array.size == 0:
-        raise ValueError(f"samples must have at least one entry for each draw, got shape {array.shape}")
+        raise ValueError(
+            f"samples must have at least one entry for each draw, got shape {array.shape}"
+        )
     if checks.is_traced(array):
         return _standardise(jnp, array)
     values = np.asarray(samples, np.float64)

@@ -14,7 +14,17 @@ import numpy as np
 
 from .. import checks, noise
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, is_array, partition, pytree
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    is_array,
+    partition,
+    pytree,
+)
 from .densities import as_density, as_log_density
 
 
@@ -78,7 +88,9 @@ def langevin_step(x: Array, score: Array, size: Scalar, z: Array) -> Array:
 
 def log_proposal(y: Array, x: Array, score: Array, size: Scalar) -> Array:
     """log N(y; x + ½ε ∇log p(x), ε) up to a constant, shape (): the law of `langevin_step` from x."""
-    root = jnp.sqrt(size)  # divided by before the square, which would leave float32's range in small or large units
+    root = jnp.sqrt(
+        size
+    )  # divided by before the square, which would leave float32's range in small or large units
     return -0.5 * jnp.sum(((y - x) / root - 0.5 * root * score) ** 2)
 
 
@@ -97,7 +109,12 @@ class _Unadjusted:
 
     def step(self, key, state):
         size = self.sizes(state.count)
-        x = langevin_step(state.x, self.gradient(key, state.x, state.count), size, _normal(key, state.x))
+        x = langevin_step(
+            state.x,
+            self.gradient(key, state.x, state.count),
+            size,
+            _normal(key, state.x),
+        )
         return Position(x, state.count + 1), _always(x)
 
 
@@ -116,7 +133,9 @@ class _Estimated:
     def __call__(self, key, x, count):
         value = self.gradient(jax.random.fold_in(key, _GRADIENT), x)
         if jnp.shape(value) != x.shape:
-            raise ValueError(f"gradient must return its example's shape {x.shape}, got {jnp.shape(value)}")
+            raise ValueError(
+                f"gradient must return its example's shape {x.shape}, got {jnp.shape(value)}"
+            )
         return value
 
 
@@ -136,7 +155,9 @@ class _OfLevel:
     steps: Any
 
     def __call__(self, key, x, count):
-        at_level = lambda leaf: leaf[_level(count, self.steps, leaf.shape[0])] if is_array(leaf) else leaf  # noqa: E731
+        at_level = lambda leaf: (
+            leaf[_level(count, self.steps, leaf.shape[0])] if is_array(leaf) else leaf
+        )
         return jax.tree.map(at_level, self.laws)(x)
 
 
@@ -160,10 +181,15 @@ def ula(target: Any, step_size: Scalar) -> Kernel:
     target: anything with `log_prob`, a log density x -> (), or `score_only(score)`. step_size: ε, in squared data
     units. Raises TypeError for another target, ValueError unless ε > 0. Roberts & Tweedie 1996, section 1.4.1.
     """
-    return _kernel(_Unadjusted(_Exact(as_density("target", target)), _Constant(_size(step_size))))
+    return _kernel(
+        _Unadjusted(_Exact(as_density("target", target)), _Constant(_size(step_size)))
+    )
 
 
-def sgld(gradient: Callable[[Key, Array], Array], step_size: Scalar | Callable[[Array], Array]) -> Kernel:
+def sgld(
+    gradient: Callable[[Key, Array], Array],
+    step_size: Scalar | Callable[[Array], Array],
+) -> Kernel:
     """Stochastic-gradient Langevin dynamics: x ← x + ½ε_n ĝ(key, x) + √ε_n z with an unbiased estimate ĝ of ∇log p.
 
     On N(0, 1) with ĝ = −x + τξ, Var ξ = 1, and constant ε the law is N(0, (1 + ετ²/4)/(1 − ε/4)): the estimate's noise
@@ -172,7 +198,11 @@ def sgld(gradient: Callable[[Key, Array], Array], step_size: Scalar | Callable[[
     ValueError unless ε > 0. Welling & Teh 2011, eq. 4.
     """
     checks.callable_("gradient", gradient, "gradient(key, x) -> array of x's shape")
-    sizes = as_pytree_callable(step_size) if callable(step_size) else _Constant(_size(step_size))
+    sizes = (
+        as_pytree_callable(step_size)
+        if callable(step_size)
+        else _Constant(_size(step_size))
+    )
     return _kernel(_Unadjusted(_Estimated(as_pytree_callable(gradient)), sizes))
 
 
@@ -192,18 +222,32 @@ def annealed(ladder: Sequence[Any], step_sizes: ArrayLike, steps: int) -> Kernel
         raise ValueError("ladder must hold at least one law, got none")
     parts = [partition(as_pytree_callable(law.score)) for law in laws]
     for i, (arrays, static) in enumerate(parts):
-        if static != parts[0][1] or [np.shape(a) for a in arrays] != [np.shape(a) for a in parts[0][0]]:
+        if static != parts[0][1] or [np.shape(a) for a in arrays] != [
+            np.shape(a) for a in parts[0][0]
+        ]:
             raise ValueError(
                 f"ladder must hold laws of one structure, as targets of one family or one function with arrays bound "
                 f"by functools.partial; ladder[{i}] differs from ladder[0]"
             )
-    stacked = combine([jnp.stack(level) for level in zip(*(arrays for arrays, _ in parts), strict=True)], parts[0][1])
+    stacked = combine(
+        [
+            jnp.stack(level)
+            for level in zip(*(arrays for arrays, _ in parts), strict=True)
+        ],
+        parts[0][1],
+    )
     sizes = checks.real_array("step_sizes", step_sizes)
     checks.one_of_shapes("step_sizes", sizes, [(), (len(laws),)])
     if not checks.is_traced(sizes) and not np.all(np.asarray(sizes) > 0):
-        raise ValueError(f"step_sizes must be positive, got {np.asarray(sizes).tolist()}")
+        raise ValueError(
+            f"step_sizes must be positive, got {np.asarray(sizes).tolist()}"
+        )
     sizes = jnp.broadcast_to(sizes, (len(laws),))
-    return _kernel(_Unadjusted(_OfLevel(stacked, np.int32(steps)), _SizeOfLevel(sizes, np.int32(steps))))
+    return _kernel(
+        _Unadjusted(
+            _OfLevel(stacked, np.int32(steps)), _SizeOfLevel(sizes, np.int32(steps))
+        )
+    )
 
 
 # --------------------------------------------------------------------------------------------- accepted by Metropolis
@@ -222,7 +266,9 @@ class _Adjusted:
         proposal = Scored(y, *_value_and_score(self.density, y))
         backward = log_proposal(state.x, y, proposal.score, self.size)
         forward = log_proposal(y, state.x, state.score, self.size)
-        info = _metropolis(key, state.log_density, proposal.log_density, backward - forward)
+        info = _metropolis(
+            key, state.log_density, proposal.log_density, backward - forward
+        )
         return _choose(info.accepted, proposal, state), info
 
 
@@ -251,7 +297,9 @@ class _Baoab:
 
     def init(self, x):
         x = _start(x)
-        return Kinetic(x, jnp.zeros_like(x), jnp.zeros((), x.dtype), self.density.score(x))
+        return Kinetic(
+            x, jnp.zeros_like(x), jnp.zeros((), x.dtype), self.density.score(x)
+        )
 
     def step(self, key, state):
         h = self.size
@@ -283,10 +331,14 @@ class _Obabo:
         x = state.x + h * half
         log_density, score = _value_and_score(self.density, x)
         end = half + 0.5 * h * score
-        energy = jnp.sum(v**2) - jnp.sum(end**2)  # twice the kinetic energy that was lost
+        energy = jnp.sum(v**2) - jnp.sum(
+            end**2
+        )  # twice the kinetic energy that was lost
         info = _metropolis(key, state.log_density, log_density, 0.5 * energy)
         moved = Kinetic(x, end, log_density, score)
-        state = _choose(info.accepted, moved, state._replace(velocity=-v))  # a refused step turns round
+        state = _choose(
+            info.accepted, moved, state._replace(velocity=-v)
+        )  # a refused step turns round
         v = _refresh(state.velocity, decay, _normal(key, x, 1))
         return state._replace(velocity=v), info
 
@@ -301,7 +353,13 @@ def baoab(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kernel:
     velocity to 0; what runs a kernel from a place draws it of N(0, I). Raises TypeError and ValueError as `ula`.
     Leimkuhler & Matthews 2013, eq. 10.
     """
-    return _kernel(_Baoab(as_density("target", target), _size(step_size), checks.positive("friction", friction)))
+    return _kernel(
+        _Baoab(
+            as_density("target", target),
+            _size(step_size),
+            checks.positive("friction", friction),
+        )
+    )
 
 
 def underdamped(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kernel:
@@ -314,7 +372,13 @@ def underdamped(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kerne
     its gradient a step. target: as in `mala`. friction: γ > 0. Velocity: as in `baoab`. Raises TypeError and ValueError
     as `mala`. Horowitz 1991; Bussi & Parrinello 2007.
     """
-    return _kernel(_Obabo(as_log_density("target", target), _size(step_size), checks.positive("friction", friction)))
+    return _kernel(
+        _Obabo(
+            as_log_density("target", target),
+            _size(step_size),
+            checks.positive("friction", friction),
+        )
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- shared
@@ -324,7 +388,9 @@ _GRADIENT = 0x47524144
 
 
 def _kernel(algorithm):
-    return Kernel(as_pytree_callable(algorithm.init), as_pytree_callable(algorithm.step))
+    return Kernel(
+        as_pytree_callable(algorithm.init), as_pytree_callable(algorithm.step)
+    )
 
 
 def _size(value):
@@ -334,7 +400,9 @@ def _size(value):
         with np.errstate(over="ignore", under="ignore"):
             inside = np.finfo(dtype).tiny <= np.asarray(value, dtype) < np.inf
         if not inside:
-            raise ValueError(f"step_size must lie within the range of {dtype}, got {value}")
+            raise ValueError(
+                f"step_size must lie within the range of {dtype}, got {value}"
+            )
     return value
 
 
@@ -347,7 +415,9 @@ def _start(x):
 def _scored(density, x):
     state = Scored(x, *_value_and_score(density, x))
     if not checks.is_traced(state.log_density) and not np.isfinite(state.log_density):
-        raise ValueError(f"x must lie where the log density is finite, got {state.log_density} at {np.asarray(x)}")
+        raise ValueError(
+            f"x must lie where the log density is finite, got {state.log_density} at {np.asarray(x)}"
+        )
     return state
 
 
@@ -367,7 +437,11 @@ def draw_velocity(key: Key, state: Any) -> Any:
 
     At the velocity 0 of `init` a state is not of the law that the kernel leaves as it is, wherever x came from.
     """
-    return state._replace(velocity=_normal(key, state.x, 2)) if isinstance(state, Kinetic) else state
+    return (
+        state._replace(velocity=_normal(key, state.x, 2))
+        if isinstance(state, Kinetic)
+        else state
+    )
 
 
 def _refresh(v, decay, z):
@@ -389,8 +463,12 @@ def _metropolis(key, before, after, balance):
     log_alpha = jnp.where(outside, -jnp.inf, jnp.minimum(log_ratio, 0))
     accepted = jnp.log(jax.random.uniform(key, (), log_alpha.dtype)) < log_alpha
     # Far from the mode the difference is large beside the rounding, and the decision is certain however large both are.
-    rounding = jnp.finfo(log_alpha.dtype).eps * jnp.maximum(jnp.abs(before), jnp.abs(after))
-    close = jnp.maximum(jnp.abs(after - before), jnp.abs(log_ratio)) <= 2 * rounding  # False for NaN
+    rounding = jnp.finfo(log_alpha.dtype).eps * jnp.maximum(
+        jnp.abs(before), jnp.abs(after)
+    )
+    close = (
+        jnp.maximum(jnp.abs(after - before), jnp.abs(log_ratio)) <= 2 * rounding
+    )  # False for NaN
     lost = (rounding > _UNRESOLVED) & jnp.isfinite(rounding) & close
     finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(after) | lost)
     return Info(log_alpha, accepted & finite, finite)

@@ -14,7 +14,16 @@ from jax.scipy.special import logsumexp
 
 from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, combine, compiled, partition
+from ..types import (
+    Array,
+    ArrayLike,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+)
 from .chains import NEVER, advance, at_start, check_kernel, refuse_diverged, start
 from .densities import Tempered, as_log_density
 from .kernels import Kernel
@@ -41,7 +50,9 @@ def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimat
     log_z, error, size, total = _summary_of_weights(log_weights)
     if not checks.is_traced(total) and np.isneginf(total):
         count = log_weights.shape[0]
-        raise ValueError(f"log_density must be above -infinity somewhere, got {count} weights that are all 0")
+        raise ValueError(
+            f"log_density must be above -infinity somewhere, got {count} weights that are all 0"
+        )
     return ImportanceEstimate(log_z, error, size, log_weights, samples)
 
 
@@ -50,10 +61,16 @@ def _summary_of_weights(log_weights):
     """(log Ẑ, its standard error, effective size, log of the sum of the weights over the greatest)."""
     count = log_weights.shape[0]
     top = jnp.max(log_weights)
-    shifted = log_weights - jnp.where(jnp.isfinite(top), top, 0)  # a large log Z would round 2 total - squares
+    shifted = log_weights - jnp.where(
+        jnp.isfinite(top), top, 0
+    )  # a large log Z would round 2 total - squares
     total, squares = logsumexp(shifted), logsumexp(2 * shifted)
     size = jnp.minimum(jnp.exp(2 * total - squares), count)  # its rounding
-    error = jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0)) if count > 1 else jnp.full_like(size, jnp.nan)
+    error = (
+        jnp.sqrt(jnp.maximum(1 / size - 1 / count, 0))
+        if count > 1
+        else jnp.full_like(size, jnp.nan)
+    )
     log_z = jnp.where(jnp.isneginf(total), jnp.nan, top + (total - jnp.log(count)))
     return log_z, error, size, total
 
@@ -81,7 +98,13 @@ MakeKernel = Callable[[Any, Scalar], Kernel]
 
 
 def annealed_importance_sampling(
-    key: Key, base: Any, target: Any, betas: ArrayLike, make_kernel: MakeKernel, count: int = 512, steps: int = 1
+    key: Key,
+    base: Any,
+    target: Any,
+    betas: ArrayLike,
+    make_kernel: MakeKernel,
+    count: int = 512,
+    steps: int = 1,
 ) -> ImportanceEstimate:
     """log Z of `target` from `count` chains that start in the base and pass through all β, each with its weight.
 
@@ -99,7 +122,9 @@ def annealed_importance_sampling(
     """
     arrays, static, betas = _prepare(key, base, target, betas, make_kernel)
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 1)
-    log_weights, samples, diverged_at = _anneal((static, steps, count), arrays, key, betas)
+    log_weights, samples, diverged_at = _anneal(
+        (static, steps, count), arrays, key, betas
+    )
     _report(log_weights, diverged_at)
     return importance_estimate(log_weights, samples)
 
@@ -131,7 +156,9 @@ def thermodynamic_integration(
     steps, count = checks.integer("steps", steps, 1), checks.integer("count", count, 2)
     warm_up = checks.integer("warm_up", warm_up, 0)
     settings = (static, steps, warm_up, count)
-    at_base, (means, spreads, acceptance), diverged_at = _integrate(settings, arrays, key, betas)  # (count, K + 1)
+    at_base, (means, spreads, acceptance), diverged_at = _integrate(
+        settings, arrays, key, betas
+    )  # (count, K + 1)
     _report(at_base, diverged_at)
     _report(means, diverged_at)
     _check_support(at_base, means)
@@ -140,7 +167,9 @@ def thermodynamic_integration(
 
 @jax.jit
 def _summary_of_means(at_base, means, spreads, acceptance, betas):
-    means = jnp.where(jnp.isfinite(at_base)[:, None], means, jnp.nan)  # where the callers could not raise
+    means = jnp.where(
+        jnp.isfinite(at_base)[:, None], means, jnp.nan
+    )  # where the callers could not raise
     mean = means.mean(0)
     variances = (spreads + (means - mean) ** 2).mean(0)
     gaps = jnp.diff(betas)
@@ -176,15 +205,20 @@ def _anneal(settings, arrays, key, betas):
             gain = _difference(base_law, target, x)
             log_weight = log_weight + (betas[k + 1] - betas[k]) * gain
             kernel = check_kernel(
-                "make_kernel(law, beta)", make_kernel(Tempered(base_law, target, betas[k + 1]), betas[k + 1])
+                "make_kernel(law, beta)",
+                make_kernel(Tempered(base_law, target, betas[k + 1]), betas[k + 1]),
             )
             state, bad = _walk(kernel, key_steps, k * steps, steps, x, diverged_at)
             return (log_weight, state.x, bad), None
 
         # the last increment needs no step after it: the loop ends at β_{K−1}
         begin = (jnp.zeros((), x.dtype), x, start(x)[1])
-        (log_weight, x, bad), _ = jax.lax.scan(level, begin, jnp.arange(betas.shape[0] - 2))
-        log_weight = log_weight + (betas[-1] - betas[-2]) * _difference(base_law, target, x)
+        (log_weight, x, bad), _ = jax.lax.scan(
+            level, begin, jnp.arange(betas.shape[0] - 2)
+        )
+        log_weight = log_weight + (betas[-1] - betas[-2]) * _difference(
+            base_law, target, x
+        )
         return jnp.where(bad == NEVER, log_weight, jnp.nan), x, bad
 
     return jax.vmap(one)(_keys(key, count))
@@ -202,14 +236,24 @@ def _integrate(settings, arrays, key, betas):
         base_law = as_log_density("base", base)
 
         def with_draw(n, total):
-            return total + _difference(base_law, target, base.sample(jax.random.fold_in(key_draws, n)))
+            return total + _difference(
+                base_law, target, base.sample(jax.random.fold_in(key_draws, n))
+            )
 
         # infinite where a draw from the base meets a density of 0, which a chain may never do
-        at_base = jax.lax.fori_loop(0, max(steps, -(-DRAWS // count)), with_draw, _difference(base_law, target, x))
+        at_base = jax.lax.fori_loop(
+            0,
+            max(steps, -(-DRAWS // count)),
+            with_draw,
+            _difference(base_law, target, x),
+        )
 
         def level(carry, k):
             x, diverged_at = carry
-            kernel = check_kernel("make_kernel(law, beta)", make_kernel(Tempered(base_law, target, betas[k]), betas[k]))
+            kernel = check_kernel(
+                "make_kernel(law, beta)",
+                make_kernel(Tempered(base_law, target, betas[k]), betas[k]),
+            )
             state, bad = _walk(kernel, key_steps, k * each, warm_up, x, diverged_at)
 
             def measured(carry, n):
@@ -223,7 +267,9 @@ def _integrate(settings, arrays, key, betas):
             value = jnp.where(bad == NEVER, values.mean(), jnp.nan)
             return (state.x, bad), (value, values.var(), acceptances.mean())
 
-        (x, bad), parts = jax.lax.scan(level, (x, start(x)[1]), jnp.arange(betas.shape[0]))
+        (x, bad), parts = jax.lax.scan(
+            level, (x, start(x)[1]), jnp.arange(betas.shape[0])
+        )
         return at_base, parts, bad
 
     return jax.vmap(one)(_keys(key, count))
@@ -235,7 +281,9 @@ def _walk(kernel, key, first, steps, x, diverged_at):
     def step(n, carry):
         return advance(kernel, key, n, carry)[0]
 
-    return jax.lax.fori_loop(first, first + steps, step, (at_start(key, kernel.init(x), first), diverged_at))
+    return jax.lax.fori_loop(
+        first, first + steps, step, (at_start(key, kernel.init(x), first), diverged_at)
+    )
 
 
 def _difference(base, target, x):
@@ -258,8 +306,13 @@ def _prepare(key, base, target, betas, make_kernel):
             or not (values[0] == 0 and values[-1] == 1 and np.all(np.diff(values) > 0))
         ):
             raise ValueError(f"betas must increase from 0 to 1, got {values.tolist()}")
-    arrays, static = partition((base, as_log_density("target", target), as_pytree_callable(make_kernel)))
-    betas = jnp.asarray(betas if checks.is_traced(betas) else values.astype(float_dtype()), float_dtype())
+    arrays, static = partition(
+        (base, as_log_density("target", target), as_pytree_callable(make_kernel))
+    )
+    betas = jnp.asarray(
+        betas if checks.is_traced(betas) else values.astype(float_dtype()),
+        float_dtype(),
+    )
     return arrays, static, betas
 
 

@@ -8,8 +8,23 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
-from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs, sinusoidal
-from .layers import AdaptiveLayerNorm, Attention, Modulation, check_network_fields, divides, image, layer_norm, modulate
+from .embeddings import (
+    TIME_FREQUENCIES,
+    Conditioning,
+    OneProgram,
+    fourier_inputs,
+    sinusoidal,
+)
+from .layers import (
+    AdaptiveLayerNorm,
+    Attention,
+    Modulation,
+    check_network_fields,
+    divides,
+    image,
+    layer_norm,
+    modulate,
+)
 
 
 def patchify(x: Array, patch: int) -> Array:
@@ -20,15 +35,23 @@ def patchify(x: Array, patch: int) -> Array:
     height, width, channels = x.shape
     divides("patch", patch, "H", height)
     divides("patch", patch, "W", width)
-    x = x.reshape(height // patch, patch, width // patch, patch, channels)  # (rows, p, columns, p, C)
-    return x.transpose(0, 2, 1, 3, 4).reshape(-1, patch * patch * channels)  # (rows columns, p p C)
+    x = x.reshape(
+        height // patch, patch, width // patch, patch, channels
+    )  # (rows, p, columns, p, C)
+    return x.transpose(0, 2, 1, 3, 4).reshape(
+        -1, patch * patch * channels
+    )  # (rows columns, p p C)
 
 
 def unpatchify(tokens: Array, shape: tuple[int, int, int], patch: int) -> Array:
     """The image of shape (H, W, C) whose patches are the tokens, the inverse of `patchify`."""
     height, width, channels = shape
-    x = tokens.reshape(height // patch, width // patch, patch, patch, channels)  # (rows, columns, p, p, C)
-    return x.transpose(0, 2, 1, 3, 4).reshape(shape)  # (rows, p, columns, p, C) -> (H, W, C)
+    x = tokens.reshape(
+        height // patch, width // patch, patch, patch, channels
+    )  # (rows, columns, p, p, C)
+    return x.transpose(0, 2, 1, 3, 4).reshape(
+        shape
+    )  # (rows, p, columns, p, C) -> (H, W, C)
 
 
 def positions(rows: int, columns: int, width: int) -> Array:
@@ -37,7 +60,9 @@ def positions(rows: int, columns: int, width: int) -> Array:
     Dosovitskiy et al. 2021, appendix D.4, with angular frequencies from 0.01 to 1 per patch (there 10⁻⁴ to 1, most
     of them constant over an image). width: a multiple of 4.
     """
-    code = sinusoidal(jnp.arange(max(rows, columns)), width // 2, 0.01, 1.0)  # (max, width/2)
+    code = sinusoidal(
+        jnp.arange(max(rows, columns)), width // 2, 0.01, 1.0
+    )  # (max, width/2)
     row = jnp.broadcast_to(code[:rows, None], (rows, columns, width // 2))
     column = jnp.broadcast_to(code[None, :columns], (rows, columns, width // 2))
     return jnp.concatenate([row, column], axis=-1).reshape(rows * columns, width)
@@ -58,11 +83,15 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
         width = h.shape[-1]
-        shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, width, self.dtype)(c)
+        shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, width, self.dtype)(
+            c
+        )
         branch = modulate(layer_norm(self.dtype)(h), shift1, scale1)
         h = h + gate1 * Attention(self.heads, dtype=self.dtype)(branch)
         branch = modulate(layer_norm(self.dtype)(h), shift2, scale2)
-        branch = nn.gelu(nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)(branch))  # (N, ratio width)
+        branch = nn.gelu(
+            nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)(branch)
+        )  # (N, ratio width)
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         return h + gate2 * nn.Dense(width, dtype=self.dtype)(branch)
 
@@ -108,24 +137,45 @@ class DiT(OneProgram, nn.Module):
         checks.positive("mlp_ratio", self.mlp_ratio)
         divides("heads", self.heads, "width", self.width)
         if self.width % 4:
-            raise ValueError(f"width must be a multiple of 4 (sine and cosine of row and column), got {self.width}")
+            raise ValueError(
+                f"width must be a multiple of 4 (sine and cosine of row and column), got {self.width}"
+            )
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: ArrayLike, t: Scalar, condition: ArrayLike | None = None, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: ArrayLike,
+        t: Scalar,
+        condition: ArrayLike | None = None,
+        train: bool = False,
+    ) -> Array:
         shape = jnp.shape(x)
         x = image(x)  # (H, W, C)
         dtype = self.dtype or x.dtype
-        patches = patchify(fourier_inputs(x, self.input_frequencies), self.patch)  # (N, p p C')
+        patches = patchify(
+            fourier_inputs(x, self.input_frequencies), self.patch
+        )  # (N, p p C')
         c = Conditioning(
-            self.width, self.num_classes, self.condition_dim, self.time_frequencies, self.time_features, dtype
+            self.width,
+            self.num_classes,
+            self.condition_dim,
+            self.time_frequencies,
+            self.time_features,
+            dtype,
         )(t, condition)  # (width,)
-        code = positions(x.shape[0] // self.patch, x.shape[1] // self.patch, self.width)  # (N, width)
+        code = positions(
+            x.shape[0] // self.patch, x.shape[1] // self.patch, self.width
+        )  # (N, width)
         if self.learned_positions:
             code = self.param("positions", lambda key: code)
-        h = nn.Dense(self.width, dtype=dtype)(patches) + code.astype(dtype)  # (N, width)
+        h = nn.Dense(self.width, dtype=dtype)(patches) + code.astype(
+            dtype
+        )  # (N, width)
         for _ in range(self.depth):
             h = DiTBlock(self.heads, self.mlp_ratio, self.dropout, dtype)(h, c, train)
         h = AdaptiveLayerNorm(dtype)(h, c)
-        h = nn.Dense(self.patch**2 * x.shape[2], kernel_init=nn.initializers.zeros, dtype=x.dtype)(h)  # (N, p p C)
+        h = nn.Dense(
+            self.patch**2 * x.shape[2], kernel_init=nn.initializers.zeros, dtype=x.dtype
+        )(h)  # (N, p p C)
         return unpatchify(h, x.shape, self.patch).reshape(shape)

@@ -16,7 +16,10 @@ TIME_FREQUENCIES = (0.02, 200.0)
 
 
 def sinusoidal(
-    t: ArrayLike, dim: int, min_frequency: float = TIME_FREQUENCIES[0], max_frequency: float = TIME_FREQUENCIES[1]
+    t: ArrayLike,
+    dim: int,
+    min_frequency: float = TIME_FREQUENCIES[0],
+    max_frequency: float = TIME_FREQUENCIES[1],
 ) -> Array:
     """[sin ω_i t, cos ω_i t], i = 1 … dim/2, with ω_i log-spaced from min_frequency to max_frequency inclusive.
 
@@ -30,7 +33,9 @@ def sinusoidal(
     dim = even("dim", dim)
     frequency_range("min_frequency", min_frequency, "max_frequency", max_frequency)
     t = checks.real_array("t", t)
-    return _waves(t, np.geomspace(min_frequency, max_frequency, dim // 2).astype(t.dtype))
+    return _waves(
+        t, np.geomspace(min_frequency, max_frequency, dim // 2).astype(t.dtype)
+    )
 
 
 @at_once
@@ -49,7 +54,9 @@ def fourier_inputs(x: Array, count: int) -> Array:
     """
     count = checks.integer("count", count, 0, 64)  # 2⁶⁴ π is beyond every detail
     if not hasattr(x, "dtype") or x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"x must be an array of shape (..., C) with C at least 1, got {getattr(x, 'shape', x)}")
+        raise ValueError(
+            f"x must be an array of shape (..., C) with C at least 1, got {getattr(x, 'shape', x)}"
+        )
     if count == 0:
         return x
     return _fourier_inputs(x, (np.pi * 2.0 ** np.arange(count)).astype(x.dtype))
@@ -58,7 +65,9 @@ def fourier_inputs(x: Array, count: int) -> Array:
 @at_once
 def _fourier_inputs(x, frequencies):
     angles = x[..., None] * frequencies  # (..., C, count)
-    angles = angles.reshape(*x.shape[:-1], x.shape[-1] * angles.shape[-1])  # (..., C count)
+    angles = angles.reshape(
+        *x.shape[:-1], x.shape[-1] * angles.shape[-1]
+    )  # (..., C count)
     return jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -98,7 +107,9 @@ class FourierFeatures(OneProgram, nn.Module):
 
     def __call__(self, t: ArrayLike) -> Array:
         t = checks.real_array("t", t)
-        draws = np.random.RandomState(self.seed).standard_normal(self.dim // 2)  # a stream that NumPy keeps (NEP 19)
+        draws = np.random.RandomState(self.seed).standard_normal(
+            self.dim // 2
+        )  # a stream that NumPy keeps (NEP 19)
         return _waves(t, (2 * np.pi * self.scale * draws).astype(t.dtype))
 
 
@@ -128,9 +139,15 @@ class TimeEmbedding(OneProgram, nn.Module):
     @nn.compact
     def __call__(self, t: Scalar) -> Array:
         if np.shape(t) != ():
-            raise ValueError(f"t must have shape (), got {np.shape(t)}; jax.vmap over a batch")
+            raise ValueError(
+                f"t must have shape (), got {np.shape(t)}; jax.vmap over a batch"
+            )
         t = checks.real_array("t", t)
-        features = sinusoidal(t, self.features_dim, *self.frequencies) if self.features is None else self.features(t)
+        features = (
+            sinusoidal(t, self.features_dim, *self.frequencies)
+            if self.features is None
+            else self.features(t)
+        )
         hidden = nn.silu(nn.Dense(self.dim, dtype=self.dtype)(features))
         return nn.Dense(self.dim, dtype=self.dtype)(hidden)
 
@@ -156,14 +173,18 @@ class ConditionEmbedding(OneProgram, nn.Module):
 
     def __post_init__(self):
         if self.num_classes is None and self.condition_dim is None:
-            raise ValueError("one of num_classes and condition_dim must be set, got None for both")
+            raise ValueError(
+                "one of num_classes and condition_dim must be set, got None for both"
+            )
         check_condition_fields(self.num_classes, self.condition_dim)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, condition: ArrayLike | None = None) -> Array:
         if self.num_classes is not None:
-            rows = nn.Embed(self.num_classes + 1, self.dim, dtype=self.dtype)  # the last row is the null token
+            rows = nn.Embed(
+                self.num_classes + 1, self.dim, dtype=self.dtype
+            )  # the last row is the null token
             return rows(_label(condition, self.num_classes))
         if condition is None:
             vector = jnp.zeros(self.condition_dim)
@@ -189,9 +210,13 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(self, t: Scalar, condition: ArrayLike | None = None) -> Array:
-        embedding = TimeEmbedding(self.dim, self.time_frequencies, self.time_features, dtype=self.dtype)(t)
+        embedding = TimeEmbedding(
+            self.dim, self.time_frequencies, self.time_features, dtype=self.dtype
+        )(t)
         if self.num_classes is not None or self.condition_dim is not None:
-            embedding += ConditionEmbedding(self.dim, self.num_classes, self.condition_dim, self.dtype)(condition)
+            embedding += ConditionEmbedding(
+                self.dim, self.num_classes, self.condition_dim, self.dtype
+            )(condition)
         elif condition is not None:
             raise ValueError(
                 f"condition must be None where num_classes=None and condition_dim=None, got {condition!r}; "
@@ -217,7 +242,9 @@ def frequency_range(lower_name: str, lower: Any, upper_name: str, upper: Any) ->
 def check_frequencies(name: str, value: Any) -> None:
     """Refuse a field that is not a pair 0 < lowest < highest."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair (lowest, highest) of angular frequencies, got {value!r}")
+        raise TypeError(
+            f"{name} must be a pair (lowest, highest) of angular frequencies, got {value!r}"
+        )
     frequency_range(f"{name}[0]", value[0], f"{name}[1]", value[1])
 
 
@@ -241,7 +268,9 @@ def _label(condition: Any, num_classes: int) -> Array:
     if not jnp.issubdtype(jnp.result_type(condition), jnp.integer):
         raise TypeError(f"{accepted}, got dtype {jnp.result_type(condition)}")
     if np.shape(condition) != ():
-        raise ValueError(f"{accepted}, got shape {np.shape(condition)}; jax.vmap over a batch")
+        raise ValueError(
+            f"{accepted}, got shape {np.shape(condition)}; jax.vmap over a batch"
+        )
     if not checks.is_traced(condition) and not 0 <= int(condition) <= num_classes:
         raise ValueError(f"{accepted}, got {int(condition)}")
     return jax.lax.stop_gradient(jnp.asarray(condition))

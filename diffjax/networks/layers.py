@@ -24,7 +24,9 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, c: Array) -> Array:
-        vectors = nn.Dense(self.count * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(c)
+        vectors = nn.Dense(
+            self.count * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype
+        )(c)
         return vectors.reshape(self.count, self.width)
 
 
@@ -70,14 +72,28 @@ class Attention(nn.Module):
         divides("heads", self.heads, "width", width)
         d = width // self.heads
         qkv = nn.Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
-        q, k, v = qkv.reshape(n, 3, self.heads, d).transpose(1, 2, 0, 3)  # each (heads, N, d)
+        q, k, v = qkv.reshape(n, 3, self.heads, d).transpose(
+            1, 2, 0, 3
+        )  # each (heads, N, d)
         wide = checks.promoted(q.dtype, jnp.float32)
         logits = jnp.einsum("hqd,hkd->hqk", q * d**-0.5, k, preferred_element_type=wide)
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))  # (heads, N, N), at most 1
-        mixed = jnp.einsum("hqk,hkd->hqd", weights.astype(v.dtype), v, preferred_element_type=wide)
-        mixed /= weights.sum(-1, keepdims=True)  # (heads, N, d); dividing N d numbers, not N², saves half the time
-        mixed = mixed.transpose(1, 0, 2).reshape(n, width)  # (N, heads, d) -> (N, width)
-        kernel_init = nn.initializers.zeros if self.zero_output else nn.initializers.lecun_normal()
+        weights = jnp.exp(
+            logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        )  # (heads, N, N), at most 1
+        mixed = jnp.einsum(
+            "hqk,hkd->hqd", weights.astype(v.dtype), v, preferred_element_type=wide
+        )
+        mixed /= weights.sum(
+            -1, keepdims=True
+        )  # (heads, N, d); dividing N d numbers, not N², saves half the time
+        mixed = mixed.transpose(1, 0, 2).reshape(
+            n, width
+        )  # (N, heads, d) -> (N, width)
+        kernel_init = (
+            nn.initializers.zeros
+            if self.zero_output
+            else nn.initializers.lecun_normal()
+        )
         return nn.Dense(width, kernel_init=kernel_init, dtype=self.dtype)(mixed)
 
 
@@ -85,7 +101,9 @@ def image(x: ArrayLike) -> Array:
     """x as (H, W, C), float32 or wider; (H, W) gains C = 1. Raises ValueError for any other number of axes."""
     x = checks.real_array("x", x)
     if x.ndim not in (2, 3):
-        raise ValueError(f"x must have shape (H, W) or (H, W, C), got {x.shape}; jax.vmap over a batch")
+        raise ValueError(
+            f"x must have shape (H, W) or (H, W, C), got {x.shape}; jax.vmap over a batch"
+        )
     return x if x.ndim == 3 else x[..., None]
 
 
@@ -103,6 +121,10 @@ def check_network_fields(network: Any) -> None:
     check_condition_fields(network.num_classes, network.condition_dim)
     check_frequencies("time_frequencies", network.time_frequencies)
     if network.time_features is not None:
-        checks.callable_("time_features", network.time_features, "time_features(t) -> (any,)")
+        checks.callable_(
+            "time_features", network.time_features, "time_features(t) -> (any,)"
+        )
     if network.dtype is not None and not jnp.issubdtype(network.dtype, jnp.floating):
-        raise TypeError(f"dtype must be a floating-point dtype or None, got {network.dtype!r}")
+        raise TypeError(
+            f"dtype must be a floating-point dtype or None, got {network.dtype!r}"
+        )

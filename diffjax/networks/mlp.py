@@ -24,9 +24,13 @@ class MLPBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
         width = h.shape[-1]
-        branch = nn.silu(nn.Dense(width, dtype=self.dtype)(AdaptiveLayerNorm(self.dtype)(h, c)))
+        branch = nn.silu(
+            nn.Dense(width, dtype=self.dtype)(AdaptiveLayerNorm(self.dtype)(h, c))
+        )
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
-        return h + nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(branch)
+        return h + nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(
+            branch
+        )
 
 
 class MLP(OneProgram, nn.Module):
@@ -61,14 +65,29 @@ class MLP(OneProgram, nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: ArrayLike, t: Scalar, condition: ArrayLike | None = None, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: ArrayLike,
+        t: Scalar,
+        condition: ArrayLike | None = None,
+        train: bool = False,
+    ) -> Array:
         x = checks.real_array("x", x)
         dtype = self.dtype or x.dtype
         c = Conditioning(
-            self.width, self.num_classes, self.condition_dim, self.time_frequencies, self.time_features, dtype
+            self.width,
+            self.num_classes,
+            self.condition_dim,
+            self.time_frequencies,
+            self.time_features,
+            dtype,
         )(t, condition)  # (width,)
-        h = nn.Dense(self.width, dtype=dtype)(fourier_inputs(jnp.ravel(x), self.input_frequencies))  # (width,)
+        h = nn.Dense(self.width, dtype=dtype)(
+            fourier_inputs(jnp.ravel(x), self.input_frequencies)
+        )  # (width,)
         for _ in range(self.depth):
             h = MLPBlock(self.dropout, dtype)(h, c, train)
         h = AdaptiveLayerNorm(dtype)(h, c)
-        return nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)(h).reshape(x.shape)
+        return nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)(
+            h
+        ).reshape(x.shape)

@@ -9,7 +9,14 @@ from flax import linen as nn
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
-from .layers import Attention, Modulation, check_network_fields, divides, image, modulate
+from .layers import (
+    Attention,
+    Modulation,
+    check_network_fields,
+    divides,
+    image,
+    modulate,
+)
 
 HALF = 0.5**0.5
 """A sum of two branches is divided by √2, which keeps the variance of independent ones."""
@@ -17,9 +24,16 @@ HALF = 0.5**0.5
 
 def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
     """Group norm of one image (H, W, channels): as many equal groups as divide it, of 4 channels or more, up to 32."""
-    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
+    groups = next(
+        g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0
+    )
     return nn.GroupNorm(
-        num_groups=groups, reduction_axes=(0, 1, 2), epsilon=1e-6, use_bias=affine, use_scale=affine, dtype=dtype
+        num_groups=groups,
+        reduction_axes=(0, 1, 2),
+        epsilon=1e-6,
+        use_bias=affine,
+        use_scale=affine,
+        dtype=dtype,
     )
 
 
@@ -49,11 +63,21 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
         branch = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
-        branch = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(branch)  # (H, W, channels)
+        branch = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
+            branch
+        )  # (H, W, channels)
         shift, scale = Modulation(2, self.channels, self.dtype)(c)
-        branch = nn.silu(modulate(group_norm(self.channels, self.dtype, affine=False)(branch), shift, scale))
+        branch = nn.silu(
+            modulate(
+                group_norm(self.channels, self.dtype, affine=False)(branch),
+                shift,
+                scale,
+            )
+        )
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
-        branch = nn.Conv(self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype)(branch)
+        branch = nn.Conv(
+            self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype
+        )(branch)
         if h.shape[-1] != self.channels:
             h = nn.Dense(self.channels, dtype=self.dtype)(h)
         return (h + branch) * HALF
@@ -67,7 +91,9 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        tokens = group_norm(h.shape[-1], self.dtype)(h).reshape(-1, h.shape[-1])  # (H W, C)
+        tokens = group_norm(h.shape[-1], self.dtype)(h).reshape(
+            -1, h.shape[-1]
+        )  # (H W, C)
         branch = Attention(self.heads, zero_output=True, dtype=self.dtype)(tokens)
         return (h + branch.reshape(h.shape)) * HALF
 
@@ -111,28 +137,48 @@ class UNet(OneProgram, nn.Module):
     def __post_init__(self):
         check_network_fields(self)
         _check_levels(self)
-        self.multipliers, self.attention_levels = tuple(self.multipliers), tuple(self.attention_levels)  # hashable
+        self.multipliers, self.attention_levels = (
+            tuple(self.multipliers),
+            tuple(self.attention_levels),
+        )  # hashable
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: ArrayLike, t: Scalar, condition: ArrayLike | None = None, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: ArrayLike,
+        t: Scalar,
+        condition: ArrayLike | None = None,
+        train: bool = False,
+    ) -> Array:
         shape = jnp.shape(x)
         x = image(x)  # (H, W, C)
         self._check_sides(x)
         dtype = self.dtype or x.dtype
         c = Conditioning(
-            4 * self.width, self.num_classes, self.condition_dim, self.time_frequencies, self.time_features, dtype
+            4 * self.width,
+            self.num_classes,
+            self.condition_dim,
+            self.time_frequencies,
+            self.time_features,
+            dtype,
         )(t, condition)  # (4 width,)
-        h = nn.Conv(self.width, (3, 3), dtype=dtype)(fourier_inputs(x, self.input_frequencies))  # (H, W, width)
+        h = nn.Conv(self.width, (3, 3), dtype=dtype)(
+            fourier_inputs(x, self.input_frequencies)
+        )  # (H, W, width)
         h, skips = self._descend(h, c, train, dtype)
         h = ResidualBlock(h.shape[-1], self.dropout, dtype)(h, c, train)
         h = AttentionBlock(self.heads, dtype)(h)
         h = ResidualBlock(h.shape[-1], self.dropout, dtype)(h, c, train)
         h = self._ascend(h, skips, c, train, dtype)
         h = nn.silu(group_norm(h.shape[-1], dtype)(h))
-        return nn.Conv(x.shape[2], (3, 3), kernel_init=nn.initializers.zeros, dtype=x.dtype)(h).reshape(shape)
+        return nn.Conv(
+            x.shape[2], (3, 3), kernel_init=nn.initializers.zeros, dtype=x.dtype
+        )(h).reshape(shape)
 
-    def _descend(self, h: Array, c: Array, train: bool, dtype: Any) -> tuple[Array, list[Array]]:
+    def _descend(
+        self, h: Array, c: Array, train: bool, dtype: Any
+    ) -> tuple[Array, list[Array]]:
         """The way down: the last activation, and all that the way up reads, blocks + 1 a level."""
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
@@ -144,7 +190,9 @@ class UNet(OneProgram, nn.Module):
                 skips.append(h)
         return h, skips
 
-    def _ascend(self, h: Array, skips: list[Array], c: Array, train: bool, dtype: Any) -> Array:
+    def _ascend(
+        self, h: Array, skips: list[Array], c: Array, train: bool, dtype: Any
+    ) -> Array:
         """The way up, which reads the skips from the last to the first."""
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
@@ -154,9 +202,15 @@ class UNet(OneProgram, nn.Module):
                 h = upsample(h)
         return h
 
-    def _block(self, level: int, multiplier: int, h: Array, c: Array, train: bool, dtype: Any) -> Array:
+    def _block(
+        self, level: int, multiplier: int, h: Array, c: Array, train: bool, dtype: Any
+    ) -> Array:
         h = ResidualBlock(multiplier * self.width, self.dropout, dtype)(h, c, train)
-        return AttentionBlock(self.heads, dtype)(h) if level in self.attention_levels else h
+        return (
+            AttentionBlock(self.heads, dtype)(h)
+            if level in self.attention_levels
+            else h
+        )
 
     def _check_sides(self, x: Array) -> None:
         factor = 2 ** (len(self.multipliers) - 1)
@@ -171,14 +225,26 @@ class UNet(OneProgram, nn.Module):
 def _check_levels(network: UNet) -> None:
     """Refuse wrong multipliers, attention levels, blocks or heads by name."""
     if not isinstance(network.multipliers, tuple | list) or not network.multipliers:
-        raise TypeError(f"multipliers must be a tuple of one or more integers, got {network.multipliers!r}")
+        raise TypeError(
+            f"multipliers must be a tuple of one or more integers, got {network.multipliers!r}"
+        )
     if not isinstance(network.attention_levels, tuple | list):
-        raise TypeError(f"attention_levels must be a tuple of integers, got {network.attention_levels!r}")
+        raise TypeError(
+            f"attention_levels must be a tuple of integers, got {network.attention_levels!r}"
+        )
     for i, multiplier in enumerate(network.multipliers):
         checks.width(f"multipliers[{i}]", multiplier, 1)
     for i, level in enumerate(network.attention_levels):
         checks.integer(f"attention_levels[{i}]", level, 0, len(network.multipliers) - 1)
     checks.depth("blocks", network.blocks, 1)
     checks.width("heads", network.heads, 1)
-    for level in {*network.attention_levels, len(network.multipliers) - 1}:  # the middle has the last level's channels
-        divides("heads", network.heads, f"width * multipliers[{level}]", network.width * network.multipliers[level])
+    for level in {
+        *network.attention_levels,
+        len(network.multipliers) - 1,
+    }:  # the middle has the last level's channels
+        divides(
+            "heads",
+            network.heads,
+            f"width * multipliers[{level}]",
+            network.width * network.multipliers[level],
+        )

@@ -70,8 +70,13 @@ def _interpolated(t, table, steps):
     slack = jnp.minimum(2 * np.finfo(np.float32).eps * held * steps, 0.25)
     at_index = jnp.abs(place - index) <= slack
     slopes = jnp.diff(table) * steps
-    sides = [jnp.where(at_index, index - 1, jnp.floor(place)), jnp.where(at_index, index, jnp.floor(place))]
-    left, right = (slopes[jnp.clip(side, 0, slopes.shape[0] - 1).astype(int)] for side in sides)
+    sides = [
+        jnp.where(at_index, index - 1, jnp.floor(place)),
+        jnp.where(at_index, index, jnp.floor(place)),
+    ]
+    left, right = (
+        slopes[jnp.clip(side, 0, slopes.shape[0] - 1).astype(int)] for side in sides
+    )
     inside = (place >= -slack) & (place <= slopes.shape[0] + slack)
     return value + jnp.where(inside, 0.5 * (left + right), 0) * (t - held)
 
@@ -142,7 +147,9 @@ class DiscreteChain(Indexed):
         if not self.zero_terminal:
             return alpha_of_log_snr(-self.log_snr(t))
         inner = alpha_of_log_snr(-self._inner_log_snr(t))
-        return jnp.where(t > self.noisiest_time, jnp.sqrt(1 - self._last_alpha(t) ** 2), inner)
+        return jnp.where(
+            t > self.noisiest_time, jnp.sqrt(1 - self._last_alpha(t) ** 2), inner
+        )
 
     def posterior(self) -> Posterior:
         """Coefficients of q(x_{t−1} | x_t, x_0), in float64 on the host where the betas are concrete.
@@ -159,7 +166,10 @@ class DiscreteChain(Indexed):
         variance = betas * noise_before / noise
         log_variance = xp.log(xp.concatenate([variance[1:2], variance[1:]]))
         return Posterior(
-            xp.exp(0.5 * previous) * betas / noise, xp.sqrt(1 - betas) * noise_before / noise, variance, log_variance
+            xp.exp(0.5 * previous) * betas / noise,
+            xp.sqrt(1 - betas) * noise_before / noise,
+            variance,
+            log_variance,
         )
 
 
@@ -196,7 +206,9 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
     inside[-1] |= zero_terminal
     if not np.all(inside):
         outside = betas[~inside]
-        raise ValueError(f"betas must lie in (0, 1), got {outside[0]} among {outside.size} outside")
+        raise ValueError(
+            f"betas must lie in (0, 1), got {outside[0]} among {outside.size} outside"
+        )
     log_snrs = _log_snrs(np, betas)
     least = log_snrs[-2 if zero_terminal else -1]
     if least < 2 * math.log(LEAST_ALPHA[float_dtype()]):
@@ -240,14 +252,20 @@ def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
         raise TypeError("betas must be concrete to be rescaled, got traced values")
     betas = _table("betas", betas)[1]
     if not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
-        raise ValueError(f"betas must lie in (0, 1), the last at most 1, got {betas.min()} … {betas.max()}")
+        raise ValueError(
+            f"betas must lie in (0, 1), the last at most 1, got {betas.min()} … {betas.max()}"
+        )
     log_bars = _log_bars(np, betas)
     # √ᾱ_i − √ᾱ_T = √ᾱ_T (√(ᾱ_i/ᾱ_T) − 1): the ratios of neighbours need only these differences, divided by √ᾱ_1
     scales = np.exp(0.5 * (log_bars - log_bars[0]))
     scales = (scales - scales[-1]) / (1 - scales[-1])
     alphas = np.exp(0.5 * log_bars[0]) * scales
     previous = np.concatenate([[1.0], alphas[:-1]])
-    return np.where(np.arange(len(betas)) == 0, betas, (previous - alphas) * (previous + alphas) / previous**2)
+    return np.where(
+        np.arange(len(betas)) == 0,
+        betas,
+        (previous - alphas) * (previous + alphas) / previous**2,
+    )
 
 
 def _log_bars(xp, betas):
@@ -285,7 +303,9 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
     """
     if not isinstance(schedule, Indexed):
         made = "schedules.from_sigmas or schedules.from_betas"
-        raise TypeError(f"schedule must be made by {made} to have indices, got {type(schedule).__name__}")
+        raise TypeError(
+            f"schedule must be made by {made} to have indices, got {type(schedule).__name__}"
+        )
     t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
@@ -333,13 +353,19 @@ def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:
     """
     xp, sigmas = _table("sigmas", sigmas)
     if xp is np:
-        outside = sigmas[~((sigmas >= 1e-15) & (sigmas <= 1e15))]  # squares and ratios must stay within float32
+        outside = sigmas[
+            ~((sigmas >= 1e-15) & (sigmas <= 1e15))
+        ]  # squares and ratios must stay within float32
         if outside.size:
-            raise ValueError(f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}")
+            raise ValueError(
+                f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}"
+            )
         falls = np.flatnonzero(np.diff(sigmas) <= 0)
         if falls.size:
             before, after = sigmas[falls[0] : falls[0] + 2]
-            raise ValueError(f"sigmas must increase with the index, got {after} after {before}")
+            raise ValueError(
+                f"sigmas must increase with the index, got {after} after {before}"
+            )
     return NoiseLadder(sigmas, -2 * xp.log(sigmas))
 
 
@@ -349,8 +375,12 @@ def _table(name: str, values: Any) -> tuple[Any, Any]:
     try:
         values = xp.asarray(values, None if xp is jnp else np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be an array of real numbers, got {values!r}") from None
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {values!r}"
+        ) from None
     if values.ndim != 1 or values.shape[0] < 2:
         letter = "T" if name == "betas" else "L"
-        raise ValueError(f"{name} must have shape ({letter},) with {letter} at least 2, got {values.shape}")
+        raise ValueError(
+            f"{name} must have shape ({letter},) with {letter} at least 2, got {values.shape}"
+        )
     return xp, values

@@ -79,7 +79,10 @@ def _time_of_log_snr(schedule, target):
     if hasattr(schedule, "time_of_log_snr"):
         t = schedule.time_of_log_snr(target)
     else:
-        held = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf, schedule)
+        held = jax.tree.map(
+            lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf,
+            schedule,
+        )
         t = _newton_step(schedule, _bisect(held, jax.lax.stop_gradient(target)), target)
     return jnp.clip(t, schedule.t_min, schedule.t_max)
 
@@ -162,7 +165,9 @@ def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     Returns:
       σ(t), shape ().
     """
-    return call_compiled(_prior_std, check(schedule), as_time(schedule.t_max if t is None else t))
+    return call_compiled(
+        _prior_std, check(schedule), as_time(schedule.t_max if t is None else t)
+    )
 
 
 def _prior_std(schedule, t):
@@ -195,7 +200,9 @@ def _without_signal(schedule, t):
     alpha = schedule.alpha(t)
     if hasattr(schedule, "log_snr"):
         return ~(alpha > 0) | ~(schedule.log_snr(t) > -jnp.inf)
-    return ~(alpha > 2 * jnp.finfo(alpha.dtype).eps * schedule.alpha(as_time(schedule.t_min)))
+    return ~(
+        alpha > 2 * jnp.finfo(alpha.dtype).eps * schedule.alpha(as_time(schedule.t_min))
+    )
 
 
 def is_finite(schedule: Schedule) -> bool:
@@ -212,7 +219,9 @@ def is_finite(schedule: Schedule) -> bool:
 
 def _is_finite(schedule):
     ends = jnp.stack([as_time(end) for end in (schedule.t_min, schedule.t_max)])
-    return jnp.all(jnp.isfinite(_log_snr(schedule, ends)) & ~_without_signal(schedule, ends))
+    return jnp.all(
+        jnp.isfinite(_log_snr(schedule, ends)) & ~_without_signal(schedule, ends)
+    )
 
 
 def noisiest_time(schedule: Schedule) -> Scalar:
@@ -229,7 +238,11 @@ def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
     check(schedule)
     ends = [noisiest_time(schedule), schedule.t_min]
     if not is_eager(schedule):
-        if not (hasattr(schedule, "noisiest_time") or checks.is_traced(schedule) or is_finite(schedule)):
+        if not (
+            hasattr(schedule, "noisiest_time")
+            or checks.is_traced(schedule)
+            or is_finite(schedule)
+        ):
             raise _no_signal(schedule)
         return log_snr(schedule, ends[0]), log_snr(schedule, ends[1])
     least, greatest = log_snrs_in_float64(schedule, ends)
@@ -261,10 +274,18 @@ def alpha_of_log_snr(log_snr: Array) -> Array:
 
 def check(schedule: Any) -> Schedule:
     """`schedule`, or a TypeError that says what it lacks."""
-    missing = [name for name in ("alpha", "sigma", "t_min", "t_max") if not hasattr(schedule, name)]
+    missing = [
+        name
+        for name in ("alpha", "sigma", "t_min", "t_max")
+        if not hasattr(schedule, name)
+    ]
     if missing or isinstance(schedule, type):
-        lack = f"lacks {', '.join(missing)}" if missing else "is a class, not an instance"
-        raise TypeError(f"schedule must have alpha(t), sigma(t), t_min and t_max; {schedule!r} {lack}")
+        lack = (
+            f"lacks {', '.join(missing)}" if missing else "is a class, not an instance"
+        )
+        raise TypeError(
+            f"schedule must have alpha(t), sigma(t), t_min and t_max; {schedule!r} {lack}"
+        )
     return schedule
 
 
@@ -276,7 +297,9 @@ def as_time(t: ArrayLike) -> Array:
 
 def as_time_dtype(t: ArrayLike) -> np.dtype:
     """The dtype of `as_time(t)`."""
-    dtype = checks.promoted(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
+    dtype = (
+        checks.promoted(t.dtype, jnp.float32) if hasattr(t, "dtype") else float_dtype(t)
+    )
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
@@ -311,14 +334,18 @@ _NO_TRACE = _untraced_state()
 
 def is_eager(*values: Any) -> bool:
     """Whether nothing is being traced, neither the values nor what surrounds the call."""
-    return get_opaque_trace_state(convention="flax") == _NO_TRACE and not checks.is_traced(values)
+    return get_opaque_trace_state(
+        convention="flax"
+    ) == _NO_TRACE and not checks.is_traced(values)
 
 
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
     """`call_compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone: `is_eager`."""
     with jax.enable_x64(True):
         # A copy: of an array that a float32 program has captured JAX keeps a float32 buffer and passes that.
-        schedule, values = jax.tree.map(lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values))
+        schedule, values = jax.tree.map(
+            lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values)
+        )
         return jax.tree.map(np.asarray, call_compiled(function, schedule, *values))
 
 
@@ -333,7 +360,9 @@ def of_time(method: Callable) -> Callable:
 
 
 def _narrow(leaf):
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(
+        leaf.dtype, jnp.floating
+    )
 
 
 def _at_times(function, schedule, t):

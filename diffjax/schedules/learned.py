@@ -26,13 +26,19 @@ class LearnedVP:
     t_max: Scalar
 
     def _progress(self, t):
-        bump = jnp.sum(jnp.exp(self.weight) * jax.nn.sigmoid(jnp.exp(self.slope) * (t[..., None] - self.centre)), -1)
+        bump = jnp.sum(
+            jnp.exp(self.weight)
+            * jax.nn.sigmoid(jnp.exp(self.slope) * (t[..., None] - self.centre)),
+            -1,
+        )
         return t + bump
 
     def log_snr(self, t):
         """λ_max − (λ_max − λ_min) h(t), h increasing from 0 at t = 0 to 1 at t = 1."""
         start, end = self._progress(jnp.zeros(())), self._progress(jnp.ones(()))
-        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * (self._progress(t) - start) / (end - start)
+        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * (
+            self._progress(t) - start
+        ) / (end - start)
 
     @of_time
     def alpha(self, t):
@@ -46,7 +52,11 @@ class LearnedVP:
 
 
 def learned(
-    key: Key, hidden: int = 32, log_snr_max: Scalar = 13.3, log_snr_min: Scalar = -5.0, t_min: Scalar = 1e-5
+    key: Key,
+    hidden: int = 32,
+    log_snr_max: Scalar = 13.3,
+    log_snr_min: Scalar = -5.0,
+    t_min: Scalar = 1e-5,
 ) -> LearnedVP:
     """A variance-preserving schedule whose log-SNR is a monotone network of t: its array fields are trainable.
 
@@ -57,10 +67,15 @@ def learned(
     """
     checks.key("key", key)
     hidden = checks.integer("hidden", hidden, 1, 2**20)
-    high, low = checks.number("log_snr_max", log_snr_max), checks.number("log_snr_min", log_snr_min)
+    high, low = (
+        checks.number("log_snr_max", log_snr_max),
+        checks.number("log_snr_min", log_snr_min),
+    )
     checks.greater("log_snr_max", high, "log_snr_min", low)
     t_min, t_max = interval(t_min, 1.0)
-    return LearnedVP(jnp.asarray(high), jnp.asarray(low), *_initial(key, hidden), t_min, t_max)
+    return LearnedVP(
+        jnp.asarray(high), jnp.asarray(low), *_initial(key, hidden), t_min, t_max
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -18,7 +18,9 @@ class VE:
 
     def log_sigma(self, t):
         """log σ(t), linear in t."""
-        return jnp.log(self.sigma_min) + t * (jnp.log(self.sigma_max) - jnp.log(self.sigma_min))
+        return jnp.log(self.sigma_min) + t * (
+            jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+        )
 
     @of_time
     def alpha(self, t):
@@ -36,10 +38,17 @@ class VE:
 
     def time_of_log_snr(self, log_snr):
         """(−λ/2 − log σ_min) / log(σ_max/σ_min)."""
-        return (-0.5 * log_snr - jnp.log(self.sigma_min)) / (jnp.log(self.sigma_max) - jnp.log(self.sigma_min))
+        return (-0.5 * log_snr - jnp.log(self.sigma_min)) / (
+            jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+        )
 
 
-def ve(sigma_min: Scalar = 0.01, sigma_max: Scalar = 50.0, t_min: Scalar = 1e-5, t_max: Scalar = 1.0) -> VE:
+def ve(
+    sigma_min: Scalar = 0.01,
+    sigma_max: Scalar = 50.0,
+    t_min: Scalar = 1e-5,
+    t_max: Scalar = 1.0,
+) -> VE:
     """Variance-exploding schedule: α = 1, σ(t) = σ_min (σ_max/σ_min)^t in data units.
 
     f = 0, g² = 2 log(σ_max/σ_min) σ². σ_max should exceed the largest distance between data points. Raises ValueError

@@ -54,7 +54,12 @@ class VPLinear:
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
 
-def vp_linear(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5, t_max: Scalar = 1.0) -> VPLinear:
+def vp_linear(
+    beta_min: Scalar = 0.1,
+    beta_max: Scalar = 20.0,
+    t_min: Scalar = 1e-5,
+    t_max: Scalar = 1.0,
+) -> VPLinear:
     """Variance-preserving schedule with linear β(t) = β_min + t(β_max − β_min).
 
     log α = −¼(β_max − β_min)t² − ½β_min t, σ² = 1 − α², f = −½β, g² = β. All arguments have shape ().
@@ -84,14 +89,21 @@ class SubVP:
 
     def time_of_log_snr(self, log_snr):
         """−log α = asinh(e^{−λ/2} / 2), since α² + e^{−λ/2} α = 1."""
-        return _time_of_integrated_beta(self, 2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
+        return _time_of_integrated_beta(
+            self, 2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr))
+        )
 
     def diffusion_coefficient(self, t):
         """√(β(t)(1 − e^{−2∫β}))."""
         return jnp.sqrt(-self.beta(t) * jnp.expm1(4 * self.log_alpha(t)))
 
 
-def sub_vp(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5, t_max: Scalar = 1.0) -> SubVP:
+def sub_vp(
+    beta_min: Scalar = 0.1,
+    beta_max: Scalar = 20.0,
+    t_min: Scalar = 1e-5,
+    t_max: Scalar = 1.0,
+) -> SubVP:
     """Sub-VP schedule: α of `vp_linear`, σ = 1 − α² (a standard deviation, below that of VP).
 
     f = −½β, g² = β(1 − e^{−2∫β}). Raises ValueError unless 0 < beta_min < beta_max and 0 < t_min < t_max.
@@ -102,7 +114,9 @@ def sub_vp(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, t_min: Scalar = 1e-5
 
 def _time_of_integrated_beta(schedule, integral):
     """t with β_min t + ½Δβ t² = ∫β, in the form that does not cancel."""
-    integral = jnp.minimum(integral, 1e20)  # beyond any t_max, so that an infinite one is clipped there, not NaN
+    integral = jnp.minimum(
+        integral, 1e20
+    )  # beyond any t_max, so that an infinite one is clipped there, not NaN
     beta_min, spread = schedule.beta_min, schedule.beta_max - schedule.beta_min
     return 2 * integral / (beta_min + jnp.sqrt(beta_min**2 + 2 * spread * integral))
 
@@ -124,7 +138,9 @@ class VPCosine:
         """cos(a) / cos(a_0), for t > ½ as the sine of π/2 − a: 1 − t is exact there, a itself is rounded."""
         turned, start = self._angles(t)
         left = 0.5 * jnp.pi / (1 + self.offset) * (1 - t)
-        return jnp.where(t > 0.5, jnp.sin(left), jnp.cos(start + turned)) / jnp.cos(start)
+        return jnp.where(t > 0.5, jnp.sin(left), jnp.cos(start + turned)) / jnp.cos(
+            start
+        )
 
     @of_time
     def sigma(self, t):
@@ -133,7 +149,9 @@ class VPCosine:
         return jnp.sqrt(jnp.sin(2 * start + turned) * jnp.sin(turned)) / jnp.cos(start)
 
 
-def vp_cosine(offset: Scalar = 0.008, t_min: Scalar = 1e-5, t_max: Scalar = 0.9946) -> VPCosine:
+def vp_cosine(
+    offset: Scalar = 0.008, t_min: Scalar = 1e-5, t_max: Scalar = 0.9946
+) -> VPCosine:
     """Variance-preserving cosine schedule, α ∝ cos((t + offset)/(1 + offset)·π/2), α(0) = 1.
 
     α → 0 at t = 1, where f and g² diverge: t_max stays below (0.9946: Lu et al. 2022, appendix D.3). Raises ValueError

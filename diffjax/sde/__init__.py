@@ -7,7 +7,12 @@ current velocity v = f − ½g²∇log p: by automatic differentiation `fokker_p
 """
 
 from .cells import solve_fokker_planck
-from .density import current_velocity, fokker_planck, fokker_planck_residual, rate_along_flow
+from .density import (
+    current_velocity,
+    fokker_planck,
+    fokker_planck_residual,
+    rate_along_flow,
+)
 from .processes import SDE, Semilinear, forward, langevin, probability_flow, reverse
 
 __all__ = [

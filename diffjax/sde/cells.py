@@ -12,7 +12,9 @@ from ..types import Array, ArrayLike, as_pytree_callable, combine, compiled, par
 from .processes import SDE
 
 
-def solve_fokker_planck(sde: SDE, p: ArrayLike, edges: ArrayLike, ts: ArrayLike) -> Array:
+def solve_fokker_planck(
+    sde: SDE, p: ArrayLike, edges: ArrayLike, ts: ArrayLike
+) -> Array:
     """Densities (N + 1, C) on C cells at the times ts of what has the density p at ts[0] and follows the SDE: ∂p/∂t =
     −∂J/∂x, J = f p − ½∂(g² p)/∂x.
 
@@ -35,8 +37,12 @@ def solve_fokker_planck(sde: SDE, p: ArrayLike, edges: ArrayLike, ts: ArrayLike)
     checks.one_of_shapes("p", p, [(edges.shape[0] - 1,)])
     checks.finite("p", p)
     if not checks.is_traced(p) and np.min(p) < 0:
-        raise ValueError(f"p must be 0 or more in every cell, got {np.min(p)} in cell {np.argmin(p)}")
-    arrays, static = partition(SDE(as_pytree_callable(sde.drift), as_pytree_callable(sde.diffusion)))
+        raise ValueError(
+            f"p must be 0 or more in every cell, got {np.min(p)} in cell {np.argmin(p)}"
+        )
+    arrays, static = partition(
+        SDE(as_pytree_callable(sde.drift), as_pytree_callable(sde.diffusion))
+    )
     return _solve(static, arrays, p.astype(float_dtype(p, edges)), edges, ts)
 
 
@@ -72,7 +78,11 @@ class _Exchange(NamedTuple):
 
 
 def _cells(edges):
-    return _Cells(0.5 * (edges[1:] + edges[:-1])[:, None], edges[1:-1, None], (edges[-1] - edges[0]) / (len(edges) - 1))
+    return _Cells(
+        0.5 * (edges[1:] + edges[:-1])[:, None],
+        edges[1:-1, None],
+        (edges[-1] - edges[0]) / (len(edges) - 1),
+    )
 
 
 def _exchange(sde, cells, t, direction):
@@ -81,9 +91,18 @@ def _exchange(sde, cells, t, direction):
     They are (D_left, D_right) ± ½f/Δx up to O(Δx), and f⁺/Δx, f⁻/Δx where D = 0.
     """
     faces, centres, width = cells.faces, cells.centres, cells.width
-    drift = direction * jax.vmap(lambda x: _of_shape("drift", sde.drift(x, t), x))(faces) / width
+    drift = (
+        direction
+        * jax.vmap(lambda x: _of_shape("drift", sde.drift(x, t), x))(faces)
+        / width
+    )
     here, between = (
-        0.5 * (jax.vmap(lambda x: _of_shape("diffusion", sde.diffusion(x, t), x))(places) / width) ** 2
+        0.5
+        * (
+            jax.vmap(lambda x: _of_shape("diffusion", sde.diffusion(x, t), x))(places)
+            / width
+        )
+        ** 2
         for places in (centres, faces)
     )
     noisy = between > 0
@@ -96,8 +115,12 @@ def _exchange(sde, cells, t, direction):
 
 def _of_shape(name, value, x):
     """A value of the SDE at one example of shape (1,), as a scalar."""
-    if jnp.shape(value) != (1,) and not (name == "diffusion" and jnp.shape(value) == ()):
-        raise ValueError(f"{name} must return the shape {x.shape} of its example, got {jnp.shape(value)}")
+    if jnp.shape(value) != (1,) and not (
+        name == "diffusion" and jnp.shape(value) == ()
+    ):
+        raise ValueError(
+            f"{name} must return the shape {x.shape} of its example, got {jnp.shape(value)}"
+        )
     return jnp.broadcast_to(value, x.shape)[0]
 
 
@@ -114,19 +137,28 @@ def _crank_nicolson(exchange, p, h):
     Σ h L p telescopes and L's columns sum to 0, so that Σ δ is rounding of the increment, not of p.
     """
     out, back = exchange
-    flux = out * p - back * jnp.roll(p, -1)  # (C,), through each cell's right face, 0 through the last
+    flux = out * p - back * jnp.roll(
+        p, -1
+    )  # (C,), through each cell's right face, 0 through the last
     gain = h * (jnp.roll(flux, 1) - flux)
     half = 0.5 * h
-    before_out, before_back = jnp.roll(out, 1), jnp.roll(back, 1)  # of the face on the left; the first is a wall
+    before_out, before_back = (
+        jnp.roll(out, 1),
+        jnp.roll(back, 1),
+    )  # of the face on the left; the first is a wall
     diagonal = 1 + half * (out + before_back)
-    return jax.lax.linalg.tridiagonal_solve(-half * before_out, diagonal, -half * back, gain[:, None])[:, 0]
+    return jax.lax.linalg.tridiagonal_solve(
+        -half * before_out, diagonal, -half * back, gain[:, None]
+    )[:, 0]
 
 
 def _check_edges(edges: Any) -> Array:
     """Edges of at least three cells as floats, refused unless increasing and uniform to rounding."""
     edges = checks.real_array("edges", edges)
     if edges.ndim != 1 or edges.shape[0] < 4:
-        raise ValueError(f"edges must have shape (cells + 1,) with at least 3 cells, got {edges.shape}")
+        raise ValueError(
+            f"edges must have shape (cells + 1,) with at least 3 cells, got {edges.shape}"
+        )
     rounding = 8 * np.finfo(edges.dtype).eps
     edges = edges.astype(float_dtype(edges))
     if checks.is_traced(edges):
@@ -136,7 +168,11 @@ def _check_edges(edges: Any) -> Array:
     widths = np.diff(values)
     if not np.all(widths > 0):
         i = int(np.argmin(widths))
-        raise ValueError(f"edges must increase, got {values[i]} then {values[i + 1]} at {i}")
+        raise ValueError(
+            f"edges must increase, got {values[i]} then {values[i + 1]} at {i}"
+        )
     if np.ptp(widths) > rounding * np.abs(values).max() + 1e-6 * widths.mean():
-        raise ValueError(f"edges must be uniform, got cells of width {widths.min()} to {widths.max()}")
+        raise ValueError(
+            f"edges must be uniform, got cells of width {widths.min()} to {widths.max()}"
+        )
     return edges

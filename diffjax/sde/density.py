@@ -34,11 +34,15 @@ class CurrentVelocity:
 
 def _current(of, x, t):
     def diffusion(flat):
-        return jnp.broadcast_to(of.sde.diffusion(flat.reshape(x.shape), t), x.shape).ravel()
+        return jnp.broadcast_to(
+            of.sde.diffusion(flat.reshape(x.shape), t), x.shape
+        ).ravel()
 
     flat = jnp.ravel(x)
     noise = diffusion(flat).reshape(x.shape)
-    slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(x.shape)  # ∂_i g_i, 0 and free for g = g(t)
+    slopes = jnp.diagonal(jax.jacfwd(diffusion)(flat)).reshape(
+        x.shape
+    )  # ∂_i g_i, 0 and free for g = g(t)
     # g²∇log p + ∂g², without the square, which would leave float32's range in small or large units
     spread = noise * (noise * jax.grad(of.log_prob)(x, t) + 2 * slopes)
     return of.sde.drift(x, t) + (0.5 if of.downwards else -0.5) * spread
@@ -94,28 +98,40 @@ def _residual(of, x, t):
     x = jnp.asarray(x, float_dtype(x))
     size = x.size
     shifts = of.dx * jnp.eye(size, dtype=x.dtype)
-    shifts = jnp.concatenate([jnp.zeros((1, size), x.dtype), shifts, -shifts])  # 0, dx e_i, −dx e_i: (2D + 1, D)
+    shifts = jnp.concatenate(
+        [jnp.zeros((1, size), x.dtype), shifts, -shifts]
+    )  # 0, dx e_i, −dx e_i: (2D + 1, D)
     places = x + shifts.reshape(-1, *x.shape)
     log_p = jax.vmap(lambda y: of.log_prob(y, t))(places)  # (2D + 1,)
-    p = jnp.exp(log_p - log_p[0])  # over p_t(x), so that it is of order 1 however small p is
+    p = jnp.exp(
+        log_p - log_p[0]
+    )  # over p_t(x), so that it is of order 1 however small p is
 
     def flux_and_heat(y, p):
-        return of.sde.drift(y, t) * p, jnp.broadcast_to((of.sde.diffusion(y, t) / of.dx) ** 2 * p, x.shape)
+        return of.sde.drift(y, t) * p, jnp.broadcast_to(
+            (of.sde.diffusion(y, t) / of.dx) ** 2 * p, x.shape
+        )
 
     def along_axes(values):
         """Component i of f p or g² p/dx² at x, x + dx e_i and x − dx e_i: (2D + 1, *shape) -> three of (D,)."""
         here, up, down = jnp.split(values.reshape(-1, size), (1, 1 + size))
         return here[0], jnp.diagonal(up), jnp.diagonal(down)
 
-    (_, flux_up, flux_down), (heat, heat_up, heat_down) = map(along_axes, jax.vmap(flux_and_heat)(places, p))
+    (_, flux_up, flux_down), (heat, heat_up, heat_down) = map(
+        along_axes, jax.vmap(flux_and_heat)(places, p)
+    )
     transport = jnp.sum(flux_up - flux_down) / (2 * of.dx)
     spread = 0.5 * jnp.sum(heat_up - 2 * heat + heat_down)
     ts = jnp.asarray(t) + of.dt * jnp.array([1, -1])
     later, earlier = jnp.exp(jax.vmap(lambda s: of.log_prob(x, s))(ts) - log_p[0])
-    return (later - earlier) / (2 * jnp.abs(of.dt)) + jnp.sign(of.dt) * transport - spread
+    return (
+        (later - earlier) / (2 * jnp.abs(of.dt)) + jnp.sign(of.dt) * transport - spread
+    )
 
 
-def current_velocity(sde: SDE, log_prob: LogDensity, downwards: bool = False) -> CurrentVelocity:
+def current_velocity(
+    sde: SDE, log_prob: LogDensity, downwards: bool = False
+) -> CurrentVelocity:
     """The velocity v of the probability current J = p v, shape of x: ∂p/∂t = −div(v p).
 
     v_i = f_i − ½ (g_i² ∂_i log p + ∂_i g_i²), Itô's; downwards, for an SDE that runs so as `reverse` gives, with + in
@@ -123,10 +139,14 @@ def current_velocity(sde: SDE, log_prob: LogDensity, downwards: bool = False) ->
     stationary law. Raises TypeError for what is no SDE or density. Risken 1989, eq. 4.110; Song et al. 2021, eq. 13
     and 37.
     """
-    return CurrentVelocity(_sde(sde), _log_prob(log_prob), downwards=checks.boolean("downwards", downwards))
+    return CurrentVelocity(
+        _sde(sde), _log_prob(log_prob), downwards=checks.boolean("downwards", downwards)
+    )
 
 
-def fokker_planck(sde: SDE, log_prob: LogDensity, downwards: bool = False) -> FokkerPlanck:
+def fokker_planck(
+    sde: SDE, log_prob: LogDensity, downwards: bool = False
+) -> FokkerPlanck:
     """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −tr ∂v/∂x − v·∇log p with v its `current_velocity`, shape
     ().
 
@@ -148,7 +168,9 @@ def rate_along_flow(velocity: Velocity) -> RateAlongFlow:
     return RateAlongFlow(as_pytree_callable(velocity))
 
 
-def fokker_planck_residual(sde: SDE, log_prob: LogDensity, dx: Scalar, dt: Scalar) -> Residual:
+def fokker_planck_residual(
+    sde: SDE, log_prob: LogDensity, dx: Scalar, dt: Scalar
+) -> Residual:
     """(x, t) -> (∂p/∂t + div(f p) − ½Σ_i ∂_i²(g_i² p)) / p by central differences of the density itself, shape ().
 
     Nothing is differentiated: 2D + 1 evaluations of the SDE and the density at x ± dx e_i, two more of the density at
@@ -179,9 +201,13 @@ class _Scalar:
     def __call__(self, x, t):
         value = self.log_prob(x, t)
         if jnp.shape(value) != ():
-            raise ValueError(f"log_prob must return a scalar, got shape {jnp.shape(value)}")
+            raise ValueError(
+                f"log_prob must return a scalar, got shape {jnp.shape(value)}"
+            )
         return value
 
 
 def _log_prob(value):
-    return _Scalar(as_pytree_callable(checks.callable_("log_prob", value, "log_prob(x, t)")))
+    return _Scalar(
+        as_pytree_callable(checks.callable_("log_prob", value, "log_prob(x, t)"))
+    )

@@ -63,7 +63,11 @@ class _ReverseCoefficients:
     def __call__(self, t):
         a, b = _FlowCoefficients(self.schedule)(t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        churn = 0.5 * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / sigma) ** 2
+        churn = (
+            0.5
+            * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / sigma)
+            ** 2
+        )
         return a + churn, b - alpha * churn
 
 
@@ -125,8 +129,15 @@ def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
     deterministic = not checks.is_traced(noise) and noise == 0
     if not deterministic:
         predictions.check_independent("the reverse SDE", denoiser)
-    coefficients = _FlowCoefficients(schedule) if deterministic else _ReverseCoefficients(schedule, noise)
-    return SDE(Semilinear(coefficients, as_pytree_callable(denoiser)), _Diffusion(schedule, noise))
+    coefficients = (
+        _FlowCoefficients(schedule)
+        if deterministic
+        else _ReverseCoefficients(schedule, noise)
+    )
+    return SDE(
+        Semilinear(coefficients, as_pytree_callable(denoiser)),
+        _Diffusion(schedule, noise),
+    )
 
 
 def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:

@@ -1,13 +1,31 @@
 """Solvers: each is made by a factory, `heun()`, and run by `integrate` or `sample`."""
 
 from .adaptive import adaptive, adaptive_sde
-from .ancestral import ddim, ddpm, dpm_2, dpm_2_ancestral, edm_stochastic, euler_ancestral, reverse_diffusion
+from .ancestral import (
+    ddim,
+    ddpm,
+    dpm_2,
+    dpm_2_ancestral,
+    edm_stochastic,
+    euler_ancestral,
+    reverse_diffusion,
+)
 from .annealed import annealed_langevin
 from .base import Info, Problem, Solver
 from .composed import picard, predictor_corrector, restart
 from .driver import Progress, advance, diffusion, integrate, start, steps_within
 from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
-from .multistep import adams_bashforth, deis, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, ipndm, sa_solver, unipc
+from .multistep import (
+    adams_bashforth,
+    deis,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+    ipndm,
+    sa_solver,
+    unipc,
+)
 from .ode import euler, heun, midpoint, rk4
 from .sde import euler_maruyama, sra1, stochastic_heun
 

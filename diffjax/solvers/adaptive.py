@@ -95,20 +95,39 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
         def trial(point, _, span):
             x, slope = point
             x_new, slope_new, error = _dormand_prince(problem.velocity, x, span, slope)
-            return _Trial((x_new, slope_new), (), _size(error, _larger(x, x_new), rtol, atol), True)
+            return _Trial(
+                (x_new, slope_new),
+                (),
+                _size(error, _larger(x, x_new), rtol, atol),
+                True,
+            )
 
         def advance(_):
-            (x_end, slope), after = _advance(trial, _FIFTH_ORDER, (x, state.memory), (), t, s, state, max_steps)
+            (x_end, slope), after = _advance(
+                trial, _FIFTH_ORDER, (x, state.memory), (), t, s, state, max_steps
+            )
             x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
             return x_end, after._replace(memory=slope)
 
         return unless_zero(interval.at_zero, advance, (end, state))
 
-    return Solver("adaptive", "velocity", None, False, lambda grid: None, prepare, step, init, _report)
+    return Solver(
+        "adaptive",
+        "velocity",
+        None,
+        False,
+        lambda grid: None,
+        prepare,
+        step,
+        init,
+        _report,
+    )
 
 
 @factory
-def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) -> Solver:
+def adaptive_sde(
+    rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096
+) -> Solver:
     """Stochastic Heun with adaptive steps (Jolicoeur-Martineau et al. 2021, Algorithm 1, for methods and tolerance).
 
     The error of a step is its difference from Euler–Maruyama's, measured as in `adaptive`. Where drift and noise happen
@@ -141,7 +160,9 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
     def init(problem, x, inputs):
         _, t, s = inputs
         zero = jnp.zeros((), jnp.int32)
-        return _State((), jnp.full_like(t, jnp.inf), zero, zero, zero, jnp.zeros((), bool))
+        return _State(
+            (), jnp.full_like(t, jnp.inf), zero, zero, zero, jnp.zeros((), bool)
+        )
 
     def step(problem, inputs, draw, x, state):
         interval, t, s = inputs
@@ -153,19 +174,33 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
             z = draw.part(span.now, span.end, span.level, span.index).astype(x.dtype)
             increment = jnp.sqrt(jnp.abs(span.dt)) * z
             euler = x + span.dt * start.slope + start.spread * increment
-            at, time = jnp.where(start.known, euler, x), jnp.where(start.known, span.end, span.now)
-            slope, spread = drift(at, time), jnp.broadcast_to(diffusion(at, time), x.shape)
-            heun = x + 0.5 * (span.dt * (start.slope + slope) + (start.spread + spread) * increment)
+            at, time = (
+                jnp.where(start.known, euler, x),
+                jnp.where(start.known, span.end, span.now),
+            )
+            slope, spread = (
+                drift(at, time),
+                jnp.broadcast_to(diffusion(at, time), x.shape),
+            )
+            heun = x + 0.5 * (
+                span.dt * (start.slope + slope) + (start.spread + spread) * increment
+            )
             moved = jnp.mean((euler - x) ** 2)
-            typical = jnp.mean((span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt))
-            share = jnp.clip(jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1)
+            typical = jnp.mean(
+                (span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt)
+            )
+            share = jnp.clip(
+                jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1
+            )
             ratio = _size(heun - euler, _larger(x, heun), rtol, atol) / share
             return _Trial(heun, _Start(slope, spread, ~start.known), ratio, start.known)
 
         def advance(_):
             start = _Start(jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), bool))
             end, after = _advance(trial, _STOCHASTIC, x, start, t, s, state, max_steps)
-            return forward_only("adaptive_sde", "a fixed-step solver such as stochastic_heun()", end), after
+            return forward_only(
+                "adaptive_sde", "a fixed-step solver such as stochastic_heun()", end
+            ), after
 
         def to_zero(_):
             data = interval.keep * x + interval.gain * drift(x, t)
@@ -176,7 +211,18 @@ def adaptive_sde(rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096) 
         return jax.lax.cond(interval.at_zero, to_zero, advance, None)
 
     check_grid = needs("adaptive_sde", finite_start=True, drift=True)
-    return Solver("adaptive_sde", "sde", None, True, lambda grid: None, prepare, step, init, _report, check_grid)
+    return Solver(
+        "adaptive_sde",
+        "sde",
+        None,
+        True,
+        lambda grid: None,
+        prepare,
+        step,
+        init,
+        _report,
+        check_grid,
+    )
 
 
 class _Start(NamedTuple):
@@ -240,7 +286,11 @@ def _advance(trial, control, point, start, t, s, state, max_steps):
     def time(n):
         """The time after n units, measured from the nearer end so that both ends are exact."""
         unit = length * 2.0**-_LEVELS
-        return jnp.where(n <= whole // 2, t + unit * n.astype(t.dtype), s - unit * (whole - n).astype(t.dtype))
+        return jnp.where(
+            n <= whole // 2,
+            t + unit * n.astype(t.dtype),
+            s - unit * (whole - n).astype(t.dtype),
+        )
 
     def unfinished(carry):
         _, _, n, _, _, state = carry
@@ -255,26 +305,62 @@ def _advance(trial, control, point, start, t, s, state, max_steps):
         span = _Span(time(n), time(n + units), dt, level, n // units)
         tried = trial(point, start, span)
         ratio = jax.lax.stop_gradient(tried.ratio)
-        weight = jnp.where(jnp.isnan(ratio), 0, jnp.clip((_UNRESOLVED - ratio) / (_UNRESOLVED - 1), 0, 1))
+        weight = jnp.where(
+            jnp.isnan(ratio),
+            0,
+            jnp.clip((_UNRESOLVED - ratio) / (_UNRESOLVED - 1), 0, 1),
+        )
         accept, reject = tried.complete & (weight == 1), tried.complete & (weight < 1)
 
         waiting = _push(waiting, reject & (weight > 0), tried.point, weight, n + units)
-        start = _where(reject, start, tried.start)  # the shorter step begins where the rejected one did
+        start = _where(
+            reject, start, tried.start
+        )  # the shorter step begins where the rejected one did
         n = jnp.where(accept, n + units, n)
         point, waiting = _pop(waiting, _where(accept, tried.point, point), n)
 
         gain = _halvings_spared(control, ratio)
-        wanted = jnp.where(accept, level - gain, jnp.where(reject, level + jnp.maximum(1, -gain), wanted))
+        wanted = jnp.where(
+            accept,
+            level - gain,
+            jnp.where(reject, level + jnp.maximum(1, -gain), wanted),
+        )
         wanted = jnp.maximum(wanted, 0)
         accepted, rejected = state.accepted + accept, state.rejected + reject
-        exhausted = (wanted > _LEVELS) | ((accepted + rejected >= max_steps) & (n < whole))
-        counts = {"accepted": accepted, "rejected": rejected, "evaluations": state.evaluations + control.cost}
-        return point, start, n, wanted, waiting, state._replace(**counts, exhausted=exhausted)
+        exhausted = (wanted > _LEVELS) | (
+            (accepted + rejected >= max_steps) & (n < whole)
+        )
+        counts = {
+            "accepted": accepted,
+            "rejected": rejected,
+            "evaluations": state.evaluations + control.cost,
+        }
+        return (
+            point,
+            start,
+            n,
+            wanted,
+            waiting,
+            state._replace(**counts, exhausted=exhausted),
+        )
 
-    wanted = jnp.clip(jnp.ceil(jnp.log2(jnp.abs(length) / state.step)), 0, _LEVELS).astype(jnp.int32)
-    carry = (point, start, jnp.zeros_like(whole), wanted, _nothing_waiting(point, t.dtype), state)
+    wanted = jnp.clip(
+        jnp.ceil(jnp.log2(jnp.abs(length) / state.step)), 0, _LEVELS
+    ).astype(jnp.int32)
+    carry = (
+        point,
+        start,
+        jnp.zeros_like(whole),
+        wanted,
+        _nothing_waiting(point, t.dtype),
+        state,
+    )
     point, _, _, wanted, _, state = jax.lax.while_loop(unfinished, turn, carry)
-    step = jnp.full_like(t, jnp.inf) if math.isinf(control.margin) else jnp.abs(length) * 2.0 ** -wanted.astype(t.dtype)
+    step = (
+        jnp.full_like(t, jnp.inf)
+        if math.isinf(control.margin)
+        else jnp.abs(length) * 2.0 ** -wanted.astype(t.dtype)
+    )
     return point, state._replace(step=step)
 
 
@@ -293,19 +379,33 @@ def _trailing_zeros(n):
 
 
 def _nothing_waiting(point, dtype):
-    points = jax.tree.map(lambda leaf: jnp.zeros((_PENDING, *leaf.shape), leaf.dtype), point)
-    return _Waiting(points, jnp.zeros(_PENDING, dtype), jnp.zeros(_PENDING, jnp.uint32), jnp.zeros((), jnp.int32))
+    points = jax.tree.map(
+        lambda leaf: jnp.zeros((_PENDING, *leaf.shape), leaf.dtype), point
+    )
+    return _Waiting(
+        points,
+        jnp.zeros(_PENDING, dtype),
+        jnp.zeros(_PENDING, jnp.uint32),
+        jnp.zeros((), jnp.int32),
+    )
 
 
 def _push(waiting, condition, point, weight, end):
     """`waiting` with one more step on top, if the condition holds and there is room."""
-    here = condition & (jnp.arange(_PENDING) == waiting.count)  # (_PENDING,), all False where there is no room
+    here = condition & (
+        jnp.arange(_PENDING) == waiting.count
+    )  # (_PENDING,), all False where there is no room
 
     def put(stack, leaf):
         return jnp.where(here.reshape(-1, *[1] * jnp.ndim(leaf)), leaf, stack)
 
     points = jax.tree.map(put, waiting.points, point)
-    return _Waiting(points, put(waiting.weights, weight), put(waiting.ends, end), waiting.count + jnp.any(here))
+    return _Waiting(
+        points,
+        put(waiting.weights, weight),
+        put(waiting.ends, end),
+        waiting.count + jnp.any(here),
+    )
 
 
 def _pop(waiting, point, n):
@@ -314,7 +414,11 @@ def _pop(waiting, point, n):
     for i in reversed(range(_PENDING)):
         ends = (i < count) & (waiting.ends[i] == n)
         weight = waiting.weights[i]
-        mean = jax.tree.map(lambda stack, leaf: weight * stack[i] + (1 - weight) * leaf, waiting.points, point)  # noqa: B023
+        mean = jax.tree.map(
+            lambda stack, leaf: weight * stack[i] + (1 - weight) * leaf,  # noqa: B023
+            waiting.points,
+            point,
+        )
         point, count = _where(ends, mean, point), count - ends
     return point, waiting._replace(count=count)
 
@@ -333,16 +437,24 @@ def _dormand_prince(velocity, x, span, slope):
     slopes, dt = [slope], span.dt
     inner = x
     for node, row in zip(_NODES, _MATRIX, strict=True):
-        inner = weighted_sum((1, x), *((dt * a, k) for a, k in zip(row, slopes, strict=True) if a))
+        inner = weighted_sum(
+            (1, x), *((dt * a, k) for a, k in zip(row, slopes, strict=True) if a)
+        )
         # From the nearer end, so that the last stages stand at the end itself and none beyond it.
         time = span.now + node * dt if node <= 0.5 else span.end - (1 - node) * dt
         slopes.append(velocity(inner, time))
-    return inner, slopes[-1], weighted_sum(*((dt * e, k) for e, k in zip(_ERROR, slopes, strict=True) if e))
+    return (
+        inner,
+        slopes[-1],
+        weighted_sum(*((dt * e, k) for e, k in zip(_ERROR, slopes, strict=True) if e)),
+    )
 
 
 def _size(value, scale, rtol, atol):
     """Root mean square of value / (atol + rtol |scale|) over all entries of a pytree, shape ()."""
-    parts = jax.tree.map(lambda v, x: jnp.sum((v / (atol + rtol * jnp.abs(x))) ** 2), value, scale)
+    parts = jax.tree.map(
+        lambda v, x: jnp.sum((v / (atol + rtol * jnp.abs(x))) ** 2), value, scale
+    )
     count = sum(leaf.size for leaf in jax.tree.leaves(value))
     return jnp.sqrt(sum(jax.tree.leaves(parts)) / count)
 
@@ -360,6 +472,10 @@ def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
 @forward_only.defjvp
 def _forward_only_jvp(name, cure, primals, tangents):
     def no_transpose(_, cotangent):
-        raise TypeError(f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}")
+        raise TypeError(
+            f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}"
+        )
 
-    return primals[0], jax.custom_derivatives.linear_call(lambda _, v: v, no_transpose, (), tangents[0])
+    return primals[0], jax.custom_derivatives.linear_call(
+        lambda _, v: v, no_transpose, (), tangents[0]
+    )

@@ -71,8 +71,12 @@ def levels(schedule: Any, t: Array) -> Levels:
     seen = alpha > least
     beyond = LARGEST_RATIO
     if hasattr(schedule, "log_snr"):
-        beyond = LARGEST_RATIO * jnp.clip(-0.5 * schedule.log_snr(t) / math.log(LARGEST_RATIO), 1, 100)
-    return Levels(t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), beyond))
+        beyond = LARGEST_RATIO * jnp.clip(
+            -0.5 * schedule.log_snr(t) / math.log(LARGEST_RATIO), 1, 100
+        )
+    return Levels(
+        t, alpha, sigma, jnp.where(seen, sigma / jnp.where(seen, alpha, 1), beyond)
+    )
 
 
 def at_ratio(schedule: Any, rho: Array) -> Levels:
@@ -93,7 +97,11 @@ def span(problem: Any, ts: Array) -> Span:
     at_zero = s == 0
     half = jnp.where(at_zero, 0.5, 1)
     end = levels(problem.schedule, jnp.where(at_zero, t, s))
-    return Span(start, Levels(half * end.t, end.alpha, half * end.sigma, half * end.rho), at_zero)
+    return Span(
+        start,
+        Levels(half * end.t, end.alpha, half * end.sigma, half * end.rho),
+        at_zero,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- answers, states
@@ -120,13 +128,20 @@ KINDS = ("data", "noise")
 
 
 def _query(kind, at):
-    return _Query(at.t, None, None) if kind == "data" else _Query(at.t, 1 / at.sigma, -1 / at.rho)
+    return (
+        _Query(at.t, None, None)
+        if kind == "data"
+        else _Query(at.t, 1 / at.sigma, -1 / at.rho)
+    )
 
 
 def _ask(query, denoiser, x):
     """(D, F) at the state x."""
     data = denoiser(x, query.t)
-    return data, data if query.by_state is None else query.by_state * x + query.by_data * data
+    return (
+        data,
+        data if query.by_state is None else query.by_state * x + query.by_data * data,
+    )
 
 
 def _in_x(row, base):
@@ -134,7 +149,13 @@ def _in_x(row, base):
     keep = None if row.at is base else row.keep * (row.at.sigma / base.sigma)
     # A noise ρ z of y is σ z of x even where α is below every float and ρ is not σ/α.
     scales = (row.gains, row.at.alpha), (row.stds, row.at.sigma / row.at.rho)
-    return _Affine(keep, *(tuple(None if absent(c) else scale * c for c in entries) for entries, scale in scales))
+    return _Affine(
+        keep,
+        *(
+            tuple(None if absent(c) else scale * c for c in entries)
+            for entries, scale in scales
+        ),
+    )
 
 
 def _in_data(rows):
@@ -147,13 +168,22 @@ def _in_data(rows):
     data = []  # G_ik of y_i = (ρ_i/ρ_0) y_0 + Σ_k G_ik D_k
     for i, row in enumerate(others):
         gains = list(row.gains) + [0] * (i + 1 - len(row.gains))
-        shares = [0 if absent(g) else g / r.at.rho for g, r in zip(gains, rows, strict=False)]
+        shares = [
+            0 if absent(g) else g / r.at.rho for g, r in zip(gains, rows, strict=False)
+        ]
         table = []
         for k in range(i + 1):
-            terms = [c * data[j - 1][k] for j, c in enumerate(shares) if j > k and not absent(c)]
+            terms = [
+                c * data[j - 1][k]
+                for j, c in enumerate(shares)
+                if j > k and not absent(c)
+            ]
             table.append(sum(terms) - shares[k])
         data.append(table)
-    return [first, *(row._replace(gains=gains) for row, gains in zip(others, data, strict=True))]
+    return [
+        first,
+        *(row._replace(gains=gains) for row, gains in zip(others, data, strict=True)),
+    ]
 
 
 def absent(coefficient):
@@ -194,7 +224,11 @@ def one_step(
         rows = _in_data(rows) if kind == "noise" else rows
         bases = [steps.start] + [rows[0].at] * stages
         queries = [_query("data", row.at) for row in rows[:-1]]
-        return steps.at_zero, queries, [_in_x(row, base) for row, base in zip(rows, bases, strict=True)]
+        return (
+            steps.at_zero,
+            queries,
+            [_in_x(row, base) for row, base in zip(rows, bases, strict=True)],
+        )
 
     def step(problem, inputs, draw, x, state):
         at_zero, queries, rows = inputs
@@ -204,13 +238,24 @@ def one_step(
         def finish(_):
             answers = [first]
             for query, row in zip(queries[1:], rows[1:-1], strict=True):
-                answers.append(_ask(query, problem.denoiser, _apply(row, x, answers, draw))[1])
+                answers.append(
+                    _ask(query, problem.denoiser, _apply(row, x, answers, draw))[1]
+                )
             return _apply(rows[-1], x, answers, draw)
 
         return unless_zero(at_zero, finish, data), state
 
     check_grid = needs(name, finite_start=True)
-    return Solver(name, "denoiser", order, stochastic, per_step(stages), prepare, step, check_grid=check_grid)
+    return Solver(
+        name,
+        "denoiser",
+        order,
+        stochastic,
+        per_step(stages),
+        prepare,
+        step,
+        check_grid=check_grid,
+    )
 
 
 def multistep(
@@ -238,7 +283,11 @@ def multistep(
         if correct is None:
             return query, row, None
         gains = [steps.end.alpha * gain for gain in correct(problem.schedule, steps)]
-        return query, row, [jnp.concatenate([jnp.zeros_like(gain[:1]), gain[:-1]]) for gain in gains]
+        return (
+            query,
+            row,
+            [jnp.concatenate([jnp.zeros_like(gain[:1]), gain[:-1]]) for gain in gains],
+        )
 
     def init(problem, x, inputs):
         zero = jnp.zeros_like(x)
@@ -249,9 +298,17 @@ def multistep(
         earlier, predicted = state
         data, newest = _ask(query, problem.denoiser, x)
         answers = (newest, *earlier)
-        terms = answers if kind == "data" else (data, *(before - newest for before in earlier))
-        if correction is not None:  # the prediction's share is exchanged: what else moved x since then stays
-            x = _apply(_Affine(None, tuple(correction), ()), x - predicted, answers, draw)
+        terms = (
+            answers
+            if kind == "data"
+            else (data, *(before - newest for before in earlier))
+        )
+        if (
+            correction is not None
+        ):  # the prediction's share is exchanged: what else moved x since then stays
+            x = _apply(
+                _Affine(None, tuple(correction), ()), x - predicted, answers, draw
+            )
         base = _apply(_Affine(row.keep, (), row.stds), x, (), draw)
         x = _apply(_Affine(None, row.gains, ()), base, terms, draw)
         return x, (answers[:past], x - base if correct else None)
@@ -259,7 +316,16 @@ def multistep(
     check_grid = check_grid or needs(name, steps=2 if past else 1)
     memory = max(past, 1) if correct else past
     return Solver(
-        name, "denoiser", order, stochastic, per_step(1), prepare, step, init, check_grid=check_grid, past=memory
+        name,
+        "denoiser",
+        order,
+        stochastic,
+        per_step(1),
+        prepare,
+        step,
+        init,
+        check_grid=check_grid,
+        past=memory,
     )
 
 
@@ -267,7 +333,7 @@ def _at_zero(row, steps):
     """The row of a multistep method with x' = D on a step to 0."""
     if steps.at_zero is None:
         return row
-    swap = lambda new, old: None if old is None else jnp.where(steps.at_zero, new, old)  # noqa: E731
+    swap = lambda new, old: None if old is None else jnp.where(steps.at_zero, new, old)
     return _Affine(
         swap(0, row.keep),
         tuple(swap(1 if j == 0 else 0, old) for j, old in enumerate(row.gains)),
@@ -341,13 +407,25 @@ def adams(
         first = max(used - 1, 0)
         steps = slice(first, count)
         length = positions[first + 1 :] - positions[steps]
-        nodes = [(positions[first - j : count - j] - positions[steps]) / length for j in range(used)]
+        nodes = [
+            (positions[first - j : count - j] - positions[steps]) / length
+            for j in range(used)
+        ]
         nodes = [jnp.ones_like(length), *nodes] if ahead else nodes
         weights = moments(len(nodes), steps)
-        gains = [sum(c * m for c, m in zip(row, weights, strict=True)) for row in lagrange(nodes)]
-        allowed = bounds(used, steps, gains, gains[1 + ahead :]) if bounds and used > 1 else True
+        gains = [
+            sum(c * m for c, m in zip(row, weights, strict=True))
+            for row in lagrange(nodes)
+        ]
+        allowed = (
+            bounds(used, steps, gains, gains[1 + ahead :])
+            if bounds and used > 1
+            else True
+        )
         gains += [jnp.zeros_like(length)] * (depth - used)
-        table = table.at[:, steps].set(jnp.where(allowed, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps]))
+        table = table.at[:, steps].set(
+            jnp.where(allowed, jnp.stack(jnp.broadcast_arrays(*gains)), table[:, steps])
+        )
     return list(table)
 
 
@@ -358,7 +436,9 @@ def in_log_ratio(span: Span) -> Callable[..., Array]:
     def allowed(used, steps, gains, earlier):
         count = h.shape[0]
         back = sum(h[used - 1 - j : count - j] for j in range(used))
-        return (back <= REACH) & (h[steps] <= LONGEST) & _within_overshoot(gains, earlier)
+        return (
+            (back <= REACH) & (h[steps] <= LONGEST) & _within_overshoot(gains, earlier)
+        )
 
     return allowed
 
@@ -394,16 +474,23 @@ def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:
         for m, other in enumerate(nodes):
             if m != j:  # times (v − v_m)/(v_j − v_m)
                 raised, held = [0, *row], [*row, 0]
-                row = [(up - other * down) / (own - other) for up, down in zip(raised, held, strict=True)]
+                row = [
+                    (up - other * down) / (own - other)
+                    for up, down in zip(raised, held, strict=True)
+                ]
         rows.append(row)
     return rows
 
 
 def decaying_moments(a: Array, count: int) -> list[Array]:
     """a ∫_0^1 e^{−a(1 − v)} v^k dv = a k! φ_{k+1}(−a) for k < count: the weights of D in y′ = −a(y − D)."""
-    return [-jnp.expm1(-a)] + [a * math.factorial(k) * phi(k + 1, -a) for k in range(1, count)]
+    return [-jnp.expm1(-a)] + [
+        a * math.factorial(k) * phi(k + 1, -a) for k in range(1, count)
+    ]
 
 
 def growing_moments(h: Array, count: int) -> list[Array]:
     """h ∫_0^1 e^{h(1 − v)} v^k dv = h k! φ_{k+1}(h) for k < count: the weights of −ρ_s ε̂ in dy = ε̂ dρ."""
-    return [jnp.expm1(h)] + [h * math.factorial(k) * phi(k + 1, h) for k in range(1, count)]
+    return [jnp.expm1(h)] + [
+        h * math.factorial(k) * phi(k + 1, h) for k in range(1, count)
+    ]

@@ -27,7 +27,12 @@ def _ancestral(eta):
 
     def predict(schedule, span):
         down, up = split(span, eta)
-        return Row(span.end, down / span.end.rho, (1 - down / span.start.rho,), (up,) if eta else ())
+        return Row(
+            span.end,
+            down / span.end.rho,
+            (1 - down / span.start.rho,),
+            (up,) if eta else (),
+        )
 
     return predict
 
@@ -41,7 +46,9 @@ def ddim(eta: float = 0.0) -> Solver:
     """
     checks.within("eta", eta, 0, 1)
     name = f"ddim({eta:g})"
-    return multistep(name, 1, 0, _ancestral(eta), stochastic=eta > 0, check_grid=needs(name))
+    return multistep(
+        name, 1, 0, _ancestral(eta), stochastic=eta > 0, check_grid=needs(name)
+    )
 
 
 @factory
@@ -71,7 +78,11 @@ def ddpm(variance: float | str = "posterior") -> Solver:
         checks.choice("variance", variance, (*names, *_PAIRED_STDS))
         if variance in _PAIRED_STDS:
             return _paired(variance)
-    share = names[variance] if isinstance(variance, str) else float(checks.within("variance", variance, 0, 1))
+    share = (
+        names[variance]
+        if isinstance(variance, str)
+        else float(checks.within("variance", variance, 0, 1))
+    )
 
     def predict(schedule, span):
         row = _ancestral(1.0)(schedule, span)
@@ -96,16 +107,28 @@ def _paired(variance):
 
     def prepare(problem, ts):
         steps = span(problem, ts)
-        last = jnp.zeros_like(steps.start.t, bool) if steps.at_zero is None else steps.at_zero
+        last = (
+            jnp.zeros_like(steps.start.t, bool)
+            if steps.at_zero is None
+            else steps.at_zero
+        )
         return base.prepare(problem, ts), steps.start.sigma / steps.end.sigma, last
 
     def step(problem, inputs, draw, x, state):
         (query, row, _), ratio, last = inputs
         data, second = problem.denoiser(x, query.t)
-        std = _PAIRED_STDS[variance](row.stds[0], ratio, jnp.where(last, 0, row.gains[0]), second)
+        std = _PAIRED_STDS[variance](
+            row.stds[0], ratio, jnp.where(last, 0, row.gains[0]), second
+        )
         return row.keep * x + row.gains[0] * data + std * draw(0), state
 
-    return base._replace(name=f"ddpm({variance})", prepare=prepare, step=step, init=lambda *_: (), paired=True)
+    return base._replace(
+        name=f"ddpm({variance})",
+        prepare=prepare,
+        step=step,
+        init=lambda *_: (),
+        paired=True,
+    )
 
 
 @factory
@@ -118,12 +141,19 @@ def reverse_diffusion() -> Solver:
 
     def predict(schedule, span):
         start, end = span.start, span.end
-        ratio, share = start.alpha / end.alpha, -jnp.expm1(-2 * span.log_step)  # a, G²/σ_t²
+        ratio, share = (
+            start.alpha / end.alpha,
+            -jnp.expm1(-2 * span.log_step),
+        )  # a, G²/σ_t²
         keep = (2 - ratio - share) * start.sigma / end.sigma
-        return Row(end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,))
+        return Row(
+            end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,)
+        )
 
     check_grid = needs("reverse_diffusion", finite_start=True)
-    return multistep("reverse_diffusion", 1, 0, predict, stochastic=True, check_grid=check_grid)
+    return multistep(
+        "reverse_diffusion", 1, 0, predict, stochastic=True, check_grid=check_grid
+    )
 
 
 @factory
@@ -155,7 +185,9 @@ def _midpoint(name, eta):
         return [
             Row(start, 1.0),
             euler,
-            Row(span.end, down / span.end.rho, [0, down - start.rho], [up if eta else 0]),
+            Row(
+                span.end, down / span.end.rho, [0, down - start.rho], [up if eta else 0]
+            ),
         ]
 
     return one_step(name, 2, 2, tableau, kind="noise", stochastic=eta > 0)
@@ -163,7 +195,10 @@ def _midpoint(name, eta):
 
 @factory
 def edm_stochastic(
-    churn: float = 40.0, noise_min: float = 0.05, noise_max: float = 50.0, noise_scale: float = 1.003
+    churn: float = 40.0,
+    noise_min: float = 0.05,
+    noise_max: float = 50.0,
+    noise_scale: float = 1.003,
 ) -> Solver:
     """EDM's stochastic sampler: raise ρ = σ/α to ρ̂ = (1 + γ) ρ with fresh noise, then Heun's step in ρ to the next.
 
@@ -206,7 +241,12 @@ def edm_stochastic(
         variance = jnp.where(churned, raised**2 - start.rho**2, 1)
         noise = noise_scale * jnp.where(churned, jnp.sqrt(variance), 0)
         fresh = at_ratio(schedule, raised)
-        at = fresh._replace(**{k: jnp.where(churned, getattr(fresh, k), getattr(start, k)) for k in start._fields})
+        at = fresh._replace(
+            **{
+                k: jnp.where(churned, getattr(fresh, k), getattr(start, k))
+                for k in start._fields
+            }
+        )
         euler = Row(end, 1.0, [end.rho - at.rho])
         return [
             Row(at, start.rho / at.rho, (), [noise]),

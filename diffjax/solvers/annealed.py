@@ -34,18 +34,27 @@ def annealed_langevin(corrections: int = 100, step_size: float = 0.2) -> Solver:
     checks.integer("corrections", corrections, 1)
     checks.positive("step_size", step_size)
     if step_size >= 4:
-        raise ValueError(f"step_size must be below 4, where Langevin steps diverge, got {step_size}")
+        raise ValueError(
+            f"step_size must be below 4, where Langevin steps diverge, got {step_size}"
+        )
 
     def prepare(problem, ts):
         steps = span(problem, ts)
-        return steps.start.t, steps.end.alpha / steps.start.alpha, steps.end, steps.at_zero
+        return (
+            steps.start.t,
+            steps.end.alpha / steps.start.alpha,
+            steps.end,
+            steps.at_zero,
+        )
 
     def step(problem, inputs, draw, x, state):
         t, ratio, at, at_zero = inputs
         size = step_size * at.sigma**2
 
         def one(k, x):
-            return langevin_step(x, score_at(problem, at, x), size, draw.repeated(k, corrections, _DRAW))
+            return langevin_step(
+                x, score_at(problem, at, x), size, draw.repeated(k, corrections, _DRAW)
+            )
 
         def walk(x):
             return jax.lax.fori_loop(0, corrections, one, ratio * x)

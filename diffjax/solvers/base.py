@@ -94,7 +94,10 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
     def make(*args: Any, **kwargs: Any) -> Solver:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        values = {k: _plain(k, v, signature.parameters[k].default) for k, v in bound.arguments.items()}
+        values = {
+            k: _plain(k, v, signature.parameters[k].default)
+            for k, v in bound.arguments.items()
+        }
         return build(**values)
 
     return make
@@ -102,7 +105,9 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
 
 def _plain(name, value, default):
     if checks.is_traced(value):
-        raise TypeError(f"{name} must be a plain Python value, not traced: a solver is static under jit")
+        raise TypeError(
+            f"{name} must be a plain Python value, not traced: a solver is static under jit"
+        )
     try:
         hash(value)
     except TypeError:
@@ -171,18 +176,31 @@ def intervals(field: Any, ts: Array, zero_end: bool) -> Interval:
     at_zero = s == 0
     dt = jnp.where(at_zero, 0, s - t)
     a, b = stage(field, t).coefficients
-    return Interval(dt, jnp.where(at_zero, -a / b, 1), jnp.where(at_zero, 1 / b, dt), at_zero)
+    return Interval(
+        dt, jnp.where(at_zero, -a / b, 1), jnp.where(at_zero, 1 / b, dt), at_zero
+    )
 
 
 def weighted_sum(*terms: tuple[Any, PyTree]) -> PyTree:
     """Σ c x over (coefficient, pytree) pairs."""
     coefficients, trees = zip(*terms, strict=True)
-    return jax.tree.map(lambda *leaves: sum(c * leaf for c, leaf in zip(coefficients, leaves, strict=True)), *trees)
+    return jax.tree.map(
+        lambda *leaves: sum(
+            c * leaf for c, leaf in zip(coefficients, leaves, strict=True)
+        ),
+        *trees,
+    )
 
 
-def unless_zero(at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
+def unless_zero(
+    at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: PyTree
+) -> PyTree:
     """correct(x), or x itself on a step that ends at 0; the untaken side is not run."""
-    return correct(x) if at_zero is None else jax.lax.cond(at_zero, lambda x: x, correct, x)
+    return (
+        correct(x)
+        if at_zero is None
+        else jax.lax.cond(at_zero, lambda x: x, correct, x)
+    )
 
 
 def needs(
@@ -205,7 +223,9 @@ def needs(
             raise ValueError(
                 f"grid must have at least {steps} steps for {name}, which builds on earlier ones; got {len(ts) - 1}"
             )
-        if finite_start and (without_drift if drift else without_signal)(schedule, ts[0]):
+        if finite_start and (without_drift if drift else without_signal)(
+            schedule, ts[0]
+        ):
             raise ValueError(
                 f"grid must start below t={ts[0]} for {name}: α = 0 there to rounding and its coefficients have no "
                 "value; lower t_max, or use a solver that needs none, such as heun() or ddim()"
@@ -219,7 +239,10 @@ def without_signal(schedule: Any, t: ArrayLike) -> bool:
     if not without_drift(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
-        return not (hasattr(schedule, "log_snr") and np.isfinite(float(schedule.log_snr(jnp.asarray(t)))))
+        return not (
+            hasattr(schedule, "log_snr")
+            and np.isfinite(float(schedule.log_snr(jnp.asarray(t))))
+        )
 
 
 def without_drift(schedule: Any, t: ArrayLike) -> bool:

@@ -28,7 +28,10 @@ _CORRECTOR_DRAW, _CORRECTIONS = 3, 5
 
 @factory
 def predictor_corrector(
-    predictor: Solver = _REVERSE_DIFFUSION, corrections: int = 1, snr: float = 0.16, norms: str = "expected"
+    predictor: Solver = _REVERSE_DIFFUSION,
+    corrections: int = 1,
+    snr: float = 0.16,
+    norms: str = "expected",
 ) -> Solver:
     """Predictor–corrector sampling (Song et al. 2021, Algorithms 2, 3 and 5).
 
@@ -67,13 +70,22 @@ def predictor_corrector(
 
     def step(problem, inputs, draw, x, state):
         inner, at, at_zero = inputs
-        x, state = predictor.step(driver.derive(predictor, problem), inner, draw, x, state)
+        x, state = predictor.step(
+            driver.derive(predictor, problem), inner, draw, x, state
+        )
 
         def correct(x):
             for i in range(corrections):
                 score = score_at(problem, at, x)
                 z = draw(_CORRECTOR_DRAW + i)
-                size = 4 * (snr * (at.sigma if norms == "expected" else _norm(z) / _norm(score))) ** 2
+                size = (
+                    4
+                    * (
+                        snr
+                        * (at.sigma if norms == "expected" else _norm(z) / _norm(score))
+                    )
+                    ** 2
+                )
                 x = langevin_step(x, score, size, z)
             return x
 
@@ -81,7 +93,9 @@ def predictor_corrector(
 
     def evaluations(grid):
         steps = np.shape(grid)[0] - 1
-        return predictor.evaluations(grid) + corrections * (steps - driver.ends_at_zero(grid))
+        return predictor.evaluations(grid) + corrections * (
+            steps - driver.ends_at_zero(grid)
+        )
 
     def check_grid(schedule, ts):
         needs("predictor_corrector", finite_start=True)(schedule, ts)
@@ -99,12 +113,18 @@ def _norm(x):
     try:
         return jax.lax.pmean(norm, driver.BATCH)
     except NameError:
-        raise ValueError('norms="batch" averages over the examples of sample_many; use norms="expected" here') from None
+        raise ValueError(
+            'norms="batch" averages over the examples of sample_many; use norms="expected" here'
+        ) from None
 
 
 @factory
 def restart(
-    solver: Solver = _HEUN, t_low: float = 0.06, t_high: float = 0.3, repeats: int = 2, steps: int = 4
+    solver: Solver = _HEUN,
+    t_low: float = 0.06,
+    t_high: float = 0.3,
+    repeats: int = 2,
+    steps: int = 4,
 ) -> Solver:
     """Restart sampling (Xu et al. 2023, Algorithm 1).
 
@@ -129,7 +149,9 @@ def restart(
     """
     check_inner("solver", solver)
     if solver.stochastic:
-        raise TypeError(f"solver must be deterministic to be restarted, got {solver.name}")
+        raise TypeError(
+            f"solver must be deterministic to be restarted, got {solver.name}"
+        )
     checks.positive("t_low", t_low)
     checks.greater("t_high", t_high, "t_low", t_low)
     checks.integer("repeats", repeats, 1, 8)
@@ -143,13 +165,20 @@ def restart(
         low = jnp.where(low > 0, low, t_low)
         grid = _karras(problem.schedule, t_high, low, steps)
         again = solver.prepare(inner, grid)
-        alpha, sigma = (f(jnp.stack([grid[0], low])) for f in (problem.schedule.alpha, problem.schedule.sigma))
+        alpha, sigma = (
+            f(jnp.stack([grid[0], low]))
+            for f in (problem.schedule.alpha, problem.schedule.sigma)
+        )
         ratio = alpha[0] / alpha[1]
         lift = (
             jnp.broadcast_to(ratio, t.shape),
-            jnp.broadcast_to(jnp.sqrt(sigma[0] ** 2 - (ratio * sigma[1]) ** 2), t.shape),
+            jnp.broadcast_to(
+                jnp.sqrt(sigma[0] ** 2 - (ratio * sigma[1]) ** 2), t.shape
+            ),
         )
-        shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (t.shape[0], *leaf.shape)), again)
+        shared = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (t.shape[0], *leaf.shape)), again
+        )
         return solver.prepare(inner, ts), s == 0, here, lift, shared
 
     def step(problem, inputs, draw, x, state):
@@ -167,8 +196,13 @@ def restart(
                 x, _ = jax.lax.scan(lambda x, at: (one(at, x), None), start, again)
             return x
 
-        cost = jnp.where(to_zero, 1, solver.evaluations(_ONE_STEP)) + here * repeats * solver.evaluations(inside)
-        return jax.lax.cond(here, go_back, lambda x: x, x), (state[0] + cost, state[1] + 1)
+        cost = jnp.where(
+            to_zero, 1, solver.evaluations(_ONE_STEP)
+        ) + here * repeats * solver.evaluations(inside)
+        return jax.lax.cond(here, go_back, lambda x: x, x), (
+            state[0] + cost,
+            state[1] + 1,
+        )
 
     def init(problem, x, inputs):
         return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
@@ -183,29 +217,54 @@ def restart(
         if outer is None or checks.is_traced(grid):
             return None
         values = np.asarray(grid)
-        passes = bool(np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0)))
+        passes = bool(
+            np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0))
+        )
         return outer + passes * repeats * solver.evaluations(inside)
 
     def check_grid(schedule, ts):
-        if not checks.is_traced(schedule) and not schedule.t_min <= t_high <= schedule.t_max:
+        if (
+            not checks.is_traced(schedule)
+            and not schedule.t_min <= t_high <= schedule.t_max
+        ):
             accepted = f"[{schedule.t_min}, {schedule.t_max}]"
-            raise ValueError(f"t_high must lie within the schedule's interval {accepted}, got {t_high}")
-        if without_signal(schedule, ts.dtype.type(t_high)):  # as `needs` asks of ts[0]: one program for both
+            raise ValueError(
+                f"t_high must lie within the schedule's interval {accepted}, got {t_high}"
+            )
+        if without_signal(
+            schedule, ts.dtype.type(t_high)
+        ):  # as `needs` asks of ts[0]: one program for both
             raise ValueError(f"t_high must lie below t={t_high}: α = 0 there")
         if not np.any((ts > 0) & (ts <= t_low)) or ts[0] <= t_low:
-            raise ValueError(f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}")
+            raise ValueError(
+                f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}"
+            )
         needs("restart", finite_start=True)(schedule, ts)
         if solver.check_grid is not None:
             solver.check_grid(schedule, ts)
 
     name = f"restart({solver.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, report, check_grid, composed=True)
+    return Solver(
+        name,
+        "denoiser",
+        None,
+        True,
+        evaluations,
+        prepare,
+        step,
+        init,
+        report,
+        check_grid,
+        composed=True,
+    )
 
 
 def _karras(schedule, high, low, steps):
     """Karras's levels, ρ = 7, between two times: decreasing, (steps + 1,), ends exact."""
     ends = schedules.log_snr(schedule, jnp.stack([jnp.asarray(high, low.dtype), low]))
-    times = schedules.time_of_log_snr(schedule, grids.karras_levels(jnp.linspace(0, 1, steps + 1), *ends))
+    times = schedules.time_of_log_snr(
+        schedule, grids.karras_levels(jnp.linspace(0, 1, steps + 1), *ends)
+    )
     return times.at[0].set(high).at[-1].set(low)
 
 
@@ -246,18 +305,24 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         def phi(index, x):
             at = jax.tree.map(lambda leaf: leaf[index], inputs)
             state = solver.init(inner, x, at)
-            return solver.step(inner, at, Draw(source, index.astype(jnp.uint32)), x, state)[0]
+            return solver.step(
+                inner, at, Draw(source, index.astype(jnp.uint32)), x, state
+            )[0]
 
         def unfinished(carry):
             return carry[1] < total
 
         def sweep(carry):
             states, first, rounds = carry
-            base = jnp.minimum(first, total - width)  # near the end the window keeps its width
+            base = jnp.minimum(
+                first, total - width
+            )  # near the end the window keeps its width
             index = base + jnp.arange(width)
             old = jax.lax.dynamic_slice_in_dim(states, base, width + 1)
             moves = jax.vmap(phi)(index, old[:-1]) - old[:-1]
-            moves = jnp.where(_column(index < first, x), old[1:] - old[:-1], moves)  # what stands, stands
+            moves = jnp.where(
+                _column(index < first, x), old[1:] - old[:-1], moves
+            )  # what stands, stands
             new = old[0] + jnp.cumsum(moves, 0)
             change = jnp.sqrt(jnp.mean((new - old[1:]).reshape(width, -1) ** 2, -1))
             settled = (change <= scales[index]) | (index <= first)
@@ -270,7 +335,12 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         zero = jnp.zeros((), jnp.int32)
         states, _, rounds = jax.lax.while_loop(unfinished, sweep, (guess, zero, zero))
         states = forward_only(name, f"{solver.name} itself", states)
-        return states, Info(rounds * width * solver.evaluations(_ONE_STEP), rounds, zero, jnp.zeros((), bool))
+        return states, Info(
+            rounds * width * solver.evaluations(_ONE_STEP),
+            rounds,
+            zero,
+            jnp.zeros((), bool),
+        )
 
     def check_grid(schedule, ts):
         if solver.check_grid is not None:
@@ -293,10 +363,18 @@ def check_inner(name, solver, remembering=False):
     """Refuse what does not take one fixed step after another, or remembers earlier ones where it may not."""
     driver.check_solver(solver)
     if solver.composed:
-        raise TypeError(f"{name} must not itself be made of solvers, as {solver.name} is")
+        raise TypeError(
+            f"{name} must not itself be made of solvers, as {solver.name} is"
+        )
     if solver.paired:
-        raise TypeError(f"{name} must take a denoiser that returns D alone, {solver.name} needs a pair")
+        raise TypeError(
+            f"{name} must take a denoiser that returns D alone, {solver.name} needs a pair"
+        )
     if solver.evaluations(_ONE_STEP) is None:
-        raise TypeError(f"{name} must take one fixed step after another, got {solver.name}")
+        raise TypeError(
+            f"{name} must take one fixed step after another, got {solver.name}"
+        )
     if solver.past and not remembering:
-        raise TypeError(f"{name} must not remember earlier steps, as {solver.name} does")
+        raise TypeError(
+            f"{name} must not remember earlier steps, as {solver.name} does"
+        )

@@ -77,7 +77,9 @@ def integrate(
     """
     key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
     arrays, static = partition((problem, noise))
-    result, report = _integrate(solver, static, bool(path), zero_end, arrays, key, x, ts)
+    result, report = _integrate(
+        solver, static, bool(path), zero_end, arrays, key, x, ts
+    )
     warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
@@ -116,7 +118,9 @@ def start(solver: Solver, problem: Any, x: PyTree, ts: ArrayLike) -> Progress:
       >>> bool((end.x == dj.solvers.integrate(None, solver, problem, x, grid)).all())
       True
     """
-    _, problem, x, ts, zero_end, _ = _checked(None, _stoppable(solver), problem, x, ts, None, keyless=True)
+    _, problem, x, ts, zero_end, _ = _checked(
+        None, _stoppable(solver), problem, x, ts, None, keyless=True
+    )
     arrays, static = partition((problem, None))
     memory = _start(solver, static, zero_end, arrays, x, ts)
     return Progress(x, memory, np.zeros((), np.int32))
@@ -164,16 +168,24 @@ def advance(
     """
     checks.made_by("progress", progress, Progress, "solvers.start")
     x = progress.x
-    key, problem, _, ts, zero_end, noise = _checked(key, _stoppable(solver), problem, x, ts, noise, seen=True)
+    key, problem, _, ts, zero_end, noise = _checked(
+        key, _stoppable(solver), problem, x, ts, noise, seen=True
+    )
     total = ts.shape[0] - 1
     steps = None if steps is None else checks.integer("steps", steps, 1)
-    step = progress.step if checks.is_traced(progress.step) else np.asarray(progress.step)
+    step = (
+        progress.step if checks.is_traced(progress.step) else np.asarray(progress.step)
+    )
     if not checks.is_traced(step) and step.max() > total:
-        raise ValueError(f"ts must be the grid of the whole run, got {total} steps where {step.max()} have been taken")
+        raise ValueError(
+            f"ts must be the grid of the whole run, got {total} steps where {step.max()} have been taken"
+        )
     if not checks.is_traced(step) and step.max() + (steps or 0) > total:
         if step.max() == total:
             raise ValueError(f"the run is finished: all {total} steps have been taken")
-        raise ValueError(f"steps must be at most {total - step.max()}, those left, got {steps}")
+        raise ValueError(
+            f"steps must be at most {total - step.max()}, those left, got {steps}"
+        )
     last = np.int32(total) if steps is None else step + np.int32(steps)
     arrays, static = partition((problem, noise))
     return _advance(solver, static, zero_end, arrays, key, progress, ts, last)
@@ -182,7 +194,9 @@ def advance(
 def _stoppable(solver):
     check_solver(solver)
     if solver.solve is not None:
-        raise TypeError(f"solver must take one step after another to be stopped, {solver.name} takes all at once")
+        raise TypeError(
+            f"solver must take one step after another to be stopped, {solver.name} takes all at once"
+        )
     return solver
 
 
@@ -194,16 +208,26 @@ def _checked(key, solver, problem, x, ts, noise, keyless=False, seen=False):
     check_coupling(solver, problem.denoiser)
     if isinstance(key, BrownianPath):
         if noise is not None:
-            raise TypeError("key must be a typed key where noise is given, got a Brownian path")
+            raise TypeError(
+                "key must be a typed key where noise is given, got a Brownian path"
+            )
         key, noise = None, key
     key = key if keyless else check_key(solver, key, noise)
     x = x if seen else check_state("x", x)
-    if (solver.stochastic or problem.denoiser is not None) and not isinstance(x, jax.Array | np.ndarray):
-        what = f"the stochastic solver {solver.name}" if solver.stochastic else "a denoiser"
+    if (solver.stochastic or problem.denoiser is not None) and not isinstance(
+        x, jax.Array | np.ndarray
+    ):
+        what = (
+            f"the stochastic solver {solver.name}"
+            if solver.stochastic
+            else "a denoiser"
+        )
         raise TypeError(f"x must be one array for {what}, got a {type(x).__name__}")
     zero_end = may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
-    noise = check_noise(noise, np.shape(x) if isinstance(x, jax.Array | np.ndarray) else None, ts)
+    noise = check_noise(
+        noise, np.shape(x) if isinstance(x, jax.Array | np.ndarray) else None, ts
+    )
     check_grid("ts", solver, problem, ts)
     return key, problem, x, ts, zero_end, noise
 
@@ -236,9 +260,13 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
 
     least = cost(1)
     if solver.report is not None or least is None:
-        raise TypeError(f"solver must have evaluations that its steps alone fix, those of {solver.name} do not")
+        raise TypeError(
+            f"solver must have evaluations that its steps alone fix, those of {solver.name} do not"
+        )
     if evaluations < least:
-        raise ValueError(f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}")
+        raise ValueError(
+            f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}"
+        )
     return bisect.bisect_right(range(1, evaluations + 1), evaluations, key=cost)
 
 
@@ -251,28 +279,42 @@ def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
 @compiled(static_argnums=(0, 1, 2))
 def _start(solver, static, zero_end, arrays, x, ts):
     problem = _prepared(solver, combine(arrays, static)[0], zero_end)
-    return solver.init(problem, x, jax.tree.map(lambda leaf: leaf[0], solver.prepare(problem, ts)))
+    return solver.init(
+        problem, x, jax.tree.map(lambda leaf: leaf[0], solver.prepare(problem, ts))
+    )
 
 
 @compiled(static_argnums=(0, 1, 2))
 def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
     problem, noise = combine(arrays, static)
-    source, problem = noise_of(key, progress.x, ts, noise), _prepared(solver, problem, zero_end)
+    source, problem = (
+        noise_of(key, progress.x, ts, noise),
+        _prepared(solver, problem, zero_end),
+    )
     inputs = solver.prepare(problem, ts)
 
     def body(progress):
         x, memory, index = progress
-        at = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), inputs)
-        x, after = solver.step(problem, at, Draw(source, index.astype(jnp.uint32)), x, memory)
+        at = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False),
+            inputs,
+        )
+        x, after = solver.step(
+            problem, at, Draw(source, index.astype(jnp.uint32)), x, memory
+        )
         if jax.tree.structure(after) != jax.tree.structure(memory):
-            raise TypeError(f"progress must be made by solvers.start for {solver.name}, got that of another solver")
+            raise TypeError(
+                f"progress must be made by solvers.start for {solver.name}, got that of another solver"
+            )
         return Progress(x, after, index + 1)
 
     # a while loop even where the number of steps is known: XLA would unroll a single one, and round otherwise
     progress = jax.lax.while_loop(lambda progress: progress.step < last, body, progress)
     if solver.report is None:
         return progress
-    return progress._replace(x=_nan_where(solver.report(progress.memory).exhausted, progress.x))
+    return progress._replace(
+        x=_nan_where(solver.report(progress.memory).exhausted, progress.x)
+    )
 
 
 @pytree
@@ -289,12 +331,14 @@ class Checked:
         """D(x, t), shape of x; or the pair."""
         data = self.denoiser(x, t)
         if not self.paired:
-            return checks.answer(data, x).astype(x.dtype)
+            return checks.denoised(data, x).astype(x.dtype)
         if not isinstance(data, tuple) or len(data) != 2:
-            raise TypeError(f"denoiser must return a pair (D, second), see ddpm.paired; got {data!r}")
+            raise TypeError(
+                f"denoiser must return a pair (D, second), see ddpm.paired; got {data!r}"
+            )
         second = jnp.asarray(data[1])
         checks.one_of_shapes("denoiser's second value", second, [(), x.shape])
-        return checks.answer(data[0], x).astype(x.dtype), second.astype(x.dtype)
+        return checks.denoised(data[0], x).astype(x.dtype), second.astype(x.dtype)
 
 
 BATCH = "examples"
@@ -302,7 +346,9 @@ BATCH = "examples"
 
 
 def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
-    raise TypeError("noise of single draws has no path for a solver that chooses its own times: give a Brownian path")
+    raise TypeError(
+        "noise of single draws has no path for a solver that chooses its own times: give a Brownian path"
+    )
 
 
 class Source(NamedTuple):
@@ -336,7 +382,9 @@ class Draw(NamedTuple):
 
     def __call__(self, i: int) -> Array:
         """The i-th standard normal of this step, shape of x."""
-        checks.integer("draw", i, 0, noise.DRAWS_PER_STEP - 1)  # one more would be the next step's first
+        checks.integer(
+            "draw", i, 0, noise.DRAWS_PER_STEP - 1
+        )  # one more would be the next step's first
         return self.source.normal(self.index, i)
 
     def part(self, now: Array, end: Array, level: Array, index: Array) -> Array:
@@ -347,10 +395,14 @@ class Draw(NamedTuple):
         """The i-th standard normal of the k-th of `count` inner steps, shape of x."""
         if self.source.repeated is not None:
             return self.source.repeated(self.index, k, count, i)
-        return self.source.normal(self.index * count + jnp.asarray(k, self.index.dtype), i)
+        return self.source.normal(
+            self.index * count + jnp.asarray(k, self.index.dtype), i
+        )
 
 
-def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array, given: Any = None) -> Source:
+def noise_of(
+    key: Key | BrownianPath | None, x: PyTree, ts: Array, given: Any = None
+) -> Source:
     """The source of a run's noise.
 
     Args:
@@ -376,7 +428,11 @@ def noise_of(key: Key | BrownianPath | None, x: PyTree, ts: Array, given: Any = 
     if isinstance(given, BrownianPath):
         return _along_path(given, x, ts)
     if callable(given):
-        return Source(lambda step, i: jnp.broadcast_to(jnp.asarray(given(step, i), x.dtype), x.shape))
+        return Source(
+            lambda step, i: jnp.broadcast_to(
+                jnp.asarray(given(step, i), x.dtype), x.shape
+            )
+        )
     return _from_array(jnp.asarray(given, x.dtype))
 
 
@@ -388,13 +444,20 @@ def _along_path(given, x, ts):
             return noise.normal(own, step * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
         return given.increment(ts[step], ts[step + 1])[i].astype(x.dtype)
 
-    return Source(along, lambda step, now, end, level, index: given.increment(now, end)[0].astype(x.dtype))
+    return Source(
+        along,
+        lambda step, now, end, level, index: given.increment(now, end)[0].astype(
+            x.dtype
+        ),
+    )
 
 
 def _from_array(given):
     def check(needed):
         if needed > given.shape[1]:
-            raise ValueError(f"noise must have at least {needed} draws per step for this solver, got {given.shape[1]}")
+            raise ValueError(
+                f"noise must have at least {needed} draws per step for this solver, got {given.shape[1]}"
+            )
 
     def entry(step, i):
         check(i + 1)
@@ -410,7 +473,12 @@ def _from_array(given):
 def _prepared(solver, problem, zero_end):
     """The problem with its denoiser checked and the field that the solver consumes filled in."""
     denoiser = problem.denoiser and Checked(problem.denoiser, paired=solver.paired)
-    return derive(solver, Problem(problem.schedule, denoiser, problem.velocity, problem.sde, zero_end=zero_end))
+    return derive(
+        solver,
+        Problem(
+            problem.schedule, denoiser, problem.velocity, problem.sde, zero_end=zero_end
+        ),
+    )
 
 
 def _nan_where(condition, tree):
@@ -450,15 +518,23 @@ def _scan(source, solver, problem, x, ts, path):
 
     steps = jnp.arange(ts.shape[0] - 1, dtype=jnp.uint32)
     (end, state), states = jax.lax.scan(body, (x, state), (steps, inputs))
-    report = solver.report(state) if solver.report else _fixed_report(solver, problem, ts)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x, states) if path else end, report
+    report = (
+        solver.report(state) if solver.report else _fixed_report(solver, problem, ts)
+    )
+    return jax.tree.map(
+        lambda first, rest: jnp.concatenate([first[None], rest]), x, states
+    ) if path else end, report
 
 
 def _fixed_report(solver, problem, ts):
     steps = ts.shape[0] - 1
     if solver.consumes == "velocity" and not hasattr(problem.velocity, "coefficients"):
-        return Info(solver.evaluations(np.linspace(2.0, 1.0, steps + 1)), steps, 0, False)  # 0 is a time like any other
-    plain, to_zero = (solver.evaluations(np.linspace(2.0, end, steps + 1)) for end in (1.0, 0.0))
+        return Info(
+            solver.evaluations(np.linspace(2.0, 1.0, steps + 1)), steps, 0, False
+        )  # 0 is a time like any other
+    plain, to_zero = (
+        solver.evaluations(np.linspace(2.0, end, steps + 1)) for end in (1.0, 0.0)
+    )
     return Info(jnp.where(ts[-1] == 0, to_zero, plain), steps, 0, False)
 
 
@@ -467,10 +543,18 @@ def as_problem(problem: Any) -> Problem:
     if isinstance(problem, Problem):
         schedule = problem.schedule and as_pytree(problem.schedule)
         fields = problem.denoiser, problem.velocity
-        denoiser, velocity = (None if field is None else as_pytree_callable(field) for field in fields)
-        return Problem(schedule, denoiser, velocity, problem.sde and as_problem(problem.sde).sde)
+        denoiser, velocity = (
+            None if field is None else as_pytree_callable(field) for field in fields
+        )
+        return Problem(
+            schedule, denoiser, velocity, problem.sde and as_problem(problem.sde).sde
+        )
     if isinstance(problem, sde.SDE):
-        return Problem(sde=sde.SDE(as_pytree_callable(problem.drift), as_pytree_callable(problem.diffusion)))
+        return Problem(
+            sde=sde.SDE(
+                as_pytree_callable(problem.drift), as_pytree_callable(problem.diffusion)
+            )
+        )
     checks.callable_("problem", problem, "velocity(x, t), or be an SDE or a Problem")
     return Problem(velocity=as_pytree_callable(problem))
 
@@ -485,8 +569,12 @@ def derive(solver: Solver, problem: Problem) -> Problem:
     if getattr(problem, solver.consumes) is not None:
         return problem
     if solver.consumes == "velocity":
-        return dataclasses.replace(problem, velocity=sde.probability_flow(problem.schedule, problem.denoiser))
-    return dataclasses.replace(problem, sde=sde.reverse(problem.schedule, problem.denoiser))
+        return dataclasses.replace(
+            problem, velocity=sde.probability_flow(problem.schedule, problem.denoiser)
+        )
+    return dataclasses.replace(
+        problem, sde=sde.reverse(problem.schedule, problem.denoiser)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -496,16 +584,26 @@ def check_solver(solver: Any) -> None:
     """Refuse what is not a solver; a factory that was not called is named."""
     if not isinstance(solver, Solver):
         hint = f"; call it: {solver.__name__}()" if inspect.isfunction(solver) else ""
-        raise TypeError(f"solver must be made by a factory of diffjax.solvers such as heun(), got {solver!r}{hint}")
+        raise TypeError(
+            f"solver must be made by a factory of diffjax.solvers such as heun(), got {solver!r}{hint}"
+        )
 
 
 def check_consumes(solver: Solver, problem: Problem) -> None:
     """Refuse a problem that lacks what the solver consumes; a denoiser serves with its schedule only."""
     whole = problem.denoiser is not None and problem.schedule is not None
-    if whole or (solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None):
+    if whole or (
+        solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
+    ):
         return
-    stated = [name for name in ("schedule", "denoiser", "velocity", "sde") if getattr(problem, name) is not None]
-    raise TypeError(f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}")
+    stated = [
+        name
+        for name in ("schedule", "denoiser", "velocity", "sde")
+        if getattr(problem, name) is not None
+    ]
+    raise TypeError(
+        f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}"
+    )
 
 
 def check_coupling(solver: Solver, denoiser: Any) -> None:
@@ -518,7 +616,9 @@ def check_key(solver: Solver, key: Any, given: Any = None) -> Any:
     """The key, which a stochastic solver must have unless its noise is given."""
     if key is None:
         if solver.stochastic and given is None:
-            raise ValueError(f"key must be given: solver {solver.name} is stochastic, got key=None")
+            raise ValueError(
+                f"key must be given: solver {solver.name} is stochastic, got key=None"
+            )
         return None
     return checks.key("key", key)
 
@@ -528,7 +628,9 @@ def check_noise(given: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
     if given is None:
         return None
     if shape is None:
-        raise TypeError("noise must be None where x is a pytree, which no stochastic solver takes")
+        raise TypeError(
+            "noise must be None where x is a pytree, which no stochastic solver takes"
+        )
     if isinstance(given, BrownianPath):
         check_path(given, shape, ts)
         return given
@@ -537,12 +639,18 @@ def check_noise(given: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
     return check_draws(given, shape, ts)
 
 
-def check_draws(given: ArrayLike, shape: tuple[int, ...], ts: ArrayLike, batch: tuple[int, ...] = ()) -> Array:
+def check_draws(
+    given: ArrayLike, shape: tuple[int, ...], ts: ArrayLike, batch: tuple[int, ...] = ()
+) -> Array:
     """An array of noise (*batch, N, draws, *shape) for runs over the grid ts (N + 1,)."""
     given = checks.real_array("noise", given)
     expected = (*batch, np.shape(ts)[0] - 1, "draws", *shape)
-    if given.ndim != len(expected) or any(n not in (m, "draws") for n, m in zip(expected, given.shape, strict=True)):
-        raise ValueError(f"noise must have shape ({', '.join(map(str, expected))}), got {given.shape}")
+    if given.ndim != len(expected) or any(
+        n not in (m, "draws") for n, m in zip(expected, given.shape, strict=True)
+    ):
+        raise ValueError(
+            f"noise must have shape ({', '.join(map(str, expected))}), got {given.shape}"
+        )
     checks.finite("noise", given)
     return given
 
@@ -556,17 +664,28 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
         raise ValueError(
             f"{name} must decrease for {solver.name}, which samples downwards, got {values[0]} … {values[-1]}"
         )
-    if solver.consumes == "denoiser" and values[0] < values[-1] and without_signal(problem.schedule, values[-1]):
-        raise ValueError(f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there")
+    if (
+        solver.consumes == "denoiser"
+        and values[0] < values[-1]
+        and without_signal(problem.schedule, values[-1])
+    ):
+        raise ValueError(
+            f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there"
+        )
     if solver.check_grid is not None:
-        stated = solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
+        stated = (
+            solver.consumes != "denoiser"
+            and getattr(problem, solver.consumes) is not None
+        )
         solver.check_grid(None if stated else problem.schedule, values)
 
 
 def check_path(given: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> None:
     """Raise ValueError for a Brownian path of another shape than x's, or that does not cover the grid."""
     if given.shape != shape:
-        raise ValueError(f"noise must be a Brownian path of x's shape {shape}, got {given.shape}")
+        raise ValueError(
+            f"noise must be a Brownian path of x's shape {shape}, got {given.shape}"
+        )
     if checks.is_traced(given, ts):
         return
     low, high = sorted((float(given.start), float(given.end)))
@@ -601,7 +720,9 @@ def check_example(name: str, x: ArrayLike) -> Array:
     return x.astype(float_dtype(x))
 
 
-def check_between(start: ArrayLike, end: ArrayLike, weights: ArrayLike) -> tuple[Array, Array, Array]:
+def check_between(
+    start: ArrayLike, end: ArrayLike, weights: ArrayLike
+) -> tuple[Array, Array, Array]:
     """Two examples of one shape and weights (K,) between them."""
     start, end = check_example("start", start), check_example("end", end)
     checks.one_of_shapes("end", end, [start.shape])

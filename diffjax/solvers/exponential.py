@@ -22,19 +22,34 @@ def _runge_kutta(name, order, nodes, weights, kind):
 
     def tableau(schedule, span):
         start, end, h = span.start, span.end, span.log_step
-        at = [start, *(end if c == 1 else at_ratio(schedule, start.rho * jnp.exp(-c * h)) for c in nodes[1:]), end]
+        at = [
+            start,
+            *(
+                end if c == 1 else at_ratio(schedule, start.rho * jnp.exp(-c * h))
+                for c in nodes[1:]
+            ),
+            end,
+        ]
         z = -h if kind == "data" else h
-        actual = [c if c in (0, 1) else jnp.log(start.rho / there.rho) / h for c, there in zip(nodes, at, strict=False)]
+        actual = [
+            c if c in (0, 1) else jnp.log(start.rho / there.rho) / h
+            for c, there in zip(nodes, at, strict=False)
+        ]
 
         def p(k, c=1.0):
             return phi(k, c * z)
 
         def row(there, entries):
             share = h if kind == "data" else -there.rho * h
-            return Row(there, 1.0, [0 if absent(entry) else share * entry for entry in entries])
+            return Row(
+                there, 1.0, [0 if absent(entry) else share * entry for entry in entries]
+            )
 
         rows = weights(p, actual)
-        return [Row(start, 1.0), *(row(there, entries) for there, entries in zip(at[1:], rows, strict=True))]
+        return [
+            Row(start, 1.0),
+            *(row(there, entries) for there, entries in zip(at[1:], rows, strict=True)),
+        ]
 
     return one_step(name, order, len(nodes), tableau, kind)
 
@@ -65,7 +80,11 @@ def dpm_solver(order: int = 2) -> Solver:
     checks.integer("order", order, 1, 3)
     if order == 1:
         return ddim()._replace(name="dpm_solver(1)")
-    nodes, weights = ((0.0, 0.5), _second_order) if order == 2 else ((0.0, 1 / 3, 2 / 3), _third_order)
+    nodes, weights = (
+        ((0.0, 0.5), _second_order)
+        if order == 2
+        else ((0.0, 1 / 3, 2 / 3), _third_order)
+    )
     return _runge_kutta(f"dpm_solver({order})", order, nodes, weights, "noise")
 
 
@@ -78,8 +97,14 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
     3 or 4.
     """
     checks.integer("order", order, 3, 4)
-    nodes, weights = ((0.0, 0.5, 2 / 3), _third_order) if order == 3 else ((0.0, 0.5, 0.5, 1.0), _krogstad)
-    return _runge_kutta(f"exponential_runge_kutta({order})", order, nodes, weights, "data")
+    nodes, weights = (
+        ((0.0, 0.5, 2 / 3), _third_order)
+        if order == 3
+        else ((0.0, 0.5, 0.5, 1.0), _krogstad)
+    )
+    return _runge_kutta(
+        f"exponential_runge_kutta({order})", order, nodes, weights, "data"
+    )
 
 
 def _krogstad(p, nodes):
@@ -88,7 +113,12 @@ def _krogstad(p, nodes):
         [c * p(1, c)],
         [c * p(1, c) - p(2, c), p(2, c)],
         [p(1) - 2 * p(2), 0, 2 * p(2)],
-        [p(1) - 3 * p(2) + 4 * p(3), 2 * p(2) - 4 * p(3), 2 * p(2) - 4 * p(3), 4 * p(3) - p(2)],
+        [
+            p(1) - 3 * p(2) + 4 * p(3),
+            2 * p(2) - 4 * p(3),
+            2 * p(2) - 4 * p(3),
+            4 * p(3) - p(2),
+        ],
     ]
 
 
@@ -110,7 +140,12 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
         return [
             Row(start, 1.0),
             Row(middle, 1.0, [1 - middle.rho / start.rho]),
-            Row(span.end, down / span.end.rho, [0, -jnp.expm1(2 * jnp.log(share))], [up if eta else 0]),
+            Row(
+                span.end,
+                down / span.end.rho,
+                [0, -jnp.expm1(2 * jnp.log(share))],
+                [up if eta else 0],
+            ),
         ]
 
     return one_step(f"dpmpp_2s({eta:g})", 2, 2, tableau, stochastic=eta > 0)
@@ -149,4 +184,8 @@ def _partial_noise(rho, middle, end):
     theta = jnp.expm1(2 * jnp.log(rho / middle)) / jnp.expm1(2 * jnp.log(rho / end))
     spread = theta * (1 - theta)
     bridge = jnp.sqrt(1 - theta)
-    return jnp.sqrt(theta), bridge * jnp.sqrt(3 * spread), bridge * jnp.sqrt(1 - 3 * spread)
+    return (
+        jnp.sqrt(theta),
+        bridge * jnp.sqrt(3 * spread),
+        bridge * jnp.sqrt(1 - 3 * spread),
+    )

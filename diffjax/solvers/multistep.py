@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
-from .affine import Row, adams, decaying_moments, from_noise, growing_moments, in_log_ratio, in_ratio, multistep
+from .affine import (
+    Row,
+    adams,
+    decaying_moments,
+    from_noise,
+    growing_moments,
+    in_log_ratio,
+    in_ratio,
+    multistep,
+)
 from .base import Solver, factory
 
 # --------------------------------------------------------------------------------------------- noise prediction, in ρ
@@ -43,8 +52,16 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
 def _in_rho(name, order, guarded):
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
-        moments = lambda n, steps: [length[steps] / (k + 1) for k in range(n)]  # noqa: E731
-        return from_noise(span, adams(_ends(span, "rho"), order, moments, bounds=in_ratio(span) if guarded else None))
+        moments = lambda n, steps: [length[steps] / (k + 1) for k in range(n)]
+        return from_noise(
+            span,
+            adams(
+                _ends(span, "rho"),
+                order,
+                moments,
+                bounds=in_ratio(span) if guarded else None,
+            ),
+        )
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -83,14 +100,18 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
                 return [-end[steps] * m for m in growing_moments(h[steps], n)]
 
             bounds = in_log_ratio(span) if guarded else None
-            return from_noise(span, adams(-jnp.log(_ends(span, "rho")), order, moments, bounds=bounds))
+            return from_noise(
+                span, adams(-jnp.log(_ends(span, "rho")), order, moments, bounds=bounds)
+            )
         v, weights = _time_quadrature(schedule, span)  # (N, Q)
 
         def moments_in_time(n, steps):
             return [jnp.sum(weights[steps] * v[steps] ** k, -1) for k in range(n)]
 
         bounds = in_ratio(span) if guarded else None
-        return from_noise(span, adams(_ends(span, "t"), order, moments_in_time, bounds=bounds))
+        return from_noise(
+            span, adams(_ends(span, "t"), order, moments_in_time, bounds=bounds)
+        )
 
     return multistep(name, order, order - 1, predict, "noise")
 
@@ -133,7 +154,9 @@ def ipndm(order: int = 4, guarded: bool = True) -> Solver:
     def predict(schedule, span):
         length = span.end.rho - span.start.rho
         even = jnp.arange(length.shape[0] + 1, dtype=length.dtype)
-        moments = lambda n, steps: [jnp.full_like(length[steps], 1 / (k + 1)) for k in range(n)]  # noqa: E731
+        moments = lambda n, steps: [
+            jnp.full_like(length[steps], 1 / (k + 1)) for k in range(n)
+        ]
         gains = adams(even, order, moments, bounds=in_ratio(span) if guarded else None)
         return from_noise(span, [length * gain for gain in gains])
 
@@ -161,7 +184,12 @@ def _data_row(span, order, moments, eta, guarded):
     """
     h, positions = span.log_step, -jnp.log(_ends(span, "rho"))
     bounds = in_log_ratio(span) if guarded else None
-    gains = adams(positions, order, lambda n, steps: moments((1 + eta**2) * h[steps], n), bounds=bounds)
+    gains = adams(
+        positions,
+        order,
+        lambda n, steps: moments((1 + eta**2) * h[steps], n),
+        bounds=bounds,
+    )
     stds = (span.end.rho * jnp.sqrt(-jnp.expm1(-2 * eta**2 * h)),) if eta else ()
     return Row(span.end, jnp.exp(-(eta**2) * h), gains, stds)
 
@@ -222,7 +250,13 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
       A solver of order 3 where corrected and 2 otherwise, with one denoiser evaluation per step.
     """
     moments = decaying_moments if corrected else _halved_quadratic
-    return _dpmpp(f"dpmpp_3m({corrected}{_published(guarded)})", 3 if corrected else 2, 3, moments, guarded)
+    return _dpmpp(
+        f"dpmpp_3m({corrected}{_published(guarded)})",
+        3 if corrected else 2,
+        3,
+        moments,
+        guarded,
+    )
 
 
 @factory
@@ -243,11 +277,15 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
     Raises:
       ValueError: If eta lies outside [0, 1].
     """
-    return _dpmpp(f"dpmpp_2m_sde({eta:g}{_published(guarded)})", 2, 2, _halved, guarded, eta)
+    return _dpmpp(
+        f"dpmpp_2m_sde({eta:g}{_published(guarded)})", 2, 2, _halved, guarded, eta
+    )
 
 
 @factory
-def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True, guarded: bool = True) -> Solver:
+def dpmpp_3m_sde(
+    eta: float = 1.0, corrected: bool = True, guarded: bool = True
+) -> Solver:
     """DPM-Solver++(3M) for the reverse SDE of noise level η (Crowson 2022, k-diffusion).
 
         y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    w_j of `dpmpp_3m` for a = (1 + η²) h
@@ -266,7 +304,14 @@ def dpmpp_3m_sde(eta: float = 1.0, corrected: bool = True, guarded: bool = True)
       ValueError: If eta lies outside [0, 1].
     """
     moments = decaying_moments if corrected else _halved_quadratic
-    return _dpmpp(f"dpmpp_3m_sde({eta:g}, {corrected}{_published(guarded)})", 2, 3, moments, guarded, eta)
+    return _dpmpp(
+        f"dpmpp_3m_sde({eta:g}, {corrected}{_published(guarded)})",
+        2,
+        3,
+        moments,
+        guarded,
+        eta,
+    )
 
 
 @factory
@@ -298,14 +343,23 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
 
     def moments(a, count):
         exact = decaying_moments(a, count)
-        return exact if count != 2 else [exact[0], 0.5 * (a if variant == "bh1" else exact[0])]
+        return (
+            exact
+            if count != 2
+            else [exact[0], 0.5 * (a if variant == "bh1" else exact[0])]
+        )
 
     name = f"unipc({order}, {variant}{_published(guarded)})"
     return _predictor_corrector(name, order + 1, order, order, moments, 0.0, guarded)
 
 
 @factory
-def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1.0, guarded: bool = True) -> Solver:
+def sa_solver(
+    predictor_order: int = 2,
+    corrector_order: int = 2,
+    eta: float = 1.0,
+    guarded: bool = True,
+) -> Solver:
     """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE of noise level η (Xue et al. 2023).
 
         y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
@@ -334,10 +388,24 @@ def sa_solver(predictor_order: int = 2, corrector_order: int = 2, eta: float = 1
     checks.integer("predictor_order", predictor_order, 1, 3)
     checks.integer("corrector_order", corrector_order, 0, 4)
     checks.within("eta", eta, 0, 1)
-    name = f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{_published(guarded)})"
-    order = min(corrector_order, predictor_order + 1) if corrector_order else predictor_order
+    name = (
+        f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{_published(guarded)})"
+    )
+    order = (
+        min(corrector_order, predictor_order + 1)
+        if corrector_order
+        else predictor_order
+    )
     order = min(order, 2) if eta else order
-    return _predictor_corrector(name, order, predictor_order, corrector_order - 1, decaying_moments, eta, guarded)
+    return _predictor_corrector(
+        name,
+        order,
+        predictor_order,
+        corrector_order - 1,
+        decaying_moments,
+        eta,
+        guarded,
+    )
 
 
 def _predictor_corrector(name, order, answers, behind, moments, eta, guarded):
@@ -350,8 +418,19 @@ def _predictor_corrector(name, order, answers, behind, moments, eta, guarded):
         h = (1 + eta**2) * span.log_step
         positions = -jnp.log(_ends(span, "rho"))
         bounds = in_log_ratio(span) if guarded else None
-        return adams(positions, behind, lambda n, steps: moments(h[steps], n), ahead=True, bounds=bounds)
+        return adams(
+            positions,
+            behind,
+            lambda n, steps: moments(h[steps], n),
+            ahead=True,
+            bounds=bounds,
+        )
 
     return multistep(
-        name, order, max(answers - 1, behind), predict, stochastic=eta > 0, correct=correct if behind >= 0 else None
+        name,
+        order,
+        max(answers - 1, behind),
+        predict,
+        stochastic=eta > 0,
+        correct=correct if behind >= 0 else None,
     )

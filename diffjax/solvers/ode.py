@@ -1,9 +1,21 @@
 """Explicit Runge–Kutta methods for an ODE dx/dt = velocity(x, t); x is any pytree."""
 
-from .base import Solver, evaluate, factory, inner_times, intervals, per_step, stage, unless_zero, weighted_sum
+from .base import (
+    Solver,
+    evaluate,
+    factory,
+    inner_times,
+    intervals,
+    per_step,
+    stage,
+    unless_zero,
+    weighted_sum,
+)
 
 
-def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tuple) -> Solver:
+def _runge_kutta(
+    name: str, order: int, nodes: tuple, matrix: tuple, weights: tuple
+) -> Solver:
     """k_i = u(x + dt Σ_j a_ij k_j, t + c_i dt), x ← x + dt Σ_i b_i k_i, from the Butcher tableau (c, A, b).
 
     On a step to 0 of a diffusion's flow only the first stage is evaluated and D returned.
@@ -24,14 +36,30 @@ def _runge_kutta(name: str, order: int, nodes: tuple, matrix: tuple, weights: tu
         def finish(_):
             slopes = [first]
             for c, row in zip(nodes[1:], matrix, strict=True):
-                inner = weighted_sum((1, x), *((interval.dt * a, k) for a, k in zip(row, slopes, strict=True) if a))
+                inner = weighted_sum(
+                    (1, x),
+                    *(
+                        (interval.dt * a, k)
+                        for a, k in zip(row, slopes, strict=True)
+                        if a
+                    ),
+                )
                 slopes.append(evaluate(problem.velocity, stages[c], inner))
-            return weighted_sum((1, x), *((interval.dt * b, k) for b, k in zip(weights, slopes, strict=True) if b))
+            return weighted_sum(
+                (1, x),
+                *(
+                    (interval.dt * b, k)
+                    for b, k in zip(weights, slopes, strict=True)
+                    if b
+                ),
+            )
 
         if len(nodes) == 1:
             return euler, state
         idle = interval.at_zero
-        if idle is None and len(nodes) > 2:  # never true: a branch keeps XLA from fusing stages, +17 % on CPU
+        if (
+            idle is None and len(nodes) > 2
+        ):  # never true: a branch keeps XLA from fusing stages, +17 % on CPU
             idle = interval.dt == 0
         return unless_zero(idle, finish, euler), state
 
@@ -63,5 +91,9 @@ def midpoint() -> Solver:
 def rk4() -> Solver:
     """The classical Runge–Kutta method: order 4, four evaluations a step, one on a step to 0. Kutta 1901."""
     return _runge_kutta(
-        "rk4", 4, (0.0, 0.5, 0.5, 1.0), ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+        "rk4",
+        4,
+        (0.0, 0.5, 0.5, 1.0),
+        ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
     )

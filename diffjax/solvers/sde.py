@@ -4,7 +4,17 @@ import math
 
 import jax.numpy as jnp
 
-from .base import Solver, evaluate, factory, inner_times, intervals, needs, per_step, stage, unless_zero
+from .base import (
+    Solver,
+    evaluate,
+    factory,
+    inner_times,
+    intervals,
+    needs,
+    per_step,
+    stage,
+    unless_zero,
+)
 
 
 def _noise_scale(interval):
@@ -25,7 +35,9 @@ def euler_maruyama() -> Solver:
     def step(problem, inputs, draw, x, state):
         interval, at = inputs
         noise = problem.sde.diffusion(x, at.t) * _noise_scale(interval) * draw(0)
-        return interval.keep * x + interval.gain * evaluate(problem.sde.drift, at, x) + noise, state
+        return interval.keep * x + interval.gain * evaluate(
+            problem.sde.drift, at, x
+        ) + noise, state
 
     return Solver(
         "euler_maruyama",
@@ -61,7 +73,11 @@ def stochastic_heun() -> Solver:
 
         def correct(predicted):
             mean_slope = 0.5 * (slope + evaluate(problem.sde.drift, to, predicted))
-            return x + interval.dt * mean_slope + 0.5 * (before + problem.sde.diffusion(predicted, to.t)) * increment
+            return (
+                x
+                + interval.dt * mean_slope
+                + 0.5 * (before + problem.sde.diffusion(predicted, to.t)) * increment
+            )
 
         return unless_zero(interval.at_zero, correct, predicted), state
 
@@ -89,22 +105,41 @@ def sra1() -> Solver:
     def prepare(problem, ts):
         drift = problem.sde.drift
         steps = intervals(drift, ts, problem.zero_end)
-        return steps, *(stage(drift, inner_times(ts, steps, c)) for c in (0.0, 0.75, 1.0))
+        return steps, *(
+            stage(drift, inner_times(ts, steps, c)) for c in (0.0, 0.75, 1.0)
+        )
 
     def step(problem, inputs, draw, x, state):
         interval, at, inner, to = inputs
         scale = _noise_scale(interval)
-        increment, area = scale * draw(0), scale * (0.5 * draw(0) + math.sqrt(1 / 12) * draw(1))  # ΔW, I/h
+        increment, area = (
+            scale * draw(0),
+            scale * (0.5 * draw(0) + math.sqrt(1 / 12) * draw(1)),
+        )  # ΔW, I/h
         slope = evaluate(problem.sde.drift, at, x)
-        data = None if interval.at_zero is None else interval.keep * x + interval.gain * slope
+        data = (
+            None
+            if interval.at_zero is None
+            else interval.keep * x + interval.gain * slope
+        )
 
         def finish(_):
-            before, after = problem.sde.diffusion(x, at.t), problem.sde.diffusion(x, to.t)
+            before, after = (
+                problem.sde.diffusion(x, at.t),
+                problem.sde.diffusion(x, to.t),
+            )
             there = x + 0.75 * interval.dt * slope + 1.5 * after * area
             mean_slope = (slope + 2 * evaluate(problem.sde.drift, inner, there)) / 3
-            return x + interval.dt * mean_slope + after * increment + (before - after) * area
+            return (
+                x
+                + interval.dt * mean_slope
+                + after * increment
+                + (before - after) * area
+            )
 
         return unless_zero(interval.at_zero, finish, data), state
 
     check_grid = needs("sra1", finite_start=True, drift=True)
-    return Solver("sra1", "sde", 2, True, per_step(2), prepare, step, check_grid=check_grid)
+    return Solver(
+        "sra1", "sde", 2, True, per_step(2), prepare, step, check_grid=check_grid
+    )

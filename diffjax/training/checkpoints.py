@@ -26,12 +26,22 @@ from . import lock, manifest
 from .state import TrainState
 
 _CONFIG = "training_config.json"
-_ITEMS = ("ema", "rest")  # apart, so that the average can be read without knowing the optimiser
+_ITEMS = (
+    "ema",
+    "rest",
+)  # apart, so that the average can be read without knowing the optimiser
 _ABSENT = "absent"
 _STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.(writing|deleting|orbax-checkpoint-tmp)")
-_MARKS = {manifest.NAME, "_METADATA", "_CHECKPOINT_METADATA", "commit_success.txt"}  # files that only checkpoints hold
-_ORBAX = threading.RLock()  # orbax numbers its operations by a global counter, which threads must not share
+_MARKS = {
+    manifest.NAME,
+    "_METADATA",
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+}  # files that only checkpoints hold
+_ORBAX = (
+    threading.RLock()
+)  # orbax numbers its operations by a global counter, which threads must not share
 
 
 class Checkpoints:
@@ -65,7 +75,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | os.PathLike, config: dict[str, Any], keep: int = 2, ignore: Collection[str] = ()
+        self,
+        directory: str | os.PathLike,
+        config: dict[str, Any],
+        keep: int = 2,
+        ignore: Collection[str] = (),
     ):
         self._keep = checks.integer("keep", keep, 1)
         self.directory = pathlib.Path(directory).absolute()
@@ -99,10 +113,14 @@ class Checkpoints:
           BlockingIOError: If another process has taken the folder.
         """
         if step != int(state.step):
-            raise ValueError(f"step must equal state.step={int(state.step)}, got {step}")
+            raise ValueError(
+                f"step must equal state.step={int(state.step)}, got {step}"
+            )
         latest = self.latest_step()
         if latest is not None and step < latest:
-            raise ValueError(f"step must be {latest} or more, the latest checkpoint in {self.directory}, got {step}")
+            raise ValueError(
+                f"step must be {latest} or more, the latest checkpoint in {self.directory}, got {step}"
+            )
         self.wait()
         self._hold_folder()
         if step == self.latest_step():
@@ -110,11 +128,15 @@ class Checkpoints:
         if self.path(step).exists() and _is_own(self.path(step)):
             _set_aside(self.path(step), "it is not whole")
         elif self.path(step).exists():
-            raise FileExistsError(f"{self.path(step)} is no checkpoint and is left alone: step {step} cannot be saved")
+            raise FileExistsError(
+                f"{self.path(step)} is no checkpoint and is left alone: step {step} cannot be saved"
+            )
         items = {name: _to_host(part) for name, part in _items(state).items()}
         self._pending = step
         self._damaged.pop(step, None)
-        self._saving = threading.Thread(target=self._save, args=(step, items), name=f"saving {self.path(step)}")
+        self._saving = threading.Thread(
+            target=self._save, args=(step, items), name=f"saving {self.path(step)}"
+        )
         self._saving.start()
 
     def restore_latest(self, state_template: TrainState) -> TrainState | None:
@@ -137,21 +159,35 @@ class Checkpoints:
             folder = self.path(step)
             try:
                 _, stored = manifest.read(folder)
-                restored = {k: leaf for item in _ITEMS for k, leaf in _read(folder, item, stored, items[item]).items()}
+                restored = {
+                    k: leaf
+                    for item in _ITEMS
+                    for k, leaf in _read(folder, item, stored, items[item]).items()
+                }
                 if int(restored["step"]) != step:  # a folder copied under another name
-                    raise manifest.Damaged(f"it is the checkpoint of step {int(restored['step'])}")
+                    raise manifest.Damaged(
+                        f"it is the checkpoint of step {int(restored['step'])}"
+                    )
                 return _unflatten(state_template, restored)
             except manifest.Damaged as error:
                 self._reject(folder, str(error))
         if self._damaged:
-            reasons = "; ".join(f"{self.path(step)}: {reason}" for step, reason in self._damaged.items())
-            raise RuntimeError(f"no checkpoint can be read: {reasons}; a run started again begins anew")
+            reasons = "; ".join(
+                f"{self.path(step)}: {reason}" for step, reason in self._damaged.items()
+            )
+            raise RuntimeError(
+                f"no checkpoint can be read: {reasons}; a run started again begins anew"
+            )
         return None
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint (one being saved counts), or None."""
-        steps = [step for step in _whole_steps(self.directory) if step not in self._damaged]
-        return max(steps if self._pending is None else [*steps, self._pending], default=None)
+        steps = [
+            step for step in _whole_steps(self.directory) if step not in self._damaged
+        ]
+        return max(
+            steps if self._pending is None else [*steps, self._pending], default=None
+        )
 
     def path(self, step: int) -> pathlib.Path:
         """The folder of the checkpoint of `step`."""
@@ -199,7 +235,10 @@ class Checkpoints:
 
     def _write(self, step: int, items: dict[str, dict[str, Any]]) -> None:
         """Write a temporary folder, then rename it. The savers wait for one another where there are several hosts."""
-        temporary, primary = self.directory / f"{step}.writing", jax.process_index() == 0
+        temporary, primary = (
+            self.directory / f"{step}.writing",
+            jax.process_index() == 0,
+        )
         if primary:
             _remove_temporary(temporary)
             temporary.mkdir()
@@ -229,9 +268,14 @@ class Checkpoints:
             if int(folder.name) in whole:
                 continue
             if not _is_own(folder):
-                warnings.warn(f"{folder} is no checkpoint: it is left alone", stacklevel=3)
+                warnings.warn(
+                    f"{folder} is no checkpoint: it is left alone", stacklevel=3
+                )
             elif any(path.is_file() for path in folder.rglob("*")):
-                self._reject(folder, f"it has no {manifest.NAME}: it is damaged, or of an earlier version")
+                self._reject(
+                    folder,
+                    f"it has no {manifest.NAME}: it is damaged, or of an earlier version",
+                )
             # an empty folder is nobody's: it is in the way of the checkpoint of that step only
 
     def _check_config(self, ignore: Collection[str]) -> None:
@@ -239,14 +283,19 @@ class Checkpoints:
         while (step := self.latest_step()) is not None:
             try:
                 stored, _ = manifest.read(self.path(step))
-                return _refuse_other_config(self.path(step), stored, self._config, ignore)
+                return _refuse_other_config(
+                    self.path(step), stored, self._config, ignore
+                )
             except manifest.Damaged as error:
                 self._reject(self.path(step), str(error))
 
     def _write_config(self) -> None:
         """For the reader: what counts is the configuration in each checkpoint."""
         if jax.process_index() == 0:
-            _write_atomically(self.directory / _CONFIG, json.dumps(self._config, indent=2, sort_keys=True) + "\n")
+            _write_atomically(
+                self.directory / _CONFIG,
+                json.dumps(self._config, indent=2, sort_keys=True) + "\n",
+            )
 
     def _hold_folder(self) -> None:
         """Check that the folder is still ours. It, or its lock, is made anew with a warning if it alone was removed."""
@@ -254,10 +303,14 @@ class Checkpoints:
             return
         if not self._lock.path.exists():
             if _identity(self.directory.parent) != self._parent:
-                raise FileNotFoundError(f"{self.directory.parent} was removed during the run: nothing is saved there")
+                raise FileNotFoundError(
+                    f"{self.directory.parent} was removed during the run: nothing is saved there"
+                )
             lost = self._lock.path if self.directory.exists() else self.directory
             self.directory.mkdir(exist_ok=True)
-            warnings.warn(f"{lost} was removed during the run, and is made anew", stacklevel=3)
+            warnings.warn(
+                f"{lost} was removed during the run, and is made anew", stacklevel=3
+            )
             self._write_config()
         self._lock.renew()
 
@@ -279,10 +332,16 @@ def _finish() -> None:
 
 
 if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(_finish)  # a program that ends with a save under way; atexit is too late for orbax
+    threading._register_atexit(
+        _finish
+    )  # a program that ends with a save under way; atexit is too late for orbax
 
 
-def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step: int | None = None) -> PyTree:
+def load_ema(
+    directory: str | os.PathLike,
+    template: PyTree | None = None,
+    step: int | None = None,
+) -> PyTree:
     """The averaged parameters of a checkpoint, on the first device. No optimiser and no configuration is needed.
 
     Args:
@@ -309,24 +368,36 @@ def load_ema(directory: str | os.PathLike, template: PyTree | None = None, step:
     steps = _whole_steps(directory)
     if not steps or (step is not None and step not in steps):
         wanted = "" if step is None else f" of step {step}"
-        raise FileNotFoundError(f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}")
+        raise FileNotFoundError(
+            f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}"
+        )
     failures: dict[int, str] = {}
     # listed anew each time: a training may have replaced what was about to be read
-    while left := (set(_whole_steps(directory)) if step is None else {step}) - failures.keys():
+    while (
+        left := (set(_whole_steps(directory)) if step is None else {step})
+        - failures.keys()
+    ):
         folder = directory / str(max(left))
         try:
             return _read_ema(folder, template)
         except manifest.Damaged as error:
             failures[max(left)] = f"{folder}: {error}"
-            warnings.warn(f"the checkpoint {folder} cannot be read: {error}", stacklevel=2)
+            warnings.warn(
+                f"the checkpoint {folder} cannot be read: {error}", stacklevel=2
+            )
     raise ValueError(f"no checkpoint can be read: {'; '.join(failures.values())}")
 
 
 def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
     _, stored = manifest.read(folder)
     if template is not None:
-        return _unflatten(template, _read(folder, "ema", stored, _flat(template, "ema")), "ema")
-    forms = {name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"]) for name, entry in stored["ema"].items()}
+        return _unflatten(
+            template, _read(folder, "ema", stored, _flat(template, "ema")), "ema"
+        )
+    forms = {
+        name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+        for name, entry in stored["ema"].items()
+    }
     tree: dict[str, Any] = {}
     for name, leaf in _read(folder, "ema", stored, forms).items():
         *parents, last = name.split("/")
@@ -342,7 +413,10 @@ def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
     rest = _flat(state.params, "params") | _flat(state.opt_state, "opt_state")
-    return {"ema": _flat(state.ema, "ema"), "rest": rest | {"step": state.step, "key": state.key}}
+    return {
+        "ema": _flat(state.ema, "ema"),
+        "rest": rest | {"step": state.step, "key": state.key},
+    }
 
 
 def _flat(tree: PyTree, prefix: str) -> dict[str, Any]:
@@ -350,13 +424,19 @@ def _flat(tree: PyTree, prefix: str) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat = {_name(prefix, path): leaf for path, leaf in leaves}
     if len(flat) != len(leaves):
-        raise ValueError(f"{prefix} has two leaves of one name among {[_name(prefix, path) for path, _ in leaves]}")
+        raise ValueError(
+            f"{prefix} has two leaves of one name among {[_name(prefix, path) for path, _ in leaves]}"
+        )
     return {name: leaf for name, leaf in flat.items() if leaf.size}
 
 
 def _unflatten(template: PyTree, flat: dict[str, Any], prefix: str = "") -> PyTree:
     def leaf_at(path, leaf):
-        return flat[_name(prefix, path)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+        return (
+            flat[_name(prefix, path)]
+            if leaf.size
+            else jnp.zeros(leaf.shape, leaf.dtype)
+        )
 
     return jax.tree_util.tree_map_with_path(leaf_at, template)
 
@@ -375,7 +455,11 @@ def _to_host(flat: dict[str, Any]) -> dict[str, Any]:
 
     def copy(leaf):
         leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        return np.array(leaf) if leaf.is_fully_addressable or leaf.is_fully_replicated else leaf.copy()
+        return (
+            np.array(leaf)
+            if leaf.is_fully_addressable or leaf.is_fully_replicated
+            else leaf.copy()
+        )
 
     return {name: copy(leaf) for name, leaf in flat.items()}
 
@@ -383,7 +467,9 @@ def _to_host(flat: dict[str, Any]) -> dict[str, Any]:
 def _stored_form(leaf: Any) -> Any:
     """Shape, dtype and placement under which a leaf of a template is stored: keys as their words."""
     form = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
     return jax.ShapeDtypeStruct(form.shape, form.dtype, sharding=sharding)
 
 
@@ -394,18 +480,24 @@ def _key_type(leaf: Any) -> Any:
     return found[0]
 
 
-def _read(folder: pathlib.Path, item: str, stored: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+def _read(
+    folder: pathlib.Path, item: str, stored: dict[str, Any], part: dict[str, Any]
+) -> dict[str, Any]:
     """The arrays of `item` in the forms of `part`, whose names, shapes and dtypes must be the stored ones."""
     forms = {name: _stored_form(leaf) for name, leaf in part.items()}
     key_types = {name: _key_type(leaf) for name, leaf in part.items() if _is_key(leaf)}
     _refuse_other_arrays(folder, stored[item], forms)
     try:
         with _ORBAX:
-            restored = ocp.StandardCheckpointHandler().restore(folder / item, args=ocp.args.StandardRestore(forms))
+            restored = ocp.StandardCheckpointHandler().restore(
+                folder / item, args=ocp.args.StandardRestore(forms)
+            )
     except Exception as error:  # orbax and tensorstore raise a dozen kinds for damaged files, bare `Exception` too
         if _is_fault_of_machine(error):
             raise
-        raise manifest.Damaged(f"it cannot be read ({_message(error)[:200]})") from error
+        raise manifest.Damaged(
+            f"it cannot be read ({_message(error)[:200]})"
+        ) from error
     manifest.verify(restored, stored[item])
     for name, key_type in key_types.items():
         restored[name] = jax.random.wrap_key_data(restored[name], impl=key_type)
@@ -415,23 +507,37 @@ def _read(folder: pathlib.Path, item: str, stored: dict[str, Any], part: dict[st
 def _is_fault_of_machine(error: Exception) -> bool:
     """Whether a whole checkpoint may raise it too: no memory, no permission, too many open files."""
     shortages = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or getattr(error, "errno", None) in shortages:
+    if (
+        isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+        or getattr(error, "errno", None) in shortages
+    ):
         return True
-    return any(word in str(error) for word in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED"))
+    return any(
+        word in str(error) for word in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
+    )
 
 
 class _OtherArrays(ValueError):
     """The stored arrays are not those of the template."""
 
 
-def _refuse_other_arrays(folder: pathlib.Path, stored: manifest.Arrays, forms: dict[str, Any]) -> None:
+def _refuse_other_arrays(
+    folder: pathlib.Path, stored: manifest.Arrays, forms: dict[str, Any]
+) -> None:
     """orbax by itself casts a dtype silently and names no leaf where a shape differs."""
-    kept = {name: (tuple(entry["shape"]), np.dtype(entry["dtype"])) for name, entry in stored.items()}
-    wanted = {name: (tuple(form.shape), np.dtype(form.dtype)) for name, form in forms.items()}
+    kept = {
+        name: (tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for name, entry in stored.items()
+    }
+    wanted = {
+        name: (tuple(form.shape), np.dtype(form.dtype)) for name, form in forms.items()
+    }
     for name in sorted(kept.keys() | wanted.keys()):
         if kept.get(name) != wanted.get(name):
             here, there = (_describe(arrays.get(name)) for arrays in (kept, wanted))
-            raise _OtherArrays(f"{folder}: array {name!r} is {here} in the checkpoint, {there} in the template")
+            raise _OtherArrays(
+                f"{folder}: array {name!r} is {here} in the checkpoint, {there} in the template"
+            )
 
 
 def _describe(entry: tuple | None) -> str:
@@ -445,20 +551,29 @@ def _step_folders(directory: pathlib.Path) -> list[pathlib.Path]:
     """The folders named by a number, whoever made them."""
     if not directory.is_dir():
         return []
-    return [folder for folder in directory.iterdir() if _STEP.fullmatch(folder.name) and folder.is_dir()]
+    return [
+        folder
+        for folder in directory.iterdir()
+        if _STEP.fullmatch(folder.name) and folder.is_dir()
+    ]
 
 
 def _whole_steps(directory: pathlib.Path) -> list[int]:
     """Steps whose folder is complete: it is renamed to its step once the manifest, the last file, is written."""
     parts = (manifest.NAME, *_ITEMS)
     return sorted(
-        int(folder.name) for folder in _step_folders(directory) if all((folder / part).exists() for part in parts)
+        int(folder.name)
+        for folder in _step_folders(directory)
+        if all((folder / part).exists() for part in parts)
     )
 
 
 def _is_own(folder: pathlib.Path) -> bool:
     """Whether a folder holds nothing but what the library writes: no files at all, or a checkpoint's."""
-    if not folder.is_dir() or not {entry.name for entry in folder.iterdir()} <= {*_ITEMS, *_MARKS}:
+    if not folder.is_dir() or not {entry.name for entry in folder.iterdir()} <= {
+        *_ITEMS,
+        *_MARKS,
+    }:
         return False
     files = {path.name for path in folder.rglob("*") if not path.is_dir()}
     return not files or bool(files & _MARKS)
@@ -480,7 +595,9 @@ def _message(error: Exception) -> str:
 def _set_aside(folder: pathlib.Path, reason: str) -> None:
     aside = tempfile.mkdtemp(prefix=f"{folder.name}.unreadable-", dir=folder.parent)
     os.rename(folder, aside)
-    warnings.warn(f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=4)
+    warnings.warn(
+        f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=4
+    )
 
 
 def _delete(folder: pathlib.Path) -> None:
@@ -495,15 +612,21 @@ def _remove_temporary(folder: pathlib.Path) -> None:
     """Remove what a kill left half written or half deleted. Raises FileExistsError if it holds files of others."""
     if not folder.exists():
         return
-    parts = tuple(f"{item}." for item in _ITEMS)  # as orbax names a part that it has not finished
+    parts = tuple(
+        f"{item}." for item in _ITEMS
+    )  # as orbax names a part that it has not finished
     for entry in folder.iterdir():
         if entry.name not in {*_ITEMS, *_MARKS} and not entry.name.startswith(parts):
-            raise FileExistsError(f"{folder} holds {entry.name}, which is not of a checkpoint, and is left alone")
+            raise FileExistsError(
+                f"{folder} holds {entry.name}, which is not of a checkpoint, and is left alone"
+            )
     shutil.rmtree(folder)
 
 
 def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")  # the same each time, so that kills leave one at most
+    temporary = path.with_name(
+        f".{path.name}.writing"
+    )  # the same each time, so that kills leave one at most
     with open(temporary, "w") as file:
         file.write(text)
         file.flush()
@@ -517,18 +640,33 @@ def _as_json(config: dict[str, Any]) -> dict[str, Any]:
         try:
             json.dumps({name: value})
         except (TypeError, ValueError) as error:
-            raise TypeError(f"config[{name!r}] must be a JSON value, got {value!r}: {error}") from None
+            raise TypeError(
+                f"config[{name!r}] must be a JSON value, got {value!r}: {error}"
+            ) from None
     return json.loads(json.dumps(config))
 
 
 def _refuse_other_config(
-    folder: pathlib.Path, stored: dict[str, Any], config: dict[str, Any], ignore: Collection[str]
+    folder: pathlib.Path,
+    stored: dict[str, Any],
+    config: dict[str, Any],
+    ignore: Collection[str],
 ) -> None:
     ignored = set(ignore)
-    old, new = (_leaves({k: v for k, v in each.items() if k not in ignored}) for each in (stored, config))
-    differing = [name for name in sorted(old.keys() | new.keys()) if not _same(old.get(name), new.get(name))]
+    old, new = (
+        _leaves({k: v for k, v in each.items() if k not in ignored})
+        for each in (stored, config)
+    )
+    differing = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if not _same(old.get(name), new.get(name))
+    ]
     if differing:
-        lines = [f"{name}: stored {old.get(name, _ABSENT)}, new {new.get(name, _ABSENT)}" for name in differing]
+        lines = [
+            f"{name}: stored {old.get(name, _ABSENT)}, new {new.get(name, _ABSENT)}"
+            for name in differing
+        ]
         raise ValueError(
             f"the checkpoint {folder} is of another configuration ({'; '.join(lines)}); "
             f"use another directory, or the stored configuration to resume"
@@ -549,4 +687,6 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _same(old: str | None, new: str | None) -> bool:
     if old is None or new is None:
         return old == new
-    return old == new or json.loads(old) == json.loads(new)  # as text NaN equals itself, as values 1 equals 1.0
+    return old == new or json.loads(old) == json.loads(
+        new
+    )  # as text NaN equals itself, as values 1 equals 1.0

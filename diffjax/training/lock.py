@@ -56,7 +56,9 @@ class Lock:
         self.renew()
         stop = threading.Event()
         self._finalizer = weakref.finalize(self, _release, self.path, self._entry, stop)
-        threading.Thread(target=_touch, args=(self.path, self._entry, stop), name="lock", daemon=True).start()
+        threading.Thread(
+            target=_touch, args=(self.path, self._entry, stop), name="lock", daemon=True
+        ).start()
 
     def renew(self) -> None:
         """Check that the lock is still held, and take it again if the file is gone.
@@ -72,11 +74,15 @@ class Lock:
             temporary = self.path.with_name(f"{NAME}.{self._entry['token']}")
             try:
                 temporary.write_text(json.dumps(self._entry))
-                if holder is not None and _is_alive(holder, self.path, now=temporary.stat().st_mtime):
+                if holder is not None and _is_alive(
+                    holder, self.path, now=temporary.stat().st_mtime
+                ):
                     raise BlockingIOError(_in_use(self.path, holder))
                 os.replace(temporary, self.path)
             finally:
-                for left_over in self.path.parent.glob(f"{NAME}.*"):  # of this attempt, and of killed ones
+                for left_over in self.path.parent.glob(
+                    f"{NAME}.*"
+                ):  # of this attempt, and of killed ones
                     with contextlib.suppress(OSError):
                         left_over.unlink()
 
@@ -87,7 +93,11 @@ class Lock:
 
 def _in_use(path: pathlib.Path, holder: dict[str, Any]) -> str:
     who = f"process {holder.get('pid')} on {holder.get('host')}"
-    who += " (this process)" if holder.get("pid") == os.getpid() and holder.get("machine") == _machine() else ""
+    who += (
+        " (this process)"
+        if holder.get("pid") == os.getpid() and holder.get("machine") == _machine()
+        else ""
+    )
     cure = "wait for it to end, or use another folder"
     if holder.get("machine") != _machine():
         cure += f"; if it is dead, try again {SILENT_AFTER:.0f} seconds after its end, or remove {path}"
@@ -105,7 +115,9 @@ def _release(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -
 def _touch(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(TOUCH_EVERY):
         with contextlib.suppress(OSError):
-            if _read(path) == entry:  # not that of one who took over while this process was suspended
+            if (
+                _read(path) == entry
+            ):  # not that of one who took over while this process was suspended
                 os.utime(path)
 
 
@@ -132,7 +144,9 @@ def _guard(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _is_alive(holder: dict[str, Any], path: pathlib.Path, now: float) -> bool:
-    if holder.get("machine") == _machine() and isinstance(pid := holder.get("pid"), int):
+    if holder.get("machine") == _machine() and isinstance(
+        pid := holder.get("pid"), int
+    ):
         return (start := _start_time(pid)) is not None and start == holder.get("start")
     return now - path.stat().st_mtime < SILENT_AFTER  # both times are the file server's
 
@@ -140,7 +154,9 @@ def _is_alive(holder: dict[str, Any], path: pathlib.Path, now: float) -> bool:
 def _machine() -> str:
     """What processes that can see one another share: the running kernel and the name space of process numbers."""
     try:
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return pathlib.Path(
+            "/proc/sys/kernel/random/boot_id"
+        ).read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
         return socket.gethostname()
 
@@ -148,12 +164,16 @@ def _machine() -> str:
 def _start_time(pid: int) -> str | None:
     """When process `pid` started, in the system's own form; None if there is no such process (or only its corpse)."""
     try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        )
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
         if pathlib.Path("/proc/self/stat").exists():
             return None
     with contextlib.suppress(FileNotFoundError):
-        found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+        found = subprocess.run(
+            ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True
+        )
         return found.stdout.strip() or None
     return None

@@ -16,7 +16,11 @@ from . import parallel
 from .data import Batches
 from .state import Step, TrainState
 
-_STOP = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_STOP = [
+    signal.SIGTERM,
+    signal.SIGINT,
+    *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
+]
 
 
 def fit(
@@ -51,8 +55,12 @@ def fit(
     Raises ValueError where the checkpoints are ahead of `state`.
     """
     checks.made_by("state", state, TrainState, "training.init")
-    checks.callable_("steps_fn", steps_fn, "steps_fn(state, batches) -> (state, metrics)")
-    checks.callable_("batches.block", getattr(batches, "block", None), "block(first, count)")
+    checks.callable_(
+        "steps_fn", steps_fn, "steps_fn(state, batches) -> (state, metrics)"
+    )
+    checks.callable_(
+        "batches.block", getattr(batches, "block", None), "block(first, count)"
+    )
     step, block = int(state.step), checks.integer("block", block, 1, 2**62)
     checks.integer("total_steps", total_steps, 0, 2**62)
     checks.integer("save_every", save_every, 1, 2**62)
@@ -67,16 +75,25 @@ def fit(
         while batch is not None and not received:
             count = _block_end(step, total_steps, block) - step
             state, pending = steps_fn(state, batch)
-            batch = _block(batches, step + count, total_steps, block, mesh)  # prepared while the device works
+            batch = _block(
+                batches, step + count, total_steps, block, mesh
+            )  # prepared while the device works
             metrics = jax.device_get(pending)
             if not metrics["finite"].all():
                 good = int(np.argmin(metrics["finite"]))
                 if on_block is not None and good:
-                    on_block(step + good, {name: values[:good] for name, values in metrics.items()})
-                raise FloatingPointError(_failure(step, metrics, state, checkpoints))  # which saves `state` first
+                    on_block(
+                        step + good,
+                        {name: values[:good] for name, values in metrics.items()},
+                    )
+                raise FloatingPointError(
+                    _failure(step, metrics, state, checkpoints)
+                )  # which saves `state` first
             before, step = step, step + count
             if on_block is not None:
-                on_block(step, metrics)  # before the save: what it records then covers every checkpoint
+                on_block(
+                    step, metrics
+                )  # before the save: what it records then covers every checkpoint
             if checkpoints is not None and step // save_every > before // save_every:
                 _save(checkpoints, step, state)
         if checkpoints is not None:
@@ -91,12 +108,18 @@ def _block_end(step: int, total_steps: int, block: int) -> int:
     return min((step // block + 1) * block, total_steps)
 
 
-def _block(batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh | None) -> Any:
+def _block(
+    batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh | None
+) -> Any:
     """The batches of the block that starts at `step`, on the device(s); None after the last."""
     if step >= total_steps:
         return None
     stacked = batches.block(step, _block_end(step, total_steps, block) - step)
-    return jax.device_put(stacked) if mesh is None else parallel.shard_batch(stacked, mesh, axis=1)
+    return (
+        jax.device_put(stacked)
+        if mesh is None
+        else parallel.shard_batch(stacked, mesh, axis=1)
+    )
 
 
 def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -105,11 +128,19 @@ def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
     return state if mesh is None else parallel.replicate(state, mesh)
 
 
-def _failure(start: int, metrics: dict[str, np.ndarray], state: TrainState, checkpoints: Any) -> str:
+def _failure(
+    start: int, metrics: dict[str, np.ndarray], state: TrainState, checkpoints: Any
+) -> str:
     """Save the last good state, and say what happened."""
     bad = int(np.argmin(metrics["finite"]))
-    values = {name: float(entries[bad]) for name, entries in metrics.items() if name != "finite"}
-    what = ", ".join(f"{name}={value}" for name, value in values.items() if not np.isfinite(value))
+    values = {
+        name: float(entries[bad])
+        for name, entries in metrics.items()
+        if name != "finite"
+    }
+    what = ", ".join(
+        f"{name}={value}" for name, value in values.items() if not np.isfinite(value)
+    )
     message = f"step {start + bad} (on batches.at({start + bad})) was not finite: {what}; it was not taken"
     if checkpoints is None:
         return f"{message}; no checkpoints are kept"
@@ -126,10 +157,14 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
             if not good:
                 latest = checkpoints.latest_step()
                 kept = (
-                    "there is no checkpoint" if latest is None else f"the last checkpoint is {checkpoints.path(latest)}"
+                    "there is no checkpoint"
+                    if latest is None
+                    else f"the last checkpoint is {checkpoints.path(latest)}"
                 )
                 name += jax.tree_util.keystr(path)
-                raise FloatingPointError(f"{name} is not finite after {step} steps, which are not saved; {kept}")
+                raise FloatingPointError(
+                    f"{name} is not finite after {step} steps, which are not saved; {kept}"
+                )
     checkpoints.save(step, state)
 
 
@@ -140,7 +175,11 @@ def _all_finite(tree: Any) -> Any:
 
 
 def _stopped(number: int, step: int) -> BaseException:
-    return KeyboardInterrupt(f"stopped after {step} steps") if number == signal.SIGINT else SystemExit(128 + number)
+    return (
+        KeyboardInterrupt(f"stopped after {step} steps")
+        if number == signal.SIGINT
+        else SystemExit(128 + number)
+    )
 
 
 @contextlib.contextmanager

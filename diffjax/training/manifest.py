@@ -29,7 +29,11 @@ def describe(arrays: dict[str, Any]) -> Arrays:
       A JSON value for each name.
     """
     return {
-        name: {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _checksum(array)}
+        name: {
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "sha256": _checksum(array),
+        }
         for name, array in arrays.items()
     }
 
@@ -50,7 +54,9 @@ def verify(arrays: dict[str, Any], described: Arrays) -> None:
             raise Damaged(f"array {name!r} differs from its checksum")
 
 
-def write(folder: pathlib.Path, config: dict[str, Any], items: dict[str, Arrays]) -> None:
+def write(
+    folder: pathlib.Path, config: dict[str, Any], items: dict[str, Arrays]
+) -> None:
     """Write the manifest of a checkpoint.
 
     Args:
@@ -78,13 +84,22 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
             return content["config"], content["items"]
     except FileNotFoundError:
         raise Damaged(f"it has no {NAME}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, IsADirectoryError):
+    except (
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        IsADirectoryError,
+    ):
         pass
     raise Damaged(f"its {NAME} is damaged")
 
 
 def _checksum(array: Any) -> str | None:
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
         return None
     array = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())

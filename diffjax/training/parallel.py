@@ -22,8 +22,12 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
         raise ValueError("devices must hold at least one device, got none")
     for device in devices:
         if not isinstance(device, jax.Device):
-            raise TypeError(f"devices must be a sequence of JAX's devices, got {device!r}")
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+            raise TypeError(
+                f"devices must be a sequence of JAX's devices, got {device!r}"
+            )
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -46,16 +50,26 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
         if not hasattr(leaf, "ndim"):
             raise TypeError(f"{name} must be an array, got {leaf!r}")
         if leaf.ndim <= axis:
-            raise ValueError(f"{name} must have an axis {axis} to split, got shape {leaf.shape}")
+            raise ValueError(
+                f"{name} must have an axis {axis} to split, got shape {leaf.shape}"
+            )
         if leaf.shape[axis] % devices:
-            raise ValueError(f"{name}: batch size {leaf.shape[axis]} must be a multiple of the {devices} devices")
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)))
+            raise ValueError(
+                f"{name}: batch size {leaf.shape[axis]} must be a multiple of the {devices} devices"
+            )
+    return jax.device_put(
+        batch, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    )
 
 
 def _check(mesh: Mesh) -> None:
     checks.made_by("mesh", mesh, Mesh, "data_mesh")
     if AXIS not in mesh.axis_names:
-        raise ValueError(f"mesh must have an axis named {AXIS!r}, got axes {mesh.axis_names}")
+        raise ValueError(
+            f"mesh must have an axis named {AXIS!r}, got axes {mesh.axis_names}"
+        )
     for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
         if kind != AxisType.Auto:
-            raise ValueError(f"mesh axis {name!r} must have type Auto, got {kind}; make the mesh with data_mesh()")
+            raise ValueError(
+                f"mesh axis {name!r} must have type Auto, got {kind}; make the mesh with data_mesh()"
+            )

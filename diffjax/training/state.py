@@ -36,7 +36,9 @@ class TrainState:
     key: Key
 
 
-def init(key: Key, params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
+def init(
+    key: Key, params: PyTree, optimiser: optax.GradientTransformation
+) -> TrainState:
     """The state before the first step; its arrays are copies, so that donating it leaves the caller's alive.
 
     params: a pytree of arrays. The average starts at `params`.
@@ -49,19 +51,34 @@ def init(key: Key, params: PyTree, optimiser: optax.GradientTransformation) -> T
     check_optimiser(optimiser)
     params = jax.tree.map(_own, params)
     # one program instead of one per shape; where leaves lie on several devices, eagerly, which keeps their placement
-    start = jax.jit(optimiser.init) if all(map(_on_one_device, jax.tree.leaves(params))) else optimiser.init
+    start = (
+        jax.jit(optimiser.init)
+        if all(map(_on_one_device, jax.tree.leaves(params)))
+        else optimiser.init
+    )
     opt_state = jax.tree.map(_own, start(params))
     step = jax.device_put(np.zeros((), np.int32))
-    return TrainState(step, params, _average(params), opt_state, jax.device_put(key, may_alias=False))
+    return TrainState(
+        step, params, _average(params), opt_state, jax.device_put(key, may_alias=False)
+    )
 
 
 def check_optimiser(optimiser: Any) -> None:
     """Raise TypeError for what has no `init` and `update`."""
-    if isinstance(optimiser, type) or not all(callable(getattr(optimiser, name, None)) for name in ("init", "update")):
-        raise TypeError(f"optimiser must be a transformation of optax, got {optimiser!r}")
+    if isinstance(optimiser, type) or not all(
+        callable(getattr(optimiser, name, None)) for name in ("init", "update")
+    ):
+        raise TypeError(
+            f"optimiser must be a transformation of optax, got {optimiser!r}"
+        )
 
 
-def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | None, final_fraction: float = 0.0):
+def warmup_cosine(
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int | None,
+    final_fraction: float = 0.0,
+):
     """The schedule n -> learning rate of step n = 0, 1, …, with η = `learning_rate`.
 
     η min(1, (n + 1) / warmup_steps), times f + (1 − f)(1 + cos πu)/2 where `total_steps` is given,
@@ -80,7 +97,9 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int | No
         if total_steps is None:
             return rate
         u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        return rate * (final_fraction + (1.0 - final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * u)))
+        return rate * (
+            final_fraction + (1.0 - final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * u))
+        )
 
     return jax.jit(schedule, inline=True)
 
@@ -113,7 +132,9 @@ def optimiser(
         adam = optax.adam(rate, beta_1, beta_2, epsilon)
     if clip_norm is None:
         return adam
-    return optax.chain(optax.clip_by_global_norm(checks.positive("clip_norm", clip_norm)), adam)
+    return optax.chain(
+        optax.clip_by_global_norm(checks.positive("clip_norm", clip_norm)), adam
+    )
 
 
 def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
@@ -122,12 +143,19 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     The warm-up keeps the initial parameters from lingering: `num_updates` of TensorFlow's
     `tf.train.ExponentialMovingAverage`, used by Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
     """
-    step, ema_decay = checks.non_negative("step", step), checks.within("ema_decay", ema_decay, 0.0, 1.0)
+    step, ema_decay = (
+        checks.non_negative("step", step),
+        checks.within("ema_decay", ema_decay, 0.0, 1.0),
+    )
     with jax.numpy_dtype_promotion("standard"):  # of integers and real numbers
         return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
-def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, ema_decay: float = 0.999) -> Step:
+def make_step(
+    loss_fn: LossFunction,
+    optimiser: optax.GradientTransformation,
+    ema_decay: float = 0.999,
+) -> Step:
     """The pure function step(state, batch, take=True) -> (state, metrics), one gradient step.
 
     loss_fn(params, key, batch) -> (loss (), dict of scalars). Its key is fold_in(state.key, state.step), so that its
@@ -138,22 +166,32 @@ def make_step(loss_fn: LossFunction, optimiser: optax.GradientTransformation, em
     Raises ValueError, while tracing, where a metric of loss_fn is no scalar or bears one of these names.
     """
     checks.within("ema_decay", ema_decay, 0.0, 1.0)
-    checks.callable_("loss_fn", loss_fn, "loss_fn(params, key, batch) -> (loss, metrics)")
+    checks.callable_(
+        "loss_fn", loss_fn, "loss_fn(params, key, batch) -> (loss, metrics)"
+    )
     check_optimiser(optimiser)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def step(state: TrainState, batch: PyTree, take: ArrayLike = True) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: PyTree, take: ArrayLike = True
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
         (loss, extra), grads = gradient(state.params, key, batch)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **_scalars(extra)}
-        finite = functools.reduce(jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()])
+        finite = functools.reduce(
+            jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()]
+        )
 
         def taken(state):
             with jax.numpy_dtype_promotion("standard"):  # optax divides integers
-                updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+                updates, opt_state = optimiser.update(
+                    grads, state.opt_state, state.params
+                )
                 params = optax.apply_updates(state.params, updates)
             d = ema_decay_at(state.step, ema_decay)
-            ema = jax.tree.map(lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), state.ema, params)
+            ema = jax.tree.map(
+                lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), state.ema, params
+            )
             return TrainState(state.step + 1, params, ema, opt_state, state.key)
 
         # not jnp.where: that copies the whole state in every step on a CPU (11 % of a 4 M parameter step)
@@ -191,7 +229,9 @@ def _own(leaf: Any) -> Array:
     dtype = jnp.result_type(leaf)
     if isinstance(leaf, jax.core.Tracer):
         return jnp.array(leaf, dtype, copy=True)
-    if not isinstance(leaf, jax.Array) or getattr(leaf, "weak_type", False):  # a key has none
+    if not isinstance(leaf, jax.Array) or getattr(
+        leaf, "weak_type", False
+    ):  # a key has none
         leaf = np.asarray(leaf, dtype)
     return jax.device_put(leaf, may_alias=False)
 
@@ -203,13 +243,19 @@ def _on_one_device(leaf: Array) -> bool:
 @jax.jit
 def _average(params: PyTree) -> PyTree:
     """The average's first value: copies of the parameters, in float32 at least."""
-    return jax.tree.map(lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params)
+    return jax.tree.map(
+        lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params
+    )
 
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
     for name, value in extra.items():
         if name in _OWN_METRICS:
-            raise ValueError(f"loss_fn's metric {name!r} is a name that the step itself uses: {_OWN_METRICS}")
+            raise ValueError(
+                f"loss_fn's metric {name!r} is a name that the step itself uses: {_OWN_METRICS}"
+            )
         if jnp.shape(value) != ():
-            raise ValueError(f"loss_fn's metric {name!r} must be a scalar, got shape {jnp.shape(value)}")
+            raise ValueError(
+                f"loss_fn's metric {name!r} must be a scalar, got shape {jnp.shape(value)}"
+            )
     return {name: jnp.asarray(value) for name, value in extra.items()}

@@ -5,4 +5,11 @@ by layer before any prior (`progressive`); the laws that decoders answer with, p
 from . import decoders, gaussian, hierarchical, priors, progressive
 from .networks import Perceptron
 
-__all__ = ["Perceptron", "decoders", "gaussian", "hierarchical", "priors", "progressive"]
+__all__ = [
+    "Perceptron",
+    "decoders",
+    "gaussian",
+    "hierarchical",
+    "priors",
+    "progressive",
+]

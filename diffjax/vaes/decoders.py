@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..ddpm.gaussian import Gaussian, cell_of, check_variance, decoder_log_prob, impossible_off_levels
+from ..ddpm.gaussian import (
+    Gaussian,
+    cell_of,
+    check_variance,
+    decoder_log_prob,
+    impossible_off_levels,
+)
 from ..predictions import check_levels
 from ..types import Array, ArrayLike, Key, pytree
 
@@ -43,7 +49,9 @@ class Bernoulli:
         if not checks.is_traced(x):
             values = np.asarray(x)
             if not np.all((values == 0) | (values == 1)):
-                raise ValueError(f"x must be 0 or 1 in every entry, got values from {values.min()} to {values.max()}")
+                raise ValueError(
+                    f"x must be 0 or 1 in every entry, got values from {values.min()} to {values.max()}"
+                )
         value = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
         return jnp.where(jnp.any((x != 0) & (x != 1) & ~jnp.isnan(x)), -jnp.inf, value)
 
@@ -82,9 +90,19 @@ class DiscretisedLogistic:
         cell = cell_of(_example(x, self.location), self.levels)
         lower, upper = self._standard(cell.lower), self._standard(cell.upper)
         edge = cell.first | cell.last
-        width = jnp.where(edge, 1.0, (cell.upper - cell.lower) * jnp.exp(-self.log_scale))
-        inner = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
-        value = jnp.sum(jnp.where(edge, jax.nn.log_sigmoid(jnp.where(cell.last, -lower, upper)), inner))
+        width = jnp.where(
+            edge, 1.0, (cell.upper - cell.lower) * jnp.exp(-self.log_scale)
+        )
+        inner = (
+            jax.nn.log_sigmoid(upper)
+            + jax.nn.log_sigmoid(-lower)
+            + jnp.log(-jnp.expm1(-width))
+        )
+        value = jnp.sum(
+            jnp.where(
+                edge, jax.nn.log_sigmoid(jnp.where(cell.last, -lower, upper)), inner
+            )
+        )
         return impossible_off_levels(value, cell)
 
     def sample(self, key: Key) -> Array:
@@ -96,13 +114,17 @@ class DiscretisedLogistic:
     @property
     def mean(self) -> Array:
         """Σ level · P(level) of each entry."""
-        return _lattice_mean(lambda middle: jax.nn.sigmoid(self._standard(middle)), self.levels)
+        return _lattice_mean(
+            lambda middle: jax.nn.sigmoid(self._standard(middle)), self.levels
+        )
 
     def _standard(self, value):
         return (value - self.location) * jnp.exp(-self.log_scale)
 
 
-def discretised_logistic(location: ArrayLike, log_scale: ArrayLike, levels: ArrayLike) -> DiscretisedLogistic:
+def discretised_logistic(
+    location: ArrayLike, log_scale: ArrayLike, levels: ArrayLike
+) -> DiscretisedLogistic:
     """Lattice data under a logistic law of each entry, rounded to the nearest level; the end levels take the tails.
 
     location: of the example's shape. log_scale: () or the same. levels: (K,), increasing. Raises ValueError for shapes
@@ -131,10 +153,15 @@ class DiscretisedGaussian:
     def mean(self) -> Array:
         """Σ level · P(level) of each entry."""
         std = jnp.sqrt(self.law.variance)
-        return _lattice_mean(lambda middle: jax.scipy.special.ndtr((middle - self.law.mean) / std), self.levels)
+        return _lattice_mean(
+            lambda middle: jax.scipy.special.ndtr((middle - self.law.mean) / std),
+            self.levels,
+        )
 
 
-def discretised_gaussian(mean: ArrayLike, log_std: ArrayLike, levels: ArrayLike) -> DiscretisedGaussian:
+def discretised_gaussian(
+    mean: ArrayLike, log_std: ArrayLike, levels: ArrayLike
+) -> DiscretisedGaussian:
     """Lattice data under a Gaussian of each entry, rounded to the nearest level: `ddpm.discretised_log_prob`.
 
     mean: of the example's shape. log_std: () or the same. levels: (K,), increasing. Errors as `discretised_logistic`.
@@ -151,7 +178,10 @@ def variance_of(name: str, log_std: Array) -> Array:
 
 
 def _parameters(location_name, location, scale_name, scale):
-    location, scale = checks.real_array(location_name, location), checks.real_array(scale_name, scale)
+    location, scale = (
+        checks.real_array(location_name, location),
+        checks.real_array(scale_name, scale),
+    )
     checks.one_of_shapes(scale_name, scale, list({(), location.shape}))
     checks.finite(location_name, location)
     checks.finite(scale_name, scale)

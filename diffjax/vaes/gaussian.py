@@ -61,12 +61,27 @@ def elbo(
     do not fit, and in x or in what they answer concrete NaN, infinity, or a variance that is not positive.
     Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4; Kingma et al. 2016, eq. 15.
     """
-    beta, free_bits = checks.non_negative("beta", beta), checks.non_negative("free_bits", free_bits)
+    beta, free_bits = (
+        checks.non_negative("beta", beta),
+        checks.non_negative("free_bits", free_bits),
+    )
     charged = checks.is_traced(free_bits) or float(free_bits) != 0
     x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
     if charged and not (prior is None or isinstance(prior, StandardNormal | Gaussian)):
-        raise ValueError(f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}")
-    return call(_elbo, key, encoder, decoder, x, prior, beta, free_bits if charged else None, faulty=not_finite)
+        raise ValueError(
+            f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}"
+        )
+    return call(
+        _elbo,
+        key,
+        encoder,
+        decoder,
+        x,
+        prior,
+        beta,
+        free_bits if charged else None,
+        faulty=not_finite,
+    )
 
 
 def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
@@ -75,15 +90,25 @@ def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
     z = draw(key, 1, q)
     reconstruction = log_prob_of("decoder", decoder(z), x)
     if isinstance(prior, Gaussian):
-        entries = kl_entries(q.variance, prior.variance, jnp.asarray(q.mean - prior.mean))
-        kl, charged = jnp.sum(entries), jnp.sum(jnp.maximum(entries, 0.0 if free_bits is None else free_bits))
+        entries = kl_entries(
+            q.variance, prior.variance, jnp.asarray(q.mean - prior.mean)
+        )
+        kl, charged = (
+            jnp.sum(entries),
+            jnp.sum(jnp.maximum(entries, 0.0 if free_bits is None else free_bits)),
+        )
     else:
         kl = charged = kl_of("prior", q, prior, z)
     return Elbo(reconstruction, kl, reconstruction - beta * charged)
 
 
 def importance_weighted_bound(
-    key: Key, encoder: Encoder, decoder: Decoder, x: ArrayLike, samples: int, prior: Any = None
+    key: Key,
+    encoder: Encoder,
+    decoder: Decoder,
+    x: ArrayLike,
+    samples: int,
+    prior: Any = None,
 ) -> Array:
     """log (1/k) Σ_i p(x | z_i) p(z_i) / q(z_i | x) by k = `samples` draws of q, in nats, shape ().
 
@@ -92,7 +117,16 @@ def importance_weighted_bound(
     """
     samples = checks.integer("samples", samples, minimum=1)
     x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
-    return call(_importance_weighted_bound, key, encoder, decoder, x, prior, faulty=not_finite, samples=samples)
+    return call(
+        _importance_weighted_bound,
+        key,
+        encoder,
+        decoder,
+        x,
+        prior,
+        faulty=not_finite,
+        samples=samples,
+    )
 
 
 def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
@@ -101,9 +135,15 @@ def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
 
     def log_weight(i):
         z = draw(key, i, q)
-        return log_prob_of("decoder", decoder(z), x) + log_prob_of("prior", prior, z) - q.log_prob(z)
+        return (
+            log_prob_of("decoder", decoder(z), x)
+            + log_prob_of("prior", prior, z)
+            - q.log_prob(z)
+        )
 
-    return logsumexp(jax.vmap(log_weight)(jnp.arange(1, samples + 1))) - math.log(samples)
+    return logsumexp(jax.vmap(log_weight)(jnp.arange(1, samples + 1))) - math.log(
+        samples
+    )
 
 
 def encode(encoder: Encoder, x: ArrayLike) -> Gaussian:
@@ -121,13 +161,17 @@ def sample(key: Key, decoder: Decoder, prior: Any) -> Array:
     key_prior, key_data = jax.random.split(checks.key("key", key))
     checks.callable_("decoder", decoder, "decoder(z) -> law")
     z = drawable("prior", prior, "flows.standard_normal(shape)").sample(key_prior)
-    return drawable("decoder's law", decoder(z), "those of vaes.decoders").sample(key_data)
+    return drawable("decoder's law", decoder(z), "those of vaes.decoders").sample(
+        key_data
+    )
 
 
 # ----------------------------------------------------------------------------------------------- what all levels share
 
 
-def gaussian_of(name: str, output: Any, shape: tuple[int, ...] | None = None) -> Gaussian:
+def gaussian_of(
+    name: str, output: Any, shape: tuple[int, ...] | None = None
+) -> Gaussian:
     """What a kernel answered, (mean, log_std) or a Gaussian, as a Gaussian whose mean has the variable's shape.
 
     shape: of the variable, where it is known. Raises TypeError for what is neither, ValueError for shapes that do not
@@ -135,9 +179,16 @@ def gaussian_of(name: str, output: Any, shape: tuple[int, ...] | None = None) ->
     the dtype's range.
     """
     if not isinstance(output, tuple | list) or len(output) != 2:
-        raise TypeError(f"{name} must return (mean, log_std) or a ddpm.Gaussian, got {type(output).__name__}")
-    spread_name = f"{name}'s variance" if isinstance(output, Gaussian) else f"{name}'s log_std"
-    mean, spread = checks.real_array(f"{name}'s mean", output[0]), checks.real_array(spread_name, output[1])
+        raise TypeError(
+            f"{name} must return (mean, log_std) or a ddpm.Gaussian, got {type(output).__name__}"
+        )
+    spread_name = (
+        f"{name}'s variance" if isinstance(output, Gaussian) else f"{name}'s log_std"
+    )
+    mean, spread = (
+        checks.real_array(f"{name}'s mean", output[0]),
+        checks.real_array(spread_name, output[1]),
+    )
     shape = mean.shape if shape is None else shape
     checks.one_of_shapes(f"{name}'s mean", mean, [shape])
     checks.one_of_shapes(spread_name, spread, list({(), shape}))
@@ -158,7 +209,9 @@ def law_of(name: str, output: Any, shape: tuple[int, ...] | None = None) -> Any:
 
 def draw(key: Key, counter: Any, law: Gaussian) -> Array:
     """mean + std·ε, the ε a function of (key, counter): the reparameterisation."""
-    return law.mean + jnp.sqrt(law.variance) * normal(key, counter, law.mean.shape, law.mean.dtype)
+    return law.mean + jnp.sqrt(law.variance) * normal(
+        key, counter, law.mean.shape, law.mean.dtype
+    )
 
 
 def log_prob_of(name: str, law: Any, x: Array) -> Array:
@@ -171,7 +224,9 @@ def log_prob_of(name: str, law: Any, x: Array) -> Array:
         )
     value = law.log_prob(x)
     if jnp.shape(value) != ():
-        raise ValueError(f"{name}'s log_prob must have shape (), got {jnp.shape(value)}")
+        raise ValueError(
+            f"{name}'s log_prob must have shape (), got {jnp.shape(value)}"
+        )
     return value
 
 
@@ -185,7 +240,9 @@ def kl_of(name: str, q: Gaussian, p: Any, z: Array) -> Array:
 def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
     """The prior of latents of this shape: N(0, I) for None and for `flows.standard_normal` in closed form."""
     if isinstance(prior, StandardNormal) and prior.shape != shape:
-        raise ValueError(f"prior must be a law of latents of shape {shape}, got shape {prior.shape}")
+        raise ValueError(
+            f"prior must be a law of latents of shape {shape}, got shape {prior.shape}"
+        )
     if prior is None or isinstance(prior, StandardNormal | Gaussian):
         return check_prior(prior if isinstance(prior, Gaussian) else None, 1.0, shape)
     return prior
@@ -193,7 +250,9 @@ def prior_of(prior: Any, shape: tuple[int, ...]) -> Any:
 
 def check_prior_type(prior: Any) -> None:
     """Raises TypeError for a prior without log_prob."""
-    if prior is not None and (not callable(getattr(prior, "log_prob", None)) or isinstance(prior, type)):
+    if prior is not None and (
+        not callable(getattr(prior, "log_prob", None)) or isinstance(prior, type)
+    ):
         raise TypeError(f"prior must have log_prob(z), got {type(prior).__name__}")
 
 
@@ -221,4 +280,9 @@ def _checked(key, encoder, decoder, x, prior):
     checks.callable_("encoder", encoder, "encoder(x) -> (mean, log_std)")
     checks.callable_("decoder", decoder, "decoder(z) -> law")
     check_prior_type(prior)
-    return check_example("x", x), as_pytree_callable(encoder), as_pytree_callable(decoder), prior
+    return (
+        check_example("x", x),
+        as_pytree_callable(encoder),
+        as_pytree_callable(decoder),
+        prior,
+    )

@@ -96,7 +96,9 @@ class TopDown:
         return self.posteriors.last
 
 
-def bottom_up(kernels: Sequence[Callable] | Callable, levels: int | None = None) -> BottomUp:
+def bottom_up(
+    kernels: Sequence[Callable] | Callable, levels: int | None = None
+) -> BottomUp:
     """The inference q(z_1 | x) Π_{l=2}^L q(z_l | z_{l−1}), drawn upwards.
 
     kernels: L callables z_{l−1} -> law of z_l, z_0 = x; or one function (l, z_{l−1}) -> law with levels=L. A level's
@@ -147,21 +149,39 @@ def elbo(
     checks.key("key", key)
     checks.callable_("decoder", decoder, "decoder(z) -> law")
     if not isinstance(inference, BottomUp | TopDown):
-        raise TypeError(f"inference must be made by bottom_up or top_down, got {inference!r}")
+        raise TypeError(
+            f"inference must be made by bottom_up or top_down, got {inference!r}"
+        )
     generative = _kernels("generative", generative, 2, inference.levels)
     check_prior_type(prior)
     x = check_example("x", x)
-    return call(_elbo, key, inference, as_pytree_callable(decoder), generative, x, prior, faulty=not_finite)
+    return call(
+        _elbo,
+        key,
+        inference,
+        as_pytree_callable(decoder),
+        generative,
+        x,
+        prior,
+        faulty=not_finite,
+    )
 
 
 def _elbo(key, inference, decoder, generative, x, prior):
     terms = _bottom_up_terms if isinstance(inference, BottomUp) else _top_down_terms
     z, below, top = terms(key, inference, generative, x, prior)
-    return HierarchicalElbo(log_prob_of("decoder", decoder(z), x), jnp.concatenate([below, top[None]]))
+    return HierarchicalElbo(
+        log_prob_of("decoder", decoder(z), x), jnp.concatenate([below, top[None]])
+    )
 
 
 def decode(
-    key: Key, decoder: Decoder, generative: Sequence[Callable] | Callable, z: ArrayLike, level: int, mean: bool = False
+    key: Key,
+    decoder: Decoder,
+    generative: Sequence[Callable] | Callable,
+    z: ArrayLike,
+    level: int,
+    mean: bool = False,
 ) -> Array:
     """x drawn from a latent z of a level downwards: z_{l−1} ~ p(z_{l−1} | z_l), x ~ p(x | z_1); a function of the key.
 
@@ -170,20 +190,45 @@ def decode(
     """
     checks.key("key", key)
     checks.callable_("decoder", decoder, "decoder(z) -> law")
-    level, mean = checks.integer("level", level, minimum=1), checks.boolean("mean", mean)
-    kernels, z = _kernels("generative", generative, 2, level if callable(generative) else None), check_example("z", z)
+    level, mean = (
+        checks.integer("level", level, minimum=1),
+        checks.boolean("mean", mean),
+    )
+    kernels, z = (
+        _kernels("generative", generative, 2, level if callable(generative) else None),
+        check_example("z", z),
+    )
     if kernels.last < level:
-        raise ValueError(f"level must be at most {kernels.last}, the levels of generative, got {level}")
-    return call(_decode, key, as_pytree_callable(decoder), kernels, z, faulty=not_finite, level=level, mean=mean)
+        raise ValueError(
+            f"level must be at most {kernels.last}, the levels of generative, got {level}"
+        )
+    return call(
+        _decode,
+        key,
+        as_pytree_callable(decoder),
+        kernels,
+        z,
+        faulty=not_finite,
+        level=level,
+        mean=mean,
+    )
 
 
 def _decode(key, decoder, kernels, z, level, mean):
     def answer(name, law, l):
-        return mean_of(name, law) if mean else drawable(name, law, _LAWS).sample(jax.random.fold_in(key, l))
+        return (
+            mean_of(name, law)
+            if mean
+            else drawable(name, law, _LAWS).sample(jax.random.fold_in(key, l))
+        )
 
     def below(l, z):
         name = f"generative{_at(l)}"
-        return answer(f"{name}'s law", law_of(name, kernels(l, z), z.shape if kernels.stacked else None), l - 1)
+        return answer(
+            f"{name}'s law",
+            law_of(name, kernels(l, z), z.shape if kernels.stacked else None),
+            l - 1,
+        )
 
     if kernels.stacked:
         z = jax.lax.fori_loop(0, level - 1, lambda i, z: below(level - i, z), z)
@@ -194,7 +239,11 @@ def _decode(key, decoder, kernels, z, level, mean):
 
 
 def sample(
-    key: Key, decoder: Decoder, generative: Sequence[Callable] | Callable, prior: Any, levels: int | None = None
+    key: Key,
+    decoder: Decoder,
+    generative: Sequence[Callable] | Callable,
+    prior: Any,
+    levels: int | None = None,
 ) -> Array:
     """One draw of x, ancestrally from z_L ~ prior, a function of the key alone.
 
@@ -203,7 +252,9 @@ def sample(
     """
     checks.key("key", key)
     levels = _kernels("generative", generative, 2, levels).last
-    z = drawable("prior", prior, "flows.standard_normal(shape)").sample(jax.random.fold_in(key, levels))
+    z = drawable("prior", prior, "flows.standard_normal(shape)").sample(
+        jax.random.fold_in(key, levels)
+    )
     return decode(key, decoder, generative, z, levels)
 
 
@@ -212,14 +263,26 @@ def sample(
 
 def _top_down_terms(key, inference, generative, x, prior):
     """(z_1, the terms of the levels below the top (L − 1,), the top's)."""
-    levels, posteriors, marginals = inference.levels, inference.posteriors, inference.marginals
+    levels, posteriors, marginals = (
+        inference.levels,
+        inference.posteriors,
+        inference.marginals,
+    )
     zs: Any = None
     q_top = gaussian_of("top", inference.top(x))
-    stacked = posteriors.stacked and generative.stacked and (marginals is None or marginals.stacked)
+    stacked = (
+        posteriors.stacked
+        and generative.stacked
+        and (marginals is None or marginals.stacked)
+    )
 
     def marginal(level):
         shape = q_top.mean.shape if stacked or level == levels else None
-        return draw(key, level, gaussian_of(f"marginals{_at(level)}", inference.marginals(level, x), shape))
+        return draw(
+            key,
+            level,
+            gaussian_of(f"marginals{_at(level)}", inference.marginals(level, x), shape),
+        )
 
     if marginals is None:
         zs = _descend(key, posteriors, q_top, x)
@@ -249,7 +312,9 @@ def _descend(key, posteriors, q_top, x):
         return draw(key, level - 1, gaussian_of(name, posteriors(level, z, x), shape))
 
     if posteriors.stacked:
-        _, zs = jax.lax.scan(lambda z, level: (below(level, z),) * 2, z, jnp.arange(levels, 1, -1))
+        _, zs = jax.lax.scan(
+            lambda z, level: (below(level, z),) * 2, z, jnp.arange(levels, 1, -1)
+        )
         return jnp.concatenate([zs[::-1], z[None]])
     zs = [z]
     for level in range(levels, 1, -1):
@@ -265,7 +330,9 @@ def _bottom_up_terms(key, inference, generative, x, prior):
     def term(level):
         """log q(z_{l−1} | z_{l−2}) − log p(z_{l−1} | z_l)."""
         name, z = f"generative{_at(level)}", zs[level - 2]
-        return log_q[level - 2] - log_prob_of(name, law_of(name, generative(level, zs[level - 1]), z.shape), z)
+        return log_q[level - 2] - log_prob_of(
+            name, law_of(name, generative(level, zs[level - 1]), z.shape), z
+        )
 
     top = kl_of("prior", q_top, prior_of(prior, q_top.mean.shape), zs[levels - 1])
     return zs[0], _for_levels(term, levels, kernels.stacked and generative.stacked), top
@@ -275,12 +342,18 @@ def _ascend(key, kernels, x):
     """(z_1 … z_L, log q of each given the one below, the law of the last): arrays, or lists."""
 
     def above(level, z):
-        q = gaussian_of(f"kernels{_at(level)}", kernels(level, z), z.shape if kernels.stacked else None)
+        q = gaussian_of(
+            f"kernels{_at(level)}",
+            kernels(level, z),
+            z.shape if kernels.stacked else None,
+        )
         z = draw(key, level, q)
         return z, (z, q.log_prob(z), q)
 
     if kernels.stacked:
-        _, (zs, log_q, laws) = jax.lax.scan(lambda z, level: above(level, z), x, jnp.arange(1, kernels.last + 1))
+        _, (zs, log_q, laws) = jax.lax.scan(
+            lambda z, level: above(level, z), x, jnp.arange(1, kernels.last + 1)
+        )
         return zs, log_q, jax.tree.map(lambda leaf: leaf[-1], laws)
     z, rows = x, []
     for level in range(1, kernels.last + 1):
@@ -308,13 +381,21 @@ def _kernels(name, kernels, first, levels):
     """Checked kernels of the levels from `first` on, with their number by their length or as stated."""
     if callable(kernels):
         if levels is None:
-            raise ValueError(f"levels must be given where {name} is one function of the level")
-        return Kernels(as_pytree_callable(kernels), first, checks.depth("levels", levels, 1))
+            raise ValueError(
+                f"levels must be given where {name} is one function of the level"
+            )
+        return Kernels(
+            as_pytree_callable(kernels), first, checks.depth("levels", levels, 1)
+        )
     if not isinstance(kernels, tuple | list) or not all(map(callable, kernels)):
-        raise TypeError(f"{name} must be a sequence of callables, or one function of the level, got {kernels!r}")
+        raise TypeError(
+            f"{name} must be a sequence of callables, or one function of the level, got {kernels!r}"
+        )
     last = len(kernels) + first - 1
     if last < 1:
         raise ValueError(f"{name} must hold at least one kernel, got none")
     if levels is not None and last != levels:
-        raise ValueError(f"{name} must be {levels - first + 1} kernels for {levels} levels, got {len(kernels)}")
+        raise ValueError(
+            f"{name} must be {levels - first + 1} kernels for {levels} levels, got {len(kernels)}"
+        )
     return Kernels(tuple(map(as_pytree_callable, kernels)), first, last)

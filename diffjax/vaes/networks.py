@@ -42,7 +42,9 @@ class Perceptron(OneProgram, nn.Module):
         dtype = self.dtype or x.dtype
         h = nn.Dense(self.width, dtype=dtype)(jnp.ravel(x))  # (width,)
         for _ in range(self.depth):
-            branch = nn.silu(nn.Dense(self.width, dtype=dtype)(nn.LayerNorm(dtype=dtype)(h)))
+            branch = nn.silu(
+                nn.Dense(self.width, dtype=dtype)(nn.LayerNorm(dtype=dtype)(h))
+            )
             branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
             h = h + nn.Dense(self.width, dtype=dtype)(branch)
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")

@@ -9,7 +9,15 @@ from .. import checks, grids, likelihood, sampling, schedules, targets
 from ..schedules import Schedule
 from ..solvers.base import Solver
 from ..solvers.driver import check_solver
-from ..types import Array, ArrayLike, Denoiser, Key, as_pytree_callable, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 
 
 def fitted_gaussian(zs: ArrayLike) -> targets.Mixture:
@@ -47,11 +55,15 @@ class DiffusionPrior:
         """log p(z) in nats, shape (): `likelihood.log_prob` along the probability flow, by the exact divergence."""
         z = checks.real_array("z", z)
         checks.one_of_shapes("z", z, [self.shape])
-        return likelihood.log_prob(self.denoiser, self.schedule, z, grid=self.likelihood_grid)
+        return likelihood.log_prob(
+            self.denoiser, self.schedule, z, grid=self.likelihood_grid
+        )
 
     def sample(self, key: Key) -> Array:
         """One draw, `sampling.sample`; a function of the key alone."""
-        return sampling.sample(key, self.denoiser, self.schedule, self.solver, self.grid, self.shape)
+        return sampling.sample(
+            key, self.denoiser, self.schedule, self.solver, self.grid, self.shape
+        )
 
 
 def diffusion(
@@ -80,4 +92,11 @@ def diffusion(
         grid = grids.check("grid", grid, schedule, zero_end=True)
     if likelihood_grid is not None:
         likelihood_grid = grids.check("likelihood_grid", likelihood_grid, schedule)
-    return DiffusionPrior(as_pytree_callable(denoiser), schedule, grid, likelihood_grid, shape=shape, solver=solver)
+    return DiffusionPrior(
+        as_pytree_callable(denoiser),
+        schedule,
+        grid,
+        likelihood_grid,
+        shape=shape,
+        solver=solver,
+    )

@@ -35,7 +35,10 @@ class BoundedEncoder:
 
     def __call__(self, *arguments: Any) -> Gaussian:
         """The law of the latent; arguments are the network's: z, or (level, z)."""
-        return Gaussian(jnp.tanh(self.network(*arguments)), jax.lax.stop_gradient(jnp.square(self.noise_std)))
+        return Gaussian(
+            jnp.tanh(self.network(*arguments)),
+            jax.lax.stop_gradient(jnp.square(self.noise_std)),
+        )
 
 
 def bounded_encoder(network: Callable, noise_std: Scalar) -> BoundedEncoder:
@@ -45,7 +48,9 @@ def bounded_encoder(network: Callable, noise_std: Scalar) -> BoundedEncoder:
     to it. Raises ValueError unless s > 0.
     """
     checks.callable_("network", network, "network(z) -> array")
-    return BoundedEncoder(as_pytree_callable(network), checks.positive("noise_std", noise_std))
+    return BoundedEncoder(
+        as_pytree_callable(network), checks.positive("noise_std", noise_std)
+    )
 
 
 def reconstruction_losses(
@@ -60,12 +65,27 @@ def reconstruction_losses(
     """
     checks.key("key", key)
     for name, kernels in (("encoders", encoders), ("decoders", decoders)):
-        if not isinstance(kernels, tuple | list) or not kernels or not all(map(callable, kernels)):
+        if (
+            not isinstance(kernels, tuple | list)
+            or not kernels
+            or not all(map(callable, kernels))
+        ):
             raise TypeError(f"{name} must be a sequence of callables, got {kernels!r}")
     if len(decoders) != len(encoders):
-        raise ValueError(f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}")
-    encoders, decoders = (tuple(map(as_pytree_callable, kernels)) for kernels in (encoders, decoders))
-    return call(_reconstruction_losses, key, encoders, decoders, check_example("x", x), faulty=not_finite)
+        raise ValueError(
+            f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}"
+        )
+    encoders, decoders = (
+        tuple(map(as_pytree_callable, kernels)) for kernels in (encoders, decoders)
+    )
+    return call(
+        _reconstruction_losses,
+        key,
+        encoders,
+        decoders,
+        check_example("x", x),
+        faulty=not_finite,
+    )
 
 
 def _reconstruction_losses(key, encoders, decoders, x):
@@ -85,7 +105,8 @@ def _reconstruction_losses(key, encoders, decoders, x):
 def noise_entropy(size: int, noise_std: Scalar) -> Array:
     """h(z_l | z_{l−1}) = ½ d log(2πe s²) in nats: the entropy of the encoder's noise, the least that z_l can have."""
     return checks.width("size", size, 1) * (
-        0.5 * math.log(2 * math.pi * math.e) + jnp.log(checks.positive("noise_std", noise_std))
+        0.5 * math.log(2 * math.pi * math.e)
+        + jnp.log(checks.positive("noise_std", noise_std))
     )
 
 
@@ -96,7 +117,11 @@ def capacity(size: int, noise_std: Scalar) -> Array:
     Gaussian has the greatest entropy: I = h(z_l) − h(z_l | z_{l−1}) ≤ ½ Σ_i log(1 + 1/s²). Hence phase one's loss is at
     least h(z_{l−1}) − capacity, and h(z_{l−1}) at least `noise_entropy` for l ≥ 2. Shannon 1948, section 25.
     """
-    return 0.5 * checks.width("size", size, 1) * jnp.log1p(jnp.square(1 / checks.positive("noise_std", noise_std)))
+    return (
+        0.5
+        * checks.width("size", size, 1)
+        * jnp.log1p(jnp.square(1 / checks.positive("noise_std", noise_std)))
+    )
 
 
 class Information(NamedTuple):
@@ -140,17 +165,27 @@ def _information(key, encoder, decoder, zs, chunk):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(zs)))
     laws = jax.vmap(lambda z: _spread(gaussian_of("encoder", encoder(z))))(zs)
     above = jax.vmap(lambda key, law: draw(key, 1, law))(keys, laws)  # (N, …)
-    likelihoods = jax.vmap(lambda z, below: log_prob_of("decoder", law_of("decoder", decoder(z), below.shape), below))
+    likelihoods = jax.vmap(
+        lambda z, below: log_prob_of(
+            "decoder", law_of("decoder", decoder(z), below.shape), below
+        )
+    )
 
     def gain(own):
         z, law = own
-        return law.log_prob(z) - logsumexp(jax.vmap(lambda other: other.log_prob(z))(laws)) + math.log(len(zs))
+        return (
+            law.log_prob(z)
+            - logsumexp(jax.vmap(lambda other: other.log_prob(z))(laws))
+            + math.log(len(zs))
+        )
 
     contrastive = jnp.mean(jax.lax.map(gain, (above, laws), batch_size=chunk))
     means, variances = (leaf.reshape(len(zs), -1) for leaf in laws)
     centred = means - jnp.mean(means, 0)
     covariance = centred.T @ centred / len(zs) + jnp.diag(jnp.mean(variances, 0))
-    gaussian = 0.5 * (jnp.linalg.slogdet(covariance)[1] - jnp.mean(jnp.sum(jnp.log(variances), -1)))
+    gaussian = 0.5 * (
+        jnp.linalg.slogdet(covariance)[1] - jnp.mean(jnp.sum(jnp.log(variances), -1))
+    )
     return Information(jnp.mean(likelihoods(above, zs)), contrastive, gaussian), above
 
 

@@ -21,7 +21,14 @@ import numpy as np
 
 from diffjax import grids
 from experiments import record
-from experiments.solver_regret.measure import GRIDS, MEASURES, SOLVERS, Errors, measure, regrets
+from experiments.solver_regret.measure import (
+    GRIDS,
+    MEASURES,
+    SOLVERS,
+    Errors,
+    measure,
+    regrets,
+)
 from experiments.solver_regret.suite import groups
 
 QUICK = ("ddim", "heun", "dpmpp_2m", "deis(3)", "ipndm(4)", "unipc(3)")
@@ -50,15 +57,22 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Measure all pairs, write errors.json and metrics.json, print the recommendations."""
     if config.quick:
-        config = dataclasses.replace(config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300)
+        config = dataclasses.replace(
+            config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300
+        )
     check_same_suite(config)
     out = record.start(config)
     with jax.enable_x64(True):
-        print("making the suite: exact flows to 1e-10, two networks under two schedules", flush=True)
+        print(
+            "making the suite: exact flows to 1e-10, two networks under two schedules",
+            flush=True,
+        )
         suite = groups(config.seed, config.starts, config.train_steps)
         rows = read_errors(out / "errors.json")
         done = {row.solver for row in rows}
-        with record.progress(len(config.solvers) * len(suite), what="measuring", unit="solver") as bar:
+        with record.progress(
+            len(config.solvers) * len(suite), what="measuring", unit="solver"
+        ) as bar:
             for name in config.solvers:
                 if name in done:
                     bar.update(len(suite))
@@ -83,7 +97,9 @@ def check_same_suite(config: Config) -> None:
     """Raise ValueError if config.out holds errors that were measured with other flags of `SUITE`."""
     if not (config.out / "errors.json").exists():
         return
-    held = record.read_json(config.out / "config.json", "remove errors.json to measure anew", *SUITE)
+    held = record.read_json(
+        config.out / "config.json", "remove errors.json to measure anew", *SUITE
+    )
     for name in SUITE:
         now = record.as_dict(config)[name]
         if held[name] != json.loads(json.dumps(now)):
@@ -95,7 +111,9 @@ def check_same_suite(config: Config) -> None:
 def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     """All errors, a line each."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+    temporary.write_text(
+        "[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n"
+    )
     os.replace(temporary, path)  # a kill meanwhile leaves the file before it
 
 
@@ -105,12 +123,20 @@ def read_errors(path: pathlib.Path) -> list[Errors]:
     Raises ValueError, with the file and the cure, where it is damaged.
     """
     try:
-        return [Errors(**row) for row in json.loads(path.read_text())] if path.exists() else []
+        return (
+            [Errors(**row) for row in json.loads(path.read_text())]
+            if path.exists()
+            else []
+        )
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it to measure anew") from None
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it to measure anew"
+        ) from None
 
 
-def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> dict[str, Any]:
+def summarise(
+    rows: list[Errors], budgets: tuple[int, ...], kept: int = 5
+) -> dict[str, Any]:
     """The pairs of least worst regret on the choosing half, with their regrets on both halves.
 
     Args:
@@ -123,7 +149,8 @@ def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> di
     """
     held_out = {row.problem: row.held_out for row in rows}
     halves = {
-        half: [p for p, out in held_out.items() if out == (half == "held out")] for half in ("chosen on", "held out")
+        half: [p for p, out in held_out.items() if out == (half == "held out")]
+        for half in ("chosen on", "held out")
     }
     report: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
@@ -139,7 +166,9 @@ def summarise(rows: list[Errors], budgets: tuple[int, ...], kept: int = 5) -> di
             if not table:
                 continue
             title = f"{budget} evaluations, {measured}"
-            lines = {pair: standing(pair, regret, halves) for pair, regret in table.items()}
+            lines = {
+                pair: standing(pair, regret, halves) for pair, regret in table.items()
+            }
             best = sorted(lines.values(), key=lambda line: line["chosen on"]["worst"])
             report["least worst regret"][title] = best[:kept]
             if (recommended := recommendation(budget)) in lines:
@@ -152,12 +181,17 @@ def recommendation(budget: int) -> tuple[str, str]:
     return "unipc(3)", f"angular({0.5 if budget < grids.DENSE else 0.25})"
 
 
-def standing(pair: tuple[str, str], regret: dict[str, float], halves: dict[str, list[str]]) -> dict[str, Any]:
+def standing(
+    pair: tuple[str, str], regret: dict[str, float], halves: dict[str, list[str]]
+) -> dict[str, Any]:
     """The worst and the median regret of a pair on each half, and on which problem it is worst."""
     line: dict[str, Any] = {"solver": pair[0], "grid": pair[1]}
     for half, problems in halves.items():
         values = [regret[problem] for problem in problems]
-        line[half] = {"worst": float(np.max(values)), "median": float(np.median(values))}
+        line[half] = {
+            "worst": float(np.max(values)),
+            "median": float(np.median(values)),
+        }
         line[half]["worst problem"] = problems[int(np.argmax(values))]
     return line
 
@@ -168,7 +202,11 @@ def print_summary(summary: dict[str, Any]) -> None:
     for title, lines in summary["least worst regret"].items():
         print(title)
         recommended = summary["recommended"].get(title)
-        for line in lines if recommended is None or recommended in lines else [*lines, recommended]:
+        for line in (
+            lines
+            if recommended is None or recommended in lines
+            else [*lines, recommended]
+        ):
             on, out = line["chosen on"], line["held out"]
             print(
                 f"  {line['solver']:26s} {line['grid']:22s} {on['worst']:6.2f} ({on['median']:.2f})   "

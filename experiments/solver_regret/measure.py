@@ -16,7 +16,9 @@ GRIDS: dict[str, Callable[[Any, int], Any]] = {
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
     "log_snr": grids.log_snr,
-    "polyexponential(1.5)": lambda schedule, steps: grids.polyexponential(schedule, steps, 1.5),
+    "polyexponential(1.5)": lambda schedule, steps: grids.polyexponential(
+        schedule, steps, 1.5
+    ),
     "karras(7)": grids.karras,
     "karras(3)": lambda schedule, steps: grids.karras(schedule, steps, 3.0),
     "angular(0.25)": lambda schedule, steps: grids.angular(schedule, steps, 0.25),
@@ -61,16 +63,28 @@ RESOLUTION = 1e-4
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def squared_errors(solver: Any, schedule: Any, denoisers: Any, starts: Any, ends: Any, active: Any, ts: Any) -> Any:
+def squared_errors(
+    solver: Any,
+    schedule: Any,
+    denoisers: Any,
+    starts: Any,
+    ends: Any,
+    active: Any,
+    ts: Any,
+) -> Any:
     """Mean squared error over the active entries, (grids, problems, starts), for grids ts (grids, N + 1)."""
 
     def one(denoiser, active, x, end, grid):
-        reached = solvers.integrate(None, solver, solvers.diffusion(schedule, denoiser), x, grid)
+        reached = solvers.integrate(
+            None, solver, solvers.diffusion(schedule, denoiser), x, grid
+        )
         return jnp.sum(active * (reached - end) ** 2) / jnp.sum(active)
 
     over_starts = jax.vmap(one, (None, None, 0, 0, None))
     over_problems = jax.vmap(over_starts, (0, 0, 0, 0, None))
-    return jax.lax.map(lambda grid: over_problems(denoisers, active, starts, ends, grid), ts)
+    return jax.lax.map(
+        lambda grid: over_problems(denoisers, active, starts, ends, grid), ts
+    )
 
 
 def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Errors]:
@@ -87,24 +101,47 @@ def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Error
     solver = make(name)
     stages = solver.evaluations(np.array([2.0, 1.0]))
     spread = np.var(np.asarray(group.ends), axis=1)  # (P, D)
-    scales = [float(v) for v in np.sqrt((group.active * spread).sum(-1) / np.sum(group.active, -1))]
+    scales = [
+        float(v)
+        for v in np.sqrt((group.active * spread).sum(-1) / np.sum(group.active, -1))
+    ]
     for budget in budgets:
         if budget < 2 * stages:
             continue
-        ts = jnp.stack([jnp.asarray(grid(group.schedule, budget // stages), jnp.float64) for grid in GRIDS.values()])
+        ts = jnp.stack(
+            [
+                jnp.asarray(grid(group.schedule, budget // stages), jnp.float64)
+                for grid in GRIDS.values()
+            ]
+        )
         squares = np.asarray(
-            squared_errors(solver, group.schedule, group.denoisers, group.starts, group.ends, group.active, ts)
+            squared_errors(
+                solver,
+                group.schedule,
+                group.denoisers,
+                group.starts,
+                group.ends,
+                group.active,
+                ts,
+            )
         )
         for i, grid in enumerate(GRIDS):
             for j, problem in enumerate(group.names):
                 errors = np.sort(squares[i, j])
                 kept = errors[: int(np.ceil(0.95 * len(errors)))]
-                values = (float(np.sqrt(v)) for v in (errors.mean(), kept.mean(), np.median(errors)))
+                values = (
+                    float(np.sqrt(v))
+                    for v in (errors.mean(), kept.mean(), np.median(errors))
+                )
                 title = f"{problem}, {group.schedule_name}"
-                yield Errors(title, group.held_out[j], name, grid, budget, scales[j], *values)
+                yield Errors(
+                    title, group.held_out[j], name, grid, budget, scales[j], *values
+                )
 
 
-def regrets(rows: list[Errors], budget: int, measure: str) -> dict[tuple[str, str], dict[str, float]]:
+def regrets(
+    rows: list[Errors], budget: int, measure: str
+) -> dict[tuple[str, str], dict[str, float]]:
     """The error of each pair over the least error of all pairs, by problem.
 
     RESOLUTION times the data's standard deviation is added to every error. One that is not finite counts as infinite.
@@ -121,7 +158,9 @@ def regrets(rows: list[Errors], budget: int, measure: str) -> dict[tuple[str, st
     for row in rows:
         if row.budget == budget:
             error = getattr(row, measure) + RESOLUTION * row.scale
-            table.setdefault(row.problem, {})[row.solver, row.grid] = error if np.isfinite(error) else np.inf
+            table.setdefault(row.problem, {})[row.solver, row.grid] = (
+                error if np.isfinite(error) else np.inf
+            )
     found: dict[tuple[str, str], dict[str, float]] = {}
     for problem, errors in table.items():
         least = min(errors.values())

@@ -35,12 +35,18 @@ class Mixture(NamedTuple):
     stds: np.ndarray
 
 
-def random_mixture(seed: int, dimension: int, low: float, high: float, spread: float = 1.0) -> Mixture:
+def random_mixture(
+    seed: int, dimension: int, low: float, high: float, spread: float = 1.0
+) -> Mixture:
     """Eight components around N(0, spread²), each entry's standard deviation log-uniform in [low, high]."""
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(COMPONENTS, 3.0))
     means = spread * rng.normal(size=(COMPONENTS, dimension))
-    return Mixture(weights, means, np.exp(rng.uniform(np.log(low), np.log(high), (COMPONENTS, dimension))))
+    return Mixture(
+        weights,
+        means,
+        np.exp(rng.uniform(np.log(low), np.log(high), (COMPONENTS, dimension))),
+    )
 
 
 def anisotropic(seed: int, dimension: int, low: float, high: float) -> Mixture:
@@ -53,13 +59,17 @@ def anisotropic(seed: int, dimension: int, low: float, high: float) -> Mixture:
 
 def line(weights: Any, means: Any, stds: Any) -> Mixture:
     """A mixture on the line."""
-    return Mixture(np.asarray(weights), np.asarray(means)[:, None], np.asarray(stds)[:, None])
+    return Mixture(
+        np.asarray(weights), np.asarray(means)[:, None], np.asarray(stds)[:, None]
+    )
 
 
 CHOOSING: dict[str, Mixture] = {
     "1-D, two narrow modes": line([0.5, 0.5], [-1.0, 1.0], [0.1, 0.1]),
     "2-D, overlapping": random_mixture(1, 2, 0.25, 0.6),
-    "2-D, apart by 16": Mixture(np.array([0.3, 0.7]), np.array([[-8.0, 0.0], [8.0, 1.0]]), np.full((2, 2), 0.5)),
+    "2-D, apart by 16": Mixture(
+        np.array([0.3, 0.7]), np.array([[-8.0, 0.0], [8.0, 1.0]]), np.full((2, 2), 0.5)
+    ),
     "4-D, overlapping": random_mixture(2, 4, 0.25, 0.6),
     "10-D, anisotropic": anisotropic(3, 10, 0.01, 2.0),
     "64-D, overlapping": random_mixture(4, 64, 0.25, 0.6),
@@ -69,7 +79,9 @@ CHOOSING: dict[str, Mixture] = {
 HELD_OUT: dict[str, Mixture] = {
     "1-D, three scales": line([0.3, 0.3, 0.4], [-1.0, 0.5, 0.0], [0.02, 0.3, 1.5]),
     "2-D, eight on a lattice": Mixture(
-        np.full(8, 1 / 8), 3.0 * np.array([[i % 3 - 1, i // 3 - 1] for i in range(9) if i != 4]), np.full((8, 2), 0.3)
+        np.full(8, 1 / 8),
+        3.0 * np.array([[i % 3 - 1, i // 3 - 1] for i in range(9) if i != 4]),
+        np.full((8, 2), 0.3),
     ),
     "3-D, unequal": random_mixture(11, 3, 0.03, 1.0, spread=2.0),
     "6-D, overlapping": random_mixture(12, 6, 0.25, 0.6),
@@ -83,7 +95,9 @@ def padded(mixture: Mixture) -> targets.Mixture:
     """The mixture in DIMENSION entries and COMPONENTS components: its first component is split into equal ones."""
     count, dimension = mixture.means.shape
     copies = COMPONENTS - count
-    weights = np.concatenate([mixture.weights, np.full(copies, mixture.weights[0] / (copies + 1))])
+    weights = np.concatenate(
+        [mixture.weights, np.full(copies, mixture.weights[0] / (copies + 1))]
+    )
     weights[0] /= copies + 1
     rows = [*range(count), *[0] * copies]
     means = np.zeros((COMPONENTS, DIMENSION))
@@ -127,30 +141,68 @@ def groups(seed: int, starts: int, train_steps: int) -> list[Group]:
         key, mixture_key, digit_key = jax.random.split(key, 3)
         made.append(_mixtures(name, make(), mixture_key, starts))
         made += _digits(name, make(), digit_key, starts // 2)
-    for name, data, held_out in (("moons", _moons(), False), ("digits", _all_digits(), True)):
+    for name, data, held_out in (
+        ("moons", _moons(), False),
+        ("digits", _all_digits(), True),
+    ):
         for schedule_name in ("vp_linear", "edm"):
             key, own = jax.random.split(key)
-            made.append(_network(f"network on {name}", data, held_out, schedule_name, own, starts // 2, train_steps))
+            made.append(
+                _network(
+                    f"network on {name}",
+                    data,
+                    held_out,
+                    schedule_name,
+                    own,
+                    starts // 2,
+                    train_steps,
+                )
+            )
     return made
 
 
 def _mixtures(schedule_name, schedule, key, starts):
     mixtures = CHOOSING | HELD_OUT
-    laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(padded(m) for m in mixtures.values()))
-    active = np.array([[i < m.means.shape[1] for i in range(DIMENSION)] for m in mixtures.values()], float)
+    laws = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(padded(m) for m in mixtures.values())
+    )
+    active = np.array(
+        [[i < m.means.shape[1] for i in range(DIMENSION)] for m in mixtures.values()],
+        float,
+    )
     denoisers, begin, end = _exact(laws, schedule, key, starts)
     held_out = (False,) * len(CHOOSING) + (True,) * len(HELD_OUT)
-    return Group(tuple(mixtures), held_out, schedule_name, schedule, denoisers, begin, end, active)
+    return Group(
+        tuple(mixtures),
+        held_out,
+        schedule_name,
+        schedule,
+        denoisers,
+        begin,
+        end,
+        active,
+    )
 
 
 def _digits(schedule_name, schedule, key, starts):
     data = np.asarray(_all_digits(), np.float64)
     for held_out, images in ((False, data[:128]), (True, data[128:256])):
         key, own = jax.random.split(key)
-        law = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], targets.empirical(images))
+        law = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf)[None], targets.empirical(images)
+        )
         denoisers, begin, end = _exact(law, schedule, own, starts)
         name = "64-D, digits" + (" not seen" if held_out else "")
-        yield Group((name,), (held_out,), schedule_name, schedule, denoisers, begin, end, np.ones((1, DIMENSION)))
+        yield Group(
+            (name,),
+            (held_out,),
+            schedule_name,
+            schedule,
+            denoisers,
+            begin,
+            end,
+            np.ones((1, DIMENSION)),
+        )
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -159,7 +211,9 @@ def _exact(laws, schedule, key, starts):
 
     def one(law, key):
         denoiser = targets.denoiser(law, schedule)
-        begin = jax.vmap(law.noised(schedule, schedule.t_max).sample)(jax.random.split(key, starts))
+        begin = jax.vmap(law.noised(schedule, schedule.t_max).sample)(
+            jax.random.split(key, starts)
+        )
         return denoiser, begin, flow_ends(denoiser, schedule, begin, 1e-10)
 
     count = jax.tree.leaves(laws)[0].shape[0]
@@ -179,13 +233,24 @@ def _network(name, data, held_out, schedule_name, key, starts, train_steps):
     """An MLP trained to predict noise, and the flow of what it learned."""
     schedule = SCHEDULES[schedule_name]()
     init_key, train_key, start_key = jax.random.split(key, 3)
-    denoiser = _trained(schedule, jnp.asarray(data, jnp.float32), init_key, train_key, train_steps)
+    denoiser = _trained(
+        schedule, jnp.asarray(data, jnp.float32), init_key, train_key, train_steps
+    )
     dimension = data.shape[1]
-    begin = schedules.prior_std(schedule) * jax.random.normal(start_key, (starts, dimension), jnp.float64)
+    begin = schedules.prior_std(schedule) * jax.random.normal(
+        start_key, (starts, dimension), jnp.float64
+    )
     end = flow_ends(denoiser, schedule, begin, 1e-9)
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], denoiser)
     return Group(
-        (name,), (held_out,), schedule_name, schedule, stacked, begin[None], end[None], np.ones((1, dimension))
+        (name,),
+        (held_out,),
+        schedule_name,
+        schedule,
+        stacked,
+        begin[None],
+        end[None],
+        np.ones((1, dimension)),
     )
 
 
@@ -195,7 +260,9 @@ def _trained(schedule, data, init_key, train_key, steps):
 
     def make(params):
         net = jax.tree_util.Partial(model.apply, params)
-        return predictions.denoiser(schedule, net, kind="noise", sigma_data=scale, inputs="scaled")
+        return predictions.denoiser(
+            schedule, net, kind="noise", sigma_data=scale, inputs="scaled"
+        )
 
     optimiser = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
@@ -205,11 +272,15 @@ def _trained(schedule, data, init_key, train_key, steps):
             params, state = carry
             batch_key, loss_key = jax.random.split(key)
             batch = data[jax.random.randint(batch_key, (256,), 0, data.shape[0])]
-            gradient = jax.grad(lambda p: losses.batch_loss(loss_key, make(p), batch)[0])(params)
+            gradient = jax.grad(
+                lambda p: losses.batch_loss(loss_key, make(p), batch)[0]
+            )(params)
             updates, state = optimiser.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None
 
-        return jax.lax.scan(step, (params, optimiser.init(params)), jax.random.split(train_key, steps))[0][0]
+        return jax.lax.scan(
+            step, (params, optimiser.init(params)), jax.random.split(train_key, steps)
+        )[0][0]
 
     with jax.enable_x64(False):
         params = train(model.init(init_key, data[0], jnp.float32(0.0)))

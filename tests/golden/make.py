@@ -61,11 +61,20 @@ def denoiser(x, alpha, sigma):
 
     The responsibilities r_k are the softmax of log w_k − |x − α m_k|²/(2 v_k) − D/2 log v_k.
     """
-    weights, means, scales = (torch.as_tensor(values) for values in (WEIGHTS, MEANS, SCALES))
-    alpha, sigma = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1) for value in (alpha, sigma))
+    weights, means, scales = (
+        torch.as_tensor(values) for values in (WEIGHTS, MEANS, SCALES)
+    )
+    alpha, sigma = (
+        torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1)
+        for value in (alpha, sigma)
+    )
     variances = alpha**2 * scales**2 + sigma**2  # (B or 1, K)
     apart = x[:, None] - alpha[:, :, None] * means  # (B, K, D)
-    logits = torch.log(weights) - (apart**2).sum(-1) / (2 * variances) - 0.5 * DIMENSION * torch.log(variances)
+    logits = (
+        torch.log(weights)
+        - (apart**2).sum(-1) / (2 * variances)
+        - 0.5 * DIMENSION * torch.log(variances)
+    )
     posterior_means = means + (alpha * scales**2 / variances)[:, :, None] * apart
     return (torch.softmax(logits, -1)[:, :, None] * posterior_means).sum(1)
 
@@ -78,7 +87,12 @@ def noise_prediction(x, alpha, sigma):
 def problem():
     """The mixture and the four starts, in units of the noise at the start."""
     start = np.random.default_rng(0).normal(size=(BATCH, DIMENSION))
-    return {"problem/weights": WEIGHTS, "problem/means": MEANS, "problem/scales": SCALES, "problem/start": start}
+    return {
+        "problem/weights": WEIGHTS,
+        "problem/means": MEANS,
+        "problem/scales": SCALES,
+        "problem/start": start,
+    }
 
 
 class Draws:
@@ -98,10 +112,14 @@ def entry(name, out, path=None, draws=None):
     """The arrays of one run, without the draws of a sampler that multiplies them by 0 (its name ends so). Raises
     ValueError for a result that is not finite float64."""
     arrays = {"out": out, "path": None if path is None else np.stack(path)}
-    arrays = {key: np.asarray(value) for key, value in arrays.items() if value is not None}
+    arrays = {
+        key: np.asarray(value) for key, value in arrays.items() if value is not None
+    }
     for key, value in arrays.items():
         if value.dtype != np.float64 or not np.all(np.isfinite(value)):
-            raise ValueError(f"{name}/{key} must be finite float64, got {value.dtype}: {value}")
+            raise ValueError(
+                f"{name}/{key} must be finite float64, got {value.dtype}: {value}"
+            )
     if draws is not None and draws.drawn and not name.split("/")[0].endswith("_0.0"):
         arrays["noise"] = np.stack(draws.drawn)
     return {f"{name}/{key}": value for key, value in arrays.items()}
@@ -109,7 +127,14 @@ def entry(name, out, path=None, draws=None):
 
 def versions(*packages):
     """name version of each package, as strings."""
-    return {"versions": np.array([f"{name} {importlib.metadata.version(name)}" for name in ("torch", *packages)])}
+    return {
+        "versions": np.array(
+            [
+                f"{name} {importlib.metadata.version(name)}"
+                for name in ("torch", *packages)
+            ]
+        )
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- k-diffusion
@@ -129,16 +154,34 @@ K_DIFFUSION = {
     "dpm_2": ("sample_dpm_2", {}),
     **{f"lms_{order}": ("sample_lms", dict(order=order)) for order in (1, 2, 3, 4)},
     "dpmpp_2m": ("sample_dpmpp_2m", {}),
-    **{f"dpmpp_2s_ancestral_{eta}": ("sample_dpmpp_2s_ancestral", dict(eta=eta)) for eta in (0.0, 0.5, 1.0)},
-    **{f"dpmpp_sde_{eta}": ("sample_dpmpp_sde", dict(eta=eta, r=0.5)) for eta in (0.0, 0.5, 1.0)},
     **{
-        f"dpmpp_2m_sde_{kind}_{eta}": ("sample_dpmpp_2m_sde", dict(eta=eta, solver_type=kind))
+        f"dpmpp_2s_ancestral_{eta}": ("sample_dpmpp_2s_ancestral", dict(eta=eta))
+        for eta in (0.0, 0.5, 1.0)
+    },
+    **{
+        f"dpmpp_sde_{eta}": ("sample_dpmpp_sde", dict(eta=eta, r=0.5))
+        for eta in (0.0, 0.5, 1.0)
+    },
+    **{
+        f"dpmpp_2m_sde_{kind}_{eta}": (
+            "sample_dpmpp_2m_sde",
+            dict(eta=eta, solver_type=kind),
+        )
         for kind in ("midpoint", "heun")
         for eta in (0.0, 0.5, 1.0)
     },
-    **{f"dpmpp_3m_sde_{eta}": ("sample_dpmpp_3m_sde", dict(eta=eta)) for eta in (0.0, 0.5, 1.0)},
-    **{f"euler_ancestral_{eta}": ("sample_euler_ancestral", dict(eta=eta)) for eta in (0.0, 0.5, 1.0)},
-    **{f"dpm_2_ancestral_{eta}": ("sample_dpm_2_ancestral", dict(eta=eta)) for eta in (0.0, 0.5, 1.0)},
+    **{
+        f"dpmpp_3m_sde_{eta}": ("sample_dpmpp_3m_sde", dict(eta=eta))
+        for eta in (0.0, 0.5, 1.0)
+    },
+    **{
+        f"euler_ancestral_{eta}": ("sample_euler_ancestral", dict(eta=eta))
+        for eta in (0.0, 0.5, 1.0)
+    },
+    **{
+        f"dpm_2_ancestral_{eta}": ("sample_dpm_2_ancestral", dict(eta=eta))
+        for eta in (0.0, 0.5, 1.0)
+    },
     "euler_churn": ("sample_euler", CHURN),
     "heun_churn": ("sample_heun", CHURN),
 }
@@ -168,7 +211,11 @@ def k_diffusion():
     sampling = solver_peers.k_diffusion_sampling()
     plain = karras(10, 0.05, 20.0)
     grids = {"plain": plain, "zero": np.append(plain[:-1], 0.0)}
-    files = {**problem(), **{f"grid/{name}": grid for name, grid in grids.items()}, **versions("k-diffusion")}
+    files = {
+        **problem(),
+        **{f"grid/{name}": grid for name, grid in grids.items()},
+        **versions("k-diffusion"),
+    }
     for sampler, (function, keywords) in K_DIFFUSION.items():
         for grid, sigmas in grids.items():
             if grid == "zero" and sampler in PLAIN_ONLY:
@@ -177,7 +224,11 @@ def k_diffusion():
             draws, path = Draws(name), []
             by_argument = "eta" in keywords
             start = torch.from_numpy(sigmas[0] * files["problem/start"])
-            with replaced(torch, "randn_like", draws if "s_churn" in keywords else torch.randn_like):
+            with replaced(
+                torch,
+                "randn_like",
+                draws if "s_churn" in keywords else torch.randn_like,
+            ):
                 out = getattr(sampling, function)(
                     lambda x, sigma: denoiser(x, 1.0, sigma),
                     start,
@@ -199,7 +250,9 @@ BETAS = np.linspace(0.002, 0.3, 50)
 ALPHA_BARS = np.cumprod(1 - BETAS)
 TIMESTEPS = np.array([49, 40, 32, 25, 18, 11, 5, 1])  # 0-based indices of the chain
 NO_DROP = dict(lower_order_final=False)
-SIGMA_MIN = dict(final_sigmas_type="sigma_min")  # the algorithms in the noise prediction refuse "zero"
+SIGMA_MIN = dict(
+    final_sigmas_type="sigma_min"
+)  # the algorithms in the noise prediction refuse "zero"
 BRACKETS = ("midpoint", "heun")
 EXACT_SA = "SA-Solver with the paper's weights at order 2 too"
 
@@ -228,19 +281,37 @@ def _sa_solver(predictor, corrector, tau):
 
 DIFFUSERS = {
     **{f"ddim_{eta}": ("DDIMScheduler", dict(eta=eta)) for eta in (0.0, 0.5, 1.0)},
-    **{f"ddpm_{kind}": ("DDPMScheduler", dict(variance_type=kind)) for kind in ("fixed_small", "fixed_large")},
+    **{
+        f"ddpm_{kind}": ("DDPMScheduler", dict(variance_type=kind))
+        for kind in ("fixed_small", "fixed_large")
+    },
     "dpmpp_multistep_1": _multistep("dpmsolver++", 1),
-    **{f"dpmpp_multistep_2_{kind}": _multistep("dpmsolver++", 2, kind) for kind in BRACKETS},
+    **{
+        f"dpmpp_multistep_2_{kind}": _multistep("dpmsolver++", 2, kind)
+        for kind in BRACKETS
+    },
     "dpmpp_multistep_3": _multistep("dpmsolver++", 3),
-    **{f"dpm_multistep_2_{kind}": _multistep("dpmsolver", 2, kind, **SIGMA_MIN) for kind in BRACKETS},
+    **{
+        f"dpm_multistep_2_{kind}": _multistep("dpmsolver", 2, kind, **SIGMA_MIN)
+        for kind in BRACKETS
+    },
     "dpm_multistep_3": _multistep("dpmsolver", 3, **SIGMA_MIN),
     "sde_dpmpp_multistep_1": _multistep("sde-dpmsolver++", 1),
-    **{f"sde_dpmpp_multistep_2_{kind}": _multistep("sde-dpmsolver++", 2, kind) for kind in BRACKETS},
+    **{
+        f"sde_dpmpp_multistep_2_{kind}": _multistep("sde-dpmsolver++", 2, kind)
+        for kind in BRACKETS
+    },
     "sde_dpmpp_multistep_3": _multistep("sde-dpmsolver++", 3),
     **{
         f"unipc_{order}_{kind}": (
             "UniPCMultistepScheduler",
-            dict(solver_order=order, solver_type=kind, predict_x0=True, disable_corrector=[], **NO_DROP),
+            dict(
+                solver_order=order,
+                solver_type=kind,
+                predict_x0=True,
+                disable_corrector=[],
+                **NO_DROP,
+            ),
         )
         for kind in ("bh1", "bh2")
         for order in (1, 2, 3)
@@ -248,18 +319,28 @@ DIFFUSERS = {
     **{
         f"deis_{order}": (
             "DEISMultistepScheduler",
-            dict(solver_order=order, algorithm_type="deis", solver_type="logrho", **NO_DROP),
+            dict(
+                solver_order=order,
+                algorithm_type="deis",
+                solver_type="logrho",
+                **NO_DROP,
+            ),
         )
         for order in (1, 2, 3)
     },
     "ipndm": ("IPNDMScheduler", {}),
     **{
-        f"sa_solver_{predictor}_{corrector}_{tau}": _sa_solver(predictor, corrector, tau)
+        f"sa_solver_{predictor}_{corrector}_{tau}": _sa_solver(
+            predictor, corrector, tau
+        )
         for predictor, corrector in ((1, 1), (2, 2), (3, 3), (3, 4))
         for tau in (0.0, 1.0)
     },
     **{
-        f"sa_solver_exact_{predictor}_{corrector}_{tau}": (EXACT_SA, _sa_solver(predictor, corrector, tau)[1])
+        f"sa_solver_exact_{predictor}_{corrector}_{tau}": (
+            EXACT_SA,
+            _sa_solver(predictor, corrector, tau)[1],
+        )
         for predictor, corrector in ((2, 2), (3, 3), (3, 4))
         for tau in (0.0, 1.0)
     },
@@ -268,7 +349,11 @@ DIFFUSERS = {
 
 SINGLESTEP = {
     f"{name}_singlestep_{order}_{kind}": dict(
-        algorithm_type=algorithm, solver_order=order, solver_type=kind, **NO_DROP, **SIGMA_MIN
+        algorithm_type=algorithm,
+        solver_order=order,
+        solver_type=kind,
+        **NO_DROP,
+        **SIGMA_MIN,
     )
     for name, algorithm in (("dpm", "dpmsolver"), ("dpmpp", "dpmsolver++"))
     for order, kinds in ((2, BRACKETS), (3, BRACKETS))
@@ -276,7 +361,14 @@ SINGLESTEP = {
 }
 """name -> configuration. An outer step of order p takes p steps of the grid, which is uniform in log-SNR: r = i/p."""
 
-ZERO_END = {"ddim_0.0", "ddim_0.5", "ddim_1.0", "dpmpp_multistep_1", "dpmpp_multistep_2_midpoint", "dpmpp_multistep_3"}
+ZERO_END = {
+    "ddim_0.0",
+    "ddim_0.5",
+    "ddim_1.0",
+    "dpmpp_multistep_1",
+    "dpmpp_multistep_2_midpoint",
+    "dpmpp_multistep_3",
+}
 """Those whose eighth step, to σ = 0, is stored too; elsewhere it is not defined without dropping orders before it."""
 
 
@@ -300,11 +392,16 @@ def scheduler_class(name):
     original = importlib.import_module("diffusers.schedulers.scheduling_sasolver")
     pieces = inspect.getsource(original).split("order == 2\n            ):")
     if len(pieces) != 3:
-        raise ValueError(f"diffusers' SA-Solver must have its addition at 2 places, got {len(pieces) - 1}")
+        raise ValueError(
+            f"diffusers' SA-Solver must have its addition at 2 places, got {len(pieces) - 1}"
+        )
     module = types.ModuleType(f"{original.__package__}.scheduling_sasolver_exact")
     module.__package__ = original.__package__
     sys.modules[module.__name__] = module
-    exec(compile("False\n            ):".join(pieces), module.__name__, "exec"), module.__dict__)
+    exec(
+        compile("False\n            ):".join(pieces), module.__name__, "exec"),
+        module.__dict__,
+    )
     return module.SASolverScheduler
 
 
@@ -313,7 +410,11 @@ def double_precision(cls, draws):
     """The module of a scheduler's class, computing in float64 and drawing its noise from `draws`."""
     module = importlib.import_module(cls.__module__)
     with contextlib.ExitStack() as stack:
-        for name, value in (("torch", Double(torch)), ("np", Double(np)), ("randn_tensor", draws)):
+        for name, value in (
+            ("torch", Double(torch)),
+            ("np", Double(np)),
+            ("randn_tensor", draws),
+        ):
             if hasattr(module, name):
                 stack.enter_context(replaced(module, name, value))
         yield
@@ -324,13 +425,18 @@ def made(cls, keywords):
     accepted = inspect.signature(cls.__init__).parameters
     common = dict(
         num_train_timesteps=len(BETAS),
-        trained_betas=None if cls.__name__ == "IPNDMScheduler" else BETAS.tolist(),  # its own table is overwritten
+        trained_betas=None
+        if cls.__name__ == "IPNDMScheduler"
+        else BETAS.tolist(),  # its own table is overwritten
         prediction_type="epsilon",
         clip_sample=False,
         thresholding=False,
         set_alpha_to_one=True,
     )
-    return cls(**{name: value for name, value in common.items() if name in accepted}, **keywords)
+    return cls(
+        **{name: value for name, value in common.items() if name in accepted},
+        **keywords,
+    )
 
 
 def prepare(scheduler, timesteps, sigmas):
@@ -346,7 +452,10 @@ def prepare(scheduler, timesteps, sigmas):
     scheduler.timesteps = torch.from_numpy(timesteps)
     scales = 1 / np.sqrt(1 + sigmas**2)
     if type(scheduler).__name__ == "IPNDMScheduler":
-        scheduler.alphas, scheduler.betas = torch.from_numpy(scales), torch.from_numpy(sigmas * scales)
+        scheduler.alphas, scheduler.betas = (
+            torch.from_numpy(scales),
+            torch.from_numpy(sigmas * scales),
+        )
     elif hasattr(scheduler, "sigmas"):
         scheduler.sigmas = torch.from_numpy(sigmas)
 
@@ -358,7 +467,9 @@ def ddim_step(scheduler, output, i, x, eta, draws):
     scheduler.num_inference_steps = 1
     scheduler.register_to_config(num_train_timesteps=ahead[i] - ahead[i + 1])
     noise = draws() if eta else None
-    return scheduler.step(output, ahead[i], x, eta=eta, variance_noise=noise, return_dict=False)[0]
+    return scheduler.step(
+        output, ahead[i], x, eta=eta, variance_noise=noise, return_dict=False
+    )[0]
 
 
 def run_scheduler(cls, keywords, timesteps, sigmas, steps, start, draws):
@@ -366,18 +477,26 @@ def run_scheduler(cls, keywords, timesteps, sigmas, steps, start, draws):
     eta = keywords.get("eta")
     path = [torch.from_numpy(start)]
     with double_precision(cls, draws):
-        scheduler = made(cls, {name: value for name, value in keywords.items() if name != "eta"})
+        scheduler = made(
+            cls, {name: value for name, value in keywords.items() if name != "eta"}
+        )
         prepare(scheduler, timesteps, sigmas)
         for i in range(steps):
             x = path[-1]
             alpha = 1 / np.sqrt(1 + sigmas[i] ** 2)
             output = noise_prediction(x, alpha, sigmas[i] * alpha)
             if cls.__name__ == "IPNDMScheduler":
-                output = alpha * output - sigmas[i] * alpha * denoiser(x, alpha, sigmas[i] * alpha)  # it takes v
+                output = alpha * output - sigmas[i] * alpha * denoiser(
+                    x, alpha, sigmas[i] * alpha
+                )  # it takes v
             if cls.__name__ == "DDIMScheduler":
                 path.append(ddim_step(scheduler, output, i, x, eta, draws))
             else:
-                path.append(scheduler.step(output, scheduler.timesteps[i], x, return_dict=False)[0])
+                path.append(
+                    scheduler.step(
+                        output, scheduler.timesteps[i], x, return_dict=False
+                    )[0]
+                )
     return [x.numpy() for x in path], scheduler
 
 
@@ -387,7 +506,9 @@ def ddim_by_formula(start, sigmas):
     alphas = 1 / np.sqrt(1 + sigmas**2)
     for i in range(len(sigmas) - 1):
         ratio = sigmas[i + 1] * alphas[i + 1] / (sigmas[i] * alphas[i])
-        x = ratio * x + (alphas[i + 1] - alphas[i] * ratio) * denoiser(x, alphas[i], sigmas[i] * alphas[i])
+        x = ratio * x + (alphas[i + 1] - alphas[i] * ratio) * denoiser(
+            x, alphas[i], sigmas[i] * alphas[i]
+        )
     return x.numpy()
 
 
@@ -414,11 +535,23 @@ def diffusers():
             files |= entry(f"{name}/zero", path[8], path, draws)
     for name, keywords in SINGLESTEP.items():
         cls = scheduler_class("DPMSolverSinglestepScheduler")
-        path, made_with = run_scheduler(cls, keywords, TIMESTEPS[:6], fine, 6, start, Draws(name))
-        files |= {**entry(f"{name}/plain", path[-1], path), f"{name}/plain/orders": np.array(made_with.order_list)}
-    for name in ("ddim_0.0", "dpmpp_multistep_1"):  # float64 throughout, by two ways through the library
-        np.testing.assert_allclose(files[f"{name}/zero/out"], ddim_by_formula(start, sigmas), rtol=1e-12)
-    np.testing.assert_allclose(files["deis_1/plain/out"], ddim_by_formula(start, sigmas[:-1]), rtol=1e-12)
+        path, made_with = run_scheduler(
+            cls, keywords, TIMESTEPS[:6], fine, 6, start, Draws(name)
+        )
+        files |= {
+            **entry(f"{name}/plain", path[-1], path),
+            f"{name}/plain/orders": np.array(made_with.order_list),
+        }
+    for name in (
+        "ddim_0.0",
+        "dpmpp_multistep_1",
+    ):  # float64 throughout, by two ways through the library
+        np.testing.assert_allclose(
+            files[f"{name}/zero/out"], ddim_by_formula(start, sigmas), rtol=1e-12
+        )
+    np.testing.assert_allclose(
+        files["deis_1/plain/out"], ddim_by_formula(start, sigmas[:-1]), rtol=1e-12
+    )
     return files
 
 
@@ -434,7 +567,9 @@ def official_dpm_solver(source):
         text = pathlib.Path(source).read_bytes()
     digest = hashlib.sha256(text).hexdigest()
     if digest != DPM_SOLVER_SHA256:
-        raise ValueError(f"source must be {DPM_SOLVER_URL} with sha256 {DPM_SOLVER_SHA256}, got {digest}")
+        raise ValueError(
+            f"source must be {DPM_SOLVER_URL} with sha256 {DPM_SOLVER_SHA256}, got {digest}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "dpm_solver_pytorch.py"
         path.write_bytes(text)
@@ -451,17 +586,23 @@ def dpm_solver(source=None):
     times a step, at i/p of it in log-SNR.
     """
     official = official_dpm_solver(source)
-    schedule = official.NoiseScheduleVP("linear", continuous_beta_0=0.1, continuous_beta_1=20.0)
+    schedule = official.NoiseScheduleVP(
+        "linear", continuous_beta_0=0.1, continuous_beta_1=20.0
+    )
     files = {**problem(), **versions()}
     files["versions"] = np.append(files["versions"], f"dpm-solver {DPM_SOLVER_COMMIT}")
 
     def model(x, t):
-        return noise_prediction(x, schedule.marginal_alpha(t)[:, None], schedule.marginal_std(t)[:, None])
+        return noise_prediction(
+            x, schedule.marginal_alpha(t)[:, None], schedule.marginal_std(t)[:, None]
+        )
 
     for algorithm, prefix in (("dpmsolver", "dpm"), ("dpmsolver++", "dpmpp")):
         solver = official.DPM_Solver(model, schedule, algorithm_type=algorithm)
         files["grid/ts"] = solver.get_time_steps("logSNR", 1.0, 0.01, 6, "cpu").numpy()
-        for method, order, kind in itertools.product(("singlestep", "multistep"), (1, 2, 3), ("dpmsolver", "taylor")):
+        for method, order, kind in itertools.product(
+            ("singlestep", "multistep"), (1, 2, 3), ("dpmsolver", "taylor")
+        ):
             if (order, kind) == (1, "taylor"):
                 continue
             single = method == "singlestep"
@@ -478,27 +619,45 @@ def dpm_solver(source=None):
                 return_intermediate=True,
             )
             path = ([torch.from_numpy(files["problem/start"])] if single else []) + path
-            name = f"{prefix}_{method}_{order}" + ("_taylor" if kind == "taylor" else "")
+            name = f"{prefix}_{method}_{order}" + (
+                "_taylor" if kind == "taylor" else ""
+            )
             files |= entry(f"{name}/plain", out.numpy(), [x.numpy() for x in path])
     return files
 
 
 def main():
     """Make the files named on the command line, or all three."""
-    makers = {"k_diffusion": k_diffusion, "diffusers": diffusers, "dpm_solver": dpm_solver}
-    parser = argparse.ArgumentParser(prog="python -m tests.golden.make", description=main.__doc__)
-    parser.add_argument("files", nargs="*", metavar="file", help=f"{', '.join(makers)}; all by default")
-    parser.add_argument("--source", help="dpm_solver_pytorch.py of the commit; from GitHub by default")
+    makers = {
+        "k_diffusion": k_diffusion,
+        "diffusers": diffusers,
+        "dpm_solver": dpm_solver,
+    }
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.golden.make", description=main.__doc__
+    )
+    parser.add_argument(
+        "files", nargs="*", metavar="file", help=f"{', '.join(makers)}; all by default"
+    )
+    parser.add_argument(
+        "--source", help="dpm_solver_pytorch.py of the commit; from GitHub by default"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.files) - set(makers)
     if unknown:
-        parser.error(f"files must be among {', '.join(makers)}, got {', '.join(sorted(unknown))}")
+        parser.error(
+            f"files must be among {', '.join(makers)}, got {', '.join(sorted(unknown))}"
+        )
     torch.set_default_dtype(torch.float64)
     for name in arguments.files or makers:
-        files = makers[name](arguments.source) if name == "dpm_solver" else makers[name]()
+        files = (
+            makers[name](arguments.source) if name == "dpm_solver" else makers[name]()
+        )
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, **files)
-        print(f"{path}: {len(files)} arrays, {path.stat().st_size / 1000:.0f} kB; {', '.join(files['versions'])}")
+        print(
+            f"{path}: {len(files)} arrays, {path.stat().st_size / 1000:.0f} kB; {', '.join(files['versions'])}"
+        )
 
 
 if __name__ == "__main__":

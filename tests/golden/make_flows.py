@@ -30,7 +30,12 @@ from experiments.flow_peers import BINS
 PATH = pathlib.Path(__file__).parent / "flows.npz"
 BATCH, SIZE, WIDTH = 8, 4, 6
 SPLINE = BINS * 3 - 1
-DENSE = {"w0": (SIZE, WIDTH), "b0": (WIDTH,), "w1": (WIDTH, SIZE * 2), "b1": (SIZE * 2,)}
+DENSE = {
+    "w0": (SIZE, WIDTH),
+    "b0": (WIDTH,),
+    "w1": (WIDTH, SIZE * 2),
+    "b1": (SIZE * 2,),
+}
 
 PARAMETERS = {
     "affine": {"shift": (SIZE,), "log_scale": (SIZE,)},
@@ -59,8 +64,11 @@ ORDER = (2, 0, 3, 1)
 def drawn(name):
     """The parameters of a case, the same for both libraries."""
     draws = np.random.default_rng(zlib.crc32(name.encode()))
-    scale = lambda part: 0.5 if part.startswith(("log", "w")) else 1.0  # noqa: E731
-    return {part: scale(part) * draws.normal(size=shape) for part, shape in PARAMETERS[name].items()}
+    scale = lambda part: 0.5 if part.startswith(("log", "w")) else 1.0
+    return {
+        part: scale(part) * draws.normal(size=shape)
+        for part, shape in PARAMETERS[name].items()
+    }
 
 
 def lower_triangular(p):
@@ -73,7 +81,9 @@ def lower_triangular(p):
 
 def distrax_spline(raw):
     """The spline of ours with slopes 1 at both ends."""
-    return flow_peers.distrax_map("spline")(flow_peers.their_parameters("spline", raw, SPLINE))
+    return flow_peers.distrax_map("spline")(
+        flow_peers.their_parameters("spline", raw, SPLINE)
+    )
 
 
 def checkerboard_coupling(p):
@@ -83,17 +93,27 @@ def checkerboard_coupling(p):
         h = jax.nn.silu(h @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
         return h.reshape(SIZE, 2)[:, ::-1]
 
-    return distrax.MaskedCoupling(jnp.arange(SIZE) % 2 == 0, conditioner, flow_peers.distrax_map("affine"))
+    return distrax.MaskedCoupling(
+        jnp.arange(SIZE) % 2 == 0, conditioner, flow_peers.distrax_map("affine")
+    )
 
 
 DISTRAX = {
-    "affine": lambda p: distrax.Block(distrax.ScalarAffine(p["shift"], log_scale=p["log_scale"]), 1),
+    "affine": lambda p: distrax.Block(
+        distrax.ScalarAffine(p["shift"], log_scale=p["log_scale"]), 1
+    ),
     "spline": lambda p: distrax.Block(distrax_spline(p["raw"]), 1),
     "triangular": lambda p: distrax.Chain(
-        [distrax.Block(distrax.ScalarAffine(p["shift"]), 1), distrax.TriangularLinear(lower_triangular(p))]
+        [
+            distrax.Block(distrax.ScalarAffine(p["shift"]), 1),
+            distrax.TriangularLinear(lower_triangular(p)),
+        ]
     ),
     "lu": lambda p: distrax.LowerUpperTriangularAffine(
-        np.tril(p["lower"], -1) + np.triu(p["upper"], 1) + np.diag(np.exp(p["log_diagonal"])), p["shift"]
+        np.tril(p["lower"], -1)
+        + np.triu(p["upper"], 1)
+        + np.diag(np.exp(p["log_diagonal"])),
+        p["shift"],
     ),
     "masked_coupling": checkerboard_coupling,
     "chain": lambda p: distrax.Block(
@@ -118,7 +138,11 @@ DISTRAX = {
 
 def flowjax_affine(shift, log_scale):
     """y = e^{log scale} x + shift."""
-    return equinox.tree_at(lambda a: a.scale, fj.Affine(shift), paramax.Parameterize(jnp.exp, jnp.asarray(log_scale)))
+    return equinox.tree_at(
+        lambda a: a.scale,
+        fj.Affine(shift),
+        paramax.Parameterize(jnp.exp, jnp.asarray(log_scale)),
+    )
 
 
 def flowjax_spline(raw):
@@ -129,15 +153,23 @@ def flowjax_spline(raw):
         spline = flow_peers.flowjax_map("spline")
         moved = (spline.x_pos.arr + p[:BINS], spline.y_pos.arr + p[BINS : 2 * BINS])
         slopes = spline.derivatives.args[0] + p[2 * BINS :]
-        return equinox.tree_at(lambda s: (s.x_pos.arr, s.y_pos.arr, s.derivatives.args[0]), spline, (*moved, slopes))
+        return equinox.tree_at(
+            lambda s: (s.x_pos.arr, s.y_pos.arr, s.derivatives.args[0]),
+            spline,
+            (*moved, slopes),
+        )
 
-    return fj.Vmap(equinox.filter_vmap(one)(jnp.asarray(theirs)), in_axes=equinox.if_array(0))
+    return fj.Vmap(
+        equinox.filter_vmap(one)(jnp.asarray(theirs)), in_axes=equinox.if_array(0)
+    )
 
 
 def flowjax_triangular(p):
     """y = T x + shift, T itself in place of its own parametrisation."""
     made = fj.TriangularAffine(p["shift"], jnp.eye(SIZE))
-    return equinox.tree_at(lambda t: t.triangular, made, jnp.asarray(lower_triangular(p)))
+    return equinox.tree_at(
+        lambda t: t.triangular, made, jnp.asarray(lower_triangular(p))
+    )
 
 
 def flowjax_autoregressive(kind):
@@ -148,12 +180,17 @@ def flowjax_autoregressive(kind):
             jax.random.key(0), transformer=flow_peers.flowjax_map(kind), dim=SIZE,
             nn_width=WIDTH, nn_depth=2, nn_activation=jax.nn.silu,
         )  # fmt: skip
-        last = [flow_peers.their_parameters(kind, p[part], flow_peers.MAPS[kind].count) for part in ("w1", "b1")]
+        last = [
+            flow_peers.their_parameters(kind, p[part], flow_peers.MAPS[kind].count)
+            for part in ("w1", "b1")
+        ]
         values = [p["w0"].T, p["b0"], p["wm"].T, p["bm"], last[0].T, last[1]]
-        layers = lambda m: m.masked_autoregressive_mlp.layers  # noqa: E731
-        weight = lambda dense: dense.weight.args[1]  # noqa: E731  # of where(mask, weight, 0)
+        layers = lambda m: m.masked_autoregressive_mlp.layers
+        weight = lambda dense: dense.weight.args[1]  # of where(mask, weight, 0)
         return equinox.tree_at(
-            lambda m: [leaf for dense in layers(m) for leaf in (weight(dense), dense.bias)],
+            lambda m: [
+                leaf for dense in layers(m) for leaf in (weight(dense), dense.bias)
+            ],
             made,
             [jnp.asarray(value) for value in values],
         )
@@ -189,41 +226,81 @@ FLOWJAX = {
 
 def both_ways(library, bijector, name):
     """x, y, log_det, back, inverse_log_det of a bijector."""
-    spread = 1.0 if name in ("tanh", "sigmoid", "exponential", "chain") else 4.0  # 4: beyond the splines' interval too
+    spread = (
+        1.0 if name in ("tanh", "sigmoid", "exponential", "chain") else 4.0
+    )  # 4: beyond the splines' interval too
     x = spread * np.random.default_rng(1).normal(size=(BATCH, SIZE))
-    forward = bijector.transform_and_log_det if library == "flowjax" else bijector.forward_and_log_det
+    forward = (
+        bijector.transform_and_log_det
+        if library == "flowjax"
+        else bijector.forward_and_log_det
+    )
     y, log_det = jax.jit(jax.vmap(forward))(x)
     back, inverse_log_det = jax.jit(jax.vmap(bijector.inverse_and_log_det))(y[::-1])
-    return {"x": x, "y": y, "log_det": log_det, "back": back, "inverse_log_det": inverse_log_det}
+    return {
+        "x": x,
+        "y": y,
+        "log_det": log_det,
+        "back": back,
+        "inverse_log_det": inverse_log_det,
+    }
 
 
 def flow_entries(library, kind):
     """A coupling flow of four layers: its leaves as parameters, its map, and the density of y."""
     flow = flow_peers.coupling_flow(kind, jax.random.key(3), SIZE, 4, WIDTH)
     theirs = getattr(flow_peers, f"{library}_flow")(kind, flow)
-    found = both_ways(library, theirs.bijection if library == "flowjax" else theirs.bijector, f"flow {kind}")
-    leaves = {f"parameters/{i:02}": leaf for i, leaf in enumerate(jax.tree.leaves(flow))}
-    return {**leaves, **found, "log_prob": jax.jit(jax.vmap(theirs.log_prob))(found["y"])}
+    found = both_ways(
+        library,
+        theirs.bijection if library == "flowjax" else theirs.bijector,
+        f"flow {kind}",
+    )
+    leaves = {
+        f"parameters/{i:02}": leaf for i, leaf in enumerate(jax.tree.leaves(flow))
+    }
+    return {
+        **leaves,
+        **found,
+        "log_prob": jax.jit(jax.vmap(theirs.log_prob))(found["y"]),
+    }
 
 
 def main():
     """Write the file."""
     packages = ("flowjax", "distrax", "jax")
-    arrays = {"versions": np.array([f"{package} {importlib.metadata.version(package)}" for package in packages])}
+    arrays = {
+        "versions": np.array(
+            [f"{package} {importlib.metadata.version(package)}" for package in packages]
+        )
+    }
     for library, makers in (("distrax", DISTRAX), ("flowjax", FLOWJAX)):
         for name, make in makers.items():
             parameters = drawn(name)
-            entries = {f"parameters/{part}": value for part, value in parameters.items()}
+            entries = {
+                f"parameters/{part}": value for part, value in parameters.items()
+            }
             entries |= both_ways(library, make(parameters), name)
-            arrays |= {f"{library}/{name}/{key}": np.asarray(value) for key, value in entries.items()}
+            arrays |= {
+                f"{library}/{name}/{key}": np.asarray(value)
+                for key, value in entries.items()
+            }
         for kind in flow_peers.MAPS:
             entries = flow_entries(library, kind)
-            arrays |= {f"{library}/coupling_flow {kind}/{key}": np.asarray(value) for key, value in entries.items()}
+            arrays |= {
+                f"{library}/coupling_flow {kind}/{key}": np.asarray(value)
+                for key, value in entries.items()
+            }
     for key, value in arrays.items():
-        if key != "versions" and (value.dtype != np.float64 or not np.all(np.isfinite(value))):
-            raise ValueError(f"{key} must be finite float64, got {value.dtype}: {value}")
+        if key != "versions" and (
+            value.dtype != np.float64 or not np.all(np.isfinite(value))
+        ):
+            raise ValueError(
+                f"{key} must be finite float64, got {value.dtype}: {value}"
+            )
     np.savez_compressed(PATH, **arrays)
-    print(f"{PATH.name}: {len(arrays)} arrays, {PATH.stat().st_size / 1000:.0f} kB; {', '.join(arrays['versions'])}")
+    print(
+        f"{PATH.name}: {len(arrays)} arrays, {PATH.stat().st_size / 1000:.0f} kB; {', '.join(arrays['versions'])}"
+    )
 
 
 if __name__ == "__main__":

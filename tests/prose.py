@@ -1,0 +1,235 @@
+"""What the text of the sources must not contain, and how to find where it does.
+
+    python -m tests.prose [PATH ...]
+
+Prints one line per finding. Each path is a file or a folder of Python sources, by
+default `diffjax`, `experiments` and `tests`.
+"""
+
+import ast
+import io
+import pathlib
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Finding(NamedTuple):
+    """A place in a source that breaks a rule."""
+
+    path: str
+    line: int
+    rule: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.rule}: {self.text}"
+
+
+ALLOWED = re.compile(
+    r"\b(in law|power laws?|scaling laws?|law of (large numbers|total|nature|cosines))\b",
+    re.IGNORECASE,
+)
+"""The uses of "law" that are not a probability distribution."""
+
+WORDS = {
+    r"laws?": "distribution",
+    r"answer(s|ed|ing)?": "denoised, output, result",
+    r"refus(e|es|ed|al|als|ing)": "raises ValueError",
+    r"mend(s|ed|ing)?": "corrects",
+    r"(asks?|asked|asking)": "calls, requests",
+    r"(tells?|told)": "returns, says",
+    r"its due": "its share",
+    r"as it is": "unchanged",
+    r"(evaluations?|calls?|gradients?|draws?|NFE) an? step": "per step",
+    r"places? of (a|the) chains?": "position",
+    r"currency": "interface",
+}
+"""Words that do not come back, as regular expressions, each with what to write."""
+
+WORD = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
+
+NAMES = {"own", "found", "each", "what", "given", "law", "laws", "answer", "answers"}
+"""Names of variables and parameters that say nothing."""
+
+LONGEST_PARAGRAPH = 5
+
+
+def documented(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """(node, docstring) of a module, its classes and its functions."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+            yield node, text
+
+
+def prose(docstring: str) -> str:
+    """A docstring without its examples and without what stands in backquotes."""
+    lines = [
+        "" if re.match(r"\s*(>>>|\.\.\. )", line) else line
+        for line in docstring.splitlines()
+    ]
+    return re.sub(r"``?[^`\n]*``?", "", "\n".join(lines))
+
+
+def paragraphs(docstring: str) -> Iterator[list[str]]:
+    """Runs of lines of running text: neither empty, nor a section's entry."""
+    run: list[str] = []
+    for line in [*docstring.splitlines(), ""]:
+        if line.strip() and not line.startswith("  ") and not line.endswith(":"):
+            run.append(line)
+        elif run:
+            yield run
+            run = []
+
+
+def in_prose(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """Words, semicolons, riddles and long paragraphs of docstrings."""
+    for node, docstring in documented(tree):
+        line = getattr(node, "lineno", 1)
+        name = getattr(node, "name", "module")
+        text = prose(docstring)
+        for match in WORD.finditer(ALLOWED.sub("", text)):
+            yield Finding(path, line, "word", f"{name}: {match[0]!r}")
+        for _ in range(text.count(";")):
+            yield Finding(path, line, "semicolon", name)
+        if re.match(r"(What|Those|How|That which)\b", docstring):
+            yield Finding(path, line, "riddle", docstring.splitlines()[0])
+        for run in paragraphs(docstring):
+            if len(run) > LONGEST_PARAGRAPH:
+                yield Finding(
+                    path, line, "paragraph", f"{name}: {len(run)} lines: {run[0]}"
+                )
+
+
+def in_comments(path: str, source: str) -> Iterator[Finding]:
+    """Words of comments."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            for match in WORD.finditer(ALLOWED.sub("", token.string)):
+                yield Finding(path, token.start[0], "word", f"comment: {match[0]!r}")
+
+
+def in_messages(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """Words of the messages of errors and warnings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            for part in ast.walk(node.exc):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    for match in WORD.finditer(ALLOWED.sub("", part.value)):
+                        yield Finding(
+                            path, node.lineno, "word", f"message: {match[0]!r}"
+                        )
+
+
+def in_names(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """Names of variables and parameters that say nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.arg in NAMES:
+            yield Finding(path, node.lineno, "name", node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            if node.id in NAMES:
+                yield Finding(path, node.lineno, "name", node.id)
+
+
+def is_public(name: str) -> bool:
+    """True for a name without a leading underscore."""
+    return not name.startswith("_")
+
+
+def parameters(node: ast.FunctionDef) -> list[str]:
+    """Names of a function's parameters, without self and cls."""
+    arguments = node.args
+    plain = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    starred = [entry for entry in (arguments.vararg, arguments.kwarg) if entry]
+    names = [entry.arg for entry in [*plain, *starred]]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def arguments_of(docstring: str) -> set[str]:
+    """Names that stand under `Args:` in a docstring. One line may hold several."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    entries = (
+        re.findall(r"^  (\*{0,2}\w[\w, *]*):", section[1], re.M) if section else []
+    )
+    return {name.strip(" *") for entry in entries for name in entry.split(",")}
+
+
+def in_sections(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """Public functions of two or more arguments that do not list each of them.
+
+    Methods count where their class states them first. One that has no docstring takes
+    that of a base class.
+    """
+    functions: list[tuple[str, ast.FunctionDef]] = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and is_public(node.name):
+            functions.append((node.name, node))
+        elif isinstance(node, ast.ClassDef) and is_public(node.name):
+            functions += [
+                (f"{node.name}.{method.name}", method)
+                for method in node.body
+                if isinstance(method, ast.FunctionDef) and is_public(method.name)
+            ]
+    for name, node in functions:
+        docstring = ast.get_docstring(node)
+        overload = any("overload" in ast.unparse(d) for d in node.decorator_list)
+        if docstring is None or overload or len(parameters(node)) < 2:
+            continue
+        if missing := [p for p in parameters(node) if p not in arguments_of(docstring)]:
+            yield Finding(path, node.lineno, "args", f"{name}: {', '.join(missing)}")
+
+
+def in_source(path: str, source: str) -> list[Finding]:
+    """All findings in one source.
+
+    Args:
+      path: Its path, from the root. The sections of docstrings are read in the library
+        and in the shared parts of the experiments.
+      source: Its text.
+
+    Returns:
+      The findings, in the order of the rules.
+    """
+    tree = ast.parse(source, path)
+    findings = [*in_prose(path, tree), *in_comments(path, source)]
+    findings += [*in_messages(path, tree), *in_names(path, tree)]
+    private = any(part.startswith("_") and part[:2] != "__" for part in path.split("/"))
+    if path.startswith(("diffjax/", "experiments/shared/")) and not private:
+        findings += in_sections(path, tree)
+    return findings
+
+
+def files(paths: list[str]) -> list[pathlib.Path]:
+    """Python sources below the paths."""
+    entries = [pathlib.Path(path).resolve() for path in paths]
+    return sorted(
+        source
+        for entry in entries
+        for source in (entry.rglob("*.py") if entry.is_dir() else [entry])
+    )
+
+
+def main() -> None:
+    """Print the findings."""
+    paths = sys.argv[1:] or [str(ROOT / name) for name in SOURCES]
+    count = 0
+    for path in files(paths):
+        for finding in in_source(
+            path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        ):
+            print(finding)
+            count += 1
+    print(f"{count} findings")
+
+
+SOURCES = ("diffjax", "experiments", "tests")
+"""Folders that are read."""
+
+
+if __name__ == "__main__":
+    main()
