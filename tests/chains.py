@@ -7,15 +7,8 @@ import jax
 import numpy as np
 
 from diffjax import ddpm, predictions, schedules, targets
+from tests.families import quick
 
-jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
-"""`jax.jit` for programs that run once: they compile in half the time."""
 MEAN, STD = 0.3, 0.5
 KEY = jax.random.key(0)
 
@@ -71,26 +64,26 @@ def tables(chain):
 
 def draws(target, count, seed=1):
     """Samples of a target, leading axis `count`."""
-    return jit(
+    return quick(
         lambda: jax.vmap(target.sample)(jax.random.split(jax.random.key(seed), count))
     )()
 
 
 def log_probs(target, xs):
     """The target's log density at each of xs."""
-    return np.asarray(jit(jax.vmap(target.log_prob))(xs))
+    return np.asarray(quick(jax.vmap(target.log_prob))(xs))
 
 
 def end_law(target, schedule, t=1.0):
     """The distribution of x_t of a Gaussian target."""
-    end = jit(lambda: target.noised(schedule, t))()
+    end = quick(lambda: target.noised(schedule, t))()
     return ddpm.Gaussian(np.asarray(end.means[0]), np.asarray(end.variances[0]))
 
 
 def bounds(estimator, denoiser, chain, xs, seed=2, **settings):
     """The estimator's Bound for each x, leading axis N."""
     one = functools.partial(estimator, denoiser=denoiser, chain=chain, **settings)
-    run = jit(
+    run = quick(
         lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), x=xs)
     )
     return run(xs)

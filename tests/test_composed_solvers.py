@@ -16,7 +16,7 @@ import diffjax as dj
 from diffjax import noise, solvers
 from diffjax.solvers import driver
 from tests.families import every
-from tests.test_solvers import assert_moments, gaussian, mixture
+from tests.solver_members import ADAPTIVE, assert_moments, gaussian, mixture, network
 
 
 def diffusion(schedule, target):
@@ -103,27 +103,6 @@ def test_adaptive_sde_has_the_exact_law():
     assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
 
 
-def network(dtype):
-    """A denoiser of eight entries that is a random network of two layers, as a pytree with its weights."""
-    rng = np.random.default_rng(0)
-    weights = [
-        (rng.normal(size=shape) / np.sqrt(shape[0])).astype(dtype)
-        for shape in ((10, 64), (64, 64), (64, 8))
-    ]
-
-    def denoise(weights, x, t):
-        h = jnp.concatenate([x, jnp.stack([jnp.log(t + 1e-3), 10 * t])])
-        return jnp.tanh(jnp.tanh(h @ weights[0] * 1.5) @ weights[1] * 1.5) @ weights[2]
-
-    return jax.tree_util.Partial(denoise, weights)
-
-
-ADAPTIVE = {
-    "adaptive": lambda: solvers.adaptive(1e-3, 1e-3),
-    "adaptive_sde": solvers.adaptive_sde,
-}
-
-
 @pytest.mark.parametrize("name", every(ADAPTIVE, ("adaptive_sde",)))
 def test_adaptive_steps_depend_continuously_on_the_state(name, x64):
     """A start moved by 1e-9 moves the sample by less than 1e-6. A step that were taken or not, as rounding has it, would
@@ -177,7 +156,7 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
     """On three devices as on one, in a process of its own."""
     program = textwrap.dedent("""
         import jax, numpy as np, diffjax as dj
-        from tests.test_composed_solvers import ADAPTIVE, network
+        from tests.solver_members import ADAPTIVE, network
         mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
         for make in ADAPTIVE.values():
             many, one = (

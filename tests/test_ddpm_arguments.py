@@ -6,7 +6,7 @@ import pytest
 
 from diffjax import ddpm, sampling, schedules, solvers
 from tests.chains import KEY
-from tests.families import assert_refused
+from tests.families import assert_raises
 
 # -------------------------------------------------------------------------------------------------------------- errors
 
@@ -130,4 +130,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])

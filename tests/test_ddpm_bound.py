@@ -19,14 +19,13 @@ from tests.chains import (
     draws,
     end_law,
     exact,
-    jit,
     log_probs,
     mixture_1d,
     normal_1d,
     tables,
     vp_betas,
 )
-from tests.families import EPS32, every
+from tests.families import EPS32, every, quick
 
 # ---------------------------------------------------------------------------------------------------------- the bound
 
@@ -150,7 +149,7 @@ def test_gap_is_the_kl_of_the_posteriors(x64):
     p_map[steps, steps] = 1.0
     q_mean, q_map = np.array([x] + [0.0] * steps), np.zeros((steps + 1, steps + 1))
     both = jax.vmap(lambda i, x: ddpm.reverse_step(denoiser, chain, x, i), (None, 0))
-    at = jit(jax.vmap(both, (0, None)))(
+    at = quick(jax.vmap(both, (0, None)))(
         np.arange(1, steps + 1), np.array([[0.0], [1.0]])
     )
     means, variances = np.asarray(at.mean)[..., 0], np.asarray(at.variance)[:, 0]
@@ -192,7 +191,7 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
         last, terms = jax.lax.scan(move, x, jnp.arange(1, chain.steps + 1))
         return jnp.sum(terms) - ddpm.Gaussian(0.0, 1.0).log_prob(last)
 
-    return jit(
+    return quick(
         lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), xs)
     )(xs)
 
@@ -251,7 +250,7 @@ def test_the_split_often_printed_is_looser(x64):
 
         return jnp.sum(jax.vmap(term)(jnp.arange(1, steps)))
 
-    found = jit(
+    found = quick(
         lambda xs: jax.vmap(printed)(jax.random.split(jax.random.key(3), count), xs)
     )(xs)
     right = np.asarray(
@@ -296,7 +295,7 @@ def test_rates_and_distortions(x64):
     chain, target, count = schedules.from_betas(vp_betas(10)), normal_1d(), 10_000
     denoiser, xs = exact(target, chain), draws(target, count)
 
-    @jit
+    @quick
     def both(xs):
         keys = jax.random.split(jax.random.key(2), count)
         parts = jax.vmap(
@@ -333,7 +332,7 @@ def test_chunks_change_nothing(chunk, x64):
         denoiser = lambda x, t: jnp.tanh(scale * x) / (1 + t)
         return estimator(KEY, denoiser, chain, x, variance="forward", chunk=chunk).total
 
-    @jit
+    @quick
     def both(scale):
         return [
             [jax.value_and_grad(total)(scale, estimator, c) for c in (None, chunk)]
@@ -354,7 +353,7 @@ def test_chunks_bound_the_memory():
         run = jax.vmap(
             lambda key, x: ddpm.elbo(key, denoiser, chain, x, chunk=chunk).total
         )
-        return jit(run).lower(keys, xs).compile().memory_analysis().temp_size_in_bytes
+        return quick(run).lower(keys, xs).compile().memory_analysis().temp_size_in_bytes
 
     whole, parts = scratch(None), scratch(20)
     assert whole > 1000 * 447 * 64 * 4
@@ -373,7 +372,7 @@ def test_lattice_bound_of_a_coin_is_tight(x64):
     xs = draws(coin, count)
     denoiser = targets.denoiser(coin, chain)
     x, t = np.array([[0.3], [-1.2]]), np.array([0.2, 0.9])
-    denoised, scale = jit(
+    denoised, scale = quick(
         lambda x, t: (jax.vmap(denoiser)(x, t), chain.alpha(t) / chain.sigma(t) ** 2)
     )(x, t)
     np.testing.assert_allclose(

@@ -19,14 +19,13 @@ from tests.chains import (
     draws,
     end_law,
     exact,
-    jit,
     mixture_1d,
     normal_1d,
     spread_of,
     tables,
     vp_betas,
 )
-from tests.families import EPS32, EPS64, every
+from tests.families import EPS32, EPS64, every, quick
 
 # ----------------------------------------------------------------------------------------------------------- β tables
 
@@ -82,7 +81,7 @@ def test_forward_steps_compose_to_the_marginal(x64):
     )
     betas = jnp.asarray(chain.betas)
 
-    @jit
+    @quick
     def laws(x0):
         def move(state, i):
             step = ddpm.forward_step(chain, state[0], i)
@@ -103,7 +102,7 @@ def test_posterior_is_bayes_rule(x64):
     chain = schedules.from_betas(ddpm.linear_betas(10, 0.01, 0.4))
     x0, before, x = np.random.default_rng(0).standard_normal((3, 2, 3))
 
-    @jit
+    @quick
     @jax.vmap
     def log_probs(index):
         return jnp.stack([
@@ -132,7 +131,7 @@ def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
             chain, index / 10
         ).log_prob(x)
 
-    run = jit(lambda x, before: [both(x, before, index) for index in (1, 2, 10)])
+    run = quick(lambda x, before: [both(x, before, index) for index in (1, 2, 10)])
     for found, expected in run(np.array([0.6]), np.array([0.1])):
         np.testing.assert_allclose(found, expected, rtol=1e-11)
 
@@ -150,7 +149,7 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
     width = math.sqrt(float(chain.posterior().variance[index - 1]))
     before = np.arange(-5, 5, width / 10)[:, None]
 
-    @jit
+    @quick
     def densities(x, x0, before):
         evidence = jax.vmap(
             lambda a: (
@@ -197,7 +196,7 @@ def test_the_step_in_terms_of_the_noise(x64):
         ),
         (None, 0),
     )
-    for index, found in zip(indices, jit(step)(x, indices), strict=True):
+    for index, found in zip(indices, quick(step)(x, indices), strict=True):
         beta, bar = (
             np.asarray(chain.betas)[index - 1],
             np.asarray(chain.alpha_bars)[index - 1],
@@ -213,7 +212,7 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
     """As β → 0 q(x_{t−1} | x_t) of a mixture becomes N(μ̃(D), β̃ + c_0² Var): its skewness falls as β^{3/2}, at one x_t."""
     target, schedule, t, skewness = mixture_1d(), schedules.vp_linear(), 0.3, []
 
-    @jit
+    @quick
     def parts(step):
         times, before = jnp.stack([t - step, t]), target.noised(schedule, t - step)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
@@ -266,7 +265,7 @@ def test_autoregressive_reading_of_the_bound(x64):
     chain, target = schedules.from_betas(vp_betas(4)), normal_1d()
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
     xs = draws(target, count)
-    kl = jit(ddpm.gaussian_kl)
+    kl = quick(ddpm.gaussian_kl)
     total = float(kl(end_law(target, chain), ddpm.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
     own = known["posterior"][np.maximum(np.arange(4), 1)]
@@ -282,7 +281,7 @@ def test_learned_variance_lies_between_the_two(x64):
     chain, x = schedules.from_betas(vp_betas(10)), np.array([0.4])
     plain, shares = exact(normal_1d(), chain), np.array([0.0, 1.0, 0.5])
 
-    @jit
+    @quick
     @jax.vmap
     def variances(index):
         low, high = (
@@ -322,7 +321,7 @@ def test_reverse_step_is_the_solvers(variance, x64):
         solvers.ddpm(variance),
     )
 
-    @jit
+    @quick
     def steps(x, zs):
         run = lambda z: driver.run(
             driver.Source(lambda *_: z[None]), solver, problem, x, grid
@@ -351,12 +350,12 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
         )[0]
 
     start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))
-    slopes = jit(jax.jacfwd(end, argnums=(0, 1)))(start.mean, np.zeros((3, 1)))
+    slopes = quick(jax.jacfwd(end, argnums=(0, 1)))(start.mean, np.zeros((3, 1)))
     by_start, by_noise = map(np.asarray, slopes)
     variance = by_start[0, 0] ** 2 * start.variance[0] + np.sum(by_noise**2)
     np.testing.assert_allclose(variance, exact_end.variance[0], rtol=1e-10)
 
-    @jit
+    @quick
     def last_step(x):
         sample = sampling.sample(
             KEY, problem.denoiser, chain, solver, np.array([1 / 64, 0.0]), x_init=x
@@ -373,7 +372,7 @@ def test_interpolation_has_the_law_of_latents_between(x64):
     denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
     run = jax.vmap(lambda key: ddpm.interpolate(
         key, denoiser, chain, jnp.array([-1.0]), jnp.array([2.0]), weights, index, "optimal"))  # fmt: skip
-    found = np.asarray(jit(lambda: run(jax.random.split(KEY, count)))())[
+    found = np.asarray(quick(lambda: run(jax.random.split(KEY, count)))())[
         ..., 0
     ]  # (count, 3)
     alpha, noise = np.sqrt(chain.alpha_bars[index - 1]), 1 - chain.alpha_bars[index - 1]
@@ -396,7 +395,7 @@ def test_kl_of_gaussians(x64):
     xs = np.asarray(p.mean) + math.sqrt(p.variance) * np.stack(
         np.meshgrid(nodes, nodes), -1
     )  # (3, 3, 2)
-    ratios = jit(jax.vmap(jax.vmap(lambda x: p.log_prob(x) - q.log_prob(x))))(xs)
+    ratios = quick(jax.vmap(jax.vmap(lambda x: p.log_prob(x) - q.log_prob(x))))(xs)
     total = weights @ np.asarray(ratios) @ weights / (2 * math.pi)
     assert float(ddpm.gaussian_kl(p, q)) == pytest.approx(float(total), rel=1e-13)
     h = 1e-6  # KL(N(0,1) ‖ N(0, 1 + h)) = h²/4 − h³/3 + …; log(1 + h) rounds to ε/h
@@ -408,7 +407,7 @@ def test_kl_of_gaussians(x64):
 
 def test_gaussian_samples_its_density(x64):
     law = ddpm.Gaussian(np.array([0.5, -1.0]), np.array([0.25, 4.0]))
-    x = np.asarray(jit(lambda: jax.vmap(law.sample)(jax.random.split(KEY, 20_000)))())
+    x = np.asarray(quick(lambda: jax.vmap(law.sample)(jax.random.split(KEY, 20_000)))())
     for d in range(2):
         assert_mean(x[:, d], float(law.mean[d]))
         assert_mean((x[:, d] - float(law.mean[d])) ** 2, float(law.variance[d]))
@@ -433,7 +432,7 @@ def test_discretised_decoder_sums_to_one(levels, x64):
     def log_p(mean, variance, level):
         return ddpm.discretised_log_prob(ddpm.Gaussian(mean, variance), level, levels)
 
-    run = jit(jax.vmap(jax.value_and_grad(log_p, (0, 1)), (None, None, 0)))
+    run = quick(jax.vmap(jax.value_and_grad(log_p, (0, 1)), (None, None, 0)))
     for mean in (-40.0, -0.3, 0.05, 7.0):
         for variance in (1e-4, 0.1, 30.0):
             values, slopes = run(mean, variance, levels)
@@ -459,7 +458,7 @@ def test_discretised_decoder_is_the_density_times_the_spacing(x64):
     both = jax.vmap(
         lambda c: (ddpm.discretised_log_prob(law, c, levels), law.log_prob(c))
     )
-    found, density = map(np.asarray, jit(both)(x))
+    found, density = map(np.asarray, quick(both)(x))
     expected = density + math.log(0.01) + 0.01**2 * ((x - 0.2) ** 2 - 1) / 24
     np.testing.assert_allclose(found, expected, atol=0.01**4)
 
@@ -487,7 +486,7 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
             ddpm.bound_loss(key, denoiser, chain, x0, 8),
         )
 
-    @jit
+    @quick
     def everything(scale):
         step = ddpm.reverse_step(lambda x, t: scale * x, chain, x0, 8)
         return (
@@ -521,9 +520,9 @@ def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
     exact = np.sum(
         -(on.astype(float) ** 2) / 0.5 - 0.5 * np.log(2 * np.pi * 0.25) + np.log(gap)
     )
-    for value in (score(on), jit(score)(on)):
+    for value in (score(on), quick(score)(on)):
         np.testing.assert_allclose(value, exact, atol=2 * 2.0**-23 / gap)
-    assert jit(score)(between) == -np.inf
+    assert quick(score)(between) == -np.inf
     with pytest.raises(ValueError, match="x must take values among the 65536 levels"):
         score(between)
 
@@ -531,7 +530,7 @@ def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
 def test_values_that_are_no_level_have_no_probability_when_traced():
     """Traced pixels 0 and 255 of levels −1 … 1 are not on the lattice: −∞, not the probability of the nearest level."""
     levels = np.linspace(-1, 1, 256, dtype=np.float32)
-    score = jit(
+    score = quick(
         jax.vmap(
             lambda x: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), x, levels)
         )

@@ -16,12 +16,11 @@ from tests.chains import (
     draws,
     end_law,
     exact,
-    jit,
     normal_1d,
     tables,
     vp_betas,
 )
-from tests.families import EPS32, every
+from tests.families import EPS32, every, quick
 
 # ------------------------------------------------------------------------------------------------- training objectives
 
@@ -39,7 +38,7 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
         loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)
         return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
 
-    for bound, found, third in jit(
+    for bound, found, third in quick(
         lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])]
     )(np.array([0.5])):
         np.testing.assert_allclose(
@@ -58,7 +57,7 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
         np.linspace(-1, 1, 17, dtype=np.float32),
     )
 
-    @jit
+    @quick
     @jax.vmap
     @jax.value_and_grad
     def loss(logits):
@@ -94,7 +93,7 @@ def test_simple_loss_is_the_error_of_the_noise(x64):
         )
 
     np.testing.assert_allclose(
-        jit(lambda: [loss(index) for index in (1, 4, 6)])(), delta**2, rtol=1e-10
+        quick(lambda: [loss(index) for index in (1, 4, 6)])(), delta**2, rtol=1e-10
     )
 
 
@@ -106,7 +105,7 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
     v = known["beta" if variance == "forward" else "posterior"][index - 1]
     beta, bar = known["beta"][index - 1], np.prod(1 - chain.betas[:index])
 
-    @jit
+    @quick
     @jax.vmap
     def both(slope):
         denoiser = predictions.denoiser(chain, lambda x, t: slope * x, "noise")
@@ -133,7 +132,7 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
         KEY, denoiser(p), chain, x, index, bound_weight=0.01
     )
     scale = 0.01 * 6 / 2
-    both = jit(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(
+    both = quick(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(
         params
     )
     (value, gradient), (value_simple, of_simple), (value_bound, of_bound) = both
@@ -153,7 +152,7 @@ def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
     denoiser, xs = exact(target, chain), np.full((count, 1), 0.4)
     run = jax.vmap(lambda key, x: 6 * ddpm.bound_loss(key, denoiser, chain, x))
     one = np.asarray(
-        jit(lambda xs: run(jax.random.split(jax.random.key(5), count), xs))(xs)
+        quick(lambda xs: run(jax.random.split(jax.random.key(5), count), xs))(xs)
     )
     all_terms = jax.tree.map(np.asarray, bounds(ddpm.elbo, denoiser, chain, xs))
     whole = all_terms.denoising.sum(-1) + all_terms.reconstruction
@@ -165,11 +164,11 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
     """Σ p_t w_t L_t is the mean of L whatever the history, floor and p; with L_t known and no floor w L is constant."""
     losses = np.array([5.0, 0.1, 0.7, 2.0])
     history = ddpm.loss_history(4, 3)
-    probabilities = jit(ddpm.index_probabilities)
-    record = jit(
+    probabilities = quick(ddpm.index_probabilities)
+    record = quick(
         lambda history: ddpm.record(history, jnp.arange(1, 5), jnp.asarray(losses))
     )
-    sample = jit(lambda key, history: ddpm.sample_indices(key, 5, history, 0.1))
+    sample = quick(lambda key, history: ddpm.sample_indices(key, 5, history, 0.1))
     for seed in range(3):
         p = np.asarray(probabilities(history, 0.1))
         assert p.sum() == pytest.approx(1, rel=1e-14)
@@ -185,7 +184,7 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
     )  # no variance at all
     mixed = np.asarray(probabilities(history, 0.2))
     np.testing.assert_allclose(mixed, 0.8 * p + 0.05, rtol=1e-14)
-    sample = jit(
+    sample = quick(
         lambda history: ddpm.sample_indices(jax.random.key(9), 40_000, history, 0.2)
     )
     indices, weights = map(np.asarray, sample(history))
@@ -232,7 +231,7 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
             key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16
         )
     )
-    found = jit(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
+    found = quick(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
     assert found.denoising.shape == (4000, 64)
     assert_mean(found.total, math.log(2), most=0.02)
 
@@ -241,7 +240,7 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
     """With p(x_T) = q_T and decoder variance Var(x_0 | x_{t_min}), E[bound] = −log p(x) at every x."""
     schedule, target = schedules.vp_linear(t_min=1e-2), normal_1d()
     xs = np.full((4000, 1), 0.9)
-    alpha, sigma, log_p = jit(
+    alpha, sigma, log_p = quick(
         lambda x: (
             *(f(schedule.t_min) for f in (schedule.alpha, schedule.sigma)),
             target.log_prob(x),
@@ -257,7 +256,7 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
             key, targets.denoiser(target, schedule), schedule, x, **settings
         ).total
     )
-    found = jit(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
+    found = quick(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
     assert_mean(found, -float(log_p), most=0.02)
 
 
@@ -296,7 +295,7 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
 
         return jax.vmap(jax.grad(of_shape), (None, 0, 0))(shape, keys, xs)
 
-    @jit
+    @quick
     def gradients(shape, xs):
         keys = jax.random.split(jax.random.key(7), count)
         both = [

@@ -11,7 +11,7 @@ import pytest
 import diffjax as dj
 from experiments import datasets, ddpm, scoring
 from experiments.ddpm import Config
-from tests.families import assert_refused
+from tests.families import assert_raises
 
 SMALL = Config(
     network="mlp", width=16, depth=1, steps=4, batch_size=16, save_every=2, chain_steps=24, bound_examples=5,
@@ -129,7 +129,7 @@ def test_refuses(name, tmp_path):
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
-    assert_refused(
+    assert_raises(
         lambda: ddpm.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)),
         ValueError,
         message,

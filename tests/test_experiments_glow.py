@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import glow
-from tests.families import assert_refused
+from tests.families import assert_raises
 
 SMALL = glow.Config(
     levels=2, flow_steps=1, width=8, dequantiser_layers=2, steps=4, batch_size=16, save_every=2, held_out=12, draws=2,
@@ -84,7 +84,7 @@ def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path
     config = dataclasses.replace(
         SMALL, out=tmp_path / "out", data=str(tmp_path / "few.npy")
     )
-    assert_refused(
+    assert_raises(
         lambda: glow.run(config),
         ValueError,
         r"held_out must be at least 2, got 1 .*few.npy at most, which must hold 8 examples",
@@ -98,7 +98,7 @@ def test_refuses(name, tmp_path):
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
-    assert_refused(
+    assert_raises(
         lambda: glow.run(dataclasses.replace(SMALL, out=tmp_path / "out", **changes)),
         ValueError,
         message,

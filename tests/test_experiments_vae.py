@@ -11,7 +11,7 @@ import pytest
 
 from experiments import datasets, progressive_vae, vae
 from experiments.progressive_vae_models import Layers
-from tests.families import assert_refused
+from tests.families import assert_raises
 
 SMALL = vae.Config(
     latent=3, width=8, depth=1, steps=4, batch_size=16, save_every=2, held_out=12, draws=4, chunk=6,
@@ -162,7 +162,7 @@ def test_refuses(name, tmp_path):
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}
     small = SMALL if module is vae else SMALL_LAYERS
-    assert_refused(
+    assert_raises(
         lambda: module.run(dataclasses.replace(small, out=tmp_path / "out", **changes)),
         ValueError,
         message,

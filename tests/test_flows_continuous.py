@@ -12,7 +12,7 @@ from scipy.linalg import expm
 import diffjax as dj
 from diffjax import flows, solvers, targets
 from diffjax.types import pytree
-from tests.families import assert_refused, every
+from tests.families import assert_raises, every
 
 MATRIX, SHIFT = np.array([[0.3, -0.5], [0.9, 0.2]]), np.array([0.4, -0.7])
 
@@ -367,4 +367,4 @@ def test_bad_arguments_are_named():
         (TypeError, "adaptive solver has no reverse-mode derivative", lambda: jax.grad(lambda x: adaptive.inverse_and_log_det(x)[1])(x)),
     ]  # fmt: skip
     for error, message, call in cases:
-        assert_refused(call, error, message)
+        assert_raises(call, error, message)

@@ -11,7 +11,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import guidance, predictions, schedules, solvers, targets
-from tests.families import DISTINCT, EPS64, SCHEDULES, assert_refused, every, interior
+from tests.families import DISTINCT, EPS64, SCHEDULES, assert_raises, every, interior
 
 KEY = jax.random.key(0)
 X = np.array([0.3, -0.8])
@@ -380,7 +380,7 @@ def test_a_steps_scale_may_be_made_inside_jit():
         guidance.cfg_plus_plus_scale(schedule, grid, strength).values
     )
     np.testing.assert_allclose(jax.jit(make)(0.6), make(0.6), rtol=1e-6)
-    assert_refused(
+    assert_raises(
         lambda: jax.jit(lambda x: make(x, upwards))(0.6),
         ValueError,
         "grid must decrease",
@@ -601,4 +601,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])

@@ -18,7 +18,7 @@ from tests.families import (
     EPS64,
     SCHEDULES,
     TARGETS,
-    assert_refused,
+    assert_raises,
     every,
     interior,
 )
@@ -976,4 +976,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])

@@ -12,12 +12,11 @@ import diffjax as dj
 from diffjax import ddpm, ncsn, predictions, schedules, solvers, targets
 from diffjax.noise import normal
 from diffjax.solvers import driver
-from tests.chains import jit
-from tests.families import assert_refused
-from tests.test_solvers import (
-    check_samples_have_the_propagated_law,
+from tests.families import assert_raises, quick
+from tests.solver_members import (
+    check_samples_are_propagated,
     mixture,
-    propagated_law,
+    propagated_distribution,
 )
 
 KEY = jax.random.key(0)
@@ -82,7 +81,7 @@ def test_forward_steps_compose_to_the_ladder(x64):
     """Means stay, variances add up to σ_i², at every index."""
     ladder, x0, indices = small_ladder(), np.array([0.7, -1.2]), np.arange(1, 11)
 
-    @jit
+    @quick
     def laws(x0):
         step = jax.vmap(lambda i: ncsn.forward_step(ladder, x0, i))(indices)
         return step.mean, step.variance, ladder.sigma(indices / 10)
@@ -120,7 +119,7 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
             schedules.from_sigmas(values) if exploding else schedules.from_betas(values)
         )
 
-        @jit
+        @quick
         def parts(x, t, chain=chain, exploding=exploding, steps=steps):
             step = (ncsn if exploding else ddpm).forward_step(chain, x, steps // 2)
             rates = (
@@ -153,7 +152,7 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
 def drawn_losses(loss, indices, count=3):
     """loss(key, x, index) at indices, for a few keys and examples: (count, indices)."""
 
-    @jit
+    @quick
     def run():
         keys = jax.random.split(KEY, count)
         xs = jax.vmap(lambda key: mixture().sample(jax.random.fold_in(key, 7)))(keys)
@@ -260,7 +259,7 @@ def test_an_index_left_out_is_drawn_uniformly():
     tell = lambda key: ncsn.score_loss(
         key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), None, lambda s: s**4
     )
-    drawn = jit(
+    drawn = quick(
         lambda: jax.vmap(tell)(jax.random.split(KEY, 1200))
     )()  # ½ λ/σ² · t²/σ² = ½ t²
     counts = np.bincount(np.rint(np.sqrt(2 * drawn) * 12).astype(int), minlength=13)
@@ -278,9 +277,7 @@ def test_an_index_left_out_is_drawn_uniformly():
 def test_annealed_langevin_has_the_law_that_its_steps_propagate(make):
     """Mean and covariance of 20 000 samples on a Gaussian within 4 standard errors of the exactly propagated law."""
     solver = solvers.annealed_langevin(4, 0.5)
-    check_samples_have_the_propagated_law(
-        solver, make(), steps=8, count=20_000, numbers=4
-    )
+    check_samples_are_propagated(solver, make(), steps=8, count=20_000, numbers=4)
 
 
 def test_one_level_of_annealed_langevin_is_the_papers_recursion(x64):
@@ -292,7 +289,7 @@ def test_one_level_of_annealed_langevin_is_the_papers_recursion(x64):
     solver = solvers.annealed_langevin(3, epsilon / 0.1**2)
     ts = dj.grids.from_indices(ladder, [6, 5])
 
-    @jit
+    @quick
     def both(x):
         source = driver.Source(lambda number, draw: z[number])
         ours, _ = driver.run(source, solver, solvers.diffusion(ladder, denoiser), x, ts)
@@ -316,7 +313,9 @@ def test_the_variance_of_annealed_langevin_is_known_in_closed_form(x64):
     for corrections in (3, 100):
         solver = solvers.annealed_langevin(corrections, eta)
         grid = dj.grids.from_indices(ladder, [6, 5])
-        mean, covariance = propagated_law(solver, ladder, target, grid, corrections)
+        mean, covariance = propagated_distribution(
+            solver, ladder, target, grid, corrections
+        )
         variance = settled + decay ** (2 * corrections) * (before - settled)
         np.testing.assert_allclose(covariance, variance * np.eye(2), atol=1e-12)
         np.testing.assert_allclose(mean, [1.0, -2.0], rtol=1e-12)
@@ -434,4 +433,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])

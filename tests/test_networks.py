@@ -22,7 +22,7 @@ from diffjax.networks.embeddings import ConditionEmbedding
 from diffjax.networks.layers import Attention
 from diffjax.networks.mlp import MLPBlock
 from diffjax.networks.unet import ResidualBlock, downsample, upsample
-from tests.families import every
+from tests.families import every, quick
 
 EPS = float(np.finfo(np.float32).eps)
 BF16 = 2.0**-8
@@ -34,9 +34,6 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
 
 
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # compiles 3 times as fast
 LABELS, VECTOR = 3, 2
 small_unet = functools.partial(UNet, width=8, blocks=1, heads=2, dropout=0.5)
 ROWS = {
@@ -85,7 +82,7 @@ ROWS = {
 networks = pytest.mark.parametrize("name", every(ROWS, ("mlp", "dit", "unet_flat")))
 
 
-@functools.partial(jit, static_argnums=0, static_argnames="train")
+@functools.partial(quick, static_argnums=0, static_argnames="train")
 def run(model, variables, x, t, condition=None, train=False, key=None):
     return model.apply(
         variables,
@@ -97,7 +94,7 @@ def run(model, variables, x, t, condition=None, train=False, key=None):
     )
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(quick, static_argnums=0)
 def run_batch(model, variables, x, t, condition):
     return jax.vmap(model.apply, (None, 0, 0, 0))(variables, x, t, condition)
 
@@ -106,7 +103,7 @@ def run_batch(model, variables, x, t, condition):
 def initial(name):
     row = ROWS[name]
     x, t = np.zeros(row.shape, np.float32), np.float32(0)
-    return jit(row.model.init)(jax.random.key(1), x, t, conditions(name, 1)[0])
+    return quick(row.model.init)(jax.random.key(1), x, t, conditions(name, 1)[0])
 
 
 @functools.cache
@@ -222,7 +219,7 @@ def test_output_depends_on_the_condition_and_none_is_the_null_condition(name):
 def test_every_output_depends_on_every_input(name):
     model, variables = ROWS[name].model, perturbed(name)
     x, t, condition = (leaf[0] for leaf in batch(name))
-    jacobian = jit(jax.jacrev(lambda x: model.apply(variables, x, t, condition)))(x)
+    jacobian = quick(jax.jacrev(lambda x: model.apply(variables, x, t, condition)))(x)
     jacobian = np.asarray(jacobian)
     assert np.all(np.isfinite(jacobian)) and np.all(jacobian != 0)
 
@@ -232,7 +229,7 @@ def test_no_parameter_is_dead(name):
     model = ROWS[name].model
     x, t, condition = batch(name)
     weights = normal(5, *x.shape)
-    loss = jit(
+    loss = quick(
         jax.grad(
             lambda v: jnp.vdot(
                 weights, jax.vmap(model.apply, (None, 0, 0, 0))(v, x, t, condition)
@@ -345,7 +342,7 @@ def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
     h, c = normal(7, *shape), normal(8, 6)
     variables = randomised(block, h, c)
 
-    @jit
+    @quick
     def both(variables, h, c):
         keys = jax.random.split(jax.random.key(9), 1024)
         draws = jax.vmap(
@@ -369,7 +366,7 @@ def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
 )
 def test_blocks_are_the_rescaled_identity_at_initialisation(block, shape, at_first):
     h, c = normal(7, *shape), normal(8, 6)
-    out, _ = jit(block.init_with_output)(jax.random.key(1), h, c)
+    out, _ = quick(block.init_with_output)(jax.random.key(1), h, c)
     np.testing.assert_allclose(out, at_first * h, rtol=2 * EPS)
 
 
@@ -380,7 +377,7 @@ def test_attention_is_that_of_jax(heads):
     attention = Attention(heads)
     params = randomised(attention, h)["params"]
 
-    @jit
+    @quick
     def both(params, h):
         q, k, v = jnp.split(
             (h @ params["Dense_0"]["kernel"]).reshape(n, 3 * heads, width // heads),
@@ -404,7 +401,7 @@ def test_attention_is_equivariant_to_permutations_of_the_tokens(block, arguments
     h = normal(11, 9, 8)
     order = np.random.default_rng(12).permutation(9)
     variables = randomised(block, h, *arguments)
-    apply = jit(block.apply)
+    apply = quick(block.apply)
     out = np.asarray(apply(variables, h, *arguments))
     np.testing.assert_allclose(
         apply(variables, h[order], *arguments), out[order], rtol=1e-4, atol=100 * EPS
@@ -412,7 +409,7 @@ def test_attention_is_equivariant_to_permutations_of_the_tokens(block, arguments
 
 
 def test_dit_tells_positions_apart():
-    code = np.asarray(jit(lambda: positions(5, 3, 8))())
+    code = np.asarray(quick(lambda: positions(5, 3, 8))())
     distances = np.linalg.norm(code[:, None] - code[None], axis=-1) + np.eye(15)
     assert code.shape == (15, 8) and distances.min() > 0.1
 
@@ -422,7 +419,7 @@ def test_dit_tells_positions_apart():
 )
 def test_unpatchify_inverts_patchify_and_tokens_are_patches_row_by_row(shape, patch):
     x = np.arange(np.prod(shape)).reshape(shape)
-    tokens, back = jit(
+    tokens, back = quick(
         lambda x: (patchify(x, patch), unpatchify(patchify(x, patch), shape, patch))
     )(x)
     np.testing.assert_array_equal(back, x)
@@ -449,7 +446,7 @@ def test_unet_reads_every_skip_from_the_last_to_the_first():
 def test_downsample_is_a_left_inverse_of_upsample_and_keeps_the_mean():
     h = normal(13, 4, 6, 2)
     back, down = map(
-        np.asarray, jit(lambda h: (downsample(upsample(h)), downsample(h)))(h)
+        np.asarray, quick(lambda h: (downsample(upsample(h)), downsample(h)))(h)
     )
     np.testing.assert_array_equal(back, h)
     np.testing.assert_allclose(down.mean((0, 1)), h.mean((0, 1)), atol=10 * EPS)
@@ -460,7 +457,7 @@ def test_downsample_is_a_left_inverse_of_upsample_and_keeps_the_mean():
 
 def test_inner_products_of_sinusoidal_embeddings_depend_on_the_time_difference_only():
     dim, t = 64, np.linspace(-2.0, 2.0, 9, dtype=np.float32)
-    embedding = np.asarray(jit(lambda t: sinusoidal(t, dim))(t), np.float64)
+    embedding = np.asarray(quick(lambda t: sinusoidal(t, dim))(t), np.float64)
     frequencies = np.geomspace(0.02, 200.0, dim // 2)
     expected = np.cos(frequencies * (t[:, None] - t[None])[..., None]).sum(-1)
     # rounding of ω and of ω t each turn an angle by up to EPS ω |t|, two angles a product
@@ -472,7 +469,7 @@ def test_inner_products_of_sinusoidal_embeddings_depend_on_the_time_difference_o
 
 def test_sinusoidal_resolves_hundredths_and_orders_sigmas_up_to_seventy():
     t = np.concatenate([[0.5, 0.51], np.linspace(-75.0, 75.0, 100)]).astype(np.float32)
-    embedded = np.asarray(jit(lambda t: sinusoidal(t, 128))(t))
+    embedded = np.asarray(quick(lambda t: sinusoidal(t, 128))(t))
     assert np.linalg.norm(embedded[0] - embedded[1]) > 1.0  # of √128 at most
     assert np.all(np.diff(embedded[2:, 0]) > 0)  # sin 0.02 t, |0.02 t| < π/2
 
@@ -485,7 +482,7 @@ def test_fourier_features_have_a_gaussian_kernel_and_no_variables():
         np.float32([0.3, 0.35, 0.4, 0.6]),
     )
     e, e_other = map(
-        np.asarray, jit(lambda t: (features.apply({}, t), other.apply({}, t)))(t)
+        np.asarray, quick(lambda t: (features.apply({}, t), other.apply({}, t)))(t)
     )
     kernel = e @ e[0] / n
     gap = np.array([0.0, 0.05, 0.1, 0.3])
@@ -498,7 +495,7 @@ def test_fourier_features_have_a_gaussian_kernel_and_no_variables():
 def test_fourier_inputs_have_period_two_and_unit_circles():
     x = np.float32([[-0.9, 0.25], [0.5, 0.7]])
     features, moved = map(
-        np.asarray, jit(lambda x: (fourier_inputs(x, 3), fourier_inputs(x + 2, 3)))(x)
+        np.asarray, quick(lambda x: (fourier_inputs(x, 3), fourier_inputs(x + 2, 3)))(x)
     )
     assert features.shape == (2, 14)
     np.testing.assert_array_equal(features[:, :2], x)

@@ -11,8 +11,7 @@ import pytest
 from scipy import special
 
 from diffjax import numerics
-from tests.chains import jit
-from tests.families import EPS32, EPS64
+from tests.families import EPS32, EPS64, quick
 
 
 def exact_phi(order, z):
@@ -53,7 +52,9 @@ def test_phi_recurrence_and_limits(x64):
     slopes = jax.vmap(
         lambda u: [jax.grad(lambda v: numerics.phi(k, v))(u) for k in (1, 3)]
     )
-    phi, slopes = jit(lambda z: ([numerics.phi(k, z) for k in range(6)], slopes(z)))(z)
+    phi, slopes = quick(lambda z: ([numerics.phi(k, z) for k in range(6)], slopes(z)))(
+        z
+    )
     for k in range(1, 6):
         assert float(phi[k][-1]) == pytest.approx(1 / math.factorial(k), rel=EPS64)
         np.testing.assert_allclose(
@@ -165,7 +166,7 @@ def test_log_normal_interval(dtype):
 
 def test_log_normal_interval_of_a_partition_sums_to_one(x64):
     edges = np.array([-1e4, -3.0, -1.0, 0.0, 0.1, 4.0, 1e4])
-    total = np.sum(np.exp(jit(numerics.log_normal_interval)(edges[:-1], edges[1:])))
+    total = np.sum(np.exp(quick(numerics.log_normal_interval)(edges[:-1], edges[1:])))
     assert float(total) == pytest.approx(1, abs=16 * EPS64)
 
 
@@ -188,7 +189,7 @@ def field(x):
 
 def test_divergence_is_the_trace_of_the_jacobian(x64):
     x = np.random.default_rng(1).standard_normal((2, 3))
-    parts = jit(
+    parts = quick(
         lambda x: (*numerics.divergence(field, x), field(x), jax.jacfwd(field)(x))
     )(x)
     value, trace, expected, jacobian = map(np.asarray, parts)
@@ -202,7 +203,7 @@ def test_hutchinson_of_every_sign_pattern_has_the_stated_mean_and_variance(x64):
     """
     x = np.random.default_rng(1).standard_normal((2, 3))
     signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 6), -1).reshape(-1, 2, 3)
-    parts = jit(
+    parts = quick(
         lambda x: (
             *numerics.hutchinson(field, x, signs),
             field(x),
@@ -221,14 +222,14 @@ def test_hutchinson_of_every_sign_pattern_has_the_stated_mean_and_variance(x64):
 def test_hutchinson_is_exact_for_a_diagonal_jacobian(x64):
     rng = np.random.default_rng(2)
     x, probes = rng.standard_normal(5), rng.choice([-1.0, 1.0], (4, 5))
-    _, estimates = jit(lambda x: numerics.hutchinson(jnp.sin, x, probes))(x)
+    _, estimates = quick(lambda x: numerics.hutchinson(jnp.sin, x, probes))(x)
     np.testing.assert_allclose(estimates, np.full(4, np.sum(np.cos(x))), rtol=1e-14)
 
 
 def test_hutchinson_with_gaussian_probes_has_variance_twice_the_frobenius_norm(x64):
     rng, count = np.random.default_rng(4), 40_000
     matrix, probes = rng.standard_normal((4, 4)), rng.standard_normal((count, 4))
-    _, estimates = jit(
+    _, estimates = quick(
         lambda x, probes: numerics.hutchinson(lambda x: matrix @ x, x, probes)
     )(np.zeros(4), probes)
     variance = 2 * np.sum((0.5 * (matrix + matrix.T)) ** 2)

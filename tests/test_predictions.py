@@ -11,7 +11,7 @@ from families import DISTINCT, SCHEDULES, Own, every, times_at_noise
 from flax import linen, nnx
 
 from diffjax import predictions, schedules, targets
-from tests.families import EPS32, assert_refused
+from tests.families import EPS32, assert_raises
 
 SIGMA_DATA = 0.8
 X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])
@@ -336,7 +336,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])
 
 
 def test_categorical_is_exact_for_independent_entries(x64):

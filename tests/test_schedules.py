@@ -10,8 +10,7 @@ import pytest
 from families import SCHEDULES, Bare, Own, ddpm_betas, interior, ladder_sigmas
 
 from diffjax import schedules
-from tests.chains import jit
-from tests.families import EPS32, EPS64
+from tests.families import EPS32, EPS64, quick
 
 pytestmark = pytest.mark.filterwarnings("error:Explicitly requested dtype")
 
@@ -135,7 +134,7 @@ def derived(name, bare=False):
     schedule = SCHEDULES[name]()
     schedule = Bare(schedule) if bare else schedule
 
-    @jit
+    @quick
     def everything(inner, t):
         at_inner = {q.__name__: q(schedule, inner) for q in QUANTITIES}
         at_inner |= {"alpha": schedule.alpha(inner), "sigma": schedule.sigma(inner)}
@@ -288,7 +287,7 @@ def test_time_of_log_snr_carries_its_implicit_derivative(name, x64):
     # h² truncation and ε/h rounding, both near 1e-10 of the value at h = 1e-5 of the argument
     h, k = 1e-5 * value, 1e-5
 
-    @jit
+    @quick
     @jax.vmap
     def derivatives(log_snr):
         moved = jax.vmap(time)(
@@ -498,7 +497,7 @@ def test_chain_equals_its_cumulative_products(x64):
 
 
 def test_chain_in_float32_is_its_table_rounded():
-    """No index is off by one in float32: σ at i/T is √(1 − ᾱ_i), for all i, as time and through jit."""
+    """No index is off by one in float32: σ at i/T is √(1 − ᾱ_i), for all i, as time and through quick."""
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
     sigma = np.sqrt(-np.expm1(np.cumsum(np.log1p(-betas))))
@@ -582,9 +581,9 @@ def test_learned_ends_and_gradients(x64):
         return jnp.sum(moved.sigma(jnp.array([0.2, 0.7])))
 
     gradients = map(
-        np.asarray, jit(jax.grad(sigma, (0, 1)))(schedule.weight, schedule.slope)
+        np.asarray, quick(jax.grad(sigma, (0, 1)))(schedule.weight, schedule.slope)
     )
-    value = jit(sigma)
+    value = quick(sigma)
     for argument, gradient in enumerate(gradients):
         for k in range(4):
             step = 1e-5 * np.eye(4)[k]
@@ -771,9 +770,9 @@ def test_a_chain_without_terminal_signal_is_finite_everywhere():
     np.testing.assert_allclose(
         chain.alpha(chain.times.astype(np.float32)), np.sqrt(bars), rtol=1000 * EPS32
     )
-    traced = jit(lambda t: (chain.alpha(t), chain.sigma(t), schedules.rates(chain, t)))(
-        t
-    )
+    traced = quick(
+        lambda t: (chain.alpha(t), chain.sigma(t), schedules.rates(chain, t))
+    )(t)
     assert np.all(
         np.isfinite(np.concatenate([np.stack(traced[:2]), np.stack(traced[2])]))
     )
@@ -868,7 +867,7 @@ def test_float32_times_of_log_snrs_keep_their_digits(name):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), schedule)
         t = np.concatenate([np.geomspace(low, high, 20), np.linspace(low, high, 20)])
 
-        @jit
+        @quick
         def both(wide, t):
             log_snr = schedules.log_snr(wide, t).astype(jnp.float32)
             return log_snr, schedules.time_of_log_snr(wide, log_snr.astype(jnp.float64))

@@ -7,7 +7,7 @@ import pytest
 from families import DISTINCT, SCHEDULES, TARGETS, every, times_at_noise
 
 from diffjax import predictions, schedules, sde, targets
-from tests.families import assert_refused
+from tests.families import assert_raises
 
 X = np.array([0.4, -0.3])
 
@@ -262,4 +262,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])

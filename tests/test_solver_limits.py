@@ -12,7 +12,7 @@ import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
 from tests.families import Own, every, quick
-from tests.test_solvers import FIXED, MULTISTEP
+from tests.solver_members import FIXED, MULTISTEP
 
 EPS = float(np.finfo(np.float32).eps)
 

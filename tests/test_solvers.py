@@ -13,198 +13,35 @@ import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
 from tests.families import SCHEDULES, every, quick
-
-# One row a solver: factory, order, evaluations on a grid of 4 steps, and on one of 4 steps whose last ends at 0.
-DETERMINISTIC = {
-    "euler": (solvers.euler, 1, 4, 4),
-    "heun": (solvers.heun, 2, 8, 7),
-    "midpoint": (solvers.midpoint, 2, 8, 7),
-    "rk4": (solvers.rk4, 4, 16, 13),
-    "ddim": (solvers.ddim, 1, 4, 4),
-    "dpm_2": (solvers.dpm_2, 2, 8, 7),
-    "dpm_solver(1)": (lambda: solvers.dpm_solver(1), 1, 4, 4),
-    "dpm_solver(2)": (lambda: solvers.dpm_solver(2), 2, 8, 7),
-    "dpm_solver(3)": (lambda: solvers.dpm_solver(3), 3, 12, 10),
-    "exponential_runge_kutta(3)": (
-        lambda: solvers.exponential_runge_kutta(3),
-        3,
-        12,
-        10,
-    ),
-    "exponential_runge_kutta(4)": (
-        lambda: solvers.exponential_runge_kutta(4),
-        4,
-        16,
-        13,
-    ),
-    "dpmpp_2s": (solvers.dpmpp_2s, 2, 8, 7),
-    "dpmpp_sde(0)": (lambda: solvers.dpmpp_sde(0.0), 2, 8, 7),
-}
-MULTISTEP = {
-    "adams_bashforth(1)": (lambda: solvers.adams_bashforth(1), 1, 4, 4),
-    "adams_bashforth(2)": (lambda: solvers.adams_bashforth(2), 2, 4, 4),
-    "adams_bashforth(3)": (lambda: solvers.adams_bashforth(3), 3, 4, 4),
-    "adams_bashforth(4)": (lambda: solvers.adams_bashforth(4), 4, 4, 4),
-    "ipndm(2)": (lambda: solvers.ipndm(2), 2, 4, 4),
-    "ipndm(4)": (lambda: solvers.ipndm(4), 2, 4, 4),
-    "deis(2)": (lambda: solvers.deis(2), 2, 4, 4),
-    "deis(3)": (lambda: solvers.deis(3), 3, 4, 4),
-    "deis(3, rho)": (lambda: solvers.deis(3, "rho"), 3, 4, 4),
-    "deis(2, log_rho)": (lambda: solvers.deis(2, "log_rho"), 2, 4, 4),
-    "deis(3, log_rho)": (lambda: solvers.deis(3, "log_rho"), 3, 4, 4),
-    "dpmpp_2m": (solvers.dpmpp_2m, 2, 4, 4),
-    "dpmpp_3m": (solvers.dpmpp_3m, 3, 4, 4),
-    "dpmpp_3m(published)": (lambda: solvers.dpmpp_3m(corrected=False), 2, 4, 4),
-    "unipc(1)": (lambda: solvers.unipc(1), 2, 4, 4),
-    "unipc(2)": (solvers.unipc, 3, 4, 4),
-    "unipc(2, bh1)": (lambda: solvers.unipc(2, "bh1"), 3, 4, 4),
-    "unipc(3)": (lambda: solvers.unipc(3), 4, 4, 4),
-    "sa_solver(3, 0, 0)": (lambda: solvers.sa_solver(3, 0, 0.0), 3, 4, 4),
-    "sa_solver(3, 4, 0)": (lambda: solvers.sa_solver(3, 4, 0.0), 4, 4, 4),
-}
-STOCHASTIC = {
-    "euler_maruyama": (solvers.euler_maruyama, 1, 4, 4),
-    "reverse_diffusion": (solvers.reverse_diffusion, 1, 4, 4),
-    "stochastic_heun": (solvers.stochastic_heun, 2, 8, 7),
-    "sra1": (solvers.sra1, 2, 8, 7),
-    "ddim(1)": (lambda: solvers.ddim(1.0), 1, 4, 4),
-    "ddim(0.5)": (lambda: solvers.ddim(0.5), 1, 4, 4),
-    "ddpm": (solvers.ddpm, 1, 4, 4),
-    "ddpm(forward)": (lambda: solvers.ddpm("forward"), 1, 4, 4),
-    "euler_ancestral": (solvers.euler_ancestral, 1, 4, 4),
-    "dpm_2_ancestral": (solvers.dpm_2_ancestral, 2, 8, 7),
-    "dpmpp_2s(1)": (lambda: solvers.dpmpp_2s(1.0), 2, 8, 7),
-    "dpmpp_sde": (solvers.dpmpp_sde, 2, 8, 7),
-    "dpmpp_2m_sde": (solvers.dpmpp_2m_sde, 2, 4, 4),
-    "dpmpp_2m_sde(0.5)": (lambda: solvers.dpmpp_2m_sde(0.5), 2, 4, 4),
-    "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, 2, 4, 4),
-    "sa_solver": (solvers.sa_solver, 2, 4, 4),
-    "sa_solver(3, 4, 1)": (lambda: solvers.sa_solver(3, 4, 1.0), 2, 4, 4),
-    "edm_stochastic": (
-        lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0),
-        2,
-        8,
-        7,
-    ),
-}
-FIXED = DETERMINISTIC | MULTISTEP | STOCHASTIC
-ALL = {name: row[0] for name, row in FIXED.items()} | {
-    "adaptive": solvers.adaptive,
-    "adaptive_sde": solvers.adaptive_sde,
-    "predictor_corrector": solvers.predictor_corrector,
-    "annealed_langevin": lambda: solvers.annealed_langevin(3),
-    "restart": lambda: solvers.restart(t_low=0.32, t_high=0.4),
-    "picard": lambda: solvers.picard(tolerance=0.0),
-}
-
-
-CONSTRUCTIONS = (
-    "heun", "dpm_solver(3)", "dpmpp_3m", "unipc(2)", "sa_solver", "stochastic_heun", "ddpm", "edm_stochastic", "adaptive",
-    "restart",
-)  # fmt: skip
-"""A solver of each way to build one; what holds by construction is tested on all others among the long proofs."""
-
-
-NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
-
-GAUSSIAN = ([0.5, -1.0], [[0.6, 0.25], [0.25, 0.3]])
-MIXTURE = (
-    [0.3, 0.7],
-    [[1.0, 0.5], [-0.5, 0.0]],
-    [[[0.6, 0.2], [0.2, 0.4]], [[0.5, 0.0], [0.0, 0.8]]],
+from tests.solver_members import (
+    ALL,
+    CONSTRUCTIONS,
+    DETERMINISTIC,
+    FIXED,
+    MIXTURE,
+    MULTISTEP,
+    NOISE_SLOTS,
+    STOCHASTIC,
+    assert_moments,
+    check_samples_are_propagated,
+    gaussian,
+    mixture,
+    propagated_distribution,
 )
-
-
-def gaussian():
-    return dj.targets.gaussian(*GAUSSIAN)
-
-
-def mixture():
-    return dj.targets.gaussian_mixture(*MIXTURE)
-
-
-def propagated_law(solver, schedule, target, grid, numbers=1):
-    """Mean and covariance at grid[-1] of a solver started from the exact law at grid[0].
-
-    numbers: how many numbers of the noise source the solver uses up in a step.
-    For a Gaussian target every step is affine in the state and in the noise, so that the Jacobians of the whole run by
-    its start and by all its noise give the law of its end exactly.
-    """
-    problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
-    noise = np.zeros((numbers * (grid.shape[0] - 1), NOISE_SLOTS, 2), grid.dtype)
-    return _propagated(
-        solver, problem, _noised_moments(target, schedule, grid[0]), grid, noise
-    )
-
-
-@quick
-def _noised_moments(target, schedule, t):
-    noised = target.noised(schedule, t)
-    return noised.mean(), noised.covariance()
-
-
-@functools.partial(quick, static_argnums=0)
-def _propagated(solver, problem, law, grid, noise):
-    def end(x, noise):
-        return driver.run(
-            driver.Source(lambda step, draw: noise[step, draw]),
-            solver,
-            problem,
-            x,
-            grid,
-            path=False,
-        )[0]
-
-    mean, covariance = law
-    by_start, by_noise = jax.jacfwd(end, argnums=(0, 1))(mean, noise)
-    by_noise = by_noise.reshape(2, -1)
-    return end(mean, noise), by_start @ covariance @ by_start.T + by_noise @ by_noise.T
-
-
-def assert_moments(samples, mean, covariance, sigmas=4.0):
-    """Sample mean and covariance within `sigmas` standard errors: √(C_ii/n) and √((C_ii C_jj + C_ij²)/n) for a Gaussian
-    law.
-    """
-    n = samples.shape[0]
-    variances = np.diag(covariance)
-    mean_error = np.abs(np.mean(samples, 0) - mean) / np.sqrt(variances / n)
-    spread = np.sqrt((np.outer(variances, variances) + np.asarray(covariance) ** 2) / n)
-    covariance_error = np.abs(np.cov(np.asarray(samples).T) - covariance) / spread
-    assert np.max(mean_error) < sigmas, f"mean is off by {mean_error} standard errors"
-    assert np.max(covariance_error) < sigmas, (
-        f"covariance is off by {covariance_error} standard errors"
-    )
-
-
-def check_samples_have_the_propagated_law(solver, schedule, steps, count, numbers=1):
-    target = gaussian()
-    grid = dj.grids.log_snr(schedule, steps)
-    mean, covariance = propagated_law(solver, schedule, target, grid, numbers)
-    denoiser = dj.targets.denoiser(target, schedule)
-    law = _noised_moments(target, schedule, schedule.t_max)
-    start = (
-        np.random.default_rng(0)
-        .multivariate_normal(*map(np.asarray, law), count)
-        .astype(np.float32)
-    )
-    samples = dj.sample_many(
-        jax.random.key(2), count, denoiser, schedule, solver, grid, x_init=start
-    )
-    assert_moments(samples, np.asarray(mean), np.asarray(covariance))
 
 
 @pytest.mark.parametrize(
     "name", every(FIXED, (*(set(CONSTRUCTIONS) & set(STOCHASTIC)), "heun", "unipc(2)"))
 )
 def test_samples_of_a_gaussian_have_the_law_that_the_step_propagates(name):
-    check_samples_have_the_propagated_law(
+    check_samples_are_propagated(
         FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000
     )
 
 
 @pytest.mark.parametrize("name", every(SCHEDULES, ("edm", "rectified_flow", "own")))
-def test_the_propagated_law_holds_on_every_schedule(name):
-    check_samples_have_the_propagated_law(
+def test_the_propagated_distribution_holds_on_every_schedule(name):
+    check_samples_are_propagated(
         solvers.stochastic_heun(), SCHEDULES[name](), steps=12, count=20_000
     )
 
@@ -212,8 +49,10 @@ def test_the_propagated_law_holds_on_every_schedule(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
-def test_every_solver_has_its_propagated_law_on_every_schedule(name, schedule_name):
-    check_samples_have_the_propagated_law(
+def test_every_solver_has_its_propagated_distribution_on_every_schedule(
+    name, schedule_name
+):
+    check_samples_are_propagated(
         FIXED[name][0](), SCHEDULES[schedule_name](), steps=12, count=20_000
     )
 
@@ -234,7 +73,9 @@ def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
         1 / getattr(schedule, "steps", math.inf),
     )
     for grid in grids:
-        mean, covariance = propagated_law(FIXED[name][0](), schedule, target, grid)
+        mean, covariance = propagated_distribution(
+            FIXED[name][0](), schedule, target, grid
+        )
         biases.append(
             float(
                 jnp.linalg.norm(covariance - exact.covariance())
@@ -388,7 +229,7 @@ def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
     exact = target.noised(schedule, schedule.t_min)
     biases = []
     for steps in (256, 512):
-        mean, covariance = propagated_law(
+        mean, covariance = propagated_distribution(
             factory(), schedule, target, dj.grids.log_snr(schedule, steps)
         )
         biases.append(

@@ -10,7 +10,7 @@ import pytest
 import diffjax as dj
 from diffjax import solvers
 from diffjax.tuning import FAMILIES, optimised_grid
-from tests.families import SCHEDULES, assert_refused, every
+from tests.families import SCHEDULES, assert_raises, every
 
 TARGET = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7])
 QUICK = {"examples": 128, "iterations": 60}
@@ -358,4 +358,4 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name):
-    assert_refused(*REFUSED[name])
+    assert_raises(*REFUSED[name])
