@@ -193,6 +193,7 @@ def advance(
     chains: PersistentChains,
     kernel: Kernel,
     steps: int = 10,
+    *,
     restarts: Any = None,
     share: Scalar = 0.05,
 ) -> tuple[PersistentChains, Chains]:

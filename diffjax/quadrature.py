@@ -85,6 +85,7 @@ def log_integral(
     log_density: Callable[[Array], Array],
     bounds: ArrayLike,
     points: int = 512,
+    *,
     tolerance: float | None = 1e-4,
     name: str = "log_density",
 ) -> Array:

@@ -256,7 +256,12 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         )
         chains = params["chains"]._replace(updates=step)
         chains, result = energies.advance(
-            key, chains, kernel, config.chain_steps, broad(), config.restart
+            key,
+            chains,
+            kernel,
+            config.chain_steps,
+            restarts=broad(),
+            share=config.restart,
         )
         log_size = params["log_size"] + 0.1 * (result.acceptance.mean() - 0.574)
         return params | {
@@ -295,12 +300,16 @@ def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float
 
 def normaliser(log_density: Callable) -> float:
     """log Z by quadrature."""
-    return float(quadrature.log_integral(log_density, BOUNDS, POINTS, TOLERANCE))
+    return float(
+        quadrature.log_integral(log_density, BOUNDS, POINTS, tolerance=TOLERANCE)
+    )
 
 
 def divergence(p: Any, q: Any) -> float:
     """KL(p‖q) in nats by quadrature, both normalised."""
-    return float(divergences.kl_by_quadrature(p, q, BOUNDS, POINTS, TOLERANCE))
+    return float(
+        divergences.kl_by_quadrature(p, q, BOUNDS, POINTS, tolerance=TOLERANCE)
+    )
 
 
 def mala_of(law: Any, beta: Any) -> langevin.Kernel:
@@ -316,7 +325,13 @@ def log_z_estimates(
     for count in config.levels:
         betas, key = np.linspace(0, 1, count + 1) ** 2, key_of(config, count)
         ais = langevin.annealed_importance_sampling(
-            key, broad(), law, betas, mala_of, config.walkers, steps=10
+            key,
+            broad(),
+            law,
+            betas,
+            make_kernel=mala_of,
+            count=config.walkers,
+            steps=10,
         )
         found["importance"].append(
             {
@@ -329,7 +344,14 @@ def log_z_estimates(
         bar.update()
         few = max(2, config.walkers // 4)
         ti = langevin.thermodynamic_integration(
-            key, broad(), law, betas, mala_of, few, steps=30, warm_up=10
+            key,
+            broad(),
+            law,
+            betas,
+            make_kernel=mala_of,
+            count=few,
+            steps=30,
+            warm_up=10,
         )
         found["thermodynamic"].append(
             {

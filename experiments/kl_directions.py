@@ -157,7 +157,7 @@ def start(config: Config, name: str, dimension: int) -> targets.Mixture:
     return targets.gaussian(mean, np.ones(1) if dimension == 1 else np.eye(2))
 
 
-def fit(config: Config, name: str, dimension: int) -> divergences.Fit:
+def fit(config: Config, name: str, dimension: int) -> divergences.FittedMixture:
     """One of the three optima."""
     p, first = density(config, dimension), start(config, name, dimension)
     if name == "forward":
@@ -167,9 +167,11 @@ def fit(config: Config, name: str, dimension: int) -> divergences.Fit:
     return divergences.fit_reverse(p, first)
 
 
-def measure(config: Config, found: divergences.Fit, dimension: int) -> dict[str, Any]:
+def measure(
+    config: Config, found: divergences.FittedMixture, dimension: int
+) -> dict[str, Any]:
     """Moments of an optimum and every divergence there."""
-    p, q = density(config, dimension), found.law
+    p, q = density(config, dimension), found.mixture
     domain = box(config, dimension), POINTS[dimension]
     key_p, key_q = jax.random.split(jax.random.key(config.seed))
     forward = divergences.kl_by_samples(key_p, p, q, config.samples)
@@ -272,7 +274,7 @@ def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
     )
     for row, dimension in zip(axes, fits, strict=True):
         for axis, name in zip(row, OPTIMA, strict=True):
-            p, q = density(config, dimension), fits[dimension][name].law
+            p, q = density(config, dimension), fits[dimension][name].mixture
             found = metrics["line" if dimension == 1 else "plane"][name]
             (draw_on_line if dimension == 1 else draw_on_plane)(config, axis, p, q)
             direction = "KL(p‖q) = {kl_p_q:.3f}, KL(q‖p) = {kl_q_p:.3f} nats".format(
@@ -338,7 +340,7 @@ def draw_landscape(
             surface.means, surface.stds, values, levels, colors="white", linewidths=0.4
         )
         for name in (name for name in OPTIMA if name.startswith(direction)):
-            first, law = start(config, name, 1), fits[name].law
+            first, law = start(config, name, 1), fits[name].mixture
             (m0, s0), (m, s) = (
                 (float(g.means[0, 0]), math.sqrt(float(g.covariance()[0, 0])))
                 for g in (first, law)

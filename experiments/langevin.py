@@ -154,7 +154,12 @@ def chains(
     starts = exact_samples(key_of(config, "starts"), target, config.chains)
     kernel = kernel_of(name, target, size)
     return langevin.run_many(
-        key_of(config, name), kernel, starts, config.steps, thinning, WARM_UP
+        key_of(config, name),
+        kernel,
+        starts,
+        config.steps,
+        thinning=thinning,
+        warm_up=WARM_UP,
     )
 
 
@@ -168,7 +173,11 @@ def on_a_line(
     edges = np.linspace(*BOUNDS, CELLS + 1)
     mass = np.array(
         [
-            float(jnp.exp(quadrature.log_integral(line.log_prob, [pair], 8, None)))
+            float(
+                jnp.exp(
+                    quadrature.log_integral(line.log_prob, [pair], 8, tolerance=None)
+                )
+            )
             for pair in pairs(edges)
         ]
     )
@@ -282,9 +291,9 @@ def far_modes(
         base,
         target,
         betas,
-        lambda law, beta: langevin.mala(law, 1.0),
-        config.chains,
-        per_level,
+        make_kernel=lambda density, beta: langevin.mala(density, 1.0),
+        count=config.chains,
+        steps=per_level,
     )
     plain = langevin.run_many(
         key_of(config, "plain"), langevin.mala(target, 1.0), starts, steps, thinning=10

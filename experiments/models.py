@@ -219,7 +219,7 @@ def fit(
                     step,
                     batches,
                     stop,
-                    checkpoints,
+                    checkpoints=checkpoints,
                     block=50,
                     save_every=config.save_every,
                     on_block=show,

@@ -304,7 +304,7 @@ def test_fits_are_the_minima_that_a_search_finds(x64):
     }
     for place, (found, divergence) in fits.items():
         assert found.gradient_norm < 1e-5
-        np.testing.assert_allclose(place_of(found.law), place, atol=5e-5)
+        np.testing.assert_allclose(place_of(found.mixture), place, atol=5e-5)
         assert found.kl == pytest.approx(divergence(place), abs=1e-8)
     np.testing.assert_allclose(
         place_of(divergences.moment_matched(p)), forward, atol=1e-7
@@ -340,8 +340,8 @@ def test_independent_factors_of_a_correlated_gaussian(x64):
         ),
         (reverse, 1 / precision, 0.5 * (np.log(precision).sum() + log_det)),
     ):
-        np.testing.assert_allclose(found.law.variances[0], variances, rtol=1e-4)
-        np.testing.assert_allclose(found.law.means[0], [0.3, -0.5], atol=1e-4)
+        np.testing.assert_allclose(found.mixture.variances[0], variances, rtol=1e-4)
+        np.testing.assert_allclose(found.mixture.means[0], [0.3, -0.5], atol=1e-4)
         assert found.kl == pytest.approx(kl, abs=1e-7)
 
 
@@ -361,8 +361,8 @@ def test_a_mixture_is_found_again_in_either_direction(x64):
         divergences.fit_reverse(p, start, 96),
     ):
         assert found.kl == pytest.approx(0, abs=1e-9)
-        np.testing.assert_allclose(found.law.weights, p.weights, atol=1e-4)
-        np.testing.assert_allclose(found.law.means, p.means, atol=1e-4)
+        np.testing.assert_allclose(found.mixture.weights, p.weights, atol=1e-4)
+        np.testing.assert_allclose(found.mixture.means, p.means, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -382,10 +382,10 @@ def test_fits_by_samples_find_a_gaussian_again(direction):
     found = fit(jax.random.key(0), p, start, count)
     variances = np.diag(covariance)
     assert np.all(
-        np.abs(found.law.mean() - p.mean()) < 4.5 * np.sqrt(variances / count)
+        np.abs(found.mixture.mean() - p.mean()) < 4.5 * np.sqrt(variances / count)
     )
     assert np.all(
-        np.abs(np.diag(found.law.covariance()) - variances)
+        np.abs(np.diag(found.mixture.covariance()) - variances)
         < 4.5 * variances * math.sqrt(2 / count)
     )
     # n times twice the divergence is χ² of 9 parameters: 1e-5 of such exceed 40

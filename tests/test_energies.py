@@ -136,7 +136,9 @@ def test_persistent_chains_reach_the_model():
     law, key = model(jnp.zeros(2), jnp.zeros(2)), jax.random.key(0)
     kernel, far = langevin.mala(law, 1.0), targets.gaussian([1e4, 1e4], 0.1)
     update = jax.jit(
-        lambda chains, share: energies.advance(key, chains, kernel, 10, far, share)
+        lambda chains, share: energies.advance(
+            key, chains, kernel, 10, restarts=far, share=share
+        )
     )
     chains = energies.persistent_chains(jnp.full((2000, 2), 3.0))
     for _ in range(12):
@@ -165,7 +167,7 @@ def test_a_reconstruction_is_a_density():
 def restarted(restarts):
     chains = energies.persistent_chains(jnp.zeros((3, 2)))
     return energies.advance(
-        jax.random.key(0), chains, langevin.mala(DATA(), 0.1), 1, restarts
+        jax.random.key(0), chains, langevin.mala(DATA(), 0.1), 1, restarts=restarts
     )
 
 

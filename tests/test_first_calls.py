@@ -701,11 +701,13 @@ LANGEVIN = {
         lambda _, ladder: langevin.annealed(ladder, np.ones(2, np.float32), 3), lambda: [normal(2.0), normal(1.0)]
     ),
     "langevin.annealed_importance_sampling": with_key(
-        lambda key, base: langevin.annealed_importance_sampling(key, base, quadratic, [0, 0.5, 1], mala_at, count=8),
+        lambda key, base: langevin.annealed_importance_sampling(key, base, quadratic, [0, 0.5, 1], make_kernel=mala_at, count=8),
         normal,
     ),
     "langevin.thermodynamic_integration": with_key(
-        lambda key, base: langevin.thermodynamic_integration(key, base, quadratic, [0, 0.5, 1], mala_at, 8, 4, 2),
+        lambda key, base: langevin.thermodynamic_integration(
+            key, base, quadratic, [0, 0.5, 1], make_kernel=mala_at, count=8, steps=4, warm_up=2
+        ),
         normal,
     ),
     "langevin.effective_sample_size": of_chains(langevin.effective_sample_size),
@@ -723,13 +725,13 @@ LANGEVIN = {
     "divergences.moment_matched by quadrature": with_key(
         lambda _, p: divergences.moment_matched(p, LINE, 64), lambda: normal(1.2)
     ),
-    "divergences.fit_forward": fitted(lambda key, p, q: divergences.fit_forward(p, q, LINE, 128, 3)),
+    "divergences.fit_forward": fitted(lambda key, p, q: divergences.fit_forward(p, q, LINE, 128, steps=3)),
     "divergences.fit_forward_by_samples": fitted(
-        lambda key, p, q: divergences.fit_forward_by_samples(key, p, q, 32, 3)
+        lambda key, p, q: divergences.fit_forward_by_samples(key, p, q, 32, steps=3)
     ),
-    "divergences.fit_reverse": fitted(lambda key, p, q: divergences.fit_reverse(p, q, 64, 30)),
+    "divergences.fit_reverse": fitted(lambda key, p, q: divergences.fit_reverse(p, q, 64, steps=30)),
     "divergences.fit_reverse_by_samples": fitted(
-        lambda key, p, q: divergences.fit_reverse_by_samples(key, p, q, 32, 3)
+        lambda key, p, q: divergences.fit_reverse_by_samples(key, p, q, 32, steps=3)
     ),
     **{
         f"energies.{name} of {kind}": with_key(call, make)
@@ -964,7 +966,7 @@ def first_fit(folder):
                 training.make_steps(step),
                 batches,
                 4,
-                checkpoints,
+                checkpoints=checkpoints,
                 block=2,
                 save_every=2,
             )

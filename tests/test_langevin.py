@@ -351,8 +351,8 @@ def test_a_density_of_zero_with_a_gradient_of_nan_is_refused_too(make):
         make(log_density, 1.0),
         np.ones((500, 1), np.float32),
         60,
-        10,
-        300,
+        thinning=10,
+        warm_up=300,
     )
     means = np.asarray(result.check().samples, np.float64)[..., 0].mean(1)
     assert (
@@ -429,7 +429,7 @@ def test_step_size_is_adapted_to_the_acceptance():
         (lambda: langevin.run(jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 10, thinning=3), ValueError, "steps must be a multiple of thinning=3, got 10"),
         (lambda: langevin.run_many(jax.random.key(0), langevin.mala(lambda x: jnp.log(x[0]), 0.1), jnp.array([[1.0], [-1.0]]), 3), ValueError, "got nan for chain 1 and 1 of 2 chains"),
         (lambda: langevin.tempered(standard(), standard(), 1.5), ValueError, r"beta must lie in \[0.0, 1.0\]"),
-        (lambda: langevin.adapt_step_size(jax.random.key(0), langevin.mala, jnp.zeros(1), 10, 1.0), ValueError, "target_acceptance must lie in"),
+        (lambda: langevin.adapt_step_size(jax.random.key(0), langevin.mala, jnp.zeros(1), 10, target_acceptance=1.0), ValueError, "target_acceptance must lie in"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(make, error, message):

@@ -135,7 +135,7 @@ def test_log_z_of_a_mixture_by_quadrature_and_chains():
         quadrature.log_integral(mixture().log_prob, [(-8, 8)] * 2, 200)
     ) == pytest.approx(LOG_Z, abs=1e-5)
     ais = langevin.annealed_importance_sampling(
-        key, BASE(), mixture(), betas, mala_at, count=1000, steps=2
+        key, BASE(), mixture(), betas, make_kernel=mala_at, count=1000, steps=2
     )
     assert abs(ais.log_z - LOG_Z) < 4 * ais.standard_error < 0.2
     assert 1000 / 4 < ais.effective_size < 1000
@@ -147,7 +147,7 @@ def test_log_z_of_a_mixture_by_quadrature_and_chains():
         moment, [0.25, -0.325], atol=4 * 1.3 / np.sqrt(float(ais.effective_size))
     )
     ti = langevin.thermodynamic_integration(
-        key, BASE(), mixture(), betas**2, mala_at, count=64
+        key, BASE(), mixture(), betas**2, make_kernel=mala_at, count=64
     )
     assert abs(ti.log_z - LOG_Z) < 4 * ti.standard_error + ti.discretisation < 0.2
     assert ti.chain_values.shape == (64,) and ti.means.shape == (17,)
@@ -160,7 +160,7 @@ def test_annealed_importance_sampling_with_two_betas_is_importance_sampling():
     """
     target = targets.energy(targets.gaussian([0.0, 0.0], 1.0).log_prob, -LOG_Z)
     found = langevin.annealed_importance_sampling(
-        jax.random.key(0), BASE(), target, [0, 1], mala_at, count=4096
+        jax.random.key(0), BASE(), target, [0, 1], make_kernel=mala_at, count=4096
     )
     expected = np.exp(np.asarray(found.log_weights, np.float64)).mean()
     assert float(found.log_z) == pytest.approx(np.log(expected), abs=1e-5)
@@ -183,7 +183,13 @@ def test_annealed_importance_sampling_by_kinetic_chains():
     base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 11)
     make = lambda law, beta: langevin.underdamped(law, 0.5, 0.1)
     found = langevin.annealed_importance_sampling(
-        jax.random.key(0), base, lambda x: -2 * jnp.sum(x**2), betas, make, 4096, 3
+        jax.random.key(0),
+        base,
+        lambda x: -2 * jnp.sum(x**2),
+        betas,
+        make_kernel=make,
+        count=4096,
+        steps=3,
     )
     assert abs(found.log_z - 0.5 * np.log(np.pi / 2)) < 4 * found.standard_error < 0.05
 
@@ -194,7 +200,13 @@ def test_a_constant_of_the_log_density_costs_no_digits():
     """
     base, c, key = BASE(), 2.0**16, jax.random.key(0)
     ti = langevin.thermodynamic_integration(
-        key, base, lambda x: base.log_prob(x) + c, [0, 0.5, 1], mala_at, 8, 20
+        key,
+        base,
+        lambda x: base.log_prob(x) + c,
+        [0, 0.5, 1],
+        make_kernel=mala_at,
+        count=8,
+        steps=20,
     )
     assert float(jnp.max(ti.variances)) <= 2.0**-16
     assert float(ti.log_z) == pytest.approx(c, abs=2.0**-7)
@@ -222,10 +234,10 @@ def test_thermodynamic_integration_needs_the_base_within_the_support():
         match="target must be positive wherever base is: .* of 8 of 8 chains",
     ):
         langevin.thermodynamic_integration(
-            jax.random.key(0), base, box, betas, mala_at, count=8
+            jax.random.key(0), base, box, betas, make_kernel=mala_at, count=8
         )
     found = langevin.annealed_importance_sampling(
-        jax.random.key(0), base, box, betas, mala_at, count=512
+        jax.random.key(0), base, box, betas, make_kernel=mala_at, count=512
     )
     assert abs(found.log_z - np.log(2)) < 4 * found.standard_error < 0.3
 
@@ -243,7 +255,7 @@ def test_thermodynamic_integration_finds_a_support_that_its_chains_do_not_leave(
         box = lambda x: jnp.where(jnp.abs(x[0]) < 2, 0.0, -jnp.inf)
         still = lambda law, beta: langevin.mala(law, 1e-6)
         return langevin.thermodynamic_integration(
-            key, start, box, betas, still, count=8, steps=40, warm_up=0
+            key, start, box, betas, make_kernel=still, count=8, steps=40, warm_up=0
         ).log_z
 
     run = jax.jit(jax.vmap(estimate, (0, None)))
@@ -264,7 +276,7 @@ def test_thermodynamic_integration_to_a_box_that_no_draw_leaves_is_off_by_the_ma
     box = lambda x: jnp.where(jnp.abs(x[0]) < 4.5, 0.0, -jnp.inf)
     make = lambda law, beta: langevin.mala(law, 0.7)
     found = langevin.thermodynamic_integration(
-        jax.random.key(0), base, box, betas, make, count=64
+        jax.random.key(0), base, box, betas, make_kernel=make, count=64
     )
     assert (
         abs(float(found.log_z) - np.log(9))
@@ -275,7 +287,7 @@ def test_thermodynamic_integration_to_a_box_that_no_draw_leaves_is_off_by_the_ma
 
 def test_one_weight_has_no_standard_error():
     found = langevin.annealed_importance_sampling(
-        jax.random.key(0), BASE(), mixture(), [0, 1], mala_at, count=1
+        jax.random.key(0), BASE(), mixture(), [0, 1], make_kernel=mala_at, count=1
     )
     assert np.isfinite(found.log_z) and np.isnan(found.standard_error)
 
@@ -324,7 +336,7 @@ def test_diverged_chains_of_an_estimate_are_named():
             BASE(),
             lambda x: jnp.sum(jnp.log(x)),
             [0, 1],
-            mala_at,
+            make_kernel=mala_at,
             count=8,
         )
 

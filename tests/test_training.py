@@ -490,7 +490,7 @@ def test_only_the_newest_are_kept_and_order_is_kept(tmp_path):
         with pytest.raises(ValueError, match=r"state\.step=3, got 4"):
             checkpoints.save(4, trained(3))
         with pytest.raises(ValueError, match="state is at step 0, but .* holds step 3"):
-            training.fit(initial(), STEPS, batches(), 20, checkpoints)
+            training.fit(initial(), STEPS, batches(), 20, checkpoints=checkpoints)
 
 
 def test_a_checkpoint_under_another_number_is_set_aside(tmp_path):
@@ -959,7 +959,13 @@ def test_trainings_in_threads_do_not_meet(tmp_path):
     def work(name):
         with Checkpoints(tmp_path / name, CONFIG) as checkpoints:
             training.fit(
-                initial(), STEPS, batches(), 8, checkpoints, block=4, save_every=4
+                initial(),
+                STEPS,
+                batches(),
+                8,
+                checkpoints=checkpoints,
+                block=4,
+                save_every=4,
             )
             ends[name] = checkpoints.restore_latest(initial())
 
@@ -996,7 +1002,9 @@ def test_a_folder_removed_with_the_one_around_it_ends_the_run(tmp_path):
     with Checkpoints(tmp_path / "out" / "checkpoints", CONFIG) as checkpoints:
         shutil.rmtree(tmp_path / "out")
         with pytest.raises(FileNotFoundError, match="out was removed during the run"):
-            training.fit(initial(), STEPS, batches(), 4, checkpoints, block=4)
+            training.fit(
+                initial(), STEPS, batches(), 4, checkpoints=checkpoints, block=4
+            )
         assert not (tmp_path / "out").exists()
 
 
@@ -1064,7 +1072,7 @@ def test_nan_in_the_data_names_step_and_checkpoint(tmp_path):
             FloatingPointError,
             match=f"step 2 .*loss=nan.*after 2 steps, is {tmp_path}/2",
         ):
-            training.fit(initial(), STEPS, bad, 20, checkpoints, block=4)
+            training.fit(initial(), STEPS, bad, 20, checkpoints=checkpoints, block=4)
         restored = checkpoints.restore_latest(initial())
     assert all(np.isfinite(leaf).all() for leaf in bits(restored).values())
     assert_bitwise(restored, trained(2))
@@ -1092,7 +1100,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
                 training.make_steps(step),
                 data,
                 last + 1,
-                checkpoints,
+                checkpoints=checkpoints,
                 block=1,
                 save_every=1,
             )
@@ -1118,7 +1126,7 @@ def train(directory, total, kill_at=-1, number=0, rate=CONFIG["learning_rate"]):
             STEPS,
             batches(),
             total,
-            checkpoints,
+            checkpoints=checkpoints,
             block=4,
             save_every=8,
             on_block=on_block,
@@ -1163,7 +1171,15 @@ def train_until(directory, total, seconds):
     signal.setitimer(signal.ITIMER_REAL, seconds)
     with Checkpoints(directory, CONFIG) as checkpoints:
         state = checkpoints.restore_latest(initial()) or initial()
-        training.fit(state, STEPS, batches(), total, checkpoints, block=4, save_every=4)
+        training.fit(
+            state,
+            STEPS,
+            batches(),
+            total,
+            checkpoints=checkpoints,
+            block=4,
+            save_every=4,
+        )
 
 
 @pytest.mark.slow
@@ -1215,7 +1231,13 @@ def test_a_signal_saves_first(tmp_path, number, restore):
             KeyboardInterrupt if number == signal.SIGINT else SystemExit
         ) as stopped:
             training.fit(
-                initial(), STEPS, batches(), 26, checkpoints, block=4, on_block=on_block
+                initial(),
+                STEPS,
+                batches(),
+                26,
+                checkpoints=checkpoints,
+                block=4,
+                on_block=on_block,
             )
     assert signal.getsignal(number) is before
     assert number == signal.SIGINT or stopped.value.code == 128 + number
@@ -1277,14 +1299,16 @@ def train_on_eight_devices(directory):
         training.shard_batch(np.zeros((12, 3)), mesh)
     straight = training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh)
     with Checkpoints(directory, CONFIG) as checkpoints:
-        training.fit(initial(), STEPS, batches(), 4, checkpoints, block=4, mesh=mesh)
+        training.fit(
+            initial(), STEPS, batches(), 4, checkpoints=checkpoints, block=4, mesh=mesh
+        )
         state = checkpoints.restore_latest(training.replicate(initial(), mesh))
         assert all(
             leaf.sharding.is_fully_replicated and len(leaf.devices()) == 8
             for leaf in jax.tree.leaves(state)
         )
         resumed = training.fit(
-            state, STEPS, batches(), 8, checkpoints, block=4, mesh=mesh
+            state, STEPS, batches(), 8, checkpoints=checkpoints, block=4, mesh=mesh
         )
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(resumed))
     assert_bitwise(resumed, straight)
@@ -1320,7 +1344,7 @@ def test_what_on_block_records_covers_every_checkpoint(tmp_path):
             STEPS,
             batches(),
             20,
-            checkpoints,
+            checkpoints=checkpoints,
             block=4,
             save_every=8,
             on_block=lambda n, m: told.append(n),

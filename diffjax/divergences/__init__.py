@@ -1,7 +1,7 @@
 """Divergences between densities, in nats, by quadrature and by samples, and the laws of a family that are nearest."""
 
 from .fits import (
-    Fit,
+    FittedMixture,
     fit_forward,
     fit_forward_by_samples,
     fit_reverse,
@@ -20,7 +20,7 @@ from .measures import (
 
 __all__ = [
     "Estimate",
-    "Fit",
+    "FittedMixture",
     "fisher_by_quadrature",
     "fisher_by_samples",
     "fit_forward",

@@ -31,14 +31,14 @@ REACH = 8.0
 """Standard deviations on either side of a component over which a reverse fit integrates: all but 1e-15 of its mass."""
 
 
-class Fit(NamedTuple):
-    """law: the member of the family, a mixture. kl: the divergence in the direction of the fit, (), nats.
+class FittedMixture(NamedTuple):
+    """mixture: the member of the family. kl: the divergence in the direction of the fit, (), nats.
 
     standard_error: of kl, (); 0 by quadrature. gradient_norm: of the objective at the law, by log-weights, means in
     standard deviations and factors relative to the law's, (): 0 at an optimum. steps: of the search, ().
     """
 
-    law: Mixture
+    mixture: Mixture
     kl: Array
     standard_error: Array
     gradient_norm: Array
@@ -49,7 +49,11 @@ class Fit(NamedTuple):
 
 
 def moment_matched(
-    p: Any, bounds: ArrayLike | None = None, points: int = 512, tolerance: float = 1e-4
+    p: Any,
+    bounds: ArrayLike | None = None,
+    points: int = 512,
+    *,
+    tolerance: float = 1e-4,
 ) -> Mixture:
     """The Gaussian with p's mean and covariance: the minimum over all Gaussians of KL(p ‖ q), in closed form.
 
@@ -77,17 +81,18 @@ def fit_forward(
     start: Mixture,
     bounds: ArrayLike,
     points: int = 512,
+    *,
     steps: int = 200,
     gradient_norm: float = 1e-5,
     tolerance: float = 1e-4,
-) -> Fit:
+) -> FittedMixture:
     """A local minimum of KL(p ‖ q) over the family of `start`, in one or two dimensions, by quadrature.
 
     For one Gaussian there is one minimum, p's mean and covariance (their diagonal, or mean of it, for a diagonal or
     isotropic family). start: from `targets.gaussian` or `gaussian_mixture`; components that start equal stay equal.
     bounds, points, tolerance: as in `kl_by_quadrature`, bounds (D, 2). The search ends after `steps`, where the
     objective's gradient has fallen below gradient_norm, or where rounding lets the objective fall no further; see
-    `Fit.gradient_norm`. Raises ValueError where p cannot be integrated or is not normalised, shapes do not fit, the
+    `FittedMixture.gradient_norm`. Raises ValueError where p cannot be integrated or is not normalised, shapes do not fit, the
     start has no density where p has mass, or a component loses all of its weight.
     """
     measures.check_law("p", p)
@@ -97,8 +102,8 @@ def fit_forward(
     law, _, report = _fit(
         _cross_entropy, p, nodes, weights, start, steps, gradient_norm
     )
-    kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance)
-    return Fit(law, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
+    kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance=tolerance)
+    return FittedMixture(law, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
 def fit_forward_by_samples(
@@ -106,9 +111,10 @@ def fit_forward_by_samples(
     p: Any,
     start: Mixture,
     count: int = 4096,
+    *,
     steps: int = 200,
     gradient_norm: float = 1e-5,
-) -> Fit:
+) -> FittedMixture:
     """`fit_forward` in any dimension, by `count` samples of p: maximum likelihood. kl is over as many fresh samples."""
     measures.check_law("p", p)
     measures.check_sampler("p", p)
@@ -125,7 +131,7 @@ def fit_forward_by_samples(
     law, _, report = _fit(
         _cross_entropy, None, xs, weights, start, steps, gradient_norm
     )
-    return Fit(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
+    return FittedMixture(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
 
 
 @compiled
@@ -165,10 +171,11 @@ def fit_reverse(
     p: Any,
     start: Mixture,
     points: int = 256,
+    *,
     steps: int = 200,
     gradient_norm: float = 1e-5,
     tolerance: float = 1e-3,
-) -> Fit:
+) -> FittedMixture:
     """The local minimum of KL(q ‖ p) over the family of `start` that lies below it, in one or two dimensions.
 
     E_q is taken by the midpoint rule in each component's own z, of `points` cells along each axis within 8 standard
@@ -198,7 +205,7 @@ def fit_reverse(
             f"points must resolve p within the fit, got {points}: kl is {float(kl):.6g} there and {float(check):.6g} "
             f"with twice as many"
         )
-    return Fit(law, check, jax.device_put(np.zeros((), check.dtype)), *report)
+    return FittedMixture(law, check, jax.device_put(np.zeros((), check.dtype)), *report)
 
 
 def fit_reverse_by_samples(
@@ -206,9 +213,10 @@ def fit_reverse_by_samples(
     p: Any,
     start: Mixture,
     count: int = 4096,
+    *,
     steps: int = 200,
     gradient_norm: float = 1e-5,
-) -> Fit:
+) -> FittedMixture:
     """`fit_reverse` in any dimension, over `count` draws of z that are held fixed: a deterministic objective.
 
     kl is over as many fresh samples of q. For other families, and gradients over fresh draws, `flows.reverse_kl`.
@@ -222,7 +230,7 @@ def fit_reverse_by_samples(
     law, _, report = _fit(
         _reverse_objective, p, noise, weights, start, steps, gradient_norm
     )
-    return Fit(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
+    return FittedMixture(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -61,7 +61,12 @@ def _squared_score_gap(p, q, x):
 
 
 def kl_by_quadrature(
-    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+    p: Any,
+    q: Any,
+    bounds: ArrayLike,
+    points: int = 512,
+    *,
+    tolerance: float | None = 1e-4,
 ) -> Array:
     """KL(p ‖ q) = ∫ p (log p − log q) in nats, shape ().
 
@@ -76,7 +81,12 @@ def kl_by_quadrature(
 
 
 def jensen_shannon_by_quadrature(
-    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+    p: Any,
+    q: Any,
+    bounds: ArrayLike,
+    points: int = 512,
+    *,
+    tolerance: float | None = 1e-4,
 ) -> Array:
     """½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½(p + q), in nats, shape (); symmetric, between 0 and log 2.
 
@@ -88,7 +98,12 @@ def jensen_shannon_by_quadrature(
 
 
 def fisher_by_quadrature(
-    p: Any, q: Any, bounds: ArrayLike, points: int = 512, tolerance: float | None = 1e-4
+    p: Any,
+    q: Any,
+    bounds: ArrayLike,
+    points: int = 512,
+    *,
+    tolerance: float | None = 1e-4,
 ) -> Array:
     """E_p ‖∇log p − ∇log q‖², shape (), in nats² per squared unit of x.
 
@@ -143,7 +158,7 @@ def check_mass(
 ) -> Array:
     """log ∫ law over the box; refused by name unless the law is resolved, has decayed at the bounds and mass 1."""
     log_mass = quadrature.log_integral(
-        LogProb(law), bounds, points, tolerance, name=f"{name}.log_prob"
+        LogProb(law), bounds, points, tolerance=tolerance, name=f"{name}.log_prob"
     )
     if not checks.is_traced(log_mass) and not abs(float(log_mass)) <= tolerance:
         raise ValueError(

@@ -3,7 +3,16 @@
 from .chains import Chains, adapt_step_size, run, run_many
 from .densities import score_only, tempered
 from .diagnostics import effective_sample_size, r_hat, standard_error
-from .kernels import Info, Kernel, annealed, baoab, mala, sgld, ula, underdamped
+from .kernels import (
+    Kernel,
+    StepInfo,
+    annealed,
+    baoab,
+    mala,
+    sgld,
+    ula,
+    underdamped,
+)
 from .normalisers import (
     ImportanceEstimate,
     ThermodynamicEstimate,
@@ -14,8 +23,8 @@ from .normalisers import (
 __all__ = [
     "Chains",
     "ImportanceEstimate",
-    "Info",
     "Kernel",
+    "StepInfo",
     "ThermodynamicEstimate",
     "adapt_step_size",
     "annealed",

@@ -20,7 +20,7 @@ from ..types import (
     compiled,
     partition,
 )
-from .kernels import Info, Kernel, draw_velocity
+from .kernels import Kernel, StepInfo, draw_velocity
 
 NEVER = -1
 """`diverged_at` of a chain that did not diverge."""
@@ -30,14 +30,14 @@ class Chains(NamedTuple):
     """What `run` and `run_many` return; for many chains each entry has a leading axis, one entry a chain.
 
     samples: (S, *shape), the places after every `thinning` steps; NaN from the step on at which the chain diverged, so
-    that no average is taken over what follows unnoticed. infos: the kept steps' `Info`, (S,). acceptance: the mean
+    that no average is taken over what follows unnoticed. infos: the kept steps' `StepInfo`, (S,). acceptance: the mean
     acceptance probability of all steps after the warm-up, (); NaN for a diverged chain. diverged_at: the number of the
-    first step, counted from 0 with the warm-up, whose `Info.finite` is False; −1 for none, (). state: the kernel's
+    first step, counted from 0 with the warm-up, whose `StepInfo.finite` is False; −1 for none, (). state: the kernel's
     state after the last step, from which another run goes on.
     """
 
     samples: Array
-    infos: Info
+    infos: StepInfo
     acceptance: Array
     diverged_at: Array
     state: PyTree
@@ -53,6 +53,7 @@ def run(
     kernel: Kernel,
     x: ArrayLike,
     steps: int,
+    *,
     thinning: int = 1,
     warm_up: int = 0,
 ) -> Chains:
@@ -80,6 +81,7 @@ def run_many(
     kernel: Kernel,
     xs: ArrayLike,
     steps: int,
+    *,
     thinning: int = 1,
     warm_up: int = 0,
 ) -> Chains:
@@ -138,7 +140,7 @@ def refuse_diverged(diverged_at: ArrayLike, what: str = "step") -> None:
 
 def advance(
     kernel: Kernel, key: Key, n: ArrayLike, carry: tuple[PyTree, Array]
-) -> tuple[tuple[PyTree, Array], Info]:
+) -> tuple[tuple[PyTree, Array], StepInfo]:
     """Step number n of a chain, with its key fold_in(key, n): carry is (state, diverged_at), and info the step's.
 
     From the step on at which it diverges the chain's place is NaN, in the state too, and stays so.
@@ -250,6 +252,7 @@ def adapt_step_size(
     make_kernel: Callable[[Array], Kernel],
     x: ArrayLike,
     steps: int,
+    *,
     target_acceptance: float = 0.574,
     initial: Scalar = 1.0,
 ) -> tuple[Array, PyTree]:

@@ -35,10 +35,10 @@ class Kernel(NamedTuple):
     """
 
     init: Callable[[Array], Any]
-    step: Callable[[Key, Any], tuple[Any, "Info"]]
+    step: Callable[[Key, Any], tuple[Any, "StepInfo"]]
 
 
-class Info(NamedTuple):
+class StepInfo(NamedTuple):
     """What a step did; all of shape ().
 
     log_alpha: log of the probability α with which it was accepted, 0 where every step is. accepted: whether it was.
@@ -454,7 +454,7 @@ _UNRESOLVED = 0.5
 
 
 def _metropolis(key, before, after, balance):
-    """The Info of a proposal from log density `before` to `after`, with its own uniform draw.
+    """The StepInfo of a proposal from log density `before` to `after`, with its own uniform draw.
 
     balance: what the log acceptance ratio has beside their difference.
     """
@@ -471,12 +471,12 @@ def _metropolis(key, before, after, balance):
     )  # False for NaN
     lost = (rounding > _UNRESOLVED) & jnp.isfinite(rounding) & close
     finite = ~(jnp.isnan(log_alpha) | jnp.isposinf(after) | lost)
-    return Info(log_alpha, accepted & finite, finite)
+    return StepInfo(log_alpha, accepted & finite, finite)
 
 
 def _always(*parts):
     finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]).all()
-    return Info(jnp.zeros((), parts[0].dtype), jnp.ones((), bool), finite)
+    return StepInfo(jnp.zeros((), parts[0].dtype), jnp.ones((), bool), finite)
 
 
 def _choose(accepted, proposal, state):

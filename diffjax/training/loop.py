@@ -28,6 +28,7 @@ def fit(
     steps_fn: Step,
     batches: Batches,
     total_steps: int,
+    *,
     checkpoints: Any = None,
     block: int = 50,
     save_every: int = 1000,
