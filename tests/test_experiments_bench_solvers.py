@@ -9,18 +9,16 @@ import numpy as np
 import pytest
 
 from diffjax import schedules, solvers, targets
-from experiments import (
-    bench_solvers,
-    datasets,
-    score_sde,
-    solver_errors,
-    solver_figures,
-    solver_peers,
-    solver_problems,
-    solver_programs,
-    solver_report,
-)
-from experiments.solver_table import SOLVERS, make
+from experiments.bench_solvers import __main__ as bench_solvers
+from experiments.bench_solvers import errors as solver_errors
+from experiments.bench_solvers import figures as solver_figures
+from experiments.bench_solvers import peers as solver_peers
+from experiments.bench_solvers import problems as solver_problems
+from experiments.bench_solvers import programs as solver_programs
+from experiments.bench_solvers import report as solver_report
+from experiments.score_sde import __main__ as score_sde
+from experiments.shared import datasets
+from experiments.shared.solvers import SOLVERS, make
 
 
 def small(tmp_path, **changes):

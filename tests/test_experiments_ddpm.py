@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from experiments import datasets, ddpm, scoring
-from experiments.ddpm import Config
+from experiments.ddpm import __main__ as ddpm
+from experiments.ddpm.__main__ import Config
+from experiments.shared import datasets, scoring
 from tests.families import assert_raises
 
 SMALL = Config(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from diffjax import targets
-from experiments import flow_matching, flow_matching_measures
-from experiments.flow_matching_measures import STEPS, log_prob_errors, measure
-from experiments.flow_matching_problem import Problem, open_problem
+from experiments.flow_matching import __main__ as flow_matching
+from experiments.flow_matching import measures as flow_matching_measures
+from experiments.flow_matching.measures import STEPS, log_prob_errors, measure
+from experiments.flow_matching.problem import Problem, open_problem
 
 SMALL = flow_matching.Config(
     couplings=("independent", "sinkhorn", "optimal", "reflow"), examples=64, steps=4, batch_size=8, width=8, depth=1,

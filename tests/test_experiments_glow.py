@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import glow
+from experiments.glow import __main__ as glow
 from tests.families import assert_raises
 
 SMALL = glow.Config(

@@ -7,8 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import classifiers, datasets, guidance, guidance_exact
-from experiments.guidance import Config
+from experiments.guidance import __main__ as guidance
+from experiments.guidance import classifiers
+from experiments.guidance import exact as guidance_exact
+from experiments.guidance.__main__ import Config
+from experiments.shared import datasets
 
 SMALL = Config(
     network="mlp", width=16, depth=0, steps=4, batch_size=16, save_every=2, weak_width=8, weak_depth=1, weak_steps=2,

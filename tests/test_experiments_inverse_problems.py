@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 
 from diffjax import inverse
-from experiments import (
-    datasets,
-    inverse_exact,
-    inverse_problems,
-    models,
-    record,
-    score_sde,
-)
-from experiments.inverse_problems import Config
+from experiments.inverse_problems import __main__ as inverse_problems
+from experiments.inverse_problems import exact as inverse_exact
+from experiments.inverse_problems.__main__ import Config
+from experiments.score_sde import __main__ as score_sde
+from experiments.shared import datasets, files, training
 
 SMALL = Config(
     tasks=("inpainting",),
@@ -43,9 +39,9 @@ def small_model(folder):
     )
     about = {score_sde.DESCRIPTION: datasets.describe(model.data)}
     flat = lambda params, key, batch: jnp.zeros(())
-    models.fit(
+    training.fit(
         config,
-        record.open_folder(config),
+        files.open_folder(config),
         flat,
         model.init,
         model.data.train,

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import kl_directions
+from experiments.kl_directions import __main__ as kl_directions
 
 
 @pytest.mark.slow

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from diffjax import targets
-from experiments import bench_speed, energy_model, langevin, speed_langevin
+from experiments.bench_speed import __main__ as bench_speed
+from experiments.bench_speed import langevin as speed_langevin
+from experiments.energy_model import __main__ as energy_model
+from experiments.langevin import __main__ as langevin
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import ncsn
+from experiments.ncsn import __main__ as ncsn
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ahead, datasets, models, record, score_sde, scoring
-from experiments.score_sde import Config
+from experiments.score_sde import __main__ as score_sde
+from experiments.score_sde import background as ahead
+from experiments.score_sde.__main__ import Config
+from experiments.shared import cli, datasets, scoring, training
 
 SMALL = Config(
     network="mlp", width=16, depth=0, steps=6, batch_size=16, save_every=3, samples=4, sde_steps=4, ode_steps=2,
@@ -142,7 +144,7 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
 
 def scored(data, values, coarse=None, chunk=4):
     """`scoring.score` where the program's log-likelihoods are `values`, and `coarse` on the grid of half the steps."""
-    model = models.Model(data, score_sde.make_schedule("vp", 0.02), None, "edm")
+    model = training.Model(data, score_sde.make_schedule("vp", 0.02), None, "edm")
     fine = scoring.likelihood_grid(model.schedule, 8)
 
     def program(params, grid, keys, examples):
@@ -189,7 +191,7 @@ def test_one_test_example_has_a_score_without_standard_error(capsys):
     distances = score_sde.distances({"sde": data.test, "ode": data.test}, data, 0)
     assert set(distances.values()) == {None} and len(distances) == 9
     assert "no standard error" in capsys.readouterr().out
-    models.print_results(found | distances)
+    cli.print_results(found | distances)
 
 
 def test_a_score_that_cannot_be_is_refused():
@@ -244,12 +246,12 @@ EXPERIMENTS = (
 def test_help_is_written_in_any_encoding(encoding, monkeypatch):
     """Of every experiment, its signs spelt out; σ/α is in that of the main job."""
     for name in EXPERIMENTS:
-        module = importlib.import_module(f"experiments.{name}")
+        module = importlib.import_module(f"experiments.{name}.__main__")
         pipe = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", pipe)
         monkeypatch.setattr(sys, "argv", [name, "--help"])
         with pytest.raises(SystemExit) as stop:
-            record.main(module.run, module.Config, module.__doc__)
+            cli.main(module.run, module.Config, module.__doc__)
         pipe.flush()
         written = pipe.buffer.getvalue().decode(encoding)
         assert not stop.value.code and "--out" in written
@@ -257,7 +259,7 @@ def test_help_is_written_in_any_encoding(encoding, monkeypatch):
 
 
 def test_signs_that_an_encoding_lacks_are_spelt():
-    record.write_any_text()
+    cli.write_any_text()
     text = "σ/α ≥ −½ → é ‖x̂‖ ─│╭ 漢"
     assert (
         text.encode("ascii", "spell").decode() == "sigma/alpha >= -1/2 -> e ||x|| -|+ ?"
@@ -410,7 +412,7 @@ HELD_OUT = ("ddpm", "glow", "guidance", "progressive_vae", "score_sde", "vae")
 @pytest.mark.parametrize("name", HELD_OUT)
 def test_a_hold_out_that_leaves_too_little_is_refused_before_training(name, tmp_path):
     """Of 1797 digits 1796 or more; and, where distances and standard errors need more than one, 1."""
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"experiments.{name}.__main__")
     config = module.Config(out=tmp_path / "out")
     for held_out in (1796, 1797, 5000):
         with pytest.raises(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax import grids, schedules
-from experiments import solver_table
+from experiments.shared import solvers as solver_table
 from experiments.solver_regret import __main__ as solver_regret
 from experiments.solver_regret.measure import (
     GRIDS,

@@ -9,15 +9,13 @@ import pytest
 
 import diffjax as dj
 from diffjax import grids, solvers, targets
-from experiments import (
-    bench_speed,
-    fokker_planck,
-    models,
-    speed_ratios,
-    speed_solvers,
-    toy_flows,
-    toy_sde,
-)
+from experiments.bench_speed import __main__ as bench_speed
+from experiments.bench_speed import ratios as speed_ratios
+from experiments.bench_speed import solvers as speed_solvers
+from experiments.fokker_planck import __main__ as fokker_planck
+from experiments.shared import training
+from experiments.toy_flows import __main__ as toy_flows
+from experiments.toy_sde import __main__ as toy_sde
 
 
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
@@ -80,7 +78,7 @@ def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
 
 
 def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys):
-    """Every experiment that trains does so by `models.fit`: stopped at its first stop, it calls that again, and ends
+    """Every experiment that trains does so by `training.fit`: stopped at its first stop, it calls that again, and ends
     with the parameters and losses of a run that was never stopped. Other flags are refused."""
 
     @dataclasses.dataclass(frozen=True)
@@ -93,7 +91,7 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     def fit(config, out, on_stop):
         loss = lambda params, key, batch: jnp.mean((params["w"] - batch) ** 2)
         start = lambda key: {"w": jnp.zeros(())}
-        return models.fit(
+        return training.fit(
             config,
             out,
             loss,

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import datasets, progressive_vae, vae
-from experiments.progressive_vae_models import Layers
+from experiments.progressive_vae import __main__ as progressive_vae
+from experiments.progressive_vae.layers import Layers
+from experiments.shared import datasets
+from experiments.vae import __main__ as vae
 from tests.families import assert_raises
 
 SMALL = vae.Config(

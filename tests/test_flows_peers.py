@@ -15,8 +15,8 @@ import pytest
 
 from diffjax import flows
 from diffjax.flows.autoregressive import MaskedPerceptron
-from experiments import flow_peers
-from experiments.flow_peers import MAPS
+from experiments.bench_speed import flow_peers
+from experiments.bench_speed.flow_peers import MAPS
 
 ORDER = (2, 0, 3, 1)
 """y_i = x_{ORDER[i]}, of the permutation in the file."""

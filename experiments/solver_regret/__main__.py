@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from diffjax import grids
-from experiments import record
+from experiments.shared import cli, files
 from experiments.solver_regret.measure import (
     GRIDS,
     MEASURES,
@@ -61,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
             config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300
         )
     check_same_suite(config)
-    out = record.start(config)
+    out = files.start(config)
     with jax.enable_x64(True):
         print(
             "making the suite: exact flows to 1e-10, two networks under two schedules",
@@ -70,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
         suite = groups(config.seed, config.starts, config.train_steps)
         rows = read_errors(out / "errors.json")
         done = {row.solver for row in rows}
-        with record.progress(
+        with cli.progress(
             len(config.solvers) * len(suite), what="measuring", unit="solver"
         ) as bar:
             for name in config.solvers:
@@ -84,7 +84,7 @@ def run(config: Config) -> dict[str, Any]:
                 write_errors(out / "errors.json", rows)
                 jax.clear_caches()
     summary = summarise(rows, config.budgets)
-    record.write_json(out / "metrics.json", summary)
+    files.write_json(out / "metrics.json", summary)
     print_summary(summary)
     return summary
 
@@ -97,11 +97,11 @@ def check_same_suite(config: Config) -> None:
     """Raise ValueError if config.out holds errors that were measured with other flags of `SUITE`."""
     if not (config.out / "errors.json").exists():
         return
-    held = record.read_json(
+    held = files.read_json(
         config.out / "config.json", "remove errors.json to measure anew", *SUITE
     )
     for name in SUITE:
-        now = record.as_dict(config)[name]
+        now = files.as_dict(config)[name]
         if held[name] != json.loads(json.dumps(now)):
             raise ValueError(
                 f"{name} must be {held[name]} as in {config.out}/errors.json, or give another --out; got {now}"
@@ -215,4 +215,4 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    record.main(run, Config, __doc__)
+    cli.main(run, Config, __doc__)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import grids, solvers
+from experiments.shared.solvers import make
 from experiments.solver_regret.suite import Group
-from experiments.solver_table import make
 
 GRIDS: dict[str, Callable[[Any, int], Any]] = {
     "uniform": grids.uniform,

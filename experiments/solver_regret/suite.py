@@ -11,8 +11,8 @@ import optax
 
 from diffjax import losses, predictions, schedules, targets
 from diffjax.networks import MLP
-from experiments import datasets
-from experiments.solver_problems import flow_ends
+from experiments.shared import datasets
+from experiments.shared.solvers import flow_ends
 
 SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
     "vp_linear": lambda: schedules.vp_linear(t_min=1e-3),

@@ -39,7 +39,7 @@ import zlib
 import numpy as np
 import torch
 
-from experiments import solver_peers
+from experiments.bench_solvers import peers as solver_peers
 
 FOLDER = pathlib.Path(__file__).parent
 BATCH, DIMENSION = 4, 3

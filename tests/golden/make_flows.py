@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import paramax
 
-from experiments import flow_peers
-from experiments.flow_peers import BINS
+from experiments.bench_speed import flow_peers
+from experiments.bench_speed.flow_peers import BINS
 
 PATH = pathlib.Path(__file__).parent / "flows.npz"
 BATCH, SIZE, WIDTH = 8, 4, 6

@@ -1,0 +1,460 @@
+"""How well does each objective fit an energy, and how well is its normaliser known?
+
+    python -m experiments.energy_model [--target moons] [--objectives denoising exact] [--out DIR] [--seed N]
+
+An energy network log p̃(x) = −½‖x − f(x)‖² is fitted to samples of a density in the plane by denoising, sliced and
+exact score matching and by contrastive divergence with persistent MALA chains. In two dimensions quadrature normalises
+what was learned, so that its KL divergence from the truth is known in nats; where quadrature cannot go, annealed
+importance sampling and thermodynamic integration estimate log Z, and stand here beside it. Figures in OUT:
+
+- densities.png: the exact density and each learned one, with KL(p‖q);
+- log_z.png: estimates of log Z less the one by quadrature, against the number of levels, ± 2 standard errors.
+
+Takes about 2 minutes on 2 CPU cores and resumes from its checkpoints. Expect on moons, in nats:
+KL(p‖q) of 0.04 by denoising (0.02 from the noised data, which is what it fits), 0.03 by sliced and 0.01 by exact score
+matching, 0.015 by contrastive divergence, where the best Gaussian has 0.90; log Z by either method within 0.03 ± 0.025
+of quadrature's at 128 levels, within 0.2 ± 0.1 at 8.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from diffjax import (
+    checks,
+    divergences,
+    energies,
+    langevin,
+    quadrature,
+    schedules,
+    targets,
+)
+from diffjax.networks import MLP
+from experiments.shared import cli, files, training
+from experiments.shared.figures import save_figure
+
+TARGETS: dict[str, Callable[[], Any]] = {
+    "moons": targets.moons,
+    "circles": targets.circles,
+    "eight_gaussians": targets.eight_gaussians,
+}
+TITLES = {
+    "denoising": "denoising score matching",
+    "sliced": "sliced score matching",
+    "exact": "exact score matching",
+    "contrastive": "contrastive divergence",
+}
+COLOURS = {
+    "denoising": "#1f4e79",
+    "sliced": "#c9952b",
+    "exact": "#3c8d5a",
+    "contrastive": "#b5482a",
+}
+BOUNDS, POINTS, TOLERANCE = ((-10.0, 10.0), (-10.0, 10.0)), 600, 1e-3
+EXTENT, PIXELS = 4.6, 140
+BROAD = 3.0
+"""Standard deviation of the law that chains restart in and are annealed from, in data units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An energy network fitted to a density in the plane by several objectives; KL and log Z."""
+
+    out: pathlib.Path = pathlib.Path("runs/energy_model")
+    """Folder for figures, config.json, metrics.json and checkpoints."""
+    seed: int = 0
+    """Seed of data, networks, training and chains."""
+    target: Literal["moons", "circles", "eight_gaussians"] = "moons"
+    """The density of the data."""
+    objectives: tuple[Literal["denoising", "sliced", "exact", "contrastive"], ...] = (
+        "denoising",
+        "sliced",
+        "exact",
+        "contrastive",
+    )
+    """The objectives to compare."""
+    sigma: float = 0.1
+    """Noise level of denoising score matching, in data units."""
+    chains: int = 256
+    """Persistent chains of contrastive divergence."""
+    chain_steps: int = 10
+    """MALA steps of each chain in a training step."""
+    chain_step_size: float = 0.05
+    """ε of these chains at first, in squared data units; it then follows their acceptance."""
+    restart: float = 0.01
+    """Share of the chains that start anew, in N(0, 3²), in a training step."""
+    penalty: float = 1e-3
+    """Weight of the squares of the log densities in contrastive divergence."""
+    examples: int = 65536
+    """Training examples, exact samples of the density."""
+    width: int = 64
+    """Features of the network."""
+    depth: int = 2
+    """Blocks of the network."""
+    steps: int = 2000
+    """Training steps of each network."""
+    batch_size: int = 256
+    """Examples a step."""
+    contrastive_rate: float = 1e-3
+    """Peak learning rate of contrastive divergence, whose chains must keep up with the density."""
+    learning_rate: float = 3e-3
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    ema_decay: float = 0.99
+    """Decay of the averaged parameters, which are the ones used."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    levels: tuple[int, ...] = (8, 32, 128)
+    """Numbers of levels between the broad law and the learned one, for log Z."""
+    walkers: int = 256
+    """Chains of an estimate of log Z."""
+
+
+_FIELDS = (
+    "target",
+    "sigma",
+    "chains",
+    "chain_steps",
+    "chain_step_size",
+    "restart",
+    "penalty",
+    "examples",
+    "width",
+    "depth",
+)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Fit, normalise, estimate, draw; the metrics."""
+    check(config)
+    out = files.open_folder(config)
+    clock, target = cli.Clock(), TARGETS[config.target]()
+    fitted = {}
+    for name in config.objectives:
+        fitted[name] = fit(config, out, target, name)
+        clock.lap(name)
+    files.write_config(out, config)  # `fit` has left that of the last network
+    results: dict[str, Any] = {
+        "objectives": {
+            name: compare(config, target, law) for name, law in fitted.items()
+        }
+    }
+    results["gaussian_kl"] = divergence(target, divergences.moment_matched(target))
+    clock.lap("quadrature")
+    with cli.progress(
+        len(fitted) * 2 * len(config.levels), what="log Z", unit="estimate"
+    ) as bar:
+        for name, law in fitted.items():
+            results["objectives"][name]["estimates"] = log_z_estimates(config, law, bar)
+    clock.lap("log Z")
+    results["seconds"] = clock.laps
+    files.write_json(out / "metrics.json", results)
+    save_figure(draw_densities(config, target, fitted, results), out / "densities.png")
+    save_figure(draw_log_z(config, results), out / "log_z.png")
+    print_results(results)
+    return results
+
+
+def check(config: Config) -> None:
+    """Refuse flags out of range, by name."""
+    for name in ("objectives", "levels"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} must hold at least one entry, got none")
+    for name in ("chains", "chain_steps", "width", "steps", "batch_size", "save_every"):
+        checks.integer(name, getattr(config, name), 1)
+    checks.integer("depth", config.depth, 0)
+    checks.integer("walkers", config.walkers, 2)
+    checks.integer("examples", config.examples, config.batch_size)
+    for count in config.levels:
+        checks.integer("levels", count, 1)
+    for name in ("sigma", "chain_step_size", "contrastive_rate", "learning_rate"):
+        checks.positive(name, getattr(config, name))
+    checks.within("restart", config.restart, 0.0, 1.0)
+    checks.non_negative("penalty", config.penalty)
+    checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------------- fitting
+
+
+def key_of(config: Config, number: int) -> jax.Array:
+    """A key for one purpose."""
+    return jax.random.fold_in(jax.random.key(config.seed), 1000 + number)
+
+
+def broad() -> targets.Mixture:
+    """The law that chains restart in, and that those for log Z start from."""
+    return targets.gaussian([0.0, 0.0], BROAD)
+
+
+def law_of(config: Config, params: Any) -> targets.Energy:
+    """The unnormalised density of a network's parameters."""
+    return energies.reconstruction(
+        functools.partial(image, config.width, config.depth, params)
+    )
+
+
+def image(width: int, depth: int, params: Any, x: jax.Array) -> jax.Array:
+    """f(x), bounded: its last layer follows a layer norm."""
+    return MLP(width=width, depth=depth).apply(params, x, 0.0)
+
+
+def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.Energy:
+    """The law that an objective fits to samples of the target."""
+    data = np.asarray(
+        jax.vmap(target.sample)(jax.random.split(key_of(config, 0), config.examples))
+    )
+
+    def one(law, key, x):
+        if name == "denoising":
+            return energies.denoising(key, law, x, config.sigma) / config.sigma**2
+        return (
+            energies.sliced(key, law, x) if name == "sliced" else energies.exact(law, x)
+        )
+
+    def loss(params, key, batch):
+        law = law_of(config, params["network"])
+        if name == "contrastive":
+            drawn = params["chains"].xs
+            drawn = drawn[jnp.arange(len(batch)) % len(drawn)]
+            return jnp.mean(
+                jax.vmap(
+                    functools.partial(energies.contrastive, law, penalty=config.penalty)
+                )(batch, drawn)
+            )
+        return jnp.mean(
+            jax.vmap(functools.partial(one, law))(
+                jax.random.split(key, len(batch)), batch
+            )
+        )
+
+    def init(key):
+        params = {
+            "network": MLP(width=config.width, depth=config.depth).init(
+                key, jnp.zeros(2), 0.0
+            )
+        }
+        if name != "contrastive":
+            return params
+        starts = jax.vmap(target.sample)(
+            jax.random.split(key_of(config, 1), config.chains)
+        )
+        chains = energies.persistent_chains(starts)._replace(updates=jnp.zeros(()))
+        return params | {"chains": chains, "log_size": jnp.log(config.chain_step_size)}
+
+    def move(params, key, step):
+        """The chains after their steps, and ε raised or lowered with their acceptance."""
+        kernel = langevin.mala(
+            law_of(config, params["network"]), jnp.exp(params["log_size"])
+        )
+        chains = params["chains"]._replace(updates=step)
+        chains, result = energies.advance(
+            key,
+            chains,
+            kernel,
+            config.chain_steps,
+            restarts=broad(),
+            share=config.restart,
+        )
+        log_size = params["log_size"] + 0.1 * (result.acceptance.mean() - 0.574)
+        return params | {
+            "chains": chains._replace(updates=jnp.zeros(())),
+            "log_size": log_size,
+        }
+
+    own, before = config, None
+    if name == "contrastive":
+        own, before = (
+            dataclasses.replace(config, learning_rate=config.contrastive_rate),
+            move,
+        )
+    params, _ = training.fit(
+        own, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before=before
+    )
+    return law_of(config, params["network"])
+
+
+# ---------------------------------------------------------------------------------------------------------- comparison
+
+
+def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float]:
+    """log Z by quadrature; KL(p‖q) in nats, and of the data with denoising's noise from q."""
+    log_z, noised = (
+        normaliser(law.log_prob),
+        target.noised(schedules.edm(), config.sigma),
+    )
+    normalised = targets.energy(law.log_prob, log_z)
+    return {
+        "kl": divergence(target, normalised),
+        "kl_from_noised": divergence(noised, normalised),
+        "log_z": log_z,
+    }
+
+
+def normaliser(log_density: Callable) -> float:
+    """log Z by quadrature."""
+    return float(
+        quadrature.log_integral(log_density, BOUNDS, POINTS, tolerance=TOLERANCE)
+    )
+
+
+def divergence(p: Any, q: Any) -> float:
+    """KL(p‖q) in nats by quadrature, both normalised."""
+    return float(
+        divergences.kl_by_quadrature(p, q, BOUNDS, POINTS, tolerance=TOLERANCE)
+    )
+
+
+def mala_of(law: Any, beta: Any) -> langevin.Kernel:
+    """MALA with a step that shortens from the broad law to the learned one."""
+    return langevin.mala(law, 0.04 + 0.5 * (1 - beta) ** 2)
+
+
+def log_z_estimates(
+    config: Config, law: targets.Energy, bar: Any
+) -> dict[str, list[dict[str, float]]]:
+    """By number of levels: annealed importance sampling and thermodynamic integration, at about equal cost."""
+    found: dict[str, list[dict[str, float]]] = {"importance": [], "thermodynamic": []}
+    for count in config.levels:
+        betas, key = np.linspace(0, 1, count + 1) ** 2, key_of(config, count)
+        ais = langevin.annealed_importance_sampling(
+            key,
+            broad(),
+            law,
+            betas,
+            make_kernel=mala_of,
+            count=config.walkers,
+            steps=10,
+        )
+        found["importance"].append(
+            {
+                "levels": count,
+                "log_z": float(ais.log_z),
+                "standard_error": float(ais.standard_error),
+                "effective_size": float(ais.effective_size),
+            }
+        )
+        bar.update()
+        few = max(2, config.walkers // 4)
+        ti = langevin.thermodynamic_integration(
+            key,
+            broad(),
+            law,
+            betas,
+            make_kernel=mala_of,
+            count=few,
+            steps=30,
+            warm_up=10,
+        )
+        found["thermodynamic"].append(
+            {
+                "levels": count,
+                "log_z": float(ti.log_z),
+                "standard_error": float(ti.standard_error),
+                "discretisation": float(ti.discretisation),
+            }
+        )
+        bar.update()
+    return found
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The tables."""
+    print(f"\nKL(p‖q) in nats; of the best Gaussian {results['gaussian_kl']:.3f}")
+    for name, row in results["objectives"].items():
+        print(
+            f"{TITLES[name]:28}{row['kl']:.4f}   from the noised data {row['kl_from_noised']:.4f}"
+        )
+    print("\nlog Z less the one by quadrature ± standard error, by number of levels")
+    for name, row in results["objectives"].items():
+        for kind, estimates in row["estimates"].items():
+            cells = (
+                f"{e['log_z'] - row['log_z']:+.3f} ± {e['standard_error']:.3f}"
+                for e in estimates
+            )
+            print(f"{TITLES[name]:28}{kind:15}" + "   ".join(cells))
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def draw_densities(
+    config: Config, target: Any, fitted: dict[str, Any], results: dict[str, Any]
+) -> Any:
+    """The exact density and the learned ones, normalised by quadrature, in one scale."""
+    side = np.linspace(-EXTENT, EXTENT, PIXELS)
+    places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+    rows = results["objectives"]
+    laws = {"exact density": (target, 0.0)}
+    laws |= {
+        f"{TITLES[k]}\nKL {rows[k]['kl']:.3f} nats": (law, rows[k]["log_z"])
+        for k, law in fitted.items()
+    }
+    figure, axes = plt.subplots(
+        1,
+        len(laws),
+        figsize=(3.1 * len(laws) + 0.7, 3.6),
+        sharey=True,
+        layout="constrained",
+    )
+    top = None
+    for axis, (title, (law, log_z)) in zip(axes, laws.items(), strict=True):
+        density = np.exp(jax.jit(jax.vmap(law.log_prob))(places) - log_z).reshape(
+            PIXELS, PIXELS
+        )
+        top = density.max() if top is None else top
+        image = axis.pcolormesh(
+            side, side, density.T, cmap="magma", vmin=0, vmax=top, rasterized=True
+        )
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="$x_1$ (data units)", aspect="equal")
+    axes[0].set_ylabel("$x_2$ (data units)")
+    figure.colorbar(image, ax=axes, pad=0.01).set_label(
+        "density (1 / data unit²)", fontsize=9
+    )
+    return figure
+
+
+def draw_log_z(config: Config, results: dict[str, Any]) -> Any:
+    """Errors of the two estimates against the number of levels, a panel each."""
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained"
+    )
+    kinds = {
+        "importance": "annealed importance sampling",
+        "thermodynamic": "thermodynamic integration",
+    }
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        for i, (name, row) in enumerate(results["objectives"].items()):
+            estimates = row["estimates"][kind]
+            levels = np.array([e["levels"] for e in estimates]) * 1.07 ** (i - 1.5)
+            errors = [e["log_z"] - row["log_z"] for e in estimates]
+            bars = [2 * e["standard_error"] for e in estimates]
+            axis.errorbar(
+                levels,
+                errors,
+                bars,
+                fmt="o-",
+                ms=4,
+                lw=0.8,
+                capsize=2,
+                color=COLOURS[name],
+                label=TITLES[name],
+            )
+        axis.axhline(0, color="black", lw=0.6)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(config.levels, [str(n) for n in config.levels])
+        axis.set(xlabel="levels between the broad law and the learned one", title=title)
+    axes[0].set_ylabel("log Z less quadrature's (nats), ± 2 standard errors")
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    cli.main(run, Config, __doc__)

@@ -1,0 +1,209 @@
+"""What does coupling the noise to the data buy? Flow matching with independent, entropic and optimal pairs, and reflow.
+
+    python -m experiments.flow_matching [--target digits] [--couplings independent optimal] [--out DIR] [--seed N]
+
+One small network a coupling is fitted to straight paths between noise and samples of a 2-D density, or digits. Under
+independent pairs the paths cross and the flow of their mean velocity bends; under optimal transport within each batch
+they hardly cross; reflow fits a second network to the pairs that the independent one's own flow makes. How straight
+each flow is decides how few steps of a solver it needs. Figures in OUT:
+
+- paths.png: a row a coupling: paths from noise to data, and samples by 1, 2, 4 and 32 Euler steps, over the density;
+- error.png: against evaluations, Euler and midpoint: how far a sample lies from the one that the same noise becomes by
+  many steps, and the squared sliced Wasserstein distance to exact samples beside that of other exact samples;
+- log_prob.png: error of log p against evaluations, of Euler, Heun, RK4 and the adaptive solver, on the exact velocity;
+- samples.png, of digits in place of the first and the last: what the same noise becomes by 1, 2, 4, 8 and 32 steps.
+
+Takes a minute and a half on 2 CPU cores and resumes from its checkpoints. Expect on eight Gaussians, for independent
+pairs, optimal ones and reflow: curvature 1.8, 0.01 and 0.001 squared data units; a root mean square error of a sample
+of 2.8, 0.24 and 0.11 data units by one Euler step, 0.38, 0.08 and 0.05 by four; log p within 0.05, 0.05 and 0.07 nats
+of the exact one on average, since the networks are alike. On the exact velocity log p is off by 1e-2 nats by Heun and
+by RK4 with 64 evaluations, by 3e-5 with 256 of RK4 or 100 of the adaptive solver.
+
+The digits, with a residual MLP, take four minutes of processor time. Expect for the same three couplings: curvature
+8.6, 2.6 and 0.39 on a scale of pixels from −1 to 1; an error of a sample of 4.0, 1.8 and 0.9 by one Euler step, 1.2,
+0.59 and 0.26 by four; a squared sliced Wasserstein distance to the test images of 0.22, 0.040 and 0.006 by one step,
+0.016, 0.009 and 0.006 by four, where training images have 0.004 to 0.006: one step of the independent flow paints the
+mean digit, one step of the others digits.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import diffjax as dj
+from diffjax import flows
+from experiments.flow_matching import figures, measures
+from experiments.flow_matching.figures import TITLES
+from experiments.flow_matching.problem import (
+    DEFAULTS,
+    DIGITS_DEFAULTS,
+    Problem,
+    key_of,
+    open_problem,
+)
+from experiments.shared import cli, datasets, files, training
+from experiments.shared.figures import save_figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flow matching under several couplings of noise and data: straightness, and error against evaluations."""
+
+    out: pathlib.Path = pathlib.Path("runs/flow_matching")
+    """Folder for figures, config.json, metrics.json and checkpoints."""
+    seed: int = 0
+    """Seed of data, networks, training and samples."""
+    target: Literal["eight_gaussians", "checkerboard", "circles", "moons", "digits"] = (
+        "eight_gaussians"
+    )
+    """The data: exact samples of a density, or the digits."""
+    couplings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
+        "independent",
+        "optimal",
+        "reflow",
+    )
+    """The couplings to compare; reflow needs independent before it."""
+    regularisation: float = 0.5
+    """ε of the entropic coupling, in squared data units."""
+    examples: int | None = None
+    """Exact samples to train on and pairs of reflow, default 65536; of digits pairs of reflow only, default 8192."""
+    width: int | None = None
+    """Features of the network, default 128, 384 for digits."""
+    depth: int | None = None
+    """Layers of the network, default 4; for digits residual blocks, default 3."""
+    steps: int = 2000
+    """Training steps of each network."""
+    batch_size: int = 128
+    """Pairs a step; an optimal coupling is optimal among so many."""
+    learning_rate: float = 2e-3
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    ema_decay: float = 0.99
+    """Decay of the averaged parameters, which are the ones used."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    samples: int = 4096
+    """Samples by each solver and exact ones that they are compared with; of digits the 447 test images."""
+    likelihoods: int = 1024
+    """Exact samples whose log p is computed, and paths whose curvature is."""
+
+
+_FIELDS = ("target", "regularisation", "examples", "width", "depth")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, measure, draw; the metrics."""
+    config = check(config)
+    out = files.open_folder(config)
+    clock, problem = cli.Clock(), open_problem(config)
+    fitted = train(config, out, problem)
+    clock.lap("training")
+    measured = {
+        name: measures.measure(config, problem, velocity)
+        for name, velocity in fitted.items()
+    }
+    drawn = {name: parts for name, (_, parts) in measured.items()}
+    results = {
+        "couplings": {name: numbers for name, (numbers, _) in measured.items()},
+        "exact_sets": measures.exact_sets(config, problem),
+    }
+    clock.lap("sampling")
+    if problem.target is not None:
+        results["log_prob_error"] = measures.log_prob_errors(config, problem.target)
+        clock.lap("log p")
+    results["seconds"] = clock.laps
+    files.write_json(out / "metrics.json", results)
+    if problem.target is None:
+        save_figure(
+            figures.draw_images(problem.name, problem.exact, drawn), out / "samples.png"
+        )
+    else:
+        save_figure(
+            figures.draw_paths(problem.name, problem.target, drawn), out / "paths.png"
+        )
+        save_figure(
+            figures.draw_log_prob(results["log_prob_error"]), out / "log_prob.png"
+        )
+    save_figure(figures.draw_errors(results), out / "error.png")
+    measures.print_results(results, TITLES)
+    return results
+
+
+def check(config: Config) -> Config:
+    """`config` with its target's defaults filled in; flags that cannot be are refused, before any work."""
+    defaults = DIGITS_DEFAULTS if config.target == "digits" else DEFAULTS
+    config = dataclasses.replace(
+        config, **{k: v for k, v in defaults.items() if getattr(config, k) is None}
+    )
+    dj.checks.choice("target", config.target, (*datasets.TOYS, "digits"))
+    for name in ("width", "depth", "steps", "batch_size", "save_every"):
+        dj.checks.integer(name, getattr(config, name), 1)
+    for name in ("samples", "likelihoods"):
+        dj.checks.integer(name, getattr(config, name), 2 * measures.PATHS)
+    dj.checks.integer("examples", config.examples, config.batch_size)
+    dj.checks.integer("seed", config.seed, 0, None)
+    dj.checks.positive("learning_rate", config.learning_rate)
+    dj.checks.positive("regularisation", config.regularisation)
+    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
+    names = config.couplings
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"couplings must name at least one of {list(TITLES)}, each once, got {names}"
+        )
+    if "reflow" in names and "independent" not in names[: names.index("reflow")]:
+        raise ValueError(
+            f"couplings must name independent before reflow, which is made of it, got {names}"
+        )
+    return config
+
+
+def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]:
+    """A fitted velocity a coupling."""
+    couplings = {
+        "independent": flows.independent(),
+        "sinkhorn": flows.sinkhorn(config.regularisation),
+        "optimal": flows.optimal_assignment(),
+        "reflow": flows.paired(),
+    }
+    template = problem.neural_velocity(jax.random.key(0))
+    path, fitted = flows.path(), {}
+
+    def velocity(params):
+        return jax.tree_util.Partial(template.func, params)
+
+    def init(key):
+        return problem.neural_velocity(key).args[0]
+
+    for name in config.couplings:
+        arrays = (
+            reflowed(config, problem, fitted["independent"])
+            if name == "reflow"
+            else (problem.train,)
+        )
+
+        def loss(params, key, batch, coupling=couplings[name]):
+            return flows.matching_loss(
+                key, velocity(params), path, *batch, coupling=coupling
+            )[0]
+
+        params, _ = training.fit(
+            config, out, loss, init, arrays, _FIELDS, TITLES[name], f"{name}_"
+        )
+        fitted[name] = velocity(params)
+    return fitted
+
+
+def reflowed(
+    config: Config, problem: Problem, velocity: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (x_0, x_1) of noise and its image under a flow, as many as there are examples."""
+    x1 = np.asarray(
+        jax.random.normal(key_of(config, "reflow"), (config.examples, *problem.shape))
+    )
+    return measures.forward(flows.continuous(velocity, problem.pair_steps), x1), x1
+
+
+if __name__ == "__main__":
+    cli.main(run, Config, __doc__)

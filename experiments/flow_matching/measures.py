@@ -1,0 +1,209 @@
+"""How straight a flow of `flow_matching` is, and how far its samples and densities are from the exact ones."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffjax import flows, grids, metrics, predictions, schedules, solvers, targets
+from experiments.flow_matching.problem import Problem, exact_samples, key_of
+
+STEPS = (1, 2, 4, 8, 16, 32)
+FINE_STEPS = 32
+"""Steps of RK4 for what few steps are compared with, paths, curvature and log p."""
+SHOWN = 2000
+PATHS = 48
+LOG_PROB_STEPS = (8, 16, 32, 64)
+TOLERANCES = (1e-3, 1e-5, 1e-7)
+
+
+def measure(
+    config: Any, problem: Problem, velocity: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(numbers, what is drawn) of one flow, in data units, n samples of it.
+
+    curvature: mean ∫‖(x_1 − x_0) − u‖² dt, cost: mean ‖x_1 − x_0‖²/2, both squared. path_error: root mean square of
+    ‖x_0 − x̂_0‖ between few steps and FINE_STEPS of RK4 from the same noise. sliced_wasserstein: squared, to the exact
+    examples. nats_above_floor: the mean of log p − log p_flow over exact samples, KL(p‖flow), with its standard error,
+    where p is known.
+    """
+    noise = jax.random.normal(key_of(config, "noise"), problem.exact.shape)
+    fine = flows.continuous(velocity, FINE_STEPS)
+    ends = forward(fine, noise)
+    numbers: dict[str, Any] = {
+        "curvature": float(np.mean(_curvatures(fine, noise[: config.likelihoods]))),
+        "cost": float(np.sum((ends - noise) ** 2) / (2 * len(noise))),
+        "path_error": {"euler": {}, "midpoint": {}},
+        "sliced_wasserstein": {
+            "euler": {},
+            "midpoint": {},
+            "fine": distance(config, ends, problem.exact),
+        },
+    }
+    shown = {}
+    for solver, evaluations in ((solvers.euler(), 1), (solvers.midpoint(), 2)):
+        for count in STEPS:
+            samples = forward(flows.continuous(velocity, count, solver), noise)
+            error = np.sqrt(np.sum((samples - ends) ** 2) / len(noise))
+            numbers["path_error"][solver.name][count * evaluations] = float(error)
+            near = distance(config, samples, problem.exact)
+            numbers["sliced_wasserstein"][solver.name][count * evaluations] = near
+            if solver.name == "euler":
+                shown[count] = samples[:SHOWN]
+    if problem.target is not None:
+        gap = log_prob_gap(config, problem.target, fine)
+        numbers["nats_above_floor"] = float(gap.mean())
+        numbers["nats_above_floor_standard_error"] = float(
+            gap.std(ddof=1) / np.sqrt(len(gap))
+        )
+    states = np.asarray(
+        jax.jit(jax.vmap(fine.path))(noise[:PATHS])
+    )  # (PATHS, N + 1, *shape)
+    return numbers, {"paths": states, "samples": shown}
+
+
+def forward(bijector: Any, x1: Any, chunk: int = 16384) -> np.ndarray:
+    """Base -> data of many, (n, *shape)."""
+    return np.concatenate(
+        [
+            np.asarray(_forward(bijector, x1[i : i + chunk]))
+            for i in range(0, len(x1), chunk)
+        ]
+    )
+
+
+@jax.jit
+def _forward(bijector, x1):
+    return jax.vmap(bijector.forward)(x1)
+
+
+_curvatures = jax.jit(jax.vmap(flows.curvature, (None, 0)))
+
+
+def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
+    """Squared sliced Wasserstein distance, the same directions each time."""
+    return float(metrics.sliced_wasserstein(key_of(config, "directions"), x, y))
+
+
+def exact_sets(config: Any, problem: Problem) -> dict[str, float]:
+    """Least, mean and largest distance of further sets of exact examples from the one compared with."""
+    found = [distance(config, other, problem.exact) for other in problem.others]
+    return {
+        "count": len(found),
+        "least": min(found),
+        "mean": float(np.mean(found)),
+        "largest": max(found),
+    }
+
+
+def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
+    """log p − log p_flow of exact samples, in nats."""
+    x = exact_samples(key_of(config, "likelihood"), target, config.likelihoods)
+    flow = flows.flow(flows.standard_normal(x.shape[1:]), bijector)
+    gap = np.asarray(_log_prob(target, x)) - np.asarray(_log_prob(flow, x))
+    if not np.isfinite(gap).all():
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(gap))} of {len(gap)} log-likelihoods are not finite"
+        )
+    return gap
+
+
+@jax.jit
+def _log_prob(flow, x):
+    return jax.vmap(flow.log_prob)(x)
+
+
+def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]]]:
+    """Mean |log p − exact| in nats against evaluations, a list a solver, of the exact velocity of independent pairs.
+
+    On rectified flow's interval, from p at t_max to p at t_min, both exact, with steps uniform in log-SNR.
+    """
+    schedule = schedules.rectified_flow()
+    velocity = predictions.velocity(schedule, targets.denoiser(target, schedule))
+    base, end = (
+        target.noised(schedule, schedule.t_max),
+        target.noised(schedule, schedule.t_min),
+    )
+    x = jax.vmap(end.sample)(
+        jax.random.split(key_of(config, "likelihood"), min(256, config.likelihoods))
+    )
+    exact = jax.vmap(end.log_prob)(x)
+
+    @jax.jit
+    def both(bijector, x):
+        solved = jax.vmap(functools.partial(flows.transport, bijector))(x)
+        return jax.vmap(base.log_prob)(
+            solved.x
+        ) + solved.log_det, solved.run.evaluations
+
+    def row(bijector):
+        ours, evaluations = both(bijector, x)
+        return {
+            "evaluations": float(np.mean(evaluations)),
+            "error": float(np.mean(np.abs(ours - exact))),
+        }
+
+    found: dict[str, list[dict[str, float]]] = {}
+    for solver in (solvers.euler(), solvers.heun(), solvers.rk4()):
+        found[solver.name] = [
+            row(
+                flows.continuous(
+                    velocity, solver=solver, times=grids.log_snr(schedule, steps)
+                )
+            )
+            for steps in LOG_PROB_STEPS
+        ]
+    ends = (float(schedule.t_max), float(schedule.t_min))
+    found["adaptive"] = [
+        row(
+            flows.continuous(
+                velocity, solver=solvers.adaptive(tolerance, tolerance), times=ends
+            )
+        )
+        for tolerance in TOLERANCES
+    ]
+    return found
+
+
+def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
+    """The tables; titles: of the couplings."""
+    head = "".join(f"{count:>9}" for count in STEPS)
+    print(
+        f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so many Euler steps"
+    )
+    print(f"{'':50}   {head}")
+    for name, row in results["couplings"].items():
+        errors = "".join(
+            f"{value:9.4f}" for value in row["path_error"]["euler"].values()
+        )
+        nats = (
+            f"{row['nats_above_floor']:8.3f}"
+            if "nats_above_floor" in row
+            else f"{'':8}"
+        )
+        print(
+            f"{titles[name]:24}{row['curvature']:10.4f}{row['cost']:8.3f}{nats}   {errors}"
+        )
+    print(f"\nsliced Wasserstein² to exact examples{'':16}{head}")
+    for name, row in results["couplings"].items():
+        print(
+            f"{titles[name]:53}"
+            + "".join(f"{v:9.4f}" for v in row["sliced_wasserstein"]["euler"].values())
+        )
+    print(
+        "{count} other exact sets, least to largest: {least:.4f} to {largest:.4f}".format(
+            **results["exact_sets"]
+        )
+    )
+    if "log_prob_error" in results:
+        print(
+            "\nmean |error| of log p in nats at so many evaluations, on the exact velocity"
+        )
+        for name, rows in results["log_prob_error"].items():
+            print(
+                f"{name:10}"
+                + "".join(
+                    f"{row['evaluations']:8.0f}: {row['error']:.1e}" for row in rows
+                )
+            )

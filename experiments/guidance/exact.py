@@ -1,0 +1,294 @@
+"""What guidance samples where every density is known: two pairs of laws in one dimension. Part of `guidance`.
+
+At each noise level the guided score is that of p_u^{1−γ} p_c^γ, which at noise 0 is the tilted density p(y|x)^γ p(x) up
+to a constant; those densities are not one law under growing noise, and what the flow or the SDE draws is neither of
+them at γ > 1.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+import diffjax as dj
+from diffjax import grids, guidance, metrics, solvers, targets
+from experiments.shared import cli
+from experiments.shared.figures import save_figure
+
+SCALES = (1.0, 2.0, 4.0)
+WIDE, NARROW, MEAN = 1.0, 0.25, 1.0
+"""Variances S² and s² of the unconditional N(0, S²) and of the conditional N(m, s²), and m."""
+
+SCHEDULE = dj.schedules.edm(sigma_min=1e-3, sigma_max=200.0)
+STEPS = 200
+COMPARED = 2048
+"""Samples of each set between which energy distances are taken; further sets of exact samples: SETS."""
+SETS = 5
+POINTS = np.linspace(-4.0, 5.0, 3001)
+
+
+class Pair(NamedTuple):
+    """A class's law p_c = p(x | y) and the law of all, p_u."""
+
+    conditional: targets.Mixture
+    unconditional: targets.Mixture
+
+
+def gaussians() -> Pair:
+    """N(m, s²) and N(0, S²): the flow's, the SDE's and the tilted variance in closed form."""
+    return Pair(
+        targets.gaussian([MEAN], np.sqrt(NARROW)),
+        targets.gaussian([0.0], np.sqrt(WIDE)),
+    )
+
+
+def two_classes() -> Pair:
+    """A class of two modes, one of which it shares with the other class, and both classes, half and half."""
+    weights, means, stds = (
+        np.array([0.5, 0.5]),
+        np.array([[-1.2], [1.2]]),
+        np.array([0.35, 0.5]),
+    )
+    other_mean, other_std = np.array([[2.0]]), np.array([0.6])
+    both = targets.gaussian_mixture(
+        np.append(0.5 * weights, 0.5),
+        np.concatenate([means, other_mean]),
+        np.append(stds, other_std),
+    )
+    return Pair(targets.gaussian_mixture(weights, means, stds), both)
+
+
+PAIRS = {"Gaussians": gaussians, "two classes": two_classes}
+
+
+class Laws(NamedTuple):
+    """At one scale: samples (n,) of flow and SDE; densities at POINTS of flow, tilted law and conditional."""
+
+    flow: np.ndarray
+    sde: np.ndarray
+    flow_density: np.ndarray
+    tilted: np.ndarray
+    conditional: np.ndarray
+
+
+def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> Laws:
+    """Samples by `heun` and `stochastic_heun` on the exact guided denoiser, beside densities by quadrature.
+
+    The flow's own density is by the instantaneous change of variables, `dj.log_prob`.
+    """
+    exact = (targets.denoiser(law, SCHEDULE) for law in pair)
+    denoiser = guidance.classifier_free(
+        *exact, functools.partial(constant, scale)
+    )  # of one kind at 1 too
+    grid, keys = grids.log_snr(SCHEDULE, STEPS), jax.random.split(key)
+    flow, sde = (
+        np.asarray(
+            dj.sample_many(k, count, denoiser, SCHEDULE, solver, grid, shape=(1,))
+        )[:, 0]
+        for k, solver in zip(
+            keys, (solvers.heun(), solvers.stochastic_heun()), strict=True
+        )
+    )
+    few = POINTS[::10]  # log_prob is smooth: what lies between is interpolated
+    flow_log_density = CubicSpline(
+        few, _flow_log_probs(denoiser, grid, few[:, None].astype(np.float32))
+    )(POINTS)
+    log_conditional, log_unconditional = (
+        np.asarray(_log_probs(law, POINTS[:, None].astype(np.float32)), np.float64)
+        for law in pair
+    )
+    tilted = np.exp((1 - scale) * log_unconditional + scale * log_conditional)
+    return Laws(
+        flow,
+        sde,
+        np.exp(flow_log_density),
+        tilted / np.trapezoid(tilted, POINTS),
+        np.exp(log_conditional),
+    )
+
+
+@jax.jit
+def _flow_log_probs(denoiser, grid, xs):
+    return jax.vmap(
+        lambda x: dj.log_prob(denoiser, SCHEDULE, x, solver=solvers.rk4(), grid=grid)
+    )(xs)
+
+
+@jax.jit
+def _log_probs(law, xs):
+    return jax.vmap(law.log_prob)(xs)
+
+
+def constant(scale: Any, t: Any) -> Any:
+    """The same scale at every time."""
+    return scale
+
+
+def closed_forms(scale: float) -> dict[str, float]:
+    """Variances of the Gaussian pair on σ(t) = t from σ → ∞: of the flow, the reverse SDE and the tilted density.
+
+    S^{2(1−γ)} s^{2γ}; ∫₀^∞ (1 + u/S²)^{−2(1−γ)} (1 + u/s²)^{−2γ} du; 1/((1 − γ)/S² + γ/s²).
+    """
+    u = np.concatenate([[0.0], np.geomspace(1e-9, 1e9, 400_001)])
+    decay = np.exp(
+        -2 * (1 - scale) * np.log1p(u / WIDE) - 2 * scale * np.log1p(u / NARROW)
+    )
+    return {
+        "flow": WIDE ** (1 - scale) * NARROW**scale,
+        "sde": float(np.trapezoid(decay, u)),
+        "tilted": 1 / ((1 - scale) / WIDE + scale / NARROW),
+    }
+
+
+def draw_from(density: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Samples (count, 1) of a density at POINTS, by its distribution function."""
+    cumulative = np.cumsum(density)
+    return np.interp(rng.uniform(size=count), cumulative / cumulative[-1], POINTS)[
+        :, None
+    ].astype(np.float32)
+
+
+def measure(pair_name: str, scale: float, laws: Laws, seed: int) -> dict[str, Any]:
+    """Means, variances and energy distances² of flow and SDE to the tilted law and the conditional, and their floor.
+
+    The floor is the greatest distance of SETS sets of exact samples to another one.
+    """
+    rng = np.random.default_rng(seed)
+    exact, *others = (draw_from(laws.tilted, rng, COMPARED) for _ in range(SETS + 1))
+    conditional = draw_from(laws.conditional, rng, COMPARED)
+    sets = {name: getattr(laws, name)[:COMPARED, None] for name in ("flow", "sde")}
+    distance = lambda x, y: float(metrics.energy_distance(x, y))
+    mean = np.trapezoid(POINTS * laws.tilted, POINTS)
+    found: dict[str, Any] = {
+        "scale": scale,
+        "mean": {"flow": laws.flow.mean(), "sde": laws.sde.mean(), "tilted": mean},
+        "variance": {
+            "flow": laws.flow.var(ddof=1),
+            "sde": laws.sde.var(ddof=1),
+            "tilted": np.trapezoid((POINTS - mean) ** 2 * laws.tilted, POINTS),
+        },
+        "variance_relative_error": np.sqrt(2 / (len(laws.flow) - 1)),  # of a Gaussian's
+        "distance_to_tilted": {name: distance(xs, exact) for name, xs in sets.items()}
+        | {"floor": max(distance(xs, exact) for xs in others)},
+        "distance_to_conditional": {
+            name: distance(xs, conditional) for name, xs in sets.items()
+        }
+        | {"tilted": distance(exact, conditional)},
+    }
+    return found | (
+        {"closed_form_variance": closed_forms(scale)}
+        if pair_name == "Gaussians"
+        else {}
+    )
+
+
+def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
+    """Simulate both pairs at every scale, print the tables, write laws.png; the numbers by pair."""
+    results: dict[str, list] = {name: [] for name in PAIRS}
+    drawn: dict[str, list] = {name: [] for name in PAIRS}
+    with cli.progress(len(PAIRS) * len(SCALES), what="exact laws", unit="law") as bar:
+        for i, (name, make) in enumerate(PAIRS.items()):
+            for j, scale in enumerate(SCALES):
+                key = jax.random.fold_in(jax.random.key(seed), len(SCALES) * i + j)
+                laws = simulate(key, make(), scale, count)
+                drawn[name].append(laws)
+                results[name].append(measure(name, scale, laws, seed))
+                bar.update()
+    save_figure(draw(drawn), out / "laws.png")
+    print_results(results)
+    return results
+
+
+def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Variances of the Gaussian pair beside the closed forms, and distances of the two classes."""
+    print(
+        "\nvariance of N(m, ¼) guided against N(0, 1): measured ± standard error (closed form)"
+    )
+    for row in results["Gaussians"]:
+        cells = []
+        for name in ("flow", "sde", "tilted"):
+            value = row["variance"][name]
+            error = (
+                ""
+                if name == "tilted"
+                else f" ± {value * row['variance_relative_error']:.5f}"
+            )
+            cells.append(
+                f"{name} {value:.5f}{error} ({row['closed_form_variance'][name]:.5f})"
+            )
+        print(f"  scale {row['scale']:g}:  " + "   ".join(cells))
+    print(
+        "energy distance² of two classes' guided samples, to the tilted density (floor: exact samples) and to p(x|y)"
+    )
+    for row in results["two classes"]:
+        to_tilted, to_conditional = (
+            row["distance_to_tilted"],
+            row["distance_to_conditional"],
+        )
+        print(
+            f"  scale {row['scale']:g}:  to tilted: flow {to_tilted['flow']:.4f}, SDE {to_tilted['sde']:.4f}, floor "
+            f"{to_tilted['floor']:.4f}   to p(x|y): flow {to_conditional['flow']:.4f}, SDE {to_conditional['sde']:.4f}"
+        )
+
+
+def draw(drawn: dict[str, list[Laws]]) -> Any:
+    """Rows pairs, columns scales: the flow's histogram and density, the SDE's histogram, tilted law, conditional."""
+    figure, axes = plt.subplots(
+        len(drawn), len(SCALES), figsize=(13.5, 6.6), sharex=True, layout="constrained"
+    )
+    for row, (name, all_laws) in zip(axes, drawn.items(), strict=True):
+        for axis, scale, laws in zip(row, SCALES, all_laws, strict=True):
+            top = 1.08 * max(
+                laws.flow_density.max(), laws.tilted.max(), laws.conditional.max()
+            )
+            bins = np.linspace(-2.5, 3.5, 121)
+            width = bins[1] - bins[0]
+            density = lambda xs, bins=bins, width=width: (
+                np.histogram(xs, bins)[0] / len(xs) / width
+            )
+            axis.stairs(
+                density(laws.flow),
+                bins,
+                fill=True,
+                color="#a9c8e6",
+                label="flow, samples",
+            )
+            axis.plot(
+                POINTS,
+                laws.flow_density,
+                color="#1f4e79",
+                lw=1.4,
+                label="flow, density by log_prob",
+            )
+            axis.stairs(
+                density(laws.sde),
+                bins,
+                color="#5a9f4e",
+                lw=1.2,
+                label="reverse SDE, samples",
+            )
+            axis.plot(
+                POINTS,
+                laws.tilted,
+                color="#c0392b",
+                lw=1.6,
+                ls="--",
+                label="p(y|x)$^γ$ p(x), normalised",
+            )
+            axis.plot(
+                POINTS, laws.conditional, color="black", lw=1, ls=":", label="p(x|y)"
+            )
+            axis.set(
+                xlim=(-2.5, 3.5), ylim=(0, top), title=f"{name}, scale γ = {scale:g}"
+            )
+        row[0].set_ylabel("density (1 / data unit)")
+    for axis in axes[-1]:
+        axis.set_xlabel("x (data units)")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        "What the exact guided score samples, and the tilted density that it is the score of at noise 0"
+    )
+    return figure

@@ -1,0 +1,297 @@
+"""The layers of `progressive_vae` and their training without a prior, and the priors fitted to the top latent."""
+
+import dataclasses
+import functools
+import math
+import operator
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffjax as dj
+from diffjax import flows
+from diffjax.networks import MLP
+from diffjax.vaes import Perceptron, decoders, priors, progressive
+from experiments.shared import datasets, files, training
+from experiments.shared.datasets import with_replaced
+
+LAYER_FIELDS = (
+    "data",
+    "latents",
+    "noise_std",
+    "shared",
+    "width",
+    "depth",
+    "dropout",
+    "replaced",
+)
+"""The flags that phase one's checkpoints belong to."""
+PRIOR_FIELDS = (*LAYER_FIELDS, "prior_steps", "prior_width", "seeds")
+"""The flags that phase two's do."""
+SCHEDULE = dj.schedules.vp_cosine()
+"""Of the diffusion of the top latent."""
+SOLVER, SOLVER_STEPS = dj.solvers.unipc(3), 24
+DRAWS = 16
+"""Draws of the top latent of each training example, to which priors are fitted."""
+
+
+# ---------------------------------------------------------------------------------------------------------- phase one
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layers:
+    """The networks of all layers, and what turns their outputs into kernels."""
+
+    config: Any
+    data: datasets.Dataset
+
+    @property
+    def sizes(self):
+        """Of z_1 … z_L."""
+        return self.config.latents
+
+    def _networks(self, level):
+        """(encoder, decoder) of a level."""
+        c, size = self.config, self.sizes[level - 1]
+        below = self.data.shape if level == 1 else (self.sizes[level - 2],)
+        fields = {"width": c.width, "depth": c.depth, "dropout": c.dropout}
+        return Perceptron((size,), **fields), Perceptron((2, *below), **fields)
+
+    def init(self, key):
+        """Parameters, a pair (encoder, decoder) for each level, or for the first and all others where shared."""
+        own = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
+        found = []
+        for level, pair in enumerate(jax.random.split(key, (own, 2)), 1):
+            below = jnp.zeros(
+                self.data.shape if level == 1 else (self.sizes[level - 2],)
+            )
+            inputs = (
+                self._marked(level, below),
+                self._marked(level, jnp.zeros(self.sizes[level - 1])),
+            )
+            found.append(
+                tuple(
+                    net.init(k, x)
+                    for net, k, x in zip(
+                        self._networks(level), pair, inputs, strict=True
+                    )
+                )
+            )
+        return tuple(found)
+
+    def _marked(self, level, z):
+        """z, with the level's indicator where parameters are shared."""
+        if not self.config.shared or level == 1:
+            return z
+        return jnp.concatenate([z, jax.nn.one_hot(level - 2, len(self.sizes) - 1)])
+
+    def _mean(self, level, params, key, x):
+        return _apply(self._networks(level)[0], params, key, self._marked(level, x))
+
+    def _law(self, level, params, key, z):
+        """The law of what lies below."""
+        location, log_scale = _apply(
+            self._networks(level)[1], params, key, self._marked(level, z)
+        )
+        if level == 1:
+            return decoders.discretised_logistic(
+                location, log_scale - 1.0, self.data.levels
+            )
+        return decoders.gaussian(location, log_scale + math.log(self.config.noise_std))
+
+    def bound(self, params, key=None):
+        """(encoders, decoders), the kernels of all levels with the parameters as leaves; a key turns dropout on."""
+        encoders, layers = [], []
+        for level in range(1, len(self.sizes) + 1):
+            own = params[min(level, len(params)) - 1]
+            keys = (
+                (None, None)
+                if key is None
+                else jax.random.split(jax.random.fold_in(key, level))
+            )
+            mean = Kernel(own[0], keys[0], self._mean, level)
+            encoders.append(progressive.bounded_encoder(mean, self.config.noise_std))
+            layers.append(Kernel(own[1], keys[1], self._law, level))
+        return tuple(encoders), tuple(layers)
+
+
+@dj.types.pytree
+class Kernel:
+    """x -> function(level, params, key, x)."""
+
+    params: Any
+    key: Any
+    function: Any = dj.types.static_field()
+    level: int = dj.types.static_field()
+
+    def __call__(self, x):
+        """What the level's network makes of x."""
+        return self.function(self.level, self.params, self.key, x)
+
+
+def _apply(network, params, key, *inputs):
+    if key is None:
+        return network.apply(params, *inputs)
+    return network.apply(params, *inputs, train=True, rngs={"dropout": key})
+
+
+def train_layers(
+    config: Any, layers: Layers, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
+    """(averaged parameters, loss of every step in nats), resuming from the checkpoints in `out`."""
+    data = layers.data
+
+    def one(params, key, x):
+        key_noise, key_dropout = jax.random.split(key)
+        return jnp.sum(
+            progressive.reconstruction_losses(
+                key_noise, *layers.bound(params, key_dropout), x
+            )[0]
+        )
+
+    def loss(params, key, batch):
+        key_replaced, key_rest = jax.random.split(key)
+        batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
+        return jnp.mean(
+            jax.vmap(functools.partial(one, params))(
+                jax.random.split(key_rest, len(batch)), batch
+            )
+        )
+
+    return training.fit(
+        config, out, loss, layers.init, data.train, LAYER_FIELDS, "phase one"
+    )  # type: ignore
+
+
+# ---------------------------------------------------------------------------------------------------------- phase two
+
+
+def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Array:
+    """Draws of the top latent of each example, (len(xs) · draws, d)."""
+
+    def one(key, z):
+        for level, encoder in enumerate(encoders):
+            z = encoder(z).sample(jax.random.fold_in(key, level))
+        return z
+
+    repeated = jnp.repeat(jnp.asarray(xs), draws, 0)
+    return jax.vmap(one)(jax.random.split(key, len(repeated)), repeated)
+
+
+def fit_priors(
+    config: Any, layers: Layers, params: Any, out: pathlib.Path
+) -> tuple[dict[str, list], dict]:
+    """Of each name the priors, one a seed, as laws of the top latent; and the losses of every step."""
+    key, size = jax.random.key(config.seed + 3), layers.sizes[-1]
+    zs = jax.jit(encode, static_argnums=3)(
+        layers.bound(params)[0], key, layers.data.train, DRAWS
+    )
+    mean, std = zs.mean(0), zs.std(0)
+    arrays = np.asarray((zs - mean) / std)
+    module = MLP(width=config.prior_width, depth=3)
+    nothing = jnp.zeros(size), jnp.zeros(())
+
+    def flow_of(key):
+        return flows.real_nvp(
+            key, (size,), layers=4, width=max(1, config.prior_width // 2)
+        )
+
+    def flow_loss(flow, key, zs):
+        return flows.negative_log_likelihood(flow, zs)[0]
+
+    def diffusion_loss(params, key, zs):
+        return dj.losses.batch_loss(key, denoiser_of(module, params), zs)[0]
+
+    fitted, flow_history = fit_seeds(config, out, "flow", flow_of, flow_loss, arrays)
+    networks, history = fit_seeds(
+        config,
+        out,
+        "diffusion",
+        lambda key: module.init(key, *nothing),
+        diffusion_loss,
+        arrays,
+    )
+    scaling = flows.affine(mean, std)
+    found = {
+        "gaussian": [priors.fitted_gaussian(zs)] * config.seeds,
+        "flow": [flows.flow(flow, scaling) for flow in fitted],
+        "diffusion": [
+            flows.flow(diffusion_prior(module, params, size), scaling)
+            for params in networks
+        ],
+    }
+    return found, {"flow": flow_history, "diffusion": history}
+
+
+def fit_seeds(
+    config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, arrays: np.ndarray
+) -> tuple[list, Any]:
+    """(fitted parameters of each seed, mean loss of every step): one fit of all seeds' parameters, stacked.
+
+    Each seed has initial parameters and random times of its own; batches, and the norm to which gradients are clipped,
+    are of all.
+    """
+
+    def total(stacked, key, batch):
+        return jnp.mean(
+            jax.vmap(loss, (0, 0, None))(
+                stacked, jax.random.split(key, config.seeds), batch
+            )
+        )
+
+    def init_all(key):
+        members = [jax.jit(init)(one) for one in jax.random.split(key, config.seeds)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+    settings = dataclasses.replace(
+        config, steps=config.prior_steps, batch_size=config.prior_batch_size
+    )
+    stacked, history = training.fit(
+        settings,
+        out,
+        total,
+        init_all,
+        arrays,
+        PRIOR_FIELDS,
+        f"phase two, {name}",
+        f"{name}_",
+    )
+    files.write_config(out, config)
+    return [
+        jax.tree.map(operator.itemgetter(i), stacked) for i in range(config.seeds)
+    ], history
+
+
+@dj.types.pytree
+class Network:
+    """(z, t) -> F(z, t)."""
+
+    params: Any
+    module: Any = dj.types.static_field()
+
+    def __call__(self, z, t):
+        """The module's value."""
+        return self.module.apply(self.params, z, t)
+
+
+def denoiser_of(module: Any, params: Any) -> Any:
+    """The network as a denoiser of scaled latents."""
+    return dj.predictions.denoiser(
+        SCHEDULE, Network(params, module), "v", sigma_data=1.0, inputs="scaled"
+    )
+
+
+def diffusion_prior(module: Any, params: Any, size: int) -> Any:
+    """The law of scaled latents that the network describes."""
+    grid = dj.grids.log_snr(SCHEDULE, SOLVER_STEPS)
+    return priors.diffusion(
+        denoiser_of(module, params),
+        SCHEDULE,
+        (size,),
+        SOLVER,
+        dj.grids.to_zero(grid),
+        grid,
+    )

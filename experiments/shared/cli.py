@@ -1,0 +1,219 @@
+"""What every experiment does alike: flags, config.json and metrics.json in OUT, progress, figures."""
+
+import codecs
+import contextlib
+import io
+import os
+import pathlib
+import signal
+import sys
+import time
+import unicodedata
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import tqdm
+import tyro
+
+from experiments import stop_at_once
+from experiments.shared.files import locks
+
+Config = TypeVar("Config")
+
+COMPILATION_CACHE = pathlib.Path(__file__).parents[2] / ".xla_cache"
+
+
+def main(
+    run: Callable[[Config], Any], config_type: type[Config], document: str | None
+) -> None:
+    """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback.
+
+    While it runs, no other process may write to its OUT, and a reader of its output that goes away does not end it.
+    """
+    write_any_text()
+    use_compilation_cache()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+    with _enduring_streams(), locks():
+        try:
+            if signal.getsignal(signal.SIGINT) is stop_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            run(tyro.cli(config_type, description=_paragraphs(document), prog=name))
+        except KeyboardInterrupt as stop:
+            print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
+            sys.exit(130)
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            FloatingPointError,
+            RuntimeError,
+        ) as error:
+            of_a_bug = (
+                isinstance(error, RuntimeError) and type(error) is not RuntimeError
+            )  # XLA's, a missing method
+            if of_a_bug or os.environ.get("DIFFJAX_TRACEBACK"):
+                raise
+            print(
+                f"error: {error}\n(set DIFFJAX_TRACEBACK=1 for the traceback)",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+
+_AGAIN = "run again with the same flags to go on from the last checkpoint"
+
+
+class Stream:
+    """A text stream whose reader may go away: what can no longer be written is dropped."""
+
+    def __init__(self, stream: Any):
+        self._stream = open(os.devnull, "w") if stream is None else stream
+
+    def write(self, text: str) -> int:
+        """Write, if there is a reader."""
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if there is a reader."""
+        with self._dropping():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self):
+        try:
+            yield
+        except UnicodeError:
+            raise
+        except (OSError, ValueError):  # a broken pipe, a closed terminal, a closed file
+            nowhere = open(os.devnull, "w")
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(
+                    nowhere.fileno(), self._stream.fileno()
+                )  # so that what is buffered has a place to go to
+            self._stream = nowhere
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _enduring_streams():
+    with (
+        contextlib.redirect_stdout(Stream(sys.stdout)),
+        contextlib.redirect_stderr(Stream(sys.stderr)),
+    ):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def write_any_text() -> None:
+    """Let output streams of any encoding take any text: what they cannot write is spelt out.
+
+    A pipe in cp1252, latin-1 or ASCII then shows sigma for σ and -> for →, where it would raise UnicodeEncodeError.
+    """
+    codecs.register_error("spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spell")
+
+
+_SPELLINGS = str.maketrans(
+    {"−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "×": "x",
+     "·": "*", "∈": " in ", "∞": "inf", "√": "sqrt", "∫": "int", "Σ": "sum", "Π": "prod", "∇": "grad ", "∂": "d",
+     "‖": "||", "’": "'", "‘": "'", "“": '"', "”": '"', "░": "-", "█": "#",
+     "⁄": "/"}
+)  # fmt: skip
+
+
+def _spell(error):
+    """The codec error handler "spell": other signs for those that the encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelt = ""
+    for sign in error.object[error.start : error.end].translate(_SPELLINGS):
+        name = unicodedata.name(sign, "?")
+        parts = unicodedata.normalize("NFKD", sign).translate(_SPELLINGS)
+        plain = "".join(part for part in parts if part.isascii() and part.isprintable())
+        if name.startswith("BOX DRAWINGS"):
+            spelt += (
+                "|"
+                if name.endswith(" VERTICAL")
+                else "-"
+                if name.endswith(" HORIZONTAL")
+                else "+"
+            )
+        elif name.startswith("GREEK"):
+            spelt += name.split(" WITH ")[0].rsplit(" ", 1)[-1].lower()
+        else:
+            spelt += plain or ("" if unicodedata.combining(sign) else "?")
+    return spelt, error.end
+
+
+def _paragraphs(document: str | None) -> str:
+    """A docstring with each paragraph and list item on one line, which a terminal of any width then wraps."""
+    lines: list[str] = []
+    for line in (document or "").splitlines():
+        text, code = line.strip(), line.startswith("    ")
+        item = text.startswith("- ")
+        joins = (
+            lines
+            and lines[-1]
+            and not lines[-1].startswith("    ")
+            and text
+            and not item
+            and not code
+        )
+        lines = [*lines[:-1], f"{lines[-1]} {text}"] if joins else [*lines, line]
+    return "\n".join(lines)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, in the checkout unless JAX_COMPILATION_CACHE_DIR says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(COMPILATION_CACHE))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class Clock:
+    """Seconds of each part of a run, by name."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap, or the start, under `name`."""
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 1), now
+
+
+def progress(
+    total: int, initial: int = 0, what: str = "", unit: str = "step"
+) -> tqdm.tqdm:
+    """A progress bar with rate and time left, on the terminal's error stream."""
+    return tqdm.tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    )
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The numbers of a flat dictionary, a line each."""
+    width = max(map(len, results))
+    for name, value in results.items():
+        print(
+            f"{name:{width}}  {value:.4f}"
+            if isinstance(value, float)
+            else f"{name:{width}}  {value}"
+        )

@@ -1,0 +1,59 @@
+"""Drawing shared by the experiments: mosaics of images, histograms, and saving a figure."""
+
+import pathlib
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+from experiments.shared.files import naming
+
+PALE_GREYS = ListedColormap(plt.get_cmap("Greys")(np.linspace(0, 0.75, 256)))
+
+
+def save_figure(figure: Any, path: pathlib.Path) -> None:
+    """Save a matplotlib figure as PNG and close it."""
+    with naming(path):
+        figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    print(f"wrote {path}")
+
+
+def image_grid(
+    axis: Any, images: np.ndarray, columns: int, limits: tuple[float, float]
+) -> None:
+    """Draw images (N, H, W[, C]) as one mosaic on an axis, in the same grey levels for all."""
+    images = np.asarray(images)
+    images = images if images.ndim == 4 else images[..., None]  # (N, H, W, C)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    canvas = np.full(
+        (rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.nan
+    )
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    low, high = limits
+    scaled = np.clip((canvas - low) / (high - low), 0, 1)
+    palette = matplotlib.colormaps["gray"].with_extremes(bad="#7aa6c2")
+    if channels == 1:
+        axis.imshow(
+            np.ma.masked_invalid(scaled[..., 0]),
+            cmap=palette,
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
+    else:
+        axis.imshow(np.nan_to_num(scaled[..., :3], nan=0.6), interpolation="nearest")
+    axis.set_axis_off()
+
+
+def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Density of samples (n, 2) on square cells; samples outside count in n."""
+    counts, *_ = np.histogram2d(x[:, 0], x[:, 1], bins=(bins, bins))
+    return counts / len(x) / (bins[1] - bins[0]) ** 2

@@ -1,0 +1,125 @@
+"""The folder of a run: its lock, config.json, metrics.json and other JSON files."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@contextlib.contextmanager
+def locks():
+    """Have `open_folder` take locks, and release them at the end."""
+    global _held
+    _held = {}
+    try:
+        yield
+    finally:
+        held, _held = _held, None
+        for one in held.values():
+            one.release()
+
+
+_held: dict[pathlib.Path, Any] | None = None  # by folder; None outside `main`
+
+
+def open_folder(config: Any) -> pathlib.Path:
+    """Make the folder config.out and say what runs where."""
+    out = pathlib.Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out must be a folder, got the file {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    if _held is not None and out.absolute() not in _held:
+        from diffjax.training import lock  # which imports orbax, for a second
+
+        _held[out.absolute()] = lock.Lock(out)
+        for path in out.iterdir():  # of runs that were killed
+            if re.fullmatch(r"\..+\.json(\.writing|[a-z0-9_]{8})", path.name):
+                path.unlink()
+    device = jax.devices()[0]
+    print(
+        f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}"
+    )
+    return out
+
+
+def write_config(
+    out: pathlib.Path, config: Any, about: dict[str, Any] | None = None
+) -> None:
+    """Write config.json: the flags, and the entries of `about`."""
+    write_json(out / "config.json", as_dict(config) | (about or {}))
+
+
+def start(config: Any) -> pathlib.Path:
+    """`open_folder` and `write_config`, for an experiment that keeps no checkpoints."""
+    out = open_folder(config)
+    write_config(out, config)
+    return out
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values by name."""
+    return {
+        k: str(v) if isinstance(v, pathlib.Path) else v
+        for k, v in dataclasses.asdict(config).items()
+    }
+
+
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Write numbers and arrays as JSON, atomically. Raises FileNotFoundError if the folder was removed."""
+    folder = path.absolute().parent
+    if not folder.is_dir() or (
+        _held is not None and folder in _held and not _held[folder].path.exists()
+    ):
+        raise FileNotFoundError(
+            f"{path.parent} was removed during the run: {path.name} is not written"
+        )
+    temporary = path.with_name(
+        f".{path.name}.writing"
+    )  # the same each time, so that kills leave one at most
+    text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
+    with naming(path):
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Name the file in errors that do not, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
+    """Read the object stored in a JSON file.
+
+    Args:
+      path: The file.
+      cure: What to do if the file is damaged, the end of the error's message.
+      *names: Entries that it must have.
+
+    Returns:
+      The object.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it is damaged. The message names the file and the cure.
+    """
+    try:
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {cure}") from None
+    return values

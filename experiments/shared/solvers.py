@@ -1,0 +1,81 @@
+"""The solvers that are compared, by the names under which tables and figures show them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import solvers
+from diffjax.solvers import driver
+
+SOLVERS: dict[str, tuple[str, tuple]] = {
+    "euler": ("euler", ()),
+    "heun": ("heun", ()),
+    "midpoint": ("midpoint", ()),
+    "rk4": ("rk4", ()),
+    "ddim": ("ddim", ()),
+    "dpm_2": ("dpm_2", ()),
+    "dpm_solver(2)": ("dpm_solver", (2,)),
+    "dpm_solver(3)": ("dpm_solver", (3,)),
+    "exponential_runge_kutta(3)": ("exponential_runge_kutta", (3,)),
+    "exponential_runge_kutta(4)": ("exponential_runge_kutta", (4,)),
+    "dpmpp_2s": ("dpmpp_2s", ()),
+    "adams_bashforth(2)": ("adams_bashforth", (2,)),
+    "adams_bashforth(3)": ("adams_bashforth", (3,)),
+    "adams_bashforth(4)": ("adams_bashforth", (4,)),
+    "ipndm(2)": ("ipndm", (2,)),
+    "ipndm(4)": ("ipndm", (4,)),
+    "deis(2)": ("deis", (2,)),
+    "deis(3)": ("deis", (3,)),
+    "deis(3, log_rho)": ("deis", (3, "log_rho")),
+    "dpmpp_2m": ("dpmpp_2m", ()),
+    "dpmpp_3m": ("dpmpp_3m", ()),
+    "dpmpp_3m(published)": ("dpmpp_3m", (False,)),
+    "unipc(2)": ("unipc", (2,)),
+    "unipc(3)": ("unipc", (3,)),
+    "sa_solver(3, 4, 0)": ("sa_solver", (3, 4, 0.0)),
+    "picard": ("picard", ()),
+    "adaptive(1e-2)": ("adaptive", (1e-2, 1e-2)),
+    "adaptive(1e-3)": ("adaptive", (1e-3, 1e-3)),
+    "adaptive(1e-5)": ("adaptive", (1e-5, 1e-5)),
+    "euler_maruyama": ("euler_maruyama", ()),
+    "reverse_diffusion": ("reverse_diffusion", ()),
+    "stochastic_heun": ("stochastic_heun", ()),
+    "sra1": ("sra1", ()),
+    "ddim(1)": ("ddim", (1.0,)),
+    "ddim(0.5)": ("ddim", (0.5,)),
+    "ddpm": ("ddpm", ()),
+    "ddpm(forward)": ("ddpm", ("forward",)),
+    "euler_ancestral": ("euler_ancestral", ()),
+    "dpm_2_ancestral": ("dpm_2_ancestral", ()),
+    "dpmpp_2s(1)": ("dpmpp_2s", (1.0,)),
+    "dpmpp_sde": ("dpmpp_sde", ()),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", ()),
+    "dpmpp_3m_sde": ("dpmpp_3m_sde", ()),
+    "sa_solver": ("sa_solver", ()),
+    "edm_stochastic(10)": ("edm_stochastic", (10.0, 0.05, 50.0, 1.0)),
+    "predictor_corrector": ("predictor_corrector", ()),
+    "restart": ("restart", ()),
+    "adaptive_sde": ("adaptive_sde", ()),
+}
+"""name -> factory of diffjax.solvers and its arguments."""
+
+
+def make(name: str) -> solvers.Solver:
+    """The solver of a row of the table."""
+    factory, arguments = SOLVERS[name]
+    return getattr(solvers, factory)(*arguments)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> Any:
+    """Where the probability flow takes the starts from t_max to t_min, by `adaptive`."""
+    ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
+    given = driver.diffusion(schedule, denoiser)
+    truth = solvers.adaptive(tolerance, tolerance, 100_000)
+    return jax.vmap(
+        lambda x: driver.run(
+            driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False
+        )[0]
+    )(starts)

@@ -1,0 +1,334 @@
+"""A network with what turns its parameters into a denoiser, and its training into a folder that resumes."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import diffjax as dj
+from diffjax import training
+from diffjax.networks import MLP, DiT, UNet
+from experiments.shared import cli, datasets, files
+from experiments.shared.figures import save_figure
+
+NETWORKS = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
+"""Factory, width and depth of each network by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The flags of every experiment that trains a network."""
+
+    held_out: int = 447
+    """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
+    seed: int = 0
+    """Seed of the split, the initial parameters, training and samples."""
+    network: Literal["auto", "dit", "unet", "mlp"] = "auto"
+    """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
+    width: int | None = None
+    """Features of the network; default 96 (dit), 48 (unet), 256 (mlp)."""
+    depth: int | None = None
+    """Blocks of the network; default 4 (dit, mlp), 1 a level (unet)."""
+    dropout: float = 0.1
+    """Dropout probability in training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network's arithmetic; state and solver stay in float32."""
+    steps: int = 1200
+    """Training steps."""
+    batch_size: int = 96
+    """Examples a step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    ema_decay: float = 0.99
+    """Decay of the averaged parameters, which are the ones sampled and scored."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+
+FIELDS = tuple(
+    field.name for field in dataclasses.fields(Training) if field.name != "save_every"
+)
+"""The flags that a checkpoint belongs to: with another value the run is another one."""
+
+
+def check(config: Training) -> None:
+    """Refuse flags of `Training` that cannot be, before any work."""
+    for name in ("held_out", "steps", "batch_size", "save_every"):
+        dj.checks.integer(name, getattr(config, name), 1)
+    dj.checks.integer("seed", config.seed, 0, None)
+    dj.checks.positive("learning_rate", config.learning_rate)
+    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
+    dj.checks.within("dropout", config.dropout, 0.0, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network with what turns its parameters into a denoiser."""
+
+    data: datasets.Dataset
+    schedule: Any
+    module: Any
+    prediction: str
+
+    def init(self, key, *condition):
+        """Parameters, from an example of the input's shape."""
+        return jax.jit(self.module.init)(
+            key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition
+        )
+
+    def net(self, params, x, t, *condition, key=None):
+        """The network as a function of one example; a key turns dropout on."""
+        if key is None:
+            return self.module.apply(params, x, t, *condition)
+        return self.module.apply(
+            params, x, t, *condition, train=True, rngs={"dropout": key}
+        )
+
+    def denoiser(self, params, key=None):
+        """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one.
+
+        A key turns dropout on, with the same mask in every call.
+        """
+        net = jax.tree_util.Partial(self.net, params, key=key)
+        if self.prediction == "levels":
+            return dj.predictions.categorical(self.schedule, net, self.data.levels)
+        spread = self.data.spread
+        return dj.predictions.denoiser(
+            self.schedule, net, self.prediction, sigma_data=spread, inputs="scaled"
+        )
+
+    def _input_shape(self):
+        shape = self.data.shape
+        return (
+            (*shape[:-1], shape[-1] * len(self.data.levels))
+            if self.prediction == "levels"
+            else shape
+        )
+
+
+def make_module(
+    config: Training, data: datasets.Dataset, num_classes: int | None = None
+) -> Any:
+    """The network that the flags ask for, with class labels where num_classes is given.
+
+    Raises ValueError for one that the data's shape does not allow.
+    """
+    network, grid = config.network, len(data.shape) == 3
+    if network == "auto":
+        network = (
+            "dit"
+            if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0
+            else "mlp"
+        )
+    if network in ("dit", "unet") and not grid:
+        raise ValueError(
+            f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
+        )
+    factory, width, depth = NETWORKS[network]
+    depth_name = "blocks" if network == "unet" else "depth"
+    width = width if config.width is None else config.width
+    depth = depth if config.depth is None else config.depth
+    labels = {} if num_classes is None else {"num_classes": num_classes}
+    return factory(
+        width=width,
+        dropout=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+        **{depth_name: depth},
+        **labels,
+    )
+
+
+def fit(
+    config: Training,
+    out: pathlib.Path,
+    loss: Callable,
+    init: Callable,
+    arrays: Any,
+    fields: Sequence[str] = (),
+    what: str = "training",
+    name: str = "",
+    stops: Sequence[int] = (),
+    on_stop: Callable[[int, Any], None] | None = None,
+    before: Callable | None = None,
+    about: dict[str, Any] | None = None,
+) -> tuple[Any, np.ndarray]:
+    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
+
+    loss: (params, key, batch) -> (). init: key -> params. arrays: a pytree of training arrays with one leading axis.
+    fields: flags beside `FIELDS` that the checkpoints belong to. name: of the folder of checkpoints and the losses'
+    file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
+    they are saved, and called again where a run resumes from just there; multiples of 50, increasing. before: (params,
+    key, step) -> params, what changes by other means than the gradient, such as Markov chains kept among the
+    parameters, ahead of each step. about: entries of config.json beside the flags.
+    """
+    key_init, key_train = jax.random.split(jax.random.key(config.seed))
+    optimiser = training.optimiser(
+        config.learning_rate,
+        warmup_steps=max(1, config.steps // 10),
+        total_steps=config.steps + 1,
+    )
+    one = training.make_step(
+        lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay
+    )
+    step = training.make_steps(
+        one if before is None else functools.partial(_after, before, one)
+    )
+    state = training.init(key_train, init(key_init), optimiser)
+    print(
+        f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters"
+    )
+    batches = training.Batches(arrays, config.batch_size, config.seed)
+    stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
+    stored["data_digest"] = _digest(arrays)
+    losses = out / f"{name}losses.json"
+    with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
+        files.write_config(
+            out, config, about
+        )  # not before the checkpoints were found to be of this configuration
+        state = checkpoints.restore_latest(state) or state
+        history = _read_history(losses, int(state.step))
+        if int(state.step):
+            print(f"resuming after step {int(state.step)}")
+            _write_history(
+                losses, history
+            )  # a finished run whose losses were lost counts as finished by this file
+        with cli.progress(config.steps, int(state.step), what) as bar:
+
+            def show(step, values):
+                history.extend(values["loss"].tolist())
+                bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
+                bar.update(step - bar.n)
+                _write_history(losses, history)
+
+            for stop in (*stops, config.steps):
+                if stop < int(state.step):
+                    continue
+                state = training.fit(
+                    state,
+                    step,
+                    batches,
+                    stop,
+                    checkpoints=checkpoints,
+                    block=50,
+                    save_every=config.save_every,
+                    on_block=show,
+                )
+                if stop in stops and on_stop is not None:
+                    on_stop(stop, state.ema)
+    return state.ema, np.array(history)
+
+
+def _after(before, step, state, batch, take=True):
+    """The training step of a state whose parameters `before` has changed; as it was where no step is to be taken."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+    changed = dataclasses.replace(state, params=before(state.params, key, state.step))
+    moved, metrics = step(changed, batch, take)
+    good = take & metrics["finite"]
+    params = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), moved.params, state.params
+    )
+    return dataclasses.replace(moved, params=params), metrics
+
+
+def _digest(arrays):
+    """Sixteen hexadecimal digits that tell the training arrays from others."""
+    leaves = jax.tree.leaves(arrays)
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
+    ).hexdigest()[:16]
+
+
+def _read_history(path, step):
+    """The losses of the steps before `step`, which are written before each checkpoint; those that are lost are NaN."""
+    if not step:
+        return []
+    found = []
+    try:
+        stored = json.loads(path.read_text())["loss"]
+        found = [math.nan if loss is None else float(loss) for loss in stored][:step]
+        reason = f"{path} has {len(found)} losses"
+    except FileNotFoundError:
+        reason = f"{path} is missing"
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        IsADirectoryError,
+    ) as error:
+        reason = f"{path} is damaged ({error!r}) and set aside"
+        os.replace(path, path.with_name(f"{path.name}.unreadable"))
+    if len(found) < step:
+        print(
+            f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on"
+        )
+    return found + [math.nan] * (step - len(found))
+
+
+def _write_history(path, history):
+    files.write_json(
+        path, {"loss": [None if math.isnan(loss) else loss for loss in history]}
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _over_examples(function):
+    """The compiled map; of the last few functions, since a program holds what its function holds."""
+    return jax.jit(
+        lambda denoiser, *chunked: jax.vmap(
+            lambda *example: function(denoiser, *example)
+        )(*chunked)
+    )
+
+
+def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
+    """The loss of every step and its running mean."""
+    figure, axis = plt.subplots(figsize=(6, 3.5))
+    window = max(1, len(history) // 40)
+    smooth = np.convolve(history, np.ones(window) / window, "valid")
+    axis.plot(history, color="#b9cfe4", lw=0.8, label="each step")
+    axis.plot(
+        np.arange(len(smooth)) + (window - 1) / 2,
+        smooth,
+        color="#1f4e79",
+        label=f"mean of {window}",
+    )
+    axis.set(xlabel="training step", ylabel=what, title=title)
+    axis.legend(frameon=False)
+    save_figure(figure, path)
+
+
+# ----------------------------------------------------------------------------------------------------------- examples
+
+
+def map_examples(
+    function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str
+) -> Any:
+    """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
+
+    One compiled program for each `function` and structure of `denoiser`, with a progress bar that says `what`.
+    """
+    count, evaluate, found = len(examples[0]), _over_examples(function), []
+    with cli.progress(count, what=what, unit="example") as bar:
+        for start in range(0, count, chunk):
+            rows = np.minimum(
+                np.arange(start, start + chunk), count - 1
+            )  # the last chunk is padded
+            found.append(
+                jax.tree.map(
+                    np.asarray, evaluate(denoiser, *(part[rows] for part in examples))
+                )
+            )
+            bar.update(min(chunk, count - start))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
