@@ -147,6 +147,7 @@ def classifier_free(
     conditional: Denoiser,
     unconditional: Denoiser,
     scale: Scalar | Callable,
+    *,
     rescale: Scalar | None = None,
 ) -> Denoiser:
     """(1 − γ) D_u + γ D_c; the same holds of scores and noises, (1 − γ) s_u + γ s_c.
@@ -174,6 +175,7 @@ def classifier_free_batched(
     condition: PyTree,
     null_condition: PyTree,
     scale: Scalar | Callable,
+    *,
     rescale: Scalar | None = None,
 ) -> Denoiser:
     """`classifier_free` of one network D(x, t, condition), called once a step on the stacked pair (c, ∅).
@@ -203,6 +205,7 @@ def autoguidance(
     denoiser: Denoiser,
     worse: Denoiser,
     scale: Scalar | Callable,
+    *,
     rescale: Scalar | None = None,
 ) -> Denoiser:
     """(1 − γ) D_− + γ D_+: away from a worse model of the same law, smaller or less trained, both with the condition.

@@ -48,6 +48,7 @@ def log_prob(
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     key: Key | None = None,
     divergence: str = "exact",
     probes: int = 1,
@@ -55,7 +56,6 @@ def log_prob(
     grid: ArrayLike | None = None,
     base: Any = None,
     info: bool = False,
-    *,
     chunk: int | None = None,
 ) -> Any:
     """log p(x) of one example in nats: log p_T(x_T) + ∫ div u(x_t, t) dt along the probability flow from x upwards.
@@ -121,6 +121,7 @@ def lattice_log_prob(
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     levels: ArrayLike,
     divergence: str = "hutchinson",
     probes: int = 8,
@@ -128,7 +129,6 @@ def lattice_log_prob(
     grid: ArrayLike | None = None,
     base: Any = None,
     info: bool = False,
-    *,
     chunk: int | None = None,
 ) -> Any:
     """A lower bound of log P(x) for lattice data, in nats, by one draw of Gaussian dequantisation.
@@ -178,7 +178,13 @@ def lattice_log_prob(
         "chunk": chunk,
     }
     lp, details = log_prob(
-        denoiser, schedule, x_t, key_probes, divergence, info=True, **settings
+        denoiser,
+        schedule,
+        x_t,
+        key=key_probes,
+        divergence=divergence,
+        info=True,
+        **settings,
     )
     return (lp + offset, details) if info else lp + offset
 

@@ -53,13 +53,13 @@ def sample(
     key: Key | None,
     denoiser: Denoiser,
     schedule: Schedule,
+    *,
     solver: Solver | None = None,
     grid: ArrayLike | None = None,
     shape: tuple[int, ...] | None = None,
     x_init: ArrayLike | None = None,
     path: bool = False,
     info: bool = False,
-    *,
     noise: Any = None,
 ) -> Any:
     """One sample of the distribution that `denoiser` describes, at noise level σ(grid[-1]).
@@ -92,7 +92,8 @@ def sample(
     Example:
       >>> x = dj.sample(key, denoiser, schedule, shape=(2,))
       >>> noise = jax.random.normal(key, (8, 1, 2))  # of 8 steps with one draw each
-      >>> x = dj.sample(None, denoiser, schedule, dj.solvers.ddim(1.0), grid, x_init=jnp.ones(2), noise=noise)
+      >>> settings = dict(solver=dj.solvers.ddim(1.0), grid=grid, noise=noise)
+      >>> x = dj.sample(None, denoiser, schedule, x_init=jnp.ones(2), **settings)
     """
     if x_init is None and shape is None:
         raise ValueError(
@@ -122,6 +123,7 @@ def sample_many(
     count: int,
     denoiser: Denoiser,
     schedule: Schedule,
+    *,
     solver: Solver | None = None,
     grid: ArrayLike | None = None,
     shape: tuple[int, ...] | None = None,
@@ -131,7 +133,6 @@ def sample_many(
     x_init: ArrayLike | None = None,
     path: bool = False,
     info: bool = False,
-    *,
     noise: ArrayLike | None = None,
 ) -> Any:
     """`count` samples: example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
@@ -163,7 +164,8 @@ def sample_many(
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,)).shape
       (16, 2)
       >>> noise = jax.random.normal(key, (16, 8, 1, 2))  # one's own, of 8 steps
-      >>> dj.sample_many(key, 16, denoiser, schedule, dj.solvers.ddim(1.0), grid, (2,), noise=noise).shape
+      >>> settings = dict(solver=dj.solvers.ddim(1.0), grid=grid, noise=noise)
+      >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,), **settings).shape
       (16, 2)
     """
     checks.key("key", key)
@@ -247,6 +249,7 @@ def encode(
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     solver: Solver | None = None,
     grid: ArrayLike | None = None,
     path: bool = False,
@@ -269,6 +272,7 @@ def interpolate(
     schedule: Schedule,
     start: ArrayLike,
     end: ArrayLike,
+    *,
     weights: ArrayLike,
     solver: Solver | None = None,
     grid: ArrayLike | None = None,

@@ -93,8 +93,8 @@ def test_adaptive_sde_has_the_exact_law():
         count,
         denoiser,
         schedule,
-        solvers.adaptive_sde(5e-3, 5e-3),
-        grid,
+        solver=solvers.adaptive_sde(5e-3, 5e-3),
+        grid=grid,
         x_init=start,
         info=True,
     )
@@ -117,8 +117,8 @@ def test_adaptive_steps_depend_continuously_on_the_state(name, x64):
             128,
             network(float),
             schedule,
-            ADAPTIVE[name](),
-            grid,
+            solver=ADAPTIVE[name](),
+            grid=grid,
             x_init=start,
             info=True,
         )
@@ -142,7 +142,14 @@ def test_adaptive_samples_are_the_same_in_any_batch(name):
     together, apart = (
         np.asarray(
             dj.sample_many(
-                key, 5, denoiser, schedule, solver, [1.0, 1e-3], shape=(8,), chunk=chunk
+                key,
+                5,
+                denoiser,
+                schedule,
+                solver=solver,
+                grid=[1.0, 1e-3],
+                shape=(8,),
+                chunk=chunk,
             )
         )
         for chunk in (None, 1)
@@ -160,8 +167,8 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
         mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
         for make in ADAPTIVE.values():
             many, one = (
-                np.asarray(dj.sample_many(jax.random.key(0), 7, network(np.float32), dj.schedules.vp_linear(), make(),
-                                          [1.0, 1e-3], shape=(8,), mesh=m))
+                np.asarray(dj.sample_many(jax.random.key(0), 7, network(np.float32), dj.schedules.vp_linear(), solver=make(),
+                                          grid=[1.0, 1e-3], shape=(8,), mesh=m))
                 for m in (mesh, None)
             )
             np.testing.assert_allclose(many, one, rtol=0, atol=1000 * np.finfo(np.float32).eps * np.abs(one).max())
@@ -267,7 +274,13 @@ def test_picard_of_examples_without_axes_has_the_variance_of_its_solver():
     starts = np.array([-2.0, 0.1, 1.0])
     denoiser = lambda x, t: schedule.alpha(t) * x
     ends = dj.sample_many(
-        jax.random.key(0), 3, denoiser, schedule, solvers.picard(), grid, x_init=starts
+        jax.random.key(0),
+        3,
+        denoiser,
+        schedule,
+        solver=solvers.picard(),
+        grid=grid,
+        x_init=starts,
     )
     np.testing.assert_allclose(
         ends, starts * np.prod(np.cos(np.diff(angle))), atol=32 * 1e-3 * 0.1
@@ -331,8 +344,8 @@ def test_a_corrector_leaves_what_it_adds_to_solvers_that_remember(predictor):
     solver = solvers.predictor_corrector(getattr(solvers, predictor)(), corrections=2)
     start = jnp.ones((count, 2))
     samples = dj.sample_many(
-        jax.random.key(0), count, dj.targets.denoiser(target, schedule), schedule, solver,
-        dj.grids.log_snr(schedule, 24), x_init=start,
+        jax.random.key(0), count, dj.targets.denoiser(target, schedule), schedule, solver=solver,
+        grid=dj.grids.log_snr(schedule, 24), x_init=start,
     )  # fmt: skip
     deviation = float(jnp.std(samples))
     assert abs(deviation - 0.5) < 0.5 * (4 / math.sqrt(4 * count) + 0.03)
@@ -346,10 +359,10 @@ def test_batch_norms_are_of_the_examples_mapped_together():
     )
     solver = solvers.predictor_corrector(norms="batch")
     four = dj.sample_many(
-        jax.random.key(0), 4, denoiser, schedule, solver, grid, shape=(2,)
+        jax.random.key(0), 4, denoiser, schedule, solver=solver, grid=grid, shape=(2,)
     )
     eight = dj.sample_many(
-        jax.random.key(0), 8, denoiser, schedule, solver, grid, shape=(2,)
+        jax.random.key(0), 8, denoiser, schedule, solver=solver, grid=grid, shape=(2,)
     )
     assert float(jnp.max(jnp.abs(four - eight[:4]))) > 1e-3
     for setting, value in (
@@ -364,13 +377,15 @@ def test_batch_norms_are_of_the_examples_mapped_together():
                 4,
                 denoiser,
                 schedule,
-                solver,
-                grid,
+                solver=solver,
+                grid=grid,
                 shape=(2,),
                 **{setting: value},
             )
     with pytest.raises(ValueError, match='use norms="expected" here'):
-        dj.sample(jax.random.key(0), denoiser, schedule, solver, grid, shape=(2,))
+        dj.sample(
+            jax.random.key(0), denoiser, schedule, solver=solver, grid=grid, shape=(2,)
+        )
 
 
 def test_restart_keeps_the_law_and_counts_its_evaluations():
@@ -387,8 +402,8 @@ def test_restart_keeps_the_law_and_counts_its_evaluations():
         count,
         denoiser,
         schedule,
-        solver,
-        grid,
+        solver=solver,
+        grid=grid,
         x_init=start,
         info=True,
     )
@@ -396,7 +411,13 @@ def test_restart_keeps_the_law_and_counts_its_evaluations():
     assert_moments(samples, np.asarray(exact.mean()), np.asarray(exact.covariance()))
     assert solver.evaluations(grid) == int(info.evaluations[0]) == 4 * 24 + 2 * 4 * 6
     plain = dj.sample_many(
-        jax.random.key(1), count, denoiser, schedule, solvers.rk4(), grid, x_init=start
+        jax.random.key(1),
+        count,
+        denoiser,
+        schedule,
+        solver=solvers.rk4(),
+        grid=grid,
+        x_init=start,
     )
     assert float(jnp.mean(jnp.abs(samples - plain))) > 0.01  # fresh noise did come in
 
@@ -533,7 +554,7 @@ def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
     )
     grid, x = jnp.linspace(1, 0.01, 9), jnp.array([0.5, -1.0])
     run = lambda grid: dj.sample(
-        jax.random.key(0), denoiser, schedule, solver, grid, x_init=x
+        jax.random.key(0), denoiser, schedule, solver=solver, grid=grid, x_init=x
     )
     if name in ("dpmpp_2m", "ddim", "euler_ancestral"):
         np.testing.assert_allclose(

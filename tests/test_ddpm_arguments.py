@@ -115,12 +115,12 @@ REFUSED = {
         "index must be between 1 and 3, got 4",
     ),
     "unpaired": (
-        lambda: sampling.sample(KEY, PLAIN, CHAIN, solvers.ddpm("optimal"), shape=(2,)),
+        lambda: sampling.sample(KEY, PLAIN, CHAIN, solver=solvers.ddpm("optimal"), shape=(2,)),
         TypeError,
         r"denoiser must return a pair \(D, second\), see ddpm.paired",
     ),
     "paired": (
-        lambda: sampling.sample(KEY, ddpm.paired(PLAIN, PLAIN), CHAIN, solvers.ddpm(), shape=(2,)),
+        lambda: sampling.sample(KEY, ddpm.paired(PLAIN, PLAIN), CHAIN, solver=solvers.ddpm(), shape=(2,)),
         TypeError,
         "denoiser must return an array of its example's shape",
     ),

@@ -358,7 +358,12 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
     @quick
     def last_step(x):
         sample = sampling.sample(
-            KEY, problem.denoiser, chain, solver, np.array([1 / 64, 0.0]), x_init=x
+            KEY,
+            problem.denoiser,
+            chain,
+            solver=solver,
+            grid=np.array([1 / 64, 0.0]),
+            x_init=x,
         )
         return sample, problem.denoiser.first(x, 1 / 64)
 

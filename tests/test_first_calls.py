@@ -311,7 +311,9 @@ SAMPLING = {
     ),
     "encode": in_sampling(lambda s, d, x, grid, key: dj.encode(d, s, x, grid=grid)),
     "interpolate": in_sampling(
-        lambda s, d, x, grid, key: dj.interpolate(d, s, x, x + 1, np.ones(3), grid=grid)
+        lambda s, d, x, grid, key: dj.interpolate(
+            d, s, x, x + 1, weights=np.ones(3), grid=grid
+        )
     ),
     "spherical": in_sampling(
         lambda s, d, x, grid, key: dj.sampling.spherical(x, x + 1, 0.5)
@@ -319,7 +321,7 @@ SAMPLING = {
     "log_prob": in_sampling(lambda s, d, x, grid, key: dj.log_prob(d, s, x, grid=grid)),
     "lattice_log_prob": in_sampling(
         lambda s, d, x, grid, key: dj.likelihood.lattice_log_prob(
-            key, d, s, x, [-0.1, 0.3, 0.7], grid=grid
+            key, d, s, x, levels=[-0.1, 0.3, 0.7], grid=grid
         )
     ),
     "integrate": in_sampling(
@@ -604,9 +606,9 @@ GUIDANCE = {
     "cfg_plus_plus_scale": _guided(lambda s, net, grid: guidance.cfg_plus_plus_scale(s, grid, 0.6)),
     "matrix": _guided(lambda s, net, grid: _operator()),
     "inpainting": _guided(lambda s, net, grid: inverse.inpainting([True, False])),
-    "dps": _guided(lambda s, net, grid: inverse.dps(s, net, _operator(), [0.8], 0.3)),
-    "dps_steps": _guided(lambda s, net, grid: inverse.dps_steps(s, net, _operator(), [0.8], grid)),
-    "pigdm": _guided(lambda s, net, grid: inverse.pigdm(s, net, _operator(), [0.8], 0.3)),
+    "dps": _guided(lambda s, net, grid: inverse.dps(s, net, _operator(), [0.8], noise_std=0.3)),
+    "dps_steps": _guided(lambda s, net, grid: inverse.dps_steps(s, net, _operator(), [0.8], grid=grid)),
+    "pigdm": _guided(lambda s, net, grid: inverse.pigdm(s, net, _operator(), [0.8], noise_std=0.3)),
     "replacement": _guided(lambda s, net, grid: inverse.replacement(net, _operator(), [0.8])),
     "soft_inpainting": _guided(lambda s, net, grid: inverse.soft_inpainting(net, [0.8, 0.0], [0.5, 1.0])),
     "trust_mask": _guided(lambda s, net, grid: inverse.trust_mask(s, [0.1, 0.5])),

@@ -173,11 +173,15 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
         path, field(gaussian), flows.optimal_assignment()
     )
     grid = jnp.linspace(1.0, 1e-3, 9)
-    x0 = dj.sample(None, denoiser, path.schedule, solvers.heun(), grid, x_init=x1)
+    x0 = dj.sample(
+        None, denoiser, path.schedule, solver=solvers.heun(), grid=grid, x_init=x1
+    )
     at_end = 1e-3 * x1 + (1 - 1e-3) * (MEAN + STD * x1)
     np.testing.assert_allclose(x0, at_end, atol=1e-5)
     np.testing.assert_allclose(
-        dj.encode(denoiser, path.schedule, x0, solvers.heun(), grid), x1, atol=1e-4
+        dj.encode(denoiser, path.schedule, x0, solver=solvers.heun(), grid=grid),
+        x1,
+        atol=1e-4,
     )
     mean, variance = gaussian.moments(1e-3)
     exact = targets.gaussian(mean, jnp.sqrt(variance)).log_prob(x0)
@@ -207,15 +211,15 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
     grid, y = jnp.linspace(0.99, 1e-2, 5), jnp.ones(1)
     operator = inverse.inpainting(jnp.array([True, False]))
     uses = {
-        "the stochastic solver euler_maruyama": lambda d: dj.sample(key, d, schedule, solvers.euler_maruyama(), x_init=x),
-        "the stochastic solver ddim": lambda d: dj.sample(key, d, schedule, solvers.ddim(1.0), grid, x_init=x),
-        "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solvers.edm_stochastic(), grid, (2,)),
+        "the stochastic solver euler_maruyama": lambda d: dj.sample(key, d, schedule, solver=solvers.euler_maruyama(), x_init=x),
+        "the stochastic solver ddim": lambda d: dj.sample(key, d, schedule, solver=solvers.ddim(1.0), grid=grid, x_init=x),
+        "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solver=solvers.edm_stochastic(), grid=grid, shape=(2,)),
         "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x, grid),
         "score needs": lambda d: predictions.score(schedule, d),
         "the reverse SDE": lambda d: sde.reverse(schedule, d, 0.5),
         "classifier guidance": lambda d: guidance.classifier(schedule, d, lambda x, t: jnp.sum(x)),
-        "guidance by a likelihood": lambda d: inverse.dps(schedule, d, operator, y, 0.1),
-        "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid),
+        "guidance by a likelihood": lambda d: inverse.dps(schedule, d, operator, y, noise_std=0.1),
+        "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid=grid),
     }  # fmt: skip
     for message, use in uses.items():
         assert_raises(lambda use=use: use(coupled), TypeError, message)
@@ -224,7 +228,9 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
         uses[name](fair)
     for solver in (solvers.ddim(), solvers.dpmpp_2m()):
         assert jnp.all(
-            jnp.isfinite(dj.sample(None, coupled, schedule, solver, grid, x_init=x))
+            jnp.isfinite(
+                dj.sample(None, coupled, schedule, solver=solver, grid=grid, x_init=x)
+            )
         )
     sde.reverse(schedule, coupled, 0.0)
 
@@ -256,7 +262,7 @@ def test_every_stochastic_solver_refuses_coupled_noise():
         for denoiser in (coupled, bound):
             assert_raises(
                 lambda s=solver, d=denoiser: dj.sample(
-                    jax.random.key(0), d, path.schedule, s, x_init=jnp.ones(2)
+                    jax.random.key(0), d, path.schedule, solver=s, x_init=jnp.ones(2)
                 ),
                 TypeError,
                 "the stochastic solver " + re.escape(solver.name),

@@ -165,7 +165,9 @@ def test_one_batched_call_guides_and_one_plain_call_does_not():
     for scale, batch in ((1.0, 1), (1, 1), (2.0, 2), (0.0, 2)):
         net = Counted()
         guided = guidance.classifier_free_batched(net, 2.0, 0.5, scale)
-        x = dj.sample(KEY, guided, schedule, solvers.ddim(), grid, shape=(3,))
+        x = dj.sample(
+            KEY, guided, schedule, solver=solvers.ddim(), grid=grid, shape=(3,)
+        )
         jax.effects_barrier()
         assert (net.traced, net.ran) == (1, 5 * batch)
         free = guidance.classifier_free(
@@ -175,7 +177,9 @@ def test_one_batched_call_guides_and_one_plain_call_does_not():
         )
         chex.assert_trees_all_close(
             x,
-            dj.sample(KEY, free, schedule, solvers.ddim(), grid, shape=(3,)),
+            dj.sample(
+                KEY, free, schedule, solver=solvers.ddim(), grid=grid, shape=(3,)
+            ),
             rtol=1e-5,
         )
 
@@ -244,8 +248,8 @@ def test_new_conditions_and_scales_do_not_retrace():
             KEY,
             guided,
             schedule,
-            solvers.ddim(),
-            dj.grids.karras(schedule, 3),
+            solver=solvers.ddim(),
+            grid=dj.grids.karras(schedule, 3),
             shape=(2,),
         )
     assert net.traced == 1
@@ -266,7 +270,7 @@ def test_outside_its_interval_guidance_costs_one_call():
         )
     jax.effects_barrier()
     net.ran = 0
-    dj.sample(KEY, within, schedule, solvers.ddim(), grid, shape=(2,))
+    dj.sample(KEY, within, schedule, solver=solvers.ddim(), grid=grid, shape=(2,))
     jax.effects_barrier()
     assert (
         net.ran == 2 * 2 + 4
@@ -349,7 +353,7 @@ def test_cfg_plus_plus_is_guided_data_and_unguided_noise(schedule, x64):
     guided = guidance.classifier_free(better, worse, scale)
     x = jnp.asarray(X) * schedule.sigma(grid[0])
     states = dj.sample(
-        None, guided, schedule, solvers.ddim(), grid, x_init=x, path=True
+        None, guided, schedule, solver=solvers.ddim(), grid=grid, x_init=x, path=True
     )
     for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         data = (1 - strength) * worse(x, t) + strength * better(x, t)
@@ -430,7 +434,7 @@ def test_rescaling_keeps_the_conditionals_spread(x64):
     worse = lambda x, t: 0.3 * x
     x = jax.random.normal(KEY, (4, 5, 3))
     plain, *rescaled = (
-        guidance.classifier_free(better, worse, 5.0, r)(x, 1.0)
+        guidance.classifier_free(better, worse, 5.0, rescale=r)(x, 1.0)
         for r in (None, 0.0, 0.7, 1.0)
     )
     np.testing.assert_array_equal(rescaled[0], plain)
@@ -551,7 +555,7 @@ REFUSED = {
         "scale must be finite, got nan",
     ),
     "scale's shape": (lambda: guidance.autoguidance(D, D, np.ones(2)), ValueError, r"scale must be a scalar, got shape \(2,\)"),
-    "rescale": (lambda: guidance.classifier_free(D, D, 2.0, 1.5), ValueError, r"rescale must lie in \[0, 1\], got 1.5"),
+    "rescale": (lambda: guidance.classifier_free(D, D, 2.0, rescale=1.5), ValueError, r"rescale must lie in \[0, 1\], got 1.5"),
     "conditional": (lambda: guidance.classifier_free(3, D, 2.0), TypeError, r"conditional must be callable as denoiser\(x, t\)"),
     "shape of a condition": (
         lambda: guidance.classifier_free_batched(D, np.zeros(3), np.zeros(2), 2.0),

@@ -265,19 +265,21 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
         (inverse.inpainting([True, False, True]), np.eye(3)[[0, 2]]),
     ):
         white = inverse.matrix(rows / tau[:, None])
-        pairs = (operator, y, tau), (white, y / tau, 1.0)
-        one, other = (inverse.exact_posterior(target, *pair) for pair in pairs)
+        one = inverse.exact_posterior(target, operator, y, tau)
+        other = inverse.exact_posterior(target, white, y / tau, 1.0)
         np.testing.assert_allclose(one.mean(), other.mean(), rtol=1e-12)
         np.testing.assert_allclose(
             one.covariance(), other.covariance(), rtol=1e-11, atol=1e-14
         )
         exact, white_dps = (
             targets.denoiser(one, schedule),
-            inverse.dps(schedule, prior, *pairs[1]),
+            inverse.dps(schedule, prior, white, y / tau, noise_std=1.0),
         )
         pigdm, dps = (
-            inverse.pigdm(schedule, prior, *pairs[0], variance=variance),
-            inverse.dps(schedule, prior, *pairs[0]),
+            inverse.pigdm(
+                schedule, prior, operator, y, noise_std=tau, variance=variance
+            ),
+            inverse.dps(schedule, prior, operator, y, noise_std=tau),
         )
         found = jax.jit(lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)])(
             x, 0.4
@@ -375,8 +377,8 @@ def test_a_release_mask_holds_each_entry_over_its_share(schedule):
         KEY,
         soft,
         schedule,
-        solvers.ddim(),
-        dj.grids.to_zero(dj.grids.log_snr(schedule, 4)),
+        solver=solvers.ddim(),
+        grid=dj.grids.to_zero(dj.grids.log_snr(schedule, 4)),
         shape=(4,),
     )
     np.testing.assert_allclose(x[jnp.array([0, 3])], [0.0, 2.0], atol=1e-6)
@@ -394,7 +396,9 @@ def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
     variance = inverse.gaussian_variance(schedule, std)
     for entries, y, tau in ((MATRIX, [0.7, -0.2], 0.3), (MATRIX[:1], [1.1], 0.0)):
         operator = inverse.matrix(entries)
-        found = inverse.pigdm(schedule, prior, operator, y, tau, variance)
+        found = inverse.pigdm(
+            schedule, prior, operator, y, noise_std=tau, variance=variance
+        )
         exact = targets.denoiser(
             inverse.exact_posterior(target, operator, y, tau), schedule
         )
@@ -422,7 +426,12 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
 
     def law(denoiser):
         end = lambda x: dj.sample(
-            None, denoiser, schedule, solvers.rk4(), grid, x_init=jnp.array([x])
+            None,
+            denoiser,
+            schedule,
+            solver=solvers.rk4(),
+            grid=grid,
+            x_init=jnp.array([x]),
         )[0]
         low, high = float(end(0.0)), float(end(top))
         return low, (high - low) ** 2
@@ -432,7 +441,7 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
         math.sqrt(2 * z) * special.dawsn(math.sqrt(z / 2)) * y,
         std**2 * math.exp(-z),
     )
-    found = law(inverse.dps(schedule, prior, operator, [y], tau))
+    found = law(inverse.dps(schedule, prior, operator, [y], noise_std=tau))
     # the flow ends at σ = 1e-4, its mean short of the limit by O(σ²); U's share of the mean falls as s/σ_T
     assert found == pytest.approx(expected, rel=slack, abs=z * y * std / top)
     exact = z / (1 + z) * y, std**2 / (1 + z)
@@ -442,8 +451,8 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
             prior,
             operator,
             [y],
-            tau,
-            inverse.gaussian_variance(schedule, std),
+            noise_std=tau,
+            variance=inverse.gaussian_variance(schedule, std),
         )
     )
     assert pigdm == pytest.approx(exact, rel=slack, abs=z * y * std / top)
@@ -465,7 +474,7 @@ def test_dps_and_classifier_guidance_agree(x64):
     log_prob_y = lambda x, t: (
         -0.5 * jnp.sum((y - operator.forward(prior(x, t))) ** 2) / tau**2
     )
-    dps = inverse.dps(schedule, prior, operator, y, tau, scale=0.7)
+    dps = inverse.dps(schedule, prior, operator, y, noise_std=tau, scale=0.7)
     guided = dj.guidance.classifier(schedule, prior, log_prob_y, 0.7)
     x = np.array([0.3, -0.8])
     found, expected = jax.jit(jax.vmap(lambda t: (dps(x, t), guided(x, t))))(
@@ -506,7 +515,9 @@ def test_dps_steps_are_the_papers(schedule, x64):
         return x
 
     x = schedule.sigma(grid[0]) * jnp.array([0.3, -0.8])
-    denoiser = inverse.dps_steps(schedule, prior, operator, y, grid, size)
+    denoiser = inverse.dps_steps(
+        schedule, prior, operator, y, grid=grid, step_size=size
+    )
     chex.assert_trees_all_close(
         jax.jit(run)(denoiser, x, grid, noise), paper(x), rtol=1e-9
     )
@@ -521,19 +532,24 @@ def test_new_measurements_do_not_retrace():
         return x / (1 + t**2)
 
     for y, tau, scale in (([0.1, 0.2], 0.5, 1.0), ([0.3, -2.0], 0.7, 0.5)):
-        denoiser = inverse.pigdm(schedule, prior, operator, y, tau, scale=scale)
+        denoiser = inverse.pigdm(
+            schedule, prior, operator, y, noise_std=tau, scale=scale
+        )
         dj.sample(
             KEY,
             denoiser,
             schedule,
-            solvers.ddim(),
-            dj.grids.karras(schedule, 3),
+            solver=solvers.ddim(),
+            grid=dj.grids.karras(schedule, 3),
             shape=(3,),
         )
     assert len(traced) == 1
     many = jax.vmap(
         lambda y: dj.sample(
-            KEY, inverse.pigdm(schedule, prior, operator, y, 0.5), schedule, shape=(3,)
+            KEY,
+            inverse.pigdm(schedule, prior, operator, y, noise_std=0.5),
+            schedule,
+            shape=(3,),
         )
     )
     first, second = many(jnp.array([[0.1, 0.2], [3.0, -2.0]]))
@@ -576,7 +592,9 @@ def test_replacement_ends_in_the_observation(schedule, x64):
     ]
     ends = jax.jit(
         lambda: [
-            dj.sample(KEY, denoiser, schedule, solver, grid, shape=MASK.shape)
+            dj.sample(
+                KEY, denoiser, schedule, solver=solver, grid=grid, shape=MASK.shape
+            )
             for solver in kinds
         ]
     )()
@@ -589,7 +607,7 @@ def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
     schedule = schedules.vp_linear()
     denoiser, grid = correlated(schedule), dj.grids.karras(schedule, 6)
     states = dj.sample(
-        KEY, denoiser, schedule, solvers.ddim(), grid, shape=(2,), path=True
+        KEY, denoiser, schedule, solver=solvers.ddim(), grid=grid, shape=(2,), path=True
     )[:, 0]
     noise = (states - schedule.alpha(grid) * OBSERVED) / schedule.sigma(grid)
     np.testing.assert_allclose(noise, noise[0], rtol=1e-9)
@@ -603,7 +621,14 @@ def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
 
     starts = jax.vmap(start)(jax.random.split(jax.random.key(1), 2000))
     states = dj.sample_many(
-        KEY, 2000, denoiser, schedule, solvers.ddpm(), grid, x_init=starts, path=True
+        KEY,
+        2000,
+        denoiser,
+        schedule,
+        solver=solvers.ddpm(),
+        grid=grid,
+        x_init=starts,
+        path=True,
     )[..., 0]
     z = (states - schedule.alpha(grid) * OBSERVED) / schedule.sigma(grid)  # (2000, 7)
     assert np.all(np.abs(z.mean(0)) < 4.5 / math.sqrt(2000))
@@ -827,7 +852,7 @@ def test_repaint_counts_its_evaluations():
             else dj.grids.karras(schedule, 6)
         )
         solver = inverse.repaint(solvers.ddpm(), jump, repeats)
-        dj.sample(KEY, denoiser, schedule, solver, grid, shape=(2,))
+        dj.sample(KEY, denoiser, schedule, solver=solver, grid=grid, shape=(2,))
         jax.effects_barrier()
         assert len(ran) == solver.evaluations(grid)
         assert len(ran) == 6 + {1: 5, 3: 1}[jump] * (repeats - 1) * jump
@@ -846,9 +871,9 @@ def test_repaint_takes_a_condition():
         2,
         denoiser,
         schedule,
-        inverse.repaint(repeats=2),
-        grid,
-        (2,),
+        solver=inverse.repaint(repeats=2),
+        grid=grid,
+        shape=(2,),
         condition=jnp.array([0.2, -0.7]),
     )
     np.testing.assert_allclose(found, [[OBSERVED, 0.2], [OBSERVED, -0.7]], rtol=1e-6)
@@ -880,9 +905,9 @@ D = lambda x, t: x
 EYE = inverse.matrix(np.eye(2))
 EDM = schedules.edm()
 REFUSED = {
-    "y's shape": (lambda: inverse.dps(EDM, D, EYE, np.zeros(3), 0.1), ValueError, r"y must have shape \(2,\), got \(3,\)"),
+    "y's shape": (lambda: inverse.dps(EDM, D, EYE, np.zeros(3), noise_std=0.1), ValueError, r"y must have shape \(2,\), got \(3,\)"),
     "x's shape": (
-        lambda: inverse.dps(EDM, D, EYE, np.zeros(2), 0.1)(jnp.zeros(3), 1.0),
+        lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=0.1)(jnp.zeros(3), 1.0),
         ValueError,
         r"x must have shape \(2,\), got \(3,\)",
     ),
@@ -891,8 +916,8 @@ REFUSED = {
         ValueError,
         r"operator must take examples of the target's shape \(3,\), got \(2,\)",
     ),
-    "noise_std": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), -0.1), ValueError, "noise_std must be 0 or more, got -0.1"),
-    "noise_std of dps": (lambda: inverse.dps(EDM, D, EYE, np.zeros(2), 0.0), ValueError, "noise_std must be positive, got 0.0"),
+    "noise_std": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=-0.1), ValueError, "noise_std must be 0 or more, got -0.1"),
+    "noise_std of dps": (lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=0.0), ValueError, "noise_std must be positive, got 0.0"),
     "noise_std of the posterior": (
         lambda: inverse.exact_posterior(targets.gaussian([0.0, 0.0], 1.0), EYE, np.zeros(2), -1),
         ValueError,
@@ -912,40 +937,40 @@ REFUSED = {
     "affine": (lambda: inverse.linear_operator(lambda x: x + 1, (2,)), ValueError, "function must be linear, got function"),
     "not linear": (lambda: inverse.linear_operator(jnp.sin, (2,)), TypeError, "function must be linear, but JAX finds no transpose"),
     "complex": (lambda: inverse.linear_operator(jnp.fft.fft, (2,)), TypeError, "function must return real numbers, got dtype complex64"),
-    "variance": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), 0.1, 1.0), TypeError, "variance must be callable"),
+    "variance": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=0.1, variance=1.0), TypeError, "variance must be callable"),
     "no signal": (
-        lambda: inverse.dps(schedules.rectified_flow(t_max=1.0), D, EYE, np.zeros(2), 0.1),
+        lambda: inverse.dps(schedules.rectified_flow(t_max=1.0), D, EYE, np.zeros(2), noise_std=0.1),
         ValueError,
         r"schedule must have α\(t_max\) > 0",
     ),
     "repaint's denoiser": (
-        lambda: dj.sample(KEY, D, EDM, inverse.repaint(), [2.0, 1.0], shape=(2,)),
+        lambda: dj.sample(KEY, D, EDM, solver=inverse.repaint(), grid=[2.0, 1.0], shape=(2,)),
         TypeError,
         "denoiser must be made by inverse.replacement for repaint, got Function",
     ),
     "repaint's solver": (lambda: inverse.repaint(solvers.dpmpp_2m()), TypeError, "must not remember earlier steps"),
     "dps grid": (
-        lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), [1.0, 2.0]),
+        lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), grid=[1.0, 2.0]),
         ValueError,
         "grid must decrease, got 1.0 … 2.0",
     ),
     "step_size": (
-        lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), [2.0, 1.0], -1.0),
+        lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), grid=[2.0, 1.0], step_size=-1.0),
         ValueError,
         "step_size must be 0 or more, got -1.0",
     ),
     "noise of an entry": (
-        lambda: inverse.dps(EDM, D, EYE, np.zeros(2), [0.1, 0.0]),
+        lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=[0.1, 0.0]),
         ValueError,
         "noise_std must be positive, got 0.0 in an entry",
     ),
     "noise of no operator": (
-        lambda: inverse.dps(EDM, D, np.eye(2), np.zeros(2), [0.1, 0.2]),
+        lambda: inverse.dps(EDM, D, np.eye(2), np.zeros(2), noise_std=[0.1, 0.2]),
         TypeError,
         "operator must be made by diffjax.inverse",
     ),
     "ΠGDM's noise of no operator": (
-        lambda: inverse.pigdm(EDM, D, np.eye(2), np.zeros(2), [0.1, 0.2]),
+        lambda: inverse.pigdm(EDM, D, np.eye(2), np.zeros(2), noise_std=[0.1, 0.2]),
         TypeError,
         "operator must be made by diffjax.inverse",
     ),
@@ -955,7 +980,7 @@ REFUSED = {
         r"x must have shape \(2,\), got \(3, 2\)",
     ),
     "noise's shape": (
-        lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), np.ones(3)),
+        lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=np.ones(3)),
         ValueError,
         r"noise_std must have shape \(\) or \(2,\), got \(3,\)",
     ),

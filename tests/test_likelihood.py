@@ -88,13 +88,22 @@ def test_hutchinson_is_unbiased_and_its_error_is_reported(x64):
     exact = dj.log_prob(denoiser, schedule, x, grid=grid)
     keys = jax.random.split(jax.random.key(0), 400)
     single = jax.vmap(
-        lambda k: dj.log_prob(denoiser, schedule, x, k, "hutchinson", grid=grid)
+        lambda k: dj.log_prob(
+            denoiser, schedule, x, key=k, divergence="hutchinson", grid=grid
+        )
     )(keys)
     spread = jnp.std(single, ddof=1)
     assert spread > 1e-3
     assert abs(jnp.mean(single) - exact) < 4 * spread / 20
     _, info = dj.log_prob(
-        denoiser, schedule, x, keys[0], "hutchinson", probes=64, grid=grid, info=True
+        denoiser,
+        schedule,
+        x,
+        key=keys[0],
+        divergence="hutchinson",
+        probes=64,
+        grid=grid,
+        info=True,
     )
     np.testing.assert_allclose(info.standard_error, spread / 8, rtol=0.3)
 
@@ -107,7 +116,13 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal(x64):
     x = jnp.array([0.1, 0.2, -0.3])
     exact = dj.log_prob(denoiser, schedule, x)
     lp, info = dj.log_prob(
-        denoiser, schedule, x, jax.random.key(0), "hutchinson", probes=3, info=True
+        denoiser,
+        schedule,
+        x,
+        key=jax.random.key(0),
+        divergence="hutchinson",
+        probes=3,
+        info=True,
     )
     np.testing.assert_allclose(lp, exact, rtol=1e-10)
     assert float(info.standard_error) < 1e-10
@@ -166,7 +181,14 @@ def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
     )  # N(0, σ²) would be off by α E[x] z, 1e-3 nats here
     draw = jax.jit(
         lambda key: dj.likelihood.lattice_log_prob(
-            key, denoiser, schedule, x, levels, "exact", grid=grid, base=base
+            key,
+            denoiser,
+            schedule,
+            x,
+            levels=levels,
+            divergence="exact",
+            grid=grid,
+            base=base,
         )
     )
     bounds = jax.vmap(draw)(jax.random.split(jax.random.key(0), 200))
@@ -178,11 +200,11 @@ def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
         ValueError, match="x must take values among the 3 levels, got an entry 0.5"
     ):
         dj.likelihood.lattice_log_prob(
-            jax.random.key(0), denoiser, schedule, jnp.array([0.5, 0.0]), levels
+            jax.random.key(0), denoiser, schedule, jnp.array([0.5, 0.0]), levels=levels
         )
     with pytest.raises(ValueError, match="levels must increase"):
         dj.likelihood.lattice_log_prob(
-            jax.random.key(0), denoiser, schedule, x, levels[::-1]
+            jax.random.key(0), denoiser, schedule, x, levels=levels[::-1]
         )
 
 
@@ -203,7 +225,7 @@ def test_the_lattice_bound_of_what_is_no_level_is_minus_infinity_where_traced(
 
     def bound(x, levels=levels):
         return dj.likelihood.lattice_log_prob(
-            key, denoiser, schedule, x, levels, "exact", grid=grid
+            key, denoiser, schedule, x, levels=levels, divergence="exact", grid=grid
         )
 
     if levels_are_traced:

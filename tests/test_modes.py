@@ -32,8 +32,8 @@ def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_w
             key, langevin.mala(target, 0.1), data, 8, warm_up=2
         ).samples
         return (
-            dj.sample(key, denoiser, vp, solver, grid, shape=(2,)),
-            dj.encode(denoiser, vp, x, solver, grid),
+            dj.sample(key, denoiser, vp, solver=solver, grid=grid, shape=(2,)),
+            dj.encode(denoiser, vp, x, solver=solver, grid=grid),
             losses.batch_loss(key, net, data)[0],
             langevin.effective_sample_size(samples),
             langevin.r_hat(samples),

@@ -327,7 +327,14 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
     denoiser, solver = targets.denoiser(mixture(), ladder), solvers.annealed_langevin(4)
     grid = dj.grids.to_zero(dj.grids.from_indices(ladder, range(10, 0, -1)))
     path, info = dj.sample(
-        KEY, denoiser, ladder, solver, grid, shape=(2,), path=True, info=True
+        KEY,
+        denoiser,
+        ladder,
+        solver=solver,
+        grid=grid,
+        shape=(2,),
+        path=True,
+        info=True,
     )
     np.testing.assert_allclose(path[-1], denoiser(path[-2], grid[-2]), rtol=1e-5)
     assert solver.evaluations(grid) == int(info.evaluations) == 9 * 4 + 1

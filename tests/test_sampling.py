@@ -67,7 +67,12 @@ def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
         chex.assert_trees_all_close(other, many[: len(other)], atol=2e-5)
     for i in (0, 10):
         alone = dj.sample(
-            jax.random.fold_in(key, i), denoiser, schedule, solver, grid, shape=(2,)
+            jax.random.fold_in(key, i),
+            denoiser,
+            schedule,
+            solver=solver,
+            grid=grid,
+            shape=(2,),
         )
         chex.assert_trees_all_close(alone, many[i], atol=2e-5)
 
@@ -86,7 +91,8 @@ conditional = jax.tree_util.Partial(lambda d, x, t, c: d(x, t) + c, denoiser)
 shift = 0.1 * jnp.linspace(-1, 1, 21)[:, None]
 for solver in (dj.solvers.heun(), dj.solvers.euler_maruyama()):
     draw = lambda count, **kw: dj.sample_many(
-        jax.random.key(0), count, conditional, schedule, solver, grid, shape=(2,), condition=shift[:count], **kw)
+        jax.random.key(0), count, conditional, schedule, solver=solver, grid=grid, shape=(2,),
+        condition=shift[:count], **kw)
     one = draw(21)
     assert np.std(one) > 0.1
     for axis_type in (AxisType.Auto, AxisType.Explicit):
@@ -126,9 +132,9 @@ def test_a_condition_reaches_the_denoiser_of_its_own_example():
         3,
         denoiser,
         schedule,
-        solvers.ddim(),
-        grid,
-        (2,),
+        solver=solvers.ddim(),
+        grid=grid,
+        shape=(2,),
         condition=conditions,
     )
     np.testing.assert_allclose(xs, conditions["mean"], rtol=1e-5, atol=1e-6)
@@ -148,9 +154,9 @@ def test_the_start_has_the_standard_deviation_of_the_prior(name):
         500,
         denoiser,
         schedule,
-        solvers.euler(),
-        dj.grids.karras(schedule, 2),
-        (4,),
+        solver=solvers.euler(),
+        grid=dj.grids.karras(schedule, 2),
+        shape=(4,),
         path=True,
     )
     assert paths.shape == (500, 3, 4)
@@ -171,9 +177,9 @@ def test_initial_noise_and_step_noise_are_independent():
         4000,
         zero,
         schedule,
-        solvers.euler_maruyama(),
-        grid,
-        (2,),
+        solver=solvers.euler_maruyama(),
+        grid=grid,
+        shape=(2,),
         path=True,
     )
     start, end = (
@@ -191,12 +197,18 @@ def test_encode_inverts_sampling(x64):
     schedule, target, denoiser = setting()
     grid = dj.grids.log_snr(schedule, 300)
     x = target.sample(jax.random.key(0))
-    z = dj.encode(denoiser, schedule, x, solvers.rk4(), grid)
-    back = dj.sample(None, denoiser, schedule, solvers.rk4(), grid, x_init=z)
+    z = dj.encode(denoiser, schedule, x, solver=solvers.rk4(), grid=grid)
+    back = dj.sample(
+        None, denoiser, schedule, solver=solvers.rk4(), grid=grid, x_init=z
+    )
     np.testing.assert_allclose(back, x, atol=1e-6)
     law = dj.targets.gaussian([0.5, -1.0], 0.3)
     z = dj.encode(
-        dj.targets.denoiser(law, schedule), schedule, [0.8, -1.0], solvers.rk4(), grid
+        dj.targets.denoiser(law, schedule),
+        schedule,
+        [0.8, -1.0],
+        solver=solvers.rk4(),
+        grid=grid,
     )
     low, high = (
         law.noised(schedule, schedule.t_min),
@@ -218,7 +230,7 @@ def test_solvers_of_denoisers_encode_at_their_order(factory, order, x64):
     schedule, target, denoiser = setting()
     x = target.sample(jax.random.key(0))
     encode = lambda solver, steps: dj.encode(
-        denoiser, schedule, x, solver, dj.grids.log_snr(schedule, steps)
+        denoiser, schedule, x, solver=solver, grid=dj.grids.log_snr(schedule, steps)
     )
     exact = encode(solvers.rk4(), 400)
     coarse, fine = (
@@ -231,10 +243,14 @@ def test_denoiser_solvers_do_not_encode_to_where_there_is_no_signal():
     schedule = dj.schedules.rectified_flow(t_max=1.0)
     denoiser = dj.targets.denoiser(setting()[1], schedule)
     assert bool(
-        jnp.all(jnp.isfinite(dj.encode(denoiser, schedule, [0.3, 0.1], solvers.heun())))
+        jnp.all(
+            jnp.isfinite(
+                dj.encode(denoiser, schedule, [0.3, 0.1], solver=solvers.heun())
+            )
+        )
     )
     with pytest.raises(ValueError, match="grid must end below t=1.0 upwards for ddim"):
-        dj.encode(denoiser, schedule, [0.3, 0.1], solvers.ddim())
+        dj.encode(denoiser, schedule, [0.3, 0.1], solver=solvers.ddim())
 
 
 def test_interpolation_starts_and_ends_at_its_ends(x64):
@@ -242,7 +258,13 @@ def test_interpolation_starts_and_ends_at_its_ends(x64):
     start, end = jnp.array([1.4, 0.1]), jnp.array([-1.2, 0.6])
     grid = dj.grids.log_snr(schedule, 200)
     between = dj.interpolate(
-        denoiser, schedule, start, end, [0.0, 0.5, 1.0], solvers.rk4(), grid
+        denoiser,
+        schedule,
+        start,
+        end,
+        weights=[0.0, 0.5, 1.0],
+        solver=solvers.rk4(),
+        grid=grid,
     )
     np.testing.assert_allclose(
         between[jnp.array([0, 2])], jnp.stack([start, end]), atol=1e-5
@@ -264,7 +286,14 @@ def test_memory_does_not_grow_with_steps_unless_the_path_is_asked_for():
         grid = dj.grids.uniform(schedule, steps)
         call = jax.jit(
             lambda key: dj.sample_many(
-                key, 512, denoiser, schedule, solvers.euler(), grid, (2,), path=path
+                key,
+                512,
+                denoiser,
+                schedule,
+                solver=solvers.euler(),
+                grid=grid,
+                shape=(2,),
+                path=path,
             )
         )
         analysis = call.lower(jax.random.key(0)).compile().memory_analysis()
@@ -281,7 +310,9 @@ def test_rectified_flow_samples_from_its_very_end():
     denoiser = dj.targets.denoiser(dj.targets.gaussian([0.5], 0.3), schedule)
     grid = dj.grids.uniform(schedule, 100)
     z = 1.3
-    end = dj.sample(None, denoiser, schedule, solvers.rk4(), grid, x_init=[z])
+    end = dj.sample(
+        None, denoiser, schedule, solver=solvers.rk4(), grid=grid, x_init=[z]
+    )
     t = float(grid[-1])
     std = np.sqrt(((1 - t) * 0.3) ** 2 + t**2)
     np.testing.assert_allclose(end, [(1 - t) * 0.5 + std * z], atol=2e-3)
@@ -342,7 +373,7 @@ def test_bad_arguments_are_named():
             key,
             dj.targets.denoiser(setting()[1], straight),
             straight,
-            solvers.euler_maruyama(),
+            solver=solvers.euler_maruyama(),
             shape=(2,),
         )
     many = functools.partial(
@@ -386,9 +417,9 @@ def test_the_prior_belongs_to_the_first_time_of_the_grid(start):
             n,
             denoiser,
             schedule,
-            solvers.dpmpp_2m(),
-            grid,
-            (2,),
+            solver=solvers.dpmpp_2m(),
+            grid=grid,
+            shape=(2,),
             path=True,
         )
     )
@@ -444,7 +475,7 @@ def test_parts_of_a_run_equal_the_whole_bit_for_bit(solver):
         )
     assert run.step == 7
     np.testing.assert_array_equal(
-        run.x, dj.sample(key, denoiser, schedule, solver, grid, (2,))
+        run.x, dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,))
     )
 
 
@@ -504,8 +535,8 @@ def test_noise_of_ones_own():
         3,
         denoiser,
         schedule,
-        solvers.ddpm(),
-        grid,
+        solver=solvers.ddpm(),
+        grid=grid,
         x_init=start,
         noise=z,
         chunk=2,
@@ -514,7 +545,13 @@ def test_noise_of_ones_own():
     table = jnp.asarray(z[0])
     for noise in (z[0], lambda n, i: table[n, i]):
         one = dj.sample(
-            None, denoiser, schedule, solvers.ddpm(), grid, x_init=start[0], noise=noise
+            None,
+            denoiser,
+            schedule,
+            solver=solvers.ddpm(),
+            grid=grid,
+            x_init=start[0],
+            noise=noise,
         )
         np.testing.assert_allclose(one, x[0], rtol=1e-5, atol=1e-5)
     for error, match, noise in (
@@ -535,8 +572,8 @@ def test_noise_of_ones_own():
                 None,
                 denoiser,
                 schedule,
-                solvers.sra1(),
-                grid,
+                solver=solvers.sra1(),
+                grid=grid,
                 x_init=start[0],
                 noise=noise,
             )

@@ -380,7 +380,13 @@ def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
     grid = dj.grids.to_zero(dj.grids.uniform(schedule, 4))
     coarse = lambda x, t: exact(x, t).astype(jnp.bfloat16)
     x, info = dj.sample(
-        jax.random.key(0), coarse, schedule, ALL[name](), grid, (2,), info=True
+        jax.random.key(0),
+        coarse,
+        schedule,
+        solver=ALL[name](),
+        grid=grid,
+        shape=(2,),
+        info=True,
     )
     assert x.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(x)))
     assert int(info.evaluations) == ALL[name]().evaluations(grid)
@@ -405,7 +411,9 @@ def test_jit_equals_eager_and_nothing_retraces(name):
         denoiser = dj.predictions.denoiser(
             schedule, jax.tree_util.Partial(net, scale), "data"
         )
-        return dj.sample(key, denoiser, schedule, ALL[name](), grid, shape=(3,))
+        return dj.sample(
+            key, denoiser, schedule, solver=ALL[name](), grid=grid, shape=(3,)
+        )
 
     schedule = dj.schedules.vp_linear()
     uniform, quadratic = dj.grids.uniform(schedule, 5), dj.grids.quadratic(schedule, 5)
@@ -515,7 +523,7 @@ def test_compiled_size_does_not_grow_with_steps():
         grid = dj.grids.uniform(schedule, steps)
         lowered = jax.jit(
             lambda key: dj.sample(
-                key, denoiser, schedule, solvers.heun(), grid, shape=(2,)
+                key, denoiser, schedule, solver=solvers.heun(), grid=grid, shape=(2,)
             )
         )
         return len(lowered.lower(jax.random.key(0)).as_text().splitlines())

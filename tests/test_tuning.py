@@ -26,7 +26,13 @@ def starts_and_ends(schedule, denoiser, count, seed=99):
 
 def run(solver, schedule, denoiser, grid, x):
     return dj.sample_many(
-        jax.random.key(0), len(x), denoiser, schedule, solver, grid, x_init=x
+        jax.random.key(0),
+        len(x),
+        denoiser,
+        schedule,
+        solver=solver,
+        grid=grid,
+        x_init=x,
     )
 
 

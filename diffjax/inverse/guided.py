@@ -77,6 +77,7 @@ def dps(
     denoiser: Denoiser,
     operator: LinearOperator,
     y: ArrayLike,
+    *,
     noise_std: ArrayLike,
     scale: Scalar = 1.0,
 ) -> LikelihoodGuided:
@@ -130,6 +131,7 @@ def dps_steps(
     denoiser: Denoiser,
     operator: LinearOperator,
     y: ArrayLike,
+    *,
     grid: ArrayLike,
     step_size: Scalar = 1.0,
 ) -> ResidualSteps:
@@ -168,6 +170,7 @@ def pigdm(
     denoiser: Denoiser,
     operator: LinearOperator,
     y: ArrayLike,
+    *,
     noise_std: ArrayLike,
     variance: Callable | None = None,
     scale: Scalar = 1.0,

@@ -222,7 +222,7 @@ def edm_stochastic(
 
     Example:
       >>> silent = dj.solvers.edm_stochastic(noise_scale=0.0)  # raises the level and adds no noise
-      >>> dj.sample(key, denoiser, schedule, silent, grid, shape=(2,)).shape
+      >>> dj.sample(key, denoiser, schedule, solver=silent, grid=grid, shape=(2,)).shape
       (2,)
     """
     checks.non_negative("churn", churn)

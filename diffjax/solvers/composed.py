@@ -121,6 +121,7 @@ def _norm(x):
 @factory
 def restart(
     solver: Solver = _HEUN,
+    *,
     t_low: float = 0.06,
     t_high: float = 0.3,
     repeats: int = 2,

@@ -62,7 +62,12 @@ class DiffusionPrior:
     def sample(self, key: Key) -> Array:
         """One draw, `sampling.sample`; a function of the key alone."""
         return sampling.sample(
-            key, self.denoiser, self.schedule, self.solver, self.grid, self.shape
+            key,
+            self.denoiser,
+            self.schedule,
+            solver=self.solver,
+            grid=self.grid,
+            shape=self.shape,
         )
 
 

@@ -28,7 +28,14 @@ def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], 
         shape = target.means.shape[1:]
         solver = solvers.euler() if config.quick else solvers.heun()
         return dj.sample_many(
-            key, samples, denoiser, schedule, solver, grid, shape=shape, path=path
+            key,
+            samples,
+            denoiser,
+            schedule,
+            solver=solver,
+            grid=grid,
+            shape=shape,
+            path=path,
         )
 
     return lambda steps: jax.jit(program).lower(

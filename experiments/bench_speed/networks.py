@@ -114,7 +114,14 @@ def guided(config: Config) -> Iterator[Row]:
         ):
             by = guidance.classifier_free_batched(denoiser, None, null, scale)
             return dj.sample_many(
-                key, batch, by, schedule, solvers.ddim(), grid, shape, condition=labels
+                key,
+                batch,
+                by,
+                schedule,
+                solver=solvers.ddim(),
+                grid=grid,
+                shape=shape,
+                condition=labels,
             )
 
         count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6

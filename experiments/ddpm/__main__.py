@@ -362,9 +362,9 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
                 config.samples,
                 answer(denoiser, variance),
                 chain,
-                solvers.ddpm(variance),
-                grid,
-                model.data.shape,
+                solver=solvers.ddpm(variance),
+                grid=grid,
+                shape=model.data.shape,
                 chunk=64,
             )
             drawn[name] = np.asarray(xs)
@@ -429,7 +429,7 @@ def interpolations(
         )  # fmt: skip
     grid = dj.grids.log_snr(chain, 32)
     drawn["probability flow"] = dj.interpolate(
-        denoiser, chain, start, end, weights, solvers.heun(), grid
+        denoiser, chain, start, end, weights=weights, solver=solvers.heun(), grid=grid
     )
     return {name: np.asarray(images) for name, images in drawn.items()}
 

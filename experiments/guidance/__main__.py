@@ -283,8 +283,8 @@ def draw(
     """One sample a label, (N, *shape): of every kind and scale from the same starts."""
     return np.asarray(
         dj.sample_many(
-            jax.random.key(config.seed + 1), len(labels), sampler.denoiser, model.schedule, sampler.solver,
-            sampler.grid, model.data.shape, condition=jnp.asarray(labels, jnp.int32), chunk=config.chunk,
+            jax.random.key(config.seed + 1), len(labels), sampler.denoiser, model.schedule, solver=sampler.solver,
+            grid=sampler.grid, shape=model.data.shape, condition=jnp.asarray(labels, jnp.int32), chunk=config.chunk,
         )
     )  # fmt: skip
 

@@ -86,7 +86,9 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> Laws:
     grid, keys = grids.log_snr(SCHEDULE, STEPS), jax.random.split(key)
     flow, sde = (
         np.asarray(
-            dj.sample_many(k, count, denoiser, SCHEDULE, solver, grid, shape=(1,))
+            dj.sample_many(
+                k, count, denoiser, SCHEDULE, solver=solver, grid=grid, shape=(1,)
+            )
         )[:, 0]
         for k, solver in zip(
             keys, (solvers.heun(), solvers.stochastic_heun()), strict=True

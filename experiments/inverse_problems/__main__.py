@@ -162,17 +162,20 @@ def methods(
     variance = inverse.gaussian_variance(schedule, model.data.spread)
     return {
         "pigdm": Method(
-            lambda y: inverse.pigdm(schedule, denoiser, operator, y, tau, variance),
+            lambda y: inverse.pigdm(
+                schedule, denoiser, operator, y, noise_std=tau, variance=variance
+            ),
             solvers.ddpm(),
         ),
         "dps_steps": Method(
             lambda y: inverse.dps_steps(
-                schedule, denoiser, operator, y, grid, config.step_size
+                schedule, denoiser, operator, y, grid=grid, step_size=config.step_size
             ),
             solvers.ddpm(),
         ),
         "dps": Method(
-            lambda y: inverse.dps(schedule, denoiser, operator, y, tau), solvers.ddpm()
+            lambda y: inverse.dps(schedule, denoiser, operator, y, noise_std=tau),
+            solvers.ddpm(),
         ),
         "replacement": Method(
             lambda y: inverse.replacement(denoiser, operator, y), solvers.ddpm()
@@ -217,7 +220,12 @@ def draw(
     def one(denoiser, key, y):
         method = methods(config, model, denoiser, operator, grid)[name]
         return dj.sample(
-            key, method.make(y), model.schedule, method.solver, grid, model.data.shape
+            key,
+            method.make(y),
+            model.schedule,
+            solver=method.solver,
+            grid=grid,
+            shape=model.data.shape,
         )
 
     count = len(ys) * config.draws

@@ -78,7 +78,9 @@ def methods(p: Problem, steps: int) -> dict[str, Method]:
         "ΠGDM": Method(guided(inverse.pigdm, variance), solvers.heun(), grid),
         "DPS": Method(guided(inverse.dps), solvers.heun(), grid),
         "DPS, paper's steps": Method(
-            inverse.dps_steps(SCHEDULE, prior, p.operator, p.y, grid, STEP_SIZE),
+            inverse.dps_steps(
+                SCHEDULE, prior, p.operator, p.y, grid=grid, step_size=STEP_SIZE
+            ),
             solvers.ddpm(),
             grid,
         ),
@@ -132,7 +134,13 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
             for method, (denoiser, solver, grid) in methods(p, steps).items():
                 bar.set_postfix_str(method)
                 xs = dj.sample_many(
-                    keys[0], count, denoiser, SCHEDULE, solver, grid, shape=(2,)
+                    keys[0],
+                    count,
+                    denoiser,
+                    SCHEDULE,
+                    solver=solver,
+                    grid=grid,
+                    shape=(2,),
                 )
                 drawn[name][method] = np.asarray(xs)
                 results[name][method] = measure(p, xs, reference)

@@ -228,9 +228,9 @@ def sampler(config: Config, model: Model, name: str) -> tuple[Callable, int]:
             count,
             denoiser,
             model.schedule,
-            solver,
-            grid,
-            model.data.shape,
+            solver=solver,
+            grid=grid,
+            shape=model.data.shape,
             chunk=config.chunk,
         )
 
@@ -252,9 +252,9 @@ def denoising_strip(model: Model) -> Callable:
             key,
             denoiser,
             model.schedule,
-            solvers.heun(),
-            grid,
-            model.data.shape,
+            solver=solvers.heun(),
+            grid=grid,
+            shape=model.data.shape,
             path=True,
         )[::2]
         return path, jax.vmap(denoiser)(path, grid[::2])

@@ -84,7 +84,7 @@ def likelihoods(model: Model, probes: int) -> Callable:
         def one(key, x):
             if model.data.levels is None:
                 values, details = dj.log_prob(
-                    denoiser, model.schedule, x, key, info=True, **flow
+                    denoiser, model.schedule, x, key=key, info=True, **flow
                 )
             else:
                 values, details = dj.likelihood.lattice_log_prob(
@@ -92,7 +92,7 @@ def likelihoods(model: Model, probes: int) -> Callable:
                     denoiser,
                     model.schedule,
                     x,
-                    model.data.levels,
+                    levels=model.data.levels,
                     info=True,
                     **flow,
                 )
