@@ -1,6 +1,7 @@
-"""The import rule: every room of diffjax imports only rooms that the plan lists before it.
+"""The import rules of diffjax, and its floors, which follow from the imports.
 
-The sources are parsed, never imported, so that an import in a function or behind a condition counts too.
+The sources are parsed, never imported, so that an import in a function or behind a
+condition counts too.
 """
 
 import ast
@@ -13,31 +14,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-PLAN = (
-    (0, "_capture types checks numerics noise spectral"),
-    (1, "schedules"),
-    (1, "targets"),
-    (1, "quadrature"),
-    (2, "grids"),
-    (2, "predictions"),
-    (2, "langevin"),
-    (3, "sde"),
-    (3, "networks"),
-    (4, "solvers"),
-    (5, "losses ddpm ncsn"),
-    (5, "energies"),
-    (5, "guidance inverse"),
-    (5, "sampling likelihood"),
-    (6, "flows"),
-    (6, "vaes"),
-    (6, "metrics divergences tuning"),
-    (7, "training"),
-    (8, "interop"),
-)
-"""(rank, rooms), in reading order: a room may import those of lower rank, and those of its own rank before it."""
+ROOMS = {
+    path.stem
+    for path in (ROOT / "diffjax").iterdir()
+    if path.suffix == ".py" or (path / "__init__.py").exists()
+} - {"__init__"} | {"interop"}
+"""Modules and packages of diffjax, with one that is planned."""
 
-RANK = {room: rank for rank, rooms in PLAN for room in rooms.split()}
-ORDER = {room: i for i, room in enumerate(RANK)}
+ONLY = {"networks": {"_capture", "types", "checks", "numerics"}}
+"""Rooms that import nothing but these."""
+
+FORBIDDEN = {("solvers", "networks")}
+"""(room, room) pairs of which the first does not import the second."""
 
 LIBRARIES = set(sys.stdlib_module_names) - {
     "argparse",
@@ -125,72 +113,107 @@ def target_module(base, name, modules):
 
 
 def violations(sources):
-    """Each breach of the rule in `sources`, {path from the checkout's root: text}, as 'path:line: what'."""
+    """Each breach of the rules in `sources`, {path from the root: text}, as text."""
     modules = {module_name(path) for path in sources}
-    modules |= {f"diffjax.{room}" for room in RANK}
-    found, graph = [], {}
+    modules |= {f"diffjax.{room}" for room in ROOMS}
+    breaches, files, rooms = [], {}, {}
     for path, source in sources.items():
         here, room = module_name(path), room_of(module_name(path))
-        if room and room not in RANK:
-            found.append(f"{path}: room {room!r} has no rank")
-            continue
-        graph[here] = set()
+        files[here] = set()
+        rooms.setdefault(room, set())
         for line, base, name in imported(path, source):
             there = target_module(base, name, modules)
             if there.split(".")[0] != "diffjax":
                 library = there.split(".")[0]
-                if library not in LIBRARIES | LIBRARIES_OF_ROOM.get(
-                    room, set()
-                ) and not (library == "?" and not room):
-                    found.append(
+                known = LIBRARIES | LIBRARIES_OF_ROOM.get(room, set())
+                if library not in known and not (library == "?" and not room):
+                    breaches.append(
                         f"{path}:{line}: {room or 'diffjax'} may not import {there!r}"
                     )
                 continue
-            breach = breach_of_order(room, there)
-            if breach:
-                found.append(f"{path}:{line}: {breach}")
-            elif there != here:
-                graph[here].add(there)
-        found += [
-            f"{path}:{line}: {what} inside the package: name the room, relatively"
-            for line, what in imports_of_the_whole(path, source)
+            other = room_of(there)
+            if breach := breach_of_rooms(room, other):
+                breaches.append(f"{path}:{line}: {breach}")
+            if there != here:
+                files[here].add(there)
+            if other != room:
+                rooms[room].add(other)
+        breaches += [
+            f"{path}:{line}: {statement} inside the package: name the room, relatively"
+            for line, statement in imports_of_the_whole(path, source)
         ]
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        found.append(f"import cycle: {' -> '.join(reversed(error.args[1]))}")
-    return found
+    for kind, graph in (("modules", files), ("rooms", rooms)):
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            breaches.append(f"circle of {kind}: {' -> '.join(reversed(error.args[1]))}")
+    return breaches
 
 
-def breach_of_order(room, there):
-    """What is wrong with an import of module `there` in `room` (both in diffjax); None if nothing is."""
-    other = room_of(there)
-    if not room:
-        return "nothing may import interop" if other == "interop" else None
+def breach_of_rooms(room, other):
+    """The rule that an import of room `other` in `room` breaks, or None.
+
+    "" is diffjax itself, which may import every room but interop.
+    """
+    if other == "interop" != room:
+        return "nothing may import interop"
+    if not room or other == room:
+        return None
     if not other:
         return f"{room} may not import diffjax itself"
-    if other not in RANK:
-        return f"{room} may not import {other!r}, which has no rank"
-    if other == room:
-        return None
-    if room == "networks" and RANK[other] > 0:
-        return f"networks may import rank 0 only, not {other} (rank {RANK[other]})"
-    if room == "solvers" and other == "networks":
-        return "solvers may not know networks"
-    if ORDER[other] > ORDER[room]:
-        return f"{room} (rank {RANK[room]}) may not import {other} (rank {RANK[other]}), which comes after it"
+    if other not in ROOMS:
+        return f"{room} may not import {other!r}, which does not exist"
+    if room in ONLY and other not in ONLY[room]:
+        return f"{room} may import {', '.join(sorted(ONLY[room]))} only, not {other}"
+    if (room, other) in FORBIDDEN:
+        return f"{room} may not import {other}"
     return None
 
 
-def test_every_import_in_diffjax_keeps_the_rule():
+def floors(sources):
+    """{room: its floor}: 0 where it imports no other room, else one above the highest."""
+    modules = {module_name(path) for path in sources}
+    rooms = {}
+    for path, source in sources.items():
+        room = room_of(module_name(path))
+        for _, base, name in imported(path, source):
+            there = target_module(base, name, modules)
+            if there.startswith("diffjax.") and room_of(there) != room:
+                rooms.setdefault(room, set()).add(room_of(there))
+        rooms.setdefault(room, set())
+    floor = {}
+    for room in graphlib.TopologicalSorter(rooms).static_order():
+        floor[room] = 1 + max((floor[other] for other in rooms[room]), default=-1)
+    return floor
+
+
+def library():
+    """{path: text} of the sources of diffjax."""
     paths = sorted((ROOT / "diffjax").rglob("*.py"))
-    sources = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for path in paths
+    return {
+        p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in paths
     }
+
+
+def test_every_import_in_diffjax_keeps_the_rules():
+    sources = library()
     assert sources
-    found = violations(sources)
-    assert not found, "\n".join(found)
+    breaches = violations(sources)
+    assert not breaches, "\n".join(breaches)
+
+
+def test_floors_follow_from_the_imports():
+    """Whoever reads a room finds all that it stands on below it; diffjax is on top."""
+    computed = floors(library())
+    assert computed["checks"] < computed["schedules"] < computed["solvers"]
+    assert computed["solvers"] < computed["sampling"]
+    assert computed[""] == max(computed.values())
+    small = {
+        "diffjax/a.py": "from . import b, c",
+        "diffjax/b.py": "from .c import x",
+        "diffjax/c.py": "import jax",
+    }
+    assert floors(small) == {"c": 0, "b": 1, "a": 2}
 
 
 @pytest.mark.parametrize(
@@ -227,54 +250,32 @@ def test_every_import_in_diffjax_keeps_the_rule():
         ),
     ],
 )
-def test_the_rule_allows(path, source):
+def test_other_imports_are_allowed(path, source):
     assert violations({path: source}) == []
 
 
 @pytest.mark.parametrize(
     "path, source, message",
     [
-        ("diffjax/helpers.py", "", "room 'helpers' has no rank"),
-        ("diffjax/extra/deep.py", "", "room 'extra' has no rank"),
-        (
-            "diffjax/schedules.py",
-            "from . import targets",
-            "may not import targets (rank 1), which comes after it",
-        ),
-        (
-            "diffjax/schedules.py",
-            "from .targets import denoiser",
-            "may not import targets",
-        ),
-        (
-            "diffjax/grids.py",
-            "def f():\n    from .solvers.ode import euler",
-            "grids.py:2: grids (rank 2) may not import sol",
-        ),
-        (
-            "diffjax/grids.py",
-            "if TYPE_CHECKING:\n    from .sde import SDE",
-            "may not import sde (rank 3)",
-        ),
         (
             "diffjax/networks/unet.py",
             "from ..schedules import log_snr",
-            "networks may import rank 0 only, not schedules",
+            "networks may import _capture, checks, numerics, types only",
         ),
         (
             "diffjax/networks/unet.py",
             "from .. import schedules",
-            "networks may import rank 0 only",
+            "only, not schedules",
         ),
         (
             "diffjax/solvers/ode.py",
             "from ..networks.mlp import MLP",
-            "solvers may not know networks",
+            "solvers may not import networks",
         ),
         (
             "diffjax/solvers/ode.py",
             "from diffjax.networks.mlp import MLP",
-            "solvers may not know networks",
+            "solvers may not import networks",
         ),
         (
             "diffjax/losses.py",
@@ -293,7 +294,11 @@ def test_the_rule_allows(path, source):
             "losses may not import diffjax itself",
         ),
         ("diffjax/losses.py", "from .. import x", "may not import '..'"),
-        ("diffjax/losses.py", "from .nowhere import x", "'nowhere', which has no rank"),
+        (
+            "diffjax/losses.py",
+            "from .nowhere import x",
+            "'nowhere', which does not exist",
+        ),
         (
             "diffjax/training/data.py",
             "from experiments import score_sde",
@@ -327,26 +332,32 @@ def test_the_rule_allows(path, source):
         (
             "diffjax/training/state.py",
             "from ..interop import diffusers",
-            "may not import interop",
+            "nothing may import interop",
         ),
     ],
 )
-def test_the_rule_refuses(path, source, message):
-    found = violations({path: source})
-    assert any(message in line for line in found), found
+def test_breaches_are_reported(path, source, message):
+    breaches = violations({path: source})
+    assert any(message in line for line in breaches), breaches
 
 
-def test_the_rule_refuses_a_cycle_of_siblings():
+def test_circles_are_reported():
     cycle = {
         "diffjax/flows/glow.py": "from . import splines",
         "diffjax/flows/splines.py": "from .glow import Glow",
     }
-    assert "import cycle" in violations(cycle)[0]
+    assert "circle of modules" in violations(cycle)[0]
     through_init = {
         "diffjax/flows/__init__.py": "from .glow import Glow",
         "diffjax/flows/glow.py": "from . import Flow",
     }
-    assert "import cycle" in violations(through_init)[0]
+    assert "circle of modules" in violations(through_init)[0]
+    rooms = {
+        "diffjax/flows/glow.py": "from ..metrics import frechet",
+        "diffjax/metrics.py": "from .flows import density",
+        "diffjax/flows/density.py": "",
+    }
+    assert violations(rooms) == ["circle of rooms: flows -> metrics -> flows"]
 
 
 def test_import_diffjax_loads_no_library_that_it_does_not_need():
