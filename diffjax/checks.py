@@ -299,6 +299,30 @@ def finite(name: str, value: Any) -> None:
         )
 
 
+def finite_array(name: str, value: Any) -> Any:
+    """`value` as a `real_array` without NaN or infinity, where it is concrete."""
+    value = real_array(name, value)
+    finite(name, value)
+    return value
+
+
+def batch(name: str, value: Any) -> Any:
+    """`value` as a `real_array` of one example or more on its leading axis."""
+    value = real_array(name, value)
+    if value.ndim == 0 or value.size == 0:
+        raise ValueError(
+            f"{name} must have shape (N, ...) with N at least 1, got {value.shape}"
+        )
+    return value
+
+
+def finite_batch(name: str, value: Any) -> Any:
+    """`value` as a `batch` without NaN or infinity, where it is concrete."""
+    value = batch(name, value)
+    finite(name, value)
+    return value
+
+
 def promoted(*values: Any) -> Any:
     """`jnp.result_type` by the standard rules, under `jax_numpy_dtype_promotion="strict"` too."""
     known = [

@@ -133,7 +133,7 @@ def batch_loss(
     """(mean, losses) of `denoising_loss` over a batch, shapes () and (B,), at stratified random times.
 
     x0: (B, *shape). condition: pytree with leading axis B, passed as net(x, t, condition_i). times: a name of
-    `TIME_LAWS`. dropout=True passes the network a key of each example's own, as net(…, key=key). Raises ValueError for
+    `TIME_DISTRIBUTIONS`. dropout=True passes the network a key of each example's own, as net(…, key=key). Raises ValueError for
     unknown names and leading axes that differ.
     """
     checks.key("key", key)
@@ -145,7 +145,7 @@ def batch_loss(
         )
     count = x0.shape[0]
     checks.leading_axis("condition", condition, "x0", count)
-    checks.choice("times", times, TIME_LAWS)
+    checks.choice("times", times, TIME_DISTRIBUTIONS)
     if times != "uniform" and not checks.is_traced(prediction.schedule):
         schedules.log_snr_range(
             prediction.schedule
@@ -228,12 +228,12 @@ def _own_weight(prediction, t, weighting, density):
 
 # -------------------------------------------------------------------------------------------------------- laws of t
 
-TIME_LAWS = ("uniform", "log_snr", "log_normal")
+TIME_DISTRIBUTIONS = ("uniform", "log_snr", "log_normal")
 """uniform in t · uniform in log-SNR · log σ/α ~ N(−1.2, 1.2²) truncated (Karras et al. 2022, Table 1)."""
 
 
 def sample_times(
-    key: Key, count: int, schedule: Schedule, law: str = "uniform"
+    key: Key, count: int, schedule: Schedule, distribution: str = "uniform"
 ) -> Array:
     """Stratified random times: quantiles of a distribution at (i/count + u) mod 1, with one u ~ U(0, 1) per call.
 
@@ -245,7 +245,7 @@ def sample_times(
       key: A typed key.
       count: The number of times, 1 or more.
       schedule: Any schedule.
-      law: The distribution of each time, a name in `TIME_LAWS`.
+      distribution: The distribution of each time, a name in `TIME_DISTRIBUTIONS`.
 
     Returns:
       (count,), in [t_min, t_max].
@@ -258,28 +258,31 @@ def sample_times(
       (4,)
     """
     checks.key("key", key)
-    checks.choice("law", law, TIME_LAWS)
+    checks.choice("distribution", distribution, TIME_DISTRIBUTIONS)
     count = checks.integer("count", count, minimum=1)
     schedules.check(schedule)
-    if law != "uniform" and not checks.is_traced(schedule):
+    if distribution != "uniform" and not checks.is_traced(schedule):
         schedules.log_snr_range(
             schedule
         )  # a schedule without signal at its end is named before tracing
     return call_compiled(
-        _SAMPLERS[law], schedule, key, (np.arange(count) / count).astype(float_dtype())
+        _SAMPLERS[distribution],
+        schedule,
+        key,
+        (np.arange(count) / count).astype(float_dtype()),
     )
 
 
-def _sample_times(schedule, key, shares, law):
+def _sample_times(schedule, key, shares, distribution):
     dtype = float_dtype()
     # (x mod 1) rounds up to 1 for no x ≥ 0, so that no time lies above t_max
     quantiles = jnp.mod(
         jnp.asarray(shares, dtype) + jax.random.uniform(key, (), dtype), 1
     )
-    if law == "uniform":
+    if distribution == "uniform":
         return schedule.t_min + quantiles * (schedule.t_max - schedule.t_min)
     low, high = schedules.log_snr_range(schedule)
-    if law == "log_snr":
+    if distribution == "log_snr":
         return schedules.time_of_log_snr(schedule, high + quantiles * (low - high))
     start, end = ndtr(_standard(high)), ndtr(_standard(low))
     z = ndtri(start + quantiles * (end - start))
@@ -288,28 +291,38 @@ def _sample_times(schedule, key, shares, law):
     )
 
 
-_SAMPLERS = {law: functools.partial(_sample_times, law=law) for law in TIME_LAWS}
+_SAMPLERS = {
+    distribution: functools.partial(_sample_times, distribution=distribution)
+    for distribution in TIME_DISTRIBUTIONS
+}
 
 
-def time_density(schedule: Schedule, t: ArrayLike, law: str = "uniform") -> Array:
-    """The density of a law in `TIME_LAWS` at t, shape of t; it integrates to one over [t_min, t_max]."""
-    checks.choice("law", law, TIME_LAWS)
-    return call_compiled(_DENSITIES[law], schedules.check(schedule), as_time(t))
+def time_density(
+    schedule: Schedule, t: ArrayLike, distribution: str = "uniform"
+) -> Array:
+    """The density of a distribution in `TIME_DISTRIBUTIONS` at t, shape of t; it integrates to one over [t_min, t_max]."""
+    checks.choice("distribution", distribution, TIME_DISTRIBUTIONS)
+    return call_compiled(
+        _DENSITIES[distribution], schedules.check(schedule), as_time(t)
+    )
 
 
-def _time_density(schedule, t, law):
-    if law == "uniform":
+def _time_density(schedule, t, distribution):
+    if distribution == "uniform":
         return jnp.full_like(t, 1 / (schedule.t_max - schedule.t_min))
     low, high = schedules.log_snr_range(schedule)
     rate = -schedules.log_snr_rate(schedule, t)
-    if law == "log_snr":
+    if distribution == "log_snr":
         return rate / (high - low)
     mass = ndtr(_standard(low)) - ndtr(_standard(high))
     z = _standard(schedules.log_snr(schedule, t))
     return norm.pdf(z) / mass * rate / (2 * LOG_SIGMA_STD)
 
 
-_DENSITIES = {law: functools.partial(_time_density, law=law) for law in TIME_LAWS}
+_DENSITIES = {
+    distribution: functools.partial(_time_density, distribution=distribution)
+    for distribution in TIME_DISTRIBUTIONS
+}
 
 
 def _standard(log_snr):

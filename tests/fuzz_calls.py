@@ -64,7 +64,7 @@ def calls():
     kernel = langevin.mala(mixture, 0.1)
     normal = flows.standard_normal((4,))
     flow = flows.flow(normal, flows.affine(np.zeros(4), np.ones(4)))
-    path = flows.path(schedules.rectified_flow())
+    straight = flows.interpolant(schedules.rectified_flow())
     levels = np.linspace(-1, 1, 4)
     pixels = levels[[0, 1, 3]]
     pixel_denoiser = lambda x, t: 0.5 * x
@@ -311,7 +311,7 @@ def calls():
         ),
         "flows.matching_loss": (
             flows.matching_loss,
-            dict(key=key, velocity=linear, path=path, x0=xs),
+            dict(key=key, velocity=linear, interpolant=straight, x0=xs),
         ),
         "vaes.bernoulli": (vaes.decoders.bernoulli, dict(logits=x)),
         "vaes.discretised_logistic": (
@@ -391,7 +391,7 @@ def _further_calls():
     normal = flows.standard_normal((4,))
     flow = flows.flow(normal, flows.affine(np.zeros(4), np.ones(4)))
     ode = flows.flow(normal, flows.continuous(linear, steps=2))
-    straight, bridge = flows.path(schedules.rectified_flow()), flows.bridge(1.0)
+    straight, bridge = flows.interpolant(schedules.rectified_flow()), flows.bridge(1.0)
     gaussian = ddpm.forward_marginal(chain, x, 3)
     rule = optax.sgd(0.1)
     state = training.init(key, {"w": np.ones(2, np.float32)}, rule)
@@ -509,9 +509,9 @@ def _further_calls():
             dict(key=key, flow=flow, log_density=lambda z: -quadratic(z), count=4, path_gradient=True),
         ),
         "flows.entropic_covariance": (flows.entropic_covariance, dict(std=[0.5, 1.0], regularisation=0.5)),
-        "flows.gaussian_path": (
-            flows.gaussian_path,
-            dict(path=straight, mean=[0.5, 1.0], std=[0.5, 1.0], coupling="independent"),
+        "flows.gaussian_interpolant": (
+            flows.gaussian_interpolant,
+            dict(interpolant=straight, mean=[0.5, 1.0], std=[0.5, 1.0], pairing="independent"),
         ),
         "flows.convolutional": (
             flows.convolutional,
@@ -524,19 +524,19 @@ def _further_calls():
         "flows.bridge": (flows.bridge, dict(std=1.0, t_min=1e-3)),
         "flows.bridge_loss": (
             flows.bridge_loss,
-            dict(key=key, velocity=linear, noise=linear, path=bridge, x0=xs, x1=xs),
+            dict(key=key, velocity=linear, noise=linear, interpolant=bridge, x0=xs, x1=xs),
         ),
-        "flows.bridge_sde": (flows.bridge_sde, dict(path=bridge, velocity=linear, noise=linear, diffusion=1.0)),
+        "flows.bridge_sde": (flows.bridge_sde, dict(interpolant=bridge, velocity=linear, noise=linear, diffusion=1.0)),
         "flows.curvature": (flows.curvature, dict(bijector=flows.continuous(linear, steps=4), x=x)),
         "flows.examples": (
             flows.examples,
-            dict(key=key, path=straight, x0=xs, x1=xs, coupling=flows.paired(), times="uniform"),
+            dict(key=key, interpolant=straight, x0=xs, x1=xs, pairing=flows.fixed_pairs(), times="uniform"),
         ),
-        "flows.path": (flows.path, dict(schedule=schedules.rectified_flow(), variance=lambda t: t * (1 - t))),
+        "flows.interpolant": (flows.interpolant, dict(schedule=schedules.rectified_flow(), variance=lambda t: t * (1 - t))),
         "flows.reflow_pairs": (flows.reflow_pairs, dict(key=key, flow=flow, count=3)),
         "flows.velocity_denoiser": (
             flows.velocity_denoiser,
-            dict(path=straight, velocity=linear, coupling=flows.independent()),
+            dict(interpolant=straight, velocity=linear, pairing=flows.independent()),
         ),
         "flows.bounded_affine": (flows.bounded_affine, dict(bound=2.0)),
         "flows.conditional": (flows.conditional, dict(conditioner=perceptron, scalar_map=affine_map)),
@@ -600,7 +600,7 @@ def _further_calls():
             losses.denoising_loss,
             dict(prediction=net_v, x0=x, noise=x, t=0.5, weighting="uniform"),
         ),
-        "losses.time_density": (losses.time_density, dict(schedule=vp, t=0.5, law="uniform")),
+        "losses.time_density": (losses.time_density, dict(schedule=vp, t=0.5, distribution="uniform")),
         "metrics.gaussian_kernel": (metrics.gaussian_kernel, dict(bandwidth=1.0)),
         "ncsn.rescaled": (ncsn.rescaled, dict(chain=chain)),
         "ncsn.bound_weights": (ncsn.bound_weights, dict(chain=chain)),

@@ -576,7 +576,7 @@ CHAINS = {
 } | {
     f"losses.{function.__name__}, {law}": of_times(function, law)
     for function in (losses.sample_times, losses.time_density)
-    for law in losses.TIME_LAWS
+    for law in losses.TIME_DISTRIBUTIONS
 }
 
 # --------------------------------------------------------------------------------------- guidance and inverse problems
@@ -864,13 +864,13 @@ FLOWS = {
     "flows.reverse_kl": called_on_a_flow(lambda flow: flows.reverse_kl(KEY, flow, quadratic, 4, path_gradient=True)),
     "flows.importance_log_z": called_on_a_flow(lambda flow: flows.importance_log_z(KEY, flow, quadratic, 4)),
     "flows.reflow_pairs": called_on_a_flow(lambda flow: flows.reflow_pairs(KEY, flow, 3)),
-    "flows.matching_loss": lambda: lambda: flows.matching_loss(KEY, _half_of, flows.path(), np.ones((4, 2), np.float32)),
+    "flows.matching_loss": lambda: lambda: flows.matching_loss(KEY, _half_of, flows.interpolant(), np.ones((4, 2), np.float32)),
     "flows.bridge_loss": lambda: (
-        lambda: flows.bridge_loss(KEY, _half_of, _half_of, flows.bridge(1.0), np.ones((4, 2), np.float32))
+        lambda: flows.bridge_loss(KEY, _half_of, flows.bridge(1.0), np.ones((4, 2), np.float32), noise=_half_of)
     ),
     "flows.curvature": lambda: lambda: flows.curvature(flows.continuous(_half_of, 4), PAIR),
     "flows.transport": lambda: lambda: flows.transport(flows.continuous(_half_of, 4), PAIR),
-    "flows.gaussian_path": lambda: lambda: flows.gaussian_path(flows.bridge(1.0), [0.5, 1.0], [0.5, 1.0], "entropic"),
+    "flows.gaussian_interpolant": lambda: lambda: flows.gaussian_interpolant(flows.bridge(1.0), [0.5, 1.0], [0.5, 1.0], "entropic"),
     "flows.transport_cost": lambda: lambda: flows.transport_cost(np.ones((3, 2)), np.ones((4, 2))),
     "flows.sinkhorn_plan": lambda: lambda: flows.sinkhorn_plan(np.eye(3), 0.5),
     "vaes.priors.fitted_gaussian": lambda: lambda: vaes.priors.fitted_gaussian(np.array([[0, 1], [1, 0], [2, 3.0]])),

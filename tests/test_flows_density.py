@@ -158,7 +158,9 @@ def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
     @jax.jit
     def bounds(keys):
         draws = jax.vmap(lambda key: flows.lattice_log_prob(key, model, x, width))(keys)
-        return draws, flows.lattice_log_prob(keys[0], model, x, width, Exact())
+        return draws, flows.lattice_log_prob(
+            keys[0], model, x, width, dequantiser=Exact()
+        )
 
     draws, exact = map(np.asarray, bounds(jax.random.split(jax.random.key(0), 4000)))
     assert draws.mean() < mass + 3 * draws.std() / math.sqrt(4000)
@@ -184,7 +186,11 @@ def test_a_learned_dequantiser_is_an_importance_estimate_of_the_mass(x64):
         np.array([0.25]),
     )
     draw = jax.jit(
-        jax.vmap(lambda key: flows.lattice_log_prob(key, model, x, 0.5, dequantiser))
+        jax.vmap(
+            lambda key: flows.lattice_log_prob(
+                key, model, x, 0.5, dequantiser=dequantiser
+            )
+        )
     )
     draws = np.exp(draw(jax.random.split(KEY, 20000)))
     assert abs(

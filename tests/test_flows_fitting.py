@@ -50,7 +50,7 @@ def test_reverse_kl_is_exact_on_gaussians_and_its_path_gradient_is_the_gradient(
         found = {}
         for path in (False, True):
             value = lambda model, path=path: flows.reverse_kl(
-                key, model, target, count, path
+                key, model, target, count, path_gradient=path
             )[0]
             found[path] = jax.value_and_grad(value)(model)
         return found

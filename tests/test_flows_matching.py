@@ -1,4 +1,4 @@
-"""Flow matching: couplings, exact fields of Gaussian paths, what coupled noise forbids, bridges and reflow."""
+"""Flow matching: pairings, exact fields of Gaussian paths, what coupled noise forbids, bridges and reflow."""
 
 import functools
 import re
@@ -46,21 +46,21 @@ class Quadratic:
         return 0.25 * t * (1 - t) ** 2
 
 
-PATHS = {
-    "linear": (lambda: flows.path(), "independent"),
-    "optimal": (lambda: flows.path(), "optimal"),
-    "vp_cosine": (lambda: flows.path(schedules.vp_cosine()), "independent"),
-    "ve": (lambda: flows.path(schedules.ve(0.05, 5.0)), "optimal"),
-    "interpolant": (lambda: flows.path(variance=Quadratic()), "optimal"),
+INTERPOLANTS = {
+    "linear": (lambda: flows.interpolant(), "independent"),
+    "optimal": (lambda: flows.interpolant(), "optimal"),
+    "vp_cosine": (lambda: flows.interpolant(schedules.vp_cosine()), "independent"),
+    "ve": (lambda: flows.interpolant(schedules.ve(0.05, 5.0)), "optimal"),
+    "interpolant": (lambda: flows.interpolant(variance=Quadratic()), "optimal"),
     "bridge": (lambda: flows.bridge(BRIDGE_STD, 0.05), "independent"),
     "schrodinger": (lambda: flows.bridge(BRIDGE_STD, 0.05), "entropic"),
 }
-"""name -> (path, coupling of the Gaussian pair)."""
+"""name -> (interpolant, pairing of the Gaussian pair)."""
 
 
 @pytree
 class Picked:
-    """A coupling of given indices."""
+    """A pairing of given indices."""
 
     index: Any
     independent = False
@@ -70,28 +70,30 @@ class Picked:
 
 
 def gaussian_pairs(key, gaussian, count):
-    """x_0 ~ N(m, s²) and x_1 ~ N(0, 1) of the covariance that the exact path states."""
+    """x_0 ~ N(m, s²) and x_1 ~ N(0, 1) of the covariance that the exact interpolant states."""
     noise, own = jax.random.normal(key, (2, count, 2))
     rest = jnp.sqrt(jnp.maximum(gaussian.std**2 - gaussian.covariance**2, 0))
     return gaussian.mean + gaussian.covariance * noise + rest * own, noise
 
 
 def field(gaussian, name="velocity"):
-    """A method of a Gaussian path as a pytree callable."""
+    """A method of a Gaussian interpolant as a pytree callable."""
     return jax.tree_util.Partial(getattr(type(gaussian), name), gaussian)
 
 
-@pytest.mark.parametrize("name", every(PATHS, ("vp_cosine", "schrodinger")))
+@pytest.mark.parametrize("name", every(INTERPOLANTS, ("vp_cosine", "schrodinger")))
 def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
     """For a velocity linear in features φ of (x, t) the gradients differ by 2 E[(dx_t/dt − E[dx_t/dt | x_t]) φ] = 0: the
     mean over 20 000 pairs vanishes within 4 standard errors for each φ, and so does that of z − E[z | x_t]."""
-    path, coupling = PATHS[name][0](), PATHS[name][1]
-    gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
+    interpolant, pairing = INTERPOLANTS[name][0](), INTERPOLANTS[name][1]
+    gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, pairing)
 
     @jax.jit
     def drawn_and_exact(gaussian):
         x0, x1 = gaussian_pairs(jax.random.key(0), gaussian, 20_000)
-        drawn = flows.examples(jax.random.key(1), gaussian.path, x0, x1, flows.paired())
+        drawn = flows.examples(
+            jax.random.key(1), gaussian.interpolant, x0, x1, pairing=flows.fixed_pairs()
+        )
         noise = None if drawn.z is None else jax.vmap(gaussian.noise)(drawn.x, drawn.t)
         return drawn, jax.vmap(gaussian.velocity)(drawn.x, drawn.t), noise
 
@@ -117,24 +119,25 @@ def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_var
 
     @jax.jit
     def losses(gaussian):
-        pairs = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
+        x0, x1 = gaussian_pairs(jax.random.key(2), gaussian, 10_000)
         return flows.matching_loss(
             jax.random.key(3),
             field(gaussian),
-            gaussian.path,
-            *pairs,
-            flows.paired(),
+            gaussian.interpolant,
+            x0,
+            x1=x1,
+            pairing=flows.fixed_pairs(),
             times="uniform",
         )
 
-    for coupling in ("optimal", "independent"):
-        gaussian = flows.gaussian_path(flows.path(), MEAN, STD, coupling)
+    for pairing in ("optimal", "independent"):
+        gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD, pairing)
         mean, each = jax.tree.map(np.asarray, losses(gaussian))
         t = (np.arange(4000)[:, None] + 0.5) / 4000 * (1 - 1e-3) + 1e-3
         variance = ((1 - t) * STD) ** 2 + t**2
         exact = (
             0.0
-            if coupling == "optimal"
+            if pairing == "optimal"
             else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
         )
         assert each.shape == (10_000,)
@@ -143,7 +146,7 @@ def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_var
 
 def test_the_optimal_velocity_is_the_closed_form(x64):
     """u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m, with t = 1 the noise."""
-    gaussian = flows.gaussian_path(flows.path(), MEAN, STD, "optimal")
+    gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD, "optimal")
     x, ts = np.array([0.2, -1.1]), np.array([0.0, 0.3, 0.9, 1.0])
     t = ts[:, None]
     expected = (x - (1 - t) * MEAN) * (1 - STD) / ((1 - t) * STD + t) - MEAN
@@ -153,40 +156,45 @@ def test_the_optimal_velocity_is_the_closed_form(x64):
 
 
 def test_the_optimal_flow_is_straight_and_one_step_solves_it():
-    """Under the optimal coupling one Euler step of the denoiser is x_0 = m + s x_1 to rounding, `log_prob` is that of
-    N(m, s²) and `encode` inverts; the paths' curvature is 0, that of the independent coupling is not."""
-    path, x1 = flows.path(), jnp.array([0.5, -1.2])
+    """Under the optimal pairing one Euler step of the denoiser is x_0 = m + s x_1 to rounding, `log_prob` is that of
+    N(m, s²) and `encode` inverts; the paths' curvature is 0, that of the independent pairing is not."""
+    interpolant, x1 = flows.interpolant(), jnp.array([0.5, -1.2])
     curvature = {}
-    for coupling in ("optimal", "independent"):
-        gaussian = flows.gaussian_path(path, MEAN, STD, coupling)
-        curvature[coupling] = float(
+    for pairing in ("optimal", "independent"):
+        gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, pairing)
+        curvature[pairing] = float(
             flows.curvature(flows.continuous(field(gaussian), 32), x1)
         )
     assert curvature["optimal"] < 1e-9 < 1e-3 < curvature["independent"]
-    gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
+    gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "optimal")
     np.testing.assert_allclose(
         flows.continuous(field(gaussian), 1, solvers.euler()).forward(x1),
         MEAN + STD * x1,
         atol=1e-6,
     )
     denoiser = flows.velocity_denoiser(
-        path, field(gaussian), flows.optimal_assignment()
+        interpolant, field(gaussian), flows.optimal_assignment()
     )
     grid = jnp.linspace(1.0, 1e-3, 9)
     x0 = dj.sample(
-        None, denoiser, path.schedule, solver=solvers.heun(), grid=grid, x_init=x1
+        None,
+        denoiser,
+        interpolant.schedule,
+        solver=solvers.heun(),
+        grid=grid,
+        x_init=x1,
     )
     at_end = 1e-3 * x1 + (1 - 1e-3) * (MEAN + STD * x1)
     np.testing.assert_allclose(x0, at_end, atol=1e-5)
     np.testing.assert_allclose(
-        dj.encode(denoiser, path.schedule, x0, solver=solvers.heun(), grid=grid),
+        dj.encode(denoiser, interpolant.schedule, x0, solver=solvers.heun(), grid=grid),
         x1,
         atol=1e-4,
     )
     mean, variance = gaussian.moments(1e-3)
     exact = targets.gaussian(mean, jnp.sqrt(variance)).log_prob(x0)
     np.testing.assert_allclose(
-        dj.log_prob(denoiser, path.schedule, x0, grid=grid), exact, atol=1e-4
+        dj.log_prob(denoiser, interpolant.schedule, x0, grid=grid), exact, atol=1e-4
     )
 
 
@@ -194,17 +202,24 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
 
 
 def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
-    """(αD − x)/σ² is not ∇log p_t under the optimal coupling, and whatever rests on it refuses by name, also through
-    guidance that holds such a denoiser; the same denoiser of the independent coupling passes."""
-    path = flows.path(schedules.rectified_flow())
-    gaussian = flows.gaussian_path(path, MEAN, STD, "optimal")
-    schedule, x, t, key = path.schedule, jnp.array([0.2, -1.1]), 0.4, jax.random.key(0)
+    """(αD − x)/σ² is not ∇log p_t under the optimal pairing, and whatever rests on it refuses by name, also through
+    guidance that holds such a denoiser; the same denoiser of the independent pairing passes."""
+    interpolant = flows.interpolant(schedules.rectified_flow())
+    gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "optimal")
+    schedule, x, t, key = (
+        interpolant.schedule,
+        jnp.array([0.2, -1.1]),
+        0.4,
+        jax.random.key(0),
+    )
     tweedie = predictions.score(
-        schedule, flows.velocity_denoiser(path, field(gaussian))
+        schedule, flows.velocity_denoiser(interpolant, field(gaussian))
     )(x, t)  # unmarked: it is wrong
     assert jnp.max(jnp.abs(tweedie - gaussian.score(x, t))) > 0.3
-    coupled = flows.velocity_denoiser(path, field(gaussian), flows.optimal_assignment())
-    fair = flows.velocity_denoiser(path, field(gaussian), flows.independent())
+    coupled = flows.velocity_denoiser(
+        interpolant, field(gaussian), flows.optimal_assignment()
+    )
+    fair = flows.velocity_denoiser(interpolant, field(gaussian), flows.independent())
     assert predictions.is_coupled(coupled) and not predictions.is_coupled(fair)
     thresholded = guidance.static_threshold(coupled)
     assert predictions.is_coupled(thresholded)
@@ -238,8 +253,8 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
 def test_every_stochastic_solver_refuses_coupled_noise():
     """By its name, whichever factory made it, also where functools.partial binds the denoiser; and so does Tweedie's
     formula for the variance."""
-    path = flows.path(schedules.rectified_flow())
-    coupled = flows.velocity_denoiser(path, lambda x, t: -x, flows.paired())
+    interpolant = flows.interpolant(schedules.rectified_flow())
+    coupled = flows.velocity_denoiser(interpolant, lambda x, t: -x, flows.fixed_pairs())
     bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
     others = {
         "Info",
@@ -262,20 +277,24 @@ def test_every_stochastic_solver_refuses_coupled_noise():
         for denoiser in (coupled, bound):
             assert_raises(
                 lambda s=solver, d=denoiser: dj.sample(
-                    jax.random.key(0), d, path.schedule, solver=s, x_init=jnp.ones(2)
+                    jax.random.key(0),
+                    d,
+                    interpolant.schedule,
+                    solver=s,
+                    x_init=jnp.ones(2),
                 ),
                 TypeError,
                 "the stochastic solver " + re.escape(solver.name),
             )
     for denoiser in (coupled, bound):
         assert_raises(
-            lambda d=denoiser: predictions.variance(path.schedule, d),
+            lambda d=denoiser: predictions.variance(interpolant.schedule, d),
             TypeError,
             "variance needs a denoiser",
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- couplings
+# ---------------------------------------------------------------------------------------------------------- pairings
 
 
 def clouds(count, dimension, key=0):
@@ -357,11 +376,16 @@ def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
 
 
 def test_labels_stay_with_their_data():
-    """A coupling moves the noise: data and their labels keep their order, and noise is only reordered."""
+    """A pairing moves the noise: data and their labels keep their order, and noise is only reordered."""
     x0, x1 = clouds(40, 2)
     labels = {"class": np.arange(40)}
     drawn = flows.examples(
-        jax.random.key(0), flows.path(), x0, x1, flows.optimal_assignment(), labels
+        jax.random.key(0),
+        flows.interpolant(),
+        x0,
+        x1,
+        pairing=flows.optimal_assignment(),
+        condition=labels,
     )
     np.testing.assert_array_equal(drawn.x0, x0)
     np.testing.assert_array_equal(drawn.condition["class"], np.arange(40))
@@ -372,11 +396,11 @@ def test_labels_stay_with_their_data():
     _, losses = flows.matching_loss(
         jax.random.key(0),
         seen,
-        flows.path(),
+        flows.interpolant(),
         x0,
-        x1,
-        flows.optimal_assignment(),
-        labels,
+        x1=x1,
+        pairing=flows.optimal_assignment(),
+        condition=labels,
     )
     expected = np.mean((np.arange(40.0)[:, None] - np.asarray(drawn.velocity)) ** 2, 1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -455,16 +479,22 @@ NAN_CASES = {
     "optimal": (flows.optimal_assignment(), 2),
     "entropic": (flows.sinkhorn(0.5), 2),
 }
-"""name -> (coupling, dimension)."""
+"""name -> (pairing, dimension)."""
 
 
 def test_nan_reaches_the_loss_under_jit():
-    """A NaN in data or noise, which cannot be refused under jit, is in the mean: a coupling that draws the noise from a
+    """A NaN in data or noise, which cannot be refused under jit, is in the mean: a pairing that draws the noise from a
     plan of NaN has no noise to give."""
 
-    def loss(coupling, pair):
+    def loss(pairing, pair):
+        x0, x1 = pair
         return flows.matching_loss(
-            jax.random.key(0), lambda x, t: x, flows.path(), *pair, coupling
+            jax.random.key(0),
+            lambda x, t: x,
+            flows.interpolant(),
+            x0,
+            x1=x1,
+            pairing=pairing,
         )[0]
 
     def cases(dimension):
@@ -474,8 +504,8 @@ def test_nan_reaches_the_loss_under_jit():
 
     losses = jax.jit(
         lambda pairs: {
-            name: jax.vmap(functools.partial(loss, coupling))(pairs[name])
-            for name, (coupling, _) in NAN_CASES.items()
+            name: jax.vmap(functools.partial(loss, pairing))(pairs[name])
+            for name, (pairing, _) in NAN_CASES.items()
         }
     )({name: cases(dimension) for name, (_, dimension) in NAN_CASES.items()})
     for name, values in losses.items():
@@ -491,7 +521,7 @@ def test_couplings_of_one_pair_and_of_ties():
 
     @jax.jit
     def indices(key, one, line, plane):
-        lonely = [coupling(key, one, -one) for coupling in (optimal, entropic)]
+        lonely = [pairing(key, one, -one) for pairing in (optimal, entropic)]
         return (
             lonely,
             optimal(key, line, line),
@@ -520,13 +550,13 @@ def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
     covariance of its two ends is that of the entropic plan's process,
     (1−s)(1−t) s₀² + s t + ((1−s)t + s(1−t)) c + S² s (1−t). With another diffusion the marginals stay, the pairs do
     not."""
-    path = flows.bridge(BRIDGE_STD, 0.01)
-    gaussian = flows.gaussian_path(path, MEAN, STD, "entropic")
-    s, t = path.schedule.t_min, path.schedule.t_max
+    interpolant = flows.bridge(BRIDGE_STD, 0.01)
+    gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")
+    s, t = interpolant.schedule.t_min, interpolant.schedule.t_max
 
     def ends(diffusion):
         process = flows.bridge_sde(
-            path, field(gaussian), field(gaussian, "noise"), diffusion
+            interpolant, field(gaussian), field(gaussian, "noise"), diffusion
         )
 
         def rates(state, time):
@@ -564,16 +594,18 @@ def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
 def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
     """Of fields scaled by 1 + θ about the exact ones the loss is least at θ = 0: its derivative there is 0 within 4
     standard errors, as is that of the noise."""
-    path = flows.bridge(BRIDGE_STD, 0.05)
-    gaussian = flows.gaussian_path(path, MEAN, STD, "entropic")
+    interpolant = flows.bridge(BRIDGE_STD, 0.05)
+    gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")
 
     def each(theta, x0, x1):
-        fields = (
-            lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
-            lambda x, t: (1 + theta[1]) * gaussian.noise(x, t),
-        )
         return flows.bridge_loss(
-            jax.random.key(6), *fields, path, x0, x1, flows.paired()
+            jax.random.key(6),
+            lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
+            interpolant,
+            x0,
+            noise=lambda x, t: (1 + theta[1]) * gaussian.noise(x, t),
+            x1=x1,
+            pairing=flows.fixed_pairs(),
         )[1]
 
     @jax.jit
@@ -589,7 +621,7 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
 def test_the_curvature_is_the_integral_along_the_closed_path(x64):
     """x_t = m_t + √v_t x_1 of independent Gaussians, by Gauss–Legendre on d/dt of it; the trapezoid rule's error falls as
     1/N²."""
-    gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
+    gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD)
     x1 = jnp.array([-0.8, 0.6])
     nodes, weights = np.polynomial.legendre.leggauss(40)
     place = jax.vmap(
@@ -617,7 +649,7 @@ def test_the_entropic_covariance_at_no_regularisation_is_the_optimal_one(x64):
 def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
     """Pair i is noise of fold_in(key, i) and its image; for the flow of independent Gaussians the image is m + s x_1 in
     each entry, so that the cost falls from that of independence to the optimum."""
-    gaussian = flows.gaussian_path(flows.path(), MEAN, STD)
+    gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD)
     flow = Flow(
         targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32)
     )
@@ -635,42 +667,42 @@ def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
 
 
 def test_bad_arguments_are_named():
-    key, path, x = jax.random.key(0), flows.path(), jnp.ones((4, 2))
+    key, interpolant, x = jax.random.key(0), flows.interpolant(), jnp.ones((4, 2))
     velocity = lambda x, t: x
     bridge = flows.bridge(1.0)
     cases = [
-        (TypeError, "path must be made by flows.path", lambda: flows.examples(key, schedules.edm(), x)),
-        (ValueError, r"x0 must have shape \(B, ...\)", lambda: flows.matching_loss(key, velocity, path, jnp.ones(()))),
-        (ValueError, "x0 must be finite, got 1 NaN", lambda: flows.matching_loss(key, velocity, path, x.at[0, 0].set(jnp.nan))),
-        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.matching_loss(key, velocity, path, x, x[:3])),
-        (ValueError, "condition must have leading axis 4", lambda: flows.matching_loss(key, velocity, path, x, condition=x[:2])),
-        (TypeError, "coupling must be one of flows.couplings", lambda: flows.matching_loss(key, velocity, path, x, coupling=lambda k, a, b: 0)),
-        (ValueError, r"velocity\(x, t\) must have shape \(2,\)", lambda: flows.matching_loss(key, lambda x, t: x[0], path, x)),
-        (TypeError, "velocity must be callable", lambda: flows.matching_loss(key, 3.0, path, x)),
+        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.examples(key, schedules.edm(), x)),
+        (ValueError, r"x0 must have shape \(N, ...\)", lambda: flows.matching_loss(key, velocity, interpolant, jnp.ones(()))),
+        (ValueError, "x0 must be finite, got 1 NaN", lambda: flows.matching_loss(key, velocity, interpolant, x.at[0, 0].set(jnp.nan))),
+        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.matching_loss(key, velocity, interpolant, x, x1=x[:3])),
+        (ValueError, "condition must have leading axis 4", lambda: flows.matching_loss(key, velocity, interpolant, x, condition=x[:2])),
+        (TypeError, "pairing must be one of flows.pairings", lambda: flows.matching_loss(key, velocity, interpolant, x, pairing=lambda k, a, b: 0)),
+        (ValueError, r"velocity\(x, t\) must have shape \(2,\)", lambda: flows.matching_loss(key, lambda x, t: x[0], interpolant, x)),
+        (TypeError, "velocity must be callable", lambda: flows.matching_loss(key, 3.0, interpolant, x)),
         (ValueError, "regularisation must be positive, got 0", lambda: flows.sinkhorn(0.0)),
         (ValueError, "cost must have shape", lambda: flows.sinkhorn_plan(jnp.ones(3), 1.0)),
         (ValueError, "cost must be finite", lambda: flows.sinkhorn_plan(jnp.full((2, 2), jnp.nan), 1.0)),
         (ValueError, "std must be positive, got -1", lambda: flows.bridge(-1.0)),
-        (ValueError, "variance must be positive within", lambda: flows.path(schedules.rectified_flow(t_max=1.0), Quadratic())),
-        (ValueError, "path must have no variance", lambda: flows.velocity_denoiser(bridge, velocity)),
-        (ValueError, "path must have a variance", lambda: flows.bridge_sde(path, velocity, velocity)),
-        (ValueError, "diffusion must be given", lambda: flows.bridge_sde(flows.path(variance=Quadratic()), velocity, velocity)),
-        (ValueError, "path must be made by flows.bridge for the entropic", lambda: flows.gaussian_path(path, MEAN, STD, "entropic")),
-        (ValueError, "coupling must be one of 'independent'", lambda: flows.gaussian_path(path, MEAN, STD, "best")),
+        (ValueError, "variance must be positive within", lambda: flows.interpolant(schedules.rectified_flow(t_max=1.0), Quadratic())),
+        (ValueError, "interpolant must have no variance", lambda: flows.velocity_denoiser(bridge, velocity)),
+        (ValueError, "interpolant must have a variance", lambda: flows.bridge_sde(interpolant, velocity, velocity)),
+        (ValueError, "diffusion must be given for an interpolant", lambda: flows.bridge_sde(flows.interpolant(variance=Quadratic()), velocity, velocity)),
+        (ValueError, "interpolant must be made by flows.bridge for the entropic", lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")),
+        (ValueError, "pairing must be one of 'independent'", lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "best")),
         (TypeError, "flow must have a base", lambda: flows.reflow_pairs(key, velocity, 3)),
         (ValueError, "condition must have leading axis 3 as count", lambda: flows.reflow_pairs(key, Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(velocity)), 3, x)),
-        (TypeError, "path must be made by flows.path", lambda: flows.velocity_denoiser(schedules.edm(), velocity)),
-        (TypeError, "path must be made by flows.path", lambda: flows.bridge_loss(key, velocity, velocity, schedules.edm(), x)),
-        (TypeError, "path must be made by flows.path", lambda: flows.gaussian_path(schedules.edm(), MEAN, STD)),
-        (ValueError, "std must be positive, got -", lambda: flows.gaussian_path(path, MEAN, -STD, "optimal")),
-        (ValueError, "mean must be finite", lambda: flows.gaussian_path(path, MEAN * np.nan, STD)),
+        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.velocity_denoiser(schedules.edm(), velocity)),
+        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.bridge_loss(key, velocity, schedules.edm(), x, noise=velocity)),
+        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.gaussian_interpolant(schedules.edm(), MEAN, STD)),
+        (ValueError, "std must be positive, got -", lambda: flows.gaussian_interpolant(interpolant, MEAN, -STD, "optimal")),
+        (ValueError, "mean must be finite", lambda: flows.gaussian_interpolant(interpolant, MEAN * np.nan, STD)),
         (ValueError, "std must be 0 or more, got -1", lambda: flows.entropic_covariance(-1.0, 1.0)),
         (TypeError, "velocity must be callable", lambda: flows.bridge_sde(bridge, 3.0, velocity)),
-        (ValueError, r"noise\(x, t\) must have shape \(2,\)", lambda: flows.bridge_loss(key, velocity, lambda x, t: x[0], bridge, x)),
+        (ValueError, r"noise\(x, t\) must have shape \(2,\)", lambda: flows.bridge_loss(key, velocity, bridge, x, noise=lambda x, t: x[0])),
         (ValueError, "t_min must be less than 0.5", lambda: flows.bridge(1.0, 0.7)),
-        (ValueError, "times must be one of 'uniform'", lambda: flows.matching_loss(key, velocity, path, x, times="late")),
-        (ValueError, "coupling must return 4 integers, got int32 of shape", lambda: flows.examples(key, path, x, coupling=Picked(jnp.zeros((4, 1), int)))),
-        (ValueError, "coupling must return 4 integers, got float32", lambda: flows.examples(key, path, x, coupling=Picked(jnp.zeros(4)))),
+        (ValueError, "times must be one of 'uniform'", lambda: flows.matching_loss(key, velocity, interpolant, x, times="late")),
+        (ValueError, "pairing must return 4 integers, got int32 of shape", lambda: flows.examples(key, interpolant, x, pairing=Picked(jnp.zeros((4, 1), int)))),
+        (ValueError, "pairing must return 4 integers, got float32", lambda: flows.examples(key, interpolant, x, pairing=Picked(jnp.zeros(4)))),
         (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.optimal_assignment()(key, x, x[:3])),
         (ValueError, r"x1 must have shape \(3, 2\)", lambda: flows.sinkhorn(1.0)(key, x, x[:3, :1])),
         (TypeError, "bijector must be made by flows.continuous", lambda: flows.curvature(flows.chain(), x[0])),

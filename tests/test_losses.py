@@ -1,4 +1,4 @@
-"""Training objectives: weights, laws of t, and the identities that make them likelihood bounds."""
+"""Training objectives: weights, distributions of t, and the identities that make them likelihood bounds."""
 
 import functools
 import math
@@ -145,7 +145,7 @@ def test_the_exact_denoiser_minimises(kind, x64):
     assert float(values[1] - values[0]) == pytest.approx(0.01, rel=1e-10)
 
 
-# ------------------------------------------------------------------------------------------------------- laws of time
+# ------------------------------------------------------------------------------------------------------- distributions of time
 
 
 def edges_of_equal_log_snr(schedule):
@@ -158,9 +158,9 @@ def edges_of_equal_log_snr(schedule):
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
-@pytest.mark.parametrize("law", losses.TIME_LAWS)
-def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(
-    law, schedule, x64
+@pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
+def test_time_density_integrates_to_one_and_is_the_distribution_of_the_samples(
+    distribution, schedule, x64
 ):
     """∫density = 1, and its integral up to the i-th stratified time is (i + u)/count: the very quantiles.
 
@@ -170,7 +170,7 @@ def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(
     key, count = jax.random.key(3), 6
     run = quick(
         lambda key, s: (
-            losses.sample_times(key, count, s, law),
+            losses.sample_times(key, count, s, distribution),
             edges_of_equal_log_snr(s),
         )
     )
@@ -184,35 +184,35 @@ def test_time_density_integrates_to_one_and_is_the_law_of_the_samples(
     low, high = edges[:-1, None], edges[1:, None]
     inner = 0.5 * (low + high) + 0.5 * (high - low) * nodes
     density = np.asarray(
-        quick(lambda s, t: losses.time_density(s, t, law))(schedule, inner)
+        quick(lambda s, t: losses.time_density(s, t, distribution))(schedule, inner)
     )
     mass = np.concatenate(
         [[0.0], np.cumsum(0.5 * (high - low)[:, 0] * (density @ weights))]
     )
     assert mass[-1] == pytest.approx(1, abs=1e-9)
     reached = mass[np.searchsorted(edges, times)]
-    # one u for all strata; log-SNR laws count from the noisy or the clean end
+    # one u for all strata; log-SNR distributions count from the noisy or the clean end
     gaps = np.diff(reached)
     np.testing.assert_allclose(gaps, 1 / count, atol=1e-9)
     assert 0 <= reached[0] < 1 / count
 
 
-@pytest.mark.parametrize("law", losses.TIME_LAWS)
+@pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
 @pytest.mark.parametrize("count", [49, 98, 103])
-def test_exactly_count_times_one_in_each_stratum(count, law):
+def test_exactly_count_times_one_in_each_stratum(count, distribution):
     """`arange(0, 1, 1/B)` has B + 1 entries for B = 49, 98, 103; here each of B strata gets one time, in float32."""
     schedule = schedules.vp_linear()
-    draw = quick(lambda key: losses.sample_times(key, count, schedule, law))
+    draw = quick(lambda key: losses.sample_times(key, count, schedule, distribution))
     t = np.asarray(draw(jax.random.key(0)), np.float64)
     assert t.shape == (count,)
-    if law == "uniform":
+    if distribution == "uniform":
         quantile = (t - schedule.t_min) / (schedule.t_max - schedule.t_min)
     else:
         log_snr, *ends = (
             -np.log(np.expm1(0.1 * u + 9.95 * u**2))
             for u in (t, schedule.t_max, schedule.t_min)
         )
-        if law == "log_snr":
+        if distribution == "log_snr":
             quantile = (log_snr - ends[0]) / (ends[1] - ends[0])
         else:
             score = stats.norm(-1.2, 1.2).cdf
@@ -224,23 +224,23 @@ def test_exactly_count_times_one_in_each_stratum(count, law):
     assert -64 * EPS32 * count <= strata[0] <= 1
 
 
-def draws_of_times(schedule, count, batches, law="uniform", seed=0):
+def draws_of_times(schedule, count, batches, distribution="uniform", seed=0):
     """`sample_times` of independent keys, (batches, count), in float64."""
-    draw = jax.vmap(lambda key: losses.sample_times(key, count, schedule, law))
+    draw = jax.vmap(lambda key: losses.sample_times(key, count, schedule, distribution))
     return np.asarray(
         quick(lambda: draw(jax.random.split(jax.random.key(seed), batches)))(),
         np.float64,
     )
 
 
-@pytest.mark.parametrize("law", losses.TIME_LAWS)
-def test_every_position_has_the_distribution_of_its_name(law):
+@pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
+def test_every_position_has_the_distribution_of_its_name(distribution):
     """Over keys, the quantile of the time at each position of a batch is U(0, 1): Kolmogorov–Smirnov, P < 1e-5 each.
 
     A fixed stratum (i + u)/B per position would give statistics of √4000 (1 − 1/B) = 50.
     """
     schedule, count = schedules.edm(), 5
-    t = draws_of_times(schedule, count, 4000, law)
+    t = draws_of_times(schedule, count, 4000, distribution)
     low, high = schedule.t_min, schedule.t_max
     cdf = {
         "uniform": stats.uniform(low, high - low).cdf,
@@ -248,9 +248,9 @@ def test_every_position_has_the_distribution_of_its_name(law):
         "log_normal": stats.truncnorm(
             *((math.log(end) + 1.2) / 1.2 for end in (low, high))
         ).cdf,
-    }[law]
+    }[distribution]
     quantiles = np.clip(
-        cdf((np.log(t) + 1.2) / 1.2 if law == "log_normal" else t), 0, 1
+        cdf((np.log(t) + 1.2) / 1.2 if distribution == "log_normal" else t), 0, 1
     )
     for i in range(count):
         assert (
@@ -283,7 +283,7 @@ def test_examples_in_a_fixed_order_learn_all_noise_levels():
     )
 
 
-def test_log_normal_law_is_edms(x64):
+def test_log_normal_distribution_is_edms(x64):
     """On EDM's schedule log σ ~ N(−1.2, 1.2²) but for the truncation at σ_min, σ_max (1e-4 of the mass)."""
     schedule = schedules.edm()
     sigma = np.asarray(
@@ -308,8 +308,8 @@ def denoiser_of_gaussian(schedule):
     return predictions.denoiser(schedule, data, "data", SIGMA_DATA)
 
 
-def test_likelihood_loss_is_the_same_under_every_law_of_time(x64):
-    """E[loss] = ½∫|dSNR/dt| E‖D − x_0‖² dt / D whatever the law of t: importance weights, within 4.5 standard errors.
+def test_likelihood_loss_is_the_same_under_every_distribution_of_time(x64):
+    """E[loss] = ½∫|dSNR/dt| E‖D − x_0‖² dt / D whatever the distribution of t: importance weights, within 4.5 standard errors.
 
     For this Gaussian D = c x and E(D − x_0)² = (cα − 1)²s² + c²σ²: the integral by quadrature in log-SNR.
     """
@@ -333,14 +333,22 @@ def test_likelihood_loss_is_the_same_under_every_law_of_time(x64):
     error = (gain * alpha - 1) ** 2 * SIGMA_DATA**2 + gain**2 * sigma**2
     exact = np.trapezoid(0.5 * np.exp(log_snr) * error, log_snr)
     run = quick(losses.batch_loss, static_argnames=("weighting", "times"))
-    for law in losses.TIME_LAWS:
+    for distribution in losses.TIME_DISTRIBUTIONS:
         mean, each = map(
             np.asarray,
-            run(jax.random.key(1), prediction, x0, weighting="likelihood", times=law),
+            run(
+                jax.random.key(1),
+                prediction,
+                x0,
+                weighting="likelihood",
+                times=distribution,
+            ),
         )
         assert float(mean) == pytest.approx(each.mean(), rel=1e-13)
         # stratification only lowers the variance of independent times
-        assert abs(float(mean) - exact) < 4.5 * each.std() / math.sqrt(count), law
+        assert abs(float(mean) - exact) < 4.5 * each.std() / math.sqrt(count), (
+            distribution
+        )
 
 
 def test_each_example_has_its_own_time_noise_and_dropout_key():
@@ -432,13 +440,13 @@ def test_refuses(name):
     assert_raises(*REFUSED[name])
 
 
-@pytest.mark.parametrize("law", losses.TIME_LAWS)
-def test_times_stay_inside_the_interval(law):
+@pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
+def test_times_stay_inside_the_interval(distribution):
     """In float32, on every schedule, no time leaves [t_min, t_max] by more than rounding."""
     rows = [make() for make in SCHEDULES.values()]
     draw = quick(
         lambda key, rows: [
-            losses.sample_times(key, 64, schedule, law) for schedule in rows
+            losses.sample_times(key, 64, schedule, distribution) for schedule in rows
         ]
     )
     for schedule, t in zip(
@@ -451,10 +459,10 @@ def test_times_stay_inside_the_interval(law):
 
 
 def test_interior_times_have_positive_density(x64):
-    """Every law reaches every interior time (its density divides the likelihood weight)."""
+    """Every distribution reaches every interior time (its density divides the likelihood weight)."""
     rows = [make() for make in SCHEDULES.values()]
     densities = quick(lambda rows: [
-        losses.time_density(schedule, interior(schedule), law) for schedule in rows for law in losses.TIME_LAWS
+        losses.time_density(schedule, interior(schedule), distribution) for schedule in rows for distribution in losses.TIME_DISTRIBUTIONS
     ])  # fmt: skip
     assert np.all(np.stack(densities(rows)) > 0)
 

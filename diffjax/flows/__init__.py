@@ -41,31 +41,35 @@ from .coupling import (
     real_nvp,
     spline_coupling,
 )
-from .couplings import (
-    independent,
-    optimal_assignment,
-    paired,
-    sinkhorn,
-    sinkhorn_plan,
-    transport_cost,
-)
 from .density import flow, interpolate, lattice_log_prob, standard_normal
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
-from .gaussian_paths import GaussianPath, entropic_covariance, gaussian_path
 from .glow import convolutional, dense, dequantiser, glow
+from .interpolants import (
+    GaussianInterpolant,
+    Interpolant,
+    bridge,
+    entropic_covariance,
+    gaussian_interpolant,
+    interpolant,
+)
 from .linear import invertible_convolution, lu_linear, triangular
 from .matching import (
     Examples,
-    Path,
-    bridge,
     bridge_loss,
     bridge_sde,
     curvature,
     examples,
     matching_loss,
-    path,
     reflow_pairs,
     velocity_denoiser,
+)
+from .pairings import (
+    fixed_pairs,
+    independent,
+    optimal_assignment,
+    sinkhorn,
+    sinkhorn_plan,
+    transport_cost,
 )
 from .scalar_maps import additive, bounded_affine, conditional, pointwise
 from .shapes import multiscale, permutation, reshape, reversal, shuffle, squeeze
@@ -78,8 +82,8 @@ from .splines import (
 __all__ = [
     "Continuous",
     "Examples",
-    "GaussianPath",
-    "Path",
+    "GaussianInterpolant",
+    "Interpolant",
     "Transport",
     "actnorm",
     "additive",
@@ -105,14 +109,16 @@ __all__ = [
     "entropic_covariance",
     "examples",
     "exponential",
+    "fixed_pairs",
     "flow",
-    "gaussian_path",
+    "gaussian_interpolant",
     "glow",
     "half_mask",
     "iaf",
     "importance_log_z",
     "independent",
     "initialise",
+    "interpolant",
     "interpolate",
     "inverse",
     "inverse_rational_quadratic_spline",
@@ -130,8 +136,6 @@ __all__ = [
     "neural_velocity",
     "nice",
     "optimal_assignment",
-    "paired",
-    "path",
     "perceptron",
     "permutation",
     "pointwise",

@@ -99,6 +99,7 @@ def continuous(
     velocity: Velocity,
     steps: int = STEPS,
     solver: Solver | None = None,
+    *,
     times: ArrayLike | None = None,
     checkpoint: bool = True,
 ) -> Continuous:
@@ -180,6 +181,7 @@ def neural_velocity(
     shape: tuple[int, ...],
     width: int = 128,
     depth: int = 4,
+    *,
     condition_dim: int | None = None,
 ) -> jax.tree_util.Partial:
     """A `VelocityNetwork` (x, t) -> dx/dt for one example of `shape`, with its parameters as leaves; 0 at first.
@@ -206,13 +208,14 @@ def neural_ode(
     shape: tuple[int, ...],
     width: int = 128,
     depth: int = 4,
+    *,
     steps: int = STEPS,
     solver: Solver | None = None,
     condition_dim: int | None = None,
     checkpoint: bool = True,
 ) -> Continuous:
     """`continuous` of a `neural_velocity`: the identity at first."""
-    velocity = neural_velocity(key, shape, width, depth, condition_dim)
+    velocity = neural_velocity(key, shape, width, depth, condition_dim=condition_dim)
     return continuous(velocity, steps, solver, checkpoint=checkpoint)
 
 
@@ -220,6 +223,7 @@ def transport(
     bijector: Continuous,
     x: ArrayLike,
     condition: PyTree = None,
+    *,
     key: Key | None = None,
     probes: int = 1,
     upwards: bool = True,
@@ -276,6 +280,7 @@ def transport_loss(
     flow: Any,
     xs: ArrayLike,
     condition: PyTree = None,
+    *,
     kinetic: float = 0.0,
     jacobian: float = 0.0,
     probes: int = 1,
@@ -288,10 +293,7 @@ def transport_loss(
     kinetic, jacobian: λ_K, λ_J ≥ 0. Raises TypeError for what is no such flow, ValueError otherwise, for NaN in xs too
     where it can be seen. Finlay et al. 2020 (RNODE).
     """
-    if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
-        raise TypeError(
-            f"flow must have a base and a bijector, got {type(flow).__name__}"
-        )
+    check_parts(flow)
     kinetic, jacobian = (
         checks.non_negative("kinetic", kinetic),
         checks.non_negative("jacobian", jacobian),
@@ -317,7 +319,7 @@ def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
     )
 
     def one(x, condition, key):
-        solved = transport(flow.bijector, x, condition, key, probes)
+        solved = transport(flow.bijector, x, condition, key=key, probes=probes)
         log_prob = base.log_prob(solved.x) + solved.log_det
         return (
             -log_prob + kinetic * solved.kinetic + jacobian * solved.jacobian
@@ -401,6 +403,15 @@ def check_continuous(bijector: Any) -> Continuous:
             f"bijector must be made by flows.continuous, got {type(bijector).__name__}"
         )
     return bijector
+
+
+def check_parts(flow: Any) -> None:
+    """Raise TypeError unless `flow` has a base and a bijector."""
+    checks.require(
+        hasattr(flow, "base") and hasattr(flow, "bijector"),
+        f"flow must have a base and a bijector, got {type(flow).__name__}",
+        TypeError,
+    )
 
 
 def _example(x):

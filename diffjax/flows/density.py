@@ -211,6 +211,7 @@ def interpolate(
     start: ArrayLike,
     end: ArrayLike,
     weights: ArrayLike,
+    *,
     condition: Any = None,
 ) -> Array:
     """Examples between two: both encoded, their latents interpolated spherically, each of a tuple by itself, decoded.
@@ -255,6 +256,7 @@ def lattice_log_prob(
     flow: Flow,
     x: ArrayLike,
     width: Scalar,
+    *,
     dequantiser: Flow | None = None,
     condition: Any = None,
 ) -> Array:

@@ -46,6 +46,7 @@ def reverse_kl(
     flow: Flow,
     log_density: Callable,
     count: int = 256,
+    *,
     path_gradient: bool = False,
     condition: Any = None,
 ) -> tuple[Array, Array]:
@@ -69,6 +70,7 @@ def importance_log_z(
     flow: Flow,
     log_density: Callable,
     count: int = 1024,
+    *,
     condition: Any = None,
 ) -> ImportanceEstimate:
     """log Ẑ = log (1/n) Σ w_i with w_i = p̃(x_i)/q(x_i), x_i of the flow q; with its standard error and effective size.

@@ -1,21 +1,19 @@
-"""Flow matching: a velocity fitted to those of random paths from data at t = 0 to noise at t = 1.
+"""Flow matching: fits a velocity to those of random paths from data to noise.
 
-A path x_t = α(t) x_0 + σ(t) x_1 + γ(t) z has the velocity α′ x_0 + σ′ x_1 + γ′ z; the regression on x_t gives its mean
-given x_t, and the flow of that mean has the law of x_t at every t, however x_0 and x_1 are coupled.
+An interpolant x_t = α(t) x_0 + σ(t) x_1 + γ(t) z has data at t = 0, noise at t = 1 and
+the velocity α′ x_0 + σ′ x_1 + γ′ z. Regression on x_t gives its mean given x_t. The
+flow of that mean has the distribution of x_t at every t, whatever the pairing of x_0
+and x_1.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from .. import checks, losses, predictions, schedules, sde
-from ..numerics import float_dtype
+from .. import checks, losses, predictions, sde
 from ..predictions import NetworkDenoiser
-from ..schedules import Schedule
 from ..solvers import driver
 from ..types import (
     Array,
@@ -28,110 +26,36 @@ from ..types import (
     pytree,
 )
 from .compiled import call
-from .continuous import Continuous, check_continuous
-from .couplings import independent
+from .continuous import Continuous, check_continuous, check_parts
+from .interpolants import BridgeVariance, Interpolant, check_interpolant, with_spread
+from .pairings import Pairing, check_pairing, independent
 
-# --------------------------------------------------------------------------------------------------------------- paths
+__all__ = [
+    "Examples",
+    "bridge_loss",
+    "bridge_sde",
+    "curvature",
+    "examples",
+    "matching_loss",
+    "reflow_pairs",
+    "velocity_denoiser",
+]
 
-
-@pytree
-class Path:
-    """x_t = α(t) x_0 + σ(t) x_1 + γ(t) z. See `path`."""
-
-    schedule: Any
-    variance: Any  # t -> γ², None for none
-
-    def state(self, x0: Array, x1: Array, t: Scalar, z: Array | None = None) -> Array:
-        """x_t, shape of x0; z may be left out where there is no γ."""
-        return self._mixed(*self._rates(t)[:2], self.spread(t)[0], x0, x1, z)
-
-    def velocity(
-        self, x0: Array, x1: Array, t: Scalar, z: Array | None = None
-    ) -> Array:
-        """dx_t/dt = α′ x_0 + σ′ x_1 + γ′ z, shape of x0."""
-        return self._mixed(*self._rates(t)[2:], self.spread(t)[1], x0, x1, z)
-
-    def spread(self, t: Scalar) -> tuple[Array, Array]:
-        """(γ, γ′ = (γ²)′/2γ), each (); 0 where there is no γ."""
-        t = jnp.asarray(t)
-        if self.variance is None:
-            return jnp.zeros_like(t), jnp.zeros_like(t)
-        variance, rate = jax.jvp(self.variance, (t,), (jnp.ones_like(t),))
-        std = jnp.sqrt(variance)
-        return std, 0.5 * rate / std
-
-    def _rates(self, t):
-        return schedules.rates(self.schedule, t)
-
-    def _mixed(self, a, b, c, x0, x1, z):
-        smooth = a * x0 + b * x1
-        return smooth if self.variance is None else smooth + c * z
-
-
-@pytree
-class BridgeVariance:
-    """γ² = s² t (1 − t), that of a Brownian bridge. See `bridge`."""
-
-    std: Scalar
-
-    def __call__(self, t: Scalar) -> Array:
-        """γ²(t), shape ()."""
-        return self.std * self.std * t * (1 - t)
-
-
-def path(schedule: Schedule | None = None, variance: Callable | None = None) -> Path:
-    """The random paths x_t = α x_0 + σ x_1 + γ z between data x_0 and noise x_1, z ~ N(0, I) apart from both.
-
-    schedule: α and σ, and the interval of t; default `rectified_flow(t_max=1.0)`, straight lines, of constant velocity
-    x_1 − x_0. `vp_cosine()` and the other schedules give their own paths. variance: t -> γ², positive within the
-    interval and 0 at 0 and 1 if both ends are to be met (a stochastic interpolant), in a schedule's interval that stays
-    away from the ends, where γ′ has no value (default `rectified_flow()`); None for no z. Raises TypeError for what is
-    no schedule or cannot be called, ValueError where γ² is not positive at both ends of the interval. Lipman et al.
-    2023, eq. 10–11; Albergo et al. 2023.
-    """
-    if schedule is None:
-        schedule = schedules.rectified_flow(
-            **({"t_max": 1.0} if variance is None else {})
-        )
-    schedules.check(schedule)
-    if variance is None:
-        return Path(schedule, None)
-    checks.callable_("variance", variance, "variance(t)")
-    variance = as_pytree_callable(variance)
-    if not checks.is_traced(schedule, variance):
-        with jax.ensure_compile_time_eval():
-            for t in (schedule.t_min, schedule.t_max):
-                value = float(variance(np.asarray(t, float_dtype())))
-                if not (value > 0 and math.isfinite(value)):
-                    raise ValueError(
-                        f"variance must be positive within the schedule's interval, got {value} at t={t}"
-                    )
-    return Path(schedule, variance)
-
-
-def bridge(std: Scalar, t_min: Scalar = 1e-3) -> Path:
-    """Straight lines with Brownian bridges about them, γ² = s² t (1 − t), on [t_min, 1 − t_min].
-
-    With the coupling `sinkhorn(std²)` its law is the Schrödinger bridge of Brownian motion of variance s² t: of all
-    processes with the two given ends the nearest to it in KL. std: s > 0, in data units. t_min: in (0, ½), away from
-    the ends, where γ′ has no value. Raises ValueError otherwise. Tong et al. 2023 (SB-CFM), section 3.2; Léonard 2014.
-    """
-    std, t_min = checks.positive("std", std), checks.positive("t_min", t_min)
-    if not checks.is_traced(t_min) and t_min >= 0.5:
-        raise ValueError(
-            f"t_min must be less than 0.5, half of the interval, got {t_min}"
-        )
-    return path(
-        schedules.rectified_flow(t_max=1 - t_min, t_min=t_min), BridgeVariance(std)
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ training
+VELOCITY = (checks.callable_, "velocity(x, t)")
+NOISE = (checks.callable_, "noise(x, t)")
 
 
 class Examples(NamedTuple):
-    """A batch to regress on, of leading axis B each: x_t, t (B,), the path's velocity, z (None without γ), x_0, x_1
-    and the condition of x_0.
+    """A batch to regress on. Every array has the leading axis B.
+
+    Attributes:
+      x: x_t.
+      t: Times, (B,).
+      velocity: dx_t/dt.
+      z: Standard normal noise, None without γ.
+      x0: Data.
+      x1: Noise.
+      condition: Condition of x_0.
     """
 
     x: Array
@@ -143,165 +67,248 @@ class Examples(NamedTuple):
     condition: PyTree
 
 
+@checks.arguments(key=checks.key, times=(checks.choice, losses.TIME_DISTRIBUTIONS))
 def examples(
     key: Key,
-    path: Path,
+    interpolant: Interpolant,
     x0: ArrayLike,
     x1: ArrayLike | None = None,
-    coupling: Callable | None = None,
+    *,
+    pairing: Pairing | None = None,
     condition: PyTree = None,
     times: str = "uniform",
 ) -> Examples:
-    """x_t of random pairs at stratified random times, and what a velocity is to be fitted to.
+    """Random states x_t at stratified random times, with the velocities to fit to.
 
-    x0: (B, *shape), data. x1: as x0, noise; default drawn from N(0, I). coupling: one of `flows.couplings`, which
-    reorders the noise; default `independent()`, under which given x1 are taken as they stand; where it gives an index
-    out of range, as `sinkhorn` for NaN, the noise is NaN. condition: pytree with leading axis B, of x0, with which it
-    stays. times: a name of `losses.TIME_LAWS`. Raises ValueError for shapes that do not fit or NaN in what can be seen.
+    Args:
+      key: A typed key.
+      interpolant: Made by `interpolant` or `bridge`.
+      x0: Data, (B, *shape).
+      x1: Noise, shape of x0. Drawn from N(0, I) by default.
+      pairing: One of `flows.pairings`, which reorders the noise. Default
+        `independent()`, which leaves a given x1 in its order. Where it returns an index
+        out of range, as `sinkhorn` does for NaN, the noise is NaN.
+      condition: Pytree of leading axis B, which stays with x0.
+      times: Distribution of the times, a name of `losses.TIME_DISTRIBUTIONS`.
+
+    Returns:
+      The batch.
+
+    Raises:
+      TypeError: If an argument has another type.
+      ValueError: If shapes do not fit, or concrete values are NaN or infinite.
+
+    Example:
+      >>> xs = target.sample(key)[None]
+      >>> dj.flows.examples(key, dj.flows.interpolant(), xs).velocity.shape
+      (1, 2)
     """
-    checks.key("key", key)
-    check_path(path)
-    checks.choice("times", times, losses.TIME_LAWS)
-    couple = check_coupling(independent() if coupling is None else coupling)
-    x0 = driver.check_example("x0", x0)
-    if x0.ndim == 0 or x0.size == 0:
-        raise ValueError(
-            f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}"
-        )
+    check_interpolant(interpolant)
+    pairing = check_pairing(independent() if pairing is None else pairing)
+    x0 = checks.batch("x0", driver.check_example("x0", x0))
     if x1 is not None:
         x1 = driver.check_example("x1", x1)
         checks.one_of_shapes("x1", x1, [x0.shape])
     checks.leading_axis("condition", condition, "x0", x0.shape[0])
-    return call(_examples, key, path, x0, x1, couple, condition, times=times)
+    return call(_examples, key, interpolant, x0, x1, pairing, condition, times=times)
 
 
-def _examples(key, path, x0, x1, couple, condition, times):
+def _examples(key, interpolant, x0, x1, pairing, condition, times):
     key_noise, key_pairs, key_time, key_z = jax.random.split(key, 4)
-    x1 = jax.random.normal(key_noise, x0.shape, x0.dtype) if x1 is None else x1
-    index = jnp.asarray(couple(key_pairs, x0, x1))
-    if index.shape != x0.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise ValueError(
-            f"coupling must return {x0.shape[0]} integers, got {index.dtype} of shape {index.shape}"
-        )
+    if x1 is None:
+        x1 = jax.random.normal(key_noise, x0.shape, x0.dtype)
+    index = jnp.asarray(pairing(key_pairs, x0, x1))
+    checks.require(
+        index.shape == x0.shape[:1] and jnp.issubdtype(index.dtype, jnp.integer),
+        f"pairing must return {x0.shape[0]} integers, got {index.dtype} of shape "
+        f"{index.shape}",
+    )
     x1 = x1.at[index].get(mode="fill", fill_value=jnp.nan)
-    t = losses.sample_times(key_time, x0.shape[0], path.schedule, times).astype(
-        x0.dtype
-    )
-    z = None if path.variance is None else jax.random.normal(key_z, x0.shape, x0.dtype)
-    state, velocity = (
-        jax.vmap(path.state)(x0, x1, t, z),
-        jax.vmap(path.velocity)(x0, x1, t, z),
-    )
-    return Examples(state, t, velocity, z, x0, x1, condition)
+    t = losses.sample_times(key_time, x0.shape[0], interpolant.schedule, times)
+    t = t.astype(x0.dtype)
+    z = None
+    if interpolant.variance is not None:
+        z = jax.random.normal(key_z, x0.shape, x0.dtype)
+    x = jax.vmap(interpolant.state)(x0, x1, t, z)
+    velocity = jax.vmap(interpolant.velocity)(x0, x1, t, z)
+    return Examples(x, t, velocity, z, x0, x1, condition)
 
 
+@checks.arguments(velocity=VELOCITY)
 def matching_loss(
     key: Key,
     velocity: Velocity,
-    path: Path,
+    interpolant: Interpolant,
     x0: ArrayLike,
+    *,
     x1: ArrayLike | None = None,
-    coupling: Callable | None = None,
+    pairing: Pairing | None = None,
     condition: PyTree = None,
     times: str = "uniform",
 ) -> tuple[Array, Array]:
-    """(mean, losses) of ‖u(x_t, t) − dx_t/dt‖²/D over random pairs, shapes () and (B,).
+    """Flow matching loss (Lipman et al. 2023, Theorem 2).
 
-    Its gradient is that of ‖u(x_t, t) − E[dx_t/dt | x_t]‖², to a flow of which the law of x_t belongs. velocity:
-    u(x, t), u(x, t, condition_i) where a condition is given, of one example. The rest as in `examples`. Lipman et al.
-    2023, Theorem 2; Tong et al. 2023, Theorem 3.2.
+        L = E ‖u(x_t, t) − dx_t/dt‖²/D
+
+    Its gradient is that of ‖u(x_t, t) − E[dx_t/dt | x_t]‖², and the flow of that mean
+    has the distribution of x_t (Tong et al. 2023, Theorem 3.2).
+
+    Args:
+      key: A typed key.
+      velocity: u(x, t) of one example, or u(x, t, condition_i) with a condition.
+      interpolant: As in `examples`.
+      x0: As in `examples`.
+      x1: As in `examples`.
+      pairing: As in `examples`.
+      condition: As in `examples`.
+      times: As in `examples`.
+
+    Returns:
+      (mean, losses) over the batch, shapes () and (B,).
+
+    Raises:
+      TypeError: As `examples`, and if velocity cannot be called.
+      ValueError: As `examples`, and if velocity returns another shape than x's.
+
+    Example:
+      >>> loss, losses = dj.flows.matching_loss(
+      ...     key, lambda x, t: -x, dj.flows.interpolant(), jnp.ones((4, 2)))
+      >>> losses.shape
+      (4,)
     """
-    checks.callable_("velocity", velocity, "velocity(x, t)")
-    drawn = examples(key, path, x0, x1, coupling, condition, times)
-    return call(_matching_loss, as_pytree_callable(velocity), drawn)
+    batch = examples(
+        key, interpolant, x0, x1, pairing=pairing, condition=condition, times=times
+    )
+    return call(_matching_loss, as_pytree_callable(velocity), batch)
 
 
-def _matching_loss(velocity, drawn):
-    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity)
-    return jnp.mean(each), each
+def _matching_loss(velocity, batch):
+    losses = _errors("velocity(x, t)", velocity, batch, batch.velocity)
+    return jnp.mean(losses), losses
 
 
+@checks.arguments(velocity=VELOCITY, noise=NOISE)
 def bridge_loss(
     key: Key,
     velocity: Velocity,
-    noise: Callable,
-    path: Path,
+    interpolant: Interpolant,
     x0: ArrayLike,
+    *,
+    noise: Callable,
     x1: ArrayLike | None = None,
-    coupling: Callable | None = None,
+    pairing: Pairing | None = None,
     condition: PyTree = None,
 ) -> tuple[Array, Array]:
-    """(mean, losses) of (‖u(x_t, t) − dx_t/dt‖² + ‖ẑ(x_t, t) − z‖²)/D, shapes () and (B,): velocity and score at once.
+    """Loss of velocity and score at once ([SF]²M; Tong et al. 2024).
 
-    z is apart from x_0 and x_1 under every coupling, so that −E[z | x_t]/γ is the score of x_t: `bridge_sde` of the two
-    is the Schrödinger bridge where path and coupling are `bridge(s)` and `sinkhorn(s²)`. velocity, noise: of one
-    example, (x, t) or (x, t, condition_i). Raises ValueError for a path without γ. Tong et al. 2024 ([SF]²M).
+        L = E (‖u(x_t, t) − dx_t/dt‖² + ‖ẑ(x_t, t) − z‖²)/D
+
+    z is independent of x_0 and x_1 under every pairing, so that −E[z | x_t]/γ is the
+    score of x_t. With `bridge(s)` and the pairing `sinkhorn(s**2)`, the `bridge_sde` of
+    the two is the Schrödinger bridge.
+
+    Args:
+      key: A typed key.
+      velocity: u(x, t) of one example, or u(x, t, condition_i) with a condition.
+      interpolant: One with γ, as made by `bridge`.
+      x0: As in `examples`.
+      noise: ẑ, called as velocity.
+      x1: As in `examples`.
+      pairing: As in `examples`.
+      condition: As in `examples`.
+
+    Returns:
+      (mean, losses) over the batch, shapes () and (B,).
+
+    Raises:
+      TypeError: As `matching_loss`.
+      ValueError: As `matching_loss`, and for an interpolant without γ.
+
+    Example:
+      >>> loss, _ = dj.flows.bridge_loss(
+      ...     key, lambda x, t: -x, dj.flows.bridge(0.5), jnp.ones((4, 2)),
+      ...     noise=lambda x, t: x)
+      >>> loss.shape
+      ()
     """
-    checks.callable_("velocity", velocity, "velocity(x, t)")
-    checks.callable_("noise", noise, "noise(x, t)")
-    drawn = examples(key, with_spread(path), x0, x1, coupling, condition)
-    return call(
-        _bridge_loss, as_pytree_callable(velocity), as_pytree_callable(noise), drawn
+    batch = examples(
+        key, with_spread(interpolant), x0, x1, pairing=pairing, condition=condition
     )
+    fields = as_pytree_callable(velocity), as_pytree_callable(noise)
+    return call(_bridge_loss, *fields, batch)
 
 
-def _bridge_loss(velocity, noise, drawn):
-    each = _errors("velocity(x, t)", velocity, drawn, drawn.velocity) + _errors(
-        "noise(x, t)", noise, drawn, drawn.z
-    )
-    return jnp.mean(each), each
+def _bridge_loss(velocity, noise, batch):
+    losses = _errors("velocity(x, t)", velocity, batch, batch.velocity)
+    losses = losses + _errors("noise(x, t)", noise, batch, batch.z)
+    return jnp.mean(losses), losses
 
 
-def _errors(name, field, drawn, target):
+def _errors(name, field, batch, target):
     """‖field − target‖²/D of each example, (B,)."""
-    conditions = () if drawn.condition is None else (drawn.condition,)
+    conditions = () if batch.condition is None else (batch.condition,)
 
     def one(x, t, target, *condition):
         value = field(x, t, *condition)
         checks.one_of_shapes(name, value, [jnp.shape(x)])
         return jnp.mean((value - target) ** 2)
 
-    return jax.vmap(one)(drawn.x, drawn.t, target, *conditions)
-
-
-# ------------------------------------------------------------------------------------------------ what was fitted, used
+    return jax.vmap(one)(batch.x, batch.t, target, *conditions)
 
 
 def velocity_denoiser(
-    path: Path, velocity: Velocity, coupling: Callable | None = None
+    interpolant: Interpolant, velocity: Velocity, pairing: Pairing | None = None
 ) -> NetworkDenoiser:
-    """The denoiser E[x_0 | x_t] of a velocity fitted to a path without γ: `predictions.denoiser` of kind "velocity".
+    """Denoiser E[x_0 | x_t] of a velocity fitted to an interpolant without γ.
 
-    D = x − t u on straight lines. coupling: the one it was fitted under, default `independent()`; under another the
-    noise depends on the data and the denoiser is marked `coupled`: deterministic solvers, `encode` and `log_prob` hold,
-    while stochastic solvers, `predictions.score` and guidance by scores refuse it. Raises ValueError for a path with γ,
-    whose velocity does not tell x_0 from x_1; use `continuous` there.
+    It is `predictions.denoiser` of kind "velocity". On straight lines D = x − t u.
+
+    Args:
+      interpolant: What the velocity was fitted to, without γ.
+      velocity: The fitted velocity, called as u(x, t).
+      pairing: What it was fitted under, default `independent()`. Under another the
+        noise depends on the data and the denoiser is marked `coupled`. Deterministic
+        solvers, `encode` and `log_prob` then hold. Stochastic solvers,
+        `predictions.score` and guidance by scores raise TypeError.
+
+    Returns:
+      The denoiser (x, t) -> E[x_0 | x_t = x].
+
+    Raises:
+      TypeError: If interpolant or pairing has another type.
+      ValueError: If the interpolant has γ: its velocity does not determine x_0. Use
+        `continuous` there.
+
+    Example:
+      >>> straight = dj.flows.interpolant()
+      >>> D = dj.flows.velocity_denoiser(straight, lambda x, t: jnp.ones_like(x))
+      >>> D(jnp.array([2.0, 3.0]), 0.5).tolist()
+      [1.5, 2.5]
     """
-    if check_path(path).variance is not None:
-        raise ValueError(
-            "path must have no variance γ² for its velocity to give E[x_0 | x_t]; use flows.continuous"
-        )
-    coupled = coupling is not None and not check_coupling(coupling).independent
-    return predictions.denoiser(path.schedule, velocity, "velocity", coupled=coupled)
+    checks.require(
+        check_interpolant(interpolant).variance is None,
+        "interpolant must have no variance γ² for its velocity to give E[x_0 | x_t]; "
+        "use flows.continuous",
+    )
+    coupled = pairing is not None and not check_pairing(pairing).independent
+    return predictions.denoiser(
+        interpolant.schedule, velocity, "velocity", coupled=coupled
+    )
 
 
 @pytree
 class _BridgeDrift:
     """u + ½ g² ẑ/γ."""
 
-    path: Any
+    interpolant: Any
     velocity: Any
     noise: Any
     diffusion: Any
 
     def __call__(self, x, t):
-        return (
-            self.velocity(x, t)
-            + 0.5
-            * self.diffusion(x, t) ** 2
-            * self.noise(x, t)
-            / self.path.spread(t)[0]
-        )
+        gain = 0.5 * self.diffusion(x, t) ** 2
+        spread = self.interpolant.spread(t)[0]
+        return self.velocity(x, t) + gain * self.noise(x, t) / spread
 
 
 @pytree
@@ -312,47 +319,84 @@ class _Constant:
         return jnp.asarray(self.value, jnp.result_type(x))
 
 
+@checks.arguments(velocity=VELOCITY, noise=NOISE)
 def bridge_sde(
-    path: Path, velocity: Velocity, noise: Callable, diffusion: Scalar | None = None
+    interpolant: Interpolant,
+    velocity: Velocity,
+    noise: Callable,
+    diffusion: Scalar | None = None,
 ) -> sde.SDE:
-    """dx = (u + ½ g² ẑ/γ) dt + g dw̄, run downwards from noise to data: the law of x_t at every t, whatever g ≥ 0.
+    """SDE with the distribution of x_t at every t, whatever g ≥ 0 (Tong et al. 2024).
 
-    The score is −ẑ/γ. velocity, noise: as fitted by `bridge_loss`. diffusion: g, default the s of `bridge(s)`, which
-    makes it the Schrödinger bridge: the pairs (x_0, x_1) of its own paths are those of the entropic plan. Solve it
-    within the path's interval, since ẑ/γ has no value at the ends. Raises ValueError for a path without γ or a g that
-    is missing or below 0. Tong et al. 2024 ([SF]²M).
+        dx = (u + ½ g² ẑ/γ) dt + g dw̄
+
+    It runs downwards from noise to data. −ẑ/γ is the score. Solve it within the
+    interpolant's interval, since ẑ/γ has no value at the ends.
+
+    Args:
+      interpolant: What the two were fitted to, with γ.
+      velocity: u, fitted by `bridge_loss`.
+      noise: ẑ, fitted by `bridge_loss`.
+      diffusion: g, a constant. Default the s of `bridge(s)`, which makes it the
+        Schrödinger bridge: the ends (x_0, x_1) of its paths are then distributed as in
+        the entropic plan.
+
+    Returns:
+      The SDE.
+
+    Raises:
+      TypeError: If an argument has another type.
+      ValueError: If the interpolant has no γ, or g is negative, or it is missing and
+        the interpolant was not made by `bridge`.
+
+    Example:
+      >>> process = dj.flows.bridge_sde(dj.flows.bridge(0.5), lambda x, t: -x, lambda x, t: x)
+      >>> float(process.diffusion(jnp.zeros(2), 0.5))
+      0.5
     """
-    variance = with_spread(path).variance
-    checks.callable_("velocity", velocity, "velocity(x, t)")
-    checks.callable_("noise", noise, "noise(x, t)")
+    variance = with_spread(interpolant).variance
     if diffusion is None:
-        if not isinstance(variance, BridgeVariance):
-            raise ValueError(
-                "diffusion must be given for a path that is not made by flows.bridge, got None"
-            )
+        checks.require(
+            isinstance(variance, BridgeVariance),
+            "diffusion must be given for an interpolant that is not made by "
+            "flows.bridge, got None",
+        )
         diffusion = variance.std
     gain = _Constant(checks.non_negative("diffusion", diffusion))
-    drift = _BridgeDrift(
-        path, as_pytree_callable(velocity), as_pytree_callable(noise), gain
-    )
-    return sde.SDE(drift, gain)
+    fields = as_pytree_callable(velocity), as_pytree_callable(noise)
+    return sde.SDE(_BridgeDrift(interpolant, *fields, gain), gain)
 
 
+@checks.arguments(key=checks.key, count=(checks.integer, 1))
 def reflow_pairs(
     key: Key, flow: Any, count: int, condition: PyTree = None
 ) -> tuple[Array, Array]:
-    """(x_0, x_1), (count, *shape) each: noise and what the flow makes of it, to fit a straighter flow to.
+    """Noise and its image under a flow, to fit a straighter flow to (reflow).
 
-    Pair i has the key fold_in(key, i). flow: of a base with sample(key) and a bijector with forward. condition: pytree
-    with leading axis count. Fit with `matching_loss(key, …, x0, x1, coupling=paired())`: the law of x_0 stays, every
-    convex cost of the coupling falls or stays. Liu et al. 2023, Theorem 3.5.
+    Fit with `matching_loss(key, …, x0, x1=x1, pairing=fixed_pairs())`. The distribution
+    of x_0 stays the same, and every convex cost of the pairs falls or stays (Liu et al.
+    2023, Theorem 3.5).
+
+    Args:
+      key: A typed key. Pair i has the key fold_in(key, i).
+      flow: Anything with a base, which has sample(key), and a bijector with forward.
+      count: Number of pairs.
+      condition: Pytree of leading axis count.
+
+    Returns:
+      (x_0, x_1): images and noise, (count, *shape) both.
+
+    Raises:
+      TypeError: If flow has no base or no bijector.
+      ValueError: If count is below 1 or condition has another leading axis.
+
+    Example:
+      >>> flow = dj.flows.flow(dj.flows.standard_normal((2,)), dj.flows.exponential())
+      >>> x0, x1 = dj.flows.reflow_pairs(key, flow, 3)
+      >>> bool(jnp.allclose(x0, jnp.exp(x1)))
+      True
     """
-    checks.key("key", key)
-    count = checks.integer("count", count, minimum=1)
-    if not (hasattr(flow, "base") and hasattr(flow, "bijector")):
-        raise TypeError(
-            f"flow must have a base and a bijector, got {type(flow).__name__}"
-        )
+    check_parts(flow)
     checks.leading_axis("condition", condition, "count", count)
     return call(_reflow_pairs, key, flow, condition, count=count)
 
@@ -363,19 +407,40 @@ def _reflow_pairs(key, flow, condition, count):
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
 
 
+@checks.arguments(x=driver.check_example)
 def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> Array:
-    """∫‖(x_1 − x_0)/T − u(x_t, t)‖² dt along the path from x at the base's end, T its time; shape (), 0 where straight.
+    """How far the path of one example is from straight (Liu et al. 2023).
 
-    By the trapezoid rule over the bijector's times, of which an adaptive solver must be given some between its ends.
-    In squared data units; its mean over the base is the straightness S of Liu et al. 2023, 0 where one Euler step is
-    exact. Raises TypeError for a bijector of another kind, ValueError for one of a single interval.
+        ∫ ‖(x_1 − x_0)/T − u(x_t, t)‖² dt,    T the length of the time interval
+
+    By the trapezoid rule over the bijector's times. Its mean over the base is the
+    straightness S of the paper, 0 where one Euler step is exact.
+
+    Args:
+      bijector: Made by `continuous`. With an adaptive solver it must have been given
+        some times between its ends.
+      x: One example at the base's end.
+      condition: As the velocity takes it.
+
+    Returns:
+      The integral, in squared data units, shape ().
+
+    Raises:
+      TypeError: For a bijector of another kind.
+      ValueError: For one of a single interval, and NaN or infinity in x.
+
+    Example:
+      >>> shift = dj.flows.continuous(lambda x, t: jnp.ones_like(x), 4)
+      >>> float(dj.flows.curvature(shift, jnp.zeros(2)))
+      0.0
     """
     check_continuous(bijector)
-    if len(bijector.times) < 3:
-        raise ValueError(
-            f"bijector must have times between its ends for the path to be seen, got {bijector.times}"
-        )
-    return call(_curvature, bijector, driver.check_example("x", x), condition)
+    checks.require(
+        len(bijector.times) >= 3,
+        "bijector must have times between its ends for the path to be seen, got "
+        f"{bijector.times}",
+    )
+    return call(_curvature, bijector, x, condition)
 
 
 def _curvature(bijector, x, condition):
@@ -385,40 +450,6 @@ def _curvature(bijector, x, condition):
     slopes = jax.vmap(lambda x, t: bijector.velocity(x, t, *conditions))(
         states, times.astype(states.dtype)
     )
-    squares = jnp.sum(
-        (slopes - chord) ** 2, axis=tuple(range(1, slopes.ndim))
-    )  # (N + 1,)
+    axes = tuple(range(1, slopes.ndim))
+    squares = jnp.sum((slopes - chord) ** 2, axis=axes)  # (N + 1,)
     return jnp.trapezoid(squares[::-1], times[::-1])
-
-
-# ----------------------------------------------------------------------------------------------------------- arguments
-
-
-def check_coupling(coupling: Any) -> Any:
-    """`coupling` if it can be called and says whether it leaves the noise independent; TypeError otherwise."""
-    if not callable(coupling) or not isinstance(
-        getattr(coupling, "independent", None), bool
-    ):
-        raise TypeError(
-            "coupling must be one of flows.couplings, or callable as (key, x0, x1) with a boolean `independent`, got "
-            f"{coupling!r}"
-        )
-    return coupling
-
-
-def check_path(path: Any) -> Path:
-    """`path` if it is one; TypeError otherwise."""
-    if not isinstance(path, Path):
-        raise TypeError(
-            f"path must be made by flows.path or flows.bridge, got {type(path).__name__}"
-        )
-    return path
-
-
-def with_spread(path: Path) -> Path:
-    """`path`, refused without γ, whose z carries the score."""
-    if check_path(path).variance is None:
-        raise ValueError(
-            "path must have a variance γ², as made by flows.bridge, for z to tell the score"
-        )
-    return path

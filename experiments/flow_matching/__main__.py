@@ -161,14 +161,14 @@ def check(config: Config) -> Config:
 
 def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]:
     """A fitted velocity a coupling."""
-    couplings = {
+    pairings = {
         "independent": flows.independent(),
         "sinkhorn": flows.sinkhorn(config.regularisation),
         "optimal": flows.optimal_assignment(),
-        "reflow": flows.paired(),
+        "reflow": flows.fixed_pairs(),
     }
     template = problem.neural_velocity(jax.random.key(0))
-    path, fitted = flows.path(), {}
+    interpolant, fitted = flows.interpolant(), {}
 
     def velocity(params):
         return jax.tree_util.Partial(template.func, params)
@@ -183,9 +183,10 @@ def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]
             else (problem.train,)
         )
 
-        def loss(params, key, batch, coupling=couplings[name]):
+        def loss(params, key, batch, pairing=pairings[name]):
+            x0, x1 = (*batch, None)[:2]
             return flows.matching_loss(
-                key, velocity(params), path, *batch, coupling=coupling
+                key, velocity(params), interpolant, x0, x1=x1, pairing=pairing
             )[0]
 
         params, _ = training.fit(

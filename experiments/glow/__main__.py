@@ -124,7 +124,7 @@ def code_length(
 ) -> jax.Array:
     """The bound on −log₂ P(x) by one draw, in bits/dim, shape ()."""
     log_p = flows.lattice_log_prob(
-        key, params["flow"], x, spacing, params["dequantiser"]
+        key, params["flow"], x, spacing, dequantiser=params["dequantiser"]
     )
     return -log_p / (x.size * math.log(2))
 

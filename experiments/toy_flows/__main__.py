@@ -115,7 +115,7 @@ def standardised(flow: flows.density.Flow, batch: jax.Array) -> tuple[Any, jax.A
 def matching(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.Array:
     """The regression of the flow's velocity on those of straight paths from standardised data to noise."""
     ode, xs = standardised(flow, batch)
-    return flows.matching_loss(key, ode.velocity, flows.path(), xs)[0]
+    return flows.matching_loss(key, ode.velocity, flows.interpolant(), xs)[0]
 
 
 def regular_likelihood(
