@@ -22,9 +22,9 @@ from .types import (
     Key,
     Scalar,
     as_pytree_callable,
-    at_once,
     combine,
     compiled,
+    one_program,
     partition,
     pytree,
 )
@@ -75,7 +75,7 @@ def exact(model: Any, x: ArrayLike) -> Array:
     return _exact(as_density("model", model), _example(x))
 
 
-@at_once
+@one_program
 def _exact(density, x):
     score, trace = numerics.divergence(density.score, x)
     return trace + 0.5 * jnp.sum(score**2)
@@ -96,7 +96,7 @@ def sliced(key: Key, model: Any, x: ArrayLike, probes: int = 1) -> Array:
     )
 
 
-@at_once
+@one_program
 def _sliced(key, density, x, probes):
     directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
     score, traces = numerics.hutchinson(density.score, x, directions)
@@ -129,7 +129,7 @@ class _AtAnyTime:
         return self.density.score(x)
 
 
-@at_once
+@one_program
 def _denoising(key, prediction, x, sigma):
     noise = jax.random.normal(key, x.shape, x.dtype)
     return (
@@ -161,7 +161,7 @@ def contrastive(
     return _contrastive(density, x, x_model, penalty)
 
 
-@at_once
+@one_program
 def _contrastive(density, x, x_model, penalty):
     positive, negative = (
         density.log_prob(x),

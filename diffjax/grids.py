@@ -14,10 +14,9 @@ from .schedules.derived import (
     _log_snr,
     _time_of_log_snr,
     in_float64,
-    is_eager,
     log_snrs_in_float64,
 )
-from .types import Array, ArrayLike, Scalar
+from .types import Array, ArrayLike, Scalar, is_eager
 
 ALIGN_YOUR_STEPS = {
     "stable_diffusion_1.5": (

@@ -16,7 +16,6 @@ import numpy as np
 
 from . import checks, grids, predictions, schedules
 from .schedules import Schedule
-from .targets import as_one_program
 from .types import (
     Array,
     ArrayLike,
@@ -24,6 +23,7 @@ from .types import (
     Key,
     PyTree,
     Scalar,
+    as_one_program,
     as_pytree_callable,
     pytree,
     static_field,

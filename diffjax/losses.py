@@ -14,13 +14,14 @@ from . import checks, schedules, types
 from .numerics import float_dtype
 from .predictions import NetworkDenoiser
 from .schedules import Schedule
-from .schedules.derived import as_time, call_compiled
+from .schedules.derived import as_time
 from .types import (
     Array,
     ArrayLike,
     Key,
     PyTree,
     Scalar,
+    as_one_program,
     as_pytree_callable,
     combine,
     partition,
@@ -110,7 +111,7 @@ def _check_prediction(prediction):
         )
 
 
-@types.at_once
+@types.one_program
 def _denoising_loss(
     prediction, x0, noise, t, condition, weighting, density, net_kwargs
 ):
@@ -265,7 +266,7 @@ def sample_times(
         schedules.log_snr_range(
             schedule
         )  # a schedule without signal at its end is named before tracing
-    return call_compiled(
+    return as_one_program(
         _SAMPLERS[distribution],
         schedule,
         key,
@@ -302,7 +303,7 @@ def time_density(
 ) -> Array:
     """The density of a distribution in `TIME_DISTRIBUTIONS` at t, shape of t; it integrates to one over [t_min, t_max]."""
     checks.choice("distribution", distribution, TIME_DISTRIBUTIONS)
-    return call_compiled(
+    return as_one_program(
         _DENSITIES[distribution], schedules.check(schedule), as_time(t)
     )
 

@@ -23,7 +23,7 @@ from .types import (
     Scalar,
     as_pytree,
     as_pytree_callable,
-    at_once,
+    one_program,
     pytree,
     static_field,
 )
@@ -38,7 +38,7 @@ class Scalings(NamedTuple):
     noise: Array
 
 
-@at_once
+@one_program
 def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
     """c_skip, c_out, c_in, c_noise for α = 1 at noise level sigma, in data units; sigma_data: the data's standard
     deviation.
@@ -89,13 +89,13 @@ def levels_of(kind: str, schedule: Schedule, t: Scalar) -> Rates:
     return Rates(schedule.alpha(t), schedule.sigma(t), None, None)
 
 
-@at_once
+@one_program
 def noise_input(schedule: Schedule, t: Scalar) -> Array:
     """c_noise = −λ/8 = ¼ log σ/α, what a network with scaled inputs is told of the time; shape ()."""
     return -schedules.log_snr(schedules.check(schedule), t) / 8
 
 
-@at_once
+@one_program
 def input_scalings(
     schedule: Schedule, t: Scalar, sigma_data: Scalar
 ) -> tuple[Array, Array]:
@@ -158,7 +158,7 @@ class NetworkDenoiser:
         return *KINDS[self.kind](r, self.sigma_data), r
 
 
-@at_once
+@one_program
 def _network_inputs(schedule, inputs, sigma_data, x, t):
     if inputs == "scaled":
         c_in, c_noise = input_scalings(schedule, t, sigma_data)
@@ -166,7 +166,7 @@ def _network_inputs(schedule, inputs, sigma_data, x, t):
     return x, schedules.index_of_time(schedule, t) - (inputs == "zero_index")
 
 
-@at_once
+@one_program
 def _denoised(schedule, kind, sigma_data, x, t, output):
     """x_0 = (σ F − b x)/(aσ − bα)."""
     r = levels_of(kind, schedule, t)
@@ -175,7 +175,7 @@ def _denoised(schedule, kind, sigma_data, x, t, output):
     return (r.sigma / gap) * output - (b / gap) * x
 
 
-@at_once
+@one_program
 def _as_kind(schedule, kind, x, t, data):
     """a D + b (x − α D)/σ."""
     r = levels_of(kind, schedule, t)
@@ -311,7 +311,7 @@ class Categorical:
         return evidence, self.net(features, c_noise, *condition, **net_kwargs)
 
 
-@at_once
+@one_program
 def _level_features(schedule, levels, x, t):
     """(what the network is given (*shape[:-1], C K), the evidence (*shape, K), c_noise)."""
     count = levels.shape[0]
@@ -323,12 +323,12 @@ def _level_features(schedule, levels, x, t):
     return features.reshape(merged), evidence, noise_input(schedule, t)
 
 
-@at_once
+@one_program
 def _level_probabilities(evidence, logits):
     return jax.nn.softmax(evidence + logits.reshape(evidence.shape))
 
 
-@at_once
+@one_program
 def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Array:
     """log softmax_k(−(x − α c_k)²/2σ²): what each entry of x_t alone says of its level; (*x.shape, K)."""
     x, levels = checks.real_array("x", x), checks.real_array("levels", levels)
@@ -369,7 +369,7 @@ class Moments:
         return self.categorical.moments(x, t, *condition)
 
 
-@at_once
+@one_program
 def _level_moments(evidence, logits, levels):
     p = jax.nn.softmax(evidence + logits.reshape(evidence.shape))
     levels = levels.astype(p.dtype)
@@ -398,7 +398,7 @@ class TweedieVariance:
     schedule: Any
     denoiser: Any
 
-    @at_once
+    @one_program
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """Var(x_0 | x_t = x) of each entry, shape of x."""
         flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))

@@ -25,9 +25,9 @@ from .types import (
     PyTree,
     as_pytree,
     as_pytree_callable,
-    at_once,
     combine,
     compiled,
+    one_program,
     partition,
     pytree,
 )
@@ -313,7 +313,7 @@ def reverse(grid: ArrayLike) -> ArrayLike:
     return grid[::-1] if checks.is_traced(grid) else np.asarray(grid)[::-1]
 
 
-@at_once
+@one_program
 def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
     """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a.
 

@@ -5,7 +5,6 @@ exact p_t. `denoiser(target, schedule)` is the exact E[x_0 | x_t].
 """
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -22,12 +21,9 @@ from .types import (
     ArrayLike,
     Key,
     Scalar,
+    as_one_program,
     as_pytree_callable,
-    at_once,
-    combine,
-    compiled,
-    is_array,
-    partition,
+    one_program,
     pytree,
     static_field,
 )
@@ -50,15 +46,13 @@ class Target(Protocol):
 
 
 def compiled_eagerly(method: Callable) -> Callable:
-    """A function of pytrees of arrays that is one compiled program where it is called outside any transformation."""
-    compiled, signature = jax.jit(method), inspect.signature(method)
+    """`types.one_program`, of a function that also accepts lists of numbers."""
+    run = one_program(method)
 
     @functools.wraps(method)
     def call(*args, **kwargs):
-        args = signature.bind(*args, **kwargs).args if kwargs else args
-        return (
-            method(*args) if checks.is_traced(args) else compiled(*map(_as_array, args))
-        )
+        keywords = {name: _as_array(value) for name, value in kwargs.items()}
+        return run(*map(_as_array, args), **keywords)
 
     return call
 
@@ -82,9 +76,7 @@ class ExactDenoiser:
     def __call__(self, x: Array, t: Scalar) -> Array:
         """E[x_0 | x_t = x], shape of x."""
         checks.one_of_shapes("t", t, [()])
-        if checks.is_traced(self, x, t):
-            return self._denoised(x, t)
-        return as_one_program(ExactDenoiser._denoised, self, x, t)
+        return as_one_program(ExactDenoiser._denoised, self, _as_array(x), _as_array(t))
 
     def _denoised(self, x, t):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
@@ -132,32 +124,10 @@ def _score(target, x):
     return jax.grad(target.log_prob)(jnp.asarray(x))
 
 
-def as_one_program(function, value, *arguments):
-    """function(value, *arguments), as one program where all are pytrees of numbers and arrays.
-
-    A schedule or target of another kind may change without its identity changing: it is run eagerly.
-    """
-    values = (value, *map(_as_array, arguments))
-    if not all(
-        isinstance(leaf, int) or is_array(leaf) for leaf in jax.tree.leaves(values)
-    ):
-        return function(*values)
-    arrays, static = partition(values)
-    return _run_one_program((function, static), arrays)
-
-
-@compiled
-def _run_one_program(static, arrays):
-    function, static = static
-    return function(*combine(arrays, static))
-
-
 def _noised(target, schedule, t):
     """The distribution of α(t) x + σ(t) ε, a target of the same kind."""
     schedules.check(schedule)
-    if checks.is_traced(target, schedule, t):
-        return _convolved_at(target, schedule, t)
-    return as_one_program(_convolved_at, target, schedule, t)
+    return as_one_program(_convolved_at, target, schedule, _as_array(t))
 
 
 def _convolved_at(target, schedule, t):
@@ -811,7 +781,7 @@ class Energy:
         return _energy_log_prob(self, x)
 
 
-@at_once
+@one_program
 def _energy_log_prob(energy, x):
     value = energy.function(x)
     if jnp.shape(value) != ():

@@ -14,11 +14,11 @@ from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Solver
 from .solvers.ode import heun, rk4
-from .targets import as_one_program
 from .types import (
     ArrayLike,
     Denoiser,
     Key,
+    as_one_program,
     as_pytree_callable,
     combine,
     compiled,

@@ -1,6 +1,7 @@
 """Type aliases, pytree registration, and the split of any callable into arrays and the rest."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import inspect
@@ -11,6 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from . import _capture
 
@@ -31,13 +33,20 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass and a pytree whose treedef names the class.
+    """Make a class a frozen dataclass and a pytree whose treedef names the class.
 
-    Fields are children, save those declared with `static_field()`, which must be hashable.
-    JAX compares the treedefs of two `register_dataclass` classes by field names alone, so that two schedules with
-    equal fields would share compiled code; here the class itself is part of the auxiliary data.
+    Fields are children, except those declared with `static_field()`, which must be
+    hashable. JAX compares the treedefs of two `register_dataclass` classes by field
+    names alone, so that two schedules with equal fields would share compiled code.
+    Here the class is part of the auxiliary data.
+
+    Values are equal, and have one hash, where their fields do. A value that holds an
+    array, or anything else without a hash, equals only itself. So `jax.jit` accepts
+    every instance with a `__call__` as the function itself. It then compiles the
+    instance's arrays in as constants, as it does with those of a closure. To trace
+    them, pass the instance as an argument: `jax.jit(lambda d, x, t: d(x, t))`.
     """
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]
     static = [f.name for f in fields if f.metadata.get("static")]
@@ -49,15 +58,13 @@ def pytree(cls: type[T]) -> type[T]:
         return keyed, (cls, tuple(getattr(value, name) for name in static))
 
     def flatten(value):
-        return [getattr(value, name) for name in children], (
-            cls,
-            tuple(getattr(value, name) for name in static),
-        )
+        leaves = [getattr(value, name) for name in children]
+        return leaves, (cls, tuple(getattr(value, name) for name in static))
 
     def unflatten(aux, values):
-        value = object.__new__(
-            cls
-        )  # argument checks belong to constructors: here values may be tracers or None
+        # Without __init__: constructors check arguments, and here values may be
+        # tracers, None or the placeholders of jax.tree.map.
+        value = object.__new__(cls)
         for name, child in zip(children, values, strict=True):
             object.__setattr__(value, name, child)
         for name, entry in zip(static, aux[1], strict=True):
@@ -65,21 +72,36 @@ def pytree(cls: type[T]) -> type[T]:
         return value
 
     cls.__hash__ = _hash  # type: ignore[method-assign]
+    cls.__eq__ = _equal  # type: ignore[method-assign]
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
 
 
-def _hash(value: Any) -> int:
-    """A dataclass's own hash, or one by identity where fields hold arrays, so that `jax.jit` takes every value."""
+def _contents(value: Any) -> Any:
+    """(class, fields) if they can be hashed, otherwise None."""
+    contents = (
+        type(value),
+        *(getattr(value, field.name) for field in dataclasses.fields(value)),
+    )
     try:
-        return hash(
-            (
-                type(value),
-                *(getattr(value, field.name) for field in dataclasses.fields(value)),
-            )
-        )
+        hash(contents)
     except TypeError:
-        return object.__hash__(value)
+        return None
+    return contents
+
+
+def _hash(value: Any) -> int:
+    contents = _contents(value)
+    return object.__hash__(value) if contents is None else hash(contents)
+
+
+def _equal(value: Any, other: Any) -> Any:
+    # The == of dataclasses compares arrays, whose truth value is an error. JAX's cache
+    # of jitted functions compares any two entries that share a bucket.
+    if value is other or type(value) is not type(other):
+        return value is other or NotImplemented
+    contents = _contents(value)
+    return contents is not None and contents == _contents(other)
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -404,28 +426,57 @@ class _Program:
         self.jitted = jax.jit(body)
 
 
-def check_integers(name: str, tree: Any) -> None:
-    """Refuse a pytree with a Python int that no int32 holds, for which JAX has no array."""
-    for leaf in jax.tree.leaves(tree):
-        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
-            raise ValueError(
-                f"{name} must hold no integer of more than 32 bits, got {leaf}"
-            )
+def is_eager(*values: Any) -> bool:
+    """True if nothing is being traced, neither these values nor the code around."""
+    state = get_opaque_trace_state(convention="flax")
+    return state == _NO_TRACE and not any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)
+    )
 
 
-def at_once(function: Callable) -> Callable:
-    """`function` as one compiled program where none of its arguments, which are pytrees, is traced."""
+def _untraced_state() -> Any:
+    # In a new thread, where nothing is traced: this module may be imported under jit.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(get_opaque_trace_state, convention="flax").result()
+
+
+_NO_TRACE = _untraced_state()
+
+
+def as_one_program(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call a function as one compiled program, so that a first call compiles no more.
+
+    Called while something is traced, the function is called directly.
+
+    Args:
+      function: A function of a module, never a closure. The program is kept under it.
+      *args: Pytrees. Arrays and floats in them are traced, and those that functions and
+        objects reach. The rest is static, integers too. See `partition`.
+      **kwargs: The same, by keyword.
+
+    Returns:
+      The function's value.
+    """
+    if not is_eager(args, kwargs):
+        return function(*args, **kwargs)
+    arrays, static = partition((args, kwargs))
+    return _apply((function, static), arrays)
+
+
+def one_program(function: Callable) -> Callable:
+    """Decorator of a function that is always called by `as_one_program`.
+
+    Args given by keyword and by position run the same program.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
-            args = signature.bind(*args, **kwargs).args
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
-            return function(*args)
-        arrays, static = partition(args)
+            bound = signature.bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
         try:
-            return _apply((function, static), arrays)
+            return as_one_program(function, *args, **kwargs)
         except OverflowError:
             for name, value in zip(signature.parameters, args, strict=False):
                 check_integers(name, value)
@@ -437,4 +488,19 @@ def at_once(function: Callable) -> Callable:
 @compiled
 def _apply(settings, arrays):
     function, static = settings
-    return function(*combine(arrays, static))
+    args, kwargs = combine(arrays, static)
+    return function(*args, **kwargs)
+
+
+def check_integers(name: str, tree: Any) -> None:
+    """Raise ValueError if a pytree holds a Python int that no int32 holds.
+
+    Args:
+      name: The name of the argument, for the message.
+      tree: The argument. JAX has no array for such an integer.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if type(leaf) is int and not -(2**31) <= leaf < 2**31:
+            raise ValueError(
+                f"{name} must hold no integer of more than 32 bits, got {leaf}"
+            )

@@ -85,7 +85,7 @@ def f(x):
 
 first = jax.jit(f)(jnp.zeros(3))
 import diffjax as dj
-assert dj.schedules.derived.is_eager(1.0)
+assert dj.types.is_eager(1.0)
 assert jnp.allclose(f(jnp.zeros(3)), first)
 """
 

@@ -12,9 +12,18 @@ from ..noise import normal
 from ..numerics import bits_per_dim
 from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
-from ..schedules.derived import as_time, call_compiled
+from ..schedules.derived import as_time
 from ..solvers.driver import check_example
-from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    Scalar,
+    as_one_program,
+    combine,
+    partition,
+)
 from .gaussian import Gaussian, check_variance, gaussian_kl
 from .kernels import entry, model_of
 
@@ -183,7 +192,7 @@ def check_chunk(chunk: int | None) -> int | None:
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:
     """L_T = KL(q(x_T | x_0 = x) ‖ p(x_T)) in nats, shape ()."""
-    return call_compiled(_prior_matching, schedule, x, prior)
+    return as_one_program(_prior_matching, schedule, x, prior)
 
 
 def _prior_matching(schedule, x, prior):

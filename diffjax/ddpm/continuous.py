@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from .. import checks, schedules, types
 from ..predictions import check_levels, level_index
 from ..schedules import Schedule
-from ..schedules.derived import call_compiled
 from ..solvers.driver import check_example
 from ..types import (
     Array,
@@ -14,6 +13,7 @@ from ..types import (
     Denoiser,
     Key,
     Scalar,
+    as_one_program,
     as_pytree_callable,
     combine,
     partition,
@@ -109,7 +109,7 @@ def continuous_elbo(
         level_index(x, levels)
     decoder_variance = check_decoder_variance(decoder_variance, x.shape)
     prior, chunk = (
-        check_prior(prior, call_compiled(_prior_variance, schedule), x.shape),
+        check_prior(prior, as_one_program(_prior_variance, schedule), x.shape),
         check_chunk(chunk),
     )
     arrays, static = partition((as_pytree_callable(denoiser), schedule))

@@ -12,15 +12,16 @@ from ..noise import normal
 from ..numerics import float_dtype
 from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
-from ..schedules.derived import call_compiled, is_eager
 from ..types import (
     Array,
     ArrayLike,
     Denoiser,
     Key,
     Scalar,
+    as_one_program,
     as_pytree_callable,
-    at_once,
+    is_eager,
+    one_program,
     pytree,
     static_field,
 )
@@ -36,7 +37,7 @@ def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
     return Gaussian(_decayed(checks.real_array("x", x), row.beta), row.beta)
 
 
-@at_once
+@one_program
 def _decayed(x, beta):
     """√(1 − β) x."""
     return jnp.sqrt(1 - beta) * x
@@ -48,7 +49,7 @@ def forward_marginal(chain: DiscreteChain, x0: ArrayLike, index: Any) -> Gaussia
     Raises ValueError for an index out of range, TypeError for no chain. Ho et al. 2020, eq. 4.
     """
     row = _row(chain, index)
-    return call_compiled(
+    return as_one_program(
         _forward_marginal, chain, checks.real_array("x0", x0), row.time
     )
 
@@ -92,7 +93,7 @@ def reverse_step(
     return _reverse_step(model, row, x)
 
 
-@at_once
+@one_program
 def _reverse_step(model, row, x):
     data, spread = model.predict(row, x)
     return model.step(row, x, data, spread)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..langevin.normalisers import ImportanceEstimate, importance_estimate
-from ..types import Array, ArrayLike, Key, PyTree, at_once
+from ..types import Array, ArrayLike, Key, PyTree, one_program
 from .compiled import call
 from .density import Flow, check_flow
 
@@ -127,7 +127,7 @@ def _compare(log_density, xs, log_q, weights=False):
     return values, mean
 
 
-@at_once
+@one_program
 def _compared(log_density, xs, log_q, weights):
     log_p = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
     if log_p.shape != (len(xs),):

@@ -16,7 +16,7 @@ import numpy as np
 from .. import checks, schedules
 from ..numerics import float_dtype
 from ..schedules import Schedule
-from ..types import Array, ArrayLike, Scalar, as_pytree_callable, at_once, pytree
+from ..types import Array, ArrayLike, Scalar, as_pytree_callable, one_program, pytree
 
 __all__ = [
     "BridgeVariance",
@@ -334,7 +334,7 @@ def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
     return _entropic_covariance(std, regularisation)
 
 
-@at_once
+@one_program
 def _entropic_covariance(std, regularisation):
     # 2s²/(√(4s² + ε²) + ε), which does not cancel at large ε
     total = jnp.hypot(2 * std, regularisation) + regularisation

@@ -10,8 +10,15 @@ import numpy as np
 from .. import checks, predictions, schedules
 from ..guidance import StepScale, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
-from ..targets import as_one_program
-from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Scalar,
+    as_one_program,
+    as_pytree_callable,
+    pytree,
+)
 from .operators import (
     LinearOperator,
     check_operator,

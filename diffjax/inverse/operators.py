@@ -9,8 +9,15 @@ import numpy as np
 
 from .. import checks, spectral
 from ..numerics import float_dtype
-from ..targets import as_one_program
-from ..types import Array, ArrayLike, Scalar, as_pytree_callable, pytree, static_field
+from ..types import (
+    Array,
+    ArrayLike,
+    Scalar,
+    as_one_program,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 
 
 @pytree
@@ -59,7 +66,7 @@ class LinearOperator:
         """A as a matrix (M, D) of flat examples."""
         if isinstance(self.function, _Product):
             return self.function.entries
-        return _dense(self) if checks.is_traced(self) else as_one_program(_dense, self)
+        return as_one_program(_dense, self)
 
 
 def _dense(operator):

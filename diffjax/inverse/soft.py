@@ -8,8 +8,15 @@ import numpy as np
 
 from .. import checks, schedules
 from ..schedules import Schedule
-from ..targets import as_one_program
-from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Scalar,
+    as_one_program,
+    as_pytree_callable,
+    pytree,
+)
 
 
 @pytree
@@ -176,10 +183,8 @@ def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
     """
     mask = _fractions(mask, np.shape(mask))
     schedules.check(schedule)
-    if checks.is_traced(schedule, mask):
-        return _release(schedule, mask)
     released = as_one_program(_release, schedule, mask)
-    if not np.isfinite(released.span):
+    if not checks.is_traced(released) and not np.isfinite(released.span):
         schedules.log_snr_range(schedule)  # raises
     return released
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from .. import checks
-from ..types import Array, ArrayLike, Scalar, at_once
+from ..types import Array, ArrayLike, Scalar, one_program
 
 TIME_FREQUENCIES = (0.02, 200.0)
 """Angular frequencies, per unit of t: the lowest still orders |t| ≤ 80, the highest turns by 1 within 0.005."""
@@ -38,7 +38,7 @@ def sinusoidal(
     )
 
 
-@at_once
+@one_program
 def _waves(t, frequencies):
     """[sin ω t, cos ω t] of frequencies (K,), t.shape + (2 K,)."""
     angles = t[..., None] * frequencies  # t.shape + (K,)
@@ -62,7 +62,7 @@ def fourier_inputs(x: Array, count: int) -> Array:
     return _fourier_inputs(x, (np.pi * 2.0 ** np.arange(count)).astype(x.dtype))
 
 
-@at_once
+@one_program
 def _fourier_inputs(x, frequencies):
     angles = x[..., None] * frequencies  # (..., C, count)
     angles = angles.reshape(
@@ -79,7 +79,7 @@ class OneProgram:
         return _variables(super().init, rngs, args, kwargs)
 
 
-@at_once
+@one_program
 def _variables(init, rngs, args, kwargs):
     return init(rngs, *args, **kwargs)
 

@@ -33,8 +33,8 @@ from .derived import (
     time_of_log_snr,
     without_signal,
 )
-from .flow import RectifiedFlow, rectified_flow
 from .learned import LearnedVP, learned
+from .rectified import RectifiedFlow, rectified_flow
 from .ve import EDM, VE, edm, ve
 from .vp import SubVP, VPCosine, VPLinear, sub_vp, vp_cosine, vp_linear
 

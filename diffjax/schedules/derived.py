@@ -1,6 +1,5 @@
 """What follows from a schedule's α and σ: log-SNR and its inverse, drift, diffusion, rates."""
 
-import concurrent.futures
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -8,11 +7,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
-from .. import checks, types
+from .. import checks
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, Scalar, combine, is_array, partition
+from ..types import Array, ArrayLike, Scalar, as_one_program, is_array, is_eager
 
 _BISECTIONS = 64
 
@@ -146,7 +144,7 @@ def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> A
     check(schedule)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
     x0, noise = checks.real_array("x0", x0), checks.real_array("noise", noise)
-    return call_compiled(_perturb, schedule, x0, checks.number("t", t), noise)
+    return as_one_program(_perturb, schedule, x0, checks.number("t", t), noise)
 
 
 def _perturb(schedule, x0, t, noise):
@@ -165,7 +163,7 @@ def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     Returns:
       σ(t), shape ().
     """
-    return call_compiled(
+    return as_one_program(
         _prior_std, check(schedule), as_time(schedule.t_max if t is None else t)
     )
 
@@ -193,7 +191,7 @@ def without_signal(schedule: Schedule, t: ArrayLike) -> Array:
       >>> bool(dj.schedules.without_signal(dj.schedules.rectified_flow(t_max=1.0), 1.0))
       True
     """
-    return call_compiled(_without_signal, check(schedule), as_time(t))
+    return as_one_program(_without_signal, check(schedule), as_time(t))
 
 
 def _without_signal(schedule, t):
@@ -212,7 +210,7 @@ def is_finite(schedule: Schedule) -> bool:
     """
     check(schedule)
     if is_eager():
-        return bool(call_compiled(_is_finite, schedule))
+        return bool(as_one_program(_is_finite, schedule))
     with jax.ensure_compile_time_eval():
         return bool(_is_finite(schedule))
 
@@ -306,47 +304,14 @@ def as_time_dtype(t: ArrayLike) -> np.dtype:
 # ------------------------------------------------------------------------------------- few programs at a first call
 
 
-def call_compiled(function: Callable, schedule: Schedule, *values: Any) -> Any:
-    """function(schedule, *values) as one program, which the next call with other parameters uses again.
-
-    function: A function of the module, never a closure: the program is stored under it. Traced arguments call it
-    directly.
-    """
-    if not is_eager(schedule, values):
-        return function(schedule, *values)
-    arrays, static = partition(schedule)
-    return _call(function, static, arrays, values)
-
-
-@types.compiled(static_argnums=(0, 1))
-def _call(function, static, arrays, values):
-    return function(combine(arrays, static), *values)
-
-
-def _untraced_state():
-    """The trace state where nothing is traced, as a new thread has it: this module may be imported under `jit`."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(get_opaque_trace_state, convention="flax").result()
-
-
-_NO_TRACE = _untraced_state()
-
-
-def is_eager(*values: Any) -> bool:
-    """Whether nothing is being traced, neither the values nor what surrounds the call."""
-    return get_opaque_trace_state(
-        convention="flax"
-    ) == _NO_TRACE and not checks.is_traced(values)
-
-
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
-    """`call_compiled` in float64 whatever the working precision, as NumPy arrays. For eager calls alone: `is_eager`."""
+    """`as_one_program` in float64, as NumPy arrays. For eager calls alone."""
     with jax.enable_x64(True):
         # A copy: of an array that a float32 program has captured JAX keeps a float32 buffer and passes that.
         schedule, values = jax.tree.map(
             lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values)
         )
-        return jax.tree.map(np.asarray, call_compiled(function, schedule, *values))
+        return jax.tree.map(np.asarray, as_one_program(function, schedule, *values))
 
 
 def of_time(method: Callable) -> Callable:

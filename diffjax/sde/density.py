@@ -12,8 +12,15 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import divergence, float_dtype
-from ..schedules.derived import call_compiled
-from ..types import Array, Scalar, Velocity, as_pytree_callable, pytree, static_field
+from ..types import (
+    Array,
+    Scalar,
+    Velocity,
+    as_one_program,
+    as_pytree_callable,
+    pytree,
+    static_field,
+)
 from .processes import SDE
 
 LogDensity = Callable[[Array, Scalar], Array]
@@ -29,7 +36,7 @@ class CurrentVelocity:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape of x."""
-        return call_compiled(_current, self, x, t)
+        return as_one_program(_current, self, x, t)
 
 
 def _current(of, x, t):
@@ -56,7 +63,7 @@ class FokkerPlanck:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        return call_compiled(_rate, self, x, t)
+        return as_one_program(_rate, self, x, t)
 
 
 def _rate(of, x, t):
@@ -73,7 +80,7 @@ class RateAlongFlow:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), nats / time."""
-        return call_compiled(_rate_along, self, x, t)
+        return as_one_program(_rate_along, self, x, t)
 
 
 def _rate_along(of, x, t):
@@ -91,7 +98,7 @@ class Residual:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """Shape (), 1 / time."""
-        return call_compiled(_residual, self, x, t)
+        return as_one_program(_residual, self, x, t)
 
 
 def _residual(of, x, t):

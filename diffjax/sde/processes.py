@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from .. import checks, predictions, schedules
 from ..schedules import Schedule
-from ..schedules.derived import call_compiled
-from ..types import Array, Denoiser, Scalar, as_pytree_callable, pytree
+from ..types import Array, Denoiser, Scalar, as_one_program, as_pytree_callable, pytree
 
 
 @pytree
@@ -33,7 +32,7 @@ class Semilinear:
 
     def __call__(self, x: Array, t: Scalar) -> Array:
         """A(t) x + B(t) D(x, t), shape of x."""
-        return call_compiled(_semilinear, self, x, t)
+        return as_one_program(_semilinear, self, x, t)
 
 
 def _semilinear(field, x, t):
@@ -78,7 +77,7 @@ class _Linear:
     schedule: Any
 
     def __call__(self, x, t):
-        return call_compiled(_linear, self.schedule, x, t)
+        return as_one_program(_linear, self.schedule, x, t)
 
 
 def _linear(schedule, x, t):
