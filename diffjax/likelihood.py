@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from . import checks, grids, predictions, schedules, sde
-from .numerics import divergence as exact_divergence
-from .numerics import float_dtype, hutchinson, normal_log_prob
+from .numerics import (
+    basis,
+    divergence,
+    float_dtype,
+    hutchinson,
+    normal_log_prob,
+    pullbacks,
+)
 from .sampling import prepare, reverse
 from .schedules import Schedule
 from .solvers import driver
@@ -19,6 +25,7 @@ from .types import (
     ArrayLike,
     Denoiser,
     Key,
+    Scalar,
     as_pytree,
     as_pytree_callable,
     combine,
@@ -212,21 +219,67 @@ def _prepare(solver, grid, denoiser, schedule):
     return prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
 
 
+class PathState(NamedTuple):
+    """A point and the integrals along its path, or the rates of change of both.
+
+    Attributes:
+      x: The point.
+      log_dets: ∫ tr ∂u/∂x dt, the log-determinant of the map to x. (P,) for P probes,
+        (1,) for the exact trace.
+      kinetic: ∫ ‖u‖² dt, (), or None where it is not integrated.
+      jacobian: ∫ ‖∂u/∂x‖_F² dt, (), or None where it is not integrated.
+    """
+
+    x: Any
+    log_dets: Any
+    kinetic: Any = None
+    jacobian: Any = None
+
+
 @pytree
-class _Augmented:
-    """(x, a) -> (u, div u): a field whose second part integrates to the log-determinant, one entry a probe."""
+class ChangeOfVariables:
+    """The field of a point and of its log density along dx/dt = u(x, t).
+
+        d log p_t(x_t)/dt = −tr ∂u/∂x
+
+    Maps (`PathState`, t) to the rates of change of its entries. Those of `kinetic` and
+    `jacobian` are computed where the state has both.
+
+    Attributes:
+      velocity: (x, t) -> u, of one example.
+      probes: Directions of Hutchinson's estimate, (P, *x.shape), or None for the exact
+        trace.
+      chunk: Pullbacks of the exact trace at a time, see `numerics.divergence`.
+
+    References:
+      Chen et al. 2018 (neural ODEs), equation 8. Grathwohl et al. 2019, equation 7. The
+      two penalties are those of Finlay et al. 2020 (RNODE).
+    """
 
     velocity: Any
     probes: Any
     chunk: int | None = static_field(default=None)
 
-    def __call__(self, state, t):
-        x, _ = state
-        field: Callable[[Array], Array] = lambda y: self.velocity(y, t)
-        if self.probes is None:
-            value, trace = exact_divergence(field, x, self.chunk)
-            return value, trace[None]
-        return hutchinson(field, x, self.probes)
+    def __call__(self, state: PathState, t: Scalar) -> PathState:
+        """The rates of change at time t."""
+        x = state.x
+        field: Callable[[Array], Array] = lambda x: self.velocity(x, t)
+        if state.jacobian is None:
+            if self.probes is None:
+                value, trace = divergence(field, x, self.chunk)
+                return PathState(value, trace[None])
+            return PathState(*hutchinson(field, x, self.probes))
+        exact = self.probes is None
+        directions = basis(x) if exact else self.probes  # (P, *x.shape)
+        value, rows = pullbacks(field, x, directions)  # εᵀ ∂u/∂x, (P, *x.shape)
+        axes = tuple(range(1, rows.ndim))
+        traces = jnp.sum(directions * rows, axes)  # (P,)
+        squares = jnp.sum(rows**2, axes)  # (P,), E = ‖∂u/∂x‖_F² for probes
+        if exact:
+            traces, jacobian = jnp.sum(traces)[None], jnp.sum(squares)
+        else:
+            jacobian = jnp.mean(squares)
+        return PathState(value, traces, jnp.sum(value**2), jacobian)
 
 
 @compiled
@@ -238,11 +291,11 @@ def _log_prob(settings, arrays, key, x, ts):
         if probes
         else None
     )
-    field = _Augmented(
+    field = ChangeOfVariables(
         sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk
     )
-    start = (x, jnp.zeros((max(probes, 1),), x.dtype))
-    (latent, log_dets), run = driver.run(
+    start = PathState(x, jnp.zeros((max(probes, 1),), x.dtype))
+    (latent, log_dets, *_), run = driver.run(
         driver.noise_of(None, x, ts),
         solver,
         driver.Problem(velocity=field),

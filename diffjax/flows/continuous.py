@@ -13,7 +13,8 @@ import numpy as np
 from flax import linen as nn
 
 from .. import checks, grids
-from ..numerics import basis, float_dtype, pullbacks
+from ..likelihood import ChangeOfVariables, PathState
+from ..numerics import float_dtype
 from ..solvers import driver
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
@@ -252,14 +253,12 @@ def transport(
 
 
 def _transport(bijector, x, condition, key, probes, upwards):
-    directions = basis(x)
+    directions = None
     if key is not None:
         directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
-    field = _Augmented(
-        bijector._field(condition), jax.lax.stop_gradient(directions), exact=key is None
-    )
+    field = ChangeOfVariables(bijector._field(condition), directions)
     zero = jnp.zeros((), x.dtype)
-    start = _State(x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero)
+    start = PathState(x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero)
     end, run = bijector._solve(
         field, start, bijector.times[::-1] if upwards else bijector.times
     )
@@ -341,13 +340,6 @@ def _standard_error(values, exact):
     )
 
 
-class _State(NamedTuple):
-    x: Any
-    log_dets: Any  # (P,), one a probe
-    kinetic: Any
-    jacobian: Any
-
-
 @pytree
 class _Conditioned:
     velocity: Any
@@ -357,28 +349,6 @@ class _Conditioned:
         value = self.velocity(x, t, *self.condition)
         checks.one_of_shapes("velocity(x, t)", value, [jnp.shape(x)])
         return checks.real_array("velocity(x, t)", value).astype(x.dtype)
-
-
-@pytree
-class _Augmented:
-    """The state's rate (u, tr ∂u/∂x, ‖u‖², ‖∂u/∂x‖_F²), the traces one a probe or exact, from one vjp."""
-
-    velocity: Any
-    directions: Any  # (P, *x.shape)
-    exact: bool = static_field()
-
-    def __call__(self, state, t):
-        value, rows = pullbacks(lambda x: self.velocity(x, t), state.x, self.directions)
-        axes = tuple(range(1, rows.ndim))
-        traces, squares = (
-            jnp.sum(self.directions * rows, axes),
-            jnp.sum(rows**2, axes),
-        )  # (P,)
-        if self.exact:
-            return _State(
-                value, jnp.sum(traces)[None], jnp.sum(value**2), jnp.sum(squares)
-            )
-        return _State(value, traces, jnp.sum(value**2), jnp.mean(squares))
 
 
 @functools.cache
