@@ -203,11 +203,11 @@ def test_every_import_in_diffjax_keeps_the_rules():
 
 
 def test_floors_follow_from_the_imports():
-    """Whoever reads a room finds all that it stands on below it; diffjax is on top."""
+    """Whoever reads a room finds all that it stands on below it."""
     computed = floors(library())
     assert computed["checks"] < computed["schedules"] < computed["solvers"]
-    assert computed["solvers"] < computed["sampling"]
-    assert computed[""] == max(computed.values())
+    assert computed["solvers"] < computed["sampling"] < computed[""]
+    assert computed["likelihood"] < computed["flows"]
     small = {
         "diffjax/a.py": "from . import b, c",
         "diffjax/b.py": "from .c import x",
