@@ -1,13 +1,10 @@
-"""Normalizing flows: bijectors with exact log-determinants both ways, the laws they make, and matched velocities."""
+"""Normalizing flows, and velocities that are matched to interpolants.
 
-from .autoregressive import (
-    autoregressive,
-    causal_transformer,
-    iaf,
-    maf,
-    masked_perceptron,
-    tarflow,
-)
+Bijectors have exact log-determinants both ways. A flow is a base distribution and a
+bijector. Flow matching fits the velocity of a continuous flow by regression.
+"""
+
+from .autoregressive import autoregressive, iaf, maf, tarflow
 from .bijectors import (
     actnorm,
     affine,
@@ -21,6 +18,13 @@ from .bijectors import (
     tanh,
 )
 from .composition import chain, initialise, inverse, stack
+from .conditioners import (
+    causal_transformer,
+    convolutional,
+    dense,
+    masked_perceptron,
+    perceptron,
+)
 from .continuous import (
     Continuous,
     Transport,
@@ -37,13 +41,12 @@ from .coupling import (
     coupling_flow,
     half_mask,
     nice,
-    perceptron,
     real_nvp,
     spline_coupling,
 )
 from .density import flow, interpolate, lattice_log_prob, standard_normal
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
-from .glow import convolutional, dense, dequantiser, glow
+from .glow import dequantiser, glow
 from .interpolants import (
     GaussianInterpolant,
     Interpolant,
@@ -79,88 +82,102 @@ from .splines import (
     rational_quadratic_spline,
 )
 
-__all__ = [
-    "Continuous",
-    "Examples",
-    "GaussianInterpolant",
-    "Interpolant",
-    "Transport",
-    "actnorm",
-    "additive",
-    "affine",
-    "alternate_mask",
-    "autoregressive",
-    "bounded_affine",
-    "bridge",
-    "bridge_loss",
-    "bridge_sde",
-    "causal_transformer",
-    "chain",
-    "checkerboard_mask",
-    "conditional",
-    "continuous",
-    "convolutional",
-    "coupling",
-    "coupling_flow",
-    "curvature",
-    "dense",
-    "dequantiser",
-    "elementwise",
-    "entropic_covariance",
-    "examples",
-    "exponential",
-    "fixed_pairs",
+__all__ = [  # noqa: RUF022
+    # A flow: base distribution and bijector
     "flow",
-    "gaussian_interpolant",
-    "glow",
-    "half_mask",
-    "iaf",
-    "importance_log_z",
-    "independent",
+    "standard_normal",
     "initialise",
-    "interpolant",
     "interpolate",
-    "inverse",
-    "inverse_rational_quadratic_spline",
-    "invertible_convolution",
+    # Flows ready to train
+    "coupling_flow",
+    "nice",
+    "real_nvp",
+    "spline_coupling",
+    "maf",
+    "iaf",
+    "tarflow",
+    "glow",
+    "neural_ode",
+    # Losses and densities
+    "negative_log_likelihood",
+    "reverse_kl",
+    "importance_log_z",
     "lattice_log_prob",
+    "dequantiser",
+    # Bijectors of bijectors
+    "chain",
+    "inverse",
+    "stack",
+    "multiscale",
+    # Bijectors of entries
+    "affine",
+    "actnorm",
+    "elementwise",
+    "exponential",
     "leaky_relu",
     "logit",
-    "lu_linear",
-    "maf",
-    "masked_perceptron",
-    "matching_loss",
-    "multiscale",
-    "negative_log_likelihood",
-    "neural_ode",
-    "neural_velocity",
-    "nice",
-    "optimal_assignment",
-    "perceptron",
-    "permutation",
     "pointwise",
     "positive",
-    "rational_quadratic",
-    "rational_quadratic_spline",
-    "real_nvp",
-    "reflow_pairs",
-    "reshape",
-    "reversal",
-    "reverse_kl",
-    "shuffle",
     "sigmoid",
     "sinh_arcsinh",
+    "tanh",
+    # Linear bijectors
+    "invertible_convolution",
+    "lu_linear",
+    "triangular",
+    # Bijectors that move entries
+    "permutation",
+    "reshape",
+    "reversal",
+    "shuffle",
+    "squeeze",
+    # Layers with conditioners, and their masks
+    "coupling",
+    "autoregressive",
+    "conditional",
+    "alternate_mask",
+    "checkerboard_mask",
+    "half_mask",
+    # Scalar maps of layers
+    "additive",
+    "bounded_affine",
+    "rational_quadratic",
+    "rational_quadratic_spline",
+    "inverse_rational_quadratic_spline",
+    # Conditioners
+    "perceptron",
+    "masked_perceptron",
+    "causal_transformer",
+    "convolutional",
+    "dense",
+    # Continuous flows
+    "Continuous",
+    "continuous",
+    "neural_velocity",
+    "Transport",
+    "transport",
+    "transport_loss",
+    # Flow matching
+    "Examples",
+    "examples",
+    "matching_loss",
+    "reflow_pairs",
+    "velocity_denoiser",
+    "curvature",
+    "bridge_loss",
+    "bridge_sde",
+    # Interpolants between noise and data
+    "Interpolant",
+    "interpolant",
+    "bridge",
+    "GaussianInterpolant",
+    "gaussian_interpolant",
+    "entropic_covariance",
+    # Pairings of noise with data
+    "fixed_pairs",
+    "independent",
+    "optimal_assignment",
     "sinkhorn",
     "sinkhorn_plan",
-    "spline_coupling",
-    "squeeze",
-    "stack",
-    "standard_normal",
-    "tanh",
-    "tarflow",
-    "transport",
     "transport_cost",
-    "transport_loss",
-    "triangular",
-    "velocity_denoiser",
 ]

@@ -182,20 +182,20 @@ def _image_shape(name, x):
 
 @pytree
 class Multiscale(Bijector):
-    """A tuple of latents to one example, each entering at its own level. See `multiscale`."""
+    """A tuple of latents to one example, each entering at its own scale. See `multiscale`."""
 
-    levels: tuple
+    scales: tuple
     shape: tuple = static_field()
     latent_shapes: tuple = static_field()
 
     def forward_and_log_det(
         self, x: tuple, condition: Any = None
     ) -> tuple[Array, Array]:
-        """x: a tuple of latents, of `latent_shapes`, that of the deepest level first."""
+        """x: a tuple of latents, of `latent_shapes`, that of the deepest scale first."""
         latents = self._check(x)
-        h, total = self.levels[0].forward_and_log_det(latents[0], condition)
-        for level, z in zip(self.levels[1:], latents[1:], strict=True):
-            h, log_det = level.forward_and_log_det(
+        h, total = self.scales[0].forward_and_log_det(latents[0], condition)
+        for scale, z in zip(self.scales[1:], latents[1:], strict=True):
+            h, log_det = scale.forward_and_log_det(
                 jnp.concatenate([z, h], -1), condition
             )
             total = total + log_det
@@ -204,36 +204,36 @@ class Multiscale(Bijector):
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[tuple, Array]:
-        """y: one example. The first result is the tuple of latents, that of the deepest level first."""
+        """y: one example. The first result is the tuple of latents, that of the deepest scale first."""
         checks.one_of_shapes("y", y, [self.shape])
         latents, total = [], jnp.zeros((), float_dtype())
-        for level in reversed(self.levels[1:]):
-            h, log_det = level.inverse_and_log_det(y, condition)
+        for scale in reversed(self.scales[1:]):
+            h, log_det = scale.inverse_and_log_det(y, condition)
             z, y = halves(h)
             latents.append(z)
             total = total + log_det
-        z, log_det = self.levels[0].inverse_and_log_det(y, condition)
+        z, log_det = self.scales[0].inverse_and_log_det(y, condition)
         return (z, *reversed(latents)), total + log_det
 
     def inverse(self, y: Array, condition: Any = None) -> tuple:
-        """The latents of one example, that of the deepest level first."""
+        """The latents of one example, that of the deepest scale first."""
         checks.one_of_shapes("y", y, [self.shape])
         latents = []
-        for level in reversed(self.levels[1:]):
-            z, y = halves(level.inverse(y, condition))
+        for scale in reversed(self.scales[1:]):
+            z, y = halves(scale.inverse(y, condition))
             latents.append(z)
-        return (self.levels[0].inverse(y, condition), *reversed(latents))
+        return (self.scales[0].inverse(y, condition), *reversed(latents))
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Multiscale", tuple]:
-        """Each level initialised by what reaches it from the data, and the batch of latents."""
-        levels, latents = [], []
-        for level in reversed(self.levels[1:]):
-            level, hs = initialised(level, ys, conditions)
+        """Each scale initialised by what reaches it from the data, and the batch of latents."""
+        scales, latents = [], []
+        for scale in reversed(self.scales[1:]):
+            scale, hs = initialised(scale, ys, conditions)
             zs, ys = halves(hs)
-            levels.append(level)
+            scales.append(scale)
             latents.append(zs)
-        level, zs = initialised(self.levels[0], ys, conditions)
-        return Multiscale((level, *reversed(levels)), self.shape, self.latent_shapes), (
+        scale, zs = initialised(self.scales[0], ys, conditions)
+        return Multiscale((scale, *reversed(scales)), self.shape, self.latent_shapes), (
             zs,
             *reversed(latents),
         )
@@ -277,24 +277,24 @@ def halves(h: Array) -> tuple[Array, Array]:
     return h[..., :middle], h[..., middle:]
 
 
-def multiscale(shape: tuple, *levels: Bijector, condition: Any = None) -> Multiscale:
+def multiscale(shape: tuple, *scales: Bijector, condition: Any = None) -> Multiscale:
     """Latents (z_1, …, z_L) to one example: h_1 = f_1(z_1), h_l = f_l([z_l, h_{l−1}]) along the channels.
 
-    Towards the base, each level but the deepest gives half of its channels away as a latent. levels: f_1, the deepest,
-    to f_L, the data's; each ends, for images, with `inverse(squeeze())`. A latent whose law depends on the levels below
-    it, z_l | h_{l−1}, is a coupling layer at the base's end of its level. shape: of the example. condition: one example
-    of the condition, where levels need one. The latents' shapes are `latent_shapes`, for `standard_normal`. Raises
-    ValueError where a level cannot take what reaches it: an odd squeeze, a split of one channel. Dinh et al. 2017,
+    Towards the base, each scale but the deepest gives half of its channels away as a latent. scales: f_1, the deepest,
+    to f_L, the data's; each ends, for images, with `inverse(squeeze())`. A latent whose law depends on the scales below
+    it, z_l | h_{l−1}, is a coupling layer at the base's end of its scale. shape: of the example. condition: one example
+    of the condition, where scales need one. The latents' shapes are `latent_shapes`, for `standard_normal`. Raises
+    ValueError where a scale cannot take what reaches it: an odd squeeze, a split of one channel. Dinh et al. 2017,
     section 3.6; Kingma & Dhariwal 2018, figure 2b.
     """
     shape = checks.shape("shape", shape)
-    if not levels:
-        raise ValueError("levels must hold at least one bijector, got none")
-    levels = tuple(
-        check_bijector(f"levels[{i}]", level) for i, level in enumerate(levels)
+    if not scales:
+        raise ValueError("scales must hold at least one bijector, got none")
+    scales = tuple(
+        check_bijector(f"scales[{i}]", scale) for i, scale in enumerate(scales)
     )
-    unknown = Multiscale(levels, shape, ())
+    unknown = Multiscale(scales, shape, ())
     latents = jax.eval_shape(
         unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition
     )
-    return Multiscale(levels, shape, tuple(z.shape for z in latents))
+    return Multiscale(scales, shape, tuple(z.shape for z in latents))
