@@ -271,7 +271,7 @@ def calls():
             flows.spline_coupling,
             dict(key=key, shape=(2,), layers=2, width=4, depth=1, bins=3, bound=5.0),
         ),
-        "flows.glow": (flows.glow, dict(key=key, shape=(4, 4, 1), levels=1, steps=1, width=4)),
+        "flows.glow": (flows.glow, dict(key=key, shape=(4, 4, 1), scales=1, steps=1, width=4)),
         "flows.tarflow": (
             flows.tarflow,
             dict(key=key, shape=(4, 4, 1), patch=2, layers=2, width=4, depth=1, heads=1, bound=2.0),

@@ -790,7 +790,7 @@ def small_flow():
 
 @functools.cache
 def small_glow():
-    return flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4)
+    return flows.glow(KEY, (4, 4, 1), scales=1, steps=2, width=4)
 
 
 def linear_mean(weights, x):
@@ -831,7 +831,7 @@ FLOWS = {
     "flows.maf": constructed(flows.maf, (4,)),
     "flows.iaf": constructed(flows.iaf, (2, 2)),
     "flows.tarflow": constructed(flows.tarflow, (4, 4, 1)),
-    "flows.glow": constructed(flows.glow, (4, 4, 1), 1, steps=2, width=4),
+    "flows.glow": constructed(flows.glow, (4, 4, 1), scales=1, steps=2, width=4),
     "flows.dequantiser": constructed(flows.dequantiser, (3,)),
     "flows.perceptron": constructed(flows.perceptron, 3, (2, 2)),
     "flows.masked_perceptron": constructed(flows.masked_perceptron, 3, 2),

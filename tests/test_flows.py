@@ -15,6 +15,7 @@ FAST = [
     "stack-float32",
     "spline, half-float64",
     "maf, conditional-float32",
+    "real_nvp, three layers-float32",
 ]  # a stack of lu_linear and others
 
 
@@ -129,6 +130,20 @@ def test_a_flow_starts_as_the_identity_and_conditions_matter_after(name):
     )
 
 
+@pytest.mark.parametrize("name", every(CONSTRUCTORS, ["maf"]))
+def test_an_odd_number_of_layers_is_one_layer_more(name):
+    """The pairs of three layers are those of two, and the third has weights of its own."""
+    make = lambda layers: CONSTRUCTORS[name](KEY, (3,), layers=layers, width=8)
+    two, three = make(2).bijector.bijectors, make(3).bijector.bijectors
+    jax.tree.map(np.testing.assert_array_equal, two[0], three[0])
+    weights = [leaf for leaf in jax.tree.leaves(three[1]) if leaf.ndim == 2]
+    assert any(np.any(weight) for weight in weights)
+    pairs = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(two[0])])
+    for weight in weights:
+        drawn = weight[weight != 0]
+        assert not np.any(np.isin(drawn, pairs))
+
+
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["spline_coupling"]))
 def test_densities_integrate_to_one(name):
     """∫ p over the plane by the midpoint rule in a flow of random parameters.
@@ -167,7 +182,7 @@ def test_a_deeper_stack_does_not_compile_to_a_longer_program():
 
 def test_a_flow_of_float32_parameters_runs_where_float64_is_enabled():
     """log p of a stack, a glow included, whose leaves and data are float32 is that without x64, to float32's rounding."""
-    model = flows.glow(KEY, (4, 4, 1), 1, steps=2, width=4, network=flows.dense)
+    model = flows.glow(KEY, (4, 4, 1), scales=1, steps=2, width=4, network=flows.dense)
     x = np.random.default_rng(0).standard_normal((4, 4, 1)).astype(np.float32)
     log_prob = jax.jit(lambda model, x: model.log_prob(x))
     expected = float(log_prob(model, x))

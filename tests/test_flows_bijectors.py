@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax import flows
-from diffjax.flows.autoregressive import autoregressive_masks
+from diffjax.flows.conditioners.masked import autoregressive_masks
 from tests.flow_members import KEY, MEMBERS, glow_like, shaken
 
 ENTRYWISE = {
@@ -187,7 +187,7 @@ def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size
     """
     make = lambda width: jax.eval_shape(
         lambda key: flows.masked_perceptron(
-            key, size, 2, width, condition_size=condition_size
+            key, size, 2, width=width, condition_size=condition_size
         ),
         KEY,
     )
@@ -271,7 +271,11 @@ def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(
     each other's rounding by gains below 10. Its step does less than half the arithmetic of a whole pass.
     """
     condition = np.ones(condition_size) if condition_size else None
-    network = shaken(flows.causal_transformer(KEY, 7, 2, 2, 16, 2, 2, condition_size))
+    network = shaken(
+        flows.causal_transformer(
+            KEY, 7, 2, 2, width=16, heads=2, condition_size=condition_size
+        )
+    )
     remembering = flows.autoregressive(network, flows.bounded_affine())
     forgetful = flows.autoregressive(lambda y, c: network(y, c), flows.bounded_affine())
     x = np.random.default_rng(1).standard_normal((3, 7, 2))

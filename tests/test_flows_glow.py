@@ -10,14 +10,14 @@ import pytest
 
 import diffjax as dj
 from diffjax import flows
-from diffjax.flows.glow import convolution
+from diffjax.flows.conditioners.convolutions import convolution
 from tests.flow_members import KEY, shaken
 
 
 @functools.cache
 def glow():
     """One of two levels of two steps for (4, 8, 1), at first."""
-    return flows.glow(KEY, (4, 8, 1), levels=2, steps=2, width=4)
+    return flows.glow(KEY, (4, 8, 1), scales=2, steps=2, width=4)
 
 
 def test_a_convolution_as_a_matrix_product_is_the_convolution():
@@ -68,7 +68,7 @@ def test_initialise_normalises_after_every_actnorm_of_a_glow():
     @jax.jit
     def normalised(model, batch):
         ys, found = batch, []
-        for level in reversed(flows.initialise(model, batch).bijector.levels):
+        for level in reversed(flows.initialise(model, batch).bijector.scales):
             prior, layers, unsqueeze = level.bijectors
             ys = jax.vmap(unsqueeze.inverse)(ys)
             for i in (1, 0):
@@ -92,7 +92,7 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
     learned noise: 3⁴ lattice points of (2, 2, 1), within 4.5 standard errors. The weight 1/q of a draw has no tail up to
     6.8 standard deviations of the base, where e^{z²/2 − 2·1.702 |z|} is 1 again.
     """
-    model = shaken(flows.glow(KEY, (2, 2, 1), levels=1, steps=2, width=4), size=0.2)
+    model = shaken(flows.glow(KEY, (2, 2, 1), scales=1, steps=2, width=4), size=0.2)
     levels = jnp.array([-1.0, 0.0, 1.0])
     points = jnp.stack(jnp.meshgrid(*[levels] * 4, indexing="ij"), -1).reshape(
         81, 2, 2, 1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffjax import flows
-from diffjax.flows.autoregressive import MaskedPerceptron
+from diffjax.flows.conditioners import MaskedPerceptron
 from experiments.bench_speed import flow_peers
 from experiments.bench_speed.flow_peers import MAPS
 

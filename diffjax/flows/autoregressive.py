@@ -245,9 +245,7 @@ def _masked_flow(
     def layer(network):
         return direction(autoregressive(network, scalar_map))
 
-    return vector_flow(
-        shape, *_in_turn(networks, layer, reversal(size)), actnorm(size)
-    )
+    return vector_flow(shape, *_in_turn(networks, layer, reversal(size)), actnorm(size))
 
 
 def _in_turn(networks, layer, turn):

@@ -41,7 +41,9 @@ def coupling_flow(
     size_of_weights: float = 0.3,
 ) -> Flow:
     """`flows.coupling_flow` without linear maps between its layers, all weights moved away from the identity."""
-    model = flows.coupling_flow(key, (size,), MAPS[kind], layers, width, mix=False)
+    model = flows.coupling_flow(
+        key, (size,), MAPS[kind], layers=layers, width=width, mix=False
+    )
     stack, actnorm = model.bijector.bijectors
     return flows.flow(
         model.base, flows.chain(moved(stack, key, size_of_weights), actnorm)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from diffjax import flows
-from diffjax.flows.autoregressive import CausalTransformer
+from diffjax.flows.conditioners import CausalTransformer
 from diffjax.flows.density import Flow
 from diffjax.types import pytree
 from experiments.bench_speed import flow_peers

@@ -103,9 +103,9 @@ def init(config: Config, data: datasets.Dataset, key: jax.Array) -> dict[str, An
     flow = flows.glow(
         key_flow,
         data.shape,
-        config.levels,
-        config.flow_steps,
-        config.width,
+        scales=config.levels,
+        steps=config.flow_steps,
+        width=config.width,
         network=NETWORKS[config.network],
     )
     flow = jax.jit(flows.initialise)(
@@ -114,7 +114,10 @@ def init(config: Config, data: datasets.Dataset, key: jax.Array) -> dict[str, An
     if config.dequantisation == "uniform":
         return {"flow": flow, "dequantiser": None}
     dequantiser = flows.dequantiser(
-        key_dequantiser, data.shape, config.dequantiser_layers, config.width
+        key_dequantiser,
+        data.shape,
+        layers=config.dequantiser_layers,
+        width=config.width,
     )
     return {"flow": flow, "dequantiser": dequantiser}
 
