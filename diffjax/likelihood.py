@@ -14,6 +14,7 @@ from .numerics import (
     hutchinson,
     normal_log_prob,
     pullbacks,
+    standard_error,
 )
 from .sampling import prepare, reverse
 from .schedules import Schedule
@@ -308,5 +309,5 @@ def _log_prob(settings, arrays, key, x, ts):
         log_base = normal_log_prob(latent, schedules.prior_std(schedule, ts[-1]))
     else:
         log_base = base.log_prob(latent)
-    error = jnp.std(log_dets, ddof=1) / jnp.sqrt(probes) if probes else jnp.zeros(())
+    error = standard_error(log_dets) if probes else jnp.zeros(())
     return log_base + log_det, LogProbInfo(latent, log_det, error, run)

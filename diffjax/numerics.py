@@ -126,6 +126,15 @@ def _log_scaled_tail(z):
     )
 
 
+def standard_error(values: Array) -> Array:
+    """Standard error s/√n of the mean of independent values over their leading axis.
+
+    s² is the unbiased variance, so that it is NaN for one value. Takes arrays of NumPy
+    as well, and returns the same kind.
+    """
+    return values.std(0, ddof=1) / math.sqrt(values.shape[0])
+
+
 def normal_log_prob(x: Array, std: ArrayLike) -> Array:
     """log N(x; 0, std² I) in nats, shape (); x of any shape is one example, std is ()."""
     return -0.5 * jnp.sum((x / std) ** 2) - x.size * (

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, quadrature
+from ..numerics import standard_error
 from ..targets import score
 from ..types import Array, ArrayLike, Key, combine, compiled, partition, pytree
 
@@ -229,7 +230,7 @@ def _mean(settings, arrays, key):
     bounded = jnp.isfinite(values).all()
     error = jnp.where(
         bounded,
-        jnp.std(jnp.where(bounded, values, 0), ddof=1) / math.sqrt(count),
+        standard_error(jnp.where(bounded, values, 0)),
         jnp.inf,
     )
     return (

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from .. import checks, grids
 from ..likelihood import ChangeOfVariables, PathState
-from ..numerics import float_dtype
+from ..numerics import float_dtype, standard_error
 from ..solvers import driver
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
@@ -263,7 +263,9 @@ def _transport(bijector, x, condition, key, probes, upwards):
         field, start, bijector.times[::-1] if upwards else bijector.times
     )
     sign = 1 if upwards else -1
-    error = _standard_error(jax.lax.stop_gradient(end.log_dets), exact=key is None)
+    error = jnp.zeros((), x.dtype)
+    if key is not None:
+        error = standard_error(jax.lax.stop_gradient(end.log_dets))
     return Transport(
         end.x,
         jnp.mean(end.log_dets),
@@ -326,18 +328,6 @@ def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
 
     losses, solved = jax.vmap(one)(xs, condition, keys)
     return jnp.mean(losses), solved
-
-
-def _standard_error(values, exact):
-    """Of the mean of (P,) independent estimates, NaN for one."""
-    if exact:
-        return jnp.zeros((), values.dtype)
-    count = values.shape[0]
-    return (
-        jnp.std(values, ddof=1) / np.sqrt(count)
-        if count > 1
-        else jnp.full((), jnp.nan, values.dtype)
-    )
 
 
 @pytree

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from .. import checks
-from ..numerics import float_dtype
+from ..numerics import float_dtype, standard_error
 from ..types import (
     Array,
     ArrayLike,
@@ -180,7 +180,7 @@ def _summary_of_means(at_base, means, spreads, acceptance, betas):
     values = trapezoid + correction
     return ThermodynamicEstimate(
         values.mean(),
-        values.std(ddof=1) / np.sqrt(len(values)),
+        standard_error(values),
         jnp.abs(correction),
         mean,
         variances,

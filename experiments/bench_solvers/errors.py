@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from diffjax import metrics
+from diffjax import metrics, numerics
 from experiments.bench_solvers.problems import Problem
 
 
@@ -75,11 +75,7 @@ def sample_error(config: Any, given: Problem, ends: Any) -> tuple:
     floor = float(np.mean(distances(key, sets[2], sets[1])[0]))
     if not np.all(np.isfinite(sliced)):
         return "sliced_wasserstein", math.inf, (math.inf, math.inf), floor, {}
-    half = float(
-        stats.t.ppf(0.975, config.seeds - 1)
-        * sliced.std(ddof=1)
-        / math.sqrt(config.seeds)
-    )
+    half = float(stats.t.ppf(0.975, config.seeds - 1) * numerics.standard_error(sliced))
     error = float(sliced.mean())
     details = {
         "energy_distance": float(energy.mean()),

@@ -6,7 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import flows, grids, metrics, predictions, schedules, solvers, targets
+from diffjax import (
+    flows,
+    grids,
+    metrics,
+    numerics,
+    predictions,
+    schedules,
+    solvers,
+    targets,
+)
 from experiments.flow_matching.problem import Problem, exact_samples, key_of
 
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -54,9 +63,7 @@ def measure(
     if problem.target is not None:
         gap = log_prob_gap(config, problem.target, fine)
         numbers["nats_above_floor"] = float(gap.mean())
-        numbers["nats_above_floor_standard_error"] = float(
-            gap.std(ddof=1) / np.sqrt(len(gap))
-        )
+        numbers["nats_above_floor_standard_error"] = float(numerics.standard_error(gap))
     states = np.asarray(
         jax.jit(jax.vmap(fine.path))(noise[:PATHS])
     )  # (PATHS, N + 1, *shape)

@@ -185,9 +185,7 @@ def score(
         ("bits_per_dim_importance_weighted", weighted),
     ):
         found[name] = float(values.mean())
-        found[f"{name}_standard_error"] = float(
-            values.std(ddof=1) / math.sqrt(len(values))
-        )
+        found[f"{name}_standard_error"] = float(dj.numerics.standard_error(values))
     return found
 
 

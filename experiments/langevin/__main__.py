@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from diffjax import checks, langevin, ncsn, quadrature, schedules, targets
+from diffjax import checks, langevin, ncsn, numerics, quadrature, schedules, targets
 from experiments.shared import cli, files
 from experiments.shared.figures import PALE_GREYS, save_figure
 
@@ -240,9 +240,7 @@ def bias(config: Config, target: Any, bar: Any) -> dict[str, Any]:
             )
             if not gone.any():
                 means = np.asarray(jnp.mean(result.samples**2, (1, 2)), np.float64)
-                row["standard_error"] = (
-                    means.std(ddof=1) / math.sqrt(len(means)) / exact
-                )
+                row["standard_error"] = numerics.standard_error(means) / exact
                 row["bias"] = means.mean() / exact - 1
             else:
                 row["diverged"] = int(gone.sum())

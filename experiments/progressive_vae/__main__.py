@@ -236,11 +236,7 @@ def compare(
 def _standard_error(values, fits):
     """Of the mean: from the spread of the fits' means where there are several, else from that of the sets."""
     groups = values.reshape(fits, -1).mean(1) if fits > 1 else values
-    return (
-        float(groups.std(ddof=1) / math.sqrt(len(groups)))
-        if len(groups) > 1
-        else math.nan
-    )
+    return float(dj.numerics.standard_error(groups)) if len(groups) > 1 else math.nan
 
 
 # --------------------------------------------------------------------------------------------------------------- main

@@ -239,7 +239,7 @@ def score(
 def standard_error(values: np.ndarray) -> float | None:
     """Of the mean of independent values; None of one value, which has no spread."""
     return (
-        float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        float(dj.numerics.standard_error(np.asarray(values)))
         if len(values) > 1
         else None
     )

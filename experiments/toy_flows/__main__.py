@@ -372,7 +372,7 @@ def measure(
     difference = log_p - log_q
     found = {
         "gap": float(difference.mean()),
-        "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        "standard_error": float(dj.numerics.standard_error(difference)),
         "nll": float(-log_q.mean()),
         "entropy": float(-log_p.mean()),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model)),

@@ -223,7 +223,7 @@ def score(
     return {
         "bits_per_dim": float(-bits * terms.total.mean()),
         "bits_per_dim_standard_error": float(
-            bits * terms.total.std(ddof=1) / math.sqrt(len(terms.total))
+            bits * dj.numerics.standard_error(terms.total)
         ),
         "bits_per_dim_reconstruction": float(-bits * terms.reconstruction.mean()),
         "bits_per_dim_kl": float(bits * terms.kl.mean()),
