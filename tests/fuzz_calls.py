@@ -190,7 +190,7 @@ def calls():
             ddpm.interpolate,
             dict(key=key, denoiser=linear, chain=chain, start=x, end=x + 1, weights=[0.5], index=5),
         ),
-        "ncsn.geometric_sigmas": (ncsn.geometric_sigmas, dict(levels=5, sigma_min=0.1, sigma_max=5.0)),
+        "ncsn.geometric_sigmas": (ncsn.geometric_sigmas, dict(count=5, sigma_min=0.1, sigma_max=5.0)),
         "ncsn.overlapping_sigmas": (
             ncsn.overlapping_sigmas,
             dict(dimension=8, sigma_min=0.1, sigma_max=5.0, overlap=0.5),

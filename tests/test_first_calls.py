@@ -461,11 +461,16 @@ SOLVERS = {
 # --------------------------------------------------------------------------- losses, the discrete chain and its bound
 
 
-def of_chain(function, *arguments):
+def of_chain(function, *arguments, **settings):
     def prepare():
         key, chain = jax.random.key(0), schedules.from_betas(ddpm.linear_betas(20))
         return lambda: function(
-            key, lambda x, t: 0.5 * x, chain, np.zeros(2, np.float32), *arguments
+            key,
+            lambda x, t: 0.5 * x,
+            chain,
+            np.zeros(2, np.float32),
+            *arguments,
+            **settings,
         )
 
     return prepare
@@ -554,7 +559,7 @@ CHAINS = {
     "ddpm.schedule_variance_loss": of_chain(ddpm.schedule_variance_loss),
     "ncsn.score_loss": of_chain(ncsn.score_loss),
     "ncsn.score_loss with a weight": of_chain(
-        ncsn.score_loss, 3, lambda sigma: sigma**1.5
+        ncsn.score_loss, index=3, weight=lambda sigma: sigma**1.5
     ),
     "ddpm.two_variable_elbo": of_chain(ddpm.two_variable_elbo),
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),

@@ -1,4 +1,8 @@
-"""Noise ladders and their objective are DDPM's in other units; annealed Langevin has the law that its steps propagate."""
+"""Noise-conditional score networks: ladders, their objective, annealed Langevin.
+
+Ladders and objective are those of DDPM in other units. Annealed Langevin has the
+distribution that its steps propagate.
+"""
 
 import math
 
@@ -104,7 +108,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_sde_is_the_limit_of_the_chain(name, x64):
-    """One step's mean increment and variance, over 1/T, tend to f x and g² at first order in 1/T; so does α of the
+    """One step's mean increment and variance, over 1/T, tend to f x and g² at first order in 1/T. So does α of the
     whole chain. Terms of second order are below 5 % of the error from T = 256 on: slopes within 0.1 of 1.
 
     Exact at any T are the variance g²/T where β_i = β(t_i)/T, α where the β are the schedule's own, and 0 and 1 on VE.
@@ -179,7 +183,7 @@ def test_ddpm_and_ncsn_have_one_objective_in_other_units(x64):
 
     def three(key, x, i):
         pair = [
-            ncsn.score_loss(key, *model, x, i)
+            ncsn.score_loss(key, *model, x, index=i)
             for model in ((crude, chain), (of_ladder, ladder))
         ]
         return jnp.stack([ddpm.simple_loss(key, crude, chain, x, i), *pair])
@@ -206,7 +210,7 @@ def test_score_loss_is_the_scores_weighted_error(make, x64):
         )
 
     def both(key, x, i):
-        ours = ncsn.score_loss(key, crude, ladder, x, i, lambda s: s**1.5)
+        ours = ncsn.score_loss(key, crude, ladder, x, index=i, weight=lambda s: s**1.5)
         return jnp.stack([ours, by_hand(key, x, i)])
 
     ours, expected = np.moveaxis(drawn_losses(both, np.array([4])), -1, 0)
@@ -214,14 +218,16 @@ def test_score_loss_is_the_scores_weighted_error(make, x64):
 
 
 def test_ddpms_bound_is_the_scores_error_under_its_weight(x64):
-    """L_{t−1} = (1 − α_t)²/(2β̃_t α_t) ‖s − ∇log q(x_t | x_0)‖² at every x_0, ε and index from 2; infinite at 1, where β̃
+    """L_{t−1} = (1 − α_t)²/(2β̃_t α_t) ‖s − ∇log q(x_t | x_0)‖² at every x_0, ε and index from 2. It is infinite at 1, where β̃
     is 0, so that the sum of the bound's terms is that from 2 and the decoder's term."""
     chain, indices = small_chain(), jnp.arange(1, 13)
     weights = np.asarray(ncsn.bound_weights(chain))
     assert np.isinf(weights[0]) and np.all(np.isfinite(weights[1:]))
 
     def both(key, x, i):
-        square = 2 * ncsn.score_loss(key, crude, chain, x, i, jnp.ones_like)
+        square = 2 * ncsn.score_loss(
+            key, crude, chain, x, index=i, weight=jnp.ones_like
+        )
         return jnp.stack([ddpm.bound_loss(key, crude, chain, x, i), square])
 
     bound, squares = np.moveaxis(drawn_losses(both, indices), -1, 0)  # (draws, T)
@@ -241,7 +247,8 @@ def test_the_exact_score_has_the_least_loss():
     @jax.jit
     def losses(keys, xs):
         both = lambda k, x: [
-            ncsn.score_loss(k, denoiser, ladder, x, 5) for denoiser in (exact, crude)
+            ncsn.score_loss(k, denoiser, ladder, x, index=5)
+            for denoiser in (exact, crude)
         ]
         return jax.vmap(both)(keys, xs)
 
@@ -254,10 +261,10 @@ def test_the_exact_score_has_the_least_loss():
 
 
 def test_an_index_left_out_is_drawn_uniformly():
-    """Of 1200 draws of the loss σ², which tells its index, each of 12 indices has 100 within 4 √(100 · 11/12)."""
+    """Of 1200 draws of the loss σ², which shows its index, each of 12 indices has 100 within 4 √(100 · 11/12)."""
     ladder = ncsn.rescaled(small_chain())
     tell = lambda key: ncsn.score_loss(
-        key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), None, lambda s: s**4
+        key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), weight=lambda s: s**4
     )
     drawn = quick(
         lambda: jax.vmap(tell)(jax.random.split(KEY, 1200))
@@ -274,8 +281,8 @@ def test_an_index_left_out_is_drawn_uniformly():
 @pytest.mark.parametrize(
     "make", [pytest.param(small_ladder, marks=pytest.mark.slow), schedules.vp_linear]
 )
-def test_annealed_langevin_has_the_law_that_its_steps_propagate(make):
-    """Mean and covariance of 20 000 samples on a Gaussian within 4 standard errors of the exactly propagated law."""
+def test_annealed_langevin_has_the_distribution_that_its_steps_propagate(make):
+    """Mean and covariance of 20 000 samples on a Gaussian within 4 standard errors of the exactly propagated distribution."""
     solver = solvers.annealed_langevin(4, 0.5)
     check_samples_are_propagated(solver, make(), steps=8, count=20_000, numbers=4)
 
@@ -345,10 +352,10 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
 LADDER, CHAIN, X = small_ladder(), small_chain(), jnp.zeros(2)
 
 REFUSED = {
-    "levels": (
+    "count": (
         lambda: ncsn.geometric_sigmas(1, 0.1, 1.0),
         ValueError,
-        "levels must be at least 2, got 1",
+        "count must be at least 2, got 1",
     ),
     "order": (
         lambda: ncsn.geometric_sigmas(5, 1.0, 0.1),
@@ -396,22 +403,22 @@ REFUSED = {
         "chain must be made by schedules.from_betas",
     ),
     "loss, index": (
-        lambda: ncsn.score_loss(KEY, crude, LADDER, X, 0),
+        lambda: ncsn.score_loss(KEY, crude, LADDER, X, index=0),
         ValueError,
         "index must be between 1 and 10",
     ),
     "loss, schedule": (
-        lambda: ncsn.score_loss(KEY, crude, schedules.ve(), X, 1),
+        lambda: ncsn.score_loss(KEY, crude, schedules.ve(), X, index=1),
         TypeError,
         "ladder must be made by schedules.from_sigmas or from_betas",
     ),
     "loss, weight": (
-        lambda: ncsn.score_loss(KEY, crude, LADDER, X, 1, 2.0),
+        lambda: ncsn.score_loss(KEY, crude, LADDER, X, index=1, weight=2.0),
         TypeError,
         r"weight must be callable as weight\(sigma\), got 2.0",
     ),
     "loss, shape": (
-        lambda: ncsn.score_loss(KEY, lambda x, t: x[:1], LADDER, X, 1),
+        lambda: ncsn.score_loss(KEY, lambda x, t: x[:1], LADDER, X, index=1),
         ValueError,
         r"denoiser must return its example's shape \(2,\), got \(1,\)",
     ),
