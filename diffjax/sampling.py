@@ -15,7 +15,6 @@ from .numerics import float_dtype
 from .schedules import Schedule
 from .solvers import driver
 from .solvers.base import Solver
-from .solvers.driver import BATCH
 from .solvers.multistep import unipc
 from .types import (
     Array,
@@ -31,6 +30,9 @@ from .types import (
     partition,
     pytree,
 )
+
+_EXAMPLES = "examples"
+"""The name of the axis over which `sample_many` maps."""
 
 EVALUATIONS, STEPS = 64, 32
 """How many evaluations a default grid takes, and how many steps it has at the least."""
@@ -379,7 +381,7 @@ def _sample_one(settings, arrays, key, grid, x_init):
     return _run(settings, arrays, None, key, grid, x_init)
 
 
-def _run(settings, arrays, condition, key, grid, x_init, noise=None):
+def _run(settings, arrays, condition, key, grid, x_init, noise=None, mean=None):
     solver, static, shape, path, zero_end = settings
     denoiser, schedule, given = combine(arrays, static)
     noise = given if noise is None else noise
@@ -387,7 +389,7 @@ def _run(settings, arrays, condition, key, grid, x_init, noise=None):
     if key is not None:
         key, start = _start(key, schedule, grid, shape)
         x_init = start if x_init is None else x_init
-    source = driver.noise_of(key, x_init, grid, noise)
+    source = driver.noise_of(key, x_init, grid, noise)._replace(mean=mean)
     return driver.run(
         source,
         solver,
@@ -420,11 +422,18 @@ def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
     def one(arrays, grid, example):
         index, condition, start, noise = example
         return _run(
-            each, arrays, condition, jax.random.fold_in(key, index), grid, start, noise
+            each,
+            arrays,
+            condition,
+            jax.random.fold_in(key, index),
+            grid,
+            start,
+            noise,
+            mean=lambda value: jax.lax.pmean(value, _EXAMPLES),
         )
 
     def many(arrays, grid, examples):
-        batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=BATCH)
+        batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=_EXAMPLES)
         size = examples[0].shape[0]
         if chunk is None or chunk >= size:
             return batch(examples)

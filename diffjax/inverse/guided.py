@@ -224,7 +224,7 @@ def pigdm(
 
 
 def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
-    check_signal(schedule)
+    check_signal("schedule", schedule)
     denoiser = as_pytree_callable(
         checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     )

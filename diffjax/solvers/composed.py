@@ -82,7 +82,11 @@ def predictor_corrector(
                     4
                     * (
                         snr
-                        * (at.sigma if norms == "expected" else _norm(z) / _norm(score))
+                        * (
+                            at.sigma
+                            if norms == "expected"
+                            else draw.mean(_norm(z)) / draw.mean(_norm(score))
+                        )
                     )
                     ** 2
                 )
@@ -108,14 +112,7 @@ def predictor_corrector(
 
 
 def _norm(x):
-    """‖x‖, averaged over the examples that `sample_many` maps over."""
-    norm = jnp.sqrt(jnp.sum(x**2))
-    try:
-        return jax.lax.pmean(norm, driver.BATCH)
-    except NameError:
-        raise ValueError(
-            'norms="batch" averages over the examples of sample_many; use norms="expected" here'
-        ) from None
+    return jnp.sqrt(jnp.sum(x**2))
 
 
 @factory

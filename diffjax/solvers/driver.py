@@ -341,10 +341,6 @@ class Checked:
         return checks.denoised(data[0], x).astype(x.dtype), second.astype(x.dtype)
 
 
-BATCH = "examples"
-"""The name of the axis over which `sample_many` maps, for the one method that looks across it."""
-
-
 def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
     raise TypeError(
         "noise of single draws has no path for a solver that chooses its own times: give a Brownian path"
@@ -367,11 +363,13 @@ class Source(NamedTuple):
     a method that chooses its own times.
     repeated(step, k, count, i): the i-th draw of the k-th of `count` inner steps, k traced. An array of noise gives
     [step, k].
+    mean(value): the mean of a value over the examples of a batch. None outside of `sample_many`.
     """
 
     normal: Callable[[Array, int], Array]
     part: Callable[..., Array] = _no_parts
     repeated: Callable[[Array, Array, int, int], Array] | None = None
+    mean: Callable[[Array], Array] | None = None
 
 
 class Draw(NamedTuple):
@@ -390,6 +388,15 @@ class Draw(NamedTuple):
     def part(self, now: Array, end: Array, level: Array, index: Array) -> Array:
         """The normalised Wiener increment over a part of this step, shape of x."""
         return self.source.part(self.index, now, end, level, index)
+
+    def mean(self, value: Array) -> Array:
+        """The mean of a value over the examples of the batch, of its shape."""
+        checks.require(
+            self.source.mean is not None,
+            'norms="batch" averages over the examples of sample_many; use '
+            'norms="expected" here',
+        )
+        return self.source.mean(value)  # type: ignore[misc]
 
     def repeated(self, k: Array, count: int, i: int) -> Array:
         """The i-th standard normal of the k-th of `count` inner steps, shape of x."""
