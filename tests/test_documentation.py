@@ -1,4 +1,4 @@
-"""Every public name has a docstring, the README's Python runs, and the text speaks of the product alone."""
+"""Docstrings, their examples, the Python of the pages, and the words of all text."""
 
 import ast
 import doctest
@@ -145,26 +145,58 @@ def python_blocks(text):
     return runs
 
 
-README = (
-    (ROOT / "README.md").read_text(encoding="utf-8")
-    if (ROOT / "README.md").exists()
-    else ""
-)
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if path.exists()
+}
+"""The README and the pages beside it."""
+
+BLOCKS = [
+    pytest.param(page, line, source, id=f"{page}:{line}")
+    for page, text in PAGES.items()
+    for line, source in python_blocks(text)
+]
 
 
-def test_readme_has_python():
-    assert python_blocks(README)
+def test_pages_with_python_are_found():
+    with_python = {block.values[0] for block in BLOCKS}
+    assert with_python == {"README.md", "docs/guide.md", "docs/extending.md"}
 
 
-@pytest.mark.parametrize(
-    "line, source", [pytest.param(*b, id=f"line {b[0]}") for b in python_blocks(README)]
-)
-def test_readme_python_runs(line, source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page, line, source", BLOCKS)
+def test_python_of_the_pages_runs(page, line, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(
-        compile("\n" * (line - 1) + source, ROOT / "README.md", "exec"),
-        {"__name__": "readme"},
-    )
+    program = compile("\n" * (line - 1) + source, ROOT / page, "exec")
+    exec(program, {"__name__": "page"})
+
+
+def test_the_readme_is_short():
+    """At most 1500 words, and no cell of a table over 120 characters."""
+    assert len(PAGES["README.md"].split()) <= 1500
+    cells = [
+        cell.strip()
+        for line in PAGES["README.md"].splitlines()
+        if line.startswith("|")
+        for cell in line.strip("|").split("|")
+    ]
+    assert max(map(len, cells)) <= 120
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            name, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            assert path.exists(), f"{page}: {target}"
+            if anchor:
+                text_there = path.read_text(encoding="utf-8")
+                headings = re.findall(r"^#+ (.*)$", text_there, re.MULTILINE)
+                slugs = {
+                    re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+                    for heading in headings
+                }
+                assert anchor in slugs, f"{page}: {target}"
 
 
 MODULES = [

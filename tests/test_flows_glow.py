@@ -110,7 +110,9 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
 
     @jax.jit
     def bounds(model, dequantiser):
-        one = lambda key, x: flows.lattice_log_prob(key, model, x, 1.0, dequantiser=dequantiser)
+        one = lambda key, x: flows.lattice_log_prob(
+            key, model, x, 1.0, dequantiser=dequantiser
+        )
         return jax.vmap(lambda keys, x: jax.vmap(lambda key: one(key, x))(keys))(
             keys, points
         )
