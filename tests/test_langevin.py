@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import langevin, sde, targets
-from diffjax.langevin import kernels
+from diffjax.langevin import kernels, kinetic, overdamped
 from diffjax.langevin.densities import as_density
 
 MIXTURE = functools.partial(
@@ -43,7 +43,7 @@ def test_mala_is_in_detailed_balance(size, x64):
     @jax.vmap
     def both(key, x):
         _, info = kernel.step(key, kernel.init(x))
-        z = kernels._normal(key, x)
+        z = kernels.normal(key, x)
         y = kernels.langevin_step(x, jax.grad(target.log_prob)(x), size, z)
         log_back = jnp.minimum(
             0, target.log_prob(x) + log_q(y, x) - target.log_prob(y) - log_q(x, y)
@@ -148,7 +148,10 @@ def test_exact_laws_of_linear_steps(size, x64, monkeypatch):
     position has variance 1 and its velocity 1 − h²/4, for h < 2; rounding is all that is left.
     """
     drawn = {}
-    monkeypatch.setattr(kernels, "_normal", lambda key, x, draw=0: drawn["z"][: x.size])
+    for module in (overdamped, kinetic):
+        monkeypatch.setattr(
+            module, "normal", lambda key, x, draw=0: drawn["z"][: x.size]
+        )
     key = jax.random.key(0)
 
     def ula(x, z):
@@ -214,9 +217,9 @@ def test_chains_of_either_drift_have_these_laws():
         x = (
             state.x
             + 2 * gradient(state.x) * size
-            + np.sqrt(size) * kernels._normal(key, state.x)
+            + np.sqrt(size) * kernels.normal(key, state.x)
         )
-        return state._replace(x=x), kernels._always(x)
+        return state._replace(x=x), kernels.always(x)
 
     def exact(power):
         x = np.linspace(-4, 4, 801)[:, None]
@@ -418,8 +421,8 @@ def test_step_size_is_adapted_to_the_acceptance():
         (lambda: langevin.ula(langevin.score_only(jnp.sum), 0.1).step(jax.random.key(0), kernels.Position(jnp.ones(2), 0)), ValueError, "a score must return its example's shape"),
         (lambda: langevin.mala(lambda x: jnp.log(x[0]), 0.1).init(-jnp.ones(1)), ValueError, "x must lie where the log density is finite"),
         (lambda: langevin.mala(standard(), 0.1).init(jnp.full(1, jnp.nan)), ValueError, "x must be finite"),
-        (lambda: langevin.annealed([], 0.1, 3), ValueError, "ladder must hold at least one law"),
-        (lambda: langevin.annealed([standard(), MIXTURE()], 0.1, 3), ValueError, "ladder must hold laws of one structure"),
+        (lambda: langevin.annealed([], 0.1, 3), ValueError, "ladder must hold at least one density"),
+        (lambda: langevin.annealed([standard(), MIXTURE()], 0.1, 3), ValueError, "ladder must hold densities of one structure"),
         (lambda: langevin.annealed([standard()], [0.1, 0.2], 3), ValueError, "step_sizes must have shape"),
         (lambda: langevin.annealed([standard()], [-0.1], 3), ValueError, "step_sizes must be positive"),
         (lambda: langevin.annealed([standard()], 0.1, 0), ValueError, "steps must be at least 1, got 0"),
@@ -427,7 +430,7 @@ def test_step_size_is_adapted_to_the_acceptance():
         (lambda: langevin.run(jax.random.key(0), 0, jnp.zeros(1), 3), TypeError, "kernel must have init"),
         (lambda: langevin.run(jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 0), ValueError, "steps must be at least 1, got 0"),
         (lambda: langevin.run(jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 10, thinning=3), ValueError, "steps must be a multiple of thinning=3, got 10"),
-        (lambda: langevin.run_many(jax.random.key(0), langevin.mala(lambda x: jnp.log(x[0]), 0.1), jnp.array([[1.0], [-1.0]]), 3), ValueError, "got nan for chain 1 and 1 of 2 chains"),
+        (lambda: langevin.run_many(jax.random.key(0), langevin.mala(lambda x: jnp.log(x[0]), 0.1), jnp.array([[1.0], [-1.0]]), 3), ValueError, r"got nan at \[-1.\] for chain 1 and 1 of 2 chains"),
         (lambda: langevin.tempered(standard(), standard(), 1.5), ValueError, r"beta must lie in \[0.0, 1.0\]"),
         (lambda: langevin.adapt_step_size(jax.random.key(0), langevin.mala, jnp.zeros(1), 10, target_acceptance=1.0), ValueError, "target_acceptance must lie in"),
     ],

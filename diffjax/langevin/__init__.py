@@ -1,24 +1,21 @@
-"""Langevin chains: kernels (unadjusted, Metropolis-adjusted, kinetic, annealed), runs of many, log Z, diagnostics."""
+"""Langevin chains.
+
+Kernels (unadjusted, Metropolis-adjusted, kinetic, annealed), runs of one chain
+or many, estimates of log Z, and diagnostics of convergence.
+"""
 
 from .chains import Chains, adapt_step_size, run, run_many
 from .densities import score_only, tempered
 from .diagnostics import effective_sample_size, r_hat, standard_error
-from .kernels import (
-    Kernel,
-    StepInfo,
-    annealed,
-    baoab,
-    mala,
-    sgld,
-    ula,
-    underdamped,
-)
+from .kernels import Kernel, StepInfo
+from .kinetic import baoab, underdamped
 from .normalisers import (
     ImportanceEstimate,
     ThermodynamicEstimate,
     annealed_importance_sampling,
     thermodynamic_integration,
 )
+from .overdamped import annealed, mala, sgld, ula
 
 __all__ = [
     "Chains",

@@ -1,4 +1,4 @@
-"""What a chain needs of its law: log p up to a constant and ∇log p, or ∇log p alone."""
+"""Densities of chains: log p up to a constant with its gradient, or ∇log p alone."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Array, Scalar, as_pytree_callable, pytree
 
+__all__ = ["Density", "LogDensity", "ScoreOnly", "Tempered", "score_only", "tempered"]
+
 
 class Density(Protocol):
-    """A law known up to its normaliser."""
+    """A density known up to its normaliser."""
 
     def score(self, x: Array) -> Array:
         """∇log p(x), shape of x."""
@@ -20,25 +22,27 @@ class Density(Protocol):
 
 @pytree
 class LogDensity:
-    """A law by its log density up to a constant. See `as_density`."""
+    """A density given by its logarithm up to a constant. See `as_density`."""
 
     function: Any
 
     def log_prob(self, x: Array) -> Array:
-        """log p(x) + constant in nats, shape (); refuses anything but a real scalar."""
+        """log p(x) + constant, (). Raises an error unless it is a real scalar."""
         value = jnp.asarray(self.function(x))
-        if value.shape != ():
-            raise ValueError(
-                f"a log density must return a scalar, got shape {value.shape} for x of shape {x.shape}"
-            )
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"a log density must return a real number, got dtype {value.dtype}"
-            )
+        checks.require(
+            value.shape == (),
+            f"a log density must return a scalar, got shape {value.shape} for x of "
+            f"shape {x.shape}",
+        )
+        checks.require(
+            jnp.issubdtype(value.dtype, jnp.floating),
+            f"a log density must return a real number, got dtype {value.dtype}",
+            TypeError,
+        )
         return value
 
     def value_and_score(self, x: Array) -> tuple[Array, Array]:
-        """(log p(x) + constant, ∇log p(x)) from one evaluation, shapes () and of x."""
+        """log p(x) + constant, (), and ∇log p(x), shape of x, from one evaluation."""
         return jax.value_and_grad(self.log_prob)(x)
 
     def score(self, x: Array) -> Array:
@@ -48,18 +52,13 @@ class LogDensity:
 
 @pytree
 class ScoreOnly:
-    """A law by its score alone. See `score_only`."""
+    """A density known by its score alone. See `score_only`."""
 
     function: Any
 
     def score(self, x: Array) -> Array:
-        """∇log p(x), shape of x; refuses another shape."""
-        value = self.function(x)
-        if jnp.shape(value) != x.shape:
-            raise ValueError(
-                f"a score must return its example's shape {x.shape}, got {jnp.shape(value)}"
-            )
-        return value
+        """∇log p(x). Raises ValueError unless it has the shape of x."""
+        return checks.example_shaped("a score", self.function(x), x)
 
 
 @pytree
@@ -71,16 +70,14 @@ class Tempered:
     beta: Any
 
     def log_prob(self, x: Array) -> Array:
-        """(1 − β) log p_0(x) + β log p_1(x), each term left out where its weight is 0; shape ()."""
+        """(1 − β) log p_0(x) + β log p_1(x), (). A term of weight 0 is left out."""
         start, end = self.start.log_prob(x), self.end.log_prob(x)
         return _weighted(1 - self.beta, start) + _weighted(self.beta, end)
 
     def value_and_score(self, x: Array) -> tuple[Array, Array]:
-        """(log p_β(x), ∇log p_β(x)). A term of weight 0 is left out of the gradient too, where it may be NaN."""
-        (start, start_score), (end, end_score) = (
-            self.start.value_and_score(x),
-            self.end.value_and_score(x),
-        )
+        """log p_β(x), (), and ∇log p_β(x). A term of weight 0 is left out of both."""
+        start, start_score = self.start.value_and_score(x)
+        end, end_score = self.end.value_and_score(x)
         value = _weighted(1 - self.beta, start) + _weighted(self.beta, end)
         return value, _weighted(1 - self.beta, start_score) + _weighted(
             self.beta, end_score
@@ -92,52 +89,98 @@ class Tempered:
 
 
 def _weighted(weight, value):
-    """weight · value, 0 at weight 0 for any value."""
+    # At weight 0 the value may be NaN or infinite, and 0 · ∞ would be NaN.
     return weight * jnp.where(weight > 0, value, 0)
 
 
 def score_only(score: Callable[[Array], Array]) -> ScoreOnly:
-    """A law known by its score, score(x) -> ∇log p(x) of x's shape: enough for kernels that accept every step.
+    """A density known by its score alone.
 
-    Raises TypeError for what cannot be called.
+    This is enough for kernels that accept every step, such as `ula` and
+    `baoab`.
+
+    Args:
+      score: score(x) -> ∇log p(x), of x's shape.
+
+    Returns:
+      The density, for the argument `target` of those kernels.
+
+    Raises:
+      TypeError: If `score` cannot be called.
+
+    Example:
+      >>> kernel = dj.langevin.ula(dj.langevin.score_only(jnp.negative), 0.1)
     """
-    return ScoreOnly(
-        as_pytree_callable(
-            checks.callable_("score", score, "score(x) -> array of x's shape")
-        )
-    )
-
-
-def tempered(start: Any, end: Any, beta: Scalar) -> Tempered:
-    """The law ∝ p_0^{1−β} p_1^β, β in [0, 1]: the geometric path from `start` to `end`, each as in `as_density`.
-
-    Raises ValueError for β outside [0, 1], TypeError for a law known by its score alone.
-    """
-    beta = checks.within("beta", beta, 0.0, 1.0)
-    return Tempered(as_log_density("start", start), as_log_density("end", end), beta)
+    checks.callable_("score", score, "score(x) -> array of x's shape")
+    return ScoreOnly(as_pytree_callable(score))
 
 
 def as_density(name: str, value: Any) -> LogDensity | ScoreOnly | Tempered:
-    """The law that `value` states: a target with `log_prob`, a log density x -> (), or `score_only(score)`.
+    """The density that an argument states.
 
-    Raises TypeError for anything else, naming the argument.
+    Args:
+      name: The argument's name, for the message.
+      value: A target with `log_prob`, a log density x -> (), or
+        `score_only(score)`.
+
+    Returns:
+      The density, as a pytree.
+
+    Raises:
+      TypeError: If `value` is none of these.
     """
     if isinstance(value, LogDensity | ScoreOnly | Tempered):
         return value
     if hasattr(value, "log_prob"):
         return LogDensity(as_pytree_callable(value.log_prob))
-    if not callable(value):
-        raise TypeError(
-            f"{name} must have log_prob(x), or be callable as log_density(x) -> (), got {value!r}"
-        )
+    checks.require(
+        callable(value),
+        f"{name} must have log_prob(x), or be callable as log_density(x) -> (), got "
+        f"{value!r}",
+        TypeError,
+    )
     return LogDensity(as_pytree_callable(value))
 
 
 def as_log_density(name: str, value: Any) -> LogDensity | Tempered:
-    """`as_density`, with a TypeError for a law known by its score alone."""
+    """The density that an argument states, with its logarithm.
+
+    Args:
+      name: The argument's name, for the message.
+      value: As in `as_density`, but not `score_only(score)`.
+
+    Returns:
+      The density, as a pytree.
+
+    Raises:
+      TypeError: If `value` states no log density.
+    """
     density = as_density(name, value)
     if isinstance(density, ScoreOnly):
         raise TypeError(
-            f"{name} must have a log density, got a law known by its score alone"
+            f"{name} must have a log density, got a density known by its score alone"
         )
     return density
+
+
+@checks.arguments(
+    start=as_log_density, end=as_log_density, beta=(checks.within, 0.0, 1.0)
+)
+def tempered(start: Any, end: Any, beta: Scalar) -> Tempered:
+    """The geometric mean of two densities, with weights 1 − β and β.
+
+        p_β(x) ∝ p_0(x)^{1−β} p_1(x)^β
+
+    Args:
+      start: p_0, a target with `log_prob` or a log density x -> ().
+      end: p_1, likewise.
+      beta: β in [0, 1].
+
+    Returns:
+      The density, with `log_prob(x)` up to a constant and `score(x)`.
+
+    Raises:
+      ValueError: If β lies outside [0, 1].
+      TypeError: If a density is known by its score alone.
+    """
+    return Tempered(start, end, beta)
