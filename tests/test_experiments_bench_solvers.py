@@ -16,7 +16,7 @@ from experiments.bench_solvers import peers as solver_peers
 from experiments.bench_solvers import problems as solver_problems
 from experiments.bench_solvers import programs as solver_programs
 from experiments.bench_solvers import report as solver_report
-from experiments.score_sde import __main__ as score_sde
+from experiments.score_sde import model as score_sde
 from experiments.shared import datasets
 from experiments.shared.solvers import SOLVERS, make
 
@@ -190,7 +190,7 @@ def _tiny_run(out):
 
 def test_the_front_holds_what_no_faster_row_betters():
     def point(seconds, error):
-        return solver_report.Row(
+        return solver_report.ErrorRow(
             "s",
             "g",
             "",

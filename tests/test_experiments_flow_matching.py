@@ -11,7 +11,7 @@ from diffjax import targets
 from experiments.flow_matching import __main__ as flow_matching
 from experiments.flow_matching import measures as flow_matching_measures
 from experiments.flow_matching.measures import STEPS, log_prob_errors, measure
-from experiments.flow_matching.problem import Problem, open_problem
+from experiments.flow_matching.problem import MatchingTask, open_problem
 
 SMALL = flow_matching.Config(
     couplings=("independent", "sinkhorn", "optimal", "reflow"), examples=64, steps=4, batch_size=8, width=8, depth=1,
@@ -28,7 +28,9 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
     )  # each number of steps is a program
     target = targets.gaussian(np.zeros(2), 0.8)
     exact = 0.8 * np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
-    problem = Problem("gaussian", exact, exact, [exact], lambda key: None, 8, target)
+    problem = MatchingTask(
+        "gaussian", exact, exact, [exact], lambda key: None, 8, target
+    )
     numbers, drawn = measure(SMALL, problem, jax.tree_util.Partial(lambda x, t: x / 2))
     noise = drawn["paths"][:, 0]
     square, shrunk = (

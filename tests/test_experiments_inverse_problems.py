@@ -12,7 +12,7 @@ from diffjax import inverse
 from experiments.inverse_problems import __main__ as inverse_problems
 from experiments.inverse_problems import exact as inverse_exact
 from experiments.inverse_problems.__main__ import Config
-from experiments.score_sde import __main__ as score_sde
+from experiments.score_sde import model as score_sde
 from experiments.shared import datasets, files, training
 
 SMALL = Config(

@@ -86,7 +86,7 @@ def test_energy_model_fits_and_normalises(tmp_path):
     )
     first = energy_model.run(config)["objectives"]["contrastive"]
     start = energy_model.divergence(
-        energy_model.TARGETS["moons"](), targets.gaussian([0.0, 0.0], 1.0)
+        energy_model.TOYS["moons"](), targets.gaussian([0.0, 0.0], 1.0)
     )
     assert 0 < first["kl"] < start
     for rows in first["estimates"].values():

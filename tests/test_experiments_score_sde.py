@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ import pytest
 
 from experiments.score_sde import __main__ as score_sde
 from experiments.score_sde import background as ahead
+from experiments.score_sde import model as score_model
 from experiments.score_sde.__main__ import Config
 from experiments.shared import cli, datasets, scoring, training
+from experiments.shared.schedules import ScheduleName, with_noise_floor
 
 SMALL = Config(
     network="mlp", width=16, depth=0, steps=6, batch_size=16, save_every=3, samples=4, sde_steps=4, ode_steps=2,
@@ -50,14 +53,14 @@ def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
     data = datasets.open_dataset("images.npy", config.held_out, config.seed)
     with pytest.raises(ValueError, match="learning_rate"):
         changed = dataclasses.replace(config, learning_rate=0.5)
-        score_sde.train(changed, score_sde.make_model(changed, data), out)
+        score_model.train(changed, score_model.make_model(changed, data), out)
     assert (
         json.loads((out / "config.json").read_text())["learning_rate"]
         == config.learning_rate
     )
 
     monkeypatch.chdir(tmp_path / "elsewhere")
-    model, _ = score_sde.load(out)
+    model, _ = score_model.load(out)
     assert (model.data.shift, model.data.scale, model.data.shape) == (
         8.0,
         8.0,
@@ -65,7 +68,7 @@ def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
     )
     assert model.data.spread == data.spread and len(model.data.train) == 0
     np.testing.assert_array_equal(model.data.levels, data.levels)
-    whole, _ = score_sde.load(out, examples=True)
+    whole, _ = score_model.load(out, examples=True)
     np.testing.assert_array_equal(whole.data.test, data.test)
     np.save(
         tmp_path / "here" / "images.npy", values + 1
@@ -73,16 +76,16 @@ def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
     with pytest.raises(
         ValueError, match="must hold the data that the run was trained on"
     ):
-        score_sde.load(out, examples=True)
+        score_model.load(out, examples=True)
     described = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(
-        json.dumps({k: v for k, v in described.items() if k != score_sde.DESCRIPTION})
+        json.dumps({k: v for k, v in described.items() if k != score_model.DESCRIPTION})
     )
     with pytest.raises(ValueError, match="must describe the data of the run"):
-        score_sde.load(out)
+        score_model.load(out)
 
 
-@pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(ScheduleName))
 def test_the_floor_is_where_the_flag_says(schedule):
     data = datasets.Dataset(
         "points",
@@ -92,7 +95,7 @@ def test_the_floor_is_where_the_flag_says(schedule):
         0.0,
         1.0,
     )
-    found = score_sde.make_model(
+    found = score_model.make_model(
         dataclasses.replace(SMALL, schedule=schedule, noise_floor=0.05), data
     ).schedule
     np.testing.assert_allclose(
@@ -101,7 +104,7 @@ def test_the_floor_is_where_the_flag_says(schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", score_sde.SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(ScheduleName))
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
     """By Gibbs' inequality no density scores the test set better than the exact one, but for the sampling error of the
     difference."""
@@ -132,7 +135,7 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
     levels = np.linspace(-1, 1, 5).astype(np.float32)
     images = levels[rng.integers(0, 5, (64, 4))]
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
-    model = dataclasses.replace(score_sde.make_model(SMALL, data), module=Uniform())
+    model = dataclasses.replace(score_model.make_model(SMALL, data), module=Uniform())
     scores = scoring.score(jax.random.key(2), model, {}, images, 16, probes=2, chunk=64)
     slack = (
         4 * scores["test_bits_per_dim_standard_error"]
@@ -144,7 +147,7 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
 
 def scored(data, values, coarse=None, chunk=4):
     """`scoring.score` where the program's log-likelihoods are `values`, and `coarse` on the grid of half the steps."""
-    model = training.Model(data, score_sde.make_schedule("vp", 0.02), None, "edm")
+    model = training.DenoiserModel(data, with_noise_floor("vp", 0.02), None, "edm")
     fine = scoring.likelihood_grid(model.schedule, 8)
 
     def program(params, grid, keys, examples):
@@ -213,8 +216,8 @@ def test_a_score_that_cannot_be_is_refused():
 
 
 def test_likelihood_grids_fall_from_end_to_end():
-    for name in score_sde.SCHEDULES:
-        schedule = score_sde.make_schedule(name, 0.02)
+    for name in get_args(ScheduleName):
+        schedule = with_noise_floor(name, 0.02)
         grid = np.asarray(scoring.likelihood_grid(schedule, 16))
         assert grid.shape == (17,) and np.all(np.diff(grid) < 0)
         assert grid[0] == np.float32(schedule.t_max) and grid[-1] == np.float32(

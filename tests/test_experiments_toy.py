@@ -82,10 +82,12 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     with the parameters and losses of a run that was never stopped. Other flags are refused."""
 
     @dataclasses.dataclass(frozen=True)
-    class Flags(toy_flows.Fit):
+    class Flags(toy_flows.FitConfig):
         out: str = ""
 
-    config = Flags("line", "line", 0, 100, 0.1, 4)
+    config = Flags(
+        target="line", flow="line", steps=100, learning_rate=0.1, batch_size=4
+    )
     arrays, called = np.arange(8.0, dtype=np.float32), []
 
     def fit(config, out, on_stop):

@@ -45,9 +45,8 @@ from experiments.bench_solvers.errors import (
     sample_error,
 )
 from experiments.bench_solvers.problems import (
-    SCHEDULES,
     TARGETS,
-    Problem,
+    SolverTask,
     flow_ends,
     is_run,
     problem,
@@ -62,7 +61,7 @@ from experiments.bench_solvers.programs import (
     timed,
 )
 from experiments.bench_solvers.report import (
-    Row,
+    ErrorRow,
     groups,
     print_recommendations,
     print_rows,
@@ -70,6 +69,7 @@ from experiments.bench_solvers.report import (
 )
 from experiments.shared import cli, files
 from experiments.shared.figures import save_figure
+from experiments.shared.schedules import SCHEDULES
 from experiments.shared.solvers import SOLVERS, make
 
 QUICK = (
@@ -129,7 +129,7 @@ class Config:
     """A few solvers, one schedule, two grids, two budgets."""
 
 
-def run(config: Config) -> list[Row]:
+def run(config: Config) -> list[ErrorRow]:
     """Measure every row, print the table, write metrics.json and the figures."""
     config = resolve(config)
     out = files.start(config)
@@ -201,7 +201,7 @@ def resolve(config: Config) -> Config:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def measure(config: Config) -> Iterator[Row]:
+def measure(config: Config) -> Iterator[ErrorRow]:
     """All rows; solvers that refuse a schedule or a grid give none."""
     exact, runs = (
         [name for name in config.targets if is_run(name) == trained]
@@ -311,11 +311,11 @@ def row(
     programs: dict[Any, Program],
     name: str,
     solver: solvers.Solver,
-    given: Problem,
+    given: SolverTask,
     grid_name: str,
     grid: Any,
     budget: int | None,
-) -> Row:
+) -> ErrorRow:
     """Compile unless an earlier row has, run, compare."""
     by_law = (
         solver.stochastic
@@ -368,13 +368,13 @@ def row(
         outcome = (sample_error if solver.stochastic else flow_error)(
             config, given, result[0]
         )
-    return Row(
+    return ErrorRow(
         name, grid_name, given.schedule_name, given.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
         solver.order, *outcome, program.compile_seconds, seconds, program.memory_bytes,
     )  # fmt: skip
 
 
-def against_references(config: Config, out: pathlib.Path) -> list[Row]:
+def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
     """Deterministic solvers on a held-out mixture under EDM beside those of k-diffusion and diffusers, same starts.
 
     Prints for each budget our best and theirs, with grid and interval, and writes them to metrics.json. Grids of ours
@@ -430,7 +430,7 @@ def against_references(config: Config, out: pathlib.Path) -> list[Row]:
 
 
 def standings(
-    budgets: tuple[int, ...], ours: list[Row], peers: list[Any]
+    budgets: tuple[int, ...], ours: list[ErrorRow], peers: list[Any]
 ) -> dict[int, list[dict[str, Any]]]:
     """budget -> the three runs of least error of each library, ours on given and on fitted grids apart."""
     runs = [
@@ -463,8 +463,8 @@ def standings(
 
 
 def optimised(
-    config: Config, given: Problem, rows: list[Row], tried: int = 3
-) -> Iterator[Row]:
+    config: Config, given: SolverTask, rows: list[ErrorRow], tried: int = 3
+) -> Iterator[ErrorRow]:
     """The best solvers at each budget again, on grids that `tuning.optimised_grid` fits to them on 256 other starts."""
     base = given.law(given.schedule.t_max)
     fitted_on = jax.vmap(base.sample)(

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import stats
 
 from diffjax import metrics, numerics
-from experiments.bench_solvers.problems import Problem
+from experiments.bench_solvers.problems import SolverTask
 
 
-def flow_error(config: Any, given: Problem, ends: Any) -> tuple:
+def flow_error(config: Any, given: SolverTask, ends: Any) -> tuple:
     """("rms", root mean square error over starts and entries, its interval, 0, details)."""
     squares = np.mean(
         (np.asarray(ends) - np.asarray(given.ends)).reshape(len(ends), -1) ** 2, -1
@@ -33,7 +33,7 @@ def root_mean(squares: np.ndarray) -> tuple[float, tuple[float, float]]:
     )
 
 
-def law_error(given: Problem, mean: Any, covariance: Any) -> tuple:
+def law_error(given: SolverTask, mean: Any, covariance: Any) -> tuple:
     """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0, details)."""
     exact = given.law(given.schedule.t_min)
     wanted_mean, wanted = np.asarray(exact.mean()), np.asarray(exact.covariance())
@@ -62,7 +62,7 @@ def gaussian_kl(
     return float(0.5 * (np.sum(excess - np.log1p(excess)) + shift @ shift))
 
 
-def sample_error(config: Any, given: Problem, ends: Any) -> tuple:
+def sample_error(config: Any, given: SolverTask, ends: Any) -> tuple:
     """("sliced_wasserstein", its mean over seeds, interval, floor, details)."""
     key = jax.random.key(config.seed + 1)
     sets = [
@@ -107,6 +107,3 @@ def distances(key: Any, x: Any, y: Any) -> tuple:
         )
 
     return jax.vmap(one)(x, y)
-
-
-# -------------------------------------------------------------------------------------------------------------- report

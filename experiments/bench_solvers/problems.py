@@ -9,18 +9,9 @@ import jax
 import numpy as np
 
 from diffjax import schedules, targets
-from experiments.score_sde import __main__ as score_sde
+from experiments.score_sde import model as score_sde
 from experiments.shared import datasets
-from experiments.shared.solvers import flow_ends
-
-SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
-    "vp_linear": lambda: schedules.vp_linear(t_min=1e-3),
-    "vp_cosine": schedules.vp_cosine,
-    "sub_vp": lambda: schedules.sub_vp(t_min=1e-3),
-    "ve": schedules.ve,
-    "edm": schedules.edm,
-    "rectified_flow": schedules.rectified_flow,
-}
+from experiments.shared.solvers import flow_ends, make_schedule
 
 
 def random_mixture(components: int, dimension: int, seed: int) -> targets.Mixture:
@@ -62,7 +53,7 @@ TARGETS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-class Problem(NamedTuple):
+class SolverTask(NamedTuple):
     """A denoiser under a schedule, with keys and starts (seeds · starts, *shape), seed after seed, and their truth.
 
     law: t -> the exact law of x_t; None for a trained network, to which only its own flow is known.
@@ -85,9 +76,9 @@ def is_run(name: str) -> bool:
     return name not in TARGETS and (pathlib.Path(name) / "config.json").exists()
 
 
-def problem(config: Any, target_name: str, schedule_name: str) -> Problem:
+def problem(config: Any, target_name: str, schedule_name: str) -> SolverTask:
     """Starts, exact samples, and the ends of the exact flow."""
-    target, schedule = TARGETS[target_name](), SCHEDULES[schedule_name]()
+    target, schedule = TARGETS[target_name](), make_schedule(schedule_name)
     base = jax.random.key(config.seed)
     base = jax.random.fold_in(base, list(TARGETS).index(target_name))
     count = config.seeds * (
@@ -99,7 +90,7 @@ def problem(config: Any, target_name: str, schedule_name: str) -> Problem:
     exact, others = (jax.vmap(law(schedule.t_min).sample)(keys) for keys in draws[1:3])
     denoiser = targets.denoiser(target, schedule)
     ends = flow_ends(denoiser, schedule, starts, 1e-11)
-    return Problem(
+    return SolverTask(
         target_name,
         schedule_name,
         denoiser,
@@ -113,7 +104,7 @@ def problem(config: Any, target_name: str, schedule_name: str) -> Problem:
     )
 
 
-def trained_problem(config: Any, folder: str) -> Problem:
+def trained_problem(config: Any, folder: str) -> SolverTask:
     """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
     print(
@@ -129,9 +120,6 @@ def trained_problem(config: Any, folder: str) -> Problem:
     )
     starts = jax.vmap(draw)(keys)
     ends = flow_ends(denoiser, schedule, starts, 1e-8)
-    return Problem(
+    return SolverTask(
         folder, "of the run", denoiser, schedule, None, keys, starts, ends, None, None
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ programs

@@ -124,6 +124,3 @@ def law_program(solver: solvers.Solver) -> Callable:
         return reached, by_start.T @ covariance @ by_start + by_noise.T @ by_noise
 
     return law
-
-
-# -------------------------------------------------------------------------------------------------------------- errors

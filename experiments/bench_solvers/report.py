@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 
-class Row(NamedTuple):
+class ErrorRow(NamedTuple):
     """One measured run.
 
     nfe: evaluations counted. measure: "rms", "kl" or "sliced_wasserstein". interval: 95 %. floor: of the measure
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     memory_bytes: int
 
 
-def report(rows: list[Row]) -> dict[str, Any]:
+def report(rows: list[ErrorRow]) -> dict[str, Any]:
     """The rows as JSON, with the device; numbers that are not finite as null."""
 
     def plain(value):
@@ -50,9 +50,9 @@ def report(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def groups(rows: list[Row], *fields: str) -> dict[tuple, list[Row]]:
+def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:
     """Rows by the values of some of their fields, in the order of their appearance."""
-    found: dict[tuple, list[Row]] = {}
+    found: dict[tuple, list[ErrorRow]] = {}
     for each in rows:
         found.setdefault(tuple(getattr(each, field) for field in fields), []).append(
             each
@@ -60,14 +60,14 @@ def groups(rows: list[Row], *fields: str) -> dict[tuple, list[Row]]:
     return found
 
 
-def best(rows: list[Row]) -> Row:
+def best(rows: list[ErrorRow]) -> ErrorRow:
     """The row of least error; one whose error is not a number is last."""
     return min(
         rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf
     )
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(rows: list[ErrorRow]) -> None:
     """For each schedule, target and measure a table: a line a solver, a column a budget, each with its best grid."""
     for (schedule, target, measure), group in groups(
         rows, "schedule", "target", "measure"
@@ -93,12 +93,12 @@ def print_rows(rows: list[Row]) -> None:
             print(line.rstrip())
 
 
-def cell(row: Row) -> str:
+def cell(row: ErrorRow) -> str:
     """error grid, as text."""
     return f"{row.error:.1e} {row.grid}"
 
 
-def print_recommendations(rows: list[Row], budget: int) -> None:
+def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
     """The best deterministic and the best stochastic solver and grid for each schedule and target."""
     for (schedule, target), group in groups(rows, "schedule", "target").items():
         print(f"\n{schedule}, {target}, at most {budget} evaluations:")
@@ -125,6 +125,3 @@ def print_recommendations(rows: list[Row], budget: int) -> None:
             )
             if tied:
                 print(f"  {'':14} not told apart from it: {', '.join(tied)}")
-
-
-# --------------------------------------------------------------------------------------------------------------- peers

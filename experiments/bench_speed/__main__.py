@@ -32,7 +32,7 @@ from experiments.bench_speed import flows as speed_flows
 from experiments.bench_speed import langevin as speed_langevin
 from experiments.bench_speed import networks as speed_networks
 from experiments.bench_speed import solvers as speed_solvers
-from experiments.bench_speed.ratios import Config, Row
+from experiments.bench_speed.ratios import Config, RatioRow
 from experiments.shared import cli, files
 from experiments.shared.figures import save_figure
 
@@ -61,7 +61,7 @@ PARTS = {
 NETWORK_PARTS = ("network_loops", "guided")
 
 
-def run(config: Config) -> dict[str, Row]:
+def run(config: Config) -> dict[str, RatioRow]:
     """Measure every row, print the table, write metrics.json and ratios.png; the rows by name."""
     if config.quick:
         config = dataclasses.replace(config, samples=64, alternations=2)
@@ -79,7 +79,7 @@ def run(config: Config) -> dict[str, Row]:
     ]
     parts = [PARTS[name] for name in names]
     out = files.start(config)
-    rows: list[Row] = []
+    rows: list[RatioRow] = []
     with cli.progress(len(parts), what="measuring", unit="part") as bar:
         for part in parts:
             bar.set_postfix_str(part.__name__)
@@ -95,7 +95,7 @@ def run(config: Config) -> dict[str, Row]:
 # -------------------------------------------------------------------------------------------------------------- report
 
 
-def report(results: dict[str, Row]) -> dict[str, Any]:
+def report(results: dict[str, RatioRow]) -> dict[str, Any]:
     """The rows as JSON, with the device that they were measured on."""
     return {
         "device": jax.devices()[0].device_kind,
@@ -103,7 +103,7 @@ def report(results: dict[str, Row]) -> dict[str, Any]:
     }
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(rows: list[RatioRow]) -> None:
     """The table: median, quartiles, limit."""
     width = max(len(row.name) + len(row.unit) for row in rows) + 4
     print(
@@ -120,7 +120,7 @@ def print_rows(rows: list[Row]) -> None:
         print(f"{name:{width}}{row.median:9.3f}{f'{low:.3f} … {high:.3f}':>17}{limit}")
 
 
-def draw(rows: list[Row]) -> Any:
+def draw(rows: list[RatioRow]) -> Any:
     """Medians with quartiles of the ratios, and their limits."""
     ratios = [row for row in rows if not row.unit]
     figure, axis = plt.subplots(

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 
 import diffjax as dj
 from diffjax import solvers, targets
-from experiments.bench_speed.ratios import Config, Row, compiled_at, growth, summary
+from experiments.bench_speed.ratios import (
+    Config,
+    RatioRow,
+    compiled_at,
+    growth,
+    summary,
+)
 from experiments.bench_speed.solvers import mixture
 
 IMPORT_LIMIT = 0.3
@@ -43,7 +49,7 @@ def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], 
     )
 
 
-def memory(config: Config) -> Iterator[Row]:
+def memory(config: Config) -> Iterator[RatioRow]:
     """Temporary and result bytes of the compiled program at 2000 steps over those at 20."""
     for path in (False, True):
         bytes_of, lowered = [], sampler(config, path)
@@ -61,7 +67,7 @@ def memory(config: Config) -> Iterator[Row]:
         )
 
 
-def compilation(config: Config) -> Iterator[Row]:
+def compilation(config: Config) -> Iterator[RatioRow]:
     """Time to trace, lower and compile at 200 and 2000 steps over that at 20."""
     seconds = compiled_at(
         sampler(config, path=False), (20, 200, 2000), 1 if config.quick else 9
@@ -69,7 +75,7 @@ def compilation(config: Config) -> Iterator[Row]:
     yield from growth("compilation at {} steps", seconds, 1.1)
 
 
-def imports(config: Config) -> Iterator[Row]:
+def imports(config: Config) -> Iterator[RatioRow]:
     """Seconds of `import diffjax` in a fresh interpreter that has imported jax and flax."""
     program = "import time, jax, flax.linen; s = time.perf_counter(); import diffjax; print(time.perf_counter() - s)"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # importing starts no device

@@ -25,7 +25,7 @@ MAPS = {
 """The scalar maps that both libraries have: name -> ours."""
 
 
-class Layers(NamedTuple):
+class ConditionerLayers(NamedTuple):
     """Dense layers of the conditioners, each with a leading axis of coupling layers in order."""
 
     weights: list[jax.Array]  # (layers, fan-in, fan-out)
@@ -63,13 +63,13 @@ def moved(tree: Any, key: jax.Array, size: float) -> Any:
     return jax.tree.unflatten(treedef, [with_noise(i, p) for i, p in enumerate(leaves)])
 
 
-def conditioners(flow: Flow) -> Layers:
+def conditioners(flow: Flow) -> ConditionerLayers:
     """The conditioners' layers of a `coupling_flow`, first and second of each pair by turns."""
     first, second = (
         part.conditioner for part in flow.bijector.bijectors[0].layers.bijectors
     )
     turns = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])
-    return Layers(
+    return ConditionerLayers(
         [turns(*pair) for pair in zip(first.weights, second.weights, strict=True)],
         [turns(*pair) for pair in zip(first.biases, second.biases, strict=True)],
     )
@@ -91,10 +91,10 @@ def their_parameters(kind: str, raw: jax.Array, count: int) -> jax.Array:
     return raw.reshape(*raw.shape[:-2], -1)
 
 
-def rearranged(kind: str, layers: Layers) -> Layers:
+def rearranged(kind: str, layers: ConditionerLayers) -> ConditionerLayers:
     """The layers with outputs as the other libraries order them."""
     count = MAPS[kind].count
-    return Layers(
+    return ConditionerLayers(
         [*layers.weights[:-1], their_parameters(kind, layers.weights[-1], count)],
         [*layers.biases[:-1], their_parameters(kind, layers.biases[-1], count)],
     )

@@ -18,7 +18,7 @@ from experiments.bench_speed import flow_peers
 from experiments.bench_speed.ratios import (
     Config,
     Program,
-    Row,
+    RatioRow,
     compare,
     compiled_at,
     growth,
@@ -152,7 +152,7 @@ def normals(keys: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def couplings(config: Config) -> Iterator[Row]:
+def couplings(config: Config) -> Iterator[RatioRow]:
     """Density and sample of coupling flows against one pass by hand."""
     xs, keys = drawn(config)
     for name in FLOWS[: 1 if config.quick else None]:
@@ -179,7 +179,7 @@ def couplings(config: Config) -> Iterator[Row]:
             )
 
 
-def peer_couplings(config: Config) -> Iterator[Row]:
+def peer_couplings(config: Config) -> Iterator[RatioRow]:
     """The same function, weight for weight, in flowjax and in distrax, against ours without the linear maps."""
     key, (xs, keys) = jax.random.key(config.seed), drawn(config)
     for library, make in (
@@ -238,7 +238,7 @@ def peer_programs(
     }
 
 
-def autoregressions(config: Config) -> Iterator[Row]:
+def autoregressions(config: Config) -> Iterator[RatioRow]:
     """What a sample costs where each entry waits for the one before, against the density's one pass."""
     xs, keys = drawn(config)
     coupling, masked = model("real_nvp", config), model("maf", config)
@@ -276,7 +276,7 @@ class WholePasses:
         return self.conditioner(y, condition)
 
 
-def patches(config: Config) -> Iterator[Row]:
+def patches(config: Config) -> Iterator[RatioRow]:
     """A transformer flow's sample with keys and values kept, against whole passes and against its density."""
     side, count = (4, 2) if config.quick else (16, 64)
 
@@ -320,7 +320,7 @@ def patches(config: Config) -> Iterator[Row]:
     )
 
 
-def depth(config: Config) -> Iterator[Row]:
+def depth(config: Config) -> Iterator[RatioRow]:
     """Compilation of a deeper flow's density: our scan, and distrax's chain of objects."""
     xs, key = (
         jax.ShapeDtypeStruct((config.samples, SIZE), jnp.float32),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import langevin, noise, targets
-from experiments.bench_speed.ratios import Config, Row, compare
+from experiments.bench_speed.ratios import Config, RatioRow, compare
 from experiments.bench_speed.solvers import mixture
 
 CHAINS, STEPS = 1000, 1000
@@ -53,7 +53,7 @@ def mala_by_hand(
     return path.swapaxes(0, 1), taken.mean(0)
 
 
-def chains(config: Config) -> Iterator[Row]:
+def chains(config: Config) -> Iterator[RatioRow]:
     """`run_many` of MALA, every step kept, against the scan by hand and against blackjax's MALA in a scan."""
     target, xs, key, steps = problem(config)
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import diffjax as dj
 from diffjax import grids, guidance, networks, predictions, solvers
 from experiments.bench_speed.by_hand import BY_HAND, dpmpp_2m_by_hand, loop_by_hand
-from experiments.bench_speed.ratios import Config, Row, compare, same
+from experiments.bench_speed.ratios import Config, RatioRow, compare, same
 
 
-def network_loops(config: Config) -> Iterator[Row]:
+def network_loops(config: Config) -> Iterator[RatioRow]:
     """`sample_many` with a U-Net that predicts noise against the loop by hand; of 6.5 M parameters, 16 images."""
     cpu = jax.default_backend() == "cpu"
     batch, side = (2, 8) if config.quick else (16, 16 if cpu else 32)
@@ -74,7 +74,7 @@ def network_loops(config: Config) -> Iterator[Row]:
         )
 
 
-def guided(config: Config) -> Iterator[Row]:
+def guided(config: Config) -> Iterator[RatioRow]:
     """A step of classifier-free guidance by one batched call against a step of the same conditional network alone."""
     key, schedule, steps = jax.random.key(config.seed), dj.schedules.vp_linear(), 4
     small, classes = config.quick, 10

@@ -35,7 +35,7 @@ class Config:
     """Few samples and repetitions and a tiny U-Net: only to see that everything runs."""
 
 
-class Row(NamedTuple):
+class RatioRow(NamedTuple):
     """One measured quantity: a ratio, or seconds. at_most: its limit, None where it is only told."""
 
     name: str
@@ -47,8 +47,8 @@ class Row(NamedTuple):
 
 def compare(
     name: str, a: Program, b: Program, alternations: int, at_most: float | None = None
-) -> Row:
-    """Row of time(a) / time(b), after each has run once."""
+) -> RatioRow:
+    """RatioRow of time(a) / time(b), after each has run once."""
     programs = (a, b)
     for program in programs:
         jax.block_until_ready(program())
@@ -65,10 +65,10 @@ def compare(
 
 def summary(
     name: str, values: list[float], at_most: float | None = None, unit: str = ""
-) -> Row:
-    """Row of the median and quartiles of values."""
+) -> RatioRow:
+    """RatioRow of the median and quartiles of values."""
     low, middle, high = np.percentile(values, (25, 50, 75))
-    return Row(name, float(middle), (float(low), float(high)), at_most, unit)
+    return RatioRow(name, float(middle), (float(low), float(high)), at_most, unit)
 
 
 def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
@@ -98,7 +98,7 @@ def compiled_at(
 
 def growth(
     name: str, seconds: dict[int, list[float]], at_most: float | None = None
-) -> Iterator[Row]:
+) -> Iterator[RatioRow]:
     """Rows of the time at the least size, and of the others' ratios to it; name: with {} for the size."""
     least = min(seconds)
     yield summary(name.format(least), seconds[least], unit="seconds")

@@ -17,7 +17,7 @@ from experiments.bench_speed.by_hand import (
     example_keys,
     loop_by_hand,
 )
-from experiments.bench_speed.ratios import Config, Row, compare, same
+from experiments.bench_speed.ratios import Config, RatioRow, compare, same
 from experiments.shared import solvers as solver_table
 
 COMPONENTS, DIMENSION = 8, 6
@@ -37,7 +37,7 @@ BUDGET = 64
 """Evaluations of each solver that is held against a scan of its own step."""
 
 
-class Problem(NamedTuple):
+class MixtureTask(NamedTuple):
     """An exact mixture in six dimensions, its noise schedule, a key, and starts (samples, 6)."""
 
     target: targets.Mixture
@@ -46,13 +46,13 @@ class Problem(NamedTuple):
     x: jax.Array
 
 
-def mixture(config: Config) -> Problem:
+def mixture(config: Config) -> MixtureTask:
     """Eight Gaussians under the linear VP schedule."""
     means, key, x = _drawn(jax.random.key(config.seed), config.samples)
     target = targets.gaussian_mixture(
         np.full(COMPONENTS, 1 / COMPONENTS), means, np.full(COMPONENTS, 0.4)
     )
-    return Problem(target, dj.schedules.vp_linear(), key, x)
+    return MixtureTask(target, dj.schedules.vp_linear(), key, x)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -67,7 +67,7 @@ def mixture_denoiser(target, x, at):
     return jax.vmap(target.posterior_mean, (0, None, None))(x, at.alpha, at.sigma)
 
 
-def loops(config: Config) -> Iterator[Row]:
+def loops(config: Config) -> Iterator[RatioRow]:
     """`sample_many` and `sample` against the loop by hand, after that loop against itself."""
     target, schedule, key, x = mixture(config)
     denoiser = targets.denoiser(target, schedule)
@@ -125,7 +125,7 @@ def loops(config: Config) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def bare_scans(config: Config) -> Iterator[Row]:
+def bare_scans(config: Config) -> Iterator[RatioRow]:
     """`sample_many` by every other solver of fixed cost against a scan of its step over the whole batch, nothing
     else.
     """
@@ -156,7 +156,9 @@ def bare_scans(config: Config) -> Iterator[Row]:
 def bare_scan(solver, target, schedule, key, x, ts):
     """The solver's steps for a batch x (B, ...) as one array, with its coefficients computed before the scan."""
     denoiser = functools.partial(batch_denoiser, target, schedule)
-    problem = driver.derive(solver, solvers.Problem(schedule, denoiser, zero_end=False))
+    problem = driver.derive(
+        solver, solvers.MixtureTask(schedule, denoiser, zero_end=False)
+    )
     inputs, keys = solver.prepare(problem, ts), example_keys(key, x)
 
     def body(carry, step):
@@ -176,7 +178,7 @@ def batch_denoiser(target, schedule, x, t):
     return jax.vmap(targets.denoiser(target, schedule), (0, None))(x, t)
 
 
-def noise_of_a_loop(config: Config) -> Iterator[Row]:
+def noise_of_a_loop(config: Config) -> Iterator[RatioRow]:
     """The noise alone: a scan that adds one draw a step to every example."""
     key, shape, steps = (
         jax.random.key(config.seed),
@@ -218,7 +220,7 @@ def noise_of_a_loop(config: Config) -> Iterator[Row]:
     )
 
 
-def peers(config: Config) -> Iterator[Row]:
+def peers(config: Config) -> Iterator[RatioRow]:
     """diffrax's loop over the same flow and the same grid against the loop by hand."""
     try:
         import diffrax

@@ -37,7 +37,7 @@ import diffjax as dj
 from diffjax import ddpm, metrics, schedules, solvers
 from experiments.ddpm import figures as ddpm_figures
 from experiments.shared import cli, datasets, files, scoring, training
-from experiments.shared.training import Model
+from experiments.shared.training import DenoiserModel
 
 BETAS = {
     "linear": lambda steps: ddpm.linear_betas(steps, 0.1 / steps, 20 / steps),
@@ -92,7 +92,7 @@ class Config(training.Training):
 # ---------------------------------------------------------------------------------------------------- what is trained
 
 
-def make_model(config: Config, data: datasets.Dataset) -> Model:
+def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     """The model that the flags ask for, on the chain. Raises ValueError for a combination that cannot be."""
     if data.levels is None:
         raise ValueError(
@@ -107,7 +107,9 @@ def make_model(config: Config, data: datasets.Dataset) -> Model:
             f"objective 'hybrid' trains a variance: it needs variance 'optimal', got {config.variance!r}"
         )
     chain = schedules.from_betas(BETAS[config.betas](config.chain_steps))
-    return Model(data, chain, training.make_module(config, data), config.prediction)
+    return DenoiserModel(
+        data, chain, training.make_module(config, data), config.prediction
+    )
 
 
 def answer(denoiser: Any, variance: str) -> Any:
@@ -115,7 +117,9 @@ def answer(denoiser: Any, variance: str) -> Any:
     return dj.predictions.moments(denoiser) if variance == "optimal" else denoiser
 
 
-def train(config: Config, model: Model, out: pathlib.Path) -> tuple[Any, np.ndarray]:
+def train(
+    config: Config, model: DenoiserModel, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
     chain = model.schedule
     term = {
@@ -164,7 +168,7 @@ def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
 
 
 def bounds(
-    config: Config, model: Model, denoiser: Any, variance: str, test: np.ndarray
+    config: Config, model: DenoiserModel, denoiser: Any, variance: str, test: np.ndarray
 ) -> ddpm.Bound:
     """The bound of each test example, in nats, term by term: leaves with a leading axis of examples."""
     keys = jax.random.split(jax.random.key(config.seed + 2), len(test))
@@ -183,13 +187,13 @@ def bounds(
     )
 
 
-def bits(config: Config, values: Any, model: Model) -> np.ndarray:
+def bits(config: Config, values: Any, model: DenoiserModel) -> np.ndarray:
     """Nats of examples as bits per dimension."""
     return np.asarray(values) / (math.prod(model.data.shape) * math.log(2))
 
 
 def bound_table(
-    config: Config, model: Model, denoiser: Any
+    config: Config, model: DenoiserModel, denoiser: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """({variance: bits/dim by term}, {variance: mean nats per dimension of L_0 … L_{T−1}}), the chosen variance first.
 
@@ -216,7 +220,9 @@ def bound_table(
     return table, terms
 
 
-def summary(config: Config, model: Model, found: ddpm.Bound) -> dict[str, float]:
+def summary(
+    config: Config, model: DenoiserModel, found: ddpm.Bound
+) -> dict[str, float]:
     """Mean bits/dim of each term and of the total, with the total's standard error over examples."""
     parts = {
         "prior": found.prior,
@@ -231,7 +237,7 @@ def summary(config: Config, model: Model, found: ddpm.Bound) -> dict[str, float]
     }
 
 
-def flow_score(config: Config, model: Model, params: Any) -> dict[str, float]:
+def flow_score(config: Config, model: DenoiserModel, params: Any) -> dict[str, float]:
     """Bits/dim of the same network by the probability flow, with the log-SNR smooth in t where the β table is linear.
 
     The network knows t by the log-SNR alone, so that it serves every variance-preserving schedule.
@@ -338,7 +344,9 @@ def exact_gap(
     return np.asarray(gap(*keys))
 
 
-def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.ndarray]:
+def draw_samples(
+    config: Config, model: DenoiserModel, denoiser: Any
+) -> dict[str, np.ndarray]:
     """Samples of the chain by all its steps, and by `few_steps` of them with each variance."""
     chain, drawn = model.schedule, {}
     whole = {
@@ -372,7 +380,9 @@ def draw_samples(config: Config, model: Model, denoiser: Any) -> dict[str, np.nd
     return drawn
 
 
-def rate_distortion(config: Config, model: Model, denoiser: Any) -> ddpm.RateDistortion:
+def rate_distortion(
+    config: Config, model: DenoiserModel, denoiser: Any
+) -> ddpm.RateDistortion:
     """Mean bits/dim spent and √mean squared error, in levels, by index 1 … T, over some test examples."""
     test = model.data.test[:COMPRESSED]
     keys = jax.random.split(jax.random.key(config.seed + 4), len(test))
@@ -395,7 +405,7 @@ def rate_distortion(config: Config, model: Model, denoiser: Any) -> ddpm.RateDis
 
 
 def progressive(
-    config: Config, model: Model, denoiser: Any, count: int = 6, frames: int = 9
+    config: Config, model: DenoiserModel, denoiser: Any, count: int = 6, frames: int = 9
 ) -> Any:
     """(indices (F,), x_t (count, F, …), x̂_0 (count, F, …)) of the first test digits, one noise for each digit."""
     chain, xs = model.schedule, jnp.asarray(model.data.test[:count])
@@ -416,7 +426,7 @@ def progressive(
 
 
 def interpolations(
-    config: Config, model: Model, denoiser: Any, frames: int = 9
+    config: Config, model: DenoiserModel, denoiser: Any, frames: int = 9
 ) -> dict[str, np.ndarray]:
     """Frames between two test digits: through latents at three indices, and through the probability flow."""
     chain, (start, end) = model.schedule, model.data.test[:2]

@@ -38,13 +38,9 @@ from diffjax import (
 )
 from diffjax.networks import MLP
 from experiments.shared import cli, files, training
+from experiments.shared.datasets import TOYS
 from experiments.shared.figures import save_figure
 
-TARGETS: dict[str, Callable[[], Any]] = {
-    "moons": targets.moons,
-    "circles": targets.circles,
-    "eight_gaussians": targets.eight_gaussians,
-}
 TITLES = {
     "denoising": "denoising score matching",
     "sliced": "sliced score matching",
@@ -64,7 +60,7 @@ BROAD = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(training.Optimisation):
     """An energy network fitted to a density in the plane by several objectives; KL and log Z."""
 
     out: pathlib.Path = pathlib.Path("runs/energy_model")
@@ -101,13 +97,11 @@ class Config:
     steps: int = 2000
     """Training steps of each network."""
     batch_size: int = 256
-    """Examples a step."""
+    """Examples per step."""
     contrastive_rate: float = 1e-3
     """Peak learning rate of contrastive divergence, whose chains must keep up with the density."""
     learning_rate: float = 3e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
-    ema_decay: float = 0.99
-    """Decay of the averaged parameters, which are the ones used."""
     save_every: int = 1000
     """Steps between checkpoints."""
     levels: tuple[int, ...] = (8, 32, 128)
@@ -134,7 +128,7 @@ def run(config: Config) -> dict[str, Any]:
     """Fit, normalise, estimate, draw; the metrics."""
     check(config)
     out = files.open_folder(config)
-    clock, target = cli.Clock(), TARGETS[config.target]()
+    clock, target = cli.Clock(), TOYS[config.target]()
     fitted = {}
     for name in config.objectives:
         fitted[name] = fit(config, out, target, name)
@@ -166,18 +160,18 @@ def check(config: Config) -> None:
     for name in ("objectives", "levels"):
         if not getattr(config, name):
             raise ValueError(f"{name} must hold at least one entry, got none")
-    for name in ("chains", "chain_steps", "width", "steps", "batch_size", "save_every"):
+    training.check_optimisation(config)
+    for name in ("chains", "chain_steps", "width"):
         checks.integer(name, getattr(config, name), 1)
     checks.integer("depth", config.depth, 0)
     checks.integer("walkers", config.walkers, 2)
     checks.integer("examples", config.examples, config.batch_size)
     for count in config.levels:
         checks.integer("levels", count, 1)
-    for name in ("sigma", "chain_step_size", "contrastive_rate", "learning_rate"):
+    for name in ("sigma", "chain_step_size", "contrastive_rate"):
         checks.positive(name, getattr(config, name))
     checks.within("restart", config.restart, 0.0, 1.0)
     checks.non_negative("penalty", config.penalty)
-    checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting

@@ -40,7 +40,7 @@ from experiments.flow_matching.figures import TITLES
 from experiments.flow_matching.problem import (
     DEFAULTS,
     DIGITS_DEFAULTS,
-    Problem,
+    MatchingTask,
     key_of,
     open_problem,
 )
@@ -49,16 +49,14 @@ from experiments.shared.figures import save_figure
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(training.Optimisation):
     """Flow matching under several couplings of noise and data: straightness, and error against evaluations."""
 
     out: pathlib.Path = pathlib.Path("runs/flow_matching")
     """Folder for figures, config.json, metrics.json and checkpoints."""
     seed: int = 0
     """Seed of data, networks, training and samples."""
-    target: Literal["eight_gaussians", "checkerboard", "circles", "moons", "digits"] = (
-        "eight_gaussians"
-    )
+    target: Literal[datasets.ToyName, "digits"] = "eight_gaussians"
     """The data: exact samples of a density, or the digits."""
     couplings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
         "independent",
@@ -77,11 +75,7 @@ class Config:
     steps: int = 2000
     """Training steps of each network."""
     batch_size: int = 128
-    """Pairs a step; an optimal coupling is optimal among so many."""
-    learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
-    ema_decay: float = 0.99
-    """Decay of the averaged parameters, which are the ones used."""
+    """Pairs per step; an optimal coupling is optimal among so many."""
     save_every: int = 1000
     """Steps between checkpoints."""
     samples: int = 4096
@@ -138,15 +132,13 @@ def check(config: Config) -> Config:
         config, **{k: v for k, v in defaults.items() if getattr(config, k) is None}
     )
     dj.checks.choice("target", config.target, (*datasets.TOYS, "digits"))
-    for name in ("width", "depth", "steps", "batch_size", "save_every"):
+    training.check_optimisation(config)
+    for name in ("width", "depth"):
         dj.checks.integer(name, getattr(config, name), 1)
     for name in ("samples", "likelihoods"):
         dj.checks.integer(name, getattr(config, name), 2 * measures.PATHS)
     dj.checks.integer("examples", config.examples, config.batch_size)
-    dj.checks.integer("seed", config.seed, 0, None)
-    dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.positive("regularisation", config.regularisation)
-    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     names = config.couplings
     if not names or len(set(names)) < len(names):
         raise ValueError(
@@ -159,7 +151,7 @@ def check(config: Config) -> Config:
     return config
 
 
-def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]:
+def train(config: Config, out: pathlib.Path, problem: MatchingTask) -> dict[str, Any]:
     """A fitted velocity a coupling."""
     pairings = {
         "independent": flows.independent(),
@@ -197,7 +189,7 @@ def train(config: Config, out: pathlib.Path, problem: Problem) -> dict[str, Any]
 
 
 def reflowed(
-    config: Config, problem: Problem, velocity: Any
+    config: Config, problem: MatchingTask, velocity: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (x_0, x_1) of noise and its image under a flow, as many as there are examples."""
     x1 = np.asarray(

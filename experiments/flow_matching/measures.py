@@ -16,7 +16,7 @@ from diffjax import (
     solvers,
     targets,
 )
-from experiments.flow_matching.problem import Problem, exact_samples, key_of
+from experiments.flow_matching.problem import MatchingTask, exact_samples, key_of
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FINE_STEPS = 32
@@ -28,7 +28,7 @@ TOLERANCES = (1e-3, 1e-5, 1e-7)
 
 
 def measure(
-    config: Any, problem: Problem, velocity: Any
+    config: Any, problem: MatchingTask, velocity: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(numbers, what is drawn) of one flow, in data units, n samples of it.
 
@@ -93,7 +93,7 @@ def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
     return float(metrics.sliced_wasserstein(key_of(config, "directions"), x, y))
 
 
-def exact_sets(config: Any, problem: Problem) -> dict[str, float]:
+def exact_sets(config: Any, problem: MatchingTask) -> dict[str, float]:
     """Least, mean and largest distance of further sets of exact examples from the one compared with."""
     found = [distance(config, other, problem.exact) for other in problem.others]
     return {

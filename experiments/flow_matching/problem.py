@@ -22,7 +22,7 @@ DIGITS_PAIR_STEPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class MatchingTask:
     """train: (N, *shape). exact: (n, *shape), what n samples are compared with. others: sets of n examples of the same
     law, for the least distance to expect. neural_velocity: key -> Partial of (x, t) with its parameters as args[0].
     pair_steps: of RK4 for the pairs of reflow. target: the exact law, where it is known.
@@ -42,7 +42,7 @@ class Problem:
         return self.train.shape[1:]
 
 
-def open_problem(config: Any) -> Problem:
+def open_problem(config: Any) -> MatchingTask:
     """The problem that the flags ask for: the 8×8 digits, on [−1, 1], or exact samples of a density of the plane."""
     if config.target == "digits":
         data = datasets.open_dataset("digits", HELD_OUT, config.seed)
@@ -53,7 +53,7 @@ def open_problem(config: Any) -> Problem:
         velocity = functools.partial(
             dense_velocity, data.shape, config.width, config.depth
         )
-        return Problem(
+        return MatchingTask(
             "digits", data.train, data.test, others, velocity, DIGITS_PAIR_STEPS
         )
     target = datasets.TOYS[config.target]()
@@ -65,7 +65,7 @@ def open_problem(config: Any) -> Problem:
     def velocity(key):
         return flows.neural_velocity(key, (2,), config.width, config.depth)
 
-    return Problem(config.target, train, exact, others, velocity, 32, target)
+    return MatchingTask(config.target, train, exact, others, velocity, 32, target)
 
 
 def dense_velocity(

@@ -33,20 +33,16 @@ from diffjax import checks, schedules, sde, solvers, targets
 from diffjax.numerics import divergence
 from experiments.fokker_planck import figures as fokker_planck_figures
 from experiments.shared import cli, files
+from experiments.shared import schedules as schedule_table
 from experiments.shared.figures import save_figure
+from experiments.shared.schedules import ScheduleChoice
 
-SCHEDULES: dict[str, tuple[str, Callable[[], schedules.Schedule]]] = {
-    "vp_linear": ("VP", schedules.vp_linear),
-    "vp_cosine": ("VP, cosine", schedules.vp_cosine),
-    "sub_vp": ("sub-VP", schedules.sub_vp),
-    "ve": ("VE", schedules.ve),
-    "edm": ("EDM", schedules.edm),
-    "rectified_flow": ("rectified flow", schedules.rectified_flow),
-    "from_betas": (
+SCHEDULES = schedule_table.SCHEDULES | {
+    "from_betas": ScheduleChoice(
         "from 1000 betas",
         lambda: schedules.from_betas(dj.ddpm.linear_betas(1000)),
     ),
-    "learned": ("learned", lambda: schedules.learned(jax.random.key(0))),
+    "learned": ScheduleChoice("learned", lambda: schedules.learned(jax.random.key(0))),
 }
 """Title and schedule of each whose residuals are measured."""
 
@@ -133,7 +129,7 @@ def run(config: Config) -> dict[str, Any]:
             bar.update()
         with jax.enable_x64(True):
             for name in config.schedules:
-                residuals[name] = residuals_of(config, SCHEDULES[name][1]())
+                residuals[name] = residuals_of(config, SCHEDULES[name].factory())
                 bar.update()
             path = along_a_path()
             bar.update()

@@ -40,7 +40,7 @@ ROWS, FRAMES = 8, 9
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(training.Optimisation):
     """Train a Glow with its dequantiser, bound its code length, sample and interpolate."""
 
     out: pathlib.Path = pathlib.Path("runs/glow")
@@ -49,8 +49,6 @@ class Config:
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
     """Test examples, at least 2, taken from the data at random (at most a quarter of a file)."""
-    seed: int = 0
-    """Seed of the split, the initial parameters, training and samples."""
     network: Literal["convolutional", "dense"] = "convolutional"
     """Conditioner of the couplings: 3 × 3 convolutions, or dense layers over all that stays."""
     levels: int = 2
@@ -69,11 +67,7 @@ class Config:
     steps: int = 800
     """Training steps."""
     batch_size: int = 128
-    """Examples a step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
-    ema_decay: float = 0.99
-    """Decay of the averaged parameters, which are the ones sampled and scored."""
+    """Examples per step."""
     save_every: int = 500
     """Steps between checkpoints."""
     draws: int = 16
@@ -260,19 +254,9 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    dj.checks.integer("held_out", config.held_out, 1)
-    for name in (
-        "levels",
-        "flow_steps",
-        "width",
-        "steps",
-        "batch_size",
-        "save_every",
-        "draws",
-        "chunk",
-    ):
+    training.check_optimisation(config)
+    for name in ("held_out", "levels", "flow_steps", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
-    dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("dequantiser_layers", config.dequantiser_layers, 2)
     if config.dequantiser_layers % 2:
@@ -283,8 +267,6 @@ def check(config: Config) -> datasets.Dataset:
     dj.checks.choice(
         "dequantisation", config.dequantisation, ("variational", "uniform")
     )
-    dj.checks.positive("learning_rate", config.learning_rate)
-    dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
     dj.checks.within("replaced", config.replaced, 0.0, 1.0)
     data = datasets.open_dataset(
         config.data, config.held_out, config.seed, least_test=2

@@ -35,9 +35,9 @@ from diffjax import guidance, losses, metrics, solvers
 from experiments.guidance import classifiers
 from experiments.guidance import exact as guidance_exact
 from experiments.guidance import figures as guidance_figures
-from experiments.score_sde import __main__ as score_sde
 from experiments.shared import cli, datasets, files, training
-from experiments.shared.training import Model
+from experiments.shared.schedules import with_noise_floor
+from experiments.shared.training import DenoiserModel
 
 VARIANTS = (
     "limited",
@@ -131,20 +131,20 @@ class Networks(NamedTuple):
     null: Any
 
 
-def make_model(config: Config, data: datasets.Dataset) -> Model:
+def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     """The class-conditional model that the flags ask for, on the linear VP schedule."""
     floor = 0.01 if data.levels is None else data.spacing / 6
     module = training.make_module(config, data, data.classes)
-    return Model(
+    return DenoiserModel(
         data,
-        score_sde.make_schedule("vp", floor),
+        with_noise_floor("vp", floor),
         module,
         "edm" if data.levels is None else "levels",
     )
 
 
 def conditional_loss(
-    model: Model, drop: float, dropout: bool, params: Any, key: Any, batch: Any
+    model: DenoiserModel, drop: float, dropout: bool, params: Any, key: Any, batch: Any
 ) -> Any:
     """The denoising loss of a batch (x_0, labels), each label dropped with probability `drop`. Ho & Salimans 2021."""
     x0, labels = batch
@@ -159,7 +159,7 @@ def conditional_loss(
 
 
 def train(
-    config: Config, model: Model, out: pathlib.Path
+    config: Config, model: DenoiserModel, out: pathlib.Path
 ) -> tuple[Networks, np.ndarray]:
     """The trained networks, and the denoiser's loss of every step; resumes from the checkpoints in `out`."""
     data, null = model.data, jnp.asarray(model.data.classes, jnp.int32)
@@ -229,7 +229,7 @@ class Sampler(NamedTuple):
 
 
 def samplers(
-    config: Config, model: Model, networks: Networks
+    config: Config, model: DenoiserModel, networks: Networks
 ) -> dict[str, Callable[[float], Sampler]]:
     """Of each kind of guidance scale -> Sampler."""
     schedule, (denoiser, weak, log_prob_y, null) = model.schedule, networks
@@ -278,7 +278,7 @@ def _range(data: datasets.Dataset) -> tuple[float, float]:
 
 
 def draw(
-    config: Config, model: Model, sampler: Sampler, labels: np.ndarray
+    config: Config, model: DenoiserModel, sampler: Sampler, labels: np.ndarray
 ) -> np.ndarray:
     """One sample a label, (N, *shape): of every kind and scale from the same starts."""
     return np.asarray(
@@ -327,7 +327,7 @@ def measure(
 
 
 def compare(
-    config: Config, model: Model, networks: Networks, judges: Judges
+    config: Config, model: DenoiserModel, networks: Networks, judges: Judges
 ) -> tuple[list[dict], dict, np.ndarray]:
     """(rows, samples by (kind, scale), labels): both guidances at every scale, every variant at its scale."""
     data, makers = model.data, samplers(config, model, networks)
@@ -418,7 +418,7 @@ def check(config: Config) -> None:
     dj.checks.non_negative("variant_scale", config.variant_scale)
 
 
-def check_against(config: Config, model: Model) -> None:
+def check_against(config: Config, model: DenoiserModel) -> None:
     """Refuse labels that are no classes of the data, sets of one class, and an interval outside of the schedule."""
     for label in config.labels:
         dj.checks.integer("labels", label, 0, model.data.classes - 1)

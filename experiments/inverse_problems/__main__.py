@@ -35,10 +35,10 @@ import numpy as np
 import diffjax as dj
 from diffjax import grids, inverse, solvers
 from experiments.inverse_problems import exact as inverse_exact
-from experiments.score_sde import __main__ as score_sde
+from experiments.score_sde import model as score_sde
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.figures import image_grid, save_figure
-from experiments.shared.training import Model
+from experiments.shared.training import DenoiserModel
 
 TASKS = ("inpainting", "downsampling")
 METHODS = {
@@ -98,7 +98,7 @@ class Config:
 # ------------------------------------------------------------------------------------------------------------ problems
 
 
-def open_model(folder: pathlib.Path) -> tuple[Model, Any]:
+def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
     """The model and denoiser that `score_sde` trained into `folder`; with its default flags it is trained here.
 
     Raises ValueError for a run with other flags that was cut short, whose data are no images, or have changed since.
@@ -147,7 +147,7 @@ def make_operator(task: str, shape: tuple[int, ...]) -> inverse.LinearOperator:
     return inverse.inpainting(mask)
 
 
-class Method(NamedTuple):
+class ImageMethod(NamedTuple):
     """y -> denoiser of the posterior given y, or of an approximation, and the solver that it is for."""
 
     make: Callable[[Any], Any]
@@ -155,32 +155,32 @@ class Method(NamedTuple):
 
 
 def methods(
-    config: Config, model: Model, denoiser: Any, operator: Any, grid: Any
-) -> dict[str, Method]:
+    config: Config, model: DenoiserModel, denoiser: Any, operator: Any, grid: Any
+) -> dict[str, ImageMethod]:
     """Every approximate method of `diffjax.inverse` for a trained denoiser."""
     schedule, tau = model.schedule, config.noise_std
     variance = inverse.gaussian_variance(schedule, model.data.spread)
     return {
-        "pigdm": Method(
+        "pigdm": ImageMethod(
             lambda y: inverse.pigdm(
                 schedule, denoiser, operator, y, noise_std=tau, variance=variance
             ),
             solvers.ddpm(),
         ),
-        "dps_steps": Method(
+        "dps_steps": ImageMethod(
             lambda y: inverse.dps_steps(
                 schedule, denoiser, operator, y, grid=grid, step_size=config.step_size
             ),
             solvers.ddpm(),
         ),
-        "dps": Method(
+        "dps": ImageMethod(
             lambda y: inverse.dps(schedule, denoiser, operator, y, noise_std=tau),
             solvers.ddpm(),
         ),
-        "replacement": Method(
+        "replacement": ImageMethod(
             lambda y: inverse.replacement(denoiser, operator, y), solvers.ddpm()
         ),
-        "repaint": Method(
+        "repaint": ImageMethod(
             lambda y: inverse.replacement(denoiser, operator, y),
             inverse.repaint(repeats=config.repeats),
         ),
@@ -207,7 +207,7 @@ def _forward(operator, xs):
 
 def draw(
     config: Config,
-    model: Model,
+    model: DenoiserModel,
     denoiser: Any,
     operator: Any,
     ys: np.ndarray,
@@ -299,7 +299,7 @@ def from_training_images(
 
 
 def run_task(
-    config: Config, model: Model, denoiser: Any, task: str, out: pathlib.Path
+    config: Config, model: DenoiserModel, denoiser: Any, task: str, out: pathlib.Path
 ) -> dict[str, dict[str, float]]:
     """One measurement of the test images: samples by every method, figure, numbers."""
     data, operator = model.data, make_operator(task, model.data.shape)

@@ -30,7 +30,7 @@ SETS = 5
 """Further sets of exact samples, whose distances to another one are the floor."""
 
 
-class Problem(NamedTuple):
+class ExactPosterior(NamedTuple):
     """A prior, the observation y of its x_1, and the exact posterior."""
 
     prior: targets.Mixture
@@ -39,15 +39,15 @@ class Problem(NamedTuple):
     posterior: targets.Mixture
 
 
-def problem(prior: targets.Mixture, observed: float) -> Problem:
+def problem(prior: targets.Mixture, observed: float) -> ExactPosterior:
     """x_1 of `prior` observed as `observed`."""
     operator, y = inverse.inpainting([True, False]), np.array([observed], np.float32)
-    return Problem(
+    return ExactPosterior(
         prior, operator, y, inverse.exact_posterior(prior, operator, y, NOISE_STD)
     )
 
 
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[[], ExactPosterior]] = {
     "Gaussian": lambda: problem(
         targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]]), 1.5
     ),
@@ -55,7 +55,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 
-class Method(NamedTuple):
+class ExactMethod(NamedTuple):
     """A denoiser of the posterior, or of an approximation to it, and the solver that it is for."""
 
     denoiser: Any
@@ -63,7 +63,7 @@ class Method(NamedTuple):
     grid: Any
 
 
-def methods(p: Problem, steps: int) -> dict[str, Method]:
+def methods(p: ExactPosterior, steps: int) -> dict[str, ExactMethod]:
     """Every method of `diffjax.inverse` on one problem."""
     prior = targets.denoiser(p.prior, SCHEDULE)
     grid = grids.to_zero(grids.log_snr(SCHEDULE, steps))
@@ -72,20 +72,20 @@ def methods(p: Problem, steps: int) -> dict[str, Method]:
     guided = functools.partial(_guided, prior, p)
     variance = inverse.gaussian_variance(SCHEDULE, spread)
     return {
-        "exact posterior's denoiser": Method(
+        "exact posterior's denoiser": ExactMethod(
             targets.denoiser(p.posterior, SCHEDULE), solvers.heun(), grid
         ),
-        "ΠGDM": Method(guided(inverse.pigdm, variance), solvers.heun(), grid),
-        "DPS": Method(guided(inverse.dps), solvers.heun(), grid),
-        "DPS, paper's steps": Method(
+        "ΠGDM": ExactMethod(guided(inverse.pigdm, variance), solvers.heun(), grid),
+        "DPS": ExactMethod(guided(inverse.dps), solvers.heun(), grid),
+        "DPS, paper's steps": ExactMethod(
             inverse.dps_steps(
                 SCHEDULE, prior, p.operator, p.y, grid=grid, step_size=STEP_SIZE
             ),
             solvers.ddpm(),
             grid,
         ),
-        "replacement": Method(replaced, solvers.ddpm(), grid),
-        "RePaint": Method(replaced, inverse.repaint(), grid),
+        "replacement": ExactMethod(replaced, solvers.ddpm(), grid),
+        "RePaint": ExactMethod(replaced, inverse.repaint(), grid),
     }
 
 
@@ -93,12 +93,12 @@ def _guided(prior, p, make, *extra):
     return make(SCHEDULE, prior, p.operator, p.y, NOISE_STD, *extra)
 
 
-def exact_samples(key: jax.Array, p: Problem, count: int) -> jax.Array:
+def exact_samples(key: jax.Array, p: ExactPosterior, count: int) -> jax.Array:
     """Draws of the exact posterior, (count, 2)."""
     return jax.vmap(p.posterior.sample)(jax.random.split(key, count))
 
 
-def measure(p: Problem, xs: Any, reference: Any) -> dict[str, Any]:
+def measure(p: ExactPosterior, xs: Any, reference: Any) -> dict[str, Any]:
     """Mean and covariance of samples less the exact ones, and the energy distance² to exact samples."""
     centred = np.asarray(xs, np.float64)
     return {
@@ -151,7 +151,7 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
 
 
 def print_results(
-    problems: dict[str, Problem], results: dict[str, dict[str, Any]]
+    problems: dict[str, ExactPosterior], results: dict[str, dict[str, Any]]
 ) -> None:
     """A table a problem: how far each method's samples are from the exact posterior."""
     for name, rows in results.items():
@@ -176,7 +176,9 @@ def print_results(
             )
 
 
-def draw(problems: dict[str, Problem], drawn: dict[str, dict[str, np.ndarray]]) -> Any:
+def draw(
+    problems: dict[str, ExactPosterior], drawn: dict[str, dict[str, np.ndarray]]
+) -> Any:
     """Rows problems, columns methods: samples over the exact posterior's density and contours of the prior."""
     columns = len(next(iter(drawn.values())))
     figure, axes = plt.subplots(

@@ -54,7 +54,7 @@ DISTANCES = ("frechet", "energy", "sliced_wasserstein")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(training.Optimisation):
     """Train layers without a prior, then priors on the top latent; compare what they draw."""
 
     out: pathlib.Path = pathlib.Path("runs/progressive_vae")
@@ -63,8 +63,6 @@ class Config:
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
     """Test examples, taken from the data at random (at most a quarter of a file)."""
-    seed: int = 0
-    """Seed of the split, the initial parameters, training and samples."""
     latents: tuple[int, ...] = (24, 12, 8)
     """Entries of the latents z_1 … z_L."""
     noise_std: float = 0.25
@@ -93,9 +91,7 @@ class Config:
     sets: int = 6
     """Sets of samples of each fit, each of as many as there are test examples."""
     batch_size: int = 128
-    """Examples a step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    """Examples per step."""
     ema_decay: float = 0.995
     """Decay of the averaged parameters, which are the ones used."""
     save_every: int = 1000
@@ -244,15 +240,13 @@ def _standard_error(values, fits):
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    for name in ("held_out", "width", "steps", "batch_size", "save_every", "chunk", "prior_steps", "prior_batch_size",
+    training.check_optimisation(config)
+    for name in ("held_out", "width", "chunk", "prior_steps", "prior_batch_size",
                  "prior_width", "seeds", "sets"):  # fmt: skip
         dj.checks.integer(name, getattr(config, name), 1)
-    for name in ("seed", "depth"):
-        dj.checks.integer(name, getattr(config, name), 0)
-    for name in ("ema_decay", "replaced"):
-        dj.checks.within(name, getattr(config, name), 0.0, 1.0)
-    for name in ("learning_rate", "noise_std"):
-        dj.checks.positive(name, getattr(config, name))
+    dj.checks.integer("depth", config.depth, 0)
+    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
+    dj.checks.positive("noise_std", config.noise_std)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if not config.latents or min(config.latents) < 2:
         raise ValueError(

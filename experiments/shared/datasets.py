@@ -5,7 +5,8 @@ import functools
 import hashlib
 import pathlib
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,10 @@ from sklearn.datasets import load_digits
 from diffjax import targets
 from diffjax.training import load, load_labelled, split
 
-TOYS = {
+ToyName = Literal["eight_gaussians", "checkerboard", "circles", "moons"]
+"""The type of a flag that names a toy density. Keys of `toy_flows` follow this order."""
+
+TOYS: dict[str, Callable[..., Any]] = {
     "eight_gaussians": targets.eight_gaussians,
     "checkerboard": targets.checkerboard,
     "circles": targets.circles,

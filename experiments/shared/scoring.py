@@ -10,7 +10,7 @@ import numpy as np
 
 import diffjax as dj
 from experiments.shared import cli
-from experiments.shared.training import Model
+from experiments.shared.training import DenoiserModel
 
 LEAST_FLOOR = 1 / 24
 """Least σ/α at t_min for lattice data, in spacings of the levels."""
@@ -59,7 +59,7 @@ def _times(schedule, log_snrs):
     )
 
 
-def likelihoods(model: Model, probes: int) -> Callable:
+def likelihoods(model: DenoiserModel, probes: int) -> Callable:
     """Log-likelihoods of a batch along the probability flow, as a function to be compiled.
 
     Lattice data are dequantised by Gaussian noise (`likelihood.lattice_log_prob`).
@@ -104,7 +104,7 @@ def likelihoods(model: Model, probes: int) -> Callable:
 
 
 def arguments(
-    model: Model, params: Any, test: np.ndarray, steps: int, chunk: int
+    model: DenoiserModel, params: Any, test: np.ndarray, steps: int, chunk: int
 ) -> tuple:
     """Shapes of the arguments of `likelihoods` in `score`, by which it can be compiled ahead.
 
@@ -130,7 +130,7 @@ def arguments(
 
 def score(
     key: jax.Array,
-    model: Model,
+    model: DenoiserModel,
     params: Any,
     test: np.ndarray,
     steps: int,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffjax import solvers
 from diffjax.solvers import driver
+from experiments.shared import schedules
 
 SOLVERS: dict[str, tuple[str, tuple]] = {
     "euler": ("euler", ()),
@@ -66,6 +67,15 @@ def make(name: str) -> solvers.Solver:
     """The solver of a row of the table."""
     factory, arguments = SOLVERS[name]
     return getattr(solvers, factory)(*arguments)
+
+
+SETTINGS = {"vp_linear": {"t_min": 1e-3}, "sub_vp": {"t_min": 1e-3}}
+"""Settings of the schedules on which solvers are compared."""
+
+
+def make_schedule(name: str) -> Any:
+    """Make the schedule of this name as solvers are compared on it."""
+    return schedules.make(name, SETTINGS)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -26,13 +26,29 @@ NETWORKS = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """The flags of every experiment that trains a network."""
+class Optimisation:
+    """The flags of every experiment whose training goes through `fit`."""
+
+    seed: int = 0
+    """Seed of the split, the initial parameters, training and samples."""
+    steps: int = 1200
+    """Training steps."""
+    batch_size: int = 96
+    """Examples per step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    ema_decay: float = 0.99
+    """Decay of the averaged parameters, which are the ones sampled and scored."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Optimisation):
+    """The flags of every experiment that trains one of `NETWORKS` on a data set."""
 
     held_out: int = 447
     """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
-    seed: int = 0
-    """Seed of the split, the initial parameters, training and samples."""
     network: Literal["auto", "dit", "unet", "mlp"] = "auto"
     """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
     width: int | None = None
@@ -43,16 +59,6 @@ class Training:
     """Dropout probability in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network's arithmetic; state and solver stay in float32."""
-    steps: int = 1200
-    """Training steps."""
-    batch_size: int = 96
-    """Examples a step."""
-    learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
-    ema_decay: float = 0.99
-    """Decay of the averaged parameters, which are the ones sampled and scored."""
-    save_every: int = 200
-    """Steps between checkpoints."""
 
 
 FIELDS = tuple(
@@ -61,18 +67,24 @@ FIELDS = tuple(
 """The flags that a checkpoint belongs to: with another value the run is another one."""
 
 
-def check(config: Training) -> None:
-    """Refuse flags of `Training` that cannot be, before any work."""
-    for name in ("held_out", "steps", "batch_size", "save_every"):
+def check_optimisation(config: Optimisation) -> None:
+    """Raise ValueError or TypeError for values of these flags that are not usable."""
+    for name in ("steps", "batch_size", "save_every"):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("seed", config.seed, 0, None)
     dj.checks.positive("learning_rate", config.learning_rate)
     dj.checks.within("ema_decay", config.ema_decay, 0.0, 1.0)
+
+
+def check(config: Training) -> None:
+    """Raise ValueError or TypeError for values of these flags that are not usable."""
+    check_optimisation(config)
+    dj.checks.integer("held_out", config.held_out, 1)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class DenoiserModel:
     """A network with what turns its parameters into a denoiser."""
 
     data: datasets.Dataset
@@ -149,7 +161,7 @@ def make_module(
 
 
 def fit(
-    config: Training,
+    config: Optimisation,
     out: pathlib.Path,
     loss: Callable,
     init: Callable,

@@ -1,7 +1,6 @@
 """The suite of problems: exact denoisers of 1 to 64 dimensions and trained networks, half of them held out."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +11,9 @@ import optax
 from diffjax import losses, predictions, schedules, targets
 from diffjax.networks import MLP
 from experiments.shared import datasets
-from experiments.shared.solvers import flow_ends
+from experiments.shared.solvers import flow_ends, make_schedule
 
-SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
-    "vp_linear": lambda: schedules.vp_linear(t_min=1e-3),
-    "edm": schedules.edm,
-    "rectified_flow": schedules.rectified_flow,
-}
+SCHEDULES = ("vp_linear", "edm", "rectified_flow")
 
 DIMENSION, COMPONENTS = 64, 8
 """Every mixture is padded to these sizes, so that one compiled program serves all of them.
@@ -137,10 +132,10 @@ def groups(seed: int, starts: int, train_steps: int) -> list[Group]:
     """
     key = jax.random.key(seed)
     made = []
-    for name, make in SCHEDULES.items():
+    for name in SCHEDULES:
         key, mixture_key, digit_key = jax.random.split(key, 3)
-        made.append(_mixtures(name, make(), mixture_key, starts))
-        made += _digits(name, make(), digit_key, starts // 2)
+        made.append(_mixtures(name, make_schedule(name), mixture_key, starts))
+        made += _digits(name, make_schedule(name), digit_key, starts // 2)
     for name, data, held_out in (
         ("moons", _moons(), False),
         ("digits", _all_digits(), True),
@@ -231,7 +226,7 @@ def _all_digits():
 
 def _network(name, data, held_out, schedule_name, key, starts, train_steps):
     """An MLP trained to predict noise, and the flow of what it learned."""
-    schedule = SCHEDULES[schedule_name]()
+    schedule = make_schedule(schedule_name)
     init_key, train_key, start_key = jax.random.split(key, 3)
     denoiser = _trained(
         schedule, jnp.asarray(data, jnp.float32), init_key, train_key, train_steps

@@ -37,17 +37,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows, networks, targets
+from diffjax import flows, networks
 from diffjax.types import pytree, static_field
 from experiments.shared import cli, files, training
+from experiments.shared.datasets import TOYS, ToyName
 from experiments.shared.figures import save_figure
 
-TARGETS: dict[str, Callable[[], Any]] = {
-    "eight_gaussians": targets.eight_gaussians,
-    "checkerboard": targets.checkerboard,
-    "circles": targets.circles,
-    "moons": targets.moons,
-}
 KNOTS = flows.rational_quadratic(32, bound=4.0)
 """Of standardised data, whose densities here end within ±2.5; many bins, for a density with jumps."""
 REGULAR = 0.01
@@ -185,9 +180,7 @@ class Config:
     """Folder for figures, config.json, metrics.json and the fits' checkpoints."""
     seed: int = 0
     """Seed of data, parameters and batches."""
-    targets: tuple[
-        Literal["eight_gaussians", "checkerboard", "circles", "moons"], ...
-    ] = (
+    targets: tuple[ToyName, ...] = (
         "eight_gaussians",
         "checkerboard",
         "circles",
@@ -213,16 +206,11 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-    """What one fit's checkpoints belong to; the names are those of `training.Training`."""
+class FitConfig(training.Optimisation):
+    """The settings of one fit, to which its checkpoints belong."""
 
-    target: str
-    flow: str
-    seed: int
-    steps: int
-    learning_rate: float
-    batch_size: int
-    ema_decay: float = 0.99
+    target: str = ""
+    flow: str = ""
     save_every: int = 1000
 
 
@@ -254,7 +242,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Refuse flags out of range, by name."""
-    for name, known in (("targets", TARGETS), ("flows", KINDS)):
+    for name, known in (("targets", TOYS), ("flows", KINDS)):
         if not getattr(config, name):
             raise ValueError(
                 f"{name} must name at least one of {list(known)}, got none"
@@ -276,10 +264,10 @@ def check(config: Config) -> None:
 def samples(config: Config, name: str, stream: int, count: int) -> jax.Array:
     """Exact samples (count, 2) of a target; a stream of its own for training, testing and drawing."""
     key = jax.random.fold_in(
-        jax.random.fold_in(jax.random.key(config.seed), list(TARGETS).index(name)),
+        jax.random.fold_in(jax.random.key(config.seed), list(TOYS).index(name)),
         stream,
     )
-    return jax.jit(jax.vmap(TARGETS[name]().sample))(jax.random.split(key, count))
+    return jax.jit(jax.vmap(TOYS[name]().sample))(jax.random.split(key, count))
 
 
 def fit(
@@ -291,13 +279,13 @@ def fit(
     reached are not counted.
     """
     _, make, steps, learning_rate, batch_size, loss = KINDS[kind]
-    task = Fit(
-        name,
-        kind,
-        config.seed,
-        config.steps or steps,
-        config.learning_rate or learning_rate,
-        batch_size,
+    task = FitConfig(
+        seed=config.seed,
+        steps=config.steps or steps,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate or learning_rate,
+        target=name,
+        flow=kind,
     )
     folder = out / "fits" / f"{name}_{kind}"
     path, xs = folder / "curve.json", samples(config, name, 0, config.train)
@@ -367,7 +355,7 @@ def measure(
     xs = samples(config, name, 1, config.test)[:count]
     log_p, log_q = (
         np.asarray(log_probs(law, xs), np.float64)
-        for law in (TARGETS[name](), fine(model))
+        for law in (TOYS[name](), fine(model))
     )
     difference = log_p - log_q
     found = {
@@ -422,7 +410,7 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
     )
     figure, axes = grid_of_axes(config)
     for row, name in zip(axes, config.targets, strict=True):
-        laws = [TARGETS[name](), *(fine(fitted[name, kind]) for kind in config.flows)]
+        laws = [TOYS[name](), *(fine(fitted[name, kind]) for kind in config.flows)]
         densities = [
             np.exp(np.asarray(log_probs(law, places))).reshape(PIXELS, PIXELS)
             for law in laws

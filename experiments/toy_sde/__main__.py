@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,26 +31,18 @@ from matplotlib.ticker import MaxNLocator
 import diffjax as dj
 from diffjax import grids, metrics, schedules, sde, solvers, targets
 from experiments.shared import cli, files
+from experiments.shared.datasets import TOYS, ToyName
 from experiments.shared.figures import PALE_GREYS, histogram, save_figure
+from experiments.shared.schedules import ScheduleName, choice, make
 
-TARGETS: dict[str, Callable[[], Any]] = {
-    "eight_gaussians": targets.eight_gaussians,
-    "checkerboard": targets.checkerboard,
-    "circles": targets.circles,
-    "moons": targets.moons,
+TARGETS: dict[str, Callable[[], Any]] = TOYS | {
     "two_modes": lambda: targets.gaussian_mixture(
         [0.3, 0.7], [[-2.0, -1.0], [2.0, 1.0]], [0.4, 0.6]
     ),
 }
-SCHEDULES: dict[str, tuple[str, Callable[[], schedules.Schedule]]] = {
-    "vp": ("VP", schedules.vp_linear),
-    "vp_cosine": ("VP, cosine", schedules.vp_cosine),
-    "sub_vp": ("sub-VP", schedules.sub_vp),
-    "ve": ("VE", lambda: schedules.ve(sigma_min=0.01, sigma_max=12.0)),
-    "edm": ("EDM", lambda: schedules.edm(sigma_min=0.01, sigma_max=12.0)),
-    "rectified_flow": ("rectified flow", schedules.rectified_flow),
-}
-"""Title and schedule. VE and EDM end where the noise exceeds the largest distance within the targets."""
+_SIGMAS = {"sigma_min": 0.01, "sigma_max": 12.0}
+SETTINGS = {"ve": _SIGMAS, "edm": _SIGMAS}
+"""Settings of the schedules whose defaults do not suit data of this size."""
 
 NOISE_TO_SIGNAL = (0.25, 0.7, 2.0)
 """σ/α at the snapshots between the two ends: on each schedule these are the same laws, up to a factor α."""
@@ -70,13 +62,9 @@ class Config:
     """Folder for figures, config.json and metrics.json."""
     seed: int = 0
     """Seed of all draws."""
-    target: Literal[
-        "eight_gaussians", "checkerboard", "circles", "moons", "two_modes"
-    ] = "eight_gaussians"
+    target: Literal[ToyName, "two_modes"] = "eight_gaussians"
     """The density at noise 0."""
-    schedules: tuple[
-        Literal["vp", "vp_cosine", "sub_vp", "ve", "edm", "rectified_flow"], ...
-    ] = ("vp", "sub_vp", "ve")
+    schedules: tuple[ScheduleName, ...] = ("vp", "sub_vp", "ve")
     """The noise schedules to compare, a row of the figures each."""
     samples: int = 8192
     """Paths simulated of each kind, and exact samples that they are compared with."""
@@ -90,7 +78,7 @@ def run(config: Config) -> dict[str, Any]:
     """Simulate, compare, draw; the metrics, a dictionary a schedule."""
     if not config.schedules:
         raise ValueError(
-            f"schedules must name at least one of {list(SCHEDULES)}, got none"
+            f"schedules must name at least one of {list(get_args(ScheduleName))}, got none"
         )
     for name in ("samples", "likelihoods"):
         if getattr(config, name) < 2 * PATHS:
@@ -140,7 +128,7 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     """All paths of one schedule: upwards from exact p at t_min, downwards from exact p at t_max."""
     key = schedule_key(config, name)
     key_start, key_forward, key_end, key_reverse = jax.random.split(key, 4)
-    schedule = SCHEDULES[name][1]()
+    schedule = make(name, SETTINGS)
     denoiser = targets.denoiser(target, schedule)
     grid = grids.log_snr(schedule, config.steps)  # decreasing
     data = exact_samples(key_start, target, schedule, schedule.t_min, config.samples)
@@ -188,7 +176,9 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
 
 def schedule_key(config: Config, name: str) -> jax.Array:
     """The key of one schedule's draws."""
-    return jax.random.fold_in(jax.random.key(config.seed), list(SCHEDULES).index(name))
+    return jax.random.fold_in(
+        jax.random.key(config.seed), list(get_args(ScheduleName)).index(name)
+    )
 
 
 def exact_samples(
@@ -225,7 +215,7 @@ def measure(
     The distances are squared, in data units. "exact" is the mean over EXACT_SETS sets of exact samples, "exact_largest"
     the largest of them: what separates two finite sets of one law.
     """
-    schedule = SCHEDULES[name][1]()
+    schedule = make(name, SETTINGS)
     *keys, key_projections, key_likelihood = jax.random.split(
         schedule_key(config, name), EXACT_SETS + 7
     )[4:]
@@ -321,7 +311,7 @@ def print_results(results: dict[str, Any]) -> None:
     columns = f"{'exact sets':>12}{'largest':>10}{'SDE':>10}{'flow':>10}"
     print(f"{'':16}{'nats, mean':>12}  {columns * 2}  mean, variance")
     for name, result in results.items():
-        row = f"{SCHEDULES[name][0]:16}{result['log_prob_error']['mean']:12.1e}  "
+        row = f"{choice(name).title:16}{result['log_prob_error']['mean']:12.1e}  "
         for distance in distances:
             first, *rest = result[distance].values()
             row += f"{first:12.5f}" + "".join(f"{value:10.5f}" for value in rest)
@@ -346,7 +336,7 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
     )
     marginal = first_coordinate(target)
     for row, (name, simulation) in zip(axes, simulations.items(), strict=True):
-        schedule = SCHEDULES[name][1]()
+        schedule = make(name, SETTINGS)
         heat, edges_t, edges_x, linear_width = marginal_heat(marginal, schedule)
         for axis, (kind, paths) in zip(row, simulation.paths.items(), strict=True):
             image = axis.pcolormesh(
@@ -360,7 +350,7 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
                 if kind == "forward SDE"
                 else "from noise, leftwards"
             )
-            axis.set_title(f"{SCHEDULES[name][0]}: {kind} ({course})", fontsize=11)
+            axis.set_title(f"{choice(name).title}: {kind} ({course})", fontsize=11)
             axis.set_xlabel("time t (noise grows with t)")
         ticks = (
             [v for v in (1, 3, 10, 30, 100) if v < edges_x[-1]]
@@ -443,7 +433,7 @@ def draw_densities(
     config: Config, target: Any, name: str, simulation: Simulation
 ) -> Any:
     """Exact p_t and histograms of forward SDE, reverse SDE and probability flow: rows these, columns times."""
-    schedule = SCHEDULES[name][1]()
+    schedule = make(name, SETTINGS)
     rows = {"exact $p_t$": None, **simulation.snapshots}
     columns, size = len(simulation.times), (2.55 * len(simulation.times) + 0.7, 10.6)
     figure, axes = plt.subplots(
@@ -486,7 +476,7 @@ def draw_densities(
     for row, label in zip(axes, rows, strict=True):
         row[0].set_ylabel(f"{label}\n$x_2$ (data units)")
     figure.suptitle(
-        f"{SCHEDULES[name][0]}: exact density and {config.samples} simulated paths, {config.target.replace('_', ' ')}"
+        f"{choice(name).title}: exact density and {config.samples} simulated paths, {config.target.replace('_', ' ')}"
     )
     return figure
 
@@ -502,7 +492,7 @@ def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation])
         layout="constrained",
     )
     for row, (name, simulation) in zip(axes, simulations.items(), strict=True):
-        schedule = SCHEDULES[name][1]()
+        schedule = make(name, SETTINGS)
         for axis, t in zip(row, simulation.times, strict=False):
             edges, density = exact_density(target, schedule, t)
             axis.pcolormesh(
@@ -528,7 +518,7 @@ def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation])
             axis.set(xlim=(edges[0], edges[-1]), ylim=(edges[0], edges[-1]))
             axis.tick_params(labelsize=8)
             axis.set_title(
-                f"{SCHEDULES[name][0]}, {time_label(schedule, t)}", fontsize=9
+                f"{choice(name).title}, {time_label(schedule, t)}", fontsize=9
             )
         for axis in row[len(simulation.times) :]:
             axis.set_axis_off()

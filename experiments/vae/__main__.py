@@ -45,7 +45,7 @@ LOG_STD_LIMIT = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(training.Optimisation):
     """Train a VAE, bound its code length, reconstruct, sample, traverse and interpolate."""
 
     out: pathlib.Path = pathlib.Path("runs/vae")
@@ -54,8 +54,6 @@ class Config:
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
     """Test examples, taken from the data at random (at most a quarter of a file)."""
-    seed: int = 0
-    """Seed of the split, the initial parameters, training and samples."""
     decoder: Literal["logistic", "gaussian", "bernoulli"] = "logistic"
     """Law of a pixel given the latent: a logistic or a Gaussian rounded to the levels, or a bit: levels above the
     middle are then 1, and the figures are those of black and white images."""
@@ -77,7 +75,7 @@ class Config:
     steps: int = 4000
     """Training steps."""
     batch_size: int = 128
-    """Examples a step."""
+    """Examples per step."""
     learning_rate: float = 1e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
     ema_decay: float = 0.995
@@ -107,7 +105,7 @@ _FIELDS = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Model:
+class AutoencoderModel:
     """The two networks, and what turns their outputs into laws."""
 
     config: Config
@@ -161,7 +159,7 @@ def _apply(network, params, key, x):
 
 
 def train(
-    config: Config, data: datasets.Dataset, model: Model, out: pathlib.Path
+    config: Config, data: datasets.Dataset, model: AutoencoderModel, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
     """(averaged parameters, loss of every step in bits/dim), resuming from the checkpoints in `out`."""
     bits = 1 / (math.prod(data.shape) * math.log(2))
@@ -192,7 +190,11 @@ def train(
 
 
 def score(
-    config: Config, model: Model, params: Any, examples: np.ndarray, what: str
+    config: Config,
+    model: AutoencoderModel,
+    params: Any,
+    examples: np.ndarray,
+    what: str,
 ) -> dict[str, Any]:
     """Mean bits/dim of the bound, with its two parts and the standard error over examples, and of the weighted bound.
 
@@ -372,25 +374,14 @@ def label_grid(
 
 def check(config: Config) -> datasets.Dataset:
     """The data; flags that cannot be are refused before any work."""
-    for name in (
-        "held_out",
-        "latent",
-        "width",
-        "steps",
-        "batch_size",
-        "save_every",
-        "draws",
-        "chunk",
-    ):
+    training.check_optimisation(config)
+    for name in ("held_out", "latent", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
-    for name in ("seed", "depth"):
-        dj.checks.integer(name, getattr(config, name), 0)
+    dj.checks.integer("depth", config.depth, 0)
     for name in ("beta", "free_bits"):
         dj.checks.non_negative(name, getattr(config, name))
-    for name in ("ema_decay", "replaced"):
-        dj.checks.within(name, getattr(config, name), 0.0, 1.0)
+    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
-    dj.checks.positive("learning_rate", config.learning_rate)
     data = datasets.open_dataset(
         config.data, config.held_out, config.seed, least_test=2
     )
@@ -418,7 +409,7 @@ def run(config: Config) -> dict[str, Any]:
     print(
         f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
     )
-    clock, model = cli.Clock(), Model(config, data)
+    clock, model = cli.Clock(), AutoencoderModel(config, data)
     params, history = train(config, data, model, out)
     clock.lap("training")
     results: dict[str, Any] = {

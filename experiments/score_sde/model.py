@@ -1,0 +1,156 @@
+"""The model that `score_sde` trains: its flags, training, and loading from a run's folder."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import diffjax as dj
+from diffjax import losses
+from experiments.shared import datasets, files, schedules, scoring, training
+from experiments.shared.training import DenoiserModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Training):
+    """Train, sample and score a diffusion."""
+
+    steps: int = 1750
+    """Training steps."""
+    out: pathlib.Path = pathlib.Path("runs/score_sde")
+    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    data: str = "digits"
+    """"digits", eight_gaussians, checkerboard, circles, moons, or the path of an .npy or .npz file (N, ...)."""
+    schedule: schedules.ScheduleName = "vp"
+    """Noise schedule."""
+    noise_floor: float | None = None
+    """σ/α at the least noise, in units of the scaled data; default a sixth of the levels' spacing, or 0.01."""
+    prediction: Literal[
+        "auto", "levels", "noise", "data", "v", "score", "velocity", "edm"
+    ] = "auto"
+    """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
+    weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
+    """Weight of the loss over noise levels."""
+    times: Literal["log_normal", "log_snr", "uniform"] = "log_normal"
+    """Law of the training times: EDM's log-normal, or uniform in log-SNR or in t."""
+    samples: int = 447
+    """Samples drawn by each sampler."""
+    sde_steps: int = 128
+    """Euler-Maruyama steps of the reverse SDE."""
+    ode_steps: int = 24
+    """Heun steps of the probability flow, two evaluations each."""
+    likelihood_steps: int = 16
+    """Runge-Kutta steps of the probability flow upwards, four evaluations each, for log p."""
+    likelihood_examples: int | None = None
+    """Test examples scored; default all."""
+    probes: int = 2
+    """Hutchinson probes per test example, whose errors are far below those of the examples."""
+    chunk: int = 64
+    """Examples at a time in sampling and scoring."""
+
+
+def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
+    """The model that the flags ask for. Raises ValueError for a combination that cannot be."""
+    prediction = config.prediction
+    if prediction == "auto":
+        prediction = "edm" if data.levels is None else "levels"
+    if prediction == "levels" and data.levels is None:
+        raise ValueError(
+            f"prediction 'levels' needs data on a lattice, {data.name} is not; use edm, v, noise, …"
+        )
+    default_floor = 0.01 if data.levels is None else data.spacing / 6
+    floor = (
+        default_floor
+        if config.noise_floor is None
+        else scoring.check_floor(config.noise_floor, data)
+    )
+    return DenoiserModel(
+        data,
+        schedules.with_noise_floor(config.schedule, floor),
+        training.make_module(config, data),
+        prediction,
+    )
+
+
+def load(
+    folder: pathlib.Path, dtype: str | None = None, examples: bool = False
+) -> tuple[DenoiserModel, Any]:
+    """Load the model and the denoiser that a run trained into a folder.
+
+    Shape, levels, shift and scale of the data are those that the run stored: its file is not read.
+
+    Args:
+      folder: `out` of the run.
+      dtype: Of the network's parameters and arithmetic. None keeps the run's own.
+      examples: Whether to open the run's data, too, for training and test examples.
+
+    Returns:
+      (model, denoiser with the averaged parameters).
+
+    Raises:
+      FileNotFoundError: If there is no such run, or its data are gone and `examples` are wanted.
+      ValueError: If the run did not store what its data are, or, with `examples`, its file holds other
+        data by now.
+    """
+    cure = "run again with the flags that it was trained with, which go on from its checkpoints"
+    stored = files.read_json(
+        folder / "config.json", cure, "data", "schedule", "network"
+    )
+    known = {field.name for field in dataclasses.fields(Config)}
+    config = Config(
+        **{
+            name: value
+            for name, value in stored.items()
+            if name in known and name != "out"
+        }
+    )
+    config = dataclasses.replace(config, dtype=dtype or config.dtype)
+    if DESCRIPTION not in stored:
+        raise ValueError(
+            f"{folder}/config.json must describe the data of the run under {DESCRIPTION!r}; run score_sde on this "
+            f"folder again, which trains no further and writes it"
+        )
+    described = stored[DESCRIPTION]
+    data = datasets.described(described)
+    if examples:
+        data = datasets.reopen_dataset(described, config.held_out, config.seed)
+    model = make_model(config, data)
+    params = dj.training.load_ema(folder / "checkpoints")
+    return model, model.denoiser(
+        jax.tree.map(lambda p: p.astype(dtype) if dtype else p, params)
+    )
+
+
+DESCRIPTION = "data_description"
+"""The entry of config.json that holds `datasets.describe` of the data."""
+
+
+def train(
+    config: Config, model: DenoiserModel, out: pathlib.Path
+) -> tuple[Any, np.ndarray]:
+    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
+
+    def loss(params, key, batch):
+        denoiser = model.denoiser(params)
+        return losses.batch_loss(
+            key,
+            denoiser,
+            batch,
+            None,
+            config.weighting,
+            config.times,
+            dropout=config.dropout > 0,
+        )[0]
+
+    print(
+        f"{type(model.module).__name__} predicting {model.prediction} on {model.schedule}"
+    )
+    about = {DESCRIPTION: datasets.describe(model.data)}
+    return training.fit(
+        config, out, loss, model.init, model.data.train, _FIELDS, about=about
+    )
+
+
+_FIELDS = ("data", "schedule", "noise_floor", "prediction", "weighting", "times")
