@@ -6,6 +6,7 @@ from typing import Any
 from . import (
     checks,
     ddpm,
+    distributions,
     divergences,
     energies,
     grids,
@@ -28,8 +29,8 @@ from . import (
     tuning,
     types,
 )
+from .distributions import bits_per_dim, dequantise
 from .likelihood import log_prob
-from .numerics import bits_per_dim, dequantise
 from .sampling import encode, interpolate, sample, sample_many
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "checks",
     "ddpm",
     "dequantise",
+    "distributions",
     "divergences",
     "encode",
     "energies",

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from . import checks, grids, predictions, schedules, sde
+from .distributions.lattice import check_levels, level_index, off_levels
+from .distributions.normal import Gaussian
 from .numerics import (
     basis,
     divergence,
     float_dtype,
     hutchinson,
-    normal_log_prob,
     pullbacks,
     standard_error,
 )
@@ -173,8 +174,8 @@ def lattice_log_prob(
       TypeError: As `log_prob`.
     """
     checks.key("key", key)
-    x, levels = driver.check_example("x", x), predictions.check_levels(levels)
-    index = predictions.level_index(x, levels)
+    x, levels = driver.check_example("x", x), check_levels(levels)
+    index = level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))
     x_t, key_probes, offset = _noised(static, arrays, key, x, levels, index, grid)
@@ -206,8 +207,9 @@ def _noised(static, arrays, key, x, levels, index, grid):
     x_t = schedules.perturb(schedule, x, t, noise)
     evidence = predictions.level_evidence(schedule, x_t, t, levels)
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
-    offset = decoded - normal_log_prob(schedule.sigma(t) * noise, schedule.sigma(t))
-    impossible = jnp.any(predictions.off_levels(x, levels, index))
+    sigma = schedule.sigma(t)
+    offset = decoded - Gaussian(0.0, sigma**2).log_prob(sigma * noise)
+    impossible = jnp.any(off_levels(x, levels, index))
     return x_t, key_probes, jnp.where(impossible, -jnp.inf, offset)
 
 
@@ -306,7 +308,9 @@ def _log_prob(settings, arrays, key, x, ts):
     )
     log_det = jnp.mean(log_dets)
     if base is None:
-        log_base = normal_log_prob(latent, schedules.prior_std(schedule, ts[-1]))
+        log_base = Gaussian(0.0, schedules.prior_std(schedule, ts[-1]) ** 2).log_prob(
+            latent
+        )
     else:
         log_base = base.log_prob(latent)
     error = standard_error(log_dets) if probes else jnp.zeros(())

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks, schedules, types
-from .ddpm.gaussian import Gaussian
 from .ddpm.kernels import check_chain, check_index, index_or_draw, state_at
 from .ddpm.objectives import weighted_error
+from .distributions.normal import Gaussian
 from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order

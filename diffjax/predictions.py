@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from . import checks, schedules
+from .distributions.discretised import level_moments
+from .distributions.lattice import check_levels
 from .schedules import Rates, Schedule
 from .schedules.chain import Indexed
 from .schedules.derived import as_time
@@ -371,10 +372,7 @@ class Moments:
 
 @one_program
 def _level_moments(evidence, logits, levels):
-    p = jax.nn.softmax(evidence + logits.reshape(evidence.shape))
-    levels = levels.astype(p.dtype)
-    mean = p @ levels
-    return mean, jnp.sum(p * (levels - mean[..., None]) ** 2, -1)
+    return level_moments(evidence + logits.reshape(evidence.shape), levels)
 
 
 def moments(denoiser: NetworkDenoiser) -> Moments:
@@ -419,46 +417,6 @@ def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     check_independent("variance", denoiser)
     return TweedieVariance(as_pytree(schedule), as_pytree_callable(denoiser))
-
-
-def check_levels(levels: ArrayLike) -> Array:
-    """`levels` as an array (K,), refused unless K ≥ 2 and increasing."""
-    levels = checks.real_array("levels", levels)
-    if levels.ndim != 1 or levels.shape[0] < 2:
-        raise ValueError(
-            f"levels must have shape (K,) with K at least 2, got {levels.shape}"
-        )
-    checks.finite("levels", levels)
-    if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
-        raise ValueError(f"levels must increase, got {np.asarray(levels)}")
-    return levels
-
-
-def level_slack(xp: Any, levels: Any) -> Any:
-    """How far from a level an entry still counts as it: 1e-4 of the levels' range, but at most a quarter of a gap."""
-    return xp.minimum(1e-4 * (levels[-1] - levels[0]), 0.25 * xp.min(xp.diff(levels)))
-
-
-def level_index(x: Array, levels: Array) -> Array:
-    """The index of each entry's level, shape of x; ValueError where a concrete entry is none, by `level_slack`.
-
-    A traced entry gets the nearest level. `off_levels` says where it is none.
-    """
-    if checks.is_traced(x, levels):
-        return jnp.argmin(jnp.abs(x[..., None] - levels), -1)
-    values = np.asarray(levels)
-    gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
-    off = np.max(np.min(gaps, -1))
-    if not off <= level_slack(np, values):
-        raise ValueError(
-            f"x must take values among the {values.shape[0]} levels, got an entry {off} away from all"
-        )
-    return np.argmin(gaps, -1).astype(np.int32)
-
-
-def off_levels(x: Array, levels: Array, index: Array) -> Array:
-    """Whether each entry of x is no level, nearest to levels[index]; shape of x. NaN is none."""
-    return ~(jnp.abs(x - levels[index]) <= level_slack(jnp, levels))
 
 
 @pytree

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks, schedules, spectral
-from .numerics import log_normal_interval
+from .distributions.normal import log_normal_interval
 from .schedules import Schedule
 from .types import (
     Array,

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from diffjax import ddpm, predictions, schedules, targets
+from diffjax import ddpm, distributions, predictions, schedules, targets
 from tests.families import quick
 
 MEAN, STD = 0.3, 0.5
@@ -77,7 +77,9 @@ def log_probs(target, xs):
 def end_law(target, schedule, t=1.0):
     """The distribution of x_t of a Gaussian target."""
     end = quick(lambda: target.noised(schedule, t))()
-    return ddpm.Gaussian(np.asarray(end.means[0]), np.asarray(end.variances[0]))
+    return distributions.Gaussian(
+        np.asarray(end.means[0]), np.asarray(end.variances[0])
+    )
 
 
 def bounds(estimator, denoiser, chain, xs, seed=2, **settings):

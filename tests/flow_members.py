@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows
+from diffjax import distributions, flows
 
-NORMAL, KEY = flows.standard_normal((2,)), jax.random.key(0)
+NORMAL, KEY = distributions.standard_normal((2,)), jax.random.key(0)
 
 
 class Member(NamedTuple):

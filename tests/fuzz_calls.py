@@ -6,8 +6,9 @@ import numpy as np
 import optax
 
 import diffjax as dj
-from diffjax import (
+from diffjax import (  # fmt: skip
     ddpm,
+    distributions,
     divergences,
     energies,
     flows,
@@ -30,7 +31,7 @@ from diffjax import (
     training,
     tuning,
     vaes,
-)  # fmt: skip
+)
 
 
 def linear(x, t=0.0, *condition):
@@ -62,7 +63,7 @@ def calls():
     grid = np.linspace(1.0, 1e-2, 5)
     operator = inverse.matrix([[1.0, 0.5]])
     kernel = langevin.mala(mixture, 0.1)
-    normal = flows.standard_normal((4,))
+    normal = distributions.standard_normal((4,))
     flow = flows.flow(normal, flows.affine(np.zeros(4), np.ones(4)))
     straight = flows.interpolant(schedules.rectified_flow())
     levels = np.linspace(-1, 1, 4)
@@ -89,8 +90,8 @@ def calls():
         "schedules.perturb": (schedules.perturb, dict(schedule=vp, x0=x, t=0.5, noise=x)),
         "schedules.prior_std": (schedules.prior_std, dict(schedule=vp)),
         "numerics.phi": (numerics.phi, dict(order=2, z=0.3)),
-        "numerics.dequantise": (numerics.dequantise, dict(key=key, x=x, width=0.1)),
-        "numerics.bits_per_dim": (numerics.bits_per_dim, dict(log_prob=-3.0, x_shape=(2,), bins=8, width=0.1)),
+        "distributions.dequantise": (distributions.dequantise, dict(key=key, x=x, width=0.1)),
+        "distributions.bits_per_dim": (distributions.bits_per_dim, dict(log_prob=-3.0, x_shape=(2,), bins=8, width=0.1)),
         "noise.normal": (noise.normal, dict(key=key, counter=0, shape=(2,))),
         "noise.brownian": (noise.brownian, dict(key=key, start=0.0, end=1.0, shape=(2,))),
         "targets.gaussian": (targets.gaussian, dict(mean=[0.0, 1.0], scale=0.5)),
@@ -288,7 +289,7 @@ def calls():
         "flows.shuffle": (flows.shuffle, dict(key=key, size=2)),
         "flows.squeeze": (flows.squeeze, dict(factor=2)),
         "flows.reshape": (flows.reshape, dict(source=(4,), target=(2, 2))),
-        "flows.standard_normal": (flows.standard_normal, dict(shape=(2,))),
+        "distributions.standard_normal": (distributions.standard_normal, dict(shape=(2,))),
         "flows.log_prob": (flow.log_prob, dict(x=np.zeros(4, np.float32))),
         "flows.sample": (flow.sample, dict(key=key, temperature=0.7)),
         "flows.importance_log_z": (
@@ -313,9 +314,9 @@ def calls():
             flows.matching_loss,
             dict(key=key, velocity=linear, interpolant=straight, x0=xs),
         ),
-        "vaes.bernoulli": (vaes.decoders.bernoulli, dict(logits=x)),
+        "vaes.bernoulli": (distributions.bernoulli, dict(logits=x)),
         "vaes.discretised_logistic": (
-            vaes.decoders.discretised_logistic,
+            distributions.discretised_logistic,
             dict(location=x, log_scale=np.zeros(2), levels=levels),
         ),
         "vaes.noise_entropy": (vaes.progressive.noise_entropy, dict(size=2, noise_std=0.5)),
@@ -388,7 +389,7 @@ def _further_calls():
     history = ddpm.loss_history(20, 3)
     perceptron = flows.perceptron(key, 2, (2, 2), width=4, depth=1)
     affine_map = flows.bounded_affine()
-    normal = flows.standard_normal((4,))
+    normal = distributions.standard_normal((4,))
     flow = flows.flow(normal, flows.affine(np.zeros(4), np.ones(4)))
     ode = flows.flow(normal, flows.continuous(linear, steps=2))
     straight, bridge = flows.interpolant(schedules.rectified_flow()), flows.bridge(1.0)
@@ -398,7 +399,7 @@ def _further_calls():
     step = training.make_step(lambda p, k, b: (jnp.sum(p["w"] ** 2), {}), rule)
     batches = training.Batches(np.ones((4, 2), np.float32), 2)
     encoder = lambda x: (x, np.zeros(2, np.float32))
-    decoder = lambda z: vaes.decoders.gaussian(z, np.zeros((), np.float32))
+    decoder = lambda z: distributions.gaussian(z, np.zeros((), np.float32))
     discrete = dict(key=key, denoiser=half, chain=chain, x=pixels)
     net_v = predictions.denoiser(vp, linear, "v")
     return {
@@ -410,11 +411,11 @@ def _further_calls():
             ddpm.schedule_variance_loss,
             dict(key=key, denoiser=half, schedule=vp, x=x, t=0.5),
         ),
-        "ddpm.discretised_log_prob": (
-            ddpm.discretised_log_prob,
+        "distributions.discretised_log_prob": (
+            distributions.discretised_log_prob,
             dict(law=ddpm.forward_marginal(chain, pixels, 3), x=pixels, levels=levels),
         ),
-        "ddpm.gaussian_kl": (ddpm.gaussian_kl, dict(p=gaussian, q=gaussian)),
+        "distributions.gaussian_kl": (distributions.gaussian_kl, dict(p=gaussian, q=gaussian)),
         "ddpm.forward_marginal": (ddpm.forward_marginal, dict(chain=chain, x0=x, index=3)),
         "ddpm.paired": (ddpm.paired, dict(denoiser=linear, second=linear)),
         "ddpm.reverse_step": (
@@ -605,7 +606,7 @@ def _further_calls():
         "ncsn.rescaled": (ncsn.rescaled, dict(chain=chain)),
         "ncsn.bound_weights": (ncsn.bound_weights, dict(chain=chain)),
         "numerics.log_expm1": (numerics.log_expm1, dict(x=0.5)),
-        "numerics.log_normal_interval": (numerics.log_normal_interval, dict(lower=0.0, upper=1.0)),
+        "distributions.log_normal_interval": (distributions.log_normal_interval, dict(lower=0.0, upper=1.0)),
         "predictions.scalings": (predictions.scalings, dict(sigma=1.0, sigma_data=0.5)),
         "predictions.noise_input": (predictions.noise_input, dict(schedule=vp, t=0.5)),
         "predictions.input_scalings": (predictions.input_scalings, dict(schedule=vp, t=0.5, sigma_data=0.5)),
@@ -673,9 +674,9 @@ def _further_calls():
         "training.data_mesh": (training.data_mesh, dict(devices=jax.devices()[:1])),
         "training.replicate": (training.replicate, dict(tree=xs, mesh=training.data_mesh())),
         "training.shard_batch": (training.shard_batch, dict(batch=xs, mesh=training.data_mesh(), axis=0)),
-        "vaes.gaussian": (vaes.decoders.gaussian, dict(mean=x, log_std=np.zeros(2))),
+        "vaes.gaussian": (distributions.gaussian, dict(mean=x, log_std=np.zeros(2))),
         "vaes.discretised_gaussian": (
-            vaes.decoders.discretised_gaussian,
+            distributions.discretised_gaussian,
             dict(mean=x, log_std=np.zeros(2), levels=levels),
         ),
         "vaes.gaussian.elbo": (
@@ -689,7 +690,7 @@ def _further_calls():
         "vaes.gaussian.encode": (vaes.gaussian.encode, dict(encoder=encoder, x=x)),
         "vaes.gaussian.sample": (
             vaes.gaussian.sample,
-            dict(key=key, decoder=decoder, prior=flows.standard_normal((2,))),
+            dict(key=key, decoder=decoder, prior=distributions.standard_normal((2,))),
         ),
         "vaes.hierarchical.bottom_up": (vaes.hierarchical.bottom_up, dict(kernels=[encoder], levels=None)),
         "vaes.hierarchical.top_down": (

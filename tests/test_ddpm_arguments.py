@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, sampling, schedules, solvers
+from diffjax import ddpm, distributions, sampling, schedules, solvers
 from tests.chains import KEY
 from tests.families import assert_raises
 
@@ -53,7 +53,7 @@ REFUSED = {
         ValueError,
         "decoder_variance must be positive, got 0",
     ),
-    "prior": (lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, prior=1.0), TypeError, "prior must be a ddpm.Gaussian"),
+    "prior": (lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, prior=1.0), TypeError, "prior must be a distributions.Gaussian"),
     "chunk": (lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, chunk=0), ValueError, "chunk must be at least 1, got 0"),
     "key": (lambda: ddpm.elbo(0, PLAIN, CHAIN, X), TypeError, "key must be a typed key"),
     "nan": (lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X * np.nan), ValueError, "x must be finite, got 2 NaN"),
@@ -83,14 +83,14 @@ REFUSED = {
         r"decoder_variance must have shape \(\) or \(2,\), got \(3,\)",
     ),
     "prior variance": (
-        lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, prior=ddpm.Gaussian(0.0, -1.0)),
+        lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, prior=distributions.Gaussian(0.0, -1.0)),
         ValueError,
-        "prior.variance must be positive, got -1",
+        "prior.var must be positive, got -1",
     ),
     "law variance": (
-        lambda: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.0), X, [0, 1]),
+        lambda: distributions.discretised_log_prob(distributions.Gaussian(0.0, 0.0), X, [0, 1]),
         ValueError,
-        "law.variance must be positive, got 0",
+        "gaussian.var must be positive, got 0",
     ),
     "continuous time": (
         lambda: ddpm.continuous_loss(KEY, PLAIN, CHAIN, X, t=5.0),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, predictions, schedules, targets
+from diffjax import ddpm, distributions, predictions, schedules, targets
 from diffjax.ddpm import bound
 from tests.chains import (
     KEY,
@@ -152,7 +152,7 @@ def test_gap_is_the_kl_of_the_posteriors(x64):
     at = quick(jax.vmap(both, (0, None)))(
         np.arange(1, steps + 1), np.array([[0.0], [1.0]])
     )
-    means, variances = np.asarray(at.mean)[..., 0], np.asarray(at.variance)[:, 0]
+    means, variances = np.asarray(at.loc)[..., 0], np.asarray(at.var)[:, 0]
     for i in range(steps, 0, -1):
         offset, slope = means[i - 1, 0], means[i - 1, 1] - means[i - 1, 0]
         p_mean[i - 1], p_map[i - 1] = offset + slope * p_mean[i], slope * p_map[i]
@@ -189,7 +189,7 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
             return state, step.log_prob(state) - model.log_prob(before)
 
         last, terms = jax.lax.scan(move, x, jnp.arange(1, chain.steps + 1))
-        return jnp.sum(terms) - ddpm.Gaussian(0.0, 1.0).log_prob(last)
+        return jnp.sum(terms) - distributions.Gaussian(0.0, 1.0).log_prob(last)
 
     return quick(
         lambda xs: jax.vmap(one)(jax.random.split(jax.random.key(seed), len(xs)), xs)
@@ -244,7 +244,7 @@ def test_the_split_often_printed_is_looser(x64):
             after = ddpm.forward_step(chain, here.sample(keys[1]), t + 1).sample(
                 keys[2]
             )
-            return ddpm.gaussian_kl(
+            return distributions.gaussian_kl(
                 here, ddpm.reverse_step(denoiser, chain, after, t + 1)
             )
 

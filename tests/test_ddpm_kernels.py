@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, sampling, schedules, solvers
+from diffjax import ddpm, distributions, sampling, schedules, solvers
 from diffjax.solvers import driver
 from tests.chains import (
     KEY,
@@ -85,7 +85,7 @@ def test_forward_steps_compose_to_the_marginal(x64):
     def laws(x0):
         def move(state, i):
             step = ddpm.forward_step(chain, state[0], i)
-            after = step.mean, (1 - betas[i - 1]) * state[1] + step.variance
+            after = step.loc, (1 - betas[i - 1]) * state[1] + step.var
             return after, after
 
         composed = jax.lax.scan(move, (x0, 0.0), indices)[1]
@@ -179,8 +179,8 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
     np.testing.assert_allclose(density, expected, rtol=1e-9, atol=1e-12)
     mean = float(np.sum(density * before[:, 0]) * width / 10)
     variance = float(np.sum(density * (before[:, 0] - mean) ** 2) * width / 10)
-    assert float(model.mean[0]) == pytest.approx(mean, rel=1e-9)
-    assert float(model.variance[0]) == pytest.approx(variance, rel=1e-9)
+    assert float(model.loc[0]) == pytest.approx(mean, rel=1e-9)
+    assert float(model.var[0]) == pytest.approx(variance, rel=1e-9)
 
 
 def test_the_step_in_terms_of_the_noise(x64):
@@ -249,7 +249,7 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
         mean = p @ x
         skewness.append(abs(p @ (x - mean) ** 3) / (p @ (x - mean) ** 2) ** 1.5)
         np.testing.assert_allclose(
-            [law.mean[0], law.variance[0]], [mean, p @ (x - mean) ** 2], rtol=1e-6
+            [law.loc[0], law.var[0]], [mean, p @ (x - mean) ** 2], rtol=1e-6
         )
     slopes = np.diff(np.log(skewness)) / np.log(0.25)
     np.testing.assert_allclose(
@@ -265,12 +265,15 @@ def test_autoregressive_reading_of_the_bound(x64):
     chain, target = schedules.from_betas(vp_betas(4)), normal_1d()
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
     xs = draws(target, count)
-    kl = quick(ddpm.gaussian_kl)
-    total = float(kl(end_law(target, chain), ddpm.Gaussian(0.0, 1.0)))
+    kl = quick(distributions.gaussian_kl)
+    total = float(kl(end_law(target, chain), distributions.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
     own = known["posterior"][np.maximum(np.arange(4), 1)]
     total += float(
-        kl(ddpm.Gaussian(np.zeros(4), right), ddpm.Gaussian(np.zeros(4), own))
+        kl(
+            distributions.Gaussian(np.zeros(4), right),
+            distributions.Gaussian(np.zeros(4), own),
+        )
     )  # of four indices
     total += 0.5 * np.log(2 * np.pi * np.e * STD**2)
     assert_mean(bounds(ddpm.elbo, denoiser, chain, xs).total, total)
@@ -291,7 +294,7 @@ def test_learned_variance_lies_between_the_two(x64):
 
         def learned(share):
             pair = ddpm.paired(plain, lambda x, t: jnp.full_like(x, share))
-            return ddpm.reverse_step(pair, chain, x, index, "learned").variance[0]
+            return ddpm.reverse_step(pair, chain, x, index, "learned").var[0]
 
         return low, high, jax.vmap(learned)(shares)
 
@@ -329,9 +332,9 @@ def test_reverse_step_is_the_solvers(variance, x64):
         return *jax.vmap(run)(zs), ddpm.reverse_step(denoiser, chain, x, 5, variance)
 
     mean, above, law = jax.tree.map(np.asarray, steps(x, np.array([0.0, 1.0])))
-    np.testing.assert_allclose(mean, law.mean, rtol=64 * EPS64)
+    np.testing.assert_allclose(mean, law.loc, rtol=64 * EPS64)
     np.testing.assert_allclose(
-        (above - mean) ** 2, np.broadcast_to(law.variance, (1,)), rtol=1e-12
+        (above - mean) ** 2, np.broadcast_to(law.var, (1,)), rtol=1e-12
     )
 
 
@@ -350,10 +353,10 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
         )[0]
 
     start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))
-    slopes = quick(jax.jacfwd(end, argnums=(0, 1)))(start.mean, np.zeros((3, 1)))
+    slopes = quick(jax.jacfwd(end, argnums=(0, 1)))(start.loc, np.zeros((3, 1)))
     by_start, by_noise = map(np.asarray, slopes)
-    variance = by_start[0, 0] ** 2 * start.variance[0] + np.sum(by_noise**2)
-    np.testing.assert_allclose(variance, exact_end.variance[0], rtol=1e-10)
+    variance = by_start[0, 0] ** 2 * start.var[0] + np.sum(by_noise**2)
+    np.testing.assert_allclose(variance, exact_end.var[0], rtol=1e-10)
 
     @quick
     def last_step(x):
@@ -393,29 +396,32 @@ def test_interpolation_has_the_law_of_latents_between(x64):
 def test_kl_of_gaussians(x64):
     """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these quadratics; and no cancellation near 0."""
     p, q = (
-        ddpm.Gaussian(jnp.array([0.3, -1.0]), 0.4),
-        ddpm.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2])),
+        distributions.Gaussian(jnp.array([0.3, -1.0]), 0.4),
+        distributions.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2])),
     )
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    xs = np.asarray(p.mean) + math.sqrt(p.variance) * np.stack(
+    xs = np.asarray(p.loc) + math.sqrt(p.var) * np.stack(
         np.meshgrid(nodes, nodes), -1
     )  # (3, 3, 2)
     ratios = quick(jax.vmap(jax.vmap(lambda x: p.log_prob(x) - q.log_prob(x))))(xs)
     total = weights @ np.asarray(ratios) @ weights / (2 * math.pi)
-    assert float(ddpm.gaussian_kl(p, q)) == pytest.approx(float(total), rel=1e-13)
+    assert float(distributions.gaussian_kl(p, q)) == pytest.approx(
+        float(total), rel=1e-13
+    )
     h = 1e-6  # KL(N(0,1) ‖ N(0, 1 + h)) = h²/4 − h³/3 + …; log(1 + h) rounds to ε/h
-    found = ddpm.gaussian_kl(
-        ddpm.Gaussian(jnp.zeros(1), 1.0), ddpm.Gaussian(jnp.zeros(1), 1 + h)
+    found = distributions.gaussian_kl(
+        distributions.Gaussian(jnp.zeros(1), 1.0),
+        distributions.Gaussian(jnp.zeros(1), 1 + h),
     )
     assert float(found) == pytest.approx(h**2 / 4, rel=4 / 3 * h + 4 * EPS64 / h)
 
 
 def test_gaussian_samples_its_density(x64):
-    law = ddpm.Gaussian(np.array([0.5, -1.0]), np.array([0.25, 4.0]))
+    law = distributions.Gaussian(np.array([0.5, -1.0]), np.array([0.25, 4.0]))
     x = np.asarray(quick(lambda: jax.vmap(law.sample)(jax.random.split(KEY, 20_000)))())
     for d in range(2):
-        assert_mean(x[:, d], float(law.mean[d]))
-        assert_mean((x[:, d] - float(law.mean[d])) ** 2, float(law.variance[d]))
+        assert_mean(x[:, d], float(law.loc[d]))
+        assert_mean((x[:, d] - float(law.loc[d])) ** 2, float(law.var[d]))
 
 
 # ----------------------------------------------------------------------------------------------------------- decoders
@@ -435,7 +441,9 @@ def test_discretised_decoder_sums_to_one(levels, x64):
     levels = np.asarray(levels)
 
     def log_p(mean, variance, level):
-        return ddpm.discretised_log_prob(ddpm.Gaussian(mean, variance), level, levels)
+        return distributions.discretised_log_prob(
+            distributions.Gaussian(mean, variance), level, levels
+        )
 
     run = quick(jax.vmap(jax.value_and_grad(log_p, (0, 1)), (None, None, 0)))
     for mean in (-40.0, -0.3, 0.05, 7.0):
@@ -458,10 +466,10 @@ def test_discretised_decoder_sums_to_one(levels, x64):
 def test_discretised_decoder_is_the_density_times_the_spacing(x64):
     """P(c) = ∫ over the bin = width · N(c) (1 + width² N″/24N + …): for inner levels, width 0.01 and unit variance."""
     levels = np.linspace(-3, 3, 601)
-    law = ddpm.Gaussian(0.2, 1.0)
+    law = distributions.Gaussian(0.2, 1.0)
     x = levels[200:400:20]
     both = jax.vmap(
-        lambda c: (ddpm.discretised_log_prob(law, c, levels), law.log_prob(c))
+        lambda c: (distributions.discretised_log_prob(law, c, levels), law.log_prob(c))
     )
     found, density = map(np.asarray, quick(both)(x))
     expected = density + math.log(0.01) + 0.01**2 * ((x - 0.2) ** 2 - 1) / 24
@@ -497,7 +505,7 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
         return (
             all_terms(scale),
             jax.jacfwd(all_terms)(scale),
-            step.mean,
+            step.loc,
             ddpm.kernels.state_at(key, chain, x0, 8, 1.0),
         )
 
@@ -519,7 +527,9 @@ def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
     levels = np.linspace(-1, 1, 2**16, dtype=np.float32)
     on, between = levels[[4, 40_000]], 0.5 * (levels[[4, 40_000]] + levels[[5, 40_001]])
     score = functools.partial(
-        ddpm.discretised_log_prob, ddpm.Gaussian(0.0, 0.25), levels=levels
+        distributions.discretised_log_prob,
+        distributions.Gaussian(0.0, 0.25),
+        levels=levels,
     )
     gap = 2 / (2**16 - 1)  # a float32 level is off by up to 2⁻²⁴, a gap by twice that
     exact = np.sum(
@@ -537,7 +547,9 @@ def test_values_that_are_no_level_have_no_probability_when_traced():
     levels = np.linspace(-1, 1, 256, dtype=np.float32)
     score = quick(
         jax.vmap(
-            lambda x: ddpm.discretised_log_prob(ddpm.Gaussian(0.0, 0.25), x, levels)
+            lambda x: distributions.discretised_log_prob(
+                distributions.Gaussian(0.0, 0.25), x, levels
+            )
         )
     )
     found = score(
@@ -551,7 +563,7 @@ def test_values_that_are_no_level_have_no_probability_when_traced():
     )
     np.testing.assert_array_equal(np.isneginf(found), [False, True, True])
     # both add two log-masses, each of four roundings of terms of one sign, at ends z = 2c that are exact
-    expected = ddpm.discretised_log_prob(
-        ddpm.Gaussian(0.0, 0.25), levels[[3, 200]], levels
+    expected = distributions.discretised_log_prob(
+        distributions.Gaussian(0.0, 0.25), levels[[3, 200]], levels
     )
     np.testing.assert_allclose(found[0], expected, rtol=8 * EPS32)

@@ -11,7 +11,7 @@ import pytest
 from families import assert_raises
 from scipy import optimize
 
-from diffjax import ddpm, divergences, flows, targets
+from diffjax import distributions, divergences, targets
 from diffjax.types import pytree
 
 BOX = [(-12.0, 12.0)] * 2
@@ -55,8 +55,8 @@ def test_gaussians_have_their_closed_forms(x64):
         np.array([[0.6, 1.2], [0.9, 0.5]]),
     )
     shear = np.array([[1.0, 0.0], [0.7, 0.9]])
-    exact = ddpm.gaussian_kl(
-        *(ddpm.Gaussian(m, v) for m, v in zip(means, variances, strict=True))
+    exact = distributions.gaussian_kl(
+        *(distributions.Gaussian(m, v) for m, v in zip(means, variances, strict=True))
     )
     covariances = [shear @ np.diag(v) @ shear.T for v in variances]
     p, q = (
@@ -146,7 +146,7 @@ def test_kl_is_infinite_where_the_density_underflows():
 def test_samples_agree_with_the_closed_form_in_six_dimensions():
     """A flow's base to a shifted one: KL ‖Δ‖²/2, whose log p/q has standard deviation ‖Δ‖, and Fisher ‖Δ‖², constant."""
     key, count, shift = jax.random.key(1), 4096, np.linspace(-0.4, 0.5, 6)
-    p, q = flows.standard_normal((6,)), targets.gaussian(shift, 1.0)
+    p, q = distributions.standard_normal((6,)), targets.gaussian(shift, 1.0)
     kl = divergences.kl_by_samples(key, p, q, count)
     assert abs(kl.value - 0.5 * shift @ shift) < 4.5 * kl.standard_error
     expected = np.linalg.norm(shift) / math.sqrt(count)

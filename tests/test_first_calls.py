@@ -17,6 +17,7 @@ import pytest
 import diffjax as dj
 from diffjax import (
     ddpm,
+    distributions,
     divergences,
     energies,
     flows,
@@ -575,8 +576,8 @@ CHAINS = {
     "ddpm.record": of_history(ddpm.record, [1, 2], [0.1, 0.2]),
     "ncsn.bound_weights": of_schedule(OF_EACH_KIND["from_betas"], ncsn.bound_weights),
     "numerics.phi": lambda: lambda: numerics.phi(2, 0.5),
-    "numerics.log_normal_interval": lambda: (
-        lambda: numerics.log_normal_interval(0.0, 1.0)
+    "distributions.log_normal_interval": lambda: (
+        lambda: distributions.log_normal_interval(0.0, 1.0)
     ),
 } | {
     f"losses.{function.__name__}, {law}": of_times(function, law)
@@ -803,7 +804,7 @@ def linear_mean(weights, x):
 
 
 def linear_decoder(weights, z):
-    return vaes.decoders.gaussian(weights @ z, np.float32(-1.0))
+    return distributions.gaussian(weights @ z, np.float32(-1.0))
 
 
 def bound(name, *arguments):

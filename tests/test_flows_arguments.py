@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from families import assert_raises
 
-from diffjax import flows
+from diffjax import distributions, flows
 from tests.flow_members import KEY, NORMAL, conditioned, coupled
 
 REFUSED = {
@@ -92,7 +92,7 @@ REFUSED = {
     "density shape": (lambda: flows.importance_log_z(KEY, flows.flow(NORMAL, flows.chain()), jnp.exp, 5), ValueError, r"log_density must return shape \(\)"),
     "no flow": (lambda: flows.reverse_kl(KEY, flows.chain(), jnp.sum), TypeError, "flow must be made by flows.flow"),
     "seed for a key": (lambda: flows.flow(NORMAL, flows.chain()).sample(0), TypeError, "key must be a typed key"),
-    "shape": (lambda: flows.standard_normal((0,)), TypeError, "shape must be a tuple of positive integers"),
+    "shape": (lambda: distributions.standard_normal((0,)), TypeError, "shape must be a tuple of positive integers"),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import flows
+from diffjax import distributions, flows
 from diffjax.flows.conditioners.masked import autoregressive_masks
 from tests.flow_members import KEY, MEMBERS, glow_like, shaken
 
@@ -75,7 +75,7 @@ def actnorms_in_a_flow(size):
         [flows.chain(flows.leaky_relu(0.5), flows.actnorm(size)) for _ in range(2)]
     )
     bijector = flows.chain(flows.actnorm(size), flows.leaky_relu(0.2), scan)
-    return flows.flow(flows.standard_normal((size,)), bijector)
+    return flows.flow(distributions.standard_normal((size,)), bijector)
 
 
 UNITS = [1.0, 1e-5, 1e-12, 1e12, 1e-25, 1e25]

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import diffjax as dj
-from diffjax import flows
+from diffjax import distributions, flows
 from tests.flow_members import KEY, NORMAL, glow_like, shaken
 
 
@@ -22,7 +22,7 @@ def test_a_linear_flow_is_the_gaussian_with_its_covariance(x64):
             flows.affine(jnp.array([1.0, -2.0])),
         )
     )
-    model = flows.flow(flows.standard_normal((2,)), bijector)
+    model = flows.flow(distributions.standard_normal((2,)), bijector)
 
     @jax.jit
     def everything(model):
@@ -94,8 +94,8 @@ def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
     """Latents enter a flow as a tuple or as one vector: one density, one sample up to the draw."""
     member = shaken(glow_like(jax.random.key(0)))
     levels = member.bijectors[1]
-    deep = flows.flow(flows.standard_normal(levels.latent_shapes), levels)
-    flat = flows.flow(flows.standard_normal((32,)), member)
+    deep = flows.flow(distributions.standard_normal(levels.latent_shapes), levels)
+    flat = flows.flow(distributions.standard_normal((32,)), member)
     assert levels.latent_shapes == ((1, 1, 16), (2, 2, 4))
 
     @jax.jit
@@ -139,7 +139,9 @@ def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
     """
     from jax.scipy.special import ndtr, ndtri
 
-    model = flows.flow(flows.standard_normal((1,)), flows.affine(jnp.array([0.2])))
+    model = flows.flow(
+        distributions.standard_normal((1,)), flows.affine(jnp.array([0.2]))
+    )
     x, width = np.array([0.25]), 0.5
     mass = math.log(scipy.stats.norm.cdf(0.3) - scipy.stats.norm.cdf(-0.2))
 
@@ -180,9 +182,11 @@ def test_a_learned_dequantiser_is_an_importance_estimate_of_the_mass(x64):
     layers = flows.chain(
         flows.conditional(network, scalar_map), flows.affine(0.0, 4.0), flows.sigmoid()
     )
-    dequantiser = shaken(flows.flow(flows.standard_normal((1,)), layers), size=0.2)
+    dequantiser = shaken(
+        flows.flow(distributions.standard_normal((1,)), layers), size=0.2
+    )
     model, x = (
-        flows.flow(flows.standard_normal((1,)), flows.affine(jnp.array([0.2]))),
+        flows.flow(distributions.standard_normal((1,)), flows.affine(jnp.array([0.2]))),
         np.array([0.25]),
     )
     draw = jax.jit(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import flows
+from diffjax import distributions, flows
 
 
 def minus_exponential(x):
@@ -73,7 +73,7 @@ BOUNDED = {
 }
 """name -> (bijector, the bounds of what it reaches)."""
 MODELS = {
-    name: flows.flow(flows.standard_normal((2,)), row[0])
+    name: flows.flow(distributions.standard_normal((2,)), row[0])
     for name, row in BOUNDED.items()
 }
 
@@ -139,14 +139,17 @@ def test_concrete_examples_outside_the_support_have_density_zero_and_no_latent()
 
 def test_what_a_reversed_map_cannot_reach_is_no_sample():
     """inverse(sigmoid) of a base outside (0, 1) has no value: NaN, neither a finite sample nor a density of +∞."""
-    model = flows.flow(flows.standard_normal((8,)), flows.inverse(flows.sigmoid()))
+    model = flows.flow(
+        distributions.standard_normal((8,)), flows.inverse(flows.sigmoid())
+    )
     x, log_p = jax.jit(model.sample_and_log_prob)(jax.random.key(0))
     assert np.isnan(log_p) and np.isnan(x).all()
 
 
 def test_initialise_names_examples_outside_the_image():
     model = flows.flow(
-        flows.standard_normal((2,)), flows.chain(flows.actnorm(2), flows.sigmoid())
+        distributions.standard_normal((2,)),
+        flows.chain(flows.actnorm(2), flows.sigmoid()),
     )
     with pytest.raises(
         ValueError, match="batch must lie inside the image of the bijector"

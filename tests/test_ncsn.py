@@ -88,7 +88,7 @@ def test_forward_steps_compose_to_the_ladder(x64):
     @quick
     def laws(x0):
         step = jax.vmap(lambda i: ncsn.forward_step(ladder, x0, i))(indices)
-        return step.mean, step.variance, ladder.sigma(indices / 10)
+        return step.loc, step.var, ladder.sigma(indices / 10)
 
     means, variances, sigmas = map(np.asarray, laws(x0))
     np.testing.assert_array_equal(means, np.broadcast_to(x0, (10, 2)))
@@ -133,7 +133,7 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
             return step, *rates, chain.alpha(t), schedule.alpha(t)
 
         step, f, g, alpha, limit = jax.tree.map(np.asarray, parts(x, 0.5))
-        mean, variance = steps * (step.mean - x) / x, steps * step.variance
+        mean, variance = steps * (step.loc - x) / x, steps * step.var
         errors.append(
             [float(mean[0] - f), float(variance - g**2), float(alpha - limit)]
         )

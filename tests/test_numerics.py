@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from diffjax import numerics
+from diffjax import distributions, numerics
 from tests.families import EPS32, EPS64, quick
 
 
@@ -143,7 +143,7 @@ def log_masses(dtype):
         both = jax.jit(
             jax.vmap(
                 jax.value_and_grad(
-                    lambda ends: numerics.log_normal_interval(ends[0], ends[1])
+                    lambda ends: distributions.log_normal_interval(ends[0], ends[1])
                 )
             )
         )
@@ -166,7 +166,9 @@ def test_log_normal_interval(dtype):
 
 def test_log_normal_interval_of_a_partition_sums_to_one(x64):
     edges = np.array([-1e4, -3.0, -1.0, 0.0, 0.1, 4.0, 1e4])
-    total = np.sum(np.exp(quick(numerics.log_normal_interval)(edges[:-1], edges[1:])))
+    total = np.sum(
+        np.exp(quick(distributions.log_normal_interval)(edges[:-1], edges[1:]))
+    )
     assert float(total) == pytest.approx(1, abs=16 * EPS64)
 
 
@@ -247,7 +249,7 @@ def test_dequantise_is_uniform_on_the_cell():
     width, count = 0.25, 20_000
     x = np.tile(np.float32([-1.0, 0.5]), (count // 2, 1))
     offset = (
-        np.asarray(numerics.dequantise(jax.random.key(0), x, width)) - x
+        np.asarray(distributions.dequantise(jax.random.key(0), x, width)) - x
     ).ravel() / width
     assert np.abs(offset).max() <= 0.5 + 4 * EPS32 / width
     assert abs(offset.mean()) < 4 / math.sqrt(12 * count)
@@ -259,7 +261,7 @@ def test_dequantise_is_uniform_on_the_cell():
 def test_dequantise_depends_on_its_key_and_promotes_integers():
     x = np.zeros((3,), np.int32)
     first, again, other = (
-        numerics.dequantise(jax.random.key(i), x, 1.0) for i in (0, 0, 1)
+        distributions.dequantise(jax.random.key(i), x, 1.0) for i in (0, 0, 1)
     )
     assert first.dtype == jnp.float32
     np.testing.assert_array_equal(first, again)
@@ -271,15 +273,15 @@ def test_dequantise_depends_on_its_key_and_promotes_integers():
 def test_bits_per_dim_of_a_uniform_density(bins, span, x64):
     """log p = −D log(span) costs log2(bins) bits a dimension, whatever the units."""
     shape = (4, 3, 2)
-    bits = numerics.bits_per_dim(-24 * math.log(span), shape, bins, span / bins)
+    bits = distributions.bits_per_dim(-24 * math.log(span), shape, bins, span / bins)
     assert float(bits) == pytest.approx(math.log2(bins), rel=1e-14)
 
 
 def test_bits_per_dim_is_invariant_under_a_change_of_units(x64):
     """Stretching the data by c lowers log p by D log c and widens the lattice by c."""
     log_prob, stretch = jnp.array([-12.0, 3.5]), 7.3
-    bits = numerics.bits_per_dim(log_prob, (5,), 16, 1 / 16)
-    stretched = numerics.bits_per_dim(
+    bits = distributions.bits_per_dim(log_prob, (5,), 16, 1 / 16)
+    stretched = distributions.bits_per_dim(
         log_prob - 5 * math.log(stretch), (5,), 16, stretch / 16
     )
     np.testing.assert_allclose(bits, stretched, rtol=1e-14)
@@ -288,7 +290,7 @@ def test_bits_per_dim_is_invariant_under_a_change_of_units(x64):
 def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
     """The density P_i / width on cell i codes its lattice in the entropy of P, in bits."""
     probabilities = np.array([0.5, 0.25, 0.125, 0.125])
-    bits = numerics.bits_per_dim(jnp.log(probabilities / 0.3), (1,), 4, 0.3)
+    bits = distributions.bits_per_dim(jnp.log(probabilities / 0.3), (1,), 4, 0.3)
     assert float(probabilities @ np.asarray(bits)) == pytest.approx(1.75, rel=1e-14)
 
 
@@ -296,19 +298,19 @@ def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
     ("call", "message"),
     [
         (
-            lambda: numerics.bits_per_dim(0.0, (2,), 1, 0.5),
+            lambda: distributions.bits_per_dim(0.0, (2,), 1, 0.5),
             "bins must be at least 2, got 1",
         ),
         (
-            lambda: numerics.bits_per_dim(0.0, (2,), 4, 0.0),
+            lambda: distributions.bits_per_dim(0.0, (2,), 4, 0.0),
             "width must be positive, got 0",
         ),
         (
-            lambda: numerics.bits_per_dim(0.0, (0,), 4, 0.5),
+            lambda: distributions.bits_per_dim(0.0, (0,), 4, 0.5),
             "x_shape must have at least one entry",
         ),
         (
-            lambda: numerics.dequantise(jax.random.key(0), jnp.zeros(2), -1.0),
+            lambda: distributions.dequantise(jax.random.key(0), jnp.zeros(2), -1.0),
             "width must be positive, got -1",
         ),
     ],

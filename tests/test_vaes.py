@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import diffjax as dj
-from diffjax import ddpm, flows, targets
-from diffjax.vaes import Perceptron, decoders, gaussian, priors
+from diffjax import distributions, flows, targets
+from diffjax.vaes import Perceptron, gaussian, priors
 from tests.families import assert_raises
 
 KEY = jax.random.key(0)
@@ -21,13 +21,13 @@ LEVELS = np.array([-1.0, -0.6, 0.1, 1.0])  # not equally spaced
 # ----------------------------------------------------------------------------------------------------------- decoders
 
 LATTICE = {
-    "bernoulli": (lambda m: decoders.bernoulli(m), np.array([0.0, 1.0])),
+    "bernoulli": (lambda m: distributions.bernoulli(m), np.array([0.0, 1.0])),
     "logistic": (
-        lambda m: decoders.discretised_logistic(m, np.log([0.3, 0.02]), LEVELS),
+        lambda m: distributions.discretised_logistic(m, np.log([0.3, 0.02]), LEVELS),
         LEVELS,
     ),
     "gaussian": (
-        lambda m: decoders.discretised_gaussian(m, np.log([0.3, 0.02]), LEVELS),
+        lambda m: distributions.discretised_gaussian(m, np.log([0.3, 0.02]), LEVELS),
         LEVELS,
     ),
 }
@@ -47,7 +47,7 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
         keys = jax.random.split(KEY, n)
         return (
             jax.vmap(law.log_prob)(pairs),
-            law.mean,
+            law.mean(),
             jax.vmap(law.sample)(keys),
             law.sample(keys[1]),
         )
@@ -81,7 +81,7 @@ def test_what_a_decoder_cannot_take_has_probability_zero(name):
         def log_prob(location, x):
             law = make(location)
             return (
-                ddpm.discretised_log_prob(law.law, x, LEVELS)
+                distributions.discretised_log_prob(law.gaussian, x, LEVELS)
                 if name == "ddpm"
                 else law.log_prob(x)
             )
@@ -100,7 +100,7 @@ def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
     to rounding, with a finite gradient.
     """
     levels, scale = np.array([-1.0, 0.0, 1.0, 2.0]), 0.01
-    log_p = lambda m: decoders.discretised_logistic(
+    log_p = lambda m: distributions.discretised_logistic(
         m, math.log(scale), levels
     ).log_prob(np.float32([1.0]))
     value, slope = jax.jit(jax.value_and_grad(log_p))(np.float32([-0.5]))
@@ -115,7 +115,7 @@ def logistic_far_out(location, log_scale):
     """log P of 1/8 among 17 levels on [−1, 1], with slopes by location and log_scale."""
 
     def log_p(m, s):
-        return decoders.discretised_logistic(
+        return distributions.discretised_logistic(
             m[None], s, np.linspace(-1.0, 1.0, 17)
         ).log_prob(np.float32([0.125]))
 
@@ -147,7 +147,7 @@ def test_a_gaussian_decoder_is_a_density(x64):
     xs = np.arange(-6, 6, 0.1)[:, None]
     log_p = jax.jit(
         jax.vmap(
-            lambda x: decoders.gaussian(np.array([0.3]), np.log([0.5])).log_prob(x)
+            lambda x: distributions.gaussian(np.array([0.3]), np.log([0.5])).log_prob(x)
         )
     )(xs)
     np.testing.assert_allclose(0.1 * np.sum(np.exp(log_p)), 1, rtol=1e-12)
@@ -180,7 +180,9 @@ class Ppca:
         return jnp.asarray(self.gain) @ x, 0.5 * np.log(self.spread)
 
     def decoder(self, z):
-        return ddpm.Gaussian(jnp.asarray(self.weights) @ z, jnp.asarray(self.variance))
+        return distributions.Gaussian(
+            jnp.asarray(self.weights) @ z, jnp.asarray(self.variance)
+        )
 
     def log_prob(self, xs):
         """log N(x; 0, C), (N,)."""
@@ -277,7 +279,7 @@ def linear_vae(params):
     gain, log_std = params["encoder"]
     weights, log_noise = params["decoder"]
     encoder = lambda x: (gain @ x, log_std)
-    decoder = lambda z: decoders.gaussian(weights @ z, log_noise)
+    decoder = lambda z: distributions.gaussian(weights @ z, log_noise)
     return encoder, decoder
 
 
@@ -348,7 +350,7 @@ def test_beta_and_free_bits_are_their_laws(x64):
     """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²); below λ no gradient pushes."""
     mean, log_std = np.array([0.1, 1.5, 0.0]), np.array([0.05, -1.0, 0.0])
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std)
-    decoder = lambda z: decoders.gaussian(z[:2], 0.0)
+    decoder = lambda z: distributions.gaussian(z[:2], 0.0)
 
     def bound(log_std, **settings):
         return gaussian.elbo(
@@ -379,7 +381,7 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
     x, mean, std = np.array([0.4, -0.2]), np.array([0.7, -0.3]), np.array([0.5, 1.5])
     encoder, decoder = (
         (lambda x: (mean, np.log(std))),
-        (lambda z: decoders.gaussian(2 * z, math.log(0.8))),
+        (lambda z: distributions.gaussian(2 * z, math.log(0.8))),
     )
     misfit = np.sum((x - 2 * mean) ** 2 + 4 * std**2) / 0.8**2
     kl = 0.5 * np.sum(mean**2 + std**2 - 1 - 2 * np.log(std))
@@ -425,13 +427,13 @@ def test_new_parameters_do_not_retrace():
 
 
 def test_a_prior_may_be_any_law(x64):
-    """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `flows.standard_normal`, agree in
+    """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `distributions.standard_normal`, agree in
     expectation; samples are those of p(z) and p(x | z), and repeat under their key.
     """
     mean, log_std = np.array([0.3, -0.2]), np.array([-0.5, 0.2])
     encoder, decoder = (
         (lambda x: (mean, log_std)),
-        (lambda z: decoders.gaussian(z, math.log(0.5))),
+        (lambda z: distributions.gaussian(z, math.log(0.5))),
     )
     x, keys = np.array([0.1, 0.2]), keys_of(4000)
 
@@ -439,8 +441,8 @@ def test_a_prior_may_be_any_law(x64):
     def everything(keys, prior):
         kl = lambda key, *prior: gaussian.elbo(key, encoder, decoder, x, *prior).kl
         closed = (
-            kl(KEY, ddpm.Gaussian(np.full(2, 0.5), np.full(2, 2.0))),
-            kl(KEY, flows.standard_normal((2,))),
+            kl(KEY, distributions.Gaussian(np.full(2, 0.5), np.full(2, 2.0))),
+            kl(KEY, distributions.standard_normal((2,))),
             kl(KEY),
         )
         draws = jax.vmap(
@@ -528,24 +530,24 @@ def encoder_of(mean, log_std):
 
 
 PAIR, X = encoder_of([0.0, 0.0], [0.0, 0.0]), jnp.array([0.1, 0.2])
-PLAIN = lambda z: decoders.gaussian(z, 0.0)
+PLAIN = lambda z: distributions.gaussian(z, 0.0)
 STILL = lambda x: (x, 0 * x)
-SHIFTED = flows.flow(flows.standard_normal((2,)), flows.affine(np.zeros(2)))
+SHIFTED = flows.flow(distributions.standard_normal((2,)), flows.affine(np.zeros(2)))
 REFUSED = {
     "nan in x": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]), ValueError, "x must be finite, got 1 NaN"),
     "key": (lambda: gaussian.elbo(0, PAIR, PLAIN, X), TypeError, "key must be a typed key"),
     "nan in mean": (lambda: gaussian.elbo(KEY, encoder_of([0, math.nan], 0.0), PLAIN, X), ValueError, "encoder's mean must be finite"),
     "log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], [0.0] * 3), PLAIN, X), ValueError, r"encoder's log_std must have shape .*got \(3,\)"),
-    "no pair": (lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X), TypeError, r"encoder must return \(mean, log_std\) or a ddpm.Gaussian"),
-    "decoder": (lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X), TypeError, "decoder must be a law with log_prob"),
-    "decoder's shape": (lambda: gaussian.elbo(KEY, PAIR, lambda z: decoders.gaussian(jnp.zeros(3), 0.0), X), ValueError, r"decoder must be a law of arrays of shape \(2,\), got a mean of shape \(3,\)"),
-    "decoder's law": (lambda: gaussian.elbo(KEY, PAIR, lambda z: decoders.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
-    "variance": (lambda: gaussian.elbo(KEY, lambda x: ddpm.Gaussian(x, -1.0), PLAIN, X), ValueError, "encoder's variance must be positive, got -1.0"),
+    "no pair": (lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X), TypeError, r"encoder must return \(mean, log_std\) or a distributions.Gaussian"),
+    "decoder": (lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X), TypeError, r"decoder must have log_prob\(x\), got"),
+    "decoder's shape": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\), got a mean of shape \(3,\)"),
+    "decoder's law": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
+    "variance": (lambda: gaussian.elbo(KEY, lambda x: distributions.Gaussian(x, -1.0), PLAIN, X), ValueError, "encoder's variance must be positive, got -1.0"),
     "tiny log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be positive, got 0.0"),
     "huge log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be finite"),
-    "decoder's log_std": (lambda: decoders.gaussian(X, -60.0), ValueError, "the variance of log_std must be positive, got 0.0"),
+    "decoder's log_std": (lambda: distributions.gaussian(X, -60.0), ValueError, "the variance of log_std must be positive, got 0.0"),
     "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal), TypeError, r"prior must have log_prob\(z\), got type"),
-    "decoder's draw": (lambda: gaussian.sample(KEY, lambda z: z, flows.standard_normal((2,))), TypeError, r"decoder's law must have sample\(key\)"),
+    "decoder's draw": (lambda: gaussian.sample(KEY, lambda z: z, distributions.standard_normal((2,))), TypeError, r"decoder's output must have sample\(key\)"),
     "diffusion's schedule": (lambda: priors.diffusion(lambda z, t: z, 3, (2,)), TypeError, "schedule must have alpha"),
     "diffusion's solver": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), dj.solvers.heun), TypeError, "solver must be made by a factory"),
     "diffusion's grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), grid=[1.0, math.nan]), ValueError, "grid must be finite"),
@@ -554,15 +556,15 @@ REFUSED = {
     "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
     "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
     "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
-    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\), got shape \(3,\)"),
-    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, ddpm.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.mean must have shape \(\) or \(2,\), got \(3,\)"),
+    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)"),
+    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.loc must have shape \(\) or \(2,\), got \(3,\)"),
     "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),
     "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, 0), ValueError, "samples must be at least 1, got 0"),
-    "bits": (lambda: decoders.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),
-    "levels": (lambda: decoders.discretised_logistic([0.0], 0.0, [1.0, 0.0]), ValueError, "levels must increase"),
-    "no level": (lambda: decoders.discretised_logistic([0.0], 0.0, LEVELS).log_prob(jnp.array([0.5])), ValueError, "x must take values among the 4 levels"),
-    "scale": (lambda: decoders.discretised_logistic([0.0, 0.0], [0.0] * 3, LEVELS), ValueError, "log_scale must have shape"),
-    "nan in logits": (lambda: decoders.bernoulli([math.nan]), ValueError, "logits must be finite"),
+    "bits": (lambda: distributions.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),
+    "levels": (lambda: distributions.discretised_logistic([0.0], 0.0, [1.0, 0.0]), ValueError, "levels must increase"),
+    "no level": (lambda: distributions.discretised_logistic([0.0], 0.0, LEVELS).log_prob(jnp.array([0.5])), ValueError, "x must take values among the 4 levels"),
+    "scale": (lambda: distributions.discretised_logistic([0.0, 0.0], [0.0] * 3, LEVELS), ValueError, "log_scale must have shape"),
+    "nan in logits": (lambda: distributions.bernoulli([math.nan]), ValueError, "logits must be finite"),
     "latents": (lambda: priors.fitted_gaussian(np.zeros((3, 3))), ValueError, r"zs must have shape \(N, d\) with N > d, got \(3, 3\)"),
     "outputs": (lambda: Perceptron((2, 0)), TypeError, "outputs must be a tuple of positive integers"),
 }  # fmt: skip

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import ddpm, flows, predictions, schedules, targets
-from diffjax.vaes import decoders, gaussian, hierarchical, progressive
+from diffjax import ddpm, distributions, predictions, schedules, targets
+from diffjax.vaes import gaussian, hierarchical, progressive
 from tests.families import assert_raises
 
 KEY = jax.random.key(0)
@@ -127,7 +127,7 @@ class LinearChain:
         self.x = self.B @ self.z_1 @ self.B.T + self.b**2 * np.eye(4)
 
     def decoder(self, z):
-        return decoders.gaussian(jnp.asarray(self.B) @ z, math.log(self.b))
+        return distributions.gaussian(jnp.asarray(self.B) @ z, math.log(self.b))
 
     def generative(self, z):
         return jnp.asarray(self.A) @ z, jnp.full(3, math.log(self.a))
@@ -187,7 +187,7 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     @jax.jit
     @jax.vmap
     def draw_and_bounds(key_x, key):
-        x = hierarchical.sample(key_x, *model, flows.standard_normal((2,)))
+        x = hierarchical.sample(key_x, *model, distributions.standard_normal((2,)))
         bottom_up = jax.vmap(
             lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x)
         )(jnp.array([1.0, 2.0]))
@@ -214,7 +214,7 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
 def test_one_level_is_the_plain_vae(x64):
     """With L = 1 both inferences give `gaussian.elbo` under the same key."""
     encoder = lambda x: (0.3 * x[:2], np.array([-0.4, 0.1]))
-    decoder = lambda z: decoders.gaussian(jnp.concatenate([z, z[:1]]), -0.2)
+    decoder = lambda z: distributions.gaussian(jnp.concatenate([z, z[:1]]), -0.2)
     inferences = hierarchical.bottom_up([encoder]), hierarchical.top_down(encoder, [])
 
     @jax.jit
@@ -240,7 +240,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     each = lambda function, first: [
         functools.partial(function, l) for l in range(first, 4)
     ]
-    decoder = lambda z: decoders.gaussian(z, 0.0)
+    decoder = lambda z: distributions.gaussian(z, 0.0)
     pairs = {
         "bottom_up": (
             hierarchical.bottom_up(step, levels=3),
@@ -251,7 +251,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
             hierarchical.top_down(top, each(posterior, 2)),
         ),
     }
-    prior = flows.standard_normal((2,))
+    prior = distributions.standard_normal((2,))
 
     @jax.jit
     def everything(x, z):
@@ -336,7 +336,7 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
         encoders = [
             progressive.bounded_encoder(lambda z, w=w: w * z, noise_std) for w in (a, b)
         ]
-        kernels = [lambda z, w=w: decoders.gaussian(w * z, -0.3) for w in (c, d)]
+        kernels = [lambda z, w=w: distributions.gaussian(w * z, -0.3) for w in (c, d)]
         return progressive.reconstruction_losses(KEY, encoders, kernels, x)
 
     values = (0.5, 0.8, 1.1, 0.9)
@@ -345,8 +345,8 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
     def everything(*values):
         losses, latents = run(*values)
         expected = [
-            -decoders.gaussian(1.1 * latents[0], -0.3).log_prob(x),
-            -decoders.gaussian(0.9 * latents[1], -0.3).log_prob(latents[0]),
+            -distributions.gaussian(1.1 * latents[0], -0.3).log_prob(x),
+            -distributions.gaussian(0.9 * latents[1], -0.3).log_prob(latents[0]),
         ]
         slopes = jax.jacobian(lambda *v: run(*v)[0], argnums=(0, 1, 2, 3, 4))(
             *values, 0.2
@@ -385,8 +385,8 @@ def test_information_is_between_its_bounds(x64):
     )
     exact = entropy - noise
     bits = np.random.default_rng(0).integers(0, 2, (count, 1)).astype(float)
-    encoder = lambda b: ddpm.Gaussian(2 * b - 1, noise_std**2)
-    decoder = lambda z: decoders.bernoulli(2 * z / noise_std**2)
+    encoder = lambda b: distributions.Gaussian(2 * b - 1, noise_std**2)
+    decoder = lambda z: distributions.bernoulli(2 * z / noise_std**2)
     measure = jax.jit(
         lambda key: progressive.information(key, encoder, decoder, bits)[0]
     )
@@ -437,7 +437,7 @@ def test_information_of_a_linear_gaussian_channel(x64):
                 - math.log(np.prod(np.diag(factor)))
             )
 
-    encoder = lambda x: ddpm.Gaussian(jnp.asarray(gain) @ x, spread**2)
+    encoder = lambda x: distributions.Gaussian(jnp.asarray(gain) @ x, spread**2)
     xs = jax.random.normal(jax.random.key(5), (repeats, count, 2))
     run = jax.jit(
         jax.vmap(
@@ -460,7 +460,7 @@ def test_information_of_a_linear_gaussian_channel(x64):
 def test_a_contrastive_bound_cannot_pass_log_n():
     """Where N examples are told apart without fail the bound is log N, and no more."""
     zs = 100.0 * np.arange(16.0, dtype=np.float32)[:, None]
-    channel = lambda z: (z, np.zeros(1)), lambda z: decoders.gaussian(z, 0.0)
+    channel = lambda z: (z, np.zeros(1)), lambda z: distributions.gaussian(z, 0.0)
     found, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
     np.testing.assert_allclose(found.contrastive, math.log(16), rtol=1e-6)
     assert above.shape == zs.shape
@@ -486,7 +486,7 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
             for w in params["e"]
         ]
         return encoders, [
-            lambda z, w=w, s=s: decoders.gaussian(w @ z, s) for w, s in params["d"]
+            lambda z, w=w, s=s: distributions.gaussian(w @ z, s) for w, s in params["d"]
         ]
 
     def loss(params, keys):
@@ -530,7 +530,7 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
 # -------------------------------------------------------------------------------------------------------------- errors
 
 PAIR = lambda z: (z, jnp.zeros_like(z))
-PLAIN = lambda z: decoders.gaussian(z, 0.0)
+PLAIN = lambda z: distributions.gaussian(z, 0.0)
 X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
 WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
@@ -545,18 +545,18 @@ REFUSED = {
     "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the level, got 3"),
     "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], X), TypeError, "inference must be made by bottom_up or top_down"),
     "generative's shape": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], X), ValueError, r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: decoders.gaussian(jnp.zeros(3), 0.0), [PAIR], X), ValueError, r"decoder must be a law of arrays of shape \(2,\)"),
+    "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\)"),
     "marginals' shape": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]), PLAIN, [PAIR], X), ValueError, r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)"),
     "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
     "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), levels=3), PLAIN, lambda l, z: PAIR(z), X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
     "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, 3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
-    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1), TypeError, r"decoder's law must have sample\(key\)"),
-    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1, mean=True), TypeError, "decoder's law must have a mean"),
+    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1), TypeError, r"decoder's output must have sample\(key\)"),
+    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1, mean=True), TypeError, "decoder's output must have mean"),
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
     "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], X), ValueError, r"kernels\[2\]'s mean must be finite"),
     "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X * math.nan), ValueError, "x must be finite, got 2 NaN"),
     "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
-    "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, flows.standard_normal((3,))), ValueError, r"prior must be a law of latents of shape \(2,\)"),
+    "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
     "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, 3), ValueError, "level must be at most 2, the levels of generative, got 3"),
     "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),
     "layers": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN], X), ValueError, "decoders must be as many as encoders, 2, got 1"),

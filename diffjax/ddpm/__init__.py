@@ -8,7 +8,6 @@ q(x_{t−1} | x_t, x_0) and c_0 the weight of x_0 in its mean; as c_0²/β̃ = S
 from .betas import betas_of, constant_betas, cosine_betas, linear_betas, sigmoid_betas
 from .bound import Bound, RateDistortion, elbo, rate_distortion, two_variable_elbo
 from .continuous import continuous_elbo, continuous_loss, schedule_variance_loss
-from .gaussian import Gaussian, discretised_log_prob, gaussian_kl
 from .kernels import (
     PAIRED,
     VARIANCES,
@@ -35,7 +34,6 @@ __all__ = [
     "PAIRED",
     "VARIANCES",
     "Bound",
-    "Gaussian",
     "LossHistory",
     "Paired",
     "RateDistortion",
@@ -45,11 +43,9 @@ __all__ = [
     "continuous_elbo",
     "continuous_loss",
     "cosine_betas",
-    "discretised_log_prob",
     "elbo",
     "forward_marginal",
     "forward_step",
-    "gaussian_kl",
     "hybrid_loss",
     "index_probabilities",
     "interpolate",

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, schedules, types
+from ..distributions.lattice import bits_per_dim, level_index
+from ..distributions.normal import Gaussian, check_gaussian, gaussian_kl
 from ..noise import normal
-from ..numerics import bits_per_dim
-from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
 from ..schedules.derived import as_time
 from ..solvers.driver import check_example
@@ -24,7 +24,6 @@ from ..types import (
     combine,
     partition,
 )
-from .gaussian import Gaussian, check_variance, gaussian_kl
 from .kernels import entry, model_of
 
 
@@ -46,7 +45,7 @@ class Bound(NamedTuple):
     def bits_per_dim(
         self, x_shape: tuple[int, ...], bins: int, width: float = 1.0
     ) -> Array:
-        """The total as a code length, `numerics.bits_per_dim`.
+        """The total as a code length, `distributions.bits_per_dim`.
 
         width: 1 where levels were given, whose total bounds −log P; for a Gaussian decoder of dequantised data the
         lattice's spacing.
@@ -171,18 +170,12 @@ def check_prior(
 ) -> Gaussian:
     """The prior given, refused unless a Gaussian over examples of this shape, or N(0, variance)."""
     if prior is not None and not isinstance(prior, Gaussian):
-        raise TypeError(f"prior must be a ddpm.Gaussian(mean, variance), got {prior!r}")
+        raise TypeError(
+            f"prior must be a distributions.Gaussian(loc, var), got {prior!r}"
+        )
     if prior is None:
         return Gaussian(0.0, variance)
-    mean, spread = (
-        checks.real_array("prior.mean", prior.mean),
-        checks.real_array("prior.variance", prior.variance),
-    )
-    for name, value in (("prior.mean", mean), ("prior.variance", spread)):
-        checks.one_of_shapes(name, value, [(), shape])
-        checks.finite(name, value)
-    check_variance("prior.variance", spread)
-    return Gaussian(mean, spread)
+    return check_gaussian("prior", prior, shape)
 
 
 def check_chunk(chunk: int | None) -> int | None:

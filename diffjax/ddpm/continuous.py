@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, schedules, types
-from ..predictions import check_levels, level_index
+from ..distributions.lattice import check_levels, level_index
+from ..distributions.normal import Gaussian
 from ..schedules import Schedule
 from ..solvers.driver import check_example
 from ..types import (
@@ -19,8 +20,7 @@ from ..types import (
     partition,
 )
 from .bound import Bound, check_chunk, check_prior, map_chunks, prior_matching
-from .gaussian import Gaussian, decoder_log_prob
-from .kernels import check_decoder_variance
+from .kernels import check_decoder_variance, decoder_log_prob
 from .objectives import weighted_error
 
 

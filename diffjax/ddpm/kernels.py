@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
+from ..distributions.discretised import DiscretisedGaussian
+from ..distributions.lattice import check_levels
+from ..distributions.normal import Gaussian, gaussian_kl_entries
 from ..noise import normal
 from ..numerics import float_dtype
-from ..predictions import check_levels
 from ..schedules import DiscreteChain, Indexed
 from ..types import (
     Array,
@@ -25,7 +27,6 @@ from ..types import (
     pytree,
     static_field,
 )
-from .gaussian import Gaussian, decoder_log_prob, kl_of_gap
 
 
 def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
@@ -213,6 +214,13 @@ def state_at(key: Key, chain: Indexed, x0: Array, index: Any, time: Scalar) -> A
     return schedules.perturb(chain, x0, time, normal(key, index, x0.shape, x0.dtype))
 
 
+def decoder_log_prob(decoder: Gaussian, x: Array, levels: Array | None) -> Array:
+    """log p(x) of a Gaussian, or of the same rounded to levels where they are given."""
+    if levels is not None:
+        return DiscretisedGaussian(decoder, levels).log_prob(x)
+    return decoder.log_prob(x)
+
+
 @pytree
 class Model:
     """A denoiser on a chain with its variance and its decoder: the laws p(x_{t−1} | x_t) and p(x_0 | x_1)."""
@@ -244,9 +252,8 @@ class Model:
 
     def denoising(self, row, x0, data, spread):
         """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), shape (); for indices above 1."""
-        return kl_of_gap(
-            row.clipped, VARIANCES[self.variance](row, spread), row.data * (x0 - data)
-        )
+        v = VARIANCES[self.variance](row, spread)
+        return jnp.sum(gaussian_kl_entries(row.clipped, v, row.data * (x0 - data)))
 
     def reconstruction(self, row, x0, data, spread):
         """−log p(x_0 | x_1), shape (); for index 1."""

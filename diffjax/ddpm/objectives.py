@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, types
+from ..distributions.lattice import level_index
 from ..losses import WEIGHTINGS
 from ..numerics import float_dtype
-from ..predictions import level_index
 from ..schedules import DiscreteChain, Schedule
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition

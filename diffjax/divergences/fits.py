@@ -22,7 +22,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
 from .. import checks, quadrature
-from ..numerics import float_dtype, normal_log_prob
+from ..distributions.normal import Gaussian
+from ..numerics import float_dtype
 from ..targets import Mixture, gaussian, gaussian_mixture
 from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
@@ -287,7 +288,7 @@ class _Components(NamedTuple):
             "kij,knj->kni", inverses, xs - self.means[:, None]
         )  # (K, N, D)
         log_det = jnp.sum(jnp.log(jnp.diagonal(self.factors, axis1=1, axis2=2)), -1)
-        normals = jax.vmap(jax.vmap(lambda z: normal_log_prob(z, 1.0)))(white)
+        normals = jax.vmap(jax.vmap(Gaussian(0.0, 1.0).log_prob))(white)
         return logsumexp((self.log_weights - log_det)[:, None] + normals, axis=0)
 
 

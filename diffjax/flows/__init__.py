@@ -44,7 +44,7 @@ from .coupling import (
     real_nvp,
     spline_coupling,
 )
-from .density import flow, interpolate, lattice_log_prob, standard_normal
+from .density import flow, interpolate, lattice_log_prob
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
 from .glow import dequantiser, glow
 from .interpolants import (
@@ -85,7 +85,6 @@ from .splines import (
 __all__ = [  # noqa: RUF022
     # A flow: base distribution and bijector
     "flow",
-    "standard_normal",
     "initialise",
     "interpolate",
     # Flows ready to train

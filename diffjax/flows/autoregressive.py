@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
+from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, actnorm, promoted
@@ -20,7 +21,7 @@ from .conditioners.masked import masked_perceptron_of_sizes, masked_width
 from .conditioners.transformer import causal_transformer_of_sizes, check_heads
 from .conditioners.weights import networks_by_turns
 from .coupling import vector_flow
-from .density import Flow, flow, standard_normal
+from .density import Flow, flow
 from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
 from .shapes import Reshape, reversal, squeeze
 

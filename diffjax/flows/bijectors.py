@@ -212,7 +212,7 @@ def actnorm(channels: int) -> ActNorm:
       ValueError: If channels is below 1.
 
     Example:
-      >>> flow = dj.flows.flow(dj.flows.standard_normal((2,)), dj.flows.actnorm(2))
+      >>> flow = dj.flows.flow(dj.distributions.standard_normal((2,)), dj.flows.actnorm(2))
       >>> flow = dj.flows.initialise(flow, jax.random.normal(key, (16, 2)))
     """
     channels = checks.width("channels", channels, 1)

@@ -258,7 +258,9 @@ def _transport(bijector, x, condition, key, probes, upwards):
         directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
     field = ChangeOfVariables(bijector._field(condition), directions)
     zero = jnp.zeros((), x.dtype)
-    start = PathState(x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero)
+    start = PathState(
+        x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero
+    )
     end, run = bijector._solve(
         field, start, bijector.times[::-1] if upwards else bijector.times
     )

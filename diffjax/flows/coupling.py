@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
+from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, actnorm
 from .composition import Stack, chain
 from .conditioners.perceptrons import perceptron_of_sizes
 from .conditioners.weights import networks_by_turns
-from .density import Flow, flow, standard_normal
+from .density import Flow, flow
 from .linear import lu_linear
 from .scalar_maps import (
     ScalarMap,

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
-from ..numerics import float_dtype, normal_log_prob
 from ..sampling import spherical
 from ..solvers import driver
 from ..types import (
@@ -23,65 +22,6 @@ from ..types import (
 from .bijectors import check_bijector
 from .compiled import call
 from .composition import initialised
-
-
-@pytree
-class StandardNormal:
-    """N(0, I) of one example, or of a tuple of latents. See `standard_normal`."""
-
-    shape: tuple = static_field()
-
-    def log_prob(self, z: PyTree) -> Array:
-        """log N(z; 0, I) in nats, shape ()."""
-        if not self._is_tuple():
-            checks.one_of_shapes("z", z, [self.shape])
-            return normal_log_prob(checks.real_array("z", z), 1.0)
-        found = (
-            tuple(map(jnp.shape, z)) if isinstance(z, tuple | list) else jnp.shape(z)
-        )
-        if found != self.shape:
-            raise ValueError(
-                f"z must be a tuple of arrays of shapes {self.shape}, got {found}"
-            )
-        return sum(
-            (normal_log_prob(checks.real_array("z", part), 1.0) for part in z),
-            jnp.zeros((), float_dtype()),
-        )
-
-    def sample(self, key: Key) -> PyTree:
-        """One draw of the shape, or a tuple of them."""
-        if not self._is_tuple():
-            return jax.random.normal(key, self.shape, float_dtype())
-        keys = jax.random.split(key, len(self.shape))
-        return tuple(
-            jax.random.normal(part, shape, float_dtype())
-            for part, shape in zip(keys, self.shape, strict=True)
-        )
-
-    def mean(self) -> PyTree:
-        """0, of the shape, or a tuple of them."""
-        if not self._is_tuple():
-            return jnp.zeros(self.shape, float_dtype())
-        return tuple(jnp.zeros(shape, float_dtype()) for shape in self.shape)
-
-    def _is_tuple(self):
-        return any(isinstance(entry, tuple) for entry in self.shape)
-
-
-def standard_normal(shape: tuple) -> StandardNormal:
-    """N(0, I) of examples of one shape, or, for a tuple of shapes, of a tuple of latents; without parameters.
-
-    Raises TypeError for what is neither.
-    """
-    if (
-        isinstance(shape, tuple | list)
-        and shape
-        and all(isinstance(entry, tuple | list) for entry in shape)
-    ):
-        return StandardNormal(
-            tuple(checks.shape(f"shape[{i}]", entry) for i, entry in enumerate(shape))
-        )
-    return StandardNormal(checks.shape("shape", shape))
 
 
 @pytree

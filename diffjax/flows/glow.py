@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
+from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Key
 from .bijectors import Bijector, actnorm, affine, full, sigmoid
 from .composition import Stack, chain, inverse, stack
 from .conditioners import convolutional, dense
 from .coupling import Coupling, coupling, half_mask, real_nvp
-from .density import Flow, flow, standard_normal
+from .density import Flow, flow
 from .linear import invertible_convolution
 from .scalar_maps import bounded_affine
 from .shapes import multiscale, squeeze

@@ -1,7 +1,7 @@
 """Markovian hierarchical VAEs: x ← z_1 ← … ← z_L, the bound's terms level by level, and ancestral sampling.
 
 p(x, z_1 … z_L) = p(z_L) p(x | z_1) Π_{l=2}^L p(z_{l−1} | z_l). Kernels are callables that answer with laws: (mean,
-log_std) or a `ddpm.Gaussian`, or on the generative side anything with log_prob and sample. The kernels of L levels are
+log_std) or a `distributions.Gaussian`, or on the generative side anything with log_prob and sample. The kernels of L levels are
 a sequence of L callables, for latents of any shapes, or one function of (level, z) with `levels` stated, for latents
 of one shape: it is then traced once, however many levels there are. A diffusion is the second kind, with the inference
 that `top_down` makes of its marginals and posteriors.
@@ -17,21 +17,16 @@ from .. import checks
 from ..flows.compiled import call
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, as_pytree_callable, pytree, static_field
-from .gaussian import (
-    Decoder,
-    check_prior_type,
-    draw,
-    drawable,
-    gaussian_of,
-    kl_of,
-    law_of,
-    log_prob_of,
-    mean_of,
+from .conditional import (
+    as_distribution,
+    as_gaussian,
+    as_prior,
+    kl,
+    log_prob,
     not_finite,
-    prior_of,
+    reparameterised,
 )
-
-_LAWS = "those of vaes.decoders"
+from .gaussian import DRAWABLE, DRAWABLE_PRIOR, Decoder
 
 
 class HierarchicalElbo(NamedTuple):
@@ -153,7 +148,8 @@ def elbo(
             f"inference must be made by bottom_up or top_down, got {inference!r}"
         )
     generative = _kernels("generative", generative, 2, inference.levels)
-    check_prior_type(prior)
+    if prior is not None:
+        checks.has_methods("prior", prior, "log_prob(z)")
     x = check_example("x", x)
     return call(
         _elbo,
@@ -171,7 +167,7 @@ def _elbo(key, inference, decoder, generative, x, prior):
     terms = _bottom_up_terms if isinstance(inference, BottomUp) else _top_down_terms
     z, below, top = terms(key, inference, generative, x, prior)
     return HierarchicalElbo(
-        log_prob_of("decoder", decoder(z), x), jnp.concatenate([below, top[None]])
+        log_prob("decoder", decoder(z), x), jnp.concatenate([below, top[None]])
     )
 
 
@@ -216,17 +212,16 @@ def decode(
 
 def _decode(key, decoder, kernels, z, level, mean):
     def answer(name, law, l):
-        return (
-            mean_of(name, law)
-            if mean
-            else drawable(name, law, _LAWS).sample(jax.random.fold_in(key, l))
-        )
+        if mean:
+            return checks.has_methods(name, law, "mean()").mean()
+        checks.has_methods(name, law, DRAWABLE)
+        return law.sample(jax.random.fold_in(key, l))
 
     def below(l, z):
         name = f"generative{_at(l)}"
         return answer(
-            f"{name}'s law",
-            law_of(name, kernels(l, z), z.shape if kernels.stacked else None),
+            f"{name}'s output",
+            as_distribution(name, kernels(l, z), z.shape if kernels.stacked else None),
             l - 1,
         )
 
@@ -235,7 +230,7 @@ def _decode(key, decoder, kernels, z, level, mean):
     else:
         for l in range(level, 1, -1):
             z = below(l, z)
-    return answer("decoder's law", decoder(z), 0)
+    return answer("decoder's output", decoder(z), 0)
 
 
 def sample(
@@ -248,13 +243,12 @@ def sample(
     """One draw of x, ancestrally from z_L ~ prior, a function of the key alone.
 
     generative: kernels as in `elbo`; levels: L, to be stated where they are one function. prior: anything with
-    sample(key), as `flows.standard_normal(shape)`.
+    sample(key), as `distributions.standard_normal(shape)`.
     """
     checks.key("key", key)
     levels = _kernels("generative", generative, 2, levels).last
-    z = drawable("prior", prior, "flows.standard_normal(shape)").sample(
-        jax.random.fold_in(key, levels)
-    )
+    checks.has_methods("prior", prior, DRAWABLE_PRIOR)
+    z = prior.sample(jax.random.fold_in(key, levels))
     return decode(key, decoder, generative, z, levels)
 
 
@@ -269,7 +263,7 @@ def _top_down_terms(key, inference, generative, x, prior):
         inference.marginals,
     )
     zs: Any = None
-    q_top = gaussian_of("top", inference.top(x))
+    q_top = as_gaussian("top", inference.top(x))
     stacked = (
         posteriors.stacked
         and generative.stacked
@@ -277,11 +271,11 @@ def _top_down_terms(key, inference, generative, x, prior):
     )
 
     def marginal(level):
-        shape = q_top.mean.shape if stacked or level == levels else None
-        return draw(
+        shape = q_top.loc.shape if stacked or level == levels else None
+        return reparameterised(
             key,
             level,
-            gaussian_of(f"marginals{_at(level)}", inference.marginals(level, x), shape),
+            as_gaussian(f"marginals{_at(level)}", inference.marginals(level, x), shape),
         )
 
     if marginals is None:
@@ -293,23 +287,29 @@ def _top_down_terms(key, inference, generative, x, prior):
         return marginal(level) if zs is None else zs[level - 1]
 
     def term(level):
-        z, below = state(level), q_top.mean.shape if stacked else zs[level - 2].shape
-        q = gaussian_of(f"posteriors{_at(level)}", posteriors(level, z, x), below)
-        p = law_of(f"generative{_at(level)}", generative(level, z), q.mean.shape)
-        return kl_of(f"generative{_at(level)}", q, p, draw(key, levels + level, q))
+        z, below = state(level), q_top.loc.shape if stacked else zs[level - 2].shape
+        q = as_gaussian(f"posteriors{_at(level)}", posteriors(level, z, x), below)
+        p = as_distribution(
+            f"generative{_at(level)}", generative(level, z), q.loc.shape
+        )
+        return kl(
+            f"generative{_at(level)}", q, p, reparameterised(key, levels + level, q)
+        )
 
-    top = kl_of("prior", q_top, prior_of(prior, q_top.mean.shape), state(levels))
+    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), state(levels))
     return state(1), _for_levels(term, levels, stacked), top
 
 
 def _descend(key, posteriors, q_top, x):
     """z_1 … z_L drawn from the top down, an array or a list."""
-    levels, z = posteriors.last, draw(key, posteriors.last, q_top)
+    levels, z = posteriors.last, reparameterised(key, posteriors.last, q_top)
 
     def below(level, z):
         name = f"posteriors{_at(level)}"
         shape = z.shape if posteriors.stacked else None
-        return draw(key, level - 1, gaussian_of(name, posteriors(level, z, x), shape))
+        return reparameterised(
+            key, level - 1, as_gaussian(name, posteriors(level, z, x), shape)
+        )
 
     if posteriors.stacked:
         _, zs = jax.lax.scan(
@@ -330,11 +330,11 @@ def _bottom_up_terms(key, inference, generative, x, prior):
     def term(level):
         """log q(z_{l−1} | z_{l−2}) − log p(z_{l−1} | z_l)."""
         name, z = f"generative{_at(level)}", zs[level - 2]
-        return log_q[level - 2] - log_prob_of(
-            name, law_of(name, generative(level, zs[level - 1]), z.shape), z
+        return log_q[level - 2] - log_prob(
+            name, as_distribution(name, generative(level, zs[level - 1]), z.shape), z
         )
 
-    top = kl_of("prior", q_top, prior_of(prior, q_top.mean.shape), zs[levels - 1])
+    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), zs[levels - 1])
     return zs[0], _for_levels(term, levels, kernels.stacked and generative.stacked), top
 
 
@@ -342,12 +342,12 @@ def _ascend(key, kernels, x):
     """(z_1 … z_L, log q of each given the one below, the law of the last): arrays, or lists."""
 
     def above(level, z):
-        q = gaussian_of(
+        q = as_gaussian(
             f"kernels{_at(level)}",
             kernels(level, z),
             z.shape if kernels.stacked else None,
         )
-        z = draw(key, level, q)
+        z = reparameterised(key, level, q)
         return z, (z, q.log_prob(z), q)
 
     if kernels.stacked:

@@ -19,11 +19,17 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from .. import checks
-from ..ddpm.gaussian import Gaussian
+from ..distributions.normal import Gaussian
 from ..flows.compiled import call
 from ..solvers.driver import check_example
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree
-from .gaussian import draw, gaussian_of, law_of, log_prob_of, not_finite
+from .conditional import (
+    as_distribution,
+    as_gaussian,
+    log_prob,
+    not_finite,
+    reparameterised,
+)
 
 
 @pytree
@@ -58,7 +64,7 @@ def reconstruction_losses(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Phase one's losses −ln p(z_{l−1} | z_l) of one example, l = 1 … L, in nats (L,), and the latents z_1 … z_L.
 
-    encoders: L callables z_{l−1} -> (mean, log_std) or a `ddpm.Gaussian`; decoders: L callables z_l -> law of z_{l−1}.
+    encoders: L callables z_{l−1} -> (mean, log_std) or a `distributions.Gaussian`; decoders: L callables z_l -> law of z_{l−1}.
     No gradient of a layer's loss passes to the layers below, so that the sum trains every layer as if those below were
     fixed; at the optimum nothing tells it from training one after the other. Raises ValueError for numbers or shapes
     that do not fit and concrete NaN or infinity. McAllester 2022 (lecture notes), phase one.
@@ -92,8 +98,12 @@ def _reconstruction_losses(key, encoders, decoders, x):
     below, losses, latents = x, [], []
     for level, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True), 1):
         name = f"decoders[{level - 1}]"
-        z = draw(key, level, gaussian_of(f"encoders[{level - 1}]", encoder(below)))
-        losses.append(-log_prob_of(name, law_of(name, decoder(z), below.shape), below))
+        z = reparameterised(
+            key, level, as_gaussian(f"encoders[{level - 1}]", encoder(below))
+        )
+        losses.append(
+            -log_prob(name, as_distribution(name, decoder(z), below.shape), below)
+        )
         below = jax.lax.stop_gradient(z)
         latents.append(below)
     return jnp.stack(losses), tuple(latents)
@@ -163,11 +173,13 @@ def information(
 
 def _information(key, encoder, decoder, zs, chunk):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(zs)))
-    laws = jax.vmap(lambda z: _spread(gaussian_of("encoder", encoder(z))))(zs)
-    above = jax.vmap(lambda key, law: draw(key, 1, law))(keys, laws)  # (N, …)
+    laws = jax.vmap(lambda z: _spread(as_gaussian("encoder", encoder(z))))(zs)
+    above = jax.vmap(lambda key, law: reparameterised(key, 1, law))(
+        keys, laws
+    )  # (N, …)
     likelihoods = jax.vmap(
-        lambda z, below: log_prob_of(
-            "decoder", law_of("decoder", decoder(z), below.shape), below
+        lambda z, below: log_prob(
+            "decoder", as_distribution("decoder", decoder(z), below.shape), below
         )
     )
 
@@ -180,7 +192,7 @@ def _information(key, encoder, decoder, zs, chunk):
         )
 
     contrastive = jnp.mean(jax.lax.map(gain, (above, laws), batch_size=chunk))
-    means, variances = (leaf.reshape(len(zs), -1) for leaf in laws)
+    means, variances = (v.reshape(len(zs), -1) for v in (laws.loc, laws.var))
     centred = means - jnp.mean(means, 0)
     covariance = centred.T @ centred / len(zs) + jnp.diag(jnp.mean(variances, 0))
     gaussian = 0.5 * (
@@ -191,4 +203,4 @@ def _information(key, encoder, decoder, zs, chunk):
 
 def _spread(law):
     """A Gaussian whose variance has its mean's shape."""
-    return Gaussian(law.mean, jnp.broadcast_to(law.variance, law.mean.shape))
+    return Gaussian(law.loc, jnp.broadcast_to(law.var, law.loc.shape))

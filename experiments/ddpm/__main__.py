@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax as dj
-from diffjax import ddpm, metrics, schedules, solvers
+from diffjax import ddpm, distributions, metrics, schedules, solvers
 from experiments.ddpm import figures as ddpm_figures
 from experiments.shared import cli, datasets, files, scoring, training
 from experiments.shared.training import DenoiserModel
@@ -324,7 +324,9 @@ def exact_gap(
         decoder = 1 / (1 / decoder + 1 / float(target.covariance()[0, 0]))
     end = target.noised(chain, chain.t_max)
     prior = (
-        ddpm.Gaussian(end.mean(), jnp.diagonal(end.covariance())) if gaussian else None
+        distributions.Gaussian(end.mean(), jnp.diagonal(end.covariance()))
+        if gaussian
+        else None
     )
     pair = (
         ddpm.paired(denoiser, dj.predictions.variance(chain, denoiser))

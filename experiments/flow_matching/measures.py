@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from diffjax import (
+    distributions,
     flows,
     grids,
     metrics,
@@ -107,7 +108,7 @@ def exact_sets(config: Any, problem: MatchingTask) -> dict[str, float]:
 def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
     """log p − log p_flow of exact samples, in nats."""
     x = exact_samples(key_of(config, "likelihood"), target, config.likelihoods)
-    flow = flows.flow(flows.standard_normal(x.shape[1:]), bijector)
+    flow = flows.flow(distributions.standard_normal(x.shape[1:]), bijector)
     gap = np.asarray(_log_prob(target, x)) - np.asarray(_log_prob(flow, x))
     if not np.isfinite(gap).all():
         raise FloatingPointError(

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows
+from diffjax import distributions, flows
 from diffjax.networks import MLP
-from diffjax.vaes import Perceptron, decoders, priors, progressive
+from diffjax.vaes import Perceptron, priors, progressive
 from experiments.shared import datasets, files, training
 from experiments.shared.datasets import with_replaced
 
@@ -97,10 +97,12 @@ class Layers:
             self._networks(level)[1], params, key, self._marked(level, z)
         )
         if level == 1:
-            return decoders.discretised_logistic(
+            return distributions.discretised_logistic(
                 location, log_scale - 1.0, self.data.levels
             )
-        return decoders.gaussian(location, log_scale + math.log(self.config.noise_std))
+        return distributions.gaussian(
+            location, log_scale + math.log(self.config.noise_std)
+        )
 
     def bound(self, params, key=None):
         """(encoders, decoders), the kernels of all levels with the parameters as leaves; a key turns dropout on."""

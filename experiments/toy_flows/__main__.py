@@ -37,7 +37,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows, networks
+from diffjax import distributions, flows, networks
 from diffjax.types import pytree, static_field
 from experiments.shared import cli, files, training
 from experiments.shared.datasets import TOYS, ToyName
@@ -97,7 +97,7 @@ def spline_coupling(
 def planar(*bijectors: Any) -> flows.density.Flow:
     """The flow of a standard normal pair through bijectors and, at the data's end, an actnorm."""
     return flows.flow(
-        flows.standard_normal((2,)), flows.chain(*bijectors, flows.actnorm(2))
+        distributions.standard_normal((2,)), flows.chain(*bijectors, flows.actnorm(2))
     )
 
 

@@ -33,9 +33,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import flows, metrics, sampling
-from diffjax.ddpm.gaussian import kl_entries
-from diffjax.vaes import Perceptron, decoders, gaussian
+from diffjax import distributions, metrics, sampling
+from diffjax.distributions.normal import gaussian_kl_entries
+from diffjax.vaes import Perceptron, gaussian
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.datasets import with_replaced
 from experiments.shared.figures import image_grid, save_figure
@@ -137,11 +137,11 @@ class AutoencoderModel:
         """The law of an image; a key turns dropout on."""
         found = _apply(self.networks[1], params, key, z)
         if self.config.decoder == "bernoulli":
-            return decoders.bernoulli(found[0])
+            return distributions.bernoulli(found[0])
         law = (
-            decoders.discretised_logistic
+            distributions.discretised_logistic
             if self.config.decoder == "logistic"
-            else decoders.discretised_gaussian
+            else distributions.discretised_gaussian
         )
         return law(found[0], found[1] - 1.0, self.data.levels)
 
@@ -211,7 +211,7 @@ def score(
             key_weighted, *bound, x, samples=config.draws
         )
         q = gaussian.encode(bound[0], x)
-        return terms, weighted, kl_entries(q.variance, 1.0, q.mean)
+        return terms, weighted, gaussian_kl_entries(q.var, 1.0, q.loc)
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
     terms, weighted, entries = training.map_examples(
@@ -238,14 +238,14 @@ def draw_samples(
     config: Config, decoder: Any, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(means, draws) of the decoder at the same latents of the prior, `count` of each."""
-    prior = flows.standard_normal((config.latent,))
+    prior = distributions.standard_normal((config.latent,))
 
     @jax.jit
     def many(decoder, keys):
         def one(key):
             key_prior, key_data = jax.random.split(key)
             law = decoder(prior.sample(key_prior))
-            return law.mean, law.sample(key_data)
+            return law.mean(), law.sample(key_data)
 
         return jax.vmap(one)(keys)
 
@@ -298,7 +298,7 @@ def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.7))
     shown = data.test[:64]
     found = jax.jit(
-        jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).mean).mean)
+        jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).loc).mean())
     )(shown)
     mosaic(axes[0], data, shown, 8, "test images")
     mosaic(axes[1], data, np.asarray(found), 8, "reconstructions")
@@ -314,7 +314,7 @@ def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
         [z.at[entry].set(value) for entry in entries for value in values]
     )
     figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 1.4, 0.6 * len(entries) + 0.8))
-    mosaic(axis, data, np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean))(latents)), FRAMES,
+    mosaic(axis, data, np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean()))(latents)), FRAMES,
            "one test image, one entry of its latent changed a row")  # fmt: skip
     label_grid(
         axis,
@@ -331,7 +331,7 @@ def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
     rows, weights = min(ROWS, len(data.test) // 2), jnp.linspace(0, 1, FRAMES)
 
     def between(a, b):
-        ends = (gaussian.encode(bound[0], x).mean for x in (a, b))
+        ends = (gaussian.encode(bound[0], x).loc for x in (a, b))
         start, end = ends
         return jax.vmap(
             lambda weight: bound[1](sampling.spherical(start, end, weight)).mean

@@ -1,0 +1,221 @@
+"""Data on a lattice: the levels of its entries, dequantisation, bits per dimension."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..types import Array, ArrayLike, Key, Scalar
+
+__all__ = [
+    "Cell",
+    "bits_per_dim",
+    "cell_of",
+    "check_levels",
+    "dequantise",
+    "level_index",
+    "nearest_level",
+    "off_levels",
+]
+
+
+def check_levels(levels: ArrayLike) -> Array:
+    """`levels` as an array (K,). ValueError unless K ≥ 2 and they increase."""
+    levels = checks.real_array("levels", levels)
+    if levels.ndim != 1 or levels.shape[0] < 2:
+        raise ValueError(
+            f"levels must have shape (K,) with K at least 2, got {levels.shape}"
+        )
+    checks.finite("levels", levels)
+    if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
+        raise ValueError(f"levels must increase, got {np.asarray(levels)}")
+    return levels
+
+
+def level_slack(xp: Any, levels: Any) -> Any:
+    """The distance from a level within which an entry still counts as the level.
+
+    It is 1e-4 of the levels' range, but at most a quarter of a gap.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      levels: (K,), increasing.
+
+    Returns:
+      The distance, shape ().
+    """
+    return xp.minimum(1e-4 * (levels[-1] - levels[0]), 0.25 * xp.min(xp.diff(levels)))
+
+
+def level_index(x: Array, levels: Array) -> Array:
+    """Index of the level of every entry.
+
+    Args:
+      x: Lattice data of any shape.
+      levels: (K,), increasing.
+
+    Returns:
+      Integers of x's shape. A traced entry gets the nearest level: `off_levels` says
+      where it is none.
+
+    Raises:
+      ValueError: Where a concrete entry is no level, by `level_slack`.
+    """
+    if checks.is_traced(x, levels):
+        return jnp.argmin(jnp.abs(x[..., None] - levels), -1)
+    values = np.asarray(levels)
+    gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
+    off = np.max(np.min(gaps, -1))
+    if not off <= level_slack(np, values):
+        raise ValueError(
+            f"x must take values among the {values.shape[0]} levels, "
+            f"got an entry {off} away from all"
+        )
+    return np.argmin(gaps, -1).astype(np.int32)
+
+
+def off_levels(x: Array, levels: Array, index: Array) -> Array:
+    """Whether an entry is no level. NaN is none.
+
+    Args:
+      x: Lattice data of any shape.
+      levels: (K,), increasing.
+      index: The index of the level nearest to every entry, from `level_index`.
+
+    Returns:
+      Booleans of x's shape.
+    """
+    return ~(jnp.abs(x - levels[index]) <= level_slack(jnp, levels))
+
+
+def nearest_level(x: Array, levels: Array) -> Array:
+    """The level nearest to every entry.
+
+    Args:
+      x: Any shape.
+      levels: (K,), increasing.
+
+    Returns:
+      Levels, of x's shape and dtype.
+    """
+    middles = 0.5 * (levels[1:] + levels[:-1])
+    return levels[jnp.sum(x[..., None] > middles, -1)].astype(x.dtype)
+
+
+class Cell(NamedTuple):
+    """The interval of values that round to the level of every entry.
+
+    It ends at the midpoints to the neighbouring levels. All fields have x's shape.
+
+    Attributes:
+      lower: Its lower end.
+      upper: Its upper end.
+      first: True in the lowest cell, which reaches to −∞. `lower` is then no end.
+      last: True in the highest cell, which reaches to ∞. `upper` is then no end.
+      off: True where the entry is no level, see `off_levels`.
+    """
+
+    lower: Array
+    upper: Array
+    first: Array
+    last: Array
+    off: Array
+
+    def impossible_off_levels(self, log_prob: Array) -> Array:
+        """`log_prob` (), or −∞ where an entry is no level."""
+        return jnp.where(jnp.any(self.off), -jnp.inf, log_prob)
+
+
+def cell_of(x: Array, levels: Array) -> Cell:
+    """The cells of the entries of lattice data.
+
+    Args:
+      x: Lattice data of any shape.
+      levels: (K,), increasing.
+
+    Returns:
+      A `Cell` whose fields have x's shape.
+
+    Raises:
+      ValueError: Where a concrete entry is no level.
+    """
+    index = level_index(x, levels)
+    middles = 0.5 * (levels[1:] + levels[:-1])  # (K − 1,)
+    lower = middles[jnp.maximum(index - 1, 0)]
+    upper = middles[jnp.minimum(index, middles.shape[0] - 1)]
+    off = off_levels(x, levels, index)
+    return Cell(lower, upper, index == 0, index == levels.shape[0] - 1, off)
+
+
+# -------------------------------------------------------- densities of lattice data
+
+
+@checks.arguments(key=checks.key, x=checks.real_array, width=checks.positive)
+def dequantise(key: Key, x: ArrayLike, width: Scalar) -> Array:
+    """Uniform dequantisation (Theis et al. 2016, section 3.1).
+
+        x + width · u,    u ~ U(−½, ½) for every entry
+
+    E_u log p(x + width·u) + D log width bounds the lattice's log P(x) from below.
+
+    Args:
+      key: A typed key.
+      x: Bin centres, spaced `width` apart, in data units. Any shape.
+      width: The spacing, positive.
+
+    Returns:
+      An array of x's shape.
+
+    Raises:
+      ValueError: Unless width > 0.
+
+    Example:
+      >>> bool(jnp.abs(dj.dequantise(key, jnp.zeros(3), 0.1)).max() <= 0.05)
+      True
+    """
+    return x + width * jax.random.uniform(key, x.shape, x.dtype, -0.5, 0.5)
+
+
+def bits_per_dim(
+    log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width: Scalar
+) -> Array:
+    """Code length of lattice data under a density, in bits per dimension.
+
+        −(log p + D log width) / (D log 2)
+
+    A uniform density over the range bins · width scores log2(bins).
+
+    Args:
+      log_prob: Log densities of dequantised examples in nats, any shape.
+      x_shape: The shape of an example, of D entries.
+      bins: The number of bins, 2 or more.
+      width: The lattice's spacing in the units of that density,
+        (data range) / bins.
+
+    Returns:
+      Bits per dimension, of log_prob's shape.
+
+    Raises:
+      ValueError: For bins < 2, width ≤ 0 or an empty shape.
+
+    Example:
+      >>> float(dj.bits_per_dim(0.0, (2,), bins=8, width=1 / 8))
+      3.0
+    """
+    checks.integer("bins", bins, minimum=2)
+    width = checks.positive("width", width)
+    if isinstance(x_shape, tuple | list) and 0 in x_shape:
+        raise ValueError(f"x_shape must have at least one entry, got {x_shape}")
+    dimensions = math.prod(checks.shape("x_shape", x_shape))
+    log_prob = checks.real_array("log_prob", log_prob)
+    if not checks.is_traced(width):
+        return _bits(log_prob, dimensions, math.log(float(width)))
+    return _bits(log_prob, dimensions, jnp.log(width))
+
+
+@jax.jit
+def _bits(log_prob, dimensions, log_width):
+    return -(log_prob / dimensions + log_width) / math.log(2)

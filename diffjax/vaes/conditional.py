@@ -1,0 +1,133 @@
+"""Outputs of encoders and decoders as checked distributions, and their divergences."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..distributions.normal import (
+    Gaussian,
+    StandardNormal,
+    check_gaussian,
+    check_variance,
+    gaussian_kl,
+    variance_of_log_std,
+)
+from ..noise import normal
+from ..types import Array, Key
+
+
+def as_gaussian(
+    name: str, output: Any, shape: tuple[int, ...] | None = None
+) -> Gaussian:
+    """The output of an encoder as a `Gaussian` whose loc has the variable's shape.
+
+    Args:
+      name: The encoder's name, for messages.
+      output: (mean, log_std) or a `Gaussian`.
+      shape: Of the variable, where it is known.
+
+    Returns:
+      A `Gaussian`. Its var is () or of the variable's shape.
+
+    Raises:
+      TypeError: If the output is neither.
+      ValueError: For shapes that do not fit, concrete NaN or infinity, or a concrete
+        variance that is not positive, such as e^{2 log_std} of a log_std out of the
+        dtype's range.
+    """
+    is_gaussian = isinstance(output, Gaussian)
+    if not is_gaussian and not (isinstance(output, tuple | list) and len(output) == 2):
+        raise TypeError(
+            f"{name} must return (mean, log_std) or a distributions.Gaussian, "
+            f"got {type(output).__name__}"
+        )
+    spread_name = f"{name}'s {'variance' if is_gaussian else 'log_std'}"
+    loc, spread = (output.loc, output.var) if is_gaussian else output
+    loc = checks.real_array(f"{name}'s mean", loc)
+    spread = checks.real_array(spread_name, spread)
+    shape = loc.shape if shape is None else shape
+    checks.one_of_shapes(f"{name}'s mean", loc, [shape])
+    checks.one_of_shapes(spread_name, spread, list({(), shape}))
+    checks.finite(f"{name}'s mean", loc)
+    checks.finite(spread_name, spread)
+    if is_gaussian:
+        check_variance(spread_name, spread)
+        return Gaussian(loc, spread)
+    return Gaussian(loc, variance_of_log_std(spread_name, spread))
+
+
+def as_distribution(
+    name: str, output: Any, shape: tuple[int, ...] | None = None
+) -> Any:
+    """The output of a kernel of the model as a distribution.
+
+    A pair (mean, log_std) and a `Gaussian` become a checked `Gaussian`, see
+    `as_gaussian`. Any other object with log_prob is returned unchanged.
+    """
+    has_log_prob = callable(getattr(output, "log_prob", None))
+    if isinstance(output, Gaussian) or not has_log_prob:
+        return as_gaussian(name, output, shape)
+    return output
+
+
+def as_prior(prior: Any, shape: tuple[int, ...]) -> Any:
+    """The prior of latents of one shape, a `Gaussian` where it has a closed form.
+
+    None and `standard_normal(shape)` are N(0, I). Others are returned unchanged.
+    """
+    if prior is None:
+        return Gaussian(0.0, 1.0)
+    if isinstance(prior, StandardNormal):
+        checks.require(
+            prior.shape == shape,
+            f"prior must be a distribution of latents of shape {shape}, "
+            f"got shape {prior.shape}",
+        )
+        return Gaussian(0.0, 1.0)
+    return check_gaussian("prior", prior, shape) if has_closed_form(prior) else prior
+
+
+def has_closed_form(prior: Any) -> bool:
+    """Whether the KL divergence of a Gaussian from this prior has a closed form."""
+    return prior is None or isinstance(prior, StandardNormal | Gaussian)
+
+
+def reparameterised(key: Key, counter: Any, gaussian: Gaussian) -> Array:
+    """The draw loc + √var ε, where ε is a function of (key, counter)."""
+    loc = gaussian.loc
+    return loc + jnp.sqrt(gaussian.var) * normal(key, counter, loc.shape, loc.dtype)
+
+
+def log_prob(name: str, distribution: Any, x: Array) -> Array:
+    """log p(x) of a distribution. Errors name whose output the distribution is."""
+    checks.has_methods(name, distribution, "log_prob(x)")
+    if isinstance(distribution, Gaussian):
+        shape = jnp.shape(distribution.loc)
+        checks.require(
+            shape in ((), x.shape),
+            f"{name} must be a distribution of arrays of shape {x.shape}, "
+            f"got a mean of shape {shape}",
+        )
+    value = distribution.log_prob(x)
+    checks.require(
+        jnp.shape(value) == (),
+        f"{name}'s log_prob must have shape (), got {jnp.shape(value)}",
+    )
+    return value
+
+
+def kl(name: str, q: Gaussian, p: Any, z: Array) -> Array:
+    """KL(q ‖ p) in nats, shape ().
+
+    Exact between Gaussians, otherwise log q(z) − log p(z) at the draw z of q.
+    """
+    if not isinstance(p, Gaussian):
+        return q.log_prob(z) - log_prob(name, p, z)
+    return gaussian_kl(q, p)
+
+
+def not_finite(values: Any) -> Any:
+    """True in entries that are NaN or infinite."""
+    return ~np.isfinite(values)
