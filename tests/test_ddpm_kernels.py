@@ -89,9 +89,8 @@ def test_forward_steps_compose_to_the_marginal(x64):
             return after, after
 
         composed = jax.lax.scan(move, (x0, 0.0), indices)[1]
-        return composed, jax.vmap(lambda i: ddpm.forward_marginal(chain, x0, i))(
-            indices
-        )
+        marginals = jax.vmap(lambda i: ddpm.forward_marginal(chain, x0, i))(indices)
+        return composed, (marginals.loc, marginals.var)
 
     for composed, marginal in zip(*laws(x0), strict=True):
         np.testing.assert_allclose(marginal, composed, rtol=1e-12)
@@ -192,7 +191,7 @@ def test_the_step_in_terms_of_the_noise(x64):
     )
     step = jax.vmap(
         lambda x, index: (
-            ddpm.reverse_step(lambda x, t: jnp.tanh(x), chain, x, index).mean
+            ddpm.reverse_step(lambda x, t: jnp.tanh(x), chain, x, index).loc
         ),
         (None, 0),
     )
@@ -288,7 +287,7 @@ def test_learned_variance_lies_between_the_two(x64):
     @jax.vmap
     def variances(index):
         low, high = (
-            ddpm.reverse_step(plain, chain, x, index, name).variance
+            ddpm.reverse_step(plain, chain, x, index, name).var
             for name in ("posterior", "forward")
         )
 

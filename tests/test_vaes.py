@@ -208,7 +208,7 @@ class OpenNormal:
     """N(0, I) that hides its form, so that its KL is by a draw."""
 
     def log_prob(self, z):
-        return dj.numerics.normal_log_prob(z, 1.0)
+        return distributions.Gaussian(0.0, 1.0).log_prob(z)
 
 
 def test_the_exact_encoder_s_bound_is_the_evidence(x64):
@@ -546,7 +546,7 @@ REFUSED = {
     "tiny log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be positive, got 0.0"),
     "huge log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be finite"),
     "decoder's log_std": (lambda: distributions.gaussian(X, -60.0), ValueError, "the variance of log_std must be positive, got 0.0"),
-    "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal), TypeError, r"prior must have log_prob\(z\), got type"),
+    "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal), TypeError, r"prior must have log_prob\(z\), got <class"),
     "decoder's draw": (lambda: gaussian.sample(KEY, lambda z: z, distributions.standard_normal((2,))), TypeError, r"decoder's output must have sample\(key\)"),
     "diffusion's schedule": (lambda: priors.diffusion(lambda z, t: z, 3, (2,)), TypeError, "schedule must have alpha"),
     "diffusion's solver": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), dj.solvers.heun), TypeError, "solver must be made by a factory"),
@@ -555,7 +555,7 @@ REFUSED = {
     "beta": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0), ValueError, "beta must be 0 or more, got -1.0"),
     "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
     "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
-    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
+    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
     "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)"),
     "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.loc must have shape \(\) or \(2,\), got \(3,\)"),
     "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),

@@ -310,7 +310,7 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
     means = jax.jit(
         jax.vmap(
             lambda gain: (
-                progressive.bounded_encoder(lambda z: gain * z, noise_std)(zs).mean
+                progressive.bounded_encoder(lambda z: gain * z, noise_std)(zs).loc
             )
         )
     )
@@ -555,7 +555,7 @@ REFUSED = {
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
     "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], X), ValueError, r"kernels\[2\]'s mean must be finite"),
     "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X * math.nan), ValueError, "x must be finite, got 2 NaN"),
-    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, 3.0), TypeError, r"prior must have log_prob\(z\), got float"),
+    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, 3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
     "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
     "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, 3), ValueError, "level must be at most 2, the levels of generative, got 3"),
     "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),
