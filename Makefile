@@ -19,7 +19,7 @@ again := $(if $(wildcard $(UNFINISHED)),FORCE,$(if $(wildcard $(PY)),,FORCE))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-all lint bench golden clean FORCE
+.PHONY: help run test test-all lint style bench golden clean FORCE
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,10 @@ lint: $(test_ready) ## Style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
+
+style: $(test_ready) ## How the library reads, in numbers, and words that it must not contain
+	$(PY) -m tests.style_report
+	$(PY) -m tests.prose
 
 bench: $(run_ready) ## Speed against hand-written loops, and solvers against exact answers in short
 	$(PY) -m experiments.bench_speed $(ARGS)

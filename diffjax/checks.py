@@ -355,24 +355,6 @@ def real_array(name: str, value: Any) -> Any:
     return jnp.asarray(value, dtype)
 
 
-def finite_array(name: str, value: Any) -> Any:
-    """`real_array` without NaN or infinite entries where it is concrete."""
-    value = real_array(name, value)
-    finite(name, value)
-    return value
-
-
-def batch(name: str, value: Any) -> Any:
-    """`real_array` of shape (count, ...) with count at least 1."""
-    value = real_array(name, value)
-    if value.ndim == 0 or value.shape[0] == 0:
-        raise ValueError(
-            f"{name} must have shape (count, ...) with count at least 1, got "
-            f"{value.shape}"
-        )
-    return value
-
-
 def example_shaped(name: str, value: Any, x: Any) -> Any:
     """`value` if it has the shape of x, the example for which a function returned it."""
     if jnp.shape(value) != jnp.shape(x):

@@ -1,8 +1,9 @@
-"""How the package reads, in numbers: docstrings, words, comments, checks, line lengths, parameters, imports.
+"""How the package reads, in numbers: docstrings, words, comments, checks, imports.
 
     python -m tests.style_report [PACKAGE FOLDER]
 
-Prints one row per measure. A folder of another package gives the same rows for comparison.
+Prints one row per measure. The folder of another package gives the same rows for
+comparison.
 """
 
 import ast
@@ -127,54 +128,88 @@ def comment_lines(text: str) -> int:
     return len({token.start[0] for token in kept})
 
 
+def share(part: float, whole: float) -> float:
+    """A percentage with one decimal."""
+    return round(100 * part / whole, 1)
+
+
 def report(folder: pathlib.Path) -> dict[str, float | int | str]:
     """The measures of one package."""
     texts = [path.read_text() for path in python_files(folder)]
     trees = [ast.parse(text) for text in texts]
     docs = [doc for tree in trees for doc in docstrings(tree)]
-    words = sum(len(doc.split()) for doc in docs)
+    prose = "\n".join(docs).lower()
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    lengths = sorted(map(len, lines))
     checking, statements = map(sum, zip(*map(statement_lines, trees), strict=True))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    raises = sum(isinstance(node, ast.Raise) for node in nodes)
     public = [
-        (name, node)
+        (positional(node), name)
         for tree in trees
         for name, node, shown in definitions(tree)
         if shown
     ]
-    most = max(public, key=lambda pair: positional(pair[1]))
-    prose = "\n".join(docs).lower()
+    most, function = max(public)
     laws, distributions = (
         len(re.findall(rf"\b{word}s?\b", prose)) for word in ("law", "distribution")
     )
-    lengths = sorted(map(len, lines))
-    raises = sum(
-        isinstance(node, ast.Raise) for tree in trees for node in ast.walk(tree)
-    )
+    with_arguments = sum("Args:" in doc or "**Arguments" in doc for doc in docs)
+    with_examples = sum("Example" in doc or ">>>" in doc for doc in docs)
     return {
         "docstrings": len(docs),
-        "docstrings with an argument section": sum(
-            "Args:" in doc or "**Arguments" in doc for doc in docs
-        ),
-        "docstrings with an example": sum(
-            "Example" in doc or ">>>" in doc for doc in docs
-        ),
+        "with an argument section, %": share(with_arguments, len(docs)),
+        "with an example, %": share(with_examples, len(docs)),
         "law : distribution": f"{laws} : {distributions}",
         "semicolons per 1000 words of docstring": round(
-            1000 * sum(doc.count(";") for doc in docs) / words, 1
+            1000 * prose.count(";") / len(prose.split()), 1
         ),
-        "comment lines, %": round(100 * sum(map(comment_lines, texts)) / len(lines), 1),
-        "statement lines that check, %": round(100 * checking / statements, 1),
+        "comment lines, %": share(sum(map(comment_lines, texts)), len(lines)),
+        "statement lines that check, %": share(checking, statements),
         "raise per 1000 lines": round(1000 * raises / len(lines), 1),
         "line length, 90th percentile": lengths[int(0.9 * len(lengths))],
-        "most positional parameters": f"{positional(most[1])} ({most[0]})",
+        "most positional parameters": f"{most} ({function})",
     }
 
 
+def arrows(folder: pathlib.Path) -> tuple[int, int]:
+    """Entries of a folder of modules and packages, and imports from one to another.
+
+    Several imports between the same two entries are one arrow.
+    """
+    pairs = set()
+    for path in folder.rglob("*.py"):
+        entry = path.relative_to(folder).parts[0].removesuffix(".py")
+        package = [folder.name, *path.relative_to(folder).parts[:-1]]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                base = [*base, *(node.module or "").split(".")]
+                names = [[*base, alias.name] for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name.split(".") for alias in node.names]
+            else:
+                continue
+            for name in (list(filter(None, name)) for name in names):
+                if name[0] == folder.name and len(name) > 1 and name[1] != entry:
+                    pairs.add((entry, name[1]))
+    entries = [
+        path
+        for path in folder.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    return len(entries), len(pairs)
+
+
 def main() -> None:
-    """Print the report of a folder, by default this package's."""
+    """Print the report of a folder, by default this package's and its experiments."""
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "diffjax"
-    for name, value in report(folder).items():
-        print(f"{name:42s} {value}")
+    rows = report(folder)
+    if len(sys.argv) == 1:
+        entries, pairs = arrows(ROOT / "experiments")
+        rows["entries of experiments, imports between them"] = f"{entries}, {pairs}"
+    for name, value in rows.items():
+        print(f"{name:46s} {value}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.solver_members import ADAPTIVE, assert_moments, gaussian, mixture, network
 
 import diffjax as dj
 from diffjax import noise, solvers
 from diffjax.solvers import driver
 from tests.families import every
+from tests.solver_members import ADAPTIVE, assert_moments, gaussian, mixture, network
 
 
 def diffusion(schedule, target):

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
-from tests.solver_members import (
-    check_samples_are_propagated,
-    mixture,
-    propagated_distribution,
-)
 
 import diffjax as dj
 from diffjax import ddpm, ncsn, predictions, schedules, solvers, targets
 from diffjax.noise import normal
 from diffjax.solvers import driver
 from tests.families import assert_raises, quick
+from tests.solver_members import (
+    check_samples_are_propagated,
+    mixture,
+    propagated_distribution,
+)
 
 KEY = jax.random.key(0)
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.solver_members import FIXED, MULTISTEP
 
 import diffjax as dj
 from diffjax import schedules, solvers
 from diffjax.solvers import affine, driver
 from tests.families import Own, every, quick
+from tests.solver_members import FIXED, MULTISTEP
 
 EPS = float(np.finfo(np.float32).eps)
 

@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import diffjax as dj
+from diffjax import schedules, solvers
+from diffjax.solvers import affine, driver
+from tests.families import SCHEDULES, every, quick
 from tests.solver_members import (
     ALL,
     CONSTRUCTIONS,
@@ -23,11 +28,6 @@ from tests.solver_members import (
     mixture,
     propagated_distribution,
 )
-
-import diffjax as dj
-from diffjax import schedules, solvers
-from diffjax.solvers import affine, driver
-from tests.families import SCHEDULES, every, quick
 
 
 @pytest.mark.parametrize(
