@@ -1,4 +1,4 @@
-"""Gaussian noise of one example: a function of its own key and a counter alone, or of its key and of time."""
+"""Gaussian noise of one example, from its key and a counter, and Brownian paths."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,64 +12,98 @@ from . import checks
 from .numerics import float_dtype
 from .types import Array, Key, Scalar, pytree, static_field
 
+__all__ = ["DRAWS_PER_STEP", "BrownianPath", "brownian", "normal", "part"]
+
 DRAWS_PER_STEP = 8
-"""How many independent draws a solver may ask for in one step."""
+"""The most independent draws that a solver may take in one step."""
 
 _PATH = 0x42726F77
-"""Folded into a key before a path is drawn from it, so that the path shares no counter with draws from the key."""
+"""Folded into a key before a Brownian path is drawn from it.
+
+The path then shares no counter with other draws from the key.
+"""
 
 
-def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -> Array:
-    """Standard normal noise of the given shape, independent for each (key, counter).
-
-    counter: (), an integer below 2³². For threefry keys the pair (counter, index) is hashed with the key in one pass
-    and mapped through the inverse error function: a `fold_in` and its second hash are saved, which counts for
-    small examples. Other key types fold the counter in. float32 draws have a 2⁻²³ lattice before the map, float64 2⁻⁵².
-    Salmon et al. 2011 (threefry).
-    """
-    key, number, shape = checks.key("key", key), _counter(counter), _shape(shape)
-    dtype = jnp.dtype(dtype or float_dtype())
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype must be a floating type, got {dtype}")
-    draw = _normal if checks.is_traced((key, number)) else _compiled_normal
-    return draw(key, number, shape, dtype)
-
-
-def _counter(counter):
-    """`counter` checked: a NumPy uint32, or an array of integers as given."""
+def _counter(name, counter):
     if isinstance(counter, int | np.integer):
-        return np.uint32(checks.integer("counter", counter, 0, 2**32 - 1))
+        return np.uint32(checks.integer(name, counter, 0, 2**32 - 1))
     if (
         not hasattr(counter, "dtype")
         or counter.shape != ()
         or not jnp.issubdtype(counter.dtype, jnp.integer)
     ):
-        raise TypeError(f"counter must be an integer of shape (), got {counter!r}")
+        raise TypeError(f"{name} must be an integer of shape (), got {counter!r}")
     return counter
 
 
-def _shape(shape):
-    """`shape` checked. An axis may be empty."""
+def _shape(name, shape):
+    # An axis may be empty, which checks.shape does not accept.
     if isinstance(shape, tuple | list):
-        checks.shape(
-            "shape",
-            [1 if type(length) is int and length == 0 else length for length in shape],
-        )
+        filled = [
+            1 if type(length) is int and length == 0 else length for length in shape
+        ]
+        checks.shape(name, filled)
         return tuple(shape)
-    return checks.shape("shape", shape)
+    return checks.shape(name, shape)
+
+
+def _floating(name, dtype):
+    dtype = jnp.dtype(dtype or float_dtype())
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be a floating type, got {dtype}")
+    return dtype
+
+
+@checks.arguments(key=checks.key, counter=_counter, shape=_shape, dtype=_floating)
+def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -> Array:
+    """Standard normal noise, independent for each pair (key, counter).
+
+    For threefry keys the pair (counter, index of the entry) is hashed with the
+    key in one pass and mapped through the inverse error function. This saves a
+    `fold_in` and its second hash, which counts for small examples. Other key
+    types fold the counter in. Draws of float32 have a lattice of 2⁻²³ before
+    the map, those of float64 2⁻⁵².
+
+    Args:
+      key: One typed key.
+      counter: An integer below 2³², shape (). It may be traced.
+      shape: The shape of the noise. An axis may be empty.
+      dtype: A floating type, by default that of `numerics.float_dtype()`.
+
+    Returns:
+      The noise.
+
+    Raises:
+      TypeError: If the key is not typed, the counter is no integer, or the
+        dtype is not a floating one.
+      ValueError: If the counter or the shape is out of range.
+
+    References:
+      Salmon et al. 2011 (threefry).
+
+    Example:
+      >>> dj.noise.normal(key, 0, (2,)).shape
+      (2,)
+    """
+    if dtype is None:
+        dtype = float_dtype()
+    draw = _normal if checks.is_traced((key, counter)) else _compiled_normal
+    return draw(key, counter, shape, dtype)
 
 
 def _normal(key, counter, shape, dtype):
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.normal(jax.random.fold_in(key, counter), shape, dtype)
-    size = 1
-    for length in shape:
-        size *= length
+    size = math.prod(shape)
     wide = dtype == jnp.float64
+    # One hash gives a pair of 32-bit words: two float32 draws, or one float64
+    # draw.
     pairs = size if wide else (size + 1) // 2
     index = jnp.arange(pairs, dtype=jnp.uint32)
     counters = jnp.concatenate([jnp.full((pairs,), counter, jnp.uint32), index])
     words = threefry_2x32(jax.random.key_data(key), counters)  # (2 pairs,)
+    # The midpoints of 2²³ (2⁵²) equal parts of (−1, 1): never an end, where
+    # the inverse error function is infinite.
     if wide:
         bits = (
             words[:pairs].astype(jnp.uint64) << 32 | words[pairs:].astype(jnp.uint64)
@@ -78,109 +112,179 @@ def _normal(key, counter, shape, dtype):
     else:
         bits = words[:size] >> 9
         centred = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-22) - 1
-    return (
-        (jnp.sqrt(2.0).astype(centred.dtype) * jax.lax.erf_inv(centred))
-        .astype(dtype)
-        .reshape(shape)
-    )
+    root_two = jnp.sqrt(2.0).astype(centred.dtype)
+    return (root_two * jax.lax.erf_inv(centred)).astype(dtype).reshape(shape)
 
 
 _compiled_normal = jax.jit(_normal, static_argnums=(2, 3))
 
 
 def part(
-    key: Key, level: Array, index: Array, shape: tuple[int, ...], dtype: Any
+    key: Key, depth: Array, index: Array, *, shape: tuple[int, ...], dtype: Any
 ) -> Array:
-    """√2^level times the increment of a standard Brownian motion over the index-th of 2^level equal parts of [0, 1].
+    """Scaled increment of a standard Brownian motion over one of 2^depth equal parts.
 
-    Standard normal, and the halves of a part add up to it: z ← (z ± ξ)/√2 down the tree of halvings, ξ hashed from the
-    node's number. No time is rounded, so that the same part has the same increment in every program.
+        √(2^depth) (W((index + 1)/2^depth) − W(index/2^depth))    of W on [0, 1]
+
+    The increment is standard normal, and those of the halves of a part add up
+    to the part's. It is z ← (z ± ξ)/√2 down the tree of halvings, where ξ is
+    hashed from the node's number. No time is rounded, so that a part has the
+    same increment in every program.
 
     Args:
       key: Typed key of the motion.
-      level: Halvings, (), an integer between 0 and 30.
-      index: Which part, (), an integer below 2^level.
-      shape: Of the motion.
-      dtype: Of the result.
+      depth: Number of halvings, (), an integer between 0 and 30.
+      index: Which part, (), an integer below 2^depth.
+      shape: Shape of the motion.
+      dtype: Dtype of the result.
 
     Returns:
-      The normalised increment, of the given shape.
+      The scaled increment, of the motion's shape.
     """
     key, index = _path_key(key), jnp.asarray(index, jnp.uint32)
 
-    def halve(depth, z):
-        depth = jnp.asarray(depth, jnp.uint32)
-        below = (
-            jnp.asarray(level, jnp.uint32) - depth
-        )  # halvings from this node to the part
-        xi = normal(key, jnp.uint32(1) << depth | index >> below, shape, dtype)
+    def halve(above, z):
+        above = jnp.asarray(above, jnp.uint32)
+        # The halvings that remain from this node down to the part.
+        below = jnp.asarray(depth, jnp.uint32) - above
+        xi = normal(key, jnp.uint32(1) << above | index >> below, shape, dtype)
         second = index >> (below - 1) & 1
         return (z + jnp.where(second == 1, -xi, xi)) * math.sqrt(0.5)
 
-    return jax.lax.fori_loop(0, level, halve, normal(key, 0, shape, dtype))
+    return jax.lax.fori_loop(0, depth, halve, normal(key, 0, shape, dtype))
 
 
-# ------------------------------------------------------------------------------------------------------ Brownian path
+# -------------------------------------------------------------------- Brownian path
 
 
+def _time(name, value):
+    value = checks.number(name, value)
+    if checks.is_traced(value):
+        return value.astype(float_dtype())
+    with np.errstate(over="ignore"):
+        time = np.asarray(value, float_dtype())
+    if not np.isfinite(time):
+        raise ValueError(f"{name} must be finite in {time.dtype}, got {value}")
+    return time
+
+
+def _lengths(name, shape):
+    if not isinstance(shape, tuple):
+        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
+    return tuple(checks.integer(f"{name}[{i}]", n, 0) for i, n in enumerate(shape))
+
+
+@checks.arguments(
+    key=checks.key,
+    start=_time,
+    end=_time,
+    shape=_lengths,
+    depth=(checks.integer, 1, 24),
+)
 def brownian(
-    key: Key, start: Scalar, end: Scalar, shape: tuple[int, ...] = (), levels: int = 16
+    key: Key,
+    start: Scalar,
+    end: Scalar,
+    *,
+    shape: tuple[int, ...] = (),
+    depth: int = 16,
 ) -> "BrownianPath":
-    """One standard Brownian motion W on the interval between start and end, a function of its key alone.
+    """One standard Brownian path W between two times, a function of its key alone.
 
-    Its clock runs from start, where W = 0, towards end, which may lie on either side. shape: of W. levels: 1 … 24
-    halvings of the interval. Values at times of which no two lie strictly inside one of the 2^levels leaves follow the
-    joint law exactly: the resolution is |end − start| / 2^levels. Two times inside one leaf see one draw of its bridge,
-    which is smoother than W. Raises TypeError for a key that is not typed or a shape that is no tuple of integers,
-    ValueError unless start ≠ end are finite and for levels out of range.
+    Its clock runs from `start`, where W = 0, towards `end`, which may lie on
+    either side. The interval is halved `depth` times. Values at several times
+    have their exact joint distribution if no two of the times lie strictly
+    inside one of the 2^depth leaves. So the resolution is |end − start| /
+    2^depth. Two times inside one leaf see one draw of its bridge, which is
+    smoother than W.
+
+    Args:
+      key: One typed key.
+      start: Where W = 0, (), in units of time.
+      end: The other end, (), in units of time.
+      shape: Shape of W.
+      depth: Halvings of the interval, between 1 and 24.
+
+    Returns:
+      The Brownian path, to be evaluated at any time between the two.
+
+    Raises:
+      TypeError: If the key is not typed, or the shape is no tuple of integers.
+      ValueError: If start = end, one of them is not finite, or depth is out of
+        range.
+
+    Example:
+      >>> w, integral = dj.noise.brownian(key, 0.0, 1.0, shape=(2,))(0.5)
+      >>> w.shape
+      (2,)
     """
-    checks.key("key", key)
-    start, end = _time("start", start), _time("end", end)
     if not checks.is_traced(start, end) and start == end:
         raise ValueError(f"end must differ from start={start}, got {end}")
-    if not isinstance(shape, tuple):
-        raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
-    shape = tuple(
-        checks.integer(f"shape[{i}]", length, minimum=0)
-        for i, length in enumerate(shape)
-    )
-    return BrownianPath(
-        _path_key(key), start, end, shape, checks.integer("levels", levels, 1, 24)
-    )
+    return BrownianPath(_path_key(key), start, end, shape, depth)
 
 
 @pytree
 class BrownianPath:
-    """A Brownian motion that can be evaluated at any times in any order, made by `brownian`.
+    """A Brownian path that can be evaluated at any times in any order.
 
-    The interval is halved `levels` times, each half's increment and area following from the whole's and from two draws
-    hashed with the half's place in the tree, and the leaf that holds t is split once more at t itself, by the same law
-    (`_split`). Nothing is stored; a value costs levels + 1 draws of 2 × shape. Times carry no gradient: W has none.
+    It is made by `brownian`. The interval is halved `depth` times. The
+    increment and the area of each half follow from those of the whole and from
+    two draws, hashed with the number of the half in the tree. The leaf that
+    holds t is split once more, at t itself, in the same way. Nothing is
+    stored. A value costs depth + 1 draws of 2 × shape. Times carry no
+    gradient, since W has none.
     """
 
     key: Any
     start: Any
     end: Any
     shape: tuple[int, ...] = static_field()
-    levels: int = static_field()
+    depth: int = static_field()
 
     def __call__(self, t: Scalar) -> tuple[Array, Array]:
-        """W(t) and I(t) = ∫ W over the time elapsed from start to t, each of the path's shape.
+        """W(t) and its integral I(t) = ∫ W over the time elapsed from start to t.
 
-        t: (), between start and end. Raises ValueError elsewhere (beyond a rounding of 4 ulp of the greater end); a
-        traced t elsewhere gives NaN.
+        Args:
+          t: A time between start and end, (). A traced time elsewhere gives
+            NaN.
+
+        Returns:
+          W(t) and I(t), each of the shape of W.
+
+        Raises:
+          ValueError: If t lies outside by more than a rounding of 4 ulp of the
+            greater end.
         """
         return _value(self, self._checked("t", t))
 
     def increment(self, t: Scalar, s: Scalar) -> tuple[Array, Array]:
-        """z_0, z_1 of the step from t to s, independent and standard normal, each of the path's shape.
+        """Standard normals z_0 and z_1 of the step from t to s, independent.
 
-        With h = |s − t|: W(s) − W(t) = √h z_0 and ∫_t^s (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) in time elapsed,
-        which is Kloeden & Platen's I_(1,0). A step against the clock has −z_0 and the same z_1. The increment is summed
-        from the pieces between t and s alone, so that its rounding is relative to √h; h itself is known to within the
-        rounding of the times. Where both times lie in one leaf the z are the path's, hence not normal. Raises
-        ValueError where t or s lies outside the path or s = t; traced times outside give NaN, s = t finite z.
-        Kloeden & Platen 1992, eq. 10.4.3.
+            W(s) − W(t) = √h z_0
+            ∫_t^s (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3))
+
+        in time elapsed, with h = |s − t|. The integral is Kloeden & Platen's
+        I_(1,0). A step against the clock has −z_0 and the same z_1. The
+        increment is summed from the pieces between t and s alone, so that its
+        rounding is relative to √h. h itself is known to within the rounding of
+        the times.
+
+        Where both times lie in one leaf, z_0 and z_1 belong to the Brownian
+        path as it is evaluated, and are not normal.
+
+        Args:
+          t: Where the step starts, (). A traced time outside the interval
+            gives NaN.
+          s: Where it ends, (). A traced s = t gives finite numbers.
+
+        Returns:
+          z_0 and z_1, each of the shape of W.
+
+        Raises:
+          ValueError: If t or s lies outside the interval, or s = t.
+
+        References:
+          Kloeden & Platen 1992, equation 10.4.3.
         """
         t, s = self._checked("t", t), self._checked("s", s)
         if not checks.is_traced(t, s) and t == s:
@@ -198,7 +302,8 @@ class BrownianPath:
 
 
 class _Piece(NamedTuple):
-    """The path over an interval of length h: w = its increment, area = ∫ (W(u) − W(left end)) du."""
+    # The path over an interval of length h, which starts at a: its increment w
+    # and its area ∫ (W(u) − W(a)) du.
 
     h: Array
     w: Array
@@ -206,32 +311,35 @@ class _Piece(NamedTuple):
 
 
 def _piece(h, z):
-    """The piece of length h with w = √h z_0, area = h^{3/2} (z_0/2 + z_1/(2√3))."""
-    return _Piece(
-        h, jnp.sqrt(h) * z[0], h * jnp.sqrt(h) * (z[0] / 2 + z[1] / (2 * math.sqrt(3)))
-    )
+    area = h * jnp.sqrt(h) * (z[0] / 2 + z[1] / (2 * math.sqrt(3)))
+    return _Piece(h, jnp.sqrt(h) * z[0], area)
 
 
 def _join(first, second):
-    """The piece made of two adjacent ones."""
     area = first.area + second.area + first.w * second.h
     return _Piece(first.h + second.h, first.w + second.w, area)
 
 
 def _rest(whole, first):
-    """The piece that joined to `first` makes `whole`."""
+    # The inverse of _join: what follows `first` in `whole`.
     h = whole.h - first.h
     return _Piece(h, whole.w - first.w, whole.area - first.area - first.w * h)
 
 
 def _split(z, draws, f):
-    """Standard normals of the parts [0, f] and [f, 1] of an interval given its own: ((x_0, x_1), (y_0, y_1)).
+    """Standard normals (x_0, x_1) and (y_0, y_1) of the parts [0, f] and [f, 1].
 
-    z = (z_0, z_1) and draws = (ξ_0, ξ_1) are independent standard normals, and with g = 1 − f the map is a rotation:
-    joining the parts is z_0 = √f x_0 + √g y_0, z_1 = √(3fg) v + f^{3/2} x_1 + g^{3/2} y_1, v = √g x_0 − √f y_0, where
-    the coefficients of z_1 have the norm f³ + g³ + 3fg = 1. So (v, x_1, y_1) given z_1 is z_1 times these coefficients
-    plus noise in the plane orthogonal to them. No term is singular at f = 0 or 1, where the whole part has exactly z.
-    The law is that of (ΔW, space–time Lévy area), Foster, Lyons & Oberhauser 2020, section 3 (there f = ½).
+        z_0 = √f x_0 + √g y_0,    z_1 = √(3fg) v + f^{3/2} x_1 + g^{3/2} y_1
+
+    are those of the whole interval, with g = 1 − f and v = √g x_0 − √f y_0.
+    The coefficients of z_1 have the norm f³ + g³ + 3fg = 1. So (v, x_1, y_1)
+    given z_1 is z_1 times these coefficients plus noise, made of the draws
+    (ξ_0, ξ_1), in the plane orthogonal to them. The map from (z, ξ) is a
+    rotation. No term is singular at f = 0 or 1, where one part is the whole
+    and has exactly its normals.
+
+    This is the distribution of the increment and the space–time Lévy area,
+    Foster, Lyons & Oberhauser 2020, section 3 (there f = ½).
     """
     g = 1 - f
     c = jnp.sqrt(3 * f * g)
@@ -245,10 +353,12 @@ def _split(z, draws, f):
 
 
 def _descend(path, leaf, fraction, top):
-    """The pieces left and right of a point within the node of depth `top` that holds it, in units of the interval.
+    """Pieces left and right of a point, within its ancestor of depth `top` in the tree.
 
-    leaf, fraction: the point's leaf, 0 … 2^levels − 1, and its place there, in [0, 1]. Nodes are numbered as in a heap,
-    the children of node n being 2n and 2n + 1; the root's normals are the draw of number 0.
+    The point lies in leaf 0 … 2^depth − 1, at a fraction in [0, 1] of it.
+    Lengths are in units of the interval. Nodes are numbered as in a heap: the
+    children of node n are 2n and 2n + 1. The normals of the root are draw
+    number 0.
     """
 
     def draw(node):
@@ -257,8 +367,8 @@ def _descend(path, leaf, fraction, top):
     def halve(depth, carry):
         z, h, before, after = carry
         depth, h = jnp.asarray(depth, jnp.uint32), h / 2
-        node = jnp.uint32(1) << depth | leaf >> (path.levels - depth)
-        in_second = (leaf >> (path.levels - 1 - depth) & 1).astype(bool)
+        node = jnp.uint32(1) << depth | leaf >> (path.depth - depth)
+        in_second = (leaf >> (path.depth - 1 - depth) & 1).astype(bool)
         first, second = _split(z, draw(node), jnp.asarray(0.5, fraction.dtype))
         sibling = _piece(h, _where(in_second, first, second))
         before = _where((depth >= top) & in_second, _join(before, sibling), before)
@@ -269,32 +379,29 @@ def _descend(path, leaf, fraction, top):
     length, zero = jnp.ones_like(fraction), jnp.zeros_like(root[0])
     nothing = _Piece(jnp.zeros_like(fraction), zero, zero)
     z, h, before, after = jax.lax.fori_loop(
-        0, path.levels, halve, ((root[0], root[1]), length, nothing, nothing)
+        0, path.depth, halve, ((root[0], root[1]), length, nothing, nothing)
     )
-    first, second = _split(z, draw(jnp.uint32(1 << path.levels) | leaf), fraction)
-    return _join(before, _piece(h * fraction, first)), _join(
-        _piece(h * (1 - fraction), second), after
-    )
+    first, second = _split(z, draw(jnp.uint32(1 << path.depth) | leaf), fraction)
+    before = _join(before, _piece(h * fraction, first))
+    return before, _join(_piece(h * (1 - fraction), second), after)
 
 
 def _locate(path, t):
-    """The leaf that holds t and t's place in it (NaN outside the path), measured from the end that rounds less.
+    """The leaf that holds t, and where in it t lies: a fraction, NaN outside the path.
 
-    A time on the border of two leaves is the second one's start.
+    Both are measured from the end that rounds less. A time on the border of
+    two leaves is the start of the second.
     """
-    elapsed, remaining = (
-        (t - path.start) / (path.end - path.start),
-        (path.end - t) / (path.end - path.start),
-    )
-    leaves = 1 << path.levels
-    place = jnp.maximum(jnp.minimum(elapsed, remaining), 0) * leaves
-    whole = jnp.floor(place)
-    part = place - whole
-    borders = (whole > 0) & (
-        1 - part == 1
-    )  # seen from the end, a leaf's place 1 is the next one's 0
-    from_end = (leaves - 1 - whole + borders, jnp.where(borders, 0, 1 - part))
-    leaf, fraction = _where(elapsed <= remaining, (whole, part), from_end)
+    length = path.end - path.start
+    elapsed, remaining = (t - path.start) / length, (path.end - t) / length
+    leaves = 1 << path.depth
+    position = jnp.maximum(jnp.minimum(elapsed, remaining), 0) * leaves
+    whole = jnp.floor(position)
+    fraction = position - whole
+    # Seen from the end, fraction 1 of a leaf is fraction 0 of the next one.
+    borders = (whole > 0) & (1 - fraction == 1)
+    from_end = (leaves - 1 - whole + borders, jnp.where(borders, 0, 1 - fraction))
+    leaf, fraction = _where(elapsed <= remaining, (whole, fraction), from_end)
     low, high = jnp.minimum(path.start, path.end), jnp.maximum(path.start, path.end)
     inside = (t >= low - _rounding(path)) & (t <= high + _rounding(path))
     return leaf.astype(jnp.uint32), jnp.where(inside, fraction, jnp.nan)
@@ -316,11 +423,13 @@ def _increment(path, t, s):
         (first[0] == second[0]) & (first[1] > second[1])
     )
     first, second = _where(backwards, (second, first), (first, second))
-    # Where the two times part, at depth `common`, one lies in each child: between them is what the one child has after
-    # its time and the other before. Times in one leaf never part, and are both measured from its start.
+    # The two times part at depth `common`, where one lies in each child.
+    # Between them is the rest of the first child after its time, and the
+    # second one before its time. Times in one leaf never part, and are both
+    # measured from its start.
     in_one_leaf = first[0] == second[0]
-    common = path.levels - 32 + jax.lax.clz(first[0] ^ second[0]).astype(jnp.int32)
-    top = jnp.minimum(common + 1, path.levels)
+    common = path.depth - 32 + jax.lax.clz(first[0] ^ second[0]).astype(jnp.int32)
+    top = jnp.minimum(common + 1, path.depth)
     before_first, after_first = _descend(path, *first, top)
     before_second, _ = _descend(path, *second, top)
     between = _where(
@@ -343,30 +452,20 @@ def _without_gradient(path, *times):
     start, end, *times = (
         jax.lax.stop_gradient(t) for t in (path.start, path.end, *times)
     )
-    return BrownianPath(path.key, start, end, path.shape, path.levels), *times
+    return BrownianPath(path.key, start, end, path.shape, path.depth), *times
 
 
 def _rounding(path):
-    """How far outside the path a time may round: 4 ulp of the end that is greater in absolute value."""
+    # A time may round outside by 4 ulp of the end that is greater in absolute
+    # value.
     largest = np.maximum if not checks.is_traced(path.start, path.end) else jnp.maximum
     return 4 * np.finfo(path.start.dtype).eps * largest(abs(path.start), abs(path.end))
 
 
 def _path_key(key):
-    """The threefry key of the path of `key`, whose draws commute with vmap as other types' do not."""
+    # A threefry key whatever the type of `key`: its draws commute with vmap.
     words = jax.random.key_data(jax.random.fold_in(key, _PATH))
     pair = words[:2]
     for i in range(2, words.size, 2):
         pair = threefry_2x32(pair, words[i : i + 2])
     return jax.random.wrap_key_data(pair, impl="threefry2x32")
-
-
-def _time(name, value):
-    value = checks.number(name, value)
-    if checks.is_traced(value):
-        return value.astype(float_dtype())
-    with np.errstate(over="ignore"):
-        time = np.asarray(value, float_dtype())
-    if not np.isfinite(time):
-        raise ValueError(f"{name} must be finite in {time.dtype}, got {value}")
-    return time

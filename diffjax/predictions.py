@@ -188,6 +188,7 @@ def denoiser(
     schedule: Schedule,
     net: Callable,
     kind: str,
+    *,
     sigma_data: Scalar = 0.5,
     inputs: str = "raw",
     coupled: bool = False,

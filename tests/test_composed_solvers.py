@@ -46,7 +46,7 @@ def test_strong_order_along_brownian_paths(name, order, x64):
 
     def ends(solver, steps):
         def one(key, x):
-            path = noise.brownian(key, start, end, shape=(2,), levels=16)
+            path = noise.brownian(key, start, end, shape=(2,), depth=16)
             return solvers.integrate(
                 path, solver, problem, x, jnp.linspace(start, end, steps + 1)
             )
@@ -189,7 +189,7 @@ def test_without_jit_the_noise_is_the_same():
     problem, key = diffusion(schedule, gaussian()), jax.random.key(0)
 
     def values():
-        path = noise.brownian(key, 0.0, 1.0, (2,), levels=3)
+        path = noise.brownian(key, 0.0, 1.0, shape=(2,), depth=3)
         end = solvers.integrate(
             key,
             solvers.adaptive_sde(0.5, 0.5),

@@ -407,7 +407,7 @@ def _integrated(make):
 
 def _along_a_path():
     schedule, denoiser, x, grid = sampling_problem()
-    path = noise.brownian(jax.random.key(0), 1.0, 0.1, (2,))
+    path = noise.brownian(jax.random.key(0), 1.0, 0.1, shape=(2,))
     return lambda: dj.solvers.integrate(
         path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid
     )
@@ -477,13 +477,13 @@ def of_chain(function, *arguments, **settings):
     return prepare
 
 
-def of_times(function, law):
+def of_times(function, distribution):
     def prepare():
         key, schedule = jax.random.key(0), schedules.vp_cosine()
         return (
-            (lambda: function(key, 8, schedule, law))
+            (lambda: function(key, 8, schedule, distribution))
             if function is losses.sample_times
-            else (lambda: function(schedule, 0.5, law))
+            else (lambda: function(schedule, 0.5, distribution))
         )
 
     return prepare
@@ -580,9 +580,9 @@ CHAINS = {
         lambda: distributions.log_normal_interval(0.0, 1.0)
     ),
 } | {
-    f"losses.{function.__name__}, {law}": of_times(function, law)
+    f"losses.{function.__name__}, {distribution}": of_times(function, distribution)
     for function in (losses.sample_times, losses.time_density)
-    for law in losses.TIME_DISTRIBUTIONS
+    for distribution in losses.TIME_DISTRIBUTIONS
 }
 
 # --------------------------------------------------------------------------------------- guidance and inverse problems
@@ -649,12 +649,12 @@ def normal(scale=1.0):
 
 
 def quadratic(x):
-    """log N(x; 0, I) up to a constant."""
+    """log N(x. 0, I) up to a constant."""
     return -0.5 * jax.numpy.sum(x**2)
 
 
-def mala_at(law, beta):
-    return langevin.mala(law, 0.5)
+def mala_at(distribution, beta):
+    return langevin.mala(distribution, 0.5)
 
 
 def with_key(call, *makers):
@@ -756,16 +756,16 @@ LANGEVIN = {
     ),
     "energies.persistent_chains": lambda: lambda: energies.persistent_chains(EXAMPLES),
     "energies.advance": with_key(
-        lambda key, chains, law: energies.advance(key, chains, langevin.ula(quadratic, 0.1), 3, restarts=law),
+        lambda key, chains, distribution: energies.advance(key, chains, langevin.ula(quadratic, 0.1), 3, restarts=distribution),
         lambda: energies.persistent_chains(EXAMPLES), normal,
     ),
     "sde.solve_fokker_planck": lambda: lambda: sde.solve_fokker_planck(
         sde.langevin(quadratic), np.ones(32, np.float32) / 8, np.linspace(-4, 4, 33, dtype=np.float32),
         np.linspace(0, 1, 5, dtype=np.float32),
     ),
-    "noise.brownian": with_key(lambda key: noise.brownian(key, 0.0, 1.0, (2,))),
+    "noise.brownian": with_key(lambda key: noise.brownian(key, 0.0, 1.0, shape=(2,))),
     "noise.BrownianPath.increment": with_key(
-        lambda _, path: path.increment(0.3, 0.4), lambda: noise.brownian(jax.random.key(0), 0.0, 1.0, (2,))
+        lambda _, path: path.increment(0.3, 0.4), lambda: noise.brownian(jax.random.key(0), 0.0, 1.0, shape=(2,))
     ),
 }  # fmt: skip
 

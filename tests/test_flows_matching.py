@@ -231,7 +231,7 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
         "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solver=solvers.edm_stochastic(), grid=grid, shape=(2,)),
         "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x, grid),
         "score needs": lambda d: predictions.score(schedule, d),
-        "the reverse SDE": lambda d: sde.reverse(schedule, d, 0.5),
+        "the reverse SDE": lambda d: sde.reverse(schedule, d, noise=0.5),
         "classifier guidance": lambda d: guidance.classifier(schedule, d, lambda x, t: jnp.sum(x)),
         "guidance by a likelihood": lambda d: inverse.dps(schedule, d, operator, y, noise_std=0.1),
         "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid=grid),
@@ -247,7 +247,7 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
                 dj.sample(None, coupled, schedule, solver=solver, grid=grid, x_init=x)
             )
         )
-    sde.reverse(schedule, coupled, 0.0)
+    sde.reverse(schedule, coupled, noise=0.0)
 
 
 def test_every_stochastic_solver_refuses_coupled_noise():

@@ -75,7 +75,7 @@ def test_residual_of_every_sde_falls_at_second_order(schedule, x64):
             )
 
         reverse = jax.vmap(
-            lambda noise: residual(sde.reverse(schedule, denoiser, noise), -1)
+            lambda noise: residual(sde.reverse(schedule, denoiser, noise=noise), -1)
         )(jnp.array([0.5, 1, 2]))
         gradient, laplacian = divergence(lambda y: jax.grad(log_p)(y, t), x)
         limit = forward.diffusion(x, t) ** 2 * (laplacian + jnp.sum(gradient**2))
@@ -316,7 +316,7 @@ def test_solver_is_of_second_order_in_cells_and_steps_together(name, x64):
 def test_solver_of_a_flow_is_of_first_order(x64):
     """Where g = 0 the fit is upwind: the probability flow carries the density at first order in Δx."""
     row = of_mixture(
-        schedules.vp_linear, lambda *own: sde.reverse(*own, 0.0), (0.6, 0.1), 6
+        schedules.vp_linear, lambda *own: sde.reverse(*own, noise=0.0), (0.6, 0.1), 6
     )()
     measured, _ = solver_order(row, (400, 100), (800, 200))
     assert measured == pytest.approx(1, abs=0.1)

@@ -53,7 +53,7 @@ def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64)
 
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def both(schedule, t):
-        prediction = predictions.denoiser(schedule, net, kind, SIGMA_DATA)
+        prediction = predictions.denoiser(schedule, net, kind, sigma_data=SIGMA_DATA)
         x = schedules.perturb(schedule, X0, t, NOISE)
         error = jnp.mean((prediction(x, t) - X0) ** 2)
         own = jnp.mean(
@@ -92,12 +92,16 @@ def test_float32_loss_at_the_least_noise(kind):
 
     @quick
     def scale_and_loss(x0, noise, t):
-        exact = predictions.denoiser(schedule, lambda x, t: x, kind, SIGMA_DATA)
+        exact = predictions.denoiser(
+            schedule, lambda x, t: x, kind, sigma_data=SIGMA_DATA
+        )
         scale = (
             schedule.sigma(t) / schedule.alpha(t) / exact.output_scale(t)
         )  # an error of δ in ε, in units of F
         output = exact.target(x0, noise, t) + delta * scale
-        wrong = predictions.denoiser(schedule, lambda x, t: output, kind, SIGMA_DATA)
+        wrong = predictions.denoiser(
+            schedule, lambda x, t: output, kind, sigma_data=SIGMA_DATA
+        )
         return scale, losses.denoising_loss(wrong, x0, noise, t, weighting="simple")
 
     scale, loss = scale_and_loss(x0, noise, t)
@@ -126,11 +130,11 @@ def test_the_exact_denoiser_minimises(kind, x64):
     # F is linear in (x_0, ε): its value at x_0 = D, ε = (x − αD)/σ is E[F | x_t]
 
     def expected_loss(shift):
-        best = predictions.denoiser(schedule, net, kind, SIGMA_DATA).target(
+        best = predictions.denoiser(schedule, net, kind, sigma_data=SIGMA_DATA).target(
             mean, (x - alpha * mean) / sigma, t
         )
         prediction = predictions.denoiser(
-            schedule, lambda x, t: best + shift, kind, SIGMA_DATA
+            schedule, lambda x, t: best + shift, kind, sigma_data=SIGMA_DATA
         )
         total = 0.0
         for x0, odds in ((1.0, (1 + mean[0]) / 2), (-1.0, (1 - mean[0]) / 2)):
@@ -305,7 +309,7 @@ def denoiser_of_gaussian(schedule):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         return 0.9 * alpha * SIGMA_DATA**2 / (alpha**2 * SIGMA_DATA**2 + sigma**2) * x
 
-    return predictions.denoiser(schedule, data, "data", SIGMA_DATA)
+    return predictions.denoiser(schedule, data, "data", sigma_data=SIGMA_DATA)
 
 
 def test_likelihood_loss_is_the_same_under_every_distribution_of_time(x64):
@@ -484,7 +488,9 @@ def test_losses_at_no_signal_are_exact(kind):
     def all_losses(scale, schedule):
         t, prediction = (
             jnp.float32(1.0),
-            predictions.denoiser(schedule, lambda x, t: scale * x, kind, SIGMA_DATA),
+            predictions.denoiser(
+                schedule, lambda x, t: scale * x, kind, sigma_data=SIGMA_DATA
+            ),
         )
         error = prediction(schedules.perturb(schedule, x0, t, noise), t) - x0
         found = [

@@ -41,8 +41,8 @@ def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_w
 
     plain = results()
     with strict():
-        for found, expected in zip(results(), plain, strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for computed, expected in zip(results(), plain, strict=True):
+            np.testing.assert_array_equal(computed, expected)
 
 
 def test_training_runs_under_strict_promotion_to_the_same_parameters():
@@ -61,10 +61,10 @@ def test_training_runs_under_strict_promotion_to_the_same_parameters():
 
     plain = trained()
     with strict():
-        found = trained()
+        computed = trained()
     for name in ("params", "ema"):
         np.testing.assert_array_equal(
-            getattr(found, name)["w"], getattr(plain, name)["w"]
+            getattr(computed, name)["w"], getattr(plain, name)["w"]
         )
 
 

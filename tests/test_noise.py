@@ -1,6 +1,6 @@
 """Per-example noise: normal, independent over keys, counters and entries, the same under every transformation.
 
-A Brownian path has the exact law of (W, ∫W) at any times, and is the same path on every grid.
+A Brownian path has the exact distribution of (W, ∫W) at any times, and is the same path on every grid.
 """
 
 import functools
@@ -98,7 +98,7 @@ def test_no_number_repeats_across_counters_keys_and_entries():
 @pytest.mark.parametrize("shape", every([(), (3,), (2, 2, 2)], ((3,),)))
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_same_under_jit_vmap_and_scan(shape, impl):
-    """Example i of a batch gets what it gets alone; a traced counter is a concrete one."""
+    """Example i of a batch gets what it gets alone. A traced counter is a concrete one."""
     keys = jax.random.split(jax.random.key(5, impl=impl), 3)
     compiled = jax.jit(lambda k, c: noise.normal(k, c, shape))
     alone = np.stack([compiled(key, 7) for key in keys])
@@ -160,7 +160,7 @@ def test_dtype_follows_the_house_rule():
 
 KEYS = 20_000
 ELAPSED = np.array([0.1, 0.25, 0.37, 0.5, 0.8, 1.0])
-"""Fractions of the interval: borders of leaves, and at 2 levels or more at most one time inside each leaf."""
+"""Fractions of the interval: borders of leaves, and at 2 depth or more at most one time inside each leaf."""
 
 
 def joint_covariance(a):
@@ -194,7 +194,7 @@ def over_keys(function):
 
 
 @pytest.mark.parametrize(
-    "start, end, levels",
+    "start, end, depth",
     [
         pytest.param(0.0, 2.0, 10, marks=pytest.mark.slow),
         (0.0, 1.0, 2),
@@ -202,28 +202,30 @@ def over_keys(function):
         (80.0, 0.002, 24),
     ],
 )
-def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, levels):
+def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, depth):
     """Mean and covariance of (W, I) at borders of leaves and inside them, upwards and downwards."""
     times = start + (end - start) * ELAPSED
     values = over_keys(
-        lambda key: jax.vmap(noise.brownian(key, start, end, (), levels))(times)
+        lambda key: jax.vmap(noise.brownian(key, start, end, shape=(), depth=depth))(
+            times
+        )
     )
     assert_centred_with_covariance(values, joint_covariance(np.abs(times - start)))
 
 
 @pytest.mark.parametrize(
-    "start, end, levels",
+    "start, end, depth",
     [pytest.param(0.0, 2.0, 6, marks=pytest.mark.slow), (1.0, 0.0, 24)],
 )
-def test_increments_are_independent_standard_normals(start, end, levels):
+def test_increments_are_independent_standard_normals(start, end, depth):
     """(z_0, z_1) of adjacent steps of unequal lengths, all uncorrelated with one another."""
     times = start + (end - start) * np.array(
         [0.0, 0.0625, 0.1, 0.37, 0.5, 0.52, 0.99, 1.0]
     )
     values = over_keys(
-        lambda key: jax.vmap(noise.brownian(key, start, end, (), levels).increment)(
-            times[:-1], times[1:]
-        )
+        lambda key: jax.vmap(
+            noise.brownian(key, start, end, shape=(), depth=depth).increment
+        )(times[:-1], times[1:])
     )
     assert_centred_with_covariance(values, np.eye(values.shape[1]))
 
@@ -233,20 +235,20 @@ def test_parts_of_a_motion_add_up_and_are_independent():
     ends = jax.jit(
         jax.vmap(
             lambda key: [
-                [noise.part(key, k, i, (), np.float32) for i in range(2**k)]
+                [noise.part(key, k, i, shape=(), dtype=np.float32) for i in range(2**k)]
                 for k in range(4)
             ]
         )
     )
-    levels = [
+    depth = [
         np.stack(parts, -1) for parts in ends(jax.random.split(jax.random.key(3), KEYS))
     ]
-    for above, below in zip(levels[:-1], levels[1:], strict=True):
+    for above, below in zip(depth[:-1], depth[1:], strict=True):
         joined = (below[:, ::2] + below[:, 1::2]) * math.sqrt(0.5)
         np.testing.assert_allclose(
             joined, above, atol=4 * np.finfo(np.float32).eps * np.abs(below).max()
         )
-    assert_centred_with_covariance(levels[3].astype(np.float64), np.eye(8))
+    assert_centred_with_covariance(depth[3].astype(np.float64), np.eye(8))
 
 
 @pytest.mark.parametrize("f", [0.0, 1e-6, 0.25, 0.5, 0.7, 1.0])
@@ -279,8 +281,8 @@ def step(path, t, s):
 
 
 def rounding(path):
-    """Of z, relative to the largest: each of 2 × levels pieces and each of their rotations rounds about 8 times."""
-    return 8 * 2 * path.levels * np.finfo(path(path.start)[0].dtype).eps
+    """Of z, relative to the largest: each of 2 × depth pieces and each of their rotations rounds about 8 times."""
+    return 8 * 2 * path.depth * np.finfo(path(path.start)[0].dtype).eps
 
 
 # multiples of 2⁻²⁰, whose differences and places in the tree do not round in float32
@@ -294,14 +296,14 @@ TRIPLES = [
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("levels", [1, 16])
-def test_increments_compose(levels, dtype):
-    """ΔW_ac = ΔW_ab + ΔW_bc and I_ac = I_ab + I_bc + ΔW_ab h_bc to the rounding of the steps, not of the path; times
+@pytest.mark.parametrize("depth", [1, 16])
+def test_increments_compose(depth, dtype):
+    """ΔW_ac = ΔW_ab + ΔW_bc and I_ac = I_ab + I_bc + ΔW_ab h_bc to the rounding of the steps, not of the path. Times
     in one leaf included.
     """
     with jax.enable_x64(dtype == "float64"):
         times = np.round(np.array(TRIPLES) * 2**20) / 2**20
-        path = noise.brownian(jax.random.key(2), 0.0, 1.0, (100,), levels)
+        path = noise.brownian(jax.random.key(2), 0.0, 1.0, shape=(100,), depth=depth)
         pairs = np.concatenate([times[:, [0, 1]], times[:, [1, 2]], times[:, [0, 2]]])
         z0, z1 = (
             np.asarray(z, np.float64)
@@ -314,7 +316,7 @@ def test_increments_compose(levels, dtype):
             np.split(values, 3) for values in (w, area)
         )
         (_, h_bc, h_ac), (a, _, c) = np.split(h, 3), times.T[:, :, None]
-        one_leaf = (levels == 1) & ~(
+        one_leaf = (depth == 1) & ~(
             (a < 0.5) & (c > 0.5)
         )  # the difference of two values, each of the leaf's size
         bound = (
@@ -329,7 +331,7 @@ def test_increments_compose(levels, dtype):
 @pytest.mark.parametrize("start, end", [(0.0, 1.0), (1.0, 0.0)])
 def test_increments_are_those_of_the_values(start, end):
     """W(s) − W(t) and I(s) − I(t) − W(t) h, to the rounding of the values."""
-    path = noise.brownian(jax.random.key(4), start, end, (100,))
+    path = noise.brownian(jax.random.key(4), start, end, shape=(100,))
     for elapsed in ((0.0, 0.375), (0.25, 0.8125), (0.8125, 1.0)):
         t, s = (start + (end - start) * u for u in elapsed)
         (w_t, i_t), (w_s, i_s) = (
@@ -344,7 +346,7 @@ def test_increments_are_those_of_the_values(start, end):
 
 
 def test_short_increments_keep_their_digits(monkeypatch):
-    """Float32 z differ from those that float64 arithmetic makes of the same draws by eps √levels (root mean square) for
+    """Float32 z differ from those that float64 arithmetic makes of the same draws by eps √depth (root mean square) for
     steps down to 2⁻¹⁵ of the path, across its middle too: each of the rotations rounds by about eps, and amplifies
     nothing. Differences of values would be off by eps √(T / h).
     """
@@ -354,10 +356,10 @@ def test_short_increments_keep_their_digits(monkeypatch):
     times = [tuple(round(u * 2**20) / 2**20 for u in (t, t + h)) for t, h in steps]
 
     def increments():
-        path = noise.brownian(jax.random.key(8), 0.0, 1.0, (1000,))
+        path = noise.brownian(jax.random.key(8), 0.0, 1.0, shape=(1000,))
         return [
             np.asarray(path.increment(t, s), np.float64) for t, s in times
-        ], math.sqrt(path.levels)
+        ], math.sqrt(path.depth)
 
     single, rotations = increments()
     narrow = noise.normal
@@ -379,16 +381,16 @@ def test_short_increments_keep_their_digits(monkeypatch):
 
 def test_finer_grids_follow_the_same_path():
     """Values at shared times are the same to the last bit, alone or among others, and so at borders of leaves for any
-    number of levels.
+    number of depth.
     """
     key, coarse = jax.random.key(6), np.linspace(0.9, 0.0, 8)
     fine = np.linspace(0.9, 0.0, 15)
-    path = noise.brownian(key, 1.0, 0.0, (3,))
+    path = noise.brownian(key, 1.0, 0.0, shape=(3,))
     for of_fine, of_coarse in zip(
         jax.vmap(path)(fine), jax.vmap(path)(coarse), strict=True
     ):
         np.testing.assert_array_equal(of_fine[::2], of_coarse)
-    rough = noise.brownian(key, 1.0, 0.0, (3,), levels=4)
+    rough = noise.brownian(key, 1.0, 0.0, shape=(3,), depth=4)
     for t in np.arange(1, 17) / 16:
         np.testing.assert_array_equal(rough(t), path(t))
     bound = rounding(path) * max(np.abs(x).max() for x in rough(0.0))
@@ -398,9 +400,9 @@ def test_finer_grids_follow_the_same_path():
 
 
 def test_path_starts_at_zero_and_runs_either_way():
-    """W = I = 0 at start; the clock runs from start to end; a step against it has −z_0 and the same z_1."""
+    """W = I = 0 at start. The clock runs from start to end. A step against it has −z_0 and the same z_1."""
     up, down = (
-        noise.brownian(jax.random.key(3), *ends, (4,))
+        noise.brownian(jax.random.key(3), *ends, shape=(4,))
         for ends in ((0.0, 2.0), (2.0, 0.0))
     )
     for path, start in ((up, 0.0), (down, 2.0)):
@@ -414,15 +416,17 @@ def test_path_starts_at_zero_and_runs_either_way():
 
 def test_path_is_a_function_of_its_key_apart_from_other_draws():
     key = jax.random.key(0)
-    path = noise.brownian(key, 0.0, 1.0, (8,))
+    path = noise.brownian(key, 0.0, 1.0, shape=(8,))
     np.testing.assert_array_equal(
-        path(0.7), noise.brownian(jax.random.key(0), 0.0, 1.0, (8,))(0.7)
+        path(0.7), noise.brownian(jax.random.key(0), 0.0, 1.0, shape=(8,))(0.7)
     )
     assert not np.isin(
-        path(0.7), noise.brownian(jax.random.key(1), 0.0, 1.0, (8,))(0.7)
+        path(0.7), noise.brownian(jax.random.key(1), 0.0, 1.0, shape=(8,))(0.7)
     ).any()
     with jax.enable_x64(True):  # where no two of so few draws coincide by chance
-        of_path = np.stack(noise.brownian(key, 0.0, 1.0, (8,)).increment(0.0, 1.0))
+        of_path = np.stack(
+            noise.brownian(key, 0.0, 1.0, shape=(8,)).increment(0.0, 1.0)
+        )
         of_steps = jax.vmap(lambda c: noise.normal(key, c, (2, 8)))(jnp.arange(1000))
         assert (
             np.abs(of_path.reshape(-1, 1) - np.asarray(of_steps).reshape(1, -1)).min()
@@ -437,7 +441,7 @@ def test_path_is_a_function_of_its_key_apart_from_other_draws():
 def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
     with jax.enable_x64(dtype == "float64"):
         key, ts = jax.random.key(5, impl=impl), jnp.array([0.1, 0.6, 0.6, 1.0])
-        path = noise.brownian(key, 0.0, 1.0, (3,))
+        path = noise.brownian(key, 0.0, 1.0, shape=(3,))
 
         def of(path, t):
             return jnp.stack([*path(t), *path.increment(t, 0.45)])
@@ -458,11 +462,11 @@ def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_batch_of_paths_is_a_loop_over_keys(impl):
-    """Example i of a batch follows the path that it follows alone; paths pass through transformations as values."""
+    """Example i of a batch follows the path that it follows alone. Paths pass through transformations as values."""
     keys = jax.random.split(jax.random.key(5, impl=impl), 3)
-    paths = jax.vmap(lambda key: noise.brownian(key, 1.0, 0.0, (2,)))(keys)
+    paths = jax.vmap(lambda key: noise.brownian(key, 1.0, 0.0, shape=(2,)))(keys)
     together = jax.vmap(lambda path: jnp.stack(path(0.3)))(paths)
-    alone = [noise.brownian(key, 1.0, 0.0, (2,)) for key in keys]
+    alone = [noise.brownian(key, 1.0, 0.0, shape=(2,)) for key in keys]
     expected = np.stack([np.stack(path(0.3)) for path in alone])
     np.testing.assert_allclose(
         together, expected, rtol=0, atol=rounding(alone[0]) * np.abs(expected).max()
@@ -500,9 +504,9 @@ def test_times_carry_no_gradient():
         ({"shape": [3]}, TypeError, r"shape must be a tuple of integers, got \[3\]"),
         ({"shape": (2, 1.5)}, TypeError, r"shape\[1\] must be an integer, got 1.5"),
         ({"shape": (-1,)}, ValueError, r"shape\[0\] must be at least 0, got -1"),
-        ({"levels": 0}, ValueError, "levels must be between 1 and 24, got 0"),
-        ({"levels": 25}, ValueError, "levels must be between 1 and 24, got 25"),
-        ({"levels": 4.0}, TypeError, "levels must be an integer, got 4.0"),
+        ({"depth": 0}, ValueError, "depth must be between 1 and 24, got 0"),
+        ({"depth": 25}, ValueError, "depth must be between 1 and 24, got 25"),
+        ({"depth": 4.0}, TypeError, "depth must be an integer, got 4.0"),
     ],
 )
 def test_path_refuses_by_name(arguments, error, message):
@@ -513,7 +517,7 @@ def test_path_refuses_by_name(arguments, error, message):
 
 
 def test_times_outside_the_path_are_refused():
-    """By name where they are known, as NaN where traced; a rounding beyond an end is the end."""
+    """By name where they are known, as NaN where traced. A rounding beyond an end is the end."""
     path = noise.brownian(jax.random.key(0), 1.0, 0.5)
     for call, message in (
         (lambda: path(0.4), r"t must lie in \[0.5, 1.0\], got 0.4"),
@@ -535,6 +539,6 @@ def test_times_outside_the_path_are_refused():
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2), (0,)])
 def test_path_has_the_shape_it_was_given(shape):
-    path = noise.brownian(jax.random.key(0), 0, 1, shape)
+    path = noise.brownian(jax.random.key(0), 0, 1, shape=shape)
     values = jax.eval_shape(lambda path: (*path(0.3), *path.increment(0.3, 1.0)), path)
     assert [x.shape for x in values] == [shape] * 4

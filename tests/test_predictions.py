@@ -74,9 +74,11 @@ def test_an_exact_network_gives_the_exact_denoiser(schedule, x64):
     def found_of(kind, t):
         exact = QUANTITIES[kind](schedule, t, X0, NOISE)
         x = schedule.alpha(t) * X0 + schedule.sigma(t) * NOISE
-        denoiser = predictions.denoiser(schedule, lambda x, t: exact, kind, SIGMA_DATA)
+        denoiser = predictions.denoiser(
+            schedule, lambda x, t: exact, kind, sigma_data=SIGMA_DATA
+        )
         moved = predictions.denoiser(
-            schedule, lambda x, t: exact + 1.0, kind, SIGMA_DATA
+            schedule, lambda x, t: exact + 1.0, kind, sigma_data=SIGMA_DATA
         )
         view = VIEWS[kind](schedule, denoiser)(x, t) if kind in VIEWS else exact
         error = jnp.abs(moved(x, t) - X0)
@@ -130,7 +132,7 @@ def test_scaled_inputs_have_unit_variance(schedule, x64):
     # x_t's variance is the sum over independent unit x_0/σ_data and ε of the squared coefficients
     for t in times_at_noise(schedule):
         denoiser = predictions.denoiser(
-            schedule, net, "data", SIGMA_DATA, inputs="scaled"
+            schedule, net, "data", sigma_data=SIGMA_DATA, inputs="scaled"
         )
         denoiser(jnp.array([schedule.alpha(t) * SIGMA_DATA, schedule.sigma(t)]), t)
         x, c_noise = seen.pop()
@@ -149,7 +151,7 @@ def test_raw_inputs_are_passed_as_they_are():
 
 
 def test_edm_scalings_are_table_1(x64):
-    """c_skip, c_out, c_in, c_noise at σ = 2, σ_data = ½, computed by hand; F has unit-variance targets at every σ."""
+    """c_skip, c_out, c_in, c_noise at σ = 2, σ_data = ½, computed by hand. F has unit-variance targets at every σ."""
     c = predictions.scalings(2.0, 0.5)
     np.testing.assert_allclose(
         c, [0.25 / 4.25, 1 / 4.25**0.5, 1 / 4.25**0.5, np.log(2) / 4], rtol=1e-14
@@ -165,11 +167,11 @@ def test_edm_scalings_are_table_1(x64):
     "schedule", ["vp_linear", "vp_cosine", "sub_vp", "rectified_flow", "own"]
 )
 def test_edm_kind_is_edm_at_the_rescaled_state(schedule, x64):
-    """D(x, t) = D_EDM(x/α; σ/α): one network, two schedules, one denoiser."""
+    """D(x, t) = D_EDM(x/α. Σ/α): one network, two schedules, one denoiser."""
     schedule = SCHEDULES[schedule]()
     net = lambda x, c_noise: jnp.sin(3 * x) + c_noise
-    here = predictions.denoiser(schedule, net, "edm", SIGMA_DATA)
-    there = predictions.denoiser(schedules.edm(), net, "edm", SIGMA_DATA)
+    here = predictions.denoiser(schedule, net, "edm", sigma_data=SIGMA_DATA)
+    there = predictions.denoiser(schedules.edm(), net, "edm", sigma_data=SIGMA_DATA)
     for t in times_at_noise(schedule):
         x = jnp.asarray(schedule.alpha(t) * X0 + schedule.sigma(t) * NOISE)
         s = schedule.sigma(t) / schedule.alpha(t)
@@ -271,7 +273,7 @@ def test_every_kind_of_network_serves(name):
 
 
 def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
-    """d D/d weight of a linear data network is x; d D/dθ through a schedule's own parameter is the finite
+    """d D/d weight of a linear data network is x. D D/dθ through a schedule's own parameter is the finite
     difference.
     """
     x = jnp.array([0.3, -0.8])
@@ -281,7 +283,7 @@ def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
     with pytest.raises(TypeError):
         linear(2.0)(
             x, 0.3, 1.0, 2.0
-        )  # conditions are passed on, and refused by a network that takes none
+        )  # conditions are passed on, and rejected by a network that takes none
 
     def net(w, x, t):
         return w * x
@@ -340,15 +342,17 @@ def test_refuses(name):
 
 
 def test_categorical_is_exact_for_independent_entries(x64):
-    """With logits log p_k the denoiser is the posterior mean of independent entries of law p, at every noise level."""
-    levels, law = jnp.array([-1.0, 0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.3, 0.4])
+    """With logits log p_k the denoiser is the posterior mean of independent entries of distribution p, at every noise level."""
+    levels, shares = jnp.array([-1.0, 0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.3, 0.4])
     schedule = schedules.vp_linear()
-    net = lambda features, c_noise: jnp.tile(jnp.log(law), 3)
+    net = lambda features, c_noise: jnp.tile(jnp.log(shares), 3)
     denoiser = predictions.categorical(schedule, net, levels)
     x = jnp.array([0.3, -2.0, 0.9])
     for t in (1e-3, 0.1, 0.5, 1.0):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        log_weights = jnp.log(law) - (x[:, None] - alpha * levels) ** 2 / (2 * sigma**2)
+        log_weights = jnp.log(shares) - (x[:, None] - alpha * levels) ** 2 / (
+            2 * sigma**2
+        )
         weights = jnp.exp(log_weights - log_weights.max(-1, keepdims=True))
         np.testing.assert_allclose(
             denoiser(x, t), (weights @ levels) / weights.sum(-1), rtol=1e-10, atol=1e-12

@@ -1,4 +1,4 @@
-"""Every schedule obeys the laws that α and σ imply; closed forms equal what is derived."""
+"""Every schedule obeys the distributions that α and σ imply. Closed forms equal what is derived."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-# Hand-written laws in NumPy, t -> (α, σ, f, g²), in paper symbols.
+# Hand-written schedules in NumPy, t -> (α, σ, f, g²), in paper symbols.
 
 
 def vp(t, b0=0.1, b1=20.0):
@@ -45,7 +45,7 @@ def exploding(t, low=0.01, high=50.0):
 
 
 def chain(t):
-    """Between indices i and i + 1 the log-SNR is linear; variance preserving: f = ½λ′σ², g² = −λ′σ²."""
+    """Between indices i and i + 1 the log-SNR is linear. Variance preserving: f = ½λ′σ², g² = −λ′σ²."""
     bars = np.cumprod(1 - ddpm_betas())
     table = np.log(bars / (1 - bars))
     i = np.floor(t * 1000).astype(int) - 1
@@ -187,30 +187,36 @@ def derived(name, bare=False):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_equals_its_closed_form(name, bare, x64):
     """α, σ, f, g and λ = log α²/σ², both as the class states them and as α and σ alone imply."""
-    found = derived(name, bare)[0]
-    alpha, sigma, drift, diffusion_squared = CLOSED_FORMS[name](found["t"])
+    computed = derived(name, bare)[0]
+    alpha, sigma, drift, diffusion_squared = CLOSED_FORMS[name](computed["t"])
     # the references themselves cancel (√(1 − α²)): 1e-11 covers α² within 1e-5 of 1
-    np.testing.assert_allclose(found["alpha"], alpha, rtol=1e-13)
-    np.testing.assert_allclose(found["sigma"], sigma, rtol=1e-11)
+    np.testing.assert_allclose(computed["alpha"], alpha, rtol=1e-13)
+    np.testing.assert_allclose(computed["sigma"], sigma, rtol=1e-11)
     np.testing.assert_allclose(
-        found["log_snr"], 2 * np.log(alpha / sigma), rtol=1e-11, atol=1e-11
+        computed["log_snr"], 2 * np.log(alpha / sigma), rtol=1e-11, atol=1e-11
     )
-    np.testing.assert_allclose(found["drift_coefficient"], drift, rtol=1e-11)
+    np.testing.assert_allclose(computed["drift_coefficient"], drift, rtol=1e-11)
     np.testing.assert_allclose(
-        found["diffusion_coefficient"] ** 2, diffusion_squared, rtol=1e-10
+        computed["diffusion_coefficient"] ** 2, diffusion_squared, rtol=1e-10
     )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_imply_the_forward_sde(name, x64):
     """α′ = fα and dσ²/dt = 2fσ² + g²: with rates() from forward-mode autodiff, f and g as the class states them."""
-    found = derived(name)[0]
-    r, f, g = found["rates"], found["drift_coefficient"], found["diffusion_coefficient"]
+    computed = derived(name)[0]
+    r, f, g = (
+        computed["rates"],
+        computed["drift_coefficient"],
+        computed["diffusion_coefficient"],
+    )
     np.testing.assert_allclose(r.alpha_rate, f * r.alpha, rtol=1e-12)
     np.testing.assert_allclose(
         2 * r.sigma * (r.sigma_rate - f * r.sigma), g**2, rtol=1e-12
     )
-    np.testing.assert_allclose(found["log_snr_rate"], -((g / r.sigma) ** 2), rtol=1e-12)
+    np.testing.assert_allclose(
+        computed["log_snr_rate"], -((g / r.sigma) ** 2), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -221,37 +227,37 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     a chain, where λ has kinks), by 8-point Gauss–Legendre, whose error (Δλ)^16/16! is below rounding. A sub-VP σ that
     were a variance, or a g of another schedule, fails.
     """
-    found = derived(name)[2]
-    edges, alpha, sigma = found["edges"], found["alpha"], found["sigma"]
+    computed = derived(name)[2]
+    edges, alpha, sigma = computed["edges"], computed["alpha"], computed["sigma"]
 
     def integral(values):
         return 0.5 * np.diff(edges) * (values @ WEIGHTS)
 
     np.testing.assert_allclose(
-        integral(found["f"]), np.diff(np.log(alpha)), rtol=1e-9, atol=1e-14
+        integral(computed["f"]), np.diff(np.log(alpha)), rtol=1e-9, atol=1e-14
     )
     np.testing.assert_allclose(
-        integral(found["variance_rate"]), np.diff((sigma / alpha) ** 2), rtol=1e-9
+        integral(computed["variance_rate"]), np.diff((sigma / alpha) ** 2), rtol=1e-9
     )
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["stated", "derived"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_snr_falls_and_is_inverted_both_ways(name, bare, x64):
-    """t(λ(t)) = t and λ(t(λ)) = λ to rounding times the condition number; λ strictly decreasing."""
-    found = derived(name, bare)[1]
+    """t(λ(t)) = t and λ(t(λ)) = λ to rounding times the condition number. Λ strictly decreasing."""
+    computed = derived(name, bare)[1]
     t, log_snr, again, rate = (
-        found["t"],
-        found["log_snr"],
-        found["again"],
-        np.abs(found["rate"]),
+        computed["t"],
+        computed["log_snr"],
+        computed["again"],
+        np.abs(computed["rate"]),
     )
     assert np.all(np.diff(log_snr) < 0)
     # λ is a sum of logarithms of size up to |λ|/2 + 1, each rounded a few times
     rounding = 32 * EPS64 * (1 + np.abs(log_snr))
     assert np.all(np.abs(again - t) <= rounding / rate + 8 * EPS64 * t)
     assert np.all(
-        np.abs(found["once_more"] - log_snr) <= 2 * rounding + 16 * EPS64 * rate * t
+        np.abs(computed["once_more"] - log_snr) <= 2 * rounding + 16 * EPS64 * rate * t
     )
 
 
@@ -410,12 +416,12 @@ def test_times_of_any_kind_are_accepted(name):
         np.array(middle),
         jnp.bfloat16(1.0) * 0 + np.float16(middle),
     ):
-        for law in (
+        for function in (
             schedules.log_snr,
             schedules.drift_coefficient,
             schedules.diffusion_coefficient,
         ):
-            assert law(schedule, t).dtype == jnp.float32
+            assert function(schedule, t).dtype == jnp.float32
         if jnp.result_type(t) != jnp.bfloat16:
             np.testing.assert_allclose(
                 schedules.log_snr(schedule, t), expected, rtol=4 * EPS32
@@ -426,7 +432,7 @@ def test_times_of_any_kind_are_accepted(name):
 
 
 def test_prior_std_is_the_schedules_own(x64):
-    """VE's and EDM's prior is N(0, σ_max²), not N(0, 1); sub-VP's is 1 − e^{−∫β}."""
+    """VE's and EDM's prior is N(0, σ_max²), not N(0, 1). Sub-VP's is 1 − e^{−∫β}."""
     assert float(schedules.prior_std(schedules.ve(sigma_max=50.0))) == pytest.approx(
         50.0, rel=1e-13
     )
@@ -467,7 +473,7 @@ def test_vp_cosine_is_nichol_and_dhariwals(x64):
 
 
 def test_sub_vp_lies_below_vp(x64):
-    """σ is the square of VP's σ, hence a smaller standard deviation; α is the same (Song et al. 2021)."""
+    """σ is the square of VP's σ, hence a smaller standard deviation. Α is the same (Song et al. 2021)."""
     t = np.linspace(0.01, 1, 9)
     sub_vp, vp_linear = schedules.sub_vp(), schedules.vp_linear()
     np.testing.assert_allclose(sub_vp.sigma(t), vp_linear.sigma(t) ** 2, rtol=1e-14)
@@ -481,7 +487,7 @@ def test_rates_stay_finite_where_the_sde_diverges():
 
 
 def test_chain_equals_its_cumulative_products(x64):
-    """√ᾱ_i and √(1 − ᾱ_i) at t = i/T, in float64; Ho et al.'s betas leave √ᾱ_T = 0.0064 of the signal."""
+    """√ᾱ_i and √(1 − ᾱ_i) at t = i/T, in float64. Ho et al.'s betas leave √ᾱ_T = 0.0064 of the signal."""
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
     bars = np.cumprod(1 - betas)
@@ -509,7 +515,7 @@ def test_chain_in_float32_is_its_table_rounded():
 
 
 def test_ladder_is_its_table_and_a_geometric_one_is_ve(x64):
-    """σ_i at t = i/L for any ladder; σ_min r^(i−1) is VE with the same ends, at (t − 1/L)/(1 − 1/L)."""
+    """σ_i at t = i/L for any ladder. Σ_min r^(i−1) is VE with the same ends, at (t − 1/L)/(1 − 1/L)."""
     sigmas = ladder_sigmas()
     schedule = schedules.from_sigmas(sigmas)
     np.testing.assert_allclose(schedule.sigma(schedule.times), sigmas, rtol=1e-13)
@@ -529,7 +535,7 @@ def test_ladder_is_its_table_and_a_geometric_one_is_ve(x64):
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_chain_posterior_is_bayes_rule(traced, x64):
-    """q(x_{t−1} | x_t, x_0) ∝ N(x_t; √(1 − β_t) x_{t−1}, β_t) N(x_{t−1}; √ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}): precisions add."""
+    """q(x_{t−1} | x_t, x_0) ∝ N(x_t. √(1 − β_t) x_{t−1}, β_t) N(x_{t−1}. √ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}): precisions add."""
     betas = np.array([1e-4, 0.01, 0.3, 0.05, 0.9])
     make = lambda b: schedules.from_betas(b).posterior()
     posterior = jax.jit(make)(betas) if traced else make(betas)
@@ -748,7 +754,7 @@ def zero_terminal_chain(steps=1000):
 
 
 def test_a_chain_without_terminal_signal_is_finite_everywhere():
-    """α(1) = 0 exactly, λ(1) = −∞, falling λ on all times, inverted both ways; α, σ and their rates stay finite."""
+    """α(1) = 0 exactly, λ(1) = −∞, falling λ on all times, inverted both ways. Α, σ and their rates stay finite."""
     chain = zero_terminal_chain()
     t = np.concatenate(
         [chain.times, chain.times[:-1] + 0.4e-3, 1 - np.geomspace(1e-6, 9e-4, 20)]
@@ -793,16 +799,16 @@ def test_the_posterior_at_a_last_beta_of_one_keeps_the_data_alone():
 
 
 def test_index_of_time_is_exact_at_all_indices():
-    """round(t T) at every index of chains up to T = 10 000, in float32 and traced; int(t T) misses 5 of 1000."""
+    """round(t T) at every index of chains up to T = 10 000, in float32 and traced. Int(t T) misses 5 of 1000."""
     traced = jax.jit(schedules.index_of_time)
     for steps in (2, 3, 49, 98, 1000, 4001, 10_000):
         chain = schedules.from_sigmas(np.geomspace(0.01, 10, steps))
         t, index = chain.times.astype(np.float32), np.arange(1, steps + 1)
         np.testing.assert_array_equal(schedules.index_of_time(chain, t), index)
         if steps in (1000, 10_000):
-            found = traced(chain, t)
-            assert found.dtype == jnp.int32
-            np.testing.assert_array_equal(found, index)
+            computed = traced(chain, t)
+            assert computed.dtype == jnp.int32
+            np.testing.assert_array_equal(computed, index)
         if steps == 1000:
             assert np.sum((t * np.float32(steps)).astype(int) != index) == 5
     assert (

@@ -1,4 +1,4 @@
-"""Forward, reverse, flow and Langevin dynamics carry the laws that they claim to carry."""
+"""Forward, reverse, flow and Langevin dynamics carry the distributions that they claim to carry."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def log_density(target, schedule):
 
 
 def at_states(schedule, function):
-    """function(x, t) at three noise levels, at a point of each law's bulk; jitted once."""
+    """function(x, t) at three noise levels, at a point of each distribution's bulk. Jitted once."""
     t = times_at_noise(schedule, (0.3, 1.0, 3.0))
     x = schedule.alpha(t)[:, None] * jnp.array([0.4, -0.3]) + schedule.sigma(t)[
         :, None
@@ -58,7 +58,7 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
 
         def backwards(noise):
             return sde.fokker_planck(
-                sde.reverse(schedule, denoiser, noise), log_p, downwards=True
+                sde.reverse(schedule, denoiser, noise=noise), log_p, downwards=True
             )(x, t)
 
         return (
@@ -74,7 +74,7 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
 
 
 def test_a_wrong_sde_is_found_out(x64):
-    """VP's forward SDE under sub-VP's law misses the rate by more than 5 %: the test above can fail."""
+    """VP's forward SDE under sub-VP's distribution misses the rate by more than 5 %: the test above can fail."""
     target, schedule = TARGETS["diagonal"](), schedules.sub_vp()
     log_p = log_density(target, schedule)
     x = jnp.asarray(X)
@@ -89,7 +89,7 @@ def test_a_wrong_sde_is_found_out(x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
-    """drift = f x − ½(1 + η²)g²∇log p_t and diffusion ηg, from the target's own score; η = 0 is the flow."""
+    """drift = f x − ½(1 + η²)g²∇log p_t and diffusion ηg, from the target's own score. Η = 0 is the flow."""
     schedule = SCHEDULES[schedule]()
     target = TARGETS["full"]()
     denoiser = targets.denoiser(target, schedule)
@@ -100,20 +100,20 @@ def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
             schedules.drift_coefficient(schedule, t),
             schedules.diffusion_coefficient(schedule, t),
         )
-        found, expected = [], []
+        computed, expected = [], []
         for noise in (0.0, 0.7, 1.0, jnp.array(1.5)):
-            process = sde.reverse(schedule, denoiser, noise)
-            found.append(jnp.append(process.drift(x, t), process.diffusion(x, t)))
+            process = sde.reverse(schedule, denoiser, noise=noise)
+            computed.append(jnp.append(process.drift(x, t), process.diffusion(x, t)))
             expected.append(
                 jnp.append(f * x - 0.5 * (1 + noise**2) * g**2 * score, noise * g)
             )
-        found.append(jnp.append(sde.probability_flow(schedule, denoiser)(x, t), 0.0))
+        computed.append(jnp.append(sde.probability_flow(schedule, denoiser)(x, t), 0.0))
         expected.append(jnp.append(f * x - 0.5 * g**2 * score, 0.0))
-        return jnp.stack(found), jnp.stack(expected)
+        return jnp.stack(computed), jnp.stack(expected)
 
-    found, expected = at_states(schedule, both)
+    computed, expected = at_states(schedule, both)
     scale = np.abs(expected).max((1, 2), keepdims=True)
-    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-11)
+    np.testing.assert_allclose(computed / scale, expected / scale, atol=1e-11)
 
 
 def test_reverse_without_noise_is_the_probability_flow():
@@ -140,7 +140,7 @@ def test_flow_is_regular_where_f_and_g_are_not(kind, form):
     made = (
         sde.probability_flow(schedule, denoiser)
         if form == "probability_flow"
-        else sde.reverse(schedule, denoiser, 0.0).drift
+        else sde.reverse(schedule, denoiser, noise=0.0).drift
     )
     assert not np.isfinite(schedules.drift_coefficient(schedule, 1.0))
     np.testing.assert_array_equal(
@@ -160,7 +160,7 @@ def test_one_denoiser_call_per_drift(noise):
         calls.append(1)
         return jnp.tanh(x)
 
-    process = sde.reverse(schedules.vp_linear(), denoiser, noise)
+    process = sde.reverse(schedules.vp_linear(), denoiser, noise=noise)
     jax.make_jaxpr(process.drift)(jnp.asarray(X), 0.5)
     assert len(calls) == 1
     jax.make_jaxpr(process.diffusion)(jnp.asarray(X), 0.5)
@@ -173,17 +173,19 @@ def test_noise_level_may_be_traced(x64):
     denoiser = targets.denoiser(TARGETS["isotropic"](), schedule)
     levels = jnp.array([0.0, 0.5, 1.0])
     together = jax.vmap(
-        lambda noise: sde.reverse(schedule, denoiser, noise).drift(jnp.asarray(X), 0.7)
+        lambda noise: sde.reverse(schedule, denoiser, noise=noise).drift(
+            jnp.asarray(X), 0.7
+        )
     )(levels)
     apart = [
-        sde.reverse(schedule, denoiser, float(noise)).drift(jnp.asarray(X), 0.7)
+        sde.reverse(schedule, denoiser, noise=float(noise)).drift(jnp.asarray(X), 0.7)
         for noise in levels
     ]
     np.testing.assert_allclose(together, apart, rtol=1e-13)
 
 
 def test_langevin_leaves_its_density_at_rest(x64):
-    """dx = ½∇log p dt + dw is stationary at p, normalised or not; twice the drift with the same noise is not."""
+    """dx = ½∇log p dt + dw is stationary at p, normalised or not. Twice the drift with the same noise is not."""
     target = TARGETS["full"]()
     process = sde.langevin(target.log_prob)
     energy = sde.langevin(lambda x: target.log_prob(x) + 3.0)
@@ -212,7 +214,7 @@ def test_langevin_leaves_its_density_at_rest(x64):
 
 
 def test_fokker_planck_of_an_ornstein_uhlenbeck_process_in_closed_form(x64):
-    """dx_i = −a_i x_i dt + b_i dw_i from N(0, V(0)): V_i(t) = b²/2a + (V(0) − b²/2a) e^{−2at}; b varies."""
+    """dx_i = −a_i x_i dt + b_i dw_i from N(0, V(0)): V_i(t) = b²/2a + (V(0) − b²/2a) e^{−2at}. B varies."""
     a, b, start = jnp.array([0.5, 2.0]), jnp.array([1.0, 0.3]), jnp.array([2.0, 1.0])
     rest = b**2 / (2 * a)
 
@@ -237,7 +239,7 @@ def test_fokker_planck_takes_examples_of_any_shape(x64):
 
 REFUSED = {
     "noise": (
-        lambda: sde.reverse(schedules.edm(), lambda x, t: x, -0.5),
+        lambda: sde.reverse(schedules.edm(), lambda x, t: x, noise=-0.5),
         ValueError,
         "noise must be 0 or more, got -0.5",
     ),

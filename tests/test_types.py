@@ -188,7 +188,7 @@ def test_partition_and_combine_are_inverse(name):
 
 
 def test_partition_splits_by_type():
-    """Arrays, NumPy scalars and floats are traced; integers, booleans, strings and functions are static, in their
+    """Arrays, NumPy scalars and floats are traced. Integers, booleans, strings and functions are static, in their
     places.
     """
     tree = {
@@ -381,7 +381,7 @@ class PrivateNet:
 
 
 def test_state_of_classes_modules_and_containers_is_seen():
-    """What there is one of cannot be exchanged for a tracer: a replaced array gives another program, never the old value."""
+    """An array that they hold is compiled in: a replaced one gives another program, never the old value."""
     module, part = types.ModuleType("settings"), types.ModuleType("settings.part")
     module.part, queue, objects = part, collections.deque([None]), np.array([None])
     private, held = PrivateNet(), JittedNet(None)
@@ -492,7 +492,7 @@ def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
 
 
 def test_a_function_that_counts_its_traces_is_traced_once():
-    """What tracing itself changes (a list, a variable, an attribute) is no reason to trace again."""
+    """A list, a variable or an attribute that tracing itself changes is no reason to trace again."""
     call, traces = counted()
     seen, count = [], 0
 

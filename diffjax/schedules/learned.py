@@ -53,6 +53,7 @@ class LearnedVP:
 
 def learned(
     key: Key,
+    *,
     hidden: int = 32,
     log_snr_max: Scalar = 13.3,
     log_snr_min: Scalar = -5.0,

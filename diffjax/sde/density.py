@@ -137,7 +137,7 @@ def _residual(of, x, t):
 
 
 def current_velocity(
-    sde: SDE, log_prob: LogDensity, downwards: bool = False
+    sde: SDE, log_prob: LogDensity, *, downwards: bool = False
 ) -> CurrentVelocity:
     """The velocity v of the probability current J = p v, shape of x: ∂p/∂t = −div(v p).
 
@@ -152,7 +152,7 @@ def current_velocity(
 
 
 def fokker_planck(
-    sde: SDE, log_prob: LogDensity, downwards: bool = False
+    sde: SDE, log_prob: LogDensity, *, downwards: bool = False
 ) -> FokkerPlanck:
     """(x, t) -> ∂p/∂t / p that the SDE implies at a density: −tr ∂v/∂x − v·∇log p with v its `current_velocity`, shape
     ().
@@ -162,7 +162,7 @@ def fokker_planck(
     `current_velocity`. By automatic differentiation: the cost is D pullbacks. Risken 1989, eq. 4.94a; Song et al. 2021,
     appendix D.1.
     """
-    return FokkerPlanck(current_velocity(sde, log_prob, downwards))
+    return FokkerPlanck(current_velocity(sde, log_prob, downwards=downwards))
 
 
 def rate_along_flow(velocity: Velocity) -> RateAlongFlow:

@@ -114,7 +114,7 @@ def forward(schedule: Schedule) -> SDE:
     return SDE(_Linear(schedule), _Diffusion(schedule, 1.0))
 
 
-def reverse(schedule: Schedule, denoiser: Denoiser, noise: Scalar = 1.0) -> SDE:
+def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> SDE:
     """The SDE that, run downwards in t from p_T, has the law p_t at every t, for any noise level η = noise ≥ 0.
 
     dx = [f x − ½(1 + η²) g² ∇log p_t] dt + η g dw̄, written A(t) x + B(t) D so that a step costs one denoiser call.

@@ -428,7 +428,7 @@ def noise_of(
         return noise.normal(key, step * noise.DRAWS_PER_STEP + i, x.shape, x.dtype)
 
     def part(step, now, end, level, index):
-        return noise.part(jax.random.fold_in(key, step), level, index, x.shape, x.dtype)
+        return noise.part(jax.random.fold_in(key, step), level, index, shape=x.shape, dtype=x.dtype)
 
     if given is None:
         return Source(normal, part)
