@@ -1,9 +1,10 @@
 """Noise-conditional score networks: ladders of noise levels and their objective.
 
-A ladder is a schedule made by `schedules.from_sigmas`. Its index grows with the noise,
-as time does everywhere here: Song & Ermon's σ_1 > … > σ_L is read backwards. A network
-becomes a denoiser by `predictions.denoiser`. `solvers.annealed_langevin` samples it on
-`grids.from_indices(ladder, range(L, 0, -1))`.
+A ladder is a schedule made by `schedules.from_sigmas`. Its index grows with
+the noise, as time does everywhere here: Song & Ermon's σ_1 > … > σ_L is read
+backwards. A network becomes a denoiser by `predictions.denoiser`.
+`solvers.annealed_langevin` samples it on `grids.from_indices(ladder, range(L,
+0, -1))`.
 
 A DDPM chain is the ladder `rescaled(chain)` seen in x/α.
 """
@@ -52,11 +53,12 @@ def geometric_sigmas(count: int, sigma_min: float, sigma_max: float) -> np.ndarr
     Args:
       count: L, the number of noise levels.
       sigma_min: σ_1, in data units.
-      sigma_max: σ_L, in data units. About the largest distance between data points
-        (Song & Ermon 2020, technique 1).
+      sigma_max: σ_L, in data units. About the largest distance between data
+        points (Song & Ermon 2020, technique 1).
 
     Returns:
-      The noise levels, increasing, (L,) in float64, for `schedules.from_sigmas`.
+      The noise levels, increasing, (L,) in float64, for
+      `schedules.from_sigmas`.
 
     Raises:
       ValueError: If count is below 2, or not 0 < sigma_min < sigma_max.
@@ -72,25 +74,27 @@ def geometric_sigmas(count: int, sigma_min: float, sigma_max: float) -> np.ndarr
 def overlapping_sigmas(
     dimension: int, sigma_min: float, sigma_max: float, overlap: float = 0.5
 ) -> np.ndarray:
-    """Shortest geometric ladder with overlapping shells (Song & Ermon 2020, technique 2).
+    """Shortest geometric ladder with overlapping shells (Song & Ermon 2020).
 
-    In D dimensions ‖σ ε‖ is nearly N(√D σ, σ²/2): the noise lies in a shell. For two
-    neighbouring noise levels of ratio γ, the overlap is the mass of the lesser one
-    within three standard deviations of the greater one's shell:
+    This is technique 2 of the paper. In D dimensions ‖σ ε‖ is nearly N(√D σ,
+    σ²/2): the noise lies in a shell. For two neighbouring noise levels of
+    ratio γ, the overlap is the mass of the lesser one within three standard
+    deviations of the greater one's shell:
 
         Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ)
 
     γ is solved for.
 
     Args:
-      dimension: D, entries of one example, 5 or more. Below 5 the second argument of Φ
-        never grows and any γ would do.
+      dimension: D, entries of one example, 5 or more. Below 5 the second
+        argument of Φ never grows and any γ would do.
       sigma_min: Least noise level, in data units.
       sigma_max: Greatest noise level, in data units.
       overlap: Least overlap, in [1e-6, 0.99].
 
     Returns:
-      The noise levels, increasing, (L,) in float64, for `schedules.from_sigmas`.
+      The noise levels, increasing, (L,) in float64, for
+      `schedules.from_sigmas`.
 
     Raises:
       ValueError: If an argument is out of range.
@@ -122,8 +126,8 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
 
         σ_i/α_i = √((1 − ᾱ_i)/ᾱ_i)
 
-    It has the distribution of x_i/√ᾱ_i. A denoiser D of the chain becomes (y, t) ->
-    D(α y, t) on the ladder, and its score is α times the chain's.
+    It has the distribution of x_i/√ᾱ_i. A denoiser D of the chain becomes (y,
+    t) -> D(α y, t) on the ladder, and its score is α times the chain's.
 
     Raises:
       TypeError: If chain was not made by `schedules.from_betas`.
@@ -184,10 +188,10 @@ def score_loss(
 
         ½ λ(σ_i) ‖s(x_i, σ_i) − ∇log q(x_i | x)‖²
 
-    s = (αD − x_i)/σ² is the denoiser's score and ∇log q = −ε/σ (Vincent 2011). With
-    λ(σ) = σ² the loss is ½‖ε̂ − ε‖², which is `ddpm.simple_loss` times half the number of
-    entries, at the same draw of the key. Its mean over indices drawn uniformly is the
-    paper's objective.
+    s = (αD − x_i)/σ² is the denoiser's score and ∇log q = −ε/σ (Vincent 2011).
+    With λ(σ) = σ² the loss is ½‖ε̂ − ε‖², which is `ddpm.simple_loss` times
+    half the number of entries, at the same draw of the key. Its mean over
+    indices drawn uniformly is the paper's objective.
 
     Args:
       key: A typed key.
@@ -229,14 +233,15 @@ def _score_loss(static, arrays, key, x, index):
 
 
 def bound_weights(chain: DiscreteChain) -> Array:
-    """Weights of the score's squared errors in DDPM's bound (Ho et al. 2020, eq. 8, 12).
+    """Weights of the score's squared errors in DDPM's bound (Ho et al. 2020).
 
         w_t = (1 − α_t)²/(2β̃_t α_t),    α_t = 1 − β_t
 
-    w_t ‖s − ∇log q(x_t | x_0)‖² is `ddpm.bound_loss` with the variance β̃ at the indices
-    2 … T. At index 1, where β̃ = 0, it is infinite: the bound has the decoder's term in
-    its place, and a weighted sum starts at 2. It is infinite at T too where β_T = 1,
-    since the score holds nothing of x_0 there.
+    Equations 8 and 12. w_t ‖s − ∇log q(x_t | x_0)‖² is `ddpm.bound_loss` with
+    the variance β̃ at the indices 2 … T. At index 1, where β̃ = 0, it is
+    infinite: the bound has the decoder's term in its place, and a weighted sum
+    starts at 2. It is infinite at T too where β_T = 1, since the score holds
+    nothing of x_0 there.
 
     Returns:
       w, (T,).

@@ -1,8 +1,9 @@
 """Interpolants: random paths between data and noise, with closed forms for Gaussians.
 
-Flow matching regresses on these paths. `interpolant` makes one of a schedule, `bridge`
-one with Brownian bridges about straight lines. `gaussian_interpolant` gives the
-distribution, velocity and score of x_t where data and noise are jointly Gaussian.
+Flow matching regresses on these paths. `interpolant` makes one of a schedule,
+`bridge` one with Brownian bridges about straight lines. `gaussian_interpolant`
+gives the distribution, velocity and score of x_t where data and noise are
+jointly Gaussian.
 """
 
 import math
@@ -48,7 +49,8 @@ class Interpolant:
           x0: Data, one example.
           x1: Noise, shape of x0.
           t: Time, shape ().
-          z: Standard normal noise, shape of x0. Not needed where there is no γ.
+          z: Standard normal noise, shape of x0. Not needed where there is no
+            γ.
 
         Returns:
           x_t, shape of x0.
@@ -65,7 +67,8 @@ class Interpolant:
           x0: Data, one example.
           x1: Noise, shape of x0.
           t: Time, shape ().
-          z: Standard normal noise, shape of x0. Not needed where there is no γ.
+          z: Standard normal noise, shape of x0. Not needed where there is no
+            γ.
 
         Returns:
           dx_t/dt, shape of x0.
@@ -110,19 +113,22 @@ def interpolant(
     With a γ it is a stochastic interpolant (Albergo et al. 2023).
 
     Args:
-      schedule: α, σ and the interval of t. Default `rectified_flow(t_max=1.0)`:
-        straight lines of constant velocity x_1 − x_0. With a variance the default is
-        `rectified_flow()`, whose interval stays away from the ends.
-      variance: t -> γ²(t), of shape (), positive within the schedule's interval. It
-        should be 0 at t = 0 and 1 if the paths are to meet both ends. There γ′ has no
-        value, so that the schedule's interval must stay away from them. None for no z.
+      schedule: α, σ and the interval of t. Default
+        `rectified_flow(t_max=1.0)`: straight lines of constant velocity x_1 −
+        x_0. With a variance the default is `rectified_flow()`, whose interval
+        stays away from the ends.
+      variance: t -> γ²(t), of shape (), positive within the schedule's
+        interval. It should be 0 at t = 0 and 1 if the paths are to meet both
+        ends. There γ′ has no value, so that the schedule's interval must stay
+        away from them. None for no z.
 
     Returns:
       The interpolant, with `state`, `velocity` and `spread`.
 
     Raises:
       TypeError: If schedule is no schedule, or variance cannot be called.
-      ValueError: If γ² is not positive and finite at both ends of the interval.
+      ValueError: If γ² is not positive and finite at both ends of the
+        interval.
 
     Example:
       >>> straight = dj.flows.interpolant()
@@ -155,17 +161,19 @@ def _check_variance(schedule, variance):
 
 @checks.arguments(std=checks.positive, t_min=checks.positive)
 def bridge(std: Scalar, t_min: Scalar = 1e-3) -> Interpolant:
-    """Straight lines with Brownian bridges about them (SB-CFM; Tong et al. 2023, section 3.2).
+    """Straight lines with Brownian bridges about them (Tong et al. 2023).
 
-        x_t = (1 − t) x_0 + t x_1 + γ(t) z,    γ² = s² t (1 − t),    t in [t_min, 1 − t_min]
+        x_t = (1 − t) x_0 + t x_1 + γ(t) z,    γ² = s² t (1 − t)
 
-    With the pairing `sinkhorn(std**2)` its distribution is the Schrödinger bridge of
-    Brownian motion of variance s² t: of all processes with the two given ends, the
-    nearest to it in KL (Léonard 2014).
+    The interval is [t_min, 1 − t_min]. This is SB-CFM, section 3.2 of the
+    paper. With the pairing `sinkhorn(std**2)` its distribution is the
+    Schrödinger bridge of Brownian motion of variance s² t: of all processes
+    with the two given ends, the nearest to it in KL (Léonard 2014).
 
     Args:
       std: s > 0, in data units.
-      t_min: Distance of the interval from both ends, in (0, ½). γ′ has no value there.
+      t_min: Distance of the interval from both ends, in (0, ½). γ′ has no
+        value there.
 
     Returns:
       The interpolant.
@@ -272,19 +280,18 @@ def gaussian_interpolant(
       mean: m, finite.
       std: s > 0, finite, of mean's shape or ().
       pairing: How data and noise are correlated (Bunne et al. 2023).
-        "independent" has covariance c = 0.
-        "optimal" has c = s. Without γ that is the optimal transport: on straight lines
-        u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m.
-        "entropic" has c = `entropic_covariance(s, S**2)` with the S of `bridge(S)`: the
-        Schrödinger bridge.
+        "independent" has covariance c = 0. "optimal" has c = s. Without γ that
+        is the optimal transport: on straight lines u = (x − (1 − t) m)(1 −
+        s)/((1 − t) s + t) − m. "entropic" has c = `entropic_covariance(s,
+        S**2)` with the S of `bridge(S)`: the Schrödinger bridge.
 
     Returns:
       x_t's moments, velocity, score and noise.
 
     Raises:
       TypeError: If interpolant is none.
-      ValueError: If another argument is out of range, or pairing is "entropic" and the
-        interpolant was not made by `bridge`.
+      ValueError: If another argument is out of range, or pairing is "entropic"
+        and the interpolant was not made by `bridge`.
 
     Example:
       >>> exact = dj.flows.gaussian_interpolant(dj.flows.interpolant(), 1.0, 0.5)
@@ -312,11 +319,11 @@ def gaussian_interpolant(
 
 @checks.arguments(std=checks.finite_array, regularisation=checks.non_negative)
 def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
-    """Covariance of N(m, s²) and N(0, 1) in the plan of `sinkhorn` (Janati et al. 2020).
+    """Covariance of N(m, s²) and N(0, 1) in the plan of `sinkhorn`.
 
         c = (√(4s² + ε²) − ε)/2
 
-    It is s at ε = 0, and 0 at s = 0 and at ε = ∞.
+    Janati et al. 2020. It is s at ε = 0, and 0 at s = 0 and at ε = ∞.
 
     Args:
       std: s ≥ 0, in data units, any shape.

@@ -1,9 +1,9 @@
 """Flow matching: fits a velocity to those of random paths from data to noise.
 
-An interpolant x_t = α(t) x_0 + σ(t) x_1 + γ(t) z has data at t = 0, noise at t = 1 and
-the velocity α′ x_0 + σ′ x_1 + γ′ z. Regression on x_t gives its mean given x_t. The
-flow of that mean has the distribution of x_t at every t, whatever the pairing of x_0
-and x_1.
+An interpolant x_t = α(t) x_0 + σ(t) x_1 + γ(t) z has data at t = 0, noise at t
+= 1 and the velocity α′ x_0 + σ′ x_1 + γ′ z. Regression on x_t gives its mean
+given x_t. The flow of that mean has the distribution of x_t at every t,
+whatever the pairing of x_0 and x_1.
 """
 
 from collections.abc import Callable
@@ -86,8 +86,8 @@ def examples(
       x0: Data, (B, *shape).
       x1: Noise, shape of x0. Drawn from N(0, I) by default.
       pairing: One of `flows.pairings`, which reorders the noise. Default
-        `independent()`, which leaves a given x1 in its order. Where it returns an index
-        out of range, as `sinkhorn` does for NaN, the noise is NaN.
+        `independent()`, which leaves a given x1 in its order. Where it returns
+        an index out of range, as `sinkhorn` does for NaN, the noise is NaN.
       condition: Pytree of leading axis B, which stays with x0.
       times: Distribution of the times, a name of `losses.TIME_DISTRIBUTIONS`.
 
@@ -150,12 +150,13 @@ def matching_loss(
 
         L = E ‖u(x_t, t) − dx_t/dt‖²/D
 
-    Its gradient is that of ‖u(x_t, t) − E[dx_t/dt | x_t]‖², and the flow of that mean
-    has the distribution of x_t (Tong et al. 2023, Theorem 3.2).
+    Its gradient is that of ‖u(x_t, t) − E[dx_t/dt | x_t]‖², and the flow of
+    that mean has the distribution of x_t (Tong et al. 2023, Theorem 3.2).
 
     Args:
       key: A typed key.
-      velocity: u(x, t) of one example, or u(x, t, condition_i) with a condition.
+      velocity: u(x, t) of one example, or u(x, t, condition_i) with a
+        condition.
       interpolant: As in `examples`.
       x0: As in `examples`.
       x1: As in `examples`.
@@ -168,7 +169,8 @@ def matching_loss(
 
     Raises:
       TypeError: As `examples`, and if velocity cannot be called.
-      ValueError: As `examples`, and if velocity returns another shape than x's.
+      ValueError: As `examples`, and if velocity returns another shape than
+        x's.
 
     Example:
       >>> loss, losses = dj.flows.matching_loss(
@@ -203,13 +205,14 @@ def bridge_loss(
 
         L = E (‖u(x_t, t) − dx_t/dt‖² + ‖ẑ(x_t, t) − z‖²)/D
 
-    z is independent of x_0 and x_1 under every pairing, so that −E[z | x_t]/γ is the
-    score of x_t. With `bridge(s)` and the pairing `sinkhorn(s**2)`, the `bridge_sde` of
-    the two is the Schrödinger bridge.
+    z is independent of x_0 and x_1 under every pairing, so that −E[z | x_t]/γ
+    is the score of x_t. With `bridge(s)` and the pairing `sinkhorn(s**2)`, the
+    `bridge_sde` of the two is the Schrödinger bridge.
 
     Args:
       key: A typed key.
-      velocity: u(x, t) of one example, or u(x, t, condition_i) with a condition.
+      velocity: u(x, t) of one example, or u(x, t, condition_i) with a
+        condition.
       interpolant: One with γ, as made by `bridge`.
       x0: As in `examples`.
       noise: ẑ, called as velocity.
@@ -261,23 +264,24 @@ def velocity_denoiser(
 ) -> NetworkDenoiser:
     """Denoiser E[x_0 | x_t] of a velocity fitted to an interpolant without γ.
 
-    It is `predictions.denoiser` of kind "velocity". On straight lines D = x − t u.
+    It is `predictions.denoiser` of kind "velocity". On straight lines D = x −
+    t u.
 
     Args:
       interpolant: What the velocity was fitted to, without γ.
       velocity: The fitted velocity, called as u(x, t).
-      pairing: What it was fitted under, default `independent()`. Under another the
-        noise depends on the data and the denoiser is marked `coupled`. Deterministic
-        solvers, `encode` and `log_prob` then hold. Stochastic solvers,
-        `predictions.score` and guidance by scores raise TypeError.
+      pairing: What it was fitted under, default `independent()`. Under another
+        the noise depends on the data and the denoiser is marked `coupled`.
+        Deterministic solvers, `encode` and `log_prob` then hold. Stochastic
+        solvers, `predictions.score` and guidance by scores raise TypeError.
 
     Returns:
       The denoiser (x, t) -> E[x_0 | x_t = x].
 
     Raises:
       TypeError: If interpolant or pairing has another type.
-      ValueError: If the interpolant has γ: its velocity does not determine x_0. Use
-        `continuous` there.
+      ValueError: If the interpolant has γ: its velocity does not determine
+        x_0. Use `continuous` there.
 
     Example:
       >>> straight = dj.flows.interpolant()
@@ -330,27 +334,28 @@ def bridge_sde(
 
         dx = (u + ½ g² ẑ/γ) dt + g dw̄
 
-    It runs downwards from noise to data. −ẑ/γ is the score. Solve it within the
-    interpolant's interval, since ẑ/γ has no value at the ends.
+    It runs downwards from noise to data. −ẑ/γ is the score. Solve it within
+    the interpolant's interval, since ẑ/γ has no value at the ends.
 
     Args:
       interpolant: What the two were fitted to, with γ.
       velocity: u, fitted by `bridge_loss`.
       noise: ẑ, fitted by `bridge_loss`.
-      diffusion: g, a constant. Default the s of `bridge(s)`, which makes it the
-        Schrödinger bridge: the ends (x_0, x_1) of its paths are then distributed as in
-        the entropic plan.
+      diffusion: g, a constant. Default the s of `bridge(s)`, which makes it
+        the Schrödinger bridge: the ends (x_0, x_1) of its paths are then
+        distributed as in the entropic plan.
 
     Returns:
       The SDE.
 
     Raises:
       TypeError: If an argument has another type.
-      ValueError: If the interpolant has no γ, or g is negative, or it is missing and
-        the interpolant was not made by `bridge`.
+      ValueError: If the interpolant has no γ, or g is negative, or it is
+        missing and the interpolant was not made by `bridge`.
 
     Example:
-      >>> process = dj.flows.bridge_sde(dj.flows.bridge(0.5), lambda x, t: -x, lambda x, t: x)
+      >>> bridge = dj.flows.bridge(0.5)
+      >>> process = dj.flows.bridge_sde(bridge, lambda x, t: -x, lambda x, t: x)
       >>> float(process.diffusion(jnp.zeros(2), 0.5))
       0.5
     """
@@ -373,13 +378,14 @@ def reflow_pairs(
 ) -> tuple[Array, Array]:
     """Noise and its image under a flow, to fit a straighter flow to (reflow).
 
-    Fit with `matching_loss(key, …, x0, x1=x1, pairing=fixed_pairs())`. The distribution
-    of x_0 stays the same, and every convex cost of the pairs falls or stays (Liu et al.
-    2023, Theorem 3.5).
+    Fit with `matching_loss(key, …, x0, x1=x1, pairing=fixed_pairs())`. The
+    distribution of x_0 stays the same, and every convex cost of the pairs
+    falls or stays (Liu et al. 2023, Theorem 3.5).
 
     Args:
       key: A typed key. Pair i has the key fold_in(key, i).
-      flow: Anything with a base, which has sample(key), and a bijector with forward.
+      flow: Anything with a base, which has sample(key), and a bijector with
+        forward.
       count: Number of pairs.
       condition: Pytree of leading axis count.
 
@@ -413,12 +419,12 @@ def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> A
 
         ∫ ‖(x_1 − x_0)/T − u(x_t, t)‖² dt,    T the length of the time interval
 
-    By the trapezoid rule over the bijector's times. Its mean over the base is the
-    straightness S of the paper, 0 where one Euler step is exact.
+    By the trapezoid rule over the bijector's times. Its mean over the base is
+    the straightness S of the paper, 0 where one Euler step is exact.
 
     Args:
-      bijector: Made by `continuous`. With an adaptive solver it must have been given
-        some times between its ends.
+      bijector: Made by `continuous`. With an adaptive solver it must have been
+        given some times between its ends.
       x: One example at the base's end.
       condition: As the velocity takes it.
 

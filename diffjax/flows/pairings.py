@@ -1,11 +1,12 @@
 """Pairings: which noise goes with which data in a batch.
 
-A pairing is a function (key, x0, x1) -> indices of x1, one for each x0. The data keep
-their order and the noise is reordered, so that labels stay with their data. An index
-beyond the noise means none: `matching.examples` fills it with NaN.
+A pairing is a function (key, x0, x1) -> indices of x1, one for each x0. The
+data keep their order and the noise is reordered, so that labels stay with
+their data. An index beyond the noise means none: `matching.examples` fills it
+with NaN.
 
-Its attribute `independent` says whether the noise stays independent of the data. Only
-then does a denoiser fitted under it have a score.
+Its attribute `independent` says whether the noise stays independent of the
+data. Only then does a denoiser fitted under it have a score.
 """
 
 import functools
@@ -145,13 +146,14 @@ def fixed_pairs() -> FixedPairs:
 def optimal_assignment() -> OptimalAssignment:
     """Permutation of the noise of least Σ_i ½‖x_{0,i} − x_{1,i}‖² over the batch.
 
-    In one dimension by sorting, otherwise by shortest augmenting paths, under jit. They
-    cost O(B³): 7, 19 and 140 ms on 2 cores for B = 64, 128 and 256. A batch's plan
-    tends to the optimal one only as B grows. In D > 4 dimensions its cost is off by
-    about B^{−2/D}.
+    In one dimension by sorting, otherwise by shortest augmenting paths, under
+    jit. They cost O(B³): 7, 19 and 140 ms on 2 cores for B = 64, 128 and 256.
+    A batch's plan tends to the optimal one only as B grows. In D > 4
+    dimensions its cost is off by about B^{−2/D}.
 
-    With labels, the noise of one label is no longer N(0, I). Samples of one class from
-    all of the noise are then biased. Pair within each class instead.
+    With labels, the noise of one label is no longer N(0, I). Samples of one
+    class from all of the noise are then biased. Pair within each class
+    instead.
 
     References:
       Pooladian et al. 2023; Tong et al. 2023, section 3.2.
@@ -174,17 +176,18 @@ def sinkhorn(
 ) -> Sinkhorn:
     """Entropic pairing: x_{1,j} goes with x_{0,i} with probability B π_ij.
 
-    π is the plan of `sinkhorn_plan` for the costs ½‖x_0 − x_1‖². Each data point enters
-    once. Each noise enters once on average, within `tolerance` in total.
+    π is the plan of `sinkhorn_plan` for the costs ½‖x_0 − x_1‖². Each data
+    point enters once. Each noise enters once on average, within `tolerance` in
+    total.
 
     Args:
-      regularisation: ε > 0, in squared data units. ε = s² pairs the ends of the
-        Schrödinger bridge of a Brownian motion of variance s² per unit of time.
-        ε → 0 is `optimal_assignment`, ε → ∞ is `independent`.
-      iterations: The greatest number of iterations. They are needed in proportion to
-        1/ε. The default reaches the default tolerance down to a fiftieth of the mean
-        cost. Below, the noise that is drawn departs from N(0, I), and
-        `optimal_assignment` is the better choice.
+      regularisation: ε > 0, in squared data units. ε = s² pairs the ends of
+        the Schrödinger bridge of a Brownian motion of variance s² per unit of
+        time. ε → 0 is `optimal_assignment`, ε → ∞ is `independent`.
+      iterations: The greatest number of iterations. They are needed in
+        proportion to 1/ε. The default reaches the default tolerance down to a
+        fiftieth of the mean cost. Below, the noise that is drawn departs from
+        N(0, I), and `optimal_assignment` is the better choice.
       tolerance: Greatest total error of the plan's columns.
 
     Returns:
@@ -220,23 +223,23 @@ def sinkhorn_plan(
 
         π = argmin Σ π c + ε Σ π log π,    rows sum to 1/n, columns to 1/m
 
-    The potentials are updated in turn in the log domain (Peyré & Cuturi 2019, section
-    4.4). The last update is that of the rows, which are exact to rounding. The plan is
-    not to be differentiated.
+    The potentials are updated in turn in the log domain (Peyré & Cuturi 2019,
+    section 4.4). The last update is that of the rows, which are exact to
+    rounding. The plan is not to be differentiated.
 
     Args:
       cost: c, (n, m), finite, also when divided by ε.
       regularisation: ε > 0, in the unit of the cost.
-      iterations: The greatest number of iterations. A warning says where they did not
-        suffice, unless the cost is traced.
+      iterations: The greatest number of iterations. A warning says where they
+        did not suffice, unless the cost is traced.
       tolerance: Iterations stop where Σ_j |Σ_i π_ij − 1/m| is at most this.
 
     Returns:
       π, (n, m).
 
     Raises:
-      ValueError: If an argument is out of range, or a concrete cost is too large for ε.
-        A traced one gives NaN.
+      ValueError: If an argument is out of range, or a concrete cost is too
+        large for ε. A traced one gives NaN.
 
     Example:
       >>> plan = dj.flows.sinkhorn_plan(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 0.5)
@@ -280,9 +283,9 @@ def _plan(cost, regularisation, iterations, tolerance):
 def transport_cost(x0: ArrayLike, x1: ArrayLike) -> Array:
     """½‖x_{0,i} − x_{1,j}‖² of all pairs.
 
-    One matrix product, whose rounding is relative to the squared distances from the
-    mean of x1. Concrete data are shifted by their mean in float64 before they are
-    rounded.
+    One matrix product, whose rounding is relative to the squared distances
+    from the mean of x1. Concrete data are shifted by their mean in float64
+    before they are rounded.
 
     Args:
       x0: (n, *shape).
@@ -292,8 +295,8 @@ def transport_cost(x0: ArrayLike, x1: ArrayLike) -> Array:
       The costs, in squared data units, (n, m).
 
     Raises:
-      ValueError: If the shapes differ beyond the leading axis, there are no examples,
-        or concrete values are NaN or infinite.
+      ValueError: If the shapes differ beyond the leading axis, there are no
+        examples, or concrete values are NaN or infinite.
     """
     exact = x0, x1
     x0, x1 = checks.finite_batch("x0", x0), checks.finite_batch("x1", x1)
