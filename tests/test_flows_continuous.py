@@ -362,7 +362,7 @@ def test_bad_arguments_are_named():
         (TypeError, "flow must have a base and a bijector", lambda: flows.transport_loss(None, bijector, x[None])),
         (ValueError, "kinetic must be 0 or more, got -1", lambda: flows.transport_loss(None, flow, x[None], kinetic=-1.0)),
         (ValueError, "xs must be finite, got 2 NaN", lambda: flows.transport_loss(None, flow, x[None] * jnp.nan)),
-        (ValueError, r"xs must have shape \(B, ...\)", lambda: flows.transport_loss(None, flow, jnp.ones(()))),
+        (ValueError, r"xs must have shape \(N, ...\)", lambda: flows.transport_loss(None, flow, jnp.ones(()))),
         (ValueError, r"condition must have leading axis 1 as xs, got shape \(2,\)", lambda: flows.transport_loss(None, flow, x[None], x)),
         (TypeError, "adaptive solver has no reverse-mode derivative", lambda: jax.grad(lambda x: adaptive.inverse_and_log_det(x)[1])(x)),
     ]  # fmt: skip

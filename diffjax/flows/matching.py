@@ -201,7 +201,7 @@ def bridge_loss(
     pairing: Pairing | None = None,
     condition: PyTree = None,
 ) -> tuple[Array, Array]:
-    """Loss of velocity and score at once ([SF]²M; Tong et al. 2024).
+    """Loss of velocity and score at once (Tong et al. 2024, [SF]²M).
 
         L = E (‖u(x_t, t) − dx_t/dt‖² + ‖ẑ(x_t, t) − z‖²)/D
 
@@ -372,7 +372,7 @@ def bridge_sde(
     return sde.SDE(_BridgeDrift(interpolant, *fields, gain), gain)
 
 
-@checks.arguments(key=checks.key, count=(checks.integer, 1))
+@checks.arguments(key=checks.key, flow=check_parts, count=(checks.integer, 1))
 def reflow_pairs(
     key: Key, flow: Any, count: int, condition: PyTree = None
 ) -> tuple[Array, Array]:
@@ -402,7 +402,6 @@ def reflow_pairs(
       >>> bool(jnp.allclose(x0, jnp.exp(x1)))
       True
     """
-    check_parts(flow)
     checks.leading_axis("condition", condition, "count", count)
     return call(_reflow_pairs, key, flow, condition, count=count)
 
@@ -413,9 +412,9 @@ def _reflow_pairs(key, flow, condition, count):
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
 
 
-@checks.arguments(x=driver.check_example)
+@checks.arguments(bijector=check_continuous, x=driver.check_example)
 def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> Array:
-    """How far the path of one example is from straight (Liu et al. 2023).
+    """Distance of one path from a straight line (Liu et al. 2023).
 
         ∫ ‖(x_1 − x_0)/T − u(x_t, t)‖² dt,    T the length of the time interval
 
@@ -440,7 +439,6 @@ def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> A
       >>> float(dj.flows.curvature(shift, jnp.zeros(2)))
       0.0
     """
-    check_continuous(bijector)
     checks.require(
         len(bijector.times) >= 3,
         "bijector must have times between its ends for the path to be seen, got "

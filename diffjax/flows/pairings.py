@@ -156,7 +156,7 @@ def optimal_assignment() -> OptimalAssignment:
     instead.
 
     References:
-      Pooladian et al. 2023; Tong et al. 2023, section 3.2.
+      Pooladian et al. 2023. Tong et al. 2023, section 3.2.
 
     Example:
       >>> x0, x1 = jnp.array([[0.0], [1.0]]), jnp.array([[2.0], [-1.0]])
@@ -197,7 +197,7 @@ def sinkhorn(
       ValueError: If an argument is out of range.
 
     References:
-      Cuturi 2013; Tong et al. 2023, section 3.2.
+      Cuturi 2013. Tong et al. 2023, section 3.2.
 
     Example:
       >>> pairing = dj.flows.sinkhorn(0.5)
@@ -243,8 +243,8 @@ def sinkhorn_plan(
 
     Example:
       >>> plan = dj.flows.sinkhorn_plan(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 0.5)
-      >>> plan.sum(1).tolist()
-      [0.5, 0.5]
+      >>> bool(jnp.allclose(plan.sum(1), 0.5))
+      True
     """
     checks.require(
         cost.ndim == 2 and cost.size > 0,
