@@ -1,5 +1,6 @@
-"""Samples from a denoiser, one or many; encoding and interpolation through the probability flow."""
+"""Samples from a denoiser, one or many, and encoding through the probability flow."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -31,11 +32,10 @@ from .types import (
     pytree,
 )
 
-_EXAMPLES = "examples"
-"""The name of the axis over which `sample_many` maps."""
+__all__ = ["encode", "initial", "interpolate", "sample", "sample_many", "spherical"]
 
 EVALUATIONS, STEPS = 64, 32
-"""How many evaluations a default grid takes, and how many steps it has at the least."""
+"""Denoiser evaluations of a default grid, and the least number of its steps."""
 
 
 def _default_grid(schedule, solver):
@@ -64,48 +64,47 @@ def sample(
     info: bool = False,
     noise: Any = None,
 ) -> Any:
-    """One sample of the distribution that `denoiser` describes, at noise level σ(grid[-1]).
+    """Draw one sample of the distribution that a denoiser describes.
 
-    Song et al. 2021, section 3; Karras et al. 2022.
+    The start is drawn from N(0, σ(grid[0])²), and the solver integrates the probability
+    flow or the reverse SDE down the grid. The result has the noise level σ(grid[-1]).
 
     Args:
-      key: Typed key; the sample depends on it alone. None where x_init and, for a stochastic solver, noise are given.
-      denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it reaches may change between calls, see
-        `types.as_pytree_callable`.
+      key: Typed key. The sample depends on it alone. It may be None where x_init and,
+        for a stochastic solver, noise are given.
+      denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it reaches may
+        change between calls without a new compilation, see `types.as_pytree_callable`.
       schedule: A schedule.
       solver: Default `unipc(3)`.
-      grid: Decreasing times (N + 1,), by default `grids.recommended` for 64 evaluations and at least 32 steps, or
-        `grids.uniform` with 64 steps where α(t_max) = 0. It may end at exactly 0, where the last step returns D. It may
-        start below t_max.
-      shape: Shape of one example; the start is then drawn from N(0, σ(grid[0])²).
-      x_init: A start at grid[0] in place of a shape, taken unchanged.
-      path: Whether to return the states at all N + 1 times, (N + 1, *shape).
-      info: Whether to return (result, Info).
-      noise: The solver's noise in place of draws from the key, an array (N, draws, *shape) or another of the forms that
-        `solvers.integrate` takes.
+      grid: Decreasing times (N + 1,). The default is `grids.recommended` for 64
+        evaluations and at least 32 steps, or `grids.uniform` with 64 steps where
+        α(t_max) = 0. It may start below t_max. It may end at exactly 0, where the last
+        step returns D.
+      shape: Shape of one example.
+      x_init: A start at grid[0], taken unchanged, in place of a draw of this shape.
+      path: True for the states at all N + 1 times, (N + 1, *shape).
+      info: True for (result, Info).
+      noise: The solver's noise in place of draws from the key, an array
+        (N, draws, *shape) or another of the forms that `solvers.integrate` takes.
 
     Returns:
-      The sample, of the given shape; see `path` and `info`.
+      The sample, of the given shape. See `path` and `info`.
 
     Raises:
-      ValueError: If neither shape nor x_init is given, for a bad grid or noise, or a missing key.
+      ValueError: If neither shape nor x_init is given, for a bad grid or noise, or a
+        missing key.
       TypeError: If the solver cannot take a denoiser.
+
+    References:
+      Song et al. 2021, section 3. Karras et al. 2022.
 
     Example:
       >>> x = dj.sample(key, denoiser, schedule, shape=(2,))
-      >>> noise = jax.random.normal(key, (8, 1, 2))  # of 8 steps with one draw each
+      >>> noise = jax.random.normal(key, (8, 1, 2))  # 8 steps with one draw each
       >>> settings = dict(solver=dj.solvers.ddim(1.0), grid=grid, noise=noise)
       >>> x = dj.sample(None, denoiser, schedule, x_init=jnp.ones(2), **settings)
     """
-    if x_init is None and shape is None:
-        raise ValueError(
-            "shape must be given, the shape of one example, unless x_init is"
-        )
-    if x_init is not None:
-        x_init = driver.check_example("x_init", x_init)
-        if shape is not None:
-            checks.one_of_shapes("x_init", x_init, [checks.shape("shape", shape)])
-    shape = checks.shape("shape", shape) if x_init is None else x_init.shape
+    shape, x_init = _shape_and_start(shape, x_init)
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     noise = driver.check_noise(noise, shape, grid)
@@ -114,12 +113,17 @@ def sample(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), noise)
     )
-    settings = (solver, static, shape, bool(path), zero_end)
-    result, report = _sample_one(settings, arrays, key, grid, x_init)
+    run = _Run(solver, static, shape, bool(path), zero_end)
+    result, report = _sample_one(run, arrays, key, grid, x_init)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
 
+@checks.arguments(
+    key=checks.key,
+    count=(checks.integer, 1),
+    chunk=checks.optional(checks.integer, 1),
+)
 def sample_many(
     key: Key,
     count: int,
@@ -137,90 +141,93 @@ def sample_many(
     info: bool = False,
     noise: ArrayLike | None = None,
 ) -> Any:
-    """`count` samples: example i is `sample(fold_in(key, i), …)` whatever count, chunk and mesh are.
+    """Draw many samples at once, over many devices if wanted.
+
+    Example i is `sample(fold_in(key, i), …)`, whatever count, chunk and mesh are.
+
+    With a mesh each device draws its share of the examples, and the result stays
+    sharded along its first axis. Conditions, starts and noise are split in the same
+    way. The denoiser's arrays, the schedule and the grid are copied to every device.
+    Neither the samples nor their order depend on the mesh. The count need not be a
+    multiple of the number of devices.
 
     Args:
       key: Typed key.
-      count: How many.
-      denoiser: As in `sample`; called as denoiser(x, t, condition_i) where a condition is given.
+      count: Number of samples.
+      denoiser: As in `sample`. It is called as denoiser(x, t, condition_i) where a
+        condition is given.
       schedule: As in `sample`.
       solver: As in `sample`.
       grid: As in `sample`.
       shape: Shape of one example.
       condition: Pytree of arrays with leading axis count.
-      chunk: Examples at a time, to bound memory; default all (all of a device's share).
-      mesh: A device mesh over all of whose axes examples are sharded; its axis types do not matter.
-      x_init: Starts (count, *shape) at grid[0] in place of prior draws.
-      path: Whether to return the states at all times, (count, N + 1, *shape).
-      info: Whether to return (result, Info), leaves (count,) where the work depends on the data.
-      noise: The solver's noise, (count, N, draws, *shape), in place of draws from the key: see `solvers.integrate`.
+      chunk: Number of examples at a time on each device, to bound memory. By default
+        a device draws its whole share at once.
+      mesh: A `jax.sharding.Mesh`. Examples are spread over all of its axes. The types
+        of its axes do not matter. None for the default device.
+      x_init: Starts (count, *shape) at grid[0] in place of draws.
+      path: True for the states at all times, (count, N + 1, *shape).
+      info: True for (result, Info). Its leaves are (count,) where the work depends on
+        the data.
+      noise: The solver's noise, (count, N, draws, *shape), in place of draws from the
+        key. See `solvers.integrate`.
 
     Returns:
-      The samples, (count, *shape).
+      The samples, (count, *shape). See `path` and `info`.
 
     Raises:
-      ValueError: As `sample`, and for a count or chunk below 1 or a condition of another length.
-      TypeError: As `sample`, and for a mesh that is none.
+      ValueError: As `sample`, for a count or chunk below 1, a condition of another
+        length, and for chunk or mesh with a solver whose steps depend on all examples.
+      TypeError: As `sample`, and for a mesh of another type.
 
     Example:
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,)).shape
       (16, 2)
-      >>> noise = jax.random.normal(key, (16, 8, 1, 2))  # one's own, of 8 steps
+      >>> types = (jax.sharding.AxisType.Auto,)
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=types)
+      >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,), mesh=mesh).shape
+      (16, 2)
+      >>> noise = jax.random.normal(key, (16, 8, 1, 2))  # 8 steps with one draw each
       >>> settings = dict(solver=dj.solvers.ddim(1.0), grid=grid, noise=noise)
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,), **settings).shape
       (16, 2)
     """
-    checks.key("key", key)
-    count = checks.integer("count", count, minimum=1)
-    chunk = None if chunk is None else checks.integer("chunk", chunk, minimum=1)
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
+    checks.require(
+        mesh is None or isinstance(mesh, Mesh),
+        f"mesh must be a jax.sharding.Mesh, got {mesh!r}",
+        TypeError,
+    )
     checks.leading_axis("condition", condition, "count", count)
-    if x_init is not None:
-        x_init = driver.check_example("x_init", x_init)
-        checks.leading_axis("x_init", x_init, "count", count)
-        if shape is not None:
-            checks.one_of_shapes(
-                "x_init", x_init, [(count, *checks.shape("shape", shape))]
-            )
-        shape = x_init.shape[1:]
-    elif shape is None:
-        raise ValueError(
-            "shape must be given, the shape of one example, unless x_init is"
-        )
+    shape, x_init = _shape_and_start(shape, x_init, count)
     zero_end = grid is not None and driver.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
-    if solver.across_examples and (chunk is not None or mesh is not None):
-        name = "mesh" if chunk is None else "chunk"
-        raise ValueError(
-            f"{name} must be None for {solver.name}, whose steps depend on all examples of the batch"
-        )
-    shape = checks.shape("shape", shape)
-    noise = (
-        None
-        if noise is None
-        else driver.check_draws(noise, shape, grid, batch=(count,))
+    checks.require(
+        not solver.across_examples or (chunk is None and mesh is None),
+        f"{'mesh' if chunk is None else 'chunk'} must be None for {solver.name}, whose "
+        "steps depend on all examples of the batch",
     )
+    if noise is not None:
+        noise = driver.check_draws(noise, shape, grid, batch=(count,))
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), None)
     )
-    settings = (
-        (solver, static, shape, bool(path), zero_end),
-        count,
-        chunk,
-        _automatic(mesh),
-    )
-    result, report = _sample_many(settings, arrays, key, grid, condition, x_init, noise)
+    run = _Run(solver, static, shape, bool(path), zero_end)
+    batch = _Batch(run, count, chunk, _automatic(mesh))
+    result, report = _sample_many(batch, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
 
+@checks.arguments(key=checks.key, shape=checks.shape)
 def initial(
     key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[Key, Array]:
-    """What `sample` makes of its key: (the solver's key, the start x ~ N(0, σ(grid[0])²)).
+    """The solver's key and the start that `sample` derives from its key.
 
-    With these, `solvers.start` and `solvers.advance` take the steps of `sample`, in as many parts as is wanted.
+        x ~ N(0, σ(grid[0])²)
+
+    With these, `solvers.start` and `solvers.advance` take the steps of `sample` in as
+    many parts as is wanted.
 
     Args:
       key: Typed key.
@@ -237,10 +244,9 @@ def initial(
 
     Example:
       >>> key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
-      >>> run = dj.solvers.start(dj.solvers.unipc(3), dj.solvers.diffusion(schedule, denoiser), x, grid)
+      >>> problem = dj.solvers.diffusion(schedule, denoiser)
+      >>> run = dj.solvers.start(dj.solvers.unipc(3), problem, x, grid)
     """
-    checks.key("key", key)
-    shape = checks.shape("shape", shape)
     grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
     grids.check_decreasing("grid", grid)
     arrays, static = partition(as_pytree(schedule))
@@ -256,17 +262,36 @@ def encode(
     grid: ArrayLike | None = None,
     path: bool = False,
 ) -> Array:
-    """x at grid[0] from x at grid[-1], by the probability flow upwards; `sample(x_init=…)` on the same grid inverts it.
+    """Encode an example as a latent at grid[0] (Song et al. 2021, appendix D.4).
 
-    x: one example at grid[-1]. grid: a decreasing grid, walked backwards; it may not end at 0, where the flow has no
-    start. solver, default `unipc(3)`: a deterministic one; with `ddim()` this is DDIM inversion. Raises ValueError and
-    TypeError as `sample`. Song et al. 2021, D.4.
+    Integrates the probability flow upwards. `sample(x_init=…)` on the same grid inverts
+    it. With `ddim()` this is DDIM inversion.
+
+    Args:
+      denoiser: As in `sample`.
+      schedule: A schedule.
+      x: One example at grid[-1].
+      solver: A deterministic solver, default `unipc(3)`.
+      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0, where the
+        probability flow has no start. Default as in `sample`.
+      path: True for the states at all times, from grid[-1] upwards.
+
+    Returns:
+      The latent, shape of x.
+
+    Raises:
+      ValueError: If the grid is not one or ends at 0, or x is not finite.
+      TypeError: If the solver draws noise.
+
+    Example:
+      >>> z = dj.encode(denoiser, schedule, [1.0, 0.5], grid=grid)
+      >>> x = dj.sample(None, denoiser, schedule, x_init=z, grid=grid)
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
     driver.check_grid("grid", solver, problem, upwards)
     x = driver.check_example("x", x)
-    return driver.integrate(None, solver, problem, x, upwards, path=path)
+    return driver.integrate(None, solver, problem, x=x, ts=upwards, path=path)
 
 
 def interpolate(
@@ -279,10 +304,36 @@ def interpolate(
     solver: Solver | None = None,
     grid: ArrayLike | None = None,
 ) -> Array:
-    """Examples between two: both encoded, their latents interpolated spherically, decoded; (len(weights), *x.shape).
+    """Interpolate two examples through their latents (DDIM, equation 67).
 
-    weights: (K,), 0 gives `start`, 1 gives `end`, up to the solver's error. z = (sin((1 − w)θ) z_a + sin(wθ) z_b)/sin
-    θ, θ the angle between the latents. Song et al. 2021 (DDIM), eq. 67. Raises ValueError where the shapes differ.
+        z = (sin((1 − w) θ) z_a + sin(w θ) z_b)/sin θ,    θ the angle between z_a, z_b
+
+    Both examples are encoded, their latents interpolated spherically, and the results
+    decoded.
+
+    Args:
+      denoiser: As in `sample`.
+      schedule: A schedule.
+      start: One example at grid[-1].
+      end: Another of its shape.
+      weights: w, (K,). 0 gives `start` and 1 gives `end`, up to the solver's error.
+      solver: As in `encode`.
+      grid: As in `encode`.
+
+    Returns:
+      The examples between, (K, *shape).
+
+    Raises:
+      ValueError: If the shapes differ, and as `encode`.
+      TypeError: As `encode`.
+
+    References:
+      Song, Meng & Ermon 2021 (DDIM).
+
+    Example:
+      >>> ends = [1.0, 0.5], [-1.0, 0.0]
+      >>> dj.interpolate(denoiser, schedule, *ends, weights=[0.25, 0.5], grid=grid).shape
+      (2, 2)
     """
     start, end, weights = driver.check_between(start, end, weights)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
@@ -304,29 +355,40 @@ def _interpolate(settings, arrays, start, end, weights, grid):
             driver.noise_of(None, x, ts), solver, problem, x, ts, zero_end=False
         )
 
-    up, _ = jax.vmap(functools.partial(flow, grid[::-1]))(jnp.stack([start, end]))
-    return jax.vmap(functools.partial(flow, grid))(
-        jax.vmap(functools.partial(spherical, *up))(weights)
-    )
+    encode = jax.vmap(functools.partial(flow, grid[::-1]))
+    decode = jax.vmap(functools.partial(flow, grid))
+    latents, _ = encode(jnp.stack([start, end]))  # (2, *shape)
+    between = jax.vmap(functools.partial(spherical, *latents))(weights)  # (K, *shape)
+    return decode(between)
 
 
 def reverse(grid: ArrayLike) -> ArrayLike:
-    """A grid upwards, without a program of its own where it is concrete."""
+    """A grid upwards, on the host where it is concrete, without a program of its own."""
     return grid[::-1] if checks.is_traced(grid) else np.asarray(grid)[::-1]
 
 
 @one_program
 def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
-    """(sin((1 − w)θ) a + sin(wθ) b)/sin θ, θ the angle between a and b; shape of a.
+    """Spherical interpolation (Shoemake 1985).
 
-    Straight where θ is small. Shoemake 1985.
+        (sin((1 − w) θ) a + sin(w θ) b)/sin θ,    θ the angle between a and b
+
+    Where θ is small it is linear.
+
+    Args:
+      start: a.
+      end: b, of its shape.
+      weight: w, ().
+
+    Returns:
+      A point between, of a's shape.
     """
     norms = jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
     cosine = jnp.sum(start * end) / jnp.where(norms > 0, norms, 1)
+    # Away from ±1, where sin θ = 0 and arccos has no derivative.
     angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
-    return (
-        jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end
-    ) / jnp.sin(angle)
+    parts = jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end
+    return parts / jnp.sin(angle)
 
 
 def prepare(
@@ -337,34 +399,69 @@ def prepare(
     default: tuple[Solver, Callable[[Schedule, Solver], Array]],
     flow: bool = False,
 ) -> tuple[Solver, Array]:
-    """(solver, grid) checked, with defaults (solver, grid of a schedule and solver) filled in.
+    """Check solver and grid, and fill in their defaults.
 
-    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end. flow: whether the probability
-    flow is to be followed, upwards too, so that the solver must be deterministic and the grid may not end at 0.
+    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end.
+
+    Args:
+      solver: A solver, or None for the default.
+      grid: Decreasing times (N + 1,), or None for the default.
+      denoiser: A denoiser.
+      schedule: A schedule.
+      default: The default solver, and (schedule, solver) -> the default grid.
+      flow: True where the probability flow is to be followed, upwards too. The solver
+        must then be deterministic, and the grid may not end at 0.
+
+    Returns:
+      (solver, grid).
     """
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     solver, default_grid = default[0] if solver is None else solver, default[1]
     driver.check_solver(solver)
     driver.check_coupling(solver, denoiser)
-    if flow and solver.stochastic:
-        raise TypeError(
-            f"solver must be deterministic to follow the flow, {solver.name} draws noise"
-        )
+    checks.require(
+        not (flow and solver.stochastic),
+        f"solver must be deterministic to follow the flow, {solver.name} draws noise",
+        TypeError,
+    )
     if grid is None:
-        finite = checks.is_traced(schedule) or schedules.is_finite(schedule)
-        if not finite:
-            grid = grids.uniform(schedule, EVALUATIONS)
-        else:
-            grid = default_grid(schedule, solver)
-        if checks.is_traced(schedule):
-            bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
-            grid = jnp.where(bounded, grid, grids.uniform(schedule, grid.shape[0] - 1))
+        grid = _filled_in(default_grid, schedule, solver)
     grid = grids.check("grid", grid, schedule, zero_end=not flow)
     grids.check_decreasing("grid", grid)
     if not checks.is_traced(grid):
         driver.check_grid("grid", solver, driver.diffusion(schedule, denoiser), grid)
     return solver, grid
+
+
+def _filled_in(default_grid, schedule, solver):
+    traced = checks.is_traced(schedule)
+    if not traced and not schedules.is_finite(schedule):
+        return grids.uniform(schedule, EVALUATIONS)
+    grid = default_grid(schedule, solver)
+    if not traced:
+        return grid
+    # The values of a traced schedule decide when the program runs.
+    bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
+    return jnp.where(bounded, grid, grids.uniform(schedule, grid.shape[0] - 1))
+
+
+def _shape_and_start(shape, x_init, count=None):
+    """The shape of one example, and the start or starts, checked."""
+    checks.require(
+        shape is not None or x_init is not None,
+        "shape must be given, the shape of one example, unless x_init is",
+    )
+    if x_init is None:
+        return checks.shape("shape", shape), None
+    x_init = driver.check_example("x_init", x_init)
+    batch = () if count is None else (count,)
+    if batch:
+        checks.leading_axis("x_init", x_init, "count", count)
+    if shape is not None:
+        expected = (*batch, *checks.shape("shape", shape))
+        checks.one_of_shapes("x_init", x_init, [expected])
+    return x_init.shape[len(batch) :], x_init
 
 
 @pytree
@@ -376,28 +473,47 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is fixed at compilation for one example."""
+
+    solver: Solver
+    static: Any  # of the denoiser, the schedule and the noise
+    shape: tuple[int, ...]
+    path: bool
+    zero_end: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """What is fixed at compilation for many examples."""
+
+    run: _Run
+    count: int
+    chunk: int | None
+    mesh: Mesh | None
+
+
 @compiled
-def _sample_one(settings, arrays, key, grid, x_init):
-    return _run(settings, arrays, None, key, grid, x_init)
+def _sample_one(run, arrays, key, grid, x_init):
+    return _solve(run, arrays, None, key, grid, x_init)
 
 
-def _run(settings, arrays, condition, key, grid, x_init, noise=None, mean=None):
-    solver, static, shape, path, zero_end = settings
-    denoiser, schedule, given = combine(arrays, static)
-    noise = given if noise is None else noise
+def _solve(run, arrays, condition, key, grid, x_init, noise=None, mean=None):
+    denoiser, schedule, stated = combine(arrays, run.static)
+    noise = stated if noise is None else noise
     denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
     if key is not None:
-        key, start = _start(key, schedule, grid, shape)
+        key, start = _start(key, schedule, grid, run.shape)
         x_init = start if x_init is None else x_init
-    source = driver.noise_of(key, x_init, grid, noise)._replace(mean=mean)
     return driver.run(
-        source,
-        solver,
+        driver.noise_of(key, x_init, grid, noise)._replace(mean=mean),
+        run.solver,
         driver.diffusion(schedule, denoiser),
         x_init,
         grid,
-        path,
-        zero_end,
+        run.path,
+        run.zero_end,
     )
 
 
@@ -415,42 +531,22 @@ def _initial(settings, arrays, key, grid):
     return _start(key, combine(arrays, static), grid, shape)
 
 
+_EXAMPLES = "examples"
+"""The name of the axis over which `sample_many` maps."""
+
+
 @compiled
 def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
-    each, count, chunk, mesh = settings
-
-    def one(arrays, grid, example):
-        index, condition, start, noise = example
-        return _run(
-            each,
-            arrays,
-            condition,
-            jax.random.fold_in(key, index),
-            grid,
-            start,
-            noise,
-            mean=lambda value: jax.lax.pmean(value, _EXAMPLES),
-        )
-
-    def many(arrays, grid, examples):
-        batch = jax.vmap(functools.partial(one, arrays, grid), axis_name=_EXAMPLES)
-        size = examples[0].shape[0]
-        if chunk is None or chunk >= size:
-            return batch(examples)
-        pieces = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), examples)
-        return jax.tree.map(
-            lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(batch, pieces)
-        )
-
+    count, mesh = settings.count, settings.mesh
     devices = 1 if mesh is None else mesh.size
     share = math.ceil(count / devices)
-    share = (
-        share if chunk is None or chunk >= share else math.ceil(share / chunk) * chunk
-    )
+    chunk = share if settings.chunk is None else min(settings.chunk, share)
+    share = math.ceil(share / chunk) * chunk
     padding = share * devices - count
     examples = jax.tree.map(
         lambda a: _pad(a, padding), (jnp.arange(count), condition, x_init, noise)
     )
+    many = functools.partial(_many, settings.run, chunk, key)
     if mesh is not None:
         spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
         many = jax.shard_map(
@@ -463,21 +559,34 @@ def _sample_many(settings, arrays, key, grid, condition, x_init, noise):
     return jax.tree.map(lambda a: a[:count], many(arrays, grid, examples))
 
 
+def _many(run, chunk, key, arrays, grid, examples):
+    """One device's share of the examples, `chunk` of them at a time."""
+
+    def one(example):
+        index, condition, start, noise = example
+        key_i = jax.random.fold_in(key, index)
+        mean = lambda value: jax.lax.pmean(value, _EXAMPLES)
+        return _solve(run, arrays, condition, key_i, grid, start, noise, mean)
+
+    batch = jax.vmap(one, axis_name=_EXAMPLES)
+    if chunk == examples[0].shape[0]:
+        return batch(examples)
+    # (share, …) -> (share/chunk, chunk, …) and back
+    pieces = jax.tree.map(lambda a: a.reshape(-1, chunk, *a.shape[1:]), examples)
+    results = jax.lax.map(batch, pieces)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+
+
 def _pad(leaf, padding):
-    """Repeat the last example `padding` times: the surplus is cut off after the run."""
-    return (
-        jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)]) if padding else leaf
-    )
+    """Repeat the last example `padding` times. The surplus is cut off after the run."""
+    if not padding:
+        return leaf
+    return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, 0)])
 
 
 def _automatic(mesh):
-    """The mesh with automatic axes: sharding is stated here, not inferred from explicit types."""
-    return (
-        None
-        if mesh is None
-        else Mesh(
-            mesh.devices,
-            mesh.axis_names,
-            axis_types=(AxisType.Auto,) * mesh.devices.ndim,
-        )
-    )
+    """The mesh with automatic axes: sharding is stated here, not inferred from types."""
+    if mesh is None:
+        return None
+    types = (AxisType.Auto,) * mesh.devices.ndim
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
