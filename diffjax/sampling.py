@@ -332,7 +332,8 @@ def interpolate(
 
     Example:
       >>> ends = [1.0, 0.5], [-1.0, 0.0]
-      >>> dj.interpolate(denoiser, schedule, *ends, weights=[0.25, 0.5], grid=grid).shape
+      >>> xs = dj.interpolate(denoiser, schedule, *ends, weights=[0.2, 0.5], grid=grid)
+      >>> xs.shape
       (2, 2)
     """
     start, end, weights = driver.check_between(start, end, weights)
@@ -363,7 +364,7 @@ def _interpolate(settings, arrays, start, end, weights, grid):
 
 
 def reverse(grid: ArrayLike) -> ArrayLike:
-    """A grid upwards, on the host where it is concrete, without a program of its own."""
+    """A grid upwards. A concrete one is reversed on the host, without a program."""
     return grid[::-1] if checks.is_traced(grid) else np.asarray(grid)[::-1]
 
 
@@ -475,7 +476,7 @@ class _Conditioned:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What is fixed at compilation for one example."""
+    """Settings of one example's run, fixed at compilation."""
 
     solver: Solver
     static: Any  # of the denoiser, the schedule and the noise
@@ -486,7 +487,7 @@ class _Run:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """What is fixed at compilation for many examples."""
+    """Settings of a run of many examples, fixed at compilation."""
 
     run: _Run
     count: int
@@ -585,7 +586,7 @@ def _pad(leaf, padding):
 
 
 def _automatic(mesh):
-    """The mesh with automatic axes: sharding is stated here, not inferred from types."""
+    """The mesh with automatic axes, for sharding is stated here and not inferred."""
     if mesh is None:
         return None
     types = (AxisType.Auto,) * mesh.devices.ndim
