@@ -1,4 +1,4 @@
-"""Chains and one-dimensional laws known in closed form, which the tests of the discrete chain share."""
+"""Chains and one-dimensional distributions known in closed form."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What every test shares: the compilation cache and float64 on request."""
+"""The compilation cache of all tests, and float64 on request."""
 
 import os
 import pathlib

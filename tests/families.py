@@ -1,4 +1,7 @@
-"""The families that tests run over: a new schedule, target or weighting is one row here and every theorem covers it."""
+"""The families that tests run over.
+
+A new schedule, target or weighting is one row here, and every theorem covers it.
+"""
 
 import functools
 from typing import Any
@@ -26,7 +29,7 @@ quick = functools.partial(
 
 @pytree
 class Own:
-    """A user's schedule, stating only what a schedule must: α = cos(πt/2), σ = scale · sin(πt/2)."""
+    """A user's schedule, which states α = cos(πt/2) and σ = scale · sin(πt/2) alone."""
 
     scale: Any
     t_min: Any
@@ -91,8 +94,10 @@ SCHEDULES = {
 """name -> factory. Made inside a test, so that float64 tests make float64 tables."""
 
 DISTINCT = ("vp_linear", "edm", "rectified_flow", "own")
-"""One schedule of each kind to what sees α and σ alone: α² + σ² = 1, α = 1, α → 0, and one that states no more than α and
-σ. The others are left to the long proofs where a test is about something else than schedules."""
+"""One schedule of each kind: α² + σ² = 1, α = 1, α → 0, and one that states α and σ alone.
+
+Tests about something else than schedules leave the others to the long proofs.
+"""
 
 COVARIANCES = [[[0.6, 0.3], [0.3, 0.5]], [[0.2, -0.1], [-0.1, 0.9]]]
 
@@ -139,7 +144,7 @@ def assert_raises(call, error, message):
 
 
 def every(names, always):
-    """Parameters for all of the names; those that are not in `always` are among the long proofs."""
+    """Parameters for all names. Those outside `always` are marked as slow."""
     return [
         pytest.param(name, marks=() if name in always else pytest.mark.slow)
         for name in names

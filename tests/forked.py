@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Nursery:
-    """Runs functions of a module in children of their own, which may be killed, and tells how each ended.
+    """Runs functions of a module in child processes and reports how each ended.
 
     Args:
       module: Name of the module, which must not compute when it is imported.

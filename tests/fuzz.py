@@ -61,7 +61,7 @@ def _work(tasks, pipe):
 
 
 def run(tasks):
-    """(task, outcome) of each task; "aborted" and "hangs" where the worker had to be replaced."""
+    """(task, outcome) of each task, "aborted" or "hangs" where the worker was replaced."""
     context = multiprocessing.get_context("spawn")
     tasks, done = list(tasks), 0
     while done < len(tasks):

@@ -372,7 +372,7 @@ def _further_calls():
     grid, levels = np.linspace(1.0, 1e-2, 5), np.linspace(-1, 1, 4)
     pixels = levels[[0, 1, 3]]
     half = lambda x, t: 0.5 * x
-    tempered_step = lambda law, beta: langevin.mala(law, 0.1)
+    tempered_step = lambda density, beta: langevin.mala(density, 0.1)
     mixture = targets.gaussian_mixture(
         [0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7]
     )
@@ -709,7 +709,7 @@ def _apply(network, shape=(2,)):
 
 
 def bad_values():
-    """What no argument, or few, may be; some are valid for some."""
+    """Values that are wrong for most arguments."""
     return [
         None, True, 0, -1, 1, 3, 2**31, 2**40, 2**63, -(2**40), 10**30, 10**400, [10**30], 0.5, -0.5, 1e-30, 1e30, 1e300, float("nan"),
         float("inf"), -float("inf"), 1 + 2j, "x", "", b"x", [], (), {}, [1, "x"], (2**20, 2**20), (2**40,), (-1,), (0,),

@@ -1,4 +1,4 @@
-"""What the text of the sources must not contain, and how to find where it does.
+"""Words and shapes that the text of the sources must not contain.
 
     python -m tests.prose [PATH ...]
 

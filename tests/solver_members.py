@@ -103,10 +103,11 @@ CONSTRUCTIONS = (
     "heun", "dpm_solver(3)", "dpmpp_3m", "unipc(2)", "sa_solver", "stochastic_heun", "ddpm", "edm_stochastic", "adaptive",
     "restart",
 )  # fmt: skip
-"""A solver of each way to build one; what holds by construction is tested on all others among the long proofs."""
+"""A solver of each way to build one. The others are tested among the long proofs."""
 
 
-NOISE_SLOTS = 3  # how many draws a step of any solver here asks for
+NOISE_SLOTS = 3
+"""The most draws per step of any solver here."""
 
 GAUSSIAN = ([0.5, -1.0], [[0.6, 0.25], [0.25, 0.3]])
 MIXTURE = (
@@ -125,11 +126,11 @@ def mixture():
 
 
 def propagated_distribution(solver, schedule, target, grid, numbers=1):
-    """Mean and covariance at grid[-1] of a solver started from the exact law at grid[0].
+    """Exact mean and covariance at grid[-1] of a solver started exactly at grid[0].
 
-    numbers: how many numbers of the noise source the solver uses up in a step.
-    For a Gaussian target every step is affine in the state and in the noise, so that the Jacobians of the whole run by
-    its start and by all its noise give the law of its end exactly.
+    For a Gaussian target every step is affine in the state and in the noise. So the
+    Jacobians of the whole run by its start and by all its noise give the distribution
+    of its end exactly. `numbers` is how many numbers of the noise source a step uses.
     """
     problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
     noise = np.zeros((numbers * (grid.shape[0] - 1), NOISE_SLOTS, 2), grid.dtype)
@@ -145,7 +146,7 @@ def _noised_moments(target, schedule, t):
 
 
 @functools.partial(quick, static_argnums=0)
-def _propagated(solver, problem, law, grid, noise):
+def _propagated(solver, problem, moments, grid, noise):
     def end(x, noise):
         return driver.run(
             driver.Source(lambda step, draw: noise[step, draw]),
@@ -156,15 +157,16 @@ def _propagated(solver, problem, law, grid, noise):
             path=False,
         )[0]
 
-    mean, covariance = law
+    mean, covariance = moments
     by_start, by_noise = jax.jacfwd(end, argnums=(0, 1))(mean, noise)
     by_noise = by_noise.reshape(2, -1)
     return end(mean, noise), by_start @ covariance @ by_start.T + by_noise @ by_noise.T
 
 
 def assert_moments(samples, mean, covariance, sigmas=4.0):
-    """Sample mean and covariance within `sigmas` standard errors: √(C_ii/n) and √((C_ii C_jj + C_ij²)/n) for a Gaussian
-    law.
+    """Sample mean and covariance of a Gaussian within `sigmas` standard errors.
+
+    These are √(C_ii/n) and √((C_ii C_jj + C_ij²)/n).
     """
     n = samples.shape[0]
     variances = np.diag(covariance)
@@ -182,10 +184,10 @@ def check_samples_are_propagated(solver, schedule, steps, count, numbers=1):
     grid = dj.grids.log_snr(schedule, steps)
     mean, covariance = propagated_distribution(solver, schedule, target, grid, numbers)
     denoiser = dj.targets.denoiser(target, schedule)
-    law = _noised_moments(target, schedule, schedule.t_max)
+    moments = _noised_moments(target, schedule, schedule.t_max)
     start = (
         np.random.default_rng(0)
-        .multivariate_normal(*map(np.asarray, law), count)
+        .multivariate_normal(*map(np.asarray, moments), count)
         .astype(np.float32)
     )
     samples = dj.sample_many(
@@ -195,7 +197,7 @@ def check_samples_are_propagated(solver, schedule, steps, count, numbers=1):
 
 
 def network(dtype):
-    """A denoiser of eight entries that is a random network of two layers, as a pytree with its weights."""
+    """A denoiser of eight entries: a random network of two layers, as a pytree."""
     rng = np.random.default_rng(0)
     weights = [
         (rng.normal(size=shape) / np.sqrt(shape[0])).astype(dtype)

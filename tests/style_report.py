@@ -1,4 +1,4 @@
-"""How the package reads, in numbers: docstrings, words, comments, checks, imports.
+"""The readability of the package in numbers: docstrings, words, comments, checks, imports.
 
     python -m tests.style_report [PACKAGE FOLDER]
 
@@ -42,8 +42,8 @@ def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST, bool]]:
 
 def docstrings(tree: ast.Module) -> list[str]:
     """All docstrings of a module."""
-    found = (ast.get_docstring(node) for _, node, _ in definitions(tree))  # type: ignore[arg-type]
-    return [text for text in found if text]
+    texts = (ast.get_docstring(node) for _, node, _ in definitions(tree))  # type: ignore[arg-type]
+    return [text for text in texts if text]
 
 
 CHECKING = re.compile(r"^_?(check|require|validate|refuse|ensure)(_|$)")
@@ -151,7 +151,7 @@ def report(folder: pathlib.Path) -> dict[str, float | int | str]:
         if shown
     ]
     most, function = max(public)
-    laws, distributions = (
+    law_count, distributions = (
         len(re.findall(rf"\b{word}s?\b", prose)) for word in ("law", "distribution")
     )
     with_arguments = sum("Args:" in doc or "**Arguments" in doc for doc in docs)
@@ -160,7 +160,7 @@ def report(folder: pathlib.Path) -> dict[str, float | int | str]:
         "docstrings": len(docs),
         "with an argument section, %": share(with_arguments, len(docs)),
         "with an example, %": share(with_examples, len(docs)),
-        "law : distribution": f"{laws} : {distributions}",
+        "law : distribution": f"{law_count} : {distributions}",
         "semicolons per 1000 words of docstring": round(
             1000 * prose.count(";") / len(prose.split()), 1
         ),

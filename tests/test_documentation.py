@@ -126,8 +126,8 @@ def _private(): ...
 def python_blocks(text):
     """(line of the first statement, source) of each run of ```python blocks in a Markdown text.
 
-    A block opened by ```python has a namespace of its own; one opened by ```python continued goes on in that of the
-    block before it, and is of the same run.
+    A block opened by ```python has a namespace of its own. One opened by
+    ```python continued uses that of the block before it, and is of the same run.
     """
     runs = []
     for match in re.finditer(
@@ -209,7 +209,7 @@ MODULES = [
 
 @pytest.fixture(scope="module")
 def names():
-    """What an `Example:` may use without defining it."""
+    """Names that an `Example:` may use without defining them."""
     schedule = dj.schedules.vp_linear()
     target = dj.targets.gaussian_mixture(
         [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7]
@@ -228,7 +228,7 @@ def names():
 
 
 def run_examples(text, names, name="example"):
-    """What doctest says of the `>>>` lines in `text`; empty where all print what stands below them."""
+    """The report of doctest on the `>>>` lines in `text`, empty where all pass."""
     said = []
     parsed = doctest.DocTestParser().get_doctest(text, dict(names), name, None, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -238,8 +238,9 @@ def run_examples(text, names, name="example"):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_of_docstrings_run(module, names, tmp_path, monkeypatch):
-    """In each docstring's own namespace stand `dj`, `jax`, `jnp`, `np`, `key`, `schedule` (VP, linear), `target` (a
-    mixture of two Gaussians in the plane), its exact `denoiser` and a `grid` of 8 steps; files go to an empty folder.
+    """Each docstring runs in a namespace of its own, with the names of `names`.
+
+    Files go to an empty folder.
     """
     monkeypatch.chdir(tmp_path)
     tree = ast.parse(
@@ -354,15 +355,15 @@ FORBIDDEN = re.compile(
 
 
 def test_the_text_speaks_of_the_product_alone():
-    found = []
+    lines_with = []
     for path in product_files():
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             continue
-        found += [
+        lines_with += [
             f"{path.relative_to(ROOT)}:{i}: {line.strip()}"
             for i, line in enumerate(lines, 1)
             if FORBIDDEN.search(line)
         ]
-    assert not found
+    assert not lines_with

@@ -1,8 +1,9 @@
-"""Our samplers against the end points and paths of k-diffusion, diffusers and the official DPM-Solver, in float64.
+"""Samplers against runs of k-diffusion, diffusers and the official DPM-Solver.
 
-`tests/golden/make.py` says what the files hold and makes them. Each run is repeated on the same grid, from the same
-points, with the same denoiser and the same noise, draw by draw, and agrees to rounding; `WITHOUT_COUNTERPART` says
-which runs of the references are no solver of ours, and why.
+`tests/golden/make.py` describes the files and makes them. Each run is repeated in
+float64 on the same grid, from the same points, with the same denoiser and the same
+noise, draw by draw. It agrees to rounding. `WITHOUT_COUNTERPART` lists the runs of the
+references that are no solver of ours, and why.
 """
 
 import functools
@@ -184,10 +185,14 @@ def setting(file, run):
 
 
 def draws_of(file, run, ts):
-    """The run's noise (steps, draws a step, B, D), zeros where the sampler drew none.
+    """The run's noise (steps, draws per step, B, D), zeros where the sampler drew none.
 
-    k-diffusion's dpmpp_sde draws for the first half of a step, then for the whole: z_½, z. Ours follows one path in the
-    clock 1/ρ², z_½ = √θ z + √(1 − θ) (√(3θ(1 − θ)) z_1 + √(1 − 3θ(1 − θ)) z_2): with z_1 = 0 any z_½ is some z_2's.
+    k-diffusion's dpmpp_sde draws for the first half of a step, then for the whole: z_½
+    and z. Ours follows one Brownian path in the clock 1/ρ²,
+
+        z_½ = √θ z + √(1 − θ) (√(3θ(1 − θ)) z_1 + √(1 − 3θ(1 − θ)) z_2).
+
+    With z_1 = 0 there is a z_2 for any z_½.
     """
     arrays = golden(file)
     steps, shape = len(ts) - 1, arrays["problem/start"].shape
@@ -196,10 +201,10 @@ def draws_of(file, run, ts):
         half, whole = noise[0::2], noise[1::2]
         rho, end = (level[: len(whole), None, None] for level in (ts[:-1], ts[1:]))
         theta = (rho / end - 1) / ((rho / end) ** 2 - 1)
-        own = (half - np.sqrt(theta) * whole) / np.sqrt(
+        second = (half - np.sqrt(theta) * whole) / np.sqrt(
             (1 - theta) * (1 - 3 * theta * (1 - theta))
         )
-        noise = np.stack([whole, np.zeros_like(whole), own], axis=1)
+        noise = np.stack([whole, np.zeros_like(whole), second], axis=1)
     else:
         noise = np.repeat(noise[:steps, None], 3, axis=1)
     return np.concatenate([noise, np.zeros((steps - len(noise), *noise.shape[1:]))])

@@ -48,15 +48,16 @@ def module_name(path):
 
 
 def room_of(module):
-    """The room that a module of diffjax belongs to; "" for diffjax itself."""
+    """The room of a module of diffjax, "" for diffjax itself."""
     return module.split(".")[1] if "." in module else ""
 
 
 def imported(path, source):
-    """(line, absolute module, name or None) of each import in `source`, a name for each of `from module import name`.
+    """(line, absolute module, name or None) of each import in `source`.
 
-    Relative names are resolved against `path`; one that leaves the package is given as "..". `importlib.import_module`
-    and `__import__` count by their argument, "?" where it is no constant.
+    Relative names are resolved against `path`. One that leaves the package is "..".
+    `importlib.import_module` and `__import__` count by their argument, "?" where it is
+    no constant.
     """
     module = module_name(path)
     package = (
@@ -93,7 +94,7 @@ def imported(path, source):
 
 
 def imports_of_the_whole(path, source):
-    """(line, statement) of each `import diffjax…` and `from diffjax import …`, which ask for the package as a whole."""
+    """(line, statement) of each `import diffjax…` and `from diffjax import …`, which import the package as a whole."""
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Import) and any(
             alias.name.split(".")[0] == "diffjax" for alias in node.names

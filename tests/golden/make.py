@@ -1,24 +1,34 @@
-"""Makes the golden files: end points and paths of the samplers of k-diffusion, diffusers and DPM-Solver, in float64.
+"""Makes the golden files: samplers of k-diffusion, diffusers and DPM-Solver in float64.
 
-    make golden            # python -m tests.golden.make, where the extra `peers` is installed; 5 s on two cores
+    make golden     # python -m tests.golden.make with the extra `peers`, 5 s on two cores
     python -m tests.golden.make diffusers       # one file
-    python -m tests.golden.make dpm_solver --source dpm_solver_pytorch.py    # without network
+    python -m tests.golden.make dpm_solver --source dpm_solver_pytorch.py  # no network
 
-The committed files were made by torch 2.13.0 (CPU), k-diffusion 0.1.1.post1, diffusers 0.42.1 and the official
-DPM-Solver at commit 52bc3fb, which is no package: its one file is read from --source or else from GitHub, and its
-digest checked. Each file stores the versions that made it. Of k-diffusion only `sampling.py` is imported, and what that
-needs: `pip install --no-deps k-diffusion torchdiffeq torchsde trampoline` and `pip install torch diffusers scipy tqdm
-pillow safetensors` suffice.
+The committed files were made by torch 2.13.0 (CPU), k-diffusion 0.1.1.post1, diffusers
+0.42.1 and the official DPM-Solver at commit 52bc3fb. DPM-Solver is no package: its one
+file is read from --source or from GitHub, and its digest is checked. Each file stores
+the versions that made it.
 
-Every sampler is fed the exact denoiser of one mixture of three isotropic Gaussians in three dimensions and starts from
-the same four points (stored as problem/weights, means, scales, and start). Noise is drawn here and handed to the
-sampler, so that a run can be repeated draw by draw. Under SAMPLER/GRID a file has
-    out    (4, 3): where the run ended
-    path   (steps + 1, 4, 3): the state before each step, and the end; absent where the sampler does not show it
-    noise  (calls, 4, 3): the draws in the order in which the sampler asked for them; absent where it adds none
-and the grids themselves under grid/…. k_diffusion: α = 1; "plain" ends at a non-zero σ, "zero" at 0. diffusers: a chain
-of 50 betas (chain/betas, chain/alpha_bars), eight 0-based timesteps; "plain" stops after seven steps, "zero" takes the
-eighth, to σ = 0. dpm_solver: linear β from 0.1 to 20, six steps uniform in log-SNR from t = 1 to 0.01.
+Of k-diffusion only `sampling.py` is imported, with its own imports. These suffice:
+`pip install --no-deps k-diffusion torchdiffeq torchsde trampoline` and `pip install
+torch diffusers scipy tqdm pillow safetensors`.
+
+Every sampler gets the exact denoiser of one mixture of three isotropic Gaussians in
+three dimensions, and starts from the same four points. They are stored as
+problem/weights, means, scales and start. Noise is drawn here and handed to the sampler,
+so that a run can be repeated draw by draw.
+
+Under SAMPLER/GRID a file has
+    out    (4, 3): the end of the run
+    path   (steps + 1, 4, 3): the state before each step, and the end. Absent where the
+           sampler does not show it.
+    noise  (calls, 4, 3): the draws, in the sampler's order. Absent where it adds none.
+and the grids themselves under grid/….
+
+k_diffusion: α = 1. "plain" ends at a non-zero σ, "zero" at 0.
+diffusers: a chain of 50 betas (chain/betas, chain/alpha_bars), eight 0-based timesteps.
+"plain" stops after seven steps, "zero" takes the eighth, to σ = 0.
+dpm_solver: linear β from 0.1 to 20, six steps uniform in log-SNR from t = 1 to 0.01.
 """
 
 import argparse
@@ -57,9 +67,12 @@ DPM_SOLVER_SHA256 = "673c59fd6ec4ce40f339d7335bc00711552cf87ea15acfa3548f5dcca02
 
 
 def denoiser(x, alpha, sigma):
-    """E[x0 | α x0 + σ ε = x] = Σ_k r_k (m_k + α s_k²/v_k (x − α m_k)), v_k = α² s_k² + σ²; x (B, D), α and σ () or (B,).
+    """The exact denoiser of the mixture at x (B, D), with α and σ of shape () or (B,).
 
-    The responsibilities r_k are the softmax of log w_k − |x − α m_k|²/(2 v_k) − D/2 log v_k.
+        E[x0 | α x0 + σ ε = x] = Σ_k r_k (m_k + α s_k²/v_k (x − α m_k))
+
+    where v_k = α² s_k² + σ². The responsibilities r_k are the softmax of
+    log w_k − |x − α m_k|²/(2 v_k) − D/2 log v_k.
     """
     weights, means, scales = (
         torch.as_tensor(values) for values in (WEIGHTS, MEANS, SCALES)
@@ -96,7 +109,7 @@ def problem():
 
 
 class Draws:
-    """Standard normal noise of the batch's shape, from a seed of the run's name; what was drawn is kept in order."""
+    """Standard normal noise of the batch's shape, seeded by the run's name, and kept."""
 
     def __init__(self, name):
         self.generator = np.random.default_rng(zlib.crc32(name.encode()))
@@ -252,7 +265,7 @@ TIMESTEPS = np.array([49, 40, 32, 25, 18, 11, 5, 1])  # 0-based indices of the c
 NO_DROP = dict(lower_order_final=False)
 SIGMA_MIN = dict(
     final_sigmas_type="sigma_min"
-)  # the algorithms in the noise prediction refuse "zero"
+)  # algorithms in the noise prediction raise for "zero"
 BRACKETS = ("midpoint", "heun")
 EXACT_SA = "SA-Solver with the paper's weights at order 2 too"
 
@@ -383,9 +396,10 @@ class Double:
 
 
 def scheduler_class(name):
-    """A scheduler of diffusers, or its SA-Solver without the O(h³) that it adds to the weights of two answers.
+    """A scheduler of diffusers, or its SA-Solver without a term that it adds.
 
-    The addition stands in both of its updates, of the predictor and of the corrector, under an `if order == 2`.
+    It adds O(h³) to the weights of two outputs, in the updates of the predictor and of
+    the corrector, under an `if order == 2`.
     """
     if name != EXACT_SA:
         return getattr(importlib.import_module("diffusers"), name)
@@ -461,8 +475,11 @@ def prepare(scheduler, timesteps, sigmas):
 
 
 def ddim_step(scheduler, output, i, x, eta, draws):
-    """One step of the DDIM scheduler, whose steps have one length for all, num_train_timesteps //
-    num_inference_steps: each is told the distance to the next timestep, or to a place before the first index."""
+    """One step of the DDIM scheduler.
+
+    All its steps have one length, num_train_timesteps // num_inference_steps. So the
+    distance to the next timestep, or to one before the first index, is set each time.
+    """
     ahead = [*scheduler.timesteps.tolist(), -1]
     scheduler.num_inference_steps = 1
     scheduler.register_to_config(num_train_timesteps=ahead[i] - ahead[i + 1])
@@ -580,10 +597,11 @@ def official_dpm_solver(source):
 
 
 def dpm_solver(source=None):
-    """The official singlestep and multistep methods, their Taylor variants too, of orders 1, 2, 3, of both algorithms.
+    """The official singlestep and multistep methods of orders 1, 2, 3, both algorithms.
 
-    Each takes six steps uniform in log-SNR, no order dropped at the end; a singlestep method of order p evaluates p
-    times a step, at i/p of it in log-SNR.
+    Their Taylor variants too. Each takes six steps uniform in log-SNR, with no order
+    dropped at the end. A singlestep method of order p evaluates p times per step, at
+    i/p of it in log-SNR.
     """
     official = official_dpm_solver(source)
     schedule = official.NoiseScheduleVP(

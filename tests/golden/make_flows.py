@@ -1,15 +1,18 @@
-"""Makes flows.npz: bijectors and flows of flowjax and distrax, both ways with their log-determinants, in float64.
+"""Makes flows.npz: bijectors and flows of flowjax and distrax in float64.
 
-    make golden            # python -m tests.golden.make_flows, where the extra `peers` is installed; 30 s on two cores
+    make golden  # python -m tests.golden.make_flows with the extra `peers`, 30 s
 
-The committed file was made by flowjax 19.1.2 and distrax 0.1.9 on jax 0.10.2; it stores the versions that made it.
-Under LIBRARY/NAME it has
-    parameters/…           what the bijector is made of, in our own order, see `PARAMETERS`
+The committed file was made by flowjax 19.1.2 and distrax 0.1.9 on jax 0.10.2. It stores
+the versions that made it. Under LIBRARY/NAME it has
+    parameters/…           the bijector's parameters in diffjax's order, see `PARAMETERS`
     x, y, log_det          (8, …), (8, …), (8,): y = f(x) and log|det ∂f/∂x|
-    back, inverse_log_det  (8, …), (8,): f⁻¹ of y in reversed order as a program of its own, and its log|det|
+    back, inverse_log_det  (8, …), (8,): f⁻¹ of y in reversed order, compiled by itself,
+                           and its log|det|
     log_prob               (8,): of y, for the flows under a standard normal
-f maps from the base to the data, whatever the library calls that direction. Of flowjax's masked autoregressive layer,
-whose own direction is one pass from the base, f is `transform`.
+
+f maps from the base to the data, whatever the library calls that direction. For
+flowjax's masked autoregressive layer, which maps from the base in one pass, f is
+`transform`.
 """
 
 import importlib.metadata
@@ -250,7 +253,7 @@ def flow_entries(library, kind):
     """A coupling flow of four layers: its leaves as parameters, its map, and the density of y."""
     flow = flow_peers.coupling_flow(kind, jax.random.key(3), SIZE, 4, WIDTH)
     theirs = getattr(flow_peers, f"{library}_flow")(kind, flow)
-    found = both_ways(
+    entries = both_ways(
         library,
         theirs.bijection if library == "flowjax" else theirs.bijector,
         f"flow {kind}",
@@ -260,8 +263,8 @@ def flow_entries(library, kind):
     }
     return {
         **leaves,
-        **found,
-        "log_prob": jax.jit(jax.vmap(theirs.log_prob))(found["y"]),
+        **entries,
+        "log_prob": jax.jit(jax.vmap(theirs.log_prob))(entries["y"]),
     }
 
 
