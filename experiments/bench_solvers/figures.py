@@ -1,4 +1,4 @@
-"""Figures of `bench_solvers`: error against evaluations, and the front of error against run time."""
+"""Figures of `bench_solvers`: error against evaluations, and error against run time."""
 
 import math
 from typing import Any
@@ -8,14 +8,21 @@ import numpy as np
 
 TITLES = {
     "rms": "root mean square error (data units)",
-    "kl": "KL(law ‖ exact) (nats)",
+    "kl": "KL(samples ‖ exact) (nats)",
     "sliced_wasserstein": "sliced Wasserstein-2 distance (data units)",
 }
 
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
+"""Five colours that most readers can distinguish (Okabe and Ito 2008)."""
+
+GREY = "#b8b8b8"
+TEXT = 12
+"""Points. At 900 pixels for the whole width this is still legible."""
+
 
 def figures(rows: list[Any]) -> dict[str, Any]:
-    """name -> figure: error_<measure>, a panel a schedule and target, and pareto_<measure>."""
-    found = {}
+    """name -> figure: error_<measure> and pareto_<measure>, a panel per problem."""
+    drawn = {}
     for measure in TITLES:
         chosen = [
             row
@@ -25,137 +32,164 @@ def figures(rows: list[Any]) -> dict[str, Any]:
         budgeted = {(row.schedule, row.target) for row in chosen if row.budget}
         if budgeted:
             shown = [row for row in chosen if (row.schedule, row.target) in budgeted]
-            found[f"error_{measure}"] = panels(shown, measure, draw_errors)
+            drawn[f"error_{measure}"] = panels(shown, measure, draw_errors)
         if chosen:
-            found[f"pareto_{measure}"] = panels(chosen, measure, draw_front)
-    return found
+            drawn[f"pareto_{measure}"] = panels(chosen, measure, draw_front)
+    return drawn
 
 
 def panels(rows: list[Any], measure: str, draw: Any) -> Any:
-    """A figure with a panel for each schedule and target, in one set of colours."""
-    names = list(dict.fromkeys(row.solver for row in rows))
-    colours = dict(
-        zip(
-            names,
-            plt.get_cmap("turbo")(np.linspace(0.02, 0.98, len(names))),
-            strict=True,
-        )
-    )
-    pairs = list(dict.fromkeys((row.schedule, row.target) for row in rows))
+    """A figure with a panel per schedule and target. The best solvers keep their colours."""
+    colours = dict(zip(best(rows, len(COLOURS)), COLOURS, strict=False))
+    pairs = sorted({(row.schedule, row.target) for row in rows})
     columns = min(len(pairs), max(2, len({target for _, target in pairs})), 4)
     lines = -(-len(pairs) // columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(5.6 * columns + 3, 4.6 * lines + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis in axes.flat[len(pairs) :]:
-        axis.set_axis_off()
-    for axis, (schedule, target) in zip(axes.flat, sorted(pairs), strict=False):
-        own = [row for row in rows if (row.schedule, row.target) == (schedule, target)]
-        axis.set(
-            xscale="log",
-            yscale="log",
-            title=f"{schedule}, {target}",
-            ylabel=TITLES[measure],
+    with plt.rc_context({"font.size": TEXT}):
+        figure, axes = plt.subplots(
+            lines,
+            columns,
+            figsize=(6 * columns, 4.6 * lines),
+            squeeze=False,
+            layout="constrained",
         )
-        draw(axis, own, colours)
-    handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=colours[name],
-            linestyle=style(names, name),
-            marker="o",
-            markersize=3,
-            label=name,
-        )
-        for name in names
-    ]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+        for axis in axes.flat[len(pairs) :]:
+            axis.set_axis_off()
+        for axis, (schedule, target) in zip(axes.flat, pairs, strict=False):
+            here = [r for r in rows if (r.schedule, r.target) == (schedule, target)]
+            axis.set(
+                xscale="log",
+                yscale="log",
+                title=f"{schedule}, {target}",
+                ylabel=TITLES[measure],
+            )
+            axis.spines[["top", "right"]].set_visible(False)
+            draw(axis, here, colours)
     return figure
 
 
-def style(names: list[str], name: str) -> str:
-    """A line style that tells neighbours in colour apart."""
-    return ("-", "--", ":")[names.index(name) % 3]
+def best(rows: list[Any], count: int) -> list[str]:
+    """The solvers of least error at a budget, relative to the best, in the mean.
+
+    The mean is of log(error / least error) over all problems and budgets. Solvers that
+    lack a budget or a problem are left out.
+    """
+    least_errors: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        if row.budget:
+            errors = least_errors.setdefault((row.schedule, row.target, row.budget), {})
+            errors[row.solver] = min(row.error, errors.get(row.solver, math.inf))
+    names = {name for errors in least_errors.values() for name in errors}
+    regret = {
+        name: sum(
+            math.log(errors[name] / min(errors.values()))
+            for errors in least_errors.values()
+        )
+        for name in names
+        if all(name in errors for errors in least_errors.values())
+    }
+    return sorted(regret, key=regret.__getitem__)[:count]
 
 
 def draw_errors(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
-    """Least error over grids against evaluations, with intervals, and slopes of orders 1 to 4 through one point.
+    """Least error over grids against evaluations, the best solvers in colour.
 
-    KL of a Gaussian's law is quadratic in the error of its moments: there order p has the slope −2p.
+    Their intervals are drawn. All others are grey. Solvers that choose their own steps
+    are left out. Lines of orders 1 to 4 start at one point. The KL of a Gaussian is
+    quadratic in the error of its moments, so that order p has the slope −2p there.
     """
-    names = list(colours)
-    for name in names:
+    lines = {}
+    for name in dict.fromkeys(row.solver for row in rows if row.budget):
         points = [least(rows, name, budget) for budget in budgets_of(rows, name)]
-        points.sort(key=lambda row: row.nfe)
-        if points:
-            errors = np.array([row.error for row in points])
+        lines[name] = sorted(points, key=lambda row: row.nfe)
+    for name, points in lines.items():
+        nfe = [row.nfe for row in points]
+        errors = np.array([row.error for row in points])
+        if name in colours:
             low, high = np.array([row.interval for row in points]).T
-            axis.errorbar(
-                [row.nfe for row in points], errors, yerr=[np.maximum(errors - low, 0), np.maximum(high - errors, 0)],
-                color=colours[name], linestyle=style(names, name), marker="o", markersize=3, linewidth=1.1,
-            )  # fmt: skip
+            bars = [np.maximum(errors - low, 0), np.maximum(high - errors, 0)]
+            style = {"marker": "o", "markersize": 4, "linewidth": 2, "zorder": 3}
+            axis.errorbar(nfe, errors, yerr=bars, color=colours[name], **style)
+        else:
+            axis.plot(nfe, errors, color=GREY, linewidth=0.9, zorder=1)
+    budgets = np.array(sorted({row.budget for row in rows if row.budget}))
+    shown = [row for points in lines.values() for row in points]
+    bottom = 0.6 * min(row.error for row in shown)
+    top = 2 * min(max(row.error for row in shown), 10.0)
+    axis.set_ylim(bottom, top)
+    # Room for the names at the ends of the lines.
+    axis.set_xlim(0.9 * budgets[0], budgets[-1] * (budgets[-1] / budgets[0]) ** 0.45)
+    draw_floor(axis, rows)
+    if len(budgets) > 1 and rows[0].measure != "sliced_wasserstein":
+        draw_orders(axis, rows, budgets)
+    ends = {name: lines[name][-1] for name in colours if name in lines}
+    label_ends(axis, {n: (e.nfe, e.error) for n, e in ends.items()}, colours)
+    axis.set_xticks(budgets, [str(budget) for budget in budgets])
+    axis.minorticks_off()
+    axis.set_xlabel("evaluations of the denoiser")
+
+
+def draw_floor(axis: Any, rows: list[Any]) -> None:
+    """The distance of two exact sets of samples, where the measure has one."""
     floor = float(np.mean([row.floor for row in rows]))
     if floor:
         axis.axhline(floor, color="black", linewidth=0.8)
         axis.text(
             0.02,
             floor,
-            " two exact sets",
-            fontsize=8,
+            "two exact sets",
+            fontsize=TEXT - 2,
             va="bottom",
             transform=axis.get_yaxis_transform(),
         )
-    budgets = np.array(sorted({row.budget for row in rows if row.budget}))
-    if len(budgets) > 1:
-        shown = [
-            least(rows, name, budget)
-            for name in names
-            for budget in budgets_of(rows, name)
-        ]
-        limits = (
-            0.5 * min(row.error for row in shown),
-            3 * min(max(row.error for row in shown), 10.0),
-        )
-        top = float(np.median([row.error for row in rows if row.budget == budgets[0]]))
-        for order in (
-            (1, 2, 3, 4) if rows[0].measure != "sliced_wasserstein" else ()
-        ):  # whose floor has no order
-            slope = order * (2 if rows[0].measure == "kl" else 1)
-            axis.plot(
-                budgets,
-                top * (budgets / budgets[0]) ** -slope,
-                color="grey",
-                linewidth=0.7,
-                zorder=0,
-            )
-            place = budgets[-1], top * (budgets[-1] / budgets[0]) ** -slope
+
+
+def draw_orders(axis: Any, rows: list[Any], budgets: np.ndarray) -> None:
+    """Dotted lines of orders 1 to 4 through the median error at the first budget."""
+    start = float(np.median([row.error for row in rows if row.budget == budgets[0]]))
+    ends = np.array([budgets[0], budgets[-1]])
+    for order in (1, 2, 3, 4):
+        slope = order * (2 if rows[0].measure == "kl" else 1)
+        errors = start * (ends / ends[0]) ** -float(slope)
+        axis.plot(ends, errors, ":", color="#707070", linewidth=0.9, zorder=2)
+        if errors[-1] > axis.get_ylim()[0]:
             axis.annotate(
                 f"order {order}",
-                place,
-                fontsize=7,
-                color="grey",
+                (ends[-1], errors[-1]),
+                xytext=(-4, 4),
+                textcoords="offset points",
+                fontsize=TEXT - 3,
+                color="#707070",
                 ha="right",
-                va="bottom",
-                clip_on=True,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
-        axis.set_ylim(limits)
-    ticks = sorted({row.budget for row in rows if row.budget})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    axis.set_xlabel("evaluations of the denoiser")
 
 
-def budgets_of(rows: list[Any], name: str) -> list[int | None]:
+def label_ends(axis: Any, ends: dict[str, tuple], colours: dict[str, Any]) -> None:
+    """The name of each line beside its end, moved up where names would overlap."""
+    low, high = np.log(axis.get_ylim())
+    spacing = 0.055 * (high - low)
+    height = -math.inf
+    for name, (nfe, error) in sorted(ends.items(), key=lambda end: end[1][1]):
+        height = max(math.log(error), height + spacing, low + 0.5 * spacing)
+        axis.annotate(
+            name,
+            (nfe, error),
+            xytext=(nfe * 1.12, math.exp(height)),
+            color=colours[name],
+            fontsize=TEXT,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.6},
+        )
+
+
+def budgets_of(rows: list[Any], name: str) -> list[int]:
     """The budgets at which a solver has rows."""
-    return list(dict.fromkeys(row.budget for row in rows if row.solver == name))
+    return list(
+        dict.fromkeys(row.budget for row in rows if row.solver == name and row.budget)
+    )
 
 
-def least(rows: list[Any], name: str, budget: int | None) -> Any:
+def least(rows: list[Any], name: str, budget: int) -> Any:
     """A solver's row of least error over grids."""
     return min(
         (row for row in rows if row.solver == name and row.budget == budget),
@@ -164,15 +198,16 @@ def least(rows: list[Any], name: str, budget: int | None) -> Any:
 
 
 def draw_front(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
-    """Every row by run time and error, and the front of those that no faster row betters."""
-    for name, colour in colours.items():
-        own = [row for row in rows if row.solver == name]
+    """Every row by run time and error, and the front of rows that no faster one betters."""
+    for name in dict.fromkeys(row.solver for row in rows):
+        here = [row for row in rows if row.solver == name]
         axis.scatter(
-            [row.run_seconds for row in own],
-            [row.error for row in own],
-            color=colour,
-            s=7,
-            alpha=0.7,
+            [row.run_seconds for row in here],
+            [row.error for row in here],
+            color=colours.get(name, GREY),
+            s=14 if name in colours else 7,
+            zorder=2 if name in colours else 1,
+            label=name if name in colours else None,
         )
     front = pareto(rows)
     axis.step(
@@ -190,10 +225,12 @@ def draw_front(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
             axis.annotate(
                 f"{row.solver}, {row.grid} ",
                 (row.run_seconds, row.error),
-                fontsize=6,
+                fontsize=TEXT - 3,
                 ha="right",
                 va="top",
             )
+    if colours:
+        axis.legend(fontsize=TEXT - 3)
     axis.set_xlabel("seconds to run all starts")
 
 
