@@ -49,7 +49,7 @@ REFUSED = {
     "data NaN": (lambda: flows.flow(NORMAL, flows.chain()).log_prob([0.0, jnp.nan]), ValueError, "x must be finite, got 1 NaN"),
     "data batch": (lambda: flows.flow(NORMAL, flows.affine(0.0)).log_prob(jnp.zeros((5, 2))), ValueError, r"z must have shape \(2,\), got \(5, 2\)"),
     "temperature": (lambda: flows.flow(NORMAL, flows.chain()).sample(jax.random.key(0), -1.0), ValueError, "temperature must be 0 or more"),
-    "dequantiser": (lambda: flows.lattice_log_prob(KEY, flows.maf(KEY, (2,)), jnp.zeros(2), 1.0, dequantiser=flows.chain()), TypeError, "dequantiser must be a flow"),
+    "dequantiser": (lambda: flows.lattice_log_prob(KEY, flows.maf(KEY, (2,)), jnp.zeros(2), 1.0, dequantiser=flows.chain()), TypeError, "dequantiser must have sample_and_log_prob"),
     "lattice flow": (lambda: flows.lattice_log_prob(KEY, 3, jnp.zeros(2), 1.0), TypeError, "flow must have log_prob.*got 3"),
     "lattice class": (lambda: flows.lattice_log_prob(KEY, type(NORMAL), jnp.zeros(2), 1.0), TypeError, "flow must have log_prob"),
     "interpolated": (lambda: flows.interpolate(flows.chain(), jnp.zeros(2), jnp.ones(2), jnp.array([0.5])), TypeError, "flow must be made by flows.flow"),

@@ -1,4 +1,7 @@
-"""The law of a flow: closed forms, temperature, its base, interpolation, bounds for lattice data."""
+"""The distribution of a flow.
+
+Closed forms, temperature, its base, interpolation and bounds for lattice data.
+"""
 
 import math
 

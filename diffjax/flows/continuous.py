@@ -532,7 +532,7 @@ def transport_loss(
 
     Example:
       >>> bijector = dj.flows.neural_ode(key, (2,), 4, 1, steps=2)
-      >>> flow = dj.flows.flow(dj.flows.standard_normal((2,)), bijector)
+      >>> flow = dj.flows.flow(dj.distributions.standard_normal((2,)), bijector)
       >>> loss, _ = dj.flows.transport_loss(None, flow, jnp.zeros((3, 2)), kinetic=0.1)
       >>> round(float(loss), 3)
       0.919

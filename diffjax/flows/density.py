@@ -1,4 +1,7 @@
-"""Normalizing flows: the law of a bijector's output under a base law, examples between two, bounds for a lattice."""
+"""Normalizing flows: distributions of a bijector's output under a base.
+
+Besides `flow`: examples between two, and a bound for lattice data.
+"""
 
 import math
 from typing import Any
@@ -23,64 +26,137 @@ from .bijectors import check_bijector
 from .compiled import call
 from .composition import initialised
 
+__all__ = ["Flow", "flow", "interpolate", "lattice_log_prob"]
+
+
+def _finite_parts(name, value):
+    return jax.tree.map(lambda part: checks.finite_array(name, part), value)
+
 
 @pytree
 class Flow:
-    """The law of x = f(z), z of the base law. See `flow`."""
+    """Distribution of x = f(z), z drawn from a base. See `flow`.
+
+    Attributes:
+      base: Distribution of the latent z.
+      bijector: f, from base to data.
+      train_base: Whether gradients reach the base's leaves.
+    """
 
     base: Any
     bijector: Any
     train_base: bool = static_field(default=False)
 
+    @checks.arguments(x=checks.finite_array)
     def log_prob(self, x: ArrayLike, condition: Any = None) -> Array:
-        """log p(x) = log p_base(f⁻¹(x)) + log|det ∂f⁻¹/∂x| in nats, shape (); x: one example.
+        """Log density of one example in nats, by the change of variables.
 
-        It is −∞ outside the image of the bijector, as for a sigmoid outside (0, 1), with finite gradients. Raises
-        ValueError for concrete NaN or infinity.
+            log p(x) = log p_base(f⁻¹(x)) + log|det ∂f⁻¹/∂x|
+
+        Args:
+          x: One example.
+          condition: As the bijector takes it.
+
+        Returns:
+          log p(x), shape (). It is −∞, with finite gradients, outside the
+          image of the bijector, as for a sigmoid outside (0, 1).
+
+        Raises:
+          ValueError: For concrete NaN or infinity in x.
         """
-        return call(_log_prob, self, _checked("x", x), condition)
+        return call(_log_prob, self, x, condition)
 
+    @checks.arguments(key=checks.key, temperature=checks.non_negative)
     def sample(
         self, key: Key, temperature: Scalar = 1.0, condition: Any = None
     ) -> Array:
-        """One draw x = f(m + T (z − m)), z of the base with mean m: its standard deviation times the temperature T ≥ 0.
+        """One draw, at a temperature (Kingma & Dhariwal 2018, section 6).
 
-        For a Gaussian base this is the law ∝ p(x)^{1/T²} only where |det ∂f/∂z| is constant, as for `additive`
-        couplings; elsewhere it is a law of its own. Raises ValueError for a negative T, TypeError for T ≠ 1 where the
-        base has no mean(). Kingma & Dhariwal 2018, section 6.
+            x = f(m + T (z − m)),    z drawn from the base, m its mean
+
+        For a Gaussian base this is the distribution ∝ p(x)^{1/T²} only where
+        |det ∂f/∂z| is constant, as for `additive` couplings. Elsewhere it is another
+        one.
+
+        Args:
+          key: A typed key.
+          temperature: T ≥ 0, a factor of the base's standard deviation.
+          condition: As the bijector takes it.
+
+        Returns:
+          x, one example.
+
+        Raises:
+          TypeError: If T ≠ 1 and the base has no mean().
+          ValueError: If T is negative.
         """
-        temperature = checks.non_negative("temperature", temperature)
         scaled = checks.is_traced(temperature) or float(temperature) != 1
-        if scaled and not hasattr(self.base, "mean"):
-            raise TypeError(
-                f"base must have mean() to be scaled by temperature={temperature}, got {self.base!r}"
-            )
-        return call(
-            _sample,
-            self,
-            checks.key("key", key),
-            temperature if scaled else None,
-            condition,
+        checks.require(
+            not scaled or hasattr(self.base, "mean"),
+            f"base must have mean() to be scaled by temperature={temperature}, got "
+            f"{type(self.base).__name__}",
+            TypeError,
         )
+        return call(_sample, self, key, temperature if scaled else None, condition)
 
+    @checks.arguments(key=checks.key)
     def sample_and_log_prob(
         self, key: Key, condition: Any = None
     ) -> tuple[Array, Array]:
-        """(x, log p(x)) of one draw, by one pass forward."""
-        return call(_sample_and_log_prob, self, checks.key("key", key), condition)
+        """(x, log p(x)) of one draw, by one pass forward.
 
+        Args:
+          key: A typed key.
+          condition: As the bijector takes it.
+
+        Returns:
+          x, one example, and its log density, shape ().
+        """
+        return call(_sample_and_log_prob, self, key, condition)
+
+    @checks.arguments(x=checks.finite_array)
     def encode(self, x: ArrayLike, condition: Any = None) -> PyTree:
-        """The latent z = f⁻¹(x). Raises ValueError for concrete NaN, infinity, or x outside the bijector's image."""
-        return call(_encode, self, _checked("x", x), condition)
+        """Latent z = f⁻¹(x).
 
+        Args:
+          x: One example.
+          condition: As the bijector takes it.
+
+        Returns:
+          z, as the base draws it.
+
+        Raises:
+          ValueError: For concrete NaN or infinity, or x outside the bijector's
+            image.
+        """
+        return call(_encode, self, x, condition)
+
+    @checks.arguments(z=_finite_parts)
     def decode(self, z: PyTree, condition: Any = None) -> Array:
-        """x = f(z). Raises ValueError for concrete NaN or infinity."""
-        return call(
-            _decode, self, jax.tree.map(lambda part: _checked("z", part), z), condition
-        )
+        """Data x = f(z).
+
+        Args:
+          z: One latent, as the base draws it.
+          condition: As the bijector takes it.
+
+        Returns:
+          x, one example.
+
+        Raises:
+          ValueError: For concrete NaN or infinity.
+        """
+        return call(_decode, self, z, condition)
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Flow", PyTree]:
-        """The flow with its bijector initialised by data, and the batch of latents."""
+        """The flow with its bijector initialised by data.
+
+        Args:
+          ys: Data, (N, *shape).
+          conditions: Pytree of leading axis N.
+
+        Returns:
+          The flow and the batch of latents.
+        """
         bijector, zs = initialised(self.bijector, ys, conditions)
         return Flow(self.base, bijector, self.train_base), zs
 
@@ -101,12 +177,13 @@ def _log_prob(flow, x, condition):
 def _sample(flow, key, temperature, condition):
     base = flow._base()
     z = base.sample(key)
+
+    def scaled(z, mean):
+        mean = jnp.reshape(mean, jnp.shape(z))
+        return mean + temperature * (z - mean)
+
     if temperature is not None:
-        z = jax.tree.map(
-            lambda z, m: _scaled(z, jnp.reshape(m, jnp.shape(z)), temperature),
-            z,
-            base.mean(),
-        )
+        z = jax.tree.map(scaled, z, base.mean())
     return flow.bijector.forward(z, condition)
 
 
@@ -124,28 +201,50 @@ def _decode(flow, z, condition):
     return flow.bijector.forward(z, condition)
 
 
-def _scaled(z, mean, temperature):
-    return mean + temperature * (z - mean)
-
-
+@checks.arguments(
+    base=(checks.has_methods, "log_prob(z)", "sample(key)"),
+    bijector=check_bijector,
+    train_base=checks.boolean,
+)
 def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
-    """The law of x = f(z), z ~ base: a pytree with log_prob(x), sample(key), encode(x) and decode(z).
+    """Normalizing flow: the distribution of x = f(z), z drawn from a base.
 
-    base: anything with log_prob(z) and sample(key), as `standard_normal(shape)`, a target, another flow. Its leaves are
-    held fixed, since a mixture's weights, say, are no free parameters; train_base=True trains them. bijector: from base
-    to data. Train by `jax.grad(lambda flow: -jnp.mean(jax.vmap(flow.log_prob)(xs)))(flow)`. Raises TypeError for a base
-    or a bijector without these methods.
+    Train it by `jax.grad(lambda flow:
+    -jnp.mean(jax.vmap(flow.log_prob)(xs)))(flow)`.
+
+    Args:
+      base: Anything with log_prob(z) and sample(key): a distribution, a
+        target, another flow. Its leaves are held fixed, since for example a
+        mixture's weights are no free parameters.
+      bijector: f, from base to data.
+      train_base: True trains the base's leaves as well.
+
+    Returns:
+      A pytree with log_prob(x), sample(key), encode(x) and decode(z).
+
+    Raises:
+      TypeError: If base or bijector lacks these methods.
+
+    Example:
+      >>> base = dj.distributions.standard_normal((2,))
+      >>> flow = dj.flows.flow(base, dj.flows.exponential())
+      >>> float(flow.log_prob(jnp.array([-1.0, 1.0])))  # e^z is positive
+      -inf
     """
-    for method in ("log_prob", "sample"):
-        if not callable(getattr(base, method, None)) or isinstance(base, type):
-            raise TypeError(f"base must have log_prob(z) and sample(key), got {base!r}")
-    return Flow(
-        base,
-        check_bijector("bijector", bijector),
-        checks.boolean("train_base", train_base),
-    )
+    return Flow(base, bijector, train_base)
 
 
+def check_flow(name: str, value: Any) -> Flow:
+    """`value` if it was made by `flow`, otherwise a TypeError.
+
+    Args:
+      name: The argument's name, for the message.
+      value: The argument.
+    """
+    return checks.made_by(name, value, Flow, "flows.flow or one of its constructors")
+
+
+@checks.arguments(flow=check_flow)
 def interpolate(
     flow: Flow,
     start: ArrayLike,
@@ -154,26 +253,45 @@ def interpolate(
     *,
     condition: Any = None,
 ) -> Array:
-    """Examples between two: both encoded, their latents interpolated spherically, each of a tuple by itself, decoded.
+    """Examples between two, by spherical interpolation of their latents.
 
-    weights: (K,), 0 gives `start` and 1 gives `end`. Shape (K, *start.shape). A straight line between two latents would
-    pass through lengths that the base hardly draws. The sphere is around the base's mean, or 0 where it has no mean().
-    Raises ValueError where the shapes differ, TypeError for what is no flow.
+    A straight line between two latents would pass through lengths that the
+    base hardly draws. The sphere is around the base's mean, or around 0 where
+    it has no mean(). The parts of a tuple of latents are interpolated
+    separately.
+
+    Args:
+      flow: Made by `flow` or one of its constructors.
+      start: One example.
+      end: Another of its shape.
+      weights: (K,). 0 gives `start` and 1 gives `end`.
+      condition: As the bijector takes it.
+
+    Returns:
+      The examples, (K, *start.shape).
+
+    Raises:
+      TypeError: If flow is none.
+      ValueError: If the shapes differ.
+
+    Example:
+      >>> base = dj.distributions.standard_normal((2,))
+      >>> flow = dj.flows.flow(base, dj.flows.affine(jnp.zeros(2), 2.0))
+      >>> ends = jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])
+      >>> dj.flows.interpolate(flow, *ends, jnp.array([0.0, 0.5])).shape
+      (2, 2)
     """
     start, end, weights = driver.check_between(start, end, weights)
-    return call(_interpolate, check_flow(flow), start, end, weights, condition)
+    return call(_interpolate, flow, start, end, weights, condition)
 
 
 def _interpolate(flow, start, end, weights, condition):
-    first, last = (
-        flow.bijector.inverse(start, condition),
-        flow.bijector.inverse(end, condition),
-    )
-    mean = (
-        flow.base.mean()
-        if hasattr(flow.base, "mean")
-        else jax.tree.map(jnp.zeros_like, first)
-    )
+    first = flow.bijector.inverse(start, condition)
+    last = flow.bijector.inverse(end, condition)
+    if hasattr(flow.base, "mean"):
+        mean = flow.base.mean()
+    else:
+        mean = jax.tree.map(jnp.zeros_like, first)
 
     def between(weight):
         around = lambda a, b, m: m + spherical(a - m, b - m, weight)
@@ -182,15 +300,15 @@ def _interpolate(flow, start, end, weights, condition):
     return jax.vmap(between)(weights)
 
 
-def check_flow(value: Any) -> Flow:
-    """`value` if it was made by `flow`."""
-    if not isinstance(value, Flow):
-        raise TypeError(
-            f"flow must be made by flows.flow or one of its constructors, got {value!r}"
-        )
-    return value
-
-
+@checks.arguments(
+    key=checks.key,
+    flow=(checks.has_methods, "log_prob(x, condition)"),
+    x=checks.finite_array,
+    width=checks.positive,
+    dequantiser=checks.optional(
+        checks.has_methods, "sample_and_log_prob(key, condition)"
+    ),
+)
 def lattice_log_prob(
     key: Key,
     flow: Flow,
@@ -200,33 +318,40 @@ def lattice_log_prob(
     dequantiser: Flow | None = None,
     condition: Any = None,
 ) -> Array:
-    """log P(x) of lattice data from below, by one draw of dequantisation noise, in nats; shape ().
+    """Lower bound of log P(x) for lattice data, by one draw of dequantisation noise.
 
-    log P(x) ≥ E_v[log p(x + width (v − ½)) + D log width − log q(v | x)] with v in (0, 1)^D, and P(x) the flow's mass
-    on the cell around x. x: bin centres, `width` apart in the flow's units. dequantiser: the law q, a flow onto (0,
-    1)^D of which x is the condition, as `dequantiser`; default uniform, log q = 0, under which a smooth density pays
-    for the edges of each cell. Train both by its mean. −log₂ P / D is bits/dim. Raises ValueError unless width > 0, and
-    for concrete NaN, TypeError for a dequantiser that does not draw with its density. Theis et al. 2016, section 3.1;
-    Ho et al. 2019, eq. 12.
+        log P(x) ≥ E_v[log p(x + width (v − ½)) + D log width − log q(v | x)]
+
+    v lies in (0, 1)^D, and P(x) is the flow's mass on the cell around x. −log₂
+    P / D is bits/dim (Theis et al. 2016, section 3.1, and Ho et al. 2019, eq.
+    12).
+
+    Args:
+      key: A typed key.
+      flow: Distribution of the data.
+      x: One example, of bin centres.
+      width: Distance of neighbouring bin centres, in the flow's units.
+      dequantiser: The distribution q, a flow onto (0, 1)^D with x as
+        condition, as made by `dequantiser`. Train both by the bound's mean.
+        Default uniform, log q = 0, under which a smooth density pays for the
+        edges of each cell.
+      condition: As the flow takes it.
+
+    Returns:
+      One draw of the bound, in nats, shape ().
+
+    Raises:
+      TypeError: If dequantiser does not draw with its density.
+      ValueError: If width is not positive, or for concrete NaN or infinity in
+        x.
+
+    Example:
+      >>> base = dj.distributions.standard_normal((2,))
+      >>> dj.flows.lattice_log_prob(key, dj.flows.flow(base, dj.flows.tanh()),
+      ...                           jnp.zeros(2), 0.5).shape
+      ()
     """
-    checks.key("key", key)
-    if not callable(getattr(flow, "log_prob", None)) or isinstance(flow, type):
-        raise TypeError(f"flow must have log_prob(x, condition), got {flow!r}")
-    if dequantiser is not None and not callable(
-        getattr(dequantiser, "sample_and_log_prob", None)
-    ):
-        raise TypeError(
-            f"dequantiser must be a flow, with sample_and_log_prob(key, condition), got {dequantiser!r}"
-        )
-    return call(
-        _lattice_log_prob,
-        key,
-        flow,
-        _checked("x", x),
-        checks.positive("width", width),
-        dequantiser,
-        condition,
-    )
+    return call(_lattice_log_prob, key, flow, x, width, dequantiser, condition)
 
 
 def _lattice_log_prob(key, flow, x, width, dequantiser, condition):
@@ -235,11 +360,5 @@ def _lattice_log_prob(key, flow, x, width, dequantiser, condition):
     else:
         v, log_q = dequantiser.sample_and_log_prob(key, x)
         checks.one_of_shapes("the dequantiser's sample", v, [x.shape])
-    lp = flow.log_prob(x + width * (v - 0.5), condition)
-    return lp + math.prod(x.shape) * jnp.log(width) - log_q
-
-
-def _checked(name, x):
-    x = checks.real_array(name, x)
-    checks.finite(name, x)
-    return x
+    log_p = flow.log_prob(x + width * (v - 0.5), condition)
+    return log_p + math.prod(x.shape) * jnp.log(width) - log_q
