@@ -22,14 +22,14 @@ from experiments.shared.solvers import SOLVERS, make
 
 
 def small(tmp_path, **changes):
-    given = {
+    defaults = {
         "schedules": ("vp_linear",),
         "targets": ("gaussian",),
         "grids": ("log_snr",),
         "starts": 16,
         "seeds": 2,
     }
-    return bench_solvers.Config(out=tmp_path, **{**given, **changes})
+    return bench_solvers.Config(out=tmp_path, **{**defaults, **changes})
 
 
 @pytest.mark.slow

@@ -69,13 +69,13 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     config = dataclasses.replace(SMALL, chain_steps=1000, chunk=64)
     model = dataclasses.replace(ddpm.make_model(config, data), module=Uniform())
-    found = ddpm.summary(
+    measured = ddpm.summary(
         config, model, ddpm.bounds(config, model, model.denoiser({}), "optimal", images)
     )
     assert (
-        -4 * found["total_standard_error"]
-        < found["total"] - np.log2(5)
-        < 0.1 + 4 * found["total_standard_error"]
+        -4 * measured["total_standard_error"]
+        < measured["total"] - np.log2(5)
+        < 0.1 + 4 * measured["total_standard_error"]
     )
 
 
@@ -96,10 +96,10 @@ def test_exact_gaps_are_the_closed_forms():
 def test_indices_are_stratified():
     """Each of B strata of 1 … T has one index, whatever the shift."""
     for seed in range(8):
-        found = np.sort(ddpm.stratified_indices(jax.random.key(seed), 10, 1000))
-        np.testing.assert_array_equal((found - 1) // 100, np.arange(10))
-    found = ddpm.stratified_indices(jax.random.key(0), 4096, 3)
-    assert set(np.unique(found)) == {1, 2, 3}
+        measured = np.sort(ddpm.stratified_indices(jax.random.key(seed), 10, 1000))
+        np.testing.assert_array_equal((measured - 1) // 100, np.arange(10))
+    measured = ddpm.stratified_indices(jax.random.key(0), 4096, 3)
+    assert set(np.unique(measured)) == {1, 2, 3}
 
 
 REFUSED = {

@@ -67,13 +67,15 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
 def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
     """From 8 to 64 steps the error of Euler falls at least to a fifth and that of RK4, to below 1e-3 nats, more."""
     config = flow_matching.check(SMALL)
-    found = {
+    measured = {
         name: [row["error"] for row in rows]
         for name, rows in log_prob_errors(config, targets.moons()).items()
     }
-    assert found["euler"][-1] < found["euler"][0] / 5
-    assert found["rk4"][-1] < 1e-3 and found["rk4"][-1] < found["euler"][-1] / 50
-    assert found["adaptive"] == sorted(found["adaptive"], reverse=True)
+    assert measured["euler"][-1] < measured["euler"][0] / 5
+    assert (
+        measured["rk4"][-1] < 1e-3 and measured["rk4"][-1] < measured["euler"][-1] / 50
+    )
+    assert measured["adaptive"] == sorted(measured["adaptive"], reverse=True)
 
 
 @pytest.mark.slow
@@ -89,10 +91,10 @@ def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
     """
     config = dataclasses.replace(SMALL, out=tmp_path, target=target)
     flow_matching.run(config)
-    found = json.loads((tmp_path / "metrics.json").read_text())
+    measured = json.loads((tmp_path / "metrics.json").read_text())
     dimension = 64 if target == "digits" else 2
-    assert tuple(found["couplings"]) == config.couplings
-    for row in found["couplings"].values():
+    assert tuple(measured["couplings"]) == config.couplings
+    for row in measured["couplings"].values():
         assert 0 <= row["cost"] < dimension / 20
         assert ("nats_above_floor" in row) == (target == "moons")
         assert list(row["path_error"]["euler"]) == list(map(str, STEPS))

@@ -39,8 +39,8 @@ def test_replaced_entries_are_of_the_share_and_of_the_levels():
     """Of N entries Np are drawn anew, up to 4.5 standard deviations, each level alike; a share of 0 changes nothing."""
     levels = np.arange(17.0)
     x = np.full((200, 100), 20.0)
-    found = np.asarray(glow.with_replaced(jax.random.key(0), x, 0.1, levels))
-    drawn = found[found != 20]
+    measured = np.asarray(glow.with_replaced(jax.random.key(0), x, 0.1, levels))
+    drawn = measured[measured != 20]
     assert abs(drawn.size - 2000) < 4.5 * np.sqrt(20000 * 0.1 * 0.9)
     counts = np.bincount(drawn.astype(int), minlength=17)
     assert np.all(np.abs(counts - drawn.size / 17) < 4.5 * np.sqrt(drawn.size / 17))

@@ -36,16 +36,16 @@ def test_guided_gaussians_have_the_closed_forms():
         [1 / 16, 7 / 64, 1 / 7],
         rtol=1e-5,
     )
-    laws = guidance_exact.simulate(
+    distributions = guidance_exact.simulate(
         jax.random.key(0), guidance_exact.gaussians(), 2.0, 4096
     )
     error = 4.5 * np.sqrt(2 / 4095) + 0.02
-    assert abs(laws.flow.var() / forms["flow"] - 1) < error
-    assert abs(laws.sde.var() / forms["sde"] - 1) < error
+    assert abs(distributions.flow.var() / forms["flow"] - 1) < error
+    assert abs(distributions.sde.var() / forms["sde"] - 1) < error
     points = guidance_exact.POINTS
     for density, variance in (
-        (laws.flow_density, forms["flow"]),
-        (laws.tilted, forms["tilted"]),
+        (distributions.flow_density, forms["flow"]),
+        (distributions.tilted, forms["tilted"]),
     ):
         mean = np.trapezoid(points * density, points)
         assert abs(np.trapezoid(density, points) - 1) < 1e-3

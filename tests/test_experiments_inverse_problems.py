@@ -100,7 +100,7 @@ def test_draws_of_the_truths_own_law_are_calibrated():
     images = rng.normal(0, spread, (200, 4, 4, 1))
     xs = np.where(mask, images[:, None], rng.normal(0, spread, (200, 5, 4, 4, 1)))
     ys = images.reshape(200, 16)[:, :8] + tau * rng.normal(size=(200, 8))
-    found = inverse_problems.measure(operator, tau, images, ys, xs)
+    measured = inverse_problems.measure(operator, tau, images, ys, xs)
     expected = {
         "error": 2**0.5 * spread,
         "spread": spread,
@@ -108,7 +108,7 @@ def test_draws_of_the_truths_own_law_are_calibrated():
         "residual": 1.0,
     }
     for name, value in (expected | {"calibration": 1.0}).items():
-        assert abs(found[name] / value - 1) < 4.5 / np.sqrt(2 * 1600), name
+        assert abs(measured[name] / value - 1) < 4.5 / np.sqrt(2 * 1600), name
 
 
 def test_the_training_images_posterior_knows_them():

@@ -23,11 +23,11 @@ def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
     assert -0.02 < right["kl_q_p"] + math.log(1 - config.weight) < 0
     assert len(metrics["grid"]["forward"]) == 1 and len(metrics["grid"]["reverse"]) == 2
     assert forward["kl_p_q"] <= metrics["grid"]["forward"][0]["kl"] + 1e-5
-    for found, least in zip((left, right), metrics["grid"]["reverse"], strict=True):
-        assert found["kl_q_p"] <= least["kl"] + 1e-5
+    for measured, least in zip((left, right), metrics["grid"]["reverse"], strict=True):
+        assert measured["kl_q_p"] <= least["kl"] + 1e-5
         assert (
-            abs(found["kl_q_p_by_samples"] - found["kl_q_p"])
-            < 4.5 * found["kl_q_p_standard_error"]
+            abs(measured["kl_q_p_by_samples"] - measured["kl_q_p"])
+            < 4.5 * measured["kl_q_p_standard_error"]
         )
     assert {path.name for path in tmp_path.iterdir()} >= {
         "pictures.png",

@@ -21,14 +21,14 @@ def test_langevin_agrees_with_the_exact_laws(tmp_path):
         out=tmp_path, chains=400, steps=300, step_sizes=(0.5, 3.0), levels=20
     )
     langevin.run(config)
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    for name, rows in found["bias"]["gaussian"]["kernels"].items():
+    measured = json.loads((tmp_path / "metrics.json").read_text())
+    for name, rows in measured["bias"]["gaussian"]["kernels"].items():
         for row in rows:
             exact = langevin.exact_bias(name, np.array(row["step_size"]))
             assert abs(row["bias"] - exact) < 4 * row["standard_error"], (name, row)
-    ula = found["bias"]["mixture"]["kernels"]["ula"]
+    ula = measured["bias"]["mixture"]["kernels"]["ula"]
     assert ula[1]["bias"] is None and ula[1]["diverged"] > 0
-    heavy = found["heavy_mode"]
+    heavy = measured["heavy_mode"]
     assert (
         abs(heavy["importance"]["share"] - 0.8)
         < 4 * heavy["importance"]["standard_error"]

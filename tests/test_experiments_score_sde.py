@@ -95,11 +95,11 @@ def test_the_floor_is_where_the_flag_says(schedule):
         0.0,
         1.0,
     )
-    found = score_model.make_model(
+    measured = score_model.make_model(
         dataclasses.replace(SMALL, schedule=schedule, noise_floor=0.05), data
     ).schedule
     np.testing.assert_allclose(
-        found.sigma(found.t_min) / found.alpha(found.t_min), 0.05, rtol=1e-3
+        measured.sigma(measured.t_min) / measured.alpha(measured.t_min), 0.05, rtol=1e-3
     )
 
 
@@ -151,9 +151,9 @@ def scored(data, values, coarse=None, chunk=4):
     fine = scoring.likelihood_grid(model.schedule, 8)
 
     def program(params, grid, keys, examples):
-        found = values if np.array_equal(grid, fine) or coarse is None else coarse
+        measured = values if np.array_equal(grid, fine) or coarse is None else coarse
         rows = np.asarray(examples)[:, 0].astype(int)  # an example is its own number
-        return np.asarray(found, np.float64)[rows], np.full(len(rows), 0.1)
+        return np.asarray(measured, np.float64)[rows], np.full(len(rows), 0.1)
 
     return scoring.score(
         jax.random.key(0), model, None, data.test, 8, 2, chunk, program
@@ -169,32 +169,37 @@ def numbered(count, levels=None, scale=1.0):
 def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_approximated():
     """−log p/D plus the mean log of the columns' scales; errors by hand; the grid's from RK4 at half the steps."""
     values = np.array([-3.0, -5.0, -4.0, -8.0, -1.0])
-    found = scored(
+    measured = scored(
         numbered(5, scale=np.array([10.0, 1000.0])), values, values + 0.07, chunk=3
     )
-    assert found["test_nats_per_dim_of_scaled_data"] == pytest.approx(2.1)
-    assert found["test_nats_per_dim"] == pytest.approx(2.1 + math.log(100))
-    assert found["test_nats_per_dim_standard_error"] == pytest.approx(
+    assert measured["test_nats_per_dim_of_scaled_data"] == pytest.approx(2.1)
+    assert measured["test_nats_per_dim"] == pytest.approx(2.1 + math.log(100))
+    assert measured["test_nats_per_dim_standard_error"] == pytest.approx(
         values.std(ddof=1) / 2 / 5**0.5
     )
-    assert found["test_nats_per_dim_standard_error_of_probes"] == pytest.approx(
+    assert measured["test_nats_per_dim_standard_error_of_probes"] == pytest.approx(
         0.05 / 5**0.5
     )
-    assert found["test_nats_per_dim_change_from_half_the_steps"] == pytest.approx(0.035)
-    assert found["test_nats_per_dim_error_of_steps"] == pytest.approx(0.005)
+    assert measured["test_nats_per_dim_change_from_half_the_steps"] == pytest.approx(
+        0.035
+    )
+    assert measured["test_nats_per_dim_error_of_steps"] == pytest.approx(0.005)
 
 
 def test_one_test_example_has_a_score_without_standard_error(capsys):
     data = numbered(1)
-    found = scored(data, [-2.0])
-    assert (found["test_nats_per_dim"], found["test_nats_per_dim_standard_error"]) == (
+    measured = scored(data, [-2.0])
+    assert (
+        measured["test_nats_per_dim"],
+        measured["test_nats_per_dim_standard_error"],
+    ) == (
         1.0,
         None,
     )
     distances = score_sde.distances({"sde": data.test, "ode": data.test}, data, 0)
     assert set(distances.values()) == {None} and len(distances) == 9
     assert "no standard error" in capsys.readouterr().out
-    cli.print_results(found | distances)
+    cli.print_results(measured | distances)
 
 
 def test_a_score_that_cannot_be_is_refused():

@@ -128,11 +128,11 @@ def test_a_folder_in_use_is_refused_by_name(monkeypatch, tmp_path, capsys):
 def test_what_kills_left_is_removed(monkeypatch, tmp_path):
     for name in (".losses.jsonab1_cdef", ".metrics.json.writing"):
         (tmp_path / name).write_text("{")
-    own = [".bashrc", "a.json", ".a.json.old", ".a.json"]
-    for name in own:
+    other_files = [".bashrc", "a.json", ".a.json.old", ".a.json"]
+    for name in other_files:
         (tmp_path / name).write_text("mine")
     run_main(monkeypatch, files.open_folder, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(own)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(other_files)
 
 
 def test_an_interrupt_says_that_it_stopped(monkeypatch, tmp_path, capsys):
@@ -276,8 +276,8 @@ def test_one_program_maps_every_set_of_examples():
     )
     with counted_programs() as programs:
         for scale in (2.0, 3.0):
-            found = training.map_examples(
+            measured = training.map_examples(
                 one, {"a": np.float32(scale)}, (x, y), 3, "mapping"
             )
-            np.testing.assert_array_equal(found, scale * x.sum(1) + y)
+            np.testing.assert_array_equal(measured, scale * x.sum(1) + y)
     assert len(programs) == 1, programs

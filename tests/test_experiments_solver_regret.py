@@ -33,9 +33,9 @@ def test_the_regret_is_the_error_over_the_least():
     table = regrets(ROWS, 8, "rms")
     expected = {"a": (1, 5), "b": (3, 1), "c": (np.inf, 1)}
     for solver, values in expected.items():
-        found = table[solver, "log_snr"]
+        measured = table[solver, "log_snr"]
         np.testing.assert_allclose(
-            [found["seen"], found["unseen"]], values, rtol=10 * RESOLUTION / 0.1
+            [measured["seen"], measured["unseen"]], values, rtol=10 * RESOLUTION / 0.1
         )
     assert regrets(ROWS, 16, "rms") == {}
 
@@ -45,10 +45,10 @@ def test_errors_below_the_resolution_are_alike():
         error("p", False, "a", 1e-9, scale=2.0),
         error("p", False, "b", 1e-6, scale=2.0),
     ]
-    found = regrets(rows, 8, "median")
-    assert found["a", "log_snr"]["p"] == 1
+    measured = regrets(rows, 8, "median")
+    assert measured["a", "log_snr"]["p"] == 1
     np.testing.assert_allclose(
-        found["b", "log_snr"]["p"], 1 + 1e-6 / (2 * RESOLUTION), rtol=1e-5
+        measured["b", "log_snr"]["p"], 1 + 1e-6 / (2 * RESOLUTION), rtol=1e-5
     )
 
 

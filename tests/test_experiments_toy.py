@@ -60,9 +60,11 @@ def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
         test=2000,
     )
     toy_flows.run(config)
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    row = found["targets"]["moons"]["spline"]
-    assert -4 * row["standard_error"] < row["gap"] == found["best_gap"]["moons"] < 0.5
+    measured = json.loads((tmp_path / "metrics.json").read_text())
+    row = measured["targets"]["moons"]["spline"]
+    assert (
+        -4 * row["standard_error"] < row["gap"] == measured["best_gap"]["moons"] < 0.5
+    )
     assert row["nll"] - row["entropy"] == pytest.approx(row["gap"], abs=1e-6)
     assert [point["steps"] for point in row["curve"]] == [50, 100]
     assert (
@@ -135,10 +137,10 @@ def test_toy_flows_measures_every_kind(tmp_path):
     )
     row = json.loads((tmp_path / "metrics.json").read_text())["targets"]["circles"]
     assert set(row) == set(toy_flows.KINDS)
-    for kind, found in row.items():
-        assert -4 * found["standard_error"] < found["gap"] < 3
-        assert ("solver_change" in found) == (kind in ("cnf", "matching"))
-        assert found.get("solver_change", 0) < 1e-2
+    for kind, measured in row.items():
+        assert -4 * measured["standard_error"] < measured["gap"] < 3
+        assert ("solver_change" in measured) == (kind in ("cnf", "matching"))
+        assert measured.get("solver_change", 0) < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -158,21 +160,21 @@ def test_toy_flows_refuses(tmp_path, field, value, message):
 def check_fokker_planck(config):
     """Orders within 0.1 of 2; histograms within 4 standard deviations of as many exact draws, or χ² of its law."""
     fokker_planck.run(config)
-    found = json.loads((config.out / "metrics.json").read_text())
-    assert set(found["densities"]) == set(config.processes) and set(
-        found["residuals"]
+    measured = json.loads((config.out / "metrics.json").read_text())
+    assert set(measured["densities"]) == set(config.processes) and set(
+        measured["residuals"]
     ) == set(config.schedules)
-    for row in found["densities"].values():
+    for row in measured["densities"].values():
         assert row["mass_error"] < 1e-12
         assert row.get("solver_order", 2) == pytest.approx(2, abs=0.2)
         for snapshot in row["snapshots"]:
             slack = 4 * snapshot["histogram_l1_std"] + (snapshot["solver_l1"] or 0)
             assert snapshot["histogram_l1"] < snapshot["histogram_l1_floor"] + slack
             assert abs(snapshot["z"]) < 4
-    for row in found["residuals"].values():
+    for row in measured["residuals"].values():
         np.testing.assert_allclose(list(row["order"].values()), 2, atol=0.1)
         assert row["wrong"] > 0.1
-    path = found["along_a_path"]
+    path = measured["along_a_path"]
     assert path["along_error_twice_the_step"] / path["along_error"] == pytest.approx(
         4, abs=0.3
     )

@@ -104,13 +104,13 @@ def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
     @jax.vmap
     def returned(leaves):
         encoders, kernels = layers.bound(structure.unflatten(leaves))
-        laws = [
+        distributions = [
             encoders[0](below),
             *(kernel(z) for kernel in (*encoders[1:], *kernels)),
         ]
         return [
-            jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(law)])
-            for law in laws
+            jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(distribution)])
+            for distribution in distributions
         ]
 
     steps = [

@@ -40,7 +40,7 @@ from diffjax.solvers import driver
 from experiments.bench_solvers import figures as solver_figures
 from experiments.bench_solvers.errors import (
     flow_error,
-    law_error,
+    moments_error,
     root_mean,
     sample_error,
 )
@@ -57,7 +57,7 @@ from experiments.bench_solvers.programs import (
     batch_program,
     build,
     evaluations,
-    law_program,
+    moments_program,
     timed,
 )
 from experiments.bench_solvers.report import (
@@ -137,12 +137,12 @@ def run(config: Config) -> list[ErrorRow]:
         if config.peers:
             return against_references(config, out)
         rows = []
-        for each in measure(config):
-            if rows and each.solver != rows[-1].solver:
+        for row in measure(config):
+            if rows and row.solver != rows[-1].solver:
                 files.write_json(
                     out / "metrics.json", report(rows)
                 )  # what there is, should the run be cut short
-            rows.append(each)
+            rows.append(row)
     if not rows:
         raise ValueError(
             "no solver fits: raise --budgets or --recommend, or name other solvers, schedules or grids"
@@ -214,7 +214,7 @@ def measure(config: Config) -> Iterator[ErrorRow]:
     ]
     problems += [trained_problem(config, folder) for folder in runs]
     with cli.progress(
-        len(config.solvers) * len(problems), what="measuring", unit="solver"
+        len(config.solvers) * len(problems), label="measuring", unit="solver"
     ) as bar:
         for name in config.solvers:
             solver = make(name)
@@ -222,23 +222,23 @@ def measure(config: Config) -> Iterator[ErrorRow]:
                 Any, Program
             ] = {}  # of this solver: hundreds together exhaust memory maps
             bar.set_postfix_str(name)
-            for given in problems:
-                if solver.stochastic and given.law is None:
+            for task in problems:
+                if solver.stochastic and task.distribution is None:
                     continue  # a law that nobody knows
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
                         grid = affordable_grid(
-                            grid_name, solver, given.schedule, budget, steps
+                            grid_name, solver, task.schedule, budget, steps
                         )
                         if grid is not None and not refused(
-                            solver, given.schedule, grid
+                            solver, task.schedule, grid
                         ):
                             yield row(
                                 config,
                                 programs,
                                 name,
                                 solver,
-                                given,
+                                task,
                                 grid_name,
                                 grid,
                                 budget,
@@ -311,7 +311,7 @@ def row(
     programs: dict[Any, Program],
     name: str,
     solver: solvers.Solver,
-    given: SolverTask,
+    task: SolverTask,
     grid_name: str,
     grid: Any,
     budget: int | None,
@@ -319,15 +319,21 @@ def row(
     """Compile unless an earlier row has, run, compare."""
     by_law = (
         solver.stochastic
-        and given.target_name == "gaussian"
+        and task.target_name == "gaussian"
         and budget is not None
         and solver.solve is None
     )
     if by_law:
-        law = given.law(given.schedule.t_max)
-        arguments = (given.denoiser, given.schedule, law.mean(), law.covariance(), grid)
+        distribution = task.distribution(task.schedule.t_max)
+        arguments = (
+            task.denoiser,
+            task.schedule,
+            distribution.mean(),
+            distribution.covariance(),
+            grid,
+        )
     else:
-        arguments = (given.denoiser, given.schedule, given.keys, given.starts, grid)
+        arguments = (task.denoiser, task.schedule, task.keys, task.starts, grid)
     key = (
         name,
         by_law,
@@ -339,15 +345,17 @@ def row(
     )
     if key not in programs:
         counted = (
-            given.denoiser,
-            given.schedule,
-            given.keys[:2],
-            given.starts[:2],
+            task.denoiser,
+            task.schedule,
+            task.keys[:2],
+            task.starts[:2],
             grid,
         )
         count = evaluations(jax.make_jaxpr(batch_program(solver))(*counted).jaxpr)
         programs[key] = build(
-            law_program(solver) if by_law else batch_program(solver), arguments, count
+            moments_program(solver) if by_law else batch_program(solver),
+            arguments,
+            count,
         )
     program = programs[key]
     result, seconds = timed(program.call, arguments)
@@ -363,13 +371,13 @@ def row(
         )
     nfe = promised if nfe is None else nfe
     if by_law:
-        outcome = law_error(given, *result)
+        outcome = moments_error(task, *result)
     else:
         outcome = (sample_error if solver.stochastic else flow_error)(
-            config, given, result[0]
+            config, task, result[0]
         )
     return ErrorRow(
-        name, grid_name, given.schedule_name, given.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
+        name, grid_name, task.schedule_name, task.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
         solver.order, *outcome, program.compile_seconds, seconds, program.memory_bytes,
     )  # fmt: skip
 
@@ -395,29 +403,29 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
         solvers=tuple(name for name in config.solvers if not make(name).stochastic),
     )  # fmt: skip
     rows = list(measure(config))
-    given = problem(config, "held_out", "edm")
+    task = problem(config, "held_out", "edm")
     target, finer = TARGETS["held_out"](), schedules.edm(1e-6, 80.0)
-    to_zero = flow_ends(targets.denoiser(target, finer), finer, given.starts, 1e-11)
+    to_zero = flow_ends(targets.denoiser(target, finer), finer, task.starts, 1e-11)
     mixture = {
         name: np.asarray(getattr(target, name))
         for name in ("weights", "means", "variances")
     }
     theirs = solver_peers.measure(
-        mixture, *(np.asarray(v) for v in (given.starts, given.ends, to_zero)), budgets
+        mixture, *(np.asarray(v) for v in (task.starts, task.ends, to_zero)), budgets
     )
     peers = [
         peer._replace(interval=root_mean(peer.squares)[1], squares=None)
         for peer in theirs
     ]
     ours = [row for row in rows if row.budget is not None]
-    ours += list(optimised(config, given, ours))
+    ours += list(optimised(config, task, ours))
     table = standings(budgets, ours, peers)
     every = [peer._asdict() for peer in peers if math.isfinite(peer.error)]
     files.write_json(
         out / "metrics.json", {"standings": table, **report(ours), "peers": every}
     )
     print(
-        f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(given.starts)} starts: root mean square error"
+        f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(task.starts)} starts: root mean square error"
     )
     for budget, lines in table.items():
         print(f"{budget} evaluations")
@@ -442,31 +450,31 @@ def standings(
         )
         for row in ours
     ] + [(peer.budget, peer.library, peer.sampler, peer) for peer in peers]
-    found: dict[int, list[dict[str, Any]]] = {budget: [] for budget in budgets}
+    groups: dict[int, list[dict[str, Any]]] = {budget: [] for budget in budgets}
     for budget in budgets:
         for of in dict.fromkeys(whose for at, whose, _, _ in runs if at == budget):
-            own = [
-                (what, run)
-                for at, whose, what, run in runs
+            matching = [
+                (error, run)
+                for at, whose, error, run in runs
                 if (at, whose) == (budget, of)
             ]
-            own = sorted(
-                (pair for pair in own if math.isfinite(pair[1].error)),
+            matching = sorted(
+                (pair for pair in matching if math.isfinite(pair[1].error)),
                 key=lambda pair: pair[1].error,
             )
-            found[budget] += [
-                {"of": of, "run": f"{what} on {run.grid}", "nfe": int(run.nfe), "error": run.error,
+            groups[budget] += [
+                {"of": of, "run": f"{error} on {run.grid}", "nfe": int(run.nfe), "error": run.error,
                  "interval": run.interval}
-                for what, run in own[:3]
+                for error, run in matching[:3]
             ]  # fmt: skip
-    return found
+    return groups
 
 
 def optimised(
-    config: Config, given: SolverTask, rows: list[ErrorRow], tried: int = 3
+    config: Config, task: SolverTask, rows: list[ErrorRow], tried: int = 3
 ) -> Iterator[ErrorRow]:
     """The best solvers at each budget again, on grids that `tuning.optimised_grid` fits to them on 256 other starts."""
-    base = given.law(given.schedule.t_max)
+    base = task.distribution(task.schedule.t_max)
     fitted_on = jax.vmap(base.sample)(
         jax.random.split(jax.random.key(config.seed + 1000), 256)
     )
@@ -483,9 +491,9 @@ def optimised(
             solver = make(name)
             steps = solvers.steps_within(solver, budget)
             grid = tuning.optimised_grid(
-                given.schedule, given.denoiser, steps, solver=solver, x_init=fitted_on
+                task.schedule, task.denoiser, steps, solver=solver, x_init=fitted_on
             )
-            yield row(config, programs, name, solver, given, "optimised", grid, budget)
+            yield row(config, programs, name, solver, task, "optimised", grid, budget)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from diffjax import metrics, numerics
 from experiments.bench_solvers.problems import SolverTask
 
 
-def flow_error(config: Any, given: SolverTask, ends: Any) -> tuple:
+def flow_error(config: Any, task: SolverTask, ends: Any) -> tuple:
     """("rms", root mean square error over starts and entries, its interval, 0, details)."""
     squares = np.mean(
-        (np.asarray(ends) - np.asarray(given.ends)).reshape(len(ends), -1) ** 2, -1
+        (np.asarray(ends) - np.asarray(task.ends)).reshape(len(ends), -1) ** 2, -1
     )
     error, interval = root_mean(squares)
     return "rms", error, interval, 0.0, {"largest": float(np.sqrt(squares.max()))}
@@ -33,9 +33,9 @@ def root_mean(squares: np.ndarray) -> tuple[float, tuple[float, float]]:
     )
 
 
-def law_error(given: SolverTask, mean: Any, covariance: Any) -> tuple:
+def moments_error(task: SolverTask, mean: Any, covariance: Any) -> tuple:
     """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0, details)."""
-    exact = given.law(given.schedule.t_min)
+    exact = task.distribution(task.schedule.t_min)
     wanted_mean, wanted = np.asarray(exact.mean()), np.asarray(exact.covariance())
     mean, covariance = np.asarray(mean), np.asarray(covariance)
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
@@ -62,12 +62,11 @@ def gaussian_kl(
     return float(0.5 * (np.sum(excess - np.log1p(excess)) + shift @ shift))
 
 
-def sample_error(config: Any, given: SolverTask, ends: Any) -> tuple:
+def sample_error(config: Any, task: SolverTask, ends: Any) -> tuple:
     """("sliced_wasserstein", its mean over seeds, interval, floor, details)."""
     key = jax.random.key(config.seed + 1)
     sets = [
-        v.reshape(config.seeds, -1, v[0].size)
-        for v in (ends, given.exact, given.others)
+        v.reshape(config.seeds, -1, v[0].size) for v in (ends, task.exact, task.others)
     ]
     sliced, energy, mean, covariance = (
         np.asarray(v) for v in distances(key, sets[0], sets[1])

@@ -288,7 +288,7 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
     def build_euler(kind, final):
         return diffusers.EDMEulerScheduler(sigma_schedule=kind, final_sigmas_type=final)
 
-    found: dict[str, tuple[Any, tuple[str, ...]]] = {
+    classes: dict[str, tuple[Any, tuple[str, ...]]] = {
         "EDMEuler": (edm(build_euler), ("min", "zero"))
     }
     for order in (2, 3):
@@ -306,8 +306,14 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
                     prediction_type="sample", final_sigmas_type=final, **options
                 )
 
-            found[f"EDMDPMSolverMultistep({label})"] = (edm(build_edm), ("min", "zero"))
-            found[f"DPMSolverMultistep({label})"] = (chain(build_dpm), ("min", "zero"))
+            classes[f"EDMDPMSolverMultistep({label})"] = (
+                edm(build_edm),
+                ("min", "zero"),
+            )
+            classes[f"DPMSolverMultistep({label})"] = (
+                chain(build_dpm),
+                ("min", "zero"),
+            )
         for solver_type in ("bh1", "bh2"):
 
             def build_unipc(final, order=order, solver_type=solver_type):
@@ -318,7 +324,7 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
                     solver_type=solver_type,
                 )
 
-            found[f"UniPCMultistep({order}, {solver_type})"] = (
+            classes[f"UniPCMultistep({order}, {solver_type})"] = (
                 chain(build_unipc),
                 ("min", "zero"),
             )
@@ -328,8 +334,8 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
                 prediction_type="sample", solver_order=order
             )
 
-        found[f"DEISMultistep({order})"] = (chain(build_deis), ("min",))
-    for sampler, (runner, ends) in found.items():
+        classes[f"DEISMultistep({order})"] = (chain(build_deis), ("min",))
+    for sampler, (runner, ends) in classes.items():
         for kind in ("karras", "exponential"):
             for end in ends:
 

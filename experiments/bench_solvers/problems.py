@@ -63,7 +63,7 @@ class SolverTask(NamedTuple):
     schedule_name: str
     denoiser: Any
     schedule: Any
-    law: Any
+    distribution: Any
     keys: Any
     starts: Any
     ends: Any
@@ -84,10 +84,12 @@ def problem(config: Any, target_name: str, schedule_name: str) -> SolverTask:
     count = config.seeds * (
         config.starts if target_name != "digits" else max(config.starts // 8, 16)
     )
-    law = functools.partial(target.noised, schedule)
+    distribution = functools.partial(target.noised, schedule)
     draws = [jax.random.split(key, count) for key in jax.random.split(base, 4)]
-    starts = jax.vmap(law(schedule.t_max).sample)(draws[0])
-    exact, others = (jax.vmap(law(schedule.t_min).sample)(keys) for keys in draws[1:3])
+    starts = jax.vmap(distribution(schedule.t_max).sample)(draws[0])
+    exact, others = (
+        jax.vmap(distribution(schedule.t_min).sample)(keys) for keys in draws[1:3]
+    )
     denoiser = targets.denoiser(target, schedule)
     ends = flow_ends(denoiser, schedule, starts, 1e-11)
     return SolverTask(
@@ -95,7 +97,7 @@ def problem(config: Any, target_name: str, schedule_name: str) -> SolverTask:
         schedule_name,
         denoiser,
         schedule,
-        law,
+        distribution,
         draws[3],
         starts,
         ends,

@@ -83,21 +83,22 @@ def batch_program(solver: solvers.Solver) -> Callable:
 
     def one(denoiser, schedule, key, x, ts):
         source = driver.noise_of(key, x, ts)
+        source = source._replace(mean=lambda value: jax.lax.pmean(value, "examples"))
         end, info = driver.run(
             source, solver, marked(denoiser, schedule), x, ts, zero_end=False
         )
         return end, jnp.asarray(info.evaluations)
 
-    return jax.vmap(one, (None, None, 0, 0, None), axis_name=driver.BATCH)
+    return jax.vmap(one, (None, None, 0, 0, None), axis_name="examples")
 
 
-def law_program(solver: solvers.Solver) -> Callable:
+def moments_program(solver: solvers.Solver) -> Callable:
     """(denoiser, schedule, mean, covariance, grid) -> mean and covariance at grid[-1] from those at grid[0].
 
     For a Gaussian target a run is affine in its start and in all its noise: its Jacobians by both give the law.
     """
 
-    def law(denoiser, schedule, mean, covariance, ts):
+    def distribution(denoiser, schedule, mean, covariance, ts):
         drawn = []
 
         def end(x, noise):
@@ -123,4 +124,4 @@ def law_program(solver: solvers.Solver) -> Callable:
         by_start, by_noise = jacobian[: mean.size], jacobian[mean.size :]
         return reached, by_start.T @ covariance @ by_start + by_noise.T @ by_noise
 
-    return law
+    return distribution

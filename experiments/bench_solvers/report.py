@@ -52,12 +52,12 @@ def report(rows: list[ErrorRow]) -> dict[str, Any]:
 
 def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:
     """Rows by the values of some of their fields, in the order of their appearance."""
-    found: dict[tuple, list[ErrorRow]] = {}
-    for each in rows:
-        found.setdefault(tuple(getattr(each, field) for field in fields), []).append(
-            each
+    grouped: dict[tuple, list[ErrorRow]] = {}
+    for row in rows:
+        grouped.setdefault(tuple(getattr(row, field) for field in fields), []).append(
+            row
         )
-    return found
+    return grouped
 
 
 def best(rows: list[ErrorRow]) -> ErrorRow:

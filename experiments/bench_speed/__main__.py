@@ -80,7 +80,7 @@ def run(config: Config) -> dict[str, RatioRow]:
     parts = [PARTS[name] for name in names]
     out = files.start(config)
     rows: list[RatioRow] = []
-    with cli.progress(len(parts), what="measuring", unit="part") as bar:
+    with cli.progress(len(parts), label="measuring", unit="part") as bar:
         for part in parts:
             bar.set_postfix_str(part.__name__)
             rows += part(config)

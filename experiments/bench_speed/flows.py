@@ -168,10 +168,10 @@ def couplings(config: Config) -> Iterator[RatioRow]:
                 functools.partial(samples_by_hand, scalar_map, flow.bijector, keys),
             ),
         }
-        for what, (library, by_hand) in pairs.items():
-            same(f"{name}, {what}", library, by_hand)
+        for label, (library, by_hand) in pairs.items():
+            same(f"{name}, {label}", library, by_hand)
             yield compare(
-                f"{name}, {what}, {LAYERS} × {WIDTH}",
+                f"{name}, {label}, {LAYERS} × {WIDTH}",
                 library,
                 by_hand,
                 config.alternations,
@@ -198,10 +198,10 @@ def peer_couplings(config: Config) -> Iterator[RatioRow]:
             pairs = peer_programs(
                 library, functools.partial(make, kind), flow, xs, keys
             )
-            for what, (peer, ours) in pairs.items():
-                same(f"{library}, {kind} coupling, {what}", peer, ours)
+            for label, (peer, ours) in pairs.items():
+                same(f"{library}, {kind} coupling, {label}", peer, ours)
                 yield compare(
-                    f"{library}, {kind} coupling, {what}, against ours",
+                    f"{library}, {kind} coupling, {label}, against ours",
                     peer,
                     ours,
                     config.alternations,
@@ -305,15 +305,15 @@ def patches(config: Config) -> Iterator[RatioRow]:
     )
     same("tarflow, sample", remembered, forgotten)
     few, tokens = max(1, config.alternations // 4), (side // 2) ** 2
-    what = f"tarflow, sample of {tokens} patches"
+    label = f"tarflow, sample of {tokens} patches"
     yield compare(
-        f"{what}, keys and values kept, against whole passes",
+        f"{label}, keys and values kept, against whole passes",
         remembered,
         forgotten,
         few,
     )
     yield compare(
-        f"{what}, against its density",
+        f"{label}, against its density",
         remembered,
         functools.partial(jax.jit(log_probs), flow, xs),
         few,

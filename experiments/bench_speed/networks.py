@@ -125,6 +125,6 @@ def guided(config: Config) -> Iterator[RatioRow]:
             )
 
         count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
-        what = f"guided by one batched call, against unguided, {name} {count:.1f} M, {batch} × {shape[0]}²"
+        label = f"guided by one batched call, against unguided, {name} {count:.1f} M, {batch} × {shape[0]}²"
         twice, once = functools.partial(run, 2.0), functools.partial(run, 1.0)
-        yield compare(what, twice, once, config.alternations, 2.05)
+        yield compare(label, twice, once, config.alternations, 2.05)

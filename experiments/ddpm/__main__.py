@@ -209,31 +209,31 @@ def bound_table(
         if name == "optimal" and config.prediction != "levels":
             continue
         began = time.perf_counter()
-        found = bounds(config, model, denoiser, name, test)
-        table[name] = summary(config, model, found) | {
+        bound = bounds(config, model, denoiser, name, test)
+        table[name] = summary(config, model, bound) | {
             "seconds": round(time.perf_counter() - began, 1)
         }
         means = np.concatenate(
-            [np.mean(found.reconstruction, keepdims=True), np.mean(found.denoising, 0)]
+            [np.mean(bound.reconstruction, keepdims=True), np.mean(bound.denoising, 0)]
         )
         terms[name] = means / math.prod(model.data.shape)
     return table, terms
 
 
 def summary(
-    config: Config, model: DenoiserModel, found: ddpm.Bound
+    config: Config, model: DenoiserModel, bound: ddpm.Bound
 ) -> dict[str, float]:
     """Mean bits/dim of each term and of the total, with the total's standard error over examples."""
     parts = {
-        "prior": found.prior,
-        "denoising": np.sum(found.denoising, -1),
-        "reconstruction": found.reconstruction,
-        "total": found.total,
+        "prior": bound.prior,
+        "denoising": np.sum(bound.denoising, -1),
+        "reconstruction": bound.reconstruction,
+        "total": bound.total,
     }
     values = {name: bits(config, part, model) for name, part in parts.items()}
     return {name: float(value.mean()) for name, value in values.items()} | {
         "total_standard_error": scoring.standard_error(values["total"]),
-        "examples": len(found.prior),
+        "examples": len(bound.prior),
     }
 
 
@@ -279,7 +279,7 @@ def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     with cli.progress(
         sum(len(case[-1]) for case in cases.values()),
-        what="exact denoisers",
+        label="exact denoisers",
         unit="chain",
     ) as bar:
         for name, (target, make, variance, lengths) in cases.items():
@@ -338,10 +338,10 @@ def exact_gap(
     @jax.vmap
     def gap(key_data, key):
         x = target.sample(key_data)
-        found = ddpm.elbo(
+        bound = ddpm.elbo(
             key, pair, chain, x, variance, decoder_variance=decoder, prior=prior
         )
-        return found.total + target.log_prob(x)
+        return bound.total + target.log_prob(x)
 
     return np.asarray(gap(*keys))
 
@@ -360,7 +360,7 @@ def draw_samples(
         if name != "optimal" or config.prediction == "levels"
     }
     cases = whole | few
-    with cli.progress(len(cases), what="samples", unit="sampler") as bar:
+    with cli.progress(len(cases), label="samples", unit="sampler") as bar:
         for name, (variance, steps) in cases.items():
             grid = dj.grids.to_zero(
                 dj.grids.from_indices(
@@ -394,7 +394,7 @@ def rate_distortion(
             key, denoiser, model.schedule, x, config.variance, chunk=25
         )
 
-    found = training.map_examples(
+    curve = training.map_examples(
         one,
         answer(denoiser, config.variance),
         (keys, test),
@@ -402,7 +402,7 @@ def rate_distortion(
         "rate–distortion",
     )
     return ddpm.RateDistortion(
-        found.rate.mean(0), np.sqrt((found.rmse**2).mean(0)) / model.data.spacing
+        curve.rate.mean(0), np.sqrt((curve.rmse**2).mean(0)) / model.data.spacing
     )
 
 
@@ -423,8 +423,8 @@ def progressive(
         noisy = schedules.perturb(chain, x, t, jax.random.normal(key, x.shape))
         return noisy, denoiser(noisy, t)
 
-    each = jax.vmap(jax.vmap(show, (None, None, 0)), (0, 0, None))
-    return indices, *each(keys, xs, jnp.asarray(indices / chain.steps, jnp.float32))
+    show_all = jax.vmap(jax.vmap(show, (None, None, 0)), (0, 0, None))
+    return indices, *show_all(keys, xs, jnp.asarray(indices / chain.steps, jnp.float32))
 
 
 def interpolations(

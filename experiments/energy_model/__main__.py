@@ -136,16 +136,19 @@ def run(config: Config) -> dict[str, Any]:
     files.write_config(out, config)  # `fit` has left that of the last network
     results: dict[str, Any] = {
         "objectives": {
-            name: compare(config, target, law) for name, law in fitted.items()
+            name: compare(config, target, distribution)
+            for name, distribution in fitted.items()
         }
     }
     results["gaussian_kl"] = divergence(target, divergences.moment_matched(target))
     clock.lap("quadrature")
     with cli.progress(
-        len(fitted) * 2 * len(config.levels), what="log Z", unit="estimate"
+        len(fitted) * 2 * len(config.levels), label="log Z", unit="estimate"
     ) as bar:
-        for name, law in fitted.items():
-            results["objectives"][name]["estimates"] = log_z_estimates(config, law, bar)
+        for name, distribution in fitted.items():
+            results["objectives"][name]["estimates"] = log_z_estimates(
+                config, distribution, bar
+            )
     clock.lap("log Z")
     results["seconds"] = clock.laps
     files.write_json(out / "metrics.json", results)
@@ -187,7 +190,7 @@ def broad() -> targets.Mixture:
     return targets.gaussian([0.0, 0.0], BROAD)
 
 
-def law_of(config: Config, params: Any) -> targets.Energy:
+def distribution_of(config: Config, params: Any) -> targets.Energy:
     """The unnormalised density of a network's parameters."""
     return energies.reconstruction(
         functools.partial(image, config.width, config.depth, params)
@@ -205,25 +208,31 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         jax.vmap(target.sample)(jax.random.split(key_of(config, 0), config.examples))
     )
 
-    def one(law, key, x):
+    def one(distribution, key, x):
         if name == "denoising":
-            return energies.denoising(key, law, x, config.sigma) / config.sigma**2
+            return (
+                energies.denoising(key, distribution, x, config.sigma) / config.sigma**2
+            )
         return (
-            energies.sliced(key, law, x) if name == "sliced" else energies.exact(law, x)
+            energies.sliced(key, distribution, x)
+            if name == "sliced"
+            else energies.exact(distribution, x)
         )
 
     def loss(params, key, batch):
-        law = law_of(config, params["network"])
+        distribution = distribution_of(config, params["network"])
         if name == "contrastive":
             drawn = params["chains"].xs
             drawn = drawn[jnp.arange(len(batch)) % len(drawn)]
             return jnp.mean(
                 jax.vmap(
-                    functools.partial(energies.contrastive, law, penalty=config.penalty)
+                    functools.partial(
+                        energies.contrastive, distribution, penalty=config.penalty
+                    )
                 )(batch, drawn)
             )
         return jnp.mean(
-            jax.vmap(functools.partial(one, law))(
+            jax.vmap(functools.partial(one, distribution))(
                 jax.random.split(key, len(batch)), batch
             )
         )
@@ -245,7 +254,7 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
     def move(params, key, step):
         """The chains after their steps, and ε raised or lowered with their acceptance."""
         kernel = langevin.mala(
-            law_of(config, params["network"]), jnp.exp(params["log_size"])
+            distribution_of(config, params["network"]), jnp.exp(params["log_size"])
         )
         chains = params["chains"]._replace(updates=step)
         chains, result = energies.advance(
@@ -262,28 +271,38 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
             "log_size": log_size,
         }
 
-    own, before = config, None
+    settings, before = config, None
     if name == "contrastive":
-        own, before = (
+        settings, before = (
             dataclasses.replace(config, learning_rate=config.contrastive_rate),
             move,
         )
     params, _ = training.fit(
-        own, out, loss, init, data, _FIELDS, TITLES[name], f"{name}_", before=before
+        settings,
+        out,
+        loss,
+        init,
+        data,
+        _FIELDS,
+        TITLES[name],
+        f"{name}_",
+        before=before,
     )
-    return law_of(config, params["network"])
+    return distribution_of(config, params["network"])
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
 
 
-def compare(config: Config, target: Any, law: targets.Energy) -> dict[str, float]:
+def compare(
+    config: Config, target: Any, distribution: targets.Energy
+) -> dict[str, float]:
     """log Z by quadrature; KL(p‖q) in nats, and of the data with denoising's noise from q."""
     log_z, noised = (
-        normaliser(law.log_prob),
+        normaliser(distribution.log_prob),
         target.noised(schedules.edm(), config.sigma),
     )
-    normalised = targets.energy(law.log_prob, log_z)
+    normalised = targets.energy(distribution.log_prob, log_z)
     return {
         "kl": divergence(target, normalised),
         "kl_from_noised": divergence(noised, normalised),
@@ -305,28 +324,31 @@ def divergence(p: Any, q: Any) -> float:
     )
 
 
-def mala_of(law: Any, beta: Any) -> langevin.Kernel:
+def mala_of(distribution: Any, beta: Any) -> langevin.Kernel:
     """MALA with a step that shortens from the broad law to the learned one."""
-    return langevin.mala(law, 0.04 + 0.5 * (1 - beta) ** 2)
+    return langevin.mala(distribution, 0.04 + 0.5 * (1 - beta) ** 2)
 
 
 def log_z_estimates(
-    config: Config, law: targets.Energy, bar: Any
+    config: Config, distribution: targets.Energy, bar: Any
 ) -> dict[str, list[dict[str, float]]]:
     """By number of levels: annealed importance sampling and thermodynamic integration, at about equal cost."""
-    found: dict[str, list[dict[str, float]]] = {"importance": [], "thermodynamic": []}
+    estimates: dict[str, list[dict[str, float]]] = {
+        "importance": [],
+        "thermodynamic": [],
+    }
     for count in config.levels:
         betas, key = np.linspace(0, 1, count + 1) ** 2, key_of(config, count)
         ais = langevin.annealed_importance_sampling(
             key,
             broad(),
-            law,
+            distribution,
             betas,
             make_kernel=mala_of,
             count=config.walkers,
             steps=10,
         )
-        found["importance"].append(
+        estimates["importance"].append(
             {
                 "levels": count,
                 "log_z": float(ais.log_z),
@@ -339,14 +361,14 @@ def log_z_estimates(
         ti = langevin.thermodynamic_integration(
             key,
             broad(),
-            law,
+            distribution,
             betas,
             make_kernel=mala_of,
             count=few,
             steps=30,
             warm_up=10,
         )
-        found["thermodynamic"].append(
+        estimates["thermodynamic"].append(
             {
                 "levels": count,
                 "log_z": float(ti.log_z),
@@ -355,7 +377,7 @@ def log_z_estimates(
             }
         )
         bar.update()
-    return found
+    return estimates
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -385,23 +407,25 @@ def draw_densities(
     side = np.linspace(-EXTENT, EXTENT, PIXELS)
     places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     rows = results["objectives"]
-    laws = {"exact density": (target, 0.0)}
-    laws |= {
-        f"{TITLES[k]}\nKL {rows[k]['kl']:.3f} nats": (law, rows[k]["log_z"])
-        for k, law in fitted.items()
+    distributions = {"exact density": (target, 0.0)}
+    distributions |= {
+        f"{TITLES[k]}\nKL {rows[k]['kl']:.3f} nats": (distribution, rows[k]["log_z"])
+        for k, distribution in fitted.items()
     }
     figure, axes = plt.subplots(
         1,
-        len(laws),
-        figsize=(3.1 * len(laws) + 0.7, 3.6),
+        len(distributions),
+        figsize=(3.1 * len(distributions) + 0.7, 3.6),
         sharey=True,
         layout="constrained",
     )
     top = None
-    for axis, (title, (law, log_z)) in zip(axes, laws.items(), strict=True):
-        density = np.exp(jax.jit(jax.vmap(law.log_prob))(places) - log_z).reshape(
-            PIXELS, PIXELS
-        )
+    for axis, (title, (distribution, log_z)) in zip(
+        axes, distributions.items(), strict=True
+    ):
+        density = np.exp(
+            jax.jit(jax.vmap(distribution.log_prob))(places) - log_z
+        ).reshape(PIXELS, PIXELS)
         top = density.max() if top is None else top
         image = axis.pcolormesh(
             side, side, density.T, cmap="magma", vmin=0, vmax=top, rasterized=True

@@ -96,12 +96,12 @@ def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
 
 def exact_sets(config: Any, problem: MatchingTask) -> dict[str, float]:
     """Least, mean and largest distance of further sets of exact examples from the one compared with."""
-    found = [distance(config, other, problem.exact) for other in problem.others]
+    distances = [distance(config, other, problem.exact) for other in problem.others]
     return {
-        "count": len(found),
-        "least": min(found),
-        "mean": float(np.mean(found)),
-        "largest": max(found),
+        "count": len(distances),
+        "least": min(distances),
+        "mean": float(np.mean(distances)),
+        "largest": max(distances),
     }
 
 
@@ -152,9 +152,9 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
             "error": float(np.mean(np.abs(ours - exact))),
         }
 
-    found: dict[str, list[dict[str, float]]] = {}
+    errors: dict[str, list[dict[str, float]]] = {}
     for solver in (solvers.euler(), solvers.heun(), solvers.rk4()):
-        found[solver.name] = [
+        errors[solver.name] = [
             row(
                 flows.continuous(
                     velocity, solver=solver, times=grids.log_snr(schedule, steps)
@@ -163,7 +163,7 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
             for steps in LOG_PROB_STEPS
         ]
     ends = (float(schedule.t_max), float(schedule.t_min))
-    found["adaptive"] = [
+    errors["adaptive"] = [
         row(
             flows.continuous(
                 velocity, solver=solvers.adaptive(tolerance, tolerance), times=ends
@@ -171,7 +171,7 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
         )
         for tolerance in TOLERANCES
     ]
-    return found
+    return errors
 
 
 def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:

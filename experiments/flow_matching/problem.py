@@ -83,7 +83,7 @@ def exact_samples(key: jax.Array, target: Any, count: int) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(target.sample))(jax.random.split(key, count)))
 
 
-def key_of(config: Any, what: str) -> jax.Array:
+def key_of(config: Any, purpose: str) -> jax.Array:
     """The key of one kind of draw."""
     kinds = ("data", "reflow", "noise", "exact", "directions", "likelihood")
-    return jax.random.fold_in(jax.random.key(config.seed), kinds.index(what))
+    return jax.random.fold_in(jax.random.key(config.seed), kinds.index(purpose))

@@ -117,7 +117,7 @@ def run(config: Config) -> dict[str, Any]:
     out = files.start(config)
     with cli.progress(
         len(config.processes) + len(config.schedules) + 1,
-        what="Fokker–Planck",
+        label="Fokker–Planck",
         unit="part",
     ) as bar:
         evolutions, residuals = {}, {}
@@ -346,9 +346,12 @@ def compare(
     bins, to the solver; of such draws its mean is `degrees` = bins − 1 and its variance twice that, z their distance.
     """
     known = bool(np.all(np.isfinite(exact)))
-    law = (exact if known else solved) * width
-    starts = bins_of(law, paths)
-    share, found = np.add.reduceat(law, starts), np.add.reduceat(counts, starts) / paths
+    distribution = (exact if known else solved) * width
+    starts = bins_of(distribution, paths)
+    share, frequency = (
+        np.add.reduceat(distribution, starts),
+        np.add.reduceat(counts, starts) / paths,
+    )
     variance = (
         share * (1 - share) / paths
     )  # of `found`, nearly normal: E|·| = √(2/π) std, Var|·| = (1 − 2/π) variance
@@ -361,7 +364,7 @@ def compare(
     return {
         "t": float(t),
         "solver_l1": distance(solved, exact, width) if known else None,
-        "histogram_l1": float(np.abs(found - share).sum()),
+        "histogram_l1": float(np.abs(frequency - share).sum()),
         "histogram_l1_floor": float(np.sum(np.sqrt(2 / np.pi * variance))),
         "histogram_l1_std": float(np.sqrt(np.sum((1 - 2 / np.pi) * variance))),
         "chi_squared": chi_squared,

@@ -202,10 +202,10 @@ def draw_path(
         label="∂log p/∂t at the fixed point",
     )
     for values, color in ((path.log_p_along, moving), (path.log_p_fixed, resting)):
-        found = differences(values, path.ts)
+        slopes = differences(values, path.ts)
         axes[2].plot(
             dots[every],
-            found[every],
+            slopes[every],
             "o",
             color=color,
             markersize=5,

@@ -150,7 +150,11 @@ def train(
 
 
 def score(
-    config: Config, data: datasets.Dataset, params: Any, examples: np.ndarray, what: str
+    config: Config,
+    data: datasets.Dataset,
+    params: Any,
+    examples: np.ndarray,
+    label: str,
 ) -> dict[str, float]:
     """Mean bits/dim of the bound and of the importance-weighted one of `draws` draws, with standard errors over
     examples, of which there are at least 2. Raises FloatingPointError where one is not finite.
@@ -167,20 +171,20 @@ def score(
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
     bound, weighted = training.map_examples(
-        one, params, (keys, examples), config.chunk, what
+        one, params, (keys, examples), config.chunk, label
     )
     if not np.isfinite(bound).all():
         raise FloatingPointError(
             f"{np.sum(~np.isfinite(bound))} of {len(bound)} bounds are not finite"
         )
-    found = {}
+    scores = {}
     for name, values in (
         ("bits_per_dim", bound),
         ("bits_per_dim_importance_weighted", weighted),
     ):
-        found[name] = float(values.mean())
-        found[f"{name}_standard_error"] = float(dj.numerics.standard_error(values))
-    return found
+        scores[name] = float(values.mean())
+        scores[f"{name}_standard_error"] = float(dj.numerics.standard_error(values))
+    return scores
 
 
 def draw_samples(config: Config, flow: Any) -> dict[float, np.ndarray]:

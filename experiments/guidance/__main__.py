@@ -165,7 +165,7 @@ def train(
     data, null = model.data, jnp.asarray(model.data.classes, jnp.int32)
     arrays = (data.train, data.train_labels)
 
-    def fit_denoiser(config, model, what, name=""):
+    def fit_denoiser(config, model, label, name=""):
         loss = functools.partial(
             conditional_loss, model, config.drop, config.dropout > 0
         )
@@ -176,7 +176,7 @@ def train(
             lambda key: model.init(key, null),
             arrays,
             _FIELDS,
-            f"training {what}",
+            f"training {label}",
             name,
         )
         return model.denoiser(params), history
@@ -198,21 +198,21 @@ def train(
         classifier = classifiers.NoisyClassifier(
             data, model.schedule, classifiers.Classifier(data.classes)
         )
-        longer, what = (
+        longer, label = (
             dataclasses.replace(config, steps=config.classifier_steps),
             "training the noisy classifier",
         )
-        found, _ = training.fit(
+        fitted, _ = training.fit(
             longer,
             out,
             classifier.loss,
             classifier.init,
             arrays,
             _FIELDS,
-            what,
+            label,
             "classifier_",
         )
-        log_prob_y = jax.tree_util.Partial(classifier.log_prob, found)
+        log_prob_y = jax.tree_util.Partial(classifier.log_prob, fitted)
     files.write_config(out, config)  # `fit` has left that of the last network
     return Networks(denoiser, weak, log_prob_y, null), history
 
@@ -336,7 +336,7 @@ def compare(
     asked = [(kind, scale) for kind in config.kinds for scale in config.scales]
     asked += [(kind, config.variant_scale) for kind in config.variants]
     rows, drawn = [], {}
-    with cli.progress(len(asked), what="sampling", unit="set") as bar:
+    with cli.progress(len(asked), label="sampling", unit="set") as bar:
         for kind, scale in asked:
             bar.set_postfix_str(f"{kind} {scale:g}")
             began = time.perf_counter()
@@ -422,14 +422,14 @@ def check_against(config: Config, model: DenoiserModel) -> None:
     """Refuse labels that are no classes of the data, sets of one class, and an interval outside of the schedule."""
     for label in config.labels:
         dj.checks.integer("labels", label, 0, model.data.classes - 1)
-    for part, found in (
+    for part, count in (
         ("training", model.data.train_labels),
         ("test", model.data.test_labels),
     ):
-        if len(np.unique(found)) < 2:
+        if len(np.unique(count)) < 2:
             raise ValueError(
                 f"data must hold several classes in the {part} set, by which samples are judged, {model.data.name} has "
-                f"{len(np.unique(found))} among {len(found)} examples there; change held_out or seed"
+                f"{len(np.unique(count))} among {len(count)} examples there; change held_out or seed"
             )
     guidance.limited(model.schedule, lambda x, t: x, lambda x, t: x, config.interval)
 

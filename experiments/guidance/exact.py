@@ -64,7 +64,7 @@ def two_classes() -> Pair:
 PAIRS = {"Gaussians": gaussians, "two classes": two_classes}
 
 
-class Laws(NamedTuple):
+class GuidedDensities(NamedTuple):
     """At one scale: samples (n,) of flow and SDE; densities at POINTS of flow, tilted law and conditional."""
 
     flow: np.ndarray
@@ -74,12 +74,12 @@ class Laws(NamedTuple):
     conditional: np.ndarray
 
 
-def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> Laws:
+def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDensities:
     """Samples by `heun` and `stochastic_heun` on the exact guided denoiser, beside densities by quadrature.
 
     The flow's own density is by the instantaneous change of variables, `dj.log_prob`.
     """
-    exact = (targets.denoiser(law, SCHEDULE) for law in pair)
+    exact = (targets.denoiser(distribution, SCHEDULE) for distribution in pair)
     denoiser = guidance.classifier_free(
         *exact, functools.partial(constant, scale)
     )  # of one kind at 1 too
@@ -99,11 +99,13 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> Laws:
         few, _flow_log_probs(denoiser, grid, few[:, None].astype(np.float32))
     )(POINTS)
     log_conditional, log_unconditional = (
-        np.asarray(_log_probs(law, POINTS[:, None].astype(np.float32)), np.float64)
-        for law in pair
+        np.asarray(
+            _log_probs(distribution, POINTS[:, None].astype(np.float32)), np.float64
+        )
+        for distribution in pair
     )
     tilted = np.exp((1 - scale) * log_unconditional + scale * log_conditional)
-    return Laws(
+    return GuidedDensities(
         flow,
         sde,
         np.exp(flow_log_density),
@@ -120,8 +122,8 @@ def _flow_log_probs(denoiser, grid, xs):
 
 
 @jax.jit
-def _log_probs(law, xs):
-    return jax.vmap(law.log_prob)(xs)
+def _log_probs(distribution, xs):
+    return jax.vmap(distribution.log_prob)(xs)
 
 
 def constant(scale: Any, t: Any) -> Any:
@@ -153,26 +155,38 @@ def draw_from(density: np.ndarray, rng: np.random.Generator, count: int) -> np.n
     ].astype(np.float32)
 
 
-def measure(pair_name: str, scale: float, laws: Laws, seed: int) -> dict[str, Any]:
+def measure(
+    pair_name: str, scale: float, distributions: GuidedDensities, seed: int
+) -> dict[str, Any]:
     """Means, variances and energy distances² of flow and SDE to the tilted law and the conditional, and their floor.
 
     The floor is the greatest distance of SETS sets of exact samples to another one.
     """
     rng = np.random.default_rng(seed)
-    exact, *others = (draw_from(laws.tilted, rng, COMPARED) for _ in range(SETS + 1))
-    conditional = draw_from(laws.conditional, rng, COMPARED)
-    sets = {name: getattr(laws, name)[:COMPARED, None] for name in ("flow", "sde")}
+    exact, *others = (
+        draw_from(distributions.tilted, rng, COMPARED) for _ in range(SETS + 1)
+    )
+    conditional = draw_from(distributions.conditional, rng, COMPARED)
+    sets = {
+        name: getattr(distributions, name)[:COMPARED, None] for name in ("flow", "sde")
+    }
     distance = lambda x, y: float(metrics.energy_distance(x, y))
-    mean = np.trapezoid(POINTS * laws.tilted, POINTS)
-    found: dict[str, Any] = {
+    mean = np.trapezoid(POINTS * distributions.tilted, POINTS)
+    results: dict[str, Any] = {
         "scale": scale,
-        "mean": {"flow": laws.flow.mean(), "sde": laws.sde.mean(), "tilted": mean},
-        "variance": {
-            "flow": laws.flow.var(ddof=1),
-            "sde": laws.sde.var(ddof=1),
-            "tilted": np.trapezoid((POINTS - mean) ** 2 * laws.tilted, POINTS),
+        "mean": {
+            "flow": distributions.flow.mean(),
+            "sde": distributions.sde.mean(),
+            "tilted": mean,
         },
-        "variance_relative_error": np.sqrt(2 / (len(laws.flow) - 1)),  # of a Gaussian's
+        "variance": {
+            "flow": distributions.flow.var(ddof=1),
+            "sde": distributions.sde.var(ddof=1),
+            "tilted": np.trapezoid((POINTS - mean) ** 2 * distributions.tilted, POINTS),
+        },
+        "variance_relative_error": np.sqrt(
+            2 / (len(distributions.flow) - 1)
+        ),  # of a Gaussian's
         "distance_to_tilted": {name: distance(xs, exact) for name, xs in sets.items()}
         | {"floor": max(distance(xs, exact) for xs in others)},
         "distance_to_conditional": {
@@ -180,7 +194,7 @@ def measure(pair_name: str, scale: float, laws: Laws, seed: int) -> dict[str, An
         }
         | {"tilted": distance(exact, conditional)},
     }
-    return found | (
+    return results | (
         {"closed_form_variance": closed_forms(scale)}
         if pair_name == "Gaussians"
         else {}
@@ -191,13 +205,13 @@ def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
     """Simulate both pairs at every scale, print the tables, write laws.png; the numbers by pair."""
     results: dict[str, list] = {name: [] for name in PAIRS}
     drawn: dict[str, list] = {name: [] for name in PAIRS}
-    with cli.progress(len(PAIRS) * len(SCALES), what="exact laws", unit="law") as bar:
+    with cli.progress(len(PAIRS) * len(SCALES), label="exact laws", unit="law") as bar:
         for i, (name, make) in enumerate(PAIRS.items()):
             for j, scale in enumerate(SCALES):
                 key = jax.random.fold_in(jax.random.key(seed), len(SCALES) * i + j)
-                laws = simulate(key, make(), scale, count)
-                drawn[name].append(laws)
-                results[name].append(measure(name, scale, laws, seed))
+                distributions = simulate(key, make(), scale, count)
+                drawn[name].append(distributions)
+                results[name].append(measure(name, scale, distributions, seed))
                 bar.update()
     save_figure(draw(drawn), out / "laws.png")
     print_results(results)
@@ -236,15 +250,17 @@ def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
         )
 
 
-def draw(drawn: dict[str, list[Laws]]) -> Any:
+def draw(drawn: dict[str, list[GuidedDensities]]) -> Any:
     """Rows pairs, columns scales: the flow's histogram and density, the SDE's histogram, tilted law, conditional."""
     figure, axes = plt.subplots(
         len(drawn), len(SCALES), figsize=(13.5, 6.6), sharex=True, layout="constrained"
     )
     for row, (name, all_laws) in zip(axes, drawn.items(), strict=True):
-        for axis, scale, laws in zip(row, SCALES, all_laws, strict=True):
+        for axis, scale, distributions in zip(row, SCALES, all_laws, strict=True):
             top = 1.08 * max(
-                laws.flow_density.max(), laws.tilted.max(), laws.conditional.max()
+                distributions.flow_density.max(),
+                distributions.tilted.max(),
+                distributions.conditional.max(),
             )
             bins = np.linspace(-2.5, 3.5, 121)
             width = bins[1] - bins[0]
@@ -252,7 +268,7 @@ def draw(drawn: dict[str, list[Laws]]) -> Any:
                 np.histogram(xs, bins)[0] / len(xs) / width
             )
             axis.stairs(
-                density(laws.flow),
+                density(distributions.flow),
                 bins,
                 fill=True,
                 color="#a9c8e6",
@@ -260,13 +276,13 @@ def draw(drawn: dict[str, list[Laws]]) -> Any:
             )
             axis.plot(
                 POINTS,
-                laws.flow_density,
+                distributions.flow_density,
                 color="#1f4e79",
                 lw=1.4,
                 label="flow, density by log_prob",
             )
             axis.stairs(
-                density(laws.sde),
+                density(distributions.sde),
                 bins,
                 color="#5a9f4e",
                 lw=1.2,
@@ -274,14 +290,19 @@ def draw(drawn: dict[str, list[Laws]]) -> Any:
             )
             axis.plot(
                 POINTS,
-                laws.tilted,
+                distributions.tilted,
                 color="#c0392b",
                 lw=1.6,
                 ls="--",
                 label="p(y|x)$^γ$ p(x), normalised",
             )
             axis.plot(
-                POINTS, laws.conditional, color="black", lw=1, ls=":", label="p(x|y)"
+                POINTS,
+                distributions.conditional,
+                color="black",
+                lw=1,
+                ls=":",
+                label="p(x|y)",
             )
             axis.set(
                 xlim=(-2.5, 3.5), ylim=(0, top), title=f"{name}, scale γ = {scale:g}"

@@ -92,25 +92,25 @@ def draw_scores(rows, real):
             real["frechet_distance_train"], "as many training examples", "distance to the test set",
         ),
     )  # fmt: skip
-    for axis, name, what, unit, reference, who, title in panels:
+    for axis, name, measure, unit, reference, who, title in panels:
         for kind, colour in COLOURS.items():
-            own = sorted(
+            shown = sorted(
                 (row for row in rows if row["kind"] == kind),
                 key=lambda row: row["scale"],
             )
             error = (
-                [unit * row["accuracy_standard_error"] for row in own]
+                [unit * row["accuracy_standard_error"] for row in shown]
                 if name == "accuracy"
                 else None
             )
             axis.errorbar(
-                [row["scale"] for row in own], [unit * row[name] for row in own], error, marker="o", ms=5, capsize=3,
+                [row["scale"] for row in shown], [unit * row[name] for row in shown], error, marker="o", ms=5, capsize=3,
                 color=colour, label=TITLES[kind],
             )  # fmt: skip
         axis.axhline(
             unit * reference, color="black", lw=0.8, ls=":", label=f"real: {who}"
         )
-        axis.set(xlabel="guidance scale γ", ylabel=what)
+        axis.set(xlabel="guidance scale γ", ylabel=measure)
         axis.set_title(title)
         axis.set_xscale("symlog", base=2, linthresh=1)
         axis.set_xticks(sorted({row["scale"] for row in rows}))

@@ -212,7 +212,7 @@ def draw(
     operator: Any,
     ys: np.ndarray,
     name: str,
-    what: str,
+    label: str,
 ) -> Any:
     """Posterior samples by one method, (images, draws, *shape)."""
     grid = grids.to_zero(grids.log_snr(model.schedule, config.steps))
@@ -232,10 +232,10 @@ def draw(
     keys = jax.vmap(
         functools.partial(jax.random.fold_in, jax.random.key(config.seed + 1))
     )(jnp.arange(count))
-    found = training.map_examples(
-        one, denoiser, (keys, np.repeat(ys, config.draws, 0)), config.chunk, what
+    drawn = training.map_examples(
+        one, denoiser, (keys, np.repeat(ys, config.draws, 0)), config.chunk, label
     )
-    return found.reshape(len(ys), config.draws, *model.data.shape)
+    return drawn.reshape(len(ys), config.draws, *model.data.shape)
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

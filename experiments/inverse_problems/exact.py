@@ -119,7 +119,9 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
     results: dict[str, dict[str, Any]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     problems = {name: make() for name, make in PROBLEMS.items()}
-    with cli.progress(6 * len(problems), what="exact posteriors", unit="method") as bar:
+    with cli.progress(
+        6 * len(problems), label="exact posteriors", unit="method"
+    ) as bar:
         for i, (name, p) in enumerate(problems.items()):
             keys = jax.random.split(
                 jax.random.fold_in(jax.random.key(seed), i), SETS + 2
@@ -194,10 +196,10 @@ def draw(
             -1, 2
         )
         posterior, prior = (
-            np.exp(np.asarray(jax.jit(jax.vmap(law.log_prob))(places)))
+            np.exp(np.asarray(jax.jit(jax.vmap(distribution.log_prob))(places)))
             .reshape(180, 180)
             .T
-            for law in (p.posterior, p.prior)
+            for distribution in (p.posterior, p.prior)
         )
         for axis, (method, xs) in zip(row, sets.items(), strict=True):
             axis.pcolormesh(

@@ -73,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
     out = files.start(config)
     dimensions = (1, 2) if config.plane else (1,)
     fits, metrics = {}, {}
-    with cli.progress(3 * len(dimensions) + 1, what="optima", unit="optimum") as bar:
+    with cli.progress(3 * len(dimensions) + 1, label="optima", unit="optimum") as bar:
         for dimension in dimensions:
             fits[dimension] = {}
             for name in OPTIMA:
@@ -81,8 +81,8 @@ def run(config: Config) -> dict[str, Any]:
                 fits[dimension][name] = fit(config, name, dimension)
                 bar.update()
             rows = {
-                name: measure(config, found, dimension)
-                for name, found in fits[dimension].items()
+                name: measure(config, optimum, dimension)
+                for name, optimum in fits[dimension].items()
             }
             metrics["line" if dimension == 1 else "plane"] = rows
         bar.set_postfix_str("landscape")
@@ -169,10 +169,10 @@ def fit(config: Config, name: str, dimension: int) -> divergences.FittedMixture:
 
 
 def measure(
-    config: Config, found: divergences.FittedMixture, dimension: int
+    config: Config, optimum: divergences.FittedMixture, dimension: int
 ) -> dict[str, Any]:
     """Moments of an optimum and every divergence there."""
-    p, q = density(config, dimension), found.mixture
+    p, q = density(config, dimension), optimum.mixture
     domain = box(config, dimension), POINTS[dimension]
     key_p, key_q = jax.random.split(jax.random.key(config.seed))
     forward = divergences.kl_by_samples(key_p, p, q, config.samples)
@@ -187,7 +187,7 @@ def measure(
         "kl_p_q_standard_error": forward.standard_error,
         "kl_q_p_by_samples": reverse.value,
         "kl_q_p_standard_error": reverse.standard_error,
-        "gradient_norm": found.gradient_norm,
+        "gradient_norm": optimum.gradient_norm,
     }
     moments = {
         "mean": np.asarray(q.mean()).tolist(),
@@ -196,7 +196,7 @@ def measure(
     return (
         moments
         | {name: float(value) for name, value in values.items()}
-        | {"steps": int(found.steps)}
+        | {"steps": int(optimum.steps)}
     )
 
 
@@ -254,14 +254,14 @@ def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
         [inner < values[i : rows - 2 + i, j : columns - 2 + j] for i, j in shifts],
         axis=0,
     )
-    found = sorted(np.argwhere(lowest).tolist(), key=lambda place: place[1])
+    lowest_points = sorted(np.argwhere(lowest).tolist(), key=lambda place: place[1])
     return [
         {
             "mean": surface.means[j + 1],
             "std": surface.stds[i + 1],
             "kl": values[i + 1, j + 1],
         }
-        for i, j in found
+        for i, j in lowest_points
     ]
 
 
@@ -276,10 +276,10 @@ def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
     for row, dimension in zip(axes, fits, strict=True):
         for axis, name in zip(row, OPTIMA, strict=True):
             p, q = density(config, dimension), fits[dimension][name].mixture
-            found = metrics["line" if dimension == 1 else "plane"][name]
+            numbers = metrics["line" if dimension == 1 else "plane"][name]
             (draw_on_line if dimension == 1 else draw_on_plane)(config, axis, p, q)
             direction = "KL(p‖q) = {kl_p_q:.3f}, KL(q‖p) = {kl_q_p:.3f} nats".format(
-                **found
+                **numbers
             )
             axis.set_title(f"{TITLES[name]}\n{direction}", fontsize=10)
     figure.suptitle("The Gaussian q (blue) nearest to p (red)")
@@ -290,8 +290,10 @@ def draw_on_line(config: Config, axis: Any, p: Any, q: Any) -> None:
     """Both densities."""
     reach = 0.5 * config.separation + 4 * max(config.scales)
     x = np.linspace(-reach, reach, 600)
-    for law, colour, label in ((p, RED, "p"), (q, BLUE, "q")):
-        values = np.exp(np.asarray(jax.vmap(law.log_prob)(jnp.asarray(x)[:, None])))
+    for distribution, colour, label in ((p, RED, "p"), (q, BLUE, "q")):
+        values = np.exp(
+            np.asarray(jax.vmap(distribution.log_prob)(jnp.asarray(x)[:, None]))
+        )
         axis.fill_between(x, values, color=colour, alpha=0.15)
         axis.plot(x, values, color=colour, label=label)
     axis.set(xlabel="x", ylabel="density", xlim=(-reach, reach), ylim=(0, None))
@@ -303,12 +305,12 @@ def draw_on_plane(config: Config, axis: Any, p: Any, q: Any) -> None:
     reach = 0.5 * config.separation * math.sqrt(0.5) + 4 * max(config.scales)
     edge = np.linspace(-reach, reach, 181)
     places = jnp.asarray(np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2))
-    for law, colour, style in ((p, RED, "solid"), (q, BLUE, "dashed")):
-        values = np.exp(np.asarray(jax.vmap(law.log_prob)(places))).reshape(
+    for distribution, colour, style in ((p, RED, "solid"), (q, BLUE, "dashed")):
+        values = np.exp(np.asarray(jax.vmap(distribution.log_prob)(places))).reshape(
             len(edge), len(edge)
         )
         levels = values.max() * np.array([0.03, 0.1, 0.3, 0.6, 0.9])
-        if law is p:
+        if distribution is p:
             axis.contourf(
                 edge,
                 edge,
@@ -341,10 +343,10 @@ def draw_landscape(
             surface.means, surface.stds, values, levels, colors="white", linewidths=0.4
         )
         for name in (name for name in OPTIMA if name.startswith(direction)):
-            first, law = start(config, name, 1), fits[name].mixture
+            first, distribution = start(config, name, 1), fits[name].mixture
             (m0, s0), (m, s) = (
                 (float(g.means[0, 0]), math.sqrt(float(g.covariance()[0, 0])))
-                for g in (first, law)
+                for g in (first, distribution)
             )
             axis.annotate(
                 "",
@@ -373,10 +375,10 @@ def draw_landscape(
                 color="black",
                 fontsize=9,
             )
-        found = metrics["grid"][direction]
+        minima_of_grid = metrics["grid"][direction]
         axis.plot(
-            [f["mean"] for f in found],
-            [f["std"] for f in found],
+            [f["mean"] for f in minima_of_grid],
+            [f["std"] for f in minima_of_grid],
             "x",
             color="black",
             label="minimum of the grid",
@@ -414,9 +416,9 @@ def print_table(metrics: dict[str, Any]) -> None:
                 f"KL(q‖p) {row['kl_q_p']:7.4f}  JS {row['jensen_shannon']:.4f}  "
                 f"Fisher(p‖q) {row['fisher_p_q']:8.3f}  Fisher(q‖p) {row['fisher_q_p']:8.3f}"
             )
-    for direction, found in metrics["grid"].items():
+    for direction, points in metrics["grid"].items():
         places = "; ".join(
-            f"N({row['mean']:.2f}, {row['std']:.2f}²) {row['kl']:.4f}" for row in found
+            f"N({row['mean']:.2f}, {row['std']:.2f}²) {row['kl']:.4f}" for row in points
         )
         print(f"minima of the grid, {direction}: {places}")
 

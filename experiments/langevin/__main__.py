@@ -85,7 +85,7 @@ def run(config: Config) -> dict[str, Any]:
     out = files.start(config)
     clock, line = cli.Clock(), targets.gaussian_mixture(*LINE)
     with cli.progress(
-        2 + len(KERNELS) * (1 + 2 * len(config.step_sizes)), what="chains", unit="run"
+        2 + len(KERNELS) * (1 + 2 * len(config.step_sizes)), label="chains", unit="run"
     ) as bar:
         histograms, counts = on_a_line(config, line, bar)
         clock.lap("histograms")
@@ -129,10 +129,10 @@ def check(config: Config) -> None:
             )
 
 
-def key_of(config: Config, what: str) -> jax.Array:
+def key_of(config: Config, purpose: str) -> jax.Array:
     """A key for one purpose."""
     return jax.random.fold_in(
-        jax.random.key(config.seed), sum(i * ord(c) for i, c in enumerate(what, 1))
+        jax.random.key(config.seed), sum(i * ord(c) for i, c in enumerate(purpose, 1))
     )
 
 
@@ -223,7 +223,7 @@ def bias(config: Config, target: Any, bar: Any) -> dict[str, Any]:
             lambda x: x[0] ** 2 * jnp.exp(target.log_prob(x)), [(-9, 9)], 400
         )
     )
-    found = {}
+    biases = {}
     for name in KERNELS:
         rows = []
         for size in config.step_sizes:
@@ -246,8 +246,8 @@ def bias(config: Config, target: Any, bar: Any) -> dict[str, Any]:
                 row["diverged"] = int(gone.sum())
             rows.append(row)
             bar.update()
-        found[name] = rows
-    return {"mean_square": exact, "kernels": found}
+        biases[name] = rows
+    return {"mean_square": exact, "kernels": biases}
 
 
 def path(config: Config, name: str) -> np.ndarray:
@@ -325,10 +325,10 @@ def far_modes(
 def share(x: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """The weight of places on the heavy mode's side, and its standard error √Σ w²(1[x] − share)²."""
     heavy = x.sum(-1) > 0
-    found = float(weights @ heavy)
+    estimate = float(weights @ heavy)
     return {
-        "share": found,
-        "standard_error": float(np.sqrt(weights**2 @ (heavy - found) ** 2)),
+        "share": estimate,
+        "standard_error": float(np.sqrt(weights**2 @ (heavy - estimate) ** 2)),
     }
 
 
@@ -349,9 +349,9 @@ def print_results(metrics: dict[str, Any]) -> None:
         print(
             f"{KERNELS[name][0]:24}{row['distance']:.4f}   accepted {row['acceptance']:.3f}   R̂ {row['r_hat']:.4f}"
         )
-    for law, found in metrics["bias"].items():
-        print(f"\nrelative bias of E x² on the {law} (± standard error), by ε")
-        for name, rows in found["kernels"].items():
+    for distribution, by_kernel in metrics["bias"].items():
+        print(f"\nrelative bias of E x² on the {distribution} (± standard error), by ε")
+        for name, rows in by_kernel["kernels"].items():
             print(f"{KERNELS[name][0]:24}" + "".join(map(cell, rows)))
     print(f"\nheavy mode's share, exactly {HEAVY}")
     for name, row in metrics["heavy_mode"].items():
@@ -420,9 +420,9 @@ def draw_histograms(
         sharey=True,
         layout="constrained",
     )
-    for axis, (name, found) in zip(axes, counts.items(), strict=True):
+    for axis, (name, count) in zip(axes, counts.items(), strict=True):
         axis.stairs(
-            found / np.diff(edges), edges, fill=True, color=KERNELS[name][3], alpha=0.45
+            count / np.diff(edges), edges, fill=True, color=KERNELS[name][3], alpha=0.45
         )
         axis.plot(x, density, color="black", lw=1.2)
         axis.set(xlabel="$x$ (data units)", xlim=(-4, 4))
@@ -442,9 +442,9 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
     """Relative bias against step size, with standard errors; lines are the exact laws of the steps."""
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
     fine = np.geomspace(min(config.step_sizes), max(config.step_sizes), 100)
-    for axis, (law, found) in zip(axes, biases.items(), strict=True):
+    for axis, (distribution, by_kernel) in zip(axes, biases.items(), strict=True):
         lowest = -0.05  # every bar is seen, however few the chains
-        for i, (name, rows) in enumerate(found["kernels"].items()):
+        for i, (name, rows) in enumerate(by_kernel["kernels"].items()):
             title, _, _, colour = KERNELS[name]
             gone = [row["step_size"] for row in rows if row["bias"] is None]
             settled = [row for row in rows if row["bias"] is not None]
@@ -471,7 +471,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
                 label=title,
                 capsize=2,
             )
-            if law == "gaussian" and name == "ula":
+            if distribution == "gaussian" and name == "ula":
                 axis.plot(
                     fine,
                     exact_bias(name, fine),
@@ -479,7 +479,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
                     lw=1,
                     label="ULA's exact law, 1/(1 − ε/4)",
                 )
-            if law == "mixture":
+            if distribution == "mixture":
                 axis.plot(moved, values, color=colour, lw=0.6)
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xscale("log")
@@ -487,7 +487,8 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
         axis.set_xlabel("step size ε, or h² of kinetic chains (squared data units)")
         axis.set_ylabel("relative error of E x², ± 2 standard errors")
         axis.set_title(
-            "N(0, 1)" if law == "gaussian" else "two modes on the line", fontsize=10
+            "N(0, 1)" if distribution == "gaussian" else "two modes on the line",
+            fontsize=10,
         )
         axis.set_ylim(lowest, 10)
         axis.legend(frameon=False, fontsize=8)

@@ -93,7 +93,7 @@ def run(config: Config) -> dict[str, Any]:
     exact = targets.denoiser(target, ladder)
     samples = {"exact": np.asarray(exact_samples(keys[0], target, config.samples))}
     with cli.progress(
-        4 + len(config.level_counts) * len(config.budgets), what="Langevin", unit="run"
+        4 + len(config.level_counts) * len(config.budgets), label="Langevin", unit="run"
     ) as bar:
         samples["plain"] = plain(config, keys[1], exact, ladder, bar)
         samples["annealed"], states = annealed(config, keys[2], exact, ladder, bar)
@@ -161,9 +161,9 @@ def check(config: Config) -> None:
 # ------------------------------------------------------------------------------------------------------------- samplers
 
 
-def exact_samples(key: jax.Array, law: Any, count: int) -> jax.Array:
+def exact_samples(key: jax.Array, distribution: Any, count: int) -> jax.Array:
     """Independent samples of a target, (count, 2)."""
-    return jax.vmap(law.sample)(jax.random.split(key, count))
+    return jax.vmap(distribution.sample)(jax.random.split(key, count))
 
 
 def langevin_steps(config: Config) -> int:
@@ -280,7 +280,7 @@ def train(
         return optax.apply_updates(params, updates), state, loss
 
     batch, state, history = config.batch_size, optimiser.init(params), []
-    with cli.progress(config.steps, what="training") as bar:
+    with cli.progress(config.steps, label="training") as bar:
         for i in range(config.steps):
             params, state, loss = update(params, state, jax.random.fold_in(key, i))
             if i % 50 == 0 or i == config.steps - 1:
@@ -337,11 +337,11 @@ def score_errors(
 
     @jax.jit
     def at(key, t):
-        law = target.noised(ladder, t)
-        true = lambda x: targets.score(law, x)
+        distribution = target.noised(ladder, t)
+        true = lambda x: targets.score(distribution, x)
         square = lambda v: ladder.sigma(t) ** 2 * jnp.mean(v**2)
         near, far = (
-            exact_samples(key, law, ERROR_STATES),
+            exact_samples(key, distribution, ERROR_STATES),
             exact_samples(key, wide, ERROR_STATES),
         )
         error = lambda xs: square(jax.vmap(lambda x: score(x, t) - true(x))(xs))
@@ -364,11 +364,13 @@ def score_errors(
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def density(law: Any, edges: np.ndarray) -> np.ndarray:
+def density(distribution: Any, edges: np.ndarray) -> np.ndarray:
     """A law's density at the centres of square cells, (x_1, x_2)."""
     centres = jnp.asarray(0.5 * (edges[1:] + edges[:-1]))
     places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1)
-    return np.asarray(jnp.exp(jax.jit(jax.vmap(jax.vmap(law.log_prob)))(places)))
+    return np.asarray(
+        jnp.exp(jax.jit(jax.vmap(jax.vmap(distribution.log_prob)))(places))
+    )
 
 
 def draw_samples(

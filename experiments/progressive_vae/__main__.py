@@ -110,8 +110,8 @@ def information(config: Config, layers: Layers, params: Any) -> list[dict[str, f
     zs, rows = jnp.asarray(layers.data.test), []
     for level, (encoder, decoder) in enumerate(zip(encoders, decoders_, strict=True)):
         key = jax.random.fold_in(jax.random.key(config.seed + 4), level)
-        found, zs = measure(key, encoder, decoder, zs, chunk=config.chunk)
-        row = {name: float(value) for name, value in found._asdict().items()}
+        values, zs = measure(key, encoder, decoder, zs, chunk=config.chunk)
+        row = {name: float(value) for name, value in values._asdict().items()}
         rows.append(
             row
             | {
@@ -139,17 +139,21 @@ def bounds(
         z = encode(encoders, key, x[None])[0]
         return terms.total, prior.log_prob(z)
 
-    found: dict[str, dict[str, Any]] = {}
-    for name, laws in fitted.items():
+    results: dict[str, dict[str, Any]] = {}
+    for name, distributions in fitted.items():
         row: dict[str, Any] = {"bits_per_dim": [], "rate_of_top_step": []}
-        for i, prior in enumerate(laws):
-            if i and prior is laws[0]:  # the Gaussian's is one fit for all seeds
+        for i, prior in enumerate(distributions):
+            if (
+                i and prior is distributions[0]
+            ):  # the Gaussian's is one fit for all seeds
                 for values in row.values():
                     values.append(values[0])
                 continue
-            what = f"test bound, {name}" + (f" {i + 1}" if len(laws) > 1 else "")
+            label = f"test bound, {name}" + (
+                f" {i + 1}" if len(distributions) > 1 else ""
+            )
             totals, tops = training.map_examples(
-                one, (encoders, kernels, prior), (keys, test), config.chunk, what
+                one, (encoders, kernels, prior), (keys, test), config.chunk, label
             )
             if not np.isfinite(totals).all():
                 raise FloatingPointError(
@@ -159,12 +163,12 @@ def bounds(
                 float(-totals.mean() / (test[0].size * math.log(2)))
             )
             row["rate_of_top_step"].append(float(-tops.mean()) - noise)
-        found[name] = row
-    return found
+        results[name] = row
+    return results
 
 
 def draw_sets(
-    config: Config, layers: Layers, params: Any, laws: list
+    config: Config, layers: Layers, params: Any, distributions: list
 ) -> tuple[list, np.ndarray]:
     """(for each fit its sets of samples, (sets, n, *shape); latents of the first set of the first)."""
     kernels = layers.bound(params)[1]
@@ -180,17 +184,15 @@ def draw_sets(
 
         return jax.vmap(one)(keys)
 
-    found, first = [], None
-    for i, prior in enumerate(laws):
+    fits, first = [], None
+    for i, prior in enumerate(distributions):
         keys = jax.random.split(
             jax.random.fold_in(jax.random.key(config.seed + 1), i), config.sets * count
         )
         samples, latents = draw(kernels, prior, keys)
-        found.append(
-            np.asarray(samples).reshape(config.sets, count, *layers.data.shape)
-        )
+        fits.append(np.asarray(samples).reshape(config.sets, count, *layers.data.shape))
         first = np.asarray(latents)[:count] if first is None else first
-    return found, first  # type: ignore
+    return fits, first  # type: ignore
 
 
 def distances(config: Config, images: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -213,20 +215,21 @@ def compare(
         data.train[rng.permutation(len(data.train))[:count]] for _ in range(config.sets)
     ]
     groups = {
-        name: [own for fit in fits for own in fit] for name, fits in sets.items()
+        name: [images_of_fit for fit in fits for images_of_fit in fit]
+        for name, fits in sets.items()
     } | {"training_images": real}
-    found = {}
+    results = {}
     for name, group in groups.items():
         rows = [distances(config, images, data.test) for images in group]
         columns = {kind: np.array([row[kind] for row in rows]) for kind in DISTANCES}
-        found[name] = {
+        results[name] = {
             kind: {
                 "mean": float(v.mean()),
                 "standard_error": _standard_error(v, len(sets.get(name, []))),
             }
             for kind, v in columns.items()
         }
-    return found
+    return results
 
 
 def _standard_error(values, fits):
@@ -285,7 +288,8 @@ def run(config: Config) -> dict[str, Any]:
     }
     clock.lap("bounds")
     drawn = {
-        name: draw_sets(config, layers, params, laws) for name, laws in fitted.items()
+        name: draw_sets(config, layers, params, distributions)
+        for name, distributions in fitted.items()
     }
     results["distances"] = compare(
         config, layers, {name: sets for name, (sets, _) in drawn.items()}
@@ -293,13 +297,15 @@ def run(config: Config) -> dict[str, Any]:
     clock.lap("samples")
     rebuilt = reconstructions(layers, params, data.test)
     results["reconstruction_rmse"] = [
-        float(np.sqrt(np.mean((own - data.test) ** 2))) for own in rebuilt
+        float(np.sqrt(np.mean((losses - data.test) ** 2))) for losses in rebuilt
     ]
     training.draw_loss(
         history, "sum of −ln p of all layers, nats", "Phase one", out / "loss.png"
     )
-    for name, own in prior_histories.items():
-        training.draw_loss(own, "loss", f"Phase two, {name}", out / f"loss_{name}.png")
+    for name, losses in prior_histories.items():
+        training.draw_loss(
+            losses, "loss", f"Phase two, {name}", out / f"loss_{name}.png"
+        )
     save_figure(
         figures.reconstructions(data, rebuilt, results["reconstruction_rmse"]),
         out / "reconstructions.png",
@@ -339,15 +345,15 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
     @jax.jit
     def rebuild(encoders, kernels, xs):
         def one(x):
-            z, found = x, []
+            z, decoded = x, []
             for level, encoder in enumerate(encoders, 1):
                 z = encoder(z).mean
-                found.append(
+                decoded.append(
                     hierarchical.decode(
                         jax.random.key(0), kernels[0], kernels[1:], z, level, mean=True
                     )
                 )
-            return found
+            return decoded
 
         return jax.vmap(one)(xs)
 

@@ -35,8 +35,8 @@ def samples(
     """Test images, and samples under each prior."""
 
     def title(name, text):
-        found = distances[name]["frechet"]
-        return f"{text}\nFréchet distance {found['mean']:.2f} ± {found['standard_error']:.2f}"
+        frechet = distances[name]["frechet"]
+        return f"{text}\nFréchet distance {frechet['mean']:.2f} ± {frechet['standard_error']:.2f}"
 
     floor = distances["training_images"]["frechet"]["mean"]
     titles = [f"test images\n(training images {floor:.2f})"]

@@ -62,9 +62,9 @@ class Layers:
 
     def init(self, key):
         """Parameters, a pair (encoder, decoder) for each level, or for the first and all others where shared."""
-        own = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
-        found = []
-        for level, pair in enumerate(jax.random.split(key, (own, 2)), 1):
+        pairs = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
+        params = []
+        for level, pair in enumerate(jax.random.split(key, (pairs, 2)), 1):
             below = jnp.zeros(
                 self.data.shape if level == 1 else (self.sizes[level - 2],)
             )
@@ -72,7 +72,7 @@ class Layers:
                 self._marked(level, below),
                 self._marked(level, jnp.zeros(self.sizes[level - 1])),
             )
-            found.append(
+            params.append(
                 tuple(
                     net.init(k, x)
                     for net, k, x in zip(
@@ -80,7 +80,7 @@ class Layers:
                     )
                 )
             )
-        return tuple(found)
+        return tuple(params)
 
     def _marked(self, level, z):
         """z, with the level's indicator where parameters are shared."""
@@ -91,7 +91,7 @@ class Layers:
     def _mean(self, level, params, key, x):
         return _apply(self._networks(level)[0], params, key, self._marked(level, x))
 
-    def _law(self, level, params, key, z):
+    def _distribution(self, level, params, key, z):
         """The law of what lies below."""
         location, log_scale = _apply(
             self._networks(level)[1], params, key, self._marked(level, z)
@@ -108,15 +108,15 @@ class Layers:
         """(encoders, decoders), the kernels of all levels with the parameters as leaves; a key turns dropout on."""
         encoders, layers = [], []
         for level in range(1, len(self.sizes) + 1):
-            own = params[min(level, len(params)) - 1]
+            pair = params[min(level, len(params)) - 1]
             keys = (
                 (None, None)
                 if key is None
                 else jax.random.split(jax.random.fold_in(key, level))
             )
-            mean = Kernel(own[0], keys[0], self._mean, level)
+            mean = Kernel(pair[0], keys[0], self._mean, level)
             encoders.append(progressive.bounded_encoder(mean, self.config.noise_std))
-            layers.append(Kernel(own[1], keys[1], self._law, level))
+            layers.append(Kernel(pair[1], keys[1], self._distribution, level))
         return tuple(encoders), tuple(layers)
 
 
@@ -217,7 +217,7 @@ def fit_priors(
         arrays,
     )
     scaling = flows.affine(mean, std)
-    found = {
+    by_name = {
         "gaussian": [priors.fitted_gaussian(zs)] * config.seeds,
         "flow": [flows.flow(flow, scaling) for flow in fitted],
         "diffusion": [
@@ -225,7 +225,7 @@ def fit_priors(
             for params in networks
         ],
     }
-    return found, {"flow": flow_history, "diffusion": history}
+    return by_name, {"flow": flow_history, "diffusion": history}
 
 
 def fit_seeds(

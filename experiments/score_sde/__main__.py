@@ -111,7 +111,7 @@ class Measures:
     def samples(self, params: Any) -> dict[str, np.ndarray]:
         """Samples by the reverse SDE and by the probability flow."""
         drawn = {}
-        for i, (name, (what, _, _)) in enumerate(SAMPLERS.items()):
+        for i, (name, (label, _, _)) in enumerate(SAMPLERS.items()):
             began = time.perf_counter()
             drawn[name] = np.asarray(
                 self.programs[name](params, jax.random.fold_in(self._key, i))
@@ -121,7 +121,7 @@ class Measures:
                 time.perf_counter() - began,
             )
             print(
-                f"{self.config.samples} samples by {what}, {evaluations} evaluations: {seconds:.1f} s"
+                f"{self.config.samples} samples by {label}, {evaluations} evaluations: {seconds:.1f} s"
             )
         return drawn
 
@@ -133,7 +133,7 @@ class Measures:
             self.model.data.test[: c.likelihood_examples],
         )
         program = self.programs["likelihood"]
-        found = scoring.score(
+        results = scoring.score(
             key,
             self.model,
             params,
@@ -143,7 +143,7 @@ class Measures:
             c.chunk,
             program,
         )
-        return found | self.baselines.result()
+        return results | self.baselines.result()
 
     def strip(self, params: Any) -> tuple[Any, list[str]]:
         """((states, denoised), labels) of `denoising_strip`."""

@@ -195,13 +195,13 @@ class Clock:
 
 
 def progress(
-    total: int, initial: int = 0, what: str = "", unit: str = "step"
+    total: int, initial: int = 0, label: str = "", unit: str = "step"
 ) -> tqdm.tqdm:
     """A progress bar with rate and time left, on the terminal's error stream."""
     return tqdm.tqdm(
         total=total,
         initial=initial,
-        desc=what,
+        desc=label,
         unit=unit,
         dynamic_ncols=True,
         mininterval=0.5,

@@ -175,14 +175,14 @@ def score(
         rows = np.minimum(
             np.arange(start, start + size), len(test) - 1
         )  # the last chunk is padded
-        found = program(params, grid, keys[rows], test[rows])
+        outputs = program(params, grid, keys[rows], test[rows])
         return [
             np.asarray(part)[: len(test) - start].astype(np.float64) / dimension
-            for part in found
+            for part in outputs
         ]
 
     with cli.progress(
-        len(test), what=f"test likelihood, {steps} steps", unit="example"
+        len(test), label=f"test likelihood, {steps} steps", unit="example"
     ) as bar:
         parts = []
         for start in range(0, len(test), size):

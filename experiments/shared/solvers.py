@@ -82,10 +82,10 @@ def make_schedule(name: str) -> Any:
 def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> Any:
     """Where the probability flow takes the starts from t_max to t_min, by `adaptive`."""
     ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
-    given = driver.diffusion(schedule, denoiser)
+    problem = driver.diffusion(schedule, denoiser)
     truth = solvers.adaptive(tolerance, tolerance, 100_000)
     return jax.vmap(
         lambda x: driver.run(
-            driver.noise_of(None, x, ends), truth, given, x, ends, zero_end=False
+            driver.noise_of(None, x, ends), truth, problem, x, ends, zero_end=False
         )[0]
     )(starts)

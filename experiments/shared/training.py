@@ -167,7 +167,7 @@ def fit(
     init: Callable,
     arrays: Any,
     fields: Sequence[str] = (),
-    what: str = "training",
+    label: str = "training",
     name: str = "",
     stops: Sequence[int] = (),
     on_stop: Callable[[int, Any], None] | None = None,
@@ -197,7 +197,7 @@ def fit(
     )
     state = training.init(key_train, init(key_init), optimiser)
     print(
-        f"{what}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters"
+        f"{label}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters"
     )
     batches = training.Batches(arrays, config.batch_size, config.seed)
     stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
@@ -214,7 +214,7 @@ def fit(
             _write_history(
                 losses, history
             )  # a finished run whose losses were lost counts as finished by this file
-        with cli.progress(config.steps, int(state.step), what) as bar:
+        with cli.progress(config.steps, int(state.step), label) as bar:
 
             def show(step, values):
                 history.extend(values["loss"].tolist())
@@ -264,11 +264,11 @@ def _read_history(path, step):
     """The losses of the steps before `step`, which are written before each checkpoint; those that are lost are NaN."""
     if not step:
         return []
-    found = []
+    losses = []
     try:
         stored = json.loads(path.read_text())["loss"]
-        found = [math.nan if loss is None else float(loss) for loss in stored][:step]
-        reason = f"{path} has {len(found)} losses"
+        losses = [math.nan if loss is None else float(loss) for loss in stored][:step]
+        reason = f"{path} has {len(losses)} losses"
     except FileNotFoundError:
         reason = f"{path} is missing"
     except (
@@ -281,11 +281,11 @@ def _read_history(path, step):
     ) as error:
         reason = f"{path} is damaged ({error!r}) and set aside"
         os.replace(path, path.with_name(f"{path.name}.unreadable"))
-    if len(found) < step:
+    if len(losses) < step:
         print(
-            f"warning: {reason}; the losses of steps {len(found) + 1} to {step} are lost, the training goes on"
+            f"warning: {reason}; the losses of steps {len(losses) + 1} to {step} are lost, the training goes on"
         )
-    return found + [math.nan] * (step - len(found))
+    return losses + [math.nan] * (step - len(losses))
 
 
 def _write_history(path, history):
@@ -304,7 +304,7 @@ def _over_examples(function):
     )
 
 
-def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) -> None:
+def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) -> None:
     """The loss of every step and its running mean."""
     figure, axis = plt.subplots(figsize=(6, 3.5))
     window = max(1, len(history) // 40)
@@ -316,7 +316,7 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
         color="#1f4e79",
         label=f"mean of {window}",
     )
-    axis.set(xlabel="training step", ylabel=what, title=title)
+    axis.set(xlabel="training step", ylabel=ylabel, title=title)
     axis.legend(frameon=False)
     save_figure(figure, path)
 
@@ -325,22 +325,22 @@ def draw_loss(history: np.ndarray, what: str, title: str, path: pathlib.Path) ->
 
 
 def map_examples(
-    function: Callable, denoiser: Any, examples: tuple, chunk: int, what: str
+    function: Callable, denoiser: Any, examples: tuple, chunk: int, label: str
 ) -> Any:
     """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
 
     One compiled program for each `function` and structure of `denoiser`, with a progress bar that says `what`.
     """
-    count, evaluate, found = len(examples[0]), _over_examples(function), []
-    with cli.progress(count, what=what, unit="example") as bar:
+    count, evaluate, chunks = len(examples[0]), _over_examples(function), []
+    with cli.progress(count, label=label, unit="example") as bar:
         for start in range(0, count, chunk):
             rows = np.minimum(
                 np.arange(start, start + chunk), count - 1
             )  # the last chunk is padded
-            found.append(
+            chunks.append(
                 jax.tree.map(
                     np.asarray, evaluate(denoiser, *(part[rows] for part in examples))
                 )
             )
             bar.update(min(chunk, count - start))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *chunks)

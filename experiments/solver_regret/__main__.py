@@ -71,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
         rows = read_errors(out / "errors.json")
         done = {row.solver for row in rows}
         with cli.progress(
-            len(config.solvers) * len(suite), what="measuring", unit="solver"
+            len(config.solvers) * len(suite), label="measuring", unit="solver"
         ) as bar:
             for name in config.solvers:
                 if name in done:

@@ -161,12 +161,12 @@ def regrets(
             table.setdefault(row.problem, {})[row.solver, row.grid] = (
                 error if np.isfinite(error) else np.inf
             )
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    errors_of_pairs: dict[tuple[str, str], dict[str, float]] = {}
     for problem, errors in table.items():
         least = min(errors.values())
         for pair, error in errors.items():
-            found.setdefault(pair, {})[problem] = error / least
-    return found
+            errors_of_pairs.setdefault(pair, {})[problem] = error / least
+    return errors_of_pairs
 
 
 def worst(regret: dict[str, float], problems: list[str]) -> float:

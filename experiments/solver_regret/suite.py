@@ -141,14 +141,14 @@ def groups(seed: int, starts: int, train_steps: int) -> list[Group]:
         ("digits", _all_digits(), True),
     ):
         for schedule_name in ("vp_linear", "edm"):
-            key, own = jax.random.split(key)
+            key, network_key = jax.random.split(key)
             made.append(
                 _network(
                     f"network on {name}",
                     data,
                     held_out,
                     schedule_name,
-                    own,
+                    network_key,
                     starts // 2,
                     train_steps,
                 )
@@ -158,14 +158,14 @@ def groups(seed: int, starts: int, train_steps: int) -> list[Group]:
 
 def _mixtures(schedule_name, schedule, key, starts):
     mixtures = CHOOSING | HELD_OUT
-    laws = jax.tree.map(
+    distributions = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(padded(m) for m in mixtures.values())
     )
     active = np.array(
         [[i < m.means.shape[1] for i in range(DIMENSION)] for m in mixtures.values()],
         float,
     )
-    denoisers, begin, end = _exact(laws, schedule, key, starts)
+    denoisers, begin, end = _exact(distributions, schedule, key, starts)
     held_out = (False,) * len(CHOOSING) + (True,) * len(HELD_OUT)
     return Group(
         tuple(mixtures),
@@ -182,11 +182,11 @@ def _mixtures(schedule_name, schedule, key, starts):
 def _digits(schedule_name, schedule, key, starts):
     data = np.asarray(_all_digits(), np.float64)
     for held_out, images in ((False, data[:128]), (True, data[128:256])):
-        key, own = jax.random.split(key)
-        law = jax.tree.map(
+        key, group_key = jax.random.split(key)
+        distribution = jax.tree.map(
             lambda leaf: jnp.asarray(leaf)[None], targets.empirical(images)
         )
-        denoisers, begin, end = _exact(law, schedule, own, starts)
+        denoisers, begin, end = _exact(distribution, schedule, group_key, starts)
         name = "64-D, digits" + (" not seen" if held_out else "")
         yield Group(
             (name,),
@@ -201,18 +201,20 @@ def _digits(schedule_name, schedule, key, starts):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _exact(laws, schedule, key, starts):
+def _exact(distributions, schedule, key, starts):
     """Denoisers, starts from the exact distribution at t_max, and the ends of the exact flow, for stacked targets."""
 
-    def one(law, key):
-        denoiser = targets.denoiser(law, schedule)
-        begin = jax.vmap(law.noised(schedule, schedule.t_max).sample)(
+    def one(distribution, key):
+        denoiser = targets.denoiser(distribution, schedule)
+        begin = jax.vmap(distribution.noised(schedule, schedule.t_max).sample)(
             jax.random.split(key, starts)
         )
         return denoiser, begin, flow_ends(denoiser, schedule, begin, 1e-10)
 
-    count = jax.tree.leaves(laws)[0].shape[0]
-    return jax.lax.map(lambda pair: one(*pair), (laws, jax.random.split(key, count)))
+    count = jax.tree.leaves(distributions)[0].shape[0]
+    return jax.lax.map(
+        lambda pair: one(*pair), (distributions, jax.random.split(key, count))
+    )
 
 
 def _moons():

@@ -300,10 +300,10 @@ def fit(
         nonlocal start
         seconds = time.perf_counter() - start + (curve[-1]["seconds"] if curve else 0.0)
         if all(point["steps"] < step for point in curve):
-            found = measure(config, name, flow, CURVE_EXAMPLES)
+            measured = measure(config, name, flow, CURVE_EXAMPLES)
             point = {"steps": step, "seconds": round(seconds, 1)}
             curve.append(
-                point | {part: found[part] for part in ("gap", "standard_error")}
+                point | {part: measured[part] for part in ("gap", "standard_error")}
             )
             files.write_json(path, {"curve": curve})
         start = time.perf_counter()
@@ -340,9 +340,9 @@ def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flo
 
 
 @jax.jit
-def log_probs(law: Any, xs: jax.Array) -> jax.Array:
+def log_probs(distribution: Any, xs: jax.Array) -> jax.Array:
     """log p of many, (n,), some at a time."""
-    return jax.lax.map(law.log_prob, xs, batch_size=2000)
+    return jax.lax.map(distribution.log_prob, xs, batch_size=2000)
 
 
 def measure(
@@ -354,11 +354,11 @@ def measure(
     """
     xs = samples(config, name, 1, config.test)[:count]
     log_p, log_q = (
-        np.asarray(log_probs(law, xs), np.float64)
-        for law in (TOYS[name](), fine(model))
+        np.asarray(log_probs(distribution, xs), np.float64)
+        for distribution in (TOYS[name](), fine(model))
     )
     difference = log_p - log_q
-    found = {
+    results = {
         "gap": float(difference.mean()),
         "standard_error": float(dj.numerics.standard_error(difference)),
         "nll": float(-log_q.mean()),
@@ -372,8 +372,8 @@ def measure(
     if is_ode(model) and count is None:
         few = xs[:CURVE_EXAMPLES]
         coarse = np.asarray(log_probs(fine(model, FINE_STEPS // 2), few), np.float64)
-        found["solver_change"] = float(np.abs(coarse - log_q[: len(few)]).mean())
-    return found
+        results["solver_change"] = float(np.abs(coarse - log_q[: len(few)]).mean())
+    return results
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -410,10 +410,13 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
     )
     figure, axes = grid_of_axes(config)
     for row, name in zip(axes, config.targets, strict=True):
-        laws = [TOYS[name](), *(fine(fitted[name, kind]) for kind in config.flows)]
+        distributions = [
+            TOYS[name](),
+            *(fine(fitted[name, kind]) for kind in config.flows),
+        ]
         densities = [
-            np.exp(np.asarray(log_probs(law, places))).reshape(PIXELS, PIXELS)
-            for law in laws
+            np.exp(np.asarray(log_probs(distribution, places))).reshape(PIXELS, PIXELS)
+            for distribution in distributions
         ]
         for axis, density in zip(row, densities, strict=True):
             image = axis.pcolormesh(

@@ -88,7 +88,7 @@ def run(config: Config) -> dict[str, Any]:
     out = files.start(config)
     target = TARGETS[config.target]()
     simulations, results = {}, {}
-    with cli.progress(4 * len(config.schedules), what="schedules", unit="part") as bar:
+    with cli.progress(4 * len(config.schedules), label="schedules", unit="part") as bar:
         for name in config.schedules:
             simulations[name] = simulate(config, target, name, bar)
             results[name] = measure(config, target, name, simulations[name])
@@ -583,8 +583,8 @@ def score_arrows(
 
 @jax.jit
 def _scores(target, schedule, t, places):
-    law = target.noised(schedule, t)
-    return jax.vmap(lambda x: targets.score(law, x))(places)
+    distribution = target.noised(schedule, t)
+    return jax.vmap(lambda x: targets.score(distribution, x))(places)
 
 
 if __name__ == "__main__":

@@ -135,21 +135,24 @@ class AutoencoderModel:
 
     def decode(self, params, key, z):
         """The law of an image; a key turns dropout on."""
-        found = _apply(self.networks[1], params, key, z)
+        raw = _apply(self.networks[1], params, key, z)
         if self.config.decoder == "bernoulli":
-            return distributions.bernoulli(found[0])
-        law = (
+            return distributions.bernoulli(raw[0])
+        distribution = (
             distributions.discretised_logistic
             if self.config.decoder == "logistic"
             else distributions.discretised_gaussian
         )
-        return law(found[0], found[1] - 1.0, self.data.levels)
+        return distribution(raw[0], raw[1] - 1.0, self.data.levels)
 
     def bound(self, params, key=None):
         """(encoder, decoder) as pytrees with the parameters as leaves."""
         keys = (None, None) if key is None else jax.random.split(key)
         parts = zip((self.encode, self.decode), params, keys, strict=True)
-        return tuple(jax.tree_util.Partial(part, own, key) for part, own, key in parts)
+        return tuple(
+            jax.tree_util.Partial(part, part_params, key)
+            for part, part_params, key in parts
+        )
 
 
 def _apply(network, params, key, x):
@@ -194,7 +197,7 @@ def score(
     model: AutoencoderModel,
     params: Any,
     examples: np.ndarray,
-    what: str,
+    label: str,
 ) -> dict[str, Any]:
     """Mean bits/dim of the bound, with its two parts and the standard error over examples, and of the weighted bound.
 
@@ -215,7 +218,7 @@ def score(
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
     terms, weighted, entries = training.map_examples(
-        one, model.bound(params), (keys, examples), config.chunk, what
+        one, model.bound(params), (keys, examples), config.chunk, label
     )
     if not np.isfinite(terms.total).all():
         raise FloatingPointError(
@@ -244,8 +247,8 @@ def draw_samples(
     def many(decoder, keys):
         def one(key):
             key_prior, key_data = jax.random.split(key)
-            law = decoder(prior.sample(key_prior))
-            return law.mean(), law.sample(key_data)
+            distribution = decoder(prior.sample(key_prior))
+            return distribution.mean(), distribution.sample(key_data)
 
         return jax.vmap(one)(keys)
 
@@ -259,14 +262,14 @@ def distances(
     config: Config, data: datasets.Dataset, images: np.ndarray
 ) -> dict[str, float]:
     """Of images from the test set, and of as many training images taken at random: the floor."""
-    found, rows = {}, np.random.default_rng(config.seed).permutation(len(data.train))
+    results, rows = {}, np.random.default_rng(config.seed).permutation(len(data.train))
     for name, others in (
         ("samples", images),
         ("training_images", data.train[rows[: len(data.test)]]),
     ):
-        found[f"frechet_{name}"] = float(metrics.frechet_distance(others, data.test))
-        found[f"energy_{name}"] = float(metrics.energy_distance(others, data.test))
-    return found
+        results[f"frechet_{name}"] = float(metrics.frechet_distance(others, data.test))
+        results[f"energy_{name}"] = float(metrics.energy_distance(others, data.test))
+    return results
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -297,11 +300,11 @@ def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
     """Test images, and the decoder's means at their latents' means."""
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.7))
     shown = data.test[:64]
-    found = jax.jit(
+    means = jax.jit(
         jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).loc).mean())
     )(shown)
     mosaic(axes[0], data, shown, 8, "test images")
-    mosaic(axes[1], data, np.asarray(found), 8, "reconstructions")
+    mosaic(axes[1], data, np.asarray(means), 8, "reconstructions")
     return figure
 
 
