@@ -136,6 +136,7 @@ def check(config: Config) -> None:
     """Refuse, by name, what would fail or mean nothing later on."""
     for name, least in (
         ("samples", 100),
+        ("levels", 2),
         ("corrections", 1),
         ("steps", 1),
         ("batch_size", 1),
