@@ -1,5 +1,6 @@
-"""log p of one example under a denoiser, by the probability flow's change of variables."""
+"""Log density of an example, by the change of variables along the probability flow."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,14 +38,27 @@ from .types import (
     static_field,
 )
 
+__all__ = [
+    "ChangeOfVariables",
+    "LogProbInfo",
+    "PathState",
+    "lattice_log_prob",
+    "log_prob",
+]
+
 DEFAULT = (rk4(), lambda schedule, solver: grids.log_snr(schedule, 48))
+"""The default solver, and (schedule, solver) -> the default grid."""
 
 
 class LogProbInfo(NamedTuple):
-    """How `log_prob` came by its value.
+    """Details of a value of `log_prob`.
 
-    latent: x_T, where the flow takes x, of its shape. log_det: ∫ div u dt along the way, (). standard_error: Of the
-    mean over probes, (), 0 for the exact divergence. run: The solver's evaluations and steps.
+    Attributes:
+      latent: x_T, the end of the probability flow from x, of its shape.
+      log_det: ∫ div u dt along the way, ().
+      standard_error: Standard error of the mean over probes, (). 0 for the exact
+        divergence, NaN for one probe.
+      run: The solver's evaluations and steps.
     """
 
     latent: Array
@@ -53,6 +67,13 @@ class LogProbInfo(NamedTuple):
     run: Info
 
 
+@checks.arguments(
+    divergence=(checks.choice, ("exact", "hutchinson")),
+    probes=(checks.integer, 1),
+    key=checks.optional(checks.key),
+    chunk=checks.optional(checks.integer, 1),
+    base=checks.optional(checks.has_methods, "log_prob(x)"),
+)
 def log_prob(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -67,27 +88,36 @@ def log_prob(
     info: bool = False,
     chunk: int | None = None,
 ) -> Any:
-    """log p(x) of one example in nats: log p_T(x_T) + ∫ div u(x_t, t) dt along the probability flow from x upwards.
+    """Log density of one example, in nats (Song et al. 2021, equation 39).
 
-    Song et al. 2021, eq. 39; Grathwohl et al. 2019. For Rademacher probes the variance of one is 2 Σ_{i≠j} S_ij², S =
-    ∫ sym(∂u/∂x) dt.
+        log p(x) = log p_T(x_T) + ∫ div u(x_t, t) dt
+
+    The integral runs along the probability flow from x upwards. The divergence is exact
+    or Hutchinson's estimate of it (Grathwohl et al. 2019).
+
+    For Rademacher probes the variance of one estimate is 2 Σ_{i≠j} S_ij², with
+    S = ∫ sym(∂u/∂x) dt.
 
     Args:
       denoiser: (x, t) -> E[x_0 | x_t = x], any callable, as in `sample`.
       schedule: A schedule.
-      x: One example, at time grid[-1]. The result is the log density at that noise level, to be compared with
-        `target.noised(schedule, t_min)`.
+      x: One example, at time grid[-1]. The result is the log density at that noise
+        level, to be compared with `target.noised(schedule, t_min)`.
       key: Typed key, for "hutchinson".
-      divergence: "exact" (x.size pullbacks per stage) or "hutchinson" (`probes` of them, Rademacher, held fixed through
-        the solve). For images take "hutchinson": the exact divergence is slow there, whatever `chunk` is.
-      probes: How many.
+      divergence: "exact", with x.size pullbacks per stage, or "hutchinson", with
+        `probes` of them. The probes are Rademacher, held fixed through the solve. For
+        images take "hutchinson": the exact divergence is slow there, whatever `chunk`
+        is.
+      probes: Number of probes.
       solver: One that consumes a velocity, default `rk4()`.
-      grid: Decreasing times walked backwards, not ending at 0; default 48 steps uniform in log-SNR (uniform in t where
-        α(t_max) = 0). It may start below t_max.
-      base: The distribution of x at T = grid[0], anything with log_prob; default N(0, σ(T)²), which differs from p_T by
-        what the data leave there.
-      info: Whether to return (log p, LogProbInfo), with the standard error of the mean over probes (NaN for one).
-      chunk: Pullbacks of the exact divergence at a time, to bound memory; by default as many as hold 2^20 numbers.
+      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0. It may
+        start below t_max. Default: 48 steps uniform in log-SNR, or uniform in t where
+        α(t_max) = 0.
+      base: The distribution of x_T at T = grid[0], with log_prob(x). Default:
+        N(0, σ(T)²), which differs from p_T by what the data leave there.
+      info: True for (log p, LogProbInfo), with the standard error over probes.
+      chunk: Pullbacks of the exact divergence at a time, to bound memory. Default: as
+        many as hold 2^20 numbers.
 
     Returns:
       log p(x), shape ().
@@ -98,33 +128,27 @@ def log_prob(
 
     Example:
       >>> xs = jnp.array([[1.0, 0.0], [-1.0, 0.5]])
-      >>> lps = jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, chunk=1))(xs)  # one entry's derivatives at a time
+      >>> lps = jax.vmap(lambda x: dj.log_prob(denoiser, schedule, x, chunk=1))(xs)
       >>> exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(xs)
       >>> bool((abs(lps - exact) < 0.02).all())
       True
     """
-    checks.choice("divergence", divergence, ("exact", "hutchinson"))
-    probes = checks.integer("probes", probes, minimum=1)
-    if divergence == "hutchinson" and key is None:
-        raise ValueError("key must be given for divergence='hutchinson', got key=None")
-    if key is not None:
-        checks.key("key", key)
-    chunk = None if chunk is None else checks.integer("chunk", chunk, minimum=1)
-    if base is not None and not hasattr(base, "log_prob"):
-        raise TypeError(f"base must have log_prob(x), got {base!r}")
+    checks.require(
+        divergence == "exact" or key is not None,
+        "key must be given for divergence='hutchinson', got key=None",
+    )
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     x = driver.check_example("x", x)
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), base)
     )
-    probes = probes if divergence == "hutchinson" else 0
-    result, report = _log_prob(
-        (solver, static, probes, chunk), arrays, key, x, reverse(grid)
-    )
+    settings = _Settings(solver, static, 0 if divergence == "exact" else probes, chunk)
+    result, report = _log_prob(settings, arrays, key, x, reverse(grid))
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
 
 
+@checks.arguments(key=checks.key)
 def lattice_log_prob(
     key: Key,
     denoiser: Denoiser,
@@ -140,30 +164,37 @@ def lattice_log_prob(
     info: bool = False,
     chunk: int | None = None,
 ) -> Any:
-    """A lower bound of log P(x) for lattice data, in nats, by one draw of Gaussian dequantisation.
+    """Lower bound of log P(x) for lattice data (Kingma et al. 2021, equations 8, 12).
 
-        log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)],    x_t ~ q(·|x), t = grid[-1]
+        log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)],
+        x_t ~ q(·|x), t = grid[-1], in nats
 
-    q is the schedule's own kernel, and P(x_i | x_{t,i}) ∝ exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k. P is the
-    model's distribution over the lattice, P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t. It sums to one, so that −log₂ P
-    is a code length. The bound of the data's own distribution holds on average over data, not for each x.
+    One draw of Gaussian dequantisation gives one value of the expression in brackets. q
+    is the schedule's transition from x to x_t, and P(x_i | x_{t,i}) is proportional to
+    exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k.
 
-    Unlike uniform dequantisation, Gaussian noise asks of a smooth density no edges of boxes. What is lost is how well a
-    level can be told from its neighbours: choose σ/α at t about a sixth of their spacing. Kingma et al. 2021, eq. 8 and
-    12; Theis et al. 2016; Ho et al. 2019.
+    P is the model's distribution over the lattice,
+    P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t. It sums to one, so that −log₂ P is a
+    code length. The bound of the data's own distribution holds on average over data,
+    not for each x.
+
+    Uniform dequantisation would need a density with edges at the boxes of the lattice.
+    Gaussian noise does not. It loses as much as neighbouring levels overlap: choose
+    σ/α at t about a sixth of their spacing.
 
     Args:
       key: Typed key, for the draw and the probes.
       denoiser: As in `log_prob`.
       schedule: As in `log_prob`.
-      x: One example, of entries among levels. A traced entry that is no level has probability 0: the result is −∞.
+      x: One example, of entries among levels. A traced entry that is no level has
+        probability 0, and the result is −∞.
       levels: The values that an entry can take, (K,), increasing.
       divergence: As in `log_prob`.
       probes: As in `log_prob`.
       solver: As in `log_prob`.
       grid: As in `log_prob`.
       base: As in `log_prob`.
-      info: Whether to return (log P, LogProbInfo).
+      info: True for (log P, LogProbInfo).
       chunk: As in `log_prob`.
 
     Returns:
@@ -172,40 +203,49 @@ def lattice_log_prob(
     Raises:
       ValueError: If an entry of a concrete x is no level, and as `log_prob`.
       TypeError: As `log_prob`.
+
+    References:
+      Theis et al. 2016 and Ho et al. 2019 on dequantisation.
+
+    Example:
+      >>> lp = dj.likelihood.lattice_log_prob(
+      ...     key, denoiser, schedule, [0.5, -0.5], levels=[-0.5, 0.5], grid=grid
+      ... )
+      >>> bool(jnp.isfinite(lp))
+      True
     """
-    checks.key("key", key)
     x, levels = driver.check_example("x", x), check_levels(levels)
     index = level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))
     x_t, key_probes, offset = _noised(static, arrays, key, x, levels, index, grid)
-    settings = {
-        "probes": probes,
-        "solver": solver,
-        "grid": grid,
-        "base": base,
-        "chunk": chunk,
-    }
     lp, details = log_prob(
         denoiser,
         schedule,
         x_t,
         key=key_probes,
         divergence=divergence,
+        probes=probes,
+        solver=solver,
+        grid=grid,
+        base=base,
         info=True,
-        **settings,
+        chunk=chunk,
     )
     return (lp + offset, details) if info else lp + offset
 
 
 @compiled
 def _noised(static, arrays, key, x, levels, index, grid):
-    """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)), the last −∞ off the levels."""
+    """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)).
+
+    The last is −∞ for an x off the levels.
+    """
     schedule, t = combine(arrays, static), grid[-1]
     key_noise, key_probes = jax.random.split(key)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     x_t = schedules.perturb(schedule, x, t, noise)
-    evidence = predictions.level_evidence(schedule, x_t, t, levels)
+    evidence = predictions.level_evidence(schedule, x_t, t, levels)  # (*shape, K)
     decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
     sigma = schedule.sigma(t)
     offset = decoded - Gaussian(0.0, sigma**2).log_prob(sigma * noise)
@@ -215,10 +255,12 @@ def _noised(static, arrays, key, x, levels, index, grid):
 
 def _prepare(solver, grid, denoiser, schedule):
     """`sampling.prepare` for a solver that can carry a density beside the state."""
-    if isinstance(solver, Solver) and solver.consumes != "velocity":
-        raise TypeError(
-            f"solver must consume a velocity to follow a density, {solver.name} consumes a {solver.consumes}"
-        )
+    checks.require(
+        not isinstance(solver, Solver) or solver.consumes == "velocity",
+        "solver must consume a velocity to follow a density, "
+        f"{getattr(solver, 'name', '')} consumes a {getattr(solver, 'consumes', '')}",
+        TypeError,
+    )
     return prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
 
 
@@ -285,33 +327,36 @@ class ChangeOfVariables:
         return PathState(value, traces, jnp.sum(value**2), jacobian)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Settings of a run, fixed at compilation."""
+
+    solver: Solver
+    static: Any  # of the denoiser, the schedule and the base
+    probes: int  # 0 for the exact divergence
+    chunk: int | None
+
+
 @compiled
 def _log_prob(settings, arrays, key, x, ts):
-    solver, static, probes, chunk = settings
-    denoiser, schedule, base = combine(arrays, static)
-    directions = (
-        jax.random.rademacher(key, (probes, *x.shape), float_dtype(x))
-        if probes
-        else None
-    )
-    field = ChangeOfVariables(
-        sde.probability_flow(schedule, driver.Checked(denoiser)), directions, chunk
-    )
-    start = PathState(x, jnp.zeros((max(probes, 1),), x.dtype))
+    denoiser, schedule, base = combine(arrays, settings.static)
+    probes, directions = settings.probes, None
+    if probes:
+        directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x))
+    velocity = sde.probability_flow(schedule, driver.Checked(denoiser))
     (latent, log_dets, *_), run = driver.run(
         driver.noise_of(None, x, ts),
-        solver,
-        driver.Problem(velocity=field),
-        start,
+        settings.solver,
+        driver.Problem(
+            velocity=ChangeOfVariables(velocity, directions, settings.chunk)
+        ),
+        PathState(x, jnp.zeros((max(probes, 1),), x.dtype)),
         ts,
         path=False,
     )
-    log_det = jnp.mean(log_dets)
     if base is None:
-        log_base = Gaussian(0.0, schedules.prior_std(schedule, ts[-1]) ** 2).log_prob(
-            latent
-        )
-    else:
-        log_base = base.log_prob(latent)
+        base = Gaussian(0.0, schedules.prior_std(schedule, ts[-1]) ** 2)
+    log_det = jnp.mean(log_dets)
     error = standard_error(log_dets) if probes else jnp.zeros(())
-    return log_base + log_det, LogProbInfo(latent, log_det, error, run)
+    details = LogProbInfo(latent, log_det, error, run)
+    return base.log_prob(latent) + log_det, details

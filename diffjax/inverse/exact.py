@@ -8,48 +8,58 @@ import numpy as np
 from .. import checks, spectral
 from ..targets import Mixture, compiled_eagerly
 from ..types import ArrayLike
-from .operators import LinearOperator, check_operator, measurement, noise_levels
+from .operators import LinearOperator, check_operator, measurement, noise_stds
+
+__all__ = ["exact_posterior"]
 
 
 def exact_posterior(
     target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike
 ) -> Mixture:
-    """The posterior p(x | y) of a mixture Σ w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I), again a mixture.
+    """Posterior of a Gaussian mixture (Bishop 2006, equations 2.113–2.117).
 
-    With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ its means are m_k + K_k (y − A m_k), its covariances (I − K_k A)
-    V_k, its weights ∝ w_k N(y; A m_k, S_k). Bishop 2006, eq. 2.113–2.117. Concrete arguments are computed in float64 on
-    the host. The derivative in every traced argument is exact, at repeated eigenvalues too.
+        p(x | y) of x ~ Σ_k w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I)
+
+    It is again a mixture. With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ it has
+
+        means        m_k + K_k (y − A m_k)
+        covariances  (I − K_k A) V_k
+        weights      ∝ w_k N(y; A m_k, S_k)
+
+    Concrete arguments are computed in float64 on the host. The derivative in every
+    traced argument is exact, at repeated eigenvalues too.
 
     Args:
       target: The prior, made by `targets.gaussian` or `targets.gaussian_mixture`.
       operator: A, taking examples of the target's shape.
       y: The measurement, of shape operator.measured.
-      noise_std: τ ≥ 0, one number or one for each entry of y. Where τ = 0 the observed directions have variance 0,
-        and the posterior has a density only under added noise.
+      noise_std: τ ≥ 0, one number or one for each entry of y. Where τ = 0 the observed
+        directions have variance 0, and the posterior has a density only under added
+        noise.
 
     Returns:
       The posterior, with an exact denoiser by `targets.denoiser`.
 
     Raises:
       TypeError: If the target is no mixture.
-      ValueError: For shapes that do not fit, τ < 0, or τ = 0 where some S_k is singular.
+      ValueError: For shapes that do not fit, τ < 0, or τ = 0 where some S_k is
+        singular.
 
     Example:
       >>> prior = dj.targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
-      >>> posterior = dj.inverse.exact_posterior(prior, dj.inverse.inpainting([True, False]), [1.5], 0.5)
+      >>> first = dj.inverse.inpainting([True, False])  # only x_0 is measured
+      >>> posterior = dj.inverse.exact_posterior(prior, first, [1.5], 0.5)
       >>> [round(value, 2) for value in posterior.mean().tolist()]
       [1.2, 0.96]
     """
-    if not isinstance(target, Mixture):
-        raise TypeError(
-            f"target must be a Gaussian mixture, got {type(target).__name__}"
-        )
-    check_operator(operator, target.shape)
-    exact_y, y, noise_std = (
-        y,
-        measurement(operator, y),
-        noise_levels(operator, noise_std),
+    checks.require(
+        isinstance(target, Mixture),
+        f"target must be a Gaussian mixture, got {type(target).__name__}",
+        TypeError,
     )
+    check_operator(operator, target.shape)
+    exact_y, y = y, measurement(operator, y)  # exact_y is not rounded to float32 yet
+    noise_std = noise_stds(operator, noise_std)
     if checks.is_traced(target, operator, y, noise_std):
         return _traced_posterior(target, operator.dense(), y, noise_std)
     dtype = target.means.dtype
@@ -62,17 +72,17 @@ def exact_posterior(
         for value in (operator.dense(), exact_y, noise_std)
     )
     innovations = _innovations(np, prior[2], a, noise_std)
-    if _singular(innovations, np.finfo(dtype).eps):
-        raise ValueError(
-            f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}"
-        )
+    checks.require(
+        not _singular(innovations, np.finfo(dtype).eps),
+        f"noise_std must be positive where A V Aᵀ is singular, got {noise_std}",
+    )
     weights, means, covariances = _condition(np, *prior, a, exact_y, noise_std)
     values, bases = np.linalg.eigh(covariances)
-    found = (
-        jnp.asarray(np.asarray(value, dtype), dtype)
-        for value in (weights, means, np.maximum(values, 0), bases)
+    parts = weights, means, np.maximum(values, 0), bases
+    return Mixture(
+        *(jnp.asarray(np.asarray(part, dtype), dtype) for part in parts),
+        shape=target.shape,
     )
-    return Mixture(*found, shape=target.shape)
 
 
 @compiled_eagerly
