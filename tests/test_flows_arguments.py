@@ -36,7 +36,7 @@ REFUSED = {
     "floor": (lambda: flows.lu_linear(2, floor=1.0), ValueError, "floor must be less than 1"),
     "channels": (lambda: flows.lu_linear(2).forward(jnp.zeros(3)), ValueError, "x must have 2 channels"),
     "no bijector": (lambda: flows.chain(jnp.tanh), TypeError, r"bijectors\[0\] must be a bijector"),
-    "a class": (lambda: flows.inverse(flows.bijectors.Affine), TypeError, "bijector must be a bijector"),
+    "a class": (lambda: flows.inverse(type(flows.affine(0.0))), TypeError, "bijector must be a bijector"),
     "empty stack": (lambda: flows.stack([]), ValueError, "at least one layer"),
     "stack without parameters": (lambda: flows.stack([flows.leaky_relu()] * 2), ValueError, "bijectors must have parameters to be stacked"),
     "uneven stack": (lambda: flows.stack([flows.affine(0.0), flows.tanh()]), ValueError, r"bijectors\[1\] must have the structure"),

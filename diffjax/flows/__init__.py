@@ -1,22 +1,11 @@
 """Normalizing flows, and velocities that are matched to interpolants.
 
-Bijectors have exact log-determinants both ways. A flow is a base distribution and a
-bijector. Flow matching fits the velocity of a continuous flow by regression.
+Bijectors have exact log-determinants both ways. A flow is a base distribution
+and a bijector. Flow matching fits the velocity of a continuous flow by
+regression.
 """
 
 from .autoregressive import autoregressive, iaf, maf, tarflow
-from .bijectors import (
-    actnorm,
-    affine,
-    elementwise,
-    exponential,
-    leaky_relu,
-    logit,
-    positive,
-    sigmoid,
-    sinh_arcsinh,
-    tanh,
-)
 from .composition import chain, initialise, inverse, stack
 from .conditioners import (
     causal_transformer,
@@ -45,6 +34,18 @@ from .coupling import (
     spline_coupling,
 )
 from .density import flow, interpolate, lattice_log_prob
+from .elementwise import (
+    actnorm,
+    affine,
+    elementwise,
+    exponential,
+    leaky_relu,
+    logit,
+    positive,
+    sigmoid,
+    sinh_arcsinh,
+    tanh,
+)
 from .fitting import importance_log_z, negative_log_likelihood, reverse_kl
 from .glow import dequantiser, glow
 from .interpolants import (

@@ -1,7 +1,7 @@
 """Autoregressive layers and the flows made of them.
 
-Each part of an example moves by a scalar map, whose parameters a network computes from
-the parts before it.
+Each part of an example moves by a scalar map, whose parameters a network
+computes from the parts before it.
 """
 
 import math
@@ -15,13 +15,14 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm, promoted
+from .bijectors import Bijector, promoted
 from .composition import Stack, chain, inverse
 from .conditioners.masked import masked_perceptron_of_sizes, masked_width
 from .conditioners.transformer import causal_transformer_of_sizes, check_heads
 from .conditioners.weights import networks_by_turns
 from .coupling import vector_flow
 from .density import Flow, flow
+from .elementwise import actnorm
 from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
 from .shapes import Reshape, reversal, squeeze
 
@@ -34,8 +35,8 @@ __all__ = ["autoregressive", "iaf", "maf", "tarflow"]
 class Autoregressive(Bijector):
     """An autoregressive layer along the first axis.
 
-        forward   y_i = τ(x_i; θ_i(y_{<i}, c)),     log|det| = Σ log ∂τ/∂x_i
-        inverse   x_i = τ⁻¹(y_i; θ_i(y_{<i}, c)),   log|det| = Σ log ∂τ⁻¹/∂y_i
+        forward   y_i = τ(x_i, θ_i(y_{<i}, c)),     log|det| = Σ log ∂τ/∂x_i
+        inverse   x_i = τ⁻¹(y_i, θ_i(y_{<i}, c)),   log|det| = Σ log ∂τ⁻¹/∂y_i
 
     The inverse takes one pass, forward as many as there are parts. See
     `autoregressive`.
@@ -60,8 +61,8 @@ class Autoregressive(Bijector):
         def improve(y, _):
             return self.scalar_map.forward(x, self._parameters(y, condition))[0], None
 
-        # After n passes the first n parts are exact, because θ_n needs only the n − 1
-        # parts before it.
+        # After n passes the first n parts are exact, because θ_n needs only
+        # the n − 1 parts before it.
         y, _ = jax.lax.scan(improve, x, None, length=x.shape[0] - 1)
         y, log_slopes = self.scalar_map.forward(x, self._parameters(y, condition))
         return y, jnp.sum(log_slopes)
@@ -102,22 +103,22 @@ def _with_axis(x):
 def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressive:
     """Autoregressive layer along the first axis (Papamakarios et al. 2017, equation 4).
 
-        y_i = τ(x_i; θ_i(y_{<i}, c)),   log|det ∂y/∂x| = Σ log τ′
+        y_i = τ(x_i, θ_i(y_{<i}, c)),   log|det ∂y/∂x| = Σ log τ′
 
-    The density of data takes one pass of the network, a sample as many as there are
-    parts. `inverse(autoregressive(…))` samples in one pass, with the density of data in
-    many (inverse autoregressive flow). The passes are a `lax.scan`, differentiable
-    in both modes.
+    The density of data takes one pass of the network, a sample as many as
+    there are parts. `inverse(autoregressive(…))` samples in one pass, with the
+    density of data in many (inverse autoregressive flow). The passes are a
+    `lax.scan`, differentiable in both modes.
 
     Args:
-      conditioner: θ, a function (y, condition) -> (*y.shape, P) whose i-th row depends
-        on the rows before i alone. A pytree callable, whose arrays are trained:
-        `masked_perceptron` for vectors, `causal_transformer` for rows of patches.
-        It may also go part by part and remember what it saw, by two methods:
-        `memory(y)` returns its state before the first part, and
-        `following(memory, i, before, condition)` returns (θ_i, memory) with part
-        i − 1 as `before`. A sample of N parts then costs N such calls, as with
-        the keys and values of `causal_transformer`.
+      conditioner: θ, a function (y, condition) -> (*y.shape, P) whose i-th row
+        depends on the rows before i alone. A pytree callable, whose arrays are
+        trained: `masked_perceptron` for vectors, `causal_transformer` for rows
+        of patches. It may also go part by part and remember what it saw, by
+        two methods: `memory(y)` returns its state before the first part, and
+        `following(memory, i, before, condition)` returns (θ_i, memory) with
+        part i − 1 as `before`. A sample of N parts then costs N such calls, as
+        with the keys and values of `causal_transformer`.
       scalar_map: τ, for example `bounded_affine()` or `rational_quadratic()`.
 
     Returns:
@@ -125,10 +126,12 @@ def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressi
 
     Raises:
       TypeError: If an argument is of another kind.
-      ValueError: When called, if the shape of the conditioner's result does not fit.
+      ValueError: When called, if the shape of the conditioner's result does
+        not fit.
 
     References:
-      Papamakarios et al. 2017 (MAF), equation 4; Kingma et al. 2016 (IAF), equation 10.
+      Papamakarios et al. 2017 (MAF), equation 4. Kingma et al. 2016 (IAF),
+      equation 10.
 
     Example:
       >>> scalar_map = dj.flows.bounded_affine()
@@ -153,16 +156,17 @@ def maf(
 ) -> Flow:
     """Masked autoregressive flow (Papamakarios et al. 2017), the identity at first.
 
-    The density takes one pass per layer, a sample D passes per layer. The order of the
-    entries is reversed after each layer. Pairs of layers run as one scan, and the last
-    layer of an odd number follows alone. At the data's end there is an actnorm, for
-    `initialise`.
+    The density takes one pass per layer, a sample D passes per layer. The
+    order of the entries is reversed after each layer. Pairs of layers run as
+    one scan, and the last layer of an odd number follows alone. At the data's
+    end there is an actnorm, for `initialise`.
 
     Args:
       key: Key of the conditioners' weights.
       shape: Shape of an example of D entries, read in row-major order.
       layers: Number of layers, at least 1.
-      width: Units per hidden layer of the conditioners, see `masked_perceptron`.
+      width: Units per hidden layer of the conditioners, see
+        `masked_perceptron`.
       depth: Number of hidden layers of the conditioners, at least 1.
       scalar_map: The map of each entry, default `bounded_affine()`. With
         `rational_quadratic()` this is a neural spline flow.
@@ -172,8 +176,8 @@ def maf(
       A flow whose base is the standard normal distribution.
 
     Raises:
-      ValueError: If some entries would be independent of each other at this width, or
-        a size is out of range.
+      ValueError: If some entries would be independent of each other at this
+        width, or a size is out of range.
       TypeError: If scalar_map is no scalar map.
 
     Example:
@@ -198,15 +202,19 @@ def iaf(
 ) -> Flow:
     """Inverse autoregressive flow (Kingma et al. 2016), the identity at first.
 
-    The layers of `maf` with their directions exchanged, y_i = τ⁻¹(x_i; θ_i(x_{<i})). A
-    sample, with its density, takes one pass per layer, the density of data D. For
-    variational fits, as by `reverse_kl`.
+    The layers of `maf` with their directions exchanged,
+
+        y_i = τ⁻¹(x_i, θ_i(x_{<i})).
+
+    A sample, with its density, takes one pass per layer, the density of data D
+    passes per layer. For variational fits, as by `reverse_kl`.
 
     Args:
       key: Key of the conditioners' weights.
       shape: Shape of an example of D entries, read in row-major order.
       layers: Number of layers, at least 1.
-      width: Units per hidden layer of the conditioners, see `masked_perceptron`.
+      width: Units per hidden layer of the conditioners, see
+        `masked_perceptron`.
       depth: Number of hidden layers of the conditioners, at least 1.
       scalar_map: The map of each entry, default `bounded_affine()`.
       condition_size: Entries of the condition, 0 for none.
@@ -215,8 +223,8 @@ def iaf(
       A flow whose base is the standard normal distribution.
 
     Raises:
-      ValueError: If some entries would be independent of each other at this width, or
-        a size is out of range.
+      ValueError: If some entries would be independent of each other at this
+        width, or a size is out of range.
       TypeError: If scalar_map is no scalar map.
 
     Example:
@@ -277,13 +285,13 @@ def tarflow(
 ) -> Flow:
     """Transformer autoregressive flow on patches of an image (Zhai et al. 2024).
 
-    The identity at first. Each layer moves patch i by a bounded affine map, whose
-    parameters a causal transformer makes from the patches before it. The raster order
-    of the patches is reversed after each layer. Entries of one patch see each other
-    through other patches only.
+    The identity at first. Each layer moves patch i by a bounded affine map,
+    whose parameters a causal transformer makes from the patches before it. The
+    raster order of the patches is reversed after each layer. Entries of one
+    patch see each other through other patches only.
 
-    The density takes one pass per layer. A sample takes one call per patch and layer,
-    which keeps the keys and values of the patches before it.
+    The density takes one pass per layer. A sample takes one call per patch and
+    layer, which keeps the keys and values of the patches before it.
 
     Args:
       key: Key of the transformers' weights.
@@ -300,8 +308,8 @@ def tarflow(
       A flow whose latents are the rows of patches, (patches, patch² C).
 
     Raises:
-      ValueError: If patch does not divide the sides or leaves a single patch, or heads
-        does not divide width.
+      ValueError: If patch does not divide the sides or leaves a single patch,
+        or heads does not divide width.
 
     References:
       Zhai et al. 2024, without their noise augmentation and its denoising.

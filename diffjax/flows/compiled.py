@@ -10,6 +10,8 @@ import numpy as np
 from .. import checks
 from ..types import PyTree, as_one_program
 
+__all__ = ["call"]
+
 _NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,

@@ -1,6 +1,6 @@
-"""Bijectors made of bijectors: chains, inverses, stacks run by one scan; and actnorms set by data throughout them."""
+"""Bijectors made of bijectors, and actnorms set by data throughout them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,38 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
-from .bijectors import ActNorm, Bijector, check_bijector, promoted
+from .bijectors import Bijector, check_bijector, promoted
 from .compiled import call
+from .elementwise import ActNorm
+
+__all__ = ["Initialised", "chain", "initialise", "inverse", "stack"]
+
+
+class Initialised(Protocol):
+    """A bijector whose parameters, or those of a part of it, can be set by data."""
+
+    def initialised(self, ys: Array, conditions: Any) -> tuple[Any, PyTree]:
+        """The bijector with parameters set from a batch, and the batch at its base.
+
+        Args:
+          ys: A batch (N, *shape) of what reaches the bijector from the data.
+          conditions: A pytree with leading axis N, or None.
+
+        Returns:
+          (bijector, batch at its base).
+        """
+        ...
 
 
 @pytree
 class Chain(Bijector):
-    """One bijector after another. See `chain`."""
+    """One bijector after another, f = f_n ∘ … ∘ f_1.
+
+        forward   h_i = f_i(h_{i−1}),     log|det| = Σ_i log|det ∂f_i/∂h_{i−1}|
+        inverse   h_{i−1} = f_i⁻¹(h_i),   log|det| = Σ_i log|det ∂f_i⁻¹/∂h_i|
+
+    Here h_0 = x and h_n = y. See `chain`.
+    """
 
     bijectors: tuple
 
@@ -43,7 +68,6 @@ class Chain(Bijector):
         return y
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Chain", Array]:
-        """Each layer initialised by what reaches it, from the data to the base, and what reaches the base."""
         layers = []
         for bijector in reversed(self.bijectors):
             bijector, ys = initialised(bijector, ys, conditions)
@@ -52,10 +76,18 @@ class Chain(Bijector):
 
 
 def chain(*bijectors: Bijector) -> Chain:
-    """f_n ∘ … ∘ f_1 of chain(f_1, …, f_n): written from the base to the data; the identity if there are none.
+    """Composition of bijectors, written from the base to the data.
 
-    log|det| = Σ_i log|det ∂f_i|, each at its own input. Every layer gets the same condition. Raises TypeError for an
-    argument that is no bijector.
+        chain(f_1, …, f_n) = f_n ∘ … ∘ f_1,   log|det ∂y/∂x| = Σ_i log|det ∂f_i|
+
+    Each log-determinant is taken at the layer's own input. Every layer gets
+    the same condition. The identity if there are no bijectors.
+
+    Raises:
+      TypeError: If an argument is no bijector.
+
+    Example:
+      >>> bijector = dj.flows.chain(dj.flows.affine(0.0, 2.0), dj.flows.sigmoid())
     """
     return Chain(
         tuple(
@@ -67,7 +99,13 @@ def chain(*bijectors: Bijector) -> Chain:
 
 @pytree
 class Inverse(Bijector):
-    """A bijector turned round. See `inverse`."""
+    """A bijector f with its directions exchanged.
+
+        forward   y = f⁻¹(x),   log|det| = log|det ∂f⁻¹/∂x|
+        inverse   x = f(y),     log|det| = log|det ∂f/∂y|
+
+    Forward is NaN where f⁻¹ is not defined. See `inverse`.
+    """
 
     bijector: Any
 
@@ -75,8 +113,11 @@ class Inverse(Bijector):
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         y, log_det = self.bijector.inverse_and_log_det(x, condition)
+        # Where f⁻¹ is not defined there is no sample. A finite one would have
+        # a density of +∞.
+        undefined = log_det == -jnp.inf
         return jax.tree.map(
-            lambda part: _nan_where(log_det == -jnp.inf, part), (y, log_det)
+            lambda part: jnp.where(undefined, jnp.nan, part), (y, log_det)
         )
 
     def inverse_and_log_det(
@@ -91,33 +132,42 @@ class Inverse(Bijector):
         return self.bijector.forward(y, condition)
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Inverse", Array]:
-        """Unchanged, and ys mapped to its base. Raises ValueError if there is an actnorm inside, which learns from what
-        comes to it from the data.
+        """Unchanged, and the batch at its base.
+
+        Args:
+          ys: A batch (N, *shape).
+          conditions: A pytree with leading axis N, or None.
+
+        Raises:
+          ValueError: If there is an actnorm inside. It would have to learn
+            from values that reach it from the data.
         """
         nodes = jax.tree.leaves(
             self.bijector, is_leaf=lambda node: isinstance(node, ActNorm)
         )
-        if any(isinstance(node, ActNorm) for node in nodes):
-            raise ValueError(
-                "an actnorm inside inverse(…) cannot be initialised from data; put it outside"
-            )
+        checks.require(
+            not any(isinstance(node, ActNorm) for node in nodes),
+            "an actnorm inside inverse(…) cannot be initialised from data; "
+            "put it outside",
+        )
         return self, jax.vmap(self.inverse)(ys, conditions)
 
 
-def _nan_where(undefined, value):
-    """What a map yields where it is not defined: no sample, of no density."""
-    return jnp.where(undefined, jnp.nan, value)
-
-
+@checks.arguments(bijector=check_bijector)
 def inverse(bijector: Bijector) -> Bijector:
-    """The same map with its directions exchanged; of an inverse, the map itself."""
-    bijector = check_bijector("bijector", bijector)
+    """The same map with its directions exchanged. Of an inverse, the map itself."""
     return bijector.bijector if isinstance(bijector, Inverse) else Inverse(bijector)
 
 
 @pytree
 class Stack(Bijector):
-    """Equal layers one after another, run by `lax.scan`. See `stack`."""
+    """Layers of one structure, one after another, run by `lax.scan`.
+
+        forward   h_i = f_i(h_{i−1}),     log|det| = Σ_i log|det ∂f_i/∂h_{i−1}|
+        inverse   h_{i−1} = f_i⁻¹(h_i),   log|det| = Σ_i log|det ∂f_i⁻¹/∂h_i|
+
+    See `stack`.
+    """
 
     layers: Any  # one bijector, whose leaves have a leading axis of layers
     checkpoint: bool = static_field(default=False)
@@ -153,8 +203,6 @@ class Stack(Bijector):
         )[0]
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Stack", Array]:
-        """Each layer initialised by what reaches it from the data, in one scan."""
-
         def body(ys, layer):
             layer, ys = initialised(layer, ys, conditions)
             return ys, layer
@@ -165,74 +213,121 @@ class Stack(Bijector):
         return Stack(layers, self.checkpoint), ys
 
 
+@checks.arguments(checkpoint=checks.boolean)
 def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
-    """chain(*bijectors) of layers with one structure, as one `lax.scan`: it compiles in the time of one layer.
+    """The chain of layers with one structure, as one `lax.scan`.
 
-    bijectors: a list of at least one; equal in everything static (masks, permutations, widths), and in the shapes and
-    dtypes of their leaves, which are stacked. A layer maps a shape to itself. checkpoint: keep only each layer's input
-    for the gradient and compute the rest again: memory of one layer instead of all, for a third more time. Raises
-    ValueError for layers that differ or have no parameters to scan over, TypeError for what is no bijector.
+    It compiles in the time of one layer.
+
+    Args:
+      bijectors: A list of at least one layer, each of which maps a shape to
+        itself. They are equal in everything static (masks, permutations,
+        widths), and in the shapes and dtypes of their leaves, which are
+        stacked.
+      checkpoint: True to keep only each layer's input for the gradient and to
+        compute the rest again. This takes the memory of one layer instead of
+        all, for a third more time.
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If the layers differ, or have no parameters to scan over.
+      TypeError: If a layer is no bijector.
+
+    Example:
+      >>> layers = [dj.flows.triangular(2), dj.flows.triangular(2)]
+      >>> bijector = dj.flows.stack(layers)
     """
     bijectors = [
         check_bijector(f"bijectors[{i}]", bijector)
         for i, bijector in enumerate(bijectors)
     ]
-    checkpoint = checks.boolean("checkpoint", checkpoint)
-    if not bijectors:
-        raise ValueError("bijectors must hold at least one layer, got none")
-    structure = jax.tree.structure(bijectors[0])
-    kinds = [
-        (jnp.shape(leaf), jnp.result_type(leaf))
-        for leaf in jax.tree.leaves(bijectors[0])
-    ]
-    if not kinds:
-        raise ValueError(
-            f"bijectors must have parameters to be stacked; chain those without, such as {bijectors[0]!r}"
-        )
-    for i, bijector in enumerate(bijectors[1:], 1):
-        if jax.tree.structure(bijector) != structure:
-            raise ValueError(
-                f"bijectors[{i}] must have the structure of bijectors[0], or be chained; got {bijector!r}"
-            )
-        theirs = [
-            (jnp.shape(leaf), jnp.result_type(leaf))
-            for leaf in jax.tree.leaves(bijector)
-        ]
-        if theirs != kinds:
-            raise ValueError(
-                f"bijectors[{i}] must have leaves like bijectors[0], {kinds}; got {theirs}"
-            )
+    _check_one_structure(bijectors)
     return Stack(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *bijectors), checkpoint
     )
 
 
-def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> PyTree:
-    """The bijector, or flow, with its actnorms set by data: a pure function that walks from the data to the base.
+def _check_one_structure(bijectors):
+    """ValueError unless the layers can be stacked."""
 
-    Each actnorm gets the mean and standard deviation of what reaches it, so that what leaves it towards the base has
-    mean 0 and variance 1 in each channel; other layers stay unchanged. batch: (N, *shape), N at least 2. condition:
-    pytree with leading axis N. Raises ValueError for NaN in the batch, examples outside the image of the bijector, too
-    few examples, or an actnorm inside `inverse`, TypeError for what is no bijector. Kingma & Dhariwal
-    2018, section 3.1.
-    """
-    if isinstance(bijector, type) or not any(
-        callable(getattr(bijector, n, None)) for n in ("initialised", "inverse")
-    ):
-        raise TypeError(f"bijector must be a bijector or a flow, got {bijector!r}")
-    batch = checks.real_array("batch", batch)
-    if batch.ndim == 0 or batch.shape[0] < 2:
+    def kinds(bijector):
+        return [
+            (jnp.shape(leaf), jnp.result_type(leaf))
+            for leaf in jax.tree.leaves(bijector)
+        ]
+
+    if not bijectors:
+        raise ValueError("bijectors must hold at least one layer, got none")
+    first, *others = bijectors
+    if not kinds(first):
         raise ValueError(
-            f"batch must have shape (N, ...) with N at least 2, got {batch.shape}"
+            "bijectors must have parameters to be stacked; chain those without, such "
+            f"as {first!r}"
         )
-    checks.finite("batch", batch)
-    checks.leading_axis("condition", condition, "batch", batch.shape[0])
+    for i, bijector in enumerate(others, 1):
+        if jax.tree.structure(bijector) != jax.tree.structure(first):
+            raise ValueError(
+                f"bijectors[{i}] must have the structure of bijectors[0], or be "
+                f"chained; got {bijector!r}"
+            )
+        if kinds(bijector) != kinds(first):
+            raise ValueError(
+                f"bijectors[{i}] must have leaves like bijectors[0], {kinds(first)}; "
+                f"got {kinds(bijector)}"
+            )
+
+
+def _check_initialisable(name, value):
+    methods = [getattr(value, method, None) for method in ("initialised", "inverse")]
+    if isinstance(value, type) or not any(map(callable, methods)):
+        raise TypeError(f"{name} must be a bijector or a flow, got {value!r}")
+
+
+def _finite_batch(name, value):
+    value = checks.real_array(name, value)
+    if value.ndim == 0 or value.shape[0] < 2:
+        raise ValueError(
+            f"{name} must have shape (N, ...) with N at least 2, got {value.shape}"
+        )
+    checks.finite(name, value)
+    return value
+
+
+@checks.arguments(bijector=_check_initialisable, batch=_finite_batch)
+def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> PyTree:
+    """Set the actnorms by data (Kingma & Dhariwal 2018, section 3.1).
+
+    A pure function that walks from the data to the base. Each actnorm gets the
+    mean and standard deviation of the values that reach it. So the values that
+    leave it towards the base have mean 0 and variance 1 in each channel. Other
+    layers stay unchanged.
+
+    Args:
+      bijector: A bijector or a flow.
+      batch: Examples (N, *shape), N at least 2.
+      condition: A pytree with leading axis N, or None.
+
+    Returns:
+      The bijector, or flow, with new parameters.
+
+    Raises:
+      ValueError: If the batch has NaN, too few examples, or examples outside
+        the image of the bijector, or if there is an actnorm inside `inverse`.
+      TypeError: If bijector is neither a bijector nor a flow.
+
+    Example:
+      >>> bijector = dj.flows.initialise(dj.flows.actnorm(2), jnp.ones((4, 2)))
+    """
+    checks.leading_axis("condition", condition, "batch", jnp.shape(batch)[0])
     bijector, latents = call(initialised, bijector, batch, condition)
     if not checks.is_traced(latents) and not all(
         np.all(np.isfinite(part)) for part in jax.tree.leaves(latents)
     ):
         raise ValueError(
-            "batch must lie inside the image of the bijector, got examples without a latent"
+            "batch must lie inside the image of the bijector, got examples without a "
+            "latent"
         )
     return bijector
 
@@ -240,7 +335,17 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
 def initialised(
     bijector: PyTree, ys: PyTree, conditions: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """(bijector, ys at its base): by its own method `initialised`, or unchanged where it has none."""
+    """A bijector initialised by a batch, and the batch at its base.
+
+    Args:
+      bijector: A bijector or a flow. It stays unchanged unless it is
+        `Initialised`.
+      ys: A batch of what reaches it from the data.
+      conditions: A pytree with the batch's leading axis, or None.
+
+    Returns:
+      (bijector, batch at its base).
+    """
     if hasattr(bijector, "initialised"):
         return bijector.initialised(ys, conditions)
     return bijector, jax.vmap(bijector.inverse)(ys, conditions)

@@ -1,7 +1,7 @@
 """Coupling layers (Dinh et al. 2015) and the flows made of them.
 
-One part of an example moves by a scalar map, whose parameters a network computes from
-the part that stays.
+One part of an example moves by a scalar map, whose parameters a network
+computes from the part that stays.
 """
 
 import dataclasses
@@ -16,11 +16,12 @@ import numpy as np
 from .. import checks
 from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
-from .bijectors import Bijector, actnorm
+from .bijectors import Bijector
 from .composition import Stack, chain
 from .conditioners.perceptrons import perceptron_of_sizes
 from .conditioners.weights import networks_by_turns
 from .density import Flow, flow
+from .elementwise import actnorm
 from .linear import lu_linear
 from .scalar_maps import (
     ScalarMap,
@@ -82,8 +83,8 @@ class AxisMask:
 class CheckerboardMask:
     """A checkerboard over rows and columns, or over the index of a vector.
 
-    Entries whose row and column add up to an even number stay, and those of the other
-    colour move. `swap` exchanges the two.
+    Entries whose row and column add up to an even number stay, and those of
+    the other colour move. `swap` exchanges the two.
     """
 
     swap: bool
@@ -129,7 +130,8 @@ def half_mask(size: int, swap: bool = False) -> AxisMask:
     For images (H, W, C) this is a channel mask.
 
     Args:
-      size: Entries of the last axis, at least 2. Of one entry nothing could stay.
+      size: Entries of the last axis, at least 2. Of one entry nothing could
+        stay.
       swap: True if the second half stays and the first moves.
 
     Returns:
@@ -158,10 +160,10 @@ def alternate_mask(size: int, swap: bool = False) -> AxisMask:
 def checkerboard_mask(swap: bool = False) -> CheckerboardMask:
     """Checkerboard mask (Dinh et al. 2017, figure 3) of (H, W, C), (H, W) or (D,).
 
-    The colour of the first pixel stays and the other moves, swap=True exchanges them.
-    There must be at least 2 positions. The conditioner sees the whole shape, with 0 for
-    the entries that move, and returns parameters for the whole shape. Parameters of
-    the entries that stay are ignored.
+    The colour of the first pixel stays and the other moves, swap=True
+    exchanges them. There must be at least 2 positions. The conditioner sees
+    the whole shape, with 0 for the entries that move, and returns parameters
+    for the whole shape. Parameters of the entries that stay are ignored.
     """
     return CheckerboardMask(swap)
 
@@ -173,8 +175,8 @@ def checkerboard_mask(swap: bool = False) -> CheckerboardMask:
 class Coupling(Bijector):
     """A coupling layer, with x_k the part that stays and x_m the part that moves.
 
-        forward   y_m = τ(x_m; θ(x_k, c)),     log|det| = Σ log ∂τ/∂x_m
-        inverse   x_m = τ⁻¹(y_m; θ(y_k, c)),   log|det| = Σ log ∂τ⁻¹/∂y_m
+        forward   y_m = τ(x_m, θ(x_k, c)),     log|det| = Σ log ∂τ/∂x_m
+        inverse   x_m = τ⁻¹(y_m, θ(y_k, c)),   log|det| = Σ log ∂τ⁻¹/∂y_m
 
     See `coupling`.
     """
@@ -218,14 +220,14 @@ def _check_mask(name, value):
 def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Coupling:
     """Coupling layer (Dinh et al. 2015, section 3.2).
 
-        y_moved = τ(x_moved; θ(x_kept, c)),   y_kept = x_kept,
+        y_moved = τ(x_moved, θ(x_kept, c)),   y_kept = x_kept,
         log|det ∂y/∂x| = Σ log τ′ over the entries that move
 
     Either direction costs one call of the network.
 
     Args:
-      conditioner: θ, a function (kept, condition) -> (*moved.shape, P). A pytree
-        callable, whose arrays are trained: `perceptron`, or
+      conditioner: θ, a function (kept, condition) -> (*moved.shape, P). A
+        pytree callable, whose arrays are trained: `perceptron`, or
         `functools.partial(module.apply, params)`.
       scalar_map: τ, for example `additive()`, `bounded_affine()` or
         `rational_quadratic()`.
@@ -237,7 +239,8 @@ def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Couplin
 
     Raises:
       TypeError: If an argument is of another kind.
-      ValueError: When called, if the shape of the conditioner's result does not fit.
+      ValueError: When called, if the shape of the conditioner's result does
+        not fit.
 
     Example:
       >>> scalar_map = dj.flows.bounded_affine()
@@ -268,15 +271,17 @@ def coupling_flow(
 ) -> Flow:
     """Flow of coupling layers on vectors, of which the two halves move by turns.
 
-    The identity at first. Pairs of layers run as one scan, and each pair ends with a
-    learned linear map where mix=True. The last layer of an odd number follows alone.
-    At the data's end there is an actnorm, for `initialise`.
+    The identity at first. Pairs of layers run as one scan, and each pair ends
+    with a learned linear map where mix=True. The last layer of an odd number
+    follows alone. At the data's end there is an actnorm, for `initialise`.
 
     Args:
       key: Key of the conditioners' weights.
-      shape: Shape of an example, of at least 2 entries, read in row-major order.
+      shape: Shape of an example, of at least 2 entries, read in row-major
+        order.
       scalar_map: The map of each entry, for example `bounded_affine()`.
-      layers: Number of coupling layers, at least 1. A single one moves one half only.
+      layers: Number of coupling layers, at least 1. A single one moves one
+        half only.
       width: Units per hidden layer of the conditioners, see `perceptron`.
       depth: Number of hidden layers of the conditioners.
       condition_size: Entries of the condition, 0 for none.
@@ -401,8 +406,8 @@ def nice(
 ) -> Flow:
     """NICE (Dinh et al. 2015): `coupling_flow` with the additive map.
 
-    |det ∂f/∂z| is the same everywhere, so that `sample` at temperature T has the
-    distribution ∝ p^{1/T²}.
+    |det ∂f/∂z| is the same everywhere, so that `sample` at temperature T has
+    the distribution ∝ p^{1/T²}.
 
     Args:
       key: Key of the conditioners' weights.

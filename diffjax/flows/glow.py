@@ -1,4 +1,4 @@
-"""Glow (Kingma & Dhariwal 2018): a multiscale flow of images; a learned dequantiser."""
+"""Glow (Kingma & Dhariwal 2018): a multiscale flow of images, and a learned dequantiser."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Key
-from .bijectors import Bijector, actnorm, affine, full, sigmoid
+from .bijectors import Bijector, full
 from .composition import Stack, chain, inverse, stack
 from .conditioners import convolutional, dense
 from .coupling import Coupling, coupling, half_mask, real_nvp
 from .density import Flow, flow
+from .elementwise import actnorm, affine, sigmoid
 from .linear import invertible_convolution
 from .scalar_maps import bounded_affine
 from .shapes import multiscale, squeeze
@@ -40,18 +41,20 @@ def glow(
 ) -> Flow:
     """Glow, a multiscale flow of images (Kingma & Dhariwal 2018, figure 2).
 
-    A rotation at first, so that its distribution is N(0, I) until it is trained.
+    A rotation at first, so that its distribution is N(0, I) until it is
+    trained.
 
-    Towards the base each scale squeezes, (H, W, C) -> (H/2, W/2, 4C), and takes `steps`
-    steps. A step is an actnorm, an invertible 1 × 1 convolution and an affine coupling
-    of half of the channels. Then half of the channels leave as a latent. The
-    distribution of a latent given the deeper ones is one more coupling, N(μ(h), σ(h)²),
-    and the deepest has a mean and a scale for each entry.
+    Towards the base each scale squeezes, (H, W, C) -> (H/2, W/2, 4C), and
+    takes `steps` steps. A step is an actnorm, an invertible 1 × 1 convolution
+    and an affine coupling of half of the channels. Then half of the channels
+    leave as a latent. The distribution of a latent given the deeper ones is
+    one more coupling, N(μ(h), σ(h)²), and the deepest has a mean and a scale
+    for each entry.
 
-    Latents are a tuple, the deepest first, for `encode`, `decode` and `interpolate`.
-    `initialise(glow, batch)` sets the actnorms. The 1 × 1 convolutions are products
-    towards the base, hence in `log_prob`, and solves towards the data. The steps of one
-    scale are one scan.
+    Latents are a tuple, the deepest first, for `encode`, `decode` and
+    `interpolate`. `initialise(glow, batch)` sets the actnorms. The 1 × 1
+    convolutions are products towards the base, hence in `log_prob`, and solves
+    towards the data. The steps of one scale are one scan.
 
     Args:
       key: Key of all weights.
@@ -59,21 +62,23 @@ def glow(
       scales: Number of scales.
       steps: Steps per scale.
       width: Channels of the hidden layers of the couplings' networks.
-      condition_size: Entries of the condition, which all couplings see, 0 for none.
+      condition_size: Entries of the condition, which all couplings see, 0 for
+        none.
       bound: Bound of a coupling's log scale, see `bounded_affine`.
-      network: A function (key, kept, outputs, *, width, condition_size) -> conditioner,
-        for example `convolutional` or `dense`.
+      network: A function (key, kept, outputs, *, width, condition_size) ->
+        conditioner, for example `convolutional` or `dense`.
 
     Returns:
-      A flow whose base is the standard normal distribution of the tuple of latents.
+      A flow whose base is the standard normal distribution of the tuple of
+      latents.
 
     Raises:
       ValueError: If shape is not that of an image with such sides.
       TypeError: If network cannot be called.
 
     References:
-      Kingma & Dhariwal 2018, figure 2. The conditional latents are in their published
-      code only.
+      Kingma & Dhariwal 2018, figure 2. The conditional latents are in their
+      published code only.
 
     Example:
       >>> flow = dj.flows.glow(key, (2, 2, 1), scales=1, steps=1, width=4)
@@ -84,7 +89,8 @@ def glow(
         height % 2**scales == 0 and columns % 2**scales == 0,
         f"shape must have sides divisible by 2^scales={2**scales}, got {shape}",
     )
-    # The compiled program of a network that is a closure would be kept for ever.
+    # The compiled program of a network that is a closure would be kept for
+    # ever.
     shared = network in (convolutional, dense)
     build = _compiled_scales if shared else _bijectors_of_scales
     bound = float(checks.positive("bound", bound))
@@ -151,8 +157,9 @@ _compiled_scales = jax.jit(_bijectors_of_scales, static_argnums=range(1, 8))
 def dequantiser(key: Key, shape: tuple, *, layers: int = 4, width: int = 64) -> Flow:
     """Learned dequantisation noise q(v | x) (Ho et al. 2019, section 3.1).
 
-    For `lattice_log_prob`. A RealNVP flow onto (0, 1)^D whose condition is the lattice point x. It is nearly
-    uniform at first, because sigmoid(1.702 z) is within 0.01 of Φ(z).
+    For `lattice_log_prob`. A RealNVP flow onto (0, 1)^D whose condition is the
+    lattice point x. It is nearly uniform at first, because sigmoid(1.702 z) is
+    within 0.01 of Φ(z).
 
     Args:
       key: Key of the conditioners' weights.

@@ -1,4 +1,7 @@
-"""Linear bijectors of the last axis: triangular, and by LU factors, which is also the invertible 1 × 1 convolution."""
+"""Linear bijectors of the last axis: triangular, and by LU factors.
+
+The latter is also the invertible 1 × 1 convolution of images.
+"""
 
 import functools
 import math
@@ -14,14 +17,22 @@ from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector, check_channels, full
 
+__all__ = ["invertible_convolution", "lu_linear", "triangular"]
+
 HIGHEST = jax.lax.Precision.HIGHEST
 FLOOR = 1e-3
-"""The least absolute value of a diagonal entry, at which the gain of the inverse is bounded."""
+"""Least absolute value of a diagonal entry, which bounds the gain of the inverse."""
 
 
 @pytree
 class Triangular(Bijector):
-    """y = T x + shift with T lower triangular. See `triangular`."""
+    """A lower triangular matrix T along the last axis, and a shift b.
+
+        forward   y = T x + b,       log|det| = n Σ_i log T_ii
+        inverse   x = T⁻¹(y − b),   log|det| = −n Σ_i log T_ii
+
+    Here n is the number of positions before the last axis. See `triangular`.
+    """
 
     below: Array  # (C, C), of which the part below the diagonal counts
     log_diagonal: Array  # (C,)
@@ -47,12 +58,34 @@ class Triangular(Bijector):
         return apply_inverse(matrix, inverse, y - self.shift), -log_det_of(diagonal, y)
 
 
-def triangular(size: int, floor: float = FLOOR) -> Triangular:
-    """y = T x + b along the last axis, T lower triangular with diagonal floor + e^{d_i}; the identity at first.
+def _floor(name, value):
+    value = float(checks.positive(name, value))
+    if value >= 1:
+        raise ValueError(f"{name} must be less than 1, got {value}")
+    return value
 
-    log|det| = (positions) Σ log T_ii. size: C. floor: positive and below 1.
+
+@checks.arguments(size=(checks.width, 1), floor=_floor)
+def triangular(size: int, floor: float = FLOOR) -> Triangular:
+    """Triangular map along the last axis, the identity at first.
+
+        y = T x + b,   log|det ∂y/∂x| = (positions) Σ_i log T_ii
+
+    T is lower triangular with the diagonal T_ii = floor + e^{d_i}.
+
+    Args:
+      size: C, the length of the last axis.
+      floor: Lower bound of the diagonal, in (0, 1).
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If an argument is out of range.
+
+    Example:
+      >>> y = dj.flows.triangular(2).forward(jnp.ones(2))
     """
-    size, floor = checks.width("size", size, 1), _check_floor(floor)
     return Triangular(
         full((size, size)), full((size,), math.log1p(-floor)), full((size,)), floor
     )
@@ -60,7 +93,14 @@ def triangular(size: int, floor: float = FLOOR) -> Triangular:
 
 @pytree
 class LULinear(Bijector):
-    """y = P L U x. See `lu_linear` and `invertible_convolution`."""
+    """A matrix along the last axis by its LU factors.
+
+        forward   y = P L U x,           log|det| = n Σ_i log|U_ii|
+        inverse   x = U⁻¹ L⁻¹ Pᵀ y,   log|det| = −n Σ_i log|U_ii|
+
+    Here n is the number of positions before the last axis. See `lu_linear` and
+    `invertible_convolution`.
+    """
 
     lower: Array  # (C, C), of which the part below the diagonal counts
     upper: Array  # (C, C), of which the part above the diagonal counts
@@ -80,13 +120,14 @@ class LULinear(Bijector):
     ) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
         check_channels("y", y, diagonal.shape[0])
-        place = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
-        rows = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)[place]  # Pᵀ
+        row = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
+        transpose = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)[row]  # Pᵀ
         inverse = solve_triangular(
-            upper, solve_triangular(lower, rows, lower=True, unit_diagonal=True)
+            upper, solve_triangular(lower, transpose, lower=True, unit_diagonal=True)
         )
-        return apply_inverse(self._matrix(lower, upper), inverse, y), -log_det_of(
-            diagonal, y
+        return (
+            apply_inverse(self._matrix(lower, upper), inverse, y),
+            -log_det_of(diagonal, y),
         )
 
     def _matrix(self, lower, upper):
@@ -94,7 +135,7 @@ class LULinear(Bijector):
         return jnp.matmul(lower, upper, precision=HIGHEST)[jnp.argsort(self.ranks)]
 
     def _factors(self):
-        """L, U and |s|; U's diagonal is sign · |s|."""
+        """L, U and |diagonal of U|."""
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         identity = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)
         upper = jnp.triu(self.upper, 1) + jnp.diag(
@@ -103,13 +144,29 @@ class LULinear(Bijector):
         return jnp.tril(self.lower, -1) + identity, upper, diagonal
 
 
+@checks.arguments(size=(checks.width, 1), floor=_floor)
 def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
-    """y = P L U x along the last axis, with |U_ii| = floor + e^{d_i}; the identity at first.
+    """Linear map along the last axis by LU factors, the identity at first.
 
-    log|det| = (positions) Σ log|U_ii|; two triangular solves make the inverse matrix. The permutation P and the signs
-    of the diagonal are fixed: the leaves that hold them have gradient 0. size: C. floor: positive and below 1.
+        y = P L U x,   |U_ii| = floor + e^{d_i},
+        log|det ∂y/∂x| = (positions) Σ_i log|U_ii|
+
+    Two triangular solves make the inverse matrix. The permutation P and the
+    signs of the diagonal are fixed: the leaves that hold them have gradient 0.
+
+    Args:
+      size: C, the length of the last axis.
+      floor: Lower bound of |U_ii|, in (0, 1).
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If an argument is out of range.
+
+    Example:
+      >>> y = dj.flows.lu_linear(2).forward(jnp.ones(2))
     """
-    size, floor = checks.width("size", size, 1), _check_floor(floor)
     square, ranks = (
         full((size, size)),
         jax.device_put(np.arange(size, dtype=float_dtype())),
@@ -124,16 +181,34 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     )
 
 
+@checks.arguments(key=checks.key, channels=(checks.width, 1), floor=_floor)
 def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
-    """The invertible 1 × 1 convolution y_{ij} = P L U x_{ij} over the channels, a random rotation at first.
+    """Invertible 1 × 1 convolution (Kingma & Dhariwal 2018, equations 10–11).
 
-    As `lu_linear`: P and the signs stay those of the rotation's own factors, and |U_ii| stays above floor. log|det| =
-    H W Σ log|U_ii|. Kingma & Dhariwal 2018, section 3.2, eq. 10–11.
+        y_{ij} = P L U x_{ij},   log|det ∂y/∂x| = H W Σ_k log|U_kk|
+
+    A random rotation of the channels at first, otherwise as `lu_linear`. P and
+    the signs stay those of the rotation's own factors, and |U_kk| stays above
+    floor.
+
+    Args:
+      key: Key of the rotation.
+      channels: C, the length of the last axis.
+      floor: Lower bound of |U_kk|, in (0, 1).
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If an argument is out of range.
+
+    References:
+      Kingma & Dhariwal 2018, section 3.2.
+
+    Example:
+      >>> y = dj.flows.invertible_convolution(key, 2).forward(jnp.ones((3, 3, 2)))
     """
-    checks.key("key", key)
-    return _invertible_convolution(
-        key, checks.width("channels", channels, 1), _check_floor(floor)
-    )
+    return _invertible_convolution(key, channels, floor)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -156,29 +231,53 @@ def _invertible_convolution(key, channels, floor):
 
 
 def apply_matrix(matrix: Array, x: Array) -> Array:
-    """matrix @ x_i at every position i before the last axis of x (..., C), in full precision on every device."""
+    """matrix @ x_i at every position i before the last axis.
+
+    In full precision on every device.
+
+    Args:
+      matrix: An array (D, C).
+      x: An array (..., C).
+
+    Returns:
+      An array (..., D).
+    """
     check_channels("x", x, matrix.shape[1])
     return jnp.einsum("dc,...c->...d", matrix, x, precision=HIGHEST)
 
 
 def apply_inverse(matrix: Array, inverse: Array, y: Array) -> Array:
-    """matrix⁻¹ y_i at every position, by products with an inverse computed beforehand and one step of refinement.
+    """matrix⁻¹ y_i at every position i before the last axis.
 
-    Products with many vectors take a small part of a triangular solve's time. The step x ← x + M⁻¹(y − M x) makes up
-    for the rounding of the inverse: the error is at most a few times a solve's, with which it shares the bound rounding
-    · condition number. Higham 2002, chapter 12.
+    Products with an inverse computed beforehand take, for many vectors, a
+    small part of a triangular solve's time. One step of refinement, x ← x +
+    M⁻¹(y − M x), makes up for the rounding of the inverse. The error is then
+    at most a few times a solve's, with which it shares the bound rounding ·
+    condition number.
+
+    Args:
+      matrix: An array (C, C).
+      inverse: Its inverse.
+      y: An array (..., C).
+
+    Returns:
+      An array (..., C).
+
+    References:
+      Higham 2002, Accuracy and Stability of Numerical Algorithms, chapter 12.
     """
     x = apply_matrix(inverse, y)
     return x + apply_matrix(inverse, y - apply_matrix(matrix, x))
 
 
 def log_det_of(diagonal: Array, x: Array) -> Array:
-    """Σ log diagonal, once for each position before the last axis of x; shape ()."""
+    """Σ log diagonal, once for each position before the last axis.
+
+    Args:
+      diagonal: Positive numbers (C,).
+      x: An array (..., C).
+
+    Returns:
+      An array of shape ().
+    """
     return math.prod(jnp.shape(x)[:-1]) * jnp.sum(jnp.log(diagonal))
-
-
-def _check_floor(floor):
-    floor = float(checks.positive("floor", floor))
-    if floor >= 1:
-        raise ValueError(f"floor must be less than 1, got {floor}")
-    return floor

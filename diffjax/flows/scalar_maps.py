@@ -1,4 +1,7 @@
-"""Increasing maps of one number with given parameters: what couplings and autoregressive layers apply to each entry."""
+"""Scalar maps: increasing maps of one number with given parameters.
+
+Coupling and autoregressive layers apply one to each entry.
+"""
 
 import functools
 from collections.abc import Callable
@@ -10,14 +13,23 @@ from .. import checks
 from ..types import Array, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, full
 
+__all__ = ["ScalarMap", "additive", "bounded_affine", "conditional", "pointwise"]
+
 
 class ScalarMap(NamedTuple):
-    """y = τ(x; θ), increasing in x, as a tuple of pure functions; the identity at θ = 0.
+    """An increasing map y = τ(x, θ) as a tuple of pure functions.
 
-    count: P, how many parameters an entry has. forward(x, θ) -> (y, log ∂y/∂x) and inverse(y, θ) -> (x, log ∂x/∂y),
-    elementwise: x of any shape, θ (*x.shape, P), both results of x's shape. For y outside the range of τ, if it has
-    bounds, the inverse returns a finite x and a log slope of −∞. Made by cached factories, so that equal
-    arguments give the same object and nothing retraces.
+    The identity at θ = 0. Made by cached factories, so that equal arguments
+    give the same object and nothing retraces.
+
+    Attributes:
+      name: Its name with its settings, for messages.
+      count: P, the number of parameters of an entry.
+      forward: A function (x, θ) -> (y, log ∂y/∂x), elementwise. x is of any
+        shape, θ of shape (*x.shape, P), and both results have the shape of x.
+      inverse: A function (y, θ) -> (x, log ∂x/∂y), likewise. For y outside the
+        range of τ, if that has bounds, it returns a finite x and a log slope
+        of −∞.
     """
 
     name: str
@@ -27,7 +39,7 @@ class ScalarMap(NamedTuple):
 
 
 def additive() -> ScalarMap:
-    """y = x + t; log slope 0. Dinh et al. 2015 (NICE), eq. 15."""
+    """y = x + t, with log slope 0 (Dinh et al. 2015, NICE, equation 15)."""
     return _ADDITIVE
 
 
@@ -41,13 +53,17 @@ _ADDITIVE = ScalarMap(
 )
 
 
+@checks.arguments(bound=checks.positive)
 def bounded_affine(bound: float = 2.0) -> ScalarMap:
-    """y = x e^a + t with a = c tanh(s/c), so that a layer's gain lies in e^{±c}; log slope a.
+    """Affine map with a bounded scale (Dinh et al. 2017, RealNVP, equations 7–8).
 
-    bound: c, positive. The bound is what keeps a trained flow invertible far from its data, where an unbounded s sends
-    numbers beyond any precision. Raises ValueError unless it is positive. Dinh et al. 2017 (RealNVP), eq. 7–8.
+        y = x e^a + t,   a = c tanh(s/c),   log slope a
+
+    The gain of a layer lies in e^{±c}, with c = bound, a positive number. The
+    bound is what keeps a trained flow invertible far from its data. There an
+    unbounded s sends numbers beyond any precision.
     """
-    return _bounded_affine(float(checks.positive("bound", bound)))
+    return _bounded_affine(float(bound))
 
 
 @functools.cache
@@ -67,27 +83,52 @@ def _bounded_affine(bound):
 
 
 def check_scalar_map(name: str, value: Any) -> ScalarMap:
-    """`value` if it is a scalar map."""
+    """The value if it is a scalar map.
+
+    Args:
+      name: The argument's name, for the message.
+      value: The argument.
+
+    Raises:
+      TypeError: If it is something else.
+    """
     if not isinstance(value, ScalarMap):
         raise TypeError(
-            f"{name} must be a scalar map such as bounded_affine() or rational_quadratic(), got {value!r}"
+            f"{name} must be a scalar map such as bounded_affine() or "
+            f"rational_quadratic(), got {value!r}"
         )
     return value
 
 
 def check_parameters(parameters: Array, shape: tuple, scalar_map: ScalarMap) -> Array:
-    """`parameters` if a conditioner gave as many as the map of entries of this shape needs."""
+    """The parameters if there are as many as the map needs.
+
+    Args:
+      parameters: What a conditioner returned.
+      shape: Shape of the entries that move.
+      scalar_map: Their map.
+
+    Raises:
+      ValueError: If the shape is not (*shape, P).
+    """
     wanted = (*shape, scalar_map.count)
     if jnp.shape(parameters) != wanted:
         raise ValueError(
-            f"conditioner must return shape {wanted} for {scalar_map.name}, got shape {jnp.shape(parameters)}"
+            f"conditioner must return shape {wanted} for {scalar_map.name}, "
+            f"got shape {jnp.shape(parameters)}"
         )
     return parameters
 
 
 @pytree
 class Pointwise(Bijector):
-    """A scalar map of each entry with parameters of its own. See `pointwise`."""
+    """A scalar map of each entry with free parameters.
+
+        forward   y_i = τ(x_i, θ_i),     log|det| = Σ log ∂τ/∂x_i
+        inverse   x_i = τ⁻¹(y_i, θ_i),   log|det| = Σ log ∂τ⁻¹/∂y_i
+
+    See `pointwise`.
+    """
 
     parameters: Array  # (*shape, P)
     scalar_map: ScalarMap = static_field()
@@ -107,18 +148,37 @@ class Pointwise(Bijector):
         return x, jnp.sum(log_slope)
 
 
+@checks.arguments(shape=checks.shape, scalar_map=check_scalar_map)
 def pointwise(shape: tuple, scalar_map: ScalarMap) -> Pointwise:
-    """y_i = τ(x_i; θ_i) with free parameters θ (*shape, P), the identity at first: a learned monotone marginal map."""
-    shape, scalar_map = (
-        checks.shape("shape", shape),
-        check_scalar_map("scalar_map", scalar_map),
-    )
+    """Learned monotone map of each entry, the identity at first.
+
+        y_i = τ(x_i, θ_i),   log|det ∂y/∂x| = Σ log τ′
+
+    Args:
+      shape: Shape of an example.
+      scalar_map: τ, for example `rational_quadratic()`.
+
+    Returns:
+      A bijector with the parameters θ, of shape (*shape, P).
+
+    Raises:
+      TypeError: If scalar_map is no scalar map.
+
+    Example:
+      >>> y = dj.flows.pointwise((2,), dj.flows.bounded_affine()).forward(jnp.ones(2))
+    """
     return Pointwise(full((*shape, scalar_map.count)), scalar_map)
 
 
 @pytree
 class Conditional(Bijector):
-    """A scalar map of each entry whose parameters are a function of the condition. See `conditional`."""
+    """A scalar map of each entry whose parameters are a function of the condition c.
+
+        forward   y_i = τ(x_i, θ_i(c)),     log|det| = Σ log ∂τ/∂x_i
+        inverse   x_i = τ⁻¹(y_i, θ_i(c)),   log|det| = Σ log ∂τ⁻¹/∂y_i
+
+    See `conditional`.
+    """
 
     conditioner: Any
     scalar_map: ScalarMap = static_field()
@@ -136,22 +196,39 @@ class Conditional(Bijector):
         return x, jnp.sum(log_slope)
 
     def _parameters(self, x, condition):
-        if condition is None:
-            raise ValueError(
-                "condition must be given to a conditional bijector, got None"
-            )
+        checks.require(
+            condition is not None,
+            "condition must be given to a conditional bijector, got None",
+        )
         return check_parameters(
             self.conditioner(condition), jnp.shape(x), self.scalar_map
         )
 
 
 def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
-    """y_i = τ(x_i; θ_i(c)), the parameters a network's function of the condition c alone.
+    """Map of each entry whose parameters are a function of the condition c alone.
 
-    conditioner: c -> (*shape, P), a pytree callable whose arrays are trained, as `perceptron`. scalar_map: τ, as
-    `bounded_affine()`. Raises ValueError where no condition is given or the conditioner's shape does not fit.
+        y_i = τ(x_i, θ_i(c)),   log|det ∂y/∂x| = Σ log τ′
+
+    Args:
+      conditioner: θ, a function c -> (*shape, P). A pytree callable, whose
+        arrays are trained, for example `perceptron`.
+      scalar_map: τ, for example `bounded_affine()`.
+
+    Returns:
+      A bijector.
+
+    Raises:
+      TypeError: If an argument is of another kind.
+      ValueError: When called, if there is no condition or the shape of the
+        conditioner's result does not fit.
+
+    Example:
+      >>> scalar_map = dj.flows.bounded_affine()
+      >>> network = dj.flows.perceptron(key, 2, (1, scalar_map.count), width=4)
+      >>> bijector = dj.flows.conditional(network, scalar_map)
     """
-    scalar_map = check_scalar_map("scalar_map", scalar_map)
+    check_scalar_map("scalar_map", scalar_map)
     checks.callable_(
         "conditioner",
         conditioner,

@@ -1,4 +1,4 @@
-"""Bijectors that only move entries: permutations, reshapes, squeeze; and multiscale latents. log|det| = 0."""
+"""Bijectors that only move entries, log|det| = 0, and those of multiscale latents."""
 
 import math
 from typing import Any
@@ -13,10 +13,18 @@ from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector, check_bijector, check_channels
 from .composition import initialised
 
+__all__ = ["multiscale", "permutation", "reshape", "reversal", "shuffle", "squeeze"]
+
 
 @pytree
 class Permutation(Bijector):
-    """y_i = x_{order[i]} along the last axis. See `permutation`."""
+    """A permutation of the last axis.
+
+        forward   y_i = x_{order[i]},   log|det| = 0
+        inverse   x_{order[i]} = y_i,   log|det| = 0
+
+    See `permutation`.
+    """
 
     order: tuple = static_field()
 
@@ -36,7 +44,14 @@ class Permutation(Bijector):
 
 
 def take(x: Array, indices: tuple) -> Array:
-    """x[..., indices] by static indices; evenly spaced ones as a slice, two runs as two, faster than a gather."""
+    """x[..., indices] by static indices.
+
+    Args:
+      x: An array.
+      indices: Integers.
+    """
+    # Slices are faster than a gather. Evenly spaced indices are one slice, and
+    # two runs are two slices.
     if len(indices) == x.shape[-1] and indices == tuple(reversed(range(len(indices)))):
         return jnp.flip(x, -1)
     stride = indices[1] - indices[0] if len(indices) > 1 else 1
@@ -45,54 +60,92 @@ def take(x: Array, indices: tuple) -> Array:
     ):
         return x[..., indices[0] : indices[-1] + 1 : stride]
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    if len(breaks) == 1:  # as two halves exchanged
+    if len(breaks) == 1:  # two halves exchanged
         return jnp.concatenate(
             [take(x, indices[: breaks[0]]), take(x, indices[breaks[0] :])], -1
         )
     return x[..., np.asarray(indices)]
 
 
-def permutation(order: Any) -> Permutation:
-    """y_i = x_{order[i]} along the last axis. order: the integers 0 … C − 1, each once, concrete since they are static.
-
-    Raises ValueError for what is no permutation, TypeError for what is no sequence of integers or is traced.
-    """
-    if checks.is_traced(order):
+def _order(name, value):
+    """A permutation as a tuple of integers."""
+    if checks.is_traced(value):
         raise TypeError(
-            "order must be concrete, since it is static; make the permutation outside jit, got a tracer"
+            f"{name} must be concrete, since it is static; make the permutation "
+            "outside jit, got a tracer"
         )
     try:
-        found = np.asarray(order)
+        array = np.asarray(value)
     except ValueError:  # rows of several lengths
-        found = np.asarray(None)
-    if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
-        raise TypeError(f"order must be a sequence of integers, got {order!r}")
-    indices = tuple(found.tolist())
+        array = np.asarray(None)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
+    indices = tuple(array.tolist())
     if not indices or sorted(indices) != list(range(len(indices))):
         raise ValueError(
-            f"order must be a permutation of 0 … {max(len(indices) - 1, 0)}, got {indices}"
+            f"{name} must be a permutation of 0 … {max(len(indices) - 1, 0)}, "
+            f"got {indices}"
         )
-    return Permutation(indices)
+    return indices
 
 
-def shuffle(key: Key, size: int) -> Permutation:
-    """A permutation of the last axis drawn at random, fixed from then on; log|det| = 0. size: its entries.
+@checks.arguments(order=_order)
+def permutation(order: Any) -> Permutation:
+    """Permutation of the last axis, y_i = x_{order[i]}.
 
-    The key must be concrete: under `jit` the order could not be static, which raises TypeError. Dinh et al. 2017,
-    section 3.5, alternate instead; Kingma & Dhariwal 2018, section 3.2, compare the two.
+    Args:
+      order: The integers 0 … C − 1, each once. Concrete, since they are
+        static.
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If order is no permutation.
+      TypeError: If order is no sequence of integers, or is traced.
+
+    Example:
+      >>> y = dj.flows.permutation([2, 0, 1]).forward(jnp.arange(3.0))
     """
-    checks.key("key", key)
-    return permutation(jax.random.permutation(key, checks.width("size", size, 1)))
+    return Permutation(order)
 
 
+@checks.arguments(key=checks.key, size=(checks.width, 1))
+def shuffle(key: Key, size: int) -> Permutation:
+    """Permutation of the last axis that is drawn at random and fixed from then on.
+
+    Args:
+      key: A concrete key. Under `jit` the order could not be static.
+      size: C, the length of the last axis.
+
+    Returns:
+      A bijector.
+
+    Raises:
+      TypeError: If key is traced.
+
+    References:
+      Dinh et al. 2017, section 3.5, alternate instead. Kingma & Dhariwal 2018,
+      section 3.2, compare the two.
+    """
+    return permutation(jax.random.permutation(key, size))
+
+
+@checks.arguments(size=(checks.width, 1))
 def reversal(size: int) -> Permutation:
-    """The last axis in reversed order, the permutation between autoregressive layers."""
-    return Permutation(tuple(reversed(range(checks.width("size", size, 1)))))
+    """The last axis, of `size` entries, in reversed order. For autoregressive flows."""
+    return Permutation(tuple(reversed(range(size))))
 
 
 @pytree
 class Reshape(Bijector):
-    """Row-major reshape from one shape to another. See `reshape`."""
+    """Row-major reshape.
+
+        forward   from shape source to shape target,   log|det| = 0
+        inverse   from shape target to shape source,   log|det| = 0
+
+    See `reshape`.
+    """
 
     source: tuple = static_field()
     target: tuple = static_field()
@@ -110,22 +163,40 @@ class Reshape(Bijector):
         return jnp.reshape(y, self.source), jnp.zeros((), float_dtype())
 
 
+@checks.arguments(source=checks.shape, target=checks.shape)
 def reshape(source: tuple, target: tuple) -> Reshape:
-    """Examples of shape `source` at the base as examples of shape `target`, in row-major order.
+    """Reshape of an example in row-major order.
 
-    Raises ValueError where the two differ in their number of entries.
+    Args:
+      source: Shape at the base.
+      target: Shape of the data.
+
+    Returns:
+      A bijector.
+
+    Raises:
+      ValueError: If the two shapes differ in their number of entries.
+
+    Example:
+      >>> image = dj.flows.reshape((4,), (2, 2, 1)).forward(jnp.arange(4.0))
     """
-    source, target = checks.shape("source", source), checks.shape("target", target)
-    if math.prod(source) != math.prod(target):
-        raise ValueError(
-            f"target must have the {math.prod(source)} entries of source={source}, got {target}"
-        )
+    checks.require(
+        math.prod(source) == math.prod(target),
+        f"target must have the {math.prod(source)} entries of source={source}, "
+        f"got {target}",
+    )
     return Reshape(source, target)
 
 
 @pytree
 class Squeeze(Bijector):
-    """Blocks of pixels as channels. See `squeeze`."""
+    """Blocks of f × f pixels as channels.
+
+        forward   (H, W, C) -> (H/f, W/f, f² C),   log|det| = 0
+        inverse   (H/f, W/f, f² C) -> (H, W, C),   log|det| = 0
+
+    See `squeeze`.
+    """
 
     factor: int = static_field()
 
@@ -133,56 +204,69 @@ class Squeeze(Bijector):
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         f, (height, width, channels) = self.factor, _image_shape("x", x)
-        if height % f or width % f:
-            raise ValueError(
-                f"x must have sides divisible by factor={f} to be squeezed, got shape {jnp.shape(x)}"
-            )
-        x = jnp.reshape(
-            x, (height // f, f, width // f, f, channels)
-        )  # (rows, f, columns, f, C)
+        checks.require(
+            height % f == 0 and width % f == 0,
+            f"x must have sides divisible by factor={f} to be squeezed, "
+            f"got shape {jnp.shape(x)}",
+        )
+        # (rows, f, columns, f, C) -> (rows, columns, f f C)
+        x = jnp.reshape(x, (height // f, f, width // f, f, channels))
         x = x.transpose(0, 2, 1, 3, 4).reshape(
             height // f, width // f, f * f * channels
-        )  # (rows, columns, f f C)
+        )
         return x, jnp.zeros((), float_dtype())
 
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         f, (rows, columns, channels) = self.factor, _image_shape("y", y)
-        if channels % (f * f):
-            raise ValueError(
-                f"y must have channels divisible by factor²={f * f}, got shape {jnp.shape(y)}"
-            )
-        y = jnp.reshape(
-            y, (rows, columns, f, f, channels // (f * f))
-        )  # (rows, columns, f, f, C)
+        checks.require(
+            channels % (f * f) == 0,
+            f"y must have channels divisible by factor²={f * f}, "
+            f"got shape {jnp.shape(y)}",
+        )
+        # (rows, columns, f, f, C) -> (H, W, C)
+        y = jnp.reshape(y, (rows, columns, f, f, channels // (f * f)))
         y = y.transpose(0, 2, 1, 3, 4).reshape(
             rows * f, columns * f, channels // (f * f)
-        )  # (H, W, C)
+        )
         return y, jnp.zeros((), float_dtype())
 
 
+@checks.arguments(factor=(checks.integer, 2))
 def squeeze(factor: int = 2) -> Squeeze:
-    """(H, W, C) -> (H/f, W/f, f² C): each f × f block of pixels becomes the channels of one, row by row.
+    """Blocks of pixels as channels (Dinh et al. 2017, section 3.6).
 
-    A flow, read from the base to the data, undoes it: `inverse(squeeze())` comes after the layers that act on the
-    squeezed image. Raises ValueError for sides that the factor does not divide. Dinh et al. 2017, section 3.6.
+        (H, W, C) -> (H/f, W/f, f² C)
+
+    Each f × f block of pixels becomes the channels of one, row by row. A flow,
+    read from the base to the data, undoes it: `inverse(squeeze())` comes after
+    the layers that act on the squeezed image. The factor f is at least 2. When
+    called, a bijector raises ValueError for sides that f does not divide.
     """
-    return Squeeze(checks.integer("factor", factor, 2))
+    return Squeeze(factor)
 
 
 def _image_shape(name, x):
-    if jnp.ndim(x) != 3:
-        raise ValueError(f"{name} must have shape (H, W, C), got {jnp.shape(x)}")
+    checks.require(
+        jnp.ndim(x) == 3, f"{name} must have shape (H, W, C), got {jnp.shape(x)}"
+    )
     return jnp.shape(x)
 
 
-# -------------------------------------------------------------------------------------------------- multiscale latents
+# ------------------------------------------------------------------ multiscale latents
 
 
 @pytree
 class Multiscale(Bijector):
-    """A tuple of latents to one example, each entering at its own scale. See `multiscale`."""
+    """A tuple of latents (z_1, …, z_L) to one example, each entering at its own scale.
+
+        forward   h_1 = f_1(z_1),   h_l = f_l([z_l, h_{l−1}]),   y = h_L
+        inverse   [z_l, h_{l−1}] = f_l⁻¹(h_l),   z_1 = f_1⁻¹(h_1)
+
+    In both directions log|det| is the sum of those of the scales. See
+    `multiscale`.
+    """
 
     scales: tuple
     shape: tuple = static_field()
@@ -191,7 +275,13 @@ class Multiscale(Bijector):
     def forward_and_log_det(
         self, x: tuple, condition: Any = None
     ) -> tuple[Array, Array]:
-        """x: a tuple of latents, of `latent_shapes`, that of the deepest scale first."""
+        """One example from its latents, with the log-determinant.
+
+        Args:
+          x: A tuple of latents, of `latent_shapes`, that of the deepest scale
+            first.
+          condition: One example of the condition, or None.
+        """
         latents = self._check(x)
         h, total = self.scales[0].forward_and_log_det(latents[0], condition)
         for scale, z in zip(self.scales[1:], latents[1:], strict=True):
@@ -204,7 +294,15 @@ class Multiscale(Bijector):
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[tuple, Array]:
-        """y: one example. The first result is the tuple of latents, that of the deepest scale first."""
+        """The latents of one example, with the log-determinant.
+
+        Args:
+          y: One example.
+          condition: One example of the condition, or None.
+
+        Returns:
+          (tuple of latents, that of the deepest scale first, log-determinant).
+        """
         checks.one_of_shapes("y", y, [self.shape])
         latents, total = [], jnp.zeros((), float_dtype())
         for scale in reversed(self.scales[1:]):
@@ -216,7 +314,12 @@ class Multiscale(Bijector):
         return (z, *reversed(latents)), total + log_det
 
     def inverse(self, y: Array, condition: Any = None) -> tuple:
-        """The latents of one example, that of the deepest scale first."""
+        """The latents of one example, that of the deepest scale first.
+
+        Args:
+          y: One example.
+          condition: One example of the condition, or None.
+        """
         checks.one_of_shapes("y", y, [self.shape])
         latents = []
         for scale in reversed(self.scales[1:]):
@@ -225,7 +328,6 @@ class Multiscale(Bijector):
         return (self.scales[0].inverse(y, condition), *reversed(latents))
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Multiscale", tuple]:
-        """Each scale initialised by what reaches it from the data, and the batch of latents."""
         scales, latents = [], []
         for scale in reversed(self.scales[1:]):
             scale, hs = initialised(scale, ys, conditions)
@@ -233,21 +335,18 @@ class Multiscale(Bijector):
             scales.append(scale)
             latents.append(zs)
         scale, zs = initialised(self.scales[0], ys, conditions)
-        return Multiscale((scale, *reversed(scales)), self.shape, self.latent_shapes), (
-            zs,
-            *reversed(latents),
-        )
+        made = Multiscale((scale, *reversed(scales)), self.shape, self.latent_shapes)
+        return made, (zs, *reversed(latents))
 
     def flatten(self, latents: tuple) -> Array:
         """The latents as one vector (D,), the deepest first."""
         return jnp.concatenate([jnp.ravel(z) for z in self._check(latents)])
 
     def unflatten(self, vector: Array) -> tuple:
-        """The tuple of latents whose vector this is. Raises ValueError for another length."""
+        """The tuple of latents of a vector (D,). ValueError for another length."""
         checks.one_of_shapes("vector", vector, [(math.prod(self.shape),)])
-        ends = np.cumsum([math.prod(shape) for shape in self.latent_shapes])[
-            :-1
-        ].tolist()
+        sizes = [math.prod(shape) for shape in self.latent_shapes]
+        ends = np.cumsum(sizes)[:-1].tolist()
         parts = jnp.split(jnp.asarray(vector), ends)
         return tuple(
             part.reshape(shape)
@@ -260,36 +359,62 @@ class Multiscale(Bijector):
             if isinstance(latents, tuple | list)
             else jnp.shape(latents)
         )
-        if shapes != self.latent_shapes:
-            raise ValueError(
-                f"latents must be a tuple of arrays of shapes {self.latent_shapes}, got {shapes}"
-            )
+        checks.require(
+            shapes == self.latent_shapes,
+            f"latents must be a tuple of arrays of shapes {self.latent_shapes}, "
+            f"got {shapes}",
+        )
         return latents
 
 
 def halves(h: Array) -> tuple[Array, Array]:
-    """The first and second half of the channels. Raises ValueError for an odd number, one channel included."""
-    if jnp.ndim(h) == 0 or jnp.shape(h)[-1] % 2:
-        raise ValueError(
-            f"a split needs an even number of channels on the last axis, got shape {jnp.shape(h)}"
-        )
+    """The first and second half of the channels.
+
+    Raises ValueError for an odd number, one channel included.
+    """
+    checks.require(
+        jnp.ndim(h) > 0 and jnp.shape(h)[-1] % 2 == 0,
+        "a split needs an even number of channels on the last axis, "
+        f"got shape {jnp.shape(h)}",
+    )
     middle = h.shape[-1] // 2
     return h[..., :middle], h[..., middle:]
 
 
+@checks.arguments(shape=checks.shape)
 def multiscale(shape: tuple, *scales: Bijector, condition: Any = None) -> Multiscale:
-    """Latents (z_1, …, z_L) to one example: h_1 = f_1(z_1), h_l = f_l([z_l, h_{l−1}]) along the channels.
+    """Multiscale architecture: latents (z_1, …, z_L) to one example.
 
-    Towards the base, each scale but the deepest gives half of its channels away as a latent. scales: f_1, the deepest,
-    to f_L, the data's; each ends, for images, with `inverse(squeeze())`. A latent whose law depends on the scales below
-    it, z_l | h_{l−1}, is a coupling layer at the base's end of its scale. shape: of the example. condition: one example
-    of the condition, where scales need one. The latents' shapes are `latent_shapes`, for `standard_normal`. Raises
-    ValueError where a scale cannot take what reaches it: an odd squeeze, a split of one channel. Dinh et al. 2017,
-    section 3.6; Kingma & Dhariwal 2018, figure 2b.
+        h_1 = f_1(z_1),   h_l = f_l([z_l, h_{l−1}]) along the channels,   x = h_L
+
+    Towards the base, each scale but the deepest gives half of its channels
+    away as a latent. A latent whose distribution depends on the deeper ones,
+    z_l | h_{l−1}, is a coupling layer at the base's end of its scale.
+
+    Args:
+      shape: Shape of an example.
+      *scales: f_1, the deepest, to f_L, that of the data. For images each ends
+        with `inverse(squeeze())`.
+      condition: One example of the condition, where the scales need one.
+
+    Returns:
+      A bijector. Its `latent_shapes` are those for `standard_normal`.
+
+    Raises:
+      ValueError: If a scale cannot take what reaches it, as by an odd squeeze
+        or a split of one channel, or if there are no scales.
+      TypeError: If a scale is no bijector.
+
+    References:
+      Dinh et al. 2017, section 3.6. Kingma & Dhariwal 2018, figure 2b.
+
+    Example:
+      >>> unsqueeze = dj.flows.inverse(dj.flows.squeeze())
+      >>> bijector = dj.flows.multiscale((4, 4, 2), unsqueeze, unsqueeze)
+      >>> bijector.latent_shapes
+      ((1, 1, 16), (2, 2, 4))
     """
-    shape = checks.shape("shape", shape)
-    if not scales:
-        raise ValueError("scales must hold at least one bijector, got none")
+    checks.require(scales, "scales must hold at least one bijector, got none")
     scales = tuple(
         check_bijector(f"scales[{i}]", scale) for i, scale in enumerate(scales)
     )

@@ -1,4 +1,8 @@
-"""Monotone rational-quadratic splines with linear tails: their value, inverse and slope, finite everywhere."""
+"""Monotone rational-quadratic splines with linear tails.
+
+Their values, inverses and slopes are finite everywhere, and so are the
+gradients.
+"""
 
 import functools
 import math
@@ -13,18 +17,46 @@ from ..numerics import float_dtype
 from ..types import Array, ArrayLike
 from .scalar_maps import ScalarMap
 
+__all__ = [
+    "inverse_rational_quadratic_spline",
+    "rational_quadratic",
+    "rational_quadratic_spline",
+]
+
 
 def rational_quadratic_spline(
     x: ArrayLike, x_knots: ArrayLike, y_knots: ArrayLike, slopes: ArrayLike
 ) -> tuple[Array, Array]:
-    """(y, log dy/dx) of the increasing C¹ spline through (x_k, y_k) with slopes d_k, of linear tails; shape of x.
+    """Monotone spline through given points (Durkan et al. 2019, equations 4–5).
 
-    In the bin k of width w and height h, with s = h/w and ξ = (x − x_k)/w:
-    y = y_k + h (s ξ² + d_k ξ(1 − ξ)) / (s + (d_{k+1} + d_k − 2s) ξ(1 − ξ)).
-    Below x_0 and above x_K it goes on with the slopes d_0 and d_K. x: any shape; x_knots, y_knots, slopes: (*x.shape, K
-    + 1) or (K + 1,), both rows of knots increasing, slopes positive. Raises ValueError for rows of other shapes, and
-    for concrete knots out of order, slopes that are not positive, NaN or infinity in any of the four. Gregory &
-    Delbourgo 1982; Durkan et al. 2019, eq. 4–5.
+    The increasing C¹ spline through (x_k, y_k) with slopes d_k. In the bin k
+    of width w and height h, with s = h/w and ξ = (x − x_k)/w,
+
+        y = y_k + h (s ξ² + d_k ξ(1 − ξ)) / (s + (d_{k+1} + d_k − 2s) ξ(1 − ξ))
+
+    Below x_0 and above x_K it goes on in straight lines with the slopes d_0
+    and d_K.
+
+    Args:
+      x: An array of any shape.
+      x_knots, y_knots: x_k and y_k, increasing, of shape (K + 1,) or
+        (*x.shape, K + 1).
+      slopes: d_k, positive, of shape (K + 1,) or (*x.shape, K + 1).
+
+    Returns:
+      (y, log dy/dx), both of the shape of x.
+
+    Raises:
+      ValueError: If the shapes do not fit. For concrete values also if knots
+        are out of order, slopes are not positive, or anything is NaN or
+        infinite.
+
+    References:
+      Gregory & Delbourgo 1982. Durkan et al. 2019.
+
+    Example:
+      >>> knots, slopes = jnp.array([0.0, 0.5, 1.0]), jnp.array([1.0, 2.0, 1.0])
+      >>> y, log_slope = dj.flows.rational_quadratic_spline(0.3, knots, knots, slopes)
     """
     return _forward(*_checked("x", x, x_knots, y_knots, slopes))
 
@@ -32,35 +64,67 @@ def rational_quadratic_spline(
 def inverse_rational_quadratic_spline(
     y: ArrayLike, x_knots: ArrayLike, y_knots: ArrayLike, slopes: ArrayLike
 ) -> tuple[Array, Array]:
-    """(x, log dx/dy) of the inverse of `rational_quadratic_spline`, the root of a quadratic in each bin; shape of y.
+    """Inverse of `rational_quadratic_spline` (Durkan et al. 2019, equations 6–8).
 
-    y: any shape. Conditions and errors as there. Durkan et al. 2019, eq. 6–8, solved from the nearer corner of the bin
-    and in the form of the root that does not cancel: x is exact for a y that is off by a few roundings.
+    The root of a quadratic in each bin. It is solved from the nearer corner of
+    the bin and in the form that does not cancel, unlike in the paper. So x is
+    exact for a y that is off by a few roundings.
+
+    Args:
+      y: An array of any shape.
+      x_knots, y_knots: Of the spline, see there.
+      slopes: Of the spline, see there.
+
+    Returns:
+      (x, log dx/dy), both of the shape of y.
+
+    Raises:
+      ValueError: As by `rational_quadratic_spline`.
+
+    Example:
+      >>> knots, slopes = jnp.array([0.0, 0.5, 1.0]), jnp.array([1.0, 2.0, 1.0])
+      >>> x, _ = dj.flows.inverse_rational_quadratic_spline(0.3, knots, knots, slopes)
     """
     return _inverse(*_checked("y", y, x_knots, y_knots, slopes))
 
 
+@checks.arguments(
+    bins=(checks.integer, 2), bound=checks.positive, floor=checks.positive,
+    ceiling=checks.optional(checks.positive),
+)  # fmt: skip
 def rational_quadratic(
     bins: int = 8, bound: float = 5.0, floor: float = 1e-3, ceiling: float | None = None
 ) -> ScalarMap:
-    """The spline on [−bound, bound], the identity beyond, as a scalar map of 3K − 1 unconstrained parameters.
+    """Rational-quadratic spline as a scalar map (Durkan et al. 2019, section 3.1).
 
-    Widths and heights are 2 bound (floor + (1 − K floor) softmax(θ)). Inner slopes are floor + softplus(θ + const), or
-    floor + (ceiling − floor) sigmoid(θ + const); they are 1 at θ = 0, and 1 at both ends, so that the map is C¹.
+    The spline acts on [−bound, bound] and is the identity beyond. It has 3K −
+    1 unconstrained parameters θ. Widths and heights of the K bins are
 
-    A bin's mean slope s lies between m = floor/(1 − (K − 1) floor) and 1/m. Between knots of slopes d and e the slope
-    is at least min(d, e, s, s²/max(d, e)) and at most max(d, e, 2s): with a ceiling it never leaves [min(floor,
-    m²/ceiling), max(ceiling, 2/m)]. Without one, as published, it has no lower bound: slopes below 1e-7 occur at
-    parameters of size 4. The inverse multiplies rounding by 1/slope, layer upon layer: where the product of a flow's
-    slopes comes near the rounding of a float, there is no round trip. The bounds are what limits that product.
+        2 bound (floor + (1 − K floor) softmax(θ)).
+
+    Inner slopes are floor + softplus(θ + const), or with a ceiling floor +
+    (ceiling − floor) sigmoid(θ + const). They are 1 at θ = 0. The slopes at
+    both ends are 1, so that the map is C¹.
+
+    A bin's mean slope s lies between m = floor/(1 − (K − 1) floor) and 1/m.
+    Between knots of slopes d and e, the slope of the spline is at least min(d,
+    e, s, s²/max(d, e)) and at most max(d, e, 2s). With a ceiling it never
+    leaves [min(floor, m²/ceiling), max(ceiling, 2/m)].
+
+    Without one, as published, it has no lower bound: slopes below 1e-7 occur
+    at parameters of size 4. The inverse multiplies rounding by 1/slope, layer
+    upon layer. Where the product of a flow's slopes comes near the rounding of
+    a float, there is no round trip. The bounds limit that product.
 
     Args:
       bins: K, at least 2.
       bound: Half the length of the interval.
-      floor: Least width, height and inner slope, the first two as fractions of the interval. At least the rounding of a
-        float, so that knots do not coincide, and below 1/K. The published value is 1e-3.
-      ceiling: Greatest inner slope, above 1 and at most 1/rounding; default none, as published.
-        ceiling=10 with floor=0.02 keeps the slopes of 8 bins between 5e-5 and 90.
+      floor: Least width, height and inner slope, the first two as fractions of
+        the interval. At least the rounding of a float, so that knots do not
+        coincide, and below 1/K. The published value is 1e-3.
+      ceiling: Greatest inner slope, above 1 and at most 1/rounding. Default
+        none, as published. ceiling=10 with floor=0.02 keeps the slopes of 8
+        bins between 5e-5 and 90.
 
     Returns:
       A scalar map.
@@ -68,26 +132,24 @@ def rational_quadratic(
     Raises:
       ValueError: If an argument lies outside its range.
 
-    References:
-      Durkan et al. 2019, section 3.1.
+    Example:
+      >>> scalar_map = dj.flows.rational_quadratic(bins=3, bound=4.0)
+      >>> y, log_slope = scalar_map.forward(jnp.zeros(2), jnp.zeros((2, 8)))
     """
-    bins = checks.integer("bins", bins, 2)
-    bound, floor = (
-        float(checks.positive("bound", bound)),
-        float(checks.positive("floor", floor)),
+    bound, floor = float(bound), float(floor)
+    checks.require(
+        floor * bins < 1, f"floor must be less than 1/bins={1 / bins:g}, got {floor}"
     )
-    if floor * bins >= 1:
-        raise ValueError(f"floor must be less than 1/bins={1 / bins:g}, got {floor}")
     rounding = float(jnp.finfo(float_dtype()).eps)
-    if floor < rounding:
-        raise ValueError(
-            f"floor must be at least the rounding {rounding:.2g}, got {floor}"
-        )
-    ceiling = None if ceiling is None else float(checks.positive("ceiling", ceiling))
-    if ceiling is not None and not 1 < ceiling <= 1 / rounding:
-        raise ValueError(
-            f"ceiling must be above 1 and at most {1 / rounding:.2g}, got {ceiling}"
-        )
+    checks.require(
+        floor >= rounding,
+        f"floor must be at least the rounding {rounding:.2g}, got {floor}",
+    )
+    ceiling = None if ceiling is None else float(ceiling)
+    checks.require(
+        ceiling is None or 1 < ceiling <= 1 / rounding,
+        f"ceiling must be above 1 and at most {1 / rounding:.2g}, got {ceiling}",
+    )
     return _rational_quadratic(bins, bound, floor, ceiling)
 
 
@@ -134,12 +196,10 @@ def _rational_quadratic(bins, bound, floor, ceiling):
 
 
 def _forward(x, x_knots, y_knots, slopes):
-    inside = (x > x_knots[..., 0]) & (
-        x < x_knots[..., -1]
-    )  # False for NaN, which the tails then carry on
-    within = jnp.where(
-        inside, x, x_knots[..., 0]
-    )  # before the arithmetic, so that no gradient of it is NaN
+    # False for NaN, which the tails then carry on.
+    inside = (x > x_knots[..., 0]) & (x < x_knots[..., -1])
+    # Replaced before the arithmetic, so that no gradient of it is NaN.
+    within = jnp.where(inside, x, x_knots[..., 0])
     bin_ = _Bin(within, x_knots, x_knots, y_knots, slopes)
     xi, rest = (within - bin_.x[0]) / bin_.width, (bin_.x[1] - within) / bin_.width
     tail, log_tail = _tail(x, x_knots, y_knots, slopes)
@@ -168,25 +228,27 @@ def _tail(x, x_knots, y_knots, slopes):
 
 
 class _Bin:
-    """The bin that holds each value: both corners, and its slopes at both ends in units of its mean slope.
+    """The bin that holds each value.
 
-    With ξ = (x − x_k)/w and η = 1 − ξ the spline is (y − y_k)/h = (ξ² + d_k ξη)/(ξ² + η² + (d_k + d_{k+1}) ξη), in
-    which nothing cancels. Exchanging ξ and η, d_k and d_{k+1} turns the bin upside down.
+    It has both corners, and the slopes at both ends in units of the bin's mean
+    slope. With ξ = (x − x_k)/w and η = 1 − ξ the spline is
+
+        (y − y_k)/h = (ξ² + d_k ξη) / (ξ² + η² + (d_k + d_{k+1}) ξη),
+
+    in which nothing cancels. Exchanging ξ and η, d_k and d_{k+1} turns the bin
+    upside down.
     """
 
     def __init__(self, values, knots, x_knots, y_knots, slopes):
         bins = knots.shape[-1] - 1
         index = jnp.sum(values[..., None] >= knots[..., 1:-1], -1)
-        here = index[..., None] == jnp.arange(
-            bins
-        )  # (…, K): a sum over it is faster than a gather and its gradient
+        # (…, K). A sum over it is faster than a gather and its gradient.
+        here = index[..., None] == jnp.arange(bins)
         pick = lambda v: jnp.sum(jnp.where(here, v, 0), -1)
         both = lambda v: (pick(v[..., :-1]), pick(v[..., 1:]))
         self.x, self.y = both(x_knots), both(y_knots)
-        self.width, self.height = (
-            pick(jnp.diff(x_knots, axis=-1)),
-            pick(jnp.diff(y_knots, axis=-1)),
-        )
+        self.width = pick(jnp.diff(x_knots, axis=-1))
+        self.height = pick(jnp.diff(y_knots, axis=-1))
         self.mean_slope = self.height / self.width
         self.left, self.right = (slope / self.mean_slope for slope in both(slopes))
 
@@ -209,9 +271,15 @@ class _Bin:
     def root(self, y):
         """(x, ξ, η) at y, with ξ and η in [0, 1].
 
-        With r = (y − y_k)/h and q = 1 − r, ξ solves (1 − b) ξ² + b ξ − r = 0, b = q d_k − r d_{k+1} + 2r. The radicand
-        b² + 4r(1 − b) is at least b²/9 for ξ ≤ ½, so that it loses no digits there; near ξ = 1 it would, where the
-        right slope is small. So y is measured from the corner that is at most half a width away.
+        With r = (y − y_k)/h, q = 1 − r and b = q d_k − r d_{k+1} + 2r, ξ
+        solves
+
+            (1 − b) ξ² + b ξ − r = 0.
+
+        The radicand b² + 4r(1 − b) is at least b²/9 for ξ ≤ ½, so that it
+        loses no digits there. Near ξ = 1 it would, where the right slope is
+        small. So y is measured from the corner that is at most half a width
+        away.
         """
         rise, fall = (y - self.y[0]) / self.height, (self.y[1] - y) / self.height
         low = rise * (1 + self.right) <= fall * (1 + self.left)  # ξ ≤ ½
@@ -221,13 +289,12 @@ class _Bin:
         size = jnp.abs(b) + jnp.sqrt(
             jnp.maximum(b**2 + 4 * r * (1 - b), jnp.finfo(y.dtype).tiny)
         )
-        concave = (
-            b > 0
-        )  # of the two forms of the root the one that adds numbers of one sign
+        # Of the two forms of the root, the one that adds numbers of one sign.
+        concave = b > 0
         root = jnp.where(concave, 2 * r, size) / jnp.where(concave, size, 2 * (1 - b))
-        root = root + jax.lax.stop_gradient(
-            jnp.clip(root, 0, 1) - root
-        )  # moved by rounding alone
+        # Rounding alone may have moved it out of [0, 1], so its gradient
+        # stays.
+        root = root + jax.lax.stop_gradient(jnp.clip(root, 0, 1) - root)
         x = jnp.where(low, self.x[0] + root * self.width, self.x[1] - root * self.width)
         return x, *pair(root, 1 - root)
 
@@ -248,12 +315,14 @@ def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):
         checks.finite(row_name, row)
         if row.ndim == 0 or row.shape[-1] < 2 or row.shape[:-1] not in ((), x.shape):
             raise ValueError(
-                f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, got {row.shape}"
+                f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, "
+                f"got {row.shape}"
             )
         rows.append(row)
     if len({row.shape[-1] for row in rows}) > 1:
         raise ValueError(
-            f"x_knots, y_knots and slopes must be equally many, got {[row.shape[-1] for row in rows]}"
+            "x_knots, y_knots and slopes must be equally many, "
+            f"got {[row.shape[-1] for row in rows]}"
         )
     for row_name, row in zip(("x_knots", "y_knots"), rows, strict=False):
         if not checks.is_traced(row) and not np.all(

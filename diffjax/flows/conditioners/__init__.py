@@ -1,8 +1,8 @@
 """Conditioners: the networks that compute the parameters of scalar maps.
 
-A conditioner is a pytree callable whose arrays are trained. A coupling layer calls it
-with the part that stays, an autoregressive layer with all that comes before. Any other
-pytree callable of the same shapes serves as well.
+A conditioner is a pytree callable whose arrays are trained. A coupling layer
+calls it with the part that stays, an autoregressive layer with all that comes
+before. Any other pytree callable of the same shapes serves as well.
 """
 
 from .convolutions import Convolutional, convolutional

@@ -66,9 +66,10 @@ def convolution(h: Array, kernel: Array) -> Array:
             padded[i : i + height, j : j + width] for i in range(3) for j in range(3)
         ]
 
-    # One matrix product over all positions takes, on small images and CPUs, a fraction
-    # of the time of a convolution primitive under vmap. Where C is small it is of the
-    # nine shifts side by side, else of h alone, whose nine products are then shifted.
+    # One matrix product over all positions takes, on small images and CPUs, a
+    # fraction of the time of a convolution primitive under vmap. Where C is
+    # small it is of the nine shifts side by side, else of h alone, whose nine
+    # products are then shifted.
     if channels <= features:
         return jnp.concatenate(shifts(h), -1) @ kernel.reshape(9 * channels, features)
     products = h @ kernel.reshape(9, channels, features).transpose(1, 0, 2).reshape(
@@ -89,10 +90,10 @@ def convolutional(
 ) -> Convolutional:
     """Conditioner of images (Kingma & Dhariwal 2018, section 3.3).
 
-    Convolutions 3 × 3, 1 × 1 and 3 × 3 with SiLU between them. The output is 0 at
-    first. The first and last biases differ from position to position, so that the
-    network knows where it is: the rim of a digit is not its centre. A condition is
-    added to every position by a linear map.
+    Convolutions 3 × 3, 1 × 1 and 3 × 3 with SiLU between them. The output is 0
+    at first. The first and last biases differ from position to position, so
+    that the network knows where it is: the rim of a digit is not its centre. A
+    condition is added to every position by a linear map.
 
     Args:
       key: Key of the hidden weights, N(0, 1/fan-in).

@@ -55,10 +55,11 @@ def autoregressive_masks(
 ) -> list[np.ndarray]:
     """Which weights of a masked network may be non-zero (Germain et al. 2015, MADE).
 
-    Input i has degree i + 1. Hidden units have the degrees 1 … D − 1 by turns, and
-    also 0 where there is a condition, which those units carry alone. A unit sees units
-    of degrees up to its own, and the P outputs for entry i see hidden degrees up to i.
-    So every chain of weights from y_j to θ_i has j < i.
+    Input i has degree i + 1. Hidden units have the degrees 1 … D − 1 by turns,
+    and also 0 where there is a condition, which those units carry alone. A
+    unit sees units of degrees up to its own, and the P outputs for entry i see
+    hidden degrees up to i. So a chain of weights leads from y_j to θ_i only if
+    j < i.
 
     Args:
       size: D, entries of the vector.
@@ -101,17 +102,17 @@ def masked_perceptron(
 ) -> MaskedPerceptron:
     """Masked dense conditioner (Germain et al. 2015, MADE).
 
-    All parameters θ (D, P) of a vector y (D,) come from one pass. θ_i is a function of
-    every y_j with j < i and of the condition. Dense layers with SiLU between them, whose
-    weights are masked. The output is 0 at first.
+    All parameters θ (D, P) of a vector y (D,) come from one pass. θ_i is a
+    function of every y_j with j < i and of the condition. Dense layers with
+    SiLU between them, whose weights are masked. The output is 0 at first.
 
     Args:
       key: Key of the hidden weights, N(0, 1/fan-in).
       size: D, entries of y.
       count: P, parameters per entry.
-      width: Units per hidden layer. Each of the D − 1 degrees needs one, and the
-        condition another: with fewer, some entries would be independent of each other.
-        Default max(64, the least width).
+      width: Units per hidden layer. Each of the D − 1 degrees needs one, and
+        the condition another: with fewer, some entries would be independent of
+        each other. Default max(64, the least width).
       depth: Number of hidden layers, at least 1.
       condition_size: Entries of the condition, 0 for none.
 
@@ -141,8 +142,8 @@ def masked_width(width: int | None, size: int, condition_size: int) -> int:
       The width.
 
     Raises:
-      ValueError: If there is not one unit for each degree 1 … D − 1, and for degree 0
-        where there is a condition.
+      ValueError: If there is not one unit for each degree 1 … D − 1, and for
+        degree 0 where there is a condition.
     """
     least = max(size - 1, 1) + (condition_size > 0 and size > 1)
     if width is None:
@@ -157,7 +158,11 @@ def masked_width(width: int | None, size: int, condition_size: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def masked_perceptron_of_sizes(key, size, count, width, depth, condition_size):
-    """`masked_perceptron` of arguments that are checked already, as one program."""
+    """`masked_perceptron` of arguments that are checked already, as one program.
+
+    Args:
+      key, size, count, width, depth, condition_size: See there.
+    """
     first, second = jax.random.split(key)
     weights, biases = dense_parameters(first, (size, *[width] * depth, size * count))
     condition_weight = (

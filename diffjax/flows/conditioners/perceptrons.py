@@ -65,7 +65,8 @@ def perceptron(
     Args:
       key: Key of the hidden weights, N(0, 1/fan-in).
       inputs: Entries of the part that stays.
-      outputs: Shape of the result, (*moved.shape, P) with P parameters per entry.
+      outputs: Shape of the result, (*moved.shape, P) with P parameters per
+        entry.
       width: Units per hidden layer.
       depth: Number of hidden layers.
       condition_size: Entries of the condition, 0 for none.
@@ -86,7 +87,11 @@ def perceptron(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def perceptron_of_sizes(key, inputs, outputs, width, depth, condition_size):
-    """`perceptron` of arguments that are checked already, as one compiled program."""
+    """`perceptron` of arguments that are checked already, as one program.
+
+    Args:
+      key, inputs, outputs, width, depth, condition_size: See there.
+    """
     sizes = (inputs + condition_size, *[width] * depth, math.prod(outputs))
     weights, biases = dense_parameters(key, sizes)
     return PerceptronConditioner(weights, biases, outputs, condition_size)
@@ -98,13 +103,14 @@ def dense(
 ) -> PerceptronConditioner:
     """`perceptron` of two hidden layers with the arguments of `convolutional`.
 
-    It sees the whole of what stays at once. For images of a few pixels it takes less
-    time per step, and it has weights of its own for each pixel.
+    It sees the whole of what stays at once. For images of a few pixels it
+    takes less time per step, and it has weights of its own for each pixel.
 
     Args:
       key: Key of the hidden weights, N(0, 1/fan-in).
       kept: Shape of the part that stays.
-      outputs: Shape of the result, (*moved.shape, P) with P parameters per entry.
+      outputs: Shape of the result, (*moved.shape, P) with P parameters per
+        entry.
       width: Units per hidden layer.
       condition_size: Entries of the condition, 0 for none.
 

@@ -75,9 +75,10 @@ class CausalTransformer:
         return outputs[0], memory
 
     def _outputs(self, before, first, memory, condition):
-        # Parameters of the rows from `first` on whose predecessors are `before` (n, p),
-        # and the memory with these. Without memory, `before` holds all rows. With it,
-        # keys and values at positions before `first` come from there.
+        # Parameters of the rows from `first` on whose predecessors are
+        # `before` (n, p), and the memory with these. Without memory, `before`
+        # holds all rows. With it, keys and values at positions before `first`
+        # come from there.
         n, rows = self.positions.shape[0], before.shape[0]
         h = before @ self.embed + jax.lax.dynamic_slice_in_dim(
             self.positions, first, rows
@@ -111,8 +112,8 @@ def _normalised(h):
 def _causal_attention(h, weights, heads, causal, first, past):
     """Σ_k softmax_k(q·k/√d) v over k ≤ q, for h of shape (n, width).
 
-    `past` holds keys and values (heads, N, d), into which those of h go from row
-    `first` on. It is None where h has all rows.
+    `past` holds keys and values (heads, N, d), into which those of h go from
+    row `first` on. It is None where h has all rows.
     """
     n, width = h.shape
     # (n, 3 heads d) -> (3, heads, n, d). Einsums, so that vmap only adds an axis.
@@ -161,12 +162,12 @@ def causal_transformer(
 ) -> CausalTransformer:
     """Causal transformer over rows (Zhai et al. 2024, TarFlow).
 
-    All parameters θ (N, p, P) of rows y (N, p) come from one pass. θ_i is a function of
-    the rows y_{<i} and of the condition. The output is 0 at first.
+    All parameters θ (N, p, P) of rows y (N, p) come from one pass. θ_i is a
+    function of the rows y_{<i} and of the condition. The output is 0 at first.
 
-    A pre-norm transformer with causal attention and learned positions. Its input is
-    shifted by one row, so that the parameters of the first row are a function of the
-    condition alone.
+    A pre-norm transformer with causal attention and learned positions. Its
+    input is shifted by one row, so that the parameters of the first row are a
+    function of the condition alone.
 
     Args:
       key: Key of the weights, N(0, 1/fan-in).
@@ -179,8 +180,8 @@ def causal_transformer(
       condition_size: Entries of the condition, 0 for none.
 
     Returns:
-      A pytree callable (y, condition) -> (N, p, P). It also goes row by row, with
-      `memory` and `following`, see `autoregressive`.
+      A pytree callable (y, condition) -> (N, p, P). It also goes row by row,
+      with `memory` and `following`, see `autoregressive`.
 
     Raises:
       ValueError: If heads does not divide width.
@@ -199,7 +200,11 @@ def causal_transformer(
 def causal_transformer_of_sizes(
     key, rows, features, count, width, depth, heads, condition_size
 ):
-    """`causal_transformer` of arguments that are checked already, as one program."""
+    """`causal_transformer` of arguments that are checked already, as one program.
+
+    Args:
+      key, rows, features, count, width, depth, heads, condition_size: See there.
+    """
     matrices = {  # name -> (shape, fan-in)
         "qkv": ((depth, width, 3 * width), width),
         "out": ((depth, width, width), width * depth),

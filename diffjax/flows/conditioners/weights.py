@@ -31,8 +31,8 @@ def dense_parameters(key: Key, sizes: tuple) -> tuple[tuple, tuple]:
       sizes: Number of inputs, of each layer's hidden units, and of outputs.
 
     Returns:
-      (weights, biases). Weights are N(0, 1/fan-in), those of the last layer and all
-      biases are 0.
+      (weights, biases). Weights are N(0, 1/fan-in), those of the last layer
+      and all biases are 0.
     """
     hidden = normal_weights(key, list(zip(sizes[:-2], sizes[1:-1], strict=True)))
     return (*hidden, jnp.zeros(sizes[-2:], float_dtype())), tuple(
@@ -54,8 +54,8 @@ def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[
     fans_in = (
         [math.prod(shape[:-1]) for shape in shapes] if fans_in is None else fans_in
     )
-    # One draw for all: a draw per shape would compile a generator per shape, which is
-    # half of what making a small flow costs.
+    # One draw for all: a draw per shape would compile a generator per shape,
+    # which is half of what making a small flow costs.
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
     draws = jax.random.normal(key, (ends[-1] if ends else 0,), float_dtype())
     return [
@@ -77,9 +77,10 @@ def networks_by_turns(
       second: Sizes of every second network, where they differ.
 
     Returns:
-      (first, second, last): the networks of the first and of the second layer of each
-      pair, both with a leading axis of layers // 2 as in a `Stack`, or None where there
-      is no pair; and the network of the last layer of an odd number, or None.
+      (first, second, last). The networks of the first and of the second layer
+      of each pair have a leading axis of layers // 2, as in a `Stack`, and are
+      None where there is no pair. `last` is the network of the last layer of
+      an odd number, else None.
     """
     return _networks_by_turns(
         key, layers, make, sizes=(sizes, sizes if second is None else second)
@@ -119,7 +120,8 @@ def from_condition(condition: Any, weight: Array | None, like: Array) -> Array |
 
     Args:
       condition: c, an array of condition_size entries, or None.
-      weight: W, of shape (condition_size, width). None where no condition is expected.
+      weight: W, of shape (condition_size, width). None where no condition is
+        expected.
       like: An array of the dtype to compute in.
 
     Returns:
