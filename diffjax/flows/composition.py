@@ -68,6 +68,12 @@ class Chain(Bijector):
         return y
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Chain", Array]:
+        """Each layer set by the batch that reaches it, and the batch at the base.
+
+        Args:
+          ys: A batch (N, *shape) of what reaches it from the data.
+          conditions: A pytree with leading axis N, or None.
+        """
         layers = []
         for bijector in reversed(self.bijectors):
             bijector, ys = initialised(bijector, ys, conditions)
@@ -203,6 +209,13 @@ class Stack(Bijector):
         )[0]
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Stack", Array]:
+        """Each layer set by the batch that reaches it, and the batch at the base.
+
+        Args:
+          ys: A batch (N, *shape) of what reaches it from the data.
+          conditions: A pytree with leading axis N, or None.
+        """
+
         def body(ys, layer):
             layer, ys = initialised(layer, ys, conditions)
             return ys, layer

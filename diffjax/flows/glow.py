@@ -46,10 +46,11 @@ def glow(
 
     Towards the base each scale squeezes, (H, W, C) -> (H/2, W/2, 4C), and
     takes `steps` steps. A step is an actnorm, an invertible 1 × 1 convolution
-    and an affine coupling of half of the channels. Then half of the channels
-    leave as a latent. The distribution of a latent given the deeper ones is
-    one more coupling, N(μ(h), σ(h)²), and the deepest has a mean and a scale
-    for each entry.
+    and an affine coupling of half of the channels.
+
+    Then half of the channels leave as a latent. The distribution of a latent
+    given the deeper ones is one more coupling, N(μ(h), σ(h)²). The deepest has
+    a mean and a scale for each entry.
 
     Latents are a tuple, the deepest first, for `encode`, `decode` and
     `interpolate`. `initialise(glow, batch)` sets the actnorms. The 1 × 1

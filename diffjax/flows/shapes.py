@@ -328,6 +328,12 @@ class Multiscale(Bijector):
         return (self.scales[0].inverse(y, condition), *reversed(latents))
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["Multiscale", tuple]:
+        """Each scale set by the batch that reaches it, and the batch of latents.
+
+        Args:
+          ys: A batch (N, *shape) of what reaches it from the data.
+          conditions: A pytree with leading axis N, or None.
+        """
         scales, latents = [], []
         for scale in reversed(self.scales[1:]):
             scale, hs = initialised(scale, ys, conditions)
