@@ -1,8 +1,10 @@
-"""Training an energy: score matching that needs no normaliser, and contrastive divergence with persistent chains.
+"""Training of energies: score matching without log Z, and contrastive divergence.
 
-A model is a log density up to a constant, −E(x): anything with `log_prob` (as `targets.energy(function)` makes of a
-network) or a function x -> (); the score-matching objectives take `langevin.score_only(score)` too. Every objective is
-of one example and differentiable in the model's parameters; average it over a batch by `jax.vmap`.
+A model is a log density up to a constant, −E(x): anything with `log_prob`,
+such as `targets.energy(function)` of a network, or a function x -> (). The
+score-matching objectives take `langevin.score_only(score)` too. Each objective
+is of one example and differentiable in the model's parameters. Average it over
+a batch by `jax.vmap`.
 """
 
 from collections.abc import Callable
@@ -29,6 +31,23 @@ from .types import (
     pytree,
 )
 
+__all__ = [
+    "PersistentChains",
+    "Reconstruction",
+    "advance",
+    "contrastive",
+    "denoising",
+    "exact",
+    "persistent_chains",
+    "reconstruction",
+    "sliced",
+]
+
+
+def _example(name, x):
+    x = checks.real_array(name, x)
+    return x.astype(float_dtype(x))
+
 
 @pytree
 class Reconstruction:
@@ -38,41 +57,72 @@ class Reconstruction:
     scale: Any
 
     def __call__(self, x: Array) -> Array:
-        """The log density up to a constant, shape ()."""
-        image = self.function(x)
-        if jnp.shape(image) != x.shape:
-            raise ValueError(
-                f"function must return its example's shape {x.shape}, got {jnp.shape(image)}"
-            )
+        """The log density up to a constant, ()."""
+        image = checks.example_shaped("function", self.function(x), x)
         return -0.5 * jnp.sum(((x - image) / self.scale) ** 2)
 
 
+@checks.arguments(
+    function=(checks.callable_, "function(x) -> array of x's shape"),
+    scale=checks.positive,
+)
 def reconstruction(
     function: Callable[[Array], Array], scale: Scalar = 1.0
 ) -> targets.Energy:
-    """The density ∝ exp(−½ ‖(x − f(x))/scale‖²) of a network f from x to x's shape, as a `targets.energy`.
+    """Density of a network's reconstruction error (Salimans & Ho 2021, equation 7).
 
-    It is integrable where f is bounded, as a network is whose last layer follows a layer norm, and its tails are those
-    of N(0, scale²); where f is 0, as `networks.MLP` is at first, it is that law. At the scale σ of denoising score
-    matching f comes near the denoiser. Raises TypeError for what cannot be called, ValueError unless scale > 0, and for
-    another shape when it is evaluated. Salimans & Ho 2021, eq. 7.
+        p(x) ∝ exp(−½ ‖(x − f(x))/scale‖²)
+
+    It can be normalised where f is bounded, such as a network whose last layer
+    follows a layer norm. Its tails are those of N(0, scale²). Where f is 0, as
+    `networks.MLP` is at first, it is that distribution. If scale is the σ of
+    denoising score matching, f comes near the denoiser.
+
+    Args:
+      function: f, from x to an array of x's shape. Another shape raises
+        ValueError when the density is evaluated.
+      scale: In units of x.
+
+    Returns:
+      The density, a `targets.energy`.
+
+    Raises:
+      TypeError: If `function` cannot be called.
+      ValueError: If `scale` is not positive.
+
+    Example:
+      >>> model = dj.energies.reconstruction(jnp.tanh, scale=0.5)
     """
-    checks.callable_("function", function, "function(x) -> array of x's shape")
-    return targets.energy(
-        Reconstruction(as_pytree_callable(function), checks.positive("scale", scale))
-    )
+    return targets.energy(Reconstruction(as_pytree_callable(function), scale))
 
 
-# ------------------------------------------------------------------------------------------------------ score matching
+# ---- score matching
 
 
+@checks.arguments(model=as_density, x=_example)
 def exact(model: Any, x: ArrayLike) -> Array:
-    """tr ∂s/∂x + ½‖s(x)‖² of the model's score s at one example of the data, shape ().
+    """Score matching objective at one example (Hyvärinen 2005, equation 4).
 
-    Its expectation under the data is ½E‖s − ∇log p‖² − ½E‖∇log p‖², by parts, if p s vanishes at infinity. The trace
-    costs as many pullbacks as x has entries. Hyvärinen 2005, eq. 4.
+        tr ∂s/∂x + ½ ‖s(x)‖²,    s = ∇log p̃
+
+    By parts, its expectation under the data is ½ E‖s − ∇log p‖² − ½ E‖∇log
+    p‖², if p s vanishes at infinity. The trace costs as many pullbacks as x
+    has entries.
+
+    Args:
+      model: A log density or a score, see the module.
+      x: One example of the data, of any shape.
+
+    Returns:
+      The objective, ().
+
+    Raises:
+      TypeError: If `model` states no density, or x holds no real numbers.
+
+    Example:
+      >>> value = dj.energies.exact(target, jnp.zeros(2))
     """
-    return _exact(as_density("model", model), _example(x))
+    return _exact(model, x)
 
 
 @one_program
@@ -81,19 +131,34 @@ def _exact(density, x):
     return trace + 0.5 * jnp.sum(score**2)
 
 
+@checks.arguments(
+    key=checks.key, model=as_density, x=_example, probes=(checks.integer, 1)
+)
 def sliced(key: Key, model: Any, x: ArrayLike, probes: int = 1) -> Array:
-    """The mean of εᵀ(∂s/∂x)ε + ½‖s(x)‖² over `probes` random signs ε, shape (): an unbiased estimate of `exact`.
+    """Sliced score matching with reduced variance (Song et al. 2019, equation 8).
 
-    One pullback a probe in place of one an entry. Raises ValueError for fewer than 1 probe. Song et al. 2019 (sliced
-    score matching), eq. 8, the form with reduced variance.
+        mean of εᵀ (∂s/∂x) ε + ½ ‖s(x)‖² over random signs ε
+
+    It is an unbiased estimate of `exact`, with one pullback per probe instead
+    of one per entry of x.
+
+    Args:
+      key: A typed key.
+      model: A log density or a score, see the module.
+      x: One example of the data, of any shape.
+      probes: Number of random signs ε.
+
+    Returns:
+      The estimate, ().
+
+    Raises:
+      ValueError: If there are fewer than 1 probes.
+      TypeError: If `model` states no density, or x holds no real numbers.
+
+    Example:
+      >>> value = dj.energies.sliced(key, target, jnp.zeros(2))
     """
-    checks.key("key", key)
-    return _sliced(
-        key,
-        as_density("model", model),
-        _example(x),
-        checks.integer("probes", probes, 1),
-    )
+    return _sliced(key, model, x, probes)
 
 
 @one_program
@@ -103,19 +168,36 @@ def _sliced(key, density, x, probes):
     return traces.mean() + 0.5 * jnp.sum(score**2)
 
 
+@checks.arguments(key=checks.key, model=as_density, x=_example, sigma=checks.positive)
 def denoising(key: Key, model: Any, x: ArrayLike, sigma: Scalar) -> Array:
-    """½‖σ s(x + σε) + ε‖², shape (): ½σ²‖s − ∇log p(x̃ | x)‖² at one draw of ε.
+    """Denoising score matching objective at one example (Vincent 2011, equation 11).
 
-    Its minimum is the score of the data with noise N(0, σ²) added, not the data's own: a bias that vanishes with σ,
-    while the objective's variance grows. First derivatives of the score are not needed. It is `losses.denoising_loss`
-    of a network that predicts the score at σ, weighted by "simple", times half the number of entries. Raises ValueError
-    unless σ > 0. Vincent 2011, eq. 11.
+        ½ ‖σ s(x + σ ε) + ε‖² = ½ σ² ‖s − ∇log p(x̃ | x)‖²
+
+    Its minimum is the score of the data with noise N(0, σ²) added, not that of
+    the data. This bias vanishes with σ, while the objective's variance grows.
+    First derivatives of the score are not needed.
+
+    It is `losses.denoising_loss` of a network that predicts the score at σ,
+    weighted by "simple", times half the number of entries.
+
+    Args:
+      key: A typed key, for the one draw of ε.
+      model: A log density or a score, see the module.
+      x: One example of the data, of any shape.
+      sigma: σ, in units of x.
+
+    Returns:
+      The objective, ().
+
+    Raises:
+      ValueError: If σ is not positive.
+      TypeError: If `model` states no density, or x holds no real numbers.
+
+    Example:
+      >>> value = dj.energies.denoising(key, target, jnp.zeros(2), 0.1)
     """
-    checks.key("key", key)
-    x, sigma = _example(x), checks.positive("sigma", sigma)
-    prediction = predictions.denoiser(
-        schedules.edm(), _AtAnyTime(as_density("model", model)), "score"
-    )
+    prediction = predictions.denoiser(schedules.edm(), _AtAnyTime(model), "score")
     return _denoising(key, prediction, x, sigma)
 
 
@@ -132,62 +214,96 @@ class _AtAnyTime:
 @one_program
 def _denoising(key, prediction, x, sigma):
     noise = jax.random.normal(key, x.shape, x.dtype)
-    return (
-        0.5
-        * x.size
-        * losses.denoising_loss(prediction, x, noise, sigma, weighting="simple")
-    )
+    loss = losses.denoising_loss(prediction, x, noise, sigma, weighting="simple")
+    return 0.5 * x.size * loss
 
 
-# ----------------------------------------------------------------------------------------------- contrastive divergence
+# ---- contrastive divergence
 
 
+@checks.arguments(
+    penalty=checks.non_negative, model=as_log_density, x=_example, x_model=_example
+)
 def contrastive(
     model: Any, x: ArrayLike, x_model: ArrayLike, penalty: Scalar = 0.0
 ) -> Array:
-    """log p̃(x⁻) − log p̃(x) + a (log p̃(x)² + log p̃(x⁻)²), shape (), of an example x and a draw x⁻ of the model.
+    """Contrastive divergence of an example x and a draw x⁻ of the model (Hinton 2002).
 
-    For a = penalty = 0 and x⁻ of the model's own law its gradient is in expectation that of −log p(x); its value is not
-    that loss and tells nothing of progress. x⁻ is held fixed. The penalty keeps log densities from drifting, which
-    their differences do not see. Raises ValueError for a penalty < 0 and examples of differing shape. Hinton 2002;
-    Du & Mordatch 2019, section 3.4.
+        log p̃(x⁻) − log p̃(x) + a (log p̃(x)² + log p̃(x⁻)²)
+
+    For a = 0 and x⁻ of the model's distribution, its gradient is in
+    expectation that of −log p(x). Its value is not that loss and does not
+    measure progress. The penalty keeps log densities from drifting, which
+    their differences do not see (Du & Mordatch 2019, section 3.4).
+
+    Args:
+      model: A log density, see the module.
+      x: One example of the data, of any shape.
+      x_model: x⁻, of the same shape. No gradient passes through it.
+      penalty: a ≥ 0.
+
+    Returns:
+      The objective, ().
+
+    Raises:
+      ValueError: If `penalty` is negative or the shapes differ.
+      TypeError: If `model` states no log density.
+
+    Example:
+      >>> value = dj.energies.contrastive(target, jnp.zeros(2), jnp.ones(2))
     """
-    penalty = checks.non_negative("penalty", penalty)
-    density, x, x_model = as_log_density("model", model), _example(x), _example(x_model)
-    if x.shape != x_model.shape:
-        raise ValueError(
-            f"x_model must have the example's shape {x.shape}, got {x_model.shape}"
-        )
-    return _contrastive(density, x, x_model, penalty)
+    checks.require(
+        jnp.shape(x) == jnp.shape(x_model),
+        f"x_model must have the example's shape {jnp.shape(x)}, got "
+        f"{jnp.shape(x_model)}",
+    )
+    return _contrastive(model, x, x_model, penalty)
 
 
 @one_program
 def _contrastive(density, x, x_model, penalty):
-    positive, negative = (
-        density.log_prob(x),
-        density.log_prob(jax.lax.stop_gradient(x_model)),
-    )
+    positive = density.log_prob(x)
+    negative = density.log_prob(jax.lax.stop_gradient(x_model))
     return negative - positive + penalty * (positive**2 + negative**2)
 
 
 class PersistentChains(NamedTuple):
-    """Chains that go on from one update of the model to the next. xs: (N, *shape). updates: (), how many were made."""
+    """Chains that go on from one update of the model to the next.
+
+    Attributes:
+      xs: Positions, (N, *shape).
+      updates: Number of calls of `advance` so far, ().
+    """
 
     xs: Array
     updates: Array
 
 
+@checks.arguments(xs=checks.finite_array)
 def persistent_chains(xs: ArrayLike) -> PersistentChains:
-    """Persistent chains that start at xs, (N, *shape): draws of a broad law, or data; ValueError unless finite."""
-    xs = checks.real_array("xs", xs)
-    checks.finite("xs", xs)
-    if xs.ndim == 0 or xs.shape[0] == 0:
-        raise ValueError(
-            f"xs must have shape (N, ...) with N at least 1, got {xs.shape}"
-        )
-    return PersistentChains(xs.astype(float_dtype(xs)), jnp.zeros((), jnp.int32))
+    """Persistent chains before the first update.
+
+    Args:
+      xs: First positions (N, *shape), such as draws of a broad distribution,
+        or data.
+
+    Returns:
+      The chains, for `advance`.
+
+    Raises:
+      ValueError: If there is no chain, or a position is not finite.
+    """
+    checks.batch("xs", xs)
+    xs = _example("xs", xs)
+    return PersistentChains(xs, jnp.zeros((), jnp.int32))
 
 
+@checks.arguments(
+    key=checks.key,
+    chains=(checks.made_by, PersistentChains, "persistent_chains"),
+    share=(checks.within, 0.0, 1.0),
+    restarts=checks.optional(checks.has_methods, "sample(key)"),
+)
 def advance(
     key: Key,
     chains: PersistentChains,
@@ -197,45 +313,62 @@ def advance(
     restarts: Any = None,
     share: Scalar = 0.05,
 ) -> tuple[PersistentChains, Chains]:
-    """The chains after `steps` steps of a kernel of the present model, and what `langevin.run_many` says of the run.
+    """Advance persistent chains by a kernel of the present model (Tieleman 2008).
 
-    A pure function, to be called between updates of the model, with the kernel's state made anew: the density at a
-    place changes with the model. The same key may serve all updates: their number is folded in. restarts: a law with
-    `sample(key)`; each chain then starts there anew with probability `share`, which lets them find modes that they
-    cannot cross to; TypeError for what has no `sample`, ValueError for draws that are not of a chain's shape. A
-    diverged chain holds NaN, so that the loss is NaN too, and `diverged_at` of the run tells which. Raises ValueError
-    for a share outside [0, 1] and as `run_many`. Tieleman 2008; Du & Mordatch 2019, section 3.2.
+    A pure function, to be called between updates of the model. The kernel's
+    state is made anew, because the density at a position changes with the
+    model.
+
+    With `restarts`, chains find modes that they cannot cross to (Du & Mordatch
+    2019, section 3.2). A diverged chain holds NaN, so that the loss is NaN
+    too.
+
+    Args:
+      key: A typed key. The same may serve all updates, because their number is
+        folded in.
+      chains: From `persistent_chains` or from the last call.
+      kernel: Of `langevin`, for the present model.
+      steps: Number of steps.
+      restarts: A distribution with `sample(key)` from which chains start anew.
+        None for no restarts.
+      share: Probability with which each chain starts anew.
+
+    Returns:
+      The chains after the steps, and the result of `langevin.run_many`, whose
+      `diverged_at` has the chains that diverged.
+
+    Raises:
+      ValueError: If `share` lies outside [0, 1], or draws of `restarts` have
+        another shape than a chain. Also as `run_many`.
+      TypeError: If `restarts` has no `sample`, or `chains` are no
+        `PersistentChains`.
+
+    Example:
+      >>> chains = dj.energies.persistent_chains(jnp.zeros((4, 2)))
+      >>> kernel = dj.langevin.mala(target, 0.1)
+      >>> chains, run = dj.energies.advance(key, chains, kernel, steps=2)
     """
-    checks.key("key", key)
-    checks.made_by("chains", chains, PersistentChains, "persistent_chains")
-    renewed = None if restarts is None else checks.within("share", share, 0.0, 1.0)
-    if restarts is not None and not callable(getattr(restarts, "sample", None)):
-        raise TypeError(f"restarts must have sample(key), got {restarts!r}")
     arrays, static = partition(restarts)
-    xs, key_run, updates = _restarted(static, arrays, key, chains, renewed)
+    share = None if restarts is None else share
+    xs, key_run, updates = _restarted(static, arrays, key, chains, share)
     result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)
     return PersistentChains(result.state.x, updates), result
 
 
 @compiled
 def _restarted(static, arrays, key, chains, share):
-    """(positions, of which some are drawn anew, the key of the run, updates made after it)."""
+    """Positions, some of them drawn anew, the key of the run, and the next count."""
     restarts, xs = combine(arrays, static), chains.xs
     key_restart, key_run = jax.random.split(jax.random.fold_in(key, chains.updates))
     if restarts is not None:
         key_where, key_fresh = jax.random.split(key_restart)
         fresh = jax.vmap(restarts.sample)(jax.random.split(key_fresh, len(xs)))
-        if fresh.shape != xs.shape:
-            raise ValueError(
-                f"restarts must draw places of the chains' shape {xs.shape[1:]}, got {fresh.shape[1:]}"
-            )
-        again = jax.random.bernoulli(key_where, share, (len(xs),)).reshape(
-            -1, *[1] * (xs.ndim - 1)
+        checks.require(
+            fresh.shape == xs.shape,
+            f"restarts must draw positions of the chains' shape {xs.shape[1:]}, got "
+            f"{fresh.shape[1:]}",
         )
+        again = jax.random.bernoulli(key_where, share, (len(xs),))
+        again = again.reshape(-1, *[1] * (xs.ndim - 1))  # (N,) -> (N, 1, …, 1)
         xs = jnp.where(again, fresh, xs)
     return xs, key_run, chains.updates + 1
-
-
-def _example(x):
-    x = checks.real_array("x", x)
-    return x.astype(float_dtype(x))

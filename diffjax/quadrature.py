@@ -1,12 +1,13 @@
-"""Integrals over a line or a plane by the midpoint rule, and the normaliser log ∫ e^{score} of a density known to it.
+"""Integrals over a line or a plane by the midpoint rule, and log Z of a density.
 
-The midpoint rule on equal cells converges faster than any power of the cell for an analytic integrand that has decayed
-at the bounds, as densities do (Trefethen & Weideman 2014, section 5), and is exact for boxes whose edges are cells'
-edges. No node lies on a bound.
+On equal cells the midpoint rule converges faster than any power of the cell
+for an analytic integrand that has decayed at the bounds, as densities do
+(Trefethen & Weideman 2014, section 5). It is exact for boxes whose edges are
+edges of cells. No node lies on a bound.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,19 @@ from . import checks
 from .numerics import float_dtype
 from .types import Array, ArrayLike, as_pytree_callable, combine, compiled, partition
 
+__all__ = ["Rule", "evaluate", "integrate", "log_integral", "rule"]
+
 _AT_ONCE = 2**16
 """Nodes that are evaluated as one batch."""
 
 
 class Rule(NamedTuple):
-    """∫ f ≈ weight · Σ f(nodes). nodes: (N, *shape) in row-major order of the cells. weight: a cell's volume.
+    """A midpoint rule, ∫ f ≈ weight · Σ f(nodes).
 
-    counts: cells along each axis, one or two numbers.
+    Attributes:
+      nodes: Centres of the cells in row-major order, (N, *shape).
+      weight: Volume of a cell.
+      counts: Number of cells along each axis, one or two numbers.
     """
 
     nodes: Array
@@ -31,29 +37,50 @@ class Rule(NamedTuple):
     counts: tuple[int, ...]
 
 
-def rule(bounds: ArrayLike, points: int = 512) -> Rule:
-    """The midpoint rule with `points` cells along each axis of a box.
-
-    bounds: (2,), the ends of an interval, for x of shape (); or (D, 2), D = 1 or 2, for x of shape (D,). Raises
-    ValueError for other shapes, unless lower < upper are finite, and for points < 6.
-    """
-    points = checks.integer("points", points, minimum=6)
+def _box(name, bounds):
+    """bounds in float64, checked. In NumPy, because under jit a jnp array is traced."""
     try:
-        box = np.asarray(
-            bounds, np.float64
-        )  # in numpy: under jit a jnp array would be traced
+        box = np.asarray(bounds, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(
-            f"bounds must be an array of real numbers that is not traced, got {bounds!r}"
+            f"{name} must be an array of real numbers that is not traced, "
+            f"got {bounds!r}"
         ) from None
-    checks.one_of_shapes("bounds", box, [(2,), (1, 2), (2, 2)])
-    checks.finite("bounds", box)
-    if not np.all(box[..., 0] < box[..., 1]):
-        raise ValueError(f"bounds must have lower < upper, got {box.tolist()}")
+    checks.one_of_shapes(name, box, [(2,), (1, 2), (2, 2)])
+    checks.finite(name, box)
+    ordered = np.all(box[..., 0] < box[..., 1])
+    checks.require(ordered, f"{name} must have lower < upper, got {box.tolist()}")
+    return box
+
+
+@checks.arguments(points=(checks.integer, 6), bounds=_box)
+def rule(bounds: ArrayLike, points: int = 512) -> Rule:
+    """Midpoint rule on equal cells of a box.
+
+    Args:
+      bounds: (2,), the ends of an interval, for x of shape (). Or (D, 2) with
+        D = 1 or 2, the ends along each axis, for x of shape (D,). Must be
+        concrete.
+      points: Number of cells along each axis, at least 6.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: If `bounds` have another shape, or not lower < upper, or are
+        not finite, or there are fewer than 6 points.
+      TypeError: If `bounds` are traced, or no numbers.
+
+    Example:
+      >>> dj.quadrature.rule((0.0, 1.0), 8).weight
+      0.125
+    """
+    box: Any = bounds
     axes = [
         low + (high - low) * (np.arange(points) + 0.5) / points
         for low, high in box.reshape(-1, 2)
     ]
+    # (points, …, points, D) -> (N, *shape)
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, *box.shape[:-1])
     lengths = box[..., 1] - box[..., 0]
     return Rule(
@@ -63,24 +90,41 @@ def rule(bounds: ArrayLike, points: int = 512) -> Rule:
     )
 
 
+@checks.arguments(function=(checks.callable_, "function(x)"))
 def integrate(
     function: Callable[[Array], Array], bounds: ArrayLike, points: int = 512
 ) -> Array:
-    """∫ function(x) dx over a box, of the function's shape.
+    """Integral of a function over a box, by the midpoint rule.
 
-    function: x -> an array, for one x as in `rule`; what it does beyond the bounds is not seen. Raises ValueError for
-    concrete values that are NaN or infinite, with the place of the first.
+        ∫ f(x) dx
+
+    Args:
+      function: f, from one x as in `rule` to an array. Its values beyond the
+        bounds are not seen.
+      bounds: The box, as in `rule`.
+      points: Number of cells along each axis, at least 6.
+
+    Returns:
+      The integral, of the shape of f(x).
+
+    Raises:
+      ValueError: If concrete values are NaN or infinite. The message has the
+        first node with such a value. Also as `rule`.
+
+    Example:
+      >>> nine = dj.quadrature.integrate(jnp.square, (0.0, 3.0))  # to 1e-5
     """
-    checks.callable_("function", function, "function(x)")
-    used = rule(bounds, points)
-    values = evaluate(function, used.nodes)
+    midpoints = rule(bounds, points)
+    values = evaluate(function, midpoints.nodes)
     if checks.is_traced(values):
-        return used.weight * jnp.sum(values, 0)
+        return midpoints.weight * jnp.sum(values, 0)
     exact = np.asarray(values, np.float64)
-    _refuse("function", "finite", ~np.isfinite(exact), used, exact)
-    return jax.device_put(np.asarray(used.weight * exact.sum(0), float_dtype(values)))
+    _raise_where(~np.isfinite(exact), exact, midpoints, "function must be finite")
+    total = midpoints.weight * exact.sum(0)
+    return jax.device_put(np.asarray(total, float_dtype(values)))
 
 
+@checks.arguments(tolerance=checks.optional(checks.positive))
 def log_integral(
     log_density: Callable[[Array], Array],
     bounds: ArrayLike,
@@ -89,51 +133,77 @@ def log_integral(
     tolerance: float | None = 1e-4,
     name: str = "log_density",
 ) -> Array:
-    """log ∫ e^{log_density(x)} dx over a box, in nats, shape (): log Z of an unnormalised density.
+    """log Z of an unnormalised density over a box, by the midpoint rule.
 
-    log_density: x -> (), for one x as in `rule`; −infinity is a density of 0. tolerance: the relative error of the
-    integral above which it is refused; None for no such check. Two errors are estimated from the values at hand: what
-    lies beyond the bounds, as if the density at each face went on for the box's length, and what the cells are too
-    coarse for, by which the sums over every third node along an axis differ. A density with jumps inside cells needs a
-    tolerance of the order of a cell, one that is cut off at the bounds needs wider bounds or None. name: what errors
-    call log_density.
+        log Z = log ∫ e^{log p̃(x)} dx
 
-    Raises ValueError where log_density does not return a scalar, is NaN or +infinity, or is −infinity everywhere; where
-    the density has not decayed at the bounds, hence perhaps is not integrable; and where the cells do not resolve it.
-    Under jit nothing is refused, and NaN gives NaN.
+    Two errors are estimated from the values at the nodes, and compared with
+    `tolerance`. One is the mass beyond the bounds, as if the density at each
+    face went on for the box's length. The other is that of cells which are too
+    coarse, by which the sums over every third node along an axis differ.
+
+    Args:
+      log_density: log p̃, from one x as in `rule` to (). −infinity is a
+        density of 0.
+      bounds: The box, as in `rule`.
+      points: Number of cells along each axis, at least 6.
+      tolerance: Greatest relative error of Z that is accepted. None for no
+        such check. A density with jumps inside cells needs a tolerance of the
+        order of a cell. One that is cut off at the bounds needs wider bounds,
+        or None.
+      name: Name of `log_density` in messages.
+
+    Returns:
+      log Z in nats, ().
+
+    Raises:
+      ValueError: If `log_density` does not return a scalar, is NaN or
+        +infinity, or is −infinity everywhere. If the density has not decayed
+        at the bounds, and so perhaps is not integrable. If the cells do not
+        resolve it. Under jit values are not checked, and NaN gives NaN.
+
+    Example:
+      >>> log_z = dj.quadrature.log_integral(lambda x: -0.5 * x**2, (-8, 8))  # ½ log 2π
     """
     checks.callable_(name, log_density, f"{name}(x) -> ()")
-    tolerance = None if tolerance is None else checks.positive("tolerance", tolerance)
-    used = rule(bounds, points)
-    values = evaluate(log_density, used.nodes)
-    if values.shape != used.nodes.shape[:1]:
+    midpoints = rule(bounds, points)
+    values = evaluate(log_density, midpoints.nodes)
+    if values.shape != midpoints.nodes.shape[:1]:
         raise ValueError(f"{name} must return a scalar, got shape {values.shape[1:]}")
     if checks.is_traced(values):
-        return jax.scipy.special.logsumexp(values) + np.log(used.weight)
+        return jax.scipy.special.logsumexp(values) + np.log(midpoints.weight)
     exact = np.asarray(values, np.float64)
-    _refuse(name, "below infinity", np.isnan(exact) | np.isposinf(exact), used, exact)
+    bad = np.isnan(exact) | np.isposinf(exact)
+    _raise_where(bad, exact, midpoints, f"{name} must be below infinity")
     top = exact.max()
     if np.isneginf(top):
         raise ValueError(
-            f"{name} must be above -infinity somewhere within bounds {np.asarray(bounds).tolist()}"
+            f"{name} must be above -infinity somewhere within bounds "
+            f"{np.asarray(bounds).tolist()}"
         )
-    density = np.exp(exact - top).reshape(used.counts)
+    density = np.exp(exact - top).reshape(midpoints.counts)
     if tolerance is not None:
-        _check_decay(name, density, np.asarray(bounds), tolerance)
-        _check_resolution(name, density, points, tolerance)
-    return jax.device_put(
-        np.asarray(top + np.log(density.sum() * used.weight), float_dtype(values))
-    )
+        _raise_unless_decayed(name, density, np.asarray(bounds), tolerance)
+        _raise_unless_resolved(name, density, points, tolerance)
+    total = top + np.log(density.sum() * midpoints.weight)
+    return jax.device_put(np.asarray(total, float_dtype(values)))
 
 
+@checks.arguments(function=(checks.callable_, "function(x)"), nodes=checks.batch)
 def evaluate(function: Callable[[Array], Array], nodes: Array) -> Array:
-    """The function at nodes (N, *shape), with leading axis N, by one program."""
-    checks.callable_("function", function, "function(x)")
-    nodes = checks.real_array("nodes", nodes)
-    if nodes.ndim == 0 or nodes.shape[0] == 0:
-        raise ValueError(
-            f"nodes must have shape (N, *shape) with N at least 1, got {nodes.shape}"
-        )
+    """Values of a function at nodes, by one program.
+
+    Args:
+      function: From one x to an array.
+      nodes: (N, *shape).
+
+    Returns:
+      The values, with leading axis N.
+
+    Raises:
+      ValueError: If there are no nodes.
+      TypeError: If `function` cannot be called.
+    """
     arrays, static = partition(as_pytree_callable(function))
     return _values(static, arrays, nodes)
 
@@ -146,37 +216,41 @@ def _values(static, arrays, nodes):
     )
 
 
-def _refuse(name, accepted, bad, used, values):
+def _raise_where(bad, values, midpoints, rule_text):
     if bad.any():
         first = np.argwhere(bad)[0]
-        place = np.array2string(np.asarray(used.nodes)[first[0]], precision=4)
-        found = f"{values[tuple(first)]} at {place}, the first of {int(bad.sum())} such values"
-        raise ValueError(f"{name} must be {accepted}, got {found}")
+        node = np.array2string(np.asarray(midpoints.nodes)[first[0]], precision=4)
+        raise ValueError(
+            f"{rule_text}, got {values[tuple(first)]} at {node}, the first of "
+            f"{int(bad.sum())} such values"
+        )
 
 
-def _check_decay(name, density, bounds, tolerance):
-    """The faces' cells times the number of cells along their normal, each as a share of the whole."""
+def _raise_unless_decayed(name, density, bounds, tolerance):
+    """Compare each face, continued over the box's length, with the whole."""
     total = density.sum()
     for axis, count in enumerate(density.shape):
         faces = np.moveaxis(density, axis, 0)[[0, -1]].reshape(2, -1).sum(1)
         shares = count * faces / total
-        if shares.max() > tolerance:
-            side = ("lower", "upper")[int(shares.argmax())]
-            bound = float(bounds.reshape(-1, 2)[axis, int(shares.argmax())])
+        worst = int(shares.argmax())
+        if shares[worst] > tolerance:
+            bound = float(bounds.reshape(-1, 2)[axis, worst])
             raise ValueError(
-                f"{name} must have decayed at the bounds, got a density at the {side} bound {bound:g} of axis "
-                f"{axis} that would add {shares.max():.3g} of the integral if it went on: widen the bounds; if that "
-                f"does not help, it is not integrable"
+                f"{name} must have decayed at the bounds, got a density at the "
+                f"{('lower', 'upper')[worst]} bound {bound:g} of axis {axis} that "
+                f"would add {shares[worst]:.3g} of the integral if it went on: widen "
+                "the bounds; if that does not help, it is not integrable"
             )
 
 
-def _check_resolution(name, density, points, tolerance):
-    """Sums over the nodes of index 0, 1 and 2 modulo 3 along an axis: rules of three times the cell."""
+def _raise_unless_resolved(name, density, points, tolerance):
+    """Compare the rules of three times the cell: nodes 0, 1 and 2 modulo 3."""
     for axis in range(density.ndim):
         slices = np.moveaxis(density, axis, 0).reshape(points, -1).sum(1)
         thirds = np.array([slices[i::3].sum() for i in range(3)]) / slices.sum() * 3
         if np.ptp(thirds) > tolerance:
             raise ValueError(
-                f"points must resolve {name} along axis {axis}, got {points}, of which every third differs by "
-                f"{np.ptp(thirds):.3g} of the integral: raise points, or narrow the bounds"
+                f"points must resolve {name} along axis {axis}, got {points}, of which "
+                f"every third differs by {np.ptp(thirds):.3g} of the integral: raise "
+                "points, or narrow the bounds"
             )

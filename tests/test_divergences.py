@@ -213,7 +213,7 @@ def test_nan_is_nan_under_jit():
     [
         ({"key": 0}, TypeError, "key must be a typed key"),
         ({"count": 1}, ValueError, "count must be at least 2, got 1"),
-        ({"p": NORMAL}, TypeError, r"p must have sample\(key\)"),
+        ({"p": NORMAL}, TypeError, r"p must have log_prob\(x\) and sample\(key\)"),
         (
             {"q": energy(lambda x: x[0] * jnp.nan)},
             ValueError,
@@ -403,7 +403,7 @@ UNIT = functools.partial(targets.gaussian, [0.0], 1.0)
     "call, error, message",
     [
         (lambda: divergences.fit_reverse(two_modes(), 1.0), TypeError, "start must be made by targets.gaussian"),
-        (lambda: divergences.fit_reverse(two_modes(), targets.gaussian(np.zeros(3), 1.0)), ValueError, r"start must be a law of shape \(1,\) or \(2,\)"),
+        (lambda: divergences.fit_reverse(two_modes(), targets.gaussian(np.zeros(3), 1.0)), ValueError, r"start must be a mixture of shape \(1,\) or \(2,\)"),
         (lambda: divergences.fit_reverse(Uniform(0.0, 1.0), UNIT()), ValueError, "start must have a finite divergence, got inf"),
         (lambda: divergences.fit_reverse(targets.energy(lambda x: x[0] * jnp.nan), UNIT()), ValueError, "start must have a finite divergence, got nan"),
         (lambda: divergences.fit_reverse(two_modes(), UNIT(), steps=0), ValueError, "steps must be at least 1, got 0"),

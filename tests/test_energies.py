@@ -183,7 +183,7 @@ def restarted(restarts):
         (lambda: energies.contrastive(langevin.score_only(jnp.negative), jnp.ones(2), jnp.ones(2)), TypeError, "model must have a log density"),
         (lambda: energies.persistent_chains(jnp.array([[np.nan]])), ValueError, "xs must be finite"),
         (lambda: energies.advance(jax.random.key(0), jnp.ones((3, 2)), None), TypeError, "chains must be made by persistent_chains"),
-        (lambda: restarted(targets.gaussian([0.0], 1.0)), ValueError, r"restarts must draw places of the chains' shape \(2,\), got \(1,\)"),
+        (lambda: restarted(targets.gaussian([0.0], 1.0)), ValueError, r"restarts must draw positions of the chains' shape \(2,\), got \(1,\)"),
         (lambda: restarted(3), TypeError, "restarts must have sample"),
     ],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Divergences between densities, in nats, by quadrature and by samples, and the laws of a family that are nearest."""
+"""Divergences between densities in nats, by quadrature and by samples, and fits of the
+nearest mixture of Gaussians.
+"""
 
 from .fits import (
     FittedMixture,

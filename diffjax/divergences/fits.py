@@ -1,13 +1,16 @@
-"""The Gaussian, or mixture of K Gaussians, that is nearest to a density in either direction of the KL divergence.
+"""Fits of mixtures of Gaussians to a density, by KL in either direction.
 
-Forward, min_q KL(p ‖ q): q must have mass wherever p has some, and covers it; for one Gaussian it is p's moments.
-Reverse, min_q KL(q ‖ p): q may have mass only where p has some, and settles in a mode; it needs no normaliser of p and
-has in general several local minima, of which the start decides.
+Forward fits minimise KL(p ‖ q). The fit q must have mass wherever p has some,
+and so covers it. For one Gaussian it has p's moments. Reverse fits minimise
+KL(q ‖ p). Here q may have mass only where p has some, and settles in a mode.
+No normaliser of p is needed. There are in general several local minima, and
+the start decides between them.
 
-The family is that of the start: as many components as it has, with isotropic, diagonal or full covariances as its
-scales are. Component k is the law of m_k + L_k z, z standard normal and L_k lower triangular, and moves relative to its
-start: m_k + L_k δ and L_k T, so that the search, by L-BFGS, sees no units. Forward and reverse fits differ in their
-objective alone.
+The start also states the family: its number of components, with isotropic,
+diagonal or full covariances as its scales are. Component k is the distribution
+of m_k + L_k z, with z standard normal and L_k lower triangular. It moves
+relative to its start, to m_k + L_k δ and L_k T, so that the search by L-BFGS
+sees no units. Forward and reverse fits differ in their objective alone.
 """
 
 import dataclasses
@@ -27,16 +30,35 @@ from ..numerics import float_dtype
 from ..targets import Mixture, gaussian, gaussian_mixture
 from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
+from .measures import DENSITY, SAMPLER
+
+__all__ = [
+    "FittedMixture",
+    "fit_forward",
+    "fit_forward_by_samples",
+    "fit_reverse",
+    "fit_reverse_by_samples",
+    "moment_matched",
+]
 
 REACH = 8.0
-"""Standard deviations on either side of a component over which a reverse fit integrates: all but 1e-15 of its mass."""
+"""Standard deviations on either side of a component that a reverse fit integrates over.
+
+All but 1e-15 of its mass lies there.
+"""
 
 
 class FittedMixture(NamedTuple):
-    """mixture: the member of the family. kl: the divergence in the direction of the fit, (), nats.
+    """Result of a fit.
 
-    standard_error: of kl, (); 0 by quadrature. gradient_norm: of the objective at the law, by log-weights, means in
-    standard deviations and factors relative to the law's, (): 0 at an optimum. steps: of the search, ().
+    Attributes:
+      mixture: The member of the family.
+      kl: The divergence in the direction of the fit, in nats, ().
+      standard_error: Standard error of `kl`, (). 0 by quadrature.
+      gradient_norm: Norm of the objective's gradient at the fit, (). It is
+        taken by log-weights, means in standard deviations and relative
+        factors. 0 at an optimum.
+      steps: Number of steps of the search, ().
     """
 
     mixture: Mixture
@@ -46,7 +68,26 @@ class FittedMixture(NamedTuple):
     steps: Array
 
 
-# ------------------------------------------------------------------------------------------------------------- forward
+def _mixture_start(name, start):
+    return checks.made_by(
+        name, start, Mixture, "targets.gaussian or targets.gaussian_mixture"
+    )
+
+
+def _planar_start(name, start):
+    _mixture_start(name, start)
+    checks.require(
+        start.shape in [(1,), (2,)],
+        f"{name} must be a mixture of shape (1,) or (2,), got {start.shape}; in more "
+        "dimensions fit by samples",
+    )
+
+
+_SEARCH = {"steps": (checks.integer, 1), "gradient_norm": checks.positive}
+"""Checks of the arguments of a search."""
+
+
+# ---- forward
 
 
 def moment_matched(
@@ -56,18 +97,36 @@ def moment_matched(
     *,
     tolerance: float = 1e-4,
 ) -> Mixture:
-    """The Gaussian with p's mean and covariance: the minimum over all Gaussians of KL(p ‖ q), in closed form.
+    """The Gaussian with p's mean and covariance.
 
-    p: with mean() and covariance(), in any dimension; without them, by quadrature over the bounds, (1, 2) or (2, 2),
-    as in `kl_by_quadrature`. Raises ValueError where p has neither those nor bounds, or cannot be integrated.
+    It is the minimum of KL(p ‖ q) over all Gaussians q, in closed form.
+
+    Args:
+      p: With mean() and covariance(), in any dimension. Or, where `bounds` are
+        given, a normalised distribution with `log_prob` in one or two
+        dimensions.
+      bounds: A box that holds the mass of p, (1, 2) or (2, 2). The moments are
+        then taken by quadrature.
+      points: Number of cells along each axis.
+      tolerance: As in `kl_by_quadrature`.
+
+    Returns:
+      The Gaussian, a mixture of one component.
+
+    Raises:
+      ValueError: If p has no moments and there are no bounds, or p cannot be
+        integrated.
+
+    Example:
+      >>> fit = dj.divergences.moment_matched(target)
     """
     if bounds is None:
-        if not (hasattr(p, "mean") and hasattr(p, "covariance")):
-            raise ValueError(
-                f"bounds must be given where p has no mean() and covariance(), got p={p!r}"
-            )
+        checks.require(
+            hasattr(p, "mean") and hasattr(p, "covariance"),
+            f"bounds must be given where p has no mean() and covariance(), got p={p!r}",
+        )
         return gaussian(p.mean(), p.covariance())
-    measures.check_law("p", p)
+    checks.has_methods("p", p, "log_prob(x)")
     return gaussian(*_moments(*_density_rule(p, bounds, points, tolerance)))
 
 
@@ -77,6 +136,7 @@ def _moments(nodes, weights):
     return mean, (weights[:, None] * (nodes - mean)).T @ (nodes - mean)
 
 
+@checks.arguments(p=DENSITY, start=_planar_start, **_SEARCH)
 def fit_forward(
     p: Any,
     start: Mixture,
@@ -87,26 +147,50 @@ def fit_forward(
     gradient_norm: float = 1e-5,
     tolerance: float = 1e-4,
 ) -> FittedMixture:
-    """A local minimum of KL(p ‖ q) over the family of `start`, in one or two dimensions, by quadrature.
+    """Local minimum of KL(p ‖ q) over a family of mixtures, by quadrature.
 
-    For one Gaussian there is one minimum, p's mean and covariance (their diagonal, or mean of it, for a diagonal or
-    isotropic family). start: from `targets.gaussian` or `gaussian_mixture`; components that start equal stay equal.
-    bounds, points, tolerance: as in `kl_by_quadrature`, bounds (D, 2). The search ends after `steps`, where the
-    objective's gradient has fallen below gradient_norm, or where rounding lets the objective fall no further; see
-    `FittedMixture.gradient_norm`. Raises ValueError where p cannot be integrated or is not normalised, shapes do not fit, the
-    start has no density where p has mass, or a component loses all of its weight.
+    For one Gaussian there is one minimum: p's mean and covariance. It has the
+    diagonal of the covariance for a diagonal family, and the diagonal's mean
+    for an isotropic one.
+
+    The search ends after `steps`, where the objective's gradient has fallen
+    below `gradient_norm`, or where rounding lets the objective fall no
+    further. See `FittedMixture.gradient_norm` for how near it came.
+
+    Args:
+      p: A normalised distribution with `log_prob`, in D = 1 or 2 dimensions.
+      start: Where the search begins, from `targets.gaussian` or
+        `gaussian_mixture`. It states the family. Components that start equal
+        stay equal.
+      bounds: A box that holds the mass of p, (D, 2).
+      points: Number of cells along each axis.
+      steps: Greatest number of steps.
+      gradient_norm: Norm of the gradient at which the search ends.
+      tolerance: As in `kl_by_quadrature`.
+
+    Returns:
+      The fit, with KL(p ‖ q) by quadrature.
+
+    Raises:
+      ValueError: If p cannot be integrated or is not normalised, shapes do not
+        fit, the start has no density where p has mass, or a component loses
+        all of its weight.
+      TypeError: If p has no `log_prob`, or `start` is no mixture.
     """
-    measures.check_law("p", p)
-    _check_start(start, within_plane=True)
     checks.one_of_shapes("bounds", bounds, [(*start.shape, 2)])
     nodes, weights = _density_rule(p, bounds, points, tolerance)
-    law, _, report = _fit(
-        _cross_entropy, p, nodes, weights, start, steps, gradient_norm
-    )
-    kl = measures.kl_by_quadrature(p, law, bounds, points, tolerance=tolerance)
-    return FittedMixture(law, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
+    q, _, report = _fit(_cross_entropy, p, nodes, weights, start, steps, gradient_norm)
+    kl = measures.kl_by_quadrature(p, q, bounds, points, tolerance=tolerance)
+    return FittedMixture(q, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
+@checks.arguments(
+    p=SAMPLER,
+    start=_mixture_start,
+    key=checks.key,
+    count=(checks.integer, 2),
+    **_SEARCH,
+)
 def fit_forward_by_samples(
     key: Key,
     p: Any,
@@ -116,43 +200,54 @@ def fit_forward_by_samples(
     steps: int = 200,
     gradient_norm: float = 1e-5,
 ) -> FittedMixture:
-    """`fit_forward` in any dimension, by `count` samples of p: maximum likelihood. kl is over as many fresh samples."""
-    measures.check_law("p", p)
-    measures.check_sampler("p", p)
-    _check_start(start)
-    checks.key("key", key)
-    count = checks.integer("count", count, 2)
+    """Local minimum of KL(p ‖ q) over a family of mixtures, by samples.
+
+    This is maximum likelihood, and `fit_forward` in any dimension.
+
+    Args:
+      key: A typed key.
+      p: A distribution with `log_prob` and `sample`.
+      start: Where the search begins, as in `fit_forward`.
+      count: Number of samples of p, at least 2.
+      steps: Greatest number of steps.
+      gradient_norm: Norm of the gradient at which the search ends.
+
+    Returns:
+      The fit, with an estimate of KL(p ‖ q) over as many fresh samples.
+
+    Raises:
+      ValueError: As `fit_forward`, and if `start` has another shape than p's
+        samples.
+      TypeError: If p lacks a method, or `start` is no mixture.
+    """
     arrays, static = partition(p)
     xs, key_kl = _draws((static, count), arrays, key)
-    if xs.shape[1:] != start.shape:
-        raise ValueError(
-            f"start must be a law of p's shape {xs.shape[1:]}, got {start.shape}"
-        )
-    weights = np.full((count,), 1 / count, xs.dtype)
-    law, _, report = _fit(
-        _cross_entropy, None, xs, weights, start, steps, gradient_norm
+    checks.require(
+        xs.shape[1:] == start.shape,
+        f"start must be a mixture of p's shape {xs.shape[1:]}, got {start.shape}",
     )
-    return FittedMixture(law, *measures.kl_by_samples(key_kl, p, law, count), *report)
+    weights = np.full((count,), 1 / count, xs.dtype)
+    q, _, report = _fit(_cross_entropy, None, xs, weights, start, steps, gradient_norm)
+    return FittedMixture(q, *measures.kl_by_samples(key_kl, p, q, count), *report)
 
 
 @compiled
 def _draws(settings, arrays, key):
-    """(samples of p (count, *shape), another key)."""
+    """Samples of p, (count, *shape), and another key."""
     static, count = settings
     key_fit, key_rest = jax.random.split(key)
-    return jax.vmap(combine(arrays, static).sample)(
-        jax.random.split(key_fit, count)
-    ), key_rest
+    keys = jax.random.split(key_fit, count)
+    return jax.vmap(combine(arrays, static).sample)(keys), key_rest
 
 
 def _density_rule(p, bounds, points, tolerance):
-    """Nodes (N, D) and p(x) dx there, (N,), of sum 1."""
+    """Nodes (N, D), and p(x) dx there, (N,), of sum 1."""
     checks.one_of_shapes("bounds", bounds, [(1, 2), (2, 2)])
-    measures.check_mass("p", p, bounds, points, tolerance)
+    measures.raise_unless_normalised("p", p, bounds, points, tolerance=tolerance)
     nodes = quadrature.rule(bounds, points).nodes
-    log_p = quadrature.evaluate(
-        measures.LogProb(p), nodes
-    )  # by the program that the mass was taken with
+    # LogProb is the function that the mass was taken of, so that its program
+    # is reused.
+    log_p = quadrature.evaluate(measures.LogProb(p), nodes)
     if checks.is_traced(log_p):
         return nodes, jax.nn.softmax(log_p)
     exact = np.asarray(log_p, np.float64)
@@ -165,9 +260,10 @@ def _cross_entropy(_, nodes, weights, components):
     return -weights @ components.log_prob(nodes.reshape(len(nodes), -1))
 
 
-# ------------------------------------------------------------------------------------------------------------- reverse
+# ---- reverse
 
 
+@checks.arguments(p=DENSITY, start=_planar_start, points=(checks.integer, 6), **_SEARCH)
 def fit_reverse(
     p: Any,
     start: Mixture,
@@ -177,38 +273,53 @@ def fit_reverse(
     gradient_norm: float = 1e-5,
     tolerance: float = 1e-3,
 ) -> FittedMixture:
-    """The local minimum of KL(q ‖ p) over the family of `start` that lies below it, in one or two dimensions.
+    """Local minimum of KL(q ‖ p) over a family of mixtures, in one or two dimensions.
 
-    E_q is taken by the midpoint rule in each component's own z, of `points` cells along each axis within 8 standard
-    deviations: no bounds are needed, and q cannot leave them. p: with log_prob, up to log Z; kl is then KL − log Z. How
-    the search ends: as in `fit_forward`. tolerance: by how many nats kl may differ on a rule of twice the points.
+    E_q is taken by the midpoint rule in each component's z, within 8 standard
+    deviations. So no bounds are needed, and q cannot leave them. The search
+    ends as in `fit_forward`.
 
-    Raises ValueError where p's log density is −infinity where q has mass (KL is infinite there), NaN or +infinity;
-    where p's features are too narrow for the points; where shapes do not fit or a component loses all of its weight.
+    Args:
+      p: With `log_prob`, up to a constant log Z.
+      start: Where the search begins. It states the family, and decides in
+        which mode the fit settles.
+      points: Number of cells along each axis of z.
+      steps: Greatest number of steps.
+      gradient_norm: Norm of the gradient at which the search ends.
+      tolerance: Greatest accepted change of `kl`, in nats, on a rule of twice
+        the points.
+
+    Returns:
+      The fit, with KL(q ‖ p) − log Z.
+
+    Raises:
+      ValueError: If p's log density is −infinity where q has mass (KL is
+        infinite there), NaN or +infinity. If p's features are too narrow for
+        the points, shapes do not fit, or a component loses all of its weight.
+      TypeError: If p has no `log_prob`, or `start` is no mixture.
     """
-    measures.check_law("p", p)
-    _check_start(start, within_plane=True)
-    points, dimension = checks.integer("points", points, 6), start.shape[0]
-    law, kl, report = _fit(
-        _reverse_objective,
-        p,
-        *_normal_rule(dimension, points),
-        start,
-        steps,
-        gradient_norm,
+    dimension = start.shape[0]
+    nodes, weights = _normal_rule(dimension, points)
+    q, kl, report = _fit(
+        _reverse_objective, p, nodes, weights, start, steps, gradient_norm
     )
-    check = _reverse_divergence(p, law, *_normal_rule(dimension, 2 * points))
-    if (
-        not checks.is_traced(kl, check)
-        and not abs(float(kl) - float(check)) <= tolerance
-    ):
-        raise ValueError(
-            f"points must resolve p within the fit, got {points}: kl is {float(kl):.6g} there and {float(check):.6g} "
-            f"with twice as many"
+    finer = _reverse_divergence(p, q, *_normal_rule(dimension, 2 * points))
+    if not checks.is_traced(kl, finer):
+        checks.require(
+            abs(float(kl) - float(finer)) <= tolerance,
+            f"points must resolve p within the fit, got {points}: kl is "
+            f"{float(kl):.6g} there and {float(finer):.6g} with twice as many",
         )
-    return FittedMixture(law, check, jax.device_put(np.zeros((), check.dtype)), *report)
+    return FittedMixture(q, finer, jax.device_put(np.zeros((), finer.dtype)), *report)
 
 
+@checks.arguments(
+    p=DENSITY,
+    start=_mixture_start,
+    key=checks.key,
+    count=(checks.integer, 2),
+    **_SEARCH,
+)
 def fit_reverse_by_samples(
     key: Key,
     p: Any,
@@ -218,68 +329,82 @@ def fit_reverse_by_samples(
     steps: int = 200,
     gradient_norm: float = 1e-5,
 ) -> FittedMixture:
-    """`fit_reverse` in any dimension, over `count` draws of z that are held fixed: a deterministic objective.
+    """Local minimum of KL(q ‖ p) over a family of mixtures, by samples.
 
-    kl is over as many fresh samples of q. For other families, and gradients over fresh draws, `flows.reverse_kl`.
+    This is `fit_reverse` in any dimension. The draws of z are held fixed,
+    which makes the objective deterministic. For other families, and gradients
+    over fresh draws, see `flows.reverse_kl`.
+
+    Args:
+      key: A typed key.
+      p: With `log_prob`, up to a constant log Z.
+      start: Where the search begins, as in `fit_reverse`.
+      count: Number of draws of z, at least 2.
+      steps: Greatest number of steps.
+      gradient_norm: Norm of the gradient at which the search ends.
+
+    Returns:
+      The fit, with an estimate of KL(q ‖ p) − log Z over as many fresh samples
+      of q.
+
+    Raises:
+      ValueError: As `fit_reverse`.
+      TypeError: If p has no `log_prob`, or `start` is no mixture.
     """
-    measures.check_law("p", p)
-    _check_start(start)
-    checks.key("key", key)
-    count = checks.integer("count", count, 2)
     noise, key_kl = _normals((count, start.means.shape[1]), key)
     weights = np.full((count,), 1 / count, noise.dtype)
-    law, _, report = _fit(
+    q, _, report = _fit(
         _reverse_objective, p, noise, weights, start, steps, gradient_norm
     )
-    return FittedMixture(law, *measures.kl_by_samples(key_kl, law, p, count), *report)
+    return FittedMixture(q, *measures.kl_by_samples(key_kl, q, p, count), *report)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _normals(shape, key):
-    """(standard normals, another key)."""
+    """Standard normals and another key."""
     key_fit, key_rest = jax.random.split(key)
     return jax.random.normal(key_fit, shape, float_dtype()), key_rest
 
 
 def _normal_rule(dimension, points):
-    """Nodes z (N, D) and N(z; 0, I) dz there, (N,), of sum 1."""
+    """Nodes z (N, D), and N(z | 0, I) dz there, (N,), of sum 1."""
     nodes = quadrature.rule([(-REACH, REACH)] * dimension, points).nodes
     weights = np.exp(-0.5 * np.sum(np.asarray(nodes, np.float64) ** 2, -1))
     return nodes, (weights / weights.sum()).astype(nodes.dtype)
 
 
 def _reverse_objective(p, noise, weights, components):
-    """E_q [log q − log p] = Σ_k w_k E_z [log q(m_k + L_k z) − log p(m_k + L_k z)], z the nodes (N, D)."""
-    places = components.means[:, None] + jnp.einsum(
+    """Σ_k w_k E_z [log q(m_k + L_k z) − log p(m_k + L_k z)], over nodes z (N, D)."""
+    xs = components.means[:, None] + jnp.einsum(
         "kij,nj->kni", components.factors, noise
     )  # (K, N, D)
-    flat = places.reshape(-1, places.shape[-1])
+    flat = xs.reshape(-1, xs.shape[-1])  # (K N, D)
     gap = components.log_prob(flat) - jax.vmap(p.log_prob)(flat)  # (K N,)
-    return jnp.exp(components.log_weights) @ (gap.reshape(places.shape[:2]) @ weights)
+    return jnp.exp(components.log_weights) @ (gap.reshape(xs.shape[:2]) @ weights)
 
 
-def _reverse_divergence(p, law, noise, weights):
+def _reverse_divergence(p, q, noise, weights):
     arrays, static = partition(p)
-    return _reverse_value(static, arrays, noise, weights, law)
+    return _reverse_value(static, arrays, noise, weights, q)
 
 
 @compiled
-def _reverse_value(static, arrays, noise, weights, law):
-    return _reverse_objective(combine(arrays, static), noise, weights, _components(law))
+def _reverse_value(static, arrays, noise, weights, q):
+    return _reverse_objective(combine(arrays, static), noise, weights, _components(q))
 
 
-# ---------------------------------------------------------------------------------------------------------- the search
+# ---- the search
 
 
 class _Components(NamedTuple):
-    """log_weights (K,), means (K, D), factors (K, D, D), lower triangular with a positive diagonal."""
+    """A mixture of normal distributions of m_k + L_k z, with L_k lower triangular."""
 
-    log_weights: Array
-    means: Array
-    factors: Array
+    log_weights: Array  # (K,)
+    means: Array  # (K, D)
+    factors: Array  # (K, D, D), with a positive diagonal
 
     def log_prob(self, xs):
-        """log q at xs (N, D), (N,)."""
+        """log q at positions (N, D), (N,)."""
         identity = jnp.eye(self.means.shape[1], dtype=self.means.dtype)
         inverses = jax.vmap(
             lambda factor: solve_triangular(factor, identity, lower=True)
@@ -292,40 +417,33 @@ class _Components(NamedTuple):
         return logsumexp((self.log_weights - log_det)[:, None] + normals, axis=0)
 
 
-def _components(start):
-    """Those of a mixture."""
-    if start.bases is None:
+def _components(mixture):
+    if mixture.bases is None:
         factors = jax.vmap(jnp.diag)(
-            jnp.sqrt(jnp.broadcast_to(start.variances, start.means.shape))
+            jnp.sqrt(jnp.broadcast_to(mixture.variances, mixture.means.shape))
         )
     else:
-        factors = jnp.linalg.cholesky(start.covariances())
-    return _Components(jnp.log(start.weights), start.means, factors)
+        factors = jnp.linalg.cholesky(mixture.covariances())
+    return _Components(jnp.log(mixture.weights), mixture.means, factors)
 
 
 class _Move(NamedTuple):
-    """Relative to _Components: logits (K,), shifts (K, D), log_scales (K, 1 | D), shears (K, D, D) | None."""
+    """Change relative to `_Components`. No correlations: `shears` are None."""
 
-    logits: Array
-    shifts: Array
-    log_scales: Array
-    shears: Any
+    logits: Array  # (K,)
+    shifts: Array  # (K, D)
+    log_scales: Array  # (K, 1 | D)
+    shears: Any  # (K, D, D), of which the part below the diagonal counts
 
 
 def _no_move(base, start):
     count, dimension = base.means.shape
-    shears = (
-        None
-        if start.bases is None
-        else np.zeros(base.factors.shape, base.factors.dtype)
-    )
     zeros = functools.partial(np.zeros, dtype=base.means.dtype)
-    return _Move(
-        zeros(count),
-        zeros((count, dimension)),
-        zeros((count, start.variances.shape[1])),
-        shears,
-    )
+    shears = None
+    if start.bases is not None:
+        shears = np.zeros(base.factors.shape, base.factors.dtype)
+    log_scales = zeros((count, start.variances.shape[1]))
+    return _Move(zeros(count), zeros((count, dimension)), log_scales, shears)
 
 
 def _moved(base, move):
@@ -334,37 +452,38 @@ def _moved(base, move):
     shapes = jax.vmap(jnp.diag)(scales)
     shapes = shapes if move.shears is None else shapes + jnp.tril(move.shears, -1)
     means = base.means + jnp.einsum("kij,kj->ki", base.factors, move.shifts)
-    return _Components(
-        jax.nn.log_softmax(base.log_weights + move.logits), means, base.factors @ shapes
-    )
+    log_weights = jax.nn.log_softmax(base.log_weights + move.logits)
+    return _Components(log_weights, means, base.factors @ shapes)
 
 
 def _fit(objective, p, nodes, weights, start, steps, gradient_norm):
-    """(law, objective, (gradient norm, steps)): two searches, the second with the scales that the first one found."""
-    steps = checks.integer("steps", steps, 1)
-    gradient_norm = checks.positive("gradient_norm", gradient_norm)
+    """The mixture, the objective, and (gradient norm, steps), of two searches.
+
+    The second search has the scales that the first one found as its units.
+    """
     arrays, static = partition(p)
-    found = _searches(
+    result = _searches(
         (objective, static), arrays, nodes, weights, start, steps, gradient_norm
     )
-    if not checks.is_traced(found) and not np.isfinite(found.start_value):
-        raise ValueError(
-            f"start must have a finite divergence, got {float(found.start_value)}: p's log density or its own is "
-            f"infinite or NaN at some of {len(nodes)} nodes"
+    if not checks.is_traced(result):
+        checks.require(
+            np.isfinite(result.start_value),
+            f"start must have a finite divergence, got {float(result.start_value)}: "
+            f"p's log density or that of start is infinite or NaN at some of "
+            f"{len(nodes)} nodes",
         )
-    if not checks.is_traced(found) and not np.isfinite(found.norm):
-        raise ValueError(
-            f"p must have finite gradients of its log density at the fit, got a gradient norm of {found.norm}"
+        checks.require(
+            np.isfinite(result.norm),
+            "p must have finite gradients of its log density at the fit, got a "
+            f"gradient norm of {result.norm}",
         )
-    return _law(found, start), found.value, (found.norm, found.steps)
+    return _mixture(result, start), result.value, (result.norm, result.steps)
 
 
-class _Found(NamedTuple):
-    """What the searches found. scales: of the kind of the start."""
-
+class _SearchResult(NamedTuple):
     weights: Any
     means: Any
-    scales: Any
+    scales: Any  # variances or covariances, of the kind of the start's
     start_value: Any
     value: Any
     norm: Any
@@ -385,11 +504,11 @@ def _searches(settings, arrays, nodes, weights, start, steps, gradient_norm):
         _value_of(settings, arrays, nodes, weights, base)
     )(still)
     if start.bases is not None:
-        scales = base.factors @ base.factors.swapaxes(1, 2)
+        scales = base.factors @ base.factors.swapaxes(1, 2)  # covariances (K, D, D)
     else:
-        scales = jnp.diagonal(base.factors, axis1=1, axis2=2)
+        scales = jnp.diagonal(base.factors, axis1=1, axis2=2)  # (K, D)
         scales = scales[:, 0] if start.variances.shape[1] == 1 else scales
-    return _Found(
+    return _SearchResult(
         jax.nn.softmax(base.log_weights),
         base.means,
         scales,
@@ -407,7 +526,10 @@ def _value_of(settings, arrays, nodes, weights, base):
 
 
 def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
-    """(components, steps used) by L-BFGS with a line search; Nocedal & Wright 2006, algorithm 7.5."""
+    """Components and number of steps by L-BFGS with a line search.
+
+    Nocedal & Wright 2006, algorithm 7.5.
+    """
     value_of = _value_of(settings, arrays, nodes, weights, base)
     optimiser = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(value_of)
@@ -438,28 +560,14 @@ def _search(settings, arrays, nodes, weights, base, move, steps, tolerance):
     return _moved(base, move), used
 
 
-def _law(found, start):
-    """The mixture, of the kind of `start`."""
-    lost = (
-        None
-        if checks.is_traced(found)
-        else np.flatnonzero(~(np.asarray(found.weights) > 0))
-    )
-    if lost is not None and lost.size:
-        count = len(found.weights)
-        raise ValueError(
-            f"start must keep its components, got no weight left in component {lost[0]} of {count}"
-        )
-    law = gaussian_mixture(found.weights, found.means, found.scales)
-    return dataclasses.replace(law, shape=start.shape)
-
-
-def _check_start(start, within_plane=False):
-    if not isinstance(start, Mixture):
-        raise TypeError(
-            f"start must be made by targets.gaussian or targets.gaussian_mixture, got {start!r}"
-        )
-    if within_plane and start.shape not in [(1,), (2,)]:
-        raise ValueError(
-            f"start must be a law of shape (1,) or (2,), got {start.shape}; in more dimensions by samples"
-        )
+def _mixture(result, start):
+    """The mixture of a search, of the kind of `start`."""
+    if not checks.is_traced(result):
+        lost = np.flatnonzero(~(np.asarray(result.weights) > 0))
+        if lost.size:
+            raise ValueError(
+                "start must keep its components, got no weight left in component "
+                f"{lost[0]} of {len(result.weights)}"
+            )
+    mixture = gaussian_mixture(result.weights, result.means, result.scales)
+    return dataclasses.replace(mixture, shape=start.shape)

@@ -1,15 +1,17 @@
-"""Kullback–Leibler, Jensen–Shannon and Fisher divergence of two laws p and q.
+"""Kullback–Leibler, Jensen–Shannon and Fisher divergence of two distributions p and q.
 
-A law is a pytree, or any object, with `log_prob(x)`, in nats and normalised, and for the estimates by samples with
-`sample(key)`: a target, a flow, an `energy` whose log Z is known. Each divergence is an expectation E_p[r(x)], or the
-mean of two, so that it is stated once, as r, for both ways.
+A distribution is any object with `log_prob(x)`, normalised and in nats. The
+estimates by samples also need `sample(key)`. Targets, flows, and an `energy`
+whose log Z is known are distributions.
 
-By quadrature, in one or two dimensions, it is exact but for the rule's error. By samples, in any dimension, it is
-unbiased, and comes with its standard error.
+Each divergence is an expectation E_p[r(x)], or the mean of two. So it is
+stated once, as r, for both ways of computing it. By quadrature, in one or two
+dimensions, it is exact up to the error of the rule. By samples, in any
+dimension, it is unbiased and has a standard error.
 
-Where p is 0 nothing is added; where q is 0 and p is not, KL and Fisher divergence are +infinity. All raise TypeError
-for what is no such law, and ValueError where concrete log densities are NaN or +infinity, with their number; under jit
-the result is NaN then.
+Where p is 0 nothing is added. Where q is 0 and p is not, the KL and Fisher
+divergences are +infinity. All raise ValueError where concrete log densities
+are NaN or +infinity, with their number. Under jit the result is NaN instead.
 """
 
 import math
@@ -25,42 +27,65 @@ from ..numerics import standard_error
 from ..targets import score
 from ..types import Array, ArrayLike, Key, combine, compiled, partition, pytree
 
+__all__ = [
+    "Estimate",
+    "fisher_by_quadrature",
+    "fisher_by_samples",
+    "jensen_shannon_by_quadrature",
+    "jensen_shannon_by_samples",
+    "kl_by_quadrature",
+    "kl_by_samples",
+]
+
 AT_ONCE = 2**14
-"""Places that are evaluated as one batch."""
+"""Positions that are evaluated as one batch."""
+
+DENSITY = (checks.has_methods, "log_prob(x)")
+"""Check of a distribution whose density is needed."""
+
+SAMPLER = (checks.has_methods, "log_prob(x)", "sample(key)")
+"""Check of a distribution that is sampled, too."""
 
 
 class Estimate(NamedTuple):
-    """value: the mean over the samples, (). standard_error: of that mean, (); infinite where the value is."""
+    """A mean over samples.
+
+    Attributes:
+      value: The mean, ().
+      standard_error: Standard error of the mean, (). Infinite where the value
+        is.
+    """
 
     value: Array
     standard_error: Array
 
 
-# ------------------------------------------------------------------------------------- what each is the expectation of
+# ---- the integrands r(x), each with log p(x) and log q(x)
 
 
 def _log_ratio(p, q, x):
-    """log p(x) − log q(x)."""
+    """r = log p(x) − log q(x)."""
     log_p, log_q = p.log_prob(x), q.log_prob(x)
     return log_p, log_q, log_p - log_q
 
 
 def _log_ratio_to_middle(p, q, x):
-    """log p(x) − log ½(p(x) + q(x)) = log 2 − log(1 + q/p), at most log 2."""
+    """r = log p(x) − log ½(p(x) + q(x)) = log 2 − log(1 + q/p), at most log 2."""
     log_p, log_q = p.log_prob(x), q.log_prob(x)
     return log_p, log_q, math.log(2) - jax.nn.softplus(log_q - log_p)
 
 
 def _squared_score_gap(p, q, x):
-    """‖∇log p(x) − ∇log q(x)‖², +infinity where q is 0."""
+    """r = ‖∇log p(x) − ∇log q(x)‖², +infinity where q is 0."""
     log_p, log_q = p.log_prob(x), q.log_prob(x)
     gap = jnp.sum((score(p, x) - score(q, x)) ** 2)
     return log_p, log_q, jnp.where(log_q == -jnp.inf, jnp.inf, gap)
 
 
-# ------------------------------------------------------------------------------------------------------- by quadrature
+# ---- by quadrature
 
 
+@checks.arguments(p=DENSITY, q=DENSITY)
 def kl_by_quadrature(
     p: Any,
     q: Any,
@@ -69,18 +94,36 @@ def kl_by_quadrature(
     *,
     tolerance: float | None = 1e-4,
 ) -> Array:
-    """KL(p ‖ q) = ∫ p (log p − log q) in nats, shape ().
+    """Kullback–Leibler divergence by the midpoint rule, in one or two dimensions.
 
-    bounds, points: as in `quadrature.rule`: (2,) for x of shape (), (1, 2) or (2, 2) for x of shape (1,) or (2,). They
-    must hold the mass of p; q may reach beyond. tolerance: by how much p's mass may differ from 1, which is what its
-    beyond the bounds or between the nodes leave out; None for no such check.
+        KL(p ‖ q) = ∫ p (log p − log q) dx
 
-    Raises ValueError where p has not decayed at the bounds, is not resolved by the points, or is not normalised, and
-    where q's mass within the bounds exceeds 1.
+    Args:
+      p: A distribution with `log_prob`.
+      q: Likewise. It may reach beyond the bounds.
+      bounds: A box that holds the mass of p, as in `quadrature.rule`: (2,) for
+        x of shape (), or (1, 2) or (2, 2) for x of shape (1,) or (2,).
+      points: Number of cells along each axis.
+      tolerance: Greatest accepted difference from 1 of p's mass, which is what
+        the bounds or the cells leave out. None for no such check.
+
+    Returns:
+      The divergence in nats, ().
+
+    Raises:
+      ValueError: If p has not decayed at the bounds, is not resolved by the
+        points or is not normalised, or if q's mass within the bounds exceeds
+        1.
+      TypeError: If p or q has no `log_prob`.
+
+    Example:
+      >>> p, q = dj.targets.gaussian([0.0], 1.0), dj.targets.gaussian([1.0], 1.0)
+      >>> half = dj.divergences.kl_by_quadrature(p, q, [(-9, 9)])  # ½ to rounding
     """
     return _expectation_by_quadrature(_log_ratio, p, q, bounds, points, tolerance)
 
 
+@checks.arguments(p=DENSITY, q=DENSITY)
 def jensen_shannon_by_quadrature(
     p: Any,
     q: Any,
@@ -89,15 +132,33 @@ def jensen_shannon_by_quadrature(
     *,
     tolerance: float | None = 1e-4,
 ) -> Array:
-    """½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½(p + q), in nats, shape (); symmetric, between 0 and log 2.
+    """Jensen–Shannon divergence by the midpoint rule (Lin 1991, equation 5.1).
 
-    Arguments as in `kl_by_quadrature`; the bounds must hold the mass of both. Lin 1991, eq. 5.1.
+        ½ KL(p ‖ m) + ½ KL(q ‖ m),    m = ½ (p + q)
+
+    It is symmetric and lies between 0 and log 2.
+
+    Args:
+      p: A distribution with `log_prob`.
+      q: Likewise.
+      bounds: A box that holds the mass of both, as in `kl_by_quadrature`.
+      points: Number of cells along each axis.
+      tolerance: As in `kl_by_quadrature`, for both.
+
+    Returns:
+      The divergence in nats, ().
+
+    Raises:
+      ValueError: As `kl_by_quadrature`, for both.
+      TypeError: If p or q has no `log_prob`.
     """
-    halves = [_expectation_by_quadrature(_log_ratio_to_middle, *pair, bounds, points, tolerance, names=names)
-              for pair, names in (((p, q), "pq"), ((q, p), "qp"))]  # fmt: skip
-    return _mean_of(*halves)
+    settings = bounds, points, tolerance
+    of_p = _expectation_by_quadrature(_log_ratio_to_middle, p, q, *settings)
+    of_q = _expectation_by_quadrature(_log_ratio_to_middle, q, p, *settings, names="qp")
+    return _mean_of(of_p, of_q)
 
 
+@checks.arguments(p=DENSITY, q=DENSITY)
 def fisher_by_quadrature(
     p: Any,
     q: Any,
@@ -106,11 +167,27 @@ def fisher_by_quadrature(
     *,
     tolerance: float | None = 1e-4,
 ) -> Array:
-    """E_p ‖∇log p − ∇log q‖², shape (), in nats² per squared unit of x.
+    """Fisher divergence by the midpoint rule (Hyvärinen 2005, equation 2).
 
-    It is what explicit score matching minimises, and −2 times the rate at which KL(p ‖ q) falls when noise of variance
-    t is added to both. Blind to the weights of modes that are far apart. Arguments as in `kl_by_quadrature`. Hyvärinen
-    2005, eq. 2 (there with ½); Lyu 2009, Theorem 1.
+        E_p ‖∇log p − ∇log q‖²
+
+    Explicit score matching minimises half of it. It is −2 times the rate at
+    which KL(p ‖ q) falls when noise of variance t is added to both (Lyu 2009,
+    Theorem 1). It does not see the weights of modes that are far apart.
+
+    Args:
+      p: A distribution with `log_prob`.
+      q: Likewise.
+      bounds: A box that holds the mass of p, as in `kl_by_quadrature`.
+      points: Number of cells along each axis.
+      tolerance: As in `kl_by_quadrature`.
+
+    Returns:
+      The divergence in nats² per squared unit of x, ().
+
+    Raises:
+      ValueError: As `kl_by_quadrature`.
+      TypeError: If p or q has no `log_prob`.
     """
     return _expectation_by_quadrature(
         _squared_score_gap, p, q, bounds, points, tolerance
@@ -119,131 +196,178 @@ def fisher_by_quadrature(
 
 def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq"):
     """∫ p r."""
-    for name, law in zip(names, (p, q), strict=True):
-        check_law(name, law)
     rule = quadrature.rule(bounds, points)
     if tolerance is not None:
-        check_mass(names[0], p, bounds, points, tolerance)
+        raise_unless_normalised(names[0], p, bounds, points, tolerance=tolerance)
     arrays, static = partition((p, q))
     value, mass, report = _integral(
         (ratio, static), arrays, rule.nodes, math.log(rule.weight)
     )
-    _refuse(names, report, len(rule.nodes))
-    if (
-        tolerance is not None
-        and not checks.is_traced(mass)
-        and float(mass) > 1 + tolerance
-    ):
-        raise ValueError(
-            f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within the bounds"
+    _raise_if_bad(names, report, len(rule.nodes))
+    if tolerance is not None and not checks.is_traced(mass):
+        checks.require(
+            not float(mass) > 1 + tolerance,
+            f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within "
+            "the bounds",
         )
     return value
 
 
 @compiled
 def _integral(settings, arrays, nodes, log_weight):
-    """(∫ p r, ∫ q, report)."""
+    """∫ p r, ∫ q, and the report of bad values."""
     log_p, log_q, values = _evaluate(settings, arrays, nodes)
     inside = log_p > -jnp.inf
     report = _report(log_p, log_q, values)
-    # The mass of a cell: a density or a volume alone may leave float32's range in small or large units.
-    mass = jnp.where(
-        inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight)
-    )  # p may underflow: 0 · inf
+    # The mass of a cell, because a density or a volume alone may leave
+    # float32's range in small or large units. It is 1 where r is infinite: p
+    # may underflow, and 0 · ∞ would be NaN.
+    mass = jnp.where(inside & (values == jnp.inf), 1, jnp.exp(log_p + log_weight))
     total = jnp.sum(jnp.where(inside, mass * jnp.where(inside, values, 0), 0))
     return _nan_if_bad(total, report), jnp.sum(jnp.exp(log_q + log_weight)), report
 
 
-def check_mass(
-    name: str, law: Any, bounds: ArrayLike, points: int, tolerance: float
-) -> Array:
-    """log ∫ law over the box; refused by name unless the law is resolved, has decayed at the bounds and mass 1."""
+def raise_unless_normalised(
+    name: str, p: Any, bounds: ArrayLike, points: int, *, tolerance: float
+) -> None:
+    """Raise ValueError unless a density is resolved, has decayed and has mass 1.
+
+    Args:
+      name: The argument's name, for the message.
+      p: A distribution with `log_prob`.
+      bounds: The box, as in `quadrature.rule`.
+      points: Number of cells along each axis.
+      tolerance: Greatest accepted difference from 1. Traced masses are not
+        checked.
+    """
     log_mass = quadrature.log_integral(
-        LogProb(law), bounds, points, tolerance=tolerance, name=f"{name}.log_prob"
+        LogProb(p), bounds, points, tolerance=tolerance, name=f"{name}.log_prob"
     )
     if not checks.is_traced(log_mass) and not abs(float(log_mass)) <= tolerance:
         raise ValueError(
-            f"{name} must be normalised, got a mass of {math.exp(float(log_mass)):.6g} within the bounds"
+            f"{name} must be normalised, got a mass of "
+            f"{math.exp(float(log_mass)):.6g} within the bounds"
         )
-    return log_mass
 
 
-# ---------------------------------------------------------------------------------------------------------- by samples
+# ---- by samples
 
 
+@checks.arguments(p=SAMPLER, q=DENSITY, key=checks.key, count=(checks.integer, 2))
 def kl_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
-    """The mean of log p(x_i) − log q(x_i) over samples of p: an unbiased estimate of KL(p ‖ q) in nats.
+    """Unbiased estimate of the Kullback–Leibler divergence KL(p ‖ q).
 
-    count: samples, 2 or more. For the other direction swap p and q. It may be negative, by its standard error; where q
-    is far smaller than p in places that are rarely drawn, so is the standard error too small. Where a log density is
-    known up to log Z alone, the result is off by that log Z.
+        (1/n) Σ_i (log p(x_i) − log q(x_i)),    x_i drawn from p
+
+    For the other direction exchange p and q. The estimate may be negative, by
+    its standard error. Where q is far smaller than p at positions that are
+    rarely drawn, the standard error is too small. Where a log density is known
+    up to log Z alone, the result is off by that log Z.
+
+    Args:
+      key: A typed key.
+      p: A distribution with `log_prob` and `sample`.
+      q: A distribution with `log_prob`.
+      count: Number n of samples, at least 2.
+
+    Returns:
+      The estimate in nats with its standard error.
+
+    Raises:
+      ValueError: If p is 0 at a sample of p, log densities are NaN or
+        +infinity, or `count` is below 2.
+      TypeError: If p or q lacks a method.
+
+    Example:
+      >>> broad = dj.targets.gaussian([0.0, 0.0], 2.0)
+      >>> value, error = dj.divergences.kl_by_samples(key, target, broad, 64)
     """
     return _expectation_by_samples(_log_ratio, key, p, q, count)
 
 
+@checks.arguments(p=SAMPLER, q=SAMPLER, key=checks.key, count=(checks.integer, 2))
 def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
-    """½ the mean of log p/m over `count` samples of p, and ½ that of log q/m over as many of q, m = ½(p + q); in nats.
+    """Unbiased estimate of the Jensen–Shannon divergence (Lin 1991, equation 5.1).
 
-    Both laws are sampled. The summands are at most log 2, so that the standard error can be trusted however far apart
-    the laws are. Both must be normalised. Lin 1991, eq. 5.1.
+        ½ mean of log p/m over samples of p + ½ mean of log q/m over samples of q
+
+    with m = ½ (p + q). The terms are at most log 2. So the standard error can
+    be trusted however far apart the distributions are. Both must be
+    normalised.
+
+    Args:
+      key: A typed key.
+      p: A distribution with `log_prob` and `sample`.
+      q: Likewise.
+      count: Number of samples of each, at least 2.
+
+    Returns:
+      The estimate in nats with its standard error.
+
+    Raises:
+      ValueError: As `kl_by_samples`, for both.
+      TypeError: If p or q lacks a method.
     """
-    key_p, key_q = two_keys(checks.key("key", key))
+    key_p, key_q = _two_keys(key)
     of_p = _expectation_by_samples(_log_ratio_to_middle, key_p, p, q, count)
     of_q = _expectation_by_samples(_log_ratio_to_middle, key_q, q, p, count, names="qp")
     return _mean_of_estimates(of_p, of_q)
 
 
+@checks.arguments(p=SAMPLER, q=DENSITY, key=checks.key, count=(checks.integer, 2))
 def fisher_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
-    """The mean of ‖∇log p(x_i) − ∇log q(x_i)‖² over samples of p: `fisher_by_quadrature` in any dimension.
+    """Unbiased estimate of the Fisher divergence, in any dimension.
 
-    No log Z is needed.
+        (1/n) Σ_i ‖∇log p(x_i) − ∇log q(x_i)‖²,    x_i drawn from p
+
+    No log Z is needed. See `fisher_by_quadrature`.
+
+    Args:
+      key: A typed key.
+      p: A distribution with `log_prob` and `sample`.
+      q: A distribution with `log_prob`.
+      count: Number n of samples, at least 2.
+
+    Returns:
+      The estimate in nats² per squared unit of x, with its standard error.
+
+    Raises:
+      ValueError: As `kl_by_samples`.
+      TypeError: If p or q lacks a method.
     """
     return _expectation_by_samples(_squared_score_gap, key, p, q, count)
 
 
 def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     """Mean of r over samples of p, with its standard error."""
-    for name, law in zip(names, (p, q), strict=True):
-        check_law(name, law)
-    check_sampler(names[0], p)
-    checks.key("key", key)
-    count = checks.integer("count", count, 2)
     arrays, static = partition((p, q))
     value, error, absent, report = _mean((ratio, static, count), arrays, key)
-    _refuse(names, report, count)
+    _raise_if_bad(names, report, count)
     if not checks.is_traced(absent) and absent:
-        name = names[0]
         raise ValueError(
-            f"{name}.log_prob must be finite at {name}'s own samples, got {absent} -infinity of {count}"
+            f"{names[0]}.log_prob must be finite at samples of {names[0]}, got "
+            f"{absent} -infinity of {count}"
         )
     return Estimate(value, error)
 
 
 @compiled
 def _mean(settings, arrays, key):
-    """(mean, standard error, samples at which p is 0, report)."""
+    """Mean, standard error, number of samples at which p is 0, report of bad values."""
     ratio, static, count = settings
     p, _ = combine(arrays, static)
-    places = jax.vmap(p.sample)(jax.random.split(key, count))
-    log_p, log_q, values = _evaluate((ratio, static), arrays, places)
+    xs = jax.vmap(p.sample)(jax.random.split(key, count))
+    log_p, log_q, values = _evaluate((ratio, static), arrays, xs)
     report = _report(log_p, log_q, values)
     bounded = jnp.isfinite(values).all()
-    error = jnp.where(
-        bounded,
-        standard_error(jnp.where(bounded, values, 0)),
-        jnp.inf,
-    )
-    return (
-        _nan_if_bad(jnp.mean(values), report),
-        error,
-        jnp.sum(log_p == -jnp.inf),
-        report,
-    )
+    error = standard_error(jnp.where(bounded, values, 0))
+    error = jnp.where(bounded, error, jnp.inf)
+    mean = _nan_if_bad(jnp.mean(values), report)
+    return mean, error, jnp.sum(log_p == -jnp.inf), report
 
 
 @jax.jit
-def two_keys(key: Key) -> tuple[Key, Key]:
-    """`jax.random.split(key)` as a pair, by one program."""
+def _two_keys(key):
     first, second = jax.random.split(key)
     return first, second
 
@@ -260,75 +384,64 @@ def _mean_of_estimates(a, b):
     )
 
 
-# -------------------------------------------------------------------------------------------------- evaluation, checks
+# ---- evaluation, and the report of bad values
 
 
 @pytree
 class LogProb:
-    """x -> log p(x) of a law, as a pytree callable."""
+    """x -> log p(x) of a distribution, as a callable pytree."""
 
-    law: Any
+    distribution: Any
 
     def __call__(self, x: Array) -> Array:
-        """Shape ()."""
-        return self.law.log_prob(x)
+        """log p(x), ()."""
+        return self.distribution.log_prob(x)
 
 
-def check_law(name: str, law: Any) -> None:
-    """Refuse what has no `log_prob`."""
-    if not callable(getattr(law, "log_prob", None)):
-        raise TypeError(f"{name} must have log_prob(x), got {law!r}")
-
-
-def check_sampler(name: str, law: Any) -> None:
-    """Refuse what has no `sample`."""
-    if not callable(getattr(law, "sample", None)):
-        raise TypeError(f"{name} must have sample(key), got {law!r}")
-
-
-def _evaluate(settings, arrays, places):
-    """log p, log q and r at places (N, *shape), each (N,)."""
+def _evaluate(settings, arrays, xs):
+    """log p, log q and r at positions (N, *shape), (N,) each."""
     ratio: Callable = settings[0]
     p, q = combine(arrays, settings[1])
 
     def at(x):
-        found = tuple(map(jnp.asarray, ratio(p, q, x)))
-        for name, value in zip(("p", "q"), found[:2], strict=True):
+        values = tuple(map(jnp.asarray, ratio(p, q, x)))
+        for name, value in zip(("p", "q"), values[:2], strict=True):
             if value.shape != ():
                 raise ValueError(
                     f"{name}.log_prob must return a scalar, got shape {value.shape}"
                 )
-        return found
+        return values
 
-    return jax.lax.map(at, places, batch_size=min(AT_ONCE, len(places)))
+    return jax.lax.map(at, xs, batch_size=min(AT_ONCE, len(xs)))
 
 
 def _report(log_p, log_q, values):
-    """How many log p, log q and, where p is not 0, how many r are no numbers or +infinity (r: no numbers), (3,)."""
+    """Numbers of bad values, (3,).
+
+    They count log p and log q that are NaN or +infinity, and r that are NaN
+    where p is not 0 and both log densities are good.
+    """
     bad_p, bad_q = (jnp.isnan(v) | (v == jnp.inf) for v in (log_p, log_q))
-    return jnp.stack(
-        [
-            bad_p.sum(),
-            bad_q.sum(),
-            (jnp.isnan(values) & (log_p > -jnp.inf) & ~bad_p & ~bad_q).sum(),
-        ]
-    )
+    bad_values = jnp.isnan(values) & (log_p > -jnp.inf) & ~bad_p & ~bad_q
+    return jnp.stack([bad_p.sum(), bad_q.sum(), bad_values.sum()])
 
 
 def _nan_if_bad(value, report):
     return jnp.where(report.any(), jnp.nan, value)
 
 
-def _refuse(names, report, count):
+def _raise_if_bad(names, report, count):
     if checks.is_traced(report):
         return
     of_p, of_q, of_ratio = np.asarray(report).tolist()
     for name, bad in zip(names, (of_p, of_q), strict=True):
         if bad:
             raise ValueError(
-                f"{name}.log_prob must be below infinity, got {bad} NaN or +infinity of {count} values"
+                f"{name}.log_prob must be below infinity, got {bad} NaN or "
+                f"+infinity of {count} values"
             )
     if of_ratio:
         raise ValueError(
-            f"the scores of p and q must be finite where p is positive, got {of_ratio} NaN of {count}"
+            "the scores of p and q must be finite where p is positive, got "
+            f"{of_ratio} NaN of {count}"
         )
