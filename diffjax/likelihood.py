@@ -20,8 +20,8 @@ from .numerics import (
 )
 from .sampling import prepare, reverse
 from .schedules import Schedule
-from .solvers import driver
-from .solvers.base import Info, Solver
+from .solvers import driver, noise_source, requirements
+from .solvers.base import Info, Problem, Solver
 from .solvers.ode import rk4
 from .types import (
     Array,
@@ -138,7 +138,7 @@ def log_prob(
         "key must be given for divergence='hutchinson', got key=None",
     )
     solver, grid = _prepare(solver, grid, denoiser, schedule)
-    x = driver.check_example("x", x)
+    x = requirements.check_example("x", x)
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), base)
     )
@@ -214,7 +214,7 @@ def lattice_log_prob(
       >>> bool(jnp.isfinite(lp))
       True
     """
-    x, levels = driver.check_example("x", x), check_levels(levels)
+    x, levels = requirements.check_example("x", x), check_levels(levels)
     index = level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))
@@ -343,15 +343,15 @@ def _log_prob(settings, arrays, key, x, ts):
     probes, directions = settings.probes, None
     if probes:
         directions = jax.random.rademacher(key, (probes, *x.shape), float_dtype(x))
-    velocity = sde.probability_flow(schedule, driver.Checked(denoiser))
+    velocity = sde.probability_flow(schedule, requirements.Checked(denoiser))
     (latent, log_dets, *_), run = driver.run(
-        driver.noise_of(None, x, ts),
+        noise_source.source_of(None, x, ts),
         settings.solver,
-        driver.Problem(
+        Problem(
             velocity=ChangeOfVariables(velocity, directions, settings.chunk)
         ),
-        PathState(x, jnp.zeros((max(probes, 1),), x.dtype)),
-        ts,
+        x=PathState(x, jnp.zeros((max(probes, 1),), x.dtype)),
+        ts=ts,
         path=False,
     )
     if base is None:

@@ -23,7 +23,7 @@ from .distributions.normal import Gaussian
 from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order
-from .solvers.driver import Checked, check_example
+from .solvers.requirements import Checked, check_example
 from .types import (
     Array,
     ArrayLike,

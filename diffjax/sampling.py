@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from . import checks, grids, schedules
 from .numerics import float_dtype
 from .schedules import Schedule
-from .solvers import driver
+from .solvers import driver, noise_source, requirements
 from .solvers.base import Solver
 from .solvers.multistep import unipc
 from .types import (
@@ -105,9 +105,9 @@ def sample(
       >>> x = dj.sample(None, denoiser, schedule, x_init=jnp.ones(2), **settings)
     """
     shape, x_init = _shape_and_start(shape, x_init)
-    zero_end = grid is not None and driver.may_end_at_zero(grid)
+    zero_end = grid is not None and requirements.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
-    noise = driver.check_noise(noise, shape, grid)
+    noise = requirements.check_noise(noise, shape, grid)
     if key is not None or (solver.stochastic and noise is None) or x_init is None:
         checks.key("key", key)
     arrays, static = partition(
@@ -199,15 +199,15 @@ def sample_many(
     )
     checks.leading_axis("condition", condition, "count", count)
     shape, x_init = _shape_and_start(shape, x_init, count)
-    zero_end = grid is not None and driver.may_end_at_zero(grid)
+    zero_end = grid is not None and requirements.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
     checks.require(
-        not solver.across_examples or (chunk is None and mesh is None),
+        not solver.traits.across_examples or (chunk is None and mesh is None),
         f"{'mesh' if chunk is None else 'chunk'} must be None for {solver.name}, whose "
         "steps depend on all examples of the batch",
     )
     if noise is not None:
-        noise = driver.check_draws(noise, shape, grid, batch=(count,))
+        noise = requirements.check_draws(noise, shape, grid, batch=(count,))
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), None)
     )
@@ -289,8 +289,8 @@ def encode(
     """
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
-    driver.check_grid("grid", solver, problem, upwards)
-    x = driver.check_example("x", x)
+    requirements.check_grid("grid", solver, problem, upwards)
+    x = requirements.check_example("x", x)
     return driver.integrate(None, solver, problem, x=x, ts=upwards, path=path)
 
 
@@ -336,10 +336,10 @@ def interpolate(
       >>> xs.shape
       (2, 2)
     """
-    start, end, weights = driver.check_between(start, end, weights)
+    start, end, weights = requirements.check_between(start, end, weights)
     solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
-    driver.check_grid("grid", solver, problem, reverse(grid))
+    requirements.check_grid("grid", solver, problem, reverse(grid))
     arrays, static = partition(problem)
     between, report = _interpolate((solver, static), arrays, start, end, weights, grid)
     driver.warn_if_exhausted(solver, report)
@@ -353,7 +353,12 @@ def _interpolate(settings, arrays, start, end, weights, grid):
 
     def flow(ts, x):
         return driver.run(
-            driver.noise_of(None, x, ts), solver, problem, x, ts, zero_end=False
+            noise_source.source_of(None, x, ts),
+            solver,
+            problem,
+            x=x,
+            ts=ts,
+            zero_end=False,
         )
 
     encode = jax.vmap(functools.partial(flow, grid[::-1]))
@@ -419,8 +424,8 @@ def prepare(
     schedules.check(schedule)
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     solver, default_grid = default[0] if solver is None else solver, default[1]
-    driver.check_solver(solver)
-    driver.check_coupling(solver, denoiser)
+    requirements.check_solver(solver)
+    requirements.check_pairing(solver, denoiser)
     checks.require(
         not (flow and solver.stochastic),
         f"solver must be deterministic to follow the flow, {solver.name} draws noise",
@@ -431,7 +436,9 @@ def prepare(
     grid = grids.check("grid", grid, schedule, zero_end=not flow)
     grids.check_decreasing("grid", grid)
     if not checks.is_traced(grid):
-        driver.check_grid("grid", solver, driver.diffusion(schedule, denoiser), grid)
+        requirements.check_grid(
+            "grid", solver, driver.diffusion(schedule, denoiser), grid
+        )
     return solver, grid
 
 
@@ -455,7 +462,7 @@ def _shape_and_start(shape, x_init, count=None):
     )
     if x_init is None:
         return checks.shape("shape", shape), None
-    x_init = driver.check_example("x_init", x_init)
+    x_init = requirements.check_example("x_init", x_init)
     batch = () if count is None else (count,)
     if batch:
         checks.leading_axis("x_init", x_init, "count", count)
@@ -508,13 +515,13 @@ def _solve(run, arrays, condition, key, grid, x_init, noise=None, mean=None):
         key, start = _start(key, schedule, grid, run.shape)
         x_init = start if x_init is None else x_init
     return driver.run(
-        driver.noise_of(key, x_init, grid, noise)._replace(mean=mean),
+        noise_source.source_of(key, x_init, grid, noise)._replace(mean=mean),
         run.solver,
         driver.diffusion(schedule, denoiser),
-        x_init,
-        grid,
-        run.path,
-        run.zero_end,
+        x=x_init,
+        ts=grid,
+        path=run.path,
+        zero_end=run.zero_end,
     )
 
 

@@ -11,7 +11,7 @@ import optax
 from . import checks, grids, schedules
 from .numerics import float_dtype
 from .schedules import Schedule
-from .solvers import driver
+from .solvers import driver, noise_source, requirements
 from .solvers.base import Solver
 from .solvers.ode import heun, rk4
 from .types import (
@@ -89,7 +89,7 @@ def optimised_grid(
 
     Cost in evaluations of the denoiser, a gradient counted as two and stages recomputed in it, with n = examples:
     (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c + (2.5 n · iterations + 6 (HELD_OUT + 1) n) ·
-    solver.evaluations(grid), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample
+    solver.evaluations(N), c that of one step. Descent through the sampler: Watson et al. 2022 (there of sample
     quality). Sabour et al. 2024 minimise a bound instead.
 
     Args:
@@ -128,7 +128,7 @@ def optimised_grid(
     candidates, starts, ends = _prepare(settings, arrays, drawn)
     problem = driver.diffusion(schedule, denoiser)
     for grid in np.asarray(candidates)[:-1]:
-        driver.check_grid("grid", solver, problem, grid)
+        requirements.check_grid("grid", solver, problem, grid)
     if not np.all(np.isfinite(ends)):
         raise ValueError(
             "denoiser must be finite along the flow, got NaN or infinity at the end of the reference path"
@@ -168,7 +168,7 @@ def _end_levels(schedule):
 
 
 def _check_solver(solver):
-    driver.check_solver(solver)
+    requirements.check_solver(solver)
     if solver.stochastic:
         raise TypeError(
             f"solver must be deterministic, so that its end can be compared with the flow's, got {solver!r}"
@@ -182,7 +182,7 @@ def _check_solver(solver):
 def _starts(key, shape, x_init, examples):
     """(starts, or the key and shape to draw them with; how many are fitted, choose the iterate and judge)."""
     if x_init is not None:
-        starts = driver.check_example("x_init", x_init)
+        starts = requirements.check_example("x_init", x_init)
         if starts.ndim < 1 or starts.shape[0] < 2:
             raise ValueError(
                 f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}"
@@ -223,7 +223,12 @@ def _run(solver, denoiser, schedule, grid, starts):
 
     def one(x):
         return driver.run(
-            driver.noise_of(None, x, grid), solver, problem, x, grid, zero_end=False
+            noise_source.source_of(None, x, grid),
+            solver,
+            problem,
+            x=x,
+            ts=grid,
+            zero_end=False,
         )[0]
 
     return jax.vmap(one)(starts)
@@ -287,7 +292,7 @@ def _reference(solver, denoiser, schedule, fine, starts):
 def _equidistribute(schedule, steps, solver, nodes, local_errors):
     """Times that cut ∫ e^{1/(p+1)} dλ in `steps` equal parts; local_errors (NODES,) between nodes (NODES + 1,)."""
     errors = jnp.nan_to_num(local_errors, posinf=0.0)
-    order = 1 if solver.past else solver.order or 1
+    order = 1 if solver.traits.past else solver.order or 1
     density = jnp.maximum(errors, 1e-6 * jnp.max(errors)) ** (1 / (order + 1))
     density = jnp.convolve(jnp.pad(density, 2, mode="edge"), jnp.ones(5), mode="valid")
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])

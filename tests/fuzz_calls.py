@@ -385,7 +385,7 @@ def _further_calls():
     operator = inverse.matrix([[1.0, 0.5]])
     process, flat = sde.forward(vp), lambda x, t: -quadratic(x)
     problem = solvers.diffusion(vp, linear)
-    progress = solvers.start(solvers.heun(), problem, x, grid)
+    progress = solvers.start(solvers.heun(), problem, x=x, ts=grid)
     history = ddpm.loss_history(20, 3)
     perceptron = flows.perceptron(key, 2, (2, 2), width=4, depth=1)
     affine_map = flows.bounded_affine()

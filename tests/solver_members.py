@@ -11,7 +11,7 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import solvers
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 from tests.families import quick
 
 # One row per solver: factory, order, evaluations on a grid of 4 steps, and on one of
@@ -149,11 +149,11 @@ def _noised_moments(target, schedule, t):
 def _propagated(solver, problem, moments, grid, noise):
     def end(x, noise):
         return driver.run(
-            driver.Source(lambda step, draw: noise[step, draw]),
+            noise_source.Source(lambda step, draw: noise[step, draw]),
             solver,
             problem,
-            x,
-            grid,
+            x=x,
+            ts=grid,
             path=False,
         )[0]
 

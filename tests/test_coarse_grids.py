@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from diffjax import grids, schedules, solvers, targets
-from diffjax.solvers.affine import (
+from diffjax.grids.steps import NoiseLevel, Steps
+from diffjax.solvers.interpolation import (
     LONGEST,
     OVERSHOOT,
     REACH,
-    Levels,
-    Span,
     adams,
     decaying_moments,
     in_log_ratio,
@@ -70,9 +69,9 @@ def ends(solver, schedule, target, starts, ts):
     problem = solvers.diffusion(schedule, targets.denoiser(target, schedule))
 
     def run(grid, starts):
-        return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(
-            starts
-        )
+        return jax.vmap(
+            lambda x: solvers.integrate(None, solver, problem, x=x, ts=grid)
+        )(starts)
 
     return jax.lax.map(lambda pair: run(*pair), (ts, starts))
 
@@ -176,9 +175,10 @@ def test_the_published_methods_extrapolate_over_any_step(x64):
 def gains_of_last_step(positions, depth=3):
     positions = jnp.asarray(positions)
     ends = [
-        Levels(None, None, None, jnp.exp(-at)) for at in (positions[:-1], positions[1:])
+        NoiseLevel(None, None, None, jnp.exp(-at))
+        for at in (positions[:-1], positions[1:])
     ]
-    bounds, lengths = in_log_ratio(Span(*ends, None)), jnp.diff(positions)
+    bounds, lengths = in_log_ratio(Steps(*ends, None)), jnp.diff(positions)
     moments = lambda n, steps: decaying_moments(lengths[steps], n)
     return np.stack(adams(positions, depth, moments, bounds=bounds))[:, -1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax import ddpm, distributions, sampling, schedules, solvers
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 from tests.chains import (
     KEY,
     MEAN,
@@ -326,7 +326,7 @@ def test_reverse_step_is_the_solvers(variance, x64):
     @quick
     def steps(x, zs):
         run = lambda z: driver.run(
-            driver.Source(lambda *_: z[None]), solver, problem, x, grid
+            noise_source.Source(lambda *_: z[None]), solver, problem, x=x, ts=grid
         )[0]
         return *jax.vmap(run)(zs), ddpm.reverse_step(denoiser, chain, x, 5, variance)
 
@@ -348,7 +348,11 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
 
     def end(x, noise):
         return driver.run(
-            driver.Source(lambda step, _: noise[step]), solver, problem, x, grid
+            noise_source.Source(lambda step, _: noise[step]),
+            solver,
+            problem,
+            x=x,
+            ts=grid,
         )[0]
 
     start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))

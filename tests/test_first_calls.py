@@ -256,9 +256,9 @@ def in_sampling(call):
 
 def _stop_and_go(schedule, denoiser, x, grid, key):
     problem, solver = dj.solvers.diffusion(schedule, denoiser), dj.solvers.unipc(2)
-    run = dj.solvers.start(solver, problem, x, grid)
-    run = dj.solvers.advance(None, solver, run, problem, grid, steps=2)
-    return dj.solvers.advance(None, solver, run, problem, grid)
+    run = dj.solvers.start(solver, problem, x=x, ts=grid)
+    run = dj.solvers.advance(None, solver, run, problem, ts=grid, steps=2)
+    return dj.solvers.advance(None, solver, run, problem, ts=grid)
 
 
 def of_a_denoiser(make):
@@ -327,7 +327,7 @@ SAMPLING = {
     ),
     "integrate": in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(
-            None, dj.solvers.heun(), dj.solvers.diffusion(s, d), x, grid
+            None, dj.solvers.heun(), dj.solvers.diffusion(s, d), x=x, ts=grid
         )
     ),
     "start, advance": in_sampling(_stop_and_go),
@@ -400,7 +400,7 @@ _SOLVERS = {
 def _integrated(make):
     return in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(
-            key, make(), dj.solvers.diffusion(s, d), x, grid
+            key, make(), dj.solvers.diffusion(s, d), x=x, ts=grid
         )
     )
 
@@ -409,7 +409,12 @@ def _along_a_path():
     schedule, denoiser, x, grid = sampling_problem()
     path = noise.brownian(jax.random.key(0), 1.0, 0.1, shape=(2,))
     return lambda: dj.solvers.integrate(
-        path, dj.solvers.sra1(), dj.solvers.diffusion(schedule, denoiser), x, grid
+        None,
+        dj.solvers.sra1(),
+        dj.solvers.diffusion(schedule, denoiser),
+        x=x,
+        ts=grid,
+        noise=path,
     )
 
 
@@ -418,12 +423,12 @@ SOLVERS = {
 } | {
     "integrate a field": in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(
-            None, dj.solvers.rk4(), lambda x, t: -x, x, grid
+            None, dj.solvers.rk4(), lambda x, t: -x, x=x, ts=grid
         )
     ),
     "integrate an SDE": in_sampling(
         lambda s, d, x, grid, key: dj.solvers.integrate(
-            key, dj.solvers.sra1(), sde.forward(s), x, grid[::-1]
+            key, dj.solvers.sra1(), sde.forward(s), x=x, ts=grid[::-1]
         )
     ),
     "integrate along a path": _along_a_path,

@@ -229,7 +229,7 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
         "the stochastic solver euler_maruyama": lambda d: dj.sample(key, d, schedule, solver=solvers.euler_maruyama(), x_init=x),
         "the stochastic solver ddim": lambda d: dj.sample(key, d, schedule, solver=solvers.ddim(1.0), grid=grid, x_init=x),
         "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solver=solvers.edm_stochastic(), grid=grid, shape=(2,)),
-        "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x, grid),
+        "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x=x, ts=grid),
         "score needs": lambda d: predictions.score(schedule, d),
         "the reverse SDE": lambda d: sde.reverse(schedule, d, noise=0.5),
         "classifier guidance": lambda d: guidance.classifier(schedule, d, lambda x, t: jnp.sum(x)),
@@ -574,7 +574,7 @@ def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
         mean, variance = gaussian.moments(t)
         grid = t + (s - t) * (1 - jnp.cos(jnp.linspace(0, jnp.pi, 801))) / 2
         return solvers.integrate(
-            None, solvers.rk4(), rates, (mean, variance, variance), grid
+            None, solvers.rk4(), rates, x=(mean, variance, variance), ts=grid
         )
 
     expected = (

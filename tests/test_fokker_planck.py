@@ -206,7 +206,7 @@ def test_log_prob_along_a_path_of_the_flow(x64):
     ts = jnp.linspace(0.1, 0.5, 129)
 
     def everything(x):
-        xs = solvers.integrate(None, solvers.rk4(), flow, x, ts, path=True)
+        xs = solvers.integrate(None, solvers.rk4(), flow, x=x, ts=ts, path=True)
         along = jax.vmap(sde.rate_along_flow(flow))(xs, ts)
         transport = jax.vmap(lambda x, t: jnp.sum(flow(x, t) * jax.grad(log_p)(x, t)))(
             xs, ts
@@ -395,8 +395,8 @@ def test_simulated_paths_have_the_solved_density(x64):
             key_path,
             solvers.euler_maruyama(),
             process,
-            x,
-            jnp.linspace(start, end, steps + 1),
+            x=x,
+            ts=jnp.linspace(start, end, steps + 1),
         )[0]
 
     keys = jax.random.split(jax.random.key(0), count)

@@ -16,7 +16,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import solvers
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 from tests.families import quick
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
@@ -227,8 +227,10 @@ def our_path(solver, file, run):
 @functools.partial(quick, static_argnums=(0, 1))
 def _paths(solver, zero_end, problem, start, ts, noise):
     def one(x, noise):  # (D,), (steps, draws, D)
-        source = driver.Source(lambda step, draw: noise[step, draw])
-        return driver.run(source, solver, problem, x, ts, True, zero_end)[0]
+        source = noise_source.Source(lambda step, draw: noise[step, draw])
+        return driver.run(
+            source, solver, problem, x=x, ts=ts, path=True, zero_end=zero_end
+        )[0]
 
     return jax.vmap(one, in_axes=(0, 2), out_axes=1)(start, noise)
 

@@ -302,8 +302,8 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
             None,
             solvers.rk4(),
             solvers.diffusion(schedule, denoiser),
-            jnp.array([x]),
-            grid,
+            x=jnp.array([x]),
+            ts=grid,
         )[0]
 
     sde = dj.sde.reverse(schedule, denoiser)
@@ -314,7 +314,7 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
 
     flow_variance = float(flow(1.0) - flow(0.0)) ** 2 * top**2
     sde_variance = float(
-        solvers.integrate(None, solvers.rk4(), rate, jnp.array([top**2]), grid)[0]
+        solvers.integrate(None, solvers.rk4(), rate, x=jnp.array([top**2]), ts=grid)[0]
     )
     limit = wide ** (1 - scale) * narrow**scale
     finite = (

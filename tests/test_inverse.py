@@ -12,7 +12,7 @@ from scipy import integrate, special
 
 import diffjax as dj
 from diffjax import inverse, schedules, solvers, targets
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 from tests.families import (
     DISTINCT,
     EPS64,
@@ -500,9 +500,9 @@ def test_dps_steps_are_the_papers(schedule, x64):
     noise = jax.random.normal(KEY, (4, 2))
 
     def run(denoiser, x, grid, noise):
-        source = driver.Source(lambda step, i: noise[step])
+        source = noise_source.Source(lambda step, i: noise[step])
         return driver.run(
-            source, solvers.ddpm(), solvers.diffusion(schedule, denoiser), x, grid
+            source, solvers.ddpm(), solvers.diffusion(schedule, denoiser), x=x, ts=grid
         )[0]
 
     @jax.jit
@@ -668,7 +668,7 @@ def test_which_solvers_keep_the_observed_part_exactly(name, x64):
     @jax.jit
     def paths():
         return [
-            solvers.integrate(None, solver, problem, x, grid, path=True)[:, 0]
+            solvers.integrate(None, solver, problem, x=x, ts=grid, path=True)[:, 0]
             for solver in EXACT_FOR_A_CONSTANT + EXACT_WHERE_STRAIGHT
         ]
 
@@ -692,7 +692,7 @@ def propagated(solver, schedule, denoiser, grid, draws):
             row = jnp.where(step < steps, step, steps + step - jnp.uint32(2**20))
             return noise[row, i]
 
-        return driver.run(driver.Source(normal), solver, problem, x, grid)[0]
+        return driver.run(noise_source.Source(normal), solver, problem, x=x, ts=grid)[0]
 
     x, noise = jnp.zeros(2), jnp.zeros((draws, 8, 2))
     mean, (by_start, by_noise) = jax.jit(
@@ -854,7 +854,7 @@ def test_repaint_counts_its_evaluations():
         solver = inverse.repaint(solvers.ddpm(), jump, repeats)
         dj.sample(KEY, denoiser, schedule, solver=solver, grid=grid, shape=(2,))
         jax.effects_barrier()
-        assert len(ran) == solver.evaluations(grid)
+        assert len(ran) == solver.evaluations(6, to_zero=zero)
         assert len(ran) == 6 + {1: 5, 3: 1}[jump] * (repeats - 1) * jump
     assert inverse.repaint() is inverse.repaint(solvers.ddpm(), 1, 10)
 

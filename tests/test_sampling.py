@@ -467,11 +467,11 @@ def test_parts_of_a_run_equal_the_whole_bit_for_bit(solver):
     key = jax.random.key(5)
     problem = solvers.diffusion(schedule, denoiser)
     key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
-    run = solvers.start(solver, problem, x, grid)
+    run = solvers.start(solver, problem, x=x, ts=grid)
     for steps in (1, 3, None):
         run = jax.tree.map(
             np.asarray,
-            solvers.advance(key_run, solver, run, problem, grid, steps=steps),
+            solvers.advance(key_run, solver, run, problem, ts=grid, steps=steps),
         )
     assert run.step == 7
     np.testing.assert_array_equal(
@@ -486,27 +486,27 @@ def test_stopping_is_refused_by_name():
         TypeError,
         match=r"solver must take one step after another to be stopped, picard\(ddim\(0\)\)",
     ):
-        solvers.start(solvers.picard(), problem, np.ones(2), grid)
-    run = solvers.start(solvers.ddim(), problem, np.ones(2), grid)
+        solvers.start(solvers.picard(), problem, x=np.ones(2), ts=grid)
+    run = solvers.start(solvers.ddim(), problem, x=np.ones(2), ts=grid)
     with pytest.raises(ValueError, match="steps must be at most 3, those left, got 4"):
-        solvers.advance(None, solvers.ddim(), run, problem, grid, steps=4)
-    done = solvers.advance(None, solvers.ddim(), run, problem, grid)
+        solvers.advance(None, solvers.ddim(), run, problem, ts=grid, steps=4)
+    done = solvers.advance(None, solvers.ddim(), run, problem, ts=grid)
     with pytest.raises(
         ValueError,
         match="ts must be the grid of the whole run, got 2 steps where 3 have been taken",
     ):
-        solvers.advance(None, solvers.ddim(), done, problem, grid[:3])
+        solvers.advance(None, solvers.ddim(), done, problem, ts=grid[:3])
     with pytest.raises(
         TypeError,
         match=r"progress must be made by solvers.start for ipndm\(4\), got that of another",
     ):
-        solvers.advance(None, solvers.ipndm(), run, problem, grid)
+        solvers.advance(None, solvers.ipndm(), run, problem, ts=grid)
     with pytest.raises(ValueError, match="grid must decrease, got 0.1"):
         dj.sampling.initial(jax.random.key(0), schedule, grid[::-1], (2,))
     with pytest.raises(
         TypeError, match="progress must be made by solvers.start, got tuple"
     ):
-        solvers.advance(None, solvers.ddim(), (), problem, grid)
+        solvers.advance(None, solvers.ddim(), (), problem, ts=grid)
 
 
 def test_noise_of_ones_own():

@@ -10,7 +10,8 @@ import pytest
 
 import diffjax as dj
 from diffjax import schedules, solvers
-from diffjax.solvers import affine, driver
+from diffjax.grids.steps import steps_of
+from diffjax.solvers import driver, noise_source, requirements
 from tests.families import Own, every, quick
 from tests.solver_members import FIXED, MULTISTEP
 
@@ -22,8 +23,10 @@ def ends(solver, problem, x, ts, noise):
     """Where a solver takes the starts x (B, D) with given noise (B, N, 3, D); no grid ends at 0."""
 
     def end(x, noise):
-        source = driver.Source(lambda step, draw: noise[step, draw])
-        return driver.run(source, solver, problem, x, ts, False, False)[0]
+        source = noise_source.Source(lambda step, draw: noise[step, draw])
+        return driver.run(
+            source, solver, problem, x=x, ts=ts, path=False, zero_end=False
+        )[0]
 
     return jax.vmap(end)(x, noise)
 
@@ -228,7 +231,7 @@ def test_a_first_step_without_signal_is_ddims(name):
             np.asarray,
             solver.prepare(
                 solvers.Problem(schedule, lambda x, t: x, zero_end=False), one
-            )[1],
+            ).update,
         )
         keep, gain = row.keep[0], row.gains[0][0]
         std = row.stds[0][0] if row.stds else 0.0
@@ -249,7 +252,7 @@ def test_a_first_step_without_signal_is_ddims(name):
 def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
     solver, schedule = FIXED[name][0](), schedules.rectified_flow(1.0)
     if (
-        solver.check_grid is None
+        solver.traits.check_grid is None
         or name
         in (
             "dpm_solver(1)",
@@ -260,14 +263,14 @@ def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
         )
         or name.startswith("sa_")
     ):
-        return driver.check_grid(
+        return requirements.check_grid(
             "ts",
             solver,
             solvers.Problem(schedule, lambda x, t: x),
             np.linspace(1, 1e-3, 5),
         )
     with pytest.raises(ValueError, match="grid must start below t=1"):
-        driver.check_grid(
+        requirements.check_grid(
             "ts",
             solver,
             solvers.Problem(schedule, lambda x, t: x),
@@ -282,7 +285,7 @@ def test_a_drift_of_alpha_at_rounding_is_refused():
             jax.enable_x64(x64),
             pytest.raises(ValueError, match="grid must start below t=1"),
         ):
-            solvers.euler_maruyama().check_grid(schedule, np.asarray([1.0, 0.5]))
+            solvers.euler_maruyama().traits.check_grid(schedule, np.asarray([1.0, 0.5]))
 
 
 def test_a_small_signal_that_is_known_exactly_is_no_zero():
@@ -298,9 +301,9 @@ def test_a_small_signal_that_is_known_exactly_is_no_zero():
         solvers.edm_stochastic(),
         solvers.dpm_solver(),
     ):
-        solver.check_grid(exact, np.float32([1.0, 0.5]))
+        solver.traits.check_grid(exact, np.float32([1.0, 0.5]))
         with pytest.raises(ValueError, match="grid must start below t=0.99999"):
-            solver.check_grid(rounded, np.float32([rounded.t_max, 0.5]))
+            solver.traits.check_grid(rounded, np.float32([rounded.t_max, 0.5]))
 
 
 # ---------------------------------------------------------------------------------------------------------- tiny t_min
@@ -367,10 +370,10 @@ def test_a_last_stage_at_a_tiny_time_errs_by_its_rounding(name):
 
 def test_stage_times_are_exact():
     ts = np.asarray([1.0, 0.5, 1e-12], np.float32)
-    steps = solvers.base.Interval(None, None, None, None)
-    np.testing.assert_array_equal(solvers.base.inner_times(ts, steps, 1), ts[1:])
-    steps = solvers.base.Interval(None, None, None, np.asarray([False, True]))
-    np.testing.assert_array_equal(solvers.base.inner_times(ts, steps, 1), [0.5, 0.5])
+    steps = steps_of(ts)
+    np.testing.assert_array_equal(solvers.base.inner_times(steps, 1), ts[1:])
+    steps = steps_of(np.asarray([1.0, 0.5, 0.0], np.float32))
+    np.testing.assert_array_equal(solvers.base.inner_times(steps, 1), [0.5, 0.5])
 
 
 def test_a_chain_captured_by_a_program_still_has_values():
@@ -432,7 +435,7 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
         at = lambda i, inputs=inputs: jax.tree.map(lambda leaf: leaf[i], inputs)
         past = len(solver.init(problem, np.zeros(()), at(0))[0])
         earlier = tuple(
-            affine._ask(at(i)[0], denoiser, exact(levels[i]))[1]
+            at(i).remembered(exact(levels[i]), denoiser(exact(levels[i]), at(i).t))
             for i in reversed(range(past))
         )
         x = exact(levels[past])
@@ -440,8 +443,8 @@ def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
             0.0
             if not past
             else None
-            if inputs[2] is None
-            else x - inputs[1].keep[past - 1] * exact(levels[past - 1])
+            if inputs.correction is None
+            else x - inputs.update.keep[past - 1] * exact(levels[past - 1])
         )
         state = earlier, predicted
         for i in range(past, steps):

@@ -11,7 +11,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import schedules, solvers
-from diffjax.solvers import affine, driver
+from diffjax.solvers import driver, noise_source
 from tests.families import SCHEDULES, every, quick
 from tests.solver_members import (
     ALL,
@@ -104,7 +104,9 @@ def end_points(solver, schedule, target, grid, starts):
 
 @functools.partial(quick, static_argnums=0)
 def _ends(solver, problem, starts, grid):
-    return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x, grid))(starts)
+    return jax.vmap(lambda x: solvers.integrate(None, solver, problem, x=x, ts=grid))(
+        starts
+    )
 
 
 def root_mean_square(difference):
@@ -148,17 +150,17 @@ def test_deterministic_order(name, x64, flow):
 
 def from_exact_history(solver, problem, ts, states):
     """The end of a multistep method at ts[-1] given the flow's own states at its first times."""
-    query, row, correction = inputs = solver.prepare(problem, ts)
+    inputs = solver.prepare(problem, ts)
     past = len(solver.init(problem, states[0], inputs)[0])
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)
     answers = tuple(
-        affine._ask(at(i)[0], problem.denoiser, states[i])[1]
+        at(i).remembered(states[i], problem.denoiser(states[i], at(i).t))
         for i in reversed(range(past))
     )
     predicted = (
         None
-        if correction is None
-        else states[past] - row.keep[past - 1] * states[past - 1]
+        if inputs.correction is None
+        else states[past] - inputs.update.keep[past - 1] * states[past - 1]
     )
 
     def body(carry, step):
@@ -188,8 +190,8 @@ def test_multistep_order_from_an_exact_history(name, x64, flow):
                     None,
                     exact,
                     problem,
-                    x,
-                    grid[:5],
+                    x=x,
+                    ts=grid[:5],
                     path=True,
                 )
             )
@@ -253,11 +255,11 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
     ts = dj.grids.from_indices(schedule, [8, 7])
     problem = solvers.diffusion(schedule, denoiser)
     ours, _ = driver.run(
-        driver.Source(lambda step, draw: z),
+        noise_source.Source(lambda step, draw: z),
         solvers.reverse_diffusion(),
         problem,
-        x,
-        ts,
+        x=x,
+        ts=ts,
         path=False,
     )
     score = dj.predictions.score(schedule, denoiser)(x, ts[0])
@@ -290,16 +292,17 @@ def test_the_path_ends_where_the_run_ends_and_a_step_to_zero_in_the_denoiser(nam
 
 @functools.partial(quick, static_argnums=0)
 def _path_and_end(solver, problem, key, x, ts):
-    path = solvers.integrate(key, solver, problem, x, ts, path=True)
+    path = solvers.integrate(key, solver, problem, x=x, ts=ts, path=True)
     return (
         path,
-        solvers.integrate(key, solver, problem, x, ts),
+        solvers.integrate(key, solver, problem, x=x, ts=ts),
         problem.denoiser(path[-2], ts[-2]),
     )
 
 
 @pytest.mark.parametrize(
-    "name", every([name for name in FIXED if not FIXED[name][0]().past], CONSTRUCTIONS)
+    "name",
+    every([name for name in FIXED if not FIXED[name][0]().traits.past], CONSTRUCTIONS),
 )
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     """By state, time and a parameter of the schedule: no 0/0 of the step to 0 enters them."""
@@ -319,7 +322,7 @@ def _slopes(solver, *point):
             return denoiser(x, t)
         problem = solvers.diffusion(schedule, denoiser)
         return solvers.integrate(
-            jax.random.key(0), solver, problem, x, jnp.stack([t, 0.0 * t])
+            jax.random.key(0), solver, problem, x=x, ts=jnp.stack([t, 0.0 * t])
         )
 
     return jax.jacrev(end, argnums=(0, 1, 2))(*point)
@@ -327,27 +330,27 @@ def _slopes(solver, *point):
 
 @pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_evaluations_are_counted_truly(name):
-    """solver.evaluations(grid) is the number of denoiser calls that run, on grids that end above and at 0."""
+    """solver.evaluations(steps, to_zero) is the number of denoiser calls that run, on grids that end above and at 0."""
     factory, _, plain, to_zero = FIXED[name]
     solver, schedule = factory(), dj.schedules.vp_linear()
     problem = solvers.diffusion(schedule, lambda x, t: jax.lax.lgamma(x))
 
     def calls(ts, zero_end, pick):
-        source = driver.Source(lambda step, draw: jnp.ones(2))
-        run = lambda x, ts: driver.run(source, solver, problem, x, ts, False, zero_end)[
-            0
-        ]
+        source = noise_source.Source(lambda step, draw: jnp.ones(2))
+        run = lambda x, ts: driver.run(
+            source, solver, problem, x=x, ts=ts, path=False, zero_end=zero_end
+        )[0]
         return primitives(
             jax.make_jaxpr(run)(np.ones(2, np.float32), ts).jaxpr, "lgamma", pick
         )
 
     uniform = np.linspace(0.9, 0.1, 5, dtype=np.float32)
     ending = np.append(np.linspace(0.9, 0.1, 4, dtype=np.float32), np.float32(0))
-    assert calls(uniform, False, max) == plain == solver.evaluations(uniform)
+    assert calls(uniform, False, max) == plain == solver.evaluations(4)
     most, least = (
         calls(ending, True, pick) // 4 for pick in (max, min)
     )  # least: the branch of a step to 0
-    assert 3 * most + least == to_zero == solver.evaluations(ending)
+    assert 3 * most + least == to_zero == solver.evaluations(4, to_zero=True)
 
 
 def primitives(jaxpr, name, pick):
@@ -389,7 +392,7 @@ def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
         info=True,
     )
     assert x.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(x)))
-    assert int(info.evaluations) == ALL[name]().evaluations(grid)
+    assert int(info.evaluations) == ALL[name]().evaluations(5, to_zero=True)
 
 
 @pytest.mark.parametrize(
@@ -458,11 +461,11 @@ def test_float32_agrees_with_float64(name):
 @functools.partial(quick, static_argnums=0)
 def _end_with_noise(solver, problem, x, grid, noise):
     return driver.run(
-        driver.Source(lambda step, draw: noise[step, draw]),
+        noise_source.Source(lambda step, draw: noise[step, draw]),
         solver,
         problem,
-        x,
-        grid,
+        x=x,
+        ts=grid,
         path=False,
     )[0]
 
@@ -496,7 +499,7 @@ def _values_and_slopes(solver, shifts, starts):
             MIXTURE[0], jnp.array(MIXTURE[1]) + shift, jnp.array([0.5, 0.7])
         )
         problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
-        return jnp.sum(solvers.integrate(None, solver, problem, x, grid) ** 2)
+        return jnp.sum(solvers.integrate(None, solver, problem, x=x, ts=grid) ** 2)
 
     def of_one(shift, x):
         value, slopes = jax.value_and_grad(end, argnums=(0, 1))(shift, x)
@@ -542,7 +545,7 @@ def test_a_forward_sde_reaches_its_exact_law():
     keys = jax.random.split(jax.random.key(0), count)
     ends = jax.vmap(
         lambda key: solvers.integrate(
-            key, solvers.euler_maruyama(), sde, jnp.full((1,), x0), ts
+            key, solvers.euler_maruyama(), sde, x=jnp.full((1,), x0), ts=ts
         )
     )(keys)
     mean, variance = x0, 0.0
@@ -565,7 +568,7 @@ def test_langevin_dynamics_keeps_its_stationary_law():
     keys = jax.random.split(jax.random.key(0), count)
     ends = jax.vmap(
         lambda key: solvers.integrate(
-            key, solvers.euler_maruyama(), sde, jnp.zeros(2), ts
+            key, solvers.euler_maruyama(), sde, x=jnp.zeros(2), ts=ts
         )
     )(keys)
     assert_moments(ends, np.zeros(2), np.eye(2) / (1 - step / 4))
@@ -582,14 +585,14 @@ def test_an_ode_on_a_pytree_either_way(name):
     }
     start = {"turn": jnp.array([1.0, 0.0]), "decay": jnp.array(2.0)}
     ts = jnp.linspace(0.0, 1.0, 201)
-    there = solvers.integrate(None, ALL[name](), field, start, ts)
+    there = solvers.integrate(None, ALL[name](), field, x=start, ts=ts)
     exact = {
         "turn": jnp.array([math.cos(1), math.sin(1)]),
         "decay": jnp.array(2 * math.exp(-1)),
     }
     tolerance = 1e-2 if name == "euler" else 1e-4
     chex.assert_trees_all_close(there, exact, atol=tolerance)
-    back = solvers.integrate(None, ALL[name](), field, there, ts[::-1])
+    back = solvers.integrate(None, ALL[name](), field, x=there, ts=ts[::-1])
     chex.assert_trees_all_close(back, start, atol=2 * tolerance)
 
 
@@ -598,8 +601,8 @@ def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
         None,
         solvers.euler(),
         lambda x, t: jnp.ones_like(x),
-        jnp.zeros(1),
-        [1.0, 0.5, 0.0],
+        x=jnp.zeros(1),
+        ts=[1.0, 0.5, 0.0],
     )
     np.testing.assert_allclose(end, [-1.0], rtol=1e-6)
 
@@ -647,7 +650,11 @@ def test_adaptive_agrees_with_diffrax():
             max_steps=100_000,
         ).ys[0]
         ours = solvers.integrate(
-            None, solvers.adaptive(1e-11, 1e-11, max_steps=50_000), flow, x, [1.0, 1e-3]
+            None,
+            solvers.adaptive(1e-11, 1e-11, max_steps=50_000),
+            flow,
+            x=x,
+            ts=[1.0, 1e-3],
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
@@ -660,8 +667,8 @@ def test_adaptive_steps_are_each_examples_own():
             None,
             solvers.adaptive(),
             lambda x, t: -rate * x,
-            jnp.ones(1),
-            [0.0, 1.0],
+            x=jnp.ones(1),
+            ts=[0.0, 1.0],
             info=True,
         )
 
@@ -683,7 +690,7 @@ def test_a_step_limit_is_reported_and_gives_nan():
         RuntimeWarning, match="adaptive hit its step limit in 1 of 1 runs"
     ):
         end, info = solvers.integrate(
-            None, solver, field, jnp.ones(1), [0.0, 1.0], info=True
+            None, solver, field, x=jnp.ones(1), ts=[0.0, 1.0], info=True
         )
     assert bool(info.exhausted) and int(info.accepted + info.rejected) == 3
     assert bool(jnp.isnan(end).all())
@@ -693,7 +700,7 @@ def test_a_field_that_turns_nan_ends_the_run_soon():
     field = lambda x, t: jnp.where(t > 0.5, jnp.nan, 1.0) * x
     with pytest.warns(RuntimeWarning, match="check the denoiser for NaN"):
         _, info = solvers.integrate(
-            None, solvers.adaptive(), field, jnp.ones(1), [0.0, 1.0], info=True
+            None, solvers.adaptive(), field, x=jnp.ones(1), ts=[0.0, 1.0], info=True
         )
     assert bool(info.exhausted) and int(info.rejected) < 200
 
@@ -702,7 +709,7 @@ def test_adaptive_is_forward_differentiable_and_says_so_in_reverse(x64):
     def end(rate):
         field = jax.tree_util.Partial(lambda rate, x, t: -rate * x, rate)
         return solvers.integrate(
-            None, solvers.adaptive(1e-10, 1e-10), field, jnp.ones(()), [0.0, 1.0]
+            None, solvers.adaptive(1e-10, 1e-10), field, x=jnp.ones(()), ts=[0.0, 1.0]
         )
 
     _, slope = jax.jvp(end, (jnp.array(2.0),), (jnp.array(1.0),))
@@ -734,13 +741,14 @@ def test_bad_arguments_are_named():
         (TypeError, "states only .'denoiser'", (key, solvers.reverse_diffusion(), solvers.Problem(denoiser=denoiser), x, ts)),
     ]  # fmt: skip
     for error, match, arguments in cases:
+        *leading, x, ts = arguments
         with pytest.raises(error, match=match):
-            solvers.integrate(*arguments)
+            solvers.integrate(*leading, x=x, ts=ts)
     flow = solvers.diffusion(schedule, denoiser)
     with pytest.raises(
         TypeError, match="x must be one array for a denoiser, got a dict"
     ):
-        solvers.integrate(None, solvers.ddim(), flow, {"a": x}, ts)
+        solvers.integrate(None, solvers.ddim(), flow, x={"a": x}, ts=ts)
     with pytest.raises(
         TypeError, match="denoiser must return real numbers, got dtype complex64"
     ):
@@ -748,8 +756,8 @@ def test_bad_arguments_are_named():
             None,
             solvers.heun(),
             solvers.diffusion(schedule, lambda x, t: x + 0j),
-            x,
-            ts,
+            x=x,
+            ts=ts,
         )
     with pytest.raises(ValueError, match=r"grid must have shape \(steps \+ 1,\)"):
         dj.sample(key, denoiser, schedule, grid=[], shape=(2,))

@@ -13,7 +13,7 @@ from ..distributions.normal import Gaussian, check_gaussian, gaussian_kl
 from ..noise import normal
 from ..schedules import DiscreteChain, Schedule
 from ..schedules.derived import as_time
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import (
     Array,
     ArrayLike,

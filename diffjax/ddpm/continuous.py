@@ -7,7 +7,7 @@ from .. import checks, schedules, types
 from ..distributions.lattice import check_levels, level_index
 from ..distributions.normal import Gaussian
 from ..schedules import Schedule
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import (
     Array,
     ArrayLike,

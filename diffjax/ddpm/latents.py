@@ -7,7 +7,7 @@ import numpy as np
 from .. import checks, solvers
 from ..noise import normal
 from ..schedules import DiscreteChain
-from ..solvers import driver
+from ..solvers import driver, requirements
 from ..types import (
     Array,
     ArrayLike,
@@ -49,7 +49,7 @@ def interpolate(
         )
     index = int(check_index(index, check_chain(chain)))
     checks.choice("variance", variance, VARIANCES)
-    start, end, weights = driver.check_between(start, end, weights)
+    start, end, weights = requirements.check_between(start, end, weights)
     arrays, static = partition((as_pytree_callable(denoiser), chain))
     grid = np.append(chain.times[:index][::-1], 0.0).astype(start.dtype)
     return _decoded(static, variance, arrays, key, start, end, weights, grid)
@@ -70,6 +70,6 @@ def _decoded(static, variance, arrays, key, start, end, weights, grid):
     def one(w):
         noise = ((1 - w) * noises[0] + w * noises[1]) / jnp.hypot(1 - w, w)
         latent = chain.alpha(t) * ((1 - w) * start + w * end) + chain.sigma(t) * noise
-        return driver.integrate(key_chain, solver, problem, latent, grid)
+        return driver.integrate(key_chain, solver, problem, x=latent, ts=grid)
 
     return jax.vmap(one)(weights)

@@ -12,7 +12,7 @@ from ..distributions.lattice import level_index
 from ..losses import WEIGHTINGS
 from ..numerics import float_dtype
 from ..schedules import DiscreteChain, Schedule
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
 from .kernels import check_index, index_or_draw, model_of
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from .. import checks, grids
 from ..likelihood import ChangeOfVariables, PathState
 from ..numerics import float_dtype, standard_error
-from ..solvers import driver
+from ..solvers import driver, requirements
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
 from ..types import (
@@ -162,12 +162,12 @@ class Continuous:
     def _solve(self, field, state, times, path=False):
         solver = _checkpointed(self.solver) if self.checkpoint else self.solver
         return driver.integrate(
-            None, solver, field, state, np.asarray(times), path=path, info=True
+            None, solver, field, x=state, ts=np.asarray(times), path=path, info=True
         )
 
 
 def _example(x):
-    return driver.check_example("x", x)
+    return requirements.check_example("x", x)
 
 
 @checks.arguments(
@@ -223,7 +223,7 @@ def continuous(
       True
     """
     solver = rk4() if solver is None else solver
-    driver.check_solver(solver)
+    requirements.check_solver(solver)
     checks.require(
         solver.consumes == "velocity" and not solver.stochastic,
         f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}",
@@ -411,7 +411,7 @@ def check_parts(name: str, value: Any) -> None:
 
 @checks.arguments(
     bijector=check_continuous,
-    x=driver.check_example,
+    x=requirements.check_example,
     key=KEY_OR_NONE,
     probes=(checks.integer, 1),
     upwards=checks.boolean,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..sampling import spherical
-from ..solvers import driver
+from ..solvers import requirements
 from ..types import (
     Array,
     ArrayLike,
@@ -281,7 +281,7 @@ def interpolate(
       >>> dj.flows.interpolate(flow, *ends, jnp.array([0.0, 0.5])).shape
       (2, 2)
     """
-    start, end, weights = driver.check_between(start, end, weights)
+    start, end, weights = requirements.check_between(start, end, weights)
     return call(_interpolate, flow, start, end, weights, condition)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from .. import checks, losses, predictions, sde
 from ..predictions import NetworkDenoiser
-from ..solvers import driver
+from ..solvers import requirements
 from ..types import (
     Array,
     ArrayLike,
@@ -105,9 +105,9 @@ def examples(
     """
     check_interpolant(interpolant)
     pairing = check_pairing(independent() if pairing is None else pairing)
-    x0 = checks.batch("x0", driver.check_example("x0", x0))
+    x0 = checks.batch("x0", requirements.check_example("x0", x0))
     if x1 is not None:
-        x1 = driver.check_example("x1", x1)
+        x1 = requirements.check_example("x1", x1)
         checks.one_of_shapes("x1", x1, [x0.shape])
     checks.leading_axis("condition", condition, "x0", x0.shape[0])
     return call(_examples, key, interpolant, x0, x1, pairing, condition, times=times)
@@ -412,7 +412,7 @@ def _reflow_pairs(key, flow, condition, count):
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
 
 
-@checks.arguments(bijector=check_continuous, x=driver.check_example)
+@checks.arguments(bijector=check_continuous, x=requirements.check_example)
 def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> Array:
     """Distance of one path from a straight line (Liu et al. 2023).
 

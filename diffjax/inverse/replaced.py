@@ -9,7 +9,7 @@ import numpy as np
 from .. import checks
 from ..solvers import composed, driver
 from ..solvers.ancestral import ddpm
-from ..solvers.base import Solver, factory
+from ..solvers.base import Solver, Traits, factory
 from ..types import Array, ArrayLike, Denoiser, Scalar, as_pytree_callable, pytree
 from .operators import LinearOperator, measurement
 
@@ -147,12 +147,9 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
             x,
         ), state
 
-    def evaluations(grid: ArrayLike) -> Any:
-        steps = np.shape(grid)[0] - 1
+    def evaluations(steps: int, to_zero: bool = False) -> Any:
         repeated = int(_jumps(steps, jump).sum()) * (repeats - 1)
-        return _cost(solver, grid) + repeated * _cost(
-            solver, np.linspace(2.0, 1.0, jump + 1)
-        )
+        return _cost(solver, steps, to_zero) + repeated * _cost(solver, jump)
 
     name = f"repaint({solver.name})"
     return Solver(
@@ -163,8 +160,7 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
         evaluations,
         prepare,
         step,
-        check_grid=solver.check_grid,
-        composed=True,
+        traits=Traits(solver.traits.check_grid, composed=True),
     )
 
 
@@ -174,8 +170,9 @@ def _jumps(steps, jump):
     return (reached >= jump) & (reached < steps) & ((steps - 1 - reached) % jump == 0)
 
 
-def _cost(solver, grid) -> int:
-    return solver.evaluations(grid) or 0  # never None: the solver takes fixed steps
+def _cost(solver, steps, to_zero=False) -> int:
+    # never None: the solver takes fixed steps
+    return solver.evaluations(steps, to_zero) or 0
 
 
 def _first_number(repeats, jump, index, k):

@@ -16,7 +16,17 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..types import PyTree
-from .base import Info, Solver, factory, intervals, needs, unless_zero, weighted_sum
+from .base import (
+    Info,
+    Solver,
+    Traits,
+    euler_step,
+    factory,
+    needs,
+    steps_along,
+    unless_zero,
+    weighted_sum,
+)
 
 # Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of the next.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -77,10 +87,11 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
     checks.integer("max_steps", max_steps, minimum=1)
 
     def prepare(problem, ts):
-        return intervals(problem.velocity, ts, problem.zero_end), ts[:-1], ts[1:]
+        steps = steps_along(problem.velocity, ts, problem.zero_end)
+        return steps, euler_step(problem.velocity, steps)
 
     def init(problem, x, inputs):
-        _, t, s = inputs
+        (t, s, _), _ = inputs
         slope = problem.velocity(x, t)
         # A step in which x changes by its own size: too long as a rule, and shortened by rejections.
         step = _size(x, x, rtol, atol) / jnp.maximum(_size(slope, x, rtol, atol), 1e-10)
@@ -89,8 +100,8 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
         return _State(slope, step, zero, zero, zero + 1, jnp.zeros((), bool))
 
     def step(problem, inputs, draw, x, state):
-        interval, t, s = inputs
-        end = weighted_sum((interval.keep, x), (interval.gain, state.memory))
+        (t, s, at_zero), euler = inputs
+        end = euler(x, state.memory)
 
         def trial(point, _, span):
             x, slope = point
@@ -109,14 +120,14 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
             x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
             return x_end, after._replace(memory=slope)
 
-        return unless_zero(interval.at_zero, advance, (end, state))
+        return unless_zero(at_zero, advance, (end, state))
 
     return Solver(
         "adaptive",
         "velocity",
         None,
         False,
-        lambda grid: None,
+        lambda steps, to_zero=False: None,
         prepare,
         step,
         init,
@@ -155,17 +166,18 @@ def adaptive_sde(
     checks.integer("max_steps", max_steps, minimum=1)
 
     def prepare(problem, ts):
-        return intervals(problem.sde.drift, ts, problem.zero_end), ts[:-1], ts[1:]
+        steps = steps_along(problem.sde.drift, ts, problem.zero_end)
+        return steps, euler_step(problem.sde.drift, steps)
 
     def init(problem, x, inputs):
-        _, t, s = inputs
+        (t, s, _), _ = inputs
         zero = jnp.zeros((), jnp.int32)
         return _State(
             (), jnp.full_like(t, jnp.inf), zero, zero, zero, jnp.zeros((), bool)
         )
 
     def step(problem, inputs, draw, x, state):
-        interval, t, s = inputs
+        (t, s, at_zero), euler = inputs
         drift, diffusion = problem.sde.drift, problem.sde.diffusion
 
         def trial(x, start, span):
@@ -173,9 +185,9 @@ def adaptive_sde(
             # A rejected step leaves the first to the shorter one that replaces it.
             z = draw.part(span.now, span.end, span.level, span.index).astype(x.dtype)
             increment = jnp.sqrt(jnp.abs(span.dt)) * z
-            euler = x + span.dt * start.slope + start.spread * increment
+            predicted = x + span.dt * start.slope + start.spread * increment
             at, time = (
-                jnp.where(start.known, euler, x),
+                jnp.where(start.known, predicted, x),
                 jnp.where(start.known, span.end, span.now),
             )
             slope, spread = (
@@ -185,14 +197,14 @@ def adaptive_sde(
             heun = x + 0.5 * (
                 span.dt * (start.slope + slope) + (start.spread + spread) * increment
             )
-            moved = jnp.mean((euler - x) ** 2)
+            moved = jnp.mean((predicted - x) ** 2)
             typical = jnp.mean(
                 (span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt)
             )
             share = jnp.clip(
                 jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1
             )
-            ratio = _size(heun - euler, _larger(x, heun), rtol, atol) / share
+            ratio = _size(heun - predicted, _larger(x, heun), rtol, atol) / share
             return _Trial(heun, _Start(slope, spread, ~start.known), ratio, start.known)
 
         def advance(_):
@@ -203,12 +215,13 @@ def adaptive_sde(
             ), after
 
         def to_zero(_):
-            data = interval.keep * x + interval.gain * drift(x, t)
-            return data, state._replace(evaluations=state.evaluations + 1)
+            return euler(x, drift(x, t)), state._replace(
+                evaluations=state.evaluations + 1
+            )
 
-        if interval.at_zero is None:
+        if at_zero is None:
             return advance(None)
-        return jax.lax.cond(interval.at_zero, to_zero, advance, None)
+        return jax.lax.cond(at_zero, to_zero, advance, None)
 
     check_grid = needs("adaptive_sde", finite_start=True, drift=True)
     return Solver(
@@ -216,12 +229,12 @@ def adaptive_sde(
         "sde",
         None,
         True,
-        lambda grid: None,
+        lambda steps, to_zero=False: None,
         prepare,
         step,
         init,
         _report,
-        check_grid,
+        traits=Traits(check_grid),
     )
 
 

@@ -1,36 +1,44 @@
 """Ancestral samplers: a deterministic step below the noise level aimed at, then noise up to it; and EDM's churn."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
 
 from .. import checks
 from ..types import Array
-from .affine import Row, Span, at_ratio, multistep, one_step, span
+from .affine import (
+    Steps,
+    Update,
+    multistep,
+    noise_level_of_ratio,
+    noise_steps,
+    one_step,
+)
 from .base import Solver, factory, needs
 
 
-def split(span: Span, eta: float) -> tuple[Array, Array]:
+def split(steps: Steps, eta: float) -> tuple[Array, Array]:
     """(ρ_↓, ρ_↑) with ρ_↓² + ρ_↑² = ρ_s²: ρ_↑ = η ρ_s √(1 − ρ_s²/ρ_t²), each of shape (N,).
 
     At η = 1 ρ_↑² is the variance of DDPM's posterior q(y_s | y_t, x_0), ρ_↓ = ρ_s²/ρ_t. Song et al. 2021 (DDIM), eq.
     16.
     """
     # 1 + η² expm1(−2h) would cancel to rounding at a large step h, and ρ_↓/ρ_s with it
-    kept = (1 - eta**2) + eta**2 * jnp.exp(-2 * span.log_step)
-    lost = -(eta**2) * jnp.expm1(-2 * span.log_step)
-    return span.end.rho * jnp.sqrt(kept), span.end.rho * jnp.sqrt(lost)
+    kept = (1 - eta**2) + eta**2 * jnp.exp(-2 * steps.log_step)
+    lost = -(eta**2) * jnp.expm1(-2 * steps.log_step)
+    return steps.end.rho * jnp.sqrt(kept), steps.end.rho * jnp.sqrt(lost)
 
 
 def _ancestral(eta):
     """y ← D + (ρ_↓/ρ_t)(y − D) + ρ_↑ z."""
 
-    def predict(schedule, span):
-        down, up = split(span, eta)
-        return Row(
-            span.end,
-            down / span.end.rho,
-            (1 - down / span.start.rho,),
+    def predict(schedule, steps):
+        down, up = split(steps, eta)
+        return Update(
+            steps.end,
+            down / steps.end.rho,
+            (1 - down / steps.start.rho,),
             (up,) if eta else (),
         )
 
@@ -47,7 +55,11 @@ def ddim(eta: float = 0.0) -> Solver:
     checks.within("eta", eta, 0, 1)
     name = f"ddim({eta:g})"
     return multistep(
-        name, 1, 0, _ancestral(eta), stochastic=eta > 0, check_grid=needs(name)
+        name,
+        _ancestral(eta),
+        order=1,
+        stochastic=eta > 0,
+        check_grid=needs(name),
     )
 
 
@@ -84,14 +96,14 @@ def ddpm(variance: float | str = "posterior") -> Solver:
         else float(checks.within("variance", variance, 0, 1))
     )
 
-    def predict(schedule, span):
-        row = _ancestral(1.0)(schedule, span)
+    def predict(schedule, steps):
+        row = _ancestral(1.0)(schedule, steps)
         (std,) = row.stds  # √β̃/α_s; β is larger than β̃ by (σ_t/σ_s)²
-        scale = (span.start.sigma / span.end.sigma) ** share
+        scale = (steps.start.sigma / steps.end.sigma) ** share
         return row._replace(stds=(std * scale,))
 
     name = f"ddpm({variance if isinstance(variance, str) else format(variance, 'g')})"
-    return multistep(name, 1, 0, predict, stochastic=True, check_grid=needs(name))
+    return multistep(name, predict, order=1, stochastic=True, check_grid=needs(name))
 
 
 _PAIRED_STDS = {
@@ -106,7 +118,7 @@ def _paired(variance):
     base = ddpm("posterior")
 
     def prepare(problem, ts):
-        steps = span(problem, ts)
+        steps = noise_steps(problem, ts)
         last = (
             jnp.zeros_like(steps.start.t, bool)
             if steps.at_zero is None
@@ -115,8 +127,8 @@ def _paired(variance):
         return base.prepare(problem, ts), steps.start.sigma / steps.end.sigma, last
 
     def step(problem, inputs, draw, x, state):
-        (query, row, _), ratio, last = inputs
-        data, second = problem.denoiser(x, query.t)
+        (t, _, row, _), ratio, last = inputs
+        data, second = problem.denoiser(x, t)
         std = _PAIRED_STDS[variance](
             row.stds[0], ratio, jnp.where(last, 0, row.gains[0]), second
         )
@@ -127,7 +139,7 @@ def _paired(variance):
         prepare=prepare,
         step=step,
         init=lambda *_: (),
-        paired=True,
+        traits=dataclasses.replace(base.traits, paired=True),
     )
 
 
@@ -139,20 +151,20 @@ def reverse_diffusion() -> Solver:
     β. A step to 0 returns D. Song et al. 2021, eq. 46 with f, G of eq. 47–48 for any schedule.
     """
 
-    def predict(schedule, span):
-        start, end = span.start, span.end
+    def predict(schedule, steps):
+        start, end = steps.start, steps.end
         ratio, share = (
             start.alpha / end.alpha,
-            -jnp.expm1(-2 * span.log_step),
+            -jnp.expm1(-2 * steps.log_step),
         )  # a, G²/σ_t²
         keep = (2 - ratio - share) * start.sigma / end.sigma
-        return Row(
+        return Update(
             end, keep, (share * ratio,), (jnp.sqrt(share) * start.sigma / end.alpha,)
         )
 
     check_grid = needs("reverse_diffusion", finite_start=True)
     return multistep(
-        "reverse_diffusion", 1, 0, predict, stochastic=True, check_grid=check_grid
+        "reverse_diffusion", predict, order=1, stochastic=True, check_grid=check_grid
     )
 
 
@@ -177,20 +189,23 @@ def dpm_2_ancestral(eta: float = 1.0) -> Solver:
 
 
 def _midpoint(name, eta):
-    def tableau(schedule, span):
-        start = span.start
-        down, up = split(span, eta)
-        middle = at_ratio(schedule, jnp.sqrt(start.rho * down))
-        euler = Row(middle, 1.0, [middle.rho - start.rho])
+    def tableau(schedule, steps):
+        start = steps.start
+        down, up = split(steps, eta)
+        middle = noise_level_of_ratio(schedule, jnp.sqrt(start.rho * down))
+        euler = Update(middle, 1.0, [middle.rho - start.rho])
         return [
-            Row(start, 1.0),
+            Update(start, 1.0),
             euler,
-            Row(
-                span.end, down / span.end.rho, [0, down - start.rho], [up if eta else 0]
+            Update(
+                steps.end,
+                down / steps.end.rho,
+                [0, down - start.rho],
+                [up if eta else 0],
             ),
         ]
 
-    return one_step(name, 2, 2, tableau, kind="noise", stochastic=eta > 0)
+    return one_step(name, tableau, order=2, stages=2, kind="noise", stochastic=eta > 0)
 
 
 @factory
@@ -230,29 +245,36 @@ def edm_stochastic(
     checks.greater("noise_max", noise_max, "noise_min", noise_min)
     checks.non_negative("noise_scale", noise_scale)
 
-    def tableau(schedule, span):
-        start, end = span.start, span.end
+    def tableau(schedule, steps):
+        start, end = steps.start, steps.end
         active = (start.rho >= noise_min) & (start.rho <= noise_max)
-        active = active if span.at_zero is None else active & ~span.at_zero
+        active = active if steps.at_zero is None else active & ~steps.at_zero
         gamma = jnp.where(active, min(churn / start.rho.shape[0], math.sqrt(2) - 1), 0)
         top = schedule.sigma(schedule.t_max) / schedule.alpha(schedule.t_max)
         raised = jnp.minimum(start.rho * (1 + gamma), jnp.maximum(top, start.rho))
         churned = raised > start.rho
         variance = jnp.where(churned, raised**2 - start.rho**2, 1)
         noise = noise_scale * jnp.where(churned, jnp.sqrt(variance), 0)
-        fresh = at_ratio(schedule, raised)
+        fresh = noise_level_of_ratio(schedule, raised)
         at = fresh._replace(
             **{
                 k: jnp.where(churned, getattr(fresh, k), getattr(start, k))
                 for k in start._fields
             }
         )
-        euler = Row(end, 1.0, [end.rho - at.rho])
+        euler = Update(end, 1.0, [end.rho - at.rho])
         return [
-            Row(at, start.rho / at.rho, (), [noise]),
+            Update(at, start.rho / at.rho, (), [noise]),
             euler,
             euler._replace(gains=[0.5 * (end.rho - at.rho)] * 2),
         ]
 
     order = 2 if noise_scale == 1 else None
-    return one_step("edm_stochastic", order, 2, tableau, kind="noise", stochastic=True)
+    return one_step(
+        "edm_stochastic",
+        tableau,
+        order=order,
+        stages=2,
+        kind="noise",
+        stochastic=True,
+    )

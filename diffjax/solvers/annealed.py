@@ -5,14 +5,14 @@ import jax
 from .. import checks
 from ..langevin.kernels import langevin_step
 from ..types import Array
-from .affine import Levels, span
-from .base import Problem, Solver, factory, needs, per_step
+from .affine import NoiseLevel, noise_steps
+from .base import Problem, Solver, Traits, factory, needs, per_step
 
 _DRAW = 2
 """Which draw of its number a Langevin step takes: the first that no given Brownian path stands for."""
 
 
-def score_at(problem: Problem, at: Levels, x: Array) -> Array:
+def score_at(problem: Problem, at: NoiseLevel, x: Array) -> Array:
     """∇log p(x) = (α D − x)/σ² at given levels, shape of x."""
     return (at.alpha * problem.denoiser(x, at.t) - x) / at.sigma**2
 
@@ -39,7 +39,7 @@ def annealed_langevin(corrections: int = 100, step_size: float = 0.2) -> Solver:
         )
 
     def prepare(problem, ts):
-        steps = span(problem, ts)
+        steps = noise_steps(problem, ts)
         return (
             steps.start.t,
             steps.end.alpha / steps.start.alpha,
@@ -65,4 +65,4 @@ def annealed_langevin(corrections: int = 100, step_size: float = 0.2) -> Solver:
 
     name = f"annealed_langevin({corrections}, {step_size:g})"
     return Solver(name, "denoiser", None, True, per_step(corrections), prepare, step,
-                  check_grid=needs(name, finite_start=True), composed=True)  # fmt: skip
+                  traits=Traits(needs(name, finite_start=True), composed=True))  # fmt: skip

@@ -1,5 +1,6 @@
-"""What a solver is, what it solves, and the parts that solvers share."""
+"""The interface of a solver, the problem that it solves, and parts that solvers share."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -10,16 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
+from ..grids.steps import Steps, steps_of
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
+
+__all__ = ["Info", "Problem", "Solver", "Traits"]
 
 
 @pytree
 class Problem:
-    """What there is to solve; missing fields are None.
+    """A differential equation to solve. Fields that do not apply are None.
 
-    A problem with a schedule and a denoiser serves every solver: the velocity of its probability flow and its reverse
-    SDE are derived for the solvers that consume them. zero_end: whether the grid may end at exactly 0, False where it
-    is known not to, which saves every step of a method with inner stages a branch; the driver sets it.
+    A problem with a schedule and a denoiser serves every solver: the velocity of its
+    probability flow and its reverse SDE are derived for the solvers that consume them.
+
+    Attributes:
+      schedule: α and σ.
+      denoiser: E[x_0 | x_t = x], called as denoiser(x, t).
+      velocity: dx/dt, called as velocity(x, t).
+      sde: An `SDE`.
+      zero_end: Whether the grid may end at exactly 0. False, where it is known not to,
+        saves every step of a method with inner stages a branch. The driver sets it.
     """
 
     schedule: Any = None
@@ -30,7 +41,14 @@ class Problem:
 
 
 class Info(NamedTuple):
-    """Evaluations of the field or denoiser, steps accepted and rejected, and whether a step limit ended the run."""
+    """The work of a run.
+
+    Attributes:
+      evaluations: Evaluations of the field or denoiser.
+      accepted: Steps taken.
+      rejected: Steps tried and not taken, of an adaptive solver.
+      exhausted: Whether a step limit ended the run.
+    """
 
     evaluations: Any
     accepted: Any
@@ -38,55 +56,75 @@ class Info(NamedTuple):
     exhausted: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """Properties by which few solvers differ from the rest.
+
+    Attributes:
+      check_grid: (schedule, grid) -> None. Raises ValueError if the solver cannot take
+        them. It is called before tracing, with concrete values.
+      past: How many earlier outputs the state remembers.
+      composed: True for solvers built from other solvers. They cannot be nested.
+      paired: Whether the denoiser must return a pair, see `ddpm.paired`.
+      across_examples: Whether a step reads other examples of the batch. `sample_many`
+        then takes neither chunk nor mesh.
+    """
+
+    check_grid: Callable[[Any, np.ndarray], None] | None = None
+    past: int = 0
+    composed: bool = False
+    paired: bool = False
+    across_examples: bool = False
+
+
 class Solver(NamedTuple):
     """A method as a tuple of pure functions, made by a factory such as `heun()`.
 
-    Fields:
-      name: What messages and benchmarks call it, with its settings.
-      consumes: "velocity", "sde" or "denoiser", the field of `Problem` that it evaluates.
-      order: Convergence order in the largest step, in the weak sense for a stochastic solver. None where none is
-        declared.
+    Attributes:
+      name: Its name in messages and benchmarks, with its settings.
+      consumes: "velocity", "sde" or "denoiser", the field of `Problem` that it
+        evaluates.
+      order: Convergence order in the largest step, in the weak sense for a stochastic
+        solver. None where none is declared.
       stochastic: Whether it draws noise, and needs a key.
-      evaluations: grid -> number of network evaluations. None for adaptive solvers: take info=True.
-      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps, computed for all steps at once.
-      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i) is its i-th standard normal, of x's
-        shape.
-      init: (problem, x, inputs of the first step) -> state, what passes from step to step.
-      report: state -> Info, for solvers whose work depends on the data. None for the others.
-      check_grid: (schedule, grid) -> None. Raises ValueError if the solver cannot take them. It is called before
-        tracing, with concrete values.
-      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the scan, for a method that does not
-        take one step after another.
-      past: How many earlier outputs its state remembers.
-      composed: True for solvers built from other solvers. They cannot be nested.
-      paired: Whether the denoiser must return a pair, see `ddpm.paired`.
-      across_examples: Whether a step reads other examples of the batch. `sample_many` then takes neither chunk nor
-        mesh.
+      evaluations: (steps, to_zero=False) -> number of network evaluations, to_zero for
+        a grid that ends at 0. None where they depend on the data: take info=True.
+      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps, computed
+        for all steps at once.
+      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i) is its
+        i-th standard normal, of x's shape.
+      init: (problem, x, inputs of the first step) -> state, what passes from step to
+        step.
+      report: state -> Info, for solvers whose work depends on the data. None for the
+        others.
+      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the
+        scan, for a method that does not take one step after another.
+      traits: Properties by which few solvers differ from the rest.
     """
 
     name: str
     consumes: str
     order: int | None
     stochastic: bool
-    evaluations: Callable[[ArrayLike], int | None]
+    evaluations: Callable[..., int | None]
     prepare: Callable[[Problem, Array], PyTree]
     step: Callable[..., tuple[PyTree, PyTree]]
     init: Callable[..., PyTree] = lambda problem, x, inputs: ()
     report: Callable[[PyTree], Info] | None = None
-    check_grid: Callable[[Any, np.ndarray], None] | None = None
     solve: Callable[..., tuple[PyTree, Info]] | None = None
-    past: int = 0
-    composed: bool = False
-    paired: bool = False
-    across_examples: bool = False
+    traits: Traits = Traits()
 
     def __repr__(self) -> str:
         return f"<solver {self.name}>"
 
 
 def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
-    """A cached solver factory: hyperparameters become plain Python values of their default's type, so that f(), f(0.0)
-    and f(eta=0.0) are one object and nothing compiled for one is compiled again for another."""
+    """A cached solver factory.
+
+    Hyperparameters become plain Python values of their default's type, so that f(),
+    f(0.0) and f(eta=0.0) are one object and nothing compiled for one is compiled again
+    for another.
+    """
     signature = inspect.signature(function)
     build = functools.lru_cache(maxsize=None, typed=True)(function)
 
@@ -119,65 +157,133 @@ def _plain(name, value, default):
     return checks.integer(name, value, minimum=0) if isinstance(default, int) else value
 
 
-# ----------------------------------------------------------------------------------------------- parts for the solvers
+def per_step(count: int) -> Callable[..., int]:
+    """`Solver.evaluations` of a method with `count` per step, and one on a step to 0."""
+
+    def evaluations(steps: int, to_zero: bool = False) -> int:
+        return count * (steps - to_zero) + to_zero
+
+    return evaluations
+
+
+# ------------------------------------------------------------- steps of a field u(x, t)
 
 
 class Stage(NamedTuple):
-    """One evaluation of a field at a known time: the time and, for semilinear fields, A(t) and B(t)."""
+    """One evaluation of a field at a known time.
+
+    Attributes:
+      t: The time.
+      coefficients: (A(t), B(t)) of a semilinear field u = A x + B D(x, t). None for
+        other fields.
+    """
 
     t: Array
     coefficients: Any
 
 
 def stage(field: Any, ts: Array) -> Stage:
-    """The stages at times ts, of any shape, with a semilinear field's coefficients computed at once."""
-    if not hasattr(field, "coefficients"):
+    """The stages at times of any shape. Coefficients are computed for all at once.
+
+    Args:
+      field: u(x, t).
+      ts: The times.
+
+    Returns:
+      The stages, of the shape of ts.
+    """
+    if not is_semilinear(field):
         return Stage(ts, None)
     flat = jax.vmap(field.coefficients)(ts.reshape(-1))
     return Stage(ts, jax.tree.map(lambda c: c.reshape(ts.shape), flat))
 
 
-def inner_times(ts: Array, steps: "Interval", c: float) -> Array:
-    """t + c (s − t) of each step, (N,): s itself where c = 1, and t on a step to 0.
-
-    t + (s − t) may round to 0 where s is small beside t.
-    """
-    t = ts[:-1]
-    s = ts[1:] if steps.at_zero is None else jnp.where(steps.at_zero, t, ts[1:])
-    return s if c == 1 else t + c * (s - t)
-
-
 def evaluate(field: Any, at: Stage, x: PyTree) -> PyTree:
-    """field(x, t) at a prepared stage."""
+    """The field's value u(x, t) at a prepared stage.
+
+    Args:
+      field: u(x, t).
+      at: The stage.
+      x: The state.
+
+    Returns:
+      dx/dt, of x's structure.
+    """
     if at.coefficients is None:
         return field(x, at.t)
     a, b = at.coefficients
     return a * x + b * field.denoiser(x, at.t)
 
 
-class Interval(NamedTuple):
-    """A step from t to s: dt = s − t, and the Euler step x ← keep x + gain field(x, t).
+def is_semilinear(field: Any) -> bool:
+    """Whether a field states A and B of u = A x + B D(x, t)."""
+    return hasattr(field, "coefficients")
 
-    Where a semilinear field's grid ends at s = 0 the Euler step returns D = (field − A x)/B: keep = −A/B, gain = 1/B;
-    dt is then 0, so that stage times stay at t. at_zero says so; None for fields to which 0 is a time like any other.
+
+def steps_along(field: Any, ts: Array, zero_end: bool) -> Steps:
+    """The steps of a grid along a field, from times to times.
+
+    Args:
+      field: u(x, t). To one that is not semilinear 0 is a time like any other.
+      ts: Times (N + 1,).
+      zero_end: Whether the last time may be 0.
+
+    Returns:
+      The steps.
     """
+    return steps_of(ts, zero_end and is_semilinear(field))
 
-    dt: Array
+
+def inner_times(steps: Steps, c: float) -> Array:
+    """Times t + c (s − t) within each step, and t on a step to 0.
+
+    Args:
+      steps: Steps from times to times.
+      c: The fraction of the step.
+
+    Returns:
+      The times, (N,).
+    """
+    if c == 1:
+        return steps.end  # t + (s − t) may round to 0 where s is small beside t
+    return steps.start + c * (steps.end - steps.start)
+
+
+class EulerStep(NamedTuple):
+    """The update x ← keep x + gain u(x, t)."""
+
     keep: Array
     gain: Array
-    at_zero: Any
+
+    def __call__(self, x: PyTree, slope: PyTree) -> PyTree:
+        """The state after the step.
+
+        Args:
+          x: The state.
+          slope: u(x, t).
+
+        Returns:
+          The new state.
+        """
+        return weighted_sum((self.keep, x), (self.gain, slope))
 
 
-def intervals(field: Any, ts: Array, zero_end: bool) -> Interval:
-    """The intervals of a grid (N + 1,) that may end at 0, each field of shape (N,)."""
-    t, s = ts[:-1], ts[1:]
-    if not (zero_end and hasattr(field, "coefficients")):
-        return Interval(s - t, jnp.ones_like(t), s - t, None)
-    at_zero = s == 0
-    dt = jnp.where(at_zero, 0, s - t)
-    a, b = stage(field, t).coefficients
-    return Interval(
-        dt, jnp.where(at_zero, -a / b, 1), jnp.where(at_zero, 1 / b, dt), at_zero
+def euler_step(field: Any, steps: Steps) -> EulerStep:
+    """Euler's step over each step of a grid, and D = (u − A x)/B on a step to 0.
+
+    Args:
+      field: u(x, t).
+      steps: Steps from times to times.
+
+    Returns:
+      The coefficients, (N,) each.
+    """
+    dt = steps.end - steps.start
+    if steps.at_zero is None:
+        return EulerStep(jnp.ones_like(dt), dt)
+    a, b = stage(field, steps.start).coefficients
+    return EulerStep(
+        jnp.where(steps.at_zero, -a / b, 1), jnp.where(steps.at_zero, 1 / b, dt)
     )
 
 
@@ -195,12 +301,22 @@ def weighted_sum(*terms: tuple[Any, PyTree]) -> PyTree:
 def unless_zero(
     at_zero: Array | None, correct: Callable[[PyTree], PyTree], x: PyTree
 ) -> PyTree:
-    """correct(x), or x itself on a step that ends at 0; the untaken side is not run."""
-    return (
-        correct(x)
-        if at_zero is None
-        else jax.lax.cond(at_zero, lambda x: x, correct, x)
-    )
+    """Apply the later stages of a step, unless it ends at 0.
+
+    Args:
+      at_zero: Whether the step ends at 0, (). None where no step does.
+      correct: The later stages. They are not run on a step to 0.
+      x: The result of the first stage.
+
+    Returns:
+      correct(x), or x on a step to 0.
+    """
+    if at_zero is None:
+        return correct(x)
+    return jax.lax.cond(at_zero, lambda x: x, correct, x)
+
+
+# ------------------------------------------------------------- what a method needs
 
 
 def needs(
@@ -209,13 +325,15 @@ def needs(
     """The `check_grid` of a solver.
 
     Args:
-      name: Of the solver, for the message.
+      name: The solver's name, for the message.
       finite_start: Whether σ/α must have a value at the grid's first time.
       steps: The least number of steps.
-      drift: With `finite_start`, whether the reverse SDE's drift must have a value there too.
+      drift: With `finite_start`, whether the reverse SDE's drift must have a value
+        there too.
 
     Returns:
-      (schedule, grid (N + 1,)) -> None, which raises ValueError where one of these is not so.
+      (schedule, grid (N + 1,)) -> None, which raises ValueError where the grid falls
+      short.
     """
 
     def check_grid(schedule, ts):
@@ -235,7 +353,18 @@ def needs(
 
 
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0 to rounding, and no finite log-SNR is stated from which σ/α follows all the same."""
+    """Whether σ/α has no value at t, as far as can be seen.
+
+    That is where α is 0 to rounding and the schedule states no finite log-SNR from which
+    σ/α would follow.
+
+    Args:
+      schedule: A schedule or None.
+      t: A time.
+
+    Returns:
+      False where schedule or time are traced.
+    """
     if not without_drift(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
@@ -246,19 +375,16 @@ def without_signal(schedule: Any, t: ArrayLike) -> bool:
 
 
 def without_drift(schedule: Any, t: ArrayLike) -> bool:
-    """Whether α(t) is seen to be 0 to rounding (`schedules.without_signal`): d log α/dt has no value there."""
+    """Whether d log α/dt has no value at t, because α is 0 to rounding there.
+
+    Args:
+      schedule: A schedule or None.
+      t: A time.
+
+    Returns:
+      False where schedule or time are traced.
+    """
     if schedule is None or checks.is_traced(schedule, t):
         return False
     with jax.ensure_compile_time_eval():
         return bool(schedules.without_signal(schedule, t))
-
-
-def per_step(count: int) -> Callable[[ArrayLike], int]:
-    """evaluations(grid) of a method with `count` evaluations a step, and one on a step to 0."""
-
-    def evaluations(grid: ArrayLike) -> int:
-        steps = np.shape(grid)[0] - 1
-        to_zero = not checks.is_traced(grid) and float(np.asarray(grid)[-1]) == 0
-        return count * (steps - to_zero) + to_zero
-
-    return evaluations

@@ -8,19 +8,16 @@ import numpy as np
 
 from .. import checks, grids, schedules
 from ..langevin.kernels import langevin_step
-from . import driver
+from . import driver, requirements
 from .adaptive import forward_only
-from .affine import span
+from .affine import noise_steps
 from .ancestral import ddim, reverse_diffusion
 from .annealed import score_at
-from .base import Info, Solver, factory, needs, unless_zero, without_signal
-from .driver import Draw
+from .base import Info, Solver, Traits, factory, needs, unless_zero, without_signal
+from .noise_source import Draw
 from .ode import heun
 
 _REVERSE_DIFFUSION, _HEUN, _DDIM = reverse_diffusion(), heun(), ddim()
-
-_ONE_STEP = np.array([1.0, 0.5])
-"""A grid of one step, to ask what it costs."""
 
 _CORRECTOR_DRAW, _CORRECTIONS = 3, 5
 """The first of a step's draws that belongs to correctors, and how many of them there are."""
@@ -61,7 +58,7 @@ def predictor_corrector(
     checks.choice("norms", norms, ("expected", "batch"))
 
     def prepare(problem, ts):
-        steps = span(problem, ts)
+        steps = noise_steps(problem, ts)
         inner = predictor.prepare(driver.derive(predictor, problem), ts)
         return inner, steps.end, steps.at_zero
 
@@ -95,20 +92,17 @@ def predictor_corrector(
 
         return unless_zero(at_zero, correct, x), state
 
-    def evaluations(grid):
-        steps = np.shape(grid)[0] - 1
-        return predictor.evaluations(grid) + corrections * (
-            steps - driver.ends_at_zero(grid)
-        )
+    def evaluations(steps, to_zero=False):
+        return predictor.evaluations(steps, to_zero) + corrections * (steps - to_zero)
 
     def check_grid(schedule, ts):
         needs("predictor_corrector", finite_start=True)(schedule, ts)
-        if predictor.check_grid is not None:
-            predictor.check_grid(schedule, ts)
+        if predictor.traits.check_grid is not None:
+            predictor.traits.check_grid(schedule, ts)
 
     name = f"predictor_corrector({predictor.name})"
-    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, check_grid=check_grid,
-                  past=predictor.past, composed=True, across_examples=norms == "batch")  # fmt: skip
+    return Solver(name, "denoiser", None, True, evaluations, prepare, step, init, traits=Traits(
+        check_grid, predictor.traits.past, composed=True, across_examples=norms == "batch"))  # fmt: skip
 
 
 def _norm(x):
@@ -195,8 +189,8 @@ def restart(
             return x
 
         cost = jnp.where(
-            to_zero, 1, solver.evaluations(_ONE_STEP)
-        ) + here * repeats * solver.evaluations(inside)
+            to_zero, 1, solver.evaluations(1)
+        ) + here * repeats * solver.evaluations(steps)
         return jax.lax.cond(here, go_back, lambda x: x, x), (
             state[0] + cost,
             state[1] + 1,
@@ -208,17 +202,9 @@ def restart(
     def report(state):
         return Info(*state, 0, False)
 
-    inside = np.linspace(1, 0.5, steps + 1)
-
-    def evaluations(grid):
-        outer = solver.evaluations(grid)
-        if outer is None or checks.is_traced(grid):
-            return None
-        values = np.asarray(grid)
-        passes = bool(
-            np.any((values[1:] <= t_low) & (t_low < values[:-1]) & (values[1:] > 0))
-        )
-        return outer + passes * repeats * solver.evaluations(inside)
+    def evaluations(count, to_zero=False):
+        # a grid crosses t_low once, or `check_grid` raises
+        return solver.evaluations(count, to_zero) + repeats * solver.evaluations(steps)
 
     def check_grid(schedule, ts):
         if (
@@ -238,8 +224,8 @@ def restart(
                 f"grid must pass t_low={t_low} at a time above 0 for restart, got {ts[0]} … {ts[-1]}"
             )
         needs("restart", finite_start=True)(schedule, ts)
-        if solver.check_grid is not None:
-            solver.check_grid(schedule, ts)
+        if solver.traits.check_grid is not None:
+            solver.traits.check_grid(schedule, ts)
 
     name = f"restart({solver.name})"
     return Solver(
@@ -252,8 +238,7 @@ def restart(
         step,
         init,
         report,
-        check_grid,
-        composed=True,
+        traits=Traits(check_grid, composed=True),
     )
 
 
@@ -334,19 +319,19 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         states, _, rounds = jax.lax.while_loop(unfinished, sweep, (guess, zero, zero))
         states = forward_only(name, f"{solver.name} itself", states)
         return states, Info(
-            rounds * width * solver.evaluations(_ONE_STEP),
+            rounds * width * solver.evaluations(1),
             rounds,
             zero,
             jnp.zeros((), bool),
         )
 
     def check_grid(schedule, ts):
-        if solver.check_grid is not None:
-            solver.check_grid(schedule, ts)
+        if solver.traits.check_grid is not None:
+            solver.traits.check_grid(schedule, ts)
 
     name = f"picard({solver.name})"
-    return Solver(name, "denoiser", None, solver.stochastic, lambda grid: None, _nothing, _nothing,
-                  check_grid=check_grid, solve=solve, composed=True)  # fmt: skip
+    return Solver(name, "denoiser", None, solver.stochastic, lambda steps, to_zero=False: None,
+                  _nothing, _nothing, solve=solve, traits=Traits(check_grid, composed=True))  # fmt: skip
 
 
 def _nothing(*_: Any) -> Any:
@@ -359,20 +344,20 @@ def _column(mask, x):
 
 def check_inner(name, solver, remembering=False):
     """Refuse what does not take one fixed step after another, or remembers earlier ones where it may not."""
-    driver.check_solver(solver)
-    if solver.composed:
+    requirements.check_solver(solver)
+    if solver.traits.composed:
         raise TypeError(
             f"{name} must not itself be made of solvers, as {solver.name} is"
         )
-    if solver.paired:
+    if solver.traits.paired:
         raise TypeError(
             f"{name} must take a denoiser that returns D alone, {solver.name} needs a pair"
         )
-    if solver.evaluations(_ONE_STEP) is None:
+    if solver.evaluations(1) is None:
         raise TypeError(
             f"{name} must take one fixed step after another, got {solver.name}"
         )
-    if solver.past and not remembering:
+    if solver.traits.past and not remembering:
         raise TypeError(
             f"{name} must not remember earlier steps, as {solver.name} does"
         )

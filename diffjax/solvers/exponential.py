@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..numerics import phi
-from .affine import Row, absent, at_ratio, one_step
+from .affine import Update, absent, noise_level_of_ratio, one_step
 from .ancestral import ddim, split
 from .base import Solver, factory
 
@@ -20,12 +20,14 @@ def _runge_kutta(name, order, nodes, weights, kind):
     2010, eq. 2.21. The nodes that it gets are those of the times to which the stages were rounded.
     """
 
-    def tableau(schedule, span):
-        start, end, h = span.start, span.end, span.log_step
+    def tableau(schedule, steps):
+        start, end, h = steps.start, steps.end, steps.log_step
         at = [
             start,
             *(
-                end if c == 1 else at_ratio(schedule, start.rho * jnp.exp(-c * h))
+                end
+                if c == 1
+                else noise_level_of_ratio(schedule, start.rho * jnp.exp(-c * h))
                 for c in nodes[1:]
             ),
             end,
@@ -41,17 +43,17 @@ def _runge_kutta(name, order, nodes, weights, kind):
 
         def row(there, entries):
             share = h if kind == "data" else -there.rho * h
-            return Row(
+            return Update(
                 there, 1.0, [0 if absent(entry) else share * entry for entry in entries]
             )
 
         rows = weights(p, actual)
         return [
-            Row(start, 1.0),
+            Update(start, 1.0),
             *(row(there, entries) for there, entries in zip(at[1:], rows, strict=True)),
         ]
 
-    return one_step(name, order, len(nodes), tableau, kind)
+    return one_step(name, tableau, order=order, stages=len(nodes), kind=kind)
 
 
 def _second_order(p, nodes):
@@ -132,23 +134,25 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
     """
     checks.within("eta", eta, 0, 1)
 
-    def tableau(schedule, span):
-        start = span.start
-        down, up = split(span, eta)
+    def tableau(schedule, steps):
+        start = steps.start
+        down, up = split(steps, eta)
         share = jnp.sqrt(down / start.rho)  # e^{−h/2} to the middle
-        middle = at_ratio(schedule, start.rho * share)
+        middle = noise_level_of_ratio(schedule, start.rho * share)
         return [
-            Row(start, 1.0),
-            Row(middle, 1.0, [1 - middle.rho / start.rho]),
-            Row(
-                span.end,
-                down / span.end.rho,
+            Update(start, 1.0),
+            Update(middle, 1.0, [1 - middle.rho / start.rho]),
+            Update(
+                steps.end,
+                down / steps.end.rho,
                 [0, -jnp.expm1(2 * jnp.log(share))],
                 [up if eta else 0],
             ),
         ]
 
-    return one_step(f"dpmpp_2s({eta:g})", 2, 2, tableau, stochastic=eta > 0)
+    return one_step(
+        f"dpmpp_2s({eta:g})", tableau, order=2, stages=2, stochastic=eta > 0
+    )
 
 
 @factory
@@ -162,18 +166,20 @@ def dpmpp_sde(eta: float = 1.0) -> Solver:
     """
     checks.within("eta", eta, 0, 1)
 
-    def tableau(schedule, span):
-        start, end = span.start, span.end
-        middle = at_ratio(schedule, jnp.sqrt(start.rho * end.rho))
-        to_middle, to_end = split(span._replace(end=middle), eta), split(span, eta)
+    def tableau(schedule, steps):
+        start, end = steps.start, steps.end
+        middle = noise_level_of_ratio(schedule, jnp.sqrt(start.rho * end.rho))
+        to_middle, to_end = split(steps._replace(end=middle), eta), split(steps, eta)
         return [
-            Row(start, 1.0),
-            Row(middle, to_middle[0] / middle.rho, [1 - to_middle[0] / start.rho],
+            Update(start, 1.0),
+            Update(middle, to_middle[0] / middle.rho, [1 - to_middle[0] / start.rho],
                 [to_middle[1] * c if eta else 0 for c in _partial_noise(start.rho, middle.rho, end.rho)]),
-            Row(end, to_end[0] / end.rho, [0, 1 - to_end[0] / start.rho], [to_end[1] if eta else 0]),
+            Update(end, to_end[0] / end.rho, [0, 1 - to_end[0] / start.rho], [to_end[1] if eta else 0]),
         ]  # fmt: skip
 
-    return one_step(f"dpmpp_sde({eta:g})", 2, 2, tableau, stochastic=eta > 0)
+    return one_step(
+        f"dpmpp_sde({eta:g})", tableau, order=2, stages=2, stochastic=eta > 0
+    )
 
 
 def _partial_noise(rho, middle, end):

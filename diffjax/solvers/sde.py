@@ -1,4 +1,7 @@
-"""One-step methods for dx = drift dt + diffusion dw; run downwards they sample a diffusion's reverse SDE."""
+"""One-step methods for dx = f(x, t) dt + g(x, t) dW, read as Itô's.
+
+Run downwards they sample a diffusion's reverse SDE.
+"""
 
 import math
 
@@ -6,140 +9,147 @@ import jax.numpy as jnp
 
 from .base import (
     Solver,
+    Traits,
+    euler_step,
     evaluate,
     factory,
     inner_times,
-    intervals,
     needs,
     per_step,
     stage,
+    steps_along,
     unless_zero,
 )
 
+__all__ = ["euler_maruyama", "sra1", "stochastic_heun"]
 
-def _noise_scale(interval):
-    """√|dt|, and 0 on a step to 0."""
-    return jnp.sqrt(jnp.abs(interval.dt))
+
+def _prepare(nodes):
+    """`prepare` with the drift's stages at t + c dt for nodes c."""
+
+    def prepare(problem, ts):
+        drift = problem.sde.drift
+        steps = steps_along(drift, ts, problem.zero_end)
+        stages = tuple(stage(drift, inner_times(steps, c)) for c in nodes)
+        dt = steps.end - steps.start  # 0 on a step to 0, which adds no noise
+        return dt, steps.at_zero, euler_step(drift, steps), stages
+
+    return prepare
+
+
+def _solver(name, order, nodes, step, evaluations):
+    return Solver(
+        name,
+        "sde",
+        order,
+        True,
+        per_step(evaluations),
+        _prepare(nodes),
+        step,
+        traits=Traits(needs(name, finite_start=True, drift=True)),
+    )
 
 
 @factory
 def euler_maruyama() -> Solver:
-    """x ← x + drift dt + g √|dt| z: weak order 1, one evaluation a step. Maruyama 1955; Song et al. 2021, section
-    4.1.
+    """The Euler–Maruyama method (Maruyama 1955).
+
+        x ← x + f(x, t) dt + g(x, t) ΔW
+
+    Returns:
+      A solver of weak order 1 with one evaluation per step. A step to 0 returns D.
+
+    References:
+      For sampling: Song et al. 2021, section 4.1.
+
+    Example:
+      >>> solver = dj.solvers.euler_maruyama()
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
+      (2,)
     """
 
-    def prepare(problem, ts):
-        steps = intervals(problem.sde.drift, ts, problem.zero_end)
-        return steps, stage(problem.sde.drift, ts[:-1])
-
     def step(problem, inputs, draw, x, state):
-        interval, at = inputs
-        noise = problem.sde.diffusion(x, at.t) * _noise_scale(interval) * draw(0)
-        return interval.keep * x + interval.gain * evaluate(
-            problem.sde.drift, at, x
-        ) + noise, state
+        dt, _, euler, (at,) = inputs
+        increment = jnp.sqrt(jnp.abs(dt)) * draw(0)
+        spread = problem.sde.diffusion(x, at.t)
+        drifted = euler.keep * x + euler.gain * evaluate(problem.sde.drift, at, x)
+        return drifted + spread * increment, state
 
-    return Solver(
-        "euler_maruyama",
-        "sde",
-        1,
-        True,
-        per_step(1),
-        prepare,
-        step,
-        check_grid=needs("euler_maruyama", finite_start=True, drift=True),
-    )
+    return _solver("euler_maruyama", 1, (0.0,), step, 1)
 
 
 @factory
 def stochastic_heun() -> Solver:
-    """Heun's method with one Wiener increment for both stages: weak order 2 where g does not depend on x.
+    """Heun's method with one Wiener increment for both stages.
 
-    x̃ = x + drift(x, t) dt + g(t) ΔW, x ← x + ½(drift(x, t) + drift(x̃, s)) dt + ½(g(t) + g(s)) ΔW. Two evaluations a
-    step, one on a step to 0, which returns D. Kloeden & Platen 1992, section 15.1, for additive noise.
+        x̃ = x + f(x, t) dt + g(t) ΔW
+        x ← x + ½ (f(x, t) + f(x̃, s)) dt + ½ (g(t) + g(s)) ΔW
+
+    Returns:
+      A solver of weak order 2 where g does not depend on x, with two evaluations per
+      step and one on a step to 0, which returns D.
+
+    References:
+      Kloeden & Platen 1992, section 15.1, for additive noise.
+
+    Example:
+      >>> solver = dj.solvers.stochastic_heun()
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
+      (2,)
     """
 
-    def prepare(problem, ts):
-        drift = problem.sde.drift
-        steps = intervals(drift, ts, problem.zero_end)
-        return steps, stage(drift, ts[:-1]), stage(drift, inner_times(ts, steps, 1.0))
-
     def step(problem, inputs, draw, x, state):
-        interval, at, to = inputs
-        increment = _noise_scale(interval) * draw(0)
-        slope = evaluate(problem.sde.drift, at, x)
-        before = problem.sde.diffusion(x, at.t)
-        predicted = interval.keep * x + interval.gain * slope + before * increment
+        dt, at_zero, euler, (at, to) = inputs
+        drift, diffusion = problem.sde.drift, problem.sde.diffusion
+        increment = jnp.sqrt(jnp.abs(dt)) * draw(0)
+        slope, spread = evaluate(drift, at, x), diffusion(x, at.t)
+        predicted = euler.keep * x + euler.gain * slope + spread * increment
 
         def correct(predicted):
-            mean_slope = 0.5 * (slope + evaluate(problem.sde.drift, to, predicted))
-            return (
-                x
-                + interval.dt * mean_slope
-                + 0.5 * (before + problem.sde.diffusion(predicted, to.t)) * increment
-            )
+            mean_slope = 0.5 * (slope + evaluate(drift, to, predicted))
+            mean_spread = 0.5 * (spread + diffusion(predicted, to.t))
+            return x + dt * mean_slope + mean_spread * increment
 
-        return unless_zero(interval.at_zero, correct, predicted), state
+        return unless_zero(at_zero, correct, predicted), state
 
-    return Solver(
-        "stochastic_heun",
-        "sde",
-        2,
-        True,
-        per_step(2),
-        prepare,
-        step,
-        check_grid=needs("stochastic_heun", finite_start=True, drift=True),
-    )
+    return _solver("stochastic_heun", 2, (0.0, 1.0), step, 2)
 
 
 @factory
 def sra1() -> Solver:
-    """Rößler's SRA1 for a diffusion g(t) alone: strong order 1.5, weak order 2, two evaluations a step.
+    """SRA1 for a diffusion g(t) that does not depend on x (Rößler 2010, Table 6.2).
 
-    x̃ = x + ¾ f(x, t) dt + (3/2) g(s) I/h, x ← x + (⅓ f(x, t) + ⅔ f(x̃, t + ¾ dt)) dt + g(s) ΔW + (g(t) − g(s)) I/h,
-    with h = |dt| and I = ∫ (W(u) − W(t)) du over the step, which is drawn with ΔW. On a step to 0 D is returned. Rößler
-    2010, Table 6.2.
+        x̃ = x + ¾ f(x, t) dt + (3/2) g(s) I/h
+        x ← x + (⅓ f(x, t) + ⅔ f(x̃, t + ¾ dt)) dt + g(s) ΔW + (g(t) − g(s)) I/h
+
+    Here h = |dt| and I = ∫ (W(u) − W(t)) du over the step, which is drawn with ΔW.
+
+    Returns:
+      A solver of strong order 1.5 and weak order 2, with two evaluations per step and
+      one on a step to 0, which returns D.
+
+    Example:
+      >>> dj.sample(key, denoiser, schedule, solver=dj.solvers.sra1(), grid=grid, shape=(2,)).shape
+      (2,)
     """
 
-    def prepare(problem, ts):
-        drift = problem.sde.drift
-        steps = intervals(drift, ts, problem.zero_end)
-        return steps, *(
-            stage(drift, inner_times(ts, steps, c)) for c in (0.0, 0.75, 1.0)
-        )
-
     def step(problem, inputs, draw, x, state):
-        interval, at, inner, to = inputs
-        scale = _noise_scale(interval)
-        increment, area = (
-            scale * draw(0),
-            scale * (0.5 * draw(0) + math.sqrt(1 / 12) * draw(1)),
-        )  # ΔW, I/h
-        slope = evaluate(problem.sde.drift, at, x)
-        data = (
-            None
-            if interval.at_zero is None
-            else interval.keep * x + interval.gain * slope
-        )
+        dt, at_zero, euler, (at, inner, to) = inputs
+        drift, diffusion = problem.sde.drift, problem.sde.diffusion
+        scale = jnp.sqrt(jnp.abs(dt))
+        increment = scale * draw(0)  # ΔW
+        area = scale * (0.5 * draw(0) + math.sqrt(1 / 12) * draw(1))  # I/h
+        slope = evaluate(drift, at, x)
+        denoised = None
+        if at_zero is not None:
+            denoised = euler.keep * x + euler.gain * slope
 
         def finish(_):
-            before, after = (
-                problem.sde.diffusion(x, at.t),
-                problem.sde.diffusion(x, to.t),
-            )
-            there = x + 0.75 * interval.dt * slope + 1.5 * after * area
-            mean_slope = (slope + 2 * evaluate(problem.sde.drift, inner, there)) / 3
-            return (
-                x
-                + interval.dt * mean_slope
-                + after * increment
-                + (before - after) * area
-            )
+            before, after = diffusion(x, at.t), diffusion(x, to.t)
+            there = x + 0.75 * dt * slope + 1.5 * after * area
+            mean_slope = (slope + 2 * evaluate(drift, inner, there)) / 3
+            return x + dt * mean_slope + after * increment + (before - after) * area
 
-        return unless_zero(interval.at_zero, finish, data), state
+        return unless_zero(at_zero, finish, denoised), state
 
-    check_grid = needs("sra1", finite_start=True, drift=True)
-    return Solver(
-        "sra1", "sde", 2, True, per_step(2), prepare, step, check_grid=check_grid
-    )
+    return _solver("sra1", 2, (0.0, 0.75, 1.0), step, 2)

@@ -16,7 +16,7 @@ from jax.scipy.special import logsumexp
 from .. import checks
 from ..distributions.normal import Gaussian, gaussian_kl_entries
 from ..flows.compiled import call
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable
 from .conditional import (
     as_gaussian,

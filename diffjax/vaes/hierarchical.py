@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..flows.compiled import call
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import Array, ArrayLike, Key, as_pytree_callable, pytree, static_field
 from .conditional import (
     as_distribution,

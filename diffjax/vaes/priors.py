@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import checks, grids, likelihood, sampling, schedules, targets
 from ..schedules import Schedule
 from ..solvers.base import Solver
-from ..solvers.driver import check_solver
+from ..solvers.requirements import check_solver
 from ..types import (
     Array,
     ArrayLike,

@@ -21,7 +21,7 @@ from jax.scipy.special import logsumexp
 from .. import checks
 from ..distributions.normal import Gaussian
 from ..flows.compiled import call
-from ..solvers.driver import check_example
+from ..solvers.requirements import check_example
 from ..types import Array, ArrayLike, Key, Scalar, as_pytree_callable, pytree
 from .conditional import (
     as_distribution,

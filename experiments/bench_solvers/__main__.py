@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import checks, grids, schedules, solvers, targets, tuning
-from diffjax.solvers import driver
+from diffjax.solvers import driver, requirements
 from experiments.bench_solvers import figures as solver_figures
 from experiments.bench_solvers.errors import (
     flow_error,
@@ -227,9 +227,7 @@ def measure(config: Config) -> Iterator[ErrorRow]:
                     continue  # a law that nobody knows
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
-                        grid = affordable_grid(
-                            grid_name, solver, task.schedule, budget, steps
-                        )
+                        grid = make_grid(grid_name, task.schedule, steps)
                         if grid is not None and not refused(
                             solver, task.schedule, grid
                         ):
@@ -254,24 +252,14 @@ def plan(
     A solver whose evaluations depend on the data has no budget: 1 step between the ends where it chooses its own, and
     PARALLEL_STEPS where it takes all of them at once.
     """
-    least = solver.evaluations(np.array([2.0, 1.0]))
+    least = solver.evaluations(1)
     if least is None:
         return [(None, PARALLEL_STEPS if solver.solve is not None else 1)]
-    if (
-        solver.report is not None
-    ):  # its cost depends on the times: `affordable_grid` takes as many as may be
-        return [(budget, budget // least) for budget in budgets if budget >= least]
     return [
         (budget, solvers.steps_within(solver, budget))
         for budget in budgets
         if budget >= least
     ]
-
-
-def cost(solver: solvers.Solver, grid: np.ndarray) -> float:
-    """The evaluations that a solver promises, ∞ where it promises none."""
-    promised = solver.evaluations(grid)
-    return math.inf if promised is None else promised
 
 
 def make_grid(name: str, schedule: Any, steps: int) -> Any:
@@ -284,21 +272,10 @@ def make_grid(name: str, schedule: Any, steps: int) -> Any:
         return None
 
 
-def affordable_grid(
-    name: str, solver: solvers.Solver, schedule: Any, budget: int | None, steps: int
-) -> Any:
-    """The grid of a family with `steps` steps, or fewer where the solver's cost depends on the times; None if none."""
-    for n in range(steps, 0, -1):
-        grid = make_grid(name, schedule, n)
-        if grid is None or budget is None or cost(solver, np.asarray(grid)) <= budget:
-            return grid
-    return None
-
-
 def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
     """Whether the solver says that it cannot walk this grid."""
     try:
-        driver.check_grid(
+        requirements.check_grid(
             "grid", solver, driver.diffusion(schedule, lambda x, t: x), grid
         )
     except ValueError:
@@ -360,7 +337,7 @@ def row(
     program = programs[key]
     result, seconds = timed(program.call, arguments)
     nfe = float(np.mean(result[1])) if budget is None else program.evaluations
-    promised = solver.evaluations(np.asarray(grid))
+    promised = solver.evaluations(len(grid) - 1, bool(grid[-1] == 0))
     if (
         promised is not None
         and program.evaluations is not None

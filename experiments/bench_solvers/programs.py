@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import solvers
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 
 
 class Program(NamedTuple):
@@ -81,11 +81,14 @@ def jaxprs(equation: Any) -> Iterator[Any]:
 def batch_program(solver: solvers.Solver) -> Callable:
     """(denoiser, schedule, keys, starts, grid) -> (ends, evaluations of each)."""
 
+    def over_examples(value):
+        return jax.lax.pmean(value, "examples")
+
     def one(denoiser, schedule, key, x, ts):
-        source = driver.noise_of(key, x, ts)
+        source = noise_source.source_of(key, x, ts)
         source = source._replace(mean=lambda value: jax.lax.pmean(value, "examples"))
         end, info = driver.run(
-            source, solver, marked(denoiser, schedule), x, ts, zero_end=False
+            source, solver, marked(denoiser, schedule), x=x, ts=ts, zero_end=False
         )
         return end, jnp.asarray(info.evaluations)
 
@@ -107,11 +110,11 @@ def moments_program(solver: solvers.Solver) -> Callable:
                 return jnp.zeros_like(x) if noise is None else noise[step, i]
 
             return driver.run(
-                driver.Source(normal),
+                noise_source.Source(normal),
                 solver,
                 marked(denoiser, schedule),
-                x,
-                ts,
+                x=x,
+                ts=ts,
                 zero_end=False,
             )[0]
 

@@ -138,7 +138,7 @@ def bare_scans(config: Config) -> Iterator[RatioRow]:
     ]
     for name in names[:: 12 if config.quick else 1]:
         solver = solver_table.make(name)
-        if solver.evaluations(np.array([2.0, 1.0])) is None:
+        if solver.evaluations(1) is None:
             continue
         grid = grids.log_snr(schedule, solvers.steps_within(solver, BUDGET))
 

@@ -328,7 +328,7 @@ def simulate(
             method = solvers.euler_maruyama()
             states.append(
                 solvers.integrate(
-                    piece, method, process.sde, states[-1], ts[start : end + 1]
+                    piece, method, process.sde, x=states[-1], ts=ts[start : end + 1]
                 )
             )
         return jnp.stack(states)[:, 0]
@@ -510,7 +510,7 @@ def along_a_path() -> Path:
 
     @jax.jit
     def everything():
-        xs = solvers.integrate(None, solvers.rk4(), flow, start, ts, path=True)
+        xs = solvers.integrate(None, solvers.rk4(), flow, x=start, ts=ts, path=True)
         along = jax.vmap(sde.rate_along_flow(flow))(xs, ts)
         fixed = jax.vmap(
             lambda t: sde.fokker_planck(sde.forward(schedule), log_p)(start, t)

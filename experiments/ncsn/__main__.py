@@ -187,7 +187,9 @@ def plain(
             lambda x, t: 0.5 * score(x, ladder.t_min), lambda x, t: jnp.ones(())
         )
         return jax.vmap(
-            lambda k, x: solvers.integrate(k, solvers.euler_maruyama(), dynamics, x, ts)
+            lambda k, x: solvers.integrate(
+                k, solvers.euler_maruyama(), dynamics, x=x, ts=ts
+            )
         )(keys, starts)
 
     ends = np.asarray(simulate(denoiser, keys, starts))

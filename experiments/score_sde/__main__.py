@@ -68,7 +68,7 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
             chunk=config.chunk,
         )
 
-    return draw, solver.evaluations(grid)
+    return draw, solver.evaluations(len(grid) - 1, to_zero=True)
 
 
 def strip_grid(model: DenoiserModel) -> jax.Array:

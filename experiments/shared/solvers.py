@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import solvers
-from diffjax.solvers import driver
+from diffjax.solvers import driver, noise_source
 from experiments.shared import schedules
 
 SOLVERS: dict[str, tuple[str, tuple]] = {
@@ -86,6 +86,6 @@ def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> An
     truth = solvers.adaptive(tolerance, tolerance, 100_000)
     return jax.vmap(
         lambda x: driver.run(
-            driver.noise_of(None, x, ends), truth, problem, x, ends, zero_end=False
+            noise_source.source_of(None, x, ends), truth, problem, x=x, ts=ends, zero_end=False
         )[0]
     )(starts)

@@ -76,7 +76,7 @@ def squared_errors(
 
     def one(denoiser, active, x, end, grid):
         reached = solvers.integrate(
-            None, solver, solvers.diffusion(schedule, denoiser), x, grid
+            None, solver, solvers.diffusion(schedule, denoiser), x=x, ts=grid
         )
         return jnp.sum(active * (reached - end) ** 2) / jnp.sum(active)
 
@@ -99,7 +99,7 @@ def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Error
       A row for each budget, grid and problem.
     """
     solver = make(name)
-    stages = solver.evaluations(np.array([2.0, 1.0]))
+    stages = solver.evaluations(1)
     spread = np.var(np.asarray(group.ends), axis=1)  # (P, D)
     scales = [
         float(v)

@@ -139,8 +139,8 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
             key,
             solvers.euler_maruyama(),
             sde.forward(schedule),
-            x,
-            grid[::-1],
+            x=x,
+            ts=grid[::-1],
             path=True,
         )
 

@@ -1,0 +1,321 @@
+"""Conditions that a run must meet, checked before it is traced."""
+
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks, predictions
+from ..noise import BrownianPath
+from ..numerics import float_dtype
+from ..types import Array, ArrayLike, PyTree, as_pytree_callable, pytree, static_field
+from .base import Problem, Solver, without_signal
+
+__all__ = [
+    "Checked",
+    "check_between",
+    "check_consumes",
+    "check_draws",
+    "check_example",
+    "check_grid",
+    "check_key",
+    "check_noise",
+    "check_pairing",
+    "check_path",
+    "check_solver",
+    "check_state",
+    "ends_at_zero",
+    "may_end_at_zero",
+]
+
+
+# ------------------------------------------------------------- solver, problem and key
+
+
+def check_solver(solver: Any) -> None:
+    """Raise TypeError for anything but a solver. A factory that was not called is named."""
+    if not isinstance(solver, Solver):
+        hint = f"; call it: {solver.__name__}()" if inspect.isfunction(solver) else ""
+        raise TypeError(
+            f"solver must be made by a factory of diffjax.solvers such as heun(), got {solver!r}{hint}"
+        )
+
+
+def check_consumes(solver: Solver, problem: Problem) -> None:
+    """Raise TypeError for a problem that lacks the field that a solver consumes.
+
+    Args:
+      solver: The solver.
+      problem: Its denoiser serves with its schedule only.
+    """
+    whole = problem.denoiser is not None and problem.schedule is not None
+    if whole or (
+        solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
+    ):
+        return
+    stated = [
+        name
+        for name in ("schedule", "denoiser", "velocity", "sde")
+        if getattr(problem, name) is not None
+    ]
+    raise TypeError(
+        f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}"
+    )
+
+
+def check_pairing(solver: Solver, denoiser: Any) -> None:
+    """Raise TypeError for a stochastic solver where the noise depended on the data.
+
+    Args:
+      solver: The solver.
+      denoiser: Marked where it was fitted to such noise.
+    """
+    if solver.stochastic:
+        predictions.check_independent(f"the stochastic solver {solver.name}", denoiser)
+
+
+def check_key(solver: Solver, key: Any, noise: Any = None) -> Any:
+    """Check the key of a run.
+
+    Args:
+      solver: A stochastic one must have a key unless its noise is given.
+      key: A typed key or None.
+      noise: The solver's noise or None.
+
+    Returns:
+      The key.
+    """
+    if key is None:
+        checks.require(
+            not solver.stochastic or noise is not None,
+            f"key must be given: solver {solver.name} is stochastic, got key=None",
+        )
+        return None
+    return checks.key("key", key)
+
+
+# -------------------------------------------------------------------------------- noise
+
+
+def check_noise(noise: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any:
+    """Check the noise of a run.
+
+    Args:
+      noise: None, a Brownian path, an array, or a function (step, draw) -> array.
+      shape: Of x. None where it is no array.
+      ts: The grid (N + 1,).
+
+    Returns:
+      The noise, a function as a pytree.
+
+    Raises:
+      TypeError: For noise where x is a pytree.
+      ValueError: For noise of another shape, or a path that does not cover the grid.
+    """
+    if noise is None:
+        return None
+    if shape is None:
+        raise TypeError(
+            "noise must be None where x is a pytree, which no stochastic solver takes"
+        )
+    if isinstance(noise, BrownianPath):
+        check_path(noise, shape, ts)
+        return noise
+    if callable(noise):
+        return as_pytree_callable(noise)
+    return check_draws(noise, shape, ts)
+
+
+def check_draws(
+    noise: ArrayLike, shape: tuple[int, ...], ts: ArrayLike, batch: tuple[int, ...] = ()
+) -> Array:
+    """Check an array of noise for runs over a grid.
+
+    Args:
+      noise: Standard normals (*batch, N, draws, *shape).
+      shape: Of x.
+      ts: The grid (N + 1,).
+      batch: The leading axes.
+
+    Returns:
+      The array.
+    """
+    noise = checks.real_array("noise", noise)
+    expected = (*batch, np.shape(ts)[0] - 1, "draws", *shape)
+    if noise.ndim != len(expected) or any(
+        n not in (m, "draws") for n, m in zip(expected, noise.shape, strict=True)
+    ):
+        raise ValueError(
+            f"noise must have shape ({', '.join(map(str, expected))}), got {noise.shape}"
+        )
+    checks.finite("noise", noise)
+    return noise
+
+
+def check_path(path: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> None:
+    """Raise ValueError for a Brownian path that does not fit.
+
+    Args:
+      path: The path, of x's shape. It must cover the grid.
+      shape: Of x.
+      ts: The grid (N + 1,).
+    """
+    checks.require(
+        path.shape == shape,
+        f"noise must be a Brownian path of x's shape {shape}, got {path.shape}",
+    )
+    if checks.is_traced(path, ts):
+        return
+    low, high = sorted((float(path.start), float(path.end)))
+    values = np.asarray(ts)
+    slack = 4 * np.finfo(values.dtype).eps * max(abs(low), abs(high))
+    checks.require(
+        low - slack <= values.min() and values.max() <= high + slack,
+        f"noise must be a Brownian path that covers the grid, got [{low}, {high}] for {values[0]} … {values[-1]}",
+    )
+
+
+# --------------------------------------------------------------------------------- grid
+
+
+def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> None:
+    """Raise ValueError for a concrete grid that a solver cannot walk.
+
+    Args:
+      name: The grid's name in messages.
+      solver: The solver.
+      problem: On its schedule some solvers have limits.
+      ts: The grid (N + 1,).
+    """
+    if checks.is_traced(ts):
+        return
+    values = np.asarray(ts)
+    upwards = values[0] < values[-1]
+    if solver.consumes == "denoiser" and upwards:
+        checks.require(
+            not solver.stochastic,
+            f"{name} must decrease for {solver.name}, which samples downwards, got {values[0]} … {values[-1]}",
+        )
+        checks.require(
+            not without_signal(problem.schedule, values[-1]),
+            f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there",
+        )
+    if solver.traits.check_grid is not None:
+        stated = (
+            solver.consumes != "denoiser"
+            and getattr(problem, solver.consumes) is not None
+        )
+        solver.traits.check_grid(None if stated else problem.schedule, values)
+
+
+def ends_at_zero(ts: ArrayLike) -> bool:
+    """Whether the grid's last time is seen to be 0. False for what is no grid."""
+    if checks.is_traced(ts):
+        return False
+    try:
+        values = np.asarray(ts, float)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return values.ndim == 1 and values.size > 0 and bool(values[-1] == 0)
+
+
+def may_end_at_zero(ts: ArrayLike) -> bool:
+    """Whether the grid's last time is 0, or cannot be seen."""
+    return checks.is_traced(ts) or ends_at_zero(ts)
+
+
+# ------------------------------------------------------------------------------- states
+
+
+def check_example(name: str, x: ArrayLike) -> Array:
+    """Check one example.
+
+    Args:
+      name: Its name in messages.
+      x: An array without NaN and infinity.
+
+    Returns:
+      x as an array of the working dtype.
+    """
+    x = checks.real_array(name, x)
+    checks.finite(name, x)
+    return x.astype(float_dtype(x))
+
+
+def check_state(name: str, x: PyTree) -> PyTree:
+    """Check a pytree of examples.
+
+    Args:
+      name: Its name in messages.
+      x: The pytree, see `check_example`.
+
+    Returns:
+      x with arrays of the working dtype.
+    """
+    return jax.tree.map(functools.partial(check_example, name), x)
+
+
+def check_between(
+    start: ArrayLike, end: ArrayLike, weights: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Check two examples of one shape and weights between them.
+
+    Args:
+      start: The first example.
+      end: The second.
+      weights: An array (K,).
+
+    Returns:
+      All three as arrays.
+    """
+    start, end = check_example("start", start), check_example("end", end)
+    checks.one_of_shapes("end", end, [start.shape])
+    weights = checks.real_array("weights", weights)
+    checks.require(
+        weights.ndim == 1, f"weights must have shape (K,), got {weights.shape}"
+    )
+    checks.finite("weights", weights)
+    return start, end, weights
+
+
+# ----------------------------------------------------------------------------- denoiser
+
+
+@pytree
+class Checked:
+    """A denoiser whose output is checked while it is traced, and has its example's dtype.
+
+    Attributes:
+      denoiser: The denoiser.
+      paired: Whether it returns (D, second) with second of shape () or x's.
+    """
+
+    denoiser: Any
+    paired: bool = static_field(default=False)
+
+    def __call__(self, x: Array, t: Array) -> Any:
+        """D(x, t), of x's shape, or the pair.
+
+        Args:
+          x: One example.
+          t: The time.
+
+        Raises:
+          TypeError: If the output is no array of real numbers, or no pair where one is
+            due.
+          ValueError: If it has another shape than x.
+        """
+        denoised = self.denoiser(x, t)
+        if not self.paired:
+            return checks.denoised(denoised, x).astype(x.dtype)
+        checks.require(
+            isinstance(denoised, tuple) and len(denoised) == 2,
+            f"denoiser must return a pair (D, second), see ddpm.paired; got {denoised!r}",
+            TypeError,
+        )
+        denoised, second = denoised[0], jnp.asarray(denoised[1])
+        checks.one_of_shapes("denoiser's second value", second, [(), x.shape])
+        return checks.denoised(denoised, x).astype(x.dtype), second.astype(x.dtype)
