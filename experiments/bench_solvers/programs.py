@@ -81,9 +81,6 @@ def jaxprs(equation: Any) -> Iterator[Any]:
 def batch_program(solver: solvers.Solver) -> Callable:
     """(denoiser, schedule, keys, starts, grid) -> (ends, evaluations of each)."""
 
-    def over_examples(value):
-        return jax.lax.pmean(value, "examples")
-
     def one(denoiser, schedule, key, x, ts):
         source = noise_source.source_of(key, x, ts)
         source = source._replace(mean=lambda value: jax.lax.pmean(value, "examples"))
