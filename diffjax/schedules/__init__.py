@@ -19,6 +19,7 @@ from .chain import (
 from .derived import (
     Rates,
     Schedule,
+    argument,
     check,
     diffusion_coefficient,
     drift_coefficient,
@@ -52,6 +53,7 @@ __all__ = [
     "SubVP",
     "VPCosine",
     "VPLinear",
+    "argument",
     "check",
     "diffusion_coefficient",
     "drift_coefficient",

@@ -271,20 +271,33 @@ def alpha_of_log_snr(log_snr: Array) -> Array:
 
 
 def check(schedule: Any) -> Schedule:
-    """`schedule`, or a TypeError that says what it lacks."""
-    missing = [
-        name
-        for name in ("alpha", "sigma", "t_min", "t_max")
-        if not hasattr(schedule, name)
-    ]
-    if missing or isinstance(schedule, type):
-        lack = (
-            f"lacks {', '.join(missing)}" if missing else "is a class, not an instance"
-        )
+    """`argument("schedule", schedule)`."""
+    return argument("schedule", schedule)
+
+
+def argument(name: str, value: Any) -> Schedule:
+    """Check that an argument is a schedule, for `checks.arguments`.
+
+    Args:
+      name: Its name, for the message.
+      value: The argument.
+
+    Returns:
+      The argument.
+
+    Raises:
+      TypeError: If it is a class, or lacks one of alpha, sigma, t_min and t_max.
+    """
+    members = ("alpha", "sigma", "t_min", "t_max")
+    missing = [member for member in members if not hasattr(value, member)]
+    if missing or isinstance(value, type):
+        lack = "is a class, not an instance"
+        if missing:
+            lack = f"lacks {', '.join(missing)}"
         raise TypeError(
-            f"schedule must have alpha(t), sigma(t), t_min and t_max; {schedule!r} {lack}"
+            f"{name} must have alpha(t), sigma(t), t_min and t_max; {value!r} {lack}"
         )
-    return schedule
+    return value
 
 
 def as_time(t: ArrayLike) -> Array:
