@@ -23,7 +23,7 @@ from .operators import (
     LinearOperator,
     check_operator,
     measurement,
-    noise_levels,
+    noise_stds,
     whitened,
 )
 
@@ -111,7 +111,7 @@ def dps(
       TypeError: For an operator or denoiser of another kind.
       ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
-    noise_std = noise_levels(operator, noise_std, positive=True)
+    noise_std = noise_stds(operator, noise_std, positive=True)
     return _guided(schedule, denoiser, operator, y, noise_std, None, scale)
 
 
@@ -208,7 +208,7 @@ def pigdm(
       ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
     """
     check_operator(operator)
-    noise_std = noise_levels(
+    noise_std = noise_stds(
         operator,
         noise_std,
         positive=np.ndim(noise_std) > 0 and operator.basis is not None,

@@ -317,7 +317,7 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
     return y
 
 
-def noise_levels(
+def noise_stds(
     operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False
 ) -> Any:
     """τ as one number or an array of the operator's measured shape, or the argument's error."""
