@@ -1,4 +1,8 @@
-"""Experiments: one module a question, run as `python -m experiments.NAME`; `--help` lists the flags."""
+"""Experiments: one folder per question, run as `python -m experiments.NAME`.
+
+`--help` lists the flags of an experiment. Parts that several experiments use
+are in `experiments.shared`.
+"""
 
 import os
 import signal
@@ -6,7 +10,7 @@ import sys
 
 
 def stop_at_once(number, frame):
-    """End the process: there is nothing to save yet."""
+    """End the process at once, as nothing needs saving before the start."""
     os.write(2, b"\nstopped before the start\n")
     os._exit(130)
 

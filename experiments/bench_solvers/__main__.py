@@ -145,7 +145,8 @@ def run(config: Config) -> list[ErrorRow]:
             rows.append(row)
     if not rows:
         raise ValueError(
-            "no solver fits: raise --budgets or --recommend, or name other solvers, schedules or grids"
+            "no solver fits: raise --budgets or --recommend, or name other solvers, "
+            "schedules or grids"
         )
     files.write_json(out / "metrics.json", report(rows))
     if config.recommend is None:
@@ -193,12 +194,13 @@ def resolve(config: Config) -> Config:
         )
     if config.starts < 16 or config.seeds < 2:
         raise ValueError(
-            f"starts must be at least 16 and seeds 2, got {config.starts} and {config.seeds}"
+            f"starts must be at least 16 and seeds 2, got {config.starts} and "
+            f"{config.seeds}"
         )
     return dataclasses.replace(config, solvers=config.solvers or tuple(SOLVERS))
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------- measuring
 
 
 def measure(config: Config) -> Iterator[ErrorRow]:
@@ -370,7 +372,8 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
 
     if (missing := solver_peers.missing()) is not None:
         print(
-            f"{missing}: no comparison with k-diffusion and diffusers (install the extra `peers`)"
+            f"{missing}: no comparison with k-diffusion and diffusers (install the "
+            "extra `peers`)"
         )
         return []
     budgets = (8, 16, 32, 62) if not config.quick else (8, 16)
@@ -402,14 +405,16 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
         out / "metrics.json", {"standings": table, **report(ours), "peers": every}
     )
     print(
-        f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(task.starts)} starts: root mean square error"
+        f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(task.starts)} starts: root "
+        "mean square error"
     )
     for budget, lines in table.items():
         print(f"{budget} evaluations")
         for line in lines:
             low, high = line["interval"]
             print(
-                f"  {line['error']:.2e} [{low:.2e}, {high:.2e}]  {line['of']}: {line['run']}, {line['nfe']} evaluations"
+                f"  {line['error']:.2e} [{low:.2e}, {high:.2e}]  {line['of']}: "
+                f"{line['run']}, {line['nfe']} evaluations"
             )
     return ours
 

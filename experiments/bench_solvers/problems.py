@@ -110,7 +110,8 @@ def trained_problem(config: Any, folder: str) -> SolverTask:
     """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
     print(
-        f"following the own flow of the network in {folder}, in float64: minutes for a large one",
+        f"following the own flow of the network in {folder}, in float64: minutes for a "
+        "large one",
         flush=True,
     )
     schedule = model.schedule

@@ -79,7 +79,8 @@ def print_rows(rows: list[ErrorRow]) -> None:
             else ""
         )
         print(
-            f"\n{schedule}, {target}: {measure}{floor}, with the best grid for each number of evaluations"
+            f"\n{schedule}, {target}: {measure}{floor}, with the best grid for each "
+            "number of evaluations"
         )
         print(f"{'':28}" + "".join(f"{budget:>31}" for budget in budgets))
         for (name,), of_solver in groups(group, "solver").items():
@@ -119,7 +120,8 @@ def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
             low, high = top.interval
             spread = f" [{low:.2e}, {high:.2e}]" if high > low else ""
             print(
-                f"  {kind:14} {top.solver} on {top.grid}, {top.steps} steps, {top.nfe:.0f} evaluations: "
+                f"  {kind:14} {top.solver} on {top.grid}, {top.steps} steps, "
+                f"{top.nfe:.0f} evaluations: "
                 f"{top.measure} {top.error:.2e}{spread}"
                 + (f", floor {top.floor:.1e}" if top.floor else "")
             )

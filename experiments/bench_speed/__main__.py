@@ -67,7 +67,8 @@ def run(config: Config) -> dict[str, RatioRow]:
         config = dataclasses.replace(config, samples=64, alternations=2)
     if config.alternations < 1 or config.samples < 1:
         raise ValueError(
-            f"alternations and samples must be positive, got {config.alternations} and {config.samples}"
+            f"alternations and samples must be positive, got {config.alternations} and "
+            f"{config.samples}"
         )
     unknown = set(config.parts) - set(PARTS)
     if unknown:
@@ -92,7 +93,7 @@ def run(config: Config) -> dict[str, RatioRow]:
     return results
 
 
-# -------------------------------------------------------------------------------------------------------------- report
+# ---------------------------------------------------------------------- report
 
 
 def report(results: dict[str, RatioRow]) -> dict[str, Any]:

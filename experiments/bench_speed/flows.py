@@ -61,7 +61,7 @@ def drawn(config: Config) -> tuple[jax.Array, jax.Array]:
     )
 
 
-# -------------------------------------------------------------------------------------------------------- pass by hand
+# ---------------------------------------------------------------- pass by hand
 
 
 def network(conditioner: Any, count: int, h: jax.Array) -> jax.Array:
@@ -149,7 +149,7 @@ def normals(keys: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, (SIZE,)))(keys)
 
 
-# ---------------------------------------------------------------------------------------------------------------- rows
+# ------------------------------------------------------------------------ rows
 
 
 def couplings(config: Config) -> Iterator[RatioRow]:

@@ -72,7 +72,8 @@ def chains(config: Config) -> Iterator[RatioRow]:
     )
     if importlib.util.find_spec("blackjax") is None:
         print(
-            "blackjax is not installed: its row is left out (pip install 'diffjax[chains]')"
+            "blackjax is not installed: its row is left out (pip install "
+            "'diffjax[chains]')"
         )
         return
     peer = functools.partial(mala_by_blackjax, target, key, xs, steps)
@@ -92,7 +93,8 @@ def check_same(ours: jax.Array, by_hand: jax.Array) -> None:
     )
     if not apart < 0.01:
         raise ValueError(
-            f"run_many and its scan by hand must agree, got {apart:.0%} of the chains that differ"
+            f"run_many and its scan by hand must agree, got {apart:.0%} of the chains "
+            "that differ"
         )
 
 

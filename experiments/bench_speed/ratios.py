@@ -77,7 +77,8 @@ def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
     error = np.abs(x - y).max() / np.abs(y).max()
     if not error < tolerance:
         raise ValueError(
-            f"{name} and its loop by hand must agree within {tolerance}, got a relative error of {error}"
+            f"{name} and its loop by hand must agree within {tolerance}, got a "
+            f"relative error of {error}"
         )
 
 

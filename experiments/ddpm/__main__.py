@@ -89,22 +89,25 @@ class Config(training.Training):
     """Test examples at a time."""
 
 
-# ---------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------- what is trained
 
 
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     """The model that the flags ask for, on the chain. Raises ValueError for a combination that cannot be."""
     if data.levels is None:
         raise ValueError(
-            f"data must be integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+            f"data must be integers of at most {datasets.MAX_LEVELS} levels, "
+            f"{data.name} is not"
         )
     if config.variance == "optimal" and config.prediction != "levels":
         raise ValueError(
-            f"variance 'optimal' needs prediction 'levels', got {config.prediction!r}; use posterior"
+            f"variance 'optimal' needs prediction 'levels', got {config.prediction!r}; "
+            "use posterior"
         )
     if config.objective == "hybrid" and config.variance != "optimal":
         raise ValueError(
-            f"objective 'hybrid' trains a variance: it needs variance 'optimal', got {config.variance!r}"
+            "objective 'hybrid' trains a variance: it needs variance 'optimal', got "
+            f"{config.variance!r}"
         )
     chain = schedules.from_betas(BETAS[config.betas](config.chain_steps))
     return DenoiserModel(
@@ -164,7 +167,7 @@ def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
     return jnp.minimum(1 + jnp.floor(steps * quantiles).astype(int), steps)
 
 
-# --------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------ what is measured
 
 
 def bounds(
@@ -446,7 +449,7 @@ def interpolations(
     return {name: np.asarray(images) for name, images in drawn.items()}
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> None:
@@ -472,7 +475,8 @@ def check(config: Config) -> None:
     )  # the tables' last β, 20/T or 10/T, < 1
     if config.chain_steps < least:
         raise ValueError(
-            f"chain_steps must be at least {least} for betas {config.betas!r}, got {config.chain_steps}"
+            f"chain_steps must be at least {least} for betas {config.betas!r}, got "
+            f"{config.chain_steps}"
         )
     dj.checks.integer("few_steps", config.few_steps, 2, config.chain_steps)
 
@@ -486,7 +490,8 @@ def run(config: Config) -> dict[str, Any]:
     model = make_model(config, data)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of shape {data.shape}"
     )
     clock = cli.Clock()
     params, history = train(config, model, out)

@@ -177,7 +177,7 @@ def check(config: Config) -> None:
     checks.non_negative("penalty", config.penalty)
 
 
-# ------------------------------------------------------------------------------------------------------------- fitting
+# --------------------------------------------------------------------- fitting
 
 
 def key_of(config: Config, number: int) -> jax.Array:
@@ -291,7 +291,7 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
     return distribution_of(config, params["network"])
 
 
-# ---------------------------------------------------------------------------------------------------------- comparison
+# ------------------------------------------------------------------ comparison
 
 
 def compare(
@@ -385,7 +385,8 @@ def print_results(results: dict[str, Any]) -> None:
     print(f"\nKL(p‖q) in nats; of the best Gaussian {results['gaussian_kl']:.3f}")
     for name, row in results["objectives"].items():
         print(
-            f"{TITLES[name]:28}{row['kl']:.4f}   from the noised data {row['kl_from_noised']:.4f}"
+            f"{TITLES[name]:28}{row['kl']:.4f}   from the noised data "
+            f"{row['kl_from_noised']:.4f}"
         )
     print("\nlog Z less the one by quadrature ± standard error, by number of levels")
     for name, row in results["objectives"].items():
@@ -397,7 +398,7 @@ def print_results(results: dict[str, Any]) -> None:
             print(f"{TITLES[name]:28}{kind:15}" + "   ".join(cells))
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def draw_densities(

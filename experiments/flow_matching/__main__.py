@@ -142,11 +142,13 @@ def check(config: Config) -> Config:
     names = config.couplings
     if not names or len(set(names)) < len(names):
         raise ValueError(
-            f"couplings must name at least one of {list(TITLES)}, each once, got {names}"
+            f"couplings must name at least one of {list(TITLES)}, each once, got "
+            f"{names}"
         )
     if "reflow" in names and "independent" not in names[: names.index("reflow")]:
         raise ValueError(
-            f"couplings must name independent before reflow, which is made of it, got {names}"
+            "couplings must name independent before reflow, which is made of it, got "
+            f"{names}"
         )
     return config
 

@@ -178,7 +178,8 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
     """The tables; titles: of the couplings."""
     head = "".join(f"{count:>9}" for count in STEPS)
     print(
-        f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so many Euler steps"
+        f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so "
+        "many Euler steps"
     )
     print(f"{'':50}   {head}")
     for name, row in results["couplings"].items():
@@ -191,7 +192,8 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
             else f"{'':8}"
         )
         print(
-            f"{titles[name]:24}{row['curvature']:10.4f}{row['cost']:8.3f}{nats}   {errors}"
+            f"{titles[name]:24}{row['curvature']:10.4f}{row['cost']:8.3f}{nats}   "
+            f"{errors}"
         )
     print(f"\nsliced Wasserstein² to exact examples{'':16}{head}")
     for name, row in results["couplings"].items():
@@ -206,7 +208,8 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
     )
     if "log_prob_error" in results:
         print(
-            "\nmean |error| of log p in nats at so many evaluations, on the exact velocity"
+            "\nmean |error| of log p in nats at so many evaluations, on the exact "
+            "velocity"
         )
         for name, rows in results["log_prob_error"].items():
             print(

@@ -174,7 +174,7 @@ def check(config: Config) -> None:
             )
 
 
-# ------------------------------------------------------------------------------------------------ (a) densities in time
+# ------------------------------------------------------- (a) densities in time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +383,7 @@ def bins_of(masses: np.ndarray, count: int) -> np.ndarray:
     return cuts[np.concatenate([[True], large[1:]])]
 
 
-# ------------------------------------------------------------------------------------------------------- (b) residuals
+# --------------------------------------------------------------- (b) residuals
 
 
 def residuals_of(config: Config, schedule: schedules.Schedule) -> dict[str, np.ndarray]:
@@ -472,7 +472,7 @@ def summary(sizes: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------- (c) along one path
+# ---------------------------------------------------------- (c) along one path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -558,13 +558,14 @@ def gap(values: np.ndarray, ts: np.ndarray, rate: np.ndarray) -> float:
     return float(np.abs(differences(values, ts) - rate[1:-1]).max())
 
 
-# ------------------------------------------------------------------------------------------------------------- printing
+# -------------------------------------------------------------------- printing
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Three short tables."""
     print(
-        f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   χ² to the solver"
+        f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   "
+        "χ² to the solver"
     )
     print(f"{'':9}{'':>9}{'solver':>12}{'histogram':>16}{'':>26}")
     for name, row in metrics["densities"].items():
@@ -590,8 +591,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         print(f"{name:15}{orders}{row['wrong']:12.2f}{row['order']['wrong_gap']:12.3f}")
     path = metrics["along_a_path"]
     print(
-        f"\ndifferences of log p along a path are within {path['along_error']:.1e} of −tr ∂v/∂x, at a fixed point"
-        f" within {path['fixed_error']:.1e}\nof ∂log p/∂t, nats per unit of t; the two rates differ by up to"
+        f"\ndifferences of log p along a path are within {path['along_error']:.1e} of "
+        "−tr ∂v/∂x, at a fixed point"
+        f" within {path['fixed_error']:.1e}\nof ∂log p/∂t, nats per unit of t; the two "
+        "rates differ by up to"
         f" {path['largest_difference_of_the_two']:.2g}"
     )
 

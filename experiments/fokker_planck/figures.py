@@ -138,7 +138,8 @@ def draw_residuals(
         va="center",
     )
     axes[0].set_ylabel(
-        "residual of the density equation over p,\nroot mean square, in units of |λ′(t)| (1)"
+        "residual of the density equation over p,\nroot mean square, in units of "
+        "|λ′(t)| (1)"
     )
     handles, labels = axes[0].get_legend_handles_labels()
     note = "schedules; in these units they nearly coincide"

@@ -88,7 +88,7 @@ _FIELDS = (
 )
 
 
-# ---------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------- what is trained
 
 
 def init(config: Config, data: datasets.Dataset, key: jax.Array) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def train(
     )  # type: ignore
 
 
-# --------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------ what is measured
 
 
 def score(
@@ -209,7 +209,7 @@ def interpolations(flow: Any, test: np.ndarray) -> np.ndarray:
     return np.asarray(between(test[:rows], test[rows : 2 * rows]))
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def sample_figure(
@@ -225,7 +225,8 @@ def sample_figure(
     for axis, (temperature, images) in zip(axes[1:], drawn.items(), strict=True):
         image_grid(axis, images[:64], 8, limits)
         axis.set_title(
-            f"temperature {temperature}\nFréchet distance {distances[str(temperature)]:.2f}",
+            f"temperature {temperature}\nFréchet distance "
+            f"{distances[str(temperature)]:.2f}",
             fontsize=10,
         )
     return figure
@@ -253,7 +254,7 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
     return figure
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> datasets.Dataset:
@@ -277,11 +278,13 @@ def check(config: Config) -> datasets.Dataset:
     )
     if data.levels is None or not data.is_image:
         raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
+            f"{data.name} is not"
         )
     if data.shape[0] % 2**config.levels or data.shape[1] % 2**config.levels:
         raise ValueError(
-            f"levels must be such that 2^levels divides the sides of {data.shape}, got {config.levels}"
+            f"levels must be such that 2^levels divides the sides of {data.shape}, got "
+            f"{config.levels}"
         )
     return data
 
@@ -291,7 +294,8 @@ def run(config: Config) -> dict[str, Any]:
     data = check(config)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of shape {data.shape}"
     )
     clock = cli.Clock()
     params, history = train(config, data, out)
@@ -330,12 +334,14 @@ def print_results(config: Config, results: dict[str, Any]) -> None:
     for name in ("test", "train"):
         row = results[name]
         print(f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± {row['bits_per_dim_standard_error']:.4f}; "
-              f"weighted over {config.draws} draws {row['bits_per_dim_importance_weighted']:.4f} "
+              f"weighted over {config.draws} draws "
+              f"{row['bits_per_dim_importance_weighted']:.4f} "
               f"± {row['bits_per_dim_importance_weighted_standard_error']:.4f}")  # fmt: skip
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for temperature, distance in results["frechet_distance"].items():
         print(
-            f"Fréchet distance to the test set at temperature {temperature}: {distance:.3f}"
+            f"Fréchet distance to the test set at temperature {temperature}: "
+            f"{distance:.3f}"
         )
 
 

@@ -116,7 +116,7 @@ _FIELDS = ("data", "drop", "classifier_steps", "weak_width", "weak_depth", "weak
 """Flags that a run's checkpoints belong to, beside `training.FIELDS`."""
 
 
-# ---------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------- what is trained
 
 
 class Networks(NamedTuple):
@@ -217,7 +217,7 @@ def train(
     return Networks(denoiser, weak, log_prob_y, null), history
 
 
-# ------------------------------------------------------------------------------------------------------------- samples
+# --------------------------------------------------------------------- samples
 
 
 class Sampler(NamedTuple):
@@ -289,7 +289,7 @@ def draw(
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------- numbers
 
 
 class Judges(NamedTuple):
@@ -388,11 +388,12 @@ def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
         )
     print(
         f"{'real examples':20}{'':6}{100 * real['judge_test_accuracy']:16.1f} %"
-        f"{100 * real['held_out_judge_test_accuracy']:14.1f} %{real['frechet_distance_train']:9.2f}"
+        f"{100 * real['held_out_judge_test_accuracy']:14.1f} "
+        f"%{real['frechet_distance_train']:9.2f}"
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> None:
@@ -428,8 +429,10 @@ def check_against(config: Config, model: DenoiserModel) -> None:
     ):
         if len(np.unique(count)) < 2:
             raise ValueError(
-                f"data must hold several classes in the {part} set, by which samples are judged, {model.data.name} has "
-                f"{len(np.unique(count))} among {len(count)} examples there; change held_out or seed"
+                f"data must hold several classes in the {part} set, by which samples "
+                f"are judged, {model.data.name} has "
+                f"{len(np.unique(count))} among {len(count)} examples there; change "
+                "held_out or seed"
             )
     guidance.limited(model.schedule, lambda x, t: x, lambda x, t: x, config.interval)
 
@@ -445,7 +448,8 @@ def run(config: Config) -> dict[str, Any]:
     check_against(config, model)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of {data.classes} classes"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of {data.classes} classes"
     )
     results: dict[str, Any] = {}
     if config.exact:

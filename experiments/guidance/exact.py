@@ -221,7 +221,8 @@ def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
 def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
     """Variances of the Gaussian pair beside the closed forms, and distances of the two classes."""
     print(
-        "\nvariance of N(m, ¼) guided against N(0, 1): measured ± standard error (closed form)"
+        "\nvariance of N(m, ¼) guided against N(0, 1): measured ± standard error "
+        "(closed form)"
     )
     for row in results["Gaussians"]:
         cells = []
@@ -237,7 +238,8 @@ def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
             )
         print(f"  scale {row['scale']:g}:  " + "   ".join(cells))
     print(
-        "energy distance² of two classes' guided samples, to the tilted density (floor: exact samples) and to p(x|y)"
+        "energy distance² of two classes' guided samples, to the tilted density "
+        "(floor: exact samples) and to p(x|y)"
     )
     for row in results["two classes"]:
         to_tilted, to_conditional = (
@@ -245,8 +247,10 @@ def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
             row["distance_to_conditional"],
         )
         print(
-            f"  scale {row['scale']:g}:  to tilted: flow {to_tilted['flow']:.4f}, SDE {to_tilted['sde']:.4f}, floor "
-            f"{to_tilted['floor']:.4f}   to p(x|y): flow {to_conditional['flow']:.4f}, SDE {to_conditional['sde']:.4f}"
+            f"  scale {row['scale']:g}:  to tilted: flow {to_tilted['flow']:.4f}, SDE "
+            f"{to_tilted['sde']:.4f}, floor "
+            f"{to_tilted['floor']:.4f}   to p(x|y): flow {to_conditional['flow']:.4f}, "
+            f"SDE {to_conditional['sde']:.4f}"
         )
 
 
@@ -312,6 +316,7 @@ def draw(drawn: dict[str, list[GuidedDensities]]) -> Any:
         axis.set_xlabel("x (data units)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.suptitle(
-        "What the exact guided score samples, and the tilted density that it is the score of at noise 0"
+        "What the exact guided score samples, and the tilted density that it is the "
+        "score of at noise 0"
     )
     return figure

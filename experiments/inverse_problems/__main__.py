@@ -95,7 +95,7 @@ class Config:
     """Samples at a time."""
 
 
-# ------------------------------------------------------------------------------------------------------------ problems
+# -------------------------------------------------------------------- problems
 
 
 def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
@@ -118,12 +118,14 @@ def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
         )
     if not _is_finished(folder, asked):
         raise ValueError(
-            f"model must be a finished run, {folder} is not: run score_sde with its flags again"
+            f"model must be a finished run, {folder} is not: run score_sde with its "
+            "flags again"
         )
     model, denoiser = score_sde.load(folder, examples=True)
     if len(model.data.shape) != 3:
         raise ValueError(
-            f"model must be of images (H, W, C), {folder} has examples of shape {model.data.shape}"
+            f"model must be of images (H, W, C), {folder} has examples of shape "
+            f"{model.data.shape}"
         )
     return model, denoiser
 
@@ -238,7 +240,7 @@ def draw(
     return drawn.reshape(len(ys), config.draws, *model.data.shape)
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------- numbers
 
 
 def measure(
@@ -295,7 +297,7 @@ def from_training_images(
     return data.train[np.array(chosen)]
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def run_task(
@@ -377,7 +379,8 @@ def draw_task(
         image_grid(axis, shown.reshape(-1, *data.shape), few + 1, limits)
         axis.set_title(f"{name}:\n{few} samples, mean of {config.draws}", fontsize=9)
     figure.suptitle(
-        f"{task}, noise τ = {config.noise_std:g} of data in [{limits[0]:g}, {limits[1]:g}]",
+        f"{task}, noise τ = {config.noise_std:g} of data in [{limits[0]:g}, "
+        f"{limits[1]:g}]",
         fontsize=11,
     )
     return figure

@@ -227,6 +227,7 @@ def draw(
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$ (data units), observed")
     figure.suptitle(
-        f"500 samples (blue) over the exact posterior (orange) of $y = x_1 + {NOISE_STD}\\,n$ (dotted); grey: the prior"
+        "500 samples (blue) over the exact posterior (orange) of $y = x_1 + "
+        f"{NOISE_STD}\\,n$ (dotted); grey: the prior"
     )
     return figure

@@ -116,7 +116,7 @@ def check(config: Config) -> None:
         raise ValueError(f"samples must be at least 2, got {config.samples}")
 
 
-# ---------------------------------------------------------------------------------------------------- density and fits
+# ------------------------------------------------------------ density and fits
 
 
 def density(config: Config, dimension: int) -> targets.Mixture:
@@ -200,7 +200,7 @@ def measure(
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- landscape
+# ------------------------------------------------------------------- landscape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,7 @@ def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
+# --------------------------------------------------------------------- drawing
 
 
 def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
@@ -412,9 +412,11 @@ def print_table(metrics: dict[str, Any]) -> None:
                 f"{math.sqrt(value):.3f}" for value in np.diag(row["covariance"])
             )
             print(
-                f"{where:5} {name:14} mean {mean:>14}  std {stds:>12}  KL(p‖q) {row['kl_p_q']:7.4f}  "
+                f"{where:5} {name:14} mean {mean:>14}  std {stds:>12}  KL(p‖q) "
+                f"{row['kl_p_q']:7.4f}  "
                 f"KL(q‖p) {row['kl_q_p']:7.4f}  JS {row['jensen_shannon']:.4f}  "
-                f"Fisher(p‖q) {row['fisher_p_q']:8.3f}  Fisher(q‖p) {row['fisher_q_p']:8.3f}"
+                f"Fisher(p‖q) {row['fisher_p_q']:8.3f}  Fisher(q‖p) "
+                f"{row['fisher_q_p']:8.3f}"
             )
     for direction, points in metrics["grid"].items():
         places = "; ".join(

@@ -125,7 +125,8 @@ def check(config: Config) -> None:
     for size in config.step_sizes:
         if not 0 < size < 4:
             raise ValueError(
-                f"step_sizes must lie between 0 and 4, beyond which ULA diverges, got {size}"
+                "step_sizes must lie between 0 and 4, beyond which ULA diverges, got "
+                f"{size}"
             )
 
 
@@ -163,7 +164,7 @@ def chains(
     )
 
 
-# --------------------------------------------------------------------------------------------------------- measurements
+# ---------------------------------------------------------------- measurements
 
 
 def on_a_line(
@@ -347,7 +348,8 @@ def print_results(metrics: dict[str, Any]) -> None:
     for name in KERNELS:
         row = metrics["histograms"][name]
         print(
-            f"{KERNELS[name][0]:24}{row['distance']:.4f}   accepted {row['acceptance']:.3f}   R̂ {row['r_hat']:.4f}"
+            f"{KERNELS[name][0]:24}{row['distance']:.4f}   accepted "
+            f"{row['acceptance']:.3f}   R̂ {row['r_hat']:.4f}"
         )
     for distribution, by_kernel in metrics["bias"].items():
         print(f"\nrelative bias of E x² on the {distribution} (± standard error), by ε")
@@ -365,7 +367,7 @@ def cell(row: dict[str, Any]) -> str:
     return f"{row['bias']:+9.4f} ± {row['standard_error']:.4f}"
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 TITLES = {
     "exact": "exact draws",
@@ -515,7 +517,8 @@ def draw_modes(places: dict[str, tuple], modes: dict[str, Any]) -> Any:
         )
         row = modes[name]
         axis.set_title(
-            f"{TITLES[name]}\nheavy mode {row['share']:.3f} ± {row['standard_error']:.3f}",
+            f"{TITLES[name]}\nheavy mode {row['share']:.3f} ± "
+            f"{row['standard_error']:.3f}",
             fontsize=9,
         )
         axis.set(
@@ -523,7 +526,8 @@ def draw_modes(places: dict[str, tuple], modes: dict[str, Any]) -> Any:
         )
     axes[0].set_ylabel("$x_2$ (data units)")
     figure.suptitle(
-        f"Two far modes, the upper of weight {HEAVY}; dots of importance sampling are as large as their weight"
+        f"Two far modes, the upper of weight {HEAVY}; dots of importance sampling are "
+        "as large as their weight"
     )
     return figure
 

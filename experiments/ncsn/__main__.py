@@ -155,11 +155,12 @@ def check(config: Config) -> None:
     for name in ("step_size", "plain_step"):
         if not 0 < getattr(config, name) < 4:
             raise ValueError(
-                f"{name} must lie between 0 and 4, where Langevin steps diverge, got {getattr(config, name)}"
+                f"{name} must lie between 0 and 4, where Langevin steps diverge, got "
+                f"{getattr(config, name)}"
             )
 
 
-# ------------------------------------------------------------------------------------------------------------- samplers
+# -------------------------------------------------------------------- samplers
 
 
 def exact_samples(key: jax.Array, distribution: Any, count: int) -> jax.Array:
@@ -254,7 +255,7 @@ def exact_share(sigma: float) -> float:
     return WEIGHTS[0] * above + WEIGHTS[1] * (1 - above)
 
 
-# ------------------------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------- training
 
 
 def train(
@@ -364,7 +365,7 @@ def score_errors(
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def density(distribution: Any, edges: np.ndarray) -> np.ndarray:
@@ -431,7 +432,8 @@ def draw_samples(
     figure.colorbar(image, ax=axes, shrink=0.7, label="density (1 / data unit²)")
     budget = langevin_steps(config)
     figure.suptitle(
-        f"Two far modes of weights 0.8 and 0.2: {config.samples} samples after {budget} Langevin steps each"
+        f"Two far modes of weights 0.8 and 0.2: {config.samples} samples after "
+        f"{budget} Langevin steps each"
     )
     return figure
 
@@ -461,7 +463,8 @@ def draw_annealing(
         axis.set_title(label, fontsize=10)
     axes[0].set_ylabel("$x_2$ (data units)")
     top.suptitle(
-        "300 states of annealed Langevin over the exact density at six levels; all states' share on the heavy side"
+        "300 states of annealed Langevin over the exact density at six levels; all "
+        "states' share on the heavy side"
     )
     axis = bottom.subplots()
     for (budget, shares), colour in zip(
@@ -484,7 +487,8 @@ def draw_annealing(
         ylabel="heavy mode's share of samples",
     )
     axis.set_title(
-        "As many steps on more levels: the modes' shares come right (bars: two standard errors)",
+        "As many steps on more levels: the modes' shares come right (bars: two "
+        "standard errors)",
         fontsize=11,
     )
     axis.legend(loc="center right", bbox_to_anchor=(0.99, 0.3), framealpha=0.9)
@@ -538,7 +542,8 @@ def print_results(metrics: dict[str, Any]) -> None:
         )
     loss = metrics["loss"]
     print(
-        f"loss {loss['learned']:.4f}, of the exact score {loss['exact']:.4f}, excess {loss['excess']:.4f}"
+        f"loss {loss['learned']:.4f}, of the exact score {loss['exact']:.4f}, excess "
+        f"{loss['excess']:.4f}"
     )
 
 

@@ -100,7 +100,7 @@ class Config(training.Optimisation):
     """Test examples at a time."""
 
 
-# --------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------ what is measured
 
 
 def information(config: Config, layers: Layers, params: Any) -> list[dict[str, float]]:
@@ -157,7 +157,8 @@ def bounds(
             )
             if not np.isfinite(totals).all():
                 raise FloatingPointError(
-                    f"{np.sum(~np.isfinite(totals))} of {len(totals)} bounds are not finite"
+                    f"{np.sum(~np.isfinite(totals))} of {len(totals)} bounds are not "
+                    "finite"
                 )
             row["bits_per_dim"].append(
                 float(-totals.mean() / (test[0].size * math.log(2)))
@@ -238,7 +239,7 @@ def _standard_error(values, fits):
     return float(dj.numerics.standard_error(groups)) if len(groups) > 1 else math.nan
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> datasets.Dataset:
@@ -264,7 +265,8 @@ def check(config: Config) -> datasets.Dataset:
     )
     if data.levels is None or not data.is_image:
         raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
+            f"{data.name} is not"
         )
     return data
 
@@ -274,7 +276,8 @@ def run(config: Config) -> dict[str, Any]:
     data = check(config)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of shape {data.shape}"
     )
     clock, layers = cli.Clock(), Layers(config, data)
     params, history = train_layers(config, layers, out)
@@ -368,7 +371,8 @@ def print_results(results: dict[str, Any]) -> None:
             results["reconstruction_rmse"][level - 1],
         )
         print(f"I({below}; z_{level}): at least {row['contrastive']:.1f}, at most {row['gaussian']:.1f} nats "
-              f"(capacity {row['capacity']:.1f}); ln p({below} | z_{level}) is {row['reconstruction']:.1f} nats on "
+              f"(capacity {row['capacity']:.1f}); ln p({below} | z_{level}) is "
+              f"{row['reconstruction']:.1f} nats on "
               f"average; images from z_{level} have a root mean square error of {error:.3f}")  # fmt: skip
     print(
         f"{'':16}{'bits/dim':>9}{'rate of the top step':>22}"

@@ -38,7 +38,7 @@ DRAWS = 16
 """Draws of the top latent of each training example, to which priors are fitted."""
 
 
-# ---------------------------------------------------------------------------------------------------------- phase one
+# ------------------------------------------------------------------- phase one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def train_layers(
     )  # type: ignore
 
 
-# ---------------------------------------------------------------------------------------------------------- phase two
+# ------------------------------------------------------------------- phase two
 
 
 def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Array:

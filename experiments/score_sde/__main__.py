@@ -1,18 +1,25 @@
-"""Does a score-based diffusion trained for two minutes model handwritten digits, and by how much?
+"""How well does a score-based diffusion trained for two minutes model handwritten
+digits?
 
     python -m experiments.score_sde                       (or: make run)
     python -m experiments.score_sde --schedule ve --network mlp --prediction edm --out runs/ve
-    python -m experiments.score_sde --data images.npz     (integer images, vectors, or eight_gaussians, checkerboard, …)
+    python -m experiments.score_sde --data images.npz     (integer images, vectors, or eight_gaussians, …)
 
-Trains one denoiser, samples it by the reverse SDE (Euler-Maruyama) and by the probability-flow ODE, and scores it: test
-bits/dim beside two baselines on the same split, Fréchet and kernel distance to the test set beside those of the
-training set, and the nearest training neighbours of some samples. Run again on the same OUT it resumes. Columns of a
-table are standardised one by one, and its score is in nats per dimension in the units of the file.
+Trains one denoiser, and samples it by the reverse SDE (Euler-Maruyama) and by
+the probability-flow ODE. Then it scores the denoiser: test bits/dim beside two
+baselines on the same split, Fréchet and kernel distance to the test set beside
+those of the training set, and the nearest training neighbours of some samples.
 
-Hardware and time: under 3 minutes on 2 CPU cores, more than half of them training. Expect on digits 1.76 ± 0.012 test
-bits/dim, where independent histograms reach 2.42 and 30 diagonal Gaussians 2.65. Of the error 0.011 is that of 447
-examples and 0.004 that of 2 probes each. The solver's 16 steps add at most 0.003 (0.001 against 48 steps, on 32
-digits).
+A run on the same OUT resumes. Columns of a table are standardised one by one,
+and its score is in nats per dimension in the units of the file.
+
+Hardware and time: under 3 minutes on 2 CPU cores, more than half of them
+training.
+
+Expect on digits 1.76 ± 0.012 test bits/dim, where independent histograms reach
+2.42 and 30 diagonal Gaussians 2.65. Of the error 0.011 is that of 447 examples
+and 0.004 that of 2 probes each. The solver's 16 steps add at most 0.003 (0.001
+against 48 steps, on 32 digits).
 """
 
 import dataclasses
@@ -33,21 +40,33 @@ from experiments.score_sde.model import Config, make_model, train
 from experiments.shared import cli, datasets, files, scoring, training
 from experiments.shared.training import DenoiserModel
 
-# ---------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------- what is trained
 
 
-# --------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------ what is measured
 
 
 SAMPLERS = {
     "sde": ("reverse SDE, Euler-Maruyama", solvers.euler_maruyama, "sde_steps"),
     "ode": ("probability flow, Heun", solvers.heun, "ode_steps"),
 }
-"""What each set of samples is, its solver, and the flag of its steps. Both end with the denoised last bit."""
+"""Title, solver and flag of the steps of each set of samples. Both end at noise
+0.
+"""
 
 
 def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, int]:
-    """((params, key) -> samples (config.samples, *shape), evaluations of each) of one of `SAMPLERS`."""
+    """One of `SAMPLERS` for a model.
+
+    Args:
+      config: The flags.
+      model: The model.
+      name: "sde" or "ode".
+
+    Returns:
+      ((params, key) -> samples (config.samples, *shape), evaluations per
+        sample).
+    """
     _, make, steps = SAMPLERS[name]
     solver, grid = (
         make(),
@@ -72,12 +91,16 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
 
 
 def strip_grid(model: DenoiserModel) -> jax.Array:
-    """Noise levels of `denoising_strip`: every second is drawn."""
+    """Times of `denoising_strip`. Every second one is drawn."""
     return dj.grids.log_snr(model.schedule, 2 * (FRAMES - 1))
 
 
 def denoising_strip(model: DenoiserModel) -> Callable:
-    """(params, key) -> (states, denoised) of one sample at `FRAMES` noise levels of the probability flow."""
+    """A function that follows one sample down the probability flow.
+
+    Returns:
+      (params, key) -> (states, denoised) at `FRAMES` noise levels.
+    """
     grid = strip_grid(model)
 
     def draw(params, key):
@@ -101,7 +124,9 @@ FRAMES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is drawn and computed once the network is trained; its programs compile while it is trained."""
+    """Samples and scores of the trained network, whose programs compile while it
+    is trained.
+    """
 
     config: Config
     model: DenoiserModel
@@ -121,7 +146,8 @@ class Measures:
                 time.perf_counter() - began,
             )
             print(
-                f"{self.config.samples} samples by {label}, {evaluations} evaluations: {seconds:.1f} s"
+                f"{self.config.samples} samples by {label}, {evaluations} evaluations: "
+                f"{seconds:.1f} s"
             )
         return drawn
 
@@ -164,7 +190,17 @@ class Measures:
 
 
 def prepare(config: Config, model: DenoiserModel, thread: Ahead) -> Measures:
-    """Begin to compile, in the thread, what will be measured of the trained network."""
+    """Begin to compile, in the thread, the programs that measure the trained
+    network.
+
+    Args:
+      config: The flags.
+      model: The model.
+      thread: A thread that compiles in the background.
+
+    Returns:
+      The measures, which wait for their programs.
+    """
     params = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(
@@ -192,7 +228,15 @@ def prepare(config: Config, model: DenoiserModel, thread: Ahead) -> Measures:
 
 
 def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float]:
-    """What simple models reach on the same split, or the exact law's own score."""
+    """Scores of simple models on the same split, or of the exact distribution.
+
+    Args:
+      data: The data set.
+      test_count: Number of test examples scored, None for all.
+
+    Returns:
+      Bits/dim or nats per dimension by name.
+    """
     if data.target is not None:
         test = jnp.asarray(data.test[:test_count])
         exact = -jax.vmap(data.target.log_prob)(test) / math.prod(data.shape)
@@ -208,9 +252,16 @@ def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float
 def distances(
     drawn: dict[str, np.ndarray], data: datasets.Dataset, seed: int
 ) -> dict[str, float | None]:
-    """Fréchet, kernel and energy distance to the test set of each set of samples, and of as many training examples.
+    """Fréchet, kernel and energy distance of samples to the test set.
 
-    None of a single test example, which has no spread.
+    Args:
+      drawn: Samples (N, *shape) by name.
+      data: The data set. As many training examples give the distances to
+        expect.
+      seed: Seed of the choice of training examples.
+
+    Returns:
+      Distances by name, None for a single test example, which has no spread.
     """
     rng = np.random.default_rng(seed)
     sets = drawn | {
@@ -234,7 +285,15 @@ def distances(
 def neighbours(
     drawn: np.ndarray, data: datasets.Dataset
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Indices (N, 3) of the nearest training examples of samples, and the mean distances that show memorising."""
+    """The nearest training examples of samples, which show memorising.
+
+    Args:
+      drawn: Samples (N, *shape).
+      data: The data set.
+
+    Returns:
+      (indices (N, 3), mean distances of samples and of test examples).
+    """
     indices, nearest = metrics.nearest_neighbours(
         drawn, data.train, k=min(3, len(data.train))
     )
@@ -245,11 +304,11 @@ def neighbours(
     }
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> None:
-    """Refuse flags that cannot be, before any work."""
+    """Raise ValueError for flags that are not usable."""
     training.check(config)
     at_least = {
         1: ("sde_steps", "ode_steps", "chunk"),
@@ -265,14 +324,19 @@ def check(config: Config) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, sample, score and draw; the metrics, which are also in OUT/metrics.json."""
+    """Train, sample, score and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     clock = cli.Clock()
     check(config)
     data = datasets.open_dataset(config.data, config.held_out, config.seed)
     model = make_model(config, data)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of shape {data.shape}"
     )
     with Ahead() as thread:
         measures = prepare(config, model, thread)

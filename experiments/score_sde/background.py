@@ -1,4 +1,6 @@
-"""Programs that are compiled in a thread while something else runs: XLA compiles without holding Python's lock."""
+"""Compilation in a thread while something else runs. XLA compiles without holding
+Python's lock.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,10 +10,10 @@ import jax
 
 
 class Ahead:
-    """A thread for what is needed later, used as a context manager.
+    """A thread for programs that are needed later, used as a context manager.
 
-    Leaving the context waits for the task that has begun and drops the others, so that a run that is
-    stopped ends soon.
+    Leaving the context waits for the task that has begun and drops the others,
+    so that a run that is stopped ends soon.
 
     Example:
       >>> with Ahead() as ahead:

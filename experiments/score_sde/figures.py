@@ -1,4 +1,6 @@
-"""The figures of `score_sde`: samples, one sample being denoised, nearest neighbours."""
+"""The figures of `score_sde`: samples, one sample being denoised, nearest
+neighbours.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +9,17 @@ from experiments.shared.figures import image_grid, save_figure
 
 
 def draw_images(data, drawn, indices, strip, labels, out):
-    """Real beside generated images; a sample being denoised; the nearest training images of some samples."""
+    """Draw real beside generated images, a sample being denoised, and nearest
+    training images.
+
+    Args:
+      data: The data set.
+      drawn: Samples by the name of the sampler.
+      indices: (N, 3), nearest training examples of the samples.
+      strip: (states, denoised) of one sample.
+      labels: Noise levels of the strip.
+      out: The folder.
+    """
     limits = (float(data.train.min()), float(data.train.max()))
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
     panels = (
@@ -28,7 +40,8 @@ def draw_images(data, drawn, indices, strip, labels, out):
         image_grid(axes[1, column], denoised[None], 1, limits)
         axes[0, column].set_title(label, fontsize=8)
     figure.suptitle(
-        "one sample along the probability flow: state x (above), denoised D(x, t) (below), by noise σ/α",
+        "one sample along the probability flow: state x (above), denoised D(x, t) "
+        "(below), by noise σ/α",
         y=1.02,
     )
     save_figure(figure, out / "denoising.png")
@@ -48,7 +61,16 @@ def draw_images(data, drawn, indices, strip, labels, out):
 
 
 def draw_points(data, drawn, strip, labels, out):
-    """Two coordinates of real and generated examples, and of some samples along the flow."""
+    """Draw two coordinates of real and generated examples, and of some samples
+    along the flow.
+
+    Args:
+      data: The data set.
+      drawn: Samples by the name of the sampler.
+      strip: (states, denoised) of one sample.
+      labels: Noise levels of the strip.
+      out: The folder.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharex=True, sharey=True)
     panels = (
         ("test examples", data.test),

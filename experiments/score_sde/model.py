@@ -1,4 +1,6 @@
-"""The model that `score_sde` trains: its flags, training, and loading from a run's folder."""
+"""The model that `score_sde` trains: its flags, its training, and loading it from
+a folder.
+"""
 
 import dataclasses
 import pathlib
@@ -20,21 +22,31 @@ class Config(training.Training):
     steps: int = 1750
     """Training steps."""
     out: pathlib.Path = pathlib.Path("runs/score_sde")
-    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
+    same folder resumes.
+    """
     data: str = "digits"
-    """"digits", eight_gaussians, checkerboard, circles, moons, or the path of an .npy or .npz file (N, ...)."""
+    """"digits", eight_gaussians, checkerboard, circles, moons, or the path of an
+    .npy or .npz file (N, ...).
+    """
     schedule: schedules.ScheduleName = "vp"
     """Noise schedule."""
     noise_floor: float | None = None
-    """σ/α at the least noise, in units of the scaled data; default a sixth of the levels' spacing, or 0.01."""
+    """σ/α at the least noise, in units of the scaled data. Default: a sixth of
+    the levels' spacing, or 0.01.
+    """
     prediction: Literal[
         "auto", "levels", "noise", "data", "v", "score", "velocity", "edm"
     ] = "auto"
-    """What the network predicts; levels is a softmax over the data's levels (auto, where there are any), else edm."""
+    """What the network predicts. levels is a softmax over the data's levels. auto
+    is levels where there are any, else edm.
+    """
     weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
     """Weight of the loss over noise levels."""
     times: Literal["log_normal", "log_snr", "uniform"] = "log_normal"
-    """Law of the training times: EDM's log-normal, or uniform in log-SNR or in t."""
+    """Distribution of the training times: EDM's log-normal, or uniform in log-SNR
+    or in t.
+    """
     samples: int = 447
     """Samples drawn by each sampler."""
     sde_steps: int = 128
@@ -42,23 +54,39 @@ class Config(training.Training):
     ode_steps: int = 24
     """Heun steps of the probability flow, two evaluations each."""
     likelihood_steps: int = 16
-    """Runge-Kutta steps of the probability flow upwards, four evaluations each, for log p."""
+    """Runge-Kutta steps of the probability flow upwards for log p, each of four
+    evaluations.
+    """
     likelihood_examples: int | None = None
-    """Test examples scored; default all."""
+    """Test examples scored. Default: all."""
     probes: int = 2
-    """Hutchinson probes per test example, whose errors are far below those of the examples."""
+    """Hutchinson probes per test example, whose errors are far below those of the
+    examples.
+    """
     chunk: int = 64
     """Examples at a time in sampling and scoring."""
 
 
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
-    """The model that the flags ask for. Raises ValueError for a combination that cannot be."""
+    """Make the model that the flags select.
+
+    Args:
+      config: The flags.
+      data: The data set.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: If the flags exclude each other or do not fit the data.
+    """
     prediction = config.prediction
     if prediction == "auto":
         prediction = "edm" if data.levels is None else "levels"
     if prediction == "levels" and data.levels is None:
         raise ValueError(
-            f"prediction 'levels' needs data on a lattice, {data.name} is not; use edm, v, noise, …"
+            f"prediction 'levels' needs data on a lattice, {data.name} is not; use "
+            "edm, v, noise, …"
         )
     default_floor = 0.01 if data.levels is None else data.spacing / 6
     floor = (
@@ -79,20 +107,24 @@ def load(
 ) -> tuple[DenoiserModel, Any]:
     """Load the model and the denoiser that a run trained into a folder.
 
-    Shape, levels, shift and scale of the data are those that the run stored: its file is not read.
+    Shape, levels, shift and scale of the data are those that the run stored.
+    Its data file is not read unless `examples` is true.
 
     Args:
       folder: `out` of the run.
-      dtype: Of the network's parameters and arithmetic. None keeps the run's own.
-      examples: Whether to open the run's data, too, for training and test examples.
+      dtype: Type of the network's parameters and arithmetic. None keeps that
+        of the run.
+      examples: Whether to open the run's data too, for training and test
+        examples.
 
     Returns:
       (model, denoiser with the averaged parameters).
 
     Raises:
-      FileNotFoundError: If there is no such run, or its data are gone and `examples` are wanted.
-      ValueError: If the run did not store what its data are, or, with `examples`, its file holds other
-        data by now.
+      FileNotFoundError: If there is no such run, or its data are gone and
+        `examples` is true.
+      ValueError: If the run did not describe its data, or, with `examples`,
+        its file now holds other data.
     """
     cure = "run again with the flags that it was trained with, which go on from its checkpoints"
     stored = files.read_json(
@@ -109,7 +141,8 @@ def load(
     config = dataclasses.replace(config, dtype=dtype or config.dtype)
     if DESCRIPTION not in stored:
         raise ValueError(
-            f"{folder}/config.json must describe the data of the run under {DESCRIPTION!r}; run score_sde on this "
+            f"{folder}/config.json must describe the data of the run under "
+            f"{DESCRIPTION!r}; run score_sde on this "
             f"folder again, which trains no further and writes it"
         )
     described = stored[DESCRIPTION]
@@ -130,7 +163,16 @@ DESCRIPTION = "data_description"
 def train(
     config: Config, model: DenoiserModel, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
+    """Train the denoiser, resuming from the checkpoints in `out`.
+
+    Args:
+      config: The flags.
+      model: The model.
+      out: The folder.
+
+    Returns:
+      (averaged parameters, loss of every step).
+    """
 
     def loss(params, key, batch):
         denoiser = model.denoiser(params)
@@ -145,7 +187,8 @@ def train(
         )[0]
 
     print(
-        f"{type(model.module).__name__} predicting {model.prediction} on {model.schedule}"
+        f"{type(model.module).__name__} predicting {model.prediction} on "
+        f"{model.schedule}"
     )
     about = {DESCRIPTION: datasets.describe(model.data)}
     return training.fit(

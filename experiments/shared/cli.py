@@ -1,4 +1,6 @@
-"""What every experiment does alike: flags, config.json and metrics.json in OUT, progress, figures."""
+"""The command line of every experiment: flags, errors, interrupts, progress and
+results.
+"""
 
 import codecs
 import contextlib
@@ -27,9 +29,19 @@ COMPILATION_CACHE = pathlib.Path(__file__).parents[2] / ".xla_cache"
 def main(
     run: Callable[[Config], Any], config_type: type[Config], document: str | None
 ) -> None:
-    """Parse the command line into `config_type` and run; bad input and Ctrl-C end with one line, not a traceback.
+    """Parse the command line and run an experiment.
 
-    While it runs, no other process may write to its OUT, and a reader of its output that goes away does not end it.
+    Bad input and Ctrl-C end with one line instead of a traceback. While the
+    experiment runs, no other process may write to its OUT. A reader of its
+    output may go away without ending it.
+
+    Args:
+      run: The experiment, a function of its configuration.
+      config_type: The frozen dataclass of its flags.
+      document: Its docstring, shown by `--help`.
+
+    Raises:
+      SystemExit: After bad input (code 1) or an interrupt (code 130).
     """
     write_any_text()
     use_compilation_cache()
@@ -66,7 +78,9 @@ _AGAIN = "run again with the same flags to go on from the last checkpoint"
 
 
 class Stream:
-    """A text stream whose reader may go away: what can no longer be written is dropped."""
+    """A text stream whose reader may go away. Text that can no longer be written
+    is dropped.
+    """
 
     def __init__(self, stream: Any):
         self._stream = open(os.devnull, "w") if stream is None else stream
@@ -114,9 +128,11 @@ def _enduring_streams():
 
 
 def write_any_text() -> None:
-    """Let output streams of any encoding take any text: what they cannot write is spelt out.
+    """Let output streams of any encoding take any text, by spelling out what they
+    lack.
 
-    A pipe in cp1252, latin-1 or ASCII then shows sigma for σ and -> for →, where it would raise UnicodeEncodeError.
+    A pipe in cp1252, latin-1 or ASCII then shows sigma for σ and -> for →,
+    where Python would raise UnicodeEncodeError.
     """
     codecs.register_error("spell", _spell)
     for stream in (sys.stdout, sys.stderr):
@@ -133,7 +149,9 @@ _SPELLINGS = str.maketrans(
 
 
 def _spell(error):
-    """The codec error handler "spell": other signs for those that the encoding lacks."""
+    """The codec error handler "spell", which writes other signs for those that
+    the encoding lacks.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     spelt = ""
@@ -157,7 +175,9 @@ def _spell(error):
 
 
 def _paragraphs(document: str | None) -> str:
-    """A docstring with each paragraph and list item on one line, which a terminal of any width then wraps."""
+    """Join the lines of each paragraph and list item, so that a terminal of any
+    width can wrap them.
+    """
     lines: list[str] = []
     for line in (document or "").splitlines():
         text, code = line.strip(), line.startswith("    ")
@@ -175,7 +195,11 @@ def _paragraphs(document: str | None) -> str:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in the checkout unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keep compiled programs between runs.
+
+    They lie in the checkout unless JAX_COMPILATION_CACHE_DIR names another
+    folder.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(COMPILATION_CACHE))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -189,7 +213,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Book the time since the last lap, or the start, under `name`."""
+        """Record under `name` the time since the last lap or the start."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 1), now
 
@@ -197,7 +221,17 @@ class Clock:
 def progress(
     total: int, initial: int = 0, label: str = "", unit: str = "step"
 ) -> tqdm.tqdm:
-    """A progress bar with rate and time left, on the terminal's error stream."""
+    """A progress bar with rate and time left, on the terminal's error stream.
+
+    Args:
+      total: Units of the whole work.
+      initial: Units that are already done.
+      label: Text before the bar.
+      unit: Name of a unit.
+
+    Returns:
+      The bar, a context manager with `update(count)`.
+    """
     return tqdm.tqdm(
         total=total,
         initial=initial,
@@ -209,7 +243,7 @@ def progress(
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The numbers of a flat dictionary, a line each."""
+    """Print the numbers of a flat dictionary, one per line."""
     width = max(map(len, results))
     for name, value in results.items():
         print(

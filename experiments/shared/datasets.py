@@ -1,4 +1,6 @@
-"""Data for the experiments: scikit-learn's digits, the exact toy densities, or a file of one's own."""
+"""Data for the experiments: scikit-learn's digits, the exact toy densities, or a
+file.
+"""
 
 import dataclasses
 import functools
@@ -17,7 +19,9 @@ from diffjax import targets
 from diffjax.training import load, load_labelled, split
 
 ToyName = Literal["eight_gaussians", "checkerboard", "circles", "moons"]
-"""The type of a flag that names a toy density. Keys of `toy_flows` follow this order."""
+"""The type of a flag that names a toy density. Keys of `toy_flows` follow this
+order.
+"""
 
 TOYS: dict[str, Callable[..., Any]] = {
     "eight_gaussians": targets.eight_gaussians,
@@ -28,24 +32,29 @@ TOYS: dict[str, Callable[..., Any]] = {
 TOY_EXAMPLES = 20_000
 MAX_LEVELS = 256
 MIN_TRAIN = 2
-"""Training examples that a hold-out must leave: fewer have no spread."""
+"""Fewest training examples that the split may leave. Fewer have no spread."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test examples, centred and scaled: x = (value − shift) / scale.
+    """Training and test examples, centred and scaled.
+
+        x = (value − shift) / scale
 
     Attributes:
+      name: "digits", a toy density, or the path as it was given.
       train: (N, *shape) float32. Images have shape (H, W, C).
       test: (M, *shape) float32.
-      levels: (K,), the values that entries take if the data lie on a lattice, else None.
-      shift: A number, or (D,) of a table, whose columns have their own.
-      scale: Likewise.
+      levels: (K,), the values that entries take if the data lie on a lattice,
+        else None.
+      shift: A number, or (D,) for a table, one per column.
+      scale: As `shift`.
       target: The exact distribution of x, if it is known.
       train_labels: (N,) integers 0 … C − 1, if there are labels.
       test_labels: (M,).
-      path: The absolute path of the file that the data came from, if there is one.
-      known_spread: `spread` of a data set whose examples are not at hand.
+      path: The absolute path of the file that the data came from, if there is
+        one.
+      known_spread: `spread` of a data set whose examples are not loaded.
     """
 
     name: str
@@ -62,26 +71,27 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """The shape of one example."""
         return self.train.shape[1:]
 
     @property
     def classes(self) -> int:
-        """The number of classes; ValueError where there are no labels."""
+        """The number of classes. Raises ValueError if there are no labels."""
         if self.train_labels is None or self.test_labels is None:
             raise ValueError(
-                f"data must have labels, {self.name} has none: use 'digits' or an .npz with integers y"
+                f"data must have labels, {self.name} has none: use 'digits' or an .npz "
+                "with integers y"
             )
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
     @property
     def is_image(self) -> bool:
-        """Whether an example can be drawn as one: (H, W, 1) or (H, W, 3)."""
+        """Whether an example can be drawn as an image: (H, W, 1) or (H, W, 3)."""
         return len(self.shape) == 3 and self.shape[2] in (1, 3)
 
     @property
     def spacing(self) -> float:
-        """The distance of neighbouring levels; only data on a lattice have one."""
+        """The distance of neighbouring levels, for data on a lattice."""
         assert self.levels is not None
         return float(self.levels[1] - self.levels[0])
 
@@ -96,15 +106,18 @@ class Dataset:
 
     @property
     def log_scale(self) -> float:
-        """Mean over dimensions of log(scale).
+        """Mean of log(scale) over dimensions.
 
-        Nats per dimension in the units of the file are those of x plus this number.
+        Nats per dimension in the units of the file are those of x plus this
+        number.
         """
         return float(np.mean(np.log(self.scale)))
 
     @functools.cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of the examples, their labels and their units."""
+        """Sixteen hexadecimal digits of the examples, their labels and their
+        units.
+        """
         parts = (
             self.train,
             self.test,
@@ -122,7 +135,9 @@ class Dataset:
 
 
 def describe(data: Dataset) -> dict[str, Any]:
-    """All of a data set but its examples, as JSON values; `described` is the inverse."""
+    """Describe a data set without its examples, as JSON values. `described` is
+    the inverse.
+    """
     return {
         "name": data.name,
         "path": data.path,
@@ -138,7 +153,7 @@ def describe(data: Dataset) -> dict[str, Any]:
 
 
 def described(description: dict[str, Any]) -> Dataset:
-    """The data set of `describe`, without its examples."""
+    """The data set that `describe` described, without its examples."""
     none = np.zeros((0, *description["shape"]), np.float32)
     levels = description["levels"]
     return Dataset(
@@ -159,8 +174,8 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
 
     Args:
       description: As `describe` returned it.
-      held_out: Test examples, as when it was described.
-      seed: Seed of the split, as when it was described.
+      held_out: Number of test examples when it was described.
+      seed: Seed of the split when it was described.
 
     Returns:
       The data set.
@@ -175,7 +190,8 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
     )
     if data.digest != description["digest"]:
         raise ValueError(
-            f"{name} must hold the data that the run was trained on (digest {description['digest']}), "
+            f"{name} must hold the data that the run was trained on (digest "
+            f"{description['digest']}), "
             f"it has others now (digest {data.digest})"
         )
     return data
@@ -184,24 +200,26 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
 def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Dataset:
     """Open a data set, split it, and standardise it.
 
-    Integer-valued data of at most 256 levels become a lattice on [−1, 1]. Other data are divided
-    by their standard deviation after their mean is subtracted: each column of a table (N, D) by its
-    own, images by one. All this is done in float64, and integers of 64 bits are exact. A column that
-    is constant keeps the scale 1.
+    Integer-valued data of at most 256 levels become a lattice on [−1, 1].
+    Other data have their mean subtracted and are divided by their standard
+    deviation. Each column of a table (N, D) has its own, images have one. A
+    column that is constant keeps the scale 1. All this is done in float64, and
+    integers of 64 bits are exact.
 
     Args:
       name: "digits", a toy density, or the path of an .npy or .npz file.
-      held_out: Test examples. Of a file they are at most a quarter. Toy densities have 2000.
+      held_out: Number of test examples. Of a file they are at most a quarter.
+        Toy densities have 2000.
       seed: Seed of the split.
-      least_test: Test examples that the caller needs.
+      least_test: Number of test examples that the caller needs.
 
     Returns:
       The data set.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If the file is not usable, or the split leaves less than 2 training or
-        `least_test` test examples.
+      ValueError: If the file is not usable, or the split leaves less than 2
+        training or `least_test` test examples.
     """
     if name in TOYS:
         return _toy(name, seed)
@@ -212,7 +230,8 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         origin, levels, path = np.zeros(()), 17, None
     elif not name.endswith((".npy", ".npz")):
         raise ValueError(
-            f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; got {name!r}"
+            f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; "
+            f"got {name!r}"
         )
     else:
         values, labels = _read(name)
@@ -230,7 +249,8 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
             )
     if len(values) - held_out < MIN_TRAIN:
         raise ValueError(
-            f"held_out must leave at least {MIN_TRAIN} of the {len(values)} examples for training, got {held_out}"
+            f"held_out must leave at least {MIN_TRAIN} of the {len(values)} examples "
+            f"for training, got {held_out}"
         )
     if held_out < least_test:
         file = (
@@ -255,7 +275,9 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
 
 
 def _read(name):
-    """(examples, labels or None) of a file; labels are integers from 0, stored as y or labels in an .npz."""
+    """(examples, labels or None) of a file. An .npz stores labels, integers from
+    0, as y or labels.
+    """
     if (
         name.endswith(".npz")
         and pathlib.Path(name).exists()
@@ -275,7 +297,9 @@ def _read(name):
 
 
 def _level_count(values):
-    """How many integers lie between the least and the greatest value, if all are integers and there are few."""
+    """The number of integers from the least to the greatest value, or None unless
+    all are integers and few.
+    """
     span = float(_above(values.max(), values.min()))
     if span >= MAX_LEVELS or (
         span > 0 and values.dtype.kind == "f" and np.any(values != np.round(values))
@@ -285,7 +309,9 @@ def _level_count(values):
 
 
 def _above(values, origin):
-    """values − origin in float64, for values of at least `origin`; exact for integers before it is rounded."""
+    """values − origin in float64, for values of at least `origin`. Integers are
+    exact before rounding.
+    """
     if values.dtype.kind == "f":
         return values.astype(np.float64) - np.asarray(origin, np.float64)
     wide = np.uint64 if values.dtype == np.uint64 else np.int64
@@ -296,7 +322,9 @@ def _above(values, origin):
 
 
 def _moments(name, train, by_column):
-    """(least value, mean above it, standard deviation), each (D,) of a table and () otherwise."""
+    """(least value, mean above it, standard deviation), (D,) for a table and ()
+    otherwise.
+    """
     axis = 0 if by_column else None
     origin = np.asarray(train.min(axis))
     unit = np.asarray(
@@ -321,13 +349,16 @@ def _moments(name, train, by_column):
             ", …" if constant.size > 8 else ""
         )
         print(
-            f"{name}: constant columns have no density, the score depends on the noise floor there: {columns}"
+            f"{name}: constant columns have no density, the score depends on the noise "
+            f"floor there: {columns}"
         )
     return origin, centre, np.where(std > 0, std, 1.0)[()]
 
 
 def _standardise(values, origin, centre, scale):
-    """((values − origin) − centre) / scale, computed in float64, stored in float32."""
+    """((values − origin) − centre) / scale, computed in float64, stored in
+    float32.
+    """
     scaled = np.empty(values.shape, np.float32)
     for block, rows in zip(_blocks(values), _blocks(scaled), strict=True):
         # test values may lie below the least of the training values
@@ -358,11 +389,14 @@ def _toy(name, seed):
     return Dataset(name, train, test, None, 0.0, 1.0, target)
 
 
-# ---------------------------------------------------------------------------------------------------------- baselines
+# ------------------------------------------------------------------- baselines
 
 
 def histogram_bits(data: Dataset) -> float:
-    """Test bits/dim of independent histograms, one an entry, with one pseudo-count spread over the levels."""
+    """Test bits/dim of independent histograms, one per entry.
+
+    One pseudo-count is spread over the levels.
+    """
     train, test = _level_indices(data, data.train), _level_indices(data, data.test)
     count = len(data.levels)
     one_hot = np.eye(count)[train].sum(0)  # (D, K)
@@ -372,7 +406,19 @@ def histogram_bits(data: Dataset) -> float:
 
 
 def gaussian_mixture_bits(data: Dataset, components: int = 30, seed: int = 0) -> float:
-    """Test bits/dim of a mixture of diagonal Gaussians fitted to uniformly dequantised data (scikit-learn's EM)."""
+    """Test bits/dim of a mixture of diagonal Gaussians.
+
+    scikit-learn's EM fits it to uniformly dequantised data.
+
+    Args:
+      data: Data on a lattice.
+      components: Number of Gaussians, at most a quarter of the training
+        examples.
+      seed: Seed of the dequantisation and of the fit.
+
+    Returns:
+      The mean over the test examples.
+    """
     from sklearn.mixture import GaussianMixture
 
     rng = np.random.default_rng(seed)
@@ -394,7 +440,17 @@ def _level_indices(data, x):
 
 
 def with_replaced(key: jax.Array, x: jax.Array, share: float, levels: Any) -> jax.Array:
-    """x with each entry replaced by one of the levels, drawn uniformly, with probability `share`; shape of x."""
+    """Replace each entry, with some probability, by a level drawn uniformly.
+
+    Args:
+      key: Of the draws.
+      x: Examples on a lattice, of any shape.
+      share: The probability.
+      levels: (K,), the levels.
+
+    Returns:
+      An array of the shape of x.
+    """
     key_where, key_level = jax.random.split(key)
     drawn = jax.random.choice(key_level, jnp.asarray(levels), x.shape)
     return jnp.where(jax.random.bernoulli(key_where, share, x.shape), drawn, x)

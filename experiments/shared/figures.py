@@ -1,4 +1,4 @@
-"""Drawing shared by the experiments: mosaics of images, histograms, and saving a figure."""
+"""Figures of several experiments: mosaics of images, histograms, and saving."""
 
 import pathlib
 from typing import Any
@@ -16,7 +16,12 @@ PALE_GREYS = ListedColormap(plt.get_cmap("Greys")(np.linspace(0, 0.75, 256)))
 
 
 def save_figure(figure: Any, path: pathlib.Path) -> None:
-    """Save a matplotlib figure as PNG and close it."""
+    """Save a matplotlib figure as PNG and close it.
+
+    Args:
+      figure: The figure.
+      path: The file.
+    """
     with naming(path):
         figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
     plt.close(figure)
@@ -26,7 +31,14 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
 def image_grid(
     axis: Any, images: np.ndarray, columns: int, limits: tuple[float, float]
 ) -> None:
-    """Draw images (N, H, W[, C]) as one mosaic on an axis, in the same grey levels for all."""
+    """Draw images as one mosaic on an axis, in the same grey levels for all.
+
+    Args:
+      axis: A matplotlib axis.
+      images: (N, H, W) or (N, H, W, C).
+      columns: Images per row.
+      limits: The values that are drawn black and white.
+    """
     images = np.asarray(images)
     images = images if images.ndim == 4 else images[..., None]  # (N, H, W, C)
     count, height, width, channels = images.shape
@@ -54,6 +66,15 @@ def image_grid(
 
 
 def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """Density of samples (n, 2) on square cells; samples outside count in n."""
+    """Density of samples on square cells. Samples outside of them count in the
+    total.
+
+    Args:
+      x: Samples (n, 2).
+      bins: Edges of the cells along each axis.
+
+    Returns:
+      The density on each cell.
+    """
     counts, *_ = np.histogram2d(x[:, 0], x[:, 1], bins=(bins, bins))
     return counts / len(x) / (bins[1] - bins[0]) ** 2

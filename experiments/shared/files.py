@@ -29,7 +29,9 @@ _held: dict[pathlib.Path, Any] | None = None  # by folder; None outside `main`
 
 
 def open_folder(config: Any) -> pathlib.Path:
-    """Make the folder config.out and say what runs where."""
+    """Make the folder config.out, and print where the run writes and on which
+    device.
+    """
     out = pathlib.Path(config.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
@@ -43,7 +45,8 @@ def open_folder(config: Any) -> pathlib.Path:
                 path.unlink()
     device = jax.devices()[0]
     print(
-        f"writing to {out}/ on {jax.device_count()} × {device.device_kind} ({device.platform}), jax {jax.__version__}"
+        f"writing to {out}/ on {jax.device_count()} × {device.device_kind} "
+        f"({device.platform}), jax {jax.__version__}"
     )
     return out
 
@@ -51,19 +54,27 @@ def open_folder(config: Any) -> pathlib.Path:
 def write_config(
     out: pathlib.Path, config: Any, about: dict[str, Any] | None = None
 ) -> None:
-    """Write config.json: the flags, and the entries of `about`."""
+    """Write config.json.
+
+    Args:
+      out: The folder.
+      config: The flags, a dataclass.
+      about: Further entries.
+    """
     write_json(out / "config.json", as_dict(config) | (about or {}))
 
 
 def start(config: Any) -> pathlib.Path:
-    """`open_folder` and `write_config`, for an experiment that keeps no checkpoints."""
+    """`open_folder` and `write_config`, for an experiment that keeps no
+    checkpoints.
+    """
     out = open_folder(config)
     write_config(out, config)
     return out
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration as JSON values by name."""
+    """The flags as JSON values by name."""
     return {
         k: str(v) if isinstance(v, pathlib.Path) else v
         for k, v in dataclasses.asdict(config).items()
@@ -71,7 +82,15 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Write numbers and arrays as JSON, atomically. Raises FileNotFoundError if the folder was removed."""
+    """Write numbers and arrays as JSON, atomically.
+
+    Args:
+      path: The file.
+      values: Numbers, strings and arrays by name, nested as JSON allows.
+
+    Raises:
+      FileNotFoundError: If the folder was removed during the run.
+    """
     folder = path.absolute().parent
     if not folder.is_dir() or (
         _held is not None and folder in _held and not _held[folder].path.exists()
@@ -90,7 +109,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def naming(path):
-    """Name the file in errors that do not, such as that of a full disk."""
+    """Add the file's name to errors that lack it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -104,7 +123,7 @@ def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
 
     Args:
       path: The file.
-      cure: What to do if the file is damaged, the end of the error's message.
+      cure: The end of the error's message: what to do if the file is damaged.
       *names: Entries that it must have.
 
     Returns:

@@ -60,7 +60,15 @@ def make(name: str, settings: dict[str, dict[str, Any]] | None = None) -> Any:
 
 
 def with_noise_floor(name: str, floor: float) -> Any:
-    """The schedule of this name whose noise ends where σ/α is `floor`."""
+    """A schedule whose noise ends where σ/α has a given value.
+
+    Args:
+      name: A key of `SCHEDULES`, or "vp".
+      floor: σ/α at t_min.
+
+    Returns:
+      The schedule.
+    """
     if name == "edm":
         return schedules.edm(sigma_min=floor)
     extra = {"sigma_min": min(0.01, floor / 2)} if name == "ve" else {}

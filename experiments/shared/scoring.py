@@ -1,4 +1,6 @@
-"""The test score of a denoiser: log p along the probability flow, with the errors of all that is approximated."""
+"""The test score of a denoiser: log p along the probability flow, with estimates
+of its errors.
+"""
 
 import math
 from collections.abc import Callable
@@ -16,21 +18,26 @@ LEAST_FLOOR = 1 / 24
 """Least σ/α at t_min for lattice data, in spacings of the levels."""
 
 _ORDER = 3
-"""Order by which errors of the grid are estimated. RK4 has 4 on finer grids than those used here."""
+"""Order by which errors of the grid are estimated. RK4 has 4 on finer grids than
+those used here.
+"""
 
 
 def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
-    """A grid for log p: dense in log-SNR where the denoiser changes, (steps + 1,).
+    """A grid for log p that is dense in log-SNR where the denoiser changes.
 
-    The density is 0.1 + sigmoid(log-SNR/2 − 1). Above σ/α = 1 the denoiser barely moves. Levels of lattice data and
-    details resolve within a few units of log-SNR at little noise, where an open grid gives too good a log p.
+        density of the steps: 0.1 + sigmoid(log-SNR/2 − 1)
+
+    Above σ/α = 1 the denoiser barely moves. Levels of lattice data and details
+    resolve within a few units of log-SNR at little noise, where a grid with
+    large steps overestimates log p.
 
     Args:
       schedule: A schedule with a finite log-SNR at t_max.
       steps: The number of steps.
 
     Returns:
-      Decreasing times from t_max to t_min.
+      Decreasing times from t_max to t_min, (steps + 1,).
     """
     low, high = np.asarray(_log_snr_range(schedule), np.float64)
     values = np.linspace(low, high, 2001)
@@ -49,7 +56,7 @@ def _log_snr_range(schedule):
 
 @jax.jit
 def _times(schedule, log_snrs):
-    """Of decreasing noise, from t_max to t_min exactly."""
+    """Times of increasing log-SNR. The ends are set to t_max and t_min exactly."""
     return (
         dj.schedules.time_of_log_snr(schedule, log_snrs)
         .at[0]
@@ -60,16 +67,19 @@ def _times(schedule, log_snrs):
 
 
 def likelihoods(model: DenoiserModel, probes: int) -> Callable:
-    """Log-likelihoods of a batch along the probability flow, as a function to be compiled.
+    """Log-likelihoods of a batch along the probability flow, as a function to be
+    compiled.
 
-    Lattice data are dequantised by Gaussian noise (`likelihood.lattice_log_prob`).
+    Lattice data are dequantised by Gaussian noise
+    (`likelihood.lattice_log_prob`).
 
     Args:
-      model: What turns parameters into a denoiser.
+      model: A network and the recipe for its denoiser.
       probes: Hutchinson probes per example.
 
     Returns:
-      A function (params, grid, keys, examples) -> (log p, its standard error over probes), in nats, (B,) each.
+      A function (params, grid, keys, examples) -> (log p, its standard error
+        over probes), both in nats, (B,).
     """
 
     def many(params, grid, keys, examples):
@@ -106,7 +116,8 @@ def likelihoods(model: DenoiserModel, probes: int) -> Callable:
 def arguments(
     model: DenoiserModel, params: Any, test: np.ndarray, steps: int, chunk: int
 ) -> tuple:
-    """Shapes of the arguments of `likelihoods` in `score`, by which it can be compiled ahead.
+    """Shapes of the arguments of `likelihoods` in `score`, for compiling ahead of
+    time.
 
     Args:
       model: As in `score`.
@@ -138,27 +149,31 @@ def score(
     chunk: int,
     program: Callable | None = None,
 ) -> dict[str, Any]:
-    """Score test examples: bits/dim of lattice data, nats per dimension in the units of the data otherwise.
+    """Score test examples in bits/dim (lattice data) or nats per dimension.
+
+    Nats are in the units of the data before scaling.
 
     Args:
       key: Of dequantisation and probes.
-      model: What turns `params` into a denoiser.
+      model: A network and the recipe for its denoiser.
       params: The network's parameters.
       test: The examples (N, *shape).
-      steps: Runge-Kutta steps on `likelihood_grid`, four evaluations each; 2 or more.
+      steps: Runge-Kutta steps on `likelihood_grid`, 2 or more, each of four
+        evaluations.
       probes: Hutchinson probes per example, 2 or more.
-      chunk: Examples at a time, at most.
-      program: `likelihoods(model, probes)`, compiled for the shapes of `arguments`.
+      chunk: Largest number of examples at a time.
+      program: `likelihoods(model, probes)`, compiled for the shapes of
+        `arguments`.
 
     Returns:
-      The score with its standard errors over examples and over probes, and the error of the grid,
-      estimated on the first chunk from a grid of half the steps. The standard error over one example
-      is None.
+      The score with its standard errors over examples and over probes, and the
+        error of the grid, estimated on the first chunk from a grid of half the
+        steps. The standard error over one example is None.
 
     Raises:
       ValueError: If steps is below 2.
-      FloatingPointError: If a log-likelihood is not finite, or the score of lattice data is below 0,
-        which no code length is.
+      FloatingPointError: If a log-likelihood is not finite, or the score of
+        lattice data is below 0, which no code length is.
     """
     dj.checks.integer(
         "steps", steps, 2
@@ -226,18 +241,23 @@ def score(
     )
     if lattice and results[name] < -slack:
         raise FloatingPointError(
-            f"{name} {results[name]:.4g} cannot be, as no code is shorter than 0 bits: the grid of {steps} steps is "
-            f"too coarse for the least noise, σ/α = {_floor(model.schedule):.3g}; raise likelihood_steps or noise_floor"
+            f"{name} {results[name]:.4g} cannot be, as no code is shorter than 0 bits: "
+            f"the grid of {steps} steps is "
+            f"too coarse for the least noise, σ/α = {_floor(model.schedule):.3g}; "
+            "raise likelihood_steps or noise_floor"
         )
     if abs(change) > 0.1:
         print(
-            f"warning: {name} still moves with the grid; raise --likelihood-steps above {steps}"
+            f"warning: {name} still moves with the grid; raise --likelihood-steps "
+            f"above {steps}"
         )
     return results
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of independent values; None of one value, which has no spread."""
+    """The standard error of the mean of independent values, None for a single
+    value.
+    """
     return (
         float(dj.numerics.standard_error(np.asarray(values)))
         if len(values) > 1
@@ -256,11 +276,13 @@ def check_floor(floor: float, data: Any) -> float:
       The floor.
 
     Raises:
-      ValueError: If it lies so far below the spacing of the levels that no grid follows it.
+      ValueError: If it lies so far below the spacing of the levels that no
+        grid resolves it.
     """
     if data.levels is not None and floor < LEAST_FLOOR * data.spacing:
         raise ValueError(
-            f"noise_floor must be at least {LEAST_FLOOR * data.spacing:.3g}, a 24th of the spacing of {data.name}'s "
+            f"noise_floor must be at least {LEAST_FLOOR * data.spacing:.3g}, a 24th of "
+            f"the spacing of {data.name}'s "
             f"levels, which less noise tells apart no better; got {floor:g}"
         )
     return floor
@@ -271,5 +293,7 @@ def _floor(schedule):
 
 
 def _chunk_size(count, chunk):
-    """Of the fewest chunks, as equal as can be."""
+    """The size of a chunk when the examples are split into the fewest chunks of
+    nearly equal size.
+    """
     return math.ceil(count / math.ceil(count / chunk))

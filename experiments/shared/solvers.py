@@ -1,4 +1,6 @@
-"""The solvers that are compared, by the names under which tables and figures show them."""
+"""The solvers that benchmarks compare, and the reference solution that they are
+compared with.
+"""
 
 import functools
 from typing import Any
@@ -60,11 +62,13 @@ SOLVERS: dict[str, tuple[str, tuple]] = {
     "restart": ("restart", ()),
     "adaptive_sde": ("adaptive_sde", ()),
 }
-"""name -> factory of diffjax.solvers and its arguments."""
+"""Factory of diffjax.solvers and its arguments, by the name shown in tables and
+figures.
+"""
 
 
 def make(name: str) -> solvers.Solver:
-    """The solver of a row of the table."""
+    """Make the solver of this name in the table."""
     factory, arguments = SOLVERS[name]
     return getattr(solvers, factory)(*arguments)
 
@@ -74,13 +78,23 @@ SETTINGS = {"vp_linear": {"t_min": 1e-3}, "sub_vp": {"t_min": 1e-3}}
 
 
 def make_schedule(name: str) -> Any:
-    """Make the schedule of this name as solvers are compared on it."""
+    """Make a schedule with the settings of the benchmarks."""
     return schedules.make(name, SETTINGS)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> Any:
-    """Where the probability flow takes the starts from t_max to t_min, by `adaptive`."""
+    """Solve the probability flow from t_max to t_min with the adaptive solver.
+
+    Args:
+      denoiser: The denoiser.
+      schedule: Its schedule.
+      starts: (N, *shape), states at t_max.
+      tolerance: Absolute and relative tolerance.
+
+    Returns:
+      States at t_min, of the shape of starts.
+    """
     ends = jnp.asarray([schedule.t_max, schedule.t_min], float)
     problem = driver.diffusion(schedule, denoiser)
     truth = solvers.adaptive(tolerance, tolerance, 100_000)

@@ -1,4 +1,4 @@
-"""A network with what turns its parameters into a denoiser, and its training into a folder that resumes."""
+"""The flags, networks and resumable training of every experiment that trains."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from experiments.shared import cli, datasets, files
 from experiments.shared.figures import save_figure
 
 NETWORKS = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
-"""Factory, width and depth of each network by default."""
+"""Factory and default width and depth of each network."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +48,29 @@ class Training(Optimisation):
     """The flags of every experiment that trains one of `NETWORKS` on a data set."""
 
     held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file; toy densities have 2000)."""
+    """Test examples, taken from the data at random (at most a quarter of a file).
+    Toy densities have 2000.
+    """
     network: Literal["auto", "dit", "unet", "mlp"] = "auto"
-    """Network; auto is a patch transformer for images whose sides are even, an MLP otherwise."""
+    """Network. auto is a patch transformer for images whose sides are even, an
+    MLP otherwise.
+    """
     width: int | None = None
-    """Features of the network; default 96 (dit), 48 (unet), 256 (mlp)."""
+    """Features of the network. Default 96 (dit), 48 (unet), 256 (mlp)."""
     depth: int | None = None
-    """Blocks of the network; default 4 (dit, mlp), 1 a level (unet)."""
+    """Blocks of the network. Default 4 (dit, mlp), 1 per resolution (unet)."""
     dropout: float = 0.1
     """Dropout probability in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's arithmetic; state and solver stay in float32."""
+    """Precision of the network's arithmetic. State and solver stay in float32."""
 
 
 FIELDS = tuple(
     field.name for field in dataclasses.fields(Training) if field.name != "save_every"
 )
-"""The flags that a checkpoint belongs to: with another value the run is another one."""
+"""The flags that a checkpoint belongs to. A run with other values cannot resume
+from it.
+"""
 
 
 def check_optimisation(config: Optimisation) -> None:
@@ -85,7 +91,15 @@ def check(config: Training) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserModel:
-    """A network with what turns its parameters into a denoiser."""
+    """A network with the schedule and the prediction that make a denoiser of it.
+
+    Attributes:
+      data: The data set, with the shape, levels and spread of its examples.
+      schedule: The noise schedule.
+      module: A Linen module of one example.
+      prediction: What the network predicts: "levels" or a kind of
+        `predictions.denoiser`.
+    """
 
     data: datasets.Dataset
     schedule: Any
@@ -93,13 +107,13 @@ class DenoiserModel:
     prediction: str
 
     def init(self, key, *condition):
-        """Parameters, from an example of the input's shape."""
+        """Initial parameters."""
         return jax.jit(self.module.init)(
             key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition
         )
 
     def net(self, params, x, t, *condition, key=None):
-        """The network as a function of one example; a key turns dropout on."""
+        """Apply the network to one example. A key turns dropout on."""
         if key is None:
             return self.module.apply(params, x, t, *condition)
         return self.module.apply(
@@ -107,9 +121,10 @@ class DenoiserModel:
         )
 
     def denoiser(self, params, key=None):
-        """D(x, t) as a pytree with the parameters as leaves; D(x, t, condition) where the network takes one.
+        """The denoiser D(x, t), a pytree with the parameters as leaves.
 
-        A key turns dropout on, with the same mask in every call.
+        Where the network takes a condition it is D(x, t, condition). A key
+        turns dropout on, with the same mask in every call.
         """
         net = jax.tree_util.Partial(self.net, params, key=key)
         if self.prediction == "levels":
@@ -131,9 +146,18 @@ class DenoiserModel:
 def make_module(
     config: Training, data: datasets.Dataset, num_classes: int | None = None
 ) -> Any:
-    """The network that the flags ask for, with class labels where num_classes is given.
+    """Make the network that the flags select.
 
-    Raises ValueError for one that the data's shape does not allow.
+    Args:
+      config: The flags.
+      data: The data set.
+      num_classes: Number of class labels of a conditional network.
+
+    Returns:
+      A Linen module.
+
+    Raises:
+      ValueError: If the network does not fit the shape of the data.
     """
     network, grid = config.network, len(data.shape) == 3
     if network == "auto":
@@ -144,7 +168,8 @@ def make_module(
         )
     if network in ("dit", "unet") and not grid:
         raise ValueError(
-            f"network {network!r} needs images (H, W, C), {data.name} has examples of shape {data.shape}; use mlp"
+            f"network {network!r} needs images (H, W, C), {data.name} has examples of "
+            f"shape {data.shape}; use mlp"
         )
     factory, width, depth = NETWORKS[network]
     depth_name = "blocks" if network == "unet" else "depth"
@@ -174,14 +199,29 @@ def fit(
     before: Callable | None = None,
     about: dict[str, Any] | None = None,
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`.
+    """Train a network, resuming from the checkpoints in `out`.
 
-    loss: (params, key, batch) -> (). init: key -> params. arrays: a pytree of training arrays with one leading axis.
-    fields: flags beside `FIELDS` that the checkpoints belong to. name: of the folder of checkpoints and the losses'
-    file, where `out` holds several networks. stops: steps at which on_stop(step, averaged parameters) is called, once
-    they are saved, and called again where a run resumes from just there; multiples of 50, increasing. before: (params,
-    key, step) -> params, what changes by other means than the gradient, such as Markov chains kept among the
-    parameters, ahead of each step. about: entries of config.json beside the flags.
+    Args:
+      config: The flags of the training.
+      out: The folder of checkpoints and losses.
+      loss: (params, key, batch) -> ().
+      init: key -> params.
+      arrays: A pytree of training arrays with one leading axis.
+      fields: Flags beside `FIELDS` that the checkpoints belong to.
+      label: Text before the progress bar.
+      name: Prefix of the checkpoints' folder and the losses' file, where `out`
+        holds several networks.
+      stops: Steps at which `on_stop` is called, multiples of 50 and
+        increasing.
+      on_stop: (step, averaged parameters) -> None. Called after the checkpoint
+        is saved, and again where a run resumes from just there.
+      before: (params, key, step) -> params, called ahead of each step. It
+        changes what does not follow the gradient, such as Markov chains kept
+        among the parameters.
+      about: Entries of config.json beside the flags.
+
+    Returns:
+      (averaged parameters, loss of every step).
     """
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
@@ -197,7 +237,8 @@ def fit(
     )
     state = training.init(key_train, init(key_init), optimiser)
     print(
-        f"{label}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters"
+        f"{label}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} "
+        "parameters"
     )
     batches = training.Batches(arrays, config.batch_size, config.seed)
     stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
@@ -241,7 +282,9 @@ def fit(
 
 
 def _after(before, step, state, batch, take=True):
-    """The training step of a state whose parameters `before` has changed; as it was where no step is to be taken."""
+    """The training step after `before` changed the parameters. Steps that are not
+    taken change nothing.
+    """
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     changed = dataclasses.replace(state, params=before(state.params, key, state.step))
     moved, metrics = step(changed, batch, take)
@@ -253,7 +296,7 @@ def _after(before, step, state, batch, take=True):
 
 
 def _digest(arrays):
-    """Sixteen hexadecimal digits that tell the training arrays from others."""
+    """Sixteen hexadecimal digits that identify the training arrays."""
     leaves = jax.tree.leaves(arrays)
     return hashlib.sha256(
         b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
@@ -261,7 +304,7 @@ def _digest(arrays):
 
 
 def _read_history(path, step):
-    """The losses of the steps before `step`, which are written before each checkpoint; those that are lost are NaN."""
+    """The losses of the steps before `step`, NaN for those that are lost."""
     if not step:
         return []
     losses = []
@@ -283,7 +326,8 @@ def _read_history(path, step):
         os.replace(path, path.with_name(f"{path.name}.unreadable"))
     if len(losses) < step:
         print(
-            f"warning: {reason}; the losses of steps {len(losses) + 1} to {step} are lost, the training goes on"
+            f"warning: {reason}; the losses of steps {len(losses) + 1} to {step} are "
+            "lost, the training goes on"
         )
     return losses + [math.nan] * (step - len(losses))
 
@@ -296,7 +340,7 @@ def _write_history(path, history):
 
 @functools.lru_cache(maxsize=16)
 def _over_examples(function):
-    """The compiled map; of the last few functions, since a program holds what its function holds."""
+    """The compiled map over examples, kept for the last few functions."""
     return jax.jit(
         lambda denoiser, *chunked: jax.vmap(
             lambda *example: function(denoiser, *example)
@@ -305,7 +349,14 @@ def _over_examples(function):
 
 
 def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) -> None:
-    """The loss of every step and its running mean."""
+    """Draw the loss of every step and its running mean.
+
+    Args:
+      history: (steps,), the losses.
+      ylabel: Label of the vertical axis.
+      title: Title.
+      path: The file.
+    """
     figure, axis = plt.subplots(figsize=(6, 3.5))
     window = max(1, len(history) // 40)
     smooth = np.convolve(history, np.ones(window) / window, "valid")
@@ -321,15 +372,26 @@ def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) 
     save_figure(figure, path)
 
 
-# ----------------------------------------------------------------------------------------------------------- examples
+# -------------------------------------------------------------------- examples
 
 
 def map_examples(
     function: Callable, denoiser: Any, examples: tuple, chunk: int, label: str
 ) -> Any:
-    """function(denoiser, *example) over the leading axis of `examples`, `chunk` at a time, as numpy arrays.
+    """Apply a function of a denoiser and one example to all examples, some at a
+    time.
 
-    One compiled program for each `function` and structure of `denoiser`, with a progress bar that says `what`.
+    One program is compiled for each `function` and structure of `denoiser`.
+
+    Args:
+      function: (denoiser, *example) -> pytree.
+      denoiser: A pytree.
+      examples: Arrays with the same leading axis.
+      chunk: Examples at a time.
+      label: Text before the progress bar.
+
+    Returns:
+      The results as numpy arrays with a leading axis of examples.
     """
     count, evaluate, chunks = len(examples[0]), _over_examples(function), []
     with cli.progress(count, label=label, unit="example") as bar:

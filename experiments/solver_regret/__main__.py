@@ -104,7 +104,8 @@ def check_same_suite(config: Config) -> None:
         now = files.as_dict(config)[name]
         if held[name] != json.loads(json.dumps(now)):
             raise ValueError(
-                f"{name} must be {held[name]} as in {config.out}/errors.json, or give another --out; got {now}"
+                f"{name} must be {held[name]} as in {config.out}/errors.json, or give "
+                f"another --out; got {now}"
             )
 
 
@@ -209,7 +210,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         ):
             on, out = line["chosen on"], line["held out"]
             print(
-                f"  {line['solver']:26s} {line['grid']:22s} {on['worst']:6.2f} ({on['median']:.2f})   "
+                f"  {line['solver']:26s} {line['grid']:22s} {on['worst']:6.2f} "
+                f"({on['median']:.2f})   "
                 f"{out['worst']:6.2f} ({out['median']:.2f})  {out['worst problem']}"
             )
 

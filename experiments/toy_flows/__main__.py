@@ -62,7 +62,7 @@ class Kind(NamedTuple):
     loss: Loss | None = None  # None for maximum likelihood
 
 
-# --------------------------------------------------------------------------------------------------------- the flows
+# ------------------------------------------------------------------- the flows
 
 
 @pytree
@@ -258,7 +258,7 @@ def check(config: Config) -> None:
         dj.checks.integer(name, getattr(config, name), 512)
 
 
-# ------------------------------------------------------------------------------------------------------------- fitting
+# --------------------------------------------------------------------- fitting
 
 
 def samples(config: Config, name: str, stream: int, count: int) -> jax.Array:
@@ -321,7 +321,7 @@ def _initialised(make, key, xs):
     return flows.initialise(make(key), xs)
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------- measuring
 
 
 def is_ode(flow: flows.density.Flow) -> bool:
@@ -367,7 +367,8 @@ def measure(
     }
     if not np.isfinite(log_q).all():
         raise FloatingPointError(
-            f"{np.sum(~np.isfinite(log_q))} of {len(log_q)} log-likelihoods are not finite"
+            f"{np.sum(~np.isfinite(log_q))} of {len(log_q)} log-likelihoods are not "
+            "finite"
         )
     if is_ode(model) and count is None:
         few = xs[:CURVE_EXAMPLES]
@@ -398,7 +399,7 @@ def print_results(results: dict[str, Any]) -> None:
             print(f"{name.replace('_', ' ') + ', ' + kind:28}" + ",  ".join(curve))
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def draw_densities(config: Config, fitted: dict, results: dict) -> Any:

@@ -78,7 +78,8 @@ def run(config: Config) -> dict[str, Any]:
     """Simulate, compare, draw; the metrics, a dictionary a schedule."""
     if not config.schedules:
         raise ValueError(
-            f"schedules must name at least one of {list(get_args(ScheduleName))}, got none"
+            f"schedules must name at least one of {list(get_args(ScheduleName))}, got "
+            "none"
         )
     for name in ("samples", "likelihoods"):
         if getattr(config, name) < 2 * PATHS:
@@ -107,7 +108,7 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
-# ---------------------------------------------------------------------------------------------------------- simulation
+# ------------------------------------------------------------------ simulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +205,7 @@ def snapshot_indices(schedule: schedules.Schedule, ts: np.ndarray) -> np.ndarray
 _times = jax.jit(schedules.time_of_log_snr)
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------- numbers
 
 
 def measure(
@@ -320,7 +321,7 @@ def print_results(results: dict[str, Any]) -> None:
         print(row + f"  {100 * mean:.1f} % of s, {100 * variance:.1f} %")
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) -> Any:
@@ -369,7 +370,8 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
             ticks=[0, 0.5, 1],
         )
     figure.suptitle(
-        f"Paths over the exact density of one coordinate: {config.target.replace('_', ' ')}",
+        "Paths over the exact density of one coordinate: "
+        f"{config.target.replace('_', ' ')}",
         fontsize=13,
     )
     return figure
@@ -476,7 +478,8 @@ def draw_densities(
     for row, label in zip(axes, rows, strict=True):
         row[0].set_ylabel(f"{label}\n$x_2$ (data units)")
     figure.suptitle(
-        f"{choice(name).title}: exact density and {config.samples} simulated paths, {config.target.replace('_', ' ')}"
+        f"{choice(name).title}: exact density and {config.samples} simulated paths, "
+        f"{config.target.replace('_', ' ')}"
     )
     return figure
 

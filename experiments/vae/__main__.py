@@ -101,7 +101,7 @@ _FIELDS = (
 )
 
 
-# -------------------------------------------------------------------------------------------------------------- model
+# ----------------------------------------------------------------------- model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def train(
     return training.fit(config, out, loss, model.init, data.train, _FIELDS)  # type: ignore
 
 
-# --------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------ what is measured
 
 
 def score(
@@ -222,7 +222,8 @@ def score(
     )
     if not np.isfinite(terms.total).all():
         raise FloatingPointError(
-            f"{np.sum(~np.isfinite(terms.total))} of {len(terms.total)} bounds are not finite"
+            f"{np.sum(~np.isfinite(terms.total))} of {len(terms.total)} bounds are not "
+            "finite"
         )
     bits = 1 / (examples[0].size * math.log(2))
     return {
@@ -272,7 +273,7 @@ def distances(
     return results
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------- figures
 
 
 def mosaic(
@@ -372,7 +373,7 @@ def label_grid(
         spine.set_visible(False)
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> datasets.Dataset:
@@ -390,7 +391,8 @@ def check(config: Config) -> datasets.Dataset:
     )
     if data.levels is None or not data.is_image:
         raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, {data.name} is not"
+            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
+            f"{data.name} is not"
         )
     return black_and_white(data) if config.decoder == "bernoulli" else data
 
@@ -410,7 +412,8 @@ def run(config: Config) -> dict[str, Any]:
     data = check(config)
     out = files.open_folder(config)
     print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples of shape {data.shape}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
+        f"of shape {data.shape}"
     )
     clock, model = cli.Clock(), AutoencoderModel(config, data)
     params, history = train(config, data, model, out)
@@ -449,7 +452,8 @@ def print_results(config: Config, results: dict[str, Any]) -> None:
     for name in ("test", "train"):
         row = results[name]
         print(f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± {row['bits_per_dim_standard_error']:.4f} "
-              f"(reconstruction {row['bits_per_dim_reconstruction']:.3f} + KL {row['bits_per_dim_kl']:.3f}); "
+              f"(reconstruction {row['bits_per_dim_reconstruction']:.3f} + KL "
+              f"{row['bits_per_dim_kl']:.3f}); "
               f"weighted over {config.draws} draws {row['bits_per_dim_importance_weighted']:.4f}")  # fmt: skip
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for name in ("frechet", "energy"):
