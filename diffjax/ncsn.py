@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks, schedules, types
-from .ddpm.kernels import check_chain, check_index, index_or_draw, state_at
+from .ddpm.transitions import check_chain, check_index, index_or_draw, state_at
 from .ddpm.objectives import weighted_error
 from .distributions.normal import Gaussian
 from .numerics import float_dtype
@@ -133,7 +133,7 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
       TypeError: If chain was not made by `schedules.from_betas`.
       ValueError: If β_T = 1, so that no signal is left at the last index.
     """
-    xp = jnp if checks.is_traced(check_chain(chain)) else np
+    xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
     checks.require(
         not chain.zero_terminal,
         "chain must hold signal at its last index to be seen in x/α, but β_T = 1",
@@ -249,7 +249,7 @@ def bound_weights(chain: DiscreteChain) -> Array:
     Raises:
       TypeError: If chain was not made by `schedules.from_betas`.
     """
-    xp = jnp if checks.is_traced(check_chain(chain)) else np
+    xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
     betas, variance = xp.asarray(chain.betas), xp.asarray(chain.posterior().variance)
     first = np.arange(betas.shape[0]) == 0
     with np.errstate(divide="ignore"):

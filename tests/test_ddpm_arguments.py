@@ -25,7 +25,7 @@ REFUSED = {
     "index low": (lambda: ddpm.posterior(CHAIN, X, X, 0), ValueError, "index must be between 1 and 3, got 0"),
     "index high": (lambda: ddpm.forward_step(CHAIN, X, 4), ValueError, "index must be between 1 and 3, got 4"),
     "index type": (lambda: ddpm.forward_marginal(CHAIN, X, 0.5), TypeError, "index must be an integer, got 0.5"),
-    "index array": (lambda: ddpm.simple_loss(KEY, PLAIN, CHAIN, X, jnp.int32(9)), ValueError, "between 1 and 3, got 9"),
+    "index array": (lambda: ddpm.simple_loss(KEY, PLAIN, CHAIN, X, index=jnp.int32(9)), ValueError, "between 1 and 3, got 9"),
     "chain": (
         lambda: ddpm.elbo(KEY, PLAIN, schedules.vp_linear(), X),
         TypeError,
@@ -105,12 +105,12 @@ REFUSED = {
     "betas of": (lambda: ddpm.betas_of(schedules.edm(), 10), ValueError, "schedule must have t_max = 1, got 80"),
     "betas of ve": (lambda: ddpm.betas_of(schedules.ve(), 10), ValueError, "schedule must preserve variance"),
     "interpolate": (
-        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, X, X[:1], [0.5], 2),
+        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, start=X, end=X[:1], weights=[0.5], index=2),
         ValueError,
         r"end must have shape \(2,\), got \(1,\)",
     ),
     "interpolate index": (
-        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, X, X, [0.5], 4),
+        lambda: ddpm.interpolate(KEY, PLAIN, CHAIN, start=X, end=X, weights=[0.5], index=4),
         ValueError,
         "index must be between 1 and 3, got 4",
     ),

@@ -185,7 +185,7 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
         def move(before, i):
             step = ddpm.forward_step(chain, before, i)
             state = step.sample(jax.random.fold_in(key, i))
-            model = ddpm.reverse_step(denoiser, chain, state, i, variance)
+            model = ddpm.reverse_step(denoiser, chain, state, i, variance=variance)
             return state, step.log_prob(state) - model.log_prob(before)
 
         last, terms = jax.lax.scan(move, x, jnp.arange(1, chain.steps + 1))

@@ -35,7 +35,7 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
 
     def all_terms(x, levels):
         bound = ddpm.elbo(KEY, denoiser, chain, x, variance=variance, levels=levels)
-        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, i, variance, levels)
+        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, index=i, variance=variance, levels=levels)
         return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
 
     for bound, found, third in quick(
@@ -63,7 +63,7 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
     def loss(logits):
         net = lambda features, c_noise: logits.reshape(features.shape)
         pair = predictions.moments(predictions.categorical(chain, net, levels))
-        return ddpm.bound_loss(KEY, pair, chain, levels, index, "optimal", levels)
+        return ddpm.bound_loss(KEY, pair, chain, levels, index=index, variance="optimal", levels=levels)
 
     snr = tables(chain)["snr"]
     offsets = (0, 1) if index > 1 else (0,)
@@ -89,7 +89,7 @@ def test_simple_loss_is_the_error_of_the_noise(x64):
         row_t = index / 6
         net = lambda x_t, t: (x_t - chain.alpha(row_t) * x) / chain.sigma(row_t) + delta
         return ddpm.simple_loss(
-            KEY, predictions.denoiser(chain, net, "noise"), chain, x, index
+            KEY, predictions.denoiser(chain, net, "noise"), chain, x, index=index
         )
 
     np.testing.assert_allclose(
@@ -109,8 +109,8 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
     @jax.vmap
     def both(slope):
         denoiser = predictions.denoiser(chain, lambda x, t: slope * x, "noise")
-        bound = ddpm.bound_loss(KEY, denoiser, chain, x, index, variance)
-        return bound, 2 * ddpm.simple_loss(KEY, denoiser, chain, x, index)
+        bound = ddpm.bound_loss(KEY, denoiser, chain, x, index=index, variance=variance)
+        return bound, 2 * ddpm.simple_loss(KEY, denoiser, chain, x, index=index)
 
     bound, simple = map(np.asarray, both(np.array([0.4, 0.9])))
     weighted = beta**2 / (2 * v * (1 - beta) * (1 - bar)) * simple
@@ -126,10 +126,10 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
         return ddpm.paired(data, lambda x, t: jax.nn.sigmoid(params["variance"] * x))
 
     params = {"mean": 0.8, "variance": 0.4}
-    simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index)
-    bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index, "learned")
+    simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index=index)
+    bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index=index, variance="learned")
     hybrid = lambda p: ddpm.hybrid_loss(
-        KEY, denoiser(p), chain, x, index, bound_weight=0.01
+        KEY, denoiser(p), chain, x, index=index, bound_weight=0.01
     )
     scale = 0.01 * 6 / 2
     both = quick(lambda p: [jax.value_and_grad(f)(p) for f in (hybrid, simple, bound)])(
@@ -228,7 +228,7 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
     denoiser, xs = targets.denoiser(coin, schedule), draws(coin, 4000)
     run = jax.vmap(
         lambda key, x: ddpm.continuous_elbo(
-            key, denoiser, schedule, x, 64, levels=[-1.0, 1.0], chunk=16
+            key, denoiser, schedule, x, count=64, levels=[-1.0, 1.0], chunk=16
         )
     )
     found = quick(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)

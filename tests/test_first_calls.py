@@ -545,7 +545,7 @@ CHAINS = {
     ),
     "ddpm.hybrid_loss at an index": of_chain(
         lambda key, net, chain, x: ddpm.hybrid_loss(
-            key, ddpm.paired(net, net), chain, x, 3, 1e-2
+            key, ddpm.paired(net, net), chain, x, index=3, bound_weight=1e-2
         )
     ),
     "ddpm.forward_step": of_chain(

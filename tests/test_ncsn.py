@@ -186,7 +186,7 @@ def test_ddpm_and_ncsn_have_one_objective_in_other_units(x64):
             ncsn.score_loss(key, *model, x, index=i)
             for model in ((crude, chain), (of_ladder, ladder))
         ]
-        return jnp.stack([ddpm.simple_loss(key, crude, chain, x, i), *pair])
+        return jnp.stack([ddpm.simple_loss(key, crude, chain, x, index=i), *pair])
 
     simple, same, rescaled = np.moveaxis(drawn_losses(three, indices), -1, 0)
     np.testing.assert_allclose(
@@ -228,7 +228,7 @@ def test_ddpms_bound_is_the_scores_error_under_its_weight(x64):
         square = 2 * ncsn.score_loss(
             key, crude, chain, x, index=i, weight=jnp.ones_like
         )
-        return jnp.stack([ddpm.bound_loss(key, crude, chain, x, i), square])
+        return jnp.stack([ddpm.bound_loss(key, crude, chain, x, index=i), square])
 
     bound, squares = np.moveaxis(drawn_losses(both, indices), -1, 0)  # (draws, T)
     np.testing.assert_allclose(bound[:, 1:], weights[1:] * squares[:, 1:], rtol=1e-9)

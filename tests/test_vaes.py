@@ -223,9 +223,9 @@ def test_the_exact_encoder_s_bound_is_the_evidence(x64):
     @jax.vmap
     def bounds(key, x):
         model_of_x = model.encoder, model.decoder, x
-        weighted = gaussian.importance_weighted_bound(key, *model_of_x, 7)
+        weighted = gaussian.importance_weighted_bound(key, *model_of_x, samples=7)
         return (
-            gaussian.elbo(key, *model_of_x, OpenNormal()),
+            gaussian.elbo(key, *model_of_x, prior=OpenNormal()),
             weighted,
             gaussian.elbo(key, *model_of_x),
         )
@@ -258,7 +258,7 @@ def fit_linear_vae(xs, size, steps=3000, draws=4):
     def loss(params, key):
         encoder, decoder = linear_vae(params)
         keys = jax.random.split(key, (len(xs), draws))
-        one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total
+        one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, prior=OpenNormal()).total
         return -jnp.mean(jax.vmap(jax.vmap(one, (0, None)))(keys, xs))
 
     def step(carry, key):
@@ -294,7 +294,7 @@ def test_a_trained_linear_vae_reaches_the_evidence_of_probabilistic_pca(x64):
     xs = ppca_data()
     evidence = Ppca(xs.T @ xs / len(xs), 2).log_prob(xs).mean()
     encoder, decoder = linear_vae(fit_linear_vae(jnp.asarray(xs), 2))
-    one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, OpenNormal()).total
+    one = lambda k, x: gaussian.elbo(k, encoder, decoder, x, prior=OpenNormal()).total
     keys = jax.random.split(jax.random.key(3), (len(xs), 64))
     totals = np.asarray(jax.jit(jax.vmap(jax.vmap(one, (0, None))))(keys, xs))
     error = totals.std(1, ddof=1).mean() / math.sqrt(totals.size)
@@ -319,7 +319,7 @@ def test_bounds_are_in_order(x64):
     @jax.vmap
     def bounds(key, x):
         few = [
-            gaussian.importance_weighted_bound(key, encoder, model.decoder, x, k)
+            gaussian.importance_weighted_bound(key, encoder, model.decoder, x, samples=k)
             for k in (4, 32)
         ]
         return jnp.stack([gaussian.elbo(key, encoder, model.decoder, x).total, *few])
@@ -338,9 +338,9 @@ def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
 
     @jax.jit
     def both(x):
-        one = gaussian.elbo(KEY, encoder, model.decoder, x, OpenNormal()).total
+        one = gaussian.elbo(KEY, encoder, model.decoder, x, prior=OpenNormal()).total
         return gaussian.importance_weighted_bound(
-            KEY, encoder, model.decoder, x, 1
+            KEY, encoder, model.decoder, x, samples=1
         ), one
 
     np.testing.assert_allclose(*both(np.array([0.3, -1.0, 0.2, 0.5, 0.1])), rtol=1e-13)
@@ -388,7 +388,7 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
     exact = -0.5 * misfit - math.log(2 * math.pi * 0.8**2) - kl
     n = 20000
     one = lambda k: gaussian.elbo(k, encoder, decoder, x).total
-    many = lambda k: gaussian.importance_weighted_bound(k, encoder, decoder, x, 1)
+    many = lambda k: gaussian.importance_weighted_bound(k, encoder, decoder, x, samples=1)
     both = jax.jit(lambda: (jax.vmap(one)(keys_of(n)), jax.vmap(many)(keys_of(n, 2))))
     for found in map(np.asarray, both()):
         assert abs(found.mean() - exact) < 4.5 * found.std() / math.sqrt(n)
@@ -397,7 +397,7 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
 def test_no_free_bits_may_be_an_array(x64):
     """λ = 0 as an array is λ = 0, under a prior without closed form too."""
     found = [
-        gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=zero)
+        gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal(), free_bits=zero)
         for zero in (0, jnp.zeros(()))
     ]
     np.testing.assert_array_equal(found[0], found[1])
@@ -439,7 +439,7 @@ def test_a_prior_may_be_any_law(x64):
 
     @jax.jit
     def everything(keys, prior):
-        kl = lambda key, *prior: gaussian.elbo(key, encoder, decoder, x, *prior).kl
+        kl = lambda key, prior=None: gaussian.elbo(key, encoder, decoder, x, prior=prior).kl
         closed = (
             kl(KEY, distributions.Gaussian(np.full(2, 0.5), np.full(2, 2.0))),
             kl(KEY, distributions.standard_normal((2,))),
@@ -483,7 +483,7 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
     grid = dj.grids.log_snr(schedule, 32)
     denoiser = targets.denoiser(target, schedule)
     prior = priors.diffusion(
-        denoiser, schedule, (2,), dj.solvers.dpmpp_2m(), dj.grids.to_zero(grid), grid
+        denoiser, schedule, (2,), solver=dj.solvers.dpmpp_2m(), grid=dj.grids.to_zero(grid), likelihood_grid=grid
     )
     zs = np.random.default_rng(0).normal([0.4, -0.2], [0.7, 0.5], (6, 2))
 
@@ -546,20 +546,20 @@ REFUSED = {
     "tiny log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be positive, got 0.0"),
     "huge log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be finite"),
     "decoder's log_std": (lambda: distributions.gaussian(X, -60.0), ValueError, "the variance of log_std must be positive, got 0.0"),
-    "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal), TypeError, r"prior must have log_prob\(z\), got <class"),
+    "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal), TypeError, r"prior must have log_prob\(z\), got <class"),
     "decoder's draw": (lambda: gaussian.sample(KEY, lambda z: z, distributions.standard_normal((2,))), TypeError, r"decoder's output must have sample\(key\)"),
     "diffusion's schedule": (lambda: priors.diffusion(lambda z, t: z, 3, (2,)), TypeError, "schedule must have alpha"),
-    "diffusion's solver": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), dj.solvers.heun), TypeError, "solver must be made by a factory"),
+    "diffusion's solver": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), solver=dj.solvers.heun), TypeError, "solver must be made by a factory"),
     "diffusion's grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), grid=[1.0, math.nan]), ValueError, "grid must be finite"),
     "likelihood_grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), likelihood_grid=[1.0, 0.0]), ValueError, "likelihood_grid must lie in the schedule's interval"),
     "beta": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0), ValueError, "beta must be 0 or more, got -1.0"),
-    "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
-    "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
-    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, 3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
-    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)"),
-    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, distributions.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.loc must have shape \(\) or \(2,\), got \(3,\)"),
+    "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
+    "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, prior=SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
+    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
+    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)"),
+    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=distributions.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.loc must have shape \(\) or \(2,\), got \(3,\)"),
     "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),
-    "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, 0), ValueError, "samples must be at least 1, got 0"),
+    "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, samples=0), ValueError, "samples must be at least 1, got 0"),
     "bits": (lambda: distributions.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),
     "levels": (lambda: distributions.discretised_logistic([0.0], 0.0, [1.0, 0.0]), ValueError, "levels must increase"),
     "no level": (lambda: distributions.discretised_logistic([0.0], 0.0, LEVELS).log_prob(jnp.array([0.5])), ValueError, "x must take values among the 4 levels"),

@@ -41,7 +41,7 @@ def as_hierarchy(chain, denoiser, variance, sequences):
     top = lambda x: ddpm.forward_marginal(chain, x, steps)
     marginal = lambda l, x: ddpm.forward_marginal(chain, x, l)
     posterior = lambda l, z, x: ddpm.posterior(chain, z, x, l)
-    reverse = lambda l, z: ddpm.reverse_step(denoiser, chain, z, l, variance)
+    reverse = lambda l, z: ddpm.reverse_step(denoiser, chain, z, l, variance=variance)
     decoder = functools.partial(reverse, 1)
     if not sequences:
         return (
@@ -79,8 +79,8 @@ def test_ddpm_s_bound_is_the_hierarchical_one(steps, variance, sequences, x64):
 
     @jax.jit
     def both(x):
-        found = hierarchical.elbo(KEY, inference, decoder, generative, x)
-        return found, ddpm.elbo(KEY, denoiser, chain, x, variance)
+        found = hierarchical.elbo(KEY, inference, decoder, generative, x=x)
+        return found, ddpm.elbo(KEY, denoiser, chain, x, variance=variance)
 
     found, expected = jax.tree.map(np.asarray, both(np.array([0.3, -0.2])))
     scale = float(np.sum(expected.denoising))
@@ -107,7 +107,7 @@ def test_one_trace_serves_all_levels():
             chain, counted, "posterior", False
         )
         jax.make_jaxpr(
-            lambda x: hierarchical.elbo(KEY, inference, decoder, generative, x).total
+            lambda x: hierarchical.elbo(KEY, inference, decoder, generative, x=x).total
         )(jnp.zeros(2))
         counts.append(len(calls))
     assert counts[0] == counts[1] == 2  # the decoder's and the levels'
@@ -189,9 +189,9 @@ def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     def draw_and_bounds(key_x, key):
         x = hierarchical.sample(key_x, *model, distributions.standard_normal((2,)))
         bottom_up = jax.vmap(
-            lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x)
+            lambda scale: hierarchical.elbo(key, chain.bottom_up(scale), *model, x=x)
         )(jnp.array([1.0, 2.0]))
-        return x, bottom_up, hierarchical.elbo(key, chain.top_down(), *model, x)
+        return x, bottom_up, hierarchical.elbo(key, chain.top_down(), *model, x=x)
 
     xs, bottom_up, top_down = jax.tree.map(
         np.asarray, draw_and_bounds(keys_of(2000), keys_of(2000, 2))
@@ -220,7 +220,7 @@ def test_one_level_is_the_plain_vae(x64):
     @jax.jit
     def everything(x):
         levels = [
-            hierarchical.elbo(KEY, inference, decoder, [], x)
+            hierarchical.elbo(KEY, inference, decoder, [], x=x)
             for inference in inferences
         ]
         return gaussian.elbo(KEY, encoder, decoder, x), levels
@@ -257,8 +257,8 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     def everything(x, z):
         bounds = [
             (
-                hierarchical.elbo(KEY, one, decoder, back, x),
-                hierarchical.elbo(KEY, many, decoder, each(back, 2), x),
+                hierarchical.elbo(KEY, one, decoder, back, x=x),
+                hierarchical.elbo(KEY, many, decoder, each(back, 2), x=x),
             )
             for one, many in pairs.values()
         ]
@@ -267,7 +267,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
             hierarchical.sample(KEY, decoder, each(back, 2), prior),
         ]
         means = (
-            hierarchical.decode(KEY, decoder, each(back, 2), z, 3, mean=True),
+            hierarchical.decode(KEY, decoder, each(back, 2), z, level=3, mean=True),
             back(2, back(3, z)[0])[0],
         )
         return bounds, samples, means
@@ -283,7 +283,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
 def test_means_of_any_law_are_passed_down():
     """mean=True takes the mean of a target, a method, as of a decoder, an attribute."""
     law = lambda z: targets.gaussian(2 * z, 0.5)
-    found = hierarchical.decode(KEY, law, [law], X, 2, mean=True)
+    found = hierarchical.decode(KEY, law, [law], X, level=2, mean=True)
     np.testing.assert_allclose(found, 4 * X, rtol=1e-6)
 
 
@@ -518,7 +518,7 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
     inference = hierarchical.bottom_up(encoders)
     bound = jax.vmap(
         lambda k, x: (
-            hierarchical.elbo(k, inference, layers[0], layers[1:], x, prior).total
+            hierarchical.elbo(k, inference, layers[0], layers[1:], x=x, prior=prior).total
         )
     )
     gap = np.asarray(
@@ -535,29 +535,29 @@ X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
 WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
 REFUSED = {
-    "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], X), ValueError, "generative must be 1 kernels for 2 levels, got 0"),
-    "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], X), ValueError, "generative must be 1 kernels for 2 levels, got 2"),
+    "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X), ValueError, "generative must be 1 kernels for 2 levels, got 0"),
+    "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], x=X), ValueError, "generative must be 1 kernels for 2 levels, got 2"),
     "posteriors": (lambda: hierarchical.top_down(PAIR, [PAIR], levels=4), ValueError, "posteriors must be 3 kernels for 4 levels, got 1"),
     "marginals": (lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]), ValueError, "marginals must be 2 kernels for 2 levels, got 1"),
     "levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)), ValueError, "levels must be given where kernels is one function"),
     "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), levels=0), ValueError, "levels must be between 1 and 1000, got 0"),
     "none": (lambda: hierarchical.bottom_up([]), ValueError, "kernels must hold at least one kernel"),
     "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the level, got 3"),
-    "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], X), TypeError, "inference must be made by bottom_up or top_down"),
-    "generative's shape": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], X), ValueError, r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\)"),
-    "marginals' shape": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]), PLAIN, [PAIR], X), ValueError, r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)"),
-    "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), levels=3), PLAIN, lambda l, z: PAIR(z), X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
-    "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, 3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
-    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1), TypeError, r"decoder's output must have sample\(key\)"),
-    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, 1, mean=True), TypeError, "decoder's output must have mean"),
+    "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], x=X), TypeError, "inference must be made by bottom_up or top_down"),
+    "generative's shape": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], x=X), ValueError, r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)"),
+    "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], x=X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\)"),
+    "marginals' shape": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]), PLAIN, [PAIR], x=X), ValueError, r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)"),
+    "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], x=X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
+    "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), levels=3), PLAIN, lambda l, z: PAIR(z), x=X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
+    "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, level=3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
+    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, level=1), TypeError, r"decoder's output must have sample\(key\)"),
+    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, level=1, mean=True), TypeError, "decoder's output must have mean"),
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
-    "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], X), ValueError, r"kernels\[2\]'s mean must be finite"),
-    "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X * math.nan), ValueError, "x must be finite, got 2 NaN"),
-    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, 3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
-    "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], X, distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
-    "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, 3), ValueError, "level must be at most 2, the levels of generative, got 3"),
+    "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], x=X), ValueError, r"kernels\[2\]'s mean must be finite"),
+    "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X * math.nan), ValueError, "x must be finite, got 2 NaN"),
+    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
+    "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
+    "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, level=3), ValueError, "level must be at most 2, the levels of generative, got 3"),
     "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),
     "layers": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN], X), ValueError, "decoders must be as many as encoders, 2, got 1"),
     "layer's shape": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN, WIDE], X), ValueError, r"decoders\[1\]'s mean must have shape \(2,\), got \(3,\)"),

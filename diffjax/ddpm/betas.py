@@ -1,4 +1,4 @@
-"""β tables of the discrete chain, in float64 on the host."""
+"""Tables of β for the discrete chain, in float64 on the host."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,26 @@ import numpy as np
 from .. import checks
 from ..schedules import Schedule, check
 
+__all__ = [
+    "betas_of",
+    "constant_betas",
+    "cosine_betas",
+    "linear_betas",
+    "sigmoid_betas",
+]
+
 
 def linear_betas(
     steps: int, first: float | None = None, last: float | None = None
 ) -> np.ndarray:
-    """β rising from first to last in equal steps. Ho et al. 2020, section 4.
+    """Betas that rise in equal steps (Ho et al. 2020, section 4).
 
     Args:
       steps: T, 2 or more.
       first: β_1, in (0, 1). Default 0.1/T, the paper's 1e-4 at its 1000 steps.
-      last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but at most 0.999. Both defaults scale with
-        1/T so that every length leaves about the same signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
+      last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but at most
+        0.999. Both defaults scale with 1/T so that every length leaves about the same
+        signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
@@ -34,10 +43,28 @@ def linear_betas(
 
 
 def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.ndarray:
-    """β_t = min(1 − f(t/T)/f((t−1)/T), clip), f(u) = cos²(½π (u + offset)/(1 + offset)); (steps,) in float64.
+    """Cosine betas (Nichol & Dhariwal 2021, equation 17).
 
-    ᾱ_t is f(t/T)/f(0) up to the clipping, which keeps the last β below 1. Raises ValueError for fewer than 2 steps, an
-    offset that is not positive, a clip outside (0, 1). Nichol & Dhariwal 2021, eq. 17.
+        β_t = min(1 − f(t/T)/f((t−1)/T), clip)
+        f(u) = cos²(½π (u + offset)/(1 + offset))
+
+    ᾱ_t is f(t/T)/f(0) up to the clipping, which keeps the last β below 1.
+
+    Args:
+      steps: T, 2 or more.
+      offset: Positive.
+      clip: The greatest β, in (0, 1).
+
+    Returns:
+      (steps,) in float64, for `schedules.from_betas`.
+
+    Raises:
+      ValueError: For fewer than 2 steps, an offset that is not positive, or a clip
+        outside (0, 1).
+
+    Example:
+      >>> dj.ddpm.cosine_betas(4).shape
+      (4,)
     """
     steps, clip = _arguments(steps, clip=clip)
     offset = checks.positive("offset", offset)
@@ -54,19 +81,25 @@ def sigmoid_betas(
     last: float | None = None,
     reach: float = 6.0,
 ) -> np.ndarray:
-    """β = first + (last − first) sigmoid(z), z rising from −reach to reach in equal steps. Xu et al. 2022, appendix.
+    """Betas along a sigmoid (Xu et al. 2022, appendix).
+
+        β = first + (last − first) sigmoid(z)
+
+    z rises from −reach to reach in equal steps.
 
     Args:
       steps: T, 2 or more.
       first: Lower limit of β, in (0, 1). Default 0.1/T.
-      last: Upper limit of β, in (0, 1). Default 20/T, at most 0.999. See `linear_betas` for the scaling.
+      last: Upper limit of β, in (0, 1). Default 20/T, at most 0.999. See
+        `linear_betas` for the scaling.
       reach: Positive. β_1 and β_T come within a share sigmoid(−reach) of the limits.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
 
     Raises:
-      ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is not positive.
+      ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is not
+        positive.
     """
     steps, first, last = _ends(steps, first, last)
     z = np.linspace(-1, 1, steps) * checks.positive("reach", reach)
@@ -92,10 +125,26 @@ def constant_betas(steps: int, beta: float | None = None) -> np.ndarray:
 
 
 def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
-    """β_i = 1 − ᾱ(i/T)/ᾱ((i − 1)/T) of a variance-preserving schedule with t_max = 1, ᾱ(0) = 1; (steps,) in float64.
+    """Betas of a variance-preserving schedule (Song et al. 2021, appendix B).
 
-    The chain of `schedules.from_betas` then has the schedule's log-SNR at t = i/T, so that it tends to its SDE. Raises
-    ValueError for fewer than 2 steps, t_max ≠ 1, and a schedule with α² + σ² ≠ 1. Song et al. 2021, appendix B.
+        β_i = 1 − ᾱ(i/T)/ᾱ((i − 1)/T)
+
+    The chain of `schedules.from_betas` then has the schedule's log-SNR at t = i/T, so
+    that it tends to its SDE.
+
+    Args:
+      schedule: A schedule with α² + σ² = 1, t_max = 1 and ᾱ(0) = 1.
+      steps: T, 2 or more.
+
+    Returns:
+      (steps,) in float64.
+
+    Raises:
+      ValueError: For fewer than 2 steps, t_max ≠ 1, or a schedule with α² + σ² ≠ 1.
+
+    Example:
+      >>> dj.ddpm.betas_of(dj.schedules.vp_linear(), 10).shape
+      (10,)
     """
     check(schedule)
     steps = checks.integer("steps", steps, minimum=2)
@@ -105,18 +154,20 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
             np.asarray(f(jnp.asarray(t)), np.float64)
             for f in (schedule.alpha, schedule.sigma)
         )
-    if float(schedule.t_max) != 1:
-        raise ValueError(f"schedule must have t_max = 1, got {schedule.t_max}")
+    checks.require(
+        float(schedule.t_max) == 1,
+        f"schedule must have t_max = 1, got {schedule.t_max}",
+    )
     gap = np.max(np.abs(alpha**2 + sigma**2 - 1))
-    if gap > 1e-6:
-        raise ValueError(
-            f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}"
-        )
+    checks.require(
+        gap <= 1e-6,
+        f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}",
+    )
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 
 
 def _ends(steps, first, last):
-    """steps and the ends of a rising table, checked; 1e-4 and 0.02 at 1000 steps by default."""
+    """Checked steps and ends of a rising table, by default scaled 1e-4 and 0.02."""
     steps = checks.integer("steps", steps, minimum=2)
     first = _scaled(1e-4, steps) if first is None else first
     return _arguments(
@@ -125,14 +176,12 @@ def _ends(steps, first, last):
 
 
 def _scaled(beta, steps):
-    """A β made for 1000 steps at another number of them: Σβ stays, as long as no β passes 0.999."""
+    """A β made for 1000 steps at another number of them. Σβ stays below the limit."""
     return min(beta * (1000 / steps), 0.999)
 
 
 def _arguments(steps, **fractions):
-    """steps and numbers that must lie in (0, 1), checked."""
     for name, value in fractions.items():
         value = checks.number(name, value)
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+        checks.require(0 < value < 1, f"{name} must lie in (0, 1), got {value}")
     return checks.integer("steps", steps, minimum=2), *map(float, fractions.values())

@@ -1,4 +1,4 @@
-"""The chain's bound on −log p of one example, term by term, and what it says of rate and distortion."""
+"""The chain's bound on −log p of one example, term by term; its rate and distortion."""
 
 import functools
 from collections.abc import Callable
@@ -24,13 +24,21 @@ from ..types import (
     combine,
     partition,
 )
-from .kernels import entry, model_of
+from .reverse import reverse_model
+from .transitions import entry
+
+__all__ = ["Bound", "RateDistortion", "elbo", "rate_distortion", "two_variable_elbo"]
 
 
 class Bound(NamedTuple):
-    """A bound on −log p(x) of one example, in nats, term by term: in expectation over the noise total ≥ −log p(x).
+    """A bound on −log p(x) of one example, in nats, term by term.
 
-    prior: (), L_T = KL(q(x_T | x_0) ‖ p(x_T)). denoising: (n,), summed. reconstruction: (), L_0 = −log p(x_0 | x_1).
+    In expectation over the noise total ≥ −log p(x).
+
+    Attributes:
+      prior: (), L_T = KL(q(x_T | x_0) ‖ p(x_T)).
+      denoising: (n,), the terms of the steps, to be summed.
+      reconstruction: (), L_0 = −log p(x_0 | x_1).
     """
 
     prior: Array
@@ -39,45 +47,84 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Array:
-        """The sum of all terms, −ELBO; shape ()."""
+        """The sum of all terms, −ELBO, shape ()."""
         return self.prior + jnp.sum(self.denoising, -1) + self.reconstruction
 
     def bits_per_dim(
-        self, x_shape: tuple[int, ...], bins: int, width: float = 1.0
+        self, x_shape: tuple[int, ...], bins: int, width: Scalar = 1.0
     ) -> Array:
-        """The total as a code length, `distributions.bits_per_dim`.
+        """The total as a code length, see `distributions.bits_per_dim`.
 
-        width: 1 where levels were given, whose total bounds −log P; for a Gaussian decoder of dequantised data the
-        lattice's spacing.
+        Args:
+          x_shape: The shape of an example.
+          bins: The number of levels of an entry.
+          width: 1 where levels were given, whose total bounds −log P. For a Gaussian
+            decoder of dequantised data, the lattice's spacing.
+
+        Returns:
+          Bits per dimension, shape ().
         """
         return bits_per_dim(-self.total, x_shape, bins, width)
 
 
+@checks.arguments(
+    key=checks.key, x=check_example, chunk=checks.optional(checks.integer, 1)
+)
 def elbo(
     key: Key,
     denoiser: Denoiser,
     chain: DiscreteChain,
     x: ArrayLike,
+    *,
     variance: str = "posterior",
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
     prior: Gaussian | None = None,
     chunk: int | None = None,
 ) -> Bound:
-    """The bound of the chain on −log p(x) of one example, one draw of x_t ~ q(x_t | x) for each term.
+    """The chain's bound on −log p(x) of one example (Ho et al. 2020, equation 5).
 
-    L_T = KL(q(x_T | x) ‖ p(x_T)) exactly; denoising: (T − 1,), entry i for index t = i + 2: L_{t−1} = KL(q(x_{t−1} |
-    x_t, x) ‖ p(x_{t−1} | x_t)); L_0 = −log p(x | x_1). x: one example. variance: "forward", "posterior", "optimal" or
-    "learned", see `VARIANCES`: with β̃, "posterior", the bound stays above −log p for spread-out data however great T,
-    with "optimal" it does not. It is also the decoder's unless decoder_variance, () or of x's shape, is given. levels:
-    (K,), the values that entries of lattice data take: the decoder is then `discretised_log_prob`, and the total bounds
-    −log P(x). prior: p(x_T), default N(0, I). chunk: indices at a time, to bound memory, in the gradient too; default
-    all T.
+        L_T = KL(q(x_T | x) ‖ p(x_T))
+        L_{t−1} = KL(q(x_{t−1} | x_t, x) ‖ p(x_{t−1} | x_t)),    t = 2 … T
+        L_0 = −log p(x | x_1)
 
-    Gradients flow to the denoiser, to x and to the betas of `from_betas`, the noise held. Tables are made in float64 on
-    the host where the chain is concrete. Raises ValueError for unknown variances, entries of x that are no level,
-    decoder_variance ≤ 0, chunk < 1; TypeError for a chain that is none. Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021,
-    eq. 4–7.
+    L_T is exact. Every other term is one draw of x_t ~ q(x_t | x). Gradients flow to
+    the denoiser, to x and to the betas of `from_betas`, with the noise held. Tables
+    are made in float64 on the host where the chain is concrete.
+
+    Args:
+      key: A typed key.
+      denoiser: (x, t) -> D, or a pair for the variances "optimal" and "learned", see
+        `paired`.
+      chain: A chain made by `schedules.from_betas`.
+      x: One example.
+      variance: A name of `VARIANCES`. With "posterior" the bound stays above −log p
+        for spread-out data however great T is. With "optimal" it does not.
+      levels: (K,), increasing, the values that entries of lattice data take. The
+        decoder is then `distributions.discretised_log_prob`, and the total bounds
+        −log P(x).
+      decoder_variance: The variance of p(x | x_1), () or of x's shape. Default: that of
+        the model's step.
+      prior: p(x_T), a `distributions.Gaussian`. Default N(0, I).
+      chunk: How many indices at a time, to bound memory, of the gradient too. Default:
+        all T.
+
+    Returns:
+      The bound, whose `denoising` (T − 1,) has entry i for t = i + 2.
+
+    Raises:
+      ValueError: For an unknown variance, entries of x that are no level, a
+        decoder_variance that is not positive, or chunk < 1.
+      TypeError: For another schedule or prior.
+
+    References:
+      Nichol & Dhariwal 2021, equations 4–7.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(8))
+      >>> bound = dj.ddpm.elbo(key, lambda x, t: 0.5 * x, chain, jnp.ones(2))
+      >>> bound.denoising.shape, bound.total.shape
+      ((7,), ())
     """
     model, x, prior, chunk = _elbo_arguments(
         key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
@@ -86,24 +133,52 @@ def elbo(
     return Bound(*_elbo_terms(static, chunk, arrays, key, x, prior))
 
 
+@checks.arguments(
+    key=checks.key, x=check_example, chunk=checks.optional(checks.integer, 1)
+)
 def two_variable_elbo(
     key: Key,
     denoiser: Denoiser,
     chain: DiscreteChain,
     x: ArrayLike,
+    *,
     variance: str = "posterior",
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
     prior: Gaussian | None = None,
     chunk: int | None = None,
 ) -> Bound:
-    """The same bound as `elbo` in expectation, split without q(x_{t−1} | x_t, x_0): two draws for each term.
+    """The bound of `elbo`, split without q(x_{t−1} | x_t, x_0), for comparison.
 
-    prior: KL(q(x_T | x_{T−1}) ‖ p(x_T)). denoising: (T − 1,), entry i for t = i + 1: E log q(x_t | x_{t−1}) / p(x_t |
-    x_{t+1}) given draws of x_{t−1} and x_{t+1}, in closed form over the bridge b = q(x_t | x_{t−1}, x_{t+1}) as KL(b ‖
-    p(x_t | x_{t+1})) − KL(b ‖ q(x_t | x_{t−1})). Often printed is KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})), which draws
-    x_t without regard to x_{t+1}: that is looser, by a nat a term and dimension where steps are small. For comparison;
-    `elbo` has the smaller variance. Arguments and errors as in `elbo`.
+        E log q(x_t | x_{t−1}) / p(x_t | x_{t+1}),    t = 1 … T − 1
+
+    It equals `elbo` in expectation, whose variance is smaller. Given draws of x_{t−1}
+    and x_{t+1}, a term has a closed form over the bridge b = q(x_t | x_{t−1}, x_{t+1}):
+
+        KL(b ‖ p(x_t | x_{t+1})) − KL(b ‖ q(x_t | x_{t−1}))
+
+    Often printed is KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})), which draws x_t without
+    regard to x_{t+1}. That is looser, by a nat per term and dimension where steps are
+    small.
+
+    Args:
+      key: A typed key.
+      denoiser: As in `elbo`.
+      chain: As in `elbo`.
+      x: One example.
+      variance: As in `elbo`.
+      levels: As in `elbo`.
+      decoder_variance: As in `elbo`.
+      prior: As in `elbo`.
+      chunk: As in `elbo`.
+
+    Returns:
+      The bound. Its prior term is KL(q(x_T | x_{T−1}) ‖ p(x_T)), and `denoising`
+      (T − 1,) has entry i for t = i + 1.
+
+    Raises:
+      ValueError: As `elbo`.
+      TypeError: As `elbo`.
     """
     model, x, prior, chunk = _elbo_arguments(
         key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
@@ -113,25 +188,51 @@ def two_variable_elbo(
 
 
 class RateDistortion(NamedTuple):
-    """rate: (T,), bits per dimension spent until x_t is known. rmse: (T,), √mean (x_0 − D(x_t))². By index 1 … T."""
+    """Rate and distortion of one example by index 1 … T.
+
+    Attributes:
+      rate: (T,), bits per dimension spent until x_t is known.
+      rmse: (T,), √mean (x_0 − D(x_t))².
+    """
 
     rate: Array
     rmse: Array
 
 
+@checks.arguments(
+    key=checks.key, x=check_example, chunk=checks.optional(checks.integer, 1)
+)
 def rate_distortion(
     key: Key,
     denoiser: Denoiser,
     chain: DiscreteChain,
     x: ArrayLike,
+    *,
     variance: str = "posterior",
     prior: Gaussian | None = None,
     chunk: int | None = None,
 ) -> RateDistortion:
-    """What one example costs and how well x̂_0 = D(x_t) shows it, when the chain is sent from x_T down to x_t.
+    """Rate and distortion of sending x_T down to x_t (Ho et al. 2020, section 4.3).
 
-    The rate at t is L_T + Σ_{s>t} L_{s−1}; what remains at index 1 is L_0, after which nothing is lost. Draws are those
-    of `elbo` under the same key. Arguments and errors as in `elbo`. Ho et al. 2020, section 4.3.
+    The rate at t is L_T + Σ_{s>t} L_{s−1}. What remains at index 1 is L_0, after which
+    nothing is lost. The distortion is the error of x̂_0 = D(x_t). The draws are those of
+    `elbo` under the same key.
+
+    Args:
+      key: A typed key.
+      denoiser: As in `elbo`.
+      chain: As in `elbo`.
+      x: One example.
+      variance: As in `elbo`.
+      prior: As in `elbo`.
+      chunk: As in `elbo`.
+
+    Returns:
+      Rates and distortions, each (T,).
+
+    Raises:
+      ValueError: As `elbo`.
+      TypeError: As `elbo`.
     """
     model, x, prior, chunk = _elbo_arguments(
         key, denoiser, chain, x, variance, None, None, prior, chunk
@@ -142,12 +243,10 @@ def rate_distortion(
 
 @types.compiled(static_argnums=(0, 1))
 def _rate_distortion(static, chunk, arrays, key, x, prior):
-    """(rate, rmse) of `rate_distortion`, each (T,)."""
     nats, errors = _terms(static, chunk, arrays, key, x)
     chain = combine(arrays, static).chain
-    after = jnp.concatenate(
-        [nats[1:], prior_matching(chain, x, prior)[None]]
-    )  # what reaching each index adds
+    # nats that reaching every index adds, from the prior's term at T downwards
+    after = jnp.concatenate([nats[1:], prior_matching(chain, x, prior)[None]])
     spent = jnp.cumsum(after[::-1])[::-1]
     positive = errors > 0  # the root of 0 has no gradient
     rmse = jnp.where(positive, jnp.sqrt(jnp.where(positive, errors, 1)), 0)
@@ -157,30 +256,24 @@ def _rate_distortion(static, chunk, arrays, key, x, prior):
 def _elbo_arguments(
     key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
 ):
-    checks.key("key", key)
-    x = check_example("x", x)
-    model = model_of(denoiser, chain, variance, levels, decoder_variance, x.shape)
+    model = reverse_model(denoiser, chain, variance, levels, decoder_variance, x.shape)
     if levels is not None:
         level_index(x, model.levels)
-    return model, x, check_prior(prior, 1.0, x.shape), check_chunk(chunk)
+    return model, x, check_prior(prior, 1.0, x.shape), chunk
 
 
 def check_prior(
     prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]
 ) -> Gaussian:
-    """The prior given, refused unless a Gaussian over examples of this shape, or N(0, variance)."""
-    if prior is not None and not isinstance(prior, Gaussian):
-        raise TypeError(
-            f"prior must be a distributions.Gaussian(loc, var), got {prior!r}"
-        )
+    """A checked prior over examples of this shape, by default N(0, variance)."""
     if prior is None:
         return Gaussian(0.0, variance)
+    checks.require(
+        isinstance(prior, Gaussian),
+        f"prior must be a distributions.Gaussian(loc, var), got {prior!r}",
+        TypeError,
+    )
     return check_gaussian("prior", prior, shape)
-
-
-def check_chunk(chunk: int | None) -> int | None:
-    """None, or a Python int of 1 at least."""
-    return None if chunk is None else checks.integer("chunk", chunk, minimum=1)
 
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:
@@ -195,23 +288,22 @@ def _prior_matching(schedule, x, prior):
 
 @types.compiled(static_argnums=(0, 1))
 def _elbo_terms(static, chunk, arrays, key, x, prior):
-    """(prior (), denoising (T − 1,), reconstruction ()) of `elbo`."""
     nats, _ = _terms(static, chunk, arrays, key, x)
     return _prior_matching(combine(arrays, static).chain, x, prior), nats[1:], nats[0]
 
 
 @types.compiled(static_argnums=(0, 1))
 def _terms(static, chunk, arrays, key, x):
-    """The nats of L_0 … L_{T−1} and the mean squared errors of D at the indices 1 … T, each (T,)."""
+    """Nats of L_0 … L_{T−1}, and mean squared errors of D at 1 … T, each (T,)."""
     model = combine(arrays, static)
 
     def observed(term, index):
-        row, data, spread = model.observe(key, x, index)
-        return term(row, x, data, spread), jnp.mean((x - data) ** 2)
+        step, denoised, second = model.observe(key, x, index)
+        return term(step, x, denoised, second), jnp.mean((x - denoised) ** 2)
 
-    first = observed(model.reconstruction, 1)
+    first = observed(model.reconstruction_term, 1)
     rest = map_chunks(
-        functools.partial(observed, model.denoising),
+        functools.partial(observed, model.denoising_term),
         jnp.arange(2, model.chain.steps + 1),
         chunk,
     )
@@ -222,12 +314,11 @@ def _terms(static, chunk, arrays, key, x):
 
 @types.compiled(static_argnums=(0, 1))
 def _two_variable_terms(static, chunk, arrays, key, x, prior):
-    """(prior (), denoising (T − 1,), reconstruction ()) of `two_variable_elbo`."""
     model = combine(arrays, static)
     steps = model.chain.steps
 
     def before(index):
-        """A draw of x_{index−1}; x_0 itself for index 1."""
+        """A draw of x_{index−1}, for index 1 x_0 itself."""
         t = (index - 1) / steps
         noisy = schedules.perturb(
             model.chain, x, t, normal(key, index, x.shape, x.dtype)
@@ -235,12 +326,10 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
         return jnp.where(index == 1, x, noisy)
 
     def term(index):
-        here, after = entry(model.rows, index), entry(model.rows, index + 1)
+        here, after = entry(model.steps, index), entry(model.steps, index + 1)
         keep, keep_after = 1 - here.beta, 1 - after.beta
-        x_before, spread = (
-            before(index),
-            after.beta + keep_after * here.beta,
-        )  # of x_{t+1} given x_{t−1}
+        x_before = before(index)
+        spread = after.beta + keep_after * here.beta  # Var(x_{t+1} | x_{t−1})
         noise = normal(key, steps + index, x.shape, x.dtype)
         x_after = jnp.sqrt(keep * keep_after) * x_before + jnp.sqrt(spread) * noise
         towards = (
@@ -248,25 +337,27 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
             + jnp.sqrt(keep_after) * here.beta * x_after
         )
         bridge = Gaussian(towards / spread, here.beta * after.beta / spread)
-        model_step = model.step(after, x_after, *model.predict(after, x_after))
-        return gaussian_kl(bridge, model_step) - gaussian_kl(
-            bridge, Gaussian(jnp.sqrt(keep) * x_before, here.beta)
-        )
+        p = model.transition(after, x_after, *model.predict(after, x_after))
+        q = Gaussian(jnp.sqrt(keep) * x_before, here.beta)
+        return gaussian_kl(bridge, p) - gaussian_kl(bridge, q)
 
-    last = entry(model.rows, steps)
+    last = entry(model.steps, steps)
     prior_term = gaussian_kl(
         Gaussian(jnp.sqrt(1 - last.beta) * before(steps), last.beta), prior
     )
-    row, data, spread = model.observe(jax.random.fold_in(key, 0), x, 1)
+    step, denoised, second = model.observe(jax.random.fold_in(key, 0), x, 1)
     return (
         prior_term,
         map_chunks(term, jnp.arange(1, steps), chunk),
-        model.reconstruction(row, x, data, spread),
+        model.reconstruction_term(step, x, denoised, second),
     )
 
 
 def map_chunks(function: Callable, values: Array, chunk: int | None) -> Any:
-    """`function` over the leading axis, `chunk` of it at a time; its gradient then recomputes what it needs."""
+    """A function over the leading axis, `chunk` entries at a time.
+
+    The gradient then recomputes the function's intermediate values.
+    """
     if chunk is None:
         return jax.vmap(function)(values)
     return jax.lax.map(jax.checkpoint(function), values, batch_size=chunk)

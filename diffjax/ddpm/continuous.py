@@ -1,4 +1,4 @@
-"""The bound in continuous time, of any schedule, and what a learned schedule minimises."""
+"""The bound in continuous time, of any schedule; the objective of learned schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -19,29 +19,61 @@ from ..types import (
     combine,
     partition,
 )
-from .bound import Bound, check_chunk, check_prior, map_chunks, prior_matching
-from .kernels import check_decoder_variance, decoder_log_prob
+from .bound import Bound, check_prior, map_chunks, prior_matching
 from .objectives import weighted_error
+from .reverse import check_decoder_variance, decoder
+
+__all__ = ["continuous_elbo", "continuous_loss", "schedule_variance_loss"]
 
 
+def _schedule(_, value):
+    return schedules.check(value)
+
+
+_ARGUMENTS = {
+    "key": checks.key,
+    "denoiser": (checks.callable_, "denoiser(x, t)"),
+    "schedule": _schedule,
+    "x": check_example,
+}
+
+
+@checks.arguments(**_ARGUMENTS)
 def continuous_loss(
     key: Key,
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     t: Scalar | None = None,
 ) -> Array:
-    """½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min) of one example, in nats, shape (): the denoising terms at T = ∞.
+    """Denoising terms of the bound at T = ∞ (Kingma et al. 2021, equations 17–18).
 
-    Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR, which depends on the schedule by its end points alone
-    where D depends on t by the log-SNR alone (so do scaled inputs of `predictions.denoiser`). x: one example. t: (), in
-    [t_min, t_max]; default one draw. Raises ValueError for a t outside, NaN in x, or an answer of another shape;
-    TypeError for what is no key, denoiser or schedule. Kingma et al. 2021, eq. 17–18.
+        ½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min)
+
+    Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR. Where D depends on t by
+    the log-SNR alone, that depends on the schedule by its end points alone. So do the
+    scaled inputs of `predictions.denoiser`.
+
+    Args:
+      key: A typed key.
+      denoiser: (x, t) -> D.
+      schedule: Any schedule.
+      x: One example.
+      t: (), in [t_min, t_max]. Default: one draw.
+
+    Returns:
+      The loss in nats, shape ().
+
+    Raises:
+      ValueError: For a t outside the interval, NaN in x, or a denoiser that returns
+        another shape.
+      TypeError: For what is no key, denoiser or schedule.
+
+    Example:
+      >>> dj.ddpm.continuous_loss(key, denoiser, schedule, jnp.ones(2)).shape
+      ()
     """
-    checks.key("key", key)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    schedules.check(schedule)
-    x = check_example("x", x)
     if t is not None and not checks.is_traced(t, schedule):
         t = checks.within("t", t, float(schedule.t_min), float(schedule.t_max))
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
@@ -67,51 +99,89 @@ def schedule_variance_loss(
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     t: Scalar | None = None,
 ) -> Array:
-    """The square of `continuous_loss`, in nats², shape (): what a learned schedule minimises between its end points.
+    """Objective of a learned schedule between its end points (Kingma et al. 2021).
 
-    Its mean over t and noise is the loss's variance plus its squared mean, which does not depend on the schedule's
-    shape, so that its gradient by the shape of `schedules.learned` is, without bias, that of the variance; the end
-    points follow the bound itself. The least is reached where |λ′| ∝ 1/√E[h²], h = ½ SNR ‖x_0 − D‖². Kingma et al.
-    2021, appendix I.2.
+    It is the square of `continuous_loss`. Its mean over t and noise is the loss's
+    variance plus its squared mean, which does not depend on the schedule's shape. Its
+    gradient by the shape of `schedules.learned` is therefore, without bias, that of
+    the variance. The end points follow the bound itself. The least is reached where
+    |λ′| ∝ 1/√E[h²], h = ½ SNR ‖x_0 − D‖².
+
+    Args:
+      key: A typed key.
+      denoiser: (x, t) -> D.
+      schedule: A learned schedule.
+      x: One example.
+      t: (), in [t_min, t_max]. Default: one draw.
+
+    Returns:
+      The objective in nats², shape ().
+
+    References:
+      Kingma et al. 2021, appendix I.2.
     """
-    return continuous_loss(key, denoiser, schedule, x, t) ** 2
+    return continuous_loss(key, denoiser, schedule, x, t=t) ** 2
 
 
+@checks.arguments(
+    **_ARGUMENTS,
+    count=(checks.integer, 1),
+    levels=checks.optional(lambda _, value: check_levels(value)),
+    chunk=checks.optional(checks.integer, 1),
+)
 def continuous_elbo(
     key: Key,
     denoiser: Denoiser,
     schedule: Schedule,
     x: ArrayLike,
+    *,
     count: int = 128,
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
     prior: Gaussian | None = None,
     chunk: int | None = None,
 ) -> Bound:
-    """The bound on −log p(x) in continuous time, of any schedule: `continuous_loss` at `count` stratified times.
+    """Bound on −log p(x) in continuous time (Kingma et al. 2021, equations 11 and 17).
 
-    denoising: (count,), each 1/count of the loss at (i + u)/count of the interval, one u ~ U(0, 1) and fresh noise for
-    each, so that the terms sum to an unbiased estimate; its spread is great where |dSNR/dt| is, as at small t_min for
-    continuous data: take more of `count`, a greater t_min, or a schedule whose log-SNR falls evenly, as `ve`. The
-    decoder stands at t_min: N(D, decoder_variance), default σ²/α² there, or its discretisation on levels. prior:
-    p(x_T), default N(0, prior_std²), what `sample` starts from. Other arguments and errors as in `elbo`. Kingma et al.
-    2021, eq. 11 and 17.
+    `continuous_loss` at `count` stratified times (i + u)/count of the interval, with
+    one u ~ U(0, 1) and fresh noise for every i. The terms sum to an unbiased estimate.
+
+    Its spread is great where |dSNR/dt| is, as at small t_min for continuous data. Take
+    then a greater count, a greater t_min, or a schedule whose log-SNR falls evenly, as
+    `ve`.
+
+    Args:
+      key: A typed key.
+      denoiser: (x, t) -> D.
+      schedule: Any schedule.
+      x: One example.
+      count: The number of times.
+      levels: As in `elbo`.
+      decoder_variance: Of the decoder N(D, decoder_variance) at t_min. Default: σ²/α²
+        there.
+      prior: p(x_T), a `distributions.Gaussian`. Default N(0, prior_std²), from which
+        `sample` starts.
+      chunk: How many times at once, to bound memory. Default: all.
+
+    Returns:
+      The bound. Its `denoising` (count,) is 1/count of the loss at every time.
+
+    Raises:
+      ValueError: As `elbo`, and for count < 1.
+      TypeError: For what is no key, denoiser, schedule or Gaussian.
+
+    Example:
+      >>> bound = dj.ddpm.continuous_elbo(key, denoiser, schedule, jnp.ones(2), count=4)
+      >>> bound.denoising.shape
+      (4,)
     """
-    checks.key("key", key)
-    count = checks.integer("count", count, minimum=1)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    schedules.check(schedule)
-    x = check_example("x", x)
-    levels = None if levels is None else check_levels(levels)
     if levels is not None:
         level_index(x, levels)
     decoder_variance = check_decoder_variance(decoder_variance, x.shape)
-    prior, chunk = (
-        check_prior(prior, as_one_program(_prior_variance, schedule), x.shape),
-        check_chunk(chunk),
-    )
+    prior = check_prior(prior, as_one_program(_prior_variance, schedule), x.shape)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     denoising, reconstruction = _continuous_terms(
         static, count, chunk, arrays, key, x, levels, decoder_variance
@@ -128,22 +198,18 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
     denoiser, schedule = combine(arrays, static)
     key_time, key_noise, key_end = jax.random.split(key, 3)
     shift = jax.random.uniform(key_time, (), x.dtype)
+    span = schedule.t_max - schedule.t_min
 
     def term(i):
-        t = (
-            schedule.t_min
-            + (schedule.t_max - schedule.t_min) * (i.astype(x.dtype) + shift) / count
-        )
-        return (
-            continuous_loss(jax.random.fold_in(key_noise, i), denoiser, schedule, x, t)
-            / count
-        )
+        t = schedule.t_min + span * (i.astype(x.dtype) + shift) / count
+        key_i = jax.random.fold_in(key_noise, i)
+        return continuous_loss(key_i, denoiser, schedule, x, t=t) / count
 
     t = jnp.asarray(schedule.t_min, x.dtype)
     noise = jax.random.normal(key_end, x.shape, x.dtype)
-    data = checks.denoised(denoiser(schedules.perturb(schedule, x, t, noise), t), x)
+    x_t = schedules.perturb(schedule, x, t, noise)
+    denoised = checks.denoised(denoiser(x_t, t), x)
     if decoder_variance is None:
         decoder_variance = (schedule.sigma(t) / schedule.alpha(t)) ** 2
-    return map_chunks(term, jnp.arange(count), chunk), -decoder_log_prob(
-        Gaussian(data, decoder_variance), x, levels
-    )
+    reconstruction = -decoder(denoised, decoder_variance, levels).log_prob(x)
+    return map_chunks(term, jnp.arange(count), chunk), reconstruction

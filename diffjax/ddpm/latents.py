@@ -18,37 +18,73 @@ from ..types import (
     compiled,
     partition,
 )
-from .kernels import VARIANCES, check_chain, check_index
+from .reverse import VARIANCES
+from .transitions import check_chain, check_index
+
+__all__ = ["interpolate"]
 
 
+@checks.arguments(
+    key=checks.key,
+    denoiser=(checks.callable_, "denoiser(x, t)"),
+    chain=check_chain,
+    variance=(checks.choice, VARIANCES),
+)
 def interpolate(
     key: Key,
     denoiser: Denoiser,
     chain: DiscreteChain,
+    *,
     start: ArrayLike,
     end: ArrayLike,
     weights: ArrayLike,
     index: int,
     variance: str = "posterior",
 ) -> Array:
-    """Examples between two: their latents at an index interpolated and decoded by the chain; (len(weights), *x.shape).
+    """Interpolation in the latents of the chain (Ho et al. 2020, section 4.4).
 
-    x̄ = (1 − w) x_i + w x_i′ with x_i ~ q(x_i | start), x_i′ ~ q(x_i | end), its noise divided by √((1 − w)² + w²) so
-    that x̄ ~ N(√ᾱ_i x_w, 1 − ᾱ_i) as a latent of x_w = (1 − w) start + w end is; then x̄_0 ~ p(x_0 | x̄), ending with
-    D. All weights share the noise, of both kinds, so that frames differ by w alone; a greater index keeps less of the
-    two.
+        x̄ = (1 − w) x_i + w x_i′,    x_i ~ q(x_i | start), x_i′ ~ q(x_i | end)
 
-    weights: (K,). index: 1 … T. variance: a name of `VARIANCES`. Raises ValueError for shapes that differ and an index
-    out of range. Ho et al. 2020, section 4.4, which does not divide.
+    The latents at an index are interpolated and decoded by the chain, x̄_0 ~ p(x_0 | x̄),
+    ending with D. All weights share the noise of both kinds, so that frames differ by w
+    alone. A greater index keeps less of the two examples.
+
+    Args:
+      key: A typed key.
+      denoiser: (x, t) -> D, or a pair, see `paired`.
+      chain: A chain made by `schedules.from_betas`.
+      start: The example at w = 0.
+      end: The example at w = 1, of the same shape.
+      weights: (K,), w.
+      index: i in 1 … T. Must be concrete, as it fixes the number of steps.
+      variance: A name of `VARIANCES`.
+
+    Returns:
+      (K, *start.shape).
+
+    Raises:
+      ValueError: For shapes that differ, or an index out of range.
+      TypeError: For a traced index, or another schedule.
+
+    References:
+      The noise of x̄ is divided by √((1 − w)² + w²), unlike in the paper, so that
+      x̄ ~ N(√ᾱ_i x_w, 1 − ᾱ_i) as a latent of x_w = (1 − w) start + w end is.
+
+    Example:
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(8))
+      >>> ends = {"start": jnp.zeros(2), "end": jnp.ones(2)}
+      >>> frames = dj.ddpm.interpolate(
+      ...     key, lambda x, t: x, chain, **ends, weights=[0.0, 0.5, 1.0], index=4
+      ... )
+      >>> frames.shape
+      (3, 2)
     """
-    checks.key("key", key)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    if checks.is_traced(index):
-        raise TypeError(
-            "index must be concrete, it fixes the number of steps; got a traced value"
-        )
-    index = int(check_index(index, check_chain(chain)))
-    checks.choice("variance", variance, VARIANCES)
+    checks.require(
+        not checks.is_traced(index),
+        "index must be concrete, it fixes the number of steps; got a traced value",
+        TypeError,
+    )
+    index = int(check_index(index, chain))
     start, end, weights = requirements.check_between(start, end, weights)
     arrays, static = partition((as_pytree_callable(denoiser), chain))
     grid = np.append(chain.times[:index][::-1], 0.0).astype(start.dtype)
@@ -57,7 +93,6 @@ def interpolate(
 
 @compiled(static_argnums=(0, 1))
 def _decoded(static, variance, arrays, key, start, end, weights, grid):
-    """The frames of `interpolate`, (K, *shape), on a grid from the latents' time to 0."""
     denoiser, chain = combine(arrays, static)
     key_noise, key_chain = jax.random.split(key)
     noises = [normal(key_noise, i, start.shape, start.dtype) for i in range(2)]

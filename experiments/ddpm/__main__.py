@@ -178,7 +178,7 @@ def bounds(
 
     def one(denoiser, key, x):
         return ddpm.elbo(
-            key, denoiser, model.schedule, x, variance, model.data.levels, chunk=25
+            key, denoiser, model.schedule, x, variance=variance, levels=model.data.levels, chunk=25
         )
 
     return training.map_examples(
@@ -342,7 +342,7 @@ def exact_gap(
     def gap(key_data, key):
         x = target.sample(key_data)
         bound = ddpm.elbo(
-            key, pair, chain, x, variance, decoder_variance=decoder, prior=prior
+            key, pair, chain, x, variance=variance, decoder_variance=decoder, prior=prior
         )
         return bound.total + target.log_prob(x)
 
@@ -394,7 +394,7 @@ def rate_distortion(
 
     def one(denoiser, key, x):
         return ddpm.rate_distortion(
-            key, denoiser, model.schedule, x, config.variance, chunk=25
+            key, denoiser, model.schedule, x, variance=config.variance, chunk=25
         )
 
     curve = training.map_examples(
@@ -439,8 +439,8 @@ def interpolations(
     for share in (0.1, 0.2, 0.4):
         index = max(1, round(share * chain.steps))
         drawn[f"latents x_{index}"] = ddpm.interpolate(
-            jax.random.key(config.seed + 6), answer(denoiser, config.variance), chain, start, end, weights, index,
-            config.variance,
+            jax.random.key(config.seed + 6), answer(denoiser, config.variance), chain, start=start, end=end, weights=weights, index=index,
+            variance=config.variance,
         )  # fmt: skip
     grid = dj.grids.log_snr(chain, 32)
     drawn["probability flow"] = dj.interpolate(

@@ -135,7 +135,7 @@ def bounds(
     def one(model, key, x):
         encoders, kernels, prior = model
         inference = hierarchical.bottom_up(encoders)
-        terms = hierarchical.elbo(key, inference, kernels[0], kernels[1:], x, prior)
+        terms = hierarchical.elbo(key, inference, kernels[0], kernels[1:], x=x, prior=prior)
         z = encode(encoders, key, x[None])[0]
         return terms.total, prior.log_prob(z)
 
@@ -353,7 +353,7 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
                 z = encoder(z).mean
                 decoded.append(
                     hierarchical.decode(
-                        jax.random.key(0), kernels[0], kernels[1:], z, level, mean=True
+                        jax.random.key(0), kernels[0], kernels[1:], z, level=level, mean=True
                     )
                 )
             return decoded

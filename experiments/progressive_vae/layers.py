@@ -293,7 +293,7 @@ def diffusion_prior(module: Any, params: Any, size: int) -> Any:
         denoiser_of(module, params),
         SCHEDULE,
         (size,),
-        SOLVER,
-        dj.grids.to_zero(grid),
-        grid,
+        solver=SOLVER,
+        grid=dj.grids.to_zero(grid),
+        likelihood_grid=grid,
     )

@@ -173,7 +173,7 @@ def train(
         return (
             -bits
             * gaussian.elbo(
-                key_noise, encoder, decoder, x, None, config.beta, config.free_bits
+                key_noise, encoder, decoder, x, prior=None, beta=config.beta, free_bits=config.free_bits
             ).total
         )
 

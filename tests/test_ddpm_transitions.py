@@ -122,7 +122,7 @@ def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
 
     def both(x, before, index):
         found = ddpm.reverse_step(
-            exact(target, chain, "optimal"), chain, x, index, "optimal"
+            exact(target, chain, "optimal"), chain, x, index, variance="optimal"
         ).log_prob(before)
         law = target if index == 1 else target.noised(chain, (index - 1) / 10)
         step = ddpm.forward_step(chain, before, index).log_prob(x)
@@ -166,7 +166,7 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
         )
         law = jax.vmap(target.noised(chain, (index - 1) / 10).log_prob)(before)
         model = ddpm.reverse_step(
-            exact(target, chain, "optimal"), chain, x, index, "optimal"
+            exact(target, chain, "optimal"), chain, x, index, variance="optimal"
         )
         return (
             jnp.exp(kernel) @ weights,
@@ -219,7 +219,7 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
             1 - jnp.stack([alpha[0], alpha[1] / alpha[0]]) ** 2
         )
         law = ddpm.reverse_step(
-            exact(target, chain, "optimal"), chain, jnp.array([0.2]), 2, "optimal"
+            exact(target, chain, "optimal"), chain, jnp.array([0.2]), 2, variance="optimal"
         )
         return (
             alpha,
@@ -287,13 +287,13 @@ def test_learned_variance_lies_between_the_two(x64):
     @jax.vmap
     def variances(index):
         low, high = (
-            ddpm.reverse_step(plain, chain, x, index, name).var
+            ddpm.reverse_step(plain, chain, x, index, variance=name).var
             for name in ("posterior", "forward")
         )
 
         def learned(share):
             pair = ddpm.paired(plain, lambda x, t: jnp.full_like(x, share))
-            return ddpm.reverse_step(pair, chain, x, index, "learned").var[0]
+            return ddpm.reverse_step(pair, chain, x, index, variance="learned").var[0]
 
         return low, high, jax.vmap(learned)(shares)
 
@@ -328,7 +328,7 @@ def test_reverse_step_is_the_solvers(variance, x64):
         run = lambda z: driver.run(
             noise_source.Source(lambda *_: z[None]), solver, problem, x=x, ts=grid
         )[0]
-        return *jax.vmap(run)(zs), ddpm.reverse_step(denoiser, chain, x, 5, variance)
+        return *jax.vmap(run)(zs), ddpm.reverse_step(denoiser, chain, x, 5, variance=variance)
 
     mean, above, law = jax.tree.map(np.asarray, steps(x, np.array([0.0, 1.0])))
     np.testing.assert_allclose(mean, law.loc, rtol=64 * EPS64)
@@ -382,7 +382,7 @@ def test_interpolation_has_the_law_of_latents_between(x64):
     chain, index, count = schedules.from_betas(vp_betas(32)), 9, 20_000
     denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
     run = jax.vmap(lambda key: ddpm.interpolate(
-        key, denoiser, chain, jnp.array([-1.0]), jnp.array([2.0]), weights, index, "optimal"))  # fmt: skip
+        key, denoiser, chain, start=jnp.array([-1.0]), end=jnp.array([2.0]), weights=weights, index=index, variance="optimal"))  # fmt: skip
     found = np.asarray(quick(lambda: run(jax.random.split(KEY, count)))())[
         ..., 0
     ]  # (count, 3)
@@ -498,8 +498,8 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
         return (
             bound,
             two,
-            ddpm.simple_loss(key, denoiser, chain, x0, 8),
-            ddpm.bound_loss(key, denoiser, chain, x0, 8),
+            ddpm.simple_loss(key, denoiser, chain, x0, index=8),
+            ddpm.bound_loss(key, denoiser, chain, x0, index=8),
         )
 
     @quick
@@ -509,7 +509,7 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
             all_terms(scale),
             jax.jacfwd(all_terms)(scale),
             step.loc,
-            ddpm.kernels.state_at(key, chain, x0, 8, 1.0),
+            ddpm.transitions.state_at(key, chain, x0, 8, 1.0),
         )
 
     (bound, two, simple, last), slopes, mean, noise = everything(0.3)

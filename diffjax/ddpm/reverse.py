@@ -1,0 +1,282 @@
+"""The model of the chain backwards: a denoiser, a variance for its steps, a decoder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..distributions.discretised import DiscretisedGaussian
+from ..distributions.lattice import check_levels
+from ..distributions.normal import Gaussian, gaussian_kl_entries
+from ..schedules import DiscreteChain
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    Key,
+    Scalar,
+    as_pytree_callable,
+    one_program,
+    pytree,
+    static_field,
+)
+from .transitions import (
+    StepCoefficients,
+    check_chain,
+    coefficients_at,
+    entry,
+    state_at,
+    step_coefficients,
+)
+
+__all__ = ["PAIRED", "VARIANCES", "Paired", "paired", "reverse_step"]
+
+LEAST_SHARE = 1e-6
+"""The least optimal variance at the first index, as a share of the second's β̃.
+
+Where x_0 is certain it would be 0.
+"""
+
+VARIANCES: dict[str, Callable] = {
+    "forward": lambda step, _: step.beta,
+    "posterior": lambda step, _: step.clipped,
+    "optimal": lambda step, variance_of_data: jnp.maximum(
+        step.variance + step.data**2 * variance_of_data, LEAST_SHARE * step.clipped
+    ),
+    "learned": lambda step, share: jnp.exp(
+        share * jnp.log(step.beta) + (1 - share) * jnp.log(step.clipped)
+    ),
+}
+"""The variance v of p(x_{t−1} | x_t) for each name.
+
+forward: β, right for data of unit variance.
+posterior: β̃, right for data that are one point. At the first index, where it is 0, the
+  second's (Ho et al. 2020, section 3.2).
+optimal: β̃ + c_0² Var(x_0 | x_t), the variance of q(x_{t−1} | x_t), where the denoiser
+  returns (D, Var) (Bao et al. 2022, Theorem 1).
+learned: β^v β̃^{1−v}, where it returns (D, v) (Nichol & Dhariwal 2021, equation 15).
+
+Var and v are of shape () or of x's.
+"""
+
+PAIRED = ("optimal", "learned")
+"""The variances for which the denoiser returns a pair."""
+
+
+@pytree
+class Paired:
+    """(x, t) -> (first(x, t), second(x, t)). See `paired`."""
+
+    first: Any
+    second: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> tuple[Array, Array]:
+        """Both functions' values."""
+        return self.first(x, t, *condition), self.second(x, t, *condition)
+
+
+def paired(denoiser: Denoiser, second: Callable) -> Paired:
+    """Denoiser that returns a pair, for the variances "optimal" and "learned".
+
+        (x, t) -> (D(x, t), second(x, t))
+
+    A network that returns both at once, as a tuple, needs no `paired`. Functions that
+    wrap a denoiser, as guidance does, expect D alone. Wrap first and pair last:
+    `paired(guided, second)`.
+
+    Args:
+      denoiser: (x, t) -> D.
+      second: (x, t) -> Var(x_0 | x_t) for "optimal", or the share v for "learned", of
+        shape () or of x's.
+
+    Returns:
+      The pair, a pytree callable.
+
+    Raises:
+      TypeError: For what cannot be called.
+
+    Example:
+      >>> pair = dj.ddpm.paired(denoiser, dj.predictions.variance(schedule, denoiser))
+      >>> [part.shape for part in pair(jnp.ones(2), 0.5)]
+      [(2,), (2,)]
+    """
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.callable_("second", second, "second(x, t)")
+    return Paired(as_pytree_callable(denoiser), as_pytree_callable(second))
+
+
+def reverse_step(
+    denoiser: Denoiser,
+    chain: DiscreteChain,
+    x: ArrayLike,
+    index: Any,
+    *,
+    variance: str = "posterior",
+) -> Gaussian:
+    """One step of the model backwards (Ho et al. 2020, equation 11).
+
+        p(x_{i−1} | x_i = x) = N(c_0 D + c_i x, v)
+
+    The mean is the posterior's at x_0 = D. With ε̂ = (x − √ᾱ D)/√(1 − ᾱ) it is
+    (x − β ε̂/√(1 − ᾱ))/√(1 − β).
+
+    Args:
+      denoiser: (x, t) -> D, or a pair for the variances "optimal" and "learned", see
+        `paired`.
+      chain: A chain made by `schedules.from_betas`.
+      x: The state x_i, one example.
+      index: i in 1 … T.
+      variance: A name of `VARIANCES`, for v.
+
+    Returns:
+      A `distributions.Gaussian` over examples of x's shape.
+
+    Raises:
+      ValueError: For another name, or an index out of range.
+      TypeError: For another schedule.
+
+    References:
+      Nichol & Dhariwal 2021, equation 15. Bishop & Bishop 2024, Algorithm 20.2.
+
+    Example:
+      >>> chain = dj.schedules.from_betas([0.19, 0.36])
+      >>> step = dj.ddpm.reverse_step(lambda x, t: 0.5 * x, chain, jnp.ones(2), 2)
+      >>> step.mean().shape
+      (2,)
+    """
+    model = reverse_model(denoiser, chain, variance)
+    x, step = checks.real_array("x", x), coefficients_at(chain, index)
+    return _reverse_step(model, step, x)
+
+
+@one_program
+def _reverse_step(model, step, x):
+    return model.transition(step, x, *model.predict(step, x))
+
+
+# ---------------------------------------------------------------- the model's parts
+
+
+@pytree
+class ReverseModel:
+    """The model's distributions p(x_{t−1} | x_t) and p(x_0 | x_1).
+
+    Attributes:
+      denoiser: (x, t) -> D, or a pair.
+      chain: The discrete chain.
+      steps: Its `StepCoefficients`, each (T,).
+      levels: (K,) if the data lie on a lattice, or None.
+      decoder_variance: The variance of p(x_0 | x_1), or None for that of a step.
+      variance: A name of `VARIANCES`.
+    """
+
+    denoiser: Any
+    chain: Any
+    steps: Any
+    levels: Any
+    decoder_variance: Any
+    variance: str = static_field()
+
+    def predict(self, step: StepCoefficients, x: Array) -> tuple[Array, Any]:
+        """(D, second) at x_t = x, second = None where the denoiser returns no pair."""
+        output = self.denoiser(x, step.time)
+        if self.variance not in PAIRED:
+            return checks.denoised(output, x), None
+        checks.require(
+            isinstance(output, tuple) and len(output) == 2,
+            f"denoiser must return a pair for variance {self.variance!r}, "
+            "see ddpm.paired",
+        )
+        checks.one_of_shapes("denoiser's second value", output[1], [(), jnp.shape(x)])
+        return checks.denoised(output[0], x), jnp.asarray(output[1])
+
+    def transition(
+        self, step: StepCoefficients, x: Array, denoised: Array, second: Any
+    ) -> Gaussian:
+        """p(x_{t−1} | x_t = x) = N(c_0 D + c_t x, v)."""
+        mean = step.data * denoised + step.state * x
+        return Gaussian(mean, VARIANCES[self.variance](step, second))
+
+    def denoising_term(
+        self, step: StepCoefficients, x0: Array, denoised: Array, second: Any
+    ) -> Array:
+        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), shape (), for t above 1."""
+        v = VARIANCES[self.variance](step, second)
+        difference = step.data * (x0 - denoised)
+        return jnp.sum(gaussian_kl_entries(step.clipped, v, difference))
+
+    def reconstruction_term(
+        self, step: StepCoefficients, x0: Array, denoised: Array, second: Any
+    ) -> Array:
+        """−log p(x_0 | x_1), shape (), for index 1."""
+        v = self.decoder_variance
+        v = VARIANCES[self.variance](step, second) if v is None else v
+        return -decoder(denoised, v, self.levels).log_prob(x0)
+
+    def term(
+        self,
+        step: StepCoefficients,
+        index: Any,
+        x0: Array,
+        denoised: Array,
+        second: Any,
+    ) -> Array:
+        """The term of the bound that belongs to an index, shape ()."""
+        return jnp.where(
+            index == 1,
+            self.reconstruction_term(step, x0, denoised, second),
+            self.denoising_term(step, x0, denoised, second),
+        )
+
+    def observe(
+        self, key: Key, x0: Array, index: Any
+    ) -> tuple[StepCoefficients, Array, Any]:
+        """(coefficients, D, second) at a draw of x_t, a function of (key, index)."""
+        step = entry(self.steps, index)
+        x = state_at(key, self.chain, x0, index, step.time)
+        return step, *self.predict(step, x)
+
+
+def decoder(mean: Array, variance: Any, levels: Array | None) -> Any:
+    """A Gaussian, rounded to levels where they are given."""
+    gaussian = Gaussian(mean, variance)
+    return gaussian if levels is None else DiscretisedGaussian(gaussian, levels)
+
+
+def reverse_model(
+    denoiser: Denoiser,
+    chain: DiscreteChain,
+    variance: str,
+    levels: ArrayLike | None = None,
+    decoder_variance: ArrayLike | None = None,
+    shape: tuple[int, ...] = (),
+) -> ReverseModel:
+    """The checked arguments as one pytree. `shape` is that of an example."""
+    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.choice("variance", variance, VARIANCES)
+    return ReverseModel(
+        as_pytree_callable(denoiser),
+        chain,
+        step_coefficients(check_chain("chain", chain)),
+        None if levels is None else check_levels(levels),
+        check_decoder_variance(decoder_variance, shape),
+        variance=variance,
+    )
+
+
+def check_decoder_variance(variance: ArrayLike | None, shape: tuple[int, ...]) -> Any:
+    """None, or a positive variance of shape () or an example's."""
+    if variance is None:
+        return None
+    if np.ndim(variance) == 0:
+        checks.number("decoder_variance", variance)
+    checks.one_of_shapes("decoder_variance", variance, [(), shape])
+    if checks.is_traced(variance):
+        return variance
+    values = np.asarray(variance, np.float64)
+    checks.require(
+        np.all(values > 0), f"decoder_variance must be positive, got {values.min()}"
+    )
+    return variance if isinstance(variance, jnp.ndarray) else values
