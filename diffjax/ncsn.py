@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks, schedules, types
-from .ddpm.transitions import check_chain, check_index, index_or_draw, state_at
 from .ddpm.objectives import weighted_error
+from .ddpm.transitions import check_chain, check_index, index_or_draw, state_at
 from .distributions.normal import Gaussian
 from .numerics import float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
