@@ -1,4 +1,9 @@
-"""Training objectives: weighted denoising score matching in every prediction kind, and laws of the training time."""
+"""Training objectives: denoising score matching with every weighting and prediction.
+
+`denoising_loss` is of one example at one time, `batch_loss` of a batch at
+random times. `sample_times` and `time_density` are the distributions of the
+training time.
+"""
 
 import functools
 from collections.abc import Callable
@@ -27,27 +32,45 @@ from .types import (
     partition,
 )
 
+__all__ = [
+    "LOG_SIGMA_MEAN",
+    "LOG_SIGMA_STD",
+    "MIN_SNR_CLIP",
+    "TIME_DISTRIBUTIONS",
+    "WEIGHTINGS",
+    "batch_loss",
+    "denoising_loss",
+    "sample_times",
+    "time_density",
+]
+
+TIME_DISTRIBUTIONS = ("uniform", "log_snr", "log_normal")
+"""Distributions of the training time t.
+
+- uniform: uniform in t.
+- log_snr: uniform in log-SNR.
+- log_normal: log σ/α ~ N(−1.2, 1.2²), truncated (Karras et al. 2022, Table 1).
+"""
+
 MIN_SNR_CLIP = 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 
 
 def _snr(schedule, t, sigma_data):
-    """α²/σ², not e^λ: its derivative is finite where α = 0 and λ = −∞."""
+    # not e^λ: the derivative is finite where α = 0 and λ = −∞
     return (schedule.alpha(t) / schedule.sigma(t)) ** 2
 
 
 def _likelihood(schedule, t, sigma_data):
-    """−½ dSNR/dt = (α/σ) (ασ′ − α′σ)/σ², finite where λ = −∞. Both terms are positive: σ grows and α falls."""
+    # −½ dSNR/dt = (α/σ) (ασ′ − α′σ)/σ², finite where λ = −∞. Nothing cancels, since
+    # both terms are positive: σ grows and α falls. σ² could underflow.
     r = schedules.rates(schedule, t)
-    return (
-        (r.alpha / r.sigma)
-        * ((r.alpha * r.sigma_rate - r.alpha_rate * r.sigma) / r.sigma)
-        / r.sigma
-    )
+    turn = r.alpha * r.sigma_rate - r.alpha_rate * r.sigma
+    return (r.alpha / r.sigma) * (turn / r.sigma) / r.sigma
 
 
 def _edm(schedule, t, sigma_data):
-    """1/c_out² = (σ_d² + σ²/α²)/(σ_d σ/α)², finite where α = 0."""
+    # 1/c_out² = (σ_d² + σ²/α²)/(σ_d σ/α)², finite where α = 0
     return 1 / sigma_data**2 + _snr(schedule, t, sigma_data)
 
 
@@ -62,15 +85,39 @@ WEIGHTINGS: dict[str, Callable | None] = {
     "edm": _edm,
     "min_snr": _min_snr,
 }
-"""The weight w(t) of ‖D − x_0‖² for each name.
+"""Weight w(t) of ‖D − x_0‖² for each name.
 
-uniform: 1 on the network's own error ‖F − target‖², whatever its kind · simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al.
-2020, eq. 14) · likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021, Theorem 1; Kingma
-et al. 2021, eq. 17) · edm: 1/c_out² (Karras et al. 2022, Table 1) · min_snr: min(α²/σ², 5) (Hang et al. 2023, section
-3.4).
+- uniform: 1 on the network's own error ‖F − target‖², whatever its kind.
+- simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al. 2020, eq. 14).
+- likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021,
+  Theorem 1; Kingma et al. 2021, eq. 17).
+- edm: 1/c_out² (Karras et al. 2022, Table 1).
+- min_snr: min(α²/σ², 5) (Hang et al. 2023, section 3.4).
 """
 
 
+def _check_prediction(name, value):
+    makers = "predictions.denoiser or categorical"
+    return checks.made_by(name, value, NetworkDenoiser, makers)
+
+
+def _check_weighting(name, value):
+    return value if callable(value) else checks.choice(name, value, WEIGHTINGS)
+
+
+def _check_log_snrs(schedule, times):
+    # a schedule without signal at its end is named before tracing
+    if times != "uniform" and not checks.is_traced(schedule):
+        schedules.log_snr_range(schedule)
+
+
+@checks.arguments(
+    prediction=_check_prediction,
+    x0=checks.real_array,
+    noise=checks.real_array,
+    t=checks.number,
+    weighting=_check_weighting,
+)
 def denoising_loss(
     prediction: NetworkDenoiser,
     x0: Array,
@@ -81,34 +128,45 @@ def denoising_loss(
     density: Scalar = 1.0,
     **net_kwargs: Any,
 ) -> Array:
-    """w(t) ‖D(x_t, t) − x_0‖² / D of one example at one time, shape ().
+    """Weighted denoising loss of one example at one time (Vincent 2011, eq. 11).
 
-    Computed as the network's own error times w c², where D − x_0 = c (F − target), so that nothing cancels at little
-    noise. prediction: as made by `predictions.denoiser`. x0, noise: one example and standard normal noise of its shape.
-    weighting: a name of `WEIGHTINGS` or a function (schedule, t, sigma_data) -> w. density: the law of t at t;
-    "likelihood" alone divides by it, so that its expectation is ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per dimension)
-    under any law of t (with much variance under one that hardly visits some noise levels, as log_normal). net_kwargs
-    are passed to the network. Vincent 2011, eq. 11; Song et al. 2021, eq. 7.
+        w(t) ‖D(x_t, t) − x_0‖²/D,    x_t = α x_0 + σ ε
+
+    It is computed as the network's own error times w c², where D − x_0 = c (F
+    − target), so that nothing cancels at little noise.
+
+    Args:
+      prediction: Made by `predictions.denoiser`.
+      x0: One example.
+      noise: ε, standard normal noise of its shape.
+      t: Time, shape ().
+      *condition: Passed to the network as net(x, t, *condition).
+      weighting: A name of `WEIGHTINGS` or a function (schedule, t, sigma_data)
+        -> w.
+      density: Of the distribution of t, at t. Only "likelihood" divides by it.
+        Its expectation is then ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per
+        dimension; Song et al. 2021, eq. 7) under any distribution of t. The
+        variance is great under one that hardly visits some noise levels, such
+        as log_normal.
+      **net_kwargs: Passed to the network.
+
+    Returns:
+      The loss, shape ().
+
+    Raises:
+      TypeError: If prediction is another kind of denoiser.
+      ValueError: If weighting is unknown, or the shapes differ.
+
+    Example:
+      >>> net = lambda x, t: 0 * x
+      >>> prediction = dj.predictions.denoiser(schedule, net, "noise")
+      >>> float(dj.losses.denoising_loss(prediction, jnp.zeros(2), jnp.ones(2), 0.5))
+      1.0
     """
-    _check_prediction(prediction)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
-    x0, noise, t = (
-        checks.real_array("x0", x0),
-        checks.real_array("noise", noise),
-        checks.number("t", t),
-    )
-    if not callable(weighting):
-        checks.choice("weighting", weighting, WEIGHTINGS)
     return _denoising_loss(
         prediction, x0, noise, t, condition, weighting, density, net_kwargs
     )
-
-
-def _check_prediction(prediction):
-    if not isinstance(prediction, NetworkDenoiser):
-        raise TypeError(
-            f"prediction must be made by predictions.denoiser or categorical, got {type(prediction).__name__}"
-        )
 
 
 @types.one_program
@@ -116,54 +174,67 @@ def _denoising_loss(
     prediction, x0, noise, t, condition, weighting, density, net_kwargs
 ):
     x_t = schedules.perturb(prediction.schedule, x0, t, noise)
-    error = prediction.predict(x_t, t, *condition, **net_kwargs) - prediction.target(
-        x0, noise, t
-    )
-    return _own_weight(prediction, t, weighting, density) * jnp.mean(error**2)
+    predicted = prediction.predict(x_t, t, *condition, **net_kwargs)
+    error = predicted - prediction.target(x0, noise, t)
+    return _weight_of_network(prediction, t, weighting, density) * jnp.mean(error**2)
 
 
+@checks.arguments(
+    key=checks.key,
+    prediction=_check_prediction,
+    x0=checks.batch,
+    weighting=_check_weighting,
+    times=(checks.choice, TIME_DISTRIBUTIONS),
+)
 def batch_loss(
     key: Key,
     prediction: NetworkDenoiser,
     x0: ArrayLike,
     condition: PyTree = None,
+    *,
     weighting: str | Callable = "uniform",
     times: str = "uniform",
     dropout: bool = False,
 ) -> tuple[Array, Array]:
-    """(mean, losses) of `denoising_loss` over a batch, shapes () and (B,), at stratified random times.
+    """`denoising_loss` of a batch at stratified random times.
 
-    x0: (B, *shape). condition: pytree with leading axis B, passed as net(x, t, condition_i). times: a name of
-    `TIME_DISTRIBUTIONS`. dropout=True passes the network a key of each example's own, as net(…, key=key). Raises ValueError for
-    unknown names and leading axes that differ.
+    Args:
+      key: A typed key, of times, noise and dropout.
+      prediction: Made by `predictions.denoiser`.
+      x0: Data, (B, *shape).
+      condition: Pytree of leading axis B, passed as net(x, t, condition_i).
+      weighting: As in `denoising_loss`.
+      times: Distribution of the times, a name of `TIME_DISTRIBUTIONS`.
+      dropout: True passes the network a different key for each example, as
+        net(…, key=key).
+
+    Returns:
+      (mean, losses), shapes () and (B,). NaN in the data makes the mean NaN.
+
+    Raises:
+      TypeError: If prediction is another kind of denoiser.
+      ValueError: For unknown names and leading axes that differ.
+
+    Example:
+      >>> net = lambda x, t: 0 * x
+      >>> prediction = dj.predictions.denoiser(schedule, net, "noise")
+      >>> loss, losses = dj.losses.batch_loss(key, prediction, jnp.zeros((4, 2)))
+      >>> losses.shape
+      (4,)
     """
-    checks.key("key", key)
-    _check_prediction(prediction)
-    x0 = checks.real_array("x0", x0)
-    if x0.ndim == 0 or x0.shape[0] == 0:
-        raise ValueError(
-            f"x0 must have shape (B, ...) with B at least 1, got {x0.shape}"
-        )
-    count = x0.shape[0]
-    checks.leading_axis("condition", condition, "x0", count)
-    checks.choice("times", times, TIME_DISTRIBUTIONS)
-    if times != "uniform" and not checks.is_traced(prediction.schedule):
-        schedules.log_snr_range(
-            prediction.schedule
-        )  # a schedule without signal at its end is named before tracing
-    named = not callable(weighting)
-    if named:
-        checks.choice("weighting", weighting, WEIGHTINGS)
-    arrays, static = partition(
-        (prediction, None if named else as_pytree_callable(weighting))
+    checks.leading_axis("condition", condition, "x0", x0.shape[0])
+    _check_log_snrs(prediction.schedule, times)
+    name, function = (
+        (None, as_pytree_callable(weighting))
+        if callable(weighting)
+        else (weighting, None)
     )
-    settings = (static, weighting if named else None, times, bool(dropout))
-    return _batch_loss(settings, arrays, key, x0, condition)
+    arrays, static = partition((prediction, function))
+    return _batch_loss((static, name, times, bool(dropout)), arrays, key, x0, condition)
 
 
 @types.compiled(static_argnums=0)
 def _batch_loss(settings, arrays, key, x0, condition):
-    """(mean, losses) of `batch_loss`."""
     static, name, times, dropout = settings
     (prediction, weighting), count = combine(arrays, static), x0.shape[0]
     weighting = name if weighting is None else weighting
@@ -190,7 +261,8 @@ def _batch_loss(settings, arrays, key, x0, condition):
     return jnp.mean(losses), losses
 
 
-# With ε̂ − ε = −(α/σ)(D − x_0), w(t) (σ/α)² weighs the noise's error: no α² that underflows, no σ⁻² that overflows.
+# The same weights for ε̂ − ε = −(α/σ)(D − x_0): w(t) (σ/α)² weighs the noise's error.
+# No α² that underflows, no σ⁻² that overflows.
 _OF_NOISE_ERROR: dict[str, Callable] = {
     "simple": lambda schedule, t, sigma_data: 1.0,
     "likelihood": lambda schedule, t, sigma_data: (
@@ -207,79 +279,67 @@ _NOISE_SCALES: dict[str, Callable] = {
     "noise": lambda schedule, t: 1.0,
     "score": lambda schedule, t: schedule.sigma(t),
 }
-"""The noise's error per unit of error of the network, for kinds that predict noise alone."""
+"""Error of the noise per unit of the network's error, for kinds that predict noise."""
 
 
-def _own_weight(prediction, t, weighting, density):
+def _weight_of_network(prediction, t, weighting, density):
     weight = weighting if callable(weighting) else WEIGHTINGS[weighting]
     if weight is None:
         return 1.0
+    schedule, sigma_data = prediction.schedule, prediction.sigma_data
     if isinstance(weighting, str) and prediction.kind in _NOISE_SCALES:
-        scale = _OF_NOISE_ERROR[weighting](
-            prediction.schedule, t, prediction.sigma_data
-        )
-        scale = scale * _NOISE_SCALES[prediction.kind](prediction.schedule, t) ** 2
+        scale = _OF_NOISE_ERROR[weighting](schedule, t, sigma_data)
+        scale = scale * _NOISE_SCALES[prediction.kind](schedule, t) ** 2
     else:
-        scale = (
-            weight(prediction.schedule, t, prediction.sigma_data)
-            * prediction.output_scale(t) ** 2
-        )
+        scale = weight(schedule, t, sigma_data) * prediction.output_scale(t) ** 2
     return scale / density if weighting == "likelihood" else scale
 
 
-# -------------------------------------------------------------------------------------------------------- laws of t
-
-TIME_DISTRIBUTIONS = ("uniform", "log_snr", "log_normal")
-"""uniform in t · uniform in log-SNR · log σ/α ~ N(−1.2, 1.2²) truncated (Karras et al. 2022, Table 1)."""
-
-
+@checks.arguments(
+    key=checks.key,
+    count=(checks.integer, 1),
+    distribution=(checks.choice, TIME_DISTRIBUTIONS),
+)
 def sample_times(
     key: Key, count: int, schedule: Schedule, distribution: str = "uniform"
 ) -> Array:
-    """Stratified random times: quantiles of a distribution at (i/count + u) mod 1, with one u ~ U(0, 1) per call.
+    """Stratified random times (Kingma et al. 2021, appendix I.1).
 
-    Each of the `count` strata holds one time. The rotation by u gives every single position the distribution of its
-    name, so that an example that always comes at the same position of a batch still sees all noise levels over the
-    calls. Kingma et al. 2021, appendix I.1.
+    They are the quantiles of a distribution at (i/count + u) mod 1, with one u
+    ~ U(0, 1) per call. Each of the `count` strata holds one time. The rotation
+    by u gives every single position the distribution of its name, so that an
+    example that always comes at the same position of a batch still sees all
+    noise levels over the calls.
 
     Args:
       key: A typed key.
       count: The number of times, 1 or more.
       schedule: Any schedule.
-      distribution: The distribution of each time, a name in `TIME_DISTRIBUTIONS`.
+      distribution: Of each time, a name of `TIME_DISTRIBUTIONS`.
 
     Returns:
-      (count,), in [t_min, t_max].
+      The times in [t_min, t_max], (count,).
 
     Raises:
-      ValueError: If law is unknown, or needs log-SNRs and the schedule has α(t_max) = 0.
+      TypeError: If schedule is none.
+      ValueError: If the distribution is unknown, or needs log-SNRs and the
+        schedule has α(t_max) = 0.
 
     Example:
       >>> dj.losses.sample_times(key, 4, dj.schedules.vp_linear()).shape
       (4,)
     """
-    checks.key("key", key)
-    checks.choice("distribution", distribution, TIME_DISTRIBUTIONS)
-    count = checks.integer("count", count, minimum=1)
     schedules.check(schedule)
-    if distribution != "uniform" and not checks.is_traced(schedule):
-        schedules.log_snr_range(
-            schedule
-        )  # a schedule without signal at its end is named before tracing
-    return as_one_program(
-        _SAMPLERS[distribution],
-        schedule,
-        key,
-        (np.arange(count) / count).astype(float_dtype()),
-    )
+    _check_log_snrs(schedule, distribution)
+    shares = (np.arange(count) / count).astype(float_dtype())
+    return as_one_program(_SAMPLERS[distribution], schedule, key, shares)
 
 
 def _sample_times(schedule, key, shares, distribution):
     dtype = float_dtype()
+    shift = jax.random.uniform(key, (), dtype)
     # (x mod 1) rounds up to 1 for no x ≥ 0, so that no time lies above t_max
-    quantiles = jnp.mod(
-        jnp.asarray(shares, dtype) + jax.random.uniform(key, (), dtype), 1
-    )
+    quantiles = jnp.mod(jnp.asarray(shares, dtype) + shift, 1)
     if distribution == "uniform":
         return schedule.t_min + quantiles * (schedule.t_max - schedule.t_min)
     low, high = schedules.log_snr_range(schedule)
@@ -287,9 +347,8 @@ def _sample_times(schedule, key, shares, distribution):
         return schedules.time_of_log_snr(schedule, high + quantiles * (low - high))
     start, end = ndtr(_standard(high)), ndtr(_standard(low))
     z = ndtri(start + quantiles * (end - start))
-    return schedules.time_of_log_snr(
-        schedule, -2 * (LOG_SIGMA_MEAN + LOG_SIGMA_STD * z)
-    )
+    log_sigma = LOG_SIGMA_MEAN + LOG_SIGMA_STD * z
+    return schedules.time_of_log_snr(schedule, -2 * log_sigma)
 
 
 _SAMPLERS = {
@@ -298,14 +357,26 @@ _SAMPLERS = {
 }
 
 
+@checks.arguments(distribution=(checks.choice, TIME_DISTRIBUTIONS))
 def time_density(
     schedule: Schedule, t: ArrayLike, distribution: str = "uniform"
 ) -> Array:
-    """The density of a distribution in `TIME_DISTRIBUTIONS` at t, shape of t; it integrates to one over [t_min, t_max]."""
-    checks.choice("distribution", distribution, TIME_DISTRIBUTIONS)
-    return as_one_program(
-        _DENSITIES[distribution], schedules.check(schedule), as_time(t)
-    )
+    """Density of the training time, which integrates to one over [t_min, t_max].
+
+    Args:
+      schedule: Any schedule.
+      t: Times, any shape.
+      distribution: A name of `TIME_DISTRIBUTIONS`.
+
+    Returns:
+      The density at t, shape of t.
+
+    Raises:
+      TypeError: If schedule is none.
+      ValueError: If the distribution is unknown.
+    """
+    density = _DENSITIES[distribution]
+    return as_one_program(density, schedules.check(schedule), as_time(t))
 
 
 def _time_density(schedule, t, distribution):
@@ -327,5 +398,5 @@ _DENSITIES = {
 
 
 def _standard(log_snr):
-    """The log-normal law's standard score of log σ/α = −λ/2."""
+    # the log-normal distribution's standard score of log σ/α = −λ/2
     return (-0.5 * log_snr - LOG_SIGMA_MEAN) / LOG_SIGMA_STD

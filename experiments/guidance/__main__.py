@@ -154,7 +154,13 @@ def conditional_loss(
         jax.random.split(key_drop, len(x0)), labels, null, drop
     )
     return losses.batch_loss(
-        key_loss, model.denoiser(params), x0, kept, "edm", "log_normal", dropout=dropout
+        key_loss,
+        model.denoiser(params),
+        x0,
+        kept,
+        weighting="edm",
+        times="log_normal",
+        dropout=dropout,
     )[0]
 
 

@@ -180,9 +180,8 @@ def train(
             key,
             denoiser,
             batch,
-            None,
-            config.weighting,
-            config.times,
+            weighting=config.weighting,
+            times=config.times,
             dropout=config.dropout > 0,
         )[0]
 
