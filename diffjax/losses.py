@@ -145,7 +145,7 @@ def denoising_loss(
         -> w.
       density: Of the distribution of t, at t. Only "likelihood" divides by it.
         Its expectation is then ½∫|dSNR/dt| E‖D − x_0‖² dt / D (nats per
-        dimension; Song et al. 2021, eq. 7) under any distribution of t. The
+        dimension, Song et al. 2021, eq. 7) under any distribution of t. The
         variance is great under one that hardly visits some noise levels, such
         as log_normal.
       **net_kwargs: Passed to the network.
