@@ -4,7 +4,9 @@ import collections
 import dataclasses
 import functools
 import gc
+import importlib
 import itertools
+import pkgutil
 import types
 import weakref
 from typing import Any, NamedTuple
@@ -17,9 +19,11 @@ import pytest
 from families import SCHEDULES, TARGETS, TOYS, Bare, interior
 from flax import linen, nnx
 
-from diffjax import schedules, targets
+import diffjax
+from diffjax import guidance, inverse, predictions, schedules, sde, targets
 from diffjax.types import (
     PROGRAMS,
+    Bound,
     as_pytree_callable,
     combine,
     compiled,
@@ -103,6 +107,131 @@ def test_paths_name_the_fields():
 def test_frozen():
     with pytest.raises(AttributeError):
         schedules.edm().t_min = 0.1  # type: ignore[misc]
+
+
+# ------------------------------------------------------- a callable pytree under jit
+
+
+def callables():
+    """One of each family of callable pytrees, all of which are called as (x, t)."""
+    schedule = schedules.vp_linear()
+    chain = schedules.from_betas(np.full(8, 0.1))
+    target = targets.gaussian_mixture([0.4, 0.6], [[1.5, 0], [-1, 0.5]], [0.4, 0.7])
+    exact = targets.denoiser(target, schedule)
+    density = lambda x, t: target.noised(schedule, t).log_prob(x)
+    operator = inverse.inpainting(np.array([True, False]))
+    weight = jnp.array([0.5, 0.7])
+    made = {
+        "targets.denoiser": exact,
+        "schedule.alpha": Bound(_method, ("alpha", schedule), {}),
+        "schedules.learned": Bound(
+            _method, ("sigma", schedules.learned(jax.random.key(0))), {}
+        ),
+        "predictions.categorical": predictions.categorical(
+            schedule, lambda features, c: weight[0] * features, [-1.0, 1.0]
+        ),
+        "predictions.variance": predictions.variance(schedule, exact),
+        "guidance.classifier": guidance.classifier(schedule, exact, density),
+        "guidance.classifier_free": guidance.classifier_free(exact, exact, 2.0),
+        "guidance.autoguidance": guidance.autoguidance(exact, exact, weight[0]),
+        "guidance.limited": guidance.limited(schedule, exact, exact, (0.1, 0.5)),
+        "guidance.static_threshold": guidance.static_threshold(exact),
+        "guidance.dynamic_threshold": guidance.dynamic_threshold(exact),
+        "inverse.replacement": inverse.replacement(exact, operator, [1.0]),
+        "inverse.soft_inpainting": inverse.soft_inpainting(exact, weight, 0.5),
+        "inverse.dps": inverse.dps(schedule, exact, operator, [1.0], noise_std=0.3),
+        "inverse.pigdm": inverse.pigdm(schedule, exact, operator, [1.0], noise_std=0.3),
+        "sde.forward, drift": sde.forward(schedule).drift,
+        "sde.reverse, drift": sde.reverse(schedule, exact).drift,
+        "sde.reverse, diffusion": sde.reverse(schedule, exact).diffusion,
+        "sde.probability_flow": sde.probability_flow(schedule, exact),
+        "sde.langevin, drift": sde.langevin(target.log_prob).drift,
+        "sde.current_velocity": sde.current_velocity(sde.forward(schedule), density),
+        "sde.fokker_planck": sde.fokker_planck(sde.forward(schedule), density),
+        "sde.rate_along_flow": sde.rate_along_flow(exact),
+        "sde.fokker_planck_residual": sde.fokker_planck_residual(
+            sde.forward(schedule), density, 1e-2, 1e-2
+        ),
+        "a plain function": as_pytree_callable(lambda x, t: weight * x * t),
+        "a partial of a closure": as_pytree_callable(
+            functools.partial(lambda w, x, t: weight * w * x * t, weight)
+        ),
+    }
+    net = functools.partial(lambda w, x, t: w * x, weight)
+    made |= {
+        f"predictions.denoiser, {kind}": predictions.denoiser(schedule, net, kind)
+        for kind in predictions.KINDS
+    }
+    made["predictions.denoiser of a chain"] = predictions.denoiser(chain, net, "v")
+    views = ("score", "noise", "v", "velocity")
+    made |= {
+        f"predictions.{n}": getattr(predictions, n)(schedule, exact) for n in views
+    }
+    return made
+
+
+def _method(name, schedule, x, t):
+    return getattr(schedule, name)(t) * x
+
+
+@pytest.mark.parametrize("name", callables())
+def test_callable_pytrees_are_jitted_as_the_function_itself(name):
+    """The program returns what the call returns, for two instances of one class."""
+    for function in (callables()[name], callables()[name]):
+        x = jnp.array([0.3, -0.2])
+        np.testing.assert_allclose(
+            jax.jit(function)(x, 0.4), function(x, 0.4), rtol=2e-5, atol=1e-6
+        )
+
+
+def test_every_callable_class_is_hashable_and_compares_without_an_error():
+    """With an array in each field, as `jax.jit` compares them in its cache."""
+    classes = set()
+    for module in pkgutil.walk_packages(diffjax.__path__, "diffjax."):
+        members = vars(importlib.import_module(module.name)).values()
+        classes |= {c for c in members if isinstance(c, type) and is_pytree_class(c)}
+    assert len(classes) > 60
+    for cls in classes:
+        first, second = filled(cls), filled(cls)
+        assert hash(first) == hash(first) and first == first, cls
+        assert (first == second) == (not dataclasses.fields(cls)), cls
+
+
+def is_pytree_class(cls):
+    return dataclasses.is_dataclass(cls) and cls.__hash__.__module__ == "diffjax.types"
+
+
+def filled(cls):
+    """An instance with an array in each field, which its constructor might not accept."""
+    value = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        object.__setattr__(value, field.name, np.ones(2))
+    return value
+
+
+def test_many_jitted_pytrees_of_arrays_live_side_by_side():
+    """The cache of `jax.jit` compares those that share a bucket."""
+    apply = [jax.jit(_Scaled(jnp.full(2, float(i)))) for i in range(300)]
+    for i, function in enumerate(apply):
+        assert jax.eval_shape(function, jnp.ones(2), 0.5).shape == (2,), i
+
+
+@pytree
+class _Scaled:
+    """weight · x."""
+
+    weight: Any
+
+    def __call__(self, x, t):
+        return self.weight * x
+
+
+def test_pytrees_of_equal_fields_are_equal_and_those_of_arrays_are_themselves():
+    """So that a solver or a program that is kept for one serves the other."""
+    assert schedules.vp_linear() == schedules.vp_linear() != schedules.sub_vp()
+    assert hash(schedules.vp_linear()) == hash(schedules.vp_linear())
+    assert _Scaled(jnp.ones(2)) != _Scaled(jnp.ones(2))
+    assert _Scaled(1.0) != 1.0
 
 
 class Affine(eqx.Module):
