@@ -16,14 +16,15 @@ from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, promoted
+from .checks import check_heads, check_image, check_parameters
 from .composition import Stack, chain, inverse
 from .conditioners.masked import masked_perceptron_of_sizes, masked_width
-from .conditioners.transformer import causal_transformer_of_sizes, check_heads
+from .conditioners.transformer import causal_transformer_of_sizes
 from .conditioners.weights import networks_by_turns
 from .coupling import vector_flow
 from .density import Flow, flow
 from .elementwise import actnorm
-from .scalar_maps import ScalarMap, bounded_affine, check_parameters, check_scalar_map
+from .scalar_maps import ScalarMap, bounded_affine, check_scalar_map
 from .shapes import Reshape, reversal, squeeze
 
 __all__ = ["autoregressive", "iaf", "maf", "tarflow"]
@@ -317,10 +318,7 @@ def tarflow(
     Example:
       >>> flow = dj.flows.tarflow(key, (2, 2, 1), patch=1, layers=2, width=4, heads=2)
     """
-    checks.require(
-        len(shape) == 3 and shape[0] % patch == 0 and shape[1] % patch == 0,
-        f"shape must be (H, W, C) with sides divisible by patch={patch}, got {shape}",
-    )
+    check_image("shape", shape, "patch", patch)
     check_heads(width, heads)
     rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
     checks.require(

@@ -21,11 +21,10 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, PyTree
+from .checks import METHODS
 from .compiled import call
 
-__all__ = ["Bijector", "check_bijector"]
-
-METHODS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
+__all__ = ["Bijector"]
 
 
 def _one_program(method):
@@ -120,26 +119,6 @@ class Bijector(Protocol):
         return self.inverse_and_log_det(y, condition)[0]
 
 
-def check_bijector(name: str, value: Any) -> Any:
-    """The value if it has the four methods of a bijector.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-
-    Raises:
-      TypeError: If a method is missing, or the value is a class.
-    """
-    missing = [
-        method for method in METHODS if not callable(getattr(value, method, None))
-    ]
-    if missing or isinstance(value, type):
-        raise TypeError(
-            f"{name} must be a bijector, with {', '.join(METHODS)}; got {value!r}"
-        )
-    return value
-
-
 def promoted(x: ArrayLike, *parameters: PyTree) -> Array:
     """An example in the widest dtype of itself and the parameters, at least float32.
 
@@ -164,44 +143,6 @@ def full(shape: tuple, value: float = 0.0) -> Array:
     return jax.device_put(np.full(shape, value, float_dtype()))
 
 
-# ----------------------------------------------------------------------- shape checks
-
-
-def check_channels(name: str, x: Any, channels: int) -> None:
-    """Raise ValueError unless the last axis has a given length.
-
-    Args:
-      name: The argument's name, for the message.
-      x: An array.
-      channels: Length of the last axis.
-    """
-    if jnp.shape(x)[-1:] != (channels,):
-        raise ValueError(
-            f"{name} must have {channels} channels on its last axis, "
-            f"got shape {jnp.shape(x)}"
-        )
-
-
-def check_image(name: str, y: Any, lower: float, upper: float) -> None:
-    """Raise ValueError for concrete values outside an open interval.
-
-    NaN lies outside an interval that has a bound.
-
-    Args:
-      name: The argument's name, for the message.
-      y: An array. Traced values are not inspected.
-      lower, upper: Ends of the interval that a bijector reaches.
-    """
-    if checks.is_traced(y) or (lower, upper) == (-math.inf, math.inf):
-        return
-    outside = ~((np.asarray(y) > lower) & (np.asarray(y) < upper))
-    if np.any(outside):
-        raise ValueError(
-            f"{name} must lie in ({lower}, {upper}) to have an inverse, "
-            f"got {np.asarray(y)[outside][0]}"
-        )
-
-
 def moved_inside(y: Array, lower: float, upper: float) -> tuple[Array, Array]:
     """Replace entries outside an open interval by a point of it. NaN stays.
 
@@ -220,22 +161,3 @@ def moved_inside(y: Array, lower: float, upper: float) -> tuple[Array, Array]:
         inner = lower + 1 if math.isfinite(lower) else upper - 1
     outside = (y <= lower) | (y >= upper)
     return jnp.where(outside, inner, y), outside
-
-
-def check_broadcast(name: str, shape: tuple, target: tuple) -> None:
-    """Raise ValueError unless one shape broadcasts to another.
-
-    Args:
-      name: The parameter's name, for the message.
-      shape: Shape of the parameter.
-      target: Shape of the example.
-    """
-    try:
-        fits = np.broadcast_shapes(shape, target) == tuple(target)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{name} of shape {shape} must be broadcastable to the example's shape, "
-            f"got {target}"
-        )

@@ -4,12 +4,19 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
-from .bijectors import Bijector, check_bijector, promoted
+from .bijectors import Bijector, promoted
+from .checks import (
+    check_bijector,
+    check_bijectors,
+    check_examples,
+    check_initialisable,
+    check_latents,
+    check_stackable,
+)
 from .compiled import call
 from .elementwise import ActNorm
 
@@ -95,12 +102,7 @@ def chain(*bijectors: Bijector) -> Chain:
     Example:
       >>> bijector = dj.flows.chain(dj.flows.affine(0.0, 2.0), dj.flows.sigmoid())
     """
-    return Chain(
-        tuple(
-            check_bijector(f"bijectors[{i}]", bijector)
-            for i, bijector in enumerate(bijectors)
-        )
-    )
+    return Chain(check_bijectors("bijectors", bijectors))
 
 
 @pytree
@@ -226,7 +228,7 @@ class Stack(Bijector):
         return Stack(layers, self.checkpoint), ys
 
 
-@checks.arguments(checkpoint=checks.boolean)
+@checks.arguments(bijectors=check_stackable, checkpoint=checks.boolean)
 def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
     """The chain of layers with one structure, as one `lax.scan`.
 
@@ -252,63 +254,12 @@ def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
       >>> layers = [dj.flows.triangular(2), dj.flows.triangular(2)]
       >>> bijector = dj.flows.stack(layers)
     """
-    bijectors = [
-        check_bijector(f"bijectors[{i}]", bijector)
-        for i, bijector in enumerate(bijectors)
-    ]
-    _check_one_structure(bijectors)
     return Stack(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *bijectors), checkpoint
     )
 
 
-def _check_one_structure(bijectors):
-    """ValueError unless the layers can be stacked."""
-
-    def kinds(bijector):
-        return [
-            (jnp.shape(leaf), jnp.result_type(leaf))
-            for leaf in jax.tree.leaves(bijector)
-        ]
-
-    if not bijectors:
-        raise ValueError("bijectors must hold at least one layer, got none")
-    first, *others = bijectors
-    if not kinds(first):
-        raise ValueError(
-            "bijectors must have parameters to be stacked; chain those without, such "
-            f"as {first!r}"
-        )
-    for i, bijector in enumerate(others, 1):
-        if jax.tree.structure(bijector) != jax.tree.structure(first):
-            raise ValueError(
-                f"bijectors[{i}] must have the structure of bijectors[0], or be "
-                f"chained; got {bijector!r}"
-            )
-        if kinds(bijector) != kinds(first):
-            raise ValueError(
-                f"bijectors[{i}] must have leaves like bijectors[0], {kinds(first)}; "
-                f"got {kinds(bijector)}"
-            )
-
-
-def _check_initialisable(name, value):
-    methods = [getattr(value, method, None) for method in ("initialised", "inverse")]
-    if isinstance(value, type) or not any(map(callable, methods)):
-        raise TypeError(f"{name} must be a bijector or a flow, got {value!r}")
-
-
-def _finite_batch(name, value):
-    value = checks.real_array(name, value)
-    if value.ndim == 0 or value.shape[0] < 2:
-        raise ValueError(
-            f"{name} must have shape (N, ...) with N at least 2, got {value.shape}"
-        )
-    checks.finite(name, value)
-    return value
-
-
-@checks.arguments(bijector=_check_initialisable, batch=_finite_batch)
+@checks.arguments(bijector=check_initialisable, batch=check_examples)
 def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> PyTree:
     """Set the actnorms by data (Kingma & Dhariwal 2018, section 3.1).
 
@@ -335,13 +286,7 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     """
     checks.leading_axis("condition", condition, "batch", jnp.shape(batch)[0])
     bijector, latents = call(initialised, bijector, batch, condition)
-    if not checks.is_traced(latents) and not all(
-        np.all(np.isfinite(part)) for part in jax.tree.leaves(latents)
-    ):
-        raise ValueError(
-            "batch must lie inside the image of the bijector, got examples without a "
-            "latent"
-        )
+    check_latents("batch", latents)
     return bijector
 
 

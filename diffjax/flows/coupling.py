@@ -17,6 +17,7 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector
+from .checks import check_channels, check_parameters
 from .composition import Stack, chain
 from .conditioners.perceptrons import perceptron_of_sizes
 from .conditioners.weights import networks_by_turns
@@ -27,7 +28,6 @@ from .scalar_maps import (
     ScalarMap,
     additive,
     bounded_affine,
-    check_parameters,
     check_scalar_map,
 )
 from .shapes import reshape, take
@@ -57,11 +57,7 @@ class AxisMask:
     def parts(self, x: Array) -> tuple[Array, Array]:
         """The part that the conditioner sees, and the part that moves."""
         size = len(self.kept) + len(self.moved)
-        checks.require(
-            jnp.shape(x)[-1:] == (size,),
-            f"x must have {size} entries on its last axis for this mask, "
-            f"got shape {jnp.shape(x)}",
-        )
+        check_channels("x", x, size)
         return take(x, self.kept), take(x, self.moved)
 
     def join(self, x: Array, moved: Array) -> Array:

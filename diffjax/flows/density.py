@@ -22,7 +22,7 @@ from ..types import (
     pytree,
     static_field,
 )
-from .bijectors import check_bijector
+from .checks import check_bijector
 from .compiled import call
 from .composition import initialised
 

@@ -12,14 +12,12 @@ from jax.nn import log_sigmoid, softplus
 from .. import checks
 from ..numerics import log_expm1
 from ..types import Array, ArrayLike, Scalar, pytree, static_field
-from .bijectors import (
-    Bijector,
+from .bijectors import Bijector, full, moved_inside, promoted
+from .checks import (
     check_broadcast,
     check_channels,
-    check_image,
-    full,
-    moved_inside,
-    promoted,
+    check_inside,
+    check_positive_array,
 )
 
 __all__ = [
@@ -54,37 +52,24 @@ class Affine(Bijector):
     def forward_and_log_det(
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        self._check(x)
+        self._check_shape(x)
         return x * jnp.exp(self.log_scale) + self.shift, self._log_det(x)
 
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        self._check(y)
+        self._check_shape(y)
         return (y - self.shift) * jnp.exp(-self.log_scale), -self._log_det(y)
 
     def _log_det(self, x):
         return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(x)))
 
-    def _check(self, x):
-        for name, value in (("shift", self.shift), ("log_scale", self.log_scale)):
-            check_broadcast(name, jnp.shape(value), jnp.shape(x))
+    def _check_shape(self, x):
+        check_broadcast("shift", jnp.shape(self.shift), jnp.shape(x))
+        check_broadcast("log_scale", jnp.shape(self.log_scale), jnp.shape(x))
 
 
-def _finite_array(name, value):
-    value = checks.real_array(name, value)
-    checks.finite(name, value)
-    return value
-
-
-def _positive_array(name, value):
-    value = _finite_array(name, value)
-    if not checks.is_traced(value) and not np.all(np.asarray(value) > 0):
-        raise ValueError(f"{name} must be positive, got {np.min(np.asarray(value))}")
-    return value
-
-
-@checks.arguments(shift=_finite_array, scale=_positive_array)
+@checks.arguments(shift=checks.finite_array, scale=check_positive_array)
 def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     """Affine map of each entry.
 
@@ -243,7 +228,7 @@ class Elementwise(Bijector):
         return x, jnp.where(jnp.any(outside), -jnp.inf, -self._log_det(x))
 
     def inverse(self, y: Array, condition: Any = None) -> Array:
-        check_image("y", y, *self.image)
+        check_inside("y", y, *self.image)
         y, outside = moved_inside(self._checked(y), *self.image)
         return jnp.where(outside, jnp.nan, self.inverse_function(y, *self.parameters))
 
@@ -367,7 +352,7 @@ def leaky_relu(slope: float = 0.1) -> LeakyRelu:
     return LeakyRelu(float(slope))
 
 
-@checks.arguments(skew=_finite_array, tail=_positive_array)
+@checks.arguments(skew=checks.finite_array, tail=check_positive_array)
 def sinh_arcsinh(skew: ArrayLike = 0.0, tail: ArrayLike = 1.0) -> Elementwise:
     """Sinh-arcsinh transformation of each entry (Jones & Pewsey 2009, equation 1).
 
@@ -454,7 +439,7 @@ class Logit(Bijector):
         return below - above, jnp.where(jnp.any(outside), -jnp.inf, log_det)
 
     def inverse(self, y: Array, condition: Any = None) -> Array:
-        check_image("y", y, self.lower, self.upper)
+        check_inside("y", y, self.lower, self.upper)
         y, outside = moved_inside(promoted(y), self.lower, self.upper)
         return jnp.where(
             outside, jnp.nan, jnp.log(y - self.lower) - jnp.log(self.upper - y)

@@ -11,6 +11,7 @@ from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Key
 from .bijectors import Bijector, full
+from .checks import check_image
 from .composition import Stack, chain, inverse, stack
 from .conditioners import convolutional, dense
 from .coupling import Coupling, coupling, half_mask, real_nvp
@@ -84,12 +85,7 @@ def glow(
     Example:
       >>> flow = dj.flows.glow(key, (2, 2, 1), scales=1, steps=1, width=4)
     """
-    checks.require(len(shape) == 3, f"shape must be (H, W, C), got {shape}")
-    height, columns, _ = shape
-    checks.require(
-        height % 2**scales == 0 and columns % 2**scales == 0,
-        f"shape must have sides divisible by 2^scales={2**scales}, got {shape}",
-    )
+    check_image("shape", shape, "2^scales", 2**scales)
     # The compiled program of a network that is a closure would be kept for
     # ever.
     shared = network in (convolutional, dense)

@@ -15,7 +15,8 @@ from jax.scipy.linalg import lu, solve_triangular
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, check_channels, full
+from .bijectors import Bijector, full
+from .checks import check_channels, check_floor
 
 __all__ = ["invertible_convolution", "lu_linear", "triangular"]
 
@@ -58,14 +59,7 @@ class Triangular(Bijector):
         return apply_inverse(matrix, inverse, y - self.shift), -log_det_of(diagonal, y)
 
 
-def _floor(name, value):
-    value = float(checks.positive(name, value))
-    if value >= 1:
-        raise ValueError(f"{name} must be less than 1, got {value}")
-    return value
-
-
-@checks.arguments(size=(checks.width, 1), floor=_floor)
+@checks.arguments(size=(checks.width, 1), floor=check_floor)
 def triangular(size: int, floor: float = FLOOR) -> Triangular:
     """Triangular map along the last axis, the identity at first.
 
@@ -144,7 +138,7 @@ class LULinear(Bijector):
         return jnp.tril(self.lower, -1) + identity, upper, diagonal
 
 
-@checks.arguments(size=(checks.width, 1), floor=_floor)
+@checks.arguments(size=(checks.width, 1), floor=check_floor)
 def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     """Linear map along the last axis by LU factors, the identity at first.
 
@@ -181,7 +175,7 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     )
 
 
-@checks.arguments(key=checks.key, channels=(checks.width, 1), floor=_floor)
+@checks.arguments(key=checks.key, channels=(checks.width, 1), floor=check_floor)
 def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
     """Invertible 1 × 1 convolution (Kingma & Dhariwal 2018, equations 10–11).
 

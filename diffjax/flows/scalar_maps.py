@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Array, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, full
+from .checks import check_parameters
 
 __all__ = ["ScalarMap", "additive", "bounded_affine", "conditional", "pointwise"]
 
@@ -98,26 +99,6 @@ def check_scalar_map(name: str, value: Any) -> ScalarMap:
             f"rational_quadratic(), got {value!r}"
         )
     return value
-
-
-def check_parameters(parameters: Array, shape: tuple, scalar_map: ScalarMap) -> Array:
-    """The parameters if there are as many as the map needs.
-
-    Args:
-      parameters: What a conditioner returned.
-      shape: Shape of the entries that move.
-      scalar_map: Their map.
-
-    Raises:
-      ValueError: If the shape is not (*shape, P).
-    """
-    wanted = (*shape, scalar_map.count)
-    if jnp.shape(parameters) != wanted:
-        raise ValueError(
-            f"conditioner must return shape {wanted} for {scalar_map.name}, "
-            f"got shape {jnp.shape(parameters)}"
-        )
-    return parameters
 
 
 @pytree

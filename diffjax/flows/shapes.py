@@ -10,7 +10,16 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
-from .bijectors import Bijector, check_bijector, check_channels
+from .bijectors import Bijector
+from .checks import (
+    check_bijectors,
+    check_channels,
+    check_even_channels,
+    check_image,
+    check_latent_shapes,
+    check_order,
+    check_squeezed,
+)
 from .composition import initialised
 
 __all__ = ["multiscale", "permutation", "reshape", "reversal", "shuffle", "squeeze"]
@@ -67,29 +76,7 @@ def take(x: Array, indices: tuple) -> Array:
     return x[..., np.asarray(indices)]
 
 
-def _order(name, value):
-    """A permutation as a tuple of integers."""
-    if checks.is_traced(value):
-        raise TypeError(
-            f"{name} must be concrete, since it is static; make the permutation "
-            "outside jit, got a tracer"
-        )
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of several lengths
-        array = np.asarray(None)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
-    indices = tuple(array.tolist())
-    if not indices or sorted(indices) != list(range(len(indices))):
-        raise ValueError(
-            f"{name} must be a permutation of 0 … {max(len(indices) - 1, 0)}, "
-            f"got {indices}"
-        )
-    return indices
-
-
-@checks.arguments(order=_order)
+@checks.arguments(order=check_order)
 def permutation(order: Any) -> Permutation:
     """Permutation of the last axis, y_i = x_{order[i]}.
 
@@ -203,12 +190,9 @@ class Squeeze(Bijector):
     def forward_and_log_det(
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        f, (height, width, channels) = self.factor, _image_shape("x", x)
-        checks.require(
-            height % f == 0 and width % f == 0,
-            f"x must have sides divisible by factor={f} to be squeezed, "
-            f"got shape {jnp.shape(x)}",
-        )
+        f = self.factor
+        check_image("x", jnp.shape(x), "factor", f)
+        height, width, channels = jnp.shape(x)
         # (rows, f, columns, f, C) -> (rows, columns, f f C)
         x = jnp.reshape(x, (height // f, f, width // f, f, channels))
         x = x.transpose(0, 2, 1, 3, 4).reshape(
@@ -219,12 +203,9 @@ class Squeeze(Bijector):
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        f, (rows, columns, channels) = self.factor, _image_shape("y", y)
-        checks.require(
-            channels % (f * f) == 0,
-            f"y must have channels divisible by factor²={f * f}, "
-            f"got shape {jnp.shape(y)}",
-        )
+        f = self.factor
+        check_squeezed("y", jnp.shape(y), f)
+        rows, columns, channels = jnp.shape(y)
         # (rows, columns, f, f, C) -> (H, W, C)
         y = jnp.reshape(y, (rows, columns, f, f, channels // (f * f)))
         y = y.transpose(0, 2, 1, 3, 4).reshape(
@@ -245,13 +226,6 @@ def squeeze(factor: int = 2) -> Squeeze:
     called, a bijector raises ValueError for sides that f does not divide.
     """
     return Squeeze(factor)
-
-
-def _image_shape(name, x):
-    checks.require(
-        jnp.ndim(x) == 3, f"{name} must have shape (H, W, C), got {jnp.shape(x)}"
-    )
-    return jnp.shape(x)
 
 
 # ------------------------------------------------------------------ multiscale latents
@@ -282,9 +256,9 @@ class Multiscale(Bijector):
             first.
           condition: One example of the condition, or None.
         """
-        latents = self._check(x)
-        h, total = self.scales[0].forward_and_log_det(latents[0], condition)
-        for scale, z in zip(self.scales[1:], latents[1:], strict=True):
+        check_latent_shapes(x, self.latent_shapes)
+        h, total = self.scales[0].forward_and_log_det(x[0], condition)
+        for scale, z in zip(self.scales[1:], x[1:], strict=True):
             h, log_det = scale.forward_and_log_det(
                 jnp.concatenate([z, h], -1), condition
             )
@@ -346,7 +320,8 @@ class Multiscale(Bijector):
 
     def flatten(self, latents: tuple) -> Array:
         """The latents as one vector (D,), the deepest first."""
-        return jnp.concatenate([jnp.ravel(z) for z in self._check(latents)])
+        check_latent_shapes(latents, self.latent_shapes)
+        return jnp.concatenate([jnp.ravel(z) for z in latents])
 
     def unflatten(self, vector: Array) -> tuple:
         """The tuple of latents of a vector (D,). ValueError for another length."""
@@ -359,30 +334,13 @@ class Multiscale(Bijector):
             for part, shape in zip(parts, self.latent_shapes, strict=True)
         )
 
-    def _check(self, latents):
-        shapes = (
-            tuple(map(jnp.shape, latents))
-            if isinstance(latents, tuple | list)
-            else jnp.shape(latents)
-        )
-        checks.require(
-            shapes == self.latent_shapes,
-            f"latents must be a tuple of arrays of shapes {self.latent_shapes}, "
-            f"got {shapes}",
-        )
-        return latents
-
 
 def halves(h: Array) -> tuple[Array, Array]:
     """The first and second half of the channels.
 
     Raises ValueError for an odd number, one channel included.
     """
-    checks.require(
-        jnp.ndim(h) > 0 and jnp.shape(h)[-1] % 2 == 0,
-        "a split needs an even number of channels on the last axis, "
-        f"got shape {jnp.shape(h)}",
-    )
+    check_even_channels(h)
     middle = h.shape[-1] // 2
     return h[..., :middle], h[..., middle:]
 
@@ -421,9 +379,7 @@ def multiscale(shape: tuple, *scales: Bijector, condition: Any = None) -> Multis
       ((1, 1, 16), (2, 2, 4))
     """
     checks.require(scales, "scales must hold at least one bijector, got none")
-    scales = tuple(
-        check_bijector(f"scales[{i}]", scale) for i, scale in enumerate(scales)
-    )
+    scales = check_bijectors("scales", scales)
     unknown = Multiscale(scales, shape, ())
     latents = jax.eval_shape(
         unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition

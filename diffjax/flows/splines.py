@@ -6,15 +6,13 @@ gradients.
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import checks
-from ..numerics import float_dtype
 from ..types import Array, ArrayLike
+from .checks import check_spline, check_spline_bounds
 from .scalar_maps import ScalarMap
 
 __all__ = [
@@ -58,7 +56,7 @@ def rational_quadratic_spline(
       >>> knots, slopes = jnp.array([0.0, 0.5, 1.0]), jnp.array([1.0, 2.0, 1.0])
       >>> y, log_slope = dj.flows.rational_quadratic_spline(0.3, knots, knots, slopes)
     """
-    return _forward(*_checked("x", x, x_knots, y_knots, slopes))
+    return _forward(*check_spline("x", x, x_knots, y_knots, slopes))
 
 
 def inverse_rational_quadratic_spline(
@@ -85,7 +83,7 @@ def inverse_rational_quadratic_spline(
       >>> knots, slopes = jnp.array([0.0, 0.5, 1.0]), jnp.array([1.0, 2.0, 1.0])
       >>> x, _ = dj.flows.inverse_rational_quadratic_spline(0.3, knots, knots, slopes)
     """
-    return _inverse(*_checked("y", y, x_knots, y_knots, slopes))
+    return _inverse(*check_spline("y", y, x_knots, y_knots, slopes))
 
 
 @checks.arguments(
@@ -137,19 +135,8 @@ def rational_quadratic(
       >>> y, log_slope = scalar_map.forward(jnp.zeros(2), jnp.zeros((2, 8)))
     """
     bound, floor = float(bound), float(floor)
-    checks.require(
-        floor * bins < 1, f"floor must be less than 1/bins={1 / bins:g}, got {floor}"
-    )
-    rounding = float(jnp.finfo(float_dtype()).eps)
-    checks.require(
-        floor >= rounding,
-        f"floor must be at least the rounding {rounding:.2g}, got {floor}",
-    )
     ceiling = None if ceiling is None else float(ceiling)
-    checks.require(
-        ceiling is None or 1 < ceiling <= 1 / rounding,
-        f"ceiling must be above 1 and at most {1 / rounding:.2g}, got {ceiling}",
-    )
+    check_spline_bounds(bins, floor, ceiling)
     return _rational_quadratic(bins, bound, floor, ceiling)
 
 
@@ -300,37 +287,3 @@ class _Bin:
 
     def _denominator(self, xi, rest):
         return xi**2 + rest**2 + (self.left + self.right) * xi * rest
-
-
-def _checked(name: str, x: Any, x_knots: Any, y_knots: Any, slopes: Any):
-    x = checks.real_array(name, x)
-    checks.finite(name, x)
-    rows = []
-    for row_name, row in (
-        ("x_knots", x_knots),
-        ("y_knots", y_knots),
-        ("slopes", slopes),
-    ):
-        row = checks.real_array(row_name, row)
-        checks.finite(row_name, row)
-        if row.ndim == 0 or row.shape[-1] < 2 or row.shape[:-1] not in ((), x.shape):
-            raise ValueError(
-                f"{row_name} must have shape (K + 1,) or {(*x.shape, 'K + 1')}, "
-                f"got {row.shape}"
-            )
-        rows.append(row)
-    if len({row.shape[-1] for row in rows}) > 1:
-        raise ValueError(
-            "x_knots, y_knots and slopes must be equally many, "
-            f"got {[row.shape[-1] for row in rows]}"
-        )
-    for row_name, row in zip(("x_knots", "y_knots"), rows, strict=False):
-        if not checks.is_traced(row) and not np.all(
-            np.diff(np.asarray(row), axis=-1) > 0
-        ):
-            raise ValueError(
-                f"{row_name} must increase, got {np.asarray(row).tolist()}"
-            )
-    if not checks.is_traced(rows[2]) and not np.all(np.asarray(rows[2]) > 0):
-        raise ValueError(f"slopes must be positive, got {np.asarray(rows[2]).tolist()}")
-    return x, *rows

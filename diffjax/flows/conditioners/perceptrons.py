@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ... import checks
 from ...types import Array, Key, pytree, static_field
 from ..bijectors import promoted
-from .weights import check_condition, dense_parameters
+from ..checks import check_condition
+from .weights import dense_parameters
 
 __all__ = ["PerceptronConditioner", "dense", "perceptron"]
 

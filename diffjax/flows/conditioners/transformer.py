@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ... import checks
 from ...numerics import float_dtype
 from ...types import Array, ArrayLike, Key, PyTree, pytree, static_field
+from ..checks import check_heads
 from .weights import from_condition, normal_weights
 
 __all__ = ["CausalTransformer", "causal_transformer"]
@@ -132,16 +133,6 @@ def _causal_attention(h, weights, heads, causal, first, past):
     )
     # (heads, n, d) -> (n, width)
     return mixed.transpose(1, 0, 2).reshape(n, width) @ weights["out"], past
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Raise ValueError unless the heads divide the width.
-
-    Args:
-      width: Features of a row.
-      heads: Attention heads.
-    """
-    checks.require(width % heads == 0, f"heads must divide width={width}, got {heads}")
 
 
 @checks.arguments(

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import checks
 from ...numerics import float_dtype
 from ...types import Array, Key
 from ..bijectors import full
+from ..checks import check_condition
 
 __all__ = [
-    "check_condition",
     "dense_parameters",
     "from_condition",
     "networks_by_turns",
@@ -99,20 +98,6 @@ def _networks_by_turns(key, layers, make, *, sizes):
     odd = layers % 2
     last = make(jax.random.fold_in(key, layers - 1), *sizes[0]) if odd else None
     return *pairs, last
-
-
-def check_condition(condition: Any, size: int) -> None:
-    """Raise ValueError unless a condition has the number of entries expected.
-
-    Args:
-      condition: An array of any shape, or None.
-      size: Number of its entries, 0 for None.
-    """
-    entries = 0 if condition is None else jnp.size(condition)
-    checks.require(
-        entries == size,
-        f"condition must have condition_size={size} entries, got {entries}",
-    )
 
 
 def from_condition(condition: Any, weight: Array | None, like: Array) -> Array | float:
