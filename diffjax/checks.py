@@ -1,7 +1,8 @@
-"""Argument errors. Each names the argument, the value received and what is accepted.
+"""Checks of arguments, whose errors name the argument, the value and what is accepted.
 
-A check takes the argument's name and its value, and returns the value to go on with.
-The values of traced arrays are not inspected.
+A check takes the name of an argument and its value, and returns the value to
+go on with. Traced arrays are checked by shape and dtype alone, since they have
+no values yet.
 """
 
 import functools
@@ -14,20 +15,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    "arguments",
+    "arrays",
+    "batch",
+    "boolean",
+    "callable_",
+    "choice",
+    "concrete",
+    "denoised",
+    "depth",
+    "example_shaped",
+    "finite",
+    "finite_array",
+    "finite_batch",
+    "greater",
+    "has_methods",
+    "integer",
+    "integers",
+    "is_traced",
+    "key",
+    "leading_axis",
+    "made_by",
+    "non_negative",
+    "number",
+    "one_of_shapes",
+    "optional",
+    "positive",
+    "promoted",
+    "real_array",
+    "require",
+    "shape",
+    "width",
+    "within",
+]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def arguments(**rules: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator that checks a function's arguments before it runs.
+    """Decorator that checks the arguments of a function before it runs.
 
     Defaults that the caller leaves alone are not checked.
 
     Args:
-      **rules: A check for each argument to be checked, as a function
-        (name, value) -> value, or as a tuple of one that takes more and these more:
-        `eta=(checks.within, 0, 1)`. What a check returns takes the place of the
-        value, unless it is None.
+      **rules: A check for each argument that needs one. It is a function
+        (name, value) -> value, or a tuple of a function of more arguments and
+        these: `eta=(checks.within, 0, 1)`. What it returns replaces the value,
+        unless it is None.
 
     Returns:
       The decorator.
@@ -43,6 +79,12 @@ def arguments(**rules: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function):
         signature = inspect.signature(function)
+        unknown = rules.keys() - signature.parameters.keys()
+        require(not unknown, f"{function.__name__} has no arguments {unknown}")
+        steps = [
+            (name, *(rule if isinstance(rule, tuple) else (rule,)))
+            for name, rule in rules.items()
+        ]
 
         @functools.wraps(function)
         def checked(*args, **kwargs):
@@ -50,9 +92,8 @@ def arguments(**rules: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
                 return function(*args, **kwargs)  # Python's message names the function
-            for name, rule in rules.items():
+            for name, check, *more in steps:
                 if name in bound.arguments:
-                    check, *more = rule if isinstance(rule, tuple) else (rule,)
                     value = check(name, bound.arguments[name], *more)
                     if value is not None:
                         bound.arguments[name] = value
@@ -68,7 +109,7 @@ def optional(check: Callable[..., Any], *more: Any) -> Callable[[str, Any], Any]
 
     Args:
       check: A check (name, value, *more) -> value.
-      *more: What it takes besides.
+      *more: Its further arguments.
 
     Returns:
       A check (name, value) -> value or None.
@@ -79,12 +120,13 @@ def optional(check: Callable[..., Any], *more: Any) -> Callable[[str, Any], Any]
 def require(condition: Any, message: str, error: type[Exception] = ValueError) -> None:
     """Raise an error unless a condition holds.
 
-    For rules that concern several arguments. Most others have a check of their own.
+    It serves rules that concern several arguments. Most others have a check of
+    their own.
 
     Args:
-      condition: Anything with a truth value. Must be concrete.
-      message: The message. It is formatted whether or not the condition holds, so it
-        should not print large arrays.
+      condition: Anything with a truth value. It must be concrete.
+      message: The message. It is formatted whether or not the condition holds,
+        so it should not print large arrays.
       error: The type of the error.
 
     Raises:
@@ -95,18 +137,18 @@ def require(condition: Any, message: str, error: type[Exception] = ValueError) -
 
 
 def has_methods(name: str, value: Any, *signatures: str) -> Any:
-    """`value` if it has the methods, for example "log_prob(x)" and "sample(key)".
+    """The value, if it has the methods, for example "log_prob(x)" and "sample(key)".
 
     Args:
-      name: The argument's name, for the message.
-      value: An object. A class is a TypeError.
-      *signatures: The methods' names with their arguments.
+      name: The name of the argument, for the message.
+      value: An object, not a class.
+      *signatures: The names of the methods with their arguments.
 
     Returns:
       The value.
 
     Raises:
-      TypeError: If one of the methods is missing.
+      TypeError: If it is a class, or one of the methods is missing.
     """
     names = [signature.partition("(")[0] for signature in signatures]
     if isinstance(value, type) or not all(
@@ -117,12 +159,23 @@ def has_methods(name: str, value: Any, *signatures: str) -> Any:
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any leaf of `values` is a tracer, whose value cannot be inspected."""
+    """True if any leaf of the values is a tracer, which has no value yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def number(name: str, value: Any) -> Any:
-    """`value` if it is a real scalar: a Python float where it is concrete, a traced array of shape () otherwise."""
+    """A finite real scalar: a Python float where it is concrete and no JAX array.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The float, or the array of shape () itself.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is no scalar, or not finite.
+    """
     if isinstance(value, bool | str) or value is None:
         raise TypeError(f"{name} must be a real number, got {value!r}")
     if np.shape(value) != ():
@@ -135,7 +188,8 @@ def number(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
     except OverflowError:
         raise ValueError(
-            f"{name} must be finite in float64, got an integer of {value.bit_length()} bits"
+            f"{name} must be finite in float64, got an integer of "
+            f"{value.bit_length()} bits"
         ) from None
     if not np.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
@@ -143,14 +197,31 @@ def number(name: str, value: Any) -> Any:
 
 
 def concrete(name: str, value: Any) -> float:
-    """A `number` as a Python float. Raises TypeError if it is traced."""
+    """A `number` as a Python float.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The float.
+
+    Raises:
+      TypeError: If it is traced.
+    """
     if is_traced(value):
         raise TypeError(f"{name} must be a concrete number, got a traced one")
     return float(number(name, value))
 
 
 def positive(name: str, value: Any) -> Any:
-    """`number`, refused unless greater than 0."""
+    """A `number` greater than 0.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The number.
+    """
     value = number(name, value)
     if not is_traced(value) and not float(value) > 0:
         raise ValueError(f"{name} must be positive, got {value}")
@@ -158,7 +229,14 @@ def positive(name: str, value: Any) -> Any:
 
 
 def non_negative(name: str, value: Any) -> Any:
-    """`number`, refused unless 0 or more."""
+    """A `number` of 0 or more.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The number.
+    """
     value = number(name, value)
     if not is_traced(value) and not float(value) >= 0:
         raise ValueError(f"{name} must be 0 or more, got {value}")
@@ -166,7 +244,12 @@ def non_negative(name: str, value: Any) -> Any:
 
 
 def greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
-    """Refuse `value` unless it is greater than `bound`."""
+    """Raise ValueError unless a value is greater than another argument.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+      bound_name, bound: The same of the other one.
+    """
     if not is_traced(value, bound) and not float(value) > float(bound):
         raise ValueError(
             f"{name} must be greater than {bound_name}={bound}, got {value}"
@@ -174,7 +257,15 @@ def greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
 
 
 def within(name: str, value: Any, lower: float, upper: float) -> Any:
-    """`number`, refused unless it lies in [lower, upper]."""
+    """A `number` in [lower, upper].
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      lower, upper: The least and the greatest number that are accepted.
+
+    Returns:
+      The number.
+    """
     value = number(name, value)
     if not is_traced(value) and not lower <= float(value) <= upper:
         raise ValueError(f"{name} must lie in [{lower}, {upper}], got {value}")
@@ -182,26 +273,26 @@ def within(name: str, value: Any, lower: float, upper: float) -> Any:
 
 
 LARGEST = 10**8
-"""The greatest number of steps, points or samples that is accepted: larger ones run for hours or out of memory."""
+"""The greatest number of steps, points or samples: more run for hours."""
 
 LARGEST_DEPTH = 1000
-"""The greatest number of layers, each of which is traced for itself."""
+"""The greatest number of layers that are traced one by one."""
 
 LARGEST_WIDTH = 2**16
-"""The greatest side of a square matrix of parameters, which then takes 16 GiB."""
+"""The greatest side of a square matrix of parameters. It then takes 16 GiB."""
 
 LARGEST_SIZE = 2**31
 """The greatest number of entries of one example."""
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) -> int:
-    """`value` as a Python int.
+    """An integer as a Python int.
 
     Args:
-      name: The argument's name, for the message.
+      name: The name of the argument, for messages.
       value: An int or a NumPy integer.
-      minimum: The least accepted.
-      maximum: The greatest accepted. None for none, as for a seed.
+      minimum: The least that is accepted.
+      maximum: The greatest that is accepted. None for none, as for a seed.
 
     Returns:
       The int.
@@ -211,10 +302,8 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) 
       ValueError: If it is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        shown = repr(value)
-        raise TypeError(
-            f"{name} must be an integer, got {shown if len(shown) < 200 else type(value).__name__}"
-        )
+        shown = repr(value) if len(repr(value)) < 200 else type(value).__name__
+        raise TypeError(f"{name} must be an integer, got {shown}")
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be between {minimum} and {maximum}, got {value}")
     if value < minimum:
@@ -228,24 +317,61 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = LARGEST) 
 
 
 def depth(name: str, value: Any, minimum: int) -> int:
-    """`integer` of at most `LARGEST_DEPTH`, for what is traced layer by layer."""
+    """An `integer` of at most `LARGEST_DEPTH`, for what is traced layer by layer.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      minimum: The least that is accepted.
+
+    Returns:
+      The int.
+    """
     return integer(name, value, minimum, LARGEST_DEPTH)
 
 
 def width(name: str, value: Any, minimum: int) -> int:
-    """`integer` of at most `LARGEST_WIDTH`, for the side of a matrix of parameters."""
+    """An `integer` of at most `LARGEST_WIDTH`, for the side of a matrix of parameters.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      minimum: The least that is accepted.
+
+    Returns:
+      The int.
+    """
     return integer(name, value, minimum, LARGEST_WIDTH)
 
 
 def boolean(name: str, value: Any) -> bool:
-    """`value` if it is True or False."""
+    """True or False, as a Python bool.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The bool.
+
+    Raises:
+      TypeError: If it is anything else.
+    """
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
-    """`value` if it is one of `options`."""
+    """One of several strings.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      options: The strings that are accepted.
+
+    Returns:
+      The value.
+
+    Raises:
+      ValueError: If it is not one of them.
+    """
     accepted = list(options)
     if value not in accepted:
         raise ValueError(
@@ -255,7 +381,18 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
-    """`value` as a tuple of positive Python ints, of at most `LARGEST_SIZE` entries. () is the shape of a scalar."""
+    """A shape as a tuple of positive Python ints. () is the shape of a scalar.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The tuple.
+
+    Raises:
+      TypeError: If it is no tuple or list of positive integers.
+      ValueError: If it has more than `LARGEST_SIZE` entries.
+    """
     if not isinstance(value, tuple | list) or not all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0
         for n in value
@@ -269,45 +406,81 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
 
 
 def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
-    """Refuse an array whose shape is none of `shapes`."""
+    """Raise ValueError unless an array has one of several shapes.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      shapes: The shapes that are accepted.
+    """
     if np.shape(value) not in shapes:
         batch = np.shape(value)[1:] in shapes and 0 not in np.shape(value)
         hint = " (one example: use jax.vmap for a batch)" if batch else ""
         raise ValueError(
-            f"{name} must have shape {' or '.join(map(str, shapes))}, got {np.shape(value)}{hint}"
+            f"{name} must have shape {' or '.join(map(str, shapes))}, "
+            f"got {np.shape(value)}{hint}"
         )
 
 
 def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:
-    """Refuse a pytree of arrays unless each has the leading axis `count`, which it shares with `beside`."""
+    """Raise ValueError unless all arrays of a pytree have one leading axis.
+
+    Args:
+      name: The name of the argument, for the message.
+      tree: The argument, a pytree of arrays.
+      beside: The name of the argument that shares the axis.
+      count: The length of the axis.
+    """
     for leaf in jax.tree.leaves(tree):
         if np.shape(leaf)[:1] != (count,):
             raise ValueError(
-                f"{name} must have leading axis {count} as {beside}, got shape {np.shape(leaf)}"
+                f"{name} must have leading axis {count} as {beside}, "
+                f"got shape {np.shape(leaf)}"
             )
 
 
 def finite(name: str, value: Any) -> None:
-    """Refuse a concrete array that holds NaN or infinity."""
+    """Raise ValueError if a concrete array holds NaN or infinity.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+    """
     if is_traced(value):
         return
     array = np.asarray(value)
     bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
     if bad:
         raise ValueError(
-            f"{name} must be finite, got {bad} NaN or infinite entries of {np.size(array)}"
+            f"{name} must be finite, got {bad} NaN or infinite entries of "
+            f"{np.size(array)}"
         )
 
 
 def finite_array(name: str, value: Any) -> Any:
-    """`value` as a `real_array` without NaN or infinity, where it is concrete."""
+    """A `real_array` without NaN or infinity, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+    """
     value = real_array(name, value)
     finite(name, value)
     return value
 
 
 def batch(name: str, value: Any) -> Any:
-    """`value` as a `real_array` of one example or more on its leading axis."""
+    """A `real_array` of one example or more on its leading axis.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array, of shape (N, ...).
+
+    Raises:
+      ValueError: If it has no axis, or no entry.
+    """
     value = real_array(name, value)
     if value.ndim == 0 or value.size == 0:
         raise ValueError(
@@ -317,14 +490,21 @@ def batch(name: str, value: Any) -> Any:
 
 
 def finite_batch(name: str, value: Any) -> Any:
-    """`value` as a `batch` without NaN or infinity, where it is concrete."""
+    """A `batch` without NaN or infinity, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array, of shape (N, ...).
+    """
     value = batch(name, value)
     finite(name, value)
     return value
 
 
 def promoted(*values: Any) -> Any:
-    """`jnp.result_type` by the standard rules, under `jax_numpy_dtype_promotion="strict"` too."""
+    """`jnp.result_type` by the standard rules, also under strict dtype promotion."""
     known = [
         jax.dtypes.canonicalize_dtype(value) if isinstance(value, np.dtype) else value
         for value in values
@@ -334,7 +514,17 @@ def promoted(*values: Any) -> Any:
 
 
 def real_array(name: str, value: Any) -> Any:
-    """`value` as a floating-point array of at least float32, integers promoted; refused if complex or not numeric."""
+    """An array of real numbers in float32 at least. Integers are promoted.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      TypeError: If it is complex, or holds no numbers.
+    """
     try:
         value = (
             value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
@@ -349,14 +539,25 @@ def real_array(name: str, value: Any) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(promoted(dtype, jnp.float32))
     if not isinstance(value, jax.Array):
         with np.errstate(over="ignore"):
-            value = np.asarray(value).astype(
-                dtype
-            )  # on the host: no program for a conversion
+            # On the host: a conversion by JAX would be a compiled program.
+            value = np.asarray(value).astype(dtype)
     return jnp.asarray(value, dtype)
 
 
 def example_shaped(name: str, value: Any, x: Any) -> Any:
-    """`value` if it has the shape of x, the example for which a function returned it."""
+    """A value of the shape of x, the example for which a function returned it.
+
+    Args:
+      name: The name of the function, for the message.
+      value: The value.
+      x: The example.
+
+    Returns:
+      The value.
+
+    Raises:
+      ValueError: If it has another shape.
+    """
     if jnp.shape(value) != jnp.shape(x):
         raise ValueError(
             f"{name} must return its example's shape {jnp.shape(x)}, got "
@@ -366,14 +567,37 @@ def example_shaped(name: str, value: Any, x: Any) -> Any:
 
 
 def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
-    """`value` if it is of a type, and otherwise a TypeError that names the function which makes it."""
+    """A value of one type, that of the values which a function makes.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      kind: The type.
+      maker: The name of the function, for the message.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it is of another type.
+    """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be made by {maker}, got {type(value).__name__}")
     return value
 
 
 def arrays(name: str, tree: Any) -> Any:
-    """`tree` with each leaf as an array of JAX."""
+    """A pytree of numbers or arrays, with each leaf as an array of JAX.
+
+    Args:
+      name: The name of the argument, for the message.
+      tree: The argument.
+
+    Returns:
+      The pytree of arrays.
+
+    Raises:
+      TypeError: If a leaf is no array.
+    """
     try:
         return jax.tree.map(jnp.asarray, tree)
     except (TypeError, ValueError, OverflowError):
@@ -383,7 +607,17 @@ def arrays(name: str, tree: Any) -> Any:
 
 
 def integers(name: str, value: Any) -> jax.Array:
-    """`value` as an array of integers."""
+    """An array of integers.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      TypeError: If it holds anything else.
+    """
     try:
         value = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
@@ -396,12 +630,12 @@ def integers(name: str, value: Any) -> jax.Array:
 
 
 def denoised(value: Any, x: Any) -> Any:
-    """Check what a denoiser returned at x.
+    """The value of a denoiser at x.
 
     Args:
-      value: What it returned. A pair (denoised, second) is a TypeError, because
-        guidance comes before `ddpm.paired`.
-      x: Its example.
+      value: What the denoiser returned. A pair (denoised, second) is a
+        TypeError, because guidance comes before `ddpm.paired`.
+      x: The example with which it was called.
 
     Returns:
       The value, an array of real numbers of x's shape.
@@ -413,13 +647,15 @@ def denoised(value: Any, x: Any) -> Any:
     expected = f"denoiser must return an array of its example's shape {jnp.shape(x)}"
     if isinstance(value, tuple):
         raise TypeError(
-            f"{expected}, got a tuple of {len(value)}; to pair a guided one, ddpm.paired(guided, second)"
+            f"{expected}, got a tuple of {len(value)}; to pair a guided one, "
+            "ddpm.paired(guided, second)"
         )
     if not hasattr(value, "shape"):
         raise TypeError(f"{expected}, got {value!r}")
     if value.shape != jnp.shape(x):
         raise ValueError(
-            f"denoiser must return its example's shape {jnp.shape(x)}, got {value.shape}"
+            f"denoiser must return its example's shape {jnp.shape(x)}, "
+            f"got {value.shape}"
         )
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise TypeError(f"denoiser must return real numbers, got dtype {value.dtype}")
@@ -427,23 +663,48 @@ def denoised(value: Any, x: Any) -> Any:
 
 
 def key(name: str, value: Any) -> Any:
-    """`value` if it is one typed key, as made by `jax.random.key`."""
+    """One typed key, made by `jax.random.key`.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The key.
+
+    Raises:
+      TypeError: If it is no typed key.
+      ValueError: If it is an array of keys.
+    """
     if not (
         isinstance(value, jax.Array)
         and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     ):
         raise TypeError(
-            f"{name} must be a typed key made by jax.random.key(seed), got {_describe(value)}"
+            f"{name} must be a typed key made by jax.random.key(seed), "
+            f"got {_describe(value)}"
         )
     if value.shape != ():
         raise ValueError(
-            f"{name} must be one key of shape (), got shape {value.shape}; jax.vmap over many keys"
+            f"{name} must be one key of shape (), got shape {value.shape}; "
+            "jax.vmap over many keys"
         )
     return value
 
 
 def callable_(name: str, value: Any, signature: str) -> Any:
-    """`value` if it can be called."""
+    """A function, or another value that can be called.
+
+    Args:
+      name: The name of the argument, for the message.
+      value: The argument.
+      signature: How it is called, for the message.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it cannot be called.
+    """
     if not callable(value):
         raise TypeError(
             f"{name} must be callable as {signature}, got {_describe(value)}"
