@@ -1,4 +1,7 @@
-"""Data parallelism over one mesh axis named "data": the batch is split over the devices, the state is on each."""
+"""Data parallelism over one mesh axis named "data".
+
+The batch is split over the devices, and the state is whole on each.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,67 +12,116 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from .. import checks
 from ..types import PyTree, check_integers
 
+__all__ = ["AXIS", "data_mesh", "replicate", "shard_batch"]
+
 AXIS = "data"
+"""Name of the axis over which the batch is split."""
+
+
+def _devices(name, value):
+    devices = list(jax.devices() if value is None else value)
+    checks.require(devices, f"{name} must hold at least one device, got none")
+    for device in devices:
+        checks.require(
+            isinstance(device, jax.Device),
+            f"{name} must be a sequence of JAX's devices, got {device!r}",
+            TypeError,
+        )
+    return devices
+
+
+def _data_mesh(name, mesh):
+    checks.made_by(name, mesh, Mesh, "data_mesh")
+    checks.require(
+        AXIS in mesh.axis_names,
+        f"{name} must have an axis named {AXIS!r}, got axes {mesh.axis_names}",
+    )
+    for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
+        checks.require(
+            kind == AxisType.Auto,
+            f"{name} axis {axis!r} must have type Auto, got {kind}; make the mesh with "
+            "data_mesh()",
+        )
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis, "data", of type Auto, over `devices` (default: all of them).
+    """A mesh of one axis, "data", of type Auto.
 
-    Under Auto a compiled step needs no change: the mean over a split batch makes XLA add the sums over devices.
+    Under Auto a compiled step needs no change: the mean over a split batch
+    makes XLA add the sums over devices.
+
+    Args:
+      devices: JAX's devices. None for all of them.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      ValueError: If there is no device.
+      TypeError: If an entry is no device of JAX.
+
+    Example:
+      >>> mesh = dj.training.data_mesh(jax.devices()[:1])
     """
-    devices = list(jax.devices() if devices is None else devices)
-    if not devices:
-        raise ValueError("devices must hold at least one device, got none")
-    for device in devices:
-        if not isinstance(device, jax.Device):
-            raise TypeError(
-                f"devices must be a sequence of JAX's devices, got {device!r}"
-            )
+    devices = _devices("devices", devices)
     return jax.make_mesh(
         (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
     )
 
 
+@checks.arguments(mesh=_data_mesh)
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """`tree` with every leaf whole on each device of `mesh`. Raises ValueError for a mesh that `data_mesh` would not
-    make (no axis "data", or an axis of type Explicit)."""
-    _check(mesh)
+    """A copy of a pytree whole on each device of a mesh.
+
+    Args:
+      tree: A pytree of arrays.
+      mesh: As `data_mesh` makes it.
+
+    Returns:
+      The pytree.
+
+    Raises:
+      ValueError: If the mesh has no axis "data", or an axis of another type
+        than Auto.
+      TypeError: If `mesh` is no mesh.
+    """
     check_integers("tree", tree)
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+@checks.arguments(mesh=_data_mesh, axis=(checks.integer, 0))
 def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
-    """`batch` with axis `axis` of every leaf split over the devices: 0 for a batch (B, ...), 1 for a block (K, B, ...).
+    """Split one axis of every leaf of a batch over the devices of a mesh.
 
-    Raises ValueError, with both numbers, where B is no multiple of the number of devices on the axis "data".
+    Args:
+      batch: A pytree of arrays.
+      mesh: As `data_mesh` makes it.
+      axis: 0 for a batch (B, ...), 1 for a block of batches (K, B, ...).
+
+    Returns:
+      The batch on the devices.
+
+    Raises:
+      ValueError: If B is no multiple of the number of devices, with both
+        numbers.
+      TypeError: If a leaf is no array, or `mesh` is no mesh.
     """
-    _check(mesh)
-    devices, axis = mesh.shape[AXIS], checks.integer("axis", axis, 0)
+    devices = mesh.shape[AXIS]
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        name = "batch" + jax.tree_util.keystr(path)
-        if not hasattr(leaf, "ndim"):
-            raise TypeError(f"{name} must be an array, got {leaf!r}")
-        if leaf.ndim <= axis:
-            raise ValueError(
-                f"{name} must have an axis {axis} to split, got shape {leaf.shape}"
-            )
-        if leaf.shape[axis] % devices:
-            raise ValueError(
-                f"{name}: batch size {leaf.shape[axis]} must be a multiple of the {devices} devices"
-            )
-    return jax.device_put(
-        batch, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+        _check_splits("batch" + jax.tree_util.keystr(path), leaf, axis, devices)
+    spec = PartitionSpec(*[None] * axis, AXIS)
+    return jax.device_put(batch, NamedSharding(mesh, spec))
+
+
+def _check_splits(name, leaf, axis, devices):
+    if not hasattr(leaf, "ndim"):
+        raise TypeError(f"{name} must be an array, got {leaf!r}")
+    checks.require(
+        leaf.ndim > axis,
+        f"{name} must have an axis {axis} to split, got shape {leaf.shape}",
     )
-
-
-def _check(mesh: Mesh) -> None:
-    checks.made_by("mesh", mesh, Mesh, "data_mesh")
-    if AXIS not in mesh.axis_names:
-        raise ValueError(
-            f"mesh must have an axis named {AXIS!r}, got axes {mesh.axis_names}"
-        )
-    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
-        if kind != AxisType.Auto:
-            raise ValueError(
-                f"mesh axis {name!r} must have type Auto, got {kind}; make the mesh with data_mesh()"
-            )
+    checks.require(
+        leaf.shape[axis] % devices == 0,
+        f"{name}: batch size {leaf.shape[axis]} must be a multiple of the {devices} "
+        "devices",
+    )

@@ -1,4 +1,4 @@
-"""One training step as a pure function of (state, batch), and K of them in one device call."""
+"""The training state, one step of it as a pure function, and K steps in one call."""
 
 import functools
 from collections.abc import Callable
@@ -12,21 +12,41 @@ import optax
 from .. import checks, types
 from ..types import Array, ArrayLike, Key, PyTree
 
+__all__ = [
+    "LossFunction",
+    "Step",
+    "TrainState",
+    "ema_decay_at",
+    "init",
+    "make_step",
+    "make_steps",
+    "optimiser",
+    "warmup_cosine",
+]
+
 LossFunction = Callable[[PyTree, Key, PyTree], tuple[Array, dict[str, Array]]]
 """(params, key, batch) -> (loss of shape (), dict of scalars)."""
 Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 """(state, batch, take=True) -> (state, metrics)."""
 
-_OWN_METRICS = ("loss", "grad_norm", "finite")
+STEP_METRICS = ("loss", "grad_norm", "finite")
+"""Names of the metrics that the step itself computes."""
+
+TRANSFORMATION = (checks.has_methods, "init(params)", "update(updates, state, params)")
+"""Check of a transformation of optax."""
 
 
 @types.pytree
 class TrainState:
-    """All that training needs to go on: with the data it determines every later state.
+    """All that training needs to go on. With the data it determines every later state.
 
-    step: () int32, the steps taken so far, which is also the position in the data.
-    params: the parameters; ema: their exponential moving average, in float32 at least.
-    opt_state: the optimiser's state. key: one typed key, which training never changes.
+    Attributes:
+      step: Number of steps taken so far, () int32. It is also the position in
+        the data.
+      params: The parameters.
+      ema: Their exponential moving average, in float32 at least.
+      opt_state: The optimiser's state.
+      key: One typed key, which training never changes.
     """
 
     step: Array
@@ -36,74 +56,106 @@ class TrainState:
     key: Key
 
 
+@checks.arguments(key=checks.key, optimiser=TRANSFORMATION)
 def init(
     key: Key, params: PyTree, optimiser: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step; its arrays are copies, so that donating it leaves the caller's alive.
+    """The state before the first step.
 
-    params: a pytree of arrays. The average starts at `params`.
-    Raises TypeError for an untyped key, ValueError where `params` has no leaves.
+    Its arrays are copies, so that donating it leaves the caller's alive.
+
+    Args:
+      key: A typed key, from which every step derives its own.
+      params: A pytree of arrays. The average starts at them.
+      optimiser: A transformation of optax, such as `optimiser` makes.
+
+    Returns:
+      The state.
+
+    Raises:
+      ValueError: If `params` hold no array.
+      TypeError: If the key is not typed, or `optimiser` has no `init` and
+        `update`.
+
+    Example:
+      >>> rule = dj.training.optimiser(1e-3)
+      >>> state = dj.training.init(key, {"w": jnp.ones(3)}, rule)
     """
-    checks.key("key", key)
-    if not jax.tree.leaves(params):
-        raise ValueError(f"params must hold at least one array, got {params!r}")
-    types.check_integers("params", params)
-    check_optimiser(optimiser)
-    params = jax.tree.map(_own, params)
-    # one program instead of one per shape; where leaves lie on several devices, eagerly, which keeps their placement
-    start = (
-        jax.jit(optimiser.init)
-        if all(map(_on_one_device, jax.tree.leaves(params)))
-        else optimiser.init
+    checks.require(
+        jax.tree.leaves(params), f"params must hold at least one array, got {params!r}"
     )
-    opt_state = jax.tree.map(_own, start(params))
+    types.check_integers("params", params)
+    params = jax.tree.map(_copy, params)
+    # One program instead of one per shape. Where leaves lie on several devices
+    # it runs eagerly, which keeps their placement.
+    if all(map(_on_one_device, jax.tree.leaves(params))):
+        opt_state = jax.jit(optimiser.init)(params)
+    else:
+        opt_state = optimiser.init(params)
+    opt_state = jax.tree.map(_copy, opt_state)
     step = jax.device_put(np.zeros((), np.int32))
     return TrainState(
         step, params, _average(params), opt_state, jax.device_put(key, may_alias=False)
     )
 
 
-def check_optimiser(optimiser: Any) -> None:
-    """Raise TypeError for what has no `init` and `update`."""
-    if isinstance(optimiser, type) or not all(
-        callable(getattr(optimiser, name, None)) for name in ("init", "update")
-    ):
-        raise TypeError(
-            f"optimiser must be a transformation of optax, got {optimiser!r}"
-        )
+def _total_steps(name, value):
+    return checks.integer(name, value, 1, 2**62)
 
 
+@checks.arguments(
+    learning_rate=checks.positive,
+    warmup_steps=(checks.integer, 0),
+    final_fraction=(checks.within, 0.0, 1.0),
+    total_steps=checks.optional(_total_steps),
+)
 def warmup_cosine(
     learning_rate: float,
     warmup_steps: int,
     total_steps: int | None,
     final_fraction: float = 0.0,
-):
-    """The schedule n -> learning rate of step n = 0, 1, …, with η = `learning_rate`.
+) -> optax.Schedule:
+    """Learning rate with linear warm-up and cosine decay.
 
-    η min(1, (n + 1) / warmup_steps), times f + (1 − f)(1 + cos πu)/2 where `total_steps` is given,
-    with u = (n − warmup_steps) / (total_steps − warmup_steps) clipped to [0, 1] and f = `final_fraction`
-    (Loshchilov & Hutter 2017, Eq. 5, without restarts). The first step has η / warmup_steps, not optax's 0.
+        η min(1, (n + 1)/warmup_steps) (f + (1 − f) (1 + cos πu)/2)
+        u = (n − warmup_steps)/(total_steps − warmup_steps), clipped to [0, 1]
+
+    This is Loshchilov & Hutter 2017, equation 5, without restarts. The first
+    step n = 0 has η/warmup_steps, not optax's 0.
+
+    Args:
+      learning_rate: η, the greatest rate.
+      warmup_steps: Number of steps of the warm-up. 0 for none.
+      total_steps: Step at which the decay ends. None for a constant rate after
+        the warm-up.
+      final_fraction: f, the fraction of η at the end.
+
+    Returns:
+      The schedule, n -> learning rate of step n = 0, 1, …
+
+    Raises:
+      ValueError: If an argument is out of range, or `total_steps` does not
+        exceed `warmup_steps`.
     """
-    checks.positive("learning_rate", learning_rate)
-    checks.integer("warmup_steps", warmup_steps, 0)
-    checks.within("final_fraction", final_fraction, 0.0, 1.0)
     if total_steps is not None:
-        checks.integer("total_steps", total_steps, 1, 2**62)
         checks.greater("total_steps", total_steps, "warmup_steps", warmup_steps)
 
     def schedule(n):
         rate = learning_rate * jnp.minimum(1.0, (n + 1) / max(warmup_steps, 1))
         if total_steps is None:
             return rate
+        f = final_fraction
         u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        return rate * (
-            final_fraction + (1.0 - final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * u))
-        )
+        return rate * (f + (1.0 - f) * 0.5 * (1.0 + jnp.cos(jnp.pi * u)))
 
     return jax.jit(schedule, inline=True)
 
 
+@checks.arguments(
+    learning_rate=checks.positive,
+    weight_decay=checks.non_negative,
+    clip_norm=checks.optional(checks.positive),
+)
 def optimiser(
     learning_rate: float = 1e-3,
     *,
@@ -116,60 +168,116 @@ def optimiser(
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Adam (AdamW where weight_decay > 0) after clipping the gradient to global norm `clip_norm`; None: no clipping.
+    """Adam after clipping of the gradient, or AdamW where the weights decay.
 
-    The rate is `warmup_cosine`: a linear warm-up, then constant, or a cosine decay ending at `total_steps` if given
-    (a resumed run with another `total_steps` is another run). Any optax transformation serves in its place.
-    Kingma & Ba 2015, Algorithm 1; Loshchilov & Hutter 2019, Algorithm 2 (the decay is multiplied by the rate).
+    The rate is `warmup_cosine`: a linear warm-up, then constant, or a cosine
+    decay if `total_steps` is given. A resumed run with another `total_steps`
+    is another run. Any transformation of optax serves in place of this one.
+
+    Args:
+      learning_rate: The greatest rate.
+      warmup_steps: Number of steps of the warm-up.
+      total_steps: Step at which the cosine decay ends. None for no decay.
+      final_fraction: Fraction of the rate at the end of the decay.
+      weight_decay: Decay of the weights, multiplied by the rate. 0 for Adam.
+      clip_norm: Greatest global norm of the gradient. None for no clipping.
+      beta_1: Decay of the first moment.
+      beta_2: Decay of the second moment.
+      epsilon: Added to the root of the second moment.
+
+    Returns:
+      The transformation.
+
+    Raises:
+      ValueError: If an argument is out of range.
+
+    References:
+      Kingma & Ba 2015, Algorithm 1. Loshchilov & Hutter 2019, Algorithm 2.
+
+    Example:
+      >>> rule = dj.training.optimiser(1e-3, warmup_steps=100, total_steps=1000)
     """
-    rate: Any = checks.positive("learning_rate", learning_rate)
+    rate: Any = learning_rate
     if warmup_steps or total_steps is not None:
         rate = warmup_cosine(learning_rate, warmup_steps, total_steps, final_fraction)
-    checks.non_negative("weight_decay", weight_decay)
     if weight_decay > 0:
         adam = optax.adamw(rate, beta_1, beta_2, epsilon, weight_decay=weight_decay)
     else:
         adam = optax.adam(rate, beta_1, beta_2, epsilon)
     if clip_norm is None:
         return adam
-    return optax.chain(
-        optax.clip_by_global_norm(checks.positive("clip_norm", clip_norm)), adam
-    )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
 
 
+@checks.arguments(step=checks.non_negative, ema_decay=(checks.within, 0.0, 1.0))
 def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
-    """The average's decay at step n = 0, 1, …: min(ema_decay, (1 + n)/(10 + n)), shape ().
+    """Decay of the parameters' average at a step.
 
-    The warm-up keeps the initial parameters from lingering: `num_updates` of TensorFlow's
-    `tf.train.ExponentialMovingAverage`, used by Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
+        min(ema_decay, (1 + n)/(10 + n))
+
+    The warm-up keeps the initial parameters from lingering. It is
+    `num_updates` of TensorFlow's `tf.train.ExponentialMovingAverage`, used by
+    Song et al. 2021 (score_sde, `models/ema.py`), who count from n = 1.
+
+    Args:
+      step: n = 0, 1, …
+      ema_decay: The decay after the warm-up, in [0, 1].
+
+    Returns:
+      The decay, ().
+
+    Raises:
+      ValueError: If `ema_decay` lies outside [0, 1] or `step` is negative.
     """
-    step, ema_decay = (
-        checks.non_negative("step", step),
-        checks.within("ema_decay", ema_decay, 0.0, 1.0),
-    )
-    with jax.numpy_dtype_promotion("standard"):  # of integers and real numbers
+    # Mixes integers and real numbers, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
         return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
+@checks.arguments(
+    ema_decay=(checks.within, 0.0, 1.0),
+    loss_fn=(checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)"),
+    optimiser=TRANSFORMATION,
+)
 def make_step(
     loss_fn: LossFunction,
     optimiser: optax.GradientTransformation,
     ema_decay: float = 0.999,
 ) -> Step:
-    """The pure function step(state, batch, take=True) -> (state, metrics), one gradient step.
+    """The pure function of one gradient step.
 
-    loss_fn(params, key, batch) -> (loss (), dict of scalars). Its key is fold_in(state.key, state.step), so that its
-    randomness (times, noise, dropout) depends on the run's key and the step number only.
-    ema ← d ema + (1 − d) params, with d = `ema_decay_at`(state.step, ema_decay) and the new parameters.
-    metrics: loss, grad_norm (before clipping), what loss_fn adds, each (); and `finite`, () bool: whether all of these
-    are. If not, or where take, () bool, is False, the step is not taken: the state comes back as it was.
-    Raises ValueError, while tracing, where a metric of loss_fn is no scalar or bears one of these names.
+        step(state, batch, take=True) -> (state, metrics)
+        ema ← d ema + (1 − d) params,    d = ema_decay_at(state.step, ema_decay)
+
+    with the new parameters. If the loss, the gradient norm or another metric
+    is not finite, or where `take`, () bool, is False, the step is not taken.
+    The state is then returned unchanged.
+
+    Args:
+      loss_fn: (params, key, batch) -> (loss of shape (), dict of scalars). Its
+        key is fold_in(state.key, state.step), so that its randomness (times,
+        noise, dropout) depends on the run's key and the step number only.
+      optimiser: A transformation of optax.
+      ema_decay: Decay of the average after its warm-up.
+
+    Returns:
+      The compiled step. Its metrics, () each, are `loss`, `grad_norm` before
+      clipping, those of `loss_fn`, and `finite`: whether all of them are.
+
+    Raises:
+      ValueError: If `ema_decay` lies outside [0, 1]. While tracing, if a
+        metric of `loss_fn` is no scalar or has one of those names.
+      TypeError: If `loss_fn` cannot be called, or `optimiser` has no `init`
+        and `update`.
+
+    Example:
+      >>> def loss_fn(params, key, batch):
+      ...     return jnp.mean((params["w"] - batch) ** 2), {}
+      >>> rule = dj.training.optimiser(0.1)
+      >>> step = dj.training.make_step(loss_fn, rule)
+      >>> state = dj.training.init(key, {"w": jnp.zeros(())}, rule)
+      >>> state, metrics = step(state, np.ones(4, np.float32))
     """
-    checks.within("ema_decay", ema_decay, 0.0, 1.0)
-    checks.callable_(
-        "loss_fn", loss_fn, "loss_fn(params, key, batch) -> (loss, metrics)"
-    )
-    check_optimiser(optimiser)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
     def step(
@@ -183,7 +291,8 @@ def make_step(
         )
 
         def taken(state):
-            with jax.numpy_dtype_promotion("standard"):  # optax divides integers
+            # optax divides integers, which strict promotion forbids.
+            with jax.numpy_dtype_promotion("standard"):
                 updates, opt_state = optimiser.update(
                     grads, state.opt_state, state.params
                 )
@@ -194,7 +303,8 @@ def make_step(
             )
             return TrainState(state.step + 1, params, ema, opt_state, state.key)
 
-        # not jnp.where: that copies the whole state in every step on a CPU (11 % of a 4 M parameter step)
+        # Not jnp.where, which copies the whole state at every step on a CPU
+        # (11 % of a step of 4 M parameters).
         state = jax.lax.cond(finite & take, taken, lambda state: state, state)
         return state, {**metrics, "finite": finite}
 
@@ -202,12 +312,20 @@ def make_step(
 
 
 def make_steps(step: Step) -> Step:
-    """The compiled steps(state, batches) -> (state, metrics): K steps as one device call by `lax.scan`.
+    """Compile K steps as one device call, steps(state, batches) -> (state, metrics).
 
-    step: as `make_step` returns it. batches: every leaf has a leading axis K (as `Batches.block` returns); metrics
-    have shape (K,). From the first step that is not finite on none is taken and `finite` is False: the state is the
-    last good one, and the other metrics after that step are of steps not taken.
-    The state's buffers are donated: do not use the state passed in afterwards (`fit` works on a copy).
+    From the first step on that is not finite, none is taken and `finite` is
+    False. The state is then the last good one. The other metrics after that
+    step are those of steps not taken.
+
+    Args:
+      step: As `make_step` returns it.
+
+    Returns:
+      The compiled function. Every leaf of its batches has a leading axis K, as
+      `Batches.block` returns them. Its metrics have shape (K,). The state's
+      buffers are donated: do not use the state passed in afterwards. (`fit`
+      works on a copy.)
     """
 
     def body(carry, batch):
@@ -224,14 +342,13 @@ def make_steps(step: Step) -> Step:
     return steps
 
 
-def _own(leaf: Any) -> Array:
-    """A strongly typed copy, in a buffer of its own."""
+def _copy(leaf: Any) -> Array:
+    """A strongly typed copy, in a buffer that nothing else uses."""
     dtype = jnp.result_type(leaf)
     if isinstance(leaf, jax.core.Tracer):
         return jnp.array(leaf, dtype, copy=True)
-    if not isinstance(leaf, jax.Array) or getattr(
-        leaf, "weak_type", False
-    ):  # a key has none
+    # A typed key has no weak_type.
+    if not isinstance(leaf, jax.Array) or getattr(leaf, "weak_type", False):
         leaf = np.asarray(leaf, dtype)
     return jax.device_put(leaf, may_alias=False)
 
@@ -242,7 +359,7 @@ def _on_one_device(leaf: Array) -> bool:
 
 @jax.jit
 def _average(params: PyTree) -> PyTree:
-    """The average's first value: copies of the parameters, in float32 at least."""
+    """Copies of the parameters in float32 at least, where their average starts."""
     return jax.tree.map(
         lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params
     )
@@ -250,12 +367,13 @@ def _average(params: PyTree) -> PyTree:
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
     for name, value in extra.items():
-        if name in _OWN_METRICS:
-            raise ValueError(
-                f"loss_fn's metric {name!r} is a name that the step itself uses: {_OWN_METRICS}"
-            )
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"loss_fn's metric {name!r} must be a scalar, got shape {jnp.shape(value)}"
-            )
+        checks.require(
+            name not in STEP_METRICS,
+            f"loss_fn's metric {name!r} is a name that the step itself uses: "
+            f"{STEP_METRICS}",
+        )
+        checks.require(
+            jnp.shape(value) == (),
+            f"loss_fn's metric {name!r} must be a scalar, got shape {jnp.shape(value)}",
+        )
     return {name: jnp.asarray(value) for name, value in extra.items()}
