@@ -1,4 +1,4 @@
-"""Batches by step number, and arrays of one's own from .npy and .npz files."""
+"""Batches by step number, splits, and the user's arrays from .npy and .npz files."""
 
 import pathlib
 import zipfile
@@ -10,18 +10,38 @@ import numpy as np
 from .. import checks
 from ..types import PyTree
 
+__all__ = ["Batches", "load", "load_labelled", "split"]
+
 _EXAMPLE_NAMES = ("x", "images", "data")
 _LABEL_NAMES = ("y", "labels")
 
+_ROUNDING = 1e-3
+"""Greatest accepted rounding error of a conversion, in standard deviations."""
+
 
 class Batches:
-    """Batches of `arrays` by step number: the position in the data is the step alone, never a history.
+    """Batches of arrays by step number.
 
-    Epoch e visits the examples in the order of `numpy.random.default_rng([seed, e]).permutation`; the stream of all
-    epochs is cut into batches of `batch_size`, so that a batch may straddle epochs and each example comes exactly
-    once in each.
-    arrays: a pytree of numpy arrays (memory maps too) with the same leading axis, the number of examples.
-    Raises ValueError for unequal leading axes, no examples, or a batch size or seed out of range.
+    The position in the data is the step alone, never a history. Epoch e visits
+    the examples in the order of `numpy.random.default_rng([seed,
+    e]).permutation`. The stream of all epochs is cut into batches of
+    `batch_size`, so that a batch may straddle epochs and each example comes
+    exactly once in each.
+
+    Args:
+      arrays: A pytree of NumPy arrays (memory maps too) with the same leading
+        axis, the number of examples.
+      batch_size: Number of examples of a batch.
+      seed: Seed of the orders, at least 0.
+
+    Raises:
+      ValueError: If leading axes differ, there are no examples, or a number is
+        out of range.
+
+    Example:
+      >>> batches = dj.training.Batches({"x": np.zeros((10, 2))}, batch_size=4)
+      >>> batches.at(0)["x"].shape
+      (4, 2)
     """
 
     def __init__(self, arrays: PyTree, batch_size: int, seed: int = 0):
@@ -32,21 +52,29 @@ class Batches:
         self._orders: dict[int, np.ndarray] = {}
 
     def at(self, step: int) -> PyTree:
-        """The batch of step `step` = 0, 1, …: leaves (batch_size, ...)."""
+        """The batch of step 0, 1, …, with leaves (batch_size, ...)."""
         return jax.tree.map(lambda leaf: leaf[0], self.block(step, 1))
 
     def block(self, step: int, count: int) -> PyTree:
-        """The batches of steps step, …, step + count − 1, stacked: leaves (count, batch_size, ...)."""
-        step, count = (
-            checks.integer("step", step, 0, 2**62),
-            checks.integer("count", count, 1),
-        )
+        """The batches of several steps, stacked.
+
+        Args:
+          step: The first step.
+          count: Number of steps.
+
+        Returns:
+          A pytree with leaves (count, batch_size, ...).
+        """
+        step = checks.integer("step", step, 0, 2**62)
+        count = checks.integer("count", count, 1)
         chosen = self._indices(step * self.batch_size, (step + count) * self.batch_size)
-        shape = (count, self.batch_size)
-        return jax.tree.map(
-            lambda leaf: np.asarray(leaf[chosen]).reshape(shape + leaf.shape[1:]),
-            self.arrays,
-        )
+
+        def take(leaf):
+            # (count · batch_size, ...) -> (count, batch_size, ...)
+            shape = (count, self.batch_size, *leaf.shape[1:])
+            return np.asarray(leaf[chosen]).reshape(shape)
+
+        return jax.tree.map(take, self.arrays)
 
     def _indices(self, start: int, stop: int) -> np.ndarray:
         """The examples at positions start, …, stop − 1 of the stream."""
@@ -58,13 +86,11 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            while (
-                len(self._orders) > 1
-            ):  # two epochs are enough for batches in sequence
+            # Two epochs are enough for batches in sequence.
+            while len(self._orders) > 1:
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(
-                self.examples
-            )
+            generator = np.random.default_rng([self.seed, epoch])
+            self._orders[epoch] = generator.permutation(self.examples)
         return self._orders[epoch]
 
 
@@ -74,9 +100,9 @@ def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
     Values keep their units (8-bit images stay in 0…255).
 
     Args:
-      path: A .npy file of one array of rank 2 or more, or an .npz file of one array, or of
-        several of which one is named `x`, `images` or `data`. The leading axis is that of the
-        examples.
+      path: A .npy file of one array of rank 2 or more, or an .npz file of one
+        array, or of several of which one is named `x`, `images` or `data`. The
+        leading axis is that of the examples.
       dtype: Type of the result. None keeps the stored one.
 
     Returns:
@@ -84,13 +110,15 @@ def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If the file is neither .npy nor .npz, cannot be read, is empty, has a rank
-        below 2, or does not hold finite real numbers (objects are never unpickled). Also if
-        `dtype` would round values by more than a thousandth of their standard deviation, over
-        a column of a table (N, D) and over the whole array otherwise.
+      ValueError: If the file is neither .npy nor .npz, cannot be read, is
+        empty, has a rank below 2, or does not hold finite real numbers
+        (objects are never unpickled). Also if `dtype` would round values by
+        more than a thousandth of their standard deviation, over a column of a
+        table (N, D) and over the whole array otherwise.
 
     Example:
-      >>> np.save("times.npy", 1.7e9 + np.arange(6.0).reshape(3, 2))  # float32 cannot tell them apart
+      >>> times = 1.7e9 + np.arange(6.0).reshape(3, 2)  # float32 cannot separate them
+      >>> np.save("times.npy", times)
       >>> dj.training.load("times.npy", dtype=np.float64).shape
       (3, 2)
     """
@@ -104,15 +132,18 @@ def load_labelled(
     """Examples and labels stored in an .npz file.
 
     Args:
-      path: A file as of `load`, with labels (N, ...) in an array named `y` or `labels`.
-      dtype: Type of the examples, and of labels that are no integers. None keeps the stored one.
+      path: A file as of `load`, with labels (N, ...) in an array named `y` or
+        `labels`.
+      dtype: Type of the examples, and of labels that are no integers. None
+        keeps the stored one.
 
     Returns:
       (examples, labels). Integer labels are int32.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: As `load`, and if labels are missing, are not N, or do not fit int32.
+      ValueError: As `load`, and if labels are missing, are not N, or do not
+        fit int32.
 
     Example:
       >>> np.savez("images.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 1])
@@ -123,46 +154,58 @@ def load_labelled(
     path = pathlib.Path(path)
     stored = _read(path)
     x = _examples(path, stored, dtype)
-    names = [name for name in _LABEL_NAMES if name in stored]
-    if not names:
-        raise ValueError(
-            f"{path} must be an .npz with labels named 'y' or 'labels', got arrays {sorted(stored)}"
-        )
-    labels = stored[names[0]]
-    if labels.shape[:1] != x.shape[:1]:
-        raise ValueError(
-            f"{path}: {names[0]!r} must have {len(x)} entries, one an example, got shape {labels.shape}"
-        )
-    labels = _real(
-        path, names[0], labels, np.int32 if labels.dtype.kind in "iu" else dtype
+    name = next((name for name in _LABEL_NAMES if name in stored), "")
+    checks.require(
+        name,
+        f"{path} must be an .npz with labels named 'y' or 'labels', got arrays "
+        f"{sorted(stored)}",
     )
-    return x, labels
+    labels = stored[name]
+    checks.require(
+        labels.shape[:1] == x.shape[:1],
+        f"{path}: {name!r} must have {len(x)} entries, one per example, got shape "
+        f"{labels.shape}",
+    )
+    integral = labels.dtype.kind in "iu"
+    return x, _real(path, name, labels, np.int32 if integral else dtype)
 
 
+@checks.arguments(seed=(checks.integer, 0, None))
 def split(
     arrays: PyTree, held_out: int | float, seed: int = 0
 ) -> tuple[PyTree, PyTree]:
-    """(training, held-out): a random split of the leading axis, the same for the same seed and number of examples.
+    """Random split of the leading axis.
 
-    arrays: a pytree of arrays (N, ...). held_out: how many examples (an integer), or which fraction of N
-    (a float in (0, 1), rounded); both parts must keep at least one.
+    It depends on the seed and the number of examples only.
+
+    Args:
+      arrays: A pytree of arrays (N, ...).
+      held_out: Number of examples that are held out (an integer), or fraction
+        of N (a float in (0, 1), rounded). Both parts must keep at least one.
+      seed: Seed of the split, at least 0.
+
+    Returns:
+      (training, held-out), each in the stored order.
+
+    Raises:
+      ValueError: If leading axes differ, or a part would be empty.
+
+    Example:
+      >>> training, held_out = dj.training.split(np.zeros((10, 2)), 0.2)
+      >>> len(training), len(held_out)
+      (8, 2)
     """
     examples = _leading_axis("arrays", arrays)
     count: Any = held_out
     if isinstance(held_out, float) and 0.0 < held_out < 1.0:
         count = round(held_out * examples)
-    if (
-        isinstance(count, bool)
-        or not isinstance(count, int | np.integer)
-        or not 0 < count < examples
-    ):
-        raise ValueError(
-            f"held_out must be a count between 1 and {examples - 1} or a fraction in (0, 1) that leaves both parts "
-            f"at least one of {examples} examples, got {held_out!r}"
-        )
-    order = np.random.default_rng(checks.integer("seed", seed, 0, None)).permutation(
-        examples
+    integral = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    checks.require(
+        integral and 0 < count < examples,
+        f"held_out must be a count between 1 and {examples - 1} or a fraction in "
+        f"(0, 1) that leaves both parts at least one of {examples} examples, got {held_out!r}",
     )
+    order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])
     take = lambda chosen: jax.tree.map(lambda leaf: np.asanyarray(leaf)[chosen], arrays)
     return take(training), take(held)
@@ -171,36 +214,37 @@ def split(
 def _leading_axis(name: str, arrays: PyTree) -> int:
     """The number of examples, the leading axis that all leaves share."""
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    if not leaves:
-        raise ValueError(f"{name} must hold at least one array, got {arrays!r}")
     shapes = {
         name + jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves
     }
-    if (
-        any(shape == () for shape in shapes.values())
-        or len({shape[0] for shape in shapes.values()}) != 1
-    ):
-        raise ValueError(
-            f"{name} must have one leading axis in common, the examples; got shapes {shapes}"
-        )
+    checks.require(shapes, f"{name} must hold at least one array, got {arrays!r}")
+    checks.require(
+        all(shapes.values()) and len({shape[0] for shape in shapes.values()}) == 1,
+        f"{name} must have one leading axis in common, the examples; got shapes "
+        f"{shapes}",
+    )
     examples = next(iter(shapes.values()))[0]
-    if examples == 0:
-        raise ValueError(f"{name} must hold at least one example, got shapes {shapes}")
+    checks.require(
+        examples, f"{name} must hold at least one example, got shapes {shapes}"
+    )
     return examples
 
 
+# ---- files of arrays
+
+
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays stored at `path` by name; the one of an .npy is called 'x'."""
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(
-            f"{path} must be a .npy or .npz file, got suffix {path.suffix!r}"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not a file: data must be an existing .npy or .npz file"
-        )
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
+    """The arrays stored at `path` by name. The one of an .npy is called 'x'."""
+    checks.require(
+        path.suffix in (".npy", ".npz"),
+        f"{path} must be a .npy or .npz file, got suffix {path.suffix!r}",
+    )
+    checks.require(
+        path.is_file(),
+        f"{path} is not a file: data must be an existing .npy or .npz file",
+        FileNotFoundError,
+    )
+    checks.require(path.stat().st_size, f"{path} is empty (0 bytes)")
     try:
         stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.ndarray):
@@ -208,12 +252,9 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         with stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        what = (
-            "holds Python objects, not numbers"
-            if "Object arrays" in str(error)
-            else "cannot be read"
-        )
-        raise ValueError(f"{path} {what}: {error}") from error
+        objects = "Object arrays" in str(error)
+        fault = "holds Python objects, not numbers" if objects else "cannot be read"
+        raise ValueError(f"{path} {fault}: {error}") from error
 
 
 def _examples(
@@ -221,66 +262,76 @@ def _examples(
 ) -> np.ndarray:
     """The examples among the arrays stored at `path`, checked, as `dtype`."""
     names = [name for name in _EXAMPLE_NAMES if name in stored] or list(stored)
-    if len(names) != 1:
-        raise ValueError(
-            f"{path} must hold one array, or one named 'x', 'images' or 'data'; got {sorted(stored)}"
-        )
+    checks.require(
+        len(names) == 1,
+        f"{path} must hold one array, or one named 'x', 'images' or 'data'; got "
+        f"{sorted(stored)}",
+    )
     x = stored[names[0]]
-    if x.ndim < 2:
-        raise ValueError(
-            f"{path} must hold an array (examples, ...) of rank 2 or more, got shape {x.shape}"
-        )
-    if x.size == 0:
-        raise ValueError(f"{path} must hold at least one example, got shape {x.shape}")
+    checks.require(
+        x.ndim >= 2,
+        f"{path} must hold an array (examples, ...) of rank 2 or more, got shape "
+        f"{x.shape}",
+    )
+    checks.require(
+        x.size, f"{path} must hold at least one example, got shape {x.shape}"
+    )
     return _real(path, names[0], x, dtype)
 
 
-_ROUNDING = 1e-3
-"""Greatest rounding error of a conversion, relative to the standard deviation."""
-
-
 def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """`array` as `dtype` (None: unchanged), raising ValueError unless real, finite and kept apart by that type."""
-    if array.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{path}: {name!r} must hold real numbers, got dtype {array.dtype}"
-        )
+    """An array of finite real numbers as `dtype`, or unchanged for None.
+
+    Raises ValueError unless the numbers are real and finite, and differ in
+    that type too.
+    """
+    checks.require(
+        array.dtype.kind in "iuf",
+        f"{path}: {name!r} must hold real numbers, got dtype {array.dtype}",
+    )
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array if dtype is None else array.astype(dtype)
-    nan, bad = (
-        int(np.isnan(array).sum()),
-        int(array.size - np.isfinite(converted).sum()),
+    nan = int(np.isnan(array).sum())
+    bad = int(array.size - np.isfinite(converted).sum())
+    checks.require(
+        bad == 0,
+        f"{path}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of "
+        f"{array.size}",
     )
-    if bad:
-        raise ValueError(
-            f"{path}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of {array.size}"
-        )
     if np.can_cast(array.dtype, converted.dtype):
         return converted
     if converted.dtype.kind in "iu":
         if not np.array_equal(converted, array):
             raise ValueError(
-                f"{path}: {name!r} must fit {converted.dtype}, got {array.min()} to {array.max()}"
+                f"{path}: {name!r} must fit {converted.dtype}, got {array.min()} to "
+                f"{array.max()}"
             )
         return converted
+    _raise_if_rounded(path, name, array, converted)
+    return converted
+
+
+def _raise_if_rounded(path, name, array, converted):
+    """Raise ValueError if a conversion rounds by a good part of the spread."""
     axis = 0 if array.ndim == 2 else None
-    # from the least value, so that integers and times far from 0 lose nothing before they are compared
+    # Relative to the least value, so that integers and times far from 0 lose
+    # nothing before they are compared.
     above = (array - array.min(axis)).astype(np.float64)
+    # Relative to the largest, so that the squares in the spread do not
+    # underflow.
     largest = above.max(axis)
-    spread = largest * (above / np.where(largest > 0, largest, 1)).std(
-        axis
-    )  # of numbers whose squares do not vanish
+    spread = largest * (above / np.where(largest > 0, largest, 1)).std(axis)
     rounding = np.abs(converted.astype(np.float64) - array.astype(np.float64)).max(axis)
     rounded = (spread > 0) & (rounding > _ROUNDING * spread)
-    if np.any(rounded):
-        first = int(np.argmax(rounded))
-        where, start = (
-            (f"column {first} of {name!r}", array[0, first])
-            if axis == 0
-            else (repr(name), array.flat[0])
-        )
-        raise ValueError(
-            f"{path}: {where} varies too little about {start} for {converted.dtype}, which rounds it by up to "
-            f"{np.ravel(rounding)[first]:.3g}; choose dtype=np.float64, or subtract an offset"
-        )
-    return converted
+    if not np.any(rounded):
+        return
+    first = int(np.argmax(rounded))
+    if axis == 0:
+        where, start = f"column {first} of {name!r}", array[0, first]
+    else:
+        where, start = repr(name), array.flat[0]
+    raise ValueError(
+        f"{path}: {where} varies too little about {start} for {converted.dtype}, which "
+        f"rounds it by up to {np.ravel(rounding)[first]:.3g}; choose dtype=np.float64, "
+        "or subtract an offset"
+    )

@@ -1,7 +1,8 @@
-"""One writer per folder: a lock file that names its holder, and that a dead holder does not keep.
+"""One writer per folder, by a lock file that a dead holder does not keep.
 
-A process counts as alive while a process of its number and start time exists, so that a recycled number does not
-keep a lock. A holder on another machine, whose processes cannot be seen, counts as alive while it touches the file.
+A process counts as alive while a process of its number and start time exists,
+so that a recycled number does not keep a lock. A holder on another machine,
+whose processes cannot be seen, counts as alive while it touches the file.
 """
 
 import contextlib
@@ -22,21 +23,31 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+__all__ = ["NAME", "SILENT_AFTER", "TOUCH_EVERY", "Lock"]
+
 NAME = ".lock"
-TOUCH_EVERY, SILENT_AFTER = 60.0, 300.0  # seconds
+"""Name of the lock file."""
+
+TOUCH_EVERY = 60.0
+"""Seconds between the times at which a holder touches the file."""
+
+SILENT_AFTER = 300.0
+"""Seconds after which a holder on another machine counts as dead."""
 
 
 class Lock:
     """The exclusive right of one object in one process to write to a folder.
 
-    Holder, process number, host and start time are in the file `.lock` there. The lock ends with `release`, with the
-    object, or with its process, however that ends.
+    Holder, process number, host and start time are in the file `.lock` there.
+    The lock ends with `release`, with the object, or with its process, however
+    that ends.
 
     Args:
       directory: An existing folder.
 
     Raises:
-      BlockingIOError: If a live process, or another object of this one, holds the lock. The message names it.
+      BlockingIOError: If a live process, or another object of this one, holds
+        the lock. The message names it.
 
     Example:
       >>> lock = dj.training.lock.Lock(".")
@@ -80,9 +91,8 @@ class Lock:
                     raise BlockingIOError(_in_use(self.path, holder))
                 os.replace(temporary, self.path)
             finally:
-                for left_over in self.path.parent.glob(
-                    f"{NAME}.*"
-                ):  # of this attempt, and of killed ones
+                # Left over by this attempt, and by killed ones.
+                for left_over in self.path.parent.glob(f"{NAME}.*"):
                     with contextlib.suppress(OSError):
                         left_over.unlink()
 
@@ -92,15 +102,16 @@ class Lock:
 
 
 def _in_use(path: pathlib.Path, holder: dict[str, Any]) -> str:
+    here = holder.get("machine") == _machine()
     who = f"process {holder.get('pid')} on {holder.get('host')}"
-    who += (
-        " (this process)"
-        if holder.get("pid") == os.getpid() and holder.get("machine") == _machine()
-        else ""
-    )
+    if here and holder.get("pid") == os.getpid():
+        who += " (this process)"
     cure = "wait for it to end, or use another folder"
-    if holder.get("machine") != _machine():
-        cure += f"; if it is dead, try again {SILENT_AFTER:.0f} seconds after its end, or remove {path}"
+    if not here:
+        cure += (
+            f"; if it is dead, try again {SILENT_AFTER:.0f} seconds after its end, or "
+            f"remove {path}"
+        )
     return f"{path.parent} is in use by {who} since {holder.get('since')}: {cure}"
 
 
@@ -115,14 +126,14 @@ def _release(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -
 def _touch(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(TOUCH_EVERY):
         with contextlib.suppress(OSError):
-            if (
-                _read(path) == entry
-            ):  # not that of one who took over while this process was suspended
+            # Another may have taken over while this process was suspended.
+            if _read(path) == entry:
                 os.utime(path)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """The holder that `path` names; None without one. A file that cannot be parsed was cut by a crash."""
+    """The holder in the file, or None without one."""
+    # A file that cannot be parsed was cut by a crash.
     try:
         holder = json.loads(path.read_text())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -152,28 +163,29 @@ def _is_alive(holder: dict[str, Any], path: pathlib.Path, now: float) -> bool:
 
 
 def _machine() -> str:
-    """What processes that can see one another share: the running kernel and the name space of process numbers."""
+    """Identity of the set of processes that can see one another."""
+    # The running kernel, and the name space of process numbers.
     try:
-        return pathlib.Path(
-            "/proc/sys/kernel/random/boot_id"
-        ).read_text().strip() + os.readlink("/proc/self/ns/pid")
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return boot + os.readlink("/proc/self/ns/pid")
     except OSError:
         return socket.gethostname()
 
 
 def _start_time(pid: int) -> str | None:
-    """When process `pid` started, in the system's own form; None if there is no such process (or only its corpse)."""
+    """When a process started, in the system's form. None for a dead process."""
     try:
-        fields = (
-            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        )
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        # The fields after the command's name, which may hold spaces: state
+        # first, and start time 20th. Z and X are the states of dead processes.
+        fields = status.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
         if pathlib.Path("/proc/self/stat").exists():
             return None
     with contextlib.suppress(FileNotFoundError):
-        found = subprocess.run(
+        listing = subprocess.run(
             ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True
         )
-        return found.stdout.strip() or None
+        return listing.stdout.strip() or None
     return None

@@ -1,4 +1,4 @@
-"""The training loop: blocks of compiled steps, checkpoints, and what to do when the run is stopped or goes wrong."""
+"""The training loop: blocks of compiled steps, checkpoints, signals and failures."""
 
 import contextlib
 import signal
@@ -16,6 +16,8 @@ from . import parallel
 from .data import Batches
 from .state import Step, TrainState
 
+__all__ = ["fit"]
+
 _STOP = [
     signal.SIGTERM,
     signal.SIGINT,
@@ -23,6 +25,14 @@ _STOP = [
 ]
 
 
+@checks.arguments(
+    state=(checks.made_by, TrainState, "training.init"),
+    steps_fn=(checks.callable_, "steps_fn(state, batches) -> (state, metrics)"),
+    batches=(checks.has_methods, "block(first, count)"),
+    block=(checks.integer, 1, 2**62),
+    total_steps=(checks.integer, 0, 2**62),
+    save_every=(checks.integer, 1, 2**62),
+)
 def fit(
     state: TrainState,
     steps_fn: Step,
@@ -35,40 +45,66 @@ def fit(
     on_block: Callable[[int, dict[str, np.ndarray]], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state after `total_steps` steps in all, counting those that `state` has taken.
+    """Train until `total_steps` steps have been taken, those of `state` included.
 
-    steps_fn: as `make_steps` returns it. One call runs a block of steps that ends at the next multiple of `block`, or
-    at `total_steps`; then on_block(step, metrics) is called, metrics as numpy arrays (steps in the block,).
-    checkpoints: a `Checkpoints`, or None; saved at the first block's end in every `save_every` steps, and at the end.
-    Resume with `fit(checkpoints.restore_latest(state) or state, ...)`: blocks end at the same steps whatever step a run
-    starts from, so that a run killed and resumed compiles and runs the same programs on the same batches, and equals
-    the uninterrupted one bit for bit (same machine, same `block`; the state saved when stopped is at a block's end).
-    Two blocks of batches are on the device at a time: take a smaller `block` for large examples.
-    mesh: of `data_mesh`; the state is then on every device and each batch is split over them.
-    `state` itself stays usable: the run works on a copy.
+    One call of `steps_fn` runs a block of steps. It ends at the next multiple
+    of `block`, or at `total_steps`. Blocks end at the same steps whatever step
+    a run starts from.
 
-    SIGTERM, SIGHUP (a closed terminal) and Ctrl-C let the block end, save, then raise SystemExit(143),
-    SystemExit(129) and KeyboardInterrupt. A second Ctrl-C interrupts at once. Signals that are ignored, as under
-    nohup, stay ignored. In another thread than the main one signals are left alone.
-    Raises FloatingPointError at the first step with a loss, gradient norm or other metric that is not finite, after
-    saving the last good state: it names the step, those metrics, and the checkpoint. Parameters that are not finite
-    are never saved; they raise it too.
-    Raises ValueError where the checkpoints are ahead of `state`.
+    So a run that was killed and resumed by
+    `fit(checkpoints.restore_latest(state) or state, ...)` compiles and runs
+    the same programs on the same batches. It equals the uninterrupted run bit
+    for bit, on the same machine and with the same `block`.
+
+    SIGTERM, SIGHUP (a closed terminal) and Ctrl-C let the block end, save the
+    state, and raise SystemExit(143), SystemExit(129) and KeyboardInterrupt. A
+    second Ctrl-C interrupts at once. Signals that are ignored, as under nohup,
+    stay ignored. In another thread than the main one signals are left alone.
+
+    Args:
+      state: The state to start from. It stays usable, as the run works on a
+        copy.
+      steps_fn: As `make_steps` returns it.
+      batches: The data, by step number.
+      total_steps: Number of steps in all, those that `state` has taken
+        included.
+      checkpoints: A `Checkpoints`, or None. It saves at the first block's end
+        in every `save_every` steps, and at the end.
+      block: Number of steps per device call. Two blocks of batches are on the
+        device at a time, so take a smaller one for large examples.
+      save_every: Number of steps between checkpoints.
+      on_block: Called as on_block(step, metrics) after each block, with the
+        metrics as NumPy arrays (steps in the block,).
+      mesh: As `data_mesh` makes it. The state is then on every device, and
+        each batch is split over them.
+
+    Returns:
+      The state after `total_steps` steps.
+
+    Raises:
+      FloatingPointError: At the first step with a loss, gradient norm or other
+        metric that is not finite, after saving the last good state. The
+        message has the step, those metrics, and the checkpoint. Also for
+        parameters that are not finite, which are never saved.
+      ValueError: If the checkpoints are ahead of `state`, or a number is out
+        of range.
+      TypeError: If `state`, `steps_fn` or `batches` has the wrong type.
+
+    Example:
+      >>> def loss_fn(params, key, batch):
+      ...     return jnp.mean((params["w"] - batch) ** 2), {}
+      >>> rule = dj.training.optimiser(0.1)
+      >>> steps = dj.training.make_steps(dj.training.make_step(loss_fn, rule))
+      >>> state = dj.training.init(key, {"w": jnp.zeros(())}, rule)
+      >>> batches = dj.training.Batches(np.ones(8, np.float32), batch_size=4)
+      >>> state = dj.training.fit(state, steps, batches, 4, block=2)
     """
-    checks.made_by("state", state, TrainState, "training.init")
-    checks.callable_(
-        "steps_fn", steps_fn, "steps_fn(state, batches) -> (state, metrics)"
-    )
-    checks.callable_(
-        "batches.block", getattr(batches, "block", None), "block(first, count)"
-    )
-    step, block = int(state.step), checks.integer("block", block, 1, 2**62)
-    checks.integer("total_steps", total_steps, 0, 2**62)
-    checks.integer("save_every", save_every, 1, 2**62)
+    step = int(state.step)
     if checkpoints is not None and (checkpoints.latest_step() or 0) > step:
         raise ValueError(
-            f"state is at step {step}, but {checkpoints.directory} holds step {checkpoints.latest_step()}: "
-            f"start from checkpoints.restore_latest(state), or use another directory"
+            f"state is at step {step}, but {checkpoints.directory} holds step "
+            f"{checkpoints.latest_step()}: start from "
+            "checkpoints.restore_latest(state), or use another directory"
         )
     state = _placed_copy(state, mesh)
     with _deferred_signals() as received:
@@ -76,25 +112,20 @@ def fit(
         while batch is not None and not received:
             count = _block_end(step, total_steps, block) - step
             state, pending = steps_fn(state, batch)
-            batch = _block(
-                batches, step + count, total_steps, block, mesh
-            )  # prepared while the device works
+            # The next block is prepared while the device works.
+            batch = _block(batches, step + count, total_steps, block, mesh)
             metrics = jax.device_get(pending)
             if not metrics["finite"].all():
                 good = int(np.argmin(metrics["finite"]))
                 if on_block is not None and good:
-                    on_block(
-                        step + good,
-                        {name: values[:good] for name, values in metrics.items()},
-                    )
-                raise FloatingPointError(
-                    _failure(step, metrics, state, checkpoints)
-                )  # which saves `state` first
+                    taken = {name: values[:good] for name, values in metrics.items()}
+                    on_block(step + good, taken)
+                message = _failure(step, metrics, state, checkpoints)  # saves `state`
+                raise FloatingPointError(message)
             before, step = step, step + count
             if on_block is not None:
-                on_block(
-                    step, metrics
-                )  # before the save: what it records then covers every checkpoint
+                # Before the save, so that its records cover every checkpoint.
+                on_block(step, metrics)
             if checkpoints is not None and step // save_every > before // save_every:
                 _save(checkpoints, step, state)
         if checkpoints is not None:
@@ -112,15 +143,13 @@ def _block_end(step: int, total_steps: int, block: int) -> int:
 def _block(
     batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh | None
 ) -> Any:
-    """The batches of the block that starts at `step`, on the device(s); None after the last."""
+    """The batches of the block from `step` on, on the devices. None after the last."""
     if step >= total_steps:
         return None
     stacked = batches.block(step, _block_end(step, total_steps, block) - step)
-    return (
-        jax.device_put(stacked)
-        if mesh is None
-        else parallel.shard_batch(stacked, mesh, axis=1)
-    )
+    if mesh is None:
+        return jax.device_put(stacked)
+    return parallel.shard_batch(stacked, mesh, axis=1)
 
 
 def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -132,60 +161,65 @@ def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
 def _failure(
     start: int, metrics: dict[str, np.ndarray], state: TrainState, checkpoints: Any
 ) -> str:
-    """Save the last good state, and say what happened."""
+    """Save the last good state, and make the message of the error."""
     bad = int(np.argmin(metrics["finite"]))
-    values = {
-        name: float(entries[bad])
-        for name, entries in metrics.items()
-        if name != "finite"
-    }
-    what = ", ".join(
-        f"{name}={value}" for name, value in values.items() if not np.isfinite(value)
+    step = start + bad
+    values = {name: float(entries[bad]) for name, entries in metrics.items()}
+    culprits = ", ".join(
+        f"{name}={value}"
+        for name, value in values.items()
+        if name != "finite" and not np.isfinite(value)
     )
-    message = f"step {start + bad} (on batches.at({start + bad})) was not finite: {what}; it was not taken"
+    message = (
+        f"step {step} (on batches.at({step})) was not finite: {culprits}; it was not "
+        "taken"
+    )
     if checkpoints is None:
         return f"{message}; no checkpoints are kept"
-    _save(checkpoints, start + bad, state)
+    _save(checkpoints, step, state)
     checkpoints.wait()
-    return f"{message}; the last good state, after {start + bad} steps, is {checkpoints.path(start + bad)}"
+    return (
+        f"{message}; the last good state, after {step} steps, is "
+        f"{checkpoints.path(step)}"
+    )
 
 
 def _save(checkpoints: Any, step: int, state: TrainState) -> None:
-    """Save `state`, unless its parameters are not finite (an update may overflow from a finite gradient)."""
+    """Save `state`, unless its parameters are not finite."""
+    # An update may overflow from a finite gradient.
     finite = jax.device_get(_all_finite((state.params, state.ema)))
     for name, tree in zip(("params", "ema"), finite, strict=True):
         for path, good in jax.tree_util.tree_leaves_with_path(tree):
             if not good:
                 latest = checkpoints.latest_step()
-                kept = (
-                    "there is no checkpoint"
-                    if latest is None
-                    else f"the last checkpoint is {checkpoints.path(latest)}"
-                )
-                name += jax.tree_util.keystr(path)
+                kept = "there is no checkpoint"
+                if latest is not None:
+                    kept = f"the last checkpoint is {checkpoints.path(latest)}"
                 raise FloatingPointError(
-                    f"{name} is not finite after {step} steps, which are not saved; {kept}"
+                    f"{name}{jax.tree_util.keystr(path)} is not finite after {step} "
+                    f"steps, which are not saved; {kept}"
                 )
     checkpoints.save(step, state)
 
 
 @jax.jit
 def _all_finite(tree: Any) -> Any:
-    """Of each leaf, whether all its entries are finite."""
+    """Whether all entries of each leaf are finite."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
 def _stopped(number: int, step: int) -> BaseException:
-    return (
-        KeyboardInterrupt(f"stopped after {step} steps")
-        if number == signal.SIGINT
-        else SystemExit(128 + number)
-    )
+    if number == signal.SIGINT:
+        return KeyboardInterrupt(f"stopped after {step} steps")
+    return SystemExit(128 + number)
 
 
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
-    """Collect the signals to stop in the list it yields; the handlers before are put back on leaving."""
+    """Collect the signals to stop in the list that it yields.
+
+    On leaving, the handlers that stood before are put back.
+    """
     received: list[int] = []
     previous: dict[int, Any] = {}
 

@@ -1,4 +1,7 @@
-"""What a checkpoint holds, with a checksum of every array: orbax verifies none, and restores a flipped bit silently."""
+"""The manifest of a checkpoint: its configuration, and a checksum of every array.
+
+orbax verifies no checksum, and restores a flipped bit silently.
+"""
 
 import hashlib
 import json
@@ -9,21 +12,25 @@ from typing import Any
 import jax
 import numpy as np
 
+__all__ = ["NAME", "Arrays", "Damaged", "describe", "read", "verify", "write"]
+
 NAME = "manifest.json"
+"""Name of the file in a checkpoint's folder."""
 
 Arrays = dict[str, dict[str, Any]]
-"""Name -> shape, dtype and sha256 of an array."""
+"""Shape, dtype and sha256 of arrays, by name."""
 
 
 class Damaged(ValueError):
-    """What is stored is not what was saved."""
+    """Raised for a checkpoint that differs from the one that was saved."""
 
 
 def describe(arrays: dict[str, Any]) -> Arrays:
     """Shape, dtype and checksum of each array.
 
     Args:
-      arrays: Arrays by name. One that is spread over several hosts gets no checksum: no host has all of it.
+      arrays: Arrays by name. One that is spread over several hosts gets no
+        checksum: no host has all of it.
 
     Returns:
       A JSON value for each name.
@@ -39,7 +46,7 @@ def describe(arrays: dict[str, Any]) -> Arrays:
 
 
 def verify(arrays: dict[str, Any], described: Arrays) -> None:
-    """Compare arrays with what `describe` found when they were saved.
+    """Compare arrays with their description when they were saved.
 
     Args:
       arrays: Arrays by name, as restored.
@@ -49,8 +56,8 @@ def verify(arrays: dict[str, Any], described: Arrays) -> None:
       Damaged: If a checksum differs. The message names the array.
     """
     for name, array in arrays.items():
-        expected, found = described[name]["sha256"], _checksum(array)
-        if None not in (expected, found) and expected != found:
+        expected, actual = described[name]["sha256"], _checksum(array)
+        if None not in (expected, actual) and expected != actual:
             raise Damaged(f"array {name!r} differs from its checksum")
 
 
@@ -62,7 +69,8 @@ def write(
     Args:
       folder: The checkpoint's folder.
       config: The configuration of the run, JSON values by name.
-      items: For each item of the checkpoint, what `describe` returns.
+      items: For each item of the checkpoint, its arrays as `describe` returns
+        them.
     """
     content = {"config": config, "items": items}
     with open(folder / NAME, "w") as file:
@@ -72,10 +80,17 @@ def write(
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
-    """The configuration and the items of the manifest in `folder`.
+    """Read the manifest of a checkpoint.
+
+    Args:
+      folder: The checkpoint's folder.
+
+    Returns:
+      The configuration, and for each item its arrays as `describe` returns
+      them.
 
     Raises:
-      Damaged: If there is none, or it is not as it was written.
+      Damaged: If there is none, or it differs from the one that was written.
     """
     try:
         content = json.loads((folder / NAME).read_bytes())
