@@ -946,7 +946,7 @@ REFUSED = {
     "repaint's denoiser": (
         lambda: dj.sample(KEY, D, EDM, solver=inverse.repaint(), grid=[2.0, 1.0], shape=(2,)),
         TypeError,
-        "denoiser must be made by inverse.replacement for repaint, got Function",
+        "denoiser must be made by inverse.replacement for repaint",
     ),
     "repaint's solver": (lambda: inverse.repaint(solvers.dpmpp_2m()), TypeError, "must not remember earlier steps"),
     "dps grid": (

@@ -2,8 +2,26 @@
 
 from typing import Any
 
-from .. import checks, predictions
+from .. import checks, predictions, schedules
+from ..schedules import Schedule
 from ..types import Denoiser, as_pytree_callable
+
+
+def schedule(name: str, value: Any) -> Schedule:
+    """The schedule, if it is one.
+
+    Args:
+      name: The argument's name.
+      value: The argument.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      TypeError: If it is no schedule.
+    """
+    del name  # the message names the argument itself
+    return schedules.check(value)
 
 
 def denoiser(name: str, value: Any, signature: str = "denoiser(x, t)") -> Denoiser:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .. import checks, grids, schedules
+from ..grids.steps import Steps, steps_of
 from ..schedules import Schedule
 from ..types import Array, ArrayLike, Scalar, as_one_program, pytree
 
@@ -62,22 +63,20 @@ def cfg_plus_plus_scale(
       ...     key, guided, schedule, solver=dj.solvers.ddim(), grid=grid, shape=(2,)
       ... )
     """
-    steps = ratio_of_steps(schedule, grid)
-    return StepScale(steps.start, scale / steps.gap)
+    ratio = ratio_of_steps(schedule, grid)
+    return StepScale(ratio.steps.start, scale / ratio.gap)
 
 
 class Ratios(NamedTuple):
-    """The steps of a grid as ratios of ρ = σ/α. All fields are (N,).
+    """The ratios ρ_s/ρ_t of steps from t to s, ρ = σ/α.
 
     Attributes:
-      start: t.
-      end: s.
-      value: ρ_s/ρ_t, 0 where s = 0 or α(t) = 0.
-      gap: 1 − ρ_s/ρ_t.
+      steps: The steps, from times to times.
+      value: ρ_s/ρ_t, (N,), 0 where s = 0 or α(t) = 0.
+      gap: 1 − ρ_s/ρ_t, (N,).
     """
 
-    start: Array
-    end: Array
+    steps: Steps
     value: Array
     gap: Array
 
@@ -101,15 +100,13 @@ def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
 
 
 def _ratios(schedule, grid):
-    t, s = grid[:-1], grid[1:]
-    end = jnp.where(s == 0, t, s)
-    noise = schedule.sigma(end) * schedule.alpha(t)
-    signal = schedule.alpha(end) * schedule.sigma(t)
+    steps = steps_of(grid)
+    t, s = steps.start, steps.end
+    noise = schedule.sigma(s) * schedule.alpha(t)
+    signal = schedule.alpha(s) * schedule.sigma(t)
     # α may underflow where the log-SNR is still finite. Both products are then too
     # small to divide, and the ratio follows from the log-SNR.
-    by_log_snr = 0.5 * (
-        schedules.log_snr(schedule, t) - schedules.log_snr(schedule, end)
-    )
+    by_log_snr = 0.5 * (schedules.log_snr(schedule, t) - schedules.log_snr(schedule, s))
     info = jnp.finfo(noise.dtype)
     small = jnp.minimum(noise, signal) < info.tiny / info.eps
     # From α = 0 every step is a whole one: ρ_s/ρ_t = 0.
@@ -118,7 +115,8 @@ def _ratios(schedule, grid):
     value = jnp.where(small, jnp.exp(known), noise / safe)
     # Not 1 − value: that cancels for close steps.
     gap = jnp.where(small, -jnp.expm1(known), (signal - noise) / safe)
-    return Ratios(t, s, jnp.where(s == 0, 0, value), jnp.where(s == 0, 1, gap))
+    at_zero = steps.at_zero
+    return Ratios(steps, jnp.where(at_zero, 0, value), jnp.where(at_zero, 1, gap))
 
 
 def scale_at(scale: Any, t: Scalar) -> Any:

@@ -24,7 +24,7 @@ def exact_posterior(
 
         means        m_k + K_k (y − A m_k)
         covariances  (I − K_k A) V_k
-        weights      ∝ w_k N(y; A m_k, S_k)
+        weights      ∝ w_k N(y | A m_k, S_k)
 
     Concrete arguments are computed in float64 on the host. The derivative in every
     traced argument is exact, at repeated eigenvalues too.
@@ -57,7 +57,7 @@ def exact_posterior(
         f"target must be a Gaussian mixture, got {type(target).__name__}",
         TypeError,
     )
-    check_operator(operator, target.shape)
+    check_operator("operator", operator, target.shape)
     exact_y, y = y, measurement(operator, y)  # exact_y is not rounded to float32 yet
     noise_std = noise_stds(operator, noise_std)
     if checks.is_traced(target, operator, y, noise_std):
@@ -121,18 +121,16 @@ def _noise(xp, a, noise_std):
 def _condition(xp: Any, weights, means, covariances, a, y, noise_std):
     """Weights (K,), means (K, D) and covariances (K, D, D) given y."""
     a, y, noise_std = (xp.asarray(value, means.dtype) for value in (a, y, noise_std))
-    innovations, noise = (
-        _innovations(xp, covariances, a, noise_std),
-        _noise(xp, a, noise_std),
-    )
-    gains = xp.swapaxes(
-        xp.linalg.solve(innovations, a @ covariances), 1, 2
-    )  # (K, D, M)
+    innovations = _innovations(xp, covariances, a, noise_std)  # (K, M, M)
+    gains = xp.linalg.solve(innovations, a @ covariances)  # K_kᵀ, (K, M, D)
+    gains = xp.swapaxes(gains, 1, 2)
     residuals = y.reshape(-1) - means @ a.T  # (K, M)
+    # (I − K A) V as Joseph's form (I − K A) V (I − K A)ᵀ + K τ² Kᵀ, which rounding
+    # leaves positive.
     kept = xp.eye(means.shape[1], dtype=means.dtype) - gains @ a
-    posterior = kept @ covariances @ xp.swapaxes(
-        kept, 1, 2
-    ) + gains @ noise @ xp.swapaxes(gains, 1, 2)
+    noise = _noise(xp, a, noise_std)
+    signal = kept @ covariances @ xp.swapaxes(kept, 1, 2)
+    posterior = signal + gains @ noise @ xp.swapaxes(gains, 1, 2)
     solved = xp.linalg.solve(innovations, residuals[..., None])[..., 0]
     log_weights = xp.log(weights) - 0.5 * (
         xp.sum(residuals * solved, -1) + xp.linalg.slogdet(innovations)[1]

@@ -1,4 +1,4 @@
-"""Linear operators A of one example, with what inverse problems ask of them: A, Aᵀ and (c A Aᵀ + d I)⁻¹."""
+"""Linear operators A of one example, with Aᵀ and (c A Aᵀ + d I)⁻¹."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,17 +19,34 @@ from ..types import (
     static_field,
 )
 
+__all__ = [
+    "LinearOperator",
+    "colourisation",
+    "downsampling",
+    "inpainting",
+    "linear_operator",
+    "matrix",
+]
+
 
 @pytree
 class LinearOperator:
-    """A linear map A of one example, its transpose, and the inverse of c A Aᵀ + d I. See `linear_operator`."""
+    """A linear map A of one example, its transpose, and the inverse of c A Aᵀ + d I.
+
+    Attributes:
+      function: x -> A x.
+      spectrum: Eigenvalues of A Aᵀ, (M,), or () where it is a multiple of the identity.
+      basis: Its eigenvectors in columns, (M, M), or None for such a multiple.
+      deviation: (M, M), 0 in value, with the derivative of A Aᵀ in the basis. None
+        where no derivative is wanted. See `spectral`.
+      shape: Shape of x.
+      measured: Shape of A x.
+    """
 
     function: Any
-    spectrum: (
-        Any  # eigenvalues of A Aᵀ: (M,), or () where it is a multiple of the identity
-    )
-    basis: Any  # None | (M, M), its eigenvectors in columns
-    deviation: Any  # None | (M, M), 0 in value: the derivative of A Aᵀ in the basis. See `spectral`
+    spectrum: Any
+    basis: Any
+    deviation: Any
     shape: tuple = static_field()
     measured: tuple = static_field()
 
@@ -44,13 +61,17 @@ class LinearOperator:
         return _transpose(self.function, self.shape, jnp.asarray(y))
 
     def solve(self, y: Array, signal: Scalar, noise: ArrayLike) -> Array:
-        """(signal · A Aᵀ + noise · I)⁻¹ y, by the pseudo-inverse where the matrix is singular.
+        """The solution of a linear system in A Aᵀ.
+
+            (signal · A Aᵀ + noise · I)⁻¹ y
+
+        Where the matrix is singular its pseudo-inverse is used.
 
         Args:
           y: Of shape `measured`.
           signal: The factor of A Aᵀ, 0 or more.
-          noise: The factor of I, 0 or more. One number, or one for each entry of y if A Aᵀ is a multiple of the
-            identity.
+          noise: The factor of I, 0 or more. One number, or one for each entry of y if
+            A Aᵀ is a multiple of the identity.
 
         Returns:
           An array of y's shape.
@@ -71,23 +92,38 @@ class LinearOperator:
 
 def _dense(operator):
     identity = np.eye(int(np.prod(operator.shape)), dtype=float_dtype())
-    columns = jax.vmap(operator.function)(
-        identity.reshape(-1, *operator.shape)
-    )  # (D, *measured)
-    return columns.reshape(identity.shape[0], -1).T
+    units = identity.reshape(-1, *operator.shape)  # (D, *shape)
+    columns = jax.vmap(operator.function)(units)  # (D, *measured)
+    return columns.reshape(identity.shape[0], -1).T  # (M, D)
 
 
+@checks.arguments(function=(checks.callable_, "function(x)"), shape=checks.shape)
 def linear_operator(
     function: Callable[[Array], Array], shape: tuple[int, ...]
 ) -> LinearOperator:
-    """The operator of any linear function of one example; its transpose is derived.
+    """The operator of any linear function of one example.
 
-    function: x -> A x for x of the given shape. A Aᵀ (M, M) is formed and diagonalised once, in M calls: the named
-    operators, whose A Aᵀ is known, are for images. Raises ValueError where function(0) ≠ 0, TypeError where it
-    has no transpose, not being linear, or returns complex numbers.
+    Its transpose is derived. A Aᵀ, (M, M), is formed and diagonalised once, in M calls.
+    For images use the named operators, whose A Aᵀ is known.
+
+    Args:
+      function: x -> A x, for x of this shape.
+      shape: Shape of x.
+
+    Returns:
+      The operator.
+
+    Raises:
+      ValueError: If function(0) ≠ 0.
+      TypeError: If it has no transpose because it is not linear, or returns complex
+        numbers.
+
+    Example:
+      >>> steps = dj.inverse.linear_operator(jnp.diff, (3,))
+      >>> steps.forward(jnp.array([0.0, 1.0, 3.0]))
+      Array([1., 2.], dtype=float32)
     """
-    checks.callable_("function", function, "function(x)")
-    function, shape = as_pytree_callable(function), checks.shape("shape", shape)
+    function = as_pytree_callable(function)
     offset = function(jnp.zeros(shape))
     if not checks.is_traced(offset) and np.any(np.asarray(offset) != 0):
         raise ValueError(
@@ -98,9 +134,8 @@ def linear_operator(
     measured, count = jnp.shape(offset), int(np.prod(jnp.shape(offset)))
     identity = jnp.eye(count).reshape(count, *measured)  # (M, *measured)
     try:
-        gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(
-            identity
-        ).reshape(count, count)
+        gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(identity)
+        gram = gram.reshape(count, count)  # A Aᵀ, (M, M)
     except (NotImplementedError, AssertionError, jax.errors.JAXTypeError) as error:
         raise TypeError(
             "function must be linear, but JAX finds no transpose of it"
@@ -109,41 +144,63 @@ def linear_operator(
 
 
 def matrix(entries: ArrayLike) -> LinearOperator:
-    """The operator y = A x for A of shape (M, D) and x of shape (D,). Raises ValueError for another shape or NaN.
+    """The operator of a matrix, y = A x.
 
-    Singular values of a concrete A are found in float64. Those within its rounding of 0 count as 0.
+    Singular values of a concrete A are computed in float64. Those within its rounding
+    of 0 count as 0.
+
+    Args:
+      entries: A, (M, D), for x of shape (D,).
+
+    Returns:
+      The operator.
+
+    Raises:
+      ValueError: For another shape, or NaN.
+
+    Example:
+      >>> total = dj.inverse.matrix([[1.0, 1.0]])
+      >>> total.forward(jnp.array([0.5, 2.0]))
+      Array([2.5], dtype=float32)
     """
-    given, entries = entries, checks.real_array("entries", entries)
+    exact, entries = entries, checks.real_array("entries", entries)
     if entries.ndim != 2 or entries.size == 0:
         raise ValueError(f"entries must have shape (M, D), got {entries.shape}")
     checks.finite("entries", entries)
     if checks.is_traced(entries):
         factors = _eigh(entries @ entries.T)
     else:
-        given = np.asarray(given)
-        rounding = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
-        basis, singular, _ = np.linalg.svd(given.astype(np.float64))
-        singular = np.where(
-            singular > max(entries.shape) * rounding * singular[0], singular, 0
-        )
-        spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))
-        factors = (
-            *(
-                jnp.asarray(np.asarray(value, entries.dtype), entries.dtype)
-                for value in (spectrum, basis)
-            ),
-            None,
-        )
+        exact = np.asarray(exact)
+        rounding = np.finfo(exact.dtype if exact.dtype.kind == "f" else np.float64).eps
+        basis, singular, _ = np.linalg.svd(exact.astype(np.float64))
+        least = max(entries.shape) * rounding * singular[0]
+        singular = np.where(singular > least, singular, 0)
+        spectrum = np.pad(singular**2, (0, len(basis) - len(singular)))  # (M,)
+        factors = (*_rounded(entries.dtype, spectrum, basis), None)
     return LinearOperator(
         _Product(entries), *factors, shape=entries.shape[1:], measured=entries.shape[:1]
     )
 
 
 def inpainting(mask: ArrayLike) -> LinearOperator:
-    """The entries of x where the mask is True, in order: y = operator.forward(x) of shape (M,), A Aᵀ = I.
+    """The operator that keeps the entries of x where a mask is True.
 
-    mask: booleans of the example's shape, at least one True. Raises TypeError for a mask that is traced or not boolean,
-    ValueError where nothing is observed.
+    y = operator.forward(x) has shape (M,), in the order of x's entries. A Aᵀ = I.
+
+    Args:
+      mask: Booleans of the example's shape, at least one True.
+
+    Returns:
+      The operator.
+
+    Raises:
+      TypeError: For a mask that is traced or not boolean.
+      ValueError: If nothing is observed.
+
+    Example:
+      >>> operator = dj.inverse.inpainting([[True, False], [True, True]])
+      >>> operator.forward(jnp.arange(4.0).reshape(2, 2))
+      Array([0., 2., 3.], dtype=float32)
     """
     if checks.is_traced(mask):
         raise TypeError(
@@ -165,11 +222,26 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
     )
 
 
+@checks.arguments(shape=checks.shape)
 def colourisation(shape: tuple[int, ...]) -> LinearOperator:
-    """The mean over the C channels, the last axis: y of shape[:-1], A Aᵀ = I/C. shape: of x, (…, C)."""
-    shape = checks.shape("shape", shape)
-    if not shape:
-        raise ValueError(f"shape must have a channel axis, got {shape}")
+    """The operator that takes the mean over the channels, the last axis.
+
+    y has shape[:-1]. A Aᵀ = I/C for C channels.
+
+    Args:
+      shape: Shape of x, (…, C).
+
+    Returns:
+      The operator.
+
+    Raises:
+      ValueError: If x has no axis.
+
+    Example:
+      >>> dj.inverse.colourisation((8, 8, 3)).measured
+      (8, 8)
+    """
+    checks.require(shape, f"shape must have a channel axis, got {shape}")
     return LinearOperator(
         as_pytree_callable(_channel_mean),
         1 / shape[-1],
@@ -180,19 +252,31 @@ def colourisation(shape: tuple[int, ...]) -> LinearOperator:
     )
 
 
+@checks.arguments(shape=checks.shape, factor=(checks.integer, 1))
 def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:
-    """Means of factor × factor blocks of the first two axes: y of shape (H/f, W/f, …), A Aᵀ = I/f².
+    """The operator that takes means of factor × factor blocks of the first two axes.
 
-    shape: of x, (H, W, …). Raises ValueError where factor does not divide H and W.
+    y has shape (H/f, W/f, …). A Aᵀ = I/f².
+
+    Args:
+      shape: Shape of x, (H, W, …).
+      factor: f, a divisor of H and W.
+
+    Returns:
+      The operator.
+
+    Raises:
+      ValueError: If factor does not divide H and W.
+
+    Example:
+      >>> dj.inverse.downsampling((8, 8, 3), 4).measured
+      (2, 2, 3)
     """
-    shape, factor = (
-        checks.shape("shape", shape),
-        checks.integer("factor", factor, minimum=1),
+    checks.require(
+        len(shape) >= 2 and shape[0] % factor == 0 and shape[1] % factor == 0,
+        f"shape must be (H, W, …) with H and W multiples of factor={factor}, "
+        f"got {shape}",
     )
-    if len(shape) < 2 or shape[0] % factor or shape[1] % factor:
-        raise ValueError(
-            f"shape must be (H, W, …) with H and W multiples of factor={factor}, got {shape}"
-        )
     measured = (shape[0] // factor, shape[1] // factor, *shape[2:])
     return LinearOperator(
         _BlockMean(factor), 1 / factor**2, None, None, shape=shape, measured=measured
@@ -220,14 +304,10 @@ class _BlockMean:
     factor: int = static_field()
 
     def __call__(self, x):
-        height, width, f = (
-            x.shape[0] // self.factor,
-            x.shape[1] // self.factor,
-            self.factor,
-        )
-        return jnp.mean(
-            x.reshape(height, f, width, f, *x.shape[2:]), (1, 3)
-        )  # (H, f, W, f, …) -> (H, W, …)
+        f = self.factor
+        height, width = x.shape[0] // f, x.shape[1] // f
+        blocks = x.reshape(height, f, width, f, *x.shape[2:])
+        return jnp.mean(blocks, (1, 3))  # (H/f, f, W/f, f, …) -> (H/f, W/f, …)
 
 
 def _channel_mean(x):
@@ -235,31 +315,29 @@ def _channel_mean(x):
 
 
 def _transpose(function, shape, y):
-    answer = jax.eval_shape(function, jax.ShapeDtypeStruct(shape, y.dtype)).dtype
-    (x,) = jax.linear_transpose(function, jax.ShapeDtypeStruct(shape, y.dtype))(
-        y.astype(answer)
-    )
+    example = jax.ShapeDtypeStruct(shape, y.dtype)
+    dtype = jax.eval_shape(function, example).dtype
+    (x,) = jax.linear_transpose(function, example)(y.astype(dtype))
     return x
 
 
 def _eigh(gram):
-    """Eigenvalues, what is rounding below the greatest made 0, eigenvectors, and the deviation of a traced A Aᵀ."""
+    """(eigenvalues, eigenvectors, deviation or None) of A Aᵀ.
+
+    Eigenvalues within rounding of 0, beside the greatest, are made 0.
+    """
     if checks.is_traced(gram):
         values, basis, deviation = spectral.decompose(gram)
-        return (
-            jnp.where(_is_above_rounding(values, gram.dtype), values, 0),
-            basis,
-            deviation,
-        )
+        values = jnp.where(_is_above_rounding(values, gram.dtype), values, 0)
+        return values, basis, deviation
     values, basis = np.linalg.eigh(np.asarray(gram, np.float64))
     values = np.where(_is_above_rounding(values, gram.dtype), values, 0)
-    return (
-        *(
-            jnp.asarray(np.asarray(value, gram.dtype), gram.dtype)
-            for value in (values, basis)
-        ),
-        None,
-    )
+    return (*_rounded(gram.dtype, values, basis), None)
+
+
+def _rounded(dtype, *values):
+    """Arrays of the host rounded there, and not by a program."""
+    return (jnp.asarray(np.asarray(value, dtype), dtype) for value in values)
 
 
 def _is_above_rounding(values, dtype):
@@ -278,39 +356,70 @@ class _Weighted:
 
 
 def whitened(operator: LinearOperator, noise_std: Array) -> LinearOperator:
-    """The operator diag(1/τ) A for τ > 0 of the measured shape."""
+    """The operator diag(1/τ) A.
+
+    Args:
+      operator: A.
+      noise_std: τ > 0, of the measured shape.
+
+    Returns:
+      An operator whose measurements have noise of standard deviation 1.
+    """
     weights = 1 / noise_std
     if operator.basis is None:
         gram = operator.spectrum * jnp.diag(weights.reshape(-1) ** 2)
     else:
         rows = weights.reshape(-1, 1) * operator.basis  # A Aᵀ = B (diag(v) + Δ) Bᵀ
         inner = jnp.diag(operator.spectrum)
-        gram = (
-            rows
-            @ (inner if operator.deviation is None else inner + operator.deviation)
-            @ rows.T
-        )
+        if operator.deviation is not None:
+            inner = inner + operator.deviation
+        gram = rows @ inner @ rows.T
     function = _Weighted(operator.function, weights)
     return LinearOperator(
         function, *_eigh(gram), shape=operator.shape, measured=operator.measured
     )
 
 
-def check_operator(operator: Any, shape: tuple[int, ...] | None = None) -> None:
-    """Refuse what is no operator, or one that takes examples of another shape."""
+def check_operator(
+    name: str, operator: Any, shape: tuple[int, ...] | None = None
+) -> None:
+    """Raise an error unless an argument is an operator.
+
+    Args:
+      name: The argument's name, for the message.
+      operator: The argument.
+      shape: Shape of the examples that it must take, or None for any.
+
+    Raises:
+      TypeError: If it is no operator.
+      ValueError: If it takes examples of another shape.
+    """
     if not isinstance(operator, LinearOperator):
         raise TypeError(
-            f"operator must be made by diffjax.inverse, such as inpainting(mask), got {operator!r}"
+            f"{name} must be made by diffjax.inverse, such as inpainting(mask), "
+            f"got {operator!r}"
         )
-    if shape is not None and operator.shape != shape:
-        raise ValueError(
-            f"operator must take examples of the target's shape {shape}, got {operator.shape}"
-        )
+    checks.require(
+        shape is None or operator.shape == shape,
+        f"{name} must take examples of the target's shape {shape}, got {operator.shape}",
+    )
 
 
 def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
-    """y as an array of the operator's measured shape, refused if of another or not finite."""
-    check_operator(operator)
+    """A measurement as an array.
+
+    Args:
+      operator: The operator that made it.
+      y: The measurement.
+
+    Returns:
+      y, of the operator's measured shape.
+
+    Raises:
+      TypeError: If the operator is none.
+      ValueError: If y has another shape or is not finite.
+    """
+    check_operator("operator", operator)
     y = checks.real_array("y", y)
     checks.one_of_shapes("y", y, [operator.measured])
     checks.finite("y", y)
@@ -320,19 +429,32 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
 def noise_stds(
     operator: LinearOperator, noise_std: ArrayLike, *, positive: bool = False
 ) -> Any:
-    """τ as one number or an array of the operator's measured shape, or the argument's error."""
-    check_operator(operator)
+    """The noise of a measurement, as one number or one for each entry.
+
+    Args:
+      operator: The operator of the measurement.
+      noise_std: τ.
+      positive: True where 0 is not accepted.
+
+    Returns:
+      τ, a number or an array of the operator's measured shape.
+
+    Raises:
+      TypeError: If the operator is none.
+      ValueError: If τ is negative, not finite or has another shape.
+    """
+    check_operator("operator", operator)
     if np.shape(noise_std) == ():
-        return (checks.positive if positive else checks.non_negative)(
-            "noise_std", noise_std
-        )
+        scalar = checks.positive if positive else checks.non_negative
+        return scalar("noise_std", noise_std)
     noise_std = checks.real_array("noise_std", noise_std)
     checks.one_of_shapes("noise_std", noise_std, [(), operator.measured])
     checks.finite("noise_std", noise_std)
     if not checks.is_traced(noise_std):
         least = float(np.min(np.asarray(noise_std)))
-        if least < 0 or (positive and least == 0):
-            raise ValueError(
-                f"noise_std must be {'positive' if positive else '0 or more'}, got {least} in an entry"
-            )
+        checks.require(
+            least > 0 or (not positive and least == 0),
+            f"noise_std must be {'positive' if positive else '0 or more'}, "
+            f"got {least} in an entry",
+        )
     return noise_std
