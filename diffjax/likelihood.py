@@ -1,6 +1,5 @@
 """Log density of an example, by the change of variables along the probability flow."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,8 +55,8 @@ class LogProbInfo(NamedTuple):
     Attributes:
       latent: x_T, the end of the probability flow from x, of its shape.
       log_det: ∫ div u dt along the way, ().
-      standard_error: Standard error of the mean over probes, (). 0 for the exact
-        divergence, NaN for one probe.
+      standard_error: Standard error of the mean over probes, (). 0 for the
+        exact divergence, NaN for one probe.
       run: The solver's evaluations and steps.
     """
 
@@ -92,8 +91,8 @@ def log_prob(
 
         log p(x) = log p_T(x_T) + ∫ div u(x_t, t) dt
 
-    The integral runs along the probability flow from x upwards. The divergence is exact
-    or Hutchinson's estimate of it (Grathwohl et al. 2019).
+    The integral runs along the probability flow from x upwards. The divergence
+    is exact or Hutchinson's estimate of it (Grathwohl et al. 2019).
 
     For Rademacher probes the variance of one estimate is 2 Σ_{i≠j} S_ij², with
     S = ∫ sym(∂u/∂x) dt.
@@ -101,30 +100,31 @@ def log_prob(
     Args:
       denoiser: (x, t) -> E[x_0 | x_t = x], any callable, as in `sample`.
       schedule: A schedule.
-      x: One example, at time grid[-1]. The result is the log density at that noise
-        level, to be compared with `target.noised(schedule, t_min)`.
+      x: One example, at time grid[-1]. The result is the log density at that
+        noise level, to be compared with `target.noised(schedule, t_min)`.
       key: Typed key, for "hutchinson".
-      divergence: "exact", with x.size pullbacks per stage, or "hutchinson", with
-        `probes` of them. The probes are Rademacher, held fixed through the solve. For
-        images take "hutchinson": the exact divergence is slow there, whatever `chunk`
-        is.
+      divergence: "exact", with x.size pullbacks per stage, or "hutchinson",
+        with `probes` of them. The probes are Rademacher, held fixed through
+        the solve. For images take "hutchinson": the exact divergence is slow
+        there, whatever `chunk` is.
       probes: Number of probes.
       solver: One that consumes a velocity, default `rk4()`.
-      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0. It may
-        start below t_max. Default: 48 steps uniform in log-SNR, or uniform in t where
-        α(t_max) = 0.
+      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0.
+        It may start below t_max. Default: 48 steps uniform in log-SNR, or
+        uniform in t where α(t_max) = 0.
       base: The distribution of x_T at T = grid[0], with log_prob(x). Default:
         N(0, σ(T)²), which differs from p_T by what the data leave there.
       info: True for (log p, LogProbInfo), with the standard error over probes.
-      chunk: Pullbacks of the exact divergence at a time, to bound memory. Default: as
-        many as hold 2^20 numbers.
+      chunk: Pullbacks of the exact divergence at a time, to bound memory.
+        Default: as many as hold 2^20 numbers.
 
     Returns:
       log p(x), shape ().
 
     Raises:
       ValueError: For an unknown divergence, a missing key or a bad grid.
-      TypeError: For a solver that consumes no velocity, or a base without log_prob.
+      TypeError: For a solver that consumes no velocity, or a base without
+        log_prob.
 
     Example:
       >>> xs = jnp.array([[1.0, 0.0], [-1.0, 0.5]])
@@ -169,25 +169,26 @@ def lattice_log_prob(
         log P(x) ≥ E[log p_t(x_t) + Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)],
         x_t ~ q(·|x), t = grid[-1], in nats
 
-    One draw of Gaussian dequantisation gives one value of the expression in brackets. q
-    is the schedule's transition from x to x_t, and P(x_i | x_{t,i}) is proportional to
-    exp(−(x_{t,i} − α c_k)²/2σ²) over the levels c_k.
+    One draw of Gaussian dequantisation gives one value of the expression in
+    brackets. q is the schedule's transition from x to x_t, and P(x_i |
+    x_{t,i}) is proportional to exp(−(x_{t,i} − α c_k)²/2σ²) over the levels
+    c_k.
 
-    P is the model's distribution over the lattice,
-    P(x) = ∫ p_t(x_t) Π_i P(x_i | x_{t,i}) dx_t. It sums to one, so that −log₂ P is a
-    code length. The bound of the data's own distribution holds on average over data,
-    not for each x.
+    P is the model's distribution over the lattice, P(x) = ∫ p_t(x_t) Π_i P(x_i
+    | x_{t,i}) dx_t. It sums to one, so that −log₂ P is a code length. The
+    bound of the data's own distribution holds on average over data, not for
+    each x.
 
-    Uniform dequantisation would need a density with edges at the boxes of the lattice.
-    Gaussian noise does not. It loses as much as neighbouring levels overlap: choose
-    σ/α at t about a sixth of their spacing.
+    Uniform dequantisation would need a density with edges at the boxes of the
+    lattice. Gaussian noise does not. It loses as much as neighbouring levels
+    overlap: choose σ/α at t about a sixth of their spacing.
 
     Args:
       key: Typed key, for the draw and the probes.
       denoiser: As in `log_prob`.
       schedule: As in `log_prob`.
-      x: One example, of entries among levels. A traced entry that is no level has
-        probability 0, and the result is −∞.
+      x: One example, of entries among levels. A traced entry that is no level
+        has probability 0, and the result is −∞.
       levels: The values that an entry can take, (K,), increasing.
       divergence: As in `log_prob`.
       probes: As in `log_prob`.
@@ -269,8 +270,8 @@ class PathState(NamedTuple):
 
     Attributes:
       x: The point.
-      log_dets: ∫ tr ∂u/∂x dt, the log-determinant of the map to x. (P,) for P probes,
-        (1,) for the exact trace.
+      log_dets: ∫ tr ∂u/∂x dt, the log-determinant of the map to x. (P,) for P
+        probes, (1,) for the exact trace.
       kinetic: ∫ ‖u‖² dt, (), or None where it is not integrated.
       jacobian: ∫ ‖∂u/∂x‖_F² dt, (), or None where it is not integrated.
     """
@@ -287,18 +288,18 @@ class ChangeOfVariables:
 
         d log p_t(x_t)/dt = −tr ∂u/∂x
 
-    Maps (`PathState`, t) to the rates of change of its entries. Those of `kinetic` and
-    `jacobian` are computed where the state has both.
+    Maps (`PathState`, t) to the rates of change of its entries. Those of
+    `kinetic` and `jacobian` are computed where the state has both.
 
     Attributes:
       velocity: (x, t) -> u, of one example.
-      probes: Directions of Hutchinson's estimate, (P, *x.shape), or None for the exact
-        trace.
+      probes: Directions of Hutchinson's estimate, (P, *x.shape), or None for
+        the exact trace.
       chunk: Pullbacks of the exact trace at a time, see `numerics.divergence`.
 
     References:
-      Chen et al. 2018 (neural ODEs), equation 8. Grathwohl et al. 2019, equation 7. The
-      two penalties are those of Finlay et al. 2020 (RNODE).
+      Chen et al. 2018 (neural ODEs), equation 8. Grathwohl et al. 2019,
+      equation 7. The two penalties are those of Finlay et al. 2020 (RNODE).
     """
 
     velocity: Any
@@ -327,8 +328,7 @@ class ChangeOfVariables:
         return PathState(value, traces, jnp.sum(value**2), jacobian)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Settings:
+class _Settings(NamedTuple):
     """Settings of a run, fixed at compilation."""
 
     solver: Solver
@@ -347,9 +347,7 @@ def _log_prob(settings, arrays, key, x, ts):
     (latent, log_dets, *_), run = driver.run(
         noise_source.source_of(None, x, ts),
         settings.solver,
-        Problem(
-            velocity=ChangeOfVariables(velocity, directions, settings.chunk)
-        ),
+        Problem(velocity=ChangeOfVariables(velocity, directions, settings.chunk)),
         x=PathState(x, jnp.zeros((max(probes, 1),), x.dtype)),
         ts=ts,
         path=False,

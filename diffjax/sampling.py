@@ -1,10 +1,9 @@
 """Samples from a denoiser, one or many, and encoding through the probability flow."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,33 +65,36 @@ def sample(
 ) -> Any:
     """Draw one sample of the distribution that a denoiser describes.
 
-    The start is drawn from N(0, σ(grid[0])²), and the solver integrates the probability
-    flow or the reverse SDE down the grid. The result has the noise level σ(grid[-1]).
+    The start is drawn from N(0, σ(grid[0])²), and the solver integrates the
+    probability flow or the reverse SDE down the grid. The result has the noise
+    level σ(grid[-1]).
 
     Args:
-      key: Typed key. The sample depends on it alone. It may be None where x_init and,
-        for a stochastic solver, noise are given.
-      denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it reaches may
-        change between calls without a new compilation, see `types.as_pytree_callable`.
+      key: Typed key. The sample depends on it alone. It may be None where
+        x_init and, for a stochastic solver, noise are given.
+      denoiser: (x, t) -> E[x_0 | x_t = x], any callable. Arrays that it
+        reaches may change between calls without a new compilation, see
+        `types.as_pytree_callable`.
       schedule: A schedule.
       solver: Default `unipc(3)`.
-      grid: Decreasing times (N + 1,). The default is `grids.recommended` for 64
-        evaluations and at least 32 steps, or `grids.uniform` with 64 steps where
-        α(t_max) = 0. It may start below t_max. It may end at exactly 0, where the last
-        step returns D.
+      grid: Decreasing times (N + 1,). The default is `grids.recommended` for
+        64 evaluations and at least 32 steps, or `grids.uniform` with 64 steps
+        where α(t_max) = 0. It may start below t_max. It may end at exactly 0,
+        where the last step returns D.
       shape: Shape of one example.
-      x_init: A start at grid[0], taken unchanged, in place of a draw of this shape.
+      x_init: A start at grid[0], taken unchanged, in place of a draw of this
+        shape.
       path: True for the states at all N + 1 times, (N + 1, *shape).
       info: True for (result, Info).
-      noise: The solver's noise in place of draws from the key, an array
-        (N, draws, *shape) or another of the forms that `solvers.integrate` takes.
+      noise: The solver's noise in place of draws from the key, an array (N,
+        draws, *shape) or another of the forms that `solvers.integrate` takes.
 
     Returns:
       The sample, of the given shape. See `path` and `info`.
 
     Raises:
-      ValueError: If neither shape nor x_init is given, for a bad grid or noise, or a
-        missing key.
+      ValueError: If neither shape nor x_init is given, for a bad grid or
+        noise, or a missing key.
       TypeError: If the solver cannot take a denoiser.
 
     References:
@@ -143,41 +145,43 @@ def sample_many(
 ) -> Any:
     """Draw many samples at once, over many devices if wanted.
 
-    Example i is `sample(fold_in(key, i), …)`, whatever count, chunk and mesh are.
+    Example i is `sample(fold_in(key, i), …)`, whatever count, chunk and mesh
+    are.
 
-    With a mesh each device draws its share of the examples, and the result stays
-    sharded along its first axis. Conditions, starts and noise are split in the same
-    way. The denoiser's arrays, the schedule and the grid are copied to every device.
-    Neither the samples nor their order depend on the mesh. The count need not be a
-    multiple of the number of devices.
+    With a mesh each device draws its share of the examples, and the result
+    stays sharded along its first axis. Conditions, starts and noise are split
+    in the same way. The denoiser's arrays, the schedule and the grid are
+    copied to every device. Neither the samples nor their order depend on the
+    mesh. The count need not be a multiple of the number of devices.
 
     Args:
       key: Typed key.
       count: Number of samples.
-      denoiser: As in `sample`. It is called as denoiser(x, t, condition_i) where a
-        condition is given.
+      denoiser: As in `sample`. It is called as denoiser(x, t, condition_i)
+        where a condition is given.
       schedule: As in `sample`.
       solver: As in `sample`.
       grid: As in `sample`.
       shape: Shape of one example.
       condition: Pytree of arrays with leading axis count.
-      chunk: Number of examples at a time on each device, to bound memory. By default
-        a device draws its whole share at once.
-      mesh: A `jax.sharding.Mesh`. Examples are spread over all of its axes. The types
-        of its axes do not matter. None for the default device.
+      chunk: Number of examples at a time on each device, to bound memory. By
+        default a device draws its whole share at once.
+      mesh: A `jax.sharding.Mesh`. Examples are spread over all of its axes.
+        The types of its axes do not matter. None for the default device.
       x_init: Starts (count, *shape) at grid[0] in place of draws.
       path: True for the states at all times, (count, N + 1, *shape).
-      info: True for (result, Info). Its leaves are (count,) where the work depends on
-        the data.
-      noise: The solver's noise, (count, N, draws, *shape), in place of draws from the
-        key. See `solvers.integrate`.
+      info: True for (result, Info). Its leaves are (count,) where the work
+        depends on the data.
+      noise: The solver's noise, (count, N, draws, *shape), in place of draws
+        from the key. See `solvers.integrate`.
 
     Returns:
       The samples, (count, *shape). See `path` and `info`.
 
     Raises:
-      ValueError: As `sample`, for a count or chunk below 1, a condition of another
-        length, and for chunk or mesh with a solver whose steps depend on all examples.
+      ValueError: As `sample`, for a count or chunk below 1, a condition of
+        another length, and for chunk or mesh with a solver whose steps depend
+        on all examples.
       TypeError: As `sample`, and for a mesh of another type.
 
     Example:
@@ -226,8 +230,8 @@ def initial(
 
         x ~ N(0, σ(grid[0])²)
 
-    With these, `solvers.start` and `solvers.advance` take the steps of `sample` in as
-    many parts as is wanted.
+    With these, `solvers.start` and `solvers.advance` take the steps of
+    `sample` in as many parts as is wanted.
 
     Args:
       key: Typed key.
@@ -264,16 +268,16 @@ def encode(
 ) -> Array:
     """Encode an example as a latent at grid[0] (Song et al. 2021, appendix D.4).
 
-    Integrates the probability flow upwards. `sample(x_init=…)` on the same grid inverts
-    it. With `ddim()` this is DDIM inversion.
+    Integrates the probability flow upwards. `sample(x_init=…)` on the same
+    grid inverts it. With `ddim()` this is DDIM inversion.
 
     Args:
       denoiser: As in `sample`.
       schedule: A schedule.
       x: One example at grid[-1].
       solver: A deterministic solver, default `unipc(3)`.
-      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0, where the
-        probability flow has no start. Default as in `sample`.
+      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0,
+        where the probability flow has no start. Default as in `sample`.
       path: True for the states at all times, from grid[-1] upwards.
 
     Returns:
@@ -308,15 +312,16 @@ def interpolate(
 
         z = (sin((1 − w) θ) z_a + sin(w θ) z_b)/sin θ,    θ the angle between z_a, z_b
 
-    Both examples are encoded, their latents interpolated spherically, and the results
-    decoded.
+    Both examples are encoded, their latents interpolated spherically, and the
+    results decoded.
 
     Args:
       denoiser: As in `sample`.
       schedule: A schedule.
       start: One example at grid[-1].
       end: Another of its shape.
-      weights: w, (K,). 0 gives `start` and 1 gives `end`, up to the solver's error.
+      weights: w, (K,). 0 gives `start` and 1 gives `end`, up to the solver's
+        error.
       solver: As in `encode`.
       grid: As in `encode`.
 
@@ -407,7 +412,8 @@ def prepare(
 ) -> tuple[Solver, Array]:
     """Check solver and grid, and fill in their defaults.
 
-    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has no end.
+    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has
+    no end.
 
     Args:
       solver: A solver, or None for the default.
@@ -415,8 +421,8 @@ def prepare(
       denoiser: A denoiser.
       schedule: A schedule.
       default: The default solver, and (schedule, solver) -> the default grid.
-      flow: True where the probability flow is to be followed, upwards too. The solver
-        must then be deterministic, and the grid may not end at 0.
+      flow: True where the probability flow is to be followed, upwards too. The
+        solver must then be deterministic, and the grid may not end at 0.
 
     Returns:
       (solver, grid).
@@ -481,8 +487,7 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """Settings of one example's run, fixed at compilation."""
 
     solver: Solver
@@ -492,8 +497,7 @@ class _Run:
     zero_end: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Batch:
+class _Batch(NamedTuple):
     """Settings of a run of many examples, fixed at compilation."""
 
     run: _Run

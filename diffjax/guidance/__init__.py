@@ -1,17 +1,18 @@
 """Guidance: rules that map denoisers to denoisers, for any solver.
 
-`classifier` shifts a denoiser by the gradient of log p(y | x_t). `classifier_free` and
-`autoguidance` extrapolate from a weaker denoiser to a better one. `limited` and the
-thresholds bound what guidance does. `drop_condition` is for training.
+`classifier` shifts a denoiser by the gradient of log p(y | x_t).
+`classifier_free` and `autoguidance` extrapolate from a weaker denoiser to a
+better one. `limited` and the thresholds bound what guidance does.
+`drop_condition` is for training.
 
 For γ other than 0 and 1 the guided field (1 − γ) s_u + γ s_c is the score of
-p_u^{1−γ} p_c^γ at each noise level. These densities are not noised versions of one
-distribution. The distribution that a sampler draws from therefore depends on the
-sampler: the probability flow and each reverse SDE have different ones.
+p_u^{1−γ} p_c^γ at each noise level. These densities are not noised versions of
+one distribution. The distribution that a sampler draws from therefore depends
+on the sampler: the probability flow and each reverse SDE have different ones.
 
-An example on VE with p_u = N(0, S²), p_c = N(m, s²) and σ(t_max) → ∞: the probability
-flow's variance is S^{2(1−γ)} s^{2γ}, where that of p_u^{1−γ} p_c^γ is
-1/((1 − γ)/S² + γ/s²).
+An example on VE with p_u = N(0, S²), p_c = N(m, s²) and σ(t_max) → ∞: the
+probability flow's variance is S^{2(1−γ)} s^{2γ}, where that of p_u^{1−γ} p_c^γ
+is 1/((1 − γ)/S² + γ/s²).
 """
 
 from .bounds import (

@@ -51,15 +51,18 @@ def limited(
 ) -> Limited:
     """Guidance in a limited interval of times (Kynkäänniemi et al. 2024, section 3).
 
-    The result calls `guided` for t_low < t ≤ t_high, and `otherwise` at all other
-    times. Only one of them is evaluated in a step, as long as the examples of a batch
-    share t. With an adaptive solver they do not, and both are.
+    The result calls `guided` for t_low < t ≤ t_high, and `otherwise` at all
+    other times. Only one of them is evaluated in a step, as long as the
+    examples of a batch share t. With an adaptive solver they do not, and both
+    are.
 
     Args:
       schedule: The schedule that t belongs to.
       guided: The denoiser inside the interval, (x, t) -> D.
-      otherwise: The denoiser outside, as a rule the conditional one without guidance.
-      interval: (t_low, t_high), times of the schedule. On an EDM schedule t is σ.
+      otherwise: The denoiser outside, as a rule the conditional one without
+        guidance.
+      interval: (t_low, t_high), times of the schedule. On an EDM schedule t is
+        σ.
 
     Returns:
       A denoiser.
@@ -172,7 +175,8 @@ def dynamic_threshold(
 
     Args:
       denoiser: (x, t) -> D.
-      quantile: In [0, 1]. The quantile is taken over the entries of the example.
+      quantile: In [0, 1]. The quantile is taken over the entries of the
+        example.
       bound: The data lie in [−bound, bound].
 
     Returns:

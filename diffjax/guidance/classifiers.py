@@ -123,22 +123,24 @@ def classifier(
     Args:
       schedule: A schedule with α(t_max) > 0.
       denoiser: (x, t) -> D. It is called once per evaluation.
-      log_prob_y: (x, t) -> log p(y | x_t = x) in nats, (), up to a constant, of a
-        classifier trained on noisy x. A condition given to `sample_many` is passed to
-        it as a third argument. Its gradient is taken once per evaluation.
+      log_prob_y: (x, t) -> log p(y | x_t = x) in nats, (), up to a constant,
+        of a classifier trained on noisy x. A condition given to `sample_many`
+        is passed to it as a third argument. Its gradient is taken once per
+        evaluation.
       scale: γ, a number or a function of t.
 
     Returns:
       A denoiser.
 
     Raises:
-      TypeError: If the denoiser or the classifier cannot be called, or the denoiser is
-        marked `coupled`.
-      ValueError: If the scale is not finite, or α(t_max) = 0, where the shift has no
-        value.
+      TypeError: If the denoiser or the classifier cannot be called, or the
+        denoiser is marked `coupled`.
+      ValueError: If the scale is not finite, or α(t_max) = 0, where the shift
+        has no value.
 
     References:
-      Song et al. 2021, section 5, for the score of the conditional distribution.
+      Song et al. 2021, section 5, for the score of the conditional
+      distribution.
 
     Example:
       >>> log_prob_y = lambda x, t: jax.nn.log_sigmoid(4 * x[0])  # y: "on the right"

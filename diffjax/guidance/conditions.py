@@ -34,8 +34,8 @@ def drop_condition(
 ) -> PyTree:
     """Replace a condition by ∅ at random (Ho & Salimans 2021, Algorithm 1).
 
-    One network is then trained with and without a condition. The whole condition is
-    dropped or kept.
+    One network is then trained with and without a condition. The whole
+    condition is dropped or kept.
 
     Args:
       key: Typed key.
@@ -49,8 +49,8 @@ def drop_condition(
 
     Raises:
       TypeError: If the dtype of ∅ does not fit.
-      ValueError: If the two differ in structure or shape, or the probability lies
-        outside [0, 1].
+      ValueError: If the two differ in structure or shape, or the probability
+        lies outside [0, 1].
 
     Example:
       >>> dj.guidance.drop_condition(key, jnp.array(3), jnp.array(10), 0.0)

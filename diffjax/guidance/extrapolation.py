@@ -118,15 +118,15 @@ def classifier_free(
 
         (1 − γ) D_u + γ D_c
 
-    The same holds for scores and noises: (1 − γ) s_u + γ s_c. Two denoiser calls are
-    made per evaluation. `classifier_free_batched` makes one.
+    The same holds for scores and noises: (1 − γ) s_u + γ s_c. Two denoiser
+    calls are made per evaluation. `classifier_free_batched` makes one.
 
     Args:
-      conditional: D_c, (x, t) -> D. A condition given to `sample_many` is passed to it
-        as a third argument.
+      conditional: D_c, (x, t) -> D. A condition given to `sample_many` is
+        passed to it as a third argument.
       unconditional: D_u, (x, t) -> D.
-      scale: γ, a number or a function of t. 0 is unconditional, 1 conditional, more
-        than 1 extrapolates. The number 1 returns `conditional` itself.
+      scale: γ, a number or a function of t. 0 is unconditional, 1 conditional,
+        more than 1 extrapolates. The number 1 returns `conditional` itself.
       rescale: φ in [0, 1], for D ← D (φ std D_c / std D + 1 − φ) with standard
         deviations over the entries of the example.
 
@@ -138,8 +138,8 @@ def classifier_free(
       ValueError: If the scale is not finite or rescale lies outside [0, 1].
 
     References:
-      The paper's w is γ − 1. Rescaling is from Lin et al. 2024, section 3.4, who
-      rescale a prediction of the network. Here D is rescaled.
+      The paper's w is γ − 1. Rescaling is from Lin et al. 2024, section 3.4,
+      who rescale a prediction of the network. Here D is rescaled.
 
     Example:
       >>> part = dj.targets.denoiser(dj.targets.gaussian([1.5, 0.0], 0.4), schedule)
@@ -169,26 +169,28 @@ def classifier_free_batched(
 ) -> Denoiser:
     """Classifier-free guidance of one network, called once on the pair (c, ∅).
 
-    The result is that of `classifier_free` (Ho & Salimans 2021, Algorithm 2). The two
-    conditions are stacked, so that the network runs once on a batch of two.
+    The result is that of `classifier_free` (Ho & Salimans 2021, Algorithm 2).
+    The two conditions are stacked, so that the network runs once on a batch of
+    two.
 
     Args:
       denoiser: (x, t, condition) -> D.
-      condition: Pytree, one example's condition c. None where `sample_many` gives one
-        to each example.
+      condition: Pytree, one example's condition c. None where `sample_many`
+        gives one to each example.
       null_condition: ∅, of the same structure and shapes, as trained with
         `drop_condition`.
-      scale: γ, as in `classifier_free`. The number 1 makes one plain call on the
-        condition alone.
+      scale: γ, as in `classifier_free`. The number 1 makes one plain call on
+        the condition alone.
       rescale: φ, as in `classifier_free`.
 
     Returns:
       A denoiser.
 
     Raises:
-      TypeError: If the denoiser cannot be called or the dtype of ∅ does not fit.
-      ValueError: If the conditions differ in structure or shape, the scale is not
-        finite or rescale lies outside [0, 1].
+      TypeError: If the denoiser cannot be called or the dtype of ∅ does not
+        fit.
+      ValueError: If the conditions differ in structure or shape, the scale is
+        not finite or rescale lies outside [0, 1].
 
     Example:
       >>> network = lambda x, t, shift: denoiser(x, t) + shift
@@ -220,12 +222,14 @@ def autoguidance(
 
         (1 − γ) D_− + γ D_+
 
-    Guides away from a worse model of the same distribution, smaller or less trained.
+    Guides away from a worse model of the same distribution, smaller or less
+    trained.
 
     Args:
       denoiser: D_+, (x, t) -> D.
       worse: D_−. A condition given to `sample_many` is passed to both.
-      scale: γ, as in `classifier_free`. The number 1 returns `denoiser` itself.
+      scale: γ, as in `classifier_free`. The number 1 returns `denoiser`
+        itself.
       rescale: φ, as in `classifier_free`.
 
     Returns:

@@ -37,12 +37,12 @@ def cfg_plus_plus_scale(
 
         γ(t) = λ / (1 − ρ_s/ρ_t),    ρ = σ/α, for each step from t to s
 
-    CFG++ steps to x_s = α_s ((1 − λ) D_u + λ D_c) + σ_s ε̂_u, from guided data and
-    unguided noise. That is the `ddim()` step of `classifier_free` with this scale on
-    the same grid, for as many denoiser calls.
+    CFG++ steps to x_s = α_s ((1 − λ) D_u + λ D_c) + σ_s ε̂_u, from guided data
+    and unguided noise. That is the `ddim()` step of `classifier_free` with
+    this scale on the same grid, for as many denoiser calls.
 
-    As steps shrink γ grows without bound. CFG++ therefore belongs to its grid and does
-    not discretise any probability flow.
+    As steps shrink γ grows without bound. CFG++ therefore belongs to its grid
+    and does not discretise any probability flow.
 
     Args:
       schedule: A schedule.

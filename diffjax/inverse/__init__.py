@@ -1,8 +1,8 @@
 """Inverse problems: x from y = A x + τ n, by denoisers of the posterior for any solver.
 
-`exact_posterior` is the truth for a mixture. Every other method approximates the
-posterior. Some are exact on some Gaussians, and the tests state how far off they are on
-others.
+`exact_posterior` is the truth for a mixture. Every other method approximates
+the posterior. Some are exact on some Gaussians, and the tests state how far
+off they are on others.
 """
 
 from .exact import exact_posterior

@@ -20,22 +20,24 @@ def exact_posterior(
 
         p(x | y) of x ~ Σ_k w_k N(m_k, V_k) under y = A x + τ n, n ~ N(0, I)
 
-    It is again a mixture. With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ it has
+    It is again a mixture. With S_k = A V_k Aᵀ + τ² I and K_k = V_k Aᵀ S_k⁻¹ it
+    has
 
         means        m_k + K_k (y − A m_k)
         covariances  (I − K_k A) V_k
         weights      ∝ w_k N(y | A m_k, S_k)
 
-    Concrete arguments are computed in float64 on the host. The derivative in every
-    traced argument is exact, at repeated eigenvalues too.
+    Concrete arguments are computed in float64 on the host. The derivative in
+    every traced argument is exact, at repeated eigenvalues too.
 
     Args:
-      target: The prior, made by `targets.gaussian` or `targets.gaussian_mixture`.
+      target: The prior, made by `targets.gaussian` or
+        `targets.gaussian_mixture`.
       operator: A, taking examples of the target's shape.
       y: The measurement, of shape operator.measured.
-      noise_std: τ ≥ 0, one number or one for each entry of y. Where τ = 0 the observed
-        directions have variance 0, and the posterior has a density only under added
-        noise.
+      noise_std: τ ≥ 0, one number or one for each entry of y. Where τ = 0 the
+        observed directions have variance 0, and the posterior has a density
+        only under added noise.
 
     Returns:
       The posterior, with an exact denoiser by `targets.denoiser`.

@@ -131,17 +131,18 @@ def dps(
 
         D + γ (σ²/α) ∇_x log N(y | A D(x, t), diag(τ²))
 
-    This is `guidance.classifier` with p(y | x_t) replaced by p(y | x_0 = D). The
-    probability flow is stiff where τ is small. `dps_steps` has the paper's step size.
+    This is `guidance.classifier` with p(y | x_t) replaced by p(y | x_0 = D).
+    The probability flow is stiff where τ is small. `dps_steps` has the paper's
+    step size.
 
-    The method ignores Var(x_0 | x_t) and is too narrow. On N(0, s²) with α = 1, A = 1
-    and γ = 1 the probability flow's variance is s² e^{−z}, z = s²/τ², where the
-    posterior has s²/(1 + z).
+    The method ignores Var(x_0 | x_t) and is too narrow. On N(0, s²) with α =
+    1, A = 1 and γ = 1 the probability flow's variance is s² e^{−z}, z = s²/τ²,
+    where the posterior has s²/(1 + z).
 
     Args:
       schedule: A schedule with α(t_max) > 0.
-      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and one
-        pullback.
+      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and
+        one pullback.
       operator: A.
       y: The measurement, of shape operator.measured.
       noise_std: τ > 0, one number or one for each entry of y.
@@ -206,15 +207,15 @@ def dps_steps(
         x ← x − ζ ∇_x ‖y − A D(x_t, t)‖ after each step of `ddpm()` on this grid
 
     As a denoiser it is D − (ζ/b) ∇_x ‖y − A D‖ for each step from t to s. Here
-    b = α_s (1 − ρ_s²/ρ_t²) with ρ = σ/α is the gain of D in that step, 1 where the step
-    ends at 0. Another solver or grid turns it into other steps.
+    b = α_s (1 − ρ_s²/ρ_t²) with ρ = σ/α is the gain of D in that step, 1 where
+    the step ends at 0. Another solver or grid turns it into other steps.
 
     No noise level of the measurement enters, and no posterior is sampled.
 
     Args:
       schedule: A schedule.
-      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and one
-        pullback.
+      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and
+        one pullback.
       operator: A.
       y: The measurement, of shape operator.measured.
       grid: Decreasing times (N + 1,) that `ddpm()` will walk. It may end at 0.
@@ -228,8 +229,8 @@ def dps_steps(
       ValueError: For a y, grid or step size that does not fit.
 
     References:
-      The paper writes ζ_i ∇‖y − A D‖² with ζ_i = ζ′/‖y − A D‖. This is that with
-      ζ = 2ζ′.
+      The paper writes ζ_i ∇‖y − A D‖² with ζ_i = ζ′/‖y − A D‖. This is that
+      with ζ = 2ζ′.
 
     Example:
       >>> first = dj.inverse.inpainting([True, False])
@@ -282,14 +283,15 @@ def pigdm(
 
     Args:
       schedule: A schedule with α(t_max) > 0.
-      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and one
-        pullback.
+      denoiser: E[x_0 | x_t] of the prior. Each evaluation makes one call and
+        one pullback.
       operator: A.
       y: The measurement, of shape operator.measured.
-      noise_std: τ ≥ 0, one number or one for each entry of y. One for each entry must
-        be positive unless A Aᵀ is a multiple of the identity, as for `inpainting`.
-      variance: r²(t), by default `gaussian_variance(schedule, 1.0)` for data of unit
-        variance. The method is exact for N(m, s² I) with
+      noise_std: τ ≥ 0, one number or one for each entry of y. One for each
+        entry must be positive unless A Aᵀ is a multiple of the identity, as
+        for `inpainting`.
+      variance: r²(t), by default `gaussian_variance(schedule, 1.0)` for data
+        of unit variance. The method is exact for N(m, s² I) with
         `gaussian_variance(schedule, s)`.
       scale: γ.
 
@@ -301,8 +303,8 @@ def pigdm(
       ValueError: For y, noise_std or scale that does not fit, or α(t_max) = 0.
 
     References:
-      The paper's own solver, Algorithm 1, weights the gradient in each step. Those
-      weights are left out.
+      The paper's own solver, Algorithm 1, weights the gradient in each step.
+      Those weights are left out.
 
     Example:
       >>> first = dj.inverse.inpainting([True, False])

@@ -35,10 +35,11 @@ class LinearOperator:
 
     Attributes:
       function: x -> A x.
-      spectrum: Eigenvalues of A Aᵀ, (M,), or () where it is a multiple of the identity.
+      spectrum: Eigenvalues of A Aᵀ, (M,), or () where it is a multiple of the
+        identity.
       basis: Its eigenvectors in columns, (M, M), or None for such a multiple.
-      deviation: (M, M), 0 in value, with the derivative of A Aᵀ in the basis. None
-        where no derivative is wanted. See `spectral`.
+      deviation: (M, M), 0 in value, with the derivative of A Aᵀ in the basis.
+        None where no derivative is wanted. See `spectral`.
       shape: Shape of x.
       measured: Shape of A x.
     """
@@ -70,8 +71,8 @@ class LinearOperator:
         Args:
           y: Of shape `measured`.
           signal: The factor of A Aᵀ, 0 or more.
-          noise: The factor of I, 0 or more. One number, or one for each entry of y if
-            A Aᵀ is a multiple of the identity.
+          noise: The factor of I, 0 or more. One number, or one for each entry
+            of y if A Aᵀ is a multiple of the identity.
 
         Returns:
           An array of y's shape.
@@ -103,8 +104,8 @@ def linear_operator(
 ) -> LinearOperator:
     """The operator of any linear function of one example.
 
-    Its transpose is derived. A Aᵀ, (M, M), is formed and diagonalised once, in M calls.
-    For images use the named operators, whose A Aᵀ is known.
+    Its transpose is derived. A Aᵀ, (M, M), is formed and diagonalised once, in
+    M calls. For images use the named operators, whose A Aᵀ is known.
 
     Args:
       function: x -> A x, for x of this shape.
@@ -115,8 +116,8 @@ def linear_operator(
 
     Raises:
       ValueError: If function(0) ≠ 0.
-      TypeError: If it has no transpose because it is not linear, or returns complex
-        numbers.
+      TypeError: If it has no transpose because it is not linear, or returns
+        complex numbers.
 
     Example:
       >>> steps = dj.inverse.linear_operator(jnp.diff, (3,))
@@ -146,8 +147,8 @@ def linear_operator(
 def matrix(entries: ArrayLike) -> LinearOperator:
     """The operator of a matrix, y = A x.
 
-    Singular values of a concrete A are computed in float64. Those within its rounding
-    of 0 count as 0.
+    Singular values of a concrete A are computed in float64. Those within its
+    rounding of 0 count as 0.
 
     Args:
       entries: A, (M, D), for x of shape (D,).
@@ -185,7 +186,8 @@ def matrix(entries: ArrayLike) -> LinearOperator:
 def inpainting(mask: ArrayLike) -> LinearOperator:
     """The operator that keeps the entries of x where a mask is True.
 
-    y = operator.forward(x) has shape (M,), in the order of x's entries. A Aᵀ = I.
+    y = operator.forward(x) has shape (M,), in the order of x's entries. A Aᵀ =
+    I.
 
     Args:
       mask: Booleans of the example's shape, at least one True.
@@ -401,7 +403,8 @@ def check_operator(
         )
     checks.require(
         shape is None or operator.shape == shape,
-        f"{name} must take examples of the target's shape {shape}, got {operator.shape}",
+        f"{name} must take examples of the target's shape {shape}, "
+        f"got {operator.shape}",
     )
 
 

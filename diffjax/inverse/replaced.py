@@ -57,22 +57,24 @@ def replacement(denoiser: Denoiser, operator: LinearOperator, y: ArrayLike) -> R
 
         D + A⁺ (y − A D)
 
-    The observation counts as exact, and A D is then the constant y. At noise 0 the
-    result agrees with y. Two kinds of solvers keep more than that:
+    The observation counts as exact, and A D is then the constant y. At noise 0
+    the result agrees with y. Two kinds of solvers keep more than that:
 
-    - A deterministic solver that is exact for a constant D keeps A x_t = α y + σ A ε at
-      every grid time, with one ε.
-    - A solver that samples the posterior of x_s exactly for a constant D, as `ddpm`
-      does, keeps the distribution N(α y, σ² A Aᵀ).
+    - A deterministic solver that is exact for a constant D keeps A x_t = α y +
+      σ A ε at every grid time, with one ε.
+    - A solver that samples the posterior of x_s exactly for a constant D, as
+      `ddpm` does, keeps the distribution N(α y, σ² A Aᵀ).
 
-    On every schedule this holds for `ddim`, `dpm_solver`, `dpmpp_2s`, `dpmpp_2m`,
-    `dpmpp_3m`, `deis`, `unipc`, `sa_solver`, `ipndm`, `adams_bashforth`, `dpm_2` and
-    `exponential_runge_kutta`. For `euler`, `heun`, `midpoint` and `rk4` it holds where α
-    and σ are linear in t, as for `edm` and `rectified_flow`. On other schedules they
-    keep it to their order only, and on coarse grids not at all.
+    On every schedule this holds for `ddim`, `dpm_solver`, `dpmpp_2s`,
+    `dpmpp_2m`, `dpmpp_3m`, `deis`, `unipc`, `sa_solver`, `ipndm`,
+    `adams_bashforth`, `dpm_2` and `exponential_runge_kutta`.
 
-    The rest of x is drawn as if it knew y through x_t alone. That is not the posterior,
-    not even for Gaussians.
+    For `euler`, `heun`, `midpoint` and `rk4` it holds where α and σ are linear
+    in t, as for `edm` and `rectified_flow`. On other schedules they keep it to
+    their order only, and on coarse grids not at all.
+
+    The rest of x is drawn as if it knew y through x_t alone. That is not the
+    posterior, not even for Gaussians.
 
     Args:
       denoiser: E[x_0 | x_t].
@@ -87,8 +89,9 @@ def replacement(denoiser: Denoiser, operator: LinearOperator, y: ArrayLike) -> R
       ValueError: For a y that does not fit.
 
     References:
-      For `inpainting`: Song et al. 2021, appendix I.2, who draw fresh noise in each
-      step, as `repaint` does. For other operators: Wang et al. 2023 (DDNM), section 3.2.
+      For `inpainting`: Song et al. 2021, appendix I.2, who draw fresh noise in
+      each step, as `repaint` does. For other operators: Wang et al. 2023
+      (DDNM), section 3.2.
 
     Example:
       >>> first = dj.inverse.inpainting([True, False])
@@ -139,22 +142,23 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
 
         x ← a step of `solver`,  then  A x ← α y + σ A z  with fresh noise z
 
-    For a denoiser made by `replacement`. Every `jump` steps, the state is noised back up
-    by as many steps, and these are taken again, `repeats` − 1 times. The rest of x so
-    comes to agree with the observation. A bias stays for any number of repeats.
+    For a denoiser made by `replacement`. Every `jump` steps, the state is
+    noised back up by as many steps, and these are taken again, `repeats` − 1
+    times. This brings the rest of x to agree with the observation. A bias
+    stays for any number of repeats.
 
-    The first steps and the last one are not repeated: a state is where at least `jump`
-    steps lie behind it and a multiple of `jump` before the last one.
+    A state is repeated where at least `jump` steps lie behind it and a
+    multiple of `jump` before the last step. The last step is never repeated.
 
     Args:
       solver: A solver of fixed steps without memory of earlier ones.
       jump: Steps of a jump, 1 or more.
-      repeats: How often the steps are taken, 1 or more. 1 is the replacement method with
-        fresh noise.
+      repeats: How often the steps are taken, 1 or more. 1 is the replacement
+        method with fresh noise.
 
     Returns:
-      A stochastic solver. Each repeated step costs one of the solver's. No order is
-      declared.
+      A stochastic solver. Each repeated step costs one of the solver's. No
+      order is declared.
 
     Raises:
       TypeError: For another kind of solver or, in use, of denoiser.

@@ -1,5 +1,6 @@
-"""Inpainting with a soft mask: how far each entry follows the observation, a number in [0, 1] that may vary with t."""
+"""Inpainting with a soft mask: how far each entry follows the observation."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
+from ..guidance import arguments
 from ..schedules import Schedule
 from ..types import (
     Array,
@@ -18,62 +20,78 @@ from ..types import (
     pytree,
 )
 
+__all__ = [
+    "ReleaseMask",
+    "SoftInpainted",
+    "TrustMask",
+    "release_mask",
+    "soft_inpainting",
+    "trust_mask",
+]
+
 
 @pytree
 class SoftInpainted:
-    """D + m(t) (y − D). See `soft_inpainting`."""
+    """The denoiser D + m(t) (y − D), see `soft_inpainting`."""
 
     denoiser: Any
     y: Any
     mask: Any
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
-        """The blended D, shape of x; a condition is passed to the denoiser."""
+        """The blended D, shape of x. A condition is passed to the denoiser."""
         checks.one_of_shapes("x", x, [jnp.shape(self.y)])
         denoised = checks.denoised(self.denoiser(x, t, *condition), x)
         mask = self.mask(t) if callable(self.mask) else self.mask
-        if jnp.shape(mask) not in ((), jnp.shape(denoised)):
-            raise ValueError(
-                f"mask(t) must have shape () or {jnp.shape(denoised)}, got {jnp.shape(mask)}"
-            )
+        checks.require(
+            jnp.shape(mask) in ((), jnp.shape(denoised)),
+            f"mask(t) must have shape () or {jnp.shape(denoised)}, "
+            f"got {jnp.shape(mask)}",
+        )
         return denoised + mask * (self.y - denoised)
 
 
+@checks.arguments(denoiser=arguments.denoiser)
 def soft_inpainting(
     denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
 ) -> SoftInpainted:
-    """Inpainting in which each entry follows the observation as far as a mask says.
+    """Inpainting in which a mask says how far each entry follows the observation.
 
         D + m(t) (y − D)
 
-    An entry of mask 1 is y, one of mask 0 is left to the denoiser: a mask of zeros and ones is `replacement` with
-    `inpainting`. Between, two masks that vary with t have a meaning. `trust_mask` weighs y by its measurement noise,
-    which is exact for independent Gaussian entries. `release_mask` holds an entry at y at high noise and releases it at
-    a noise level of its own (Levin & Fried 2023). A constant mask between 0 and 1 pulls x to y at every noise level,
-    the more the more steps are taken.
+    An entry of mask 1 is y, one of mask 0 is left to the denoiser. A mask of
+    zeros and ones is `replacement` with `inpainting`. Two masks between these
+    vary with t:
+
+    - `trust_mask` weighs y by its measurement noise. This is exact for
+      independent Gaussian entries.
+    - `release_mask` holds an entry at y at high noise and releases it at a
+      noise level of its own (Levin & Fried 2023).
+
+    A constant mask between 0 and 1 pulls x to y at every noise level. It pulls
+    harder the more steps are taken.
 
     Args:
       denoiser: E[x_0 | x_t].
-      y: The observation, of the example's shape. Entries of mask 0 are ignored, but must be finite.
-      mask: Numbers in [0, 1] of y's shape or (), or a function t -> such numbers.
+      y: The observation, of the example's shape. Entries of mask 0 are
+        ignored, but must be finite.
+      mask: Numbers in [0, 1] of y's shape or (), or a function t -> such
+        numbers.
 
     Returns:
       A denoiser for any solver.
 
     Raises:
       TypeError: For a denoiser that cannot be called.
-      ValueError: For a mask outside [0, 1] or of another shape, or a y that is not finite. The denoiser raises it for
-        an x of another shape than y.
+      ValueError: For a mask outside [0, 1] or of another shape, or a y that is
+        not finite. In use: for an x of another shape than y.
 
     Example:
-      >>> mask = dj.inverse.trust_mask(schedule, [0.01, 0.5])  # the first entry is known well, the second is not
+      >>> mask = dj.inverse.trust_mask(schedule, [0.01, 0.5])  # trust the first more
       >>> informed = dj.inverse.soft_inpainting(denoiser, [1.0, -1.0], mask)
       >>> dj.sample_many(key, 8, informed, schedule, shape=(2,)).shape
       (8, 2)
     """
-    denoiser = as_pytree_callable(
-        checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    )
     y = checks.real_array("y", y)
     checks.finite("y", y)
     if callable(mask):
@@ -83,7 +101,7 @@ def soft_inpainting(
 
 @pytree
 class TrustMask:
-    """r²(t)/(r²(t) + τ²). See `trust_mask`."""
+    """The mask r²(t)/(r²(t) + τ²), see `trust_mask`."""
 
     schedule: Any
     noise_std: Any
@@ -92,60 +110,73 @@ class TrustMask:
     def __call__(self, t: Scalar) -> Array:
         """The mask at t, of the shape of τ."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        signal, noise = (
-            (self.std * sigma) ** 2,
-            self.noise_std**2 * ((alpha * self.std) ** 2 + sigma**2),
-        )
+        signal = (self.std * sigma) ** 2
+        noise = self.noise_std**2 * ((alpha * self.std) ** 2 + sigma**2)
+        # Where both are 0 the observation is exact: the mask is 1, not 0/0.
         observed = signal + noise > 0
         return jnp.where(observed, signal / jnp.where(observed, signal + noise, 1), 1)
 
 
+@checks.arguments(schedule=arguments.schedule)
 def trust_mask(
     schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0
 ) -> TrustMask:
-    """The mask of an observation y_i = x_i + τ_i n_i with noise τ_i per entry, for `soft_inpainting`.
+    """Mask for `soft_inpainting` from the noise of each observed entry.
 
         m_i(t) = r_i²(t)/(r_i²(t) + τ_i²),    r_i² = s_i² σ²/(α² s_i² + σ²)
 
-    r² is the variance of x_0 given x_t for data of standard deviation s. With it D + m (y − D) is E[x_0 | x_t, y] for
-    independent Gaussian entries. For other data it ignores what an observed entry says of the others; `pigdm` with
-    noise per entry passes that on, and `exact_posterior` is the truth for mixtures.
+    The observation is y_i = x_i + τ_i n_i. r² is the variance of x_0 given x_t
+    for data of standard deviation s. With this mask D + m (y − D) is E[x_0 |
+    x_t, y] for independent Gaussian entries.
+
+    For other data it ignores how an observed entry informs about the others.
+    `pigdm` with noise per entry does not, and `exact_posterior` is the truth
+    for mixtures.
 
     Args:
       schedule: The noise schedule.
-      noise_std: τ ≥ 0, one number or an array of the example's shape. 0 is an exact observation.
+      noise_std: τ ≥ 0, one number or an array of the example's shape. 0 is an
+        exact observation.
       std: s > 0 of the data, one number or an array of the example's shape.
 
     Returns:
       A function t -> mask, of the shape of τ and s.
 
     Raises:
-      ValueError: For a negative τ, an s that is not positive, or values that are not finite.
+      ValueError: For a negative τ, an s that is not positive, or values that
+        are not finite.
 
     Example:
       >>> mask = dj.inverse.trust_mask(dj.schedules.edm(), [0.0, 1.0])
-      >>> print(mask(1.0))  # r² = 1/2: an exact observation is taken whole, one of noise 1 by a third
+      >>> print(mask(1.0))  # r² = 1/2: 1 for an exact observation, 1/3 for noise 1
       [1.         0.33333334]
     """
-    noise_std, std = (
-        checks.real_array("noise_std", noise_std),
-        checks.real_array("std", std),
-    )
-    for name, value, accepted in (
-        ("noise_std", noise_std, "0 or more"),
-        ("std", std, "positive"),
-    ):
-        checks.finite(name, value)
-        if not checks.is_traced(value):
-            least = float(np.min(np.asarray(value)))
-            if least < 0 or (name == "std" and least == 0):
-                raise ValueError(f"{name} must be {accepted} everywhere, got {least}")
-    return TrustMask(schedules.check(schedule), noise_std, std)
+    noise_std = checks.finite_array("noise_std", noise_std)
+    std = checks.finite_array("std", std)
+    least = _least(noise_std)
+    checks.require(least >= 0, f"noise_std must be 0 or more everywhere, got {least}")
+    least = _least(std)
+    checks.require(least > 0, f"std must be positive everywhere, got {least}")
+    return TrustMask(schedule, noise_std, std)
+
+
+def _least(values):
+    """The least entry, or infinity if it cannot be seen."""
+    return math.inf if checks.is_traced(values) else float(np.min(np.asarray(values)))
 
 
 @pytree
 class ReleaseMask:
-    """1 while less than a share m of the log-SNR range is covered, else 0. See `release_mask`."""
+    """1 while less than a share m of the log-SNR range is covered, then 0.
+
+    See `release_mask`.
+
+    Attributes:
+      schedule: The noise schedule.
+      start: λ(t_max).
+      span: λ(t_min) − λ(t_max).
+      mask: m, above 1 for entries that are never released.
+    """
 
     schedule: Any
     start: Any
@@ -158,11 +189,14 @@ class ReleaseMask:
         return (covered < self.mask).astype(self.mask.dtype)
 
 
+@checks.arguments(schedule=arguments.schedule)
 def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
-    """A mask that holds entry i at the observation over the first share m_i of the log-SNR range, then releases it.
+    """Mask for differential diffusion (Levin & Fried 2023) by `soft_inpainting`.
 
-    This is differential diffusion (Levin & Fried 2023), for `soft_inpainting`: an entry of mask 1 is kept to the end,
-    one of mask 0 is free, and one between may change its detail but not what has been settled before its release.
+    Entry i is held at the observation over the first share m_i of the log-SNR
+    range, and then released. An entry of mask 1 is kept to the end, one of
+    mask 0 is free. One between may change its detail, but keeps what was
+    settled before its release.
 
     Args:
       schedule: The noise schedule, with a finite log-SNR at t_max.
@@ -178,11 +212,11 @@ def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
       >>> mask = dj.inverse.release_mask(schedule, [0.0, 0.5, 1.0])
       >>> print(mask(schedule.t_max), mask(schedule.t_min))
       [0. 1. 1.] [0. 0. 1.]
-      >>> edited = dj.inverse.soft_inpainting(denoiser, [1.0, -1.0], dj.inverse.release_mask(schedule, [0.3, 1.0]))
-      >>> x = dj.sample(key, edited, schedule, shape=(2,))  # the second entry stays at −1
+      >>> mask = dj.inverse.release_mask(schedule, [0.3, 1.0])
+      >>> edited = dj.inverse.soft_inpainting(denoiser, [1.0, -1.0], mask)
+      >>> x = dj.sample(key, edited, schedule, shape=(2,))  # x[1] stays at −1
     """
     mask = _fractions(mask, np.shape(mask))
-    schedules.check(schedule)
     released = as_one_program(_release, schedule, mask)
     if not checks.is_traced(released) and not np.isfinite(released.span):
         schedules.log_snr_range(schedule)  # raises
@@ -193,27 +227,22 @@ def _release(schedule, mask):
     first, last = (
         schedules.log_snr(schedule, t) for t in (schedule.t_max, schedule.t_min)
     )
-    above = jnp.where(
-        mask >= 1, 2, mask
-    )  # the last step starts above t_min, but may end at 0
+    # The last step starts above t_min, but may end at 0: 2 is above any share covered.
+    above = jnp.where(mask >= 1, 2, mask)
     return ReleaseMask(schedule, first, last - first, above)
 
 
 def _fractions(mask, shape):
     """The mask as floats in [0, 1], of the given shape or ()."""
-    mask = checks.real_array(
-        "mask",
-        np.asarray(mask, float) if isinstance(mask, bool | list | tuple) else mask,
-    )
+    if isinstance(mask, bool | list | tuple):
+        mask = np.asarray(mask, float)
+    mask = checks.real_array("mask", mask)
     checks.one_of_shapes("mask", mask, [(), shape])
     checks.finite("mask", mask)
     if not checks.is_traced(mask):
-        least, greatest = (
-            float(np.min(np.asarray(mask))),
-            float(np.max(np.asarray(mask))),
+        least, greatest = (float(f(np.asarray(mask))) for f in (np.min, np.max))
+        checks.require(
+            0 <= least <= greatest <= 1,
+            f"mask must lie in [0, 1], got values from {least} to {greatest}",
         )
-        if not 0 <= least <= greatest <= 1:
-            raise ValueError(
-                f"mask must lie in [0, 1], got values from {least} to {greatest}"
-            )
     return mask

@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import checks, grids, schedules
 from ..langevin.kernels import langevin_step
+from ..types import Array
 from . import driver, requirements
 from .adaptive import forward_only
-from .affine import noise_steps
+from .affine import NoiseLevel, noise_steps
 from .ancestral import ddim, reverse_diffusion
 from .annealed import score_at
 from .base import Info, Solver, Traits, factory, needs, unless_zero, without_signal
@@ -340,6 +341,23 @@ def _nothing(*_: Any) -> Any:
 
 def _column(mask, x):
     return mask.reshape(-1, *(1,) * x.ndim)
+
+
+def transition_up(low: NoiseLevel, high: NoiseLevel) -> tuple[Array, Array]:
+    """The forward transition from one noise level to a higher one.
+
+        x ← keep x + std z,    keep = α_high/α_low,  std² = σ_high² − keep² σ_low²
+
+    Args:
+      low: The noise level of x.
+      high: A higher one, of the same shape.
+
+    Returns:
+      (keep, std). Both are finite where α is 0, which keeps nothing.
+    """
+    keep = high.alpha / jnp.where(low.alpha == 0, 1, low.alpha)
+    keep = jnp.where(low.alpha == 0, 0, keep)
+    return keep, jnp.sqrt(jnp.maximum(high.sigma**2 - (keep * low.sigma) ** 2, 0))
 
 
 def check_inner(name, solver, remembering=False):
