@@ -16,6 +16,7 @@ from .discretised import (
     discretised_logistic,
 )
 from .lattice import bits_per_dim, dequantise
+from .mixtures import GaussianMixture, gaussian_mixture
 from .normal import (
     Gaussian,
     StandardNormal,
@@ -31,6 +32,7 @@ __all__ = [
     "DiscretisedLogistic",
     "Distribution",
     "Gaussian",
+    "GaussianMixture",
     "StandardNormal",
     "bernoulli",
     "bits_per_dim",
@@ -40,6 +42,7 @@ __all__ = [
     "discretised_logistic",
     "gaussian",
     "gaussian_kl",
+    "gaussian_mixture",
     "log_normal_interval",
     "standard_normal",
 ]

@@ -97,7 +97,7 @@ def bernoulli(logits: ArrayLike) -> Bernoulli:
     return Bernoulli(logits)
 
 
-# --------------------------------------------- distributions rounded to the nearest level
+# ----------------------------------------------------- rounded to the nearest level
 
 
 class _Rounded:

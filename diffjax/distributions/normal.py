@@ -387,8 +387,8 @@ def _log_wide_interval(lower, upper):
 
 
 def _log_scaled_tail(z):
-    """log q(z) = log Φ(z) + ½z² for z ≤ 0, by the asymptotic series where the two terms would cancel."""
-    far = z < -12
+    """log q(z) = log Φ(z) + ½z² for z ≤ 0."""
+    far = z < -12  # there the two terms would cancel: the asymptotic series instead
     near, z = jnp.where(far, -12, z), jnp.where(far, z, -12)
     series = jnp.zeros_like(z)
     for n in reversed(range(1, 14)):

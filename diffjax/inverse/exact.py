@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, spectral
-from ..targets import Mixture, compiled_eagerly
+from ..distributions.base import compiled_eagerly
+from ..targets import Mixture
 from ..types import ArrayLike
 from .operators import LinearOperator, check_operator, measurement, noise_stds
 

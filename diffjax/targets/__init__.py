@@ -1,0 +1,33 @@
+"""Distributions known exactly at every noise level, and toy densities.
+
+If x_0 has one of these distributions, then so has x_t = α x_0 + σ ε. A target is a
+pytree with `log_prob(x)` in nats, `sample(key)` and `noised(schedule, t)`, which is
+again a target: the exact p_t. `denoiser(target, schedule)` is the exact E[x_0 | x_t].
+"""
+
+from .base import Target
+from .boxes import UniformBoxes, uniform_boxes
+from .denoisers import ExactDenoiser, denoiser, score
+from .mixtures import Empirical, Mixture, empirical, gaussian, gaussian_mixture
+from .toys import checkerboard, circles, eight_gaussians, moons
+from .unnormalised import Energy, energy
+
+__all__ = [
+    "Empirical",
+    "Energy",
+    "ExactDenoiser",
+    "Mixture",
+    "Target",
+    "UniformBoxes",
+    "checkerboard",
+    "circles",
+    "denoiser",
+    "eight_gaussians",
+    "empirical",
+    "energy",
+    "gaussian",
+    "gaussian_mixture",
+    "moons",
+    "score",
+    "uniform_boxes",
+]
