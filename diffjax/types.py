@@ -375,36 +375,50 @@ class _Compiled:
                 self._recent.popitem(last=False)
 
 
+def _entries(value: Any) -> dict[str, Any] | None:
+    """The entries of a tuple or of a settings dataclass by name, None of anything else."""
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", map(str, range(len(value))))
+        return dict(zip(names, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
 def _without_trees(value: Any, anew: bool = False) -> Any:
-    """`value` with each `Static` in it, however deep in tuples, freed of its tree; or, anew, made of its tree again."""
+    """`value` with each `Static` in it freed of its tree, or, anew, made of its tree again.
+
+    It is looked for however deep in tuples and settings.
+    """
     if isinstance(value, Static):
         if value.tree is None:
             return value
         value = partition(value.tree)[1] if anew else value
         return Static(value.treedef, value.leaves, value.count, value.opened)
+    before = _entries(value)
+    if before is None:
+        return value
+    after = {name: _without_trees(entry, anew) for name, entry in before.items()}
+    if all(after[name] is before[name] for name in before):
+        return value
     if not isinstance(value, tuple):
-        return value
-    entries = [_without_trees(entry, anew) for entry in value]
-    if all(new is old for new, old in zip(entries, value, strict=True)):
-        return value
-    return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
+        return dataclasses.replace(value, **after)
+    is_named = hasattr(value, "_fields")
+    return type(value)(**after) if is_named else tuple(after.values())
 
 
 def _counts(value: Any) -> list[int]:
-    """How many arrays each `Static` in nested tuples stands beside."""
+    """How many arrays each `Static` in nested tuples and settings stands beside."""
     if isinstance(value, Static):
         return [value.count]
-    return (
-        [count for entry in value for count in _counts(entry)]
-        if isinstance(value, tuple)
-        else []
-    )
+    entries = _entries(value) or {}
+    return [count for entry in entries.values() for count in _counts(entry)]
 
 
 def _is_opened(value: Any) -> bool:
     if isinstance(value, Static):
         return value.opened
-    return isinstance(value, tuple) and any(map(_is_opened, value))
+    return any(map(_is_opened, (_entries(value) or {}).values()))
 
 
 class _Program:

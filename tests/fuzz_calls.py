@@ -553,7 +553,7 @@ def _further_calls():
         "grids.beta": (grids.beta, dict(schedule=vp, steps=4, a=0.6, b=0.6)),
         "grids.shifted": (grids.shifted, dict(schedule=vp, steps=4, shift=3.0)),
         "grids.exponential": (grids.exponential, dict(schedule=vp, steps=4)),
-        "grids.karras_levels": (grids.karras_levels, dict(u=0.5, start=-2.0, end=2.0, rho=7.0)),
+        "grids.karras_between": (grids.karras_between, dict(schedule=vp, steps=4, start=0.9, end=0.5, rho=7.0)),
         "grids.angular": (grids.angular, dict(schedule=vp, steps=4, share=0.5)),
         "grids.recommended": (grids.recommended, dict(schedule=vp, solver=solvers.heun(), evaluations=16)),
         "grids.cost_of_step": (grids.cost_of_step, dict(solver=solvers.heun())),

@@ -191,7 +191,13 @@ def check_samples_are_propagated(solver, schedule, steps, count, numbers=1):
         .astype(np.float32)
     )
     samples = dj.sample_many(
-        jax.random.key(2), count, denoiser, schedule, solver, grid, x_init=start
+        jax.random.key(2),
+        count,
+        denoiser,
+        schedule,
+        solver=solver,
+        grid=grid,
+        x_init=start,
     )
     assert_moments(samples, np.asarray(mean), np.asarray(covariance))
 

@@ -24,7 +24,7 @@ from .spacing import (
     beta,
     exponential,
     karras,
-    karras_levels,  # noqa: F401
+    karras_between,
     log_snr,
     polyexponential,
     quadratic,
@@ -42,6 +42,7 @@ __all__ = [
     "from_indices",
     "from_noise_ratios",
     "karras",
+    "karras_between",
     "log_snr",
     "polyexponential",
     "quadratic",

@@ -7,42 +7,54 @@ from ..schedules import Schedule
 from ..types import Array
 from .spacing import angular, log_snr
 
+__all__ = ["cost_of_step", "recommended", "recommended_share"]
+
 DENSE = 28
-"""From so many steps on, errors at the ends of the noise range rule, and `recommended` leaves more steps there."""
+"""From so many steps on, errors at the ends of the noise range dominate.
+
+`recommended` then leaves more steps there.
+"""
 
 
+@checks.arguments(evaluations=(checks.integer, 1, 10**6))
 def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array:
-    """The grid to take when nothing is known of the data: the default of `sample`.
+    """The grid to take when nothing is known of the data, the default of `sample`.
 
-    For a deterministic solver it is `angular` with share ½ up to 27 steps and ¼ from 28 on. By worst-case regret over a
-    suite of targets, schedules and networks, which `experiments.solver_regret` measures, it is the best of nine grids,
-    or near it, with `ipndm(2)` at 12 and 16 evaluations and with `unipc(3)` from 24 on. For a stochastic solver it is
-    `log_snr`.
+    For a deterministic solver it is `angular` with share ½ up to 27 steps and ¼ from 28
+    on. By worst-case regret over a suite of targets, schedules and networks, which
+    `experiments.solver_regret` measures, it is the best of nine grids, or near it, with
+    `ipndm(2)` at 12 and 16 evaluations and with `unipc(3)` from 24 on. For a stochastic
+    solver it is `log_snr`.
 
     Args:
-      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal SNR.
+      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal
+        SNR.
       solver: A solver. Its cost per step decides how many steps there are.
-      evaluations: Of the denoiser, at most. 32 steps for a solver that chooses its own, as `adaptive` does.
+      evaluations: The most evaluations of the denoiser. The further ones of `restart` and
+        `repaint` come on top. There are 32 steps for a solver that chooses its own, as
+        `adaptive` does.
 
     Returns:
-      Decreasing times from t_max to t_min; from index T − 1 of a chain of zero terminal SNR.
+      Decreasing times from t_max to t_min, or from index T − 1 of a chain of zero
+      terminal SNR.
 
     Raises:
-      ValueError: If the evaluations are too few for one step, or where α(t_max) = 0 on a schedule that is no chain.
+      ValueError: If the evaluations are too few for one step, or where α(t_max) = 0 on a
+        schedule that is no chain.
 
     Example:
       >>> dj.grids.recommended(dj.schedules.edm(), dj.solvers.heun(), 16).shape
       (9,)
     """
-    evaluations = checks.integer("evaluations", evaluations, 1, 10**6)
     cost = cost_of_step(solver)
     if cost is None:
         return log_snr(schedule, 32)
     steps = evaluations // cost
-    if steps < 1:
-        raise ValueError(
-            f"evaluations must be at least {cost}, those of one step of {solver.name}; got {evaluations}"
-        )
+    checks.require(
+        steps >= 1,
+        f"evaluations must be at least {cost}, those of one step of {solver.name}; "
+        f"got {evaluations}",
+    )
     if solver.stochastic:
         return log_snr(schedule, steps)
     return angular(schedule, steps, recommended_share(steps))
@@ -54,11 +66,15 @@ def recommended_share(steps: int) -> float:
 
 
 def cost_of_step(solver: Any) -> int | None:
-    """Evaluations of one step that does not end at 0, None where they are not fixed."""
+    """Evaluations of one step that does not end at 0, None where they are not fixed.
+
+    The further evaluations of `restart` and `repaint` do not count.
+    """
     if isinstance(solver, type) or not callable(getattr(solver, "evaluations", None)):
         raise TypeError(
-            f"solver must be made by a function of diffjax.solvers, as heun(), got {solver!r}"
+            f"solver must be made by a function of diffjax.solvers, as heun(), "
+            f"got {solver!r}"
         )
     first, two = solver.evaluations(1), solver.evaluations(2)
-    # `restart` adds to the first step, `repaint` to later ones: a plain one costs less
+    # restart adds to the first step, repaint to later ones: a plain one costs less
     return first if first is None else min(first, two - first)

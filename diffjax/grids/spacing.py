@@ -6,38 +6,92 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
+from ..numerics import float_dtype
 from ..schedules import Schedule
-from ..types import Array, ArrayLike, Scalar
-from .times import between, between_log_snrs
+from ..types import Array, Scalar
+from .times import arguments, between, between_log_snrs, with_ends
+
+__all__ = [
+    "angular",
+    "beta",
+    "exponential",
+    "karras",
+    "karras_between",
+    "log_snr",
+    "polyexponential",
+    "quadratic",
+    "shifted",
+    "uniform",
+]
 
 
+# ------------------------------------------------------------------------- rules in time
+
+
+@arguments()
 def uniform(schedule: Schedule, steps: int) -> Array:
-    """t_i = t_max + (i / N)(t_min − t_max), shape (steps + 1,)."""
-    return between(schedule, steps, lambda u, start, end: start + u * (end - start))
+    """Times of even spacing.
 
-
-def quadratic(schedule: Schedule, steps: int) -> Array:
-    """√t uniform: t_i = (√t_max + (i / N)(√t_min − √t_max))², shape (steps + 1,).
-
-    Song et al. 2021 (DDIM), appendix D.2.
-    """
-    return between(
-        schedule,
-        steps,
-        lambda u, start, end: (start**0.5 + u * (end**0.5 - start**0.5)) ** 2,
-    )
-
-
-def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
-    """Times at the quantiles of a Beta distribution: t_i = t_min + (t_max − t_min) I⁻¹(1 − i/N; a, b).
-
-    Below 1 both parameters place more steps near both ends. Lee et al. 2024.
+        t_i = t_max + (i/N) (t_min − t_max)
 
     Args:
       schedule: Any schedule.
       steps: N, 1 or more.
-      a: First parameter of the distribution, positive; smaller places more steps near t_min.
-      b: Second parameter, positive; smaller places more steps near t_max.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Example:
+      >>> print(np.asarray(dj.grids.uniform(dj.schedules.rectified_flow(t_max=1.0), 2)).round(4))
+      [1.     0.5005 0.001 ]
+    """
+    return between(schedule, steps, lambda u, start, end: start + u * (end - start))
+
+
+@arguments()
+def quadratic(schedule: Schedule, steps: int) -> Array:
+    """Times whose square roots have even spacing (Song et al. 2021, DDIM, appendix D.2).
+
+        t_i = (√t_max + (i/N) (√t_min − √t_max))²
+
+    Args:
+      schedule: Any schedule.
+      steps: N, 1 or more.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Example:
+      >>> print(np.asarray(dj.grids.quadratic(dj.schedules.edm(), 2)).round(2))
+      [80.   20.2   0.  ]
+    """
+
+    def time(u, start, end):
+        return (start**0.5 + u * (end**0.5 - start**0.5)) ** 2
+
+    return between(schedule, steps, time)
+
+
+def _shape(name, value):
+    positive = checks.positive(name, value)
+    return checks.concrete(name, checks.within(name, positive, 0, 1e4))
+
+
+@arguments(a=_shape, b=_shape)
+def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
+    """Times at the quantiles of a Beta distribution (Lee et al. 2024).
+
+        t_i = t_min + (t_max − t_min) I⁻¹(1 − i/N)
+
+    I is the distribution function I_t(a, b) of Beta(a, b). Below 1 both parameters place
+    more steps near both ends.
+
+    Args:
+      schedule: Any schedule.
+      steps: N, 1 or more.
+      a: First parameter of the distribution, positive. Smaller places more steps near
+        t_min.
+      b: Second parameter, positive. Smaller places more steps near t_max.
 
     Returns:
       Decreasing times from t_max to t_min, (steps + 1,).
@@ -50,31 +104,26 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
       >>> print(np.asarray(dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)).round(3))
       [1.    0.824 0.501 0.177 0.001]
     """
-    a, b = (
-        checks.concrete(name, checks.within(name, checks.positive(name, value), 0, 1e4))
-        for name, value in (("a", a), ("b", b))
-    )
-    steps = checks.integer("steps", steps, minimum=1)
     shares = _beta_quantiles(a, b, np.linspace(1, 0, steps + 1))
     return between(schedule, steps, lambda u, start, end: end + shares * (start - end))
 
 
 def _beta_quantiles(a, b, shares):
-    """x with I(x; a, b) = shares, float64 on the host: bisection on [0, 1] to its rounding, and exact at 0 and 1."""
+    """x with I_x(a, b) = shares, by bisection in float64 on the host. Exact at 0 and 1."""
     low, high = np.zeros(shares.shape), np.ones(shares.shape)
     for _ in range(60):
         middle = 0.5 * (low + high)
         below = _beta_distribution(a, b, middle) < shares
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.where(
-        (shares <= 0) | (shares >= 1), np.clip(shares, 0.0, 1.0), 0.5 * (low + high)
-    )
+    ends = (shares <= 0) | (shares >= 1)
+    return np.where(ends, np.clip(shares, 0.0, 1.0), 0.5 * (low + high))
 
 
 def _beta_distribution(a, b, x):
-    """I(x; a, b), the regularised incomplete beta function, by its continued fraction (DLMF 8.17.22) on the host.
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22).
 
-    The fraction converges quickly left of (a + 1) / (a + b + 2); right of it, I(x; a, b) = 1 − I(1 − x; b, a).
+    The fraction converges quickly left of (a + 1) / (a + b + 2). Right of it,
+    I_x(a, b) = 1 − I_{1−x}(b, a).
     """
     left = x < (a + 1) / (a + b + 2)
     p, q, x = np.where(left, a, b), np.where(left, b, a), np.where(left, x, 1 - x)
@@ -92,19 +141,23 @@ def _beta_distribution(a, b, x):
     return np.where(left, value, 1 - value)
 
 
+# --------------------------------------------------------------- rules in the noise level
+
+
+@arguments(shift=checks.positive)
 def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
-    """The resolution shift of flow models, on any schedule: σ/α multiplied by `shift`.
+    """The resolution shift of flow models, on any schedule (Esser et al. 2024, equation 23).
 
         τ′ = s τ / (1 + (s − 1) τ),    τ = σ / (α + σ)
 
-    τ is the time of rectified flow at the same noise ratio, t itself there. It is uniform before the shift, between the
-    values that give t_max and t_min after it. Images of m times more pixels take s = √m. Esser et al. 2024, equation
-    23.
+    τ is the time of rectified flow at the same noise ratio, t itself there. It is uniform
+    before the shift, between the values that give t_max and t_min after it. The shift
+    multiplies σ/α by s. Images of m times more pixels take s = √m.
 
     Args:
-      schedule: Any schedule; α(t_max) may be 0.
+      schedule: Any schedule. α(t_max) may be 0.
       steps: N, 1 or more.
-      shift: s, positive; 1 is uniform in τ, greater spends more steps at much noise.
+      shift: s, positive. 1 is uniform in τ, greater spends more steps at much noise.
 
     Returns:
       Decreasing times from t_max to t_min, (steps + 1,).
@@ -116,90 +169,166 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
       >>> print(np.asarray(dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2)).round(3))
       [1.    0.75  0.001]
     """
-    shift = checks.positive("shift", shift)
 
     def level(xp, u, start, end, shift):
-        # in ratios r = σ/α, the shift is r → s r, and τ = r/(1 + r) = 1/(1 + e^{λ/2}) without overflow at λ = −∞
+        # in ratios r = σ/α the shift is r → s r, and τ = r/(1 + r) = 1/(1 + e^{λ/2})
+        # without overflow at λ = −∞
         before = [1 / (1 + shift * xp.exp(0.5 * level)) for level in (start, end)]
         tau = before[0] + u * (before[1] - before[0])
         with np.errstate(divide="ignore"):  # τ = 1 is λ = −∞
             return 2 * (xp.log1p(-tau) - xp.log(tau) - xp.log(shift))
 
-    return between_log_snrs(
-        schedule, steps, level, shift, t_start=schedules.check(schedule).t_max
-    )
+    return between_log_snrs(schedule, steps, level, shift, t_start=schedule.t_max)
 
 
+@arguments()
 def log_snr(schedule: Schedule, steps: int) -> Array:
-    """λ(t_i) uniform between λ(t_max) and λ(t_min), shape (steps + 1,). Lu et al. 2022, section 3.4.
+    """Times of even spacing in the log-SNR λ (Lu et al. 2022, section 3.4).
 
-    On a chain of zero terminal SNR it starts at index T − 1. Raises ValueError where λ(t_max) of another schedule is
-    not finite (α = 0 there).
+        λ_i = λ(t_max) + (i/N) (λ(t_min) − λ(t_max))
+
+    Args:
+      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal
+        SNR, on which the grid starts at index T − 1.
+      steps: N, 1 or more.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: Where α(t_max) = 0 on a schedule that is no chain.
+
+    Example:
+      >>> print(np.asarray(dj.grids.log_snr(dj.schedules.edm(), 2)).round(3))
+      [80.     0.4    0.002]
     """
-    return between_log_snrs(
-        schedule, steps, lambda xp, u, start, end: start + u * (end - start)
-    )
+
+    def level(xp, u, start, end):
+        return start + u * (end - start)
+
+    return between_log_snrs(schedule, steps, level)
 
 
 def exponential(schedule: Schedule, steps: int) -> Array:
-    """σ/α falling geometrically: another name of `log_snr`, k-diffusion's."""
+    """k-diffusion's name of `log_snr`: σ/α falls geometrically.
+
+    Args:
+      schedule: As in `log_snr`.
+      steps: N, 1 or more.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+    """
     return log_snr(schedule, steps)
 
 
+@arguments(rho=checks.positive)
 def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
-    """log s_i = log s_min + (1 − i / N)^ρ (log s_max − log s_min) for s = σ/α, shape (steps + 1,).
+    """k-diffusion's polynomial spacing of log σ/α.
 
-    rho: greater spends more steps at little noise; 1 is `log_snr`. Raises ValueError unless rho > 0. Where α(t_max) = 0
-    it does as `log_snr`. k-diffusion's grid of this name.
+        log s_i = log s_min + (1 − i/N)^ρ (log s_max − log s_min),    s = σ/α
+
+    Args:
+      schedule: As in `log_snr`.
+      steps: N, 1 or more.
+      rho: ρ, positive. 1 is `log_snr`, greater spends more steps at little noise.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: If rho is not positive, or as `log_snr`.
+
+    Example:
+      >>> print(np.asarray(dj.grids.polyexponential(dj.schedules.edm(), 2, rho=2.0)).round(3))
+      [80.     0.028  0.002]
     """
-    rho = checks.positive("rho", rho)
-    return between_log_snrs(
-        schedule,
-        steps,
-        lambda xp, u, start, end, rho: end + (1 - u) ** rho * (start - end),
-        rho,
-    )
+
+    def level(xp, u, start, end, rho):
+        return end + (1 - u) ** rho * (start - end)
+
+    return between_log_snrs(schedule, steps, level, rho)
 
 
+@arguments(rho=checks.positive)
 def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
-    """s = σ/α with s^{1/ρ} uniform, shape (steps + 1,): s_i = (s_max^{1/ρ} + (i / N)(s_min^{1/ρ} − s_max^{1/ρ}))^ρ.
+    """Times of even spacing in (σ/α)^{1/ρ} (Karras et al. 2022, equation 5).
 
-    rho: greater spends more steps at little noise. Raises ValueError unless rho > 0. Where α(t_max) = 0 it
-    does as `log_snr`. Karras et al. 2022, eq. 5, with the last of the N + 1 times at t_min.
+        s_i = (s_max^{1/ρ} + (i/N) (s_min^{1/ρ} − s_max^{1/ρ}))^ρ,    s = σ/α
+
+    The last of the N + 1 times is t_min. The paper's samplers append a step to 0, see
+    `to_zero`.
+
+    Args:
+      schedule: As in `log_snr`.
+      steps: N, 1 or more.
+      rho: ρ, positive. Greater spends more steps at little noise.
+
+    Returns:
+      Decreasing times from t_max to t_min, (steps + 1,).
+
+    Raises:
+      ValueError: If rho is not positive, or as `log_snr`.
+
+    Example:
+      >>> print(np.asarray(dj.grids.karras(dj.schedules.edm(), 4)).round(3))
+      [80.    17.528  2.515  0.17   0.002]
     """
-    rho = checks.positive("rho", rho)
-    return between_log_snrs(schedule, steps, _karras_levels, rho)
+    return between_log_snrs(schedule, steps, _karras_log_snr, rho)
 
 
-def karras_levels(u: ArrayLike, start: Scalar, end: Scalar, rho: Scalar = 7.0) -> Array:
-    """The log-SNR at fractions u in [0, 1], shape of u, between log-SNRs start and end, with (σ/α)^{1/ρ} linear in
-    u.
-    """
-    u, rho = checks.real_array("u", u), checks.positive("rho", rho)
-    return _karras_levels(
-        jnp, u, checks.number("start", start), checks.number("end", end), rho
-    )
-
-
-def _karras_levels(xp, u, start, end, rho):
-    start, end = (
-        xp.exp(-0.5 / rho * start),
-        xp.exp(-0.5 / rho * end),
-    )  # σ/α itself may leave the range of float32
+def _karras_log_snr(xp, u, start, end, rho):
+    # σ/α itself may leave the range of float32
+    start, end = xp.exp(-0.5 / rho * start), xp.exp(-0.5 / rho * end)
     return -2 * rho * xp.log(start + u * (end - start))
 
 
-def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
-    """Times equally spaced in a mean of the angle arctan(σ/α) and of the log-SNR.
-
-        u(λ) = share · (φ(λ) − φ_0)/(φ_1 − φ_0) + (1 − share) · (λ − λ_0)/(λ_1 − λ_0),    φ = arctan e^{−λ/2}
-
-    The angle changes most where signal and noise are of one size, which is where the denoiser changes most for data of
-    unit scale. The log-SNR keeps steps at both ends. The grid depends on σ/α alone, so that it is the same path of
-    noise levels on every schedule.
+@arguments(rho=checks.positive)
+def karras_between(
+    schedule: Schedule, steps: int, start: Scalar, end: Scalar, *, rho: Scalar = 7.0
+) -> Array:
+    """The grid of `karras` between two times, which may be traced.
 
     Args:
-      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal SNR, which starts at T − 1.
+      schedule: Any schedule.
+      steps: N, 1 or more.
+      start: The first time.
+      end: The last time, below it.
+      rho: As in `karras`.
+
+    Returns:
+      Decreasing times (steps + 1,), ends exact.
+
+    Example:
+      >>> np.asarray(dj.grids.karras_between(dj.schedules.edm(), 2, 1.0, 0.25)).round(3)
+      array([1.   , 0.517, 0.25 ], dtype=float32)
+    """
+    dtype = float_dtype(start, end)
+    u = jnp.linspace(0, 1, steps + 1)
+    ends = jnp.stack([jnp.asarray(end, dtype) for end in (start, end)])
+    ends = schedules.log_snr(schedule, ends)
+    log_snrs = _karras_log_snr(jnp, u, *ends, rho)
+    return with_ends(schedules.time_of_log_snr(schedule, log_snrs), start, end)
+
+
+def _share(name, value):
+    return checks.concrete(name, checks.within(name, value, 0.0, 1.0))
+
+
+@arguments(share=_share)
+def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
+    """Times of even spacing in a mean of the angle arctan(σ/α) and of the log-SNR.
+
+        u(λ) = share · (φ(λ) − φ_0)/(φ_1 − φ_0) + (1 − share) · (λ − λ_0)/(λ_1 − λ_0)
+        φ = arctan e^{−λ/2}
+
+    The angle changes most where signal and noise are of one size, which is where the
+    denoiser changes most for data of unit scale. The log-SNR keeps steps at both ends.
+    The grid depends on σ/α alone, so that it visits the same noise levels on every
+    schedule.
+
+    Args:
+      schedule: As in `log_snr`.
       steps: N, 1 or more.
       share: Weight of the angle, in [0, 1]. 0 is `log_snr`.
 
@@ -207,21 +336,20 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
       Decreasing times from t_max to t_min, (steps + 1,).
 
     Raises:
-      ValueError: If share lies outside [0, 1], or where α(t_max) = 0 on a schedule that is no chain.
+      ValueError: If share lies outside [0, 1], or as `log_snr`.
       TypeError: If share is traced.
 
     Example:
       >>> print(np.asarray(dj.grids.angular(dj.schedules.edm(), 4)).round(2))
       [80.    3.09  0.8   0.15  0.  ]
     """
-    share = checks.concrete("share", checks.within("share", share, 0.0, 1.0))
 
     def level(xp, u, start, end):
-        levels = start + xp.linspace(0, 1, 4097) * (end - start)
-        angles = xp.arctan(xp.exp(-0.5 * levels))
+        # the inverse of u(λ), interpolated in a table
+        table = start + xp.linspace(0, 1, 4097) * (end - start)
+        angles = xp.arctan(xp.exp(-0.5 * table))
         angles = (angles - angles[0]) / (angles[-1] - angles[0])
-        return xp.interp(
-            u, share * angles + (1 - share) * (levels - start) / (end - start), levels
-        )
+        straight = (table - start) / (end - start)
+        return xp.interp(u, share * angles + (1 - share) * straight, table)
 
     return between_log_snrs(schedule, steps, level)

@@ -33,6 +33,14 @@ class Steps(NamedTuple):
     at_zero: Array | None
 
     @property
+    def dt(self) -> Array:
+        """s − t of steps between times, (N,): 0 on a step to 0, with gradient 0."""
+        if self.at_zero is None:
+            return self.end - self.start
+        # no gradient passes where |dt| = 0, at which √|dt| has none
+        return jnp.where(self.at_zero, 0, self.end - self.start)
+
+    @property
     def log_step(self) -> Array:
         """h = log ρ_t/ρ_s of steps between noise levels, (N,): half the log-SNR gained."""
         return jnp.log(self.start.rho / self.end.rho)

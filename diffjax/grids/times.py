@@ -1,6 +1,11 @@
-"""Times at given noise levels: computed in float64 and rounded once, with exact ends."""
+"""Times at which the noise has given levels, with exact ends.
+
+Where schedule and parameters are concrete, times are computed in float64 on the host,
+rounded once, and kept distinct.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +21,40 @@ from ..schedules.derived import (
 )
 from ..types import Array, ArrayLike, Scalar, is_eager
 
+__all__ = [
+    "arguments",
+    "at_log_snrs",
+    "at_ratios",
+    "between",
+    "between_log_snrs",
+    "with_ends",
+]
+
+
+def arguments(**rules: Any) -> Callable:
+    """`checks.arguments` that also checks `schedule` and `steps`."""
+    return checks.arguments(
+        schedule=lambda name, value: schedules.check(value),
+        steps=(checks.integer, 1),
+        **rules,
+    )
+
 
 def between(schedule: Schedule, steps: int, time: Callable) -> Array:
-    """time(i / N, t_max, t_min) with both ends exact."""
-    schedules.check(schedule)
-    steps = checks.integer("steps", steps, minimum=1)
+    """Times by their fraction of the way from t_max to t_min.
+
+    Args:
+      schedule: Any schedule.
+      steps: N.
+      time: (i / N, t_max, t_min) -> t_i.
+
+    Returns:
+      Decreasing times (steps + 1,), both ends exact.
+    """
     ends = schedule.t_max, schedule.t_min
     if checks.is_traced(ends):
-        return with_ends(
-            time(jnp.linspace(0, 1, steps + 1, dtype=float_dtype()), *ends), *ends
-        )
+        u = jnp.linspace(0, 1, steps + 1, dtype=float_dtype())
+        return with_ends(time(u, *ends), *ends)
     start, end = map(float, ends)
     return _distinct(time(np.linspace(0, 1, steps + 1), start, end), start, end)
 
@@ -37,13 +66,19 @@ def between_log_snrs(
     *parameters: Scalar,
     t_start: Scalar | None = None,
 ) -> Array:
-    """Times of log-SNR level(xp, i / N, λ(start), λ(t_min), *parameters) with both ends exact.
+    """Times by their log-SNR.
 
-    xp is NumPy where schedule and parameters are concrete: the grid is computed in float64 and rounded once. t_start:
-    the first time; default the noisiest time that holds signal.
+    Args:
+      schedule: Any schedule.
+      steps: N.
+      level: (xp, i / N, λ(start), λ(t_min), *parameters) -> λ_i. xp is NumPy where
+        schedule and parameters are concrete, and jax.numpy otherwise.
+      *parameters: Further arguments of `level`, which may be traced.
+      t_start: The first time. By default the noisiest time that holds signal.
+
+    Returns:
+      Decreasing times (steps + 1,), both ends exact.
     """
-    schedules.check(schedule)
-    steps = checks.integer("steps", steps, minimum=1)
     all_noise = t_start is not None
     ends = [t_start if all_noise else schedules.noisiest_time(schedule), schedule.t_min]
     if not is_eager(schedule, ends, parameters):
@@ -53,77 +88,112 @@ def between_log_snrs(
             if all_noise
             else schedules.log_snr_range(schedule)
         )
-        return with_ends(
-            schedules.time_of_log_snr(schedule, level(jnp, u, start, end, *parameters)),
-            *ends,
-        )
+        log_snrs = level(jnp, u, start, end, *parameters)
+        return with_ends(schedules.time_of_log_snr(schedule, log_snrs), *ends)
     if all_noise:
-        levels = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
+        log_snrs = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
     else:
-        levels = log_snrs_in_float64(schedule, ends)
-    levels = level(np, np.linspace(0, 1, steps + 1), *levels, *map(float, parameters))
-    return _distinct(in_float64(_time_of_log_snr, schedule, levels), *map(float, ends))
+        log_snrs = log_snrs_in_float64(schedule, ends)
+    u = np.linspace(0, 1, steps + 1)
+    log_snrs = level(np, u, *log_snrs, *map(float, parameters))
+    times = in_float64(_time_of_log_snr, schedule, log_snrs)
+    return _distinct(times, *map(float, ends))
 
 
 def with_ends(ts: Array, start: Scalar, end: Scalar) -> Array:
+    """Times with exact ends.
+
+    Args:
+      ts: Times (N + 1,), whose ends may be rounded.
+      start: The first time.
+      end: The last time.
+
+    Returns:
+      The times, (N + 1,).
+    """
     return ts.at[0].set(start).at[-1].set(end)
 
 
 def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
     """Times from start to end, rounded to the working precision and strictly decreasing there.
 
-    Neighbours that round to one time are moved apart by one unit of rounding. Raises ValueError if the interval holds
-    fewer numbers than there are times.
+    Neighbours that round to one time are moved apart by one unit of rounding. Raises
+    ValueError if the interval holds fewer numbers than there are times.
     """
     dtype = np.dtype(float_dtype())
     ts = np.concatenate([[start], ts[1:-1], [end]]).astype(dtype)
     # positive floats order as the integers that share their bits
-    places = ts.view(np.int32 if dtype.itemsize == 4 else np.int64)
-    i = np.arange(len(places), dtype=places.dtype)
-    last = places[-1]
-    if places[0] - last < i[-1]:
-        raise ValueError(
-            f"steps must be at most {places[0] - last}, the count of {dtype.name} numbers between the schedule's "
-            f"ends {end} and {start}, got {i[-1]}"
-        )
-    places = np.minimum.accumulate(places + i) - i
-    return jnp.asarray(np.maximum(places, last + i[::-1]).view(dtype))
+    bits = ts.view(np.int32 if dtype.itemsize == 4 else np.int64)
+    i = np.arange(len(bits), dtype=bits.dtype)
+    last = bits[-1]
+    checks.require(
+        bits[0] - last >= i[-1],
+        f"steps must be at most {bits[0] - last}, the count of {dtype.name} numbers between the schedule's "
+        f"ends {end} and {start}, got {i[-1]}",
+    )
+    bits = np.minimum.accumulate(bits + i) - i
+    return jnp.asarray(np.maximum(bits, last + i[::-1]).view(dtype))
 
 
 def at_ratios(
-    name: str, schedule: Schedule, ratios: ArrayLike, slack: float = 0.0
+    name: str, schedule: Schedule, ratios: ArrayLike, *, slack: float = 0.0
 ) -> Array:
-    """Times of σ/α = ratios, 0 for a ratio of 0; `at_log_snrs` with slack in σ/α."""
+    """Times at which σ/α has the given values.
+
+    Args:
+      name: The name of the ratios in messages.
+      schedule: Any schedule.
+      ratios: Values of σ/α. 0 is time 0.
+      slack: How far concrete ratios may lie outside of the schedule's range.
+
+    Returns:
+      The times, of the shape of ratios.
+
+    Raises:
+      ValueError: For concrete ratios that the schedule does not reach.
+    """
     traced = not is_eager(ratios, schedule)
-    xp, ratios = (
-        (jnp, jnp.asarray(ratios, float_dtype()))
-        if traced
-        else (np, np.asarray(ratios, np.float64))
-    )
+    xp: Any = jnp if traced else np
+    ratios = xp.asarray(ratios, float_dtype() if traced else np.float64)
     at_zero = ratios == 0
-    return at_log_snrs(
-        name, schedule, -2 * xp.log(xp.where(at_zero, 1, ratios)), at_zero, slack
-    )
+    log_snrs = -2 * xp.log(xp.where(at_zero, 1, ratios))
+    return at_log_snrs(name, schedule, log_snrs, at_zero, slack=slack)
 
 
 def at_log_snrs(
-    name: str, schedule: Schedule, levels: Array, at_zero: Array, slack: float = 0.0
+    name: str,
+    schedule: Schedule,
+    log_snrs: Array,
+    at_zero: Array,
+    *,
+    slack: float = 0.0,
 ) -> Array:
-    """Times of log-SNR `levels`, 0 where at_zero; raises ValueError for concrete levels outside the schedule's range.
+    """Times at which the log-SNR has the given values.
 
-    Compared as σ/α, with `slack` and a rounding tolerance of 1e-5 of the schedule's ends.
+    Args:
+      name: The name of the values in messages.
+      schedule: Any schedule.
+      log_snrs: Values of the log-SNR.
+      at_zero: Where the time is 0 instead.
+      slack: How far concrete values may lie outside of the schedule's range, in σ/α. A
+        rounding tolerance of 1e-5 of the schedule's ends comes on top.
+
+    Returns:
+      The times, of the shape of log_snrs.
+
+    Raises:
+      ValueError: For concrete values that the schedule does not reach.
     """
     schedules.check(schedule)
-    if not is_eager(levels, schedule):
-        return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, levels))
+    if not is_eager(log_snrs, schedule):
+        return jnp.where(at_zero, 0, schedules.time_of_log_snr(schedule, log_snrs))
     ends = np.array([schedule.t_min, schedule.t_max], float)
-    ends = np.concatenate(
-        [ends, ends.astype(float_dtype())]
-    )  # near α = 0 the rounded end reaches another level
-    times, reached = in_float64(_inverted, schedule, levels, ends)
+    # near α = 0 the rounded end reaches another level
+    ends = np.concatenate([ends, ends.astype(float_dtype())])
+    times, reached = in_float64(_inverted, schedule, log_snrs, ends)
     reached = np.exp(-0.5 * reached)
     low, high = reached.min(), reached.max()
-    values = np.exp(-0.5 * levels[~at_zero])
+    values = np.exp(-0.5 * log_snrs[~at_zero])
     outside = values[
         (values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)
     ]
@@ -134,5 +204,5 @@ def at_log_snrs(
     return jnp.asarray(np.where(at_zero, 0, times), float_dtype())
 
 
-def _inverted(schedule, levels, ends):
-    return _time_of_log_snr(schedule, levels), _log_snr(schedule, ends)
+def _inverted(schedule, log_snrs, ends):
+    return _time_of_log_snr(schedule, log_snrs), _log_snr(schedule, ends)

@@ -246,7 +246,7 @@ def inner_times(steps: Steps, c: float) -> Array:
     """
     if c == 1:
         return steps.end  # t + (s − t) may round to 0 where s is small beside t
-    return steps.start + c * (steps.end - steps.start)
+    return steps.start + c * steps.dt
 
 
 class EulerStep(NamedTuple):
@@ -278,7 +278,7 @@ def euler_step(field: Any, steps: Steps) -> EulerStep:
     Returns:
       The coefficients, (N,) each.
     """
-    dt = steps.end - steps.start
+    dt = steps.dt
     if steps.at_zero is None:
         return EulerStep(jnp.ones_like(dt), dt)
     a, b = stage(field, steps.start).coefficients

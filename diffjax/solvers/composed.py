@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, grids, schedules
+from .. import checks, grids
 from ..langevin.kernels import langevin_step
 from ..types import Array
 from . import driver, requirements
@@ -156,7 +156,7 @@ def restart(
         here = (s <= t_low) & (t_low < t) & (s > 0)
         low = jnp.max(jnp.where(here, s, 0))
         low = jnp.where(low > 0, low, t_low)
-        grid = _karras(problem.schedule, t_high, low, steps)
+        grid = grids.karras_between(problem.schedule, steps, t_high, low)
         again = solver.prepare(inner, grid)
         alpha, sigma = (
             f(jnp.stack([grid[0], low]))
@@ -241,15 +241,6 @@ def restart(
         report,
         traits=Traits(check_grid, composed=True),
     )
-
-
-def _karras(schedule, high, low, steps):
-    """Karras's levels, ρ = 7, between two times: decreasing, (steps + 1,), ends exact."""
-    ends = schedules.log_snr(schedule, jnp.stack([jnp.asarray(high, low.dtype), low]))
-    times = schedules.time_of_log_snr(
-        schedule, grids.karras_levels(jnp.linspace(0, 1, steps + 1), *ends)
-    )
-    return times.at[0].set(high).at[-1].set(low)
 
 
 @factory

@@ -39,7 +39,7 @@ def _runge_kutta(name: str, order: int, tableau: _Tableau) -> Solver:
         steps = steps_along(field, ts, problem.zero_end)
         # one stage for each distinct node: rk4 evaluates twice at the middle
         stages = {c: stage(field, inner_times(steps, c)) for c in nodes}
-        return steps.end - steps.start, steps.at_zero, euler_step(field, steps), stages
+        return steps.dt, steps.at_zero, euler_step(field, steps), stages
 
     def step(problem, inputs, draw, x, state):
         dt, at_zero, euler, stages = inputs

@@ -31,8 +31,7 @@ def _prepare(nodes):
         drift = problem.sde.drift
         steps = steps_along(drift, ts, problem.zero_end)
         stages = tuple(stage(drift, inner_times(steps, c)) for c in nodes)
-        dt = steps.end - steps.start  # 0 on a step to 0, which adds no noise
-        return dt, steps.at_zero, euler_step(drift, steps), stages
+        return steps.dt, steps.at_zero, euler_step(drift, steps), stages
 
     return prepare
 
