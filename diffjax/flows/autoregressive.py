@@ -20,7 +20,7 @@ from .checks import check_heads, check_image, check_parameters
 from .composition import Stack, chain, inverse
 from .conditioners.masked import masked_perceptron_of_sizes, masked_width
 from .conditioners.transformer import causal_transformer_of_sizes
-from .conditioners.weights import networks_by_turns
+from .conditioners.weights import networks_in_turn
 from .coupling import vector_flow
 from .density import Flow, flow
 from .elementwise import actnorm
@@ -157,8 +157,8 @@ def maf(
 ) -> Flow:
     """Masked autoregressive flow (Papamakarios et al. 2017), the identity at first.
 
-    The density takes one pass per layer, a sample D passes per layer. The
-    order of the entries is reversed after each layer. Pairs of layers run as
+    The density takes one pass per layer, a sample D passes per layer. Every
+    second layer acts on the entries in reversed order. Pairs of layers run as
     one scan, and the last layer of an odd number follows alone. At the data's
     end there is an actnorm, for `initialise`.
 
@@ -250,7 +250,7 @@ def _masked_flow(
     size = math.prod(shape)
     width = masked_width(width, size, condition_size)
     sizes = (size, scalar_map.count, width, depth, condition_size)
-    networks = networks_by_turns(key, layers, masked_perceptron_of_sizes, *sizes)
+    networks = networks_in_turn(key, layers, masked_perceptron_of_sizes, *sizes)
 
     def layer(network):
         return direction(autoregressive(network, scalar_map))
@@ -259,12 +259,15 @@ def _masked_flow(
 
 
 def _in_turn(networks, layer, turn):
-    """Layers of the networks, each followed by the reversal, with pairs in a stack."""
+    """Layers of the networks, of which every second one acts in reversed order.
+
+    Pairs are in a stack. Without training all layers together are the identity.
+    """
     first, second, last = networks
     pairs: tuple = ()
     if first is not None:
         pairs = (Stack(chain(layer(first), turn, layer(second), turn)),)
-    return pairs if last is None else (*pairs, layer(last), turn)
+    return pairs if last is None else (*pairs, layer(last))
 
 
 @checks.arguments(
@@ -287,9 +290,10 @@ def tarflow(
     """Transformer autoregressive flow on patches of an image (Zhai et al. 2024).
 
     The identity at first. Each layer moves patch i by a bounded affine map,
-    whose parameters a causal transformer makes from the patches before it. The
-    raster order of the patches is reversed after each layer. Entries of one
-    patch see each other through other patches only.
+    whose parameters a causal transformer makes from the patches before it.
+    These are the patches in raster order, and for every second layer in
+    reversed order. Entries of one patch see each other through other patches
+    only.
 
     The density takes one pass per layer. A sample takes one call per patch and
     layer, which keeps the keys and values of the patches before it.
@@ -328,7 +332,7 @@ def tarflow(
     )
     scalar_map = bounded_affine(bound)
     sizes = (rows, features, scalar_map.count, width, depth, heads, condition_size)
-    networks = networks_by_turns(key, layers, causal_transformer_of_sizes, *sizes)
+    networks = networks_in_turn(key, layers, causal_transformer_of_sizes, *sizes)
     bijectors = _in_turn(
         networks, lambda network: autoregressive(network, scalar_map), RowReversal()
     )

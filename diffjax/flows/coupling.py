@@ -20,7 +20,7 @@ from .bijectors import Bijector
 from .checks import check_channels, check_parameters
 from .composition import Stack, chain
 from .conditioners.perceptrons import perceptron_of_sizes
-from .conditioners.weights import networks_by_turns
+from .conditioners.weights import networks_in_turn
 from .density import Flow, flow
 from .elementwise import actnorm
 from .linear import lu_linear
@@ -121,7 +121,7 @@ class CheckerboardMask:
 
 @checks.arguments(size=(checks.width, 2), swap=checks.boolean)
 def half_mask(size: int, swap: bool = False) -> AxisMask:
-    """Mask of which the first half of the last axis stays and the second moves.
+    """Mask that keeps the first half of the last axis and moves the second.
 
     For images (H, W, C) this is a channel mask.
 
@@ -139,7 +139,7 @@ def half_mask(size: int, swap: bool = False) -> AxisMask:
 
 @checks.arguments(size=(checks.width, 2), swap=checks.boolean)
 def alternate_mask(size: int, swap: bool = False) -> AxisMask:
-    """Mask of which entries 0, 2, 4, … of the last axis stay and 1, 3, … move.
+    """Mask that keeps entries 0, 2, 4, … of the last axis and moves 1, 3, ….
 
     Args:
       size: Entries of the last axis, at least 2.
@@ -156,10 +156,12 @@ def alternate_mask(size: int, swap: bool = False) -> AxisMask:
 def checkerboard_mask(swap: bool = False) -> CheckerboardMask:
     """Checkerboard mask (Dinh et al. 2017, figure 3) of (H, W, C), (H, W) or (D,).
 
-    The colour of the first pixel stays and the other moves, swap=True
-    exchanges them. There must be at least 2 positions. The conditioner sees
-    the whole shape, with 0 for the entries that move, and returns parameters
-    for the whole shape. Parameters of the entries that stay are ignored.
+    The colour of the first pixel stays and the other moves. swap=True
+    exchanges them. There must be at least 2 positions.
+
+    The conditioner sees the whole shape, with 0 for the entries that move, and
+    returns parameters for the whole shape. Parameters of the entries that stay
+    are ignored.
     """
     return CheckerboardMask(swap)
 
@@ -265,11 +267,12 @@ def coupling_flow(
     condition_size: int = 0,
     mix: bool = True,
 ) -> Flow:
-    """Flow of coupling layers on vectors, of which the two halves move by turns.
+    """Flow of coupling layers that move the two halves of a vector in turn.
 
     The identity at first. Pairs of layers run as one scan, and each pair ends
     with a learned linear map where mix=True. The last layer of an odd number
-    follows alone. At the data's end there is an actnorm, for `initialise`.
+    follows alone. At the data's end there is an actnorm, for
+    `initialise`.
 
     Args:
       key: Key of the conditioners' weights.
@@ -299,18 +302,13 @@ def coupling_flow(
         size >= 2, f"shape must have at least 2 entries for a coupling, got {shape}"
     )
     masks = half_mask(size), half_mask(size, swap=True)
-    sizes = [
-        (
-            len(mask.kept),
-            (len(mask.moved), scalar_map.count),
-            width,
-            depth,
-            condition_size,
-        )
-        for mask in masks
-    ]
-    *networks, last = networks_by_turns(
-        key, layers, perceptron_of_sizes, *sizes[0], second=sizes[1]
+
+    def sizes(mask):
+        outputs = len(mask.moved), scalar_map.count
+        return len(mask.kept), outputs, width, depth, condition_size
+
+    *networks, last = networks_in_turn(
+        key, layers, perceptron_of_sizes, *sizes(masks[0]), second=sizes(masks[1])
     )
     bijectors = []
     if layers > 1:

@@ -55,7 +55,7 @@ def autoregressive_masks(
 ) -> list[np.ndarray]:
     """Which weights of a masked network may be non-zero (Germain et al. 2015, MADE).
 
-    Input i has degree i + 1. Hidden units have the degrees 1 … D − 1 by turns,
+    Input i has degree i + 1. Hidden units have the degrees 1 … D − 1 in turn,
     and also 0 where there is a condition, which those units carry alone. A
     unit sees units of degrees up to its own, and the P outputs for entry i see
     hidden degrees up to i. So a chain of weights leads from y_j to θ_i only if

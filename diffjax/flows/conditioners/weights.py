@@ -17,7 +17,7 @@ from ..checks import check_condition
 __all__ = [
     "dense_parameters",
     "from_condition",
-    "networks_by_turns",
+    "networks_in_turn",
     "normal_weights",
 ]
 
@@ -63,10 +63,10 @@ def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[
     ]
 
 
-def networks_by_turns(
+def networks_in_turn(
     key: Key, layers: int, make: Callable, *sizes: Any, second: tuple | None = None
 ) -> tuple[Any, Any, Any]:
-    """Networks of layers that come by turns, in one compiled program.
+    """Networks of layers that alternate in kind, made by one compiled program.
 
     Args:
       key: A typed key.
@@ -81,13 +81,13 @@ def networks_by_turns(
       None where there is no pair. `last` is the network of the last layer of
       an odd number, else None.
     """
-    return _networks_by_turns(
+    return _networks_in_turn(
         key, layers, make, sizes=(sizes, sizes if second is None else second)
     )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), static_argnames="sizes")
-def _networks_by_turns(key, layers, make, *, sizes):
+def _networks_in_turn(key, layers, make, *, sizes):
     pairs: tuple = (None, None)
     if layers > 1:
         keys = jax.random.split(key, (layers // 2, 2))
