@@ -1,4 +1,7 @@
-"""The bijectors and flows that tests run over: a new one is a row here, and every theorem covers it."""
+"""The bijectors and flows that tests run over.
+
+A new one is a row here, and every theorem covers it.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -14,8 +17,12 @@ NORMAL, KEY = distributions.standard_normal((2,)), jax.random.key(0)
 
 
 class Member(NamedTuple):
-    """make(key) -> bijector; shape of a base example; the standard deviation that counts as far out of distribution;
-    whether a condition of shape (2,) goes in.
+    """A bijector of the family.
+
+    make: A function key -> bijector.
+    shape: Shape of an example at the base.
+    far: The standard deviation that counts as far out of distribution.
+    conditional: True if it takes a condition of shape (2,).
     """
 
     make: Any
@@ -25,7 +32,10 @@ class Member(NamedTuple):
 
 
 def glow_like(key):
-    """Two levels of squeeze, actnorm and convolution: (4, 4, 2) from latents of 2 × 2 × 4 and 1 × 1 × 16."""
+    """Two scales of squeeze, actnorm and convolution.
+
+    (4, 4, 2) from latents of 2 × 2 × 4 and 1 × 1 × 16.
+    """
     keys = jax.random.split(key, 2)
     deep = flows.chain(
         flows.invertible_convolution(keys[0], 16),
@@ -43,7 +53,7 @@ def glow_like(key):
 
 @dj.types.pytree
 class Vector:
-    """A vector to the latents of a multiscale bijector, so that it has a square Jacobian."""
+    """A vector to the latents of a multiscale bijector, for a square Jacobian."""
 
     levels: Any
 
@@ -63,7 +73,7 @@ Vector.inverse = lambda self, y, condition=None: self.inverse_and_log_det(y)[0]
 
 
 def glow(network, condition_size=0):
-    """key -> a Glow of two levels for (4, 4, 1), of a vector."""
+    """A function key -> Glow of two scales for (4, 4, 1), of a vector."""
 
     def make(key):
         model = flows.glow(
@@ -81,7 +91,7 @@ def glow(network, condition_size=0):
 
 
 def coupled(scalar_map, mask, shape, condition_size=0):
-    """key -> a coupling of a perceptron for examples of this shape."""
+    """A function key -> coupling of a perceptron for examples of this shape."""
     kept, moved = (part.shape for part in mask.parts(jnp.zeros(shape)))
 
     def make(key):
@@ -157,7 +167,7 @@ MEMBERS = {
     "glow": Member(glow(flows.convolutional), (16,)),
     "glow, dense, conditional": Member(glow(flows.dense, 2), (16,), conditional=True),
 }  # fmt: skip
-"""name -> member. Parameters are shaken before each test, so that nothing holds at the initial values alone."""
+"""name -> member. Tests shake the parameters, so that results hold beyond the start."""
 
 
 CONSTRUCTORS = {

@@ -1,4 +1,4 @@
-"""Bijectors and flows as one family: log-determinants against autodiff both ways, round trips, densities."""
+"""Bijectors and flows as one family: log-determinants, round trips, densities."""
 
 import math
 
@@ -21,10 +21,10 @@ FAST = [
 
 @jax.jit
 def examine(bijector, xs, conditions):
-    """For each x: f, log-determinants both ways, both Jacobians by autodiff, the round trip, and a scan's results."""
+    """f, log-determinants, Jacobians by autodiff and the round trip at each x, by scan too."""
 
     def jacobian(method, x, c):
-        """∂ method(x)/∂x (D, D), flat, and what the method returned."""
+        """∂ method(x)/∂x (D, D), flat, and the method's results."""
 
         def flat(v):
             y, log_det = method(v.reshape(x.shape), c)
@@ -57,10 +57,12 @@ def examine(bijector, xs, conditions):
     every([f"{name}-float{bits}" for name in MEMBERS for bits in (32, 64)], FAST),
 )
 def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
-    """log|det| = autodiff's slogdet of f and of f⁻¹, f⁻¹(f(x)) = x, all under jit and vmap; a scan gives the same.
+    """log|det| is that of autodiff's Jacobian of f and of f⁻¹, and f⁻¹(f(x)) = x.
 
-    In and out of distribution. y is off by rounding · (‖y‖ + ‖J‖‖x‖), which f⁻¹ amplifies by ‖J⁻¹‖; a determinant is
-    off by rounding · condition number, and a log-determinant by its own sensitivity to x besides.
+    All under jit and vmap, and a scan gives the same. In and out of distribution. y is
+    off by rounding · (‖y‖ + ‖J‖‖x‖), which f⁻¹ amplifies by ‖J⁻¹‖. A determinant is off
+    by rounding · condition number, and a log-determinant also by its own sensitivity to
+    x.
     """
     name, dtype = case.rsplit("-", 1)
     member = MEMBERS[name]
@@ -75,34 +77,37 @@ def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
         conditions = (
             draws.standard_normal((4, 2)).astype(dtype) if member.conditional else None
         )
-        found, scanned, gradient = examine(bijector, xs, conditions)
-    found = {key: np.asarray(value, np.float64) for key, value in found.items()}
+        results, scanned, gradient = examine(bijector, xs, conditions)
+    results = {key: np.asarray(value, np.float64) for key, value in results.items()}
     size = lambda v: np.linalg.norm(v.reshape(len(v), -1), axis=1)
     norm = lambda m: np.linalg.norm(m, 2, axis=(1, 2))
-    assert jnp.shape(scanned[0]) == (4,) and found["log_det"].shape == (4,)
-    condition = norm(found["forward"]) * norm(found["backward"])
-    drift = norm(found["backward"]) * (
-        size(found["y"]) + norm(found["forward"]) * size(found["x"])
-    ) + size(found["x"])
-    assert np.all(size(found["back"] - found["x"]) <= 50 * eps * drift)
+    assert jnp.shape(scanned[0]) == (4,) and results["log_det"].shape == (4,)
+    condition = norm(results["forward"]) * norm(results["backward"])
+    drift = norm(results["backward"]) * (
+        size(results["y"]) + norm(results["forward"]) * size(results["x"])
+    ) + size(results["x"])
+    assert np.all(size(results["back"] - results["x"]) <= 50 * eps * drift)
     tolerance = (
         100
         * eps
-        * (condition + drift + np.abs(found["log_det"]) + math.prod(member.shape))
+        * (condition + drift + np.abs(results["log_det"]) + math.prod(member.shape))
     )
     for matrix, value in (("forward", "log_det"), ("backward", "inverse_log_det")):
         assert np.all(
-            np.abs(np.linalg.slogdet(found[matrix])[1] - found[value]) <= tolerance
+            np.abs(np.linalg.slogdet(results[matrix])[1] - results[value]) <= tolerance
         ), matrix
-    assert np.all(np.abs(found["log_det"] + found["inverse_log_det"]) <= tolerance)
+    assert np.all(np.abs(results["log_det"] + results["inverse_log_det"]) <= tolerance)
     for value, key in zip(scanned, ("log_det", "inverse_log_det"), strict=True):
-        assert np.all(np.abs(np.asarray(value, np.float64) - found[key]) <= tolerance)
+        assert np.all(np.abs(np.asarray(value, np.float64) - results[key]) <= tolerance)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_parameters_are_floating_point_leaves_and_treedefs_are_stable(name):
-    """A bijector made twice has one treedef, hence one compiled program; all of its leaves may be trained."""
+    """A bijector made twice has one treedef, hence one compiled program.
+
+    All of its leaves may be trained.
+    """
     make = (
         MEMBERS[name].make
         if name == "shuffle"
@@ -150,10 +155,11 @@ def test_an_odd_number_of_layers_is_one_layer_more(name):
 
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["spline_coupling"]))
 def test_densities_integrate_to_one(name):
-    """∫ p over the plane by the midpoint rule in a flow of random parameters.
+    """∫ p over the plane by the midpoint rule, in a flow of random parameters.
 
-    Its map is C¹ at least, so that p has at most kinks and the rule's error falls like h² = 0.0064 of the density's own
-    curvature; mass beyond [−12, 12]² would be missing from the sum.
+    Its map is C¹ at least, so that p has at most kinks and the rule's error falls like
+    h² = 0.0064 of the density's curvature. Mass beyond [−12, 12]² would be missing from
+    the sum.
     """
     size = (
         0.1 if name == "spline_coupling" else 0.2
@@ -185,14 +191,14 @@ def test_a_deeper_stack_does_not_compile_to_a_longer_program():
 
 
 def test_a_flow_of_float32_parameters_runs_where_float64_is_enabled():
-    """log p of a stack, a glow included, whose leaves and data are float32 is that without x64, to float32's rounding."""
+    """log p of a float32 flow is that without x64, to the rounding of float32."""
     model = flows.glow(KEY, (4, 4, 1), scales=1, steps=2, width=4, network=flows.dense)
     x = np.random.default_rng(0).standard_normal((4, 4, 1)).astype(np.float32)
     log_prob = jax.jit(lambda model, x: model.log_prob(x))
     expected = float(log_prob(model, x))
     with jax.enable_x64(True):
-        found = float(log_prob(model, x))
-    assert found == pytest.approx(expected, rel=1e-5)
+        results = float(log_prob(model, x))
+    assert results == pytest.approx(expected, rel=1e-5)
 
 
 def test_nan_under_jit_is_reported_not_hidden():

@@ -1,4 +1,4 @@
-"""What flows refuse, by name."""
+"""Wrong arguments of flows raise errors that name them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from families import assert_raises
 from diffjax import distributions, flows
 from tests.flow_members import KEY, NORMAL, conditioned, coupled
 
-REFUSED = {
+WRONG = {
     "odd squeeze": (lambda: flows.squeeze().forward(jnp.zeros((3, 4, 1))), ValueError, r"x must be \(H, W, C\) with sides divisible by factor=2"),
     "squeeze axes": (lambda: flows.squeeze().forward(jnp.zeros((4, 4))), ValueError, r"x must be \(H, W, C\)"),
     "unsqueeze": (lambda: flows.squeeze().inverse(jnp.zeros((2, 2, 3))), ValueError, "channels divisible by factor²=4"),
@@ -96,6 +96,6 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
-    assert_raises(*REFUSED[name])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_named(name):
+    assert_raises(*WRONG[name])

@@ -1,4 +1,4 @@
-"""What single layers promise: precision, actnorms set by data, bounded scales, masked conditioners."""
+"""Single layers: precision, actnorms, bounded scales, masked conditioners."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ ENTRYWISE = {
 
 @functools.cache
 def entrywise(dtype):
-    """name -> f and its log-determinant at numbers in dtype, and at the same ones in float32."""
+    """f and log|det| by name, at numbers in dtype and at the same ones in float32."""
     x = np.array([1, -2] if dtype == "int32" else np.full(2000, -3.0))
     run = jax.jit(
         lambda x: {
@@ -38,8 +38,10 @@ def entrywise(dtype):
 @pytest.mark.parametrize("dtype", ["float16", "int32"])
 @pytest.mark.parametrize("name", ENTRYWISE)
 def test_low_precision_and_integers_are_computed_in_float32(name, dtype):
-    """f and its log-determinant at half-precision and integer examples are those at the same numbers in float32."""
-    (y, log_det), (expected_y, expected) = (found[name] for found in entrywise(dtype))
+    """f and log|det| at half-precision and integer examples are those in float32."""
+    (y, log_det), (expected_y, expected) = (
+        outputs[name] for outputs in entrywise(dtype)
+    )
     assert y.dtype == log_det.dtype == jnp.float32
     np.testing.assert_array_equal(y, expected_y)
     assert float(log_det) == float(expected)
@@ -83,11 +85,13 @@ UNITS = [1.0, 1e-5, 1e-12, 1e12, 1e-25, 1e25]
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_actnorm_normalises_the_batch_through_a_flow_in_any_unit(unit):
-    """After `initialise`, what each actnorm hands towards the base has mean 0 and variance 1 in each channel, whatever
-    the unit of the data; a constant channel is exactly 0 after every layer, and none scales it.
+    """After `initialise`, what leaves an actnorm has mean 0 and variance 1.
 
-    Means of 500 numbers of size 50 σ, less as much, leave some 50 roundings times √3 layers; e^{log s} of |log s| < 60
-    is off by 60 roundings.
+    In each channel, whatever the unit of the data. A constant channel is exactly 0 after
+    every layer, and none scales it.
+
+    Means of 500 numbers of size 50 σ, less as much, leave some 50 roundings times √3
+    layers. e^{log s} of |log s| < 60 is off by 60 roundings.
     """
     model = actnorms_in_a_flow(3)
     draws = np.random.default_rng(0).standard_normal((500, 3))
@@ -116,8 +120,11 @@ def test_actnorm_normalises_the_batch_through_a_flow_in_any_unit(unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_actnorm_does_not_amplify_the_rounding_of_a_constant_channel(unit):
-    """A channel of two neighbouring floats is centred, and its rounding r leaves the actnorms as r, or as 1 where r is
-    more: none learns from it. The leaky maps between them stretch by 5 and 2 and 2. All channels may be constant.
+    """A channel of two neighbouring floats is centred.
+
+    Its rounding r leaves the actnorms as r, or as 1 where r is more: none learns from
+    it. The leaky maps between them stretch by 5 and 2 and 2. All channels may be
+    constant.
     """
     two = np.float32(
         [2.1 * unit, np.nextafter(np.float32(2.1 * unit), np.float32(np.inf))]
@@ -144,22 +151,26 @@ def test_actnorm_does_not_amplify_the_rounding_of_a_constant_channel(unit):
         )
 
 
-def test_actnorm_normalises_every_level_of_a_multiscale_flow():
-    """Actnorms come before the convolutions towards the base, which rotate: each latent channel has mean 0, and the
-    mean square over a level's channels is 1.
+def test_actnorm_normalises_every_scale_of_a_multiscale_flow():
+    """Each latent channel has mean 0, and the mean square over a scale's channels is 1.
+
+    Towards the base, actnorms come before the convolutions, which rotate.
     """
-    levels = glow_like(KEY).bijectors[1]
+    scales = glow_like(KEY).bijectors[1]
     batch = np.float32(3 + 2 * np.random.default_rng(1).standard_normal((400, 4, 4, 2)))
     deep, shallow = jax.jit(
-        lambda levels, batch: jax.vmap(flows.initialise(levels, batch).inverse)(batch)
-    )(levels, batch)
+        lambda scales, batch: jax.vmap(flows.initialise(scales, batch).inverse)(batch)
+    )(scales, batch)
     for z in (deep, shallow):
         np.testing.assert_allclose(np.mean(z, (0, 1, 2)), 0, atol=1e-4)
     assert float(np.mean(np.square(deep))) == pytest.approx(1, rel=1e-4)
 
 
 def test_a_bounded_scale_keeps_any_conditioner_invertible():
-    """|log slope| ≤ c even where the network runs away to 1e6, so that the round trip keeps its digits but for e^c."""
+    """|log slope| ≤ c even where the network runs away to 1e6.
+
+    So the round trip keeps its digits but for e^c.
+    """
     layer = flows.coupling(
         lambda x, c: np.float32([[1e6, 3.0], [-1e6, 3.0]]),
         flows.bounded_affine(2.0),
@@ -182,8 +193,10 @@ def test_a_bounded_scale_keeps_any_conditioner_invertible():
 @pytest.mark.parametrize("size", [2, 65, 66, 100, 300])
 @pytest.mark.parametrize("condition_size", [0, 3])
 def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size):
-    """At the default width there is a path from y_j to θ_i for every j < i, and for no other; and from the condition to
-    every θ_i. At one unit less than the least width there is not, and the network says so.
+    """At the default width weights connect y_j with θ_i for every j < i, and no other.
+
+    They connect the condition with every θ_i. At one unit less than the least width they
+    do not, and the network says so.
     """
     make = lambda width: jax.eval_shape(
         lambda key: flows.masked_perceptron(
@@ -218,7 +231,9 @@ def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size
     "make", [flows.maf, pytest.param(flows.iaf, marks=pytest.mark.slow)]
 )
 def test_neighbours_in_the_middle_of_a_wide_flow_depend_on_each_other(make):
-    """∂z_i/∂x_j of a flow of 66 entries, two masked layers of which the second is reversed, is non-zero for all i, j.
+    """∂z_i/∂x_j is non-zero for all i, j.
+
+    A flow of 66 entries with two masked layers, the second of which is reversed.
 
     The first layer alone makes the half with j ≤ i, the second the rest.
     """
@@ -232,7 +247,7 @@ def test_neighbours_in_the_middle_of_a_wide_flow_depend_on_each_other(make):
 
 @pytest.mark.parametrize("condition_size", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_size):
-    """∂θ_i/∂y_j = 0 for j ≥ i, and not for j < i, nor by the condition: autoregressive, and as wide as it may be."""
+    """∂θ_i/∂y_j is 0 for j ≥ i, and not for j < i, nor by the condition."""
     condition = np.ones(condition_size, np.float32) if condition_size else None
     rows = {"masked": (5,), "causal": (5, 2)}
     networks = {
@@ -246,13 +261,13 @@ def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_siz
 
     @jax.jit
     def jacobians(networks):
-        found = {}
+        outputs = {}
         for name, network in networks.items():
             y = np.random.default_rng(1).standard_normal(rows[name]).astype(np.float32)
-            found[name] = jax.jacfwd(lambda pair, network=network: network(*pair))(
+            outputs[name] = jax.jacfwd(lambda pair, network=network: network(*pair))(
                 (y, condition)
             )
-        return found
+        return outputs
 
     for name, (by_y, by_condition) in jacobians(shaken(networks)).items():
         size = (
@@ -267,8 +282,10 @@ def test_masked_and_causal_conditioners_see_only_what_comes_before(condition_siz
 def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(
     condition_size, x64
 ):
-    """The same y and log|det|, to rounding: a row's parameters are sums of some tens of terms, and the seven rows amplify
-    each other's rounding by gains below 10. Its step does less than half the arithmetic of a whole pass.
+    """The same y and log|det| to rounding, at less than half the arithmetic per row.
+
+    A row's parameters are sums of some tens of terms, and the seven rows amplify each
+    other's rounding by gains below 10.
     """
     condition = np.ones(condition_size) if condition_size else None
     network = shaken(

@@ -1,4 +1,4 @@
-"""Glow: its convolution, its start, its actnorms, its mass on a lattice, its interpolation."""
+"""Glow: its convolution, its actnorms, its mass on a lattice, its interpolation."""
 
 import functools
 import math
@@ -16,13 +16,15 @@ from tests.flow_members import KEY, shaken
 
 @functools.cache
 def glow():
-    """One of two levels of two steps for (4, 8, 1), at first."""
+    """One of two scales of two steps for (4, 8, 1), untrained."""
     return flows.glow(KEY, (4, 8, 1), scales=2, steps=2, width=4)
 
 
 def test_a_convolution_as_a_matrix_product_is_the_convolution():
-    """From few channels to many and back it is the 3 × 3 cross-correlation with zeros around the image; a parameter of a
-    position depends on what two of them reach.
+    """It is the 3 × 3 cross-correlation with zeros around the image.
+
+    From few channels to many and back. In the network, a parameter of a position
+    depends on the pixels that two of them reach.
     """
     for channels, features in ((2, 5), (5, 2)):
         draws = np.random.default_rng(0)
@@ -61,25 +63,28 @@ def test_a_glow_starts_as_a_rotation():
 
 
 def test_initialise_normalises_after_every_actnorm_of_a_glow():
-    """Mean 0 and standard deviation 1 in each channel of what leaves each actnorm towards the base."""
+    """Values that leave an actnorm have mean 0 and standard deviation 1.
+
+    In each channel, towards the base.
+    """
     model = shaken(glow(), size=0.1)
     batch = np.float32(3 + 2 * np.random.default_rng(1).standard_normal((200, 4, 8, 1)))
 
     @jax.jit
     def normalised(model, batch):
-        ys, found = batch, []
-        for level in reversed(flows.initialise(model, batch).bijector.scales):
-            prior, layers, unsqueeze = level.bijectors
+        ys, outputs = batch, []
+        for scale in reversed(flows.initialise(model, batch).bijector.scales):
+            prior, layers, unsqueeze = scale.bijectors
             ys = jax.vmap(unsqueeze.inverse)(ys)
             for i in (1, 0):
                 *others, actnorm = jax.tree.map(
                     lambda leaf, i=i: leaf[i], layers.layers
                 ).bijectors
-                found.append(jax.vmap(actnorm.inverse)(ys))
-                ys = jax.vmap(flows.chain(*others).inverse)(found[-1])
+                outputs.append(jax.vmap(actnorm.inverse)(ys))
+                ys = jax.vmap(flows.chain(*others).inverse)(outputs[-1])
             ys = jax.vmap(prior.inverse)(ys)
             ys = ys[..., ys.shape[-1] // 2 :]
-        return found
+        return outputs
 
     for h in map(np.asarray, normalised(model, batch)):
         np.testing.assert_allclose(h.mean((0, 1, 2)), 0, atol=1e-4)
@@ -88,9 +93,12 @@ def test_initialise_normalises_after_every_actnorm_of_a_glow():
 
 @pytest.mark.slow
 def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
-    """Σ_x exp of the mean bound ≤ Σ_x E P̂(x) = the flow's mass on the cells, counted among its samples, for uniform and
-    learned noise: 3⁴ lattice points of (2, 2, 1), within 4.5 standard errors. The weight 1/q of a draw has no tail up to
-    6.8 standard deviations of the base, where e^{z²/2 − 2·1.702 |z|} is 1 again.
+    """Σ_x exp of the mean bound ≤ Σ_x E P̂(x) = the flow's mass on the cells.
+
+    The mass is counted among its samples. For uniform and learned noise, 3⁴ lattice
+    points of (2, 2, 1), within 4.5 standard errors. The weight 1/q of a draw has no
+    tail up to 6.8 standard deviations of the base, where e^{z²/2 − 2·1.702 |z|} is 1
+    again.
     """
     model = shaken(flows.glow(KEY, (2, 2, 1), scales=1, steps=2, width=4), size=0.2)
     levels = jnp.array([-1.0, 0.0, 1.0])
@@ -119,9 +127,9 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
 
     for dequantiser in (None, learned):
         values = np.asarray(bounds(model, dequantiser))  # (81, draws)
-        each = np.exp(values)
-        deviation = math.sqrt(np.sum(each.var(1)) / draws)
-        assert abs(each.mean(1).sum() - inside.mean()) < 4.5 * math.hypot(
+        weights = np.exp(values)
+        deviation = math.sqrt(np.sum(weights.var(1)) / draws)
+        assert abs(weights.mean(1).sum() - inside.mean()) < 4.5 * math.hypot(
             error, deviation
         )
         assert np.exp(values.mean(1)).sum() < 1 + 4.5 * deviation
@@ -129,7 +137,7 @@ def test_lattice_probabilities_of_a_glow_add_up_to_its_mass(x64):
 
 
 def test_interpolation_runs_along_great_circles_of_every_latent():
-    """Ends are the examples; a latent's length halfway is that of two of one length whose angle is halved."""
+    """The ends are the examples. Halfway each latent is the spherical interpolation."""
     model = shaken(glow(), size=0.1)
     start, end = (
         np.random.default_rng(0).standard_normal((2, 4, 8, 1)).astype(np.float32)

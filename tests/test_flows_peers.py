@@ -1,7 +1,8 @@
-"""Bijectors and coupling flows against flowjax's and distrax's, in float64: `tests/golden/make_flows.py` made the file.
+"""Bijectors and coupling flows against those of flowjax and distrax, in float64.
 
-What flowjax and distrax have that is not here has no counterpart with the same parameters: distrax's circular splines,
-flowjax's block-autoregressive networks, planar layers and those inverted by bisection.
+`tests/golden/make_flows.py` made the file. Some of their bijectors have no counterpart
+with the same parameters: distrax's circular splines, flowjax's block-autoregressive
+networks, planar layers and those inverted by bisection.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ def golden():
     runs = {}
     with np.load(pathlib.Path(__file__).parent / "golden" / "flows.npz") as arrays:
         for key in set(arrays) - {"versions"}:
-            library, name, what = key.split("/", 2)
-            runs.setdefault(f"{library}/{name}", {})[what] = arrays[key]
+            library, name, part = key.split("/", 2)
+            runs.setdefault(f"{library}/{name}", {})[part] = arrays[key]
     return runs
 
 
@@ -38,7 +39,7 @@ def affine(p, number=""):
 
 
 def log_diagonal(p, floor):
-    """Of floor + e^d = e^{log_diagonal}."""
+    """d such that floor + e^d = e^{log_diagonal}."""
     return jnp.log(jnp.exp(p["log_diagonal"]) - floor)
 
 
@@ -54,12 +55,12 @@ def triangular(p):
 
 def lu(p):
     made = flows.lu_linear(4)
-    given = {
+    factors = {
         "lower": p["lower"],
         "upper": p["upper"],
         "log_diagonal": log_diagonal(p, made.floor),
     }
-    return flows.chain(dataclasses.replace(made, **given), flows.affine(p["shift"]))
+    return flows.chain(dataclasses.replace(made, **factors), flows.affine(p["shift"]))
 
 
 def masked_coupling(p):
@@ -70,7 +71,7 @@ def masked_coupling(p):
 
 
 def masked_autoregressive(kind):
-    """One pass from the base: the inverse of our layer, of a scalar map turned round."""
+    """One pass from the base: the inverse of our layer, with an inverted scalar map."""
 
     def make(p):
         turned = MAPS[kind]._replace(
@@ -124,7 +125,7 @@ def test_every_bijector_in_the_file_has_its_counterpart():
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def everything(name, is_flow, parameters, x, y):
-    """Ours at the file's points, and f⁻¹ a step to either side of each y; one program for both libraries."""
+    """Ours at the file's points, and f⁻¹ a step to either side of each y."""
     made = OURS[name](parameters)
     bijector = made.bijector if is_flow else made
     backward = jax.vmap(bijector.inverse_and_log_det)
@@ -148,7 +149,7 @@ def beside(y):
 
 
 def largest_slope(values):
-    """Of what f⁻¹ gives beside each of eight y, by central differences; it is part of a tolerance."""
+    """The largest slope of f⁻¹ at each of eight y, by central differences."""
     up, down = np.asarray(values).reshape(2, 4, 8, -1)
     return np.abs(up - down).max((0, 2)) / (2 * STEP)
 
@@ -157,18 +158,23 @@ def largest_slope(values):
 def test_a_bijector_is_the_other_librarys(run, x64):
     """f and f⁻¹ with their log-determinants, and a flow's density.
 
-    Each library rounds some hundred sums and products otherwise: 1e-13 of the size of what comes out. What begins at y
-    carries in its rounding the largest stretch of f⁻¹ there besides.
+    Each library rounds some hundred sums and products otherwise, which is 1e-13 of the
+    size of the results. Those that begin at y also carry its rounding, times the
+    largest stretch of f⁻¹ there.
     """
-    found = golden()[run]
+    expected = golden()[run]
     parameters = {
         key.split("/")[1]: value
-        for key, value in found.items()
+        for key, value in expected.items()
         if key.startswith("parameters/")
     }
 
     ours, moved = everything(
-        run.split("/")[1], "log_prob" in found, parameters, found["x"], found["y"]
+        run.split("/")[1],
+        "log_prob" in expected,
+        parameters,
+        expected["x"],
+        expected["y"],
     )
     ours, stretch = jax.tree.map(np.asarray, ours), sum(map(largest_slope, moved))
     stretches = {
@@ -181,6 +187,6 @@ def test_a_bijector_is_the_other_librarys(run, x64):
     ):
         if value is None:
             continue
-        error = np.abs(value - found[key]).reshape(len(value), -1).max(1)
-        size = (1 + np.abs(found[key]).max()) * (1 + stretches.get(key, 0.0))
+        error = np.abs(value - expected[key]).reshape(len(value), -1).max(1)
+        size = (1 + np.abs(expected[key]).max()) * (1 + stretches.get(key, 0.0))
         assert np.all(error <= 1e-13 * size), f"{key}: {error} of {size}"

@@ -9,7 +9,10 @@ from diffjax import flows
 
 
 def test_a_spline_goes_through_its_knots_with_its_slopes_and_on_in_straight_lines(x64):
-    """y(x_k) = y_k, y′(x_k) = d_k, inside and at both ends; beyond them lines of the end slopes; the inverse inverts."""
+    """y(x_k) = y_k and y′(x_k) = d_k, inside and at both ends.
+
+    Beyond them there are lines of the end slopes. The inverse inverts.
+    """
     x_knots, y_knots = (
         jnp.array([-2.0, -1.0, 0.5, 3.0]),
         jnp.array([-1.0, 0.5, 1.0, 4.0]),
@@ -46,7 +49,7 @@ def test_a_spline_goes_through_its_knots_with_its_slopes_and_on_in_straight_line
 
 
 def test_a_spline_is_flowjaxs(x64):
-    """Values and log slopes both ways of flowjax 19.1.2's RationalQuadraticSpline at one set of knots, in float64."""
+    """Values and log slopes of flowjax 19.1.2's RationalQuadraticSpline, both ways."""
     x_knots = jnp.array(
         [
             -3.0,
@@ -81,7 +84,7 @@ def test_a_spline_is_flowjaxs(x64):
         ]
     )
     points = jnp.array([-2.5, -1.0, 0.1, 0.9, 2.2, 2.99])
-    found = [
+    results = [
         *flows.rational_quadratic_spline(points, x_knots, y_knots, slopes),
         *flows.inverse_rational_quadratic_spline(points, x_knots, y_knots, slopes),
     ]
@@ -91,12 +94,15 @@ def test_a_spline_is_flowjaxs(x64):
         [-2.6705087794753024, -1.60401939172546, 0.09045758457379538, 1.480227346095006, 2.2054356290035417, 2.986385836598562],
         [-0.45967049288243694, -0.4869875805617452, 0.5024060491352778, -0.09048188933105752, -0.4381424716962926, 0.29363197488683185],
     ]  # fmt: skip
-    np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(results, theirs, rtol=0, atol=1e-14)
 
 
 def test_a_steep_spline_inverts_to_rounding():
-    """x of the same y in float32 and float64 differ by a few roundings of the numbers it is made of, whose size is 1 and
-    dx/dy; the log slope, whose derivative by ξ is at most of the order of the steepest slope, by as many times that.
+    """x of the same y in float32 and float64 differ by a few roundings.
+
+    These are of the numbers x is made of, whose size is 1 and dx/dy. The derivative of
+    the log slope by ξ is at most of the order of the steepest slope, and the log slope
+    is off by as many roundings times that.
     """
     knots, ys = [-1.0, 0.0, 1.0], np.linspace(-0.999, 0.999, 2001, dtype=np.float32)
     eps, inverse = (
@@ -124,8 +130,11 @@ def test_a_steep_spline_inverts_to_rounding():
 
 
 def test_the_inverse_near_a_flat_corner_keeps_its_digits():
-    """Towards a knot of small slope, from either side, the distance to it is that of y, which is exact there. So the log
-    slope, a sum of three logarithms below 16, is right to 8 roundings of 10, although the slope varies more than a hundredfold.
+    """The log slope of the inverse is exact towards a knot of small slope.
+
+    From either side, the distance to the knot is that of y, which is exact there. So
+    the log slope, a sum of three logarithms below 16, is right to 8 roundings of 10,
+    although the slope varies more than a hundredfold.
     """
     distance = np.geomspace(1e-7, 0.5, 2000)
     ys = np.float32(np.concatenate([1 - distance, distance - 1]))
@@ -150,9 +159,9 @@ def test_the_inverse_near_a_flat_corner_keeps_its_digits():
 
 
 def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
-    """d/dx = slope, d/dθ finite, at ±B, at a knot, far out, in float32, both ways, for extreme parameters too.
+    """d/dx is the slope and d/dθ is finite, in float32, both ways.
 
-    At and beyond the edge the map is the identity: slope 1, log slope 0, and no parameter moves it.
+    At ±B, at a knot and far out, for extreme parameters too. At and beyond the edge the map is the identity: slope 1, log slope 0, and no parameter moves it.
     """
     scalar_map = flows.rational_quadratic(4, 2.0)
     points = jnp.array(
@@ -171,42 +180,43 @@ def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
 
     @jax.jit
     def derivatives(parameters):
-        found = {}
+        results = {}
         for name, method in (
             ("forward", scalar_map.forward),
             ("inverse", scalar_map.inverse),
         ):
-            for i, what in enumerate(("value", "log_slope")):
+            for i, part in enumerate(("value", "log_slope")):
                 by_both = jax.grad(
                     lambda x, p, method=method, i=i: method(x, p)[i], argnums=(0, 1)
                 )
-                found[f"{name} {what}"] = jax.vmap(by_both, (0, None))(
+                results[f"{name} {part}"] = jax.vmap(by_both, (0, None))(
                     points, parameters
                 )
-            found[name] = jax.vmap(method, (0, None))(points, parameters)
-        return found
+            results[name] = jax.vmap(method, (0, None))(points, parameters)
+        return results
 
     for size in (0.0, 1.0, 30.0):
-        found = derivatives(
+        results = derivatives(
             size * jax.random.normal(jax.random.key(0), (scalar_map.count,))
         )
-        for leaf in jax.tree.leaves(found):
+        for leaf in jax.tree.leaves(results):
             assert np.all(np.isfinite(leaf))
         for name in ("forward", "inverse"):
-            by_x, by_parameters = found[f"{name} value"]
+            by_x, by_parameters = results[f"{name} value"]
             np.testing.assert_allclose(
-                by_x, np.exp(found[name][1]), rtol=3e-3 if size > 1 else 1e-4
+                by_x, np.exp(results[name][1]), rtol=3e-3 if size > 1 else 1e-4
             )
             outside = np.abs(points) >= 2
-            np.testing.assert_array_equal(found[name][0][outside], points[outside])
+            np.testing.assert_array_equal(results[name][0][outside], points[outside])
             np.testing.assert_array_equal(by_x[outside], 1)
             np.testing.assert_array_equal(by_parameters[outside], 0)
 
 
 def exact_span(method, inverse, values, parameters, slack):
-    """What method gives in float64 for `values` moved by up to ±slack: results and log slopes, (N, 2) least and most.
+    """Least and greatest result and log slope of a method for values within ±slack.
 
-    The log slopes are sampled evenly along the values and along the results, since one may be steep in the other.
+    In float64, both of shape (N, 2). The log slopes are sampled evenly along the values
+    and along the results, since one may be steep in the other.
     """
     parameters = np.repeat(parameters[:, None], 33, 1)
     results, log_slopes = method(
@@ -222,11 +232,13 @@ def exact_span(method, inverse, values, parameters, slack):
 
 
 def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away():
-    """Both directions in float32 lie between the exact map's values at y ± τ, ± τ, where τ is the rounding of a knot.
+    """Both directions in float32 lie between the exact map's values at y ± τ, ± τ.
 
-    A knot is a sum of K = 8 shares of the range 2B, off by at most τ = 8 K roundings of B in all. That moves the log of
-    a bin's mean slope by 2τ over its least width, and the log slope by three times as much. A bin in which the map is
-    nearly flat has no better inverse in float32: the exact one at y ± τ spans as much.
+    Here τ is the rounding of a knot. A knot is a sum of K = 8 shares of the range 2B,
+    off by at most τ = 8 K roundings of B in all. That moves the log of a bin's mean
+    slope by 2τ over its least width, and the log slope by three times as much. A bin in
+    which the map is nearly flat has no better inverse in float32: the exact one at y ± τ
+    spans as much.
     """
     bound, floor, bins = 5.0, 1e-3, 8
     scalar_map = flows.rational_quadratic(bins, bound, floor)
@@ -264,12 +276,14 @@ def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away(
         )
         spans = [exact_span(*exact, values, parameters, slack)]
         spans += [exact_span(*exact[::-1], v, parameters, slack) for v in (values, y)]
-    for found, (near, log_slopes) in zip((forward, inverse, back), spans, strict=True):
+    for results, (near, log_slopes) in zip(
+        (forward, inverse, back), spans, strict=True
+    ):
         assert np.all(
-            (found[0] >= near[:, 0] - slack) & (found[0] <= near[:, 1] + slack)
+            (results[0] >= near[:, 0] - slack) & (results[0] <= near[:, 1] + slack)
         )
-        assert np.all(found[1] >= log_slopes[:, 0] - slope_slack)
-        assert np.all(found[1] <= log_slopes[:, 1] + slope_slack)
+        assert np.all(results[1] >= log_slopes[:, 0] - slope_slack)
+        assert np.all(results[1] <= log_slopes[:, 1] + slope_slack)
     span = np.ptp(
         spans[2][1], axis=1
     )  # how far the log slope differs over the x that y may stand for
@@ -279,9 +293,12 @@ def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away(
 
 
 def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
-    """In a bin of mean slope s between knots of slopes d and e: at least min(d, e, s, s²/max(d, e)), at most max(d, e,
-    2s). Hence with a ceiling C, for parameters of any size, slopes in [min(floor, m²/C), max(C, 2/m)], m the least mean
-    slope; the parameters that alternate make them less than 3 times the least and more than a third of the greatest.
+    """Slopes within a bin, and of a spline with a ceiling.
+
+    In a bin of mean slope s between knots of slopes d and e they are at least
+    min(d, e, s, s²/max(d, e)) and at most max(d, e, 2s). Hence with a ceiling C, for
+    parameters of any size, they lie in [min(floor, m²/C), max(C, 2/m)], with m the least
+    mean slope. Alternating parameters come within a factor of 3 of both ends.
     """
     draws = np.random.default_rng(0)
     d, s, e = np.exp(draws.uniform(-9, 9, (3, 1000)))
@@ -313,14 +330,14 @@ def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
         for pair, end in (((one, -one), 50.0), ((-one, one), -50.0))
     ]
     x = np.linspace(-5, 5, 2001)
-    found = jax.jit(
+    results = jax.jit(
         jax.vmap(
             lambda p: scalar_map.forward(
                 x, jnp.broadcast_to(p, (len(x), scalar_map.count))
             )[1]
         )
     )
-    slopes = np.exp(found(np.concatenate([parameters, alternating])))
+    slopes = np.exp(results(np.concatenate([parameters, alternating])))
     m = floor / (1 - (bins - 1) * floor)
     least, greatest = min(floor, m**2 / ceiling), max(ceiling, 2 / m)
     assert least <= slopes.min() < 3 * least and greatest / 3 < slopes.max() <= greatest
@@ -352,14 +369,19 @@ def coupling_layers(size, **bounds):
     "bounds", [{}, {"floor": 0.02, "ceiling": 10.0}], ids=["published", "bounded"]
 )
 def test_a_coupling_comes_back_as_nearly_as_its_slopes_allow(bounds):
-    """F⁻¹(F(x)) in float32 and log|det| forward plus inverse, four layers of 20 entries, parameters up to size 20.
+    """F⁻¹(F(x)) in float32, and log|det| forward plus inverse.
 
-    Each direction of a layer is the exact map at an input τ away, give or take τ = 4 ε bound. So an entry that layers
-    of slopes s_1, s_2, … move comes back within 2τ [(1 + 1/s_1) + (1 + 1/s_2)/s_1 + …]. Its log slopes differ by what
-    they vary over that displacement, and by 8 roundings of their terms, of size 10 at most. The displacement is
-    computed as an interval, which monotone maps carry exactly: near a knot first order is wrong. An example counts
-    where the signs of what is kept come back, as both directions have the same parameters then: nearly all do at
-    size 1. Without a ceiling those of size 4 have lost all digits, 1/s_1 … being 1e10. They are finite all the same.
+    Four layers of 20 entries, parameters up to size 20. Each direction of a layer is the
+    exact map at an input τ away, give or take τ = 4 ε bound. So an entry that layers of
+    slopes s_1, s_2, … move comes back within 2τ [(1 + 1/s_1) + (1 + 1/s_2)/s_1 + …].
+
+    Its log slopes differ by their variation over that displacement, and by 8 roundings
+    of their terms, of size 10 at most. The displacement is computed as an interval,
+    which monotone maps carry exactly: near a knot first order is wrong.
+
+    An example counts where the signs of the kept part come back, because both directions
+    have the same parameters then. Nearly all do at size 1. Without a ceiling those of
+    size 4 have lost all digits, 1/s_1 … being 1e10, but they are finite.
     """
     sizes = np.repeat(np.float32([0.5, 1, 2, 4, 20]), 60)
     xs = np.float32(

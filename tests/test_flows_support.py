@@ -1,4 +1,4 @@
-"""Densities of bounded support: 0 outside it, with finite gradients, eagerly and traced."""
+"""Densities of bounded support are 0 outside it, with finite gradients."""
 
 import math
 
@@ -71,7 +71,7 @@ BOUNDED = {
         1.0,
     ),
 }
-"""name -> (bijector, the bounds of what it reaches)."""
+"""name -> (bijector, lower and upper end of its image)."""
 MODELS = {
     name: flows.flow(distributions.standard_normal((2,)), row[0])
     for name, row in BOUNDED.items()
@@ -79,7 +79,7 @@ MODELS = {
 
 
 def points(lower, upper):
-    """Two inside, then one with an entry on a bound, one with an entry beyond it, and so at the other bound."""
+    """Two points inside. Then, for each finite bound, one on it and one beyond it."""
     start = lower if math.isfinite(lower) else upper - 2
     end = upper if math.isfinite(upper) else lower + 2
     inside = [start + 0.4 * (end - start), start + 0.7 * (end - start)]
@@ -96,17 +96,17 @@ def points(lower, upper):
 
 @jax.jit
 def examine(models, xs):
-    """log p, its gradients by x and by the flow, and the latents, of every model at its points."""
-    found = {}
+    """log p, its gradients by x and by the flow, and the latents of every model."""
+    results = {}
     for name, model in models.items():
         by_both = jax.value_and_grad(
             lambda x, model: model.log_prob(x), argnums=(0, 1), allow_int=True
         )
-        found[name] = (
+        results[name] = (
             *jax.vmap(by_both, (0, None))(xs[name], model),
             jax.vmap(model.encode)(xs[name]),
         )
-    return found
+    return results
 
 
 XS = {name: points(*row[1:]) for name, row in BOUNDED.items()}
@@ -119,7 +119,7 @@ def examined():
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_density_is_zero_outside_its_support(name, examined):
-    """−∞ on a bound and beyond it, finite inside; gradients finite everywhere; no latent outside."""
+    """−∞ on a bound and beyond it, finite inside. Gradients are finite everywhere."""
     log_p, gradients, latents = examined[name]
     assert np.all(np.isfinite(log_p[:2]))
     assert np.all(log_p[2:] == -np.inf)
@@ -129,7 +129,7 @@ def test_a_density_is_zero_outside_its_support(name, examined):
 
 
 def test_concrete_examples_outside_the_support_have_density_zero_and_no_latent():
-    """As where traced; NaN in the data stays an error, or NaN where it cannot be seen."""
+    """NaN in the data stays an error, or NaN where it is traced."""
     model = MODELS["chain"]
     assert float(model.log_prob(np.float32([-2.0, 0.5]))) == -np.inf
     with pytest.raises(ValueError, match="y must lie in"):
@@ -138,7 +138,10 @@ def test_concrete_examples_outside_the_support_have_density_zero_and_no_latent()
 
 
 def test_what_a_reversed_map_cannot_reach_is_no_sample():
-    """inverse(sigmoid) of a base outside (0, 1) has no value: NaN, neither a finite sample nor a density of +∞."""
+    """inverse(sigmoid) outside (0, 1) is NaN.
+
+    It is neither a finite sample nor a density of +∞.
+    """
     model = flows.flow(
         distributions.standard_normal((8,)), flows.inverse(flows.sigmoid())
     )
