@@ -1,6 +1,6 @@
-"""Training: state and step, batches by step number, checkpoints, the loop, and meshes.
+"""Training: state and step, batches by step number, checkpoints, the loop, meshes.
 
-Importing this package imports orbax; `import diffjax` does not import this package.
+This package imports orbax. `import diffjax` does not import it.
 """
 
 from .checkpoints import Checkpoints, load_ema

@@ -203,7 +203,8 @@ def split(
     checks.require(
         integral and 0 < count < examples,
         f"held_out must be a count between 1 and {examples - 1} or a fraction in "
-        f"(0, 1) that leaves both parts at least one of {examples} examples, got {held_out!r}",
+        f"(0, 1) that leaves both parts at least one of {examples} examples, got "
+        f"{held_out!r}",
     )
     order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])

@@ -143,7 +143,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _guard(directory: pathlib.Path) -> Iterator[None]:
-    """Keep other processes from looking at the lock file at the same time, where the file system can."""
+    """Keep other processes from the lock file, where the file system can."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         if fcntl is not None:

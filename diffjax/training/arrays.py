@@ -1,0 +1,235 @@
+"""A training state as named arrays on disk, written and read by orbax.
+
+orbax then meets no custom node, no empty node and no key.
+"""
+
+import errno
+import pathlib
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ..types import PyTree
+from . import manifest
+from .configuration import ABSENT
+from .state import TrainState
+
+__all__ = [
+    "OtherArrays",
+    "flatten",
+    "items_of",
+    "message",
+    "read",
+    "to_host",
+    "unflatten",
+    "write",
+]
+
+_ORBAX = threading.RLock()
+"""Held while orbax works, which numbers its operations by a counter of the process."""
+
+
+class OtherArrays(ValueError):
+    """The stored arrays are not those of the template."""
+
+
+# ---- pytrees and flat dicts
+
+
+def items_of(state: TrainState) -> dict[str, dict[str, Any]]:
+    """The arrays of a state by item and name."""
+    rest = flatten(state.params, "params") | flatten(state.opt_state, "opt_state")
+    return {
+        "ema": flatten(state.ema, "ema"),
+        "rest": rest | {"step": state.step, "key": state.key},
+    }
+
+
+def flatten(tree: PyTree, prefix: str) -> dict[str, Any]:
+    """The leaves of a pytree by name, such as "params/dense/kernel".
+
+    Args:
+      tree: A pytree of arrays. Those of size 0, which orbax cannot store, are
+        left out.
+      prefix: First part of the names.
+
+    Returns:
+      The arrays by name.
+
+    Raises:
+      ValueError: If two leaves have one name.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    flat = {_name(prefix, path): leaf for path, leaf in leaves}
+    if len(flat) != len(leaves):
+        raise ValueError(
+            f"{prefix} has two leaves of one name among "
+            f"{[_name(prefix, path) for path, _ in leaves]}"
+        )
+    return {name: leaf for name, leaf in flat.items() if leaf.size}
+
+
+def unflatten(template: PyTree, flat: dict[str, Any], prefix: str = "") -> PyTree:
+    """The inverse of `flatten`.
+
+    Args:
+      template: A pytree of the structure.
+      flat: Arrays by name.
+      prefix: First part of the names.
+
+    Returns:
+      The pytree. Arrays of size 0 are made anew.
+    """
+
+    def leaf_at(path, leaf):
+        if leaf.size:
+            return flat[_name(prefix, path)]
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf_at, template)
+
+
+def _name(prefix: str, path: Any) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return "/".join(part for part in (prefix, name) if part)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_host(flat: dict[str, Any]) -> dict[str, Any]:
+    """Copies that no later step can donate, on the host if it has the whole array."""
+
+    def copy(leaf):
+        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        whole = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.array(leaf) if whole else leaf.copy()
+
+    return {name: copy(leaf) for name, leaf in flat.items()}
+
+
+# ---- orbax
+
+
+def write(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> None:
+    """Write arrays.
+
+    Args:
+      folder: An existing folder.
+      items: Arrays by item and name.
+    """
+    with _ORBAX:
+        for item, arrays in items.items():
+            saver = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+            saver.save(folder / item, args=ocp.args.StandardSave(arrays))
+
+
+def read(
+    folder: pathlib.Path,
+    item: str,
+    *,
+    stored: manifest.Arrays,
+    template: dict[str, Any],
+) -> dict[str, Any]:
+    """Read the arrays of one item, and verify their checksums.
+
+    Args:
+      folder: The checkpoint's folder.
+      item: The item's name.
+      stored: Its arrays in the manifest.
+      template: Arrays, or their `jax.ShapeDtypeStruct`, by name.
+
+    Returns:
+      The arrays, with the template's key types and shardings.
+
+    Raises:
+      OtherArrays: If names, shapes or dtypes differ from the template's.
+      manifest.Damaged: If the arrays cannot be read, or differ from their
+        checksums.
+    """
+    forms = {name: _stored_form(leaf) for name, leaf in template.items()}
+    _raise_if_other_arrays(folder, stored, forms)
+    try:
+        with _ORBAX:
+            restored = ocp.StandardCheckpointHandler().restore(
+                folder / item, args=ocp.args.StandardRestore(forms)
+            )
+    # For damaged files orbax and tensorstore raise a dozen kinds, bare
+    # `Exception` too.
+    except Exception as error:
+        if _is_fault_of_machine(error):
+            raise
+        raise manifest.Damaged(f"it cannot be read ({message(error)[:200]})") from error
+    manifest.verify(restored, stored)
+    for name, leaf in template.items():
+        if _is_key(leaf):
+            restored[name] = jax.random.wrap_key_data(
+                restored[name], impl=_key_type(leaf)
+            )
+    return restored
+
+
+def _stored_form(leaf: Any) -> Any:
+    """Stored shape, dtype and placement of a leaf. Keys are stored as words."""
+    form = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
+    return jax.ShapeDtypeStruct(form.shape, form.dtype, sharding=sharding)
+
+
+def _key_type(leaf: Any) -> Any:
+    """The implementation of a template's key, which may be a `ShapeDtypeStruct`."""
+    types = []
+    jax.eval_shape(lambda key: types.append(jax.random.key_impl(key)), leaf)
+    return types[0]
+
+
+def _raise_if_other_arrays(
+    folder: pathlib.Path, stored: manifest.Arrays, forms: dict[str, Any]
+) -> None:
+    # orbax by itself casts a dtype silently, and names no leaf where a shape
+    # differs.
+    kept = {
+        name: (tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for name, entry in stored.items()
+    }
+    wanted = {
+        name: (tuple(form.shape), np.dtype(form.dtype)) for name, form in forms.items()
+    }
+    for name in sorted(kept.keys() | wanted.keys()):
+        if kept.get(name) != wanted.get(name):
+            here, there = (_describe(arrays.get(name)) for arrays in (kept, wanted))
+            raise OtherArrays(
+                f"{folder}: array {name!r} is {here} in the checkpoint, {there} in the "
+                "template"
+            )
+
+
+def _describe(entry: tuple | None) -> str:
+    return ABSENT if entry is None else f"{entry[1]}{list(entry[0])}"
+
+
+def _is_fault_of_machine(error: Exception) -> bool:
+    """Whether an undamaged checkpoint may raise the error too.
+
+    Such faults are no memory, no permission, and too many open files.
+    """
+    shortages = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        return True
+    if getattr(error, "errno", None) in shortages:
+        return True
+    return any(
+        word in str(error) for word in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
+    )
+
+
+def message(error: Exception) -> str:
+    """The message of an error without the page of settings that tensorstore adds."""
+    return str(error).partition(" [tensorstore_spec=")[0]

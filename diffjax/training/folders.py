@@ -1,0 +1,142 @@
+"""The folders of checkpoints on disk: which are whole, and which may be touched."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import warnings
+
+from . import manifest
+
+__all__ = [
+    "ITEMS",
+    "delete",
+    "holds_only_ours",
+    "identity",
+    "is_temporary",
+    "remove_temporary",
+    "set_aside",
+    "step_folders",
+    "whole_steps",
+    "write_atomically",
+]
+
+ITEMS = ("ema", "rest")
+"""Parts of a checkpoint. The average can be read without knowing the optimiser."""
+
+_STEP = re.compile("0|[1-9][0-9]*")
+_TEMPORARY = re.compile(r"[0-9]+\.(writing|deleting|orbax-checkpoint-tmp)")
+
+_MARKS = {manifest.NAME, "_METADATA", "_CHECKPOINT_METADATA", "commit_success.txt"}
+"""Names of files that only checkpoints hold."""
+
+
+def step_folders(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The folders named by a number, whoever made them."""
+    if not directory.is_dir():
+        return []
+    return [
+        folder
+        for folder in directory.iterdir()
+        if _STEP.fullmatch(folder.name) and folder.is_dir()
+    ]
+
+
+def whole_steps(directory: pathlib.Path) -> list[int]:
+    """The steps whose folder is complete, in order.
+
+    A folder is renamed to its step once the manifest, its last file, is
+    written.
+    """
+    parts = (manifest.NAME, *ITEMS)
+    return sorted(
+        int(folder.name)
+        for folder in step_folders(directory)
+        if all((folder / part).exists() for part in parts)
+    )
+
+
+def is_temporary(folder: pathlib.Path) -> bool:
+    """Whether a folder has the name of one half written or half deleted."""
+    return bool(_TEMPORARY.fullmatch(folder.name)) and folder.is_dir()
+
+
+def holds_only_ours(folder: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but a checkpoint's files, or no files at all."""
+    if not folder.is_dir():
+        return False
+    if not {entry.name for entry in folder.iterdir()} <= {*ITEMS, *_MARKS}:
+        return False
+    files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+    return not files or bool(files & _MARKS)
+
+
+def identity(folder: pathlib.Path) -> tuple[int, int] | None:
+    """Device and inode, by which a folder differs from a later one of its name.
+
+    None if there is no such folder.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        status = folder.stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+def set_aside(folder: pathlib.Path, reason: str) -> None:
+    """Rename a damaged checkpoint, with a warning.
+
+    Args:
+      folder: The checkpoint's folder.
+      reason: What is wrong with it, for the warning.
+    """
+    aside = tempfile.mkdtemp(prefix=f"{folder.name}.unreadable-", dir=folder.parent)
+    os.rename(folder, aside)
+    warnings.warn(
+        f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=4
+    )
+
+
+def delete(folder: pathlib.Path) -> None:
+    """Rename, then delete, so that a kill in between leaves no half checkpoint."""
+    doomed = folder.with_name(f"{folder.name}.deleting")
+    remove_temporary(doomed)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_temporary(folder: pathlib.Path) -> None:
+    """Remove a folder that a kill left half written or half deleted.
+
+    Raises:
+      FileExistsError: If it holds files that are not of a checkpoint.
+    """
+    if not folder.exists():
+        return
+    # orbax names a part that it has not finished with more after a dot.
+    parts = tuple(f"{item}." for item in ITEMS)
+    for entry in folder.iterdir():
+        if entry.name not in {*ITEMS, *_MARKS} and not entry.name.startswith(parts):
+            raise FileExistsError(
+                f"{folder} holds {entry.name}, which is not of a checkpoint, and is "
+                "left alone"
+            )
+    shutil.rmtree(folder)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Write a text file so that it is either the old or the new one at any time.
+
+    Args:
+      path: The file.
+      text: Its new content.
+    """
+    # The temporary name is the same each time, so that kills leave one at
+    # most.
+    temporary = path.with_name(f".{path.name}.writing")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
