@@ -21,7 +21,7 @@ FAST = [
 
 @jax.jit
 def examine(bijector, xs, conditions):
-    """f, log-determinants, Jacobians by autodiff and the round trip at each x, by scan too."""
+    """f, log|det|, Jacobians by autodiff and the round trip at each x, by scan too."""
 
     def jacobian(method, x, c):
         """∂ method(x)/∂x (D, D), flat, and the method's results."""
@@ -59,10 +59,10 @@ def examine(bijector, xs, conditions):
 def test_log_det_is_that_of_autodiff_and_the_map_inverts(case):
     """log|det| is that of autodiff's Jacobian of f and of f⁻¹, and f⁻¹(f(x)) = x.
 
-    All under jit and vmap, and a scan gives the same. In and out of distribution. y is
-    off by rounding · (‖y‖ + ‖J‖‖x‖), which f⁻¹ amplifies by ‖J⁻¹‖. A determinant is off
-    by rounding · condition number, and a log-determinant also by its own sensitivity to
-    x.
+    All under jit and vmap, and a scan gives the same. In and out of
+    distribution. y is off by rounding · (‖y‖ + ‖J‖‖x‖), which f⁻¹ amplifies by
+    ‖J⁻¹‖. A determinant is off by rounding · condition number, and a
+    log-determinant also by its own sensitivity to x.
     """
     name, dtype = case.rsplit("-", 1)
     member = MEMBERS[name]
@@ -141,7 +141,7 @@ def test_a_flow_starts_as_the_identity_and_conditions_matter_after(name, layers)
 
 @pytest.mark.parametrize("name", every(CONSTRUCTORS, ["maf"]))
 def test_an_odd_number_of_layers_is_one_layer_more(name):
-    """The pairs of three layers are those of two, and the third has weights of its own."""
+    """The pairs of three layers are those of two. The third has weights of its own."""
     make = lambda layers: CONSTRUCTORS[name](KEY, (3,), layers=layers, width=8)
     two, three = make(2).bijector.bijectors, make(3).bijector.bijectors
     jax.tree.map(np.testing.assert_array_equal, two[0], three[0])
@@ -157,9 +157,9 @@ def test_an_odd_number_of_layers_is_one_layer_more(name):
 def test_densities_integrate_to_one(name):
     """∫ p over the plane by the midpoint rule, in a flow of random parameters.
 
-    Its map is C¹ at least, so that p has at most kinks and the rule's error falls like
-    h² = 0.0064 of the density's curvature. Mass beyond [−12, 12]² would be missing from
-    the sum.
+    Its map is C¹ at least, so that p has at most kinks and the rule's error
+    falls like h² = 0.0064 of the density's curvature. Mass beyond [−12, 12]²
+    would be missing from the sum.
     """
     size = (
         0.1 if name == "spline_coupling" else 0.2
@@ -174,7 +174,7 @@ def test_densities_integrate_to_one(name):
 
 
 def test_a_deeper_stack_does_not_compile_to_a_longer_program():
-    """The program of 16 layers has as many operations as that of 4, before it is compiled."""
+    """The uncompiled program of 16 layers has as many operations as that of 4."""
 
     def operations(layers):
         model = jax.eval_shape(

@@ -87,11 +87,11 @@ UNITS = [1.0, 1e-5, 1e-12, 1e12, 1e-25, 1e25]
 def test_actnorm_normalises_the_batch_through_a_flow_in_any_unit(unit):
     """After `initialise`, what leaves an actnorm has mean 0 and variance 1.
 
-    In each channel, whatever the unit of the data. A constant channel is exactly 0 after
-    every layer, and none scales it.
+    In each channel, whatever the unit of the data. A constant channel is
+    exactly 0 after every layer, and none scales it.
 
-    Means of 500 numbers of size 50 σ, less as much, leave some 50 roundings times √3
-    layers. e^{log s} of |log s| < 60 is off by 60 roundings.
+    Means of 500 numbers of size 50 σ, less as much, leave some 50 roundings
+    times √3 layers. e^{log s} of |log s| < 60 is off by 60 roundings.
     """
     model = actnorms_in_a_flow(3)
     draws = np.random.default_rng(0).standard_normal((500, 3))
@@ -122,9 +122,9 @@ def test_actnorm_normalises_the_batch_through_a_flow_in_any_unit(unit):
 def test_actnorm_does_not_amplify_the_rounding_of_a_constant_channel(unit):
     """A channel of two neighbouring floats is centred.
 
-    Its rounding r leaves the actnorms as r, or as 1 where r is more: none learns from
-    it. The leaky maps between them stretch by 5 and 2 and 2. All channels may be
-    constant.
+    Its rounding r leaves the actnorms as r, or as 1 where r is more: none
+    learns from it. The leaky maps between them stretch by 5 and 2 and 2. All
+    channels may be constant.
     """
     two = np.float32(
         [2.1 * unit, np.nextafter(np.float32(2.1 * unit), np.float32(np.inf))]
@@ -195,8 +195,8 @@ def test_a_bounded_scale_keeps_any_conditioner_invertible():
 def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size):
     """At the default width weights connect y_j with θ_i for every j < i, and no other.
 
-    They connect the condition with every θ_i. At one unit less than the least width they
-    do not, and the network says so.
+    They connect the condition with every θ_i. At one unit less than the least
+    width they do not, and the network says so.
     """
     make = lambda width: jax.eval_shape(
         lambda key: flows.masked_perceptron(
@@ -233,7 +233,8 @@ def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size
 def test_neighbours_in_the_middle_of_a_wide_flow_depend_on_each_other(make):
     """∂z_i/∂x_j is non-zero for all i, j.
 
-    A flow of 66 entries with two masked layers, the second of which is reversed.
+    A flow of 66 entries with two masked layers, the second of which is
+    reversed.
 
     The first layer alone makes the half with j ≤ i, the second the rest.
     """
@@ -284,8 +285,8 @@ def test_a_sample_by_remembered_keys_and_values_is_that_by_whole_passes(
 ):
     """The same y and log|det| to rounding, at less than half the arithmetic per row.
 
-    A row's parameters are sums of some tens of terms, and the seven rows amplify each
-    other's rounding by gains below 10.
+    A row's parameters are sums of some tens of terms, and the seven rows
+    amplify each other's rounding by gains below 10.
     """
     condition = np.ones(condition_size) if condition_size else None
     network = shaken(

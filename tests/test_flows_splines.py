@@ -1,4 +1,4 @@
-"""Rational-quadratic splines: knots, slopes, tails, inverses to rounding, gradients at the edge."""
+"""Rational-quadratic splines: knots, slopes, tails, inverses, gradients at the edge."""
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +100,9 @@ def test_a_spline_is_flowjaxs(x64):
 def test_a_steep_spline_inverts_to_rounding():
     """x of the same y in float32 and float64 differ by a few roundings.
 
-    These are of the numbers x is made of, whose size is 1 and dx/dy. The derivative of
-    the log slope by ξ is at most of the order of the steepest slope, and the log slope
-    is off by as many roundings times that.
+    These are of the numbers x is made of, whose size is 1 and dx/dy. The
+    derivative of the log slope by ξ is at most of the order of the steepest
+    slope, and the log slope is off by as many roundings times that.
     """
     knots, ys = [-1.0, 0.0, 1.0], np.linspace(-0.999, 0.999, 2001, dtype=np.float32)
     eps, inverse = (
@@ -132,9 +132,9 @@ def test_a_steep_spline_inverts_to_rounding():
 def test_the_inverse_near_a_flat_corner_keeps_its_digits():
     """The log slope of the inverse is exact towards a knot of small slope.
 
-    From either side, the distance to the knot is that of y, which is exact there. So
-    the log slope, a sum of three logarithms below 16, is right to 8 roundings of 10,
-    although the slope varies more than a hundredfold.
+    From either side, the distance to the knot is that of y, which is exact
+    there. So the log slope, a sum of three logarithms below 16, is right to 8
+    roundings of 10, although the slope varies more than a hundredfold.
     """
     distance = np.geomspace(1e-7, 0.5, 2000)
     ys = np.float32(np.concatenate([1 - distance, distance - 1]))
@@ -161,7 +161,9 @@ def test_the_inverse_near_a_flat_corner_keeps_its_digits():
 def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
     """d/dx is the slope and d/dθ is finite, in float32, both ways.
 
-    At ±B, at a knot and far out, for extreme parameters too. At and beyond the edge the map is the identity: slope 1, log slope 0, and no parameter moves it.
+    At ±B, at a knot and far out, for extreme parameters too. At and beyond the
+    edge the map is the identity: slope 1, log slope 0, and no parameter moves
+    it.
     """
     scalar_map = flows.rational_quadratic(4, 2.0)
     points = jnp.array(
@@ -215,8 +217,8 @@ def test_spline_gradients_are_finite_and_right_at_the_edge_and_beyond():
 def exact_span(method, inverse, values, parameters, slack):
     """Least and greatest result and log slope of a method for values within ±slack.
 
-    In float64, both of shape (N, 2). The log slopes are sampled evenly along the values
-    and along the results, since one may be steep in the other.
+    In float64, both of shape (N, 2). The log slopes are sampled evenly along
+    the values and along the results, since one may be steep in the other.
     """
     parameters = np.repeat(parameters[:, None], 33, 1)
     results, log_slopes = method(
@@ -234,11 +236,11 @@ def exact_span(method, inverse, values, parameters, slack):
 def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away():
     """Both directions in float32 lie between the exact map's values at y ± τ, ± τ.
 
-    Here τ is the rounding of a knot. A knot is a sum of K = 8 shares of the range 2B,
-    off by at most τ = 8 K roundings of B in all. That moves the log of a bin's mean
-    slope by 2τ over its least width, and the log slope by three times as much. A bin in
-    which the map is nearly flat has no better inverse in float32: the exact one at y ± τ
-    spans as much.
+    Here τ is the rounding of a knot. A knot is a sum of K = 8 shares of the
+    range 2B, off by at most τ = 8 K roundings of B in all. That moves the log
+    of a bin's mean slope by 2τ over its least width, and the log slope by
+    three times as much. A bin in which the map is nearly flat has no better
+    inverse in float32: the exact one at y ± τ spans as much.
     """
     bound, floor, bins = 5.0, 1e-3, 8
     scalar_map = flows.rational_quadratic(bins, bound, floor)
@@ -296,9 +298,10 @@ def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
     """Slopes within a bin, and of a spline with a ceiling.
 
     In a bin of mean slope s between knots of slopes d and e they are at least
-    min(d, e, s, s²/max(d, e)) and at most max(d, e, 2s). Hence with a ceiling C, for
-    parameters of any size, they lie in [min(floor, m²/C), max(C, 2/m)], with m the least
-    mean slope. Alternating parameters come within a factor of 3 of both ends.
+    min(d, e, s, s²/max(d, e)) and at most max(d, e, 2s). Hence with a ceiling
+    C, for parameters of any size, they lie in [min(floor, m²/C), max(C, 2/m)],
+    with m the least mean slope. Alternating parameters come within a factor of
+    3 of both ends.
     """
     draws = np.random.default_rng(0)
     d, s, e = np.exp(draws.uniform(-9, 9, (3, 1000)))
@@ -323,7 +326,8 @@ def test_the_slopes_of_a_spline_lie_between_their_bounds(x64):
     scalar_map = flows.rational_quadratic(bins, 5.0, floor, ceiling)
     sizes = np.repeat([0.0, 1.0, 4.0, 50.0], 20)
     parameters = sizes[:, None] * draws.standard_normal((len(sizes), scalar_map.count))
-    # one wide and flat bin between steep knots, and one narrow and high between flat ones
+    # One wide and flat bin between steep knots, one narrow and high between
+    # flat.
     one = 50.0 * np.eye(bins)[bins // 2]
     alternating = [
         np.concatenate([*pair, np.full(bins - 1, end)])
@@ -350,7 +354,7 @@ TABLE = np.random.default_rng(1).standard_normal((4, 2, HALF, 23)).astype(np.flo
 
 
 def coupling_layers(size, **bounds):
-    """Four coupling layers of 20 entries, whose parameters of this size depend on the signs of what is kept."""
+    """Four coupling layers of 20 entries. Parameters depend on signs of the kept part."""
     scalar_map = flows.rational_quadratic(8, BOUND, **bounds)  # of 23 parameters
 
     def conditioner(layer):
@@ -371,17 +375,20 @@ def coupling_layers(size, **bounds):
 def test_a_coupling_comes_back_as_nearly_as_its_slopes_allow(bounds):
     """F⁻¹(F(x)) in float32, and log|det| forward plus inverse.
 
-    Four layers of 20 entries, parameters up to size 20. Each direction of a layer is the
-    exact map at an input τ away, give or take τ = 4 ε bound. So an entry that layers of
-    slopes s_1, s_2, … move comes back within 2τ [(1 + 1/s_1) + (1 + 1/s_2)/s_1 + …].
+    Four layers of 20 entries, parameters up to size 20. Each direction of a
+    layer is the exact map at an input τ away, give or take τ = 4 ε bound. So
+    an entry that layers of slopes s_1, s_2, … move comes back within 2τ [(1 +
+    1/s_1) + (1 + 1/s_2)/s_1 + …].
 
-    Its log slopes differ by their variation over that displacement, and by 8 roundings
-    of their terms, of size 10 at most. The displacement is computed as an interval,
-    which monotone maps carry exactly: near a knot first order is wrong.
+    Its log slopes differ by their variation over that displacement, and by 8
+    roundings of their terms, of size 10 at most. The displacement is computed
+    as an interval, which monotone maps carry exactly: near a knot first order
+    is wrong.
 
-    An example counts where the signs of the kept part come back, because both directions
-    have the same parameters then. Nearly all do at size 1. Without a ceiling those of
-    size 4 have lost all digits, 1/s_1 … being 1e10, but they are finite.
+    An example counts where the signs of the kept part come back, because both
+    directions have the same parameters then. Nearly all do at size 1. Without
+    a ceiling those of size 4 have lost all digits, 1/s_1 … being 1e10, but
+    they are finite.
     """
     sizes = np.repeat(np.float32([0.5, 1, 2, 4, 20]), 60)
     xs = np.float32(
