@@ -1,9 +1,10 @@
-"""Noise schedules: x_t = α(t) x_0 + σ(t) ε. Each states α and σ; drift, diffusion and log-SNR are derived.
+"""Noise schedules x_t = α(t) x_0 + σ(t) ε, and all that follows from α and σ.
 
-A schedule is any pytree with `alpha(t)`, `sigma(t)`, `t_min` and `t_max`, where α²/σ² falls strictly with t. One of
-your own needs nothing else; the closed forms that some schedules add (`log_snr`, `time_of_log_snr`,
-`drift_coefficient`, `diffusion_coefficient`, methods of the same names as the functions here) are more exact or faster
-than the derived ones.
+A schedule is any pytree with `alpha(t)`, `sigma(t)`, `t_min` and `t_max`,
+where α²/σ² falls strictly with t. Your own schedule needs nothing else. Some
+schedules add closed forms that are more exact or faster than the derived ones.
+These are methods of the names `log_snr`, `time_of_log_snr`,
+`drift_coefficient` and `diffusion_coefficient`.
 """
 
 from .chain import (

@@ -1,4 +1,4 @@
-"""Discrete chains as schedules: DDPM's, and NCSN's ladder of noise levels."""
+"""Discrete chains as schedules: the chain of DDPM, and the noise levels of NCSN."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,9 +12,30 @@ from ..numerics import float_dtype
 from ..types import Array, ArrayLike, pytree, static_field
 from .derived import alpha_of_log_snr, as_time, of_time
 
+__all__ = [
+    "LEAST_ALPHA",
+    "DiscreteChain",
+    "Indexed",
+    "NoiseLadder",
+    "Posterior",
+    "from_betas",
+    "from_sigmas",
+    "index_of_time",
+    "rescale_zero_terminal_snr",
+]
+
 
 class Posterior(NamedTuple):
-    """Coefficients of q(x_{t−1} | x_t, x_0) = N(c_0 x_0 + c_t x_t, β̃), each (T,), entry i for index i + 1."""
+    """Coefficients of q(x_{t−1} | x_t, x_0) = N(c_0 x_0 + c_t x_t, β̃).
+
+    Each has shape (T,), with entry i for index i + 1.
+
+    Attributes:
+      data: c_0.
+      state: c_t.
+      variance: β̃.
+      log_variance: log β̃, with the second index's in place of log 0.
+    """
 
     data: Any
     state: Any
@@ -23,7 +44,10 @@ class Posterior(NamedTuple):
 
 
 class Indexed:
-    """A schedule given by a table over the indices 1 … T: λ at t = index / T, linear between."""
+    """A schedule that is a table over the indices 1 … T.
+
+    The table holds λ at t = index / T. Between two indices λ is linear in t.
+    """
 
     log_snrs: Any
 
@@ -57,35 +81,41 @@ class Indexed:
 
 
 def _interpolated(t, table, steps):
-    """The table over the indices 1, 2, … at index = t steps: linear between, constant beyond.
+    """The table over the indices 1, 2, … at index = t steps.
 
-    At an index the slope is the mean of both sides, which is the derivative of a smooth λ to second order. A time
-    counts as an index within four units of rounding of float32: the times of a grid are indices as a rule, and rounding
-    would choose a side for each.
+    It is linear between indices and constant beyond. At an index the slope is
+    the mean of both sides, which is the derivative of a smooth λ to second
+    order. A time counts as an index within four units of rounding of float32.
+    The times of a grid are mostly indices, and rounding would choose a side
+    for each of them.
     """
     held = jax.lax.stop_gradient(t)
     value = jnp.interp(held, np.arange(1, table.shape[0] + 1) / steps, table)
-    place = held * steps - 1
-    index = jnp.round(place)
+    position = held * steps - 1
+    index = jnp.round(position)
     slack = jnp.minimum(2 * np.finfo(np.float32).eps * held * steps, 0.25)
-    at_index = jnp.abs(place - index) <= slack
+    at_index = jnp.abs(position - index) <= slack
     slopes = jnp.diff(table) * steps
     sides = [
-        jnp.where(at_index, index - 1, jnp.floor(place)),
-        jnp.where(at_index, index, jnp.floor(place)),
+        jnp.where(at_index, index - 1, jnp.floor(position)),
+        jnp.where(at_index, index, jnp.floor(position)),
     ]
     left, right = (
         slopes[jnp.clip(side, 0, slopes.shape[0] - 1).astype(int)] for side in sides
     )
-    inside = (place >= -slack) & (place <= slopes.shape[0] + slack)
+    inside = (position >= -slack) & (position <= slopes.shape[0] + slack)
     return value + jnp.where(inside, 0.5 * (left + right), 0) * (t - held)
 
 
 @pytree
 class DiscreteChain(Indexed):
-    """DDPM's chain as a schedule. See `from_betas`.
+    """The chain of DDPM as a schedule, made by `from_betas`.
 
-    zero_terminal: True where β_T = 1, so that α(t_max) = 0. Between the indices T − 1 and T, α is then linear in t.
+    Attributes:
+      betas: β_i, (T,).
+      log_snrs: λ_i, (T,).
+      zero_terminal: True where β_T = 1, so that α(t_max) = 0. Between the
+        indices T − 1 and T, α is then linear in t.
     """
 
     betas: Any
@@ -99,23 +129,23 @@ class DiscreteChain(Indexed):
 
     @property
     def noisiest_time(self) -> float:
-        """The time of the last index that holds signal: index T, or T − 1 where β_T = 1."""
+        """The time of the last index with signal: index T, or T − 1 if β_T = 1."""
         return (self.steps - 1) / self.steps if self.zero_terminal else 1.0
 
     def _before_last(self):
-        """α at index T − 1."""
+        # α at index T − 1.
         return alpha_of_log_snr(jnp.asarray(self.log_snrs)[-2])
 
     def _last_alpha(self, t):
-        """α(t) from index T − 1 on, falling to exactly 0 at t = 1."""
+        # α(t) from index T − 1 on, falling to exactly 0 at t = 1.
         return self._before_last() * jnp.clip(self.steps * (1 - t), 0, 1)
 
     def _inner_log_snr(self, t):
-        """λ up to index T − 1, constant from there on."""
+        # λ up to index T − 1, constant from there on.
         return _interpolated(t, jnp.asarray(self.log_snrs)[:-1], self.steps)
 
     def log_snr(self, t):
-        """Piecewise linear in t between the table's entries; log(α²/(1 − α²)) after index T − 1 where β_T = 1."""
+        """Piecewise linear in t, but log(α²/(1 − α²)) after index T − 1 if β_T = 1."""
         if not self.zero_terminal:
             return super().log_snr(t)
         inner = self._inner_log_snr(t)
@@ -152,11 +182,17 @@ class DiscreteChain(Indexed):
         )
 
     def posterior(self) -> Posterior:
-        """Coefficients of q(x_{t−1} | x_t, x_0), in float64 on the host where the betas are concrete.
+        """Coefficients of q(x_{t−1} | x_t, x_0), see `Posterior`.
 
-        c_0 = √ᾱ_{t−1} β_t / (1 − ᾱ_t), c_t = √(1 − β_t) (1 − ᾱ_{t−1}) / (1 − ᾱ_t), β̃_t = β_t (1 − ᾱ_{t−1}) / (1 −
-        ᾱ_t). β̃_1 = 0; its logarithm takes the second index's. Ho et al. 2020, eq. 6–7; Nichol & Dhariwal 2021, section
-        3.1.
+            c_0 = √ᾱ_{t−1} β_t / (1 − ᾱ_t)
+            c_t = √(1 − β_t) (1 − ᾱ_{t−1}) / (1 − ᾱ_t)
+            β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)
+
+        They are computed in float64 on the host where the betas are concrete.
+        β̃_1 = 0, and its logarithm is that of the second index.
+
+        References:
+          Ho et al. 2020, equations 6–7. Nichol & Dhariwal 2021, section 3.1.
         """
         xp = jnp if checks.is_traced(self.betas) else np
         betas = xp.asarray(self.betas)
@@ -174,24 +210,30 @@ class DiscreteChain(Indexed):
 
 
 def from_betas(betas: ArrayLike) -> DiscreteChain:
-    """The schedule of a DDPM chain with the given forward variances: t = index / T, indices 1 … T.
+    """The schedule of a DDPM chain with the given forward variances.
 
-        ᾱ_i = ∏_{j≤i}(1 − β_j),    α = √ᾱ,    σ = √(1 − ᾱ)
+        t = i / T,    ᾱ_i = ∏_{j≤i}(1 − β_j),    α = √ᾱ,    σ = √(1 − ᾱ)
 
-    at the indices. Between them the log-SNR is linear in t. Ho et al. 2020, equations 2 and 4.
+    at the indices i = 1 … T. Between them the log-SNR is linear in t. The
+    tables are made in float64 on the host where the betas are concrete.
 
     Args:
-      betas: (T,), T ≥ 2, each in (0, 1). The last may be 1: no signal is left at index T, see
-        `rescale_zero_terminal_snr`, and such a chain serves networks that predict the data, v or the velocity. Tables
-        are made in float64 on the host where the betas are concrete. Traced betas must all be below 1.
+      betas: (T,), T ≥ 2, each in (0, 1). The last may be 1, so that no signal
+        is left at index T, see `rescale_zero_terminal_snr`. Such a chain
+        serves networks that predict the data, v or the velocity. Traced betas
+        must all be below 1.
 
     Returns:
       A schedule on [1/T, 1].
 
     Raises:
-      ValueError: If a beta lies outside of (0, 1), but for a last one of 1. If √ᾱ falls below 1e-18 without being 0, so
-        that σ/α or its square leaves the range of float32.
+      ValueError: If a beta lies outside of (0, 1), except a last one of 1. If
+        √ᾱ falls below 1e-18 without being 0, so that σ/α or its square leaves
+        the range of float32.
       TypeError: If betas are no real numbers.
+
+    References:
+      Ho et al. 2020, equations 2 and 4.
 
     Example:
       >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
@@ -211,52 +253,60 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
         )
     log_snrs = _log_snrs(np, betas)
     least = log_snrs[-2 if zero_terminal else -1]
-    if least < 2 * math.log(LEAST_ALPHA[float_dtype()]):
-        raise ValueError(
-            f"betas must leave a signal √ᾱ of at least {LEAST_ALPHA[float_dtype()]:.0e} in {float_dtype().name}, got "
-            f"e^{0.5 * least:.4g} after {len(betas)} steps that sum to {betas.sum():.4g}: scale them with the number "
-            "of steps, as ddpm.linear_betas(steps) does, or let the last be 1"
-        )
+    least_alpha = LEAST_ALPHA[float_dtype()]
+    checks.require(
+        least >= 2 * math.log(least_alpha),
+        f"betas must leave a signal √ᾱ of at least {least_alpha:.0e} in "
+        f"{float_dtype().name}, got e^{0.5 * least:.4g} after {len(betas)} steps that "
+        f"sum to {betas.sum():.4g}: scale them with the number of steps, as "
+        "ddpm.linear_betas(steps) does, or let the last be 1",
+    )
     return DiscreteChain(betas, log_snrs, zero_terminal=zero_terminal)
 
 
 LEAST_ALPHA = {jnp.dtype("float32"): 1e-18, jnp.dtype("float64"): 1e-150}
-"""The least √ᾱ of a chain that is not 0, by working precision: (σ/α)² must stay within its range."""
+"""The least √ᾱ of a chain that is not 0, by dtype: (σ/α)² must stay within range."""
 
 
 def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
-    """Betas shifted and scaled so that no signal is left at the last index: ᾱ_T = 0, β_T = 1.
+    """Betas shifted and scaled so that no signal is left at the last index.
 
-        √ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T)
+        √ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T),    ᾱ′_T = 0,    β′_T = 1
 
-    The first index keeps its noise. Sampling then starts from pure noise, as training sees it, and images reach the
-    full range of brightness. Lin et al. 2024, algorithm 1.
+    The first index keeps its noise. Sampling then starts from pure noise, as
+    training sees it, and images reach the full range of brightness.
 
     Args:
-      betas: (T,), T ≥ 2, concrete, each in (0, 1); the last may be 1, in which case nothing changes but by rounding.
+      betas: (T,), T ≥ 2, concrete, each in (0, 1). The last may be 1. Then
+        nothing changes except by rounding.
 
     Returns:
-      (T,) in float64, for `from_betas`. The network must predict the data, v or the velocity: at index T no noise
-      prediction tells x_0.
+      (T,) in float64, for `from_betas`. The network must predict the data, v
+      or the velocity, since at index T the noise does not determine x_0.
 
     Raises:
       ValueError: If a beta lies outside of (0, 1).
       TypeError: If betas are traced or no real numbers.
 
+    References:
+      Lin et al. 2024, algorithm 1.
+
     Example:
-      >>> chain = dj.schedules.from_betas(dj.schedules.rescale_zero_terminal_snr(dj.ddpm.linear_betas(1000)))
-      >>> float(chain.alpha(1.0))
+      >>> betas = dj.schedules.rescale_zero_terminal_snr(dj.ddpm.linear_betas(1000))
+      >>> float(dj.schedules.from_betas(betas).alpha(1.0))
       0.0
     """
-    if checks.is_traced(betas):
-        raise TypeError("betas must be concrete to be rescaled, got traced values")
+    traced = "betas must be concrete to be rescaled, got traced values"
+    checks.require(not checks.is_traced(betas), traced, TypeError)
     betas = _table("betas", betas)[1]
-    if not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
-        raise ValueError(
-            f"betas must lie in (0, 1), the last at most 1, got {betas.min()} … {betas.max()}"
-        )
+    checks.require(
+        np.all((betas > 0) & (betas <= 1)) and not np.any(betas[:-1] == 1),
+        "betas must lie in (0, 1), the last at most 1, "
+        f"got {betas.min()} … {betas.max()}",
+    )
     log_bars = _log_bars(np, betas)
-    # √ᾱ_i − √ᾱ_T = √ᾱ_T (√(ᾱ_i/ᾱ_T) − 1): the ratios of neighbours need only these differences, divided by √ᾱ_1
+    # β′ depends on ratios of neighbours alone, so that √ᾱ_1 may be divided
+    # out.
     scales = np.exp(0.5 * (log_bars - log_bars[0]))
     scales = (scales - scales[-1]) / (1 - scales[-1])
     alphas = np.exp(0.5 * log_bars[0]) * scales
@@ -269,7 +319,7 @@ def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
 
 
 def _log_bars(xp, betas):
-    """log ᾱ, (T,); −∞ last where β_T = 1."""
+    # log ᾱ, (T,). The last is −∞ where β_T = 1.
     with np.errstate(divide="ignore"):
         return xp.cumsum(xp.log1p(-betas))
 
@@ -280,10 +330,11 @@ def _log_snrs(xp, betas):
 
 
 def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
-    """The index 1 … T of a chain or ladder that is nearest to time t, t = index / T.
+    """The index 1 … T of a chain or ladder that is nearest to time t = index / T.
 
-    Rounds t T rather than cutting it off: `int(t * T)` is one too low at 5 of 1000 indices in float32. Exact at the
-    times of all indices up to T = 10⁶.
+    It rounds t T rather than cutting it off. `int(t * T)` is one too low at 5
+    of 1000 indices in float32. The index is exact at the times of all indices
+    up to T = 10⁶.
 
     Args:
       schedule: Made by `from_betas` or `from_sigmas`.
@@ -302,9 +353,9 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
       9
     """
     if not isinstance(schedule, Indexed):
-        made = "schedules.from_sigmas or schedules.from_betas"
         raise TypeError(
-            f"schedule must be made by {made} to have indices, got {type(schedule).__name__}"
+            "schedule must be made by schedules.from_sigmas or schedules.from_betas to "
+            f"have indices, got {type(schedule).__name__}"
         )
     t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
@@ -319,14 +370,17 @@ def _nearest(xp, t, steps):
 
 @pytree
 class NoiseLadder(Indexed):
-    """NCSN's noise levels as a schedule. See `from_sigmas`."""
+    """The noise levels of NCSN as a schedule, made by `from_sigmas`."""
 
     sigmas: Any
     log_snrs: Any
 
     @property
     def increments(self):
-        """σ_i² − σ_{i−1}² with σ_0 = 0: the variance that each step of the forward chain adds, shape (L,)."""
+        """The variance that each step of the forward chain adds, (L,).
+
+        σ_i² − σ_{i−1}², σ_0 = 0
+        """
         xp = jnp if checks.is_traced(self.sigmas) else np
         sigmas = xp.asarray(self.sigmas)
         before = xp.concatenate([xp.zeros_like(sigmas[:1]), sigmas[:-1]])
@@ -334,43 +388,64 @@ class NoiseLadder(Indexed):
 
     @of_time
     def alpha(self, t):
-        """1."""
+        """One, at all times."""
         return jnp.ones_like(t)
 
     @of_time
     def sigma(self, t):
-        """e^{−λ/2}: the level at an index, geometric in t between two."""
+        """e^{−λ/2}, the noise level at an index, geometric in t between two."""
         return jnp.exp(-0.5 * self.log_snr(t))
 
 
 def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:
-    """The schedule of a ladder of noise levels: α = 1, σ = σ_i at t = i / L, indices 1 … L; between them log σ is
-    linear.
+    """The schedule of a ladder of noise levels (Song & Ermon 2019, section 4.1).
 
-    sigmas: (L,), L ≥ 2, in data units, positive and increasing, as time does here: Song & Ermon's index runs the other
-    way. The table is made in float64 on the host. A geometric ladder is `ve`, on [1 / L, 1] in place of [0, 1]. Raises
-    ValueError otherwise. Song & Ermon 2019, section 4.1.
+        α = 1,    σ = σ_i  at  t = i / L
+
+    at the indices i = 1 … L. Between them log σ is linear. A geometric ladder
+    is `ve`, on [1/L, 1] in place of [0, 1]. The table is made in float64 on
+    the host.
+
+    Args:
+      sigmas: (L,), L ≥ 2, in data units, positive and increasing, like the
+        time. The index of Song & Ermon runs the other way.
+
+    Returns:
+      A schedule on [1/L, 1].
+
+    Raises:
+      ValueError: If sigmas do not increase, or one lies outside of [1e-15,
+        1e15].
+      TypeError: If sigmas are no real numbers.
+
+    Example:
+      >>> ladder = dj.schedules.from_sigmas([0.1, 1.0, 10.0])
+      >>> float(ladder.sigma(1.0))
+      10.0
     """
     xp, sigmas = _table("sigmas", sigmas)
     if xp is np:
-        outside = sigmas[
-            ~((sigmas >= 1e-15) & (sigmas <= 1e15))
-        ]  # squares and ratios must stay within float32
-        if outside.size:
-            raise ValueError(
-                f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}"
-            )
-        falls = np.flatnonzero(np.diff(sigmas) <= 0)
-        if falls.size:
-            before, after = sigmas[falls[0] : falls[0] + 2]
-            raise ValueError(
-                f"sigmas must increase with the index, got {after} after {before}"
-            )
+        _check_sigmas(sigmas)
     return NoiseLadder(sigmas, -2 * xp.log(sigmas))
 
 
+def _check_sigmas(sigmas):
+    # Squares and ratios must stay within the range of float32.
+    outside = sigmas[~((sigmas >= 1e-15) & (sigmas <= 1e15))]
+    if outside.size:
+        raise ValueError(
+            f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}"
+        )
+    falls = np.flatnonzero(np.diff(sigmas) <= 0)
+    if falls.size:
+        before, after = sigmas[falls[0] : falls[0] + 2]
+        raise ValueError(
+            f"sigmas must increase with the index, got {after} after {before}"
+        )
+
+
 def _table(name: str, values: Any) -> tuple[Any, Any]:
-    """(jnp or np, values (T,)): float64 on the host unless traced. Raises ValueError for another shape."""
+    # np and float64 values on the host, or jnp and values that are traced.
     xp: Any = jnp if checks.is_traced(values) else np
     try:
         values = xp.asarray(values, None if xp is jnp else np.float64)
@@ -381,6 +456,7 @@ def _table(name: str, values: Any) -> tuple[Any, Any]:
     if values.ndim != 1 or values.shape[0] < 2:
         letter = "T" if name == "betas" else "L"
         raise ValueError(
-            f"{name} must have shape ({letter},) with {letter} at least 2, got {values.shape}"
+            f"{name} must have shape ({letter},) with {letter} at least 2, "
+            f"got {values.shape}"
         )
     return xp, values

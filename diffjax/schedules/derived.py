@@ -1,4 +1,4 @@
-"""What follows from a schedule's α and σ: log-SNR and its inverse, drift, diffusion, rates."""
+"""Functions of any schedule: log-SNR and its inverse, drift, diffusion, rates."""
 
 import functools
 from collections.abc import Callable
@@ -12,12 +12,37 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, Scalar, as_one_program, is_array, is_eager
 
+__all__ = [
+    "Rates",
+    "Schedule",
+    "alpha_of_log_snr",
+    "argument",
+    "as_time",
+    "as_time_dtype",
+    "check",
+    "diffusion_coefficient",
+    "drift_coefficient",
+    "in_float64",
+    "is_finite",
+    "log_snr",
+    "log_snr_range",
+    "log_snr_rate",
+    "log_snrs_in_float64",
+    "noisiest_time",
+    "of_time",
+    "perturb",
+    "prior_std",
+    "rates",
+    "time_of_log_snr",
+    "without_signal",
+]
+
 _BISECTIONS = 64
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule states: α(t), σ(t) and the interval of t.
+    """Protocol of a schedule: α(t), σ(t) and the interval of t.
 
     Example:
       >>> import dataclasses
@@ -29,7 +54,8 @@ class Schedule(Protocol):
       ...         return jnp.cos(0.5 * jnp.pi * t)
       ...     def sigma(self, t):
       ...         return jnp.sin(0.5 * jnp.pi * t)
-      >>> dj.sample(key, dj.targets.denoiser(target, Cosine()), Cosine(), shape=(2,)).shape
+      >>> denoiser = dj.targets.denoiser(target, Cosine())
+      >>> dj.sample(key, denoiser, Cosine(), shape=(2,)).shape
       (2,)
     """
 
@@ -53,7 +79,21 @@ class Schedule(Protocol):
 
 
 def log_snr(schedule: Schedule, t: ArrayLike) -> Array:
-    """λ(t) = log(α²/σ²), shape of t. Strictly decreasing. Kingma et al. 2021, section 3.1."""
+    """Log-SNR λ(t) = log(α²/σ²) (Kingma et al. 2021, section 3.1).
+
+    It decreases strictly with t.
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      λ, shape of t.
+
+    Example:
+      >>> float(dj.schedules.log_snr(dj.schedules.edm(), 1.0))
+      -0.0
+    """
     return _at_times(_log_snr, schedule, t)
 
 
@@ -64,11 +104,27 @@ def _log_snr(schedule, t):
 
 
 def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
-    """t with λ(t) = log_snr, shape of log_snr; values beyond λ(t_max), λ(t_min) go to the nearer end.
+    """The time t with λ(t) = log_snr.
 
-    Without a closed form, bisection followed by one Newton step, which also carries the implicit derivative: dt/dλ =
-    1/λ′(t) and −∂λ/∂θ / λ′(t) for a parameter θ of the schedule. Concrete values are computed in float64 and rounded
-    once. In traced float32, t has the absolute error of λ's own rounding, |λ| 6e-8 / |λ′(t)|, however small t is.
+    Values beyond λ(t_max) or λ(t_min) go to the nearer end. Without a closed
+    form, the time is found by bisection and one Newton step. That step also
+    carries the implicit derivatives: dt/dλ = 1/λ′(t), and −∂λ/∂θ / λ′(t) for a
+    parameter θ of the schedule.
+
+    Concrete values are computed in float64 and rounded once. In traced
+    float32, t has the absolute error of λ's own rounding, |λ| 6e-8 / |λ′(t)|,
+    however small t is.
+
+    Args:
+      schedule: The noise schedule.
+      log_snr: λ, of any shape.
+
+    Returns:
+      Times, shape of log_snr.
+
+    Example:
+      >>> float(dj.schedules.time_of_log_snr(dj.schedules.edm(), 0.0))
+      1.0
     """
     return _at_times(_time_of_log_snr, schedule, log_snr)
 
@@ -86,7 +142,20 @@ def _time_of_log_snr(schedule, target):
 
 
 def drift_coefficient(schedule: Schedule, t: ArrayLike) -> Array:
-    """f(t) = d log α / dt of the forward SDE dx = f x dt + g dw, shape of t. Song et al. 2021, appendix B."""
+    """Drift coefficient f(t) = d log α / dt of the forward SDE.
+
+        dx = f x dt + g dw
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      f, shape of t.
+
+    References:
+      Song et al. 2021, appendix B.
+    """
     return _at_times(_drift_coefficient, schedule, t)
 
 
@@ -97,9 +166,18 @@ def _drift_coefficient(schedule, t):
 
 
 def diffusion_coefficient(schedule: Schedule, t: ArrayLike) -> Array:
-    """g(t) = √(dσ²/dt − 2fσ²) = σ √(−λ′(t)) of the forward SDE, shape of t. Kingma et al. 2021, eq. 9.
+    """Diffusion coefficient g(t) of the forward SDE (Kingma et al. 2021, equation 9).
 
-    The second form does not cancel.
+        g² = dσ²/dt − 2 f σ² = −σ² λ′(t)
+
+    The second form, which is used, does not cancel.
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      g, shape of t.
     """
     return _at_times(_diffusion_coefficient, schedule, t)
 
@@ -111,7 +189,15 @@ def _diffusion_coefficient(schedule, t):
 
 
 def log_snr_rate(schedule: Schedule, t: ArrayLike) -> Array:
-    """λ′(t) = d log(α²/σ²) / dt < 0, shape of t."""
+    """Time derivative of the log-SNR, λ′(t) < 0.
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      λ′, shape of t.
+    """
     return _at_times(_log_snr_rate, schedule, t)
 
 
@@ -120,7 +206,7 @@ def _log_snr_rate(schedule, t):
 
 
 class Rates(NamedTuple):
-    """α, σ and their time derivatives α′, σ′, each of t's shape."""
+    """α, σ and their time derivatives α′ and σ′, each of t's shape."""
 
     alpha: Array
     sigma: Array
@@ -129,7 +215,18 @@ class Rates(NamedTuple):
 
 
 def rates(schedule: Schedule, t: ArrayLike) -> Rates:
-    """α(t), σ(t), α′(t), σ′(t): all that a velocity α′ x_0 + σ′ ε needs, finite where f and g² diverge."""
+    """α, σ and their time derivatives.
+
+    A velocity α′ x_0 + σ′ ε needs nothing else. They are finite where f and g²
+    diverge.
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      α(t), σ(t), α′(t) and σ′(t), each of t's shape.
+    """
     return _at_times(_rates, schedule, t)
 
 
@@ -140,7 +237,24 @@ def _rates(schedule, t):
 
 
 def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> Array:
-    """x_t = α(t) x_0 + σ(t) ε; x0 and noise of one shape, t of shape ()."""
+    """Add noise to an example: x_t = α(t) x_0 + σ(t) ε.
+
+    Args:
+      schedule: The noise schedule.
+      x0: One example, of any shape.
+      t: A time, ().
+      noise: ε, shape of x0.
+
+    Returns:
+      x_t, shape of x0.
+
+    Raises:
+      ValueError: If noise has another shape than x0, or t is no scalar.
+
+    Example:
+      >>> dj.schedules.perturb(schedule, jnp.ones(2), 0.5, jnp.zeros(2)).shape
+      (2,)
+    """
     check(schedule)
     checks.one_of_shapes("noise", noise, [np.shape(x0)])
     x0, noise = checks.real_array("x0", x0), checks.real_array("noise", noise)
@@ -154,14 +268,16 @@ def _perturb(schedule, x0, t, noise):
 def prior_std(schedule: Schedule, t: Scalar | None = None) -> Array:
     """Standard deviation σ(t) of the noise that sampling starts from.
 
-    N(0, σ(t)²) is not p_t exactly: data of mean m and variance s² have mean α m and variance α²s² + σ² there.
+    N(0, σ(t)²) is not p_t exactly. Data of mean m and variance s² have mean α
+    m and variance α²s² + σ² there.
 
     Args:
-      schedule: A schedule.
-      t: The time at which sampling starts, the first of its grid; shape (). Default t_max.
+      schedule: The noise schedule.
+      t: The time at which sampling starts, the first of its grid, (). By
+        default t_max.
 
     Returns:
-      σ(t), shape ().
+      σ(t), ().
     """
     return as_one_program(
         _prior_std, check(schedule), as_time(schedule.t_max if t is None else t)
@@ -173,12 +289,16 @@ def _prior_std(schedule, t):
 
 
 def without_signal(schedule: Schedule, t: ArrayLike) -> Array:
-    """Whether α(t) is 0 to rounding: such a time holds noise alone, and σ/α, λ and ε̂ ↔ D cannot be used there.
+    """True where α(t) is 0 to rounding, so that x_t holds noise alone.
 
-    A schedule that states its own log-SNR computes a small α to full precision. There α(t) must be 0 or less, or the
-    log-SNR infinite. Any other α counts as 0 below two units of rounding of α(t_min): cos(π/2) is −4e-8 in float32 and
-    6e-17 in float64, and α = 1 − t is of that size one rounding before t = 1. Where it does, α D lies below the
-    rounding of the state x_t = α D + σ ε̂, so that x_t = σ ε̂ holds to the last digit.
+    There σ/α, λ and the map between noise and x_0 cannot be used. For a
+    schedule that states its own log-SNR, which computes a small α to full
+    precision, α(t) must be 0 or less, or the log-SNR infinite.
+
+    Any other α counts as 0 below two units of rounding of α(t_min). cos(π/2)
+    is −4e-8 in float32 and 6e-17 in float64, and α = 1 − t is of that size one
+    rounding before t = 1. At such an α, α D lies below the rounding of the
+    state x_t = α D + σ ε̂, so that x_t = σ ε̂ holds to the last digit.
 
     Args:
       schedule: Any schedule.
@@ -204,7 +324,7 @@ def _without_signal(schedule, t):
 
 
 def is_finite(schedule: Schedule) -> bool:
-    """Whether the log-SNR is finite at both ends. The schedule must be concrete.
+    """True if the log-SNR is finite at both ends of a concrete schedule.
 
     False where α(t_max) is 0 to rounding, see `without_signal`.
     """
@@ -223,15 +343,18 @@ def _is_finite(schedule):
 
 
 def noisiest_time(schedule: Schedule) -> Scalar:
-    """The greatest time of finite log-SNR: t_max, but index T − 1 of a chain whose last index holds no signal."""
+    """The greatest time of finite log-SNR.
+
+    It is t_max, or index T − 1 of a chain whose last index holds no signal.
+    """
     return getattr(check(schedule), "noisiest_time", schedule.t_max)
 
 
 def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
-    """(least, greatest) log-SNR, λ(t_max) and λ(t_min), each of shape ().
+    """The least and the greatest log-SNR, λ(t_max) and λ(t_min), each of shape ().
 
-    The least is λ at index T − 1 for a chain of zero terminal SNR. Raises ValueError where another concrete schedule
-    has α(t_max) = 0.
+    The least is λ at index T − 1 for a chain of zero terminal SNR. Raises
+    ValueError if another concrete schedule has α(t_max) = 0.
     """
     check(schedule)
     ends = [noisiest_time(schedule), schedule.t_min]
@@ -248,11 +371,22 @@ def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
 
 
 def log_snrs_in_float64(schedule: Schedule, ends: list) -> np.ndarray:
-    """λ at the noisiest and the least time, (2,). Raises ValueError if the schedule has no signal at the first."""
-    levels, lacking = in_float64(_signal, schedule, np.array(ends, float_dtype()))
-    if lacking.any() or not np.all(np.isfinite(levels)):
+    """λ in float64 at the noisiest and the least time.
+
+    Args:
+      schedule: The noise schedule.
+      ends: The two times, the noisiest first.
+
+    Returns:
+      (2,), on the host.
+
+    Raises:
+      ValueError: If the schedule has no signal at the first.
+    """
+    log_snrs, lacking = in_float64(_signal, schedule, np.array(ends, float_dtype()))
+    if lacking.any() or not np.all(np.isfinite(log_snrs)):
         raise _no_signal(schedule)
-    return levels
+    return log_snrs
 
 
 def _signal(schedule, t):
@@ -261,12 +395,13 @@ def _signal(schedule, t):
 
 def _no_signal(schedule):
     return ValueError(
-        f"schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at t_max={schedule.t_max}; lower t_max"
+        "schedule must have a finite log-SNR at both ends, but α(t_max) = 0 at "
+        f"t_max={schedule.t_max}; lower t_max"
     )
 
 
 def alpha_of_log_snr(log_snr: Array) -> Array:
-    """α = √sigmoid(λ), for α² + σ² = 1; σ is that of −λ. Shape of log_snr."""
+    """α = √sigmoid(λ), if α² + σ² = 1. Shape of log_snr. σ is that of −λ."""
     return jnp.exp(0.5 * jax.nn.log_sigmoid(log_snr))
 
 
@@ -286,7 +421,8 @@ def argument(name: str, value: Any) -> Schedule:
       The argument.
 
     Raises:
-      TypeError: If it is a class, or lacks one of alpha, sigma, t_min and t_max.
+      TypeError: If it is a class, or lacks one of alpha, sigma, t_min and
+        t_max.
     """
     members = ("alpha", "sigma", "t_min", "t_max")
     missing = [member for member in members if not hasattr(value, member)]
@@ -301,7 +437,7 @@ def argument(name: str, value: Any) -> Schedule:
 
 
 def as_time(t: ArrayLike) -> Array:
-    """t as an array of float32 at least, of the working precision where it is a Python number."""
+    """t as an array of float32 at least. A Python number gets the working precision."""
     t = checks.number("t", t) if type(t) is int else t
     return jnp.asarray(t, as_time_dtype(t))
 
@@ -314,13 +450,25 @@ def as_time_dtype(t: ArrayLike) -> np.dtype:
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
-# ------------------------------------------------------------------------------------- few programs at a first call
+# ------------------------------------------------------- few programs at a first call
 
 
 def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
-    """`as_one_program` in float64, as NumPy arrays. For eager calls alone."""
+    """Call a function as one program in float64, whatever the working precision.
+
+    Only for eager calls, see `types.is_eager`.
+
+    Args:
+      function: A function (schedule, *values) of a module.
+      schedule: The noise schedule.
+      *values: Further arguments.
+
+    Returns:
+      The function's value, with NumPy arrays as leaves.
+    """
     with jax.enable_x64(True):
-        # A copy: of an array that a float32 program has captured JAX keeps a float32 buffer and passes that.
+        # A copy: once a float32 program has captured an array, JAX keeps a
+        # float32 buffer of it and passes that to other programs too.
         schedule, values = jax.tree.map(
             lambda v: np.array(v, np.float64) if _narrow(v) else v, (schedule, values)
         )
@@ -328,7 +476,10 @@ def in_float64(function: Callable, schedule: Schedule, *values: Any) -> Any:
 
 
 def of_time(method: Callable) -> Callable:
-    """A schedule's method of time: t becomes an array, and concrete values are one program, computed in float64."""
+    """Decorator of a schedule's method of time.
+
+    t becomes an array. Concrete times are one program, computed in float64.
+    """
 
     @functools.wraps(method)
     def of_any_time(self, t):
@@ -344,7 +495,7 @@ def _narrow(leaf):
 
 
 def _at_times(function, schedule, t):
-    """function(schedule, t) of the dtype of `as_time(t)`; eager calls through float64."""
+    # function(schedule, t) in the dtype of `as_time(t)`. Eager calls go through float64.
     check(schedule)
     if type(t) is int:
         t = checks.number("log_snr" if function is _time_of_log_snr else "t", t)

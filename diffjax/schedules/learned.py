@@ -12,10 +12,12 @@ from ..types import Key, Scalar, pytree
 from .arguments import interval
 from .derived import alpha_of_log_snr, of_time
 
+__all__ = ["LearnedVP", "learned"]
+
 
 @pytree
 class LearnedVP:
-    """Variance-preserving schedule with a trainable monotone log-SNR. See `learned`."""
+    """A variance-preserving schedule with a trainable log-SNR, made by `learned`."""
 
     log_snr_max: Any
     log_snr_min: Any
@@ -51,6 +53,12 @@ class LearnedVP:
         return alpha_of_log_snr(-self.log_snr(t))
 
 
+@checks.arguments(
+    key=checks.key,
+    hidden=(checks.integer, 1, 2**20),
+    log_snr_max=checks.number,
+    log_snr_min=checks.number,
+)
 def learned(
     key: Key,
     *,
@@ -59,28 +67,42 @@ def learned(
     log_snr_min: Scalar = -5.0,
     t_min: Scalar = 1e-5,
 ) -> LearnedVP:
-    """A variance-preserving schedule whose log-SNR is a monotone network of t: its array fields are trainable.
+    """Variance-preserving schedule with a trainable, monotone log-SNR.
 
-    λ(t) = λ_max − (λ_max − λ_min) h(t), h(t) ∝ t + Σ_k e^{w_k} sigmoid(e^{a_k}(t − c_k)), normalised to h(0) = 0, h(1)
-    = 1; the exponentials keep h increasing. Defaults are VDM's end points. hidden: number of sigmoids. Raises
-    ValueError unless hidden ≥ 1 and log_snr_min < log_snr_max. Kingma et al. 2021, appendix H (another monotone
-    network).
+        λ(t) = λ_max − (λ_max − λ_min) h(t)
+        h(t) ∝ t + Σ_k e^{w_k} sigmoid(e^{a_k} (t − c_k)),    h(0) = 0, h(1) = 1
+
+    The exponentials keep h increasing. The array fields of the schedule are
+    its parameters.
+
+    Args:
+      key: Typed key of the initial weights.
+      hidden: The number of sigmoids.
+      log_snr_max: λ at t = 0, (). The default is VDM's, as for λ_min.
+      log_snr_min: λ at t = 1, ().
+      t_min: The least time, ().
+
+    Returns:
+      The schedule on [t_min, 1].
+
+    Raises:
+      ValueError: Unless hidden ≥ 1 and log_snr_min < log_snr_max.
+
+    References:
+      Kingma et al. 2021, appendix H, which uses another monotone network.
+
+    Example:
+      >>> schedule = dj.schedules.learned(key, hidden=4)
+      >>> round(float(dj.schedules.log_snr(schedule, 1.0)), 3)
+      -5.0
     """
-    checks.key("key", key)
-    hidden = checks.integer("hidden", hidden, 1, 2**20)
-    high, low = (
-        checks.number("log_snr_max", log_snr_max),
-        checks.number("log_snr_min", log_snr_min),
-    )
-    checks.greater("log_snr_max", high, "log_snr_min", low)
-    t_min, t_max = interval(t_min, 1.0)
-    return LearnedVP(
-        jnp.asarray(high), jnp.asarray(low), *_initial(key, hidden), t_min, t_max
-    )
+    checks.greater("log_snr_max", log_snr_max, "log_snr_min", log_snr_min)
+    ends = jnp.asarray(log_snr_max), jnp.asarray(log_snr_min)
+    return LearnedVP(*ends, *_initial(key, hidden), *interval(t_min, 1.0))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _initial(key, hidden):
-    """(weight, slope, centre), each (hidden,)."""
+    # Weight, slope and centre of the sigmoids, each (hidden,).
     weight = 0.1 * jax.random.normal(key, (hidden,)) - math.log(hidden)
     return weight, jnp.full((hidden,), jnp.log(4.0)), jnp.arange(0.5, hidden) / hidden

@@ -7,10 +7,12 @@ from ..types import Scalar, pytree
 from .arguments import interval
 from .derived import of_time
 
+__all__ = ["RectifiedFlow", "rectified_flow"]
+
 
 @pytree
 class RectifiedFlow:
-    """α = 1 − t, σ = t. See `rectified_flow`."""
+    """The schedule α = 1 − t, σ = t, made by `rectified_flow`."""
 
     t_min: Scalar
     t_max: Scalar
@@ -22,7 +24,7 @@ class RectifiedFlow:
 
     @of_time
     def sigma(self, t):
-        """t."""
+        """The time t itself."""
         return t
 
     def time_of_log_snr(self, log_snr):
@@ -31,11 +33,30 @@ class RectifiedFlow:
 
 
 def rectified_flow(t_max: Scalar = 0.999, t_min: Scalar = 1e-3) -> RectifiedFlow:
-    """Rectified flow (flow matching with t = 1 the noise): α = 1 − t, σ = t.
+    """Rectified flow, or flow matching with the noise at t = 1.
 
-    f = −1/(1 − t) and g² = 2t/(1 − t) diverge at t = 1, and a noise or score prediction cannot give D there: t_max = 1
-    serves the data and velocity kinds with probability-flow solvers on grids uniform in t. Raises ValueError unless 0 <
-    t_min < t_max ≤ 1. Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 20.
+        α = 1 − t,    σ = t,    f = −1/(1 − t),    g² = 2t/(1 − t)
+
+    f and g² diverge at t = 1, and a prediction of the noise or the score does
+    not give D there. So t_max = 1 is for the kinds "data" and "velocity", with
+    solvers of the probability flow, on grids uniform in t.
+
+    Args:
+      t_max: The greatest time, (), at most 1.
+      t_min: The least time, ().
+
+    Returns:
+      The schedule on [t_min, t_max].
+
+    Raises:
+      ValueError: Unless 0 < t_min < t_max ≤ 1.
+
+    References:
+      Liu et al. 2023, equation 1. Lipman et al. 2023, equation 20.
+
+    Example:
+      >>> float(dj.schedules.rectified_flow().alpha(0.25))
+      0.75
     """
     t_min, t_max = interval(t_min, t_max)
     checks.within("t_max", t_max, 0.0, 1.0)

@@ -6,10 +6,12 @@ from ..types import Scalar, pytree
 from .arguments import interval, sigmas_in_order
 from .derived import of_time
 
+__all__ = ["EDM", "VE", "edm", "ve"]
+
 
 @pytree
 class VE:
-    """α = 1, σ = σ_min (σ_max/σ_min)^t. See `ve`."""
+    """The schedule α = 1, σ = σ_min (σ_max/σ_min)^t, made by `ve`."""
 
     sigma_min: Scalar
     sigma_max: Scalar
@@ -24,7 +26,7 @@ class VE:
 
     @of_time
     def alpha(self, t):
-        """1."""
+        """One, at all times."""
         return jnp.ones_like(t)
 
     @of_time
@@ -49,29 +51,49 @@ def ve(
     t_min: Scalar = 1e-5,
     t_max: Scalar = 1.0,
 ) -> VE:
-    """Variance-exploding schedule: α = 1, σ(t) = σ_min (σ_max/σ_min)^t in data units.
+    """Variance-exploding schedule.
 
-    f = 0, g² = 2 log(σ_max/σ_min) σ². σ_max should exceed the largest distance between data points. Raises ValueError
-    unless 0 < sigma_min < sigma_max and 0 < t_min < t_max. Song et al. 2021, eq. 30 (there σ² starts at 0).
+        α = 1,    σ = σ_min (σ_max/σ_min)^t,    f = 0,    g² = 2 log(σ_max/σ_min) σ²
+
+    σ_max should exceed the largest distance between data points.
+
+    Args:
+      sigma_min: σ at t = 0, (), in data units.
+      sigma_max: σ at t = 1, (), in data units.
+      t_min: The least time, ().
+      t_max: The greatest time, ().
+
+    Returns:
+      The schedule on [t_min, t_max].
+
+    Raises:
+      ValueError: Unless 0 < sigma_min < sigma_max and 0 < t_min < t_max.
+
+    References:
+      Song et al. 2021, equation 30. There the variance starts at 0.
+
+    Example:
+      >>> round(float(dj.schedules.ve(0.01, 50.0).sigma(1.0)), 4)
+      50.0
     """
     return VE(*sigmas_in_order(sigma_min, sigma_max), *interval(t_min, t_max))
 
 
 @pytree
 class EDM:
-    """α = 1, σ = t. See `edm`."""
+    """The schedule α = 1, σ = t, made by `edm`."""
 
     t_min: Scalar
     t_max: Scalar
 
     @of_time
     def alpha(self, t):
-        """1."""
+        """One, at all times."""
         return jnp.ones_like(t)
 
     @of_time
     def sigma(self, t):
-        """t."""
+        """The time t itself."""
         return t
 
     def log_snr(self, t):
@@ -88,8 +110,25 @@ class EDM:
 
 
 def edm(sigma_min: Scalar = 0.002, sigma_max: Scalar = 80.0) -> EDM:
-    """EDM schedule: α = 1, σ = t, t from sigma_min to sigma_max in data units. f = 0, g² = 2t.
+    """EDM's schedule, whose time is the noise level.
 
-    Raises ValueError unless 0 < sigma_min < sigma_max. Karras et al. 2022, section 3.
+        α = 1,    σ = t,    f = 0,    g² = 2t
+
+    Args:
+      sigma_min: The least noise level and time, (), in data units.
+      sigma_max: The greatest noise level and time, (), in data units.
+
+    Returns:
+      The schedule on [sigma_min, sigma_max].
+
+    Raises:
+      ValueError: Unless 0 < sigma_min < sigma_max.
+
+    References:
+      Karras et al. 2022, section 3.
+
+    Example:
+      >>> float(dj.schedules.edm().sigma(0.5))
+      0.5
     """
     return EDM(*sigmas_in_order(sigma_min, sigma_max))
