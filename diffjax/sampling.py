@@ -249,7 +249,7 @@ def initial(
     Example:
       >>> key_run, x = dj.sampling.initial(key, schedule, grid, (2,))
       >>> problem = dj.solvers.diffusion(schedule, denoiser)
-      >>> run = dj.solvers.start(dj.solvers.unipc(3), problem, x, grid)
+      >>> run = dj.solvers.start(dj.solvers.unipc(3), problem, x=x, ts=grid)
     """
     grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
     grids.check_decreasing("grid", grid)
