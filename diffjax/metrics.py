@@ -449,10 +449,10 @@ def _two_sets(
     """
     exact = x, y
     x, y = _examples("x", x, minimum), _examples(y_name, y, minimum)
-    checks.require(
-        x.shape[1:] == y.shape[1:],
-        f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}",
+    message = (
+        f"{y_name} must hold examples of x's shape {x.shape[1:]}, got {y.shape[1:]}"
     )
+    checks.require(x.shape[1:] == y.shape[1:], message)
     dtype = checks.promoted(x.dtype, y.dtype)
     if checks.is_traced(x, y):
         return x.reshape(len(x), -1).astype(dtype), y.reshape(len(y), -1).astype(dtype)

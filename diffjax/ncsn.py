@@ -134,10 +134,8 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
       ValueError: If β_T = 1, so that no signal is left at the last index.
     """
     xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
-    checks.require(
-        not chain.zero_terminal,
-        "chain must hold signal at its last index to be seen in x/α, but β_T = 1",
-    )
+    message = "chain must hold signal at its last index to be seen in x/α, but β_T = 1"
+    checks.require(not chain.zero_terminal, message)
     return schedules.from_sigmas(xp.exp(-0.5 * xp.asarray(chain.log_snrs)))
 
 
@@ -223,6 +221,7 @@ def score_loss(
 @types.compiled(static_argnums=0)
 def _score_loss(static, arrays, key, x, index):
     denoiser, ladder, weight = combine(arrays, static)
+    # an index left out is drawn from the same key as `ddpm.simple_loss` draws it from
     index = index_or_draw(key, index, ladder)
     t = jnp.asarray(ladder.times)[index - 1]
     denoised = denoiser(state_at(key, ladder, x, index, t), t)
@@ -249,6 +248,7 @@ def bound_weights(chain: DiscreteChain) -> Array:
     Raises:
       TypeError: If chain was not made by `schedules.from_betas`.
     """
+    # in float64 on the host where the chain is concrete
     xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
     betas, variance = xp.asarray(chain.betas), xp.asarray(chain.posterior().variance)
     first = np.arange(betas.shape[0]) == 0

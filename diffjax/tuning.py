@@ -75,18 +75,16 @@ def _check_solver(name, solver):
     if solver is None:
         return
     requirements.check_solver(solver)
-    checks.require(
-        not solver.stochastic,
+    message = (
         f"{name} must be deterministic, so that its end can be compared with the "
-        f"flow's, got {solver!r}",
-        TypeError,
+        f"flow's, got {solver!r}"
     )
-    checks.require(
-        solver.report is None and solver.solve is None,
+    checks.require(not solver.stochastic, message, TypeError)
+    message = (
         f"{name} must take one step after another on the grid it is given, got "
-        f"{solver!r}",
-        TypeError,
+        f"{solver!r}"
     )
+    checks.require(solver.report is None and solver.solve is None, message, TypeError)
 
 
 @checks.arguments(
@@ -193,11 +191,11 @@ def optimised_grid(
     problem = driver.diffusion(schedule, denoiser)
     for grid in np.asarray(candidates)[:-1]:
         requirements.check_grid("grid", solver, problem, grid)
-    checks.require(
-        np.all(np.isfinite(ends)),
+    message = (
         "denoiser must be finite along the flow, got NaN or infinity at the end of the "
-        "reference path",
+        "reference path"
     )
+    checks.require(np.all(np.isfinite(ends)), message)
     grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
     if not info:
@@ -244,19 +242,17 @@ def _starts(key, shape, x_init, examples):
     """((None, starts) or (key, no starts of the shape), counts as in `_Settings`)."""
     if x_init is not None:
         starts = requirements.check_example("x_init", x_init)
-        checks.require(
-            starts.ndim >= 1 and starts.shape[0] >= 2,
-            f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}",
+        message = (
+            f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}"
         )
+        checks.require(starts.ndim >= 1 and starts.shape[0] >= 2, message)
         count, half = starts.shape[0], starts.shape[0] // 2
         if shape is not None:
             whole = (count, *checks.shape("shape", shape))
             checks.one_of_shapes("x_init", starts, [whole])
         return (None, starts), ((half + 1) // 2, half // 2, count - half)
-    checks.require(
-        shape is not None,
-        "shape must be given, the shape of one example, unless x_init is",
-    )
+    message = "shape must be given, the shape of one example, unless x_init is"
+    checks.require(shape is not None, message)
     shape = checks.shape("shape", shape)
     examples = checks.integer("examples", examples, minimum=2)
     half = examples // 2

@@ -49,8 +49,6 @@ TIME_HARMONICS = 2
 A flow in unit time need not turn faster, and a solver would need more steps for it.
 """
 
-KEY_OR_NONE = checks.optional(checks.key)
-
 
 class Transport(NamedTuple):
     """Result of `transport`.
@@ -170,6 +168,29 @@ def _example(x):
     return requirements.check_example("x", x)
 
 
+def check_continuous(name: str, value: Any) -> Continuous:
+    """`value` if it is made by `continuous`, otherwise a TypeError.
+
+    Args:
+      name: The argument's name, for the message.
+      value: The argument.
+    """
+    return checks.made_by(name, value, Continuous, "flows.continuous")
+
+
+def check_parts(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` has a base and a bijector.
+
+    Args:
+      name: The argument's name, for the message.
+      value: The argument.
+    """
+    message = f"{name} must have a base and a bijector, got {type(value).__name__}"
+    checks.require(
+        hasattr(value, "base") and hasattr(value, "bijector"), message, TypeError
+    )
+
+
 @checks.arguments(
     velocity=(checks.callable_, "velocity(x, t)"),
     steps=(checks.integer, 1),
@@ -224,11 +245,13 @@ def continuous(
     """
     solver = rk4() if solver is None else solver
     requirements.check_solver(solver)
-    checks.require(
-        solver.consumes == "velocity" and not solver.stochastic,
-        f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}",
-        TypeError,
+    message = (
+        f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}"
     )
+    checks.require(
+        solver.consumes == "velocity" and not solver.stochastic, message, TypeError
+    )
+    # an adaptive solver chooses its steps within one interval
     if times is None:
         times = np.linspace(1.0, 0.0, 2 if solver.report else steps + 1)
     checkpoint = checkpoint and solver.report is None
@@ -238,20 +261,19 @@ def continuous(
 
 def _check_times(times):
     """The times as a tuple of floats."""
-    checks.require(
-        not checks.is_traced(times),
+    message = (
         "times must be plain numbers, not traced: a bijector's leaves are its "
-        "parameters",
-        TypeError,
+        "parameters"
     )
+    checks.require(not checks.is_traced(times), message, TypeError)
     with jax.ensure_compile_time_eval():
         grids.check("times", times)
     values = np.asarray(times, np.float64).tolist()
-    checks.require(
-        values[0] >= values[-1],
+    message = (
         "times must decrease, from the base's to the data's, got "
-        f"{values[0]} … {values[-1]}",
+        f"{values[0]} … {values[-1]}"
     )
+    checks.require(values[0] >= values[-1], message)
     return tuple(values)
 
 
@@ -288,6 +310,7 @@ class VelocityNetwork(nn.Module):
         parts = [x.reshape(-1), t[None], jnp.sin(angles), jnp.cos(angles)]
         if condition is not None:
             parts.append(condition)
+        # (D + 1 + 2 TIME_HARMONICS + C,)
         h = jnp.concatenate(parts).astype(x.dtype)
         for _ in range(self.depth):
             h = nn.silu(nn.Dense(self.width, dtype=x.dtype)(h))  # (width,)
@@ -340,6 +363,7 @@ def neural_velocity(
     """
     dtype, module = float_dtype(), _network(width, depth)
     condition = () if condition_dim is None else (jnp.zeros((condition_dim,)),)
+    # at any x and t: the parameters depend on their shapes alone
     params = jax.jit(module.init)(
         key, jnp.zeros(shape, dtype), jnp.zeros((), dtype), *condition
     )
@@ -385,34 +409,10 @@ def neural_ode(
     return continuous(velocity, steps, solver, checkpoint=checkpoint)
 
 
-def check_continuous(name: str, value: Any) -> Continuous:
-    """`value` if it is made by `continuous`, otherwise a TypeError.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-    """
-    return checks.made_by(name, value, Continuous, "flows.continuous")
-
-
-def check_parts(name: str, value: Any) -> None:
-    """Raise TypeError unless `value` has a base and a bijector.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-    """
-    checks.require(
-        hasattr(value, "base") and hasattr(value, "bijector"),
-        f"{name} must have a base and a bijector, got {type(value).__name__}",
-        TypeError,
-    )
-
-
 @checks.arguments(
     bijector=check_continuous,
     x=requirements.check_example,
-    key=KEY_OR_NONE,
+    key=checks.optional(checks.key),
     probes=(checks.integer, 1),
     upwards=checks.boolean,
 )
@@ -461,6 +461,7 @@ def transport(
 
 
 def _transport(bijector, x, condition, key, probes, upwards):
+    # Probes are held fixed through the solve: the estimate is that of one smooth field.
     directions = None
     if key is not None:
         directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
@@ -487,7 +488,7 @@ def _transport(bijector, x, condition, key, probes, upwards):
 
 
 @checks.arguments(
-    key=KEY_OR_NONE,
+    key=checks.optional(checks.key),
     flow=check_parts,
     xs=checks.finite_batch,
     kinetic=checks.non_negative,
@@ -545,6 +546,7 @@ def transport_loss(
 
 
 def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
+    # probes of its own for every example: errors of the trace average out
     keys = None if key is None else jax.random.split(key, xs.shape[0])
     base = flow.base
     if not getattr(flow, "train_base", False):

@@ -90,13 +90,13 @@ class Flow:
           TypeError: If T ≠ 1 and the base has no mean().
           ValueError: If T is negative.
         """
+        # T = 1 needs no mean of the base
         scaled = checks.is_traced(temperature) or float(temperature) != 1
-        checks.require(
-            not scaled or hasattr(self.base, "mean"),
+        message = (
             f"base must have mean() to be scaled by temperature={temperature}, got "
-            f"{type(self.base).__name__}",
-            TypeError,
+            f"{type(self.base).__name__}"
         )
+        checks.require(not scaled or hasattr(self.base, "mean"), message, TypeError)
         return call(_sample, self, key, temperature if scaled else None, condition)
 
     @checks.arguments(key=checks.key)
@@ -163,6 +163,7 @@ class Flow:
     def _base(self):
         if self.train_base:
             return self.base
+        # gradients of the base's leaves are then 0, and the flow's structure stays
         return jax.tree.map(
             lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf,
             self.base,
@@ -189,6 +190,7 @@ def _sample(flow, key, temperature, condition):
 
 def _sample_and_log_prob(flow, key, condition):
     z = flow._base().sample(key)
+    # log_det is that of z -> x, by which the density is divided
     x, log_det = flow.bijector.forward_and_log_det(z, condition)
     return x, flow._base().log_prob(z) - log_det
 
@@ -293,6 +295,7 @@ def _interpolate(flow, start, end, weights, condition):
     else:
         mean = jax.tree.map(jnp.zeros_like, first)
 
+    # of a tuple of latents, every part moves on a sphere of its own
     def between(weight):
         around = lambda a, b, m: m + spherical(a - m, b - m, weight)
         return flow.bijector.forward(jax.tree.map(around, first, last, mean), condition)
@@ -360,5 +363,6 @@ def _lattice_log_prob(key, flow, x, width, dequantiser, condition):
     else:
         v, log_q = dequantiser.sample_and_log_prob(key, x)
         checks.one_of_shapes("the dequantiser's sample", v, [x.shape])
+    # a point of the cell around x
     log_p = flow.log_prob(x + width * (v - 0.5), condition)
     return log_p + math.prod(x.shape) * jnp.log(width) - log_q

@@ -170,17 +170,17 @@ def _draws(key, flow, count, condition, path_gradient=False):
         _drawn, key, flow, condition, count=count, path_gradient=path_gradient
     )
     bad = 0 if checks.is_traced(log_q) else int(np.sum(~np.isfinite(log_q)))
-    checks.require(
-        not bad,
+    message = (
         "flow must have a finite density at its own samples, got "
-        f"{bad} of {count} that are not",
+        f"{bad} of {count} that are not"
     )
+    checks.require(not bad, message)
     return xs, result
 
 
 def _drawn(key, flow, condition, count, path_gradient):
     """(samples, log q at them, log q to be differentiated)."""
-    keys = jax.random.split(key, count)
+    keys = jax.random.split(key, count)  # (count,)
     xs, log_q = jax.vmap(lambda key: flow.sample_and_log_prob(key, condition))(keys)
     if not path_gradient:
         return xs, log_q, log_q
@@ -192,12 +192,13 @@ def _drawn(key, flow, condition, count, path_gradient):
 def _compare(log_density, xs, log_q, weights=False):
     log_p, values, mean = _compared(log_density, xs, log_q, weights)
     if not checks.is_traced(log_p):
+        # −infinity is a density of 0, which a sample may have
         bad = int(np.sum(np.isnan(log_p) | np.isposinf(log_p)))
-        checks.require(
-            not bad,
+        message = (
             "log_density must be below infinity, got "
-            f"{bad} NaN or +infinity of {len(xs)} values",
+            f"{bad} NaN or +infinity of {len(xs)} values"
         )
+        checks.require(not bad, message)
     return values, mean
 
 
@@ -205,10 +206,9 @@ def _compare(log_density, xs, log_q, weights=False):
 def _compared(log_density, xs, log_q, weights):
     """(log p̃, log q − log p̃ or the log-weights, their mean)."""
     log_p = checks.real_array("log_density(x)", jax.vmap(log_density)(xs))
-    checks.require(
-        log_p.shape == (len(xs),),
-        f"log_density must return shape (), got {log_p.shape[1:]}",
-    )
+    message = f"log_density must return shape (), got {log_p.shape[1:]}"
+    checks.require(log_p.shape == (len(xs),), message)
+    # under jit, where nothing can be raised, a log q that is not finite gives NaN
     if weights:
         values = log_p - jnp.where(jnp.isfinite(log_q), log_q, jnp.nan)
     else:

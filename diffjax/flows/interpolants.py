@@ -87,6 +87,7 @@ class Interpolant:
         return std, 0.5 * rate / std  # γ′ = (γ²)′/2γ
 
     def _mixed(self, a, b, c, x0, x1, z):
+        # without γ z may be None
         smooth = a * x0 + b * x1
         return smooth if self.variance is None else smooth + c * z
 
@@ -152,11 +153,11 @@ def _check_variance(schedule, variance):
     for t in (schedule.t_min, schedule.t_max):
         with jax.ensure_compile_time_eval():
             value = float(variance(np.asarray(t, float_dtype())))
-        checks.require(
-            value > 0 and math.isfinite(value),
+        message = (
             "variance must be positive within the schedule's interval, "
-            f"got {value} at t={t}",
+            f"got {value} at t={t}"
         )
+        checks.require(value > 0 and math.isfinite(value), message)
 
 
 @checks.arguments(std=checks.positive, t_min=checks.positive)
@@ -186,10 +187,8 @@ def bridge(std: Scalar, t_min: Scalar = 1e-3) -> Interpolant:
       >>> round(float(gamma), 3)
       0.4
     """
-    checks.require(
-        checks.is_traced(t_min) or t_min < 0.5,
-        f"t_min must be less than 0.5, half of the interval, got {t_min}",
-    )
+    message = f"t_min must be less than 0.5, half of the interval, got {t_min}"
+    checks.require(checks.is_traced(t_min) or t_min < 0.5, message)
     lines = schedules.rectified_flow(t_max=1 - t_min, t_min=t_min)
     return interpolant(lines, BridgeVariance(std))
 
@@ -229,6 +228,7 @@ class GaussianInterpolant:
         Returns:
           The velocity, shape of x.
         """
+        # rates by automatic differentiation of the moments, for every interpolant
         t = jnp.asarray(t, float_dtype(t))
         (mean, variance), (mean_rate, rate) = jax.jvp(
             self.moments, (t,), (jnp.ones_like(t),)
@@ -304,9 +304,9 @@ def gaussian_interpolant(
         checks.require(least > 0, f"std must be positive, got {least}")
     checks.one_of_shapes("std", std, [(), mean.shape])
     entropic = pairing == "entropic"
+    message = "interpolant must be made by flows.bridge for the entropic pairing"
     checks.require(
-        not entropic or isinstance(interpolant.variance, BridgeVariance),
-        "interpolant must be made by flows.bridge for the entropic pairing",
+        not entropic or isinstance(interpolant.variance, BridgeVariance), message
     )
     if entropic:
         covariance = entropic_covariance(std, interpolant.variance.std**2)
@@ -356,9 +356,9 @@ def check_interpolant(value: Any) -> Interpolant:
 
 def with_spread(value: Any) -> Interpolant:
     """`value` if it is an interpolant with γ, otherwise an error."""
-    checks.require(
-        check_interpolant(value).variance is not None,
+    message = (
         "interpolant must have a variance γ², as made by flows.bridge, for z to carry "
-        "the score",
+        "the score"
     )
+    checks.require(check_interpolant(value).variance is not None, message)
     return value

@@ -117,12 +117,17 @@ def _examples(key, interpolant, x0, x1, pairing, condition, times):
     key_noise, key_pairs, key_time, key_z = jax.random.split(key, 4)
     if x1 is None:
         x1 = jax.random.normal(key_noise, x0.shape, x0.dtype)
+    # The noise moves and the data stay, so that conditions stay with their data.
     index = jnp.asarray(pairing(key_pairs, x0, x1))
+    message = (
+        f"pairing must return {x0.shape[0]} integers, got {index.dtype} of shape "
+        f"{index.shape}"
+    )
     checks.require(
         index.shape == x0.shape[:1] and jnp.issubdtype(index.dtype, jnp.integer),
-        f"pairing must return {x0.shape[0]} integers, got {index.dtype} of shape "
-        f"{index.shape}",
+        message,
     )
+    # an index out of range means that there is no noise for this example
     x1 = x1.at[index].get(mode="fill", fill_value=jnp.nan)
     t = losses.sample_times(key_time, x0.shape[0], interpolant.schedule, times)
     t = t.astype(x0.dtype)
@@ -289,11 +294,12 @@ def velocity_denoiser(
       >>> D(jnp.array([2.0, 3.0]), 0.5).tolist()
       [1.5, 2.5]
     """
-    checks.require(
-        check_interpolant(interpolant).variance is None,
+    message = (
         "interpolant must have no variance γ² for its velocity to give E[x_0 | x_t]; "
-        "use flows.continuous",
+        "use flows.continuous"
     )
+    checks.require(check_interpolant(interpolant).variance is None, message)
+    # Tweedie's formula for the score needs noise that is independent of the data.
     coupled = pairing is not None and not check_pairing(pairing).independent
     return predictions.denoiser(
         interpolant.schedule, velocity, "velocity", coupled=coupled
@@ -310,6 +316,7 @@ class _BridgeDrift:
     diffusion: Any
 
     def __call__(self, x, t):
+        # −½ g² times the score −ẑ/γ, since the SDE runs downwards in time
         gain = 0.5 * self.diffusion(x, t) ** 2
         spread = self.interpolant.spread(t)[0]
         return self.velocity(x, t) + gain * self.noise(x, t) / spread
@@ -361,11 +368,11 @@ def bridge_sde(
     """
     variance = with_spread(interpolant).variance
     if diffusion is None:
-        checks.require(
-            isinstance(variance, BridgeVariance),
+        message = (
             "diffusion must be given for an interpolant that is not made by "
-            "flows.bridge, got None",
+            "flows.bridge, got None"
         )
+        checks.require(isinstance(variance, BridgeVariance), message)
         diffusion = variance.std
     gain = _Constant(checks.non_negative("diffusion", diffusion))
     fields = as_pytree_callable(velocity), as_pytree_callable(noise)
@@ -407,6 +414,7 @@ def reflow_pairs(
 
 
 def _reflow_pairs(key, flow, condition, count):
+    # fold_in rather than split: pair i does not depend on count
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
     x1 = jax.vmap(flow.base.sample)(keys)
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
@@ -439,11 +447,11 @@ def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> A
       >>> float(dj.flows.curvature(shift, jnp.zeros(2)))
       0.0
     """
-    checks.require(
-        len(bijector.times) >= 3,
+    message = (
         "bijector must have times between its ends for the path to be seen, got "
-        f"{bijector.times}",
+        f"{bijector.times}"
     )
+    checks.require(len(bijector.times) >= 3, message)
     return call(_curvature, bijector, x, condition)
 
 
@@ -456,4 +464,5 @@ def _curvature(bijector, x, condition):
     )
     axes = tuple(range(1, slopes.ndim))
     squares = jnp.sum((slopes - chord) ** 2, axis=axes)  # (N + 1,)
+    # the bijector's times decrease, from the base to the data
     return jnp.trapezoid(squares[::-1], times[::-1])

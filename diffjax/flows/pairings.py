@@ -246,16 +246,14 @@ def sinkhorn_plan(
       >>> bool(jnp.allclose(plan.sum(1), 0.5))
       True
     """
-    checks.require(
-        cost.ndim == 2 and cost.size > 0,
-        f"cost must have shape (n, m), got {cost.shape}",
-    )
+    message = f"cost must have shape (n, m), got {cost.shape}"
+    checks.require(cost.ndim == 2 and cost.size > 0, message)
     concrete = not checks.is_traced(cost, regularisation)
-    checks.require(
-        not concrete or _finite_ratio(cost, regularisation),
+    message = (
         "regularisation must be large enough for cost/regularisation to be finite in "
-        f"{cost.dtype}, got {regularisation}",
+        f"{cost.dtype}, got {regularisation}"
     )
+    checks.require(not concrete or _finite_ratio(cost, regularisation), message)
     plan = _plan(cost, regularisation, iterations, tolerance)
     if not checks.is_traced(plan, tolerance):
         columns = np.sum(np.asarray(plan), axis=0)
@@ -375,10 +373,9 @@ def _log_plan(cost, regularisation, iterations, tolerance):
 def check_pairing(value: Any) -> Pairing:
     """`value` if it is a pairing, otherwise a TypeError."""
     stated = isinstance(getattr(value, "independent", None), bool)
-    checks.require(
-        callable(value) and stated,
+    message = (
         "pairing must be one of flows.pairings, or callable as (key, x0, x1) with a "
-        f"boolean `independent`, got {value!r}",
-        TypeError,
+        f"boolean `independent`, got {value!r}"
     )
+    checks.require(callable(value) and stated, message, TypeError)
     return value
