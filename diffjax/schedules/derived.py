@@ -495,7 +495,7 @@ def _narrow(leaf):
 
 
 def _at_times(function, schedule, t):
-    # function(schedule, t) in the dtype of `as_time(t)`. Eager calls go through float64.
+    # In the dtype of `as_time(t)`. Eager calls go through float64.
     check(schedule)
     if type(t) is int:
         t = checks.number("log_snr" if function is _time_of_log_snr else "t", t)

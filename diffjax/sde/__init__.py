@@ -1,9 +1,12 @@
-"""SDEs dx = drift(x, t) dt + diffusion(x, t) dw: forward, reverse, flow, Langevin; the densities they carry.
+"""SDEs dx = drift(x, t) dt + diffusion(x, t) dw, and the densities that they carry.
 
-The Fokker–Planck equation ∂p/∂t = −div(f p) + ½Σ_i ∂_i²(g_i² p) has the form ∂p/∂t = −div(v p) of a flow along the
-current velocity v = f − ½g²∇log p: by automatic differentiation `fokker_planck`, by central differences of the density
-`fokker_planck_residual`, along a path of a flow `rate_along_flow`, and solved on cells in one dimension
-`solve_fokker_planck`.
+The Fokker–Planck equation ∂p/∂t = −div(f p) + ½ Σ_i ∂_i²(g_i² p) is that of a
+flow, ∂p/∂t = −div(v p), along the current velocity v = f − ½ g² ∇log p.
+
+`fokker_planck` evaluates it by automatic differentiation and
+`fokker_planck_residual` by central differences. `rate_along_flow` follows a
+point of a flow. `solve_fokker_planck` solves the equation on cells in one
+dimension.
 """
 
 from .cells import solve_fokker_planck

@@ -1,6 +1,6 @@
 """The Fokker–Planck equation in one dimension, solved on a uniform grid of cells."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,41 +8,100 @@ import numpy as np
 
 from .. import checks, grids
 from ..numerics import float_dtype
-from ..types import Array, ArrayLike, as_pytree_callable, combine, compiled, partition
-from .processes import SDE
+from ..types import Array, ArrayLike, combine, compiled, partition
+from .processes import SDE, check_sde
+
+__all__ = ["solve_fokker_planck"]
 
 
+def _density_on_cells(name, p):
+    p = checks.finite_array(name, p)
+    if not checks.is_traced(p) and np.min(p) < 0:
+        raise ValueError(
+            f"{name} must be 0 or more in every cell, got {np.min(p)} in cell "
+            f"{np.argmin(p)}"
+        )
+    return p
+
+
+def _uniform_edges(name, edges):
+    edges = checks.real_array(name, edges)
+    if edges.ndim != 1 or edges.shape[0] < 4:
+        raise ValueError(
+            f"{name} must have shape (cells + 1,) with at least 3 cells, "
+            f"got {edges.shape}"
+        )
+    rounding = 8 * np.finfo(edges.dtype).eps
+    edges = edges.astype(float_dtype(edges))
+    if checks.is_traced(edges):
+        return edges
+    checks.finite(name, edges)
+    values = np.asarray(edges, np.float64)
+    widths = np.diff(values)
+    if not np.all(widths > 0):
+        i = int(np.argmin(widths))
+        raise ValueError(
+            f"{name} must increase, got {values[i]} then {values[i + 1]} at {i}"
+        )
+    if np.ptp(widths) > rounding * np.abs(values).max() + 1e-6 * widths.mean():
+        raise ValueError(
+            f"{name} must be uniform, got cells of width {widths.min()} to "
+            f"{widths.max()}"
+        )
+    return edges
+
+
+@checks.arguments(
+    sde=check_sde, edges=_uniform_edges, ts=grids.check, p=_density_on_cells
+)
 def solve_fokker_planck(
     sde: SDE, p: ArrayLike, edges: ArrayLike, ts: ArrayLike
 ) -> Array:
-    """Densities (N + 1, C) on C cells at the times ts of what has the density p at ts[0] and follows the SDE: ∂p/∂t =
-    −∂J/∂x, J = f p − ½∂(g² p)/∂x.
+    """Solve the Fokker–Planck equation in one dimension, on a uniform grid of cells.
 
-    Finite volumes with no flux through the two ends, so that Σ p Δx is kept to rounding; at a face the drift and the
-    diffusion are fitted exponentially (Chang & Cooper 1970; Scharfetter & Gummel 1969): the discrete stationary law is
-    positive on any grid. In time Crank–Nicolson with the coefficients of each step's middle, one tridiagonal solve a
-    step. Second order in Δx and Δt together; where g = 0 (a flow) the fit is upwind, first order in Δx. A p with steps
-    rings, and may undershoot 0, unless g² Δt is at most about Δx².
+        ∂p/∂t = −∂J/∂x,    J = f p − ½ ∂(g² p)/∂x
 
-    sde: its functions take one example of shape (1,); the diffusion may depend on x, as Itô's. p: (C,), 1 / data unit,
-    means over cells or values at their centres, which agree to O(Δx²); need not have mass 1. edges: (C + 1,), uniform
-    and increasing, in data units. ts: (N + 1,), strictly monotone; decreasing for an SDE that runs downwards, as
-    `reverse` gives. Raises TypeError for what is no SDE, ValueError for edges that are not uniform, p that is negative
-    or not finite, and times that are not monotone.
+    by finite volumes. There is no flux through the two ends, so that Σ p Δx is
+    kept to rounding. At a face the drift and the diffusion are fitted
+    exponentially, so that the discrete stationary distribution is positive on
+    any grid. In time it is Crank–Nicolson with the coefficients of the middle
+    of each step, and one tridiagonal solve per step.
+
+    The method is of second order in Δx and Δt together. Where g = 0 (a flow)
+    the fit is upwind, of first order in Δx. A p with steps rings, and may fall
+    below 0, unless g² Δt is at most about Δx².
+
+    Args:
+      sde: Its functions take one example of shape (1,). The diffusion may
+        depend on x, in Itô's sense.
+      p: The density at ts[0], (C,), in 1 / data unit. Means over cells or
+        values at their centres, which agree to O(Δx²). It need not have mass
+        1.
+      edges: (C + 1,), uniform and increasing, in data units.
+      ts: (N + 1,), strictly monotone. Decreasing for an SDE that runs down in
+        time, like that of `reverse`.
+
+    Returns:
+      Densities at the times ts, (N + 1, C).
+
+    Raises:
+      TypeError: If sde is no SDE.
+      ValueError: If the edges are not uniform, p is negative or not finite, or
+        the times are not monotone.
+
+    References:
+      Chang & Cooper 1970. Scharfetter & Gummel 1969.
+
+    Example:
+      >>> edges = np.linspace(-4, 4, 33)
+      >>> p = np.where(np.arange(32) == 16, 4.0, 0.0)
+      >>> sde = dj.sde.langevin(lambda x: -0.5 * jnp.sum(x**2))
+      >>> ps = dj.sde.solve_fokker_planck(sde, p, edges, [0.0, 0.1, 0.2])
+      >>> print(ps.shape, np.round(np.sum(ps, axis=1) * 0.25, 4))
+      (3, 32) [1. 1. 1.]
     """
-    if not isinstance(sde, SDE):
-        raise TypeError(f"sde must be an SDE(drift, diffusion), got {sde!r}")
-    edges, ts = _check_edges(edges), grids.check("ts", ts)
-    p = checks.real_array("p", p)
     checks.one_of_shapes("p", p, [(edges.shape[0] - 1,)])
-    checks.finite("p", p)
-    if not checks.is_traced(p) and np.min(p) < 0:
-        raise ValueError(
-            f"p must be 0 or more in every cell, got {np.min(p)} in cell {np.argmin(p)}"
-        )
-    arrays, static = partition(
-        SDE(as_pytree_callable(sde.drift), as_pytree_callable(sde.diffusion))
-    )
+    arrays, static = partition(sde)
     return _solve(static, arrays, p.astype(float_dtype(p, edges)), edges, ts)
 
 
@@ -60,7 +119,7 @@ def _solve(static, arrays, p, edges, ts):
 
 
 class _Cells(NamedTuple):
-    """Centres (C, 1) and inner faces (C − 1, 1) as examples; width, ()."""
+    # Centres (C, 1) and inner faces (C − 1, 1) as examples, and the width, ().
 
     centres: Array
     faces: Array
@@ -68,10 +127,8 @@ class _Cells(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """What passes a face, J/Δx = out p_left − back p_right, by the cell: (C,) each, 0 at the walls.
-
-    out, back: of the face on a cell's right, of which it is the left. Rates, 1 / time.
-    """
+    # Rates, in 1 / time, of the exchange J/Δx = out p_left − back p_right
+    # through the right face of each cell: (C,) each, 0 at the walls.
 
     out: Array
     back: Array
@@ -86,24 +143,24 @@ def _cells(edges):
 
 
 def _exchange(sde, cells, t, direction):
-    """out = D_left B(−w) and back = D_right B(w), D = ½(g/Δx)², w = (f/Δx)/D at the face, B(w) = w/(e^w − 1).
+    """Rates of exchange between neighbours (Scharfetter & Gummel 1969).
 
-    They are (D_left, D_right) ± ½f/Δx up to O(Δx), and f⁺/Δx, f⁻/Δx where D = 0.
+        out = D_left B(−w),    back = D_right B(w),    B(w) = w/(e^w − 1)
+
+    with D = ½ (g/Δx)² and w = (f/Δx)/D at the face. They are (D_left, D_right)
+    ± ½ f/Δx up to O(Δx). Where D = 0 they are f⁺/Δx and f⁻/Δx.
     """
-    faces, centres, width = cells.faces, cells.centres, cells.width
-    drift = (
-        direction
-        * jax.vmap(lambda x: _of_shape("drift", sde.drift(x, t), x))(faces)
-        / width
-    )
+
+    def drift_at(x):
+        return _of_shape("drift", sde.drift(x, t), x)
+
+    def diffusion_at(x):
+        return _of_shape("diffusion", sde.diffusion(x, t), x)
+
+    drift = direction * jax.vmap(drift_at)(cells.faces) / cells.width
     here, between = (
-        0.5
-        * (
-            jax.vmap(lambda x: _of_shape("diffusion", sde.diffusion(x, t), x))(places)
-            / width
-        )
-        ** 2
-        for places in (centres, faces)
+        0.5 * (jax.vmap(diffusion_at)(points) / cells.width) ** 2
+        for points in (cells.centres, cells.faces)
     )
     noisy = between > 0
     w = drift / jnp.where(noisy, between, 1)
@@ -114,65 +171,39 @@ def _exchange(sde, cells, t, direction):
 
 
 def _of_shape(name, value, x):
-    """A value of the SDE at one example of shape (1,), as a scalar."""
-    if jnp.shape(value) != (1,) and not (
-        name == "diffusion" and jnp.shape(value) == ()
-    ):
-        raise ValueError(
-            f"{name} must return the shape {x.shape} of its example, got {jnp.shape(value)}"
-        )
+    # A value of the SDE at one example of shape (1,), as a scalar.
+    shapes = [(1,), ()] if name == "diffusion" else [(1,)]
+    checks.require(
+        jnp.shape(value) in shapes,
+        f"{name} must return the shape {x.shape} of its example, "
+        f"got {jnp.shape(value)}",
+    )
     return jnp.broadcast_to(value, x.shape)[0]
 
 
 def _bernoulli(w):
-    """w/(e^w − 1), 1 at 0 and 0 where e^w is beyond float32; shape of w."""
+    # w/(e^w − 1), which is 1 at 0, and 0 where e^w is beyond float32.
     tiny, large = jnp.abs(w) < 1e-8, w > 80
     inner = jnp.where(tiny | large, 1, w)
     return jnp.where(tiny, 1 - 0.5 * w, jnp.where(large, 0, inner / jnp.expm1(inner)))
 
 
 def _crank_nicolson(exchange, p, h):
-    """The increment δ of one step: (I − ½hL) δ = h L p with (L p)_i = (J_{i−½} − J_{i+½})/Δx.
+    """The increment δ of one Crank–Nicolson step.
 
-    Σ h L p telescopes and L's columns sum to 0, so that Σ δ is rounding of the increment, not of p.
+        (I − ½ h L) δ = h L p,    (L p)_i = (J_{i−½} − J_{i+½})/Δx
+
+    Σ h L p telescopes and the columns of L sum to 0, so that Σ δ is a rounding
+    of the increment, not of p.
     """
     out, back = exchange
-    flux = out * p - back * jnp.roll(
-        p, -1
-    )  # (C,), through each cell's right face, 0 through the last
+    # Through the right face of each cell, (C,), which is 0 for the last
+    flux = out * p - back * jnp.roll(p, -1)
     gain = h * (jnp.roll(flux, 1) - flux)
     half = 0.5 * h
-    before_out, before_back = (
-        jnp.roll(out, 1),
-        jnp.roll(back, 1),
-    )  # of the face on the left; the first is a wall
+    # Of the face on the left, of which the first is a wall
+    before_out, before_back = jnp.roll(out, 1), jnp.roll(back, 1)
     diagonal = 1 + half * (out + before_back)
     return jax.lax.linalg.tridiagonal_solve(
         -half * before_out, diagonal, -half * back, gain[:, None]
     )[:, 0]
-
-
-def _check_edges(edges: Any) -> Array:
-    """Edges of at least three cells as floats, refused unless increasing and uniform to rounding."""
-    edges = checks.real_array("edges", edges)
-    if edges.ndim != 1 or edges.shape[0] < 4:
-        raise ValueError(
-            f"edges must have shape (cells + 1,) with at least 3 cells, got {edges.shape}"
-        )
-    rounding = 8 * np.finfo(edges.dtype).eps
-    edges = edges.astype(float_dtype(edges))
-    if checks.is_traced(edges):
-        return edges
-    checks.finite("edges", edges)
-    values = np.asarray(edges, np.float64)
-    widths = np.diff(values)
-    if not np.all(widths > 0):
-        i = int(np.argmin(widths))
-        raise ValueError(
-            f"edges must increase, got {values[i]} then {values[i + 1]} at {i}"
-        )
-    if np.ptp(widths) > rounding * np.abs(values).max() + 1e-6 * widths.mean():
-        raise ValueError(
-            f"edges must be uniform, got cells of width {widths.min()} to {widths.max()}"
-        )
-    return edges

@@ -1,4 +1,4 @@
-"""SDEs dx = drift(x, t) dt + diffusion(x, t) dw: forward, reverse, probability flow, Langevin."""
+"""The forward and reverse SDEs, the probability flow and Langevin dynamics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,25 @@ from .. import checks, predictions, schedules
 from ..schedules import Schedule
 from ..types import Array, Denoiser, Scalar, as_one_program, as_pytree_callable, pytree
 
+__all__ = [
+    "SDE",
+    "Semilinear",
+    "check_sde",
+    "forward",
+    "langevin",
+    "probability_flow",
+    "reverse",
+]
+
 
 @pytree
 class SDE:
-    """dx = drift(x, t) dt + diffusion(x, t) dw, Itô; both are pytree callables, diffusion broadcastable to x."""
+    """The Itô SDE dx = drift(x, t) dt + diffusion(x, t) dw.
+
+    Attributes:
+      drift: Callable pytree (x, t) -> array of x's shape.
+      diffusion: Callable pytree (x, t) -> array that broadcasts to x.
+    """
 
     drift: Any
     diffusion: Any
@@ -21,10 +36,14 @@ class SDE:
 
 @pytree
 class Semilinear:
-    """The field A(t) x + B(t) D(x, t): one denoiser call.
+    """The vector field A(t) x + B(t) D(x, t), from one denoiser call.
 
-    `coefficients(t)` gives (A, B), each of shape (). A solver that knows them can end at t = 0 exactly, where it
+    A solver that knows the coefficients can end at t = 0 exactly, where it
     returns D.
+
+    Attributes:
+      coefficients: t -> (A, B), each of shape ().
+      denoiser: (x, t) -> E[x_0 | x_t = x].
     """
 
     coefficients: Any
@@ -42,7 +61,8 @@ def _semilinear(field, x, t):
 
 @pytree
 class _FlowCoefficients:
-    """A = σ′/σ, B = α′ − α A, the velocity's; a class of its own, since g² may diverge where the velocity does not."""
+    # Of the velocity: A = σ′/σ and B = α′ − α A. Not _ReverseCoefficients with
+    # η = 0, since g² may diverge where the velocity does not.
 
     schedule: Any
 
@@ -54,7 +74,8 @@ class _FlowCoefficients:
 
 @pytree
 class _ReverseCoefficients:
-    """A = σ′/σ + ½η²g²/σ², B = α′ − α A: the velocity's and the score's share."""
+    # Of the velocity, plus the score's share: A = σ′/σ + ½ η² g²/σ² and B = α′
+    # − α A.
 
     schedule: Any
     noise: Any
@@ -62,17 +83,14 @@ class _ReverseCoefficients:
     def __call__(self, t):
         a, b = _FlowCoefficients(self.schedule)(t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        churn = (
-            0.5
-            * (self.noise * schedules.diffusion_coefficient(self.schedule, t) / sigma)
-            ** 2
-        )
+        diffusion = self.noise * schedules.diffusion_coefficient(self.schedule, t)
+        churn = 0.5 * (diffusion / sigma) ** 2
         return a + churn, b - alpha * churn
 
 
 @pytree
 class _Linear:
-    """f(t) x."""
+    # f(t) x
 
     schedule: Any
 
@@ -86,7 +104,7 @@ def _linear(schedule, x, t):
 
 @pytree
 class _Diffusion:
-    """η g(t)."""
+    # η g(t)
 
     schedule: Any
     scale: Any
@@ -97,7 +115,7 @@ class _Diffusion:
 
 @pytree
 class _HalfGradient:
-    """½ ∇ log p(x)."""
+    # ½ ∇log p(x)
 
     log_prob: Any
 
@@ -105,26 +123,76 @@ class _HalfGradient:
         return 0.5 * jax.grad(self.log_prob)(x)
 
 
-def forward(schedule: Schedule) -> SDE:
-    """dx = f(t) x dt + g(t) dw, whose law given x_0 is N(α x_0, σ²) when started at α = 1, σ = 0.
+def check_sde(name: str, value: Any) -> SDE:
+    """Check that an argument is an SDE, for `checks.arguments`.
 
-    Song et al. 2021, eq. 5.
+    Args:
+      name: The name of the argument, for the message.
+      value: The argument.
+
+    Returns:
+      The SDE, with callable pytrees as functions.
+
+    Raises:
+      TypeError: If it is anything else.
     """
-    schedules.check(schedule)
+    if not isinstance(value, SDE):
+        raise TypeError(f"{name} must be an SDE(drift, diffusion), got {value!r}")
+    return SDE(as_pytree_callable(value.drift), as_pytree_callable(value.diffusion))
+
+
+@checks.arguments(schedule=schedules.argument)
+def forward(schedule: Schedule) -> SDE:
+    """The forward SDE of a schedule (Song et al. 2021, equation 5).
+
+        dx = f(t) x dt + g(t) dw
+
+    Started at α = 1, σ = 0, it has the distribution N(α x_0, σ²) given x_0.
+
+    Args:
+      schedule: The noise schedule.
+
+    Example:
+      >>> dj.sde.forward(schedule).drift(jnp.ones(2), 0.5).shape
+      (2,)
+    """
     return SDE(_Linear(schedule), _Diffusion(schedule, 1.0))
 
 
+@checks.arguments(
+    schedule=schedules.argument,
+    denoiser=(checks.callable_, "denoiser(x, t)"),
+    noise=checks.non_negative,
+)
 def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> SDE:
-    """The SDE that, run downwards in t from p_T, has the law p_t at every t, for any noise level η = noise ≥ 0.
+    """A reverse SDE, which has the distribution p_t at every t.
 
-    dx = [f x − ½(1 + η²) g² ∇log p_t] dt + η g dw̄, written A(t) x + B(t) D so that a step costs one denoiser call.
-    η = 1 is Anderson's reverse SDE, η = 0 the probability flow. Raises ValueError for noise < 0, TypeError for a
-    denoiser marked `coupled` unless η = 0.
-    Song et al. 2021, eq. 6; Huang et al. 2021, eq. 18.
+        dx = [f x − ½ (1 + η²) g² ∇log p_t] dt + η g dw̄
+
+    It runs downwards in t from p_T, for any η ≥ 0. η = 1 is Anderson's reverse
+    SDE, η = 0 the probability flow. The drift is written A(t) x + B(t) D, so
+    that a step costs one denoiser call.
+
+    Args:
+      schedule: The noise schedule.
+      denoiser: (x, t) -> E[x_0 | x_t = x].
+      noise: The noise level η, ().
+
+    Returns:
+      The SDE.
+
+    Raises:
+      ValueError: If noise < 0.
+      TypeError: If η is not 0 and the denoiser is marked as coupled, see
+        `predictions.check_independent`.
+
+    References:
+      Song et al. 2021, equation 6. Huang et al. 2021, equation 18.
+
+    Example:
+      >>> dj.sde.reverse(schedule, denoiser).drift(jnp.ones(2), 0.5).shape
+      (2,)
     """
-    schedules.check(schedule)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    noise = checks.non_negative("noise", noise)
     deterministic = not checks.is_traced(noise) and noise == 0
     if not deterministic:
         predictions.check_independent("the reverse SDE", denoiser)
@@ -139,23 +207,46 @@ def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> S
     )
 
 
+@checks.arguments(
+    schedule=schedules.argument, denoiser=(checks.callable_, "denoiser(x, t)")
+)
 def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
-    """The velocity (x, t) -> dx/dt = α′ D + σ′ (x − α D)/σ of the ODE whose law is p_t at every t. Song et al. 2021,
-    eq. 13.
+    """The velocity of the probability flow (Song et al. 2021, equation 13).
 
-    Written as (σ′/σ) x + (α′ − ασ′/σ) D, it is regular where α → 0 and f, g² are not.
+        dx/dt = α′ D + σ′ (x − α D)/σ = (σ′/σ) x + (α′ − α σ′/σ) D
+
+    The ODE has the distribution p_t at every t. The second form, which is
+    used, is regular where α → 0 and f and g² are not.
+
+    Args:
+      schedule: The noise schedule.
+      denoiser: (x, t) -> E[x_0 | x_t = x].
+
+    Returns:
+      (x, t) -> dx/dt, shape of x, in data units per time.
+
+    Example:
+      >>> dj.sde.probability_flow(schedule, denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
-    schedules.check(schedule)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     return Semilinear(_FlowCoefficients(schedule), as_pytree_callable(denoiser))
 
 
+@checks.arguments(log_prob=(checks.callable_, "log_prob(x)"))
 def langevin(log_prob: Callable[[Array], Array]) -> SDE:
-    """dx = ½ ∇log p(x) dt + dw, whose stationary law is p. log_prob: x -> (), up to a constant.
+    """Langevin dynamics, whose stationary distribution is p.
 
-    Raises TypeError for what cannot be called. Welling & Teh 2011; Song & Ermon 2019, eq. 4.
+        dx = ½ ∇log p(x) dt + dw
+
+    Args:
+      log_prob: x -> log p(x) up to a constant, ().
+
+    Raises:
+      TypeError: If log_prob cannot be called.
+
+    References:
+      Welling & Teh 2011. Song & Ermon 2019, equation 4.
     """
-    checks.callable_("log_prob", log_prob, "log_prob(x)")
     return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
 
 
