@@ -11,23 +11,56 @@ import numpy as np
 from . import checks
 from .types import Array, ArrayLike
 
+__all__ = [
+    "NUMBERS_AT_ONCE",
+    "basis",
+    "divergence",
+    "float_dtype",
+    "hutchinson",
+    "log_expm1",
+    "phi",
+    "pullbacks",
+    "standard_error",
+]
+
 
 def float_dtype(*values: ArrayLike) -> jnp.dtype:
-    """The dtype in which states and updates are computed: float32 at least, float64 where x64 is enabled."""
+    """The dtype in which states and updates are computed.
+
+    It is float32 at least, and float64 where x64 is enabled.
+    """
     return checks.promoted(
         checks.promoted(*values, jnp.float32), jnp.result_type(float)
     )
 
 
+@checks.arguments(order=(checks.integer, 0, 30), z=checks.real_array)
 def phi(order: int, z: ArrayLike) -> Array:
-    """φ_k(z) = Σ_j z^j / (j + k)!, the weights of exponential integrators; shape of z.
+    """The functions φ_k, the weights of exponential integrators.
 
-    φ_0 = e^z, φ_k(z) = (φ_{k−1}(z) − 1/(k−1)!) / z. The recurrence cancels near 0 (in float32, φ_3 is off by 0.7 % at z
-    = 0.01), so the series serves for |z| < max(1, k), where its terms fall. order: k, 0 or more. Raises ValueError for
-    a negative order. Hochbruck & Ostermann 2010, eq. 2.10–2.11.
+        φ_k(z) = Σ_j z^j / (j + k)!,    φ_0 = e^z,    φ_k = (φ_{k−1} − 1/(k−1)!) / z
+
+    The recurrence cancels near 0. In float32, φ_3 is off by 0.7 % at z = 0.01.
+    So the series is used for |z| < max(1, k), where its terms fall.
+
+    Args:
+      order: k, between 0 and 30.
+      z: Real numbers, of any shape.
+
+    Returns:
+      φ_k(z), shape of z.
+
+    Raises:
+      ValueError: If the order is negative.
+
+    References:
+      Hochbruck & Ostermann 2010, equations 2.10–2.11.
+
+    Example:
+      >>> float(dj.numerics.phi(1, 0.0))
+      1.0
     """
-    order = checks.integer("order", order, 0, 30)
-    return _phi(order, checks.real_array("z", z))
+    return _phi(order, z)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -48,7 +81,7 @@ def _phi(order, z):
 
 
 def log_expm1(x: ArrayLike) -> Array:
-    """log(e^x − 1) for x > 0, exact to rounding at both ends; shape of x."""
+    """log(e^x − 1) for x > 0, exact to rounding at both ends. Shape of x."""
     return _log_expm1(checks.real_array("x", x))
 
 
@@ -60,8 +93,8 @@ def _log_expm1(x):
 def standard_error(values: Array) -> Array:
     """Standard error s/√n of the mean of independent values over their leading axis.
 
-    s² is the unbiased variance, so that it is NaN for one value. Takes arrays of NumPy
-    as well, and returns the same kind.
+    s² is the unbiased variance, so that it is NaN for one value. Takes arrays
+    of NumPy as well, and returns the same kind.
     """
     return values.std(0, ddof=1) / math.sqrt(values.shape[0])
 
@@ -69,16 +102,23 @@ def standard_error(values: Array) -> Array:
 def pullbacks(
     field: Callable[[Array], Array], x: Array, directions: Array
 ) -> tuple[Array, Array]:
-    """(field(x), eᵀ ∂field/∂x for each direction e) from one vjp, the pullbacks run as one batch.
+    """Value and pullbacks of a field, as one batch.
 
-    directions: (P, *x.shape). Shapes of x and (P, *x.shape).
+    Args:
+      field: x -> array of x's shape.
+      x: One example.
+      directions: Directions e, (P, *x.shape).
+
+    Returns:
+      field(x), shape of x, and eᵀ ∂field/∂x for all directions e, (P,
+      *x.shape).
     """
     value, pullback = jax.vjp(field, x)
     return value, jax.vmap(lambda e: pullback(e.astype(value.dtype))[0])(directions)
 
 
 def basis(x: Array) -> Array:
-    """The D unit directions of x's entries, in row-major order; (D, *x.shape)."""
+    """The D unit directions of the entries of x, row by row, (D, *x.shape)."""
     return jnp.asarray(np.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape))
 
 
@@ -91,16 +131,18 @@ def divergence(
 ) -> tuple[Array, Array]:
     """The value of a field and the exact trace of its Jacobian.
 
-    The trace costs x.size pullbacks: use it for x.size up to a few thousand, `hutchinson` beyond.
+    The trace costs x.size pullbacks. Use it for x.size up to a few thousand,
+    and `hutchinson` beyond.
 
     Args:
       field: x -> array of x's shape.
       x: One example.
-      chunk: Pullbacks at a time. The memory is that of `chunk` evaluations of the field and as many arrays like x.
-        Default: as many as hold 2^20 numbers together, all of them for x.size up to 1024.
+      chunk: Pullbacks at a time. The memory is that of `chunk` evaluations of
+        the field and as many arrays like x. By default as many as hold 2^20
+        numbers together, which are all of them for x.size up to 1024.
 
     Returns:
-      (field(x), tr ∂field/∂x), shapes of x and ().
+      field(x), shape of x, and tr ∂field/∂x, ().
 
     Example:
       >>> value, trace = dj.numerics.divergence(lambda x: x**2, jnp.array([1.0, 2.0]))
@@ -115,9 +157,8 @@ def divergence(
     value, pullback = jax.vjp(field, x)
 
     def diagonal_entry(i):
-        direction = (
-            (jnp.arange(size) == i).astype(value.dtype).reshape(x.shape)
-        )  # all 0 beyond the last entry
+        # All 0 beyond the last entry
+        direction = (jnp.arange(size) == i).astype(value.dtype).reshape(x.shape)
         return jnp.sum(jnp.where(direction != 0, pullback(direction)[0], 0))
 
     indices = jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
@@ -127,10 +168,21 @@ def divergence(
 def hutchinson(
     field: Callable[[Array], Array], x: Array, probes: Array
 ) -> tuple[Array, Array]:
-    """(field(x), εᵀ(∂field/∂x)ε for each probe ε) from one vjp; shapes of x and (P,).
+    """Hutchinson's estimates of the trace of a field's Jacobian.
 
-    probes: (P, *x.shape), with E[εεᵀ] = I; each estimate is then unbiased for the trace.
-    Hutchinson 1990; its use for flows: Grathwohl et al. 2019, eq. 7.
+        εᵀ (∂field/∂x) ε
+
+    Args:
+      field: x -> array of x's shape.
+      x: One example.
+      probes: Probes ε with E[εεᵀ] = I, (P, *x.shape). The estimates are then
+        unbiased.
+
+    Returns:
+      field(x), shape of x, and one estimate per probe, (P,).
+
+    References:
+      Hutchinson 1990. Grathwohl et al. 2019, equation 7, for flows.
     """
     value, rows = pullbacks(field, x, probes)
     return value, jnp.sum(probes * rows, axis=tuple(range(1, probes.ndim)))

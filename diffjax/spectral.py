@@ -1,12 +1,16 @@
 """Functions of symmetric matrices whose derivatives hold where eigenvalues repeat.
 
-JAX differentiates `eigh` through 1/(v_j − v_i), which is wrong or NaN at repeated and nearly repeated eigenvalues.
-Functions of the matrix itself are smooth there. Here a matrix is U (diag(v) + Δ) Uᵀ: the eigenvectors U are constants,
-and Δ is 0 in value but carries the derivative. Values are computed in the eigenbasis. Derivatives follow from implicit
-differentiation, in both modes and to every order.
+JAX differentiates `eigh` through 1/(v_j − v_i), which is wrong or NaN at
+repeated and nearly repeated eigenvalues. Functions of the matrix itself are
+smooth there.
 
-`deviation` is Δ, or None for a matrix that depends on v alone. Leading axes of `values` (…, D), `deviation` (…, D, D)
-and vectors (…, D) are batches.
+Here a matrix is U (diag(v) + Δ) Uᵀ. The eigenvectors U are constants, and Δ is
+0 in value but carries the derivative. Values are computed in the eigenbasis.
+Derivatives follow from implicit differentiation, in both modes and to every
+order.
+
+`deviation` is Δ, or None for a matrix that depends on v alone. Leading axes of
+`values` (…, D), `deviation` (…, D, D) and vectors (…, D) are batches.
 """
 
 from typing import Any
@@ -16,9 +20,27 @@ import jax.numpy as jnp
 
 from .types import Array
 
+__all__ = [
+    "decompose",
+    "log_det",
+    "polar",
+    "product",
+    "pseudo_solve",
+    "solve",
+    "square_root",
+]
+
 
 def decompose(matrix: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues (…, D), ascending, eigenvectors (…, D, D) and deviation (…, D, D) of a symmetric matrix."""
+    """Decompose a symmetric matrix.
+
+    Args:
+      matrix: (…, D, D).
+
+    Returns:
+      Eigenvalues (…, D), ascending, eigenvectors (…, D, D) and deviation (…,
+      D, D).
+    """
     matrix = 0.5 * (matrix + _transposed(matrix))
     values, basis = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
     rotated = _transposed(basis) @ matrix @ basis
@@ -26,29 +48,65 @@ def decompose(matrix: Array) -> tuple[Array, Array, Array]:
 
 
 def product(values: Array, deviation: Any, x: Array) -> Array:
-    """(diag(v) + Δ) x for vectors x (…, D)."""
+    """(diag(v) + Δ) x.
+
+    Args:
+      values: v, (…, D).
+      deviation: Δ, (…, D, D), or None.
+      x: Vectors, (…, D).
+
+    Returns:
+      (…, D).
+    """
     return values * x if deviation is None else values * x + _times(deviation, x)
 
 
 def solve(values: Array, deviation: Any, x: Array) -> Array:
-    """(diag(v) + Δ)⁻¹ x for vectors x (…, D)."""
+    """(diag(v) + Δ)⁻¹ x.
+
+    Args:
+      values: v, (…, D).
+      deviation: Δ, (…, D, D), or None.
+      x: Vectors, (…, D).
+
+    Returns:
+      (…, D).
+    """
     if deviation is None:
         return x / values
     return _implicit(lambda y: product(values, deviation, y), lambda b: b / values, x)
 
 
 def pseudo_solve(values: Array, deviation: Any, x: Array) -> Array:
-    """(diag(v) + Δ)⁺ x for vectors x (…, D), v ≥ 0 with zeros that stay zeros."""
+    """(diag(v) + Δ)⁺ x, with v ≥ 0 whose zeros stay zeros.
+
+    Args:
+      values: v, (…, D).
+      deviation: Δ, (…, D, D), or None.
+      x: Vectors, (…, D).
+
+    Returns:
+      (…, D).
+    """
     if deviation is None:
         return _reciprocal(values) * x
-    null = _null_projector(values, deviation)  # P: M⁺ = (M + P)⁻¹ − P
+    # With the projector P on the null space, M⁺ = (M + P)⁻¹ − P.
+    null = _null_projector(values, deviation)
     filled = jnp.where(values > 0, values, 1)
     rest = deviation + null - _diagonal(filled - values)
     return solve(filled, rest, x) - _times(null, x)
 
 
 def log_det(values: Array, deviation: Any) -> Array:
-    """log |diag(v) + Δ|, shape (…)."""
+    """log |diag(v) + Δ|.
+
+    Args:
+      values: v, (…, D).
+      deviation: Δ, (…, D, D), or None.
+
+    Returns:
+      (…).
+    """
     return (
         jnp.sum(jnp.log(values), -1)
         if deviation is None
@@ -57,7 +115,16 @@ def log_det(values: Array, deviation: Any) -> Array:
 
 
 def square_root(values: Array, deviation: Any, x: Array) -> Array:
-    """(diag(v) + Δ)^½ x for vectors x (…, D), the symmetric root."""
+    """(diag(v) + Δ)^½ x, with the symmetric root.
+
+    Args:
+      values: v, (…, D).
+      deviation: Δ, (…, D, D), or None.
+      x: Vectors, (…, D).
+
+    Returns:
+      (…, D).
+    """
     return (
         jnp.sqrt(values) * x
         if deviation is None
@@ -67,14 +134,15 @@ def square_root(values: Array, deviation: Any, x: Array) -> Array:
 
 @jax.custom_jvp
 def polar(matrix: Array) -> Array:
-    """The orthogonal matrix W (…, D, D) for which Wᵀ M is symmetric and positive semi-definite."""
+    """The orthogonal W (…, D, D) with Wᵀ M symmetric and positive semi-definite."""
     u, _, v = jnp.linalg.svd(matrix)
     return jnp.matmul(u, v, precision=jax.lax.Precision.HIGHEST)
 
 
 @polar.defjvp
 def _polar_rule(primals, tangents):
-    """Ẇ = W Ω, Ω antisymmetric with Ω H + H Ω = WᵀṀ − ṀᵀW, H = WᵀM. Higham 2008, section 8.2."""
+    # Ẇ = W Ω, with Ω antisymmetric, Ω H + H Ω = WᵀṀ − ṀᵀW and H = WᵀM (Higham
+    # 2008, section 8.2).
     (matrix,), (rate,) = primals, tangents
     rotation = polar(matrix)
     values, basis, deviation = decompose(_transposed(rotation) @ matrix)
@@ -83,7 +151,7 @@ def _polar_rule(primals, tangents):
     return rotation, rotation @ basis @ turn @ _transposed(basis)
 
 
-# -------------------------------------------------------------------------------------------------------------- helpers
+# -------------------------------------------------------------------------- helpers
 
 
 def _transposed(matrix):
@@ -104,23 +172,24 @@ def _reciprocal(values):
 
 
 def _implicit(map_, inverse, right):
-    """The y with map_(y) = right, by `inverse`, of a symmetric linear map.
-
-    A custom rule on a function of `right` would not do: JAX drops it where `right` is itself a tangent, and with it the
-    mixed second derivatives of reverse mode.
-    """
+    # The y with map_(y) = right, for a symmetric linear map with that inverse.
+    # A custom rule on a function of `right` would not do: JAX drops it where
+    # `right` is itself a tangent, and with it the mixed second derivatives of
+    # reverse mode.
     return jax.lax.custom_linear_solve(
         map_, right, lambda _, b: inverse(b), symmetric=True
     )
 
 
 def _columns(function, matrix):
-    """A function of vectors (…, D) applied to each column of a matrix (…, D, D)."""
+    # A function of vectors (…, D), applied to each column of a matrix (…, D,
+    # D).
     return jax.vmap(function, -1, -1)(matrix)
 
 
 def _sylvester(values, deviation, right):
-    """X with X H + H X = E for H = diag(h) + Δ, h ≥ 0; 0 where h_i + h_j = 0."""
+    # X with X H + H X = E for H = diag(h) + Δ and h ≥ 0. It is 0 where h_i +
+    # h_j = 0.
     sums = values[..., :, None] + values[..., None, :]
 
     def both_sides(x):
@@ -150,7 +219,7 @@ def _root(values, deviation):
 
 @_root.defjvp
 def _root_rule(primals, tangents):
-    """Ẋ of X² = M: Ẋ X + X Ẋ = Ṁ."""
+    # X² = M gives Ẋ X + X Ẋ = Ṁ.
     root, held = _root(*primals), jax.lax.stop_gradient(jnp.sqrt(primals[0]))
     return root, _sylvester(
         held, root - _diagonal(held), _diagonal(tangents[0]) + tangents[1]
@@ -164,7 +233,7 @@ def _null_projector(values, deviation):
 
 @_null_projector.defjvp
 def _null_projector_rule(primals, tangents):
-    """Ṗ = −(M⁺ṀP + P ṀM⁺) at constant rank."""
+    # Ṗ = −(M⁺ Ṁ P + P Ṁ M⁺) at constant rank.
     null, rate = _null_projector(*primals), _diagonal(tangents[0]) + tangents[1]
     half = _columns(lambda x: pseudo_solve(*primals, x), rate @ null)
     return null, -half - _transposed(half)
