@@ -56,6 +56,7 @@ class Autoregressive(Bijector):
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         x = _with_axis(promoted(x, self.conditioner, condition))
+        # Then it is a PartwiseConditioner.
         if hasattr(self.conditioner, "following"):
             return self._part_by_part(x, condition)
 
@@ -115,11 +116,10 @@ def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressi
       conditioner: θ, a function (y, condition) -> (*y.shape, P) whose i-th row
         depends on the rows before i alone. A pytree callable, whose arrays are
         trained: `masked_perceptron` for vectors, `causal_transformer` for rows
-        of patches. It may also go part by part and remember what it saw, by
-        two methods: `memory(y)` returns its state before the first part, and
-        `following(memory, i, before, condition)` returns (θ_i, memory) with
-        part i − 1 as `before`. A sample of N parts then costs N such calls, as
-        with the keys and values of `causal_transformer`.
+        of patches. It may also go part by part and remember those before, by
+        the methods of `conditioners.PartwiseConditioner`. A sample of N parts
+        then costs N such calls, as with the keys and values of
+        `causal_transformer`.
       scalar_map: τ, for example `bounded_affine()` or `rational_quadratic()`.
 
     Returns:
@@ -261,7 +261,8 @@ def _masked_flow(
 def _in_turn(networks, layer, turn):
     """Layers of the networks, of which every second one acts in reversed order.
 
-    Pairs are in a stack. Without training all layers together are the identity.
+    Pairs are in a stack. Without training all layers together are the
+    identity.
     """
     first, second, last = networks
     pairs: tuple = ()

@@ -1,4 +1,4 @@
-"""Glow (Kingma & Dhariwal 2018): a multiscale flow of images, and a learned dequantiser."""
+"""Glow (Kingma & Dhariwal 2018), a multiscale flow of images. A learned dequantiser."""
 
 import math
 from collections.abc import Callable
@@ -27,6 +27,7 @@ __all__ = ["dequantiser", "glow"]
 @checks.arguments(
     key=checks.key, shape=checks.shape, scales=(checks.depth, 1),
     steps=(checks.depth, 1), width=(checks.width, 1), condition_size=(checks.width, 0),
+    bound=checks.positive,
     network=(checks.callable_, "network(key, kept, outputs, *, width, condition_size)"),
 )  # fmt: skip
 def glow(
@@ -90,8 +91,9 @@ def glow(
     # ever.
     shared = network in (convolutional, dense)
     build = _compiled_scales if shared else _bijectors_of_scales
-    bound = float(checks.positive("bound", bound))
-    built = build(key, shape, scales, steps, width, condition_size, bound, network)
+    built = build(
+        key, shape, scales, steps, width, condition_size, float(bound), network
+    )
     condition = (
         jax.ShapeDtypeStruct((condition_size,), float_dtype())
         if condition_size

@@ -8,12 +8,15 @@ before. Any other pytree callable of the same shapes serves as well.
 from .convolutions import Convolutional, convolutional
 from .masked import MaskedPerceptron, masked_perceptron
 from .perceptrons import PerceptronConditioner, dense, perceptron
+from .protocols import Conditioner, PartwiseConditioner
 from .transformer import CausalTransformer, causal_transformer
 
 __all__ = [
     "CausalTransformer",
+    "Conditioner",
     "Convolutional",
     "MaskedPerceptron",
+    "PartwiseConditioner",
     "PerceptronConditioner",
     "causal_transformer",
     "convolutional",

@@ -45,20 +45,20 @@ class Convolutional:
         return (convolution(h, self.last) + self.last_bias).reshape(self.outputs)
 
 
-def convolution(h: Array, kernel: Array) -> Array:
+def convolution(h: Array, weights: Array) -> Array:
     """3 × 3 convolution, with 0 beyond the edge.
 
         y_{ij} = Σ_{kl} h_{i+k−1, j+l−1} W_{kl}
 
     Args:
       h: An image (H, W, C).
-      kernel: W, of shape (3, 3, C, F).
+      weights: W, of shape (3, 3, C, F).
 
     Returns:
       An image (H, W, F).
     """
     height, width, channels = h.shape
-    features = kernel.shape[-1]
+    features = weights.shape[-1]
 
     def shifts(values):
         padded = jnp.pad(values, ((1, 1), (1, 1), *[(0, 0)] * (values.ndim - 2)))
@@ -71,8 +71,8 @@ def convolution(h: Array, kernel: Array) -> Array:
     # small it is of the nine shifts side by side, else of h alone, whose nine
     # products are then shifted.
     if channels <= features:
-        return jnp.concatenate(shifts(h), -1) @ kernel.reshape(9 * channels, features)
-    products = h @ kernel.reshape(9, channels, features).transpose(1, 0, 2).reshape(
+        return jnp.concatenate(shifts(h), -1) @ weights.reshape(9 * channels, features)
+    products = h @ weights.reshape(9, channels, features).transpose(1, 0, 2).reshape(
         channels, 9 * features
     )
     shifted = shifts(products.reshape(height, width, 9, features))  # 9 × (H, W, 9, F)
