@@ -342,7 +342,7 @@ def calls():
         "networks.DiT": (_apply(networks.DiT, (4, 4, 1)), dict(width=8, depth=1, heads=2, patch=2)),
         "networks.UNet": (
             _apply(networks.UNet, (4, 4, 1)),
-            dict(width=4, multipliers=(1,), blocks=1, attention_levels=(), heads=1),
+            dict(width=4, multipliers=(1,), blocks=1, attention_resolutions=(), heads=1),
         ),
         "training.Batches": (training.Batches, dict(arrays=tree, batch_size=2, seed=0)),
         "training.split": (training.split, dict(arrays=tree, held_out=1, seed=0)),

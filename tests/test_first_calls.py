@@ -909,7 +909,7 @@ NETWORKS = {
     ),
     "UNet": initialised(
         lambda: networks.UNet(
-            width=4, multipliers=(1,), blocks=1, attention_levels=(0,), heads=1
+            width=4, multipliers=(1,), blocks=1, attention_resolutions=(0,), heads=1
         ),
         _IMAGE,
         0.5,

@@ -73,9 +73,9 @@ ROWS = {
         ),
         (3, 5),
     ),
-    "unet": Row(small_unet(num_classes=LABELS, attention_levels=()), (6, 4, 3)),
+    "unet": Row(small_unet(num_classes=LABELS, attention_resolutions=()), (6, 4, 3)),
     "unet_flat": Row(
-        small_unet(multipliers=(1,), attention_levels=(0,), condition_dim=VECTOR),
+        small_unet(multipliers=(1,), attention_resolutions=(0,), condition_dim=VECTOR),
         (5, 3),
     ),
 }
@@ -581,12 +581,12 @@ REFUSALS = [
         "multipliers must be a tuple of one or more integers",
     ),
     (
-        lambda: UNet(attention_levels=(2,)),
+        lambda: UNet(attention_resolutions=(2,)),
         ValueError,
-        r"attention_levels\[0\] must be between 0 and 1, got 2",
+        r"attention_resolutions\[0\] must be between 0 and 1, got 2",
     ),
     (
-        lambda: UNet(width=6, heads=4, attention_levels=(0,)),
+        lambda: UNet(width=6, heads=4, attention_resolutions=(0,)),
         ValueError,
         r"heads must divide width \* multipliers\[0\]",
     ),
@@ -630,7 +630,7 @@ REFUSALS = [
     (
         call(UNet(), IMAGE[:3], 0.5),
         ValueError,
-        r"divisible by 2\^\(levels − 1\) = 2, .* got H=3, W=4",
+        r"divisible by 2\^\(resolutions − 1\) = 2, .* got H=3, W=4",
     ),
 ]
 

@@ -1,4 +1,7 @@
-"""Networks F(x, t, condition=None, train=False) for one example x, as Flax Linen modules."""
+"""Networks of one example as Flax Linen modules.
+
+Each is F(x, t, condition=None, train=False), of x's shape.
+"""
 
 from .dit import DiT
 from .embeddings import (

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
+from . import fields
 from .embeddings import (
     TIME_FREQUENCIES,
     Conditioning,
@@ -19,60 +20,90 @@ from .layers import (
     AdaptiveLayerNorm,
     Attention,
     Modulation,
-    check_network_fields,
-    divides,
-    image,
+    as_image,
     layer_norm,
     modulate,
 )
 
+__all__ = ["DiT"]
+
 
 def patchify(x: Array, patch: int) -> Array:
-    """The patches of an image, row by row, each a row-major vector: (H, W, C) -> (H W / patch², patch² C).
+    """Cut an image into patches, row by row, each a row-major vector.
 
-    Raises ValueError where patch does not divide H and W.
+    Args:
+      x: (H, W, C).
+      patch: Side of a patch.
+
+    Returns:
+      The patches, (H W/patch², patch² C).
+
+    Raises:
+      ValueError: If `patch` does not divide H and W.
     """
     height, width, channels = x.shape
-    divides("patch", patch, "H", height)
-    divides("patch", patch, "W", width)
-    x = x.reshape(
-        height // patch, patch, width // patch, patch, channels
-    )  # (rows, p, columns, p, C)
-    return x.transpose(0, 2, 1, 3, 4).reshape(
-        -1, patch * patch * channels
-    )  # (rows columns, p p C)
+    fields.divides("patch", patch, "H", height)
+    fields.divides("patch", patch, "W", width)
+    # (rows, p, columns, p, C)
+    x = x.reshape(height // patch, patch, width // patch, patch, channels)
+    # (rows, columns, p, p, C) -> (rows columns, p p C)
+    return x.transpose(0, 2, 1, 3, 4).reshape(-1, patch * patch * channels)
 
 
 def unpatchify(tokens: Array, shape: tuple[int, int, int], patch: int) -> Array:
-    """The image of shape (H, W, C) whose patches are the tokens, the inverse of `patchify`."""
+    """Assemble an image from its patches, the inverse of `patchify`.
+
+    Args:
+      tokens: (H W/patch², patch² C).
+      shape: (H, W, C).
+      patch: Side of a patch.
+
+    Returns:
+      The image, (H, W, C).
+    """
     height, width, channels = shape
-    x = tokens.reshape(
-        height // patch, width // patch, patch, patch, channels
-    )  # (rows, columns, p, p, C)
-    return x.transpose(0, 2, 1, 3, 4).reshape(
-        shape
-    )  # (rows, p, columns, p, C) -> (H, W, C)
+    # (rows, columns, p, p, C)
+    x = tokens.reshape(height // patch, width // patch, patch, patch, channels)
+    # (rows, p, columns, p, C) -> (H, W, C)
+    return x.transpose(0, 2, 1, 3, 4).reshape(shape)
 
 
 def positions(rows: int, columns: int, width: int) -> Array:
-    """2-D sine-cosine code of each patch, half of it for the row and half for the column: (rows columns, width).
+    """2-D sine-cosine code of each patch (Dosovitskiy et al. 2021, appendix D.4).
 
-    Dosovitskiy et al. 2021, appendix D.4, with angular frequencies from 0.01 to 1 per patch (there 10⁻⁴ to 1, most
-    of them constant over an image). width: a multiple of 4.
+    Half of it is for the row and half for the column. The angular frequencies
+    go from 0.01 to 1 per patch. There they go from 10⁻⁴ to 1, and most are
+    constant over an image.
+
+    Args:
+      rows: Number of rows of patches.
+      columns: Number of columns.
+      width: Length of the code, a multiple of 4.
+
+    Returns:
+      The code, (rows columns, width).
     """
-    code = sinusoidal(
-        jnp.arange(max(rows, columns)), width // 2, 0.01, 1.0
-    )  # (max, width/2)
+    code = sinusoidal(jnp.arange(max(rows, columns)), width // 2, 0.01, 1.0)
     row = jnp.broadcast_to(code[:rows, None], (rows, columns, width // 2))
     column = jnp.broadcast_to(code[None, :columns], (rows, columns, width // 2))
     return jnp.concatenate([row, column], axis=-1).reshape(rows * columns, width)
 
 
 class DiTBlock(nn.Module):
-    """h + g₁ attention(adaLN₁(h)), then h + g₂ MLP(adaLN₂(h)), gates zero at first. h: (N, width). c: (dim,).
+    """Transformer block with adaLN-zero (Peebles & Xie 2023, figure 3).
 
-    Shifts, scales and gates are linear in c. Dropout comes before the last linear map, so that the mean over its
-    masks is the block without dropout. Peebles & Xie 2023, figure 3 (adaLN-zero).
+        h ← h + g₁ attention(adaLN₁(h))
+        h ← h + g₂ MLP(adaLN₂(h))
+
+    Shifts, scales and gates are linear in c. The gates are zero at first.
+    Dropout comes before the last linear map, so that the mean over its masks
+    is the block without dropout.
+
+    Args:
+      heads: Number of attention heads.
+      mlp_ratio: Number of hidden features of the MLP, over the width.
+      dropout: Probability of a hidden feature of the MLP to be dropped.
+      dtype: Of the computation.
     """
 
     heads: int
@@ -82,37 +113,52 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
+        """Map tokens h (N, width), modulated by c (dim,), to (N, width)."""
         width = h.shape[-1]
-        shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, width, self.dtype)(
-            c
-        )
+        modulation = Modulation(6, width, self.dtype)(c)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         branch = modulate(layer_norm(self.dtype)(h), shift1, scale1)
         h = h + gate1 * Attention(self.heads, dtype=self.dtype)(branch)
         branch = modulate(layer_norm(self.dtype)(h), shift2, scale2)
-        branch = nn.gelu(
-            nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)(branch)
-        )  # (N, ratio width)
+        hidden = nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)
+        branch = nn.gelu(hidden(branch))  # (N, ratio width)
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         return h + gate2 * nn.Dense(width, dtype=self.dtype)(branch)
 
 
 class DiT(OneProgram, nn.Module):
-    """Diffusion transformer F(x, t, condition) on patches, of x's shape; exactly 0 at initialisation.
+    """Diffusion transformer F(x, t, condition) on patches, exactly 0 at first.
 
-    x: one image (H, W, C) or (H, W), both sides multiples of patch. t: (). condition: see `ConditionEmbedding`.
-    train: whether dropout is on (then `apply` needs rngs={"dropout": key}).
-    Returns x's shape, in float32 or x's dtype if wider. Batch with `jax.vmap`, which only adds an axis to each einsum.
+    It follows Peebles & Xie 2023, without biases of q, k and v (see
+    `Attention`). The network is of one example. Batch it with `jax.vmap`,
+    which only adds an axis to each einsum.
 
-    width, depth, heads: features a token (a multiple of 4 and of heads), blocks, attention heads.
-    patch: side of a patch, in pixels. mlp_ratio: hidden features of a block's MLP, over width.
-    learned_positions: whether the position code is trained, from the fixed one on; it then fixes the image's size.
-    dropout: probability of a hidden feature of the MLPs to be dropped.
-    num_classes, condition_dim: kind of condition, see `ConditionEmbedding`; both None for none.
-    input_frequencies: Fourier features of x, see `fourier_inputs`.
-    time_frequencies, time_features: see `TimeEmbedding`.
-    dtype: of the computation (parameters and the last layer stay float32 at least); None for float32 or x's if wider.
-    Raises ValueError or TypeError for fields or arguments other than these, by name.
-    Peebles & Xie 2023; attention without biases of q, k and v (see `Attention`).
+    Args:
+      width: Features per token, a multiple of 4 and of `heads`.
+      depth: Number of blocks.
+      heads: Number of attention heads.
+      patch: Side of a patch, in pixels.
+      mlp_ratio: Number of hidden features of a block's MLP, over the width.
+      learned_positions: Whether the position code is trained, from the fixed
+        one on. It then fixes the image's size.
+      dropout: Probability of a hidden feature of the MLPs to be dropped.
+      num_classes: Number of classes of the condition, see
+        `ConditionEmbedding`. None for no class.
+      condition_dim: Entries of a condition that is a vector. None for no
+        vector.
+      input_frequencies: Number of Fourier features of x, see `fourier_inputs`.
+      time_frequencies: See `TimeEmbedding`, `frequencies`.
+      time_features: See `TimeEmbedding`, `features`.
+      dtype: Of the computation. None for float32, or x's dtype if wider.
+        Parameters and the last layer stay float32 at least.
+
+    Raises:
+      ValueError: If a field is out of range. The message has its name.
+      TypeError: If a field has the wrong type.
+
+    Example:
+      >>> net = dj.networks.DiT(width=8, depth=1, heads=2)
+      >>> params = net.init(key, jnp.zeros((4, 4, 1)), 0.5)
     """
 
     width: int = 96
@@ -130,16 +176,16 @@ class DiT(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        check_network_fields(self)
-        checks.depth("depth", self.depth, 0)
-        for name in ("heads", "patch"):
-            checks.width(name, getattr(self, name), 1)
-        checks.positive("mlp_ratio", self.mlp_ratio)
-        divides("heads", self.heads, "width", self.width)
-        if self.width % 4:
-            raise ValueError(
-                f"width must be a multiple of 4 (sine and cosine of row and column), got {self.width}"
-            )
+        sizes = {"heads": (checks.width, 1), "patch": (checks.width, 1)}
+        rules = {"depth": (checks.depth, 0), "mlp_ratio": checks.positive}
+        fields.check(self, **fields.NETWORK, **sizes, **rules)
+        fields.condition(self)
+        fields.divides("heads", self.heads, "width", self.width)
+        checks.require(
+            self.width % 4 == 0,
+            "width must be a multiple of 4 (sine and cosine of row and column), got "
+            f"{self.width}",
+        )
         super().__post_init__()
 
     @nn.compact
@@ -150,12 +196,27 @@ class DiT(OneProgram, nn.Module):
         condition: ArrayLike | None = None,
         train: bool = False,
     ) -> Array:
+        """Evaluate the network at one image.
+
+        Args:
+          x: (H, W, C) or (H, W), both sides multiples of `patch`.
+          t: Time, ().
+          condition: See `ConditionEmbedding`.
+          train: Whether dropout is on. Then `apply` needs rngs={"dropout":
+            key}.
+
+        Returns:
+          F, of x's shape, in float32 or x's dtype if wider.
+
+        Raises:
+          ValueError: If x has another number of axes, or `patch` does not
+            divide a side.
+        """
         shape = jnp.shape(x)
-        x = image(x)  # (H, W, C)
+        x = as_image(x)  # (H, W, C)
         dtype = self.dtype or x.dtype
-        patches = patchify(
-            fourier_inputs(x, self.input_frequencies), self.patch
-        )  # (N, p p C')
+        features = fourier_inputs(x, self.input_frequencies)  # (H, W, C')
+        patches = patchify(features, self.patch)  # (N, p p C')
         c = Conditioning(
             self.width,
             self.num_classes,
@@ -164,9 +225,8 @@ class DiT(OneProgram, nn.Module):
             self.time_features,
             dtype,
         )(t, condition)  # (width,)
-        code = positions(
-            x.shape[0] // self.patch, x.shape[1] // self.patch, self.width
-        )  # (N, width)
+        rows, columns = x.shape[0] // self.patch, x.shape[1] // self.patch
+        code = positions(rows, columns, self.width)  # (N, width)
         if self.learned_positions:
             code = self.param("positions", lambda key: code)
         h = nn.Dense(self.width, dtype=dtype)(patches) + code.astype(
@@ -175,7 +235,7 @@ class DiT(OneProgram, nn.Module):
         for _ in range(self.depth):
             h = DiTBlock(self.heads, self.mlp_ratio, self.dropout, dtype)(h, c, train)
         h = AdaptiveLayerNorm(dtype)(h, c)
-        h = nn.Dense(
+        last = nn.Dense(
             self.patch**2 * x.shape[2], kernel_init=nn.initializers.zeros, dtype=x.dtype
-        )(h)  # (N, p p C)
-        return unpatchify(h, x.shape, self.patch).reshape(shape)
+        )
+        return unpatchify(last(h), x.shape, self.patch).reshape(shape)

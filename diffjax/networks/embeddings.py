@@ -1,4 +1,4 @@
-"""Features of a network's inputs: the time, the condition, and Fourier features of the state."""
+"""Features of a network's inputs: time, condition, Fourier features of the state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,32 +10,67 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar, one_program
+from . import fields
+
+__all__ = [
+    "TIME_FREQUENCIES",
+    "ConditionEmbedding",
+    "Conditioning",
+    "FourierFeatures",
+    "OneProgram",
+    "TimeEmbedding",
+    "fourier_inputs",
+    "sinusoidal",
+]
 
 TIME_FREQUENCIES = (0.02, 200.0)
-"""Angular frequencies, per unit of t: the lowest still orders |t| ≤ 80, the highest turns by 1 within 0.005."""
+"""Lowest and highest angular frequency, per unit of t.
+
+The lowest still orders |t| ≤ 80. The highest turns by 1 within 0.005.
+"""
 
 
+@checks.arguments(dim=fields.even)
 def sinusoidal(
     t: ArrayLike,
     dim: int,
     min_frequency: float = TIME_FREQUENCIES[0],
     max_frequency: float = TIME_FREQUENCIES[1],
 ) -> Array:
-    """[sin ω_i t, cos ω_i t], i = 1 … dim/2, with ω_i log-spaced from min_frequency to max_frequency inclusive.
+    """Sinusoidal features of a time.
 
-    So ⟨e(t), e(s)⟩ = Σ cos ω_i (t − s), and ‖e(t)‖² = dim/2.
+        [sin ω_i t, cos ω_i t],    i = 1 … dim/2
 
-    t: any shape. dim: even. Frequencies: angular, in units of 1/t. Returns t.shape + (dim,), float32 or wider.
-    Raises ValueError or TypeError for an odd dim, or frequencies that are not positive and in order.
-    Vaswani et al. 2017, section 3.5 has ω from 1 down to 10⁻⁴ for integer positions; Ho et al. 2020 feed it the index
-    1 … 1000. Here t has magnitude about 1, and the default range spans the same factor 10⁴ around it.
+    with ω_i spaced evenly in log ω. So ⟨e(t), e(s)⟩ = Σ cos ω_i (t − s), and
+    ‖e(t)‖² = dim/2.
+
+    Args:
+      t: Times, of any shape.
+      dim: Number of features, even.
+      min_frequency: The least ω, an angular frequency in units of 1/t.
+      max_frequency: The greatest ω.
+
+    Returns:
+      The features, t.shape + (dim,), in float32 or wider.
+
+    Raises:
+      ValueError: If `dim` is odd, or not 0 < `min_frequency` <
+        `max_frequency`.
+
+    References:
+      Vaswani et al. 2017, section 3.5, has ω from 1 down to 10⁻⁴ for integer
+      positions. Ho et al. 2020 use it with the index 1 … 1000. Here t has
+      magnitude about 1, and the default range spans the same factor 10⁴ around
+      it.
+
+    Example:
+      >>> dj.networks.sinusoidal(0.5, 8).shape
+      (8,)
     """
-    dim = even("dim", dim)
-    frequency_range("min_frequency", min_frequency, "max_frequency", max_frequency)
+    fields.ordered("min_frequency", min_frequency, "max_frequency", max_frequency)
     t = checks.real_array("t", t)
-    return _waves(
-        t, np.geomspace(min_frequency, max_frequency, dim // 2).astype(t.dtype)
-    )
+    omega = np.geomspace(min_frequency, max_frequency, dim // 2)
+    return _waves(t, omega.astype(t.dtype))
 
 
 @one_program
@@ -45,18 +80,37 @@ def _waves(t, frequencies):
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+# 2⁶⁴ π is a frequency beyond every detail of data.
+@checks.arguments(count=(checks.integer, 0, 64))
 def fourier_inputs(x: Array, count: int) -> Array:
-    """[x, sin 2^k π x, cos 2^k π x], k = 0 … count − 1, along the last axis: what lets a network see fine detail in x.
+    """Fourier features of a state, with which a network sees fine detail in x.
 
-    x: (..., C). Returns (..., C (1 + 2 count)); x itself where count is 0.
-    Kingma et al. 2021 (VDM), appendix C, which keeps k = 7 and 8 only, for data of 256 levels in [−1, 1]: there
-    take count=9. Data of fewer levels need a smaller count; frequencies beyond the data's detail only amplify noise.
+        [x, sin 2^k π x, cos 2^k π x],    k = 0 … count − 1
+
+    along the last axis (Kingma et al. 2021, VDM, appendix C). VDM keeps k = 7
+    and 8 only, for data of 256 levels in [−1, 1], where count = 9 is right.
+    Data of fewer levels need a smaller count. Frequencies beyond the data's
+    detail only amplify noise.
+
+    Args:
+      x: (..., C).
+      count: Number of frequencies, from 0 to 64.
+
+    Returns:
+      (..., C (1 + 2 count)). For count = 0 that is x unchanged.
+
+    Raises:
+      ValueError: If x has no last axis, or C is 0.
+
+    Example:
+      >>> dj.networks.fourier_inputs(jnp.zeros((4, 4, 1)), 3).shape
+      (4, 4, 7)
     """
-    count = checks.integer("count", count, 0, 64)  # 2⁶⁴ π is beyond every detail
-    if not hasattr(x, "dtype") or x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(
-            f"x must be an array of shape (..., C) with C at least 1, got {getattr(x, 'shape', x)}"
-        )
+    checks.require(
+        hasattr(x, "dtype") and x.ndim > 0 and x.shape[-1] > 0,
+        "x must be an array of shape (..., C) with C at least 1, got "
+        f"{getattr(x, 'shape', x)}",
+    )
     if count == 0:
         return x
     return _fourier_inputs(x, (np.pi * 2.0 ** np.arange(count)).astype(x.dtype))
@@ -65,17 +119,25 @@ def fourier_inputs(x: Array, count: int) -> Array:
 @one_program
 def _fourier_inputs(x, frequencies):
     angles = x[..., None] * frequencies  # (..., C, count)
-    angles = angles.reshape(
-        *x.shape[:-1], x.shape[-1] * angles.shape[-1]
-    )  # (..., C count)
+    # (..., C, count) -> (..., C count)
+    angles = angles.reshape(*x.shape[:-1], x.shape[-1] * angles.shape[-1])
     return jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class OneProgram:
-    """Mixin of a Flax module whose `init` is one compiled program where no argument is traced."""
+    """Mixin of a Flax module that compiles an eager `init` as one program."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The variables, as `flax.linen.Module.init` returns them."""
+        """Initialise the variables, as `flax.linen.Module.init` does.
+
+        Args:
+          rngs: As there.
+          *args: As there.
+          **kwargs: As there.
+
+        Returns:
+          The variables.
+        """
         return _variables(super().init, rngs, args, kwargs)
 
 
@@ -85,14 +147,26 @@ def _variables(init, rngs, args, kwargs):
 
 
 class FourierFeatures(OneProgram, nn.Module):
-    """[sin 2π w_i t, cos 2π w_i t], w_i ~ N(0, scale²) drawn once: random Fourier features of the time.
+    """Random Fourier features of a time (Tancik et al. 2020, equation 5).
 
-    The frequencies are a function of `seed`, not variables: no optimiser, weight decay or moving average can touch
-    them, no checkpoint need hold them, and the module has no parameters (`FourierFeatures(64).apply({}, t)`).
+        [sin 2π w_i t, cos 2π w_i t],    w_i ~ N(0, scale²), drawn once
 
-    t: any shape. Returns t.shape + (dim,), float32 or wider. scale: in units of 1/t.
-    Raises ValueError or TypeError for an odd dim, a scale that is not positive or a negative seed.
-    Tancik et al. 2020, equation 5; scale 16 on log σ as in Song et al. 2021, appendix C.1.
+    The frequencies are a function of `seed`, not variables. So no optimiser,
+    weight decay or moving average can touch them, no checkpoint need hold
+    them, and the module has no parameters: `FourierFeatures(64).apply({}, t)`.
+
+    Args:
+      dim: Number of features, even.
+      scale: Standard deviation of w, in units of 1/t. 16 on log σ is that of
+        Song et al. 2021, appendix C.1.
+      seed: Seed of the frequencies, at least 0.
+
+    Raises:
+      ValueError: If a field is out of range.
+
+    Example:
+      >>> dj.networks.FourierFeatures(16).apply({}, 0.5).shape
+      (16,)
     """
 
     dim: int = 128
@@ -100,28 +174,39 @@ class FourierFeatures(OneProgram, nn.Module):
     seed: int = 0
 
     def __post_init__(self):
-        even("dim", self.dim)
-        checks.positive("scale", self.scale)
-        checks.integer("seed", self.seed, 0, 2**32 - 1)
+        rules = {"scale": checks.positive, "seed": (checks.integer, 0, 2**32 - 1)}
+        fields.check(self, dim=fields.even, **rules)
         super().__post_init__()
 
     def __call__(self, t: ArrayLike) -> Array:
+        """The features, t.shape + (dim,) in float32 or wider, of times of any shape."""
         t = checks.real_array("t", t)
-        draws = np.random.RandomState(self.seed).standard_normal(
-            self.dim // 2
-        )  # a stream that NumPy keeps (NEP 19)
+        # RandomState, because NumPy keeps its stream (NEP 19).
+        draws = np.random.RandomState(self.seed).standard_normal(self.dim // 2)
         return _waves(t, (2 * np.pi * self.scale * draws).astype(t.dtype))
 
 
 class TimeEmbedding(OneProgram, nn.Module):
-    """Dense(SiLU(Dense(features(t)))), the embedding of a time (or c_noise, or σ).
+    """Embedding of a time, or of c_noise, or of σ (Ho et al. 2020, appendix B).
 
-    dim: its width. frequencies: (lowest, highest) of the `sinusoidal` features, of which there are features_dim.
-    features: another map (t of shape ()) -> (any,), such as `FourierFeatures()`, in place of those.
-    dtype: of the dense layers; the features are always float32 or wider. None: that of the features.
-    t: (). Returns (dim,).
-    Raises ValueError or TypeError for a t that is not a scalar, or fields outside these ranges.
-    Ho et al. 2020, appendix B.
+        Dense(SiLU(Dense(features(t))))
+
+    Args:
+      dim: Width of the embedding.
+      frequencies: Lowest and highest frequency of the `sinusoidal` features.
+      features: Another map from t of shape () to (any,), such as
+        `FourierFeatures()`, in place of those.
+      features_dim: Number of the `sinusoidal` features.
+      dtype: Of the dense layers. None for that of the features, which are
+        always float32 or wider.
+
+    Raises:
+      ValueError: If a field is out of range.
+      TypeError: If `frequencies` are no pair.
+
+    Example:
+      >>> embedding = dj.networks.TimeEmbedding(8)
+      >>> params = embedding.init(key, 0.5)
     """
 
     dim: int
@@ -131,39 +216,47 @@ class TimeEmbedding(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        checks.width("dim", self.dim, 1)
-        even("features_dim", self.features_dim)
-        check_frequencies("frequencies", self.frequencies)
+        rules = {"features_dim": fields.even, "frequencies": fields.frequencies}
+        fields.check(self, dim=(checks.width, 1), **rules)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, t: Scalar) -> Array:
-        if np.shape(t) != ():
-            raise ValueError(
-                f"t must have shape (), got {np.shape(t)}; jax.vmap over a batch"
-            )
-        t = checks.real_array("t", t)
-        features = (
-            sinusoidal(t, self.features_dim, *self.frequencies)
-            if self.features is None
-            else self.features(t)
+        """The embedding (dim,) of one time t. Raises ValueError if t is no scalar."""
+        checks.require(
+            np.shape(t) == (),
+            f"t must have shape (), got {np.shape(t)}; jax.vmap over a batch",
         )
+        t = checks.real_array("t", t)
+        if self.features is None:
+            features = sinusoidal(t, self.features_dim, *self.frequencies)
+        else:
+            features = self.features(t)
         hidden = nn.silu(nn.Dense(self.dim, dtype=self.dtype)(features))
         return nn.Dense(self.dim, dtype=self.dtype)(hidden)
 
 
 class ConditionEmbedding(OneProgram, nn.Module):
-    """The embedding of a class label (a learned row each) or of a vector (a dense layer).
+    """Embedding of a class label or of a vector.
 
-    Exactly one of the two fields is set.
-    num_classes: the condition is an integer label of shape () in 0 … num_classes, where num_classes is the null token
-        "no condition" of classifier-free guidance, as is None.
-    condition_dim: the condition is a float vector (condition_dim,). None is the zero vector: drop a condition by
-        multiplying it by 0, and give it an entry that is always 1 where 0 is a meaningful condition.
-    Returns (dim,).
-    Raises TypeError for a label that is not an integer, ValueError for a wrong shape or a label out of range (under
-    jit, where values are unknown, a label above num_classes embeds as NaN).
-    Ho & Salimans 2022, section 3.2 (the null token).
+    A label has a learned row. A vector passes through a dense layer.
+
+    Exactly one of `num_classes` and `condition_dim` is set.
+
+    Args:
+      dim: Width of the embedding.
+      num_classes: The condition is an integer label of shape () in 0 …
+        num_classes. The last is the null token "no condition" of
+        classifier-free guidance (Ho & Salimans 2022, section 3.2), and so is
+        None.
+      condition_dim: The condition is a float vector (condition_dim,). None is
+        the zero vector. Drop a condition by multiplying it by 0, and give it
+        an entry that is always 1 where 0 is a meaningful condition.
+      dtype: Of the computation.
+
+    Raises:
+      ValueError: If none or both of the fields are set, or one is out of
+        range.
     """
 
     dim: int
@@ -172,19 +265,24 @@ class ConditionEmbedding(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        if self.num_classes is None and self.condition_dim is None:
-            raise ValueError(
-                "one of num_classes and condition_dim must be set, got None for both"
-            )
-        check_condition_fields(self.num_classes, self.condition_dim)
+        checks.require(
+            self.num_classes is not None or self.condition_dim is not None,
+            "one of num_classes and condition_dim must be set, got None for both",
+        )
+        fields.condition(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, condition: ArrayLike | None = None) -> Array:
+        """The embedding (dim,).
+
+        Raises TypeError for a label that is no integer, and ValueError for a
+        wrong shape or a label out of range. Under jit, where values are
+        unknown, a label above num_classes embeds as NaN.
+        """
         if self.num_classes is not None:
-            rows = nn.Embed(
-                self.num_classes + 1, self.dim, dtype=self.dtype
-            )  # the last row is the null token
+            # The last row is the null token.
+            rows = nn.Embed(self.num_classes + 1, self.dim, dtype=self.dtype)
             return rows(_label(condition, self.num_classes))
         if condition is None:
             vector = jnp.zeros(self.condition_dim)
@@ -194,11 +292,37 @@ class ConditionEmbedding(OneProgram, nn.Module):
         return nn.Dense(self.dim, dtype=self.dtype)(vector)
 
 
-class Conditioning(nn.Module):
-    """SiLU(time embedding + condition embedding), the vector (dim,) that modulates every block of a network.
+def _label(condition: Any, num_classes: int) -> Array:
+    """The label as an integer array of shape (), the null token for None."""
+    if condition is None:
+        return jnp.asarray(num_classes)
+    accepted = (
+        "condition must be an integer label of shape () in 0 … num_classes="
+        f"{num_classes} (the null token)"
+    )
+    dtype, shape = jnp.result_type(condition), np.shape(condition)
+    integral = jnp.issubdtype(dtype, jnp.integer)
+    checks.require(integral, f"{accepted}, got dtype {dtype}", TypeError)
+    checks.require(shape == (), f"{accepted}, got shape {shape}; jax.vmap over a batch")
+    if not checks.is_traced(condition) and not 0 <= int(condition) <= num_classes:
+        raise ValueError(f"{accepted}, got {int(condition)}")
+    return jax.lax.stop_gradient(jnp.asarray(condition))
 
-    Fields as in `TimeEmbedding` and `ConditionEmbedding`. Without num_classes and condition_dim the network is
-    unconditional, and a condition other than None raises ValueError.
+
+class Conditioning(nn.Module):
+    """The vector (dim,) that modulates every block of a network.
+
+        SiLU(time embedding + condition embedding)
+
+    Without num_classes and condition_dim the network is unconditional.
+
+    Args:
+      dim: Width of the vector.
+      num_classes: See `ConditionEmbedding`.
+      condition_dim: See `ConditionEmbedding`.
+      time_frequencies: See `TimeEmbedding`, `frequencies`.
+      time_features: See `TimeEmbedding`, `features`.
+      dtype: Of the computation.
     """
 
     dim: int
@@ -210,6 +334,7 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(self, t: Scalar, condition: ArrayLike | None = None) -> Array:
+        """The vector. A condition of an unconditional network is a ValueError."""
         embedding = TimeEmbedding(
             self.dim, self.time_frequencies, self.time_features, dtype=self.dtype
         )(t)
@@ -219,58 +344,8 @@ class Conditioning(nn.Module):
             )(condition)
         elif condition is not None:
             raise ValueError(
-                f"condition must be None where num_classes=None and condition_dim=None, got {condition!r}; "
-                "set num_classes for integer labels or condition_dim for vectors"
+                "condition must be None where num_classes=None and condition_dim=None, "
+                f"got {condition!r}; set num_classes for integer labels or "
+                "condition_dim for vectors"
             )
         return nn.silu(embedding)
-
-
-def even(name: str, value: Any) -> int:
-    """`value` as a Python int, refused unless positive and even."""
-    value = checks.width(name, value, 2)
-    if value % 2:
-        raise ValueError(f"{name} must be even, got {value}")
-    return value
-
-
-def frequency_range(lower_name: str, lower: Any, upper_name: str, upper: Any) -> None:
-    """Refuse two frequencies unless 0 < lower < upper."""
-    checks.positive(lower_name, lower)
-    checks.greater(upper_name, checks.positive(upper_name, upper), lower_name, lower)
-
-
-def check_frequencies(name: str, value: Any) -> None:
-    """Refuse a field that is not a pair 0 < lowest < highest."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(
-            f"{name} must be a pair (lowest, highest) of angular frequencies, got {value!r}"
-        )
-    frequency_range(f"{name}[0]", value[0], f"{name}[1]", value[1])
-
-
-def check_condition_fields(num_classes: Any, condition_dim: Any) -> None:
-    """Refuse fields that describe no condition: counts below 1, or both set."""
-    if num_classes is not None and condition_dim is not None:
-        raise ValueError(
-            f"num_classes and condition_dim exclude each other, got num_classes={num_classes}, "
-            f"condition_dim={condition_dim}"
-        )
-    for name, value in (("num_classes", num_classes), ("condition_dim", condition_dim)):
-        if value is not None:
-            checks.width(name, value, 1)
-
-
-def _label(condition: Any, num_classes: int) -> Array:
-    """The label as an integer array of shape (), the null token for None."""
-    if condition is None:
-        return jnp.asarray(num_classes)
-    accepted = f"condition must be an integer label of shape () in 0 … num_classes={num_classes} (the null token)"
-    if not jnp.issubdtype(jnp.result_type(condition), jnp.integer):
-        raise TypeError(f"{accepted}, got dtype {jnp.result_type(condition)}")
-    if np.shape(condition) != ():
-        raise ValueError(
-            f"{accepted}, got shape {np.shape(condition)}; jax.vmap over a batch"
-        )
-    if not checks.is_traced(condition) and not 0 <= int(condition) <= num_classes:
-        raise ValueError(f"{accepted}, got {int(condition)}")
-    return jax.lax.stop_gradient(jnp.asarray(condition))

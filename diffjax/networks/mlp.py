@@ -8,14 +8,24 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
+from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
-from .layers import AdaptiveLayerNorm, check_network_fields
+from .layers import AdaptiveLayerNorm
+
+__all__ = ["MLP"]
 
 
 class MLPBlock(nn.Module):
-    """h + W₂ dropout(SiLU(W₁ adaLN(h, c))), the identity at first. h: (width,). c: (dim,).
+    """Residual block of an MLP, the identity at first.
 
-    Dropout comes before the last linear map, so that the mean over its masks is the block without dropout.
+        h + W₂ dropout(SiLU(W₁ adaLN(h, c)))
+
+    Dropout comes before the last linear map, so that the mean over its masks
+    is the block without dropout.
+
+    Args:
+      dropout: Probability of a hidden feature to be dropped.
+      dtype: Of the computation.
     """
 
     dropout: float = 0.0
@@ -23,30 +33,43 @@ class MLPBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
+        """Map features h (width,), modulated by c (dim,), to (width,)."""
         width = h.shape[-1]
-        branch = nn.silu(
-            nn.Dense(width, dtype=self.dtype)(AdaptiveLayerNorm(self.dtype)(h, c))
-        )
+        normed = AdaptiveLayerNorm(self.dtype)(h, c)
+        branch = nn.silu(nn.Dense(width, dtype=self.dtype)(normed))
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
-        return h + nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(
-            branch
-        )
+        last = nn.Dense(width, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+        return h + last(branch)
 
 
 class MLP(OneProgram, nn.Module):
-    """Residual MLP F(x, t, condition) with adaptive layer norm, of x's shape; exactly 0 at initialisation.
+    """Residual MLP F(x, t, condition) with adaptive layer norm, exactly 0 at first.
 
-    x: one example of any shape, read and written in row-major order. t: (). condition: see `ConditionEmbedding`.
-    train: whether dropout is on (then `apply` needs rngs={"dropout": key}).
-    Returns x's shape, in float32 or x's dtype if wider. Batch with `jax.vmap`.
+    Residual blocks are those of He et al. 2016, modulated as in Peebles & Xie
+    2023. The network is of one example. Batch it with `jax.vmap`.
 
-    width, depth: features, and residual blocks. dropout: probability of a hidden feature to be dropped.
-    num_classes, condition_dim: kind of condition, see `ConditionEmbedding`; both None for none.
-    input_frequencies: Fourier features of x, see `fourier_inputs`.
-    time_frequencies, time_features: see `TimeEmbedding`.
-    dtype: of the computation (parameters and the last layer stay float32 at least); None for float32 or x's if wider.
-    Raises ValueError or TypeError for fields or arguments other than these, by name.
-    Residual blocks of He et al. 2016, modulated as in Peebles & Xie 2023.
+    Args:
+      width: Number of features.
+      depth: Number of residual blocks.
+      dropout: Probability of a hidden feature to be dropped.
+      num_classes: Number of classes of the condition, see
+        `ConditionEmbedding`. None for no class.
+      condition_dim: Entries of a condition that is a vector. None for no
+        vector.
+      input_frequencies: Number of Fourier features of x, see `fourier_inputs`.
+      time_frequencies: See `TimeEmbedding`, `frequencies`.
+      time_features: See `TimeEmbedding`, `features`.
+      dtype: Of the computation. None for float32, or x's dtype if wider.
+        Parameters and the last layer stay float32 at least.
+
+    Raises:
+      ValueError: If a field is out of range. The message has its name.
+      TypeError: If a field has the wrong type.
+
+    Example:
+      >>> net = dj.networks.MLP(width=8, depth=1)
+      >>> params = net.init(key, jnp.zeros(2), 0.5)
+      >>> denoised = net.apply(params, jnp.ones(2), 0.5)
     """
 
     width: int = 512
@@ -60,8 +83,8 @@ class MLP(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        check_network_fields(self)
-        checks.depth("depth", self.depth, 0)
+        fields.check(self, **fields.NETWORK, depth=(checks.depth, 0))
+        fields.condition(self)
         super().__post_init__()
 
     @nn.compact
@@ -72,6 +95,18 @@ class MLP(OneProgram, nn.Module):
         condition: ArrayLike | None = None,
         train: bool = False,
     ) -> Array:
+        """Evaluate the network at one example.
+
+        Args:
+          x: One example of any shape, read and written in row-major order.
+          t: Time, ().
+          condition: See `ConditionEmbedding`.
+          train: Whether dropout is on. Then `apply` needs rngs={"dropout":
+            key}.
+
+        Returns:
+          F, of x's shape, in float32 or x's dtype if wider.
+        """
         x = checks.real_array("x", x)
         dtype = self.dtype or x.dtype
         c = Conditioning(
@@ -88,6 +123,5 @@ class MLP(OneProgram, nn.Module):
         for _ in range(self.depth):
             h = MLPBlock(self.dropout, dtype)(h, c, train)
         h = AdaptiveLayerNorm(dtype)(h, c)
-        return nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)(
-            h
-        ).reshape(x.shape)
+        last = nn.Dense(x.size, kernel_init=nn.initializers.zeros, dtype=x.dtype)
+        return last(h).reshape(x.shape)

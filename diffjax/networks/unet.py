@@ -8,22 +8,30 @@ from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar
+from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
-from .layers import (
-    Attention,
-    Modulation,
-    check_network_fields,
-    divides,
-    image,
-    modulate,
-)
+from .layers import Attention, Modulation, as_image, modulate
+
+__all__ = ["UNet"]
 
 HALF = 0.5**0.5
-"""A sum of two branches is divided by √2, which keeps the variance of independent ones."""
+"""Factor of a sum of two branches, which keeps the variance of independent ones."""
 
 
 def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
-    """Group norm of one image (H, W, channels): as many equal groups as divide it, of 4 channels or more, up to 32."""
+    """Group norm of one image (H, W, channels).
+
+    It has as many equal groups as divide the channels, of 4 channels or more,
+    up to 32.
+
+    Args:
+      channels: Number of channels.
+      dtype: Of the computation.
+      affine: Whether it has a bias and a scale.
+
+    Returns:
+      The module.
+    """
     groups = next(
         g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0
     )
@@ -40,6 +48,7 @@ def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
 def downsample(h: Array) -> Array:
     """The mean of each 2 × 2 block: (H, W, C) -> (H/2, W/2, C)."""
     height, width, channels = h.shape
+    # (H/2, 2, W/2, 2, C)
     return h.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
 
 
@@ -49,11 +58,19 @@ def upsample(h: Array) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """(skip(h) + conv₂ dropout(SiLU(modulate(GN(conv₁ SiLU(GN(h))), c))))/√2, skip(h)/√2 at first.
+    """Residual block of DDPM++ (Song et al. 2021, appendix H.2), skip(h)/√2 at first.
 
-    h: (H, W, C). c: (dim,). Returns (H, W, channels); skip is a 1 × 1 convolution where C differs from channels.
-    Dropout comes before the last linear map, so that the mean over its masks is the block without dropout.
-    Song et al. 2021, appendix H.2; scale and shift by c: Dhariwal & Nichol 2021, section 3.
+        (skip(h) + conv₂ dropout(SiLU(modulate(GN(conv₁ SiLU(GN(h))), c))))/√2
+
+    skip is a 1 × 1 convolution where the number of channels changes. Scale and
+    shift by c are those of Dhariwal & Nichol 2021, section 3. Dropout comes
+    before the last linear map, so that the mean over its masks is the block
+    without dropout.
+
+    Args:
+      channels: Number of channels of the output.
+      dropout: Probability of a feature to be dropped.
+      dtype: Of the computation.
     """
 
     channels: int
@@ -62,18 +79,12 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
+        """Map h (H, W, C), modulated by c (dim,), to (H, W, channels)."""
         branch = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
-        branch = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
-            branch
-        )  # (H, W, channels)
+        branch = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(branch)
         shift, scale = Modulation(2, self.channels, self.dtype)(c)
-        branch = nn.silu(
-            modulate(
-                group_norm(self.channels, self.dtype, affine=False)(branch),
-                shift,
-                scale,
-            )
-        )
+        normed = group_norm(self.channels, self.dtype, affine=False)(branch)
+        branch = nn.silu(modulate(normed, shift, scale))
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         branch = nn.Conv(
             self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype
@@ -84,47 +95,73 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """(h + attention(GN(h)))/√2 over all pixels, h/√2 at first. h: (H, W, C)."""
+    """(h + attention(GN(h)))/√2 over all pixels, h/√2 at first.
+
+    Args:
+      heads: Number of heads.
+      dtype: Of the computation.
+    """
 
     heads: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        tokens = group_norm(h.shape[-1], self.dtype)(h).reshape(
-            -1, h.shape[-1]
-        )  # (H W, C)
+        """Map h (H, W, C) to (H, W, C)."""
+        channels = h.shape[-1]
+        tokens = group_norm(channels, self.dtype)(h).reshape(-1, channels)  # (H W, C)
         branch = Attention(self.heads, zero_output=True, dtype=self.dtype)(tokens)
         return (h + branch.reshape(h.shape)) * HALF
 
 
 class UNet(OneProgram, nn.Module):
-    """U-Net F(x, t, condition), of x's shape; exactly 0 at initialisation.
+    """U-Net F(x, t, condition), exactly 0 at first.
 
-    Level l has sides H/2^l, W/2^l and width · multipliers[l] channels, and `blocks` residual blocks on the way down,
-    blocks + 1 on the way up, each of which reads one activation of the way down. Attention stands in the middle, and
-    after each block of the levels in attention_levels.
+    Resolution l has sides H/2^l and W/2^l and width · multipliers[l] channels.
+    It has `blocks` residual blocks on the way down, and blocks + 1 on the way
+    up, each of which reads one activation of the way down. Attention stands in
+    the middle, and after each block of `attention_resolutions`. The network is
+    of one example. Batch it with `jax.vmap`.
 
-    x: one image (H, W, C) or (H, W), both sides multiples of 2^(levels − 1). t: ().
-    condition: see `ConditionEmbedding`.
-    train: whether dropout is on (then `apply` needs rngs={"dropout": key}).
-    Returns x's shape, in float32 or x's dtype if wider. Batch with `jax.vmap`.
+    Args:
+      width: Number of channels before the multipliers.
+      multipliers: Factor of the channels at each resolution, from the full one
+        down.
+      blocks: Number of residual blocks per resolution.
+      attention_resolutions: Numbers l of the resolutions with attention.
+      heads: Number of attention heads. It divides the channels wherever
+        attention stands.
+      dropout: Probability of a feature to be dropped before a block's second
+        convolution.
+      num_classes: Number of classes of the condition, see
+        `ConditionEmbedding`. None for no class.
+      condition_dim: Entries of a condition that is a vector. None for no
+        vector.
+      input_frequencies: Number of Fourier features of x, see `fourier_inputs`.
+      time_frequencies: See `TimeEmbedding`, `frequencies`.
+      time_features: See `TimeEmbedding`, `features`.
+      dtype: Of the computation. None for float32, or x's dtype if wider.
+        Parameters and the last layer stay float32 at least.
 
-    width, multipliers, blocks: see above. heads: of the attention, a divisor of the channels wherever it stands.
-    dropout: probability of a feature to be dropped before a block's second convolution.
-    num_classes, condition_dim: kind of condition, see `ConditionEmbedding`; both None for none.
-    input_frequencies: Fourier features of x, see `fourier_inputs`.
-    time_frequencies, time_features: see `TimeEmbedding`.
-    dtype: of the computation (parameters and the last layer stay float32 at least); None for float32 or x's if wider.
-    Raises ValueError or TypeError for fields or arguments other than these, by name.
-    Ho et al. 2020, appendix B; DDPM++ of Song et al. 2021, appendix H. Resampling (mean, nearest) stands between blocks
-    instead of in blocks of its own, which would be slow at small sizes on CPU.
+    Raises:
+      ValueError: If a field is out of range. The message has its name.
+      TypeError: If a field has the wrong type.
+
+    References:
+      Ho et al. 2020, appendix B. DDPM++ of Song et al. 2021, appendix H, where
+      resampling has blocks of its own. Here it stands between blocks (mean,
+      nearest), because such blocks are slow at small sizes on CPU.
+
+    Example:
+      >>> net = dj.networks.UNet(width=4, multipliers=(1,), blocks=1, heads=1,
+      ...                        attention_resolutions=())
+      >>> params = net.init(key, jnp.zeros((4, 4, 1)), 0.5)
     """
 
     width: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
-    attention_levels: tuple[int, ...] = (1,)
+    attention_resolutions: tuple[int, ...] = (1,)
     heads: int = 4
     dropout: float = 0.0
     num_classes: int | None = None
@@ -135,12 +172,13 @@ class UNet(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        check_network_fields(self)
-        _check_levels(self)
-        self.multipliers, self.attention_levels = (
-            tuple(self.multipliers),
-            tuple(self.attention_levels),
-        )  # hashable
+        sizes = {"blocks": (checks.depth, 1), "heads": (checks.width, 1)}
+        fields.check(self, **fields.NETWORK, **sizes)
+        fields.condition(self)
+        _check_resolutions(self)
+        # Tuples, because fields must be hashable.
+        self.multipliers = tuple(self.multipliers)
+        self.attention_resolutions = tuple(self.attention_resolutions)
         super().__post_init__()
 
     @nn.compact
@@ -151,8 +189,24 @@ class UNet(OneProgram, nn.Module):
         condition: ArrayLike | None = None,
         train: bool = False,
     ) -> Array:
+        """Evaluate the network at one image.
+
+        Args:
+          x: (H, W, C) or (H, W), both sides multiples of 2^(resolutions − 1).
+          t: Time, ().
+          condition: See `ConditionEmbedding`.
+          train: Whether dropout is on. Then `apply` needs rngs={"dropout":
+            key}.
+
+        Returns:
+          F, of x's shape, in float32 or x's dtype if wider.
+
+        Raises:
+          ValueError: If x has another number of axes, or sides that cannot be
+            halved.
+        """
         shape = jnp.shape(x)
-        x = image(x)  # (H, W, C)
+        x = as_image(x)  # (H, W, C)
         self._check_sides(x)
         dtype = self.dtype or x.dtype
         c = Conditioning(
@@ -179,14 +233,14 @@ class UNet(OneProgram, nn.Module):
     def _descend(
         self, h: Array, c: Array, train: bool, dtype: Any
     ) -> tuple[Array, list[Array]]:
-        """The way down: the last activation, and all that the way up reads, blocks + 1 a level."""
+        """The last activation, and those for the way up, blocks + 1 per resolution."""
         skips = [h]
-        for level, multiplier in enumerate(self.multipliers):
-            if level > 0:
+        for resolution, multiplier in enumerate(self.multipliers):
+            if resolution > 0:
                 h = downsample(h)
                 skips.append(h)
             for _ in range(self.blocks):
-                h = self._block(level, multiplier, h, c, train, dtype)
+                h = self._block(resolution, multiplier, h, c, train, dtype)
                 skips.append(h)
         return h, skips
 
@@ -194,57 +248,59 @@ class UNet(OneProgram, nn.Module):
         self, h: Array, skips: list[Array], c: Array, train: bool, dtype: Any
     ) -> Array:
         """The way up, which reads the skips from the last to the first."""
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        for resolution, multiplier in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(level, multiplier, h, c, train, dtype)
-            if level > 0:
+                h = self._block(resolution, multiplier, h, c, train, dtype)
+            if resolution > 0:
                 h = upsample(h)
         return h
 
     def _block(
-        self, level: int, multiplier: int, h: Array, c: Array, train: bool, dtype: Any
+        self,
+        resolution: int,
+        multiplier: int,
+        h: Array,
+        c: Array,
+        train: bool,
+        dtype: Any,
     ) -> Array:
         h = ResidualBlock(multiplier * self.width, self.dropout, dtype)(h, c, train)
-        return (
-            AttentionBlock(self.heads, dtype)(h)
-            if level in self.attention_levels
-            else h
-        )
+        if resolution in self.attention_resolutions:
+            h = AttentionBlock(self.heads, dtype)(h)
+        return h
 
     def _check_sides(self, x: Array) -> None:
         factor = 2 ** (len(self.multipliers) - 1)
-        if x.shape[0] % factor or x.shape[1] % factor:
-            raise ValueError(
-                f"x must have sides H and W divisible by 2^(levels − 1) = {factor}, where levels = "
-                f"{len(self.multipliers)} is the length of multipliers={self.multipliers}, got H={x.shape[0]}, "
-                f"W={x.shape[1]}; pad the image or take fewer levels"
-            )
+        checks.require(
+            x.shape[0] % factor == 0 and x.shape[1] % factor == 0,
+            f"x must have sides H and W divisible by 2^(resolutions − 1) = {factor}, "
+            f"where resolutions = {len(self.multipliers)} is the length of multipliers="
+            f"{self.multipliers}, got H={x.shape[0]}, W={x.shape[1]}; pad the image or "
+            "take fewer resolutions",
+        )
 
 
-def _check_levels(network: UNet) -> None:
-    """Refuse wrong multipliers, attention levels, blocks or heads by name."""
-    if not isinstance(network.multipliers, tuple | list) or not network.multipliers:
-        raise TypeError(
-            f"multipliers must be a tuple of one or more integers, got {network.multipliers!r}"
-        )
-    if not isinstance(network.attention_levels, tuple | list):
-        raise TypeError(
-            f"attention_levels must be a tuple of integers, got {network.attention_levels!r}"
-        )
-    for i, multiplier in enumerate(network.multipliers):
+def _check_resolutions(network: UNet) -> None:
+    """Raise an error for wrong multipliers or resolutions, or heads that do not fit."""
+    multipliers, attended = network.multipliers, network.attention_resolutions
+    checks.require(
+        isinstance(multipliers, tuple | list) and multipliers,
+        f"multipliers must be a tuple of one or more integers, got {multipliers!r}",
+        TypeError,
+    )
+    checks.require(
+        isinstance(attended, tuple | list),
+        f"attention_resolutions must be a tuple of integers, got {attended!r}",
+        TypeError,
+    )
+    last = len(multipliers) - 1
+    for i, multiplier in enumerate(multipliers):
         checks.width(f"multipliers[{i}]", multiplier, 1)
-    for i, level in enumerate(network.attention_levels):
-        checks.integer(f"attention_levels[{i}]", level, 0, len(network.multipliers) - 1)
-    checks.depth("blocks", network.blocks, 1)
-    checks.width("heads", network.heads, 1)
-    for level in {
-        *network.attention_levels,
-        len(network.multipliers) - 1,
-    }:  # the middle has the last level's channels
-        divides(
-            "heads",
-            network.heads,
-            f"width * multipliers[{level}]",
-            network.width * network.multipliers[level],
-        )
+    for i, resolution in enumerate(attended):
+        checks.integer(f"attention_resolutions[{i}]", resolution, 0, last)
+    # The middle, with attention, has the last resolution's channels.
+    for resolution in {*attended, last}:
+        name = f"width * multipliers[{resolution}]"
+        channels = network.width * multipliers[resolution]
+        fields.divides("heads", network.heads, name, channels)

@@ -17,10 +17,12 @@ def network_loops(config: Config) -> Iterator[RatioRow]:
     cpu = jax.default_backend() == "cpu"
     batch, side = (2, 8) if config.quick else (16, 16 if cpu else 32)
     if config.quick:
-        net = networks.UNet(width=8, multipliers=(1,), blocks=1, attention_levels=())
+        net = networks.UNet(
+            width=8, multipliers=(1,), blocks=1, attention_resolutions=()
+        )
     else:
         net = networks.UNet(
-            width=64, multipliers=(1, 2, 2), blocks=2, attention_levels=(2,)
+            width=64, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(2,)
         )
     key = jax.random.key(config.seed)
     initial = jax.jit(net.init)(key, jnp.zeros((side, side, 3)), 0.5)
