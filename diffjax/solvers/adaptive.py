@@ -88,7 +88,10 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
 
     def prepare(problem, ts):
         steps = steps_along(problem.velocity, ts, problem.zero_end)
-        return steps, euler_step(problem.velocity, steps)
+        euler = euler_step(problem.velocity, steps)
+        # ends of the grid itself: XLA would fuse the choice of another end into s − t
+        # and round it otherwise when a run is taken in parts
+        return steps._replace(end=ts[1:]), euler
 
     def init(problem, x, inputs):
         (t, s, _), _ = inputs
@@ -167,7 +170,10 @@ def adaptive_sde(
 
     def prepare(problem, ts):
         steps = steps_along(problem.sde.drift, ts, problem.zero_end)
-        return steps, euler_step(problem.sde.drift, steps)
+        euler = euler_step(problem.sde.drift, steps)
+        # ends of the grid itself: XLA would fuse the choice of another end into s − t
+        # and round it otherwise when a run is taken in parts
+        return steps._replace(end=ts[1:]), euler
 
     def init(problem, x, inputs):
         (t, s, _), _ = inputs
