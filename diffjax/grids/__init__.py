@@ -1,7 +1,7 @@
 """Where a solver steps: grids of steps + 1 decreasing times.
 
-They run from t_max to t_min unless stated otherwise. Any decreasing array serves as a
-grid.
+They run from t_max to t_min unless stated otherwise. Any decreasing array
+serves as a grid.
 """
 
 from .defaults import (

@@ -20,27 +20,27 @@ DENSE = 28
 def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array:
     """The grid to take when nothing is known of the data, the default of `sample`.
 
-    For a deterministic solver it is `angular` with share ½ up to 27 steps and ¼ from 28
-    on. By worst-case regret over a suite of targets, schedules and networks, which
-    `experiments.solver_regret` measures, it is the best of nine grids, or near it, with
-    `ipndm(2)` at 12 and 16 evaluations and with `unipc(3)` from 24 on. For a stochastic
-    solver it is `log_snr`.
+    For a deterministic solver it is `angular` with share ½ up to 27 steps and
+    ¼ from 28 on. By worst-case regret over a suite of targets, schedules and
+    networks, which `experiments.solver_regret` measures, it is the best of
+    nine grids, or near it, with `ipndm(2)` at 12 and 16 evaluations and with
+    `unipc(3)` from 24 on. For a stochastic solver it is `log_snr`.
 
     Args:
-      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal
-        SNR.
+      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero
+        terminal SNR.
       solver: A solver. Its cost per step decides how many steps there are.
-      evaluations: The most evaluations of the denoiser. The further ones of `restart` and
-        `repaint` come on top. There are 32 steps for a solver that chooses its own, as
-        `adaptive` does.
+      evaluations: The most evaluations of the denoiser. The further ones of
+        `restart` and `repaint` come on top. There are 32 steps for a solver
+        that chooses its own, as `adaptive` does.
 
     Returns:
-      Decreasing times from t_max to t_min, or from index T − 1 of a chain of zero
-      terminal SNR.
+      Decreasing times from t_max to t_min, or from index T − 1 of a chain of
+      zero terminal SNR.
 
     Raises:
-      ValueError: If the evaluations are too few for one step, or where α(t_max) = 0 on a
-        schedule that is no chain.
+      ValueError: If the evaluations are too few for one step, or where
+        α(t_max) = 0 on a schedule that is no chain.
 
     Example:
       >>> dj.grids.recommended(dj.schedules.edm(), dj.solvers.heun(), 16).shape

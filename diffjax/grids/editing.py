@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-# -------------------------------------------------------------------------------- checks
+# ---------------------------------------------------------------------- checks
 
 
 def check(
@@ -34,7 +34,8 @@ def check(
     Args:
       name: The grid's name in messages.
       ts: Times (N + 1,), strictly monotone and finite.
-      schedule: The times must lie in its interval, with a rounding tolerance of 4 ulp.
+      schedule: The times must lie in its interval, with a rounding tolerance
+        of 4 ulp.
       zero_end: Whether a decreasing grid may end at exactly 0, below t_min.
 
     Returns:
@@ -118,7 +119,8 @@ def _ratios(name, value):
     ratios = checks.real_array(name, value)
     checks.require(
         ratios.ndim == 1 and ratios.shape[0] >= 2,
-        f"{name} must have shape (steps + 1,) with at least one step, got {ratios.shape}",
+        f"{name} must have shape (steps + 1,) with at least one step, got "
+        f"{ratios.shape}",
     )
     if not checks.is_traced(ratios):
         checks.finite(name, ratios)
@@ -130,26 +132,28 @@ def _ratios(name, value):
     return ratios
 
 
-# ----------------------------------------------------------------- parts and conversions
+# ------------------------------------------------------- parts and conversions
 
 
 @checks.arguments(grid=_grid, strength=_strength)
 def strength(grid: ArrayLike, strength: float) -> Array:
-    """The last part of a grid, for a partial start (Meng et al. 2022, SDEdit, section 3).
+    """The last part of a grid, for a partial start (Meng et al. 2022, SDEdit).
 
-    The start is then data noised to the first time that is left, as image-to-image does:
-    `schedules.perturb(schedule, x0, grid[0], noise)`.
+    The start is then data noised to the first time that is left, as
+    image-to-image does: `schedules.perturb(schedule, x0, grid[0], noise)`.
 
     Args:
-      grid: Decreasing times, (steps + 1,). A last time of 0 counts as any other.
-      strength: Share of the steps to keep, in (0, 1]: ⌊strength · steps⌋ of them, at
-        least one.
+      grid: Decreasing times, (steps + 1,). A last time of 0 counts as any
+        other.
+      strength: Share of the steps to keep, in (0, 1]: ⌊strength · steps⌋ of
+        them, at least one.
 
     Returns:
       The last times of the grid, (steps kept + 1,).
 
     Raises:
-      ValueError: If strength lies outside (0, 1], or the grid does not decrease.
+      ValueError: If strength lies outside (0, 1], or the grid does not
+        decrease.
       TypeError: If strength is traced.
 
     Example:
@@ -195,14 +199,16 @@ def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
 
     Args:
       schedule: Any schedule.
-      ratios: Decreasing values of σ/α, (steps + 1,). The last may be 0, which is time 0.
+      ratios: Decreasing values of σ/α, (steps + 1,). The last may be 0, which
+        is time 0.
 
     Returns:
       Decreasing times, (steps + 1,).
 
     Raises:
-      ValueError: For ratios that do not decrease or that the schedule does not reach, up
-        to rounding. Traced ratios beyond its range go to the nearer end.
+      ValueError: For ratios that do not decrease or that the schedule does not
+        reach, up to rounding. Traced ratios beyond its range go to the nearer
+        end.
 
     Example:
       >>> np.asarray(dj.grids.from_noise_ratios(dj.schedules.edm(), [80.0, 1.0, 0.0]))
@@ -216,20 +222,22 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
 
         λ_schedule(t_i) = λ_reference(ts_i)
 
-    At these times `schedule` has the σ/α that `reference` has at `ts`: the same states
-    of the probability flow, scaled (Karras et al. 2022, section 3).
+    At these times `schedule` has the σ/α that `reference` has at `ts`: the
+    same states of the probability flow, scaled (Karras et al. 2022, section
+    3).
 
     Args:
       schedule: Any schedule.
       reference: The schedule of the grid.
-      ts: A grid of `reference`, (steps + 1,). A last time of exactly 0 stays 0.
+      ts: A grid of `reference`, (steps + 1,). A last time of exactly 0 stays
+        0.
 
     Returns:
       Times of `schedule`, (steps + 1,).
 
     Raises:
-      ValueError: For times outside of `reference` or noise levels that `schedule` does
-        not reach.
+      ValueError: For times outside of `reference` or noise levels that
+        `schedule` does not reach.
 
     Example:
       >>> flow, edm = dj.schedules.rectified_flow(), dj.schedules.edm()

@@ -35,15 +35,15 @@ ALIGN_YOUR_STEPS = {
 def align_your_steps(
     schedule: Schedule, steps: int, table: str = "stable_diffusion_1.5"
 ) -> Array:
-    """Times at values of σ/α that were fitted to a published model (Sabour et al. 2024, Table 3).
+    """Times at values of σ/α fitted to a published model (Sabour et al. 2024).
 
-    They are interpolated log-linearly from the model's 10 steps. The paper's samplers
-    append a step to 0, see `to_zero`.
+    They are interpolated log-linearly from the model's 10 steps. The paper's
+    samplers append a step to 0, see `to_zero`.
 
     Args:
-      schedule: A schedule that reaches the table's noise levels. Ends of the table are
-        read to their printed digits: up to 5e-4 outside of the schedule's range they are
-        its end.
+      schedule: A schedule that reaches the table's noise levels. Ends of the
+        table are read to their printed digits: up to 5e-4 outside of the
+        schedule's range they are its end.
       steps: N, 1 or more.
       table: The model, a key of `ALIGN_YOUR_STEPS`.
 
@@ -51,8 +51,8 @@ def align_your_steps(
       Decreasing times, (steps + 1,).
 
     Raises:
-      ValueError: For another model, or where the schedule does not reach the table's
-        noise levels.
+      ValueError: For another model, or where the schedule does not reach the
+        table's noise levels.
 
     Example:
       >>> np.asarray(dj.grids.align_your_steps(dj.schedules.edm(), 2, "sdxl")).round(3)
@@ -85,7 +85,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 def ddpm(
     schedule: Indexed, steps: int, spacing: str = "leading", steps_offset: int = 0
 ) -> Array:
-    """Times of some of a chain's indices, then 0 (diffusers' timestep_spacing and steps_offset).
+    """Times of some of a chain's indices, then 0, as in diffusers.
 
     Counted from 1 and falling, for i = 0 … steps − 1, the indices are
 
@@ -93,7 +93,8 @@ def ddpm(
         "linspace"    1 + round(i (T − 1)/(steps − 1))
         "trailing"    round(T − i T/steps)
 
-    with halves rounded to even.
+    with halves rounded to even. These are diffusers' `timestep_spacing` and
+    `steps_offset`.
 
     Args:
       schedule: A chain or ladder of T indices.
@@ -144,7 +145,8 @@ def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
       Decreasing times, of the shape of indices.
 
     Raises:
-      TypeError: For a schedule that has no indices, or indices that are not integers.
+      TypeError: For a schedule that has no indices, or indices that are not
+        integers.
       ValueError: For indices out of range or not decreasing.
 
     Example:

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-# ------------------------------------------------------------------------- rules in time
+# --------------------------------------------------------------- rules in time
 
 
 @arguments()
@@ -42,7 +42,8 @@ def uniform(schedule: Schedule, steps: int) -> Array:
       Decreasing times from t_max to t_min, (steps + 1,).
 
     Example:
-      >>> print(np.asarray(dj.grids.uniform(dj.schedules.rectified_flow(t_max=1.0), 2)).round(4))
+      >>> times = dj.grids.uniform(dj.schedules.rectified_flow(t_max=1.0), 2)
+      >>> print(np.asarray(times).round(4))
       [1.     0.5005 0.001 ]
     """
     return between(schedule, steps, lambda u, start, end: start + u * (end - start))
@@ -50,7 +51,7 @@ def uniform(schedule: Schedule, steps: int) -> Array:
 
 @arguments()
 def quadratic(schedule: Schedule, steps: int) -> Array:
-    """Times whose square roots have even spacing (Song et al. 2021, DDIM, appendix D.2).
+    """Times whose square roots have even spacing (Song et al. 2021, DDIM, D.2).
 
         t_i = (√t_max + (i/N) (√t_min − √t_max))²
 
@@ -62,7 +63,8 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
       Decreasing times from t_max to t_min, (steps + 1,).
 
     Example:
-      >>> print(np.asarray(dj.grids.quadratic(dj.schedules.edm(), 2)).round(2))
+      >>> times = dj.grids.quadratic(dj.schedules.edm(), 2)
+      >>> print(np.asarray(times).round(2))
       [80.   20.2   0.  ]
     """
 
@@ -83,14 +85,14 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
 
         t_i = t_min + (t_max − t_min) I⁻¹(1 − i/N)
 
-    I is the distribution function I_t(a, b) of Beta(a, b). Below 1 both parameters place
-    more steps near both ends.
+    I is the distribution function I_t(a, b) of Beta(a, b). Below 1 both
+    parameters place more steps near both ends.
 
     Args:
       schedule: Any schedule.
       steps: N, 1 or more.
-      a: First parameter of the distribution, positive. Smaller places more steps near
-        t_min.
+      a: First parameter of the distribution, positive. Smaller places more
+        steps near t_min.
       b: Second parameter, positive. Smaller places more steps near t_max.
 
     Returns:
@@ -101,7 +103,8 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
       TypeError: If a or b is traced.
 
     Example:
-      >>> print(np.asarray(dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)).round(3))
+      >>> times = dj.grids.beta(dj.schedules.rectified_flow(t_max=1.0), 4)
+      >>> print(np.asarray(times).round(3))
       [1.    0.824 0.501 0.177 0.001]
     """
     shares = _beta_quantiles(a, b, np.linspace(1, 0, steps + 1))
@@ -109,7 +112,7 @@ def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Arra
 
 
 def _beta_quantiles(a, b, shares):
-    """x with I_x(a, b) = shares, by bisection in float64 on the host. Exact at 0 and 1."""
+    """x with I_x(a, b) = shares by bisection, exact at 0 and 1."""
     low, high = np.zeros(shares.shape), np.ones(shares.shape)
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -120,7 +123,9 @@ def _beta_quantiles(a, b, shares):
 
 
 def _beta_distribution(a, b, x):
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22).
+    """The regularised incomplete beta function I_x(a, b).
+
+    By its continued fraction (DLMF 8.17.22).
 
     The fraction converges quickly left of (a + 1) / (a + b + 2). Right of it,
     I_x(a, b) = 1 − I_{1−x}(b, a).
@@ -141,23 +146,25 @@ def _beta_distribution(a, b, x):
     return np.where(left, value, 1 - value)
 
 
-# --------------------------------------------------------------- rules in the noise level
+# ---------------------------------------------------- rules in the noise level
 
 
 @arguments(shift=checks.positive)
 def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
-    """The resolution shift of flow models, on any schedule (Esser et al. 2024, equation 23).
+    """The resolution shift of flow models (Esser et al. 2024, equation 23).
 
         τ′ = s τ / (1 + (s − 1) τ),    τ = σ / (α + σ)
 
-    τ is the time of rectified flow at the same noise ratio, t itself there. It is uniform
-    before the shift, between the values that give t_max and t_min after it. The shift
-    multiplies σ/α by s. Images of m times more pixels take s = √m.
+    τ is the time of rectified flow at the same noise ratio, t itself there. It
+    is uniform before the shift, between the values that give t_max and t_min
+    after it. The shift multiplies σ/α by s. Images of m times more pixels take
+    s = √m.
 
     Args:
       schedule: Any schedule. α(t_max) may be 0.
       steps: N, 1 or more.
-      shift: s, positive. 1 is uniform in τ, greater spends more steps at much noise.
+      shift: s, positive. 1 is uniform in τ, greater spends more steps at much
+        noise.
 
     Returns:
       Decreasing times from t_max to t_min, (steps + 1,).
@@ -166,7 +173,8 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
       ValueError: If shift is not positive.
 
     Example:
-      >>> print(np.asarray(dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2)).round(3))
+      >>> times = dj.grids.shifted(dj.schedules.rectified_flow(t_max=1.0), 2)
+      >>> print(np.asarray(times).round(3))
       [1.    0.75  0.001]
     """
 
@@ -188,8 +196,8 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
         λ_i = λ(t_max) + (i/N) (λ(t_min) − λ(t_max))
 
     Args:
-      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero terminal
-        SNR, on which the grid starts at index T − 1.
+      schedule: Any schedule with a finite log-SNR at t_max, or a chain of zero
+        terminal SNR, on which the grid starts at index T − 1.
       steps: N, 1 or more.
 
     Returns:
@@ -199,7 +207,8 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
       ValueError: Where α(t_max) = 0 on a schedule that is no chain.
 
     Example:
-      >>> print(np.asarray(dj.grids.log_snr(dj.schedules.edm(), 2)).round(3))
+      >>> times = dj.grids.log_snr(dj.schedules.edm(), 2)
+      >>> print(np.asarray(times).round(3))
       [80.     0.4    0.002]
     """
 
@@ -231,7 +240,8 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
     Args:
       schedule: As in `log_snr`.
       steps: N, 1 or more.
-      rho: ρ, positive. 1 is `log_snr`, greater spends more steps at little noise.
+      rho: ρ, positive. 1 is `log_snr`, greater spends more steps at little
+        noise.
 
     Returns:
       Decreasing times from t_max to t_min, (steps + 1,).
@@ -240,7 +250,8 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
       ValueError: If rho is not positive, or as `log_snr`.
 
     Example:
-      >>> print(np.asarray(dj.grids.polyexponential(dj.schedules.edm(), 2, rho=2.0)).round(3))
+      >>> times = dj.grids.polyexponential(dj.schedules.edm(), 2, rho=2.0)
+      >>> print(np.asarray(times).round(3))
       [80.     0.028  0.002]
     """
 
@@ -256,8 +267,8 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
 
         s_i = (s_max^{1/ρ} + (i/N) (s_min^{1/ρ} − s_max^{1/ρ}))^ρ,    s = σ/α
 
-    The last of the N + 1 times is t_min. The paper's samplers append a step to 0, see
-    `to_zero`.
+    The last of the N + 1 times is t_min. The paper's samplers append a step to
+    0, see `to_zero`.
 
     Args:
       schedule: As in `log_snr`.
@@ -271,7 +282,8 @@ def karras(schedule: Schedule, steps: int, rho: Scalar = 7.0) -> Array:
       ValueError: If rho is not positive, or as `log_snr`.
 
     Example:
-      >>> print(np.asarray(dj.grids.karras(dj.schedules.edm(), 4)).round(3))
+      >>> times = dj.grids.karras(dj.schedules.edm(), 4)
+      >>> print(np.asarray(times).round(3))
       [80.    17.528  2.515  0.17   0.002]
     """
     return between_log_snrs(schedule, steps, _karras_log_snr, rho)
@@ -322,10 +334,10 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
         u(λ) = share · (φ(λ) − φ_0)/(φ_1 − φ_0) + (1 − share) · (λ − λ_0)/(λ_1 − λ_0)
         φ = arctan e^{−λ/2}
 
-    The angle changes most where signal and noise are of one size, which is where the
-    denoiser changes most for data of unit scale. The log-SNR keeps steps at both ends.
-    The grid depends on σ/α alone, so that it visits the same noise levels on every
-    schedule.
+    The angle changes most where signal and noise are of one size, which is
+    where the denoiser changes most for data of unit scale. The log-SNR keeps
+    steps at both ends. The grid depends on σ/α alone, so that it visits the
+    same noise levels on every schedule.
 
     Args:
       schedule: As in `log_snr`.
@@ -340,7 +352,8 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
       TypeError: If share is traced.
 
     Example:
-      >>> print(np.asarray(dj.grids.angular(dj.schedules.edm(), 4)).round(2))
+      >>> times = dj.grids.angular(dj.schedules.edm(), 4)
+      >>> print(np.asarray(times).round(2))
       [80.    3.09  0.8   0.15  0.  ]
     """
 

@@ -1,7 +1,7 @@
 """The steps of a grid, and the noise levels at which they start and end.
 
-Everything that depends on whether a step ends at time 0 takes a `Steps`: solvers,
-guidance and inverse problems.
+Everything that depends on whether a step ends at time 0 takes a `Steps`:
+solvers, guidance and inverse problems.
 """
 
 import math
@@ -17,13 +17,14 @@ from ..types import Array
 class Steps(NamedTuple):
     """All steps of a grid of N + 1 times.
 
-    A step to exactly 0 is marked by `at_zero`. Schedules have no values there, so that
-    the step is described as one that stays at its start, and every coefficient and
-    gradient is finite. The result of such a step is the denoised example, whatever its
-    coefficients are.
+    A step to exactly 0 is marked by `at_zero`. Schedules have no values there,
+    so that the step is described as one that stays at its start, and every
+    coefficient and gradient is finite. The result of such a step is the
+    denoised example, whatever its coefficients are.
 
     Fields:
-      start: Where each step starts: its time t, (N,), or the `NoiseLevel` there.
+      start: Where each step starts: its time t, (N,), or the `NoiseLevel`
+        there.
       end: Where each step ends: its time s, (N,), or the `NoiseLevel` there.
       at_zero: Whether each step ends at 0, (N,). None where no step does.
     """
@@ -42,7 +43,7 @@ class Steps(NamedTuple):
 
     @property
     def log_step(self) -> Array:
-        """h = log ρ_t/ρ_s of steps between noise levels, (N,): half the log-SNR gained."""
+        """h = log ρ_t/ρ_s of steps between noise levels, half the log-SNR gained."""
         return jnp.log(self.start.rho / self.end.rho)
 
 
@@ -60,8 +61,8 @@ def steps_of(ts: Array, zero_end: bool = True) -> Steps:
 
     Args:
       ts: Times (N + 1,).
-      zero_end: Whether the last time may be 0. False saves the branch of a step to 0,
-        and takes 0 for a time like any other.
+      zero_end: Whether the last time may be 0. False saves the branch of a
+        step to 0, and takes 0 for a time like any other.
 
     Returns:
       The steps, from times to times.
@@ -76,8 +77,8 @@ def steps_of(ts: Array, zero_end: bool = True) -> Steps:
 def with_noise_levels(schedule: Schedule, steps: Steps) -> Steps:
     """Steps between times as steps between noise levels.
 
-    A step to 0 is described as one that halves t, σ and ρ, so that log ρ changes by a
-    finite amount.
+    A step to 0 is described as one that halves t, σ and ρ, so that log ρ
+    changes by a finite amount.
 
     Args:
       schedule: Any schedule.
@@ -95,16 +96,17 @@ def with_noise_levels(schedule: Schedule, steps: Steps) -> Steps:
 
 
 LARGEST_RATIO = 1e18
-"""The greatest ρ = σ/α that is told from infinity. Its square is within the range of float32."""
+"""The greatest ρ = σ/α that differs from infinity. Its square is a float32."""
 
 
 def noise_level(schedule: Schedule, t: Array) -> NoiseLevel:
     """The noise level at times t.
 
-    Where α is 0 to rounding, as at a zero terminal SNR, ρ is `LARGEST_RATIO`. No
-    coefficient of a step from there depends on its value, because the share of the data
-    in x is then below rounding. Where the schedule states its log-SNR λ, ρ goes on
-    growing like −λ there, so that no two times have the same ρ.
+    Where α is 0 to rounding, as at a zero terminal SNR, ρ is `LARGEST_RATIO`.
+    No coefficient of a step from there depends on its value, because the share
+    of the data in x is then below rounding. Where the schedule states its
+    log-SNR λ, ρ goes on growing like −λ there, so that no two times have the
+    same ρ.
 
     Args:
       schedule: Any schedule.
@@ -129,9 +131,10 @@ def noise_level(schedule: Schedule, t: Array) -> NoiseLevel:
 def noise_level_of_ratio(schedule: Schedule, rho: Array) -> NoiseLevel:
     """The noise level at which σ/α = rho to rounding, within the schedule's interval.
 
-    The time is rounded, and α, σ, ρ are those of the rounded time, at which the denoiser
-    is called. Near t_max they may differ from the requested ones by a percent.
-    Coefficients of a step must follow from the level that is returned.
+    The time is rounded, and α, σ, ρ are those of the rounded time, at which
+    the denoiser is called. Near t_max they may differ from the requested ones
+    by a percent. Coefficients of a step must follow from the level that is
+    returned.
 
     Args:
       schedule: Any schedule.

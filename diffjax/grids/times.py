@@ -1,7 +1,7 @@
 """Times at which the noise has given levels, with exact ends.
 
-Where schedule and parameters are concrete, times are computed in float64 on the host,
-rounded once, and kept distinct.
+Where schedule and parameters are concrete, times are computed in float64 on
+the host, rounded once, and kept distinct.
 """
 
 from collections.abc import Callable
@@ -71,8 +71,8 @@ def between_log_snrs(
     Args:
       schedule: Any schedule.
       steps: N.
-      level: (xp, i / N, λ(start), λ(t_min), *parameters) -> λ_i. xp is NumPy where
-        schedule and parameters are concrete, and jax.numpy otherwise.
+      level: (xp, i / N, λ(start), λ(t_min), *parameters) -> λ_i. xp is NumPy
+        where schedule and parameters are concrete, and jax.numpy otherwise.
       *parameters: Further arguments of `level`, which may be traced.
       t_start: The first time. By default the noisiest time that holds signal.
 
@@ -115,10 +115,10 @@ def with_ends(ts: Array, start: Scalar, end: Scalar) -> Array:
 
 
 def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
-    """Times from start to end, rounded to the working precision and strictly decreasing there.
+    """Times from start to end, strictly decreasing in the working precision.
 
-    Neighbours that round to one time are moved apart by one unit of rounding. Raises
-    ValueError if the interval holds fewer numbers than there are times.
+    Neighbours that round to one time are moved apart by one unit of rounding.
+    Raises ValueError if the interval holds fewer numbers than there are times.
     """
     dtype = np.dtype(float_dtype())
     ts = np.concatenate([[start], ts[1:-1], [end]]).astype(dtype)
@@ -128,7 +128,8 @@ def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
     last = bits[-1]
     checks.require(
         bits[0] - last >= i[-1],
-        f"steps must be at most {bits[0] - last}, the count of {dtype.name} numbers between the schedule's "
+        f"steps must be at most {bits[0] - last}, the count of {dtype.name} numbers "
+        "between the schedule's "
         f"ends {end} and {start}, got {i[-1]}",
     )
     bits = np.minimum.accumulate(bits + i) - i
@@ -175,8 +176,9 @@ def at_log_snrs(
       schedule: Any schedule.
       log_snrs: Values of the log-SNR.
       at_zero: Where the time is 0 instead.
-      slack: How far concrete values may lie outside of the schedule's range, in σ/α. A
-        rounding tolerance of 1e-5 of the schedule's ends comes on top.
+      slack: How far concrete values may lie outside of the schedule's range,
+        in σ/α. A rounding tolerance of 1e-5 of the schedule's ends comes on
+        top.
 
     Returns:
       The times, of the shape of log_snrs.
@@ -199,7 +201,8 @@ def at_log_snrs(
     ]
     if outside.size:
         raise ValueError(
-            f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, {high:.6g}], got {outside[0]:.6g}"
+            f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, "
+            f"{high:.6g}], got {outside[0]:.6g}"
         )
     return jnp.asarray(np.where(at_zero, 0, times), float_dtype())
 

@@ -1,10 +1,10 @@
 """Steps that are affine in the state, in the denoiser's outputs and in the noise.
 
-Most samplers of the field are such steps. With y = x/α and ρ = σ/α every Gaussian
-schedule has the distribution y = x_0 + ρ ε and the probability flow dy = ε̂ dρ with
-ε̂ = (y − D)/ρ, so that a sampler is a table of coefficients of y. Here such tables become
-solvers of x: `one_step` for methods with inner stages, `multistep` for those that
-remember earlier outputs.
+Most samplers of the field are such steps. With y = x/α and ρ = σ/α every
+Gaussian schedule has the distribution y = x_0 + ρ ε and the probability flow
+dy = ε̂ dρ with ε̂ = (y − D)/ρ, so that a sampler is a table of coefficients of
+y. Here such tables become solvers of x: `one_step` for methods with inner
+stages, `multistep` for those that remember earlier outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,14 +37,15 @@ __all__ = [
 class Update(NamedTuple):
     """An affine update of a state, keep · state + Σ_j gains_j F_j + Σ_k stds_k z_k.
 
-    F_j are the outputs of the denoiser so far, z_k standard normal draws. Samplers state
-    it for y = x/α, where `keep` counts in units of ρ'/ρ:
+    F_j are the outputs of the denoiser so far, z_k standard normal draws.
+    Samplers state it for y = x/α, where `keep` counts in units of ρ'/ρ:
 
         y' = keep (ρ'/ρ) y + Σ_j gains_j F_j + Σ_k stds_k z_k
 
-    keep = 1 then leaves the state's own noise at its share, as DDIM does. Entries that
-    are the number 0 cost nothing. The builders below turn it into an update of x, where
-    absent entries are None and keep = None leaves the state unchanged.
+    keep = 1 then leaves the state's own noise at its share, as DDIM does.
+    Entries that are the number 0 cost nothing. The builders below turn it into
+    an update of x, where absent entries are None and keep = None leaves the
+    state unchanged.
 
     Attributes:
       at: The noise level of the new state.
@@ -72,7 +73,7 @@ def noise_steps(problem: Problem, ts: Array) -> Steps:
     return with_noise_levels(problem.schedule, steps_of(ts, problem.zero_end))
 
 
-# ---------------------------------------------------------------------- updates of x
+# ---------------------------------------------------------------- updates of x
 
 
 def absent(coefficient: Any) -> bool:
@@ -97,7 +98,7 @@ def _in_x(update, base):
 
 
 def _apply(update, x, outputs=(), draw=None):
-    """The new state. keep = None leaves x unchanged, other entries None are left out."""
+    """The new state. keep = None leaves x unchanged, other None are left out."""
     total = x if update.keep is None else update.keep * x
     for gain, output in zip(update.gains, outputs, strict=False):
         total = total if gain is None else total + gain * output
@@ -114,9 +115,10 @@ def _noise_of(at):
 def _in_denoised(updates):
     """Updates of a method in ε̂_j = (y_j − D_j)/ρ_j as updates in D_j.
 
-    With D = 0 the flow is y ∝ ρ, and a consistent method follows it exactly. The tableau
-    states that share as `keep`. In y_i = y_0 + Σ_j g_ij ε̂_j both terms are of the size of
-    ρ_0: where α is small, what is left of them is rounding.
+    With D = 0 the flow is y ∝ ρ, and a consistent method follows it exactly.
+    The tableau states that share as `keep`. In y_i = y_0 + Σ_j g_ij ε̂_j both
+    terms are of the size of ρ_0: where α is small, what is left of them is
+    rounding.
     """
     first, *others = updates
     table = []  # G_ik of y_i = (ρ_i/ρ_0) y_0 + Σ_k G_ik D_k
@@ -141,7 +143,7 @@ def _in_denoised(updates):
     ]
 
 
-# -------------------------------------------------------------------------- builders
+# -------------------------------------------------------------------- builders
 
 
 def one_step(
@@ -153,17 +155,17 @@ def one_step(
     kind: str = "data",
     stochastic: bool = False,
 ) -> Solver:
-    """A method with inner stages: `stages` ≥ 2 evaluations per step, one on a step to 0.
+    """A method with inner stages, of which a step to 0 runs the first alone.
 
     Args:
       name: The solver's name.
-      tableau: (schedule, steps) -> an update for each state at which the denoiser is
-        called and one for the result. The first starts from the state itself, the others
-        from the first one's result.
+      tableau: (schedule, steps) -> an update for each state at which the
+        denoiser is called and one for the result. The first starts from the
+        state itself, the others from the first one's result.
       order: The order to declare.
-      stages: Evaluations per step.
-      kind: "data" where the gains are those of D. "noise" where they are those of ε̂ and
-        `keep` is what they leave of the state where D = 0.
+      stages: Evaluations per step, 2 or more.
+      kind: "data" where the gains are those of D. "noise" where they are those
+        of ε̂ and `keep` is what they leave of the state where D = 0.
       stochastic: Whether it draws noise.
 
     Returns:
@@ -211,9 +213,11 @@ class MultistepInputs(NamedTuple):
 
     Attributes:
       t: The time at which the denoiser is called.
-      output: ε̂ as an update of x with the output D. None where D itself is remembered.
+      output: ε̂ as an update of x with the output D. None where D itself is
+        remembered.
       update: The prediction, as an update of x.
-      correction: The correction of the step before, as an update of x. None without one.
+      correction: The correction of the step before, as an update of x. None
+        without one.
     """
 
     t: Any
@@ -249,18 +253,19 @@ def multistep(
 
     Args:
       name: The solver's name.
-      predict: (schedule, steps) -> the update of each step, gains for the newest output
-        first.
+      predict: (schedule, steps) -> the update of each step, gains for the
+        newest output first.
       order: The order to declare.
       past: How many outputs before the newest it remembers.
-      kind: "data" where the gains are those of D. "noise" where they are the gain of D,
-        then those of the differences ε̂_j − ε̂ to the earlier outputs, see `from_noise`.
+      kind: "data" where the gains are those of D. "noise" where they are the
+        gain of D, then those of the differences ε̂_j − ε̂ to the earlier
+        outputs, see `from_noise`.
       stochastic: Whether it draws noise.
-      correct: (schedule, steps) -> of a predictor–corrector, the gains by which the
-        result of each step is corrected once D is known there: for that D, then for
-        those that the step itself used, newest first.
-      check_grid: As in `Traits`. By default at least two steps where earlier outputs are
-        remembered.
+      correct: (schedule, steps) -> of a predictor–corrector, the gains by
+        which the result of each step is corrected once D is known there: for
+        that D, then for those that the step itself used, newest first.
+      check_grid: As in `Traits`. By default at least two steps where earlier
+        outputs are remembered.
 
     Returns:
       The solver.
@@ -336,8 +341,8 @@ def from_noise(steps: Steps, gains: Sequence) -> Update:
 
         y' = (ρ'/ρ) y + (1 − ρ'/ρ) D + Σ_{j≥1} g_j (ε̂_j − ε̂_0)
 
-    It holds because the gains of a constant ε̂ add up to ρ' − ρ. Nothing of the size of ρ
-    cancels here.
+    It holds because the gains of a constant ε̂ add up to ρ' − ρ. Nothing of
+    the size of ρ cancels here.
 
     Args:
       steps: Steps between noise levels.

@@ -1,4 +1,4 @@
-"""The interface of a solver, the problem that it solves, and parts that solvers share."""
+"""The interface of a solver, its problem, and parts that solvers share."""
 
 import dataclasses
 import functools
@@ -21,16 +21,18 @@ __all__ = ["Info", "Problem", "Solver", "Traits"]
 class Problem:
     """A differential equation to solve. Fields that do not apply are None.
 
-    A problem with a schedule and a denoiser serves every solver: the velocity of its
-    probability flow and its reverse SDE are derived for the solvers that consume them.
+    A problem with a schedule and a denoiser serves every solver: the velocity
+    of its probability flow and its reverse SDE are derived for the solvers
+    that consume them.
 
     Attributes:
       schedule: α and σ.
       denoiser: E[x_0 | x_t = x], called as denoiser(x, t).
       velocity: dx/dt, called as velocity(x, t).
       sde: An `SDE`.
-      zero_end: Whether the grid may end at exactly 0. False, where it is known not to,
-        saves every step of a method with inner stages a branch. The driver sets it.
+      zero_end: Whether the grid may end at exactly 0. False, where it is known
+        not to, saves every step of a method with inner stages a branch. The
+        driver sets it.
     """
 
     schedule: Any = None
@@ -61,13 +63,14 @@ class Traits:
     """Properties by which few solvers differ from the rest.
 
     Attributes:
-      check_grid: (schedule, grid) -> None. Raises ValueError if the solver cannot take
-        them. It is called before tracing, with concrete values.
+      check_grid: (schedule, grid) -> None. Raises ValueError if the solver
+        cannot take them. It is called before tracing, with concrete values.
       past: How many earlier outputs the state remembers.
-      composed: True for solvers built from other solvers. They cannot be nested.
+      composed: True for solvers built from other solvers. They cannot be
+        nested.
       paired: Whether the denoiser must return a pair, see `ddpm.paired`.
-      across_examples: Whether a step reads other examples of the batch. `sample_many`
-        then takes neither chunk nor mesh.
+      across_examples: Whether a step reads other examples of the batch.
+        `sample_many` then takes neither chunk nor mesh.
     """
 
     check_grid: Callable[[Any, np.ndarray], None] | None = None
@@ -84,21 +87,22 @@ class Solver(NamedTuple):
       name: Its name in messages and benchmarks, with its settings.
       consumes: "velocity", "sde" or "denoiser", the field of `Problem` that it
         evaluates.
-      order: Convergence order in the largest step, in the weak sense for a stochastic
-        solver. None where none is declared.
+      order: Convergence order in the largest step, in the weak sense for a
+        stochastic solver. None where none is declared.
       stochastic: Whether it draws noise, and needs a key.
-      evaluations: (steps, to_zero=False) -> number of network evaluations, to_zero for
-        a grid that ends at 0. None where they depend on the data: take info=True.
-      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps, computed
-        for all steps at once.
-      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i) is its
-        i-th standard normal, of x's shape.
-      init: (problem, x, inputs of the first step) -> state, what passes from step to
-        step.
-      report: state -> Info, for solvers whose work depends on the data. None for the
-        others.
-      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of the
-        scan, for a method that does not take one step after another.
+      evaluations: (steps, to_zero=False) -> number of network evaluations,
+        to_zero for a grid that ends at 0. None where they depend on the data:
+        take info=True.
+      prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps,
+        computed for all steps at once.
+      step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i)
+        is its i-th standard normal, of x's shape.
+      init: (problem, x, inputs of the first step) -> state, what passes from
+        step to step.
+      report: state -> Info, for solvers whose work depends on the data. None
+        for the others.
+      solve: (source, problem, x, ts) -> (states (N + 1, …), Info), in place of
+        the scan, for a method that does not take one step after another.
       traits: Properties by which few solvers differ from the rest.
     """
 
@@ -121,9 +125,9 @@ class Solver(NamedTuple):
 def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
     """A cached solver factory.
 
-    Hyperparameters become plain Python values of their default's type, so that f(),
-    f(0.0) and f(eta=0.0) are one object and nothing compiled for one is compiled again
-    for another.
+    Hyperparameters become plain Python values of their default's type, so that
+    f(), f(0.0) and f(eta=0.0) are one object and nothing compiled for one is
+    compiled again for another.
     """
     signature = inspect.signature(function)
     build = functools.lru_cache(maxsize=None, typed=True)(function)
@@ -144,7 +148,8 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
 def _plain(name, value, default):
     if checks.is_traced(value):
         raise TypeError(
-            f"{name} must be a plain Python value, not traced: a solver is static under jit"
+            f"{name} must be a plain Python value, not traced: a solver is static "
+            "under jit"
         )
     try:
         hash(value)
@@ -158,7 +163,7 @@ def _plain(name, value, default):
 
 
 def per_step(count: int) -> Callable[..., int]:
-    """`Solver.evaluations` of a method with `count` per step, and one on a step to 0."""
+    """`evaluations` of a solver with `count` per step, and one on a step to 0."""
 
     def evaluations(steps: int, to_zero: bool = False) -> int:
         return count * (steps - to_zero) + to_zero
@@ -166,7 +171,7 @@ def per_step(count: int) -> Callable[..., int]:
     return evaluations
 
 
-# ------------------------------------------------------------- steps of a field u(x, t)
+# ---------------------------------------------------- steps of a field u(x, t)
 
 
 class Stage(NamedTuple):
@@ -174,8 +179,8 @@ class Stage(NamedTuple):
 
     Attributes:
       t: The time.
-      coefficients: (A(t), B(t)) of a semilinear field u = A x + B D(x, t). None for
-        other fields.
+      coefficients: (A(t), B(t)) of a semilinear field u = A x + B D(x, t).
+        None for other fields.
     """
 
     t: Array
@@ -316,7 +321,7 @@ def unless_zero(
     return jax.lax.cond(at_zero, lambda x: x, correct, x)
 
 
-# ------------------------------------------------------------- what a method needs
+# --------------------------------------------------------- what a method needs
 
 
 def needs(
@@ -328,25 +333,28 @@ def needs(
       name: The solver's name, for the message.
       finite_start: Whether σ/α must have a value at the grid's first time.
       steps: The least number of steps.
-      drift: With `finite_start`, whether the reverse SDE's drift must have a value
-        there too.
+      drift: With `finite_start`, whether the reverse SDE's drift must have a
+        value there too.
 
     Returns:
-      (schedule, grid (N + 1,)) -> None, which raises ValueError where the grid falls
-      short.
+      (schedule, grid (N + 1,)) -> None, which raises ValueError where the grid
+      falls short.
     """
 
     def check_grid(schedule, ts):
         if len(ts) - 1 < steps:
             raise ValueError(
-                f"grid must have at least {steps} steps for {name}, which builds on earlier ones; got {len(ts) - 1}"
+                f"grid must have at least {steps} steps for {name}, which builds on "
+                f"earlier ones; got {len(ts) - 1}"
             )
         if finite_start and (without_drift if drift else without_signal)(
             schedule, ts[0]
         ):
             raise ValueError(
-                f"grid must start below t={ts[0]} for {name}: α = 0 there to rounding and its coefficients have no "
-                "value; lower t_max, or use a solver that needs none, such as heun() or ddim()"
+                f"grid must start below t={ts[0]} for {name}: α = 0 there to "
+                "rounding and its coefficients have no "
+                "value; lower t_max, or use a solver that needs none, such as heun() "
+                "or ddim()"
             )
 
     return check_grid
@@ -355,8 +363,8 @@ def needs(
 def without_signal(schedule: Any, t: ArrayLike) -> bool:
     """Whether σ/α has no value at t, as far as can be seen.
 
-    That is where α is 0 to rounding and the schedule states no finite log-SNR from which
-    σ/α would follow.
+    That is where α is 0 to rounding and the schedule states no finite log-SNR
+    from which σ/α would follow.
 
     Args:
       schedule: A schedule or None.

@@ -1,7 +1,7 @@
 """The driver: one `lax.scan` of any solver over any monotone grid.
 
-`integrate` runs a solver at once, `start` and `advance` in parts, `run` under a
-transformation.
+`integrate` runs a solver at once, `start` and `advance` in parts, `run` under
+a transformation.
 """
 
 import bisect
@@ -53,38 +53,42 @@ def integrate(
 ) -> Any:
     """Run a solver over the times of a grid.
 
-    An SDE is read as Itô's. Where its diffusion depends on x, only `euler_maruyama`
-    converges to it. Noise is never dropped at a non-zero end. To stop on the way and
-    continue later, see `start` and `advance`.
+    An SDE is read as Itô's. Where its diffusion depends on x, only
+    `euler_maruyama` converges to it. Noise is never dropped at a non-zero end.
+    To stop on the way and continue later, see `start` and `advance`.
 
     Args:
-      key: A typed key. None for a deterministic solver and where `noise` is given.
+      key: A typed key. None for a deterministic solver and where `noise` is
+        given.
       solver: A solver such as `heun()`.
       problem: An `SDE`, a velocity (x, t) -> dx/dt, or a `Problem`.
-      x: One example at ts[0]: an array, or any pytree for an ODE solver. Promoted to
-        float32 at least, float64 under x64.
-      ts: Times (N + 1,), strictly monotone. Where the problem states a denoiser the last
-        may be exactly 0, and the last step then returns D.
-      path: Whether to return the states at all N + 1 times, on a new leading axis.
+      x: One example at ts[0]: an array, or any pytree for an ODE solver.
+        Promoted to float32 at least, float64 under x64.
+      ts: Times (N + 1,), strictly monotone. Where the problem states a
+        denoiser the last may be exactly 0, and the last step then returns D.
+      path: Whether to return the states at all N + 1 times, on a new leading
+        axis.
       info: Whether to return (result, Info).
-      noise: The solver's noise, in place of draws from the key. An array
-        (N, draws, *x.shape) of standard normals, of which entry [n, i] is draw i of step
-        n, or a function (n, i) -> array of x's shape, or a `noise.brownian` path, so that
-        a finer grid or another solver follows the same Brownian motion. See
-        `noise_source.Source` for the meaning of a draw.
+      noise: The solver's noise, in place of draws from the key. An array (N,
+        draws, *x.shape) of standard normals, of which entry [n, i] is draw i
+        of step n, or a function (n, i) -> array of x's shape, or a
+        `noise.brownian` path, so that a finer grid or another solver follows
+        the same Brownian motion. See `noise_source.Source` for the meaning of
+        a draw.
 
     Returns:
       x at ts[-1], of x's shape. With `path` all states, with `info` a pair.
 
     Raises:
       TypeError: If the solver cannot take the problem or the noise.
-      ValueError: If the key is missing, the grid is not strictly monotone, x is not
-        finite, or noise has another shape or too few draws.
+      ValueError: If the key is missing, the grid is not strictly monotone, x
+        is not finite, or noise has another shape or too few draws.
 
     Example:
       >>> z = jax.random.normal(key, (8, 1, 2))  # one draw for each of 8 steps
-      >>> problem, solver = dj.solvers.diffusion(schedule, denoiser), dj.solvers.ddim(1.0)
-      >>> x = dj.solvers.integrate(None, solver, problem, x=jnp.ones(2), ts=grid, noise=z)
+      >>> problem = dj.solvers.diffusion(schedule, denoiser)
+      >>> solver, x = dj.solvers.ddim(1.0), jnp.ones(2)
+      >>> x = dj.solvers.integrate(None, solver, problem, x=x, ts=grid, noise=z)
     """
     key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
     arrays, static = partition((problem, noise))
@@ -112,9 +116,9 @@ class Progress(NamedTuple):
 def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress:
     """Start a run that `advance` continues.
 
-    To take `sample(key, …)` in parts: `key, key_init = jax.random.split(key)`, the first
-    for `advance`. Where it has no x_init,
-    x = schedules.prior_std(schedule, ts[0]) * jax.random.normal(key_init, shape).
+    To take `sample(key, …)` in parts: `key, key_init = jax.random.split(key)`,
+    the first for `advance`. Where it has no x_init, x =
+    schedules.prior_std(schedule, ts[0]) * jax.random.normal(key_init, shape).
 
     Args:
       solver: A solver that takes one step after another: any but `picard`.
@@ -123,15 +127,16 @@ def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress
       ts: The times (N + 1,) of the whole run.
 
     Returns:
-      The state of the run, a pytree of arrays. It can be saved, and mapped over with
-      `jax.vmap`.
+      The state of the run, a pytree of arrays. It can be saved, and mapped
+      over with `jax.vmap`.
 
     Raises:
       TypeError: If the solver cannot be stopped, or cannot take the problem.
       ValueError: If the grid is not strictly monotone or x is not finite.
 
     Example:
-      >>> solver, problem = dj.solvers.dpmpp_2m(), dj.solvers.diffusion(schedule, denoiser)
+      >>> problem = dj.solvers.diffusion(schedule, denoiser)
+      >>> solver = dj.solvers.dpmpp_2m()
       >>> run = dj.solvers.start(solver, problem, x=jnp.ones(2), ts=grid)
       >>> half = dj.solvers.advance(None, solver, run, problem, ts=grid, steps=4)
       >>> end = dj.solvers.advance(None, solver, half, problem, ts=grid)
@@ -160,10 +165,10 @@ def advance(
 ) -> Progress:
     """Take the next steps of a run.
 
-    In however many parts, the result is the whole run's bit for bit. The number of steps
-    is not compiled in: all parts of a run share one program. For previews, look at `x`
-    between parts. An adaptive solver can be stopped at the times of its grid. Not
-    reverse-differentiable, see `integrate`.
+    In however many parts, the result is the whole run's bit for bit. The
+    number of steps is not compiled in: all parts of a run share one program.
+    For previews, look at `x` between parts. An adaptive solver can be stopped
+    at the times of its grid. Not reverse-differentiable, see `integrate`.
 
     Args:
       key: As in `integrate`, the same for all parts.
@@ -178,12 +183,13 @@ def advance(
       The run after these steps. Its `x` is the state at ts[step].
 
     Raises:
-      TypeError: If progress was not made by `start`, or the solver cannot be stopped or
-        cannot take the problem.
+      TypeError: If progress was not made by `start`, or the solver cannot be
+        stopped or cannot take the problem.
       ValueError: If fewer steps are left, or as `integrate`.
 
     Example:
-      >>> solver, problem = dj.solvers.ddim(1.0), dj.solvers.diffusion(schedule, denoiser)
+      >>> problem = dj.solvers.diffusion(schedule, denoiser)
+      >>> solver = dj.solvers.ddim(1.0)
       >>> run = dj.solvers.start(solver, problem, x=jnp.ones(2), ts=grid)
       >>> for _ in range(4):  # a preview after every second of 8 steps
       ...     run = dj.solvers.advance(key, solver, run, problem, ts=grid, steps=2)
@@ -210,7 +216,8 @@ def _last_step(step, steps, total):
         taken = step.max()
         checks.require(
             taken <= total,
-            f"ts must be the grid of the whole run, got {total} steps where {taken} have been taken",
+            f"ts must be the grid of the whole run, got {total} steps where {taken} "
+            "have been taken",
         )
         checks.require(
             steps is None or taken < total,
@@ -227,7 +234,8 @@ def _check_stoppable(solver):
     requirements.check_solver(solver)
     checks.require(
         solver.solve is None,
-        f"solver must take one step after another to be stopped, {solver.name} takes all at once",
+        f"solver must take one step after another to be stopped, {solver.name} takes "
+        "all at once",
         TypeError,
     )
 
@@ -268,7 +276,8 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     Args:
       solver: A solver of fixed steps.
       evaluations: The most evaluations of the denoiser, 1 or more.
-      to_zero: Whether the last step ends at 0, where most solvers evaluate once.
+      to_zero: Whether the last step ends at 0, where most solvers evaluate
+        once.
 
     Returns:
       The number of steps.
@@ -287,11 +296,13 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     least = solver.evaluations(1, to_zero)
     if least is None:
         raise TypeError(
-            f"solver must have evaluations that its steps alone fix, those of {solver.name} do not"
+            "solver must have evaluations that its steps alone fix, those of "
+            f"{solver.name} do not"
         )
     checks.require(
         evaluations >= least,
-        f"evaluations must be at least {least}, those of one step of {solver.name}; got {evaluations}",
+        f"evaluations must be at least {least}, those of one step of {solver.name}; "
+        f"got {evaluations}",
     )
     return bisect.bisect_right(
         range(1, evaluations + 1),
@@ -300,7 +311,7 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
     )
 
 
-# --------------------------------------------------------------------------- the scan
+# -------------------------------------------------------------------- the scan
 
 
 @compiled(static_argnums=(0, 1, 2, 3))
@@ -337,7 +348,8 @@ def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
         x, after = solver.step(problem, at, draw, x, memory)
         checks.require(
             jax.tree.structure(after) == jax.tree.structure(memory),
-            f"progress must be made by solvers.start for {solver.name}, got that of another solver",
+            f"progress must be made by solvers.start for {solver.name}, got that of "
+            "another solver",
             TypeError,
         )
         return Progress(x, after, index + 1)
@@ -352,7 +364,7 @@ def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
 
 
 def _prepared(solver, problem, zero_end):
-    """The problem with its denoiser checked and the field that the solver consumes filled in."""
+    """The problem with a checked denoiser and the field that the solver consumes."""
     denoiser = problem.denoiser and Checked(problem.denoiser, solver.traits.paired)
     return derive(
         solver, dataclasses.replace(problem, denoiser=denoiser, zero_end=zero_end)
@@ -441,15 +453,18 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
     ended = np.asarray(report.exhausted)
     if ended.any():
         warnings.warn(
-            f"{solver.name} hit its step limit in {int(ended.sum())} of {ended.size} runs after "
-            f"{int(np.max(report.accepted))} accepted and {int(np.max(report.rejected))} rejected steps; "
-            "their results are NaN. Raise max_steps, loosen rtol and atol, or check the denoiser for NaN.",
+            f"{solver.name} hit its step limit in {int(ended.sum())} of {ended.size} "
+            "runs after "
+            f"{int(np.max(report.accepted))} accepted and "
+            f"{int(np.max(report.rejected))} rejected steps; "
+            "their results are NaN. Raise max_steps, loosen rtol and atol, or check "
+            "the denoiser for NaN.",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
-# --------------------------------------------------------------------------- problems
+# -------------------------------------------------------------------- problems
 
 
 def as_problem(problem: Any) -> Problem:
@@ -488,7 +503,8 @@ def diffusion(schedule: Any, denoiser: Any) -> Problem:
 
     Example:
       >>> problem = dj.solvers.diffusion(schedule, denoiser)
-      >>> dj.solvers.integrate(None, dj.solvers.heun(), problem, x=jnp.ones(2), ts=grid).shape
+      >>> solver, x = dj.solvers.heun(), jnp.ones(2)
+      >>> dj.solvers.integrate(None, solver, problem, x=x, ts=grid).shape
       (2,)
     """
     return Problem(as_pytree(schedule), as_pytree_callable(denoiser))
@@ -499,7 +515,8 @@ def derive(solver: Solver, problem: Problem) -> Problem:
 
     Args:
       solver: The solver.
-      problem: Whose field follows from schedule and denoiser where it is not stated.
+      problem: Whose field follows from schedule and denoiser where it is not
+        stated.
 
     Returns:
       The problem with that field.

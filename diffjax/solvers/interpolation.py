@@ -1,8 +1,9 @@
-"""Gains of multistep methods: the denoiser's last outputs, interpolated by a polynomial.
+"""Gains of multistep methods, which interpolate the denoiser's last outputs.
 
-A method integrates the polynomial against the weight of its own equation. `adams` makes
-the gains of each output. Bounds lower the order of a step where a polynomial through
-outputs that lie far back may leave the denoiser by any factor.
+A method integrates the polynomial against the weight of its own equation.
+`adams` makes the gains of each output. Bounds lower the order of a step where
+a polynomial through outputs that lie far back may leave the denoiser by any
+factor.
 """
 
 import math
@@ -26,32 +27,34 @@ __all__ = [
 ]
 
 REACH = 0.5 * math.pi
-"""How far back in λ = −log ρ an exponential multistep method may look from the end of a step.
+"""The longest distance in λ = −log ρ from the end of a step to its outputs.
 
-The denoiser of N(m, s²) is m + (y − m) s²/(s² + ρ²) at a given y. As a function of λ it
-has poles at λ = −log s ± iπ/2, whatever m and s are. A Taylor series about a point of the
-real axis converges within π/2 of it at worst, and a polynomial through points that lie
-further back can leave the denoiser by any factor.
+The denoiser of N(m, s²) is m + (y − m) s²/(s² + ρ²) at a given y. As a
+function of λ it has poles at λ = −log s ± iπ/2, whatever m and s are. A Taylor
+series about a point of the real axis converges within π/2 of it at worst, and
+a polynomial through points that lie further back can leave the denoiser by any
+factor.
 """
 
 LONGEST = 0.25 * math.pi
 """The longest step in λ over which a multistep method extrapolates.
 
-In ρ and t it may extrapolate by a straight line over longer ones. The denoiser of two
-atoms at m ± a is m + a tanh(a (y − m)/ρ²) at a given y, the sharpest choice between two
-modes. Its poles lie where a (y − m)/ρ² = iπ/2, at ±iπ/4 beside the real axis of
-λ = −log ρ. A series about the start of a step converges to the end of a step of at most
-π/4.
+In ρ and t it may extrapolate by a straight line over longer ones. The denoiser
+of two atoms at m ± a is m + a tanh(a (y − m)/ρ²) at a given y, the sharpest
+choice between two modes. Its poles lie where a (y − m)/ρ² = iπ/2, at ±iπ/4
+beside the real axis of λ = −log ρ. A series about the start of a step
+converges to the end of a step of at most π/4.
 """
 
 OVERSHOOT = 1.5
-"""The greatest error of a step, in units of how far its outputs range, while they rise or fall steadily.
+"""The greatest error of a step, relative to the range of its outputs.
 
-With weights g_j of the outputs F_j, the newest first and Σ g_j = 1, a step takes the mean
-output to be F_0 + Σ_{j≥1} s_j (F_j − F_{j−1}), s_j = Σ_{i≥j} g_i. Where F is monotone
-from the oldest output to the end of the step and ranges over V, the error of this mean is
-at most V max(1, max_j |s_j|). Without extrapolation, as in DDIM, it is at most V. On even
-steps max |s_j| is 1/2, 11/12 and 31/24 for the Adams–Bashforth methods of order 2 to 4.
+With weights g_j of the outputs F_j, the newest first and Σ g_j = 1, a step
+takes the mean output to be F_0 + Σ_{j≥1} s_j (F_j − F_{j−1}), s_j = Σ_{i≥j}
+g_i. Where F is monotone from the oldest output to the end of the step and
+ranges over V, the error of this mean is at most V max(1, max_j |s_j|). Without
+extrapolation, as in DDIM, it is at most V. On even steps max |s_j| is 1/2,
+11/12 and 31/24 for the Adams–Bashforth methods of order 2 to 4.
 """
 
 
@@ -66,20 +69,22 @@ def adams(
     """Gains of ∫ w(v) P(v) dv, where the polynomial P interpolates the last outputs.
 
     v runs from 0 at the start of a step to 1 at its end, in the coordinate of
-    `positions`. A step uses as many of the last `depth` outputs as there are and as the
-    bounds allow.
+    `positions`. A step uses as many of the last `depth` outputs as there are
+    and as the bounds allow.
 
     Args:
       positions: Times in the coordinate of the polynomial, (N + 1,).
       depth: Most outputs that a step uses.
-      moments: (nodes, window) -> [∫ w v^k dv for k < nodes], on a slice of the steps.
-      ahead: Whether P also passes through the output at the end of the step. Its gain
-        then comes first.
-      bounds: Limits the outputs of a step: `in_log_ratio(steps)`, `in_ratio(steps)`, or
-        None.
+      moments: (nodes, window) -> [∫ w v^k dv for k < nodes], on a slice of the
+        steps.
+      ahead: Whether P also passes through the output at the end of the step.
+        Its gain then comes first.
+      bounds: Limits the outputs of a step: `in_log_ratio(steps)`,
+        `in_ratio(steps)`, or None.
 
     Returns:
-      Gains (N,) of each output, the newest first, 0 for those that a step does not use.
+      Gains (N,) of each output, the newest first, 0 for those that a step does
+      not use.
     """
     count = positions.shape[0] - 1
     table = jnp.zeros((depth + ahead, count), positions.dtype)
@@ -127,8 +132,9 @@ def in_log_ratio(steps: Steps) -> Callable[..., Array]:
 def in_ratio(steps: Steps) -> Callable[..., Array]:
     """The bounds of methods whose polynomial is of ε̂, in ρ or t.
 
-    They are `OVERSHOOT`, 2 `REACH` at order 2 and `LONGEST` above it. A series about the
-    middle of a step converges on all of it where half of its length is at most `REACH`.
+    They are `OVERSHOOT`, 2 `REACH` at order 2 and `LONGEST` above it. A series
+    about the middle of a step converges on all of it where half of its length
+    is at most `REACH`.
     """
     h = steps.log_step
 
@@ -165,7 +171,7 @@ def _within_overshoot(gains, earlier):
 
 
 def lagrange(nodes: Sequence[Array]) -> list[list[Any]]:
-    """Coefficients c[j][k] of v^k in the polynomials ℓ_j that are 1 at node j and 0 at the others."""
+    """Coefficients c[j][k] of v^k in ℓ_j, which is 1 at node j and 0 at others."""
     rows = []
     for j, node in enumerate(nodes):
         row = [jnp.ones_like(node)]

@@ -1,12 +1,14 @@
-"""Methods that interpolate the denoiser's last outputs: one evaluation per step at any order.
+"""Methods that interpolate the last outputs, with one evaluation per step.
 
-Each integrates the polynomial through its last outputs against the weight of the flow
-itself, in the coordinate that it names. From exact earlier outputs the order is the one
-declared. The first steps have fewer outputs to build on: on grids that start where the
-flow is not yet nearly linear this caps the order at 2.
+Each integrates the polynomial through its last outputs against the weight of
+the flow itself, in the coordinate that it names. From exact earlier outputs
+the order is the one declared. The first steps have fewer outputs to build on:
+on grids that start where the flow is not yet nearly linear this caps the order
+at 2.
 
-Below y = x/α, ρ = σ/α and λ = −log ρ. A step goes from t to s and has h = λ_s − λ_t.
-D = E[x_0 | x_t] is the denoiser's output and ε̂ = (y − D)/ρ the noise that it implies.
+Below y = x/α, ρ = σ/α and λ = −log ρ. A step goes from t to s and has h = λ_s
+− λ_t. D = E[x_0 | x_t] is the denoiser's output and ε̂ = (y − D)/ρ the noise
+that it implies.
 """
 
 import jax.numpy as jnp
@@ -47,12 +49,12 @@ def _at_all_times(steps, field):
     return jnp.concatenate([getattr(steps.start, field)[:1], getattr(steps.end, field)])
 
 
-# ----------------------------------------------------------------- noise prediction, in ρ
+# ------------------------------------------------------ noise prediction, in ρ
 
 
 @factory
 def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
-    """Adams–Bashforth of dy = ε̂ dρ on the grid's own spacing: k-diffusion's LMS, and DEIS's ρAB.
+    """Adams–Bashforth of dy = ε̂ dρ, k-diffusion's LMS and DEIS's ρAB.
 
         y ← y + ∫ P(ρ) dρ over the step
 
@@ -60,10 +62,10 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
 
     Args:
       order: How many outputs the polynomial passes through, 1 to 4.
-      guarded: Lower the order of a step where extrapolation may fail: to 2 where the
-        step is longer than π/4 in λ = log α/σ, to 1 where it is longer than π, and where
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      guarded: Lower the order of a step where extrapolation may fail: to 2
+        where the step is longer than π/4 in λ = log α/σ, to 1 where it is
+        longer than π, and where the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver of order `order` with one denoiser evaluation per step.
@@ -94,19 +96,23 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
 
 @factory
 def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
-    """DEIS: dy = ε̂ dρ with ε̂ a polynomial through the last outputs (Zhang & Chen 2023, eq. 15).
+    """DEIS (Zhang & Chen 2023, equation 15).
 
         y ← y + ∫ P dρ over the step
 
+    P is a polynomial through the last outputs ε̂.
+
     Args:
       order: How many outputs the polynomial passes through, 1 to 3.
-      coordinate: The coordinate of the polynomial. "t" is the paper's tAB-DEIS, its
-        weights by 16-point Gauss–Legendre quadrature in log ρ. "rho" is ρAB-DEIS, which
-        is `adams_bashforth`. "log_rho" is diffusers' DEIS, an exponential Adams method.
-      guarded: Lower the order of a step where extrapolation may fail: where the earlier
-        outputs weigh more than 1.5 times the step. Further in "t" and "rho" to 2 where
-        the step is longer than π/4 in λ = log α/σ and to 1 where it is longer than π,
-        in "log_rho" as `dpmpp_2m` does. False is the published method.
+      coordinate: The coordinate of the polynomial. "t" is the paper's
+        tAB-DEIS, its weights by 16-point Gauss–Legendre quadrature in log ρ.
+        "rho" is ρAB-DEIS, which is `adams_bashforth`. "log_rho" is diffusers'
+        DEIS, an exponential Adams method.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the earlier outputs weigh more than 1.5 times the step. Further in "t"
+        and "rho" to 2 where the step is longer than π/4 in λ = log α/σ and to
+        1 where it is longer than π, in "log_rho" as `dpmpp_2m` does. False is
+        the published method.
 
     Returns:
       A solver of order `order` with one denoiser evaluation per step.
@@ -160,21 +166,24 @@ def _time_quadrature(schedule, steps, nodes=16):
 
 @factory
 def ipndm(order: int = 4, guarded: bool = True) -> Solver:
-    """DDIM's step with ε̂ extrapolated by the Adams–Bashforth weights of even spacing (Liu et al. 2022, eq. 12).
+    """iPNDM, Adams–Bashforth with the weights of even spacing (Liu et al. 2022).
 
-        (3, −1)/2,    (23, −16, 5)/12,    (55, −59, 37, −9)/24    on any grid
+        y ← y + (ρ_s − ρ_t) Σ_j w_j ε̂_j
+        w = (3, −1)/2,    (23, −16, 5)/12,    (55, −59, 37, −9)/24
+
+    It is DDIM's step with ε̂ extrapolated (equation 12).
 
     Args:
       order: How many outputs a step uses, 1 to 4.
-      guarded: Use at most two outputs on a step that is longer than π/4 in λ = log α/σ,
-        and one where it is longer than π: extrapolation may fail there. False is the
-        published method.
+      guarded: Use at most two outputs on a step that is longer than π/4 in λ =
+        log α/σ, and one where it is longer than π: extrapolation may fail
+        there. False is the published method.
 
     Returns:
-      A solver with one denoiser evaluation per step. It has order `order` only where the
-      grid's steps in ρ = σ/α are even. On a grid whose neighbouring steps tend to equal
-      length, as all of `grids` do, two outputs give order 2 and more add none, which is
-      declared.
+      A solver with one denoiser evaluation per step. It has order `order` only
+      where the grid's steps in ρ = σ/α are even. On a grid whose neighbouring
+      steps tend to equal length, as all of `grids` do, two outputs give order
+      2 and more add none, which is declared.
 
     Raises:
       ValueError: Unless 1 ≤ order ≤ 4.
@@ -204,7 +213,7 @@ def ipndm(order: int = 4, guarded: bool = True) -> Solver:
     return multistep(name, predict, order=min(order, 2), past=order - 1, kind="noise")
 
 
-# --------------------------------------- data prediction, in λ = −log ρ, any noise level
+# ----------------------------- data prediction, in λ = −log ρ, any noise level
 
 
 def _noisy(steps, gains, eta):
@@ -257,10 +266,10 @@ def dpmpp_2m(guarded: bool = True) -> Solver:
     y = x/α, h = λ_s − λ_t.
 
     Args:
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver of order 2 with one denoiser evaluation per step.
@@ -276,18 +285,19 @@ def dpmpp_2m(guarded: bool = True) -> Solver:
 
 @factory
 def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
-    """DPM-Solver++(2M) for the reverse SDE of noise level η (Lu et al. 2022b, appendix; Crowson 2022).
+    """DPM-Solver++(2M) SDE (Lu et al. 2022b, appendix, Crowson 2022).
 
-        y ← e^{−a} y + (1 − e^{−a}) (D + (h/2h_prev) (D − D_prev)) + ρ_s √(1 − e^{−2η²h}) z
+        y ← e^{−a} y + (1 − e^{−a}) (D + (h/2h_prev) (D − D_prev))
+            + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
 
-    a = (1 + η²) h.
+    It solves the reverse SDE of noise level η.
 
     Args:
       eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver of weak order 2 with one denoiser evaluation per step.
@@ -322,7 +332,7 @@ def _third_order_multistep(name, order, eta, corrected, guarded):
 
 @factory
 def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
-    """DPM-Solver++(3M): data prediction through the last three outputs (Lu et al. 2022b, appendix).
+    """DPM-Solver++(3M) (Lu et al. 2022b, appendix).
 
         y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du
 
@@ -330,16 +340,16 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
 
     Args:
       corrected: True for the exact weights of a parabola. As published (and in
-        DPM-Solver's, diffusers' and k-diffusion's code) the second difference has half
-        its coefficient.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+        DPM-Solver's, diffusers' and k-diffusion's code) the second difference
+        has half its coefficient.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
-      A solver of order 3 where corrected and 2 otherwise, with one denoiser evaluation
-      per step.
+      A solver of order 3 where corrected and 2 otherwise, with one denoiser
+      evaluation per step.
 
     Example:
       >>> solver = dj.solvers.dpmpp_3m()
@@ -354,19 +364,20 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
 def dpmpp_3m_sde(
     eta: float = 1.0, corrected: bool = True, guarded: bool = True
 ) -> Solver:
-    """DPM-Solver++(3M) for the reverse SDE of noise level η (Crowson 2022, k-diffusion).
+    """DPM-Solver++(3M) SDE (Crowson 2022, k-diffusion).
 
         y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z
 
-    w_j are those of `dpmpp_3m` for a = (1 + η²) h.
+    It solves the reverse SDE of noise level η. w_j are those of `dpmpp_3m` for
+    a = (1 + η²) h.
 
     Args:
       eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
       corrected: As in `dpmpp_3m`.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver of weak order 2 with one denoiser evaluation per step.
@@ -386,24 +397,24 @@ def dpmpp_3m_sde(
 
 @factory
 def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
-    """UniPC: an exponential Adams predictor and a corrector (Zhao et al. 2023, Algorithms 1, 2, eq. 9).
+    """UniPC, an exponential Adams method (Zhao et al. 2023, Algorithms 1 and 2).
 
         y ← e^{−h} y + ∫_0^h e^{u−h} P(u) du
 
-    The predictor's P passes through the last `order` outputs. Once D is known at the end
-    of the step, the corrector repeats the step with P through that output too. It is the
-    next step's own output, so there is one evaluation per step, and no correction of the
-    last state.
+    The predictor's P passes through the last `order` outputs. Once D is known
+    at the end of the step, the corrector repeats the step with P through that
+    output too. It is the next step's own output, so there is one evaluation
+    per step, and no correction of the last state.
 
     Args:
       order: How many outputs the predictor uses, 1 to 3.
-      variant: "bh1" for B(h) = h, "bh2" for B(h) = 1 − e^{−h}. It matters only where one
-        unknown is left and the paper sets it to ½: the predictor of order 2 and the
-        corrector of order 1.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      variant: "bh1" for B(h) = h, "bh2" for B(h) = 1 − e^{−h}. It matters only
+        where one unknown is left and the paper sets it to ½: the predictor of
+        order 2 and the corrector of order 1.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver of order `order` + 1 with one denoiser evaluation per step.
@@ -442,34 +453,37 @@ def sa_solver(
     eta: float = 1.0,
     guarded: bool = True,
 ) -> Solver:
-    """SA-Solver: stochastic Adams predictor and corrector of the reverse SDE (Xue et al. 2023, Algorithm 1).
+    """SA-Solver, a stochastic Adams method (Xue et al. 2023, Algorithm 1).
 
         y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
 
-    The predictor interpolates the last `predictor_order` outputs in λ, the corrector
-    `corrector_order` of them with the newest, D at the end of the step, among them. Both
-    share the noise of the step (equations 14–17).
+    It solves the reverse SDE of noise level η.
 
-    With p = predictor_order and c = corrector_order the order without noise is p for
-    c = 0, else min(c, p + 1): the corrector's own, unless the predictor's, raised by the
-    factor h of its weight in the corrector, is less. With noise it is the least of that
-    and 2, in the weak sense.
+    The predictor interpolates the last `predictor_order` outputs in λ, the
+    corrector `corrector_order` of them with the newest, D at the end of the
+    step, among them. Both share the noise of the step (equations 14–17).
+
+    With p = predictor_order and c = corrector_order the order without noise is
+    p for c = 0, else min(c, p + 1): the corrector's own, unless the
+    predictor's, raised by the factor h of its weight in the corrector, is
+    less. With noise it is the least of that and 2, in the weak sense.
 
     Args:
       predictor_order: p, 1 to 3.
       corrector_order: c, 0 to 4. 0 is the predictor alone.
-      eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability flow.
-      guarded: Lower the order of a step where extrapolation may fail: where the step is
-        longer than π/4 in λ = log α/σ, an output lies more than π/2 before its end, or
-        the earlier outputs weigh more than 1.5 times the step. False is the published
-        method.
+      eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability
+        flow.
+      guarded: Lower the order of a step where extrapolation may fail: where
+        the step is longer than π/4 in λ = log α/σ, an output lies more than
+        π/2 before its end, or the earlier outputs weigh more than 1.5 times
+        the step. False is the published method.
 
     Returns:
       A solver with one denoiser evaluation per step.
 
     Raises:
-      ValueError: Unless 1 ≤ predictor_order ≤ 3, 0 ≤ corrector_order ≤ 4 and
-        0 ≤ eta ≤ 1.
+      ValueError: Unless 1 ≤ predictor_order ≤ 3, 0 ≤ corrector_order ≤ 4 and 0
+        ≤ eta ≤ 1.
 
     Example:
       >>> solver = dj.solvers.sa_solver(eta=0.5)

@@ -1,4 +1,4 @@
-"""The noise of a run: drawn from a key, from an array, from a function or from a Brownian path."""
+"""The noise of a run, from a key, an array, a function or a Brownian path."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ __all__ = ["Draw", "Source", "source_of"]
 
 def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
     raise TypeError(
-        "noise of single draws has no path for a solver that chooses its own times: give a Brownian path"
+        "noise of single draws has no path for a solver that chooses its own times: "
+        "give a Brownian path"
     )
 
 
@@ -24,22 +25,28 @@ class Source(NamedTuple):
 
     The meaning of draw i of a step:
 
-    - Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes ∫ W:
-      ∫ (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) over a step of length h.
+    - Where a method follows a Wiener process, draw 0 is ΔW/√h and draw 1 fixes
+      ∫ W: ∫ (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) over a step of
+      length h.
     - One noise per step (ancestral samplers, Euler–Maruyama, the churn of
-      `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` 0 to 2.
-    - `predictor_corrector` takes its predictor's draws, and draw 3 + i for the i-th
-      correction.
+      `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` 0 to
+      2.
+    - `predictor_corrector` takes its predictor's draws, and draw 3 + i for the
+      i-th correction.
     - `restart` takes draw k for the k-th way back.
-    - `annealed_langevin` takes a draw for each of its Langevin steps, see `repeated`.
+    - `annealed_langevin` takes a draw for each of its Langevin steps, see
+      `repeated`.
 
     Attributes:
       normal: (step, i) -> the i-th draw of a step.
-      part: (step, now, end, level, index) -> ΔW/√h over the index-th of 2^level equal
-        parts of a step, from now to end, for a method that chooses its own times.
-      repeated: (step, k, count, i) -> the i-th draw of the k-th of `count` inner steps,
-        k traced. An array of noise gives [step, k]. None takes further steps of `normal`.
-      mean: value -> its mean over the examples of a batch. None outside `sample_many`.
+      part: (step, now, end, level, index) -> ΔW/√h over the index-th of
+        2^level equal parts of a step, from now to end, for a method that
+        chooses its own times.
+      repeated: (step, k, count, i) -> the i-th draw of the k-th of `count`
+        inner steps, k traced. An array of noise gives [step, k]. None takes
+        further steps of `normal`.
+      mean: value -> its mean over the examples of a batch. None outside
+        `sample_many`.
     """
 
     normal: Callable[[Array, int], Array]
@@ -107,8 +114,8 @@ def source_of(key: Key | None, x: PyTree, ts: Array, noise: Any = None) -> Sourc
       key: Hashed with (step, draw) where no noise is given.
       x: The state.
       ts: The grid (N + 1,).
-      noise: None, an array (N, draws, *x.shape), a function (step, draw) -> array, or a
-        `BrownianPath`.
+      noise: None, an array (N, draws, *x.shape), a function (step, draw) ->
+        array, or a `BrownianPath`.
 
     Returns:
       The source.
@@ -161,7 +168,8 @@ def _from_array(draws):
     def check(needed):
         if needed > draws.shape[1]:
             raise ValueError(
-                f"noise must have at least {needed} draws per step for this solver, got {draws.shape[1]}"
+                f"noise must have at least {needed} draws per step for this solver, "
+                f"got {draws.shape[1]}"
             )
 
     def entry(step, i):

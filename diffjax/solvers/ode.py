@@ -28,7 +28,7 @@ class _Tableau:
 
 
 def _runge_kutta(name: str, order: int, tableau: _Tableau) -> Solver:
-    """An explicit Runge–Kutta method, which returns D on a step to 0 of a diffusion's flow.
+    """An explicit Runge–Kutta method, which returns D on a step to 0.
 
     k_i = u(x + dt Σ_j a_ij k_j, t + c_i dt),    x ← x + dt Σ_i b_i k_i
     """
@@ -80,7 +80,8 @@ def euler() -> Solver:
       A solver of order 1 with one evaluation per step.
 
     Example:
-      >>> dj.sample(key, denoiser, schedule, solver=dj.solvers.euler(), grid=grid, shape=(2,)).shape
+      >>> solver = dj.solvers.euler()
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
     return _runge_kutta("euler", 1, _Tableau((0.0,), (), (1.0,)))
@@ -97,7 +98,8 @@ def heun() -> Solver:
       A solver of order 2 with two evaluations per step, one on a step to 0.
 
     Example:
-      >>> dj.sample(key, denoiser, schedule, solver=dj.solvers.heun(), grid=grid, shape=(2,)).shape
+      >>> solver = dj.solvers.heun()
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
     return _runge_kutta("heun", 2, _Tableau((0.0, 1.0), ((1.0,),), (0.5, 0.5)))
@@ -113,8 +115,8 @@ def midpoint() -> Solver:
       A solver of order 2 with two evaluations per step, one on a step to 0.
 
     Example:
-      >>> velocity = lambda x, t: -x
-      >>> x = dj.solvers.integrate(None, dj.solvers.midpoint(), velocity, x=1.0, ts=[0.0, 0.1])
+      >>> velocity, solver = lambda x, t: -x, dj.solvers.midpoint()
+      >>> x = dj.solvers.integrate(None, solver, velocity, x=1.0, ts=[0.0, 0.1])
       >>> round(float(x), 4)
       0.905
     """
@@ -133,8 +135,8 @@ def rk4() -> Solver:
       A solver of order 4 with four evaluations per step, one on a step to 0.
 
     Example:
-      >>> velocity = lambda x, t: -x
-      >>> x = dj.solvers.integrate(None, dj.solvers.rk4(), velocity, x=1.0, ts=[0.0, 0.1])
+      >>> velocity, solver = lambda x, t: -x, dj.solvers.rk4()
+      >>> x = dj.solvers.integrate(None, solver, velocity, x=1.0, ts=[0.0, 0.1])
       >>> round(float(x), 6)
       0.904838
     """

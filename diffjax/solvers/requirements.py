@@ -32,15 +32,16 @@ __all__ = [
 ]
 
 
-# ------------------------------------------------------------- solver, problem and key
+# ----------------------------------------------------- solver, problem and key
 
 
 def check_solver(solver: Any) -> None:
-    """Raise TypeError for anything but a solver. A factory that was not called is named."""
+    """Raise TypeError unless this is a solver. An uncalled factory is named."""
     if not isinstance(solver, Solver):
         hint = f"; call it: {solver.__name__}()" if inspect.isfunction(solver) else ""
         raise TypeError(
-            f"solver must be made by a factory of diffjax.solvers such as heun(), got {solver!r}{hint}"
+            "solver must be made by a factory of diffjax.solvers such as heun(), "
+            f"got {solver!r}{hint}"
         )
 
 
@@ -62,7 +63,8 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
         if getattr(problem, name) is not None
     ]
     raise TypeError(
-        f"solver {solver.name} consumes a {solver.consumes}, but the problem states only {stated}"
+        f"solver {solver.name} consumes a {solver.consumes}, but the problem states "
+        f"only {stated}"
     )
 
 
@@ -97,14 +99,15 @@ def check_key(solver: Solver, key: Any, noise: Any = None) -> Any:
     return checks.key("key", key)
 
 
-# -------------------------------------------------------------------------------- noise
+# ----------------------------------------------------------------------- noise
 
 
 def check_noise(noise: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any:
     """Check the noise of a run.
 
     Args:
-      noise: None, a Brownian path, an array, or a function (step, draw) -> array.
+      noise: None, a Brownian path, an array, or a function (step, draw) ->
+        array.
       shape: Of x. None where it is no array.
       ts: The grid (N + 1,).
 
@@ -113,7 +116,8 @@ def check_noise(noise: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
 
     Raises:
       TypeError: For noise where x is a pytree.
-      ValueError: For noise of another shape, or a path that does not cover the grid.
+      ValueError: For noise of another shape, or a path that does not cover the
+        grid.
     """
     if noise is None:
         return None
@@ -149,7 +153,8 @@ def check_draws(
         n not in (m, "draws") for n, m in zip(expected, noise.shape, strict=True)
     ):
         raise ValueError(
-            f"noise must have shape ({', '.join(map(str, expected))}), got {noise.shape}"
+            f"noise must have shape ({', '.join(map(str, expected))}), got "
+            f"{noise.shape}"
         )
     checks.finite("noise", noise)
     return noise
@@ -174,11 +179,12 @@ def check_path(path: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> Non
     slack = 4 * np.finfo(values.dtype).eps * max(abs(low), abs(high))
     checks.require(
         low - slack <= values.min() and values.max() <= high + slack,
-        f"noise must be a Brownian path that covers the grid, got [{low}, {high}] for {values[0]} … {values[-1]}",
+        f"noise must be a Brownian path that covers the grid, got [{low}, {high}] "
+        f"for {values[0]} … {values[-1]}",
     )
 
 
-# --------------------------------------------------------------------------------- grid
+# ------------------------------------------------------------------------ grid
 
 
 def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> None:
@@ -197,11 +203,13 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
     if solver.consumes == "denoiser" and upwards:
         checks.require(
             not solver.stochastic,
-            f"{name} must decrease for {solver.name}, which samples downwards, got {values[0]} … {values[-1]}",
+            f"{name} must decrease for {solver.name}, which samples downwards, got "
+            f"{values[0]} … {values[-1]}",
         )
         checks.require(
             not without_signal(problem.schedule, values[-1]),
-            f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 there",
+            f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 "
+            "there",
         )
     if solver.traits.check_grid is not None:
         stated = (
@@ -227,7 +235,7 @@ def may_end_at_zero(ts: ArrayLike) -> bool:
     return checks.is_traced(ts) or ends_at_zero(ts)
 
 
-# ------------------------------------------------------------------------------- states
+# ---------------------------------------------------------------------- states
 
 
 def check_example(name: str, x: ArrayLike) -> Array:
@@ -281,12 +289,14 @@ def check_between(
     return start, end, weights
 
 
-# ----------------------------------------------------------------------------- denoiser
+# -------------------------------------------------------------------- denoiser
 
 
 @pytree
 class Checked:
-    """A denoiser whose output is checked while it is traced, and has its example's dtype.
+    """A denoiser that checks its output while it is traced.
+
+    The output has the dtype of the example.
 
     Attributes:
       denoiser: The denoiser.
@@ -304,8 +314,8 @@ class Checked:
           t: The time.
 
         Raises:
-          TypeError: If the output is no array of real numbers, or no pair where one is
-            due.
+          TypeError: If the output is no array of real numbers, or no pair
+            where one is due.
           ValueError: If it has another shape than x.
         """
         denoised = self.denoiser(x, t)
@@ -313,7 +323,8 @@ class Checked:
             return checks.denoised(denoised, x).astype(x.dtype)
         checks.require(
             isinstance(denoised, tuple) and len(denoised) == 2,
-            f"denoiser must return a pair (D, second), see ddpm.paired; got {denoised!r}",
+            "denoiser must return a pair (D, second), see ddpm.paired; got "
+            f"{denoised!r}",
             TypeError,
         )
         denoised, second = denoised[0], jnp.asarray(denoised[1])

@@ -56,7 +56,8 @@ def euler_maruyama() -> Solver:
         x ← x + f(x, t) dt + g(x, t) ΔW
 
     Returns:
-      A solver of weak order 1 with one evaluation per step. A step to 0 returns D.
+      A solver of weak order 1 with one evaluation per step. A step to 0
+      returns D.
 
     References:
       For sampling: Song et al. 2021, section 4.1.
@@ -85,8 +86,8 @@ def stochastic_heun() -> Solver:
         x ← x + ½ (f(x, t) + f(x̃, s)) dt + ½ (g(t) + g(s)) ΔW
 
     Returns:
-      A solver of weak order 2 where g does not depend on x, with two evaluations per
-      step and one on a step to 0, which returns D.
+      A solver of weak order 2 where g does not depend on x, with two
+      evaluations per step and one on a step to 0, which returns D.
 
     References:
       Kloeden & Platen 1992, section 15.1, for additive noise.
@@ -121,14 +122,16 @@ def sra1() -> Solver:
         x̃ = x + ¾ f(x, t) dt + (3/2) g(s) I/h
         x ← x + (⅓ f(x, t) + ⅔ f(x̃, t + ¾ dt)) dt + g(s) ΔW + (g(t) − g(s)) I/h
 
-    Here h = |dt| and I = ∫ (W(u) − W(t)) du over the step, which is drawn with ΔW.
+    Here h = |dt| and I = ∫ (W(u) − W(t)) du over the step, which is drawn with
+    ΔW.
 
     Returns:
-      A solver of strong order 1.5 and weak order 2, with two evaluations per step and
-      one on a step to 0, which returns D.
+      A solver of strong order 1.5 and weak order 2, with two evaluations per
+      step and one on a step to 0, which returns D.
 
     Example:
-      >>> dj.sample(key, denoiser, schedule, solver=dj.solvers.sra1(), grid=grid, shape=(2,)).shape
+      >>> solver = dj.solvers.sra1()
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
 
