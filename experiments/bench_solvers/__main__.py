@@ -1,28 +1,41 @@
-"""Which solver on which grid errs least for a given number of denoiser evaluations, against the exact answer?
+"""Which solver on which grid has the least error for a number of denoiser
+evaluations?
 
-    python -m experiments.bench_solvers [--quick] [--schedules vp_linear edm] [--targets mixture_6d] [--out DIR]
-    python -m experiments.bench_solvers --recommend 16 --schedules edm --targets mixture_6d
-    python -m experiments.bench_solvers --peers        (beside k-diffusion's and diffusers' samplers: the extra `peers`)
+    python -m experiments.bench_solvers [--quick] [--schedules vp_linear edm]
+    python -m experiments.bench_solvers --recommend 16 --targets mixture_6d
+    python -m experiments.bench_solvers --peers             (the extra `peers`)
 
-Denoisers are exact and all runs are in float64 from exact samples of p at t_max, so that an error is the solver's own.
+Denoisers are exact and all runs are in float64 from exact samples of p at
+t_max, so that an error is the solver's alone.
 
-- A deterministic solver is compared start by start with the end of the probability flow, by `adaptive` at 1e-11: the
-  root mean square over starts and entries, in data units, with the 95 % confidence interval that its starts give.
-- On a trained network (`--targets runs/score_sde`) the flow is that of the network, in float64, to 1e-8, and only
-  deterministic solvers have rows.
-- A stochastic solver is compared in law with the exact p at t_min. On the Gaussian target its own law is known exactly,
-  from the Jacobian of a run by its start and all of its noise: the error is KL(law ‖ exact) in nats, without chance. On
-  others it is the sliced 2-Wasserstein distance of samples to exact ones, in data units, the mean over seeds and its
-  95 % interval, beside the floor: the same between two exact sets.
+- A deterministic solver is compared start by start with the end of the
+  probability flow, by `adaptive` at 1e-11: the root mean square over starts
+  and entries, in data units, with the 95 % confidence interval that its starts
+  give.
+- On a trained network (`--targets runs/score_sde`) the flow is that of the
+  network, in float64, to 1e-8, and only deterministic solvers have rows.
+- A stochastic solver is compared in distribution with the exact p at t_min. On
+  the Gaussian target its distribution is known exactly, from the Jacobian of a
+  run by its start and all of its noise: the error is KL(distribution ‖ exact)
+  in nats, without chance.
+- On other targets it is the sliced 2-Wasserstein distance of samples to exact
+  ones, in data units, the mean over seeds and its 95 % interval, beside the
+  floor: the same between two exact sets.
 
-Evaluations are counted in the traced program itself, and must be what `solver.evaluations` promises. Steps are as many
-as the budget allows. Seconds and bytes are of the compiled program for all starts at once.
+Evaluations are counted in the traced program itself, and must be those that
+`solver.evaluations` promises. Steps are as many as the budget allows. Seconds
+and bytes are of the compiled program for all starts at once. --peers adds the
+samplers of k-diffusion and diffusers.
 
-The default makes some 600 programs, and compiles each: expect some 12 minutes on 2 idle CPU cores; --quick takes 37
-seconds, --peers --quick 86. Expect of --quick (vp_linear, mixture_2d): at 8 evaluations dpmpp_2m first with an error of
-0.044, at 16 dpmpp_3m with 0.0043 where Heun has 0.029 and DDIM 0.11, all on the log-SNR grid. Expect of --peers, at 16
-evaluations: the best of ours, of k-diffusion and of diffusers on standard grids all 0.014, ours on a grid fitted to the
-model 0.001.
+Hardware and time: some 12 minutes on 2 idle CPU cores, as the default makes
+some 600 programs and compiles each. --quick takes 37 seconds, --peers --quick
+86.
+
+Expect of --quick (vp_linear, mixture_2d) at 8 evaluations dpmpp_2m first with
+an error of 0.044, at 16 dpmpp_3m with 0.0043 where Heun has 0.029 and DDIM
+0.11, all on the log-SNR grid. Expect of --peers, at 16 evaluations, 0.014 of
+the best of ours, of k-diffusion and of diffusers on standard grids, and 0.001
+of ours on a grid fitted to the model.
 """
 
 import dataclasses
@@ -84,7 +97,7 @@ QUICK = (
 )
 
 PARALLEL_STEPS = 64
-"""Steps of a solver that takes all of them at once, until they stand."""
+"""Steps of a solver that iterates on all of them at once until convergence."""
 
 GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
     "karras": grids.karras,
@@ -101,7 +114,7 @@ GRIDS: dict[str, Callable[[schedules.Schedule, int], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Solvers, schedules and grids by their error at a number of evaluations, against exact answers."""
+    """Errors of solvers on schedules and grids at a number of evaluations."""
 
     out: pathlib.Path = pathlib.Path("runs/bench_solvers")
     """Folder for config.json, metrics.json and figures."""
@@ -110,11 +123,13 @@ class Config:
     schedules: tuple[str, ...] = ("vp_linear", "edm")
     """Of vp_linear, vp_cosine, sub_vp, ve, edm, rectified_flow."""
     targets: tuple[str, ...] = ("gaussian", "mixture_2d")
-    """Of gaussian, mixture_2d, mixture_6d, mixture_16d, held_out (6-D), digits; or the folder of a score_sde run."""
+    """Of gaussian, mixture_2d, mixture_6d, mixture_16d, held_out (6-D), digits,
+    or the folder of a score_sde run.
+    """
     grids: tuple[str, ...] = ("karras", "log_snr", "uniform", "polyexponential(1.5)")
     """Of karras, karras(3), log_snr, uniform, quadratic, polyexponential(1.5)."""
     solvers: tuple[str, ...] = ()
-    """Names of the table of solvers; none for all."""
+    """Names of the table of solvers. Default: all."""
     budgets: tuple[int, ...] = (8, 16, 32, 62)
     """Evaluations of the denoiser."""
     starts: int = 1024
@@ -159,12 +174,19 @@ def run(config: Config) -> list[ErrorRow]:
 
 
 def resolve(config: Config) -> Config:
-    """The configuration with its short forms spelled out; ValueError for names that no table has."""
+    """Spell out the short forms of the flags. Raises ValueError for names that no
+    table has.
+    """
     if config.quick:
         config = dataclasses.replace(
-            config, schedules=config.schedules[:1], grids=config.grids[:2], budgets=(8, 16), starts=256, seeds=2,
+            config,
+            schedules=config.schedules[:1],
+            grids=config.grids[:2],
+            budgets=(8, 16),
+            starts=256,
+            seeds=2,
             solvers=config.solvers or QUICK,
-        )  # fmt: skip
+        )
     if config.recommend is not None:
         checks.integer("recommend", config.recommend, 1)
         config = dataclasses.replace(config, budgets=(config.recommend,))
@@ -204,7 +226,7 @@ def resolve(config: Config) -> Config:
 
 
 def measure(config: Config) -> Iterator[ErrorRow]:
-    """All rows; solvers that refuse a schedule or a grid give none."""
+    """All rows. A solver that does not support a schedule or a grid has none."""
     exact, runs = (
         [name for name in config.targets if is_run(name) == trained]
         for trained in (False, True)
@@ -233,7 +255,7 @@ def measure(config: Config) -> Iterator[ErrorRow]:
                         if grid is not None and not refused(
                             solver, task.schedule, grid
                         ):
-                            yield row(
+                            yield measured_row(
                                 config,
                                 programs,
                                 name,
@@ -251,8 +273,9 @@ def plan(
 ) -> list[tuple[int | None, int]]:
     """(budget, most steps that it allows) for each budget that allows any.
 
-    A solver whose evaluations depend on the data has no budget: 1 step between the ends where it chooses its own, and
-    PARALLEL_STEPS where it takes all of them at once.
+    A solver whose evaluations depend on the data has no budget. It has 1 step
+    between the ends where it chooses its steps, and PARALLEL_STEPS where it
+    takes all of them at once.
     """
     least = solver.evaluations(1)
     if least is None:
@@ -265,7 +288,9 @@ def plan(
 
 
 def make_grid(name: str, schedule: Any, steps: int) -> Any:
-    """The grid (steps + 1,) of a family, or None where the schedule has none of it."""
+    """The grid (steps + 1,) of a family, or None where the schedule has none of
+    it.
+    """
     if name == "ends":
         return jnp.asarray([schedule.t_max, schedule.t_min], float)
     try:
@@ -275,7 +300,7 @@ def make_grid(name: str, schedule: Any, steps: int) -> Any:
 
 
 def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
-    """Whether the solver says that it cannot walk this grid."""
+    """Whether the solver raises for this grid."""
     try:
         requirements.check_grid(
             "grid", solver, driver.diffusion(schedule, lambda x, t: x), grid
@@ -285,7 +310,7 @@ def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
     return False
 
 
-def row(
+def measured_row(
     config: Config,
     programs: dict[Any, Program],
     name: str,
@@ -356,17 +381,31 @@ def row(
             config, task, result[0]
         )
     return ErrorRow(
-        name, grid_name, task.schedule_name, task.target_name, budget, len(grid) - 1, nfe, solver.stochastic,
-        solver.order, *outcome, program.compile_seconds, seconds, program.memory_bytes,
-    )  # fmt: skip
+        name,
+        grid_name,
+        task.schedule_name,
+        task.target_name,
+        budget,
+        len(grid) - 1,
+        nfe,
+        solver.stochastic,
+        solver.order,
+        *outcome,
+        program.compile_seconds,
+        seconds,
+        program.memory_bytes,
+    )
 
 
 def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
-    """Deterministic solvers on a held-out mixture under EDM beside those of k-diffusion and diffusers, same starts.
+    """Deterministic solvers on a held-out mixture under EDM beside those of
+    k-diffusion and diffusers.
 
-    Prints for each budget our best and theirs, with grid and interval, and writes them to metrics.json. Grids of ours
-    named "optimised" were fitted to this denoiser on other starts. Our runs end at sigma_min; theirs there or at 0, as
-    they do better, each against the exact flow's end at the same level.
+    All have the same starts. Prints for each budget our best and theirs, with
+    grid and interval, and writes them to metrics.json. Grids of ours named
+    "optimised" were fitted to this denoiser on other starts. Our runs end at
+    sigma_min. Theirs end there or at 0, whichever is better, and are compared
+    with the exact flow's end at the same level.
     """
     from experiments.bench_solvers import peers as solver_peers
 
@@ -378,10 +417,15 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
         return []
     budgets = (8, 16, 32, 62) if not config.quick else (8, 16)
     config = dataclasses.replace(
-        config, schedules=("edm",), targets=("held_out",), budgets=budgets, starts=256, seeds=2,
+        config,
+        schedules=("edm",),
+        targets=("held_out",),
+        budgets=budgets,
+        starts=256,
+        seeds=2,
         grids=("karras", "karras(3)", "log_snr", "polyexponential(1.5)"),
         solvers=tuple(name for name in config.solvers if not make(name).stochastic),
-    )  # fmt: skip
+    )
     rows = list(measure(config))
     task = problem(config, "held_out", "edm")
     target, finer = TARGETS["held_out"](), schedules.edm(1e-6, 80.0)
@@ -422,7 +466,10 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
 def standings(
     budgets: tuple[int, ...], ours: list[ErrorRow], peers: list[Any]
 ) -> dict[int, list[dict[str, Any]]]:
-    """budget -> the three runs of least error of each library, ours on given and on fitted grids apart."""
+    """The three runs of least error of each library, by budget.
+
+    Ours on standard and on fitted grids are separate.
+    """
     runs = [
         (
             row.budget,
@@ -445,17 +492,26 @@ def standings(
                 key=lambda pair: pair[1].error,
             )
             groups[budget] += [
-                {"of": of, "run": f"{error} on {run.grid}", "nfe": int(run.nfe), "error": run.error,
-                 "interval": run.interval}
+                {
+                    "of": of,
+                    "run": f"{error} on {run.grid}",
+                    "nfe": int(run.nfe),
+                    "error": run.error,
+                    "interval": run.interval,
+                }
                 for error, run in matching[:3]
-            ]  # fmt: skip
+            ]
     return groups
 
 
 def optimised(
     config: Config, task: SolverTask, rows: list[ErrorRow], tried: int = 3
 ) -> Iterator[ErrorRow]:
-    """The best solvers at each budget again, on grids that `tuning.optimised_grid` fits to them on 256 other starts."""
+    """The best solvers at each budget again, on grids that
+    `tuning.optimised_grid` fits to them.
+
+    The fit uses 256 other starts.
+    """
     base = task.distribution(task.schedule.t_max)
     fitted_on = jax.vmap(base.sample)(
         jax.random.split(jax.random.key(config.seed + 1000), 256)
@@ -475,7 +531,9 @@ def optimised(
             grid = tuning.optimised_grid(
                 task.schedule, task.denoiser, steps, solver=solver, x_init=fitted_on
             )
-            yield row(config, programs, name, solver, task, "optimised", grid, budget)
+            yield measured_row(
+                config, programs, name, solver, task, "optimised", grid, budget
+            )
 
 
 if __name__ == "__main__":

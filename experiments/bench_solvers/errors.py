@@ -1,4 +1,6 @@
-"""How far a solver is from the exact answer, for `bench_solvers`: start by start, in law, or from samples."""
+"""Errors of a solver for `bench_solvers`: start by start, in distribution, or
+from samples.
+"""
 
 import math
 from typing import Any
@@ -13,7 +15,9 @@ from experiments.bench_solvers.problems import SolverTask
 
 
 def flow_error(config: Any, task: SolverTask, ends: Any) -> tuple:
-    """("rms", root mean square error over starts and entries, its interval, 0, details)."""
+    """("rms", root mean square error over starts and entries, its interval, 0,
+    details).
+    """
     squares = np.mean(
         (np.asarray(ends) - np.asarray(task.ends)).reshape(len(ends), -1) ** 2, -1
     )
@@ -34,7 +38,9 @@ def root_mean(squares: np.ndarray) -> tuple[float, tuple[float, float]]:
 
 
 def moments_error(task: SolverTask, mean: Any, covariance: Any) -> tuple:
-    """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0, details)."""
+    """("kl", KL(N(mean, covariance) ‖ p at t_min) in nats, no interval, 0,
+    details).
+    """
     exact = task.distribution(task.schedule.t_min)
     wanted_mean, wanted = np.asarray(exact.mean()), np.asarray(exact.covariance())
     mean, covariance = np.asarray(mean), np.asarray(covariance)
@@ -52,7 +58,11 @@ def moments_error(task: SolverTask, mean: Any, covariance: Any) -> tuple:
 def gaussian_kl(
     mean: np.ndarray, covariance: np.ndarray, other_mean: np.ndarray, other: np.ndarray
 ) -> float:
-    """KL(N(m, C) ‖ N(m′, C′)) = ½ (Σ (e − log(1 + e)) + ‖m − m′‖²_{C′}), e the eigenvalues of C′⁻¹C − 1; nats."""
+    """KL between two Gaussians, in nats.
+
+    KL(N(m, C) ‖ N(m′, C′)) = ½ (Σ (e − log(1 + e)) + ‖m − m′‖²_{C′}),  e =
+    eig(C′⁻¹C − 1)
+    """
     factor = np.linalg.cholesky(other)
     whitened = np.linalg.solve(factor, np.linalg.solve(factor, covariance - other).T)
     excess = np.maximum(
@@ -92,7 +102,9 @@ def sample_error(config: Any, task: SolverTask, ends: Any) -> tuple:
 
 @jax.jit
 def distances(key: Any, x: Any, y: Any) -> tuple:
-    """Sliced Wasserstein-2 and squared energy distances, and those of means and covariances, of each x to its y."""
+    """Distances of each x to its y: sliced Wasserstein-2, squared energy, means
+    and covariances.
+    """
 
     def one(x, y):
         scale = jnp.sqrt(jnp.sum(jnp.var(y, 0)))

@@ -39,7 +39,9 @@ def figures(rows: list[Any]) -> dict[str, Any]:
 
 
 def panels(rows: list[Any], measure: str, draw: Any) -> Any:
-    """A figure with a panel per schedule and target. The best solvers keep their colours."""
+    """A figure with a panel per schedule and target. The best solvers keep their
+    colours.
+    """
     colours = dict(zip(best(rows, len(COLOURS)), COLOURS, strict=False))
     pairs = sorted({(row.schedule, row.target) for row in rows})
     columns = min(len(pairs), max(2, len({target for _, target in pairs})), 4)
@@ -198,7 +200,9 @@ def least(rows: list[Any], name: str, budget: int) -> Any:
 
 
 def draw_front(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
-    """Every row by run time and error, and the front of rows that no faster one betters."""
+    """Every row by run time and error, and the front of rows that no faster one
+    betters.
+    """
     for name in dict.fromkeys(row.solver for row in rows):
         here = [row for row in rows if row.solver == name]
         axis.scatter(

@@ -1,7 +1,9 @@
-"""Deterministic samplers of k-diffusion and diffusers on an exact mixture, for `bench_solvers --peers`.
+"""Deterministic samplers of k-diffusion and diffusers on an exact mixture, for
+`--peers`.
 
-Needs numpy and, for what it measures, torch with k-diffusion or diffusers. All runs are in float64 as far as the
-libraries keep it (some of diffusers' round their state to float32, far below the errors seen here).
+Needs numpy and, for measuring, torch with k-diffusion or diffusers. All runs
+are in float64 as far as the libraries keep it. Some of diffusers' round their
+state to float32, far below the errors seen here.
 """
 
 import importlib
@@ -23,7 +25,9 @@ torch: Any = (
 
 
 class Peer(NamedTuple):
-    """One run: evaluations as counted, root mean square error over starts and entries, mean square of each start."""
+    """One run: evaluations as counted, root mean square error, mean square of
+    each start.
+    """
 
     library: str
     sampler: str
@@ -36,11 +40,11 @@ class Peer(NamedTuple):
 
 
 class OverBudget(Exception):
-    """A run asked for more evaluations than it may."""
+    """Raised when a run exceeds its evaluations."""
 
 
 def missing() -> str | None:
-    """What keeps this module from measuring anything, None where nothing does."""
+    """The reason why this module cannot measure anything, None where it can."""
     if torch is None:
         return "torch is not installed"
     if not any(importlib.util.find_spec(library) for library in LIBRARIES):
@@ -55,10 +59,20 @@ def measure(
     ends_at_zero: np.ndarray,
     budgets: tuple,
 ) -> list[Peer]:
-    """Every sampler on every grid of its library at each budget.
+    """Run every sampler on every grid of its library at each budget.
 
-    mixture: weights (K,), means (K, D), variances (K, D) or (K, 1). starts: (n, D) at σ = 80. ends, ends_at_zero: where
-    the exact flow takes them at σ = 0.002 and at 0. Steps are as many as the budget allows, by trial: the model counts.
+    Steps are as many as the budget allows. They are found by trial, since the
+    model counts its calls.
+
+    Args:
+      mixture: Weights (K,), means (K, D), variances (K, D) or (K, 1).
+      starts: (n, D) at σ = 80.
+      ends: Where the exact flow carries them at σ = 0.002.
+      ends_at_zero: Where it carries them at σ = 0.
+      budgets: Evaluations.
+
+    Returns:
+      The runs.
     """
     model = Counted(mixture)
     x = torch.from_numpy(np.array(starts))
@@ -88,7 +102,11 @@ def measure(
 
 
 class Counted:
-    """(x, σ) -> E[x_0 | x_0 + σ ε = x] of a mixture for a batch x (n, D), counting its calls."""
+    """The denoiser (x, σ) -> E[x_0 | x_0 + σ ε = x] of a mixture, counting its
+    calls.
+
+    x is a batch (n, D).
+    """
 
     def __init__(self, mixture: dict):
         self.weights, self.means, self.variances = (
@@ -98,7 +116,10 @@ class Counted:
         self.calls, self.allowed = 0, 0
 
     def __call__(self, x: Any, sigma: Any) -> Any:
-        """Σ_k r_k (m_k + v_k/(v_k + σ²) (x − m_k)), r the posterior weights. Raises OverBudget."""
+        """Σ_k r_k (m_k + v_k/(v_k + σ²) (x − m_k)) with posterior weights r.
+
+        Raises OverBudget.
+        """
         self.calls += 1
         if self.calls > self.allowed:
             raise OverBudget
@@ -118,11 +139,13 @@ class Counted:
 
 
 Runner = Callable[[Any, Any, int], Any]
-"""(model, x, steps) -> ends."""
+"""A function (model, x, steps) -> ends."""
 
 
 def samplers() -> Iterator[tuple[str, str, str, str, Runner]]:
-    """(library, sampler, grid, end: "min" or "zero", run) of the libraries that are installed."""
+    """(library, sampler, grid, end: "min" or "zero", run) of the libraries that
+    are installed.
+    """
     if importlib.util.find_spec("k_diffusion"):
         yield from of_k_diffusion()
     if importlib.util.find_spec("diffusers"):
@@ -130,7 +153,10 @@ def samplers() -> Iterator[tuple[str, str, str, str, Runner]]:
 
 
 def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
-    """Its samplers without noise on its own grids, which append a 0: with that, or stopped at sigma_min before it."""
+    """The samplers of k-diffusion without noise on its grids, which append a 0.
+
+    They run with that step, or stop at sigma_min before it.
+    """
     sampling = k_diffusion_sampling()
     if sampling is None:
         return
@@ -147,9 +173,15 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
         ),
     }
     methods: dict[str, dict] = {
-        "euler": {}, "heun": {}, "dpm_2": {}, "lms": {}, "dpmpp_2m": {}, "dpmpp_2s_ancestral": {"eta": 0.0},
-        "dpmpp_2m_sde": {"eta": 0.0}, "dpmpp_3m_sde": {"eta": 0.0},
-    }  # fmt: skip
+        "euler": {},
+        "heun": {},
+        "dpm_2": {},
+        "lms": {},
+        "dpmpp_2m": {},
+        "dpmpp_2s_ancestral": {"eta": 0.0},
+        "dpmpp_2m_sde": {"eta": 0.0},
+        "dpmpp_3m_sde": {"eta": 0.0},
+    }
     for method, keywords in methods.items():
         function = getattr(sampling, f"sample_{method}")
         for grid, family in families.items():
@@ -196,7 +228,9 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
 
 
 def k_diffusion_sampling() -> Any:
-    """`k_diffusion.sampling`, without the package's training code, or None where what it imports is not there."""
+    """`k_diffusion.sampling` without the package's training code, or None if it
+    cannot be imported.
+    """
     spec = importlib.util.find_spec("k_diffusion")
     package, images = (
         types.ModuleType("k_diffusion"),
@@ -225,10 +259,13 @@ def k_diffusion_sampling() -> Any:
 
 
 def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
-    """Its EDM schedulers, and DPM-Solver++, UniPC and DEIS on a chain whose σ/α are those of the grid.
+    """The EDM schedulers of diffusers, and its DPM-Solver++, UniPC and DEIS on a
+    chain.
 
-    The grids are its own, karras and exponential, laid in float64 from 80 to 0.002, since in float32 a chain's σ lose
-    their digits at 0.002. "min" stops there in place of the last step of length 0 that diffusers would append.
+    The chain's σ/α are those of the grid. The grids are those of diffusers,
+    karras and exponential, computed in float64 from 80 to 0.002, since in
+    float32 a chain's σ lose their digits at 0.002. "min" stops there instead
+    of the last step of length 0 that diffusers would append.
     """
     try:
         diffusers: Any = importlib.import_module("diffusers")

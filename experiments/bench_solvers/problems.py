@@ -1,4 +1,6 @@
-"""What `bench_solvers` solves: exact denoisers, or a trained network, with starts and the ends of the exact flow."""
+"""The problems of `bench_solvers`: exact denoisers or a trained network, with
+starts and exact ends.
+"""
 
 import functools
 import pathlib
@@ -15,7 +17,10 @@ from experiments.shared.solvers import flow_ends, make_schedule
 
 
 def random_mixture(components: int, dimension: int, seed: int) -> targets.Mixture:
-    """Components of standard deviation 0.25 to 0.6 around means from N(0, 1), of even weight: they overlap."""
+    """Overlapping components of equal weight.
+
+    Standard deviations are 0.25 to 0.6, means are drawn from N(0, 1).
+    """
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(components, dimension))
     return targets.gaussian_mixture(
@@ -26,7 +31,9 @@ def random_mixture(components: int, dimension: int, seed: int) -> targets.Mixtur
 
 
 def digits(count: int = 256) -> targets.Empirical:
-    """The law that puts its mass on `count` of scikit-learn's digits, 64 numbers each."""
+    """The distribution of equal mass on `count` of scikit-learn's digits, 64
+    numbers each.
+    """
     return targets.empirical(
         datasets.open_dataset("digits", 300, 0)
         .train[:count]
@@ -38,25 +45,33 @@ def digits(count: int = 256) -> targets.Empirical:
 COVARIANCE = [[0.6, 0.25], [0.25, 0.3]]
 
 TARGETS: dict[str, Callable[[], Any]] = {
-    # Three times one component: a single Gaussian whose arrays have mixture_2d's shapes, so that they share programs.
+    # Three times one component: a single Gaussian whose arrays have the shapes of
+    # mixture_2d, so that the two share compiled programs.
     "gaussian": lambda: targets.gaussian_mixture(
         np.full(3, 1 / 3), np.tile([0.5, -1.0], (3, 1)), np.tile(COVARIANCE, (3, 1, 1))
     ),
     "mixture_2d": lambda: targets.gaussian_mixture(
-        [0.2, 0.3, 0.5], [[1.0, 0.5], [-0.5, 0.0], [0.3, -1.2]],
-        [[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.4]], [[0.1, -0.05], [-0.05, 0.1]]],
+        [0.2, 0.3, 0.5],
+        [[1.0, 0.5], [-0.5, 0.0], [0.3, -1.2]],
+        [
+            [[0.3, 0.1], [0.1, 0.2]],
+            [[0.2, 0.0], [0.0, 0.4]],
+            [[0.1, -0.05], [-0.05, 0.1]],
+        ],
     ),
     "mixture_6d": lambda: random_mixture(8, 6, seed=1),
     "mixture_16d": lambda: random_mixture(8, 16, seed=2),
     "held_out": lambda: random_mixture(8, 6, seed=11),
     "digits": digits,
-}  # fmt: skip
+}
 
 
 class SolverTask(NamedTuple):
-    """A denoiser under a schedule, with keys and starts (seeds · starts, *shape), seed after seed, and their truth.
+    """A denoiser under a schedule, with starts and the exact results.
 
-    law: t -> the exact law of x_t; None for a trained network, to which only its own flow is known.
+    Starts are (seeds · starts, *shape), seed after seed. `distribution` maps t
+    to the exact distribution of x_t. It is None for a trained network, of
+    which only its flow is known.
     """
 
     target_name: str
@@ -107,7 +122,11 @@ def problem(config: Any, target_name: str, schedule_name: str) -> SolverTask:
 
 
 def trained_problem(config: Any, folder: str) -> SolverTask:
-    """A trained network in float64 from draws of the prior, a 64th of the starts, and the ends of its own flow."""
+    """A trained network in float64 from draws of the prior, and the ends of its
+    flow.
+
+    It has a 64th of the starts.
+    """
     model, denoiser = score_sde.load(pathlib.Path(folder), "float64")
     print(
         f"following the own flow of the network in {folder}, in float64: minutes for a "

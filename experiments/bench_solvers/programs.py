@@ -1,4 +1,6 @@
-"""Compiled runs for `bench_solvers`, with the evaluations that their traces hold."""
+"""Compiled runs for `bench_solvers`, with the evaluations counted in their
+traces.
+"""
 
 import functools
 import time
@@ -13,7 +15,11 @@ from diffjax.solvers import driver, noise_source
 
 
 class Program(NamedTuple):
-    """A compiled run, its evaluations counted in the trace (None where it decides them itself), and its cost."""
+    """A compiled run and its cost.
+
+    Its evaluations are counted in the trace, None where the program decides
+    them itself.
+    """
 
     call: Callable
     evaluations: int | None
@@ -22,7 +28,9 @@ class Program(NamedTuple):
 
 
 def build(function: Callable, arguments: tuple, count: int | None) -> Program:
-    """`function` compiled for these arguments, with the evaluations that a trace counted."""
+    """Compile `function` for these arguments, and count the evaluations in its
+    trace.
+    """
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start
@@ -43,7 +51,7 @@ def timed(call: Callable, arguments: tuple) -> tuple[Any, float]:
 
 @jax.jit
 def marked_evaluation(denoiser: Any, x: Any, t: Any) -> Any:
-    """D(x, t), as a call that `evaluations` finds by its name."""
+    """D(x, t), as a call that `evaluations` can find by its name."""
     return denoiser(x, t)
 
 
@@ -53,7 +61,10 @@ def marked(denoiser: Any, schedule: Any) -> Any:
 
 
 def evaluations(jaxpr: Any) -> int | None:
-    """How often a traced program calls the marked denoiser; None where a loop or branch decides that as it runs."""
+    """Number of times that a traced program calls the marked denoiser.
+
+    None where a loop or branch decides that as it runs.
+    """
     total = 0
     for equation in jaxpr.eqns:
         if equation.params.get("name") == "marked_evaluation":
@@ -93,9 +104,11 @@ def batch_program(solver: solvers.Solver) -> Callable:
 
 
 def moments_program(solver: solvers.Solver) -> Callable:
-    """(denoiser, schedule, mean, covariance, grid) -> mean and covariance at grid[-1] from those at grid[0].
+    """(denoiser, schedule, mean, covariance, grid) -> mean and covariance at
+    grid[-1].
 
-    For a Gaussian target a run is affine in its start and in all its noise: its Jacobians by both give the law.
+    For a Gaussian target a run is affine in its start and in all its noise.
+    Its Jacobians by both give the distribution of its end.
     """
 
     def distribution(denoiser, schedule, mean, covariance, ts):

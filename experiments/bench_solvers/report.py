@@ -1,4 +1,4 @@
-"""Rows of `bench_solvers`, as JSON and as tables."""
+"""The rows of `bench_solvers`, as JSON and as tables."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ import numpy as np
 class ErrorRow(NamedTuple):
     """One measured run.
 
-    nfe: evaluations counted. measure: "rms", "kl" or "sliced_wasserstein". interval: 95 %. floor: of the measure
-    between exact sets, 0 where there is none. details: further errors. seconds: compile_seconds of a program that
-    several rows share stand with each.
+    `nfe` is counted. `measure` is "rms", "kl" or "sliced_wasserstein".
+    `interval` is 95 %. `floor` is the measure between exact sets, 0 where
+    there is none. `details` are further errors. `compile_seconds` of a program
+    that several rows share stand with each.
     """
 
     solver: str
@@ -35,7 +36,7 @@ class ErrorRow(NamedTuple):
 
 
 def report(rows: list[ErrorRow]) -> dict[str, Any]:
-    """The rows as JSON, with the device; numbers that are not finite as null."""
+    """The rows as JSON, with the device. Numbers that are not finite become null."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -51,7 +52,9 @@ def report(rows: list[ErrorRow]) -> dict[str, Any]:
 
 
 def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:
-    """Rows by the values of some of their fields, in the order of their appearance."""
+    """Rows by the values of some of their fields, in the order of their
+    appearance.
+    """
     grouped: dict[tuple, list[ErrorRow]] = {}
     for row in rows:
         grouped.setdefault(tuple(getattr(row, field) for field in fields), []).append(
@@ -61,14 +64,17 @@ def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:
 
 
 def best(rows: list[ErrorRow]) -> ErrorRow:
-    """The row of least error; one whose error is not a number is last."""
+    """The row of least error. One whose error is not a number is last."""
     return min(
         rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf
     )
 
 
 def print_rows(rows: list[ErrorRow]) -> None:
-    """For each schedule, target and measure a table: a line a solver, a column a budget, each with its best grid."""
+    """Print one table for each schedule, target and measure.
+
+    Lines are solvers and columns budgets, each with its best grid.
+    """
     for (schedule, target, measure), group in groups(
         rows, "schedule", "target", "measure"
     ).items():
@@ -90,17 +96,20 @@ def print_rows(rows: list[ErrorRow]) -> None:
                 line += f"{cell(best(at)) if at else '':>31}"
             free = [row for row in of_solver if not row.budget]
             if free:
-                line += f"   {cell(best(free))} at {best(free).nfe:.0f} evaluations on average"
+                least = best(free)
+                line += f"   {cell(least)} at {least.nfe:.0f} evaluations on average"
             print(line.rstrip())
 
 
 def cell(row: ErrorRow) -> str:
-    """error grid, as text."""
+    """Error and grid, as text."""
     return f"{row.error:.1e} {row.grid}"
 
 
 def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
-    """The best deterministic and the best stochastic solver and grid for each schedule and target."""
+    """Print the best deterministic and stochastic solver and grid for each
+    schedule and target.
+    """
     for (schedule, target), group in groups(rows, "schedule", "target").items():
         print(f"\n{schedule}, {target}, at most {budget} evaluations:")
         for stochastic in (False, True):

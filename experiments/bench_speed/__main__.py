@@ -1,23 +1,34 @@
-"""What does the library cost over a loop written by hand, and does anything grow with the number of steps?
+"""Does the library cost more than a loop written by hand, and does any cost grow
+with the steps?
 
-    python -m experiments.bench_speed [--quick] [--out DIR] [--seed N]        (make bench)
-    python -m experiments.bench_speed --parts couplings peer_couplings autoregressions patches depth     (flows alone)
+    python -m experiments.bench_speed [--quick] [--out DIR]       (make bench)
+    python -m experiments.bench_speed --parts couplings patches depth
 
-Every row is a ratio of two programs measured in one process, alternated A B, B A, …: the median of the pairs' ratios
-and its quartiles. "Limit" is what the library promises; rows without one are told for comparison. The first row times
-one program against itself: what lies within its quartiles of 1 is noise.
+Every row is a ratio of two programs measured in one process, alternated A B, B
+A, …: the median of the pairs' ratios and its quartiles. "Limit" is the
+library's promise. Rows without one are for comparison. The first row times one
+program against itself, so that differences within its quartiles of 1 are
+noise. The second command measures flows alone.
 
-The six solvers that have a loop by hand, and DPM-Solver++(2M), are held against that; every other one against a bare
-scan of its step over the whole batch as one array. Coupling flows of 8 layers, 64 wide, are held against one pass by
-hand, and beside the same function, weight for weight, in flowjax and in distrax where these are installed (the extra
-`peers`); without them a line says so. 1000 MALA chains of 1000 steps are held against a scan by hand, and beside
+The six solvers that have a loop by hand, and DPM-Solver++(2M), are compared
+with that, every other one with a bare scan of its step over the whole batch as
+one array. Coupling flows of 8 layers, 64 wide, are compared with one pass by
+hand, and with the same function, weight for weight, in flowjax and in distrax
+where these are installed (the extra `peers`). Without them a line says so.
+
+1000 MALA chains of 1000 steps are compared with a scan by hand, and with
 blackjax (the extra `chains`).
 
-Takes about 11 minutes on 2 CPU cores, of which the U-Net's programs compile for one; a GPU runs a larger U-Net. Expect
-loops within 1.05 of those by hand (within noise of 1 for the U-Net, whose evaluations outweigh all else), equal
-compilation times and memory at 20 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a guided
-step at most 2.05 of an unguided one, and an import below 0.15 seconds. Runs of 0.1 seconds on a busy machine scatter by
-10 % and more: read a ratio beside its quartiles and those of the first row.
+Hardware and time: about 11 minutes on 2 CPU cores, one minute of them for compiling
+the U-Net's programs. A GPU runs a larger U-Net.
+
+Expect loops within 1.05 of those by hand (within noise of 1 for the U-Net,
+whose evaluations outweigh all else), equal compilation times and memory at 20
+and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a
+guided step at most 2.05 of an unguided one, and an import below 0.15 seconds.
+
+Runs of 0.1 seconds on a busy machine scatter by 10 % and more. Read a ratio
+beside its quartiles and those of the first row.
 """
 
 import dataclasses
@@ -62,7 +73,11 @@ NETWORK_PARTS = ("network_loops", "guided")
 
 
 def run(config: Config) -> dict[str, RatioRow]:
-    """Measure every row, print the table, write metrics.json and ratios.png; the rows by name."""
+    """Measure every row, print the table, and write metrics.json and ratios.png.
+
+    Returns:
+      The rows by name.
+    """
     if config.quick:
         config = dataclasses.replace(config, samples=64, alternations=2)
     if config.alternations < 1 or config.samples < 1:
@@ -105,10 +120,11 @@ def report(results: dict[str, RatioRow]) -> dict[str, Any]:
 
 
 def print_rows(rows: list[RatioRow]) -> None:
-    """The table: median, quartiles, limit."""
+    """Print the table: median, quartiles, limit."""
     width = max(len(row.name) + len(row.unit) for row in rows) + 4
     print(
-        f"\n{'on ' + jax.devices()[0].device_kind:{width}}{'median':>9}{'quartiles':>17}{'limit':>8}"
+        f"\n{'on ' + jax.devices()[0].device_kind:{width}}"
+        f"{'median':>9}{'quartiles':>17}{'limit':>8}"
     )
     for row in rows:
         low, high = row.quartiles
@@ -122,7 +138,7 @@ def print_rows(rows: list[RatioRow]) -> None:
 
 
 def draw(rows: list[RatioRow]) -> Any:
-    """Medians with quartiles of the ratios, and their limits."""
+    """Draw medians with quartiles of the ratios, and their limits."""
     ratios = [row for row in rows if not row.unit]
     figure, axis = plt.subplots(
         figsize=(8.5, 0.34 * len(ratios) + 1.2), layout="constrained"

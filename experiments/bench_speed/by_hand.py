@@ -1,4 +1,6 @@
-"""Solvers' loops as one would write them by hand: a scan over the steps of a batch, its coefficients before it."""
+"""Solvers' loops written by hand: a scan over the steps of a batch, its
+coefficients before it.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +13,12 @@ from diffjax import noise, schedules
 
 
 class Coefficients(NamedTuple):
-    """At one time: α, σ and dx = (a x + b D) dt + g dw̄, a and b of the probability flow or of the reverse SDE."""
+    """Coefficients at one time: α, σ, and a, b, g of the equation.
+
+        dx = (a x + b D) dt + g dw̄
+
+    a and b are those of the probability flow or of the reverse SDE.
+    """
 
     t: Any
     alpha: Any
@@ -24,7 +31,10 @@ class Coefficients(NamedTuple):
 def coefficients(
     schedule: schedules.VPLinear, t: jax.Array, stochastic: bool
 ) -> Coefficients:
-    """f x − ½(1 + η²) g² s with f = −½β, g² = β and s = (αD − x)/σ², η = 1 or 0."""
+    """Coefficients of the drift with η = 1 (reverse SDE) or 0 (flow).
+
+    f x − ½(1 + η²) g² s,    f = −½β,  g² = β,  s = (αD − x)/σ²
+    """
     alpha, sigma, beta = schedule.alpha(t), schedule.sigma(t), schedule.beta(t)
     share = (1.0 if stochastic else 0.5) * beta / sigma**2
     return Coefficients(
@@ -80,7 +90,10 @@ BY_HAND = {
     "stochastic_heun": stochastic_heun_by_hand,
     "reverse_diffusion": reverse_diffusion_by_hand,
 }
-"""(denoise, draw, x, at, dt) -> x at t + dt for a batch x; at: coefficients at t, t + dt/2 and t + dt."""
+"""Steps (denoise, draw, x, at, dt) -> x at t + dt for a batch x.
+
+`at` are the coefficients at t, t + dt/2 and t + dt.
+"""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -93,9 +106,10 @@ def loop_by_hand(
     x: jax.Array,
     ts: jax.Array,
 ):
-    """A scan over the steps of one method, for a batch x (B, ...), with all coefficients computed before it.
+    """A scan over the steps of one method, for a batch x (B, ...).
 
-    denoise: (arrays, x, at) -> D of the batch. Noise is that of `sample_many` for the same key.
+    All coefficients are computed before it. `denoise` maps (arrays, x, at) to
+    D of the batch. Noise is that of `sample_many` for the same key.
     """
     stochastic = name in ("euler_maruyama", "stochastic_heun", "reverse_diffusion")
     t, dt = ts[:-1], jnp.diff(ts)
@@ -126,7 +140,10 @@ def draw_by_hand(keys, step, i, x):
 
 @functools.partial(jax.jit, static_argnums=0)
 def dpmpp_2m_by_hand(denoise, arrays, schedule, key, x, ts):
-    """x ← (σ_s/σ_t) x + α_s (1 − e^{−h}) (D + (h/2h_prev)(D − D_prev)), a scan for a batch x (B, ...)."""
+    """DPM-Solver++(2M) as a scan for a batch x (B, ...).
+
+    x ← (σ_s/σ_t) x + α_s (1 − e^{−h}) (D + (h/2h_prev)(D − D_prev))
+    """
     at = coefficients(schedule, ts, False)
     h = jnp.diff(jnp.log(at.alpha / at.sigma))
     extra = 0.5 * jnp.concatenate([jnp.zeros(1), h[1:] / h[:-1]])

@@ -1,4 +1,6 @@
-"""Rows of `bench_speed`: do compilation or memory grow with the number of steps, and what does the import cost?"""
+"""Rows of `bench_speed` on compilation and memory by number of steps, and on the
+import.
+"""
 
 import dataclasses
 import os
@@ -26,7 +28,9 @@ IMPORT_LIMIT = 0.3
 
 
 def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], Any]:
-    """steps -> `sample_many` by Heun (quick: Euler) on the mixture, traced anew and lowered for so many steps."""
+    """steps -> `sample_many` by Heun (quick: Euler) on the mixture, traced anew
+    and lowered.
+    """
     target, schedule, key, _ = mixture(dataclasses.replace(config, samples=1))
     denoiser = targets.denoiser(target, schedule)
 
@@ -50,7 +54,9 @@ def sampler(config: Config, path: bool, samples: int = 8192) -> Callable[[int], 
 
 
 def memory(config: Config) -> Iterator[RatioRow]:
-    """Temporary and result bytes of the compiled program at 2000 steps over those at 20."""
+    """Temporary and result bytes of the compiled program at 2000 steps over those
+    at 20.
+    """
     for path in (False, True):
         bytes_of, lowered = [], sampler(config, path)
         for steps in (20, 2000):
@@ -76,8 +82,13 @@ def compilation(config: Config) -> Iterator[RatioRow]:
 
 
 def imports(config: Config) -> Iterator[RatioRow]:
-    """Seconds of `import diffjax` in a fresh interpreter that has imported jax and flax."""
-    program = "import time, jax, flax.linen; s = time.perf_counter(); import diffjax; print(time.perf_counter() - s)"
+    """Seconds of `import diffjax` in a fresh interpreter that has imported jax
+    and flax.
+    """
+    program = (
+        "import time, jax, flax.linen; s = time.perf_counter(); "
+        "import diffjax; print(time.perf_counter() - s)"
+    )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # importing starts no device
     seconds = []
     for _ in range(1 if config.quick else 7):

@@ -1,6 +1,8 @@
-"""The coupling flows of `diffjax.flows` rebuilt in flowjax and distrax, with the same weights: the same functions.
+"""The coupling flows of `diffjax.flows` rebuilt in flowjax and distrax, with the
+same weights.
 
-For the rows of `bench_speed` and for the files that tests compare with. Each library is imported where it is used.
+For the rows of `bench_speed` and for the files that tests compare with. Each
+library is imported where it is used.
 """
 
 import importlib
@@ -22,11 +24,13 @@ MAPS = {
     "affine": flows.bounded_affine(AFFINE_BOUND),
     "spline": flows.rational_quadratic(BINS, SPLINE_BOUND, FLOOR),
 }
-"""The scalar maps that both libraries have: name -> ours."""
+"""name -> our scalar map, of those that both libraries have."""
 
 
 class ConditionerLayers(NamedTuple):
-    """Dense layers of the conditioners, each with a leading axis of coupling layers in order."""
+    """Dense layers of the conditioners, each with a leading axis of coupling
+    layers in order.
+    """
 
     weights: list[jax.Array]  # (layers, fan-in, fan-out)
     biases: list[jax.Array]  # (layers, fan-out)
@@ -40,7 +44,9 @@ def coupling_flow(
     width: int,
     size_of_weights: float = 0.3,
 ) -> Flow:
-    """`flows.coupling_flow` without linear maps between its layers, all weights moved away from the identity."""
+    """`flows.coupling_flow` without linear maps between its layers, moved away
+    from the identity.
+    """
     model = flows.coupling_flow(
         key, (size,), MAPS[kind], layers=layers, width=width, mix=False
     )
@@ -51,7 +57,9 @@ def coupling_flow(
 
 
 def moved(tree: Any, key: jax.Array, size: float) -> Any:
-    """The tree with noise of standard deviation `size` added to every array, by √fan-in less to a matrix of weights."""
+    """Add noise of standard deviation `size` to every array, less by √fan-in in a
+    weight matrix.
+    """
 
     def with_noise(i, p):
         scale = size / math.sqrt(p.shape[-2]) if p.ndim > 2 else size
@@ -64,7 +72,9 @@ def moved(tree: Any, key: jax.Array, size: float) -> Any:
 
 
 def conditioners(flow: Flow) -> ConditionerLayers:
-    """The conditioners' layers of a `coupling_flow`, first and second of each pair by turns."""
+    """The networks' layers of a `coupling_flow`, first and second of each pair
+    alternating.
+    """
     first, second = (
         part.conditioner for part in flow.bijector.bijectors[0].layers.bijectors
     )
@@ -76,9 +86,11 @@ def conditioners(flow: Flow) -> ConditionerLayers:
 
 
 def their_parameters(kind: str, raw: jax.Array, count: int) -> jax.Array:
-    """θ (…, m · P) of ours in the order in which both libraries read them, (…, m, P′) as (…, m · P′).
+    """Reorder our θ (…, m · P) as both libraries read it, to (…, m, P′) as (…, m
+    · P′).
 
-    affine: shift, then log scale. spline: widths, heights, and slopes with those of both ends, which stay 1 at 0.
+    affine: shift, then log scale. spline: widths, heights, and slopes with
+    those of both ends, which stay 1 at 0.
     """
     raw = raw.reshape(*raw.shape[:-1], -1, count)
     if kind == "affine":
@@ -92,7 +104,7 @@ def their_parameters(kind: str, raw: jax.Array, count: int) -> jax.Array:
 
 
 def rearranged(kind: str, layers: ConditionerLayers) -> ConditionerLayers:
-    """The layers with outputs as the other libraries order them."""
+    """The layers with outputs in the order of the other libraries."""
     count = MAPS[kind].count
     return ConditionerLayers(
         [*layers.weights[:-1], their_parameters(kind, layers.weights[-1], count)],
@@ -104,7 +116,7 @@ def rearranged(kind: str, layers: ConditionerLayers) -> ConditionerLayers:
 
 
 def flowjax_map(kind: str) -> Any:
-    """flowjax's scalar bijection of the same law."""
+    """flowjax's scalar bijection with the same formula."""
     equinox, bijections, paramax = (
         library("equinox"),
         library("flowjax.bijections"),
@@ -126,7 +138,9 @@ def flowjax_map(kind: str) -> Any:
 
 
 def flowjax_flow(kind: str, flow: Flow) -> Any:
-    """flowjax's Transformed of a Scan of Coupling and Permute, as its own `coupling_flow` builds one."""
+    """flowjax's Transformed of a Scan of Coupling and Permute, as its
+    `coupling_flow` builds one.
+    """
     equinox, bijections = library("equinox"), library("flowjax.bijections")
     distributions = library("flowjax.distributions")
     layers, size = rearranged(kind, conditioners(flow)), math.prod(flow.base.shape)
@@ -168,7 +182,7 @@ def flowjax_flow(kind: str, flow: Flow) -> Any:
 
 
 def distrax_map(kind: str) -> Callable[[jax.Array], Any]:
-    """parameters (…, P′) -> distrax's scalar bijector of the same law."""
+    """parameters (…, P′) -> distrax's scalar bijector with the same formula."""
     distrax = library("distrax")
     if kind == "affine":
         return lambda p: distrax.ScalarAffine(
@@ -180,7 +194,7 @@ def distrax_map(kind: str) -> Callable[[jax.Array], Any]:
 
 
 def distrax_flow(kind: str, flow: Flow) -> Any:
-    """distrax's Transformed of a Chain of SplitCoupling, one object a layer."""
+    """distrax's Transformed of a Chain of SplitCoupling, one object per layer."""
     distrax = library("distrax")
     layers, size = rearranged(kind, conditioners(flow)), math.prod(flow.base.shape)
 

@@ -1,4 +1,6 @@
-"""Rows of `bench_speed`: what do a flow's density and sample cost, over one pass by hand and in other libraries?"""
+"""Rows of `bench_speed` on a flow's density and sample, against a pass by hand
+and other libraries.
+"""
 
 import functools
 import importlib.util
@@ -26,7 +28,9 @@ from experiments.bench_speed.ratios import (
 )
 
 SIZE, LAYERS, WIDTH = 8, 8, 64
-"""Entries of an example, coupling layers, units of each of the two hidden layers of a conditioner."""
+"""Entries of an example, coupling layers, units of each of the two hidden layers
+of a network.
+"""
 
 FLOWS = ("real_nvp", "spline_coupling")
 DEPTHS = (4, 32)
@@ -65,7 +69,7 @@ def drawn(config: Config) -> tuple[jax.Array, jax.Array]:
 
 
 def network(conditioner: Any, count: int, h: jax.Array) -> jax.Array:
-    """Parameters (B, D/2, count) from what stays, (B, D/2)."""
+    """Parameters (B, D/2, count) from the unchanged entries (B, D/2)."""
     for weight, bias in zip(
         conditioner.weights[:-1], conditioner.biases[:-1], strict=True
     ):
@@ -78,7 +82,9 @@ def network(conditioner: Any, count: int, h: jax.Array) -> jax.Array:
 def coupling_by_hand(
     coupling: Any, move: Callable, count: int, x: jax.Array, swap: bool
 ) -> tuple:
-    """(y, log|det| (B,)) of one layer for a batch, by the scalar map's own arithmetic."""
+    """(y, log|det| (B,)) of one layer for a batch, by the scalar map's
+    arithmetic.
+    """
     a, b = x[:, : SIZE // 2], x[:, SIZE // 2 :]
     kept, other = (b, a) if swap else (a, b)
     other, log_slopes = move(other, network(coupling.conditioner, count, kept))
@@ -88,7 +94,10 @@ def coupling_by_hand(
 
 
 def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
-    """(matrix, log|det|) of the map L U between layers, whose P is here the identity, or of its inverse."""
+    """(matrix, log|det|) of the map L U between layers, or of its inverse.
+
+    Its permutation P is the identity here.
+    """
     diagonal = linear.floor + jnp.exp(linear.log_diagonal)
     lower = jnp.tril(linear.lower, -1) + jnp.eye(SIZE)
     upper = jnp.triu(linear.upper, 1) + jnp.diag(diagonal)
@@ -102,7 +111,9 @@ def mixing_by_hand(linear: Any, inverse: bool) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def log_probs_by_hand(scalar_map: Any, bijector: Any, xs: jax.Array) -> jax.Array:
-    """Densities of a batch (B, D): one scan over pairs of layers from the data to a standard normal."""
+    """Densities of a batch (B, D), as one scan over pairs of layers from data to
+    a standard normal.
+    """
     stack, actnorm = bijector.bijectors
     move = functools.partial(
         coupling_by_hand, move=scalar_map.inverse, count=scalar_map.count
@@ -126,7 +137,9 @@ def log_probs_by_hand(scalar_map: Any, bijector: Any, xs: jax.Array) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnums=0)
 def samples_by_hand(scalar_map: Any, bijector: Any, keys: jax.Array) -> jax.Array:
-    """Samples (B, D): one scan over pairs of layers from each key's own normal vector."""
+    """Samples (B, D), as one scan over pairs of layers from the normal vector of
+    each key.
+    """
     stack, actnorm = bijector.bijectors
     move = functools.partial(
         coupling_by_hand, move=scalar_map.forward, count=scalar_map.count
@@ -180,7 +193,9 @@ def couplings(config: Config) -> Iterator[RatioRow]:
 
 
 def peer_couplings(config: Config) -> Iterator[RatioRow]:
-    """The same function, weight for weight, in flowjax and in distrax, against ours without the linear maps."""
+    """The same function, weight for weight, in flowjax and distrax, against ours
+    without linear maps.
+    """
     key, (xs, keys) = jax.random.key(config.seed), drawn(config)
     for library, make in (
         ("flowjax", flow_peers.flowjax_flow),
@@ -211,7 +226,9 @@ def peer_couplings(config: Config) -> Iterator[RatioRow]:
 def peer_programs(
     library: str, make: Callable, flow: Flow, xs: jax.Array, keys: jax.Array
 ) -> dict[str, tuple]:
-    """what -> (their program, ours). The peer's flow is made of the weights inside its program."""
+    """name -> (their program, ours). The peer's flow is made of the weights
+    inside its program.
+    """
 
     @jax.jit
     def density(flow, xs):
@@ -239,7 +256,9 @@ def peer_programs(
 
 
 def autoregressions(config: Config) -> Iterator[RatioRow]:
-    """What a sample costs where each entry waits for the one before, against the density's one pass."""
+    """Cost of a sample where each entry needs the one before, against the
+    density's one pass.
+    """
     xs, keys = drawn(config)
     coupling, masked = model("real_nvp", config), model("maf", config)
     density, sample = jax.jit(log_probs), jax.jit(samples)
@@ -267,17 +286,21 @@ def autoregressions(config: Config) -> Iterator[RatioRow]:
 
 @pytree
 class WholePasses:
-    """A conditioner that remembers nothing, so that each patch of a sample costs a pass over all."""
+    """A network that caches nothing, so that each patch of a sample costs a pass
+    over all.
+    """
 
     conditioner: Any
 
     def __call__(self, y: jax.Array, condition: Any = None) -> jax.Array:
-        """The conditioner's θ."""
+        """The network's θ."""
         return self.conditioner(y, condition)
 
 
 def patches(config: Config) -> Iterator[RatioRow]:
-    """A transformer flow's sample with keys and values kept, against whole passes and against its density."""
+    """A transformer flow's sample with cached keys and values, against whole
+    passes and its density.
+    """
     side, count = (4, 2) if config.quick else (16, 64)
 
     @jax.jit
@@ -321,7 +344,9 @@ def patches(config: Config) -> Iterator[RatioRow]:
 
 
 def depth(config: Config) -> Iterator[RatioRow]:
-    """Compilation of a deeper flow's density: our scan, and distrax's chain of objects."""
+    """Compilation of a deeper flow's density: our scan, and distrax's chain of
+    objects.
+    """
     xs, key = (
         jax.ShapeDtypeStruct((config.samples, SIZE), jnp.float32),
         jax.random.key(config.seed),

@@ -1,4 +1,6 @@
-"""Rows of `bench_speed`: what do many Langevin chains cost, over a scan by hand and in blackjax?"""
+"""Rows of `bench_speed` on many Langevin chains, against a scan by hand and
+blackjax.
+"""
 
 import functools
 import importlib
@@ -22,9 +24,11 @@ STEP_SIZE = 0.1
 def mala_by_hand(
     target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int
 ) -> jax.Array:
-    """Places after every step (B, S, D) and acceptances (B,) of MALA chains from xs (B, D), by one scan over the batch.
+    """MALA chains from xs (B, D), by one scan over the batch, with the draws of
+    `run_many`.
 
-    Draws are those of `run_many`.
+    Returns:
+      (positions after every step (B, S, D), acceptances (B,)).
     """
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(xs)))
     both = jax.vmap(jax.value_and_grad(target.log_prob))
@@ -54,7 +58,9 @@ def mala_by_hand(
 
 
 def chains(config: Config) -> Iterator[RatioRow]:
-    """`run_many` of MALA, every step kept, against the scan by hand and against blackjax's MALA in a scan."""
+    """`run_many` of MALA, every step kept, against the scan by hand and
+    blackjax's MALA in a scan.
+    """
     target, xs, key, steps = problem(config)
 
     def library() -> Any:
@@ -87,7 +93,10 @@ def chains(config: Config) -> Iterator[RatioRow]:
 
 
 def check_same(ours: jax.Array, by_hand: jax.Array) -> None:
-    """Raise ValueError unless 99 % of the chains agree: an acceptance that rounding decides parts two chains."""
+    """Raise ValueError unless 99 % of the chains agree.
+
+    An acceptance that rounding decides separates two chains.
+    """
     apart = float(
         np.mean(np.any(np.abs(np.asarray(ours) - np.asarray(by_hand)) > 1e-3, (1, 2)))
     )
@@ -99,7 +108,9 @@ def check_same(ours: jax.Array, by_hand: jax.Array) -> None:
 
 
 def problem(config: Config) -> tuple[targets.Mixture, jax.Array, jax.Array, int]:
-    """The mixture in six dimensions, exact starts (B, 6), a key, and the number of steps."""
+    """The mixture in six dimensions, exact starts (B, 6), a key, and the number
+    of steps.
+    """
     target, _, key, _ = mixture(config)
     count, steps = (50, 20) if config.quick else (CHAINS, STEPS)
     return target, _starts(target, key, count), key, steps
@@ -114,7 +125,10 @@ def _starts(target, key, count):
 def mala_by_blackjax(
     target: targets.Mixture, key: jax.Array, xs: jax.Array, steps: int
 ) -> Any:
-    """The same chains by blackjax, whose step ε/2 is house convention's ε; every step kept."""
+    """The same chains by blackjax, every step kept.
+
+    Its step is ε/2 in the convention of this library.
+    """
     blackjax = importlib.import_module("blackjax")
     kernel = blackjax.mala(target.log_prob, 0.5 * STEP_SIZE)
 

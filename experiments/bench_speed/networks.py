@@ -1,4 +1,6 @@
-"""Rows of `bench_speed`: what do the loop and a guided step cost beside the network that they call?"""
+"""Rows of `bench_speed` on the loop and a guided step beside the network that
+they call.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -13,7 +15,10 @@ from experiments.bench_speed.ratios import Config, RatioRow, compare, same
 
 
 def network_loops(config: Config) -> Iterator[RatioRow]:
-    """`sample_many` with a U-Net that predicts noise against the loop by hand; of 6.5 M parameters, 16 images."""
+    """`sample_many` with a U-Net that predicts noise against the loop by hand.
+
+    The network has 6.5 M parameters, the batch 16 images.
+    """
     cpu = jax.default_backend() == "cpu"
     batch, side = (2, 8) if config.quick else (16, 16 if cpu else 32)
     if config.quick:
@@ -77,7 +82,9 @@ def network_loops(config: Config) -> Iterator[RatioRow]:
 
 
 def guided(config: Config) -> Iterator[RatioRow]:
-    """A step of classifier-free guidance by one batched call against a step of the same conditional network alone."""
+    """A step of classifier-free guidance by one batched call against one of the
+    conditional network alone.
+    """
     key, schedule, steps = jax.random.key(config.seed), dj.schedules.vp_linear(), 4
     small, classes = config.quick, 10
     nets = {
@@ -127,6 +134,9 @@ def guided(config: Config) -> Iterator[RatioRow]:
             )
 
         count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
-        label = f"guided by one batched call, against unguided, {name} {count:.1f} M, {batch} × {shape[0]}²"
+        label = (
+            "guided by one batched call, against unguided, "
+            f"{name} {count:.1f} M, {batch} × {shape[0]}²"
+        )
         twice, once = functools.partial(run, 2.0), functools.partial(run, 1.0)
         yield compare(label, twice, once, config.alternations, 2.05)

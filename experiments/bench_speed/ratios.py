@@ -1,4 +1,6 @@
-"""How two programs' costs are compared: settings, the rows of the table, ratios of alternating runs."""
+"""Comparison of two programs' costs: settings, rows of the table, ratios of
+alternating runs.
+"""
 
 import contextlib
 import dataclasses
@@ -12,17 +14,19 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 Program = Callable[[], Any]
-"""() -> its results, arrays."""
+"""A function () -> arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Ratios of the library's time, compilation and memory to those of loops written by hand."""
+    """Ratios of the library's time, compilation and memory to those of loops by
+    hand.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/bench_speed")
     """Folder for config.json, metrics.json and ratios.png."""
     seed: int = 0
-    """Seed of all draws; no ratio should depend on it."""
+    """Seed of all draws. No ratio should depend on it."""
     samples: int = 8192
     """Samples of the mixture at a time."""
     alternations: int = 25
@@ -30,13 +34,19 @@ class Config:
     network: bool = True
     """Whether to run the U-Net's rows, where no parts are named."""
     parts: tuple[str, ...] = ()
-    """Names of the parts of the table to measure, as the progress bar shows them; all by default."""
+    """Names of the parts of the table to measure, as the progress bar shows them.
+    Default: all.
+    """
     quick: bool = False
-    """Few samples and repetitions and a tiny U-Net: only to see that everything runs."""
+    """Few samples and repetitions and a tiny U-Net, only to see that everything
+    runs.
+    """
 
 
 class RatioRow(NamedTuple):
-    """One measured quantity: a ratio, or seconds. at_most: its limit, None where it is only told."""
+    """One measured quantity, a ratio or seconds. `at_most` is its limit, None
+    where there is none.
+    """
 
     name: str
     median: float
@@ -48,7 +58,7 @@ class RatioRow(NamedTuple):
 def compare(
     name: str, a: Program, b: Program, alternations: int, at_most: float | None = None
 ) -> RatioRow:
-    """RatioRow of time(a) / time(b), after each has run once."""
+    """The row of time(a) / time(b), after each has run once."""
     programs = (a, b)
     for program in programs:
         jax.block_until_ready(program())
@@ -66,13 +76,17 @@ def compare(
 def summary(
     name: str, values: list[float], at_most: float | None = None, unit: str = ""
 ) -> RatioRow:
-    """RatioRow of the median and quartiles of values."""
+    """The row with the median and quartiles of values."""
     low, middle, high = np.percentile(values, (25, 50, 75))
     return RatioRow(name, float(middle), (float(low), float(high)), at_most, unit)
 
 
 def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
-    """Raise ValueError unless both programs compute the same array, up to rounding: else the ratio says nothing."""
+    """Raise ValueError unless both programs compute the same array, up to
+    rounding.
+
+    Otherwise their ratio would be meaningless.
+    """
     x, y = np.asarray(a()), np.asarray(b())
     error = np.abs(x - y).max() / np.abs(y).max()
     if not error < tolerance:
@@ -85,7 +99,9 @@ def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
 def compiled_at(
     lowered: Callable[[int], Any], sizes: tuple[int, ...], repetitions: int
 ) -> dict[int, list[float]]:
-    """Seconds to trace, lower and compile `lowered(size)` by size, in turns, nothing remembered between them."""
+    """Seconds to trace, lower and compile `lowered(size)` by size, in turns,
+    without any cache.
+    """
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     with without_compilation_cache():
         for _ in range(repetitions):
@@ -100,7 +116,10 @@ def compiled_at(
 def growth(
     name: str, seconds: dict[int, list[float]], at_most: float | None = None
 ) -> Iterator[RatioRow]:
-    """Rows of the time at the least size, and of the others' ratios to it; name: with {} for the size."""
+    """Rows of the time at the least size, and of the others' ratios to it.
+
+    `name` has {} for the size.
+    """
     least = min(seconds)
     yield summary(name.format(least), seconds[least], unit="seconds")
     for size in sorted(seconds)[1:]:
@@ -110,7 +129,7 @@ def growth(
 
 @contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
-    """Compile in earnest: programs are neither read from the persistent cache nor written to it."""
+    """Compile without reading or writing the persistent cache."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()

@@ -1,4 +1,6 @@
-"""Rows of `bench_speed`: what do the solvers' loops, and their noise, cost on an exact mixture?"""
+"""Rows of `bench_speed` on the solvers' loops and their noise, on an exact
+mixture.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from experiments.bench_speed.ratios import Config, RatioRow, compare, same
 from experiments.shared import solvers as solver_table
 
 COMPONENTS, DIMENSION = 8, 6
-"""Of the exact mixture."""
+"""Components and dimension of the exact mixture."""
 
 STEPS = {
     "euler": 64,
@@ -34,11 +36,13 @@ STEPS = {
 """Steps of each solver on the mixture: about 64 evaluations."""
 
 BUDGET = 64
-"""Evaluations of each solver that is held against a scan of its own step."""
+"""Evaluations of each solver that is compared with a scan of its step."""
 
 
 class MixtureTask(NamedTuple):
-    """An exact mixture in six dimensions, its noise schedule, a key, and starts (samples, 6)."""
+    """An exact mixture in six dimensions, its noise schedule, a key, and starts
+    (samples, 6).
+    """
 
     target: targets.Mixture
     schedule: schedules.VPLinear
@@ -68,7 +72,9 @@ def mixture_denoiser(target, x, at):
 
 
 def loops(config: Config) -> Iterator[RatioRow]:
-    """`sample_many` and `sample` against the loop by hand, after that loop against itself."""
+    """`sample_many` and `sample` against the loop by hand, after that loop
+    against itself.
+    """
     target, schedule, key, x = mixture(config)
     denoiser = targets.denoiser(target, schedule)
 
@@ -120,14 +126,17 @@ def loops(config: Config) -> Iterator[RatioRow]:
     )
     same("dpmpp_2m", functools.partial(library, solvers.dpmpp_2m(), grid), by_hand_2m)
     yield compare(
-        "sample_many, dpmpp_2m, by hand", functools.partial(library, solvers.dpmpp_2m(), grid), by_hand_2m,
-        config.alternations, 1.05,
-    )  # fmt: skip
+        "sample_many, dpmpp_2m, by hand",
+        functools.partial(library, solvers.dpmpp_2m(), grid),
+        by_hand_2m,
+        config.alternations,
+        1.05,
+    )
 
 
 def bare_scans(config: Config) -> Iterator[RatioRow]:
-    """`sample_many` by every other solver of fixed cost against a scan of its step over the whole batch, nothing
-    else.
+    """`sample_many` by every other solver of fixed cost against a bare scan of
+    its step.
     """
     target, schedule, key, x = mixture(config)
     denoiser = targets.denoiser(target, schedule)
@@ -154,7 +163,9 @@ def bare_scans(config: Config) -> Iterator[RatioRow]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def bare_scan(solver, target, schedule, key, x, ts):
-    """The solver's steps for a batch x (B, ...) as one array, with its coefficients computed before the scan."""
+    """The solver's steps for a batch x (B, ...) as one array, coefficients
+    computed before the scan.
+    """
     denoiser = functools.partial(batch_denoiser, target, schedule)
     problem = driver.derive(
         solver, solvers.MixtureTask(schedule, denoiser, zero_end=False)
@@ -174,12 +185,12 @@ def bare_scan(solver, target, schedule, key, x, ts):
 
 
 def batch_denoiser(target, schedule, x, t):
-    """The exact D of a batch that a solver takes for one example."""
+    """The exact D of a batch that a solver treats as one example."""
     return jax.vmap(targets.denoiser(target, schedule), (0, None))(x, t)
 
 
 def noise_of_a_loop(config: Config) -> Iterator[RatioRow]:
-    """The noise alone: a scan that adds one draw a step to every example."""
+    """The noise alone: a scan that adds one draw per step to every example."""
     key, shape, steps = (
         jax.random.key(config.seed),
         (config.samples, DIMENSION),
@@ -221,7 +232,9 @@ def noise_of_a_loop(config: Config) -> Iterator[RatioRow]:
 
 
 def peers(config: Config) -> Iterator[RatioRow]:
-    """diffrax's loop over the same flow and the same grid against the loop by hand."""
+    """diffrax's loop over the same flow and the same grid against the loop by
+    hand.
+    """
     try:
         import diffrax
     except ImportError:

@@ -1,25 +1,36 @@
-"""How many bits does DDPM's discrete chain need for handwritten digits, and where do they go?
+"""Into how many bits does DDPM's discrete chain compress handwritten digits, and
+which terms cost them?
 
-    python -m experiments.ddpm                                   (trains, then reads off everything below)
+    python -m experiments.ddpm
     python -m experiments.ddpm --objective hybrid --network dit --out runs/ddpm_hybrid
     python -m experiments.ddpm --betas cosine --chain-steps 200 --out runs/ddpm_cosine
 
-Trains one denoiser on the chain x_1 … x_T and prints the bound on −log P(x) of the test digits term by term: prior
-matching L_T, denoising ΣL_{t−1}, reconstruction L_0 by the discretised Gaussian decoder, for each variance of
-p(x_{t−1} | x_t); beside it the score of the same network by the probability flow, and of independent histograms. Then
-it samples the chain, sends test digits progressively (rate against distortion), and interpolates in latents. Run again
-on the same OUT it resumes. Figures in OUT:
+Trains one denoiser on the chain x_1 … x_T and prints the bound on −log P(x) of
+the test digits term by term for each variance of p(x_{t−1} | x_t): prior
+matching L_T, denoising ΣL_{t−1}, and reconstruction L_0 by the discretised
+Gaussian decoder. Beside it stand the score of the same network by the
+probability flow and that of independent histograms.
 
-- samples.png: test digits, samples by all T steps and by fewer;
-- bound.png: nats of each term L_{t−1} for each variance, and how they add up;
-- rate_distortion.png: √mean squared error against bits sent, and both by index;
-- progressive.png: some test digits at several indices: x_t, and x̂_0 = D(x_t);
-- interpolation.png: between test digits through latents at several indices and through the probability flow.
+Then it samples the chain, sends test digits progressively (rate against
+distortion), and interpolates in latents. A run on the same OUT resumes.
+Figures in OUT:
 
-Hardware and time: about 5 minutes on 2 CPU cores, a third of it training; the bound of 447 digits over 1000 terms
-about half a minute. Expect on digits, in bits/dim, a bound of 2.02 with the optimal variance, 2.13 with β̃ and 2.46 with
-β, all of it in the denoising terms; 1.98 by the flow; 2.42 by the histograms. Where the denoiser is exact, gaps of 0,
-0.44 nats (β̃) and 0.001 (β) at T = 1000 on a Gaussian, and for a mixture gaps that fall as 1/T, 2.3 to 0.10.
+- samples.png: test digits, samples by all T steps and by fewer.
+- bound.png: nats of each term L_{t−1} for each variance, and how they add up.
+- rate_distortion.png: √mean squared error against bits sent, and both by
+  index.
+- progressive.png: some test digits at several indices: x_t, and x̂_0 = D(x_t).
+- interpolation.png: between test digits through latents at several indices and
+  through the probability flow.
+
+Hardware and time: about 5 minutes on 2 CPU cores, a third of it training. The
+bound of 447 digits over 1000 terms takes about half a minute.
+
+Expect on digits a bound of 2.02 bits/dim with the optimal variance, 2.13 with
+β̃ and 2.46 with β, all of it in the denoising terms. The flow has 1.98, the
+histograms 2.42. Where the denoiser is exact, expect gaps at T = 1000 of 0,
+0.44 nats (β̃) and 0.001 (β) on a Gaussian. For a mixture they fall as 1/T,
+from 2.3 to 0.10.
 """
 
 import dataclasses
@@ -45,7 +56,9 @@ BETAS = {
     "sigmoid": lambda steps: ddpm.sigmoid_betas(steps, 0.1 / steps, 20 / steps),
     "constant": lambda steps: ddpm.constant_betas(steps, 10 / steps),
 }
-"""β tables whose sum does not depend on the number of steps: that of Ho et al. 2020 at 1000 steps."""
+"""β tables whose sum does not depend on the number of steps: that of Ho et al.
+2020 at 1000 steps.
+"""
 
 COMPRESSED = 64
 """Test examples over which rate and distortion are averaged."""
@@ -56,11 +69,17 @@ class Config(training.Training):
     """Train a DDPM, bound its code length term by term, sample and compress."""
 
     out: pathlib.Path = pathlib.Path("runs/ddpm")
-    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
+    same folder resumes.
+    """
     data: str = "digits"
-    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C]) or (N, D)."""
+    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C]) or
+    (N, D).
+    """
     network: Literal["auto", "dit", "unet", "mlp"] = "mlp"
-    """Network; a patch transformer (dit, auto for images of even sides) needs fewer steps, each ten times as long."""
+    """Network. A patch transformer (dit, auto for images of even sides) needs
+    fewer steps, each ten times as long.
+    """
     steps: int = 3000
     """Training steps."""
     betas: Literal["linear", "cosine", "sigmoid", "constant"] = "linear"
@@ -68,23 +87,31 @@ class Config(training.Training):
     chain_steps: int = 1000
     """T, the length of the chain."""
     prediction: Literal["levels", "noise", "data", "v", "edm"] = "levels"
-    """What the network predicts; levels is a softmax over the values that pixels take, exact in rounding."""
+    """What the network predicts. levels is a softmax over the values that pixels
+    take, exact in rounding.
+    """
     objective: Literal["simple", "bound", "hybrid"] = "simple"
-    """L_simple; the bound itself, noisy to train by; or L_simple for the mean and the bound for the variance alone."""
+    """simple is L_simple, bound the bound itself (noisy to train by), hybrid
+    L_simple for the mean and the bound for the variance alone.
+    """
     variance: Literal["forward", "posterior", "optimal"] = "optimal"
-    """Variance of p(x_{t−1} | x_t): β, β̃, or β̃ and the softmax's own variance (prediction levels only)."""
+    """Variance of p(x_{t−1} | x_t): β, β̃, or β̃ plus the softmax's variance
+    (prediction levels only).
+    """
     bound_examples: int | None = None
-    """Test examples whose bound is computed; default all."""
+    """Test examples whose bound is computed. Default: all."""
     likelihood_steps: int = 16
-    """Runge-Kutta steps of the probability flow upwards, four evaluations each, for log p."""
+    """Runge-Kutta steps of the probability flow upwards for log p, each of four
+    evaluations.
+    """
     probes: int = 2
     """Hutchinson probes per test example, 2 or more."""
     exact: bool = True
-    """Whether to print the gaps of exact denoisers, too."""
+    """Whether to print the gaps of exact denoisers too."""
     samples: int = 128
     """Samples of the chain."""
     few_steps: int = 50
-    """Steps of the samples that visit a part of the indices only."""
+    """Steps of the samples that visit only a part of the indices."""
     chunk: int = 16
     """Test examples at a time."""
 
@@ -93,7 +120,9 @@ class Config(training.Training):
 
 
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
-    """The model that the flags ask for, on the chain. Raises ValueError for a combination that cannot be."""
+    """Make the model that the flags select, on the chain. Raises ValueError for
+    flags that exclude each other.
+    """
     if data.levels is None:
         raise ValueError(
             f"data must be integers of at most {datasets.MAX_LEVELS} levels, "
@@ -115,15 +144,19 @@ def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     )
 
 
-def answer(denoiser: Any, variance: str) -> Any:
-    """The denoiser as the variance asks for it: D, or (D, Var) by one call."""
+def with_variance(denoiser: Any, variance: str) -> Any:
+    """The denoiser as a variance needs it: D, or (D, Var) by one call."""
     return dj.predictions.moments(denoiser) if variance == "optimal" else denoiser
 
 
 def train(
     config: Config, model: DenoiserModel, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
+    """Train the denoiser, resuming from the checkpoints in `out`.
+
+    Returns:
+      (averaged parameters, loss of every step).
+    """
     chain = model.schedule
     term = {
         "simple": ddpm.simple_loss,
@@ -148,7 +181,7 @@ def train(
             key_net, key_noise = jax.random.split(key)
             denoiser = model.denoiser(params, key_net if config.dropout else None)
             if config.objective != "simple":
-                denoiser = answer(denoiser, config.variance)
+                denoiser = with_variance(denoiser, config.variance)
             return term(key_noise, denoiser, chain, x, index)
 
         return scale * jnp.mean(
@@ -162,7 +195,15 @@ _FIELDS = ("data", "betas", "chain_steps", "prediction", "objective", "variance"
 
 
 def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
-    """1 + ⌊T ((i/count + u) mod 1)⌋ with one u ~ U(0, 1): uniform on 1 … T at each position i; (count,)."""
+    """Indices of the chain, stratified over a batch.
+
+        1 + ⌊T ((i/count + u) mod 1)⌋,    one u ~ U(0, 1)
+
+    At each position i they are uniform on 1 … T.
+
+    Returns:
+      (count,) integers.
+    """
     quantiles = jnp.mod(jnp.arange(count) / count + jax.random.uniform(key), 1)
     return jnp.minimum(1 + jnp.floor(steps * quantiles).astype(int), steps)
 
@@ -173,7 +214,9 @@ def stratified_indices(key: jax.Array, count: int, steps: int) -> jax.Array:
 def bounds(
     config: Config, model: DenoiserModel, denoiser: Any, variance: str, test: np.ndarray
 ) -> ddpm.Bound:
-    """The bound of each test example, in nats, term by term: leaves with a leading axis of examples."""
+    """The bound of each test example in nats, term by term, with a leading axis
+    of examples.
+    """
     keys = jax.random.split(jax.random.key(config.seed + 2), len(test))
 
     def one(denoiser, key, x):
@@ -183,7 +226,7 @@ def bounds(
 
     return training.map_examples(
         one,
-        answer(denoiser, variance),
+        with_variance(denoiser, variance),
         (keys, test),
         config.chunk,
         f"bound, {variance}",
@@ -191,16 +234,20 @@ def bounds(
 
 
 def bits(config: Config, values: Any, model: DenoiserModel) -> np.ndarray:
-    """Nats of examples as bits per dimension."""
+    """Convert nats of examples to bits per dimension."""
     return np.asarray(values) / (math.prod(model.data.shape) * math.log(2))
 
 
 def bound_table(
     config: Config, model: DenoiserModel, denoiser: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """({variance: bits/dim by term}, {variance: mean nats per dimension of L_0 … L_{T−1}}), the chosen variance first.
+    """The bound for every variance, the chosen one first.
 
-    All variances meet the same examples and the same noise.
+    All variances use the same examples and the same noise.
+
+    Returns:
+      ({variance: bits/dim by term}, {variance: mean nats per dimension of L_0
+        … L_{T−1}}).
     """
     test = model.data.test[: config.bound_examples]
     names = [
@@ -226,7 +273,9 @@ def bound_table(
 def summary(
     config: Config, model: DenoiserModel, bound: ddpm.Bound
 ) -> dict[str, float]:
-    """Mean bits/dim of each term and of the total, with the total's standard error over examples."""
+    """Mean bits/dim of each term and of the total, with the total's standard
+    error over examples.
+    """
     parts = {
         "prior": bound.prior,
         "denoising": np.sum(bound.denoising, -1),
@@ -241,9 +290,11 @@ def summary(
 
 
 def flow_score(config: Config, model: DenoiserModel, params: Any) -> dict[str, float]:
-    """Bits/dim of the same network by the probability flow, with the log-SNR smooth in t where the β table is linear.
+    """Bits/dim of the same network by the probability flow.
 
-    The network knows t by the log-SNR alone, so that it serves every variance-preserving schedule.
+    The network knows t by the log-SNR alone, so it serves every
+    variance-preserving schedule. The flow takes one whose log-SNR is smooth in
+    t where the β table is linear.
     """
     chain = model.schedule
     if config.betas == "linear":
@@ -267,10 +318,15 @@ def flow_score(config: Config, model: DenoiserModel, params: Any) -> dict[str, f
 
 
 def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
-    """What the bound lies above −log p by where the denoiser is exact, in nats: {case: {T: (mean, standard error)}}.
+    """The gap between the bound and −log p where the denoiser is exact, in nats.
 
-    Gaussian: N(0.3, 0.5²) on β(t) = 0.1 + 19.9 t at t = i/T, p(x_T) = q(x_T), decoder N(D, Var); the gap of β̃ tends to
-    0.289, that of the optimal variance is 0. Mixture: two modes, log-SNR from 8 to −8, where the gap falls as 1/T.
+    Gaussian: N(0.3, 0.5²) on β(t) = 0.1 + 19.9 t at t = i/T, p(x_T) = q(x_T),
+    decoder N(D, Var). The gap of β̃ tends to 0.289, that of the optimal
+    variance is 0. Mixture: two modes, log-SNR from 8 to −8, where the gap
+    falls as 1/T.
+
+    Returns:
+      {case: {T: (mean, standard error)}}.
     """
     gaussian = dj.targets.gaussian([0.3], 0.5)
     mixture = dj.targets.gaussian_mixture([0.4, 0.6], [[-0.9], [0.7]], [0.3, 0.4])
@@ -317,7 +373,9 @@ def log_snr_chain(steps: int, end: float = 8.0) -> schedules.DiscreteChain:
 def exact_gap(
     config: Config, target: Any, chain: schedules.DiscreteChain, variance: str
 ) -> np.ndarray:
-    """The bound plus log p at draws of a one-dimensional target, in nats, (EXACT_DRAWS,)."""
+    """The bound plus log p at draws of a one-dimensional target, in nats,
+    (EXACT_DRAWS,).
+    """
     keys = jax.random.split(jax.random.key(config.seed + 7), (2, EXACT_DRAWS))
     denoiser, first = dj.targets.denoiser(target, chain), chain.t_min
 
@@ -352,7 +410,9 @@ def exact_gap(
 def draw_samples(
     config: Config, model: DenoiserModel, denoiser: Any
 ) -> dict[str, np.ndarray]:
-    """Samples of the chain by all its steps, and by `few_steps` of them with each variance."""
+    """Samples of the chain by all its steps, and by `few_steps` of them with each
+    variance.
+    """
     chain, drawn = model.schedule, {}
     whole = {
         f"all {chain.steps} steps, {config.variance}": (config.variance, chain.steps)
@@ -373,7 +433,7 @@ def draw_samples(
             xs = dj.sample_many(
                 jax.random.key(config.seed + 1),
                 config.samples,
-                answer(denoiser, variance),
+                with_variance(denoiser, variance),
                 chain,
                 solver=solvers.ddpm(variance),
                 grid=grid,
@@ -388,7 +448,10 @@ def draw_samples(
 def rate_distortion(
     config: Config, model: DenoiserModel, denoiser: Any
 ) -> ddpm.RateDistortion:
-    """Mean bits/dim spent and √mean squared error, in levels, by index 1 … T, over some test examples."""
+    """Rate and distortion by index 1 … T, over some test examples.
+
+    Rate is in mean bits/dim, distortion is the √mean squared error in levels.
+    """
     test = model.data.test[:COMPRESSED]
     keys = jax.random.split(jax.random.key(config.seed + 4), len(test))
 
@@ -399,7 +462,7 @@ def rate_distortion(
 
     curve = training.map_examples(
         one,
-        answer(denoiser, config.variance),
+        with_variance(denoiser, config.variance),
         (keys, test),
         config.chunk,
         "rate–distortion",
@@ -412,7 +475,11 @@ def rate_distortion(
 def progressive(
     config: Config, model: DenoiserModel, denoiser: Any, count: int = 6, frames: int = 9
 ) -> Any:
-    """(indices (F,), x_t (count, F, …), x̂_0 (count, F, …)) of the first test digits, one noise for each digit."""
+    """The first test digits as sent progressively, with one noise for each digit.
+
+    Returns:
+      (indices (F,), x_t (count, F, …), x̂_0 (count, F, …)).
+    """
     chain, xs = model.schedule, jnp.asarray(model.data.test[:count])
     indices = np.unique(
         np.geomspace(max(1, chain.steps // 100), chain.steps, frames)
@@ -433,15 +500,23 @@ def progressive(
 def interpolations(
     config: Config, model: DenoiserModel, denoiser: Any, frames: int = 9
 ) -> dict[str, np.ndarray]:
-    """Frames between two test digits: through latents at three indices, and through the probability flow."""
+    """Frames between two test digits, through latents at three indices and the
+    probability flow.
+    """
     chain, (start, end) = model.schedule, model.data.test[:2]
     weights, drawn = jnp.linspace(0, 1, frames), {}
     for share in (0.1, 0.2, 0.4):
         index = max(1, round(share * chain.steps))
         drawn[f"latents x_{index}"] = ddpm.interpolate(
-            jax.random.key(config.seed + 6), answer(denoiser, config.variance), chain, start=start, end=end, weights=weights, index=index,
+            jax.random.key(config.seed + 6),
+            with_variance(denoiser, config.variance),
+            chain,
+            start=start,
+            end=end,
+            weights=weights,
+            index=index,
             variance=config.variance,
-        )  # fmt: skip
+        )
     grid = dj.grids.log_snr(chain, 32)
     drawn["probability flow"] = dj.interpolate(
         denoiser, chain, start, end, weights=weights, solver=solvers.heun(), grid=grid
@@ -453,7 +528,7 @@ def interpolations(
 
 
 def check(config: Config) -> None:
-    """Refuse flags that cannot be, before any work."""
+    """Raise ValueError for flags that are not usable."""
     training.check(config)
     at_least = {
         1: ("chunk",),
@@ -482,7 +557,11 @@ def check(config: Config) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, bound, sample, compress and draw; the metrics, which are also in OUT/metrics.json."""
+    """Train, bound, sample, compress and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     data = datasets.open_dataset(
         config.data, config.held_out, config.seed, least_test=2
@@ -536,15 +615,21 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def print_table(config: Config, results: dict[str, Any]) -> None:
-    """The bound by term, a row a variance, beside the flow's score and the histograms'."""
+    """Print the bound by term, one row per variance, beside the scores of flow
+    and histograms.
+    """
     columns = ("prior", "denoising", "reconstruction", "total")
     print(
         f"\ntest bits/dim, T = {config.chain_steps}"
         + "".join(f"{name:>16}" for name in columns)
     )
     for name, row in results["bound"].items():
-        print(f"{name:>{18 + len(str(config.chain_steps))}}" + "".join(f"{row[column]:16.4f}" for column in columns)
-              + f" ± {row['total_standard_error']:.4f} ({row['examples']} examples, {row['seconds']} s)")  # fmt: skip
+        print(
+            f"{name:>{18 + len(str(config.chain_steps))}}"
+            + "".join(f"{row[column]:16.4f}" for column in columns)
+            + f" ± {row['total_standard_error']:.4f}"
+            + f" ({row['examples']} examples, {row['seconds']} s)"
+        )
     print(f"probability flow of the same network: {results['test_bits_per_dim']:.4f} "
           f"± {results['test_bits_per_dim_standard_error']:.4f}")  # fmt: skip
     print(

@@ -1,4 +1,6 @@
-"""The figures of `ddpm`: the bound by term, rate–distortion, samples, progressive reconstructions, interpolations."""
+"""The figures of `ddpm`: bounds, rates and distortions, samples, reconstructions,
+interpolations.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ NAMES = {
 
 
 def draw_bound(terms, table, out):
-    """Nats of each term by index, and the bits/dim spent from x_T down to each index."""
+    """Draw nats of each term by index, and the bits/dim spent from x_T down to
+    each index.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
     for name, nats in terms.items():
         indices = np.arange(1, len(nats) + 1)
@@ -50,7 +54,7 @@ def draw_bound(terms, table, out):
 
 
 def draw_rate_distortion(curve, data, out):
-    """Distortion against rate, and both by index."""
+    """Draw distortion against rate, and both by index."""
     indices = np.arange(1, len(curve.rate) + 1)
     figure, axes = plt.subplots(1, 3, figsize=(14, 3.8))
     axes[0].plot(curve.rate, curve.rmse, color=COLOURS["optimal"])
@@ -78,7 +82,7 @@ def draw_rate_distortion(curve, data, out):
 
 
 def draw_samples(data, drawn, out):
-    """Test images beside samples of every kind."""
+    """Draw test images beside samples of every kind."""
     limits = (float(data.levels[0]), float(data.levels[-1]))
     panels = {"test images": data.test} | drawn
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.9))
@@ -89,7 +93,9 @@ def draw_samples(data, drawn, out):
 
 
 def draw_progressive(data, curve, shown, out):
-    """x_t above x̂_0 for some test images at several indices, with the mean rate at each."""
+    """Draw x_t above x̂_0 for some test images at several indices, with the mean
+    rate at each.
+    """
     indices, noisy, denoised = (np.asarray(part) for part in shown)
     limits = (float(data.levels[0]), float(data.levels[-1]))
     count, frames = noisy.shape[:2]
@@ -122,7 +128,9 @@ def draw_progressive(data, curve, shown, out):
 
 
 def draw_interpolations(data, drawn, out):
-    """A row a kind of interpolation; the first and last columns are the two test images themselves."""
+    """Draw one row per kind of interpolation. The outer columns are the two test
+    images.
+    """
     limits = (float(data.levels[0]), float(data.levels[-1]))
     start, end = data.test[:2]
     rows = [

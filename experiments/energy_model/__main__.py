@@ -1,19 +1,27 @@
-"""How well does each objective fit an energy, and how well is its normaliser known?
+"""Which objective fits an energy best, and how accurate are estimates of its
+normaliser?
 
-    python -m experiments.energy_model [--target moons] [--objectives denoising exact] [--out DIR] [--seed N]
+    python -m experiments.energy_model [--target moons] [--objectives denoising exact]
 
-An energy network log p̃(x) = −½‖x − f(x)‖² is fitted to samples of a density in the plane by denoising, sliced and
-exact score matching and by contrastive divergence with persistent MALA chains. In two dimensions quadrature normalises
-what was learned, so that its KL divergence from the truth is known in nats; where quadrature cannot go, annealed
-importance sampling and thermodynamic integration estimate log Z, and stand here beside it. Figures in OUT:
+An energy network log p̃(x) = −½‖x − f(x)‖² is fitted to samples of a density
+in the plane by denoising, sliced and exact score matching and by contrastive
+divergence with persistent MALA chains. In two dimensions quadrature normalises
+the learned density, so that its KL divergence from the truth is known in nats.
 
-- densities.png: the exact density and each learned one, with KL(p‖q);
-- log_z.png: estimates of log Z less the one by quadrature, against the number of levels, ± 2 standard errors.
+Where quadrature is impossible, annealed importance sampling and thermodynamic
+integration estimate log Z. Here they can be compared with it. Figures in OUT:
 
-Takes about 2 minutes on 2 CPU cores and resumes from its checkpoints. Expect on moons, in nats:
-KL(p‖q) of 0.04 by denoising (0.02 from the noised data, which is what it fits), 0.03 by sliced and 0.01 by exact score
-matching, 0.015 by contrastive divergence, where the best Gaussian has 0.90; log Z by either method within 0.03 ± 0.025
-of quadrature's at 128 levels, within 0.2 ± 0.1 at 8.
+- densities.png: the exact density and each learned one, with KL(p‖q).
+- log_z.png: estimates of log Z less the one by quadrature, against the number
+  of levels, with ± 2 standard errors.
+
+Hardware and time: about 2 minutes on 2 CPU cores. A run resumes from its
+checkpoints.
+
+Expect on moons KL(p‖q) of 0.04 nats by denoising (0.02 from the noised data,
+which is what it fits), 0.03 by sliced and 0.01 by exact score matching, 0.015
+by contrastive divergence. The best Gaussian has 0.90. Expect log Z by either
+method within 0.03 ± 0.025 of quadrature at 128 levels, within 0.2 ± 0.1 at 8.
 """
 
 import dataclasses
@@ -56,12 +64,14 @@ COLOURS = {
 BOUNDS, POINTS, TOLERANCE = ((-10.0, 10.0), (-10.0, 10.0)), 600, 1e-3
 EXTENT, PIXELS = 4.6, 140
 BROAD = 3.0
-"""Standard deviation of the law that chains restart in and are annealed from, in data units."""
+"""Standard deviation in data units of the Gaussian where chains restart and
+annealing begins.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Optimisation):
-    """An energy network fitted to a density in the plane by several objectives; KL and log Z."""
+    """An energy network fitted to a density in the plane, its KL and its log Z."""
 
     out: pathlib.Path = pathlib.Path("runs/energy_model")
     """Folder for figures, config.json, metrics.json and checkpoints."""
@@ -83,7 +93,9 @@ class Config(training.Optimisation):
     chain_steps: int = 10
     """MALA steps of each chain in a training step."""
     chain_step_size: float = 0.05
-    """ε of these chains at first, in squared data units; it then follows their acceptance."""
+    """Initial ε of these chains, in squared data units. It then follows their
+    acceptance.
+    """
     restart: float = 0.01
     """Share of the chains that start anew, in N(0, 3²), in a training step."""
     penalty: float = 1e-3
@@ -99,13 +111,19 @@ class Config(training.Optimisation):
     batch_size: int = 256
     """Examples per step."""
     contrastive_rate: float = 1e-3
-    """Peak learning rate of contrastive divergence, whose chains must keep up with the density."""
+    """Peak learning rate of contrastive divergence, whose chains must keep up
+    with the density.
+    """
     learning_rate: float = 3e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine
+    to 0.
+    """
     save_every: int = 1000
     """Steps between checkpoints."""
     levels: tuple[int, ...] = (8, 32, 128)
-    """Numbers of levels between the broad law and the learned one, for log Z."""
+    """Numbers of levels between the broad Gaussian and the learned density, for
+    log Z.
+    """
     walkers: int = 256
     """Chains of an estimate of log Z."""
 
@@ -125,7 +143,11 @@ _FIELDS = (
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Fit, normalise, estimate, draw; the metrics."""
+    """Fit, normalise, estimate and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.open_folder(config)
     clock, target = cli.Clock(), TOYS[config.target]()
@@ -159,7 +181,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuse flags out of range, by name."""
+    """Raise ValueError for flags that are out of range."""
     for name in ("objectives", "levels"):
         if not getattr(config, name):
             raise ValueError(f"{name} must hold at least one entry, got none")
@@ -181,12 +203,12 @@ def check(config: Config) -> None:
 
 
 def key_of(config: Config, number: int) -> jax.Array:
-    """A key for one purpose."""
+    """The key of one purpose."""
     return jax.random.fold_in(jax.random.key(config.seed), 1000 + number)
 
 
 def broad() -> targets.Mixture:
-    """The law that chains restart in, and that those for log Z start from."""
+    """The Gaussian where chains restart, and where those for log Z begin."""
     return targets.gaussian([0.0, 0.0], BROAD)
 
 
@@ -198,12 +220,12 @@ def distribution_of(config: Config, params: Any) -> targets.Energy:
 
 
 def image(width: int, depth: int, params: Any, x: jax.Array) -> jax.Array:
-    """f(x), bounded: its last layer follows a layer norm."""
+    """f(x), bounded because its last layer follows a layer norm."""
     return MLP(width=width, depth=depth).apply(params, x, 0.0)
 
 
 def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.Energy:
-    """The law that an objective fits to samples of the target."""
+    """Fit an energy to samples of the target by one objective."""
     data = np.asarray(
         jax.vmap(target.sample)(jax.random.split(key_of(config, 0), config.examples))
     )
@@ -252,7 +274,7 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         return params | {"chains": chains, "log_size": jnp.log(config.chain_step_size)}
 
     def move(params, key, step):
-        """The chains after their steps, and ε raised or lowered with their acceptance."""
+        """Move the chains, and raise or lower ε with their acceptance."""
         kernel = langevin.mala(
             distribution_of(config, params["network"]), jnp.exp(params["log_size"])
         )
@@ -297,7 +319,9 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
 def compare(
     config: Config, target: Any, distribution: targets.Energy
 ) -> dict[str, float]:
-    """log Z by quadrature; KL(p‖q) in nats, and of the data with denoising's noise from q."""
+    """log Z by quadrature and KL(p‖q) in nats, and KL of the data with
+    denoising's noise from q.
+    """
     log_z, noised = (
         normaliser(distribution.log_prob),
         target.noised(schedules.edm(), config.sigma),
@@ -325,14 +349,20 @@ def divergence(p: Any, q: Any) -> float:
 
 
 def mala_of(distribution: Any, beta: Any) -> langevin.Kernel:
-    """MALA with a step that shortens from the broad law to the learned one."""
+    """MALA whose step shortens on the way from the broad Gaussian to the learned
+    density.
+    """
     return langevin.mala(distribution, 0.04 + 0.5 * (1 - beta) ** 2)
 
 
 def log_z_estimates(
     config: Config, distribution: targets.Energy, bar: Any
 ) -> dict[str, list[dict[str, float]]]:
-    """By number of levels: annealed importance sampling and thermodynamic integration, at about equal cost."""
+    """Estimates of log Z by number of levels.
+
+    Annealed importance sampling and thermodynamic integration have about equal
+    cost.
+    """
     estimates: dict[str, list[dict[str, float]]] = {
         "importance": [],
         "thermodynamic": [],
@@ -381,7 +411,7 @@ def log_z_estimates(
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The tables."""
+    """Print the tables."""
     print(f"\nKL(p‖q) in nats; of the best Gaussian {results['gaussian_kl']:.3f}")
     for name, row in results["objectives"].items():
         print(
@@ -404,7 +434,9 @@ def print_results(results: dict[str, Any]) -> None:
 def draw_densities(
     config: Config, target: Any, fitted: dict[str, Any], results: dict[str, Any]
 ) -> Any:
-    """The exact density and the learned ones, normalised by quadrature, in one scale."""
+    """Draw the exact density and the learned ones, normalised by quadrature, in
+    one scale.
+    """
     side = np.linspace(-EXTENT, EXTENT, PIXELS)
     places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     rows = results["objectives"]
@@ -441,7 +473,9 @@ def draw_densities(
 
 
 def draw_log_z(config: Config, results: dict[str, Any]) -> Any:
-    """Errors of the two estimates against the number of levels, a panel each."""
+    """Draw the errors of the two estimates against the number of levels, one
+    panel each.
+    """
     figure, axes = plt.subplots(
         1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained"
     )

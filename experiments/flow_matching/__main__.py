@@ -1,29 +1,47 @@
-"""What does coupling the noise to the data buy? Flow matching with independent, entropic and optimal pairs, and reflow.
+"""Does pairing the noise with the data straighten the flow that flow matching
+learns?
 
-    python -m experiments.flow_matching [--target digits] [--couplings independent optimal] [--out DIR] [--seed N]
+    python -m experiments.flow_matching [--target digits] [--couplings independent]
 
-One small network a coupling is fitted to straight paths between noise and samples of a 2-D density, or digits. Under
-independent pairs the paths cross and the flow of their mean velocity bends; under optimal transport within each batch
-they hardly cross; reflow fits a second network to the pairs that the independent one's own flow makes. How straight
-each flow is decides how few steps of a solver it needs. Figures in OUT:
+One small network per pairing is fitted to straight paths between noise and
+samples of a 2-D density, or digits. Under independent pairs the paths cross,
+and the flow of their mean velocity bends. Under optimal transport within each
+batch they hardly cross. Reflow fits a second network to the pairs that the
+flow of independent pairs makes. A straighter flow needs fewer steps of a
+solver.
 
-- paths.png: a row a coupling: paths from noise to data, and samples by 1, 2, 4 and 32 Euler steps, over the density;
-- error.png: against evaluations, Euler and midpoint: how far a sample lies from the one that the same noise becomes by
-  many steps, and the squared sliced Wasserstein distance to exact samples beside that of other exact samples;
-- log_prob.png: error of log p against evaluations, of Euler, Heun, RK4 and the adaptive solver, on the exact velocity;
-- samples.png, of digits in place of the first and the last: what the same noise becomes by 1, 2, 4, 8 and 32 steps.
+Figures in OUT:
 
-Takes a minute and a half on 2 CPU cores and resumes from its checkpoints. Expect on eight Gaussians, for independent
-pairs, optimal ones and reflow: curvature 1.8, 0.01 and 0.001 squared data units; a root mean square error of a sample
-of 2.8, 0.24 and 0.11 data units by one Euler step, 0.38, 0.08 and 0.05 by four; log p within 0.05, 0.05 and 0.07 nats
-of the exact one on average, since the networks are alike. On the exact velocity log p is off by 1e-2 nats by Heun and
-by RK4 with 64 evaluations, by 3e-5 with 256 of RK4 or 100 of the adaptive solver.
+- paths.png: paths from noise to data, and samples by 1, 2, 4 and 32 Euler
+  steps, over the density, one row per pairing.
+- error.png: against evaluations of Euler and midpoint, how far a sample lies
+  from the one that many steps make of the same noise, and the squared sliced
+  Wasserstein distance to exact samples beside that of other exact samples.
+- log_prob.png: error of log p against evaluations, of Euler, Heun, RK4 and the
+  adaptive solver, on the exact velocity.
+- samples.png, of digits in place of the first and the last: images of the same
+  noise by 1, 2, 4, 8 and 32 steps.
 
-The digits, with a residual MLP, take four minutes of processor time. Expect for the same three couplings: curvature
-8.6, 2.6 and 0.39 on a scale of pixels from −1 to 1; an error of a sample of 4.0, 1.8 and 0.9 by one Euler step, 1.2,
-0.59 and 0.26 by four; a squared sliced Wasserstein distance to the test images of 0.22, 0.040 and 0.006 by one step,
-0.016, 0.009 and 0.006 by four, where training images have 0.004 to 0.006: one step of the independent flow paints the
-mean digit, one step of the others digits.
+Hardware and time: a minute and a half on 2 CPU cores, with `--target digits`
+four minutes of processor time. A run resumes from its checkpoints.
+
+Expect on eight Gaussians, for independent pairs, optimal ones and reflow,
+curvature 1.8, 0.01 and 0.001 squared data units. The root mean square error of
+a sample is 2.8, 0.24 and 0.11 data units by one Euler step, 0.38, 0.08 and
+0.05 by four. On average log p is within 0.05, 0.05 and 0.07 nats of the exact
+one, since the networks are alike.
+
+On the exact velocity log p is off by 1e-2 nats by Heun and by RK4 with 64
+evaluations, by 3e-5 with 256 of RK4 or 100 of the adaptive solver.
+
+Expect on digits, with a residual MLP, for the same three pairings curvature
+8.6, 2.6 and 0.39 on a scale of pixels from −1 to 1, and an error of a sample
+of 4.0, 1.8 and 0.9 by one Euler step, 1.2, 0.59 and 0.26 by four. The squared
+sliced Wasserstein distance to the test images is 0.22, 0.040 and 0.006 by one
+step, 0.016, 0.009 and 0.006 by four.
+
+Training images have 0.004 to 0.006. One step of the independent flow paints
+the mean digit, one step of the others digits.
 """
 
 import dataclasses
@@ -50,7 +68,9 @@ from experiments.shared.figures import save_figure
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Optimisation):
-    """Flow matching under several couplings of noise and data: straightness, and error against evaluations."""
+    """Flow matching under several pairings of noise and data: straightness and
+    errors.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/flow_matching")
     """Folder for figures, config.json, metrics.json and checkpoints."""
@@ -63,23 +83,27 @@ class Config(training.Optimisation):
         "optimal",
         "reflow",
     )
-    """The couplings to compare; reflow needs independent before it."""
+    """The pairings to compare. reflow needs independent before it."""
     regularisation: float = 0.5
-    """ε of the entropic coupling, in squared data units."""
+    """ε of the entropic pairing, in squared data units."""
     examples: int | None = None
-    """Exact samples to train on and pairs of reflow, default 65536; of digits pairs of reflow only, default 8192."""
+    """Exact samples to train on and pairs of reflow, default 65536. Of digits
+    pairs of reflow only, default 8192.
+    """
     width: int | None = None
     """Features of the network, default 128, 384 for digits."""
     depth: int | None = None
-    """Layers of the network, default 4; for digits residual blocks, default 3."""
+    """Layers of the network, default 4. For digits residual blocks, default 3."""
     steps: int = 2000
     """Training steps of each network."""
     batch_size: int = 128
-    """Pairs per step; an optimal coupling is optimal among so many."""
+    """Pairs per step. An optimal pairing is optimal among these."""
     save_every: int = 1000
     """Steps between checkpoints."""
     samples: int = 4096
-    """Samples by each solver and exact ones that they are compared with; of digits the 447 test images."""
+    """Samples by each solver, and exact ones that they are compared with. Of
+    digits the 447 test images.
+    """
     likelihoods: int = 1024
     """Exact samples whose log p is computed, and paths whose curvature is."""
 
@@ -88,7 +112,11 @@ _FIELDS = ("target", "regularisation", "examples", "width", "depth")
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, measure, draw; the metrics."""
+    """Train, measure and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     config = check(config)
     out = files.open_folder(config)
     clock, problem = cli.Clock(), open_problem(config)
@@ -126,7 +154,9 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> Config:
-    """`config` with its target's defaults filled in; flags that cannot be are refused, before any work."""
+    """Fill in the defaults of the target, and raise ValueError for flags that are
+    not usable.
+    """
     defaults = DIGITS_DEFAULTS if config.target == "digits" else DEFAULTS
     config = dataclasses.replace(
         config, **{k: v for k, v in defaults.items() if getattr(config, k) is None}
@@ -154,7 +184,7 @@ def check(config: Config) -> Config:
 
 
 def train(config: Config, out: pathlib.Path, problem: MatchingTask) -> dict[str, Any]:
-    """A fitted velocity a coupling."""
+    """Fit one velocity per pairing."""
     pairings = {
         "independent": flows.independent(),
         "sinkhorn": flows.sinkhorn(config.regularisation),
@@ -193,7 +223,9 @@ def train(config: Config, out: pathlib.Path, problem: MatchingTask) -> dict[str,
 def reflowed(
     config: Config, problem: MatchingTask, velocity: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (x_0, x_1) of noise and its image under a flow, as many as there are examples."""
+    """Pairs (x_0, x_1) of noise and its image under a flow, as many as there are
+    examples.
+    """
     x1 = np.asarray(
         jax.random.normal(key_of(config, "reflow"), (config.examples, *problem.shape))
     )

@@ -1,4 +1,4 @@
-"""Figures of `flow_matching`: paths and samples, errors against evaluations."""
+"""The figures of `flow_matching`: paths and samples, errors against evaluations."""
 
 from typing import Any
 
@@ -28,12 +28,17 @@ EXTENT, PIXELS = 5.0, 160
 
 
 def draw_paths(name: str, target: Any, drawn: dict[str, dict[str, Any]]) -> Any:
-    """A row a coupling: paths, then samples by few Euler steps."""
+    """Draw paths, then samples by few Euler steps, one row per pairing."""
     columns = 1 + len(SHOWN_STEPS)
     figure, axes = plt.subplots(
-        len(drawn), columns, figsize=(3.1 * columns, 3.2 * len(drawn) + 0.3), squeeze=False, layout="constrained",
-        sharex=True, sharey=True,
-    )  # fmt: skip
+        len(drawn),
+        columns,
+        figsize=(3.1 * columns, 3.2 * len(drawn) + 0.3),
+        squeeze=False,
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+    )
     edges = np.linspace(-EXTENT, EXTENT, PIXELS + 1)
     centres = jnp.asarray(0.5 * (edges[1:] + edges[:-1]))
     places = jnp.stack(jnp.meshgrid(centres, centres), -1)
@@ -75,7 +80,9 @@ def draw_paths(name: str, target: Any, drawn: dict[str, dict[str, Any]]) -> Any:
 
 
 def draw_images(name: str, exact: np.ndarray, drawn: dict[str, dict[str, Any]]) -> Any:
-    """A row a coupling: the images that the same noise becomes by so many Euler steps; exact ones at the end."""
+    """Draw the images that Euler steps make of the same noise, one row per
+    pairing, then exact ones.
+    """
     columns = len(SHOWN_IMAGE_STEPS) + 1
     figure, axes = plt.subplots(
         len(drawn),
@@ -105,7 +112,9 @@ def draw_images(name: str, exact: np.ndarray, drawn: dict[str, dict[str, Any]]) 
 
 
 def draw_errors(results: dict[str, Any]) -> Any:
-    """Error of single samples, and distance of all to exact ones, against evaluations."""
+    """Draw the error of single samples, and the distance of all to exact ones,
+    against evaluations.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), layout="constrained")
     for axis, quantity in zip(axes, ("path_error", "sliced_wasserstein"), strict=True):
         for name, row in results["couplings"].items():
@@ -149,7 +158,7 @@ def draw_errors(results: dict[str, Any]) -> Any:
 
 
 def draw_log_prob(errors: dict[str, list[dict[str, float]]]) -> Any:
-    """Error of log p against evaluations, a line a solver."""
+    """Draw the error of log p against evaluations, one line per solver."""
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     styles = {"euler": "o-", "heun": "s-", "rk4": "^-", "adaptive": "D--"}
     for name, rows in errors.items():

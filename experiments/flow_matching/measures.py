@@ -1,4 +1,6 @@
-"""How straight a flow of `flow_matching` is, and how far its samples and densities are from the exact ones."""
+"""Straightness of a flow of `flow_matching`, and distances of its samples and
+densities from exact ones.
+"""
 
 import functools
 from typing import Any
@@ -21,7 +23,7 @@ from experiments.flow_matching.problem import MatchingTask, exact_samples, key_o
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FINE_STEPS = 32
-"""Steps of RK4 for what few steps are compared with, paths, curvature and log p."""
+"""Steps of RK4 for the reference samples, paths, curvature and log p."""
 SHOWN = 2000
 PATHS = 48
 LOG_PROB_STEPS = (8, 16, 32, 64)
@@ -31,12 +33,18 @@ TOLERANCES = (1e-3, 1e-5, 1e-7)
 def measure(
     config: Any, problem: MatchingTask, velocity: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(numbers, what is drawn) of one flow, in data units, n samples of it.
+    """Measure one flow with n samples of it, in data units.
 
-    curvature: mean ∫‖(x_1 − x_0) − u‖² dt, cost: mean ‖x_1 − x_0‖²/2, both squared. path_error: root mean square of
-    ‖x_0 − x̂_0‖ between few steps and FINE_STEPS of RK4 from the same noise. sliced_wasserstein: squared, to the exact
-    examples. nats_above_floor: the mean of log p − log p_flow over exact samples, KL(p‖flow), with its standard error,
-    where p is known.
+    - curvature: mean ∫‖(x_1 − x_0) − u‖² dt, squared units.
+    - cost: mean ‖x_1 − x_0‖²/2, squared units.
+    - path_error: root mean square of ‖x_0 − x̂_0‖ between few steps and
+      FINE_STEPS of RK4 from the same noise.
+    - sliced_wasserstein: squared distance to the exact examples.
+    - nats_above_floor: the mean of log p − log p_flow over exact samples,
+      KL(p‖flow), with its standard error, where p is known.
+
+    Returns:
+      (numbers, arrays to draw).
     """
     noise = jax.random.normal(key_of(config, "noise"), problem.exact.shape)
     fine = flows.continuous(velocity, FINE_STEPS)
@@ -72,7 +80,7 @@ def measure(
 
 
 def forward(bijector: Any, x1: Any, chunk: int = 16384) -> np.ndarray:
-    """Base -> data of many, (n, *shape)."""
+    """Map many examples from base to data, (n, *shape)."""
     return np.concatenate(
         [
             np.asarray(_forward(bijector, x1[i : i + chunk]))
@@ -90,12 +98,14 @@ _curvatures = jax.jit(jax.vmap(flows.curvature, (None, 0)))
 
 
 def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
-    """Squared sliced Wasserstein distance, the same directions each time."""
+    """Squared sliced Wasserstein distance, with the same directions each time."""
     return float(metrics.sliced_wasserstein(key_of(config, "directions"), x, y))
 
 
 def exact_sets(config: Any, problem: MatchingTask) -> dict[str, float]:
-    """Least, mean and largest distance of further sets of exact examples from the one compared with."""
+    """Least, mean and largest distance of further sets of exact examples from the
+    reference set.
+    """
     distances = [distance(config, other, problem.exact) for other in problem.others]
     return {
         "count": len(distances),
@@ -123,9 +133,11 @@ def _log_prob(flow, x):
 
 
 def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]]]:
-    """Mean |log p − exact| in nats against evaluations, a list a solver, of the exact velocity of independent pairs.
+    """Mean |log p − exact| in nats against evaluations, one list per solver.
 
-    On rectified flow's interval, from p at t_max to p at t_min, both exact, with steps uniform in log-SNR.
+    The velocity is the exact one of independent pairs. The flow runs on
+    rectified flow's interval, from p at t_max to p at t_min, both exact, with
+    steps uniform in log-SNR.
     """
     schedule = schedules.rectified_flow()
     velocity = predictions.velocity(schedule, targets.denoiser(target, schedule))
@@ -175,7 +187,12 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
 
 
 def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
-    """The tables; titles: of the couplings."""
+    """Print the tables.
+
+    Args:
+      results: Numbers by pairing.
+      titles: Titles by pairing.
+    """
     head = "".join(f"{count:>9}" for count in STEPS)
     print(
         f"\n{'':24}{'curvature':>10}{'cost':>8}{'nats':>8}   error of a sample by so "
@@ -202,9 +219,9 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
             + "".join(f"{v:9.4f}" for v in row["sliced_wasserstein"]["euler"].values())
         )
     print(
-        "{count} other exact sets, least to largest: {least:.4f} to {largest:.4f}".format(
-            **results["exact_sets"]
-        )
+        (
+            "{count} other exact sets, least to largest: {least:.4f} to {largest:.4f}"
+        ).format(**results["exact_sets"])
     )
     if "log_prob_error" in results:
         print(

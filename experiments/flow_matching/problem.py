@@ -1,4 +1,6 @@
-"""What `flow_matching` samples: examples to train on, others to compare with, and a network for them."""
+"""The data of `flow_matching`: examples to train on, others to compare with, and
+a network for them.
+"""
 
 import dataclasses
 import functools
@@ -23,9 +25,17 @@ DIGITS_PAIR_STEPS = 8
 
 @dataclasses.dataclass(frozen=True)
 class MatchingTask:
-    """train: (N, *shape). exact: (n, *shape), what n samples are compared with. others: sets of n examples of the same
-    law, for the least distance to expect. neural_velocity: key -> Partial of (x, t) with its parameters as args[0].
-    pair_steps: of RK4 for the pairs of reflow. target: the exact law, where it is known.
+    """Data, exact samples to compare with, and a network.
+
+    Attributes:
+      name: Of the target.
+      train: (N, *shape).
+      exact: (n, *shape), the reference of n samples.
+      others: Sets of n examples of the same distribution, for the least
+        distance to expect.
+      neural_velocity: key -> Partial of (x, t) with its parameters as args[0].
+      pair_steps: Steps of RK4 for the pairs of reflow.
+      target: The exact distribution, where it is known.
     """
 
     name: str
@@ -38,12 +48,14 @@ class MatchingTask:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """The shape of one example."""
         return self.train.shape[1:]
 
 
 def open_problem(config: Any) -> MatchingTask:
-    """The problem that the flags ask for: the 8×8 digits, on [−1, 1], or exact samples of a density of the plane."""
+    """The 8×8 digits on [−1, 1], or exact samples of a density of the plane, as
+    the flags select.
+    """
     if config.target == "digits":
         data = datasets.open_dataset("digits", HELD_OUT, config.seed)
         others = [
@@ -71,7 +83,11 @@ def open_problem(config: Any) -> MatchingTask:
 def dense_velocity(
     shape: tuple[int, ...], width: int, depth: int, key: jax.Array
 ) -> jax.tree_util.Partial:
-    """A residual MLP (x, t) -> dx/dt for one example of `shape`, with its parameters as leaves; 0 at first."""
+    """A residual MLP (x, t) -> dx/dt for one example of `shape`, which is 0
+    initially.
+
+    Its parameters are leaves.
+    """
     module = MLP(width=width, depth=depth)
     return jax.tree_util.Partial(
         module.apply, jax.jit(module.init)(key, jnp.zeros(shape), jnp.zeros(()))
@@ -79,11 +95,11 @@ def dense_velocity(
 
 
 def exact_samples(key: jax.Array, target: Any, count: int) -> np.ndarray:
-    """(count, 2)."""
+    """Exact samples of a target, (count, 2)."""
     return np.asarray(jax.jit(jax.vmap(target.sample))(jax.random.split(key, count)))
 
 
 def key_of(config: Any, purpose: str) -> jax.Array:
-    """The key of one kind of draw."""
+    """The key of one purpose."""
     kinds = ("data", "reflow", "noise", "exact", "directions", "likelihood")
     return jax.random.fold_in(jax.random.key(config.seed), kinds.index(purpose))

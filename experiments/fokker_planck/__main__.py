@@ -1,22 +1,32 @@
-"""Does the density equation ∂p/∂t = −div(f p) + ½g²Δp hold, and do simulated paths follow it?
+"""Does the density equation ∂p/∂t = −div(f p) + ½g²Δp hold, and do simulated
+paths follow it?
 
-    python -m experiments.fokker_planck [--schedules vp_linear ve edm] [--paths 20000] [--out DIR] [--seed N]
+    python -m experiments.fokker_planck [--schedules vp_linear ve edm] [--paths 20000]
 
-Mixtures are known exactly at every noise level, so that the equation's terms can be taken by central differences of the
-density itself, and its solution on cells compared with the truth. Figures in OUT:
+Mixtures are known exactly at every noise level. So the equation's terms can be
+taken by central differences of the density itself, and its solution on cells
+can be compared with the truth. Figures in OUT:
 
-- densities.png: Euler–Maruyama paths of VP, VE and Langevin dynamics in a double well as histograms, beside the density
-  solved on cells and the exact one;
-- residuals.png: what is left of the equation when Δx and Δt are halved together, for forward SDE, probability flow and
-  reverse SDE on every schedule, and for the flow with the sign of its score reversed, f + ½g²∇log p;
-- along_a_path.png: d log p(x(t), t)/dt along a path of the flow beside ∂log p/∂t at a fixed point.
+- densities.png: Euler–Maruyama paths of VP, VE and Langevin dynamics in a
+  double well as histograms, beside the density solved on cells and the exact
+  one.
+- residuals.png: the residual of the equation as Δx and Δt are halved together,
+  for forward SDE, probability flow and reverse SDE on every schedule, and for
+  the flow with the sign of its score reversed, f + ½g²∇log p.
+- along_a_path.png: d log p(x(t), t)/dt along a path of the flow beside ∂log
+  p/∂t at a fixed point.
 
-Takes about a minute on 2 CPU cores. Expect: residuals falling with order 2.00 until rounding, on every schedule; that
-of the reversed sign staying at 1.33 in units of |λ′|, and its distance from g²Δp/p, where it belongs, falling with
-order 2.00; solved densities within 0.002 (L1) of the exact ones, of order 2.0, their mass kept to rounding; histograms
-as far from them (0.026 to 0.044) as that many draws of the exact law are (0.037 ± 0.004), χ² within 3 standard
-deviations of its mean. With --steps 2000 --paths 100000 the bias of Euler–Maruyama in the double well shows: χ² is 94
-at t = 3.2, for 43 ± 9.
+Hardware and time: about a minute on 2 CPU cores.
+
+Expect residuals that fall with order 2.00 until rounding, on every schedule.
+That of the reversed sign stays at 1.33 in units of |λ′|, and its distance from
+its limit g²Δp/p falls with order 2.00. Solved densities are within 0.002 (L1)
+of the exact ones, of order 2.0, and keep their mass to rounding.
+
+Histograms are as far from the exact densities (0.026 to 0.044) as that many
+exact draws are (0.037 ± 0.004), and χ² is within 3 standard deviations of its
+mean. With --steps 2000 --paths 100000 the bias of Euler–Maruyama in the double
+well shows: χ² is 94 at t = 3.2, for 43 ± 9.
 """
 
 import dataclasses
@@ -44,7 +54,7 @@ SCHEDULES = schedule_table.SCHEDULES | {
     ),
     "learned": ScheduleChoice("learned", lambda: schedules.learned(jax.random.key(0))),
 }
-"""Title and schedule of each whose residuals are measured."""
+"""Title and factory of each schedule whose residuals are measured."""
 
 NOISE_TO_SIGNAL = (0.3, 1.0, 3.0)
 """σ/α where residuals are measured and, between the two ends, densities are drawn."""
@@ -54,13 +64,15 @@ LEVELS = {
     "flow": "probability flow",
     "reverse": "reverse SDE, run downwards",
 }
-"""What carries p_t, and its title."""
+"""Titles of the processes that carry p_t."""
 
 COARSEST = 1 / 4
 """The largest step: Δx in units of σ, Δt in units of 1/|λ′(t)|."""
 
 MEASURED = 6
-"""Orders are those of the last two of so many steps: fourth-order terms are gone, rounding has not come."""
+"""Number of steps of which the last two give the orders. There fourth-order terms
+are negligible and rounding is not yet visible.
+"""
 
 EXPECTED = 10
 """Bins across a drawn window, and the least count expected of a bin of χ²."""
@@ -68,7 +80,7 @@ EXPECTED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The Fokker–Planck equation: its residual on exact densities, its solution, and simulated paths."""
+    """The Fokker–Planck equation: residual, solution, and simulated paths."""
 
     out: pathlib.Path = pathlib.Path("runs/fokker_planck")
     """Folder for figures, config.json and metrics.json."""
@@ -112,7 +124,11 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Simulate, solve, difference, draw; the metrics."""
+    """Simulate, solve, take differences and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.start(config)
     with cli.progress(
@@ -156,7 +172,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """ValueError for settings too small to mean anything."""
+    """Raise ValueError for settings too small to be meaningful."""
     for name, table in (("processes", PROCESSES), ("schedules", SCHEDULES)):
         if not getattr(config, name):
             raise ValueError(
@@ -179,11 +195,16 @@ def check(config: Config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """An SDE on the line whose law at ts[0] is known.
+    """An SDE on the line whose distribution at ts[0] is known.
 
-    sample: key -> x (1,) at the first time; log_prob: (x, t) -> (), exact: at any t, or, where `at_rest` is given, at
-    the first only; at_rest: x -> (), the law as t → ∞, up to a constant; ends: of the line of cells; times: first and
-    last; snapshots: times between them to look at.
+    Attributes:
+      sample: key -> x (1,) at the first time.
+      log_prob: (x, t) -> (), exact at any t, or at the first only where
+        `at_rest` is set.
+      at_rest: x -> (), the distribution as t → ∞, up to a constant.
+      ends: Ends of the line of cells.
+      times: First and last time.
+      snapshots: Times in between that are measured and drawn.
     """
 
     title: str
@@ -214,7 +235,10 @@ def diffusing(title: str, schedule: schedules.Schedule, reach: float) -> Process
 
 
 def double_well() -> Process:
-    """Langevin dynamics at e^{−3(x² − 1)²/2}/Z from the right-hand well: it crosses at a rate of 0.3, half of it."""
+    """Langevin dynamics at e^{−3(x² − 1)²/2}/Z from the right-hand well.
+
+    Half of the mass crosses to the other well, at a rate of 0.3.
+    """
     well = targets.energy(lambda x: -1.5 * jnp.sum((x**2 - 1) ** 2))
     start = targets.gaussian([1.0], 0.15)
     return Process(
@@ -238,9 +262,17 @@ PROCESSES: dict[str, Callable[[], Process]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Evolution:
-    """One process at its snapshots: edges (C + 1,), times (S,), solved and exact densities and counts of paths, (S, C).
+    """One process at its snapshots.
 
-    Where the exact law is not known its row is NaN, and `rest`, (C,), is the stationary one; else None.
+    Attributes:
+      edges: (C + 1,), edges of the cells.
+      times: (S,).
+      solved: (S, C), densities of the solver.
+      exact: (S, C), exact densities. A row is NaN where the distribution is
+        not known.
+      counts: (S, C), counts of paths.
+      rest: (C,), the stationary density where `exact` has unknown rows, else
+        None.
     """
 
     process: Process
@@ -254,7 +286,11 @@ class Evolution:
 
 
 def evolve(config: Config, process: Process, key: jax.Array) -> Evolution:
-    """Solve in float64 on `cells` and `steps` and on half as many, simulate in the working precision, compare."""
+    """Solve and simulate one process, and compare.
+
+    The solver runs in float64 on `cells` and `steps` and on half as many, the
+    simulation in the working precision.
+    """
     ts = np.linspace(*process.times, config.steps + 1)
     at = np.unique(
         [
@@ -293,7 +329,12 @@ def distance(p: np.ndarray, q: np.ndarray, width: float) -> float:
 def solve(
     process: Process, cells: int, ts: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Edges, the solver's densities at the snapshots and the exact ones, (S, C), and the stationary one or None."""
+    """Solve the density equation on cells.
+
+    Returns:
+      Edges, the solver's densities at the snapshots and the exact ones, (S,
+        C), and the stationary one or None.
+    """
     edges = np.linspace(*process.ends, cells + 1)
     centres, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
     exact = np.array(jax.jit(over_line(process.log_prob))(centres, ts[at]))
@@ -308,7 +349,7 @@ def solve(
 
 
 def over_line(log_prob: Callable[[Any, Any], Any]) -> Callable[[Any, Any], jax.Array]:
-    """(centres (C,), ts (S,)) -> densities (S, C)."""
+    """Map a log density (x, t) to (centres (C,), ts (S,)) -> densities (S, C)."""
     at_point = jax.vmap(lambda x, t: jnp.exp(log_prob(x[None], t)), in_axes=(0, None))
     return jax.vmap(at_point, in_axes=(None, 0))
 
@@ -341,9 +382,14 @@ def compare(
 ) -> dict[str, Any]:
     """Distances at one time, all of cells (C,).
 
-    solver_l1: solver to exact, of cells; None where the exact law is not known. histogram_l1: of bins, to the exact
-    law, or to the solver; with the mean (floor) and standard deviation for as many draws of that law itself. χ²: of
-    bins, to the solver; of such draws its mean is `degrees` = bins − 1 and its variance twice that, z their distance.
+    - solver_l1: of the solver to the exact density, None where that is not
+      known.
+    - histogram_l1: of bins to the exact distribution or else to the solver,
+      with the mean (floor) and standard deviation for as many draws of that
+      distribution itself.
+    - χ²: of bins to the solver. For such draws its mean is `degrees` = bins −
+      1 and its variance twice that. z is the distance from the mean in
+      standard deviations.
     """
     known = bool(np.all(np.isfinite(exact)))
     distribution = (exact if known else solved) * width
@@ -374,7 +420,9 @@ def compare(
 
 
 def bins_of(masses: np.ndarray, count: int) -> np.ndarray:
-    """First cells of at most DRAWN_BINS neighbouring bins of equal mass, each with EXPECTED of `count` or more."""
+    """First cells of at most DRAWN_BINS bins of equal mass, each with EXPECTED of
+    `count` or more.
+    """
     bins = int(min(fokker_planck_figures.DRAWN_BINS, count // (2 * EXPECTED)))
     below = np.concatenate([[0.0], np.cumsum(masses)[:-1]])
     cuts = np.unique(np.searchsorted(below, np.arange(bins) / bins * masses.sum()))
@@ -387,9 +435,15 @@ def bins_of(masses: np.ndarray, count: int) -> np.ndarray:
 
 
 def residuals_of(config: Config, schedule: schedules.Schedule) -> dict[str, np.ndarray]:
-    """Root mean squares over exact samples of p_t at three noise levels, (halvings + 1,), in units of g²/σ² = |λ′|.
+    """Root mean squares of the residual over exact samples of p_t at three noise
+    levels.
 
-    By process of LEVELS; "wrong": of the flow with f + ½g²∇log p, and "wrong_gap": of that less its limit g²Δp/p.
+    They are in units of g²/σ² = |λ′|, one row per process of LEVELS. "wrong"
+    is that of the flow with f + ½g²∇log p, "wrong_gap" the same less its limit
+    g²Δp/p.
+
+    Returns:
+      (halvings + 1,) by process.
     """
     target = targets.gaussian_mixture(
         [0.4, 0.6], [[-1.0, 0.4], [0.8, -0.2]], [[0.3, 0.8], [0.6, 0.2]]
@@ -446,9 +500,11 @@ def step_sizes(config: Config) -> np.ndarray:
 
 
 def scales(schedule: schedules.Schedule) -> tuple[Any, Any, Any]:
-    """Times at NOISE_TO_SIGNAL, far from t_min, and what Δx and Δt are multiples of: σ and 1/|λ′|, (3,) each.
+    """Times at NOISE_TO_SIGNAL, far from t_min, and the units σ and 1/|λ′| of Δx
+    and Δt, (3,) each.
 
-    A chain's p_t is smooth between two indices only: there t is the middle of an interval and the largest Δt 0.4 of it.
+    A chain's p_t is smooth only between two indices. There t is the middle of
+    an interval and the largest Δt 0.4 of it.
     """
     t = schedules.time_of_log_snr(schedule, -2 * jnp.log(jnp.asarray(NOISE_TO_SIGNAL)))
     duration = (schedule.sigma(t) / schedules.diffusion_coefficient(schedule, t)) ** 2
@@ -459,7 +515,7 @@ def scales(schedule: schedules.Schedule) -> tuple[Any, Any, Any]:
 
 
 def summary(sizes: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Measured orders, what is left at the finest step, and the residuals themselves."""
+    """Measured orders, the residual at the finest step, and all residuals."""
     falling = [name for name in sizes if name != "wrong"]
     order = {
         name: float(np.log2(sizes[name][MEASURED - 2] / sizes[name][MEASURED - 1]))
@@ -477,9 +533,12 @@ def summary(sizes: dict[str, np.ndarray]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """A path x(t) of VP's probability flow and a fixed point; log p and its rates at both, each (N + 1,).
+    """A path x(t) of VP's probability flow and a fixed point, with log p and its
+    rates at both.
 
-    along, fixed: the rates by the law of the flow. edges, heat: p_t(x) on cells, for the picture.
+    Attributes are (N + 1,) each. `along` and `fixed` are the rates by the
+    formula of the flow. `edges` and `heat` are p_t(x) on cells, for the
+    picture.
     """
 
     ts: np.ndarray
@@ -498,7 +557,9 @@ PATH_TIMES, PATH_STEPS = (0.01, 0.8), 400
 
 
 def along_a_path() -> Path:
-    """Solve a path of the flow by RK4 and take both rates by their laws and by central differences."""
+    """Solve a path of the flow by RK4, and take both rates by formula and by
+    central differences.
+    """
     schedule = schedules.vp_linear()
     target = targets.gaussian_mixture([0.35, 0.65], [[-1.5], [1.0]], [0.25, 0.5])
     flow = sde.probability_flow(schedule, targets.denoiser(target, schedule))
@@ -554,7 +615,7 @@ def differences(values: np.ndarray, ts: np.ndarray) -> np.ndarray:
 
 
 def gap(values: np.ndarray, ts: np.ndarray, rate: np.ndarray) -> float:
-    """Largest distance of the differences from the rate, nats per unit of t."""
+    """Largest distance of the differences from the rate, in nats per unit of t."""
     return float(np.abs(differences(values, ts) - rate[1:-1]).max())
 
 
@@ -562,7 +623,7 @@ def gap(values: np.ndarray, ts: np.ndarray, rate: np.ndarray) -> float:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Three short tables."""
+    """Print three short tables."""
     print(
         f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   "
         "χ² to the solver"
@@ -572,9 +633,13 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         for s in row["snapshots"]:
             solver = "not known" if s["solver_l1"] is None else f"{s['solver_l1']:.1e}"
             floor = f"{s['histogram_l1_floor']:.4f} ± {s['histogram_l1_std']:.4f}"
-            chi_squared = f"{s['chi_squared']:.0f}, expected {s['degrees']} ± {np.sqrt(2 * s['degrees']):.0f}"
+            deviation = np.sqrt(2 * s["degrees"])
+            chi_squared = (
+                f"{s['chi_squared']:.0f}, expected {s['degrees']} ± {deviation:.0f}"
+            )
             print(
-                f"{name:9}{s['t']:9.3g}{solver:>12}{s['histogram_l1']:16.4f}{floor:>26}   {chi_squared}"
+                f"{name:9}{s['t']:9.3g}{solver:>12}{s['histogram_l1']:16.4f}"
+                f"{floor:>26}   {chi_squared}"
             )
         end = (
             f"order {row['solver_order']:.3f}"

@@ -1,4 +1,6 @@
-"""The figures of `fokker_planck`: densities in time, residuals, and rates along a path."""
+"""The figures of `fokker_planck`: densities in time, residuals, and rates along a
+path.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,9 @@ DRAWN_BINS = 44
 
 
 def draw_densities(paths: int, evolutions: dict[str, Any]) -> Any:
-    """Rows processes, columns times: histogram, solved and exact density."""
+    """Draw histogram, solved and exact density, one row per process and one
+    column per time.
+    """
     rows, columns = len(evolutions), max(len(e.times) for e in evolutions.values())
     size = (3.1 * columns, 2.7 * rows + 0.7)
     figure, axes = plt.subplots(
@@ -38,7 +42,7 @@ def draw_densities(paths: int, evolutions: dict[str, Any]) -> Any:
 
 
 def draw_density(axis: Any, evolution: Any, i: int, paths: int) -> None:
-    """One panel: the window holds what exceeds 1/1000 of the maximum."""
+    """Draw one panel. The window holds all that exceeds 1/1000 of the maximum."""
     edges, solved, exact = evolution.edges, evolution.solved[i], evolution.exact[i]
     inside = np.flatnonzero(solved > 1e-3 * solved.max())
     stride = max(1, round(len(inside) / DRAWN_BINS))
@@ -91,7 +95,11 @@ def draw_residuals(
     titles: dict[str, str],
     coarsest: float,
 ) -> Any:
-    """A panel a process: residual against the step, a line a schedule; slope 2, rounding and the reversed sign."""
+    """Draw the residual against the step, one panel per process and one line per
+    schedule.
+
+    Also drawn are the slope 2, rounding and the reversed sign.
+    """
     figure, axes = plt.subplots(
         1, 3, figsize=(14.5, 5.6), sharey=True, layout="constrained"
     )
@@ -152,7 +160,11 @@ def draw_residuals(
 def draw_path(
     path: Any, differences: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Any:
-    """The path over p_t, log p along it and at the fixed point, and their rates with central differences as dots."""
+    """Draw the path over p_t, log p along it and at the fixed point, and their
+    rates.
+
+    Dots are central differences.
+    """
     figure, axes = plt.subplots(
         1,
         3,

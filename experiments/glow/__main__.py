@@ -1,20 +1,30 @@
-"""How many bits does a Glow need for handwritten digits, and what does it draw at lower temperatures?
+"""Into how many bits does a Glow compress digits, and are its samples better at
+lower temperatures?
 
     python -m experiments.glow
     python -m experiments.glow --network dense --out runs/glow_dense
     python -m experiments.glow --dequantisation uniform --out runs/glow_uniform
 
-Trains a multiscale flow of images and, beside it, the dequantiser that spreads each lattice point over its cell, both
-by the same bound on −log P; prints the bound of the test digits, the tighter one that weights several draws by
-importance, and the score of independent histograms. Uniform dequantisation makes a smooth density pay for the edges of
-constant pixels' cells; a learned one does not. Run again on the same OUT it resumes. Figures in OUT:
+Trains a multiscale flow of images and, beside it, the dequantiser that spreads
+each lattice point over its cell, both by the same bound on −log P. Prints the
+bound of the test digits, the tighter one that weights several draws by
+importance, and the score of independent histograms.
 
-- samples.png: test digits, and samples at temperatures 0.5, 0.7 and 1, the standard deviation of the latents;
-- interpolation.png: between pairs of test digits along great circles of the latents of each level;
+Uniform dequantisation makes a smooth density pay for the edges of constant
+pixels' cells. A learned one does not. A run on the same OUT resumes. Figures
+in OUT:
+
+- samples.png: test digits, and samples at temperatures 0.5, 0.7 and 1, the
+  standard deviation of the latents.
+- interpolation.png: between pairs of test digits along great circles of the
+  latents of each scale.
 - loss.png: the bound of the training batches.
 
-Hardware and time: 90 s on 2 busy CPU cores, 15 to 20 training steps a second at batch 128. Expect a test bound of 2.13
-bits/dim, 2.05 weighted over 16 draws, where the histograms have 2.42; 2.18 and 2.09 by uniform dequantisation. With
+Hardware and time: 90 s on 2 busy CPU cores, 15 to 20 training steps per second
+at batch 128.
+
+Expect a test bound of 2.13 bits/dim, 2.05 weighted over 16 draws, where the
+histograms have 2.42. By uniform dequantisation the two are 2.18 and 2.09. With
 --replaced 0 --steps 1000 training images reach 1.84, test images 2.39 ± 0.05.
 """
 
@@ -41,29 +51,37 @@ ROWS, FRAMES = 8, 9
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Optimisation):
-    """Train a Glow with its dequantiser, bound its code length, sample and interpolate."""
+    """Train a Glow with its dequantiser, bound its code length and draw samples."""
 
     out: pathlib.Path = pathlib.Path("runs/glow")
-    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
+    same folder resumes.
+    """
     data: str = "digits"
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
-    """Test examples, at least 2, taken from the data at random (at most a quarter of a file)."""
+    """Test examples, at least 2, taken from the data at random (at most a quarter
+    of a file).
+    """
     network: Literal["convolutional", "dense"] = "convolutional"
-    """Conditioner of the couplings: 3 × 3 convolutions, or dense layers over all that stays."""
+    """Network of the coupling layers: 3 × 3 convolutions, or dense layers over
+    all unchanged entries.
+    """
     levels: int = 2
-    """Levels, each of half the sides of the one before."""
+    """Scales, each of half the sides of the one before."""
     flow_steps: int = 8
-    """Steps a level: actnorm, 1 × 1 convolution, coupling."""
+    """Steps per scale: actnorm, 1 × 1 convolution, coupling."""
     width: int = 64
     """Features of the conditioners."""
     dequantisation: Literal["variational", "uniform"] = "variational"
-    """A learned law of the noise within a cell, or the uniform one."""
+    """A learned distribution of the noise within a cell, or the uniform one."""
     dequantiser_layers: int = 4
-    """Coupling layers of the learned law, an even number."""
+    """Coupling layers of the learned distribution, an even number."""
     replaced: float = 0.01
-    """Share of the pixels of training images that a random level replaces, so that other values of a pixel which is
-    constant in training keep some probability; scores are of images as they are."""
+    """Share of the pixels of training images that a random level replaces. Other
+    values of a pixel which is constant in training then keep some probability.
+    Scores are of unchanged images.
+    """
     steps: int = 800
     """Training steps."""
     batch_size: int = 128
@@ -92,7 +110,11 @@ _FIELDS = (
 
 
 def init(config: Config, data: datasets.Dataset, key: jax.Array) -> dict[str, Any]:
-    """The flow, its actnorms set by dequantised training data, and the dequantiser: None for the uniform one."""
+    """Make the flow, its actnorms initialised from dequantised training data, and
+    the dequantiser.
+
+    The dequantiser is None for the uniform one.
+    """
     key_flow, key_dequantiser, key_noise = jax.random.split(key, 3)
     flow = flows.glow(
         key_flow,
@@ -129,7 +151,11 @@ def code_length(
 def train(
     config: Config, data: datasets.Dataset, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step), resuming from the checkpoints in `out`."""
+    """Train flow and dequantiser, resuming from the checkpoints in `out`.
+
+    Returns:
+      (averaged parameters, loss of every step).
+    """
 
     def loss(params, key, batch):
         key_replaced, key_noise = jax.random.split(key)
@@ -156,8 +182,13 @@ def score(
     examples: np.ndarray,
     label: str,
 ) -> dict[str, float]:
-    """Mean bits/dim of the bound and of the importance-weighted one of `draws` draws, with standard errors over
-    examples, of which there are at least 2. Raises FloatingPointError where one is not finite.
+    """Mean bits/dim of the bound and of the importance-weighted one of `draws`
+    draws.
+
+    Both have standard errors over the examples, of which there are at least 2.
+
+    Raises:
+      FloatingPointError: If a bound is not finite.
     """
 
     def one(params, key, x):
@@ -201,7 +232,7 @@ def draw_samples(config: Config, flow: Any) -> dict[float, np.ndarray]:
 
 
 def interpolations(flow: Any, test: np.ndarray) -> np.ndarray:
-    """Frames between the first test examples, by pairs: (rows, FRAMES, H, W, C)."""
+    """Frames between pairs of the first test examples, (rows, FRAMES, H, W, C)."""
     rows = min(ROWS, len(test) // 2)
     between = jax.jit(
         jax.vmap(lambda a, b: flows.interpolate(flow, a, b, jnp.linspace(0, 1, FRAMES)))
@@ -215,7 +246,7 @@ def interpolations(flow: Any, test: np.ndarray) -> np.ndarray:
 def sample_figure(
     data: datasets.Dataset, drawn: dict[float, np.ndarray], distances: dict[str, float]
 ) -> Any:
-    """Test images beside samples at each temperature."""
+    """Draw test images beside samples at each temperature."""
     limits = (float(data.levels[0]), float(data.levels[-1]))  # type: ignore
     figure, axes = plt.subplots(
         1, 1 + len(drawn), figsize=(3.4 * (1 + len(drawn)), 3.9)
@@ -233,7 +264,7 @@ def sample_figure(
 
 
 def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
-    """A row a pair of test images, which are its first and last frames."""
+    """Draw one row per pair of test images, which are its first and last frames."""
     limits = (float(data.levels[0]), float(data.levels[-1]))  # type: ignore
     rows, columns = frames.shape[:2]
     figure, axis = plt.subplots(figsize=(0.6 * columns + 0.8, 0.6 * rows + 0.8))
@@ -258,7 +289,7 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
 
 
 def check(config: Config) -> datasets.Dataset:
-    """The data; flags that cannot be are refused before any work."""
+    """Open the data. Raises ValueError for flags that are not usable."""
     training.check_optimisation(config)
     for name in ("held_out", "levels", "flow_steps", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
@@ -290,7 +321,11 @@ def check(config: Config) -> datasets.Dataset:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, bound, sample, interpolate and draw; the metrics, which are also in OUT/metrics.json."""
+    """Train, bound, sample, interpolate and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     data = check(config)
     out = files.open_folder(config)
     print(
@@ -330,13 +365,18 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def print_results(config: Config, results: dict[str, Any]) -> None:
-    """Bits/dim of the bounds beside the histograms', and Fréchet distances by temperature."""
+    """Print bits/dim of the bounds beside the histograms', and Fréchet distances
+    by temperature.
+    """
     for name in ("test", "train"):
         row = results[name]
-        print(f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± {row['bits_per_dim_standard_error']:.4f}; "
-              f"weighted over {config.draws} draws "
-              f"{row['bits_per_dim_importance_weighted']:.4f} "
-              f"± {row['bits_per_dim_importance_weighted_standard_error']:.4f}")  # fmt: skip
+        print(
+            f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± "
+            f"{row['bits_per_dim_standard_error']:.4f}; "
+            f"weighted over {config.draws} draws "
+            f"{row['bits_per_dim_importance_weighted']:.4f} "
+            f"± {row['bits_per_dim_importance_weighted_standard_error']:.4f}"
+        )
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for temperature, distance in results["frechet_distance"].items():
         print(

@@ -1,22 +1,33 @@
-"""What does guidance sample: on laws known exactly, and on digits as an independent classifier reads them?
+"""Which distribution does guidance sample, exactly and on digits as an
+independent classifier reads them?
 
     python -m experiments.guidance [--scales 0 1 2 4 8] [--out DIR] [--seed N]
-    python -m experiments.guidance --data images.npz      (images or vectors x, integer labels y)
+    python -m experiments.guidance --data images.npz      (arrays x, integer labels y)
 
-Exact part (laws.png): the guided flow and SDE of two Gaussians and of a two-class mixture beside the tilted density
-p(y|x)^γ p(x), of whose guided score they are made: for γ > 1 neither samples it.
+Exact part (laws.png): the guided flow and SDE of two Gaussians and of a
+two-class mixture beside the tilted density p(y|x)^γ p(x), whose guided score
+they follow. For γ > 1 neither samples it.
 
-Data part: trains a class-conditional denoiser whose condition is dropped at random, a weaker one of the same kind and a
-classifier of noisy inputs; draws every class by classifier-free and by classifier guidance at several scales, and by
-the other kinds of guidance at one. A support vector machine fitted to clean examples says how often a sample is taken
-for its class (accuracy.png, samples.png, variants.png); beside that stands the Fréchet distance to the test set, to
-which as many training examples have "train". Run again on the same OUT it resumes.
+Data part: trains a class-conditional denoiser whose condition is dropped at
+random, a weaker one of the same kind and a classifier of noisy inputs. Draws
+every class by classifier-free and by classifier guidance at several scales,
+and by the other kinds of guidance at one.
 
-Hardware and time: about 4 minutes on 2 CPU cores, 90 seconds of them training the denoiser. Expect variances of the
-guided Gaussian at γ = 2 near 1/16 (flow) and 7/64 (SDE) where the tilted density has 1/7; on digits at least 97 % of
-the classifier-free samples of scale 2 recognised, about 95 % at scale 1, and a Fréchet distance that is least there,
-1.1, and 4.8 at scale 4, which CFG++ and a limited interval bring down to 2 and 3. The classifier of noisy inputs, which
-is no exact one, wants scale 4 for 99 %.
+A support vector machine fitted to clean examples says how often a sample is
+recognised as its class (accuracy.png, samples.png, variants.png). Beside that
+stands the Fréchet distance to the test set, where "train" is that of as many
+training examples. A run on the same OUT resumes.
+
+Hardware and time: about 4 minutes on 2 CPU cores, 90 seconds of them training
+the denoiser.
+
+Expect variances of the guided Gaussian at γ = 2 near 1/16 (flow) and 7/64
+(SDE) where the tilted density has 1/7. On digits at least 97 % of the
+classifier-free samples of scale 2 are recognised, about 95 % at scale 1. The
+Fréchet distance is least there, 1.1. At scale 4 it is 4.8, which CFG++ and a
+limited interval reduce to 2 and 3.
+
+The classifier of noisy inputs is not exact, and needs scale 4 for 99 %.
 """
 
 import dataclasses
@@ -48,7 +59,9 @@ VARIANTS = (
     "cfg_plus_plus",
     "ddim",
 )
-"""Beside plain classifier-free guidance; ddim is that with the solver of CFG++."""
+"""Kinds beside plain classifier-free guidance. ddim is the plain one with the
+solver of CFG++.
+"""
 
 RESCALE, QUANTILE, CFG_PLUS_PLUS = 0.7, 0.95, 0.6
 """φ of the rescaled variant, quantile of the dynamic threshold, λ of CFG++."""
@@ -59,13 +72,19 @@ class Config(training.Training):
     """Guide towards classes, exactly and on data."""
 
     out: pathlib.Path = pathlib.Path("runs/guidance")
-    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
+    same folder resumes.
+    """
     data: str = "digits"
-    """"digits", or the path of an .npz file with examples x (N, ...) and integer labels y (N,)."""
+    """"digits", or the path of an .npz file with examples x (N, ...) and integer
+    labels y (N,).
+    """
     steps: int = 800
     """Training steps."""
     drop: float = 0.15
-    """Probability that a training example's label is dropped, from which the unconditional denoiser is learnt."""
+    """Probability that a training example's label is dropped, from which the
+    unconditional denoiser is learnt.
+    """
     classifier_steps: int = 1500
     """Training steps of the classifier of noisy inputs."""
     weak_width: int = 48
@@ -80,13 +99,17 @@ class Config(training.Training):
     )
     """Guidances that are drawn at every scale."""
     scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
-    """Guidance scales γ on data: (1 − γ) D_u + γ D_c; 0 is unguided, 1 conditional. The exact part has its own."""
+    """Guidance scales γ on data: (1 − γ) D_u + γ D_c. 0 is unguided, 1
+    conditional. The exact part has a list that is fixed.
+    """
     samples: int = 500
     """Samples at each scale, the classes in turn."""
     labels: tuple[int, ...] = ()
-    """Classes to draw; none given: all."""
+    """Classes to draw. Default: all."""
     sampling_steps: int = 24
-    """Steps of unipc(3), uniform in log-SNR, before the last to noise 0; one evaluation each."""
+    """Steps of unipc(3), uniform in log-SNR, before the last to noise 0, each of
+    one evaluation.
+    """
     variants: tuple[
         Literal[
             "limited",
@@ -103,11 +126,13 @@ class Config(training.Training):
     variant_scale: float = 4.0
     """Scale γ of the variants."""
     interval: tuple[float, float] = (0.1, 0.4)
-    """Times between which the limited variant guides; 0.1 has σ/α = 0.34 and 0.4 has 2.2."""
+    """Times between which the limited variant guides. 0.1 has σ/α = 0.34 and 0.4
+    has 2.2.
+    """
     exact: bool = True
-    """Whether to run the part on exact laws."""
+    """Whether to run the part on exact distributions."""
     exact_samples: int = 20_000
-    """Samples of each exact law, 2048 or more."""
+    """Samples of each exact distribution, 2048 or more."""
     chunk: int = 250
     """Examples at a time in sampling."""
 
@@ -120,9 +145,11 @@ _FIELDS = ("data", "drop", "classifier_steps", "weak_width", "weak_depth", "weak
 
 
 class Networks(NamedTuple):
-    """All that guides: D(x, t) unconditionally and D(x, t, label), a weaker one, log p(label | x_t), the null label.
+    """The networks that guide.
 
-    What no guidance that was asked for needs is None.
+    They are D(x, t) unconditionally and D(x, t, label), a weaker pair, log
+    p(label | x_t), and the null label. A network that no selected guidance
+    needs is None.
     """
 
     denoiser: Any
@@ -132,7 +159,9 @@ class Networks(NamedTuple):
 
 
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
-    """The class-conditional model that the flags ask for, on the linear VP schedule."""
+    """Make the class-conditional model that the flags select, on the linear VP
+    schedule.
+    """
     floor = 0.01 if data.levels is None else data.spacing / 6
     module = training.make_module(config, data, data.classes)
     return DenoiserModel(
@@ -146,7 +175,10 @@ def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
 def conditional_loss(
     model: DenoiserModel, drop: float, dropout: bool, params: Any, key: Any, batch: Any
 ) -> Any:
-    """The denoising loss of a batch (x_0, labels), each label dropped with probability `drop`. Ho & Salimans 2021."""
+    """The denoising loss of a batch (x_0, labels) (Ho & Salimans 2021).
+
+    Each label is dropped with probability `drop`.
+    """
     x0, labels = batch
     key_drop, key_loss = jax.random.split(key)
     null = jnp.asarray(model.data.classes, labels.dtype)
@@ -167,7 +199,11 @@ def conditional_loss(
 def train(
     config: Config, model: DenoiserModel, out: pathlib.Path
 ) -> tuple[Networks, np.ndarray]:
-    """The trained networks, and the denoiser's loss of every step; resumes from the checkpoints in `out`."""
+    """Train the networks, resuming from the checkpoints in `out`.
+
+    Returns:
+      (networks, the denoiser's loss of every step).
+    """
     data, null = model.data, jnp.asarray(model.data.classes, jnp.int32)
     arrays = (data.train, data.train_labels)
 
@@ -237,7 +273,7 @@ class Sampler(NamedTuple):
 def samplers(
     config: Config, model: DenoiserModel, networks: Networks
 ) -> dict[str, Callable[[float], Sampler]]:
-    """Of each kind of guidance scale -> Sampler."""
+    """A function scale -> Sampler for each kind of guidance."""
     schedule, (denoiser, weak, log_prob_y, null) = model.schedule, networks
     grid = dj.grids.to_zero(dj.grids.log_snr(schedule, config.sampling_steps))
 
@@ -286,27 +322,43 @@ def _range(data: datasets.Dataset) -> tuple[float, float]:
 def draw(
     config: Config, model: DenoiserModel, sampler: Sampler, labels: np.ndarray
 ) -> np.ndarray:
-    """One sample a label, (N, *shape): of every kind and scale from the same starts."""
+    """One sample per label, (N, *shape), every kind and scale from the same
+    starts.
+    """
     return np.asarray(
         dj.sample_many(
-            jax.random.key(config.seed + 1), len(labels), sampler.denoiser, model.schedule, solver=sampler.solver,
-            grid=sampler.grid, shape=model.data.shape, condition=jnp.asarray(labels, jnp.int32), chunk=config.chunk,
+            jax.random.key(config.seed + 1),
+            len(labels),
+            sampler.denoiser,
+            model.schedule,
+            solver=sampler.solver,
+            grid=sampler.grid,
+            shape=model.data.shape,
+            condition=jnp.asarray(labels, jnp.int32),
+            chunk=config.chunk,
         )
-    )  # fmt: skip
+    )
 
 
 # --------------------------------------------------------------------- numbers
 
 
 class Judges(NamedTuple):
-    """train: fitted to the training set, tested on the test set. held_out: the other way round."""
+    """Two classifiers of samples.
+
+    Attributes:
+      train: Fitted to the training set, tested on the test set.
+      held_out: The other way round.
+    """
 
     train: classifiers.Judge
     held_out: classifiers.Judge
 
 
 def make_judges(data: datasets.Dataset) -> Judges:
-    """Two support vector machines, of which the second saw no example that a network was trained on."""
+    """Two support vector machines. The second saw no example that a network was
+    trained on.
+    """
     train, test = (data.train, data.train_labels), (data.test, data.test_labels)
     return Judges(
         classifiers.make_judge(train, test), classifiers.make_judge(test, train)
@@ -316,7 +368,13 @@ def make_judges(data: datasets.Dataset) -> Judges:
 def measure(
     judges: Judges, data: datasets.Dataset, xs: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Share recognised, its standard error, that by the other judge, Fréchet distance to the test set, range."""
+    """Measure samples: how many are recognised, and how far they are from the
+    test set.
+
+    Returns:
+      Share recognised and its standard error, that by the other judge, Fréchet
+        distance, range.
+    """
     recognised = judges.train.recognised(xs, labels)
     smoothed = (recognised.sum() + 1) / (
         len(xs) + 2
@@ -335,7 +393,12 @@ def measure(
 def compare(
     config: Config, model: DenoiserModel, networks: Networks, judges: Judges
 ) -> tuple[list[dict], dict, np.ndarray]:
-    """(rows, samples by (kind, scale), labels): both guidances at every scale, every variant at its scale."""
+    """Draw and measure both guidances at every scale, and every variant at its
+    scale.
+
+    Returns:
+      (rows, samples by (kind, scale), labels).
+    """
     data, makers = model.data, samplers(config, model, networks)
     classes = config.labels or tuple(range(data.classes))
     labels = np.resize(np.array(classes), config.samples)
@@ -363,7 +426,9 @@ def compare(
 def references(
     config: Config, data: datasets.Dataset, judges: Judges
 ) -> dict[str, Any]:
-    """What real examples get: the judges' test accuracies, and the distance of as many training examples."""
+    """Results for real examples: the judges' test accuracies, and the distance of
+    training examples.
+    """
     few = np.random.default_rng(config.seed).permutation(len(data.train))[
         : config.samples
     ]
@@ -377,9 +442,10 @@ def references(
 
 
 def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
-    """The table of all kinds and scales."""
+    """Print the table of all kinds and scales."""
     print(
-        f"\n{'guidance':20}{'scale':>6}{'recognised':>18}{'held-out judge':>16}{'Fréchet':>9}{'max |x|':>9}"
+        f"\n{'guidance':20}{'scale':>6}{'recognised':>18}{'held-out judge':>16}"
+        f"{'Fréchet':>9}{'max |x|':>9}"
     )
     for row in rows:
         scale = (
@@ -387,9 +453,13 @@ def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
             if row["kind"] == "cfg_plus_plus"
             else f"{row['scale']:g}"
         )
-        accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_standard_error']:.1f} %"
+        accuracy, error = (
+            100 * row[name] for name in ("accuracy", "accuracy_standard_error")
+        )
+        accuracy = f"{accuracy:.1f} ± {error:.1f} %"
         print(
-            f"{row['kind']:20}{scale:>6}{accuracy:>18}{100 * row['accuracy_by_held_out_judge']:14.1f} %"
+            f"{row['kind']:20}{scale:>6}{accuracy:>18}"
+            f"{100 * row['accuracy_by_held_out_judge']:14.1f} %"
             f"{row['frechet_distance']:9.2f}{row['greatest_value']:9.2f}"
         )
     print(
@@ -403,7 +473,7 @@ def print_rows(rows: list[dict], real: dict[str, Any]) -> None:
 
 
 def check(config: Config) -> None:
-    """Refuse flags that cannot be, before any work."""
+    """Raise ValueError for flags that are not usable."""
     training.check(config)
     for name in (
         "classifier_steps",
@@ -426,7 +496,11 @@ def check(config: Config) -> None:
 
 
 def check_against(config: Config, model: DenoiserModel) -> None:
-    """Refuse labels that are no classes of the data, sets of one class, and an interval outside of the schedule."""
+    """Raise ValueError for flags that do not fit the data or the schedule.
+
+    These are labels that are no classes of the data, sets of one class, and an
+    interval outside of the schedule.
+    """
     for label in config.labels:
         dj.checks.integer("labels", label, 0, model.data.classes - 1)
     for part, count in (
@@ -444,7 +518,11 @@ def check_against(config: Config, model: DenoiserModel) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Both parts; the metrics, which are also in OUT/metrics.json."""
+    """Run both parts.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     began = time.perf_counter()
     check(config)
     data = datasets.open_dataset(

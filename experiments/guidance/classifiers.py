@@ -1,4 +1,6 @@
-"""Classifiers of labelled data: one of noisy inputs, whose gradient guides, and ones that judge samples."""
+"""Classifiers of labelled data: one of noisy inputs, whose gradient guides, and
+two that judge samples.
+"""
 
 import dataclasses
 from typing import Any
@@ -15,7 +17,10 @@ from experiments.shared import datasets
 
 
 class Classifier(nn.Module):
-    """Logits (classes,) of one noisy example x at c_noise t, by an MLP that the time shifts and scales."""
+    """Logits (classes,) of one noisy example x at c_noise t.
+
+    An MLP whose features the time shifts and scales.
+    """
 
     classes: int
     width: int = 256
@@ -37,18 +42,23 @@ class Classifier(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class NoisyClassifier:
-    """p(y | x_t) at every noise level: softmax of a network of (c_in x, −log SNR/8), inputs of unit variance."""
+    """p(y | x_t) at every noise level: the softmax of a network.
+
+    The network's inputs are c_in x, of unit variance, and −log SNR/8.
+    """
 
     data: datasets.Dataset
     schedule: Any
     module: Classifier
 
     def init(self, key):
-        """Parameters."""
+        """Initial parameters."""
         return jax.jit(self.module.init)(key, jnp.zeros(self.data.shape), jnp.zeros(()))
 
     def logits(self, params, x, t, key=None):
-        """log p(y | x_t = x) of all classes up to a constant, (classes,); a key turns dropout on."""
+        """log p(y | x_t = x) of all classes up to a constant, (classes,). A key
+        turns dropout on.
+        """
         c_in, c_noise = predictions.input_scalings(self.schedule, t, self.data.spread)
         extra = {} if key is None else {"train": True, "rngs": {"dropout": key}}
         return self.module.apply(params, c_in * x, c_noise, **extra)
@@ -58,7 +68,9 @@ class NoisyClassifier:
         return jax.nn.log_softmax(self.logits(params, x, t))[label]
 
     def loss(self, params, key, batch):
-        """−log p(y | x_t) in nats over a batch (x_0, y), at times uniform in log-SNR."""
+        """−log p(y | x_t) in nats over a batch (x_0, y), at times uniform in
+        log-SNR.
+        """
         x0, labels = batch
         key_time, key_noise, key_net = jax.random.split(key, 3)
         t = losses.sample_times(key_time, len(x0), self.schedule, "log_snr")
@@ -75,23 +87,26 @@ class NoisyClassifier:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A support vector machine on clean examples: another kind of classifier than any that guides.
+    """A support vector machine on clean examples, another kind of classifier than
+    any that guides.
 
-    accuracy: on examples that it was not fitted to.
+    Its `accuracy` is on examples that it was not fitted to.
     """
 
     machine: SVC
     accuracy: float
 
     def recognised(self, xs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether each example of xs (N, *shape) is taken for its label, (N,)."""
+        """Whether each example of xs (N, *shape) is recognised as its label,
+        (N,).
+        """
         return self.machine.predict(xs.reshape(len(xs), -1)) == labels
 
 
 def make_judge(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> Judge:
-    """The judge that is fitted to `train`, examples and labels, and tested on `test`."""
+    """Fit a judge to `train`, examples and labels, and test it on `test`."""
     machine = SVC(C=10.0, gamma="scale").fit(
         train[0].reshape(len(train[0]), -1), train[1]
     )

@@ -1,8 +1,10 @@
-"""What guidance samples where every density is known: two pairs of laws in one dimension. Part of `guidance`.
+"""Guidance where every density is known: two pairs of distributions in one
+dimension.
 
-At each noise level the guided score is that of p_u^{1−γ} p_c^γ, which at noise 0 is the tilted density p(y|x)^γ p(x) up
-to a constant; those densities are not one law under growing noise, and what the flow or the SDE draws is neither of
-them at γ > 1.
+At each noise level the guided score is that of p_u^{1−γ} p_c^γ. At noise 0
+this is the tilted density p(y|x)^γ p(x) up to a constant. Those densities are
+not one distribution under growing noise, and for γ > 1 neither the flow nor
+the SDE samples any of them.
 """
 
 import functools
@@ -20,25 +22,29 @@ from experiments.shared.figures import save_figure
 
 SCALES = (1.0, 2.0, 4.0)
 WIDE, NARROW, MEAN = 1.0, 0.25, 1.0
-"""Variances S² and s² of the unconditional N(0, S²) and of the conditional N(m, s²), and m."""
+"""Variances S² and s² of the unconditional N(0, S²) and the conditional N(m, s²),
+and m.
+"""
 
 SCHEDULE = dj.schedules.edm(sigma_min=1e-3, sigma_max=200.0)
 STEPS = 200
 COMPARED = 2048
-"""Samples of each set between which energy distances are taken; further sets of exact samples: SETS."""
+"""Samples in each set that energy distances compare."""
 SETS = 5
 POINTS = np.linspace(-4.0, 5.0, 3001)
 
 
 class Pair(NamedTuple):
-    """A class's law p_c = p(x | y) and the law of all, p_u."""
+    """The distribution of a class, p_c = p(x | y), and that of all classes, p_u."""
 
     conditional: targets.Mixture
     unconditional: targets.Mixture
 
 
 def gaussians() -> Pair:
-    """N(m, s²) and N(0, S²): the flow's, the SDE's and the tilted variance in closed form."""
+    """N(m, s²) and N(0, S²), where the variances of flow, SDE and tilted density
+    have closed forms.
+    """
     return Pair(
         targets.gaussian([MEAN], np.sqrt(NARROW)),
         targets.gaussian([0.0], np.sqrt(WIDE)),
@@ -46,7 +52,9 @@ def gaussians() -> Pair:
 
 
 def two_classes() -> Pair:
-    """A class of two modes, one of which it shares with the other class, and both classes, half and half."""
+    """A class of two modes, one of which it shares with the other class, and both
+    classes equally.
+    """
     weights, means, stds = (
         np.array([0.5, 0.5]),
         np.array([[-1.2], [1.2]]),
@@ -65,7 +73,11 @@ PAIRS = {"Gaussians": gaussians, "two classes": two_classes}
 
 
 class GuidedDensities(NamedTuple):
-    """At one scale: samples (n,) of flow and SDE; densities at POINTS of flow, tilted law and conditional."""
+    """Samples and densities at one scale.
+
+    Samples (n,) are of flow and SDE. Densities at POINTS are of the flow, the
+    tilted distribution and the conditional one.
+    """
 
     flow: np.ndarray
     sde: np.ndarray
@@ -75,9 +87,11 @@ class GuidedDensities(NamedTuple):
 
 
 def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDensities:
-    """Samples by `heun` and `stochastic_heun` on the exact guided denoiser, beside densities by quadrature.
+    """Samples by `heun` and `stochastic_heun` on the exact guided denoiser, and
+    densities by quadrature.
 
-    The flow's own density is by the instantaneous change of variables, `dj.log_prob`.
+    The flow's density follows from the instantaneous change of variables,
+    `dj.log_prob`.
     """
     exact = (targets.denoiser(distribution, SCHEDULE) for distribution in pair)
     denoiser = guidance.classifier_free(
@@ -132,9 +146,10 @@ def constant(scale: Any, t: Any) -> Any:
 
 
 def closed_forms(scale: float) -> dict[str, float]:
-    """Variances of the Gaussian pair on σ(t) = t from σ → ∞: of the flow, the reverse SDE and the tilted density.
+    """Variances of the Gaussian pair on σ(t) = t from σ → ∞.
 
-    S^{2(1−γ)} s^{2γ}; ∫₀^∞ (1 + u/S²)^{−2(1−γ)} (1 + u/s²)^{−2γ} du; 1/((1 − γ)/S² + γ/s²).
+    flow              S^{2(1−γ)} s^{2γ} reverse SDE       ∫₀^∞ (1 +
+    u/S²)^{−2(1−γ)} (1 + u/s²)^{−2γ} du tilted density    1/((1 − γ)/S² + γ/s²)
     """
     u = np.concatenate([[0.0], np.geomspace(1e-9, 1e9, 400_001)])
     decay = np.exp(
@@ -158,9 +173,11 @@ def draw_from(density: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 def measure(
     pair_name: str, scale: float, distributions: GuidedDensities, seed: int
 ) -> dict[str, Any]:
-    """Means, variances and energy distances² of flow and SDE to the tilted law and the conditional, and their floor.
+    """Means, variances and squared energy distances of flow and SDE.
 
-    The floor is the greatest distance of SETS sets of exact samples to another one.
+    Distances are to the tilted distribution and to the conditional one. The
+    floor is the greatest distance of SETS sets of exact samples to another
+    one.
     """
     rng = np.random.default_rng(seed)
     exact, *others = (
@@ -202,7 +219,11 @@ def measure(
 
 
 def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
-    """Simulate both pairs at every scale, print the tables, write laws.png; the numbers by pair."""
+    """Simulate both pairs at every scale, print the tables and write the figure.
+
+    Returns:
+      The numbers by pair.
+    """
     results: dict[str, list] = {name: [] for name in PAIRS}
     drawn: dict[str, list] = {name: [] for name in PAIRS}
     with cli.progress(len(PAIRS) * len(SCALES), label="exact laws", unit="law") as bar:
@@ -219,7 +240,9 @@ def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Variances of the Gaussian pair beside the closed forms, and distances of the two classes."""
+    """Print variances of the Gaussian pair beside the closed forms, and distances
+    of the two classes.
+    """
     print(
         "\nvariance of N(m, ¼) guided against N(0, 1): measured ± standard error "
         "(closed form)"
@@ -255,7 +278,7 @@ def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def draw(drawn: dict[str, list[GuidedDensities]]) -> Any:
-    """Rows pairs, columns scales: the flow's histogram and density, the SDE's histogram, tilted law, conditional."""
+    """Draw histograms and densities, one row per pair and one column per scale."""
     figure, axes = plt.subplots(
         len(drawn), len(SCALES), figsize=(13.5, 6.6), sharex=True, layout="constrained"
     )

@@ -1,4 +1,6 @@
-"""The figures of `guidance`: accuracy and distance against scale, samples per class and scale, and per variant."""
+"""The figures of `guidance`: accuracy and distance against scale, samples per
+class and scale.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +22,9 @@ COLOURS = {"classifier_free": "#1f4e79", "classifier": "#c05020"}
 
 
 def draw(data, rows, drawn, labels, real, out):
-    """accuracy.png of all rows; samples.png and variants.png where the examples are images."""
+    """Draw accuracy.png, and where the examples are images samples.png and
+    variants.png.
+    """
     save_figure(draw_scores(rows, real), out / "accuracy.png")
     if not data.is_image:
         return
@@ -29,9 +33,12 @@ def draw(data, rows, drawn, labels, real, out):
     kinds = [kind for kind in COLOURS if any(key[0] == kind for key in drawn)]
     scales = sorted({scale for kind, scale in drawn if kind in kinds})
     figure, axes = plt.subplots(
-        1, len(kinds), figsize=(0.55 * len(classes) * len(kinds) + 1.6, 0.57 * len(scales) + 1.3), squeeze=False,
+        1,
+        len(kinds),
+        figsize=(0.55 * len(classes) * len(kinds) + 1.6, 0.57 * len(scales) + 1.3),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     for axis, kind in zip(axes[0], kinds, strict=True):
         sets = {f"{scale:g}": xs for (k, scale), xs in drawn.items() if k == kind}
         mosaic(axis, sets, labels, classes, limits)
@@ -63,7 +70,9 @@ def draw(data, rows, drawn, labels, real, out):
 
 
 def mosaic(axis, sets, labels, classes, limits):
-    """Rows sets, columns classes: the first sample of each class, with ticks that name both."""
+    """Draw the first sample of each class, one row per set and one column per
+    class.
+    """
     first = [int(np.argmax(labels == c)) for c in classes]
     images = np.concatenate([xs[first] for xs in sets.values()])
     image_grid(axis, images, len(classes), limits)
@@ -80,18 +89,31 @@ def mosaic(axis, sets, labels, classes, limits):
 
 
 def draw_scores(rows, real):
-    """Share recognised and Fréchet distance against the scale, the latter of each variant too; real examples dotted."""
+    """Draw the share recognised and the Fréchet distance against the scale.
+
+    The distance of each variant is drawn too. Dotted lines are real examples.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(12.5, 4.4), layout="constrained")
     panels = (
         (
-            axes[0], "accuracy", "recognised as the class asked for (%)", 100.0, real["judge_test_accuracy"],
-            "test set", "recognised by an independent classifier",
+            axes[0],
+            "accuracy",
+            "recognised as the class asked for (%)",
+            100.0,
+            real["judge_test_accuracy"],
+            "test set",
+            "recognised by an independent classifier",
         ),
         (
-            axes[1], "frechet_distance", "Fréchet distance to the test set (data units²)", 1.0,
-            real["frechet_distance_train"], "as many training examples", "distance to the test set",
+            axes[1],
+            "frechet_distance",
+            "Fréchet distance to the test set (data units²)",
+            1.0,
+            real["frechet_distance_train"],
+            "as many training examples",
+            "distance to the test set",
         ),
-    )  # fmt: skip
+    )
     for axis, name, measure, unit, reference, who, title in panels:
         for kind, colour in COLOURS.items():
             shown = sorted(
@@ -104,9 +126,15 @@ def draw_scores(rows, real):
                 else None
             )
             axis.errorbar(
-                [row["scale"] for row in shown], [unit * row[name] for row in shown], error, marker="o", ms=5, capsize=3,
-                color=colour, label=TITLES[kind],
-            )  # fmt: skip
+                [row["scale"] for row in shown],
+                [unit * row[name] for row in shown],
+                error,
+                marker="o",
+                ms=5,
+                capsize=3,
+                color=colour,
+                label=TITLES[kind],
+            )
         axis.axhline(
             unit * reference, color="black", lw=0.8, ls=":", label=f"real: {who}"
         )

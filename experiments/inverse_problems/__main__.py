@@ -1,22 +1,33 @@
-"""Which posterior sampler is right on inverse problems: exact posteriors first, then digits half hidden or downsampled?
+"""Which posterior sampler is right on exact posteriors, and on digits half hidden
+or downsampled?
 
-    python -m experiments.inverse_problems [--model runs/score_sde] [--images 24] [--out DIR] [--seed N]
+    python -m experiments.inverse_problems [--model runs/score_sde] [--images 24]
 
-Exact part (posteriors.png): a correlated Gaussian and two moons, one coordinate observed with noise. The exact
-posterior's own denoiser, ΠGDM, DPS by its likelihood and by its paper's steps, replacement and RePaint, each beside
-exact samples of the posterior: mean, covariance and energy distance².
+Exact part (posteriors.png): a correlated Gaussian and two moons, one
+coordinate observed with noise. The exact posterior's denoiser, ΠGDM, DPS by
+its likelihood and by its paper's steps, replacement and RePaint are compared
+with exact samples of the posterior: mean, covariance and squared energy
+distance.
 
-Digits part: the denoiser of a run of `score_sde`, which is trained here where the folder has none. Test images with
-their lower half hidden (inpainting.png) and averaged over 2 × 2 pixels (downsampling.png), both with noise τ, are drawn
-several times by each method. Of an exact posterior sampler the measurement residual ‖y − A x‖ is √D τ in root mean
-square for the truth, and the error of a sample √2 times the spread of the samples; a method that ends in y has residual
-0. The prior that knows only the training images, whose posterior is exact, stands beside them.
+Digits part: the denoiser of a run of `score_sde`, which is trained here where
+the folder has none. Test images with their lower half hidden (inpainting.png)
+or averaged over 2 × 2 pixels (downsampling.png), both with noise τ, are drawn
+several times by each method.
 
-Hardware and time: about 2 minutes on 2 CPU cores, and the training of `score_sde`, about 2, where there is none. Expect
-in the exact part the exact denoiser at the floor and ΠGDM next; DPS by its likelihood far too narrow in x_1, and too
-far in x_2; replacement's x_2 on the Gaussian told too little by y, 0.75 for a mean of 1.15. On digits errors of 0.65 in
-a hidden half and 0.45 of 2 × 2 means, 1.0 to 1.2 times √2 the spread, where the training images alone are sure and
-wrong: 6.8 times.
+For an exact posterior sampler the measurement residual ‖y − A x‖ is √D τ in
+root mean square for the truth, and the error of a sample √2 times the spread
+of the samples. A method that ends in y has residual 0. Beside them stands the
+prior of the training images alone, whose posterior is exact.
+
+Hardware and time: about 2 minutes on 2 CPU cores, and the training of
+`score_sde`, about 2, where there is none.
+
+Expect in the exact part the exact denoiser at the floor and ΠGDM next. DPS by
+its likelihood is far too narrow in x_1, and too far off in x_2. Replacement
+lets y say too little about x_2 on the Gaussian: 0.75 for a mean of 1.15. On
+digits expect errors of 0.65 in a hidden half and 0.45 of 2 × 2 means, 1.0 to
+1.2 times √2 the spread. The training images alone are sure and wrong: 6.8
+times.
 """
 
 import dataclasses
@@ -48,17 +59,19 @@ METHODS = {
     "replacement": "replacement",
     "repaint": "RePaint",
 }
-"""Of images, with titles."""
+"""Titles of the methods on images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sample posteriors of exact laws and of digits."""
+    """Sample posteriors of exact distributions and of digits."""
 
     out: pathlib.Path = pathlib.Path("runs/inverse_problems")
     """Folder for config.json, metrics.json and figures."""
     model: pathlib.Path = pathlib.Path("runs/score_sde")
-    """Folder of a run of `score_sde` on images; trained with its default flags where there is none."""
+    """Folder of a run of `score_sde` on images. It is trained with its default
+    flags where there is none.
+    """
     seed: int = 0
     """Seed of the measurement noise and of all samples."""
     tasks: tuple[Literal["inpainting", "downsampling"], ...] = TASKS
@@ -74,7 +87,9 @@ class Config:
     )
     """Posterior samplers of images."""
     noise_std: float = 0.1
-    """Standard deviation τ of the measurement noise, in units of the scaled data, which span [−1, 1]."""
+    """Standard deviation τ of the measurement noise, in units of the scaled data,
+    which span [−1, 1].
+    """
     images: int = 24
     """Test images that are measured."""
     draws: int = 6
@@ -99,9 +114,13 @@ class Config:
 
 
 def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
-    """The model and denoiser that `score_sde` trained into `folder`; with its default flags it is trained here.
+    """Load the model and denoiser that `score_sde` trained into `folder`.
 
-    Raises ValueError for a run with other flags that was cut short, whose data are no images, or have changed since.
+    Where there is no run, one is trained with the default flags.
+
+    Raises:
+      ValueError: If the run has other flags and was cut short, its data are no
+        images, or its data have changed since.
     """
     wanted = score_sde.Config(out=folder)
     asked = _read(folder / "config.json") or files.as_dict(wanted)
@@ -141,7 +160,9 @@ def _is_finished(folder, flags):
 
 
 def make_operator(task: str, shape: tuple[int, ...]) -> inverse.LinearOperator:
-    """The measurement of one image of `shape`. Raises ValueError for sides that are not even in downsampling."""
+    """The measurement of one image of `shape`. Raises ValueError for odd sides in
+    downsampling.
+    """
     if task == "downsampling":
         return inverse.downsampling(shape, 2)
     mask = np.zeros(shape, bool)
@@ -150,7 +171,9 @@ def make_operator(task: str, shape: tuple[int, ...]) -> inverse.LinearOperator:
 
 
 class ImageMethod(NamedTuple):
-    """y -> denoiser of the posterior given y, or of an approximation, and the solver that it is for."""
+    """A function y -> denoiser of an exact or approximate posterior, and the
+    solver for it.
+    """
 
     make: Callable[[Any], Any]
     solver: solvers.Solver
@@ -246,11 +269,15 @@ def draw(
 def measure(
     operator: Any, noise_std: float, images: np.ndarray, ys: np.ndarray, xs: np.ndarray
 ) -> dict[str, float]:
-    """What tells how good posterior samples xs (images, draws, *shape) are; lengths in units of the scaled data.
+    """Measure posterior samples xs (images, draws, *shape), with lengths in units
+    of the scaled data.
 
-    error, mean_error: root mean square error per pixel that is not observed alone (of all, where none is) of a sample
-    and of the mean of the draws. spread: standard deviation of the draws there. calibration: error/(√2 spread), 1 for
-    an exact posterior. residual: ‖y − A x‖ in root mean square, over √D τ.
+    - error, mean_error: root mean square error of a sample and of the mean of
+      the draws, per pixel that is not observed alone (of all pixels, where
+      none is).
+    - spread: standard deviation of the draws there.
+    - calibration: error/(√2 spread), 1 for an exact posterior.
+    - residual: ‖y − A x‖ in root mean square, over √D τ.
     """
     hidden = np.abs(
         forward(
@@ -286,7 +313,9 @@ def from_training_images(
     ys: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draws (images, draws, *shape) of the exact posterior under the prior of the training images alone."""
+    """Draws (images, draws, *shape) of the exact posterior under the training
+    images as prior.
+    """
     clean = forward(operator, data.train).reshape(len(data.train), -1)
     distances = np.sum(
         (ys.reshape(len(ys), 1, -1) - clean) ** 2, -1
@@ -303,7 +332,12 @@ def from_training_images(
 def run_task(
     config: Config, model: DenoiserModel, denoiser: Any, task: str, out: pathlib.Path
 ) -> dict[str, dict[str, float]]:
-    """One measurement of the test images: samples by every method, figure, numbers."""
+    """Solve one measurement of the test images by every method, and draw the
+    figure.
+
+    Returns:
+      The numbers by method.
+    """
     data, operator = model.data, make_operator(task, model.data.shape)
     images = data.test[: config.images]
     ys = measured(config, operator, images)
@@ -329,10 +363,11 @@ def run_task(
 
 
 def print_results(results: dict[str, dict[str, dict[str, float]]]) -> None:
-    """A table a task."""
+    """Print one table per task."""
     for task, rows in results.items():
         print(
-            f"\n{task:24}{'error':>8}{'of mean':>9}{'spread':>8}{'error/√2 spread':>17}{'residual/√D τ':>15}"
+            f"\n{task:24}{'error':>8}{'of mean':>9}{'spread':>8}"
+            f"{'error/√2 spread':>17}{'residual/√D τ':>15}"
         )
         for name, row in rows.items():
             cells = "".join(
@@ -357,7 +392,9 @@ def draw_task(
     ys: Any,
     drawn: Any,
 ) -> Any:
-    """Panels: truth and measurement, then of each method some samples and the mean of all; a row an image."""
+    """Draw truth and measurement, then some samples and the mean of each method,
+    one row per image.
+    """
     rows, few = min(6, len(images)), min(3, config.draws)
     limits = (float(data.train.min()), float(data.train.max()))
     first = np.array(_back(operator, ys[:rows]))
@@ -392,7 +429,7 @@ def _back(operator, ys):
 
 
 def check(config: Config) -> None:
-    """Refuse flags that cannot be, before any work."""
+    """Raise ValueError for flags that are not usable."""
     for name, minimum in (
         ("images", 1),
         ("draws", 2),
@@ -409,7 +446,11 @@ def check(config: Config) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Both parts; the metrics, which are also in OUT/metrics.json."""
+    """Run both parts.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.start(config)
     model, denoiser = open_model(config.model) if config.tasks else (None, None)

@@ -1,8 +1,10 @@
-"""Posterior samplers against exact posteriors: a correlated Gaussian and two moons in 2-D. Part of `inverse_problems`.
+"""Posterior samplers against exact posteriors: a correlated Gaussian and two
+moons in 2-D.
 
-Nothing is trained: the prior's denoiser is exact, and so is the posterior's, a mixture's. Both problems observe x_1
-with noise τ, in data units. Steps are small, so that what separates a method's samples from the exact posterior is the
-method.
+Nothing is trained. The denoisers of the prior and of the posterior, a mixture,
+are exact. Both problems observe x_1 with noise τ, in data units. Steps are
+small, so that the distance of a method's samples from the exact posterior is
+the method's error.
 """
 
 import functools
@@ -23,11 +25,13 @@ NOISE_STD = 0.2
 """τ, in data units."""
 
 STEP_SIZE = 0.3
-"""ζ of DPS by its paper's steps: no noise level enters it, so that no value is right for all τ and grids."""
+"""ζ of DPS by its paper's steps. No noise level enters it, so no value fits all τ
+and grids.
+"""
 
 SCHEDULE = dj.schedules.vp_linear(t_min=1e-4)
 SETS = 5
-"""Further sets of exact samples, whose distances to another one are the floor."""
+"""Further sets of exact samples. Their distances to another set are the floor."""
 
 
 class ExactPosterior(NamedTuple):
@@ -40,7 +44,7 @@ class ExactPosterior(NamedTuple):
 
 
 def problem(prior: targets.Mixture, observed: float) -> ExactPosterior:
-    """x_1 of `prior` observed as `observed`."""
+    """The problem in which x_1 of `prior` was observed as `observed`."""
     operator, y = inverse.inpainting([True, False]), np.array([observed], np.float32)
     return ExactPosterior(
         prior, operator, y, inverse.exact_posterior(prior, operator, y, NOISE_STD)
@@ -56,7 +60,7 @@ PROBLEMS: dict[str, Callable[[], ExactPosterior]] = {
 
 
 class ExactMethod(NamedTuple):
-    """A denoiser of the posterior, or of an approximation to it, and the solver that it is for."""
+    """A denoiser of an exact or approximate posterior, and the solver for it."""
 
     denoiser: Any
     solver: solvers.Solver
@@ -99,7 +103,9 @@ def exact_samples(key: jax.Array, p: ExactPosterior, count: int) -> jax.Array:
 
 
 def measure(p: ExactPosterior, xs: Any, reference: Any) -> dict[str, Any]:
-    """Mean and covariance of samples less the exact ones, and the energy distance² to exact samples."""
+    """Errors of mean and covariance of samples, and their squared energy distance
+    to exact samples.
+    """
     centred = np.asarray(xs, np.float64)
     return {
         "mean": centred.mean(0),
@@ -115,7 +121,12 @@ def measure(p: ExactPosterior, xs: Any, reference: Any) -> dict[str, Any]:
 
 
 def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Sample every method on both problems, print the tables, write posteriors.png; the numbers by problem."""
+    """Sample every method on both problems, print the tables and write
+    posteriors.png.
+
+    Returns:
+      The numbers by problem.
+    """
     results: dict[str, dict[str, Any]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     problems = {name: make() for name, make in PROBLEMS.items()}
@@ -155,7 +166,9 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
 def print_results(
     problems: dict[str, ExactPosterior], results: dict[str, dict[str, Any]]
 ) -> None:
-    """A table a problem: how far each method's samples are from the exact posterior."""
+    """Print the distances of each method's samples from the exact posterior, one
+    table per problem.
+    """
     for name, rows in results.items():
         exact = problems[name].posterior
         print(
@@ -164,7 +177,8 @@ def print_results(
         )
         print(np.diag(np.asarray(exact.covariance())).round(4))
         print(
-            f"{'':28}{'mean off by':>12}{'covariance':>12}{'energy distance²':>18}{'variances':>22}"
+            f"{'':28}{'mean off by':>12}{'covariance':>12}"
+            f"{'energy distance²':>18}{'variances':>22}"
         )
         for method, row in rows.items():
             variances = (
@@ -181,12 +195,21 @@ def print_results(
 def draw(
     problems: dict[str, ExactPosterior], drawn: dict[str, dict[str, np.ndarray]]
 ) -> Any:
-    """Rows problems, columns methods: samples over the exact posterior's density and contours of the prior."""
+    """Draw samples over the exact posterior's density, one row per problem and
+    one column per method.
+
+    Lines are contours of the prior.
+    """
     columns = len(next(iter(drawn.values())))
     figure, axes = plt.subplots(
-        len(drawn), columns, figsize=(2.65 * columns, 3.1 * len(drawn)), squeeze=False, sharex="row", sharey="row",
+        len(drawn),
+        columns,
+        figsize=(2.65 * columns, 3.1 * len(drawn)),
+        squeeze=False,
+        sharex="row",
+        sharey="row",
         layout="constrained",
-    )  # fmt: skip
+    )
     for row, (name, sets) in zip(axes, drawn.items(), strict=True):
         p = problems[name]
         side = 1.1 * max(float(np.abs(p.prior.means).max()) + 0.6, 2.4)

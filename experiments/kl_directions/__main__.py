@@ -2,22 +2,33 @@
 
     python -m experiments.kl_directions [--weight 0.35] [--separation 4] [--out DIR]
 
-The forward divergence KL(p‖q) has one minimum, p's mean and covariance: q covers both modes, and the empty middle. The
-reverse one, KL(q‖p), has a minimum in each mode, of which the start decides: q leaves the other mode out. Nothing is
-sampled but a check: the divergences are integrals, on a line and on a plane. Figures in OUT:
+The forward divergence KL(p‖q) has one minimum, p's mean and covariance: q
+covers both modes, and the empty middle. The reverse one, KL(q‖p), has a
+minimum in each mode, and the start decides which is reached: q leaves the
+other mode out. The divergences are integrals on a line and on a plane, and
+samples only check them. Figures in OUT:
 
-- pictures.png: the three optima over p, on a line (top) and on a plane (bottom);
-- landscape.png: both divergences over all Gaussians on the line, with every minimum of a grid and every fit.
+- pictures.png: the three optima over p, on a line (top) and on a plane
+  (bottom).
+- landscape.png: both divergences over all Gaussians on the line, with every
+  minimum of a grid and every fit.
 
-metrics.json has for each optimum its moments, both KL, Jensen–Shannon and both Fisher divergences, KL by samples, and
-the best points of the grid. A reverse optimum in a mode of weight w has KL(q‖p) just below −log w: dropping the other
-mode costs that much however far away it is, covering both the more the further they are apart.
+metrics.json has for each optimum its moments, both KL, Jensen–Shannon and both
+Fisher divergences, KL by samples, and the best points of the grid. A reverse
+optimum in a mode of weight w has KL(q‖p) just below −log w. Dropping the other
+mode costs that much however far away it is, and covering both costs the more
+the further they are apart.
 
-Takes 44 s of CPU time, most of it compilation, and 16 s when run again (2 cores shared with other work). Expect on the
-line with the defaults: forward N(0.600, 2.045²) with KL(p‖q) 0.398; reverse N(−1.980, 0.626²) with KL(q‖p) 1.040, and
-N(1.982, 0.826²) with 0.425 (−log w: 1.050 and 0.431), whose KL(p‖q) are 12.5 and 3.45; the grid has just these minima,
-one and two. On the plane KL(p‖q) 0.606; KL(q‖p) 1.048 and 0.429. With --separation 2 the modes merge: there is one
-reverse minimum on the line, N(0.329, 1.153²).
+Hardware and time: 44 s of CPU time, most of it compilation, and 16 s when run
+again (2 cores shared with other work).
+
+Expect on the line with the defaults: forward N(0.600, 2.045²) with KL(p‖q)
+0.398. Reverse N(−1.980, 0.626²) with KL(q‖p) 1.040, and N(1.982, 0.826²) with
+0.425 (−log w: 1.050 and 0.431), whose KL(p‖q) are 12.5 and 3.45. The grid has
+just these minima, one and two.
+
+On the plane KL(p‖q) is 0.606, KL(q‖p) 1.048 and 0.429. With --separation 2 the
+modes merge, and there is one reverse minimum on the line, N(0.329, 1.153²).
 """
 
 import dataclasses
@@ -47,7 +58,9 @@ POINTS = {1: 2048, 2: 320}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The Gaussians nearest to a mixture of two, in both directions of the KL divergence."""
+    """The Gaussians nearest to a mixture of two, in both directions of the KL
+    divergence.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/kl_directions")
     """Folder for figures, config.json and metrics.json."""
@@ -58,17 +71,23 @@ class Config:
     separation: float = 4.0
     """Distance between the modes' means."""
     scales: tuple[float, float] = (0.6, 0.8)
-    """Standard deviation of the left and the right mode; on the plane the larger of each mode's two."""
+    """Standard deviation of the left and the right mode. On the plane the larger
+    of each mode's two.
+    """
     grid: int = 121
-    """Means and standard deviations of the landscape, along each axis."""
+    """Number of means and of standard deviations of the landscape."""
     samples: int = 20_000
-    """Samples of KL by samples."""
+    """Samples that check KL."""
     plane: bool = True
     """Whether to fit on the plane too."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Fit, measure, search the grid, draw; the metrics."""
+    """Fit, measure, search the grid and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.start(config)
     dimensions = (1, 2) if config.plane else (1,)
@@ -101,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuse flags out of range, by name."""
+    """Raise ValueError for flags that are out of range."""
     if not 0 < config.weight < 1:
         raise ValueError(f"weight must lie between 0 and 1, got {config.weight}")
     if not 0.1 <= config.separation <= 12:
@@ -135,7 +154,9 @@ def density(config: Config, dimension: int) -> targets.Mixture:
 
 
 def oblong(scale: float, angle: float) -> list[list[float]]:
-    """The covariance of standard deviations `scale` along an angle and 0.6 `scale` across, (2, 2)."""
+    """The covariance with standard deviations `scale` along an angle and 0.6
+    `scale` across, (2, 2).
+    """
     along, across = (
         np.array([math.cos(angle), math.sin(angle)]),
         np.array([-math.sin(angle), math.cos(angle)]),
@@ -152,14 +173,16 @@ def box(config: Config, dimension: int) -> list[tuple[float, float]]:
 
 
 def start(config: Config, name: str, dimension: int) -> targets.Mixture:
-    """A unit Gaussian beyond the left or the right mode; in the middle for the forward fit."""
+    """A unit Gaussian beyond the left or the right mode, or in the middle for the
+    forward fit.
+    """
     side = {"forward": 0.0, "reverse, left": -1.0, "reverse, right": 1.0}[name]
     mean = np.full(dimension, side * config.separation / math.sqrt(dimension))
     return targets.gaussian(mean, np.ones(1) if dimension == 1 else np.eye(2))
 
 
 def fit(config: Config, name: str, dimension: int) -> divergences.FittedMixture:
-    """One of the three optima."""
+    """Fit one of the three optima."""
     p, first = density(config, dimension), start(config, name, dimension)
     if name == "forward":
         return divergences.fit_forward(
@@ -205,7 +228,9 @@ def measure(
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """means (M,), stds (S,), geometric; forward, reverse: KL in nats, (S, M)."""
+    """KL in nats over a grid of means (M,) and geometric stds (S,): forward and
+    reverse, (S, M).
+    """
 
     means: np.ndarray
     stds: np.ndarray
@@ -214,7 +239,10 @@ class Surface:
 
 
 def landscape(config: Config) -> Surface:
-    """Both divergences of every N(m, s²) of a grid from p on the line, by sums that the fits do not use."""
+    """Both divergences of every N(m, s²) of a grid from p on the line.
+
+    They are sums that the fits do not use.
+    """
     p = density(config, 1)
     reach = max(
         0.5 * config.separation + 2.5 * max(config.scales), 1.15 * config.separation
@@ -245,7 +273,9 @@ def landscape(config: Config) -> Surface:
 
 
 def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
-    """The grid's points that are lower than their eight neighbours, from left to right; none on its edge."""
+    """The grid's inner points that are lower than their eight neighbours, from
+    left to right.
+    """
     values = getattr(surface, direction)
     inner = values[1:-1, 1:-1]
     shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
@@ -269,7 +299,7 @@ def minima(surface: Surface, direction: str) -> list[dict[str, float]]:
 
 
 def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
-    """A row for the line, one for the plane; a column for each optimum."""
+    """Draw one row for the line and one for the plane, one column per optimum."""
     figure, axes = plt.subplots(
         len(fits), 3, figsize=(13, 4.0 * len(fits)), squeeze=False, layout="constrained"
     )
@@ -287,7 +317,7 @@ def draw_pictures(config: Config, fits: dict, metrics: dict[str, Any]) -> Any:
 
 
 def draw_on_line(config: Config, axis: Any, p: Any, q: Any) -> None:
-    """Both densities."""
+    """Draw both densities."""
     reach = 0.5 * config.separation + 4 * max(config.scales)
     x = np.linspace(-reach, reach, 600)
     for distribution, colour, label in ((p, RED, "p"), (q, BLUE, "q")):
@@ -301,7 +331,7 @@ def draw_on_line(config: Config, axis: Any, p: Any, q: Any) -> None:
 
 
 def draw_on_plane(config: Config, axis: Any, p: Any, q: Any) -> None:
-    """Lines of equal density, at shares of each density's own maximum."""
+    """Draw lines of equal density, at shares of each density's maximum."""
     reach = 0.5 * config.separation * math.sqrt(0.5) + 4 * max(config.scales)
     edge = np.linspace(-reach, reach, 181)
     places = jnp.asarray(np.stack(np.meshgrid(edge, edge), -1).reshape(-1, 2))
@@ -328,7 +358,10 @@ def draw_on_plane(config: Config, axis: Any, p: Any, q: Any) -> None:
 def draw_landscape(
     config: Config, surface: Surface, fits: dict, metrics: dict[str, Any]
 ) -> Any:
-    """KL over mean and standard deviation, an axis a direction, with the grid's minima, the starts and the fits."""
+    """Draw KL over mean and standard deviation, one axis per direction.
+
+    The grid's minima, the starts and the fits are marked.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for axis, direction, title in zip(
         axes, ("forward", "reverse"), ("KL(p‖q)", "KL(q‖p)"), strict=True
@@ -336,9 +369,13 @@ def draw_landscape(
         values = getattr(surface, direction)
         levels = values.min() + np.geomspace(0.02, 60, 24)
         filled = axis.contourf(
-            surface.means, surface.stds, np.clip(values, None, levels[-1]), [values.min(), *levels], cmap="viridis_r",
+            surface.means,
+            surface.stds,
+            np.clip(values, None, levels[-1]),
+            [values.min(), *levels],
+            cmap="viridis_r",
             norm=plt.matplotlib.colors.PowerNorm(0.35),
-        )  # fmt: skip
+        )
         axis.contour(
             surface.means, surface.stds, values, levels, colors="white", linewidths=0.4
         )
@@ -404,7 +441,7 @@ def draw_landscape(
 
 
 def print_table(metrics: dict[str, Any]) -> None:
-    """One line an optimum."""
+    """Print one line per optimum."""
     for where in ("line", "plane"):
         for name, row in metrics.get(where, {}).items():
             mean = ", ".join(f"{value:.3f}" for value in row["mean"])

@@ -1,25 +1,39 @@
-"""What do Langevin chains get wrong, and what do a Metropolis step and annealing mend?
+"""Which errors do Langevin chains make, and do a Metropolis step and annealing
+correct them?
 
     python -m experiments.langevin [--chains 1000] [--steps 1000] [--out DIR] [--seed N]
 
-Every law is known exactly: a Gaussian, a two-mode mixture on the line whose moments come by quadrature, and two far
-modes in the plane. Unadjusted chains settle on a law of their own, the further from the target the longer the step, or
-diverge; a Metropolis step removes that bias at any step size, and BAOAB has none on a Gaussian. No such chain crosses
-between far modes: annealed dynamics gets their weights nearly right, annealed importance sampling corrects its chains'
-by weights of their own and gets log Z as well.
-Figures in OUT:
+Every distribution is known exactly: a Gaussian, a two-mode mixture on the line
+whose moments come by quadrature, and two far modes in the plane. Unadjusted
+chains converge to another distribution, the further from the target the longer
+the step, or diverge. A Metropolis step removes that bias at any step size, and
+BAOAB has none on a Gaussian.
 
-- paths.png: one chain of each kind over the exact density of a mixture in the plane;
-- histogram.png: all chains' states on the mixture on the line against its exact density, at a long step;
-- bias.png: error of the mean square against step size, on the Gaussian beside ULA's exact law, and on the mixture;
-  crosses where chains diverged, which are reported and enter no average;
-- modes.png: places of chains on two far modes of weight 0.8 and 0.2, by four ways of sampling.
+No such chain crosses between far modes. Annealed dynamics gets their weights
+nearly right. Annealed importance sampling corrects the weights of its chains
+by importance weights, and gets log Z as well. Figures in OUT:
 
-Takes a minute and a half on 2 CPU cores. Expect on N(0, 1) at ε = 1 the mean square 1.333 = 1/(1 − ε/4) of ULA, and 1
-of MALA, BAOAB and underdamped chains, all within a standard error of 0.0025; on the line at ε = 0.5 histograms off by
-0.23 (ULA), 0.03 (BAOAB), 0.012 (MALA) and 0.009 (underdamped), exact draws by 0.01; there ULA and BAOAB diverge from ε
-= 2 on. The heavy mode, of weight 0.8, gets 0.52 of MALA's chains, 0.79 of the annealed ones and 0.79 by annealed
-importance sampling, all ± 0.015; without its weights the last would give it 0.54.
+- paths.png: one chain of each kind over the exact density of a mixture in the
+  plane.
+- histogram.png: all chains' states on the mixture on the line against its
+  exact density, at a long step.
+- bias.png: error of the mean square against step size, on the Gaussian beside
+  ULA's exact distribution, and on the mixture. Crosses mark chains that
+  diverged, which enter no average.
+- modes.png: positions of chains on two far modes of weight 0.8 and 0.2, by
+  four ways of sampling.
+
+Hardware and time: a minute and a half on 2 CPU cores.
+
+Expect on N(0, 1) at ε = 1 the mean square 1.333 = 1/(1 − ε/4) of ULA, and 1 of
+MALA, BAOAB and underdamped chains, all within a standard error of 0.0025. On
+the line at ε = 0.5 histograms are off by 0.23 (ULA), 0.03 (BAOAB), 0.012
+(MALA) and 0.009 (underdamped), exact draws by 0.01. There ULA and BAOAB
+diverge from ε = 2 on.
+
+The heavy mode, of weight 0.8, gets 0.52 of MALA's chains, 0.79 of the annealed
+ones and 0.79 by annealed importance sampling, all ± 0.015. Without its weights
+the last would give it 0.54.
 """
 
 import dataclasses
@@ -48,7 +62,10 @@ KERNELS: dict[str, tuple[str, Callable, Callable, str]] = {
         "#3c8d5a",
     ),
 }
-"""name -> (title, factory, its step size for ε, colour). A kinetic step h moves as far as a Langevin step of ε = h²."""
+"""name -> (title, factory, its step size for ε, colour).
+
+A kinetic step h moves as far as a Langevin step of ε = h².
+"""
 
 LINE = ((0.4, 0.6), ((-1.5,), (1.0,)), (0.4, 0.7))
 PLANE = ((0.4, 0.35, 0.25), ((1.5, 0.0), (-1.0, 0.5), (0.0, -2.0)), (0.5, 0.7, 0.4))
@@ -58,12 +75,16 @@ LONG = 0.5
 """ε of the histograms and the paths."""
 PATH_STEPS, WARM_UP = 150, 100
 FAR_GONE = 1e3
-"""Root mean squares of the law from 0 at which a chain's last place is taken for that of one that diverges."""
+"""A chain whose last position is this far from 0, in root mean squares of the
+target, has diverged.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Langevin chains against exact laws: paths, histograms, bias by step size, and far modes."""
+    """Langevin chains against exact distributions: paths, histograms, biases, and
+    far modes.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/langevin")
     """Folder for figures, config.json and metrics.json."""
@@ -80,7 +101,11 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Run all chains, measure, draw; the metrics."""
+    """Run all chains, measure and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.start(config)
     clock, line = cli.Clock(), targets.gaussian_mixture(*LINE)
@@ -115,7 +140,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuse flags out of range, by name."""
+    """Raise ValueError for flags that are out of range."""
     checks.integer("chains", config.chains, 50)
     checks.integer("levels", config.levels, 2)
     if config.steps < 10 or config.steps % 10:
@@ -131,7 +156,7 @@ def check(config: Config) -> None:
 
 
 def key_of(config: Config, purpose: str) -> jax.Array:
-    """A key for one purpose."""
+    """The key of one purpose."""
     return jax.random.fold_in(
         jax.random.key(config.seed), sum(i * ord(c) for i, c in enumerate(purpose, 1))
     )
@@ -151,7 +176,9 @@ def kernel_of(name: str, target: Any, size: float) -> langevin.Kernel:
 def chains(
     config: Config, name: str, target: Any, size: float, thinning: int = 1
 ) -> langevin.Chains:
-    """All chains of a kernel from exact draws of the target, which it may then leave, and diverge."""
+    """All chains of a kernel from exact draws of the target. They may leave it
+    and diverge.
+    """
     starts = exact_samples(key_of(config, "starts"), target, config.chains)
     kernel = kernel_of(name, target, size)
     return langevin.run_many(
@@ -170,7 +197,9 @@ def chains(
 def on_a_line(
     config: Config, line: Any, bar: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Distance ½Σ|frequency − probability| of each kernel's histogram at the long step, and of as many exact draws."""
+    """Distance ½Σ|frequency − probability| of each kernel's histogram, and of as
+    many exact draws.
+    """
     edges = np.linspace(*BOUNDS, CELLS + 1)
     mass = np.array(
         [
@@ -215,9 +244,10 @@ def frequencies(samples: Any, edges: np.ndarray) -> np.ndarray:
 
 
 def bias(config: Config, target: Any, bar: Any) -> dict[str, Any]:
-    """Mean square less the exact one, relative, by kernel and step size, with its standard error between chains.
+    """Relative error of the mean square by kernel and step size, with its
+    standard error between chains.
 
-    None where a chain diverged: no average is taken then, and how many did is told.
+    It is None where a chain diverged, and the number of those is reported.
     """
     exact = float(
         quadrature.integrate(
@@ -234,7 +264,7 @@ def bias(config: Config, target: Any, bar: Any) -> dict[str, Any]:
                 "bias": None,
                 "standard_error": None,
             }
-            # what grows without end overflows in the end: it is known by its size long before
+            # A chain that diverges overflows late. Its size shows it long before.
             gone = ~(
                 np.abs(np.asarray(result.samples[:, -1, 0]))
                 < FAR_GONE * math.sqrt(exact)
@@ -264,11 +294,15 @@ def path(config: Config, name: str) -> np.ndarray:
 def far_modes(
     config: Config,
 ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The heavy mode's share by exact draws, MALA, annealed dynamics and annealed importance sampling.
+    """The heavy mode's share by exact draws, MALA, annealed dynamics and annealed
+    importance sampling.
 
-    All start in N(0, 5²), and all but the exact draws make levels · 20 steps. The noise ladder falls from σ = 10 to 0.1
-    as in `ncsn`; importance sampling passes through p_0^{1−β} p^β, β = (k/K)², with weights. The second result has the
-    places and their weights.
+    All start in N(0, 5²), and all but the exact draws make levels · 20 steps.
+    The noise ladder falls from σ = 10 to 0.1 as in `ncsn`. Importance sampling
+    passes through p_0^{1−β} p^β, β = (k/K)², with weights.
+
+    Returns:
+      (shares, positions and their weights).
     """
     target = targets.gaussian_mixture(
         [HEAVY, 1 - HEAVY], [[FAR, FAR], [-FAR, -FAR]], [1.0, 1.0]
@@ -324,7 +358,9 @@ def far_modes(
 
 
 def share(x: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """The weight of places on the heavy mode's side, and its standard error √Σ w²(1[x] − share)²."""
+    """The weight of positions on the heavy mode's side, and its standard error √Σ
+    w²(1[x] − share)².
+    """
     heavy = x.sum(-1) > 0
     estimate = float(weights @ heavy)
     return {
@@ -334,12 +370,14 @@ def share(x: np.ndarray, weights: np.ndarray) -> dict[str, float]:
 
 
 def exact_bias(name: str, size: np.ndarray) -> np.ndarray:
-    """Relative bias of the variance on N(0, 1): of ULA ε/4 / (1 − ε/4); none of the others."""
+    """Relative bias of the variance on N(0, 1): ε/4 / (1 − ε/4) of ULA, none of
+    the others.
+    """
     return size / 4 / (1 - size / 4) if name == "ula" else np.zeros_like(size)
 
 
 def print_results(metrics: dict[str, Any]) -> None:
-    """The tables."""
+    """Print the tables."""
     print(
         f"\non the line at ε = {LONG}: distance to the exact histogram, exact draws ",
         end="",
@@ -361,7 +399,7 @@ def print_results(metrics: dict[str, Any]) -> None:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """A bias with its error, or how many chains diverged."""
+    """A bias with its error, or the number of chains that diverged."""
     if row["bias"] is None:
         return f"{row['diverged']:9d} diverged"
     return f"{row['bias']:+9.4f} ± {row['standard_error']:.4f}"
@@ -378,7 +416,7 @@ TITLES = {
 
 
 def draw_paths(paths: dict[str, np.ndarray]) -> Any:
-    """One chain of each kind over the density."""
+    """Draw one chain of each kind over the density."""
     target, extent = targets.gaussian_mixture(*PLANE), 3.6
     figure, axes = plt.subplots(
         1,
@@ -400,7 +438,7 @@ def draw_paths(paths: dict[str, np.ndarray]) -> Any:
 
 
 def shade(axis: Any, target: Any, extent: float) -> None:
-    """The density in pale greys."""
+    """Draw the density in pale greys."""
     side = np.linspace(-extent, extent, 120)
     places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     density = np.exp(jax.jit(jax.vmap(target.log_prob))(places)).reshape(120, 120)
@@ -411,7 +449,7 @@ def shade(axis: Any, target: Any, extent: float) -> None:
 def draw_histograms(
     line: Any, counts: dict[str, np.ndarray], results: dict[str, Any]
 ) -> Any:
-    """Histograms of all kept states against the density."""
+    """Draw histograms of all kept states against the density."""
     edges = np.linspace(*BOUNDS, CELLS + 1)
     x = np.linspace(*BOUNDS, 500)
     density = np.exp(jax.vmap(line.log_prob)(x[:, None]))
@@ -441,7 +479,9 @@ def draw_histograms(
 
 
 def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
-    """Relative bias against step size, with standard errors; lines are the exact laws of the steps."""
+    """Draw the relative bias against step size. Lines are the exact biases of the
+    steps.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
     fine = np.geomspace(min(config.step_sizes), max(config.step_sizes), 100)
     for axis, (distribution, by_kernel) in zip(axes, biases.items(), strict=True):
@@ -498,7 +538,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
 
 
 def draw_modes(places: dict[str, tuple], modes: dict[str, Any]) -> Any:
-    """Places of the chains, sized by their weights."""
+    """Draw the positions of the chains, sized by their weights."""
     figure, axes = plt.subplots(
         1,
         len(places),

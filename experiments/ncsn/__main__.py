@@ -1,23 +1,33 @@
-"""What is annealing for? Two far modes of unequal weight by plain and by annealed Langevin dynamics, exact and learned.
+"""Does annealing give two far modes of unequal weight their shares of Langevin
+samples?
 
-    python -m experiments.ncsn [--levels 20] [--corrections 50] [--steps 2000] [--out DIR] [--seed N]
+    python -m experiments.ncsn [--levels 20] [--corrections 50] [--steps 2000]
 
-The target is 0.8 N((5, 5), I) + 0.2 N((−5, −5), I) (Song & Ermon 2019, Figure 3). Between the modes its density is so
-small that Langevin dynamics at the least noise never crosses: each mode keeps the share of the starts that lay on its
-side. From level to level of a noise ladder the modes part slowly, and the shares are settled while they still overlap.
-All runs start from N(0, σ_max²), which takes the place of steps at the greatest level, and make (levels − 1) ·
-corrections Langevin steps. First with the exact score; then a small
-network is trained by the ladder's objective on samples of the target, and takes the exact score's place. Figures in
-OUT:
+The target is 0.8 N((5, 5), I) + 0.2 N((−5, −5), I) (Song & Ermon 2019, Figure
+3). Between the modes its density is so small that Langevin dynamics at the
+least noise never crosses: each mode keeps the share of the starts that lay on
+its side. From level to level of a noise ladder the modes part slowly, and the
+shares are decided while they still overlap.
 
-- samples.png: the exact density beside samples of every kind;
-- annealing.png: annealed states at six noise levels over the exact density there, and the heavy mode's share against
-  the number of levels for two budgets of Langevin steps;
-- score_error.png: the network's score error by noise level, on states of that level and on those of the greatest.
+All runs start from N(0, σ_max²), which replaces steps at the greatest level,
+and make (levels − 1) · corrections Langevin steps. The score is first exact,
+then that of a small network trained by the ladder's objective on samples of
+the target. Figures in OUT:
 
-Takes about a minute on 2 CPU cores. Expect the heavy mode, of weight 0.8, to get 0.51 of the samples by plain Langevin
-and 0.78 by annealed Langevin, with standard errors of 0.005; by the learned score 0.57 and 0.77. More steps
-bring it nearer: 0.748, 0.783 and 0.792 with 250, 1000 and 4000 steps on 20 levels; with 2 levels it stays at 0.50.
+- samples.png: the exact density beside samples of every kind.
+- annealing.png: annealed states at six noise levels over the exact density
+  there, and the heavy mode's share against the number of levels for two
+  budgets of Langevin steps.
+- score_error.png: the network's score error by noise level, on states of that
+  level and on those of the greatest.
+
+Hardware and time: about a minute on 2 CPU cores.
+
+Expect the heavy mode, of weight 0.8, to get 0.51 of the samples by plain
+Langevin and 0.78 by annealed Langevin, with standard errors of 0.005. By the
+learned score it gets 0.57 and 0.77. More steps bring it nearer: 0.748, 0.783
+and 0.792 with 250, 1000 and 4000 steps on 20 levels. With 2 levels it stays at
+0.50.
 """
 
 import dataclasses
@@ -49,7 +59,9 @@ EXTENT, CELLS = 9.0, 72
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Plain and annealed Langevin dynamics on two far modes, with the exact and with a learned score."""
+    """Plain and annealed Langevin dynamics on two far modes, with exact and
+    learned scores.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/ncsn")
     """Folder for figures, config.json and metrics.json."""
@@ -76,13 +88,17 @@ class Config:
     steps: int = 2000
     """Training steps of the network."""
     batch_size: int = 512
-    """Samples of the target a training step."""
+    """Samples of the target per training step."""
     width: int = 64
     """Features of the network's hidden layers."""
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Sample, train, sample again, compare, draw; the metrics."""
+    """Sample, train, sample again, compare and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     check(config)
     target = targets.gaussian_mixture(WEIGHTS, MEANS, [1.0, 1.0])
     ladder = schedules.from_sigmas(
@@ -133,7 +149,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuse, by name, what would fail or mean nothing later on."""
+    """Raise ValueError for flags that would fail or be meaningless."""
     for name, least in (
         ("samples", 100),
         ("levels", 2),
@@ -169,14 +185,22 @@ def exact_samples(key: jax.Array, distribution: Any, count: int) -> jax.Array:
 
 
 def langevin_steps(config: Config) -> int:
-    """Of a whole run: none at the first level, where it starts, nor in the last step, which denoises."""
+    """The Langevin steps of a whole run.
+
+    The first level makes none, as the run starts there, and neither does the
+    last step, which denoises.
+    """
     return (config.levels - 1) * config.corrections
 
 
 def plain(
     config: Config, key: jax.Array, denoiser: Any, ladder: Any, bar: Any
 ) -> np.ndarray:
-    """Samples by x ← x + ½ε ∇log p + √ε z at the least level alone, from N(0, σ_max²), (samples, 2)."""
+    """Samples from N(0, σ_max²) by Langevin steps at the least level alone,
+    (samples, 2).
+
+    x ← x + ½ε ∇log p + √ε z
+    """
     ts = config.plain_step * jnp.arange(langevin_steps(config) + 1)
     starts = config.sigma_max * jax.random.normal(key, (config.samples, 2))
     keys = jax.random.split(jax.random.fold_in(key, 1), config.samples)
@@ -201,7 +225,10 @@ def plain(
 def annealed(
     config: Config, key: jax.Array, denoiser: Any, ladder: Any, bar: Any
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Samples by annealed Langevin down the ladder and to noise 0, (samples, 2); the states at a few of its indices."""
+    """Samples by annealed Langevin down the ladder and to noise 0, (samples, 2).
+
+    The second result has the states at a few indices of the ladder.
+    """
     grid = grids.to_zero(grids.from_indices(ladder, range(ladder.steps, 0, -1)))
     solver = solvers.annealed_langevin(config.corrections, config.step_size)
     path = dj.sample_many(
@@ -226,7 +253,11 @@ def annealed(
 def levels_alone(
     config: Config, key: jax.Array, target: Any, levels: int, budget: int, bar: Any
 ) -> dict[str, float]:
-    """The heavy mode's share after about `budget` Langevin steps spread over `levels` levels between the same ends."""
+    """The heavy mode's share after about `budget` Langevin steps spread over
+    `levels` levels.
+
+    The ends of the ladder are the same.
+    """
     ladder = schedules.from_sigmas(
         ncsn.geometric_sigmas(levels, config.sigma_min, config.sigma_max)
     )
@@ -239,17 +270,18 @@ def levels_alone(
 
 
 def share(x: np.ndarray) -> dict[str, float]:
-    """The share of samples (n, 2) on the heavy mode's side, and its standard error.
+    """The share of samples (n, 2) on the heavy mode's side, and its standard
+    error.
 
-    The modes lie seven standard deviations from the line between the sides: without noise the exact share is the
-    weight, to 1e-11.
+    The modes lie seven standard deviations from the line between the sides.
+    Without noise the exact share is the weight, to 1e-11.
     """
     p = float(np.mean(x.sum(-1) > 0))
     return {"share": p, "error": math.sqrt(max(p * (1 - p), 1 / len(x)) / len(x))}
 
 
 def exact_share(sigma: float) -> float:
-    """The exact law's share on the heavy mode's side at a noise level."""
+    """The exact share on the heavy mode's side at a noise level."""
     reach = math.hypot(*MEANS[0]) / math.hypot(1, sigma)
     above = 0.5 * (1 + math.erf(reach / math.sqrt(2)))
     return WEIGHTS[0] * above + WEIGHTS[1] * (1 - above)
@@ -261,7 +293,11 @@ def exact_share(sigma: float) -> float:
 def train(
     config: Config, key: jax.Array, target: Any, ladder: Any
 ) -> tuple[Any, list[float]]:
-    """The denoiser of a network trained by `ncsn.score_loss` on fresh samples of the target, and its losses."""
+    """Train a network by `ncsn.score_loss` on fresh samples of the target.
+
+    Returns:
+      (denoiser, loss of every step).
+    """
     model, sigma_data = (
         MLP(width=config.width, depth=2),
         float(jnp.sqrt(jnp.trace(target.covariance()) / 2)),
@@ -311,10 +347,12 @@ def losses(
 def compare_losses(
     key: jax.Array, learned: Any, exact: Any, target: Any, ladder: Any
 ) -> dict[str, float]:
-    """Mean losses of both denoisers on the same fresh draws, their difference and its standard error.
+    """Mean losses of both denoisers on the same fresh draws, their difference and
+    its standard error.
 
-    In expectation the difference is the mean over levels of ½σ²‖s_θ − s‖², `score_error` times the number of entries
-    over two: what is left of the loss at the exact score is not the network's to take away.
+    In expectation the difference is the mean over levels of ½σ²‖s_θ − s‖²,
+    that is `score_error` times half the number of entries. The network cannot
+    reduce the loss of the exact score.
     """
     both = [
         np.asarray(_losses(key, d, target, ladder), np.float64)
@@ -335,7 +373,10 @@ _losses: Callable = jax.jit(functools.partial(losses, count=LOSS_DRAWS))
 def score_errors(
     key: jax.Array, learned: Any, target: Any, ladder: Any
 ) -> list[dict[str, float]]:
-    """At each level σ² E‖s_θ − s‖²/D on states of that level and of the greatest, and σ² E‖s‖²/D of the exact score."""
+    """At each level σ² E‖s_θ − s‖²/D, and σ² E‖s‖²/D of the exact score.
+
+    The error is taken on states of that level and on states of the greatest.
+    """
     wide = target.noised(ladder, ladder.t_max)
     score = predictions.score(ladder, learned)
 
@@ -369,7 +410,7 @@ def score_errors(
 
 
 def density(distribution: Any, edges: np.ndarray) -> np.ndarray:
-    """A law's density at the centres of square cells, (x_1, x_2)."""
+    """A density at the centres of square cells, (x_1, x_2)."""
     centres = jnp.asarray(0.5 * (edges[1:] + edges[:-1]))
     places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1)
     return np.asarray(
@@ -380,7 +421,9 @@ def density(distribution: Any, edges: np.ndarray) -> np.ndarray:
 def draw_samples(
     config: Config, target: Any, samples: dict[str, np.ndarray], shares: dict[str, Any]
 ) -> Any:
-    """The exact density and the histogram of each kind of samples, on one colour scale."""
+    """Draw the exact density and the histogram of each kind of samples, on one
+    colour scale.
+    """
     edges = np.linspace(-EXTENT, EXTENT, CELLS + 1)
     exact = density(target, edges)
     titles = {
@@ -441,7 +484,9 @@ def draw_samples(
 def draw_annealing(
     config: Config, target: Any, ladder: Any, states: dict[int, np.ndarray], sweep: Any
 ) -> Any:
-    """States over the exact density at a few levels, above; the heavy mode's share against the number of levels."""
+    """Draw states over the exact density at a few levels, and the share against
+    the number of levels.
+    """
     figure = plt.figure(figsize=(13.5, 6.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.15))
     axes = np.atleast_1d(top.subplots(1, len(states)))
@@ -449,8 +494,13 @@ def draw_annealing(
         sigma = float(ladder.sigmas[index - 1])
         side = 6 + 2.6 * math.hypot(sigma, 1)
         edges = np.linspace(-side, side, CELLS + 1)
-        axis.pcolormesh(edges, edges, density(target.noised(ladder, index / ladder.steps), edges).T,
-                        cmap=PALE_GREYS, rasterized=True)  # fmt: skip
+        axis.pcolormesh(
+            edges,
+            edges,
+            density(target.noised(ladder, index / ladder.steps), edges).T,
+            cmap=PALE_GREYS,
+            rasterized=True,
+        )
         axis.scatter(*x[:300].T, s=3, color="#a03020", linewidths=0)
         axis.set(
             xlim=(-side, side),
@@ -459,7 +509,10 @@ def draw_annealing(
             xlabel="$x_1$ (data units)",
         )
         start = ", the starts" if index == ladder.steps else ""
-        label = f"σ = {sigma:.3g}{start}\n{share(x)['share']:.3f}, exact {exact_share(sigma):.3f}"
+        label = (
+            f"σ = {sigma:.3g}{start}\n"
+            f"{share(x)['share']:.3f}, exact {exact_share(sigma):.3f}"
+        )
         axis.set_title(label, fontsize=10)
     axes[0].set_ylabel("$x_2$ (data units)")
     top.suptitle(
@@ -473,8 +526,16 @@ def draw_annealing(
         strict=True,
     ):
         values, errors = ([s[k] for s in shares] for k in ("share", "error"))
-        axis.errorbar(config.level_counts, values, [2 * e for e in errors], color=colour, marker="o", ms=4, capsize=3,
-                      label=f"about {budget} Langevin steps in all")  # fmt: skip
+        axis.errorbar(
+            config.level_counts,
+            values,
+            [2 * e for e in errors],
+            color=colour,
+            marker="o",
+            ms=4,
+            capsize=3,
+            label=f"about {budget} Langevin steps in all",
+        )
     axis.axhline(WEIGHTS[0], color="black", lw=1, label="exact, 0.8")
     axis.axhline(
         0.5, color="black", lw=1, ls=":", label="share of the starts on its side, 0.5"
@@ -496,7 +557,7 @@ def draw_annealing(
 
 
 def draw_errors(rows: list[dict[str, float]]) -> Any:
-    """The network's score error by noise level."""
+    """Draw the network's score error by noise level."""
     figure, axis = plt.subplots(figsize=(6.8, 4.3), layout="constrained")
     sigma = [row["sigma"] for row in rows]
     for name, label, style in (
@@ -531,7 +592,7 @@ def draw_errors(rows: list[dict[str, float]]) -> Any:
 
 
 def print_results(metrics: dict[str, Any]) -> None:
-    """The table of shares, and the losses."""
+    """Print the table of shares, and the losses."""
     print("\nheavy mode's share of the samples (exact: 0.8)")
     for kind, row in metrics["heavy_mode"].items():
         print(f"  {kind:20}{row['share']:.4f} ± {row['error']:.4f}")

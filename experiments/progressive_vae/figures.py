@@ -1,4 +1,6 @@
-"""Figures of `progressive_vae`: what each level knows, what each prior draws, and the information of each step."""
+"""The figures of `progressive_vae`: reconstructions, samples, latents, and
+information by step.
+"""
 
 import math
 from typing import Any
@@ -20,7 +22,7 @@ SHOWN = 64
 def reconstructions(
     data: datasets.Dataset, rebuilt: list[np.ndarray], errors: list[float]
 ) -> Any:
-    """Test images, and what the latent of each level is decoded to."""
+    """Draw test images, and their images from the latent of each layer."""
     titles = ["test images"]
     titles += [
         f"from z_{level}\nerror {error:.2f} (scale −1 to 1)"
@@ -32,11 +34,14 @@ def reconstructions(
 def samples(
     data: datasets.Dataset, drawn: dict[str, np.ndarray], distances: dict[str, Any]
 ) -> Any:
-    """Test images, and samples under each prior."""
+    """Draw test images, and samples under each prior."""
 
     def title(name, text):
         frechet = distances[name]["frechet"]
-        return f"{text}\nFréchet distance {frechet['mean']:.2f} ± {frechet['standard_error']:.2f}"
+        return (
+            f"{text}\nFréchet distance {frechet['mean']:.2f}"
+            f" ± {frechet['standard_error']:.2f}"
+        )
 
     floor = distances["training_images"]["frechet"]["mean"]
     titles = [f"test images\n(training images {floor:.2f})"]
@@ -54,7 +59,9 @@ def _mosaics(data, groups, titles):
 
 
 def latents(tops: np.ndarray, drawn: dict[str, np.ndarray]) -> Any:
-    """The two entries of the top latent that spread most, of test images and of each prior."""
+    """Draw the two entries of the top latent that spread most, of test images and
+    of each prior.
+    """
     first, second = np.argsort(-tops.std(0))[:2]
     groups = {"test images, encoded": tops} | {
         TITLES[name]: zs for name, zs in drawn.items()
@@ -70,7 +77,9 @@ def latents(tops: np.ndarray, drawn: dict[str, np.ndarray]) -> Any:
 
 
 def information(rows: list[dict[str, float]], count: int) -> Any:
-    """Bars from the lower to the upper bound of each step's information, and the capacity of its channel."""
+    """Draw bars between the bounds of each step's information, and the capacity
+    of its channel.
+    """
     figure, axis = plt.subplots(figsize=(6, 3.6))
     places = np.arange(1, len(rows) + 1)
     low, high, capacity = (
@@ -96,7 +105,11 @@ def information(rows: list[dict[str, float]], count: int) -> Any:
     axis.set_xticks(
         places, [f"I({'x' if i == 1 else f'z_{i - 1}'}; z_{i})" for i in places]
     )
-    axis.set(ylabel="mutual information, nats", ylim=(0, None), xlim=(0.4, len(rows) + 0.6),
-             title="What each step keeps of the one below")  # fmt: skip
+    axis.set(
+        ylabel="mutual information, nats",
+        ylim=(0, None),
+        xlim=(0.4, len(rows) + 0.6),
+        title="What each step keeps of the one below",
+    )
     axis.legend(frameon=False, fontsize=8)
     return figure

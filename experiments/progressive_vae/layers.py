@@ -1,4 +1,6 @@
-"""The layers of `progressive_vae` and their training without a prior, and the priors fitted to the top latent."""
+"""The layers of `progressive_vae`, their training without a prior, and the priors
+of the top latent.
+"""
 
 import dataclasses
 import functools
@@ -30,12 +32,12 @@ LAYER_FIELDS = (
 )
 """The flags that phase one's checkpoints belong to."""
 PRIOR_FIELDS = (*LAYER_FIELDS, "prior_steps", "prior_width", "seeds")
-"""The flags that phase two's do."""
+"""The flags that phase two's checkpoints belong to."""
 SCHEDULE = dj.schedules.vp_cosine()
-"""Of the diffusion of the top latent."""
+"""The schedule of the diffusion of the top latent."""
 SOLVER, SOLVER_STEPS = dj.solvers.unipc(3), 24
 DRAWS = 16
-"""Draws of the top latent of each training example, to which priors are fitted."""
+"""Draws of the top latent per training example, to which priors are fitted."""
 
 
 # ------------------------------------------------------------------- phase one
@@ -43,25 +45,31 @@ DRAWS = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layers:
-    """The networks of all layers, and what turns their outputs into kernels."""
+    """The networks of all layers, with the conditional distributions that their
+    outputs describe.
+    """
 
     config: Any
     data: datasets.Dataset
 
     @property
     def sizes(self):
-        """Of z_1 … z_L."""
+        """Sizes of z_1 … z_L."""
         return self.config.latents
 
     def _networks(self, level):
-        """(encoder, decoder) of a level."""
+        """(encoder, decoder) of a layer."""
         c, size = self.config, self.sizes[level - 1]
         below = self.data.shape if level == 1 else (self.sizes[level - 2],)
         fields = {"width": c.width, "depth": c.depth, "dropout": c.dropout}
         return Perceptron((size,), **fields), Perceptron((2, *below), **fields)
 
     def init(self, key):
-        """Parameters, a pair (encoder, decoder) for each level, or for the first and all others where shared."""
+        """Initial parameters, a pair (encoder, decoder) per layer.
+
+        Where parameters are shared there is one pair for the first layer and
+        one for all others.
+        """
         pairs = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
         params = []
         for level, pair in enumerate(jax.random.split(key, (pairs, 2)), 1):
@@ -83,7 +91,7 @@ class Layers:
         return tuple(params)
 
     def _marked(self, level, z):
-        """z, with the level's indicator where parameters are shared."""
+        """z, with the layer's indicator where parameters are shared."""
         if not self.config.shared or level == 1:
             return z
         return jnp.concatenate([z, jax.nn.one_hot(level - 2, len(self.sizes) - 1)])
@@ -92,7 +100,7 @@ class Layers:
         return _apply(self._networks(level)[0], params, key, self._marked(level, x))
 
     def _distribution(self, level, params, key, z):
-        """The law of what lies below."""
+        """The distribution of the layer below."""
         location, log_scale = _apply(
             self._networks(level)[1], params, key, self._marked(level, z)
         )
@@ -105,7 +113,9 @@ class Layers:
         )
 
     def bound(self, params, key=None):
-        """(encoders, decoders), the kernels of all levels with the parameters as leaves; a key turns dropout on."""
+        """(encoders, decoders) of all layers with the parameters as leaves. A key
+        turns dropout on.
+        """
         encoders, layers = [], []
         for level in range(1, len(self.sizes) + 1):
             pair = params[min(level, len(params)) - 1]
@@ -122,7 +132,7 @@ class Layers:
 
 @dj.types.pytree
 class Kernel:
-    """x -> function(level, params, key, x)."""
+    """The conditional distribution x -> function(level, params, key, x)."""
 
     params: Any
     key: Any
@@ -130,7 +140,7 @@ class Kernel:
     level: int = dj.types.static_field()
 
     def __call__(self, x):
-        """What the level's network makes of x."""
+        """The distribution that the layer's network describes at x."""
         return self.function(self.level, self.params, self.key, x)
 
 
@@ -143,7 +153,11 @@ def _apply(network, params, key, *inputs):
 def train_layers(
     config: Any, layers: Layers, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step in nats), resuming from the checkpoints in `out`."""
+    """Train all layers, resuming from the checkpoints in `out`.
+
+    Returns:
+      (averaged parameters, loss of every step in nats).
+    """
     data = layers.data
 
     def one(params, key, x):
@@ -186,7 +200,11 @@ def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Arra
 def fit_priors(
     config: Any, layers: Layers, params: Any, out: pathlib.Path
 ) -> tuple[dict[str, list], dict]:
-    """Of each name the priors, one a seed, as laws of the top latent; and the losses of every step."""
+    """Fit the priors of the top latent.
+
+    Returns:
+      (distributions by name, one per seed, losses of every step by name).
+    """
     key, size = jax.random.key(config.seed + 3), layers.sizes[-1]
     zs = jax.jit(encode, static_argnums=3)(
         layers.bound(params)[0], key, layers.data.train, DRAWS
@@ -231,10 +249,13 @@ def fit_priors(
 def fit_seeds(
     config: Any, out: pathlib.Path, name: str, init: Any, loss: Any, arrays: np.ndarray
 ) -> tuple[list, Any]:
-    """(fitted parameters of each seed, mean loss of every step): one fit of all seeds' parameters, stacked.
+    """Fit the stacked parameters of all seeds at once.
 
-    Each seed has initial parameters and random times of its own; batches, and the norm to which gradients are clipped,
-    are of all.
+    Each seed has initial parameters and random times that are independent.
+    Batches, and the norm to which gradients are clipped, are common.
+
+    Returns:
+      (fitted parameters of each seed, mean loss of every step).
     """
 
     def total(stacked, key, batch):
@@ -269,7 +290,7 @@ def fit_seeds(
 
 @dj.types.pytree
 class Network:
-    """(z, t) -> F(z, t)."""
+    """A function (z, t) -> F(z, t)."""
 
     params: Any
     module: Any = dj.types.static_field()
@@ -287,7 +308,7 @@ def denoiser_of(module: Any, params: Any) -> Any:
 
 
 def diffusion_prior(module: Any, params: Any, size: int) -> Any:
-    """The law of scaled latents that the network describes."""
+    """The distribution of scaled latents that the network describes."""
     grid = dj.grids.log_snr(SCHEDULE, SOLVER_STEPS)
     return priors.diffusion(
         denoiser_of(module, params),

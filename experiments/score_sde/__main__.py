@@ -1,9 +1,10 @@
-"""How well does a score-based diffusion trained for two minutes model handwritten
+"""Does a score-based diffusion trained for two minutes model handwritten
 digits?
 
-    python -m experiments.score_sde                       (or: make run)
-    python -m experiments.score_sde --schedule ve --network mlp --prediction edm --out runs/ve
-    python -m experiments.score_sde --data images.npz     (integer images, vectors, or eight_gaussians, …)
+    python -m experiments.score_sde                        (or: make run)
+    python -m experiments.score_sde --schedule ve --network mlp --out runs/ve
+    python -m experiments.score_sde --data images.npz      (images, vectors)
+    python -m experiments.score_sde --data eight_gaussians
 
 Trains one denoiser, and samples it by the reverse SDE (Euler-Maruyama) and by
 the probability-flow ODE. Then it scores the denoiser: test bits/dim beside two
@@ -312,7 +313,7 @@ def check(config: Config) -> None:
     training.check(config)
     at_least = {
         1: ("sde_steps", "ode_steps", "chunk"),
-        # below, a standard error, a distance or the grid's error, from half the steps, has no meaning
+        # One has no standard error, no distance and no grid of half the steps.
         2: ("samples", "probes", "likelihood_examples", "likelihood_steps"),
     }
     for minimum, names in at_least.items():

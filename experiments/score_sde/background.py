@@ -38,10 +38,12 @@ class Ahead:
 
         Args:
           function: A function of pytrees of arrays.
-          *arguments: Arrays, or `jax.ShapeDtypeStruct`s, of the shapes that it will be called with.
+          *arguments: Arrays, or `jax.ShapeDtypeStruct`s, of the shapes that it
+            will be called with.
 
         Returns:
-          The compiled function. Its first call waits for the thread, and raises what compiling raised.
+          The compiled function. Its first call waits for the thread, and
+            raises what compiling raised.
         """
         future = self.submit(lambda: jax.jit(function).lower(*arguments).compile())
         return lambda *values: future.result()(*values)

@@ -126,7 +126,10 @@ def load(
       ValueError: If the run did not describe its data, or, with `examples`,
         its file now holds other data.
     """
-    cure = "run again with the flags that it was trained with, which go on from its checkpoints"
+    cure = (
+        "run again with the flags that it was trained with, "
+        "which go on from its checkpoints"
+    )
     stored = files.read_json(
         folder / "config.json", cure, "data", "schedule", "network"
     )

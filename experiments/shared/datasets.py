@@ -256,7 +256,10 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         file = (
             ""
             if path is None
-            else f" (a quarter of {name} at most, which must hold {4 * least_test} examples)"
+            else (
+                f" (a quarter of {name} at most, "
+                f"which must hold {4 * least_test} examples)"
+            )
         )
         raise ValueError(
             f"held_out must be at least {least_test}, got {held_out}{file}"
@@ -270,8 +273,17 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
     train, test = (_standardise(x, origin, centre, scale) for x in (train, test))
     shift = origin.astype(np.float64) + centre
     return Dataset(
-        name, train, test, levels, shift[()], scale, None, train_labels, test_labels, path
-    )  # fmt: skip
+        name,
+        train,
+        test,
+        levels,
+        shift[()],
+        scale,
+        None,
+        train_labels,
+        test_labels,
+        path,
+    )
 
 
 def _read(name):

@@ -100,6 +100,11 @@ def flow_ends(denoiser: Any, schedule: Any, starts: Any, tolerance: float) -> An
     truth = solvers.adaptive(tolerance, tolerance, 100_000)
     return jax.vmap(
         lambda x: driver.run(
-            noise_source.source_of(None, x, ends), truth, problem, x=x, ts=ends, zero_end=False
+            noise_source.source_of(None, x, ends),
+            truth,
+            problem,
+            x=x,
+            ts=ends,
+            zero_end=False,
         )[0]
     )(starts)

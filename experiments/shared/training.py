@@ -36,7 +36,9 @@ class Optimisation:
     batch_size: int = 96
     """Examples per step."""
     learning_rate: float = 2e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine
+    to 0.
+    """
     ema_decay: float = 0.99
     """Decay of the averaged parameters, which are the ones sampled and scored."""
     save_every: int = 200

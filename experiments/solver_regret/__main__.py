@@ -1,13 +1,17 @@
-"""Which solver and grid to recommend when the problem is not known: the least worst-case regret over a suite.
+"""Which solver and grid have the least worst-case regret when the problem is not
+known?
 
-    python -m experiments.solver_regret
+    python -m experiments.solver_regret [--quick]
 
-The regret of a pair (solver, grid) on a problem is its error over the least error of all pairs at the same number of
-evaluations. A recommendation is the pair of least worst regret over one half of the suite. The other half, which no
-choice has seen, then says what the recommendation is worth.
+The regret of a pair (solver, grid) on a problem is its error over the least
+error of all pairs at the same number of evaluations. A recommendation is the
+pair of least worst regret over one half of the suite. Its regret on the other
+half, which no choice has seen, shows its value.
 
-About 40 minutes on 2 CPU cores; `--quick` 3 minutes. Expect a recommendation within twice the best pair on most
-problems of the held-out half. The table is in experiments/results/solver_regret.json.
+Hardware and time: about 40 minutes on 2 CPU cores, with `--quick` 3 minutes.
+
+Expect a recommendation within twice the best pair on most problems of the
+held-out half. The table is in experiments/results/solver_regret.json.
 """
 
 import dataclasses
@@ -39,15 +43,19 @@ class Config:
     """Solvers and grids by their worst-case regret over a suite of problems."""
 
     out: pathlib.Path = pathlib.Path("runs/solver_regret")
-    """Folder for config.json, errors.json and metrics.json. Solvers whose errors it holds are not run again."""
+    """Folder for config.json, errors.json and metrics.json. Solvers whose errors
+    it holds are not run again.
+    """
     seed: int = 0
     """Seed of the starts and of the networks' training."""
     solvers: tuple[str, ...] = SOLVERS
-    """Names of the table of solvers; deterministic ones of a fixed number of evaluations."""
+    """Names of the table of solvers. All are deterministic with a fixed number of
+    evaluations.
+    """
     budgets: tuple[int, ...] = (6, 8, 12, 16, 24, 32, 48)
     """Evaluations of the denoiser."""
     starts: int = 128
-    """Starts of each mixture; digits and networks take half."""
+    """Starts of each mixture. Digits and networks take half."""
     train_steps: int = 2000
     """Optimiser steps of each trained network."""
     quick: bool = False
@@ -55,7 +63,9 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Measure all pairs, write errors.json and metrics.json, print the recommendations."""
+    """Measure all pairs, write errors.json and metrics.json, and print the
+    recommendations.
+    """
     if config.quick:
         config = dataclasses.replace(
             config, solvers=QUICK, budgets=(8, 16, 32), starts=64, train_steps=300
@@ -90,11 +100,13 @@ def run(config: Config) -> dict[str, Any]:
 
 
 SUITE = ("seed", "budgets", "starts", "train_steps")
-"""The flags that decide what is measured."""
+"""The flags that decide which problems are measured."""
 
 
 def check_same_suite(config: Config) -> None:
-    """Raise ValueError if config.out holds errors that were measured with other flags of `SUITE`."""
+    """Raise ValueError if config.out holds errors that were measured with other
+    flags of `SUITE`.
+    """
     if not (config.out / "errors.json").exists():
         return
     held = files.read_json(
@@ -110,7 +122,7 @@ def check_same_suite(config: Config) -> None:
 
 
 def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
-    """All errors, a line each."""
+    """Write all errors, one per line."""
     temporary = path.with_name(f".{path.name}.writing")
     temporary.write_text(
         "[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n"
@@ -119,9 +131,13 @@ def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
 
 
 def read_errors(path: pathlib.Path) -> list[Errors]:
-    """What `write_errors` wrote, none where there is no file: a run that was stopped goes on after its last solver.
+    """Read the errors of `write_errors`, none where there is no file.
 
-    Raises ValueError, with the file and the cure, where it is damaged.
+    A run that was stopped goes on after its last solver.
+
+    Raises:
+      ValueError: If the file is damaged. The message names the file and the
+        cure.
     """
     try:
         return (
@@ -138,15 +154,17 @@ def read_errors(path: pathlib.Path) -> list[Errors]:
 def summarise(
     rows: list[Errors], budgets: tuple[int, ...], kept: int = 5
 ) -> dict[str, Any]:
-    """The pairs of least worst regret on the choosing half, with their regrets on both halves.
+    """The pairs of least worst regret on the choosing half, with their regrets on
+    both halves.
 
     Args:
       rows: All errors.
       budgets: Evaluations.
-      kept: How many pairs are reported for each budget and measure.
+      kept: Number of pairs reported for each budget and measure.
 
     Returns:
-      JSON values: what was measured, and for each "BUDGET evaluations, MEASURE" the best pairs and the recommended one.
+      JSON values: the suite, and for each "BUDGET evaluations, MEASURE" the
+        best pairs and the recommended one.
     """
     held_out = {row.problem: row.held_out for row in rows}
     halves = {
@@ -178,14 +196,16 @@ def summarise(
 
 
 def recommendation(budget: int) -> tuple[str, str]:
-    """The solver and the grid that `sample` takes by default, at another number of evaluations."""
+    """The default solver and grid of `sample`, at another number of evaluations."""
     return "unipc(3)", f"angular({0.5 if budget < grids.DENSE else 0.25})"
 
 
 def standing(
     pair: tuple[str, str], regret: dict[str, float], halves: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """The worst and the median regret of a pair on each half, and on which problem it is worst."""
+    """The worst and the median regret of a pair on each half, and the problem
+    where it is worst.
+    """
     line: dict[str, Any] = {"solver": pair[0], "grid": pair[1]}
     for half, problems in halves.items():
         values = [regret[problem] for problem in problems]
@@ -198,7 +218,9 @@ def standing(
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The best pairs of each budget, with worst and median regret on both halves."""
+    """Print the best pairs of each budget, with worst and median regret on both
+    halves.
+    """
     print("regret: worst (median) on the half chosen on, then on the half held out")
     for title, lines in summary["least worst regret"].items():
         print(title)

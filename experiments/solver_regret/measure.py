@@ -1,4 +1,6 @@
-"""Errors of every solver on every grid over the suite, and the regret of each choice."""
+"""Errors of every solver on every grid over the suite, and the regret of each
+choice.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -28,16 +30,32 @@ GRIDS: dict[str, Callable[[Any, int], Any]] = {
 """name -> family of grids from t_max to t_min."""
 
 SOLVERS = (
-    "ddim", "heun", "rk4", "dpm_solver(2)", "dpm_solver(3)", "exponential_runge_kutta(4)", "dpmpp_2m", "dpmpp_3m",
-    "adams_bashforth(3)", "deis(2)", "deis(3)", "deis(3, log_rho)", "ipndm(2)", "ipndm(4)", "unipc(2)", "unipc(3)",
+    "ddim",
+    "heun",
+    "rk4",
+    "dpm_solver(2)",
+    "dpm_solver(3)",
+    "exponential_runge_kutta(4)",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "adams_bashforth(3)",
+    "deis(2)",
+    "deis(3)",
+    "deis(3, log_rho)",
+    "ipndm(2)",
+    "ipndm(4)",
+    "unipc(2)",
+    "unipc(3)",
     "sa_solver(3, 4, 0)",
-)  # fmt: skip
+)
 
 
 class Errors(NamedTuple):
-    """Errors in data units of one solver on one grid family at one budget, on one problem.
+    """Errors in data units of one solver on one grid family at one budget, on one
+    problem.
 
-    scale: the standard deviation of the exact flow's ends. The last three fields are the `MEASURES`.
+    `scale` is the standard deviation of the exact flow's ends. The last three
+    fields are the `MEASURES`.
     """
 
     problem: str
@@ -52,14 +70,20 @@ class Errors(NamedTuple):
 
 
 MEASURES = ("rms", "trimmed", "median")
-"""Root mean square over the starts, the same over the 95 % of least error, and the median.
+"""Root mean square over the starts, the same over the 95 % of least error, and
+the median.
 
-Where modes lie far apart a start near a border may end in another mode. Such a start errs by the distance of the modes,
-however good the solver, and the root mean square of a hundred starts then says how many of them there were by luck.
+Where modes lie far apart a start near a border may end in another mode. Such a
+start errs by the distance of the modes, however good the solver. The root mean
+square of a hundred starts then depends on how many of them there were by
+chance.
 """
 
 RESOLUTION = 1e-4
-"""Errors below this share of the data's standard deviation count as alike: it is added to all errors of a regret."""
+"""Share of the data's standard deviation below which errors count as equal.
+
+It is added to all errors of a regret.
+"""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -72,7 +96,16 @@ def squared_errors(
     active: Any,
     ts: Any,
 ) -> Any:
-    """Mean squared error over the active entries, (grids, problems, starts), for grids ts (grids, N + 1)."""
+    """Mean squared error over the active entries.
+
+    Args:
+      solver: The solver.
+      group: Problems of one structure.
+      ts: (grids, N + 1), the grids.
+
+    Returns:
+      (grids, problems, starts).
+    """
 
     def one(denoiser, active, x, end, grid):
         reached = solvers.integrate(
@@ -91,7 +124,7 @@ def measure(name: str, group: Group, budgets: tuple[int, ...]) -> Iterator[Error
     """The errors of one solver over a group, for every grid family and budget.
 
     Args:
-      name: Of the solver in `solver_table.SOLVERS`.
+      name: Of the solver in `shared.solvers.SOLVERS`.
       group: Problems of one structure.
       budgets: Evaluations. Those that are too few for two steps are left out.
 
@@ -144,11 +177,12 @@ def regrets(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """The error of each pair over the least error of all pairs, by problem.
 
-    RESOLUTION times the data's standard deviation is added to every error. One that is not finite counts as infinite.
+    RESOLUTION times the data's standard deviation is added to every error. One
+    that is not finite counts as infinite.
 
     Args:
       rows: Errors of all budgets.
-      budget: Evaluations; rows of others are left out.
+      budget: Evaluations. Rows of others are left out.
       measure: One of `MEASURES`.
 
     Returns:

@@ -1,4 +1,6 @@
-"""The suite of problems: exact denoisers of 1 to 64 dimensions and trained networks, half of them held out."""
+"""The suite of problems: exact denoisers of 1 to 64 dimensions and trained
+networks, half held out.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,14 +18,19 @@ from experiments.shared.solvers import flow_ends, make_schedule
 SCHEDULES = ("vp_linear", "edm", "rectified_flow")
 
 DIMENSION, COMPONENTS = 64, 8
-"""Every mixture is padded to these sizes, so that one compiled program serves all of them.
+"""Sizes to which every mixture is padded, so that one compiled program serves all
+of them.
 
-A padded entry is an independent Gaussian. It changes no posterior weight, and its error does not count.
+A padded entry is an independent Gaussian. It changes no posterior weight, and
+its error does not count.
 """
 
 
 class Mixture(NamedTuple):
-    """A mixture of diagonal Gaussians before padding: weights (K,), means (K, D), standard deviations (K, D)."""
+    """A mixture of diagonal Gaussians before padding.
+
+    It has weights (K,), means (K, D) and standard deviations (K, D).
+    """
 
     weights: np.ndarray
     means: np.ndarray
@@ -33,7 +40,9 @@ class Mixture(NamedTuple):
 def random_mixture(
     seed: int, dimension: int, low: float, high: float, spread: float = 1.0
 ) -> Mixture:
-    """Eight components around N(0, spread²), each entry's standard deviation log-uniform in [low, high]."""
+    """Eight components around N(0, spread²), with standard deviations log-uniform
+    in [low, high].
+    """
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(COMPONENTS, 3.0))
     means = spread * rng.normal(size=(COMPONENTS, dimension))
@@ -45,7 +54,9 @@ def random_mixture(
 
 
 def anisotropic(seed: int, dimension: int, low: float, high: float) -> Mixture:
-    """Two components whose standard deviations run geometrically from `low` to `high` over the entries."""
+    """Two components whose standard deviations run geometrically from `low` to
+    `high` over the entries.
+    """
     rng = np.random.default_rng(seed)
     stds = np.geomspace(low, high, dimension)
     means = 0.7 * stds * rng.choice([-1.0, 1.0], (2, dimension))
@@ -87,7 +98,10 @@ HELD_OUT: dict[str, Mixture] = {
 
 
 def padded(mixture: Mixture) -> targets.Mixture:
-    """The mixture in DIMENSION entries and COMPONENTS components: its first component is split into equal ones."""
+    """Pad a mixture to DIMENSION entries and COMPONENTS components.
+
+    Its first component is split into equal ones.
+    """
     count, dimension = mixture.means.shape
     copies = COMPONENTS - count
     weights = np.concatenate(
@@ -104,9 +118,15 @@ def padded(mixture: Mixture) -> targets.Mixture:
 class Group(NamedTuple):
     """Problems of one structure, solved by one program.
 
-    names: of the problems. held_out: whether each was kept from choosing. schedule_name. schedule. denoisers: a pytree
-    with a leading axis of problems. starts, ends (P, S, D): where the exact flow begins and ends. active (P, D): 1 for
-    the entries whose error counts.
+    Attributes:
+      names: Of the problems.
+      held_out: Whether each was kept from choosing.
+      schedule_name: Of the schedule.
+      schedule: The schedule.
+      denoisers: A pytree with a leading axis of problems.
+      starts: (P, S, D), where the exact flow begins.
+      ends: (P, S, D), where it ends.
+      active: (P, D), 1 for the entries whose error counts.
     """
 
     names: tuple[str, ...]
@@ -120,7 +140,7 @@ class Group(NamedTuple):
 
 
 def groups(seed: int, starts: int, train_steps: int) -> list[Group]:
-    """The whole suite. Runs in float64.
+    """Make the whole suite. Runs in float64.
 
     Args:
       seed: Of the starts and of the networks' training.
@@ -202,7 +222,11 @@ def _digits(schedule_name, schedule, key, starts):
 
 @functools.partial(jax.jit, static_argnums=3)
 def _exact(distributions, schedule, key, starts):
-    """Denoisers, starts from the exact distribution at t_max, and the ends of the exact flow, for stacked targets."""
+    """(denoisers, starts, ends) for stacked targets.
+
+    Starts are draws of the exact distribution at t_max, ends those of the
+    exact flow.
+    """
 
     def one(distribution, key):
         denoiser = targets.denoiser(distribution, schedule)
@@ -227,7 +251,7 @@ def _all_digits():
 
 
 def _network(name, data, held_out, schedule_name, key, starts, train_steps):
-    """An MLP trained to predict noise, and the flow of what it learned."""
+    """An MLP trained to predict noise, and the flow that it learned."""
     schedule = make_schedule(schedule_name)
     init_key, train_key, start_key = jax.random.split(key, 3)
     denoiser = _trained(

@@ -1,27 +1,46 @@
-"""How many nats do normalizing flows leave between their density and the exact one, on the 2-D toy densities?
+"""By how many nats do normalizing flows miss the exact density of 2-D toy data?
 
-    python -m experiments.toy_flows [--targets moons] [--flows spline maf] [--steps N] [--out DIR] [--seed N]
+    python -m experiments.toy_flows [--targets moons] [--flows spline maf] [--steps N]
 
-RealNVP, spline coupling, MAF and a continuous flow by maximum likelihood, and a continuous flow by matching, are fitted
-to samples of densities that are known. So the gap to the entropy floor, the mean of log p − log q over fresh samples
-of p, is known with its standard error: it is KL(p‖q), and 0 for a perfect fit. Log q of the continuous flows is by RK4
-with the exact trace, and metrics.json says by how much it changes with half the steps. Figures in OUT: densities.png,
-the exact density and the flows', a row a target; samples.png, as many samples of each. A killed run goes on from where
-each fit was saved, at 1/8, 1/4, 1/2 and all of its steps; metrics.json has the gap and the seconds at each.
+RealNVP, spline coupling, MAF and a continuous flow by maximum likelihood, and
+a continuous flow by matching, are fitted to samples of densities that are
+known. So the gap to the entropy floor, the mean of log p − log q over fresh
+samples of p, is known with its standard error. It is KL(p‖q), and 0 for a
+perfect fit.
 
-Expect these gaps in nats, and seconds of training with compilation. The seconds are of 2 CPU cores that several other
-programs shared (load 8 to 15), where all took 35 minutes; it is about 11 minutes of processor time.
+Log q of the continuous flows is by RK4 with the exact trace, and metrics.json
+says by how much it changes with half the steps. A killed run resumes where
+each fit was saved, at 1/8, 1/4, 1/2 and all of its steps, and metrics.json has
+the gap and the seconds at each. Figures in OUT:
 
-                                   eight gaussians          checkerboard               circles                 moons
-    RealNVP                   0.177 ± 0.005,  57 s  0.230 ± 0.004,  31 s  0.093 ± 0.004,  44 s  0.015 ± 0.001,  23 s
-    spline coupling           0.008 ± 0.001,  35 s  0.030 ± 0.002,  53 s  0.006 ± 0.001,  33 s  0.006 ± 0.001,  45 s
-    MAF with splines          0.005 ± 0.001, 128 s  0.048 ± 0.002, 106 s  0.005 ± 0.001,  90 s  0.010 ± 0.001,  84 s
-    continuous, likelihood    0.039 ± 0.002,  62 s  0.282 ± 0.004, 105 s  0.064 ± 0.003,  59 s  0.020 ± 0.002,  59 s
-    continuous, matching      0.020 ± 0.002,  77 s  0.345 ± 0.006,  69 s  0.027 ± 0.002,  32 s  0.036 ± 0.002,  34 s
+- densities.png: the exact density and those of the flows, one row per target.
+- samples.png: as many samples of each.
 
-The best flow of each leaves 0.005, 0.030, 0.005 and 0.006 nats. The spline reached 0.018 on moons after 19 s of those.
-The checkerboard needs a conditioner that can jump: what brings it below 0.05 is Fourier features of what stays, or a
-wide and deep one (MAF); smooth velocities, and affine couplings, do not get there in these steps.
+Hardware and time: 35 minutes on 2 CPU cores that several other programs shared
+(load 8 to 15), about 11 minutes of processor time.
+
+Expect these gaps in nats, in columns of eight Gaussians, checkerboard, circles and
+moons:
+
+    RealNVP                 0.177 ± 0.005  0.230 ± 0.004  0.093 ± 0.004  0.015 ± 0.001
+    spline coupling         0.008 ± 0.001  0.030 ± 0.002  0.006 ± 0.001  0.006 ± 0.001
+    MAF with splines        0.005 ± 0.001  0.048 ± 0.002  0.005 ± 0.001  0.010 ± 0.001
+    continuous, likelihood  0.039 ± 0.002  0.282 ± 0.004  0.064 ± 0.003  0.020 ± 0.002
+    continuous, matching    0.020 ± 0.002  0.345 ± 0.006  0.027 ± 0.002  0.036 ± 0.002
+
+and these seconds of training with compilation:
+
+    RealNVP                  57   31  44  23
+    spline coupling          35   53  33  45
+    MAF with splines        128  106  90  84
+    continuous, likelihood   62  105  59  59
+    continuous, matching     77   69  32  34
+
+The best flow of each density leaves 0.005, 0.030, 0.005 and 0.006 nats. The
+spline reached 0.018 on moons after 19 of its seconds. The checkerboard needs a
+network that can jump: Fourier features of the unchanged entries, or a wide and
+deep one (MAF), bring it below 0.05. Smooth velocities and affine couplings do
+not get there in these steps.
 """
 
 import dataclasses
@@ -44,15 +63,20 @@ from experiments.shared.datasets import TOYS, ToyName
 from experiments.shared.figures import save_figure
 
 KNOTS = flows.rational_quadratic(32, bound=4.0)
-"""Of standardised data, whose densities here end within ±2.5; many bins, for a density with jumps."""
+"""Splines for standardised data, whose densities here end within ±2.5.
+
+They have many bins, for a density with jumps.
+"""
 REGULAR = 0.01
-"""Weight of ∫‖u‖² dt and of ∫‖∂u/∂x‖² dt in a continuous flow's fit by likelihood."""
+"""Weight of ∫‖u‖² dt and of ∫‖∂u/∂x‖² dt in a continuous flow's fit by
+likelihood.
+"""
 Loss = Callable[[flows.density.Flow, jax.Array, jax.Array], jax.Array]
-"""(flow, key, batch) -> ()."""
+"""A loss (flow, key, batch) -> ()."""
 
 
 class Kind(NamedTuple):
-    """A flow and how it is fitted."""
+    """A flow and the settings of its fit."""
 
     title: str
     make: Callable[[jax.Array], flows.density.Flow]
@@ -67,7 +91,9 @@ class Kind(NamedTuple):
 
 @pytree
 class Harmonics:
-    """A conditioner that sees sines of what stays beside it, so that what it makes of it may change abruptly."""
+    """A network that sees sines of its input too, so that its output may change
+    abruptly.
+    """
 
     network: Any
     count: int = static_field()
@@ -79,7 +105,10 @@ class Harmonics:
 def spline_coupling(
     key: jax.Array, layers: int = 2, harmonics: int = 4
 ) -> flows.density.Flow:
-    """Spline couplings, halves by turns, whose conditioners see sin and cos of 2^k π x, k below `harmonics`."""
+    """Spline couplings of alternating halves.
+
+    Their networks see sin and cos of 2^k π x, k below `harmonics`.
+    """
 
     def layer(key, swap):
         network = flows.perceptron(key, 1 + 2 * harmonics, (1, KNOTS.count))
@@ -95,20 +124,27 @@ def spline_coupling(
 
 
 def planar(*bijectors: Any) -> flows.density.Flow:
-    """The flow of a standard normal pair through bijectors and, at the data's end, an actnorm."""
+    """The flow of a standard normal pair through bijectors and, at the data's
+    end, an actnorm.
+    """
     return flows.flow(
         distributions.standard_normal((2,)), flows.chain(*bijectors, flows.actnorm(2))
     )
 
 
 def standardised(flow: flows.density.Flow, batch: jax.Array) -> tuple[Any, jax.Array]:
-    """(the ODE's bijection, the batch before it passes the actnorm at the data's end, which is not trained)."""
+    """(the ODE's bijection, the batch before the actnorm at the data's end).
+
+    The actnorm is not trained.
+    """
     ode, norm = flow.bijector.bijectors
     return ode, jax.vmap(jax.lax.stop_gradient(norm).inverse)(batch)
 
 
 def matching(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.Array:
-    """The regression of the flow's velocity on those of straight paths from standardised data to noise."""
+    """The regression of the flow's velocity on those of straight paths from
+    standardised data to noise.
+    """
     ode, xs = standardised(flow, batch)
     return flows.matching_loss(key, ode.velocity, flows.interpolant(), xs)[0]
 
@@ -116,9 +152,11 @@ def matching(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.
 def regular_likelihood(
     flow: flows.density.Flow, key: jax.Array, batch: jax.Array
 ) -> jax.Array:
-    """−log q in nats per dimension by the exact trace, with a price on long and bent paths.
+    """−log q in nats per dimension by the exact trace, with a penalty on long and
+    bent paths.
 
-    Without one the velocity learns to exploit the error of the few steps that it is trained with.
+    Without it the velocity learns to exploit the error of the few steps that
+    it is trained with.
     """
     ode, xs = standardised(flow, batch)
     return flows.transport_loss(
@@ -127,7 +165,7 @@ def regular_likelihood(
 
 
 def likelihood(flow: flows.density.Flow, key: jax.Array, batch: jax.Array) -> jax.Array:
-    """−log q, the mean over the batch."""
+    """The mean of −log q over the batch."""
     return flows.negative_log_likelihood(flow, batch)[0]
 
 
@@ -166,15 +204,17 @@ KINDS: dict[str, Kind] = {
     ),
 }
 FINE_STEPS = 16
-"""Steps of RK4 that an ODE is measured and drawn with."""
+"""Steps of RK4 with which an ODE is measured and drawn."""
 CURVE, CURVE_EXAMPLES = (1 / 8, 1 / 4, 1 / 2, 1), 2000
-"""Shares of the steps at which the gap is noted, over so many examples."""
+"""Shares of the steps at which the gap is measured, and the number of examples."""
 HALF_SIDE, PIXELS, DRAWN = 5.0, 100, 4000
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Flows fitted to 2-D densities that are known exactly: gaps in nats, densities, samples."""
+    """Flows fitted to 2-D densities that are known exactly: gaps, densities,
+    samples.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/toy_flows")
     """Folder for figures, config.json, metrics.json and the fits' checkpoints."""
@@ -186,7 +226,7 @@ class Config:
         "circles",
         "moons",
     )
-    """The densities, a row of the figures each."""
+    """The densities, one row of the figures each."""
     flows: tuple[Literal["real_nvp", "spline", "maf", "cnf", "matching"], ...] = (
         "real_nvp",
         "spline",
@@ -194,15 +234,17 @@ class Config:
         "cnf",
         "matching",
     )
-    """The flows, a column of the figures each."""
+    """The flows, one column of the figures each."""
     steps: int | None = None
-    """Steps of each fit at batch 512, a multiple of 100; default: each flow's own."""
+    """Steps of each fit at batch 512, a multiple of 100. Default: set per flow."""
     learning_rate: float | None = None
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0; default: each flow's own."""
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine
+    to 0. Default: set per flow.
+    """
     train: int = 100_000
     """Samples to fit to."""
     test: int = 10_000
-    """Fresh samples that the gap is averaged over."""
+    """Fresh samples over which the gap is averaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +257,11 @@ class FitConfig(training.Optimisation):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Fit every flow to every target, measure, draw; the metrics, a dictionary a target."""
+    """Fit every flow to every target, measure and draw.
+
+    Returns:
+      The metrics by target, which are also in OUT/metrics.json.
+    """
     check(config)
     out = files.start(config)
     results, fitted = {}, {}
@@ -241,7 +287,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Refuse flags out of range, by name."""
+    """Raise ValueError for flags that are out of range."""
     for name, known in (("targets", TOYS), ("flows", KINDS)):
         if not getattr(config, name):
             raise ValueError(
@@ -262,7 +308,9 @@ def check(config: Config) -> None:
 
 
 def samples(config: Config, name: str, stream: int, count: int) -> jax.Array:
-    """Exact samples (count, 2) of a target; a stream of its own for training, testing and drawing."""
+    """Exact samples (count, 2) of a target. Training, testing and drawing have
+    independent streams.
+    """
     key = jax.random.fold_in(
         jax.random.fold_in(jax.random.key(config.seed), list(TOYS).index(name)),
         stream,
@@ -273,10 +321,13 @@ def samples(config: Config, name: str, stream: int, count: int) -> jax.Array:
 def fit(
     config: Config, out: pathlib.Path, name: str, kind: str
 ) -> tuple[flows.density.Flow, list[dict[str, float]]]:
-    """The flow with averaged parameters, and its gap at `CURVE` with the seconds of training, compilation included.
+    """Fit one flow to one target, resuming from its folder in `out`.
 
-    A fit resumes from its own folder in `out`; the seconds after the last point of the curve that a killed run had
-    reached are not counted.
+    Seconds count training and compilation, without those after the last point
+    of the curve that a killed run had reached.
+
+    Returns:
+      (flow with averaged parameters, its gap and seconds at `CURVE`).
     """
     _, make, steps, learning_rate, batch_size, loss = KINDS[kind]
     task = FitConfig(
@@ -310,9 +361,16 @@ def fit(
 
     stops = sorted({max(50, round(share * task.steps / 50) * 50) for share in CURVE})
     model, _ = training.fit(
-        task, folder, loss or likelihood, lambda key: _initialised(make, key, xs), np.asarray(xs),
-        ("target", "flow"), f"{name.replace('_', ' ')}, {kind}", stops=stops, on_stop=note,
-    )  # type: ignore  # fmt: skip
+        task,
+        folder,
+        loss or likelihood,
+        lambda key: _initialised(make, key, xs),
+        np.asarray(xs),
+        ("target", "flow"),
+        f"{name.replace('_', ' ')}, {kind}",
+        stops=stops,
+        on_stop=note,
+    )  # type: ignore
     return model, curve
 
 
@@ -325,12 +383,12 @@ def _initialised(make, key, xs):
 
 
 def is_ode(flow: flows.density.Flow) -> bool:
-    """Whether its first bijector, from the base, is the flow of an ODE."""
+    """Whether the first bijector, from the base, is the flow of an ODE."""
     return isinstance(flow.bijector.bijectors[0], flows.Continuous)
 
 
 def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flow:
-    """The flow, with so many steps of RK4 where it is an ODE's."""
+    """The flow with this number of RK4 steps, if it is that of an ODE."""
     if not is_ode(flow):
         return flow
     ode, *rest = flow.bijector.bijectors
@@ -341,16 +399,18 @@ def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flo
 
 @jax.jit
 def log_probs(distribution: Any, xs: jax.Array) -> jax.Array:
-    """log p of many, (n,), some at a time."""
+    """log p of many points, (n,), some at a time."""
     return jax.lax.map(distribution.log_prob, xs, batch_size=2000)
 
 
 def measure(
     config: Config, name: str, model: flows.density.Flow, count: int | None = None
 ) -> dict[str, float]:
-    """gap: the mean of log p − log q over fresh samples of p in nats, and its standard error; nll: of −log q.
+    """The gap, the mean of log p − log q over fresh samples of p in nats, and its
+    standard error.
 
-    For an ODE, solver_change: the mean |log q − log q'|, q' by half the steps.
+    `nll` is the mean of −log q. For an ODE, `solver_change` is the mean |log q
+    − log q'| with q' by half the steps.
     """
     xs = samples(config, name, 1, config.test)[:count]
     log_p, log_q = (
@@ -378,7 +438,7 @@ def measure(
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The table of gaps, and of the gap against seconds."""
+    """Print the table of gaps, and of the gap against seconds."""
     kinds = list(next(iter(results.values())))
     print("\ngap to the entropy floor, nats (± standard error); seconds of training")
     print(f"{'':28}" + "".join(f"{name.replace('_', ' '):>27}" for name in results))
@@ -403,7 +463,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
-    """Exact density, and the flows': rows targets."""
+    """Draw the exact density and those of the flows, one row per target."""
     edges = np.linspace(-HALF_SIDE, HALF_SIDE, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
     places = jnp.asarray(
@@ -437,7 +497,9 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
 
 
 def draw_samples(config: Config, fitted: dict, results: dict) -> Any:
-    """As many samples of the exact law and of each flow: rows targets."""
+    """Draw as many samples of the exact density as of each flow, one row per
+    target.
+    """
     figure, axes = grid_of_axes(config)
     keys = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), 1_000), DRAWN
@@ -463,7 +525,7 @@ def draw_samples(config: Config, fitted: dict, results: dict) -> Any:
 
 
 def grid_of_axes(config: Config) -> Any:
-    """A figure with a row a target and a column for the truth and each flow."""
+    """A figure with one row per target, and columns for the truth and each flow."""
     rows, columns = len(config.targets), 1 + len(config.flows)
     size = (2.5 * columns + 1.0, 3.0 * rows + 0.7)
     return plt.subplots(
@@ -478,7 +540,7 @@ def grid_of_axes(config: Config) -> Any:
 
 
 def label(config: Config, axes: Any, results: dict, truth: str) -> None:
-    """Titles with the gaps, axis labels with units, one window for all."""
+    """Set titles with the gaps, axis labels with units, and one window for all."""
     for row, name in zip(axes, config.targets, strict=True):
         entropy = results[name][config.flows[0]]["entropy"]
         row[0].set_title(f"{truth}\nentropy {entropy:.3f} nats", fontsize=10)

@@ -1,19 +1,27 @@
-"""Do forward SDE, reverse SDE and probability flow carry the same densities, the exact ones, on every schedule?
+"""Do forward SDE, reverse SDE and probability flow carry the exact densities on
+every schedule?
 
-    python -m experiments.toy_sde [--target checkerboard] [--schedules vp ve edm] [--out DIR] [--seed N]
+    python -m experiments.toy_sde [--target checkerboard] [--schedules vp ve edm]
 
-A 2-D density is known exactly at every noise level, and so is its denoiser: nothing is trained, and whatever separates
-samples from the truth is the solver's own error. The forward SDE starts from exact samples of p at t_min, the reverse
-SDE and the probability flow from exact samples of p at t_max. Figures in OUT:
+A 2-D density is known exactly at every noise level, and so is its denoiser.
+Nothing is trained, so all that separates samples from the truth is the
+solver's error. The forward SDE starts from exact samples of p at t_min, the
+reverse SDE and the probability flow from exact samples of p at t_max. Figures
+in OUT:
 
-- paths.png: x_1 along forward SDE, reverse SDE and probability flow over the exact p_t(x_1), a row a schedule;
-- density_<schedule>.png: exact p_t at five times beside histograms of the three simulations;
-- score.png: the score field over the exact p_t, a row a schedule.
+- paths.png: x_1 along forward SDE, reverse SDE and probability flow over the
+  exact p_t(x_1), one row per schedule.
+- density_<schedule>.png: exact p_t at five times beside histograms of the
+  three simulations.
+- score.png: the score field over the exact p_t, one row per schedule.
 
-Takes about a minute on 2 CPU cores; the checkerboard, whose denoiser is a derivative, over a minute a schedule with
---samples 2048. Expect, with the defaults: log p by the flow within 1e-5 nats of the exact one on average; the samplers'
-squared energy distance to exact samples below 0.002, which is as far as further sets of exact samples are (0.0007 to
-0.0018); moments of the forward paths within 2 % of the exact ones, as 8192 samples allow.
+Hardware and time: about a minute on 2 CPU cores. The checkerboard, whose
+denoiser is a derivative, takes over a minute per schedule with --samples 2048.
+
+Expect, with the defaults, log p by the flow within 1e-5 nats of the exact one
+on average. The samplers' squared energy distance to exact samples is below
+0.002, as is that of further sets of exact samples (0.0007 to 0.0018). Moments
+of the forward paths are within 2 % of the exact ones, as 8192 samples allow.
 """
 
 import dataclasses
@@ -45,7 +53,10 @@ SETTINGS = {"ve": _SIGMAS, "edm": _SIGMAS}
 """Settings of the schedules whose defaults do not suit data of this size."""
 
 NOISE_TO_SIGNAL = (0.25, 0.7, 2.0)
-"""σ/α at the snapshots between the two ends: on each schedule these are the same laws, up to a factor α."""
+"""σ/α at the snapshots between the two ends.
+
+On each schedule the distributions there are the same, up to a factor α.
+"""
 
 PATHS = 16
 PIXELS = 160
@@ -56,7 +67,9 @@ LIKELIHOOD_STEPS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Forward SDE, reverse SDE and probability flow of a 2-D density against its exact p_t."""
+    """Forward SDE, reverse SDE and probability flow of a 2-D density against
+    exact p_t.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/toy_sde")
     """Folder for figures, config.json and metrics.json."""
@@ -65,7 +78,7 @@ class Config:
     target: Literal[ToyName, "two_modes"] = "eight_gaussians"
     """The density at noise 0."""
     schedules: tuple[ScheduleName, ...] = ("vp", "sub_vp", "ve")
-    """The noise schedules to compare, a row of the figures each."""
+    """The noise schedules to compare, one row of the figures each."""
     samples: int = 8192
     """Paths simulated of each kind, and exact samples that they are compared with."""
     steps: int = 1000
@@ -75,7 +88,11 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Simulate, compare, draw; the metrics, a dictionary a schedule."""
+    """Simulate, compare and draw.
+
+    Returns:
+      The metrics by schedule, which are also in OUT/metrics.json.
+    """
     if not config.schedules:
         raise ValueError(
             f"schedules must name at least one of {list(get_args(ScheduleName))}, got "
@@ -113,10 +130,14 @@ def run(config: Config) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """One schedule's simulations by kind: all samples at five times, and a few whole paths.
+    """One schedule's simulations by kind: all samples at five times, and a few
+    whole paths.
 
-    ts: (N + 1,), increasing. times: (S,), those of the snapshots, snapshots: kind -> (S, samples, 2).
-    paths: kind -> (PATHS, N + 1), first coordinate.
+    Attributes:
+      ts: (N + 1,), increasing.
+      times: (S,), those of the snapshots.
+      snapshots: (S, samples, 2) by kind.
+      paths: (PATHS, N + 1) by kind, the first coordinate.
     """
 
     ts: np.ndarray
@@ -126,7 +147,9 @@ class Simulation:
 
 
 def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
-    """All paths of one schedule: upwards from exact p at t_min, downwards from exact p at t_max."""
+    """All paths of one schedule: upwards from exact p at t_min, downwards from
+    exact p at t_max.
+    """
     key = schedule_key(config, name)
     key_start, key_forward, key_end, key_reverse = jax.random.split(key, 4)
     schedule = make(name, SETTINGS)
@@ -195,7 +218,9 @@ def _samples(target, schedule, t, keys):
 
 
 def snapshot_indices(schedule: schedules.Schedule, ts: np.ndarray) -> np.ndarray:
-    """Indices of both ends and, between them, of the times nearest to the noise-to-signal ratios; increasing."""
+    """Indices of both ends and of the times nearest to the noise-to-signal
+    ratios, increasing.
+    """
     inner = _times(schedule, -2 * np.log(NOISE_TO_SIGNAL).astype(np.float32))
     return np.unique(
         [0, *(np.argmin(np.abs(ts - float(t))) for t in inner), len(ts) - 1]
@@ -211,10 +236,12 @@ _times = jax.jit(schedules.time_of_log_snr)
 def measure(
     config: Config, target: Any, name: str, simulation: Simulation
 ) -> dict[str, Any]:
-    """Distances of both samplers to exact samples, forward moments and log p of the flow, beside the truth.
+    """Distances of both samplers to exact samples, forward moments, and log p of
+    the flow.
 
-    The distances are squared, in data units. "exact" is the mean over EXACT_SETS sets of exact samples, "exact_largest"
-    the largest of them: what separates two finite sets of one law.
+    The distances are squared, in data units. "exact" is the mean over
+    EXACT_SETS sets of exact samples, "exact_largest" the largest of them: the
+    distance of two finite sets of one distribution.
     """
     schedule = make(name, SETTINGS)
     *keys, key_projections, key_likelihood = jax.random.split(
@@ -254,10 +281,13 @@ def measure(
 def forward_moments(
     target: Any, schedule: schedules.Schedule, t: Any, x: np.ndarray
 ) -> dict[str, float]:
-    """Mean and covariance of forward paths x (n, 2) at t against α m and α² V + σ² I, in units of the exact std s.
+    """Mean and covariance of forward paths x (n, 2) at t against α m and α² V +
+    σ² I.
 
-    mean_error: ‖mean − exact‖/s, s² the trace of the exact covariance; its root mean square is mean_noise where the law
-    is exact. variance_error: trace of the covariance over s², less 1, with its standard error variance_noise.
+    - mean_error: ‖mean − exact‖/s, s² the trace of the exact covariance.
+    - mean_noise: its root mean square where the distribution is exact.
+    - variance_error: trace of the covariance over s², less 1.
+    - variance_noise: its standard error.
     """
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     mean, covariance = np.asarray(target.mean()), np.asarray(target.covariance())
@@ -277,7 +307,11 @@ def forward_moments(
 def log_prob_error(
     target: Any, schedule: schedules.Schedule, x: jax.Array
 ) -> dict[str, float]:
-    """log p by the probability flow, from the exact p at t_max, less the exact log p at t_min of each x: nats."""
+    """log p by the probability flow less the exact log p at t_min of each x, in
+    nats.
+
+    The flow starts from the exact p at t_max.
+    """
     error = np.abs(
         np.asarray(
             _log_prob_errors(
@@ -300,7 +334,7 @@ def _log_prob_errors(target, schedule, grid, xs):
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The table of all schedules."""
+    """Print the table of all schedules."""
     distances = {
         "energy_distance": "energy distance²",
         "sliced_wasserstein": "sliced Wasserstein²",
@@ -325,7 +359,10 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) -> Any:
-    """x_1 along a few paths over its exact density: rows schedules; forward SDE, reverse SDE, probability flow."""
+    """Draw x_1 along a few paths over its exact density, one row per schedule.
+
+    Columns are forward SDE, reverse SDE and probability flow.
+    """
     rows = len(simulations)
     figure, axes = plt.subplots(
         rows,
@@ -378,7 +415,7 @@ def draw_paths(config: Config, target: Any, simulations: dict[str, Simulation]) 
 
 
 def draw_lines(axis: Any, ts: np.ndarray, paths: np.ndarray) -> None:
-    """Paths (P, N + 1), each in the colour of where it is at t_min."""
+    """Draw paths (P, N + 1), coloured by their position at t_min."""
     ends = paths[:, 0]
     shades = plt.get_cmap("turbo")(
         0.08 + 0.84 * (ends - ends.min()) / (np.ptp(ends) + 1e-9)
@@ -389,7 +426,10 @@ def draw_lines(axis: Any, ts: np.ndarray, paths: np.ndarray) -> None:
 
 
 def first_coordinate(target: Any) -> Any:
-    """The law of x_1 as a target of one dimension: components that are products lose their second factor."""
+    """The distribution of x_1 as a one-dimensional target.
+
+    Components that are products lose their second factor.
+    """
     if isinstance(target, targets.UniformBoxes):
         return targets.uniform_boxes(
             target.weights, target.lower[:, :1], target.upper[:, :1]
@@ -402,9 +442,14 @@ def first_coordinate(target: Any) -> Any:
 def marginal_heat(
     marginal: Any, schedule: schedules.Schedule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """p_t(x_1) over its maximum at t, on cells: values (x, t), edges in t and x, and where the x axis turns to log.
+    """p_t(x_1) over its maximum at t, on cells.
 
-    The x axis is linear where data lie; beyond, on schedules whose variance explodes, it grows as asinh.
+    The x axis is linear where data lie. Beyond, on schedules whose variance
+    explodes, it grows as asinh.
+
+    Returns:
+      (values (x, t), edges in t, edges in x, the x where the axis turns to
+        log).
     """
     mean, covariance = (
         float(jnp.squeeze(m)) for m in (marginal.mean(), marginal.covariance())
@@ -434,7 +479,7 @@ def marginal_heat(
 def draw_densities(
     config: Config, target: Any, name: str, simulation: Simulation
 ) -> Any:
-    """Exact p_t and histograms of forward SDE, reverse SDE and probability flow: rows these, columns times."""
+    """Draw exact p_t and histograms, one row per process and one column per time."""
     schedule = make(name, SETTINGS)
     rows = {"exact $p_t$": None, **simulation.snapshots}
     columns, size = len(simulation.times), (2.55 * len(simulation.times) + 0.7, 10.6)
@@ -485,7 +530,9 @@ def draw_densities(
 
 
 def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation]) -> Any:
-    """The field σ ∇log p_t over the exact p_t: rows schedules, columns times."""
+    """Draw the field σ ∇log p_t over the exact p_t, one row per schedule and one
+    column per time.
+    """
     rows, columns = len(simulations), max(len(s.times) for s in simulations.values())
     figure, axes = plt.subplots(
         rows,
@@ -529,7 +576,8 @@ def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation])
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$ (data units)")
     figure.suptitle(
-        r"Score $\nabla \log p_t$ (arrows, longer where it is larger) over the exact density $p_t$"
+        r"Score $\nabla \log p_t$ (arrows, longer where it is larger) "
+        r"over the exact density $p_t$"
     )
     return figure
 
@@ -551,7 +599,9 @@ def window(target: Any, schedule: schedules.Schedule, t: Any) -> float:
 def exact_density(
     target: Any, schedule: schedules.Schedule, t: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (PIXELS + 1,) of square cells and the exact p_t at their centres, (x_1, x_2)."""
+    """Edges (PIXELS + 1,) of square cells and the exact p_t at their centres,
+    (x_1, x_2).
+    """
     side = window(target, schedule, t)
     edges = np.linspace(-side, side, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
@@ -575,7 +625,10 @@ def score_arrows(
     edges: np.ndarray,
     count: int = 15,
 ) -> Any:
-    """Places (n, 2) and arrows (n, 2) along ∇log p_t: tanh(its size over the median size) of the spacing in length."""
+    """Positions (n, 2) and arrows (n, 2) along ∇log p_t.
+
+    The length of an arrow is tanh(size / median size) times the spacing.
+    """
     side = edges[-1] * (1 - 1 / count)
     line = np.linspace(-side, side, count)
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)

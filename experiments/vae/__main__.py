@@ -1,24 +1,34 @@
-"""What does a variational autoencoder need for digits, and what do its latents say?
+"""Into how many bits does a variational autoencoder compress digits, and which
+entries carry them?
 
     python -m experiments.vae
     python -m experiments.vae --decoder gaussian --out runs/vae_gaussian
-    python -m experiments.vae --decoder bernoulli --out runs/vae_bernoulli     # of digits in black and white
+    python -m experiments.vae --decoder bernoulli --out runs/vae_bernoulli   # 1 bit
     python -m experiments.vae --beta 4 --out runs/vae_beta
 
-Trains a VAE of dense layers with one Gaussian latent; prints the bound of the test digits in bits/dim, the tighter one
-that weights many draws by importance, and the score of independent histograms, which are what the decoder would be
-without a latent. Run again on the same OUT it resumes. Figures in OUT:
+Trains a VAE of dense layers with one Gaussian latent. Prints the bound of the
+test digits in bits/dim, the tighter one that weights many draws by importance,
+and the score of independent histograms, which a decoder without a latent would
+have. A run on the same OUT resumes. Figures in OUT:
 
-- reconstructions.png: test digits, and the decoder's mean at the latent's mean;
-- samples.png: test digits, the decoder's means at latents of the prior, and draws of the decoder there;
-- traversal.png: one test digit a row of latents changed one at a time, for the entries that carry most nats;
-- interpolation.png: between pairs of test digits, along great circles of their latents;
+- reconstructions.png: test digits, and the decoder's mean at the latent's
+  mean.
+- samples.png: test digits, the decoder's means at latents of the prior, and
+  draws of the decoder.
+- traversal.png: one test digit with its latents changed one at a time, one row
+  per entry, for the entries that carry most nats.
+- interpolation.png: between pairs of test digits, along great circles of their
+  latents.
 - loss.png: the bound of the training batches.
 
-Takes 71 seconds of CPU time (2 to 3.5 minutes on 2 cores shared with five other programs). Expect a test bound of 1.86
-± 0.02 bits/dim (1.51 for the reconstruction, 0.35 for the latent), 1.79 weighted over 256 draws, where the histograms
-have 2.42; training digits 1.66. Draws have a Fréchet distance of 1.00 from the test digits and an energy distance of
-0.036, where as many training digits, taken at random, have 0.54 and 0.023.
+Hardware and time: 71 seconds of CPU time (2 to 3.5 minutes on 2 cores shared
+with five other programs).
+
+Expect a test bound of 1.86 ± 0.02 bits/dim (1.51 for the reconstruction, 0.35
+for the latent), 1.79 weighted over 256 draws, where the histograms have 2.42.
+Training digits have 1.66. Draws have a Fréchet distance of 1.00 from the test
+digits and an energy distance of 0.036, where as many training digits, chosen
+at random, have 0.54 and 0.023.
 """
 
 import dataclasses
@@ -46,17 +56,23 @@ LOG_STD_LIMIT = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Optimisation):
-    """Train a VAE, bound its code length, reconstruct, sample, traverse and interpolate."""
+    """Train a VAE, bound its code length, reconstruct, sample, traverse and
+    interpolate.
+    """
 
     out: pathlib.Path = pathlib.Path("runs/vae")
-    """Folder for config.json, metrics.json, figures and checkpoints; a run on the same folder resumes."""
+    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
+    same folder resumes.
+    """
     data: str = "digits"
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
     """Test examples, taken from the data at random (at most a quarter of a file)."""
     decoder: Literal["logistic", "gaussian", "bernoulli"] = "logistic"
-    """Law of a pixel given the latent: a logistic or a Gaussian rounded to the levels, or a bit: levels above the
-    middle are then 1, and the figures are those of black and white images."""
+    """Distribution of a pixel given the latent: a logistic or a Gaussian rounded
+    to the levels, or a bit. Levels above the middle are then 1, and the
+    figures are those of black and white images.
+    """
     latent: int = 16
     """Entries of the latent."""
     width: int = 256
@@ -66,18 +82,22 @@ class Config(training.Optimisation):
     dropout: float = 0.2
     """Dropout probability in training."""
     beta: float = 1.0
-    """Weight of the KL in training; scores are bounds whatever it is."""
+    """Weight of the KL in training. Scores are bounds for any weight."""
     free_bits: float = 0.0
-    """Nats that each entry of the latent has for nothing in training."""
+    """Nats per entry of the latent that cost nothing in training."""
     replaced: float = 0.01
-    """Share of the pixels of training images that a random level replaces, so that other values of a pixel which is
-    constant in training keep some probability; scores are of images as they are."""
+    """Share of the pixels of training images that a random level replaces. Other
+    values of a pixel which is constant in training then keep some probability.
+    Scores are of unchanged images.
+    """
     steps: int = 4000
     """Training steps."""
     batch_size: int = 128
     """Examples per step."""
     learning_rate: float = 1e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine to 0."""
+    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine
+    to 0.
+    """
     ema_decay: float = 0.995
     """Decay of the averaged parameters, which are the ones sampled and scored."""
     save_every: int = 1000
@@ -106,21 +126,23 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AutoencoderModel:
-    """The two networks, and what turns their outputs into laws."""
+    """The two networks, with the distributions that their outputs describe."""
 
     config: Config
     data: datasets.Dataset
 
     @property
     def networks(self):
-        """(encoder, decoder): (2, latent) of an image, and (1 or 2, *shape) of a latent."""
+        """(encoder, decoder): (2, latent) of an image, and (1 or 2, *shape) of a
+        latent.
+        """
         c = self.config
         outputs = (1 if c.decoder == "bernoulli" else 2, *self.data.shape)
         sizes = {"width": c.width, "depth": c.depth, "dropout": c.dropout}
         return Perceptron((2, c.latent), **sizes), Perceptron(outputs, **sizes)
 
     def init(self, key):
-        """Parameters of both."""
+        """Initial parameters of both."""
         keys = jax.random.split(key)
         inputs = jnp.zeros(self.data.shape), jnp.zeros(self.config.latent)
         return tuple(
@@ -129,12 +151,12 @@ class AutoencoderModel:
         )
 
     def encode(self, params, key, x):
-        """(mean, log_std) of z; a key turns dropout on."""
+        """(mean, log_std) of z. A key turns dropout on."""
         mean, log_std = _apply(self.networks[0], params, key, x)
         return mean, LOG_STD_LIMIT * jnp.tanh(log_std / LOG_STD_LIMIT)
 
     def decode(self, params, key, z):
-        """The law of an image; a key turns dropout on."""
+        """The distribution of an image. A key turns dropout on."""
         raw = _apply(self.networks[1], params, key, z)
         if self.config.decoder == "bernoulli":
             return distributions.bernoulli(raw[0])
@@ -164,7 +186,11 @@ def _apply(network, params, key, x):
 def train(
     config: Config, data: datasets.Dataset, model: AutoencoderModel, out: pathlib.Path
 ) -> tuple[Any, np.ndarray]:
-    """(averaged parameters, loss of every step in bits/dim), resuming from the checkpoints in `out`."""
+    """Train both networks, resuming from the checkpoints in `out`.
+
+    Returns:
+      (averaged parameters, loss of every step in bits/dim).
+    """
     bits = 1 / (math.prod(data.shape) * math.log(2))
 
     def one(params, key, x):
@@ -199,9 +225,12 @@ def score(
     examples: np.ndarray,
     label: str,
 ) -> dict[str, Any]:
-    """Mean bits/dim of the bound, with its two parts and the standard error over examples, and of the weighted bound.
+    """Mean bits/dim of the bound and of the weighted bound.
 
-    Raises FloatingPointError where one is not finite.
+    The bound comes with its two parts and the standard error over examples.
+
+    Raises:
+      FloatingPointError: If a bound is not finite.
     """
 
     def one(bound, key, x):
@@ -241,7 +270,9 @@ def score(
 def draw_samples(
     config: Config, decoder: Any, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(means, draws) of the decoder at the same latents of the prior, `count` of each."""
+    """(means, draws) of the decoder at the same latents of the prior, `count` of
+    each.
+    """
     prior = distributions.standard_normal((config.latent,))
 
     @jax.jit
@@ -262,7 +293,9 @@ def draw_samples(
 def distances(
     config: Config, data: datasets.Dataset, images: np.ndarray
 ) -> dict[str, float]:
-    """Of images from the test set, and of as many training images taken at random: the floor."""
+    """Distances of images and of as many random training images, the floor, from
+    the test set.
+    """
     results, rows = {}, np.random.default_rng(config.seed).permutation(len(data.train))
     for name, others in (
         ("samples", images),
@@ -279,13 +312,13 @@ def distances(
 def mosaic(
     axis: Any, data: datasets.Dataset, images: np.ndarray, columns: int, title: str
 ) -> None:
-    """Images in the grey levels of the data, under a title."""
+    """Draw images in the grey levels of the data, under a title."""
     image_grid(axis, images, columns, (float(data.levels[0]), float(data.levels[-1])))  # type: ignore
     axis.set_title(title, fontsize=10)
 
 
 def sample_figure(data: datasets.Dataset, means: np.ndarray, drawn: np.ndarray) -> Any:
-    """Test images, means and draws."""
+    """Draw test images, means and draws."""
     figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.7))
     for axis, images, title in zip(
         axes,
@@ -298,7 +331,7 @@ def sample_figure(data: datasets.Dataset, means: np.ndarray, drawn: np.ndarray) 
 
 
 def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
-    """Test images, and the decoder's means at their latents' means."""
+    """Draw test images, and the decoder's means at their latents' means."""
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.7))
     shown = data.test[:64]
     means = jax.jit(
@@ -310,7 +343,11 @@ def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
 
 
 def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
-    """A row an entry of the latent, those with most nats first; from −REACH to REACH, the others those of one image."""
+    """Draw images with one entry of the latent changed from −REACH to REACH, one
+    row per entry.
+
+    Entries with most nats come first. The others are those of one image.
+    """
     entries = np.argsort(-kl)[:TRAVERSED]
     values = jnp.linspace(-REACH, REACH, FRAMES)
     z = gaussian.encode(bound[0], data.test[0]).mean
@@ -318,8 +355,13 @@ def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
         [z.at[entry].set(value) for entry in entries for value in values]
     )
     figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 1.4, 0.6 * len(entries) + 0.8))
-    mosaic(axis, data, np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean()))(latents)), FRAMES,
-           "one test image, one entry of its latent changed a row")  # fmt: skip
+    mosaic(
+        axis,
+        data,
+        np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean()))(latents)),
+        FRAMES,
+        "one test image, one entry of its latent changed a row",
+    )
     label_grid(
         axis,
         data,
@@ -331,7 +373,9 @@ def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
 
 
 def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
-    """A row a pair of test images, whose reconstructions are its first and last frames."""
+    """Draw one row per pair of test images, whose reconstructions are its outer
+    frames.
+    """
     rows, weights = min(ROWS, len(data.test) // 2), jnp.linspace(0, 1, FRAMES)
 
     def between(a, b):
@@ -360,7 +404,7 @@ def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
 def label_grid(
     axis: Any, data: datasets.Dataset, columns: list[str], rows: list[str]
 ) -> None:
-    """Labels of a mosaic's columns and rows."""
+    """Label the columns and rows of a mosaic."""
     axis.set_axis_on()
     axis.set_xticks(
         (np.arange(len(columns)) + 0.5) * (data.shape[1] + 1) - 1, columns, fontsize=8
@@ -377,7 +421,7 @@ def label_grid(
 
 
 def check(config: Config) -> datasets.Dataset:
-    """The data; flags that cannot be are refused before any work."""
+    """Open the data. Raises ValueError for flags that are not usable."""
     training.check_optimisation(config)
     for name in ("held_out", "latent", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
@@ -408,7 +452,11 @@ def black_and_white(data: datasets.Dataset) -> datasets.Dataset:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, bound, sample and draw; the metrics, which are also in OUT/metrics.json."""
+    """Train, bound, sample and draw.
+
+    Returns:
+      The metrics, which are also in OUT/metrics.json.
+    """
     data = check(config)
     out = files.open_folder(config)
     print(
@@ -448,17 +496,26 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def print_results(config: Config, results: dict[str, Any]) -> None:
-    """Bits/dim of the bounds beside the histograms', and distances beside the training images'."""
+    """Print bits/dim of the bounds beside the histograms', and distances beside
+    the training images'.
+    """
     for name in ("test", "train"):
         row = results[name]
-        print(f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± {row['bits_per_dim_standard_error']:.4f} "
-              f"(reconstruction {row['bits_per_dim_reconstruction']:.3f} + KL "
-              f"{row['bits_per_dim_kl']:.3f}); "
-              f"weighted over {config.draws} draws {row['bits_per_dim_importance_weighted']:.4f}")  # fmt: skip
+        print(
+            f"{name:5} bits/dim {row['bits_per_dim']:.4f} ± "
+            f"{row['bits_per_dim_standard_error']:.4f} "
+            f"(reconstruction {row['bits_per_dim_reconstruction']:.3f} + KL "
+            f"{row['bits_per_dim_kl']:.3f}); "
+            f"weighted over {config.draws} draws "
+            f"{row['bits_per_dim_importance_weighted']:.4f}"
+        )
     print(f"independent histograms {results['histogram_bits_per_dim']:.4f}")
     for name in ("frechet", "energy"):
-        print(f"{name} distance to the test set: samples {results[f'{name}_samples']:.3f}, "
-              f"as many training images {results[f'{name}_training_images']:.3f}")  # fmt: skip
+        print(
+            f"{name} distance to the test set: samples "
+            f"{results[f'{name}_samples']:.3f}, "
+            f"as many training images {results[f'{name}_training_images']:.3f}"
+        )
 
 
 if __name__ == "__main__":
