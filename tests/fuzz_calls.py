@@ -692,10 +692,10 @@ def _further_calls():
             vaes.gaussian.sample,
             dict(key=key, decoder=decoder, prior=distributions.standard_normal((2,))),
         ),
-        "vaes.hierarchical.bottom_up": (vaes.hierarchical.bottom_up, dict(kernels=[encoder], levels=None)),
+        "vaes.hierarchical.bottom_up": (vaes.hierarchical.bottom_up, dict(kernels=[encoder], layers=None)),
         "vaes.hierarchical.top_down": (
             vaes.hierarchical.top_down,
-            dict(top=encoder, posteriors=[lambda x, z: (z, z)], marginals=None, levels=None),
+            dict(top=encoder, posteriors=[lambda x, z: (z, z)], marginals=None, layers=None),
         ),
     }  # fmt: skip
 

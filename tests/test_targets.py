@@ -306,7 +306,7 @@ def test_energy_is_a_continuous_softmax():
     np.testing.assert_allclose(targets.score(energy, x), -x, rtol=2 * EPS32)
     with pytest.raises(ValueError, match=r"must return a scalar, got shape \(2,\)"):
         targets.energy(lambda x: x).log_prob(x)
-    with pytest.raises(TypeError, match="target must know its distribution under added noise"):
+    with pytest.raises(TypeError, match="target must have noised"):
         targets.denoiser(energy, schedules.edm())
 
 

@@ -45,7 +45,7 @@ def as_hierarchy(chain, denoiser, variance, sequences):
     decoder = functools.partial(reverse, 1)
     if not sequences:
         return (
-            hierarchical.top_down(top, posterior, marginal, levels=steps),
+            hierarchical.top_down(top, posterior, marginal, layers=steps),
             decoder,
             reverse,
         )
@@ -243,11 +243,11 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     decoder = lambda z: distributions.gaussian(z, 0.0)
     pairs = {
         "bottom_up": (
-            hierarchical.bottom_up(step, levels=3),
+            hierarchical.bottom_up(step, layers=3),
             hierarchical.bottom_up(each(step, 1)),
         ),
         "top_down": (
-            hierarchical.top_down(top, posterior, levels=3),
+            hierarchical.top_down(top, posterior, layers=3),
             hierarchical.top_down(top, each(posterior, 2)),
         ),
     }
@@ -263,11 +263,11 @@ def test_functions_of_the_level_and_sequences_agree(x64):
             for one, many in pairs.values()
         ]
         samples = [
-            hierarchical.sample(KEY, decoder, back, prior, levels=3),
+            hierarchical.sample(KEY, decoder, back, prior, layers=3),
             hierarchical.sample(KEY, decoder, each(back, 2), prior),
         ]
         means = (
-            hierarchical.decode(KEY, decoder, each(back, 2), z, level=3, mean=True),
+            hierarchical.decode(KEY, decoder, each(back, 2), z, layer=3, mean=True),
             back(2, back(3, z)[0])[0],
         )
         return bounds, samples, means
@@ -283,7 +283,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
 def test_means_of_any_law_are_passed_down():
     """mean=True takes the mean of a target, a method, as of a decoder, an attribute."""
     law = lambda z: targets.gaussian(2 * z, 0.5)
-    found = hierarchical.decode(KEY, law, [law], X, level=2, mean=True)
+    found = hierarchical.decode(KEY, law, [law], X, layer=2, mean=True)
     np.testing.assert_allclose(found, 4 * X, rtol=1e-6)
 
 
@@ -518,7 +518,9 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
     inference = hierarchical.bottom_up(encoders)
     bound = jax.vmap(
         lambda k, x: (
-            hierarchical.elbo(k, inference, layers[0], layers[1:], x=x, prior=prior).total
+            hierarchical.elbo(
+                k, inference, layers[0], layers[1:], x=x, prior=prior
+            ).total
         )
     )
     gap = np.asarray(
@@ -535,29 +537,29 @@ X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
 WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
 REFUSED = {
-    "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X), ValueError, "generative must be 1 kernels for 2 levels, got 0"),
-    "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], x=X), ValueError, "generative must be 1 kernels for 2 levels, got 2"),
-    "posteriors": (lambda: hierarchical.top_down(PAIR, [PAIR], levels=4), ValueError, "posteriors must be 3 kernels for 4 levels, got 1"),
-    "marginals": (lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]), ValueError, "marginals must be 2 kernels for 2 levels, got 1"),
-    "levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)), ValueError, "levels must be given where kernels is one function"),
-    "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), levels=0), ValueError, "levels must be between 1 and 1000, got 0"),
+    "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X), ValueError, "generative must be 1 kernels for 2 layers, got 0"),
+    "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], x=X), ValueError, "generative must be 1 kernels for 2 layers, got 2"),
+    "posteriors": (lambda: hierarchical.top_down(PAIR, [PAIR], layers=4), ValueError, "posteriors must be 3 kernels for 4 layers, got 1"),
+    "marginals": (lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]), ValueError, "marginals must be 2 kernels for 2 layers, got 1"),
+    "levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)), ValueError, "layers must be given where kernels is one function"),
+    "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), layers=0), ValueError, "layers must be between 1 and 1000, got 0"),
     "none": (lambda: hierarchical.bottom_up([]), ValueError, "kernels must hold at least one kernel"),
-    "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the level, got 3"),
+    "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the layer, got 3"),
     "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], x=X), TypeError, "inference must be made by bottom_up or top_down"),
     "generative's shape": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], x=X), ValueError, r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)"),
     "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], x=X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\)"),
     "marginals' shape": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]), PLAIN, [PAIR], x=X), ValueError, r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)"),
     "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], x=X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), levels=3), PLAIN, lambda l, z: PAIR(z), x=X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
-    "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, level=3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
-    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, level=1), TypeError, r"decoder's output must have sample\(key\)"),
-    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, level=1, mean=True), TypeError, "decoder's output must have mean"),
+    "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), layers=3), PLAIN, lambda l, z: PAIR(z), x=X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
+    "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, layer=3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
+    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1), TypeError, r"decoder's output must have sample\(key\)"),
+    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1, mean=True), TypeError, "decoder's output must have mean"),
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
     "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], x=X), ValueError, r"kernels\[2\]'s mean must be finite"),
     "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X * math.nan), ValueError, "x must be finite, got 2 NaN"),
     "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
     "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
-    "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, level=3), ValueError, "level must be at most 2, the levels of generative, got 3"),
+    "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, layer=3), ValueError, "layer must be at most 2, the layers of generative, got 3"),
     "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),
     "layers": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN], X), ValueError, "decoders must be as many as encoders, 2, got 1"),
     "layer's shape": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN, WIDE], X), ValueError, r"decoders\[1\]'s mean must have shape \(2,\), got \(3,\)"),

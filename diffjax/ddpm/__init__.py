@@ -1,9 +1,10 @@
 """DDPM's discrete chain: its betas, transitions, training objectives and bound.
 
-Indices run over 1 … T. The denoiser is called at t = index / T, and distributions are
-of one example. β̃ is the variance of q(x_{t−1} | x_t, x_0), and c_0 the weight of x_0
-in its mean. As c_0²/β̃ = SNR_{t−1} − SNR_t, the term of index t in the bound is
-½ (SNR_{t−1} − SNR_t) ‖x_0 − D‖² nats where the model keeps the variance β̃.
+Indices run over 1 … T. The denoiser is called at t = index / T, and
+distributions are of one example. β̃ is the variance of q(x_{t−1} | x_t, x_0),
+and c_0 the weight of x_0 in its mean. As c_0²/β̃ = SNR_{t−1} − SNR_t, the term
+of index t in the bound is ½ (SNR_{t−1} − SNR_t) ‖x_0 − D‖² nats where the
+model keeps the variance β̃.
 """
 
 from .betas import betas_of, constant_betas, cosine_betas, linear_betas, sigmoid_betas

@@ -24,9 +24,9 @@ def linear_betas(
     Args:
       steps: T, 2 or more.
       first: β_1, in (0, 1). Default 0.1/T, the paper's 1e-4 at its 1000 steps.
-      last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but at most
-        0.999. Both defaults scale with 1/T so that every length leaves about the same
-        signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
+      last: β_T, in (0, 1). Default 20/T, the paper's 0.02 at 1000 steps, but
+        at most 0.999. Both defaults scale with 1/T so that every length leaves
+        about the same signal: √ᾱ_T is 0.0064 at 1000 steps and 0.0045 at 100.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
@@ -59,8 +59,8 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
       (steps,) in float64, for `schedules.from_betas`.
 
     Raises:
-      ValueError: For fewer than 2 steps, an offset that is not positive, or a clip
-        outside (0, 1).
+      ValueError: For fewer than 2 steps, an offset that is not positive, or a
+        clip outside (0, 1).
 
     Example:
       >>> dj.ddpm.cosine_betas(4).shape
@@ -92,14 +92,15 @@ def sigmoid_betas(
       first: Lower limit of β, in (0, 1). Default 0.1/T.
       last: Upper limit of β, in (0, 1). Default 20/T, at most 0.999. See
         `linear_betas` for the scaling.
-      reach: Positive. β_1 and β_T come within a share sigmoid(−reach) of the limits.
+      reach: Positive. β_1 and β_T come within a share sigmoid(−reach) of the
+        limits.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
 
     Raises:
-      ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is not
-        positive.
+      ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is
+        not positive.
     """
     steps, first, last = _ends(steps, first, last)
     z = np.linspace(-1, 1, steps) * checks.positive("reach", reach)
@@ -111,7 +112,8 @@ def constant_betas(steps: int, beta: float | None = None) -> np.ndarray:
 
     Args:
       steps: T, 2 or more.
-      beta: In (0, 1). Default 20/T, at most 0.999, which leaves √ᾱ_T near e⁻¹⁰.
+      beta: In (0, 1). Default 20/T, at most 0.999, which leaves √ᾱ_T near
+        e⁻¹⁰.
 
     Returns:
       (steps,) in float64, for `schedules.from_betas`.
@@ -129,8 +131,8 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
 
         β_i = 1 − ᾱ(i/T)/ᾱ((i − 1)/T)
 
-    The chain of `schedules.from_betas` then has the schedule's log-SNR at t = i/T, so
-    that it tends to its SDE.
+    The chain of `schedules.from_betas` then has the schedule's log-SNR at t =
+    i/T, so that it tends to its SDE.
 
     Args:
       schedule: A schedule with α² + σ² = 1, t_max = 1 and ᾱ(0) = 1.
@@ -140,7 +142,8 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
       (steps,) in float64.
 
     Raises:
-      ValueError: For fewer than 2 steps, t_max ≠ 1, or a schedule with α² + σ² ≠ 1.
+      ValueError: For fewer than 2 steps, t_max ≠ 1, or a schedule with α² + σ²
+        ≠ 1.
 
     Example:
       >>> dj.ddpm.betas_of(dj.schedules.vp_linear(), 10).shape

@@ -58,8 +58,8 @@ class Bound(NamedTuple):
         Args:
           x_shape: The shape of an example.
           bins: The number of levels of an entry.
-          width: 1 where levels were given, whose total bounds −log P. For a Gaussian
-            decoder of dequantised data, the lattice's spacing.
+          width: 1 where levels were given, whose total bounds −log P. For a
+            Gaussian decoder of dequantised data, the lattice's spacing.
 
         Returns:
           Bits per dimension, shape ().
@@ -88,26 +88,27 @@ def elbo(
         L_{t−1} = KL(q(x_{t−1} | x_t, x) ‖ p(x_{t−1} | x_t)),    t = 2 … T
         L_0 = −log p(x | x_1)
 
-    L_T is exact. Every other term is one draw of x_t ~ q(x_t | x). Gradients flow to
-    the denoiser, to x and to the betas of `from_betas`, with the noise held. Tables
-    are made in float64 on the host where the chain is concrete.
+    L_T is exact. Every other term is one draw of x_t ~ q(x_t | x). Gradients
+    flow to the denoiser, to x and to the betas of `from_betas`, with the noise
+    held. Tables are made in float64 on the host where the chain is concrete.
 
     Args:
       key: A typed key.
-      denoiser: (x, t) -> D, or a pair for the variances "optimal" and "learned", see
-        `paired`.
+      denoiser: (x, t) -> D, or a pair for the variances "optimal" and
+        "learned", see `paired`.
       chain: A chain made by `schedules.from_betas`.
       x: One example.
-      variance: A name of `VARIANCES`. With "posterior" the bound stays above −log p
-        for spread-out data however great T is. With "optimal" it does not.
-      levels: (K,), increasing, the values that entries of lattice data take. The
-        decoder is then `distributions.discretised_log_prob`, and the total bounds
-        −log P(x).
-      decoder_variance: The variance of p(x | x_1), () or of x's shape. Default: that of
-        the model's step.
+      variance: A name of `VARIANCES`. With "posterior" the bound stays above
+        −log p for spread-out data however great T is. With "optimal" it does
+        not.
+      levels: (K,), increasing, the values that entries of lattice data take.
+        The decoder is then `distributions.discretised_log_prob`, and the total
+        bounds −log P(x).
+      decoder_variance: The variance of p(x | x_1), () or of x's shape.
+        Default: that of the model's step.
       prior: p(x_T), a `distributions.Gaussian`. Default N(0, I).
-      chunk: How many indices at a time, to bound memory, of the gradient too. Default:
-        all T.
+      chunk: How many indices at a time, to bound memory, of the gradient too.
+        Default: all T.
 
     Returns:
       The bound, whose `denoising` (T − 1,) has entry i for t = i + 2.
@@ -152,14 +153,15 @@ def two_variable_elbo(
 
         E log q(x_t | x_{t−1}) / p(x_t | x_{t+1}),    t = 1 … T − 1
 
-    It equals `elbo` in expectation, whose variance is smaller. Given draws of x_{t−1}
-    and x_{t+1}, a term has a closed form over the bridge b = q(x_t | x_{t−1}, x_{t+1}):
+    It equals `elbo` in expectation, whose variance is smaller. Given draws of
+    x_{t−1} and x_{t+1}, a term has a closed form over the bridge b = q(x_t |
+    x_{t−1}, x_{t+1}):
 
         KL(b ‖ p(x_t | x_{t+1})) − KL(b ‖ q(x_t | x_{t−1}))
 
-    Often printed is KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})), which draws x_t without
-    regard to x_{t+1}. That is looser, by a nat per term and dimension where steps are
-    small.
+    Often printed is KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})), which draws x_t
+    without regard to x_{t+1}. That is looser, by a nat per term and dimension
+    where steps are small.
 
     Args:
       key: A typed key.
@@ -173,8 +175,8 @@ def two_variable_elbo(
       chunk: As in `elbo`.
 
     Returns:
-      The bound. Its prior term is KL(q(x_T | x_{T−1}) ‖ p(x_T)), and `denoising`
-      (T − 1,) has entry i for t = i + 1.
+      The bound. Its prior term is KL(q(x_T | x_{T−1}) ‖ p(x_T)), and
+      `denoising` (T − 1,) has entry i for t = i + 1.
 
     Raises:
       ValueError: As `elbo`.
@@ -214,9 +216,9 @@ def rate_distortion(
 ) -> RateDistortion:
     """Rate and distortion of sending x_T down to x_t (Ho et al. 2020, section 4.3).
 
-    The rate at t is L_T + Σ_{s>t} L_{s−1}. What remains at index 1 is L_0, after which
-    nothing is lost. The distortion is the error of x̂_0 = D(x_t). The draws are those of
-    `elbo` under the same key.
+    The rate at t is L_T + Σ_{s>t} L_{s−1}. What remains at index 1 is L_0,
+    after which nothing is lost. The distortion is the error of x̂_0 = D(x_t).
+    The draws are those of `elbo` under the same key.
 
     Args:
       key: A typed key.
@@ -268,11 +270,10 @@ def check_prior(
     """A checked prior over examples of this shape, by default N(0, variance)."""
     if prior is None:
         return Gaussian(0.0, variance)
-    checks.require(
-        isinstance(prior, Gaussian),
-        f"prior must be a distributions.Gaussian(loc, var), got {prior!r}",
-        TypeError,
-    )
+    if not isinstance(prior, Gaussian):
+        raise TypeError(
+            f"prior must be a distributions.Gaussian(loc, var), got {prior!r}"
+        )
     return check_gaussian("prior", prior, shape)
 
 

@@ -51,9 +51,9 @@ def continuous_loss(
 
         ½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min)
 
-    Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR. Where D depends on t by
-    the log-SNR alone, that depends on the schedule by its end points alone. So do the
-    scaled inputs of `predictions.denoiser`.
+    Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR. Where D
+    depends on t by the log-SNR alone, that depends on the schedule by its end
+    points alone. So do the scaled inputs of `predictions.denoiser`.
 
     Args:
       key: A typed key.
@@ -66,8 +66,8 @@ def continuous_loss(
       The loss in nats, shape ().
 
     Raises:
-      ValueError: For a t outside the interval, NaN in x, or a denoiser that returns
-        another shape.
+      ValueError: For a t outside the interval, NaN in x, or a denoiser that
+        returns another shape.
       TypeError: For what is no key, denoiser or schedule.
 
     Example:
@@ -104,11 +104,12 @@ def schedule_variance_loss(
 ) -> Array:
     """Objective of a learned schedule between its end points (Kingma et al. 2021).
 
-    It is the square of `continuous_loss`. Its mean over t and noise is the loss's
-    variance plus its squared mean, which does not depend on the schedule's shape. Its
-    gradient by the shape of `schedules.learned` is therefore, without bias, that of
-    the variance. The end points follow the bound itself. The least is reached where
-    |λ′| ∝ 1/√E[h²], h = ½ SNR ‖x_0 − D‖².
+    It is the square of `continuous_loss`. Its mean over t and noise is the
+    loss's variance plus its squared mean, which does not depend on the
+    schedule's shape. Its gradient by the shape of `schedules.learned` is
+    therefore, without bias, that of the variance. The end points follow the
+    bound itself. The least is reached where |λ′| ∝ 1/√E[h²], h = ½ SNR ‖x_0 −
+    D‖².
 
     Args:
       key: A typed key.
@@ -146,12 +147,13 @@ def continuous_elbo(
 ) -> Bound:
     """Bound on −log p(x) in continuous time (Kingma et al. 2021, equations 11 and 17).
 
-    `continuous_loss` at `count` stratified times (i + u)/count of the interval, with
-    one u ~ U(0, 1) and fresh noise for every i. The terms sum to an unbiased estimate.
+    `continuous_loss` at `count` stratified times (i + u)/count of the
+    interval, with one u ~ U(0, 1) and fresh noise for every i. The terms sum
+    to an unbiased estimate.
 
-    Its spread is great where |dSNR/dt| is, as at small t_min for continuous data. Take
-    then a greater count, a greater t_min, or a schedule whose log-SNR falls evenly, as
-    `ve`.
+    Its spread is great where |dSNR/dt| is, as at small t_min for continuous
+    data. Take then a greater count, a greater t_min, or a schedule whose
+    log-SNR falls evenly, as `ve`.
 
     Args:
       key: A typed key.
@@ -160,10 +162,10 @@ def continuous_elbo(
       x: One example.
       count: The number of times.
       levels: As in `elbo`.
-      decoder_variance: Of the decoder N(D, decoder_variance) at t_min. Default: σ²/α²
-        there.
-      prior: p(x_T), a `distributions.Gaussian`. Default N(0, prior_std²), from which
-        `sample` starts.
+      decoder_variance: Of the decoder N(D, decoder_variance) at t_min.
+        Default: σ²/α² there.
+      prior: p(x_T), a `distributions.Gaussian`. Default N(0, prior_std²), from
+        which `sample` starts.
       chunk: How many times at once, to bound memory. Default: all.
 
     Returns:

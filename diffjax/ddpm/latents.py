@@ -45,9 +45,10 @@ def interpolate(
 
         x̄ = (1 − w) x_i + w x_i′,    x_i ~ q(x_i | start), x_i′ ~ q(x_i | end)
 
-    The latents at an index are interpolated and decoded by the chain, x̄_0 ~ p(x_0 | x̄),
-    ending with D. All weights share the noise of both kinds, so that frames differ by w
-    alone. A greater index keeps less of the two examples.
+    The latents at an index are interpolated and decoded by the chain, x̄_0 ~
+    p(x_0 | x̄), ending with D. All weights share the noise of both kinds, so
+    that frames differ by w alone. A greater index keeps less of the two
+    examples.
 
     Args:
       key: A typed key.
@@ -67,8 +68,9 @@ def interpolate(
       TypeError: For a traced index, or another schedule.
 
     References:
-      The noise of x̄ is divided by √((1 − w)² + w²), unlike in the paper, so that
-      x̄ ~ N(√ᾱ_i x_w, 1 − ᾱ_i) as a latent of x_w = (1 − w) start + w end is.
+      The noise of x̄ is divided by √((1 − w)² + w²), unlike in the paper, so
+      that x̄ ~ N(√ᾱ_i x_w, 1 − ᾱ_i) as a latent of x_w = (1 − w) start + w end
+      is.
 
     Example:
       >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(8))

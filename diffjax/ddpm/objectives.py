@@ -95,8 +95,8 @@ def bound_loss(
 ) -> Array:
     """One term L_{index−1} of `elbo` (Ho et al. 2020, equations 5 and 12).
 
-    T times its mean over indices is −ELBO − L_T. For the variances "forward" and
-    "posterior" its gradient is that of the weighted loss
+    T times its mean over indices is −ELBO − L_T. For the variances "forward"
+    and "posterior" its gradient is that of the weighted loss
 
         β²/(2v(1 − β)(1 − ᾱ)) ‖ε̂ − ε‖²
 
@@ -149,8 +149,9 @@ def hybrid_loss(
 
         L_simple + λ T L_{index−1} / D
 
-    The gradient of D is stopped in the second part, so that the bound trains the
-    variance alone. The denoiser returns the pair (D, v) and is called once.
+    The gradient of D is stopped in the second part, so that the bound trains
+    the variance alone. The denoiser returns the pair (D, v) and is called
+    once.
 
     Args:
       key: A typed key.
@@ -260,8 +261,8 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
       The new history.
 
     Raises:
-      ValueError: For shapes that differ, indices outside 1 … T, or losses that are not
-        finite. Under jit such losses make `index_probabilities` NaN.
+      ValueError: For shapes that differ, indices outside 1 … T, or losses that
+        are not finite. Under jit such losses make `index_probabilities` NaN.
       TypeError: For indices that are no integers.
     """
     steps = history.counts.shape[0]
@@ -331,8 +332,8 @@ def sample_indices(
 ) -> tuple[Array, Array]:
     """Independent indices t ~ p with weights (Nichol & Dhariwal 2021, equation 18).
 
-    The mean of weight × L_t over draws is without bias the mean of L_t over indices,
-    where p_t > 0.
+    The mean of weight × L_t over draws is without bias the mean of L_t over
+    indices, where p_t > 0.
 
     Args:
       key: A typed key.

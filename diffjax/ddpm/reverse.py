@@ -82,14 +82,14 @@ def paired(denoiser: Denoiser, second: Callable) -> Paired:
 
         (x, t) -> (D(x, t), second(x, t))
 
-    A network that returns both at once, as a tuple, needs no `paired`. Functions that
-    wrap a denoiser, as guidance does, expect D alone. Wrap first and pair last:
-    `paired(guided, second)`.
+    A network that returns both at once, as a tuple, needs no `paired`.
+    Functions that wrap a denoiser, as guidance does, expect D alone. Wrap
+    first and pair last: `paired(guided, second)`.
 
     Args:
       denoiser: (x, t) -> D.
-      second: (x, t) -> Var(x_0 | x_t) for "optimal", or the share v for "learned", of
-        shape () or of x's.
+      second: (x, t) -> Var(x_0 | x_t) for "optimal", or the share v for
+        "learned", of shape () or of x's.
 
     Returns:
       The pair, a pytree callable.
@@ -123,8 +123,8 @@ def reverse_step(
     (x − β ε̂/√(1 − ᾱ))/√(1 − β).
 
     Args:
-      denoiser: (x, t) -> D, or a pair for the variances "optimal" and "learned", see
-        `paired`.
+      denoiser: (x, t) -> D, or a pair for the variances "optimal" and
+        "learned", see `paired`.
       chain: A chain made by `schedules.from_betas`.
       x: The state x_i, one example.
       index: i in 1 … T.
@@ -138,7 +138,8 @@ def reverse_step(
       TypeError: For another schedule.
 
     References:
-      Nichol & Dhariwal 2021, equation 15. Bishop & Bishop 2024, Algorithm 20.2.
+      Nichol & Dhariwal 2021, equation 15. Bishop & Bishop 2024, Algorithm
+      20.2.
 
     Example:
       >>> chain = dj.schedules.from_betas([0.19, 0.36])
@@ -168,7 +169,8 @@ class ReverseModel:
       chain: The discrete chain.
       steps: Its `StepCoefficients`, each (T,).
       levels: (K,) if the data lie on a lattice, or None.
-      decoder_variance: The variance of p(x_0 | x_1), or None for that of a step.
+      decoder_variance: The variance of p(x_0 | x_1), or None for that of a
+        step.
       variance: A name of `VARIANCES`.
     """
 

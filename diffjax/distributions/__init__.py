@@ -1,8 +1,8 @@
 """Probability distributions of one example, with one protocol.
 
-A distribution has `log_prob(x)` in nats, `sample(key)`, `mean()` and `variance()`, and
-is a pytree of its parameters. Distributions known exactly at every noise level are in
-`targets`, normalizing flows in `flows`.
+A distribution has `log_prob(x)` in nats, `sample(key)`, `mean()` and
+`variance()`, and is a pytree of its parameters. Distributions known exactly at
+every noise level are in `targets`, normalizing flows in `flows`.
 """
 
 from .base import Distribution

@@ -15,9 +15,9 @@ __all__ = ["Distribution"]
 class Distribution(Protocol):
     """A probability distribution of one example.
 
-    An object need not inherit from this class. Functions require the methods that
-    they call and no others: a normalizing flow, whose moments have no closed form,
-    has the first two.
+    An object need not inherit from this class. Functions require the methods
+    that they call and no others: a normalizing flow, whose moments have no
+    closed form, has the first two.
     """
 
     def log_prob(self, x: Any) -> Array:

@@ -1,7 +1,7 @@
 """Discrete distributions: bits, levels, and continuous ones rounded to levels.
 
-Entries are independent. Probabilities sum to one over the values that an entry may
-take.
+Entries are independent. Probabilities sum to one over the values that an entry
+may take.
 """
 
 from typing import Any
@@ -59,8 +59,8 @@ class Bernoulli:
     def log_prob(self, x: ArrayLike) -> Array:
         """Σ x·logit − log(1 + e^{logit}) in nats, shape ().
 
-        An entry that is neither 0 nor 1, such as a pixel of 255, has probability 0:
-        −∞ where x is traced, ValueError where it is concrete.
+        An entry that is neither 0 nor 1, such as a pixel of 255, has
+        probability 0: −∞ where x is traced, ValueError where it is concrete.
         """
         x = _example(x, self.logits)
         if not checks.is_traced(x):
@@ -103,8 +103,8 @@ def bernoulli(logits: ArrayLike) -> Bernoulli:
 class _Rounded:
     """Moments of entries rounded to levels, from their distribution function.
 
-    Summation by parts: E f = f(l_K) − Σ_k (f(l_{k+1}) − f(l_k)) F(m_k), with the
-    midpoints m_k between the levels.
+    Summation by parts: E f = f(l_K) − Σ_k (f(l_{k+1}) − f(l_k)) F(m_k), with
+    the midpoints m_k between the levels.
     """
 
     levels: Any
@@ -142,9 +142,9 @@ class DiscretisedLogistic(_Rounded):
     def log_prob(self, x: ArrayLike) -> Array:
         """Σ log [s((b − m)/r) − s((a − m)/r)] over the entries' cells [a, b], shape ().
 
-        s is the sigmoid, m the location, r the scale, the result in nats. An entry
-        that is no level has probability 0: −∞ where x is traced, ValueError where it
-        is concrete.
+        s is the sigmoid, m the location, r the scale, the result in nats. An
+        entry that is no level has probability 0: −∞ where x is traced,
+        ValueError where it is concrete.
         """
         cell = cell_of(_example(x, self.location), self.levels)
         lower, upper = self._standard(cell.lower), self._standard(cell.upper)
@@ -216,8 +216,8 @@ class DiscretisedGaussian(_Rounded):
     def log_prob(self, x: ArrayLike) -> Array:
         """Σ log of the Gaussian's mass in the entries' cells, in nats, shape ().
 
-        An entry that is no level has probability 0: −∞ where x is traced, ValueError
-        where it is concrete.
+        An entry that is no level has probability 0: −∞ where x is traced,
+        ValueError where it is concrete.
         """
         cell = cell_of(_example(x, self.gaussian.loc), self.levels)
         std = jnp.sqrt(self.gaussian.var)
@@ -268,9 +268,9 @@ def discretised_gaussian(
 def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) -> Array:
     """Log probability of lattice data under a Gaussian rounded to the nearest level.
 
-    The probability of an entry is the Gaussian's mass between the midpoints to the
-    neighbouring levels. The first cell reaches to −∞ and the last to ∞, so that the
-    probabilities of the levels sum to one.
+    The probability of an entry is the Gaussian's mass between the midpoints to
+    the neighbouring levels. The first cell reaches to −∞ and the last to ∞, so
+    that the probabilities of the levels sum to one.
 
     Args:
       gaussian: A `Gaussian` whose loc and var have x's shape or ().
@@ -278,8 +278,8 @@ def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) ->
       levels: (K,), increasing.
 
     Returns:
-      Nats, shape (). An entry that is no level has probability 0: −∞ where x is
-      traced.
+      Nats, shape (). An entry that is no level has probability 0: −∞ where x
+      is traced.
 
     Raises:
       ValueError: Where a concrete entry of x is no level, or a variance is not

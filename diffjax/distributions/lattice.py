@@ -58,8 +58,8 @@ def level_index(x: Array, levels: Array) -> Array:
       levels: (K,), increasing.
 
     Returns:
-      Integers of x's shape. A traced entry gets the nearest level: `off_levels` says
-      where it is none.
+      Integers of x's shape. A traced entry gets the nearest level:
+      `off_levels` says where it is none.
 
     Raises:
       ValueError: Where a concrete entry is no level, by `level_slack`.
@@ -108,13 +108,16 @@ def nearest_level(x: Array, levels: Array) -> Array:
 class Cell(NamedTuple):
     """The interval of values that round to the level of every entry.
 
-    It ends at the midpoints to the neighbouring levels. All fields have x's shape.
+    It ends at the midpoints to the neighbouring levels. All fields have x's
+    shape.
 
     Attributes:
       lower: Its lower end.
       upper: Its upper end.
-      first: True in the lowest cell, which reaches to −∞. `lower` is then no end.
-      last: True in the highest cell, which reaches to ∞. `upper` is then no end.
+      first: True in the lowest cell, which reaches to −∞. `lower` is then no
+        end.
+      last: True in the highest cell, which reaches to ∞. `upper` is then no
+        end.
       off: True where the entry is no level, see `off_levels`.
     """
 
@@ -159,7 +162,8 @@ def dequantise(key: Key, x: ArrayLike, width: Scalar) -> Array:
 
         x + width · u,    u ~ U(−½, ½) for every entry
 
-    E_u log p(x + width·u) + D log width bounds the lattice's log P(x) from below.
+    E_u log p(x + width·u) + D log width bounds the lattice's log P(x) from
+    below.
 
     Args:
       key: A typed key.
@@ -192,8 +196,8 @@ def bits_per_dim(
       log_prob: Log densities of dequantised examples in nats, any shape.
       x_shape: The shape of an example, of D entries.
       bins: The number of bins, 2 or more.
-      width: The lattice's spacing in the units of that density,
-        (data range) / bins.
+      width: The lattice's spacing in the units of that density, (data range) /
+        bins.
 
     Returns:
       Bits per dimension, of log_prob's shape.

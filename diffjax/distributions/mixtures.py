@@ -19,15 +19,15 @@ __all__ = ["GaussianMixture", "gaussian_mixture"]
 class GaussianMixture:
     """Σ_k w_k N(m_k, V_k) with V_k = U_k (diag(v_k) + Δ_k) U_kᵀ.
 
-    See `gaussian_mixture`. Δ is 0 in value. It carries the derivative of traced
-    covariances, which is exact where eigenvalues repeat.
+    See `gaussian_mixture`. Δ is 0 in value. It carries the derivative of
+    traced covariances, which is exact where eigenvalues repeat.
 
     Attributes:
       weights: (K,), w_k.
       means: (K, D), m_k.
       variances: (K, 1) for isotropic components, or (K, D), v_k.
-      bases: (K, D, D), U_k, with orthonormal columns. None for components along the
-        axes.
+      bases: (K, D, D), U_k, with orthonormal columns. None for components
+        along the axes.
       deviation: (K, D, D), Δ_k. None unless covariances were traced.
       shape: Of an example, with D entries.
     """
@@ -131,10 +131,10 @@ def gaussian_mixture(
 ) -> GaussianMixture:
     """The mixture Σ_k w_k N(m_k, V_k).
 
-    `targets.gaussian_mixture` makes the same with a method `noised`. Concrete arguments
-    are squared and decomposed in float64 before they are rounded to the working
-    precision. The derivative in traced covariances is exact, at repeated eigenvalues
-    too.
+    `targets.gaussian_mixture` makes the same with a method `noised`. Concrete
+    arguments are squared and decomposed in float64 before they are rounded to
+    the working precision. The derivative in traced covariances is exact, at
+    repeated eigenvalues too.
 
     Args:
       weights: (K,), positive, summing to 1.
@@ -145,9 +145,9 @@ def gaussian_mixture(
       A distribution of examples of shape (D,).
 
     Raises:
-      ValueError: For weights that do not sum to 1, scales that are not positive,
-        covariances that are not symmetric positive definite, or shapes that do not
-        fit.
+      ValueError: For weights that do not sum to 1, scales that are not
+        positive, covariances that are not symmetric positive definite, or
+        shapes that do not fit.
 
     Example:
       >>> means, scales = [[-1.0], [1.0]], [1.0, 1.0]

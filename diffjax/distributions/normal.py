@@ -29,8 +29,8 @@ def gaussian_log_density(residual: Array, variances: Array) -> Array:
 
         −½ Σ_d [r_d²/v_d + log(2π v_d)]
 
-    An entry of variance 0 is an atom at 0: the density is 0 beside it, and infinite
-    on it.
+    An entry of variance 0 is an atom at 0: the density is 0 beside it, and
+    infinite on it.
 
     Args:
       residual: (…, D), the distance from the mean.
@@ -58,8 +58,8 @@ def gaussian_log_density(residual: Array, variances: Array) -> Array:
 def quotient(a: Array, b: Array) -> Array:
     """a / b, with a derivative that stays in range.
 
-    The derivative is (a′ − (a / b) b′) / b. JAX's own holds 1 / b², which leaves
-    float32's range early.
+    The derivative is (a′ − (a / b) b′) / b. JAX's own holds 1 / b², which
+    leaves float32's range early.
 
     Args:
       a: The numerator.
@@ -85,8 +85,9 @@ def _quotient_jvp(primals, tangents):
 class Gaussian:
     """The normal distribution N(loc, diag(var)).
 
-    The two broadcast against each other, and in `log_prob` against the example. No
-    argument is checked. `gaussian` makes one from a log standard deviation.
+    The two broadcast against each other, and in `log_prob` against the
+    example. No argument is checked. `gaussian` makes one from a log standard
+    deviation.
     """
 
     loc: Any
@@ -120,8 +121,8 @@ class Gaussian:
 def gaussian(mean: ArrayLike, log_std: ArrayLike) -> Gaussian:
     """Gaussian of given mean and log standard deviation, N(mean, e^{2 log_std}).
 
-    As a decoder with a free `log_std`, its density of data on a lattice or on a plane
-    is unbounded. Dequantise such data, or use `discretised_gaussian`.
+    As a decoder with a free `log_std`, its density of data on a lattice or on
+    a plane is unbounded. Dequantise such data, or use `discretised_gaussian`.
 
     Args:
       mean: Any shape.
@@ -131,8 +132,9 @@ def gaussian(mean: ArrayLike, log_std: ArrayLike) -> Gaussian:
       The distribution, over examples of mean's shape.
 
     Raises:
-      ValueError: For shapes that do not fit, concrete NaN or infinity, or a concrete
-        log_std whose variance is 0 or infinite in the dtype, as −60 in float32.
+      ValueError: For shapes that do not fit, concrete NaN or infinity, or a
+        concrete log_std whose variance is 0 or infinite in the dtype, as −60
+        in float32.
 
     Example:
       >>> round(float(dj.distributions.gaussian([0.0], 0.0).log_prob(jnp.ones(1))), 4)
@@ -221,8 +223,8 @@ def gaussian_kl_entries(
 ) -> Array:
     """Contribution of every entry to `gaussian_kl`.
 
-    With r = log(v_q/v_p), e^{−r} − 1 + r = r² φ_2(−r). Nothing cancels where the
-    variances are nearly equal.
+    With r = log(v_q/v_p), e^{−r} − 1 + r = r² φ_2(−r). Nothing cancels where
+    the variances are nearly equal.
 
     Args:
       variance: v_p, positive.
@@ -293,8 +295,8 @@ def standard_normal(shape: tuple) -> StandardNormal:
     """Standard normal distribution N(0, I), without parameters.
 
     Args:
-      shape: Of an example. A tuple of shapes makes the distribution of a tuple of
-        latents, as a multiscale flow has.
+      shape: Of an example. A tuple of shapes makes the distribution of a tuple
+        of latents, as a multiscale flow has.
 
     Returns:
       The distribution.
@@ -320,16 +322,16 @@ def standard_normal(shape: tuple) -> StandardNormal:
 def log_normal_interval(lower: ArrayLike, upper: ArrayLike) -> Array:
     """Log probability of an interval under N(0, 1), log(Φ(upper) − Φ(lower)).
 
-    Value and gradient keep their digits for narrow intervals and far into either
-    tail. There are three cases.
+    Value and gradient keep their digits for narrow intervals and far into
+    either tail. There are three cases.
 
-    A narrow interval has width h and middle m with h (1 + |m|) ≤ 1. Its value is
-    log φ(m) + log h + log mean_s e^{−ms − s²/2}, by 8 Gauss–Legendre nodes s, in which
-    no term cancels.
+    A narrow interval has width h and middle m with h (1 + |m|) ≤ 1. Its value
+    is log φ(m) + log h + log mean_s e^{−ms − s²/2}, by 8 Gauss–Legendre nodes
+    s, in which no term cancels.
 
     In the left tail b = upper ≤ 0. With Φ(z) = q(z) e^{−z²/2} the value is
-    −½b² + log q(b) + log(1 − q(a)/q(b) e^{(b² − a²)/2}). The right tail is its mirror
-    image.
+    −½b² + log q(b) + log(1 − q(a)/q(b) e^{(b² − a²)/2}). The right tail is its
+    mirror image.
 
     Around 0 it is a difference of two error functions.
 

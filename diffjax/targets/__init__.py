@@ -1,8 +1,9 @@
 """Distributions known exactly at every noise level, and toy densities.
 
-If x_0 has one of these distributions, then so has x_t = α x_0 + σ ε. A target is a
-pytree with `log_prob(x)` in nats, `sample(key)` and `noised(schedule, t)`, which is
-again a target: the exact p_t. `denoiser(target, schedule)` is the exact E[x_0 | x_t].
+If x_0 has one of these distributions, then so has x_t = α x_0 + σ ε. A target
+is a pytree with `log_prob(x)` in nats, `sample(key)` and `noised(schedule,
+t)`, which is again a target: the exact p_t. `denoiser(target, schedule)` is
+the exact E[x_0 | x_t].
 """
 
 from .base import Target

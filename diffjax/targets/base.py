@@ -13,8 +13,8 @@ __all__ = ["Target"]
 class Target(Protocol):
     """A density of one example, closed under scaling and added Gaussian noise.
 
-    Optional members, which `targets.denoiser` uses: `posterior_mean(x, alpha, sigma)`
-    is E[x_0 | α x_0 + σ ε = x], and `mean()` is E[x_0].
+    Optional members, which `targets.denoiser` uses: `posterior_mean(x, alpha,
+    sigma)` is E[x_0 | α x_0 + σ ε = x], and `mean()` is E[x_0].
     """
 
     def log_prob(self, x: Array) -> Array:

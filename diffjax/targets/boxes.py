@@ -58,8 +58,8 @@ class UniformBoxes:
 
             Σ_k r_k (y_k + α std²/s² (x − α y_k)),    s² = α² std² + σ²
 
-        y_k is the mean of a normal distribution truncated to box k, and r_k the
-        posterior weight of the box.
+        y_k is the mean of a normal distribution truncated to box k, and r_k
+        the posterior weight of the box.
         """
         checks.one_of_shapes("x", x, [self.lower.shape[1:]])
         seen = _hypotenuse(alpha * self.std, sigma) == 0  # α x_0 itself is observed
@@ -218,7 +218,8 @@ def uniform_boxes(
 ) -> UniformBoxes:
     """The mixture Σ_k w_k U([a_k, b_k]) of uniform distributions on boxes.
 
-    Under added noise each factor is a difference of two normal distribution functions.
+    Under added noise each factor is a difference of two normal distribution
+    functions.
 
     Args:
       weights: (K,), positive, summing to 1.
@@ -229,8 +230,9 @@ def uniform_boxes(
       A target over examples of shape (D,).
 
     Raises:
-      ValueError: For weights that do not sum to 1, shapes that do not fit, or unless
-        lower < upper everywhere, also after both are rounded to the working precision.
+      ValueError: For weights that do not sum to 1, shapes that do not fit, or
+        unless lower < upper everywhere, also after both are rounded to the
+        working precision.
 
     Example:
       >>> box = dj.targets.uniform_boxes([1.0], [[0.0]], [[2.0]])

@@ -42,16 +42,19 @@ class ExactDenoiser:
         )
 
 
-@checks.arguments(schedule=lambda _, value: schedules.check(value))
+@checks.arguments(
+    target=(checks.has_methods, "noised(schedule, t)"),
+    schedule=lambda _, value: schedules.check(value),
+)
 def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
     """Exact denoiser of a target.
 
         D(x, t) = E[x_0 | x_t = x]
 
-    It has a closed form where the target has `posterior_mean(x, α, σ)`, as mixtures and
-    data sets have. Otherwise it follows from Tweedie's formula
-    D = (x + σ² ∇log p_t) / α (Efron 2011, equation 1.4). Where α = 0 it is then the
-    target's `mean()`, if there is one.
+    It has a closed form where the target has `posterior_mean(x, α, σ)`, as
+    mixtures and data sets have. Otherwise it follows from Tweedie's formula D
+    = (x + σ² ∇log p_t) / α (Efron 2011, equation 1.4). Where α = 0 it is then
+    the target's `mean()`, if there is one.
 
     Args:
       target: A target of this module, or any pytree with `log_prob(x)` and
@@ -70,12 +73,6 @@ def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
       >>> print(jax.jit(denoiser)(jnp.ones(1), 1.0))
       [0.5]
     """
-    checks.require(
-        hasattr(target, "noised"),
-        "target must know its distribution under added noise, "
-        f"noised(schedule, t), got {target!r}",
-        TypeError,
-    )
     return ExactDenoiser(target, schedule)
 
 

@@ -78,9 +78,9 @@ def gaussian_mixture(
 ) -> Mixture:
     """The mixture Σ_k w_k N(m_k, V_k), exact at every noise level.
 
-    Concrete arguments are squared and decomposed in float64 before they are rounded to
-    the working precision. The derivative in traced covariances is exact, at repeated
-    eigenvalues too.
+    Concrete arguments are squared and decomposed in float64 before they are
+    rounded to the working precision. The derivative in traced covariances is
+    exact, at repeated eigenvalues too.
 
     Args:
       weights: (K,), positive, summing to 1.
@@ -91,9 +91,9 @@ def gaussian_mixture(
       A target over examples of shape (D,).
 
     Raises:
-      ValueError: For weights that do not sum to 1, scales that are not positive,
-        covariances that are not symmetric positive definite, or shapes that do not
-        fit.
+      ValueError: For weights that do not sum to 1, scales that are not
+        positive, covariances that are not symmetric positive definite, or
+        shapes that do not fit.
 
     Example:
       >>> target = dj.targets.gaussian_mixture([0.4, 0.6], [[1.5], [-1.0]], [0.4, 0.7])

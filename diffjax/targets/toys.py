@@ -40,8 +40,9 @@ def checkerboard() -> UniformBoxes:
 def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     """Two circles of radius 3 and 1.5 with Gaussian noise. Entropy 3.268 nats.
 
-    A circle is the mixture of equally spaced Gaussians. It is exact up to the error of
-    the trapezoid rule, below e^{−2π²(std/spacing)²}: under 1e-20 at the defaults.
+    A circle is the mixture of equally spaced Gaussians. It is exact up to the
+    error of the trapezoid rule, below e^{−2π²(std/spacing)²}: under 1e-20 at
+    the defaults.
 
     Args:
       std: The standard deviation of the noise. The entropy is that of 0.24.
@@ -66,9 +67,9 @@ def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
 def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
     """Two interleaved half circles of radius 2 with Gaussian noise. Entropy 2.394 nats.
 
-    They are scikit-learn's moons, doubled and shifted by (−1, −0.2). An arc is a
-    mixture over the nodes of a Gauss–Legendre rule in the angle, exact to rounding
-    while std is not much below the spacing.
+    They are scikit-learn's moons, doubled and shifted by (−1, −0.2). An arc is
+    a mixture over the nodes of a Gauss–Legendre rule in the angle, exact to
+    rounding while std is not much below the spacing.
 
     Args:
       std: The standard deviation of the noise. The entropy is that of 0.2.

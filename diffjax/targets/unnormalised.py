@@ -38,8 +38,9 @@ def _energy_log_prob(energy, x):
 def energy(function: Any, log_normaliser: Scalar = 0.0) -> Energy:
     """Density of an energy, e^{function(x)} / Z.
 
-    With log Z left at 0 it is known up to a constant, which is enough for chains. Its
-    distribution under added noise is not known, so it has no exact denoiser.
+    With log Z left at 0 it is known up to a constant, which is enough for
+    chains. Its distribution under added noise is not known, so it has no exact
+    denoiser.
 
     Args:
       function: x -> (), the unnormalised log density in nats.

@@ -1,6 +1,9 @@
-"""Variational autoencoders: of one latent (`gaussian`), of a Markov chain of them (`hierarchical`), and trained layer
-by layer before any prior (`progressive`). Priors, and a network for both ends. What decoders return is in
-`distributions`.
+"""Variational autoencoders and their bounds on log p(x).
+
+Of one latent (`gaussian`), of a Markov chain of them (`hierarchical`), and
+trained layer by layer before any prior (`progressive`). `priors` fits
+distributions of latents, and `Perceptron` is a network for both ends. Decoders
+return `distributions`.
 """
 
 from . import gaussian, hierarchical, priors, progressive

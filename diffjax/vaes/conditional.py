@@ -33,9 +33,9 @@ def as_gaussian(
 
     Raises:
       TypeError: If the output is neither.
-      ValueError: For shapes that do not fit, concrete NaN or infinity, or a concrete
-        variance that is not positive, such as e^{2 log_std} of a log_std out of the
-        dtype's range.
+      ValueError: For shapes that do not fit, concrete NaN or infinity, or a
+        concrete variance that is not positive, such as e^{2 log_std} of a
+        log_std out of the dtype's range.
     """
     is_gaussian = isinstance(output, Gaussian)
     if not is_gaussian and not (isinstance(output, tuple | list) and len(output) == 2):
@@ -75,7 +75,8 @@ def as_distribution(
 def as_prior(prior: Any, shape: tuple[int, ...]) -> Any:
     """The prior of latents of one shape, a `Gaussian` where it has a closed form.
 
-    None and `standard_normal(shape)` are N(0, I). Others are returned unchanged.
+    None and `standard_normal(shape)` are N(0, I). Others are returned
+    unchanged.
     """
     if prior is None:
         return Gaussian(0.0, 1.0)

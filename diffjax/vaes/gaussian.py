@@ -1,8 +1,10 @@
-"""Variational autoencoders with one Gaussian latent: the evidence's lower bound, and the importance-weighted one.
+"""Variational autoencoders with one Gaussian latent, and two bounds on log p(x).
 
-An encoder maps one example x to the law q(z | x), as (mean, log_std) or a `distributions.Gaussian`; a decoder maps z to the law
-p(x | z), anything with log_prob(x) and sample(key), as those of `distributions`. Bind a network's parameters by
-`functools.partial(model.apply, params)`. A prior is anything with log_prob(z) and sample(key); None is N(0, I).
+An encoder maps one example x to the distribution q(z | x), as (mean, log_std)
+or a `distributions.Gaussian`. A decoder maps z to the distribution p(x | z),
+any object with log_prob(x) and sample(key), as those of `distributions`. A
+prior is any object with log_prob(z) and sample(key). None is N(0, I). Bind a
+network's parameters by `functools.partial(model.apply, params)`.
 """
 
 import math
@@ -28,23 +30,44 @@ from .conditional import (
     reparameterised,
 )
 
-DRAWABLE, DRAWABLE_PRIOR = (
-    f"sample(key), as {example}"
-    for example in ("those of distributions", "distributions.standard_normal(shape)")
-)
+__all__ = [
+    "Decoder",
+    "Elbo",
+    "Encoder",
+    "elbo",
+    "encode",
+    "importance_weighted_bound",
+    "sample",
+]
 
 Encoder = Callable[[Array], Any]
 """x -> (mean, log_std) of z, two arrays of its shape, or a `distributions.Gaussian`."""
 Decoder = Callable[[Array], Any]
-"""z -> the law of x, with log_prob(x) and sample(key)."""
+"""z -> the distribution of x, with log_prob(x) and sample(key)."""
+
+ENCODER = checks.callable_, "encoder(x) -> (mean, log_std)"
+DECODER = checks.callable_, "decoder(z) -> distribution"
+DRAWABLE = "sample(key), as those of distributions"
+DRAWABLE_PRIOR = "sample(key), as distributions.standard_normal(shape)"
+
+_ARGUMENTS = {
+    "key": checks.key,
+    "encoder": ENCODER,
+    "decoder": DECODER,
+    "prior": checks.optional(checks.has_methods, "log_prob(z)"),
+    "x": check_example,
+}
 
 
 class Elbo(NamedTuple):
-    """A lower bound on log p(x) of one example, in nats, each of shape (): E[reconstruction − kl] ≤ log p(x).
+    """A lower bound on log p(x) of one example, E[reconstruction − kl] ≤ log p(x).
 
-    reconstruction: log p(x | z) at one draw of z. kl: KL(q(z | x) ‖ p(z)), or log q(z | x) − log p(z) at that draw
-    where the prior has no closed form. total: reconstruction − β·kl, or with free bits what stands in its place: to
-    maximise.
+    Attributes:
+      reconstruction: (), log p(x | z) in nats at one draw of z.
+      kl: (), KL(q(z | x) ‖ p(z)), or log q(z | x) − log p(z) at that draw
+        where the prior has no closed form.
+      total: (), reconstruction − β·kl, or with free bits its counterpart, to
+        be maximised.
     """
 
     reconstruction: Array
@@ -52,45 +75,63 @@ class Elbo(NamedTuple):
     total: Array
 
 
+@checks.arguments(**_ARGUMENTS, beta=checks.non_negative, free_bits=checks.non_negative)
 def elbo(
     key: Key,
     encoder: Encoder,
     decoder: Decoder,
     x: ArrayLike,
+    *,
     prior: Any = None,
     beta: Scalar = 1.0,
     free_bits: Scalar = 0.0,
 ) -> Elbo:
-    """The bound on log p(x) of one example by one draw z = m(x) + s(x) ε, differentiable in the encoder (see `Elbo`).
+    """Lower bound on log p(x) of one example (Kingma & Welling 2014, equation 10).
 
-    The KL is in closed form where the prior is N(0, I) or a `distributions.Gaussian`, otherwise by the same draw. beta: β, the
-    KL's weight; 1 for a bound on log p. free_bits: λ nats that each entry of z has for nothing, total = reconstruction
-    − β Σ_i max(λ, KL_i): per example, where Kingma et al. take the maximum after the mean over a batch. Raises
-    ValueError for β < 0, λ < 0, λ > 0 or traced under a prior without closed form, an encoder or decoder whose shapes
-    do not fit, and in x or in what they answer concrete NaN, infinity, or a variance that is not positive.
-    Kingma & Welling 2014, eq. 10; Higgins et al. 2017, eq. 4; Kingma et al. 2016, eq. 15.
+        E log p(x | z) − β KL(q(z | x) ‖ p(z)),    z = m(x) + s(x) ε
+
+    By one draw of z, differentiable in the encoder. The KL divergence has a
+    closed form where the prior is N(0, I) or a `distributions.Gaussian`.
+    Otherwise it is by the same draw.
+
+    Args:
+      key: A typed key.
+      encoder: x -> (mean, log_std) of z, or a Gaussian.
+      decoder: z -> distribution of x.
+      x: One example.
+      prior: Any object with log_prob(z). None is N(0, I).
+      beta: β, the weight of the KL divergence. 1 for a bound on log p.
+      free_bits: λ nats of every entry of z that cost nothing: total =
+        reconstruction − β Σ_i max(λ, KL_i).
+
+    Returns:
+      The bound and its two parts.
+
+    Raises:
+      ValueError: For β < 0, λ < 0, or λ > 0 or traced under a prior without a
+        closed form. For shapes that do not fit, and in x or in the outputs for
+        concrete NaN, infinity, or a variance that is not positive.
+      TypeError: For an encoder, decoder or prior of another kind.
+
+    References:
+      β: Higgins et al. 2017, equation 4. Free bits: Kingma et al. 2016,
+      equation 15, where the maximum is taken after the mean over a batch. Here
+      it is taken for every example.
+
+    Example:
+      >>> encoder = lambda x: (0.5 * x, jnp.zeros(2))
+      >>> decoder = lambda z: dj.distributions.gaussian(z, 0.0)
+      >>> dj.vaes.gaussian.elbo(key, encoder, decoder, jnp.ones(2)).total.shape
+      ()
     """
-    beta, free_bits = (
-        checks.non_negative("beta", beta),
-        checks.non_negative("free_bits", free_bits),
-    )
     charged = checks.is_traced(free_bits) or float(free_bits) != 0
-    x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
-    if charged and not has_closed_form(prior):
-        raise ValueError(
-            f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}"
-        )
-    return call(
-        _elbo,
-        key,
-        encoder,
-        decoder,
-        x,
-        prior,
-        beta,
-        free_bits if charged else None,
-        faulty=not_finite,
+    checks.require(
+        not charged or has_closed_form(prior),
+        f"free_bits must be 0 where the prior is no Gaussian, got {free_bits}",
     )
+    encoder, decoder = as_pytree_callable(encoder), as_pytree_callable(decoder)
+    settings = prior, beta, free_bits if charged else None
+    return call(_elbo, key, encoder, decoder, x, *settings, faulty=not_finite)
 
 
 def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
@@ -109,21 +150,38 @@ def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
     return Elbo(reconstruction, divergence, reconstruction - beta * charged)
 
 
+@checks.arguments(**_ARGUMENTS, samples=(checks.integer, 1))
 def importance_weighted_bound(
     key: Key,
     encoder: Encoder,
     decoder: Decoder,
     x: ArrayLike,
+    *,
     samples: int,
     prior: Any = None,
 ) -> Array:
-    """log (1/k) Σ_i p(x | z_i) p(z_i) / q(z_i | x) by k = `samples` draws of q, in nats, shape ().
+    """Importance-weighted bound on log p(x) (Burda et al. 2016, equation 8).
 
-    Its expectation rises with k from the ELBO, at k = 1, to log p(x). Raises ValueError for k < 1 and as `elbo` does.
-    Burda et al. 2016, eq. 8.
+        log (1/k) Σ_i p(x | z_i) p(z_i) / q(z_i | x),    z_i ~ q(z | x)
+
+    Its expectation rises with k from the ELBO, at k = 1, to log p(x).
+
+    Args:
+      key: A typed key.
+      encoder: As in `elbo`.
+      decoder: As in `elbo`.
+      x: One example.
+      samples: k, 1 or more.
+      prior: As in `elbo`.
+
+    Returns:
+      The bound in nats, shape ().
+
+    Raises:
+      ValueError: For k < 1, and as `elbo`.
+      TypeError: As `elbo`.
     """
-    samples = checks.integer("samples", samples, minimum=1)
-    x, encoder, decoder, prior = _checked(key, encoder, decoder, x, prior)
+    encoder, decoder = as_pytree_callable(encoder), as_pytree_callable(decoder)
     return call(
         _importance_weighted_bound,
         key,
@@ -153,34 +211,53 @@ def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
     )
 
 
+@checks.arguments(encoder=ENCODER, x=check_example)
 def encode(encoder: Encoder, x: ArrayLike) -> Gaussian:
-    """q(z | x) of one example. Raises ValueError for shapes that do not fit and concrete NaN or infinity."""
-    checks.callable_("encoder", encoder, "encoder(x) -> (mean, log_std)")
-    return as_gaussian("encoder", encoder(check_example("x", x)))
+    """The distribution q(z | x) of the latent of one example.
+
+    Args:
+      encoder: x -> (mean, log_std) of z, or a Gaussian.
+      x: One example.
+
+    Returns:
+      A `distributions.Gaussian`.
+
+    Raises:
+      ValueError: For shapes that do not fit, and concrete NaN or infinity.
+      TypeError: For an encoder of another kind.
+
+    Example:
+      >>> q = dj.vaes.gaussian.encode(lambda x: (0.5 * x, jnp.zeros(2)), jnp.ones(2))
+      >>> q.mean().tolist()
+      [0.5, 0.5]
+    """
+    return as_gaussian("encoder", encoder(x))
 
 
+@checks.arguments(
+    key=checks.key, decoder=DECODER, prior=(checks.has_methods, DRAWABLE_PRIOR)
+)
 def sample(key: Key, decoder: Decoder, prior: Any) -> Array:
     """One draw of x ~ p(x | z), z ~ prior, a function of the key alone.
 
-    prior: anything with sample(key), as `distributions.standard_normal(shape)`. Raises TypeError for a prior or a decoder's law
-    without.
+    Args:
+      key: A typed key.
+      decoder: z -> distribution of x.
+      prior: Any object with sample(key), as
+        `distributions.standard_normal(shape)`.
+
+    Returns:
+      One example.
+
+    Raises:
+      TypeError: For a prior or a decoder's output without sample(key).
+
+    Example:
+      >>> normal = dj.distributions.standard_normal((2,))
+      >>> decoder = lambda z: dj.distributions.gaussian(z, 0.0)
+      >>> dj.vaes.gaussian.sample(key, decoder, normal).shape
+      (2,)
     """
-    key_prior, key_data = jax.random.split(checks.key("key", key))
-    checks.callable_("decoder", decoder, "decoder(z) -> law")
-    checks.has_methods("prior", prior, DRAWABLE_PRIOR)
+    key_prior, key_data = jax.random.split(key)
     output = decoder(prior.sample(key_prior))
     return checks.has_methods("decoder's output", output, DRAWABLE).sample(key_data)
-
-
-def _checked(key, encoder, decoder, x, prior):
-    checks.key("key", key)
-    checks.callable_("encoder", encoder, "encoder(x) -> (mean, log_std)")
-    checks.callable_("decoder", decoder, "decoder(z) -> law")
-    if prior is not None:
-        checks.has_methods("prior", prior, "log_prob(z)")
-    return (
-        check_example("x", x),
-        as_pytree_callable(encoder),
-        as_pytree_callable(decoder),
-        prior,
-    )

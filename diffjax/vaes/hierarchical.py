@@ -1,10 +1,17 @@
-"""Markovian hierarchical VAEs: x ← z_1 ← … ← z_L, the bound's terms level by level, and ancestral sampling.
+"""Markovian hierarchical VAEs: the bound layer by layer, and ancestral sampling.
 
-p(x, z_1 … z_L) = p(z_L) p(x | z_1) Π_{l=2}^L p(z_{l−1} | z_l). Kernels are callables that answer with laws: (mean,
-log_std) or a `distributions.Gaussian`, or on the generative side anything with log_prob and sample. The kernels of L levels are
-a sequence of L callables, for latents of any shapes, or one function of (level, z) with `levels` stated, for latents
-of one shape: it is then traced once, however many levels there are. A diffusion is the second kind, with the inference
-that `top_down` makes of its marginals and posteriors.
+    x ← z_1 ← … ← z_L
+    p(x, z_1 … z_L) = p(z_L) p(x | z_1) Π_{l=2}^L p(z_{l−1} | z_l)
+
+A kernel is a callable that returns (mean, log_std) or a
+`distributions.Gaussian`. A kernel of the model may also return any object with
+log_prob and sample. The kernels of L layers are a sequence of L callables, for
+latents of any shapes. Or they are one function of (layer, z) with `layers`
+stated, for latents of one shape. It is then traced once, however many layers
+there are.
+
+A diffusion is the second kind, with the inference that `top_down` makes of its
+marginals and posteriors.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +33,27 @@ from .conditional import (
     not_finite,
     reparameterised,
 )
-from .gaussian import DRAWABLE, DRAWABLE_PRIOR, Decoder
+from .gaussian import DECODER, DRAWABLE, DRAWABLE_PRIOR, Decoder
+
+__all__ = [
+    "BottomUp",
+    "HierarchicalElbo",
+    "TopDown",
+    "bottom_up",
+    "decode",
+    "elbo",
+    "sample",
+    "top_down",
+]
 
 
 class HierarchicalElbo(NamedTuple):
-    """A lower bound on log p(x) of one example, in nats: in expectation total ≤ log p(x).
+    """A lower bound on log p(x) of one example, in nats: E total ≤ log p(x).
 
-    reconstruction: (), log p(x | z_1). kl: (L,), what each latent costs given the one above: entry l − 1 is level l's,
-    the last KL(q(z_L | ·) ‖ p(z_L)).
+    Attributes:
+      reconstruction: (), log p(x | z_1).
+      kl: (L,), the cost of every latent given the one above. Entry l − 1 is
+        that of layer l, and the last is KL(q(z_L | ·) ‖ p(z_L)).
     """
 
     reconstruction: Array
@@ -47,7 +67,7 @@ class HierarchicalElbo(NamedTuple):
 
 @pytree
 class Kernels:
-    """The kernels of levels first … last: a tuple, or one function of (level, …)."""
+    """The kernels of layers first … last: a tuple, or one function of (layer, …)."""
 
     functions: Any
     first: int = static_field()
@@ -55,112 +75,172 @@ class Kernels:
 
     @property
     def stacked(self) -> bool:
-        """Whether one function serves all levels, whose number may then be traced."""
+        """True for one function of all layers. The layer may then be traced."""
         return not isinstance(self.functions, tuple)
 
-    def __call__(self, level: Any, *arguments: Any) -> Any:
-        """What the kernel of a level answers."""
+    def __call__(self, layer: Any, *arguments: Any) -> Any:
+        """The output of the kernel of a layer."""
         if self.stacked:
-            return self.functions(level, *arguments)
-        return self.functions[level - self.first](*arguments)
+            return self.functions(layer, *arguments)
+        return self.functions[layer - self.first](*arguments)
 
 
 @pytree
 class BottomUp:
-    """q(z_1 | x) Π q(z_l | z_{l−1}). See `bottom_up`."""
+    """The inference q(z_1 | x) Π q(z_l | z_{l−1}). See `bottom_up`."""
 
     kernels: Any
 
     @property
-    def levels(self) -> int:
+    def layers(self) -> int:
         """L."""
         return self.kernels.last
 
 
 @pytree
 class TopDown:
-    """q(z_L | x) Π q(z_{l−1} | z_l, x). See `top_down`."""
+    """The inference q(z_L | x) Π q(z_{l−1} | z_l, x). See `top_down`."""
 
     top: Any
     posteriors: Any
     marginals: Any
 
     @property
-    def levels(self) -> int:
+    def layers(self) -> int:
         """L."""
         return self.posteriors.last
 
 
 def bottom_up(
-    kernels: Sequence[Callable] | Callable, levels: int | None = None
+    kernels: Sequence[Callable] | Callable, *, layers: int | None = None
 ) -> BottomUp:
-    """The inference q(z_1 | x) Π_{l=2}^L q(z_l | z_{l−1}), drawn upwards.
+    """Inference drawn upwards, q(z_1 | x) Π_{l=2}^L q(z_l | z_{l−1}).
 
-    kernels: L callables z_{l−1} -> law of z_l, z_0 = x; or one function (l, z_{l−1}) -> law with levels=L. A level's
-    term of the bound is then log q(z_l | z_{l−1}) − log p(z_l | z_{l+1}) at a draw, whose sum alone is surely positive
-    in expectation; only the top level's is a KL in closed form. Raises TypeError and ValueError for kernels that are
-    neither and levels that do not fit.
+    The term of layer l in the bound is log q(z_l | z_{l−1}) − log p(z_l |
+    z_{l+1}) at a draw. Only the sum of these terms is sure to be positive in
+    expectation. Only the top layer's is a KL divergence in closed form.
+
+    Args:
+      kernels: L callables z_{l−1} -> (mean, log_std) of z_l, or a Gaussian,
+        z_0 = x. Or one function (l, z_{l−1}) with `layers`.
+      layers: L, if kernels are one function.
+
+    Returns:
+      An inference for `elbo`.
+
+    Raises:
+      TypeError: For kernels that are neither.
+      ValueError: For layers that do not fit.
+
+    Example:
+      >>> first, second = lambda x: (x, 0.0), lambda z: (z, 0.0)
+      >>> dj.vaes.hierarchical.bottom_up([first, second]).layers
+      2
     """
-    return BottomUp(_kernels("kernels", kernels, 1, levels))
+    return BottomUp(_kernels("kernels", kernels, 1, layers))
 
 
 def top_down(
     top: Callable,
     posteriors: Sequence[Callable] | Callable,
     marginals: Sequence[Callable] | Callable | None = None,
-    levels: int | None = None,
+    *,
+    layers: int | None = None,
 ) -> TopDown:
-    """The inference q(z_L | x) Π_{l=2}^L q(z_{l−1} | z_l, x), by which every term of the bound is a KL.
+    """Inference drawn downwards, q(z_L | x) Π_{l=2}^L q(z_{l−1} | z_l, x).
 
-    top: x -> law of z_L. posteriors: L − 1 callables (z_l, x) -> law of z_{l−1}, for l = 2 … L, or one function (l,
-    z_l, x) with levels=L. marginals: L callables x -> law of z_l, or one function (l, x), where q(z_l | x) is known:
-    each term then has a draw of its own, which passes through no other level. Without them the draws go down from the
-    top, one joint draw for all terms. Raises TypeError and ValueError as `bottom_up`.
+    Every term of the bound is then a KL divergence.
+
+    Args:
+      top: x -> (mean, log_std) of z_L, or a Gaussian.
+      posteriors: L − 1 callables (z_l, x) -> (mean, log_std) of z_{l−1}, or a
+        Gaussian, for l = 2 … L. Or one function (l, z_l, x) with `layers`.
+      marginals: L callables x -> (mean, log_std) of z_l, or a Gaussian. Or one
+        function (l, x). Only where q(z_l | x) is known: every term then has a
+        draw that passes through no other layer. Without them the draws go down
+        from the top, one joint draw for all terms.
+      layers: L, if posteriors are one function.
+
+    Returns:
+      An inference for `elbo`.
+
+    Raises:
+      TypeError: For kernels that are neither.
+      ValueError: For layers that do not fit.
+
+    Example:
+      >>> top, posterior = lambda x: (x, 0.0), lambda z, x: (0.5 * (z + x), 0.0)
+      >>> dj.vaes.hierarchical.top_down(top, [posterior]).layers
+      2
     """
-    checks.callable_("top", top, "top(x) -> law")
-    posteriors = _kernels("posteriors", posteriors, 2, levels)
+    checks.callable_("top", top, "top(x) -> (mean, log_std)")
+    posteriors = _kernels("posteriors", posteriors, 2, layers)
     if marginals is not None:
         marginals = _kernels("marginals", marginals, 1, posteriors.last)
     return TopDown(as_pytree_callable(top), posteriors, marginals)
 
 
+@checks.arguments(
+    key=checks.key,
+    decoder=DECODER,
+    prior=checks.optional(checks.has_methods, "log_prob(z)"),
+    x=check_example,
+)
 def elbo(
     key: Key,
     inference: BottomUp | TopDown,
     decoder: Decoder,
     generative: Sequence[Callable] | Callable,
+    *,
     x: ArrayLike,
     prior: Any = None,
 ) -> HierarchicalElbo:
-    """The bound on log p(x) of one example, level by level.
+    """Bound on log p(x) of one example, layer by layer (Luo 2022, equations 23–24).
 
-    By `top_down` inference: E log p(x | z_1) − Σ_{l=2}^L E KL(q(z_{l−1} | z_l, x) ‖ p(z_{l−1} | z_l)) − KL(q(z_L | x) ‖
-    p(z_L)), every expectation by one draw of z_l ~ q(z_l | x), a function of (key, l). By `bottom_up` inference see
-    there. decoder: z_1 -> law of x. generative: L − 1 callables z_l -> law of z_{l−1}, for l = 2 … L, or one function
-    (l, z_l). prior: the law of z_L, anything with log_prob; None is N(0, I). A KL between Gaussians is exact, another
-    by a draw. Raises ValueError for levels or shapes that do not fit and concrete NaN or infinity, naming the kernel.
-    Luo 2022, eq. 23–24; Sohl-Dickstein et al. 2015, eq. 14; Ho et al. 2020, eq. 5.
+    By `top_down` inference:
+
+        E log p(x | z_1)
+          − Σ_{l=2}^L E KL(q(z_{l−1} | z_l, x) ‖ p(z_{l−1} | z_l))
+          − KL(q(z_L | x) ‖ p(z_L))
+
+    Every expectation is by one draw of z_l ~ q(z_l | x), a function of (key,
+    l). A KL divergence between Gaussians is exact, another is by a draw. For
+    `bottom_up` inference see there.
+
+    Args:
+      key: A typed key.
+      inference: Made by `bottom_up` or `top_down`.
+      decoder: z_1 -> distribution of x.
+      generative: L − 1 callables z_l -> distribution of z_{l−1}, for l = 2 …
+        L. Or one function (l, z_l).
+      x: One example.
+      prior: The distribution of z_L, any object with log_prob(z). None is N(0,
+        I).
+
+    Returns:
+      The bound.
+
+    Raises:
+      TypeError: For an inference, kernels or a prior of another kind.
+      ValueError: For layers or shapes that do not fit, and concrete NaN or
+        infinity, with the kernel's name.
+
+    References:
+      Sohl-Dickstein et al. 2015, equation 14. Ho et al. 2020, equation 5.
+
+    Example:
+      >>> inference = dj.vaes.hierarchical.bottom_up([lambda x: (x, jnp.zeros(2))])
+      >>> decoder = lambda z: dj.distributions.gaussian(z, 0.0)
+      >>> dj.vaes.hierarchical.elbo(key, inference, decoder, [], x=jnp.ones(2)).kl.shape
+      (1,)
     """
-    checks.key("key", key)
-    checks.callable_("decoder", decoder, "decoder(z) -> law")
     if not isinstance(inference, BottomUp | TopDown):
         raise TypeError(
             f"inference must be made by bottom_up or top_down, got {inference!r}"
         )
-    generative = _kernels("generative", generative, 2, inference.levels)
-    if prior is not None:
-        checks.has_methods("prior", prior, "log_prob(z)")
-    x = check_example("x", x)
-    return call(
-        _elbo,
-        key,
-        inference,
-        as_pytree_callable(decoder),
-        generative,
-        x,
-        prior,
-        faulty=not_finite,
-    )
+    generative = _kernels("generative", generative, 2, inference.layers)
+    decoder = as_pytree_callable(decoder)
+    return call(_elbo, key, inference, decoder, generative, x, prior, faulty=not_finite)
 
 
 def _elbo(key, inference, decoder, generative, x, prior):
@@ -171,97 +251,115 @@ def _elbo(key, inference, decoder, generative, x, prior):
     )
 
 
+@checks.arguments(
+    key=checks.key,
+    decoder=DECODER,
+    z=check_example,
+    layer=(checks.integer, 1),
+    mean=checks.boolean,
+)
 def decode(
     key: Key,
     decoder: Decoder,
     generative: Sequence[Callable] | Callable,
     z: ArrayLike,
-    level: int,
+    *,
+    layer: int,
     mean: bool = False,
 ) -> Array:
-    """x drawn from a latent z of a level downwards: z_{l−1} ~ p(z_{l−1} | z_l), x ~ p(x | z_1); a function of the key.
+    """One draw of x from a latent of a layer downwards, a function of the key.
 
-    generative: kernels as in `elbo`, of `level` or more levels. mean=True takes each law's mean and draws nothing.
-    Raises ValueError for a level without kernels or shapes that do not fit, TypeError for a law without sample or mean.
+        z_{l−1} ~ p(z_{l−1} | z_l),    x ~ p(x | z_1)
+
+    Args:
+      key: A typed key.
+      decoder: As in `elbo`.
+      generative: As in `elbo`, of `layer` or more layers.
+      z: The latent.
+      layer: Its layer, 1 or more.
+      mean: True takes the mean of every distribution and draws nothing.
+
+    Returns:
+      One example.
+
+    Raises:
+      ValueError: For a layer without kernels, or shapes that do not fit.
+      TypeError: For a distribution without sample(key) or mean().
     """
-    checks.key("key", key)
-    checks.callable_("decoder", decoder, "decoder(z) -> law")
-    level, mean = (
-        checks.integer("level", level, minimum=1),
-        checks.boolean("mean", mean),
+    layers = layer if callable(generative) else None
+    kernels = _kernels("generative", generative, 2, layers)
+    checks.require(
+        kernels.last >= layer,
+        f"layer must be at most {kernels.last}, the layers of generative, got {layer}",
     )
-    kernels, z = (
-        _kernels("generative", generative, 2, level if callable(generative) else None),
-        check_example("z", z),
-    )
-    if kernels.last < level:
-        raise ValueError(
-            f"level must be at most {kernels.last}, the levels of generative, got {level}"
-        )
-    return call(
-        _decode,
-        key,
-        as_pytree_callable(decoder),
-        kernels,
-        z,
-        faulty=not_finite,
-        level=level,
-        mean=mean,
-    )
+    decoder, options = as_pytree_callable(decoder), {"layer": layer, "mean": mean}
+    return call(_decode, key, decoder, kernels, z, faulty=not_finite, **options)
 
 
-def _decode(key, decoder, kernels, z, level, mean):
-    def answer(name, law, l):
+def _decode(key, decoder, kernels, z, layer, mean):
+    def value_of(name, distribution, l):
         if mean:
-            return checks.has_methods(name, law, "mean()").mean()
-        checks.has_methods(name, law, DRAWABLE)
-        return law.sample(jax.random.fold_in(key, l))
+            return checks.has_methods(name, distribution, "mean()").mean()
+        checks.has_methods(name, distribution, DRAWABLE)
+        return distribution.sample(jax.random.fold_in(key, l))
 
     def below(l, z):
-        name = f"generative{_at(l)}"
-        return answer(
-            f"{name}'s output",
-            as_distribution(name, kernels(l, z), z.shape if kernels.stacked else None),
-            l - 1,
-        )
+        name, shape = f"generative{_at(l)}", z.shape if kernels.stacked else None
+        output = as_distribution(name, kernels(l, z), shape)
+        return value_of(f"{name}'s output", output, l - 1)
 
     if kernels.stacked:
-        z = jax.lax.fori_loop(0, level - 1, lambda i, z: below(level - i, z), z)
+        z = jax.lax.fori_loop(0, layer - 1, lambda i, z: below(layer - i, z), z)
     else:
-        for l in range(level, 1, -1):
+        for l in range(layer, 1, -1):
             z = below(l, z)
-    return answer("decoder's output", decoder(z), 0)
+    return value_of("decoder's output", decoder(z), 0)
 
 
+@checks.arguments(key=checks.key, prior=(checks.has_methods, DRAWABLE_PRIOR))
 def sample(
     key: Key,
     decoder: Decoder,
     generative: Sequence[Callable] | Callable,
     prior: Any,
-    levels: int | None = None,
+    *,
+    layers: int | None = None,
 ) -> Array:
     """One draw of x, ancestrally from z_L ~ prior, a function of the key alone.
 
-    generative: kernels as in `elbo`; levels: L, to be stated where they are one function. prior: anything with
-    sample(key), as `distributions.standard_normal(shape)`.
+    Args:
+      key: A typed key.
+      decoder: As in `elbo`.
+      generative: As in `elbo`.
+      prior: Any object with sample(key), as
+        `distributions.standard_normal(shape)`.
+      layers: L, if generative is one function.
+
+    Returns:
+      One example.
+
+    Raises:
+      ValueError: For layers or shapes that do not fit.
+      TypeError: For a prior or an output without sample(key).
+
+    Example:
+      >>> normal = dj.distributions.standard_normal((2,))
+      >>> decoder = lambda z: dj.distributions.gaussian(z, 0.0)
+      >>> dj.vaes.hierarchical.sample(key, decoder, [], normal).shape
+      (2,)
     """
-    checks.key("key", key)
-    levels = _kernels("generative", generative, 2, levels).last
-    checks.has_methods("prior", prior, DRAWABLE_PRIOR)
-    z = prior.sample(jax.random.fold_in(key, levels))
-    return decode(key, decoder, generative, z, levels)
+    layers = _kernels("generative", generative, 2, layers).last
+    z = prior.sample(jax.random.fold_in(key, layers))
+    return decode(key, decoder, generative, z, layer=layers)
 
 
-# --------------------------------------------------------------------------------------------------------------- terms
+# ---------------------------------------------------------------------------- terms
 
 
 def _top_down_terms(key, inference, generative, x, prior):
-    """(z_1, the terms of the levels below the top (L − 1,), the top's)."""
-    levels, posteriors, marginals = (
-        inference.levels,
-        inference.posteriors,
-        inference.marginals,
-    )
+    """(z_1, the terms of the layers below the top (L − 1,), the top's)."""
+    layers, posteriors = inference.layers, inference.posteriors
+    marginals = inference.marginals
     zs: Any = None
     q_top = as_gaussian("top", inference.top(x))
     stacked = (
@@ -270,132 +368,132 @@ def _top_down_terms(key, inference, generative, x, prior):
         and (marginals is None or marginals.stacked)
     )
 
-    def marginal(level):
-        shape = q_top.loc.shape if stacked or level == levels else None
+    def marginal(layer):
+        shape = q_top.loc.shape if stacked or layer == layers else None
         return reparameterised(
             key,
-            level,
-            as_gaussian(f"marginals{_at(level)}", inference.marginals(level, x), shape),
+            layer,
+            as_gaussian(f"marginals{_at(layer)}", inference.marginals(layer, x), shape),
         )
 
     if marginals is None:
         zs = _descend(key, posteriors, q_top, x)
     elif not stacked:
-        zs = [marginal(level) for level in range(1, levels + 1)]
+        zs = [marginal(layer) for layer in range(1, layers + 1)]
 
-    def state(level):
-        return marginal(level) if zs is None else zs[level - 1]
+    def state(layer):
+        return marginal(layer) if zs is None else zs[layer - 1]
 
-    def term(level):
-        z, below = state(level), q_top.loc.shape if stacked else zs[level - 2].shape
-        q = as_gaussian(f"posteriors{_at(level)}", posteriors(level, z, x), below)
+    def term(layer):
+        z, below = state(layer), q_top.loc.shape if stacked else zs[layer - 2].shape
+        q = as_gaussian(f"posteriors{_at(layer)}", posteriors(layer, z, x), below)
         p = as_distribution(
-            f"generative{_at(level)}", generative(level, z), q.loc.shape
+            f"generative{_at(layer)}", generative(layer, z), q.loc.shape
         )
         return kl(
-            f"generative{_at(level)}", q, p, reparameterised(key, levels + level, q)
+            f"generative{_at(layer)}", q, p, reparameterised(key, layers + layer, q)
         )
 
-    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), state(levels))
-    return state(1), _for_levels(term, levels, stacked), top
+    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), state(layers))
+    return state(1), _for_layers(term, layers, stacked), top
 
 
 def _descend(key, posteriors, q_top, x):
     """z_1 … z_L drawn from the top down, an array or a list."""
-    levels, z = posteriors.last, reparameterised(key, posteriors.last, q_top)
+    layers, z = posteriors.last, reparameterised(key, posteriors.last, q_top)
 
-    def below(level, z):
-        name = f"posteriors{_at(level)}"
+    def below(layer, z):
+        name = f"posteriors{_at(layer)}"
         shape = z.shape if posteriors.stacked else None
         return reparameterised(
-            key, level - 1, as_gaussian(name, posteriors(level, z, x), shape)
+            key, layer - 1, as_gaussian(name, posteriors(layer, z, x), shape)
         )
 
     if posteriors.stacked:
         _, zs = jax.lax.scan(
-            lambda z, level: (below(level, z),) * 2, z, jnp.arange(levels, 1, -1)
+            lambda z, layer: (below(layer, z),) * 2, z, jnp.arange(layers, 1, -1)
         )
         return jnp.concatenate([zs[::-1], z[None]])
     zs = [z]
-    for level in range(levels, 1, -1):
-        zs.append(below(level, zs[-1]))
+    for layer in range(layers, 1, -1):
+        zs.append(below(layer, zs[-1]))
     return zs[::-1]
 
 
 def _bottom_up_terms(key, inference, generative, x, prior):
-    """As `_top_down_terms`, the terms below the top by the same draws."""
-    levels, kernels = inference.levels, inference.kernels
+    """As `_top_down_terms`, with the terms below the top by the same draws."""
+    layers, kernels = inference.layers, inference.kernels
     zs, log_q, q_top = _ascend(key, kernels, x)
 
-    def term(level):
+    def term(layer):
         """log q(z_{l−1} | z_{l−2}) − log p(z_{l−1} | z_l)."""
-        name, z = f"generative{_at(level)}", zs[level - 2]
-        return log_q[level - 2] - log_prob(
-            name, as_distribution(name, generative(level, zs[level - 1]), z.shape), z
+        name, z = f"generative{_at(layer)}", zs[layer - 2]
+        return log_q[layer - 2] - log_prob(
+            name, as_distribution(name, generative(layer, zs[layer - 1]), z.shape), z
         )
 
-    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), zs[levels - 1])
-    return zs[0], _for_levels(term, levels, kernels.stacked and generative.stacked), top
+    top = kl("prior", q_top, as_prior(prior, q_top.loc.shape), zs[layers - 1])
+    return zs[0], _for_layers(term, layers, kernels.stacked and generative.stacked), top
 
 
 def _ascend(key, kernels, x):
-    """(z_1 … z_L, log q of each given the one below, the law of the last): arrays, or lists."""
+    """(z_1 … z_L, log q(z_l | z_{l−1}), the last Gaussian), as arrays or as lists."""
 
-    def above(level, z):
+    def above(layer, z):
         q = as_gaussian(
-            f"kernels{_at(level)}",
-            kernels(level, z),
+            f"kernels{_at(layer)}",
+            kernels(layer, z),
             z.shape if kernels.stacked else None,
         )
-        z = reparameterised(key, level, q)
+        z = reparameterised(key, layer, q)
         return z, (z, q.log_prob(z), q)
 
     if kernels.stacked:
-        _, (zs, log_q, laws) = jax.lax.scan(
-            lambda z, level: above(level, z), x, jnp.arange(1, kernels.last + 1)
+        _, (zs, log_q, gaussians) = jax.lax.scan(
+            lambda z, layer: above(layer, z), x, jnp.arange(1, kernels.last + 1)
         )
-        return zs, log_q, jax.tree.map(lambda leaf: leaf[-1], laws)
+        return zs, log_q, jax.tree.map(lambda leaf: leaf[-1], gaussians)
     z, rows = x, []
-    for level in range(1, kernels.last + 1):
-        z, row = above(level, z)
+    for layer in range(1, kernels.last + 1):
+        z, row = above(layer, z)
         rows.append(row)
-    zs, log_q, laws = zip(*rows, strict=True)
-    return zs, log_q, laws[-1]
+    zs, log_q, gaussians = zip(*rows, strict=True)
+    return zs, log_q, gaussians[-1]
 
 
-def _for_levels(term, levels, stacked):
+def _for_layers(term, layers, stacked):
     """term(2) … term(L), (L − 1,); one trace for all where stacked."""
-    if levels == 1:
+    if layers == 1:
         return jnp.zeros((0,))
     if stacked:
-        return jax.vmap(term)(jnp.arange(2, levels + 1))
-    return jnp.stack([term(level) for level in range(2, levels + 1)])
+        return jax.vmap(term)(jnp.arange(2, layers + 1))
+    return jnp.stack([term(layer) for layer in range(2, layers + 1)])
 
 
-def _at(level):
-    """The level in a kernel's name, where it is a number."""
-    return f"[{level}]" if isinstance(level, int) else ""
+def _at(layer):
+    """The layer in a kernel's name, where it is a number."""
+    return f"[{layer}]" if isinstance(layer, int) else ""
 
 
-def _kernels(name, kernels, first, levels):
-    """Checked kernels of the levels from `first` on, with their number by their length or as stated."""
+def _kernels(name, kernels, first, layers):
+    """Checked kernels of the layers from `first` on."""
     if callable(kernels):
-        if levels is None:
-            raise ValueError(
-                f"levels must be given where {name} is one function of the level"
-            )
-        return Kernels(
-            as_pytree_callable(kernels), first, checks.depth("levels", levels, 1)
+        checks.require(
+            layers is not None,
+            f"layers must be given where {name} is one function of the layer",
         )
+        last = checks.depth("layers", layers, 1)
+        return Kernels(as_pytree_callable(kernels), first, last)
     if not isinstance(kernels, tuple | list) or not all(map(callable, kernels)):
         raise TypeError(
-            f"{name} must be a sequence of callables, or one function of the level, got {kernels!r}"
+            f"{name} must be a sequence of callables, or one function of the layer, "
+            f"got {kernels!r}"
         )
     last = len(kernels) + first - 1
-    if last < 1:
-        raise ValueError(f"{name} must hold at least one kernel, got none")
-    if levels is not None and last != levels:
-        raise ValueError(
-            f"{name} must be {levels - first + 1} kernels for {levels} levels, got {len(kernels)}"
-        )
+    checks.require(last >= 1, f"{name} must hold at least one kernel, got none")
+    checks.require(
+        layers in (None, last),
+        f"{name} must be {(layers or 0) - first + 1} kernels for {layers} layers, "
+        f"got {len(kernels)}",
+    )
     return Kernels(tuple(map(as_pytree_callable, kernels)), first, last)

@@ -10,17 +10,39 @@ from .. import checks
 from ..networks.embeddings import OneProgram
 from ..types import Array, ArrayLike
 
+__all__ = ["Perceptron"]
+
 
 class Perceptron(OneProgram, nn.Module):
-    """A residual perceptron of one example x of any shape, with outputs of shape `outputs`.
+    """Residual perceptron of one example (blocks of He et al. 2016).
 
-    h = W x; `depth` times h + W₂ dropout(SiLU(W₁ LayerNorm(h))); then W LayerNorm(h), small at first (a tenth of the
-    usual standard deviation), so that an encoder starts near its law's centre. Batch with `jax.vmap`.
+        h = W x
+        h ← h + W₂ dropout(SiLU(W₁ LayerNorm(h))),    `depth` times
+        W LayerNorm(h)
 
-    outputs: as (2, d) for a mean and a log_std of d entries each. width, depth: features, and blocks. dropout:
-    probability of a hidden feature to be dropped where train=True (then `apply` needs rngs={"dropout": key}). dtype: of
-    the computation, None for float32 or x's if wider; the last layer stays float32 at least.
-    Raises ValueError or TypeError for other fields, by name. Residual blocks of He et al. 2016.
+    The last layer is small at first, with a tenth of the usual standard
+    deviation, so that an encoder starts near the centre of its distribution.
+    Batch with `jax.vmap`.
+
+    Args:
+      outputs: The shape of the outputs, as (2, d) for a mean and a log_std of
+        d entries each.
+      width: The number of features.
+      depth: The number of blocks.
+      dropout: The probability of a hidden feature to be dropped where
+        train=True. `apply` then needs rngs={"dropout": key}.
+      dtype: Of the computation. None for float32, or x's if that is wider. The
+        last layer stays float32 at least.
+
+    Raises:
+      ValueError: For fields out of range, by name.
+      TypeError: For fields of another type.
+
+    Example:
+      >>> network = dj.vaes.Perceptron((2, 1), width=4)
+      >>> params = network.init(key, jnp.ones(3))
+      >>> network.apply(params, jnp.ones(3)).shape
+      (2, 1)
     """
 
     outputs: tuple[int, ...]

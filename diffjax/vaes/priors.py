@@ -1,4 +1,4 @@
-"""Laws of a latent fitted to encoded examples: each has log_prob(z) and sample(key), as a flow and a target have."""
+"""Priors of a latent, fitted to encoded examples, with log_prob(z) and sample(key)."""
 
 from typing import Any
 
@@ -19,15 +19,34 @@ from ..types import (
     static_field,
 )
 
+__all__ = ["DiffusionPrior", "diffusion", "fitted_gaussian"]
+
 
 def fitted_gaussian(zs: ArrayLike) -> targets.Mixture:
-    """The Gaussian of largest likelihood: the mean and covariance (divided by N) of the latents zs, (N, d).
+    """The Gaussian of largest likelihood for latents.
 
-    Raises ValueError for other shapes, concrete NaN or infinity, and a covariance without full rank, as of N ≤ d.
+    It has their mean and their covariance, divided by N.
+
+    Args:
+      zs: The latents, (N, d) with N > d.
+
+    Returns:
+      A target over latents of shape (d,).
+
+    Raises:
+      ValueError: For other shapes, concrete NaN or infinity, and a covariance
+        without full rank.
+
+    Example:
+      >>> prior = dj.vaes.priors.fitted_gaussian([[0.0], [2.0]])
+      >>> prior.mean().tolist(), prior.variance().tolist()
+      ([1.0], [1.0])
     """
     zs = checks.real_array("zs", zs)
-    if zs.ndim != 2 or zs.shape[0] <= zs.shape[1]:
-        raise ValueError(f"zs must have shape (N, d) with N > d, got {zs.shape}")
+    checks.require(
+        zs.ndim == 2 and zs.shape[0] > zs.shape[1],
+        f"zs must have shape (N, d) with N > d, got {zs.shape}",
+    )
     checks.finite("zs", zs)
     return targets.gaussian(*_moments(zs))
 
@@ -42,7 +61,7 @@ def _moments(zs):
 
 @pytree
 class DiffusionPrior:
-    """The law that a denoiser describes. See `diffusion`."""
+    """The distribution that a denoiser describes. See `diffusion`."""
 
     denoiser: Any
     schedule: Any
@@ -52,7 +71,10 @@ class DiffusionPrior:
     solver: Any = static_field(default=None)
 
     def log_prob(self, z: ArrayLike) -> Array:
-        """log p(z) in nats, shape (): `likelihood.log_prob` along the probability flow, by the exact divergence."""
+        """log p(z) in nats, shape (), along the probability flow.
+
+        By `likelihood.log_prob` with the exact divergence.
+        """
         z = checks.real_array("z", z)
         checks.one_of_shapes("z", z, [self.shape])
         return likelihood.log_prob(
@@ -60,7 +82,7 @@ class DiffusionPrior:
         )
 
     def sample(self, key: Key) -> Array:
-        """One draw, `sampling.sample`; a function of the key alone."""
+        """One draw by `sampling.sample`, a function of the key alone."""
         return sampling.sample(
             key,
             self.denoiser,
@@ -71,28 +93,51 @@ class DiffusionPrior:
         )
 
 
+@checks.arguments(
+    denoiser=(checks.callable_, "denoiser(z, t)"),
+    schedule=lambda _, value: schedules.check(value),
+    shape=checks.shape,
+    solver=checks.optional(lambda _, value: check_solver(value)),
+)
 def diffusion(
     denoiser: Denoiser,
     schedule: Schedule,
     shape: tuple[int, ...],
+    *,
     solver: Solver | None = None,
     grid: ArrayLike | None = None,
     likelihood_grid: ArrayLike | None = None,
 ) -> DiffusionPrior:
-    """A diffusion of the latents as a prior: a latent diffusion model once a decoder follows.
+    """Diffusion of the latents as a prior (Vahdat et al. 2021; Rombach et al. 2022).
 
-    denoiser: of latents of this shape, trained by `losses.batch_loss` on encoded examples. solver, grid: as in
-    `sampling.sample`, with its defaults; likelihood_grid: as in `likelihood.log_prob`. The log density is that of the
-    probability flow, which a stochastic solver's samples share only where the denoiser is exact. Scale the latents to
-    about unit variance first, and the prior back by `flows.flow(prior, flows.affine(mean, std))`. Raises TypeError for
-    what is no denoiser, schedule, shape or solver, ValueError for a grid that is not monotone inside the schedule's
-    interval. Vahdat et al. 2021; Rombach et al. 2022.
+    Followed by a decoder it is a latent diffusion model. The log density is
+    that of the probability flow. A stochastic solver's samples share it only
+    where the denoiser is exact. Scale the latents to about unit variance
+    first, and the prior back by `flows.flow(prior, flows.affine(mean, std))`.
+
+    Args:
+      denoiser: (z, t) -> D of latents of this shape, trained by
+        `losses.batch_loss` on encoded examples.
+      schedule: A schedule.
+      shape: The shape of a latent.
+      solver: As in `sampling.sample`, with its default.
+      grid: As in `sampling.sample`, with its default.
+      likelihood_grid: As in `likelihood.log_prob`, with its default.
+
+    Returns:
+      A prior with log_prob(z) and sample(key).
+
+    Raises:
+      TypeError: For what is no denoiser, schedule, shape or solver.
+      ValueError: For a grid that is not monotone inside the schedule's
+        interval.
+
+    Example:
+      >>> grid = [1.0, 0.5, 0.1]
+      >>> prior = dj.vaes.priors.diffusion(denoiser, schedule, (2,), grid=grid)
+      >>> prior.sample(key).shape
+      (2,)
     """
-    checks.callable_("denoiser", denoiser, "denoiser(z, t)")
-    shape = checks.shape("shape", shape)
-    schedule = schedules.check(schedule)
-    if solver is not None:
-        check_solver(solver)
     if grid is not None:
         grid = grids.check("grid", grid, schedule, zero_end=True)
     if likelihood_grid is not None:

@@ -1,13 +1,20 @@
-"""Progressive VAEs: encoders and decoders trained layer by layer before any prior; a prior on the top latent after.
+"""Progressive VAEs: layers trained one by one before any prior, and a prior after.
 
-Phase one trains encoder l and decoder l on E[−ln p(z_{l−1} | z_l)], z_0 = x, with z_{l−1} as the encoders below make
-it: `reconstruction_losses`. For a continuous z_{l−1} this is bounded below only because the encoder's noise is fixed
-and its mean bounded (`bounded_encoder`): E[−ln p(z_{l−1} | z_l)] ≥ h(z_{l−1} | z_l) = h(z_{l−1}) − I(z_{l−1}; z_l), and
-then `capacity` bounds I. Phase two fits a prior to the top latent (`priors`, a flow, or any other law). Encoders,
-decoders and prior are then a hierarchical VAE with inference `hierarchical.bottom_up(encoders)`: its bound on log p(x)
-is `hierarchical.elbo`, its samples `hierarchical.sample`.
+Phase one trains encoder l and decoder l on E[−ln p(z_{l−1} | z_l)], z_0 = x,
+with z_{l−1} as the encoders below make it: `reconstruction_losses`. For a
+continuous z_{l−1} this is bounded below only because the encoder's noise is
+fixed and its mean bounded (`bounded_encoder`):
 
-Layers share parameters where their kernels are bound to the same ones: each is then moved by every layer's loss.
+    E[−ln p(z_{l−1} | z_l)] ≥ h(z_{l−1} | z_l) = h(z_{l−1}) − I(z_{l−1}; z_l)
+
+`capacity` then bounds I. Phase two fits a prior to the top latent, one of
+`priors`, a flow or any other distribution.
+
+Encoders, decoders and prior are then a hierarchical VAE with inference
+`hierarchical.bottom_up(encoders)`. Its bound on log p(x) is
+`hierarchical.elbo`, and its samples are `hierarchical.sample`. Layers share
+parameters where their kernels are bound to the same ones. The parameters are
+then moved by the loss of every layer.
 """
 
 import math
@@ -31,6 +38,16 @@ from .conditional import (
     reparameterised,
 )
 
+__all__ = [
+    "BoundedEncoder",
+    "Information",
+    "bounded_encoder",
+    "capacity",
+    "information",
+    "noise_entropy",
+    "reconstruction_losses",
+]
+
 
 @pytree
 class BoundedEncoder:
@@ -40,36 +57,76 @@ class BoundedEncoder:
     noise_std: Any
 
     def __call__(self, *arguments: Any) -> Gaussian:
-        """The law of the latent; arguments are the network's: z, or (level, z)."""
+        """The distribution of the latent, for the network's arguments."""
         return Gaussian(
             jnp.tanh(self.network(*arguments)),
             jax.lax.stop_gradient(jnp.square(self.noise_std)),
         )
 
 
+@checks.arguments(
+    network=(checks.callable_, "network(z) -> array"), noise_std=checks.positive
+)
 def bounded_encoder(network: Callable, noise_std: Scalar) -> BoundedEncoder:
-    """The kernel q(z_l | z_{l−1}) = N(tanh f(z_{l−1}), s² I), whose noise is fixed and whose mean is in (−1, 1).
+    """Encoder with fixed noise and a mean in (−1, 1).
 
-    network: f, of any output shape, which is the latent's. noise_std: s > 0, no parameter to train: no gradient flows
-    to it. Raises ValueError unless s > 0.
+        q(z_l | z_{l−1}) = N(tanh f(z_{l−1}), s² I)
+
+    Args:
+      network: f, whose output has the latent's shape.
+      noise_std: s, positive. No gradient flows to it.
+
+    Returns:
+      A pytree callable that returns a `distributions.Gaussian`.
+
+    Raises:
+      ValueError: Unless s > 0.
+      TypeError: For a network that cannot be called.
+
+    Example:
+      >>> encoder = dj.vaes.progressive.bounded_encoder(lambda x: 9 * x, 0.1)
+      >>> encoder(jnp.zeros(2)).mean().tolist()
+      [0.0, 0.0]
     """
-    checks.callable_("network", network, "network(z) -> array")
-    return BoundedEncoder(
-        as_pytree_callable(network), checks.positive("noise_std", noise_std)
-    )
+    return BoundedEncoder(as_pytree_callable(network), noise_std)
 
 
+@checks.arguments(key=checks.key, x=check_example)
 def reconstruction_losses(
     key: Key, encoders: Sequence[Callable], decoders: Sequence[Callable], x: ArrayLike
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Phase one's losses −ln p(z_{l−1} | z_l) of one example, l = 1 … L, in nats (L,), and the latents z_1 … z_L.
+    """Losses of phase one for one example (McAllester 2022, lecture notes).
 
-    encoders: L callables z_{l−1} -> (mean, log_std) or a `distributions.Gaussian`; decoders: L callables z_l -> law of z_{l−1}.
-    No gradient of a layer's loss passes to the layers below, so that the sum trains every layer as if those below were
-    fixed; at the optimum nothing tells it from training one after the other. Raises ValueError for numbers or shapes
-    that do not fit and concrete NaN or infinity. McAllester 2022 (lecture notes), phase one.
+        −ln p(z_{l−1} | z_l),    l = 1 … L
+
+    No gradient of a layer's loss passes to the layers below, so that the sum
+    trains every layer as if those below were fixed. At the optimum it equals
+    training them one after the other.
+
+    Args:
+      key: A typed key.
+      encoders: L callables z_{l−1} -> (mean, log_std) or a
+        `distributions.Gaussian`.
+      decoders: L callables z_l -> distribution of z_{l−1}.
+      x: One example.
+
+    Returns:
+      (losses in nats (L,), latents z_1 … z_L).
+
+    Raises:
+      ValueError: For numbers or shapes that do not fit, and concrete NaN or
+        infinity.
+      TypeError: For encoders or decoders that are no sequences of callables.
+
+    Example:
+      >>> encoder = dj.vaes.progressive.bounded_encoder(lambda x: x, 0.5)
+      >>> decoder = lambda z: dj.distributions.gaussian(z, 0.0)
+      >>> losses, latents = dj.vaes.progressive.reconstruction_losses(
+      ...     key, [encoder], [decoder], jnp.ones(2)
+      ... )
+      >>> losses.shape, latents[0].shape
+      ((1,), (2,))
     """
-    checks.key("key", key)
     for name, kernels in (("encoders", encoders), ("decoders", decoders)):
         if (
             not isinstance(kernels, tuple | list)
@@ -77,10 +134,10 @@ def reconstruction_losses(
             or not all(map(callable, kernels))
         ):
             raise TypeError(f"{name} must be a sequence of callables, got {kernels!r}")
-    if len(decoders) != len(encoders):
-        raise ValueError(
-            f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}"
-        )
+    checks.require(
+        len(decoders) == len(encoders),
+        f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}",
+    )
     encoders, decoders = (
         tuple(map(as_pytree_callable, kernels)) for kernels in (encoders, decoders)
     )
@@ -89,17 +146,17 @@ def reconstruction_losses(
         key,
         encoders,
         decoders,
-        check_example("x", x),
+        x,
         faulty=not_finite,
     )
 
 
 def _reconstruction_losses(key, encoders, decoders, x):
     below, losses, latents = x, [], []
-    for level, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True), 1):
-        name = f"decoders[{level - 1}]"
+    for layer, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True), 1):
+        name = f"decoders[{layer - 1}]"
         z = reparameterised(
-            key, level, as_gaussian(f"encoders[{level - 1}]", encoder(below))
+            key, layer, as_gaussian(f"encoders[{layer - 1}]", encoder(below))
         )
         losses.append(
             -log_prob(name, as_distribution(name, decoder(z), below.shape), below)
@@ -109,98 +166,152 @@ def _reconstruction_losses(key, encoders, decoders, x):
     return jnp.stack(losses), tuple(latents)
 
 
-# --------------------------------------------------------------------------------------------------------- information
+# ------------------------------------------------------------------- information
 
 
+@checks.arguments(size=(checks.width, 1), noise_std=checks.positive)
 def noise_entropy(size: int, noise_std: Scalar) -> Array:
-    """h(z_l | z_{l−1}) = ½ d log(2πe s²) in nats: the entropy of the encoder's noise, the least that z_l can have."""
-    return checks.width("size", size, 1) * (
-        0.5 * math.log(2 * math.pi * math.e)
-        + jnp.log(checks.positive("noise_std", noise_std))
-    )
+    """Entropy of the encoder's noise, the least that z_l can have.
 
+        h(z_l | z_{l−1}) = ½ d log(2πe s²)
 
-def capacity(size: int, noise_std: Scalar) -> Array:
-    """½ d log(1 + 1/s²) in nats: no law of z_{l−1} lets I(z_{l−1}; z_l) pass it for `bounded_encoder`.
+    Args:
+      size: d, the number of entries of the latent.
+      noise_std: s, positive.
 
-    Each entry of the mean has a second moment of at most 1, and among laws of z_l with second moments 1 + s² the
-    Gaussian has the greatest entropy: I = h(z_l) − h(z_l | z_{l−1}) ≤ ½ Σ_i log(1 + 1/s²). Hence phase one's loss is at
-    least h(z_{l−1}) − capacity, and h(z_{l−1}) at least `noise_entropy` for l ≥ 2. Shannon 1948, section 25.
+    Returns:
+      Nats, shape ().
+
+    Raises:
+      ValueError: For d < 1, or unless s > 0.
     """
-    return (
-        0.5
-        * checks.width("size", size, 1)
-        * jnp.log1p(jnp.square(1 / checks.positive("noise_std", noise_std)))
-    )
+    return size * (0.5 * math.log(2 * math.pi * math.e) + jnp.log(noise_std))
+
+
+@checks.arguments(size=(checks.width, 1), noise_std=checks.positive)
+def capacity(size: int, noise_std: Scalar) -> Array:
+    """Greatest information through a `bounded_encoder` (Shannon 1948, section 25).
+
+        I(z_{l−1}; z_l) ≤ ½ d log(1 + 1/s²)
+
+    It holds for every distribution of z_{l−1}. An entry of the mean has a
+    second moment of at most 1, and among distributions of z_l with second
+    moments 1 + s² the Gaussian has the greatest entropy. Hence the loss of
+    phase one is at least h(z_{l−1}) − capacity, and h(z_{l−1}) is at least
+    `noise_entropy` for l ≥ 2.
+
+    Args:
+      size: d, the number of entries of the latent.
+      noise_std: s, positive.
+
+    Returns:
+      Nats, shape ().
+
+    Raises:
+      ValueError: For d < 1, or unless s > 0.
+
+    Example:
+      >>> round(float(dj.vaes.progressive.capacity(2, 1.0)), 4)
+      0.6931
+    """
+    return 0.5 * size * jnp.log1p(jnp.square(1 / noise_std))
 
 
 class Information(NamedTuple):
-    """What is known of I = I(z_{l−1}; z_l), each of shape (), in nats. See `information`."""
+    """Bounds on I = I(z_{l−1}; z_l), each of shape (), in nats. See `information`.
+
+    Attributes:
+      reconstruction: The mean of log p(z_{l−1} | z_l). I ≥ h(z_{l−1}) +
+        reconstruction.
+      contrastive: A lower bound on I in expectation, at most log N.
+      gaussian: An upper bound on I.
+    """
 
     reconstruction: Array
     contrastive: Array
     gaussian: Array
 
     def lower(self, entropy: Scalar) -> Array:
-        """The greater of the two lower bounds, given h(z_{l−1}) or a lower bound on it, in nats."""
+        """The greater lower bound, for h(z_{l−1}) or a lower bound on it."""
         return jnp.maximum(self.contrastive, entropy + self.reconstruction)
 
 
+@checks.arguments(key=checks.key, zs=check_example, chunk=(checks.integer, 1))
 def information(
-    key: Key, encoder: Callable, decoder: Callable, zs: ArrayLike, chunk: int = 64
+    key: Key, encoder: Callable, decoder: Callable, zs: ArrayLike, *, chunk: int = 64
 ) -> tuple[Information, Array]:
-    """Bounds on I(z_{l−1}; z_l) from N independent examples zs of z_{l−1}, (N, …), and a draw of z_l for each.
+    """Bounds on I(z_{l−1}; z_l) from independent examples of z_{l−1}.
 
-    reconstruction: the mean of log p(z_{l−1} | z_l). I = h(z_{l−1}) − h(z_{l−1} | z_l) ≥ h(z_{l−1}) + reconstruction,
-    as the decoder's cross-entropy is at least the conditional entropy (Barber & Agakov 2003). h(z_{l−1}) is to be
-    known: for l ≥ 2 it is I(z_{l−2}; z_{l−1}) + `noise_entropy`, so that bounds go up from level to level.
-    contrastive: the mean of log q(z_i | z_{l−1,i}) − log (1/N) Σ_j q(z_i | z_{l−1,j}), at most I in expectation and at
-    most log N ever, as any bound from N examples that asks nothing of their law (van den Oord et al. 2018; Poole et al.
-    2019, eq. 12; McAllester & Stratos 2020).
-    gaussian: ½ log det(Cov m + E v) − ½ E Σ log v for means m and variances v of the encoder, at least I: z_l has at
-    most the entropy of a Gaussian of its covariance. The covariance is the examples' own (divided by N): half its
-    log det is below the truth's, by d (d + 3)/4N at most to first order in 1/N where the means are Gaussian.
+    With a draw of z_l for every example. The three bounds are:
 
-    Raises ValueError for shapes that do not fit, N < 2, concrete NaN or infinity.
+    reconstruction: the mean of log p(z_{l−1} | z_l). As the decoder's
+    cross-entropy is at least the conditional entropy, I = h(z_{l−1}) −
+    h(z_{l−1} | z_l) ≥ h(z_{l−1}) + reconstruction (Barber & Agakov 2003).
+    h(z_{l−1}) must be known. For l ≥ 2 it is I(z_{l−2}; z_{l−1}) +
+    `noise_entropy`, so that bounds go up from layer to layer.
+
+    contrastive: the mean of log q(z_i | z_{l−1,i}) − log (1/N) Σ_j q(z_i |
+    z_{l−1,j}). It is at most I in expectation, and never above log N, as any
+    bound from N examples that assumes nothing of their distribution (van den
+    Oord et al. 2018; Poole et al. 2019, equation 12; McAllester & Stratos
+    2020).
+
+    gaussian: ½ log det(Cov m + E v) − ½ E Σ log v for means m and variances v
+    of the encoder. It is at least I, as z_l has at most the entropy of a
+    Gaussian of its covariance. The covariance is that of the examples, divided
+    by N. Half its log det is below the truth's, by d (d + 3)/4N at most to
+    first order in 1/N where the means are Gaussian.
+
+    Args:
+      key: A typed key.
+      encoder: z_{l−1} -> (mean, log_std) of z_l, or a
+        `distributions.Gaussian`.
+      decoder: z_l -> distribution of z_{l−1}.
+      zs: Independent examples of z_{l−1}, (N, …) with N at least 2.
+      chunk: How many draws at once are compared with all examples, to bound
+        memory.
+
+    Returns:
+      (bounds, the draws of z_l (N, …)).
+
+    Raises:
+      ValueError: For shapes that do not fit, N < 2, and concrete NaN or
+        infinity.
     """
-    checks.key("key", key)
-    zs, chunk = check_example("zs", zs), checks.integer("chunk", chunk, minimum=1)
-    if zs.ndim == 0 or zs.shape[0] < 2:
-        raise ValueError(f"zs must have shape (N, …) with N at least 2, got {zs.shape}")
+    checks.require(
+        zs.ndim > 0 and zs.shape[0] >= 2,
+        f"zs must have shape (N, …) with N at least 2, got {zs.shape}",
+    )
     kernels = as_pytree_callable(encoder), as_pytree_callable(decoder)
     return call(_information, key, *kernels, zs, faulty=not_finite, chunk=chunk)
 
 
 def _information(key, encoder, decoder, zs, chunk):
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(zs)))
-    laws = jax.vmap(lambda z: _spread(as_gaussian("encoder", encoder(z))))(zs)
-    above = jax.vmap(lambda key, law: reparameterised(key, 1, law))(
-        keys, laws
-    )  # (N, …)
-    likelihoods = jax.vmap(
-        lambda z, below: log_prob(
-            "decoder", as_distribution("decoder", decoder(z), below.shape), below
-        )
-    )
+    count = len(zs)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+    qs = jax.vmap(lambda z: _spread(as_gaussian("encoder", encoder(z))))(zs)
+    above = jax.vmap(lambda key, q: reparameterised(key, 1, q))(keys, qs)  # (N, …)
 
-    def gain(own):
-        z, law = own
-        return (
-            law.log_prob(z)
-            - logsumexp(jax.vmap(lambda other: other.log_prob(z))(laws))
-            + math.log(len(zs))
-        )
+    def likelihood(z, below):
+        output = as_distribution("decoder", decoder(z), below.shape)
+        return log_prob("decoder", output, below)
 
-    contrastive = jnp.mean(jax.lax.map(gain, (above, laws), batch_size=chunk))
-    means, variances = (v.reshape(len(zs), -1) for v in (laws.loc, laws.var))
+    def gain(pair):
+        z, q = pair
+        others = jax.vmap(lambda other: other.log_prob(z))(qs)  # (N,)
+        return q.log_prob(z) - logsumexp(others) + math.log(count)
+
+    contrastive = jnp.mean(jax.lax.map(gain, (above, qs), batch_size=chunk))
+    means, variances = (leaf.reshape(count, -1) for leaf in (qs.loc, qs.var))
     centred = means - jnp.mean(means, 0)
-    covariance = centred.T @ centred / len(zs) + jnp.diag(jnp.mean(variances, 0))
+    covariance = centred.T @ centred / count + jnp.diag(jnp.mean(variances, 0))
     gaussian = 0.5 * (
         jnp.linalg.slogdet(covariance)[1] - jnp.mean(jnp.sum(jnp.log(variances), -1))
     )
-    return Information(jnp.mean(likelihoods(above, zs)), contrastive, gaussian), above
+    reconstruction = jnp.mean(jax.vmap(likelihood)(above, zs))
+    return Information(reconstruction, contrastive, gaussian), above
 
 
-def _spread(law):
-    """A Gaussian whose variance has its mean's shape."""
-    return Gaussian(law.loc, jnp.broadcast_to(law.var, law.loc.shape))
+def _spread(q):
+    """A Gaussian whose var has the shape of its loc."""
+    return Gaussian(q.loc, jnp.broadcast_to(q.var, q.loc.shape))

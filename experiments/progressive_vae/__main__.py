@@ -163,7 +163,9 @@ def bounds(
     def one(model, key, x):
         encoders, kernels, prior = model
         inference = hierarchical.bottom_up(encoders)
-        terms = hierarchical.elbo(key, inference, kernels[0], kernels[1:], x=x, prior=prior)
+        terms = hierarchical.elbo(
+            key, inference, kernels[0], kernels[1:], x=x, prior=prior
+        )
         z = encode(encoders, key, x[None])[0]
         return terms.total, prior.log_prob(z)
 
@@ -408,7 +410,12 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
                 z = encoder(z).mean
                 decoded.append(
                     hierarchical.decode(
-                        jax.random.key(0), kernels[0], kernels[1:], z, level=level, mean=True
+                        jax.random.key(0),
+                        kernels[0],
+                        kernels[1:],
+                        z,
+                        layer=level,
+                        mean=True,
                     )
                 )
             return decoded
