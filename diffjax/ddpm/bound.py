@@ -1,4 +1,4 @@
-"""The chain's bound on −log p of one example, term by term; its rate and distortion."""
+"""The chain's bound on −log p of one example, term by term, its rate and distortion."""
 
 import functools
 from collections.abc import Callable
@@ -267,7 +267,16 @@ def _elbo_arguments(
 def check_prior(
     prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]
 ) -> Gaussian:
-    """A checked prior over examples of this shape, by default N(0, variance)."""
+    """A checked prior.
+
+    Args:
+      prior: A `Gaussian`, or None for N(0, variance).
+      variance: Of the default, shape ().
+      shape: Of an example.
+
+    Returns:
+      A `Gaussian`.
+    """
     if prior is None:
         return Gaussian(0.0, variance)
     if not isinstance(prior, Gaussian):
@@ -278,7 +287,16 @@ def check_prior(
 
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:
-    """L_T = KL(q(x_T | x_0 = x) ‖ p(x_T)) in nats, shape ()."""
+    """L_T = KL(q(x_T | x_0 = x) ‖ p(x_T)).
+
+    Args:
+      schedule: A schedule.
+      x: One example.
+      prior: p(x_T), a `Gaussian`.
+
+    Returns:
+      Nats, shape ().
+    """
     return as_one_program(_prior_matching, schedule, x, prior)
 
 
@@ -355,9 +373,17 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
 
 
 def map_chunks(function: Callable, values: Array, chunk: int | None) -> Any:
-    """A function over the leading axis, `chunk` entries at a time.
+    """A function over a leading axis, some entries at a time.
 
     The gradient then recomputes the function's intermediate values.
+
+    Args:
+      function: A function of one entry.
+      values: An array with a leading axis.
+      chunk: How many entries at once. None for all, without recomputation.
+
+    Returns:
+      The stacked results.
     """
     if chunk is None:
         return jax.vmap(function)(values)

@@ -1,4 +1,4 @@
-"""The bound in continuous time, of any schedule; the objective of learned schedules."""
+"""The bound in continuous time, of any schedule, and the objective of learned ones."""
 
 import jax
 import jax.numpy as jnp
@@ -107,9 +107,10 @@ def schedule_variance_loss(
     It is the square of `continuous_loss`. Its mean over t and noise is the
     loss's variance plus its squared mean, which does not depend on the
     schedule's shape. Its gradient by the shape of `schedules.learned` is
-    therefore, without bias, that of the variance. The end points follow the
-    bound itself. The least is reached where |λ′| ∝ 1/√E[h²], h = ½ SNR ‖x_0 −
-    D‖².
+    therefore, without bias, that of the variance.
+
+    The end points follow the bound itself. The least is reached where |λ′| ∝
+    1/√E[h²], h = ½ SNR ‖x_0 − D‖².
 
     Args:
       key: A typed key.

@@ -1,4 +1,4 @@
-"""Training objectives of the chain for one example; training indices by importance."""
+"""Training objectives of the chain for one example, and indices by importance."""
 
 import functools
 from typing import Any, NamedTuple
@@ -199,7 +199,17 @@ def _loss_arguments(denoiser, chain, x, index, variance, levels, decoder_varianc
 
 
 def weighted_error(name: str, schedule: Schedule, t: Scalar, error: Array) -> Array:
-    """w(t) ‖error‖² for a named weighting of `losses`, shape ()."""
+    """w(t) ‖error‖² for a named weighting.
+
+    Args:
+      name: A name of `losses.WEIGHTINGS`.
+      schedule: A schedule.
+      t: A time, shape ().
+      error: x_0 − D.
+
+    Returns:
+      The weighted error, shape ().
+    """
     weight: Any = WEIGHTINGS[name]
     return weight(schedule, t, None) * jnp.sum(error**2)
 

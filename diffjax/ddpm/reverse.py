@@ -182,7 +182,15 @@ class ReverseModel:
     variance: str = static_field()
 
     def predict(self, step: StepCoefficients, x: Array) -> tuple[Array, Any]:
-        """(D, second) at x_t = x, second = None where the denoiser returns no pair."""
+        """The denoiser's output, checked.
+
+        Args:
+          step: The coefficients of the step.
+          x: The state x_t.
+
+        Returns:
+          (D, second), with second = None where it returns no pair.
+        """
         output = self.denoiser(x, step.time)
         if self.variance not in PAIRED:
             return checks.denoised(output, x), None
@@ -197,14 +205,32 @@ class ReverseModel:
     def transition(
         self, step: StepCoefficients, x: Array, denoised: Array, second: Any
     ) -> Gaussian:
-        """p(x_{t−1} | x_t = x) = N(c_0 D + c_t x, v)."""
+        """p(x_{t−1} | x_t = x) = N(c_0 D + c_t x, v).
+
+        Args:
+          step: The coefficients of the step.
+          x: The state x_t.
+          denoised, second: From `predict`.
+
+        Returns:
+          A `Gaussian`.
+        """
         mean = step.data * denoised + step.state * x
         return Gaussian(mean, VARIANCES[self.variance](step, second))
 
     def denoising_term(
         self, step: StepCoefficients, x0: Array, denoised: Array, second: Any
     ) -> Array:
-        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), shape (), for t above 1."""
+        """KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), for t above 1.
+
+        Args:
+          step: The coefficients of the step.
+          x0: The example.
+          denoised, second: From `predict`.
+
+        Returns:
+          Nats, shape ().
+        """
         v = VARIANCES[self.variance](step, second)
         difference = step.data * (x0 - denoised)
         return jnp.sum(gaussian_kl_entries(step.clipped, v, difference))
@@ -212,7 +238,16 @@ class ReverseModel:
     def reconstruction_term(
         self, step: StepCoefficients, x0: Array, denoised: Array, second: Any
     ) -> Array:
-        """−log p(x_0 | x_1), shape (), for index 1."""
+        """−log p(x_0 | x_1), for index 1.
+
+        Args:
+          step: The coefficients of the step.
+          x0: The example.
+          denoised, second: From `predict`.
+
+        Returns:
+          Nats, shape ().
+        """
         v = self.decoder_variance
         v = VARIANCES[self.variance](step, second) if v is None else v
         return -decoder(denoised, v, self.levels).log_prob(x0)
@@ -225,7 +260,17 @@ class ReverseModel:
         denoised: Array,
         second: Any,
     ) -> Array:
-        """The term of the bound that belongs to an index, shape ()."""
+        """The term of the bound that belongs to an index.
+
+        Args:
+          step: The coefficients of the step.
+          index: The index, which may be traced.
+          x0: The example.
+          denoised, second: From `predict`.
+
+        Returns:
+          Nats, shape ().
+        """
         return jnp.where(
             index == 1,
             self.reconstruction_term(step, x0, denoised, second),
@@ -235,14 +280,30 @@ class ReverseModel:
     def observe(
         self, key: Key, x0: Array, index: Any
     ) -> tuple[StepCoefficients, Array, Any]:
-        """(coefficients, D, second) at a draw of x_t, a function of (key, index)."""
+        """The denoiser's output at a draw of x_t given x_0.
+
+        Args:
+          key, index: The draw is a function of the two.
+          x0: The example.
+
+        Returns:
+          (coefficients of the step, D, second).
+        """
         step = entry(self.steps, index)
         x = state_at(key, self.chain, x0, index, step.time)
         return step, *self.predict(step, x)
 
 
 def decoder(mean: Array, variance: Any, levels: Array | None) -> Any:
-    """A Gaussian, rounded to levels where they are given."""
+    """A Gaussian, rounded to levels where they are given.
+
+    Args:
+      mean, variance: Of the Gaussian.
+      levels: (K,) or None.
+
+    Returns:
+      A distribution.
+    """
     gaussian = Gaussian(mean, variance)
     return gaussian if levels is None else DiscretisedGaussian(gaussian, levels)
 
@@ -255,7 +316,15 @@ def reverse_model(
     decoder_variance: ArrayLike | None = None,
     shape: tuple[int, ...] = (),
 ) -> ReverseModel:
-    """The checked arguments as one pytree. `shape` is that of an example."""
+    """The model of checked arguments, as one pytree.
+
+    Args:
+      denoiser, chain, variance, levels, decoder_variance: As in `elbo`.
+      shape: Of an example.
+
+    Returns:
+      The model.
+    """
     checks.callable_("denoiser", denoiser, "denoiser(x, t)")
     checks.choice("variance", variance, VARIANCES)
     return ReverseModel(
@@ -269,7 +338,15 @@ def reverse_model(
 
 
 def check_decoder_variance(variance: ArrayLike | None, shape: tuple[int, ...]) -> Any:
-    """None, or a positive variance of shape () or an example's."""
+    """None, or a checked positive variance.
+
+    Args:
+      variance: () or of an example's shape, or None.
+      shape: Of an example.
+
+    Returns:
+      The variance, in float64 on the host where it is no JAX array.
+    """
     if variance is None:
         return None
     if np.ndim(variance) == 0:

@@ -152,12 +152,28 @@ def step_coefficients(chain: DiscreteChain) -> StepCoefficients:
 
 
 def entry(steps: StepCoefficients, index: Any) -> StepCoefficients:
-    """The entries of tables at an index in 1 … T."""
+    """The entries of tables at an index.
+
+    Args:
+      steps: Tables, each (T,).
+      index: In 1 … T, which may be traced.
+
+    Returns:
+      Coefficients, each ().
+    """
     return jax.tree.map(lambda column: jnp.asarray(column)[index - 1], steps)
 
 
 def coefficients_at(chain: DiscreteChain, index: Any) -> StepCoefficients:
-    """The coefficients of a checked chain at a checked index, each ()."""
+    """The coefficients of a chain at an index, both checked.
+
+    Args:
+      chain: A discrete chain.
+      index: In 1 … T, which may be traced.
+
+    Returns:
+      Coefficients, each ().
+    """
     steps = step_coefficients(check_chain("chain", chain))
     index = check_index(index, chain)
     if not is_eager(chain, index):
@@ -169,7 +185,17 @@ def coefficients_at(chain: DiscreteChain, index: Any) -> StepCoefficients:
 
 
 def state_at(key: Key, chain: Indexed, x0: Array, index: Any, time: Scalar) -> Array:
-    """One draw of x_i given x_0, a function of (key, index)."""
+    """One draw of x_i given x_0.
+
+    Args:
+      key, index: The draw is a function of the two.
+      chain: The chain.
+      x0: The example.
+      time: The time of the index.
+
+    Returns:
+      The state, of x0's shape.
+    """
     return schedules.perturb(chain, x0, time, normal(key, index, x0.shape, x0.dtype))
 
 
@@ -177,14 +203,30 @@ def state_at(key: Key, chain: Indexed, x0: Array, index: Any, time: Scalar) -> A
 
 
 def check_chain(name: str, value: Any) -> DiscreteChain:
-    """`value` if it is a discrete chain."""
+    """`value` if it is a discrete chain.
+
+    Args:
+      name: The argument's name, for the message.
+      value: Its value.
+
+    Returns:
+      The chain.
+    """
     if not isinstance(value, DiscreteChain):
         raise TypeError(f"{name} must be made by schedules.from_betas, got {value!r}")
     return value
 
 
 def check_index(index: Any, chain: Indexed) -> Any:
-    """An index in 1 … T. Of a traced one only the type is checked."""
+    """An index in 1 … T. Of a traced one only the type is checked.
+
+    Args:
+      index: An integer, or an integer array of shape ().
+      chain: A chain or a ladder of T steps.
+
+    Returns:
+      The index.
+    """
     is_integer = isinstance(index, jax.Array) and jnp.issubdtype(
         index.dtype, jnp.integer
     )
@@ -196,7 +238,16 @@ def check_index(index: Any, chain: Indexed) -> Any:
 
 
 def index_or_draw(key: Key, index: Any, chain: Indexed) -> Any:
-    """A checked index. If it is None, one drawn uniformly from 1 … T."""
+    """A checked index.
+
+    Args:
+      key: A typed key.
+      index: The index, or None for one drawn uniformly from 1 … T.
+      chain: A chain or a ladder of T steps.
+
+    Returns:
+      The index.
+    """
     if index is None:
         return jax.random.randint(jax.random.fold_in(key, 0), (), 1, chain.steps + 1)
     return check_index(index, chain)

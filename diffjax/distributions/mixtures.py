@@ -102,7 +102,7 @@ class GaussianMixture:
         return jnp.einsum("kij,ki->kj", self.bases, residual)
 
     def log_joint(self, x: Array) -> Array:
-        """log w_k + log N(x; m_k, V_k) of x (D,), shape (K,)."""
+        """log w_k + log N(x | m_k, V_k) of x (D,), shape (K,)."""
         residual = self.coordinates(x - self.means)
         if self.deviation is None:
             return jnp.log(self.weights) + gaussian_log_density(
@@ -186,7 +186,15 @@ def gaussian_mixture(
 
 
 def exactly(name: str, value: Any) -> tuple[Array, Any]:
-    """An array in the working precision, and in float64 on the host if concrete."""
+    """An array in the working precision, and in float64.
+
+    Args:
+      name: The argument's name, for messages.
+      value: Its value.
+
+    Returns:
+      (rounded, exact), the latter on the host, or the same twice where traced.
+    """
     rounded = checks.real_array(name, value)
     if checks.is_traced(value):
         return rounded, rounded

@@ -94,7 +94,7 @@ class Gaussian:
     var: Any
 
     def log_prob(self, x: Array) -> Array:
-        """log N(x; loc, var) in nats, shape ()."""
+        """log N(x | loc, var) in nats, shape ()."""
         residual = jnp.broadcast_to(x - self.loc, jnp.shape(x))
         variances = jnp.asarray(self.var)
         if variances.ndim:
@@ -147,7 +147,15 @@ def gaussian(mean: ArrayLike, log_std: ArrayLike) -> Gaussian:
 def location_and_scale(
     location_name: str, location: Any, scale_name: str, scale: Any
 ) -> tuple[Array, Array]:
-    """A location and a log scale of its shape or (), as checked arrays."""
+    """A location and a log scale as checked arrays.
+
+    Args:
+      location_name, location: The location's name and value, of any shape.
+      scale_name, scale: The log scale's, of shape () or the location's.
+
+    Returns:
+      Both as arrays.
+    """
     location = checks.real_array(location_name, location)
     scale = checks.real_array(scale_name, scale)
     checks.one_of_shapes(scale_name, scale, list({(), location.shape}))
@@ -157,7 +165,15 @@ def location_and_scale(
 
 
 def variance_of_log_std(name: str, log_std: Array) -> Array:
-    """e^{2 log_std}. ValueError where a concrete one is 0 or infinite in its dtype."""
+    """e^{2 log_std}, checked to be neither 0 nor infinite in its dtype.
+
+    Args:
+      name: The argument's name, for messages.
+      log_std: An array.
+
+    Returns:
+      The variance.
+    """
     variance = jnp.exp(2 * log_std)
     checks.finite(f"the variance of {name}", variance)
     check_variance(f"the variance of {name}", variance)
@@ -165,13 +181,27 @@ def variance_of_log_std(name: str, log_std: Array) -> Array:
 
 
 def check_variance(name: str, variance: ArrayLike) -> None:
-    """Raise ValueError unless a concrete variance is positive everywhere."""
+    """Raise ValueError unless a concrete variance is positive everywhere.
+
+    Args:
+      name: The argument's name, for messages.
+      variance: An array or a number.
+    """
     if not checks.is_traced(variance) and not np.all(np.asarray(variance) > 0):
         raise ValueError(f"{name} must be positive, got {np.min(np.asarray(variance))}")
 
 
 def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
-    """A `Gaussian` whose fields are finite arrays of shape () or `shape`, var > 0."""
+    """A `Gaussian` with finite loc and positive var.
+
+    Args:
+      name: The argument's name, for messages.
+      value: A `Gaussian`.
+      shape: Of an example. loc and var have it, or ().
+
+    Returns:
+      The Gaussian, with fields as arrays.
+    """
     loc = checks.real_array(f"{name}.loc", value.loc)
     var = checks.real_array(f"{name}.var", value.var)
     for field, array in ((f"{name}.loc", loc), (f"{name}.var", var)):
@@ -249,7 +279,7 @@ class StandardNormal:
     shape: tuple = static_field()
 
     def log_prob(self, z: PyTree) -> Array:
-        """log N(z; 0, I) in nats, shape ()."""
+        """log N(z | 0, I) in nats, shape ()."""
         if not self._is_tuple():
             checks.one_of_shapes("z", z, [self.shape])
             return Gaussian(0.0, 1.0).log_prob(checks.real_array("z", z))

@@ -26,12 +26,29 @@ class Target(Protocol):
         ...
 
     def noised(self, schedule: Schedule, t: Scalar) -> "Target":
-        """The distribution of α(t) x + σ(t) ε."""
+        """The distribution of α(t) x + σ(t) ε.
+
+        Args:
+          schedule: A schedule, for α and σ.
+          t: A time, shape ().
+
+        Returns:
+          A target.
+        """
         ...
 
 
 def noised(target: Any, schedule: Schedule, t: Scalar) -> Any:
-    """The distribution of α(t) x + σ(t) ε, a target of the same kind."""
+    """The distribution of α(t) x + σ(t) ε.
+
+    Args:
+      target: With `convolved(alpha, sigma)`.
+      schedule: A schedule, for α and σ.
+      t: A time, shape ().
+
+    Returns:
+      A target of the same kind.
+    """
     schedules.check(schedule)
     return as_one_program(_convolved_at, target, schedule, as_array(t))
 

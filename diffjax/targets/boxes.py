@@ -31,7 +31,16 @@ class UniformBoxes:
 
     @compiled_eagerly
     def convolved(self, alpha: Scalar, sigma: Scalar) -> "UniformBoxes":
-        """The distribution of α x + σ ε: boxes scaled by α, std √(α² std² + σ²)."""
+        """The distribution of α x + σ ε.
+
+        The boxes are scaled by α, and std becomes √(α² std² + σ²).
+
+        Args:
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          A target of the same kind.
+        """
         return UniformBoxes(
             self.weights,
             alpha * self.lower,
@@ -54,12 +63,19 @@ class UniformBoxes:
 
     @compiled_eagerly
     def posterior_mean(self, x: Array, alpha: Scalar, sigma: Scalar) -> Array:
-        """E[x_0 | α x_0 + σ ε = x], shape of x.
+        """E[x_0 | α x_0 + σ ε = x].
 
             Σ_k r_k (y_k + α std²/s² (x − α y_k)),    s² = α² std² + σ²
 
         y_k is the mean of a normal distribution truncated to box k, and r_k
         the posterior weight of the box.
+
+        Args:
+          x: One example.
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          An array of x's shape.
         """
         checks.one_of_shapes("x", x, [self.lower.shape[1:]])
         seen = _hypotenuse(alpha * self.std, sigma) == 0  # α x_0 itself is observed

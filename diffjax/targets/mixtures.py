@@ -27,6 +27,12 @@ class Mixture(GaussianMixture):
         """The distribution of α x + σ ε.
 
         It has the means α m_k and the variances α² v_k + σ² in the same bases.
+
+        Args:
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          A mixture.
         """
         variances = alpha**2 * self.variances + sigma**2
         deviation = None if self.deviation is None else alpha**2 * self.deviation
@@ -43,11 +49,18 @@ class Mixture(GaussianMixture):
 
     @compiled_eagerly
     def posterior_mean(self, x: Array, alpha: Scalar, sigma: Scalar) -> Array:
-        """E[x_0 | α x_0 + σ ε = x], shape of x.
+        """E[x_0 | α x_0 + σ ε = x].
 
             Σ_k r_k (m_k + c_k (x − α m_k)),    c_k = α v_k / (α² v_k + σ²)
 
         in the basis of component k, with its posterior weight r_k.
+
+        Args:
+          x: One example.
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          An array of x's shape.
         """
         flat = self.flat(x)
         seen = (sigma == 0) & (alpha != 0)  # α x_0 itself is observed
@@ -151,13 +164,28 @@ class Empirical:
     data: Array  # (N, *shape)
 
     def convolved(self, alpha: Scalar, sigma: Scalar) -> Mixture:
-        """The distribution of α x + σ ε, the mixture (1/N) Σ N(α x_i, σ²)."""
+        """The distribution of α x + σ ε, the mixture (1/N) Σ N(α x_i, σ²).
+
+        Args:
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          A mixture.
+        """
         return self._atoms().convolved(alpha, sigma)
 
     noised = noised
 
     def posterior_mean(self, x: Array, alpha: Scalar, sigma: Scalar) -> Array:
-        """Σ_i softmax_i(−‖x − α x_i‖² / 2σ²) x_i, shape of x."""
+        """Σ_i softmax_i(−‖x − α x_i‖² / 2σ²) x_i.
+
+        Args:
+          x: One example.
+          alpha, sigma: α and σ, each of shape ().
+
+        Returns:
+          An array of x's shape.
+        """
         return self._atoms().posterior_mean(x, alpha, sigma)
 
     def log_prob(self, x: Array) -> Array:

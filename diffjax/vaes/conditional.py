@@ -64,7 +64,15 @@ def as_distribution(
     """The output of a kernel of the model as a distribution.
 
     A pair (mean, log_std) and a `Gaussian` become a checked `Gaussian`, see
-    `as_gaussian`. Any other object with log_prob is returned unchanged.
+    `as_gaussian`.
+
+    Args:
+      name: The kernel's name, for messages.
+      output: A pair, or any object with log_prob(x).
+      shape: Of the variable, where it is known.
+
+    Returns:
+      The distribution.
     """
     has_log_prob = callable(getattr(output, "log_prob", None))
     if isinstance(output, Gaussian) or not has_log_prob:
@@ -73,10 +81,15 @@ def as_distribution(
 
 
 def as_prior(prior: Any, shape: tuple[int, ...]) -> Any:
-    """The prior of latents of one shape, a `Gaussian` where it has a closed form.
+    """The prior of latents, a `Gaussian` where it has a closed form.
 
-    None and `standard_normal(shape)` are N(0, I). Others are returned
-    unchanged.
+    Args:
+      prior: None or `standard_normal(shape)` for N(0, I), a `Gaussian`, or any
+        other distribution, which is returned unchanged.
+      shape: Of a latent.
+
+    Returns:
+      The prior.
     """
     if prior is None:
         return Gaussian(0.0, 1.0)
@@ -96,13 +109,30 @@ def has_closed_form(prior: Any) -> bool:
 
 
 def reparameterised(key: Key, counter: Any, gaussian: Gaussian) -> Array:
-    """The draw loc + √var ε, where ε is a function of (key, counter)."""
+    """The draw loc + √var ε, differentiable in loc and var.
+
+    Args:
+      key, counter: ε is a function of the two.
+      gaussian: A `Gaussian` with loc of the variable's shape.
+
+    Returns:
+      One draw.
+    """
     loc = gaussian.loc
     return loc + jnp.sqrt(gaussian.var) * normal(key, counter, loc.shape, loc.dtype)
 
 
 def log_prob(name: str, distribution: Any, x: Array) -> Array:
-    """log p(x) of a distribution. Errors name whose output the distribution is."""
+    """log p(x) of a distribution that a user's callable returned.
+
+    Args:
+      name: Whose output it is, for messages.
+      distribution: An object with log_prob(x).
+      x: One example.
+
+    Returns:
+      Nats, shape ().
+    """
     checks.has_methods(name, distribution, "log_prob(x)")
     if isinstance(distribution, Gaussian):
         shape = jnp.shape(distribution.loc)
@@ -120,9 +150,16 @@ def log_prob(name: str, distribution: Any, x: Array) -> Array:
 
 
 def kl(name: str, q: Gaussian, p: Any, z: Array) -> Array:
-    """KL(q ‖ p) in nats, shape ().
+    """KL(q ‖ p), exact between Gaussians, otherwise at a draw.
 
-    Exact between Gaussians, otherwise log q(z) − log p(z) at the draw z of q.
+    Args:
+      name: Whose output p is, for messages.
+      q: A `Gaussian`.
+      p: Any distribution.
+      z: A draw of q, for log q(z) − log p(z) where p is no Gaussian.
+
+    Returns:
+      Nats, shape ().
     """
     if not isinstance(p, Gaussian):
         return q.log_prob(z) - log_prob(name, p, z)

@@ -5,10 +5,11 @@
 
 A kernel is a callable that returns (mean, log_std) or a
 `distributions.Gaussian`. A kernel of the model may also return any object with
-log_prob and sample. The kernels of L layers are a sequence of L callables, for
-latents of any shapes. Or they are one function of (layer, z) with `layers`
-stated, for latents of one shape. It is then traced once, however many layers
-there are.
+log_prob and sample.
+
+The kernels of L layers are a sequence of L callables, for latents of any
+shapes. Or they are one function of (layer, z) with `layers` stated, for
+latents of one shape. It is then traced once, however many layers there are.
 
 A diffusion is the second kind, with the inference that `top_down` makes of its
 marginals and posteriors.
@@ -462,7 +463,7 @@ def _ascend(key, kernels, x):
 
 
 def _for_layers(term, layers, stacked):
-    """term(2) … term(L), (L − 1,); one trace for all where stacked."""
+    """term(2) … term(L), (L − 1,), by one trace for all where stacked."""
     if layers == 1:
         return jnp.zeros((0,))
     if stacked:

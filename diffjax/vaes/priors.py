@@ -108,7 +108,7 @@ def diffusion(
     grid: ArrayLike | None = None,
     likelihood_grid: ArrayLike | None = None,
 ) -> DiffusionPrior:
-    """Diffusion of the latents as a prior (Vahdat et al. 2021; Rombach et al. 2022).
+    """Diffusion of the latents as a prior (Vahdat et al. 2021, Rombach et al. 2022).
 
     Followed by a decoder it is a latent diffusion model. The log density is
     that of the probability flow. A stochastic solver's samples share it only

@@ -5,7 +5,7 @@ with z_{l−1} as the encoders below make it: `reconstruction_losses`. For a
 continuous z_{l−1} this is bounded below only because the encoder's noise is
 fixed and its mean bounded (`bounded_encoder`):
 
-    E[−ln p(z_{l−1} | z_l)] ≥ h(z_{l−1} | z_l) = h(z_{l−1}) − I(z_{l−1}; z_l)
+    E[−ln p(z_{l−1} | z_l)] ≥ h(z_{l−1} | z_l) = h(z_{l−1}) − I(z_{l−1}, z_l)
 
 `capacity` then bounds I. Phase two fits a prior to the top latent, one of
 `priors`, a flow or any other distribution.
@@ -192,7 +192,7 @@ def noise_entropy(size: int, noise_std: Scalar) -> Array:
 def capacity(size: int, noise_std: Scalar) -> Array:
     """Greatest information through a `bounded_encoder` (Shannon 1948, section 25).
 
-        I(z_{l−1}; z_l) ≤ ½ d log(1 + 1/s²)
+        I(z_{l−1}, z_l) ≤ ½ d log(1 + 1/s²)
 
     It holds for every distribution of z_{l−1}. An entry of the mean has a
     second moment of at most 1, and among distributions of z_l with second
@@ -218,7 +218,7 @@ def capacity(size: int, noise_std: Scalar) -> Array:
 
 
 class Information(NamedTuple):
-    """Bounds on I = I(z_{l−1}; z_l), each of shape (), in nats. See `information`.
+    """Bounds on I = I(z_{l−1}, z_l), each of shape (), in nats. See `information`.
 
     Attributes:
       reconstruction: The mean of log p(z_{l−1} | z_l). I ≥ h(z_{l−1}) +
@@ -240,20 +240,20 @@ class Information(NamedTuple):
 def information(
     key: Key, encoder: Callable, decoder: Callable, zs: ArrayLike, *, chunk: int = 64
 ) -> tuple[Information, Array]:
-    """Bounds on I(z_{l−1}; z_l) from independent examples of z_{l−1}.
+    """Bounds on I(z_{l−1}, z_l) from independent examples of z_{l−1}.
 
     With a draw of z_l for every example. The three bounds are:
 
     reconstruction: the mean of log p(z_{l−1} | z_l). As the decoder's
     cross-entropy is at least the conditional entropy, I = h(z_{l−1}) −
     h(z_{l−1} | z_l) ≥ h(z_{l−1}) + reconstruction (Barber & Agakov 2003).
-    h(z_{l−1}) must be known. For l ≥ 2 it is I(z_{l−2}; z_{l−1}) +
+    h(z_{l−1}) must be known. For l ≥ 2 it is I(z_{l−2}, z_{l−1}) +
     `noise_entropy`, so that bounds go up from layer to layer.
 
     contrastive: the mean of log q(z_i | z_{l−1,i}) − log (1/N) Σ_j q(z_i |
     z_{l−1,j}). It is at most I in expectation, and never above log N, as any
     bound from N examples that assumes nothing of their distribution (van den
-    Oord et al. 2018; Poole et al. 2019, equation 12; McAllester & Stratos
+    Oord et al. 2018, Poole et al. 2019, equation 12, McAllester & Stratos
     2020).
 
     gaussian: ½ log det(Cov m + E v) − ½ E Σ log v for means m and variances v
