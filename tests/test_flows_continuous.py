@@ -46,7 +46,7 @@ def normal_log_prob(z):
 
 
 def turning(x, t):
-    """A rotation whose angle depends on the radius: no divergence, but a Jacobian that is not symmetric."""
+    """A rotation whose angle depends on the radius: the Jacobian is not symmetric."""
     angle = jnp.sin(jnp.sum(x**2)) * (1 + t)
     return angle * jnp.stack([-x[1], x[0]])
 
@@ -85,8 +85,11 @@ class Window:
 
 
 def refined(velocity, steps, solver=None):
-    """The flow of `steps` steps and that of twice as many, with a leading axis, so that one program serves both: two
-    layers are the whole interval and nothing, or its upper and its lower half."""
+    """Flows of `steps` and of twice as many steps, on a leading axis.
+
+    One program serves both: two layers are the whole interval and nothing, or
+    its upper and its lower half.
+    """
 
     def layers(windows):
         velocities = [
@@ -103,9 +106,12 @@ def refined(velocity, steps, solver=None):
 
 @pytest.mark.parametrize("name", every(MEMBERS, ("steered",)))
 def test_log_determinants_are_those_of_autodiff_in_both_directions(name, x64):
-    """log|det J| by the trace tends to autodiff's of the solver's own map, and the round trip to the identity, at the
-    solver's order: both errors fall by at least 2^3.5 from 8 to 16 steps of order 4, or are rounding; inside the data
-    and far out."""
+    """log|det J| by the trace tends to autodiff's of the solver's map.
+
+    So does the round trip to the identity. Both errors fall at the solver's
+    order, by at least 2^3.5 from 8 to 16 steps of order 4, or are rounding,
+    inside the data and far out.
+    """
     make, shape, condition = MEMBERS[name]
     draws = np.random.default_rng(0).standard_normal((3, *shape))
     draws *= np.array([0.5, 1.0, 4.0]).reshape(3, *[1] * len(shape))
@@ -125,15 +131,18 @@ def test_log_determinants_are_those_of_autodiff_in_both_directions(name, x64):
             store["trip"] = jnp.max(jnp.abs(getattr(bijector, other)(y, condition) - x))
         return jnp.stack([*out.values(), *back.values()])
 
-    each = jax.vmap(jax.vmap(errors, (None, 0)), (0, None))
-    coarse, fine = np.asarray(jax.jit(each)(refined(make(), 8), draws))
+    all_errors = jax.vmap(jax.vmap(errors, (None, 0)), (0, None))
+    coarse, fine = np.asarray(jax.jit(all_errors)(refined(make(), 8), draws))
     assert np.all((fine < coarse / 2**3.5) | (fine < 1e-7)), (coarse, fine)
     assert np.all(fine < 1e-2)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_the_density_is_the_closed_form_at_the_solvers_order(dtype, x64):
-    """log p of the linear flow of N(0, I): errors fall by 2^p within 2^0.4, Euler 1, Heun 2, RK4 4, down to rounding."""
+    """log p of the linear flow of N(0, I) converges at the solver's order.
+
+    Errors fall by 2^p within 2^0.4, Euler 1, Heun 2, RK4 4, down to rounding.
+    """
     x = np.array([0.4, -0.6], dtype)
     latent, log_det = closed_form(np.asarray(x, np.float64))
     exact = normal_log_prob(latent) + log_det
@@ -168,7 +177,10 @@ def test_the_density_is_the_closed_form_at_the_solvers_order(dtype, x64):
 
 
 def test_float32_holds_the_density_to_rounding():
-    """Twenty steps of RK4 in float32 are off by less than 1e-5 nats: 80 evaluations of rounding 6e-8 each."""
+    """Twenty steps of RK4 in float32 are off by less than 1e-5 nats.
+
+    80 evaluations round by 6e-8 each.
+    """
     x = np.float32([0.4, -0.6])
     z, ld = flows.continuous(linear(0.5), 20).inverse_and_log_det(x)
     span = 0.5 * (np.exp(1.0) - 1)
@@ -181,9 +193,12 @@ def test_float32_holds_the_density_to_rounding():
 
 
 def test_probes_are_unbiased_and_held_fixed_through_the_solve(x64):
-    """Over 400 keys the means of log-determinant and squared Jacobian are the exact ones within 4 standard errors; for a
-    linear velocity a probe's log-determinant is (e − 1) εᵀAε, which takes two values only, so that it cannot have been
-    drawn anew in each step; the error of 64 probes is reported."""
+    """Over 400 keys log-determinant and squared Jacobian are exact on average.
+
+    Their means are within 4 standard errors. For a linear velocity a probe's
+    log-determinant is (e − 1) εᵀAε, which takes two values only. So it cannot
+    have been drawn anew in each step. The error of 64 probes is reported.
+    """
     bijector, x = flows.continuous(linear(), 8), np.array([0.2, -0.4])
     keys = jax.random.split(jax.random.key(0), 400)
     run = jax.jit(jax.vmap(lambda key: flows.transport(bijector, x, key=key)))(keys)
@@ -209,9 +224,12 @@ def test_probes_are_unbiased_and_held_fixed_through_the_solve(x64):
 
 
 def test_the_regularisers_are_the_integrals_along_the_path(x64):
-    """∫‖u‖² dt and ∫‖∂u/∂x‖_F² dt of the linear velocity by Gauss–Legendre on the closed path, the same from either end.
+    """∫‖u‖² dt and ∫‖∂u/∂x‖_F² dt of the linear velocity, the same from either
+    end.
 
-    ∫ e^{2t} ‖A‖_F² dt = ‖A‖_F² (e² − 1)/2."""
+    By Gauss–Legendre on the closed path, with ∫ e^{2t} ‖A‖_F² dt = ‖A‖_F² (e²
+    − 1)/2.
+    """
     bijector, x0 = flows.continuous(linear(), 64), np.array([0.2, -0.4])
     up = flows.transport(bijector, x0)
     down = flows.transport(bijector, up.x, upwards=False)
@@ -236,8 +254,12 @@ def test_the_regularisers_are_the_integrals_along_the_path(x64):
 
 
 def test_gradients_are_those_of_the_closed_form_with_checkpoints_and_without(x64):
-    """d/dA of the mean log p equals that of the formula; checkpoints change neither value nor gradient, and keep the
-    memory of the backward pass from growing with what the velocity computes in each stage."""
+    """d/dA of the mean log p equals that of the formula.
+
+    Checkpoints change neither value nor gradient. They keep the memory of the
+    backward pass from growing with the values that the velocity computes in
+    each stage.
+    """
     xs = np.random.default_rng(0).standard_normal((5, 2))
     base = targets.gaussian(np.zeros(2), 1.0)
 
@@ -297,8 +319,11 @@ def test_the_loss_adds_the_regularisers_and_gives_each_example_its_own_probe(x64
 
 
 def test_it_is_a_density_and_a_neural_flow_starts_as_the_identity():
-    """Quadrature of e^{log p} over the plane is 1, of a velocity that is not linear; the network's flow is the identity at
-    first, with all leaves inexact arrays, and with a condition too."""
+    """Quadrature of e^{log p} over the plane is 1, for a nonlinear velocity.
+
+    The network's flow is the identity at first, with a condition too, and all
+    its leaves are inexact arrays.
+    """
     bijector = flows.continuous(lambda x, t: -squeezing(x, t), 12)
     points = np.linspace(-6, 6, 61, dtype=np.float32)
     grid = np.stack(np.meshgrid(points, points), -1).reshape(-1, 2)
@@ -325,7 +350,11 @@ def test_it_is_a_density_and_a_neural_flow_starts_as_the_identity():
 
 
 def test_the_flow_of_an_exact_denoiser_agrees_with_log_prob(x64):
-    """A velocity of another schedule and interval: the same solver on the same times as `dj.log_prob`."""
+    """The same solver on the same times as `dj.log_prob` gives the same
+    density.
+
+    The velocity is that of another schedule and interval.
+    """
     schedule = dj.schedules.rectified_flow()
     target = targets.gaussian_mixture(
         [0.3, 0.7], [[-1.0, 0.5], [0.7, -0.4]], [0.4, 0.6]

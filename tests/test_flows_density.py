@@ -17,7 +17,10 @@ from tests.flow_members import KEY, NORMAL, glow_like, shaken
 
 
 def test_a_linear_flow_is_the_gaussian_with_its_covariance(x64):
-    """x = A z + b of a standard normal z has the law N(b, A Aᵀ), whichever layer is A."""
+    """x = A z + b of a standard normal z has the distribution N(b, A Aᵀ).
+
+    That holds whichever layer is A.
+    """
     bijector = shaken(
         flows.chain(
             flows.lu_linear(2),
@@ -45,7 +48,11 @@ def test_a_linear_flow_is_the_gaussian_with_its_covariance(x64):
 
 
 def test_temperature_scales_the_base_about_its_mean():
-    """T = 0 is the image of the base's mean; where |det| is constant the law at T is ∝ p^{1/T²}, here N(m, T²Σ)."""
+    """T = 0 gives the image of the base's mean.
+
+    Where |det| is constant the distribution at T is ∝ p^{1/T²}, here N(m,
+    T²Σ).
+    """
     base = dj.targets.gaussian([1.0, -1.0], [0.5, 2.0])
     model = flows.flow(base, flows.affine(jnp.array([3.0, 0.0]), 2.0))
     key = jax.random.key(0)
@@ -58,8 +65,11 @@ def test_temperature_scales_the_base_about_its_mean():
     )
 
 
-def test_temperature_one_as_an_array_asks_nothing_of_the_base():
-    """T = 1 leaves a draw as it is, so that a base without a mean will do, whether 1 is a float or an array."""
+def test_temperature_one_needs_nothing_of_the_base():
+    """T = 1 leaves a draw unchanged, so that a base without a mean will do.
+
+    That holds whether 1 is a float or an array.
+    """
     model = flows.flow(flows.flow(NORMAL, flows.affine(1.0)), flows.chain())
     np.testing.assert_array_equal(model.sample(KEY, jnp.float32(1)), model.sample(KEY))
 
@@ -74,8 +84,11 @@ def test_the_base_is_held_fixed_unless_asked_otherwise():
 
 
 def test_a_base_need_not_be_a_pytree():
-    """Any object with log_prob and sample, as another library's distribution: the same to a rounding, since one that is
-    a pytree runs as one compiled program.
+    """Any object with log_prob and sample will do, as another library's
+    distribution.
+
+    The results are the same to a rounding, since a pytree runs as one compiled
+    program.
     """
 
     class Standard:
@@ -86,15 +99,17 @@ def test_a_base_need_not_be_a_pytree():
             return NORMAL.sample(key)
 
     bijector = flows.affine(jnp.ones(2), 2.0)
-    own, ours = flows.flow(Standard(), bijector), flows.flow(NORMAL, bijector)
-    assert float(own.log_prob(jnp.zeros(2))) == float(ours.log_prob(jnp.zeros(2)))
+    plain, ours = flows.flow(Standard(), bijector), flows.flow(NORMAL, bijector)
+    assert float(plain.log_prob(jnp.zeros(2))) == float(ours.log_prob(jnp.zeros(2)))
     np.testing.assert_allclose(
-        own.sample(KEY), ours.sample(KEY), rtol=2 * np.finfo(np.float32).eps
+        plain.sample(KEY), ours.sample(KEY), rtol=2 * np.finfo(np.float32).eps
     )
 
 
 def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
-    """Latents enter a flow as a tuple or as one vector: one density, one sample up to the draw."""
+    """Latents enter a flow as a tuple or as one vector, with one density and
+    one sample.
+    """
     member = shaken(glow_like(jax.random.key(0)))
     levels = member.bijectors[1]
     deep = flows.flow(distributions.standard_normal(levels.latent_shapes), levels)
@@ -122,7 +137,10 @@ def test_a_multiscale_flow_has_the_density_of_its_flat_twin():
 
 
 def test_interpolation_is_about_the_mean_of_the_base():
-    """Latents m + e_1 and m + e_2 of a base N(m, I) have m + (e_1 + e_2)/√2 halfway, not a point of the circle about 0."""
+    """Latents m + e_1 and m + e_2 of N(m, I) have m + (e_1 + e_2)/√2 halfway.
+
+    It is not a point of the circle about 0.
+    """
     model = flows.flow(dj.targets.gaussian([100.0, 50.0], 1.0), flows.chain())
     middle = flows.interpolate(
         model, jnp.array([101.0, 50.0]), jnp.array([100.0, 51.0]), jnp.array([0.5])
@@ -135,10 +153,11 @@ def test_interpolation_is_about_the_mean_of_the_base():
 
 
 def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
-    """E log P̂ ≤ log ∫_cell p, and a dequantiser that is p itself on the cell attains it for every draw.
+    """E log P̂ ≤ log ∫_cell p, with equality for the exact dequantiser.
 
-    p = N(0.2, 1) on cells of width ½ around ±¼. The exact posterior on the cell is x + width (v − ½) with v through the
-    normal law's quantiles: log P̂ is then the mass, whatever the draw.
+    p = N(0.2, 1) on cells of width ½ around ±¼. The exact posterior on the
+    cell is x + width (v − ½) with v through the normal distribution's
+    quantiles. log P̂ is then the mass, whatever the draw.
     """
     from jax.scipy.special import ndtr, ndtri
 
@@ -176,9 +195,11 @@ def test_dequantised_bounds_average_below_the_mass_of_the_cell(x64):
 
 
 def test_a_learned_dequantiser_is_an_importance_estimate_of_the_mass(x64):
-    """E exp(log P̂) = P(cell) whatever the conditional flow q(v | x): here one of random parameters.
+    """E exp(log P̂) = P(cell) whatever the conditional flow q(v | x).
 
-    1/q on (0, 1) is e^{z²/2 − 4|z|} in the base's z, up to a factor: bounded for |z| < 8, beyond which no draw falls.
+    Here it has random parameters. 1/q on (0, 1) is e^{z²/2 − 4|z|} in the
+    base's z, up to a factor. That is bounded for |z| < 8, beyond which no draw
+    falls.
     """
     scalar_map = flows.rational_quadratic(4, 3.0)
     network = flows.perceptron(KEY, 1, (1, scalar_map.count), width=4)

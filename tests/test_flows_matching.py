@@ -1,4 +1,4 @@
-"""Flow matching: pairings, exact fields of Gaussian paths, what coupled noise forbids, bridges and reflow."""
+"""Flow matching: pairings, exact fields of Gaussians, bridges and reflow."""
 
 import functools
 import re
@@ -70,10 +70,10 @@ class Picked:
 
 
 def gaussian_pairs(key, gaussian, count):
-    """x_0 ~ N(m, s²) and x_1 ~ N(0, 1) of the covariance that the exact interpolant states."""
-    noise, own = jax.random.normal(key, (2, count, 2))
+    """x_0 ~ N(m, s²) and x_1 ~ N(0, 1) with the covariance of the interpolant."""
+    noise, extra = jax.random.normal(key, (2, count, 2))
     rest = jnp.sqrt(jnp.maximum(gaussian.std**2 - gaussian.covariance**2, 0))
-    return gaussian.mean + gaussian.covariance * noise + rest * own, noise
+    return gaussian.mean + gaussian.covariance * noise + rest * extra, noise
 
 
 def field(gaussian, name="velocity"):
@@ -83,8 +83,12 @@ def field(gaussian, name="velocity"):
 
 @pytest.mark.parametrize("name", every(INTERPOLANTS, ("vp_cosine", "schrodinger")))
 def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
-    """For a velocity linear in features φ of (x, t) the gradients differ by 2 E[(dx_t/dt − E[dx_t/dt | x_t]) φ] = 0: the
-    mean over 20 000 pairs vanishes within 4 standard errors for each φ, and so does that of z − E[z | x_t]."""
+    """The loss has the gradient of ‖u − E[dx_t/dt | x_t]‖².
+
+    For a velocity linear in features φ of (x, t) the gradients differ by 2
+    E[(dx_t/dt − E[dx_t/dt | x_t]) φ] = 0. The mean over 20 000 pairs vanishes
+    within 4 standard errors for each φ, and so does that of z − E[z | x_t].
+    """
     interpolant, pairing = INTERPOLANTS[name][0](), INTERPOLANTS[name][1]
     gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, pairing)
 
@@ -115,7 +119,11 @@ def test_the_losses_gradient_is_that_of_the_marginal_velocity(name, x64):
 def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_variance(
     x64,
 ):
-    """The optimal pair has no residual; the independent one E Var(x_1 − x_0 | x_t) > 0, as the closed form gives it."""
+    """The optimal pairing leaves no residual, the independent one E Var(x_1 −
+    x_0 | x_t).
+
+    The latter is positive and has a closed form.
+    """
 
     @jax.jit
     def losses(gaussian):
@@ -132,7 +140,7 @@ def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_var
 
     for pairing in ("optimal", "independent"):
         gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD, pairing)
-        mean, each = jax.tree.map(np.asarray, losses(gaussian))
+        mean, values = jax.tree.map(np.asarray, losses(gaussian))
         t = (np.arange(4000)[:, None] + 0.5) / 4000 * (1 - 1e-3) + 1e-3
         variance = ((1 - t) * STD) ** 2 + t**2
         exact = (
@@ -140,8 +148,8 @@ def test_the_loss_is_least_at_the_marginal_velocity_where_it_is_the_residual_var
             if pairing == "optimal"
             else np.mean(STD**2 + 1 - (t - (1 - t) * STD**2) ** 2 / variance)
         )
-        assert each.shape == (10_000,)
-        assert abs(mean - exact) < 4 * each.std() / 100 + 1e-12
+        assert values.shape == (10_000,)
+        assert abs(mean - exact) < 4 * values.std() / 100 + 1e-12
 
 
 def test_the_optimal_velocity_is_the_closed_form(x64):
@@ -156,8 +164,12 @@ def test_the_optimal_velocity_is_the_closed_form(x64):
 
 
 def test_the_optimal_flow_is_straight_and_one_step_solves_it():
-    """Under the optimal pairing one Euler step of the denoiser is x_0 = m + s x_1 to rounding, `log_prob` is that of
-    N(m, s²) and `encode` inverts; the paths' curvature is 0, that of the independent pairing is not."""
+    """Under the optimal pairing one Euler step is exact.
+
+    x_0 = m + s x_1 to rounding, `log_prob` is that of N(m, s²) and `encode`
+    inverts. The curvature of the paths is 0, that of the independent pairing
+    is not.
+    """
     interpolant, x1 = flows.interpolant(), jnp.array([0.5, -1.2])
     curvature = {}
     for pairing in ("optimal", "independent"):
@@ -201,9 +213,13 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
 # ------------------------------------------------------------------------------------------------- coupled noise
 
 
-def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
-    """(αD − x)/σ² is not ∇log p_t under the optimal pairing, and whatever rests on it refuses by name, also through
-    guidance that holds such a denoiser; the same denoiser of the independent pairing passes."""
+def test_a_coupled_denoiser_has_no_score():
+    """Functions that use the score raise TypeError, by name.
+
+    Under the optimal pairing (αD − x)/σ² is not ∇log p_t. The error also comes
+    through guidance that holds such a denoiser. The same denoiser of the
+    independent pairing passes.
+    """
     interpolant = flows.interpolant(schedules.rectified_flow())
     gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "optimal")
     schedule, x, t, key = (
@@ -250,9 +266,13 @@ def test_what_needs_independent_noise_refuses_a_coupled_denoiser():
     sde.reverse(schedule, coupled, noise=0.0)
 
 
-def test_every_stochastic_solver_refuses_coupled_noise():
-    """By its name, whichever factory made it, also where functools.partial binds the denoiser; and so does Tweedie's
-    formula for the variance."""
+def test_no_stochastic_solver_takes_coupled_noise():
+    """Every stochastic solver raises TypeError with its name, whichever
+    factory made it.
+
+    It does so too where functools.partial binds the denoiser. Tweedie's
+    formula for the variance also raises TypeError.
+    """
     interpolant = flows.interpolant(schedules.rectified_flow())
     coupled = flows.velocity_denoiser(interpolant, lambda x, t: -x, flows.fixed_pairs())
     bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
@@ -313,7 +333,10 @@ def paired_cost(x0, x1, index):
 
 @pytest.mark.parametrize("dimension", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_optimal_assignment_is_that_of_scipy(dimension):
-    """A permutation of the exact least cost, under jit, and no dearer than pairs as they come."""
+    """A permutation of the exact least cost, under jit.
+
+    It costs no more than the pairs in their order.
+    """
     x0, x1 = clouds(40, dimension)
     index = flows.optimal_assignment()(jax.random.key(0), x0, x1)  # a compiled function
     assert sorted(index.tolist()) == list(range(40))
@@ -324,8 +347,12 @@ def test_the_optimal_assignment_is_that_of_scipy(dimension):
 
 
 def test_the_entropic_plan_is_doubly_stochastic_between_its_two_limits(x64):
-    """Rows sum to 1/n to rounding, columns to 1/m within the tolerance, for n ≠ m too; the mean cost grows with ε from
-    that of the assignment to that of independence."""
+    """Rows sum to 1/n to rounding, columns to 1/m within the tolerance, for n
+    ≠ m too.
+
+    The mean cost grows with ε from that of the assignment to that of
+    independence.
+    """
     x0, x1 = clouds(24, 2)
     cost, costs = np.asarray(flows.transport_cost(x0, x1)), []
     np.testing.assert_allclose(
@@ -350,8 +377,12 @@ def test_the_entropic_plan_is_doubly_stochastic_between_its_two_limits(x64):
 
 
 def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
-    """On quantiles of N(0.5, 0.6²) and N(0, 1) the plan's covariance is (√(4s² + ε²) − ε)/2 up to the spread that 300
-    atoms leave, under 1 %, and the covariance of drawn pairs is within 4 standard errors of the plan's."""
+    """On quantiles of N(0.5, 0.6²) and N(0, 1) the covariance is (√(4s² + ε²)
+    − ε)/2.
+
+    The plan has it up to the spread that 300 atoms leave, under 1 %. The
+    covariance of drawn pairs is within 4 standard errors of the plan's.
+    """
     quantiles = scipy.stats.norm.ppf((np.arange(300) + 0.5) / 300)
     x0, x1 = (0.5 + 0.6 * quantiles)[:, None], quantiles[:, None]
 
@@ -376,7 +407,7 @@ def test_the_entropic_plan_of_gaussians_has_the_closed_covariance(x64):
 
 
 def test_labels_stay_with_their_data():
-    """A pairing moves the noise: data and their labels keep their order, and noise is only reordered."""
+    """A pairing reorders the noise, while data and their labels keep their order."""
     x0, x1 = clouds(40, 2)
     labels = {"class": np.arange(40)}
     drawn = flows.examples(
@@ -407,10 +438,14 @@ def test_labels_stay_with_their_data():
 
 
 @pytest.mark.parametrize("shift", [(1e4, 0.0), (1e4, 1e4)], ids=["one cloud", "both"])
-def test_couplings_do_not_see_where_the_data_lie(shift):
-    """A shift of either cloud adds to Σ ½‖x_0 − x_1‖² what no permutation changes: 10⁴ away in float32, where the costs
-    themselves round to 4, the permutation's cost is the least, within the rounding of costs below 20; a shift of both
-    leaves the costs so exact themselves."""
+def test_pairings_do_not_see_where_the_data_lie(shift):
+    """A shift of either cloud adds to Σ ½‖x_0 − x_1‖² a term that no
+    permutation changes.
+
+    10⁴ away in float32 the costs themselves round to 4. The permutation's cost
+    is the least all the same, within the rounding of costs below 20. A shift
+    of both clouds leaves the costs themselves so exact.
+    """
     x0, x1 = (
         cloud + by for cloud, by in zip(clouds(40, 2), np.float32(shift), strict=True)
     )
@@ -428,7 +463,10 @@ def test_couplings_do_not_see_where_the_data_lie(shift):
 
 
 def test_costs_of_float64_data_far_from_0_are_exact_and_data_that_have_none_are_named():
-    """10⁸ apart from 0, where float32 is a grid of 8; half precision is computed in float32."""
+    """10⁸ away from 0, where the spacing of float32 is 8.
+
+    Half precision is computed in float32.
+    """
     x0, x1 = (np.asarray(cloud, np.float64) for cloud in clouds(6, 2))
     exact = 0.5 * np.sum((x0[:, None] - x1) ** 2, -1)
     np.testing.assert_allclose(
@@ -449,18 +487,22 @@ def test_costs_of_float64_data_far_from_0_are_exact_and_data_that_have_none_are_
 
 
 def test_the_entropic_plan_has_exact_rows_at_any_regularisation():
-    """In float32 too, where the potentials are 10⁴ and 10¹⁰ times the entries' logarithms; columns that do not get there
-    are told, and an ε by which the costs overflow is refused, or NaN under jit."""
+    """Also in float32, where potentials are 10⁴ and 10¹⁰ times the entries'
+    logarithms.
+
+    A warning says where columns do not get there. An ε by which the costs
+    overflow raises ValueError, or gives NaN under jit.
+    """
     cost = np.asarray(flows.transport_cost(*clouds(24, 2)))
     for regularisation in (1e-4, 1e-10, 1e30):
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             plan = np.asarray(flows.sinkhorn_plan(cost, regularisation))
         np.testing.assert_allclose(
             plan.sum(1), 1 / 24, rtol=24 * np.finfo(np.float32).eps
         )
         assert any(
-            "columns of the plan are off by" in str(one.message) for one in told
+            "columns of the plan are off by" in str(one.message) for one in caught
         ) == (regularisation < 1)
     np.testing.assert_allclose(plan, 1 / 24**2, rtol=1e-5)
     assert_raises(
@@ -483,8 +525,11 @@ NAN_CASES = {
 
 
 def test_nan_reaches_the_loss_under_jit():
-    """A NaN in data or noise, which cannot be refused under jit, is in the mean: a pairing that draws the noise from a
-    plan of NaN has no noise to give."""
+    """A NaN in data or noise, for which nothing can be raised under jit, is in
+    the mean.
+
+    A pairing that draws the noise from a plan of NaN has no noise to give.
+    """
 
     def loss(pairing, pair):
         x0, x1 = pair
@@ -515,8 +560,11 @@ def test_nan_reaches_the_loss_under_jit():
         assert np.isfinite(values[0])
 
 
-def test_couplings_of_one_pair_and_of_ties():
-    """One noise goes with one example; among equal points every pairing costs the same, and indices stay in range."""
+def test_pairings_of_one_pair_and_of_ties():
+    """One noise goes with one example.
+
+    Among equal points every pairing costs the same, and indices stay in range.
+    """
     optimal, entropic = flows.optimal_assignment(), flows.sinkhorn(0.5)
 
     @jax.jit
@@ -546,10 +594,16 @@ def test_couplings_of_one_pair_and_of_ties():
 
 
 def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
-    """The SDE of the exact velocity and score is linear; its moments, by an ODE, are the marginals of the bridge, and the
-    covariance of its two ends is that of the entropic plan's process,
-    (1−s)(1−t) s₀² + s t + ((1−s)t + s(1−t)) c + S² s (1−t). With another diffusion the marginals stay, the pairs do
-    not."""
+    """Marginals and pairs of the SDE are those of the entropic plan's process.
+
+    The SDE of the exact velocity and score is linear, and an ODE gives its
+    moments. They are the marginals of the bridge. The covariance of its two
+    ends is
+
+        (1−s)(1−t) s₀² + s t + ((1−s)t + s(1−t)) c + S² s (1−t).
+
+    With another diffusion the marginals stay, the pairs do not.
+    """
     interpolant = flows.bridge(BRIDGE_STD, 0.01)
     gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")
     s, t = interpolant.schedule.t_min, interpolant.schedule.t_max
@@ -592,12 +646,16 @@ def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
 
 
 def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
-    """Of fields scaled by 1 + θ about the exact ones the loss is least at θ = 0: its derivative there is 0 within 4
-    standard errors, as is that of the noise."""
+    """Of fields scaled by 1 + θ about the exact ones the loss is least at θ =
+    0.
+
+    Its derivative there is 0 within 4 standard errors, as is that of the
+    noise.
+    """
     interpolant = flows.bridge(BRIDGE_STD, 0.05)
     gaussian = flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")
 
-    def each(theta, x0, x1):
+    def values(theta, x0, x1):
         return flows.bridge_loss(
             jax.random.key(6),
             lambda x, t: (1 + theta[0]) * gaussian.velocity(x, t),
@@ -610,7 +668,7 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
 
     @jax.jit
     def slopes_of(theta):
-        return jax.jacfwd(each)(
+        return jax.jacfwd(values)(
             theta, *gaussian_pairs(jax.random.key(5), gaussian, 10_000)
         )
 
@@ -619,19 +677,22 @@ def test_bridge_loss_vanishes_in_mean_gradient_at_the_exact_pair(x64):
 
 
 def test_the_curvature_is_the_integral_along_the_closed_path(x64):
-    """x_t = m_t + √v_t x_1 of independent Gaussians, by Gauss–Legendre on d/dt of it; the trapezoid rule's error falls as
-    1/N²."""
+    """x_t = m_t + √v_t x_1 of independent Gaussians, by Gauss–Legendre on its
+    derivative.
+
+    The trapezoid rule's error falls as 1/N².
+    """
     gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD)
     x1 = jnp.array([-0.8, 0.6])
     nodes, weights = np.polynomial.legendre.leggauss(40)
-    place = jax.vmap(
+    slope = jax.vmap(
         lambda t: jax.jvp(
             lambda t: gaussian.mean * (1 - t) + jnp.hypot((1 - t) * STD, t) * x1,
             (t,),
             (1.0,),
         )[1]
     )
-    slopes = place(jnp.asarray(0.5 * (nodes + 1)))  # (40, 2)
+    slopes = slope(jnp.asarray(0.5 * (nodes + 1)))  # (40, 2)
     expected = 0.5 * weights @ jnp.sum((slopes - (x1 - MEAN - STD * x1)) ** 2, -1)
     coarse, fine = (
         flows.curvature(flows.continuous(field(gaussian), n), x1) for n in (128, 256)
@@ -647,8 +708,11 @@ def test_the_entropic_covariance_at_no_regularisation_is_the_optimal_one(x64):
 
 
 def test_reflow_pairs_are_the_flows_own_and_cost_no_more():
-    """Pair i is noise of fold_in(key, i) and its image; for the flow of independent Gaussians the image is m + s x_1 in
-    each entry, so that the cost falls from that of independence to the optimum."""
+    """Pair i is noise of fold_in(key, i) and its image.
+
+    For the flow of independent Gaussians the image is m + s x_1 in each entry.
+    The cost then falls from that of independence to the optimum.
+    """
     gaussian = flows.gaussian_interpolant(flows.interpolant(), MEAN, STD)
     flow = Flow(
         targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(field(gaussian), 32)

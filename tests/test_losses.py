@@ -1,4 +1,7 @@
-"""Training objectives: weights, distributions of t, and the identities that make them likelihood bounds."""
+"""Training objectives: weights, and distributions of the training time.
+
+Their identities make them likelihood bounds.
+"""
 
 import functools
 import math
@@ -49,43 +52,48 @@ PAIRS = [("v", schedule) for schedule in SCHEDULES] + [
 
 @pytest.mark.parametrize(("kind", "schedule"), PAIRS)
 def test_loss_is_the_weighted_squared_error_of_the_denoiser(kind, schedule, x64):
-    """w(t)‖D(x_t, t) − x_0‖²/D for every weighting; "uniform" is the network's own ‖F − target‖²/D."""
+    """w(t)‖D(x_t, t) − x_0‖²/D for every weighting.
+
+    "uniform" is the network's error ‖F − target‖²/D.
+    """
 
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def both(schedule, t):
         prediction = predictions.denoiser(schedule, net, kind, sigma_data=SIGMA_DATA)
         x = schedules.perturb(schedule, X0, t, NOISE)
         error = jnp.mean((prediction(x, t) - X0) ** 2)
-        own = jnp.mean(
+        network_error = jnp.mean(
             (prediction.predict(x, t) - prediction.target(X0, NOISE, t)) ** 2
         )
 
         def loss(weighting):
             return losses.denoising_loss(prediction, X0, NOISE, t, weighting=weighting)
 
-        found = [
+        computed = [
             loss("uniform"),
             *map(loss, WEIGHTS),
             loss(lambda schedule, t, sigma_data: 3 * t * sigma_data),
         ]
         expected = [
-            own,
+            network_error,
             *(weight(schedule, t) * error for weight in WEIGHTS.values()),
             3 * t * SIGMA_DATA * error,
         ]
-        return jnp.stack(found), jnp.stack(expected)
+        return jnp.stack(computed), jnp.stack(expected)
 
-    found, expected = quick(lambda s: both(s, times_at_noise(s, (0.1, 1.0, 5.0))))(
+    computed, expected = quick(lambda s: both(s, times_at_noise(s, (0.1, 1.0, 5.0))))(
         SCHEDULES[schedule]()
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(computed, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["noise", "v", "edm"])
 def test_float32_loss_at_the_least_noise(kind):
-    """Where D − x_0 is all cancellation (σ = 1e-3), "simple" is still ‖ε̂ − ε‖²/D to rounding, in every kind.
+    """Where D − x_0 is all cancellation, "simple" is still ‖ε̂ − ε‖²/D to
+    rounding.
 
-    A network off by δ in ε has a loss of δ² at any t; computed through D its error would be ε|x|/σδ, 10 %.
+    σ = 1e-3, in every kind. A network off by δ in ε has a loss of δ² at any t.
+    Computed through D its error would be ε|x|/σδ, 10 %.
     """
     schedule, t, delta = schedules.vp_linear(), jnp.float32(1e-5), 1e-3
     x0, noise = np.float32(X0), np.float32(NOISE)
@@ -113,9 +121,11 @@ def test_float32_loss_at_the_least_noise(kind):
 
 @pytest.mark.parametrize("kind", predictions.KINDS)
 def test_the_exact_denoiser_minimises(kind, x64):
-    """E[loss | x_t] is stationary at F = the kind's view of the exact denoiser, and rises by the squared perturbation.
+    """E[loss | x_t] is stationary at F = the kind's view of the exact
+    denoiser.
 
-    With posterior samples replaced by the exact two-point posterior of ±1 data: no Monte Carlo.
+    It rises by the squared perturbation. The exact two-point posterior of ±1
+    data stands for posterior samples, so that there is no Monte Carlo error.
     """
     schedule = schedules.vp_linear()
     coin, t, x = targets.empirical([[-1.0], [1.0]]), 0.4, np.array([0.3])
@@ -166,9 +176,11 @@ def edges_of_equal_log_snr(schedule):
 def test_time_density_integrates_to_one_and_is_the_distribution_of_the_samples(
     distribution, schedule, x64
 ):
-    """∫density = 1, and its integral up to the i-th stratified time is (i + u)/count: the very quantiles.
+    """∫density = 1, and its integral up to the i-th stratified time is (i +
+    u)/count.
 
-    Gauss–Legendre between neighbouring times in log-SNR (a chain's own table, where the rate jumps, in t).
+    Gauss–Legendre between neighbouring times in log-SNR. For a chain it is in
+    t, since the rate jumps at the entries of its table.
     """
     schedule = SCHEDULES[schedule]()
     key, count = jax.random.key(3), 6
@@ -204,7 +216,10 @@ def test_time_density_integrates_to_one_and_is_the_distribution_of_the_samples(
 @pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
 @pytest.mark.parametrize("count", [49, 98, 103])
 def test_exactly_count_times_one_in_each_stratum(count, distribution):
-    """`arange(0, 1, 1/B)` has B + 1 entries for B = 49, 98, 103; here each of B strata gets one time, in float32."""
+    """Every one of B strata gets one time, in float32.
+
+    `arange(0, 1, 1/B)` would have B + 1 entries for B = 49, 98, 103.
+    """
     schedule = schedules.vp_linear()
     draw = quick(lambda key: losses.sample_times(key, count, schedule, distribution))
     t = np.asarray(draw(jax.random.key(0)), np.float64)
@@ -239,9 +254,11 @@ def draws_of_times(schedule, count, batches, distribution="uniform", seed=0):
 
 @pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
 def test_every_position_has_the_distribution_of_its_name(distribution):
-    """Over keys, the quantile of the time at each position of a batch is U(0, 1): Kolmogorov–Smirnov, P < 1e-5 each.
+    """Over keys, the quantile of the time at each position of a batch is U(0,
+    1).
 
-    A fixed stratum (i + u)/B per position would give statistics of √4000 (1 − 1/B) = 50.
+    By Kolmogorov–Smirnov tests with P < 1e-5 values. A fixed stratum (i + u)/B
+    per position would give statistics of √4000 (1 − 1/B) = 50.
     """
     schedule, count = schedules.edm(), 5
     t = draws_of_times(schedule, count, 4000, distribution)
@@ -268,11 +285,15 @@ def test_every_position_has_the_distribution_of_its_name(distribution):
 
 
 def test_examples_in_a_fixed_order_learn_all_noise_levels():
-    """The squared error over [0, 1] of a line a + bt fitted to the noisy targets of one position is as small as with
-    independent times: 2/n per unit variance of the noise after n batches, exactly given the times, at every position.
+    """Examples in a fixed order learn as with independent times.
 
-    With one stratum per position, (i + u)/B, each would know a piece of 1/B of the interval alone: 66/n at the least.
-    In the basis 1, √12(t − ½) the error times n is tr S⁻¹ = 2 − tr(S − I) + tr(S − I)² − …, whose first order has the
+    A line a + bt is fitted to the noisy targets of one position. Its squared
+    error over [0, 1] is 2/n per unit variance of the noise after n batches,
+    exactly given the times, at every position.
+
+    With one stratum per position, (i + u)/B, each would know a piece of 1/B of
+    the interval alone: 66/n at the least. In the basis 1, √12(t − ½) the error
+    times n is tr S⁻¹ = 2 − tr(S − I) + tr(S − I)² − …. Its first order has the
     variance 0.8/n, and the second is at most 20/n.
     """
     schedule, count, batches = schedules.edm(1e-3, 1.0), 8, 4000
@@ -288,7 +309,10 @@ def test_examples_in_a_fixed_order_learn_all_noise_levels():
 
 
 def test_log_normal_distribution_is_edms(x64):
-    """On EDM's schedule log σ ~ N(−1.2, 1.2²) but for the truncation at σ_min, σ_max (1e-4 of the mass)."""
+    """On EDM's schedule log σ ~ N(−1.2, 1.2²).
+
+    The truncation at σ_min and σ_max removes 1e-4 of the mass.
+    """
     schedule = schedules.edm()
     sigma = np.asarray(
         losses.sample_times(jax.random.key(0), 1000, schedule, "log_normal")
@@ -313,9 +337,11 @@ def denoiser_of_gaussian(schedule):
 
 
 def test_likelihood_loss_is_the_same_under_every_distribution_of_time(x64):
-    """E[loss] = ½∫|dSNR/dt| E‖D − x_0‖² dt / D whatever the distribution of t: importance weights, within 4.5 standard errors.
+    """E[loss] = ½∫|dSNR/dt| E‖D − x_0‖² dt / D whatever the distribution of t.
 
-    For this Gaussian D = c x and E(D − x_0)² = (cα − 1)²s² + c²σ²: the integral by quadrature in log-SNR.
+    By importance weights, within 4.5 standard errors. For this Gaussian D = c
+    x and E(D − x_0)² = (cα − 1)²s² + c²σ². The integral is by quadrature in
+    log-SNR.
     """
     schedule = schedules.vp_linear(t_min=1e-3)
     prediction = denoiser_of_gaussian(schedule)
@@ -338,7 +364,7 @@ def test_likelihood_loss_is_the_same_under_every_distribution_of_time(x64):
     exact = np.trapezoid(0.5 * np.exp(log_snr) * error, log_snr)
     run = quick(losses.batch_loss, static_argnames=("weighting", "times"))
     for distribution in losses.TIME_DISTRIBUTIONS:
-        mean, each = map(
+        mean, values = map(
             np.asarray,
             run(
                 jax.random.key(1),
@@ -348,15 +374,18 @@ def test_likelihood_loss_is_the_same_under_every_distribution_of_time(x64):
                 times=distribution,
             ),
         )
-        assert float(mean) == pytest.approx(each.mean(), rel=1e-13)
+        assert float(mean) == pytest.approx(values.mean(), rel=1e-13)
         # stratification only lowers the variance of independent times
-        assert abs(float(mean) - exact) < 4.5 * each.std() / math.sqrt(count), (
+        assert abs(float(mean) - exact) < 4.5 * values.std() / math.sqrt(count), (
             distribution
         )
 
 
 def test_each_example_has_its_own_time_noise_and_dropout_key():
-    """With dropout the network receives a key per example: all differ, and differ from those of another step."""
+    """With dropout the network receives a key per example.
+
+    All differ, and differ from those of another step.
+    """
     seen = []
 
     def net(x, t, key):
@@ -385,28 +414,28 @@ def test_conditions_reach_their_examples():
         schedules.ve(), lambda x, t, c: c["label"], "data"
     )
     x0 = jnp.arange(6.0).reshape(3, 2)
-    _, each = losses.batch_loss(
+    _, values = losses.batch_loss(
         jax.random.key(0), prediction, x0, condition={"label": x0}
     )
-    np.testing.assert_array_equal(each, np.zeros(3))
-    _, each = losses.batch_loss(
+    np.testing.assert_array_equal(values, np.zeros(3))
+    _, values = losses.batch_loss(
         jax.random.key(0), prediction, x0, condition={"label": x0[::-1]}
     )
-    np.testing.assert_array_equal(each, [16.0, 0.0, 16.0])
+    np.testing.assert_array_equal(values, [16.0, 0.0, 16.0])
 
 
 def test_nan_is_reported_not_averaged_away():
     data = np.zeros((3, 2))
     data[1, 0] = np.nan
-    mean, each = losses.batch_loss(
+    mean, values = losses.batch_loss(
         jax.random.key(0), denoiser_of_gaussian(schedules.edm()), data
     )
     assert np.isnan(mean)
-    np.testing.assert_array_equal(np.isnan(each), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(values), [False, True, False])
 
 
 PREDICTION, KEY = denoiser_of_gaussian(schedules.edm()), jax.random.key(0)
-REFUSED = {
+BAD_ARGUMENTS = {
     "weighting": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), weighting="snr"),
         ValueError,
@@ -439,9 +468,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
 def test_refuses(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*BAD_ARGUMENTS[name])
 
 
 @pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
@@ -478,9 +507,11 @@ ZERO = schedules.from_betas(
 
 @pytest.mark.parametrize("kind", ["data", "v", "velocity"])
 def test_losses_at_no_signal_are_exact(kind):
-    """At α = 0, where SNR = 0: "edm" weighs ‖D − x_0‖² by 1/σ_d², "simple", "min_snr" and "likelihood" by 0; D = −F for v.
+    """Losses at α = 0, where SNR = 0 and D = −F for v.
 
-    "likelihood" is (α/σ)(σ′α − α′σ)/σ² = 0 there. Gradients by a parameter of the network likewise.
+    "edm" weighs ‖D − x_0‖² by 1/σ_d², "simple", "min_snr" and "likelihood" by
+    0. "likelihood" is (α/σ)(σ′α − α′σ)/σ² = 0 there. Gradients by a parameter
+    of the network likewise.
     """
     x0, noise = np.float32([0.4, -1.3]), np.float32([-0.7, 0.2])
     names = [name for name in losses.WEIGHTINGS if name != "uniform"]
@@ -493,11 +524,11 @@ def test_losses_at_no_signal_are_exact(kind):
             ),
         )
         error = prediction(schedules.perturb(schedule, x0, t, noise), t) - x0
-        found = [
+        computed = [
             losses.denoising_loss(prediction, x0, noise, t, weighting=name)
             for name in names
         ]
-        return jnp.stack(found), jnp.mean(error**2) / SIGMA_DATA**2 * np.array(
+        return jnp.stack(computed), jnp.mean(error**2) / SIGMA_DATA**2 * np.array(
             [name == "edm" for name in names]
         )
 
@@ -509,12 +540,16 @@ def test_losses_at_no_signal_are_exact(kind):
         ]
     )
     for pair in run(0.3):
-        for found, expected in pair:  # values, then slopes
-            np.testing.assert_allclose(found, expected, rtol=32 * EPS32)
+        for computed, expected in pair:  # values, then slopes
+            np.testing.assert_allclose(computed, expected, rtol=32 * EPS32)
 
 
 def test_weights_have_a_slope_in_time_where_there_is_no_signal():
-    """SNR = ((1 − t)/t)² has value and slope 0 and second derivative 2 at t = 1, of which "likelihood" has −½."""
+    """SNR = ((1 − t)/t)² has value and slope 0 and second derivative 2 at t =
+    1.
+
+    "likelihood" has −½ of it.
+    """
     schedule, expected = (
         schedules.rectified_flow(1.0),
         {"simple": 0.0, "edm": 0.0, "min_snr": 0.0, "likelihood": -1.0},
@@ -527,7 +562,10 @@ def test_weights_have_a_slope_in_time_where_there_is_no_signal():
 
 
 def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
-    """ "simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it: β(t)-sized at t = 1 of VP with ∫β = 150."""
+    """ "simple" is ‖ε̂ − ε‖² at any α, "likelihood" ½|λ′| times it.
+
+    That is of the size of β(t) at t = 1 of VP with ∫β = 150.
+    """
     schedule, x0, noise = (
         schedules.vp_linear(0.1, 300.0),
         jnp.float32([0.4, -1.3]),
@@ -538,18 +576,18 @@ def test_a_noise_network_has_finite_weights_where_alpha_squared_underflows():
 
     @quick
     def both(t):
-        found = [
+        computed = [
             losses.denoising_loss(prediction, x0, noise, t, weighting=name)
             for name in names
         ]
-        return 0.5 * schedules.perturb(schedule, x0, t, noise) - noise, found
+        return 0.5 * schedules.perturb(schedule, x0, t, noise) - noise, computed
 
     for t in (1.0, 1e-5):
-        error, found = both(jnp.float32(t))
+        error, computed = both(jnp.float32(t))
         # λ′ = −β/(1 − e^{−∫β}), with ∫β in float64
         integral, beta = 0.1 * t + 0.5 * 299.9 * t**2, 0.1 + 299.9 * t
         for weight, loss in zip(
-            (1.0, -0.5 * beta / math.expm1(-integral)), found, strict=True
+            (1.0, -0.5 * beta / math.expm1(-integral)), computed, strict=True
         ):
             np.testing.assert_allclose(
                 loss, weight * np.mean(np.asarray(error) ** 2), rtol=64 * EPS32

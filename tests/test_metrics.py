@@ -1,4 +1,4 @@
-"""Distances between samples against closed forms, double loops and the laws of their estimators."""
+"""Distances between samples against closed forms, double loops and known moments."""
 
 import functools
 import re
@@ -39,7 +39,7 @@ def normal(seed, *shape):
 
 
 def with_moments(seed, n, mean, covariance):
-    """n examples whose sample mean and unbiased sample covariance are exactly the given ones; n > D."""
+    """n examples with exactly the given sample mean and unbiased covariance, n > D."""
     white = normal(seed, n, len(mean))
     q, _ = np.linalg.qr(white - white.mean(0))
     values, vectors = np.linalg.eigh(covariance)
@@ -76,7 +76,10 @@ def test_frechet_of_axis_parallel_gaussians_in_float32():
 
 
 def test_frechet_with_fewer_examples_than_dimensions(x64):
-    """Two examples span one line: Σ = vvᵀ/2 for v = x₂ − x₁, and (Σ₁Σ₂)^½ has trace |v·w|/2."""
+    """Two examples span one line: Σ = vvᵀ/2 for v = x₂ − x₁.
+
+    (Σ₁Σ₂)^½ then has trace |v·w|/2.
+    """
     x, y = normal(0, 2, 7), normal(1, 2, 7)
     v, w = x[1] - x[0], y[1] - y[0]
     expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + (v @ v + w @ w) / 2 - abs(v @ w)
@@ -95,7 +98,11 @@ def test_frechet_gradient(x64):
 
 @pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "repeated"])
 def test_frechet_derivatives_are_those_of_differences(repeated, x64):
-    """First and second, at distinct and at equal singular values of the product of covariance factors; h = 1e-5."""
+    """First and second derivatives are those of differences with h = 1e-5.
+
+    At distinct and at equal singular values of the product of covariance
+    factors.
+    """
     x, y, rate, h = normal(0, 12, 3), normal(1, 9, 3), normal(2, 12, 3), 1e-5
     if repeated:
         x, y = (with_moments(3, len(z), np.zeros(3), np.eye(3)) for z in (x, y))
@@ -115,8 +122,10 @@ POWERS = {"frechet": 2, "energy": 1, "sliced": 2}
 
 @pytest.mark.parametrize("name", POWERS)
 def test_distances_scale_with_the_unit_and_know_no_origin(name):
-    """In units of 2^±60 (exact in float32; squares of 2^±120) the distance is that of 1 times the unit's power, and
-    float64 data at 10⁹ + x that of x: shifted before it is rounded.
+    """The unit of the data enters by its power, and their origin not at all.
+
+    In units of 2^±60, exact in float32, squares are 2^±120. Float64 data at
+    10⁹ + x are shifted before they are rounded, and have the distance of x.
     """
     distance, x, y = (
         DISTANCES[name],
@@ -125,8 +134,8 @@ def test_distances_scale_with_the_unit_and_know_no_origin(name):
     )
     plain = float(distance(x, y))
     for exponent in (-60, -33, 33, 60):
-        found = np.float64(distance(np.ldexp(x, exponent), np.ldexp(y, exponent)))
-        assert np.ldexp(found, -exponent * POWERS[name]) == pytest.approx(
+        value = np.float64(distance(np.ldexp(x, exponent), np.ldexp(y, exponent)))
+        assert np.ldexp(value, -exponent * POWERS[name]) == pytest.approx(
             plain, rel=1e-5
         )
     far = [np.float64(np.round(z * 1024) / 1024) for z in (x, y)]
@@ -141,9 +150,11 @@ def test_distances_scale_with_the_unit_and_know_no_origin(name):
     ids=["cubic", "gauss"],
 )
 def test_kernel_distance_of_small_data_keeps_its_digits(kernel):
-    """Of data of size s ≪ 1: s² times that of the kernel's linear term, 3 a·b/D or a·b; the constant drops out.
+    """Data of size s ≪ 1 have s² times the distance of the kernel's linear
+    term.
 
-    The next term is a share s² of it, 1e-10.
+    That is 3 a·b/D or a·b, since the constant drops out. The next term is a
+    share s² of it, 1e-10.
     """
     x, y = normal(0, 9, 3), normal(1, 13, 3) + 0.5
     linear = 3 / 3 if isinstance(kernel, metrics.PolynomialKernel) else 1.0
@@ -155,8 +166,8 @@ def test_kernel_distance_of_small_data_keeps_its_digits(kernel):
     if linear == 1.0 and isinstance(kernel, metrics.GaussianKernel):
         square = 0.5 * (2 * np.mean(np.sum((x[:, None] - y[None]) ** 2, -1)) - sum(
             np.sum((z[:, None] - z[None]) ** 2) / (len(z) * (len(z) - 1)) for z in (x, y)))  # fmt: skip
-    found = metrics.kernel_distance(1e-5 * x, 1e-5 * y, kernel)
-    assert float(found) == pytest.approx(1e-10 * linear * square, rel=1e-4)
+    value = metrics.kernel_distance(1e-5 * x, 1e-5 * y, kernel)
+    assert float(value) == pytest.approx(1e-10 * linear * square, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["frechet", "energy", "sliced"])
@@ -240,8 +251,12 @@ def test_kernel_distance_is_the_double_sum(name, x64, small_blocks):
     [metrics.polynomial_kernel(), metrics.gaussian_kernel(1.0)],
     ids=["cubic", "gauss"],
 )
-def test_kernel_distance_is_zero_on_average_for_one_law(kernel):
-    """2000 independent pairs of sets: the mean lies within 4 standard errors of 0, for sets as small as 4 and 6."""
+def test_kernel_distance_is_zero_on_average_for_one_distribution(kernel):
+    """Over 2000 independent pairs of sets the mean is 0 within 4 standard
+    errors.
+
+    That holds for sets as small as 4 and 6.
+    """
     x, y = (
         jax.random.normal(jax.random.key(0), (2000, 4, 2)),
         jax.random.normal(jax.random.key(1), (2000, 6, 2)),
@@ -288,7 +303,10 @@ def test_energy_distance_has_a_finite_gradient_where_examples_coincide():
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_square_over_the_dimension():
-    """SW₂² = E(θ·c)² = ‖c‖²/D; (θ·c)²/‖c‖² is Beta(½, (D−1)/2), of variance 2(D−1)/(D²(D+2))."""
+    """SW₂² = E(θ·c)² = ‖c‖²/D.
+
+    (θ·c)²/‖c‖² is Beta(½, (D−1)/2), of variance 2(D−1)/(D²(D+2)).
+    """
     x, shift, dimension, projections = (
         normal(0, 50, 6),
         np.array([3.0, 0, 0, -4.0, 0, 0]),
@@ -314,7 +332,10 @@ def test_sliced_wasserstein_in_one_dimension_is_exact(x64):
 
 
 def test_sliced_wasserstein_of_unequal_sizes_is_that_of_the_repeated_sets(x64):
-    """6 and 4 examples, each repeated 2 and 3 times, are the same two laws with 12 examples each."""
+    """Repeated examples leave the distributions unchanged.
+
+    6 and 4 examples, repeated 2 and 3 times, are 12 examples each.
+    """
     x, y = normal(0, 6, 3), normal(1, 4, 3)
     distance = DISTANCES["sliced"]
     np.testing.assert_allclose(

@@ -52,7 +52,11 @@ def test_geometric_ladder_has_one_ratio_and_exact_ends():
     ("dimension", "overlap"), [(5, 0.9), (64, 0.5), (3072, 0.5), (3072, 0.1)]
 )
 def test_overlapping_ladder_is_the_shortest_that_overlaps(dimension, overlap):
-    """Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) ≥ overlap at its ratio, not at that of a ladder one level shorter."""
+    """A ladder one level shorter would overlap too little.
+
+    Φ(√(2D)(γ − 1) + 3γ) − Φ(√(2D)(γ − 1) − 3γ) ≥ overlap at the ladder's
+    ratio.
+    """
 
     def shared(ratio):
         middle = math.sqrt(2 * dimension) * (ratio - 1)
@@ -67,12 +71,21 @@ def test_overlapping_ladder_is_the_shortest_that_overlaps(dimension, overlap):
 
 
 def test_overlapping_ladder_of_cifar_is_the_papers():
-    """232 levels between 0.01 and 50 at D = 3072 (Song & Ermon 2020, section 3.2) overlap by 0.566, near their ½."""
+    """232 levels between 0.01 and 50 at D = 3072 (Song & Ermon 2020, section
+    3.2).
+
+    They overlap by 0.566, near the ½ of the paper.
+    """
     assert len(ncsn.overlapping_sigmas(3072, 0.01, 50.0, 0.566)) == 232
 
 
 def test_overlap_is_the_mass_that_falls_into_the_next_shell():
-    """Of 4000 norms in 200 dimensions: within 4 standard errors of 0.008, and 0.01 since a norm is but nearly normal."""
+    """Of 4000 norms in 200 dimensions the share in the next shell is the
+    overlap.
+
+    Within 4 standard errors of 0.008, and 0.01 since a norm is only nearly
+    normal.
+    """
     ratio = math.exp(
         np.diff(np.log(ncsn.overlapping_sigmas(200, 1.0, 1e6, 0.4)))[0]
     )  # of many levels: 0.4 is met
@@ -86,11 +99,11 @@ def test_forward_steps_compose_to_the_ladder(x64):
     ladder, x0, indices = small_ladder(), np.array([0.7, -1.2]), np.arange(1, 11)
 
     @quick
-    def laws(x0):
+    def moments(x0):
         step = jax.vmap(lambda i: ncsn.forward_step(ladder, x0, i))(indices)
         return step.loc, step.var, ladder.sigma(indices / 10)
 
-    means, variances, sigmas = map(np.asarray, laws(x0))
+    means, variances, sigmas = map(np.asarray, moments(x0))
     np.testing.assert_array_equal(means, np.broadcast_to(x0, (10, 2)))
     np.testing.assert_allclose(np.cumsum(variances), sigmas**2, rtol=1e-13)
 
@@ -108,10 +121,14 @@ CHAINS = {
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_sde_is_the_limit_of_the_chain(name, x64):
-    """One step's mean increment and variance, over 1/T, tend to f x and g² at first order in 1/T. So does α of the
-    whole chain. Terms of second order are below 5 % of the error from T = 256 on: slopes within 0.1 of 1.
+    """One step's mean increment and variance, over 1/T, tend to f x and g².
 
-    Exact at any T are the variance g²/T where β_i = β(t_i)/T, α where the β are the schedule's own, and 0 and 1 on VE.
+    They do so at first order in 1/T, as does α of the whole chain. Terms of
+    second order are below 5 % of the error from T = 256 on: slopes within 0.1
+    of 1.
+
+    Exact at any T are the variance g²/T where β_i = β(t_i)/T, α where the β
+    are the schedule's own, and 0 and 1 on VE.
     """
     make, table = CHAINS[name]
     schedule, x, errors = make(), np.array([0.8]), []
@@ -173,7 +190,10 @@ def crude(x, t):
 
 
 def test_ddpm_and_ncsn_have_one_objective_in_other_units(x64):
-    """On a chain, and on its ladder in y = x/α, ½σ²‖s − ∇log q‖² is ½‖ε̂ − ε‖², for every x_0, ε and index."""
+    """½σ²‖s − ∇log q‖² is ½‖ε̂ − ε‖² on a chain, and on its ladder in y = x/α.
+
+    For every x_0, ε and index.
+    """
     chain = small_chain()
     ladder, indices = ncsn.rescaled(chain), jnp.arange(1, 13)
     np.testing.assert_allclose(
@@ -197,7 +217,10 @@ def test_ddpm_and_ncsn_have_one_objective_in_other_units(x64):
 
 @pytest.mark.parametrize("make", [small_chain, small_ladder])
 def test_score_loss_is_the_scores_weighted_error(make, x64):
-    """½ λ ‖s − ∇log q(x_i | x_0)‖² with s the view of the denoiser, for a λ of one's own, at the key's draw."""
+    """½ λ ‖s − ∇log q(x_i | x_0)‖² at the key's draw, for a λ of the caller.
+
+    s is `predictions.score` of the denoiser.
+    """
     ladder, index = make(), 4
     t = ladder.times[index - 1]
     score = predictions.score(ladder, crude)
@@ -218,8 +241,13 @@ def test_score_loss_is_the_scores_weighted_error(make, x64):
 
 
 def test_ddpms_bound_is_the_scores_error_under_its_weight(x64):
-    """L_{t−1} = (1 − α_t)²/(2β̃_t α_t) ‖s − ∇log q(x_t | x_0)‖² at every x_0, ε and index from 2. It is infinite at 1, where β̃
-    is 0, so that the sum of the bound's terms is that from 2 and the decoder's term."""
+    """L_{t−1} = (1 − α_t)²/(2β̃_t α_t) ‖s − ∇log q(x_t | x_0)‖² at every x_0
+    and ε.
+
+    It holds at every index from 2. At 1, where β̃ is 0, the weight is
+    infinite, so that the sum of the bound's terms is that from 2 and the
+    decoder's term.
+    """
     chain, indices = small_chain(), jnp.arange(1, 13)
     weights = np.asarray(ncsn.bound_weights(chain))
     assert np.isinf(weights[0]) and np.all(np.isfinite(weights[1:]))
@@ -237,7 +265,10 @@ def test_ddpms_bound_is_the_scores_error_under_its_weight(x64):
 
 @pytest.mark.slow
 def test_the_exact_score_has_the_least_loss():
-    """E_x ½σ²‖s − ∇log q‖² is least at the exact score: on N(0, v) it is D v/(2(v + σ²)) there, whatever the network."""
+    """E_x ½σ²‖s − ∇log q‖² is least at the exact score.
+
+    On N(0, v) it is D v/(2(v + σ²)) there.
+    """
     ladder, std, count = small_ladder(), 0.8, 20_000
     target = targets.gaussian([0.0, 0.0], std)
     keys = jax.random.split(KEY, count)
@@ -261,13 +292,16 @@ def test_the_exact_score_has_the_least_loss():
 
 
 def test_an_index_left_out_is_drawn_uniformly():
-    """Of 1200 draws of the loss σ², which shows its index, each of 12 indices has 100 within 4 √(100 · 11/12)."""
+    """Of 1200 draws each of 12 indices has 100 within 4 √(100 · 11/12).
+
+    The loss σ² shows the index.
+    """
     ladder = ncsn.rescaled(small_chain())
-    tell = lambda key: ncsn.score_loss(
+    draw = lambda key: ncsn.score_loss(
         key, lambda x, t: 0 * x + t, ladder, jnp.zeros(1), weight=lambda s: s**4
     )
     drawn = quick(
-        lambda: jax.vmap(tell)(jax.random.split(KEY, 1200))
+        lambda: jax.vmap(draw)(jax.random.split(KEY, 1200))
     )()  # ½ λ/σ² · t²/σ² = ½ t²
     counts = np.bincount(np.rint(np.sqrt(2 * drawn) * 12).astype(int), minlength=13)
     assert counts[0] == 0 and np.all(
@@ -282,13 +316,19 @@ def test_an_index_left_out_is_drawn_uniformly():
     "make", [pytest.param(small_ladder, marks=pytest.mark.slow), schedules.vp_linear]
 )
 def test_annealed_langevin_has_the_distribution_that_its_steps_propagate(make):
-    """Mean and covariance of 20 000 samples on a Gaussian within 4 standard errors of the exactly propagated distribution."""
+    """Mean and covariance of 20 000 samples are those exactly propagated.
+
+    Within 4 standard errors, on a Gaussian.
+    """
     solver = solvers.annealed_langevin(4, 0.5)
     check_samples_are_propagated(solver, make(), steps=8, count=20_000, numbers=4)
 
 
 def test_one_level_of_annealed_langevin_is_the_papers_recursion(x64):
-    """x ← x + ½ε_i ∇log p + √ε_i z with ε_i = ε σ_i²/σ_L², T times, from the state of the level above: Algorithm 1."""
+    """Algorithm 1, from the state of the noise level above.
+
+    x ← x + ½ε_i ∇log p + √ε_i z with ε_i = ε σ_i²/σ_L², T times.
+    """
     ladder, epsilon = small_ladder(), 0.002
     denoiser = targets.denoiser(mixture(), ladder)
     score = predictions.score(ladder, denoiser)
@@ -311,8 +351,13 @@ def test_one_level_of_annealed_langevin_is_the_papers_recursion(x64):
 
 
 def test_the_variance_of_annealed_langevin_is_known_in_closed_form(x64):
-    """At a level where p_s = N(m, v) the variance after T steps from V is V∞ + (1 − ε/2v)^{2T} (V − V∞), V∞ = v/(1 −
-    ε/4v), and the mean's distance falls by (1 − ε/2v)^T: the bias of the step size at infinite T is V∞ − v."""
+    """At a noise level where p_s = N(m, v) mean and variance have closed
+    forms.
+
+    The variance after T steps from V is V∞ + (1 − ε/2v)^{2T} (V − V∞), V∞ =
+    v/(1 − ε/4v). The mean's distance falls by (1 − ε/2v)^T. The bias of the
+    step size at infinite T is V∞ − v.
+    """
     ladder, std, eta = small_ladder(), 0.7, 0.8
     target = targets.gaussian([1.0, -2.0], std)
     before, after = (std**2 + ladder.sigma(t) ** 2 for t in (0.6, 0.5))
@@ -357,7 +402,7 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
 
 LADDER, CHAIN, X = small_ladder(), small_chain(), jnp.zeros(2)
 
-REFUSED = {
+BAD_ARGUMENTS = {
     "count": (
         lambda: ncsn.geometric_sigmas(1, 0.1, 1.0),
         ValueError,
@@ -451,6 +496,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
 def test_refuses(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*BAD_ARGUMENTS[name])

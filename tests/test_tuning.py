@@ -1,4 +1,7 @@
-"""A fitted grid has a smaller end error than the fixed families, on starts that it never saw."""
+"""A fitted grid has a smaller end error than the fixed families.
+
+The errors are measured on starts that the descent never saw.
+"""
 
 import functools
 
@@ -17,7 +20,10 @@ QUICK = {"examples": 128, "iterations": 60}
 
 
 def starts_and_ends(schedule, denoiser, count, seed=99):
-    """Prior draws, and where the flow carries them: rk4 on 512 steps, whose error is rounding's."""
+    """Prior draws, and where the flow carries them.
+
+    By rk4 on 512 steps, whose error is that of rounding.
+    """
     x = dj.schedules.prior_std(schedule) * jax.random.normal(
         jax.random.key(seed), (count, 2)
     )
@@ -78,7 +84,11 @@ CASES = [
 
 @pytest.mark.parametrize("schedule_name, solver, steps", CASES)
 def test_beats_every_fixed_family_on_unseen_starts(schedule_name, solver, steps):
-    """Paired over 1024 starts, the mean error falls by more than 5 standard errors; to half of all but the default's."""
+    """Paired over 1024 starts, the mean error falls by more than 5 standard
+    errors.
+
+    It falls to half of that of all but the default family.
+    """
     schedule, denoiser, grid = fitted(schedule_name, solver, steps)
     data = starts_and_ends(schedule, denoiser, 1024)
     ours = end_errors(solver, schedule, denoiser, grid, data)
@@ -90,11 +100,13 @@ def test_beats_every_fixed_family_on_unseen_starts(schedule_name, solver, steps)
 
 
 def test_one_interior_time_is_the_scanned_minimum(x64):
-    """Two Euler steps on N(0, 1) under EDM: x_σ/√(1 + σ²) is constant, and one step is the factor 1 + (s − t)t/(1 +
-    t²).
+    """The best middle time of two Euler steps on N(0, 1) is that of a scan.
 
-    Every start errs by |gain − exact| |x|, so that the best middle time is that of the gain; 2001 of them are tried.
-    Descent comes within the scan's spacing δ in log σ, which costs ½ (d²log e/du²) δ² relatively: under 1e-4.
+    Under EDM x_σ/√(1 + σ²) is constant, and one step is the factor 1 + (s −
+    t)t/(1 + t²). Every start errs by |gain − exact| |x|, so that the best
+    middle time is that of the gain. 2001 of them are tried. Descent comes
+    within the scan's spacing δ in log σ, which costs ½ (d²log e/du²) δ²
+    relatively: under 1e-4.
     """
     schedule = dj.schedules.edm()
     denoiser = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
@@ -145,7 +157,11 @@ def test_is_a_grid_between_exact_ends_on_every_schedule(name):
 
 
 def test_reports_errors_measured_on_the_held_out_half():
-    """Those of `sample_many` from the second half of x_init, each within float32 rounding of ends of size 1."""
+    """Errors reported are those of `sample_many` from the second half of
+    x_init.
+
+    They agree within float32 rounding of ends of size 1.
+    """
     schedule = dj.schedules.vp_linear()
     denoiser = dj.targets.denoiser(TARGET, schedule)
     x, ends = starts_and_ends(schedule, denoiser, 32)
@@ -159,21 +175,23 @@ def test_reports_errors_measured_on_the_held_out_half():
         solver=solvers.dpmpp_2m(),
     )
     grids = dict(grids_of(schedule, 8)) | {"fitted": grid}
-    found = {
+    measured = {
         name: root_mean_square(
             end_errors(solvers.dpmpp_2m(), schedule, denoiser, g, (x[16:], ends[16:]))
         )
         for name, g in grids.items()
     }
-    assert fit.error == pytest.approx(found.pop("fitted"), abs=1e-4)
-    assert fit.baselines == pytest.approx(found, abs=1e-4)
+    assert fit.error == pytest.approx(measured.pop("fitted"), abs=1e-4)
+    assert fit.baselines == pytest.approx(measured, abs=1e-4)
     assert fit.error == min(fit.descended, fit.equidistributed, *fit.baselines.values())
 
 
 def test_the_fitted_part_of_the_starts_does_not_decide_what_is_returned():
-    """Starts whose flow the descent can fit at will, and others on which it cannot: the judge sees the others alone.
+    """The judge sees only the starts that were not fitted.
 
-    Fitted starts are at rest, D = x, so that each of their errors is 0; the judged ones flow to N(0, 1).
+    Fitted starts are at rest, D = x, so that each of their errors is 0: the
+    descent can fit them at will. The judged ones flow to N(0, 1), where it
+    cannot.
     """
     schedule = dj.schedules.edm()
     spread = dj.targets.denoiser(dj.targets.gaussian([0.0, 0.0], 1.0), schedule)
@@ -198,9 +216,11 @@ def test_the_fitted_part_of_the_starts_does_not_decide_what_is_returned():
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", [1e-10, 1e10])
 def test_the_fit_knows_no_unit(unit):
-    """Data, noise levels and times in another unit: the same error in that unit, to the descent's rounding.
+    """Data, noise levels and times in another unit have the same error in that
+    unit.
 
-    But for `angular`, whose angle is that of data of unit scale.
+    It agrees to the descent's rounding, but for `angular`, whose angle is that
+    of data of unit scale.
     """
     errors = []
     for scale in (1.0, unit):
@@ -220,7 +240,11 @@ def test_the_fit_knows_no_unit(unit):
 
 
 def test_without_descent_local_errors_are_equidistributed():
-    """0 iterations ask for no gradient, and still halve the mean error of every family but the default on unseen starts."""
+    """0 iterations need no gradient.
+
+    They still halve the mean error of every family but the default on unseen
+    starts.
+    """
     schedule, steps = dj.schedules.edm(), 16
     exact = dj.targets.denoiser(TARGET, schedule)
 
@@ -270,7 +294,7 @@ def test_is_never_worse_than_a_family_however_bad_the_descent(learning_rate):
 
 VP, KEY = dj.schedules.vp_linear(), jax.random.key(0)
 DENOISER = dj.targets.denoiser(TARGET, VP)
-REFUSED = {
+BAD_ARGUMENTS = {
     "no shape": (
         lambda: optimised_grid(VP, DENOISER, 4, KEY),
         ValueError,
@@ -362,6 +386,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
 def test_refuses(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*BAD_ARGUMENTS[name])
