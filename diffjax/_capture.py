@@ -1,16 +1,22 @@
-"""What a function or an object holds: its arrays, and a key that stands for the rest.
+"""The arrays that a function or an object holds, and a key that stands for the rest.
 
-A closure, a bound method or an instance is split into the `jax.Array`s that it reaches and a hashable `Spec` from which
-it can be made again with other arrays in their places. Two closures of one piece of code have equal specs, whatever
-their arrays are, so that what is compiled for one serves the other; and nothing that is kept by its spec keeps arrays.
+A closure, a bound method or an instance is split into the `jax.Array`s that it
+reaches and a hashable `Spec`. It can be made again from the spec, with other
+arrays in their places. Two closures of one piece of code have equal specs,
+whatever their arrays are, so that a program compiled for one serves the other.
+Nothing that is kept by its spec keeps arrays.
 
-Reached are closure cells, defaults and attributes of functions, the globals that a function of the user's names, the
-attributes of instances of the user's classes, and whatever pytrees, containers and bound methods among these hold.
-A NumPy array of up to `LIMIT` bytes stays one and counts by its contents, as numbers and strings do; a larger one is
-treated as a `jax.Array`. What cannot be taken apart counts by its identity.
+Reached are closure cells, defaults and attributes of functions, the globals
+that a function of the user names, the attributes of instances of the user's
+classes, and whatever pytrees, containers and bound methods among these hold.
 
-The state of a class, of a module and of a container that is no pytree cannot be exchanged: there is one of each. The
-arrays in it count by their identity, so that a replaced one is seen at the price of another program.
+A NumPy array of up to `LIMIT` bytes stays one and counts by its contents, as
+numbers and strings do. A larger one is treated as a `jax.Array`. What cannot
+be taken apart counts by its identity.
+
+The state of a class, of a module and of a container that is no pytree cannot
+be exchanged, since there is one of each. The arrays in it count by their
+identity. So a replaced one is seen, at the price of another program.
 """
 
 import collections
@@ -38,11 +44,10 @@ LIMIT = 2**16
 """Bytes up to which a NumPy array is kept as a constant."""
 
 OBJECTS = 20_000
-"""How many functions, containers and instances may be visited before a callable is rejected."""
+"""The most functions, containers and instances that one callable may reach."""
 
-_HEAP_TYPE = (
-    1 << 9
-)  # CPython's Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
+# CPython's Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement
+_HEAP_TYPE = 1 << 9
 _OPAQUE = frozenset(
     {
         "jax",
@@ -74,7 +79,10 @@ _INFINITE = sys.maxsize
 
 
 class Spec:
-    """A hashable description of a value without its arrays. Specs are equal where their keys are."""
+    """A hashable description of a value without its arrays.
+
+    Specs are equal where their keys are.
+    """
 
     __slots__ = ("_hash", "data", "key", "kind")
 
@@ -115,9 +123,10 @@ _ARRAY = Spec("array", None)
 
 
 def capture(value: Any) -> tuple[list[Any], Spec]:
-    """(arrays, spec) of a function, object or leaf; `restore` makes it again.
+    """Split a function, an object or a leaf into its arrays and a `Spec`.
 
-    Raises TypeError where more than `OBJECTS` things are reached.
+    `restore` makes it again. Raises TypeError if it reaches more than
+    `OBJECTS` things.
     """
     walk = _Walk(value)
     spec, _, _ = walk.visit(value)
@@ -125,7 +134,7 @@ def capture(value: Any) -> tuple[list[Any], Spec]:
 
 
 def restore(spec: Spec, arrays: Iterator[Any]) -> Any:
-    """The value that `capture` split, with the next of `arrays` in the places of its own."""
+    """The value that `capture` split, with the next arrays in place of its own."""
     return _restore(spec, arrays, {})
 
 
@@ -135,30 +144,30 @@ def opened(spec: Spec) -> bool:
 
 
 def is_fixed(function: Any) -> bool:
-    """Whether a function reaches nothing that could change: a library's, or one written in C."""
+    """True for a function of a library or in C, which reaches nothing that changes."""
     return _Walk(function).visitor(function) is None
 
 
 class _Walk:
-    """One traversal. visit(value) -> (spec, whether it is made again, the earliest unfinished object it refers to).
+    """One traversal of all that a value reaches.
 
-    Made again by `restore` is what holds arrays, NumPy's too.
+    visit(value) returns its spec, whether `restore` makes it again, and the
+    number of the earliest unfinished object that it refers to. A value is made
+    again if it holds arrays, those of NumPy included.
     """
 
     def __init__(self, root: Any) -> None:
         self.root = root
         self.arrays: list[Any] = []
-        self.seen: dict[
-            int, tuple[int, Any, bool, bool]
-        ] = {}  # id -> (number, object kept alive, done, has arrays)
+        # id -> (number, object kept alive, done, has arrays)
+        self.seen: dict[int, tuple[int, Any, bool, bool]] = {}
         self.frozen = 0  # above 0, arrays count by identity
         self.count = 0
 
     def visit(self, value: Any) -> tuple[Spec, bool, int]:
         if isinstance(value, jax.Array):
-            if isinstance(value, jax.core.Tracer) and not _is_live(
-                value
-            ):  # left behind by an earlier trace
+            # A tracer may be left behind by an earlier trace.
+            if isinstance(value, jax.core.Tracer) and not _is_live(value):
                 return (
                     Spec("value", (jax.core.Tracer, str(value.aval)), value),
                     False,
@@ -171,9 +180,8 @@ class _Walk:
         if isinstance(value, np.ndarray) and value.dtype != object:
             return self.numpy_array(value)
         if _is_value(value):
-            key = (
-                value if isinstance(value, types.CodeType) else repr(value)
-            )  # repr tells 0.0 from −0.0 and 1 from 1.0
+            # repr distinguishes 0.0 from −0.0, and 1 from 1.0
+            key = value if isinstance(value, types.CodeType) else repr(value)
             return Spec("value", (type(value), key), value), False, _INFINITE
         if id(value) in self.seen:
             number, _, done, has_arrays = self.seen[id(value)]
@@ -186,18 +194,17 @@ class _Walk:
         self.count += 1
         if self.count > OBJECTS:
             raise TypeError(
-                f"{self.root!r} reaches more than {OBJECTS} objects, too many to look for arrays in: bind what it "
-                "needs by functools.partial instead"
+                f"{self.root!r} reaches more than {OBJECTS} objects, too many to look "
+                "for arrays in: bind what it needs by functools.partial instead"
             )
         number = len(self.seen)
         self.seen[id(value)] = number, value, False, False
         kind, key, data, has_arrays, low = visitor(value)
         low = _INFINITE if low >= number else low
         self.seen[id(value)] = number, value, True, has_arrays or low < number
-        if (
-            not has_arrays and low == _INFINITE
-        ):  # nothing to exchange: the object itself serves
-            # one that can be changed, by a callback say, is itself and no equal one
+        if not has_arrays and low == _INFINITE:
+            # Nothing to exchange: the object itself serves. One that can be
+            # changed, by a callback say, is itself and no equal one.
             itself = Identity(value) if _is_mutable(value) else None
             return (
                 Spec("constant", (number, kind, key, itself), value),
@@ -269,8 +276,9 @@ class _Walk:
         if self.frozen:
             _check_unchanged(value, digest)
             return Spec("value", key, value), False, _INFINITE
-        # A copy, for which what holds it is made again: of an array of float64 that one float32 program has captured,
-        # JAX gives the next program the first contents, even if they were changed in place.
+        # A copy, for which its holder is made again. Once one float32 program
+        # has captured an array of float64, JAX gives the next program its
+        # first contents, even if they were changed in place.
         return Spec("numpy", key, value.copy()), True, _INFINITE
 
     def function(self, f):
@@ -317,7 +325,7 @@ class _Walk:
         return "partial", (type(p), *specs), None, has_arrays, low
 
     def jitted(self, f):
-        """A jitted function by the one that it wraps: called while tracing, the two do the same."""
+        # By the function that it wraps. While tracing, the two do the same.
         specs, has_arrays, low = self.parts(f.__wrapped__)
         return "jitted", tuple(specs), None, has_arrays, low
 
@@ -329,8 +337,9 @@ class _Walk:
             hash(unbound)
         except TypeError:
             raise TypeError(
-                f"{type(module).__name__} has fields that cannot be hashed, such as arrays: make them parameters or "
-                f"tuples, or bind the module's function by functools.partial; got {module!r}"
+                f"{type(module).__name__} has fields that cannot be hashed, such as "
+                "arrays: make them parameters or tuples, or bind the module's function "
+                f"by functools.partial; got {module!r}"
             ) from None
         specs, has_arrays, low = self.parts(variables)
         return "linen", (unbound, *specs), None, has_arrays, low
@@ -343,15 +352,16 @@ class _Walk:
             return self.container(value)
         except TypeError:
             raise TypeError(
-                f"{type(value).__name__} has static parts that cannot be hashed, such as arrays: make them leaves, or "
-                f"bind what is needed by functools.partial; got {value!r}"
+                f"{type(value).__name__} has static parts that cannot be hashed, such "
+                "as arrays: make them leaves, or bind what is needed by "
+                f"functools.partial; got {value!r}"
             ) from None
         specs, has_arrays, low = self.parts(*leaves)
         return "tree", (treedef, tuple(specs)), None, has_arrays, low
 
     def container(self, value):
-        """A dictionary whose keys have no order; a set, or another container that is no pytree: kept whole, its arrays
-        by identity."""
+        # A dictionary whose keys have no order. A set, or another container
+        # that is no pytree, is kept whole, and its arrays count by identity.
         if type(value) is dict:
             specs, has_arrays, low = self.parts(*value.values())
             self.frozen += 1
@@ -403,9 +413,8 @@ def _restore(spec: Spec, arrays: Iterator[Any], made: dict[int, Any]) -> Any:
         made[spec.key[0]] = spec.data
         return spec.data
     if spec.kind == "same":
-        return made.get(
-            spec.key, spec.data
-        )  # what lies within a constant was not made here
+        # A part of a constant was not made here.
+        return made.get(spec.key, spec.data)
     number, *key = spec.key
     return _RESTORERS[spec.kind](number, key, arrays, made)
 
@@ -437,7 +446,8 @@ def _restore_function(number, key, arrays, made):
 
 
 class _Later:
-    """Stands for a function while what it holds is made, which may hold the function: `self.f = jax.jit(self.g)`."""
+    # Stands for a function while its contents are made, which may hold the function, as
+    # in `self.f = jax.jit(self.g)`.
 
     function: Any = None
 
@@ -510,21 +520,22 @@ _RESTORERS = {
 }
 
 
-_WHOLE: dict[
-    int, tuple[weakref.ref, bytes]
-] = {}  # by id, the last contents of an array that is kept whole
+# By id, the last contents of an array that is kept whole
+_WHOLE: dict[int, tuple[weakref.ref, bytes]] = {}
 
 
 def _check_unchanged(array: np.ndarray, digest: bytes) -> None:
-    """Warn if an array that cannot be exchanged for a copy was changed in place, of which JAX might see nothing."""
+    # Warn if an array that cannot be exchanged for a copy was changed in
+    # place. JAX might not see the change.
     if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
         return
     at = id(array)
     known = _WHOLE.get(at)
     if known is not None and known[0]() is array and known[1] != digest:
         warnings.warn(
-            f"an array of {array.dtype} that a class or a set holds was changed in place, and a function that uses it "
-            f"may see its first contents: assign a new array, or let an instance hold it; now it is {array!r}",
+            f"an array of {array.dtype} that a class or a set holds was changed in "
+            "place, and a function that uses it may see its first contents: assign a "
+            f"new array, or let an instance hold it; now it is {array!r}",
             stacklevel=2,
         )
     _WHOLE[at] = weakref.ref(array, lambda _: _WHOLE.pop(at, None)), digest
@@ -546,13 +557,15 @@ def _contents(cell):
 
 
 def _is_value(value: Any) -> bool:
-    return value is None or value is ... or value is _Absent or isinstance(
-        value, bool | int | float | complex | str | bytes | np.generic | np.dtype | types.CodeType
-    )  # fmt: skip
+    numbers = bool | int | float | complex | np.generic
+    if value is None or value is ... or value is _Absent:
+        return True
+    return isinstance(value, numbers | str | bytes | np.dtype | types.CodeType)
 
 
 def _is_live(tracer: Any) -> bool:
-    """Whether a tracer belongs to a trace that goes on. JAX leaves those of finished ones marked as valid."""
+    # True for a tracer of a trace that goes on. JAX leaves those of finished
+    # ones marked as valid.
     trace = trace_ctx.trace
     while trace is not None:
         if trace is tracer._trace:
@@ -577,7 +590,8 @@ def _is_module(value: Any) -> bool:
 
 
 def _is_users(module: types.ModuleType | None) -> bool:
-    """Whether a module belongs to no installed package. One that is not found, as in a notebook, is the user's."""
+    # True for a module of no installed package. One without a file, as in a
+    # notebook, is the user's.
     name, file = (
         getattr(module, "__name__", ""),
         getattr(module, "__file__", None) or "",
@@ -588,7 +602,8 @@ def _is_users(module: types.ModuleType | None) -> bool:
 
 
 def _module_members(modules: list[types.ModuleType], code: types.CodeType) -> list[Any]:
-    """What code may read of the user's modules, and of those that it reaches through them: `m.part.weight`."""
+    # All that code may read of the user's modules, and of modules that it
+    # reaches through them, as in `m.part.weight`.
     names, members, seen = _attribute_names(code), [], set()
     while modules:
         module, *modules = modules
@@ -653,16 +668,16 @@ def _can_be_made(kind: type) -> bool:
 
 def _attributes(value: Any) -> dict[str, Any]:
     slots = itertools.chain.from_iterable(map(_slots, type(value).__mro__))
-    found = {
+    in_slots = {
         name: getattr(value, name)
         for name in slots
         if name != "__weakref__" and hasattr(value, name)
     }
-    return {**found, **getattr(value, "__dict__", {})}
+    return {**in_slots, **getattr(value, "__dict__", {})}
 
 
 def _slots(kind: type) -> list[str]:
-    """The attributes that `kind` keeps in slots, private names as Python mangles them."""
+    # The attributes that `kind` keeps in slots, private ones as Python mangles them.
     names = vars(kind).get("__slots__", ())
     names = (names,) if isinstance(names, str) else names
     prefix = f"_{kind.__name__.lstrip('_')}"
@@ -673,7 +688,8 @@ def _slots(kind: type) -> list[str]:
 
 
 def _class_members(kind: type) -> list[Any]:
-    """What the user's classes among the bases of `kind` state: functions and data, by name."""
+    # Functions and data of the user's classes among the bases of `kind`, by
+    # name.
     members = []
     for base in kind.__mro__:
         if base is object or base.__module__.partition(".")[0] in _OPAQUE:

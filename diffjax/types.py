@@ -1,4 +1,4 @@
-"""Type aliases, pytree registration, and the split of any callable into arrays and the rest."""
+"""Type aliases, pytrees, and compiled programs of functions that hold arrays."""
 
 import collections
 import concurrent.futures
@@ -15,6 +15,32 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from . import _capture
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Bound",
+    "Denoiser",
+    "Function",
+    "Key",
+    "PROGRAMS",
+    "PyTree",
+    "Scalar",
+    "Static",
+    "Velocity",
+    "as_one_program",
+    "as_pytree",
+    "as_pytree_callable",
+    "check_integers",
+    "combine",
+    "compiled",
+    "is_array",
+    "is_eager",
+    "one_program",
+    "partition",
+    "pytree",
+    "static_field",
+]
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
@@ -35,16 +61,24 @@ T = TypeVar("T")
 def pytree(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and a pytree whose treedef names the class.
 
-    Fields are children, except those declared with `static_field()`, which must be
-    hashable. JAX compares the treedefs of two `register_dataclass` classes by field
-    names alone, so that two schedules with equal fields would share compiled code.
-    Here the class is part of the auxiliary data.
+    Fields are children, except those declared with `static_field()`, which
+    must be hashable. JAX compares the treedefs of two `register_dataclass`
+    classes by field names alone, so that two schedules with equal fields would
+    share compiled code. Here the class is part of the auxiliary data.
 
-    Values are equal, and have one hash, where their fields do. A value that holds an
-    array, or anything else without a hash, equals only itself. So `jax.jit` accepts
-    every instance with a `__call__` as the function itself. It then compiles the
-    instance's arrays in as constants, as it does with those of a closure. To trace
-    them, pass the instance as an argument: `jax.jit(lambda d, x, t: d(x, t))`.
+    Values are equal, and have one hash, where their fields do. A value that
+    holds an array, or anything else without a hash, equals only itself. So
+    `jax.jit` accepts every instance with a `__call__` as the function itself.
+
+    It then compiles the instance's arrays in as constants, as it does with
+    those of a closure. To trace them, pass the instance as an argument:
+    `jax.jit(lambda d, x, t: d(x, t))`.
+
+    Args:
+      cls: A class with annotated fields.
+
+    Returns:
+      The class.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -62,8 +96,8 @@ def pytree(cls: type[T]) -> type[T]:
         return leaves, (cls, tuple(getattr(value, name) for name in static))
 
     def unflatten(aux, values):
-        # Without __init__: constructors check arguments, and here values may be
-        # tracers, None or the placeholders of jax.tree.map.
+        # Without __init__: constructors check arguments, and here values may
+        # be tracers, None or the placeholders of jax.tree.map.
         value = object.__new__(cls)
         for name, child in zip(children, values, strict=True):
             object.__setattr__(value, name, child)
@@ -96,8 +130,9 @@ def _hash(value: Any) -> int:
 
 
 def _equal(value: Any, other: Any) -> Any:
-    # The == of dataclasses compares arrays, whose truth value is an error. JAX's cache
-    # of jitted functions compares any two entries that share a bucket.
+    # The == of dataclasses compares arrays, whose truth value is an error.
+    # JAX's cache of jitted functions compares any two entries that share a
+    # bucket.
     if value is other or type(value) is not type(other):
         return value is other or NotImplemented
     contents = _contents(value)
@@ -105,16 +140,20 @@ def _equal(value: Any, other: Any) -> Any:
 
 
 def static_field(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the treedef, not a child. Its value must be hashable."""
+    """A dataclass field that is part of the treedef, not a child.
+
+    Its value must be hashable. Keywords are those of `dataclasses.field`.
+    """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @jax.tree_util.register_pytree_node_class
 class Function:
-    """A function, method or object as a pytree: the arrays that it reaches are its leaves. See `as_pytree_callable`.
+    """A function, method or object as a pytree, whose leaves are the arrays it reaches.
 
-    It is taken apart whenever it is flattened, so that arrays replaced since then are seen. Attributes are the
-    object's own.
+    See `as_pytree_callable`. It is taken apart whenever it is flattened, so
+    that arrays replaced since then are seen. Its attributes are those of the
+    object.
     """
 
     def __init__(self, function: Any) -> None:
@@ -123,7 +162,7 @@ class Function:
 
     @property
     def function(self) -> Any:
-        """What was given, or what was made of its parts again."""
+        """The function itself, made again from its parts at the first use."""
         if self._function is _UNMADE:
             self._function = _capture.restore(self._parts[1], iter(self._parts[0]))
         return self._function
@@ -141,12 +180,20 @@ class Function:
         return f"Function({self._function!r})"
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        """(arrays, what describes the rest)."""
+        """The arrays, and a description of the rest."""
         return _capture.capture(self._function) if self._parts is None else self._parts
 
     @classmethod
     def tree_unflatten(cls, spec: Any, arrays: Any) -> "Function":
-        """The inverse of `tree_flatten`; the function is made at its first use."""
+        """The inverse of `tree_flatten`.
+
+        Args:
+          spec: The description.
+          arrays: The arrays, or others in their places.
+
+        Returns:
+          The function, which is made at its first use.
+        """
         value = object.__new__(cls)
         value._function, value._parts = _UNMADE, (list(arrays), spec)
         return value
@@ -157,7 +204,13 @@ _UNMADE: Any = object()
 
 @pytree
 class Bound:
-    """A function with its first arguments and keywords bound: `functools.partial` whose function is a child too."""
+    """`functools.partial` as a pytree, whose function is a child too.
+
+    Attributes:
+      func: The function, a callable pytree.
+      args: Its first arguments.
+      keywords: Arguments by keyword.
+    """
 
     func: Any
     args: tuple
@@ -169,13 +222,18 @@ class Bound:
 
 
 def as_pytree_callable(function: Callable) -> Callable:
-    """`function` as a pytree whose leaves are the arrays that it reaches.
+    """A function as a pytree, whose leaves are the arrays that it reaches.
 
-    Arrays bound by `functools.partial` are leaves, and so are those in closures, in the attributes of plain objects and
-    in the globals that a function of the user's names (see `diffjax._capture`). They are looked up whenever the pytree
-    is flattened, hence at each call of `sample` and the like: arrays replaced in between are seen, and closures of one
-    piece of code share one compiled program. A method bound to a pytree, such as `target.log_prob`, has that pytree's
-    leaves. A module that is a pytree already (NNX, Equinox, a diffjax value) is returned unchanged.
+    Arrays bound by `functools.partial` are leaves. So are those in closures,
+    in the attributes of plain objects, and in the globals that a function of
+    the user names (see `diffjax._capture`). They are looked up whenever the
+    pytree is flattened, hence at each call of `sample` and the like. So arrays
+    replaced in between are seen, and closures of one piece of code share one
+    compiled program.
+
+    A method bound to a pytree, such as `target.log_prob`, has the leaves of
+    that pytree. A module that is a pytree already (NNX, Equinox, a value of
+    diffjax) is returned unchanged.
 
     Args:
       function: Any callable.
@@ -204,12 +262,18 @@ def as_pytree_callable(function: Callable) -> Callable:
 
 
 def as_pytree(value: Any) -> Any:
-    """`value` if it is a pytree, else a `Function` of it: the arrays of a plain dataclass, say, are then leaves."""
+    """The value if it is a pytree, otherwise a `Function` of it.
+
+    The arrays of a plain dataclass, say, are then leaves.
+    """
     return Function(value) if jax.tree_util.all_leaves([value]) else value
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is traced: arrays and Python floats are; functions, strings, integers and booleans are not."""
+    """True for a leaf that is traced: an array or a Python float.
+
+    Functions, strings, integers and booleans are static.
+    """
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | complex)
 
 
@@ -246,9 +310,16 @@ class Static:
 
 
 def partition(tree: PyTree) -> tuple[list[Any], Static]:
-    """Split `tree` into (arrays, static): arrays may enter `jit` as an argument, static is hashable.
+    """Split a tree into arrays, which may enter `jit`, and a hashable static part.
 
-    Functions and plain objects among the leaves are taken apart as by `as_pytree_callable`.
+    Functions and plain objects among the leaves are taken apart as by
+    `as_pytree_callable`.
+
+    Args:
+      tree: Any pytree.
+
+    Returns:
+      The arrays and the static part, for `combine`.
     """
     leaves, treedef = jax.tree.flatten(tree)
     arrays: list[Any] = []
@@ -275,7 +346,15 @@ def _is_function(node: Any) -> bool:
 
 
 def combine(arrays: list[Any], static: Static) -> PyTree:
-    """The tree that `partition` split."""
+    """The tree that `partition` split.
+
+    Args:
+      arrays: The arrays, or others in their places.
+      static: The static part.
+
+    Returns:
+      The tree.
+    """
     remaining = iter(arrays)
     return jax.tree.unflatten(
         static.treedef,
@@ -287,7 +366,7 @@ def combine(arrays: list[Any], static: Static) -> PyTree:
 
 
 class _ArraySlot:
-    """Marks in a static part where an array was taken out."""
+    # Marks in a static part where an array was taken out.
 
     def __repr__(self) -> str:
         return "<array>"
@@ -296,7 +375,10 @@ class _ArraySlot:
 _ARRAY = _ArraySlot()
 
 PROGRAMS = 64
-"""How many static arguments with functions of the user's `compiled` keeps programs for, for each of its functions."""
+"""The number of static arguments with a user's functions that `compiled` keeps.
+
+It holds for each compiled function, with the programs of these arguments.
+"""
 
 
 def compiled(
@@ -304,10 +386,12 @@ def compiled(
 ) -> Callable:
     """`jax.jit` whose static arguments may hold functions, as `partition` makes them.
 
-    For each value of the static arguments there is one jitted function. Those whose static arguments hold functions or
-    objects of the user's are dropped, with their programs, when `PROGRAMS` others were used since: a program that is
-    compiled for a closure does not outlive its use. A function that changes what it reaches while it is traced (it
-    counts its traces, say) is found again all the same.
+    For each value of the static arguments there is one jitted function. Those
+    whose static arguments hold functions or objects of the user are dropped,
+    with their programs, when `PROGRAMS` others were used since. So a program
+    that is compiled for a closure does not outlive its use. A function that
+    changes what it reaches while it is traced (it counts its traces, say) is
+    found again all the same.
 
     Args:
       function: A function of positional arguments.
@@ -325,7 +409,7 @@ def compiled(
 
 
 class _Compiled:
-    """See `compiled`."""
+    # See `compiled`.
 
     def __init__(self, function, static_argnums):
         functools.update_wrapper(self, function)
@@ -335,22 +419,22 @@ class _Compiled:
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any) -> Any:
-        given = tuple(args[i] for i in self._positions)
+        settings = tuple(args[i] for i in self._positions)
         dynamic = [arg for i, arg in enumerate(args) if i not in self._positions]
-        static = _without_trees(given)
+        static = _without_trees(settings)
         program = self._program(static)
         before = program.traces
         result = program.jitted(*dynamic)
         if program.traces != before:
-            again = _without_trees(given, anew=True)
-            if again != static and _counts(again) == _counts(
-                static
-            ):  # tracing changed what the functions reach
+            again = _without_trees(settings, anew=True)
+            # Tracing itself may change what the functions reach: a count of
+            # its traces.
+            if again != static and _counts(again) == _counts(static):
                 self._keep(again, program)
         return result
 
     def _cache_size(self):
-        """How many programs are kept."""
+        # The number of programs, as JAX's own jitted functions give it.
         programs = {id(p): p for p in (*self._kept.values(), *self._recent.values())}
         return sum(program.jitted._cache_size() for program in programs.values())
 
@@ -376,7 +460,8 @@ class _Compiled:
 
 
 def _entries(value: Any) -> dict[str, Any] | None:
-    """The entries of a tuple or of a settings dataclass by name, None of anything else."""
+    # The entries of a tuple or of a dataclass of settings by name, None of
+    # others.
     if isinstance(value, tuple):
         names = getattr(value, "_fields", map(str, range(len(value))))
         return dict(zip(names, value, strict=True))
@@ -386,10 +471,8 @@ def _entries(value: Any) -> dict[str, Any] | None:
 
 
 def _without_trees(value: Any, anew: bool = False) -> Any:
-    """`value` with each `Static` in it freed of its tree, or, anew, made of its tree again.
-
-    It is looked for however deep in tuples and settings.
-    """
+    # `value` with each `Static` in it, however deep in tuples and settings,
+    # freed of its tree, or, anew, made of its tree again.
     if isinstance(value, Static):
         if value.tree is None:
             return value
@@ -408,7 +491,7 @@ def _without_trees(value: Any, anew: bool = False) -> Any:
 
 
 def _counts(value: Any) -> list[int]:
-    """How many arrays each `Static` in nested tuples and settings stands beside."""
+    # The number of arrays beside each `Static` in nested tuples and settings.
     if isinstance(value, Static):
         return [value.count]
     entries = _entries(value) or {}
@@ -422,7 +505,7 @@ def _is_opened(value: Any) -> bool:
 
 
 class _Program:
-    """One jitted function of the arguments that are not static."""
+    # One jitted function of the arguments that are not static.
 
     def __init__(self, function, positions, static):
         self.traces = 0
@@ -449,7 +532,8 @@ def is_eager(*values: Any) -> bool:
 
 
 def _untraced_state() -> Any:
-    # In a new thread, where nothing is traced: this module may be imported under jit.
+    # In a new thread, where nothing is traced: this module may be imported
+    # under jit.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(get_opaque_trace_state, convention="flax").result()
 
@@ -463,9 +547,11 @@ def as_one_program(function: Callable, *args: Any, **kwargs: Any) -> Any:
     Called while something is traced, the function is called directly.
 
     Args:
-      function: A function of a module, never a closure. The program is kept under it.
-      *args: Pytrees. Arrays and floats in them are traced, and those that functions and
-        objects reach. The rest is static, integers too. See `partition`.
+      function: A function of a module, never a closure. The program is kept
+        under it.
+      *args: Pytrees. Arrays and floats in them are traced, and those that
+        functions and objects reach. The rest is static, integers too. See
+        `partition`.
       **kwargs: The same, by keyword.
 
     Returns:
