@@ -226,10 +226,11 @@ def as_pytree_callable(function: Callable) -> Callable:
 
     Arrays bound by `functools.partial` are leaves. So are those in closures,
     in the attributes of plain objects, and in the globals that a function of
-    the user names (see `diffjax._capture`). They are looked up whenever the
-    pytree is flattened, hence at each call of `sample` and the like. So arrays
-    replaced in between are seen, and closures of one piece of code share one
-    compiled program.
+    the user names (see `diffjax._capture`).
+
+    They are looked up whenever the pytree is flattened, hence at each call of
+    `sample` and the like. So arrays replaced in between are seen, and closures
+    of one piece of code share one compiled program.
 
     A method bound to a pytree, such as `target.log_prob`, has the leaves of
     that pytree. A module that is a pytree already (NNX, Equinox, a value of
@@ -389,9 +390,10 @@ def compiled(
     For each value of the static arguments there is one jitted function. Those
     whose static arguments hold functions or objects of the user are dropped,
     with their programs, when `PROGRAMS` others were used since. So a program
-    that is compiled for a closure does not outlive its use. A function that
-    changes what it reaches while it is traced (it counts its traces, say) is
-    found again all the same.
+    that is compiled for a closure does not outlive its use.
+
+    A function that changes what it reaches while it is traced (it counts its
+    traces, say) is found again all the same.
 
     Args:
       function: A function of positional arguments.
