@@ -1,4 +1,4 @@
-"""The experiment on couplings of noise and data, at its smallest setting."""
+"""The experiment on pairings of noise and data, at its smallest setting."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from experiments.flow_matching.measures import STEPS, log_prob_errors, measure
 from experiments.flow_matching.problem import MatchingTask, open_problem
 
 SMALL = flow_matching.Config(
-    couplings=("independent", "sinkhorn", "optimal", "reflow"), examples=64, steps=4, batch_size=8, width=8, depth=1,
+    pairings=("independent", "sinkhorn", "optimal", "reflow"), examples=64, steps=4, batch_size=8, width=8, depth=1,
     samples=96, likelihoods=96,
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
     [("moons", {"paths.png", "log_prob.png"}), ("digits", {"samples.png"})],
 )
 def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
-    """Each coupling has the numbers that it is compared by.
+    """Each pairing has the numbers that it is compared by.
 
     Four steps from a network that is 0 leave the noise nearly where it was: a cost below a tenth of that of
     independent pairs, at least half of E‖x_1‖² = D.
@@ -93,8 +93,8 @@ def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
     flow_matching.run(config)
     measured = json.loads((tmp_path / "metrics.json").read_text())
     dimension = 64 if target == "digits" else 2
-    assert tuple(measured["couplings"]) == config.couplings
-    for row in measured["couplings"].values():
+    assert tuple(measured["pairings"]) == config.pairings
+    for row in measured["pairings"].values():
         assert 0 <= row["cost"] < dimension / 20
         assert ("nats_above_floor" in row) == (target == "moons")
         assert list(row["path_error"]["euler"]) == list(map(str, STEPS))
@@ -122,9 +122,9 @@ def test_the_digits_are_compared_with_images_that_no_network_saw():
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("couplings", ("reflow",), "couplings must name independent before reflow"),
-        ("couplings", (), "couplings must name at least one of"),
-        ("couplings", ("optimal", "optimal"), "each once"),
+        ("pairings", ("reflow",), "pairings must name independent before reflow"),
+        ("pairings", (), "pairings must name at least one of"),
+        ("pairings", ("optimal", "optimal"), "each once"),
         ("samples", 10, "samples must be at least 96, got 10"),
         ("examples", 10, "examples must be at least 128, got 10"),
         ("regularisation", 0.0, "regularisation must be positive, got 0"),

@@ -1,7 +1,7 @@
 """Does pairing the noise with the data straighten the flow that flow matching
 learns?
 
-    python -m experiments.flow_matching [--target digits] [--couplings independent]
+    python -m experiments.flow_matching [--target digits] [--pairings independent]
 
 One small network per pairing is fitted to straight paths between noise and
 samples of a 2-D density, or digits. Under independent pairs the paths cross,
@@ -78,7 +78,7 @@ class Config(training.Optimisation):
     """Seed of data, networks, training and samples."""
     target: Literal[datasets.ToyName, "digits"] = "eight_gaussians"
     """The data: exact samples of a density, or the digits."""
-    couplings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
+    pairings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
         "independent",
         "optimal",
         "reflow",
@@ -128,7 +128,7 @@ def run(config: Config) -> dict[str, Any]:
     }
     drawn = {name: parts for name, (_, parts) in measured.items()}
     results = {
-        "couplings": {name: numbers for name, (numbers, _) in measured.items()},
+        "pairings": {name: numbers for name, (numbers, _) in measured.items()},
         "exact_sets": measures.exact_sets(config, problem),
     }
     clock.lap("sampling")
@@ -169,15 +169,14 @@ def check(config: Config) -> Config:
         dj.checks.integer(name, getattr(config, name), 2 * measures.PATHS)
     dj.checks.integer("examples", config.examples, config.batch_size)
     dj.checks.positive("regularisation", config.regularisation)
-    names = config.couplings
+    names = config.pairings
     if not names or len(set(names)) < len(names):
         raise ValueError(
-            f"couplings must name at least one of {list(TITLES)}, each once, got "
-            f"{names}"
+            f"pairings must name at least one of {list(TITLES)}, each once, got {names}"
         )
     if "reflow" in names and "independent" not in names[: names.index("reflow")]:
         raise ValueError(
-            "couplings must name independent before reflow, which is made of it, got "
+            "pairings must name independent before reflow, which is made of it, got "
             f"{names}"
         )
     return config
@@ -200,7 +199,7 @@ def train(config: Config, out: pathlib.Path, problem: MatchingTask) -> dict[str,
     def init(key):
         return problem.neural_velocity(key).args[0]
 
-    for name in config.couplings:
+    for name in config.pairings:
         arrays = (
             reflowed(config, problem, fitted["independent"])
             if name == "reflow"

@@ -43,7 +43,7 @@ def draw_paths(name: str, target: Any, drawn: dict[str, dict[str, Any]]) -> Any:
     centres = jnp.asarray(0.5 * (edges[1:] + edges[:-1]))
     places = jnp.stack(jnp.meshgrid(centres, centres), -1)
     density = np.exp(np.asarray(jax.jit(jax.vmap(jax.vmap(target.log_prob)))(places)))
-    for row, (coupling, parts) in zip(axes, drawn.items(), strict=True):
+    for row, (pairing, parts) in zip(axes, drawn.items(), strict=True):
         for axis in row:
             axis.pcolormesh(
                 edges,
@@ -56,18 +56,18 @@ def draw_paths(name: str, target: Any, drawn: dict[str, dict[str, Any]]) -> Any:
             )
             axis.set(aspect="equal", xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
         for states in parts["paths"]:
-            row[0].plot(*states.T, color=COLOURS[coupling], lw=0.8, alpha=0.8)
+            row[0].plot(*states.T, color=COLOURS[pairing], lw=0.8, alpha=0.8)
         row[0].plot(*parts["paths"][:, 0].T, ".", color="black", ms=3)
-        row[0].plot(*parts["paths"][:, -1].T, ".", color=COLOURS[coupling], ms=5)
+        row[0].plot(*parts["paths"][:, -1].T, ".", color=COLOURS[pairing], ms=5)
         for axis, count in zip(row[1:], SHOWN_STEPS, strict=True):
             axis.plot(
                 *parts["samples"][count].T,
                 ".",
-                color=COLOURS[coupling],
+                color=COLOURS[pairing],
                 ms=1.5,
                 alpha=0.6,
             )
-        row[0].set_ylabel(f"{TITLES[coupling]}\n$x_2$ (data units)")
+        row[0].set_ylabel(f"{TITLES[pairing]}\n$x_2$ (data units)")
     axes[0, 0].set_title("paths, noise (black) to data", fontsize=10)
     for axis, count in zip(axes[0, 1:], SHOWN_STEPS, strict=True):
         axis.set_title(
@@ -91,14 +91,14 @@ def draw_images(name: str, exact: np.ndarray, drawn: dict[str, dict[str, Any]]) 
         squeeze=False,
         layout="constrained",
     )
-    for row, (coupling, parts) in zip(axes, drawn.items(), strict=True):
+    for row, (pairing, parts) in zip(axes, drawn.items(), strict=True):
         shown = [parts["samples"][count] for count in SHOWN_IMAGE_STEPS]
         for axis, images in zip(row, [*shown, exact], strict=True):
             image_grid(axis, images[:IMAGES], columns=4, limits=(-1.0, 1.0))
         row[0].text(
             -0.06,
             0.5,
-            TITLES[coupling],
+            TITLES[pairing],
             rotation=90,
             va="center",
             ha="right",
@@ -117,7 +117,7 @@ def draw_errors(results: dict[str, Any]) -> Any:
     """
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), layout="constrained")
     for axis, quantity in zip(axes, ("path_error", "sliced_wasserstein"), strict=True):
-        for name, row in results["couplings"].items():
+        for name, row in results["pairings"].items():
             for solver, style in (("euler", "o-"), ("midpoint", "s--")):
                 counts, values = (
                     [int(count) for count in row[quantity][solver]],
