@@ -18,8 +18,8 @@ from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, promoted
 from .checks import check_heads, check_image, check_parameters
 from .composition import Stack, chain, inverse
-from .conditioners.masked import masked_perceptron_of_sizes, masked_width
-from .conditioners.transformer import causal_transformer_of_sizes
+from .conditioners.masked import MaskedSizes, masked_perceptron_of_sizes, masked_width
+from .conditioners.transformer import TransformerSizes, causal_transformer_of_sizes
 from .conditioners.weights import networks_in_turn
 from .coupling import vector_flow
 from .density import Flow, flow
@@ -249,8 +249,8 @@ def _masked_flow(
     scalar_map = bounded_affine() if scalar_map is None else scalar_map
     size = math.prod(shape)
     width = masked_width(width, size, condition_size)
-    sizes = (size, scalar_map.count, width, depth, condition_size)
-    networks = networks_in_turn(key, layers, masked_perceptron_of_sizes, *sizes)
+    sizes = MaskedSizes(size, scalar_map.count, width, depth, condition_size)
+    networks = networks_in_turn(key, layers, masked_perceptron_of_sizes, sizes)
 
     def layer(network):
         return direction(autoregressive(network, scalar_map))
@@ -332,8 +332,10 @@ def tarflow(
         f"got {patch}",
     )
     scalar_map = bounded_affine(bound)
-    sizes = (rows, features, scalar_map.count, width, depth, heads, condition_size)
-    networks = networks_in_turn(key, layers, causal_transformer_of_sizes, *sizes)
+    sizes = TransformerSizes(
+        rows, features, scalar_map.count, width, depth, heads, condition_size
+    )
+    networks = networks_in_turn(key, layers, causal_transformer_of_sizes, sizes)
     bijectors = _in_turn(
         networks, lambda network: autoregressive(network, scalar_map), RowReversal()
     )

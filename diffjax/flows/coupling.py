@@ -19,7 +19,7 @@ from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector
 from .checks import check_channels, check_parameters
 from .composition import Stack, chain
-from .conditioners.perceptrons import perceptron_of_sizes
+from .conditioners.perceptrons import PerceptronSizes, perceptron_of_sizes
 from .conditioners.weights import networks_in_turn
 from .density import Flow, flow
 from .elementwise import actnorm
@@ -305,10 +305,10 @@ def coupling_flow(
 
     def sizes(mask):
         outputs = len(mask.moved), scalar_map.count
-        return len(mask.kept), outputs, width, depth, condition_size
+        return PerceptronSizes(len(mask.kept), outputs, width, depth, condition_size)
 
     *networks, last = networks_in_turn(
-        key, layers, perceptron_of_sizes, *sizes(masks[0]), second=sizes(masks[1])
+        key, layers, perceptron_of_sizes, sizes(masks[0]), second=sizes(masks[1])
     )
     bijectors = []
     if layers > 1:

@@ -1,5 +1,6 @@
 """Masked dense conditioner: all parameters of an autoregressive layer in one pass."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -127,7 +128,9 @@ def masked_perceptron(
       >>> layer = dj.flows.autoregressive(network, dj.flows.bounded_affine())
     """
     width = masked_width(width, size, condition_size)
-    return masked_perceptron_of_sizes(key, size, count, width, depth, condition_size)
+    return masked_perceptron_of_sizes(
+        key, MaskedSizes(size, count, width, depth, condition_size)
+    )
 
 
 def masked_width(width: int | None, size: int, condition_size: int) -> int:
@@ -156,16 +159,32 @@ def masked_width(width: int | None, size: int, condition_size: int) -> int:
     return width
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
-def masked_perceptron_of_sizes(key, size, count, width, depth, condition_size):
+@dataclasses.dataclass(frozen=True)
+class MaskedSizes:
+    """Sizes of a masked perceptron, see `masked_perceptron`."""
+
+    size: int
+    count: int
+    width: int
+    depth: int
+    condition_size: int
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def masked_perceptron_of_sizes(key: Key, sizes: MaskedSizes) -> MaskedPerceptron:
     """`masked_perceptron` of arguments that are checked already, as one program.
 
     Args:
-      key, size, count, width, depth, condition_size: See there.
+      key: A typed key.
+      sizes: Its sizes.
     """
     first, second = jax.random.split(key)
-    weights, biases = dense_parameters(first, (size, *[width] * depth, size * count))
-    condition_weight = (
-        normal_weights(second, [(condition_size, width)])[0] if condition_size else None
+    hidden = [sizes.width] * sizes.depth
+    weights, biases = dense_parameters(
+        first, (sizes.size, *hidden, sizes.size * sizes.count)
     )
-    return MaskedPerceptron(weights, biases, condition_weight, count)
+    condition_weight = None
+    if sizes.condition_size:
+        shape = (sizes.condition_size, sizes.width)
+        condition_weight = normal_weights(second, [shape])[0]
+    return MaskedPerceptron(weights, biases, condition_weight, sizes.count)

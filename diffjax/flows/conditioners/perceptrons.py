@@ -1,5 +1,6 @@
 """Conditioners of dense layers."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -83,19 +84,34 @@ def perceptron(
       >>> network = dj.flows.perceptron(key, 1, (2, scalar_map.count), width=4)
       >>> layer = dj.flows.coupling(network, scalar_map, dj.flows.half_mask(3))
     """
-    return perceptron_of_sizes(key, inputs, outputs, width, depth, condition_size)
+    return perceptron_of_sizes(
+        key, PerceptronSizes(inputs, outputs, width, depth, condition_size)
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
-def perceptron_of_sizes(key, inputs, outputs, width, depth, condition_size):
+@dataclasses.dataclass(frozen=True)
+class PerceptronSizes:
+    """Sizes of a perceptron, see `perceptron`."""
+
+    inputs: int
+    outputs: tuple
+    width: int
+    depth: int
+    condition_size: int
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def perceptron_of_sizes(key: Key, sizes: PerceptronSizes) -> PerceptronConditioner:
     """`perceptron` of arguments that are checked already, as one program.
 
     Args:
-      key, inputs, outputs, width, depth, condition_size: See there.
+      key: A typed key.
+      sizes: Its sizes.
     """
-    sizes = (inputs + condition_size, *[width] * depth, math.prod(outputs))
-    weights, biases = dense_parameters(key, sizes)
-    return PerceptronConditioner(weights, biases, outputs, condition_size)
+    hidden = [sizes.width] * sizes.depth
+    inputs = sizes.inputs + sizes.condition_size
+    weights, biases = dense_parameters(key, (inputs, *hidden, math.prod(sizes.outputs)))
+    return PerceptronConditioner(weights, biases, sizes.outputs, sizes.condition_size)
 
 
 @checks.arguments(kept=checks.shape)

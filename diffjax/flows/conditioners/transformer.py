@@ -1,5 +1,6 @@
 """Causal transformer: the conditioner of autoregressive flows over rows of patches."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -183,27 +184,41 @@ def causal_transformer(
     """
     check_heads(width, heads)
     return causal_transformer_of_sizes(
-        key, rows, features, count, width, depth, heads, condition_size
+        key,
+        TransformerSizes(rows, features, count, width, depth, heads, condition_size),
     )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
-def causal_transformer_of_sizes(
-    key, rows, features, count, width, depth, heads, condition_size
-):
+@dataclasses.dataclass(frozen=True)
+class TransformerSizes:
+    """Sizes of a causal transformer, see `causal_transformer`."""
+
+    rows: int
+    features: int
+    count: int
+    width: int
+    depth: int
+    heads: int
+    condition_size: int
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def causal_transformer_of_sizes(key: Key, sizes: TransformerSizes) -> CausalTransformer:
     """`causal_transformer` of arguments that are checked already, as one program.
 
     Args:
-      key, rows, features, count, width, depth, heads, condition_size: See there.
+      key: A typed key.
+      sizes: Its sizes.
     """
+    width, depth = sizes.width, sizes.depth
     matrices = {  # name -> (shape, fan-in)
         "qkv": ((depth, width, 3 * width), width),
         "out": ((depth, width, width), width * depth),
         "up": ((depth, width, 4 * width), width),
         "down": ((depth, 4 * width, width), 4 * width * depth),
-        "embed": ((features, width), features),
-        "positions": ((rows, width), width),
-        "from_condition": ((condition_size, width), condition_size),
+        "embed": ((sizes.features, width), sizes.features),
+        "positions": ((sizes.rows, width), width),
+        "from_condition": ((sizes.condition_size, width), sizes.condition_size),
     }
     shapes, fans_in = zip(*matrices.values(), strict=True)
     drawn = dict(zip(matrices, normal_weights(key, shapes, fans_in), strict=True))
@@ -219,9 +234,9 @@ def causal_transformer_of_sizes(
     return CausalTransformer(
         embed=drawn["embed"],
         positions=drawn["positions"],
-        condition_weight=drawn["from_condition"] if condition_size else None,
+        condition_weight=drawn["from_condition"] if sizes.condition_size else None,
         blocks=blocks,
-        readout=jnp.zeros((width, features * count), float_dtype()),
-        heads=heads,
-        count=count,
+        readout=jnp.zeros((width, sizes.features * sizes.count), float_dtype()),
+        heads=sizes.heads,
+        count=sizes.count,
     )

@@ -64,15 +64,15 @@ def normal_weights(key: Key, shapes: list, fans_in: list | None = None) -> list[
 
 
 def networks_in_turn(
-    key: Key, layers: int, make: Callable, *sizes: Any, second: tuple | None = None
+    key: Key, layers: int, make: Callable, sizes: Any, *, second: Any = None
 ) -> tuple[Any, Any, Any]:
     """Networks of layers that alternate in kind, made by one compiled program.
 
     Args:
       key: A typed key.
       layers: Number of layers, at least 1.
-      make: A module-level function make(key, *sizes) -> network.
-      *sizes: Hashable sizes of the networks.
+      make: A module-level function make(key, sizes) -> network.
+      sizes: Sizes of the networks, hashable.
       second: Sizes of every second network, where they differ.
 
     Returns:
@@ -92,11 +92,11 @@ def _networks_in_turn(key, layers, make, *, sizes):
     if layers > 1:
         keys = jax.random.split(key, (layers // 2, 2))
         pairs = tuple(
-            jax.vmap(lambda key, size=size: make(key, *size))(keys[:, i])
+            jax.vmap(lambda key, size=size: make(key, size))(keys[:, i])
             for i, size in enumerate(sizes)
         )
     odd = layers % 2
-    last = make(jax.random.fold_in(key, layers - 1), *sizes[0]) if odd else None
+    last = make(jax.random.fold_in(key, layers - 1), sizes[0]) if odd else None
     return *pairs, last
 
 
