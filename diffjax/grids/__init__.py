@@ -4,6 +4,7 @@ They run from t_max to t_min unless stated otherwise. Any decreasing array
 serves as a grid.
 """
 
+from .checks import check, check_decreasing  # noqa: F401
 from .defaults import (
     DENSE,  # noqa: F401
     cost_of_step,  # noqa: F401
@@ -11,8 +12,6 @@ from .defaults import (
     recommended_share,  # noqa: F401
 )
 from .editing import (
-    check,  # noqa: F401
-    check_decreasing,  # noqa: F401
     from_noise_ratios,
     strength,
     to_zero,

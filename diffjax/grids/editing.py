@@ -1,4 +1,4 @@
-"""Checks of a grid, and grids made of other grids."""
+"""Grids made of other grids or of noise levels."""
 
 import math
 from typing import Any
@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
-from ..numerics import float_dtype
 from ..schedules import Schedule
 from ..schedules.derived import _log_snr, in_float64
 from ..types import Array, ArrayLike, is_eager
+from .checks import check, decreasing, noise_ratios, share
 from .times import at_log_snrs, at_ratios
 
 __all__ = [
-    "check",
-    "check_decreasing",
     "from_noise_ratios",
     "strength",
     "to_zero",
@@ -23,119 +21,7 @@ __all__ = [
 ]
 
 
-# ---------------------------------------------------------------------- checks
-
-
-def check(
-    name: str, ts: ArrayLike, schedule: Schedule | None = None, zero_end: bool = False
-) -> Array:
-    """Check a grid. Of traced times only the shape is checked.
-
-    Args:
-      name: The grid's name in messages.
-      ts: Times (N + 1,), strictly monotone and finite.
-      schedule: The times must lie in its interval, with a rounding tolerance
-        of 4 ulp.
-      zero_end: Whether a decreasing grid may end at exactly 0, below t_min.
-
-    Returns:
-      The times as a float array.
-
-    Raises:
-      ValueError: If the times are no such grid.
-    """
-    ts = checks.real_array(name, ts)
-    slack = 4 * np.finfo(ts.dtype).eps
-    ts = ts.astype(float_dtype())
-    hint = (
-        "" if ts.ndim else ": times, as grids.recommended(schedule, solver, 32) makes"
-    )
-    checks.require(
-        ts.ndim == 1 and ts.shape[0] >= 2,
-        f"{name} must have shape (steps + 1,) with at least one step, "
-        f"got {ts.shape}{hint}",
-    )
-    if checks.is_traced(ts):
-        return ts
-    checks.finite(name, ts)
-    values = np.asarray(ts)
-    _check_monotone(name, values)
-    if schedule is not None and not checks.is_traced(schedule):
-        _check_interval(name, values, schedule, zero_end, slack)
-    return ts
-
-
-def _check_monotone(name, values):
-    gaps = np.diff(values)
-    sign = np.sign(gaps[0]) or -1.0
-    if np.all(gaps * sign > 0):
-        return
-    i = int(np.argmax(gaps * sign <= 0))
-    fault = "repeats a time" if gaps[i] == 0 else "turns back"
-    raise ValueError(
-        f"{name} must be strictly monotone, but {fault} at {i}: {values[i]!s} then "
-        f"{values[i + 1]!s}"
-    )
-
-
-def _check_interval(name, values, schedule, zero_end, slack):
-    low, high = float(schedule.t_min), float(schedule.t_max)
-    ends_at_zero = zero_end and values[-1] == 0 and values[-1] < values[0]
-    inner = values[:-1] if ends_at_zero else values
-    outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
-    if outside.size:
-        also = " (and may end at exactly 0)" if zero_end else ""
-        raise ValueError(
-            f"{name} must lie in the schedule's interval [{low}, {high}]{also}, "
-            f"got {outside[0]!s}"
-        )
-
-
-def check_decreasing(name: str, ts: ArrayLike) -> None:
-    """Raise ValueError if the first of concrete times is below the last.
-
-    Args:
-      name: The grid's name in messages.
-      ts: Times (N + 1,), strictly monotone.
-    """
-    if not checks.is_traced(ts):
-        start, end = np.asarray(ts)[[0, -1]]
-        checks.require(start >= end, f"{name} must decrease, got {start} … {end}")
-
-
-def _grid(name, value):
-    grid = check(name, value)
-    check_decreasing(name, grid)
-    return grid
-
-
-def _strength(name, value):
-    value = checks.concrete(name, value)
-    checks.require(0 < value <= 1, f"{name} must lie in (0, 1], got {value}")
-    return value
-
-
-def _ratios(name, value):
-    ratios = checks.real_array(name, value)
-    checks.require(
-        ratios.ndim == 1 and ratios.shape[0] >= 2,
-        f"{name} must have shape (steps + 1,) with at least one step, got "
-        f"{ratios.shape}",
-    )
-    if not checks.is_traced(ratios):
-        checks.finite(name, ratios)
-        values = np.asarray(ratios)
-        checks.require(
-            np.all(np.diff(values) < 0) and values[-1] >= 0,
-            f"{name} must be decreasing and 0 or more, got {values}",
-        )
-    return ratios
-
-
-# ------------------------------------------------------- parts and conversions
-
-
-@checks.arguments(grid=_grid, strength=_strength)
+@checks.arguments(grid=decreasing, strength=share)
 def strength(grid: ArrayLike, strength: float) -> Array:
     """The last part of a grid, for a partial start (Meng et al. 2022, SDEdit).
 
@@ -193,7 +79,7 @@ def to_zero(grid: ArrayLike) -> Array:
     return jnp.concatenate([times, jnp.zeros((1,), times.dtype)])
 
 
-@checks.arguments(ratios=_ratios)
+@checks.arguments(ratios=noise_ratios)
 def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
     """Times at which σ/α has the given values.
 

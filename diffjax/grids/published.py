@@ -7,6 +7,7 @@ from .. import checks
 from ..numerics import float_dtype
 from ..schedules import Indexed, Schedule
 from ..types import Array, ArrayLike
+from .checks import chain, chain_indices
 from .editing import to_zero
 from .times import arguments, at_ratios
 
@@ -64,21 +65,11 @@ def align_your_steps(
     return at_ratios(f"the levels of table {table!r}", schedule, ratios, slack=5e-4)
 
 
-def _chain(name, schedule):
-    made = "schedules.from_sigmas or schedules.from_betas"
-    checks.require(
-        isinstance(schedule, Indexed),
-        f"{name} must be made by {made} to have indices, got {type(schedule).__name__}",
-        TypeError,
-    )
-    return schedule
-
-
 SPACINGS = ("leading", "linspace", "trailing")
 
 
 @checks.arguments(
-    schedule=_chain,
+    schedule=chain,
     spacing=(checks.choice, SPACINGS),
     steps_offset=(checks.integer, 0),
 )
@@ -133,7 +124,7 @@ def ddpm(
     return to_zero(from_indices(schedule, indices.astype(int)))
 
 
-@checks.arguments(schedule=_chain)
+@checks.arguments(schedule=chain)
 def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
     """Times index / T of a chain's or ladder's indices.
 
@@ -154,18 +145,5 @@ def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
       >>> np.asarray(dj.grids.from_indices(chain, [1000, 500, 1]))
       array([1.   , 0.5  , 0.001], dtype=float32)
     """
-    total, values = schedule.steps, np.asarray(indices)
-    checks.require(
-        np.issubdtype(values.dtype, np.integer),
-        f"indices must be integers, got dtype {values.dtype}",
-        TypeError,
-    )
-    checks.require(
-        values.ndim == 1 and values.size > 0 and np.all(np.diff(values) < 0),
-        f"indices must be a decreasing sequence, got {values}",
-    )
-    checks.require(
-        values[-1] >= 1 and values[0] <= total,
-        f"indices must lie in 1 … {total}, got {values[0]} … {values[-1]}",
-    )
-    return jnp.asarray(values / total, float_dtype())
+    values = chain_indices("indices", indices, schedule.steps)
+    return jnp.asarray(values / schedule.steps, float_dtype())

@@ -1,4 +1,10 @@
-"""Solvers: each is made by a factory, `heun()`, and run by `integrate` or `sample`."""
+"""Solvers: each is made by a factory such as `heun()` and run by `integrate` or `sample`.
+
+To add a sampler, state its coefficients: a function (schedule, steps) ->
+`Update` for `affine.multistep`, whose docstring has an example, or a list of
+them for `affine.one_step`. For anything else write the functions of a
+`Solver`, as `sde.euler_maruyama` does.
+"""
 
 from .adaptive import adaptive, adaptive_sde
 from .ancestral import (
@@ -11,7 +17,7 @@ from .ancestral import (
     reverse_diffusion,
 )
 from .annealed import annealed_langevin
-from .base import Info, Problem, Solver
+from .base import Info, Problem, Solver, Traits
 from .composed import picard, predictor_corrector, restart
 from .driver import Progress, advance, diffusion, integrate, start, steps_within
 from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
@@ -34,6 +40,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Solver",
+    "Traits",
     "adams_bashforth",
     "adaptive",
     "adaptive_sde",

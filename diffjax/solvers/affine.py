@@ -269,6 +269,15 @@ def multistep(
 
     Returns:
       The solver.
+
+    Example:
+      >>> from diffjax.solvers.affine import Update, multistep
+      >>> def predict(schedule, steps):  # y ← (ρ_s/ρ_t) y + (1 − ρ_s/ρ_t) D
+      ...     ratio = steps.end.rho / steps.start.rho
+      ...     return Update(steps.end, 1.0, [1 - ratio])
+      >>> solver = multistep("another ddim", predict, order=1)
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
+      (2,)
     """
 
     def prepare(problem, ts):

@@ -80,6 +80,7 @@ def _krogstad(p, nodes):
 
 
 @factory
+@checks.arguments(order=(checks.integer, 1, 3))
 def dpm_solver(order: int = 2) -> Solver:
     """DPM-Solver-1, -2 or -3 (Lu et al. 2022, Algorithms 1 and 2).
 
@@ -105,7 +106,6 @@ def dpm_solver(order: int = 2) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 1, 3)
     if order == 1:
         return ddim()._replace(name="dpm_solver(1)")
     nodes = (0.0, 0.5) if order == 2 else (0.0, 1 / 3, 2 / 3)
@@ -115,6 +115,7 @@ def dpm_solver(order: int = 2) -> Solver:
 
 
 @factory
+@checks.arguments(order=(checks.integer, 3, 4))
 def exponential_runge_kutta(order: int = 4) -> Solver:
     """Exponential Runge–Kutta methods of order 3 and 4 with data prediction.
 
@@ -141,7 +142,6 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 3, 4)
     nodes = (0.0, 0.5, 2 / 3) if order == 3 else (0.0, 0.5, 0.5, 1.0)
     weights = _third_order if order == 3 else _krogstad
     name = f"exponential_runge_kutta({order})"
@@ -149,6 +149,7 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
 
 
 @factory
+@checks.arguments(eta=(checks.within, 0, 1))
 def dpmpp_2s(eta: float = 0.0) -> Solver:
     """DPM-Solver++(2S) (Lu et al. 2022b, Algorithm 1 with r = 1/2).
 
@@ -174,7 +175,6 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.within("eta", eta, 0, 1)
 
     def tableau(schedule, steps):
         start, end = steps.start, steps.end
@@ -193,6 +193,7 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
 
 
 @factory
+@checks.arguments(eta=(checks.within, 0, 1))
 def dpmpp_sde(eta: float = 1.0) -> Solver:
     """DPM-Solver++ (SDE) with r = 1/2 (Lu et al. 2022b, Crowson 2022).
 
@@ -221,7 +222,6 @@ def dpmpp_sde(eta: float = 1.0) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.within("eta", eta, 0, 1)
 
     def tableau(schedule, steps):
         start, end = steps.start, steps.end

@@ -53,6 +53,7 @@ def _at_all_times(steps, field):
 
 
 @factory
+@checks.arguments(order=(checks.integer, 1, 4))
 def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
     """Adams–Bashforth of dy = ε̂ dρ, k-diffusion's LMS and DEIS's ρAB.
 
@@ -81,7 +82,6 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 1, 4)
 
     def predict(schedule, steps):
         rho = _at_all_times(steps, "rho")
@@ -94,7 +94,11 @@ def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
     return multistep(name, predict, order=order, past=order - 1, kind="noise")
 
 
+COORDINATES = ("t", "rho", "log_rho")
+
+
 @factory
+@checks.arguments(order=(checks.integer, 1, 3), coordinate=(checks.choice, COORDINATES))
 def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
     """DEIS (Zhang & Chen 2023, equation 15).
 
@@ -125,8 +129,6 @@ def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 1, 3)
-    checks.choice("coordinate", coordinate, ("t", "rho", "log_rho"))
     name = f"deis({order}, {coordinate}{_published(guarded)})"
     if coordinate == "rho":
         return adams_bashforth(order, guarded)._replace(name=name)
@@ -165,6 +167,7 @@ def _time_quadrature(schedule, steps, nodes=16):
 
 
 @factory
+@checks.arguments(order=(checks.integer, 1, 4))
 def ipndm(order: int = 4, guarded: bool = True) -> Solver:
     """iPNDM, Adams–Bashforth with the weights of even spacing (Liu et al. 2022).
 
@@ -196,7 +199,6 @@ def ipndm(order: int = 4, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 1, 4)
 
     def predict(schedule, steps):
         length = steps.end.rho - steps.start.rho
@@ -284,6 +286,7 @@ def dpmpp_2m(guarded: bool = True) -> Solver:
 
 
 @factory
+@checks.arguments(eta=(checks.within, 0, 1))
 def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
     """DPM-Solver++(2M) SDE (Lu et al. 2022b, appendix, Crowson 2022).
 
@@ -310,7 +313,6 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.within("eta", eta, 0, 1)
     name = f"dpmpp_2m_sde({eta:g}{_published(guarded)})"
     return _second_order_multistep(name, eta, guarded)
 
@@ -361,6 +363,7 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
 
 
 @factory
+@checks.arguments(eta=(checks.within, 0, 1))
 def dpmpp_3m_sde(
     eta: float = 1.0, corrected: bool = True, guarded: bool = True
 ) -> Solver:
@@ -390,12 +393,12 @@ def dpmpp_3m_sde(
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.within("eta", eta, 0, 1)
     name = f"dpmpp_3m_sde({eta:g}, {corrected}{_published(guarded)})"
     return _third_order_multistep(name, 2, eta, corrected, guarded)
 
 
 @factory
+@checks.arguments(order=(checks.integer, 1, 3), variant=(checks.choice, ("bh1", "bh2")))
 def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
     """UniPC, an exponential Adams method (Zhao et al. 2023, Algorithms 1 and 2).
 
@@ -427,8 +430,6 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("order", order, 1, 3)
-    checks.choice("variant", variant, ("bh1", "bh2"))
 
     def moments(h, count):
         exact = decaying_moments(h, count)
@@ -447,6 +448,11 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
 
 
 @factory
+@checks.arguments(
+    predictor_order=(checks.integer, 1, 3),
+    corrector_order=(checks.integer, 0, 4),
+    eta=(checks.within, 0, 1),
+)
 def sa_solver(
     predictor_order: int = 2,
     corrector_order: int = 2,
@@ -490,9 +496,6 @@ def sa_solver(
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    checks.integer("predictor_order", predictor_order, 1, 3)
-    checks.integer("corrector_order", corrector_order, 0, 4)
-    checks.within("eta", eta, 0, 1)
     behind = corrector_order - 1  # outputs of the corrector besides the newest
     settings = {"eta": eta, "guarded": guarded}
 
