@@ -349,8 +349,8 @@ def advance(
       >>> chains, run = dj.energies.advance(key, chains, kernel, steps=2)
     """
     arrays, static = partition(restarts)
-    share = None if restarts is None else share
-    xs, key_run, updates = _restarted(static, arrays, key, chains, share)
+    renewed = None if restarts is None else share
+    xs, key_run, updates = _restarted(static, arrays, key, chains, renewed)
     result = langevin.run_many(key_run, kernel, xs, steps, thinning=steps)
     return PersistentChains(result.state.x, updates), result
 

@@ -1,4 +1,7 @@
-"""Divergences against closed forms and identities between them; fits against minima found without them."""
+"""Divergences against closed forms and identities between them.
+
+Fits against minima found without them.
+"""
 
 import functools
 import math
@@ -37,18 +40,22 @@ class Uniform:
 
 
 def two_modes():
-    """Σ w_k N(m_k, s_k²) with modes at −2 and 2, far enough apart for a reverse optimum in each."""
+    """Σ w_k N(m_k, s_k²) with modes at −2 and 2, far enough apart for a
+    reverse optimum in each.
+    """
     return targets.gaussian_mixture([0.35, 0.65], [[-2.0], [2.0]], [0.6, 0.8])
 
 
-# ------------------------------------------------------------------------------------------------------- by quadrature
+# ---- by quadrature
 
 
 def test_gaussians_have_their_closed_forms(x64):
-    """KL is invariant under x -> A x, hence that of the diagonal Gaussians; Fisher's is a quadratic form's expectation.
+    """KL is invariant under x -> A x, hence that of the diagonal Gaussians.
 
-    The rule's error at a cell of 0.12 and standard deviations of at least 0.5 is below e^{−2π²(0.5/0.12)²}; the tails
-    beyond 12 hold less than e^{−40}.
+    Fisher's is a quadratic form's expectation.
+
+    The rule's error at a cell of 0.12 and standard deviations of at least 0.5
+    is below e^{−2π²(0.5/0.12)²}. The tails beyond 12 hold less than e^{−40}.
     """
     means, variances = (
         np.array([[0.4, -0.2], [-0.3, 0.5]]),
@@ -77,31 +84,36 @@ def test_gaussians_have_their_closed_forms(x64):
 
 
 def test_noise_lowers_kl_at_half_the_fisher_divergence(x64):
-    """d/dt KL(p ∗ N(0, t) ‖ q ∗ N(0, t)) = −½ Fisher (Lyu 2009, Theorem 1), the derivative exact by autodiff."""
+    """d/dt KL(p ∗ N(0, t) ‖ q ∗ N(0, t)) = −½ Fisher (Lyu 2009, Theorem 1),
+    the derivative exact by autodiff.
+    """
     p, q = two_modes(), targets.gaussian([0.5], 1.5)
 
     def kl(t):
-        noised = (law.convolved(1.0, jnp.sqrt(t)) for law in (p, q))
+        noised = (density.convolved(1.0, jnp.sqrt(t)) for density in (p, q))
         return divergences.kl_by_quadrature(*noised, [(-20.0, 20.0)], 600)
 
     _, rate = jax.jvp(kl, (0.3,), (1.0,))
-    noised = (law.convolved(1.0, jnp.sqrt(0.3)) for law in (p, q))
+    noised = (density.convolved(1.0, jnp.sqrt(0.3)) for density in (p, q))
     fisher = divergences.fisher_by_quadrature(*noised, [(-20.0, 20.0)], 600)
     assert fisher > 0.1
     assert rate == pytest.approx(-0.5 * float(fisher), rel=1e-9)
 
 
 def test_jensen_shannon_is_the_mean_kl_to_the_middle(x64):
-    """½ KL(p‖m) + ½ KL(q‖m) with m stated as a mixture; symmetric; 0 for p = q."""
+    """½ KL(p‖m) + ½ KL(q‖m) with m stated as a mixture.
+
+    It is symmetric, and 0 for p = q.
+    """
     p, q = targets.gaussian([-0.5], 0.7), targets.gaussian([0.9], 1.1)
     middle = targets.gaussian_mixture([0.5, 0.5], [[-0.5], [0.9]], [0.7, 1.1])
     expected = 0.5 * sum(
-        divergences.kl_by_quadrature(law, middle, LINE) for law in (p, q)
+        divergences.kl_by_quadrature(density, middle, LINE) for density in (p, q)
     )
-    found = divergences.jensen_shannon_by_quadrature(p, q, LINE)
-    assert 0.1 < found < math.log(2)
-    assert found == pytest.approx(float(expected), abs=1e-12)
-    assert found == pytest.approx(
+    result = divergences.jensen_shannon_by_quadrature(p, q, LINE)
+    assert 0.1 < result < math.log(2)
+    assert result == pytest.approx(float(expected), abs=1e-12)
+    assert result == pytest.approx(
         float(divergences.jensen_shannon_by_quadrature(q, p, LINE)), abs=1e-12
     )
     assert divergences.jensen_shannon_by_quadrature(p, p, LINE) == pytest.approx(
@@ -110,7 +122,9 @@ def test_jensen_shannon_is_the_mean_kl_to_the_middle(x64):
 
 
 def test_where_one_law_has_no_mass():
-    """U[0, ½] within U[0, 1]: KL log 2 one way and infinite the other; of disjoint intervals JS is log 2, its maximum."""
+    """U[0, ½] within U[0, 1]: KL log 2 one way and infinite the other. Of
+    disjoint intervals JS is log 2, its maximum.
+    """
     whole, half, apart = Uniform(0.0, 1.0), Uniform(0.0, 0.5), Uniform(2.0, 2.5)
     rule = (
         [(-2.0, 4.0)],
@@ -134,17 +148,21 @@ def test_where_one_law_has_no_mass():
 
 
 def test_kl_is_infinite_where_the_density_underflows():
-    """N(0, 1) on (−30, 30) is 0 in float32 from 15 on, where the interval (−2, 2) has no mass either: not 0 · ∞."""
+    """N(0, 1) on (−30, 30) is 0 in float32 from 15 on, where the interval (−2,
+    2) has no mass either: not 0 · ∞.
+    """
     normal, interval = targets.gaussian([0.0], 1.0), Uniform(-2.0, 2.0)
     for divergence in (divergences.kl_by_quadrature, divergences.fisher_by_quadrature):
         assert divergence(normal, interval, [(-30.0, 30.0)], 600) == math.inf
 
 
-# ---------------------------------------------------------------------------------------------------------- by samples
+# ---- by samples
 
 
 def test_samples_agree_with_the_closed_form_in_six_dimensions():
-    """A flow's base to a shifted one: KL ‖Δ‖²/2, whose log p/q has standard deviation ‖Δ‖, and Fisher ‖Δ‖², constant."""
+    """A flow's base to a shifted one: KL ‖Δ‖²/2, whose log p/q has standard
+    deviation ‖Δ‖, and Fisher ‖Δ‖², constant.
+    """
     key, count, shift = jax.random.key(1), 4096, np.linspace(-0.4, 0.5, 6)
     p, q = distributions.standard_normal((6,)), targets.gaussian(shift, 1.0)
     kl = divergences.kl_by_samples(key, p, q, count)
@@ -167,12 +185,12 @@ def test_samples_agree_with_quadrature():
             divergences.jensen_shannon_by_quadrature,
         ),
     ):
-        found, exact = by_samples(key, p, q, 4096), float(by_quadrature(p, q, LINE))
-        assert 0 < found.standard_error < 0.1 * exact
-        assert abs(found.value - exact) < 4.5 * found.standard_error
+        result, exact = by_samples(key, p, q, 4096), float(by_quadrature(p, q, LINE))
+        assert 0 < result.standard_error < 0.1 * exact
+        assert abs(result.value - exact) < 4.5 * result.standard_error
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
+# ---- bad input
 
 
 def energy(score, log_z=LOG_Z):
@@ -203,7 +221,7 @@ def test_quadrature_refuses(p, q, bounds, error, message):
 
 
 def test_nan_is_nan_under_jit():
-    """NaN beyond p's mass is not averaged away where it cannot be refused."""
+    """NaN beyond p's mass is not averaged away where no error can be raised."""
     q = energy(lambda x: jnp.where(x > 7, jnp.nan, -0.5 * x**2))
     assert np.isnan(jax.jit(lambda: divergences.kl_by_quadrature(NORMAL, q, GOOD))())
 
@@ -231,7 +249,7 @@ def test_samples_refuse(change, error, message):
     assert_raises(lambda: divergences.kl_by_samples(**arguments), error, message)
 
 
-# ---------------------------------------------------------------------------------------------------------------- fits
+# ---- fits
 
 
 X = np.linspace(-16, 16, 4001)
@@ -267,7 +285,9 @@ def reverse_kl(place):
 
 
 def minima_of(divergence):
-    """Every (m, log s), from left to right, from which a grid's local minima lead downhill."""
+    """Every (m, log s), from left to right, from which a grid's local minima
+    lead downhill.
+    """
     means, logs = np.linspace(-4, 4, 41), np.linspace(-1.2, 1.6, 29)
     values = np.array([[divergence((m, l)) for l in logs] for m in means])
     inner, shifts = (
@@ -283,14 +303,17 @@ def minima_of(divergence):
     ]
 
 
-def place_of(law):
-    return float(law.means[0, 0]), 0.5 * math.log(float(law.covariance()[0, 0]))
+def place_of(density):
+    return float(density.means[0, 0]), 0.5 * math.log(float(density.covariance()[0, 0]))
 
 
 def test_fits_are_the_minima_that_a_search_finds(x64):
-    """One forward minimum, p's moments; two reverse ones, reached from the left and from the right.
+    """One forward minimum, p's moments.
 
-    A gradient below 1e-5 leaves an error of 1e-5 over the least curvature, 0.4 of the scaled problems.
+    Two reverse ones, reached from the left and from the right.
+
+    A gradient below 1e-5 leaves an error of 1e-5 over the least curvature, 0.4
+    of the scaled problems.
     """
     p, unit = two_modes(), lambda mean: targets.gaussian([mean], 1.0)
     (forward,), (left, right) = minima_of(forward_kl), minima_of(reverse_kl)
@@ -302,10 +325,10 @@ def test_fits_are_the_minima_that_a_search_finds(x64):
         tuple(left): (divergences.fit_reverse(p, unit(-3.0)), reverse_kl),
         tuple(right): (divergences.fit_reverse(p, unit(3.0)), reverse_kl),
     }
-    for place, (found, divergence) in fits.items():
-        assert found.gradient_norm < 1e-5
-        np.testing.assert_allclose(place_of(found.mixture), place, atol=5e-5)
-        assert found.kl == pytest.approx(divergence(place), abs=1e-8)
+    for place, (result, divergence) in fits.items():
+        assert result.gradient_norm < 1e-5
+        np.testing.assert_allclose(place_of(result.mixture), place, atol=5e-5)
+        assert result.kl == pytest.approx(divergence(place), abs=1e-8)
     np.testing.assert_allclose(
         place_of(divergences.moment_matched(p)), forward, atol=1e-7
     )
@@ -317,7 +340,8 @@ def test_fits_are_the_minima_that_a_search_finds(x64):
 
 @pytest.mark.slow
 def test_independent_factors_of_a_correlated_gaussian(x64):
-    """Diagonal q for N(μ, Σ): forward the variances Σ_ii, reverse 1/(Σ⁻¹)_ii, which are smaller; their KL in closed form.
+    """Diagonal q for N(μ, Σ): forward the variances Σ_ii, reverse 1/(Σ⁻¹)_ii,
+    which are smaller. Their KL is known in closed form.
 
     Bishop 2006, section 10.1.2.
     """
@@ -332,7 +356,7 @@ def test_independent_factors_of_a_correlated_gaussian(x64):
         divergences.fit_forward(p, start, BOX, 128),
         divergences.fit_reverse(p, start, 96),
     )
-    for found, variances, kl in (
+    for result, variances, kl in (
         (
             forward,
             np.diag(covariance),
@@ -340,14 +364,16 @@ def test_independent_factors_of_a_correlated_gaussian(x64):
         ),
         (reverse, 1 / precision, 0.5 * (np.log(precision).sum() + log_det)),
     ):
-        np.testing.assert_allclose(found.mixture.variances[0], variances, rtol=1e-4)
-        np.testing.assert_allclose(found.mixture.means[0], [0.3, -0.5], atol=1e-4)
-        assert found.kl == pytest.approx(kl, abs=1e-7)
+        np.testing.assert_allclose(result.mixture.variances[0], variances, rtol=1e-4)
+        np.testing.assert_allclose(result.mixture.means[0], [0.3, -0.5], atol=1e-4)
+        assert result.kl == pytest.approx(kl, abs=1e-7)
 
 
 @pytest.mark.slow
 def test_a_mixture_is_found_again_in_either_direction(x64):
-    """The family holds p itself: both divergences fall to 0 from a start of other weights, means and covariances."""
+    """The family holds p itself: both divergences fall to 0 from a start of
+    other weights, means and covariances.
+    """
     p = targets.gaussian_mixture(
         [0.4, 0.6],
         [[-1.5, 0.2], [1.2, -0.4]],
@@ -356,19 +382,21 @@ def test_a_mixture_is_found_again_in_either_direction(x64):
     start = targets.gaussian_mixture(
         [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.stack([np.eye(2)] * 2)
     )
-    for found in (
+    for result in (
         divergences.fit_forward(p, start, BOX, 128),
         divergences.fit_reverse(p, start, 96),
     ):
-        assert found.kl == pytest.approx(0, abs=1e-9)
-        np.testing.assert_allclose(found.mixture.weights, p.weights, atol=1e-4)
-        np.testing.assert_allclose(found.mixture.means, p.means, atol=1e-4)
+        assert result.kl == pytest.approx(0, abs=1e-9)
+        np.testing.assert_allclose(result.mixture.weights, p.weights, atol=1e-4)
+        np.testing.assert_allclose(result.mixture.means, p.means, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_fits_by_samples_find_a_gaussian_again(direction):
-    """In three dimensions, means and variances within 4.5 standard errors of the draws: √(Σ_ii/n) and Σ_ii√(2/n)."""
+    """In three dimensions, means and variances within 4.5 standard errors of
+    the draws: √(Σ_ii/n) and Σ_ii√(2/n).
+    """
     covariance = np.array([[1.0, 0.5, 0.1], [0.5, 0.8, -0.2], [0.1, -0.2, 0.6]])
     p, start, count = (
         targets.gaussian([0.5, -1.0, 0.2], covariance),
@@ -379,20 +407,21 @@ def test_fits_by_samples_find_a_gaussian_again(direction):
         "forward": divergences.fit_forward_by_samples,
         "reverse": divergences.fit_reverse_by_samples,
     }[direction]
-    found = fit(jax.random.key(0), p, start, count)
+    result = fit(jax.random.key(0), p, start, count)
     variances = np.diag(covariance)
     assert np.all(
-        np.abs(found.mixture.mean() - p.mean()) < 4.5 * np.sqrt(variances / count)
+        np.abs(result.mixture.mean() - p.mean()) < 4.5 * np.sqrt(variances / count)
     )
     assert np.all(
-        np.abs(np.diag(found.mixture.covariance()) - variances)
+        np.abs(np.diag(result.mixture.covariance()) - variances)
         < 4.5 * variances * math.sqrt(2 / count)
     )
-    # n times twice the divergence is χ² of 9 parameters: 1e-5 of such exceed 40
+    # n times twice the divergence is χ² of 9 parameters: 1e-5 of such exceed
+    # 40
     assert (
-        -4.5 * found.standard_error
-        < found.kl
-        < 40 / (2 * count) + 4.5 * found.standard_error
+        -4.5 * result.standard_error
+        < result.kl
+        < 40 / (2 * count) + 4.5 * result.standard_error
     )
 
 
@@ -418,8 +447,10 @@ def test_fits_refuse(call, error, message):
 
 @pytest.mark.parametrize("unit", [1e-20, 1e-12, 1e12, 1e18])
 def test_divergences_by_quadrature_do_not_depend_on_the_unit(unit):
-    """In the plane the volume of a cell and the density both leave float32's range: KL of N(0, s²) from N(0, 4s²) is
-    2 (log 2 + ⅛ − ½) for every s, to the rounding of log densities of a hundred nats."""
+    """In the plane the volume of a cell and the density both leave float32's
+    range: KL of N(0, s²) from N(0, 4s²) is 2 (log 2 + ⅛ − ½) for every s, to
+    the rounding of log densities of a hundred nats.
+    """
 
     class Normal:
         def __init__(self, scale):

@@ -1,4 +1,6 @@
-"""Objectives for energies: their values and gradients against closed forms, and chains that persist."""
+"""Objectives for energies: their values and gradients against closed forms,
+and chains that persist.
+"""
 
 import functools
 
@@ -23,7 +25,9 @@ def quadratic(mean, log_precision, x):
 
 
 def expected(objective, count=40_000):
-    """Gradients of an objective (key, model, x) -> () at one model, for each of many exact draws of the data."""
+    """Gradients of an objective (key, model, x) -> () at one model, for each
+    of many exact draws of the data.
+    """
 
     def gradient(key):
         key_x, key = jax.random.split(key)
@@ -32,15 +36,17 @@ def expected(objective, count=40_000):
             (MEAN, LOG_PRECISION)
         )
 
-    found = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), count))
-    return jnp.concatenate(found, 1)
+    result = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), count))
+    return jnp.concatenate(result, 1)
 
 
 MEAN, LOG_PRECISION = jnp.array([0.6, 0.2]), jnp.array([0.1, -0.3])
 
 
 def score_matching_gradient(variance):
-    """Of ½E‖s − ∇log p‖² = ½Σ [(λ − 1/v)² v + λ²(m − μ)²] over (m, log λ), data N(μ, v); in closed form."""
+    """Gradient over (m, log λ) of ½E‖s − ∇log p‖² = ½Σ [(λ − 1/v)² v + λ²(m −
+    μ)²], data N(μ, v).
+    """
     precision, bias = (
         np.exp(np.asarray(LOG_PRECISION)),
         np.asarray(MEAN) - np.array([1.0, -0.5]),
@@ -65,8 +71,9 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_are_those_of_the_fisher_divergence(name):
-    """Averaged over exact data, the gradient of each objective is that of ½E‖s − ∇log p‖² in closed form, of the noised
-    data for denoising, within 4 standard errors.
+    """Averaged over exact data, the gradient of each objective is that of ½E‖s
+    − ∇log p‖² in closed form, of the noised data for denoising, within 4
+    standard errors.
     """
     objective, sigma = OBJECTIVES[name]
     gradients = np.asarray(expected(objective), np.float64)
@@ -77,11 +84,13 @@ def test_gradients_are_those_of_the_fisher_divergence(name):
 
 
 def test_contrastive_divergence_has_the_gradient_of_the_likelihood():
-    """With draws of the model itself the mean gradient is that of −E log p: λ(m − μ) and ½(λ(v + (m − μ)²) − 1)."""
+    """With draws of the model itself the mean gradient is that of −E log p:
+    λ(m − μ) and ½(λ(v + (m − μ)²) − 1).
+    """
 
-    def objective(key, law, x):
+    def objective(key, density, x):
         drawn = MEAN + jnp.exp(-0.5 * LOG_PRECISION) * jax.random.normal(key, (2,))
-        return energies.contrastive(law, x, drawn)
+        return energies.contrastive(density, x, drawn)
 
     gradients = np.asarray(expected(objective), np.float64)
     precision, bias = (
@@ -99,24 +108,30 @@ def test_contrastive_divergence_has_the_gradient_of_the_likelihood():
 
 
 def test_the_penalty_is_on_both_log_densities():
-    law, x, drawn = (
+    density, x, drawn = (
         model(MEAN, LOG_PRECISION),
         jnp.array([1.0, 2.0]),
         jnp.array([0.0, -1.0]),
     )
-    a, b = law.log_prob(x), law.log_prob(drawn)
-    assert float(energies.contrastive(law, x, drawn, 0.1)) == pytest.approx(
+    a, b = density.log_prob(x), density.log_prob(drawn)
+    assert float(energies.contrastive(density, x, drawn, 0.1)) == pytest.approx(
         float(b - a + 0.1 * (a**2 + b**2)), rel=1e-5
     )
 
 
 def test_values_for_scores_and_energies_agree():
-    """A score alone serves score matching as its energy does, and `exact` is −tr + ½‖s‖² by hand: −Σλ + ½‖λ(x − m)‖²."""
-    law, x, key = model(MEAN, LOG_PRECISION), jnp.array([0.3, -0.8]), jax.random.key(0)
-    score = langevin.score_only(jax.grad(law.log_prob))
+    """A score alone serves score matching as its energy does, and `exact` is
+    −tr + ½‖s‖² by hand: −Σλ + ½‖λ(x − m)‖².
+    """
+    density, x, key = (
+        model(MEAN, LOG_PRECISION),
+        jnp.array([0.3, -0.8]),
+        jax.random.key(0),
+    )
+    score = langevin.score_only(jax.grad(density.log_prob))
     precision = jnp.exp(LOG_PRECISION)
     by_hand = -precision.sum() + 0.5 * jnp.sum((precision * (x - MEAN)) ** 2)
-    assert float(energies.exact(law, x)) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(energies.exact(density, x)) == pytest.approx(float(by_hand), rel=1e-5)
     assert float(energies.exact(score, x)) == pytest.approx(float(by_hand), rel=1e-5)
     # the Hessian is diagonal: random signs give the trace itself
     assert float(energies.sliced(key, score, x)) == pytest.approx(
@@ -124,17 +139,18 @@ def test_values_for_scores_and_energies_agree():
     )
     noise = jax.random.normal(key, (2,))
     slip = 0.7 * -precision * (x + 0.7 * noise - MEAN) + noise
-    assert float(energies.denoising(key, law, x, 0.7)) == pytest.approx(
+    assert float(energies.denoising(key, density, x, 0.7)) == pytest.approx(
         0.5 * float(jnp.sum(slip**2)), rel=1e-5
     )
 
 
 def test_persistent_chains_reach_the_model():
-    """After 12 updates of 10 steps each from a far start, the second moments are the model's, within 4 standard errors;
-    updates differ though the key is one. Where share is 1 all chains restart, at 10⁴ and half of that a step.
+    """After 12 updates of 10 steps each from a far start, the second moments
+    are the model's, within 4 standard errors. Updates differ though the key is
+    one. Where share is 1 all chains restart, at 10⁴ and half of that per step.
     """
-    law, key = model(jnp.zeros(2), jnp.zeros(2)), jax.random.key(0)
-    kernel, far = langevin.mala(law, 1.0), targets.gaussian([1e4, 1e4], 0.1)
+    density, key = model(jnp.zeros(2), jnp.zeros(2)), jax.random.key(0)
+    kernel, far = langevin.mala(density, 1.0), targets.gaussian([1e4, 1e4], 0.1)
     update = jax.jit(
         lambda chains, share: energies.advance(
             key, chains, kernel, 10, restarts=far, share=share
@@ -157,8 +173,8 @@ def test_persistent_chains_reach_the_model():
 def test_a_reconstruction_is_a_density():
     """At f = 0 it is N(0, scale²) up to its normaliser, and at f = m that about m."""
     x = jnp.array([0.3, -1.0])
-    law = energies.reconstruction(lambda x: jnp.full(2, 0.5), 2.0)
-    difference = law.log_prob(x) - targets.gaussian([0.5, 0.5], 2.0).log_prob(x)
+    density = energies.reconstruction(lambda x: jnp.full(2, 0.5), 2.0)
+    difference = density.log_prob(x) - targets.gaussian([0.5, 0.5], 2.0).log_prob(x)
     assert float(difference) == pytest.approx(np.log(2 * np.pi * 4), rel=1e-5)
     with pytest.raises(ValueError, match="function must return its example's shape"):
         energies.reconstruction(jnp.sum).log_prob(x)

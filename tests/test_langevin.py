@@ -1,4 +1,4 @@
-"""Chains have the laws that they claim, whether exact or biased; what diverges or is no density is named."""
+"""Chains have the distributions that they claim, and errors name what diverged."""
 
 import functools
 
@@ -21,15 +21,17 @@ def standard():
     return targets.gaussian([0.0], 1.0)
 
 
-# ----------------------------------------------------------------------------------------------------- the laws of steps
+# ---- the distributions of steps
 
 
 @pytest.mark.parametrize("size", [0.2, 2.0])
 def test_mala_is_in_detailed_balance(size, x64):
-    """p(x) q(y|x) α(x, y) = p(y) q(x|y) α(y, x) at random pairs, α as the kernel itself reports it for its proposal.
+    """p(x) q(y|x) α(x, y) = p(y) q(x|y) α(y, x) at random pairs, α as the
+    kernel itself reports it for its proposal.
 
-    The kernel's draw is read off its proposal: y = x + ½εs(x) + √ε z for the z of the key. α(y, x) is that of the
-    reverse move, from the same formula at exchanged arguments, and log q is the Gaussian's, written out here.
+    The kernel's draw is read off its proposal: y = x + ½εs(x) + √ε z for the z
+    of the key. α(y, x) is that of the reverse move, from the same formula at
+    exchanged arguments, and log q is the Gaussian's, written out here.
     """
     target = MIXTURE()
     kernel = langevin.mala(target, size)
@@ -62,7 +64,9 @@ def test_mala_is_in_detailed_balance(size, x64):
 
 @pytest.mark.parametrize("adjusted", [langevin.mala, langevin.underdamped])
 def test_adjusted_chains_accept_with_the_probability_they_report(adjusted):
-    """The share of accepted steps is the mean α within 4 standard errors √(α(1 − α)/n)."""
+    """The share of accepted steps is the mean α within 4 standard errors √(α(1
+    − α)/n).
+    """
     xs = jnp.zeros((1000, 1))
     result = langevin.run_many(
         jax.random.key(0), adjusted(standard(), 1.5), xs, 200, warm_up=60
@@ -85,7 +89,7 @@ def estimated(key, x):
     return -x + 2 * jax.random.normal(key, x.shape)
 
 
-LAWS = {
+STATIONARY = {
     "mala, drift step 0.5": (lambda: langevin.mala(standard(), 1.0), 1.0),
     "mala, drift step 1.0": (lambda: langevin.mala(standard(), 2.0), 1.0),
     "ula": (
@@ -108,14 +112,16 @@ LAWS = {
 """Each kernel on N(0, 1) and its exact stationary variance, as its docstring states it. Drift step δ = ε/2."""
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", STATIONARY)
 def test_variances_on_a_gaussian(name):
-    """E x² over 1000 independent chains is the exact stationary value within 4 standard errors, from their own spread.
+    """E x² over 1000 independent chains is the exact stationary value within 4
+    standard errors, from their own spread.
 
-    The least factor by which a variance nears its own is 0.75² a step, so that 60 steps of warm-up leave 1e-12. For
-    MALA an inverted ratio would give 1/(1 − δ), δ = ε/2: 2 at δ = 0.5, and no law at all at δ = 1.
+    The least factor by which a variance nears its own is 0.75² per step, so
+    that 60 steps of warm-up leave 1e-12. For MALA an inverted ratio would give
+    1/(1 − δ), δ = ε/2: 2 at δ = 0.5, and no distribution at all at δ = 1.
     """
-    make, variance = LAWS[name]
+    make, variance = STATIONARY[name]
     xs = jax.random.normal(jax.random.key(1), (1000, 1))
     result = langevin.run_many(jax.random.key(0), make(), xs, 200, warm_up=60).check()
     squares = np.asarray(result.samples, np.float64)[..., 0] ** 2
@@ -127,7 +133,10 @@ def test_variances_on_a_gaussian(name):
 
 
 def stationary(step, size):
-    """The moments that a contracting linear step x′ = A x + B z leaves as they are; A and B are read off unit vectors."""
+    """The moments that a contracting linear step x′ = A x + B z leaves invariant.
+
+    A and B are read off unit vectors.
+    """
     unit, none = np.eye(size), np.zeros((size, size))
     a, b = np.split(
         np.asarray(
@@ -144,8 +153,9 @@ def stationary(step, size):
 
 @pytest.mark.parametrize("size", [0.1, 1.9])
 def test_exact_laws_of_linear_steps(size, x64, monkeypatch):
-    """On N(0, 1), from the kernels' own steps with their noise held by hand: ULA's variance is 1/(1 − ε/4), BAOAB's
-    position has variance 1 and its velocity 1 − h²/4, for h < 2; rounding is all that is left.
+    """On N(0, 1), from the kernels' own steps with their noise held by hand:
+    ULA's variance is 1/(1 − ε/4), BAOAB's position has variance 1 and its
+    velocity 1 − h²/4, for h < 2. Rounding is all that is left.
     """
     drawn = {}
     for module in (overdamped, kinetic):
@@ -173,7 +183,7 @@ def test_exact_laws_of_linear_steps(size, x64, monkeypatch):
     )
 
 
-# -------------------------------------------------------------------------------------------------- the printed drift
+# ---- the printed drift
 
 
 def double_well(x):
@@ -182,8 +192,9 @@ def double_well(x):
 
 
 def test_drift_of_twice_the_gradient_samples_the_fourth_power(x64):
-    """dy = 2∇score dt + dw leaves e^{4·score} as it is, and dy = ½∇score dt + dw leaves e^{score}: the exact rate of
-    change of log p by Fokker–Planck is 0 there at every place, and is not for the two exchanged.
+    """dy = 2∇score dt + dw leaves e^{4·score} invariant, and dy = ½∇score dt +
+    dw leaves e^{score}. The exact rate of change of log p by Fokker–Planck is
+    0 there at every position, and is not for the two exchanged.
     """
     gradient = jax.grad(double_well)
     printed = sde.SDE(lambda x, t: 2 * gradient(x), lambda x, t: jnp.ones(()))
@@ -205,10 +216,12 @@ def test_drift_of_twice_the_gradient_samples_the_fourth_power(x64):
 
 
 def test_chains_of_either_drift_have_these_laws():
-    """E y⁴ of chains y + 2gΔt + √Δt ε is that of e^{4·score} by quadrature, of chains with ½gΔt that of e^{score}.
+    """E y⁴ of chains y + 2gΔt + √Δt ε is that of e^{4·score} by quadrature, of
+    chains with ½gΔt that of e^{score}.
 
-    The tolerance is 4 standard errors over 500 chains and the step's bias, of the order of Δt times the curvature of
-    the log density, at most 4 · 4 here, an eighth of it as for a Gaussian of that curvature, ε/4.
+    The tolerance is 4 standard errors over 500 chains and the step's bias, of
+    the order of Δt times the curvature of the log density, at most 4 · 4 here,
+    an eighth of it as for a Gaussian of that curvature, ε/4.
     """
     size, key = 0.01, jax.random.key(0)
     gradient, right = jax.grad(double_well), langevin.ula(double_well, 0.01)
@@ -229,22 +242,23 @@ def test_chains_of_either_drift_have_these_laws():
     assert exact(1) / exact(4) > 1.4
     xs = jax.random.choice(jax.random.key(1), jnp.array([-1.0, 1.0]), (500, 1))
     for kernel, power in ((langevin.Kernel(right.init, printed), 4), (right, 1)):
-        found = langevin.run_many(
+        result = langevin.run_many(
             key, kernel, xs, 2000, thinning=10, warm_up=500
         ).samples
-        means = np.asarray(found, np.float64)[..., 0] ** 4
+        means = np.asarray(result, np.float64)[..., 0] ** 4
         means = means.mean(1)
         slack = 4 * means.std(ddof=1) / np.sqrt(500) + size * 4 * 4 / 4 * exact(power)
         assert abs(means.mean() - exact(power)) < slack < 0.1 * exact(power), power
 
 
-# ---------------------------------------------------------------------------------------------------------------- runs
+# ---- runs
 
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
 def test_a_chain_that_starts_in_its_law_stays_in_it(make):
-    """Draws of N(0, 1) are draws of N(0, 1) after the first step, and after the second: E x² within 4 of √(2/4096). A
-    kinetic chain whose velocity began at 0 would be at (1 − h²/2)² or so of it, h = 1.
+    """Draws of N(0, 1) are draws of N(0, 1) after the first step, and after
+    the second: E x² within 4 of √(2/4096). A kinetic chain whose velocity
+    began at 0 would be at (1 − h²/2)² or so of it, h = 1.
     """
     xs = jax.random.normal(jax.random.key(1), (4096, 1))
     result = langevin.run_many(jax.random.key(0), make(standard(), 1.0), xs, 2).check()
@@ -253,7 +267,10 @@ def test_a_chain_that_starts_in_its_law_stays_in_it(make):
 
 
 def test_chain_i_is_a_run_of_its_own_key():
-    """Chain i of many is `run(fold_in(key, i), …)` to rounding; a longer run begins as a shorter; a state goes on."""
+    """Chain i of many is `run(fold_in(key, i), …)` to rounding.
+
+    A longer run begins as a shorter one. A run goes on from a state.
+    """
     kernel, key = langevin.mala(MIXTURE(), 0.5), jax.random.key(3)
     xs = jax.random.normal(jax.random.key(1), (4, 2))
     many = langevin.run_many(key, kernel, xs, 30)
@@ -278,7 +295,9 @@ def test_chain_i_is_a_run_of_its_own_key():
 
 
 def test_new_parameters_do_not_retrace():
-    """Another step size, another target of one family, another start and key run the same compiled program."""
+    """Another step size, another target of one family, another start and key
+    run the same compiled program.
+    """
     traced = []
 
     def log_density(scale, x):
@@ -295,14 +314,15 @@ def test_new_parameters_do_not_retrace():
     once(jnp.array(2.0), 0.2, 1)
     assert len(traced) == before > 0
     first, second = (
-        jax.tree.structure(langevin.mala(law, 0.1)) for law in (MIXTURE(), targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.0], [0.0, 0.0]], [1.0, 2.0]))
+        jax.tree.structure(langevin.mala(density, 0.1)) for density in (MIXTURE(), targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.0], [0.0, 0.0]], [1.0, 2.0]))
     )  # fmt: skip
     assert first == second
 
 
 def test_a_diverging_chain_is_reported_and_enters_no_mean():
-    """ULA at ε = 5 on N(0, 1) multiplies x by −1.5 a step: 1e30 · 1.5ⁿ is beyond float32's 3.4e38 from n = 49 on, which
-    is step 48; a start at 0 is not there by then, nor in a hundred steps.
+    """ULA at ε = 5 on N(0, 1) multiplies x by −1.5 per step: 1e30 · 1.5ⁿ is
+    beyond float32's 3.4e38 from n = 49 on, which is step 48. A start at 0 is
+    not there by then, nor in a hundred steps.
     """
     xs, first = jnp.array([[0.0], [1e30], [0.0]]), 48
     result = langevin.run_many(
@@ -325,7 +345,10 @@ def test_a_diverging_chain_is_reported_and_enters_no_mean():
 
 
 def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
-    """−infinity outside the support is never accepted; a NaN there is a divergence, although it is not accepted."""
+    """−infinity outside the support is never accepted.
+
+    A NaN there is a divergence, although it is not accepted.
+    """
     log_density = lambda outside, x: jnp.where(x[0] > 0, -x[0], outside)
 
     def chains(outside):
@@ -346,8 +369,10 @@ def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
 def test_a_density_of_zero_with_a_gradient_of_nan_is_refused_too(make):
-    """x e^{−x} for x > 0: beyond 0 the gradient of the masked logarithm is NaN, and the chain stays where it was. Its
-    mean is 2 and its variance 2: within 4 standard errors of chains that are independent."""
+    """x e^{−x} for x > 0: beyond 0 the gradient of the masked logarithm is
+    NaN, and the chain stays where it was. Its mean is 2 and its variance 2:
+    within 4 standard errors of chains that are independent.
+    """
     log_density = lambda x: jnp.where(x[0] > 0, jnp.log(x[0]) - x[0], -jnp.inf)
     result = langevin.run_many(
         jax.random.key(0),
@@ -366,15 +391,18 @@ def test_a_density_of_zero_with_a_gradient_of_nan_is_refused_too(make):
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
 def test_log_densities_beyond_the_digits_are_reported(make):
-    """At 1e8 float32 counts in steps of 8 nats: every chain is reported by the step at which rounding decides. 1e5 is
-    resolved to 0.008, and so is the first step's acceptance within its rounding. Far from a narrow mode log p is −5e7
-    at first, where differences are larger still, and MALA goes on to where it is resolved."""
-    law = lambda offset, scale, x: offset - 0.5 * jnp.sum((x / scale) ** 2)
+    """At 1e8 float32 counts in steps of 8 nats: every chain is reported by the
+    step at which rounding decides. 1e5 is resolved to 0.008, and so is the
+    first step's acceptance within its rounding. Far from a narrow mode log p
+    is −5e7 at first, where differences are larger still, and MALA goes on to
+    where it is resolved.
+    """
+    density = lambda offset, scale, x: offset - 0.5 * jnp.sum((x / scale) ** 2)
     starts = np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
 
     def run(offset, scale, size, start):
         kernel = make(
-            functools.partial(law, np.float32(offset), np.float32(scale)),
+            functools.partial(density, np.float32(offset), np.float32(scale)),
             np.float32(size),
         )
         return langevin.run_many(jax.random.key(0), kernel, start, 100)
@@ -395,8 +423,9 @@ def test_log_densities_beyond_the_digits_are_reported(make):
 
 @pytest.mark.slow
 def test_step_size_is_adapted_to_the_acceptance():
-    """After 2000 steps of dual averaging the chain accepts 0.574 ± 0.05 of its steps: its own scatter is of that size
-    (the weights of the average are n^{−3/4}).
+    """After 2000 steps of dual averaging the chain accepts 0.574 ± 0.05 of its
+    steps: its own scatter is of that size (the weights of the average are
+    n^{−3/4}).
     """
     make = functools.partial(langevin.mala, targets.gaussian(np.zeros(6), 0.3))
     size, state = langevin.adapt_step_size(jax.random.key(0), make, jnp.zeros(6), 2000)
@@ -404,7 +433,7 @@ def test_step_size_is_adapted_to_the_acceptance():
     assert float(result.acceptance) == pytest.approx(0.574, abs=0.05)
 
 
-# ----------------------------------------------------------------------------------------------------- names of errors
+# ---- names of errors
 
 
 @pytest.mark.parametrize(
@@ -441,7 +470,9 @@ def test_bad_arguments_are_named(make, error, message):
 
 
 def test_densities_are_pytrees():
-    """A bound method of a target has the target's arrays as leaves: two targets share their structure."""
+    """A bound method of a target has the target's arrays as leaves: two
+    targets share their structure.
+    """
     first, second = (
         as_density("target", targets.gaussian([m], 1.0)) for m in (0.0, 1.0)
     )

@@ -1,4 +1,6 @@
-"""Effective sample sizes, R̂ and estimates of log Z against what is known in closed form."""
+"""Effective sample sizes, R̂ and estimates of log Z against what is known in
+closed form.
+"""
 
 import functools
 
@@ -10,26 +12,29 @@ import pytest
 from diffjax import langevin, quadrature, targets
 from diffjax.langevin import normalisers
 
-# ----------------------------------------------------------------------------------------------------------- diagnostics
+# ---- diagnostics
 
 
 def autoregressive(chains, draws, correlation, seed=0):
-    """Stationary chains x′ = ρx + √(1 − ρ²) z, whose mean has the variance (1 + ρ)/(1 − ρ) / draws."""
+    """Stationary chains x′ = ρx + √(1 − ρ²) z, whose mean has the variance (1
+    + ρ)/(1 − ρ) / draws.
+    """
     noise = np.random.default_rng(seed).standard_normal((chains, draws))
-    found = np.empty_like(noise)
-    found[:, 0] = noise[:, 0]
+    result = np.empty_like(noise)
+    result[:, 0] = noise[:, 0]
     for n in range(1, draws):
-        found[:, n] = (
-            correlation * found[:, n - 1] + np.sqrt(1 - correlation**2) * noise[:, n]
+        result[:, n] = (
+            correlation * result[:, n - 1] + np.sqrt(1 - correlation**2) * noise[:, n]
         )
-    return found
+    return result
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.7, -0.4])
 def test_effective_size_of_an_autoregression(correlation):
-    """ESS = N (1 − ρ)/(1 + ρ) within 10 %: the sum over lags τ̂ has the relative error √(2(2W + 1)/N), W the window of
-    about ten correlation times (Sokal 1997, eq. 3.19), below 4 % for N = 32 000; 4 % more for the cut at a negative
-    pair. The mean lies within 4 of its standard errors, and R̂ is 1.
+    """ESS = N (1 − ρ)/(1 + ρ) within 10 %: the sum over lags τ̂ has the
+    relative error √(2(2W + 1)/N), W the window of about ten correlation times
+    (Sokal 1997, eq. 3.19), below 4 % for N = 32 000. The cut at a negative
+    pair adds 4 %. The mean lies within 4 of its standard errors, and R̂ is 1.
     """
     samples = autoregressive(16, 2000, correlation)
     expected = samples.size * (1 - correlation) / (1 + correlation)
@@ -44,7 +49,10 @@ def test_effective_size_of_an_autoregression(correlation):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-18, 1e17, 1e30])
 def test_diagnostics_do_not_depend_on_the_unit(scale):
-    """In any unit, to the rounding of the samples; the standard error is in that unit."""
+    """In any unit, to the rounding of the samples.
+
+    The standard error is in that unit.
+    """
     samples = autoregressive(4, 200, 0.5).astype(np.float32)
     scaled = samples * np.float32(scale)
     for diagnostic, unit in (
@@ -59,8 +67,10 @@ def test_diagnostics_do_not_depend_on_the_unit(scale):
 
 
 def test_chains_that_stay_have_no_diagnostics():
-    """All at one value that binary fractions do not hold: NaN. Each at its own: R̂ is infinite, and as many draws count
-    as there are halves of chains, over 2."""
+    """All at one value that binary fractions do not hold: NaN. Each at its
+    own: R̂ is infinite, and as many draws count as there are halves of chains,
+    over 2.
+    """
     still = np.full((4, 50), 0.1, np.float32)
     for diagnostic in (
         langevin.effective_sample_size,
@@ -76,8 +86,9 @@ def test_chains_that_stay_have_no_diagnostics():
 
 
 def test_r_hat_sees_what_it_should():
-    """Chains in two modes m apart with unit spread: R̂² = 1 + B/W up to 1/N, and ESS falls to about their number; of
-    differing scale: seen by the folded ranks alone. A shape of a draw is kept.
+    """Chains in two modes m apart with unit spread: R̂² = 1 + B/W up to 1/N,
+    and ESS falls to about their number. Chains of differing scale are seen by
+    the folded ranks alone. The shape of a draw is kept.
     """
     samples = np.random.default_rng(0).standard_normal((4, 500, 3))
     samples[:2, :, 1] += 3.0
@@ -95,7 +106,9 @@ def test_r_hat_sees_what_it_should():
 
 
 def test_diagnostics_agree_with_blackjax():
-    """The effective size within 2 % of blackjax's on chains halved beforehand (it has no cap), where it is installed."""
+    """The effective size within 2 % of blackjax's on chains halved beforehand
+    (it has no cap), where it is installed.
+    """
     diagnostics = pytest.importorskip("blackjax.diagnostics")
     samples = autoregressive(8, 1000, 0.6)
     halves = samples.reshape(16, 500)
@@ -107,28 +120,33 @@ def test_diagnostics_agree_with_blackjax():
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ log Z
+# ---- log Z
 
 LOG_Z = 2.5
 BASE = functools.partial(targets.gaussian, [0.0, 0.0], 2.0)
 
 
 def mixture():
-    """A mixture of three in the plane, of known log Z: the law itself times e^{2.5}."""
-    law = targets.gaussian_mixture(
+    """A mixture of three in the plane, of known log Z: the distribution itself
+    times e^{2.5}.
+    """
+    density = targets.gaussian_mixture(
         [0.4, 0.35, 0.25], [[1.5, 0.0], [-1.0, 0.5], [0.0, -2.0]], [0.5, 0.7, 0.4]
     )
-    return targets.energy(law.log_prob, -LOG_Z)
+    return targets.energy(density.log_prob, -LOG_Z)
 
 
-def mala_at(law, beta):
-    """MALA that takes shorter steps as the law narrows."""
-    return langevin.mala(law, 0.8 - 0.5 * beta)
+def mala_at(density, beta):
+    """MALA that takes shorter steps as the distribution narrows."""
+    return langevin.mala(density, 0.8 - 0.5 * beta)
 
 
 def test_log_z_of_a_mixture_by_quadrature_and_chains():
-    """log Z by quadrature to rounding; by annealed importance sampling and thermodynamic integration within 4 standard
-    errors, which are small, and for the latter its own estimate of the rule's error.
+    """log Z by quadrature is exact to rounding.
+
+    By annealed importance sampling and thermodynamic integration it is within
+    4 standard errors, which are small, and for the latter the estimate of the
+    rule's error.
     """
     key, betas = jax.random.key(0), np.linspace(0, 1, 17)
     assert float(
@@ -154,18 +172,21 @@ def test_log_z_of_a_mixture_by_quadrature_and_chains():
 
 
 def test_annealed_importance_sampling_with_two_betas_is_importance_sampling():
-    """β = (0, 1): w = p̃/p_0 at draws of the base, and Ẑ without a chain. Gaussians: Var w is known, and so is the mean
-    of log w, log Z − KL(p_0‖p) = log Z − ½(2(s² − 1) − 2 log s²) in two dimensions, s = 2. E log Ẑ ≤ log Z, the gap
-    closing as the number n of weights in Ẑ grows: here 1, 8 and 64, far apart beside their errors.
+    """β = (0, 1): w = p̃/p_0 at draws of the base, and Ẑ without a chain.
+
+    Gaussians: Var w is known, and so is the mean of log w, log Z − KL(p_0‖p) =
+    log Z − ½(2(s² − 1) − 2 log s²) in two dimensions, s = 2. E log Ẑ ≤ log Z,
+    the gap closing as the number n of weights in Ẑ grows: here 1, 8 and 64,
+    far apart beside their errors.
     """
     target = targets.energy(targets.gaussian([0.0, 0.0], 1.0).log_prob, -LOG_Z)
-    found = langevin.annealed_importance_sampling(
+    result = langevin.annealed_importance_sampling(
         jax.random.key(0), BASE(), target, [0, 1], make_kernel=mala_at, count=4096
     )
-    expected = np.exp(np.asarray(found.log_weights, np.float64)).mean()
-    assert float(found.log_z) == pytest.approx(np.log(expected), abs=1e-5)
-    assert abs(found.log_z - LOG_Z) < 4 * found.standard_error < 0.1
-    log_weights = np.asarray(found.log_weights, np.float64)
+    expected = np.exp(np.asarray(result.log_weights, np.float64)).mean()
+    assert float(result.log_z) == pytest.approx(np.log(expected), abs=1e-5)
+    assert abs(result.log_z - LOG_Z) < 4 * result.standard_error < 0.1
+    log_weights = np.asarray(result.log_weights, np.float64)
     assert abs(
         log_weights.mean() - (LOG_Z - (3 - np.log(4)))
     ) < 4 * log_weights.std() / np.sqrt(4096)
@@ -177,12 +198,12 @@ def test_annealed_importance_sampling_with_two_betas_is_importance_sampling():
 
 def test_annealed_importance_sampling_by_kinetic_chains():
     """From N(0, 1) to e^{−2x²}: within 4 standard errors of log Z = ½ log(π/2). At
-    friction 0.1 a velocity that starts each β at 0 is hardly refreshed, the chains but slide towards the mode, and log
-    Ẑ is 0.39 too large.
+    friction 0.1 a velocity that starts each β at 0 is hardly refreshed, the
+    chains but slide towards the mode, and log Ẑ is 0.39 too large.
     """
     base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 11)
-    make = lambda law, beta: langevin.underdamped(law, 0.5, 0.1)
-    found = langevin.annealed_importance_sampling(
+    make = lambda density, beta: langevin.underdamped(density, 0.5, 0.1)
+    result = langevin.annealed_importance_sampling(
         jax.random.key(0),
         base,
         lambda x: -2 * jnp.sum(x**2),
@@ -191,12 +212,16 @@ def test_annealed_importance_sampling_by_kinetic_chains():
         count=4096,
         steps=3,
     )
-    assert abs(found.log_z - 0.5 * np.log(np.pi / 2)) < 4 * found.standard_error < 0.05
+    assert (
+        abs(result.log_z - 0.5 * np.log(np.pi / 2)) < 4 * result.standard_error < 0.05
+    )
 
 
 def test_a_constant_of_the_log_density_costs_no_digits():
-    """p̃ = e^c p_0, c = 2¹⁶: log p̃ − log p_0 is c to within 2⁻⁸ of float32's lattice there, hence its variance below
-    2⁻¹⁶ and log Ẑ within 2⁻⁷. log weights on a lattice of ⅛ are shifted by 2²⁰ exactly: nothing else may change.
+    """p̃ = e^c p_0, c = 2¹⁶: log p̃ − log p_0 is c to within 2⁻⁸ of float32's
+    lattice there, hence its variance below 2⁻¹⁶ and log Ẑ within 2⁻⁷. log
+    weights on a lattice of ⅛ are shifted by 2²⁰ exactly: nothing else may
+    change.
     """
     base, c, key = BASE(), 2.0**16, jax.random.key(0)
     ti = langevin.thermodynamic_integration(
@@ -225,8 +250,11 @@ def test_a_constant_of_the_log_density_costs_no_digits():
 
 
 def test_thermodynamic_integration_needs_the_base_within_the_support():
-    """E log p̃ under a base that reaches beyond a box is −infinity. Importance sampling has no such need: log Z of the
-    box |x| < 1 is log 2 within 4 standard errors."""
+    """E log p̃ under a base that reaches beyond a box is −infinity.
+
+    Importance sampling has no such need: log Z of the box |x| < 1 is log 2
+    within 4 standard errors.
+    """
     base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 5)
     box = lambda x: jnp.where(jnp.abs(x[0]) < 1, 0.0, -jnp.inf)
     with pytest.raises(
@@ -236,15 +264,16 @@ def test_thermodynamic_integration_needs_the_base_within_the_support():
         langevin.thermodynamic_integration(
             jax.random.key(0), base, box, betas, make_kernel=mala_at, count=8
         )
-    found = langevin.annealed_importance_sampling(
+    result = langevin.annealed_importance_sampling(
         jax.random.key(0), base, box, betas, make_kernel=mala_at, count=512
     )
-    assert abs(found.log_z - np.log(2)) < 4 * found.standard_error < 0.3
+    assert abs(result.log_z - np.log(2)) < 4 * result.standard_error < 0.3
 
 
 def test_thermodynamic_integration_finds_a_support_that_its_chains_do_not_leave():
-    """Chains of tiny steps that start in a box stay there, and nothing but draws from the base shows the 5 % of its
-    mass outside ±2: 4096 draws miss it with probability 1e-83. Under jit the estimate is NaN.
+    """Chains of tiny steps that start in a box stay there, and nothing but
+    draws from the base shows the 5 % of its mass outside ±2: 4096 draws miss
+    it with probability 1e-83. Under jit the estimate is NaN.
     """
     base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 3)
     inside = targets.gaussian(
@@ -253,7 +282,7 @@ def test_thermodynamic_integration_finds_a_support_that_its_chains_do_not_leave(
 
     def estimate(key, start):
         box = lambda x: jnp.where(jnp.abs(x[0]) < 2, 0.0, -jnp.inf)
-        still = lambda law, beta: langevin.mala(law, 1e-6)
+        still = lambda density, beta: langevin.mala(density, 1e-6)
         return langevin.thermodynamic_integration(
             key, start, box, betas, make_kernel=still, count=8, steps=40, warm_up=0
         ).log_z
@@ -269,27 +298,28 @@ def test_thermodynamic_integration_finds_a_support_that_its_chains_do_not_leave(
 
 
 def test_thermodynamic_integration_to_a_box_that_no_draw_leaves_is_off_by_the_mass_outside():
-    """Of N(0, 1) 7e-6 lie beyond ±4.5, and 1 − e^{−0.03} is the chance that any of 4 160 draws does: log 9 within 4
-    standard errors and the correction of the trapezoid rule.
+    """Of N(0, 1) 7e-6 lie beyond ±4.5, and 1 − e^{−0.03} is the chance that
+    any of 4 160 draws does: log 9 within 4 standard errors and the correction
+    of the trapezoid rule.
     """
     base, betas = targets.gaussian([0.0], 1.0), np.linspace(0, 1, 17)
     box = lambda x: jnp.where(jnp.abs(x[0]) < 4.5, 0.0, -jnp.inf)
-    make = lambda law, beta: langevin.mala(law, 0.7)
-    found = langevin.thermodynamic_integration(
+    make = lambda density, beta: langevin.mala(density, 0.7)
+    result = langevin.thermodynamic_integration(
         jax.random.key(0), base, box, betas, make_kernel=make, count=64
     )
     assert (
-        abs(float(found.log_z) - np.log(9))
-        < 4 * found.standard_error + found.discretisation
+        abs(float(result.log_z) - np.log(9))
+        < 4 * result.standard_error + result.discretisation
         < 0.12
     )
 
 
 def test_one_weight_has_no_standard_error():
-    found = langevin.annealed_importance_sampling(
+    result = langevin.annealed_importance_sampling(
         jax.random.key(0), BASE(), mixture(), [0, 1], make_kernel=mala_at, count=1
     )
-    assert np.isfinite(found.log_z) and np.isnan(found.standard_error)
+    assert np.isfinite(result.log_z) and np.isnan(result.standard_error)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +359,9 @@ def test_refusals_of_estimates(change, error, message):
 
 
 def test_diverged_chains_of_an_estimate_are_named():
-    """log p̃ = Σ log x is NaN wherever an entry is negative: no weight is made of it."""
+    """log p̃ = Σ log x is NaN wherever an entry is negative: no weight is made
+    of it.
+    """
     with pytest.raises(FloatingPointError, match="NaN or \\+infinity of 8"):
         langevin.annealed_importance_sampling(
             jax.random.key(0),

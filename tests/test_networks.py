@@ -1,4 +1,6 @@
-"""Networks: theorems that hold for each of them, and for the parts that they are made of."""
+"""Networks: theorems that hold for each of them, and for the parts that they
+are made of.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -115,7 +117,9 @@ def perturbed(name):
 
 
 def randomised(model, *arguments):
-    """Variables as of `model.init`, every entry drawn from N(0, 0.3²), so that none is zero."""
+    """Variables as of `model.init`, every entry drawn from N(0, 0.3²), so that
+    none is zero.
+    """
     rng = np.random.default_rng(2)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments)
     return jax.tree.map(
@@ -208,7 +212,8 @@ def test_output_depends_on_the_condition_and_none_is_the_null_condition(name):
         for j in range(i):
             assert relative(outs[i], outs[j]) > 1e-3
     null = np.int32(LABELS) if model.num_classes else np.zeros(VECTOR, np.float32)
-    # two programs of the same arithmetic: some 20 layers of sums of 100 terms, each rounded
+    # two programs of the same arithmetic: some 20 layers of sums of 100 terms,
+    # each rounded
     assert (
         relative(run(model, variables, x, t, null), run(model, variables, x, t, None))
         < 200 * np.finfo(np.float32).eps
@@ -242,7 +247,8 @@ def test_no_parameter_is_dead(name):
     largest = max(float(np.abs(g).max()) for _, g in gradients)
     for path, g in gradients:
         assert np.all(np.isfinite(g)), jax.tree_util.keystr(path)
-        # a parameter without effect has a gradient of rounding size, not always exactly 0
+        # a parameter without effect has a gradient of rounding size, not
+        # always exactly 0
         assert float(np.abs(g).max()) > 50 * EPS * largest, jax.tree_util.keystr(path)
         assert np.mean(g != 0) > 0.99, jax.tree_util.keystr(path)
 
@@ -278,8 +284,9 @@ def test_bfloat16_computes_within_its_rounding_and_returns_float32(name):
         ROWS[name].model.clone(dtype=jnp.bfloat16), perturbed(name), x, t, condition
     )
     assert out.dtype == jnp.float32
-    # The effect of rounding the parameters alone measures the network's condition. A layer rounds about ten more
-    # values (norm, its two modulations, dense, bias, activation, gate, sum, …) of independent signs.
+    # The effect of rounding the parameters alone measures the network's
+    # condition. A layer rounds about ten more values (norm, its two
+    # modulations, dense, bias, activation, gate, sum, …) of independent signs.
     rounded = jax.tree.map(
         lambda leaf: leaf.astype(jnp.bfloat16).astype(np.float32), perturbed(name)
     )
@@ -460,7 +467,8 @@ def test_inner_products_of_sinusoidal_embeddings_depend_on_the_time_difference_o
     embedding = np.asarray(quick(lambda t: sinusoidal(t, dim))(t), np.float64)
     frequencies = np.geomspace(0.02, 200.0, dim // 2)
     expected = np.cos(frequencies * (t[:, None] - t[None])[..., None]).sum(-1)
-    # rounding of ω and of ω t each turn an angle by up to EPS ω |t|, two angles a product
+    # rounding of ω and of ω t each turn an angle by up to EPS ω |t|, two
+    # angles a product
     np.testing.assert_allclose(
         embedding @ embedding.T, expected, atol=4 * EPS * 2.0 * frequencies.sum()
     )
@@ -508,7 +516,7 @@ def test_fourier_inputs_have_period_two_and_unit_circles():
     np.testing.assert_array_equal(fourier_inputs(x, 0), x)
 
 
-# Refusals
+# Wrong arguments
 
 
 def call(model, *arguments):

@@ -1,4 +1,6 @@
-"""The midpoint rule reaches the exact integrals that it can, and names what it cannot do."""
+"""The midpoint rule reaches the exact integrals that it can, and names what it
+cannot do.
+"""
 
 import math
 
@@ -11,10 +13,12 @@ from diffjax import quadrature, targets
 
 
 def test_log_z_of_densities_known_exactly(x64):
-    """∫ p = 1 for a mixture in the plane and boxes aligned to cells; log ∫ e^{−x²/2s²} = log(s√2π) under jit.
+    """∫ p = 1 for a mixture in the plane and boxes aligned to cells, and log ∫
+    e^{−x²/2s²} = log(s√2π) under jit.
 
-    The Gaussians' error is e^{−2π²(s/h)²} < 1e-30 for cells h ≤ s/2 and tails beyond 8 standard deviations 1e-15; the
-    boxes' edges are edges of cells, so that only rounding remains.
+    The Gaussians' error is e^{−2π²(s/h)²} < 1e-30 for cells h ≤ s/2 and tails
+    beyond 8 standard deviations 1e-15. The boxes' edges are edges of cells, so
+    that only rounding remains.
     """
     mixture = targets.gaussian_mixture(
         [0.4, 0.6], [[1.5, 0.0], [-1.0, 0.5]], [0.4, 0.7]
@@ -37,11 +41,13 @@ def test_log_z_of_densities_known_exactly(x64):
 
 def test_integrals_have_the_function_s_shape(x64):
     """Second moments of N(0, diag(1, 4)): E[x xᵀ]."""
-    law = targets.gaussian([0.0, 0.0], [1.0, 2.0])
-    found = quadrature.integrate(
-        lambda x: jnp.exp(law.log_prob(x)) * jnp.outer(x, x), [(-10, 10), (-20, 20)], 64
+    density = targets.gaussian([0.0, 0.0], [1.0, 2.0])
+    result = quadrature.integrate(
+        lambda x: jnp.exp(density.log_prob(x)) * jnp.outer(x, x),
+        [(-10, 10), (-20, 20)],
+        64,
     )
-    np.testing.assert_allclose(found, [[1, 0], [0, 4]], atol=1e-12)
+    np.testing.assert_allclose(result, [[1, 0], [0, 4]], atol=1e-12)
 
 
 @pytest.mark.parametrize(

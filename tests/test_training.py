@@ -1,4 +1,6 @@
-"""Training: the step is optax's, the data position is the step, and a run that was killed is the run that was not."""
+"""Training: the step is optax's, the data position is the step, and a run that
+was killed is the run that was not.
+"""
 
 import collections
 import errno
@@ -33,7 +35,9 @@ CONFIG = {"learning_rate": 0.01, "network": {"width": 4}, "steps": 20}
 
 
 def loss_fn(params, key, batch):
-    """A regression through tanh, shifted by the key's last word, so that a wrong key changes the result."""
+    """A regression through tanh, shifted by the key's last word, so that a
+    wrong key changes the result.
+    """
     x = (
         batch["x"]
         + 0.1 * (jax.random.key_data(key)[-1] % 1024).astype(jnp.float32) / 1024
@@ -136,14 +140,14 @@ def test_step_is_clipped_adamw_by_hand():
 
 
 def test_a_first_state_is_strongly_typed_copies():
-    given = {
+    params = {
         "a": np.ones((2, 2)),
         "b": jnp.asarray(2.0),
         "c": np.ones(3, jnp.bfloat16),
         "d": jax.device_put(np.ones(2)),
     }
-    assert given["b"].weak_type
-    state = training.init(jax.random.key(0), given, optax.adam(0.1))
+    assert params["b"].weak_type
+    state = training.init(jax.random.key(0), params, optax.adam(0.1))
     dtypes = {name: str(leaf.dtype) for name, leaf in state.params.items()}
     assert dtypes == {"a": "float32", "b": "float32", "c": "bfloat16", "d": "float32"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.ema)} == {"float32"}
@@ -152,13 +156,14 @@ def test_a_first_state_is_strongly_typed_copies():
         for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state))
     )
     pointers = [
-        tree["d"].unsafe_buffer_pointer() for tree in (given, state.params, state.ema)
+        tree["d"].unsafe_buffer_pointer() for tree in (params, state.params, state.ema)
     ]
     assert len(set(pointers)) == 3
 
 
 def test_average_is_its_closed_form():
-    # ema_N = Σ_n w_n p_n with w_n = (1 − d_n) Π_{m>n} d_m, and p_0 with Π d_m; d_n = min(0.9, (1 + n)/(10 + n))
+    # ema_N = Σ_n w_n p_n with w_n = (1 − d_n) Π_{m>n} d_m, and p_0 with Π d_m;
+    # d_n = min(0.9, (1 + n)/(10 + n))
     state = initial()
     seen = [np.asarray(state.params["w"])]
     for n in range(12):
@@ -224,7 +229,9 @@ NOT_FINITE = {"loss": 1, "gradient": 2, "metric": 3}
 
 
 def sometimes_bad_loss(params, key, batch):
-    """Of a batch that is no 0, one of loss, gradient and metric is not finite, by its number."""
+    """Of a batch that is no 0, one of loss, gradient and metric is not finite,
+    by its number.
+    """
     w, bad = params["w"], batch["bad"]
     loss = jnp.sum(w**2) + jnp.where(bad == NOT_FINITE["loss"], jnp.nan, 0.0)
     # d√u/du at 0 is infinite while the loss is finite
@@ -463,7 +470,9 @@ def test_checkpoint_holds_the_whole_state(tmp_path):
 
 
 def test_checkpoint_holds_structures_that_orbax_alone_does_not(tmp_path):
-    """Custom pytrees, zero-size arrays, keys of another type, bfloat16, an optimiser without state."""
+    """Custom pytrees, zero-size arrays, keys of another type, bfloat16, an
+    optimiser without state.
+    """
     one = np.ones((), np.float32)
     params = (
         training.TrainState(
@@ -504,7 +513,7 @@ def test_a_checkpoint_under_another_number_is_set_aside(tmp_path):
 
 @pytest.mark.parametrize("beside", [None, "", "{", "[1, 2]", '{"learning_rate": 7}'])
 def test_another_configuration_is_refused_by_field(tmp_path, beside):
-    """What counts is the configuration in the checkpoint, whatever became of the file beside it."""
+    """The configuration in the checkpoint counts, not the file beside it."""
     path = tmp_path / "training_config.json"
     saved(tmp_path, 3)
     path.unlink() if beside is None else path.write_text(beside)
@@ -542,7 +551,8 @@ def test_other_arrays_are_refused_by_name(tmp_path):
         assert checkpoints.latest_step() == 3
 
 
-# Damage: whatever happens to a file, what comes back is the newest state or, with a warning, the one before it.
+# Damage: whatever happens to a file, what comes back is the newest state or,
+# with a warning, the one before it.
 
 DAMAGES = {
     "cut": lambda data, rng: data[: len(data) // 2],
@@ -564,7 +574,9 @@ def as_bytes(state):
 
 
 def after_damage(whole, directory, name, damage, rng):
-    """'same', 'set aside' or 'silent': what a restore makes of a copy of `whole` with one damaged file."""
+    """'same', 'set aside' or 'silent': what a restore makes of a copy of
+    `whole` with one damaged file.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(whole, directory)
     data = DAMAGES[damage]((directory / name).read_bytes(), rng)
@@ -615,7 +627,8 @@ def test_damage_is_never_silent(tmp_path):
             kinds[
                 after_damage(tmp_path / "whole", tmp_path / "copy", name, damage, rng)
             ] += 1
-    # Of the files of data some are read again and some were only steps on the way, by sizes that vary.
+    # Of the files of data some are read again and some were only steps on the
+    # way, by sizes that vary.
     read = [
         name
         for name in files
@@ -676,7 +689,8 @@ def test_a_damaged_average_is_not_loaded(tmp_path):
 @tensorstores_noise
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
     saved(tmp_path, 2, 3)
-    # as a kill during orbax's writing leaves it; empty step folders; and data lost under a good name
+    # as a kill during orbax's writing leaves it; empty step folders; and data
+    # lost under a good name
     for unfinished in ("5.orbax-checkpoint-tmp", "6.writing", "1.deleting"):
         (tmp_path / unfinished / "rest.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "9").mkdir()
@@ -725,7 +739,7 @@ def test_when_all_are_damaged_the_run_stops_once(tmp_path):
 
 
 def test_files_of_ones_own_are_left_alone(tmp_path):
-    own = [
+    names = [
         "7/my_images.txt",
         "0/cat.png",
         "1/ema/cat.png.txt",
@@ -740,7 +754,7 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         "3.deleting/rest/x",
         "3.deleting/notes.txt",
     ]
-    for name in own:
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "1" / "notes.txt").write_text("")
@@ -765,7 +779,7 @@ def test_files_of_ones_own_are_left_alone(tmp_path):
         checkpoints.save(10, trained(10))
     with pytest.warns(UserWarning):
         assert_bitwise(restored_from(tmp_path), trained(10))
-    assert all((tmp_path / name).read_text() == name for name in own)
+    assert all((tmp_path / name).read_text() == name for name in names)
     assert (tmp_path / "8" / "notes.txt").exists() and not (tmp_path / "9").exists()
 
 
@@ -780,8 +794,8 @@ def test_load_ema_follows_a_training_that_replaces_what_it_reads(tmp_path, monke
 
     monkeypatch.setattr(manifest, "read", read_too_late)
     with pytest.warns(UserWarning, match="/3 cannot be read: it has no manifest"):
-        found = training.load_ema(tmp_path)["w"]
-    np.testing.assert_array_equal(found, expected)  # of 4, not of 2
+        loaded = training.load_ema(tmp_path)["w"]
+    np.testing.assert_array_equal(loaded, expected)  # of 4, not of 2
 
 
 def test_load_ema_without_checkpoint(tmp_path):
@@ -880,7 +894,9 @@ def test_a_lock_lost_to_another_process_is_noticed(tmp_path):
 
 
 def race(directory, go, hold):
-    """Take the lock at the time `go`, and write that into a file that only the holder may write."""
+    """Take the lock at the time `go`, and write that into a file that only the
+    holder may write.
+    """
     time.sleep(max(0.0, go - time.time()))
     held = lock.Lock(directory)
     path = pathlib.Path(directory) / "held"
@@ -1079,7 +1095,8 @@ def test_nan_in_the_data_names_step_and_checkpoint(tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
-    # the gradient 1e15 is finite and so is the loss before the update, which overflows
+    # the gradient 1e15 is finite and so is the loss before the update, which
+    # overflows
     state = training.init(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(1e30))
     step = training.make_step(
         lambda p, key, b: (jnp.sum(p["w"]) * jnp.where(b[0] > 2, 1e15, 0.0), {}),
@@ -1223,7 +1240,8 @@ def test_a_signal_saves_first(tmp_path, number, restore):
             os.kill(os.getpid(), number)
             time.sleep(0.05)
 
-    # a shell that starts the tests in the background has them ignore Ctrl-C, which `fit` would respect
+    # a shell that starts the tests in the background has them ignore Ctrl-C,
+    # which `fit` would respect
     before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     restore.append((number, signal.signal(number, before)))
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
@@ -1327,8 +1345,11 @@ def test_step_over_eight_devices_equals_one_device(tmp_path, nursery):
 
 
 def test_what_on_block_records_covers_every_checkpoint(tmp_path):
-    """A run stopped in the middle of a save has told on_block of every step saved; steps before a NaN are told too."""
-    told = []
+    """A run stopped in the middle of a save has called on_block for every step saved.
+
+    It is called for the steps before a NaN too.
+    """
+    reported = []
 
     class Stopped(Exception):
         pass
@@ -1347,6 +1368,6 @@ def test_what_on_block_records_covers_every_checkpoint(tmp_path):
             checkpoints=checkpoints,
             block=4,
             save_every=8,
-            on_block=lambda n, m: told.append(n),
+            on_block=lambda n, m: reported.append(n),
         )
-    assert told[-1] == 8
+    assert reported[-1] == 8

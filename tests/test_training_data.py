@@ -1,4 +1,6 @@
-"""Loading arrays of one's own: what a type would round away is never lost in silence."""
+"""Loading arrays of one's own: what a type would round away is never lost in
+silence.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,9 @@ def test_the_column_that_would_be_rounded_is_named(tmp_path):
 
 
 def test_what_float32_keeps_apart_is_loaded(tmp_path):
-    """A rounding error of 2⁻²⁴ relative to the value, below a thousandth of the standard deviation; constants too."""
+    """A rounding error of 2⁻²⁴ relative to the value, below a thousandth of
+    the standard deviation, is accepted. So are constants.
+    """
     table = np.stack(
         [4e6 + np.linspace(0, 4e4, 200), np.full(200, 1 / 3), np.arange(200.0)], 1
     )
