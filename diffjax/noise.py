@@ -192,11 +192,12 @@ def brownian(
     """One standard Brownian path W between two times, a function of its key alone.
 
     Its clock runs from `start`, where W = 0, towards `end`, which may lie on
-    either side. The interval is halved `depth` times. Values at several times
-    have their exact joint distribution if no two of the times lie strictly
-    inside one of the 2^depth leaves. So the resolution is |end − start| /
-    2^depth. Two times inside one leaf see one draw of its bridge, which is
-    smoother than W.
+    either side.
+
+    The interval is halved `depth` times. Values at several times have their
+    exact joint distribution if no two of the times lie strictly inside one of
+    the 2^depth leaves. So the resolution is |end − start| / 2^depth. Two times
+    inside one leaf see one draw of its bridge, which is smoother than W.
 
     Args:
       key: One typed key.
@@ -230,9 +231,10 @@ class BrownianPath:
     It is made by `brownian`. The interval is halved `depth` times. The
     increment and the area of each half follow from those of the whole and from
     two draws, hashed with the number of the half in the tree. The leaf that
-    holds t is split once more, at t itself, in the same way. Nothing is
-    stored. A value costs depth + 1 draws of 2 × shape. Times carry no
-    gradient, since W has none.
+    holds t is split once more, at t itself, in the same way.
+
+    Nothing is stored. A value costs depth + 1 draws of 2 × shape. Times carry
+    no gradient, since W has none.
     """
 
     key: Any
@@ -269,8 +271,8 @@ class BrownianPath:
         rounding is relative to √h. h itself is known to within the rounding of
         the times.
 
-        Where both times lie in one leaf, z_0 and z_1 belong to the Brownian
-        path as it is evaluated, and are not normal.
+        Where both times lie in one leaf, z_0 and z_1 come from the one bridge that
+        is drawn for it, and are not normal.
 
         Args:
           t: Where the step starts, (). A traced time outside the interval
@@ -332,11 +334,11 @@ def _split(z, draws, f):
         z_0 = √f x_0 + √g y_0,    z_1 = √(3fg) v + f^{3/2} x_1 + g^{3/2} y_1
 
     are those of the whole interval, with g = 1 − f and v = √g x_0 − √f y_0.
+
     The coefficients of z_1 have the norm f³ + g³ + 3fg = 1. So (v, x_1, y_1)
     given z_1 is z_1 times these coefficients plus noise, made of the draws
     (ξ_0, ξ_1), in the plane orthogonal to them. The map from (z, ξ) is a
-    rotation. No term is singular at f = 0 or 1, where one part is the whole
-    and has exactly its normals.
+    rotation. No term is singular at f = 0 or 1, where one part is the whole.
 
     This is the distribution of the increment and the space–time Lévy area,
     Foster, Lyons & Oberhauser 2020, section 3 (there f = ½).

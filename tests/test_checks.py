@@ -1,4 +1,7 @@
-"""Argument errors name the argument, the value and what is accepted. Traced values are let through."""
+"""Argument errors name the argument, the value and what is accepted.
+
+Traced values are let through.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
-"""A first call compiles few programs: at most `LIMIT` for every public function, however cold the process.
+"""A first call compiles few programs: at most `LIMIT` for every public
+function, however cold the process.
 
-A row is a function that makes the inputs and returns the call to be counted. Inputs are made before the count starts.
-Rows stand in the order of the rooms.
+A row is a function that makes the inputs and returns the call to be counted.
+Inputs are made before the count starts. Rows stand in the order of the rooms.
 """
 
 import contextlib
@@ -51,7 +52,9 @@ _KEY_DATA = np.array([0, 1], np.uint32)
 
 @pytest.fixture(scope="module", autouse=True)
 def small_programs_are_cached():
-    """Keep every program on disk: rows make the same small inputs again and again after `jax.clear_caches`."""
+    """Keep every program on disk: rows make the same small inputs again and
+    again after `jax.clear_caches`.
+    """
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
@@ -60,7 +63,9 @@ def small_programs_are_cached():
 
 @contextlib.contextmanager
 def counted_programs():
-    """A list that grows by one for each program that XLA is given while the context is open."""
+    """A list that grows by one for each program that XLA is given while the
+    context is open.
+    """
     programs = []
 
     def listen(event, duration, **details):
@@ -230,7 +235,9 @@ TARGETS = (
 
 
 def sampling_problem():
-    """(schedule, denoiser, x, grid): plain functions and NumPy arrays, so that all programs are the library's."""
+    """(schedule, denoiser, x, grid): plain functions and NumPy arrays, so that
+    all programs are the library's.
+    """
     schedule = dj.schedules.vp_linear()
     return (
         schedule,
@@ -262,7 +269,9 @@ def _stop_and_go(schedule, denoiser, x, grid, key):
 
 
 def of_a_denoiser(make):
-    """A row: a denoiser, or a view of one, made before the count and called at one example."""
+    """A row: a denoiser, or a view of one, made before the count and called at
+    one example.
+    """
 
     def prepare():
         schedule, net, x, _ = sampling_problem()
@@ -594,7 +603,9 @@ CHAINS = {
 
 
 def _guided(make):
-    """A row: a factory of guided denoisers, given a schedule, a denoiser and a grid made before the count."""
+    """A row: a factory of guided denoisers, given a schedule, a denoiser and a
+    grid made before the count.
+    """
 
     def prepare():
         schedule = schedules.vp_linear()
@@ -698,7 +709,9 @@ def two_bumps():
 
 
 def fitted(fit):
-    """A row: fit(key, p, start), p of two bumps and the start one normal distribution."""
+    """A row: fit(key, p, start), p of two bumps and the start one normal
+    distribution.
+    """
     return with_key(fit, two_bumps, lambda: normal(1.5))
 
 

@@ -1,4 +1,6 @@
-"""Densities under an SDE: the equation's residual falls at second order, and so does the error of its solver."""
+"""Densities under an SDE: the equation's residual falls at second order, and
+so does the error of its solver.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +26,20 @@ def log_density(target, schedule):
 
 
 def order(errors):
-    """log2 of the last two errors' ratio, along the first axis, as the step is halved."""
+    """log2 of the last two errors' ratio, along the first axis, as the step is
+    halved.
+    """
     return np.log2(errors[-2] / errors[-1])
 
 
 def states(schedule):
-    """Times at σ/α = 0.3, 1 and 3, far from t_min; four points of each law's bulk; the scales of x and t there.
+    """Times at σ/α = 0.3, 1 and 3, far from t_min.
 
-    Between two indices of a chain or ladder p_t is smooth, at an index its rate jumps: there t is the middle of the interval, and
-    the largest dt, 1/16 of the scale, 0.4 of the interval.
+    Four points of each distribution's bulk. The scales of x and t there.
+
+    Between two indices of a chain or ladder p_t is smooth, at an index its
+    rate jumps: there t is the middle of the interval, and the largest dt, 1/16
+    of the scale, 0.4 of the interval.
     """
     t = times_at_noise(schedule, (0.3, 1.0, 3.0))
     time_scale = -1 / schedules.derived.log_snr_rate(schedule, t)
@@ -56,10 +63,12 @@ def still(velocity):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, ("vp_linear", "edm")))
 def test_residual_of_every_sde_falls_at_second_order(schedule, x64):
-    """Forward SDE, probability flow and, downwards, the reverse SDE at three noise levels carry the exact p_t.
+    """Forward SDE, probability flow and, downwards, the reverse SDE at three
+    noise levels carry the exact p_t.
 
-    The flow with the sign of its score reversed, f + ½g²∇log p, does not: ∂p/∂t + div((f + ½g²∇log p) p) = g²Δp, and
-    its residual falls on g²Δp/p = g²(Δlog p + ‖∇log p‖²) at second order.
+    The flow with the sign of its score reversed, f + ½g²∇log p, does not:
+    ∂p/∂t + div((f + ½g²∇log p) p) = g²Δp, and its residual falls on g²Δp/p =
+    g²(Δlog p + ‖∇log p‖²) at second order.
     """
     schedule = SCHEDULES[schedule]()
     target = TARGETS["diagonal"]()
@@ -94,10 +103,10 @@ def test_residual_of_every_sde_falls_at_second_order(schedule, x64):
         return rows / unit
 
     over_steps = jax.vmap(residuals, in_axes=(0, None, None, None, None))
-    found = jax.jit(jax.vmap(over_steps, in_axes=(None, 0, 0, 0, 0)))(
+    computed = jax.jit(jax.vmap(over_steps, in_axes=(None, 0, 0, 0, 0)))(
         STEPS, *states(schedule)
     )  # (12, 3, 7)
-    size = np.sqrt(np.mean(np.square(found), 0))  # (3, 7)
+    size = np.sqrt(np.mean(np.square(computed), 0))  # (3, 7)
     np.testing.assert_allclose(order(size[:, :-1]), 2, atol=0.1)
     assert np.all(size[-1, :-1] < 20 * STEPS[-1] ** 2)
     assert np.all(size[:, -1] > 0.1)
@@ -111,15 +120,20 @@ def test_current_velocity_of_the_forward_sde_is_the_probability_flow(schedule, x
     flow = sde.probability_flow(schedule, targets.denoiser(target, schedule))
     current = sde.current_velocity(sde.forward(schedule), log_density(target, schedule))
     x, t, length, duration = states(schedule)
-    found, expected = jax.jit(jax.vmap(lambda x, t: (current(x, t), flow(x, t))))(x, t)
+    computed, expected = jax.jit(jax.vmap(lambda x, t: (current(x, t), flow(x, t))))(
+        x, t
+    )
     scale = (
         schedules.diffusion_coefficient(schedule, t)[:, None] ** 2 / length[:, None]
     ).max(1, keepdims=True)
-    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-11)
+    np.testing.assert_allclose(computed / scale, expected / scale, atol=1e-11)
 
 
-def test_langevin_at_its_stationary_law_has_no_current(x64):
-    """v = 0, and the residual falls at second order to 0; at the density √p, up to a constant, v = ¼∇log p."""
+def test_langevin_at_its_stationary_distribution_has_no_current(x64):
+    """v = 0, and the residual falls at second order to 0.
+
+    At the density √p, up to a constant, v = ¼∇log p.
+    """
     target = TARGETS["full"]()
     process = sde.langevin(target.log_prob)
     log_p = lambda x, t: target.log_prob(x)
@@ -142,7 +156,9 @@ def test_langevin_at_its_stationary_law_has_no_current(x64):
 
 
 def geometric_brownian(x, t, rate=0.3, volatility=0.5, mean=0.2, variance=0.04):
-    """log p_t(x), shape (), of dx = rate x dt + volatility x dw with log x_0 ~ N(mean, variance)."""
+    """log p_t(x), shape (), of dx = rate x dt + volatility x dw with log x_0 ~
+    N(mean, variance).
+    """
     variance = variance + volatility**2 * t
     residual = jnp.log(x) - mean - (rate - 0.5 * volatility**2) * t
     return jnp.sum(
@@ -156,7 +172,9 @@ GEOMETRIC = sde.SDE(lambda x, t: 0.3 * x, lambda x, t: 0.5 * x)
 
 
 def test_residual_and_rate_where_the_diffusion_depends_on_x(x64):
-    """Geometric Brownian motion in two dimensions, Itô: its log-normal law, at second order; its rate by autodiff."""
+    """Geometric Brownian motion in two dimensions, Itô: its log-normal
+    distribution, at second order. Its rate by autodiff.
+    """
     steps, x = 0.2 * STEPS, jnp.array([1.1, 1.6])
     rate = sde.fokker_planck(GEOMETRIC, geometric_brownian)(x, 0.3)
     np.testing.assert_allclose(
@@ -174,7 +192,9 @@ def test_residual_and_rate_where_the_diffusion_depends_on_x(x64):
 
 
 def test_residual_takes_examples_of_any_shape_and_small_densities(x64):
-    """p / p_t(x) is what is differenced: e^{−1e4} times the density has the same residual."""
+    """p / p_t(x) is what is differenced: e^{−1e4} times the density has the
+    same residual.
+    """
     log_p, schedule = (
         lambda x, t: -0.25 * jnp.sum(x**4) * (1 + t),
         schedules.vp_linear(),
@@ -185,19 +205,20 @@ def test_residual_takes_examples_of_any_shape_and_small_densities(x64):
     plain = sde.fokker_planck_residual(sde.forward(schedule), log_p, 0.1, 0.01)
     x = jnp.arange(6.0) / 5
     shapes = ((6,), (2, 3))
-    found = jax.jit(
+    computed = jax.jit(
         lambda x: jnp.stack(
             [f(x.reshape(s), 0.4) for f in (small, plain) for s in shapes]
         )
     )(x)
     np.testing.assert_allclose(
-        found, found[-1], rtol=1e-7
+        computed, computed[-1], rtol=1e-7
     )  # eps · 1e4 · the second differences' 100
 
 
 def test_log_prob_along_a_path_of_the_flow(x64):
-    """d log p_t(x(t))/dt = −tr ∂v/∂x by central differences along a solved path, at second order; at a fixed point
-    ∂log p_t/∂t = −tr ∂v/∂x − v·∇log p."""
+    """d log p_t(x(t))/dt = −tr ∂v/∂x by central differences along a solved
+    path, at second order. At a fixed point ∂log p_t/∂t = −tr ∂v/∂x − v·∇log p.
+    """
     schedule, target = schedules.vp_linear(), TARGETS["diagonal"]()
     log_p, flow = (
         log_density(target, schedule),
@@ -281,22 +302,28 @@ PROCESSES = {
 
 
 def solved(process, log_p, ends, ts, cells, steps):
-    """Edges, the solver's density (cells,) at ts[1] from the exact one at ts[0], and the exact ones at both."""
+    """Edges, the solver's density (cells,) at ts[1] from the exact one at
+    ts[0], and the exact ones at both.
+    """
     edges = jnp.linspace(*ends, cells + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
     start, exact = jax.vmap(
         lambda t: jax.vmap(lambda x: jnp.exp(log_p(x[None], t)))(centres)
     )(jnp.array(ts))
-    found = sde.solve_fokker_planck(process, start, edges, jnp.linspace(*ts, steps + 1))
-    return edges, found[-1], start, exact
+    computed = sde.solve_fokker_planck(
+        process, start, edges, jnp.linspace(*ts, steps + 1)
+    )
+    return edges, computed[-1], start, exact
 
 
 def solver_order(row, *settings):
-    """Measured order and the last error: the L1 distance to the exact density at the end, at (cells, steps)."""
+    """Measured order and the last error: the L1 distance to the exact density
+    at the end, at (cells, steps).
+    """
 
     def error(cells, steps):
-        edges, found, _, exact = solved(*row, cells, steps)
-        return jnp.sum(jnp.abs(found - exact)) * (edges[1] - edges[0])
+        edges, computed, _, exact = solved(*row, cells, steps)
+        return jnp.sum(jnp.abs(computed - exact)) * (edges[1] - edges[0])
 
     errors = jax.jit(lambda: jnp.stack([error(*setting) for setting in settings]))()
     return order(errors), errors[-1]
@@ -314,9 +341,14 @@ def test_solver_is_of_second_order_in_cells_and_steps_together(name, x64):
 
 @pytest.mark.slow
 def test_solver_of_a_flow_is_of_first_order(x64):
-    """Where g = 0 the fit is upwind: the probability flow carries the density at first order in Δx."""
+    """Where g = 0 the fit is upwind: the probability flow carries the density
+    at first order in Δx.
+    """
     row = of_mixture(
-        schedules.vp_linear, lambda *own: sde.reverse(*own, noise=0.0), (0.6, 0.1), 6
+        schedules.vp_linear,
+        lambda *problem: sde.reverse(*problem, noise=0.0),
+        (0.6, 0.1),
+        6,
     )()
     measured, _ = solver_order(row, (400, 100), (800, 200))
     assert measured == pytest.approx(1, abs=0.1)
@@ -324,20 +356,22 @@ def test_solver_of_a_flow_is_of_first_order(x64):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_solver_keeps_the_mass_within_its_walls(dtype):
-    """Drift presses on a wall: each of N steps rounds each cell once, so that the mass is kept within N eps."""
+    """Drift presses on a wall: each of N steps rounds each cell once, so that
+    the mass is kept within N eps.
+    """
     with jax.enable_x64(dtype == "float64"):
         steps, process = (
             200,
             sde.SDE(lambda x, t: 3 * (1 + t) + 0 * x, lambda x, t: 0.8),
         )
         edges = jnp.linspace(-1, 1, 81)
-        found = sde.solve_fokker_planck(
+        computed = sde.solve_fokker_planck(
             process, jnp.full(80, 0.5), edges, jnp.linspace(0, 2, steps + 1)
         )
-        assert found.dtype == dtype
-        mass = np.asarray(found, np.float64).sum(1) * (2 / 80)
+        assert computed.dtype == dtype
+        mass = np.asarray(computed, np.float64).sum(1) * (2 / 80)
         assert np.abs(mass - 1).max() <= steps * np.finfo(dtype).eps
-        assert found[-1, -1] > 10 * found[-1, 40]
+        assert computed[-1, -1] > 10 * computed[-1, 40]
 
 
 def double_well(x):
@@ -345,9 +379,11 @@ def double_well(x):
     return -jnp.sum((x**2 - 1) ** 2)
 
 
-def test_solver_keeps_and_finds_the_stationary_law_of_langevin(x64):
-    """Its own discrete one, p_{i+1}/p_i = exp(f Δx/D) at the face between, is kept to rounding on any grid; from one
-    well e^{score}/Z is found at second order."""
+def test_solver_keeps_and_finds_the_stationary_distribution_of_langevin(x64):
+    """Its discrete one, p_{i+1}/p_i = exp(f Δx/D) at the face between, is kept
+    to rounding on any grid. From one well e^{score}/Z is computed at second
+    order.
+    """
     process, errors = sde.langevin(double_well), []
     for cells in (20, 40):
         edges = np.linspace(-2.5, 2.5, cells + 1)
@@ -356,8 +392,8 @@ def test_solver_keeps_and_finds_the_stationary_law_of_langevin(x64):
         ratios = (
             -2 * faces * (faces**2 - 1) * width / 0.5
         )  # f = ½ d(score)/dx = −2x(x² − 1), D = ½
-        own = np.exp(np.concatenate([[0.0], np.cumsum(ratios)]))
-        own /= own.sum() * width
+        discrete = np.exp(np.concatenate([[0.0], np.cumsum(ratios)]))
+        discrete /= discrete.sum() * width
         exact = np.exp(-((centres**2 - 1) ** 2))
         exact /= exact.sum() * width
         start = np.exp(-0.5 * ((centres - 1) / 0.4) ** 2)
@@ -372,17 +408,19 @@ def test_solver_keeps_and_finds_the_stationary_law_of_langevin(x64):
                 )[-1]
             )
         )
-        kept, found = solve(np.stack([own, start]))
-        np.testing.assert_allclose(kept, own, atol=1e-12)
-        np.testing.assert_allclose(found, own, atol=1e-8)
-        errors.append(np.abs(found - exact).sum() * width)
+        kept, computed = solve(np.stack([discrete, start]))
+        np.testing.assert_allclose(kept, discrete, atol=1e-12)
+        np.testing.assert_allclose(computed, discrete, atol=1e-8)
+        errors.append(np.abs(computed - exact).sum() * width)
     assert order(errors) == pytest.approx(2, abs=0.15)
 
 
 def test_simulated_paths_have_the_solved_density(x64):
-    """χ² of Euler–Maruyama paths in equally likely bins of the solved density, against its law: mean k, variance 2k.
+    """χ² of Euler–Maruyama paths in equally likely bins of the solved density,
+    against its distribution: mean k, variance 2k.
 
-    The scheme's own bias, a relative variance error below 1 %, adds n·1e-4/2 = 0.2 to χ². The starting density fails.
+    The scheme's own bias, a relative variance error below 1 %, adds n·1e-4/2 =
+    0.2 to χ². The starting density fails.
     """
     row = PROCESSES["vp_linear"]()
     process, _, _, (start, end) = row
@@ -400,7 +438,7 @@ def test_simulated_paths_have_the_solved_density(x64):
         )[0]
 
     keys = jax.random.split(jax.random.key(0), count)
-    walked, (edges, found, before, _) = jax.jit(
+    walked, (edges, computed, before, _) = jax.jit(
         lambda keys: (jax.vmap(simulate)(keys), solved(*row, 320, 48))
     )(keys)
 
@@ -413,7 +451,7 @@ def test_simulated_paths_have_the_solved_density(x64):
         return np.sum((counts - count / bins) ** 2) / (count / bins)
 
     degrees = bins - 1
-    assert abs(chi_squared(found) - degrees) < 4 * np.sqrt(2 * degrees)
+    assert abs(chi_squared(computed) - degrees) < 4 * np.sqrt(2 * degrees)
     assert chi_squared(before) > 2 * count / bins
 
 
@@ -474,7 +512,9 @@ def test_refuses(name):
 
 @pytest.mark.parametrize("unit", [1e-20, 1e20])
 def test_the_equation_does_not_depend_on_the_unit(unit):
-    """Spreading of N(0, u²) by dx = u dw: on cells, densities are those at u = 1 over u; a current is that at u = 1."""
+    """Spreading of N(0, u²) by dx = u dw: on cells, densities are those at u =
+    1 over u. A current is that at u = 1.
+    """
 
     def solved(unit):
         unit = np.float32(unit)

@@ -1,4 +1,6 @@
-"""Settings under which users run: strict dtype promotion, an import while something is traced."""
+"""Settings under which users run: strict dtype promotion, an import while
+something is traced.
+"""
 
 import subprocess
 import sys
@@ -17,7 +19,9 @@ def strict():
 
 
 def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_without():
-    """With a grid of levels, integers and float64 as data, and a chain, whose diagnostics count."""
+    """With a grid of levels, integers and float64 as data, and a chain, whose
+    diagnostics count.
+    """
     vp, key = dj.schedules.vp_linear(), jax.random.key(0)
     target = targets.gaussian_mixture([0.4, 0.6], [[1.0, 0.0], [-1.0, 0.5]], [0.4, 0.7])
     net = predictions.denoiser(vp, lambda x, t: 0.5 * x, "noise")

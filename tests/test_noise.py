@@ -1,6 +1,8 @@
-"""Per-example noise: normal, independent over keys, counters and entries, the same under every transformation.
+"""Per-example noise: normal, independent over keys, counters and entries, the
+same under every transformation.
 
-A Brownian path has the exact distribution of (W, ∫W) at any times, and is the same path on every grid.
+A Brownian path has the exact distribution of (W, ∫W) at any times, and is the
+same path on every grid.
 """
 
 import functools
@@ -53,7 +55,9 @@ def test_law_is_standard_normal(dtype):
 
 
 def test_reaches_as_far_as_its_lattice():
-    """The extreme float32 words map to ±5.17, finite: the lattice is centred, so that ±1 is never reached."""
+    """The extreme float32 words map to ±5.17, finite: the lattice is centred,
+    so that ±1 is never reached.
+    """
     words = jnp.array([0, 2**23 - 1], jnp.uint32)
     centred = (words.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-22) - 1
     np.testing.assert_array_equal(centred, [-1 + 2.0**-23, 1 - 2.0**-23])
@@ -67,8 +71,8 @@ def test_float64_draws_fill_their_mantissa():
 
 
 def test_no_correlation_between_keys_counters_or_entries():
-    """Correlations over n pairs are within 4.5/√n of 0, between neighbouring keys, counters, entries and their
-    squares.
+    """Correlations over n pairs are within 4.5/√n of 0, between neighbouring
+    keys, counters, entries and their squares.
     """
     z, other = draws(), draws(key=1)
     pairs = {
@@ -88,7 +92,9 @@ def test_no_correlation_between_keys_counters_or_entries():
 
 
 def test_no_number_repeats_across_counters_keys_and_entries():
-    """Draws of 40 (key, counter) pairs are distinct lattice points but for the birthday rate n²/2^24."""
+    """Draws of 40 (key, counter) pairs are distinct lattice points but for the
+    birthday rate n²/2^24.
+    """
     z = np.concatenate([draws(key=k)[:, :64].ravel() for k in (0, 1)])
     # the lattice has 2²³ cells of equal mass: the expected number of coincidences is n(n − 1)/2 / 2²³
     expected = z.size * (z.size - 1) / 2 / 2**23
@@ -98,7 +104,10 @@ def test_no_number_repeats_across_counters_keys_and_entries():
 @pytest.mark.parametrize("shape", every([(), (3,), (2, 2, 2)], ((3,),)))
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_same_under_jit_vmap_and_scan(shape, impl):
-    """Example i of a batch gets what it gets alone. A traced counter is a concrete one."""
+    """Example i of a batch gets what it gets alone.
+
+    A traced counter is a concrete one.
+    """
     keys = jax.random.split(jax.random.key(5, impl=impl), 3)
     compiled = jax.jit(lambda k, c: noise.normal(k, c, shape))
     alone = np.stack([compiled(key, 7) for key in keys])
@@ -124,8 +133,8 @@ def test_other_key_types_fall_back_to_fold_in():
 
 
 def test_steps_times_draws_never_collide():
-    """A solver's counter is step · DRAWS_PER_STEP + draw: each (step, draw) has its own noise up to 2³² /
-    DRAWS_PER_STEP steps.
+    """A solver's counter is step · DRAWS_PER_STEP + draw: each (step, draw)
+    has its own noise up to 2³² / DRAWS_PER_STEP steps.
     """
     steps, key = (
         np.array([0, 1, 2, 1000, 2**32 // noise.DRAWS_PER_STEP - 1], np.uint32),
@@ -176,7 +185,9 @@ def joint_covariance(a):
 
 
 def assert_centred_with_covariance(values, expected):
-    """Means and second moments of (n, d) draws are within 4 standard errors of those of N(0, expected)."""
+    """Means and second moments of (n, d) draws are within 4 standard errors of
+    those of N(0, expected).
+    """
     variance = np.diag(expected)
     assert np.all(np.abs(values.mean(0)) < 4 * np.sqrt(variance / len(values)))
     standard_error = np.sqrt((expected**2 + np.outer(variance, variance)) / len(values))
@@ -203,7 +214,9 @@ def over_keys(function):
     ],
 )
 def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, depth):
-    """Mean and covariance of (W, I) at borders of leaves and inside them, upwards and downwards."""
+    """Mean and covariance of (W, I) at borders of leaves and inside them,
+    upwards and downwards.
+    """
     times = start + (end - start) * ELAPSED
     values = over_keys(
         lambda key: jax.vmap(noise.brownian(key, start, end, shape=(), depth=depth))(
@@ -218,7 +231,9 @@ def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, depth)
     [pytest.param(0.0, 2.0, 6, marks=pytest.mark.slow), (1.0, 0.0, 24)],
 )
 def test_increments_are_independent_standard_normals(start, end, depth):
-    """(z_0, z_1) of adjacent steps of unequal lengths, all uncorrelated with one another."""
+    """(z_0, z_1) of adjacent steps of unequal lengths, all uncorrelated with
+    one another.
+    """
     times = start + (end - start) * np.array(
         [0.0, 0.0625, 0.1, 0.37, 0.5, 0.52, 0.99, 1.0]
     )
@@ -231,7 +246,9 @@ def test_increments_are_independent_standard_normals(start, end, depth):
 
 
 def test_parts_of_a_motion_add_up_and_are_independent():
-    """The halves of every part add up to it, and the eight parts of level 3 are independent standard normals."""
+    """The halves of every part add up to it, and the eight parts of level 3
+    are independent standard normals.
+    """
     ends = jax.jit(
         jax.vmap(
             lambda key: [
@@ -253,7 +270,9 @@ def test_parts_of_a_motion_add_up_and_are_independent():
 
 @pytest.mark.parametrize("f", [0.0, 1e-6, 0.25, 0.5, 0.7, 1.0])
 def test_split_is_a_rotation_that_joining_undoes(f, x64):
-    """Normals of an interval and two draws become normals of its parts, whose union is the interval again."""
+    """Normals of an interval and two draws become normals of its parts, whose
+    union is the interval again.
+    """
     identity = tuple(jnp.eye(4))
     first, second = noise._split(identity[:2], identity[2:], jnp.asarray(f))
     rotation = np.stack([*first, *second])
@@ -281,7 +300,9 @@ def step(path, t, s):
 
 
 def rounding(path):
-    """Of z, relative to the largest: each of 2 × depth pieces and each of their rotations rounds about 8 times."""
+    """Of z, relative to the largest: each of 2 × depth pieces and each of
+    their rotations rounds about 8 times.
+    """
     return 8 * 2 * path.depth * np.finfo(path(path.start)[0].dtype).eps
 
 
@@ -298,8 +319,8 @@ TRIPLES = [
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("depth", [1, 16])
 def test_increments_compose(depth, dtype):
-    """ΔW_ac = ΔW_ab + ΔW_bc and I_ac = I_ab + I_bc + ΔW_ab h_bc to the rounding of the steps, not of the path. Times
-    in one leaf included.
+    """ΔW_ac = ΔW_ab + ΔW_bc and I_ac = I_ab + I_bc + ΔW_ab h_bc to the
+    rounding of the steps, not of the path. Times in one leaf included.
     """
     with jax.enable_x64(dtype == "float64"):
         times = np.round(np.array(TRIPLES) * 2**20) / 2**20
@@ -346,9 +367,10 @@ def test_increments_are_those_of_the_values(start, end):
 
 
 def test_short_increments_keep_their_digits(monkeypatch):
-    """Float32 z differ from those that float64 arithmetic makes of the same draws by eps √depth (root mean square) for
-    steps down to 2⁻¹⁵ of the path, across its middle too: each of the rotations rounds by about eps, and amplifies
-    nothing. Differences of values would be off by eps √(T / h).
+    """Float32 z differ from those that float64 arithmetic makes of the same
+    draws by eps √depth (root mean square) for steps down to 2⁻¹⁵ of the path,
+    across its middle too: each of the rotations rounds by about eps, and
+    amplifies nothing. Differences of values would be off by eps √(T / h).
     """
     steps = [(0.7, 2.0**-k) for k in (2, 5, 10, 15)] + [
         (0.5 - 2.0**-k / 3, 2.0**-k) for k in (5, 10, 15)
@@ -380,8 +402,8 @@ def test_short_increments_keep_their_digits(monkeypatch):
 
 
 def test_finer_grids_follow_the_same_path():
-    """Values at shared times are the same to the last bit, alone or among others, and so at borders of leaves for any
-    number of depth.
+    """Values at shared times are the same to the last bit, alone or among
+    others, and so at borders of leaves for any number of depth.
     """
     key, coarse = jax.random.key(6), np.linspace(0.9, 0.0, 8)
     fine = np.linspace(0.9, 0.0, 15)
@@ -400,7 +422,10 @@ def test_finer_grids_follow_the_same_path():
 
 
 def test_path_starts_at_zero_and_runs_either_way():
-    """W = I = 0 at start. The clock runs from start to end. A step against it has −z_0 and the same z_1."""
+    """W = I = 0 at start. The clock runs from start to end.
+
+    A step against it has −z_0 and the same z_1.
+    """
     up, down = (
         noise.brownian(jax.random.key(3), *ends, shape=(4,))
         for ends in ((0.0, 2.0), (2.0, 0.0))
@@ -462,7 +487,10 @@ def test_path_is_the_same_under_jit_vmap_and_scan(impl, dtype):
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_batch_of_paths_is_a_loop_over_keys(impl):
-    """Example i of a batch follows the path that it follows alone. Paths pass through transformations as values."""
+    """Example i of a batch follows the path that it follows alone.
+
+    Paths pass through transformations as values.
+    """
     keys = jax.random.split(jax.random.key(5, impl=impl), 3)
     paths = jax.vmap(lambda key: noise.brownian(key, 1.0, 0.0, shape=(2,)))(keys)
     together = jax.vmap(lambda path: jnp.stack(path(0.3)))(paths)
@@ -475,7 +503,9 @@ def test_batch_of_paths_is_a_loop_over_keys(impl):
 
 
 def test_times_carry_no_gradient():
-    """z are constants of t: the gradient of √h z_0 is that of √h, and finite on the border of two leaves."""
+    """z are constants of t: the gradient of √h z_0 is that of √h, and finite
+    on the border of two leaves.
+    """
     path = noise.brownian(jax.random.key(1), 0.0, 1.0)
     assert jax.grad(lambda t: path(t)[0])(0.3) == 0
     slope = jax.grad(lambda s: jnp.sqrt(s - 0.25) * path.increment(0.25, s)[0])(0.5)
@@ -517,7 +547,10 @@ def test_path_refuses_by_name(arguments, error, message):
 
 
 def test_times_outside_the_path_are_refused():
-    """By name where they are known, as NaN where traced. A rounding beyond an end is the end."""
+    """By name where they are known, as NaN where traced.
+
+    A rounding beyond an end is the end.
+    """
     path = noise.brownian(jax.random.key(0), 1.0, 0.5)
     for call, message in (
         (lambda: path(0.4), r"t must lie in \[0.5, 1.0\], got 0.4"),

@@ -15,7 +15,9 @@ from tests.families import EPS32, EPS64, quick
 
 
 def exact_phi(order, z):
-    """Σ_j z^j / (j + k)! in 60-digit decimals: the sum cancels by e^{2|z|} < 10^27 at most."""
+    """Σ_j z^j / (j + k)! in 60-digit decimals: the sum cancels by e^{2|z|} <
+    10^27 at most.
+    """
     with decimal.localcontext(prec=60):
         z = decimal.Decimal(float(z))
         term = decimal.Decimal(1) / math.factorial(order)
@@ -28,8 +30,8 @@ def exact_phi(order, z):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_phi_to_rounding(dtype):
-    """Relative error of a few ulp from 1e-6 to 30, both signs and both sides of the switch from series to
-    recurrence.
+    """Relative error of a few ulp from 1e-6 to 30, both signs and both sides
+    of the switch from series to recurrence.
     """
     with jax.enable_x64(dtype == "float64"):
         switches = np.arange(1, 6)[:, None] * (1 + np.array([-1e-6, 0, 1e-6]))
@@ -47,7 +49,9 @@ def test_phi_to_rounding(dtype):
 
 
 def test_phi_recurrence_and_limits(x64):
-    """φ_k(0) = 1/k!, z φ_k = φ_{k−1} − 1/(k−1)!, φ_1′ = φ_1 − φ_2, with finite gradients at 0."""
+    """φ_k(0) = 1/k!, z φ_k = φ_{k−1} − 1/(k−1)!, φ_1′ = φ_1 − φ_2, with finite
+    gradients at 0.
+    """
     z = np.array([-20.0, -2.5, -0.5, 0.5, 2.5, 20.0, 0.0])
     slopes = jax.vmap(
         lambda u: [jax.grad(lambda v: numerics.phi(k, v))(u) for k in (1, 3)]
@@ -75,7 +79,9 @@ def test_phi_refuses_bad_orders():
 
 
 def test_log_expm1_at_both_ends():
-    """log(e^x − 1) in float32 from 1e-6 (where it is log x) to 300 (where e^x overflows)."""
+    """log(e^x − 1) in float32 from 1e-6 (where it is log x) to 300 (where e^x
+    overflows).
+    """
     x = np.geomspace(1e-6, 300, 100).astype(np.float32)
     exact = x.astype(np.float64) + np.log(-np.expm1(-x.astype(np.float64)))
     np.testing.assert_allclose(
@@ -87,7 +93,9 @@ def test_log_expm1_at_both_ends():
 
 
 def exact_log_interval(a, b):
-    """log(Φ(b) − Φ(a)) and its derivatives in a and b, through erfcx on the left and erf around 0 (SciPy, float64)."""
+    """log(Φ(b) − Φ(a)) and its derivatives in a and b, through erfcx on the
+    left and erf around 0 (SciPy, float64).
+    """
     if a + b > 0:
         value, by_a, by_b = exact_log_interval(-b, -a)
         return value, -by_b, -by_a
@@ -135,7 +143,9 @@ NARROW = [
 
 @functools.cache
 def log_masses(dtype):
-    """Ends (n, 2), values (n,) and gradients (n, 2) of the log-masses of INTERVALS, then of NARROW."""
+    """Ends (n, 2), values (n,) and gradients (n, 2) of the log-masses of
+    INTERVALS, then of NARROW.
+    """
     ends = np.array(
         [*INTERVALS, *((lower, lower + width) for lower, width in NARROW)], dtype
     )
@@ -152,7 +162,9 @@ def log_masses(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_log_normal_interval(dtype):
-    """Value and gradient against SciPy, from the centre to 10⁷ standard deviations out."""
+    """Value and gradient against SciPy, from the centre to 10⁷ standard
+    deviations out.
+    """
     eps = np.finfo(dtype).eps
     exact = np.array([exact_log_interval(a, b) for a, b in INTERVALS])
     value, slopes = (part[: len(INTERVALS)] for part in log_masses(dtype)[1:])
@@ -200,8 +212,8 @@ def test_divergence_is_the_trace_of_the_jacobian(x64):
 
 
 def test_hutchinson_of_every_sign_pattern_has_the_stated_mean_and_variance(x64):
-    """Over all 2⁶ Rademacher probes the mean is tr J and the variance 2 Σ_{i≠j} S_ij², S the symmetric part:
-    exactly.
+    """Over all 2⁶ Rademacher probes the mean is tr J and the variance 2
+    Σ_{i≠j} S_ij², S the symmetric part: exactly.
     """
     x = np.random.default_rng(1).standard_normal((2, 3))
     signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 6), -1).reshape(-1, 2, 3)
@@ -245,7 +257,9 @@ def test_hutchinson_with_gaussian_probes_has_variance_twice_the_frobenius_norm(x
 
 
 def test_dequantise_is_uniform_on_the_cell():
-    """Each entry stays within ±width/2 of its centre, with mean 0, variance width²/12 and uniform quantiles."""
+    """Each entry stays within ±width/2 of its centre, with mean 0, variance
+    width²/12 and uniform quantiles.
+    """
     width, count = 0.25, 20_000
     x = np.tile(np.float32([-1.0, 0.5]), (count // 2, 1))
     offset = (
@@ -288,7 +302,9 @@ def test_bits_per_dim_is_invariant_under_a_change_of_units(x64):
 
 
 def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
-    """The density P_i / width on cell i codes its lattice in the entropy of P, in bits."""
+    """The density P_i / width on cell i codes its lattice in the entropy of P,
+    in bits.
+    """
     probabilities = np.array([0.5, 0.25, 0.125, 0.125])
     bits = distributions.bits_per_dim(jnp.log(probabilities / 0.3), (1,), 4, 0.3)
     assert float(probabilities @ np.asarray(bits)) == pytest.approx(1.75, rel=1e-14)
@@ -328,7 +344,9 @@ def test_float_dtype():
 
 @pytest.mark.parametrize("case", range(len(INTERVALS), len(INTERVALS) + len(NARROW)))
 def test_narrow_intervals_keep_their_digits_in_float32(case):
-    """Value and both derivatives against 40-node Gauss–Legendre masses in float64 of the same float32 ends."""
+    """Value and both derivatives against 40-node Gauss–Legendre masses in
+    float64 of the same float32 ends.
+    """
     ends, value, slopes = (part[case] for part in log_masses("float32"))
     low, high = ends.astype(float)
     nodes, weights = np.polynomial.legendre.leggauss(40)

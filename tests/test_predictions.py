@@ -1,4 +1,6 @@
-"""Every prediction kind on every schedule: a network that is exact in its kind gives the exact denoiser, and back."""
+"""Every prediction kind on every schedule: a network that is exact in its kind
+gives the exact denoiser, and back.
+"""
 
 import functools
 
@@ -18,7 +20,10 @@ X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])
 
 
 def edm_target(schedule, t, x0, noise):
-    """(x_0 − c_skip x̃)/c_out at x̃ = x_0 + (σ/α) ε: Karras et al. 2022, eq. 8 with Table 1, written out."""
+    """(x_0 − c_skip x̃)/c_out at x̃ = x_0 + (σ/α) ε:
+
+    Karras et al. 2022, eq. 8 with Table 1, written out.
+    """
     s = schedule.sigma(t) / schedule.alpha(t)
     skip, out = (
         SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2),
@@ -59,8 +64,8 @@ def test_every_kind_is_tested():
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_an_exact_network_gives_the_exact_denoiser(schedule, x64):
-    """For every kind: with F replaced by the kind's quantity of (x_0, ε), D(x_t, t) = x_0, target(x_0, ε, t) = F, and the view of D is
-    F.
+    """For every kind: with F replaced by the kind's quantity of (x_0, ε),
+    D(x_t, t) = x_0, target(x_0, ε, t) = F, and the view of D is F.
 
     D − x_0 = c (F − target) defines output_scale c.
     """
@@ -108,7 +113,9 @@ def test_an_exact_network_gives_the_exact_denoiser(schedule, x64):
 
 @pytest.mark.parametrize("kind", ["data", "velocity"])
 def test_regular_where_the_signal_is_gone(kind):
-    """Rectified flow at t = 1: data and velocity networks give D, and the velocity view gives F back, in float32."""
+    """Rectified flow at t = 1: data and velocity networks give D, and the
+    velocity view gives F back, in float32.
+    """
     schedule, t = schedules.rectified_flow(t_max=1.0), jnp.float32(1.0)
     exact = jnp.asarray(QUANTITIES[kind](schedule, t, X0, NOISE), jnp.float32)
     denoiser = predictions.denoiser(schedule, lambda x, t: exact, kind)
@@ -121,7 +128,9 @@ def test_regular_where_the_signal_is_gone(kind):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_scaled_inputs_have_unit_variance(schedule, x64):
-    """For data of variance σ_data² the network sees variance c_in²(α²σ_data² + σ²) = 1 and c_noise = ¼ log(σ/α)."""
+    """For data of variance σ_data² the network sees variance c_in²(α²σ_data² +
+    σ²) = 1 and c_noise = ¼ log(σ/α).
+    """
     schedule = SCHEDULES[schedule]()
     seen = []
 
@@ -151,7 +160,10 @@ def test_raw_inputs_are_passed_as_they_are():
 
 
 def test_edm_scalings_are_table_1(x64):
-    """c_skip, c_out, c_in, c_noise at σ = 2, σ_data = ½, computed by hand. F has unit-variance targets at every σ."""
+    """c_skip, c_out, c_in, c_noise at σ = 2, σ_data = ½, computed by hand.
+
+    F has unit-variance targets at every σ.
+    """
     c = predictions.scalings(2.0, 0.5)
     np.testing.assert_allclose(
         c, [0.25 / 4.25, 1 / 4.25**0.5, 1 / 4.25**0.5, np.log(2) / 4], rtol=1e-14
@@ -250,8 +262,8 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_kind_of_network_serves(name):
-    """Functions, partials and modules of three libraries and closures give one D, and take new weights without
-    retracing.
+    """Functions, partials and modules of three libraries and closures give one
+    D, and take new weights without retracing.
     """
     traces = []
 
@@ -273,8 +285,9 @@ def test_every_kind_of_network_serves(name):
 
 
 def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
-    """d D/d weight of a linear data network is x. D D/dθ through a schedule's own parameter is the finite
-    difference.
+    """d D/d weight of a linear data network is x.
+
+    D D/dθ through a schedule's own parameter is the finite difference.
     """
     x = jnp.array([0.3, -0.8])
     linear = lambda w: predictions.denoiser(
@@ -342,7 +355,9 @@ def test_refuses(name):
 
 
 def test_categorical_is_exact_for_independent_entries(x64):
-    """With logits log p_k the denoiser is the posterior mean of independent entries of distribution p, at every noise level."""
+    """With logits log p_k the denoiser is the posterior mean of independent
+    entries of distribution p, at every noise level.
+    """
     levels, shares = jnp.array([-1.0, 0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.3, 0.4])
     schedule = schedules.vp_linear()
     net = lambda features, c_noise: jnp.tile(jnp.log(shares), 3)
@@ -360,7 +375,9 @@ def test_categorical_is_exact_for_independent_entries(x64):
 
 
 def test_moments_of_independent_entries_are_tweedies(x64):
-    """Where the logits do not depend on x, Var(x_0 | x_t) = (σ²/α) ∂D/∂x, entry by entry, beside D itself."""
+    """Where the logits do not depend on x, Var(x_0 | x_t) = (σ²/α) ∂D/∂x,
+    entry by entry, beside D itself.
+    """
     levels, schedule = jnp.array([-1.0, 0.0, 0.5, 1.0]), schedules.vp_linear()
     net = lambda features, c_noise: jnp.tile(jnp.arange(4.0), 3)
     denoiser = predictions.categorical(schedule, net, levels)
@@ -381,8 +398,8 @@ def test_moments_of_independent_entries_are_tweedies(x64):
 
 
 def test_categorical_gives_the_network_features_of_unit_variance(x64):
-    """At little noise one level is certain: features of uniform data have mean 0 and variance 1, and c_noise is
-    −λ/8.
+    """At little noise one level is certain: features of uniform data have mean
+    0 and variance 1, and c_noise is −λ/8.
     """
     levels, seen = jnp.linspace(-1, 1, 5), {}
 
@@ -412,7 +429,9 @@ def test_categorical_refuses_levels_that_are_none(levels):
     [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")],
 )
 def test_kinds_without_a_denoiser_at_the_end_are_refused_there(kind, inputs):
-    """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled inputs have no c_noise."""
+    """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled
+    inputs have no c_noise.
+    """
     with pytest.raises(ValueError, match="schedule must have α"):
         predictions.denoiser(
             schedules.rectified_flow(t_max=1.0), lambda x, t: x, kind, inputs=inputs

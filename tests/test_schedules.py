@@ -1,4 +1,7 @@
-"""Every schedule obeys the distributions that α and σ imply. Closed forms equal what is derived."""
+"""Every schedule obeys the distributions that α and σ imply.
+
+Closed forms equal what is derived.
+"""
 
 import functools
 import math
@@ -45,7 +48,10 @@ def exploding(t, low=0.01, high=50.0):
 
 
 def chain(t):
-    """Between indices i and i + 1 the log-SNR is linear. Variance preserving: f = ½λ′σ², g² = −λ′σ²."""
+    """Between indices i and i + 1 the log-SNR is linear.
+
+    Variance preserving: f = ½λ′σ², g² = −λ′σ².
+    """
     bars = np.cumprod(1 - ddpm_betas())
     table = np.log(bars / (1 - bars))
     i = np.floor(t * 1000).astype(int) - 1
@@ -130,7 +136,9 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 @functools.cache
 def derived(name, bare=False):
-    """(at interior times, at 33 times, at quadrature nodes) of a schedule in float64, from one program."""
+    """(at interior times, at 33 times, at quadrature nodes) of a schedule in
+    float64, from one program.
+    """
     schedule = SCHEDULES[name]()
     schedule = Bare(schedule) if bare else schedule
 
@@ -186,7 +194,9 @@ def derived(name, bare=False):
 @pytest.mark.parametrize("bare", [False, True], ids=["stated", "derived"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_equals_its_closed_form(name, bare, x64):
-    """α, σ, f, g and λ = log α²/σ², both as the class states them and as α and σ alone imply."""
+    """α, σ, f, g and λ = log α²/σ², both as the class states them and as α and
+    σ alone imply.
+    """
     computed = derived(name, bare)[0]
     alpha, sigma, drift, diffusion_squared = CLOSED_FORMS[name](computed["t"])
     # the references themselves cancel (√(1 − α²)): 1e-11 covers α² within 1e-5 of 1
@@ -203,7 +213,9 @@ def test_equals_its_closed_form(name, bare, x64):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_imply_the_forward_sde(name, x64):
-    """α′ = fα and dσ²/dt = 2fσ² + g²: with rates() from forward-mode autodiff, f and g as the class states them."""
+    """α′ = fα and dσ²/dt = 2fσ² + g²: with rates() from forward-mode autodiff,
+    f and g as the class states them.
+    """
     computed = derived(name)[0]
     r, f, g = (
         computed["rates"],
@@ -223,9 +235,11 @@ def test_rates_imply_the_forward_sde(name, x64):
 def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
     """dm/dt = f m and dV/dt = 2fV + g² carry (α, σ²) from t_min to every t.
 
-    By variation of constants: ∫f = Δlog α and ∫(g/α)² = Δ(σ/α)², over intervals of equal log-SNR (the table's own, for
-    a chain, where λ has kinks), by 8-point Gauss–Legendre, whose error (Δλ)^16/16! is below rounding. A sub-VP σ that
-    were a variance, or a g of another schedule, fails.
+    By variation of constants: ∫f = Δlog α and ∫(g/α)² = Δ(σ/α)², over
+    intervals of equal log-SNR (the table's own, for a chain, where λ has
+    kinks), by 8-point Gauss–Legendre, whose error (Δλ)^16/16! is below
+    rounding. A sub-VP σ that were a variance, or a g of another schedule,
+    fails.
     """
     computed = derived(name)[2]
     edges, alpha, sigma = computed["edges"], computed["alpha"], computed["sigma"]
@@ -244,7 +258,9 @@ def test_moments_of_the_forward_sde_integrate_to_alpha_and_sigma(name, x64):
 @pytest.mark.parametrize("bare", [False, True], ids=["stated", "derived"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_snr_falls_and_is_inverted_both_ways(name, bare, x64):
-    """t(λ(t)) = t and λ(t(λ)) = λ to rounding times the condition number. Λ strictly decreasing."""
+    """t(λ(t)) = t and λ(t(λ)) = λ to rounding times the condition number. Λ
+    strictly decreasing.
+    """
     computed = derived(name, bare)[1]
     t, log_snr, again, rate = (
         computed["t"],
@@ -284,7 +300,9 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_time_of_log_snr_carries_its_implicit_derivative(name, x64):
-    """dt/dθ and dt/dλ by autodiff, forwards and backwards, equal central differences of the solved time."""
+    """dt/dθ and dt/dλ by autodiff, forwards and backwards, equal central
+    differences of the solved time.
+    """
     make, value = PARAMETERS[name]
 
     def time(parameter, log_snr):
@@ -311,7 +329,9 @@ def test_time_of_log_snr_carries_its_implicit_derivative(name, x64):
 
 
 def test_vmap_over_a_parameter_builds_inside():
-    """vmap over beta_max: each schedule is its own, here and through the implicit inverse."""
+    """vmap over beta_max: each schedule is its own, here and through the
+    implicit inverse.
+    """
     betas = jnp.array([5.0, 10.0, 20.0])
 
     def half_noise(beta_max):
@@ -330,7 +350,9 @@ def test_vmap_over_a_parameter_builds_inside():
 
 
 def test_a_plain_class_serves_as_schedule():
-    """Stating α, σ and the interval is enough, without registering the class as a pytree."""
+    """Stating α, σ and the interval is enough, without registering the class
+    as a pytree.
+    """
 
     class Trigonometric:
         t_min, t_max = 1e-3, 0.99
@@ -389,10 +411,11 @@ def float32_and_exact():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_float32_alpha_and_sigma_keep_their_digits(name):
-    """Relative error of α and σ in float32, from t_min and 1e-5, 1e-3 up, against float64 at the same t.
+    """Relative error of α and σ in float32, from t_min and 1e-5, 1e-3 up,
+    against float64 at the same t.
 
-    They are exponentials of logarithms at worst: a few ulp of 1 + |log|. The plain √(1 − α²) is off by 1e-2 at t =
-    1e-5.
+    They are exponentials of logarithms at worst: a few ulp of 1 + |log|. The
+    plain √(1 − α²) is off by 1e-2 at t = 1e-5.
     """
     narrow, exact = (rows[name] for rows in float32_and_exact())
     assert narrow["sigma"].dtype == np.float32
@@ -406,7 +429,9 @@ def test_float32_alpha_and_sigma_keep_their_digits(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_times_of_any_kind_are_accepted(name):
-    """Python and NumPy numbers, float64 and half-precision arrays give float32 at least, silently."""
+    """Python and NumPy numbers, float64 and half-precision arrays give float32
+    at least, silently.
+    """
     schedule = SCHEDULES[name]()
     middle = float(np.float16(0.5 * (schedule.t_min + schedule.t_max)))
     expected = schedules.log_snr(schedule, jnp.float32(middle))
@@ -473,7 +498,9 @@ def test_vp_cosine_is_nichol_and_dhariwals(x64):
 
 
 def test_sub_vp_lies_below_vp(x64):
-    """σ is the square of VP's σ, hence a smaller standard deviation. Α is the same (Song et al. 2021)."""
+    """σ is the square of VP's σ, hence a smaller standard deviation. Α is the
+    same (Song et al. 2021).
+    """
     t = np.linspace(0.01, 1, 9)
     sub_vp, vp_linear = schedules.sub_vp(), schedules.vp_linear()
     np.testing.assert_allclose(sub_vp.sigma(t), vp_linear.sigma(t) ** 2, rtol=1e-14)
@@ -487,7 +514,10 @@ def test_rates_stay_finite_where_the_sde_diverges():
 
 
 def test_chain_equals_its_cumulative_products(x64):
-    """√ᾱ_i and √(1 − ᾱ_i) at t = i/T, in float64. Ho et al.'s betas leave √ᾱ_T = 0.0064 of the signal."""
+    """√ᾱ_i and √(1 − ᾱ_i) at t = i/T, in float64.
+
+    Ho et al.'s betas leave √ᾱ_T = 0.0064 of the signal.
+    """
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
     bars = np.cumprod(1 - betas)
@@ -503,7 +533,10 @@ def test_chain_equals_its_cumulative_products(x64):
 
 
 def test_chain_in_float32_is_its_table_rounded():
-    """No index is off by one in float32: σ at i/T is √(1 − ᾱ_i), for all i, as time and through quick."""
+    """No index is off by one in float32:
+
+    σ at i/T is √(1 − ᾱ_i), for all i, as time and through quick.
+    """
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
     sigma = np.sqrt(-np.expm1(np.cumsum(np.log1p(-betas))))
@@ -515,7 +548,10 @@ def test_chain_in_float32_is_its_table_rounded():
 
 
 def test_ladder_is_its_table_and_a_geometric_one_is_ve(x64):
-    """σ_i at t = i/L for any ladder. Σ_min r^(i−1) is VE with the same ends, at (t − 1/L)/(1 − 1/L)."""
+    """σ_i at t = i/L for any ladder.
+
+    Σ_min r^(i−1) is VE with the same ends, at (t − 1/L)/(1 − 1/L).
+    """
     sigmas = ladder_sigmas()
     schedule = schedules.from_sigmas(sigmas)
     np.testing.assert_allclose(schedule.sigma(schedule.times), sigmas, rtol=1e-13)
@@ -535,7 +571,11 @@ def test_ladder_is_its_table_and_a_geometric_one_is_ve(x64):
 
 @pytest.mark.parametrize("traced", [False, True])
 def test_chain_posterior_is_bayes_rule(traced, x64):
-    """q(x_{t−1} | x_t, x_0) ∝ N(x_t. √(1 − β_t) x_{t−1}, β_t) N(x_{t−1}. √ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}): precisions add."""
+    """q(x_{t−1} | x_t, x_0) ∝ N(x_t.
+
+    √(1 − β_t) x_{t−1}, β_t) N(x_{t−1}. √ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}): precisions
+    add.
+    """
     betas = np.array([1e-4, 0.01, 0.3, 0.05, 0.9])
     make = lambda b: schedules.from_betas(b).posterior()
     posterior = jax.jit(make)(betas) if traced else make(betas)
@@ -557,8 +597,8 @@ def test_chain_posterior_is_bayes_rule(traced, x64):
 
 
 def test_chain_posterior_composes_to_the_marginal(x64):
-    """x_{t−1} = c_0 x_0 + c_t x_t + β̃^½ z has mean √ᾱ_{t−1} x_0 and variance 1 − ᾱ_{t−1}, in float64 at all 1000
-    indices.
+    """x_{t−1} = c_0 x_0 + c_t x_t + β̃^½ z has mean √ᾱ_{t−1} x_0 and variance
+    1 − ᾱ_{t−1}, in float64 at all 1000 indices.
     """
     betas = ddpm_betas()
     schedule = schedules.from_betas(betas)
@@ -574,7 +614,9 @@ def test_chain_posterior_composes_to_the_marginal(x64):
 
 
 def test_learned_ends_and_gradients(x64):
-    """λ(0), λ(1) are the stated ends for any weights, and every weight's gradient is the finite-difference one."""
+    """λ(0), λ(1) are the stated ends for any weights, and every weight's
+    gradient is the finite-difference one.
+    """
     schedule = schedules.learned(
         jax.random.key(1), hidden=4, log_snr_max=10.0, log_snr_min=-6.0
     )
@@ -731,7 +773,10 @@ def test_check_names_what_is_missing():
 
 
 def test_rescaled_betas_leave_no_signal_at_the_last_index():
-    """√ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T)/(√ᾱ_1 − √ᾱ_T) from cumulative products in float64: Lin et al. 2024, algorithm 1."""
+    """√ᾱ′_i = √ᾱ_1 (√ᾱ_i − √ᾱ_T)/(√ᾱ_1 − √ᾱ_T) from cumulative products in float64:
+
+    Lin et al. 2024, algorithm 1.
+    """
     betas = ddpm_betas()
     alphas = np.sqrt(np.cumprod(1 - betas))
     expected = alphas[0] * (alphas - alphas[-1]) / (alphas[0] - alphas[-1])
@@ -754,7 +799,9 @@ def zero_terminal_chain(steps=1000):
 
 
 def test_a_chain_without_terminal_signal_is_finite_everywhere():
-    """α(1) = 0 exactly, λ(1) = −∞, falling λ on all times, inverted both ways. Α, σ and their rates stay finite."""
+    """α(1) = 0 exactly, λ(1) = −∞, falling λ on all times, inverted both ways.
+    Α, σ and their rates stay finite.
+    """
     chain = zero_terminal_chain()
     t = np.concatenate(
         [chain.times, chain.times[:-1] + 0.4e-3, 1 - np.geomspace(1e-6, 9e-4, 20)]
@@ -789,7 +836,9 @@ def test_a_chain_without_terminal_signal_is_finite_everywhere():
 
 
 def test_the_posterior_at_a_last_beta_of_one_keeps_the_data_alone():
-    """β_T = 1: c_0 = √ᾱ_{T−1}, c_T = 0, β̃ = 1 − ᾱ_{T−1}: q(x_{T−1} | x_T, x_0) = q(x_{T−1} | x_0)."""
+    """β_T = 1: c_0 = √ᾱ_{T−1}, c_T = 0, β̃ = 1 − ᾱ_{T−1}: q(x_{T−1} | x_T,
+    x_0) = q(x_{T−1} | x_0).
+    """
     chain = zero_terminal_chain(50)
     bar = np.cumprod(1 - np.asarray(chain.betas))[-2]
     last = [column[-1] for column in chain.posterior()]
@@ -799,7 +848,10 @@ def test_the_posterior_at_a_last_beta_of_one_keeps_the_data_alone():
 
 
 def test_index_of_time_is_exact_at_all_indices():
-    """round(t T) at every index of chains up to T = 10 000, in float32 and traced. Int(t T) misses 5 of 1000."""
+    """round(t T) at every index of chains up to T = 10 000, in float32 and traced.
+
+    Int(t T) misses 5 of 1000.
+    """
     traced = jax.jit(schedules.index_of_time)
     for steps in (2, 3, 49, 98, 1000, 4001, 10_000):
         chain = schedules.from_sigmas(np.geomspace(0.01, 10, steps))
@@ -866,7 +918,9 @@ def test_a_chain_that_float32_cannot_hold_is_named():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_float32_times_of_log_snrs_keep_their_digits(name):
-    """Concrete inverses are rounded once: within an ulp of the float64 inverse of the same λ, t near 0 included."""
+    """Concrete inverses are rounded once: within an ulp of the float64 inverse
+    of the same λ, t near 0 included.
+    """
     schedule = SCHEDULES[name]()
     with jax.enable_x64(True):
         low, high = float(schedule.t_min), float(schedule.t_max)

@@ -1,4 +1,6 @@
-"""Forward, reverse, flow and Langevin dynamics carry the distributions that they claim to carry."""
+"""Forward, reverse, flow and Langevin dynamics carry the distributions that
+they claim to carry.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,10 @@ def log_density(target, schedule):
 
 
 def at_states(schedule, function):
-    """function(x, t) at three noise levels, at a point of each distribution's bulk. Jitted once."""
+    """function(x, t) at three noise levels, at a point of each distribution's bulk.
+
+    Jitted once.
+    """
     t = times_at_noise(schedule, (0.3, 1.0, 3.0))
     x = schedule.alpha(t)[:, None] * jnp.array([0.4, -0.3]) + schedule.sigma(t)[
         :, None
@@ -27,19 +32,23 @@ def at_states(schedule, function):
 
 
 def assert_same_rate(rate, exact, scale):
-    """Equal to 1e-9 of the terms that sum to the rate: they are of size 1/(time to change), and cancel."""
+    """Equal to 1e-9 of the terms that sum to the rate: they are of size
+    1/(time to change), and cancel.
+    """
     assert np.all(np.abs(rate - exact) <= 1e-9 * (np.abs(exact) + scale)), np.abs(
         rate - exact
     )
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
-def test_each_sde_carries_the_exact_law(schedule, x64):
-    """∂log p_t/∂t by autodiff of the exact p_t equals the Fokker–Planck rate of the forward SDE, of the flow and of the
-    reverse SDE at every noise level η.
+def test_each_sde_carries_the_exact_distribution(schedule, x64):
+    """∂log p_t/∂t by autodiff of the exact p_t equals the Fokker–Planck rate
+    of the forward SDE, of the flow and of the reverse SDE at every noise level
+    η.
 
-    Run downwards in t the reverse SDE is, in time τ = −t, dx = −drift dτ + ηg dw: its Fokker–Planck rate with the drift
-    negated is ∂log p/∂τ = −∂log p/∂t.
+    Run downwards in t the reverse SDE is, in time τ = −t, dx = −drift dτ + ηg
+    dw: its Fokker–Planck rate with the drift negated is ∂log p/∂τ = −∂log
+    p/∂t.
     """
     schedule = SCHEDULES[schedule]()
     target = TARGETS["diagonal"]()
@@ -74,7 +83,9 @@ def test_each_sde_carries_the_exact_law(schedule, x64):
 
 
 def test_a_wrong_sde_is_found_out(x64):
-    """VP's forward SDE under sub-VP's distribution misses the rate by more than 5 %: the test above can fail."""
+    """VP's forward SDE under sub-VP's distribution misses the rate by more
+    than 5 %: the test above can fail.
+    """
     target, schedule = TARGETS["diagonal"](), schedules.sub_vp()
     log_p = log_density(target, schedule)
     x = jnp.asarray(X)
@@ -89,7 +100,9 @@ def test_a_wrong_sde_is_found_out(x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
-    """drift = f x − ½(1 + η²)g²∇log p_t and diffusion ηg, from the target's own score. Η = 0 is the flow."""
+    """drift = f x − ½(1 + η²)g²∇log p_t and diffusion ηg, from the target's
+    own score. Η = 0 is the flow.
+    """
     schedule = SCHEDULES[schedule]()
     target = TARGETS["full"]()
     denoiser = targets.denoiser(target, schedule)
@@ -117,7 +130,9 @@ def test_reverse_drift_is_anderson_with_noise_level(schedule, x64):
 
 
 def test_reverse_without_noise_is_the_probability_flow():
-    """The same pytree, to the treedef: nothing is traced for a g² that η = 0 would only multiply by 0."""
+    """The same pytree, to the treedef: nothing is traced for a g² that η = 0
+    would only multiply by 0.
+    """
     schedule, denoiser = schedules.vp_cosine(), lambda x, t: x
     flow, drift = (
         sde.probability_flow(schedule, denoiser),
@@ -129,7 +144,9 @@ def test_reverse_without_noise_is_the_probability_flow():
 @pytest.mark.parametrize("kind", ["data", "velocity"])
 @pytest.mark.parametrize("form", ["probability_flow", "reverse"])
 def test_flow_is_regular_where_f_and_g_are_not(kind, form):
-    """Rectified flow at t = 1, α = 0: dx/dt = ε − x_0, eagerly and as a traced argument of a jitted function."""
+    """Rectified flow at t = 1, α = 0: dx/dt = ε − x_0, eagerly and as a traced
+    argument of a jitted function.
+    """
     schedule, x0, noise = (
         schedules.rectified_flow(t_max=1.0),
         jnp.array([0.5, -1.0]),
@@ -153,7 +170,9 @@ def test_flow_is_regular_where_f_and_g_are_not(kind, form):
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_one_denoiser_call_per_drift(noise):
-    """A reverse drift composed of a velocity and a score would evaluate the network twice: count traced calls."""
+    """A reverse drift composed of a velocity and a score would evaluate the
+    network twice: count traced calls.
+    """
     calls = []
 
     def denoiser(x, t):
@@ -185,7 +204,10 @@ def test_noise_level_may_be_traced(x64):
 
 
 def test_langevin_leaves_its_density_at_rest(x64):
-    """dx = ½∇log p dt + dw is stationary at p, normalised or not. Twice the drift with the same noise is not."""
+    """dx = ½∇log p dt + dw is stationary at p, normalised or not.
+
+    Twice the drift with the same noise is not.
+    """
     target = TARGETS["full"]()
     process = sde.langevin(target.log_prob)
     energy = sde.langevin(lambda x: target.log_prob(x) + 3.0)
@@ -214,7 +236,10 @@ def test_langevin_leaves_its_density_at_rest(x64):
 
 
 def test_fokker_planck_of_an_ornstein_uhlenbeck_process_in_closed_form(x64):
-    """dx_i = −a_i x_i dt + b_i dw_i from N(0, V(0)): V_i(t) = b²/2a + (V(0) − b²/2a) e^{−2at}. B varies."""
+    """dx_i = −a_i x_i dt + b_i dw_i from N(0, V(0)):
+
+    V_i(t) = b²/2a + (V(0) − b²/2a) e^{−2at}. B varies.
+    """
     a, b, start = jnp.array([0.5, 2.0]), jnp.array([1.0, 0.3]), jnp.array([2.0, 1.0])
     rest = b**2 / (2 * a)
 

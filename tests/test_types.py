@@ -1,4 +1,6 @@
-"""Pytrees whose treedefs name their class, and callables split into arrays and the rest."""
+"""Pytrees whose treedefs name their class, and callables split into arrays and
+the rest.
+"""
 
 import collections
 import dataclasses
@@ -44,7 +46,9 @@ def values():
 
 
 def test_treedefs_of_different_classes_differ():
-    """Equal treedefs would let VP run code compiled for sub-VP (same field names): trap 1 of the plan."""
+    """Equal treedefs would let VP run code compiled for sub-VP (same field
+    names): trap 1 of the plan.
+    """
     by_class = {type(value): value for value in values().values()}
     assert len(by_class) >= 13
     for (first, a), (second, b) in itertools.combinations(by_class.items(), 2):
@@ -54,7 +58,9 @@ def test_treedefs_of_different_classes_differ():
 
 
 def test_equal_arguments_select_the_class_code_under_jit():
-    """VP and sub-VP have the same fields and leaves: one jitted function must serve each with its own σ."""
+    """VP and sub-VP have the same fields and leaves: one jitted function must
+    serve each with its own σ.
+    """
     sigma = jax.jit(lambda schedule, t: schedule.sigma(t))
     vp, sub = schedules.vp_linear(), schedules.sub_vp()
     assert jax.tree.leaves(vp) == jax.tree.leaves(sub)
@@ -65,7 +71,9 @@ def test_equal_arguments_select_the_class_code_under_jit():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_round_trip_through_jit_and_vmap(name):
-    """A schedule that passed through jit, or was stacked and vmapped over, states the same σ."""
+    """A schedule that passed through jit, or was stacked and vmapped over,
+    states the same σ.
+    """
     schedule = SCHEDULES[name]()
     t = interior(schedule)[2]
     through = jax.jit(lambda s: s)(schedule)
@@ -202,7 +210,9 @@ def is_pytree_class(cls):
 
 
 def filled(cls):
-    """An instance with an array in each field, which its constructor might not accept."""
+    """An instance with an array in each field, which its constructor might not
+    accept.
+    """
     value = object.__new__(cls)
     for field in dataclasses.fields(cls):
         object.__setattr__(value, field.name, np.ones(2))
@@ -277,7 +287,9 @@ CALLABLES = {
 
 @pytest.mark.parametrize("name", CALLABLES)
 def test_callables_are_traced_not_baked(name):
-    """Split, jitted and joined again, a callable gives weight · x + t, and new weights reuse the compiled code."""
+    """Split, jitted and joined again, a callable gives weight · x + t, and new
+    weights reuse the compiled code.
+    """
     traces = []
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -317,8 +329,9 @@ def test_partition_and_combine_are_inverse(name):
 
 
 def test_partition_splits_by_type():
-    """Arrays, NumPy scalars and floats are traced. Integers, booleans, strings and functions are static, in their
-    places.
+    """Arrays, NumPy scalars and floats are traced.
+
+    Integers, booleans, strings and functions are static, in their places.
     """
     tree = {
         "a": jnp.ones(2),
@@ -414,7 +427,9 @@ CAPTURES = {
 
 
 def counted():
-    """(apply, traces): a compiled call of any callable, and a list that grows with its traces."""
+    """(apply, traces): a compiled call of any callable, and a list that grows
+    with its traces.
+    """
     traces = []
 
     @compiled
@@ -431,7 +446,9 @@ def counted():
 
 @pytest.mark.parametrize("name", CAPTURES)
 def test_arrays_of_closures_and_objects_are_traced(name):
-    """Made anew from one piece of code with other arrays, a callable runs the program of the first, on its own."""
+    """Made anew from one piece of code with other arrays, a callable runs the
+    program of the first, on its own.
+    """
     call, traces = counted()
     x = np.array([1.0, -2.0], np.float32)
     for weight in (np.array([3.0, 4.0], np.float32), np.array([5.0, 6.0], np.float32)):
@@ -442,7 +459,9 @@ def test_arrays_of_closures_and_objects_are_traced(name):
 
 
 def test_arrays_replaced_in_place_are_seen():
-    """An attribute, a parameter of an NNX module in a closure and a NumPy array changed in place reach the next call."""
+    """An attribute, a parameter of an NNX module in a closure and a NumPy
+    array changed in place reach the next call.
+    """
     call, _ = counted()
     x, first, second = (
         np.ones(2, np.float32),
@@ -472,7 +491,9 @@ def test_arrays_replaced_in_place_are_seen():
 
 
 class JittedNet(PlainNet):
-    """Holds its own jitted method, and a method under another name that calls itself by it."""
+    """Holds its own jitted method, and a method under another name that calls
+    itself by it.
+    """
 
     def __init__(self, weight):
         super().__init__(weight)
@@ -510,7 +531,9 @@ class PrivateNet:
 
 
 def test_state_of_classes_modules_and_containers_is_seen():
-    """An array that they hold is compiled in: a replaced one gives another program, never the old value."""
+    """An array that they hold is compiled in: a replaced one gives another
+    program, never the old value.
+    """
     module, part = types.ModuleType("settings"), types.ModuleType("settings.part")
     module.part, queue, objects = part, collections.deque([None]), np.array([None])
     private, held = PrivateNet(), JittedNet(None)
@@ -565,8 +588,11 @@ def test_no_program_keeps_what_a_named_tuple_of_settings_held():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
 def test_numpy_arrays_of_any_dtype_changed_in_place_are_seen(dtype):
-    """In a closure, an attribute, an entry of a list, a default, a global: JAX alone shows the first contents of an
-    array of 64 bits to a second program."""
+    """In a closure, an attribute, an entry of a list, a default, a global:
+
+    JAX alone shows the first contents of an array of 64 bits to a second
+    program.
+    """
     call, _ = counted()
     x, arrays = np.ones(2, np.float32), [np.array([3, 4], dtype) for _ in range(6)]
     closed, _GLOBALS["weight"] = arrays[0], arrays[1]
@@ -596,7 +622,10 @@ _GLOBALS: dict = {}
 
 
 def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
-    """It cannot be exchanged for a copy. A new array serves, and one of 32 bits may be changed."""
+    """It cannot be exchanged for a copy.
+
+    A new array serves, and one of 32 bits may be changed.
+    """
 
     class Net:
         weight: np.ndarray
@@ -621,7 +650,9 @@ def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
 
 
 def test_a_function_that_counts_its_traces_is_traced_once():
-    """A list, a variable or an attribute that tracing itself changes is no reason to trace again."""
+    """A list, a variable or an attribute that tracing itself changes is no
+    reason to trace again.
+    """
     call, traces = counted()
     seen, count = [], 0
 
@@ -655,7 +686,9 @@ def test_callbacks_reach_the_object_that_was_given():
 
 
 def test_programs_of_closures_are_dropped():
-    """Of functions that differ in more than arrays, the programs of the last `PROGRAMS` are kept, and no array of any."""
+    """Of functions that differ in more than arrays, the programs of the last
+    `PROGRAMS` are kept, and no array of any.
+    """
 
     @compiled
     def apply(static, arrays):
