@@ -86,6 +86,14 @@ def _planar_start(name, start):
 _SEARCH = {"steps": (checks.integer, 1), "gradient_norm": checks.positive}
 """Checks of the arguments of a search."""
 
+_BY_SAMPLES = {
+    "start": _mixture_start,
+    "key": checks.key,
+    "count": (checks.integer, 2),
+    **_SEARCH,
+}
+"""Checks of the arguments of a search by samples."""
+
 
 # ---- forward
 
@@ -184,13 +192,7 @@ def fit_forward(
     return FittedMixture(q, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
-@checks.arguments(
-    p=SAMPLER,
-    start=_mixture_start,
-    key=checks.key,
-    count=(checks.integer, 2),
-    **_SEARCH,
-)
+@checks.arguments(p=SAMPLER, **_BY_SAMPLES)
 def fit_forward_by_samples(
     key: Key,
     p: Any,
@@ -305,21 +307,16 @@ def fit_reverse(
     )
     finer = _reverse_divergence(p, q, *_normal_rule(dimension, 2 * points))
     if not checks.is_traced(kl, finer):
+        change = abs(float(kl) - float(finer))
         checks.require(
-            abs(float(kl) - float(finer)) <= tolerance,
+            change <= tolerance,
             f"points must resolve p within the fit, got {points}: kl is "
             f"{float(kl):.6g} there and {float(finer):.6g} with twice as many",
         )
     return FittedMixture(q, finer, jax.device_put(np.zeros((), finer.dtype)), *report)
 
 
-@checks.arguments(
-    p=DENSITY,
-    start=_mixture_start,
-    key=checks.key,
-    count=(checks.integer, 2),
-    **_SEARCH,
-)
+@checks.arguments(p=DENSITY, **_BY_SAMPLES)
 def fit_reverse_by_samples(
     key: Key,
     p: Any,

@@ -21,7 +21,7 @@ from ..types import (
     compiled,
     partition,
 )
-from .kernels import Kernel, StepInfo, check_start, draw_velocity
+from .kernels import Kernel, StepInfo, draw_velocity, raise_unless_finite
 
 __all__ = ["NEVER", "Chains", "adapt_step_size", "run", "run_many"]
 
@@ -133,7 +133,7 @@ def run(
     fresh = not _is_state(x)
     if fresh:
         x = _init(static, arrays, checks.finite_array("x", x))
-        check_start("x", x)
+        raise_unless_finite("x", x)
     return _run_one((static, kept, fresh), arrays, key, x, bounds)
 
 
@@ -180,7 +180,7 @@ def run_many(
     if fresh:
         xs = checks.batch("xs", checks.finite_array("xs", xs))
         xs = _init_many(static, arrays, xs)
-        check_start("xs", xs)
+        raise_unless_finite("xs", xs)
     return _run_many((static, kept, fresh), arrays, key, xs, bounds)
 
 
@@ -409,7 +409,7 @@ def adapt_step_size(
     fresh = not _is_state(x)
     if fresh:
         x = _init_adapted(static, arrays, checks.finite_array("x", x), initial)
-        check_start("x", x)
+        raise_unless_finite("x", x)
     size, state, diverged_at = _adapt(
         (static, fresh), arrays, key, x, steps, target_acceptance, initial
     )

@@ -264,7 +264,7 @@ def scored(density: Any, x: Array) -> Scored:
       ValueError: If the log density at x is concrete and not finite.
     """
     state = Scored(x, *value_and_score(density, x))
-    check_start("x", state)
+    raise_unless_finite("x", state)
     return state
 
 
@@ -299,7 +299,7 @@ def check_step_size(name: str, value: Any) -> Any:
     return value
 
 
-def check_start(name: str, states: Any) -> None:
+def raise_unless_finite(name: str, states: Any) -> None:
     """Check that chains start where the density is finite and not 0.
 
     Args:

@@ -165,11 +165,13 @@ _ARGUMENTS = {
     "make_kernel": (checks.callable_, "make_kernel(density, beta) -> Kernel"),
     "betas": _increasing,
     "target": as_log_density,
+    "steps": (checks.integer, 1),
+    "warm_up": (checks.integer, 0),
 }
 """Checks of the arguments that both estimates share."""
 
 
-@checks.arguments(**_ARGUMENTS, steps=(checks.integer, 1), count=(checks.integer, 1))
+@checks.arguments(**_ARGUMENTS, count=(checks.integer, 1))
 def annealed_importance_sampling(
     key: Key,
     base: Any,
@@ -229,12 +231,7 @@ def annealed_importance_sampling(
     return importance_estimate(log_weights, samples)
 
 
-@checks.arguments(
-    **_ARGUMENTS,
-    steps=(checks.integer, 1),
-    count=(checks.integer, 2),
-    warm_up=(checks.integer, 0),
-)
+@checks.arguments(**_ARGUMENTS, count=(checks.integer, 2))
 def thermodynamic_integration(
     key: Key,
     base: Any,
@@ -302,7 +299,7 @@ def thermodynamic_integration(
     )  # means, spreads and acceptance: (count, K + 1)
     _raise_if_bad(at_base, diverged_at)
     _raise_if_bad(means, diverged_at)
-    _check_support(at_base, means)
+    _raise_unless_supported(at_base, means)
     return _summary_of_means(at_base, means, spreads, acceptance, betas)
 
 
@@ -443,7 +440,7 @@ def _raise_if_bad(values, diverged_at):
         )
 
 
-def _check_support(at_base, means):
+def _raise_unless_supported(at_base, means):
     """Raise ValueError where a draw or a chain met a density of 0."""
     if checks.is_traced(at_base, means):
         return

@@ -81,7 +81,7 @@ class Checkpoints:
         _open.add(self)
         try:
             self._clean()
-            self._check_config(ignore)
+            self._compare_config(ignore)
             self._write_config()
         except BaseException:
             self.close()
@@ -269,7 +269,7 @@ class Checkpoints:
             # An empty folder is left: it is in the way of its step's
             # checkpoint only.
 
-    def _check_config(self, ignore: Collection[str]) -> None:
+    def _compare_config(self, ignore: Collection[str]) -> None:
         """Compare `config` with that of the newest checkpoint."""
         # Those without a readable manifest are set aside.
         while (step := self.latest_step()) is not None:
