@@ -166,7 +166,6 @@ _ARGUMENTS = {
     "betas": _increasing,
     "target": as_log_density,
     "steps": (checks.integer, 1),
-    "warm_up": (checks.integer, 0),
 }
 """Checks of the arguments that both estimates share."""
 
@@ -231,7 +230,9 @@ def annealed_importance_sampling(
     return importance_estimate(log_weights, samples)
 
 
-@checks.arguments(**_ARGUMENTS, count=(checks.integer, 2))
+@checks.arguments(
+    **_ARGUMENTS, count=(checks.integer, 2), warm_up=(checks.integer, 0)
+)
 def thermodynamic_integration(
     key: Key,
     base: Any,
