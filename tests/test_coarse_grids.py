@@ -60,12 +60,12 @@ MIXTURES = targets.gaussian_mixture(
 ), targets.gaussian_mixture(
     [0.3, 0.5, 0.2], [[-8.0, 0.0], [8.0, 1.0], [0.0, 5.0]], np.full((3, 2), 0.5)
 ), targets.gaussian_mixture([0.5, 0.5], [[-1.0], [1.0]], [[0.1], [0.1]])  # fmt: skip
-"""Overlapping components, some that lie 16 standard deviations apart, and two narrow modes on a line."""
+"""Overlapping components, some 16 standard deviations apart, and two narrow modes."""
 
 
 @functools.partial(quick, static_argnums=0)
 def ends(solver, schedule, target, starts, ts):
-    """Where the solver takes each grid's starts (G, S, D) on the grids (G, N + 1); (G, S, D)."""
+    """The ends (G, S, D) of runs from starts (G, S, D) over grids (G, N + 1)."""
     problem = solvers.diffusion(schedule, targets.denoiser(target, schedule))
 
     def run(grid, starts):
@@ -78,7 +78,7 @@ def ends(solver, schedule, target, starts, ts):
 
 @quick
 def draws(target, schedule, times, key):
-    """256 draws of p_t at each of the times (G,), of the same noise; (G, 256, D)."""
+    """256 draws of p_t at each of the times (G,) from the same noise, (G, 256, D)."""
     keys = jax.random.split(key, 256)
     return jax.vmap(lambda t: jax.vmap(target.noised(schedule, t).sample)(keys))(times)
 

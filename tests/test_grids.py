@@ -119,7 +119,7 @@ def test_vp_times_carried_to_edm_are_the_vp_noise_levels(x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_transport_keeps_the_noise_ratio_and_a_zero_end(schedule, x64):
-    """λ_schedule(t_i) = λ_reference(ts_i) on every schedule, and back again; the appended 0 stays 0."""
+    """λ_schedule(t_i) = λ_reference(ts_i) there and back. The appended 0 stays 0."""
     schedule, reference = SCHEDULES[schedule](), schedules.edm(0.05, 10.0)
     ts = grids.to_zero(grids.karras(reference, 7))
     carried = grids.transport(schedule, reference, ts)
@@ -137,7 +137,7 @@ def test_transport_keeps_the_noise_ratio_and_a_zero_end(schedule, x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_noise_ratios_are_met(schedule, x64):
-    """σ(t)/α(t) is each given ratio; a last 0 is time 0."""
+    """σ(t)/α(t) has the requested values. A last 0 is time 0."""
     schedule = SCHEDULES[schedule]()
     ratios = np.array([10.0, 2.0, 0.5, 0.05, 0.0])
     ts = grids.from_noise_ratios(schedule, ratios)
@@ -159,7 +159,10 @@ def test_the_ends_own_ratios_are_reached(schedule):
 
 
 def test_noise_ratios_under_jit():
-    """Traced ratios: the same times, a zero end included; gradients are the inverse's, dt/dr = 1 on EDM, 0 at 0."""
+    """Traced ratios give the same times, a zero end included.
+
+    Gradients are those of the inverse: dt/dr = 1 on EDM, 0 at 0.
+    """
     schedule, ratios = schedules.edm(), jnp.array([3.0, 0.4, 0.0])
     times = jax.jit(lambda r: grids.from_noise_ratios(schedule, r))(ratios)
     np.testing.assert_allclose(
@@ -209,7 +212,7 @@ def test_any_count_of_ddpm_steps_up_to_the_chain_is_a_grid(spacing):
 
 @pytest.mark.parametrize("table", grids.ALIGN_YOUR_STEPS)
 def test_align_your_steps_passes_through_its_table(table, x64):
-    """10 steps are the table's levels; 20 add the geometric mean of each pair; 5 are every second level."""
+    """10 steps are the table, 20 add geometric means, 5 are every second entry."""
     levels = np.array(grids.ALIGN_YOUR_STEPS[table])
     schedule = schedules.edm(levels[-1], levels[0])
     doubled = grids.align_your_steps(schedule, 20, table)
@@ -267,7 +270,7 @@ def test_from_indices_are_the_chains_times(x64):
 
 
 def test_to_zero_appends_the_zero_end():
-    """The extended grid is accepted where a zero end is, refused elsewhere and when it rises."""
+    """The extended grid is valid where a zero end is, not elsewhere, nor rising."""
     schedule = schedules.edm()
     ts = grids.to_zero(grids.karras(schedule, 4))
     assert ts.shape == (6,) and float(ts[-1]) == 0
@@ -499,7 +502,7 @@ def test_refuses(name):
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
 def test_shifted_is_the_flow_shift(shift, x64):
-    """τ = t on rectified flow: undoing t = sτ/(1 + (s − 1)τ) gives uniform τ; elsewhere σ/(α + σ) does."""
+    """Undoing t = sτ/(1 + (s − 1)τ) gives uniform τ, of t or of σ/(α + σ)."""
     for schedule in (
         schedules.rectified_flow(t_max=1.0),
         schedules.vp_cosine(),
@@ -515,7 +518,7 @@ def test_shifted_is_the_flow_shift(shift, x64):
 
 
 def test_beta_grid_has_equal_mass_between_times(x64):
-    """The Beta distribution's CDF of the fraction of the interval falls in equal parts; (1, 1) is uniform."""
+    """The Beta CDF of the times falls in equal parts. (1, 1) is uniform."""
     schedule = schedules.vp_linear()
     for a, b in ((0.6, 0.6), (2.0, 0.7)):
         ts = np.asarray(grids.beta(schedule, 8, a, b))
@@ -560,7 +563,7 @@ def test_strength_keeps_the_last_steps():
 
 
 def test_grids_of_a_chain_without_terminal_signal():
-    """Grids in t start at index T; those of log-SNRs at index T − 1, equally spaced from its λ."""
+    """Grids in t start at index T, those in the log-SNR at index T − 1."""
     chain = schedules.from_betas(schedules.rescale_zero_terminal_snr(ddpm_betas()))
     for ts in (
         grids.uniform(chain, 10),

@@ -20,7 +20,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 @functools.partial(quick, static_argnums=0)
 def ends(solver, problem, x, ts, noise):
-    """Where a solver takes the starts x (B, D) with given noise (B, N, 3, D); no grid ends at 0."""
+    """The ends of runs from x (B, D) with noise (B, N, 3, D), above time 0."""
 
     def end(x, noise):
         source = noise_source.Source(lambda step, draw: noise[step, draw])
@@ -122,7 +122,10 @@ def test_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
 
 
 def test_the_cosine_schedules_small_alpha_is_exact_to_rounding():
-    """Near t = 1 the cosine of a rounded angle is off by half a percent; the reverse SDE's drift α′/α is with it."""
+    """Near t = 1 the cosine of a rounded angle is off by half a percent.
+
+    So is the drift α′/α of the reverse SDE.
+    """
     schedule, t = (
         schedules.vp_cosine(t_max=0.99999),
         np.asarray([0.3, 0.5, 0.6, 0.9, 0.999, 0.99999], np.float32),
@@ -160,7 +163,7 @@ def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(
 
 @pytest.mark.parametrize("offset", (-1e-7, 0.0, 1e-7))
 def test_the_slope_of_a_chain_at_an_index_is_the_mean_of_both_sides(offset, x64):
-    """At the ends it is that of the only side; a quarter of a cell away from an index it is the cell's."""
+    """At the ends there is one side. A quarter of a cell away it is the cell's."""
     chain = schedules.from_betas(cosine_betas(100))
     cells = 100 * np.diff(chain.log_snrs)
     expected = np.concatenate([cells[:1], 0.5 * (cells[1:] + cells[:-1]), cells[-1:]])
@@ -289,7 +292,10 @@ def test_a_drift_of_alpha_at_rounding_is_refused():
 
 
 def test_a_small_signal_that_is_known_exactly_is_no_zero():
-    """α = e^{−20} of `vp_linear` has all its digits, and a drift; the same size as cos(t π/2) near 1 is rounding."""
+    """α = e^{−20} of `vp_linear` has all its digits, and a drift.
+
+    A cos(t π/2) of the same size near t = 1 is rounding.
+    """
     exact, rounded = (
         schedules.vp_linear(0.1, 80.0),
         Own(1.0, 1e-3, np.nextafter(np.float32(1), np.float32(0))),

@@ -1,4 +1,4 @@
-"""Solvers against exactly propagated laws, measured orders and the contract that all of them keep."""
+"""Solvers against exactly propagated moments, their orders and their contract."""
 
 import functools
 import math
@@ -33,7 +33,7 @@ from tests.solver_members import (
 @pytest.mark.parametrize(
     "name", every(FIXED, (*(set(CONSTRUCTIONS) & set(STOCHASTIC)), "heun", "unipc(2)"))
 )
-def test_samples_of_a_gaussian_have_the_law_that_the_step_propagates(name):
+def test_samples_of_a_gaussian_have_the_moments_that_steps_propagate(name):
     check_samples_are_propagated(
         FIXED[name][0](), dj.schedules.vp_linear(), steps=12, count=20_000
     )
@@ -61,7 +61,9 @@ def test_every_solver_has_its_propagated_distribution_on_every_schedule(
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
 def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
-    """From 64 to 256 steps the bias of the propagated law falls by half at least: order 1 takes away three quarters.
+    """From 64 to 256 steps the bias of the propagated moments falls by half at least.
+
+    Order 1 takes away three quarters.
 
     A chain's log-SNR has corners at its entries: to a method in t they are jumps of the field, whose error is of first
     order in the table's spacing 1/T, with a sign of its own at each step.
@@ -153,7 +155,7 @@ def from_exact_history(solver, problem, ts, states):
     inputs = solver.prepare(problem, ts)
     past = len(solver.init(problem, states[0], inputs)[0])
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)
-    answers = tuple(
+    outputs = tuple(
         at(i).remembered(states[i], problem.denoiser(states[i], at(i).t))
         for i in reversed(range(past))
     )
@@ -167,7 +169,7 @@ def from_exact_history(solver, problem, ts, states):
         return solver.step(problem, step, None, *carry), None
 
     rest = jax.tree.map(lambda leaf: leaf[past:], inputs)
-    (end, _), _ = jax.lax.scan(body, (states[past], (answers, predicted)), rest)
+    (end, _), _ = jax.lax.scan(body, (states[past], (outputs, predicted)), rest)
     return end
 
 
@@ -224,8 +226,8 @@ def test_multistep_order_from_its_own_start(name, x64, flow):
 
 
 @pytest.mark.parametrize("name", every(FIXED, set(CONSTRUCTIONS) & set(STOCHASTIC)))
-def test_the_law_of_a_gaussian_converges_at_the_order(name, x64):
-    """The bias in mean and covariance falls at the weak order; some methods superconverge on a Gaussian."""
+def test_the_moments_of_a_gaussian_converge_at_the_order(name, x64):
+    """The bias in mean and covariance falls at the weak order or faster."""
     factory, order, _, _ = FIXED[name]
     schedule, target = dj.schedules.vp_linear(), gaussian()
     exact = target.noised(schedule, schedule.t_min)
@@ -354,7 +356,7 @@ def test_evaluations_are_counted_truly(name):
 
 
 def primitives(jaxpr, name, pick):
-    """How often a jaxpr runs a primitive; pick chooses among the branches of a cond."""
+    """Count a primitive in a jaxpr. pick chooses among the branches of a cond."""
     total = 0
     for eqn in jaxpr.eqns:
         inner = [
@@ -377,7 +379,10 @@ def primitives(jaxpr, name, pick):
 
 @pytest.mark.parametrize("name", ["heun", "dpm_solver(3)", "dpmpp_2m", "unipc(3)"])
 def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
-    """bfloat16 answers enter a float32 state, and `info` counts what `evaluations` says, on a grid that ends at 0 too."""
+    """bfloat16 outputs enter a float32 state, and `info` agrees with `evaluations`.
+
+    The grid ends at 0.
+    """
     schedule = dj.schedules.vp_linear()
     exact = dj.targets.denoiser(mixture(), schedule)
     grid = dj.grids.to_zero(dj.grids.uniform(schedule, 4))
