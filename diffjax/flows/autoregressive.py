@@ -107,10 +107,10 @@ def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressi
 
         y_i = τ(x_i, θ_i(y_{<i}, c)),   log|det ∂y/∂x| = Σ log τ′
 
-    The density of data takes one pass of the network, a sample as many as
-    there are parts. `inverse(autoregressive(…))` samples in one pass, with the
-    density of data in many (inverse autoregressive flow). The passes are a
-    `lax.scan`, differentiable in both modes.
+    The density of data takes one pass of the network, a sample as many passes
+    as there are parts. They are a `lax.scan`, differentiable in both modes.
+    With `inverse(autoregressive(…))` it is the other way round: a sample takes
+    one pass (inverse autoregressive flow).
 
     Args:
       conditioner: θ, a function (y, condition) -> (*y.shape, P) whose i-th row

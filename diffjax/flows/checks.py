@@ -94,6 +94,23 @@ def check_stackable(name: str, values: Iterable) -> tuple:
     return values
 
 
+def check_kind(name: str, value: Any, kinds: tuple, accepted: str) -> Any:
+    """The value if it is an instance of one of several classes.
+
+    Args:
+      name: The argument's name, for the message.
+      value: The argument.
+      kinds: The classes.
+      accepted: Description of them, for the message.
+
+    Raises:
+      TypeError: If it is something else.
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {accepted}, got {value!r}")
+    return value
+
+
 def check_initialisable(name: str, value: Any) -> Any:
     """The value if it is a bijector or a flow.
 

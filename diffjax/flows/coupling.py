@@ -17,7 +17,7 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector
-from .checks import check_channels, check_parameters
+from .checks import check_channels, check_kind, check_parameters
 from .composition import Stack, chain
 from .conditioners.perceptrons import PerceptronSizes, perceptron_of_sizes
 from .conditioners.weights import networks_in_turn
@@ -202,18 +202,18 @@ class Coupling(Bijector):
         return self.mask.join(x, moved), self.mask.total(log_slopes)
 
 
-def _check_mask(name, value):
-    if not isinstance(value, AxisMask | CheckerboardMask):
-        raise TypeError(
-            f"{name} must be a half_mask, alternate_mask or checkerboard_mask, "
-            f"got {value!r}"
-        )
+MASK = (
+    check_kind,
+    (AxisMask, CheckerboardMask),
+    "a half_mask, alternate_mask or checkerboard_mask",
+)
+"""The check of a mask."""
 
 
 @checks.arguments(
     conditioner=(checks.callable_, "conditioner(kept, condition) -> (*moved.shape, P)"),
     scalar_map=check_scalar_map,
-    mask=_check_mask,
+    mask=MASK,
 )
 def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Coupling:
     """Coupling layer (Dinh et al. 2015, section 3.2).

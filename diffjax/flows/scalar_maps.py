@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Array, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, full
-from .checks import check_parameters
+from .checks import check_kind, check_parameters
 
 __all__ = ["ScalarMap", "additive", "bounded_affine", "conditional", "pointwise"]
 
@@ -93,12 +93,8 @@ def check_scalar_map(name: str, value: Any) -> ScalarMap:
     Raises:
       TypeError: If it is something else.
     """
-    if not isinstance(value, ScalarMap):
-        raise TypeError(
-            f"{name} must be a scalar map such as bounded_affine() or "
-            f"rational_quadratic(), got {value!r}"
-        )
-    return value
+    accepted = "a scalar map such as bounded_affine() or rational_quadratic()"
+    return check_kind(name, value, (ScalarMap,), accepted)
 
 
 @pytree

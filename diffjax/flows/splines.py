@@ -100,17 +100,24 @@ def rational_quadratic(
 
         2 bound (floor + (1 − K floor) softmax(θ)).
 
-    Inner slopes are floor + softplus(θ + const), or with a ceiling floor +
-    (ceiling − floor) sigmoid(θ + const). They are 1 at θ = 0. The slopes at
-    both ends are 1, so that the map is C¹.
+    Inner slopes are, without and with a ceiling,
+
+        floor + softplus(θ + const)
+        floor + (ceiling − floor) sigmoid(θ + const).
+
+    They are 1 at θ = 0. The slopes at both ends are 1, so that the map is C¹.
 
     A bin's mean slope s lies between m = floor/(1 − (K − 1) floor) and 1/m.
-    Between knots of slopes d and e, the slope of the spline is at least min(d,
-    e, s, s²/max(d, e)) and at most max(d, e, 2s). With a ceiling it never
-    leaves [min(floor, m²/ceiling), max(ceiling, 2/m)].
+    Between knots of slopes d and e, the slope of the spline lies in
 
-    Without one, as published, it has no lower bound: slopes below 1e-7 occur
-    at parameters of size 4. The inverse multiplies rounding by 1/slope, layer
+        [min(d, e, s, s²/max(d, e)), max(d, e, 2s)].
+
+    With a ceiling all slopes lie in
+
+        [min(floor, m²/ceiling), max(ceiling, 2/m)].
+
+    Without one, as published, they have no lower bound: slopes below 1e-7
+    occur at parameters of size 4. The inverse multiplies rounding by 1/slope, layer
     upon layer. Where the product of a flow's slopes comes near the rounding of
     a float, there is no round trip. The bounds limit that product.
 
