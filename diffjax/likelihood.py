@@ -215,7 +215,7 @@ def lattice_log_prob(
       >>> bool(jnp.isfinite(lp))
       True
     """
-    x, levels = requirements.check_example("x", x), check_levels(levels)
+    x, levels = requirements.check_example("x", x), check_levels("levels", levels)
     index = level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))

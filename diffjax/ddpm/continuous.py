@@ -131,7 +131,7 @@ def schedule_variance_loss(
 @checks.arguments(
     **_ARGUMENTS,
     count=(checks.integer, 1),
-    levels=checks.optional(lambda _, value: check_levels(value)),
+    levels=checks.optional(check_levels),
     chunk=checks.optional(checks.integer, 1),
 )
 def continuous_elbo(

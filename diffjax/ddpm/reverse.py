@@ -331,7 +331,7 @@ def reverse_model(
         as_pytree_callable(denoiser),
         chain,
         step_coefficients(check_chain("chain", chain)),
-        None if levels is None else check_levels(levels),
+        None if levels is None else check_levels("levels", levels),
         check_decoder_variance(decoder_variance, shape),
         variance=variance,
     )

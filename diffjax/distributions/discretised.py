@@ -18,6 +18,7 @@ from .normal import (
     Gaussian,
     check_variance,
     gaussian,
+    is_gaussian,
     location_and_scale,
     log_normal_interval,
 )
@@ -65,11 +66,11 @@ class Bernoulli:
         x = _example(x, self.logits)
         if not checks.is_traced(x):
             values = np.asarray(x)
-            if not np.all((values == 0) | (values == 1)):
-                raise ValueError(
-                    "x must be 0 or 1 in every entry, got values from "
-                    f"{values.min()} to {values.max()}"
-                )
+            checks.require(
+                np.all((values == 0) | (values == 1)),
+                "x must be 0 or 1 in every entry, "
+                f"got values from {values.min()} to {values.max()}",
+            )
         value = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
         return jnp.where(jnp.any((x != 0) & (x != 1) & ~jnp.isnan(x)), -jnp.inf, value)
 
@@ -92,9 +93,7 @@ def bernoulli(logits: ArrayLike) -> Bernoulli:
     Raises:
       ValueError: For concrete NaN or infinity.
     """
-    logits = checks.real_array("logits", logits)
-    checks.finite("logits", logits)
-    return Bernoulli(logits)
+    return Bernoulli(checks.finite_array("logits", logits))
 
 
 # ----------------------------------------------------- rounded to the nearest level
@@ -173,6 +172,7 @@ class DiscretisedLogistic(_Rounded):
         return (value - self.location) * jnp.exp(-self.log_scale)
 
 
+@checks.arguments(levels=check_levels)
 def discretised_logistic(
     location: ArrayLike, log_scale: ArrayLike, levels: ArrayLike
 ) -> DiscretisedLogistic:
@@ -203,7 +203,7 @@ def discretised_logistic(
     location, log_scale = location_and_scale(
         "location", location, "log_scale", log_scale
     )
-    return DiscretisedLogistic(location, log_scale, check_levels(levels))
+    return DiscretisedLogistic(location, log_scale, levels)
 
 
 @pytree
@@ -239,6 +239,7 @@ class DiscretisedGaussian(_Rounded):
         return jax.scipy.special.ndtr((value - self.gaussian.loc) / std)
 
 
+@checks.arguments(levels=check_levels)
 def discretised_gaussian(
     mean: ArrayLike, log_std: ArrayLike, levels: ArrayLike
 ) -> DiscretisedGaussian:
@@ -262,9 +263,10 @@ def discretised_gaussian(
       >>> round(float(bit.log_prob(jnp.ones(1))), 4)
       -0.6931
     """
-    return DiscretisedGaussian(gaussian(mean, log_std), check_levels(levels))
+    return DiscretisedGaussian(gaussian(mean, log_std), levels)
 
 
+@checks.arguments(gaussian=is_gaussian, x=checks.real_array, levels=check_levels)
 def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) -> Array:
     """Log probability of lattice data under a Gaussian rounded to the nearest level.
 
@@ -289,11 +291,7 @@ def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) ->
     References:
       Ho et al. 2020, equation 13.
     """
-    levels = check_levels(levels)
-    if not isinstance(gaussian, Gaussian):
-        raise TypeError(f"gaussian must be a distributions.Gaussian, got {gaussian!r}")
     check_variance("gaussian.var", gaussian.var)
-    x = checks.real_array("x", x)
     if checks.is_traced(x, levels):
         return _discretised_log_prob(gaussian, x, levels)
     level_index(x, levels)
@@ -309,7 +307,6 @@ _discretised_log_prob_compiled = jax.jit(_discretised_log_prob)
 
 
 def _example(x, location):
-    x = checks.real_array("x", x)
+    x = checks.finite_array("x", x)
     checks.one_of_shapes("x", x, [jnp.shape(location)])
-    checks.finite("x", x)
     return x

@@ -22,16 +22,26 @@ __all__ = [
 ]
 
 
-def check_levels(levels: ArrayLike) -> Array:
-    """`levels` as an array (K,). ValueError unless K ≥ 2 and they increase."""
-    levels = checks.real_array("levels", levels)
-    if levels.ndim != 1 or levels.shape[0] < 2:
-        raise ValueError(
-            f"levels must have shape (K,) with K at least 2, got {levels.shape}"
-        )
-    checks.finite("levels", levels)
+def check_levels(name: str, value: ArrayLike) -> Array:
+    """Levels as an array (K,).
+
+    Args:
+      name: The argument's name, for the messages.
+      value: Its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: Unless K ≥ 2, and they are finite and increase.
+    """
+    levels = checks.finite_array(name, value)
+    checks.require(
+        levels.ndim == 1 and levels.shape[0] >= 2,
+        f"{name} must have shape (K,) with K at least 2, got {levels.shape}",
+    )
     if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
-        raise ValueError(f"levels must increase, got {np.asarray(levels)}")
+        raise ValueError(f"{name} must increase, got {np.asarray(levels)}")
     return levels
 
 
@@ -69,11 +79,11 @@ def level_index(x: Array, levels: Array) -> Array:
     values = np.asarray(levels)
     gaps = np.abs(np.asarray(x)[..., None] - values)  # (*shape, K)
     off = np.max(np.min(gaps, -1))
-    if not off <= level_slack(np, values):
-        raise ValueError(
-            f"x must take values among the {values.shape[0]} levels, "
-            f"got an entry {off} away from all"
-        )
+    checks.require(
+        off <= level_slack(np, values),  # False for NaN
+        f"x must take values among the {values.shape[0]} levels, "
+        f"got an entry {off} away from all",
+    )
     return np.argmin(gaps, -1).astype(np.int32)
 
 
@@ -183,6 +193,18 @@ def dequantise(key: Key, x: ArrayLike, width: Scalar) -> Array:
     return x + width * jax.random.uniform(key, x.shape, x.dtype, -0.5, 0.5)
 
 
+def _shape_with_entries(name, value):
+    empty = isinstance(value, tuple | list) and 0 in value
+    checks.require(not empty, f"{name} must have at least one entry, got {value}")
+    return checks.shape(name, value)
+
+
+@checks.arguments(
+    log_prob=checks.real_array,
+    x_shape=_shape_with_entries,
+    bins=(checks.integer, 2),
+    width=checks.positive,
+)
 def bits_per_dim(
     log_prob: ArrayLike, x_shape: tuple[int, ...], bins: int, width: Scalar
 ) -> Array:
@@ -209,12 +231,7 @@ def bits_per_dim(
       >>> float(dj.bits_per_dim(0.0, (2,), bins=8, width=1 / 8))
       3.0
     """
-    checks.integer("bins", bins, minimum=2)
-    width = checks.positive("width", width)
-    if isinstance(x_shape, tuple | list) and 0 in x_shape:
-        raise ValueError(f"x_shape must have at least one entry, got {x_shape}")
-    dimensions = math.prod(checks.shape("x_shape", x_shape))
-    log_prob = checks.real_array("log_prob", log_prob)
+    dimensions = math.prod(x_shape)
     if not checks.is_traced(width):
         return _bits(log_prob, dimensions, math.log(float(width)))
     return _bits(log_prob, dimensions, jnp.log(width))

@@ -158,8 +158,10 @@ def gaussian_mixture(
     weights, exact_weights = exactly("weights", weights)
     means, _ = exactly("means", means)
     scales, exact_scales = exactly("scales", scales)
-    if means.ndim != 2 or means.size == 0:
-        raise ValueError(f"means must have shape (K, D), got {means.shape}")
+    checks.require(
+        means.ndim == 2 and means.size > 0,
+        f"means must have shape (K, D), got {means.shape}",
+    )
     components, dimension = means.shape
     checks.one_of_shapes("weights", weights, [(components,)])
     shapes = [
@@ -177,8 +179,8 @@ def gaussian_mixture(
     if checks.is_traced(exact_scales):
         variances = jnp.reshape(scales, (components, -1)) ** 2
         return GaussianMixture(weights, means, variances, None, shape=(dimension,))
-    if not np.all(exact_scales > 0):
-        raise ValueError(f"scales must be positive, got {np.min(exact_scales)}")
+    smallest = np.min(exact_scales)
+    checks.require(smallest > 0, f"scales must be positive, got {smallest}")
     variances = np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype)
     return GaussianMixture(
         weights, means, jnp.asarray(variances, scales.dtype), None, shape=(dimension,)
@@ -223,11 +225,11 @@ def _decompose(covariances, dtype):
             f"scales must hold symmetric covariances, got {covariances.tolist()}"
         )
     values, bases = np.linalg.eigh(covariances)
-    if not np.all(values > 0):
-        raise ValueError(
-            "scales must hold positive definite covariances, "
-            f"got smallest eigenvalue {values.min():.3g}"
-        )
+    checks.require(
+        np.all(values > 0),
+        "scales must hold positive definite covariances, "
+        f"got smallest eigenvalue {values.min():.3g}",
+    )
     return tuple(
         jnp.asarray(np.asarray(value, dtype), dtype) for value in (values, bases)
     )

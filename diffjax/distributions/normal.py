@@ -156,11 +156,9 @@ def location_and_scale(
     Returns:
       Both as arrays.
     """
-    location = checks.real_array(location_name, location)
-    scale = checks.real_array(scale_name, scale)
+    location = checks.finite_array(location_name, location)
+    scale = checks.finite_array(scale_name, scale)
     checks.one_of_shapes(scale_name, scale, list({(), location.shape}))
-    checks.finite(location_name, location)
-    checks.finite(scale_name, scale)
     return location, scale
 
 
@@ -191,6 +189,17 @@ def check_variance(name: str, variance: ArrayLike) -> None:
         raise ValueError(f"{name} must be positive, got {np.min(np.asarray(variance))}")
 
 
+def is_gaussian(name: str, value: Any) -> None:
+    """Raise TypeError unless the value is a `Gaussian`.
+
+    Args:
+      name: The argument's name, for the message.
+      value: Its value.
+    """
+    if not isinstance(value, Gaussian):
+        raise TypeError(f"{name} must be a distributions.Gaussian, got {value!r}")
+
+
 def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
     """A `Gaussian` with finite loc and positive var.
 
@@ -202,11 +211,10 @@ def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
     Returns:
       The Gaussian, with fields as arrays.
     """
-    loc = checks.real_array(f"{name}.loc", value.loc)
-    var = checks.real_array(f"{name}.var", value.var)
+    loc = checks.finite_array(f"{name}.loc", value.loc)
+    var = checks.finite_array(f"{name}.var", value.var)
     for field, array in ((f"{name}.loc", loc), (f"{name}.var", var)):
         checks.one_of_shapes(field, array, list({(), shape}))
-        checks.finite(field, array)
     check_variance(f"{name}.var", var)
     return Gaussian(loc, var)
 
@@ -214,12 +222,7 @@ def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
 # ---------------------------------------------------------------------- divergence
 
 
-def _is_gaussian(name, value):
-    if not isinstance(value, Gaussian):
-        raise TypeError(f"{name} must be a distributions.Gaussian, got {value!r}")
-
-
-@checks.arguments(p=_is_gaussian, q=_is_gaussian)
+@checks.arguments(p=is_gaussian, q=is_gaussian)
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     """Kullback–Leibler divergence between two Gaussians.
 

@@ -156,7 +156,7 @@ def categorical(
       >>> denoiser(jnp.zeros(2), 0.5).shape
       (2,)
     """
-    levels = check_levels(levels)
+    levels = check_levels("levels", levels)
     net = Categorical(as_pytree(schedule), as_pytree_callable(net), levels)
     return denoiser(schedule, net, "data")
 

@@ -45,13 +45,11 @@ def as_gaussian(
         )
     spread_name = f"{name}'s {'variance' if is_gaussian else 'log_std'}"
     loc, spread = (output.loc, output.var) if is_gaussian else output
-    loc = checks.real_array(f"{name}'s mean", loc)
-    spread = checks.real_array(spread_name, spread)
+    loc = checks.finite_array(f"{name}'s mean", loc)
+    spread = checks.finite_array(spread_name, spread)
     shape = loc.shape if shape is None else shape
     checks.one_of_shapes(f"{name}'s mean", loc, [shape])
     checks.one_of_shapes(spread_name, spread, list({(), shape}))
-    checks.finite(f"{name}'s mean", loc)
-    checks.finite(spread_name, spread)
     if is_gaussian:
         check_variance(spread_name, spread)
         return Gaussian(loc, spread)
