@@ -132,8 +132,10 @@ def denoising_loss(
 
         w(t) ‖D(x_t, t) − x_0‖²/D,    x_t = α x_0 + σ ε
 
-    It is computed as the network's own error times w c², where D − x_0 = c (F
-    − target), so that nothing cancels at little noise.
+    It is computed from the error of the network F, so that nothing cancels at
+    little noise:
+
+        w(t) c² ‖F − target‖²/D,    D − x_0 = c (F − target)
 
     Args:
       prediction: Made by `predictions.denoiser`.

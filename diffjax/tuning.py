@@ -108,7 +108,9 @@ def optimised_grid(
     learning_rate: float = 0.1,
     info: bool = False,
 ) -> Any:
-    """Grid of a small end error of one solver on one denoiser's probability flow.
+    """Grid fitted to a denoiser and a solver, for a small error of the samples.
+
+    The error is the distance from the end of the exact probability flow.
 
     First the local error e(λ) of one step of the solver is measured against
     rk4 along the flow, on `NODES` steps of equal log-SNR. Equal local errors
@@ -142,7 +144,8 @@ def optimised_grid(
     Differences of a few such starts among `HELD_OUT · examples` are chance.
 
     Cost in evaluations of the denoiser, with n = examples and c that of one
-    step. A gradient counts as two and stages recomputed in it.
+    step. A gradient counts as two evaluations, and stages recomputed for it as
+    well.
 
         (HELD_OUT + 1) · n · 256 max(4, ⌈N/8⌉) + 64 n c
         + (2.5 n · iterations + 6 (HELD_OUT + 1) n) · evaluations of the grid

@@ -115,9 +115,9 @@ def interpolant(
 
     Args:
       schedule: α, σ and the interval of t. Default
-        `rectified_flow(t_max=1.0)`: straight lines of constant velocity x_1 −
-        x_0. With a variance the default is `rectified_flow()`, whose interval
-        stays away from the ends.
+        `rectified_flow(t_max=1.0)`: straight lines of constant velocity. With
+        a variance the default is `rectified_flow()`, whose interval stays away
+        from the ends.
       variance: t -> γ²(t), of shape (), positive within the schedule's
         interval. It should be 0 at t = 0 and 1 if the paths are to meet both
         ends. There γ′ has no value, so that the schedule's interval must stay
@@ -137,7 +137,7 @@ def interpolant(
       1.5
     """
     if schedule is None:
-        # γ′ has no value at t = 1
+        # without γ′, which has no value at t = 1, the interval may end there
         ends = {"t_max": 1.0} if variance is None else {}
         schedule = schedules.rectified_flow(**ends)
     schedules.check(schedule)
@@ -262,6 +262,7 @@ class GaussianInterpolant:
 
 
 PAIRINGS = ("independent", "optimal", "entropic")
+"""Pairings of Gaussians whose covariance is known."""
 
 
 @checks.arguments(
@@ -275,15 +276,24 @@ def gaussian_interpolant(
 ) -> GaussianInterpolant:
     """Closed forms for data N(m, s²) in each entry and noise N(0, 1).
 
+    Each entry of the data has the covariance c with the same entry of the
+    noise (Bunne et al. 2023):
+
+        c = 0                            independent
+        c = s                            optimal
+        c = entropic_covariance(s, S²)   entropic, with the S of `bridge(S)`
+
+    Without γ the optimal pairing is the optimal transport. On straight lines
+
+        u = (x − (1 − t) m)(1 − s)/((1 − t) s + t) − m
+
+    The entropic pairing is that of the Schrödinger bridge.
+
     Args:
       interpolant: The random paths, made by `interpolant` or `bridge`.
       mean: m, finite.
       std: s > 0, finite, of mean's shape or ().
-      pairing: How data and noise are correlated (Bunne et al. 2023).
-        "independent" has covariance c = 0. "optimal" has c = s. Without γ that
-        is the optimal transport: on straight lines u = (x − (1 − t) m)(1 −
-        s)/((1 − t) s + t) − m. "entropic" has c = `entropic_covariance(s,
-        S**2)` with the S of `bridge(S)`: the Schrödinger bridge.
+      pairing: "independent", "optimal" or "entropic".
 
     Returns:
       x_t's moments, velocity, score and noise.

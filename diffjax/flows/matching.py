@@ -404,7 +404,8 @@ def reflow_pairs(
       ValueError: If count is below 1 or condition has another leading axis.
 
     Example:
-      >>> flow = dj.flows.flow(dj.distributions.standard_normal((2,)), dj.flows.exponential())
+      >>> base = dj.distributions.standard_normal((2,))
+      >>> flow = dj.flows.flow(base, dj.flows.exponential())
       >>> x0, x1 = dj.flows.reflow_pairs(key, flow, 3)
       >>> bool(jnp.allclose(x0, jnp.exp(x1)))
       True
