@@ -96,9 +96,8 @@ WEIGHTINGS: dict[str, Callable | None] = {
 """
 
 
-def _check_prediction(name, value):
-    makers = "predictions.denoiser or categorical"
-    return checks.made_by(name, value, NetworkDenoiser, makers)
+PREDICTION = (checks.made_by, NetworkDenoiser, "predictions.denoiser or categorical")
+TIMES = (checks.choice, TIME_DISTRIBUTIONS)
 
 
 def _check_weighting(name, value):
@@ -112,7 +111,7 @@ def _check_log_snrs(schedule, times):
 
 
 @checks.arguments(
-    prediction=_check_prediction,
+    prediction=PREDICTION,
     x0=checks.real_array,
     noise=checks.real_array,
     t=checks.number,
@@ -183,10 +182,10 @@ def _denoising_loss(
 
 @checks.arguments(
     key=checks.key,
-    prediction=_check_prediction,
+    prediction=PREDICTION,
     x0=checks.batch,
     weighting=_check_weighting,
-    times=(checks.choice, TIME_DISTRIBUTIONS),
+    times=TIMES,
 )
 def batch_loss(
     key: Key,
@@ -297,11 +296,7 @@ def _weight_of_network(prediction, t, weighting, density):
     return scale / density if weighting == "likelihood" else scale
 
 
-@checks.arguments(
-    key=checks.key,
-    count=(checks.integer, 1),
-    distribution=(checks.choice, TIME_DISTRIBUTIONS),
-)
+@checks.arguments(key=checks.key, count=(checks.integer, 1), distribution=TIMES)
 def sample_times(
     key: Key, count: int, schedule: Schedule, distribution: str = "uniform"
 ) -> Array:
@@ -359,7 +354,7 @@ _SAMPLERS = {
 }
 
 
-@checks.arguments(distribution=(checks.choice, TIME_DISTRIBUTIONS))
+@checks.arguments(distribution=TIMES)
 def time_density(
     schedule: Schedule, t: ArrayLike, distribution: str = "uniform"
 ) -> Array:

@@ -67,6 +67,7 @@ def geometric_sigmas(count: int, sigma_min: float, sigma_max: float) -> np.ndarr
       >>> dj.ncsn.geometric_sigmas(3, 0.1, 10.0).round(6).tolist()
       [0.1, 1.0, 10.0]
     """
+    # in float64, so that neighbours have one ratio to rounding
     return np.geomspace(*sigmas_in_order(sigma_min, sigma_max), count)
 
 
@@ -112,7 +113,7 @@ def overlapping_sigmas(
         lower = math.erf((middle - 3 * ratio) / math.sqrt(2))
         return 0.5 * (upper - lower)
 
-    # Bisection. At `high` the second argument of Φ is 10.
+    # The overlap falls as the ratio grows: bisection. At `high` the second argument of Φ is 10.
     low, high = 1.0, (width + 10) / (width - 3)
     for _ in range(64):
         middle = 0.5 * (low + high)

@@ -50,6 +50,14 @@ A flow in unit time need not turn faster, and a solver would need more steps for
 """
 
 
+VELOCITY = (checks.callable_, "velocity(x, t)")
+EXAMPLE = requirements.check_example
+KEY = checks.optional(checks.key)
+COUNT, WEIGHT = (checks.integer, 1), checks.non_negative
+WIDTH, DEPTH = (checks.width, 1), (checks.depth, 1)
+SIZE = checks.optional(*WIDTH)
+
+
 class Transport(NamedTuple):
     """Result of `transport`.
 
@@ -191,11 +199,7 @@ def check_parts(name: str, value: Any) -> None:
     )
 
 
-@checks.arguments(
-    velocity=(checks.callable_, "velocity(x, t)"),
-    steps=(checks.integer, 1),
-    checkpoint=checks.boolean,
-)
+@checks.arguments(velocity=VELOCITY, steps=COUNT, checkpoint=checks.boolean)
 def continuous(
     velocity: Velocity,
     steps: int = STEPS,
@@ -325,11 +329,7 @@ def _network(width: int, depth: int) -> VelocityNetwork:
 
 
 @checks.arguments(
-    key=checks.key,
-    shape=checks.shape,
-    width=(checks.width, 1),
-    depth=(checks.depth, 1),
-    condition_dim=checks.optional(checks.width, 1),
+    key=checks.key, shape=checks.shape, width=WIDTH, depth=DEPTH, condition_dim=SIZE
 )
 def neural_velocity(
     key: Key,
@@ -410,11 +410,7 @@ def neural_ode(
 
 
 @checks.arguments(
-    bijector=check_continuous,
-    x=requirements.check_example,
-    key=checks.optional(checks.key),
-    probes=(checks.integer, 1),
-    upwards=checks.boolean,
+    bijector=check_continuous, x=EXAMPLE, key=KEY, probes=COUNT, upwards=checks.boolean
 )
 def transport(
     bijector: Continuous,
@@ -466,6 +462,7 @@ def _transport(bijector, x, condition, key, probes, upwards):
     if key is not None:
         directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
     field = ChangeOfVariables(bijector._field(condition), directions)
+    # one log-determinant per probe, so that their spread gives the standard error
     zero = jnp.zeros((), x.dtype)
     start = PathState(
         x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero
@@ -488,11 +485,7 @@ def _transport(bijector, x, condition, key, probes, upwards):
 
 
 @checks.arguments(
-    key=checks.optional(checks.key),
-    flow=check_parts,
-    xs=checks.finite_batch,
-    kinetic=checks.non_negative,
-    jacobian=checks.non_negative,
+    key=KEY, flow=check_parts, xs=checks.finite_batch, kinetic=WEIGHT, jacobian=WEIGHT
 )
 def transport_loss(
     key: Key | None,

@@ -33,6 +33,11 @@ def _finite_parts(name, value):
     return jax.tree.map(lambda part: checks.finite_array(name, part), value)
 
 
+BASE = (checks.has_methods, "log_prob(z)", "sample(key)")
+DENSITY = (checks.has_methods, "log_prob(x, condition)")
+DEQUANTISER = (checks.has_methods, "sample_and_log_prob(key, condition)")
+
+
 @pytree
 class Flow:
     """Distribution of x = f(z), z drawn from a base. See `flow`.
@@ -183,6 +188,7 @@ def _sample(flow, key, temperature, condition):
         mean = jnp.reshape(mean, jnp.shape(z))
         return mean + temperature * (z - mean)
 
+    # T = 1 leaves the draw unchanged, to the bit
     if temperature is not None:
         z = jax.tree.map(scaled, z, base.mean())
     return flow.bijector.forward(z, condition)
@@ -203,11 +209,7 @@ def _decode(flow, z, condition):
     return flow.bijector.forward(z, condition)
 
 
-@checks.arguments(
-    base=(checks.has_methods, "log_prob(z)", "sample(key)"),
-    bijector=check_bijector,
-    train_base=checks.boolean,
-)
+@checks.arguments(base=BASE, bijector=check_bijector, train_base=checks.boolean)
 def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     """Normalizing flow: the distribution of x = f(z), z drawn from a base.
 
@@ -305,12 +307,10 @@ def _interpolate(flow, start, end, weights, condition):
 
 @checks.arguments(
     key=checks.key,
-    flow=(checks.has_methods, "log_prob(x, condition)"),
+    flow=DENSITY,
     x=checks.finite_array,
     width=checks.positive,
-    dequantiser=checks.optional(
-        checks.has_methods, "sample_and_log_prob(key, condition)"
-    ),
+    dequantiser=checks.optional(*DEQUANTISER),
 )
 def lattice_log_prob(
     key: Key,

@@ -323,6 +323,7 @@ def gaussian_interpolant(
     elif pairing == "optimal":
         covariance = std
     else:
+        # NumPy's zeros need no compiled program
         covariance = jax.device_put(np.zeros(std.shape, std.dtype))
     return GaussianInterpolant(interpolant, mean, std, covariance)
 
