@@ -97,7 +97,7 @@ def _in_x(update, base):
     )
 
 
-def _apply(update, x, outputs=(), draw=None):
+def _apply(update: Update, x: Any, outputs: Any = (), draw: Any = None) -> Any:
     """The new state. keep = None leaves x unchanged, other None are left out."""
     total = x if update.keep is None else update.keep * x
     for gain, output in zip(update.gains, outputs, strict=False):

@@ -140,6 +140,7 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
             k: _plain(k, v, signature.parameters[k].default)
             for k, v in bound.arguments.items()
         }
+        # by keyword, so that the cache sees one spelling
         return build(**values)
 
     return make
@@ -199,6 +200,7 @@ def stage(field: Any, ts: Array) -> Stage:
     """
     if not is_semilinear(field):
         return Stage(ts, None)
+    # any shape -> (T,) -> the shape of ts
     flat = jax.vmap(field.coefficients)(ts.reshape(-1))
     return Stage(ts, jax.tree.map(lambda c: c.reshape(ts.shape), flat))
 
@@ -286,6 +288,7 @@ def euler_step(field: Any, steps: Steps) -> EulerStep:
     dt = steps.dt
     if steps.at_zero is None:
         return EulerStep(jnp.ones_like(dt), dt)
+    # u = A x + B D solved for D: x ← −(A/B) x + (1/B) u
     a, b = stage(field, steps.start).coefficients
     return EulerStep(
         jnp.where(steps.at_zero, -a / b, 1), jnp.where(steps.at_zero, 1 / b, dt)

@@ -91,6 +91,7 @@ def integrate(
       >>> x = dj.solvers.integrate(None, solver, problem, x=x, ts=grid, noise=z)
     """
     key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
+    # arrays are traced, the rest is static: equal problems share a program
     arrays, static = partition((problem, noise))
     result, report = _integrate(
         solver, static, bool(path), zero_end, arrays, key, x, ts
@@ -153,6 +154,10 @@ def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress
     return Progress(x, memory, np.zeros((), np.int32))
 
 
+@checks.arguments(
+    progress=(checks.made_by, Progress, "solvers.start"),
+    steps=checks.optional(checks.integer, 1),
+)
 def advance(
     key: Key | None,
     solver: Solver,
@@ -197,7 +202,6 @@ def advance(
       >>> int(run.step)
       8
     """
-    checks.made_by("progress", progress, Progress, "solvers.start")
     _check_stoppable(solver)
     x = progress.x
     key, problem, _, ts, zero_end, noise = _checked(
@@ -210,7 +214,6 @@ def advance(
 
 def _last_step(step, steps, total):
     """The step after which to stop."""
-    steps = None if steps is None else checks.integer("steps", steps, 1)
     step = step if checks.is_traced(step) else np.asarray(step)
     if not checks.is_traced(step):
         taken = step.max()
@@ -263,6 +266,7 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
             f"x must be one array for {reason}, got a {type(x).__name__}",
             TypeError,
         )
+    # static: without a step to 0 no step branches
     zero_end = requirements.may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
     noise = requirements.check_noise(noise, np.shape(x) if is_array else None, ts)
@@ -270,6 +274,7 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
     return key, problem, x, ts, zero_end, noise
 
 
+@checks.arguments(evaluations=(checks.integer, 1, 10**6), to_zero=checks.boolean)
 def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int:
     """The most steps that a solver can take within a budget of evaluations.
 
@@ -291,8 +296,6 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
       8
     """
     requirements.check_solver(solver)
-    checks.integer("evaluations", evaluations, 1, 10**6)
-    checks.boolean("to_zero", to_zero)
     least = solver.evaluations(1, to_zero)
     if least is None:
         raise TypeError(
@@ -405,12 +408,14 @@ def run(
         result = states if path else jax.tree.map(lambda leaf: leaf[-1], states)
     else:
         result, report = _scan(source, solver, problem, x, ts, path)
+    # of a solver of fixed steps it is the constant False, and costs nothing
     if report.exhausted is not False:
         result = _nan_where(report.exhausted, result)
     return result, report
 
 
 def _scan(source, solver, problem, x, ts, path):
+    # coefficients of all steps at once, outside of the loop
     inputs = solver.prepare(problem, ts)
     state = _initial_state(solver, problem, x, inputs)
 

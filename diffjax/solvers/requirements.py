@@ -52,6 +52,7 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
       solver: The solver.
       problem: Its denoiser serves with its schedule only.
     """
+    # velocity and reverse SDE follow from a denoiser, but only with its schedule
     whole = problem.denoiser is not None and problem.schedule is not None
     if whole or (
         solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
@@ -176,6 +177,7 @@ def check_path(path: BrownianPath, shape: tuple[int, ...], ts: ArrayLike) -> Non
         return
     low, high = sorted((float(path.start), float(path.end)))
     values = np.asarray(ts)
+    # the grid's rounding at the path's ends
     slack = 4 * np.finfo(values.dtype).eps * max(abs(low), abs(high))
     checks.require(
         low - slack <= values.min() and values.max() <= high + slack,
@@ -212,6 +214,7 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
             "there",
         )
     if solver.traits.check_grid is not None:
+        # the limits concern fields that are derived from the schedule
         stated = (
             solver.consumes != "denoiser"
             and getattr(problem, solver.consumes) is not None
