@@ -15,15 +15,16 @@ def stop_at_once(number, frame):
     os._exit(130)
 
 
-if sys.argv[:1] == [
-    "-m"
-]:  # Python is about to run a module of this package: its imports take seconds
+# While `python -m` looks for the module to run, sys.argv is ["-m"]. The
+# imports of that module take seconds, in which an interrupt must not show a
+# traceback.
+if sys.argv[:1] == ["-m"]:
     for _descriptor in (0, 1, 2):
         try:
             os.fstat(_descriptor)
-        except (
-            OSError
-        ):  # closed: the next file opened would get its number, and what is printed
+        except OSError:
+            # A closed descriptor: the next file opened would get its number,
+            # and receive all that is printed.
             os.open(os.devnull, os.O_RDWR)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_at_once)

@@ -44,7 +44,7 @@ def small_model(folder):
         files.open_folder(config),
         flat,
         model.init,
-        model.data.train,
+        arrays=model.data.train,
         about=about,
     )
 

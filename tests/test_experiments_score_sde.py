@@ -136,7 +136,9 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
     images = levels[rng.integers(0, 5, (64, 4))]
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     model = dataclasses.replace(score_model.make_model(SMALL, data), module=Uniform())
-    scores = scoring.score(jax.random.key(2), model, {}, images, 16, probes=2, chunk=64)
+    scores = scoring.score(
+        jax.random.key(2), model, {}, images, steps=16, probes=2, chunk=64
+    )
     slack = (
         4 * scores["test_bits_per_dim_standard_error"]
         + scores["test_bits_per_dim_error_of_steps"]
@@ -156,7 +158,14 @@ def scored(data, values, coarse=None, chunk=4):
         return np.asarray(measured, np.float64)[rows], np.full(len(rows), 0.1)
 
     return scoring.score(
-        jax.random.key(0), model, None, data.test, 8, 2, chunk, program
+        jax.random.key(0),
+        model,
+        None,
+        data.test,
+        steps=8,
+        probes=2,
+        chunk=chunk,
+        program=program,
     )
 
 

@@ -239,7 +239,7 @@ def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
         out.mkdir(exist_ok=True)
         init = lambda key: {"w": np.ones((3, 2), np.float32)}
         return training.fit(
-            Config(out=out), out, loss, init, data, stops=(50,), **settings
+            Config(out=out), out, loss, init, arrays=data, stops=(50,), **settings
         )
 
     def stop(step, params):
@@ -277,7 +277,7 @@ def test_one_program_maps_every_set_of_examples():
     with counted_programs() as programs:
         for scale in (2.0, 3.0):
             measured = training.map_examples(
-                one, {"a": np.float32(scale)}, (x, y), 3, "mapping"
+                one, {"a": np.float32(scale)}, (x, y), chunk=3, label="mapping"
             )
             np.testing.assert_array_equal(measured, scale * x.sum(1) + y)
     assert len(programs) == 1, programs

@@ -100,7 +100,7 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
             out,
             loss,
             start,
-            arrays,
+            arrays=arrays,
             stops=(50,),
             on_stop=on_stop,
             about={"more": 1},

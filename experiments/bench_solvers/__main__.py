@@ -154,9 +154,8 @@ def run(config: Config) -> list[ErrorRow]:
         rows = []
         for row in measure(config):
             if rows and row.solver != rows[-1].solver:
-                files.write_json(
-                    out / "metrics.json", report(rows)
-                )  # what there is, should the run be cut short
+                # Written after each solver, in case the run is cut short.
+                files.write_json(out / "metrics.json", report(rows))
             rows.append(row)
     if not rows:
         raise ValueError(
@@ -242,13 +241,14 @@ def measure(config: Config) -> Iterator[ErrorRow]:
     ) as bar:
         for name in config.solvers:
             solver = make(name)
-            programs: dict[
-                Any, Program
-            ] = {}  # of this solver: hundreds together exhaust memory maps
+            # Programs of one solver only: hundreds together exhaust memory
+            # maps.
+            programs: dict[Any, Program] = {}
             bar.set_postfix_str(name)
             for task in problems:
                 if solver.stochastic and task.distribution is None:
-                    continue  # a law that nobody knows
+                    # The exact distribution is not known here.
+                    continue
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
                         grid = make_grid(grid_name, task.schedule, steps)

@@ -1,4 +1,6 @@
-"""Figures of `bench_solvers`: error against evaluations, and error against run time."""
+"""Figures of `bench_solvers`: error against evaluations, and error against run
+time.
+"""
 
 import math
 from typing import Any
@@ -221,10 +223,12 @@ def draw_front(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
         color="black",
         linewidth=1,
     )
-    axis.set_xlim(left=front[0].run_seconds / 10)  # room for the names
+    # Room for the names.
+    axis.set_xlim(left=front[0].run_seconds / 10)
     below = math.inf
     for row in front[::-1]:
-        if row.error > 3 * below or below == math.inf:  # room for a line of text
+        # Room for a line of text.
+        if row.error > 3 * below or below == math.inf:
             below = row.error
             axis.annotate(
                 f"{row.solver}, {row.grid} ",

@@ -187,7 +187,8 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
         for grid, family in families.items():
             for end in ("min", "zero"):
                 if method == "lms" and end == "zero":
-                    continue  # its integral to 0 is no step to the denoiser's answer
+                    # Its integral to 0 is not the step to the denoised state.
+                    continue
 
                 def run(
                     model,

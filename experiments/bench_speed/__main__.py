@@ -19,8 +19,8 @@ where these are installed (the extra `peers`). Without them a line says so.
 1000 MALA chains of 1000 steps are compared with a scan by hand, and with
 blackjax (the extra `chains`).
 
-Hardware and time: about 11 minutes on 2 CPU cores, one minute of them for compiling
-the U-Net's programs. A GPU runs a larger U-Net.
+Hardware and time: about 11 minutes on 2 CPU cores, one minute of them for
+compiling the U-Net's programs. A GPU runs a larger U-Net.
 
 Expect loops within 1.05 of those by hand (within noise of 1 for the U-Net,
 whose evaluations outweigh all else), equal compilation times and memory at 20

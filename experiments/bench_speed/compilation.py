@@ -89,7 +89,8 @@ def imports(config: Config) -> Iterator[RatioRow]:
         "import time, jax, flax.linen; s = time.perf_counter(); "
         "import diffjax; print(time.perf_counter() - s)"
     )
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # importing starts no device
+    # Importing starts no device, so any platform gives the same seconds.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     seconds = []
     for _ in range(1 if config.quick else 7):
         done = subprocess.run(

@@ -216,6 +216,5 @@ def distrax_flow(kind: str, flow: Flow) -> Any:
         for i in range(len(layers.weights[0]))
     ]
     base = distrax.MultivariateNormalDiag(jnp.zeros(size), jnp.ones(size))
-    return distrax.Transformed(
-        base, distrax.Chain(couplings[::-1])
-    )  # its chain applies the last one first
+    # A chain of distrax applies its last bijector first.
+    return distrax.Transformed(base, distrax.Chain(couplings[::-1]))

@@ -353,9 +353,11 @@ def depth(config: Config) -> Iterator[RatioRow]:
     )
     repetitions = 1 if config.quick else 5
 
+    # Flows are made beforehand, of shapes alone, so that making them is not
+    # measured.
     def shapes(
         make,
-    ):  # made beforehand, of shapes alone: what it costs to make a flow is not measured
+    ):
         return {
             layers: jax.eval_shape(functools.partial(make, layers=layers), key)
             for layers in DEPTHS

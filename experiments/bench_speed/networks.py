@@ -36,7 +36,9 @@ def network_loops(config: Config) -> Iterator[RatioRow]:
         p + 0.02 * jax.random.normal(jax.random.fold_in(key, i), p.shape)
         for i, p in enumerate(leaves)
     ]
-    params = jax.tree.unflatten(treedef, moved)  # initially the output is exactly 0
+    # Initially the output is exactly 0, so that the two programs could not be
+    # compared.
+    params = jax.tree.unflatten(treedef, moved)
     schedule = dj.schedules.vp_linear()
     denoiser = predictions.denoiser(
         schedule, functools.partial(net.apply, params), "noise"

@@ -167,11 +167,12 @@ def train(
             ddpm.hybrid_loss, variance=config.variance, levels=model.data.levels
         ),
     }[config.objective]
+    # Nats per dimension.
     scale = (
         chain.steps / math.prod(model.data.shape)
         if config.objective == "bound"
         else 1.0
-    )  # nats per dimension
+    )
 
     def loss(params, key, batch):
         key_index, key_noise = jax.random.split(key)
@@ -188,7 +189,9 @@ def train(
             jax.vmap(one)(jax.random.split(key_noise, len(batch)), batch, indices)
         )
 
-    return training.fit(config, out, loss, model.init, model.data.train, _FIELDS)
+    return training.fit(
+        config, out, loss, model.init, arrays=model.data.train, fields=_FIELDS
+    )
 
 
 _FIELDS = ("data", "betas", "chain_steps", "prediction", "objective", "variance")
@@ -221,15 +224,21 @@ def bounds(
 
     def one(denoiser, key, x):
         return ddpm.elbo(
-            key, denoiser, model.schedule, x, variance=variance, levels=model.data.levels, chunk=25
+            key,
+            denoiser,
+            model.schedule,
+            x,
+            variance=variance,
+            levels=model.data.levels,
+            chunk=25,
         )
 
     return training.map_examples(
         one,
         with_variance(denoiser, variance),
         (keys, test),
-        config.chunk,
-        f"bound, {variance}",
+        chunk=config.chunk,
+        label=f"bound, {variance}",
     )
 
 
@@ -311,9 +320,9 @@ def flow_score(config: Config, model: DenoiserModel, params: Any) -> dict[str, f
         model,
         params,
         test,
-        config.likelihood_steps,
-        config.probes,
-        4 * config.chunk,
+        steps=config.likelihood_steps,
+        probes=config.probes,
+        chunk=4 * config.chunk,
     )
 
 
@@ -400,7 +409,13 @@ def exact_gap(
     def gap(key_data, key):
         x = target.sample(key_data)
         bound = ddpm.elbo(
-            key, pair, chain, x, variance=variance, decoder_variance=decoder, prior=prior
+            key,
+            pair,
+            chain,
+            x,
+            variance=variance,
+            decoder_variance=decoder,
+            prior=prior,
         )
         return bound.total + target.log_prob(x)
 
@@ -464,8 +479,8 @@ def rate_distortion(
         one,
         with_variance(denoiser, config.variance),
         (keys, test),
-        config.chunk,
-        "rate–distortion",
+        chunk=config.chunk,
+        label="rate–distortion",
     )
     return ddpm.RateDistortion(
         curve.rate.mean(0), np.sqrt((curve.rmse**2).mean(0)) / model.data.spacing
@@ -545,9 +560,8 @@ def check(config: Config) -> None:
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
-    least = {"linear": 21, "sigmoid": 21, "constant": 11}.get(
-        config.betas, 2
-    )  # the tables' last β, 20/T or 10/T, < 1
+    # The last β of these tables, 20/T or 10/T, must be below 1.
+    least = {"linear": 21, "sigmoid": 21, "constant": 11}.get(config.betas, 2)
     if config.chain_steps < least:
         raise ValueError(
             f"chain_steps must be at least {least} for betas {config.betas!r}, got "

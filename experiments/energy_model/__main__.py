@@ -155,7 +155,9 @@ def run(config: Config) -> dict[str, Any]:
     for name in config.objectives:
         fitted[name] = fit(config, out, target, name)
         clock.lap(name)
-    files.write_config(out, config)  # `fit` has left that of the last network
+    # Each `fit` wrote the configuration of its network. This is that of the
+    # whole run.
+    files.write_config(out, config)
     results: dict[str, Any] = {
         "objectives": {
             name: compare(config, target, distribution)
@@ -304,10 +306,10 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         out,
         loss,
         init,
-        data,
-        _FIELDS,
-        TITLES[name],
-        f"{name}_",
+        arrays=data,
+        fields=_FIELDS,
+        label=TITLES[name],
+        name=f"{name}_",
         before=before,
     )
     return distribution_of(config, params["network"])

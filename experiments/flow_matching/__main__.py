@@ -5,10 +5,11 @@ learns?
 
 One small network per pairing is fitted to straight paths between noise and
 samples of a 2-D density, or digits. Under independent pairs the paths cross,
-and the flow of their mean velocity bends. Under optimal transport within each
-batch they hardly cross. Reflow fits a second network to the pairs that the
-flow of independent pairs makes. A straighter flow needs fewer steps of a
-solver.
+and the flow of their mean velocity bends.
+
+Under optimal transport within each batch they hardly cross. Reflow fits a
+second network to the pairs that the flow of independent pairs makes. A
+straighter flow needs fewer steps of a solver.
 
 Figures in OUT:
 
@@ -213,7 +214,14 @@ def train(config: Config, out: pathlib.Path, problem: MatchingTask) -> dict[str,
             )[0]
 
         params, _ = training.fit(
-            config, out, loss, init, arrays, _FIELDS, TITLES[name], f"{name}_"
+            config,
+            out,
+            loss,
+            init,
+            arrays=arrays,
+            fields=_FIELDS,
+            label=TITLES[name],
+            name=f"{name}_",
         )
         fitted[name] = velocity(params)
     return fitted

@@ -362,9 +362,8 @@ def simulate(
     def walk(key):
         key_start, key_path = jax.random.split(key)
         states = [process.sample(key_start)]
-        for i, (start, end) in enumerate(
-            zip(at, at[1:], strict=False)
-        ):  # states between snapshots are not kept
+        # States between snapshots are not kept.
+        for i, (start, end) in enumerate(zip(at, at[1:], strict=False)):
             piece = jax.random.fold_in(key_path, i)
             method = solvers.euler_maruyama()
             states.append(
@@ -398,9 +397,9 @@ def compare(
         np.add.reduceat(distribution, starts),
         np.add.reduceat(counts, starts) / paths,
     )
-    variance = (
-        share * (1 - share) / paths
-    )  # of `found`, nearly normal: E|·| = √(2/π) std, Var|·| = (1 − 2/π) variance
+    # Frequencies are nearly normal: E|·| = √(2/π) std, Var|·| = (1 − 2/π)
+    # variance.
+    variance = share * (1 - share) / paths
     starts = bins_of(solved * width, paths)
     expected = paths * np.add.reduceat(solved * width, starts)
     chi_squared = float(

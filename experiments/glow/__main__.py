@@ -50,18 +50,12 @@ ROWS, FRAMES = 8, 9
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Optimisation):
+class Config(training.ImageTraining):
     """Train a Glow with its dequantiser, bound its code length and draw samples."""
 
     out: pathlib.Path = pathlib.Path("runs/glow")
     """Folder for config.json, metrics.json, figures and checkpoints. A run on the
     same folder resumes.
-    """
-    data: str = "digits"
-    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
-    held_out: int = 447
-    """Test examples, at least 2, taken from the data at random (at most a quarter
-    of a file).
     """
     network: Literal["convolutional", "dense"] = "convolutional"
     """Network of the coupling layers: 3 × 3 convolutions, or dense layers over
@@ -77,11 +71,6 @@ class Config(training.Optimisation):
     """A learned distribution of the noise within a cell, or the uniform one."""
     dequantiser_layers: int = 4
     """Coupling layers of the learned distribution, an even number."""
-    replaced: float = 0.01
-    """Share of the pixels of training images that a random level replaces. Other
-    values of a pixel which is constant in training then keep some probability.
-    Scores are of unchanged images.
-    """
     steps: int = 800
     """Training steps."""
     batch_size: int = 128
@@ -168,7 +157,12 @@ def train(
         )
 
     return training.fit(
-        config, out, loss, lambda key: init(config, data, key), data.train, _FIELDS
+        config,
+        out,
+        loss,
+        lambda key: init(config, data, key),
+        arrays=data.train,
+        fields=_FIELDS,
     )  # type: ignore
 
 
@@ -202,7 +196,7 @@ def score(
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
     bound, weighted = training.map_examples(
-        one, params, (keys, examples), config.chunk, label
+        one, params, (keys, examples), chunk=config.chunk, label=label
     )
     if not np.isfinite(bound).all():
         raise FloatingPointError(
@@ -290,8 +284,8 @@ def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
 
 def check(config: Config) -> datasets.Dataset:
     """Open the data. Raises ValueError for flags that are not usable."""
-    training.check_optimisation(config)
-    for name in ("held_out", "levels", "flow_steps", "width", "draws", "chunk"):
+    training.check_images(config)
+    for name in ("levels", "flow_steps", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("samples", config.samples, 2)
     dj.checks.integer("dequantiser_layers", config.dequantiser_layers, 2)
@@ -303,15 +297,7 @@ def check(config: Config) -> datasets.Dataset:
     dj.checks.choice(
         "dequantisation", config.dequantisation, ("variational", "uniform")
     )
-    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
-    data = datasets.open_dataset(
-        config.data, config.held_out, config.seed, least_test=2
-    )
-    if data.levels is None or not data.is_image:
-        raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
-            f"{data.name} is not"
-        )
+    data = training.open_images(config)
     if data.shape[0] % 2**config.levels or data.shape[1] % 2**config.levels:
         raise ValueError(
             f"levels must be such that 2^levels divides the sides of {data.shape}, got "

@@ -4,7 +4,7 @@ independent classifier reads them?
     python -m experiments.guidance [--scales 0 1 2 4 8] [--out DIR] [--seed N]
     python -m experiments.guidance --data images.npz      (arrays x, integer labels y)
 
-Exact part (laws.png): the guided flow and SDE of two Gaussians and of a
+Exact part (`laws.png`): the guided flow and SDE of two Gaussians and of a
 two-class mixture beside the tilted density p(y|x)^γ p(x), whose guided score
 they follow. For γ > 1 neither samples it.
 
@@ -216,10 +216,10 @@ def train(
             out,
             loss,
             lambda key: model.init(key, null),
-            arrays,
-            _FIELDS,
-            f"training {label}",
-            name,
+            arrays=arrays,
+            fields=_FIELDS,
+            label=f"training {label}",
+            name=name,
         )
         return model.denoiser(params), history
 
@@ -249,13 +249,15 @@ def train(
             out,
             classifier.loss,
             classifier.init,
-            arrays,
-            _FIELDS,
-            label,
-            "classifier_",
+            arrays=arrays,
+            fields=_FIELDS,
+            label=label,
+            name="classifier_",
         )
         log_prob_y = jax.tree_util.Partial(classifier.log_prob, fitted)
-    files.write_config(out, config)  # `fit` has left that of the last network
+    # Each `fit` wrote the configuration of its network. This is that of the
+    # whole run.
+    files.write_config(out, config)
     return Networks(denoiser, weak, log_prob_y, null), history
 
 
@@ -376,9 +378,8 @@ def measure(
         distance, range.
     """
     recognised = judges.train.recognised(xs, labels)
-    smoothed = (recognised.sum() + 1) / (
-        len(xs) + 2
-    )  # an error of 0 would be a lie where all are recognised
+    # Smoothed: where all are recognised a standard error of 0 would be false.
+    smoothed = (recognised.sum() + 1) / (len(xs) + 2)
     return {
         "accuracy": float(recognised.mean()),
         "accuracy_standard_error": float(np.sqrt(smoothed * (1 - smoothed) / len(xs))),

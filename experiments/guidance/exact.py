@@ -94,9 +94,8 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDens
     `dj.log_prob`.
     """
     exact = (targets.denoiser(distribution, SCHEDULE) for distribution in pair)
-    denoiser = guidance.classifier_free(
-        *exact, functools.partial(constant, scale)
-    )  # of one kind at 1 too
+    # A function as scale keeps one kind of denoiser at scale 1 too.
+    denoiser = guidance.classifier_free(*exact, functools.partial(constant, scale))
     grid, keys = grids.log_snr(SCHEDULE, STEPS), jax.random.split(key)
     flow, sde = (
         np.asarray(
@@ -108,7 +107,8 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDens
             keys, (solvers.heun(), solvers.stochastic_heun()), strict=True
         )
     )
-    few = POINTS[::10]  # log_prob is smooth: what lies between is interpolated
+    # log_prob is smooth, so that a tenth of the points can be interpolated.
+    few = POINTS[::10]
     flow_log_density = CubicSpline(
         few, _flow_log_probs(denoiser, grid, few[:, None].astype(np.float32))
     )(POINTS)
@@ -189,6 +189,7 @@ def measure(
     }
     distance = lambda x, y: float(metrics.energy_distance(x, y))
     mean = np.trapezoid(POINTS * distributions.tilted, POINTS)
+    # Standard error of the variance of a Gaussian sample, relative to it.
     results: dict[str, Any] = {
         "scale": scale,
         "mean": {
@@ -201,9 +202,7 @@ def measure(
             "sde": distributions.sde.var(ddof=1),
             "tilted": np.trapezoid((POINTS - mean) ** 2 * distributions.tilted, POINTS),
         },
-        "variance_relative_error": np.sqrt(
-            2 / (len(distributions.flow) - 1)
-        ),  # of a Gaussian's
+        "variance_relative_error": np.sqrt(2 / (len(distributions.flow) - 1)),
         "distance_to_tilted": {name: distance(xs, exact) for name, xs in sets.items()}
         | {"floor": max(distance(xs, exact) for xs in others)},
         "distance_to_conditional": {

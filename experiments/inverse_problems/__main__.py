@@ -24,9 +24,10 @@ Hardware and time: about 2 minutes on 2 CPU cores, and the training of
 
 Expect in the exact part the exact denoiser at the floor and ΠGDM next. DPS by
 its likelihood is far too narrow in x_1, and too far off in x_2. Replacement
-lets y say too little about x_2 on the Gaussian: 0.75 for a mean of 1.15. On
-digits expect errors of 0.65 in a hidden half and 0.45 of 2 × 2 means, 1.0 to
-1.2 times √2 the spread. The training images alone are sure and wrong: 6.8
+lets y say too little about x_2 on the Gaussian: 0.75 for a mean of 1.15.
+
+On digits expect errors of 0.65 in a hidden half and 0.45 of 2 × 2 means, 1.0
+to 1.2 times √2 the spread. The training images alone are sure and wrong: 6.8
 times.
 """
 
@@ -258,7 +259,11 @@ def draw(
         functools.partial(jax.random.fold_in, jax.random.key(config.seed + 1))
     )(jnp.arange(count))
     drawn = training.map_examples(
-        one, denoiser, (keys, np.repeat(ys, config.draws, 0)), config.chunk, label
+        one,
+        denoiser,
+        (keys, np.repeat(ys, config.draws, 0)),
+        chunk=config.chunk,
+        label=label,
     )
     return drawn.reshape(len(ys), config.draws, *model.data.shape)
 
@@ -285,9 +290,8 @@ def measure(
             np.eye(images[0].size, dtype=np.float32).reshape(-1, *images.shape[1:]),
         )
     )
-    hidden = (
-        hidden.reshape(images[0].size, -1).max(1) < 1
-    )  # a pixel that A copies is observed
+    # A pixel that A copies is observed alone and does not count.
+    hidden = hidden.reshape(images[0].size, -1).max(1) < 1
     flat = xs.reshape(*xs.shape[:2], -1)[..., hidden]  # (images, draws, hidden)
     truth = images.reshape(len(images), 1, -1)[..., hidden]
     root = lambda values: float(np.sqrt(np.mean(values)))
@@ -399,7 +403,8 @@ def draw_task(
     limits = (float(data.train.min()), float(data.train.max()))
     first = np.array(_back(operator, ys[:rows]))
     if task == "inpainting":
-        first[:, data.shape[0] // 2 :] = np.nan  # not measured
+        # The lower half is not measured, and drawn blank.
+        first[:, data.shape[0] // 2 :] = np.nan
     widths = [2, *[few + 1] * len(drawn)]
     figure, axes = plt.subplots(
         1,
@@ -454,9 +459,8 @@ def run(config: Config) -> dict[str, Any]:
     check(config)
     out = files.start(config)
     model, denoiser = open_model(config.model) if config.tasks else (None, None)
-    operators = [
-        make_operator(task, model.data.shape) for task in config.tasks
-    ]  # refused before any work
+    # Made first, so that shapes that do not fit are reported before any work.
+    operators = [make_operator(task, model.data.shape) for task in config.tasks]
     began = time.perf_counter()
     results: dict[str, Any] = {
         "operators": {

@@ -485,7 +485,8 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
     fine = np.geomspace(min(config.step_sizes), max(config.step_sizes), 100)
     for axis, (distribution, by_kernel) in zip(axes, biases.items(), strict=True):
-        lowest = -0.05  # every bar is seen, however few the chains
+        # Below 0, so that every bar is visible, however few the chains.
+        lowest = -0.05
         for i, (name, rows) in enumerate(by_kernel["kernels"].items()):
             title, _, _, colour = KERNELS[name]
             gone = [row["step_size"] for row in rows if row["bias"] is None]
@@ -502,7 +503,8 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
                 label=f"{title}: diverged" if gone else None,
             )
             lowest = min([lowest, *(1.2 * (values - 2 * errors))])
-            moved = sizes * 1.04 ** (i - 1.5)  # apart, so that the bars are seen
+            # Moved apart, so that the bars do not hide each other.
+            moved = sizes * 1.04 ** (i - 1.5)
             axis.errorbar(
                 moved,
                 values,

@@ -70,7 +70,7 @@ DISTANCES = ("frechet", "energy", "sliced_wasserstein")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Optimisation):
+class Config(training.ImageTraining):
     """Train layers without a prior, then priors on the top latent, and compare
     samples.
     """
@@ -79,10 +79,6 @@ class Config(training.Optimisation):
     """Folder for config.json, metrics.json, figures and checkpoints. A run on the
     same folder resumes.
     """
-    data: str = "digits"
-    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
-    held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file)."""
     latents: tuple[int, ...] = (24, 12, 8)
     """Entries of the latents z_1 … z_L."""
     noise_std: float = 0.25
@@ -97,11 +93,6 @@ class Config(training.Optimisation):
     """Residual blocks of each."""
     dropout: float = 0.2
     """Dropout probability in training."""
-    replaced: float = 0.01
-    """Share of the pixels of training images that a random level replaces. Other
-    values of a pixel which is constant in training then keep some probability.
-    Scores are of unchanged images.
-    """
     steps: int = 3000
     """Training steps of phase one."""
     prior_steps: int = 2500
@@ -173,9 +164,8 @@ def bounds(
     for name, distributions in fitted.items():
         row: dict[str, Any] = {"bits_per_dim": [], "rate_of_top_step": []}
         for i, prior in enumerate(distributions):
-            if (
-                i and prior is distributions[0]
-            ):  # the Gaussian's is one fit for all seeds
+            # The Gaussian is one fit for all seeds.
+            if i and prior is distributions[0]:
                 for values in row.values():
                     values.append(values[0])
                 continue
@@ -183,7 +173,11 @@ def bounds(
                 f" {i + 1}" if len(distributions) > 1 else ""
             )
             totals, tops = training.map_examples(
-                one, (encoders, kernels, prior), (keys, test), config.chunk, label
+                one,
+                (encoders, kernels, prior),
+                (keys, test),
+                chunk=config.chunk,
+                label=label,
             )
             if not np.isfinite(totals).all():
                 raise FloatingPointError(
@@ -214,9 +208,8 @@ def draw_sets(
     def draw(kernels, prior, keys):
         def one(key):
             sample = hierarchical.sample(key, kernels[0], kernels[1:], prior)
-            return sample, prior.sample(
-                jax.random.fold_in(key, len(kernels))
-            )  # the latent that `sample` began with
+            # The key from which `sample` draws its top latent.
+            return sample, prior.sample(jax.random.fold_in(key, len(kernels)))
 
         return jax.vmap(one)(keys)
 
@@ -287,9 +280,8 @@ def _standard_error(values, fits):
 
 def check(config: Config) -> datasets.Dataset:
     """Open the data. Raises ValueError for flags that are not usable."""
-    training.check_optimisation(config)
+    training.check_images(config)
     for name in (
-        "held_out",
         "width",
         "chunk",
         "prior_steps",
@@ -300,7 +292,6 @@ def check(config: Config) -> datasets.Dataset:
     ):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("depth", config.depth, 0)
-    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
     dj.checks.positive("noise_std", config.noise_std)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if not config.latents or min(config.latents) < 2:
@@ -311,14 +302,7 @@ def check(config: Config) -> datasets.Dataset:
         raise ValueError(
             f"latents must be of one size to share parameters, got {config.latents}"
         )
-    data = datasets.open_dataset(
-        config.data, config.held_out, config.seed, least_test=2
-    )
-    if data.levels is None or not data.is_image:
-        raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
-            f"{data.name} is not"
-        )
+    data = training.open_images(config)
     return data
 
 

@@ -178,7 +178,13 @@ def train_layers(
         )
 
     return training.fit(
-        config, out, loss, layers.init, data.train, LAYER_FIELDS, "phase one"
+        config,
+        out,
+        loss,
+        layers.init,
+        arrays=data.train,
+        fields=LAYER_FIELDS,
+        label="phase one",
     )  # type: ignore
 
 
@@ -277,10 +283,10 @@ def fit_seeds(
         out,
         total,
         init_all,
-        arrays,
-        PRIOR_FIELDS,
-        f"phase two, {name}",
-        f"{name}_",
+        arrays=arrays,
+        fields=PRIOR_FIELDS,
+        label=f"phase two, {name}",
+        name=f"{name}_",
     )
     files.write_config(out, config)
     return [

@@ -1,5 +1,4 @@
-"""Does a score-based diffusion trained for two minutes model handwritten
-digits?
+"""Does a score-based diffusion trained for two minutes model handwritten digits?
 
     python -m experiments.score_sde                        (or: make run)
     python -m experiments.score_sde --schedule ve --network mlp --out runs/ve
@@ -165,10 +164,10 @@ class Measures:
             self.model,
             params,
             test,
-            c.likelihood_steps,
-            c.probes,
-            c.chunk,
-            program,
+            steps=c.likelihood_steps,
+            probes=c.probes,
+            chunk=c.chunk,
+            program=program,
         )
         return results | self.baselines.result()
 

@@ -194,7 +194,13 @@ def train(
     )
     about = {DESCRIPTION: datasets.describe(model.data)}
     return training.fit(
-        config, out, loss, model.init, model.data.train, _FIELDS, about=about
+        config,
+        out,
+        loss,
+        model.init,
+        arrays=model.data.train,
+        fields=_FIELDS,
+        about=about,
     )
 
 

@@ -62,9 +62,11 @@ def main(
             FloatingPointError,
             RuntimeError,
         ) as error:
+            # Subclasses, such as those of XLA or of missing methods, are bugs,
+            # not bad input.
             of_a_bug = (
                 isinstance(error, RuntimeError) and type(error) is not RuntimeError
-            )  # XLA's, a missing method
+            )
             if of_a_bug or os.environ.get("DIFFJAX_TRACEBACK"):
                 raise
             print(
@@ -102,12 +104,14 @@ class Stream:
             yield
         except UnicodeError:
             raise
-        except (OSError, ValueError):  # a broken pipe, a closed terminal, a closed file
+        except (OSError, ValueError):
+            # A broken pipe, a closed terminal or a closed file raises one of
+            # these.
             nowhere = open(os.devnull, "w")
             with contextlib.suppress(OSError, ValueError):
-                os.dup2(
-                    nowhere.fileno(), self._stream.fileno()
-                )  # so that what is buffered has a place to go to
+                # Python flushes its buffer at exit. The descriptor must then
+                # lead somewhere.
+                os.dup2(nowhere.fileno(), self._stream.fileno())
             self._stream = nowhere
 
     def __getattr__(self, name: str) -> Any:

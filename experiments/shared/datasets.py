@@ -339,9 +339,8 @@ def _moments(name, train, by_column):
     """
     axis = 0 if by_column else None
     origin = np.asarray(train.min(axis))
-    unit = np.asarray(
-        _above(train.max(axis), origin)
-    )  # scaled by it, squares neither overflow nor vanish
+    # Scaled by this unit, squares neither overflow nor vanish.
+    unit = np.asarray(_above(train.max(axis), origin))
     unit = np.where(unit > 0, unit, 1.0)
     total, count = 0.0, train.size / unit.size
     for block in _blocks(train):

@@ -25,7 +25,8 @@ def locks():
             one.release()
 
 
-_held: dict[pathlib.Path, Any] | None = None  # by folder; None outside `main`
+# Locks by folder. None outside of `cli.main`, where nothing is locked.
+_held: dict[pathlib.Path, Any] | None = None
 
 
 def open_folder(config: Any) -> pathlib.Path:
@@ -37,10 +38,12 @@ def open_folder(config: Any) -> pathlib.Path:
         raise ValueError(f"out must be a folder, got the file {out}")
     out.mkdir(parents=True, exist_ok=True)
     if _held is not None and out.absolute() not in _held:
-        from diffjax.training import lock  # which imports orbax, for a second
+        # Imported here because it imports orbax, which takes a second.
+        from diffjax.training import lock
 
         _held[out.absolute()] = lock.Lock(out)
-        for path in out.iterdir():  # of runs that were killed
+        # Runs that were killed leave temporary files.
+        for path in out.iterdir():
             if re.fullmatch(r"\..+\.json(\.writing|[a-z0-9_]{8})", path.name):
                 path.unlink()
     device = jax.devices()[0]
@@ -98,9 +101,8 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
         raise FileNotFoundError(
             f"{path.parent} was removed during the run: {path.name} is not written"
         )
-    temporary = path.with_name(
-        f".{path.name}.writing"
-    )  # the same each time, so that kills leave one at most
+    # The name is the same each time, so that kills leave one file at most.
+    temporary = path.with_name(f".{path.name}.writing")
     text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
     with naming(path):
         temporary.write_text(text)

@@ -144,6 +144,7 @@ def score(
     model: DenoiserModel,
     params: Any,
     test: np.ndarray,
+    *,
     steps: int,
     probes: int,
     chunk: int,
@@ -175,21 +176,19 @@ def score(
       FloatingPointError: If a log-likelihood is not finite, or the score of
         lattice data is below 0, which no code length is.
     """
-    dj.checks.integer(
-        "steps", steps, 2
-    )  # half of one step would be the same grid, of error 0
+    # Half of one step would be the same grid, with an estimated error of 0.
+    dj.checks.integer("steps", steps, 2)
     model_data, dimension = model.data, math.prod(model.data.shape)
     program = jax.jit(likelihoods(model, probes)) if program is None else program
     size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
-    coarse = np.pad(
-        coarse, (0, len(grid) - len(coarse)), mode="edge"
-    )  # steps of length 0, for the same program
+    # Steps of length 0 make the coarse grid fit the same program.
+    coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")
 
     def evaluate(grid, start):
-        rows = np.minimum(
-            np.arange(start, start + size), len(test) - 1
-        )  # the last chunk is padded
+        # The last chunk is padded, so that one compiled program serves all
+        # chunks.
+        rows = np.minimum(np.arange(start, start + size), len(test) - 1)
         outputs = program(params, grid, keys[rows], test[rows])
         return [
             np.asarray(part)[: len(test) - start].astype(np.float64) / dimension
@@ -283,7 +282,7 @@ def check_floor(floor: float, data: Any) -> float:
         raise ValueError(
             f"noise_floor must be at least {LEAST_FLOOR * data.spacing:.3g}, a 24th of "
             f"the spacing of {data.name}'s "
-            f"levels, which less noise tells apart no better; got {floor:g}"
+            f"levels, below which the score does not improve; got {floor:g}"
         )
     return floor
 

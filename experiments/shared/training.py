@@ -75,6 +75,21 @@ from it.
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageTraining(Optimisation):
+    """The flags of every experiment that compresses images of integers."""
+
+    data: str = "digits"
+    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
+    held_out: int = 447
+    """Test examples, at least 2, taken from the data at random (at most a quarter of
+    a file)."""
+    replaced: float = 0.01
+    """Share of the pixels of training images that a random level replaces. Other
+    values of a pixel which is constant in training then keep some probability.
+    Scores are of unchanged images."""
+
+
 def check_optimisation(config: Optimisation) -> None:
     """Raise ValueError or TypeError for values of these flags that are not usable."""
     for name in ("steps", "batch_size", "save_every"):
@@ -89,6 +104,26 @@ def check(config: Training) -> None:
     check_optimisation(config)
     dj.checks.integer("held_out", config.held_out, 1)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
+
+
+def check_images(config: ImageTraining) -> None:
+    """Raise ValueError or TypeError for values of these flags that are not usable."""
+    check_optimisation(config)
+    dj.checks.integer("held_out", config.held_out, 1)
+    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
+
+
+def open_images(config: ImageTraining) -> datasets.Dataset:
+    """Open the data. Raises ValueError unless they are images of integers."""
+    data = datasets.open_dataset(
+        config.data, config.held_out, config.seed, least_test=2
+    )
+    if data.levels is None or not data.is_image:
+        raise ValueError(
+            "data must be images of integers of at most "
+            f"{datasets.MAX_LEVELS} levels, {data.name} is not"
+        )
+    return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +144,32 @@ class DenoiserModel:
     prediction: str
 
     def init(self, key, *condition):
-        """Initial parameters."""
+        """Initial parameters, for an input of the right shape.
+
+        Args:
+          key: Of the initialisation.
+          *condition: A condition, where the network takes one.
+
+        Returns:
+          The network's parameters.
+        """
         return jax.jit(self.module.init)(
             key, jnp.zeros(self._input_shape()), jnp.zeros(()), *condition
         )
 
     def net(self, params, x, t, *condition, key=None):
-        """Apply the network to one example. A key turns dropout on."""
+        """Apply the network to one example.
+
+        Args:
+          params: The network's parameters.
+          x: The input.
+          t: The time, ().
+          *condition: A condition, where the network takes one.
+          key: Turns dropout on.
+
+        Returns:
+          The prediction.
+        """
         if key is None:
             return self.module.apply(params, x, t, *condition)
         return self.module.apply(
@@ -123,10 +177,15 @@ class DenoiserModel:
         )
 
     def denoiser(self, params, key=None):
-        """The denoiser D(x, t), a pytree with the parameters as leaves.
+        """The denoiser D(x, t), or D(x, t, condition) where the network takes
+        one.
 
-        Where the network takes a condition it is D(x, t, condition). A key
-        turns dropout on, with the same mask in every call.
+        Args:
+          params: The network's parameters, leaves of the denoiser.
+          key: Turns dropout on, with the same mask in every call.
+
+        Returns:
+          A callable pytree.
         """
         net = jax.tree_util.Partial(self.net, params, key=key)
         if self.prediction == "levels":
@@ -192,6 +251,7 @@ def fit(
     out: pathlib.Path,
     loss: Callable,
     init: Callable,
+    *,
     arrays: Any,
     fields: Sequence[str] = (),
     label: str = "training",
@@ -247,16 +307,15 @@ def fit(
     stored["data_digest"] = _digest(arrays)
     losses = out / f"{name}losses.json"
     with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
-        files.write_config(
-            out, config, about
-        )  # not before the checkpoints were found to be of this configuration
+        # Not earlier: the checkpoints must belong to this configuration.
+        files.write_config(out, config, about)
         state = checkpoints.restore_latest(state) or state
         history = _read_history(losses, int(state.step))
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
-            _write_history(
-                losses, history
-            )  # a finished run whose losses were lost counts as finished by this file
+            # A finished run whose losses were lost counts as finished by this
+            # file.
+            _write_history(losses, history)
         with cli.progress(config.steps, int(state.step), label) as bar:
 
             def show(step, values):
@@ -378,7 +437,7 @@ def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) 
 
 
 def map_examples(
-    function: Callable, denoiser: Any, examples: tuple, chunk: int, label: str
+    function: Callable, denoiser: Any, examples: tuple, *, chunk: int, label: str
 ) -> Any:
     """Apply a function of a denoiser and one example to all examples, some at a
     time.
@@ -398,9 +457,9 @@ def map_examples(
     count, evaluate, chunks = len(examples[0]), _over_examples(function), []
     with cli.progress(count, label=label, unit="example") as bar:
         for start in range(0, count, chunk):
-            rows = np.minimum(
-                np.arange(start, start + chunk), count - 1
-            )  # the last chunk is padded
+            # The last chunk is padded, so that one compiled program serves all
+            # chunks.
+            rows = np.minimum(np.arange(start, start + chunk), count - 1)
             chunks.append(
                 jax.tree.map(
                     np.asarray, evaluate(denoiser, *(part[rows] for part in examples))

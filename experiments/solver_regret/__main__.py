@@ -127,7 +127,8 @@ def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     temporary.write_text(
         "[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n"
     )
-    os.replace(temporary, path)  # a kill meanwhile leaves the file before it
+    # A kill before this line leaves the file of before.
+    os.replace(temporary, path)
 
 
 def read_errors(path: pathlib.Path) -> list[Errors]:

@@ -100,7 +100,11 @@ def squared_errors(
 
     Args:
       solver: The solver.
-      group: Problems of one structure.
+      schedule: The schedule of the group.
+      denoisers: A pytree with a leading axis of problems.
+      starts: (P, S, D), where the exact flow begins.
+      ends: (P, S, D), where it ends.
+      active: (P, D), 1 for the entries that count.
       ts: (grids, N + 1), the grids.
 
     Returns:

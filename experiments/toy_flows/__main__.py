@@ -19,8 +19,8 @@ the gap and the seconds at each. Figures in OUT:
 Hardware and time: 35 minutes on 2 CPU cores that several other programs shared
 (load 8 to 15), about 11 minutes of processor time.
 
-Expect these gaps in nats, in columns of eight Gaussians, checkerboard, circles and
-moons:
+Expect these gaps in nats, in columns of eight Gaussians, checkerboard, circles
+and moons:
 
     RealNVP                 0.177 ± 0.005  0.230 ± 0.004  0.093 ± 0.004  0.015 ± 0.001
     spline coupling         0.008 ± 0.001  0.030 ± 0.002  0.006 ± 0.001  0.006 ± 0.001
@@ -365,9 +365,9 @@ def fit(
         folder,
         loss or likelihood,
         lambda key: _initialised(make, key, xs),
-        np.asarray(xs),
-        ("target", "flow"),
-        f"{name.replace('_', ' ')}, {kind}",
+        arrays=np.asarray(xs),
+        fields=("target", "flow"),
+        label=f"{name.replace('_', ' ')}, {kind}",
         stops=stops,
         on_stop=note,
     )  # type: ignore

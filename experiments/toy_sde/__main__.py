@@ -154,7 +154,8 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     key_start, key_forward, key_end, key_reverse = jax.random.split(key, 4)
     schedule = make(name, SETTINGS)
     denoiser = targets.denoiser(target, schedule)
-    grid = grids.log_snr(schedule, config.steps)  # decreasing
+    # The grid decreases. The forward SDE walks it upwards.
+    grid = grids.log_snr(schedule, config.steps)
     data = exact_samples(key_start, target, schedule, schedule.t_min, config.samples)
     noise = exact_samples(key_end, target, schedule, schedule.t_max, config.samples)
 

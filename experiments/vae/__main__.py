@@ -55,7 +55,7 @@ LOG_STD_LIMIT = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Optimisation):
+class Config(training.ImageTraining):
     """Train a VAE, bound its code length, reconstruct, sample, traverse and
     interpolate.
     """
@@ -64,10 +64,6 @@ class Config(training.Optimisation):
     """Folder for config.json, metrics.json, figures and checkpoints. A run on the
     same folder resumes.
     """
-    data: str = "digits"
-    """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
-    held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file)."""
     decoder: Literal["logistic", "gaussian", "bernoulli"] = "logistic"
     """Distribution of a pixel given the latent: a logistic or a Gaussian rounded
     to the levels, or a bit. Levels above the middle are then 1, and the
@@ -85,11 +81,6 @@ class Config(training.Optimisation):
     """Weight of the KL in training. Scores are bounds for any weight."""
     free_bits: float = 0.0
     """Nats per entry of the latent that cost nothing in training."""
-    replaced: float = 0.01
-    """Share of the pixels of training images that a random level replaces. Other
-    values of a pixel which is constant in training then keep some probability.
-    Scores are of unchanged images.
-    """
     steps: int = 4000
     """Training steps."""
     batch_size: int = 128
@@ -199,7 +190,13 @@ def train(
         return (
             -bits
             * gaussian.elbo(
-                key_noise, encoder, decoder, x, prior=None, beta=config.beta, free_bits=config.free_bits
+                key_noise,
+                encoder,
+                decoder,
+                x,
+                prior=None,
+                beta=config.beta,
+                free_bits=config.free_bits,
             ).total
         )
 
@@ -212,7 +209,9 @@ def train(
             )
         )
 
-    return training.fit(config, out, loss, model.init, data.train, _FIELDS)  # type: ignore
+    return training.fit(
+        config, out, loss, model.init, arrays=data.train, fields=_FIELDS
+    )  # type: ignore
 
 
 # ------------------------------------------------------------ what is measured
@@ -247,7 +246,7 @@ def score(
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
     terms, weighted, entries = training.map_examples(
-        one, model.bound(params), (keys, examples), config.chunk, label
+        one, model.bound(params), (keys, examples), chunk=config.chunk, label=label
     )
     if not np.isfinite(terms.total).all():
         raise FloatingPointError(
@@ -422,22 +421,14 @@ def label_grid(
 
 def check(config: Config) -> datasets.Dataset:
     """Open the data. Raises ValueError for flags that are not usable."""
-    training.check_optimisation(config)
-    for name in ("held_out", "latent", "width", "draws", "chunk"):
+    training.check_images(config)
+    for name in ("latent", "width", "draws", "chunk"):
         dj.checks.integer(name, getattr(config, name), 1)
     dj.checks.integer("depth", config.depth, 0)
     for name in ("beta", "free_bits"):
         dj.checks.non_negative(name, getattr(config, name))
-    dj.checks.within("replaced", config.replaced, 0.0, 1.0)
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
-    data = datasets.open_dataset(
-        config.data, config.held_out, config.seed, least_test=2
-    )
-    if data.levels is None or not data.is_image:
-        raise ValueError(
-            f"data must be images of integers of at most {datasets.MAX_LEVELS} levels, "
-            f"{data.name} is not"
-        )
+    data = training.open_images(config)
     return black_and_white(data) if config.decoder == "bernoulli" else data
 
 
