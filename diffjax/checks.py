@@ -23,12 +23,14 @@ __all__ = [
     "callable_",
     "choice",
     "concrete",
+    "counter",
     "denoised",
     "depth",
     "example_shaped",
     "finite",
     "finite_array",
     "finite_batch",
+    "floating",
     "greater",
     "has_methods",
     "integer",
@@ -36,6 +38,7 @@ __all__ = [
     "is_traced",
     "key",
     "leading_axis",
+    "lengths",
     "made_by",
     "non_negative",
     "number",
@@ -403,6 +406,78 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
             f"{name} must have at most {LARGEST_SIZE} entries, got {tuple(value)}"
         )
     return tuple(int(n) for n in value)
+
+
+def lengths(name: str, value: Any) -> tuple[int, ...]:
+    """A shape as a tuple of Python ints, whose axes may be empty.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The tuple.
+
+    Raises:
+      TypeError: If it is no tuple or list of integers.
+      ValueError: If a length is negative, or there are more than
+        `LARGEST_SIZE` entries.
+    """
+    require(
+        isinstance(value, tuple | list),
+        f"{name} must be a tuple of integers, got {value!r}",
+        TypeError,
+    )
+    entries = [integer(f"{name}[{i}]", n, 0, None) for i, n in enumerate(value)]
+    require(
+        math.prod(entries) <= LARGEST_SIZE,
+        f"{name} must have at most {LARGEST_SIZE} entries, got {value}",
+    )
+    return tuple(entries)
+
+
+def floating(name: str, value: Any) -> np.dtype:
+    """A floating-point dtype.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The dtype.
+
+    Raises:
+      TypeError: If it is another dtype.
+    """
+    dtype = jnp.dtype(value)
+    require(
+        jnp.issubdtype(dtype, jnp.floating),
+        f"{name} must be a floating type, got {dtype}",
+        TypeError,
+    )
+    return dtype
+
+
+def counter(name: str, value: Any) -> Any:
+    """An integer of shape () below 2³², which may be traced.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      A NumPy uint32, or the array of integers itself.
+
+    Raises:
+      TypeError: If it is no integer of shape ().
+      ValueError: If it is out of range.
+    """
+    if isinstance(value, int | np.integer):
+        return np.uint32(integer(name, value, 0, 2**32 - 1))
+    if (
+        not hasattr(value, "dtype")
+        or value.shape != ()
+        or not jnp.issubdtype(value.dtype, jnp.integer)
+    ):
+        raise TypeError(f"{name} must be an integer of shape (), got {value!r}")
+    return value
 
 
 def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:

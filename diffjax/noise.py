@@ -24,37 +24,12 @@ The path then shares no counter with other draws from the key.
 """
 
 
-def _counter(name, counter):
-    if isinstance(counter, int | np.integer):
-        return np.uint32(checks.integer(name, counter, 0, 2**32 - 1))
-    if (
-        not hasattr(counter, "dtype")
-        or counter.shape != ()
-        or not jnp.issubdtype(counter.dtype, jnp.integer)
-    ):
-        raise TypeError(f"{name} must be an integer of shape (), got {counter!r}")
-    return counter
-
-
-def _shape(name, shape):
-    # An axis may be empty, which checks.shape does not accept.
-    if isinstance(shape, tuple | list):
-        filled = [
-            1 if type(length) is int and length == 0 else length for length in shape
-        ]
-        checks.shape(name, filled)
-        return tuple(shape)
-    return checks.shape(name, shape)
-
-
-def _floating(name, dtype):
-    dtype = jnp.dtype(dtype or float_dtype())
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be a floating type, got {dtype}")
-    return dtype
-
-
-@checks.arguments(key=checks.key, counter=_counter, shape=_shape, dtype=_floating)
+@checks.arguments(
+    key=checks.key,
+    counter=checks.counter,
+    shape=checks.lengths,
+    dtype=checks.optional(checks.floating),
+)
 def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -> Array:
     """Standard normal noise, independent for each pair (key, counter).
 
@@ -85,8 +60,7 @@ def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -
       >>> dj.noise.normal(key, 0, (2,)).shape
       (2,)
     """
-    if dtype is None:
-        dtype = float_dtype()
+    dtype = float_dtype() if dtype is None else dtype
     draw = _normal if checks.is_traced((key, counter)) else _compiled_normal
     return draw(key, counter, shape, dtype)
 
@@ -163,22 +137,17 @@ def _time(name, value):
         return value.astype(float_dtype())
     with np.errstate(over="ignore"):
         time = np.asarray(value, float_dtype())
-    if not np.isfinite(time):
-        raise ValueError(f"{name} must be finite in {time.dtype}, got {value}")
+    checks.require(
+        np.isfinite(time), f"{name} must be finite in {time.dtype}, got {value}"
+    )
     return time
-
-
-def _lengths(name, shape):
-    if not isinstance(shape, tuple):
-        raise TypeError(f"{name} must be a tuple of integers, got {shape!r}")
-    return tuple(checks.integer(f"{name}[{i}]", n, 0) for i, n in enumerate(shape))
 
 
 @checks.arguments(
     key=checks.key,
     start=_time,
     end=_time,
-    shape=_lengths,
+    shape=checks.lengths,
     depth=(checks.integer, 1, 24),
 )
 def brownian(

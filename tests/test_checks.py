@@ -158,6 +158,16 @@ REFUSED = {
         TypeError,
         "key must be a typed key.* got 3",
     ),
+    "shape of noise, too large": (
+        lambda: dj.noise.normal(jax.random.key(0), 0, (2**31, 2)),
+        ValueError,
+        "shape must have at most 2147483648 entries",
+    ),
+    "dtype of noise": (
+        lambda: dj.noise.normal(jax.random.key(0), 0, (2,), int),
+        TypeError,
+        "dtype must be a floating type, got int",
+    ),
     "counter of noise": (
         lambda: dj.noise.normal(jax.random.key(0), 0.5, (2,)),
         TypeError,
@@ -189,6 +199,38 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_by_name_and_value(name):
     assert_raises(*REFUSED[name])
+
+
+@checks.arguments(
+    count=(checks.integer, 1),
+    scale=checks.positive,
+    key=checks.optional(checks.key),
+)
+def decorated(x, count, *, scale=1.0, key=None):
+    """Its arguments as the checks leave them."""
+    return x, count, scale, key
+
+
+def test_a_decorator_checks_arguments_however_they_are_passed():
+    """Values are replaced by those of the checks, and defaults are left alone."""
+    assert decorated("x", np.int64(2)) == ("x", 2, 1.0, None)
+    assert type(decorated("x", count=np.int64(2))[1]) is int
+    assert decorated(count=1, x="x", scale=2) == ("x", 1, 2.0, None)
+    for call, error, message in (
+        (lambda: decorated(0, 0), ValueError, "count must be at least 1, got 0"),
+        (lambda: decorated(0, count=1.5), TypeError, "count must be an integer, got"),
+        (lambda: decorated(0, 1, scale=-1), ValueError, "scale must be positive"),
+        (lambda: decorated(0, 1, key=3), TypeError, "key must be a typed key"),
+        (lambda: decorated(0), TypeError, r"decorated\(\) missing 1 required"),
+        (lambda: decorated(0, 1, 2.0), TypeError, r"decorated\(\) takes 2 positional"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_a_decorator_names_a_check_of_no_argument():
+    with pytest.raises(ValueError, match="decorated has no arguments {'steps'}"):
+        checks.arguments(steps=checks.positive)(decorated)
 
 
 def test_accepted_values_come_back():
