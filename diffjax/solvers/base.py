@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +175,32 @@ def per_step(count: int) -> Callable[..., int]:
 # ---------------------------------------------------- steps of a field u(x, t)
 
 
+class Semilinear(Protocol):
+    """A field u = A(t) x + B(t) D(x, t), as those of diffusions are.
+
+    Attributes:
+      denoiser: D, called as denoiser(x, t).
+    """
+
+    denoiser: Any
+
+    def coefficients(self, t: Array) -> tuple[Array, Array]:
+        """A and B at a time."""
+        ...
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        """The field's value.
+
+        Args:
+          x: The state.
+          t: The time.
+
+        Returns:
+          dx/dt, of x's shape.
+        """
+        ...
+
+
 class Stage(NamedTuple):
     """One evaluation of a field at a known time.
 
@@ -223,7 +249,7 @@ def evaluate(field: Any, at: Stage, x: PyTree) -> PyTree:
 
 
 def is_semilinear(field: Any) -> bool:
-    """Whether a field states A and B of u = A x + B D(x, t)."""
+    """Whether a field is `Semilinear`."""
     return hasattr(field, "coefficients")
 
 

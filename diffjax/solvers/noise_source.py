@@ -13,7 +13,7 @@ from ..types import Array, Key, PyTree
 __all__ = ["Draw", "Source", "source_of"]
 
 
-def _no_parts(step: Array, now: Array, end: Array, level: Array, index: Array) -> Array:
+def _no_parts(step: Array, now: Array, end: Array, depth: Array, index: Array) -> Array:
     raise TypeError(
         "noise of single draws has no path for a solver that chooses its own times: "
         "give a Brownian path"
@@ -39,8 +39,8 @@ class Source(NamedTuple):
 
     Attributes:
       normal: (step, i) -> the i-th draw of a step.
-      part: (step, now, end, level, index) -> ΔW/√h over the index-th of
-        2^level equal parts of a step, from now to end, for a method that
+      part: (step, now, end, depth, index) -> ΔW/√h over the index-th of
+        2^depth equal parts of a step, from now to end, for a method that
         chooses its own times.
       repeated: (step, k, count, i) -> the i-th draw of the k-th of `count`
         inner steps, k traced. An array of noise gives [step, k]. None takes
@@ -56,7 +56,7 @@ class Source(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The noise of one step: draw(i) and draw.part(now, end, level, index)."""
+    """The noise of one step: draw(i) and draw.part(now, end, depth, index)."""
 
     source: Source
     index: Array
@@ -67,19 +67,19 @@ class Draw(NamedTuple):
         checks.integer("draw", i, 0, noise.DRAWS_PER_STEP - 1)
         return self.source.normal(self.index, i)
 
-    def part(self, now: Array, end: Array, level: Array, index: Array) -> Array:
+    def part(self, now: Array, end: Array, depth: Array, index: Array) -> Array:
         """The normalised Wiener increment over a part of this step, of x's shape.
 
         Args:
           now: Time at the start of the part.
           end: Time at its end.
-          level: The step has 2^level equal parts.
+          depth: The step has 2^depth equal parts.
           index: Number of the part.
 
         Returns:
           The increment divided by the root of the part's length.
         """
-        return self.source.part(self.index, now, end, level, index)
+        return self.source.part(self.index, now, end, depth, index)
 
     def mean(self, value: Array) -> Array:
         """The mean of a value over the examples of the batch, of its shape."""
@@ -134,9 +134,9 @@ def source_of(key: Key | None, x: PyTree, ts: Array, noise: Any = None) -> Sourc
 
 
 def _from_key(key, x):
-    def part(step, now, end, level, index):
+    def part(step, now, end, depth, index):
         return noise.part(
-            jax.random.fold_in(key, step), level, index, shape=x.shape, dtype=x.dtype
+            jax.random.fold_in(key, step), depth, index, shape=x.shape, dtype=x.dtype
         )
 
     return Source(_normals(key, x), part)
@@ -157,7 +157,7 @@ def _along_path(path, x, ts):
             return further(step, i)
         return path.increment(ts[step], ts[step + 1])[i].astype(x.dtype)
 
-    def part(step, now, end, level, index):
+    def part(step, now, end, depth, index):
         return path.increment(now, end)[0].astype(x.dtype)
 
     return Source(along, part)
