@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import checks, schedules
 from ..grids.steps import Steps, steps_of
+from ..sde import Semilinear
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
 
 __all__ = ["Info", "Problem", "Solver", "Traits"]
@@ -175,32 +176,6 @@ def per_step(count: int) -> Callable[..., int]:
 # ---------------------------------------------------- steps of a field u(x, t)
 
 
-class Semilinear(Protocol):
-    """A field u = A(t) x + B(t) D(x, t), as those of diffusions are.
-
-    Attributes:
-      denoiser: D, called as denoiser(x, t).
-    """
-
-    denoiser: Any
-
-    def coefficients(self, t: Array) -> tuple[Array, Array]:
-        """A and B at a time."""
-        ...
-
-    def __call__(self, x: Array, t: Array) -> Array:
-        """The field's value.
-
-        Args:
-          x: The state.
-          t: The time.
-
-        Returns:
-          dx/dt, of x's shape.
-        """
-        ...
-
-
 class Stage(NamedTuple):
     """One evaluation of a field at a known time.
 
@@ -249,8 +224,8 @@ def evaluate(field: Any, at: Stage, x: PyTree) -> PyTree:
 
 
 def is_semilinear(field: Any) -> bool:
-    """Whether a field is `Semilinear`."""
-    return hasattr(field, "coefficients")
+    """Whether a field states A and B of u = A x + B D(x, t)."""
+    return isinstance(field, Semilinear)
 
 
 def steps_along(field: Any, ts: Array, zero_end: bool) -> Steps:
