@@ -93,8 +93,8 @@ def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
     flow_matching.run(config)
     measured = json.loads((tmp_path / "metrics.json").read_text())
     dimension = 64 if target == "digits" else 2
-    assert tuple(measured["pairings"]) == config.pairings
-    for row in measured["pairings"].values():
+    assert tuple(measured["couplings"]) == config.pairings
+    for row in measured["couplings"].values():
         assert 0 <= row["cost"] < dimension / 20
         assert ("nats_above_floor" in row) == (target == "moons")
         assert list(row["path_error"]["euler"]) == list(map(str, STEPS))

@@ -47,10 +47,11 @@ the mean digit, one step of the others digits.
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
+import tyro
 
 import diffjax as dj
 from diffjax import flows
@@ -79,7 +80,10 @@ class Config(training.Optimisation):
     """Seed of data, networks, training and samples."""
     target: Literal[datasets.ToyName, "digits"] = "eight_gaussians"
     """The data: exact samples of a density, or the digits."""
-    pairings: tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...] = (
+    pairings: Annotated[
+        tuple[Literal["independent", "sinkhorn", "optimal", "reflow"], ...],
+        tyro.conf.arg(aliases=["--couplings"]),
+    ] = (
         "independent",
         "optimal",
         "reflow",
@@ -129,7 +133,8 @@ def run(config: Config) -> dict[str, Any]:
     }
     drawn = {name: parts for name, (_, parts) in measured.items()}
     results = {
-        "pairings": {name: numbers for name, (numbers, _) in measured.items()},
+        # The entry is named as in earlier result files.
+        "couplings": {name: numbers for name, (numbers, _) in measured.items()},
         "exact_sets": measures.exact_sets(config, problem),
     }
     clock.lap("sampling")

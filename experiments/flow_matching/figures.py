@@ -117,7 +117,7 @@ def draw_errors(results: dict[str, Any]) -> Any:
     """
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.3), layout="constrained")
     for axis, quantity in zip(axes, ("path_error", "sliced_wasserstein"), strict=True):
-        for name, row in results["pairings"].items():
+        for name, row in results["couplings"].items():
             for solver, style in (("euler", "o-"), ("midpoint", "s--")):
                 counts, values = (
                     [int(count) for count in row[quantity][solver]],

@@ -199,7 +199,7 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
         "many Euler steps"
     )
     print(f"{'':50}   {head}")
-    for name, row in results["pairings"].items():
+    for name, row in results["couplings"].items():
         errors = "".join(
             f"{value:9.4f}" for value in row["path_error"]["euler"].values()
         )
@@ -213,7 +213,7 @@ def print_results(results: dict[str, Any], titles: dict[str, str]) -> None:
             f"{errors}"
         )
     print(f"\nsliced Wasserstein² to exact examples{'':16}{head}")
-    for name, row in results["pairings"].items():
+    for name, row in results["couplings"].items():
         print(
             f"{titles[name]:53}"
             + "".join(f"{v:9.4f}" for v in row["sliced_wasserstein"]["euler"].values())
