@@ -1,4 +1,4 @@
-"""The discrete chain refuses wrong arguments by name."""
+"""Wrong arguments of the discrete chain, by name."""
 
 import jax.numpy as jnp
 import numpy as np

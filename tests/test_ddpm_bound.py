@@ -1,4 +1,4 @@
-"""The bound of the discrete chain is what the exact laws say that it must be, term by term."""
+"""The bound of the discrete chain is what the exact distributions say that it must be, term by term."""
 
 import functools
 import math
@@ -39,7 +39,7 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
     prior = end_law(target, chain)
     values = np.array([[0.3], [1.1]])
     xs = np.repeat(values, count, axis=0)
-    found = bounds(
+    result = bounds(
         ddpm.elbo,
         exact(target, chain, "optimal"),
         chain,
@@ -48,7 +48,7 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
         prior=prior,
     )
     for total, log_p in zip(
-        np.split(np.asarray(found.total), 2), log_probs(target, values), strict=True
+        np.split(np.asarray(result.total), 2), log_probs(target, values), strict=True
     ):
         assert_mean(total, -log_p, most=0.03)
 
@@ -76,7 +76,7 @@ def gaps(chain, variance):
     ],
 )
 def test_gap_of_the_fixed_variances(variance, expected, x64):
-    """E[bound + log p] = ½ Σ [u − log(1 + u)] per Gaussian dimension with β̃, which does not vanish as T grows; with β it
+    """E[bound + log p] = ½ Σ [u − log(1 + u)] per Gaussian dimension with β̃, which does not vanish as T grows. With β it
     falls as 1/T. Its sum over t = 2 … T for linear β is as stated, and the bound's mean agrees.
     """
     for steps, gap in expected.items():
@@ -87,7 +87,7 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
         prior = end_law(target, chain)
         xs = draws(target, count)
         decoder = tables(chain)["var"][0]
-        found = bounds(
+        result = bounds(
             ddpm.elbo,
             exact(target, chain),
             chain,
@@ -96,7 +96,7 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
             prior=prior,
             decoder_variance=decoder,
         )
-        gap = found.total + log_probs(target, xs)
+        gap = result.total + log_probs(target, xs)
         assert_mean(gap, gaps(chain, variance).sum(), most=0.03)
 
 
@@ -119,19 +119,19 @@ def test_each_term_of_a_gaussian(variance, x64):
     """E[L_{t−1}] = ½ [β̃/v − 1 + log(v/β̃) + c_0² Var(x_0 | x_t)/v], over data too, and L_T in closed form."""
     chain, target, count = schedules.from_betas(vp_betas(8)), normal_1d(), 20_000
     xs = draws(target, count)
-    found = bounds(ddpm.elbo, exact(target, chain), chain, xs, variance=variance)
+    result = bounds(ddpm.elbo, exact(target, chain), chain, xs, variance=variance)
     known = {name: column[1:] for name, column in tables(chain).items()}
     v = known["beta"] if variance == "forward" else known["posterior"]
     ratio = v / known["posterior"]
     expected = 0.5 * (
         1 / ratio - 1 + np.log(ratio) + known["data"] ** 2 * known["var"] / v
     )
-    assert found.denoising.shape == (count, 7)
-    for term, value in zip(np.asarray(found.denoising).T, expected, strict=True):
+    assert result.denoising.shape == (count, 7)
+    for term, value in zip(np.asarray(result.denoising).T, expected, strict=True):
         assert_mean(term, value)
     bar = np.prod(1 - chain.betas)
     np.testing.assert_allclose(
-        found.prior,
+        result.prior,
         0.5 * (1 - bar - 1 - np.log(1 - bar) + bar * np.asarray(xs)[:, 0] ** 2),
         rtol=1e-9,
     )
@@ -140,7 +140,7 @@ def test_each_term_of_a_gaussian(variance, x64):
 def test_gap_is_the_kl_of_the_posteriors(x64):
     """log p(x) + E[bound] = KL(q(x_{1:T} | x) ‖ p(x_{1:T} | x)), all Gaussian and linear: from matrices.
 
-    Both laws are x = A z + b of standard normal z in the order of their own chains.
+    Both distributions are x = A z + b of standard normal z in the order of their own chains.
     """
     steps = 12
     chain, target = schedules.from_betas(vp_betas(steps)), normal_1d()
@@ -174,8 +174,8 @@ def test_gap_is_the_kl_of_the_posteriors(x64):
     log_p = -0.5 * (
         (x - p_mean[0]) ** 2 / joint[0, 0] + math.log(2 * math.pi * joint[0, 0])
     )
-    found = bounds(ddpm.elbo, denoiser, chain, jnp.full((20_000, 1), x))
-    assert_mean(np.asarray(found.total) + log_p, kl, most=kl / 10)
+    result = bounds(ddpm.elbo, denoiser, chain, jnp.full((20_000, 1), x))
+    assert_mean(np.asarray(result.total) + log_p, kl, most=kl / 10)
 
 
 def path_bounds(denoiser, chain, xs, variance, seed=3):
@@ -202,7 +202,7 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
 def test_three_routes_to_the_bound_agree(variance, x64):
     """E over noise of `elbo`, of the split with two random variables, and of whole paths' log densities is one number.
 
-    On a mixture, so that no term is Gaussian in closed form; the same x in all three.
+    On a mixture, so that no term is Gaussian in closed form. The same x in all three.
     """
     chain, target, count = (
         schedules.from_betas(ddpm.linear_betas(4, 0.05, 0.6)),
@@ -210,14 +210,14 @@ def test_three_routes_to_the_bound_agree(variance, x64):
         40_000,
     )
     denoiser, xs = exact(target, chain, variance), draws(target, count)
-    found = [np.asarray(bounds(f, denoiser, chain, xs, variance=variance).total, np.float64)
+    result = [np.asarray(bounds(f, denoiser, chain, xs, variance=variance).total, np.float64)
              for f in (ddpm.elbo, ddpm.two_variable_elbo)]  # fmt: skip
-    found.append(np.asarray(path_bounds(denoiser, chain, xs, variance)))
-    for other in found[1:]:
-        assert_mean(other - found[0], 0.0, most=0.03)
+    result.append(np.asarray(path_bounds(denoiser, chain, xs, variance)))
+    for other in result[1:]:
+        assert_mean(other - result[0], 0.0, most=0.03)
     # and all exceed the entropy: a bound in expectation
     log_p = log_probs(target, xs)
-    assert (found[0] + log_p).mean() > 4 * (found[0] + log_p).std() / math.sqrt(count)
+    assert (result[0] + log_p).mean() > 4 * (result[0] + log_p).std() / math.sqrt(count)
 
 
 def test_the_split_often_printed_is_looser(x64):
@@ -250,7 +250,7 @@ def test_the_split_often_printed_is_looser(x64):
 
         return jnp.sum(jax.vmap(term)(jnp.arange(1, steps)))
 
-    found = quick(
+    result = quick(
         lambda xs: jax.vmap(printed)(jax.random.split(jax.random.key(3), count), xs)
     )(xs)
     right = np.asarray(
@@ -265,7 +265,7 @@ def test_the_split_often_printed_is_looser(x64):
         slope * np.sqrt(1 - chain.betas[1:]) * chain.betas[:-1] / known["posterior"][1:]
     )
     assert excess > steps - 1  # more than a nat a term
-    assert_mean(found - right, excess)
+    assert_mean(result - right, excess)
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
 
     The ends ±8 add nothing visible: the decoder N(D, σ²/α²) errs by (σ/α s)⁴/4 < 1e-5 nats, the prior by less.
     """
-    target, count, found = mixture_1d(), 20_000, []
+    target, count, result = mixture_1d(), 20_000, []
     xs = draws(target, count)
     log_p = log_probs(target, xs)
     counts = (64, 128, 256)
@@ -284,14 +284,14 @@ def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
             ddpm.elbo, exact(target, chain), chain, xs, decoder_variance=math.exp(-8)
         ).total
         gap = np.asarray(total) + log_p
-        found.append(gap.mean())
-        assert found[-1] > 4 * gap.std() / math.sqrt(count)
-    slope = np.polyfit(np.log(counts), np.log(found), 1)[0]
+        result.append(gap.mean())
+        assert result[-1] > 4 * gap.std() / math.sqrt(count)
+    slope = np.polyfit(np.log(counts), np.log(result), 1)[0]
     assert slope == pytest.approx(-1, abs=0.2)
 
 
 def test_rates_and_distortions(x64):
-    """The rates are the bound's own terms summed from the top, in bits per dimension; E[rmse²] is Var(x_0 | x_t)."""
+    """The rates are the bound's own terms summed from the top, in bits per dimension. E[rmse²] is Var(x_0 | x_t)."""
     chain, target, count = schedules.from_betas(vp_betas(10)), normal_1d(), 10_000
     denoiser, xs = exact(target, chain), draws(target, count)
 
@@ -305,16 +305,18 @@ def test_rates_and_distortions(x64):
             keys, xs
         )
 
-    found, bound = jax.tree.map(np.asarray, both(xs))
-    assert found.rate.shape == found.rmse.shape == (count, 10)
-    np.testing.assert_allclose(found.rate[:, -1] * math.log(2), bound.prior, rtol=1e-12)
-    terms = -np.diff(found.rate, axis=-1) * math.log(2)
+    result, bound = jax.tree.map(np.asarray, both(xs))
+    assert result.rate.shape == result.rmse.shape == (count, 10)
+    np.testing.assert_allclose(
+        result.rate[:, -1] * math.log(2), bound.prior, rtol=1e-12
+    )
+    terms = -np.diff(result.rate, axis=-1) * math.log(2)
     np.testing.assert_allclose(terms, bound.denoising, rtol=1e-9, atol=1e-12)
-    for square, value in zip(found.rmse.T**2, tables(chain)["var"], strict=True):
+    for square, value in zip(result.rmse.T**2, tables(chain)["var"], strict=True):
         assert_mean(square, value)
     bits = bound.bits_per_dim((1,), 256)
     np.testing.assert_allclose(
-        found.rate[:, 0] + bound.reconstruction / math.log(2),
+        result.rate[:, 0] + bound.reconstruction / math.log(2),
         bits,
         rtol=1e-12,
         atol=1e-12,
@@ -378,12 +380,12 @@ def test_lattice_bound_of_a_coin_is_tight(x64):
     np.testing.assert_allclose(
         denoised, np.tanh(np.asarray(scale)[:, None] * x), rtol=1e-12
     )
-    found = bounds(ddpm.elbo, denoiser, chain, xs, levels=[-1.0, 1.0])
-    total = np.asarray(found.total)
+    result = bounds(ddpm.elbo, denoiser, chain, xs, levels=[-1.0, 1.0])
+    total = np.asarray(result.total)
     error = total.std() / math.sqrt(count)
     assert total.mean() > math.log(2) - 4 * error
     assert total.mean() < math.log(2) * math.exp(17 / (steps - 1)) + 4 * error
-    bits = found.bits_per_dim((1,), 2)
+    bits = result.bits_per_dim((1,), 2)
     np.testing.assert_allclose(bits, total / math.log(2), rtol=1e-13)
 
 
@@ -401,13 +403,13 @@ def test_gradient_by_the_betas_is_that_of_finite_differences(x64):
     for variance in ("forward", "posterior", "optimal"):
         value = jax.jit(jax.value_and_grad(functools.partial(total, variance=variance)))
         gradient = np.asarray(value(betas)[1])
-        found = [
+        result = [
             (value(betas + d)[0] - value(betas - d)[0]) / (2 * d.sum())
             for d in np.diag(1e-5 * betas)
         ]
         # h² f‴ relative 1e-9, rounding ε|f|/(hf′) 1e-9 for terms of size 10
         np.testing.assert_allclose(
-            gradient, found, rtol=1e-6, atol=1e-6 * np.abs(gradient).max()
+            gradient, result, rtol=1e-6, atol=1e-6 * np.abs(gradient).max()
         )
 
 
@@ -423,13 +425,13 @@ def test_new_betas_and_parameters_do_not_retrace():
 def test_float32_bound_is_float64s():
     """At T = 1000 the tables are made in float64 on the host: each float32 term errs by rounding, not by the table.
 
-    D − x_0 rounds to ε(|x_0| + |D|), its square over Var relative to 2ε/√Var, Var from 1e-4 on: 2e-5; log-SNR in float32
+    D − x_0 rounds to ε(|x_0| + |D|), its square over Var relative to 2ε/√Var, Var from 1e-4 on: 2e-5. Log-SNR in float32
     moves x_t by 1e-6 of σ. With D = 0 only the coefficients remain: ½ c_0²/β̃ x², to a few ε.
     """
     chain = schedules.from_betas(ddpm.linear_betas(1000))
     zero = lambda x, t: jnp.zeros_like(x)
-    found = ddpm.elbo(KEY, zero, chain, np.array([0.7], np.float32)).denoising
+    result = ddpm.elbo(KEY, zero, chain, np.array([0.7], np.float32)).denoising
     snr = np.asarray(tables(chain)["snr"])
     np.testing.assert_allclose(
-        found, 0.5 * (snr[:-1] - snr[1:]) * np.float32(0.7) ** 2, rtol=10 * EPS32
+        result, 0.5 * (snr[:-1] - snr[1:]) * np.float32(0.7) ** 2, rtol=10 * EPS32
     )

@@ -35,22 +35,24 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
 
     def all_terms(x, levels):
         bound = ddpm.elbo(KEY, denoiser, chain, x, variance=variance, levels=levels)
-        loss = lambda i: ddpm.bound_loss(KEY, denoiser, chain, x, index=i, variance=variance, levels=levels)
+        loss = lambda i: ddpm.bound_loss(
+            KEY, denoiser, chain, x, index=i, variance=variance, levels=levels
+        )
         return bound, jax.vmap(loss)(jnp.arange(1, 7)), loss(3)
 
-    for bound, found, third in quick(
+    for bound, result, third in quick(
         lambda x: [all_terms(x, levels) for levels in (None, [-1.0, 0.0, 0.5])]
     )(np.array([0.5])):
         np.testing.assert_allclose(
-            found, [bound.reconstruction, *bound.denoising], rtol=1e-12
+            result, [bound.reconstruction, *bound.denoising], rtol=1e-12
         )
-        assert float(third) == pytest.approx(float(found[2]), rel=1e-12)
+        assert float(third) == pytest.approx(float(result[2]), rel=1e-12)
 
 
 @pytest.mark.parametrize("index", every([1, 2, 500, 1000], (2,)))
 def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
-    """A float32 softmax that is certain has Var = 0. Certain of the truth it costs 0; certain of the next level, off by
-    Δ, ½ (SNR_{t−1} − SNR_t) Σ Δ² at t > 1; either way it is saturated, and its gradient 0, not NaN.
+    """A float32 softmax that is certain has Var = 0. Certain of the truth it costs 0. Certain of the next level, off by
+    Δ, ½ (SNR_{t−1} − SNR_t) Σ Δ² at t > 1. Either way it is saturated, and its gradient 0, not NaN.
     """
     chain, levels = (
         schedules.from_betas(ddpm.linear_betas(1000)),
@@ -63,7 +65,9 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
     def loss(logits):
         net = lambda features, c_noise: logits.reshape(features.shape)
         pair = predictions.moments(predictions.categorical(chain, net, levels))
-        return ddpm.bound_loss(KEY, pair, chain, levels, index=index, variance="optimal", levels=levels)
+        return ddpm.bound_loss(
+            KEY, pair, chain, levels, index=index, variance="optimal", levels=levels
+        )
 
     snr = tables(chain)["snr"]
     offsets = (0, 1) if index > 1 else (0,)
@@ -118,7 +122,7 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
 
 
 def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
-    """∂/∂(mean) is that of the simple loss, ∂/∂(variance) that of λ T/D times the bound; its value is their sum."""
+    """∂/∂(mean) is that of the simple loss, ∂/∂(variance) that of λ T/D times the bound. Its value is their sum."""
     chain, x, index = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 3
 
     def denoiser(params):
@@ -127,7 +131,9 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
 
     params = {"mean": 0.8, "variance": 0.4}
     simple = lambda p: ddpm.simple_loss(KEY, denoiser(p).first, chain, x, index=index)
-    bound = lambda p: ddpm.bound_loss(KEY, denoiser(p), chain, x, index=index, variance="learned")
+    bound = lambda p: ddpm.bound_loss(
+        KEY, denoiser(p), chain, x, index=index, variance="learned"
+    )
     hybrid = lambda p: ddpm.hybrid_loss(
         KEY, denoiser(p), chain, x, index=index, bound_weight=0.01
     )
@@ -161,7 +167,7 @@ def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
 
 
 def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
-    """Σ p_t w_t L_t is the mean of L whatever the history, floor and p; with L_t known and no floor w L is constant."""
+    """Σ p_t w_t L_t is the mean of L whatever the history, floor and p. With L_t known and no floor w L is constant."""
     losses = np.array([5.0, 0.1, 0.7, 2.0])
     history = ddpm.loss_history(4, 3)
     probabilities = quick(ddpm.index_probabilities)
@@ -219,9 +225,9 @@ def test_history_keeps_the_last_losses(x64):
     lambda: schedules.rectified_flow(t_min=0.1, t_max=0.995),
 ])  # fmt: skip
 def test_continuous_bound_of_a_coin_is_log_two(make, x64):
-    """½∫₀^∞ mmse dSNR = ln 2 for data ±1, and the lattice decoder adds nothing where ±1 are told apart: on any schedule.
+    """½∫₀^∞ mmse dSNR = ln 2 for data ±1, and the lattice decoder adds nothing where ±1 are distinguished: on any schedule.
 
-    What lies below the schedule's least SNR is at most half of it (4e-5 for linear VP), and the prior's KL as much; above
+    What lies below the schedule's least SNR is at most half of it (4e-5 for linear VP), and the prior's KL as much. Above
     the greatest, 80 at least, the mmse is under e^{−SNR/2}.
     """
     schedule, coin = make(), targets.empirical([[-1.0], [1.0]])
@@ -231,9 +237,9 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
             key, denoiser, schedule, x, count=64, levels=[-1.0, 1.0], chunk=16
         )
     )
-    found = quick(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
-    assert found.denoising.shape == (4000, 64)
-    assert_mean(found.total, math.log(2), most=0.02)
+    result = quick(lambda xs: run(jax.random.split(jax.random.key(1), len(xs)), xs))(xs)
+    assert result.denoising.shape == (4000, 64)
+    assert_mean(result.total, math.log(2), most=0.02)
 
 
 def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
@@ -256,8 +262,8 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
             key, targets.denoiser(target, schedule), schedule, x, **settings
         ).total
     )
-    found = quick(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
-    assert_mean(found, -float(log_p), most=0.02)
+    result = quick(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
+    assert_mean(result, -float(log_p), most=0.02)
 
 
 def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):

@@ -1,4 +1,4 @@
-"""The discrete chain: its betas are their laws, its kernels Bayes' rule, its decoders sum to one."""
+"""The discrete chain: its betas are their distributions, its kernels Bayes' rule, its decoders sum to one."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_betas_are_a_chain(name, steps):
 
 
 def test_betas_are_their_laws():
-    """Linear and constant as stated; cosine ᾱ_t = f(t/T)/f(0) below the clipping; sigmoid symmetric about its middle."""
+    """Linear and constant as stated. Cosine ᾱ_t = f(t/T)/f(0) below the clipping. Sigmoid symmetric about its middle."""
     linear = ddpm.linear_betas(1000)
     assert (linear[0], linear[-1]) == (1e-4, 0.02)
     np.testing.assert_allclose(
@@ -81,7 +81,7 @@ def test_forward_steps_compose_to_the_marginal(x64):
     betas = jnp.asarray(chain.betas)
 
     @quick
-    def laws(x0):
+    def members(x0):
         def move(state, i):
             step = ddpm.forward_step(chain, state[0], i)
             after = step.loc, (1 - betas[i - 1]) * state[1] + step.var
@@ -91,7 +91,7 @@ def test_forward_steps_compose_to_the_marginal(x64):
         marginals = jax.vmap(lambda i: ddpm.forward_marginal(chain, x0, i))(indices)
         return composed, (marginals.loc, marginals.var)
 
-    for composed, marginal in zip(*laws(x0), strict=True):
+    for composed, marginal in zip(*members(x0), strict=True):
         np.testing.assert_allclose(marginal, composed, rtol=1e-12)
 
 
@@ -116,28 +116,28 @@ def test_posterior_is_bayes_rule(x64):
 
 
 def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
-    """With D and Var(x_0 | x_t) exact, p(x_{i−1} | x_i) is q(x_{i−1} | x_i), by Bayes' rule on the noised laws."""
+    """With D and Var(x_0 | x_t) exact, p(x_{i−1} | x_i) is q(x_{i−1} | x_i), by Bayes' rule on the noised distributions."""
     chain, target = schedules.from_betas(ddpm.linear_betas(10, 0.01, 0.4)), normal_1d()
 
     def both(x, before, index):
-        found = ddpm.reverse_step(
+        result = ddpm.reverse_step(
             exact(target, chain, "optimal"), chain, x, index, variance="optimal"
         ).log_prob(before)
-        law = target if index == 1 else target.noised(chain, (index - 1) / 10)
+        distribution = target if index == 1 else target.noised(chain, (index - 1) / 10)
         step = ddpm.forward_step(chain, before, index).log_prob(x)
-        return found, step + law.log_prob(before) - target.noised(
+        return result, step + distribution.log_prob(before) - target.noised(
             chain, index / 10
         ).log_prob(x)
 
     run = quick(lambda x, before: [both(x, before, index) for index in (1, 2, 10)])
-    for found, expected in run(np.array([0.6]), np.array([0.1])):
-        np.testing.assert_allclose(found, expected, rtol=1e-11)
+    for result, expected in run(np.array([0.6]), np.array([0.1])):
+        np.testing.assert_allclose(result, expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("index", every([2, 6, 10], (6,)))
 def test_unconditioned_posterior_of_a_mixture(index, x64):
     """q(x_{i−1} | x_i) = ∫ q(x_{i−1} | x_i, x_0) q(x_0 | x_i) dx_0, by quadrature over x_0, is Bayes' rule on the noised
-    mixtures, a mixture that is not Gaussian; the model's "optimal" step has its mean and variance.
+    mixtures, a mixture that is not Gaussian. The model's "optimal" step has its mean and variance.
 
     Trapezoid rule on analytic integrands of width at least √β̃ or 0.3 (spacings a tenth of that): exact to rounding.
     """
@@ -163,13 +163,13 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
         step = jax.vmap(lambda b: ddpm.forward_step(chain, b, index).log_prob(x))(
             before
         )
-        law = jax.vmap(target.noised(chain, (index - 1) / 10).log_prob)(before)
+        distribution = jax.vmap(target.noised(chain, (index - 1) / 10).log_prob)(before)
         model = ddpm.reverse_step(
             exact(target, chain, "optimal"), chain, x, index, variance="optimal"
         )
         return (
             jnp.exp(kernel) @ weights,
-            jnp.exp(step + law - target.noised(chain, t).log_prob(x)),
+            jnp.exp(step + distribution - target.noised(chain, t).log_prob(x)),
             model,
         )
 
@@ -194,7 +194,7 @@ def test_the_step_in_terms_of_the_noise(x64):
         ),
         (None, 0),
     )
-    for index, found in zip(indices, quick(step)(x, indices), strict=True):
+    for index, result in zip(indices, quick(step)(x, indices), strict=True):
         beta, bar = (
             np.asarray(chain.betas)[index - 1],
             np.asarray(chain.alpha_bars)[index - 1],
@@ -202,7 +202,7 @@ def test_the_step_in_terms_of_the_noise(x64):
         noise = (x - np.sqrt(bar) * np.tanh(x)) / np.sqrt(1 - bar)
         printed = (x - beta * noise / np.sqrt(1 - bar)) / np.sqrt(1 - beta)
         np.testing.assert_allclose(
-            found, printed, rtol=1e-9
+            result, printed, rtol=1e-9
         )  # 1 − ᾱ and β cancel at little noise
 
 
@@ -217,7 +217,7 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
         chain = schedules.from_betas(
             1 - jnp.stack([alpha[0], alpha[1] / alpha[0]]) ** 2
         )
-        law = ddpm.reverse_step(
+        distribution = ddpm.reverse_step(
             exact(target, chain, "optimal"),
             chain,
             jnp.array([0.2]),
@@ -230,11 +230,11 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
             before.means[:, 0],
             before.weights,
             before.variances[:, 0],
-            law,
+            distribution,
         )
 
     for step in (0.02, 0.005, 0.00125):
-        alpha, sigma, means, weights, variances, law = jax.tree.map(
+        alpha, sigma, means, weights, variances, distribution = jax.tree.map(
             np.asarray, parts(step)
         )
         ratio = alpha[1] / alpha[0]
@@ -251,7 +251,9 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
         mean = p @ x
         skewness.append(abs(p @ (x - mean) ** 3) / (p @ (x - mean) ** 2) ** 1.5)
         np.testing.assert_allclose(
-            [law.loc[0], law.var[0]], [mean, p @ (x - mean) ** 2], rtol=1e-6
+            [distribution.loc[0], distribution.var[0]],
+            [mean, p @ (x - mean) ** 2],
+            rtol=1e-6,
         )
     slopes = np.diff(np.log(skewness)) / np.log(0.25)
     np.testing.assert_allclose(
@@ -262,7 +264,7 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
 def test_autoregressive_reading_of_the_bound(x64):
     """KL(q_T ‖ p) + Σ E KL(q(x_{t−1} | x_t) ‖ p(x_{t−1} | x_t)) + H(x_0) is the bound's mean over the data.
 
-    For N(m, s²) every unconditioned kernel is Gaussian; the last is q(x_0 | x_1) against the decoder.
+    For N(m, s²) every unconditioned kernel is Gaussian. The last is q(x_0 | x_1) against the decoder.
     """
     chain, target = schedules.from_betas(vp_betas(4)), normal_1d()
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
@@ -270,11 +272,11 @@ def test_autoregressive_reading_of_the_bound(x64):
     kl = quick(distributions.gaussian_kl)
     total = float(kl(end_law(target, chain), distributions.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
-    own = known["posterior"][np.maximum(np.arange(4), 1)]
+    model = known["posterior"][np.maximum(np.arange(4), 1)]
     total += float(
         kl(
             distributions.Gaussian(np.zeros(4), right),
-            distributions.Gaussian(np.zeros(4), own),
+            distributions.Gaussian(np.zeros(4), model),
         )
     )  # of four indices
     total += 0.5 * np.log(2 * np.pi * np.e * STD**2)
@@ -300,9 +302,9 @@ def test_learned_variance_lies_between_the_two(x64):
 
         return low, high, jax.vmap(learned)(shares)
 
-    low, high, found = map(np.asarray, variances(np.array([1, 2, 10])))
+    low, high, result = map(np.asarray, variances(np.array([1, 2, 10])))
     np.testing.assert_allclose(
-        found, np.stack([low, high, np.sqrt(low * high)], -1), rtol=1e-13
+        result, np.stack([low, high, np.sqrt(low * high)], -1), rtol=1e-13
     )
     assert low[0] == pytest.approx(chain.posterior().variance[1])
 
@@ -335,15 +337,15 @@ def test_reverse_step_is_the_solvers(variance, x64):
             denoiser, chain, x, 5, variance=variance
         )
 
-    mean, above, law = jax.tree.map(np.asarray, steps(x, np.array([0.0, 1.0])))
-    np.testing.assert_allclose(mean, law.loc, rtol=64 * EPS64)
+    mean, above, distribution = jax.tree.map(np.asarray, steps(x, np.array([0.0, 1.0])))
+    np.testing.assert_allclose(mean, distribution.loc, rtol=64 * EPS64)
     np.testing.assert_allclose(
-        (above - mean) ** 2, np.broadcast_to(law.var, (1,)), rtol=1e-12
+        (above - mean) ** 2, np.broadcast_to(distribution.var, (1,)), rtol=1e-12
     )
 
 
 def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
-    """With Var(x_0 | x_t) known a step of any length keeps the law of a Gaussian, and at a zero end returns D."""
+    """With Var(x_0 | x_t) known a step of any length keeps the distribution of a Gaussian, and at a zero end returns D."""
     chain, target = schedules.from_betas(vp_betas(64)), normal_1d()
     problem, solver = (
         driver.diffusion(chain, exact(target, chain, "optimal")),
@@ -383,12 +385,12 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
 
 def test_interpolation_has_the_law_of_latents_between(x64):
     """On N(m, s²) with the optimal variance: mean m + K√ᾱ(x_w − m) and variance V_i + K²(1 − ᾱ_i) − V_1, K the gain of
-    E[x_0 | x_i] and V_i = Var(x_0 | x_i); V_1 is what the last step, D, leaves out."""
+    E[x_0 | x_i] and V_i = Var(x_0 | x_i). V_1 is what the last step, D, leaves out."""
     chain, index, count = schedules.from_betas(vp_betas(32)), 9, 20_000
     denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
     run = jax.vmap(lambda key: ddpm.interpolate(
         key, denoiser, chain, start=jnp.array([-1.0]), end=jnp.array([2.0]), weights=weights, index=index, variance="optimal"))  # fmt: skip
-    found = np.asarray(quick(lambda: run(jax.random.split(KEY, count)))())[
+    result = np.asarray(quick(lambda: run(jax.random.split(KEY, count)))())[
         ..., 0
     ]  # (count, 3)
     alpha, noise = np.sqrt(chain.alpha_bars[index - 1]), 1 - chain.alpha_bars[index - 1]
@@ -397,8 +399,8 @@ def test_interpolation_has_the_law_of_latents_between(x64):
     variance = spread[index - 1] + gain**2 * noise - spread[0]
     for k, between in enumerate(-1.0 + 3.0 * np.asarray(weights)):
         mean = MEAN + gain * alpha * (between - MEAN)
-        assert_mean(found[:, k], mean)
-        assert_mean((found[:, k] - mean) ** 2, variance)
+        assert_mean(result[:, k], mean)
+        assert_mean((result[:, k] - mean) ** 2, variance)
 
 
 # ----------------------------------------------------------------------------------------------------------- decoders

@@ -89,7 +89,7 @@ def test_an_entry_without_variance_is_an_atom():
 
 
 def test_kl_of_gaussians(x64):
-    """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these quadratics; and no cancellation near 0."""
+    """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these quadratics, and nothing cancels near 0."""
     p, q = (
         distributions.Gaussian(jnp.array([0.3, -1.0]), 0.4),
         distributions.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2])),
@@ -104,11 +104,11 @@ def test_kl_of_gaussians(x64):
         float(total), rel=1e-13
     )
     h = 1e-6  # KL(N(0,1) ‖ N(0, 1 + h)) = h²/4 − h³/3 + …; log(1 + h) rounds to ε/h
-    found = distributions.gaussian_kl(
+    result = distributions.gaussian_kl(
         distributions.Gaussian(jnp.zeros(1), 1.0),
         distributions.Gaussian(jnp.zeros(1), 1 + h),
     )
-    assert float(found) == pytest.approx(h**2 / 4, rel=4 / 3 * h + 4 * EPS64 / h)
+    assert float(result) == pytest.approx(h**2 / 4, rel=4 / 3 * h + 4 * EPS64 / h)
 
 
 # ------------------------------------------------------------ normal probabilities
@@ -267,21 +267,21 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
 
     @jax.jit
     def examine(location):
-        law = make(location)
+        distribution = make(location)
         keys = jax.random.split(KEY, n)
         return (
-            jax.vmap(law.log_prob)(pairs),
-            law.mean(),
-            jax.vmap(law.sample)(keys),
-            law.sample(keys[1]),
+            jax.vmap(distribution.log_prob)(pairs),
+            distribution.mean(),
+            jax.vmap(distribution.sample)(keys),
+            distribution.sample(keys[1]),
         )
 
     log_p, mean, xs, again = map(np.asarray, examine(np.array([0.2, -0.7])))
     p = np.exp(log_p)
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
     np.testing.assert_allclose(p @ pairs, mean, rtol=1e-12)
-    found = np.array([np.mean(np.all(np.isclose(xs, x), -1)) for x in pairs])
-    assert np.all(np.abs(found - p) <= 4.5 * np.sqrt(p * (1 - p) / n) + 1e-12)
+    result = np.array([np.mean(np.all(np.isclose(xs, x), -1)) for x in pairs])
+    assert np.all(np.abs(result - p) <= 4.5 * np.sqrt(p * (1 - p) / n) + 1e-12)
     np.testing.assert_array_equal(again, xs[1])
 
 
@@ -289,13 +289,13 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
 def test_what_a_decoder_cannot_take_has_probability_zero(name):
     """−∞ under jit and vmap for pixels 255 of bits, midpoints of levels and what is beyond them, NaN never above 0."""
     make, values = LATTICE.get(name, LATTICE["gaussian"])
-    found = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(
+    result = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(
         name, [255.0, -0.8, 1.1]
     )
     xs = np.float32(
         [
             [values[0], values[1]],
-            *([values[0], value] for value in found),
+            *([values[0], value] for value in result),
             [values[0], np.nan],
         ]
     )
@@ -303,11 +303,11 @@ def test_what_a_decoder_cannot_take_has_probability_zero(name):
     @jax.jit
     def examine(location, xs):
         def log_prob(location, x):
-            law = make(location)
+            distribution = make(location)
             return (
-                distributions.discretised_log_prob(law.gaussian, x, LEVELS)
+                distributions.discretised_log_prob(distribution.gaussian, x, LEVELS)
                 if name == "ddpm"
-                else law.log_prob(x)
+                else distribution.log_prob(x)
             )
 
         return jax.vmap(jax.value_and_grad(log_prob), (None, 0))(location, xs)
@@ -351,7 +351,7 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
     """Ten scales r off, a cell of width w = 1/8 ≪ r holds s'(u) w/r to (w/r)² ≤ 2e-6, u its middle: log P = log(w/r) − u
     − 2 log(1 + e^{−u}), with slopes ∓tanh(u/2)/r in m and u tanh(u/2) − 1 in log r. In float32 the difference of the
     standardised ends, w/r ≪ u, would lose up to 4 % of w to rounding. Tolerances: log P to 4 ulp of its greatest term,
-    log(w/r); the slopes, where the two sigmoids' parts add, to 16 ulp of u.
+    log(w/r). The slopes, where the two sigmoids' parts add, to 16 ulp of u.
     """
     scale, ulp = abs(location) / 10, float(np.finfo(np.float32).eps)
     value, slopes = logistic_far_out(np.float32(location), np.log(np.float32(scale)))
@@ -376,7 +376,7 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
     ],
 )
 def test_discretised_decoder_sums_to_one(levels, x64):
-    """Σ_k P(c_k) = 1 whatever mean and variance, for its ends reach to infinity; so that Σ_k ∂P(c_k) = 0."""
+    """Σ_k P(c_k) = 1 whatever mean and variance, for its ends reach to infinity, so that Σ_k ∂P(c_k) = 0."""
     levels = np.asarray(levels)
 
     def log_p(mean, variance, level):
@@ -405,14 +405,17 @@ def test_discretised_decoder_sums_to_one(levels, x64):
 def test_discretised_decoder_is_the_density_times_the_spacing(x64):
     """P(c) = ∫ over the bin = width · N(c) (1 + width² N″/24N + …): for inner levels, width 0.01 and unit variance."""
     levels = np.linspace(-3, 3, 601)
-    law = distributions.Gaussian(0.2, 1.0)
+    distribution = distributions.Gaussian(0.2, 1.0)
     x = levels[200:400:20]
     both = jax.vmap(
-        lambda c: (distributions.discretised_log_prob(law, c, levels), law.log_prob(c))
+        lambda c: (
+            distributions.discretised_log_prob(distribution, c, levels),
+            distribution.log_prob(c),
+        )
     )
-    found, density = map(np.asarray, quick(both)(x))
+    result, density = map(np.asarray, quick(both)(x))
     expected = density + math.log(0.01) + 0.01**2 * ((x - 0.2) ** 2 - 1) / 24
-    np.testing.assert_allclose(found, expected, atol=0.01**4)
+    np.testing.assert_allclose(result, expected, atol=0.01**4)
 
 
 def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
@@ -445,7 +448,7 @@ def test_values_that_are_no_level_have_no_probability_when_traced():
             )
         )
     )
-    found = score(
+    result = score(
         np.float32(
             [
                 [levels[3], levels[200]],
@@ -454,12 +457,12 @@ def test_values_that_are_no_level_have_no_probability_when_traced():
             ]
         )
     )
-    np.testing.assert_array_equal(np.isneginf(found), [False, True, True])
+    np.testing.assert_array_equal(np.isneginf(result), [False, True, True])
     # both add two log-masses, each of four roundings of terms of one sign, at ends z = 2c that are exact
     expected = distributions.discretised_log_prob(
         distributions.Gaussian(0.0, 0.25), levels[[3, 200]], levels
     )
-    np.testing.assert_allclose(found[0], expected, rtol=8 * EPS32)
+    np.testing.assert_allclose(result[0], expected, rtol=8 * EPS32)
 
 
 # ------------------------------------------------- dequantisation, bits per dimension

@@ -1,4 +1,4 @@
-"""Densities known exactly at every noise level: each law against quadrature, autodiff or sampling."""
+"""Densities known exactly at every noise level: each distribution against quadrature, autodiff or sampling."""
 
 import functools
 import math
@@ -26,14 +26,14 @@ def square(half_width, points):
     return jnp.asarray(grid), (2 * half_width / points) ** 2
 
 
-# ------------------------------------------------------------------------------------------- the law at a noise level
+# --------------------------------------------------- distributions at a noise level
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
     """∫p_t = 1, E x_t = α E x_0, Cov x_t = α² Cov x_0 + σ² I at each noise level, by quadrature.
 
-    The midpoint rule is exact to e^{−2π²(s/h)²} for a Gaussian of std s ≥ 0.3: below 1e-13 at h = 0.12; tails beyond 8
+    The midpoint rule is exact to e^{−2π²(s/h)²} for a Gaussian of std s ≥ 0.3: below 1e-13 at h = 0.12. Tails beyond 8
     are below 1e-10.
     """
     target, schedule = TARGETS[name](), schedules.vp_linear()
@@ -58,7 +58,7 @@ def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
-    """p_t(x) = ∫p_0(y) N(x; αy, σ²) dy and D = ∫y p_0(y) N(x; αy, σ²) dy / p_t(x), by brute force over y.
+    """p_t(x) = ∫p_0(y) N(x | αy, σ²) dy and D = ∫y p_0(y) N(x | αy, σ²) dy / p_t(x), by brute force over y.
 
     Boxes are summed by the midpoint rule aligned with their edges, whose error is h²/24 of the second derivative.
     """
@@ -92,13 +92,13 @@ def test_denoiser_is_tweedies_on_every_schedule(schedule, x64):
     def both(t):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         x = alpha * jnp.array([0.4, -0.3]) + sigma * jnp.array([1.2, -0.7])
-        found = []
+        result = []
         for target in (TARGETS["diagonal"](), TARGETS["full"]()):
             tweedie = (
                 x + sigma**2 * targets.score(target.noised(schedule, t), x)
             ) / alpha
-            found.append((targets.denoiser(target, schedule)(x, t), tweedie))
-        return found
+            result.append((targets.denoiser(target, schedule)(x, t), tweedie))
+        return result
 
     for denoised, tweedie in both(times_at_noise(schedule)):
         # Tweedie's difference cancels by x/α ≤ 3 at worst
@@ -125,7 +125,7 @@ def test_samples_have_the_stated_law(name):
     target = (TARGETS | {toy: make for toy, (make, _) in TOYS.items()})[name]()
     count = 8000
     x = jax.jit(jax.vmap(target.sample))(jax.random.split(jax.random.key(0), count))
-    # the law of x + small noise: smooth enough for the grid (h = 0.075, std at least 0.15)
+    # the distribution of x + small noise: smooth enough for the grid (h = 0.075, std at least 0.15)
     smooth = target.convolved(1.0, 0.15)
     x = np.asarray(x + 0.15 * jax.random.normal(jax.random.key(1), x.shape), np.float64)
     grid, area = square(6.0, 160)
@@ -192,7 +192,7 @@ def test_data_plus_minus_one_is_a_hyperbolic_tangent(schedule, x64):
 def test_data_plus_minus_one_costs_log_two(x64):
     """I-MMSE: ½∫₀^∞ mmse dSNR = log 2, the entropy of a fair coin, with the library's denoiser under the integral.
 
-    SNR = u²: mmse(u) is smooth and decays like e^{−u²/2}; Gauss–Hermite in the noise, trapezoid in u up to 12.
+    SNR = u²: mmse(u) is smooth and decays like e^{−u²/2}. Gauss–Hermite in the noise, trapezoid in u up to 12.
     """
     coin, schedule = targets.empirical([[-1.0], [1.0]]), schedules.edm(1e-3, 1e4)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -239,19 +239,19 @@ def test_scales_covariances_and_scalars_state_the_same_law(x64):
     stds = np.array([0.5, 0.8])
     forms = [stds, np.stack([stds, stds], -1), stds[:, None, None] ** 2 * np.eye(2)]
     x, schedule = jnp.array([0.1, 0.6]), schedules.vp_cosine()
-    laws = [targets.gaussian_mixture(weights, means, scales) for scales in forms]
-    for law in laws[1:]:
-        assert float(law.log_prob(x)) == pytest.approx(
-            float(laws[0].log_prob(x)), rel=1e-13
+    members = [targets.gaussian_mixture(weights, means, scales) for scales in forms]
+    for distribution in members[1:]:
+        assert float(distribution.log_prob(x)) == pytest.approx(
+            float(members[0].log_prob(x)), rel=1e-13
         )
-        expected = targets.denoiser(laws[0], schedule)(x, 0.3)
+        expected = targets.denoiser(members[0], schedule)(x, 0.3)
         np.testing.assert_allclose(
-            targets.denoiser(law, schedule)(x, 0.3), expected, rtol=1e-12
+            targets.denoiser(distribution, schedule)(x, 0.3), expected, rtol=1e-12
         )
 
 
 def test_empirical_denoiser_is_a_softmax_and_collapses(x64):
-    """D = Σ softmax_i(−‖x − αx_i‖²/2σ²) x_i for examples of any shape; the nearest datum at tiny noise."""
+    """D = Σ softmax_i(−‖x − αx_i‖²/2σ²) x_i for examples of any shape. At tiny noise it is the nearest datum."""
     data = np.asarray(jax.random.normal(jax.random.key(0), (6, 2, 2)))
     schedule = schedules.rectified_flow()
     denoiser = targets.denoiser(targets.empirical(data), schedule)
@@ -297,7 +297,7 @@ def test_uniform_boxes_are_sharp_at_noise_zero():
 
 
 def test_energy_is_a_continuous_softmax():
-    """log p = function − log Z with its gradient; a function that returns a vector is refused."""
+    """log p = function − log Z with its gradient. A function that returns a vector is a ValueError."""
     energy = targets.energy(lambda x: -0.5 * jnp.sum(x**2), math.log(2 * math.pi))
     x = jnp.array([0.3, -1.2])
     assert float(energy.log_prob(x)) == pytest.approx(
@@ -323,12 +323,12 @@ def test_covariances_are_decomposed_before_they_are_rounded(condition):
     basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     covariance = basis * np.geomspace(1 / condition, 1, 4) @ basis.T
     x = rng.multivariate_normal(np.zeros(4), covariance, size=200).astype(np.float32)
-    found = batched_log_prob(
+    result = batched_log_prob(
         targets.gaussian(np.zeros(4), 0.5 * (covariance + covariance.T)), x
     )
     exact = stats.multivariate_normal(np.zeros(4), covariance).logpdf(x.astype(float))
     slack = EPS32 * math.sqrt(condition)
-    assert np.max(np.abs(found - exact)) < 4 * (4 * slack + slack**2) + 32 * EPS32
+    assert np.max(np.abs(result - exact)) < 4 * (4 * slack + slack**2) + 32 * EPS32
 
 
 def test_moments_of_components_far_from_zero():
@@ -351,27 +351,27 @@ MATRICES = {
 
 
 def of_covariance(c, mean, x, alpha, sigma):
-    """What depends on the covariance of a Gaussian, (5,), smooth in every argument."""
-    law = targets.gaussian_mixture(
+    """Functions of the covariance of a Gaussian, (5,), smooth in every argument."""
+    distribution = targets.gaussian_mixture(
         [0.4, 0.6], jnp.stack([mean, -mean]), jnp.stack([c, 2 * c @ c])
     )
-    noised = law.convolved(alpha, sigma)
+    noised = distribution.convolved(alpha, sigma)
     along = jnp.array([1.0, 2.0, -1.0])
     sample = jnp.sin(targets.gaussian(mean, c).sample(jax.random.key(3)))
     return jnp.stack(
         [
             noised.log_prob(x),
             targets.score(noised, x) @ along,
-            law.posterior_mean(x, alpha, sigma) @ along,
+            distribution.posterior_mean(x, alpha, sigma) @ along,
             sample @ along,
-            jnp.sum(jnp.sin(law.covariance())),
+            jnp.sum(jnp.sin(distribution.covariance())),
         ]
     )
 
 
 @jax.jit
 def along_line(points, rates, step):
-    """of_covariance, its first and second derivative along a line, forwards and in reverse; (5,) each."""
+    """of_covariance, its first and second derivative along a line, forwards and in reverse. (5,) each."""
 
     def move(e):
         return of_covariance(*(p + e * r for p, r in zip(points, rates, strict=True)))
@@ -452,7 +452,7 @@ def test_no_value_or_derivative_is_nan(name):
 
 
 def test_boxes_much_narrower_than_the_noise(x64):
-    """At α = 1e-9 and 0 the density is N(x; 0, 1)'s and D the mean of the boxes to O(α); float64's log Φ would be 0/0."""
+    """At α = 1e-9 and 0 the density is N(x | 0, 1) and D the mean of the boxes to O(α). Float64's log Φ would be 0/0."""
     boxes, x = TARGETS["boxes"](), np.array([0.7, -1.2])
     for alpha in (1e-9, 0.0):
         assert float(boxes.convolved(alpha, 1.0).log_prob(x)) == pytest.approx(
@@ -539,24 +539,36 @@ def test_toys_are_scikit_learns_in_law(name):
 def test_float32_denoiser_and_score_at_every_noise(schedule, name):
     """In float32, D and the score are within rounding of float64 from t_min to t_max, on the support and off it.
 
-    D's rounding is that of x/α; the score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ =
+    D's rounding is that of x/α. The score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ =
     1e-6 at t_min), EDM the most (80), where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
     """
     makers, eps = TARGETS | {"checkerboard": targets.checkerboard}, EPS32
-    law = SCHEDULES[schedule]()
-    t = np.array([law.t_min, 0.5 * (law.t_min + law.t_max), law.t_max], np.float32)
-    t = np.repeat(np.clip(t, np.float32(law.t_min), np.float32(law.t_max)), 2)
-    alpha, sigma = np.asarray(law.alpha(t))[:, None], np.asarray(law.sigma(t))[:, None]
+    distribution = SCHEDULES[schedule]()
+    t = np.array(
+        [
+            distribution.t_min,
+            0.5 * (distribution.t_min + distribution.t_max),
+            distribution.t_max,
+        ],
+        np.float32,
+    )
+    t = np.repeat(
+        np.clip(t, np.float32(distribution.t_min), np.float32(distribution.t_max)), 2
+    )
+    alpha, sigma = (
+        np.asarray(distribution.alpha(t))[:, None],
+        np.asarray(distribution.sigma(t))[:, None],
+    )
     x = alpha * np.array([[0.7, 0.3], [1.7, -2.6]] * 3, np.float32) + sigma * np.array(
         [0.5, -1.0], np.float32
     )
 
     def evaluate(dtype):
-        law, target = SCHEDULES[schedule](), makers[name]()
+        distribution, target = SCHEDULES[schedule](), makers[name]()
 
         def both(x, t):
-            return targets.denoiser(target, law)(x, t), targets.score(
-                target.noised(law, t), x
+            return targets.denoiser(target, distribution)(x, t), targets.score(
+                target.noised(distribution, t), x
             )
 
         return [
@@ -649,7 +661,7 @@ def test_refuses(name):
 
 
 def test_a_thousand_float32_weights_sum_to_one():
-    """Rounding of honest weights is not refused."""
+    """Weights that sum to 1 up to rounding are accepted."""
     weights = np.full(1000, 1 / 1000, np.float32)
     assert float(
         targets.gaussian_mixture(weights, np.zeros((1000, 1)), np.ones(1000)).log_prob(
@@ -667,13 +679,13 @@ def test_derivatives_of_a_mixture_know_no_unit(unit):
         np.array([[1.5, 0.0], [-1.0, 0.5]]),
         np.array([0.4, 0.7]),
     )
-    found = []
+    result = []
     for scale in (1.0, unit):
         target = targets.gaussian_mixture(weights, means * scale, scales * scale)
         denoiser = targets.denoiser(target, schedules.edm(0.002 * scale, 80 * scale))
         slope = jax.jit(jax.vmap(jax.jacrev(denoiser, 1), (None, 0)))
-        found.append(slope(np.float32(x * scale), np.float32(ts * scale)))
-    size = float(np.abs(found[0]).max())
+        result.append(slope(np.float32(x * scale), np.float32(ts * scale)))
+    size = float(np.abs(result[0]).max())
     np.testing.assert_allclose(
-        found[1], found[0], rtol=64 * EPS32, atol=64 * EPS32 * size
+        result[1], result[0], rtol=64 * EPS32, atol=64 * EPS32 * size
     )

@@ -1,4 +1,4 @@
-"""VAEs of one latent: decoders are laws, the bound is the evidence where the encoder is exact, and bounds are in order."""
+"""VAEs of one latent: the bound is the evidence where the encoder is exact, and bounds are in order."""
 
 import functools
 import math
@@ -38,7 +38,7 @@ def test_a_gaussian_decoder_is_a_density(x64):
 class Ppca:
     """Probabilistic PCA of a covariance S: x = W z + σ ε at the greatest likelihood, and its exact posterior.
 
-    W = U (Λ − σ²)^½ of the largest eigenvalues, σ² the mean of the rest (Tipping & Bishop 1999, eq. 7–8); WᵀW is
+    W = U (Λ − σ²)^½ of the largest eigenvalues, σ² the mean of the rest (Tipping & Bishop 1999, eq. 7–8). WᵀW is
     diagonal, so that the posterior N(WᵀC⁻¹x, I − WᵀC⁻¹W) is.
     """
 
@@ -64,7 +64,7 @@ class Ppca:
         )
 
     def log_prob(self, xs):
-        """log N(x; 0, C), (N,)."""
+        """log N(x | 0, C), (N,)."""
         _, log_det = np.linalg.slogdet(self.law_covariance)
         squares = np.einsum("ni,ij,nj->n", xs, np.linalg.inv(self.law_covariance), xs)
         return -0.5 * (squares + log_det + xs.shape[1] * math.log(2 * math.pi))
@@ -92,7 +92,7 @@ class OpenNormal:
 
 def test_the_exact_encoder_s_bound_is_the_evidence(x64):
     """With the posterior as encoder log p(x, z)/q(z | x) = log p(x) for every z: one draw, and the weighted bound of any
-    k, are log p(x) to rounding for each example; by the KL in closed form the mean is, within its standard error.
+    k, are log p(x) to rounding for each example. By the KL in closed form the mean is, within its standard error.
     """
     xs = ppca_data()
     model = Ppca(xs.T @ xs / len(xs), 2)
@@ -207,8 +207,8 @@ def test_bounds_are_in_order(x64):
         ]
         return jnp.stack([gaussian.elbo(key, encoder, model.decoder, x).total, *few])
 
-    found = np.column_stack([bounds(keys, xs), model.log_prob(xs)])
-    gaps = np.diff(found, axis=1)  # (N, 3)
+    result = np.column_stack([bounds(keys, xs), model.log_prob(xs)])
+    gaps = np.diff(result, axis=1)  # (N, 3)
     assert np.all(gaps.mean(0) > 5 * gaps.std(0, ddof=1) / math.sqrt(len(xs))), (
         gaps.mean(0)
     )
@@ -230,7 +230,7 @@ def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
 
 
 def test_beta_and_free_bits_are_their_laws(x64):
-    """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²); below λ no gradient pushes."""
+    """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²). Below λ no gradient pushes."""
     mean, log_std = np.array([0.1, 1.5, 0.0]), np.array([0.05, -1.0, 0.0])
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std)
     decoder = lambda z: distributions.gaussian(z[:2], 0.0)
@@ -240,11 +240,11 @@ def test_beta_and_free_bits_are_their_laws(x64):
             KEY, lambda x: (mean, log_std), decoder, np.array([0.4, 0.2]), **settings
         )
 
-    found = jax.jit(lambda **settings: bound(log_std, **settings))
-    plain = jax.tree.map(np.asarray, found())
+    result = jax.jit(lambda **settings: bound(log_std, **settings))
+    plain = jax.tree.map(np.asarray, result())
     np.testing.assert_allclose(plain.kl, kl.sum(), rtol=1e-13)
     for beta, free in ((1.0, 0.0), (4.0, 0.0), (0.0, 0.0), (2.0, 0.3)):
-        terms = found(beta=beta, free_bits=free)
+        terms = result(beta=beta, free_bits=free)
         expected = plain.reconstruction - beta * np.maximum(kl, free).sum()
         np.testing.assert_allclose(terms.total, expected, rtol=1e-13)
         np.testing.assert_allclose(terms.kl, plain.kl, rtol=1e-14)
@@ -275,17 +275,17 @@ def test_one_draw_weighted_has_the_bound_s_expectation(x64):
         k, encoder, decoder, x, samples=1
     )
     both = jax.jit(lambda: (jax.vmap(one)(keys_of(n)), jax.vmap(many)(keys_of(n, 2))))
-    for found in map(np.asarray, both()):
-        assert abs(found.mean() - exact) < 4.5 * found.std() / math.sqrt(n)
+    for result in map(np.asarray, both()):
+        assert abs(result.mean() - exact) < 4.5 * result.std() / math.sqrt(n)
 
 
 def test_no_free_bits_may_be_an_array(x64):
     """λ = 0 as an array is λ = 0, under a prior without closed form too."""
-    found = [
+    result = [
         gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal(), free_bits=zero)
         for zero in (0, jnp.zeros(()))
     ]
-    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(result[0], result[1])
 
 
 def test_new_parameters_do_not_retrace():
@@ -303,8 +303,8 @@ def test_new_parameters_do_not_retrace():
 
     params = network.init(KEY, X)
     values = [
-        bound(jax.tree_util.Partial(encode, own), key, X, beta)
-        for own, key, beta in (
+        bound(jax.tree_util.Partial(encode, p), key, X, beta)
+        for p, key, beta in (
             (params, KEY, 1.0), (jax.tree.map(lambda v: v + 1, params), KEY, 1.0), (params, jax.random.key(1), 2.0),
         )
     ]  # fmt: skip
@@ -313,7 +313,7 @@ def test_new_parameters_do_not_retrace():
 
 def test_a_prior_may_be_any_law(x64):
     """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `distributions.standard_normal`, agree in
-    expectation; samples are those of p(z) and p(x | z), and repeat under their key.
+    expectation. Samples are those of p(z) and p(x | z), and repeat under their key.
     """
     mean, log_std = np.array([0.3, -0.2]), np.array([-0.5, 0.2])
     encoder, decoder = (
@@ -351,10 +351,10 @@ def test_a_prior_may_be_any_law(x64):
 def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
     """Its mean and covariance are those of the data, divided by N: no other Gaussian has a greater likelihood."""
     zs = ppca_data(50)[:, :3] + 0.3
-    law = priors.fitted_gaussian(zs)
-    np.testing.assert_allclose(law.mean(), zs.mean(0), rtol=1e-13)
+    distribution = priors.fitted_gaussian(zs)
+    np.testing.assert_allclose(distribution.mean(), zs.mean(0), rtol=1e-13)
     np.testing.assert_allclose(
-        law.covariance(), np.cov(zs.T, bias=True), rtol=1e-10, atol=1e-13
+        distribution.covariance(), np.cov(zs.T, bias=True), rtol=1e-10, atol=1e-13
     )
 
 
@@ -384,9 +384,12 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
         exact = jax.vmap(target.noised(schedule, schedule.t_min).log_prob)(zs)
         return jax.vmap(prior.log_prob)(zs), exact, jax.vmap(prior.sample)(keys)
 
-    found, exact, drawn = map(np.asarray, everything(zs, keys_of(2000)))
+    result, exact, drawn = map(np.asarray, everything(zs, keys_of(2000)))
     np.testing.assert_allclose(
-        found, exact, rtol=0, atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5
+        result,
+        exact,
+        rtol=0,
+        atol=float(schedule.alpha(1.0)) * math.hypot(0.4, 0.2) * 5,
     )
     std = np.array([0.7, 0.5])
     assert np.all(np.abs(drawn.mean(0) - [0.4, -0.2]) < 4.5 * std / math.sqrt(2000))
@@ -395,7 +398,7 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
 
 
 def test_the_perceptron_has_the_shape_asked_for():
-    """A small answer at first, of the outputs' shape for an input of any; parameters do not depend on the batch."""
+    """A small output at first, of the outputs' shape for an input of any. Parameters do not depend on the batch."""
     network = Perceptron((2, 3), width=8, depth=1, dropout=0.5)
     x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
 

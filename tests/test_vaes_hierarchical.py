@@ -49,13 +49,13 @@ def as_hierarchy(chain, denoiser, variance, sequences):
             decoder,
             reverse,
         )
-    each = lambda function, first: [
+    of_layers = lambda function, first: [
         functools.partial(function, l) for l in range(first, steps + 1)
     ]
     return (
-        hierarchical.top_down(top, each(posterior, 2), each(marginal, 1)),
+        hierarchical.top_down(top, of_layers(posterior, 2), of_layers(marginal, 1)),
         decoder,
-        each(reverse, 2),
+        of_layers(reverse, 2),
     )
 
 
@@ -79,17 +79,17 @@ def test_ddpm_s_bound_is_the_hierarchical_one(steps, variance, sequences, x64):
 
     @jax.jit
     def both(x):
-        found = hierarchical.elbo(KEY, inference, decoder, generative, x=x)
-        return found, ddpm.elbo(KEY, denoiser, chain, x, variance=variance)
+        result = hierarchical.elbo(KEY, inference, decoder, generative, x=x)
+        return result, ddpm.elbo(KEY, denoiser, chain, x, variance=variance)
 
-    found, expected = jax.tree.map(np.asarray, both(np.array([0.3, -0.2])))
+    result, expected = jax.tree.map(np.asarray, both(np.array([0.3, -0.2])))
     scale = float(np.sum(expected.denoising))
     kl = np.append(expected.denoising, expected.prior)
-    np.testing.assert_allclose(found.kl, kl, rtol=1e-9, atol=1e3 * EPS * scale)
+    np.testing.assert_allclose(result.kl, kl, rtol=1e-9, atol=1e3 * EPS * scale)
     np.testing.assert_allclose(
-        found.reconstruction, -expected.reconstruction, rtol=1e-9
+        result.reconstruction, -expected.reconstruction, rtol=1e-9
     )
-    np.testing.assert_allclose(found.total, -expected.total, rtol=1e-9)
+    np.testing.assert_allclose(result.total, -expected.total, rtol=1e-9)
 
 
 def test_one_trace_serves_all_levels():
@@ -117,7 +117,7 @@ def test_one_trace_serves_all_levels():
 
 
 class LinearChain:
-    """z_2 ~ N(0, I_2), z_1 = A z_2 + a ε in 3 dimensions, x = B z_1 + b ε in 4: all laws are Gaussian."""
+    """z_2 ~ N(0, I_2), z_1 = A z_2 + a ε in 3 dimensions, x = B z_1 + b ε in 4: all distributions are Gaussian."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -155,7 +155,7 @@ class LinearChain:
         ])  # fmt: skip
 
     def top_down(self):
-        """The diagonal laws q(z_2 | x) and q(z_1 | z_2, x), the second conditional on both."""
+        """The diagonal distributions q(z_2 | x) and q(z_1 | z_2, x), the second conditional on both."""
 
         def top(x):
             mean, covariance = self.posterior(self.B @ self.A, 1.0, np.eye(2), x)
@@ -179,7 +179,7 @@ class LinearChain:
 
 def test_the_bound_of_two_levels_is_below_the_evidence(x64):
     """E total < log p by more than 5 standard errors (the encoders are diagonal, the posteriors are not), and by less
-    than an encoder of twice the spread leaves; the KLs of `top_down` are each positive.
+    than an encoder of twice the spread leaves. The KLs of `top_down` are each positive.
     """
     chain = LinearChain()
     model = chain.decoder, [chain.generative]
@@ -226,9 +226,9 @@ def test_one_level_is_the_plain_vae(x64):
         return gaussian.elbo(KEY, encoder, decoder, x), levels
 
     plain, levels = everything(np.array([0.4, -1.0, 0.3]))
-    for found in levels:
-        np.testing.assert_allclose(found.kl, [plain.kl], rtol=1e-14)
-        np.testing.assert_allclose(found.total, plain.total, rtol=1e-14)
+    for result in levels:
+        np.testing.assert_allclose(result.kl, [plain.kl], rtol=1e-14)
+        np.testing.assert_allclose(result.total, plain.total, rtol=1e-14)
 
 
 def test_functions_of_the_level_and_sequences_agree(x64):
@@ -237,18 +237,18 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     back = lambda l, z: (jnp.cos(z) / (1.0 + l), jnp.full(2, -0.2))
     posterior = lambda l, z, x: (z / (1.0 + l) + 0.1 * x, jnp.full(2, -0.7))
     top = lambda x: (x / 3, jnp.zeros(2))
-    each = lambda function, first: [
+    of_layers = lambda function, first: [
         functools.partial(function, l) for l in range(first, 4)
     ]
     decoder = lambda z: distributions.gaussian(z, 0.0)
     pairs = {
         "bottom_up": (
             hierarchical.bottom_up(step, layers=3),
-            hierarchical.bottom_up(each(step, 1)),
+            hierarchical.bottom_up(of_layers(step, 1)),
         ),
         "top_down": (
             hierarchical.top_down(top, posterior, layers=3),
-            hierarchical.top_down(top, each(posterior, 2)),
+            hierarchical.top_down(top, of_layers(posterior, 2)),
         ),
     }
     prior = distributions.standard_normal((2,))
@@ -258,16 +258,18 @@ def test_functions_of_the_level_and_sequences_agree(x64):
         bounds = [
             (
                 hierarchical.elbo(KEY, one, decoder, back, x=x),
-                hierarchical.elbo(KEY, many, decoder, each(back, 2), x=x),
+                hierarchical.elbo(KEY, many, decoder, of_layers(back, 2), x=x),
             )
             for one, many in pairs.values()
         ]
         samples = [
             hierarchical.sample(KEY, decoder, back, prior, layers=3),
-            hierarchical.sample(KEY, decoder, each(back, 2), prior),
+            hierarchical.sample(KEY, decoder, of_layers(back, 2), prior),
         ]
         means = (
-            hierarchical.decode(KEY, decoder, each(back, 2), z, layer=3, mean=True),
+            hierarchical.decode(
+                KEY, decoder, of_layers(back, 2), z, layer=3, mean=True
+            ),
             back(2, back(3, z)[0])[0],
         )
         return bounds, samples, means
@@ -282,9 +284,11 @@ def test_functions_of_the_level_and_sequences_agree(x64):
 
 def test_means_of_any_law_are_passed_down():
     """mean=True takes the mean of a target, a method, as of a decoder, an attribute."""
-    law = lambda z: targets.gaussian(2 * z, 0.5)
-    found = hierarchical.decode(KEY, law, [law], X, layer=2, mean=True)
-    np.testing.assert_allclose(found, 4 * X, rtol=1e-6)
+    distribution = lambda z: targets.gaussian(2 * z, 0.5)
+    result = hierarchical.decode(
+        KEY, distribution, [distribution], X, layer=2, mean=True
+    )
+    np.testing.assert_allclose(result, 4 * X, rtol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------- progressive
@@ -292,7 +296,7 @@ def test_means_of_any_law_are_passed_down():
 
 def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
     """E −ln p(z_1 | z_2) ≥ h(z_1) − capacity for bounded encoders, z_1 ~ N(0, 1), with the best linear Gaussian decoder
-    of the draws; without the bound a mean that grows tenfold gains ln 10, for ever, and passes that floor.
+    of the draws. Without the bound a mean that grows tenfold gains ln 10, for ever, and passes that floor.
     """
     noise_std = 0.3
     floor = 0.5 * math.log(2 * math.pi * math.e) - float(
@@ -327,8 +331,8 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
 
 
 def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
-    """−ln p(z_{l−1} | z_l) at the draws; the gradient of layer 2's loss by layer 1's parameters is 0, its own is not;
-    parameters that are shared are moved by both; noise_std by none.
+    """−ln p(z_{l−1} | z_l) at the draws. The gradient of layer 2's loss by layer 1's parameters is 0, its own is not.
+    Parameters that are shared are moved by both. Noise_std by none.
     """
     x = np.array([0.3, -0.6])
 
@@ -369,7 +373,7 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
 
 def test_information_is_between_its_bounds(x64):
     """z = m + s ε with m uniform on ±1, a channel whose information is known by quadrature: both lower bounds are below
-    it, the second with the exact posterior as decoder meets it; Gaussian bound and capacity are above.
+    it, the second with the exact posterior as decoder meets it. Gaussian bound and capacity are above.
     """
     noise_std, count = 0.7, 3000
     grid = np.linspace(-8, 8, 4001)
@@ -390,25 +394,25 @@ def test_information_is_between_its_bounds(x64):
     measure = jax.jit(
         lambda key: progressive.information(key, encoder, decoder, bits)[0]
     )
-    found = jax.tree.map(np.asarray, jax.vmap(measure)(keys_of(4)))
+    result = jax.tree.map(np.asarray, jax.vmap(measure)(keys_of(4)))
     # each draw's information density has a standard deviation below 1
     error = 4 / math.sqrt(4 * count)
-    lower = found.lower(math.log(2))
+    lower = result.lower(math.log(2))
     np.testing.assert_allclose(
-        found.reconstruction.mean() + math.log(2), exact, atol=error
+        result.reconstruction.mean() + math.log(2), exact, atol=error
     )
-    np.testing.assert_allclose(found.contrastive.mean(), exact, atol=error + 1 / count)
-    assert np.all(lower >= found.contrastive) and lower.mean() < exact + error
+    np.testing.assert_allclose(result.contrastive.mean(), exact, atol=error + 1 / count)
+    assert np.all(lower >= result.contrastive) and lower.mean() < exact + error
     gaussian_bound = 0.5 * math.log(1 + 1 / noise_std**2)  # of a mean with variance 1
     assert (
         exact + error
-        < found.gaussian.mean()
+        < result.gaussian.mean()
         <= float(progressive.capacity(1, noise_std)) + 1e-12
     )
-    own = 0.5 * math.log(
+    exact_bound = 0.5 * math.log(
         1 + np.var(2 * bits - 1) / noise_std**2
     )  # the examples' variance, just below 1
-    np.testing.assert_allclose(found.gaussian, own, rtol=1e-12)
+    np.testing.assert_allclose(result.gaussian, exact_bound, rtol=1e-12)
     np.testing.assert_allclose(
         progressive.capacity(3, noise_std), 3 * gaussian_bound, rtol=1e-14
     )
@@ -444,25 +448,25 @@ def test_information_of_a_linear_gaussian_channel(x64):
             lambda key, xs: progressive.information(key, encoder, Posterior, xs)[0]
         )
     )
-    found = jax.tree.map(np.asarray, run(keys_of(repeats), xs))
-    errors = jax.tree.map(lambda v: 4.5 * v.std(ddof=1) / math.sqrt(repeats), found)
+    result = jax.tree.map(np.asarray, run(keys_of(repeats), xs))
+    errors = jax.tree.map(lambda v: 4.5 * v.std(ddof=1) / math.sqrt(repeats), result)
     entropy = math.log(2 * math.pi * math.e)  # of x
-    assert abs(found.reconstruction.mean() + entropy - exact) < errors.reconstruction
-    assert found.contrastive.mean() < exact + errors.contrastive
+    assert abs(result.reconstruction.mean() + entropy - exact) < errors.reconstruction
+    assert result.contrastive.mean() < exact + errors.contrastive
     assert (
         exact - 10 / (4 * count) - errors.gaussian
-        < found.gaussian.mean()
+        < result.gaussian.mean()
         < exact + errors.gaussian
     )
-    assert np.all(found.contrastive <= math.log(count))
+    assert np.all(result.contrastive <= math.log(count))
 
 
 def test_a_contrastive_bound_cannot_pass_log_n():
-    """Where N examples are told apart without fail the bound is log N, and no more."""
+    """Where N examples are distinguished without fail the bound is log N, and no more."""
     zs = 100.0 * np.arange(16.0, dtype=np.float32)[:, None]
     channel = lambda z: (z, np.zeros(1)), lambda z: distributions.gaussian(z, 0.0)
-    found, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
-    np.testing.assert_allclose(found.contrastive, math.log(16), rtol=1e-6)
+    result, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
+    np.testing.assert_allclose(result.contrastive, math.log(16), rtol=1e-6)
     assert above.shape == zs.shape
 
 
