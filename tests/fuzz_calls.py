@@ -314,8 +314,8 @@ def calls():
             flows.matching_loss,
             dict(key=key, velocity=linear, interpolant=straight, x0=xs),
         ),
-        "vaes.bernoulli": (distributions.bernoulli, dict(logits=x)),
-        "vaes.discretised_logistic": (
+        "distributions.bernoulli": (distributions.bernoulli, dict(logits=x)),
+        "distributions.discretised_logistic": (
             distributions.discretised_logistic,
             dict(location=x, log_scale=np.zeros(2), levels=levels),
         ),
@@ -413,7 +413,7 @@ def _further_calls():
         ),
         "distributions.discretised_log_prob": (
             distributions.discretised_log_prob,
-            dict(law=ddpm.forward_marginal(chain, pixels, 3), x=pixels, levels=levels),
+            dict(gaussian=ddpm.forward_marginal(chain, pixels, 3), x=pixels, levels=levels),
         ),
         "distributions.gaussian_kl": (distributions.gaussian_kl, dict(p=gaussian, q=gaussian)),
         "ddpm.forward_marginal": (ddpm.forward_marginal, dict(chain=chain, x0=x, index=3)),
@@ -674,8 +674,8 @@ def _further_calls():
         "training.data_mesh": (training.data_mesh, dict(devices=jax.devices()[:1])),
         "training.replicate": (training.replicate, dict(tree=xs, mesh=training.data_mesh())),
         "training.shard_batch": (training.shard_batch, dict(batch=xs, mesh=training.data_mesh(), axis=0)),
-        "vaes.gaussian": (distributions.gaussian, dict(mean=x, log_std=np.zeros(2))),
-        "vaes.discretised_gaussian": (
+        "distributions.gaussian": (distributions.gaussian, dict(mean=x, log_std=np.zeros(2))),
+        "distributions.discretised_gaussian": (
             distributions.discretised_gaussian,
             dict(mean=x, log_std=np.zeros(2), levels=levels),
         ),

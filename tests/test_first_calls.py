@@ -546,7 +546,9 @@ CHAINS = {
     "losses.batch_loss, weighted": of_batch(weighting="likelihood", times="log_snr"),
     "ddpm.elbo": of_chain(ddpm.elbo),
     "ddpm.simple_loss": of_chain(ddpm.simple_loss),
-    "ddpm.simple_loss at an index": of_chain(ddpm.simple_loss, 3),
+    "ddpm.simple_loss at an index": of_chain(
+        functools.partial(ddpm.simple_loss, index=3)
+    ),
     "ddpm.hybrid_loss": of_chain(
         lambda key, net, chain, x: ddpm.hybrid_loss(
             key, ddpm.paired(net, net), chain, x
@@ -568,7 +570,7 @@ CHAINS = {
     ),
     "ddpm.bound_loss": of_chain(ddpm.bound_loss),
     "ddpm.bound_loss on a lattice": of_chain(
-        ddpm.bound_loss, 3, "posterior", [0.0, 1.0]
+        functools.partial(ddpm.bound_loss, index=3, levels=[0.0, 1.0])
     ),
     "ddpm.continuous_loss": of_chain(ddpm.continuous_loss),
     "ddpm.schedule_variance_loss": of_chain(ddpm.schedule_variance_loss),
@@ -580,7 +582,9 @@ CHAINS = {
     "ddpm.rate_distortion": of_chain(ddpm.rate_distortion),
     "ddpm.continuous_elbo": of_chain(ddpm.continuous_elbo),
     "ddpm.interpolate": of_chain(
-        ddpm.interpolate, np.ones(2, np.float32), [0.0, 0.5], 5
+        lambda key, net, chain, x: ddpm.interpolate(
+            key, net, chain, start=x, end=x + 1, weights=[0.0, 0.5], index=5
+        )
     ),
     "ddpm.forward_marginal": of_schedule(
         OF_EACH_KIND["from_betas"], ddpm.forward_marginal, np.zeros(2, np.float32), 3
@@ -825,7 +829,7 @@ def linear_decoder(weights, z):
     return distributions.gaussian(weights @ z, np.float32(-1.0))
 
 
-def bound(name, *arguments):
+def bound(name, **settings):
     def prepare():
         encoder, decoder = (
             functools.partial(f, np.eye(3, dtype=np.float32))
@@ -833,7 +837,7 @@ def bound(name, *arguments):
         )
         x = np.ones(3, np.float32)
         return lambda: getattr(vaes.gaussian, name)(
-            KEY, encoder, decoder, x, *arguments
+            KEY, encoder, decoder, x, **settings
         )
 
     return prepare
@@ -900,7 +904,7 @@ FLOWS = {
     "vaes.priors.fitted_gaussian": lambda: lambda: vaes.priors.fitted_gaussian(np.array([[0, 1], [1, 0], [2, 3.0]])),
     "flows.lattice_log_prob": lambda: (lambda model: lambda: flows.lattice_log_prob(KEY, model, PAIR, 0.5))(small_flow()),
     "vaes.gaussian.elbo": bound("elbo"),
-    "vaes.gaussian.importance_weighted_bound": bound("importance_weighted_bound", 4),
+    "vaes.gaussian.importance_weighted_bound": bound("importance_weighted_bound", samples=4),
 }  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------ networks
