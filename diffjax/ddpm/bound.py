@@ -250,7 +250,8 @@ def _rate_distortion(static, chunk, arrays, key, x, prior):
     # nats that reaching every index adds, from the prior's term at T downwards
     after = jnp.concatenate([nats[1:], prior_matching(chain, x, prior)[None]])
     spent = jnp.cumsum(after[::-1])[::-1]
-    positive = errors > 0  # the root of 0 has no gradient
+    # At 0 the square root has no gradient.
+    positive = errors > 0
     rmse = jnp.where(positive, jnp.sqrt(jnp.where(positive, errors, 1)), 0)
     return bits_per_dim(-spent, x.shape, 2, 1.0), rmse
 
@@ -320,6 +321,7 @@ def _terms(static, chunk, arrays, key, x):
         step, denoised, second = model.observe(key, x, index)
         return term(step, x, denoised, second), jnp.mean((x - denoised) ** 2)
 
+    # Index 1 has the decoder's term, all others a KL divergence: two traces.
     first = observed(model.reconstruction_term, 1)
     rest = map_chunks(
         functools.partial(observed, model.denoising_term),
@@ -360,6 +362,7 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
         q = Gaussian(jnp.sqrt(keep) * x_before, here.beta)
         return gaussian_kl(bridge, p) - gaussian_kl(bridge, q)
 
+    # The prior's term compares one step from x_{T−1}, not the marginal at T.
     last = entry(model.steps, steps)
     prior_term = gaussian_kl(
         Gaussian(jnp.sqrt(1 - last.beta) * before(steps), last.beta), prior

@@ -203,6 +203,7 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
     shift = jax.random.uniform(key_time, (), x.dtype)
     span = schedule.t_max - schedule.t_min
 
+    # One shift for all strata: the times are evenly spaced and unbiased.
     def term(i):
         t = schedule.t_min + span * (i.astype(x.dtype) + shift) / count
         key_i = jax.random.fold_in(key_noise, i)

@@ -104,6 +104,7 @@ def _decoded(static, variance, arrays, key, start, end, weights, grid):
         grid[0],
     )
 
+    # The noises are shared by all weights, so that frames differ by w alone.
     def one(w):
         noise = ((1 - w) * noises[0] + w * noises[1]) / jnp.hypot(1 - w, w)
         latent = chain.alpha(t) * ((1 - w) * start + w * end) + chain.sigma(t) * noise

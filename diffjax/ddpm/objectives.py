@@ -183,6 +183,7 @@ def _hybrid_loss(static, arrays, key, x, index, bound_weight):
     model = combine(arrays, static)
     index = index_or_draw(key, index, model.chain)
     step, denoised, second = model.observe(key, x, index)
+    # The bound's gradient reaches the variance alone, through `second`.
     bound = model.term(step, index, x, jax.lax.stop_gradient(denoised), second)
     simple = weighted_error("simple", model.chain, step.time, x - denoised)
     return (simple + bound_weight * model.chain.steps * bound) / x.size

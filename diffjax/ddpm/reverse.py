@@ -232,6 +232,7 @@ class ReverseModel:
           Nats, shape ().
         """
         v = VARIANCES[self.variance](step, second)
+        # The means differ by c_0 (x_0 − D) alone: the terms in x_t cancel exactly.
         difference = step.data * (x0 - denoised)
         return jnp.sum(gaussian_kl_entries(step.clipped, v, difference))
 
@@ -271,6 +272,7 @@ class ReverseModel:
         Returns:
           Nats, shape ().
         """
+        # The index may be traced: both terms are computed, and one is kept.
         return jnp.where(
             index == 1,
             self.reconstruction_term(step, x0, denoised, second),

@@ -145,6 +145,7 @@ def step_coefficients(chain: DiscreteChain) -> StepCoefficients:
     """The coefficients of all steps of a chain, each (T,)."""
     q = chain.posterior()
     xp = jnp if checks.is_traced(chain) else np
+    # β̃ is 0 at the first index, where its logarithm and a KL would not be finite.
     clipped = xp.concatenate([q.variance[1:2], q.variance[1:]])
     return StepCoefficients(
         chain.times, chain.betas, q.data, q.state, q.variance, clipped
@@ -249,5 +250,6 @@ def index_or_draw(key: Key, index: Any, chain: Indexed) -> Any:
       The index.
     """
     if index is None:
+        # Indices start at 1, so that counter 0 is free of the noise of any state.
         return jax.random.randint(jax.random.fold_in(key, 0), (), 1, chain.steps + 1)
     return check_index(index, chain)

@@ -387,6 +387,8 @@ def _log_normal_interval(lower, upper):
     inside = _log_narrow_interval(
         jnp.where(narrow, middle, 0), jnp.where(narrow, width, 1)
     )
+    # Both branches are computed: the one not taken gets harmless arguments, so that
+    # its gradient is no NaN.
     wide = _log_wide_interval(jnp.where(narrow, -1, lower), jnp.where(narrow, 1, upper))
     return jnp.where(narrow, inside, wide)
 

@@ -117,6 +117,7 @@ def reparameterised(key: Key, counter: Any, gaussian: Gaussian) -> Array:
       One draw.
     """
     loc = gaussian.loc
+    # The noise does not depend on loc and var, so that gradients pass through both.
     return loc + jnp.sqrt(gaussian.var) * normal(key, counter, loc.shape, loc.dtype)
 
 

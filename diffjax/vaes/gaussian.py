@@ -140,6 +140,7 @@ def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
     z = reparameterised(key, 1, q)
     reconstruction = log_prob("decoder", decoder(z), x)
     if isinstance(prior, Gaussian):
+        # The KL divergence is a sum over entries, so free bits apply to every one.
         entries = gaussian_kl_entries(q.var, prior.var, q.loc - prior.loc)
         divergence, charged = (
             jnp.sum(entries),
@@ -198,6 +199,7 @@ def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
     q = encode(encoder, x)
     prior = as_prior(prior, q.loc.shape)
 
+    # Draw 1 is the draw of `elbo`, to which the bound with one sample is equal.
     def log_weight(i):
         z = reparameterised(key, i, q)
         return (
@@ -258,6 +260,7 @@ def sample(key: Key, decoder: Decoder, prior: Any) -> Array:
       >>> dj.vaes.gaussian.sample(key, decoder, normal).shape
       (2,)
     """
+    # One key for each draw, so that the latent does not depend on the decoder.
     key_prior, key_data = jax.random.split(key)
     output = decoder(prior.sample(key_prior))
     return checks.has_methods("decoder's output", output, DRAWABLE).sample(key_data)

@@ -309,6 +309,7 @@ def _decode(key, decoder, kernels, z, layer, mean):
         output = as_distribution(name, kernels(l, z), shape)
         return value_of(f"{name}'s output", output, l - 1)
 
+    # Latents of one shape are drawn in a loop, which is traced once for all layers.
     if kernels.stacked:
         z = jax.lax.fori_loop(0, layer - 1, lambda i, z: below(layer - i, z), z)
     else:
@@ -369,6 +370,7 @@ def _top_down_terms(key, inference, generative, x, prior):
         and (marginals is None or marginals.stacked)
     )
 
+    # With marginals every term draws its own latent, and none depends on another.
     def marginal(layer):
         shape = q_top.loc.shape if stacked or layer == layers else None
         return reparameterised(
@@ -411,6 +413,7 @@ def _descend(key, posteriors, q_top, x):
         )
 
     if posteriors.stacked:
+        # zs: (L − 1, *shape), from layer L − 1 down to 1
         _, zs = jax.lax.scan(
             lambda z, layer: (below(layer, z),) * 2, z, jnp.arange(layers, 1, -1)
         )
@@ -450,6 +453,7 @@ def _ascend(key, kernels, x):
         return z, (z, q.log_prob(z), q)
 
     if kernels.stacked:
+        # zs: (L, *shape), log_q: (L,)
         _, (zs, log_q, gaussians) = jax.lax.scan(
             lambda z, layer: above(layer, z), x, jnp.arange(1, kernels.last + 1)
         )
@@ -467,6 +471,7 @@ def _for_layers(term, layers, stacked):
     if layers == 1:
         return jnp.zeros((0,))
     if stacked:
+        # The layer is a traced number here: one trace of the kernels for all terms.
         return jax.vmap(term)(jnp.arange(2, layers + 1))
     return jnp.stack([term(layer) for layer in range(2, layers + 1)])
 

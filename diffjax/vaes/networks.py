@@ -69,6 +69,7 @@ class Perceptron(OneProgram, nn.Module):
             )
             branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
             h = h + nn.Dense(self.width, dtype=dtype)(branch)
+        # A variance of 0.01 of the usual one, so a tenth of its standard deviation.
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         last = nn.Dense(math.prod(self.outputs), kernel_init=small, dtype=x.dtype)
         return last(nn.LayerNorm(dtype=dtype)(h)).reshape(self.outputs)

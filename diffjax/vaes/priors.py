@@ -56,6 +56,7 @@ def _moments(zs):
     """(mean, covariance) of zs (N, d)."""
     mean = jnp.mean(zs, 0)
     covariance = (zs - mean).T @ (zs - mean) / zs.shape[0]
+    # Symmetric to the last bit, which rounding of the product alone is not.
     return mean, 0.5 * (covariance + covariance.T)
 
 

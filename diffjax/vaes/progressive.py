@@ -161,6 +161,7 @@ def _reconstruction_losses(key, encoders, decoders, x):
         losses.append(
             -log_prob(name, as_distribution(name, decoder(z), below.shape), below)
         )
+        # Cut here, the loss of a layer cannot move the encoders below it.
         below = jax.lax.stop_gradient(z)
         latents.append(below)
     return jnp.stack(losses), tuple(latents)
@@ -301,8 +302,10 @@ def _information(key, encoder, decoder, zs, chunk):
         others = jax.vmap(lambda other: other.log_prob(z))(qs)  # (N,)
         return q.log_prob(z) - logsumexp(others) + math.log(count)
 
+    # N² densities, `chunk` × N of them in memory at a time
     contrastive = jnp.mean(jax.lax.map(gain, (above, qs), batch_size=chunk))
     means, variances = (leaf.reshape(count, -1) for leaf in (qs.loc, qs.var))
+    # Cov z_l = Cov m + E v by the law of total variance
     centred = means - jnp.mean(means, 0)
     covariance = centred.T @ centred / count + jnp.diag(jnp.mean(variances, 0))
     gaussian = 0.5 * (
