@@ -230,9 +230,7 @@ def annealed_importance_sampling(
     return importance_estimate(log_weights, samples)
 
 
-@checks.arguments(
-    **_ARGUMENTS, count=(checks.integer, 2), warm_up=(checks.integer, 0)
-)
+@checks.arguments(**_ARGUMENTS, count=(checks.integer, 2), warm_up=(checks.integer, 0))
 def thermodynamic_integration(
     key: Key,
     base: Any,
