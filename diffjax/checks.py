@@ -25,6 +25,7 @@ __all__ = [
     "concrete",
     "counter",
     "denoised",
+    "denoiser",
     "depth",
     "example_shaped",
     "finite",
@@ -785,6 +786,21 @@ def callable_(name: str, value: Any, signature: str) -> Any:
             f"{name} must be callable as {signature}, got {_describe(value)}"
         )
     return value
+
+
+def denoiser(name: str, value: Any) -> Any:
+    """A denoiser, as far as it can be called.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it cannot be called.
+    """
+    return callable_(name, value, "denoiser(x, t)")
 
 
 def _describe(value: Any) -> str:

@@ -62,6 +62,7 @@ def scalings(sigma: Scalar, sigma_data: Scalar) -> Scalings:
 
 
 def _edm(r: Rates, sigma_data):
+    # F = (x_0 − c_skip x)/c_out at α = 1, with x = x_0 + σ ε.
     sigma = r.sigma / r.alpha
     c = scalings(sigma, sigma_data)
     return sigma**2 / (sigma**2 + sigma_data**2) / c.out, -c.skip * sigma / c.out
@@ -149,5 +150,6 @@ def input_scalings(
       Karras et al. 2022, Table 1.
     """
     schedules.check(schedule)
+    # hypot neither overflows nor underflows where a square would.
     c_in = 1 / jnp.hypot(schedule.alpha(t) * sigma_data, schedule.sigma(t))
     return c_in, noise_input(schedule, t)

@@ -42,7 +42,8 @@ class NetworkDenoiser:
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """E[x_0 | x_t = x], shape of x."""
         output = self.predict(x, t, *condition)
-        if self.kind == "data":  # whatever α and σ are, and where they are 0
+        # A prediction of the data is D itself, also where α or σ is 0.
+        if self.kind == "data":
             return output.astype(checks.promoted(output.dtype, jnp.float32))
         return _denoised(self.schedule, self.kind, self.sigma_data, x, t, output)
 
@@ -106,6 +107,7 @@ def _network_inputs(schedule, inputs, sigma_data, x, t):
     if inputs == "scaled":
         c_in, c_noise = input_scalings(schedule, t, sigma_data)
         return c_in * x, c_noise
+    # The chain counts its indices from 1, most DDPM code its timesteps from 0.
     return x, schedules.index_of_time(schedule, t) - (inputs == "zero_index")
 
 

@@ -44,6 +44,8 @@ class View:
 def _as_kind(schedule, kind, x, t, denoised):
     r = rates_for(kind, schedule, t)
     a, b = KINDS[kind](r, None)
+    # a and b are those of F = a x_0 + b ε, with D for x_0 and ε̂ = (x − α D)/σ
+    # for ε.
     return a * denoised + b * (x - r.alpha * denoised) / r.sigma
 
 
@@ -111,9 +113,7 @@ def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
     return _view(schedule, denoiser, "velocity")
 
 
-@checks.arguments(
-    schedule=schedules.argument, denoiser=(checks.callable_, "denoiser(x, t)")
-)
+@checks.arguments(schedule=schedules.argument, denoiser=checks.denoiser)
 def _view(schedule, denoiser, kind):
     return View(as_pytree(schedule), as_pytree_callable(denoiser), kind=kind)
 
@@ -129,14 +129,13 @@ class TweedieVariance:
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """Var(x_0 | x_t = x) of each entry, shape of x."""
         flat = lambda y: jnp.ravel(self.denoiser(y.reshape(x.shape), t, *condition))
+        # In forward mode, which stores no activations of the network.
         slopes = jnp.diagonal(jax.jacfwd(flat)(jnp.ravel(x)))  # (D,)
         ratio = self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)
         return (ratio * slopes).reshape(x.shape)
 
 
-@checks.arguments(
-    schedule=schedules.argument, denoiser=(checks.callable_, "denoiser(x, t)")
-)
+@checks.arguments(schedule=schedules.argument, denoiser=checks.denoiser)
 def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
     """The variance of each entry of x_0 given x_t, by Tweedie's second formula.
 

@@ -133,6 +133,8 @@ def _time_of_log_snr(schedule, target):
     if hasattr(schedule, "time_of_log_snr"):
         t = schedule.time_of_log_snr(target)
     else:
+        # No derivative passes the bisection, whose comparisons have none. The
+        # Newton step carries all of it.
         held = jax.tree.map(
             lambda leaf: jax.lax.stop_gradient(leaf) if is_array(leaf) else leaf,
             schedule,
@@ -185,6 +187,7 @@ def diffusion_coefficient(schedule: Schedule, t: ArrayLike) -> Array:
 def _diffusion_coefficient(schedule, t):
     if hasattr(schedule, "diffusion_coefficient"):
         return schedule.diffusion_coefficient(t)
+    # Not √(dσ²/dt − 2 f σ²), whose terms cancel for small noise.
     return schedule.sigma(t) * jnp.sqrt(-_log_snr_rate(schedule, t))
 
 
@@ -524,5 +527,7 @@ def _bisect(schedule: Schedule, target: Array) -> Array:
 
 
 def _newton_step(schedule: Schedule, t: Array, target: Array) -> Array:
+    # Held, so that the derivative of the step is that of the implicit
+    # function.
     slope = jax.lax.stop_gradient(_log_snr_rate(schedule, t))
     return t - (_log_snr(schedule, t) - target) / slope

@@ -161,7 +161,7 @@ def forward(schedule: Schedule) -> SDE:
 
 @checks.arguments(
     schedule=schedules.argument,
-    denoiser=(checks.callable_, "denoiser(x, t)"),
+    denoiser=checks.denoiser,
     noise=checks.non_negative,
 )
 def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> SDE:
@@ -207,9 +207,7 @@ def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> S
     )
 
 
-@checks.arguments(
-    schedule=schedules.argument, denoiser=(checks.callable_, "denoiser(x, t)")
-)
+@checks.arguments(schedule=schedules.argument, denoiser=checks.denoiser)
 def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
     """The velocity of the probability flow (Song et al. 2021, equation 13).
 
