@@ -167,9 +167,7 @@ def bare_scan(solver, target, schedule, key, x, ts):
     computed before the scan.
     """
     denoiser = functools.partial(batch_denoiser, target, schedule)
-    problem = driver.derive(
-        solver, solvers.MixtureTask(schedule, denoiser, zero_end=False)
-    )
+    problem = driver.derive(solver, solvers.Problem(schedule, denoiser, zero_end=False))
     inputs, keys = solver.prepare(problem, ts), example_keys(key, x)
 
     def body(carry, step):

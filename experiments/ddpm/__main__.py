@@ -183,7 +183,7 @@ def train(
             denoiser = model.denoiser(params, key_net if config.dropout else None)
             if config.objective != "simple":
                 denoiser = with_variance(denoiser, config.variance)
-            return term(key_noise, denoiser, chain, x, index)
+            return term(key_noise, denoiser, chain, x, index=index)
 
         return scale * jnp.mean(
             jax.vmap(one)(jax.random.split(key_noise, len(batch)), batch, indices)

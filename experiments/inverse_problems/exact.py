@@ -79,7 +79,9 @@ def methods(p: ExactPosterior, steps: int) -> dict[str, ExactMethod]:
         "exact posterior's denoiser": ExactMethod(
             targets.denoiser(p.posterior, SCHEDULE), solvers.heun(), grid
         ),
-        "ΠGDM": ExactMethod(guided(inverse.pigdm, variance), solvers.heun(), grid),
+        "ΠGDM": ExactMethod(
+            guided(inverse.pigdm, variance=variance), solvers.heun(), grid
+        ),
         "DPS": ExactMethod(guided(inverse.dps), solvers.heun(), grid),
         "DPS, paper's steps": ExactMethod(
             inverse.dps_steps(
@@ -93,8 +95,8 @@ def methods(p: ExactPosterior, steps: int) -> dict[str, ExactMethod]:
     }
 
 
-def _guided(prior, p, make, *extra):
-    return make(SCHEDULE, prior, p.operator, p.y, NOISE_STD, *extra)
+def _guided(prior, p, make, **settings):
+    return make(SCHEDULE, prior, p.operator, p.y, noise_std=NOISE_STD, **settings)
 
 
 def exact_samples(key: jax.Array, p: ExactPosterior, count: int) -> jax.Array:

@@ -391,7 +391,7 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
         def one(x):
             z, decoded = x, []
             for level, encoder in enumerate(encoders, 1):
-                z = encoder(z).mean
+                z = encoder(z).mean()
                 decoded.append(
                     hierarchical.decode(
                         jax.random.key(0),

@@ -349,7 +349,7 @@ def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
     """
     entries = np.argsort(-kl)[:TRAVERSED]
     values = jnp.linspace(-REACH, REACH, FRAMES)
-    z = gaussian.encode(bound[0], data.test[0]).mean
+    z = gaussian.encode(bound[0], data.test[0]).mean()
     latents = jnp.stack(
         [z.at[entry].set(value) for entry in entries for value in values]
     )
@@ -381,7 +381,7 @@ def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
         ends = (gaussian.encode(bound[0], x).loc for x in (a, b))
         start, end = ends
         return jax.vmap(
-            lambda weight: bound[1](sampling.spherical(start, end, weight)).mean
+            lambda weight: bound[1](sampling.spherical(start, end, weight)).mean()
         )(weights)
 
     frames = np.asarray(
