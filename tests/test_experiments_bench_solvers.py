@@ -34,7 +34,9 @@ def small(tmp_path, **changes):
 
 @pytest.mark.slow
 def test_errors_fall_at_the_order_of_the_solver(tmp_path):
-    """From 64 to 128 steps log₂ of the ratio of errors is the order within 0.3, and twice that for KL, a square."""
+    """From 64 to 128 steps log₂ of the ratio of errors is the order within 0.3,
+    and twice that for KL, a square.
+    """
     rows = bench_solvers.run(
         small(tmp_path, solvers=("ddim", "dpmpp_2m", "ddim(1)"), budgets=(64, 128))
     )
@@ -117,7 +119,9 @@ def test_the_count_of_an_adaptive_program_is_not_guessed(x64):
 
 
 def test_divergence_of_gaussians_has_its_closed_form():
-    """KL(N(1, 4) ‖ N(0, 1)) = ½ (4 + 1 − 1 − log 4), and to second order in a small change of one variance e²/4."""
+    """KL(N(1, 4) ‖ N(0, 1)) = ½ (4 + 1 − 1 − log 4), and to second order in a
+    small change of one variance e²/4.
+    """
     one, two = np.eye(1), 4 * np.eye(1)
     closed = 0.5 * (4 - math.log(4))
     assert math.isclose(
@@ -154,8 +158,9 @@ def test_the_reference_is_the_flow_of_a_gaussian(x64):
 
 @pytest.mark.slow
 def test_a_trained_network_is_solved_along_its_own_flow(tmp_path):
-    """Errors of Heun on the network's flow fall at order 2 within 0.5; a stochastic solver, whose law is unknown, has
-    no row."""
+    """Errors of Heun on the network's flow fall at order 2 within 0.5. A
+    stochastic solver, whose distribution is unknown, has no row.
+    """
     run = tmp_path / "run"
     score_sde.train(*_tiny_run(run), run)
     rows = bench_solvers.run(

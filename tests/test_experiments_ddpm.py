@@ -1,4 +1,6 @@
-"""The chain's experiment at its smallest: every file it promises, its table's meaning, resuming, and its errors."""
+"""The chain's experiment at its smallest: its files, the meaning of its table,
+resuming, and its errors.
+"""
 
 import dataclasses
 import json
@@ -22,7 +24,9 @@ SMALL = Config(
 
 @pytest.mark.slow
 def test_the_experiment_writes_what_it_promises(tmp_path, monkeypatch):
-    """Figures and metrics appear, and terms add up to the total. A checkpoint of another chain is refused."""
+    """Figures and metrics appear, and terms add up to the total. A checkpoint of
+    another chain raises ValueError.
+    """
     small = {
         "COMPRESSED": 3,
         "GAUSSIAN_STEPS": (),
@@ -60,8 +64,12 @@ class Uniform:
 
 
 def test_uniform_logits_bound_uniform_data_above_its_entropy():
-    """A softmax with logits 0 is the exact denoiser of independent uniform levels: the bound on −log2 P is log2(K) bits
-    a dimension or more, and by the gap that T steps of a diagonal Gaussian leave, under 0.1 bits here, for "optimal".
+    """A softmax with logits 0 is the exact denoiser of independent uniform
+    levels.
+
+    The bound on −log2 P is then log2(K) bits per dimension or more. The excess
+    is the gap that T steps of a diagonal Gaussian leave, under 0.1 bits here,
+    for "optimal".
     """
     rng = np.random.default_rng(0)
     levels = np.linspace(-1, 1, 5).astype(np.float32)
@@ -81,8 +89,10 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
 
 @pytest.mark.slow
 def test_exact_gaps_are_the_closed_forms():
-    """N(0.3, 0.5²) on the smooth chain at T = 10: ½ Σ [u − log(1 + u)], u = (SNR_{t−1} − SNR_t) Var, for β̃, within 4
-    standard errors. That of the optimal variance is 0 (tests/test_ddpm_bound.py)."""
+    """N(0.3, 0.5²) on the smooth chain at T = 10: ½ Σ [u − log(1 + u)], u =
+    (SNR_{t−1} − SNR_t) Var, for β̃, within 4 standard errors. That of the
+    optimal variance is 0 (tests/test_ddpm_bound.py).
+    """
     chain, target = ddpm.vp_chain(10), dj.targets.gaussian([0.3], 0.5)
     snr = np.exp(np.asarray(chain.log_snrs))
     u = (snr[:-1] - snr[1:]) / (4 + snr[1:])  # Var = 1/(1/s² + SNR)

@@ -20,9 +20,12 @@ SMALL = flow_matching.Config(
 
 
 def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
-    """Of u = x/2, noise becomes x_1 e^{−1/2}: curvature ‖x_1‖² (∫ e^{t−1}/4 dt − (1 − e^{−1/2})²), error of n Euler
-    steps (1 − 1/2n)^n − e^{−1/2} and of midpoint's (1 − 1/2n + 1/8n²)^n − e^{−1/2} per unit of ‖x_1‖, log p that of
-    N(0, I/e): to rounding, and the curvature to the trapezoid rule's 1/12·32² of it."""
+    """Of u = x/2, noise becomes x_1 e^{−1/2}: curvature ‖x_1‖² (∫ e^{t−1}/4 dt −
+    (1 − e^{−1/2})²), error of n Euler steps (1 − 1/2n)^n − e^{−1/2} and of
+    midpoint's (1 − 1/2n + 1/8n²)^n − e^{−1/2} per unit of ‖x_1‖, log p that of
+    N(0, I/e): to rounding, and the curvature to the trapezoid rule's 1/12·32²
+    of it.
+    """
     monkeypatch.setattr(
         flow_matching_measures, "STEPS", (4,)
     )  # each number of steps is a program
@@ -60,12 +63,14 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
     assert (
         numbers["nats_above_floor_standard_error"]
         < (0.64 * np.e - 1) / np.sqrt(96) * 1.5
-    )  # its law: χ²₂/2
+    )  # distributed as χ²₂/2
 
 
 @pytest.mark.slow
 def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
-    """From 8 to 64 steps the error of Euler falls at least to a fifth and that of RK4, to below 1e-3 nats, more."""
+    """From 8 to 64 steps the error of Euler falls at least to a fifth and that of
+    RK4, to below 1e-3 nats, more.
+    """
     config = flow_matching.check(SMALL)
     measured = {
         name: [row["error"] for row in rows]
@@ -86,8 +91,9 @@ def test_log_p_on_the_exact_velocity_falls_with_the_solvers_order():
 def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
     """Each pairing has the numbers that it is compared by.
 
-    Four steps from a network that is 0 leave the noise nearly where it was: a cost below a tenth of that of
-    independent pairs, at least half of E‖x_1‖² = D.
+    Four steps from a network that is 0 leave the noise nearly where it was: a
+    cost below a tenth of that of independent pairs, at least half of E‖x_1‖² =
+    D.
     """
     config = dataclasses.replace(SMALL, out=tmp_path, target=target)
     flow_matching.run(config)
@@ -104,7 +110,9 @@ def test_flow_matching_writes_what_it_promises(target, figures, tmp_path):
 
 
 def test_the_digits_are_compared_with_images_that_no_network_saw():
-    """The test images are in neither the training set nor the further sets, which do not overlap."""
+    """The test images are in neither the training set nor the further sets, which
+    do not overlap.
+    """
     problem = open_problem(
         flow_matching.check(dataclasses.replace(SMALL, target="digits"))
     )

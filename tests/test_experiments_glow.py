@@ -1,4 +1,6 @@
-"""The Glow experiment at its smallest: every file it promises, what its numbers mean, resuming, and its errors."""
+"""The Glow experiment at its smallest: its files, the meaning of its numbers,
+resuming, and its errors.
+"""
 
 import dataclasses
 import json
@@ -19,7 +21,9 @@ SMALL = glow.Config(
 @pytest.mark.slow
 @pytest.mark.parametrize("network", glow.NETWORKS)
 def test_the_experiment_writes_what_it_promises(network, tmp_path):
-    """Figures and metrics appear, and more draws bound more tightly (Jensen). Checkpoints of another flow are refused."""
+    """Figures and metrics appear, and more draws give a tighter bound (Jensen).
+    Checkpoints of another flow raise ValueError.
+    """
     config = dataclasses.replace(SMALL, out=tmp_path, network=network)
     glow.run(config)
     assert {path.stem for path in tmp_path.glob("*.png")} == {
@@ -36,7 +40,9 @@ def test_the_experiment_writes_what_it_promises(network, tmp_path):
 
 
 def test_replaced_entries_are_of_the_share_and_of_the_levels():
-    """Of N entries Np are drawn anew, up to 4.5 standard deviations, each level alike; a share of 0 changes nothing."""
+    """Of N entries Np are drawn anew, within 4.5 standard deviations, each level
+    equally. A share of 0 changes nothing.
+    """
     levels = np.arange(17.0)
     x = np.full((200, 100), 20.0)
     measured = np.asarray(glow.with_replaced(jax.random.key(0), x, 0.1, levels))
@@ -79,7 +85,9 @@ REFUSED = {
 
 
 def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path):
-    """Neither a standard error nor a distance has a meaning for one; four examples leave a quarter, which is one."""
+    """One example has neither a standard error nor a distance. Four examples
+    leave a quarter, which is one.
+    """
     np.save(tmp_path / "few.npy", np.arange(64).reshape(4, 4, 4))
     config = dataclasses.replace(
         SMALL, out=tmp_path / "out", data=str(tmp_path / "few.npy")

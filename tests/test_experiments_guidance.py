@@ -1,4 +1,6 @@
-"""The experiment on guidance at its smallest: its exact laws, the files it promises, resuming, and its errors."""
+"""The experiment on guidance at its smallest: its exact distributions, its files,
+resuming, and its errors.
+"""
 
 import dataclasses
 import json
@@ -24,11 +26,13 @@ def small(out, **changes):
 
 
 def test_guided_gaussians_have_the_closed_forms():
-    """At γ = 2 flow, SDE and tilted density have variances 1/16, 7/64, 1/7; samples within 4.5 standard errors.
+    """At γ = 2 flow, SDE and tilted density have variances 1/16, 7/64, 1/7,
+    within 4.5 standard errors.
 
-    Heun's and the weak second-order method's own error is O(h²) for steps of h = 0.12 in log-SNR: under 2 %. The
-    density by change of variables integrates to 1 and has the flow's variance, within 1e-3 and 1e-2: what the spline
-    between 301 values leaves.
+    The error of Heun's and of the weak second-order method is O(h²) for steps
+    of h = 0.12 in log-SNR: under 2 %. The density by change of variables
+    integrates to 1 and has the flow's variance, within 1e-3 and 1e-2, the
+    error of the spline between 301 values.
     """
     forms = guidance_exact.closed_forms(2.0)
     np.testing.assert_allclose(
@@ -57,7 +61,9 @@ def test_guided_gaussians_have_the_closed_forms():
 
 @pytest.mark.slow
 def test_the_exact_part_tells_the_laws_apart(tmp_path):
-    """At γ = 1 both samplers draw the conditional, which is the tilted law; beyond neither draws that."""
+    """At γ = 1 both samplers draw the conditional distribution, which is the
+    tilted one. Beyond, neither draws that.
+    """
     results = guidance_exact.run(tmp_path, 0, guidance_exact.COMPARED)
     assert (tmp_path / "laws.png").stat().st_size > 0
     for rows in results.values():
@@ -74,8 +80,11 @@ ALL = {"kinds": Config.kinds, "variants": guidance.VARIANTS}
     "changes", [{}, pytest.param(ALL, marks=pytest.mark.slow)], ids=["fewest", "all"]
 )
 def test_guidance_writes_what_it_promises(changes, tmp_path):
-    """Figures and a row of numbers for each kind and scale; at scale 0 a classifier changes nothing, as no guidance
-    does. The flags of the run are those that were given, not those of the last network."""
+    """Figures appear, and a row of numbers for each kind and scale.
+
+    At scale 0 a classifier changes nothing, as no guidance does. config.json
+    has the flags of the run, not those of the last network.
+    """
     config = small(tmp_path, **changes)
     result = guidance.run(config)
     files = {
@@ -106,7 +115,9 @@ def test_guidance_writes_what_it_promises(changes, tmp_path):
 
 
 def test_a_judge_recognises_real_digits():
-    """Its share of test images recognised is its test accuracy, and another label than theirs is not seen in them."""
+    """Its share of test images recognised is its test accuracy, and another label
+    than theirs is not seen in them.
+    """
     data = datasets.open_dataset("digits", 447, 0)
     judge = classifiers.make_judge(
         (data.train, data.train_labels), (data.test, data.test_labels)

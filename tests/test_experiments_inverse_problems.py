@@ -1,4 +1,6 @@
-"""The experiment on inverse problems at its smallest: its numbers' meaning, the files it promises, and its errors."""
+"""The experiment on inverse problems at its smallest: the meaning of its numbers,
+its files, and its errors.
+"""
 
 import dataclasses
 import json
@@ -30,7 +32,9 @@ SMALL = Config(
 
 
 def small_model(folder):
-    """A tiny network as `score_sde` leaves one, trained for two steps by its loss's gradient, which is 0."""
+    """A tiny network as `score_sde` leaves one, trained for two steps by its
+    loss's gradient, which is 0.
+    """
     config = score_sde.Config(
         out=folder, network="mlp", width=8, depth=0, steps=2, batch_size=8, save_every=1
     )
@@ -57,9 +61,11 @@ def small_model(folder):
     ],
 )
 def test_images_are_reconstructed_into_what_it_promises(methods, tmp_path):
-    """A figure and a row of numbers for each method; replacement and RePaint end in y; the truth's residual is χ.
+    """A figure and a row of numbers appear for each method. Replacement and
+    RePaint end in y.
 
-    Its mean square has the standard error √(2/96) over 3 images of 32 measured pixels.
+    The truth's residual is χ. Its mean square has the standard error √(2/96)
+    over 3 images of 32 measured pixels.
     """
     small_model(tmp_path / "model")
     config = dataclasses.replace(
@@ -91,8 +97,11 @@ def test_images_are_reconstructed_into_what_it_promises(methods, tmp_path):
 
 
 def test_draws_of_the_truths_own_law_are_calibrated():
-    """Truth and draws N(0, s²) in the hidden pixels: error √2 s, spread s, of the mean s √(1 + 1/n); residual of y = A x
-    + τ n is 1. All within 4.5 standard errors of a root mean square over 200 images of 8 hidden pixels, 1/√(2 · 1600).
+    """Truth and draws are N(0, s²) in the hidden pixels.
+
+    The error is √2 s, the spread s, the error of the mean s √(1 + 1/n), and
+    the residual of y = A x + τ n is 1. All hold within 4.5 standard errors of
+    a root mean square over 200 images of 8 hidden pixels, 1/√(2 · 1600).
     """
     rng, spread, tau = np.random.default_rng(0), 0.7, 0.3
     mask = np.arange(16).reshape(4, 4, 1) < 8
@@ -126,8 +135,11 @@ def test_the_training_images_posterior_knows_them():
 
 @pytest.mark.slow
 def test_exact_posteriors_are_reached_by_their_own_denoiser(tmp_path):
-    """Its samples are as far from exact ones as exact sets are, of mean 2 E‖X − X′‖/n: five times that is rare; DPS and
-    replacement are further off on the Gaussian."""
+    """Its samples are as far from exact ones as exact sets are, of mean 2 E‖X −
+    X′‖/n. Five times that is rare.
+
+    DPS and replacement are further off on the Gaussian.
+    """
     count = 512
     results = inverse_exact.run(tmp_path, 0, count, 48)
     assert (tmp_path / "posteriors.png").stat().st_size > 0

@@ -10,7 +10,9 @@ from experiments.kl_directions import __main__ as kl_directions
 
 @pytest.mark.slow
 def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
-    """A fit is no worse than the grid's minimum, and in a mode of weight w no worse than that mode itself: p ≥ w p_k."""
+    """A fit is no worse than the grid's minimum, and in a mode of weight w no
+    worse than that mode itself: p ≥ w p_k.
+    """
     config = kl_directions.Config(out=tmp_path, plane=False, grid=41, samples=2000)
     kl_directions.run(config)
     metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -14,8 +14,11 @@ from experiments.langevin import __main__ as langevin
 
 @pytest.mark.slow
 def test_langevin_agrees_with_the_exact_laws(tmp_path):
-    """On the Gaussian every bias is its exact value within 4 standard errors; what diverged has no bias: far out ULA at
-    ε = 3 multiplies x by 1 − ε/(2 · 0.7²) = −2.06 a step, and x² is beyond float32 within 70 of them.
+    """On the Gaussian every bias is its exact value within 4 standard errors.
+    Chains that diverged have no bias.
+
+    Far out ULA at ε = 3 multiplies x by 1 − ε/(2 · 0.7²) = −2.06 per step, and
+    x² is beyond float32 within 70 of them.
     """
     config = langevin.Config(
         out=tmp_path, chains=400, steps=300, step_sizes=(0.5, 3.0), levels=20
@@ -73,8 +76,11 @@ SMALL = {
 
 @pytest.mark.slow
 def test_energy_model_fits_and_normalises(tmp_path):
-    """Fifty steps of contrastive divergence bring the density nearer than N(0, 1), which the network is at first; its
-    log Z by chains is that of quadrature; a second run resumes where the first one ended, at the same numbers.
+    """Fifty steps of contrastive divergence bring the density nearer than N(0,
+    1), the network's initial one.
+
+    Its log Z by chains is that of quadrature. A second run resumes where the
+    first one ended, at the same numbers.
     """
     config = energy_model.Config(
         out=tmp_path,

@@ -1,4 +1,6 @@
-"""The main job at its smallest: every file it promises, its numbers' meaning, its data and their units, its errors."""
+"""The main job at its smallest: its files, the meaning of its numbers, its data
+and their units, its errors.
+"""
 
 import dataclasses
 import importlib
@@ -33,8 +35,12 @@ def small(out, **changes):
 def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
     tmp_path, monkeypatch
 ):
-    """Figures, metrics and checkpoints appear. Other flags are refused and leave them. The model is loaded from another
-    folder, with the units of its own data; with its examples only while its file is as it was."""
+    """Figures, metrics and checkpoints appear. Other flags raise ValueError and
+    leave them.
+
+    The model is loaded from another folder, with the units of its data. Its
+    examples are loaded only while the data file is unchanged.
+    """
     values = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -106,8 +112,9 @@ def test_the_floor_is_where_the_flag_says(schedule):
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", get_args(ScheduleName))
 def test_every_schedule_trains_and_samples_a_toy(schedule, tmp_path):
-    """By Gibbs' inequality no density scores the test set better than the exact one, but for the sampling error of the
-    difference."""
+    """By Gibbs' inequality no density scores the test set better than the exact
+    one, but for the sampling error of the difference.
+    """
     config = small(
         tmp_path,
         data="moons",
@@ -129,8 +136,10 @@ class Uniform:
 
 
 def test_uniform_logits_score_uniform_data_at_its_entropy():
-    """A categorical model with logits 0 is exact for independent uniform levels: its test score is log2(K) bits/dim, up
-    to what a sixth of the spacing blurs (under 0.02 bits) and the flow's error, which is stated."""
+    """A categorical model with logits 0 is exact for independent uniform levels:
+    its test score is log2(K) bits/dim, up to what a sixth of the spacing blurs
+    (under 0.02 bits) and the flow's error, which is stated.
+    """
     rng = np.random.default_rng(0)
     levels = np.linspace(-1, 1, 5).astype(np.float32)
     images = levels[rng.integers(0, 5, (64, 4))]
@@ -148,7 +157,9 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
 
 
 def scored(data, values, coarse=None, chunk=4):
-    """`scoring.score` where the program's log-likelihoods are `values`, and `coarse` on the grid of half the steps."""
+    """`scoring.score` where the program's log-likelihoods are `values`, and
+    `coarse` on the grid of half the steps.
+    """
     model = training.DenoiserModel(data, with_noise_floor("vp", 0.02), None, "edm")
     fine = scoring.likelihood_grid(model.schedule, 8)
 
@@ -176,7 +187,11 @@ def numbered(count, levels=None, scale=1.0):
 
 
 def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_approximated():
-    """−log p/D plus the mean log of the columns' scales; errors by hand; the grid's from RK4 at half the steps."""
+    """The score is −log p/D plus the mean log of the columns' scales, with errors
+    by hand.
+
+    The error of the grid is that of RK4 at half the steps.
+    """
     values = np.array([-3.0, -5.0, -4.0, -8.0, -1.0])
     measured = scored(
         numbered(5, scale=np.array([10.0, 1000.0])), values, values + 0.07, chunk=3
@@ -212,7 +227,9 @@ def test_one_test_example_has_a_score_without_standard_error(capsys):
 
 
 def test_a_score_that_cannot_be_is_refused():
-    """No code is shorter than 0 bits: log₂ P = 190 over two pixels would be −95 bits/dim."""
+    """No code is shorter than 0 bits: log₂ P = 190 over two pixels would be −95
+    bits/dim.
+    """
     lattice = np.linspace(-1, 1, 5).astype(np.float32)
     with pytest.raises(
         FloatingPointError,
@@ -240,7 +257,9 @@ def test_likelihood_grids_fall_from_end_to_end():
 
 
 def test_programs_compile_ahead():
-    """Of a function that cannot be traced the error comes with its call, and does not prevent the others."""
+    """Of a function that cannot be traced the error comes with its call, and does
+    not prevent the others.
+    """
     with ahead.Ahead() as thread:
         double = thread.compile(lambda x: 2 * x, jax.ShapeDtypeStruct((3,), np.float32))
         broken = thread.compile(
@@ -261,7 +280,9 @@ EXPERIMENTS = (
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
 def test_help_is_written_in_any_encoding(encoding, monkeypatch):
-    """Of every experiment, its signs spelt out; σ/α is in that of the main job."""
+    """The help of every experiment is written with its signs spelt out. That of
+    the main job has σ/α.
+    """
     for name in EXPERIMENTS:
         module = importlib.import_module(f"experiments.{name}.__main__")
         pipe = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -285,7 +306,9 @@ def test_signs_that_an_encoding_lacks_are_spelt():
 
 
 def test_baselines_on_data_of_known_entropy():
-    """Histograms reach the entropy of independent entries, 1 bit for a fair coin, within the cost of estimating it."""
+    """Histograms reach the entropy of independent entries, 1 bit for a fair coin,
+    within the cost of estimating it.
+    """
     images = (
         np.random.default_rng(0).integers(0, 2, (4000, 8)).astype(np.float32) * 2 - 1
     )
@@ -314,7 +337,9 @@ def test_digits_are_split_as_promised():
 
 
 def test_files_of_ones_own(tmp_path):
-    """8-bit images become a lattice on [−1, 1], real images have one scale, and tables one a column."""
+    """8-bit images become a lattice on [−1, 1], real images have one scale, and
+    tables one a column.
+    """
     rng = np.random.default_rng(0)
     np.save(tmp_path / "bytes.npy", rng.integers(0, 256, (40, 6, 6)).astype(np.uint8))
     images = datasets.open_dataset(str(tmp_path / "bytes.npy"), 10, 0)
@@ -380,7 +405,11 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_values_far_from_0_are_standardised_as_their_differences_are(name, tmp_path):
-    """As in Python's exact integers, or in extended precision from the least value; and so are columns of any scales."""
+    """Results equal those of Python's exact integers, or of extended precision
+    from the least value.
+
+    So do columns of any scales.
+    """
     column = TABLES[name]
     exact = (
         [int(v) - int(column.min()) for v in column]
@@ -405,7 +434,9 @@ def test_values_far_from_0_are_standardised_as_their_differences_are(name, tmp_p
 
 
 def test_columns_of_any_scales_have_one_noise_floor(tmp_path):
-    """N(0, 1) beside N(0, 10⁶): both are of scale 1, and the density's units are given back by log_scale."""
+    """N(0, 1) beside N(0, 10⁶): both are of scale 1, and the density's units are
+    given back by log_scale.
+    """
     table = np.random.default_rng(0).normal(size=(2000, 2)) * [1.0, 1000.0]
     np.save(tmp_path / "x.npy", table)
     data = datasets.open_dataset(str(tmp_path / "x.npy"), 500, 0)
@@ -428,7 +459,9 @@ HELD_OUT = ("ddpm", "glow", "guidance", "progressive_vae", "score_sde", "vae")
 
 @pytest.mark.parametrize("name", HELD_OUT)
 def test_a_hold_out_that_leaves_too_little_is_refused_before_training(name, tmp_path):
-    """Of 1797 digits 1796 or more; and, where distances and standard errors need more than one, 1."""
+    """Too much is 1796 or more of 1797 digits. Too little is 1 where distances
+    and standard errors need more.
+    """
     module = importlib.import_module(f"experiments.{name}.__main__")
     config = module.Config(out=tmp_path / "out")
     for held_out in (1796, 1797, 5000):

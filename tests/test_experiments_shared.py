@@ -1,4 +1,6 @@
-"""What every experiment shares: a folder with one writer, output that nobody needs to read, training that goes on."""
+"""The parts of all experiments: a folder with one writer, output without a
+reader, training that resumes.
+"""
 
 import dataclasses
 import errno
@@ -227,7 +229,11 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
 
 
 def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
-    """What ends is bit for bit the uninterrupted run, losses included; experiments need not prove it again."""
+    """A run that was stopped ends bit for bit as the uninterrupted run, losses
+    included.
+
+    Tests of experiments need not prove it again.
+    """
     data = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 
     def loss(params, key, batch):

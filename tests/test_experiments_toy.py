@@ -50,7 +50,9 @@ def test_toy_sde_refuses_too_few_samples(tmp_path):
 
 
 def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
-    """A hundred steps leave the moons' gap below 0.5 nats, where the best Gaussian's is 0.9 or so; KL is positive."""
+    """A hundred steps leave the moons' gap below 0.5 nats, where the best
+    Gaussian has about 0.9. KL is positive.
+    """
     config = toy_flows.Config(
         out=tmp_path,
         targets=("moons",),
@@ -80,8 +82,12 @@ def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
 
 
 def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys):
-    """Every experiment that trains does so by `training.fit`: stopped at its first stop, it calls that again, and ends
-    with the parameters and losses of a run that was never stopped. Other flags are refused."""
+    """A run stopped at its first stop calls that again, and ends as a run that
+    was never stopped.
+
+    Parameters and losses are equal, and other flags raise ValueError. Every
+    experiment that trains does so by `training.fit`.
+    """
 
     @dataclasses.dataclass(frozen=True)
     class Flags(toy_flows.FitConfig):
@@ -129,7 +135,9 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
 
 @pytest.mark.slow
 def test_toy_flows_measures_every_kind(tmp_path):
-    """Each gap is positive to its standard error, and log q of an ODE stands whatever the steps of its solver."""
+    """Each gap is positive to its standard error, and log q of an ODE stands
+    whatever the steps of its solver.
+    """
     toy_flows.run(
         toy_flows.Config(
             out=tmp_path, targets=("circles",), steps=100, train=4000, test=2000
@@ -158,7 +166,9 @@ def test_toy_flows_refuses(tmp_path, field, value, message):
 
 
 def check_fokker_planck(config):
-    """Orders within 0.1 of 2; histograms within 4 standard deviations of as many exact draws, or χ² of its law."""
+    """Orders are within 0.1 of 2, histograms within 4 standard deviations of as
+    many exact draws, or of χ².
+    """
     fokker_planck.run(config)
     measured = json.loads((config.out / "metrics.json").read_text())
     assert set(measured["densities"]) == set(config.processes) and set(

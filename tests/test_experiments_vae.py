@@ -1,4 +1,6 @@
-"""The VAE experiments at their smallest: every file they promise, what their numbers mean, resuming, and their errors."""
+"""The VAE experiments at their smallest: their files, the meaning of their
+numbers, resuming, and their errors.
+"""
 
 import dataclasses
 import json
@@ -27,8 +29,8 @@ SMALL_LAYERS = progressive_vae.Config(
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["logistic", "gaussian", "bernoulli"])
 def test_vae_writes_what_it_promises(decoder, tmp_path):
-    """Figures and metrics appear, the bound is its two parts, the KL the sum of its entries, and images of bits cost
-    less than a bit a pixel.
+    """Figures and metrics appear, the bound is its two parts, the KL the sum of
+    its entries, and images of bits cost less than a bit a pixel.
     """
     config = dataclasses.replace(SMALL, out=tmp_path, decoder=decoder)
     vae.run(config)
@@ -47,8 +49,8 @@ def test_vae_writes_what_it_promises(decoder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_progressive_vae_writes_what_it_promises(shared, tmp_path):
-    """Figures and metrics appear, contrastive bounds are at most log N, Gaussian ones at most the capacity, and every
-    prior has its scores and distances.
+    """Figures and metrics appear, contrastive bounds are at most log N, Gaussian
+    ones at most the capacity, and every prior has its scores and distances.
     """
     changes = {"shared": True, "latents": (4, 4, 4)} if shared else {}
     config = dataclasses.replace(SMALL_LAYERS, out=tmp_path, **changes)
@@ -79,8 +81,11 @@ def test_progressive_vae_writes_what_it_promises(shared, tmp_path):
 
 
 def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
-    """Each array of the shared parameters, moved alone, moves what the kernels of levels 2 and 3 return, and no other
-    kernel; each of the first level's moves that level alone. Encoders and decoders have parameters of their own.
+    """Each array of the shared parameters, moved alone, moves the kernels of
+    levels 2 and 3 and no other kernel.
+
+    Each array of the first level moves that level alone. Encoders and decoders
+    have separate parameters.
     """
     config = dataclasses.replace(SMALL_LAYERS, latents=(4, 4, 4), shared=True)
     images = np.zeros((2, 4, 4, 1), np.float32)
