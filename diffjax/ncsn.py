@@ -105,7 +105,7 @@ def overlapping_sigmas(
       232
     """
     width = math.sqrt(2 * dimension)
-    sigma_min, sigma_max = sigmas_in_order(sigma_min, sigma_max)
+    sigma_min, sigma_max = map(float, sigmas_in_order(sigma_min, sigma_max))
 
     def shared(ratio):
         middle = width * (ratio - 1)
@@ -113,7 +113,8 @@ def overlapping_sigmas(
         lower = math.erf((middle - 3 * ratio) / math.sqrt(2))
         return 0.5 * (upper - lower)
 
-    # The overlap falls as the ratio grows: bisection. At `high` the second argument of Φ is 10.
+    # Bisection, since the overlap falls as the ratio grows. At `high` the second
+    # argument of Φ is 10.
     low, high = 1.0, (width + 10) / (width - 3)
     for _ in range(64):
         middle = 0.5 * (low + high)
@@ -159,8 +160,8 @@ def forward_step(ladder: NoiseLadder, x: ArrayLike, index: Any) -> Gaussian:
 
     Example:
       >>> ladder = dj.schedules.from_sigmas([1.0, 2.0])
-      >>> float(dj.ncsn.forward_step(ladder, jnp.zeros(2), 2).variance)
-      3.0
+      >>> dj.ncsn.forward_step(ladder, jnp.zeros(2), 2).variance().tolist()
+      [3.0, 3.0]
     """
     checks.made_by("ladder", ladder, NoiseLadder, "schedules.from_sigmas")
     variance = jnp.asarray(ladder.increments)[check_index(index, ladder) - 1]

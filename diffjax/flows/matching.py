@@ -256,7 +256,7 @@ def _errors(name, field, batch, target):
     """‖field − target‖²/D of each example, (B,)."""
     conditions = () if batch.condition is None else (batch.condition,)
 
-    # a condition is passed on only where there is one: velocities may take two arguments
+    # without a condition the velocity takes two arguments
     def one(x, t, target, *condition):
         value = field(x, t, *condition)
         checks.one_of_shapes(name, value, [jnp.shape(x)])
