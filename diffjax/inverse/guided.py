@@ -240,12 +240,11 @@ def dps_steps(
     """
     y, ratio = measurement(operator, y), ratio_of_steps(schedule, grid)
     strength = as_one_program(_step_strengths, schedule, ratio, step_size)
-    end = ratio.steps.end[0]
-    if not checks.is_traced(strength):
-        checks.require(
-            np.all(np.isfinite(strength)),
-            f"grid must reach α > 0 in its first step, got α = 0 at t={end}: "
-            "start it later",
+    if not checks.is_traced(strength) and not np.all(np.isfinite(strength)):
+        # The message only now: an entry of an array takes two small programs.
+        raise ValueError(
+            "grid must reach α > 0 in its first step, got α = 0 at "
+            f"t={ratio.steps.end[0]}: start it later"
         )
     return ResidualSteps(denoiser, operator, y, StepScale(ratio.steps.start, strength))
 
