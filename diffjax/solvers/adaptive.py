@@ -1,22 +1,30 @@
-"""Solvers that choose their own steps, for each example separately: an embedded Runge–Kutta method, and one for SDEs.
+"""Solvers that choose their own steps, for each example separately.
 
-Both halve the interval between two grid times until a step meets the tolerance. All times are dyadic fractions of the
-interval, so that a Brownian path is read at the same times whatever the rounding of the states. A step that misses the
-tolerance by less than a factor of 2 is not thrown away: the result is a weighted mean of it and of the shorter steps
-that replace it, with a weight that falls from 1 to 0. The result is therefore a continuous function of the states, and
-two programs that round differently, such as two batch sizes, agree to rounding and not only to the tolerance.
+`adaptive` is an embedded Runge–Kutta method for ODEs, `adaptive_sde` a method for
+SDEs. Both halve the interval between two grid times until a step meets the
+tolerance. All times are dyadic fractions of the interval. A Brownian path is
+therefore read at the same times whatever the rounding of the states.
+
+A step that misses the tolerance by less than a factor of 2 is not thrown away. The
+result is a weighted mean of it and of the shorter steps that replace it, with a
+weight that falls from 1 to 0. It is therefore a continuous function of the states.
+Two programs that round differently, such as two batch sizes, agree to rounding and
+not only to the tolerance.
 """
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import checks
-from ..types import PyTree
+from ..types import Array, PyTree
 from .base import (
+    EulerStep,
     Info,
     Solver,
     Traits,
@@ -28,7 +36,10 @@ from .base import (
     weighted_sum,
 )
 
-# Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of the next.
+__all__ = ["adaptive", "adaptive_sde", "forward_only"]
+
+# Dormand & Prince 1980, RK5(4)7M: the last stage of an accepted step is the first of
+# the next.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _MATRIX = (
     (1 / 5,),
@@ -40,14 +51,48 @@ _MATRIX = (
 )
 _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
-_LEVELS = 30
+_HALVINGS = 30
 """How often an interval between two grid times can be halved."""
 
 _PENDING = 3
 """How many nested steps can wait for the shorter steps that they are averaged with."""
 
 _UNRESOLVED = 2.0
-"""The error ratio from which a step has no weight. At most 2, so that weight times error stays within the tolerance."""
+"""The error ratio from which a step has no weight.
+
+At most 2, so that weight times error stays within the tolerance.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    rtol: float
+    atol: float
+    max_steps: int
+
+    def size(self, value, scale):
+        """Root mean square of value / (atol + rtol |scale|) over all entries, ()."""
+        parts = jax.tree.map(
+            lambda v, x: jnp.sum((v / (self.atol + self.rtol * jnp.abs(x))) ** 2),
+            value,
+            scale,
+        )
+        count = sum(leaf.size for leaf in jax.tree.leaves(value))
+        return jnp.sqrt(sum(jax.tree.leaves(parts)) / count)
+
+
+_RULES = {
+    "rtol": checks.non_negative,
+    "atol": checks.positive,
+    "max_steps": (checks.integer, 1),
+}
+
+
+class _Inputs(NamedTuple):
+    start: Array
+    end: Array  # of the grid itself, 0 on a step to 0
+    at_zero: Array | None
+    euler: EulerStep
 
 
 class _State(NamedTuple):
@@ -59,99 +104,149 @@ class _State(NamedTuple):
     exhausted: Any
 
 
+def _report(state):
+    return Info(state.evaluations, state.accepted, state.rejected, state.exhausted)
+
+
+def _no_number(steps, to_zero=False):
+    return None
+
+
+def _prepare(field, ts, zero_end):
+    steps = steps_along(field, ts, zero_end)
+    # The ends are those of the grid itself. XLA would fuse the choice of another end
+    # into s − t, and round it otherwise when a run is taken in parts.
+    return _Inputs(steps.start, ts[1:], steps.at_zero, euler_step(field, steps))
+
+
+# ------------------------------------------------------------------- ODEs: adaptive
+
+
 @factory
+@checks.arguments(**_RULES)
 def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
-    """The Dormand–Prince method of order 5 with adaptive steps (Dormand & Prince 1980; Hairer et al. 1993, II.4).
+    """Dormand–Prince method of order 5 with adaptive steps (Dormand & Prince 1980).
 
-    Every grid time is hit, and a grid of two times suffices. A step is accepted where the root mean square of
-    error / (atol + rtol max(|x|, |x_new|)) is at most 1. Each example has its own step sizes, which are halvings of the
-    grid's intervals. Where the ratio lies between 1 and 2, the step is averaged with the two halves that replace it.
-    The result is then a continuous function of the start, and samples agree to rounding at any batch size.
+    A step is accepted where the root mean square of
+    error / (atol + rtol max(|x|, |x_new|)) is at most 1. Every grid time is hit, and
+    a grid of two times suffices. Each example has its own step sizes, which are
+    halvings of the grid's intervals.
 
-    JAX cannot reverse a `while_loop`: for derivatives use `jax.jvp` or a solver of fixed steps.
+    Where the ratio lies between 1 and 2, the step is averaged with the two halves
+    that replace it. The result is then a continuous function of the start, and
+    samples agree to rounding at any batch size.
+
+    JAX cannot reverse a `while_loop`: for derivatives use `jax.jvp` or a solver of
+    fixed steps.
 
     Args:
       rtol: Relative tolerance, 0 or more.
       atol: Absolute tolerance, positive.
-      max_steps: Most steps that are tried in a whole run. Where they are used up, or an interval was halved 30 times,
-        the result is NaN, `info=True` reports `exhausted`, and a call outside `jit` warns.
+      max_steps: Most steps that are tried in a whole run. Where they are used up, or
+        an interval was halved 30 times, the result is NaN, `info=True` reports
+        `exhausted`, and a call outside `jit` warns.
 
     Returns:
       A solver. `info=True` reports its evaluations.
 
     Raises:
       ValueError: If an argument is out of range.
+
+    References:
+      Hairer et al. 1993, section II.4, on the choice of steps.
+
+    Example:
+      >>> solver = dj.solvers.adaptive(rtol=1e-3, atol=1e-3)
+      >>> x = dj.sample(
+      ...     key, denoiser, schedule, solver=solver, grid=[1.0, 1e-3], shape=(2,)
+      ... )
     """
-    checks.non_negative("rtol", rtol)
-    checks.positive("atol", atol)
-    checks.integer("max_steps", max_steps, minimum=1)
-
-    def prepare(problem, ts):
-        steps = steps_along(problem.velocity, ts, problem.zero_end)
-        euler = euler_step(problem.velocity, steps)
-        # ends of the grid itself: XLA would fuse the choice of another end into s − t
-        # and round it otherwise when a run is taken in parts
-        return steps._replace(end=ts[1:]), euler
-
-    def init(problem, x, inputs):
-        (t, s, _), _ = inputs
-        slope = problem.velocity(x, t)
-        # A step in which x changes by its own size: too long as a rule, and shortened by rejections.
-        step = _size(x, x, rtol, atol) / jnp.maximum(_size(slope, x, rtol, atol), 1e-10)
-        zero = jnp.zeros((), jnp.int32)
-        step = jnp.clip(step, 1e-6 * jnp.abs(s - t), jnp.abs(s - t))
-        return _State(slope, step, zero, zero, zero + 1, jnp.zeros((), bool))
-
-    def step(problem, inputs, draw, x, state):
-        (t, s, at_zero), euler = inputs
-        end = euler(x, state.memory)
-
-        def trial(point, _, span):
-            x, slope = point
-            x_new, slope_new, error = _dormand_prince(problem.velocity, x, span, slope)
-            return _Trial(
-                (x_new, slope_new),
-                (),
-                _size(error, _larger(x, x_new), rtol, atol),
-                True,
-            )
-
-        def advance(_):
-            (x_end, slope), after = _advance(
-                trial, _FIFTH_ORDER, (x, state.memory), (), t, s, state, max_steps
-            )
-            x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
-            return x_end, after._replace(memory=slope)
-
-        return unless_zero(at_zero, advance, (end, state))
-
+    settings = _Settings(rtol, atol, max_steps)
     return Solver(
         "adaptive",
         "velocity",
         None,
         False,
-        lambda steps, to_zero=False: None,
-        prepare,
-        step,
-        init,
+        _no_number,
+        lambda problem, ts: _prepare(problem.velocity, ts, problem.zero_end),
+        functools.partial(_adaptive_step, settings),
+        functools.partial(_start_adaptive, settings),
         _report,
     )
 
 
+def _adaptive_step(settings, problem, inputs, draw, x, state):
+    def trial(point, _, span):
+        x, slope = point
+        x_new, slope_new, error = _dormand_prince(problem.velocity, x, span, slope)
+        ratio = settings.size(error, _larger(x, x_new))
+        return _Trial((x_new, slope_new), (), ratio, True)
+
+    def advance(_):
+        interval = _Interval(inputs.start, inputs.end, settings.max_steps)
+        point = x, state.memory
+        (x_end, slope), after = _advance(
+            trial, _FIFTH_ORDER, interval, point, (), state
+        )
+        x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
+        return x_end, after._replace(memory=slope)
+
+    denoised = inputs.euler(x, state.memory)
+    return unless_zero(inputs.at_zero, advance, (denoised, state))
+
+
+def _start_adaptive(settings, problem, x, inputs):
+    t, s = inputs.start, inputs.end
+    slope = problem.velocity(x, t)
+    # A step in which x changes by its own size: too long as a rule, and shortened by
+    # rejections.
+    step = settings.size(x, x) / jnp.maximum(settings.size(slope, x), 1e-10)
+    zero = jnp.zeros((), jnp.int32)
+    step = jnp.clip(step, 1e-6 * jnp.abs(s - t), jnp.abs(s - t))
+    return _State(slope, step, zero, zero, zero + 1, jnp.zeros((), bool))
+
+
+def _dormand_prince(velocity, x, span, slope):
+    """A step of the fifth-order formula.
+
+    Returns (x at its end, the velocity there, the difference from the fourth order).
+    """
+    slopes, dt = [slope], span.dt
+    inner = x
+    for node, row in zip(_NODES, _MATRIX, strict=True):
+        terms = [(dt * a, k) for a, k in zip(row, slopes, strict=True) if a]
+        inner = weighted_sum((1, x), *terms)
+        # From the nearer end, so that the last stages stand at the end itself and
+        # none beyond it.
+        time = span.now + node * dt if node <= 0.5 else span.end - (1 - node) * dt
+        slopes.append(velocity(inner, time))
+    terms = [(dt * e, k) for e, k in zip(_ERROR, slopes, strict=True) if e]
+    return inner, slopes[-1], weighted_sum(*terms)
+
+
+# --------------------------------------------------------------- SDEs: adaptive_sde
+
+
 @factory
+@checks.arguments(**_RULES)
 def adaptive_sde(
     rtol: float = 1e-2, atol: float = 1e-2, max_steps: int = 4096
 ) -> Solver:
-    """Stochastic Heun with adaptive steps (Jolicoeur-Martineau et al. 2021, Algorithm 1, for methods and tolerance).
+    """Stochastic Heun with adaptive steps (Jolicoeur-Martineau et al. 2021).
 
-    The error of a step is its difference from Euler–Maruyama's, measured as in `adaptive`. Where drift and noise happen
-    to cancel, so that x moves less than is typical, the difference is divided by that share (¼ at least), as it would
-    hide the error of a long step. A step that is not accepted is replaced by its two halves on the same Brownian path,
-    so that rejections leave the distribution alone. Where the ratio lies between 1 and 2 both are averaged. A sample
-    depends on rounding, hence on the batch size, about as little as that of a solver of fixed steps.
+    The error of a step is its difference from Euler–Maruyama's, measured as in
+    `adaptive`. Where drift and noise happen to cancel, x moves less than is typical,
+    and the error of a long step would be hidden. The difference is therefore divided
+    by the ratio of the move to a typical one, ¼ at least.
 
-    A Brownian path given as noise is read at times in floating point, and its own rounding comes on top of that.
-    A step to 0 returns D. For derivatives see `adaptive`.
+    A step that is not accepted is replaced by its two halves on the same Brownian
+    path, so that rejections leave the distribution unchanged. Where the ratio lies
+    between 1 and 2 both are averaged. A sample depends on rounding, hence on the
+    batch size, about as little as that of a solver of fixed steps.
+
+    A Brownian path given as noise is read at times in floating point, and its own
+    rounding comes on top of that. A step to 0 returns D. For derivatives see
+    `adaptive`.
 
     Args:
       rtol: Relative tolerance, 0 or more.
@@ -163,238 +258,242 @@ def adaptive_sde(
 
     Raises:
       ValueError: If an argument is out of range.
+
+    References:
+      Algorithm 1 of the paper, for the two methods and the tolerance.
+
+    Example:
+      >>> solver = dj.solvers.adaptive_sde(rtol=0.1, atol=0.1)
+      >>> x = dj.sample(
+      ...     key, denoiser, schedule, solver=solver, grid=[0.9, 1e-3], shape=(2,)
+      ... )
     """
-    checks.non_negative("rtol", rtol)
-    checks.positive("atol", atol)
-    checks.integer("max_steps", max_steps, minimum=1)
-
-    def prepare(problem, ts):
-        steps = steps_along(problem.sde.drift, ts, problem.zero_end)
-        euler = euler_step(problem.sde.drift, steps)
-        # ends of the grid itself: XLA would fuse the choice of another end into s − t
-        # and round it otherwise when a run is taken in parts
-        return steps._replace(end=ts[1:]), euler
-
-    def init(problem, x, inputs):
-        (t, s, _), _ = inputs
-        zero = jnp.zeros((), jnp.int32)
-        return _State(
-            (), jnp.full_like(t, jnp.inf), zero, zero, zero, jnp.zeros((), bool)
-        )
-
-    def step(problem, inputs, draw, x, state):
-        (t, s, at_zero), euler = inputs
-        drift, diffusion = problem.sde.drift, problem.sde.diffusion
-
-        def trial(x, start, span):
-            # One evaluation per turn of the loop, first at the start of a step (`known` false), then at Euler's end.
-            # A rejected step leaves the first to the shorter one that replaces it.
-            z = draw.part(span.now, span.end, span.level, span.index).astype(x.dtype)
-            increment = jnp.sqrt(jnp.abs(span.dt)) * z
-            predicted = x + span.dt * start.slope + start.spread * increment
-            at, time = (
-                jnp.where(start.known, predicted, x),
-                jnp.where(start.known, span.end, span.now),
-            )
-            slope, spread = (
-                drift(at, time),
-                jnp.broadcast_to(diffusion(at, time), x.shape),
-            )
-            heun = x + 0.5 * (
-                span.dt * (start.slope + slope) + (start.spread + spread) * increment
-            )
-            moved = jnp.mean((predicted - x) ** 2)
-            typical = jnp.mean(
-                (span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt)
-            )
-            share = jnp.clip(
-                jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1
-            )
-            ratio = _size(heun - predicted, _larger(x, heun), rtol, atol) / share
-            return _Trial(heun, _Start(slope, spread, ~start.known), ratio, start.known)
-
-        def advance(_):
-            start = _Start(jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), bool))
-            end, after = _advance(trial, _STOCHASTIC, x, start, t, s, state, max_steps)
-            return forward_only(
-                "adaptive_sde", "a fixed-step solver such as stochastic_heun()", end
-            ), after
-
-        def to_zero(_):
-            return euler(x, drift(x, t)), state._replace(
-                evaluations=state.evaluations + 1
-            )
-
-        if at_zero is None:
-            return advance(None)
-        return jax.lax.cond(at_zero, to_zero, advance, None)
-
-    check_grid = needs("adaptive_sde", finite_start=True, drift=True)
+    settings = _Settings(rtol, atol, max_steps)
     return Solver(
         "adaptive_sde",
         "sde",
         None,
         True,
-        lambda steps, to_zero=False: None,
-        prepare,
-        step,
-        init,
+        _no_number,
+        lambda problem, ts: _prepare(problem.sde.drift, ts, problem.zero_end),
+        functools.partial(_adaptive_sde_step, settings),
+        _start_adaptive_sde,
         _report,
-        traits=Traits(check_grid),
+        traits=Traits(needs("adaptive_sde", finite_start=True, drift=True)),
     )
 
 
 class _Start(NamedTuple):
-    """Drift and diffusion at the start of a step, and whether they have been evaluated."""
+    """Drift and diffusion at the start of a step."""
 
     slope: Any
     spread: Any
-    known: Any
+    known: Any  # whether they have been evaluated
 
 
-# ------------------------------------------------------------------------------------------- the choice of steps
+def _adaptive_sde_step(settings, problem, inputs, draw, x, state):
+    drift = problem.sde.drift
+
+    def advance(_):
+        trial = functools.partial(_heun_trial, settings, problem.sde, draw)
+        interval = _Interval(inputs.start, inputs.end, settings.max_steps)
+        start = _Start(jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), bool))
+        end, after = _advance(trial, _STOCHASTIC, interval, x, start, state)
+        cure = "a fixed-step solver such as stochastic_heun()"
+        return forward_only("adaptive_sde", cure, end), after
+
+    def to_zero(_):
+        denoised = inputs.euler(x, drift(x, inputs.start))
+        return denoised, state._replace(evaluations=state.evaluations + 1)
+
+    if inputs.at_zero is None:
+        return advance(None)
+    return jax.lax.cond(inputs.at_zero, to_zero, advance, None)
+
+
+def _heun_trial(settings, sde, draw, x, start, span):
+    # One evaluation per turn of the loop, first at the start of a step (`known` is
+    # false), then at the end of Euler's step. A rejected step leaves the first to the
+    # shorter one that replaces it.
+    z = draw.part(span.now, span.end, span.depth, span.index).astype(x.dtype)
+    increment = jnp.sqrt(jnp.abs(span.dt)) * z
+    predicted = x + span.dt * start.slope + start.spread * increment
+    at = jnp.where(start.known, predicted, x)
+    time = jnp.where(start.known, span.end, span.now)
+    slope = sde.drift(at, time)
+    spread = jnp.broadcast_to(sde.diffusion(at, time), x.shape)
+    heun = x + 0.5 * (
+        span.dt * (start.slope + slope) + (start.spread + spread) * increment
+    )
+    moved = jnp.mean((predicted - x) ** 2)
+    typical = jnp.mean(
+        (span.dt * start.slope) ** 2 + start.spread**2 * jnp.abs(span.dt)
+    )
+    share = jnp.clip(jnp.sqrt(moved / jnp.where(typical > 0, typical, 1)), 0.25, 1)
+    ratio = settings.size(heun - predicted, _larger(x, heun)) / share
+    return _Trial(heun, _Start(slope, spread, ~start.known), ratio, start.known)
+
+
+def _start_adaptive_sde(problem, x, inputs):
+    zero = jnp.zeros((), jnp.int32)
+    longest = jnp.full_like(inputs.start, jnp.inf)
+    return _State((), longest, zero, zero, zero, jnp.zeros((), bool))
+
+
+# -------------------------------------------------------------- the choice of steps
 
 
 class _Control(NamedTuple):
     order: float  # of the error ratio in the step size
-    margin: float  # a step is not tried where it is predicted to miss _UNRESOLVED by this factor
+    margin: float  # no trial where it is predicted to miss _UNRESOLVED by this factor
     cost: int  # evaluations per turn of the loop
 
 
 _FIFTH_ORDER, _STOCHASTIC = _Control(5.0, 4.0, 6), _Control(1.5, math.inf, 1)
 
 
+class _Interval(NamedTuple):
+    """The interval between two grid times, and the most steps of the whole run."""
+
+    start: Any
+    end: Any
+    max_steps: int
+
+
 class _Span(NamedTuple):
-    """A step: the index-th of 2^level equal parts of an interval between two grid times. dt is negative downwards."""
+    """A step: the index-th of 2^depth equal parts of an interval."""
 
     now: Any
     end: Any
-    dt: Any
-    level: Any
+    dt: Any  # negative downwards
+    depth: Any
     index: Any
 
 
 class _Trial(NamedTuple):
-    """A step that was tried: where it leads, what is remembered of its start, its error ratio.
+    """A step that was tried."""
 
-    complete: False where only the start was evaluated.
-    """
-
-    point: Any
-    start: Any
-    ratio: Any
-    complete: Any
+    point: Any  # where it leads
+    start: Any  # what is remembered of its start
+    ratio: Any  # its error ratio
+    complete: Any  # False where only the start was evaluated
 
 
 class _Waiting(NamedTuple):
-    """Nested steps with a weight between 0 and 1 that wait for the shorter steps to their end."""
+    """Nested steps with a weight between 0 and 1.
+
+    They wait for the shorter steps to their end.
+    """
 
     points: Any
     weights: Any
-    ends: Any  # in units of 2^-_LEVELS of the interval
+    ends: Any  # in units of 2^-_HALVINGS of the interval
     count: Any
 
 
-def _advance(trial, control, point, start, t, s, state, max_steps):
-    """(point, state) at s from `point` at t.
+class _Run(NamedTuple):
+    """The state of the loop over the steps of one interval."""
 
-    trial(point, start, span) -> _Trial. start: what is remembered at the beginning, in the structure of _Trial.start.
+    point: Any
+    start: Any  # what is remembered of the start of the next step
+    n: Any  # units of 2^-_HALVINGS of the interval that are behind
+    depth: Any  # wanted for the next step
+    waiting: _Waiting
+    state: _State
+
+
+def _advance(trial: Callable, control, interval, point, start, state):
+    """(point, state) at the end of an interval, from `point` at its start.
+
+    trial: (point, start, span) -> _Trial. start: what is remembered at the beginning,
+    in the structure of _Trial.start.
     """
-    length, whole = s - t, jnp.uint32(1 << _LEVELS)
+    t, length = interval.start, interval.end - interval.start
+    whole = jnp.uint32(1 << _HALVINGS)
+    depth = jnp.ceil(jnp.log2(jnp.abs(length) / state.step))
+    depth = jnp.clip(depth, 0, _HALVINGS).astype(jnp.int32)
+    waiting = _nothing_waiting(point, t.dtype)
+    run = jax.lax.while_loop(
+        lambda run: (run.n < whole) & ~run.state.exhausted,
+        functools.partial(_turn, trial, control, interval),
+        _Run(point, start, jnp.zeros_like(whole), depth, waiting, state),
+    )
+    if math.isinf(control.margin):
+        step = jnp.full_like(t, jnp.inf)
+    else:
+        step = jnp.abs(length) * 2.0 ** -run.depth.astype(t.dtype)
+    return run.point, run.state._replace(step=step)
+
+
+def _turn(trial, control, interval, run):
+    """One trial, and what follows from its error."""
+    whole = jnp.uint32(1 << _HALVINGS)
+    span, units = _next_span(interval, run)
+    tried = trial(run.point, run.start, span)
+    ratio = jax.lax.stop_gradient(tried.ratio)
+    weight = jnp.clip((_UNRESOLVED - ratio) / (_UNRESOLVED - 1), 0, 1)
+    weight = jnp.where(jnp.isnan(ratio), 0, weight)
+    accept, reject = tried.complete & (weight == 1), tried.complete & (weight < 1)
+
+    waits = reject & (weight > 0)
+    waiting = _push(run.waiting, waits, tried.point, weight, run.n + units)
+    # After a rejection the shorter step begins where the rejected one did.
+    start = _where(reject, run.start, tried.start)
+    n = jnp.where(accept, run.n + units, run.n)
+    point, waiting = _pop(waiting, _where(accept, tried.point, run.point), n)
+
+    spared = _halvings_spared(control, ratio)
+    deeper = jnp.where(reject, span.depth + jnp.maximum(1, -spared), run.depth)
+    depth = jnp.maximum(jnp.where(accept, span.depth - spared, deeper), 0)
+    accepted = run.state.accepted + accept
+    rejected = run.state.rejected + reject
+    out_of_steps = (accepted + rejected >= interval.max_steps) & (n < whole)
+    state = run.state._replace(
+        accepted=accepted,
+        rejected=rejected,
+        evaluations=run.state.evaluations + control.cost,
+        exhausted=(depth > _HALVINGS) | out_of_steps,
+    )
+    return _Run(point, start, n, depth, waiting, state)
+
+
+def _next_span(interval, run):
+    """The step to try, and its length in units of 2^-_HALVINGS of the interval."""
+    t, s = interval.start, interval.end
+    length, whole = s - t, jnp.uint32(1 << _HALVINGS)
 
     def time(n):
-        """The time after n units, measured from the nearer end so that both ends are exact."""
-        unit = length * 2.0**-_LEVELS
+        # From the nearer end, so that both ends are exact.
+        unit = length * 2.0**-_HALVINGS
         return jnp.where(
             n <= whole // 2,
             t + unit * n.astype(t.dtype),
             s - unit * (whole - n).astype(t.dtype),
         )
 
-    def unfinished(carry):
-        _, _, n, _, _, state = carry
-        return (n < whole) & ~state.exhausted
-
-    def turn(carry):
-        point, start, n, wanted, waiting, state = carry
-        # The first of the levels wanted at which a part begins here.
-        level = jnp.maximum(wanted, _LEVELS - _trailing_zeros(n))
-        units = whole >> level.astype(jnp.uint32)
-        dt = length * (units.astype(t.dtype) * 2.0**-_LEVELS)
-        span = _Span(time(n), time(n + units), dt, level, n // units)
-        tried = trial(point, start, span)
-        ratio = jax.lax.stop_gradient(tried.ratio)
-        weight = jnp.where(
-            jnp.isnan(ratio),
-            0,
-            jnp.clip((_UNRESOLVED - ratio) / (_UNRESOLVED - 1), 0, 1),
-        )
-        accept, reject = tried.complete & (weight == 1), tried.complete & (weight < 1)
-
-        waiting = _push(waiting, reject & (weight > 0), tried.point, weight, n + units)
-        start = _where(
-            reject, start, tried.start
-        )  # the shorter step begins where the rejected one did
-        n = jnp.where(accept, n + units, n)
-        point, waiting = _pop(waiting, _where(accept, tried.point, point), n)
-
-        gain = _halvings_spared(control, ratio)
-        wanted = jnp.where(
-            accept,
-            level - gain,
-            jnp.where(reject, level + jnp.maximum(1, -gain), wanted),
-        )
-        wanted = jnp.maximum(wanted, 0)
-        accepted, rejected = state.accepted + accept, state.rejected + reject
-        exhausted = (wanted > _LEVELS) | (
-            (accepted + rejected >= max_steps) & (n < whole)
-        )
-        counts = {
-            "accepted": accepted,
-            "rejected": rejected,
-            "evaluations": state.evaluations + control.cost,
-        }
-        return (
-            point,
-            start,
-            n,
-            wanted,
-            waiting,
-            state._replace(**counts, exhausted=exhausted),
-        )
-
-    wanted = jnp.clip(
-        jnp.ceil(jnp.log2(jnp.abs(length) / state.step)), 0, _LEVELS
-    ).astype(jnp.int32)
-    carry = (
-        point,
-        start,
-        jnp.zeros_like(whole),
-        wanted,
-        _nothing_waiting(point, t.dtype),
-        state,
-    )
-    point, _, _, wanted, _, state = jax.lax.while_loop(unfinished, turn, carry)
-    step = (
-        jnp.full_like(t, jnp.inf)
-        if math.isinf(control.margin)
-        else jnp.abs(length) * 2.0 ** -wanted.astype(t.dtype)
-    )
-    return point, state._replace(step=step)
+    # The first depth from the wanted one on at which a part begins here.
+    depth = jnp.maximum(run.depth, _HALVINGS - _trailing_zeros(run.n))
+    units = whole >> depth.astype(jnp.uint32)
+    dt = length * (units.astype(t.dtype) * 2.0**-_HALVINGS)
+    now, end = time(run.n), time(run.n + units)
+    return _Span(now, end, dt, depth, run.n // units), units
 
 
 def _halvings_spared(control, ratio):
-    """The levels by which the next step may be longer than one of this error ratio; negative for a shorter one."""
+    """Halvings by which the next step may be longer, from the error ratio of this one.
+
+    Negative for a shorter one.
+    """
     if math.isinf(control.margin):
-        return jnp.full((), _LEVELS, jnp.int32)
-    levels = jnp.floor(jnp.log2(control.margin * _UNRESOLVED / ratio) / control.order)
-    return jnp.where(jnp.isnan(ratio), -2, jnp.clip(levels, -4, 4)).astype(jnp.int32)
+        return jnp.full((), _HALVINGS, jnp.int32)
+    spared = jnp.floor(jnp.log2(control.margin * _UNRESOLVED / ratio) / control.order)
+    return jnp.where(jnp.isnan(ratio), -2, jnp.clip(spared, -4, 4)).astype(jnp.int32)
 
 
 def _trailing_zeros(n):
-    """Of an unsigned integer up to 2^_LEVELS; _LEVELS for 0."""
+    """Trailing zero bits of an unsigned integer up to 2^_HALVINGS. For 0 _HALVINGS."""
     lowest = n & (~n + jnp.uint32(1))
-    return jnp.where(n == 0, _LEVELS, 31 - jax.lax.clz(lowest).astype(jnp.int32))
+    return jnp.where(n == 0, _HALVINGS, 31 - jax.lax.clz(lowest).astype(jnp.int32))
 
 
 def _nothing_waiting(point, dtype):
@@ -411,9 +510,8 @@ def _nothing_waiting(point, dtype):
 
 def _push(waiting, condition, point, weight, end):
     """`waiting` with one more step on top, if the condition holds and there is room."""
-    here = condition & (
-        jnp.arange(_PENDING) == waiting.count
-    )  # (_PENDING,), all False where there is no room
+    # (_PENDING,), all False where there is no room
+    here = condition & (jnp.arange(_PENDING) == waiting.count)
 
     def put(stack, leaf):
         return jnp.where(here.reshape(-1, *[1] * jnp.ndim(leaf)), leaf, stack)
@@ -428,7 +526,10 @@ def _push(waiting, condition, point, weight, end):
 
 
 def _pop(waiting, point, n):
-    """(point, waiting) after averaging with the steps that end after n units, the innermost first."""
+    """(point, waiting) after averaging with the steps that end after n units.
+
+    The innermost come first.
+    """
     count = waiting.count
     for i in reversed(range(_PENDING)):
         ends = (i < count) & (waiting.ends[i] == n)
@@ -450,41 +551,21 @@ def _larger(a, b):
     return jax.tree.map(lambda a, b: jnp.maximum(jnp.abs(a), jnp.abs(b)), a, b)
 
 
-def _dormand_prince(velocity, x, span, slope):
-    """x at the end of a step by the fifth-order formula, the velocity there, and its difference from the fourth-order
-    one."""
-    slopes, dt = [slope], span.dt
-    inner = x
-    for node, row in zip(_NODES, _MATRIX, strict=True):
-        inner = weighted_sum(
-            (1, x), *((dt * a, k) for a, k in zip(row, slopes, strict=True) if a)
-        )
-        # From the nearer end, so that the last stages stand at the end itself and none beyond it.
-        time = span.now + node * dt if node <= 0.5 else span.end - (1 - node) * dt
-        slopes.append(velocity(inner, time))
-    return (
-        inner,
-        slopes[-1],
-        weighted_sum(*((dt * e, k) for e, k in zip(_ERROR, slopes, strict=True) if e)),
-    )
-
-
-def _size(value, scale, rtol, atol):
-    """Root mean square of value / (atol + rtol |scale|) over all entries of a pytree, shape ()."""
-    parts = jax.tree.map(
-        lambda v, x: jnp.sum((v / (atol + rtol * jnp.abs(x))) ** 2), value, scale
-    )
-    count = sum(leaf.size for leaf in jax.tree.leaves(value))
-    return jnp.sqrt(sum(jax.tree.leaves(parts)) / count)
-
-
-def _report(state):
-    return Info(state.evaluations, state.accepted, state.rejected, state.exhausted)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
-    """x, with an error that names the solver and the cure where a reverse-mode derivative meets it."""
+    """The identity, without a reverse-mode derivative.
+
+    Args:
+      name: The solver's name, for the message.
+      cure: What to use in its place, for the message.
+      x: A pytree of arrays.
+
+    Returns:
+      x.
+
+    Raises:
+      TypeError: In use, where a reverse-mode derivative is taken.
+    """
     return x
 
 

@@ -137,8 +137,8 @@ def rk4() -> Solver:
     Example:
       >>> velocity, solver = lambda x, t: -x, dj.solvers.rk4()
       >>> x = dj.solvers.integrate(None, solver, velocity, x=1.0, ts=[0.0, 0.1])
-      >>> round(float(x), 6)
-      0.904838
+      >>> round(float(x), 5)
+      0.90484
     """
     tableau = _Tableau(
         nodes=(0.0, 0.5, 0.5, 1.0),
