@@ -1,4 +1,4 @@
-"""Solvers made of solvers, solvers that follow a given path, and what all solvers refuse."""
+"""Solvers made of solvers, solvers that follow a given path, and the errors of all solvers."""
 
 import math
 import os
@@ -67,7 +67,7 @@ def test_strong_order_along_brownian_paths(name, order, x64):
 
 
 def test_a_finer_grid_and_another_solver_follow_the_same_path():
-    """Along one path two fine runs end together; along another path elsewhere."""
+    """Along one path two fine runs end together. Along another path elsewhere."""
     schedule = dj.schedules.vp_linear()
     problem, x = diffusion(schedule, gaussian()), jnp.array([0.5, -1.0])
     paths = [
@@ -360,7 +360,7 @@ def test_a_corrector_is_one_langevin_step_of_the_stated_length(predictor, x64):
 
 @pytest.mark.parametrize("predictor", every(["dpmpp_2m", "unipc"], ("unipc",)))
 def test_a_corrector_leaves_what_it_adds_to_solvers_that_remember(predictor):
-    """After 24 steps with two Langevin steps at each, the start is forgotten and the law is the target's: 4 standard
+    """After 24 steps with two Langevin steps at each, the start is forgotten and the distribution is the target's: 4 standard
     errors, and 3 % for the corrector's own bias r² = 0.026."""
     schedule, count = dj.schedules.vp_linear(), 4000
     target = dj.targets.gaussian([0.0, 0.0], 0.5)
@@ -412,7 +412,7 @@ def test_batch_norms_are_of_the_examples_mapped_together():
 
 
 def test_restart_keeps_the_law_and_counts_its_evaluations():
-    """Twice back from 0.05 to 0.3 on a Gaussian: the exact law within 4 standard errors, and the evaluations told."""
+    """Twice back from 0.05 to 0.3 on a Gaussian: the exact distribution within 4 standard errors, and the evaluations reported."""
     schedule, target, count = dj.schedules.edm(sigma_max=10.0), gaussian(), 4000
     solver = solvers.restart(solvers.rk4(), t_low=0.05, t_high=0.3, repeats=2, steps=6)
     grid = dj.grids.karras(schedule, 24)
@@ -565,7 +565,7 @@ def test_hyperparameters_out_of_range_are_named():
     ],
 )
 def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
-    """From α = 0 the solvers that divide by α are refused by name. DDIM, its kin and multistep methods start there.
+    """From α = 0 the solvers that divide by α raise by name. DDIM, its kin and multistep methods start there.
 
     They end as they do from t = 1 − h: the first step's coefficients and the denoiser move by O(h), h = 1e-5, and by
     float32's rounding.
@@ -591,7 +591,7 @@ def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
 
 
 def test_steps_within_a_number_of_evaluations():
-    """As many as the budget pays for; too few for one step, or no number at all, are refused by name."""
+    """As many as the budget pays for. Too few for one step, or no number at all, raise by name."""
     heun = solvers.heun()
     assert [solvers.steps_within(heun, n) for n in (2, 3, 16)] == [1, 1, 8]
     assert (

@@ -1,4 +1,4 @@
-"""Guided denoisers: the identities of guidance, how often the network is called, and the laws that guidance samples."""
+"""Guided denoisers: the identities of guidance, how often the network is called, and the distributions that guidance samples."""
 
 import functools
 import math
@@ -160,7 +160,7 @@ def test_a_classifiers_condition_comes_with_the_call():
 
 
 def test_one_batched_call_guides_and_one_plain_call_does_not():
-    """A guided step calls the network once, on a batch of two; scale 1 calls it once on one example, never with ∅."""
+    """A guided step calls the network once, on a batch of two. Scale 1 calls it once on one example, never with ∅."""
     schedule, grid = schedules.edm(), dj.grids.karras(schedules.edm(), 5)
     for scale, batch in ((1.0, 1), (1, 1), (2.0, 2), (0.0, 2)):
         net = Counted()
@@ -209,11 +209,11 @@ def test_a_classifier_shifts_the_noise(x64):
 
 
 def test_conditions_of_examples_and_of_the_factory():
-    """A condition per example from `sample_many` takes the bound one's place; without either it is asked for."""
+    """A condition per example from `sample_many` takes the bound one's place. Without either the call raises."""
     schedule, grid = schedules.edm(), dj.grids.karras(schedules.edm(), 4)
     net = lambda x, t, c: c["gain"] * x / (1 + t**2) + c["shift"]
     null = {"gain": jnp.array(0.5), "shift": jnp.zeros(2)}
-    each = {
+    conditions = {
         "gain": jnp.array([1.0, 0.2]),
         "shift": jnp.array([[0.1, 0.2], [-1.0, 0.3]]),
     }
@@ -223,18 +223,18 @@ def test_conditions_of_examples_and_of_the_factory():
     for scale in (1.0, 2.5):
         xs = run(
             denoiser=guidance.classifier_free_batched(net, None, null, scale),
-            condition=each,
+            condition=conditions,
         )
         for i in range(2):
             bound = guidance.classifier_free_batched(
-                net, jax.tree.map(lambda leaf, i=i: leaf[i], each), null, scale
+                net, jax.tree.map(lambda leaf, i=i: leaf[i], conditions), null, scale
             )
             chex.assert_trees_all_close(xs[i], run(denoiser=bound)[i], rtol=1e-5)
             two = guidance.classifier_free(
                 net, functools.partial(lambda c, x, t: net(x, t, c), null), scale
             )
             chex.assert_trees_all_close(
-                xs, run(denoiser=two, condition=each), rtol=1e-5
+                xs, run(denoiser=two, condition=conditions), rtol=1e-5
             )
     with pytest.raises(ValueError, match="condition must be given"):
         guidance.classifier_free_batched(net, None, null, 2.0)(jnp.zeros(2), 1.0)
@@ -277,7 +277,7 @@ def test_outside_its_interval_guidance_costs_one_call():
     )  # t = 5 and 2 guided, by a batch of two; 80, 20, 1 and 0.3 not
 
 
-# ----------------------------------------------------------------------------------------------------------------- laws
+# ----------------------------------------------------------------------------------------------------------------- distributions
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 3.0])
@@ -285,8 +285,8 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
     """Unconditional N(0, S²), conditional N(m, s²), α = 1, from N(0, σ_T²): the flow's, the SDE's, the tilted variance.
 
     With a = (1 − γ)/(S² + u) + γ/(s² + u), u = σ²: the flow has dV/du = aV, hence V = U ∏ (v/(v + U))^{power}, which
-    tends to S^{2(1−γ)}s^{2γ}; the SDE dV/du = 2aV − 1; the density p_u^{1−γ}p_c^γ has 1/a(0). For S = 1, s² = ¼, γ = 2:
-    0.0625, 7/64, 1/7. Both laws by rk4 on the library's own drift in float64, order 4: below 1e-6 at 2000 steps.
+    tends to S^{2(1−γ)}s^{2γ}. The SDE has dV/du = 2aV − 1, the density p_u^{1−γ}p_c^γ has 1/a(0). For S = 1, s² = ¼, γ = 2:
+    0.0625, 7/64, 1/7. Both by rk4 on the library's own drift in float64, order 4: below 1e-6 at 2000 steps.
     """
     wide, narrow, mean, top = 1.0, 0.25, 0.7, 1e3
     schedule = schedules.edm(1e-4, top)
@@ -335,8 +335,10 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
     assert slope == pytest.approx(
         -1 / tilted, rel=1e-6
     )  # guided at noise 0 is the tilted density's score
-    laws = sorted([flow_variance, sde_variance, tilted])
-    assert laws[1] / laws[0] > 1.01 and laws[2] / laws[1] > 1.01  # three laws
+    variances = sorted([flow_variance, sde_variance, tilted])
+    assert (
+        variances[1] / variances[0] > 1.01 and variances[2] / variances[1] > 1.01
+    )  # three of them
     if scale == 2.0:
         assert (flow_variance, sde_variance, tilted) == pytest.approx(
             (1 / 16, 7 / 64, 1 / 7), rel=1e-5
@@ -345,7 +347,7 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "rectified_flow"])
 def test_cfg_plus_plus_is_guided_data_and_unguided_noise(schedule, x64):
-    """Each ddim step with γ = λ/(1 − ρ_s/ρ_t) is x_s = α_s D_λ + σ_s ε̂_u, to D_λ at noise 0; γ h → λ as steps shrink."""
+    """Each ddim step with γ = λ/(1 − ρ_s/ρ_t) is x_s = α_s D_λ + σ_s ε̂_u, to D_λ at noise 0. γ h → λ as steps shrink."""
     schedule, strength = SCHEDULES[schedule](), 0.6
     better, worse = pair(schedule)
     grid = jnp.append(dj.grids.karras(schedule, 6), 0.0)
@@ -429,7 +431,7 @@ def test_ratios_of_steps_where_alpha_underflows():
 
 
 def test_rescaling_keeps_the_conditionals_spread(x64):
-    """At φ = 1 std D = std D_c; between, the factor is linear in φ; a constant D stays as it is."""
+    """At φ = 1 std D = std D_c. Between, the factor is linear in φ. A constant D stays unchanged."""
     better = lambda x, t: jnp.sin(3 * x) + 0.2
     worse = lambda x, t: 0.3 * x
     x = jax.random.normal(KEY, (4, 5, 3))
@@ -458,7 +460,7 @@ def test_rescaling_keeps_the_conditionals_spread(x64):
 
 
 def test_autoguidance_moves_away_from_the_worse_model():
-    """2 D − D_− at γ = 2, both with the condition; γ = 1 never asks the worse one."""
+    """2 D − D_− at γ = 2, both with the condition. γ = 1 never calls the worse one."""
     net = lambda gain: lambda x, t, c: gain * c * x
     x, c = jnp.array([1.0, -2.0]), jnp.array(3.0)
     np.testing.assert_allclose(
@@ -511,13 +513,13 @@ def test_conditions_are_dropped_at_their_probability_and_as_a_whole():
         20_000,
     )
     keys = jax.random.split(KEY, count)
-    found = jax.vmap(guidance.drop_condition, (0, None, None, None))(
+    dropped = jax.vmap(guidance.drop_condition, (0, None, None, None))(
         keys, condition, null, probability
     )
-    kept = np.asarray(found["label"]) == 3
-    assert np.all(np.asarray(found["label"])[~kept] == 0)
-    np.testing.assert_array_equal(found["text"], np.repeat(kept[:, None], 4, 1))
-    assert found["label"].dtype == jnp.int32
+    kept = np.asarray(dropped["label"]) == 3
+    assert np.all(np.asarray(dropped["label"])[~kept] == 0)
+    np.testing.assert_array_equal(dropped["text"], np.repeat(kept[:, None], 4, 1))
+    assert dropped["label"].dtype == jnp.int32
     assert abs((1 - kept.mean()) - probability) < 4.5 * math.sqrt(
         probability * (1 - probability) / count
     )

@@ -108,7 +108,7 @@ def test_operators_obey_their_laws(name, x64):
     ],
 )
 def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
-    """p(x | y) ∝ p(x) N(y; Ax, τ²I): its density, mean and covariance by the trapezoid rule on a fine grid in 2-D.
+    """p(x | y) ∝ p(x) N(y | Ax, τ²I): its density, mean and covariance by the trapezoid rule on a fine grid in 2-D.
 
     The rule's error is beyond all orders for a density this smooth (spacing 0.03, least scale 0.15).
     """
@@ -122,8 +122,8 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
     log_joint = jax.vmap(target.log_prob)(points) + log_likelihood
     mass = np.asarray(jnp.exp(log_joint - jnp.max(log_joint)))
     density = mass / (mass.sum() * 0.03**2)
-    found = np.exp(np.asarray(jax.vmap(posterior.log_prob)(points)))
-    np.testing.assert_allclose(found, density, atol=1e-9 * density.max())
+    result = np.exp(np.asarray(jax.vmap(posterior.log_prob)(points)))
+    np.testing.assert_allclose(result, density, atol=1e-9 * density.max())
     mean = density @ np.asarray(points) * 0.03**2
     np.testing.assert_allclose(posterior.mean(), mean, atol=1e-9)
     centred = np.asarray(points) - mean
@@ -140,7 +140,7 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
 
 
 def test_a_noiseless_observation_is_kept_by_the_exact_posterior(x64):
-    """τ = 0: A x = y with variance 0 and the conditional law beside it, N(ρ y, 1 − ρ²) for correlation ρ."""
+    """τ = 0: A x = y with variance 0 and the conditional distribution beside it, N(ρ y, 1 − ρ²) for correlation ρ."""
     target = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
     posterior = inverse.exact_posterior(
         target, inverse.inpainting([True, False]), [1.5], 0.0
@@ -214,7 +214,7 @@ def posterior_along_line(points, rates, step):
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 0.3])
 def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
     """By V, A, y and τ at repeated, nearly repeated and distinct eigenvalues of V and A Aᵀ, and of a singular A A ᵀ's
-    pseudo-inverse; central differences with h = 1e-5 err by 1e-6 at most.
+    pseudo-inverse. Central differences with h = 1e-5 err by 1e-6 at most.
     """
     h, points = (
         1e-5,
@@ -281,11 +281,11 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
             ),
             inverse.dps(schedule, prior, operator, y, noise_std=tau),
         )
-        found = jax.jit(lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)])(
-            x, 0.4
-        )
-        np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
-        np.testing.assert_allclose(found[2], found[3], rtol=1e-9)
+        result = jax.jit(
+            lambda x, t: [d(x, t) for d in (pigdm, exact, dps, white_dps)]
+        )(x, 0.4)
+        np.testing.assert_allclose(result[0], result[1], rtol=1e-9)
+        np.testing.assert_allclose(result[2], result[3], rtol=1e-9)
 
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "rectified_flow"])
@@ -305,11 +305,11 @@ def test_a_trust_mask_is_exact_for_independent_gaussians(schedule, x64):
     soft = inverse.soft_inpainting(
         targets.denoiser(target, schedule), y, inverse.trust_mask(schedule, tau, std)
     )
-    found, truth = jax.jit(jax.vmap(lambda t: (soft(x, t), exact(x, t))))(
+    result, truth = jax.jit(jax.vmap(lambda t: (soft(x, t), exact(x, t))))(
         interior(schedule, (0.0, 0.1, 0.5, 1.0))
     )
     np.testing.assert_allclose(
-        found, truth, rtol=0, atol=1e4 * EPS64
+        result, truth, rtol=0, atol=1e4 * EPS64
     )  # as of ΠGDM: x/α carries its rounding
 
 
@@ -358,7 +358,7 @@ def test_a_mask_of_zeros_and_ones_is_replacement():
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm"])
 def test_a_release_mask_holds_each_entry_over_its_share(schedule):
-    """Entry i is y while less than m_i of the log-SNR range is covered: m = 1 to the end, 0 never; all at one share."""
+    """Entry i is y while less than m_i of the log-SNR range is covered: m = 1 to the end, 0 never, all at one share."""
     schedule, mask = SCHEDULES[schedule](), np.array([0.0, 0.25, 0.75, 1.0])
     start, end = (
         float(schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min)
@@ -396,13 +396,13 @@ def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
     variance = inverse.gaussian_variance(schedule, std)
     for entries, y, tau in ((MATRIX, [0.7, -0.2], 0.3), (MATRIX[:1], [1.1], 0.0)):
         operator = inverse.matrix(entries)
-        found = inverse.pigdm(
+        result = inverse.pigdm(
             schedule, prior, operator, y, noise_std=tau, variance=variance
         )
         exact = targets.denoiser(
             inverse.exact_posterior(target, operator, y, tau), schedule
         )
-        both = jax.jit(jax.vmap(lambda t: (found(x, t), exact(x, t), prior(x, t))))
+        both = jax.jit(jax.vmap(lambda t: (result(x, t), exact(x, t), prior(x, t))))
         for one, other, unguided in zip(
             *both(interior(schedule, (0.1, 0.5, 0.9))), strict=True
         ):
@@ -414,7 +414,7 @@ def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
 @pytest.mark.parametrize(("std", "tau"), [(1.0, 1.0), (1.0, 0.5), (0.6, 0.8)])
 def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
     """On N(0, s²), α = 1, y = x + τn, z = s²/τ²: DPS's flow has variance s² e^{−z} and mean √(2z) F(√(z/2)) y, F
-    Dawson's integral; the posterior has s²/(1 + z) and z/(1 + z) y.
+    Dawson's integral. The posterior has s²/(1 + z) and z/(1 + z) y.
 
     From dx/du = ½[(1/(s² + u) + k²/τ²) x − k y/τ²], k = s²/(s² + u), u = σ² from ∞ to 0. At s = τ = 1: variance 0.368
     for 0.5, mean 0.725 y for 0.5 y. ΠGDM on the same flow is exact. The start N(0, σ_T²) is off by s²/σ_T².
@@ -424,7 +424,7 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
     target, operator = targets.gaussian([0.0], std), inverse.matrix([[1.0]])
     prior, grid = targets.denoiser(target, schedule), dj.grids.log_snr(schedule, 1000)
 
-    def law(denoiser):
+    def mean_and_variance(denoiser):
         end = lambda x: dj.sample(
             None,
             denoiser,
@@ -441,11 +441,13 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
         math.sqrt(2 * z) * special.dawsn(math.sqrt(z / 2)) * y,
         std**2 * math.exp(-z),
     )
-    found = law(inverse.dps(schedule, prior, operator, [y], noise_std=tau))
+    result = mean_and_variance(
+        inverse.dps(schedule, prior, operator, [y], noise_std=tau)
+    )
     # the flow ends at σ = 1e-4, its mean short of the limit by O(σ²); U's share of the mean falls as s/σ_T
-    assert found == pytest.approx(expected, rel=slack, abs=z * y * std / top)
+    assert result == pytest.approx(expected, rel=slack, abs=z * y * std / top)
     exact = z / (1 + z) * y, std**2 / (1 + z)
-    pigdm = law(
+    pigdm = mean_and_variance(
         inverse.pigdm(
             schedule,
             prior,
@@ -456,11 +458,11 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
         )
     )
     assert pigdm == pytest.approx(exact, rel=slack, abs=z * y * std / top)
-    assert found[0] > 1.1 * exact[0] and found[1] < 0.9 * exact[1]
+    assert result[0] > 1.1 * exact[0] and result[1] < 0.9 * exact[1]
 
 
 def test_dps_and_classifier_guidance_agree(x64):
-    """DPS is `classifier` guidance by log N(y; A D(x, t), τ²I), at any scale."""
+    """DPS is `classifier` guidance by log N(y | A D(x, t), τ²I), at any scale."""
     schedule, operator, y, tau = (
         schedules.vp_linear(),
         inverse.matrix([[1.0, -0.5]]),
@@ -477,15 +479,15 @@ def test_dps_and_classifier_guidance_agree(x64):
     dps = inverse.dps(schedule, prior, operator, y, noise_std=tau, scale=0.7)
     guided = dj.guidance.classifier(schedule, prior, log_prob_y, 0.7)
     x = np.array([0.3, -0.8])
-    found, expected = jax.jit(jax.vmap(lambda t: (dps(x, t), guided(x, t))))(
+    result, expected = jax.jit(jax.vmap(lambda t: (dps(x, t), guided(x, t))))(
         np.array([0.1, 0.6])
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-11)
+    np.testing.assert_allclose(result, expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "rectified_flow"])
 def test_dps_steps_are_the_papers(schedule, x64):
-    """A ddpm step on D, then x − ζ ∇_x ‖y − A D(x, t)‖, with the same noise, to noise 0; Algorithm 1."""
+    """A ddpm step on D, then x − ζ ∇_x ‖y − A D(x, t)‖, with the same noise, to noise 0: Algorithm 1."""
     operator, y, size, schedule = (
         inverse.matrix([[1.0, -0.5]]),
         jnp.array([0.4]),
@@ -603,7 +605,7 @@ def test_replacement_ends_in_the_observation(schedule, x64):
 
 
 def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
-    """Along ddim A x_t = α y + σ ε with one ε throughout; under ddpm N(α y, σ²) at every grid time."""
+    """Along ddim A x_t = α y + σ ε with one ε throughout. Under ddpm N(α y, σ²) at every grid time."""
     schedule = schedules.vp_linear()
     denoiser, grid = correlated(schedule), dj.grids.karras(schedule, 6)
     states = dj.sample(
@@ -653,7 +655,7 @@ EXACT_WHERE_STRAIGHT = (
     every(("vp_linear", "edm", "rectified_flow"), ("vp_linear", "rectified_flow")),
 )
 def test_which_solvers_keep_the_observed_part_exactly(name, x64):
-    """A x_t = α y + σ A ε at every time of a coarse grid, as the docstring lists them; Euler's is far off on VP.
+    """A x_t = α y + σ A ε at every time of a coarse grid, as the docstring lists them. Euler's is far off on VP.
 
     D of the observed entry is the constant y, so that it is a problem of its own. ρ spans up to 1e6: rounding 1e-9.
     """
@@ -705,9 +707,9 @@ def propagated(solver, schedule, denoiser, grid, draws):
 
 
 def test_the_bias_of_replacement_on_a_gaussian(x64):
-    """x_2 given x_1 = y by the flow on VE, x_1 = y + σz: dx_2/dσ = (x_2 − D_2)/σ, linear; by DOP853 beside the solver.
+    """x_2 given x_1 = y by the flow on VE, x_1 = y + σz: dx_2/dσ = (x_2 − D_2)/σ, linear. By DOP853 beside the solver.
 
-    With Λ = (Σ + σ²)⁻¹ the second row of x − D = σ²Λx. The law is N(a y, v) with neither a = ρ nor v = 1 − ρ².
+    With Λ = (Σ + σ²)⁻¹ the second row of x − D = σ²Λx. The distribution is N(a y, v) with neither a = ρ nor v = 1 − ρ².
     """
     top, low, rho = 200.0, 1e-3, CORRELATION
     schedule = schedules.edm(low, top)
@@ -729,13 +731,13 @@ def test_the_bias_of_replacement_on_a_gaussian(x64):
     )
     # the run starts from N(0, σ_T²) in both entries: x_1 = σ_T z' = y + σ_T z with z = z' − y/σ_T
     mean = mean - by_noise * OBSERVED / top
-    found, covariance = propagated(
+    result, covariance = propagated(
         solvers.rk4(), schedule, correlated(schedule), grid, 400
     )
-    assert found[1] == pytest.approx(mean, abs=1e-6)
+    assert result[1] == pytest.approx(mean, abs=1e-6)
     assert covariance[1, 1] == pytest.approx(by_start**2 + by_noise**2, abs=1e-6)
-    assert found[0] == pytest.approx(OBSERVED, abs=2 * OBSERVED * low / top)
-    assert (found[1] / OBSERVED, covariance[1, 1]) == pytest.approx(
+    assert result[0] == pytest.approx(OBSERVED, abs=2 * OBSERVED * low / top)
+    assert (result[1] / OBSERVED, covariance[1, 1]) == pytest.approx(
         (0.345, 0.672), abs=1e-3
     )  # for 0.8 and 0.36
 
@@ -807,28 +809,28 @@ def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
     ):
         solver = inverse.repaint(jump=jump, repeats=repeats)
         draws = 8 + 8 * (repeats - 1) * jump + jump
-        found = propagated(solver, schedule, correlated(schedule), grid, draws)
+        result = propagated(solver, schedule, correlated(schedule), grid, draws)
         for one, other in zip(
-            found, repaint_law(schedule, np.asarray(grid), jump, repeats), strict=True
+            result, repaint_law(schedule, np.asarray(grid), jump, repeats), strict=True
         ):
             np.testing.assert_allclose(one, other, atol=1e-11)
         if grid[-1] == 0:
-            np.testing.assert_allclose(found[0][0], OBSERVED, rtol=1e-14)
-            np.testing.assert_allclose(found[1][0], 0, atol=1e-14)
+            np.testing.assert_allclose(result[0][0], OBSERVED, rtol=1e-14)
+            np.testing.assert_allclose(result[1][0], 0, atol=1e-14)
 
 
 def test_the_bias_of_repaint_on_a_gaussian(x64):
     """Mean and variance of x_2 over 100 steps, beside ρ and 1 − ρ²: a, v of N(a y, v) for r = 1, 3, 10, 30.
 
     The mean comes nearer with each r. The variance passes the truth and stays below it: a ddpm step adds β̃, less than
-    the reverse step's variance; with 4 times the steps it is nearer. By `repaint_law`, which the solver has.
+    the reverse step's variance. With 4 times the steps it is nearer. By `repaint_law`, which the solver has.
     """
-    schedule, found = schedules.vp_linear(), {}
+    schedule, result = schedules.vp_linear(), {}
     for steps, repeats in ((100, 1), (100, 3), (100, 10), (100, 30), (400, 30)):
         grid = np.append(np.asarray(dj.grids.karras(schedule, steps)), 0.0)
         mean, covariance = repaint_law(schedule, grid, 1, repeats)
-        found[steps, repeats] = mean[1] / OBSERVED, covariance[1, 1]
-    means, variances = zip(*found.values(), strict=True)
+        result[steps, repeats] = mean[1] / OBSERVED, covariance[1, 1]
+    means, variances = zip(*result.values(), strict=True)
     assert np.all(np.diff(means[:4]) > 0) and means[3] < CORRELATION
     assert means[:4] == pytest.approx((0.483, 0.675, 0.764, 0.788), abs=1e-3)
     assert variances[:4] == pytest.approx((0.450, 0.357, 0.322, 0.310), abs=1e-3)
@@ -866,7 +868,7 @@ def test_repaint_takes_a_condition():
         lambda x, t, c: c * jnp.ones(2), operator, [OBSERVED]
     )
     grid = jnp.append(dj.grids.karras(schedule, 3), 0.0)
-    found = dj.sample_many(
+    result = dj.sample_many(
         KEY,
         2,
         denoiser,
@@ -876,7 +878,7 @@ def test_repaint_takes_a_condition():
         shape=(2,),
         condition=jnp.array([0.2, -0.7]),
     )
-    np.testing.assert_allclose(found, [[OBSERVED, 0.2], [OBSERVED, -0.7]], rtol=1e-6)
+    np.testing.assert_allclose(result, [[OBSERVED, 0.2], [OBSERVED, -0.7]], rtol=1e-6)
 
 
 def test_repaint_depends_on_its_key_alone_and_keeps_pixels():

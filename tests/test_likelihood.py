@@ -158,21 +158,21 @@ def test_log_prob_integrates_to_one(x64):
 
 
 def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
-    """For two independent entries of law (0.2, 0.3, 0.5) on (−1, 0, 1) the exact denoiser's bound, meaned over 200
+    """For two independent entries of distribution (0.2, 0.3, 0.5) on (−1, 0, 1) the exact denoiser's bound, meaned over 200
     draws, lies below log P(x) within 4 standard errors and, at σ/α a twelfth of the spacing, less than 1e-3 nats below:
     a level is then mistaken with probability 2e-9."""
-    levels, law = jnp.array([-1.0, 0.0, 1.0]), np.array([0.2, 0.3, 0.5])
+    levels, probabilities = jnp.array([-1.0, 0.0, 1.0]), np.array([0.2, 0.3, 0.5])
     schedule = dj.schedules.vp_linear(
         t_min=float(
             dj.schedules.time_of_log_snr(dj.schedules.vp_linear(), 2 * np.log(12))
         )
     )
     denoiser = dj.predictions.categorical(
-        schedule, lambda features, c: jnp.tile(jnp.log(law), 2), levels
+        schedule, lambda features, c: jnp.tile(jnp.log(probabilities), 2), levels
     )
     grid, x = dj.grids.log_snr(schedule, 200), jnp.array([1.0, -1.0])
     atoms = dj.targets.gaussian_mixture(
-        np.outer(law, law).ravel(),
+        np.outer(probabilities, probabilities).ravel(),
         np.stack(np.meshgrid(levels, levels, indexing="ij"), -1).reshape(-1, 2),
         np.full(9, 1e-6),
     )
@@ -212,7 +212,7 @@ def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
 def test_the_lattice_bound_of_what_is_no_level_is_minus_infinity_where_traced(
     levels_are_traced,
 ):
-    """Entries of which one is no level have probability 0, as for every decoder of levels; others keep their value.
+    """Entries of which one is no level have probability 0, as for every decoder of levels. Others keep their value.
 
     An entry within 1e-4 of the range counts as its level. NaN stays NaN.
     """
@@ -229,11 +229,11 @@ def test_the_lattice_bound_of_what_is_no_level_is_minus_infinity_where_traced(
         )
 
     if levels_are_traced:
-        found = np.asarray(jax.jit(jax.vmap(bound, (0, None)))(xs, levels))
+        result = np.asarray(jax.jit(jax.vmap(bound, (0, None)))(xs, levels))
     else:
-        found = np.asarray(jax.jit(jax.vmap(bound))(xs))
-    np.testing.assert_allclose(found[:2], [bound(x) for x in xs[:2]], rtol=1e-5)
-    assert np.all(np.isneginf(found[2:5])) and np.isnan(found[5])
+        result = np.asarray(jax.jit(jax.vmap(bound))(xs))
+    np.testing.assert_allclose(result[:2], [bound(x) for x in xs[:2]], rtol=1e-5)
+    assert np.all(np.isneginf(result[2:5])) and np.isnan(result[5])
     for x, away in ((xs[2], "0.0002"), (xs[3], "0.5"), (xs[4], "254.0")):
         with pytest.raises(
             ValueError,

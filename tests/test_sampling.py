@@ -1,4 +1,4 @@
-"""Samples depend on their own key only; encoding inverts sampling; bad arguments are named."""
+"""Samples depend on their own key only, encoding inverts sampling, bad arguments are named."""
 
 import dataclasses
 import functools
@@ -79,7 +79,7 @@ def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
 
 def test_eight_devices_draw_the_same_samples_as_one():
     """Sharded over a mesh of 8 devices, of automatic or explicit axes, with and without chunks, for a count that 8 does
-    not divide; by a solver with noise and one without.
+    not divide, by a solver with noise and one without.
     """
     program = """
 import jax, jax.numpy as jnp, numpy as np, diffjax as dj
@@ -191,7 +191,7 @@ def test_initial_noise_and_step_noise_are_independent():
 
 
 def test_encode_inverts_sampling(x64):
-    """Encoding and decoding on one fine grid return to the start at RK4's error; the latents of N(m, s²) are its
+    """Encoding and decoding on one fine grid return to the start at RK4's error. The latents of N(m, s²) are its
     quantiles.
     """
     schedule, target, denoiser = setting()
@@ -202,17 +202,17 @@ def test_encode_inverts_sampling(x64):
         None, denoiser, schedule, solver=solvers.rk4(), grid=grid, x_init=z
     )
     np.testing.assert_allclose(back, x, atol=1e-6)
-    law = dj.targets.gaussian([0.5, -1.0], 0.3)
+    target = dj.targets.gaussian([0.5, -1.0], 0.3)
     z = dj.encode(
-        dj.targets.denoiser(law, schedule),
+        dj.targets.denoiser(target, schedule),
         schedule,
         [0.8, -1.0],
         solver=solvers.rk4(),
         grid=grid,
     )
     low, high = (
-        law.noised(schedule, schedule.t_min),
-        law.noised(schedule, schedule.t_max),
+        target.noised(schedule, schedule.t_min),
+        target.noised(schedule, schedule.t_max),
     )
     standard = (jnp.array([0.8, -1.0]) - low.mean()) / jnp.sqrt(
         jnp.diag(low.covariance())
@@ -510,7 +510,7 @@ def test_stopping_is_refused_by_name():
 
 
 def test_noise_of_ones_own():
-    """DDPM's chain by hand from an array of normals, by `integrate`, `sample` and `sample_many`; a function gives the same."""
+    """DDPM's chain by hand from an array of normals, by `integrate`, `sample` and `sample_many`. A function gives the same."""
     schedule, _, _ = setting()
     denoiser, grid = (lambda x, t: 0.5 * x), np.array([0.9, 0.6, 0.3], np.float32)
     z = (
