@@ -20,7 +20,12 @@ __all__ = [
     "classifier_free_batched",
 ]
 
-_RESCALE = checks.optional(checks.within, 0, 1)
+_SCALES = {
+    "scale": arguments.scale,
+    "rescale": checks.optional(checks.within, 0, 1),
+}
+_CONDITIONS = {"condition": checks.arrays, "null_condition": checks.arrays}
+_NETWORK = (arguments.denoiser, "denoiser(x, t, condition)")
 
 
 @pytree
@@ -102,10 +107,7 @@ def extrapolate(
 
 
 @checks.arguments(
-    conditional=arguments.denoiser,
-    unconditional=arguments.denoiser,
-    scale=arguments.scale,
-    rescale=_RESCALE,
+    conditional=arguments.denoiser, unconditional=arguments.denoiser, **_SCALES
 )
 def classifier_free(
     conditional: Denoiser,
@@ -152,13 +154,7 @@ def classifier_free(
     return Extrapolated(conditional, unconditional, scale, rescale, shared=False)
 
 
-@checks.arguments(
-    denoiser=(arguments.denoiser, "denoiser(x, t, condition)"),
-    condition=checks.arrays,
-    null_condition=checks.arrays,
-    scale=arguments.scale,
-    rescale=_RESCALE,
-)
+@checks.arguments(denoiser=_NETWORK, **_CONDITIONS, **_SCALES)
 def classifier_free_batched(
     denoiser: Denoiser,
     condition: PyTree,
@@ -205,12 +201,7 @@ def classifier_free_batched(
     return Batched(denoiser, condition, null_condition, scale, rescale)
 
 
-@checks.arguments(
-    denoiser=arguments.denoiser,
-    worse=arguments.denoiser,
-    scale=arguments.scale,
-    rescale=_RESCALE,
-)
+@checks.arguments(denoiser=arguments.denoiser, worse=arguments.denoiser, **_SCALES)
 def autoguidance(
     denoiser: Denoiser,
     worse: Denoiser,
