@@ -262,7 +262,7 @@ def _prepare(solver, grid, denoiser, schedule):
         f"{getattr(solver, 'name', '')} consumes a {getattr(solver, 'consumes', '')}",
         TypeError,
     )
-    return prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    return prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
 
 
 class PathState(NamedTuple):

@@ -108,7 +108,7 @@ def sample(
     """
     shape, x_init = _shape_and_start(shape, x_init)
     zero_end = grid is not None and requirements.may_end_at_zero(grid)
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
+    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT)
     noise = requirements.check_noise(noise, shape, grid)
     if key is not None or (solver.stochastic and noise is None) or x_init is None:
         checks.key("key", key)
@@ -204,7 +204,7 @@ def sample_many(
     checks.leading_axis("condition", condition, "count", count)
     shape, x_init = _shape_and_start(shape, x_init, count)
     zero_end = grid is not None and requirements.may_end_at_zero(grid)
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT)
+    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT)
     checks.require(
         not solver.traits.across_examples or (chunk is None and mesh is None),
         f"{'mesh' if chunk is None else 'chunk'} must be None for {solver.name}, whose "
@@ -291,7 +291,7 @@ def encode(
       >>> z = dj.encode(denoiser, schedule, [1.0, 0.5], grid=grid)
       >>> x = dj.sample(None, denoiser, schedule, x_init=z, grid=grid)
     """
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
     problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
     requirements.check_grid("grid", solver, problem, upwards)
     x = requirements.check_example("x", x)
@@ -342,7 +342,7 @@ def interpolate(
       (2, 2)
     """
     start, end, weights = requirements.check_between(start, end, weights)
-    solver, grid = prepare(solver, grid, denoiser, schedule, DEFAULT, flow=True)
+    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
     problem = driver.diffusion(schedule, denoiser)
     requirements.check_grid("grid", solver, problem, reverse(grid))
     arrays, static = partition(problem)
@@ -407,6 +407,7 @@ def prepare(
     grid: ArrayLike | None,
     denoiser: Denoiser,
     schedule: Schedule,
+    *,
     default: tuple[Solver, Callable[[Schedule, Solver], Array]],
     flow: bool = False,
 ) -> tuple[Solver, Array]:
