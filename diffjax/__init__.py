@@ -1,4 +1,4 @@
-"""diffjax: diffusions, flows and SDE samplers as pure functions, with exact answers beside every method."""
+"""Diffusion models, normalizing flows and SDE samplers, with exact ground truth."""
 
 import importlib
 from typing import Any

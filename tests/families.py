@@ -3,6 +3,7 @@
 A new schedule, target or weighting is one row here, and every theorem covers it.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -149,3 +150,24 @@ def every(names, always):
         pytest.param(name, marks=() if name in always else pytest.mark.slow)
         for name in names
     ]
+
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def counted_programs():
+    """A list that grows by one for each program that XLA is given while the
+    context is open.
+    """
+    programs = []
+
+    def listen(event, duration, **details):
+        if event == COMPILED:
+            programs.append(details.get("fun_name", "?"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield programs
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import assert_raises
 from scipy import optimize
 
 from diffjax import distributions, divergences, targets
 from diffjax.types import pytree
+from tests.families import assert_raises
 
 BOX = [(-12.0, 12.0)] * 2
 LINE = [(-12.0, 12.0)]

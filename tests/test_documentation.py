@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
+from tests import prose
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -367,3 +368,51 @@ def test_the_text_speaks_of_the_product_alone():
             if FORBIDDEN.search(line)
         ]
     assert not lines_with
+
+
+# ---------------------------------------------------------------------------- the words
+
+
+@pytest.mark.parametrize("folder", prose.SOURCES)
+def test_the_sources_keep_the_rules_of_prose(folder):
+    findings = [
+        str(finding)
+        for path in prose.files([str(ROOT / folder)])
+        for finding in prose.in_source(
+            path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        )
+    ]
+    assert not findings, "\n".join(findings)
+
+
+@pytest.mark.parametrize(
+    "rule, source",
+    [
+        ("word", '"""The l{}w of x."""'.format("a")),
+        ("word", "# it is ref{}ed here".format("us")),
+        ("word", "def f():\n    raise ValueError('x is re{}sed')".format("fu")),
+        ("semicolon", '"""One thought{} another."""'.format(";")),
+        ("riddle", '"""{} the solver does."""'.format("What")),
+        ("paragraph", '"""A.\n\n{}"""'.format("some words\n" * 6)),
+        ("name", "fo{} = 1".format("und")),
+        ("name", "def f(o{}): ...".format("wn")),
+        ("args", 'def f(x, y):\n    """Sum.\n\n    Args:\n      x: One.\n    """'),
+        ("args", 'def f(x, y):\n    """The sum of x and y."""'),
+    ],
+)
+def test_faults_of_prose_are_found(rule, source):
+    assert [f.rule for f in prose.in_source("diffjax/m.py", source)] == [rule]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""The law of large numbers, and convergence in law."""',
+        '"""See `f; g`.\n\nExample:\n  >>> a = 1; b = 2\n"""',
+        'def f(x, y):\n    """Sum.\n\n    Args:\n      x, y: Numbers.\n    """',
+        'def _f(x, y):\n    """Private."""',
+        'class A:\n    """A."""\n    def __call__(self, x, t):\n        """D at x."""',
+    ],
+)
+def test_text_within_the_rules_of_prose_passes(source):
+    assert prose.in_source("diffjax/m.py", source) == []

@@ -17,10 +17,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_first_calls import counted_programs
 
 from diffjax.training import lock
 from experiments.shared import cli, figures, files, training
+from tests.families import counted_programs
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -5,7 +5,6 @@ A row is a function that makes the inputs and returns the call to be counted.
 Inputs are made before the count starts. Rows stand in the order of the rooms.
 """
 
-import contextlib
 import functools
 import tempfile
 
@@ -41,10 +40,9 @@ from diffjax import (
     tuning,
     vaes,
 )
+from tests.families import counted_programs
 
 LIMIT = 3
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 _KEY_DATA = np.array([0, 1], np.uint32)
@@ -59,24 +57,6 @@ def small_programs_are_cached():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
-@contextlib.contextmanager
-def counted_programs():
-    """A list that grows by one for each program that XLA is given while the
-    context is open.
-    """
-    programs = []
-
-    def listen(event, duration, **details):
-        if event == COMPILED:
-            programs.append(details.get("fun_name", "?"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield programs
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 # ------------------------------------------------------------------------------------------------ schedules and grids

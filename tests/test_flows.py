@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import every
 
 from diffjax import flows
+from tests.families import every
 from tests.flow_members import CONSTRUCTORS, KEY, MEMBERS, NORMAL, shaken
 
 FAST = [

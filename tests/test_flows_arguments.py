@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from families import assert_raises
 
 from diffjax import distributions, flows
+from tests.families import assert_raises
 from tests.flow_members import KEY, NORMAL, conditioned, coupled
 
 WRONG = {

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, TARGETS, every, times_at_noise
 
 from diffjax import schedules, sde, solvers, targets
 from diffjax.numerics import divergence
-from tests.families import assert_raises
+from tests.families import SCHEDULES, TARGETS, assert_raises, every, times_at_noise
 
 STEPS = np.array([1 / 16, 1 / 32, 1 / 64])
 """Of dx in units of σ(t) and of dt in units of 1/|λ′(t)|, the scales on which p_t varies.

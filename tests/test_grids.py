@@ -6,11 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DISTINCT, SCHEDULES, Bare, ddpm_betas, every
 from scipy import stats
 
 from diffjax import grids, schedules
-from tests.families import EPS32, assert_raises, quick
+from tests.families import (
+    DISTINCT,
+    EPS32,
+    SCHEDULES,
+    Bare,
+    assert_raises,
+    ddpm_betas,
+    every,
+    quick,
+)
 
 GRIDS = {
     "uniform": (grids.uniform, lambda schedule, t: t),

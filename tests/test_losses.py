@@ -10,11 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DISTINCT, SCHEDULES, every, interior, times_at_noise
 from scipy import stats
 
 from diffjax import losses, predictions, schedules, targets
-from tests.families import EPS32, assert_raises, quick
+from tests.families import (
+    DISTINCT,
+    EPS32,
+    SCHEDULES,
+    assert_raises,
+    every,
+    interior,
+    quick,
+    times_at_noise,
+)
 
 X0, NOISE, SIGMA_DATA = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5]), 0.8
 

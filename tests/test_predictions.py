@@ -9,11 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DISTINCT, SCHEDULES, Own, every, times_at_noise
 from flax import linen, nnx
 
 from diffjax import predictions, schedules, targets
-from tests.families import EPS32, assert_raises
+from tests.families import (
+    DISTINCT,
+    EPS32,
+    SCHEDULES,
+    Own,
+    assert_raises,
+    every,
+    times_at_noise,
+)
 
 SIGMA_DATA = 0.8
 X0, NOISE = np.array([0.4, -1.3, 0.9]), np.array([-0.7, 0.2, 1.5])

@@ -10,10 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, Bare, Own, ddpm_betas, interior, ladder_sigmas
 
 from diffjax import schedules
-from tests.families import EPS32, EPS64, quick
+from tests.families import (
+    EPS32,
+    EPS64,
+    SCHEDULES,
+    Bare,
+    Own,
+    ddpm_betas,
+    interior,
+    ladder_sigmas,
+    quick,
+)
 
 pytestmark = pytest.mark.filterwarnings("error:Explicitly requested dtype")
 

@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DISTINCT, SCHEDULES, TARGETS, every, times_at_noise
 
 from diffjax import predictions, schedules, sde, targets
-from tests.families import assert_raises
+from tests.families import (
+    DISTINCT,
+    SCHEDULES,
+    TARGETS,
+    assert_raises,
+    every,
+    times_at_noise,
+)
 
 X = np.array([0.4, -0.3])
 

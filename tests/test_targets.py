@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DISTINCT, SCHEDULES, TARGETS, TOYS, every, times_at_noise
 from scipy import stats
 from sklearn import datasets
 
 from diffjax import schedules, targets
-from tests.families import EPS32
+from tests.families import (
+    DISTINCT,
+    EPS32,
+    SCHEDULES,
+    TARGETS,
+    TOYS,
+    every,
+    times_at_noise,
+)
 
 
 def batched_log_prob(target, x):

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from forked import Nursery
 from jax.sharding import AxisType
 
 from diffjax import training
 from diffjax.training import Batches, Checkpoints, lock, manifest
+from tests.forked import Nursery
 
 FEATURES, WIDTH, EXAMPLES, BATCH = (
     3,

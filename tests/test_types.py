@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import SCHEDULES, TARGETS, TOYS, Bare, interior
 from flax import linen, nnx
 
 import diffjax
@@ -33,6 +32,7 @@ from diffjax.types import (
     pytree,
     static_field,
 )
+from tests.families import SCHEDULES, TARGETS, TOYS, Bare, interior
 
 
 def values():

@@ -1,4 +1,4 @@
-"""Solvers: each is made by a factory such as `heun()` and run by `integrate` or `sample`.
+"""Solvers, each made by a factory such as `heun()`, run by `integrate` or `sample`.
 
 To add a sampler, state its coefficients: a function (schedule, steps) ->
 `Update` for `affine.multistep`, whose docstring has an example, or a list of
