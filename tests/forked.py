@@ -29,7 +29,11 @@ class Nursery:
         environment["XLA_FLAGS"] = " ".join(
             flag for flag in flags if "device_count" not in flag
         )
-        command = [sys.executable, "-c", f"import forked; forked.serve({module!r})"]
+        command = [
+            sys.executable,
+            "-c",
+            f"from tests import forked; forked.serve({module!r})",
+        ]
         self._server = subprocess.Popen(
             command,
             cwd=ROOT,
