@@ -18,11 +18,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def python_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Source files of a package, without its tests and without the house of checks."""
+    """Source files of a package, without its tests and its own library of checks."""
     return sorted(
         path
         for path in folder.rglob("*.py")
-        if "test" not in path.name and path.name != "checks.py"
+        if "test" not in path.name and path != folder / "checks.py"
     )
 
 
