@@ -226,7 +226,7 @@ def _score_loss(static, arrays, key, x, index):
     # an index left out is drawn from the same key as `ddpm.simple_loss` draws it from
     index = index_or_draw(key, index, ladder)
     t = jnp.asarray(ladder.times)[index - 1]
-    denoised = denoiser(state_at(key, ladder, x, index, t), t)
+    denoised = denoiser(state_at(key, ladder, x, index, time=t), t)
     sigma = ladder.sigma(t)
     # the error of the noise has the weight σ² already
     share = 1.0 if weight is None else weight(sigma) / sigma**2

@@ -288,6 +288,7 @@ class Static:
         treedef: Any,
         leaves: tuple[Hashable, ...],
         count: int,
+        *,
         opened: bool,
         tree: PyTree = None,
     ) -> None:
@@ -339,7 +340,7 @@ def partition(tree: PyTree) -> tuple[list[Any], Static]:
         isinstance(node, Function)
         for node in jax.tree.leaves(tree, is_leaf=_is_function)
     )
-    return arrays, Static(treedef, tuple(rest), len(arrays), opened, tree)
+    return arrays, Static(treedef, tuple(rest), len(arrays), opened=opened, tree=tree)
 
 
 def _is_function(node: Any) -> bool:
@@ -479,7 +480,7 @@ def _without_trees(value: Any, anew: bool = False) -> Any:
         if value.tree is None:
             return value
         value = partition(value.tree)[1] if anew else value
-        return Static(value.treedef, value.leaves, value.count, value.opened)
+        return Static(value.treedef, value.leaves, value.count, opened=value.opened)
     before = _entries(value)
     if before is None:
         return value

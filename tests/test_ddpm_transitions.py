@@ -436,7 +436,7 @@ def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
             all_terms(scale),
             jax.jacfwd(all_terms)(scale),
             step.loc,
-            ddpm.transitions.state_at(key, chain, x0, 8, 1.0),
+            ddpm.transitions.state_at(key, chain, x0, 8, time=1.0),
         )
 
     (bound, two, simple, last), slopes, mean, noise = everything(0.3)

@@ -259,7 +259,14 @@ def _rate_distortion(static, chunk, arrays, key, x, prior):
 def _elbo_arguments(
     key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
 ):
-    model = reverse_model(denoiser, chain, variance, levels, decoder_variance, x.shape)
+    model = reverse_model(
+        denoiser,
+        chain,
+        variance,
+        levels=levels,
+        decoder_variance=decoder_variance,
+        shape=x.shape,
+    )
     if levels is not None:
         level_index(x, model.levels)
     return model, x, check_prior(prior, 1.0, x.shape), chunk

@@ -129,7 +129,7 @@ def _bound_loss(static, arrays, key, x, index):
     model = combine(arrays, static)
     index = index_or_draw(key, index, model.chain)
     step, denoised, second = model.observe(key, x, index)
-    return model.term(step, index, x, denoised, second)
+    return model.term(step, index, x, denoised, second=second)
 
 
 @checks.arguments(key=checks.key, bound_weight=checks.non_negative)
@@ -184,14 +184,19 @@ def _hybrid_loss(static, arrays, key, x, index, bound_weight):
     index = index_or_draw(key, index, model.chain)
     step, denoised, second = model.observe(key, x, index)
     # The bound's gradient reaches the variance alone, through `second`.
-    bound = model.term(step, index, x, jax.lax.stop_gradient(denoised), second)
+    bound = model.term(step, index, x, jax.lax.stop_gradient(denoised), second=second)
     simple = weighted_error("simple", model.chain, step.time, x - denoised)
     return (simple + bound_weight * model.chain.steps * bound) / x.size
 
 
 def _loss_arguments(denoiser, chain, x, index, variance, levels, decoder_variance):
     model = reverse_model(
-        denoiser, chain, variance, levels, decoder_variance, jnp.shape(x)
+        denoiser,
+        chain,
+        variance,
+        levels=levels,
+        decoder_variance=decoder_variance,
+        shape=jnp.shape(x),
     )
     x = check_example("x", x)
     if levels is not None:

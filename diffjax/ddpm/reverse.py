@@ -259,6 +259,7 @@ class ReverseModel:
         index: Any,
         x0: Array,
         denoised: Array,
+        *,
         second: Any,
     ) -> Array:
         """The term of the bound that belongs to an index.
@@ -292,7 +293,7 @@ class ReverseModel:
           (coefficients of the step, D, second).
         """
         step = entry(self.steps, index)
-        x = state_at(key, self.chain, x0, index, step.time)
+        x = state_at(key, self.chain, x0, index, time=step.time)
         return step, *self.predict(step, x)
 
 
@@ -314,6 +315,7 @@ def reverse_model(
     denoiser: Denoiser,
     chain: DiscreteChain,
     variance: str,
+    *,
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
     shape: tuple[int, ...] = (),

@@ -185,7 +185,7 @@ def coefficients_at(chain: DiscreteChain, index: Any) -> StepCoefficients:
     )
 
 
-def state_at(key: Key, chain: Indexed, x0: Array, index: Any, time: Scalar) -> Array:
+def state_at(key: Key, chain: Indexed, x0: Array, index: Any, *, time: Scalar) -> Array:
     """One draw of x_i given x_0.
 
     Args:

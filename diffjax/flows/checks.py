@@ -14,6 +14,32 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 
+__all__ = [
+    "METHODS",
+    "check_bijector",
+    "check_bijectors",
+    "check_broadcast",
+    "check_channels",
+    "check_condition",
+    "check_even_channels",
+    "check_examples",
+    "check_floor",
+    "check_heads",
+    "check_image",
+    "check_initialisable",
+    "check_inside",
+    "check_kind",
+    "check_latent_shapes",
+    "check_latents",
+    "check_order",
+    "check_parameters",
+    "check_positive_array",
+    "check_spline",
+    "check_spline_bounds",
+    "check_squeezed",
+    "check_stackable",
+]
+
 METHODS = ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det")
 """The methods of a bijector."""
 

@@ -13,6 +13,16 @@ from .. import schedules
 from ..schedules import Schedule
 from ..types import Array
 
+__all__ = [
+    "LARGEST_RATIO",
+    "NoiseLevel",
+    "Steps",
+    "noise_level",
+    "noise_level_of_ratio",
+    "steps_of",
+    "with_noise_levels",
+]
+
 
 class Steps(NamedTuple):
     """All steps of a grid of N + 1 times.

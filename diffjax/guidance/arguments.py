@@ -6,6 +6,13 @@ from .. import checks, predictions, schedules
 from ..schedules import Schedule
 from ..types import Denoiser, as_pytree_callable
 
+__all__ = [
+    "denoiser",
+    "independent_denoiser",
+    "scale",
+    "schedule",
+]
+
 
 def schedule(name: str, value: Any) -> Schedule:
     """The schedule, if it is one.

@@ -17,6 +17,17 @@ from ..distributions.normal import (
 from ..noise import normal
 from ..types import Array, Key
 
+__all__ = [
+    "as_distribution",
+    "as_gaussian",
+    "as_prior",
+    "has_closed_form",
+    "kl",
+    "log_prob",
+    "not_finite",
+    "reparameterised",
+]
+
 
 def as_gaussian(
     name: str, output: Any, shape: tuple[int, ...] | None = None
