@@ -19,11 +19,11 @@ from . import _capture
 __all__ = [
     "Array",
     "ArrayLike",
-    "Bound",
     "Denoiser",
     "Function",
     "Key",
     "PROGRAMS",
+    "PartialPytree",
     "PyTree",
     "Scalar",
     "Static",
@@ -203,7 +203,7 @@ _UNMADE: Any = object()
 
 
 @pytree
-class Bound:
+class PartialPytree:
     """`functools.partial` as a pytree, whose function is a child too.
 
     Attributes:
@@ -256,7 +256,7 @@ def as_pytree_callable(function: Callable) -> Callable:
                     function.func, *function.args, **function.keywords
                 )
             )
-        return Bound(
+        return PartialPytree(
             as_pytree_callable(function.func), function.args, dict(function.keywords)
         )
     return as_pytree(function)

@@ -87,7 +87,7 @@ REFUSED = {
         ValueError,
         "prior.var must be positive, got -1",
     ),
-    "law variance": (
+    "variance of a chain": (
         lambda: distributions.discretised_log_prob(distributions.Gaussian(0.0, 0.0), X, [0, 1]),
         ValueError,
         "gaussian.var must be positive, got 0",

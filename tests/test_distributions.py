@@ -255,7 +255,7 @@ LATTICE = {
         LEVELS,
     ),
 }
-"""name -> (law of two entries from their locations, the values of an entry)."""
+"""name -> (distribution of two entries from their locations, the values of an entry)."""
 
 
 @pytest.mark.parametrize("name", LATTICE)

@@ -65,7 +65,7 @@ def test_the_exact_part_tells_the_laws_apart(tmp_path):
     tilted one. Beyond, neither draws that.
     """
     results = guidance_exact.run(tmp_path, 0, guidance_exact.COMPARED)
-    assert (tmp_path / "laws.png").stat().st_size > 0
+    assert (tmp_path / "densities.png").stat().st_size > 0
     for rows in results.values():
         plain, *tilted = (row["distance_to_tilted"] for row in rows)
         assert max(plain["flow"], plain["sde"]) < 5 * plain["floor"]

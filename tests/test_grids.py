@@ -194,7 +194,7 @@ DDPM_INDICES = {
     ("trailing", 5, 0): [1000, 800, 600, 400, 200],
     ("trailing", 3, 0): [1000, 667, 333],
 }
-"""(spacing, steps, offset) -> indices of 1000, from the law of each spacing, halves rounded to even."""
+"""(spacing, steps, offset) -> indices of 1000, from the formula of each spacing, halves rounded to even."""
 
 
 @pytest.mark.parametrize("spacing, steps, offset", DDPM_INDICES)

@@ -436,7 +436,7 @@ REFUSED = {
     "no pair": (lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X), TypeError, r"encoder must return \(mean, log_std\) or a distributions.Gaussian"),
     "decoder": (lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X), TypeError, r"decoder must have log_prob\(x\), got"),
     "decoder's shape": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\), got a mean of shape \(3,\)"),
-    "decoder's law": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
+    "decoder's distribution": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
     "variance": (lambda: gaussian.elbo(KEY, lambda x: distributions.Gaussian(x, -1.0), PLAIN, X), ValueError, "encoder's variance must be positive, got -1.0"),
     "tiny log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be positive, got 0.0"),
     "huge log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be finite"),

@@ -556,7 +556,7 @@ REFUSED = {
     "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], x=X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
     "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), layers=3), PLAIN, lambda l, z: PAIR(z), x=X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
     "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, layer=3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
-    "no law": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1), TypeError, r"decoder's output must have sample\(key\)"),
+    "no distribution": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1), TypeError, r"decoder's output must have sample\(key\)"),
     "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1, mean=True), TypeError, "decoder's output must have mean"),
     "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
     "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], x=X), ValueError, r"kernels\[2\]'s mean must be finite"),

@@ -64,11 +64,11 @@ def flatten(tree: PyTree, prefix: str) -> dict[str, Any]:
       ValueError: If two leaves have one name.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    flat = {_name(prefix, path): leaf for path, leaf in leaves}
+    flat = {_name(prefix, key_path): leaf for key_path, leaf in leaves}
     if len(flat) != len(leaves):
         raise ValueError(
             f"{prefix} has two leaves of one name among "
-            f"{[_name(prefix, path) for path, _ in leaves]}"
+            f"{[_name(prefix, key_path) for key_path, _ in leaves]}"
         )
     return {name: leaf for name, leaf in flat.items() if leaf.size}
 
@@ -85,16 +85,16 @@ def unflatten(template: PyTree, flat: dict[str, Any], prefix: str = "") -> PyTre
       The pytree. Arrays of size 0 are made anew.
     """
 
-    def leaf_at(path, leaf):
+    def leaf_at(key_path, leaf):
         if leaf.size:
-            return flat[_name(prefix, path)]
+            return flat[_name(prefix, key_path)]
         return jnp.zeros(leaf.shape, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf_at, template)
 
 
-def _name(prefix: str, path: Any) -> str:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+def _name(prefix: str, key_path: Any) -> str:
+    name = jax.tree_util.keystr(key_path, simple=True, separator="/")
     return "/".join(part for part in (prefix, name) if part)
 
 

@@ -115,11 +115,11 @@ class Checkpoints:
         self._hold_folder()
         if step == self.latest_step():
             return
-        if self.path(step).exists() and folders.holds_only_ours(self.path(step)):
-            folders.set_aside(self.path(step), "it is not whole")
-        elif self.path(step).exists():
+        if self.folder(step).exists() and folders.holds_only_ours(self.folder(step)):
+            folders.set_aside(self.folder(step), "it is not whole")
+        elif self.folder(step).exists():
             raise FileExistsError(
-                f"{self.path(step)} is no checkpoint and is left alone: step {step} "
+                f"{self.folder(step)} is no checkpoint and is left alone: step {step} "
                 "cannot be saved"
             )
         items = arrays.items_of(state)
@@ -127,7 +127,7 @@ class Checkpoints:
         self._pending = step
         self._damaged.pop(step, None)
         self._saving = threading.Thread(
-            target=self._save, args=(step, items), name=f"saving {self.path(step)}"
+            target=self._save, args=(step, items), name=f"saving {self.folder(step)}"
         )
         self._saving.start()
 
@@ -150,7 +150,7 @@ class Checkpoints:
         self.wait()
         items = arrays.items_of(state_template)
         while (step := self.latest_step()) is not None:
-            folder = self.path(step)
+            folder = self.folder(step)
             try:
                 _, stored = manifest.read(folder)
                 restored: dict[str, Any] = {}
@@ -168,7 +168,8 @@ class Checkpoints:
                 self._reject(folder, str(error))
         if self._damaged:
             reasons = "; ".join(
-                f"{self.path(step)}: {reason}" for step, reason in self._damaged.items()
+                f"{self.folder(step)}: {reason}"
+                for step, reason in self._damaged.items()
             )
             raise RuntimeError(
                 f"no checkpoint can be read: {reasons}; a run started again begins anew"
@@ -182,7 +183,7 @@ class Checkpoints:
             steps.add(self._pending)
         return max(steps, default=None)
 
-    def path(self, step: int) -> pathlib.Path:
+    def folder(self, step: int) -> pathlib.Path:
         """The folder of the checkpoint of `step`."""
         return self.directory / str(step)
 
@@ -218,8 +219,10 @@ class Checkpoints:
         try:
             self._write(step, items)
             for old in folders.whole_steps(self.directory)[: -self._keep]:
-                if jax.process_index() == 0 and folders.holds_only_ours(self.path(old)):
-                    folders.delete(self.path(old))
+                if jax.process_index() == 0 and folders.holds_only_ours(
+                    self.folder(old)
+                ):
+                    folders.delete(self.folder(old))
         except Exception as error:  # raised by `wait`
             self._error = OSError(
                 f"the checkpoint of step {step} could not be saved in "
@@ -238,9 +241,11 @@ class Checkpoints:
         described = {item: manifest.describe(part) for item, part in items.items()}
         if primary:
             manifest.write(temporary, self._config, described)
-            os.rename(temporary, self.path(step))
+            os.rename(temporary, self.folder(step))
         if jax.process_count() > 1:
-            ocp.multihost.sync_global_processes(f"diffjax checkpoint {self.path(step)}")
+            ocp.multihost.sync_global_processes(
+                f"diffjax checkpoint {self.folder(step)}"
+            )
 
     def _clean(self) -> None:
         """Remove remains of a kill, and set damaged checkpoints aside."""
@@ -260,7 +265,7 @@ class Checkpoints:
                 warnings.warn(
                     f"{folder} is no checkpoint: it is left alone", stacklevel=3
                 )
-            elif any(path.is_file() for path in folder.rglob("*")):
+            elif any(file.is_file() for file in folder.rglob("*")):
                 self._reject(
                     folder,
                     f"it has no {manifest.NAME}: it is damaged, or of an earlier "
@@ -274,13 +279,13 @@ class Checkpoints:
         # Those without a readable manifest are set aside.
         while (step := self.latest_step()) is not None:
             try:
-                stored, _ = manifest.read(self.path(step))
+                stored, _ = manifest.read(self.folder(step))
                 configuration.raise_if_other(
-                    self.path(step), stored, self._config, ignore
+                    self.folder(step), stored, self._config, ignore
                 )
                 return
             except manifest.Damaged as error:
-                self._reject(self.path(step), str(error))
+                self._reject(self.folder(step), str(error))
 
     def _write_config(self) -> None:
         """Write the configuration for the reader. The one in each checkpoint counts."""
@@ -298,13 +303,13 @@ class Checkpoints:
         """
         if self._lock is None:
             return
-        if not self._lock.path.exists():
+        if not self._lock.file.exists():
             if folders.identity(self.directory.parent) != self._parent:
                 raise FileNotFoundError(
                     f"{self.directory.parent} was removed during the run: nothing is "
                     "saved there"
                 )
-            lost = self._lock.path if self.directory.exists() else self.directory
+            lost = self._lock.file if self.directory.exists() else self.directory
             self.directory.mkdir(exist_ok=True)
             warnings.warn(
                 f"{lost} was removed during the run, and is made anew", stacklevel=3

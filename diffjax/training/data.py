@@ -94,13 +94,13 @@ class Batches:
         return self._orders[epoch]
 
 
-def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
+def load(file: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
     """Examples stored in a .npy or .npz file.
 
     Values keep their units (8-bit images stay in 0…255).
 
     Args:
-      path: A .npy file of one array of rank 2 or more, or an .npz file of one
+      file: A .npy file of one array of rank 2 or more, or an .npz file of one
         array, or of several of which one is named `x`, `images` or `data`. The
         leading axis is that of the examples.
       dtype: Type of the result. None keeps the stored one.
@@ -122,17 +122,17 @@ def load(path: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
       >>> dj.training.load("times.npy", dtype=np.float64).shape
       (3, 2)
     """
-    path = pathlib.Path(path)
-    return _examples(path, _read(path), dtype)
+    file = pathlib.Path(file)
+    return _examples(file, _read(file), dtype)
 
 
 def load_labelled(
-    path: str | pathlib.Path, *, dtype: Any = np.float32
+    file: str | pathlib.Path, *, dtype: Any = np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Examples and labels stored in an .npz file.
 
     Args:
-      path: A file as of `load`, with labels (N, ...) in an array named `y` or
+      file: A file as of `load`, with labels (N, ...) in an array named `y` or
         `labels`.
       dtype: Type of the examples, and of labels that are no integers. None
         keeps the stored one.
@@ -151,23 +151,23 @@ def load_labelled(
       >>> images.shape, classes.tolist()
       ((3, 8, 8), [0, 1, 1])
     """
-    path = pathlib.Path(path)
-    stored = _read(path)
-    x = _examples(path, stored, dtype)
+    file = pathlib.Path(file)
+    stored = _read(file)
+    x = _examples(file, stored, dtype)
     name = next((name for name in _LABEL_NAMES if name in stored), "")
     checks.require(
         name,
-        f"{path} must be an .npz with labels named 'y' or 'labels', got arrays "
+        f"{file} must be an .npz with labels named 'y' or 'labels', got arrays "
         f"{sorted(stored)}",
     )
     labels = stored[name]
     checks.require(
         labels.shape[:1] == x.shape[:1],
-        f"{path}: {name!r} must have {len(x)} entries, one per example, got shape "
+        f"{file}: {name!r} must have {len(x)} entries, one per example, got shape "
         f"{labels.shape}",
     )
     integral = labels.dtype.kind in "iu"
-    return x, _real(path, name, labels, np.int32 if integral else dtype)
+    return x, _real(file, name, labels, np.int32 if integral else dtype)
 
 
 @checks.arguments(seed=(checks.integer, 0, None))
@@ -216,7 +216,8 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
     """The number of examples, the leading axis that all leaves share."""
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
     shapes = {
-        name + jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves
+        name + jax.tree_util.keystr(key_path): np.shape(leaf)
+        for key_path, leaf in leaves
     }
     checks.require(shapes, f"{name} must hold at least one array, got {arrays!r}")
     checks.require(
@@ -234,20 +235,20 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
 # ---- files of arrays
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays stored at `path` by name. The one of an .npy is called 'x'."""
+def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays stored at `file` by name. The one of an .npy is called 'x'."""
     checks.require(
-        path.suffix in (".npy", ".npz"),
-        f"{path} must be a .npy or .npz file, got suffix {path.suffix!r}",
+        file.suffix in (".npy", ".npz"),
+        f"{file} must be a .npy or .npz file, got suffix {file.suffix!r}",
     )
     checks.require(
-        path.is_file(),
-        f"{path} is not a file: data must be an existing .npy or .npz file",
+        file.is_file(),
+        f"{file} is not a file: data must be an existing .npy or .npz file",
         FileNotFoundError,
     )
-    checks.require(path.stat().st_size, f"{path} is empty (0 bytes)")
+    checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
-        stored = np.load(path, allow_pickle=False)
+        stored = np.load(file, allow_pickle=False)
         if isinstance(stored, np.ndarray):
             return {"x": stored}
         with stored:
@@ -255,32 +256,32 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         objects = "Object arrays" in str(error)
         fault = "holds Python objects, not numbers" if objects else "cannot be read"
-        raise ValueError(f"{path} {fault}: {error}") from error
+        raise ValueError(f"{file} {fault}: {error}") from error
 
 
 def _examples(
-    path: pathlib.Path, stored: dict[str, np.ndarray], dtype: Any
+    file: pathlib.Path, stored: dict[str, np.ndarray], dtype: Any
 ) -> np.ndarray:
-    """The examples among the arrays stored at `path`, checked, as `dtype`."""
+    """The examples among the arrays stored at `file`, checked, as `dtype`."""
     names = [name for name in _EXAMPLE_NAMES if name in stored] or list(stored)
     checks.require(
         len(names) == 1,
-        f"{path} must hold one array, or one named 'x', 'images' or 'data'; got "
+        f"{file} must hold one array, or one named 'x', 'images' or 'data'; got "
         f"{sorted(stored)}",
     )
     x = stored[names[0]]
     checks.require(
         x.ndim >= 2,
-        f"{path} must hold an array (examples, ...) of rank 2 or more, got shape "
+        f"{file} must hold an array (examples, ...) of rank 2 or more, got shape "
         f"{x.shape}",
     )
     checks.require(
-        x.size, f"{path} must hold at least one example, got shape {x.shape}"
+        x.size, f"{file} must hold at least one example, got shape {x.shape}"
     )
-    return _real(path, names[0], x, dtype)
+    return _real(file, names[0], x, dtype)
 
 
-def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     """An array of finite real numbers as `dtype`, or unchanged for None.
 
     Raises ValueError unless the numbers are real and finite, and differ in
@@ -288,7 +289,7 @@ def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     """
     checks.require(
         array.dtype.kind in "iuf",
-        f"{path}: {name!r} must hold real numbers, got dtype {array.dtype}",
+        f"{file}: {name!r} must hold real numbers, got dtype {array.dtype}",
     )
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array if dtype is None else array.astype(dtype)
@@ -296,7 +297,7 @@ def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     bad = int(array.size - np.isfinite(converted).sum())
     checks.require(
         bad == 0,
-        f"{path}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of "
+        f"{file}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of "
         f"{array.size}",
     )
     if np.can_cast(array.dtype, converted.dtype):
@@ -304,15 +305,15 @@ def _real(path: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     if converted.dtype.kind in "iu":
         if not np.array_equal(converted, array):
             raise ValueError(
-                f"{path}: {name!r} must fit {converted.dtype}, got {array.min()} to "
+                f"{file}: {name!r} must fit {converted.dtype}, got {array.min()} to "
                 f"{array.max()}"
             )
         return converted
-    _raise_if_rounded(path, name, array, converted)
+    _raise_if_rounded(file, name, array, converted)
     return converted
 
 
-def _raise_if_rounded(path, name, array, converted):
+def _raise_if_rounded(file, name, array, converted):
     """Raise ValueError if a conversion rounds by a good part of the spread."""
     axis = 0 if array.ndim == 2 else None
     # Relative to the least value, so that integers and times far from 0 lose
@@ -332,7 +333,7 @@ def _raise_if_rounded(path, name, array, converted):
     else:
         where, start = repr(name), array.flat[0]
     raise ValueError(
-        f"{path}: {where} varies too little about {start} for {converted.dtype}, which "
+        f"{file}: {where} varies too little about {start} for {converted.dtype}, which "
         f"rounds it by up to {np.ravel(rounding)[first]:.3g}; choose dtype=np.float64, "
         "or subtract an offset"
     )

@@ -69,7 +69,7 @@ def holds_only_ours(folder: pathlib.Path) -> bool:
         return False
     if not {entry.name for entry in folder.iterdir()} <= {*ITEMS, *_MARKS}:
         return False
-    files = {path.name for path in folder.rglob("*") if not path.is_dir()}
+    files = {file.name for file in folder.rglob("*") if not file.is_dir()}
     return not files or bool(files & _MARKS)
 
 
@@ -125,18 +125,18 @@ def remove_temporary(folder: pathlib.Path) -> None:
     shutil.rmtree(folder)
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(file: pathlib.Path, text: str) -> None:
     """Write a text file so that it is either the old or the new one at any time.
 
     Args:
-      path: The file.
+      file: The file.
       text: Its new content.
     """
     # The temporary name is the same each time, so that kills leave one at
     # most.
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = file.with_name(f".{file.name}.writing")
+    with open(temporary, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)

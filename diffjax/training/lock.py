@@ -55,7 +55,7 @@ class Lock:
     """
 
     def __init__(self, directory: str | os.PathLike):
-        self.path = pathlib.Path(directory).absolute() / NAME
+        self.file = pathlib.Path(directory).absolute() / NAME
         self._entry = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -66,9 +66,9 @@ class Lock:
         }
         self.renew()
         stop = threading.Event()
-        self._finalizer = weakref.finalize(self, _release, self.path, self._entry, stop)
+        self._finalizer = weakref.finalize(self, _release, self.file, self._entry, stop)
         threading.Thread(
-            target=_touch, args=(self.path, self._entry, stop), name="lock", daemon=True
+            target=_touch, args=(self.file, self._entry, stop), name="lock", daemon=True
         ).start()
 
     def renew(self) -> None:
@@ -78,21 +78,21 @@ class Lock:
           BlockingIOError: If another holder has it.
           FileNotFoundError: If the folder is gone.
         """
-        with _guard(self.path.parent):
-            holder = _read(self.path)
+        with _guard(self.file.parent):
+            holder = _read(self.file)
             if holder == self._entry:
                 return
-            temporary = self.path.with_name(f"{NAME}.{self._entry['token']}")
+            temporary = self.file.with_name(f"{NAME}.{self._entry['token']}")
             try:
                 temporary.write_text(json.dumps(self._entry))
                 if holder is not None and _is_alive(
-                    holder, self.path, now=temporary.stat().st_mtime
+                    holder, self.file, now=temporary.stat().st_mtime
                 ):
-                    raise BlockingIOError(_in_use(self.path, holder))
-                os.replace(temporary, self.path)
+                    raise BlockingIOError(_in_use(self.file, holder))
+                os.replace(temporary, self.file)
             finally:
                 # Left over by this attempt, and by killed ones.
-                for left_over in self.path.parent.glob(f"{NAME}.*"):
+                for left_over in self.file.parent.glob(f"{NAME}.*"):
                     with contextlib.suppress(OSError):
                         left_over.unlink()
 
@@ -101,7 +101,7 @@ class Lock:
         self._finalizer()
 
 
-def _in_use(path: pathlib.Path, holder: dict[str, Any]) -> str:
+def _in_use(file: pathlib.Path, holder: dict[str, Any]) -> str:
     here = holder.get("machine") == _machine()
     who = f"process {holder.get('pid')} on {holder.get('host')}"
     if here and holder.get("pid") == os.getpid():
@@ -110,32 +110,32 @@ def _in_use(path: pathlib.Path, holder: dict[str, Any]) -> str:
     if not here:
         cure += (
             f"; if it is dead, try again {SILENT_AFTER:.0f} seconds after its end, or "
-            f"remove {path}"
+            f"remove {file}"
         )
-    return f"{path.parent} is in use by {who} since {holder.get('since')}: {cure}"
+    return f"{file.parent} is in use by {who} since {holder.get('since')}: {cure}"
 
 
-def _release(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
+def _release(file: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
     stop.set()
     if entry["pid"] == os.getpid():  # not in a forked child
-        with contextlib.suppress(OSError), _guard(path.parent):
-            if _read(path) == entry:
-                path.unlink()
+        with contextlib.suppress(OSError), _guard(file.parent):
+            if _read(file) == entry:
+                file.unlink()
 
 
-def _touch(path: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
+def _touch(file: pathlib.Path, entry: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(TOUCH_EVERY):
         with contextlib.suppress(OSError):
             # Another may have taken over while this process was suspended.
-            if _read(path) == entry:
-                os.utime(path)
+            if _read(file) == entry:
+                os.utime(file)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(file: pathlib.Path) -> dict[str, Any] | None:
     """The holder in the file, or None without one."""
     # A file that cannot be parsed was cut by a crash.
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(file.read_text())
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     return holder if isinstance(holder, dict) else None
@@ -154,12 +154,12 @@ def _guard(directory: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_alive(holder: dict[str, Any], path: pathlib.Path, now: float) -> bool:
+def _is_alive(holder: dict[str, Any], file: pathlib.Path, now: float) -> bool:
     if holder.get("machine") == _machine() and isinstance(
         pid := holder.get("pid"), int
     ):
         return (start := _start_time(pid)) is not None and start == holder.get("start")
-    return now - path.stat().st_mtime < SILENT_AFTER  # both times are the file server's
+    return now - file.stat().st_mtime < SILENT_AFTER  # both times are the file server's
 
 
 def _machine() -> str:

@@ -180,7 +180,7 @@ def _failure(
     checkpoints.wait()
     return (
         f"{message}; the last good state, after {step} steps, is "
-        f"{checkpoints.path(step)}"
+        f"{checkpoints.folder(step)}"
     )
 
 
@@ -189,15 +189,15 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     # An update may overflow from a finite gradient.
     finite = jax.device_get(_all_finite((state.params, state.ema)))
     for name, tree in zip(("params", "ema"), finite, strict=True):
-        for path, good in jax.tree_util.tree_leaves_with_path(tree):
+        for key_path, good in jax.tree_util.tree_leaves_with_path(tree):
             if not good:
                 latest = checkpoints.latest_step()
                 kept = "there is no checkpoint"
                 if latest is not None:
-                    kept = f"the last checkpoint is {checkpoints.path(latest)}"
+                    kept = f"the last checkpoint is {checkpoints.folder(latest)}"
                 raise FloatingPointError(
-                    f"{name}{jax.tree_util.keystr(path)} is not finite after {step} "
-                    f"steps, which are not saved; {kept}"
+                    f"{name}{jax.tree_util.keystr(key_path)} is not finite after "
+                    f"{step} steps, which are not saved; {kept}"
                 )
     checkpoints.save(step, state)
 

@@ -107,8 +107,8 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
       TypeError: If a leaf is no array, or `mesh` is no mesh.
     """
     devices = mesh.shape[AXIS]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        _check_splits("batch" + jax.tree_util.keystr(path), leaf, axis, devices)
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        _check_splits("batch" + jax.tree_util.keystr(key_path), leaf, axis, devices)
     spec = PartitionSpec(*[None] * axis, AXIS)
     return jax.device_put(batch, NamedSharding(mesh, spec))
 

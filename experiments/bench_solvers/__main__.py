@@ -321,13 +321,13 @@ def measured_row(
     budget: int | None,
 ) -> ErrorRow:
     """Compile unless an earlier row has, run, compare."""
-    by_law = (
+    by_moments = (
         solver.stochastic
         and task.target_name == "gaussian"
         and budget is not None
         and solver.solve is None
     )
-    if by_law:
+    if by_moments:
         distribution = task.distribution(task.schedule.t_max)
         arguments = (
             task.denoiser,
@@ -340,7 +340,7 @@ def measured_row(
         arguments = (task.denoiser, task.schedule, task.keys, task.starts, grid)
     key = (
         name,
-        by_law,
+        by_moments,
         jax.tree.structure(arguments),
         *(
             (a.shape, str(a.dtype))
@@ -357,7 +357,7 @@ def measured_row(
         )
         count = evaluations(jax.make_jaxpr(batch_program(solver))(*counted).jaxpr)
         programs[key] = build(
-            moments_program(solver) if by_law else batch_program(solver),
+            moments_program(solver) if by_moments else batch_program(solver),
             arguments,
             count,
         )
@@ -374,11 +374,14 @@ def measured_row(
             f"{name} promises {promised} evaluations and makes {program.evaluations}"
         )
     nfe = promised if nfe is None else nfe
-    if by_law:
+    if by_moments:
         outcome = moments_error(task, *result)
     else:
-        outcome = (sample_error if solver.stochastic else flow_error)(
-            config, task, result[0]
+        ends = result[0]
+        outcome = (
+            sample_error(config, task, ends)
+            if solver.stochastic
+            else flow_error(task, ends)
         )
     return ErrorRow(
         name,

@@ -14,7 +14,7 @@ from diffjax import metrics, numerics
 from experiments.bench_solvers.problems import SolverTask
 
 
-def flow_error(config: Any, task: SolverTask, ends: Any) -> tuple:
+def flow_error(task: SolverTask, ends: Any) -> tuple:
     """("rms", root mean square error over starts and entries, its interval, 0,
     details).
     """

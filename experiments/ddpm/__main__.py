@@ -242,7 +242,7 @@ def bounds(
     )
 
 
-def bits(config: Config, values: Any, model: DenoiserModel) -> np.ndarray:
+def bits(values: Any, model: DenoiserModel) -> np.ndarray:
     """Convert nats of examples to bits per dimension."""
     return np.asarray(values) / (math.prod(model.data.shape) * math.log(2))
 
@@ -291,7 +291,7 @@ def summary(
         "reconstruction": bound.reconstruction,
         "total": bound.total,
     }
-    values = {name: bits(config, part, model) for name, part in parts.items()}
+    values = {name: bits(part, model) for name, part in parts.items()}
     return {name: float(value.mean()) for name, value in values.items()} | {
         "total_standard_error": scoring.standard_error(values["total"]),
         "examples": len(bound.prior),

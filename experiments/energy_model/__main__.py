@@ -176,7 +176,7 @@ def run(config: Config) -> dict[str, Any]:
     clock.lap("log Z")
     results["seconds"] = clock.laps
     files.write_json(out / "metrics.json", results)
-    save_figure(draw_densities(config, target, fitted, results), out / "densities.png")
+    save_figure(draw_densities(target, fitted, results), out / "densities.png")
     save_figure(draw_log_z(config, results), out / "log_z.png")
     print_results(results)
     return results
@@ -433,9 +433,7 @@ def print_results(results: dict[str, Any]) -> None:
 # --------------------------------------------------------------------- figures
 
 
-def draw_densities(
-    config: Config, target: Any, fitted: dict[str, Any], results: dict[str, Any]
-) -> Any:
+def draw_densities(target: Any, fitted: dict[str, Any], results: dict[str, Any]) -> Any:
     """Draw the exact density and the learned ones, normalised by quadrature, in
     one scale.
     """
@@ -505,7 +503,7 @@ def draw_log_z(config: Config, results: dict[str, Any]) -> Any:
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xscale("log", base=2)
         axis.set_xticks(config.levels, [str(n) for n in config.levels])
-        axis.set(xlabel="levels between the broad law and the learned one", title=title)
+        axis.set(xlabel="levels from the broad to the learned density", title=title)
     axes[0].set_ylabel("log Z less quadrature's (nats), ± 2 standard errors")
     axes[0].legend(frameon=False, fontsize=8)
     return figure

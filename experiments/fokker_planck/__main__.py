@@ -624,7 +624,7 @@ def gap(values: np.ndarray, ts: np.ndarray, rate: np.ndarray) -> float:
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print three short tables."""
     print(
-        f"\n{'':9}{'t':>9}  L1 distance to the exact law of    as many exact draws   "
+        f"\n{'':9}{'t':>9}  L1 distance to the exact density   as many exact draws   "
         "χ² to the solver"
     )
     print(f"{'':9}{'':>9}{'solver':>12}{'histogram':>16}{'':>26}")

@@ -67,7 +67,7 @@ def draw_density(axis: Any, evolution: Any, i: int, paths: int) -> None:
             evolution.rest,
             color="#58b368",
             linewidth=3.5,
-            label="stationary law",
+            label="stationary density",
         )
     axis.plot(centres, exact, color="#f2a33a", linewidth=3.5, label="exact density")
     axis.plot(

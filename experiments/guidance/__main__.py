@@ -4,7 +4,7 @@ independent classifier reads them?
     python -m experiments.guidance [--scales 0 1 2 4 8] [--out DIR] [--seed N]
     python -m experiments.guidance --data images.npz      (arrays x, integer labels y)
 
-Exact part (`laws.png`): the guided flow and SDE of two Gaussians and of a
+Exact part (`densities.png`): the guided flow and SDE of two Gaussians and of a
 two-class mixture beside the tilted density p(y|x)^γ p(x), whose guided score
 they follow. For γ > 1 neither samples it.
 
@@ -238,7 +238,7 @@ def train(
     log_prob_y = None
     if "classifier" in config.kinds:
         classifier = classifiers.NoisyClassifier(
-            data, model.schedule, classifiers.Classifier(data.classes)
+            data, model.schedule, classifiers.ClassifierNetwork(data.classes)
         )
         longer, label = (
             dataclasses.replace(config, steps=config.classifier_steps),

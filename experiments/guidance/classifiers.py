@@ -16,7 +16,7 @@ from diffjax.networks import TimeEmbedding
 from experiments.shared import datasets
 
 
-class Classifier(nn.Module):
+class ClassifierNetwork(nn.Module):
     """Logits (classes,) of one noisy example x at c_noise t.
 
     An MLP whose features the time shifts and scales.
@@ -49,7 +49,7 @@ class NoisyClassifier:
 
     data: datasets.Dataset
     schedule: Any
-    module: Classifier
+    module: ClassifierNetwork
 
     def init(self, key):
         """Initial parameters."""

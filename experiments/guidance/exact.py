@@ -225,7 +225,9 @@ def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
     """
     results: dict[str, list] = {name: [] for name in PAIRS}
     drawn: dict[str, list] = {name: [] for name in PAIRS}
-    with cli.progress(len(PAIRS) * len(SCALES), label="exact laws", unit="law") as bar:
+    with cli.progress(
+        len(PAIRS) * len(SCALES), label="exact densities", unit="density"
+    ) as bar:
         for i, (name, make) in enumerate(PAIRS.items()):
             for j, scale in enumerate(SCALES):
                 key = jax.random.fold_in(jax.random.key(seed), len(SCALES) * i + j)
@@ -233,7 +235,7 @@ def run(out: Any, seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
                 drawn[name].append(distributions)
                 results[name].append(measure(name, scale, distributions, seed))
                 bar.update()
-    save_figure(draw(drawn), out / "laws.png")
+    save_figure(draw(drawn), out / "densities.png")
     print_results(results)
     return results
 

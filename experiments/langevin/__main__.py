@@ -521,7 +521,7 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
                     exact_bias(name, fine),
                     color=colour,
                     lw=1,
-                    label="ULA's exact law, 1/(1 − ε/4)",
+                    label="ULA's exact value, 1/(1 − ε/4)",
                 )
             if distribution == "mixture":
                 axis.plot(moved, values, color=colour, lw=0.6)

@@ -40,9 +40,6 @@ from experiments.score_sde.model import Config, make_model, train
 from experiments.shared import cli, datasets, files, scoring, training
 from experiments.shared.training import DenoiserModel
 
-# ------------------------------------------------------------- what is trained
-
-
 # ------------------------------------------------------------ what is measured
 
 

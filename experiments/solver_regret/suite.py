@@ -26,7 +26,7 @@ its error does not count.
 """
 
 
-class Mixture(NamedTuple):
+class DiagonalMixture(NamedTuple):
     """A mixture of diagonal Gaussians before padding.
 
     It has weights (K,), means (K, D) and standard deviations (K, D).
@@ -39,41 +39,41 @@ class Mixture(NamedTuple):
 
 def random_mixture(
     seed: int, dimension: int, low: float, high: float, spread: float = 1.0
-) -> Mixture:
+) -> DiagonalMixture:
     """Eight components around N(0, spread²), with standard deviations log-uniform
     in [low, high].
     """
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.full(COMPONENTS, 3.0))
     means = spread * rng.normal(size=(COMPONENTS, dimension))
-    return Mixture(
+    return DiagonalMixture(
         weights,
         means,
         np.exp(rng.uniform(np.log(low), np.log(high), (COMPONENTS, dimension))),
     )
 
 
-def anisotropic(seed: int, dimension: int, low: float, high: float) -> Mixture:
+def anisotropic(seed: int, dimension: int, low: float, high: float) -> DiagonalMixture:
     """Two components whose standard deviations run geometrically from `low` to
     `high` over the entries.
     """
     rng = np.random.default_rng(seed)
     stds = np.geomspace(low, high, dimension)
     means = 0.7 * stds * rng.choice([-1.0, 1.0], (2, dimension))
-    return Mixture(np.array([0.4, 0.6]), means, np.stack([stds, 0.8 * stds]))
+    return DiagonalMixture(np.array([0.4, 0.6]), means, np.stack([stds, 0.8 * stds]))
 
 
-def line(weights: Any, means: Any, stds: Any) -> Mixture:
+def line(weights: Any, means: Any, stds: Any) -> DiagonalMixture:
     """A mixture on the line."""
-    return Mixture(
+    return DiagonalMixture(
         np.asarray(weights), np.asarray(means)[:, None], np.asarray(stds)[:, None]
     )
 
 
-CHOOSING: dict[str, Mixture] = {
+CHOOSING: dict[str, DiagonalMixture] = {
     "1-D, two narrow modes": line([0.5, 0.5], [-1.0, 1.0], [0.1, 0.1]),
     "2-D, overlapping": random_mixture(1, 2, 0.25, 0.6),
-    "2-D, apart by 16": Mixture(
+    "2-D, apart by 16": DiagonalMixture(
         np.array([0.3, 0.7]), np.array([[-8.0, 0.0], [8.0, 1.0]]), np.full((2, 2), 0.5)
     ),
     "4-D, overlapping": random_mixture(2, 4, 0.25, 0.6),
@@ -82,9 +82,9 @@ CHOOSING: dict[str, Mixture] = {
 }
 """The mixtures on which a recommendation is chosen."""
 
-HELD_OUT: dict[str, Mixture] = {
+HELD_OUT: dict[str, DiagonalMixture] = {
     "1-D, three scales": line([0.3, 0.3, 0.4], [-1.0, 0.5, 0.0], [0.02, 0.3, 1.5]),
-    "2-D, eight on a lattice": Mixture(
+    "2-D, eight on a lattice": DiagonalMixture(
         np.full(8, 1 / 8),
         3.0 * np.array([[i % 3 - 1, i // 3 - 1] for i in range(9) if i != 4]),
         np.full((8, 2), 0.3),
@@ -97,7 +97,7 @@ HELD_OUT: dict[str, Mixture] = {
 """The mixtures that no choice has seen."""
 
 
-def padded(mixture: Mixture) -> targets.Mixture:
+def padded(mixture: DiagonalMixture) -> targets.Mixture:
     """Pad a mixture to DIMENSION entries and COMPONENTS components.
 
     Its first component is split into equal ones.

@@ -120,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
             out / f"density_{name}.png",
         )
     save_figure(draw_paths(config, target, simulations), out / "paths.png")
-    save_figure(draw_scores(config, target, simulations), out / "score.png")
+    save_figure(draw_scores(target, simulations), out / "score.png")
     print_results(results)
     return results
 
@@ -530,7 +530,7 @@ def draw_densities(
     return figure
 
 
-def draw_scores(config: Config, target: Any, simulations: dict[str, Simulation]) -> Any:
+def draw_scores(target: Any, simulations: dict[str, Simulation]) -> Any:
     """Draw the field σ ∇log p_t over the exact p_t, one row per schedule and one
     column per time.
     """
