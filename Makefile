@@ -48,7 +48,7 @@ style: $(test_ready) ## How the library reads, in numbers, and words that it mus
 	$(PY) -m tests.style_report
 	$(PY) -m tests.prose
 
-bench: $(run_ready) ## Speed against hand-written loops, and solvers against exact answers in short
+bench: $(run_ready) ## Speed against hand-written loops, and solvers against exact solutions in short
 	$(PY) -m experiments.bench_speed $(ARGS)
 	$(PY) -m experiments.bench_solvers --quick
 

@@ -39,8 +39,8 @@ from .types import (
 
 __all__ = [
     "ChangeOfVariables",
+    "DensityState",
     "LogProbInfo",
-    "PathState",
     "lattice_log_prob",
     "log_prob",
 ]
@@ -262,11 +262,13 @@ def _prepare(solver, grid, denoiser, schedule):
         f"{getattr(solver, 'name', '')} consumes a {getattr(solver, 'consumes', '')}",
         TypeError,
     )
-    return prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
+    return prepare(
+        solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
+    )
 
 
-class PathState(NamedTuple):
-    """A point and the integrals along its path, or the rates of change of both.
+class DensityState(NamedTuple):
+    """A point and the integrals along its trajectory, or the rates of change of both.
 
     Attributes:
       x: The point.
@@ -288,7 +290,7 @@ class ChangeOfVariables:
 
         d log p_t(x_t)/dt = −tr ∂u/∂x
 
-    Maps (`PathState`, t) to the rates of change of its entries. Those of
+    Maps (`DensityState`, t) to the rates of change of its entries. Those of
     `kinetic` and `jacobian` are computed where the state has both.
 
     Attributes:
@@ -306,15 +308,15 @@ class ChangeOfVariables:
     probes: Any
     chunk: int | None = static_field(default=None)
 
-    def __call__(self, state: PathState, t: Scalar) -> PathState:
+    def __call__(self, state: DensityState, t: Scalar) -> DensityState:
         """The rates of change at time t."""
         x = state.x
         field: Callable[[Array], Array] = lambda x: self.velocity(x, t)
         if state.jacobian is None:
             if self.probes is None:
                 value, trace = divergence(field, x, self.chunk)
-                return PathState(value, trace[None])
-            return PathState(*hutchinson(field, x, self.probes))
+                return DensityState(value, trace[None])
+            return DensityState(*hutchinson(field, x, self.probes))
         exact = self.probes is None
         directions = basis(x) if exact else self.probes  # (P, *x.shape)
         value, rows = pullbacks(field, x, directions)  # εᵀ ∂u/∂x, (P, *x.shape)
@@ -325,7 +327,7 @@ class ChangeOfVariables:
             traces, jacobian = jnp.sum(traces)[None], jnp.sum(squares)
         else:
             jacobian = jnp.mean(squares)
-        return PathState(value, traces, jnp.sum(value**2), jacobian)
+        return DensityState(value, traces, jnp.sum(value**2), jacobian)
 
 
 class _Settings(NamedTuple):
@@ -348,7 +350,7 @@ def _log_prob(settings, arrays, key, x, ts):
         noise_source.source_of(None, x, ts),
         settings.solver,
         Problem(velocity=ChangeOfVariables(velocity, directions, settings.chunk)),
-        x=PathState(x, jnp.zeros((max(probes, 1),), x.dtype)),
+        x=DensityState(x, jnp.zeros((max(probes, 1),), x.dtype)),
         ts=ts,
         path=False,
     )

@@ -291,7 +291,9 @@ def encode(
       >>> z = dj.encode(denoiser, schedule, [1.0, 0.5], grid=grid)
       >>> x = dj.sample(None, denoiser, schedule, x_init=z, grid=grid)
     """
-    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
+    solver, grid = prepare(
+        solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
+    )
     problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
     requirements.check_grid("grid", solver, problem, upwards)
     x = requirements.check_example("x", x)
@@ -342,7 +344,9 @@ def interpolate(
       (2, 2)
     """
     start, end, weights = requirements.check_between(start, end, weights)
-    solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT, flow=True)
+    solver, grid = prepare(
+        solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
+    )
     problem = driver.diffusion(schedule, denoiser)
     requirements.check_grid("grid", solver, problem, reverse(grid))
     arrays, static = partition(problem)
@@ -356,7 +360,7 @@ def _interpolate(settings, arrays, start, end, weights, grid):
     solver, static = settings
     problem = combine(arrays, static)
 
-    def flow(ts, x):
+    def follow(ts, x):
         return driver.run(
             noise_source.source_of(None, x, ts),
             solver,
@@ -366,8 +370,8 @@ def _interpolate(settings, arrays, start, end, weights, grid):
             zero_end=False,
         )
 
-    encode = jax.vmap(functools.partial(flow, grid[::-1]))
-    decode = jax.vmap(functools.partial(flow, grid))
+    encode = jax.vmap(functools.partial(follow, grid[::-1]))
+    decode = jax.vmap(functools.partial(follow, grid))
     latents, _ = encode(jnp.stack([start, end]))  # (2, *shape)
     between = jax.vmap(functools.partial(spherical, *latents))(weights)  # (K, *shape)
     return decode(between)
@@ -409,7 +413,7 @@ def prepare(
     schedule: Schedule,
     *,
     default: tuple[Solver, Callable[[Schedule, Solver], Array]],
-    flow: bool = False,
+    probability_flow: bool = False,
 ) -> tuple[Solver, Array]:
     """Check solver and grid, and fill in their defaults.
 
@@ -422,8 +426,8 @@ def prepare(
       denoiser: A denoiser.
       schedule: A schedule.
       default: The default solver, and (schedule, solver) -> the default grid.
-      flow: True where the probability flow is to be followed, upwards too. The
-        solver must then be deterministic, and the grid may not end at 0.
+      probability_flow: True where it is to be followed, upwards too. The solver
+        must then be deterministic, and the grid may not end at 0.
 
     Returns:
       (solver, grid).
@@ -434,13 +438,14 @@ def prepare(
     requirements.check_solver(solver)
     requirements.check_pairing(solver, denoiser)
     checks.require(
-        not (flow and solver.stochastic),
-        f"solver must be deterministic to follow the flow, {solver.name} draws noise",
+        not (probability_flow and solver.stochastic),
+        "solver must be deterministic to follow the probability flow, "
+        f"{solver.name} draws noise",
         TypeError,
     )
     if grid is None:
         grid = _filled_in(default_grid, schedule, solver)
-    grid = grids.check("grid", grid, schedule, zero_end=not flow)
+    grid = grids.check("grid", grid, schedule, zero_end=not probability_flow)
     grids.check_decreasing("grid", grid)
     if not checks.is_traced(grid):
         requirements.check_grid(

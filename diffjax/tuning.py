@@ -77,7 +77,7 @@ def _check_solver(name, solver):
     requirements.check_solver(solver)
     message = (
         f"{name} must be deterministic, so that its end can be compared with the "
-        f"flow's, got {solver!r}"
+        f"probability flow's, got {solver!r}"
     )
     checks.require(not solver.stochastic, message, TypeError)
     message = (
@@ -113,8 +113,8 @@ def optimised_grid(
     The error is the distance from the end of the exact probability flow.
 
     First the local error e(λ) of one step of the solver is measured against
-    rk4 along the flow, on `NODES` steps of equal log-SNR. Equal local errors
-    result where
+    rk4 along it, on `NODES` steps of equal log-SNR. Equal local errors result
+    where
 
         ∫ e^{1/(p+1)} dλ
 
@@ -176,7 +176,7 @@ def optimised_grid(
     Raises:
       TypeError: For a solver that is stochastic or chooses its own steps.
       ValueError: For starts neither given nor drawn, fewer than 2 of them,
-        α(t_max) = 0, or a denoiser that is not finite on the reference path.
+        α(t_max) = 0, or a denoiser that is not finite on the reference run.
 
     Example:
       >>> grid = dj.tuning.optimised_grid(
@@ -195,8 +195,8 @@ def optimised_grid(
     for grid in np.asarray(candidates)[:-1]:
         requirements.check_grid("grid", solver, problem, grid)
     message = (
-        "denoiser must be finite along the flow, got NaN or infinity at the end of the "
-        "reference path"
+        "denoiser must be finite along the probability flow, got NaN or infinity at "
+        "the end of the reference run"
     )
     checks.require(np.all(np.isfinite(ends)), message)
     grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
@@ -307,7 +307,7 @@ def _unit_of(ends):
 
 @compiled
 def _prepare(settings, arrays, drawn):
-    """(candidate grids, starts, ends of the flow from them).
+    """(candidate grids, starts, ends of the probability flow).
 
     The last candidate equidistributes the local error.
     """
@@ -333,7 +333,7 @@ def _prepare(settings, arrays, drawn):
 
 
 def _reference(solver, denoiser, schedule, fine, starts):
-    """(ends of the flow, local errors (NODES,)).
+    """(ends of the probability flow, local errors (NODES,)).
 
     By rk4 on the fine grid, and by one step of the solver over each node.
     """

@@ -392,7 +392,7 @@ def test_bad_arguments_are_named():
         many(4, mesh=8)
     with pytest.raises(
         TypeError,
-        match="must be deterministic to follow the flow, euler_maruyama draws noise",
+        match="must be deterministic to follow the probability flow, euler_maruyama draws noise",
     ):
         dj.encode(denoiser, schedule, jnp.ones(2), solver=solvers.euler_maruyama())
     with pytest.raises(ValueError, match="grid must lie in the schedule's interval"):

@@ -376,7 +376,7 @@ BAD_ARGUMENTS = {
             VP, lambda x, t: x * jnp.nan, 4, KEY, shape=(2,), examples=2, iterations=1
         ),
         ValueError,
-        "denoiser must be finite along the flow",
+        "denoiser must be finite along the probability flow",
     ),
     "other output": (
         lambda: optimised_grid(VP, lambda x, t: x[:1], 4, KEY, shape=(2,)),

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from .. import checks, grids
-from ..likelihood import ChangeOfVariables, PathState
+from ..likelihood import ChangeOfVariables, DensityState
 from ..numerics import float_dtype, standard_error
 from ..solvers import driver, requirements
 from ..solvers.base import Solver
@@ -464,7 +464,7 @@ def _transport(bijector, x, condition, key, probes, upwards):
     field = ChangeOfVariables(bijector._field(condition), directions)
     # one log-determinant per probe, so that their spread gives the standard error
     zero = jnp.zeros((), x.dtype)
-    start = PathState(
+    start = DensityState(
         x, jnp.zeros((1 if key is None else probes,), x.dtype), zero, zero
     )
     end, run = bijector._solve(

@@ -67,8 +67,8 @@ def solve_fokker_planck(
     any grid. In time it is Crank–Nicolson with the coefficients of the middle
     of each step, and one tridiagonal solve per step.
 
-    The method is of second order in Δx and Δt together. Where g = 0 (a flow)
-    the fit is upwind, of first order in Δx. A p with steps rings, and may fall
+    The method is of second order in Δx and Δt together. Where g = 0 the
+    fit is upwind, of first order in Δx. A p with steps rings, and may fall
     below 0, unless g² Δt is at most about Δx².
 
     Args:

@@ -115,7 +115,7 @@ def _noise_of(at):
 def _in_denoised(updates):
     """Updates of a method in ε̂_j = (y_j − D_j)/ρ_j as updates in D_j.
 
-    With D = 0 the flow is y ∝ ρ, and a consistent method follows it exactly.
+    With D = 0 the solution is y ∝ ρ, and a consistent method follows it exactly.
     The tableau states that share as `keep`. In y_i = y_0 + Σ_j g_ij ε̂_j both
     terms are of the size of ρ_0: where α is small, what is left of them is
     rounding.

@@ -1,4 +1,4 @@
-"""Exponential integrators of one step: the linear part of the flow is solved exactly.
+"""Exponential integrators of one step: the linear part is solved exactly.
 
 Below y = x/α, ρ = σ/α and h = log ρ_t/ρ_s. Data prediction integrates y′ = −(y
 − D), noise prediction (y/ρ)′ = y/ρ − ε̂.

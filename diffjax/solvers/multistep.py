@@ -1,9 +1,9 @@
 """Methods that interpolate the last outputs, with one evaluation per step.
 
 Each integrates the polynomial through its last outputs against the weight of
-the flow itself, in the coordinate that it names. From exact earlier outputs
+the probability flow, in the coordinate that it names. From exact earlier outputs
 the order is the one declared. The first steps have fewer outputs to build on:
-on grids that start where the flow is not yet nearly linear this caps the order
+on grids that start where that flow is not yet nearly linear this caps the order
 at 2.
 
 Below y = x/α, ρ = σ/α and λ = −log ρ. A step goes from t to s and has h = λ_s

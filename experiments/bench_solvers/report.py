@@ -135,4 +135,4 @@ def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
                 + (f", floor {top.floor:.1e}" if top.floor else "")
             )
             if tied:
-                print(f"  {'':14} not told apart from it: {', '.join(tied)}")
+                print(f"  {'':14} not distinguished from it: {', '.join(tied)}")

@@ -82,7 +82,7 @@ def mosaic(axis, sets, labels, classes, limits):
     axis.set_xticks(
         width * np.arange(len(classes)) + width / 2 - 1, [str(c) for c in classes]
     )
-    axis.set_xlabel("class asked for")
+    axis.set_xlabel("requested class")
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
@@ -98,7 +98,7 @@ def draw_scores(rows, real):
         (
             axes[0],
             "accuracy",
-            "recognised as the class asked for (%)",
+            "recognised as the requested class (%)",
             100.0,
             real["judge_test_accuracy"],
             "test set",
