@@ -210,10 +210,10 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
     )
 
 
-# ------------------------------------------------------------------------------------------------- coupled noise
+# ------------------------------------------------------------------------------------------------- paired noise
 
 
-def test_a_coupled_denoiser_has_no_score():
+def test_a_denoiser_of_paired_noise_has_no_score():
     """Functions that use the score raise TypeError, by name.
 
     Under the optimal pairing (αD − x)/σ² is not ∇log p_t. The error also comes
@@ -232,13 +232,14 @@ def test_a_coupled_denoiser_has_no_score():
         schedule, flows.velocity_denoiser(interpolant, field(gaussian))
     )(x, t)  # unmarked: it is wrong
     assert jnp.max(jnp.abs(tweedie - gaussian.score(x, t))) > 0.3
-    coupled = flows.velocity_denoiser(
+    paired = flows.velocity_denoiser(
         interpolant, field(gaussian), flows.optimal_assignment()
     )
     fair = flows.velocity_denoiser(interpolant, field(gaussian), flows.independent())
-    assert predictions.is_coupled(coupled) and not predictions.is_coupled(fair)
-    thresholded = guidance.static_threshold(coupled)
-    assert predictions.is_coupled(thresholded)
+    assert predictions.is_independent(fair)
+    assert not predictions.is_independent(paired)
+    thresholded = guidance.static_threshold(paired)
+    assert not predictions.is_independent(thresholded)
     grid, y = jnp.linspace(0.99, 1e-2, 5), jnp.ones(1)
     operator = inverse.inpainting(jnp.array([True, False]))
     uses = {
@@ -253,20 +254,20 @@ def test_a_coupled_denoiser_has_no_score():
         "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid=grid),
     }  # fmt: skip
     for message, use in uses.items():
-        assert_raises(lambda use=use: use(coupled), TypeError, message)
+        assert_raises(lambda use=use: use(paired), TypeError, message)
         assert_raises(lambda use=use: use(thresholded), TypeError, message)
     for name in ("score needs", "the reverse SDE", "classifier guidance", "dps_steps"):
         uses[name](fair)
     for solver in (solvers.ddim(), solvers.dpmpp_2m()):
         assert jnp.all(
             jnp.isfinite(
-                dj.sample(None, coupled, schedule, solver=solver, grid=grid, x_init=x)
+                dj.sample(None, paired, schedule, solver=solver, grid=grid, x_init=x)
             )
         )
-    sde.reverse(schedule, coupled, noise=0.0)
+    sde.reverse(schedule, paired, noise=0.0)
 
 
-def test_no_stochastic_solver_takes_coupled_noise():
+def test_no_stochastic_solver_takes_paired_noise():
     """Every stochastic solver raises TypeError with its name, whichever
     factory made it.
 
@@ -274,8 +275,8 @@ def test_no_stochastic_solver_takes_coupled_noise():
     formula for the variance also raises TypeError.
     """
     interpolant = flows.interpolant(schedules.rectified_flow())
-    coupled = flows.velocity_denoiser(interpolant, lambda x, t: -x, flows.fixed_pairs())
-    bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), coupled)
+    paired = flows.velocity_denoiser(interpolant, lambda x, t: -x, flows.fixed_pairs())
+    bound = functools.partial(lambda denoiser, x, t: denoiser(x, t), paired)
     others = ("advance", "diffusion", "integrate", "start", "steps_within")
     public = {name: getattr(solvers, name) for name in solvers.__all__}
     made = [
@@ -289,7 +290,7 @@ def test_no_stochastic_solver_takes_coupled_noise():
     ]
     assert len(stochastic) > 15
     for solver in stochastic:
-        for denoiser in (coupled, bound):
+        for denoiser in (paired, bound):
             assert_raises(
                 lambda s=solver, d=denoiser: dj.sample(
                     jax.random.key(0),
@@ -301,7 +302,7 @@ def test_no_stochastic_solver_takes_coupled_noise():
                 TypeError,
                 "the stochastic solver " + re.escape(solver.name),
             )
-    for denoiser in (coupled, bound):
+    for denoiser in (paired, bound):
         assert_raises(
             lambda d=denoiser: predictions.variance(interpolant.schedule, d),
             TypeError,

@@ -277,7 +277,7 @@ def velocity_denoiser(
       interpolant: What the velocity was fitted to, without γ.
       velocity: The fitted velocity, called as u(x, t).
       pairing: What it was fitted under, default `independent()`. Under another
-        the noise depends on the data and the denoiser is marked `coupled`.
+        the noise depends on the data and the denoiser has `independent=False`.
         Deterministic solvers, `encode` and `log_prob` then hold. Stochastic
         solvers, `predictions.score` and guidance by scores raise TypeError.
 
@@ -301,9 +301,9 @@ def velocity_denoiser(
     )
     checks.require(check_interpolant(interpolant).variance is None, message)
     # Tweedie's formula for the score needs noise that is independent of the data.
-    coupled = pairing is not None and not check_pairing(pairing).independent
+    independent = pairing is None or check_pairing(pairing).independent
     return predictions.denoiser(
-        interpolant.schedule, velocity, "velocity", coupled=coupled
+        interpolant.schedule, velocity, "velocity", independent=independent
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import checks, schedules
 from ..schedules import Schedule
-from ..schedules.derived import _log_snr, in_float64
+from ..schedules.derived import in_float64, log_snr_at
 from ..types import Array, ArrayLike, is_eager
 from .checks import check, decreasing, noise_ratios, share
 from .times import at_log_snrs, at_ratios
@@ -135,7 +135,7 @@ def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:
         ts = np.asarray(ts, np.float64)
         at_zero = ts == 0
         seen = np.where(at_zero, float(reference.t_max), ts)
-        log_snrs = in_float64(_log_snr, reference, seen)
+        log_snrs = in_float64(log_snr_at, reference, seen)
     else:
         at_zero = ts == 0
         seen = jnp.where(at_zero, reference.t_max, ts)

@@ -14,10 +14,10 @@ from .. import checks, schedules
 from ..numerics import float_dtype
 from ..schedules import Schedule
 from ..schedules.derived import (
-    _log_snr,
-    _time_of_log_snr,
     in_float64,
+    log_snr_at,
     log_snrs_in_float64,
+    time_at_log_snr,
 )
 from ..types import Array, ArrayLike, Scalar, is_eager
 
@@ -91,12 +91,12 @@ def between_log_snrs(
         log_snrs = level(jnp, u, start, end, *parameters)
         return with_ends(schedules.time_of_log_snr(schedule, log_snrs), *ends)
     if all_noise:
-        log_snrs = in_float64(_log_snr, schedule, np.array(ends, float_dtype()))
+        log_snrs = in_float64(log_snr_at, schedule, np.array(ends, float_dtype()))
     else:
         log_snrs = log_snrs_in_float64(schedule, ends)
     u = np.linspace(0, 1, steps + 1)
     log_snrs = level(np, u, *log_snrs, *map(float, parameters))
-    times = in_float64(_time_of_log_snr, schedule, log_snrs)
+    times = in_float64(time_at_log_snr, schedule, log_snrs)
     return _distinct(times, *map(float, ends))
 
 
@@ -208,4 +208,4 @@ def at_log_snrs(
 
 
 def _inverted(schedule, log_snrs, ends):
-    return _time_of_log_snr(schedule, log_snrs), _log_snr(schedule, ends)
+    return time_at_log_snr(schedule, log_snrs), log_snr_at(schedule, ends)

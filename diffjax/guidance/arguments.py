@@ -60,7 +60,7 @@ def independent_denoiser(name: str, value: Any, purpose: str) -> Denoiser:
       A callable pytree.
 
     Raises:
-      TypeError: If it cannot be called, or is marked `coupled`.
+      TypeError: If it cannot be called, or has `independent=False`.
     """
     predictions.check_independent(purpose, value)
     return denoiser(name, value)

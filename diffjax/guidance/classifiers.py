@@ -134,7 +134,7 @@ def classifier(
 
     Raises:
       TypeError: If the denoiser or the classifier cannot be called, or the
-        denoiser is marked `coupled`.
+        denoiser has `independent=False`.
       ValueError: If the scale is not finite, or α(t_max) = 0, where the shift
         has no value.
 

@@ -13,7 +13,7 @@ from .kinds import (
     noise_input,
     scalings,
 )
-from .network import NetworkDenoiser, check_independent, denoiser, is_coupled
+from .network import NetworkDenoiser, check_independent, denoiser, is_independent
 from .views import TweedieVariance, View, noise, score, v, variance, velocity
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "check_independent",
     "denoiser",
     "input_scalings",
-    "is_coupled",
+    "is_independent",
     "level_evidence",
     "moments",
     "noise",

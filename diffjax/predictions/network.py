@@ -21,7 +21,7 @@ from ..types import (
 )
 from .kinds import INPUTS, KINDS, input_scalings, rates_for
 
-__all__ = ["NetworkDenoiser", "check_independent", "denoiser", "is_coupled"]
+__all__ = ["NetworkDenoiser", "check_independent", "denoiser", "is_independent"]
 
 
 @pytree
@@ -37,7 +37,7 @@ class NetworkDenoiser:
     sigma_data: Scalar
     kind: str = static_field()
     inputs: str = static_field()
-    coupled: bool = static_field(default=False)
+    independent: bool = static_field(default=True)
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """E[x_0 | x_t = x], shape of x."""
@@ -127,7 +127,7 @@ def _denoised(schedule, kind, sigma_data, x, t, output):
     kind=(checks.choice, KINDS),
     sigma_data=checks.positive,
     inputs=(checks.choice, INPUTS),
-    coupled=checks.boolean,
+    independent=checks.boolean,
 )
 def denoiser(
     schedule: Schedule,
@@ -136,7 +136,7 @@ def denoiser(
     *,
     sigma_data: Scalar = 0.5,
     inputs: str = "raw",
-    coupled: bool = False,
+    independent: bool = True,
 ) -> NetworkDenoiser:
     """The denoiser (x, t) -> E[x_0 | x_t = x] of a network that predicts `kind`.
 
@@ -156,8 +156,8 @@ def denoiser(
         always scaled. "index": (x, i) with the index i = 1 … T of a chain as
         an int32, exact at the times of the chain and the nearest one between.
         "zero_index": i − 1 = 0 … T − 1, the timesteps of most DDPM code.
-      coupled: True if the noise that net was fitted to depended on the data
-        (optimal transport, reflow), see `check_independent`.
+      independent: False if the noise that net was fitted to depended on the
+        data (optimal transport, reflow), see `check_independent`.
 
     Returns:
       The denoiser, a pytree. New parameters do not retrace.
@@ -187,7 +187,7 @@ def denoiser(
         sigma_data,
         kind=kind,
         inputs=inputs,
-        coupled=coupled,
+        independent=independent,
     )
 
 
@@ -206,28 +206,26 @@ def _check_inputs(schedule, kind, inputs):
         )
 
 
-def is_coupled(denoiser: Denoiser) -> bool:
-    """True if a denoiser, or one among its children, is marked as coupled.
+def is_independent(denoiser: Denoiser) -> bool:
+    """False if a denoiser was fitted to noise that depends on the data.
 
-    It was then fitted to noise that depends on the data. The mark is the
-    attribute `coupled = True`. A mark within the closure of a plain function
-    is not seen.
+    It, or one among its children, then has the attribute `independent =
+    False`. Such a mark within the closure of a plain function is not seen.
     """
 
     def marked(node):
-        return getattr(node, "coupled", False) is True
+        return getattr(node, "independent", True) is False
 
     if not callable(denoiser):
-        return marked(denoiser)
-    return marked(denoiser) or any(
-        map(marked, jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked))
-    )
+        return not marked(denoiser)
+    children = jax.tree.leaves(as_pytree_callable(denoiser), is_leaf=marked)
+    return not (marked(denoiser) or any(map(marked, children)))
 
 
 def check_independent(purpose: str, denoiser: Denoiser) -> None:
-    """Raise TypeError if a denoiser is marked as coupled.
+    """Raise TypeError unless a denoiser was fitted to independent noise.
 
-    With ε coupled to x_0, D = E[x_0 | x_t] and the velocity α′D + σ′ε̂ still
+    Where ε depends on x_0, D = E[x_0 | x_t] and the velocity α′D + σ′ε̂ still
     belong to the distribution of x_t. So deterministic solvers, `encode` and
     `log_prob` hold. Tweedie's formula does not: (αD − x)/σ² is not ∇log p_t.
     Neither a stochastic solver nor guidance by a score then has the
@@ -240,9 +238,9 @@ def check_independent(purpose: str, denoiser: Denoiser) -> None:
     Raises:
       TypeError: If the denoiser is marked.
     """
-    if is_coupled(denoiser):
+    if not is_independent(denoiser):
         raise TypeError(
             f"{purpose} needs a denoiser fitted to noise that is independent of the "
-            "data, got one marked coupled: its score is not (α D − x)/σ²; use a "
-            "deterministic solver, such as heun()"
+            "data, got one with independent=False: its score is not (α D − x)/σ²; "
+            "use a deterministic solver, such as heun()"
         )

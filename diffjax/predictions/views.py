@@ -62,7 +62,8 @@ def score(schedule: Schedule, denoiser: Denoiser) -> View:
       (x, t) -> array of x's shape.
 
     Raises:
-      TypeError: If the denoiser is marked as coupled, see `check_independent`.
+      TypeError: If the denoiser has independent=False, see
+        `check_independent`.
 
     Example:
       >>> dj.predictions.score(schedule, denoiser)(jnp.ones(2), 0.5).shape
@@ -153,7 +154,7 @@ def variance(schedule: Schedule, denoiser: Denoiser) -> TweedieVariance:
 
     Raises:
       TypeError: If an argument is no schedule or no denoiser, or the denoiser
-        is marked as coupled.
+        has independent=False, see `check_independent`.
 
     References:
       Efron 2011. Bao et al. 2022, Lemma 4.

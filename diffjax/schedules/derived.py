@@ -25,6 +25,7 @@ __all__ = [
     "in_float64",
     "is_finite",
     "log_snr",
+    "log_snr_at",
     "log_snr_range",
     "log_snr_rate",
     "log_snrs_in_float64",
@@ -33,6 +34,7 @@ __all__ = [
     "perturb",
     "prior_std",
     "rates",
+    "time_at_log_snr",
     "time_of_log_snr",
     "without_signal",
 ]
@@ -94,10 +96,19 @@ def log_snr(schedule: Schedule, t: ArrayLike) -> Array:
       >>> float(dj.schedules.log_snr(dj.schedules.edm(), 1.0))
       -0.0
     """
-    return _at_times(_log_snr, schedule, t)
+    return _at_times(log_snr_at, schedule, t)
 
 
-def _log_snr(schedule, t):
+def log_snr_at(schedule: Schedule, t: Array) -> Array:
+    """`log_snr` without checks, also under a transformation.
+
+    Args:
+      schedule: The noise schedule.
+      t: Times, of any shape.
+
+    Returns:
+      λ, shape of t.
+    """
     if hasattr(schedule, "log_snr"):
         return schedule.log_snr(t)
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
@@ -126,10 +137,19 @@ def time_of_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Array:
       >>> float(dj.schedules.time_of_log_snr(dj.schedules.edm(), 0.0))
       1.0
     """
-    return _at_times(_time_of_log_snr, schedule, log_snr)
+    return _at_times(time_at_log_snr, schedule, log_snr)
 
 
-def _time_of_log_snr(schedule, target):
+def time_at_log_snr(schedule: Schedule, target: Array) -> Array:
+    """`time_of_log_snr` without checks, also under a transformation.
+
+    Args:
+      schedule: The noise schedule.
+      target: λ, of any shape.
+
+    Returns:
+      Times, shape of target.
+    """
     if hasattr(schedule, "time_of_log_snr"):
         t = schedule.time_of_log_snr(target)
     else:
@@ -205,7 +225,7 @@ def log_snr_rate(schedule: Schedule, t: ArrayLike) -> Array:
 
 
 def _log_snr_rate(schedule, t):
-    return _derivative(lambda u: _log_snr(schedule, u), t)
+    return _derivative(lambda u: log_snr_at(schedule, u), t)
 
 
 class Rates(NamedTuple):
@@ -341,7 +361,7 @@ def is_finite(schedule: Schedule) -> bool:
 def _is_finite(schedule):
     ends = jnp.stack([as_time(end) for end in (schedule.t_min, schedule.t_max)])
     return jnp.all(
-        jnp.isfinite(_log_snr(schedule, ends)) & ~_without_signal(schedule, ends)
+        jnp.isfinite(log_snr_at(schedule, ends)) & ~_without_signal(schedule, ends)
     )
 
 
@@ -393,7 +413,7 @@ def log_snrs_in_float64(schedule: Schedule, ends: list) -> np.ndarray:
 
 
 def _signal(schedule, t):
-    return _log_snr(schedule, t), _without_signal(schedule, t)
+    return log_snr_at(schedule, t), _without_signal(schedule, t)
 
 
 def _no_signal(schedule):
@@ -501,7 +521,7 @@ def _at_times(function, schedule, t):
     # In the dtype of `as_time(t)`. Eager calls go through float64.
     check(schedule)
     if type(t) is int:
-        t = checks.number("log_snr" if function is _time_of_log_snr else "t", t)
+        t = checks.number("log_snr" if function is time_at_log_snr else "t", t)
     if not is_eager(schedule, t):
         return function(schedule, as_time(t))
     dtype = as_time_dtype(t)
@@ -517,7 +537,7 @@ def _bisect(schedule: Schedule, target: Array) -> Array:
     def halve(_, bounds):
         low, high = bounds
         middle = 0.5 * (low + high)
-        above = _log_snr(schedule, middle) > target
+        above = log_snr_at(schedule, middle) > target
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
     low = jnp.full_like(target, schedule.t_min)
@@ -530,4 +550,4 @@ def _newton_step(schedule: Schedule, t: Array, target: Array) -> Array:
     # Held, so that the derivative of the step is that of the implicit
     # function.
     slope = jax.lax.stop_gradient(_log_snr_rate(schedule, t))
-    return t - (_log_snr(schedule, t) - target) / slope
+    return t - (log_snr_at(schedule, t) - target) / slope

@@ -183,7 +183,7 @@ def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> S
 
     Raises:
       ValueError: If noise < 0.
-      TypeError: If η is not 0 and the denoiser is marked as coupled, see
+      TypeError: If η is not 0 and the denoiser has independent=False, see
         `predictions.check_independent`.
 
     References:
