@@ -14,7 +14,9 @@ KEY = jax.random.key(0)
 
 
 def vp_betas(steps):
-    """β of the variance-preserving schedule with β(t) = 0.1 + 19.9 t, at t = i/T: "linear β" at any T."""
+    """β of the variance-preserving schedule with β(t) = 0.1 + 19.9 t, at
+    t = i/T: "linear β" at any T.
+    """
     return ddpm.betas_of(schedules.vp_linear(), steps)
 
 
@@ -38,7 +40,9 @@ def spread_of(target, schedule):
 
 
 def exact(target, chain, variance="posterior"):
-    """The exact denoiser of a one-dimensional target, paired with Var(x_0 | x_t) for the variance "optimal"."""
+    """The exact denoiser of a one-dimensional target, paired with
+    Var(x_0 | x_t) for the variance "optimal".
+    """
     denoiser = targets.denoiser(target, chain)
     return (
         ddpm.paired(denoiser, spread_of(target, chain))
@@ -48,7 +52,9 @@ def exact(target, chain, variance="posterior"):
 
 
 def tables(chain):
-    """SNR (T,), β, β̃, c_0, c_t and Var(x_0 | x_t) of N(·, STD²), each from the betas by the textbook's formula."""
+    """SNR (T,), β, β̃, c_0, c_t and Var(x_0 | x_t) of N(·, STD²), each from the
+    betas by the textbook's formula.
+    """
     betas = np.asarray(chain.betas)
     bars = np.cumprod(1 - betas)
     before = np.concatenate([[1.0], bars[:-1]])
@@ -92,7 +98,9 @@ def bounds(estimator, denoiser, chain, xs, seed=2, **settings):
 
 
 def assert_mean(values, expected, sigmas=4.0, most=math.inf):
-    """The mean of independent values is `expected` within 4 standard errors, which are at most `most`."""
+    """The mean of independent values is `expected` within 4 standard errors,
+    which are at most `most`.
+    """
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / math.sqrt(values.size)
     assert error < most, error
