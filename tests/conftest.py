@@ -9,8 +9,9 @@ import pytest
 CACHE = pathlib.Path(__file__).parents[1] / ".xla_cache"
 CACHE_LIMIT = 2**30
 
-# JAX reads these when it is first imported, and programs started by a test inherit them. An entry's key is a digest of
-# the program, the compiler's version and its options, so that a hit saves time and changes nothing.
+# JAX reads these when it is first imported, and programs started by a test inherit
+# them. An entry's key is a digest of the program, the compiler's version and its
+# options, so that a hit saves time and changes nothing.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -36,7 +37,9 @@ MAPS, MAPS_LIMIT = pathlib.Path("/proc/self/maps"), 30_000
 
 
 def pytest_runtest_teardown(item):
-    """Drop compiled programs before their memory maps reach Linux's limit of 65 530 a process, where XLA crashes."""
+    """Drop compiled programs before their memory maps reach Linux's limit of
+    65 530 a process, where XLA crashes.
+    """
     item.config.stash[_RUN] = item.config.stash.get(_RUN, 0) + 1
     if (
         item.config.stash[_RUN] % 20 == 0
