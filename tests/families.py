@@ -47,7 +47,9 @@ class Own:
 
 @pytree
 class Bare:
-    """A schedule stripped of its closed forms: α and σ alone, the rest to be derived."""
+    """A schedule stripped of its closed forms: α and σ alone, the rest to be
+    derived.
+    """
 
     schedule: Any
 
@@ -76,7 +78,9 @@ def ddpm_betas():
 
 
 def ladder_sigmas():
-    """1000 noise levels from 0.01 to 16, equally spaced in σ^(1/7), so that no two ratios are the same."""
+    """1000 noise levels from 0.01 to 16, equally spaced in σ^(1/7), so that no
+    two ratios are the same.
+    """
     return np.linspace(0.01 ** (1 / 7), 16 ** (1 / 7), 1000) ** 7
 
 
@@ -95,7 +99,8 @@ SCHEDULES = {
 """name -> factory. Made inside a test, so that float64 tests make float64 tables."""
 
 DISTINCT = ("vp_linear", "edm", "rectified_flow", "own")
-"""One schedule of each kind: α² + σ² = 1, α = 1, α → 0, and one that states α and σ alone.
+"""One schedule of each kind: α² + σ² = 1, α = 1, α → 0, and one that states α
+and σ alone.
 
 Tests about something else than schedules leave the others to the long proofs.
 """
