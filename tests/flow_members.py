@@ -126,7 +126,9 @@ MEMBERS = {
     "sigmoid": Member(lambda key: flows.sigmoid(), (3,)),
     "logit": Member(lambda key: flows.logit(-1.0, 16.0), (3,)),
     "leaky_relu": Member(lambda key: flows.leaky_relu(0.2), (3,)),
-    "sinh_arcsinh": Member(lambda key: flows.sinh_arcsinh([0.2, 0.0, -1.0], [0.8, 1.0, 1.3]), (3,)),
+    "sinh_arcsinh": Member(
+        lambda key: flows.sinh_arcsinh([0.2, 0.0, -1.0], [0.8, 1.0, 1.3]), (3,)
+    ),
     "permutation": Member(lambda key: flows.permutation([2, 0, 1]), (2, 3)),
     "shuffle": Member(lambda key: flows.shuffle(key, 5), (5,)),
     "reversal": Member(lambda key: flows.reversal(3), (3,)),
@@ -134,40 +136,118 @@ MEMBERS = {
     "squeeze": Member(lambda key: flows.squeeze(), (2, 4, 2)),
     "triangular": Member(lambda key: flows.triangular(4), (4,)),
     "lu_linear": Member(lambda key: flows.lu_linear(4), (4,)),
-    "invertible_convolution": Member(lambda key: flows.invertible_convolution(key, 3), (2, 2, 3)),
+    "invertible_convolution": Member(
+        lambda key: flows.invertible_convolution(key, 3), (2, 2, 3)
+    ),
     "multiscale": Member(glow_like, (32,)),
     "inverse": Member(lambda key: flows.inverse(flows.triangular(3)), (3,)),
     "stack": Member(
-        lambda key: flows.stack([flows.chain(flows.lu_linear(3), flows.leaky_relu(0.5), flows.affine(jnp.zeros(3)))] * 4),
+        lambda key: flows.stack(
+            [
+                flows.chain(
+                    flows.lu_linear(3),
+                    flows.leaky_relu(0.5),
+                    flows.affine(jnp.zeros(3)),
+                )
+            ]
+            * 4
+        ),
         (3,),
     ),
     "additive, half": Member(coupled(flows.additive(), flows.half_mask(3), (3,)), (3,)),
-    "affine, half": Member(coupled(flows.bounded_affine(), flows.half_mask(4, swap=True), (4,)), (4,)),
-    "affine, alternate": Member(coupled(flows.bounded_affine(1.0), flows.alternate_mask(5), (5,)), (5,)),
-    "affine, channels": Member(coupled(flows.bounded_affine(), flows.half_mask(2), (2, 2, 2)), (2, 2, 2)),
-    "affine, checkerboard": Member(coupled(flows.bounded_affine(), flows.checkerboard_mask(), (2, 3, 2)), (2, 3, 2)),
+    "affine, half": Member(
+        coupled(flows.bounded_affine(), flows.half_mask(4, swap=True), (4,)), (4,)
+    ),
+    "affine, alternate": Member(
+        coupled(flows.bounded_affine(1.0), flows.alternate_mask(5), (5,)), (5,)
+    ),
+    "affine, channels": Member(
+        coupled(flows.bounded_affine(), flows.half_mask(2), (2, 2, 2)), (2, 2, 2)
+    ),
+    "affine, checkerboard": Member(
+        coupled(flows.bounded_affine(), flows.checkerboard_mask(), (2, 3, 2)), (2, 3, 2)
+    ),
     "spline, half": Member(coupled(SPLINE, flows.half_mask(3), (3,)), (3,)),
-    "spline, checkerboard": Member(coupled(SPLINE, flows.checkerboard_mask(True), (2, 2, 1)), (2, 2, 1)),
-    "affine, conditional": Member(coupled(flows.bounded_affine(), flows.half_mask(3), (3,), 2), (3,), conditional=True),
+    "spline, checkerboard": Member(
+        coupled(SPLINE, flows.checkerboard_mask(True), (2, 2, 1)), (2, 2, 1)
+    ),
+    "affine, conditional": Member(
+        coupled(flows.bounded_affine(), flows.half_mask(3), (3,), 2),
+        (3,),
+        conditional=True,
+    ),
     "pointwise spline": Member(lambda key: flows.pointwise((3,), SPLINE), (3,)),
     "conditional spline": Member(conditioned, (3,), conditional=True),
     "nice": Member(lambda key: flows.nice(key, (3,), layers=4, width=8).bijector, (3,)),
-    "real_nvp": Member(lambda key: flows.real_nvp(key, (2, 2), layers=4, width=8).bijector, (4,)),
-    "real_nvp, three layers": Member(lambda key: flows.real_nvp(key, (3,), layers=3, width=8).bijector, (3,)),
+    "real_nvp": Member(
+        lambda key: flows.real_nvp(key, (2, 2), layers=4, width=8).bijector, (4,)
+    ),
+    "real_nvp, three layers": Member(
+        lambda key: flows.real_nvp(key, (3,), layers=3, width=8).bijector, (3,)
+    ),
     "maf": Member(lambda key: flows.maf(key, (3,), layers=2, width=8).bijector, (3,)),
-    "maf, splines": Member(lambda key: flows.autoregressive(flows.masked_perceptron(key, 4, SPLINE.count, width=8), SPLINE), (4,)),
-    "maf, conditional": Member(lambda key: flows.autoregressive(flows.masked_perceptron(key, 3, 2, width=8, condition_size=2), flows.bounded_affine()), (3,), conditional=True),
-    "maf of one entry": Member(lambda key: flows.autoregressive(flows.masked_perceptron(key, 1, 2, width=8), flows.bounded_affine()), (1,)),
+    "maf, splines": Member(
+        lambda key: flows.autoregressive(
+            flows.masked_perceptron(key, 4, SPLINE.count, width=8), SPLINE
+        ),
+        (4,),
+    ),
+    "maf, conditional": Member(
+        lambda key: flows.autoregressive(
+            flows.masked_perceptron(key, 3, 2, width=8, condition_size=2),
+            flows.bounded_affine(),
+        ),
+        (3,),
+        conditional=True,
+    ),
+    "maf of one entry": Member(
+        lambda key: flows.autoregressive(
+            flows.masked_perceptron(key, 1, 2, width=8), flows.bounded_affine()
+        ),
+        (1,),
+    ),
     "iaf": Member(lambda key: flows.iaf(key, (2, 2), layers=2, width=8).bijector, (4,)),
-    "iaf, one layer": Member(lambda key: flows.iaf(key, (3,), layers=1, width=8).bijector, (3,)),
-    "tarflow, three layers": Member(lambda key: flows.tarflow(key, (2, 2, 1), patch=1, layers=3, width=8, depth=1, heads=2).bijector, (4, 1)),
-    "tarflow": Member(lambda key: flows.tarflow(key, (4, 4, 1), layers=2, width=8, depth=1, heads=2).bijector, (4, 4)),
-    "causal_transformer": Member(lambda key: flows.autoregressive(flows.causal_transformer(key, 3, 2, 2, width=8, depth=1, heads=2, condition_size=2), flows.bounded_affine()), (3, 2), conditional=True),
-    "spline_coupling": Member(lambda key: flows.spline_coupling(key, (2,), width=8, condition_size=2).bijector, (2,), conditional=True),
+    "iaf, one layer": Member(
+        lambda key: flows.iaf(key, (3,), layers=1, width=8).bijector, (3,)
+    ),
+    "tarflow, three layers": Member(
+        lambda key: (
+            flows.tarflow(
+                key, (2, 2, 1), patch=1, layers=3, width=8, depth=1, heads=2
+            ).bijector
+        ),
+        (4, 1),
+    ),
+    "tarflow": Member(
+        lambda key: (
+            flows.tarflow(key, (4, 4, 1), layers=2, width=8, depth=1, heads=2).bijector
+        ),
+        (4, 4),
+    ),
+    "causal_transformer": Member(
+        lambda key: flows.autoregressive(
+            flows.causal_transformer(
+                key, 3, 2, 2, width=8, depth=1, heads=2, condition_size=2
+            ),
+            flows.bounded_affine(),
+        ),
+        (3, 2),
+        conditional=True,
+    ),
+    "spline_coupling": Member(
+        lambda key: (
+            flows.spline_coupling(key, (2,), width=8, condition_size=2).bijector
+        ),
+        (2,),
+        conditional=True,
+    ),
     "glow": Member(glow(flows.convolutional), (16,)),
     "glow, dense, conditional": Member(glow(flows.dense, 2), (16,), conditional=True),
-}  # fmt: skip
-"""name -> member. Tests shake the parameters, so that results hold beyond the start."""
+}
+"""name -> member.
+
+Tests shake the parameters, so that results hold beyond the start.
+"""
 
 
 CONSTRUCTORS = {
