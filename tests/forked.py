@@ -1,4 +1,6 @@
-"""Children that are killed, cheaply: one process imports JAX, and each child is a fork of it from before it computes."""
+"""Children that are killed, cheaply: one process imports JAX, and each child
+is a fork of it from before it computes.
+"""
 
 import json
 import os
@@ -71,7 +73,9 @@ class Nursery:
 
 
 def serve(module: str) -> None:
-    """For each line of the input fork children, wait for them, and write their exit statuses."""
+    """For each line of the input fork children, wait for them, and write their
+    exit statuses.
+    """
     functions = vars(__import__(module))
     for line in sys.stdin:
         children = [_fork(functions, *call) for call in json.loads(line)]
