@@ -1,9 +1,10 @@
-"""Runs every public function on bad arguments, each call in a worker that may abort, hang or run out of memory.
+"""Runs every public function on bad arguments, each call in a worker that may
+abort, hang or run out of memory.
 
     python -m tests.fuzz [part of a name]
 
-prints one line for each call that ended badly: in another error than ValueError or TypeError, in an abort, or not
-within `SECONDS`.
+prints one line for each call that ended badly: in another error than
+ValueError or TypeError, in an abort, or not within `SECONDS`.
 """
 
 import multiprocessing
@@ -13,7 +14,10 @@ import sys
 import warnings
 
 SECONDS = 20
-"""A call that has not ended by then counts as one that hangs. Valid calls take less than a second when compiled."""
+"""A call that has not ended by then counts as one that hangs.
+
+Valid calls take less than a second when compiled.
+"""
 
 MEMORY = 12 * 2**30
 
@@ -61,7 +65,9 @@ def _work(tasks, pipe):
 
 
 def run(tasks):
-    """(task, outcome) of each task, "aborted" or "hangs" where the worker was replaced."""
+    """(task, outcome) of each task, "aborted" or "hangs" where the worker was
+    replaced.
+    """
     context = multiprocessing.get_context("spawn")
     tasks, done = list(tasks), 0
     while done < len(tasks):
@@ -80,7 +86,10 @@ def run(tasks):
             except EOFError:
                 yield (
                     tasks[done],
-                    f"aborted, exit {worker.exitcode if worker.join(5) is None else '?'}",
+                    (
+                        "aborted, exit "
+                        f"{worker.exitcode if worker.join(5) is None else '?'}"
+                    ),
                 )
                 done += 1
                 break
