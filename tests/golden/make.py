@@ -1,22 +1,23 @@
-"""Makes the golden files: samplers of k-diffusion, diffusers and DPM-Solver in float64.
+"""Makes the golden files: samplers of k-diffusion, diffusers and DPM-Solver in
+float64.
 
     make golden     # python -m tests.golden.make with the extra `peers`, 5 s on two cores
     python -m tests.golden.make diffusers       # one file
     python -m tests.golden.make dpm_solver --source dpm_solver_pytorch.py  # no network
 
-The committed files were made by torch 2.13.0 (CPU), k-diffusion 0.1.1.post1, diffusers
-0.42.1 and the official DPM-Solver at commit 52bc3fb. DPM-Solver is no package: its one
-file is read from --source or from GitHub, and its digest is checked. Each file stores
-the versions that made it.
+The committed files were made by torch 2.13.0 (CPU), k-diffusion 0.1.1.post1,
+diffusers 0.42.1 and the official DPM-Solver at commit 52bc3fb. DPM-Solver is
+no package: its one file is read from --source or from GitHub, and its digest
+is checked. Each file stores the versions that made it.
 
 Of k-diffusion only `sampling.py` is imported, with its own imports. These suffice:
-`pip install --no-deps k-diffusion torchdiffeq torchsde trampoline` and `pip install
-torch diffusers scipy tqdm pillow safetensors`.
+`pip install --no-deps k-diffusion torchdiffeq torchsde trampoline` and
+`pip install torch diffusers scipy tqdm pillow safetensors`.
 
-Every sampler gets the exact denoiser of one mixture of three isotropic Gaussians in
-three dimensions, and starts from the same four points. They are stored as
-problem/weights, means, scales and start. Noise is drawn here and handed to the sampler,
-so that a run can be repeated draw by draw.
+Every sampler gets the exact denoiser of one mixture of three isotropic
+Gaussians in three dimensions, and starts from the same four points. They are
+stored as problem/weights, means, scales and start. Noise is drawn here and
+handed to the sampler, so that a run can be repeated draw by draw.
 
 Under SAMPLER/GRID a file has
     out    (4, 3): the end of the run
@@ -25,10 +26,10 @@ Under SAMPLER/GRID a file has
     noise  (calls, 4, 3): the draws, in the sampler's order. Absent where it adds none.
 and the grids themselves under grid/….
 
-k_diffusion: α = 1. "plain" ends at a non-zero σ, "zero" at 0.
-diffusers: a chain of 50 betas (chain/betas, chain/alpha_bars), eight 0-based timesteps.
-"plain" stops after seven steps, "zero" takes the eighth, to σ = 0.
-dpm_solver: linear β from 0.1 to 20, six steps uniform in log-SNR from t = 1 to 0.01.
+k_diffusion: α = 1. "plain" ends at a non-zero σ, "zero" at 0. diffusers: a
+chain of 50 betas (chain/betas, chain/alpha_bars), eight 0-based timesteps.
+"plain" stops after seven steps, "zero" takes the eighth, to σ = 0. dpm_solver:
+linear β from 0.1 to 20, six steps uniform in log-SNR from t = 1 to 0.01.
 """
 
 import argparse
@@ -63,16 +64,17 @@ DPM_SOLVER_URL = f"https://raw.githubusercontent.com/LuChengTHU/dpm-solver/{DPM_
 DPM_SOLVER_SHA256 = "673c59fd6ec4ce40f339d7335bc00711552cf87ea15acfa3548f5dcca026d9d2"
 
 
-# ------------------------------------------------------------------------------------------------------- the problem
+# -------------------------------------------------------------------------- the problem
 
 
 def denoiser(x, alpha, sigma):
-    """The exact denoiser of the mixture at x (B, D), with α and σ of shape () or (B,).
+    """The exact denoiser of the mixture at x (B, D), with α and σ of shape ()
+    or (B,).
 
         E[x0 | α x0 + σ ε = x] = Σ_k r_k (m_k + α s_k²/v_k (x − α m_k))
 
-    where v_k = α² s_k² + σ². The responsibilities r_k are the softmax of
-    log w_k − |x − α m_k|²/(2 v_k) − D/2 log v_k.
+    where v_k = α² s_k² + σ². The responsibilities r_k are the softmax of log
+    w_k − |x − α m_k|²/(2 v_k) − D/2 log v_k.
     """
     weights, means, scales = (
         torch.as_tensor(values) for values in (WEIGHTS, MEANS, SCALES)
@@ -109,7 +111,9 @@ def problem():
 
 
 class Draws:
-    """Standard normal noise of the batch's shape, seeded by the run's name, and kept."""
+    """Standard normal noise of the batch's shape, seeded by the run's name,
+    and kept.
+    """
 
     def __init__(self, name):
         self.generator = np.random.default_rng(zlib.crc32(name.encode()))
@@ -122,8 +126,10 @@ class Draws:
 
 
 def entry(name, out, path=None, draws=None):
-    """The arrays of one run, without the draws of a sampler that multiplies them by 0 (its name ends so). Raises
-    ValueError for a result that is not finite float64."""
+    """The arrays of one run, without the draws of a sampler that multiplies
+    them by 0 (its name ends so). Raises ValueError for a result that is not
+    finite float64.
+    """
     arrays = {"out": out, "path": None if path is None else np.stack(path)}
     arrays = {
         key: np.asarray(value) for key, value in arrays.items() if value is not None
@@ -150,7 +156,7 @@ def versions(*packages):
     }
 
 
-# -------------------------------------------------------------------------------------------------------- k-diffusion
+# -------------------------------------------------------------------------- k-diffusion
 
 
 def karras(steps, sigma_min, sigma_max, rho=7.0):
@@ -201,7 +207,9 @@ K_DIFFUSION = {
 """name -> (function of k_diffusion.sampling, its keywords)."""
 
 PLAIN_ONLY = {"lms_2", "lms_3", "lms_4"}
-"""Samplers that keep their order on a step to 0, where others return the denoiser."""
+"""Samplers that keep their order on a step to 0, where others return the
+denoiser.
+"""
 
 
 @contextlib.contextmanager
@@ -218,8 +226,8 @@ def replaced(owner, name, value):
 def k_diffusion():
     """Samplers with α = 1 and time σ.
 
-    A churned sampler draws at every step, uses the draw where σ lies in [s_tmin, s_tmax], and shows its state with the
-    noise added: no path.
+    A churned sampler draws at every step, uses the draw where σ lies in
+    [s_tmin, s_tmax], and shows its state with the noise added: no path.
     """
     sampling = solver_peers.k_diffusion_sampling()
     plain = karras(10, 0.05, 20.0)
@@ -256,7 +264,7 @@ def k_diffusion():
     return files
 
 
-# ---------------------------------------------------------------------------------------------------------- diffusers
+# ---------------------------------------------------------------------------- diffusers
 
 
 BETAS = np.linspace(0.002, 0.3, 50)
@@ -372,7 +380,11 @@ SINGLESTEP = {
     for order, kinds in ((2, BRACKETS), (3, BRACKETS))
     for kind in kinds
 }
-"""name -> configuration. An outer step of order p takes p steps of the grid, which is uniform in log-SNR: r = i/p."""
+"""name -> configuration.
+
+An outer step of order p takes p steps of the grid, which is uniform in
+log-SNR: r = i/p.
+"""
 
 ZERO_END = {
     "ddim_0.0",
@@ -382,11 +394,15 @@ ZERO_END = {
     "dpmpp_multistep_2_midpoint",
     "dpmpp_multistep_3",
 }
-"""Those whose eighth step, to σ = 0, is stored too; elsewhere it is not defined without dropping orders before it."""
+"""Those whose eighth step, to σ = 0, is stored too; elsewhere it is not
+defined without dropping orders before it.
+"""
 
 
 class Double:
-    """A module whose float32 is float64, so that a scheduler written for float32 computes in float64 throughout."""
+    """A module whose float32 is float64, so that a scheduler written for
+    float32 computes in float64 throughout.
+    """
 
     def __init__(self, module):
         self._module = module
@@ -407,7 +423,8 @@ def scheduler_class(name):
     pieces = inspect.getsource(original).split("order == 2\n            ):")
     if len(pieces) != 3:
         raise ValueError(
-            f"diffusers' SA-Solver must have its addition at 2 places, got {len(pieces) - 1}"
+            "diffusers' SA-Solver must have its addition at 2 places, got "
+            f"{len(pieces) - 1}"
         )
     module = types.ModuleType(f"{original.__package__}.scheduling_sasolver_exact")
     module.__package__ = original.__package__
@@ -421,7 +438,9 @@ def scheduler_class(name):
 
 @contextlib.contextmanager
 def double_precision(cls, draws):
-    """The module of a scheduler's class, computing in float64 and drawing its noise from `draws`."""
+    """The module of a scheduler's class, computing in float64 and drawing its
+    noise from `draws`.
+    """
     module = importlib.import_module(cls.__module__)
     with contextlib.ExitStack() as stack:
         for name, value in (
@@ -435,7 +454,9 @@ def double_precision(cls, draws):
 
 
 def made(cls, keywords):
-    """A scheduler of the chain for noise predictions, without clipping or thresholding."""
+    """A scheduler of the chain for noise predictions, without clipping or
+    thresholding.
+    """
     accepted = inspect.signature(cls.__init__).parameters
     common = dict(
         num_train_timesteps=len(BETAS),
@@ -454,10 +475,12 @@ def made(cls, keywords):
 
 
 def prepare(scheduler, timesteps, sigmas):
-    """Give the scheduler its timesteps, and σ/α at each of them and at the end of the last step.
+    """Give the scheduler its timesteps, and σ/α at each of them and at the end
+    of the last step.
 
-    DDIM reads the chain's table at each timestep, DDPM between its own list of timesteps, IPNDM a table of signal and
-    noise scales (`alphas`, `betas`), the others σ/α alone.
+    DDIM reads the chain's table at each timestep, DDPM between its own list of
+    timesteps, IPNDM a table of signal and noise scales (`alphas`, `betas`),
+    the others σ/α alone.
     """
     if type(scheduler).__name__ == "DDPMScheduler":
         scheduler.set_timesteps(timesteps=timesteps.tolist())
@@ -518,7 +541,9 @@ def run_scheduler(cls, keywords, timesteps, sigmas, steps, start, draws):
 
 
 def ddim_by_formula(start, sigmas):
-    """x ← σ_s/σ_t x + (α_s − α_t σ_s/σ_t) D, with σ/α given: what DDIM with η = 0 must give to rounding."""
+    """x ← σ_s/σ_t x + (α_s − α_t σ_s/σ_t) D, with σ/α given: what DDIM with
+    η = 0 must give to rounding.
+    """
     x = torch.from_numpy(start)
     alphas = 1 / np.sqrt(1 + sigmas**2)
     for i in range(len(sigmas) - 1):
@@ -572,11 +597,14 @@ def diffusers():
     return files
 
 
-# --------------------------------------------------------------------------------------------------------- DPM-Solver
+# --------------------------------------------------------------------------- DPM-Solver
 
 
 def official_dpm_solver(source):
-    """The official module, from a file or from GitHub. Raises ValueError where it is not the one of the commit."""
+    """The official module, from a file or from GitHub.
+
+    Raises ValueError where it is not the one of the commit.
+    """
     if source is None:
         with urllib.request.urlopen(DPM_SOLVER_URL, timeout=60) as response:
             text = response.read()
@@ -585,7 +613,8 @@ def official_dpm_solver(source):
     digest = hashlib.sha256(text).hexdigest()
     if digest != DPM_SOLVER_SHA256:
         raise ValueError(
-            f"source must be {DPM_SOLVER_URL} with sha256 {DPM_SOLVER_SHA256}, got {digest}"
+            f"source must be {DPM_SOLVER_URL} with sha256 {DPM_SOLVER_SHA256}, got "
+            f"{digest}"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "dpm_solver_pytorch.py"
@@ -597,11 +626,12 @@ def official_dpm_solver(source):
 
 
 def dpm_solver(source=None):
-    """The official singlestep and multistep methods of orders 1, 2, 3, both algorithms.
+    """The official singlestep and multistep methods of orders 1, 2, 3, both
+    algorithms.
 
-    Their Taylor variants too. Each takes six steps uniform in log-SNR, with no order
-    dropped at the end. A singlestep method of order p evaluates p times per step, at
-    i/p of it in log-SNR.
+    Their Taylor variants too. Each takes six steps uniform in log-SNR, with no
+    order dropped at the end. A singlestep method of order p evaluates p times
+    per step, at i/p of it in log-SNR.
     """
     official = official_dpm_solver(source)
     schedule = official.NoiseScheduleVP(
@@ -674,7 +704,8 @@ def main():
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, **files)
         print(
-            f"{path}: {len(files)} arrays, {path.stat().st_size / 1000:.0f} kB; {', '.join(files['versions'])}"
+            f"{path}: {len(files)} arrays, {path.stat().st_size / 1000:.0f} kB; "
+            f"{', '.join(files['versions'])}"
         )
 
 
