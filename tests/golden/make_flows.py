@@ -2,17 +2,17 @@
 
     make golden  # python -m tests.golden.make_flows with the extra `peers`, 30 s
 
-The committed file was made by flowjax 19.1.2 and distrax 0.1.9 on jax 0.10.2. It stores
-the versions that made it. Under LIBRARY/NAME it has
+The committed file was made by flowjax 19.1.2 and distrax 0.1.9 on jax 0.10.2.
+It stores the versions that made it. Under LIBRARY/NAME it has
     parameters/…           the bijector's parameters in diffjax's order, see `PARAMETERS`
     x, y, log_det          (8, …), (8, …), (8,): y = f(x) and log|det ∂f/∂x|
     back, inverse_log_det  (8, …), (8,): f⁻¹ of y in reversed order, compiled by itself,
                            and its log|det|
     log_prob               (8,): of y, for the flows under a standard normal
 
-f maps from the base to the data, whatever the library calls that direction. For
-flowjax's masked autoregressive layer, which maps from the base in one pass, f is
-`transform`.
+f maps from the base to the data, whatever the library calls that direction.
+For flowjax's masked autoregressive layer, which maps from the base in one
+pass, f is `transform`.
 """
 
 import importlib.metadata
@@ -44,9 +44,19 @@ PARAMETERS = {
     "affine": {"shift": (SIZE,), "log_scale": (SIZE,)},
     "spline": {"raw": (SIZE, SPLINE)},
     "triangular": {"below": (SIZE, SIZE), "log_diagonal": (SIZE,), "shift": (SIZE,)},
-    "lu": {"lower": (SIZE, SIZE), "upper": (SIZE, SIZE), "log_diagonal": (SIZE,), "shift": (SIZE,)},
+    "lu": {
+        "lower": (SIZE, SIZE),
+        "upper": (SIZE, SIZE),
+        "log_diagonal": (SIZE,),
+        "shift": (SIZE,),
+    },
     "masked_coupling": DENSE,
-    "chain": {"shift": (SIZE,), "log_scale": (SIZE,), "shift2": (SIZE,), "log_scale2": (SIZE,)},
+    "chain": {
+        "shift": (SIZE,),
+        "log_scale": (SIZE,),
+        "shift2": (SIZE,),
+        "log_scale2": (SIZE,),
+    },
     "inverse": {"below": (SIZE, SIZE), "log_diagonal": (SIZE,), "shift": (SIZE,)},
     "tanh": {},
     "sigmoid": {},
@@ -55,10 +65,16 @@ PARAMETERS = {
     "permutation": {},
     "masked_autoregressive affine": {**DENSE, "wm": (WIDTH, WIDTH), "bm": (WIDTH,)},
     "masked_autoregressive spline": {
-        **DENSE, "wm": (WIDTH, WIDTH), "bm": (WIDTH,), "w1": (WIDTH, SIZE * SPLINE), "b1": (SIZE * SPLINE,),
+        **DENSE,
+        "wm": (WIDTH, WIDTH),
+        "bm": (WIDTH,),
+        "w1": (WIDTH, SIZE * SPLINE),
+        "b1": (SIZE * SPLINE,),
     },
-}  # fmt: skip
-"""name -> the shape of each array, N(0, 1) but for log scales and weights, N(0, ½²)."""
+}
+"""name -> the shape of each array, N(0, 1) but for log scales and weights,
+N(0, ½²).
+"""
 
 ORDER = (2, 0, 3, 1)
 """Of the permutation: y_i = x_{ORDER[i]}."""
@@ -79,7 +95,7 @@ def lower_triangular(p):
     return np.tril(p["below"], -1) + np.diag(np.exp(p["log_diagonal"]))
 
 
-# ------------------------------------------------------------------------------------------------------------- distrax
+# ------------------------------------------------------------------------------ distrax
 
 
 def distrax_spline(raw):
@@ -90,7 +106,9 @@ def distrax_spline(raw):
 
 
 def checkerboard_coupling(p):
-    """distrax's coupling whose mask keeps entries 0, 2, …: a bounded affine map of the others."""
+    """distrax's coupling whose mask keeps entries 0, 2, …: a bounded affine
+    map of the others.
+    """
 
     def conditioner(h):
         h = jax.nn.silu(h @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
@@ -136,7 +154,7 @@ DISTRAX = {
 """name -> (parameters) -> distrax's bijector of a vector."""
 
 
-# ------------------------------------------------------------------------------------------------------------- flowjax
+# ------------------------------------------------------------------------------ flowjax
 
 
 def flowjax_affine(shift, log_scale):
@@ -180,9 +198,13 @@ def flowjax_autoregressive(kind):
 
     def make(p):
         made = fj.MaskedAutoregressive(
-            jax.random.key(0), transformer=flow_peers.flowjax_map(kind), dim=SIZE,
-            nn_width=WIDTH, nn_depth=2, nn_activation=jax.nn.silu,
-        )  # fmt: skip
+            jax.random.key(0),
+            transformer=flow_peers.flowjax_map(kind),
+            dim=SIZE,
+            nn_width=WIDTH,
+            nn_depth=2,
+            nn_activation=jax.nn.silu,
+        )
         last = [
             flow_peers.their_parameters(kind, p[part], flow_peers.MAPS[kind].count)
             for part in ("w1", "b1")
@@ -224,7 +246,7 @@ FLOWJAX = {
 """name -> (parameters) -> flowjax's bijection of a vector."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- file
+# --------------------------------------------------------------------------------- file
 
 
 def both_ways(library, bijector, name):
@@ -250,7 +272,9 @@ def both_ways(library, bijector, name):
 
 
 def flow_entries(library, kind):
-    """A coupling flow of four layers: its leaves as parameters, its map, and the density of y."""
+    """A coupling flow of four layers: its leaves as parameters, its map, and
+    the density of y.
+    """
     flow = flow_peers.coupling_flow(kind, jax.random.key(3), SIZE, 4, WIDTH)
     theirs = getattr(flow_peers, f"{library}_flow")(kind, flow)
     entries = both_ways(
@@ -302,7 +326,8 @@ def main():
             )
     np.savez_compressed(PATH, **arrays)
     print(
-        f"{PATH.name}: {len(arrays)} arrays, {PATH.stat().st_size / 1000:.0f} kB; {', '.join(arrays['versions'])}"
+        f"{PATH.name}: {len(arrays)} arrays, {PATH.stat().st_size / 1000:.0f} kB; "
+        f"{', '.join(arrays['versions'])}"
     )
 
 
