@@ -31,7 +31,10 @@ class Finding(NamedTuple):
 
 
 ALLOWED = re.compile(
-    r"\b(in law|power laws?|scaling laws?|law of (large numbers|total|nature|cosines))\b",
+    (
+        r"\b(in law|power laws?|scaling laws?|law of (large "
+        r"numbers|total|nature|cosines))\b"
+    ),
     re.IGNORECASE,
 )
 """The uses of "law" that are not a probability distribution."""
