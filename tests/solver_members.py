@@ -100,9 +100,17 @@ ALL = {name: row[0] for name, row in FIXED.items()} | {
 
 
 CONSTRUCTIONS = (
-    "heun", "dpm_solver(3)", "dpmpp_3m", "unipc(2)", "sa_solver", "stochastic_heun", "ddpm", "edm_stochastic", "adaptive",
+    "heun",
+    "dpm_solver(3)",
+    "dpmpp_3m",
+    "unipc(2)",
+    "sa_solver",
+    "stochastic_heun",
+    "ddpm",
+    "edm_stochastic",
+    "adaptive",
     "restart",
-)  # fmt: skip
+)
 """A solver of each way to build one. The others are tested among the long proofs."""
 
 
