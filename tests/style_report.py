@@ -1,9 +1,10 @@
-"""The readability of the package in numbers: docstrings, words, comments, checks, imports.
+"""The readability of the package in numbers: docstrings, words, comments,
+checks, imports.
 
     python -m tests.style_report [PACKAGE FOLDER]
 
-Prints one row per measure. The folder of another package gives the same rows for
-comparison.
+Prints one row per measure. The folder of another package gives the same rows
+for comparison.
 """
 
 import ast
