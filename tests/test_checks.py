@@ -101,7 +101,10 @@ REFUSED = {
     "shape of a batch": (
         lambda: checks.one_of_shapes("x", np.ones((3, 2)), [(2,)]),
         ValueError,
-        r"x must have shape \(2,\), got \(3, 2\) \(one example: use jax.vmap for a batch\)",
+        (
+            r"x must have shape \(2,\), got \(3, 2\) \(one example: use jax.vmap for a "
+            r"batch\)"
+        ),
     ),
     "finite": (
         lambda: checks.finite("data", np.array([1.0, np.nan, np.inf])),
