@@ -1,4 +1,6 @@
-"""Few steps on uneven grids: no multistep method errs much more than DDIM, which extrapolates nothing."""
+"""Few steps on uneven grids: no multistep method errs much more than DDIM,
+which extrapolates nothing.
+"""
 
 import functools
 import math
@@ -55,12 +57,20 @@ PUBLISHED = {
     "adams_bashforth(4)": solvers.adams_bashforth(4, guarded=False),
     "ipndm(4)": solvers.ipndm(4, guarded=False),
 }
-MIXTURES = targets.gaussian_mixture(
-    [0.2, 0.3, 0.5], [[1.0, 0.5], [-0.5, 0.0], [0.3, -1.2]], [[0.55, 0.45], [0.45, 0.63], [0.32, 0.32]]
-), targets.gaussian_mixture(
-    [0.3, 0.5, 0.2], [[-8.0, 0.0], [8.0, 1.0], [0.0, 5.0]], np.full((3, 2), 0.5)
-), targets.gaussian_mixture([0.5, 0.5], [[-1.0], [1.0]], [[0.1], [0.1]])  # fmt: skip
-"""Overlapping components, some 16 standard deviations apart, and two narrow modes."""
+MIXTURES = (
+    targets.gaussian_mixture(
+        [0.2, 0.3, 0.5],
+        [[1.0, 0.5], [-0.5, 0.0], [0.3, -1.2]],
+        [[0.55, 0.45], [0.45, 0.63], [0.32, 0.32]],
+    ),
+    targets.gaussian_mixture(
+        [0.3, 0.5, 0.2], [[-8.0, 0.0], [8.0, 1.0], [0.0, 5.0]], np.full((3, 2), 0.5)
+    ),
+    targets.gaussian_mixture([0.5, 0.5], [[-1.0], [1.0]], [[0.1], [0.1]]),
+)
+"""Overlapping components, some 16 standard deviations apart, and two narrow
+modes.
+"""
 
 
 @functools.partial(quick, static_argnums=0)
@@ -85,7 +95,9 @@ def draws(target, schedule, times, key):
 
 @functools.cache
 def problem(schedule_name, number, steps):
-    """Schedule, target, starts, ends of their exact flow, grids by name as one array, and DDIM's errors on them."""
+    """Schedule, target, starts, ends of their exact flow, grids by name as one
+    array, and DDIM's errors on them.
+    """
     schedule, target = SCHEDULES[schedule_name](), MIXTURES[number]
     ts = jnp.stack([jnp.asarray(grid(schedule, steps)) for grid in GRIDS.values()])
     starts = draws(target, schedule, ts[:, 0], jax.random.key(3))
@@ -139,8 +151,9 @@ def test_no_extrapolation_costs_more_than_half_of_ddims_error(
 ):
     """At most 1.5 times the error of DDIM on every standard grid.
 
-    Without a bound on how far back a step looks the ratios reach 7 (dpmpp_2m) and 96 (dpmpp_3m), on grids whose last
-    step in λ is many times longer than the one before.
+    Without a bound on how far back a step looks the ratios reach 7 (dpmpp_2m)
+    and 96 (dpmpp_3m), on grids whose last step in λ is many times longer than
+    the one before.
     """
     for number in range(len(MIXTURES)):
         schedule, target, starts, exact, ts, ddim = problem(
@@ -155,7 +168,9 @@ def test_no_extrapolation_costs_more_than_half_of_ddims_error(
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_methods_in_t_and_rho_have_no_bound(name, x64):
-    """Two narrow modes and 12 uniform steps cost them more than 1.5 times DDIM's error."""
+    """Two narrow modes and 12 uniform steps cost them more than 1.5 times
+    DDIM's error.
+    """
     schedule, target, starts, exact, ts, ddim = problem("vp_linear", 2, 12)
     assert (
         errors(PUBLISHED[name], schedule, target, starts[:1], ts[:1], exact[:1])[0]
@@ -164,7 +179,9 @@ def test_published_methods_in_t_and_rho_have_no_bound(name, x64):
 
 
 def test_the_published_methods_extrapolate_over_any_step(x64):
-    """The fault that the bound is for: 12 uniform steps, the last of which is 30 times longer in λ than its part."""
+    """The fault that the bound is for: 12 uniform steps, the last of which is
+    30 times longer in λ than its part.
+    """
     schedule, target, starts, exact, ts, ddim = problem("vp_linear", 0, 12)
     published = errors(
         solvers.dpmpp_3m(guarded=False), schedule, target, starts[:1], ts[:1], exact[:1]
@@ -184,7 +201,9 @@ def gains_of_last_step(positions, depth=3):
 
 
 def test_a_step_uses_the_outputs_that_the_bounds_allow(x64):
-    """By distance from the end of a step at most π/2, by its length π/4, and by the weights of the earlier outputs."""
+    """By distance from the end of a step at most π/2, by its length π/4, and
+    by the weights of the earlier outputs.
+    """
     cases = (
         ([0.0, 0.5, 1.0, 1.5], 3),
         ([0.0, 0.5, 1.0, 1.6], 2),  # 1.6 > π/2
@@ -204,7 +223,9 @@ def test_a_step_uses_the_outputs_that_the_bounds_allow(x64):
 
 
 def test_a_jump_of_the_outputs_costs_no_more_than_the_bound_on_their_weights(x64):
-    """Outputs 0 that jump to 1 and stay there: every monotone sequence is a mean of such, and of jumps still to come."""
+    """Outputs 0 that jump to 1 and stay there: every monotone sequence is a
+    mean of such, and of jumps still to come.
+    """
     rng, worst = np.random.default_rng(0), 0.0
     for _ in range(50):
         positions = np.concatenate([[0.0], np.cumsum(np.exp(rng.normal(-2.0, 1.0, 3)))])
@@ -216,9 +237,11 @@ def test_a_jump_of_the_outputs_costs_no_more_than_the_bound_on_their_weights(x64
 
 
 def test_the_denoiser_of_a_gaussian_has_its_poles_where_the_bound_says():
-    """Taylor coefficients in λ of p = s²/(s² + ρ²) at ρ = s: the root of their ratio is the radius of convergence.
+    """Taylor coefficients in λ of p = s²/(s² + ρ²) at ρ = s: the root of their
+    ratio is the radius of convergence.
 
-    dp/dλ = 2p(1 − p), so that every derivative is a polynomial in p, to be read at p = ½. Even ones vanish there.
+    dp/dλ = 2p(1 − p), so that every derivative is a polynomial in p, to be
+    read at p = ½. Even ones vanish there.
     """
     p, rate = np.polynomial.Polynomial([0, 1]), np.polynomial.Polynomial([0, 2, -2])
     coefficients = []
@@ -230,7 +253,9 @@ def test_the_denoiser_of_a_gaussian_has_its_poles_where_the_bound_says():
 
 
 def test_the_denoiser_of_two_atoms_has_its_poles_where_the_bound_says():
-    """tanh(c e^{2λ}) grows without bound at λ + iπ/4 with c e^{2λ} = π/2, beside every point of the real axis for one c."""
+    """tanh(c e^{2λ}) grows without bound at λ + iπ/4 with c e^{2λ} = π/2,
+    beside every point of the real axis for one c.
+    """
     for log_scale in (-1.0, 0.0, 2.0):
         pole = 0.5 * np.log(0.5 * np.pi) - 0.5 * log_scale
         near = [
