@@ -1,4 +1,6 @@
-"""Solvers made of solvers, solvers that follow a given path, and the errors of all solvers."""
+"""Solvers made of solvers, solvers that follow a given path, and the errors of
+all solvers.
+"""
 
 import math
 import os
@@ -23,7 +25,7 @@ def diffusion(schedule, target):
     return solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
 
 
-# ------------------------------------------------------------------------------------------------------ along one path
+# ----------------------------------------------------------------------- along one path
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,9 @@ def diffusion(schedule, target):
     ],
 )
 def test_strong_order_along_brownian_paths(name, order, x64):
-    """The error at the end of one Brownian path, root mean square over 64 paths, falls at the strong order."""
+    """The error at the end of one Brownian path, root mean square over 64
+    paths, falls at the strong order.
+    """
     schedule = dj.schedules.vp_linear()
     problem, solver = diffusion(schedule, mixture()), getattr(solvers, name)()
     start, end, counts = 0.8, 0.2, (16, 32, 64)
@@ -86,7 +90,9 @@ def test_a_finer_grid_and_another_solver_follow_the_same_path():
 
 
 def test_adaptive_sde_has_the_exact_law():
-    """At a tolerance whose bias is small beside 4 standard errors of 4000 samples, and with rejections on the way."""
+    """At a tolerance whose bias is small beside 4 standard errors of 4000
+    samples, and with rejections on the way.
+    """
     schedule, target, count = dj.schedules.vp_linear(), gaussian(), 4000
     start = jax.vmap(target.noised(schedule, schedule.t_max).sample)(
         jax.random.split(jax.random.key(0), count)
@@ -110,8 +116,11 @@ def test_adaptive_sde_has_the_exact_law():
 
 @pytest.mark.parametrize("name", every(ADAPTIVE, ("adaptive_sde",)))
 def test_adaptive_steps_depend_continuously_on_the_state(name, x64):
-    """A start moved by 1e-9 moves the sample by less than 1e-6. A step that were taken or not, as rounding has it, would
-    move it by the tolerance, 1e-3 or 1e-2, in about one of the thousands of decisions of 128 samples in every 1e5.
+    """A start moved by 1e-9 moves the sample by less than 1e-6.
+
+    A step that were taken or not, as rounding has it, would move it by the
+    tolerance, 1e-3 or 1e-2, in about one of the thousands of decisions of 128
+    samples in every 1e5.
     """
     schedule, grid = dj.schedules.vp_linear(), [1.0, 1e-3]
     start = np.random.default_rng(1).normal(size=(128, 8))
@@ -136,8 +145,9 @@ def test_adaptive_steps_depend_continuously_on_the_state(name, x64):
 
 @pytest.mark.parametrize("name", every(list(ADAPTIVE), ("adaptive_sde",)))
 def test_adaptive_samples_are_the_same_in_any_batch(name):
-    """Five at once and one by one: equal to rounding that is amplified a thousandfold at most, far below the tolerance
-    of 1e-3 or 1e-2."""
+    """Five at once and one by one: equal to rounding that is amplified a
+    thousandfold at most, far below the tolerance of 1e-3 or 1e-2.
+    """
     schedule, solver, denoiser, key = (
         dj.schedules.vp_linear(),
         ADAPTIVE[name](),
@@ -189,7 +199,9 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
 
 
 def test_without_jit_the_noise_is_the_same():
-    """Under `jax.disable_jit` a path, an adaptive solver and one with inner steps return what they return compiled."""
+    """Under `jax.disable_jit` a path, an adaptive solver and one with inner
+    steps return what they return compiled.
+    """
     schedule = dj.schedules.vp_linear()
     problem, key = diffusion(schedule, gaussian()), jax.random.key(0)
 
@@ -226,7 +238,7 @@ def test_adaptive_sde_ends_at_zero_in_the_denoiser():
     chex.assert_trees_all_close(end, problem.denoiser(x, 0.3), rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------------------- made of solvers
+# ---------------------------------------------------------------------- made of solvers
 
 
 @pytest.mark.parametrize(
@@ -237,7 +249,9 @@ def test_adaptive_sde_ends_at_zero_in_the_denoiser():
 )
 @pytest.mark.parametrize("window", every([5, 64], (5,)))
 def test_picard_at_no_tolerance_is_its_solver(inner, window, x64):
-    """Iterated to the end, the parallel run is the sequential one to rounding, with the same noise."""
+    """Iterated to the end, the parallel run is the sequential one to rounding,
+    with the same noise.
+    """
     schedule = dj.schedules.vp_linear()
     problem, x, grid = (
         diffusion(schedule, mixture()),
@@ -280,8 +294,10 @@ def test_picard_takes_fewer_rounds_than_steps_and_stays_within_its_tolerance(x64
 
 
 def test_picard_of_examples_without_axes_has_the_variance_of_its_solver():
-    """On N(0, 1) a DDIM step from angle θ_t to θ_s, σ = sin θ, multiplies x by cos(θ_t − θ_s): the standard deviation is
-    their product, 0.91 at 32 steps, and so it is for examples of shape ()."""
+    """On N(0, 1) a DDIM step from angle θ_t to θ_s, σ = sin θ, multiplies x by
+    cos(θ_t − θ_s): the standard deviation is their product, 0.91 at 32 steps,
+    and so it is for examples of shape ().
+    """
     schedule = dj.schedules.vp_linear()
     grid = np.asarray(dj.grids.log_snr(schedule, 32))
     angle = np.arctan2(
@@ -320,7 +336,10 @@ def test_picard_has_forward_derivatives_and_names_the_cure_in_reverse(x64):
     np.testing.assert_allclose(*slopes, rtol=1e-10)
     with pytest.raises(
         TypeError,
-        match=r"the picard\(ddim\(0\)\) solver has no reverse-mode .* jax.jvp, or ddim\(0\) itself",
+        match=(
+            r"the picard\(ddim\(0\)\) solver has no reverse-mode .* jax.jvp, or "
+            r"ddim\(0\) itself"
+        ),
     ):
         jax.grad(lambda x: jnp.sum(run(solvers.picard())(x)))(x)
 
@@ -330,7 +349,9 @@ def test_picard_has_forward_derivatives_and_names_the_cure_in_reverse(x64):
     every(["reverse_diffusion", "dpmpp_2m", "heun"], ("reverse_diffusion", "dpmpp_2m")),
 )
 def test_a_corrector_is_one_langevin_step_of_the_stated_length(predictor, x64):
-    """On one Gaussian x ← (1 − ε/2v) x + √ε z with ε = 4 r² σ², v the variance at the level reached."""
+    """On one Gaussian x ← (1 − ε/2v) x + √ε z with ε = 4 r² σ², v the variance
+    at the level reached.
+    """
     schedule, snr = dj.schedules.vp_linear(), 0.2
     target = dj.targets.gaussian([0.0, 0.0], 0.8)
     problem, x, grid = (
@@ -360,16 +381,23 @@ def test_a_corrector_is_one_langevin_step_of_the_stated_length(predictor, x64):
 
 @pytest.mark.parametrize("predictor", every(["dpmpp_2m", "unipc"], ("unipc",)))
 def test_a_corrector_leaves_what_it_adds_to_solvers_that_remember(predictor):
-    """After 24 steps with two Langevin steps at each, the start is forgotten and the distribution is the target's: 4 standard
-    errors, and 3 % for the corrector's own bias r² = 0.026."""
+    """After 24 steps with two Langevin steps at each, the start is forgotten
+    and the distribution is the target's: 4 standard errors, and 3 % for the
+    corrector's own bias r² = 0.026.
+    """
     schedule, count = dj.schedules.vp_linear(), 4000
     target = dj.targets.gaussian([0.0, 0.0], 0.5)
     solver = solvers.predictor_corrector(getattr(solvers, predictor)(), corrections=2)
     start = jnp.ones((count, 2))
     samples = dj.sample_many(
-        jax.random.key(0), count, dj.targets.denoiser(target, schedule), schedule, solver=solver,
-        grid=dj.grids.log_snr(schedule, 24), x_init=start,
-    )  # fmt: skip
+        jax.random.key(0),
+        count,
+        dj.targets.denoiser(target, schedule),
+        schedule,
+        solver=solver,
+        grid=dj.grids.log_snr(schedule, 24),
+        x_init=start,
+    )
     deviation = float(jnp.std(samples))
     assert abs(deviation - 0.5) < 0.5 * (4 / math.sqrt(4 * count) + 0.03)
 
@@ -412,7 +440,9 @@ def test_batch_norms_are_of_the_examples_mapped_together():
 
 
 def test_restart_keeps_the_law_and_counts_its_evaluations():
-    """Twice back from 0.05 to 0.3 on a Gaussian: the exact distribution within 4 standard errors, and the evaluations reported."""
+    """Twice back from 0.05 to 0.3 on a Gaussian: the exact distribution within
+    4 standard errors, and the evaluations reported.
+    """
     schedule, target, count = dj.schedules.edm(sigma_max=10.0), gaussian(), 4000
     solver = solvers.restart(solvers.rk4(), t_low=0.05, t_high=0.3, repeats=2, steps=6)
     grid = dj.grids.karras(schedule, 24)
@@ -445,7 +475,7 @@ def test_restart_keeps_the_law_and_counts_its_evaluations():
     assert float(jnp.mean(jnp.abs(samples - plain))) > 0.01  # fresh noise did come in
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------- bad input
 
 
 def test_hyperparameters_out_of_range_are_named():
@@ -565,10 +595,12 @@ def test_hyperparameters_out_of_range_are_named():
     ],
 )
 def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
-    """From α = 0 the solvers that divide by α raise by name. DDIM, its kin and multistep methods start there.
+    """From α = 0 the solvers that divide by α raise by name.
 
-    They end as they do from t = 1 − h: the first step's coefficients and the denoiser move by O(h), h = 1e-5, and by
-    float32's rounding.
+    DDIM, its kin and multistep methods start there.
+
+    They end as they do from t = 1 − h: the first step's coefficients and the
+    denoiser move by O(h), h = 1e-5, and by float32's rounding.
     """
     schedule = dj.schedules.rectified_flow(t_max=1.0)
     denoiser, solver = (
@@ -591,7 +623,10 @@ def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
 
 
 def test_steps_within_a_number_of_evaluations():
-    """As many as the budget pays for. Too few for one step, or no number at all, raise by name."""
+    """As many as the budget pays for.
+
+    Too few for one step, or no number at all, raise by name.
+    """
     heun = solvers.heun()
     assert [solvers.steps_within(heun, n) for n in (2, 3, 16)] == [1, 1, 8]
     assert (
@@ -603,7 +638,10 @@ def test_steps_within_a_number_of_evaluations():
     )
     with pytest.raises(
         ValueError,
-        match="evaluations must be at least 3, those of one step of dpm_solver\\(3\\); got 2",
+        match=(
+            "evaluations must be at least 3, those of one step of dpm_solver\\(3\\); "
+            "got 2"
+        ),
     ):
         solvers.steps_within(solvers.dpm_solver(3), 2)
     assert solvers.steps_within(solvers.restart(), 64) == 24  # 2·24 + 2·2·4
