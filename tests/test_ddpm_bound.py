@@ -1,4 +1,6 @@
-"""The bound of the discrete chain is what the exact distributions say that it must be, term by term."""
+"""The bound of the discrete chain is what the exact distributions say that it
+must be, term by term.
+"""
 
 import functools
 import math
@@ -27,13 +29,13 @@ from tests.chains import (
 )
 from tests.families import EPS32, every, quick
 
-# ---------------------------------------------------------------------------------------------------------- the bound
+# ---------------------------------------------------------------------------- the bound
 
 
 @pytest.mark.parametrize("steps", every([2, 10, 100], (2, 10)))
 def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
-    """With v = β̃ + c_0² Var, decoder N(D, Var(x_0 | x_1)) and p(x_T) = q_T the model is the chain itself: E[bound |
-    x] = −log p(x), for every x.
+    """With v = β̃ + c_0² Var, decoder N(D, Var(x_0 | x_1)) and p(x_T) = q_T the
+    model is the chain itself: E[bound | x] = −log p(x), for every x.
     """
     chain, target, count = schedules.from_betas(vp_betas(steps)), normal_1d(), 8000
     prior = end_law(target, chain)
@@ -54,10 +56,11 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
 
 
 def gaps(chain, variance):
-    """The mean gap per dimension of each term t ≥ 2 for the exact denoiser of N(·, STD²): the optimal step's KL.
+    """The mean gap per dimension of each term t ≥ 2 for the exact denoiser of
+    N(·, STD²): the optimal step's KL.
 
-    The step's variance is right times w, w = 1/(1 + u) for β̃, u = (SNR_{t−1} − SNR_t) Var, and the gap ½(1/w − 1 + log
-    w).
+    The step's variance is right times w, w = 1/(1 + u) for β̃,
+    u = (SNR_{t−1} − SNR_t) Var, and the gap ½(1/w − 1 + log w).
     """
     known = tables(chain)
     ratio = 1 + (known["snr"][:-1] - known["snr"][1:]) * known["var"][1:]
@@ -76,8 +79,9 @@ def gaps(chain, variance):
     ],
 )
 def test_gap_of_the_fixed_variances(variance, expected, x64):
-    """E[bound + log p] = ½ Σ [u − log(1 + u)] per Gaussian dimension with β̃, which does not vanish as T grows. With β it
-    falls as 1/T. Its sum over t = 2 … T for linear β is as stated, and the bound's mean agrees.
+    """E[bound + log p] = ½ Σ [u − log(1 + u)] per Gaussian dimension with β̃,
+    which does not vanish as T grows. With β it falls as 1/T. Its sum over
+    t = 2 … T for linear β is as stated, and the bound's mean agrees.
     """
     for steps, gap in expected.items():
         chain = schedules.from_betas(vp_betas(steps))
@@ -101,7 +105,9 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
 
 
 def test_gap_of_the_posterior_variance_tends_to_half_eulers_constant():
-    """At t = i/T the SNR falls as 1/i at first, u → 1/(i − 1), and ½ Σ [1/k − log(1 + 1/k)] = γ/2 = 0.2886."""
+    """At t = i/T the SNR falls as 1/i at first, u → 1/(i − 1), and ½ Σ
+    [1/k − log(1 + 1/k)] = γ/2 = 0.2886.
+    """
     snr = np.exp(
         schedules.from_betas(
             ddpm.betas_of(schedules.vp_linear(t_min=1e-7), 1_000_000)
@@ -116,7 +122,9 @@ def test_gap_of_the_posterior_variance_tends_to_half_eulers_constant():
 
 @pytest.mark.parametrize("variance", ["forward", "posterior"])
 def test_each_term_of_a_gaussian(variance, x64):
-    """E[L_{t−1}] = ½ [β̃/v − 1 + log(v/β̃) + c_0² Var(x_0 | x_t)/v], over data too, and L_T in closed form."""
+    """E[L_{t−1}] = ½ [β̃/v − 1 + log(v/β̃) + c_0² Var(x_0 | x_t)/v], over data
+    too, and L_T in closed form.
+    """
     chain, target, count = schedules.from_betas(vp_betas(8)), normal_1d(), 20_000
     xs = draws(target, count)
     result = bounds(ddpm.elbo, exact(target, chain), chain, xs, variance=variance)
@@ -138,9 +146,11 @@ def test_each_term_of_a_gaussian(variance, x64):
 
 
 def test_gap_is_the_kl_of_the_posteriors(x64):
-    """log p(x) + E[bound] = KL(q(x_{1:T} | x) ‖ p(x_{1:T} | x)), all Gaussian and linear: from matrices.
+    """log p(x) + E[bound] = KL(q(x_{1:T} | x) ‖ p(x_{1:T} | x)), all Gaussian
+    and linear: from matrices.
 
-    Both distributions are x = A z + b of standard normal z in the order of their own chains.
+    Both distributions are x = A z + b of standard normal z in the order of
+    their own chains.
     """
     steps = 12
     chain, target = schedules.from_betas(vp_betas(steps)), normal_1d()
@@ -200,9 +210,11 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
     "variance", every(["forward", "posterior", "optimal"], ("optimal",))
 )
 def test_three_routes_to_the_bound_agree(variance, x64):
-    """E over noise of `elbo`, of the split with two random variables, and of whole paths' log densities is one number.
+    """E over noise of `elbo`, of the split with two random variables, and of
+    whole paths' log densities is one number.
 
-    On a mixture, so that no term is Gaussian in closed form. The same x in all three.
+    On a mixture, so that no term is Gaussian in closed form. The same x in all
+    three.
     """
     chain, target, count = (
         schedules.from_betas(ddpm.linear_betas(4, 0.05, 0.6)),
@@ -210,8 +222,10 @@ def test_three_routes_to_the_bound_agree(variance, x64):
         40_000,
     )
     denoiser, xs = exact(target, chain, variance), draws(target, count)
-    result = [np.asarray(bounds(f, denoiser, chain, xs, variance=variance).total, np.float64)
-             for f in (ddpm.elbo, ddpm.two_variable_elbo)]  # fmt: skip
+    result = [
+        np.asarray(bounds(f, denoiser, chain, xs, variance=variance).total, np.float64)
+        for f in (ddpm.elbo, ddpm.two_variable_elbo)
+    ]
     result.append(np.asarray(path_bounds(denoiser, chain, xs, variance)))
     for other in result[1:]:
         assert_mean(other - result[0], 0.0, most=0.03)
@@ -221,9 +235,10 @@ def test_three_routes_to_the_bound_agree(variance, x64):
 
 
 def test_the_split_often_printed_is_looser(x64):
-    """Σ E KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})) draws x_t without regard to x_{t+1}, and exceeds the bound's terms by
-    Σ_t k Cov(x_t, x_{t+1} | x_{t−1})/v = Σ_t k √(1 − β_{t+1}) β_t / v, where k = c_0 ∂D/∂x + c_{t+1} and v are of
-    index t + 1.
+    """Σ E KL(q(x_t | x_{t−1}) ‖ p(x_t | x_{t+1})) draws x_t without regard to
+    x_{t+1}, and exceeds the bound's terms by Σ_t k Cov(x_t,
+    x_{t+1} | x_{t−1})/v = Σ_t k √(1 − β_{t+1}) β_t / v, where k = c_0
+    ∂D/∂x + c_{t+1} and v are of index t + 1.
     """
     steps, count = 5, 20_000
     chain, target = (
@@ -270,9 +285,11 @@ def test_the_split_often_printed_is_looser(x64):
 
 @pytest.mark.slow
 def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
-    """At fixed log-SNR end points E[bound + log p] falls as 1/T: a Riemann sum of the mmse over SNR. Slope within 0.2.
+    """At fixed log-SNR end points E[bound + log p] falls as 1/T: a Riemann sum
+    of the mmse over SNR. Slope within 0.2.
 
-    The ends ±8 add nothing visible: the decoder N(D, σ²/α²) errs by (σ/α s)⁴/4 < 1e-5 nats, the prior by less.
+    The ends ±8 add nothing visible: the decoder N(D, σ²/α²) errs by (σ/α
+    s)⁴/4 < 1e-5 nats, the prior by less.
     """
     target, count, result = mixture_1d(), 20_000, []
     xs = draws(target, count)
@@ -291,7 +308,9 @@ def test_bound_of_a_mixture_tightens_with_the_number_of_steps(x64):
 
 
 def test_rates_and_distortions(x64):
-    """The rates are the bound's own terms summed from the top, in bits per dimension. E[rmse²] is Var(x_0 | x_t)."""
+    """The rates are the bound's own terms summed from the top, in bits per
+    dimension. E[rmse²] is Var(x_0 | x_t).
+    """
     chain, target, count = schedules.from_betas(vp_betas(10)), normal_1d(), 10_000
     denoiser, xs = exact(target, chain), draws(target, count)
 
@@ -325,8 +344,8 @@ def test_rates_and_distortions(x64):
 
 @pytest.mark.parametrize("chunk", every([1, 3, 9, 50], (3,)))
 def test_chunks_change_nothing(chunk, x64):
-    """The noise of an index depends on key and index alone, so any chunk gives the same terms and gradients, for any
-    denoiser.
+    """The noise of an index depends on key and index alone, so any chunk gives
+    the same terms and gradients, for any denoiser.
     """
     chain, x = schedules.from_betas(vp_betas(9)), np.array([0.4])
 
@@ -346,7 +365,9 @@ def test_chunks_change_nothing(chunk, x64):
 
 
 def test_chunks_bound_the_memory():
-    """447 examples of 64 entries over 1000 indices: all at once need 1000 × 447 × 64 floats, 20 of them 1/50 of that."""
+    """447 examples of 64 entries over 1000 indices: all at once need
+    1000 × 447 × 64 floats, 20 of them 1/50 of that.
+    """
     chain = schedules.from_betas(ddpm.linear_betas(1000))
     denoiser = predictions.denoiser(chain, lambda x, t: jnp.sin(x), "noise")
     xs, keys = jnp.zeros((447, 64)), jax.random.split(KEY, 447)
@@ -363,10 +384,11 @@ def test_chunks_bound_the_memory():
 
 
 def test_lattice_bound_of_a_coin_is_tight(x64):
-    """Data ±1 with the exact D = tanh(αx/σ²): −log P = ln 2, and the bound's excess is the Riemann sum's alone.
+    """Data ±1 with the exact D = tanh(αx/σ²): −log P = ln 2, and the bound's
+    excess is the Riemann sum's alone.
 
-    Σ ½ (SNR_{t−1} − SNR_t) mmse(SNR_t) ≥ ln 2, by at most the greatest log-SNR step h: mmse falls, so the sum lies
-    between ½∫ mmse dSNR and e^h of it.
+    Σ ½ (SNR_{t−1} − SNR_t) mmse(SNR_t) ≥ ln 2, by at most the greatest log-SNR
+    step h: mmse falls, so the sum lies between ½∫ mmse dSNR and e^h of it.
     """
     coin = targets.empirical([[-1.0], [1.0]])
     steps, count = 200, 10_000
@@ -391,7 +413,9 @@ def test_lattice_bound_of_a_coin_is_tight(x64):
 
 @pytest.mark.slow
 def test_gradient_by_the_betas_is_that_of_finite_differences(x64):
-    """The noise is held, so the bound is a smooth function of the betas: central differences of step h, error h²."""
+    """The noise is held, so the bound is a smooth function of the betas:
+    central differences of step h, error h².
+    """
     betas, x = vp_betas(6), jnp.array([0.7])
 
     def total(betas, variance):
@@ -423,10 +447,12 @@ def test_new_betas_and_parameters_do_not_retrace():
 
 
 def test_float32_bound_is_float64s():
-    """At T = 1000 the tables are made in float64 on the host: each float32 term errs by rounding, not by the table.
+    """At T = 1000 the tables are made in float64 on the host: each float32
+    term errs by rounding, not by the table.
 
-    D − x_0 rounds to ε(|x_0| + |D|), its square over Var relative to 2ε/√Var, Var from 1e-4 on: 2e-5. Log-SNR in float32
-    moves x_t by 1e-6 of σ. With D = 0 only the coefficients remain: ½ c_0²/β̃ x², to a few ε.
+    D − x_0 rounds to ε(|x_0| + |D|), its square over Var relative to 2ε/√Var,
+    Var from 1e-4 on: 2e-5. Log-SNR in float32 moves x_t by 1e-6 of σ. With
+    D = 0 only the coefficients remain: ½ c_0²/β̃ x², to a few ε.
     """
     chain = schedules.from_betas(ddpm.linear_betas(1000))
     zero = lambda x, t: jnp.zeros_like(x)
