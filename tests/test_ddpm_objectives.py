@@ -22,12 +22,14 @@ from tests.chains import (
 )
 from tests.families import EPS32, every, quick
 
-# ------------------------------------------------------------------------------------------------- training objectives
+# ------------------------------------------------------------------ training objectives
 
 
 @pytest.mark.parametrize("variance", every(ddpm.VARIANCES, ("optimal", "posterior")))
 def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
-    """`bound_loss` at index t under the same key is `elbo`'s own term of index t, with levels and without."""
+    """`bound_loss` at index t under the same key is `elbo`'s own term of index
+    t, with levels and without.
+    """
     chain = schedules.from_betas(vp_betas(6))
     denoiser = lambda x, t: jnp.tanh(2 * x) / (1 + t)
     if variance in ddpm.PAIRED:
@@ -51,8 +53,11 @@ def test_bound_losses_are_the_terms_of_the_bound(variance, x64):
 
 @pytest.mark.parametrize("index", every([1, 2, 500, 1000], (2,)))
 def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
-    """A float32 softmax that is certain has Var = 0. Certain of the truth it costs 0. Certain of the next level, off by
-    Δ, ½ (SNR_{t−1} − SNR_t) Σ Δ² at t > 1. Either way it is saturated, and its gradient 0, not NaN.
+    """A float32 softmax that is certain has Var = 0.
+
+    Certain of the truth it costs 0. Certain of the next level, off by Δ, ½
+    (SNR_{t−1} − SNR_t) Σ Δ² at t > 1. Either way it is saturated, and its
+    gradient 0, not NaN.
     """
     chain, levels = (
         schedules.from_betas(ddpm.linear_betas(1000)),
@@ -86,7 +91,9 @@ def test_bound_loss_of_a_certain_softmax_has_its_gradient(index):
 
 
 def test_simple_loss_is_the_error_of_the_noise(x64):
-    """‖ε̂ − ε‖²/D with ε̂ the denoiser's own view, where the network's ε̂ is ε + δ: δ² at every index."""
+    """‖ε̂ − ε‖²/D with ε̂ the denoiser's own view, where the network's ε̂ is
+    ε + δ: δ² at every index.
+    """
     chain, x, delta = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 0.3
 
     def loss(index):
@@ -103,7 +110,9 @@ def test_simple_loss_is_the_error_of_the_noise(x64):
 
 @pytest.mark.parametrize("variance", ["forward", "posterior"])
 def test_bound_loss_is_the_weighted_loss(variance, x64):
-    """Up to what no network changes, L_{t−1} is β²/(2v(1 − β)(1 − ᾱ)) ‖ε̂ − ε‖²: equal differences between networks."""
+    """Up to what no network changes, L_{t−1} is β²/(2v(1 − β)(1 − ᾱ))
+    ‖ε̂ − ε‖²: equal differences between networks.
+    """
     chain, x, index = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 4
     known = tables(chain)
     v = known["beta" if variance == "forward" else "posterior"][index - 1]
@@ -122,7 +131,9 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
 
 
 def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
-    """∂/∂(mean) is that of the simple loss, ∂/∂(variance) that of λ T/D times the bound. Its value is their sum."""
+    """∂/∂(mean) is that of the simple loss, ∂/∂(variance) that of λ T/D times
+    the bound. Its value is their sum.
+    """
     chain, x, index = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2]), 3
 
     def denoiser(params):
@@ -153,7 +164,9 @@ def test_hybrid_loss_stops_the_mean_in_the_bound(x64):
 
 
 def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
-    """E over key of T × bound_loss is the bound without L_T, within 4 standard errors."""
+    """E over key of T × bound_loss is the bound without L_T, within 4 standard
+    errors.
+    """
     chain, target, count = schedules.from_betas(vp_betas(6)), normal_1d(), 40_000
     denoiser, xs = exact(target, chain), np.full((count, 1), 0.4)
     run = jax.vmap(lambda key, x: 6 * ddpm.bound_loss(key, denoiser, chain, x))
@@ -167,7 +180,10 @@ def test_random_index_is_uniform_and_makes_the_losses_unbiased(x64):
 
 
 def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
-    """Σ p_t w_t L_t is the mean of L whatever the history, floor and p. With L_t known and no floor w L is constant."""
+    """Σ p_t w_t L_t is the mean of L whatever the history, floor and p.
+
+    With L_t known and no floor w L is constant.
+    """
     losses = np.array([5.0, 0.1, 0.7, 2.0])
     history = ddpm.loss_history(4, 3)
     probabilities = quick(ddpm.index_probabilities)
@@ -200,7 +216,9 @@ def test_importance_sampling_is_unbiased_with_the_least_variance(x64):
 
 
 def test_history_keeps_the_last_losses(x64):
-    """Of an index seen n + 2 times, also twice in a batch, the last n losses remain, and p ∝ √mean L²."""
+    """Of an index seen n + 2 times, also twice in a batch, the last n losses
+    remain, and p ∝ √mean L².
+    """
     history = jax.jit(ddpm.record)(
         ddpm.loss_history(2, 2),
         jnp.array([1, 1, 2, 1]),
@@ -216,19 +234,26 @@ def test_history_keeps_the_last_losses(x64):
     )
 
 
-# ------------------------------------------------------------------------------------------------------ continuous time
+# ---------------------------------------------------------------------- continuous time
 
 
-@pytest.mark.parametrize("make", [
-    lambda: schedules.learned(jax.random.key(0), log_snr_max=5.0, log_snr_min=-12.0),
-    lambda: schedules.vp_linear(t_min=5e-3, t_max=1.0),
-    lambda: schedules.rectified_flow(t_min=0.1, t_max=0.995),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: schedules.learned(
+            jax.random.key(0), log_snr_max=5.0, log_snr_min=-12.0
+        ),
+        lambda: schedules.vp_linear(t_min=5e-3, t_max=1.0),
+        lambda: schedules.rectified_flow(t_min=0.1, t_max=0.995),
+    ],
+)
 def test_continuous_bound_of_a_coin_is_log_two(make, x64):
-    """½∫₀^∞ mmse dSNR = ln 2 for data ±1, and the lattice decoder adds nothing where ±1 are distinguished: on any schedule.
+    """½∫₀^∞ mmse dSNR = ln 2 for data ±1, and the lattice decoder adds nothing
+    where ±1 are distinguished: on any schedule.
 
-    What lies below the schedule's least SNR is at most half of it (4e-5 for linear VP), and the prior's KL as much. Above
-    the greatest, 80 at least, the mmse is under e^{−SNR/2}.
+    What lies below the schedule's least SNR is at most half of it (4e-5 for
+    linear VP), and the prior's KL as much. Above the greatest, 80 at least,
+    the mmse is under e^{−SNR/2}.
     """
     schedule, coin = make(), targets.empirical([[-1.0], [1.0]])
     denoiser, xs = targets.denoiser(coin, schedule), draws(coin, 4000)
@@ -243,7 +268,9 @@ def test_continuous_bound_of_a_coin_is_log_two(make, x64):
 
 
 def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
-    """With p(x_T) = q_T and decoder variance Var(x_0 | x_{t_min}), E[bound] = −log p(x) at every x."""
+    """With p(x_T) = q_T and decoder variance Var(x_0 | x_{t_min}),
+    E[bound] = −log p(x) at every x.
+    """
     schedule, target = schedules.vp_linear(t_min=1e-2), normal_1d()
     xs = np.full((4000, 1), 0.9)
     alpha, sigma, log_p = quick(
@@ -267,9 +294,10 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
 
 
 def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
-    """For a Gaussian h = ½ SNR (x_0 − D)² has E h = ½ SNR V, E h² = 3 (E h)²: the mean loss ∫|λ′| E h dt does not move
-    with the schedule's shape (but for what t_min > 0 lets through, 1e-5 of it), the mean square is 3∫ λ′² (E h)² dt, and
-    both gradients are those of the samples within 4.5 standard errors.
+    """For a Gaussian h = ½ SNR (x_0 − D)² has E h = ½ SNR V, E h² = 3 (E h)²:
+    the mean loss ∫|λ′| E h dt does not move with the schedule's shape (but for
+    what t_min > 0 lets through, 1e-5 of it), the mean square is 3∫ λ′² (E h)²
+    dt, and both gradients are those of the samples within 4.5 standard errors.
     """
     start, target = (
         schedules.learned(
