@@ -1,4 +1,6 @@
-"""The discrete chain: its betas are their distributions, its kernels Bayes' rule, its decoders sum to one."""
+"""The discrete chain: its betas are their distributions, its kernels Bayes'
+rule, its decoders sum to one.
+"""
 
 import math
 
@@ -26,7 +28,7 @@ from tests.chains import (
 )
 from tests.families import EPS64, every, quick
 
-# ----------------------------------------------------------------------------------------------------------- β tables
+# ----------------------------------------------------------------------------- β tables
 
 BETAS = {
     "linear": ddpm.linear_betas,
@@ -39,7 +41,9 @@ BETAS = {
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("steps", [2, 10, 1000])
 def test_betas_are_a_chain(name, steps):
-    """T float64 values in (0, 1) that never fall, from which `from_betas` makes a chain of T steps."""
+    """T float64 values in (0, 1) that never fall, from which `from_betas`
+    makes a chain of T steps.
+    """
     betas = BETAS[name](steps)
     assert betas.shape == (steps,) and betas.dtype == np.float64
     assert np.all(np.diff(betas) >= 0)
@@ -47,7 +51,11 @@ def test_betas_are_a_chain(name, steps):
 
 
 def test_betas_are_their_laws():
-    """Linear and constant as stated. Cosine ᾱ_t = f(t/T)/f(0) below the clipping. Sigmoid symmetric about its middle."""
+    """Linear and constant as stated.
+
+    Cosine ᾱ_t = f(t/T)/f(0) below the clipping. Sigmoid symmetric about its
+    middle.
+    """
     linear = ddpm.linear_betas(1000)
     assert (linear[0], linear[-1]) == (1e-4, 0.02)
     np.testing.assert_allclose(
@@ -68,11 +76,13 @@ def test_betas_are_their_laws():
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ kernels
+# ------------------------------------------------------------------------------ kernels
 
 
 def test_forward_steps_compose_to_the_marginal(x64):
-    """q(x_i | x_0) = ∫ q(x_i | x_{i−1}) q(x_{i−1} | x_0): means multiply, variances add, at every index."""
+    """q(x_i | x_0) = ∫ q(x_i | x_{i−1}) q(x_{i−1} | x_0): means multiply,
+    variances add, at every index.
+    """
     chain, x0, indices = (
         schedules.from_betas(ddpm.cosine_betas(20)),
         np.array([0.7, -1.2]),
@@ -96,27 +106,34 @@ def test_forward_steps_compose_to_the_marginal(x64):
 
 
 def test_posterior_is_bayes_rule(x64):
-    """log q(x_{i−1} | x_i, x_0) = log q(x_i | x_{i−1}) + log q(x_{i−1} | x_0) − log q(x_i | x_0), at any three points."""
+    """log q(x_{i−1} | x_i, x_0) = log q(x_i | x_{i−1}) + log
+    q(x_{i−1} | x_0) − log q(x_i | x_0), at any three points.
+    """
     chain = schedules.from_betas(ddpm.linear_betas(10, 0.01, 0.4))
     x0, before, x = np.random.default_rng(0).standard_normal((3, 2, 3))
 
     @quick
     @jax.vmap
     def log_probs(index):
-        return jnp.stack([
-            ddpm.posterior(chain, x, x0, index).log_prob(before),
-            ddpm.forward_step(chain, before, index).log_prob(x),
-            ddpm.forward_marginal(chain, x0, index - 1).log_prob(before),
-            ddpm.forward_marginal(chain, x0, index).log_prob(x),
-        ])  # fmt: skip
+        return jnp.stack(
+            [
+                ddpm.posterior(chain, x, x0, index).log_prob(before),
+                ddpm.forward_step(chain, before, index).log_prob(x),
+                ddpm.forward_marginal(chain, x0, index - 1).log_prob(before),
+                ddpm.forward_marginal(chain, x0, index).log_prob(x),
+            ]
+        )
 
     terms = np.asarray(log_probs(np.array([2, 3, 10])))
-    # the log densities round relatively; 1 − ᾱ and β̃ come by two routes, each to about 1e-13
+    # the log densities round relatively; 1 − ᾱ and β̃ come by two routes, each to about
+    # 1e-13
     assert np.all(np.abs(terms @ [1, -1, -1, 1]) < 1e-12 * np.abs(terms).max(-1))
 
 
 def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
-    """With D and Var(x_0 | x_t) exact, p(x_{i−1} | x_i) is q(x_{i−1} | x_i), by Bayes' rule on the noised distributions."""
+    """With D and Var(x_0 | x_t) exact, p(x_{i−1} | x_i) is q(x_{i−1} | x_i),
+    by Bayes' rule on the noised distributions.
+    """
     chain, target = schedules.from_betas(ddpm.linear_betas(10, 0.01, 0.4)), normal_1d()
 
     def both(x, before, index):
@@ -136,10 +153,12 @@ def test_optimal_step_of_a_gaussian_is_the_reverse_chain(x64):
 
 @pytest.mark.parametrize("index", every([2, 6, 10], (6,)))
 def test_unconditioned_posterior_of_a_mixture(index, x64):
-    """q(x_{i−1} | x_i) = ∫ q(x_{i−1} | x_i, x_0) q(x_0 | x_i) dx_0, by quadrature over x_0, is Bayes' rule on the noised
-    mixtures, a mixture that is not Gaussian. The model's "optimal" step has its mean and variance.
+    """q(x_{i−1} | x_i) = ∫ q(x_{i−1} | x_i, x_0) q(x_0 | x_i) dx_0, by
+    quadrature over x_0, is Bayes' rule on the noised mixtures, a mixture that
+    is not Gaussian. The model's "optimal" step has its mean and variance.
 
-    Trapezoid rule on analytic integrands of width at least √β̃ or 0.3 (spacings a tenth of that): exact to rounding.
+    Trapezoid rule on analytic integrands of width at least √β̃ or 0.3 (spacings
+    a tenth of that): exact to rounding.
     """
     chain, target = schedules.from_betas(ddpm.linear_betas(10, 0.05, 0.4)), mixture_1d()
     x, t = np.array([0.2]), index / 10
@@ -182,7 +201,9 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
 
 
 def test_the_step_in_terms_of_the_noise(x64):
-    """μ = (x − β ε̂/√(1 − ᾱ))/√(1 − β), as Algorithm 2 (20.2) is printed, is the mean of `reverse_step`."""
+    """μ = (x − β ε̂/√(1 − ᾱ))/√(1 − β), as Algorithm 2 (20.2) is printed, is
+    the mean of `reverse_step`.
+    """
     chain, x, indices = (
         schedules.from_betas(vp_betas(10)),
         np.array([0.4, -2.0]),
@@ -207,7 +228,9 @@ def test_the_step_in_terms_of_the_noise(x64):
 
 
 def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
-    """As β → 0 q(x_{t−1} | x_t) of a mixture becomes N(μ̃(D), β̃ + c_0² Var): its skewness falls as β^{3/2}, at one x_t."""
+    """As β → 0 q(x_{t−1} | x_t) of a mixture becomes N(μ̃(D), β̃ + c_0² Var):
+    its skewness falls as β^{3/2}, at one x_t.
+    """
     target, schedule, t, skewness = mixture_1d(), schedules.vp_linear(), 0.3, []
 
     @quick
@@ -262,9 +285,11 @@ def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):
 
 
 def test_autoregressive_reading_of_the_bound(x64):
-    """KL(q_T ‖ p) + Σ E KL(q(x_{t−1} | x_t) ‖ p(x_{t−1} | x_t)) + H(x_0) is the bound's mean over the data.
+    """KL(q_T ‖ p) + Σ E KL(q(x_{t−1} | x_t) ‖ p(x_{t−1} | x_t)) + H(x_0) is
+    the bound's mean over the data.
 
-    For N(m, s²) every unconditioned kernel is Gaussian. The last is q(x_0 | x_1) against the decoder.
+    For N(m, s²) every unconditioned kernel is Gaussian. The last is
+    q(x_0 | x_1) against the decoder.
     """
     chain, target = schedules.from_betas(vp_betas(4)), normal_1d()
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
@@ -284,7 +309,9 @@ def test_autoregressive_reading_of_the_bound(x64):
 
 
 def test_learned_variance_lies_between_the_two(x64):
-    """Share 0 is β̃ (the second index's at the first), 1 is β, ½ their geometric mean."""
+    """Share 0 is β̃ (the second index's at the first), 1 is β, ½ their
+    geometric mean.
+    """
     chain, x = schedules.from_betas(vp_betas(10)), np.array([0.4])
     plain, shares = exact(normal_1d(), chain), np.array([0.0, 1.0, 0.5])
 
@@ -311,8 +338,9 @@ def test_learned_variance_lies_between_the_two(x64):
 
 @pytest.mark.parametrize("variance", ddpm.VARIANCES)
 def test_reverse_step_is_the_solvers(variance, x64):
-    """`solvers.ddpm` on consecutive indices is `reverse_step`: its mean and standard deviation, without and with noise
-    of 1, to rounding."""
+    """`solvers.ddpm` on consecutive indices is `reverse_step`: its mean and
+    standard deviation, without and with noise of 1, to rounding.
+    """
     chain, x = schedules.from_betas(vp_betas(8)), jnp.array([0.9])
     second = {
         "learned": lambda x, t: jnp.full_like(x, 0.3),
@@ -345,7 +373,9 @@ def test_reverse_step_is_the_solvers(variance, x64):
 
 
 def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
-    """With Var(x_0 | x_t) known a step of any length keeps the distribution of a Gaussian, and at a zero end returns D."""
+    """With Var(x_0 | x_t) known a step of any length keeps the distribution of
+    a Gaussian, and at a zero end returns D.
+    """
     chain, target = schedules.from_betas(vp_betas(64)), normal_1d()
     problem, solver = (
         driver.diffusion(chain, exact(target, chain, "optimal")),
@@ -384,12 +414,24 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
 
 
 def test_interpolation_has_the_law_of_latents_between(x64):
-    """On N(m, s²) with the optimal variance: mean m + K√ᾱ(x_w − m) and variance V_i + K²(1 − ᾱ_i) − V_1, K the gain of
-    E[x_0 | x_i] and V_i = Var(x_0 | x_i). V_1 is what the last step, D, leaves out."""
+    """On N(m, s²) with the optimal variance: mean m + K√ᾱ(x_w − m) and
+    variance V_i + K²(1 − ᾱ_i) − V_1, K the gain of E[x_0 | x_i] and
+    V_i = Var(x_0 | x_i). V_1 is what the last step, D, leaves out.
+    """
     chain, index, count = schedules.from_betas(vp_betas(32)), 9, 20_000
     denoiser, weights = exact(normal_1d(), chain, "optimal"), jnp.array([0.0, 0.3, 1.0])
-    run = jax.vmap(lambda key: ddpm.interpolate(
-        key, denoiser, chain, start=jnp.array([-1.0]), end=jnp.array([2.0]), weights=weights, index=index, variance="optimal"))  # fmt: skip
+    run = jax.vmap(
+        lambda key: ddpm.interpolate(
+            key,
+            denoiser,
+            chain,
+            start=jnp.array([-1.0]),
+            end=jnp.array([2.0]),
+            weights=weights,
+            index=index,
+            variance="optimal",
+        )
+    )
     result = np.asarray(quick(lambda: run(jax.random.split(KEY, count)))())[
         ..., 0
     ]  # (count, 3)
@@ -403,13 +445,15 @@ def test_interpolation_has_the_law_of_latents_between(x64):
         assert_mean((result[:, k] - mean) ** 2, variance)
 
 
-# ----------------------------------------------------------------------------------------------------------- decoders
+# ----------------------------------------------------------------------------- decoders
 
 
 def test_a_chain_without_terminal_signal_has_finite_bounds(x64):
-    """β_T = 1: L_T = 0, the terms and their gradient by the denoiser's scale are finite, losses of the last index too.
+    """β_T = 1: L_T = 0, the terms and their gradient by the denoiser's scale
+    are finite, losses of the last index too.
 
-    The term at T is ½ (SNR_{T−1} − 0) E‖x_0 − D‖²: exactly, for D = s x at x_T = ε, which `reverse_step` shows.
+    The term at T is ½ (SNR_{T−1} − 0) E‖x_0 − D‖²: exactly, for D = s x at
+    x_T = ε, which `reverse_step` shows.
     """
     chain = schedules.from_betas(
         schedules.rescale_zero_terminal_snr(np.linspace(0.02, 0.4, 8))
