@@ -89,7 +89,9 @@ def test_an_entry_without_variance_is_an_atom():
 
 
 def test_kl_of_gaussians(x64):
-    """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these quadratics, and nothing cancels near 0."""
+    """KL = E_p[log p − log q], by Gauss–Hermite quadrature, exact for these
+    quadratics, and nothing cancels near 0.
+    """
     p, q = (
         distributions.Gaussian(jnp.array([0.3, -1.0]), 0.4),
         distributions.Gaussian(jnp.array([0.1, 0.2]), jnp.array([0.9, 0.2])),
@@ -190,7 +192,8 @@ def test_log_normal_interval(dtype):
     eps = np.finfo(dtype).eps
     exact = np.array([exact_log_interval(a, b) for a, b in INTERVALS])
     value, slopes = (part[: len(INTERVALS)] for part in log_masses(dtype)[1:])
-    # at the series' switch, −12, log q is a difference of numbers of size 72; elsewhere of size 1
+    # at the series' switch, −12, log q is a difference of numbers of size 72; elsewhere
+    # of size 1
     np.testing.assert_allclose(value, exact[:, 0], rtol=8 * eps, atol=128 * eps)
     larger = np.maximum(np.abs(exact[:, 1:]).max(1), 1e-30)  # ±40: both slopes are 0
     np.testing.assert_allclose(
@@ -255,12 +258,16 @@ LATTICE = {
         LEVELS,
     ),
 }
-"""name -> (distribution of two entries from their locations, the values of an entry)."""
+"""name -> (distribution of two entries from their locations, the values of an
+entry).
+"""
 
 
 @pytest.mark.parametrize("name", LATTICE)
 def test_a_decoder_s_probabilities_sum_to_one(name, x64):
-    """Σ P = 1 over all pairs of values, E x = mean, and draws have these probabilities within 4.5 standard errors."""
+    """Σ P = 1 over all pairs of values, E x = mean, and draws have these
+    probabilities within 4.5 standard errors.
+    """
     make, values = LATTICE[name]
     pairs = np.stack(np.meshgrid(values, values, indexing="ij"), -1).reshape(-1, 2)
     n = 4000
@@ -287,7 +294,9 @@ def test_a_decoder_s_probabilities_sum_to_one(name, x64):
 
 @pytest.mark.parametrize("name", [*LATTICE, "ddpm"])
 def test_what_a_decoder_cannot_take_has_probability_zero(name):
-    """−∞ under jit and vmap for pixels 255 of bits, midpoints of levels and what is beyond them, NaN never above 0."""
+    """−∞ under jit and vmap for pixels 255 of bits, midpoints of levels and
+    what is beyond them, NaN never above 0.
+    """
     make, values = LATTICE.get(name, LATTICE["gaussian"])
     result = {"bernoulli": [255.0, 0.5, -1.0], "ddpm": [255.0, -0.8, 1.1]}.get(
         name, [255.0, -0.8, 1.1]
@@ -320,8 +329,9 @@ def test_what_a_decoder_cannot_take_has_probability_zero(name):
 
 
 def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
-    """100 scales from its location a cell of width w holds e^{−(b−m)/r} (e^{w/r} − 1) to first order: log P in float32
-    to rounding, with a finite gradient.
+    """100 scales from its location a cell of width w holds e^{−(b−m)/r}
+    (e^{w/r} − 1) to first order: log P in float32 to rounding, with a finite
+    gradient.
     """
     levels, scale = np.array([-1.0, 0.0, 1.0, 2.0]), 0.01
     log_p = lambda m: distributions.discretised_logistic(
@@ -336,7 +346,9 @@ def test_a_logistic_decoder_keeps_its_digits_in_the_tails():
 
 @jax.jit
 def logistic_far_out(location, log_scale):
-    """log P of 1/8 among 17 levels on [−1, 1], with slopes by location and log_scale."""
+    """log P of 1/8 among 17 levels on [−1, 1], with slopes by location and
+    log_scale.
+    """
 
     def log_p(m, s):
         return distributions.discretised_logistic(
@@ -348,9 +360,12 @@ def logistic_far_out(location, log_scale):
 
 @pytest.mark.parametrize("location", [1e3, -1e5])
 def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(location):
-    """Ten scales r off, a cell of width w = 1/8 ≪ r holds s'(u) w/r to (w/r)² ≤ 2e-6, u its middle: log P = log(w/r) − u
-    − 2 log(1 + e^{−u}), with slopes ∓tanh(u/2)/r in m and u tanh(u/2) − 1 in log r. In float32 the difference of the
-    standardised ends, w/r ≪ u, would lose up to 4 % of w to rounding. Tolerances: log P to 4 ulp of its greatest term,
+    """Ten scales r off, a cell of width w = 1/8 ≪ r holds s'(u) w/r to
+    (w/r)² ≤ 2e-6, u its middle: log P = log(w/r) − u − 2 log(1 + e^{−u}), with
+    slopes ∓tanh(u/2)/r in m and u tanh(u/2) − 1 in log r.
+
+    In float32 the difference of the standardised ends, w/r ≪ u, would lose up
+    to 4 % of w to rounding. Tolerances: log P to 4 ulp of its greatest term,
     log(w/r). The slopes, where the two sigmoids' parts add, to 16 ulp of u.
     """
     scale, ulp = abs(location) / 10, float(np.finfo(np.float32).eps)
@@ -376,7 +391,9 @@ def test_a_logistic_decoder_far_from_its_location_keeps_its_cell_s_width(locatio
     ],
 )
 def test_discretised_decoder_sums_to_one(levels, x64):
-    """Σ_k P(c_k) = 1 whatever mean and variance, for its ends reach to infinity, so that Σ_k ∂P(c_k) = 0."""
+    """Σ_k P(c_k) = 1 whatever mean and variance, for its ends reach to
+    infinity, so that Σ_k ∂P(c_k) = 0.
+    """
     levels = np.asarray(levels)
 
     def log_p(mean, variance, level):
@@ -403,7 +420,9 @@ def test_discretised_decoder_sums_to_one(levels, x64):
 
 
 def test_discretised_decoder_is_the_density_times_the_spacing(x64):
-    """P(c) = ∫ over the bin = width · N(c) (1 + width² N″/24N + …): for inner levels, width 0.01 and unit variance."""
+    """P(c) = ∫ over the bin = width · N(c) (1 + width² N″/24N + …): for inner
+    levels, width 0.01 and unit variance.
+    """
     levels = np.linspace(-3, 3, 601)
     distribution = distributions.Gaussian(0.2, 1.0)
     x = levels[200:400:20]
@@ -439,7 +458,9 @@ def test_an_entry_between_two_levels_is_no_level_however_many_there_are():
 
 
 def test_values_that_are_no_level_have_no_probability_when_traced():
-    """Traced pixels 0 and 255 of levels −1 … 1 are not on the lattice: −∞, not the probability of the nearest level."""
+    """Traced pixels 0 and 255 of levels −1 … 1 are not on the lattice: −∞, not
+    the probability of the nearest level.
+    """
     levels = np.linspace(-1, 1, 256, dtype=np.float32)
     score = quick(
         jax.vmap(
@@ -458,7 +479,8 @@ def test_values_that_are_no_level_have_no_probability_when_traced():
         )
     )
     np.testing.assert_array_equal(np.isneginf(result), [False, True, True])
-    # both add two log-masses, each of four roundings of terms of one sign, at ends z = 2c that are exact
+    # both add two log-masses, each of four roundings of terms of one sign, at ends
+    # z = 2c that are exact
     expected = distributions.discretised_log_prob(
         distributions.Gaussian(0.0, 0.25), levels[[3, 200]], levels
     )
@@ -522,23 +544,75 @@ def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
     assert float(probabilities @ np.asarray(bits)) == pytest.approx(1.75, rel=1e-14)
 
 
-# fmt: off
 REFUSED = {
-    "log_std": (lambda: distributions.gaussian(jnp.zeros(2), -60.0), ValueError, "the variance of log_std must be positive, got 0.0"),
-    "bits": (lambda: distributions.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])), ValueError, "x must be 0 or 1 in every entry, got values from 0.0 to 0.5"),
-    "levels": (lambda: distributions.discretised_logistic([0.0], 0.0, [1.0, 0.0]), ValueError, "levels must increase"),
-    "no level": (lambda: distributions.discretised_logistic([0.0], 0.0, LEVELS).log_prob(jnp.array([0.5])), ValueError, "x must take values among the 4 levels"),
-    "scale": (lambda: distributions.discretised_logistic([0.0, 0.0], [0.0] * 3, LEVELS), ValueError, "log_scale must have shape"),
-    "nan in logits": (lambda: distributions.bernoulli([math.nan]), ValueError, "logits must be finite"),
-    "bins": (lambda: distributions.bits_per_dim(0.0, (2,), 1, 0.5), ValueError, "bins must be at least 2, got 1"),
-    "width": (lambda: distributions.bits_per_dim(0.0, (2,), 4, 0.0), ValueError, "width must be positive, got 0"),
-    "x_shape": (lambda: distributions.bits_per_dim(0.0, (0,), 4, 0.5), ValueError, "x_shape must have at least one entry"),
-    "negative width": (lambda: distributions.dequantise(KEY, jnp.zeros(2), -1.0), ValueError, "width must be positive, got -1"),
-    "another distribution": (lambda: distributions.gaussian_kl(FAMILY["bits"](), FAMILY["gaussian"]()), TypeError, "p must be a distributions.Gaussian"),
-    "means": (lambda: distributions.gaussian_mixture([1.0], [0.0], [1.0]), ValueError, r"means must have shape \(K, D\), got \(1,\)"),
-    "parts": (lambda: distributions.standard_normal(((2,), (3,))).log_prob(jnp.zeros(2)), ValueError, "z must be a tuple of arrays of shapes"),
+    "log_std": (
+        lambda: distributions.gaussian(jnp.zeros(2), -60.0),
+        ValueError,
+        "the variance of log_std must be positive, got 0.0",
+    ),
+    "bits": (
+        lambda: distributions.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])),
+        ValueError,
+        "x must be 0 or 1 in every entry, got values from 0.0 to 0.5",
+    ),
+    "levels": (
+        lambda: distributions.discretised_logistic([0.0], 0.0, [1.0, 0.0]),
+        ValueError,
+        "levels must increase",
+    ),
+    "no level": (
+        lambda: distributions.discretised_logistic([0.0], 0.0, LEVELS).log_prob(
+            jnp.array([0.5])
+        ),
+        ValueError,
+        "x must take values among the 4 levels",
+    ),
+    "scale": (
+        lambda: distributions.discretised_logistic([0.0, 0.0], [0.0] * 3, LEVELS),
+        ValueError,
+        "log_scale must have shape",
+    ),
+    "nan in logits": (
+        lambda: distributions.bernoulli([math.nan]),
+        ValueError,
+        "logits must be finite",
+    ),
+    "bins": (
+        lambda: distributions.bits_per_dim(0.0, (2,), 1, 0.5),
+        ValueError,
+        "bins must be at least 2, got 1",
+    ),
+    "width": (
+        lambda: distributions.bits_per_dim(0.0, (2,), 4, 0.0),
+        ValueError,
+        "width must be positive, got 0",
+    ),
+    "x_shape": (
+        lambda: distributions.bits_per_dim(0.0, (0,), 4, 0.5),
+        ValueError,
+        "x_shape must have at least one entry",
+    ),
+    "negative width": (
+        lambda: distributions.dequantise(KEY, jnp.zeros(2), -1.0),
+        ValueError,
+        "width must be positive, got -1",
+    ),
+    "another distribution": (
+        lambda: distributions.gaussian_kl(FAMILY["bits"](), FAMILY["gaussian"]()),
+        TypeError,
+        "p must be a distributions.Gaussian",
+    ),
+    "means": (
+        lambda: distributions.gaussian_mixture([1.0], [0.0], [1.0]),
+        ValueError,
+        r"means must have shape \(K, D\), got \(1,\)",
+    ),
+    "parts": (
+        lambda: distributions.standard_normal(((2,), (3,))).log_prob(jnp.zeros(2)),
+        ValueError,
+        "z must be a tuple of arrays of shapes",
+    ),
 }
-# fmt: on
 
 
 @pytest.mark.parametrize("name", REFUSED)
