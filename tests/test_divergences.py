@@ -207,15 +207,45 @@ NORMAL = energy(lambda x: -0.5 * x**2)
         (3.0, NORMAL, GOOD, TypeError, "p must have log_prob"),
         (NORMAL, max, GOOD, TypeError, "q must have log_prob"),
         (FLAT, NORMAL, GOOD, ValueError, "p.log_prob must have decayed at the bounds"),
-        (energy(lambda x: -0.5 * x**2, 0.0), NORMAL, GOOD, ValueError, "p must be normalised, got a mass of 2.50663"),
-        (NORMAL, energy(lambda x: -0.5 * x**2, 0.0), GOOD, ValueError, "q must be normalised, got a mass of 2.50663"),
+        (
+            energy(lambda x: -0.5 * x**2, 0.0),
+            NORMAL,
+            GOOD,
+            ValueError,
+            "p must be normalised, got a mass of 2.50663",
+        ),
+        (
+            NORMAL,
+            energy(lambda x: -0.5 * x**2, 0.0),
+            GOOD,
+            ValueError,
+            "q must be normalised, got a mass of 2.50663",
+        ),
         (NORMAL, NORMAL, (-1.0, 1.0), ValueError, "p.log_prob must have decayed"),
         (NORMAL, NORMAL, (1.0, -1.0), ValueError, "bounds must have lower < upper"),
-        (energy(lambda x: x * jnp.nan), NORMAL, GOOD, ValueError, "p.log_prob must be below infinity, got nan"),
-        (NORMAL, energy(lambda x: jnp.where(x > 7, jnp.nan, -0.5 * x**2)), GOOD, ValueError, "q.log_prob .* 32 NaN or"),
-        (NORMAL, energy(lambda x: jnp.stack([x, x])), GOOD, ValueError, "must return a scalar, got shape"),
+        (
+            energy(lambda x: x * jnp.nan),
+            NORMAL,
+            GOOD,
+            ValueError,
+            "p.log_prob must be below infinity, got nan",
+        ),
+        (
+            NORMAL,
+            energy(lambda x: jnp.where(x > 7, jnp.nan, -0.5 * x**2)),
+            GOOD,
+            ValueError,
+            "q.log_prob .* 32 NaN or",
+        ),
+        (
+            NORMAL,
+            energy(lambda x: jnp.stack([x, x])),
+            GOOD,
+            ValueError,
+            "must return a scalar, got shape",
+        ),
     ],
-)  # fmt: skip
+)
 def test_quadrature_refuses(p, q, bounds, error, message):
     assert_raises(lambda: divergences.kl_by_quadrature(p, q, bounds), error, message)
 
@@ -431,16 +461,54 @@ UNIT = functools.partial(targets.gaussian, [0.0], 1.0)
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: divergences.fit_reverse(two_modes(), 1.0), TypeError, "start must be made by targets.gaussian"),
-        (lambda: divergences.fit_reverse(two_modes(), targets.gaussian(np.zeros(3), 1.0)), ValueError, r"start must be a mixture of shape \(1,\) or \(2,\)"),
-        (lambda: divergences.fit_reverse(Uniform(0.0, 1.0), UNIT()), ValueError, "start must have a finite divergence, got inf"),
-        (lambda: divergences.fit_reverse(targets.energy(lambda x: x[0] * jnp.nan), UNIT()), ValueError, "start must have a finite divergence, got nan"),
-        (lambda: divergences.fit_reverse(two_modes(), UNIT(), steps=0), ValueError, "steps must be at least 1, got 0"),
-        (lambda: divergences.fit_forward(targets.energy(lambda x: 0.0 * x[0]), UNIT(), LINE), ValueError, "p.log_prob must have decayed"),
-        (lambda: divergences.fit_forward(two_modes(), UNIT(), BOX), ValueError, "bounds must have shape"),
-        (lambda: divergences.moment_matched(targets.energy(lambda x: -x @ x)), ValueError, "bounds must be given where p has no mean"),
+        (
+            lambda: divergences.fit_reverse(two_modes(), 1.0),
+            TypeError,
+            "start must be made by targets.gaussian",
+        ),
+        (
+            lambda: divergences.fit_reverse(
+                two_modes(), targets.gaussian(np.zeros(3), 1.0)
+            ),
+            ValueError,
+            r"start must be a mixture of shape \(1,\) or \(2,\)",
+        ),
+        (
+            lambda: divergences.fit_reverse(Uniform(0.0, 1.0), UNIT()),
+            ValueError,
+            "start must have a finite divergence, got inf",
+        ),
+        (
+            lambda: divergences.fit_reverse(
+                targets.energy(lambda x: x[0] * jnp.nan), UNIT()
+            ),
+            ValueError,
+            "start must have a finite divergence, got nan",
+        ),
+        (
+            lambda: divergences.fit_reverse(two_modes(), UNIT(), steps=0),
+            ValueError,
+            "steps must be at least 1, got 0",
+        ),
+        (
+            lambda: divergences.fit_forward(
+                targets.energy(lambda x: 0.0 * x[0]), UNIT(), LINE
+            ),
+            ValueError,
+            "p.log_prob must have decayed",
+        ),
+        (
+            lambda: divergences.fit_forward(two_modes(), UNIT(), BOX),
+            ValueError,
+            "bounds must have shape",
+        ),
+        (
+            lambda: divergences.moment_matched(targets.energy(lambda x: -x @ x)),
+            ValueError,
+            "bounds must be given where p has no mean",
+        ),
     ],
-)  # fmt: skip
+)
 def test_fits_refuse(call, error, message):
     assert_raises(call, error, message)
 
