@@ -31,10 +31,13 @@ def methods(node):
 
 
 def undocumented(sources):
-    """'module:line name' of each public name without a docstring in `sources`, {path: text}.
+    """'module:line name' of each public name without a docstring in `sources`,
+    {path: text}.
 
-    Public are modules, and in them functions, classes and their methods. A method that takes the place of a documented
-    one of a base class in `sources` has that one's docstring, and an overload that of its implementation.
+    Public are modules, and in them functions, classes and their methods. A
+    method that takes the place of a documented one of a base class in
+    `sources` has that one's docstring, and an overload that of its
+    implementation.
     """
     trees = {path: ast.parse(text, path) for path, text in sources.items()}
     classes = {
@@ -125,10 +128,12 @@ def _private(): ...
 
 
 def python_blocks(text):
-    """(line of the first statement, source) of each run of ```python blocks in a Markdown text.
+    """(line of the first statement, source) of each run of ```python blocks in
+    a Markdown text.
 
     A block opened by ```python has a namespace of its own. One opened by
-    ```python continued uses that of the block before it, and is of the same run.
+    ```python continued uses that of the block before it, and is of the same
+    run.
     """
     runs = []
     for match in re.finditer(
@@ -309,12 +314,17 @@ def test_what_users_ask_for_has_an_example(function, shown):
 
 
 def test_python_blocks_are_found_with_their_lines():
-    text = "a\n```python\nx = 1\n```\n```sh\nls\n```\n```python continued\nx + 1\n```\n```python\ny\n```\n"
+    text = (
+        "a\n```python\nx = 1\n```\n```sh\nls\n```\n```python continued\nx + "
+        "1\n```\n```python\ny\n```\n"
+    )
     assert python_blocks(text) == [(3, "x = 1\n" + "\n" * 5 + "x + 1\n"), (12, "y\n")]
 
 
 def product_files():
-    """Every file that git tracks or would, or without git every file outside hidden and output folders."""
+    """Every file that git tracks or would, or without git every file outside
+    hidden and output folders.
+    """
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
