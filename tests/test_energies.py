@@ -190,19 +190,61 @@ def restarted(restarts):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: energies.exact(lambda x: x, jnp.ones(2)), ValueError, r"must return a scalar, got shape \(2,\)"),
-        (lambda: energies.exact(targets.energy(lambda x: x), jnp.ones(2)), ValueError, "must return a scalar"),
-        (lambda: energies.sliced(jax.random.key(0), DATA(), jnp.ones(2), 0), ValueError, "probes must be at least 1"),
-        (lambda: energies.denoising(jax.random.key(0), DATA(), jnp.ones(2), 0.0), ValueError, "sigma must be positive"),
-        (lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(3)), ValueError, "x_model must have the example's shape"),
-        (lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(2), -1.0), ValueError, "penalty must be 0 or more"),
-        (lambda: energies.contrastive(langevin.score_only(jnp.negative), jnp.ones(2), jnp.ones(2)), TypeError, "model must have a log density"),
-        (lambda: energies.persistent_chains(jnp.array([[np.nan]])), ValueError, "xs must be finite"),
-        (lambda: energies.advance(jax.random.key(0), jnp.ones((3, 2)), None), TypeError, "chains must be made by persistent_chains"),
-        (lambda: restarted(targets.gaussian([0.0], 1.0)), ValueError, r"restarts must draw positions of the chains' shape \(2,\), got \(1,\)"),
+        (
+            lambda: energies.exact(lambda x: x, jnp.ones(2)),
+            ValueError,
+            r"must return a scalar, got shape \(2,\)",
+        ),
+        (
+            lambda: energies.exact(targets.energy(lambda x: x), jnp.ones(2)),
+            ValueError,
+            "must return a scalar",
+        ),
+        (
+            lambda: energies.sliced(jax.random.key(0), DATA(), jnp.ones(2), 0),
+            ValueError,
+            "probes must be at least 1",
+        ),
+        (
+            lambda: energies.denoising(jax.random.key(0), DATA(), jnp.ones(2), 0.0),
+            ValueError,
+            "sigma must be positive",
+        ),
+        (
+            lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(3)),
+            ValueError,
+            "x_model must have the example's shape",
+        ),
+        (
+            lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(2), -1.0),
+            ValueError,
+            "penalty must be 0 or more",
+        ),
+        (
+            lambda: energies.contrastive(
+                langevin.score_only(jnp.negative), jnp.ones(2), jnp.ones(2)
+            ),
+            TypeError,
+            "model must have a log density",
+        ),
+        (
+            lambda: energies.persistent_chains(jnp.array([[np.nan]])),
+            ValueError,
+            "xs must be finite",
+        ),
+        (
+            lambda: energies.advance(jax.random.key(0), jnp.ones((3, 2)), None),
+            TypeError,
+            "chains must be made by persistent_chains",
+        ),
+        (
+            lambda: restarted(targets.gaussian([0.0], 1.0)),
+            ValueError,
+            r"restarts must draw positions of the chains' shape \(2,\), got \(1,\)",
+        ),
         (lambda: restarted(3), TypeError, "restarts must have sample"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
