@@ -1,4 +1,6 @@
-"""The comparison of solvers at its smallest settings: what it measures is what theory says."""
+"""The comparison of solvers at its smallest settings: what it measures is what
+theory says.
+"""
 
 import json
 import math
