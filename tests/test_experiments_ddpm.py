@@ -17,9 +17,20 @@ from experiments.shared import datasets, scoring
 from tests.families import assert_raises
 
 SMALL = Config(
-    network="mlp", width=16, depth=1, steps=4, batch_size=16, save_every=2, chain_steps=24, bound_examples=5,
-    likelihood_steps=3, probes=2, samples=6, few_steps=4, chunk=4,
-)  # fmt: skip
+    network="mlp",
+    width=16,
+    depth=1,
+    steps=4,
+    batch_size=16,
+    save_every=2,
+    chain_steps=24,
+    bound_examples=5,
+    likelihood_steps=3,
+    probes=2,
+    samples=6,
+    few_steps=4,
+    chunk=4,
+)
 
 
 @pytest.mark.slow
