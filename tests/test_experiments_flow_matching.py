@@ -14,9 +14,15 @@ from experiments.flow_matching.measures import STEPS, log_prob_errors, measure
 from experiments.flow_matching.problem import MatchingTask, open_problem
 
 SMALL = flow_matching.Config(
-    pairings=("independent", "sinkhorn", "optimal", "reflow"), examples=64, steps=4, batch_size=8, width=8, depth=1,
-    samples=96, likelihoods=96,
-)  # fmt: skip
+    pairings=("independent", "sinkhorn", "optimal", "reflow"),
+    examples=64,
+    steps=4,
+    batch_size=8,
+    width=8,
+    depth=1,
+    samples=96,
+    likelihoods=96,
+)
 
 
 def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
@@ -54,7 +60,8 @@ def test_the_measures_of_a_linear_velocity_are_the_closed_ones(monkeypatch):
             np.testing.assert_allclose(
                 numbers["path_error"][name][cost], expected, rtol=1e-4, atol=1e-6
             )
-    # E log p − log N(x; 0, I/e) over x ~ N(0, 0.64 I), in two dimensions: ½(0.64 e − 1) − ½ log(0.64 e) each
+    # E log p − log N(x; 0, I/e) over x ~ N(0, 0.64 I), in two dimensions: ½(0.64
+    # e − 1) − ½ log(0.64 e) each
     kl = 0.64 * np.e - 1 - np.log(0.64 * np.e)
     assert (
         abs(numbers["nats_above_floor"] - kl)
