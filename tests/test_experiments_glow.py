@@ -13,9 +13,18 @@ from experiments.glow import __main__ as glow
 from tests.families import assert_raises
 
 SMALL = glow.Config(
-    levels=2, flow_steps=1, width=8, dequantiser_layers=2, steps=4, batch_size=16, save_every=2, held_out=12, draws=2,
-    samples=64, chunk=6,
-)  # fmt: skip
+    levels=2,
+    flow_steps=1,
+    width=8,
+    dequantiser_layers=2,
+    steps=4,
+    batch_size=16,
+    save_every=2,
+    held_out=12,
+    draws=2,
+    samples=64,
+    chunk=6,
+)
 
 
 @pytest.mark.slow
@@ -95,7 +104,10 @@ def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path
     assert_raises(
         lambda: glow.run(config),
         ValueError,
-        r"held_out must be at least 2, got 1 .*few.npy at most, which must hold 8 examples",
+        (
+            r"held_out must be at least 2, got 1 .*few.npy at most, which must hold 8 "
+            r"examples"
+        ),
     )
     assert not (tmp_path / "out").exists()
 
