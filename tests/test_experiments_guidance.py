@@ -16,9 +16,24 @@ from experiments.guidance.__main__ import Config
 from experiments.shared import datasets
 
 SMALL = Config(
-    network="mlp", width=16, depth=0, steps=4, batch_size=16, save_every=2, weak_width=8, weak_depth=1, weak_steps=2,
-    classifier_steps=3, scales=(0.0, 2.0), samples=12, sampling_steps=3, kinds=("classifier_free",), variants=(), exact=False, chunk=12,
-)  # fmt: skip
+    network="mlp",
+    width=16,
+    depth=0,
+    steps=4,
+    batch_size=16,
+    save_every=2,
+    weak_width=8,
+    weak_depth=1,
+    weak_steps=2,
+    classifier_steps=3,
+    scales=(0.0, 2.0),
+    samples=12,
+    sampling_steps=3,
+    kinds=("classifier_free",),
+    variants=(),
+    exact=False,
+    chunk=12,
+)
 
 
 def small(out, **changes):
