@@ -11,12 +11,22 @@ from experiments.ncsn import __main__ as ncsn
 def test_annealing_brings_the_shares_right_and_the_excess_loss_is_the_score_error(
     tmp_path,
 ):
-    config = ncsn.Config(out=tmp_path, samples=600, levels=8, corrections=30, level_counts=(2,), budgets=(100,),
-                         steps=30, batch_size=64, width=16)  # fmt: skip
+    config = ncsn.Config(
+        out=tmp_path,
+        samples=600,
+        levels=8,
+        corrections=30,
+        level_counts=(2,),
+        budgets=(100,),
+        steps=30,
+        batch_size=64,
+        width=16,
+    )
     ncsn.run(config)
     result = json.loads((tmp_path / "metrics.json").read_text())
     shares = result["heavy_mode"]
-    # four standard errors of 0.02: the starts' share by symmetry, the weight, and an annealed share apart from the former
+    # four standard errors of 0.02: the starts' share by symmetry, the weight, and an
+    # annealed share apart from the former
     assert (
         abs(shares["plain"]["share"] - 0.5) < 0.08
         and abs(shares["exact"]["share"] - 0.8) < 0.08
@@ -26,8 +36,9 @@ def test_annealing_brings_the_shares_right_and_the_excess_loss_is_the_score_erro
         < 0.08
         < shares["annealed"]["share"] - 0.5
     )
-    # E of the loss less that of the exact score is the mean over levels of ½σ²‖s_θ − s‖², twice σ²‖s_θ − s‖²/D halved;
-    # both are means over draws, the second of at least as many
+    # E of the loss less that of the exact score is the mean over levels of
+    # ½σ²‖s_θ − s‖², twice σ²‖s_θ − s‖²/D halved; both are means over draws, the second
+    # of at least as many
     loss, errors = result["loss"], [row["error"] for row in result["score_error"]]
     assert abs(loss["excess"] - sum(errors) / len(errors)) < 6 * loss["excess_error"]
     assert {path.name for path in tmp_path.iterdir()} >= {
