@@ -23,9 +23,20 @@ from experiments.shared import cli, datasets, scoring, training
 from experiments.shared.schedules import ScheduleName, with_noise_floor
 
 SMALL = Config(
-    network="mlp", width=16, depth=0, steps=6, batch_size=16, save_every=3, samples=4, sde_steps=4, ode_steps=2,
-    likelihood_steps=3, likelihood_examples=4, probes=2, chunk=4,
-)  # fmt: skip
+    network="mlp",
+    width=16,
+    depth=0,
+    steps=6,
+    batch_size=16,
+    save_every=3,
+    samples=4,
+    sde_steps=4,
+    ode_steps=2,
+    likelihood_steps=3,
+    likelihood_examples=4,
+    probes=2,
+    chunk=4,
+)
 
 
 def small(out, **changes):
@@ -273,9 +284,24 @@ def test_programs_compile_ahead():
 
 
 EXPERIMENTS = (
-    "bench_solvers", "bench_speed", "ddpm", "energy_model", "flow_matching", "fokker_planck", "glow", "guidance",
-    "inverse_problems", "kl_directions", "langevin", "ncsn", "progressive_vae", "score_sde", "toy_flows", "toy_sde", "vae",
-)  # fmt: skip
+    "bench_solvers",
+    "bench_speed",
+    "ddpm",
+    "energy_model",
+    "flow_matching",
+    "fokker_planck",
+    "glow",
+    "guidance",
+    "inverse_problems",
+    "kl_directions",
+    "langevin",
+    "ncsn",
+    "progressive_vae",
+    "score_sde",
+    "toy_flows",
+    "toy_sde",
+    "vae",
+)
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
