@@ -206,11 +206,19 @@ def test_a_damaged_file_is_named_with_its_cure(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        (None, []), ("", []), ("{", []), ("[1]", []), ('{"a": 1}', []), ('{"loss": ["x"]}', []), ('{"loss": 2}', []),
-        pytest.param("[" * 99_999, [], id="deep"), pytest.param(f'{{"loss": [1{"0" * 400}]}}', [], id="huge"),
-        ('{"loss": [1, null, 3]}', [1, math.nan, 3]), ('{"loss": [1, 2, 3, 4, 5, 6]}', [1, 2, 3, 4, 5]),
+        (None, []),
+        ("", []),
+        ("{", []),
+        ("[1]", []),
+        ('{"a": 1}', []),
+        ('{"loss": ["x"]}', []),
+        ('{"loss": 2}', []),
+        pytest.param("[" * 99_999, [], id="deep"),
+        pytest.param(f'{{"loss": [1{"0" * 400}]}}', [], id="huge"),
+        ('{"loss": [1, null, 3]}', [1, math.nan, 3]),
+        ('{"loss": [1, 2, 3, 4, 5, 6]}', [1, 2, 3, 4, 5]),
     ],
-)  # fmt: skip
+)
 def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
     path = tmp_path / "losses.json"
     if text is not None:
