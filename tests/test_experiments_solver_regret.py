@@ -24,9 +24,13 @@ def error(problem, held_out, solver, value, budget=8, scale=1.0):
 
 
 ROWS = [
-    error("seen", False, "a", 0.1), error("seen", False, "b", 0.3), error("seen", False, "c", np.nan),
-    error("unseen", True, "a", 0.5), error("unseen", True, "b", 0.1), error("unseen", True, "c", 0.1),
-]  # fmt: skip
+    error("seen", False, "a", 0.1),
+    error("seen", False, "b", 0.3),
+    error("seen", False, "c", np.nan),
+    error("unseen", True, "a", 0.5),
+    error("unseen", True, "b", 0.1),
+    error("unseen", True, "c", 0.1),
+]
 
 
 def test_the_regret_is_the_error_over_the_least():
