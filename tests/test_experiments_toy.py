@@ -25,7 +25,8 @@ def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
     toy_sde.run(config)
     result = json.loads((tmp_path / "metrics.json").read_text())["schedules"]["vp"]
     distances = result["energy_distance"]
-    # Of two exact sets of n samples the distance is a quadratic form of mean 2 E‖X − X′‖/n: five times that is rare.
+    # Of two exact sets of n samples the distance is a quadratic form of mean 2
+    # E‖X − X′‖/n: five times that is rare.
     assert 0 < distances["exact"] <= distances["exact_largest"]
     assert (
         max(distances["reverse_SDE"], distances["probability_flow"])
@@ -34,7 +35,8 @@ def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
     assert result["log_prob_error"]["mean"] < 1e-4
     for moments in result["forward_moments"]:
         assert moments["mean_error"] < 5 * moments["mean_noise"]
-        # A left-point step of Δλ = 0.24 in log-SNR overstates the noise's variance by Δλ/2 at most.
+        # A left-point step of Δλ = 0.24 in log-SNR overstates the noise's variance by
+        # Δλ/2 at most.
         assert abs(moments["variance_error"]) < 4 * moments["variance_noise"] + 0.12
     assert {path.name for path in tmp_path.iterdir()} >= {
         "paths.png",
