@@ -18,12 +18,31 @@ from experiments.vae import __main__ as vae
 from tests.families import assert_raises
 
 SMALL = vae.Config(
-    latent=3, width=8, depth=1, steps=4, batch_size=16, save_every=2, held_out=12, draws=4, chunk=6,
-)  # fmt: skip
+    latent=3,
+    width=8,
+    depth=1,
+    steps=4,
+    batch_size=16,
+    save_every=2,
+    held_out=12,
+    draws=4,
+    chunk=6,
+)
 SMALL_LAYERS = progressive_vae.Config(
-    latents=(4, 3), width=8, depth=1, steps=4, prior_steps=4, prior_batch_size=16, prior_width=8, seeds=2, sets=2, batch_size=16,
-    save_every=2, held_out=12, chunk=6,
-)  # fmt: skip
+    latents=(4, 3),
+    width=8,
+    depth=1,
+    steps=4,
+    prior_steps=4,
+    prior_batch_size=16,
+    prior_width=8,
+    seeds=2,
+    sets=2,
+    batch_size=16,
+    save_every=2,
+    held_out=12,
+    chunk=6,
+)
 
 
 @pytest.mark.slow
@@ -153,13 +172,37 @@ def test_black_and_white_images_are_bits():
 REFUSED = {
     "beta": (vae, {"beta": -1.0}, "beta must be 0 or more, got -1.0"),
     "latent": (vae, {"latent": 0}, "latent must be at least 1, got 0"),
-    "vae's data": (vae, {"data": "reals.npy"}, "data must be images of integers of at most 256 levels, .* is not"),
-    "noise": (progressive_vae, {"noise_std": 0.0}, "noise_std must be positive, got 0.0"),
-    "no latents": (progressive_vae, {"latents": ()}, r"latents must be sizes of at least 2, one a level, got \(\)"),
-    "latents": (progressive_vae, {"latents": (4, 1)}, r"latents must be sizes of at least 2, one a level, got \(4, 1\)"),
-    "shared": (progressive_vae, {"shared": True}, r"latents must be of one size to share parameters, got \(4, 3\)"),
-    "data": (progressive_vae, {"data": "reals.npy"}, "data must be images of integers of at most 256 levels, .* is not"),
-}  # fmt: skip
+    "vae's data": (
+        vae,
+        {"data": "reals.npy"},
+        "data must be images of integers of at most 256 levels, .* is not",
+    ),
+    "noise": (
+        progressive_vae,
+        {"noise_std": 0.0},
+        "noise_std must be positive, got 0.0",
+    ),
+    "no latents": (
+        progressive_vae,
+        {"latents": ()},
+        r"latents must be sizes of at least 2, one a level, got \(\)",
+    ),
+    "latents": (
+        progressive_vae,
+        {"latents": (4, 1)},
+        r"latents must be sizes of at least 2, one a level, got \(4, 1\)",
+    ),
+    "shared": (
+        progressive_vae,
+        {"shared": True},
+        r"latents must be of one size to share parameters, got \(4, 3\)",
+    ),
+    "data": (
+        progressive_vae,
+        {"data": "reals.npy"},
+        "data must be images of integers of at most 256 levels, .* is not",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
