@@ -59,7 +59,7 @@ def small_programs_are_cached():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
-# ------------------------------------------------------------------------------------------------ schedules and grids
+# ------------------------------------------------------------------ schedules and grids
 
 
 class Stated:
@@ -145,7 +145,7 @@ SCHEDULES_AND_GRIDS = {
     ),
 }
 
-# ----------------------------------------------------------------------------------------------------- exact densities
+# ---------------------------------------------------------------------- exact densities
 
 _MEANS, _STEP = np.array([[-1.0, 0.4], [0.8, -0.2]]), np.array([0.1, 0.6], np.float32)
 _COVARIANCES = np.array([[[0.6, 0.3], [0.3, 0.5]], [[0.2, -0.1], [-0.1, 0.9]]])
@@ -211,7 +211,7 @@ TARGETS = (
     }
 )
 
-# -------------------------------------------------------------------------------- predictions, sampling and likelihoods
+# ------------------------------------------------ predictions, sampling and likelihoods
 
 
 def sampling_problem():
@@ -352,7 +352,7 @@ SAMPLING = {
     ),
 }
 
-# ------------------------------------------------------------------------------------------------- solvers, SDEs, noise
+# ----------------------------------------------------------------- solvers, SDEs, noise
 
 
 def with_a_key(call):
@@ -453,7 +453,7 @@ SOLVERS = {
     ),
 }
 
-# --------------------------------------------------------------------------- losses, the discrete chain and its bound
+# --------------------------------------------- losses, the discrete chain and its bound
 
 
 def of_chain(function, *arguments, **settings):
@@ -583,7 +583,7 @@ CHAINS = {
     for distribution in losses.TIME_DISTRIBUTIONS
 }
 
-# --------------------------------------------------------------------------------------- guidance and inverse problems
+# -------------------------------------------------------- guidance and inverse problems
 
 
 def _guided(make):
@@ -604,42 +604,73 @@ def _operator(_schedule=None):
 
 
 GUIDANCE = {
-    "classifier": _guided(lambda s, net, grid: guidance.classifier(s, net, lambda x, t: x.sum())),
-    "classifier_free": _guided(lambda s, net, grid: guidance.classifier_free(net, net, 2.0)),
+    "classifier": _guided(
+        lambda s, net, grid: guidance.classifier(s, net, lambda x, t: x.sum())
+    ),
+    "classifier_free": _guided(
+        lambda s, net, grid: guidance.classifier_free(net, net, 2.0)
+    ),
     "limited": _guided(lambda s, net, grid: guidance.limited(s, net, net, (0.1, 0.5))),
     "static_threshold": _guided(lambda s, net, grid: guidance.static_threshold(net)),
     "dynamic_threshold": _guided(lambda s, net, grid: guidance.dynamic_threshold(net)),
-    "cfg_plus_plus_scale": _guided(lambda s, net, grid: guidance.cfg_plus_plus_scale(s, grid, 0.6)),
+    "cfg_plus_plus_scale": _guided(
+        lambda s, net, grid: guidance.cfg_plus_plus_scale(s, grid, 0.6)
+    ),
     "matrix": _guided(lambda s, net, grid: _operator()),
     "inpainting": _guided(lambda s, net, grid: inverse.inpainting([True, False])),
-    "dps": _guided(lambda s, net, grid: inverse.dps(s, net, _operator(), [0.8], noise_std=0.3)),
-    "dps_steps": _guided(lambda s, net, grid: inverse.dps_steps(s, net, _operator(), [0.8], grid=grid)),
-    "pigdm": _guided(lambda s, net, grid: inverse.pigdm(s, net, _operator(), [0.8], noise_std=0.3)),
-    "replacement": _guided(lambda s, net, grid: inverse.replacement(net, _operator(), [0.8])),
-    "soft_inpainting": _guided(lambda s, net, grid: inverse.soft_inpainting(net, [0.8, 0.0], [0.5, 1.0])),
+    "dps": _guided(
+        lambda s, net, grid: inverse.dps(s, net, _operator(), [0.8], noise_std=0.3)
+    ),
+    "dps_steps": _guided(
+        lambda s, net, grid: inverse.dps_steps(s, net, _operator(), [0.8], grid=grid)
+    ),
+    "pigdm": _guided(
+        lambda s, net, grid: inverse.pigdm(s, net, _operator(), [0.8], noise_std=0.3)
+    ),
+    "replacement": _guided(
+        lambda s, net, grid: inverse.replacement(net, _operator(), [0.8])
+    ),
+    "soft_inpainting": _guided(
+        lambda s, net, grid: inverse.soft_inpainting(net, [0.8, 0.0], [0.5, 1.0])
+    ),
     "trust_mask": _guided(lambda s, net, grid: inverse.trust_mask(s, [0.1, 0.5])),
     "release_mask": _guided(lambda s, net, grid: inverse.release_mask(s, [0.1, 0.5])),
-    "exact_posterior": _guided(lambda s, net, grid: inverse.exact_posterior(_mixture(), _operator(), [0.8], 0.3)),
+    "exact_posterior": _guided(
+        lambda s, net, grid: inverse.exact_posterior(
+            _mixture(), _operator(), [0.8], 0.3
+        )
+    ),
     "exact_posterior by a mask": _guided(
-        lambda s, net, grid: inverse.exact_posterior(_mixture(), inverse.inpainting([True, False]), [0.8], 0.3)
+        lambda s, net, grid: inverse.exact_posterior(
+            _mixture(), inverse.inpainting([True, False]), [0.8], 0.3
+        )
     ),
     "frechet_distance": lambda: lambda: metrics.frechet_distance(_MEANS, _MEANS + 1),
     "kernel_distance": lambda: lambda: metrics.kernel_distance(_MEANS, _MEANS + 1),
     "energy_distance": lambda: lambda: metrics.energy_distance(_MEANS, _MEANS + 1),
-    "nearest_neighbours": lambda: lambda: metrics.nearest_neighbours(_MEANS, _MEANS + 1),
-    "sliced_wasserstein": lambda: lambda: metrics.sliced_wasserstein(
-        jax.random.wrap_key_data(_KEY_DATA), _MEANS, _MEANS + 1, 4
+    "nearest_neighbours": lambda: (
+        lambda: metrics.nearest_neighbours(_MEANS, _MEANS + 1)
+    ),
+    "sliced_wasserstein": lambda: (
+        lambda: metrics.sliced_wasserstein(
+            jax.random.wrap_key_data(_KEY_DATA), _MEANS, _MEANS + 1, 4
+        )
     ),
     "optimised_grid": _of_target(
         _mixture,
         lambda target, schedule: tuning.optimised_grid(
-            schedule, targets.denoiser(target, schedule), 2, examples=2, iterations=1,
-            x_init=np.zeros((4, 2), np.float32), solver=dj.solvers.euler(),
+            schedule,
+            targets.denoiser(target, schedule),
+            2,
+            examples=2,
+            iterations=1,
+            x_init=np.zeros((4, 2), np.float32),
+            solver=dj.solvers.euler(),
         ),
     ),
-}  # fmt: skip
+}
 
-# ------------------------------------------------------------------- Langevin chains, energies, divergences, metrics
+# -------------------------------------- Langevin chains, energies, divergences, metrics
 
 EXAMPLES = np.zeros((4, 1), np.float32)
 
@@ -702,76 +733,125 @@ def fitted(fit):
 MALA = functools.partial(langevin.mala, quadratic)
 LINE = [(-9, 9)]
 LANGEVIN = {
-    "langevin.run": with_key(lambda key, kernel: langevin.run(key, kernel, EXAMPLES[0], 5), lambda: MALA(0.1)),
-    "langevin.run_many": with_key(
-        lambda key, kernel: langevin.run_many(key, kernel, EXAMPLES, 6, thinning=2, warm_up=2), lambda: MALA(0.1)
+    "langevin.run": with_key(
+        lambda key, kernel: langevin.run(key, kernel, EXAMPLES[0], 5), lambda: MALA(0.1)
     ),
-    "langevin.adapt_step_size": with_key(lambda key: langevin.adapt_step_size(key, MALA, EXAMPLES[0], 10)),
+    "langevin.run_many": with_key(
+        lambda key, kernel: langevin.run_many(
+            key, kernel, EXAMPLES, 6, thinning=2, warm_up=2
+        ),
+        lambda: MALA(0.1),
+    ),
+    "langevin.adapt_step_size": with_key(
+        lambda key: langevin.adapt_step_size(key, MALA, EXAMPLES[0], 10)
+    ),
     "langevin.annealed": with_key(
-        lambda _, ladder: langevin.annealed(ladder, np.ones(2, np.float32), 3), lambda: [normal(2.0), normal(1.0)]
+        lambda _, ladder: langevin.annealed(ladder, np.ones(2, np.float32), 3),
+        lambda: [normal(2.0), normal(1.0)],
     ),
     "langevin.annealed_importance_sampling": with_key(
-        lambda key, base: langevin.annealed_importance_sampling(key, base, quadratic, [0, 0.5, 1], make_kernel=mala_at, count=8),
+        lambda key, base: langevin.annealed_importance_sampling(
+            key, base, quadratic, [0, 0.5, 1], make_kernel=mala_at, count=8
+        ),
         normal,
     ),
     "langevin.thermodynamic_integration": with_key(
         lambda key, base: langevin.thermodynamic_integration(
-            key, base, quadratic, [0, 0.5, 1], make_kernel=mala_at, count=8, steps=4, warm_up=2
+            key,
+            base,
+            quadratic,
+            [0, 0.5, 1],
+            make_kernel=mala_at,
+            count=8,
+            steps=4,
+            warm_up=2,
         ),
         normal,
     ),
     "langevin.effective_sample_size": of_chains(langevin.effective_sample_size),
     "langevin.standard_error": of_chains(langevin.standard_error),
     "langevin.r_hat": of_chains(langevin.r_hat),
-    "quadrature.integrate": lambda: lambda: quadrature.integrate(lambda x: x * x, (-5, 5), 64),
-    "quadrature.log_integral": lambda: lambda: quadrature.log_integral(quadratic, (-9, 9), 64),
+    "quadrature.integrate": lambda: (
+        lambda: quadrature.integrate(lambda x: x * x, (-5, 5), 64)
+    ),
+    "quadrature.log_integral": lambda: (
+        lambda: quadrature.log_integral(quadratic, (-9, 9), 64)
+    ),
     "divergences.kl_by_quadrature": of_two(divergences.kl_by_quadrature, LINE, 64),
-    "divergences.jensen_shannon_by_quadrature": of_two(divergences.jensen_shannon_by_quadrature, LINE, 64),
-    "divergences.fisher_by_quadrature": of_two(divergences.fisher_by_quadrature, LINE, 64),
+    "divergences.jensen_shannon_by_quadrature": of_two(
+        divergences.jensen_shannon_by_quadrature, LINE, 64
+    ),
+    "divergences.fisher_by_quadrature": of_two(
+        divergences.fisher_by_quadrature, LINE, 64
+    ),
     "divergences.kl_by_samples": of_draws(divergences.kl_by_samples, 64),
-    "divergences.jensen_shannon_by_samples": of_draws(divergences.jensen_shannon_by_samples, 64),
+    "divergences.jensen_shannon_by_samples": of_draws(
+        divergences.jensen_shannon_by_samples, 64
+    ),
     "divergences.fisher_by_samples": of_draws(divergences.fisher_by_samples, 64),
-    "divergences.moment_matched": with_key(lambda _, p: divergences.moment_matched(p), two_bumps),
+    "divergences.moment_matched": with_key(
+        lambda _, p: divergences.moment_matched(p), two_bumps
+    ),
     "divergences.moment_matched by quadrature": with_key(
         lambda _, p: divergences.moment_matched(p, LINE, 64), lambda: normal(1.2)
     ),
-    "divergences.fit_forward": fitted(lambda key, p, q: divergences.fit_forward(p, q, LINE, 128, steps=3)),
+    "divergences.fit_forward": fitted(
+        lambda key, p, q: divergences.fit_forward(p, q, LINE, 128, steps=3)
+    ),
     "divergences.fit_forward_by_samples": fitted(
         lambda key, p, q: divergences.fit_forward_by_samples(key, p, q, 32, steps=3)
     ),
-    "divergences.fit_reverse": fitted(lambda key, p, q: divergences.fit_reverse(p, q, 64, steps=30)),
+    "divergences.fit_reverse": fitted(
+        lambda key, p, q: divergences.fit_reverse(p, q, 64, steps=30)
+    ),
     "divergences.fit_reverse_by_samples": fitted(
         lambda key, p, q: divergences.fit_reverse_by_samples(key, p, q, 32, steps=3)
     ),
     **{
         f"energies.{name} of {kind}": with_key(call, make)
-        for kind, make in {"a target": two_bumps, "a function": lambda: quadratic}.items()
+        for kind, make in {
+            "a target": two_bumps,
+            "a function": lambda: quadratic,
+        }.items()
         for name, call in {
             "exact": lambda _, model: energies.exact(model, EXAMPLES[0]),
             "sliced": lambda key, model: energies.sliced(key, model, EXAMPLES[0], 2),
-            "denoising": lambda key, model: energies.denoising(key, model, EXAMPLES[0], 0.1),
-            "contrastive": lambda _, model: energies.contrastive(model, EXAMPLES[0], EXAMPLES[1], 0.1),
+            "denoising": lambda key, model: energies.denoising(
+                key, model, EXAMPLES[0], 0.1
+            ),
+            "contrastive": lambda _, model: energies.contrastive(
+                model, EXAMPLES[0], EXAMPLES[1], 0.1
+            ),
         }.items()
     },
     "energies.reconstruction": with_key(
-        lambda _, model: model.log_prob(EXAMPLES[0]), lambda: energies.reconstruction(jnp.tanh)
+        lambda _, model: model.log_prob(EXAMPLES[0]),
+        lambda: energies.reconstruction(jnp.tanh),
     ),
     "energies.persistent_chains": lambda: lambda: energies.persistent_chains(EXAMPLES),
     "energies.advance": with_key(
-        lambda key, chains, distribution: energies.advance(key, chains, langevin.ula(quadratic, 0.1), 3, restarts=distribution),
-        lambda: energies.persistent_chains(EXAMPLES), normal,
+        lambda key, chains, distribution: energies.advance(
+            key, chains, langevin.ula(quadratic, 0.1), 3, restarts=distribution
+        ),
+        lambda: energies.persistent_chains(EXAMPLES),
+        normal,
     ),
-    "sde.solve_fokker_planck": lambda: lambda: sde.solve_fokker_planck(
-        sde.langevin(quadratic), np.ones(32, np.float32) / 8, np.linspace(-4, 4, 33, dtype=np.float32),
-        np.linspace(0, 1, 5, dtype=np.float32),
+    "sde.solve_fokker_planck": lambda: (
+        lambda: sde.solve_fokker_planck(
+            sde.langevin(quadratic),
+            np.ones(32, np.float32) / 8,
+            np.linspace(-4, 4, 33, dtype=np.float32),
+            np.linspace(0, 1, 5, dtype=np.float32),
+        )
     ),
     "noise.brownian": with_key(lambda key: noise.brownian(key, 0.0, 1.0, shape=(2,))),
     "noise.BrownianPath.increment": with_key(
-        lambda _, path: path.increment(0.3, 0.4), lambda: noise.brownian(jax.random.key(0), 0.0, 1.0, shape=(2,))
+        lambda _, path: path.increment(0.3, 0.4),
+        lambda: noise.brownian(jax.random.key(0), 0.0, 1.0, shape=(2,)),
     ),
-}  # fmt: skip
+}
 
-# ------------------------------------------------------------------------------------------------------ flows and VAEs
+# ----------------------------------------------------------------------- flows and VAEs
 
 KEY = jax.random.key(0)
 
@@ -850,13 +930,19 @@ FLOWS = {
     "flows.lu_linear": lambda: lambda: flows.lu_linear(3),
     "flows.triangular": lambda: lambda: flows.triangular(3),
     "flows.affine": lambda: lambda: flows.affine(PAIR, 2.0),
-    "flows.pointwise": lambda: lambda: flows.pointwise((3,), flows.rational_quadratic()),
+    "flows.pointwise": lambda: (
+        lambda: flows.pointwise((3,), flows.rational_quadratic())
+    ),
     "tanh.forward": called(flows.tanh, "forward", PAIR),
     "sinh_arcsinh.inverse": called(flows.sinh_arcsinh, "inverse", PAIR),
     "logit.inverse_and_log_det": called(flows.logit, "inverse_and_log_det", PAIR),
-    "lu_linear.forward_and_log_det": called(lambda: flows.lu_linear(2), "forward_and_log_det", PAIR),
+    "lu_linear.forward_and_log_det": called(
+        lambda: flows.lu_linear(2), "forward_and_log_det", PAIR
+    ),
     "inverse of a chain": called(
-        lambda: flows.inverse(flows.chain(flows.tanh(), flows.affine(PAIR))), "forward_and_log_det", 0.5 * PAIR
+        lambda: flows.inverse(flows.chain(flows.tanh(), flows.affine(PAIR))),
+        "forward_and_log_det",
+        0.5 * PAIR,
     ),
     "flow.log_prob": called(small_flow, "log_prob", PAIR),
     "flow.sample": called(small_flow, "sample", KEY),
@@ -866,28 +952,66 @@ FLOWS = {
     "flow.decode": called(small_flow, "decode", PAIR),
     "glow.log_prob": called(small_glow, "log_prob", np.zeros((4, 4, 1), np.float32)),
     "glow.sample": called(small_glow, "sample", KEY),
-    "flows.initialise": lambda: (lambda model: lambda: flows.initialise(model, np.eye(2, dtype=np.float32)))(small_flow()),
-    "flows.interpolate": lambda: (lambda model: lambda: flows.interpolate(model, PAIR, -PAIR, PAIR))(small_flow()),
-    "flows.negative_log_likelihood": lambda: (lambda model: lambda: flows.negative_log_likelihood(model, PAIR[None]))(small_flow()),
-    "flows.reverse_kl": called_on_a_flow(lambda flow: flows.reverse_kl(KEY, flow, quadratic, 4, path_gradient=True)),
-    "flows.importance_log_z": called_on_a_flow(lambda flow: flows.importance_log_z(KEY, flow, quadratic, 4)),
-    "flows.reflow_pairs": called_on_a_flow(lambda flow: flows.reflow_pairs(KEY, flow, 3)),
-    "flows.matching_loss": lambda: lambda: flows.matching_loss(KEY, _half_of, flows.interpolant(), np.ones((4, 2), np.float32)),
-    "flows.bridge_loss": lambda: (
-        lambda: flows.bridge_loss(KEY, _half_of, flows.bridge(1.0), np.ones((4, 2), np.float32), noise=_half_of)
+    "flows.initialise": lambda: (
+        lambda model: lambda: flows.initialise(model, np.eye(2, dtype=np.float32))
+    )(small_flow()),
+    "flows.interpolate": lambda: (
+        lambda model: lambda: flows.interpolate(model, PAIR, -PAIR, PAIR)
+    )(small_flow()),
+    "flows.negative_log_likelihood": lambda: (
+        lambda model: lambda: flows.negative_log_likelihood(model, PAIR[None])
+    )(small_flow()),
+    "flows.reverse_kl": called_on_a_flow(
+        lambda flow: flows.reverse_kl(KEY, flow, quadratic, 4, path_gradient=True)
     ),
-    "flows.curvature": lambda: lambda: flows.curvature(flows.continuous(_half_of, 4), PAIR),
-    "flows.transport": lambda: lambda: flows.transport(flows.continuous(_half_of, 4), PAIR),
-    "flows.gaussian_interpolant": lambda: lambda: flows.gaussian_interpolant(flows.bridge(1.0), [0.5, 1.0], [0.5, 1.0], "entropic"),
-    "flows.transport_cost": lambda: lambda: flows.transport_cost(np.ones((3, 2)), np.ones((4, 2))),
+    "flows.importance_log_z": called_on_a_flow(
+        lambda flow: flows.importance_log_z(KEY, flow, quadratic, 4)
+    ),
+    "flows.reflow_pairs": called_on_a_flow(
+        lambda flow: flows.reflow_pairs(KEY, flow, 3)
+    ),
+    "flows.matching_loss": lambda: (
+        lambda: flows.matching_loss(
+            KEY, _half_of, flows.interpolant(), np.ones((4, 2), np.float32)
+        )
+    ),
+    "flows.bridge_loss": lambda: (
+        lambda: flows.bridge_loss(
+            KEY,
+            _half_of,
+            flows.bridge(1.0),
+            np.ones((4, 2), np.float32),
+            noise=_half_of,
+        )
+    ),
+    "flows.curvature": lambda: (
+        lambda: flows.curvature(flows.continuous(_half_of, 4), PAIR)
+    ),
+    "flows.transport": lambda: (
+        lambda: flows.transport(flows.continuous(_half_of, 4), PAIR)
+    ),
+    "flows.gaussian_interpolant": lambda: (
+        lambda: flows.gaussian_interpolant(
+            flows.bridge(1.0), [0.5, 1.0], [0.5, 1.0], "entropic"
+        )
+    ),
+    "flows.transport_cost": lambda: (
+        lambda: flows.transport_cost(np.ones((3, 2)), np.ones((4, 2)))
+    ),
     "flows.sinkhorn_plan": lambda: lambda: flows.sinkhorn_plan(np.eye(3), 0.5),
-    "vaes.priors.fitted_gaussian": lambda: lambda: vaes.priors.fitted_gaussian(np.array([[0, 1], [1, 0], [2, 3.0]])),
-    "flows.lattice_log_prob": lambda: (lambda model: lambda: flows.lattice_log_prob(KEY, model, PAIR, 0.5))(small_flow()),
+    "vaes.priors.fitted_gaussian": lambda: (
+        lambda: vaes.priors.fitted_gaussian(np.array([[0, 1], [1, 0], [2, 3.0]]))
+    ),
+    "flows.lattice_log_prob": lambda: (
+        lambda model: lambda: flows.lattice_log_prob(KEY, model, PAIR, 0.5)
+    )(small_flow()),
     "vaes.gaussian.elbo": bound("elbo"),
-    "vaes.gaussian.importance_weighted_bound": bound("importance_weighted_bound", samples=4),
-}  # fmt: skip
+    "vaes.gaussian.importance_weighted_bound": bound(
+        "importance_weighted_bound", samples=4
+    ),
+}
 
-# ------------------------------------------------------------------------------------------------------------ networks
+# ----------------------------------------------------------------------------- networks
 
 
 def initialised(make, *arguments):
@@ -924,7 +1048,7 @@ NETWORKS = {
     ),
 }
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------- training
 
 
 def training_problem():
@@ -1032,8 +1156,17 @@ TRAINING = {
 }
 
 ROWS = (
-    SCHEDULES_AND_GRIDS | TARGETS | SAMPLING | SOLVERS | CHAINS | GUIDANCE | LANGEVIN | FLOWS | NETWORKS | TRAINING
-)  # fmt: skip
+    SCHEDULES_AND_GRIDS
+    | TARGETS
+    | SAMPLING
+    | SOLVERS
+    | CHAINS
+    | GUIDANCE
+    | LANGEVIN
+    | FLOWS
+    | NETWORKS
+    | TRAINING
+)
 
 
 def programs_of_first_call(prepare):
