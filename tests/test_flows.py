@@ -35,8 +35,15 @@ def examine(bijector, xs, conditions):
     def one(x, c):
         forward, (y, log_det) = jacobian(bijector.forward_and_log_det, x, c)
         backward, (back, inverse_log_det) = jacobian(bijector.inverse_and_log_det, y, c)
-        return dict(y=y.ravel(), log_det=log_det, back=back.ravel(), inverse_log_det=inverse_log_det,
-                    forward=forward, backward=backward, x=x.ravel())  # fmt: skip
+        return dict(
+            y=y.ravel(),
+            log_det=log_det,
+            back=back.ravel(),
+            inverse_log_det=inverse_log_det,
+            forward=forward,
+            backward=backward,
+            x=x.ravel(),
+        )
 
     def both(x, c):
         y, log_det = bijector.forward_and_log_det(x, c)
