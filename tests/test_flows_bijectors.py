@@ -152,7 +152,8 @@ def test_actnorm_does_not_amplify_the_rounding_of_a_constant_channel(unit):
 
 
 def test_actnorm_normalises_every_scale_of_a_multiscale_flow():
-    """Each latent channel has mean 0, and the mean square over a scale's channels is 1.
+    """Each latent channel has mean 0, and the mean square over a scale's
+    channels is 1.
 
     Towards the base, actnorms come before the convolutions, which rotate.
     """
@@ -193,7 +194,8 @@ def test_a_bounded_scale_keeps_any_conditioner_invertible():
 @pytest.mark.parametrize("size", [2, 65, 66, 100, 300])
 @pytest.mark.parametrize("condition_size", [0, 3])
 def test_every_entry_of_a_masked_network_sees_all_before_it(size, condition_size):
-    """At the default width weights connect y_j with θ_i for every j < i, and no other.
+    """At the default width weights connect y_j with θ_i for every j < i, and
+    no other.
 
     They connect the condition with every θ_i. At one unit less than the least
     width they do not, and the network says so.
