@@ -376,24 +376,96 @@ def test_bad_arguments_are_named():
     adaptive = flows.continuous(linear(), solver=solvers.adaptive())
     cases = [
         (TypeError, "velocity must be callable", lambda: flows.continuous(3.0)),
-        (ValueError, "steps must be at least 1, got 0", lambda: flows.continuous(linear(), 0)),
-        (TypeError, "solver must consume a velocity, euler_maruyama consumes a sde", lambda: flows.continuous(linear(), solver=solvers.euler_maruyama())),
-        (TypeError, "solver must consume a velocity, ddim", lambda: flows.continuous(linear(), solver=solvers.ddim())),
-        (ValueError, "times must decrease", lambda: flows.continuous(linear(), times=[0.0, 1.0])),
-        (ValueError, "times must be strictly monotone", lambda: flows.continuous(linear(), times=[1.0, 0.5, 0.5])),
-        (TypeError, "checkpoint must be True or False", lambda: flows.continuous(linear(), checkpoint=1)),
-        (ValueError, "x must be finite, got 1 NaN", lambda: bijector.inverse(jnp.array([jnp.nan, 0.0]))),
-        (ValueError, r"velocity\(x, t\) must have shape \(2,\)", lambda: flows.continuous(lambda x, t: x[0]).forward(x)),
-        (TypeError, r"velocity\(x, t\) must be real, got dtype complex", lambda: flows.continuous(lambda x, t: 1j * x).forward(x)),
-        (ValueError, "probes must be at least 1, got 0", lambda: flows.transport(bijector, x, key=key, probes=0)),
-        (TypeError, "key must be a typed key", lambda: flows.transport(bijector, x, key=0)),
-        (TypeError, "bijector must be made by flows.continuous", lambda: flows.transport(linear(), x)),
-        (TypeError, "flow must have a base and a bijector", lambda: flows.transport_loss(None, bijector, x[None])),
-        (ValueError, "kinetic must be 0 or more, got -1", lambda: flows.transport_loss(None, flow, x[None], kinetic=-1.0)),
-        (ValueError, "xs must be finite, got 2 NaN", lambda: flows.transport_loss(None, flow, x[None] * jnp.nan)),
-        (ValueError, r"xs must have shape \(N, ...\)", lambda: flows.transport_loss(None, flow, jnp.ones(()))),
-        (ValueError, r"condition must have leading axis 1 as xs, got shape \(2,\)", lambda: flows.transport_loss(None, flow, x[None], x)),
-        (TypeError, "adaptive solver has no reverse-mode derivative", lambda: jax.grad(lambda x: adaptive.inverse_and_log_det(x)[1])(x)),
-    ]  # fmt: skip
+        (
+            ValueError,
+            "steps must be at least 1, got 0",
+            lambda: flows.continuous(linear(), 0),
+        ),
+        (
+            TypeError,
+            "solver must consume a velocity, euler_maruyama consumes a sde",
+            lambda: flows.continuous(linear(), solver=solvers.euler_maruyama()),
+        ),
+        (
+            TypeError,
+            "solver must consume a velocity, ddim",
+            lambda: flows.continuous(linear(), solver=solvers.ddim()),
+        ),
+        (
+            ValueError,
+            "times must decrease",
+            lambda: flows.continuous(linear(), times=[0.0, 1.0]),
+        ),
+        (
+            ValueError,
+            "times must be strictly monotone",
+            lambda: flows.continuous(linear(), times=[1.0, 0.5, 0.5]),
+        ),
+        (
+            TypeError,
+            "checkpoint must be True or False",
+            lambda: flows.continuous(linear(), checkpoint=1),
+        ),
+        (
+            ValueError,
+            "x must be finite, got 1 NaN",
+            lambda: bijector.inverse(jnp.array([jnp.nan, 0.0])),
+        ),
+        (
+            ValueError,
+            r"velocity\(x, t\) must have shape \(2,\)",
+            lambda: flows.continuous(lambda x, t: x[0]).forward(x),
+        ),
+        (
+            TypeError,
+            r"velocity\(x, t\) must be real, got dtype complex",
+            lambda: flows.continuous(lambda x, t: 1j * x).forward(x),
+        ),
+        (
+            ValueError,
+            "probes must be at least 1, got 0",
+            lambda: flows.transport(bijector, x, key=key, probes=0),
+        ),
+        (
+            TypeError,
+            "key must be a typed key",
+            lambda: flows.transport(bijector, x, key=0),
+        ),
+        (
+            TypeError,
+            "bijector must be made by flows.continuous",
+            lambda: flows.transport(linear(), x),
+        ),
+        (
+            TypeError,
+            "flow must have a base and a bijector",
+            lambda: flows.transport_loss(None, bijector, x[None]),
+        ),
+        (
+            ValueError,
+            "kinetic must be 0 or more, got -1",
+            lambda: flows.transport_loss(None, flow, x[None], kinetic=-1.0),
+        ),
+        (
+            ValueError,
+            "xs must be finite, got 2 NaN",
+            lambda: flows.transport_loss(None, flow, x[None] * jnp.nan),
+        ),
+        (
+            ValueError,
+            r"xs must have shape \(N, ...\)",
+            lambda: flows.transport_loss(None, flow, jnp.ones(())),
+        ),
+        (
+            ValueError,
+            r"condition must have leading axis 1 as xs, got shape \(2,\)",
+            lambda: flows.transport_loss(None, flow, x[None], x),
+        ),
+        (
+            TypeError,
+            "adaptive solver has no reverse-mode derivative",
+            lambda: jax.grad(lambda x: adaptive.inverse_and_log_det(x)[1])(x),
+        ),
+    ]
     for error, message, call in cases:
         assert_raises(call, error, message)
