@@ -1,4 +1,6 @@
-"""Fitting a flow: maximum likelihood, reverse KL and importance estimates against closed forms."""
+"""Fitting a flow: maximum likelihood, reverse KL and importance estimates
+against closed forms.
+"""
 
 import math
 from typing import Any
