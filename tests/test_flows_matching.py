@@ -210,7 +210,7 @@ def test_the_optimal_flow_is_straight_and_one_step_solves_it():
     )
 
 
-# ------------------------------------------------------------------------------------------------- paired noise
+# ------------------------------------------------------------------------- paired noise
 
 
 def test_a_denoiser_of_paired_noise_has_no_score():
@@ -243,16 +243,32 @@ def test_a_denoiser_of_paired_noise_has_no_score():
     grid, y = jnp.linspace(0.99, 1e-2, 5), jnp.ones(1)
     operator = inverse.inpainting(jnp.array([True, False]))
     uses = {
-        "the stochastic solver euler_maruyama": lambda d: dj.sample(key, d, schedule, solver=solvers.euler_maruyama(), x_init=x),
-        "the stochastic solver ddim": lambda d: dj.sample(key, d, schedule, solver=solvers.ddim(1.0), grid=grid, x_init=x),
-        "the stochastic solver edm_stochastic": lambda d: dj.sample_many(key, 2, d, schedule, solver=solvers.edm_stochastic(), grid=grid, shape=(2,)),
-        "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(key, solvers.reverse_diffusion(), solvers.diffusion(schedule, d), x=x, ts=grid),
+        "the stochastic solver euler_maruyama": lambda d: dj.sample(
+            key, d, schedule, solver=solvers.euler_maruyama(), x_init=x
+        ),
+        "the stochastic solver ddim": lambda d: dj.sample(
+            key, d, schedule, solver=solvers.ddim(1.0), grid=grid, x_init=x
+        ),
+        "the stochastic solver edm_stochastic": lambda d: dj.sample_many(
+            key, 2, d, schedule, solver=solvers.edm_stochastic(), grid=grid, shape=(2,)
+        ),
+        "the stochastic solver reverse_diffusion": lambda d: solvers.integrate(
+            key,
+            solvers.reverse_diffusion(),
+            solvers.diffusion(schedule, d),
+            x=x,
+            ts=grid,
+        ),
         "score needs": lambda d: predictions.score(schedule, d),
         "the reverse SDE": lambda d: sde.reverse(schedule, d, noise=0.5),
-        "classifier guidance": lambda d: guidance.classifier(schedule, d, lambda x, t: jnp.sum(x)),
-        "guidance by a likelihood": lambda d: inverse.dps(schedule, d, operator, y, noise_std=0.1),
+        "classifier guidance": lambda d: guidance.classifier(
+            schedule, d, lambda x, t: jnp.sum(x)
+        ),
+        "guidance by a likelihood": lambda d: inverse.dps(
+            schedule, d, operator, y, noise_std=0.1
+        ),
         "dps_steps": lambda d: inverse.dps_steps(schedule, d, operator, y, grid=grid),
-    }  # fmt: skip
+    }
     for message, use in uses.items():
         assert_raises(lambda use=use: use(paired), TypeError, message)
         assert_raises(lambda use=use: use(thresholded), TypeError, message)
@@ -310,7 +326,7 @@ def test_no_stochastic_solver_takes_paired_noise():
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- pairings
+# ----------------------------------------------------------------------------- pairings
 
 
 def clouds(count, dimension, key=0):
@@ -586,7 +602,7 @@ def test_pairings_of_one_pair_and_of_ties():
     assert set(drawn.tolist()) <= set(range(7))
 
 
-# ------------------------------------------------------------------------------------------------ bridges and reflow
+# ------------------------------------------------------------------- bridges and reflow
 
 
 def test_the_bridge_sde_is_the_schrodinger_bridge_of_gaussians(x64):
@@ -731,42 +747,197 @@ def test_bad_arguments_are_named():
     velocity = lambda x, t: x
     bridge = flows.bridge(1.0)
     cases = [
-        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.examples(key, schedules.edm(), x)),
-        (ValueError, r"x0 must have shape \(N, ...\)", lambda: flows.matching_loss(key, velocity, interpolant, jnp.ones(()))),
-        (ValueError, "x0 must be finite, got 1 NaN", lambda: flows.matching_loss(key, velocity, interpolant, x.at[0, 0].set(jnp.nan))),
-        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.matching_loss(key, velocity, interpolant, x, x1=x[:3])),
-        (ValueError, "condition must have leading axis 4", lambda: flows.matching_loss(key, velocity, interpolant, x, condition=x[:2])),
-        (TypeError, "pairing must be one of flows.pairings", lambda: flows.matching_loss(key, velocity, interpolant, x, pairing=lambda k, a, b: 0)),
-        (ValueError, r"velocity\(x, t\) must have shape \(2,\)", lambda: flows.matching_loss(key, lambda x, t: x[0], interpolant, x)),
-        (TypeError, "velocity must be callable", lambda: flows.matching_loss(key, 3.0, interpolant, x)),
-        (ValueError, "regularisation must be positive, got 0", lambda: flows.sinkhorn(0.0)),
-        (ValueError, "cost must have shape", lambda: flows.sinkhorn_plan(jnp.ones(3), 1.0)),
-        (ValueError, "cost must be finite", lambda: flows.sinkhorn_plan(jnp.full((2, 2), jnp.nan), 1.0)),
+        (
+            TypeError,
+            "interpolant must be made by flows.interpolant",
+            lambda: flows.examples(key, schedules.edm(), x),
+        ),
+        (
+            ValueError,
+            r"x0 must have shape \(N, ...\)",
+            lambda: flows.matching_loss(key, velocity, interpolant, jnp.ones(())),
+        ),
+        (
+            ValueError,
+            "x0 must be finite, got 1 NaN",
+            lambda: flows.matching_loss(
+                key, velocity, interpolant, x.at[0, 0].set(jnp.nan)
+            ),
+        ),
+        (
+            ValueError,
+            r"x1 must have shape \(4, 2\)",
+            lambda: flows.matching_loss(key, velocity, interpolant, x, x1=x[:3]),
+        ),
+        (
+            ValueError,
+            "condition must have leading axis 4",
+            lambda: flows.matching_loss(key, velocity, interpolant, x, condition=x[:2]),
+        ),
+        (
+            TypeError,
+            "pairing must be one of flows.pairings",
+            lambda: flows.matching_loss(
+                key, velocity, interpolant, x, pairing=lambda k, a, b: 0
+            ),
+        ),
+        (
+            ValueError,
+            r"velocity\(x, t\) must have shape \(2,\)",
+            lambda: flows.matching_loss(key, lambda x, t: x[0], interpolant, x),
+        ),
+        (
+            TypeError,
+            "velocity must be callable",
+            lambda: flows.matching_loss(key, 3.0, interpolant, x),
+        ),
+        (
+            ValueError,
+            "regularisation must be positive, got 0",
+            lambda: flows.sinkhorn(0.0),
+        ),
+        (
+            ValueError,
+            "cost must have shape",
+            lambda: flows.sinkhorn_plan(jnp.ones(3), 1.0),
+        ),
+        (
+            ValueError,
+            "cost must be finite",
+            lambda: flows.sinkhorn_plan(jnp.full((2, 2), jnp.nan), 1.0),
+        ),
         (ValueError, "std must be positive, got -1", lambda: flows.bridge(-1.0)),
-        (ValueError, "variance must be positive within", lambda: flows.interpolant(schedules.rectified_flow(t_max=1.0), Quadratic())),
-        (ValueError, "interpolant must have no variance", lambda: flows.velocity_denoiser(bridge, velocity)),
-        (ValueError, "interpolant must have a variance", lambda: flows.bridge_sde(interpolant, velocity, velocity)),
-        (ValueError, "diffusion must be given for an interpolant", lambda: flows.bridge_sde(flows.interpolant(variance=Quadratic()), velocity, velocity)),
-        (ValueError, "interpolant must be made by flows.bridge for the entropic", lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic")),
-        (ValueError, "pairing must be one of 'independent'", lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "best")),
-        (TypeError, "flow must have a base", lambda: flows.reflow_pairs(key, velocity, 3)),
-        (ValueError, "condition must have leading axis 3 as count", lambda: flows.reflow_pairs(key, Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(velocity)), 3, x)),
-        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.velocity_denoiser(schedules.edm(), velocity)),
-        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.bridge_loss(key, velocity, schedules.edm(), x, noise=velocity)),
-        (TypeError, "interpolant must be made by flows.interpolant", lambda: flows.gaussian_interpolant(schedules.edm(), MEAN, STD)),
-        (ValueError, "std must be positive, got -", lambda: flows.gaussian_interpolant(interpolant, MEAN, -STD, "optimal")),
-        (ValueError, "mean must be finite", lambda: flows.gaussian_interpolant(interpolant, MEAN * np.nan, STD)),
-        (ValueError, "std must be 0 or more, got -1", lambda: flows.entropic_covariance(-1.0, 1.0)),
-        (TypeError, "velocity must be callable", lambda: flows.bridge_sde(bridge, 3.0, velocity)),
-        (ValueError, r"noise\(x, t\) must have shape \(2,\)", lambda: flows.bridge_loss(key, velocity, bridge, x, noise=lambda x, t: x[0])),
+        (
+            ValueError,
+            "variance must be positive within",
+            lambda: flows.interpolant(schedules.rectified_flow(t_max=1.0), Quadratic()),
+        ),
+        (
+            ValueError,
+            "interpolant must have no variance",
+            lambda: flows.velocity_denoiser(bridge, velocity),
+        ),
+        (
+            ValueError,
+            "interpolant must have a variance",
+            lambda: flows.bridge_sde(interpolant, velocity, velocity),
+        ),
+        (
+            ValueError,
+            "diffusion must be given for an interpolant",
+            lambda: flows.bridge_sde(
+                flows.interpolant(variance=Quadratic()), velocity, velocity
+            ),
+        ),
+        (
+            ValueError,
+            "interpolant must be made by flows.bridge for the entropic",
+            lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "entropic"),
+        ),
+        (
+            ValueError,
+            "pairing must be one of 'independent'",
+            lambda: flows.gaussian_interpolant(interpolant, MEAN, STD, "best"),
+        ),
+        (
+            TypeError,
+            "flow must have a base",
+            lambda: flows.reflow_pairs(key, velocity, 3),
+        ),
+        (
+            ValueError,
+            "condition must have leading axis 3 as count",
+            lambda: flows.reflow_pairs(
+                key,
+                Flow(targets.gaussian(jnp.zeros(2), 1.0), flows.continuous(velocity)),
+                3,
+                x,
+            ),
+        ),
+        (
+            TypeError,
+            "interpolant must be made by flows.interpolant",
+            lambda: flows.velocity_denoiser(schedules.edm(), velocity),
+        ),
+        (
+            TypeError,
+            "interpolant must be made by flows.interpolant",
+            lambda: flows.bridge_loss(
+                key, velocity, schedules.edm(), x, noise=velocity
+            ),
+        ),
+        (
+            TypeError,
+            "interpolant must be made by flows.interpolant",
+            lambda: flows.gaussian_interpolant(schedules.edm(), MEAN, STD),
+        ),
+        (
+            ValueError,
+            "std must be positive, got -",
+            lambda: flows.gaussian_interpolant(interpolant, MEAN, -STD, "optimal"),
+        ),
+        (
+            ValueError,
+            "mean must be finite",
+            lambda: flows.gaussian_interpolant(interpolant, MEAN * np.nan, STD),
+        ),
+        (
+            ValueError,
+            "std must be 0 or more, got -1",
+            lambda: flows.entropic_covariance(-1.0, 1.0),
+        ),
+        (
+            TypeError,
+            "velocity must be callable",
+            lambda: flows.bridge_sde(bridge, 3.0, velocity),
+        ),
+        (
+            ValueError,
+            r"noise\(x, t\) must have shape \(2,\)",
+            lambda: flows.bridge_loss(
+                key, velocity, bridge, x, noise=lambda x, t: x[0]
+            ),
+        ),
         (ValueError, "t_min must be less than 0.5", lambda: flows.bridge(1.0, 0.7)),
-        (ValueError, "times must be one of 'uniform'", lambda: flows.matching_loss(key, velocity, interpolant, x, times="late")),
-        (ValueError, "pairing must return 4 integers, got int32 of shape", lambda: flows.examples(key, interpolant, x, pairing=Picked(jnp.zeros((4, 1), int)))),
-        (ValueError, "pairing must return 4 integers, got float32", lambda: flows.examples(key, interpolant, x, pairing=Picked(jnp.zeros(4)))),
-        (ValueError, r"x1 must have shape \(4, 2\)", lambda: flows.optimal_assignment()(key, x, x[:3])),
-        (ValueError, r"x1 must have shape \(3, 2\)", lambda: flows.sinkhorn(1.0)(key, x, x[:3, :1])),
-        (TypeError, "bijector must be made by flows.continuous", lambda: flows.curvature(flows.chain(), x[0])),
-        (ValueError, "bijector must have times between its ends", lambda: flows.curvature(flows.continuous(velocity, solver=solvers.adaptive()), x[0])),
-    ]  # fmt: skip
+        (
+            ValueError,
+            "times must be one of 'uniform'",
+            lambda: flows.matching_loss(key, velocity, interpolant, x, times="late"),
+        ),
+        (
+            ValueError,
+            "pairing must return 4 integers, got int32 of shape",
+            lambda: flows.examples(
+                key, interpolant, x, pairing=Picked(jnp.zeros((4, 1), int))
+            ),
+        ),
+        (
+            ValueError,
+            "pairing must return 4 integers, got float32",
+            lambda: flows.examples(key, interpolant, x, pairing=Picked(jnp.zeros(4))),
+        ),
+        (
+            ValueError,
+            r"x1 must have shape \(4, 2\)",
+            lambda: flows.optimal_assignment()(key, x, x[:3]),
+        ),
+        (
+            ValueError,
+            r"x1 must have shape \(3, 2\)",
+            lambda: flows.sinkhorn(1.0)(key, x, x[:3, :1]),
+        ),
+        (
+            TypeError,
+            "bijector must be made by flows.continuous",
+            lambda: flows.curvature(flows.chain(), x[0]),
+        ),
+        (
+            ValueError,
+            "bijector must have times between its ends",
+            lambda: flows.curvature(
+                flows.continuous(velocity, solver=solvers.adaptive()), x[0]
+            ),
+        ),
+    ]
     for error, message, call in cases:
         assert_raises(call, error, message)
