@@ -1,4 +1,6 @@
-"""Rational-quadratic splines: knots, slopes, tails, inverses, gradients at the edge."""
+"""Rational-quadratic splines: knots, slopes, tails, inverses, gradients at the
+edge.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -89,11 +91,39 @@ def test_a_spline_is_flowjaxs(x64):
         *flows.inverse_rational_quadratic_spline(points, x_knots, y_knots, slopes),
     ]
     theirs = [
-        [-2.2299856285213386, -0.5250407820057471, 0.10573973990764635, 0.4911318654938056, 2.191522767416674, 2.992684003127836],
-        [0.4517054624089659, -1.1276348285862556, -0.514227693059032, -0.7021095942577649, 0.4506177728771562, -0.3014904474926117],
-        [-2.6705087794753024, -1.60401939172546, 0.09045758457379538, 1.480227346095006, 2.2054356290035417, 2.986385836598562],
-        [-0.45967049288243694, -0.4869875805617452, 0.5024060491352778, -0.09048188933105752, -0.4381424716962926, 0.29363197488683185],
-    ]  # fmt: skip
+        [
+            -2.2299856285213386,
+            -0.5250407820057471,
+            0.10573973990764635,
+            0.4911318654938056,
+            2.191522767416674,
+            2.992684003127836,
+        ],
+        [
+            0.4517054624089659,
+            -1.1276348285862556,
+            -0.514227693059032,
+            -0.7021095942577649,
+            0.4506177728771562,
+            -0.3014904474926117,
+        ],
+        [
+            -2.6705087794753024,
+            -1.60401939172546,
+            0.09045758457379538,
+            1.480227346095006,
+            2.2054356290035417,
+            2.986385836598562,
+        ],
+        [
+            -0.45967049288243694,
+            -0.4869875805617452,
+            0.5024060491352778,
+            -0.09048188933105752,
+            -0.4381424716962926,
+            0.29363197488683185,
+        ],
+    ]
     np.testing.assert_allclose(results, theirs, rtol=0, atol=1e-14)
 
 
@@ -354,7 +384,10 @@ TABLE = np.random.default_rng(1).standard_normal((4, 2, HALF, 23)).astype(np.flo
 
 
 def coupling_layers(size, **bounds):
-    """Four coupling layers of 20 entries. Parameters depend on signs of the kept part."""
+    """Four coupling layers of 20 entries.
+
+    Parameters depend on signs of the kept part.
+    """
     scalar_map = flows.rational_quadratic(8, BOUND, **bounds)  # of 23 parameters
 
     def conditioner(layer):
