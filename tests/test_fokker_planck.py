@@ -12,10 +12,12 @@ from diffjax.numerics import divergence
 from tests.families import SCHEDULES, TARGETS, assert_raises, every, times_at_noise
 
 STEPS = np.array([1 / 16, 1 / 32, 1 / 64])
-"""Of dx in units of σ(t) and of dt in units of 1/|λ′(t)|, the scales on which p_t varies.
+"""Of dx in units of σ(t) and of dt in units of 1/|λ′(t)|, the scales on which
+p_t varies.
 
-The residual's truncation is some step², at least 2e-4; its rounding about 4 eps/step², at most 4e-12; the terms of
-fourth order bend the slope between the last two by some step², within 0.1.
+The residual's truncation is some step², at least 2e-4; its rounding about 4
+eps/step², at most 4e-12; the terms of fourth order bend the slope between the
+last two by some step², within 0.1.
 """
 
 
@@ -252,7 +254,7 @@ def test_log_prob_along_a_path_of_the_flow(x64):
     )  # the two are not the same
 
 
-# -------------------------------------------------------------------------------------------------------------- solver
+# ------------------------------------------------------------------------------- solver
 
 
 def line_mixture():
@@ -297,7 +299,9 @@ PROCESSES = {
     "ornstein_uhlenbeck": ornstein_uhlenbeck,
     "geometric": lambda: (GEOMETRIC, geometric_brownian, (0, 16), (0.0, 0.4)),
 }
-"""name -> () -> SDE, exact log p_t, the ends of the line (beyond which p is below 1e-9), the ends of time."""
+"""name -> () -> SDE, exact log p_t, the ends of the line (beyond which p is
+below 1e-9), the ends of time.
+"""
 
 
 def solved(process, log_p, ends, ts, cells, steps):
@@ -485,23 +489,87 @@ def flat(x, t):
 
 
 REFUSED = {
-    "rate of no SDE": (lambda: sde.fokker_planck(flat, flat), TypeError, r"sde must be an SDE\(drift, diffusion\), got"),
-    "current of no density": (lambda: sde.current_velocity(FORWARD, 2.0), TypeError, r"log_prob must be callable as log_prob\(x, t\), got 2.0"),
-    "residual of no SDE": (lambda: sde.fokker_planck_residual(None, flat, 0.1, 0.1), TypeError, "sde must be an SDE"),
-    "dx": (lambda: sde.fokker_planck_residual(FORWARD, flat, 0.0, 0.1), ValueError, "dx must be positive, got 0.0"),
-    "dt": (lambda: sde.fokker_planck_residual(FORWARD, flat, 0.1, 0.0), ValueError, "dt must not be 0, got 0.0"),
-    "velocity": (lambda: sde.rate_along_flow(1.0), TypeError, r"velocity must be callable as velocity\(x, t\), got 1.0"),
-    "solve no SDE": (lambda: sde.solve_fokker_planck(flat, LEVEL, EDGES, TIMES), TypeError, "sde must be an SDE"),
-    "few cells": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:2], EDGES[:3], TIMES), ValueError, r"edges must have shape \(cells \+ 1,\) with at least 3 cells, got \(3,\)"),
-    "unequal cells": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES**3, TIMES), ValueError, "edges must be uniform, got cells of width"),
-    "falling edges": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES[::-1], TIMES), ValueError, "edges must increase, got 1.0 then 0.75 at 0"),
-    "edges not finite": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:3], [-1, 0, 1, np.inf], TIMES), ValueError, "edges must be finite"),
-    "negative density": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL - np.eye(8)[3], EDGES, TIMES), ValueError, "p must be 0 or more in every cell, got -0.5 in cell 3"),
-    "density not finite": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL * np.nan, EDGES, TIMES), ValueError, "p must be finite, got 8 NaN"),
-    "shape of density": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL[1:], EDGES, TIMES), ValueError, r"p must have shape \(8,\), got \(7,\)"),
-    "times": (lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES, [0.1, 0.5, 0.4]), ValueError, "ts must be strictly monotone, but turns back at 1"),
-    "drift's shape": (lambda: sde.solve_fokker_planck(sde.SDE(flat, flat), LEVEL, EDGES, TIMES), ValueError, r"drift must return the shape \(1,\) of its example, got \(\)"),
-}  # fmt: skip
+    "rate of no SDE": (
+        lambda: sde.fokker_planck(flat, flat),
+        TypeError,
+        r"sde must be an SDE\(drift, diffusion\), got",
+    ),
+    "current of no density": (
+        lambda: sde.current_velocity(FORWARD, 2.0),
+        TypeError,
+        r"log_prob must be callable as log_prob\(x, t\), got 2.0",
+    ),
+    "residual of no SDE": (
+        lambda: sde.fokker_planck_residual(None, flat, 0.1, 0.1),
+        TypeError,
+        "sde must be an SDE",
+    ),
+    "dx": (
+        lambda: sde.fokker_planck_residual(FORWARD, flat, 0.0, 0.1),
+        ValueError,
+        "dx must be positive, got 0.0",
+    ),
+    "dt": (
+        lambda: sde.fokker_planck_residual(FORWARD, flat, 0.1, 0.0),
+        ValueError,
+        "dt must not be 0, got 0.0",
+    ),
+    "velocity": (
+        lambda: sde.rate_along_flow(1.0),
+        TypeError,
+        r"velocity must be callable as velocity\(x, t\), got 1.0",
+    ),
+    "solve no SDE": (
+        lambda: sde.solve_fokker_planck(flat, LEVEL, EDGES, TIMES),
+        TypeError,
+        "sde must be an SDE",
+    ),
+    "few cells": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:2], EDGES[:3], TIMES),
+        ValueError,
+        r"edges must have shape \(cells \+ 1,\) with at least 3 cells, got \(3,\)",
+    ),
+    "unequal cells": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES**3, TIMES),
+        ValueError,
+        "edges must be uniform, got cells of width",
+    ),
+    "falling edges": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES[::-1], TIMES),
+        ValueError,
+        "edges must increase, got 1.0 then 0.75 at 0",
+    ),
+    "edges not finite": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:3], [-1, 0, 1, np.inf], TIMES),
+        ValueError,
+        "edges must be finite",
+    ),
+    "negative density": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL - np.eye(8)[3], EDGES, TIMES),
+        ValueError,
+        "p must be 0 or more in every cell, got -0.5 in cell 3",
+    ),
+    "density not finite": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL * np.nan, EDGES, TIMES),
+        ValueError,
+        "p must be finite, got 8 NaN",
+    ),
+    "shape of density": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL[1:], EDGES, TIMES),
+        ValueError,
+        r"p must have shape \(8,\), got \(7,\)",
+    ),
+    "times": (
+        lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES, [0.1, 0.5, 0.4]),
+        ValueError,
+        "ts must be strictly monotone, but turns back at 1",
+    ),
+    "drift's shape": (
+        lambda: sde.solve_fokker_planck(sde.SDE(flat, flat), LEVEL, EDGES, TIMES),
+        ValueError,
+        r"drift must return the shape \(1,\) of its example, got \(\)",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
