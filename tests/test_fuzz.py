@@ -1,4 +1,6 @@
-"""Bad arguments end in a ValueError or TypeError: never in another error, an abort, or a call that does not end."""
+"""Bad arguments end in a ValueError or TypeError: never in another error, an
+abort, or a call that does not end.
+"""
 
 import random
 
@@ -18,7 +20,9 @@ def test_every_call_of_the_table_is_valid_and_the_runner_tells_outcomes_apart():
 
 @pytest.mark.slow
 def test_no_size_aborts_hangs_or_exhausts_memory():
-    """All sizes and shapes beyond any use, and a tenth of the other bad values: about 5 000 calls."""
+    """All sizes and shapes beyond any use, and a tenth of the other bad
+    values: about 5 000 calls.
+    """
     values = fuzz_calls.bad_values()
     large = {i for i, v in enumerate(values) if isinstance(v, int) and abs(v) >= 2**31}
     large |= {
