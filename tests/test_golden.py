@@ -55,7 +55,10 @@ K_DIFFUSION = {
         churn=3.0, noise_min=0.1, noise_max=10.0, noise_scale=1.003
     ),
 }
-"""name in k_diffusion.npz -> solver. Its η of 2m_sde and 3m_sde is the square of ours."""
+"""name in k_diffusion.npz -> solver.
+
+Its η of 2m_sde and 3m_sde is the square of ours.
+"""
 
 DIFFUSERS = {
     **{f"ddim_{eta}": solvers.ddim(eta) for eta in ETAS},
@@ -107,20 +110,41 @@ DPM_SOLVER = {
 
 TABLES = {"k_diffusion": K_DIFFUSION, "diffusers": DIFFUSERS, "dpm_solver": DPM_SOLVER}
 
-HALVED_START = "its second step has DPM-Solver++(2M)'s halved weight, ours the exact one, as k-diffusion's 3M has"
-NOISE_MULTISTEP = "a multistep DPM-Solver in the noise prediction with a halved weight; ours (DEIS) is exact"
-TAYLOR = "the Taylor variant of a singlestep method, whose weights are not the paper's algorithms'"
-SINGLESTEP_3 = "its second inner state is DPM-Solver-2's, which is not that of DPM-Solver-3's Algorithm 2"
-SA_ADDITION = "its weights of two answers have an O(h³) that the paper's have not; sa_solver_exact is without it"
+HALVED_START = (
+    "its second step has DPM-Solver++(2M)'s halved weight, ours the exact one, as "
+    "k-diffusion's 3M has"
+)
+NOISE_MULTISTEP = (
+    "a multistep DPM-Solver in the noise prediction with a halved weight; ours (DEIS) "
+    "is exact"
+)
+TAYLOR = (
+    "the Taylor variant of a singlestep method, whose weights are not the paper's "
+    "algorithms'"
+)
+SINGLESTEP_3 = (
+    "its second inner state is DPM-Solver-2's, which is not that of DPM-Solver-3's "
+    "Algorithm 2"
+)
+SA_ADDITION = (
+    "its weights of two answers have an O(h³) that the paper's have not; "
+    "sa_solver_exact is without it"
+)
 
 WITHOUT_COUNTERPART = {
     "k_diffusion": {
         "euler_churn": "EDM's sampler with Euler's step, which the paper does not propose",
-        "heun_churn/zero": "it churns before the step to 0 too, as Algorithm 2 does; ours returns D(x) there",
+        "heun_churn/zero": (
+            "it churns before the step to 0 too, as Algorithm 2 does; ours returns "
+            "D(x) there"
+        ),
     },
     "diffusers": {
         "dpmpp_multistep_3": HALVED_START,
-        "sde_dpmpp_multistep_3": "its third-order term has −1/2 where 1/2 belongs: the coefficient does not vanish with h",
+        "sde_dpmpp_multistep_3": (
+            "its third-order term has −1/2 where 1/2 belongs: the coefficient does not "
+            "vanish with h"
+        ),
         "dpm_multistep_2_midpoint": NOISE_MULTISTEP,
         "dpm_multistep_3": NOISE_MULTISTEP,
         **{f"{name}_singlestep_2_heun": TAYLOR for name in ("dpm", "dpmpp")},
@@ -185,10 +209,11 @@ def setting(file, run):
 
 
 def draws_of(file, run, ts):
-    """The run's noise (steps, draws per step, B, D), zeros where the sampler drew none.
+    """The run's noise (steps, draws per step, B, D), zeros where the sampler
+    drew none.
 
-    k-diffusion's dpmpp_sde draws for the first half of a step, then for the whole: z_½
-    and z. Ours follows one Brownian path in the clock 1/ρ²,
+    k-diffusion's dpmpp_sde draws for the first half of a step, then for the
+    whole: z_½ and z. Ours follows one Brownian path in the clock 1/ρ²,
 
         z_½ = √θ z + √(1 − θ) (√(3θ(1 − θ)) z_1 + √(1 − 3θ(1 − θ)) z_2).
 
@@ -236,7 +261,9 @@ def _paths(solver, zero_end, problem, start, ts, noise):
 
 
 def their_path(file, run):
-    """The states that our path should have: the whole path where the file has one, else its end alone."""
+    """The states that our path should have: the whole path where the file has
+    one, else its end alone.
+    """
     arrays = golden(file)
     path = arrays.get(f"{run}/path", arrays[f"{run}/out"][None])
     return path[:: arrays[f"{run}/orders"].max()] if f"{run}/orders" in arrays else path
@@ -251,7 +278,9 @@ def excused(file, run):
 
 
 REPEATED = ("_0.0/plain", "_0.0/zero", "_0.5/zero", "_1.0/plain")
-"""Endings of runs that differ from another in η alone, or in whether the grid ends at 0: the long proofs."""
+"""Endings of runs that differ from another in η alone, or in whether the grid
+ends at 0: the long proofs.
+"""
 
 CASES = [
     pytest.param(
@@ -268,8 +297,10 @@ CASES = [
 
 @pytest.mark.parametrize("file, run", CASES)
 def test_a_sampler_is_its_reference(file, run, x64):
-    """Each state agrees to 1e-12 of the state's size, 4500 units of rounding: ten steps of up to ten coefficients each,
-    some of which the references form with a loss of two digits. What is observed is 2e-14."""
+    """Each state agrees to 1e-12 of the state's size, 4500 units of rounding:
+    ten steps of up to ten coefficients each, some of which the references form
+    with a loss of two digits. What is observed is 2e-14.
+    """
     ours, theirs = (
         our_path(TABLES[file][run.split("/")[0]], file, run),
         their_path(file, run),
