@@ -1,4 +1,6 @@
-"""Where a solver steps: every grid falls strictly between exact ends, by its stated formula, on every schedule."""
+"""Where a solver steps: every grid falls strictly between exact ends, by its
+stated formula, on every schedule.
+"""
 
 import functools
 
@@ -64,7 +66,9 @@ def grids_and_quantities(schedule):
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("name", GRIDS)
 def test_equally_spaced_in_its_own_quantity(name, schedule, x64):
-    """steps + 1 decreasing times from t_max to t_min exactly, equally spaced in its quantity of t."""
+    """steps + 1 decreasing times from t_max to t_min exactly, equally spaced
+    in its quantity of t.
+    """
     ts, values = (part[name] for part in grids_and_quantities(schedule))
     schedule = SCHEDULES[schedule]()
     assert (
@@ -81,7 +85,9 @@ def test_equally_spaced_in_its_own_quantity(name, schedule, x64):
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_thousand_float32_steps_repeat_no_time(name, schedule):
-    """Rounded to float32, 1001 times are still distinct and inside the interval: `check` accepts each grid."""
+    """Rounded to float32, 1001 times are still distinct and inside the
+    interval: `check` accepts each grid.
+    """
     schedule = SCHEDULES[schedule]()
     ts = GRIDS[name][0](schedule, 1000)
     assert ts.dtype == jnp.float32 and np.all(np.diff(ts) < 0)
@@ -116,7 +122,10 @@ def test_polyexponential_with_rho_one_is_log_snr(schedule, x64):
 
 
 def test_vp_times_carried_to_edm_are_the_vp_noise_levels(x64):
-    """σ = √(e^{½ β_d t² + β_min t} − 1) at uniform t. Karras et al. 2022, Table 1, the VP column."""
+    """σ = √(e^{½ β_d t² + β_min t} − 1) at uniform t.
+
+    Karras et al. 2022, Table 1, the VP column.
+    """
     vp, edm = schedules.vp_linear(t_min=1e-3), schedules.edm(1e-3, 200.0)
     t = np.linspace(1, 1e-3, 19)
     expected = np.sqrt(np.expm1(0.5 * 19.9 * t**2 + 0.1 * t))
@@ -157,7 +166,9 @@ def test_noise_ratios_are_met(schedule, x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_the_ends_own_ratios_are_reached(schedule):
-    """In float32, σ/α of t_max and t_min, once rounded, is still within the schedule's range."""
+    """In float32, σ/α of t_max and t_min, once rounded, is still within the
+    schedule's range.
+    """
     schedule = SCHEDULES[schedule]()
     ends = jnp.exp(
         -0.5 * schedules.log_snr(schedule, jnp.array([schedule.t_max, schedule.t_min]))
@@ -194,7 +205,9 @@ DDPM_INDICES = {
     ("trailing", 5, 0): [1000, 800, 600, 400, 200],
     ("trailing", 3, 0): [1000, 667, 333],
 }
-"""(spacing, steps, offset) -> indices of 1000, from the formula of each spacing, halves rounded to even."""
+"""(spacing, steps, offset) -> indices of 1000, from the formula of each
+spacing, halves rounded to even.
+"""
 
 
 @pytest.mark.parametrize("spacing, steps, offset", DDPM_INDICES)
@@ -207,7 +220,8 @@ def test_ddpm_spacings(spacing, steps, offset, x64):
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 def test_any_count_of_ddpm_steps_up_to_the_chain_is_a_grid(spacing):
-    """Up to T steps of a chain of 100: the stated number, strictly falling, T steps being every index.
+    """Up to T steps of a chain of 100: the stated number, strictly falling, T
+    steps being every index.
 
     For 29 and 31 a rounded stride would fit once more.
     """
@@ -238,7 +252,9 @@ def test_align_your_steps_passes_through_its_table(table, x64):
 
 @pytest.mark.parametrize("table", ["stable_diffusion_1.5", "sdxl"])
 def test_align_your_steps_spans_stable_diffusions_chain(table, x64):
-    """The models' betas, (√0.00085 … √0.012)², reach 14.6146 and 0.0292: the printed ends are that chain's ends."""
+    """The models' betas, (√0.00085 … √0.012)², reach 14.6146 and 0.0292: the
+    printed ends are that chain's ends.
+    """
     chain = schedules.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     ts = grids.align_your_steps(chain, 10, table)
     assert float(ts[0]) == chain.t_max and float(ts[-1]) == chain.t_min
@@ -246,7 +262,9 @@ def test_align_your_steps_spans_stable_diffusions_chain(table, x64):
 
 
 def test_grids_under_a_traced_schedule():
-    """Built under vmap over beta_max, each grid is that of its schedule, with the implicit inverse as well."""
+    """Built under vmap over beta_max, each grid is that of its schedule, with
+    the implicit inverse as well.
+    """
     betas = jnp.array([5.0, 20.0])
     for make in (grids.log_snr, grids.karras, grids.uniform):
         together = jax.jit(
@@ -505,7 +523,7 @@ def test_refuses(name):
     assert_raises(*REFUSED[name])
 
 
-# --------------------------------------------------------------------------------------- shifted, beta, strength, zero SNR
+# ---------------------------------------------------- shifted, beta, strength, zero SNR
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
@@ -551,7 +569,9 @@ def test_beta_grid_has_equal_mass_between_times(x64):
     ids=["arcsine", "parabola", "power", "root", "exponential"],
 )
 def test_beta_grid_is_at_the_quantiles_known_in_closed_form(a, b, quantile, x64):
-    """To 100 roundings of the interval, from strongly uneven distributions to a narrow one."""
+    """To 100 roundings of the interval, from strongly uneven distributions to
+    a narrow one.
+    """
     schedule = schedules.rectified_flow(t_max=1.0)
     with np.errstate(divide="ignore"):
         expected = schedule.t_min + (1 - schedule.t_min) * quantile(
@@ -589,7 +609,8 @@ def test_grids_of_a_chain_without_terminal_signal():
     gaps = np.diff(
         np.asarray(schedules.log_snr(chain, np.asarray(grids.log_snr(chain, 10))))
     )[1:]
-    # a time near index T − 1 rounds by 6e-8, where λ falls by up to 1.4 per index: 1400 × 6e-8
+    # a time near index T − 1 rounds by 6e-8, where λ falls by up to 1.4 per index:
+    # 1400 × 6e-8
     np.testing.assert_allclose(gaps, gaps[0], atol=4 * 1400 * EPS32)
 
 
@@ -603,7 +624,9 @@ NARROW = {
 
 @pytest.mark.parametrize("name", NARROW)
 def test_times_that_round_alike_are_moved_apart(name):
-    """Strictly falling in float32 wherever the interval holds that many numbers, each within a few of its own time."""
+    """Strictly falling in float32 wherever the interval holds that many
+    numbers, each within a few of its own time.
+    """
     schedule = NARROW[name]()
     for make in (
         grids.uniform,
