@@ -1,4 +1,6 @@
-"""Guided denoisers: the identities of guidance, how often the network is called, and the distributions that guidance samples."""
+"""Guided denoisers: the identities of guidance, how often the network is
+called, and the distributions that guidance samples.
+"""
 
 import functools
 import math
@@ -32,7 +34,9 @@ def pair(schedule):
 
 
 class Counted:
-    """D(x, t, c) = c x/(1 + t²), which counts how often it is traced and, by callbacks, on how many examples it runs."""
+    """D(x, t, c) = c x/(1 + t²), which counts how often it is traced and, by
+    callbacks, on how many examples it runs.
+    """
 
     def __init__(self):
         self.traced, self.ran = 0, 0
@@ -46,7 +50,7 @@ class Counted:
         self.ran += 1
 
 
-# ----------------------------------------------------------------------------------------------------------- identities
+# --------------------------------------------------------------------------- identities
 
 
 VIEWS = {
@@ -56,9 +60,11 @@ VIEWS = {
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_scores_noises_and_data_are_extrapolated_alike(schedule, x64):
-    """(1 − γ) F_u + γ F_c for F = D, s, ε̂, v and velocity: what the guided D gives is what guiding F gives.
+    """(1 − γ) F_u + γ F_c for F = D, s, ε̂, v and velocity: what the guided D
+    gives is what guiding F gives.
 
-    To the rounding of F = a D + b (x − αD)/σ: 32 ε (|a| |D| + |b| (|x| + α|D|)/σ) for the greatest of the three D.
+    To the rounding of F = a D + b (x − αD)/σ: 32 ε (|a| |D| + |b|
+    (|x| + α|D|)/σ) for the greatest of the three D.
     """
     schedule = SCHEDULES[schedule]()
     better, worse = pair(schedule)
@@ -96,7 +102,9 @@ def test_scores_noises_and_data_are_extrapolated_alike(schedule, x64):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "own"])
 def test_an_exact_classifier_at_scale_one_gives_the_conditional_denoiser(schedule, x64):
-    """With log p(y | x_t) of a mixture's component, D + (σ²/α)∇log p(y | x_t) = E[x_0 | x_t, y] (Bayes' rule)."""
+    """With log p(y | x_t) of a mixture's component, D + (σ²/α)∇log
+    p(y | x_t) = E[x_0 | x_t, y] (Bayes' rule).
+    """
     schedule = SCHEDULES[schedule]()
     whole, part = (
         conditional(),
@@ -129,7 +137,9 @@ def test_an_exact_classifier_at_scale_one_gives_the_conditional_denoiser(schedul
 
 
 def test_a_classifiers_condition_comes_with_the_call():
-    """`sample_many(condition=labels)` hands example i's label to log_prob_y, and the result is its conditional's."""
+    """`sample_many(condition=labels)` hands example i's label to log_prob_y,
+    and the result is its conditional's.
+    """
     schedule = schedules.vp_linear()
     parts = [targets.gaussian(m, s) for m, s in (([1.0, 0.5], 0.4), ([-0.5, 0.0], 0.6))]
 
@@ -156,11 +166,14 @@ def test_a_classifiers_condition_comes_with_the_call():
         )  # float32: ∇log p(y|x_t) is a difference of scores ~ x/σ²
 
 
-# ---------------------------------------------------------------------------------------------------------- call counts
+# -------------------------------------------------------------------------- call counts
 
 
 def test_one_batched_call_guides_and_one_plain_call_does_not():
-    """A guided step calls the network once, on a batch of two. Scale 1 calls it once on one example, never with ∅."""
+    """A guided step calls the network once, on a batch of two.
+
+    Scale 1 calls it once on one example, never with ∅.
+    """
     schedule, grid = schedules.edm(), dj.grids.karras(schedules.edm(), 5)
     for scale, batch in ((1.0, 1), (1, 1), (2.0, 2), (0.0, 2)):
         net = Counted()
@@ -209,7 +222,10 @@ def test_a_classifier_shifts_the_noise(x64):
 
 
 def test_conditions_of_examples_and_of_the_factory():
-    """A condition per example from `sample_many` takes the bound one's place. Without either the call raises."""
+    """A condition per example from `sample_many` takes the bound one's place.
+
+    Without either the call raises.
+    """
     schedule, grid = schedules.edm(), dj.grids.karras(schedules.edm(), 4)
     net = lambda x, t, c: c["gain"] * x / (1 + t**2) + c["shift"]
     null = {"gain": jnp.array(0.5), "shift": jnp.zeros(2)}
@@ -256,7 +272,9 @@ def test_new_conditions_and_scales_do_not_retrace():
 
 
 def test_outside_its_interval_guidance_costs_one_call():
-    """Guided on (t_low, t_high], the conditional alone elsewhere: equal to each there, and only that one is run."""
+    """Guided on (t_low, t_high], the conditional alone elsewhere: equal to
+    each there, and only that one is run.
+    """
     schedule = schedules.edm()
     grid = jnp.array([80.0, 20.0, 5.0, 2.0, 1.0, 0.3, 0.0])
     net = Counted()
@@ -277,16 +295,19 @@ def test_outside_its_interval_guidance_costs_one_call():
     )  # t = 5 and 2 guided, by a batch of two; 80, 20, 1 and 0.3 not
 
 
-# ----------------------------------------------------------------------------------------------------------------- distributions
+# ------------------------------------------------------------------------ distributions
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 3.0])
 def test_guided_gaussians_have_three_different_variances(scale, x64):
-    """Unconditional N(0, S²), conditional N(m, s²), α = 1, from N(0, σ_T²): the flow's, the SDE's, the tilted variance.
+    """Unconditional N(0, S²), conditional N(m, s²), α = 1, from N(0, σ_T²):
+    the flow's, the SDE's, the tilted variance.
 
-    With a = (1 − γ)/(S² + u) + γ/(s² + u), u = σ²: the flow has dV/du = aV, hence V = U ∏ (v/(v + U))^{power}, which
-    tends to S^{2(1−γ)}s^{2γ}. The SDE has dV/du = 2aV − 1, the density p_u^{1−γ}p_c^γ has 1/a(0). For S = 1, s² = ¼, γ = 2:
-    0.0625, 7/64, 1/7. Both by rk4 on the library's own drift in float64, order 4: below 1e-6 at 2000 steps.
+    With a = (1 − γ)/(S² + u) + γ/(s² + u), u = σ²: the flow has dV/du = aV,
+    hence V = U ∏ (v/(v + U))^{power}, which tends to S^{2(1−γ)}s^{2γ}. The SDE
+    has dV/du = 2aV − 1, the density p_u^{1−γ}p_c^γ has 1/a(0). For S = 1,
+    s² = ¼, γ = 2: 0.0625, 7/64, 1/7. Both by rk4 on the library's own drift in
+    float64, order 4: below 1e-6 at 2000 steps.
     """
     wide, narrow, mean, top = 1.0, 0.25, 0.7, 1e3
     schedule = schedules.edm(1e-4, top)
@@ -347,7 +368,9 @@ def test_guided_gaussians_have_three_different_variances(scale, x64):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "rectified_flow"])
 def test_cfg_plus_plus_is_guided_data_and_unguided_noise(schedule, x64):
-    """Each ddim step with γ = λ/(1 − ρ_s/ρ_t) is x_s = α_s D_λ + σ_s ε̂_u, to D_λ at noise 0. γ h → λ as steps shrink."""
+    """Each ddim step with γ = λ/(1 − ρ_s/ρ_t) is x_s = α_s D_λ + σ_s ε̂_u, to
+    D_λ at noise 0. γ h → λ as steps shrink.
+    """
     schedule, strength = SCHEDULES[schedule](), 0.6
     better, worse = pair(schedule)
     grid = jnp.append(dj.grids.karras(schedule, 6), 0.0)
@@ -378,7 +401,9 @@ def test_cfg_plus_plus_is_guided_data_and_unguided_noise(schedule, x64):
 
 
 def test_a_steps_scale_may_be_made_inside_jit():
-    """A concrete grid is checked on the host, so that a scale or measurement may be traced."""
+    """A concrete grid is checked on the host, so that a scale or measurement
+    may be traced.
+    """
     schedule = schedules.edm()
     grid = dj.grids.karras(schedule, 4)
     upwards = grid[::-1]
@@ -412,8 +437,8 @@ class Steep:
 
 
 def test_ratios_of_steps_where_alpha_underflows():
-    """ρ_s/ρ_t = e^{(λ_t − λ_s)/2} from the log-SNR where α is 0 to rounding, 0 where it is 0, and 1 − ρ_s/ρ_t of close
-    steps without cancellation.
+    """ρ_s/ρ_t = e^{(λ_t − λ_s)/2} from the log-SNR where α is 0 to rounding, 0
+    where it is 0, and 1 − ρ_s/ρ_t of close steps without cancellation.
     """
     steps = guidance.ratio_of_steps(
         schedules.rectified_flow(t_max=1.0), [1.0, 0.5, 0.25]
@@ -427,11 +452,14 @@ def test_ratios_of_steps_where_alpha_underflows():
     )
 
 
-# -------------------------------------------------------------------------------------------- rescaling and thresholds
+# ------------------------------------------------------------- rescaling and thresholds
 
 
 def test_rescaling_keeps_the_conditionals_spread(x64):
-    """At φ = 1 std D = std D_c. Between, the factor is linear in φ. A constant D stays unchanged."""
+    """At φ = 1 std D = std D_c.
+
+    Between, the factor is linear in φ. A constant D stays unchanged.
+    """
     better = lambda x, t: jnp.sin(3 * x) + 0.2
     worse = lambda x, t: 0.3 * x
     x = jax.random.normal(KEY, (4, 5, 3))
@@ -476,7 +504,11 @@ def test_autoguidance_moves_away_from_the_worse_model():
 
 
 def test_thresholds_bound_the_data_and_the_noise_follows(x64):
-    """Static: [low, high]. Dynamic: |D| ≤ bound, the identity where the quantile is within it, and linear below s."""
+    """Static: [low, high].
+
+    Dynamic: |D| ≤ bound, the identity where the quantile is within it, and
+    linear below s.
+    """
     schedule = schedules.vp_linear()
     wild = lambda x, t: 4 * x
     x, t = jax.random.normal(KEY, (200,)), 0.5
@@ -505,7 +537,9 @@ def test_thresholds_bound_the_data_and_the_noise_follows(x64):
 
 
 def test_conditions_are_dropped_at_their_probability_and_as_a_whole():
-    """Of 20 000 keys the share dropped is within 4.5 standard errors of p, and each pytree is dropped or kept whole."""
+    """Of 20 000 keys the share dropped is within 4.5 standard errors of p, and
+    each pytree is dropped or kept whole.
+    """
     condition, null, probability, count = (
         {"label": 3, "text": jnp.ones(4)},
         {"label": 0, "text": jnp.zeros(4)},
@@ -525,7 +559,7 @@ def test_conditions_are_dropped_at_their_probability_and_as_a_whole():
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 D = lambda x, t: x
 REFUSED = {
@@ -549,20 +583,43 @@ REFUSED = {
         ValueError,
         "t_high must be greater than t_low=2.0, got 1.0",
     ),
-    "interval": (lambda: guidance.limited(schedules.edm(), D, D, 2.0), TypeError, "interval must be a pair"),
-    "scale": (lambda: guidance.classifier_free(D, D, np.inf), ValueError, "scale must be finite, got inf"),
+    "interval": (
+        lambda: guidance.limited(schedules.edm(), D, D, 2.0),
+        TypeError,
+        "interval must be a pair",
+    ),
+    "scale": (
+        lambda: guidance.classifier_free(D, D, np.inf),
+        ValueError,
+        "scale must be finite, got inf",
+    ),
     "scale of a classifier": (
         lambda: guidance.classifier(schedules.edm(), D, D, float("nan")),
         ValueError,
         "scale must be finite, got nan",
     ),
-    "scale's shape": (lambda: guidance.autoguidance(D, D, np.ones(2)), ValueError, r"scale must be a scalar, got shape \(2,\)"),
-    "rescale": (lambda: guidance.classifier_free(D, D, 2.0, rescale=1.5), ValueError, r"rescale must lie in \[0, 1\], got 1.5"),
-    "conditional": (lambda: guidance.classifier_free(3, D, 2.0), TypeError, r"conditional must be callable as denoiser\(x, t\)"),
+    "scale's shape": (
+        lambda: guidance.autoguidance(D, D, np.ones(2)),
+        ValueError,
+        r"scale must be a scalar, got shape \(2,\)",
+    ),
+    "rescale": (
+        lambda: guidance.classifier_free(D, D, 2.0, rescale=1.5),
+        ValueError,
+        r"rescale must lie in \[0, 1\], got 1.5",
+    ),
+    "conditional": (
+        lambda: guidance.classifier_free(3, D, 2.0),
+        TypeError,
+        r"conditional must be callable as denoiser\(x, t\)",
+    ),
     "shape of a condition": (
         lambda: guidance.classifier_free_batched(D, np.zeros(3), np.zeros(2), 2.0),
         ValueError,
-        r"condition and null_condition must agree in structure and shape, got \(3,\), \(2,\)",
+        (
+            r"condition and null_condition must agree in structure and shape, got "
+            r"\(3,\), \(2,\)"
+        ),
     ),
     "structure of a condition": (
         lambda: guidance.drop_condition(KEY, {"a": 1.0}, 1.0),
@@ -570,11 +627,17 @@ REFUSED = {
         "condition and null_condition must agree",
     ),
     "shape of a condition at the call": (
-        lambda: guidance.classifier_free_batched(D, None, np.zeros(2), 2.0)(jnp.zeros(2), 1.0, np.zeros(3)),
+        lambda: guidance.classifier_free_batched(D, None, np.zeros(2), 2.0)(
+            jnp.zeros(2), 1.0, np.zeros(3)
+        ),
         ValueError,
         "condition and null_condition must agree",
     ),
-    "probability": (lambda: guidance.drop_condition(KEY, 1, 0, 1.1), ValueError, r"probability must lie in \[0, 1\]"),
+    "probability": (
+        lambda: guidance.drop_condition(KEY, 1, 0, 1.1),
+        ValueError,
+        r"probability must lie in \[0, 1\]",
+    ),
     "no signal": (
         lambda: guidance.classifier(schedules.rectified_flow(t_max=1.0), D, D),
         ValueError,
@@ -586,12 +649,22 @@ REFUSED = {
         r"schedule must have α\(t_max\) > 0, but α = 0 at t_max=1.0",
     ),
     "vector classifier": (
-        lambda: guidance.classifier(schedules.edm(), D, lambda x, t: x)(jnp.zeros(2), 1.0),
+        lambda: guidance.classifier(schedules.edm(), D, lambda x, t: x)(
+            jnp.zeros(2), 1.0
+        ),
         ValueError,
         r"log_prob_y must return a scalar, got shape \(2,\)",
     ),
-    "thresholds": (lambda: guidance.static_threshold(D, 1.0, -1.0), ValueError, "high must be greater than low=1.0"),
-    "quantile": (lambda: guidance.dynamic_threshold(D, 99.5), ValueError, r"quantile must lie in \[0, 1\], got 99.5"),
+    "thresholds": (
+        lambda: guidance.static_threshold(D, 1.0, -1.0),
+        ValueError,
+        "high must be greater than low=1.0",
+    ),
+    "quantile": (
+        lambda: guidance.dynamic_threshold(D, 99.5),
+        ValueError,
+        r"quantile must lie in \[0, 1\], got 99.5",
+    ),
     "cfg++ upwards": (
         lambda: guidance.cfg_plus_plus_scale(schedules.edm(), [1.0, 2.0], 0.5),
         ValueError,
@@ -602,7 +675,7 @@ REFUSED = {
         ValueError,
         "scale must be 0 or more, got -0.5",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
