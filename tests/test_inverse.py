@@ -1,4 +1,6 @@
-"""Inverse problems: adjoints, the exact posterior, what is exact on Gaussians, and by how much the rest is off."""
+"""Inverse problems: adjoints, the exact posterior, what is exact on Gaussians,
+and by how much the rest is off.
+"""
 
 import functools
 import math
@@ -46,7 +48,9 @@ OPERATORS = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_obey_their_laws(name, x64):
-    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A linear, `dense` the same map, `solve` the inverse of cAAᵀ + dI and at d = 0 AA⁺A = A."""
+    """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A linear, `dense` the same map, `solve` the inverse
+    of cAAᵀ + dI and at d = 0 AA⁺A = A.
+    """
     operator, rng = OPERATORS[name](), np.random.default_rng(0)
     x, z, y = (
         rng.normal(size=shape)
@@ -96,7 +100,7 @@ def test_operators_obey_their_laws(name, x64):
     assert all(value.dtype == np.float32 for value in dtypes)
 
 
-# ---------------------------------------------------------------------------------------------------- exact posterior
+# ---------------------------------------------------------------------- exact posterior
 
 
 @pytest.mark.parametrize(
@@ -108,9 +112,11 @@ def test_operators_obey_their_laws(name, x64):
     ],
 )
 def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
-    """p(x | y) ∝ p(x) N(y | Ax, τ²I): its density, mean and covariance by the trapezoid rule on a fine grid in 2-D.
+    """p(x | y) ∝ p(x) N(y | Ax, τ²I): its density, mean and covariance by the
+    trapezoid rule on a fine grid in 2-D.
 
-    The rule's error is beyond all orders for a density this smooth (spacing 0.03, least scale 0.15).
+    The rule's error is beyond all orders for a density this smooth (spacing
+    0.03, least scale 0.15).
     """
     target, tau = TARGETS[name](), 0.4
     operator = inverse.matrix(entries)
@@ -140,7 +146,9 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(name, entries, x64):
 
 
 def test_a_noiseless_observation_is_kept_by_the_exact_posterior(x64):
-    """τ = 0: A x = y with variance 0 and the conditional distribution beside it, N(ρ y, 1 − ρ²) for correlation ρ."""
+    """τ = 0: A x = y with variance 0 and the conditional distribution beside
+    it, N(ρ y, 1 − ρ²) for correlation ρ.
+    """
     target = targets.gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
     posterior = inverse.exact_posterior(
         target, inverse.inpainting([True, False]), [1.5], 0.0
@@ -155,7 +163,9 @@ def test_a_noiseless_observation_is_kept_by_the_exact_posterior(x64):
 
 
 def test_sampling_with_the_exact_posteriors_denoiser_gives_its_moments():
-    """2000 samples of the flow agree with the posterior's mean and covariance within 4.5 standard errors."""
+    """2000 samples of the flow agree with the posterior's mean and covariance
+    within 4.5 standard errors.
+    """
     schedule, count = schedules.vp_linear(t_min=1e-3), 2000
     target = targets.gaussian_mixture(
         [0.3, 0.7],
@@ -178,7 +188,8 @@ def test_sampling_with_the_exact_posteriors_denoiser_gives_its_moments():
     assert np.all(
         np.abs(xs.mean(0) - exact.mean()) < 4.5 * np.sqrt(np.diag(covariance) / count)
     )
-    # Var of a sample covariance of near-Gaussian entries: (C_ii C_jj + C_ij²)/n; a mixture's kurtosis is below 1.5 of it
+    # Var of a sample covariance of near-Gaussian entries: (C_ii C_jj + C_ij²)/n; a
+    # mixture's kurtosis is below 1.5 of it
     spread = np.sqrt(
         1.5
         * (np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2)
@@ -190,7 +201,9 @@ def test_sampling_with_the_exact_posteriors_denoiser_gives_its_moments():
 
 @jax.jit
 def posterior_along_line(points, rates, step):
-    """(log p(x | y), A's pseudo-inverse of a vector) moved along a line in every argument, and the slope in reverse."""
+    """(log p(x | y), A's pseudo-inverse of a vector) moved along a line in
+    every argument, and the slope in reverse.
+    """
 
     def value(e, weights):
         c, a, y, tau = (p + e * r for p, r in zip(points, rates, strict=True))
@@ -213,8 +226,9 @@ def posterior_along_line(points, rates, step):
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 0.3])
 def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
-    """By V, A, y and τ at repeated, nearly repeated and distinct eigenvalues of V and A Aᵀ, and of a singular A A ᵀ's
-    pseudo-inverse. Central differences with h = 1e-5 err by 1e-6 at most.
+    """By V, A, y and τ at repeated, nearly repeated and distinct eigenvalues
+    of V and A Aᵀ, and of a singular A A ᵀ's pseudo-inverse. Central
+    differences with h = 1e-5 err by 1e-6 at most.
     """
     h, points = (
         1e-5,
@@ -238,17 +252,21 @@ def test_derivatives_of_the_posterior_are_those_of_differences(gap, x64):
 
 
 def test_small_singular_values_of_a_concrete_matrix_are_kept():
-    """Condition 1e5 in float32: A⁺ of (0, 1e-5) is 1, where a threshold on A Aᵀ in float32 would give 0."""
+    """Condition 1e5 in float32: A⁺ of (0, 1e-5) is 1, where a threshold on A
+    Aᵀ in float32 would give 0.
+    """
     operator = inverse.matrix([[1.0, 0.0], [0.0, 1e-5]])
     solved = operator.transpose(operator.solve(jnp.array([0.0, 1e-5]), 1.0, 0.0))
     np.testing.assert_allclose(solved, [0.0, 1.0], rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------- noise per entry, and soft masks
+# ------------------------------------------------------ noise per entry, and soft masks
 
 
 def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
-    """y_i with τ_i is y_i/τ_i of row A_i/τ_i with τ = 1: the same posterior, ΠGDM and DPS, for any A A ᵀ."""
+    """y_i with τ_i is y_i/τ_i of row A_i/τ_i with τ = 1: the same posterior,
+    ΠGDM and DPS, for any A A ᵀ.
+    """
     schedule, y, tau, x = (
         schedules.vp_linear(),
         np.array([0.7, -0.2]),
@@ -290,7 +308,9 @@ def test_noise_of_each_entry_is_that_of_whitened_measurements(x64):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm", "rectified_flow"])
 def test_a_trust_mask_is_exact_for_independent_gaussians(schedule, x64):
-    """D + m (y − D) is the denoiser of `exact_posterior` with noise per entry, τ_i = 0 too, at every noise level."""
+    """D + m (y − D) is the denoiser of `exact_posterior` with noise per entry,
+    τ_i = 0 too, at every noise level.
+    """
     schedule, x = SCHEDULES[schedule](), np.array([0.4, -0.9, 1.3])
     std, tau, y = (
         np.array([0.7, 1.1, 0.4]),
@@ -314,9 +334,11 @@ def test_a_trust_mask_is_exact_for_independent_gaussians(schedule, x64):
 
 
 def test_the_bias_of_a_trust_mask_on_correlated_gaussians(x64):
-    """N(0, [[1, ρ], [ρ, 1]]) with x_1 observed at τ: the mask passes nothing to x_2, ΠGDM and the truth do.
+    """N(0, [[1, ρ], [ρ, 1]]) with x_1 observed at τ: the mask passes nothing
+    to x_2, ΠGDM and the truth do.
 
-    At high noise, x = 0 and α = 1: E[x_2 | y] → ρ y/(1 + τ²), where the mask leaves 0.
+    At high noise, x = 0 and α = 1: E[x_2 | y] → ρ y/(1 + τ²), where the mask
+    leaves 0.
     """
     schedule, tau, y = (
         schedules.edm(0.002, 1e5),
@@ -358,7 +380,9 @@ def test_a_mask_of_zeros_and_ones_is_replacement():
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm"])
 def test_a_release_mask_holds_each_entry_over_its_share(schedule):
-    """Entry i is y while less than m_i of the log-SNR range is covered: m = 1 to the end, 0 never, all at one share."""
+    """Entry i is y while less than m_i of the log-SNR range is covered: m = 1
+    to the end, 0 never, all at one share.
+    """
     schedule, mask = SCHEDULES[schedule](), np.array([0.0, 0.25, 0.75, 1.0])
     start, end = (
         float(schedules.log_snr(schedule, t)) for t in (schedule.t_max, schedule.t_min)
@@ -384,12 +408,14 @@ def test_a_release_mask_holds_each_entry_over_its_share(schedule):
     np.testing.assert_allclose(x[jnp.array([0, 3])], [0.0, 2.0], atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- ΠGDM exact, DPS not
+# ------------------------------------------------------------------ ΠGDM exact, DPS not
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
-    """On N(m, s²I) with r² = s²σ²/(α²s² + σ²) ΠGDM's D is the posterior's own, for any A, y and τ, τ = 0 too."""
+    """On N(m, s²I) with r² = s²σ²/(α²s² + σ²) ΠGDM's D is the posterior's own,
+    for any A, y and τ, τ = 0 too.
+    """
     schedule, std, x = SCHEDULES[schedule](), 0.7, jnp.array([0.4, -0.9, 1.3])
     target = targets.gaussian([0.5, -0.3, 0.1], std)
     prior = targets.denoiser(target, schedule)
@@ -413,11 +439,13 @@ def test_pigdm_is_exact_on_isotropic_gaussians(schedule, x64):
 
 @pytest.mark.parametrize(("std", "tau"), [(1.0, 1.0), (1.0, 0.5), (0.6, 0.8)])
 def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
-    """On N(0, s²), α = 1, y = x + τn, z = s²/τ²: DPS's flow has variance s² e^{−z} and mean √(2z) F(√(z/2)) y, F
-    Dawson's integral. The posterior has s²/(1 + z) and z/(1 + z) y.
+    """On N(0, s²), α = 1, y = x + τn, z = s²/τ²: DPS's flow has variance s²
+    e^{−z} and mean √(2z) F(√(z/2)) y, F Dawson's integral. The posterior has
+    s²/(1 + z) and z/(1 + z) y.
 
-    From dx/du = ½[(1/(s² + u) + k²/τ²) x − k y/τ²], k = s²/(s² + u), u = σ² from ∞ to 0. At s = τ = 1: variance 0.368
-    for 0.5, mean 0.725 y for 0.5 y. ΠGDM on the same flow is exact. The start N(0, σ_T²) is off by s²/σ_T².
+    From dx/du = ½[(1/(s² + u) + k²/τ²) x − k y/τ²], k = s²/(s² + u), u = σ²
+    from ∞ to 0. At s = τ = 1: variance 0.368 for 0.5, mean 0.725 y for 0.5 y.
+    ΠGDM on the same flow is exact. The start N(0, σ_T²) is off by s²/σ_T².
     """
     top, z, y = 300.0, std**2 / tau**2, 0.8
     schedule = schedules.edm(1e-4, top)
@@ -444,7 +472,8 @@ def test_dps_is_too_narrow_and_overshoots_on_gaussians(std, tau, x64):
     result = mean_and_variance(
         inverse.dps(schedule, prior, operator, [y], noise_std=tau)
     )
-    # the flow ends at σ = 1e-4, its mean short of the limit by O(σ²); U's share of the mean falls as s/σ_T
+    # the flow ends at σ = 1e-4, its mean short of the limit by O(σ²); U's share of the
+    # mean falls as s/σ_T
     assert result == pytest.approx(expected, rel=slack, abs=z * y * std / top)
     exact = z / (1 + z) * y, std**2 / (1 + z)
     pigdm = mean_and_variance(
@@ -487,7 +516,9 @@ def test_dps_and_classifier_guidance_agree(x64):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "rectified_flow"])
 def test_dps_steps_are_the_papers(schedule, x64):
-    """A ddpm step on D, then x − ζ ∇_x ‖y − A D(x, t)‖, with the same noise, to noise 0: Algorithm 1."""
+    """A ddpm step on D, then x − ζ ∇_x ‖y − A D(x, t)‖, with the same noise,
+    to noise 0: Algorithm 1.
+    """
     operator, y, size, schedule = (
         inverse.matrix([[1.0, -0.5]]),
         jnp.array([0.4]),
@@ -526,7 +557,9 @@ def test_dps_steps_are_the_papers(schedule, x64):
 
 
 def test_new_measurements_do_not_retrace():
-    """Another y, τ and scale run the code compiled for the first, and each sample knows its own y."""
+    """Another y, τ and scale run the code compiled for the first, and each
+    sample knows its own y.
+    """
     schedule, operator, traced = schedules.edm(), inverse.matrix(MATRIX), []
 
     def prior(x, t):
@@ -559,13 +592,15 @@ def test_new_measurements_do_not_retrace():
     assert float(jnp.linalg.norm(first - second)) > 1
 
 
-# ---------------------------------------------------------------------------------------------- replacement and RePaint
+# -------------------------------------------------------------- replacement and RePaint
 
 CORRELATION, OBSERVED = 0.8, 1.5
 
 
 def correlated(schedule):
-    """N(0, [[1, ρ], [ρ, 1]]) with its first entry observed: the posterior of the second is N(ρ y, 1 − ρ²)."""
+    """N(0, [[1, ρ], [ρ, 1]]) with its first entry observed: the posterior of
+    the second is N(ρ y, 1 − ρ²).
+    """
     target = targets.gaussian([0.0, 0.0], [[1.0, CORRELATION], [CORRELATION, 1.0]])
     return inverse.replacement(
         targets.denoiser(target, schedule),
@@ -576,9 +611,11 @@ def correlated(schedule):
 
 @pytest.mark.parametrize("schedule", ["vp_linear", "edm"])
 def test_replacement_ends_in_the_observation(schedule, x64):
-    """At noise 0 the observed pixels are y, not the noisy x nor the denoiser's guess, by every kind of solver.
+    """At noise 0 the observed pixels are y, not the noisy x nor the denoiser's
+    guess, by every kind of solver.
 
-    To rounding: a velocity's zero end is (u − A x)/B, whose terms are x/t at t_min.
+    To rounding: a velocity's zero end is (u − A x)/B, whose terms are x/t at
+    t_min.
     """
     schedule = SCHEDULES[schedule]()
     operator = inverse.inpainting(MASK)
@@ -605,7 +642,10 @@ def test_replacement_ends_in_the_observation(schedule, x64):
 
 
 def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
-    """Along ddim A x_t = α y + σ ε with one ε throughout. Under ddpm N(α y, σ²) at every grid time."""
+    """Along ddim A x_t = α y + σ ε with one ε throughout.
+
+    Under ddpm N(α y, σ²) at every grid time.
+    """
     schedule = schedules.vp_linear()
     denoiser, grid = correlated(schedule), dj.grids.karras(schedule, 6)
     states = dj.sample(
@@ -638,10 +678,20 @@ def test_replacement_keeps_the_observed_part_at_its_noise_level(x64):
 
 
 EXACT_FOR_A_CONSTANT = (
-    solvers.ddim(), solvers.dpm_solver(2), solvers.dpm_solver(3), solvers.dpmpp_2s(), solvers.dpmpp_2m(),
-    solvers.dpmpp_3m(), solvers.deis(3), solvers.unipc(3), solvers.sa_solver(2, 2, 0), solvers.ipndm(4),
-    solvers.adams_bashforth(3), solvers.dpm_2(), solvers.exponential_runge_kutta(),
-)  # fmt: skip
+    solvers.ddim(),
+    solvers.dpm_solver(2),
+    solvers.dpm_solver(3),
+    solvers.dpmpp_2s(),
+    solvers.dpmpp_2m(),
+    solvers.dpmpp_3m(),
+    solvers.deis(3),
+    solvers.unipc(3),
+    solvers.sa_solver(2, 2, 0),
+    solvers.ipndm(4),
+    solvers.adams_bashforth(3),
+    solvers.dpm_2(),
+    solvers.exponential_runge_kutta(),
+)
 EXACT_WHERE_STRAIGHT = (
     solvers.euler(),
     solvers.heun(),
@@ -655,9 +705,11 @@ EXACT_WHERE_STRAIGHT = (
     every(("vp_linear", "edm", "rectified_flow"), ("vp_linear", "rectified_flow")),
 )
 def test_which_solvers_keep_the_observed_part_exactly(name, x64):
-    """A x_t = α y + σ A ε at every time of a coarse grid, as the docstring lists them. Euler's is far off on VP.
+    """A x_t = α y + σ A ε at every time of a coarse grid, as the docstring
+    lists them. Euler's is far off on VP.
 
-    D of the observed entry is the constant y, so that it is a problem of its own. ρ spans up to 1e6: rounding 1e-9.
+    D of the observed entry is the constant y, so that it is a problem of its
+    own. ρ spans up to 1e6: rounding 1e-9.
     """
     schedule = SCHEDULES[name]()
     grid, problem = (
@@ -683,9 +735,11 @@ def test_which_solvers_keep_the_observed_part_exactly(name, x64):
 
 
 def propagated(solver, schedule, denoiser, grid, draws):
-    """(mean, covariance) at grid[-1] from N(0, σ_T²I): steps are affine, so the Jacobians by start and noise give it.
+    """(mean, covariance) at grid[-1] from N(0, σ_T²I): steps are affine, so
+    the Jacobians by start and noise give it.
 
-    draws: rows of the table of noise, one for each step and each repeated step.
+    draws: rows of the table of noise, one for each step and each repeated
+    step.
     """
     problem, steps = solvers.diffusion(schedule, denoiser), grid.shape[0] - 1
 
@@ -707,9 +761,11 @@ def propagated(solver, schedule, denoiser, grid, draws):
 
 
 def test_the_bias_of_replacement_on_a_gaussian(x64):
-    """x_2 given x_1 = y by the flow on VE, x_1 = y + σz: dx_2/dσ = (x_2 − D_2)/σ, linear. By DOP853 beside the solver.
+    """x_2 given x_1 = y by the flow on VE, x_1 = y + σz:
+    dx_2/dσ = (x_2 − D_2)/σ, linear. By DOP853 beside the solver.
 
-    With Λ = (Σ + σ²)⁻¹ the second row of x − D = σ²Λx. The distribution is N(a y, v) with neither a = ρ nor v = 1 − ρ².
+    With Λ = (Σ + σ²)⁻¹ the second row of x − D = σ²Λx. The distribution is N(a
+    y, v) with neither a = ρ nor v = 1 − ρ².
     """
     top, low, rho = 200.0, 1e-3, CORRELATION
     schedule = schedules.edm(low, top)
@@ -729,7 +785,8 @@ def test_the_bias_of_replacement_on_a_gaussian(x64):
         fine(0.0, OBSERVED, 0.0),
         fine(0.0, 0.0, 1.0),
     )
-    # the run starts from N(0, σ_T²) in both entries: x_1 = σ_T z' = y + σ_T z with z = z' − y/σ_T
+    # the run starts from N(0, σ_T²) in both entries: x_1 = σ_T z' = y + σ_T z with
+    # z = z' − y/σ_T
     mean = mean - by_noise * OBSERVED / top
     result, covariance = propagated(
         solvers.rk4(), schedule, correlated(schedule), grid, 400
@@ -743,7 +800,9 @@ def test_the_bias_of_replacement_on_a_gaussian(x64):
 
 
 def repaint_law(schedule, grid, jump, repeats):
-    """Mean and covariance of RePaint with ddpm steps on the correlated Gaussian, from Algorithm 1 in plain matrices."""
+    """Mean and covariance of RePaint with ddpm steps on the correlated
+    Gaussian, from Algorithm 1 in plain matrices.
+    """
     sigma_0 = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
     observed, rest = np.diag([1.0, 0.0]), np.diag([0.0, 1.0])
     alpha, sigma = (
@@ -801,7 +860,9 @@ def repaint_law(schedule, grid, jump, repeats):
     ],
 )
 def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
-    """Exact propagation of the solver against Algorithm 1 in plain matrices, on VP to noise 0 and above it."""
+    """Exact propagation of the solver against Algorithm 1 in plain matrices,
+    on VP to noise 0 and above it.
+    """
     schedule = schedules.vp_linear()
     for grid in (
         jnp.append(dj.grids.karras(schedule, 5), 0.0),
@@ -820,10 +881,12 @@ def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
 
 
 def test_the_bias_of_repaint_on_a_gaussian(x64):
-    """Mean and variance of x_2 over 100 steps, beside ρ and 1 − ρ²: a, v of N(a y, v) for r = 1, 3, 10, 30.
+    """Mean and variance of x_2 over 100 steps, beside ρ and 1 − ρ²: a, v of
+    N(a y, v) for r = 1, 3, 10, 30.
 
-    The mean comes nearer with each r. The variance passes the truth and stays below it: a ddpm step adds β̃, less than
-    the reverse step's variance. With 4 times the steps it is nearer. By `repaint_law`, which the solver has.
+    The mean comes nearer with each r. The variance passes the truth and stays
+    below it: a ddpm step adds β̃, less than the reverse step's variance. With 4
+    times the steps it is nearer. By `repaint_law`, which the solver has.
     """
     schedule, result = schedules.vp_linear(), {}
     for steps, repeats in ((100, 1), (100, 3), (100, 10), (100, 30), (400, 30)):
@@ -901,63 +964,134 @@ def test_repaint_depends_on_its_key_alone_and_keeps_pixels():
     np.testing.assert_allclose(three[:, 0], OBSERVED, rtol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 D = lambda x, t: x
 EYE = inverse.matrix(np.eye(2))
 EDM = schedules.edm()
 REFUSED = {
-    "y's shape": (lambda: inverse.dps(EDM, D, EYE, np.zeros(3), noise_std=0.1), ValueError, r"y must have shape \(2,\), got \(3,\)"),
+    "y's shape": (
+        lambda: inverse.dps(EDM, D, EYE, np.zeros(3), noise_std=0.1),
+        ValueError,
+        r"y must have shape \(2,\), got \(3,\)",
+    ),
     "x's shape": (
         lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=0.1)(jnp.zeros(3), 1.0),
         ValueError,
         r"x must have shape \(2,\), got \(3,\)",
     ),
     "target's shape": (
-        lambda: inverse.exact_posterior(targets.gaussian([0.0, 0.0, 0.0], 1.0), EYE, np.zeros(2), 0.1),
+        lambda: inverse.exact_posterior(
+            targets.gaussian([0.0, 0.0, 0.0], 1.0), EYE, np.zeros(2), 0.1
+        ),
         ValueError,
         r"operator must take examples of the target's shape \(3,\), got \(2,\)",
     ),
-    "noise_std": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=-0.1), ValueError, "noise_std must be 0 or more, got -0.1"),
-    "noise_std of dps": (lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=0.0), ValueError, "noise_std must be positive, got 0.0"),
+    "noise_std": (
+        lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=-0.1),
+        ValueError,
+        "noise_std must be 0 or more, got -0.1",
+    ),
+    "noise_std of dps": (
+        lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=0.0),
+        ValueError,
+        "noise_std must be positive, got 0.0",
+    ),
     "noise_std of the posterior": (
-        lambda: inverse.exact_posterior(targets.gaussian([0.0, 0.0], 1.0), EYE, np.zeros(2), -1),
+        lambda: inverse.exact_posterior(
+            targets.gaussian([0.0, 0.0], 1.0), EYE, np.zeros(2), -1
+        ),
         ValueError,
         "noise_std must be 0 or more",
     ),
     "singular": (
-        lambda: inverse.exact_posterior(targets.gaussian([0.0], 1.0), inverse.matrix([[1.0], [2.0]]), np.zeros(2), 0.0),
+        lambda: inverse.exact_posterior(
+            targets.gaussian([0.0], 1.0),
+            inverse.matrix([[1.0], [2.0]]),
+            np.zeros(2),
+            0.0,
+        ),
         ValueError,
         "noise_std must be positive where A V Aᵀ is singular, got 0.0",
     ),
-    "target": (lambda: inverse.exact_posterior(targets.checkerboard(), EYE, np.zeros(2), 0.1), TypeError, "got UniformBoxes"),
-    "mask": (lambda: inverse.inpainting([1, 0]), TypeError, "mask must be boolean, True where x is observed, got dtype int64"),
-    "empty mask": (lambda: inverse.inpainting([False, False]), ValueError, "mask must be True somewhere, got none of 2 entries"),
-    "operator": (lambda: inverse.replacement(D, np.eye(2), np.zeros(2)), TypeError, "operator must be made by diffjax.inverse"),
-    "matrix": (lambda: inverse.matrix(np.zeros(3)), ValueError, r"entries must have shape \(M, D\), got \(3,\)"),
-    "factor": (lambda: inverse.downsampling((4, 6), 4), ValueError, r"multiples of factor=4, got \(4, 6\)"),
-    "affine": (lambda: inverse.linear_operator(lambda x: x + 1, (2,)), ValueError, "function must be linear, got function"),
-    "not linear": (lambda: inverse.linear_operator(jnp.sin, (2,)), TypeError, "function must be linear, but JAX finds no transpose"),
-    "complex": (lambda: inverse.linear_operator(jnp.fft.fft, (2,)), TypeError, "function must return real numbers, got dtype complex64"),
-    "variance": (lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=0.1, variance=1.0), TypeError, "variance must be callable"),
+    "target": (
+        lambda: inverse.exact_posterior(targets.checkerboard(), EYE, np.zeros(2), 0.1),
+        TypeError,
+        "got UniformBoxes",
+    ),
+    "mask": (
+        lambda: inverse.inpainting([1, 0]),
+        TypeError,
+        "mask must be boolean, True where x is observed, got dtype int64",
+    ),
+    "empty mask": (
+        lambda: inverse.inpainting([False, False]),
+        ValueError,
+        "mask must be True somewhere, got none of 2 entries",
+    ),
+    "operator": (
+        lambda: inverse.replacement(D, np.eye(2), np.zeros(2)),
+        TypeError,
+        "operator must be made by diffjax.inverse",
+    ),
+    "matrix": (
+        lambda: inverse.matrix(np.zeros(3)),
+        ValueError,
+        r"entries must have shape \(M, D\), got \(3,\)",
+    ),
+    "factor": (
+        lambda: inverse.downsampling((4, 6), 4),
+        ValueError,
+        r"multiples of factor=4, got \(4, 6\)",
+    ),
+    "affine": (
+        lambda: inverse.linear_operator(lambda x: x + 1, (2,)),
+        ValueError,
+        "function must be linear, got function",
+    ),
+    "not linear": (
+        lambda: inverse.linear_operator(jnp.sin, (2,)),
+        TypeError,
+        "function must be linear, but JAX finds no transpose",
+    ),
+    "complex": (
+        lambda: inverse.linear_operator(jnp.fft.fft, (2,)),
+        TypeError,
+        "function must return real numbers, got dtype complex64",
+    ),
+    "variance": (
+        lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=0.1, variance=1.0),
+        TypeError,
+        "variance must be callable",
+    ),
     "no signal": (
-        lambda: inverse.dps(schedules.rectified_flow(t_max=1.0), D, EYE, np.zeros(2), noise_std=0.1),
+        lambda: inverse.dps(
+            schedules.rectified_flow(t_max=1.0), D, EYE, np.zeros(2), noise_std=0.1
+        ),
         ValueError,
         r"schedule must have α\(t_max\) > 0",
     ),
     "repaint's denoiser": (
-        lambda: dj.sample(KEY, D, EDM, solver=inverse.repaint(), grid=[2.0, 1.0], shape=(2,)),
+        lambda: dj.sample(
+            KEY, D, EDM, solver=inverse.repaint(), grid=[2.0, 1.0], shape=(2,)
+        ),
         TypeError,
         "denoiser must be made by inverse.replacement for repaint",
     ),
-    "repaint's solver": (lambda: inverse.repaint(solvers.dpmpp_2m()), TypeError, "must not remember earlier steps"),
+    "repaint's solver": (
+        lambda: inverse.repaint(solvers.dpmpp_2m()),
+        TypeError,
+        "must not remember earlier steps",
+    ),
     "dps grid": (
         lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), grid=[1.0, 2.0]),
         ValueError,
         "grid must decrease, got 1.0 … 2.0",
     ),
     "step_size": (
-        lambda: inverse.dps_steps(EDM, D, EYE, np.zeros(2), grid=[2.0, 1.0], step_size=-1.0),
+        lambda: inverse.dps_steps(
+            EDM, D, EYE, np.zeros(2), grid=[2.0, 1.0], step_size=-1.0
+        ),
         ValueError,
         "step_size must be 0 or more, got -1.0",
     ),
@@ -996,9 +1130,17 @@ REFUSED = {
         ValueError,
         r"mask must have shape \(\) or \(2,\), got \(3,\)",
     ),
-    "trust": (lambda: inverse.trust_mask(EDM, -0.1), ValueError, "noise_std must be 0 or more everywhere, got -0.1"),
-    "repeats": (lambda: inverse.repaint(repeats=0), ValueError, "repeats must be at least 1, got 0"),
-}  # fmt: skip
+    "trust": (
+        lambda: inverse.trust_mask(EDM, -0.1),
+        ValueError,
+        "noise_std must be 0 or more everywhere, got -0.1",
+    ),
+    "repeats": (
+        lambda: inverse.repaint(repeats=0),
+        ValueError,
+        "repeats must be at least 1, got 0",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
