@@ -109,7 +109,9 @@ STATIONARY = {
         4 / 3,
     ),
 }
-"""Each kernel on N(0, 1) and its exact stationary variance, as its docstring states it. Drift step δ = ε/2."""
+"""Each kernel on N(0, 1) and its exact stationary variance, as its docstring
+states it. Drift step δ = ε/2.
+"""
 
 
 @pytest.mark.parametrize("name", STATIONARY)
@@ -314,8 +316,12 @@ def test_new_parameters_do_not_retrace():
     once(jnp.array(2.0), 0.2, 1)
     assert len(traced) == before > 0
     first, second = (
-        jax.tree.structure(langevin.mala(density, 0.1)) for density in (MIXTURE(), targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.0], [0.0, 0.0]], [1.0, 2.0]))
-    )  # fmt: skip
+        jax.tree.structure(langevin.mala(density, 0.1))
+        for density in (
+            MIXTURE(),
+            targets.gaussian_mixture([0.5, 0.5], [[1.0, 0.0], [0.0, 0.0]], [1.0, 2.0]),
+        )
+    )
     assert first == second
 
 
@@ -439,31 +445,142 @@ def test_step_size_is_adapted_to_the_acceptance():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: langevin.ula(standard(), 0.0), ValueError, "step_size must be positive, got 0.0"),
-        (lambda: langevin.mala(standard(), -1.0), ValueError, "step_size must be positive, got -1.0"),
-        (lambda: langevin.mala(standard(), 1e-40), ValueError, "step_size must lie within the range of float32, got 1e-40"),
-        (lambda: langevin.baoab(standard(), 0.1, friction=0.0), ValueError, "friction must be positive"),
+        (
+            lambda: langevin.ula(standard(), 0.0),
+            ValueError,
+            "step_size must be positive, got 0.0",
+        ),
+        (
+            lambda: langevin.mala(standard(), -1.0),
+            ValueError,
+            "step_size must be positive, got -1.0",
+        ),
+        (
+            lambda: langevin.mala(standard(), 1e-40),
+            ValueError,
+            "step_size must lie within the range of float32, got 1e-40",
+        ),
+        (
+            lambda: langevin.baoab(standard(), 0.1, friction=0.0),
+            ValueError,
+            "friction must be positive",
+        ),
         (lambda: langevin.ula(3.0, 0.1), TypeError, "target must have log_prob"),
-        (lambda: langevin.mala(langevin.score_only(jnp.negative), 0.1), TypeError, "target must have a log density"),
-        (lambda: langevin.mala(lambda x: x, 0.1).init(jnp.ones(2)), ValueError, r"must return a scalar, got shape \(2,\)"),
-        (lambda: langevin.ula(targets.energy(lambda x: x), 0.1).step(jax.random.key(0), kernels.Position(jnp.ones(2), 0)), ValueError, "must return a scalar"),
-        (lambda: langevin.ula(langevin.score_only(jnp.sum), 0.1).step(jax.random.key(0), kernels.Position(jnp.ones(2), 0)), ValueError, "a score must return its example's shape"),
-        (lambda: langevin.mala(lambda x: jnp.log(x[0]), 0.1).init(-jnp.ones(1)), ValueError, "x must lie where the log density is finite"),
-        (lambda: langevin.mala(standard(), 0.1).init(jnp.full(1, jnp.nan)), ValueError, "x must be finite"),
-        (lambda: langevin.annealed([], 0.1, 3), ValueError, "ladder must hold at least one density"),
-        (lambda: langevin.annealed([standard(), MIXTURE()], 0.1, 3), ValueError, "ladder must hold densities of one structure"),
-        (lambda: langevin.annealed([standard()], [0.1, 0.2], 3), ValueError, "step_sizes must have shape"),
-        (lambda: langevin.annealed([standard()], [-0.1], 3), ValueError, "step_sizes must be positive"),
-        (lambda: langevin.annealed([standard()], 0.1, 0), ValueError, "steps must be at least 1, got 0"),
-        (lambda: langevin.run(0, langevin.ula(standard(), 0.1), jnp.zeros(1), 3), TypeError, "key must be a typed key"),
-        (lambda: langevin.run(jax.random.key(0), 0, jnp.zeros(1), 3), TypeError, "kernel must have init"),
-        (lambda: langevin.run(jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 0), ValueError, "steps must be at least 1, got 0"),
-        (lambda: langevin.run(jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 10, thinning=3), ValueError, "steps must be a multiple of thinning=3, got 10"),
-        (lambda: langevin.run_many(jax.random.key(0), langevin.mala(lambda x: jnp.log(x[0]), 0.1), jnp.array([[1.0], [-1.0]]), 3), ValueError, r"got nan at \[-1.\] for chain 1 and 1 of 2 chains"),
-        (lambda: langevin.tempered(standard(), standard(), 1.5), ValueError, r"beta must lie in \[0.0, 1.0\]"),
-        (lambda: langevin.adapt_step_size(jax.random.key(0), langevin.mala, jnp.zeros(1), 10, target_acceptance=1.0), ValueError, "target_acceptance must lie in"),
+        (
+            lambda: langevin.mala(langevin.score_only(jnp.negative), 0.1),
+            TypeError,
+            "target must have a log density",
+        ),
+        (
+            lambda: langevin.mala(lambda x: x, 0.1).init(jnp.ones(2)),
+            ValueError,
+            r"must return a scalar, got shape \(2,\)",
+        ),
+        (
+            lambda: langevin.ula(targets.energy(lambda x: x), 0.1).step(
+                jax.random.key(0), kernels.Position(jnp.ones(2), 0)
+            ),
+            ValueError,
+            "must return a scalar",
+        ),
+        (
+            lambda: langevin.ula(langevin.score_only(jnp.sum), 0.1).step(
+                jax.random.key(0), kernels.Position(jnp.ones(2), 0)
+            ),
+            ValueError,
+            "a score must return its example's shape",
+        ),
+        (
+            lambda: langevin.mala(lambda x: jnp.log(x[0]), 0.1).init(-jnp.ones(1)),
+            ValueError,
+            "x must lie where the log density is finite",
+        ),
+        (
+            lambda: langevin.mala(standard(), 0.1).init(jnp.full(1, jnp.nan)),
+            ValueError,
+            "x must be finite",
+        ),
+        (
+            lambda: langevin.annealed([], 0.1, 3),
+            ValueError,
+            "ladder must hold at least one density",
+        ),
+        (
+            lambda: langevin.annealed([standard(), MIXTURE()], 0.1, 3),
+            ValueError,
+            "ladder must hold densities of one structure",
+        ),
+        (
+            lambda: langevin.annealed([standard()], [0.1, 0.2], 3),
+            ValueError,
+            "step_sizes must have shape",
+        ),
+        (
+            lambda: langevin.annealed([standard()], [-0.1], 3),
+            ValueError,
+            "step_sizes must be positive",
+        ),
+        (
+            lambda: langevin.annealed([standard()], 0.1, 0),
+            ValueError,
+            "steps must be at least 1, got 0",
+        ),
+        (
+            lambda: langevin.run(0, langevin.ula(standard(), 0.1), jnp.zeros(1), 3),
+            TypeError,
+            "key must be a typed key",
+        ),
+        (
+            lambda: langevin.run(jax.random.key(0), 0, jnp.zeros(1), 3),
+            TypeError,
+            "kernel must have init",
+        ),
+        (
+            lambda: langevin.run(
+                jax.random.key(0), langevin.ula(standard(), 0.1), jnp.zeros(1), 0
+            ),
+            ValueError,
+            "steps must be at least 1, got 0",
+        ),
+        (
+            lambda: langevin.run(
+                jax.random.key(0),
+                langevin.ula(standard(), 0.1),
+                jnp.zeros(1),
+                10,
+                thinning=3,
+            ),
+            ValueError,
+            "steps must be a multiple of thinning=3, got 10",
+        ),
+        (
+            lambda: langevin.run_many(
+                jax.random.key(0),
+                langevin.mala(lambda x: jnp.log(x[0]), 0.1),
+                jnp.array([[1.0], [-1.0]]),
+                3,
+            ),
+            ValueError,
+            r"got nan at \[-1.\] for chain 1 and 1 of 2 chains",
+        ),
+        (
+            lambda: langevin.tempered(standard(), standard(), 1.5),
+            ValueError,
+            r"beta must lie in \[0.0, 1.0\]",
+        ),
+        (
+            lambda: langevin.adapt_step_size(
+                jax.random.key(0),
+                langevin.mala,
+                jnp.zeros(1),
+                10,
+                target_acceptance=1.0,
+            ),
+            ValueError,
+            "target_acceptance must lie in",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
