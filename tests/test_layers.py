@@ -36,12 +36,16 @@ LIBRARIES = set(sys.stdlib_module_names) - {
 } | {
     *("jax", "jaxlib", "flax", "optax", "numpy"),
 }
-"""What any room may import from outside: no plotting, data-set or command-line library."""
+"""What any room may import from outside: no plotting, data-set or command-line
+library.
+"""
 LIBRARIES_OF_ROOM = {"training": {"orbax", "grain"}, "interop": {"safetensors"}}
 
 
 def module_name(path):
-    """diffjax/networks/unet.py -> diffjax.networks.unet, diffjax/networks/__init__.py -> diffjax.networks."""
+    """diffjax/networks/unet.py -> diffjax.networks.unet,
+    diffjax/networks/__init__.py -> diffjax.networks.
+    """
     return ".".join(pathlib.PurePosixPath(path).with_suffix("").parts).removesuffix(
         ".__init__"
     )
@@ -94,7 +98,9 @@ def imported(path, source):
 
 
 def imports_of_the_whole(path, source):
-    """(line, statement) of each `import diffjax…` and `from diffjax import …`, which import the package as a whole."""
+    """(line, statement) of each `import diffjax…` and `from diffjax import …`,
+    which import the package as a whole.
+    """
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Import) and any(
             alias.name.split(".")[0] == "diffjax" for alias in node.names
@@ -109,7 +115,9 @@ def imports_of_the_whole(path, source):
 
 
 def target_module(base, name, modules):
-    """The module that `from base import name` needs: base.name where that is a module, else base."""
+    """The module that `from base import name` needs: base.name where that is a
+    module, else base.
+    """
     return base if name is None or f"{base}.{name}" not in modules else f"{base}.{name}"
 
 
@@ -172,7 +180,9 @@ def breach_of_rooms(room, other):
 
 
 def floors(sources):
-    """{room: its floor}: 0 where it imports no other room, else one above the highest."""
+    """{room: its floor}: 0 where it imports no other room, else one above the
+    highest.
+    """
     modules = {module_name(path) for path in sources}
     rooms = {}
     for path, source in sources.items():
@@ -239,7 +249,10 @@ def test_floors_follow_from_the_imports():
         ("diffjax/solvers/ode.py", "from ..sde import SDE\nfrom .. import grids"),
         (
             "diffjax/flows/continuous.py",
-            "from ..solvers.base import integrate\nfrom diffjax.solvers.base import Solver",
+            (
+                "from ..solvers.base import integrate\nfrom diffjax.solvers.base "
+                "import Solver"
+            ),
         ),
         (
             "diffjax/training/checkpoints.py",
@@ -247,7 +260,10 @@ def test_floors_follow_from_the_imports():
         ),
         (
             "diffjax/__init__.py",
-            "from . import schedules, solvers\nimportlib.import_module(f'.{name}', __name__)",
+            (
+                "from . import schedules, solvers\nimportlib.import_module(f'.{name}', "
+                "__name__)"
+            ),
         ),
     ],
 )
@@ -362,7 +378,10 @@ def test_circles_are_reported():
 
 
 def test_import_diffjax_loads_no_library_that_it_does_not_need():
-    program = "import sys, diffjax; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    program = (
+        "import sys, diffjax; print(*sorted({name.split('.')[0] for name in "
+        "sys.modules}))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
