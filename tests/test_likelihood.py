@@ -23,8 +23,8 @@ def setting(schedule):
     "name", every(SCHEDULES, ("vp_linear", "ve", "rectified_flow", "own"))
 )
 def test_log_prob_of_a_mixture_is_exact(name, x64):
-    """With the exact p_T as base, log p equals noised(t_min).log_prob to 1e-4 nats on a fine grid, on every
-    schedule.
+    """With the exact p_T as base, log p equals noised(t_min).log_prob to 1e-4
+    nats on a fine grid, on every schedule.
     """
     schedule = SCHEDULES[name]()
     target, denoiser = setting(schedule)
@@ -55,7 +55,10 @@ def test_the_default_solver_and_grid_are_good_to_a_hundredth_of_a_nat():
 
 
 def test_the_default_base_is_the_prior_of_the_schedule(x64):
-    """N(0, σ(t_max)²): variance σ², not σ⁴ or 1. With VE and a wide prior the flow of N(0, s²) shows each of these."""
+    """N(0, σ(t_max)²): variance σ², not σ⁴ or 1.
+
+    With VE and a wide prior the flow of N(0, s²) shows each of these.
+    """
     schedule, std = dj.schedules.ve(0.01, 50.0), 0.7
     denoiser = dj.targets.denoiser(dj.targets.gaussian(jnp.zeros(2), std), schedule)
     x = jnp.array([0.4, -0.3])
@@ -80,8 +83,10 @@ def test_the_default_base_is_the_prior_of_the_schedule(x64):
 
 
 def test_hutchinson_is_unbiased_and_its_error_is_reported(x64):
-    """Over 400 keys the mean of one-probe estimates is the exact value within 4 standard errors, and the reported
-    standard error of 64 probes is the spread of one over 8 to 30 % (its own relative error is 1/√126)."""
+    """Over 400 keys the mean of one-probe estimates is the exact value within
+    4 standard errors, and the reported standard error of 64 probes is the
+    spread of one over 8 to 30 % (its own relative error is 1/√126).
+    """
     schedule = dj.schedules.vp_linear()
     _, denoiser = setting(schedule)
     x, grid = jnp.array([0.8, 0.4]), dj.grids.log_snr(schedule, 24)
@@ -129,7 +134,9 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal(x64):
 
 
 def test_an_example_of_any_shape_and_the_adaptive_solver():
-    """A (2, 1) image has the log-density of its ravel, and dopri5 at 1e-6 agrees with the fixed grid."""
+    """A (2, 1) image has the log-density of its ravel, and dopri5 at 1e-6
+    agrees with the fixed grid.
+    """
     schedule = dj.schedules.vp_linear()
     target, flat = setting(schedule)
     image = lambda x, t: flat(x.reshape(-1), t).reshape(x.shape)
@@ -143,7 +150,9 @@ def test_an_example_of_any_shape_and_the_adaptive_solver():
 
 
 def test_log_prob_integrates_to_one(x64):
-    """A density that is not exact is a density all the same: quadrature of e^{log p} over the plane gives 1."""
+    """A density that is not exact is a density all the same: quadrature of
+    e^{log p} over the plane gives 1.
+    """
     schedule = dj.schedules.vp_linear(
         t_min=0.2
     )  # σ there is 0.65: the trapezoid rule at 0.13 is exact to rounding
@@ -158,9 +167,11 @@ def test_log_prob_integrates_to_one(x64):
 
 
 def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
-    """For two independent entries of distribution (0.2, 0.3, 0.5) on (−1, 0, 1) the exact denoiser's bound, meaned over 200
-    draws, lies below log P(x) within 4 standard errors and, at σ/α a twelfth of the spacing, less than 1e-3 nats below:
-    a level is then mistaken with probability 2e-9."""
+    """For two independent entries of distribution (0.2, 0.3, 0.5) on (−1, 0,
+    1) the exact denoiser's bound, meaned over 200 draws, lies below log P(x)
+    within 4 standard errors and, at σ/α a twelfth of the spacing, less than
+    1e-3 nats below: a level is then mistaken with probability 2e-9.
+    """
     levels, probabilities = jnp.array([-1.0, 0.0, 1.0]), np.array([0.2, 0.3, 0.5])
     schedule = dj.schedules.vp_linear(
         t_min=float(
@@ -212,7 +223,8 @@ def test_the_lattice_bound_is_below_the_exact_mass_and_nearly_tight(x64):
 def test_the_lattice_bound_of_what_is_no_level_is_minus_infinity_where_traced(
     levels_are_traced,
 ):
-    """Entries of which one is no level have probability 0, as for every decoder of levels. Others keep their value.
+    """Entries of which one is no level have probability 0, as for every
+    decoder of levels. Others keep their value.
 
     An entry within 1e-4 of the range counts as its level. NaN stays NaN.
     """
@@ -284,7 +296,9 @@ def test_bad_arguments_are_named():
 
 
 def test_the_base_belongs_to_the_first_time_of_the_grid(x64):
-    """From σ = 10 in place of 80: N(0, s²) under the flow from N(0, 100) is N(0, v), v = 100 (s² + σ_N²)/(s² + 100)."""
+    """From σ = 10 in place of 80: N(0, s²) under the flow from N(0, 100) is
+    N(0, v), v = 100 (s² + σ_N²)/(s² + 100).
+    """
     schedule, std = dj.schedules.edm(), 0.5
     denoiser = dj.targets.denoiser(dj.targets.gaussian(jnp.zeros(2), std), schedule)
     x, grid = np.array([0.4, -0.3]), np.geomspace(10.0, 0.01, 120)
@@ -295,7 +309,9 @@ def test_the_base_belongs_to_the_first_time_of_the_grid(x64):
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 12])
 def test_the_exact_divergence_in_chunks_is_the_trace(chunk):
-    """tr ∂(W tanh(Ax))/∂x of a full Jacobian, and its gradient, whatever divides what."""
+    """tr ∂(W tanh(Ax))/∂x of a full Jacobian, and its gradient, whatever
+    divides what.
+    """
     rng = np.random.default_rng(0)
     a, w, x = (
         rng.normal(size=(10, 10)),
@@ -315,7 +331,9 @@ def test_the_exact_divergence_in_chunks_is_the_trace(chunk):
 
 
 def test_the_exact_divergence_of_an_image_fits():
-    """128 × 128 × 3: less than 100 MB of temporary memory, where all directions at once would be 9.7 GB each way."""
+    """128 × 128 × 3: less than 100 MB of temporary memory, where all
+    directions at once would be 9.7 GB each way.
+    """
     x = jax.ShapeDtypeStruct((128, 128, 3), jnp.float32)
     lowered = jax.jit(lambda x: dj.numerics.divergence(jnp.tanh, x)).lower(x)
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 1e8
