@@ -55,7 +55,9 @@ def net(x, t):
 PAIRS = [("v", schedule) for schedule in SCHEDULES] + [
     (kind, "own") for kind in predictions.KINDS if kind != "v"
 ]
-"""Every schedule with one kind and every kind on one schedule; test_predictions takes all pairs."""
+"""Every schedule with one kind and every kind on one schedule;
+test_predictions takes all pairs.
+"""
 
 
 @pytest.mark.parametrize(("kind", "schedule"), PAIRS)
@@ -167,7 +169,7 @@ def test_the_exact_denoiser_minimises(kind, x64):
     assert float(values[1] - values[0]) == pytest.approx(0.01, rel=1e-10)
 
 
-# ------------------------------------------------------------------------------------------------------- distributions of time
+# ---------------------------------------------------------------- distributions of time
 
 
 def edges_of_equal_log_snr(schedule):
@@ -246,7 +248,8 @@ def test_exactly_count_times_one_in_each_stratum(count, distribution):
             low, high = score(-0.5 * ends[1]), score(-0.5 * ends[0])
             quantile = (score(-0.5 * log_snr) - low) / (high - low)
     strata = np.sort(quantile) * count - np.arange(count)
-    # all strata share u; float32 moves a quantile by a few ulp of the density times λ's rounding
+    # all strata share u; float32 moves a quantile by a few ulp of the density times λ's
+    # rounding
     assert np.all(np.abs(strata - strata[0]) < 64 * EPS32 * count)
     assert -64 * EPS32 * count <= strata[0] <= 1
 
@@ -285,7 +288,8 @@ def test_every_position_has_the_distribution_of_its_name(distribution):
         assert (
             math.sqrt(4000) * stats.kstest(quantiles[:, i], "uniform").statistic < 2.5
         )
-    # and each batch still has one time in each stratum, to the float32 rounding of the test above
+    # and each batch still has one time in each stratum, to the float32 rounding of the
+    # test above
     strata = np.sort(quantiles, axis=1) * count - np.arange(count)
     assert (
         strata.min() >= -64 * EPS32 * count and strata.max() <= 1 + 64 * EPS32 * count
@@ -331,7 +335,7 @@ def test_log_normal_distribution_is_edms(x64):
     )
 
 
-# -------------------------------------------------------------------------------------------------------- batch_loss
+# --------------------------------------------------------------------------- batch_loss
 
 
 def denoiser_of_gaussian(schedule):
@@ -417,7 +421,9 @@ def test_each_example_has_its_own_time_noise_and_dropout_key():
 
 
 def test_conditions_reach_their_examples():
-    """Example i gets condition i: with x_0 = condition and F = condition the loss is exactly 0."""
+    """Example i gets condition i: with x_0 = condition and F = condition the
+    loss is exactly 0.
+    """
     prediction = predictions.denoiser(
         schedules.ve(), lambda x, t, c: c["label"], "data"
     )
@@ -447,7 +453,10 @@ BAD_ARGUMENTS = {
     "weighting": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), weighting="snr"),
         ValueError,
-        "weighting must be one of 'uniform', 'simple', 'likelihood', 'edm', 'min_snr'; got 'snr'",
+        (
+            "weighting must be one of 'uniform', 'simple', 'likelihood', 'edm', "
+            "'min_snr'; got 'snr'"
+        ),
     ),
     "times": (
         lambda: losses.batch_loss(KEY, PREDICTION, np.zeros((2, 2)), times="cosine"),
@@ -483,7 +492,9 @@ def test_refuses(name):
 
 @pytest.mark.parametrize("distribution", losses.TIME_DISTRIBUTIONS)
 def test_times_stay_inside_the_interval(distribution):
-    """In float32, on every schedule, no time leaves [t_min, t_max] by more than rounding."""
+    """In float32, on every schedule, no time leaves [t_min, t_max] by more
+    than rounding.
+    """
     rows = [make() for make in SCHEDULES.values()]
     draw = quick(
         lambda key, rows: [
@@ -500,11 +511,17 @@ def test_times_stay_inside_the_interval(distribution):
 
 
 def test_interior_times_have_positive_density(x64):
-    """Every distribution reaches every interior time (its density divides the likelihood weight)."""
+    """Every distribution reaches every interior time (its density divides the
+    likelihood weight).
+    """
     rows = [make() for make in SCHEDULES.values()]
-    densities = quick(lambda rows: [
-        losses.time_density(schedule, interior(schedule), distribution) for schedule in rows for distribution in losses.TIME_DISTRIBUTIONS
-    ])  # fmt: skip
+    densities = quick(
+        lambda rows: [
+            losses.time_density(schedule, interior(schedule), distribution)
+            for schedule in rows
+            for distribution in losses.TIME_DISTRIBUTIONS
+        ]
+    )
     assert np.all(np.stack(densities(rows)) > 0)
 
 
