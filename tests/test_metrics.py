@@ -164,8 +164,13 @@ def test_kernel_distance_of_small_data_keeps_its_digits(kernel):
     ]
     square = sum(within) - 2 * x.mean(0) @ y.mean(0)
     if linear == 1.0 and isinstance(kernel, metrics.GaussianKernel):
-        square = 0.5 * (2 * np.mean(np.sum((x[:, None] - y[None]) ** 2, -1)) - sum(
-            np.sum((z[:, None] - z[None]) ** 2) / (len(z) * (len(z) - 1)) for z in (x, y)))  # fmt: skip
+        square = 0.5 * (
+            2 * np.mean(np.sum((x[:, None] - y[None]) ** 2, -1))
+            - sum(
+                np.sum((z[:, None] - z[None]) ** 2) / (len(z) * (len(z) - 1))
+                for z in (x, y)
+            )
+        )
     value = metrics.kernel_distance(1e-5 * x, 1e-5 * y, kernel)
     assert float(value) == pytest.approx(1e-10 * linear * square, rel=1e-4)
 
@@ -370,7 +375,8 @@ def test_neighbours_keep_their_digits_beside_a_sample_that_diverged(traced):
     indices, distances = find(x, reference)
     exact = np.linalg.norm(near.astype(np.float64) - reference[:5], axis=1)
     assert indices[1:, 0].tolist() == list(range(5))
-    # each of 2 × 2 entries is centred and scaled, and so rounded twice; those of the reference are below 4
+    # each of 2 × 2 entries is centred and scaled, and so rounded twice; those of the
+    # reference are below 4
     atol = 2 * 2 * np.sqrt(2) * 4 * np.finfo(np.float32).eps
     np.testing.assert_allclose(distances[1:, 0], exact, atol=atol, rtol=1e-6)
 
