@@ -34,7 +34,7 @@ def small_ladder():
     return schedules.from_sigmas(ncsn.geometric_sigmas(10, 0.1, 10.0))
 
 
-# ----------------------------------------------------------------------------------------------------- ladder and chain
+# --------------------------------------------------------------------- ladder and chain
 
 
 def test_geometric_ladder_has_one_ratio_and_exact_ends():
@@ -116,7 +116,9 @@ CHAINS = {
     "vp, β(t)/T": (schedules.vp_linear, lambda s, t: s.beta(t) * np.diff(t, prepend=0)),
     "ve": (schedules.ve, lambda s, t: s.sigma(t)),
 }
-"""Continuous schedule, and the table of the chain with steps ending at the times t = i/T."""
+"""Continuous schedule, and the table of the chain with steps ending at the
+times t = i/T.
+"""
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -167,7 +169,7 @@ def test_the_sde_is_the_limit_of_the_chain(name, x64):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ objective
+# ---------------------------------------------------------------------------- objective
 
 
 def drawn_losses(loss, indices, count=3):
@@ -309,7 +311,7 @@ def test_an_index_left_out_is_drawn_uniformly():
     )
 
 
-# ---------------------------------------------------------------------------------------------------- annealed Langevin
+# -------------------------------------------------------------------- annealed Langevin
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,7 @@ def test_annealed_langevin_ends_in_the_denoiser_and_counts_its_evaluations():
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------- bad input
 
 LADDER, CHAIN, X = small_ladder(), small_chain(), jnp.zeros(2)
 
