@@ -96,7 +96,8 @@ def test_no_number_repeats_across_counters_keys_and_entries():
     birthday rate n²/2^24.
     """
     z = np.concatenate([draws(key=k)[:, :64].ravel() for k in (0, 1)])
-    # the lattice has 2²³ cells of equal mass: the expected number of coincidences is n(n − 1)/2 / 2²³
+    # the lattice has 2²³ cells of equal mass: the expected number of coincidences is
+    # n(n − 1)/2 / 2²³
     expected = z.size * (z.size - 1) / 2 / 2**23
     assert z.size - np.unique(z).size <= expected + 5 * math.sqrt(expected) + 1
 
@@ -165,11 +166,13 @@ def test_dtype_follows_the_house_rule():
         assert noise.normal(key, 0, (3,)).dtype == jnp.float64
 
 
-# ------------------------------------------------------------------------------------------------------ Brownian path
+# ------------------------------------------------------------------------ Brownian path
 
 KEYS = 20_000
 ELAPSED = np.array([0.1, 0.25, 0.37, 0.5, 0.8, 1.0])
-"""Fractions of the interval: borders of leaves, and at 2 depth or more at most one time inside each leaf."""
+"""Fractions of the interval: borders of leaves, and at 2 depth or more at most
+one time inside each leaf.
+"""
 
 
 def joint_covariance(a):
