@@ -38,7 +38,8 @@ def test_phi_to_rounding(dtype):
         results = jax.jit(lambda z: [numerics.phi(order, z) for order in range(6)])(z)
         for order, result in enumerate(results):
             exact = np.array([exact_phi(order, value) for value in z])
-            # each stage of the recurrence rounds once or twice, and cancels by less than 2 outside |z| < k
+            # each stage of the recurrence rounds once or twice, and cancels by less
+            # than 2 outside |z| < k
             np.testing.assert_allclose(
                 np.asarray(result, np.float64),
                 exact,
@@ -87,10 +88,10 @@ def test_log_expm1_at_both_ends():
     )
 
 
-# ---------------------------------------------------------------------------------------------- normal probabilities
+# ----------------------------------------------------------------- normal probabilities
 
 
-# ------------------------------------------------------------------------------------------------- traces of Jacobians
+# ------------------------------------------------------------------ traces of Jacobians
 
 
 def field(x):
@@ -151,7 +152,7 @@ def test_hutchinson_with_gaussian_probes_has_variance_twice_the_frobenius_norm(x
     assert abs(np.mean(centred**2) - variance) < 4 * standard_error
 
 
-# ------------------------------------------------------------------------------------------- dequantisation, bits/dim
+# ------------------------------------------------------------- dequantisation, bits/dim
 
 
 def test_float_dtype():
