@@ -145,7 +145,8 @@ def test_scaled_inputs_have_unit_variance(schedule, x64):
         seen.append((x, t))
         return x
 
-    # x_t's variance is the sum over independent unit x_0/σ_data and ε of the squared coefficients
+    # x_t's variance is the sum over independent unit x_0/σ_data and ε of the squared
+    # coefficients
     for t in times_at_noise(schedule):
         denoiser = predictions.denoiser(
             schedule, net, "data", sigma_data=SIGMA_DATA, inputs="scaled"
@@ -228,7 +229,7 @@ def test_views_of_the_exact_denoiser_are_the_exact_score_and_velocity(x64):
     )
 
 
-# ------------------------------------------------------------------------------------------------ any kind of network
+# ------------------------------------------------------------------ any kind of network
 
 
 class Equinox(eqx.Module):
@@ -326,7 +327,10 @@ REFUSED = {
     "kind": (
         lambda: predictions.denoiser(schedules.edm(), NET, "epsilon"),
         ValueError,
-        "kind must be one of 'noise', 'data', 'v', 'score', 'velocity', 'edm'; got 'epsilon'",
+        (
+            "kind must be one of 'noise', 'data', 'v', 'score', 'velocity', 'edm'; got "
+            "'epsilon'"
+        ),
     ),
     "inputs": (
         lambda: predictions.denoiser(schedules.edm(), NET, "data", inputs="scale"),
