@@ -56,7 +56,10 @@ def test_integrals_have_the_function_s_shape(x64):
         (
             lambda x: x**2,
             (-3, 3),
-            "must have decayed at the bounds, got a density at the lower bound -3 of axis 0",
+            (
+                "must have decayed at the bounds, got a density at the lower bound -3 "
+                "of axis 0"
+            ),
         ),
         (lambda x: -jnp.log1p(x**2), (-9, 9), "must have decayed at the bounds"),
         (
