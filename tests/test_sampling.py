@@ -1,4 +1,6 @@
-"""Samples depend on their own key only, encoding inverts sampling, bad arguments are named."""
+"""Samples depend on their own key only, encoding inverts sampling, bad
+arguments are named.
+"""
 
 import dataclasses
 import functools
@@ -27,8 +29,8 @@ def setting():
 
 
 def test_the_default_sampler_draws_from_the_target():
-    """Mean and covariance of 8000 default samples are the mixture's within 5 standard errors (fourth moments measured),
-    NFE 64.
+    """Mean and covariance of 8000 default samples are the mixture's within 5
+    standard errors (fourth moments measured), NFE 64.
     """
     schedule, target, denoiser = setting()
     n = 8000
@@ -46,10 +48,13 @@ def test_the_default_sampler_draws_from_the_target():
 
 @pytest.mark.parametrize(
     "solver",
-    [pytest.param(solvers.heun(), marks=pytest.mark.slow), solvers.euler_maruyama(),
-     pytest.param(solvers.adaptive(), marks=pytest.mark.slow)],
+    [
+        pytest.param(solvers.heun(), marks=pytest.mark.slow),
+        solvers.euler_maruyama(),
+        pytest.param(solvers.adaptive(), marks=pytest.mark.slow),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
     schedule, _, denoiser = setting()
     key, grid = jax.random.key(3), dj.grids.karras(schedule, 8)
@@ -78,8 +83,9 @@ def test_an_example_is_the_same_alone_in_any_batch_and_any_chunk(solver):
 
 
 def test_eight_devices_draw_the_same_samples_as_one():
-    """Sharded over a mesh of 8 devices, of automatic or explicit axes, with and without chunks, for a count that 8 does
-    not divide, by a solver with noise and one without.
+    """Sharded over a mesh of 8 devices, of automatic or explicit axes, with
+    and without chunks, for a count that 8 does not divide, by a solver with
+    noise and one without.
     """
     program = """
 import jax, jax.numpy as jnp, numpy as np, diffjax as dj
@@ -142,7 +148,9 @@ def test_a_condition_reaches_the_denoiser_of_its_own_example():
 
 @pytest.mark.parametrize("name", ["ve", "edm", "vp_linear", "sub_vp"])
 def test_the_start_has_the_standard_deviation_of_the_prior(name):
-    """path=True shows x_T: its spread is σ(t_max), 50 for VE and 80 for EDM, within 4 standard errors."""
+    """path=True shows x_T: its spread is σ(t_max), 50 for VE and 80 for EDM,
+    within 4 standard errors.
+    """
     schedule = {
         "ve": dj.schedules.ve,
         "edm": dj.schedules.edm,
@@ -166,8 +174,8 @@ def test_the_start_has_the_standard_deviation_of_the_prior(name):
 
 
 def test_initial_noise_and_step_noise_are_independent():
-    """Where D = 0, one Euler–Maruyama step of VE is a x_T + c z: the correlation of x_T with what is added is 0 within
-    4 s.e.
+    """Where D = 0, one Euler–Maruyama step of VE is a x_T + c z: the
+    correlation of x_T with what is added is 0 within 4 s.e.
     """
     schedule = dj.schedules.ve(0.01, 1.0)
     zero = lambda x, t: jnp.zeros_like(x)
@@ -191,8 +199,9 @@ def test_initial_noise_and_step_noise_are_independent():
 
 
 def test_encode_inverts_sampling(x64):
-    """Encoding and decoding on one fine grid return to the start at RK4's error. The latents of N(m, s²) are its
-    quantiles.
+    """Encoding and decoding on one fine grid return to the start at RK4's error.
+
+    The latents of N(m, s²) are its quantiles.
     """
     schedule, target, denoiser = setting()
     grid = dj.grids.log_snr(schedule, 300)
@@ -305,7 +314,9 @@ def test_memory_does_not_grow_with_steps_unless_the_path_is_asked_for():
 
 
 def test_rectified_flow_samples_from_its_very_end():
-    """t_max = 1, where α = 0: the probability flow of the exact denoiser is regular there and reaches N(0.5, 0.3²)."""
+    """t_max = 1, where α = 0: the probability flow of the exact denoiser is
+    regular there and reaches N(0.5, 0.3²).
+    """
     schedule = dj.schedules.rectified_flow(t_max=1.0)
     denoiser = dj.targets.denoiser(dj.targets.gaussian([0.5], 0.3), schedule)
     grid = dj.grids.uniform(schedule, 100)
@@ -392,21 +403,26 @@ def test_bad_arguments_are_named():
         many(4, mesh=8)
     with pytest.raises(
         TypeError,
-        match="must be deterministic to follow the probability flow, euler_maruyama draws noise",
+        match=(
+            "must be deterministic to follow the probability flow, euler_maruyama "
+            "draws noise"
+        ),
     ):
         dj.encode(denoiser, schedule, jnp.ones(2), solver=solvers.euler_maruyama())
     with pytest.raises(ValueError, match="grid must lie in the schedule's interval"):
         dj.encode(denoiser, schedule, jnp.ones(2), grid=[0.5, 0.0])
 
 
-# --------------------------------------------------------------------------------------------- where sampling starts
+# ---------------------------------------------------------------- where sampling starts
 
 
 @pytest.mark.parametrize("start", [14.6, 1.3])
 def test_the_prior_belongs_to_the_first_time_of_the_grid(start):
-    """From σ = 14.6 in place of 80: starts of that spread, and N((3, −1), ½²) at the end, within 5 standard errors.
+    """From σ = 14.6 in place of 80: starts of that spread, and N((3, −1), ½²)
+    at the end, within 5 standard errors.
 
-    The flow takes x to m + (x − m) √(s² + σ_N²)/√(s² + σ_0²) exactly, from starts N(0, σ_0²).
+    The flow takes x to m + (x − m) √(s² + σ_N²)/√(s² + σ_0²) exactly, from
+    starts N(0, σ_0²).
     """
     schedule, mean, std, n = dj.schedules.edm(), np.array([3.0, -1.0]), 0.5, 2000
     denoiser = dj.targets.denoiser(dj.targets.gaussian(mean, std), schedule)
@@ -436,11 +452,13 @@ def test_the_prior_belongs_to_the_first_time_of_the_grid(start):
     )
 
 
-# --------------------------------------------------------------------------------------- stopping, noise of one's own
+# --------------------------------------------------------- stopping, noise of one's own
 
 
 def stoppable_solvers():
-    """One of each kind of state in the fast set: history with correction and noise, step control, inner steps."""
+    """One of each kind of state in the fast set: history with correction and
+    noise, step control, inner steps.
+    """
     fast = [solvers.sa_solver(), solvers.adaptive(), solvers.annealed_langevin(2)]
     slow = [
         solvers.heun(),
@@ -484,7 +502,10 @@ def test_stopping_is_refused_by_name():
     problem, grid = solvers.diffusion(schedule, denoiser), np.linspace(0.9, 0.1, 4)
     with pytest.raises(
         TypeError,
-        match=r"solver must take one step after another to be stopped, picard\(ddim\(0\)\)",
+        match=(
+            r"solver must take one step after another to be stopped, "
+            r"picard\(ddim\(0\)\)"
+        ),
     ):
         solvers.start(solvers.picard(), problem, x=np.ones(2), ts=grid)
     run = solvers.start(solvers.ddim(), problem, x=np.ones(2), ts=grid)
@@ -498,7 +519,10 @@ def test_stopping_is_refused_by_name():
         solvers.advance(None, solvers.ddim(), done, problem, ts=grid[:3])
     with pytest.raises(
         TypeError,
-        match=r"progress must be made by solvers.start for ipndm\(4\), got that of another",
+        match=(
+            r"progress must be made by solvers.start for ipndm\(4\), got that of "
+            r"another"
+        ),
     ):
         solvers.advance(None, solvers.ipndm(), run, problem, ts=grid)
     with pytest.raises(ValueError, match="grid must decrease, got 0.1"):
@@ -510,7 +534,9 @@ def test_stopping_is_refused_by_name():
 
 
 def test_noise_of_ones_own():
-    """DDPM's chain by hand from an array of normals, by `integrate`, `sample` and `sample_many`. A function gives the same."""
+    """DDPM's chain by hand from an array of normals, by `integrate`, `sample`
+    and `sample_many`. A function gives the same.
+    """
     schedule, _, _ = setting()
     denoiser, grid = (lambda x, t: 0.5 * x), np.array([0.9, 0.6, 0.3], np.float32)
     z = (
