@@ -317,7 +317,8 @@ def test_time_of_log_snr_carries_its_implicit_derivative(name, x64):
     def time(parameter, log_snr):
         return schedules.time_of_log_snr(make(parameter), log_snr)
 
-    # h² truncation and ε/h rounding, both near 1e-10 of the value at h = 1e-5 of the argument
+    # h² truncation and ε/h rounding, both near 1e-10 of the value at h = 1e-5 of the
+    # argument
     h, k = 1e-5 * value, 1e-5
 
     @quick
@@ -352,7 +353,8 @@ def test_vmap_over_a_parameter_builds_inside():
         schedules.time_of_log_snr(schedules.vp_linear(beta_max=float(b)), 0.0)
         for b in betas
     ]
-    # at λ = 0, ∫β = log 2 and λ′ is of order 10: rounding of λ is at most a few ulp of 1
+    # at λ = 0, ∫β = log 2 and λ′ is of order 10: rounding of λ is at most a few ulp of
+    # 1
     np.testing.assert_allclose(
         jax.jit(jax.vmap(half_noise))(betas), expected, rtol=16 * EPS32
     )
@@ -378,7 +380,7 @@ def test_a_plain_class_serves_as_schedule():
     assert isinstance(Trigonometric(), schedules.Schedule)
 
 
-# ------------------------------------------------------------------------------------------------------------- float32
+# ------------------------------------------------------------------------------ float32
 
 
 def float32_times(schedule):
@@ -401,10 +403,15 @@ def float32_and_exact():
             name: float32_times(schedule).astype(dtype)
             for name, schedule in rows.items()
         }
-        run = jax.jit(lambda at: {
-            name: {"alpha": schedule.alpha(at[name]), "sigma": schedule.sigma(at[name])}
-            for name, schedule in rows.items()
-        })  # fmt: skip
+        run = jax.jit(
+            lambda at: {
+                name: {
+                    "alpha": schedule.alpha(at[name]),
+                    "sigma": schedule.sigma(at[name]),
+                }
+                for name, schedule in rows.items()
+            }
+        )
         return jax.tree.map(np.asarray, run(at))
 
     rows = {name: make() for name, make in SCHEDULES.items()}
@@ -462,7 +469,7 @@ def test_times_of_any_kind_are_accepted(name):
             )
 
 
-# ------------------------------------------------------------------------------------------------------- each family
+# -------------------------------------------------------------------------- each family
 
 
 def test_prior_std_is_the_schedules_own(x64):
@@ -664,7 +671,7 @@ def test_learned_stays_monotone_under_large_weights(x64):
     assert np.all(np.diff(schedules.log_snr(moved, jnp.linspace(0, 1, 200))) < 0)
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 REFUSED = {
     "vp order": (
@@ -778,7 +785,7 @@ def test_check_names_what_is_missing():
         schedules.from_betas("linear")
 
 
-# -------------------------------------------------------------------------------------------- zero terminal SNR, indices
+# ----------------------------------------------------------- zero terminal SNR, indices
 
 
 def test_rescaled_betas_leave_no_signal_at_the_last_index():
@@ -791,11 +798,13 @@ def test_rescaled_betas_leave_no_signal_at_the_last_index():
     expected = alphas[0] * (alphas - alphas[-1]) / (alphas[0] - alphas[-1])
     rescaled = schedules.rescale_zero_terminal_snr(betas)
     assert rescaled[-1] == 1 and rescaled[0] == betas[0]
-    # products of 1000 rounded factors; the differences α − α_T magnify that by α/(α − α_T) ≤ 2/β_T = 100
+    # products of 1000 rounded factors; the differences α − α_T magnify that by
+    # α/(α − α_T) ≤ 2/β_T = 100
     np.testing.assert_allclose(
         np.sqrt(np.cumprod(1 - rescaled)), expected, rtol=1000 * EPS64 * 100, atol=1e-16
     )
-    # neighbours' logarithms, of size 1 but for the last few dozen, differ by rounding: 10 roundings over β ≥ 1e-4
+    # neighbours' logarithms, of size 1 but for the last few dozen, differ by rounding:
+    # 10 roundings over β ≥ 1e-4
     np.testing.assert_allclose(
         schedules.rescale_zero_terminal_snr(rescaled), rescaled, rtol=10 * EPS64 / 1e-4
     )
@@ -819,7 +828,8 @@ def test_a_chain_without_terminal_signal_is_finite_everywhere():
     alpha, log_snr = np.asarray(chain.alpha(t)), np.asarray(schedules.log_snr(chain, t))
     assert alpha[-1] == 0 and log_snr[-1] == -np.inf and float(chain.sigma(1.0)) == 1
     assert np.all(np.diff(log_snr) < 0) and np.all(np.diff(alpha) < 0)
-    # in the last interval α = α_{T−1} T (1 − t): the spacing of t near 1, 6e-8, times its slope
+    # in the last interval α = α_{T−1} T (1 − t): the spacing of t near 1, 6e-8, times
+    # its slope
     again = np.asarray(schedules.time_of_log_snr(chain, log_snr))
     rate = np.abs(np.asarray(schedules.log_snr_rate(chain, t[:-1])))
     assert (
