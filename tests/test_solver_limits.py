@@ -1,4 +1,6 @@
-"""Solvers at the ends of what a schedule can be: no signal at the start, little of it in float32, t_min near 0."""
+"""Solvers at the ends of what a schedule can be: no signal at the start,
+little of it in float32, t_min near 0.
+"""
 
 import dataclasses
 import functools
@@ -36,7 +38,7 @@ def run(solver, schedule, x, ts, noise, mean=3.0, std=0.5):
     return ends(solver, solvers.diffusion(schedule, denoiser), x, ts, noise)
 
 
-# ------------------------------------------------------------------------------------------------------ float32, α → 0
+# ----------------------------------------------------------------------- float32, α → 0
 
 
 def cosine_betas(count=1000):
@@ -64,7 +66,9 @@ SMALL_SIGNAL = {
 """Schedules with α of about 1e-5 at the start of 20 steps that are even in t."""
 
 CONDITIONED = [name for name in FIXED if FIXED[name][0]().consumes == "denoiser"]
-"""A reverse SDE has coefficients of the size of 1/(1 − t) at such a start: its methods diverge there in exact arithmetic."""
+"""A reverse SDE has coefficients of the size of 1/(1 − t) at such a start: its
+methods diverge there in exact arithmetic.
+"""
 
 
 ALWAYS = {
@@ -73,11 +77,15 @@ ALWAYS = {
     "dpm_2": ("own",),
     "unipc(3)": ("cosine chain", "vp_linear"),
 }
-"""Pairs that the fast tests keep: a method of each construction, and each schedule once."""
+"""Pairs that the fast tests keep: a method of each construction, and each
+schedule once.
+"""
 
 
 def in_both_precisions(solver, make, ts, noise):
-    """Ends (16, 1) in float32 and in float64, of the same starts of the schedule's noise level at ts[0]."""
+    """Ends (16, 1) in float32 and in float64, of the same starts of the
+    schedule's noise level at ts[0].
+    """
     x, ts, results = (
         np.random.default_rng(0).normal(size=(16, 1)),
         ts.astype(np.float32),
@@ -104,10 +112,13 @@ def in_both_precisions(solver, make, ts, noise):
     ],
 )
 def test_float32_agrees_with_float64_from_a_start_of_little_signal(name, of):
-    """The step's condition: what a rounding of the start or of a denoiser output can become in float64.
+    """The step's condition: what a rounding of the start or of a denoiser
+    output can become in float64.
 
-    An output may be multiplied by the sum of a step's |gains|, which float64's own coefficients give. Over 20 steps of
-    up to 4 outputs and 64 units of rounding each the difference is below 20 · 64 · ε times the largest of these sums.
+    An output may be multiplied by the sum of a step's |gains|, which float64's
+    own coefficients give. Over 20 steps of up to 4 outputs and 64 units of
+    rounding each the difference is below 20 · 64 · ε times the largest of
+    these sums.
     """
     solver, (make, ts) = FIXED[name][0](), SMALL_SIGNAL[of]
     noise = np.random.default_rng(1).normal(size=(16, len(ts) - 1, 3, 1))
@@ -152,9 +163,11 @@ FLOWS = [name for name in FIXED if FIXED[name][0]().consumes == "velocity"]
 def test_the_flow_in_float32_agrees_with_float64_from_a_start_of_little_signal(
     name, of
 ):
-    """Over 20 steps of up to 4 stages with 4 roundings each: 20 · 16 · ε times the largest state, which is 3 + 4 · 0.5.
+    """Over 20 steps of up to 4 stages with 4 roundings each: 20 · 16 · ε times
+    the largest state, which is 3 + 4 · 0.5.
 
-    On a chain the slope of α jumps at its indices, where the grid's times are, and the middles of its steps.
+    On a chain the slope of α jumps at its indices, where the grid's times are,
+    and the middles of its steps.
     """
     solver, (make, ts) = FIXED[name][0](), SMALL_SIGNAL[of]
     results = in_both_precisions(solver, make, ts, np.zeros((16, len(ts) - 1, 3, 1)))
@@ -181,8 +194,9 @@ def test_the_slope_of_a_chain_at_an_index_is_the_mean_of_both_sides(offset, x64)
 def test_steps_between_indices_follow_the_smooth_flow_to_second_order(x64):
     """RK4 over every tenth index of DDPM's chain, in the variance of N(0, 1/4).
 
-    Slopes of one side only are off by λ″/2T at the ends of each step and leave a share of 3e-3 of the variance.
-    Means leave the chords' own error of the order 1/T².
+    Slopes of one side only are off by λ″/2T at the ends of each step and leave
+    a share of 3e-3 of the variance. Means leave the chords' own error of the
+    order 1/T².
     """
     chain = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
     ts = np.arange(900, 0, -10) / 1000
@@ -195,7 +209,7 @@ def test_steps_between_indices_follow_the_smooth_flow_to_second_order(x64):
     assert abs(gain**2 * variance(ts[0]) / variance(ts[-1]) - 1) < 1e-4
 
 
-# ---------------------------------------------------------------------------------------------------- no signal at all
+# --------------------------------------------------------------------- no signal at all
 
 STARTS_WITHOUT_SIGNAL = (
     "ddim",
@@ -222,7 +236,9 @@ WITHOUT_SIGNAL = {
     ),
 )
 def test_a_first_step_without_signal_is_ddims(name):
-    """x ← α_s D + σ_s ε̂ with ε̂ = x/σ_t, or its stochastic share of fresh noise, and nothing later is infinite."""
+    """x ← α_s D + σ_s ε̂ with ε̂ = x/σ_t, or its stochastic share of fresh
+    noise, and nothing later is infinite.
+    """
     solver = FIXED[name][0]()
     x = np.full((1, 1), 0.7, np.float32)
     for make, ts in WITHOUT_SIGNAL.values():
@@ -312,7 +328,7 @@ def test_a_small_signal_that_is_known_exactly_is_no_zero():
             solver.traits.check_grid(rounded, np.float32([rounded.t_max, 0.5]))
 
 
-# ---------------------------------------------------------------------------------------------------------- tiny t_min
+# --------------------------------------------------------------------------- tiny t_min
 
 
 LAST_STAGES = ("heun", "rk4", "midpoint", "stochastic_heun", "sra1")
@@ -337,7 +353,10 @@ def within(least, x, t):
 
 @pytest.mark.parametrize("name", LAST_STAGES)
 def test_no_stage_stands_below_the_end_of_the_grid(name):
-    """t + (s − t) rounds to 0 for s below the rounding of t. A constant field is then integrated exactly."""
+    """t + (s − t) rounds to 0 for s below the rounding of t.
+
+    A constant field is then integrated exactly.
+    """
     solver = FIXED[name][0]()
     for make in TINY_ENDS:
         ts = to_tiny_end(make())
@@ -358,9 +377,11 @@ def test_no_stage_stands_below_the_end_of_the_grid(name):
 
 @pytest.mark.parametrize("name", every(LAST_STAGES, ("heun", "stochastic_heun")))
 def test_a_last_stage_at_a_tiny_time_errs_by_its_rounding(name):
-    """The last stage multiplies x − αD by at most h g²/σ² = 2h σ′/σ ≤ 2h/t, half of it in a Heun step.
+    """The last stage multiplies x − αD by at most h g²/σ² = 2h σ′/σ ≤ 2h/t,
+    half of it in a Heun step.
 
-    There x − αD is far below x, whose few roundings are within 8ε of the size that x and D have.
+    There x − αD is far below x, whose few roundings are within 8ε of the size
+    that x and D have.
     """
     for make in TINY_ENDS:
         schedule = make()
@@ -383,7 +404,9 @@ def test_stage_times_are_exact():
 
 
 def test_a_chain_captured_by_a_program_still_has_values():
-    """JAX keeps a float32 copy of an array that a float32 program captured, and takes it for the array in float64."""
+    """JAX keeps a float32 copy of an array that a float32 program captured,
+    and takes it for the array in float64.
+    """
     schedule = schedules.from_betas(np.linspace(1e-4, 0.02, 1000))
     ts = np.asarray([0.98, 0.5, 0.1], np.float32)
     inside = jax.jit(lambda x: x * schedule.alpha(ts[0]) + schedule.sigma(ts[1]))(ts)
@@ -392,7 +415,7 @@ def test_a_chain_captured_by_a_program_still_has_values():
     )
 
 
-# ------------------------------------------------------------------------------------------------------ declared orders
+# ---------------------------------------------------------------------- declared orders
 
 
 ORDERS = (
@@ -418,13 +441,17 @@ ORDERS = (
     }
     | {f"dpmpp_3m({c})": solvers.dpmpp_3m(c) for c in (True, False)}
 )
-"""Every combination of arguments that a factory of deterministic multistep methods accepts."""
+"""Every combination of arguments that a factory of deterministic multistep
+methods accepts.
+"""
 
 
 def order_from_exact_history(solver, eta=0.0, resolutions=(128, 256)):
-    """The measured order on y′ = −(1 + η²)(y − D) in λ, D = sin λ + 0.3 y, a mean of the reverse SDE.
+    """The measured order on y′ = −(1 + η²)(y − D) in λ, D = sin λ + 0.3 y, a
+    mean of the reverse SDE.
 
-    The exact solution starts the method, so that no starting step has a share in the error. Run in numpy: no program.
+    The exact solution starts the method, so that no starting step has a share
+    in the error. Run in numpy: no program.
     """
     errors, twice = [], 1 + eta**2
     rate = 0.7 * twice
@@ -466,7 +493,9 @@ def test_every_combination_has_its_declared_order(name, x64):
 
 @pytest.mark.parametrize("predictor", (1, 2, 3))
 def test_sa_solver_with_noise_has_its_declared_order_in_the_mean(predictor, x64):
-    """The mean of a linear problem has the order without noise, and the declared one is at most 2."""
+    """The mean of a linear problem has the order without noise, and the
+    declared one is at most 2.
+    """
     for corrector in range(5):
         for eta in (0.5, 1.0):
             solver = solvers.sa_solver(predictor, corrector, eta)
@@ -519,13 +548,17 @@ STOCHASTIC = (
         )
     }
 )
-"""Every way to make a stochastic solver of a declared weak order, at a low and the full noise level."""
+"""Every way to make a stochastic solver of a declared weak order, at a low and
+the full noise level.
+"""
 
 
 def variance_error(solver, steps, start, end):
-    """Error of a solver in the variance of N(0, 1/4) + t² noise at the end of geometric steps, exact up to rounding.
+    """Error of a solver in the variance of N(0, 1/4) + t² noise at the end of
+    geometric steps, exact up to rounding.
 
-    Every step is linear in the start and in all noise: x holds its coefficients by them.
+    Every step is linear in the start and in all noise: x holds its
+    coefficients by them.
     """
     problem = solvers.diffusion(
         schedules.edm(0.01, 100.0), lambda x, t: 0.25 / (0.25 + t**2) * x
@@ -549,9 +582,11 @@ def variance_error(solver, steps, start, end):
     every(STOCHASTIC, [name for name in STOCHASTIC if name.startswith("sa_solver")]),
 )
 def test_the_variance_has_the_declared_weak_order(name, x64):
-    """Errors a h^p + b h^{p+1} + … at three resolutions, of which differences leave a h^p.
+    """Errors a h^p + b h^{p+1} + … at three resolutions, of which differences
+    leave a h^p.
 
-    For sa_solver(2, 2, 1) and (3, 2, 1) a is so small that what is measured lies between p and p + 1.
+    For sa_solver(2, 2, 1) and (3, 2, 1) a is so small that what is measured
+    lies between p and p + 1.
     """
     solver, p = STOCHASTIC[name], STOCHASTIC[name].order
     errors = [variance_error(solver, steps, 1.0, 0.1) for steps in (64, 128, 256)]
@@ -590,7 +625,9 @@ def test_churn_is_of_order_two_where_it_is_fixed_and_of_none_where_it_grows(x64)
 
 
 def test_churn_without_noise_is_accepted():
-    """noise_scale = 0 raises the level without noise: for D = 0 the state stays, and Heun's step carries it down."""
+    """noise_scale = 0 raises the level without noise: for D = 0 the state
+    stays, and Heun's step carries it down.
+    """
     solver = solvers.edm_stochastic(
         churn=4.0, noise_min=0.0, noise_max=1e3, noise_scale=0.0
     )
