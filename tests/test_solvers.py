@@ -61,12 +61,14 @@ def test_every_solver_has_its_propagated_distribution_on_every_schedule(
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", FIXED)
 def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
-    """From 64 to 256 steps the bias of the propagated moments falls by half at least.
+    """From 64 to 256 steps the bias of the propagated moments falls by half at
+    least.
 
     Order 1 takes away three quarters.
 
-    A chain's log-SNR has corners at its entries: to a method in t they are jumps of the field, whose error is of first
-    order in the table's spacing 1/T, with a sign of its own at each step.
+    A chain's log-SNR has corners at its entries: to a method in t they are
+    jumps of the field, whose error is of first order in the table's spacing
+    1/T, with a sign of its own at each step.
     """
     schedule, target, biases = SCHEDULES[schedule_name](), gaussian(), []
     grids = [dj.grids.log_snr(schedule, steps) for steps in (64, 256)]
@@ -87,7 +89,7 @@ def test_every_solver_converges_on_every_schedule(name, schedule_name, x64):
     assert biases[1] < max(0.5 * biases[0], corners), biases
 
 
-# ------------------------------------------------------------------------------------------------------------- orders
+# ------------------------------------------------------------------------------- orders
 
 
 def measured_order(errors, factor=2.0):
@@ -117,7 +119,9 @@ def root_mean_square(difference):
 
 @pytest.fixture(scope="module")
 def flow():
-    """Schedule, target, 16 starts at t_max and the ends of their probability flow to a tolerance of 1e-12."""
+    """Schedule, target, 16 starts at t_max and the ends of their probability
+    flow to a tolerance of 1e-12.
+    """
     with jax.enable_x64(True):
         schedule, target = dj.schedules.vp_linear(), mixture()
         starts = jax.vmap(target.noised(schedule, schedule.t_max).sample)(
@@ -134,7 +138,9 @@ def flow():
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_order(name, x64, flow):
-    """Errors at the end of the flow of an overlapping mixture fall at the declared order, on a VP log-SNR grid."""
+    """Errors at the end of the flow of an overlapping mixture fall at the
+    declared order, on a VP log-SNR grid.
+    """
     factory, order, _, _ = DETERMINISTIC[name]
     solver, (schedule, target, starts, reference) = factory(), flow
     assert solver.order == order
@@ -151,7 +157,9 @@ def test_deterministic_order(name, x64, flow):
 
 
 def from_exact_history(solver, problem, ts, states):
-    """The end of a multistep method at ts[-1] given the flow's own states at its first times."""
+    """The end of a multistep method at ts[-1] given the flow's own states at
+    its first times.
+    """
     inputs = solver.prepare(problem, ts)
     past = len(solver.init(problem, states[0], inputs)[0])
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], inputs)
@@ -207,7 +215,9 @@ def test_multistep_order_from_an_exact_history(name, x64, flow):
 
 @pytest.mark.parametrize("name", every(MULTISTEP, CONSTRUCTIONS))
 def test_multistep_order_from_its_own_start(name, x64, flow):
-    """Lower orders at the first steps, in the middle of the flow where it is far from linear, leave 2 at the least."""
+    """Lower orders at the first steps, in the middle of the flow where it is
+    far from linear, leave 2 at the least.
+    """
     factory, order, _, _ = MULTISTEP[name]
     schedule, target, starts, _ = flow
     middle = schedules.log_snr(schedule, jnp.array([0.4, schedule.t_min]))
@@ -249,7 +259,9 @@ def test_the_moments_of_a_gaussian_converge_at_the_order(name, x64):
 
 
 def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
-    """On a chain's consecutive indices the step is (2 − √(1 − β)) x + β s + √β z (Song et al. 2021, eq. 46 and E)."""
+    """On a chain's consecutive indices the step is (2 − √(1 − β)) x + β s + √β
+    z (Song et al. 2021, eq. 46 and E).
+    """
     betas = np.linspace(1e-3, 0.2, 20)
     schedule = dj.schedules.from_betas(betas)
     denoiser = dj.targets.denoiser(mixture(), schedule)
@@ -271,12 +283,15 @@ def test_reverse_diffusion_is_ddpm_on_its_own_chain(x64):
     )
 
 
-# ------------------------------------------------------------------------------------------------- the common contract
+# ------------------------------------------------------------------ the common contract
 
 
 @pytest.mark.parametrize("name", every(ALL, CONSTRUCTIONS))
 def test_the_path_ends_where_the_run_ends_and_a_step_to_zero_in_the_denoiser(name):
-    """The path starts at x and ends where the run does. From the last time before 0 that is D(x, t), whatever the solver."""
+    """The path starts at x and ends where the run does.
+
+    From the last time before 0 that is D(x, t), whatever the solver.
+    """
     schedule = dj.schedules.vp_linear()
     problem = solvers.diffusion(schedule, dj.targets.denoiser(mixture(), schedule))
     x, ts = (
@@ -307,7 +322,9 @@ def _path_and_end(solver, problem, key, x, ts):
     every([name for name in FIXED if not FIXED[name][0]().traits.past], CONSTRUCTIONS),
 )
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
-    """By state, time and a parameter of the schedule: no 0/0 of the step to 0 enters them."""
+    """By state, time and a parameter of the schedule: no 0/0 of the step to 0
+    enters them.
+    """
     point = (np.array([0.4, -0.2]), 0.3, 20.0)
     ours, exact = (_slopes(solver, *point) for solver in (FIXED[name][0](), None))
     chex.assert_trees_all_close(ours, exact, rtol=1e-8, atol=1e-10)
@@ -315,7 +332,9 @@ def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
 
 @functools.partial(quick, static_argnums=0)
 def _slopes(solver, *point):
-    """Derivatives by x, t and beta_max of the end of a step to 0, or of the denoiser where solver is None."""
+    """Derivatives by x, t and beta_max of the end of a step to 0, or of the
+    denoiser where solver is None.
+    """
 
     def end(x, t, beta_max):
         schedule = dj.schedules.vp_linear(beta_max=beta_max)
@@ -332,7 +351,9 @@ def _slopes(solver, *point):
 
 @pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_evaluations_are_counted_truly(name):
-    """solver.evaluations(steps, to_zero) is the number of denoiser calls that run, on grids that end above and at 0."""
+    """solver.evaluations(steps, to_zero) is the number of denoiser calls that
+    run, on grids that end above and at 0.
+    """
     factory, _, plain, to_zero = FIXED[name]
     solver, schedule = factory(), dj.schedules.vp_linear()
     problem = solvers.diffusion(schedule, lambda x, t: jax.lax.lgamma(x))
@@ -407,7 +428,9 @@ def test_a_network_of_low_precision_leaves_state_and_count_alone(name):
     ),
 )
 def test_jit_equals_eager_and_nothing_retraces(name):
-    """Equal results under jit, and one trace for other keys, parameters, schedules and grid values."""
+    """Equal results under jit, and one trace for other keys, parameters,
+    schedules and grid values.
+    """
     traces = []
 
     def net(scale, x, t):
@@ -438,7 +461,9 @@ def test_jit_equals_eager_and_nothing_retraces(name):
 
 @pytest.mark.parametrize("name", every(FIXED, CONSTRUCTIONS))
 def test_float32_agrees_with_float64(name):
-    """Over 16 steps the float32 path stays within 16 × 64 units of rounding of the float64 one, for the same noise."""
+    """Over 16 steps the float32 path stays within 16 × 64 units of rounding of
+    the float64 one, for the same noise.
+    """
     noise = np.random.default_rng(0).normal(size=(16, NOISE_SLOTS, 2))
 
     def end(dtype):
@@ -539,11 +564,13 @@ def test_compiled_size_does_not_grow_with_steps():
     assert lines(10) == lines(1000)
 
 
-# ---------------------------------------------------------------------------------------- any SDE, any ODE, any grid
+# ----------------------------------------------------------- any SDE, any ODE, any grid
 
 
 def test_a_forward_sde_reaches_its_exact_law():
-    """Euler–Maruyama upwards on the VP SDE from one point: N(α x_0, σ²) up to the scheme's own, exactly known, bias."""
+    """Euler–Maruyama upwards on the VP SDE from one point: N(α x_0, σ²) up to
+    the scheme's own, exactly known, bias.
+    """
     schedule, x0, count, steps = dj.schedules.vp_linear(), 1.5, 20_000, 50
     ts = jnp.linspace(schedule.t_min, 1.0, steps + 1)
     sde = dj.sde.forward(schedule)
@@ -566,7 +593,9 @@ def test_a_forward_sde_reaches_its_exact_law():
 
 
 def test_langevin_dynamics_keeps_its_stationary_law():
-    """Euler–Maruyama on dx = ½∇log p dt + dw with step ε has variance 1/(1 − ε/4) on N(0, 1)."""
+    """Euler–Maruyama on dx = ½∇log p dt + dw with step ε has variance
+    1/(1 − ε/4) on N(0, 1).
+    """
     step, count = 0.8, 20_000
     sde = dj.sde.langevin(lambda x: -0.5 * jnp.sum(x**2))
     ts = step * jnp.arange(60)
@@ -581,8 +610,8 @@ def test_langevin_dynamics_keeps_its_stationary_law():
 
 @pytest.mark.parametrize("name", ["euler", "heun", "midpoint", "rk4", "adaptive"])
 def test_an_ode_on_a_pytree_either_way(name):
-    """A rotation and a decay, up and back again on the reversed grid: each returns to its start at the method's
-    error.
+    """A rotation and a decay, up and back again on the reversed grid: each
+    returns to its start at the method's error.
     """
     field = lambda x, t: {
         "turn": jnp.array([-x["turn"][1], x["turn"][0]]),
@@ -612,7 +641,7 @@ def test_zero_is_a_time_like_any_other_for_a_field_of_ones_own():
     np.testing.assert_allclose(end, [-1.0], rtol=1e-6)
 
 
-# ----------------------------------------------------------------------------------------------------------- adaptive
+# ----------------------------------------------------------------------------- adaptive
 
 
 def test_adaptive_error_follows_the_tolerance(x64):
@@ -665,7 +694,9 @@ def test_adaptive_agrees_with_diffrax():
 
 
 def test_adaptive_steps_are_each_examples_own():
-    """Under vmap an example takes the steps that it takes alone, and a stiff one takes more than an easy one."""
+    """Under vmap an example takes the steps that it takes alone, and a stiff
+    one takes more than an easy one.
+    """
 
     def run(rate):
         return solvers.integrate(
@@ -723,7 +754,7 @@ def test_adaptive_is_forward_differentiable_and_says_so_in_reverse(x64):
         jax.grad(end)(jnp.array(2.0))
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------- bad input
 
 
 def test_bad_arguments_are_named():
@@ -732,19 +763,65 @@ def test_bad_arguments_are_named():
     problem, sde = solvers.diffusion(schedule, denoiser), dj.sde.forward(schedule)
     x, ts, key = jnp.ones(2), [0.9, 0.5], jax.random.key(0)
     cases = [
-        (TypeError, "solver must be made by a factory.*call it: heun", (None, solvers.heun, problem, x, ts)),
-        (TypeError, "solver euler consumes a velocity, but the problem states only .'sde'", (key, solvers.euler(), sde, x, ts)),
-        (TypeError, "reverse_diffusion consumes a denoiser", (key, solvers.reverse_diffusion(), sde, x, ts)),
-        (ValueError, "key must be given: solver euler_maruyama is stochastic", (None, solvers.euler_maruyama(), sde, x, ts)),
-        (TypeError, "key must be a typed key", (jax.random.PRNGKey(0), solvers.euler_maruyama(), sde, x, ts)),
-        (ValueError, "ts must be strictly monotone, but repeats a time at 0", (None, solvers.euler(), problem, x, [0.5, 0.5])),
-        (ValueError, "ts must lie in the schedule's interval", (None, solvers.euler(), problem, x, [1.5, 0.5])),
+        (
+            TypeError,
+            "solver must be made by a factory.*call it: heun",
+            (None, solvers.heun, problem, x, ts),
+        ),
+        (
+            TypeError,
+            "solver euler consumes a velocity, but the problem states only .'sde'",
+            (key, solvers.euler(), sde, x, ts),
+        ),
+        (
+            TypeError,
+            "reverse_diffusion consumes a denoiser",
+            (key, solvers.reverse_diffusion(), sde, x, ts),
+        ),
+        (
+            ValueError,
+            "key must be given: solver euler_maruyama is stochastic",
+            (None, solvers.euler_maruyama(), sde, x, ts),
+        ),
+        (
+            TypeError,
+            "key must be a typed key",
+            (jax.random.PRNGKey(0), solvers.euler_maruyama(), sde, x, ts),
+        ),
+        (
+            ValueError,
+            "ts must be strictly monotone, but repeats a time at 0",
+            (None, solvers.euler(), problem, x, [0.5, 0.5]),
+        ),
+        (
+            ValueError,
+            "ts must lie in the schedule's interval",
+            (None, solvers.euler(), problem, x, [1.5, 0.5]),
+        ),
         (ValueError, "ts must have shape", (None, solvers.euler(), problem, x, [0.5])),
-        (ValueError, "x must be finite, got 1 NaN", (None, solvers.euler(), problem, jnp.array([1.0, jnp.nan]), ts)),
+        (
+            ValueError,
+            "x must be finite, got 1 NaN",
+            (None, solvers.euler(), problem, jnp.array([1.0, jnp.nan]), ts),
+        ),
         (TypeError, "problem must be callable", (None, solvers.euler(), 3.0, x, ts)),
-        (TypeError, "x must be one array for the stochastic solver", (key, solvers.euler_maruyama(), sde, {"a": x}, ts)),
-        (TypeError, "states only .'denoiser'", (key, solvers.reverse_diffusion(), solvers.Problem(denoiser=denoiser), x, ts)),
-    ]  # fmt: skip
+        (
+            TypeError,
+            "x must be one array for the stochastic solver",
+            (key, solvers.euler_maruyama(), sde, {"a": x}, ts),
+        ),
+        (
+            TypeError,
+            "states only .'denoiser'",
+            (
+                key,
+                solvers.reverse_diffusion(),
+                solvers.Problem(denoiser=denoiser),
+                x,
+                ts,
+            ),
+        ),
+    ]
     for error, match, arguments in cases:
         *leading, x, ts = arguments
         with pytest.raises(error, match=match):
