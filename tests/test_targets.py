@@ -1,4 +1,6 @@
-"""Densities known exactly at every noise level: each distribution against quadrature, autodiff or sampling."""
+"""Densities known exactly at every noise level: each distribution against
+quadrature, autodiff or sampling.
+"""
 
 import functools
 import math
@@ -27,7 +29,9 @@ def batched_log_prob(target, x):
 
 
 def square(half_width, points):
-    """Points (points², 2) and the cell's area of the midpoint rule on [−half_width, half_width]²."""
+    """Points (points², 2) and the cell's area of the midpoint rule on
+    [−half_width, half_width]².
+    """
     edge = (np.arange(points) + 0.5) / points * 2 * half_width - half_width
     grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
     return jnp.asarray(grid), (2 * half_width / points) ** 2
@@ -38,10 +42,11 @@ def square(half_width, points):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
-    """∫p_t = 1, E x_t = α E x_0, Cov x_t = α² Cov x_0 + σ² I at each noise level, by quadrature.
+    """∫p_t = 1, E x_t = α E x_0, Cov x_t = α² Cov x_0 + σ² I at each noise
+    level, by quadrature.
 
-    The midpoint rule is exact to e^{−2π²(s/h)²} for a Gaussian of std s ≥ 0.3: below 1e-13 at h = 0.12. Tails beyond 8
-    are below 1e-10.
+    The midpoint rule is exact to e^{−2π²(s/h)²} for a Gaussian of std s ≥ 0.3:
+    below 1e-13 at h = 0.12. Tails beyond 8 are below 1e-10.
     """
     target, schedule = TARGETS[name](), schedules.vp_linear()
     x, area = square(8.0, 134)
@@ -65,9 +70,11 @@ def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
-    """p_t(x) = ∫p_0(y) N(x | αy, σ²) dy and D = ∫y p_0(y) N(x | αy, σ²) dy / p_t(x), by brute force over y.
+    """p_t(x) = ∫p_0(y) N(x | αy, σ²) dy and D = ∫y p_0(y) N(x | αy, σ²)
+    dy / p_t(x), by brute force over y.
 
-    Boxes are summed by the midpoint rule aligned with their edges, whose error is h²/24 of the second derivative.
+    Boxes are summed by the midpoint rule aligned with their edges, whose error
+    is h²/24 of the second derivative.
     """
     target, schedule, t = TARGETS[name](), schedules.vp_linear(), 0.3
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
@@ -91,7 +98,9 @@ def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
 def test_denoiser_is_tweedies_on_every_schedule(schedule, x64):
-    """D = (x + σ²∇log p_t)/α for both kinds of mixture, with the score by autodiff of the closed-form log p_t."""
+    """D = (x + σ²∇log p_t)/α for both kinds of mixture, with the score by
+    autodiff of the closed-form log p_t.
+    """
     schedule = SCHEDULES[schedule]()
 
     @jax.jit
@@ -126,13 +135,14 @@ def test_convolutions_compose(x64):
 
 @pytest.mark.parametrize("name", list(TARGETS) + list(TOYS))
 def test_samples_have_the_stated_law(name):
-    """Mean and covariance within 4.5 s.e., and −E log p of samples equals the entropy by quadrature of the same log
-    p.
+    """Mean and covariance within 4.5 s.e., and −E log p of samples equals the
+    entropy by quadrature of the same log p.
     """
     target = (TARGETS | {toy: make for toy, (make, _) in TOYS.items()})[name]()
     count = 8000
     x = jax.jit(jax.vmap(target.sample))(jax.random.split(jax.random.key(0), count))
-    # the distribution of x + small noise: smooth enough for the grid (h = 0.075, std at least 0.15)
+    # the distribution of x + small noise: smooth enough for the grid (h = 0.075, std at
+    # least 0.15)
     smooth = target.convolved(1.0, 0.15)
     x = np.asarray(x + 0.15 * jax.random.normal(jax.random.key(1), x.shape), np.float64)
     grid, area = square(6.0, 160)
@@ -159,9 +169,12 @@ def test_samples_have_the_stated_law(name):
 
 @pytest.mark.parametrize("name", TOYS)
 def test_toy_entropies(name):
-    """−∫p log p of each toy density, by quadrature, to the three digits that its docstring states."""
+    """−∫p log p of each toy density, by quadrature, to the three digits that
+    its docstring states.
+    """
     make, entropy = TOYS[name]
-    # the boards' edges lie on the cells' edges; mixtures have std ≥ 0.2 against h = 0.05
+    # the boards' edges lie on the cells' edges; mixtures have std ≥ 0.2 against
+    # h = 0.05
     grid, area = square(8.0, 320)
     target = make()
     log_p = np.asarray(
@@ -176,7 +189,7 @@ def test_toy_entropies(name):
     assert result == pytest.approx(entropy, abs=5e-4)
 
 
-# ------------------------------------------------------------------------------------------------------- closed forms
+# ------------------------------------------------------------------------- closed forms
 
 
 @pytest.mark.parametrize("schedule", every(SCHEDULES, DISTINCT))
@@ -197,9 +210,11 @@ def test_data_plus_minus_one_is_a_hyperbolic_tangent(schedule, x64):
 
 
 def test_data_plus_minus_one_costs_log_two(x64):
-    """I-MMSE: ½∫₀^∞ mmse dSNR = log 2, the entropy of a fair coin, with the library's denoiser under the integral.
+    """I-MMSE: ½∫₀^∞ mmse dSNR = log 2, the entropy of a fair coin, with the
+    library's denoiser under the integral.
 
-    SNR = u²: mmse(u) is smooth and decays like e^{−u²/2}. Gauss–Hermite in the noise, trapezoid in u up to 12.
+    SNR = u²: mmse(u) is smooth and decays like e^{−u²/2}. Gauss–Hermite in the
+    noise, trapezoid in u up to 12.
     """
     coin, schedule = targets.empirical([[-1.0], [1.0]]), schedules.edm(1e-3, 1e4)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -219,7 +234,9 @@ def test_data_plus_minus_one_costs_log_two(x64):
 
 
 def test_gaussian_denoiser_is_wieners(x64):
-    """N(m, V): D = m + αV(α²V + σ²)⁻¹(x − αm) for a full covariance, by a linear solve."""
+    """N(m, V): D = m + αV(α²V + σ²)⁻¹(x − αm) for a full covariance, by a
+    linear solve.
+    """
     mean, covariance = (
         np.array([0.5, -1.0, 0.2]),
         np.array([[1.0, 0.4, 0.1], [0.4, 0.7, -0.2], [0.1, -0.2, 0.5]]),
@@ -241,7 +258,9 @@ def test_gaussian_denoiser_is_wieners(x64):
 
 
 def test_scales_covariances_and_scalars_state_the_same_law(x64):
-    """(K,), (K, D) and (K, D, D) scales that mean the same give the same density and denoiser."""
+    """(K,), (K, D) and (K, D, D) scales that mean the same give the same
+    density and denoiser.
+    """
     weights, means = [0.3, 0.7], [[-1.0, 0.4], [0.8, -0.2]]
     stds = np.array([0.5, 0.8])
     forms = [stds, np.stack([stds, stds], -1), stds[:, None, None] ** 2 * np.eye(2)]
@@ -258,7 +277,10 @@ def test_scales_covariances_and_scalars_state_the_same_law(x64):
 
 
 def test_empirical_denoiser_is_a_softmax_and_collapses(x64):
-    """D = Σ softmax_i(−‖x − αx_i‖²/2σ²) x_i for examples of any shape. At tiny noise it is the nearest datum."""
+    """D = Σ softmax_i(−‖x − αx_i‖²/2σ²) x_i for examples of any shape.
+
+    At tiny noise it is the nearest datum.
+    """
     data = np.asarray(jax.random.normal(jax.random.key(0), (6, 2, 2)))
     schedule = schedules.rectified_flow()
     denoiser = targets.denoiser(targets.empirical(data), schedule)
@@ -291,7 +313,9 @@ def test_empirical_samples_are_the_data_in_equal_shares():
 
 
 def test_uniform_boxes_are_sharp_at_noise_zero():
-    """The checkerboard is 1/32 on its dark squares and 0 elsewhere, neighbours included."""
+    """The checkerboard is 1/32 on its dark squares and 0 elsewhere, neighbours
+    included.
+    """
     board = targets.checkerboard()
     assert float(board.log_prob(jnp.array([-3.0, -3.0]))) == pytest.approx(
         -math.log(32), rel=1e-6
@@ -304,7 +328,10 @@ def test_uniform_boxes_are_sharp_at_noise_zero():
 
 
 def test_energy_is_a_continuous_softmax():
-    """log p = function − log Z with its gradient. A function that returns a vector is a ValueError."""
+    """log p = function − log Z with its gradient.
+
+    A function that returns a vector is a ValueError.
+    """
     energy = targets.energy(lambda x: -0.5 * jnp.sum(x**2), math.log(2 * math.pi))
     x = jnp.array([0.3, -1.2])
     assert float(energy.log_prob(x)) == pytest.approx(
@@ -317,14 +344,16 @@ def test_energy_is_a_continuous_softmax():
         targets.denoiser(energy, schedules.edm())
 
 
-# ------------------------------------------------------------------------------- precision, derivatives, and no NaN
+# --------------------------------------------------- precision, derivatives, and no NaN
 
 
 @pytest.mark.parametrize("condition", [1e6, 1e8])
 def test_covariances_are_decomposed_before_they_are_rounded(condition):
-    """log p in float32 of N(0, V) for a float64 V: only the basis is rounded, by ε √condition of a coordinate.
+    """log p in float32 of N(0, V) for a float64 V: only the basis is rounded,
+    by ε √condition of a coordinate.
 
-    c²/v with c off by δ = ε √condition is off by 2|z|δ + δ² for |z| ≤ 4 in each of 4 coordinates, and log p by half.
+    c²/v with c off by δ = ε √condition is off by 2|z|δ + δ² for |z| ≤ 4 in
+    each of 4 coordinates, and log p by half.
     """
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
@@ -339,7 +368,9 @@ def test_covariances_are_decomposed_before_they_are_rounded(condition):
 
 
 def test_moments_of_components_far_from_zero():
-    """At 10⁶ + {0, 1} (exact in float32) the covariance is that at {0, 1}, and the mean is within a unit of rounding."""
+    """At 10⁶ + {0, 1} (exact in float32) the covariance is that at {0, 1}, and
+    the mean is within a unit of rounding.
+    """
     near, far = (
         targets.gaussian_mixture([0.25, 0.75], [[m], [m + 1.0]], [0.5, 0.5])
         for m in (0.0, 1e6)
@@ -378,7 +409,9 @@ def of_covariance(c, mean, x, alpha, sigma):
 
 @jax.jit
 def along_line(points, rates, step):
-    """of_covariance, its first and second derivative along a line, forwards and in reverse. (5,) each."""
+    """of_covariance, its first and second derivative along a line, forwards
+    and in reverse. (5,) each.
+    """
 
     def move(e):
         return of_covariance(*(p + e * r for p, r in zip(points, rates, strict=True)))
@@ -394,9 +427,11 @@ def along_line(points, rates, step):
 
 @pytest.mark.parametrize("name", MATRICES)
 def test_derivatives_by_a_covariance_are_those_of_differences(name, x64):
-    """By all arguments at once, first and second (reverse over reverse): central differences with h = 1e-5.
+    """By all arguments at once, first and second (reverse over reverse):
+    central differences with h = 1e-5.
 
-    Their error is h²/6 of the third derivative and ε/h of the value: below 1e-6 of values and derivatives up to 1e3.
+    Their error is h²/6 of the third derivative and ε/h of the value: below
+    1e-6 of values and derivatives up to 1e3.
     """
     rng, h = np.random.default_rng(1), 1e-5
     turn = rng.normal(size=(3, 3))
@@ -428,7 +463,9 @@ EVERYWHERE = TARGETS | {
     "name", every(EVERYWHERE, ("diagonal", "full", "boxes", "data"))
 )
 def test_no_value_or_derivative_is_nan(name):
-    """On and off the support, far away, at noise 0, where α = 0 and between: every output and every reverse sweep."""
+    """On and off the support, far away, at noise 0, where α = 0 and between:
+    every output and every reverse sweep.
+    """
     target = EVERYWHERE[name]()
     points = np.array([[0.3, -0.2], [-1.0, -3.0], [0.0, 0.2], [1e4, -1e4]], np.float32)
     levels = np.array(
@@ -459,7 +496,9 @@ def test_no_value_or_derivative_is_nan(name):
 
 
 def test_boxes_much_narrower_than_the_noise(x64):
-    """At α = 1e-9 and 0 the density is N(x | 0, 1) and D the mean of the boxes to O(α). Float64's log Φ would be 0/0."""
+    """At α = 1e-9 and 0 the density is N(x | 0, 1) and D the mean of the boxes
+    to O(α). Float64's log Φ would be 0/0.
+    """
     boxes, x = TARGETS["boxes"](), np.array([0.7, -1.2])
     for alpha in (1e-9, 0.0):
         assert float(boxes.convolved(alpha, 1.0).log_prob(x)) == pytest.approx(
@@ -471,7 +510,9 @@ def test_boxes_much_narrower_than_the_noise(x64):
 
 
 def test_boxes_posterior_mean_is_tweedies(x64):
-    """(x + σ²∇log p_t)/α, where the difference does not cancel: α = 0.8, σ = 0.3 and 2, with a std of the boxes' own."""
+    """(x + σ²∇log p_t)/α, where the difference does not cancel: α = 0.8,
+    σ = 0.3 and 2, with a std of the boxes' own.
+    """
     for sigma in (0.3, 2.0):
         boxes = TARGETS["boxes"]().convolved(1.0, 0.4)
         for x in np.array([[0.7, -1.2], [-0.3, 0.1]]):
@@ -483,7 +524,7 @@ def test_boxes_posterior_mean_is_tweedies(x64):
             )
 
 
-# -------------------------------------------------------------------------------------------------- toys' definitions
+# -------------------------------------------------------------------- toys' definitions
 
 
 def energy_distance(x, y):
@@ -500,7 +541,9 @@ def energy_distance(x, y):
 
 @pytest.mark.parametrize("name", ["moons", "circles"])
 def test_toys_are_scikit_learns_in_law(name):
-    """Energy distance to scikit-learn's generator stays within that generator's distance to itself (20 seeds)."""
+    """Energy distance to scikit-learn's generator stays within that
+    generator's distance to itself (20 seeds).
+    """
     n = 600
     if name == "moons":
         ours = targets.moons()
@@ -529,7 +572,7 @@ def test_toys_are_scikit_learns_in_law(name):
     )  # the test has power
 
 
-# ------------------------------------------------------------------------------------------------------------- float32
+# ------------------------------------------------------------------------------ float32
 
 
 @pytest.mark.parametrize(
@@ -544,10 +587,12 @@ def test_toys_are_scikit_learns_in_law(name):
     ],
 )
 def test_float32_denoiser_and_score_at_every_noise(schedule, name):
-    """In float32, D and the score are within rounding of float64 from t_min to t_max, on the support and off it.
+    """In float32, D and the score are within rounding of float64 from t_min to
+    t_max, on the support and off it.
 
-    D's rounding is that of x/α. The score's is that of x − αm, of x's size, over σ². sub-VP has the least noise (σ =
-    1e-6 at t_min), EDM the most (80), where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
+    D's rounding is that of x/α. The score's is that of x − αm, of x's size,
+    over σ². sub-VP has the least noise (σ = 1e-6 at t_min), EDM the most (80),
+    where a box's Φ(b) − Φ(a) loses σ/(α width) of its digits.
     """
     makers, eps = TARGETS | {"checkerboard": targets.checkerboard}, EPS32
     distribution = SCHEDULES[schedule]()
@@ -596,7 +641,7 @@ def test_float32_denoiser_and_score_at_every_noise(schedule, name):
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 REFUSED = {
     "weights sum": (
@@ -679,7 +724,9 @@ def test_a_thousand_float32_weights_sum_to_one():
 
 @pytest.mark.parametrize("unit", [1e-10, 1e10])
 def test_derivatives_of_a_mixture_know_no_unit(unit):
-    """D(c x, c t) = c D(x, t) under EDM for data of scale c, hence ∂D/∂t is the same: to 64 roundings of a unit."""
+    """D(c x, c t) = c D(x, t) under EDM for data of scale c, hence ∂D/∂t is
+    the same: to 64 roundings of a unit.
+    """
     x, ts = np.float32([0.3, -0.2]), np.float32([0.01, 1.0, 50.0])
     weights, means, scales = (
         [0.4, 0.6],
