@@ -133,7 +133,9 @@ def test_step_is_clipped_adamw_by_hand():
         np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
         assert metrics["finite"]
     assert int(state.step) == 4
-    for name in params:  # half a unit in the last place of entries below 1 a step, and the rounding of the change
+    # half a unit in the last place of entries below 1 a step, and the rounding of the
+    # change
+    for name in params:
         np.testing.assert_allclose(
             state.params[name], params[name], rtol=0, atol=4 * 2**-24 + 1e-5 * 0.01
         )
