@@ -23,7 +23,10 @@ def test_what_float32_would_round_away_is_refused_and_kept_by_float64(name, tmp_
     np.save(tmp_path / "x.npy", ROUNDED[name])
     with pytest.raises(
         ValueError,
-        match="x.npy: (column [01] of )?'x' varies too little about .* for float32, .* dtype=np.float64",
+        match=(
+            "x.npy: (column [01] of )?'x' varies too little about .* for float32, .* "
+            "dtype=np.float64"
+        ),
     ):
         training.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(
