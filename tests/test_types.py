@@ -79,7 +79,8 @@ def test_round_trip_through_jit_and_vmap(name):
     through = jax.jit(lambda s: s)(schedule)
     assert type(through) is type(schedule)
     expected = schedule.sigma(t)
-    # arrays of the table may have been rounded to float32 on the way: a few ulp of log σ
+    # arrays of the table may have been rounded to float32 on the way: a few ulp of log
+    # σ
     rtol = 16 * np.finfo(np.float32).eps
     np.testing.assert_allclose(
         jax.jit(lambda s: s.sigma(t))(through), expected, rtol=rtol
@@ -348,7 +349,7 @@ def test_partition_splits_by_type():
     assert static != partition(tree | {"b": 4})[1]
 
 
-# ----------------------------------------------------------------------------------------------- closures and objects
+# ----------------------------------------------------------------- closures and objects
 
 
 class PlainNet:
@@ -642,7 +643,10 @@ def test_a_class_whose_array_of_64_bits_is_changed_in_place_is_warned_of():
         if dtype == np.float64:
             with pytest.warns(
                 UserWarning,
-                match="an array of float64 that a class or a set holds was changed in place",
+                match=(
+                    "an array of float64 that a class or a set holds was changed in "
+                    "place"
+                ),
             ):
                 call(Net(), x)
             Net.weight = Net.weight.copy()
