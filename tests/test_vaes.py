@@ -1,4 +1,6 @@
-"""VAEs of one latent: the bound is the evidence where the encoder is exact, and bounds are in order."""
+"""VAEs of one latent: the bound is the evidence where the encoder is exact,
+and bounds are in order.
+"""
 
 import functools
 import math
@@ -18,11 +20,13 @@ KEY = jax.random.key(0)
 LEVELS = np.array([-1.0, -0.6, 0.1, 1.0])  # not equally spaced
 
 
-# ----------------------------------------------------------------------------------------------------------- decoders
+# ----------------------------------------------------------------------------- decoders
 
 
 def test_a_gaussian_decoder_is_a_density(x64):
-    """∫ p = 1 by the trapezoid rule, which is exact to rounding for a Gaussian on a grid of a fifth of its width."""
+    """∫ p = 1 by the trapezoid rule, which is exact to rounding for a Gaussian
+    on a grid of a fifth of its width.
+    """
     xs = np.arange(-6, 6, 0.1)[:, None]
     log_p = jax.jit(
         jax.vmap(
@@ -32,14 +36,16 @@ def test_a_gaussian_decoder_is_a_density(x64):
     np.testing.assert_allclose(0.1 * np.sum(np.exp(log_p)), 1, rtol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------- linear-Gaussian VAE
+# ------------------------------------------------------------------ linear-Gaussian VAE
 
 
 class Ppca:
-    """Probabilistic PCA of a covariance S: x = W z + σ ε at the greatest likelihood, and its exact posterior.
+    """Probabilistic PCA of a covariance S: x = W z + σ ε at the greatest
+    likelihood, and its exact posterior.
 
-    W = U (Λ − σ²)^½ of the largest eigenvalues, σ² the mean of the rest (Tipping & Bishop 1999, eq. 7–8). WᵀW is
-    diagonal, so that the posterior N(WᵀC⁻¹x, I − WᵀC⁻¹W) is.
+    W = U (Λ − σ²)^½ of the largest eigenvalues, σ² the mean of the rest
+    (Tipping & Bishop 1999, eq. 7–8). WᵀW is diagonal, so that the posterior
+    N(WᵀC⁻¹x, I − WᵀC⁻¹W) is.
     """
 
     def __init__(self, covariance, size):
@@ -91,8 +97,10 @@ class OpenNormal:
 
 
 def test_the_exact_encoder_s_bound_is_the_evidence(x64):
-    """With the posterior as encoder log p(x, z)/q(z | x) = log p(x) for every z: one draw, and the weighted bound of any
-    k, are log p(x) to rounding for each example. By the KL in closed form the mean is, within its standard error.
+    """With the posterior as encoder log p(x, z)/q(z | x) = log p(x) for every
+    z: one draw, and the weighted bound of any k, are log p(x) to rounding for
+    each example. By the KL in closed form the mean is, within its standard
+    error.
     """
     xs = ppca_data()
     model = Ppca(xs.T @ xs / len(xs), 2)
@@ -120,7 +128,9 @@ def test_the_exact_encoder_s_bound_is_the_evidence(x64):
 
 
 def fit_linear_vae(xs, size, steps=3000, draws=4):
-    """Parameters of a linear-Gaussian VAE after Adam on the bound, all examples a step."""
+    """Parameters of a linear-Gaussian VAE after Adam on the bound, all
+    examples a step.
+    """
     keys = jax.random.split(KEY, 2)
     params = {
         "encoder": (
@@ -166,11 +176,13 @@ def linear_vae(params):
 
 @pytest.mark.slow
 def test_a_trained_linear_vae_reaches_the_evidence_of_probabilistic_pca(x64):
-    """The mean bound after training is the greatest evidence of probabilistic PCA to 1e-3 nats, and not above it.
+    """The mean bound after training is the greatest evidence of probabilistic
+    PCA to 1e-3 nats, and not above it.
 
-    A diagonal encoder suffices, as the bound itself turns W so that WᵀW is diagonal (Lucas et al. 2019). The mean is
-    over 64 draws an example: near the optimum the draws' total has nearly no variance, so that the standard error is
-    far below 1e-3, as asserted.
+    A diagonal encoder suffices, as the bound itself turns W so that WᵀW is
+    diagonal (Lucas et al. 2019). The mean is over 64 draws an example: near
+    the optimum the draws' total has nearly no variance, so that the standard
+    error is far below 1e-3, as asserted.
     """
     xs = ppca_data()
     evidence = Ppca(xs.T @ xs / len(xs), 2).log_prob(xs).mean()
@@ -184,9 +196,11 @@ def test_a_trained_linear_vae_reaches_the_evidence_of_probabilistic_pca(x64):
 
 
 def test_bounds_are_in_order(x64):
-    """ELBO < IWAE_4 < IWAE_32 < log p in expectation where the encoder is wrong, each gap more than 5 standard errors.
+    """ELBO < IWAE_4 < IWAE_32 < log p in expectation where the encoder is
+    wrong, each gap more than 5 standard errors.
 
-    The encoder has twice the posterior's standard deviation and a shifted mean, so that each weight varies.
+    The encoder has twice the posterior's standard deviation and a shifted
+    mean, so that each weight varies.
     """
     xs = np.tile(ppca_data(), (10, 1))
     model = Ppca(xs.T @ xs / len(xs), 2)
@@ -230,7 +244,10 @@ def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
 
 
 def test_beta_and_free_bits_are_their_laws(x64):
-    """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²). Below λ no gradient pushes."""
+    """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²).
+
+    Below λ no gradient pushes.
+    """
     mean, log_std = np.array([0.1, 1.5, 0.0]), np.array([0.05, -1.0, 0.0])
     kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std)
     decoder = lambda z: distributions.gaussian(z[:2], 0.0)
@@ -258,8 +275,9 @@ def test_beta_and_free_bits_are_their_laws(x64):
 
 
 def test_one_draw_weighted_has_the_bound_s_expectation(x64):
-    """E IWAE_1 = ELBO with the KL in closed form: E log p(x | z) of a linear-Gaussian model is known, so both means are
-    compared with the exact bound, within 4.5 standard errors.
+    """E IWAE_1 = ELBO with the KL in closed form: E log p(x | z) of a
+    linear-Gaussian model is known, so both means are compared with the exact
+    bound, within 4.5 standard errors.
     """
     x, mean, std = np.array([0.4, -0.2]), np.array([0.7, -0.3]), np.array([0.5, 1.5])
     encoder, decoder = (
@@ -289,7 +307,9 @@ def test_no_free_bits_may_be_an_array(x64):
 
 
 def test_new_parameters_do_not_retrace():
-    """A kernel bound by Partial brings its parameters as leaves: one trace for any parameters, β and key."""
+    """A kernel bound by Partial brings its parameters as leaves: one trace for
+    any parameters, β and key.
+    """
     traces = []
     network = Perceptron((2, 2), width=4, depth=0)
 
@@ -305,15 +325,18 @@ def test_new_parameters_do_not_retrace():
     values = [
         bound(jax.tree_util.Partial(encode, p), key, X, beta)
         for p, key, beta in (
-            (params, KEY, 1.0), (jax.tree.map(lambda v: v + 1, params), KEY, 1.0), (params, jax.random.key(1), 2.0),
+            (params, KEY, 1.0),
+            (jax.tree.map(lambda v: v + 1, params), KEY, 1.0),
+            (params, jax.random.key(1), 2.0),
         )
-    ]  # fmt: skip
+    ]
     assert len(traces) == 1 and len({float(v) for v in values}) == 3
 
 
 def test_a_prior_may_be_any_law(x64):
-    """A Gaussian prior in closed form, the same as a target, as a flow's base, and as `distributions.standard_normal`, agree in
-    expectation. Samples are those of p(z) and p(x | z), and repeat under their key.
+    """A Gaussian prior in closed form, the same as a target, as a flow's base,
+    and as `distributions.standard_normal`, agree in expectation. Samples are
+    those of p(z) and p(x | z), and repeat under their key.
     """
     mean, log_std = np.array([0.3, -0.2]), np.array([-0.5, 0.2])
     encoder, decoder = (
@@ -349,7 +372,9 @@ def test_a_prior_may_be_any_law(x64):
 
 
 def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
-    """Its mean and covariance are those of the data, divided by N: no other Gaussian has a greater likelihood."""
+    """Its mean and covariance are those of the data, divided by N: no other
+    Gaussian has a greater likelihood.
+    """
     zs = ppca_data(50)[:, :3] + 0.3
     distribution = priors.fitted_gaussian(zs)
     np.testing.assert_allclose(distribution.mean(), zs.mean(0), rtol=1e-13)
@@ -359,9 +384,10 @@ def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
 
 
 def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
-    """With an exact denoiser its log density is the target's at t_min but for its start: N(0, I) stands for p_T, whose
-    mean is α_T m, so that log p is off by α_T m·x_T at most, with |x_T| < 5. Samples have the target's moments, and
-    both pass through vmap and jit.
+    """With an exact denoiser its log density is the target's at t_min but for
+    its start: N(0, I) stands for p_T, whose mean is α_T m, so that log p is
+    off by α_T m·x_T at most, with |x_T| < 5. Samples have the target's
+    moments, and both pass through vmap and jit.
     """
     schedule, target = (
         dj.schedules.vp_linear(),
@@ -398,7 +424,10 @@ def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
 
 
 def test_the_perceptron_has_the_shape_asked_for():
-    """A small output at first, of the outputs' shape for an input of any. Parameters do not depend on the batch."""
+    """A small output at first, of the outputs' shape for an input of any.
+
+    Parameters do not depend on the batch.
+    """
     network = Perceptron((2, 3), width=8, depth=1, dropout=0.5)
     x = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
 
@@ -417,7 +446,7 @@ def test_the_perceptron_has_the_shape_asked_for():
     assert not np.allclose(dropped, plain)
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 
 def encoder_of(mean, log_std):
@@ -429,34 +458,159 @@ PLAIN = lambda z: distributions.gaussian(z, 0.0)
 STILL = lambda x: (x, 0 * x)
 SHIFTED = flows.flow(distributions.standard_normal((2,)), flows.affine(np.zeros(2)))
 REFUSED = {
-    "nan in x": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]), ValueError, "x must be finite, got 1 NaN"),
-    "key": (lambda: gaussian.elbo(0, PAIR, PLAIN, X), TypeError, "key must be a typed key"),
-    "nan in mean": (lambda: gaussian.elbo(KEY, encoder_of([0, math.nan], 0.0), PLAIN, X), ValueError, "encoder's mean must be finite"),
-    "log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], [0.0] * 3), PLAIN, X), ValueError, r"encoder's log_std must have shape .*got \(3,\)"),
-    "no pair": (lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X), TypeError, r"encoder must return \(mean, log_std\) or a distributions.Gaussian"),
-    "decoder": (lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X), TypeError, r"decoder must have log_prob\(x\), got"),
-    "decoder's shape": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\), got a mean of shape \(3,\)"),
-    "decoder's distribution": (lambda: gaussian.elbo(KEY, PAIR, lambda z: distributions.bernoulli(jnp.zeros(3)), X), ValueError, r"x must have shape \(3,\), got \(2,\)"),
-    "variance": (lambda: gaussian.elbo(KEY, lambda x: distributions.Gaussian(x, -1.0), PLAIN, X), ValueError, "encoder's variance must be positive, got -1.0"),
-    "tiny log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be positive, got 0.0"),
-    "huge log_std": (lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X), ValueError, "the variance of encoder's log_std must be finite"),
-    "prior's class": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal), TypeError, r"prior must have log_prob\(z\), got <class"),
-    "decoder's draw": (lambda: gaussian.sample(KEY, lambda z: z, distributions.standard_normal((2,))), TypeError, r"decoder's output must have sample\(key\)"),
-    "diffusion's schedule": (lambda: priors.diffusion(lambda z, t: z, 3, (2,)), TypeError, "schedule must have alpha"),
-    "diffusion's solver": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), solver=dj.solvers.heun), TypeError, "solver must be made by a factory"),
-    "diffusion's grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), grid=[1.0, math.nan]), ValueError, "grid must be finite"),
-    "likelihood_grid": (lambda: priors.diffusion(lambda z, t: z, dj.schedules.vp_linear(), (2,), likelihood_grid=[1.0, 0.0]), ValueError, "likelihood_grid must lie in the schedule's interval"),
-    "beta": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0), ValueError, "beta must be 0 or more, got -1.0"),
-    "free_bits": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal(), free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
-    "free_bits, of what is compiled": (lambda: gaussian.elbo(KEY, STILL, PLAIN, X, prior=SHIFTED, free_bits=0.1), ValueError, "free_bits must be 0 where the prior is no Gaussian, got 0.1"),
-    "prior": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
-    "prior's shape": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)"),
-    "prior's mean": (lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=distributions.Gaussian(jnp.zeros(3), 1.0)), ValueError, r"prior.loc must have shape \(\) or \(2,\), got \(3,\)"),
-    "prior's draw": (lambda: gaussian.sample(KEY, PLAIN, OpenNormal()), TypeError, r"prior must have sample\(key\)"),
-    "samples": (lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, samples=0), ValueError, "samples must be at least 1, got 0"),
-    "latents": (lambda: priors.fitted_gaussian(np.zeros((3, 3))), ValueError, r"zs must have shape \(N, d\) with N > d, got \(3, 3\)"),
-    "outputs": (lambda: Perceptron((2, 0)), TypeError, "outputs must be a tuple of positive integers"),
-}  # fmt: skip
+    "nan in x": (
+        lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]),
+        ValueError,
+        "x must be finite, got 1 NaN",
+    ),
+    "key": (
+        lambda: gaussian.elbo(0, PAIR, PLAIN, X),
+        TypeError,
+        "key must be a typed key",
+    ),
+    "nan in mean": (
+        lambda: gaussian.elbo(KEY, encoder_of([0, math.nan], 0.0), PLAIN, X),
+        ValueError,
+        "encoder's mean must be finite",
+    ),
+    "log_std": (
+        lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], [0.0] * 3), PLAIN, X),
+        ValueError,
+        r"encoder's log_std must have shape .*got \(3,\)",
+    ),
+    "no pair": (
+        lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X),
+        TypeError,
+        r"encoder must return \(mean, log_std\) or a distributions.Gaussian",
+    ),
+    "decoder": (
+        lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X),
+        TypeError,
+        r"decoder must have log_prob\(x\), got",
+    ),
+    "decoder's shape": (
+        lambda: gaussian.elbo(
+            KEY, PAIR, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), X
+        ),
+        ValueError,
+        (
+            r"decoder must be a distribution of arrays of shape \(2,\), got a mean of "
+            r"shape \(3,\)"
+        ),
+    ),
+    "decoder's distribution": (
+        lambda: gaussian.elbo(
+            KEY, PAIR, lambda z: distributions.bernoulli(jnp.zeros(3)), X
+        ),
+        ValueError,
+        r"x must have shape \(3,\), got \(2,\)",
+    ),
+    "variance": (
+        lambda: gaussian.elbo(KEY, lambda x: distributions.Gaussian(x, -1.0), PLAIN, X),
+        ValueError,
+        "encoder's variance must be positive, got -1.0",
+    ),
+    "tiny log_std": (
+        lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], -60.0), PLAIN, X),
+        ValueError,
+        "the variance of encoder's log_std must be positive, got 0.0",
+    ),
+    "huge log_std": (
+        lambda: gaussian.elbo(KEY, encoder_of([0.0, 0.0], 60.0), PLAIN, X),
+        ValueError,
+        "the variance of encoder's log_std must be finite",
+    ),
+    "prior's class": (
+        lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal),
+        TypeError,
+        r"prior must have log_prob\(z\), got <class",
+    ),
+    "decoder's draw": (
+        lambda: gaussian.sample(KEY, lambda z: z, distributions.standard_normal((2,))),
+        TypeError,
+        r"decoder's output must have sample\(key\)",
+    ),
+    "diffusion's schedule": (
+        lambda: priors.diffusion(lambda z, t: z, 3, (2,)),
+        TypeError,
+        "schedule must have alpha",
+    ),
+    "diffusion's solver": (
+        lambda: priors.diffusion(
+            lambda z, t: z, dj.schedules.vp_linear(), (2,), solver=dj.solvers.heun
+        ),
+        TypeError,
+        "solver must be made by a factory",
+    ),
+    "diffusion's grid": (
+        lambda: priors.diffusion(
+            lambda z, t: z, dj.schedules.vp_linear(), (2,), grid=[1.0, math.nan]
+        ),
+        ValueError,
+        "grid must be finite",
+    ),
+    "likelihood_grid": (
+        lambda: priors.diffusion(
+            lambda z, t: z, dj.schedules.vp_linear(), (2,), likelihood_grid=[1.0, 0.0]
+        ),
+        ValueError,
+        "likelihood_grid must lie in the schedule's interval",
+    ),
+    "beta": (
+        lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, beta=-1.0),
+        ValueError,
+        "beta must be 0 or more, got -1.0",
+    ),
+    "free_bits": (
+        lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=OpenNormal(), free_bits=0.1),
+        ValueError,
+        "free_bits must be 0 where the prior is no Gaussian, got 0.1",
+    ),
+    "free_bits, of what is compiled": (
+        lambda: gaussian.elbo(KEY, STILL, PLAIN, X, prior=SHIFTED, free_bits=0.1),
+        ValueError,
+        "free_bits must be 0 where the prior is no Gaussian, got 0.1",
+    ),
+    "prior": (
+        lambda: gaussian.elbo(KEY, PAIR, PLAIN, X, prior=3.0),
+        TypeError,
+        r"prior must have log_prob\(z\), got 3.0",
+    ),
+    "prior's shape": (
+        lambda: gaussian.elbo(
+            KEY, PAIR, PLAIN, X, prior=distributions.standard_normal((3,))
+        ),
+        ValueError,
+        r"prior must be a distribution of latents of shape \(2,\), got shape \(3,\)",
+    ),
+    "prior's mean": (
+        lambda: gaussian.elbo(
+            KEY, PAIR, PLAIN, X, prior=distributions.Gaussian(jnp.zeros(3), 1.0)
+        ),
+        ValueError,
+        r"prior.loc must have shape \(\) or \(2,\), got \(3,\)",
+    ),
+    "prior's draw": (
+        lambda: gaussian.sample(KEY, PLAIN, OpenNormal()),
+        TypeError,
+        r"prior must have sample\(key\)",
+    ),
+    "samples": (
+        lambda: gaussian.importance_weighted_bound(KEY, PAIR, PLAIN, X, samples=0),
+        ValueError,
+        "samples must be at least 1, got 0",
+    ),
+    "latents": (
+        lambda: priors.fitted_gaussian(np.zeros((3, 3))),
+        ValueError,
+        r"zs must have shape \(N, d\) with N > d, got \(3, 3\)",
+    ),
+    "outputs": (
+        lambda: Perceptron((2, 0)),
+        TypeError,
+        "outputs must be a tuple of positive integers",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
