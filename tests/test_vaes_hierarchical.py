@@ -1,4 +1,6 @@
-"""Hierarchical and progressive VAEs: the diffusion is a special case term by term, bounds hold, phase one has a floor."""
+"""Hierarchical and progressive VAEs: the diffusion is a special case term by
+term, bounds hold, phase one has a floor.
+"""
 
 import functools
 import math
@@ -21,7 +23,7 @@ def keys_of(count, seed=1):
     return jax.random.split(jax.random.key(seed), count)
 
 
-# ------------------------------------------------------------------------------------------- the diffusion as a special case
+# ------------------------------------------------------ the diffusion as a special case
 
 
 def chain_of(steps):
@@ -34,8 +36,8 @@ def mixture():
 
 
 def as_hierarchy(chain, denoiser, variance, sequences):
-    """(inference, decoder, generative) of DDPM's chain, level l being its index: as functions of the level, or as
-    sequences of one kernel a level.
+    """(inference, decoder, generative) of DDPM's chain, level l being its
+    index: as functions of the level, or as sequences of one kernel a level.
     """
     steps = chain.steps
     top = lambda x: ddpm.forward_marginal(chain, x, steps)
@@ -68,8 +70,10 @@ def as_hierarchy(chain, denoiser, variance, sequences):
     ],
 )
 def test_ddpm_s_bound_is_the_hierarchical_one(steps, variance, sequences, x64):
-    """Term by term under one key: the reconstruction, every level's KL, the prior's. To rounding: KLs are differences
-    of means scaled by 1/σ, and the schedule's tables are reached by two ways, 1e3 ulp of the terms' greatest.
+    """Term by term under one key: the reconstruction, every level's KL, the prior's.
+
+    To rounding: KLs are differences of means scaled by 1/σ, and the schedule's
+    tables are reached by two ways, 1e3 ulp of the terms' greatest.
     """
     chain = chain_of(steps)
     denoiser = targets.denoiser(mixture(), chain)
@@ -113,11 +117,13 @@ def test_one_trace_serves_all_levels():
     assert counts[0] == counts[1] == 2  # the decoder's and the levels'
 
 
-# ------------------------------------------------------------------------------------------------- linear-Gaussian chain
+# ---------------------------------------------------------------- linear-Gaussian chain
 
 
 class LinearChain:
-    """z_2 ~ N(0, I_2), z_1 = A z_2 + a ε in 3 dimensions, x = B z_1 + b ε in 4: all distributions are Gaussian."""
+    """z_2 ~ N(0, I_2), z_1 = A z_2 + a ε in 3 dimensions, x = B z_1 + b ε in
+    4: all distributions are Gaussian.
+    """
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -144,18 +150,25 @@ class LinearChain:
         return jnp.asarray(gain) @ y, prior - gain @ weights @ prior
 
     def bottom_up(self, scale=1.0):
-        """Diagonal encoders with the exact posteriors' means and `scale` times their standard deviations."""
+        """Diagonal encoders with the exact posteriors' means and `scale` times
+        their standard deviations.
+        """
 
         def kernel(weights, spread, prior, y):
             mean, covariance = self.posterior(weights, spread, prior, y)
             return mean, jnp.log(scale * np.sqrt(np.diag(covariance)))
 
-        return hierarchical.bottom_up([
-            functools.partial(kernel, self.B, self.b, self.z_1), functools.partial(kernel, self.A, self.a, np.eye(2)),
-        ])  # fmt: skip
+        return hierarchical.bottom_up(
+            [
+                functools.partial(kernel, self.B, self.b, self.z_1),
+                functools.partial(kernel, self.A, self.a, np.eye(2)),
+            ]
+        )
 
     def top_down(self):
-        """The diagonal distributions q(z_2 | x) and q(z_1 | z_2, x), the second conditional on both."""
+        """The diagonal distributions q(z_2 | x) and q(z_1 | z_2, x), the
+        second conditional on both.
+        """
 
         def top(x):
             mean, covariance = self.posterior(self.B @ self.A, 1.0, np.eye(2), x)
@@ -178,8 +191,9 @@ class LinearChain:
 
 
 def test_the_bound_of_two_levels_is_below_the_evidence(x64):
-    """E total < log p by more than 5 standard errors (the encoders are diagonal, the posteriors are not), and by less
-    than an encoder of twice the spread leaves. The KLs of `top_down` are each positive.
+    """E total < log p by more than 5 standard errors (the encoders are
+    diagonal, the posteriors are not), and by less than an encoder of twice the
+    spread leaves. The KLs of `top_down` are each positive.
     """
     chain = LinearChain()
     model = chain.decoder, [chain.generative]
@@ -232,7 +246,9 @@ def test_one_level_is_the_plain_vae(x64):
 
 
 def test_functions_of_the_level_and_sequences_agree(x64):
-    """The same kernels as one function and as a sequence give the same bound and the same samples, for all inferences."""
+    """The same kernels as one function and as a sequence give the same bound
+    and the same samples, for all inferences.
+    """
     step = lambda l, z: ((0.3 + 0.1 * l) * jnp.sin(z), jnp.full(2, -0.5) + 0.05 * l)
     back = lambda l, z: (jnp.cos(z) / (1.0 + l), jnp.full(2, -0.2))
     posterior = lambda l, z, x: (z / (1.0 + l) + 0.1 * x, jnp.full(2, -0.7))
@@ -291,12 +307,13 @@ def test_means_of_any_law_are_passed_down():
     np.testing.assert_allclose(result, 4 * X, rtol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------- progressive
+# -------------------------------------------------------------------------- progressive
 
 
 def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
-    """E −ln p(z_1 | z_2) ≥ h(z_1) − capacity for bounded encoders, z_1 ~ N(0, 1), with the best linear Gaussian decoder
-    of the draws. Without the bound a mean that grows tenfold gains ln 10, for ever, and passes that floor.
+    """E −ln p(z_1 | z_2) ≥ h(z_1) − capacity for bounded encoders, z_1 ~ N(0,
+    1), with the best linear Gaussian decoder of the draws. Without the bound a
+    mean that grows tenfold gains ln 10, for ever, and passes that floor.
     """
     noise_std = 0.3
     floor = 0.5 * math.log(2 * math.pi * math.e) - float(
@@ -323,16 +340,19 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
     ]
     assert min(losses) > floor
     unbounded = [loss(gain * zs) for gain in (1.0, 10.0, 100.0, 1000.0)]
-    # without the bound v → s²/gain², and each factor of 10 gains ln 10, for ever: from gain 10 on to ½(s/gain)² and, as
-    # the draws' correlation is within 4.5/√N of 0, twice that times s/gain
+    # without the bound v → s²/gain², and each factor of 10 gains ln 10, for ever: from
+    # gain 10 on to ½(s/gain)² and, as the draws' correlation is within 4.5/√N of 0,
+    # twice that times s/gain
     off = 0.5 * (noise_std / 10) ** 2 + 2 * 4.5 / math.sqrt(len(zs)) * noise_std / 10
     np.testing.assert_allclose(np.diff(unbounded)[1:], -math.log(10), rtol=0, atol=off)
     assert unbounded[1] < floor
 
 
 def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
-    """−ln p(z_{l−1} | z_l) at the draws. The gradient of layer 2's loss by layer 1's parameters is 0, its own is not.
-    Parameters that are shared are moved by both. Noise_std by none.
+    """−ln p(z_{l−1} | z_l) at the draws.
+
+    The gradient of layer 2's loss by layer 1's parameters is 0, its own is
+    not. Parameters that are shared are moved by both. Noise_std by none.
     """
     x = np.array([0.3, -0.6])
 
@@ -372,8 +392,9 @@ def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
 
 
 def test_information_is_between_its_bounds(x64):
-    """z = m + s ε with m uniform on ±1, a channel whose information is known by quadrature: both lower bounds are below
-    it, the second with the exact posterior as decoder meets it. Gaussian bound and capacity are above.
+    """z = m + s ε with m uniform on ±1, a channel whose information is known
+    by quadrature: both lower bounds are below it, the second with the exact
+    posterior as decoder meets it. Gaussian bound and capacity are above.
     """
     noise_std, count = 0.7, 3000
     grid = np.linspace(-8, 8, 4001)
@@ -419,8 +440,11 @@ def test_information_is_between_its_bounds(x64):
 
 
 def test_information_of_a_linear_gaussian_channel(x64):
-    """y = A x + s ε with x ~ N(0, I_2): I = ½ log det(I + AAᵀ/s²). The exact posterior as decoder meets I, the
-    contrastive bound stays below, the Gaussian one meets it less half its log det's bias, d (d + 3)/4N at most.
+    """y = A x + s ε with x ~ N(0, I_2): I = ½ log det(I + AAᵀ/s²).
+
+    The exact posterior as decoder meets I, the contrastive bound stays below,
+    the Gaussian one meets it less half its log det's bias, d (d + 3)/4N at
+    most.
     """
     count, spread, repeats = 400, 0.8, 24
     gain = np.array([[1.2, 0.3], [-0.4, 0.7]])
@@ -462,7 +486,9 @@ def test_information_of_a_linear_gaussian_channel(x64):
 
 
 def test_a_contrastive_bound_cannot_pass_log_n():
-    """Where N examples are distinguished without fail the bound is log N, and no more."""
+    """Where N examples are distinguished without fail the bound is log N, and
+    no more.
+    """
     zs = 100.0 * np.arange(16.0, dtype=np.float32)[:, None]
     channel = lambda z: (z, np.zeros(1)), lambda z: distributions.gaussian(z, 0.0)
     result, above = jax.jit(lambda zs: progressive.information(KEY, *channel, zs))(zs)
@@ -472,8 +498,10 @@ def test_a_contrastive_bound_cannot_pass_log_n():
 
 @pytest.mark.slow
 def test_two_phases_give_a_bound_near_the_entropy(x64):
-    """Two layers trained without a prior on correlated Gaussians, then a Gaussian on the top: the mean bound is below
-    the mean log p, by at most a nat, where a model without latents, the product of the marginals, is below it by 1.5.
+    """Two layers trained without a prior on correlated Gaussians, then a
+    Gaussian on the top: the mean bound is below the mean log p, by at most a
+    nat, where a model without latents, the product of the marginals, is below
+    it by 1.5.
     """
     target = targets.gaussian(
         np.zeros(3), np.array([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
@@ -533,7 +561,7 @@ def test_two_phases_give_a_bound_near_the_entropy(x64):
     assert 4 * gap.std(ddof=1) / math.sqrt(len(xs)) < gap.mean() < 1.0, gap.mean()
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------- errors
 
 PAIR = lambda z: (z, jnp.zeros_like(z))
 PLAIN = lambda z: distributions.gaussian(z, 0.0)
@@ -541,34 +569,170 @@ X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
 WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
 REFUSED = {
-    "too few": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X), ValueError, "generative must be 1 kernels for 2 layers, got 0"),
-    "too many": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], x=X), ValueError, "generative must be 1 kernels for 2 layers, got 2"),
-    "posteriors": (lambda: hierarchical.top_down(PAIR, [PAIR], layers=4), ValueError, "posteriors must be 3 kernels for 4 layers, got 1"),
-    "marginals": (lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]), ValueError, "marginals must be 2 kernels for 2 layers, got 1"),
-    "levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)), ValueError, "layers must be given where kernels is one function"),
-    "no levels": (lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), layers=0), ValueError, "layers must be between 1 and 1000, got 0"),
-    "none": (lambda: hierarchical.bottom_up([]), ValueError, "kernels must hold at least one kernel"),
-    "no kernels": (lambda: hierarchical.bottom_up(3), TypeError, "kernels must be a sequence of callables, or one function of the layer, got 3"),
-    "inference": (lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], x=X), TypeError, "inference must be made by bottom_up or top_down"),
-    "generative's shape": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], x=X), ValueError, r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "decoder's shape": (lambda: hierarchical.elbo(KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], x=X), ValueError, r"decoder must be a distribution of arrays of shape \(2,\)"),
-    "marginals' shape": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]), PLAIN, [PAIR], x=X), ValueError, r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)"),
-    "top marginal": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]), PLAIN, [PAIR], x=X), ValueError, r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)"),
-    "stacked posteriors": (lambda: hierarchical.elbo(KEY, hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), layers=3), PLAIN, lambda l, z: PAIR(z), x=X), ValueError, r"posteriors's mean must have shape \(2,\), got \(3,\)"),
-    "stacked decoding": (lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, layer=3), ValueError, r"generative's mean must have shape \(2,\), got \(3,\)"),
-    "no distribution": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1), TypeError, r"decoder's output must have sample\(key\)"),
-    "no mean": (lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1, mean=True), TypeError, "decoder's output must have mean"),
-    "negative noise": (lambda: progressive.noise_entropy(2, -1.0), ValueError, "noise_std must be positive, got -1.0"),
-    "nan": (lambda: hierarchical.elbo(KEY, hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]), PLAIN, [PAIR], x=X), ValueError, r"kernels\[2\]'s mean must be finite"),
-    "nan in x": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X * math.nan), ValueError, "x must be finite, got 2 NaN"),
-    "prior's type": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=3.0), TypeError, r"prior must have log_prob\(z\), got 3.0"),
-    "prior": (lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=distributions.standard_normal((3,))), ValueError, r"prior must be a distribution of latents of shape \(2,\)"),
-    "level": (lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, layer=3), ValueError, "layer must be at most 2, the layers of generative, got 3"),
-    "noise": (lambda: progressive.bounded_encoder(PAIR, 0.0), ValueError, "noise_std must be positive, got 0.0"),
-    "layers": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN], X), ValueError, "decoders must be as many as encoders, 2, got 1"),
-    "layer's shape": (lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN, WIDE], X), ValueError, r"decoders\[1\]'s mean must have shape \(2,\), got \(3,\)"),
-    "examples": (lambda: progressive.information(KEY, PAIR, PLAIN, X[None]), ValueError, r"zs must have shape \(N, …\) with N at least 2, got \(1, 2\)"),
-}  # fmt: skip
+    "too few": (
+        lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X),
+        ValueError,
+        "generative must be 1 kernels for 2 layers, got 0",
+    ),
+    "too many": (
+        lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR, PAIR], x=X),
+        ValueError,
+        "generative must be 1 kernels for 2 layers, got 2",
+    ),
+    "posteriors": (
+        lambda: hierarchical.top_down(PAIR, [PAIR], layers=4),
+        ValueError,
+        "posteriors must be 3 kernels for 4 layers, got 1",
+    ),
+    "marginals": (
+        lambda: hierarchical.top_down(PAIR, [PAIR], [PAIR]),
+        ValueError,
+        "marginals must be 2 kernels for 2 layers, got 1",
+    ),
+    "levels": (
+        lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)),
+        ValueError,
+        "layers must be given where kernels is one function",
+    ),
+    "no levels": (
+        lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), layers=0),
+        ValueError,
+        "layers must be between 1 and 1000, got 0",
+    ),
+    "none": (
+        lambda: hierarchical.bottom_up([]),
+        ValueError,
+        "kernels must hold at least one kernel",
+    ),
+    "no kernels": (
+        lambda: hierarchical.bottom_up(3),
+        TypeError,
+        "kernels must be a sequence of callables, or one function of the layer, got 3",
+    ),
+    "inference": (
+        lambda: hierarchical.elbo(KEY, PAIR, PLAIN, [PAIR], x=X),
+        TypeError,
+        "inference must be made by bottom_up or top_down",
+    ),
+    "generative's shape": (
+        lambda: hierarchical.elbo(KEY, TWO, PLAIN, [WIDE], x=X),
+        ValueError,
+        r"generative\[2\]'s mean must have shape \(2,\), got \(3,\)",
+    ),
+    "decoder's shape": (
+        lambda: hierarchical.elbo(
+            KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], x=X
+        ),
+        ValueError,
+        r"decoder must be a distribution of arrays of shape \(2,\)",
+    ),
+    "marginals' shape": (
+        lambda: hierarchical.elbo(
+            KEY,
+            hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [WIDE, PAIR]),
+            PLAIN,
+            [PAIR],
+            x=X,
+        ),
+        ValueError,
+        r"posteriors\[2\]'s mean must have shape \(3,\), got \(2,\)",
+    ),
+    "top marginal": (
+        lambda: hierarchical.elbo(
+            KEY,
+            hierarchical.top_down(PAIR, [lambda z, x: PAIR(z)], [PAIR, WIDE]),
+            PLAIN,
+            [PAIR],
+            x=X,
+        ),
+        ValueError,
+        r"marginals\[2\]'s mean must have shape \(2,\), got \(3,\)",
+    ),
+    "stacked posteriors": (
+        lambda: hierarchical.elbo(
+            KEY,
+            hierarchical.top_down(PAIR, lambda l, z, x: WIDE(z), layers=3),
+            PLAIN,
+            lambda l, z: PAIR(z),
+            x=X,
+        ),
+        ValueError,
+        r"posteriors's mean must have shape \(2,\), got \(3,\)",
+    ),
+    "stacked decoding": (
+        lambda: hierarchical.decode(KEY, PLAIN, lambda l, z: WIDE(z), X, layer=3),
+        ValueError,
+        r"generative's mean must have shape \(2,\), got \(3,\)",
+    ),
+    "no distribution": (
+        lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1),
+        TypeError,
+        r"decoder's output must have sample\(key\)",
+    ),
+    "no mean": (
+        lambda: hierarchical.decode(KEY, PAIR, [], X, layer=1, mean=True),
+        TypeError,
+        "decoder's output must have mean",
+    ),
+    "negative noise": (
+        lambda: progressive.noise_entropy(2, -1.0),
+        ValueError,
+        "noise_std must be positive, got -1.0",
+    ),
+    "nan": (
+        lambda: hierarchical.elbo(
+            KEY,
+            hierarchical.bottom_up([PAIR, lambda z: (z * math.nan, z)]),
+            PLAIN,
+            [PAIR],
+            x=X,
+        ),
+        ValueError,
+        r"kernels\[2\]'s mean must be finite",
+    ),
+    "nan in x": (
+        lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X * math.nan),
+        ValueError,
+        "x must be finite, got 2 NaN",
+    ),
+    "prior's type": (
+        lambda: hierarchical.elbo(KEY, TWO, PLAIN, [PAIR], x=X, prior=3.0),
+        TypeError,
+        r"prior must have log_prob\(z\), got 3.0",
+    ),
+    "prior": (
+        lambda: hierarchical.elbo(
+            KEY, TWO, PLAIN, [PAIR], x=X, prior=distributions.standard_normal((3,))
+        ),
+        ValueError,
+        r"prior must be a distribution of latents of shape \(2,\)",
+    ),
+    "level": (
+        lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, layer=3),
+        ValueError,
+        "layer must be at most 2, the layers of generative, got 3",
+    ),
+    "noise": (
+        lambda: progressive.bounded_encoder(PAIR, 0.0),
+        ValueError,
+        "noise_std must be positive, got 0.0",
+    ),
+    "layers": (
+        lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN], X),
+        ValueError,
+        "decoders must be as many as encoders, 2, got 1",
+    ),
+    "layer's shape": (
+        lambda: progressive.reconstruction_losses(KEY, [PAIR, PAIR], [PLAIN, WIDE], X),
+        ValueError,
+        r"decoders\[1\]'s mean must have shape \(2,\), got \(3,\)",
+    ),
+    "examples": (
+        lambda: progressive.information(KEY, PAIR, PLAIN, X[None]),
+        ValueError,
+        r"zs must have shape \(N, …\) with N at least 2, got \(1, 2\)",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
