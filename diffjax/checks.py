@@ -54,6 +54,11 @@ __all__ = [
     "within",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

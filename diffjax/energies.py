@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _example(name, x):
     x = checks.real_array(name, x)
     return x.astype(float_dtype(x))

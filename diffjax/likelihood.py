@@ -45,6 +45,11 @@ __all__ = [
     "log_prob",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 DEFAULT = (rk4(), lambda schedule, solver: grids.log_snr(schedule, 48))
 """The default solver, and (schedule, solver) -> the default grid."""
 

@@ -44,6 +44,11 @@ __all__ = [
     "time_density",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 TIME_DISTRIBUTIONS = ("uniform", "log_snr", "log_normal")
 """Distributions of the training time t.
 

@@ -44,6 +44,11 @@ __all__ = [
     "sliced_wasserstein",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Kernel = Callable[[Array, Array], Array]
 """Positive definite function (a, b) -> k(a, b) of two flattened examples (D,)."""
 

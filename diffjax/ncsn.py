@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @checks.arguments(count=(checks.integer, 2))
 def geometric_sigmas(count: int, sigma_min: float, sigma_max: float) -> np.ndarray:
     """Geometric ladder of noise levels (Song & Ermon 2019, section 4.1).

@@ -14,6 +14,11 @@ from .types import Array, Key, Scalar, pytree, static_field
 
 __all__ = ["DRAWS_PER_STEP", "BrownianPath", "brownian", "normal", "part"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 DRAWS_PER_STEP = 8
 """The most independent draws that a solver may take in one step."""
 

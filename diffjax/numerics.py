@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def float_dtype(*values: ArrayLike) -> jnp.dtype:
     """The dtype in which states and updates are computed.
 

@@ -19,6 +19,11 @@ from .types import Array, ArrayLike, as_pytree_callable, combine, compiled, part
 
 __all__ = ["Rule", "evaluate", "integrate", "log_integral", "rule"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _AT_ONCE = 2**16
 """Nodes that are evaluated as one batch."""
 

@@ -33,6 +33,11 @@ from .types import (
 
 __all__ = ["encode", "initial", "interpolate", "sample", "sample_many", "spherical"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 EVALUATIONS, STEPS = 64, 32
 """Denoiser evaluations of a default grid, and the least number of its steps."""
 
@@ -148,11 +153,14 @@ def sample_many(
     Example i is `sample(fold_in(key, i), …)`, whatever count, chunk and mesh
     are.
 
-    With a mesh each device draws its share of the examples, and the result
-    stays sharded along its first axis. Conditions, starts and noise are split
-    in the same way. The denoiser's arrays, the schedule and the grid are
-    copied to every device. Neither the samples nor their order depend on the
-    mesh. The count need not be a multiple of the number of devices.
+    With a mesh each device draws its share of the examples. Conditions, starts
+    and noise are split in the same way. The denoiser's arrays, the schedule
+    and the grid are copied to every device. Neither the samples nor their
+    order depend on the mesh.
+
+    The count need not be a multiple of the number of devices. If it is, the
+    result stays sharded along its first axis. Otherwise each device has all of
+    it.
 
     Args:
       key: Typed key.
@@ -170,8 +178,7 @@ def sample_many(
         The types of its axes do not matter. None for the default device.
       x_init: Starts (count, *shape) at grid[0] in place of draws.
       path: True for the states at all times, (count, N + 1, *shape).
-      info: True for (result, Info). Its leaves are (count,) where the work
-        depends on the data.
+      info: True for (result, Info), with leaves of shape (count,).
       noise: The solver's noise, (count, N, draws, *shape), in place of draws
         from the key. See `solvers.integrate`.
 
@@ -187,8 +194,8 @@ def sample_many(
     Example:
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,)).shape
       (16, 2)
-      >>> types = (jax.sharding.AxisType.Auto,)
-      >>> mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=types)
+      >>> devices = np.array(jax.devices())
+      >>> mesh = jax.sharding.Mesh(devices, ("devices",))
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,), mesh=mesh).shape
       (16, 2)
       >>> noise = jax.random.normal(key, (16, 8, 1, 2))  # 8 steps with one draw each

@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def decompose(matrix: Array) -> tuple[Array, Array, Array]:
     """Decompose a symmetric matrix.
 

@@ -30,6 +30,11 @@ from .types import (
 
 __all__ = ["FAMILIES", "HELD_OUT", "NODES", "GridErrors", "optimised_grid"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 FAMILIES = {
     "angular": lambda schedule, steps: grids.angular(
         schedule, steps, grids.recommended_share(steps)

@@ -42,6 +42,11 @@ __all__ = [
     "static_field",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
 Key = jax.Array

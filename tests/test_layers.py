@@ -6,6 +6,7 @@ condition counts too.
 
 import ast
 import graphlib
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -412,3 +413,10 @@ def test_no_test_imports_a_test_module():
         or base in shared
     ]
     assert not imports
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS - {"interop", "_capture"}))
+def test_tab_completion_shows_public_names_alone(room):
+    module = importlib.import_module(f"diffjax.{room}")
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)

@@ -56,3 +56,7 @@ __all__ = [
     "simple_loss",
     "two_variable_elbo",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -51,9 +51,10 @@ def continuous_loss(
 
         ½ |dSNR/dt| ‖x_0 − D(x_t, t)‖² (t_max − t_min)
 
-    Over t uniform, the default, its mean is ½∫ ‖x_0 − D‖² dSNR. Where D
-    depends on t by the log-SNR alone, that depends on the schedule by its end
-    points alone. So do the scaled inputs of `predictions.denoiser`.
+    For uniform t, the default, its mean is ½∫ ‖x_0 − D‖² dSNR. If D depends on
+    t through the log-SNR alone, as with the scaled inputs of
+    `predictions.denoiser`, the mean depends on the end points of the schedule
+    alone.
 
     Args:
       key: A typed key.
@@ -106,10 +107,10 @@ def schedule_variance_loss(
 
     It is the square of `continuous_loss`. Its mean over t and noise is the
     loss's variance plus its squared mean, which does not depend on the
-    schedule's shape. Its gradient by the shape of `schedules.learned` is
-    therefore, without bias, that of the variance.
+    schedule's shape. So its gradient with respect to the shape of
+    `schedules.learned` is an unbiased estimate of that of the variance.
 
-    The end points follow the bound itself. The least is reached where |λ′| ∝
+    Train the end points on the bound itself. The least is reached where |λ′| ∝
     1/√E[h²], h = ½ SNR ‖x_0 − D‖².
 
     Args:
@@ -152,8 +153,8 @@ def continuous_elbo(
     interval, with one u ~ U(0, 1) and fresh noise for every i. The terms sum
     to an unbiased estimate.
 
-    Its spread is great where |dSNR/dt| is, as at small t_min for continuous
-    data. Take then a greater count, a greater t_min, or a schedule whose
+    Its variance is large where |dSNR/dt| is large, as at a small t_min for
+    continuous data. Take a greater count there, a greater t_min, or a schedule whose
     log-SNR falls evenly, as `ve`.
 
     Args:

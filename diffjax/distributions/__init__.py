@@ -46,3 +46,7 @@ __all__ = [
     "log_normal_interval",
     "standard_normal",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

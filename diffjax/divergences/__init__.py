@@ -35,3 +35,7 @@ __all__ = [
     "kl_by_samples",
     "moment_matched",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -181,3 +181,7 @@ __all__ = [  # noqa: RUF022
     "sinkhorn_plan",
     "transport_cost",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,9 +1,9 @@
 """Flow matching: fits a velocity to those of random paths from data to noise.
 
 An interpolant x_t = α(t) x_0 + σ(t) x_1 + γ(t) z has data at t = 0, noise at t
-= 1 and the velocity α′ x_0 + σ′ x_1 + γ′ z. Regression on x_t gives its mean
-given x_t. The flow of that mean has the distribution of x_t at every t,
-whatever the pairing of x_0 and x_1.
+= 1 and the velocity α′ x_0 + σ′ x_1 + γ′ z. Regressing it on x_t gives E[velocity |
+x_t]. The flow of that field has the distribution of x_t at every t, whatever
+the pairing of x_0 and x_1.
 """
 
 from collections.abc import Callable
@@ -277,8 +277,8 @@ def velocity_denoiser(
       interpolant: What the velocity was fitted to, without γ.
       velocity: The fitted velocity, called as u(x, t).
       pairing: What it was fitted under, default `independent()`. Under another
-        the noise depends on the data and the denoiser has `independent=False`.
-        Deterministic solvers, `encode` and `log_prob` then hold. Stochastic
+        the noise depends on the data and the denoiser is marked `coupled`.
+        Deterministic solvers, `encode` and `log_prob` then remain valid. Stochastic
         solvers, `predictions.score` and guidance by scores raise TypeError.
 
     Returns:

@@ -2,8 +2,8 @@
 
 `classifier` shifts a denoiser by the gradient of log p(y | x_t).
 `classifier_free` and `autoguidance` extrapolate from a weaker denoiser to a
-better one. `limited` and the thresholds bound what guidance does.
-`drop_condition` is for training.
+better one. `limited` guides in an interval of times
+only. The thresholds clip D. `drop_condition` is for training.
 
 For γ other than 0 and 1 the guided field (1 − γ) s_u + γ s_c is the score of
 p_u^{1−γ} p_c^γ at each noise level. These densities are not noised versions of
@@ -57,3 +57,7 @@ __all__ = [
     "shifted",
     "static_threshold",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -36,3 +36,7 @@ __all__ = [
     "soft_inpainting",
     "trust_mask",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

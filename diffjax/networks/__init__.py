@@ -24,3 +24,7 @@ __all__ = [
     "fourier_inputs",
     "sinusoidal",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

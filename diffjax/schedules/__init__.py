@@ -80,3 +80,7 @@ __all__ = [
     "vp_linear",
     "without_signal",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

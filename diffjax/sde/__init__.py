@@ -31,3 +31,7 @@ __all__ = [
     "reverse",
     "solve_fokker_planck",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -80,3 +80,7 @@ __all__ = [
     "stochastic_heun",
     "unipc",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -38,7 +38,7 @@ class Update(NamedTuple):
     """An affine update of a state, keep · state + Σ_j gains_j F_j + Σ_k stds_k z_k.
 
     F_j are the outputs of the denoiser so far, z_k standard normal draws.
-    Samplers state it for y = x/α, where `keep` counts in units of ρ'/ρ:
+    Samplers state it for y = x/α, where `keep` is a multiple of ρ'/ρ:
 
         y' = keep (ρ'/ρ) y + Σ_j gains_j F_j + Σ_k stds_k z_k
 
@@ -251,12 +251,16 @@ def multistep(
 ) -> Solver:
     """A method with one evaluation per step that remembers earlier outputs.
 
+    A step to exactly 0 returns D, whatever update is stated for it.
+
     Args:
       name: The solver's name.
       predict: (schedule, steps) -> the update of each step, gains for the
-        newest output first.
+        newest output first. `steps` has the noise levels `start` and `end`
+        (t, alpha, sigma, rho), `log_step` = h and `at_zero`, each entry (N,).
       order: The order to declare.
-      past: How many outputs before the newest it remembers.
+      past: How many outputs before the newest it remembers. Those that are
+        missing in the first steps are 0. Give them gain 0 there.
       kind: "data" where the gains are those of D. "noise" where they are the
         gain of D, then those of the differences ε̂_j − ε̂ to the earlier
         outputs, see `from_noise`.

@@ -92,10 +92,12 @@ class Solver(NamedTuple):
         stochastic solver. None where none is declared.
       stochastic: Whether it draws noise, and needs a key.
       evaluations: (steps, to_zero=False) -> number of network evaluations,
-        to_zero for a grid that ends at 0. None where they depend on the data:
-        take info=True.
+        to_zero for a grid that ends at 0. It is not compared with the calls
+        made. None where they depend on the data: take info=True.
       prepare: (problem, ts) -> inputs, a pytree with a leading axis of steps,
-        computed for all steps at once.
+        computed for all steps at once. ts may end at exactly 0, where a
+        schedule has no coefficients. The step there must return D, see
+        `unless_zero`.
       step: (problem, inputs, draw, x, state) -> (x, state), one step. draw(i)
         is its i-th standard normal, of x's shape.
       init: (problem, x, inputs of the first step) -> state, what passes from

@@ -225,7 +225,7 @@ def _noisy(steps, gains, eta):
     """
     h = steps.log_step
     stds = (steps.end.rho * jnp.sqrt(-jnp.expm1(-2 * eta**2 * h)),) if eta else ()
-    # keep counts in units of ρ_s/ρ_t = e^{−h}
+    # `keep` is a multiple of ρ_s/ρ_t = e^{−h}, see `Update`
     return Update(steps.end, jnp.exp(-(eta**2) * h), gains, stds)
 
 
@@ -251,7 +251,8 @@ def _second_order_multistep(name, eta, guarded):
         h = steps.log_step
         h_prev = jnp.concatenate([jnp.full_like(h[:1], jnp.inf), h[:-1]])
         first = -jnp.expm1(-(1 + eta**2) * h)  # 1 − e^{−a}
-        # the second-order term, 0 in the first step: (1 − e^{−a}) c (D − D_prev)
+        # The second-order term is (1 − e^{−a}) c (D − D_prev) with c = 1/(2r) and
+        # the paper's r = h_prev/h. It is 0 in the first step.
         c = h / (2 * h_prev)
         c = jnp.where(allows_line(steps, c), c, 0) if guarded else c
         return _noisy(steps, [first * (1 + c), -first * c], eta)
@@ -265,7 +266,8 @@ def dpmpp_2m(guarded: bool = True) -> Solver:
 
         y ← e^{−h} y + (1 − e^{−h}) (D + (h/2h_prev) (D − D_prev))
 
-    y = x/α, h = λ_s − λ_t.
+    y = x/α, h = λ_s − λ_t. By default steps that are too long to extrapolate
+    over are of first order. `guarded=False` is Algorithm 2 on any grid.
 
     Args:
       guarded: Lower the order of a step where extrapolation may fail: where

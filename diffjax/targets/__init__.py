@@ -32,3 +32,7 @@ __all__ = [
     "score",
     "uniform_boxes",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

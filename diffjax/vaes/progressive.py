@@ -252,15 +252,15 @@ def information(
     `noise_entropy`, so that bounds go up from layer to layer.
 
     contrastive: the mean of log q(z_i | z_{l−1,i}) − log (1/N) Σ_j q(z_i |
-    z_{l−1,j}). It is at most I in expectation, and never above log N, as any
-    bound from N examples that assumes nothing of their distribution (van den
+    z_{l−1,j}). It is at most I in expectation, and never above log N. No bound
+    from N examples can be, without assumptions on their distribution (van den
     Oord et al. 2018, Poole et al. 2019, equation 12, McAllester & Stratos
     2020).
 
     gaussian: ½ log det(Cov m + E v) − ½ E Σ log v for means m and variances v
     of the encoder. It is at least I, as z_l has at most the entropy of a
     Gaussian of its covariance. The covariance is that of the examples, divided
-    by N. Half its log det is below the truth's, by d (d + 3)/4N at most to
+    by N. ½ log det of that estimate is too small, by at most d (d + 3)/4N to
     first order in 1/N where the means are Gaussian.
 
     Args:
