@@ -277,7 +277,7 @@ def velocity_denoiser(
       interpolant: What the velocity was fitted to, without γ.
       velocity: The fitted velocity, called as u(x, t).
       pairing: What it was fitted under, default `independent()`. Under another
-        the noise depends on the data and the denoiser is marked `coupled`.
+        the noise depends on the data and the denoiser has `independent=False`.
         Deterministic solvers, `encode` and `log_prob` then remain valid. Stochastic
         solvers, `predictions.score` and guidance by scores raise TypeError.
 
