@@ -147,7 +147,9 @@ def log_prob(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), base)
     )
-    settings = _Settings(solver, static, 0 if divergence == "exact" else probes, chunk)
+    settings = _DensityRun(
+        solver, static, 0 if divergence == "exact" else probes, chunk
+    )
     result, report = _log_prob(settings, arrays, key, x, reverse(grid))
     driver.warn_if_exhausted(solver, report.run)
     return (result, report) if info else result
@@ -335,7 +337,7 @@ class ChangeOfVariables:
         return DensityState(value, traces, jnp.sum(value**2), jacobian)
 
 
-class _Settings(NamedTuple):
+class _DensityRun(NamedTuple):
     """Settings of a run, fixed at compilation."""
 
     solver: Solver

@@ -120,7 +120,7 @@ def sample(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), noise)
     )
-    run = _Run(solver, static, shape, bool(path), zero_end)
+    run = _SampleRun(solver, static, shape, bool(path), zero_end)
     result, report = _sample_one(run, arrays, key, grid, x_init)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
@@ -222,7 +222,7 @@ def sample_many(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), None)
     )
-    run = _Run(solver, static, shape, bool(path), zero_end)
+    run = _SampleRun(solver, static, shape, bool(path), zero_end)
     batch = _Batch(run, count, chunk, _automatic(mesh))
     result, report = _sample_many(batch, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
@@ -492,7 +492,7 @@ def _shape_and_start(shape, x_init, count=None):
 
 
 @pytree
-class _Conditioned:
+class _ConditionedDenoiser:
     denoiser: Any
     condition: Any
 
@@ -500,7 +500,7 @@ class _Conditioned:
         return self.denoiser(x, t, self.condition)
 
 
-class _Run(NamedTuple):
+class _SampleRun(NamedTuple):
     """Settings of one example's run, fixed at compilation."""
 
     solver: Solver
@@ -513,7 +513,7 @@ class _Run(NamedTuple):
 class _Batch(NamedTuple):
     """Settings of a run of many examples, fixed at compilation."""
 
-    run: _Run
+    run: _SampleRun
     count: int
     chunk: int | None
     mesh: Mesh | None
@@ -527,7 +527,9 @@ def _sample_one(run, arrays, key, grid, x_init):
 def _solve(run, arrays, condition, key, grid, x_init, noise=None, mean=None):
     denoiser, schedule, stated = combine(arrays, run.static)
     noise = stated if noise is None else noise
-    denoiser = denoiser if condition is None else _Conditioned(denoiser, condition)
+    denoiser = (
+        denoiser if condition is None else _ConditionedDenoiser(denoiser, condition)
+    )
     if key is not None:
         key, start = _start(key, schedule, grid, run.shape)
         x_init = start if x_init is None else x_init

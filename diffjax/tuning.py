@@ -194,7 +194,7 @@ def optimised_grid(
     _check_end_log_snrs(schedule)
     drawn, counts = _starts(key, shape, x_init, examples)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = _Settings(solver, static, steps, counts, iterations)
+    settings = _FitSettings(solver, static, steps, counts, iterations)
     candidates, starts, ends = _prepare(settings, arrays, drawn)
     problem = driver.diffusion(schedule, denoiser)
     for grid in np.asarray(candidates)[:-1]:
@@ -217,7 +217,7 @@ def optimised_grid(
     return grid, report
 
 
-class _Settings(NamedTuple):
+class _FitSettings(NamedTuple):
     """Static settings of the compiled programs.
 
     Attributes:
@@ -247,7 +247,7 @@ def _end_log_snrs(schedule):
 
 
 def _starts(key, shape, x_init, examples):
-    """((None, starts) or (key, no starts of the shape), counts as in `_Settings`)."""
+    """((None, starts) or (key, no starts of the shape), counts of `_FitSettings`)."""
     if x_init is not None:
         starts = requirements.check_example("x_init", x_init)
         message = (

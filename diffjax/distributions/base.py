@@ -18,6 +18,9 @@ class Distribution(Protocol):
     An object need not inherit from this class. Functions require the methods
     that they call and no others: a normalizing flow, whose moments have no
     closed form, has the first two.
+
+    An optional member, which `divergences.moment_matched` uses, is
+    `covariance()` of all entries.
     """
 
     def log_prob(self, x: Any) -> Array:

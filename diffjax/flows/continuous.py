@@ -162,8 +162,10 @@ class Continuous:
 
     def _field(self, condition):
         if condition is None:
-            return _Conditioned(self.velocity, ())
-        return _Conditioned(self.velocity, (jax.tree.map(jnp.asarray, condition),))
+            return _ConditionedVelocity(self.velocity, ())
+        return _ConditionedVelocity(
+            self.velocity, (jax.tree.map(jnp.asarray, condition),)
+        )
 
     def _solve(self, field, state, times, path=False):
         solver = _checkpointed(self.solver) if self.checkpoint else self.solver
@@ -556,7 +558,7 @@ def _transport_loss(key, flow, xs, condition, kinetic, jacobian, probes):
 
 
 @pytree
-class _Conditioned:
+class _ConditionedVelocity:
     velocity: Any
     condition: tuple
 

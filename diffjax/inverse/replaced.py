@@ -119,7 +119,7 @@ class _RePaint:
     repeats: int
 
 
-class _Inputs(NamedTuple):
+class _RePaintInputs(NamedTuple):
     """Coefficients of each step, with a leading axis of N steps."""
 
     down: Any  # of the step itself, see _Down
@@ -238,7 +238,7 @@ def _prepare_repaint(settings, problem, ts):
     walked = np.minimum(first[:, None] + np.arange(jump), count - 1)  # (N, jump)
     segment = jax.tree.map(lambda leaf: leaf[walked], down)
     up = composed.transition_up(steps.end, high)
-    return _Inputs(down, jnp.asarray(again), up, segment)
+    return _RePaintInputs(down, jnp.asarray(again), up, segment)
 
 
 def _is_repeated(count, jump):

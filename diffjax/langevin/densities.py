@@ -13,7 +13,11 @@ __all__ = ["Density", "LogDensity", "ScoreOnly", "Tempered", "score_only", "temp
 
 
 class Density(Protocol):
-    """A density known up to its normaliser."""
+    """A density known up to its normaliser.
+
+    An optional member is `log_prob(x)`, log p(x) + constant. Only a density
+    that has it can be used where positions are accepted or weighted.
+    """
 
     def score(self, x: Array) -> Array:
         """∇log p(x), shape of x."""

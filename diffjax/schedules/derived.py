@@ -46,6 +46,11 @@ _BISECTIONS = 64
 class Schedule(Protocol):
     """Protocol of a schedule: α(t), σ(t) and the interval of t.
 
+    Optional members, where they are more exact or faster than what the
+    functions of these names derive: `log_snr(t)`, `time_of_log_snr(log_snr)`,
+    `drift_coefficient(t)` and `diffusion_coefficient(t)`, and `noisiest_time`,
+    the greatest time of finite log-SNR where that is not t_max.
+
     Example:
       >>> import dataclasses
       >>> @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ At most 2, so that weight times error stays within the tolerance.
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
+class _Tolerances:
     rtol: float
     atol: float
     max_steps: int
@@ -88,7 +88,7 @@ _RULES = {
 }
 
 
-class _Inputs(NamedTuple):
+class _AdaptiveInputs(NamedTuple):
     start: Array
     end: Array  # of the grid itself, 0 on a step to 0
     at_zero: Array | None
@@ -116,7 +116,7 @@ def _prepare(field, ts, zero_end):
     steps = steps_along(field, ts, zero_end)
     # The ends are those of the grid itself. XLA would fuse the choice of another end
     # into s − t, and round it otherwise when a run is taken in parts.
-    return _Inputs(steps.start, ts[1:], steps.at_zero, euler_step(field, steps))
+    return _AdaptiveInputs(steps.start, ts[1:], steps.at_zero, euler_step(field, steps))
 
 
 # ------------------------------------------------------------------- ODEs: adaptive
@@ -161,7 +161,7 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
       ...     key, denoiser, schedule, solver=solver, grid=[1.0, 1e-3], shape=(2,)
       ... )
     """
-    settings = _Settings(rtol, atol, max_steps)
+    settings = _Tolerances(rtol, atol, max_steps)
     return Solver(
         "adaptive",
         "velocity",
@@ -268,7 +268,7 @@ def adaptive_sde(
       ...     key, denoiser, schedule, solver=solver, grid=[0.9, 1e-3], shape=(2,)
       ... )
     """
-    settings = _Settings(rtol, atol, max_steps)
+    settings = _Tolerances(rtol, atol, max_steps)
     return Solver(
         "adaptive_sde",
         "sde",
@@ -391,7 +391,7 @@ class _Waiting(NamedTuple):
     count: Any
 
 
-class _Run(NamedTuple):
+class _IntervalState(NamedTuple):
     """The state of the loop over the steps of one interval."""
 
     point: Any
@@ -416,7 +416,7 @@ def _advance(trial: Callable, control, interval, point, start, state):
     run = jax.lax.while_loop(
         lambda run: (run.n < whole) & ~run.state.exhausted,
         functools.partial(_turn, trial, control, interval),
-        _Run(point, start, jnp.zeros_like(whole), depth, waiting, state),
+        _IntervalState(point, start, jnp.zeros_like(whole), depth, waiting, state),
     )
     if math.isinf(control.margin):
         step = jnp.full_like(t, jnp.inf)
@@ -454,7 +454,7 @@ def _turn(trial, control, interval, run):
         evaluations=run.state.evaluations + control.cost,
         exhausted=(depth > _HALVINGS) | out_of_steps,
     )
-    return _Run(point, start, n, depth, waiting, state)
+    return _IntervalState(point, start, n, depth, waiting, state)
 
 
 def _next_span(interval, run):

@@ -41,7 +41,7 @@ class _Annealed:
     step_size: float
 
 
-class _Inputs(NamedTuple):
+class _AnnealedInputs(NamedTuple):
     t: Array  # of the start
     ratio: Array  # α_s/α_t
     end: NoiseLevel
@@ -124,4 +124,4 @@ def _annealed_step(settings, problem, inputs, draw, x, state):
 def _prepare(problem, ts):
     steps = noise_steps(problem, ts)
     ratio = steps.end.alpha / steps.start.alpha
-    return _Inputs(steps.start.t, ratio, steps.end, steps.at_zero)
+    return _AnnealedInputs(steps.start.t, ratio, steps.end, steps.at_zero)

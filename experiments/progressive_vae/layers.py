@@ -124,14 +124,14 @@ class Layers:
                 if key is None
                 else jax.random.split(jax.random.fold_in(key, level))
             )
-            mean = Conditional(pair[0], keys[0], self._mean, level)
+            mean = LayerConditional(pair[0], keys[0], self._mean, level)
             encoders.append(progressive.bounded_encoder(mean, self.config.noise_std))
-            layers.append(Conditional(pair[1], keys[1], self._distribution, level))
+            layers.append(LayerConditional(pair[1], keys[1], self._distribution, level))
         return tuple(encoders), tuple(layers)
 
 
 @dj.types.pytree
-class Conditional:
+class LayerConditional:
     """The conditional distribution x -> function(level, params, key, x)."""
 
     params: Any
