@@ -37,7 +37,8 @@ def cases(part=""):
 def outcome(function, arguments):
     """ "returned", "rejected", or the error that should not have come out.
 
-    Rejected are ValueError, TypeError, and the FloatingPointError of a chain or a training that diverged.
+    Rejected are ValueError, TypeError, and the FloatingPointError of a chain or a
+    training that diverged.
     """
     import jax
 
