@@ -1,7 +1,6 @@
-"""Makes the golden files: samplers of k-diffusion, diffusers and DPM-Solver in
-float64.
+"""Makes the golden files: k-diffusion, diffusers and DPM-Solver in float64.
 
-    make golden     # python -m tests.golden.make with the extra `peers`, 5 s on two cores
+    make golden  # python -m tests.golden.make with the extra `peers`, 5 s on two cores
     python -m tests.golden.make diffusers       # one file
     python -m tests.golden.make dpm_solver --source dpm_solver_pytorch.py  # no network
 
