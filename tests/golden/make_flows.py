@@ -4,7 +4,7 @@
 
 The committed file was made by flowjax 19.1.2 and distrax 0.1.9 on jax 0.10.2.
 It stores the versions that made it. Under LIBRARY/NAME it has
-    parameters/…           the bijector's parameters in diffjax's order, see `PARAMETERS`
+    parameters/…           the bijector's parameters in diffjax's order: `PARAMETERS`
     x, y, log_det          (8, …), (8, …), (8,): y = f(x) and log|det ∂f/∂x|
     back, inverse_log_det  (8, …), (8,): f⁻¹ of y in reversed order, compiled by itself,
                            and its log|det|
