@@ -200,7 +200,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses_by_name_and_value(name):
+def test_raises_by_name_and_value(name):
     assert_raises(*REFUSED[name])
 
 
