@@ -89,7 +89,7 @@ def test_a_finer_grid_and_another_solver_follow_the_same_path():
     assert float(jnp.max(jnp.abs(run(paths[1], solvers.sra1(), 256) - base))) > 0.2
 
 
-def test_adaptive_sde_has_the_exact_law():
+def test_adaptive_sde_has_the_exact_distribution():
     """At a tolerance whose bias is small beside 4 standard errors of 4000
     samples, and with rejections on the way.
     """
@@ -182,11 +182,17 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
         mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
         for make in ADAPTIVE.values():
             many, one = (
-                np.asarray(dj.sample_many(jax.random.key(0), 7, network(np.float32), dj.schedules.vp_linear(), solver=make(),
-                                          grid=[1.0, 1e-3], shape=(8,), mesh=m))
+                np.asarray(
+                    dj.sample_many(
+                        jax.random.key(0), 7, network(np.float32),
+                        dj.schedules.vp_linear(), solver=make(), grid=[1.0, 1e-3],
+                        shape=(8,), mesh=m,
+                    )
+                )
                 for m in (mesh, None)
             )
-            np.testing.assert_allclose(many, one, rtol=0, atol=1000 * np.finfo(np.float32).eps * np.abs(one).max())
+            atol = 1000 * np.finfo(np.float32).eps * np.abs(one).max()
+            np.testing.assert_allclose(many, one, rtol=0, atol=atol)
             print(np.abs(many - one).max())
     """)
     flags = (
@@ -439,7 +445,7 @@ def test_batch_norms_are_of_the_examples_mapped_together():
         )
 
 
-def test_restart_keeps_the_law_and_counts_its_evaluations():
+def test_restart_keeps_the_distribution_and_counts_its_evaluations():
     """Twice back from 0.05 to 0.3 on a Gaussian: the exact distribution within
     4 standard errors, and the evaluations reported.
     """
@@ -594,7 +600,7 @@ def test_hyperparameters_out_of_range_are_named():
         "ddim",
     ],
 )
-def test_a_schedule_without_signal_at_its_end_is_refused_or_solved(name):
+def test_a_schedule_without_signal_at_its_end_raises_or_is_solved(name):
     """From α = 0 the solvers that divide by α raise by name.
 
     DDIM, its kin and multistep methods start there.
@@ -650,7 +656,7 @@ def test_steps_within_a_number_of_evaluations():
             solvers.steps_within(solver, 16)
 
 
-def test_grids_and_paths_that_do_not_fit_are_refused():
+def test_grids_and_paths_that_do_not_fit_raise():
     schedule = dj.schedules.vp_linear()
     problem, x, key = diffusion(schedule, mixture()), jnp.ones(2), jax.random.key(0)
     path = noise.brownian(key, 0.9, 0.5, shape=(2,))
