@@ -121,7 +121,7 @@ def test_jensen_shannon_is_the_mean_kl_to_the_middle(x64):
     )
 
 
-def test_where_one_law_has_no_mass():
+def test_where_one_distribution_has_no_mass():
     """U[0, ½] within U[0, 1]: KL log 2 one way and infinite the other. Of
     disjoint intervals JS is log 2, its maximum.
     """
@@ -246,7 +246,7 @@ NORMAL = energy(lambda x: -0.5 * x**2)
         ),
     ],
 )
-def test_quadrature_refuses(p, q, bounds, error, message):
+def test_quadrature_raises(p, q, bounds, error, message):
     assert_raises(lambda: divergences.kl_by_quadrature(p, q, bounds), error, message)
 
 
@@ -269,7 +269,7 @@ def test_nan_is_nan_under_jit():
         ),
     ],
 )
-def test_samples_refuse(change, error, message):
+def test_samples_raise(change, error, message):
     arguments = {
         "key": jax.random.key(0),
         "p": two_modes(),
@@ -509,7 +509,7 @@ UNIT = functools.partial(targets.gaussian, [0.0], 1.0)
         ),
     ],
 )
-def test_fits_refuse(call, error, message):
+def test_fits_raise(call, error, message):
     assert_raises(call, error, message)
 
 
