@@ -219,7 +219,7 @@ def test_the_front_holds_what_no_faster_row_betters():
     assert solver_figures.pareto(rows) == [rows[0], rows[2]]
 
 
-def test_unknown_names_and_empty_budgets_are_refused(tmp_path):
+def test_unknown_names_and_empty_budgets_raise(tmp_path):
     with pytest.raises(ValueError, match="schedules must be of vp_linear.*got 'vp'"):
         bench_solvers.run(small(tmp_path, schedules=("vp",)))
     with pytest.raises(ValueError, match="budgets must be positive"):
