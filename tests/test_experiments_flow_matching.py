@@ -149,7 +149,7 @@ def test_the_digits_are_compared_with_images_that_no_network_saw():
         ("target", "faces", "target must be one of"),
     ],
 )
-def test_flow_matching_refuses(field, value, message, tmp_path):
+def test_flow_matching_raises(field, value, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         flow_matching.run(
             dataclasses.replace(flow_matching.Config(out=tmp_path), **{field: value})
