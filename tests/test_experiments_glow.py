@@ -93,7 +93,7 @@ REFUSED = {
 }
 
 
-def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path):
+def test_a_file_that_leaves_one_test_example_raises_before_training(tmp_path):
     """One example has neither a standard error nor a distance. Four examples
     leave a quarter, which is one.
     """
@@ -113,7 +113,7 @@ def test_a_file_that_leaves_one_test_example_is_refused_before_training(tmp_path
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name, tmp_path):
+def test_raises(name, tmp_path):
     changes, message = REFUSED[name]
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
