@@ -75,7 +75,7 @@ def test_guided_gaussians_have_the_closed_forms():
 
 
 @pytest.mark.slow
-def test_the_exact_part_tells_the_laws_apart(tmp_path):
+def test_the_exact_part_separates_the_distributions(tmp_path):
     """At γ = 1 both samplers draw the conditional distribution, which is the
     tilted one. Beyond, neither draws that.
     """
