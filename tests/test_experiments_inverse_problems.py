@@ -96,7 +96,7 @@ def test_images_are_reconstructed_into_what_it_promises(methods, tmp_path):
         inverse_problems.open_model(tmp_path / "model")
 
 
-def test_draws_of_the_truths_own_law_are_calibrated():
+def test_draws_of_the_truths_own_distribution_are_calibrated():
     """Truth and draws are N(0, s²) in the hidden pixels.
 
     The error is √2 s, the spread s, the error of the mean s √(1 + 1/n), and
