@@ -48,6 +48,6 @@ def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
         ("samples", 1, "samples must be at least 2, got 1"),
     ],
 )
-def test_kl_directions_refuses(tmp_path, field, value, message):
+def test_kl_directions_raises(tmp_path, field, value, message):
     with pytest.raises(ValueError, match=message):
         kl_directions.run(kl_directions.Config(**{"out": tmp_path, field: value}))
