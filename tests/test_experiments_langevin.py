@@ -13,7 +13,7 @@ from experiments.langevin import __main__ as langevin
 
 
 @pytest.mark.slow
-def test_langevin_agrees_with_the_exact_laws(tmp_path):
+def test_langevin_agrees_with_the_exact_distributions(tmp_path):
     """On the Gaussian every bias is its exact value within 4 standard errors.
     Chains that diverged have no bias.
 
@@ -58,7 +58,7 @@ def test_langevin_agrees_with_the_exact_laws(tmp_path):
         ("chains", 3, "chains must be at least 50, got 3"),
     ],
 )
-def test_langevin_refuses(tmp_path, field, value, message):
+def test_langevin_raises(tmp_path, field, value, message):
     with pytest.raises(ValueError, match=message):
         langevin.run(langevin.Config(**{"out": tmp_path, field: value}))
 
@@ -114,7 +114,7 @@ def test_energy_model_fits_and_normalises(tmp_path):
         ("restart", 2.0, "restart must lie in"),
     ],
 )
-def test_energy_model_refuses(tmp_path, field, value, message):
+def test_energy_model_raises(tmp_path, field, value, message):
     with pytest.raises(ValueError, match=message):
         energy_model.run(energy_model.Config(**{"out": tmp_path, field: value}))
 
@@ -130,7 +130,7 @@ def test_chains_of_the_speed_table_are_those_by_hand(tmp_path):
     assert rows[0].name == "run_many, mala, 50 × 20" and rows[0].at_most == 1.1
 
 
-def test_chains_that_differ_from_those_by_hand_are_refused():
+def test_chains_that_differ_from_those_by_hand_raise():
     apart = np.zeros((300, 2, 1))
     apart[:2] = 1
     speed_langevin.check_same(np.zeros((300, 2, 1)), apart)
