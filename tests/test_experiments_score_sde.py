@@ -197,7 +197,7 @@ def numbered(count, levels=None, scale=1.0):
     return datasets.Dataset("numbered", test, test, levels, 0.0, scale)
 
 
-def test_scores_are_in_the_units_of_the_data_with_the_errors_of_all_that_is_approximated():
+def test_scores_are_in_units_of_the_data_with_the_errors_of_approximations():
     """The score is −log p/D plus the mean log of the columns' scales, with errors
     by hand.
 
@@ -237,7 +237,7 @@ def test_one_test_example_has_a_score_without_standard_error(capsys):
     cli.print_results(measured | distances)
 
 
-def test_a_score_that_cannot_be_is_refused():
+def test_a_score_that_cannot_be_raises():
     """No code is shorter than 0 bits: log₂ P = 190 over two pixels would be −95
     bits/dim.
     """
@@ -484,7 +484,7 @@ HELD_OUT = ("ddpm", "glow", "guidance", "progressive_vae", "score_sde", "vae")
 
 
 @pytest.mark.parametrize("name", HELD_OUT)
-def test_a_hold_out_that_leaves_too_little_is_refused_before_training(name, tmp_path):
+def test_a_hold_out_that_leaves_too_little_raises_before_training(name, tmp_path):
     """Too much is 1796 or more of 1797 digits. Too little is 1 where distances
     and standard errors need more.
     """
