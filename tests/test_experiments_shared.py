@@ -89,11 +89,13 @@ def test_a_run_outlives_the_readers_of_its_output(monkeypatch, tmp_path):
 
 START = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job lacks
+# a background job of a shell lacks this handler
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.close(0); os.close(1)
 sys.argv[0] = "-m"  # as while Python looks for the module to run
 import experiments
-assert [os.fstat(number).st_rdev for number in (0, 1)] == [os.stat(os.devnull).st_rdev] * 2
+null = os.stat(os.devnull).st_rdev
+assert [os.fstat(number).st_rdev for number in (0, 1)] == [null] * 2
 os.kill(os.getpid(), signal.SIGINT)
 """
 
@@ -108,7 +110,7 @@ def test_an_interrupt_before_the_start_is_one_line():
 # ---- the folder
 
 
-def test_a_folder_in_use_is_refused_by_name(monkeypatch, tmp_path, capsys):
+def test_a_folder_in_use_raises_by_name(monkeypatch, tmp_path, capsys):
     def run(config):
         files.open_folder(config)
         files.open_folder(config)  # again in one run
