@@ -46,7 +46,7 @@ def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
     }
 
 
-def test_toy_sde_refuses_too_few_samples(tmp_path):
+def test_toy_sde_raises_on_too_few_samples(tmp_path):
     with pytest.raises(ValueError, match="samples must be at least 32, got 8"):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
 
@@ -162,7 +162,7 @@ def test_toy_flows_measures_every_kind(tmp_path):
         ("targets", (), "targets must name at least one of"),
     ],
 )
-def test_toy_flows_refuses(tmp_path, field, value, message):
+def test_toy_flows_raises(tmp_path, field, value, message):
     with pytest.raises(ValueError, match=message):
         toy_flows.run(toy_flows.Config(**{"out": tmp_path, field: value}))
 
@@ -229,7 +229,7 @@ def test_fokker_planck_holds_for_every_process(tmp_path):
         ("schedules", (), "schedules must name at least one of"),
     ],
 )
-def test_fokker_planck_refuses(field, value, message, tmp_path):
+def test_fokker_planck_raises(field, value, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         fokker_planck.run(
             dataclasses.replace(fokker_planck.Config(out=tmp_path), **{field: value})
@@ -289,7 +289,7 @@ def test_a_loop_by_hand_is_the_librarys(tmp_path):
     speed_ratios.same("euler_maruyama", lambda: library, by_hand)
 
 
-def test_bench_speed_refuses_loops_that_differ_and_parts_that_are_none(tmp_path):
+def test_bench_speed_raises_on_loops_that_differ_and_parts_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="must agree within 0.001"):
         speed_ratios.same("a", lambda: 1.0, lambda: 1.01)
     with pytest.raises(ValueError, match="parts must be among loops, .*, got flow"):
