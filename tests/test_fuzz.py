@@ -9,7 +9,7 @@ import pytest
 from tests import fuzz, fuzz_calls
 
 
-def test_every_call_of_the_table_is_valid_and_the_runner_tells_outcomes_apart():
+def test_every_call_of_the_table_is_valid_and_the_runner_separates_outcomes():
     rows = fuzz_calls.calls()
     assert len(rows) > 150
     function, arguments = rows["grids.uniform"]
