@@ -133,7 +133,9 @@ SA_ADDITION = (
 
 WITHOUT_COUNTERPART = {
     "k_diffusion": {
-        "euler_churn": "EDM's sampler with Euler's step, which the paper does not propose",
+        "euler_churn": (
+            "EDM's sampler with Euler's step, which the paper does not propose"
+        ),
         "heun_churn/zero": (
             "it churns before the step to 0 too, as Algorithm 2 does; ours returns "
             "D(x) there"
