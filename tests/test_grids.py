@@ -519,7 +519,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
 
 
@@ -695,5 +695,5 @@ NEW_REFUSED = {
 
 
 @pytest.mark.parametrize("name", NEW_REFUSED)
-def test_refuses_new(name):
+def test_new_grids_raise(name):
     assert_raises(*NEW_REFUSED[name])
