@@ -47,7 +47,7 @@ OPERATORS = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_operators_obey_their_laws(name, x64):
+def test_operators_obey_their_identities(name, x64):
     """⟨Ax, y⟩ = ⟨x, Aᵀy⟩, A linear, `dense` the same map, `solve` the inverse
     of cAAᵀ + dI and at d = 0 AA⁺A = A.
     """
@@ -799,7 +799,7 @@ def test_the_bias_of_replacement_on_a_gaussian(x64):
     )  # for 0.8 and 0.36
 
 
-def repaint_law(schedule, grid, jump, repeats):
+def repaint_moments(schedule, grid, jump, repeats):
     """Mean and covariance of RePaint with ddpm steps on the correlated
     Gaussian, from Algorithm 1 in plain matrices.
     """
@@ -859,7 +859,7 @@ def repaint_law(schedule, grid, jump, repeats):
         ),
     ],
 )
-def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
+def test_repaint_has_the_distribution_of_its_algorithm(jump, repeats, x64):
     """Exact propagation of the solver against Algorithm 1 in plain matrices,
     on VP to noise 0 and above it.
     """
@@ -872,7 +872,9 @@ def test_repaint_has_the_law_of_its_algorithm(jump, repeats, x64):
         draws = 8 + 8 * (repeats - 1) * jump + jump
         result = propagated(solver, schedule, correlated(schedule), grid, draws)
         for one, other in zip(
-            result, repaint_law(schedule, np.asarray(grid), jump, repeats), strict=True
+            result,
+            repaint_moments(schedule, np.asarray(grid), jump, repeats),
+            strict=True,
         ):
             np.testing.assert_allclose(one, other, atol=1e-11)
         if grid[-1] == 0:
@@ -886,12 +888,12 @@ def test_the_bias_of_repaint_on_a_gaussian(x64):
 
     The mean comes nearer with each r. The variance passes the truth and stays
     below it: a ddpm step adds β̃, less than the reverse step's variance. With 4
-    times the steps it is nearer. By `repaint_law`, which the solver has.
+    times the steps it is nearer. By `repaint_moments`, which the solver has.
     """
     schedule, result = schedules.vp_linear(), {}
     for steps, repeats in ((100, 1), (100, 3), (100, 10), (100, 30), (400, 30)):
         grid = np.append(np.asarray(dj.grids.karras(schedule, steps)), 0.0)
-        mean, covariance = repaint_law(schedule, grid, 1, repeats)
+        mean, covariance = repaint_moments(schedule, grid, 1, repeats)
         result[steps, repeats] = mean[1] / OBSERVED, covariance[1, 1]
     means, variances = zip(*result.values(), strict=True)
     assert np.all(np.diff(means[:4]) > 0) and means[3] < CORRELATION
@@ -1144,5 +1146,5 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
