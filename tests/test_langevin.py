@@ -154,7 +154,7 @@ def stationary(step, size):
 
 
 @pytest.mark.parametrize("size", [0.1, 1.9])
-def test_exact_laws_of_linear_steps(size, x64, monkeypatch):
+def test_exact_distributions_of_linear_steps(size, x64, monkeypatch):
     """On N(0, 1), from the kernels' own steps with their noise held by hand:
     ULA's variance is 1/(1 − ε/4), BAOAB's position has variance 1 and its
     velocity 1 − h²/4, for h < 2. Rounding is all that is left.
@@ -217,7 +217,7 @@ def test_drift_of_twice_the_gradient_samples_the_fourth_power(x64):
     assert np.abs(rates[2]).max() > 1 and np.abs(rates[3]).max() > 1
 
 
-def test_chains_of_either_drift_have_these_laws():
+def test_chains_of_either_drift_have_these_distributions():
     """E y⁴ of chains y + 2gΔt + √Δt ε is that of e^{4·score} by quadrature, of
     chains with ½gΔt that of e^{score}.
 
@@ -257,7 +257,7 @@ def test_chains_of_either_drift_have_these_laws():
 
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
-def test_a_chain_that_starts_in_its_law_stays_in_it(make):
+def test_a_chain_that_starts_in_its_distribution_stays_in_it(make):
     """Draws of N(0, 1) are draws of N(0, 1) after the first step, and after
     the second: E x² within 4 of √(2/4096). A kinetic chain whose velocity
     began at 0 would be at (1 − h²/2)² or so of it, h = 1.
@@ -350,7 +350,7 @@ def test_a_diverging_chain_is_reported_and_enters_no_mean():
         langevin.effective_sample_size(result.samples)
 
 
-def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
+def test_a_density_of_zero_raises_in_the_chain_and_nan_is_reported():
     """−infinity outside the support is never accepted.
 
     A NaN there is a divergence, although it is not accepted.
@@ -374,7 +374,7 @@ def test_a_density_of_zero_is_refused_by_the_chain_and_nan_reported():
 
 
 @pytest.mark.parametrize("make", [langevin.mala, langevin.underdamped])
-def test_a_density_of_zero_with_a_gradient_of_nan_is_refused_too(make):
+def test_a_density_of_zero_with_a_gradient_of_nan_raises_too(make):
     """x e^{−x} for x > 0: beyond 0 the gradient of the masked logarithm is
     NaN, and the chain stays where it was. Its mean is 2 and its variance 2:
     within 4 standard errors of chains that are independent.
