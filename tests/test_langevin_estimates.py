@@ -297,7 +297,7 @@ def test_thermodynamic_integration_finds_a_support_that_its_chains_do_not_leave(
         estimate(keys[0], base)
 
 
-def test_thermodynamic_integration_to_a_box_that_no_draw_leaves_is_off_by_the_mass_outside():
+def test_thermodynamic_integration_to_a_box_no_draw_leaves_misses_the_mass_outside():
     """Of N(0, 1) 7e-6 lie beyond ±4.5, and 1 − e^{−0.03} is the chance that
     any of 4 160 draws does: log 9 within 4 standard errors and the correction
     of the trapezoid rule.
@@ -342,7 +342,7 @@ def test_one_weight_has_no_standard_error():
         ({"steps": 0}, ValueError, "steps must be at least 1"),
     ],
 )
-def test_refusals_of_estimates(change, error, message):
+def test_errors_of_estimates(change, error, message):
     settings = {
         "base": BASE(),
         "target": mixture(),
@@ -373,7 +373,7 @@ def test_diverged_chains_of_an_estimate_are_named():
         )
 
 
-def test_refusals_of_diagnostics():
+def test_errors_of_diagnostics():
     with pytest.raises(ValueError, match="samples must have shape"):
         langevin.effective_sample_size(np.zeros((4, 7)))
     with pytest.raises(
