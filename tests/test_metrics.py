@@ -289,7 +289,7 @@ def test_energy_distance_is_the_double_sum(x64, small_blocks):
     np.testing.assert_allclose(metrics.energy_distance(x, y), expected, rtol=1e-10)
 
 
-def test_energy_distance_in_one_dimension_is_twice_the_squared_gap_of_the_distribution_functions(
+def test_energy_distance_in_one_dimension_is_twice_the_squared_gap_of_cdfs(
     x64,
 ):
     x, y = normal(0, 11), normal(1, 17) + 0.3
@@ -407,12 +407,12 @@ def test_neighbours_keep_their_digits_beside_a_sample_that_diverged(traced):
         ),
     ],
 )
-def test_bad_sets_are_refused_by_name(distance, x, y, message):
+def test_bad_sets_raise_by_name(distance, x, y, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         distance(x, y)
 
 
-def test_other_bad_arguments_are_refused_by_name():
+def test_other_bad_arguments_raise_by_name():
     x = np.ones((3, 2))
     with pytest.raises(
         ValueError,
