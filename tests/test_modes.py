@@ -18,7 +18,7 @@ def strict():
     return jax.numpy_dtype_promotion("strict")
 
 
-def test_the_main_verbs_run_under_strict_promotion_and_return_what_they_return_without():
+def test_the_main_verbs_return_the_same_under_strict_promotion():
     """With a grid of levels, integers and float64 as data, and a chain, whose
     diagnostics count.
     """
