@@ -415,7 +415,7 @@ def test_attention_is_equivariant_to_permutations_of_the_tokens(block, arguments
     )
 
 
-def test_dit_tells_positions_apart():
+def test_dit_distinguishes_positions():
     code = np.asarray(quick(lambda: positions(5, 3, 8))())
     distances = np.linalg.norm(code[:, None] - code[None], axis=-1) + np.eye(15)
     assert code.shape == (15, 8) and distances.min() > 0.1
@@ -648,6 +648,6 @@ REFUSALS = [
     REFUSALS,
     ids=[message[:40] for _, _, message in REFUSALS],
 )
-def test_refuses_by_name(action, error, message):
+def test_raises_by_name(action, error, message):
     with pytest.raises(error, match=message):
         action()
