@@ -37,7 +37,7 @@ def _draws(key, counters, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_law_is_standard_normal(dtype):
+def test_distribution_is_standard_normal(dtype):
     """Kolmogorov–Smirnov, four moments and both tails."""
     z = draws(dtype).ravel()
     assert math.sqrt(COUNT) * stats.kstest(z, "norm").statistic < 2.5  # P < 1e-5
@@ -216,7 +216,7 @@ def over_keys(function):
         (80.0, 0.002, 24),
     ],
 )
-def test_path_has_the_law_of_brownian_motion_and_its_integral(start, end, depth):
+def test_path_is_distributed_as_brownian_motion_and_its_integral(start, end, depth):
     """Mean and covariance of (W, I) at borders of leaves and inside them,
     upwards and downwards.
     """
@@ -541,14 +541,14 @@ def test_times_carry_no_gradient():
         ({"depth": 4.0}, TypeError, "depth must be an integer, got 4.0"),
     ],
 )
-def test_path_refuses_by_name(arguments, error, message):
+def test_path_raises_by_name(arguments, error, message):
     with pytest.raises(error, match=message):
         noise.brownian(
             **{"key": jax.random.key(0), "start": 0.0, "end": 1.0} | arguments
         )
 
 
-def test_times_outside_the_path_are_refused():
+def test_times_outside_the_path_raise():
     """By name where they are known, as NaN where traced.
 
     A rounding beyond an end is the end.
