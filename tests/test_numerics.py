@@ -72,7 +72,7 @@ def test_phi_recurrence_and_limits(x64):
     assert float(slopes[1][-1]) == pytest.approx(1 / 24, rel=4 * EPS64)
 
 
-def test_phi_refuses_bad_orders():
+def test_phi_raises_on_bad_orders():
     with pytest.raises(ValueError, match="order must be between 0 and 30, got -1"):
         numerics.phi(-1, 0.0)
 
