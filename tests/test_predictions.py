@@ -361,7 +361,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
 
 
@@ -430,7 +430,7 @@ def test_categorical_gives_the_network_features_of_unit_variance(x64):
 
 
 @pytest.mark.parametrize("levels", [[1.0], [1.0, 0.0], [0.0, 0.0], [[0.0, 1.0]]])
-def test_categorical_refuses_levels_that_are_none(levels):
+def test_categorical_raises_on_levels_that_are_none(levels):
     with pytest.raises(ValueError, match="levels must"):
         predictions.categorical(schedules.vp_linear(), lambda x, t: x, levels)
 
@@ -439,7 +439,7 @@ def test_categorical_refuses_levels_that_are_none(levels):
     ("kind", "inputs"),
     [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")],
 )
-def test_kinds_without_a_denoiser_at_the_end_are_refused_there(kind, inputs):
+def test_kinds_without_a_denoiser_at_the_end_raise_there(kind, inputs):
     """Where α(t_max) = 0 a noise or score says nothing of x_0, and scaled
     inputs have no c_noise.
     """
