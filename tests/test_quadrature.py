@@ -102,7 +102,7 @@ def test_integrals_have_the_function_s_shape(x64):
         (lambda x: -(x**2), (-np.inf, 9), "bounds must be finite"),
     ],
 )
-def test_refusals(log_density, bounds, message):
+def test_raises(log_density, bounds, message):
     with pytest.raises(ValueError, match=message):
         quadrature.log_integral(log_density, bounds, 60)
 
