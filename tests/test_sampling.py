@@ -97,15 +97,16 @@ conditional = jax.tree_util.Partial(lambda d, x, t, c: d(x, t) + c, denoiser)
 shift = 0.1 * jnp.linspace(-1, 1, 21)[:, None]
 for solver in (dj.solvers.heun(), dj.solvers.euler_maruyama()):
     draw = lambda count, **kw: dj.sample_many(
-        jax.random.key(0), count, conditional, schedule, solver=solver, grid=grid, shape=(2,),
-        condition=shift[:count], **kw)
+        jax.random.key(0), count, conditional, schedule, solver=solver, grid=grid,
+        shape=(2,), condition=shift[:count], **kw)
     one = draw(21)
     assert np.std(one) > 0.1
     for axis_type in (AxisType.Auto, AxisType.Explicit):
         for names, sizes in ((("data",), (8,)), (("data", "model"), (4, 2))):
             mesh = jax.make_mesh(sizes, names, axis_types=(axis_type,) * len(sizes))
             for chunk in (None, 2):
-                np.testing.assert_allclose(one, draw(21, mesh=mesh, chunk=chunk), rtol=1e-6, atol=2e-5)
+                many = draw(21, mesh=mesh, chunk=chunk)
+                np.testing.assert_allclose(one, many, rtol=1e-6, atol=2e-5)
     batch = draw(16, mesh=mesh)
     assert len(batch.sharding.device_set) == 8, batch.sharding
 print("same")
@@ -497,7 +498,7 @@ def test_parts_of_a_run_equal_the_whole_bit_for_bit(solver):
     )
 
 
-def test_stopping_is_refused_by_name():
+def test_stopping_raises_by_name():
     schedule, _, denoiser = setting()
     problem, grid = solvers.diffusion(schedule, denoiser), np.linspace(0.9, 0.1, 4)
     with pytest.raises(
@@ -514,7 +515,9 @@ def test_stopping_is_refused_by_name():
     done = solvers.advance(None, solvers.ddim(), run, problem, ts=grid)
     with pytest.raises(
         ValueError,
-        match="ts must be the grid of the whole run, got 2 steps where 3 have been taken",
+        match=(
+            "ts must be the grid of the whole run, got 2 steps where 3 have been taken"
+        ),
     ):
         solvers.advance(None, solvers.ddim(), done, problem, ts=grid[:3])
     with pytest.raises(
