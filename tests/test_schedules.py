@@ -486,7 +486,7 @@ def test_prior_std_is_the_schedules_own(x64):
     )
 
 
-def test_perturb_has_the_law_of_the_kernel():
+def test_perturb_has_the_distribution_of_the_kernel():
     """x_t = α x_0 + σ ε, in ε and x_0 alike, for an example of any shape."""
     schedule, x0, noise = (
         schedules.sub_vp(),
@@ -768,7 +768,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     call, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call()
