@@ -294,5 +294,5 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
