@@ -297,7 +297,7 @@ def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
         )
 
 
-def test_a_drift_of_alpha_at_rounding_is_refused():
+def test_a_drift_of_alpha_at_rounding_raises():
     schedule = Own(1.0, 1e-3, 1.0)  # cos(π/2) = −4e-8 in float32, 6e-17 in float64
     for x64 in (False, True):
         with (
