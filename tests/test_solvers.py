@@ -567,7 +567,7 @@ def test_compiled_size_does_not_grow_with_steps():
 # ----------------------------------------------------------- any SDE, any ODE, any grid
 
 
-def test_a_forward_sde_reaches_its_exact_law():
+def test_a_forward_sde_reaches_its_exact_distribution():
     """Euler–Maruyama upwards on the VP SDE from one point: N(α x_0, σ²) up to
     the scheme's own, exactly known, bias.
     """
@@ -592,7 +592,7 @@ def test_a_forward_sde_reaches_its_exact_law():
     )
 
 
-def test_langevin_dynamics_keeps_its_stationary_law():
+def test_langevin_dynamics_keeps_its_stationary_distribution():
     """Euler–Maruyama on dx = ½∇log p dt + dw with step ε has variance
     1/(1 − ε/4) on N(0, 1).
     """
