@@ -41,7 +41,7 @@ def square(half_width, points):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
+def test_noised_distribution_is_a_density_and_its_moments_follow(name, x64):
     """∫p_t = 1, E x_t = α E x_0, Cov x_t = α² Cov x_0 + σ² I at each noise
     level, by quadrature.
 
@@ -69,7 +69,7 @@ def test_noised_law_is_a_density_and_its_moments_follow(name, x64):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_noised_law_and_posterior_mean_are_convolutions(name, x64):
+def test_noised_distribution_and_posterior_mean_are_convolutions(name, x64):
     """p_t(x) = ∫p_0(y) N(x | αy, σ²) dy and D = ∫y p_0(y) N(x | αy, σ²)
     dy / p_t(x), by brute force over y.
 
@@ -134,7 +134,7 @@ def test_convolutions_compose(x64):
 
 
 @pytest.mark.parametrize("name", list(TARGETS) + list(TOYS))
-def test_samples_have_the_stated_law(name):
+def test_samples_have_the_stated_distribution(name):
     """Mean and covariance within 4.5 s.e., and −E log p of samples equals the
     entropy by quadrature of the same log p.
     """
@@ -257,7 +257,7 @@ def test_gaussian_denoiser_is_wieners(x64):
     np.testing.assert_allclose(target.covariance(), covariance, rtol=1e-13)
 
 
-def test_scales_covariances_and_scalars_state_the_same_law(x64):
+def test_scales_covariances_and_scalars_state_the_same_distribution(x64):
     """(K,), (K, D) and (K, D, D) scales that mean the same give the same
     density and denoiser.
     """
@@ -540,7 +540,7 @@ def energy_distance(x, y):
 
 
 @pytest.mark.parametrize("name", ["moons", "circles"])
-def test_toys_are_scikit_learns_in_law(name):
+def test_toys_are_distributed_as_scikit_learns(name):
     """Energy distance to scikit-learn's generator stays within that
     generator's distance to itself (20 seeds).
     """
@@ -706,7 +706,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     call, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call()
