@@ -412,7 +412,7 @@ def test_load_errors_name_the_file(tmp_path, name):
         training.load(path)
 
 
-def test_load_refuses_a_file_cut_short(tmp_path):
+def test_load_raises_on_a_file_cut_short(tmp_path):
     np.save(tmp_path / "cut.npy", np.ones((100, 2)))
     whole = (tmp_path / "cut.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:500])
@@ -514,7 +514,7 @@ def test_a_checkpoint_under_another_number_is_set_aside(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [None, "", "{", "[1, 2]", '{"learning_rate": 7}'])
-def test_another_configuration_is_refused_by_field(tmp_path, beside):
+def test_another_configuration_raises_by_field(tmp_path, beside):
     """The configuration in the checkpoint counts, not the file beside it."""
     path = tmp_path / "training_config.json"
     saved(tmp_path, 3)
@@ -536,7 +536,7 @@ def test_another_configuration_is_refused_by_field(tmp_path, beside):
         Checkpoints(tmp_path, {"net": object()})
 
 
-def test_other_arrays_are_refused_by_name(tmp_path):
+def test_other_arrays_raise_by_name(tmp_path):
     saved(tmp_path, 3)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         wider = training.init(
@@ -911,7 +911,7 @@ def race(directory, go, hold):
 
 
 @pytest.mark.parametrize("pairs", [2, pytest.param(50, marks=pytest.mark.slow)])
-def test_of_two_racing_processes_one_is_refused_by_name(tmp_path, nursery, pairs):
+def test_of_two_racing_processes_one_raises_by_name(tmp_path, nursery, pairs):
     for i in range(pairs):
         directory = tmp_path / str(i)
         directory.mkdir()
@@ -936,7 +936,7 @@ def test_of_two_racing_processes_one_is_refused_by_name(tmp_path, nursery, pairs
 
 
 @pytest.mark.slow
-def test_of_two_racing_trainings_one_is_refused_and_nothing_is_lost(tmp_path, nursery):
+def test_of_two_racing_trainings_one_raises_and_nothing_is_lost(tmp_path, nursery):
     for i in range(5):
         directory = tmp_path / str(i)
         calls = [("train", str(directory), 28, -1, 0, rate) for rate in (0.01, 0.02)]
