@@ -19,7 +19,7 @@ ROUNDED = {
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_what_float32_would_round_away_is_refused_and_kept_by_float64(name, tmp_path):
+def test_what_float32_would_round_away_raises_and_is_kept_by_float64(name, tmp_path):
     np.save(tmp_path / "x.npy", ROUNDED[name])
     with pytest.raises(
         ValueError,
@@ -58,7 +58,7 @@ def test_what_float32_keeps_apart_is_loaded(tmp_path):
     np.testing.assert_allclose(loaded, table, rtol=2**-24)
 
 
-def test_labels_that_int32_cannot_hold_are_refused(tmp_path):
+def test_labels_that_int32_cannot_hold_raise(tmp_path):
     x = np.zeros((3, 2))
     np.savez(tmp_path / "x.npz", x=x, y=np.array([0, 1, 2**31]))
     with pytest.raises(ValueError, match="'y' must fit int32, got 0 to 2147483648"):
