@@ -387,5 +387,5 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", BAD_ARGUMENTS)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*BAD_ARGUMENTS[name])
