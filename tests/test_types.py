@@ -714,7 +714,7 @@ def test_programs_of_closures_are_dropped():
     assert not any(weight() is not None for weight in alive)
 
 
-def test_static_values_are_told_apart():
+def test_static_values_are_distinguished():
     """0 and False, 1 and 1.0, 0.0 and −0.0 are equal to Python and not to a program."""
     statics = [
         partition(as_pytree_callable(with_default(value)))[1]
