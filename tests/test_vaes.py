@@ -55,10 +55,10 @@ class Ppca:
         self.weights = vectors[:, :size] * np.sqrt(
             values[:size] - self.variance
         )  # (D, d)
-        self.law_covariance = self.weights @ self.weights.T + self.variance * np.eye(
+        self.data_covariance = self.weights @ self.weights.T + self.variance * np.eye(
             len(values)
         )
-        gain = self.weights.T @ np.linalg.inv(self.law_covariance)
+        gain = self.weights.T @ np.linalg.inv(self.data_covariance)
         self.gain, self.spread = gain, 1 - np.diag(gain @ self.weights)
 
     def encoder(self, x):
@@ -71,8 +71,8 @@ class Ppca:
 
     def log_prob(self, xs):
         """log N(x | 0, C), (N,)."""
-        _, log_det = np.linalg.slogdet(self.law_covariance)
-        squares = np.einsum("ni,ij,nj->n", xs, np.linalg.inv(self.law_covariance), xs)
+        _, log_det = np.linalg.slogdet(self.data_covariance)
+        squares = np.einsum("ni,ij,nj->n", xs, np.linalg.inv(self.data_covariance), xs)
         return -0.5 * (squares + log_det + xs.shape[1] * math.log(2 * math.pi))
 
 
@@ -243,7 +243,7 @@ def test_one_draw_weighted_is_the_bound_by_a_draw(x64):
     np.testing.assert_allclose(*both(np.array([0.3, -1.0, 0.2, 0.5, 0.1])), rtol=1e-13)
 
 
-def test_beta_and_free_bits_are_their_laws(x64):
+def test_beta_and_free_bits_are_their_formulas(x64):
     """total = reconstruction − β Σ max(λ, KL_i) with KL_i = ½(m² + s² − 1 − log s²).
 
     Below λ no gradient pushes.
@@ -333,7 +333,7 @@ def test_new_parameters_do_not_retrace():
     assert len(traces) == 1 and len({float(v) for v in values}) == 3
 
 
-def test_a_prior_may_be_any_law(x64):
+def test_a_prior_may_be_any_distribution(x64):
     """A Gaussian prior in closed form, the same as a target, as a flow's base,
     and as `distributions.standard_normal`, agree in expectation. Samples are
     those of p(z) and p(x | z), and repeat under their key.
@@ -383,7 +383,7 @@ def test_fitted_gaussian_has_the_moments_of_its_latents(x64):
     )
 
 
-def test_a_diffusion_prior_is_the_law_of_its_denoiser(x64):
+def test_a_diffusion_prior_is_the_distribution_of_its_denoiser(x64):
     """With an exact denoiser its log density is the target's at t_min but for
     its start: N(0, I) stands for p_T, whose mean is α_T m, so that log p is
     off by α_T m·x_T at most, with |x_T| < 5. Samples have the target's
@@ -614,5 +614,5 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
