@@ -298,7 +298,7 @@ def test_functions_of_the_level_and_sequences_agree(x64):
     np.testing.assert_allclose(*means, rtol=1e-14)
 
 
-def test_means_of_any_law_are_passed_down():
+def test_means_of_any_distribution_are_passed_down():
     """mean=True takes the mean of a target, a method, as of a decoder, an attribute."""
     distribution = lambda z: targets.gaussian(2 * z, 0.5)
     result = hierarchical.decode(
@@ -736,5 +736,5 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name):
+def test_raises(name):
     assert_raises(*REFUSED[name])
