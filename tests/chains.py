@@ -80,7 +80,7 @@ def log_probs(target, xs):
     return np.asarray(quick(jax.vmap(target.log_prob))(xs))
 
 
-def end_law(target, schedule, t=1.0):
+def end_distribution(target, schedule, t=1.0):
     """The distribution of x_t of a Gaussian target."""
     end = quick(lambda: target.noised(schedule, t))()
     return distributions.Gaussian(

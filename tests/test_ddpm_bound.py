@@ -19,7 +19,7 @@ from tests.chains import (
     betas_of_log_snrs,
     bounds,
     draws,
-    end_law,
+    end_distribution,
     exact,
     log_probs,
     mixture_1d,
@@ -38,7 +38,7 @@ def test_optimal_bound_of_a_gaussian_has_no_gap(steps, x64):
     model is the chain itself: E[bound | x] = −log p(x), for every x.
     """
     chain, target, count = schedules.from_betas(vp_betas(steps)), normal_1d(), 8000
-    prior = end_law(target, chain)
+    prior = end_distribution(target, chain)
     values = np.array([[0.3], [1.1]])
     xs = np.repeat(values, count, axis=0)
     result = bounds(
@@ -88,7 +88,7 @@ def test_gap_of_the_fixed_variances(variance, expected, x64):
         assert gaps(chain, variance).sum() == pytest.approx(gap, rel=5e-3)
     for steps, count in ((10, 20_000), (100, 4000)):
         chain, target = schedules.from_betas(vp_betas(steps)), normal_1d()
-        prior = end_law(target, chain)
+        prior = end_distribution(target, chain)
         xs = draws(target, count)
         decoder = tables(chain)["var"][0]
         result = bounds(

@@ -14,7 +14,7 @@ from tests.chains import (
     assert_mean,
     bounds,
     draws,
-    end_law,
+    end_distribution,
     exact,
     normal_1d,
     tables,
@@ -282,7 +282,7 @@ def test_continuous_bound_of_a_gaussian_has_no_gap(x64):
     settings = {
         "count": 256,
         "decoder_variance": STD**2 * sigma**2 / (alpha**2 * STD**2 + sigma**2),
-        "prior": end_law(target, schedule),
+        "prior": end_distribution(target, schedule),
     }
     run = lambda key, x: (
         ddpm.continuous_elbo(

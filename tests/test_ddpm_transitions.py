@@ -18,7 +18,7 @@ from tests.chains import (
     assert_mean,
     bounds,
     draws,
-    end_law,
+    end_distribution,
     exact,
     mixture_1d,
     normal_1d,
@@ -50,7 +50,7 @@ def test_betas_are_a_chain(name, steps):
     assert schedules.from_betas(betas).steps == steps
 
 
-def test_betas_are_their_laws():
+def test_betas_are_their_formulas():
     """Linear and constant as stated.
 
     Cosine ᾱ_t = f(t/T)/f(0) below the clipping. Sigmoid symmetric about its
@@ -295,7 +295,7 @@ def test_autoregressive_reading_of_the_bound(x64):
     denoiser, known, count = exact(target, chain), tables(chain), 20_000
     xs = draws(target, count)
     kl = quick(distributions.gaussian_kl)
-    total = float(kl(end_law(target, chain), distributions.Gaussian(0.0, 1.0)))
+    total = float(kl(end_distribution(target, chain), distributions.Gaussian(0.0, 1.0)))
     right = known["posterior"] + known["data"] ** 2 * known["var"]
     model = known["posterior"][np.maximum(np.arange(4), 1)]
     total += float(
@@ -392,7 +392,7 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
             ts=grid,
         )[0]
 
-    start, exact_end = (end_law(target, chain, t) for t in (1.0, 1 / 64))
+    start, exact_end = (end_distribution(target, chain, t) for t in (1.0, 1 / 64))
     slopes = quick(jax.jacfwd(end, argnums=(0, 1)))(start.loc, np.zeros((3, 1)))
     by_start, by_noise = map(np.asarray, slopes)
     variance = by_start[0, 0] ** 2 * start.var[0] + np.sum(by_noise**2)
@@ -413,7 +413,7 @@ def test_optimal_variance_samples_a_gaussian_exactly_in_few_steps(x64):
     np.testing.assert_allclose(*last_step(np.array([0.2])), rtol=1e-12)
 
 
-def test_interpolation_has_the_law_of_latents_between(x64):
+def test_interpolation_has_the_distribution_of_latents_between(x64):
     """On N(m, s²) with the optimal variance: mean m + K√ᾱ(x_w − m) and
     variance V_i + K²(1 − ᾱ_i) − V_1, K the gain of E[x_0 | x_i] and
     V_i = Var(x_0 | x_i). V_1 is what the last step, D, leaves out.
