@@ -101,9 +101,9 @@ def test_progressive_vae_writes_what_it_promises(shared, tmp_path):
 
 def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
     """Each array of the shared parameters, moved alone, moves the kernels of
-    levels 2 and 3 and no other kernel.
+    layers 2 and 3 and no other kernel.
 
-    Each array of the first level moves that level alone. Encoders and decoders
+    Each array of the first layer moves that layer alone. Encoders and decoders
     have separate parameters.
     """
     config = dataclasses.replace(SMALL_LAYERS, latents=(4, 4, 4), shared=True)
@@ -153,9 +153,9 @@ def test_shared_parameters_enter_the_kernels_of_every_level_above_the_first():
     ):  # rounding is below 1e-5
         shared, decodes = path[0].idx == 1, path[1].idx == 1
         expected = [
-            (level > 1) == shared and kind == decodes
+            (layer > 1) == shared and kind == decodes
             for kind in (False, True)
-            for level in (1, 2, 3)
+            for layer in (1, 2, 3)
         ]
         assert changed.tolist() == expected, jax.tree_util.keystr(path)
 
@@ -185,12 +185,12 @@ REFUSED = {
     "no latents": (
         progressive_vae,
         {"latents": ()},
-        r"latents must be sizes of at least 2, one a level, got \(\)",
+        r"latents must be sizes of at least 2, one per layer, got \(\)",
     ),
     "latents": (
         progressive_vae,
         {"latents": (4, 1)},
-        r"latents must be sizes of at least 2, one a level, got \(4, 1\)",
+        r"latents must be sizes of at least 2, one per layer, got \(4, 1\)",
     ),
     "shared": (
         progressive_vae,

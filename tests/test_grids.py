@@ -508,7 +508,7 @@ REFUSED = {
     "table out of reach": (
         lambda: grids.align_your_steps(EDM, 4, "svd"),
         ValueError,
-        "the levels of table 'svd' must lie in .*got 700",
+        "the ratios σ/α of table 'svd' must lie in .*got 700",
     ),
     "index 1001": (
         lambda: grids.from_indices(CHAIN, [1001, 1]),

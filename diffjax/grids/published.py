@@ -62,7 +62,7 @@ def align_your_steps(
     fitted = np.array(ALIGN_YOUR_STEPS[table])
     at, nodes = (np.linspace(0, 1, count) for count in (steps + 1, len(fitted)))
     ratios = np.exp(np.interp(at, nodes, np.log(fitted)))
-    return at_ratios(f"the levels of table {table!r}", schedule, ratios, slack=5e-4)
+    return at_ratios(f"the ratios σ/α of table {table!r}", schedule, ratios, slack=5e-4)
 
 
 SPACINGS = ("leading", "linspace", "trailing")

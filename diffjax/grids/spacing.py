@@ -178,15 +178,15 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0) -> Array:
       [1.    0.75  0.001]
     """
 
-    def level(xp, u, start, end, shift):
+    def spacing(xp, u, start, end, shift):
         # in ratios r = σ/α the shift is r → s r, and τ = r/(1 + r) = 1/(1 + e^{λ/2})
         # without overflow at λ = −∞
-        before = [1 / (1 + shift * xp.exp(0.5 * level)) for level in (start, end)]
+        before = [1 / (1 + shift * xp.exp(0.5 * end)) for end in (start, end)]
         tau = before[0] + u * (before[1] - before[0])
         with np.errstate(divide="ignore"):  # τ = 1 is λ = −∞
             return 2 * (xp.log1p(-tau) - xp.log(tau) - xp.log(shift))
 
-    return between_log_snrs(schedule, steps, level, shift, t_start=schedule.t_max)
+    return between_log_snrs(schedule, steps, spacing, shift, t_start=schedule.t_max)
 
 
 @arguments()
@@ -212,10 +212,10 @@ def log_snr(schedule: Schedule, steps: int) -> Array:
       [80.   0.4  0. ]
     """
 
-    def level(xp, u, start, end):
+    def spacing(xp, u, start, end):
         return start + u * (end - start)
 
-    return between_log_snrs(schedule, steps, level)
+    return between_log_snrs(schedule, steps, spacing)
 
 
 def exponential(schedule: Schedule, steps: int) -> Array:
@@ -255,10 +255,10 @@ def polyexponential(schedule: Schedule, steps: int, rho: Scalar = 1.0) -> Array:
       [8.e+01 3.e-02 0.e+00]
     """
 
-    def level(xp, u, start, end, rho):
+    def spacing(xp, u, start, end, rho):
         return end + (1 - u) ** rho * (start - end)
 
-    return between_log_snrs(schedule, steps, level, rho)
+    return between_log_snrs(schedule, steps, spacing, rho)
 
 
 @arguments(rho=checks.positive)
@@ -357,7 +357,7 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
       [80.    3.09  0.8   0.15  0.  ]
     """
 
-    def level(xp, u, start, end):
+    def spacing(xp, u, start, end):
         # the inverse of u(λ), interpolated in a table
         table = start + xp.linspace(0, 1, 4097) * (end - start)
         angles = xp.arctan(xp.exp(-0.5 * table))
@@ -365,4 +365,4 @@ def angular(schedule: Schedule, steps: int, share: float = 0.5) -> Array:
         straight = (table - start) / (end - start)
         return xp.interp(u, share * angles + (1 - share) * straight, table)
 
-    return between_log_snrs(schedule, steps, level)
+    return between_log_snrs(schedule, steps, spacing)

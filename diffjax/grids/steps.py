@@ -32,7 +32,7 @@ class Steps(NamedTuple):
     coefficient and gradient is finite. The result of such a step is the
     denoised example, whatever its coefficients are.
 
-    Fields:
+    Attributes:
       start: Where each step starts: its time t, (N,), or the `NoiseLevel`
         there.
       end: Where each step ends: its time s, (N,), or the `NoiseLevel` there.

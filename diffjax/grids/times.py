@@ -1,4 +1,4 @@
-"""Times at which the noise has given levels, with exact ends.
+"""Times at which the log-SNR has given values, with exact ends.
 
 Where schedule and parameters are concrete, times are computed in float64 on
 the host, rounded once, and kept distinct.
@@ -62,7 +62,7 @@ def between(schedule: Schedule, steps: int, time: Callable) -> Array:
 def between_log_snrs(
     schedule: Schedule,
     steps: int,
-    level: Callable,
+    spacing: Callable,
     *parameters: Scalar,
     t_start: Scalar | None = None,
 ) -> Array:
@@ -71,9 +71,9 @@ def between_log_snrs(
     Args:
       schedule: Any schedule.
       steps: N.
-      level: (xp, i / N, λ(start), λ(t_min), *parameters) -> λ_i. xp is NumPy
+      spacing: (xp, i / N, λ(start), λ(t_min), *parameters) -> λ_i. xp is NumPy
         where schedule and parameters are concrete, and jax.numpy otherwise.
-      *parameters: Further arguments of `level`, which may be traced.
+      *parameters: Further arguments of `spacing`, which may be traced.
       t_start: The first time. By default the noisiest time that holds signal.
 
     Returns:
@@ -88,14 +88,14 @@ def between_log_snrs(
             if all_noise
             else schedules.log_snr_range(schedule)
         )
-        log_snrs = level(jnp, u, start, end, *parameters)
+        log_snrs = spacing(jnp, u, start, end, *parameters)
         return with_ends(schedules.time_of_log_snr(schedule, log_snrs), *ends)
     if all_noise:
         log_snrs = in_float64(log_snr_at, schedule, np.array(ends, float_dtype()))
     else:
         log_snrs = log_snrs_in_float64(schedule, ends)
     u = np.linspace(0, 1, steps + 1)
-    log_snrs = level(np, u, *log_snrs, *map(float, parameters))
+    log_snrs = spacing(np, u, *log_snrs, *map(float, parameters))
     times = in_float64(time_at_log_snr, schedule, log_snrs)
     return _distinct(times, *map(float, ends))
 

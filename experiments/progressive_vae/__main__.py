@@ -125,15 +125,15 @@ def information(config: Config, layers: Layers, params: Any) -> list[dict[str, f
     encoders, decoders_ = layers.bound(params)
     measure = jax.jit(progressive.information, static_argnames="chunk")
     zs, rows = jnp.asarray(layers.data.test), []
-    for level, (encoder, decoder) in enumerate(zip(encoders, decoders_, strict=True)):
-        key = jax.random.fold_in(jax.random.key(config.seed + 4), level)
+    for layer, (encoder, decoder) in enumerate(zip(encoders, decoders_, strict=True)):
+        key = jax.random.fold_in(jax.random.key(config.seed + 4), layer)
         values, zs = measure(key, encoder, decoder, zs, chunk=config.chunk)
         row = {name: float(value) for name, value in values._asdict().items()}
         rows.append(
             row
             | {
                 "capacity": float(
-                    progressive.capacity(layers.sizes[level], config.noise_std)
+                    progressive.capacity(layers.sizes[layer], config.noise_std)
                 )
             }
         )
@@ -296,7 +296,7 @@ def check(config: Config) -> datasets.Dataset:
     dj.checks.within("dropout", config.dropout, 0.0, 0.9)
     if not config.latents or min(config.latents) < 2:
         raise ValueError(
-            f"latents must be sizes of at least 2, one a level, got {config.latents}"
+            f"latents must be sizes of at least 2, one per layer, got {config.latents}"
         )
     if config.shared and len(set(config.latents)) > 1:
         raise ValueError(
@@ -390,7 +390,7 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
     def rebuild(encoders, kernels, xs):
         def one(x):
             z, decoded = x, []
-            for level, encoder in enumerate(encoders, 1):
+            for layer, encoder in enumerate(encoders, 1):
                 z = encoder(z).mean()
                 decoded.append(
                     hierarchical.decode(
@@ -398,7 +398,7 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
                         kernels[0],
                         kernels[1:],
                         z,
-                        layer=level,
+                        layer=layer,
                         mean=True,
                     )
                 )
@@ -411,17 +411,17 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
 
 def print_results(results: dict[str, Any]) -> None:
     """Print the information by step, then one row per prior."""
-    for level, row in enumerate(results["information"], 1):
+    for layer, row in enumerate(results["information"], 1):
         below, error = (
-            "x" if level == 1 else f"z_{level - 1}",
-            results["reconstruction_rmse"][level - 1],
+            "x" if layer == 1 else f"z_{layer - 1}",
+            results["reconstruction_rmse"][layer - 1],
         )
         print(
-            f"I({below}; z_{level}): at least {row['contrastive']:.1f}, at most "
+            f"I({below}; z_{layer}): at least {row['contrastive']:.1f}, at most "
             f"{row['gaussian']:.1f} nats "
-            f"(capacity {row['capacity']:.1f}); ln p({below} | z_{level}) is "
+            f"(capacity {row['capacity']:.1f}); ln p({below} | z_{layer}) is "
             f"{row['reconstruction']:.1f} nats on "
-            f"average; images from z_{level} have a root mean square error of "
+            f"average; images from z_{layer} have a root mean square error of "
             f"{error:.3f}"
         )
     print(

@@ -25,8 +25,8 @@ def reconstructions(
     """Draw test images, and their images from the latent of each layer."""
     titles = ["test images"]
     titles += [
-        f"from z_{level}\nerror {error:.2f} (scale −1 to 1)"
-        for level, error in enumerate(errors, 1)
+        f"from z_{layer}\nerror {error:.2f} (scale −1 to 1)"
+        for layer, error in enumerate(errors, 1)
     ]
     return _mosaics(data, [data.test, *rebuilt], titles)
 

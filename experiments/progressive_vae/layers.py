@@ -57,10 +57,10 @@ class Layers:
         """Sizes of z_1 … z_L."""
         return self.config.latents
 
-    def _networks(self, level):
+    def _networks(self, layer):
         """(encoder, decoder) of a layer."""
-        c, size = self.config, self.sizes[level - 1]
-        below = self.data.shape if level == 1 else (self.sizes[level - 2],)
+        c, size = self.config, self.sizes[layer - 1]
+        below = self.data.shape if layer == 1 else (self.sizes[layer - 2],)
         fields = {"width": c.width, "depth": c.depth, "dropout": c.dropout}
         return Perceptron((size,), **fields), Perceptron((2, *below), **fields)
 
@@ -72,39 +72,39 @@ class Layers:
         """
         pairs = 2 if self.config.shared and len(self.sizes) > 1 else len(self.sizes)
         params = []
-        for level, pair in enumerate(jax.random.split(key, (pairs, 2)), 1):
+        for layer, pair in enumerate(jax.random.split(key, (pairs, 2)), 1):
             below = jnp.zeros(
-                self.data.shape if level == 1 else (self.sizes[level - 2],)
+                self.data.shape if layer == 1 else (self.sizes[layer - 2],)
             )
             inputs = (
-                self._marked(level, below),
-                self._marked(level, jnp.zeros(self.sizes[level - 1])),
+                self._marked(layer, below),
+                self._marked(layer, jnp.zeros(self.sizes[layer - 1])),
             )
             params.append(
                 tuple(
                     net.init(k, x)
                     for net, k, x in zip(
-                        self._networks(level), pair, inputs, strict=True
+                        self._networks(layer), pair, inputs, strict=True
                     )
                 )
             )
         return tuple(params)
 
-    def _marked(self, level, z):
+    def _marked(self, layer, z):
         """z, with the layer's indicator where parameters are shared."""
-        if not self.config.shared or level == 1:
+        if not self.config.shared or layer == 1:
             return z
-        return jnp.concatenate([z, jax.nn.one_hot(level - 2, len(self.sizes) - 1)])
+        return jnp.concatenate([z, jax.nn.one_hot(layer - 2, len(self.sizes) - 1)])
 
-    def _mean(self, level, params, key, x):
-        return _apply(self._networks(level)[0], params, key, self._marked(level, x))
+    def _mean(self, layer, params, key, x):
+        return _apply(self._networks(layer)[0], params, key, self._marked(layer, x))
 
-    def _distribution(self, level, params, key, z):
+    def _distribution(self, layer, params, key, z):
         """The distribution of the layer below."""
         location, log_scale = _apply(
-            self._networks(level)[1], params, key, self._marked(level, z)
+            self._networks(layer)[1], params, key, self._marked(layer, z)
         )
-        if level == 1:
+        if layer == 1:
             return distributions.discretised_logistic(
                 location, log_scale - 1.0, self.data.levels
             )
@@ -117,31 +117,31 @@ class Layers:
         turns dropout on.
         """
         encoders, layers = [], []
-        for level in range(1, len(self.sizes) + 1):
-            pair = params[min(level, len(params)) - 1]
+        for layer in range(1, len(self.sizes) + 1):
+            pair = params[min(layer, len(params)) - 1]
             keys = (
                 (None, None)
                 if key is None
-                else jax.random.split(jax.random.fold_in(key, level))
+                else jax.random.split(jax.random.fold_in(key, layer))
             )
-            mean = LayerConditional(pair[0], keys[0], self._mean, level)
+            mean = LayerConditional(pair[0], keys[0], self._mean, layer)
             encoders.append(progressive.bounded_encoder(mean, self.config.noise_std))
-            layers.append(LayerConditional(pair[1], keys[1], self._distribution, level))
+            layers.append(LayerConditional(pair[1], keys[1], self._distribution, layer))
         return tuple(encoders), tuple(layers)
 
 
 @dj.types.pytree
 class LayerConditional:
-    """The conditional distribution x -> function(level, params, key, x)."""
+    """The conditional distribution x -> function(layer, params, key, x)."""
 
     params: Any
     key: Any
     function: Any = dj.types.static_field()
-    level: int = dj.types.static_field()
+    layer: int = dj.types.static_field()
 
     def __call__(self, x):
         """The distribution that the layer's network describes at x."""
-        return self.function(self.level, self.params, self.key, x)
+        return self.function(self.layer, self.params, self.key, x)
 
 
 def _apply(network, params, key, *inputs):
@@ -195,8 +195,8 @@ def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Arra
     """Draws of the top latent of each example, (len(xs) · draws, d)."""
 
     def one(key, z):
-        for level, encoder in enumerate(encoders):
-            z = encoder(z).sample(jax.random.fold_in(key, level))
+        for layer, encoder in enumerate(encoders):
+            z = encoder(z).sample(jax.random.fold_in(key, layer))
         return z
 
     repeated = jnp.repeat(jnp.asarray(xs), draws, 0)
