@@ -332,6 +332,11 @@ def sliced_wasserstein(
     Returns:
       The distance, in squared data units, shape ().
 
+    Raises:
+      TypeError: If key is not a typed key.
+      ValueError: If x or y has fewer than 2 examples, their shapes differ, or
+        projections is below 1.
+
     Example:
       >>> x = jnp.array([[0.0], [2.0]])
       >>> round(float(dj.metrics.sliced_wasserstein(key, x, x + 3, 4)), 3)

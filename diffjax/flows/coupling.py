@@ -132,6 +132,10 @@ def half_mask(size: int, swap: bool = False) -> AxisMask:
 
     Returns:
       A mask for `coupling`.
+
+    Raises:
+      TypeError: If size is not an integer, or swap not a boolean.
+      ValueError: If size is below 2.
     """
     first, second = tuple(range(size // 2)), tuple(range(size // 2, size))
     return AxisMask(second, first) if swap else AxisMask(first, second)
@@ -147,6 +151,10 @@ def alternate_mask(size: int, swap: bool = False) -> AxisMask:
 
     Returns:
       A mask for `coupling`.
+
+    Raises:
+      TypeError: If size is not an integer, or swap not a boolean.
+      ValueError: If size is below 2.
     """
     first, second = tuple(range(0, size, 2)), tuple(range(1, size, 2))
     return AxisMask(second, first) if swap else AxisMask(first, second)

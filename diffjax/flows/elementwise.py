@@ -348,6 +348,10 @@ def leaky_relu(slope: float = 0.1) -> LeakyRelu:
 
     The slope must be positive, otherwise this raises ValueError. It is not
     trained.
+
+    Example:
+      >>> dj.flows.leaky_relu(0.5).forward(jnp.array([-2.0, 2.0]))
+      Array([-1.,  2.], dtype=float32)
     """
     return LeakyRelu(float(slope))
 

@@ -224,6 +224,10 @@ def squeeze(factor: int = 2) -> Squeeze:
     read from the base to the data, undoes it: `inverse(squeeze())` comes after
     the layers that act on the squeezed image. The factor f is at least 2. When
     called, a bijector raises ValueError for sides that f does not divide.
+
+    Example:
+      >>> dj.flows.squeeze(2).forward(jnp.zeros((4, 4, 3))).shape
+      (2, 2, 12)
     """
     return Squeeze(factor)
 

@@ -227,6 +227,10 @@ def exponential(schedule: Schedule, steps: int) -> Array:
 
     Returns:
       Decreasing times from t_max to t_min, (steps + 1,).
+
+    Example:
+      >>> np.asarray(dj.grids.exponential(dj.schedules.edm(0.01, 1.0), 2)).round(3)
+      array([1.  , 0.1 , 0.01], dtype=float32)
     """
     return log_snr(schedule, steps)
 

@@ -64,6 +64,11 @@ def shifted(schedule: Schedule, t: Scalar, denoised: Array, gradient: Array) -> 
 
     Returns:
       The shifted D, shape of x.
+
+    Example:
+      >>> edm = dj.schedules.edm()
+      >>> dj.guidance.shifted(edm, 2.0, jnp.zeros(2), jnp.ones(2))
+      Array([4., 4.], dtype=float32)
     """
     return denoised + schedule.sigma(t) ** 2 / schedule.alpha(t) * gradient
 

@@ -93,6 +93,11 @@ def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
 
     Raises:
       ValueError: If the grid is not one or does not decrease.
+
+    Example:
+      >>> ratios = dj.guidance.ratio_of_steps(dj.schedules.edm(), [1.0, 0.5, 0.25])
+      >>> ratios.value.shape
+      (2,)
     """
     grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
     grids.check_decreasing("grid", grid)

@@ -82,6 +82,10 @@ def noise(schedule: Schedule, denoiser: Denoiser) -> View:
 
     Returns:
       (x, t) -> array of x's shape.
+
+    Example:
+      >>> dj.predictions.noise(schedule, denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
     return _view(schedule, denoiser, "noise")
 
@@ -95,6 +99,10 @@ def v(schedule: Schedule, denoiser: Denoiser) -> View:
 
     Returns:
       (x, t) -> array of x's shape.
+
+    Example:
+      >>> dj.predictions.v(schedule, denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
     return _view(schedule, denoiser, "v")
 
@@ -110,6 +118,10 @@ def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
 
     Returns:
       (x, t) -> array of x's shape, in data units per time.
+
+    Example:
+      >>> dj.predictions.velocity(schedule, denoiser)(jnp.ones(2), 0.5).shape
+      (2,)
     """
     return _view(schedule, denoiser, "velocity")
 

@@ -152,6 +152,9 @@ def forward(schedule: Schedule) -> SDE:
     Args:
       schedule: The noise schedule.
 
+    Raises:
+      TypeError: If it is no schedule.
+
     Example:
       >>> dj.sde.forward(schedule).drift(jnp.ones(2), 0.5).shape
       (2,)
@@ -223,6 +226,9 @@ def probability_flow(schedule: Schedule, denoiser: Denoiser) -> Semilinear:
     Returns:
       (x, t) -> dx/dt, shape of x, in data units per time.
 
+    Raises:
+      TypeError: If an argument is no schedule or no denoiser.
+
     Example:
       >>> dj.sde.probability_flow(schedule, denoiser)(jnp.ones(2), 0.5).shape
       (2,)
@@ -244,6 +250,10 @@ def langevin(log_prob: Callable[[Array], Array]) -> SDE:
 
     References:
       Welling & Teh 2011. Song & Ermon 2019, equation 4.
+
+    Example:
+      >>> dj.sde.langevin(target.log_prob).drift(jnp.ones(2), 0.0).shape
+      (2,)
     """
     return SDE(_HalfGradient(as_pytree_callable(log_prob)), as_pytree_callable(_unit))
 

@@ -36,7 +36,7 @@ def checkerboard() -> UniformBoxes:
     return uniform_boxes(np.full(8, 1 / 8), lower, lower + 2)
 
 
-@checks.arguments(nodes=(checks.integer, 1, 2**16))
+@checks.arguments(std=checks.positive, nodes=(checks.integer, 1, 2**16))
 def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     """Two circles of radius 3 and 1.5 with Gaussian noise. Entropy 3.268 nats.
 
@@ -51,6 +51,9 @@ def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     Returns:
       A target over examples of shape (2,).
 
+    Raises:
+      ValueError: If std is not positive, or nodes out of range.
+
     Example:
       >>> dj.targets.circles().sample(key).shape
       (2,)
@@ -63,7 +66,7 @@ def circles(std: float = 0.24, nodes: int = 128) -> Mixture:
     )
 
 
-@checks.arguments(nodes=(checks.integer, 1, 1024))
+@checks.arguments(std=checks.positive, nodes=(checks.integer, 1, 1024))
 def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
     """Two interleaved half circles of radius 2 with Gaussian noise. Entropy 2.394 nats.
 
@@ -77,6 +80,9 @@ def moons(std: float = 0.2, nodes: int = 128) -> Mixture:
 
     Returns:
       A target over examples of shape (2,).
+
+    Raises:
+      ValueError: If std is not positive, or nodes out of range.
 
     Example:
       >>> dj.targets.moons().sample(key).shape
