@@ -33,7 +33,7 @@ from .types import (
 
 __all__ = [
     "GaussianKernel",
-    "Kernel",
+    "KernelFunction",
     "PolynomialKernel",
     "energy_distance",
     "frechet_distance",
@@ -49,7 +49,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Kernel = Callable[[Array, Array], Array]
+KernelFunction = Callable[[Array, Array], Array]
 """Positive definite function (a, b) -> k(a, b) of two flattened examples (D,)."""
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -225,7 +225,9 @@ def gaussian_kernel(bandwidth: Scalar) -> GaussianKernel:
 
 
 @checks.arguments(kernel=checks.optional(checks.callable_, "kernel(a, b)"))
-def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) -> Array:
+def kernel_distance(
+    x: ArrayLike, y: ArrayLike, kernel: KernelFunction | None = None
+) -> Array:
     """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012).
 
         MMD² = Σ_{i≠j} k(xᵢ, xⱼ) / n(n−1) + Σ_{i≠j} k(yᵢ, yⱼ) / m(m−1)
@@ -270,7 +272,7 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, kernel: Kernel | None = None) ->
 
 
 @jax.jit
-def _kernel_distance(kernel: Kernel, x: Array, y: Array) -> Array:
+def _kernel_distance(kernel: KernelFunction, x: Array, y: Array) -> Array:
     if isinstance(kernel, PolynomialKernel | GaussianKernel):
         kernel = kernel.varying  # a constant drops out, and with it the cancellation
     within = _mean_of_distinct(kernel, x) + _mean_of_distinct(kernel, y)
@@ -416,13 +418,13 @@ def _distance(a: Array, b: Array) -> Array:
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
 
 
-def _mean_of_pairs(function: Kernel, x: Array, y: Array) -> Array:
+def _mean_of_pairs(function: KernelFunction, x: Array, y: Array) -> Array:
     """Mean of function(xᵢ, yⱼ) over all i, j."""
     row = lambda a: jax.vmap(lambda b: function(a, b))(y).mean()
     return _for_each(row, x, y.size).mean()
 
 
-def _mean_of_distinct(function: Kernel, x: Array) -> Array:
+def _mean_of_distinct(function: KernelFunction, x: Array) -> Array:
     """Mean of function(xᵢ, xⱼ) over all i ≠ j."""
     others = jnp.arange(len(x))
 

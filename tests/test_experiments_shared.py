@@ -226,7 +226,7 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
     if text is not None:
         path.write_text(text)
     np.testing.assert_array_equal(
-        training._read_history(path, 5), kept + [math.nan] * (5 - len(kept))
+        training.read_history(path, 5), kept + [math.nan] * (5 - len(kept))
     )
     assert (str(path) in capsys.readouterr().out) == (len(kept) < 5)
     aside = tmp_path / "losses.json.unreadable"
@@ -235,7 +235,7 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
         if text is not None and not kept
         else not aside.exists()
     )
-    assert training._read_history(path, 0) == []
+    assert training.read_history(path, 0) == []
 
 
 def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):

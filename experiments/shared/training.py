@@ -310,7 +310,7 @@ def fit(
         # Not earlier: the checkpoints must belong to this configuration.
         files.write_config(out, config, about)
         state = checkpoints.restore_latest(state) or state
-        history = _read_history(losses, int(state.step))
+        history = read_history(losses, int(state.step))
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
             # A finished run whose losses were lost counts as finished by this
@@ -364,17 +364,25 @@ def _digest(arrays):
     ).hexdigest()[:16]
 
 
-def _read_history(path, step):
-    """The losses of the steps before `step`, NaN for those that are lost."""
+def read_history(file: pathlib.Path, step: int) -> list[float]:
+    """The losses of the steps before a checkpoint.
+
+    Args:
+      file: The file of losses. One that cannot be read is set aside.
+      step: The number of steps that the checkpoint has seen.
+
+    Returns:
+      One loss per step, NaN for those that are lost.
+    """
     if not step:
         return []
     losses = []
     try:
-        stored = json.loads(path.read_text())["loss"]
+        stored = json.loads(file.read_text())["loss"]
         losses = [math.nan if loss is None else float(loss) for loss in stored][:step]
-        reason = f"{path} has {len(losses)} losses"
+        reason = f"{file} has {len(losses)} losses"
     except FileNotFoundError:
-        reason = f"{path} is missing"
+        reason = f"{file} is missing"
     except (
         ValueError,
         TypeError,
@@ -383,8 +391,8 @@ def _read_history(path, step):
         RecursionError,
         IsADirectoryError,
     ) as error:
-        reason = f"{path} is damaged ({error!r}) and set aside"
-        os.replace(path, path.with_name(f"{path.name}.unreadable"))
+        reason = f"{file} is damaged ({error!r}) and set aside"
+        os.replace(file, file.with_name(f"{file.name}.unreadable"))
     if len(losses) < step:
         print(
             f"warning: {reason}; the losses of steps {len(losses) + 1} to {step} are "
