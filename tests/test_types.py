@@ -24,7 +24,7 @@ import diffjax
 from diffjax import guidance, inverse, predictions, schedules, sde, targets
 from diffjax.types import (
     PROGRAMS,
-    Bound,
+    PartialPytree,
     as_pytree_callable,
     combine,
     compiled,
@@ -132,8 +132,8 @@ def callables():
     weight = jnp.array([0.5, 0.7])
     made = {
         "targets.denoiser": exact,
-        "schedule.alpha": Bound(_method, ("alpha", schedule), {}),
-        "schedules.learned": Bound(
+        "schedule.alpha": PartialPytree(_method, ("alpha", schedule), {}),
+        "schedules.learned": PartialPytree(
             _method, ("sigma", schedules.learned(jax.random.key(0))), {}
         ),
         "predictions.categorical": predictions.categorical(
