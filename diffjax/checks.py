@@ -16,11 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "all_non_negative",
+    "all_positive",
+    "all_within",
     "arguments",
     "arrays",
+    "as_many",
+    "axes",
     "batch",
     "boolean",
     "callable_",
+    "callables",
     "choice",
     "concrete",
     "counter",
@@ -34,6 +40,9 @@ __all__ = [
     "floating",
     "greater",
     "has_methods",
+    "increasing",
+    "index",
+    "instance",
     "integer",
     "integers",
     "is_traced",
@@ -46,9 +55,11 @@ __all__ = [
     "one_of_shapes",
     "optional",
     "positive",
+    "probabilities",
     "promoted",
     "real_array",
     "require",
+    "scalar_of",
     "shape",
     "width",
     "within",
@@ -133,7 +144,8 @@ def require(condition: Any, message: str, error: type[Exception] = ValueError) -
     their own.
 
     Args:
-      condition: Anything with a truth value. It must be concrete.
+      condition: Anything with a truth value. A traced one has none yet, and
+        passes.
       message: The message. It is formatted whether or not the condition holds,
         so it should not print large arrays.
       error: The type of the error.
@@ -141,7 +153,7 @@ def require(condition: Any, message: str, error: type[Exception] = ValueError) -
     Raises:
       Exception: The error, if the condition is false.
     """
-    if not condition:
+    if not isinstance(condition, jax.core.Tracer) and not condition:
         raise error(message)
 
 
@@ -664,6 +676,211 @@ def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be made by {maker}, got {type(value).__name__}")
     return value
+
+
+def instance(name: str, value: Any, kind: Any, description: str) -> Any:
+    """A value of one type, or of one of several.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      kind: The type, or a union of types.
+      description: What the message calls it, for example "a Gaussian(loc, var)".
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it is of another type.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {description}, got {value!r}")
+    return value
+
+
+def all_positive(name: str, value: Any) -> Any:
+    """An array whose entries are positive, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+    """
+    if not is_traced(value) and not np.all(np.asarray(value) > 0):
+        raise ValueError(f"{name} must be positive, got {np.min(np.asarray(value))}")
+    return value
+
+
+def all_non_negative(name: str, value: Any) -> Any:
+    """An array whose entries are 0 or more, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+    """
+    if not is_traced(value) and np.min(value) < 0:
+        raise ValueError(
+            f"{name} must be 0 or more, got {np.min(value)} in entry {np.argmin(value)}"
+        )
+    return value
+
+
+def all_within(name: str, value: Any, lower: float, upper: float) -> Any:
+    """An array whose entries lie in [lower, upper], where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      lower, upper: The least and the greatest number that are accepted.
+
+    Returns:
+      The array.
+    """
+    if is_traced(value):
+        return value
+    values = np.asarray(value)
+    outside = values[~((values >= lower) & (values <= upper))]
+    if outside.size:
+        raise ValueError(
+            f"{name} must lie in [{lower:.12g}, {upper:.12g}], got {outside[0]} among "
+            f"{outside.size} outside"
+        )
+    return value
+
+
+def index(name: str, value: Any, last: int) -> Any:
+    """An index in 1 … last. Of a traced one only the type is checked.
+
+    Args:
+      name: The name of the argument, for messages.
+      value: An integer, or an integer array of shape ().
+      last: The greatest index.
+
+    Returns:
+      A Python int, or the traced array itself.
+    """
+    is_array = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer)
+    if is_array and value.ndim == 0:
+        if is_traced(value):
+            return value
+        value = int(value)
+    return integer(name, value, minimum=1, maximum=last)
+
+
+def increasing(name: str, value: Any) -> Any:
+    """An array of shape (N,) whose entries increase, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: If an entry is not greater than the one before it, with both.
+    """
+    if is_traced(value):
+        return value
+    values = np.asarray(value)
+    falls = np.flatnonzero(~(np.diff(values) > 0))
+    if falls.size:
+        before, after = values[falls[0] : falls[0] + 2]
+        raise ValueError(
+            f"{name} must increase, got {after} after {before} at index {falls[0] + 1}"
+        )
+    return value
+
+
+def probabilities(name: str, value: Any) -> Any:
+    """Positive numbers whose sum is 1, where they are concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The value.
+    """
+    if is_traced(value):
+        return value
+    finite(name, value)
+    total = float(np.sum(np.asarray(value, np.float64)))
+    if not abs(total - 1) < 1e-5 or not np.all(np.asarray(value) > 0):
+        raise ValueError(
+            f"{name} must be positive and sum to 1, got {np.asarray(value)} "
+            f"with sum {total}"
+        )
+    return value
+
+
+def axes(name: str, value: Any, form: str) -> Any:
+    """An array with a given number of axes.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      form: The shape in letters, for example "(K, D)".
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: If it has another number of axes.
+    """
+    rank = len([letter for letter in form.strip("()").split(",") if letter.strip()])
+    if np.ndim(value) != rank:
+        raise ValueError(f"{name} must have shape {form}, got {np.shape(value)}")
+    return value
+
+
+def scalar_of(name: str, value: Any) -> Any:
+    """The value of a function that returns scalars.
+
+    Args:
+      name: The name of the function, for the message.
+      value: What it returned.
+
+    Returns:
+      The value, of shape ().
+
+    Raises:
+      ValueError: If it has another shape.
+    """
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must return a scalar, got shape {jnp.shape(value)}")
+    return value
+
+
+def callables(name: str, value: Any, least: int = 0, more: str = "") -> Any:
+    """A tuple or list of values that can be called.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      least: The least number of them.
+      more: What else is accepted, for the message.
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it is anything else.
+    """
+    is_sequence = isinstance(value, tuple | list) and len(value) >= least
+    if not is_sequence or not all(map(callable, value)):
+        raise TypeError(f"{name} must be a sequence of callables{more}, got {value!r}")
+    return value
+
+
+def as_many(name: str, value: Any, beside: str, others: Any) -> None:
+    """Raise ValueError unless two sequences have one length.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+      beside, others: The same of the other one.
+    """
+    if len(value) != len(others):
+        raise ValueError(
+            f"{name} must be as many as {beside}, {len(others)}, got {len(value)}"
+        )
 
 
 def arrays(name: str, tree: Any) -> Any:

@@ -18,9 +18,9 @@ import numpy as np
 
 from . import checks, schedules, types
 from .ddpm.objectives import weighted_error
-from .ddpm.transitions import check_chain, check_index, index_or_draw, state_at
+from .ddpm.transitions import CHAIN, index_or_draw, state_at
 from .distributions.normal import Gaussian
-from .numerics import float_dtype
+from .numerics import array_module, float_dtype
 from .schedules import DiscreteChain, Indexed, NoiseLadder
 from .schedules.arguments import sigmas_in_order
 from .solvers.requirements import Checked, check_example
@@ -127,6 +127,7 @@ def overlapping_sigmas(
     return geometric_sigmas(max(2, 1 + gaps), sigma_min, sigma_max)
 
 
+@checks.arguments(chain=CHAIN)
 def rescaled(chain: DiscreteChain) -> NoiseLadder:
     """Ladder of a DDPM chain seen in x/α, index by index.
 
@@ -139,7 +140,7 @@ def rescaled(chain: DiscreteChain) -> NoiseLadder:
       TypeError: If chain was not made by `schedules.from_betas`.
       ValueError: If β_T = 1, so that no signal is left at the last index.
     """
-    xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
+    xp = array_module(chain)
     message = "chain must hold signal at its last index to be seen in x/α, but β_T = 1"
     checks.require(not chain.zero_terminal, message)
     return schedules.from_sigmas(xp.exp(-0.5 * xp.asarray(chain.log_snrs)))
@@ -168,7 +169,9 @@ def forward_step(ladder: NoiseLadder, x: ArrayLike, index: Any) -> Gaussian:
       [3.0, 3.0]
     """
     checks.made_by("ladder", ladder, NoiseLadder, "schedules.from_sigmas")
-    variance = jnp.asarray(ladder.increments)[check_index(index, ladder) - 1]
+    variance = jnp.asarray(ladder.increments)[
+        checks.index("index", index, ladder.steps) - 1
+    ]
     return Gaussian(checks.real_array("x", x), variance)
 
 
@@ -218,7 +221,7 @@ def score_loss(
       >>> dj.ncsn.score_loss(key, exact, ladder, jnp.zeros(2)).shape
       ()
     """
-    index = None if index is None else check_index(index, ladder)
+    index = None if index is None else checks.index("index", index, ladder.steps)
     weight = None if weight is None else as_pytree_callable(weight)
     arrays, static = partition((Checked(as_pytree_callable(denoiser)), ladder, weight))
     return _score_loss(static, arrays, key, x, index)
@@ -237,6 +240,7 @@ def _score_loss(static, arrays, key, x, index):
     return 0.5 * share * weighted_error("simple", ladder, t, x - denoised)
 
 
+@checks.arguments(chain=CHAIN)
 def bound_weights(chain: DiscreteChain) -> Array:
     """Weights of the score's squared errors in DDPM's bound (Ho et al. 2020).
 
@@ -255,7 +259,7 @@ def bound_weights(chain: DiscreteChain) -> Array:
       TypeError: If chain was not made by `schedules.from_betas`.
     """
     # in float64 on the host where the chain is concrete
-    xp = jnp if checks.is_traced(check_chain("chain", chain)) else np
+    xp = array_module(chain)
     betas, variance = xp.asarray(chain.betas), xp.asarray(chain.posterior().variance)
     first = np.arange(betas.shape[0]) == 0
     with np.errstate(divide="ignore"):

@@ -193,8 +193,7 @@ def brownian(
       >>> w.shape
       (2,)
     """
-    if not checks.is_traced(start, end) and start == end:
-        raise ValueError(f"end must differ from start={start}, got {end}")
+    checks.require(start != end, f"end must differ from start={start}, got {end}")
     return BrownianPath(_path_key(key), start, end, shape, depth)
 
 
@@ -263,8 +262,7 @@ class BrownianPath:
           Kloeden & Platen 1992, equation 10.4.3.
         """
         t, s = self._checked("t", t), self._checked("s", s)
-        if not checks.is_traced(t, s) and t == s:
-            raise ValueError(f"s must differ from t={t}, got {s}")
+        checks.require(t != s, f"s must differ from t={t}, got {s}")
         return _increment(self, t, s)
 
     def _checked(self, name, t):

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from .types import Array, ArrayLike
 
 __all__ = [
     "NUMBERS_AT_ONCE",
+    "array_module",
     "basis",
     "divergence",
     "float_dtype",
@@ -36,6 +38,18 @@ def float_dtype(*values: ArrayLike) -> jnp.dtype:
     return checks.promoted(
         checks.promoted(*values, jnp.float32), jnp.result_type(float)
     )
+
+
+def array_module(*values: Any) -> Any:
+    """`jax.numpy` if any leaf of the values is traced, otherwise NumPy.
+
+    Args:
+      *values: Pytrees.
+
+    Returns:
+      The module. NumPy computes in float64 on the host, without compiling.
+    """
+    return jnp if checks.is_traced(*values) else np
 
 
 @checks.arguments(order=(checks.integer, 0, 30), z=checks.real_array)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..schedules import Schedule, check
+from ..schedules import Schedule, argument
 
 __all__ = [
     "betas_of",
@@ -16,6 +16,17 @@ __all__ = [
 ]
 
 
+def _fraction(name, value):
+    value = checks.number(name, value)
+    checks.require(0 < value < 1, f"{name} must lie in (0, 1), got {value}")
+    return float(value)
+
+
+_STEPS = (checks.integer, 2)
+_FRACTION = checks.optional(_fraction)
+
+
+@checks.arguments(steps=_STEPS, first=_FRACTION, last=_FRACTION)
 def linear_betas(
     steps: int, first: float | None = None, last: float | None = None
 ) -> np.ndarray:
@@ -38,10 +49,11 @@ def linear_betas(
       >>> dj.ddpm.linear_betas(1000)[[0, -1]].tolist()
       [0.0001, 0.02]
     """
-    steps, first, last = _ends(steps, first, last)
+    first, last = _ends(steps, first, last)
     return np.linspace(first, last, steps)
 
 
+@checks.arguments(steps=_STEPS, offset=checks.positive, clip=_fraction)
 def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.ndarray:
     """Cosine betas (Nichol & Dhariwal 2021, equation 17).
 
@@ -66,8 +78,6 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
       >>> dj.ddpm.cosine_betas(4).shape
       (4,)
     """
-    steps, clip = _arguments(steps, clip=clip)
-    offset = checks.positive("offset", offset)
     f = (
         np.cos(0.5 * np.pi * (np.arange(steps + 1) / steps + offset) / (1 + offset))
         ** 2
@@ -75,6 +85,7 @@ def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.n
     return np.minimum(1 - f[1:] / f[:-1], clip)
 
 
+@checks.arguments(steps=_STEPS, first=_FRACTION, last=_FRACTION, reach=checks.positive)
 def sigmoid_betas(
     steps: int,
     first: float | None = None,
@@ -102,11 +113,12 @@ def sigmoid_betas(
       ValueError: If steps is below 2, a limit lies outside (0, 1), or reach is
         not positive.
     """
-    steps, first, last = _ends(steps, first, last)
-    z = np.linspace(-1, 1, steps) * checks.positive("reach", reach)
+    first, last = _ends(steps, first, last)
+    z = np.linspace(-1, 1, steps) * reach
     return first + (last - first) / (1 + np.exp(-z))
 
 
+@checks.arguments(steps=_STEPS, beta=_FRACTION)
 def constant_betas(steps: int, beta: float | None = None) -> np.ndarray:
     """The same β at every step.
 
@@ -121,11 +133,10 @@ def constant_betas(steps: int, beta: float | None = None) -> np.ndarray:
     Raises:
       ValueError: If steps is below 2 or beta lies outside (0, 1).
     """
-    steps = checks.integer("steps", steps, minimum=2)
-    beta = _scaled(0.02, steps) if beta is None else beta
-    return np.full(steps, _arguments(steps, beta=beta)[1], np.float64)
+    return np.full(steps, _scaled(0.02, steps) if beta is None else beta, np.float64)
 
 
+@checks.arguments(schedule=argument, steps=_STEPS)
 def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
     """Betas of a variance-preserving schedule (Song et al. 2021, appendix B).
 
@@ -149,42 +160,28 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
       >>> dj.ddpm.betas_of(dj.schedules.vp_linear(), 10).shape
       (10,)
     """
-    check(schedule)
-    steps = checks.integer("steps", steps, minimum=2)
     t = np.arange(1, steps + 1) / steps
     with jax.enable_x64(True):
         alpha, sigma = (
             np.asarray(f(jnp.asarray(t)), np.float64)
             for f in (schedule.alpha, schedule.sigma)
         )
+    end, gap = float(schedule.t_max), np.max(np.abs(alpha**2 + sigma**2 - 1))
+    checks.require(end == 1, f"schedule must have t_max = 1, got {end}")
     checks.require(
-        float(schedule.t_max) == 1,
-        f"schedule must have t_max = 1, got {schedule.t_max}",
-    )
-    gap = np.max(np.abs(alpha**2 + sigma**2 - 1))
-    checks.require(
-        gap <= 1e-6,
-        f"schedule must preserve variance, α² + σ² = 1, but it is off by {gap}",
+        gap <= 1e-6, f"schedule must preserve variance, α² + σ² = 1, is off by {gap}"
     )
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 
 
 def _ends(steps, first, last):
-    """Checked steps and ends of a rising table, by default scaled 1e-4 and 0.02."""
-    steps = checks.integer("steps", steps, minimum=2)
-    first = _scaled(1e-4, steps) if first is None else first
-    return _arguments(
-        steps, first=first, last=_scaled(0.02, steps) if last is None else last
+    """Ends of a rising table, by default scaled 1e-4 and 0.02."""
+    return (
+        _scaled(1e-4, steps) if first is None else first,
+        _scaled(0.02, steps) if last is None else last,
     )
 
 
 def _scaled(beta, steps):
     """A β made for 1000 steps at another number of them. Σβ stays below the limit."""
     return min(beta * (1000 / steps), 0.999)
-
-
-def _arguments(steps, **fractions):
-    for name, value in fractions.items():
-        value = checks.number(name, value)
-        checks.require(0 < value < 1, f"{name} must lie in (0, 1), got {value}")
-    return checks.integer("steps", steps, minimum=2), *map(float, fractions.values())

@@ -19,21 +19,17 @@ from ..types import (
     combine,
     partition,
 )
-from .bound import Bound, check_prior, map_chunks, prior_matching
+from .bound import CHUNK, Bound, check_prior, map_chunks, prior_matching
 from .objectives import weighted_error
 from .reverse import check_decoder_variance, decoder
 
 __all__ = ["continuous_elbo", "continuous_loss", "schedule_variance_loss"]
 
 
-def _schedule(_, value):
-    return schedules.check(value)
-
-
 _ARGUMENTS = {
     "key": checks.key,
-    "denoiser": (checks.callable_, "denoiser(x, t)"),
-    "schedule": _schedule,
+    "denoiser": checks.denoiser,
+    "schedule": schedules.argument,
     "x": check_example,
 }
 
@@ -89,9 +85,8 @@ def _continuous_loss(static, arrays, key, x, t):
     if t is None:
         t = schedule.t_min + span * jax.random.uniform(key_time, (), x.dtype)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
-    error = x - checks.denoised(
-        denoiser(schedules.perturb(schedule, x, t, noise), t), x
-    )
+    x_t = schedules.perturb(schedule, x, t, noise)
+    error = x - checks.denoised(denoiser(x_t, t), x)
     return weighted_error("likelihood", schedule, t, error) * span
 
 
@@ -133,7 +128,7 @@ def schedule_variance_loss(
     **_ARGUMENTS,
     count=(checks.integer, 1),
     levels=checks.optional(check_levels),
-    chunk=checks.optional(checks.integer, 1),
+    chunk=CHUNK,
 )
 def continuous_elbo(
     key: Key,

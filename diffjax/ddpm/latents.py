@@ -19,16 +19,15 @@ from ..types import (
     partition,
 )
 from .reverse import VARIANCES
-from .transitions import check_chain, check_index
+from .transitions import CHAIN
 
 __all__ = ["interpolate"]
 
+VARIANCE = (checks.choice, VARIANCES)
+
 
 @checks.arguments(
-    key=checks.key,
-    denoiser=(checks.callable_, "denoiser(x, t)"),
-    chain=check_chain,
-    variance=(checks.choice, VARIANCES),
+    key=checks.key, denoiser=checks.denoiser, chain=CHAIN, variance=VARIANCE
 )
 def interpolate(
     key: Key,
@@ -83,10 +82,10 @@ def interpolate(
     """
     checks.require(
         not checks.is_traced(index),
-        "index must be concrete, it fixes the number of steps; got a traced value",
+        "index must be concrete, as the number of steps, got a traced value",
         TypeError,
     )
-    index = int(check_index(index, chain))
+    index = int(checks.index("index", index, chain.steps))
     start, end, weights = requirements.check_between(start, end, weights)
     arrays, static = partition((as_pytree_callable(denoiser), chain))
     grid = np.append(chain.times[:index][::-1], 0.0).astype(start.dtype)

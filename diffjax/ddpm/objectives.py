@@ -15,7 +15,7 @@ from ..schedules import DiscreteChain, Schedule
 from ..solvers.requirements import check_example
 from ..types import Array, ArrayLike, Denoiser, Key, Scalar, combine, partition
 from .reverse import reverse_model
-from .transitions import check_index, index_or_draw
+from .transitions import index_or_draw
 
 __all__ = [
     "LossHistory",
@@ -201,7 +201,11 @@ def _loss_arguments(denoiser, chain, x, index, variance, levels, decoder_varianc
     x = check_example("x", x)
     if levels is not None:
         level_index(x, model.levels)
-    return model, x, None if index is None else check_index(index, chain)
+    return (
+        model,
+        x,
+        None if index is None else checks.index("index", index, chain.steps),
+    )
 
 
 def weighted_error(name: str, schedule: Schedule, t: Scalar, error: Array) -> Array:
@@ -262,6 +266,7 @@ def loss_history(steps: int, length: int = 10) -> LossHistory:
 
 
 _HISTORY = (checks.made_by, LossHistory, "loss_history")
+_FLOOR = (checks.within, 0, 1)
 
 
 @checks.arguments(history=_HISTORY, indices=checks.integers, losses=checks.finite_array)
@@ -282,15 +287,8 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
       TypeError: For indices that are no integers.
     """
     steps = history.counts.shape[0]
-    if not checks.is_traced(indices):
-        values = np.asarray(indices)
-        checks.require(
-            not np.any((values < 1) | (values > steps)),
-            f"indices must lie in 1 … {steps}, got {values.tolist()}",
-        )
-    checks.require(
-        indices.ndim == 1, f"indices must have shape (B,), got {indices.shape}"
-    )
+    checks.all_within("indices", indices, 1, steps)
+    checks.axes("indices", indices, "(B,)")
     checks.one_of_shapes("losses", losses, [indices.shape])
 
     def one(history, seen):
@@ -303,7 +301,7 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
     return jax.lax.scan(one, history, (indices, losses))[0]
 
 
-@checks.arguments(history=_HISTORY, floor=(checks.within, 0, 1))
+@checks.arguments(history=_HISTORY, floor=_FLOOR)
 def index_probabilities(history: LossHistory, floor: float = 1e-3) -> Array:
     """Importance of the indices (Nichol & Dhariwal 2021, equation 18).
 
@@ -338,10 +336,7 @@ def _index_probabilities(history, floor):
 
 
 @checks.arguments(
-    key=checks.key,
-    count=(checks.integer, 1),
-    history=_HISTORY,
-    floor=(checks.within, 0, 1),
+    key=checks.key, count=(checks.integer, 1), history=_HISTORY, floor=_FLOOR
 )
 def sample_indices(
     key: Key, count: int, history: LossHistory, floor: float = 1e-3

@@ -24,7 +24,6 @@ from ..types import (
 )
 from .transitions import (
     StepCoefficients,
-    check_chain,
     coefficients_at,
     entry,
     state_at,
@@ -194,11 +193,9 @@ class ReverseModel:
         output = self.denoiser(x, step.time)
         if self.variance not in PAIRED:
             return checks.denoised(output, x), None
-        checks.require(
-            isinstance(output, tuple) and len(output) == 2,
-            f"denoiser must return a pair for variance {self.variance!r}, "
-            "see ddpm.paired",
-        )
+        message = f"denoiser must return a pair for variance {self.variance!r}"
+        pair = isinstance(output, tuple) and len(output) == 2
+        checks.require(pair, f"{message}, see ddpm.paired")
         checks.one_of_shapes("denoiser's second value", output[1], [(), jnp.shape(x)])
         return checks.denoised(output[0], x), jnp.asarray(output[1])
 
@@ -329,12 +326,13 @@ def reverse_model(
     Returns:
       The model.
     """
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.denoiser("denoiser", denoiser)
     checks.choice("variance", variance, VARIANCES)
+    checks.made_by("chain", chain, DiscreteChain, "schedules.from_betas")
     return ReverseModel(
         as_pytree_callable(denoiser),
         chain,
-        step_coefficients(check_chain("chain", chain)),
+        step_coefficients(chain),
         None if levels is None else check_levels("levels", levels),
         check_decoder_variance(decoder_variance, shape),
         variance=variance,
@@ -356,10 +354,6 @@ def check_decoder_variance(variance: ArrayLike | None, shape: tuple[int, ...]) -
     if np.ndim(variance) == 0:
         checks.number("decoder_variance", variance)
     checks.one_of_shapes("decoder_variance", variance, [(), shape])
-    if checks.is_traced(variance):
-        return variance
-    values = np.asarray(variance, np.float64)
-    checks.require(
-        np.all(values > 0), f"decoder_variance must be positive, got {values.min()}"
-    )
-    return variance if isinstance(variance, jnp.ndarray) else values
+    checks.all_positive("decoder_variance", variance)
+    is_array = isinstance(variance, jnp.ndarray)
+    return variance if is_array else np.asarray(variance, np.float64)

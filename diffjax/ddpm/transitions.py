@@ -9,7 +9,7 @@ import numpy as np
 from .. import checks, schedules
 from ..distributions.normal import Gaussian
 from ..noise import normal
-from ..numerics import float_dtype
+from ..numerics import array_module, float_dtype
 from ..schedules import DiscreteChain, Indexed
 from ..types import (
     Array,
@@ -22,6 +22,9 @@ from ..types import (
 )
 
 __all__ = ["forward_marginal", "forward_step", "posterior"]
+
+CHAIN = (checks.made_by, DiscreteChain, "schedules.from_betas")
+"""Check of a discrete chain."""
 
 
 def forward_step(chain: DiscreteChain, x: ArrayLike, index: Any) -> Gaussian:
@@ -144,7 +147,7 @@ class StepCoefficients(NamedTuple):
 def step_coefficients(chain: DiscreteChain) -> StepCoefficients:
     """The coefficients of all steps of a chain, each (T,)."""
     q = chain.posterior()
-    xp = jnp if checks.is_traced(chain) else np
+    xp = array_module(chain)
     # β̃ is 0 at the first index, where its logarithm and a KL would not be finite.
     clipped = xp.concatenate([q.variance[1:2], q.variance[1:]])
     return StepCoefficients(
@@ -175,8 +178,8 @@ def coefficients_at(chain: DiscreteChain, index: Any) -> StepCoefficients:
     Returns:
       Coefficients, each ().
     """
-    steps = step_coefficients(check_chain("chain", chain))
-    index = check_index(index, chain)
+    checks.made_by("chain", chain, DiscreteChain, "schedules.from_betas")
+    steps, index = step_coefficients(chain), checks.index("index", index, chain.steps)
     if not is_eager(chain, index):
         return entry(steps, index)
     # NumPy picks the entries, as JAX would compile a program for every column.
@@ -200,44 +203,6 @@ def state_at(key: Key, chain: Indexed, x0: Array, index: Any, *, time: Scalar) -
     return schedules.perturb(chain, x0, time, normal(key, index, x0.shape, x0.dtype))
 
 
-# -------------------------------------------------------------------------- checks
-
-
-def check_chain(name: str, value: Any) -> DiscreteChain:
-    """`value` if it is a discrete chain.
-
-    Args:
-      name: The argument's name, for the message.
-      value: Its value.
-
-    Returns:
-      The chain.
-    """
-    if not isinstance(value, DiscreteChain):
-        raise TypeError(f"{name} must be made by schedules.from_betas, got {value!r}")
-    return value
-
-
-def check_index(index: Any, chain: Indexed) -> Any:
-    """An index in 1 … T. Of a traced one only the type is checked.
-
-    Args:
-      index: An integer, or an integer array of shape ().
-      chain: A chain or a ladder of T steps.
-
-    Returns:
-      The index.
-    """
-    is_integer = isinstance(index, jax.Array) and jnp.issubdtype(
-        index.dtype, jnp.integer
-    )
-    if is_integer and index.ndim == 0:
-        if checks.is_traced(index):
-            return index
-        index = int(index)
-    return checks.integer("index", index, minimum=1, maximum=chain.steps)
-
-
 def index_or_draw(key: Key, index: Any, chain: Indexed) -> Any:
     """A checked index.
 
@@ -252,4 +217,4 @@ def index_or_draw(key: Key, index: Any, chain: Indexed) -> Any:
     if index is None:
         # Indices start at 1, so that counter 0 is free of the noise of any state.
         return jax.random.randint(jax.random.fold_in(key, 0), (), 1, chain.steps + 1)
-    return check_index(index, chain)
+    return checks.index("index", index, chain.steps)

@@ -15,10 +15,9 @@ from .. import checks
 from ..types import Array, ArrayLike, Key, pytree
 from .lattice import cell_of, check_levels, level_index, nearest_level
 from .normal import (
+    GAUSSIAN,
     Gaussian,
-    check_variance,
     gaussian,
-    is_gaussian,
     location_and_scale,
     log_normal_interval,
 )
@@ -266,7 +265,7 @@ def discretised_gaussian(
     return DiscretisedGaussian(gaussian(mean, log_std), levels)
 
 
-@checks.arguments(gaussian=is_gaussian, x=checks.real_array, levels=check_levels)
+@checks.arguments(gaussian=GAUSSIAN, x=checks.real_array, levels=check_levels)
 def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) -> Array:
     """Log probability of lattice data under a Gaussian rounded to the nearest level.
 
@@ -291,7 +290,7 @@ def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) ->
     References:
       Ho et al. 2020, equation 13.
     """
-    check_variance("gaussian.var", gaussian.var)
+    checks.all_positive("gaussian.var", gaussian.var)
     if checks.is_traced(x, levels):
         return _discretised_log_prob(gaussian, x, levels)
     level_index(x, levels)

@@ -40,9 +40,7 @@ def check_levels(name: str, value: ArrayLike) -> Array:
         levels.ndim == 1 and levels.shape[0] >= 2,
         f"{name} must have shape (K,) with K at least 2, got {levels.shape}",
     )
-    if not checks.is_traced(levels) and not np.all(np.diff(np.asarray(levels)) > 0):
-        raise ValueError(f"{name} must increase, got {np.asarray(levels)}")
-    return levels
+    return checks.increasing(name, levels)
 
 
 def level_slack(xp: Any, levels: Any) -> Any:
@@ -81,8 +79,7 @@ def level_index(x: Array, levels: Array) -> Array:
     off = np.max(np.min(gaps, -1))
     checks.require(
         off <= level_slack(np, values),  # False for NaN
-        f"x must take values among the {values.shape[0]} levels, "
-        f"got an entry {off} away from all",
+        f"x must take values among the {len(values)} levels, got an entry {off} away",
     )
     return np.argmin(gaps, -1).astype(np.int32)
 

@@ -170,7 +170,7 @@ def gaussian_mixture(
         (components, dimension, dimension),
     ]
     checks.one_of_shapes("scales", scales, shapes)
-    check_weights(exact_weights)
+    checks.probabilities("weights", exact_weights)
     checks.finite("means", means)
     checks.finite("scales", scales)
     if scales.ndim == 3:
@@ -179,8 +179,7 @@ def gaussian_mixture(
     if checks.is_traced(exact_scales):
         variances = jnp.reshape(scales, (components, -1)) ** 2
         return GaussianMixture(weights, means, variances, None, shape=(dimension,))
-    smallest = np.min(exact_scales)
-    checks.require(smallest > 0, f"scales must be positive, got {smallest}")
+    checks.all_positive("scales", exact_scales)
     variances = np.asarray(exact_scales.reshape(components, -1) ** 2, scales.dtype)
     return GaussianMixture(
         weights, means, jnp.asarray(variances, scales.dtype), None, shape=(dimension,)
@@ -203,32 +202,19 @@ def exactly(name: str, value: Any) -> tuple[Array, Any]:
     return rounded, np.asarray(value, np.float64)
 
 
-def check_weights(weights: Any) -> None:
-    """Raise ValueError unless concrete weights are positive and sum to 1."""
-    if checks.is_traced(weights):
-        return
-    checks.finite("weights", weights)
-    total = float(np.sum(np.asarray(weights, np.float64)))
-    if not abs(total - 1) < 1e-5 or not np.all(np.asarray(weights) > 0):
-        raise ValueError(
-            f"weights must be positive and sum to 1, got {np.asarray(weights)} "
-            f"with sum {total}"
-        )
-
-
 def _decompose(covariances, dtype):
     """(eigenvalues (K, D), bases (K, D, D)), and a deviation where traced."""
     if checks.is_traced(covariances):
         return spectral.decompose(covariances)
-    if not np.allclose(covariances, covariances.swapaxes(1, 2), rtol=1e-5, atol=1e-8):
-        raise ValueError(
-            f"scales must hold symmetric covariances, got {covariances.tolist()}"
-        )
+    transposed = covariances.swapaxes(1, 2)
+    checks.require(
+        np.allclose(covariances, transposed, rtol=1e-5, atol=1e-8),
+        f"scales must hold symmetric covariances, got {covariances.tolist()}",
+    )
     values, bases = np.linalg.eigh(covariances)
     checks.require(
         np.all(values > 0),
-        "scales must hold positive definite covariances, "
-        f"got smallest eigenvalue {values.min():.3g}",
+        f"scales must be positive definite, got smallest eigenvalue {values.min():.3g}",
     )
     return tuple(
         jnp.asarray(np.asarray(value, dtype), dtype) for value in (values, bases)

@@ -174,30 +174,10 @@ def variance_of_log_std(name: str, log_std: Array) -> Array:
     """
     variance = jnp.exp(2 * log_std)
     checks.finite(f"the variance of {name}", variance)
-    check_variance(f"the variance of {name}", variance)
-    return variance
+    return checks.all_positive(f"the variance of {name}", variance)
 
 
-def check_variance(name: str, variance: ArrayLike) -> None:
-    """Raise ValueError unless a concrete variance is positive everywhere.
-
-    Args:
-      name: The argument's name, for messages.
-      variance: An array or a number.
-    """
-    if not checks.is_traced(variance) and not np.all(np.asarray(variance) > 0):
-        raise ValueError(f"{name} must be positive, got {np.min(np.asarray(variance))}")
-
-
-def is_gaussian(name: str, value: Any) -> None:
-    """Raise TypeError unless the value is a `Gaussian`.
-
-    Args:
-      name: The argument's name, for the message.
-      value: Its value.
-    """
-    if not isinstance(value, Gaussian):
-        raise TypeError(f"{name} must be a distributions.Gaussian, got {value!r}")
+GAUSSIAN = checks.instance, Gaussian, "a distributions.Gaussian(loc, var)"
 
 
 def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
@@ -211,18 +191,18 @@ def check_gaussian(name: str, value: Any, shape: tuple[int, ...]) -> Gaussian:
     Returns:
       The Gaussian, with fields as arrays.
     """
+    checks.instance(name, value, *GAUSSIAN[1:])
     loc = checks.finite_array(f"{name}.loc", value.loc)
     var = checks.finite_array(f"{name}.var", value.var)
     for field, array in ((f"{name}.loc", loc), (f"{name}.var", var)):
         checks.one_of_shapes(field, array, list({(), shape}))
-    check_variance(f"{name}.var", var)
-    return Gaussian(loc, var)
+    return Gaussian(loc, checks.all_positive(f"{name}.var", var))
 
 
 # ---------------------------------------------------------------------- divergence
 
 
-@checks.arguments(p=is_gaussian, q=is_gaussian)
+@checks.arguments(p=GAUSSIAN, q=GAUSSIAN)
 def gaussian_kl(p: Gaussian, q: Gaussian) -> Array:
     """Kullback–Leibler divergence between two Gaussians.
 

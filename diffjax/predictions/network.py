@@ -68,12 +68,7 @@ class NetworkDenoiser:
         else:
             inputs = _network_inputs(self.schedule, self.inputs, self.sigma_data, x, t)
         output = self.net(*inputs, *condition, **net_kwargs)
-        if jnp.shape(output) != jnp.shape(x):
-            raise ValueError(
-                f"net must return its example's shape {jnp.shape(x)}, "
-                f"got {jnp.shape(output)}"
-            )
-        return output
+        return checks.example_shaped("net", output, x)
 
     def target(self, x0: Array, noise: Array, t: Scalar) -> Array:
         """The regression target a x_0 + b ε of the network.
@@ -192,18 +187,16 @@ def denoiser(
 
 
 def _check_inputs(schedule, kind, inputs):
-    if inputs.endswith("index") and not isinstance(schedule, Indexed):
-        raise TypeError(
-            "schedule must be made by schedules.from_betas or schedules.from_sigmas "
-            f"for inputs={inputs!r}, got {type(schedule).__name__}"
-        )
+    if inputs.endswith("index"):
+        makers = "schedules.from_betas or schedules.from_sigmas"
+        checks.made_by("schedule", schedule, Indexed, f"{makers} for inputs={inputs!r}")
     infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
-    if infinite and (inputs == "scaled" or kind in ("noise", "score")):
-        raise ValueError(
-            f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, "
-            f"but α = 0 at t_max={schedule.t_max}: lower t_max, or use raw or index "
-            "inputs with kind 'data', 'velocity' or 'v'"
-        )
+    checks.require(
+        not infinite or (inputs != "scaled" and kind not in ("noise", "score")),
+        f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, but "
+        f"α = 0 at t_max={schedule.t_max}: lower t_max, or use raw or index inputs "
+        "with kind 'data', 'velocity' or 'v'",
+    )
 
 
 def is_independent(denoiser: Denoiser) -> bool:
@@ -238,9 +231,10 @@ def check_independent(purpose: str, denoiser: Denoiser) -> None:
     Raises:
       TypeError: If the denoiser is marked.
     """
-    if not is_independent(denoiser):
-        raise TypeError(
-            f"{purpose} needs a denoiser fitted to noise that is independent of the "
-            "data, got one with independent=False: its score is not (α D − x)/σ²; "
-            "use a deterministic solver, such as heun()"
-        )
+    checks.require(
+        is_independent(denoiser),
+        f"{purpose} needs a denoiser fitted to noise that is independent of the data, "
+        "got one with independent=False: its score is not (α D − x)/σ²; use a "
+        "deterministic solver, such as heun()",
+        TypeError,
+    )

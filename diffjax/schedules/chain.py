@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from ..numerics import float_dtype
+from ..numerics import array_module, float_dtype
 from ..types import Array, ArrayLike, pytree, static_field
 from .derived import alpha_of_log_snr, as_time, of_time
 
@@ -194,7 +194,7 @@ class DiscreteChain(Indexed):
         References:
           Ho et al. 2020, equations 6–7. Nichol & Dhariwal 2021, section 3.1.
         """
-        xp = jnp if checks.is_traced(self.betas) else np
+        xp = array_module(self.betas)
         betas = xp.asarray(self.betas)
         log_bars = _log_bars(xp, betas)
         previous = xp.concatenate([xp.zeros_like(log_bars[:1]), log_bars[:-1]])
@@ -246,11 +246,9 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
     inside = (betas > 0) & (betas < 1)
     zero_terminal = bool(betas[-1] == 1)
     inside[-1] |= zero_terminal
-    if not np.all(inside):
-        outside = betas[~inside]
-        raise ValueError(
-            f"betas must lie in (0, 1), got {outside[0]} among {outside.size} outside"
-        )
+    outside = betas[~inside]
+    message = f"got {next(iter(outside), None)} among {outside.size} outside"
+    checks.require(not outside.size, f"betas must lie in (0, 1), {message}")
     log_snrs = _log_snrs(np, betas)
     least = log_snrs[-2 if zero_terminal else -1]
     least_alpha = LEAST_ALPHA[float_dtype()]
@@ -352,11 +350,8 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
       >>> int(dj.schedules.index_of_time(chain, 0.009))
       9
     """
-    if not isinstance(schedule, Indexed):
-        raise TypeError(
-            "schedule must be made by schedules.from_sigmas or schedules.from_betas to "
-            f"have indices, got {type(schedule).__name__}"
-        )
+    makers = "schedules.from_sigmas or schedules.from_betas to have indices"
+    checks.made_by("schedule", schedule, Indexed, makers)
     t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
@@ -381,7 +376,7 @@ class NoiseLadder(Indexed):
 
         σ_i² − σ_{i−1}², σ_0 = 0
         """
-        xp = jnp if checks.is_traced(self.sigmas) else np
+        xp = array_module(self.sigmas)
         sigmas = xp.asarray(self.sigmas)
         before = xp.concatenate([xp.zeros_like(sigmas[:1]), sigmas[:-1]])
         return (sigmas - before) * (sigmas + before)
@@ -424,39 +419,24 @@ def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:
       10.0
     """
     xp, sigmas = _table("sigmas", sigmas)
-    if xp is np:
-        _check_sigmas(sigmas)
-    return NoiseLadder(sigmas, -2 * xp.log(sigmas))
-
-
-def _check_sigmas(sigmas):
     # Squares and ratios must stay within the range of float32.
-    outside = sigmas[~((sigmas >= 1e-15) & (sigmas <= 1e15))]
-    if outside.size:
-        raise ValueError(
-            f"sigmas must be positive, within [1e-15, 1e15], got {outside[0]}"
-        )
-    falls = np.flatnonzero(np.diff(sigmas) <= 0)
-    if falls.size:
-        before, after = sigmas[falls[0] : falls[0] + 2]
-        raise ValueError(
-            f"sigmas must increase with the index, got {after} after {before}"
-        )
+    checks.all_within("sigmas", sigmas, 1e-15, 1e15)
+    checks.increasing("sigmas", sigmas)
+    return NoiseLadder(sigmas, -2 * xp.log(sigmas))
 
 
 def _table(name: str, values: Any) -> tuple[Any, Any]:
     # np and float64 values on the host, or jnp and values that are traced.
-    xp: Any = jnp if checks.is_traced(values) else np
+    xp = array_module(values)
     try:
         values = xp.asarray(values, None if xp is jnp else np.float64)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(
             f"{name} must be an array of real numbers, got {values!r}"
         ) from None
-    if values.ndim != 1 or values.shape[0] < 2:
-        letter = "T" if name == "betas" else "L"
-        raise ValueError(
-            f"{name} must have shape ({letter},) with {letter} at least 2, "
-            f"got {values.shape}"
-        )
+    n = "T" if name == "betas" else "L"
+    checks.require(
+        values.ndim == 1 and values.shape[0] >= 2,
+        f"{name} must have shape ({n},) with {n} at least 2, got {values.shape}",
+    )
     return xp, values

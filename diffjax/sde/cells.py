@@ -15,39 +15,27 @@ __all__ = ["solve_fokker_planck"]
 
 
 def _density_on_cells(name, p):
-    p = checks.finite_array(name, p)
-    if not checks.is_traced(p) and np.min(p) < 0:
-        raise ValueError(
-            f"{name} must be 0 or more in every cell, got {np.min(p)} in cell "
-            f"{np.argmin(p)}"
-        )
-    return p
+    return checks.all_non_negative(name, checks.finite_array(name, p))
 
 
 def _uniform_edges(name, edges):
     edges = checks.real_array(name, edges)
-    if edges.ndim != 1 or edges.shape[0] < 4:
-        raise ValueError(
-            f"{name} must have shape (cells + 1,) with at least 3 cells, "
-            f"got {edges.shape}"
-        )
+    checks.require(
+        edges.ndim == 1 and edges.shape[0] >= 4,
+        f"{name} must have shape (cells + 1,) with at least 3 cells, got {edges.shape}",
+    )
     rounding = 8 * np.finfo(edges.dtype).eps
     edges = edges.astype(float_dtype(edges))
     if checks.is_traced(edges):
         return edges
     checks.finite(name, edges)
     values = np.asarray(edges, np.float64)
-    widths = np.diff(values)
-    if not np.all(widths > 0):
-        i = int(np.argmin(widths))
-        raise ValueError(
-            f"{name} must increase, got {values[i]} then {values[i + 1]} at {i}"
-        )
-    if np.ptp(widths) > rounding * np.abs(values).max() + 1e-6 * widths.mean():
-        raise ValueError(
-            f"{name} must be uniform, got cells of width {widths.min()} to "
-            f"{widths.max()}"
-        )
+    widths = np.diff(checks.increasing(name, values))
+    least, greatest = widths.min(), widths.max()
+    checks.require(
+        greatest - least <= rounding * np.abs(values).max() + 1e-6 * widths.mean(),
+        f"{name} must be uniform, got cells of width {least} to {greatest}",
+    )
     return edges
 
 

@@ -156,12 +156,7 @@ class _Scalar:
     log_prob: Any
 
     def __call__(self, x, t):
-        value = self.log_prob(x, t)
-        checks.require(
-            jnp.shape(value) == (),
-            f"log_prob must return a scalar, got shape {jnp.shape(value)}",
-        )
-        return value
+        return checks.scalar_of("log_prob", self.log_prob(x, t))
 
 
 def _density(name, value):
@@ -285,7 +280,5 @@ def fokker_planck_residual(
       ValueError: Unless dx > 0 and dt ≠ 0.
       TypeError: If sde is no SDE, or log_prob cannot be called.
     """
-    checks.require(
-        checks.is_traced(dt) or float(dt) != 0, f"dt must not be 0, got {dt}"
-    )
+    checks.require(dt != 0, f"dt must not be 0, got {dt}")
     return Residual(sde, log_prob, dx, dt)

@@ -136,8 +136,7 @@ def check_sde(name: str, value: Any) -> SDE:
     Raises:
       TypeError: If it is anything else.
     """
-    if not isinstance(value, SDE):
-        raise TypeError(f"{name} must be an SDE(drift, diffusion), got {value!r}")
+    checks.instance(name, value, SDE, "an SDE(drift, diffusion)")
     return SDE(as_pytree_callable(value.drift), as_pytree_callable(value.diffusion))
 
 
@@ -163,9 +162,7 @@ def forward(schedule: Schedule) -> SDE:
 
 
 @checks.arguments(
-    schedule=schedules.argument,
-    denoiser=checks.denoiser,
-    noise=checks.non_negative,
+    schedule=schedules.argument, denoiser=checks.denoiser, noise=checks.non_negative
 )
 def reverse(schedule: Schedule, denoiser: Denoiser, *, noise: Scalar = 1.0) -> SDE:
     """A reverse SDE, which has the distribution p_t at every t.

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..distributions.base import compiled_eagerly
-from ..distributions.mixtures import check_weights, exactly, log_sum
+from ..distributions.mixtures import exactly, log_sum
 from ..distributions.normal import log_normal_interval
 from ..types import Array, ArrayLike, Key, Scalar, pytree
 from .base import noised
@@ -259,11 +259,10 @@ def uniform_boxes(
         exactly(name, value)
         for name, value in (("weights", weights), ("lower", lower), ("upper", upper))
     )
-    if lower.ndim != 2:
-        raise ValueError(f"lower must have shape (K, D), got {lower.shape}")
+    checks.axes("lower", lower, "(K, D)")
     checks.one_of_shapes("upper", upper, [lower.shape])
     checks.one_of_shapes("weights", weights, [lower.shape[:1]])
-    check_weights(exact_weights)
+    checks.probabilities("weights", exact_weights)
     checks.finite("lower", lower)
     checks.finite("upper", upper)
     if not checks.is_traced(lower, upper) and not np.all(

@@ -44,7 +44,7 @@ class ExactDenoiser:
 
 @checks.arguments(
     target=(checks.has_methods, "noised(schedule, t)"),
-    schedule=lambda _, value: schedules.check(value),
+    schedule=schedules.argument,
 )
 def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
     """Exact denoiser of a target.

@@ -143,7 +143,7 @@ def gaussian(mean: ArrayLike, scale: ArrayLike) -> Mixture:
       4.0
     """
     (mean, _), (_, exact_scale) = exactly("mean", mean), exactly("scale", scale)
-    checks.require(mean.ndim == 1, f"mean must have shape (D,), got {mean.shape}")
+    checks.axes("mean", mean, "(D,)")
     shapes = [(), mean.shape, (*mean.shape, *mean.shape)]
     checks.one_of_shapes("scale", exact_scale, shapes)
     one = np.ones((1,), mean.dtype)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from .. import checks
 from ..types import Array, Scalar, as_pytree_callable, one_program, pytree
 
@@ -24,11 +22,7 @@ class Energy:
 
 @one_program
 def _energy_log_prob(energy, x):
-    value = energy.function(x)
-    checks.require(
-        jnp.shape(value) == (),
-        f"an energy's function must return a scalar, got shape {jnp.shape(value)}",
-    )
+    value = checks.scalar_of("an energy's function", energy.function(x))
     return value - energy.log_normaliser
 
 

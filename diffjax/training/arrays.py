@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from .. import checks
 from ..types import PyTree
 from . import manifest
 from .configuration import ABSENT
@@ -65,11 +66,10 @@ def flatten(tree: PyTree, prefix: str) -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat = {_name(prefix, key_path): leaf for key_path, leaf in leaves}
-    if len(flat) != len(leaves):
-        raise ValueError(
-            f"{prefix} has two leaves of one name among "
-            f"{[_name(prefix, key_path) for key_path, _ in leaves]}"
-        )
+    names = [_name(prefix, key_path) for key_path, _ in leaves]
+    checks.require(
+        len(flat) == len(names), f"{prefix} has two leaves of one name among {names}"
+    )
     return {name: leaf for name, leaf in flat.items() if leaf.size}
 
 

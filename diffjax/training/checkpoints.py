@@ -101,27 +101,26 @@ class Checkpoints:
             together with the one that held it.
           BlockingIOError: If another process has taken the folder.
         """
-        if step != int(state.step):
-            raise ValueError(
-                f"step must equal state.step={int(state.step)}, got {step}"
-            )
-        latest = self.latest_step()
-        if latest is not None and step < latest:
-            raise ValueError(
-                f"step must be {latest} or more, the latest checkpoint in "
-                f"{self.directory}, got {step}"
-            )
+        current, latest = int(state.step), self.latest_step()
+        checks.require(
+            step == current, f"step must equal state.step={current}, got {step}"
+        )
+        checks.require(
+            latest is None or step >= latest,
+            f"step must be {latest} or more, as in {self.directory}, got {step}",
+        )
         self.wait()
         self._hold_folder()
         if step == self.latest_step():
             return
-        if self.folder(step).exists() and folders.holds_only_ours(self.folder(step)):
-            folders.set_aside(self.folder(step), "it is not whole")
-        elif self.folder(step).exists():
-            raise FileExistsError(
-                f"{self.folder(step)} is no checkpoint and is left alone: step {step} "
-                "cannot be saved"
+        folder = self.folder(step)
+        if folder.exists():
+            checks.require(
+                folders.holds_only_ours(folder),
+                f"{folder} is no checkpoint and is left alone: {step} cannot be saved",
+                FileExistsError,
             )
+            folders.set_aside(folder, "it is not whole")
         items = arrays.items_of(state)
         items = {name: arrays.to_host(part) for name, part in items.items()}
         self._pending = step
@@ -159,10 +158,9 @@ class Checkpoints:
                         folder, item, stored=stored[item], template=items[item]
                     )
                 # A folder may have been copied under another name.
-                if int(restored["step"]) != step:
-                    raise manifest.Damaged(
-                        f"it is the checkpoint of step {int(restored['step'])}"
-                    )
+                there = int(restored["step"])
+                message = f"it is the checkpoint of step {there}"
+                checks.require(there == step, message, manifest.Damaged)
                 return arrays.unflatten(state_template, restored)
             except manifest.Damaged as error:
                 self._reject(folder, str(error))
@@ -304,11 +302,12 @@ class Checkpoints:
         if self._lock is None:
             return
         if not self._lock.file.exists():
-            if folders.identity(self.directory.parent) != self._parent:
-                raise FileNotFoundError(
-                    f"{self.directory.parent} was removed during the run: nothing is "
-                    "saved there"
-                )
+            parent = self.directory.parent
+            checks.require(
+                folders.identity(parent) == self._parent,
+                f"{parent} was removed during the run: nothing is saved there",
+                FileNotFoundError,
+            )
             lost = self._lock.file if self.directory.exists() else self.directory
             self.directory.mkdir(exist_ok=True)
             warnings.warn(
@@ -374,11 +373,12 @@ def load_ema(
     """
     directory = pathlib.Path(directory).absolute()
     steps = folders.whole_steps(directory)
-    if not steps or (step is not None and step not in steps):
-        wanted = "" if step is None else f" of step {step}"
-        raise FileNotFoundError(
-            f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}"
-        )
+    wanted = "" if step is None else f" of step {step}"
+    checks.require(
+        steps if step is None else step in steps,
+        f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}",
+        FileNotFoundError,
+    )
     failures: dict[int, str] = {}
     # Listed anew each time: a training may have replaced the one about to be
     # read.

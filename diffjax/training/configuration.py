@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
+from .. import checks
+
 __all__ = ["ABSENT", "as_json", "raise_if_other"]
 
 ABSENT = "absent"
@@ -55,16 +57,15 @@ def raise_if_other(
         for name in sorted(old.keys() | new.keys())
         if not _same(old.get(name), new.get(name))
     ]
-    if differing:
-        lines = [
-            f"{name}: stored {old.get(name, ABSENT)}, new {new.get(name, ABSENT)}"
-            for name in differing
-        ]
-        raise ValueError(
-            f"the checkpoint {folder} is of another configuration "
-            f"({'; '.join(lines)}); use another directory, or the stored "
-            "configuration to resume"
-        )
+    lines = "; ".join(
+        f"{name}: stored {old.get(name, ABSENT)}, new {new.get(name, ABSENT)}"
+        for name in differing
+    )
+    checks.require(
+        not differing,
+        f"the checkpoint {folder} is of another configuration ({lines}); use another "
+        "directory, or the stored configuration to resume",
+    )
 
 
 def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -157,15 +157,10 @@ def load_labelled(
     name = next((name for name in _LABEL_NAMES if name in stored), "")
     checks.require(
         name,
-        f"{file} must be an .npz with labels named 'y' or 'labels', got arrays "
-        f"{sorted(stored)}",
+        f"{file} must be an .npz with labels 'y' or 'labels', got {sorted(stored)}",
     )
     labels = stored[name]
-    checks.require(
-        labels.shape[:1] == x.shape[:1],
-        f"{file}: {name!r} must have {len(x)} entries, one per example, got shape "
-        f"{labels.shape}",
-    )
+    checks.leading_axis(f"{file}: {name!r}", labels, "the examples", len(x))
     integral = labels.dtype.kind in "iu"
     return x, _real(file, name, labels, np.int32 if integral else dtype)
 
@@ -203,8 +198,7 @@ def split(
     checks.require(
         integral and 0 < count < examples,
         f"held_out must be a count between 1 and {examples - 1} or a fraction in "
-        f"(0, 1) that leaves both parts at least one of {examples} examples, got "
-        f"{held_out!r}",
+        f"(0, 1) that leaves an example of {examples} in both parts, got {held_out!r}",
     )
     order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])
@@ -219,17 +213,14 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
         name + jax.tree_util.keystr(key_path): np.shape(leaf)
         for key_path, leaf in leaves
     }
-    checks.require(shapes, f"{name} must hold at least one array, got {arrays!r}")
+    # The first axis of every leaf, () where it has none.
+    counts = {shape[:1] for shape in shapes.values()}
     checks.require(
-        all(shapes.values()) and len({shape[0] for shape in shapes.values()}) == 1,
-        f"{name} must have one leading axis in common, the examples; got shapes "
-        f"{shapes}",
+        len(counts) == 1 and counts.isdisjoint({(), (0,)}),
+        f"{name} must hold arrays with one leading axis in common, of at least one "
+        f"example; got shapes {shapes}",
     )
-    examples = next(iter(shapes.values()))[0]
-    checks.require(
-        examples, f"{name} must hold at least one example, got shapes {shapes}"
-    )
-    return examples
+    return counts.pop()[0]
 
 
 # ---- files of arrays
@@ -237,15 +228,12 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays stored at `file` by name. The one of an .npy is called 'x'."""
+    message = f"{file} is not a file: data must be an existing .npy or .npz file"
+    suffix = file.suffix
     checks.require(
-        file.suffix in (".npy", ".npz"),
-        f"{file} must be a .npy or .npz file, got suffix {file.suffix!r}",
+        suffix in (".npy", ".npz"), f"{file} must be a .npy or .npz, got {suffix!r}"
     )
-    checks.require(
-        file.is_file(),
-        f"{file} is not a file: data must be an existing .npy or .npz file",
-        FileNotFoundError,
-    )
+    checks.require(file.is_file(), message, FileNotFoundError)
     checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
         stored = np.load(file, allow_pickle=False)
@@ -266,17 +254,12 @@ def _examples(
     names = [name for name in _EXAMPLE_NAMES if name in stored] or list(stored)
     checks.require(
         len(names) == 1,
-        f"{file} must hold one array, or one named 'x', 'images' or 'data'; got "
-        f"{sorted(stored)}",
+        f"{file} must hold one array, or an 'x', 'images' or 'data'; got {[*stored]}",
     )
     x = stored[names[0]]
     checks.require(
-        x.ndim >= 2,
-        f"{file} must hold an array (examples, ...) of rank 2 or more, got shape "
-        f"{x.shape}",
-    )
-    checks.require(
-        x.size, f"{file} must hold at least one example, got shape {x.shape}"
+        x.ndim >= 2 and x.size,
+        f"{file} must hold at least one example, as rank 2 or more, got {x.shape}",
     )
     return _real(file, names[0], x, dtype)
 
@@ -287,9 +270,9 @@ def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     Raises ValueError unless the numbers are real and finite, and differ in
     that type too.
     """
+    where = f"{file}: {name!r}"
     checks.require(
-        array.dtype.kind in "iuf",
-        f"{file}: {name!r} must hold real numbers, got dtype {array.dtype}",
+        array.dtype.kind in "iuf", f"{where} must hold real numbers, got {array.dtype}"
     )
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array if dtype is None else array.astype(dtype)
@@ -297,17 +280,16 @@ def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     bad = int(array.size - np.isfinite(converted).sum())
     checks.require(
         bad == 0,
-        f"{file}: {name!r} must be finite, got {nan} NaN and {bad - nan} infinite of "
-        f"{array.size}",
+        f"{where} must be finite, got {nan} NaN, {bad - nan} infinite of {array.size}",
     )
     if np.can_cast(array.dtype, converted.dtype):
         return converted
     if converted.dtype.kind in "iu":
-        if not np.array_equal(converted, array):
-            raise ValueError(
-                f"{file}: {name!r} must fit {converted.dtype}, got {array.min()} to "
-                f"{array.max()}"
-            )
+        extent = f"{array.min()} to {array.max()}" if array.size else "none"
+        checks.require(
+            np.array_equal(converted, array),
+            f"{where} must fit {converted.dtype}, got {extent}",
+        )
         return converted
     _raise_if_rounded(file, name, array, converted)
     return converted

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 
+from .. import checks
 from . import manifest
 
 __all__ = [
@@ -117,11 +118,11 @@ def remove_temporary(folder: pathlib.Path) -> None:
     # orbax names a part that it has not finished with more after a dot.
     parts = tuple(f"{item}." for item in ITEMS)
     for entry in folder.iterdir():
-        if entry.name not in {*ITEMS, *_MARKS} and not entry.name.startswith(parts):
-            raise FileExistsError(
-                f"{folder} holds {entry.name}, which is not of a checkpoint, and is "
-                "left alone"
-            )
+        checks.require(
+            entry.name in {*ITEMS, *_MARKS} or entry.name.startswith(parts),
+            f"{folder} holds {entry.name}, not of a checkpoint, and is left alone",
+            FileExistsError,
+        )
     shutil.rmtree(folder)
 
 

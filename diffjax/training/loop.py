@@ -100,11 +100,12 @@ def fit(
       >>> state = dj.training.fit(state, steps, batches, 4, block=2)
     """
     step = int(state.step)
-    if checkpoints is not None and (checkpoints.latest_step() or 0) > step:
-        raise ValueError(
-            f"state is at step {step}, but {checkpoints.directory} holds step "
-            f"{checkpoints.latest_step()}: start from "
-            "checkpoints.restore_latest(state), or use another directory"
+    if checkpoints is not None:
+        latest, where = checkpoints.latest_step() or 0, checkpoints.directory
+        checks.require(
+            step >= latest,
+            f"state is at step {step}, but {where} holds step {latest}: start from "
+            "checkpoints.restore_latest(state), or use another directory",
         )
     state = _placed_copy(state, mesh)
     with _deferred_signals() as received:
@@ -190,15 +191,16 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     finite = jax.device_get(_all_finite((state.params, state.ema)))
     for name, tree in zip(("params", "ema"), finite, strict=True):
         for key_path, good in jax.tree_util.tree_leaves_with_path(tree):
-            if not good:
-                latest = checkpoints.latest_step()
-                kept = "there is no checkpoint"
-                if latest is not None:
-                    kept = f"the last checkpoint is {checkpoints.folder(latest)}"
-                raise FloatingPointError(
-                    f"{name}{jax.tree_util.keystr(key_path)} is not finite after "
-                    f"{step} steps, which are not saved; {kept}"
-                )
+            latest = None if good else checkpoints.latest_step()
+            kept = "there is no checkpoint"
+            if latest is not None:
+                kept = f"the last checkpoint is {checkpoints.folder(latest)}"
+            checks.require(
+                good,
+                f"{name}{jax.tree_util.keystr(key_path)} is not finite after {step} "
+                f"steps, which are not saved; {kept}",
+                FloatingPointError,
+            )
     checkpoints.save(step, state)
 
 

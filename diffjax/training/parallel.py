@@ -22,26 +22,21 @@ def _devices(name, value):
     devices = list(jax.devices() if value is None else value)
     checks.require(devices, f"{name} must hold at least one device, got none")
     for device in devices:
-        checks.require(
-            isinstance(device, jax.Device),
-            f"{name} must be a sequence of JAX's devices, got {device!r}",
-            TypeError,
-        )
+        checks.instance(name, device, jax.Device, "a sequence of JAX's devices")
     return devices
 
 
 def _data_mesh(name, mesh):
     checks.made_by(name, mesh, Mesh, "data_mesh")
+    names = mesh.axis_names
     checks.require(
-        AXIS in mesh.axis_names,
-        f"{name} must have an axis named {AXIS!r}, got axes {mesh.axis_names}",
+        AXIS in names, f"{name} must have an axis named {AXIS!r}, got axes {names}"
     )
-    for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
-        checks.require(
-            kind == AxisType.Auto,
-            f"{name} axis {axis!r} must have type Auto, got {kind}; make the mesh with "
-            "data_mesh()",
+    for axis, kind in zip(names, mesh.axis_types, strict=True):
+        message = (
+            f"{name} axis {axis!r} must have type Auto, got {kind}; use data_mesh()"
         )
+        checks.require(kind == AxisType.Auto, message)
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -108,20 +103,18 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     """
     devices = mesh.shape[AXIS]
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        _check_splits("batch" + jax.tree_util.keystr(key_path), leaf, axis, devices)
+        name = "batch" + jax.tree_util.keystr(key_path)
+        checks.require(
+            hasattr(leaf, "ndim"), f"{name} must be an array, got {leaf!r}", TypeError
+        )
+        size = leaf.shape[axis] if leaf.ndim > axis else None
+        checks.require(
+            size is not None,
+            f"{name} must have an axis {axis} to split, got shape {leaf.shape}",
+        )
+        checks.require(
+            size % devices == 0,
+            f"{name}: batch size {size} must be a multiple of the {devices} devices",
+        )
     spec = PartitionSpec(*[None] * axis, AXIS)
     return jax.device_put(batch, NamedSharding(mesh, spec))
-
-
-def _check_splits(name, leaf, axis, devices):
-    if not hasattr(leaf, "ndim"):
-        raise TypeError(f"{name} must be an array, got {leaf!r}")
-    checks.require(
-        leaf.ndim > axis,
-        f"{name} must have an axis {axis} to split, got shape {leaf.shape}",
-    )
-    checks.require(
-        leaf.shape[axis] % devices == 0,
-        f"{name}: batch size {leaf.shape[axis]} must be a multiple of the {devices} "
-        "devices",
-    )

@@ -367,13 +367,10 @@ def _average(params: PyTree) -> PyTree:
 
 def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
     for name, value in extra.items():
+        metric, shape = f"loss_fn's metric {name!r}", jnp.shape(value)
         checks.require(
             name not in STEP_METRICS,
-            f"loss_fn's metric {name!r} is a name that the step itself uses: "
-            f"{STEP_METRICS}",
+            f"{metric} is a name of the step's: {STEP_METRICS}",
         )
-        checks.require(
-            jnp.shape(value) == (),
-            f"loss_fn's metric {name!r} must be a scalar, got shape {jnp.shape(value)}",
-        )
+        checks.require(shape == (), f"{metric} must be a scalar, got shape {shape}")
     return {name: jnp.asarray(value) for name, value in extra.items()}

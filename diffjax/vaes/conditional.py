@@ -10,8 +10,8 @@ from ..distributions.normal import (
     Gaussian,
     StandardNormal,
     check_gaussian,
-    check_variance,
     gaussian_kl,
+    location_and_scale,
     variance_of_log_std,
 )
 from ..noise import normal
@@ -49,21 +49,19 @@ def as_gaussian(
         log_std out of the dtype's range.
     """
     is_gaussian = isinstance(output, Gaussian)
-    if not is_gaussian and not (isinstance(output, tuple | list) and len(output) == 2):
-        raise TypeError(
-            f"{name} must return (mean, log_std) or a distributions.Gaussian, "
-            f"got {type(output).__name__}"
-        )
+    checks.require(
+        is_gaussian or (isinstance(output, tuple | list) and len(output) == 2),
+        f"{name} must return (mean, log_std) or a distributions.Gaussian, "
+        f"got {type(output).__name__}",
+        TypeError,
+    )
     spread_name = f"{name}'s {'variance' if is_gaussian else 'log_std'}"
     loc, spread = (output.loc, output.var) if is_gaussian else output
-    loc = checks.finite_array(f"{name}'s mean", loc)
-    spread = checks.finite_array(spread_name, spread)
-    shape = loc.shape if shape is None else shape
-    checks.one_of_shapes(f"{name}'s mean", loc, [shape])
-    checks.one_of_shapes(spread_name, spread, list({(), shape}))
+    loc, spread = location_and_scale(f"{name}'s mean", loc, spread_name, spread)
+    if shape is not None:
+        checks.one_of_shapes(f"{name}'s mean", loc, [shape])
     if is_gaussian:
-        check_variance(spread_name, spread)
-        return Gaussian(loc, spread)
+        return Gaussian(loc, checks.all_positive(spread_name, spread))
     return Gaussian(loc, variance_of_log_std(spread_name, spread))
 
 
@@ -145,18 +143,9 @@ def log_prob(name: str, distribution: Any, x: Array) -> Array:
     """
     checks.has_methods(name, distribution, "log_prob(x)")
     if isinstance(distribution, Gaussian):
-        shape = jnp.shape(distribution.loc)
-        checks.require(
-            shape in ((), x.shape),
-            f"{name} must be a distribution of arrays of shape {x.shape}, "
-            f"got a mean of shape {shape}",
-        )
-    value = distribution.log_prob(x)
-    checks.require(
-        jnp.shape(value) == (),
-        f"{name}'s log_prob must have shape (), got {jnp.shape(value)}",
-    )
-    return value
+        shapes = list({(), x.shape})
+        checks.one_of_shapes(f"the mean of {name}", distribution.loc, shapes)
+    return checks.scalar_of(f"{name}'s log_prob", distribution.log_prob(x))
 
 
 def kl(name: str, q: Gaussian, p: Any, z: Array) -> Array:

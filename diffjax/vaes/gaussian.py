@@ -48,13 +48,17 @@ Decoder = Callable[[Array], Any]
 ENCODER = checks.callable_, "encoder(x) -> (mean, log_std)"
 DECODER = checks.callable_, "decoder(z) -> distribution"
 DRAWABLE = "sample(key), as those of distributions"
-DRAWABLE_PRIOR = "sample(key), as distributions.standard_normal(shape)"
+PRIOR = checks.optional(checks.has_methods, "log_prob(z)")
+DRAWABLE_PRIOR = (
+    checks.has_methods,
+    "sample(key), as distributions.standard_normal(shape)",
+)
 
 _ARGUMENTS = {
     "key": checks.key,
     "encoder": ENCODER,
     "decoder": DECODER,
-    "prior": checks.optional(checks.has_methods, "log_prob(z)"),
+    "prior": PRIOR,
     "x": check_example,
 }
 
@@ -236,9 +240,7 @@ def encode(encoder: Encoder, x: ArrayLike) -> Gaussian:
     return as_gaussian("encoder", encoder(x))
 
 
-@checks.arguments(
-    key=checks.key, decoder=DECODER, prior=(checks.has_methods, DRAWABLE_PRIOR)
-)
+@checks.arguments(key=checks.key, decoder=DECODER, prior=DRAWABLE_PRIOR)
 def sample(key: Key, decoder: Decoder, prior: Any) -> Array:
     """One draw of x ~ p(x | z), z ~ prior, a function of the key alone.
 

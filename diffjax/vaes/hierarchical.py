@@ -34,7 +34,7 @@ from .conditional import (
     not_finite,
     reparameterised,
 )
-from .gaussian import DECODER, DRAWABLE, DRAWABLE_PRIOR, Decoder
+from .gaussian import DECODER, DRAWABLE, DRAWABLE_PRIOR, PRIOR, Decoder
 
 __all__ = [
     "BottomUp",
@@ -181,11 +181,11 @@ def top_down(
     return TopDown(as_pytree_callable(top), posteriors, marginals)
 
 
+INFERENCE = checks.instance, BottomUp | TopDown, "made by bottom_up or top_down"
+
+
 @checks.arguments(
-    key=checks.key,
-    decoder=DECODER,
-    prior=checks.optional(checks.has_methods, "log_prob(z)"),
-    x=check_example,
+    key=checks.key, inference=INFERENCE, decoder=DECODER, prior=PRIOR, x=check_example
 )
 def elbo(
     key: Key,
@@ -235,10 +235,6 @@ def elbo(
       >>> dj.vaes.hierarchical.elbo(key, inference, decoder, [], x=jnp.ones(2)).kl.shape
       (1,)
     """
-    if not isinstance(inference, BottomUp | TopDown):
-        raise TypeError(
-            f"inference must be made by bottom_up or top_down, got {inference!r}"
-        )
     generative = _kernels("generative", generative, 2, inference.layers)
     decoder = as_pytree_callable(decoder)
     return call(_elbo, key, inference, decoder, generative, x, prior, faulty=not_finite)
@@ -318,7 +314,7 @@ def _decode(key, decoder, kernels, z, layer, mean):
     return value_of("decoder's output", decoder(z), 0)
 
 
-@checks.arguments(key=checks.key, prior=(checks.has_methods, DRAWABLE_PRIOR))
+@checks.arguments(key=checks.key, prior=DRAWABLE_PRIOR)
 def sample(
     key: Key,
     decoder: Decoder,
@@ -490,11 +486,7 @@ def _kernels(name, kernels, first, layers):
         )
         last = checks.depth("layers", layers, 1)
         return Kernels(as_pytree_callable(kernels), first, last)
-    if not isinstance(kernels, tuple | list) or not all(map(callable, kernels)):
-        raise TypeError(
-            f"{name} must be a sequence of callables, or one function of the layer, "
-            f"got {kernels!r}"
-        )
+    checks.callables(name, kernels, 0, ", or one function of the layer")
     last = len(kernels) + first - 1
     checks.require(last >= 1, f"{name} must hold at least one kernel, got none")
     checks.require(

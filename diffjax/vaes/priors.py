@@ -42,12 +42,9 @@ def fitted_gaussian(zs: ArrayLike) -> targets.Mixture:
       >>> prior.mean().tolist(), prior.variance().tolist()
       ([1.0], [1.0])
     """
-    zs = checks.real_array("zs", zs)
-    checks.require(
-        zs.ndim == 2 and zs.shape[0] > zs.shape[1],
-        f"zs must have shape (N, d) with N > d, got {zs.shape}",
-    )
-    checks.finite("zs", zs)
+    zs = checks.finite_array("zs", zs)
+    full = zs.ndim == 2 and zs.shape[0] > zs.shape[1]
+    checks.require(full, f"zs must have shape (N, d) with N > d, got {zs.shape}")
     return targets.gaussian(*_moments(zs))
 
 
@@ -96,7 +93,7 @@ class DiffusionPrior:
 
 @checks.arguments(
     denoiser=(checks.callable_, "denoiser(z, t)"),
-    schedule=lambda _, value: schedules.check(value),
+    schedule=schedules.argument,
     shape=checks.shape,
     solver=checks.optional(lambda _, value: check_solver(value)),
 )

@@ -64,9 +64,10 @@ class BoundedEncoder:
         )
 
 
-@checks.arguments(
-    network=(checks.callable_, "network(z) -> array"), noise_std=checks.positive
-)
+_NETWORK = checks.callable_, "network(z) -> array"
+
+
+@checks.arguments(network=_NETWORK, noise_std=checks.positive)
 def bounded_encoder(network: Callable, noise_std: Scalar) -> BoundedEncoder:
     """Encoder with fixed noise and a mean in (−1, 1).
 
@@ -128,16 +129,8 @@ def reconstruction_losses(
       ((1,), (2,))
     """
     for name, kernels in (("encoders", encoders), ("decoders", decoders)):
-        if (
-            not isinstance(kernels, tuple | list)
-            or not kernels
-            or not all(map(callable, kernels))
-        ):
-            raise TypeError(f"{name} must be a sequence of callables, got {kernels!r}")
-    checks.require(
-        len(decoders) == len(encoders),
-        f"decoders must be as many as encoders, {len(encoders)}, got {len(decoders)}",
-    )
+        checks.callables(name, kernels, 1)
+    checks.as_many("decoders", decoders, "encoders", encoders)
     encoders, decoders = (
         tuple(map(as_pytree_callable, kernels)) for kernels in (encoders, decoders)
     )
