@@ -746,11 +746,11 @@ REFUSED = {
     ),
     "sigmas sign": (
         lambda: schedules.from_sigmas([0.0, 1.0]),
-        "sigmas must lie in .*1e-15, 1e\+15.*got 0.0",
+        r"sigmas must lie in .*1e-15, 1e\+15.*got 0.0",
     ),
     "sigmas nan": (
         lambda: schedules.from_sigmas([0.1, np.nan]),
-        "sigmas must lie in .*1e-15, 1e\+15.*got nan",
+        r"sigmas must lie in .*1e-15, 1e\+15.*got nan",
     ),
     "sigmas short": (
         lambda: schedules.from_sigmas([0.1]),

@@ -676,7 +676,7 @@ REFUSED = {
     ),
     "not definite": (
         lambda: targets.gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]),
-        "positive definite covariances, got smallest",
+        "positive definite, got smallest",
     ),
     "not symmetric": (
         lambda: targets.gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]),

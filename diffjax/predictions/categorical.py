@@ -120,9 +120,10 @@ def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Ar
     return jax.nn.log_softmax(-0.5 * ((x[..., None] - alpha * levels) / sigma) ** 2)
 
 
-@checks.arguments(
-    schedule=schedules.argument, net=(checks.callable_, "net(features, c_noise)")
-)
+_NET = (checks.callable_, "net(features, c_noise)")
+
+
+@checks.arguments(schedule=schedules.argument, net=_NET)
 def categorical(
     schedule: Schedule, net: Callable, levels: ArrayLike
 ) -> NetworkDenoiser:
@@ -190,9 +191,7 @@ def moments(denoiser: NetworkDenoiser) -> Moments:
       TypeError: If the denoiser is of another kind.
     """
     net = getattr(denoiser, "net", None)
-    if not isinstance(net, Categorical):
-        raise TypeError(
-            "denoiser must be made by predictions.categorical, got "
-            f"{type(denoiser).__name__}"
-        )
+    kind, maker = type(denoiser).__name__, "predictions.categorical"
+    message = f"denoiser must be made by {maker}, got {kind}"
+    checks.require(isinstance(net, Categorical), message, TypeError)
     return Moments(net)

@@ -387,11 +387,8 @@ def log_snr_range(schedule: Schedule) -> tuple[Array, Array]:
     check(schedule)
     ends = [noisiest_time(schedule), schedule.t_min]
     if not is_eager(schedule):
-        if not (
-            hasattr(schedule, "noisiest_time")
-            or checks.is_traced(schedule)
-            or is_finite(schedule)
-        ):
+        known = hasattr(schedule, "noisiest_time") or checks.is_traced(schedule)
+        if not (known or is_finite(schedule)):
             raise _no_signal(schedule)
         return log_snr(schedule, ends[0]), log_snr(schedule, ends[1])
     least, greatest = log_snrs_in_float64(schedule, ends)

@@ -259,7 +259,7 @@ def _examples(
     x = stored[names[0]]
     checks.require(
         x.ndim >= 2 and x.size,
-        f"{file} must hold at least one example, as rank 2 or more, got {x.shape}",
+        f"{file} must hold at least one example, rank 2 or more, got shape {x.shape}",
     )
     return _real(file, names[0], x, dtype)
 
@@ -271,16 +271,15 @@ def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     that type too.
     """
     where = f"{file}: {name!r}"
-    checks.require(
-        array.dtype.kind in "iuf", f"{where} must hold real numbers, got {array.dtype}"
-    )
+    real = array.dtype.kind in "iuf"
+    checks.require(real, f"{where} must hold real numbers, got dtype {array.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array if dtype is None else array.astype(dtype)
     nan = int(np.isnan(array).sum())
-    bad = int(array.size - np.isfinite(converted).sum())
+    inf = int(array.size - np.isfinite(converted).sum()) - nan
     checks.require(
-        bad == 0,
-        f"{where} must be finite, got {nan} NaN, {bad - nan} infinite of {array.size}",
+        nan + inf == 0,
+        f"{where} must be finite, got {nan} NaN and {inf} infinite of {array.size}",
     )
     if np.can_cast(array.dtype, converted.dtype):
         return converted

@@ -151,10 +151,12 @@ def warmup_cosine(
     return jax.jit(schedule, inline=True)
 
 
+_CLIP = checks.optional(checks.positive)
+_FRACTION = (checks.within, 0.0, 1.0)
+
+
 @checks.arguments(
-    learning_rate=checks.positive,
-    weight_decay=checks.non_negative,
-    clip_norm=checks.optional(checks.positive),
+    learning_rate=checks.positive, weight_decay=checks.non_negative, clip_norm=_CLIP
 )
 def optimiser(
     learning_rate: float = 1e-3,
@@ -209,7 +211,7 @@ def optimiser(
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
 
 
-@checks.arguments(step=checks.non_negative, ema_decay=(checks.within, 0.0, 1.0))
+@checks.arguments(step=checks.non_negative, ema_decay=_FRACTION)
 def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     """Decay of the parameters' average at a step.
 
@@ -234,11 +236,10 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
         return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
-@checks.arguments(
-    ema_decay=(checks.within, 0.0, 1.0),
-    loss_fn=(checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)"),
-    optimiser=TRANSFORMATION,
-)
+_LOSS = (checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)")
+
+
+@checks.arguments(ema_decay=_FRACTION, loss_fn=_LOSS, optimiser=TRANSFORMATION)
 def make_step(
     loss_fn: LossFunction,
     optimiser: optax.GradientTransformation,

@@ -143,8 +143,12 @@ def log_prob(name: str, distribution: Any, x: Array) -> Array:
     """
     checks.has_methods(name, distribution, "log_prob(x)")
     if isinstance(distribution, Gaussian):
-        shapes = list({(), x.shape})
-        checks.one_of_shapes(f"the mean of {name}", distribution.loc, shapes)
+        shape = jnp.shape(distribution.loc)
+        checks.require(
+            shape in ((), x.shape),
+            f"{name} must be a distribution of arrays of shape {x.shape}, "
+            f"got a mean of shape {shape}",
+        )
     return checks.scalar_of(f"{name}'s log_prob", distribution.log_prob(x))
 
 
