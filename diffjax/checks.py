@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "all_greater",
     "all_non_negative",
     "all_positive",
     "all_within",
@@ -28,6 +29,7 @@ __all__ = [
     "callable_",
     "callables",
     "choice",
+    "column",
     "concrete",
     "counter",
     "denoised",
@@ -809,6 +811,41 @@ def probabilities(name: str, value: Any) -> Any:
         raise ValueError(
             f"{name} must be positive and sum to 1, got {np.asarray(value)} "
             f"with sum {total}"
+        )
+    return value
+
+
+def all_greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
+    """Raise ValueError unless an array exceeds another in every entry.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+      bound_name, bound: The same of the other one, of the same shape.
+    """
+    if is_traced(value, bound) or np.all(np.asarray(value) > np.asarray(bound)):
+        return
+    raise ValueError(
+        f"{name} must exceed {bound_name} everywhere, "
+        f"got {bound_name} {np.asarray(bound).tolist()}, "
+        f"{name} {np.asarray(value).tolist()}"
+    )
+
+
+def column(name: str, value: Any, letter: str, least: int) -> Any:
+    """An array with one axis, of at least a given length.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      letter: The letter of its length, for the message.
+      least: The least length.
+
+    Returns:
+      The array.
+    """
+    if np.ndim(value) != 1 or len(value) < least:
+        raise ValueError(
+            f"{name} must have shape ({letter},) with {letter} at least {least}, "
+            f"got {np.shape(value)}"
         )
     return value
 

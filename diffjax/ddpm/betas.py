@@ -171,6 +171,7 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
     checks.require(
         gap <= 1e-6, f"schedule must preserve variance, α² + σ² = 1, is off by {gap}"
     )
+    # 1 − ᾱ_i/ᾱ_{i−1} through log ᾱ: the ratio is near 1 for small steps.
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 
 

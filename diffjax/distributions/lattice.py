@@ -35,11 +35,7 @@ def check_levels(name: str, value: ArrayLike) -> Array:
     Raises:
       ValueError: Unless K ≥ 2, and they are finite and increase.
     """
-    levels = checks.finite_array(name, value)
-    checks.require(
-        levels.ndim == 1 and levels.shape[0] >= 2,
-        f"{name} must have shape (K,) with K at least 2, got {levels.shape}",
-    )
+    levels = checks.column(name, checks.finite_array(name, value), "K", 2)
     return checks.increasing(name, levels)
 
 
@@ -196,10 +192,13 @@ def _shape_with_entries(name, value):
     return checks.shape(name, value)
 
 
+_BINS = (checks.integer, 2)
+
+
 @checks.arguments(
     log_prob=checks.real_array,
     x_shape=_shape_with_entries,
-    bins=(checks.integer, 2),
+    bins=_BINS,
     width=checks.positive,
 )
 def bits_per_dim(

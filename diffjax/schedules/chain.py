@@ -434,9 +434,4 @@ def _table(name: str, values: Any) -> tuple[Any, Any]:
         raise TypeError(
             f"{name} must be an array of real numbers, got {values!r}"
         ) from None
-    n = "T" if name == "betas" else "L"
-    checks.require(
-        values.ndim == 1 and values.shape[0] >= 2,
-        f"{name} must have shape ({n},) with {n} at least 2, got {values.shape}",
-    )
-    return xp, values
+    return xp, checks.column(name, values, "T" if name == "betas" else "L", 2)

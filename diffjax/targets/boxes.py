@@ -265,11 +265,5 @@ def uniform_boxes(
     checks.probabilities("weights", exact_weights)
     checks.finite("lower", lower)
     checks.finite("upper", upper)
-    if not checks.is_traced(lower, upper) and not np.all(
-        np.asarray(upper) > np.asarray(lower)
-    ):
-        raise ValueError(
-            "upper must exceed lower everywhere, "
-            f"got lower {lower.tolist()}, upper {upper.tolist()}"
-        )
+    checks.all_greater("upper", upper, "lower", lower)
     return UniformBoxes(weights, lower, upper, jnp.asarray(np.zeros((), lower.dtype)))

@@ -248,12 +248,11 @@ def _elbo(key, inference, decoder, generative, x, prior):
     )
 
 
+_LAYER = (checks.integer, 1)
+
+
 @checks.arguments(
-    key=checks.key,
-    decoder=DECODER,
-    z=check_example,
-    layer=(checks.integer, 1),
-    mean=checks.boolean,
+    key=checks.key, decoder=DECODER, z=check_example, layer=_LAYER, mean=checks.boolean
 )
 def decode(
     key: Key,

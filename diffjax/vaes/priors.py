@@ -91,11 +91,12 @@ class DiffusionPrior:
         )
 
 
+_DENOISER = (checks.callable_, "denoiser(z, t)")
+_SOLVER = checks.optional(lambda _, value: check_solver(value))
+
+
 @checks.arguments(
-    denoiser=(checks.callable_, "denoiser(z, t)"),
-    schedule=schedules.argument,
-    shape=checks.shape,
-    solver=checks.optional(lambda _, value: check_solver(value)),
+    denoiser=_DENOISER, schedule=schedules.argument, shape=checks.shape, solver=_SOLVER
 )
 def diffusion(
     denoiser: Denoiser,
