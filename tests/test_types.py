@@ -185,11 +185,16 @@ def _method(name, schedule, x, t):
 
 @pytest.mark.parametrize("name", callables())
 def test_callable_pytrees_are_jitted_as_the_function_itself(name):
-    """The program returns what the call returns, for two instances of one class."""
+    """The program returns what the call returns, for two instances of one class.
+
+    Second differences of step 0.01 magnify the rounding of a density by up to 4/0.01².
+    """
+    differences = name == "sde.fokker_planck_residual"
+    atol = 4 / 0.01**2 * np.finfo(np.float32).eps if differences else 1e-6
     for function in (callables()[name], callables()[name]):
         x = jnp.array([0.3, -0.2])
         np.testing.assert_allclose(
-            jax.jit(function)(x, 0.4), function(x, 0.4), rtol=2e-5, atol=1e-6
+            jax.jit(function)(x, 0.4), function(x, 0.4), rtol=2e-5, atol=atol
         )
 
 
