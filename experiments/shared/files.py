@@ -96,7 +96,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """
     folder = path.absolute().parent
     if not folder.is_dir() or (
-        _held is not None and folder in _held and not _held[folder].path.exists()
+        _held is not None and folder in _held and not _held[folder].file.exists()
     ):
         raise FileNotFoundError(
             f"{path.parent} was removed during the run: {path.name} is not written"
