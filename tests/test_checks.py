@@ -106,6 +106,71 @@ REFUSED = {
             r"batch\)"
         ),
     ),
+    "all_positive": (
+        lambda: checks.all_positive("var", np.array([1.0, -2.0])),
+        ValueError,
+        "var must be positive, got -2",
+    ),
+    "all_non_negative": (
+        lambda: checks.all_non_negative("p", np.array([1.0, -2.0])),
+        ValueError,
+        "p must be 0 or more, got -2.0 in entry 1",
+    ),
+    "all_within": (
+        lambda: checks.all_within("sigmas", np.array([1.0, np.nan]), 1e-15, 1e15),
+        ValueError,
+        r"sigmas must lie in \[1e-15, 1e\+15\], got nan among 1 outside",
+    ),
+    "all_greater": (
+        lambda: checks.all_greater("upper", np.zeros(1), "lower", np.ones(1)),
+        ValueError,
+        r"upper must exceed lower everywhere, got lower \[1.0\], upper \[0.0\]",
+    ),
+    "increasing": (
+        lambda: checks.increasing("levels", np.array([0.0, 2.0, 1.0])),
+        ValueError,
+        "levels must increase, got 1.0 after 2.0 at index 2",
+    ),
+    "probabilities": (
+        lambda: checks.probabilities("weights", np.array([0.5, 0.6])),
+        ValueError,
+        r"weights must be positive and sum to 1, got .* with sum 1.1",
+    ),
+    "axes": (
+        lambda: checks.axes("means", np.ones(3), "(K, D)"),
+        ValueError,
+        r"means must have shape \(K, D\), got \(3,\)",
+    ),
+    "column": (
+        lambda: checks.column("levels", np.ones(1), "K", 2),
+        ValueError,
+        r"levels must have shape \(K,\) with K at least 2, got \(1,\)",
+    ),
+    "scalar_of": (
+        lambda: checks.scalar_of("log_prob", np.ones(3)),
+        ValueError,
+        r"log_prob must return a scalar, got shape \(3,\)",
+    ),
+    "callables": (
+        lambda: checks.callables("encoders", [], 1),
+        TypeError,
+        r"encoders must be a sequence of callables, got \[\]",
+    ),
+    "as_many": (
+        lambda: checks.as_many("decoders", [1], "encoders", [1, 2]),
+        ValueError,
+        "decoders must be as many as encoders, 2, got 1",
+    ),
+    "index": (
+        lambda: checks.index("index", 4, 3),
+        ValueError,
+        "index must be between 1 and 3, got 4",
+    ),
+    "instance": (
+        lambda: checks.instance("prior", "x", float, "a float"),
+        TypeError,
+        "prior must be a float, got 'x'",
+    ),
     "finite": (
         lambda: checks.finite("data", np.array([1.0, np.nan, np.inf])),
         ValueError,
@@ -280,3 +345,12 @@ def test_concrete_arrays_are_inspected_inside_jit_too():
 
     with pytest.raises(ValueError, match="scale must be positive, got -1"):
         jax.jit(run)(1.0)
+
+
+def test_a_traced_condition_passes():
+    @jax.jit
+    def double(x):
+        checks.require(x > 0, "x must be positive")
+        return 2 * checks.increasing("x", x)
+
+    assert double(-1.0) == -2

@@ -65,11 +65,9 @@ class Bernoulli:
         x = _example(x, self.logits)
         if not checks.is_traced(x):
             values = np.asarray(x)
-            checks.require(
-                np.all((values == 0) | (values == 1)),
-                "x must be 0 or 1 in every entry, "
-                f"got values from {values.min()} to {values.max()}",
-            )
+            extent = f"got values from {values.min()} to {values.max()}"
+            binary = np.all((values == 0) | (values == 1))
+            checks.require(binary, f"x must be 0 or 1 in every entry, {extent}")
         value = jnp.sum(x * self.logits - jax.nn.softplus(self.logits))
         return jnp.where(jnp.any((x != 0) & (x != 1) & ~jnp.isnan(x)), -jnp.inf, value)
 

@@ -116,12 +116,15 @@ def _denoised(schedule, kind, sigma_data, x, t, output):
     return (r.sigma / gap) * output - (b / gap) * x
 
 
+_CHOICES = {"kind": (checks.choice, KINDS), "inputs": (checks.choice, INPUTS)}
+_NET = (checks.callable_, "net(x, t)")
+
+
 @checks.arguments(
     schedule=schedules.argument,
-    net=(checks.callable_, "net(x, t)"),
-    kind=(checks.choice, KINDS),
+    net=_NET,
+    **_CHOICES,
     sigma_data=checks.positive,
-    inputs=(checks.choice, INPUTS),
     independent=checks.boolean,
 )
 def denoiser(

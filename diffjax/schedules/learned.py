@@ -53,11 +53,11 @@ class LearnedVP:
         return alpha_of_log_snr(-self.log_snr(t))
 
 
+_HIDDEN = (checks.integer, 1, 2**20)
+
+
 @checks.arguments(
-    key=checks.key,
-    hidden=(checks.integer, 1, 2**20),
-    log_snr_max=checks.number,
-    log_snr_min=checks.number,
+    key=checks.key, hidden=_HIDDEN, log_snr_max=checks.number, log_snr_min=checks.number
 )
 def learned(
     key: Key,

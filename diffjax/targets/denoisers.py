@@ -42,10 +42,10 @@ class ExactDenoiser:
         )
 
 
-@checks.arguments(
-    target=(checks.has_methods, "noised(schedule, t)"),
-    schedule=schedules.argument,
-)
+_TARGET = (checks.has_methods, "noised(schedule, t)")
+
+
+@checks.arguments(target=_TARGET, schedule=schedules.argument)
 def denoiser(target: Target, schedule: Schedule) -> ExactDenoiser:
     """Exact denoiser of a target.
 

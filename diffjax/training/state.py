@@ -99,15 +99,14 @@ def init(
     )
 
 
-def _total_steps(name, value):
-    return checks.integer(name, value, 1, 2**62)
+_FRACTION = (checks.within, 0.0, 1.0)
 
 
 @checks.arguments(
     learning_rate=checks.positive,
     warmup_steps=(checks.integer, 0),
-    final_fraction=(checks.within, 0.0, 1.0),
-    total_steps=checks.optional(_total_steps),
+    final_fraction=_FRACTION,
+    total_steps=checks.optional(checks.integer, 1, 2**62),
 )
 def warmup_cosine(
     learning_rate: float,
@@ -152,7 +151,6 @@ def warmup_cosine(
 
 
 _CLIP = checks.optional(checks.positive)
-_FRACTION = (checks.within, 0.0, 1.0)
 
 
 @checks.arguments(
