@@ -124,12 +124,10 @@ def schedule_variance_loss(
     return continuous_loss(key, denoiser, schedule, x, t=t) ** 2
 
 
-@checks.arguments(
-    **_ARGUMENTS,
-    count=(checks.integer, 1),
-    levels=checks.optional(check_levels),
-    chunk=CHUNK,
-)
+_COUNT, _LEVELS = (checks.integer, 1), checks.optional(check_levels)
+
+
+@checks.arguments(**_ARGUMENTS, count=_COUNT, levels=_LEVELS, chunk=CHUNK)
 def continuous_elbo(
     key: Key,
     denoiser: Denoiser,

@@ -331,6 +331,7 @@ def _index_probabilities(history, floor):
     scaled = history.losses / jnp.where(largest > 0, largest, 1)
     scale = jnp.sqrt(jnp.mean(scaled**2, -1))
     full = jnp.all(history.counts >= length) & (largest != 0)  # NaN is not 0: it shows
+    # Uniform until every index has its losses.
     scale = jnp.where(full, scale, 1.0)
     return (1 - floor) * scale / jnp.sum(scale) + floor / steps
 

@@ -101,7 +101,7 @@ def paired(denoiser: Denoiser, second: Callable) -> Paired:
       >>> [part.shape for part in pair(jnp.ones(2), 0.5)]
       [(2,), (2,)]
     """
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
+    checks.denoiser("denoiser", denoiser)
     checks.callable_("second", second, "second(x, t)")
     return Paired(as_pytree_callable(denoiser), as_pytree_callable(second))
 
@@ -351,6 +351,7 @@ def check_decoder_variance(variance: ArrayLike | None, shape: tuple[int, ...]) -
     """
     if variance is None:
         return None
+    # Before the shape, so that a string is a TypeError.
     if np.ndim(variance) == 0:
         checks.number("decoder_variance", variance)
     checks.one_of_shapes("decoder_variance", variance, [(), shape])

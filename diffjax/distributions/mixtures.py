@@ -158,10 +158,8 @@ def gaussian_mixture(
     weights, exact_weights = exactly("weights", weights)
     means, _ = exactly("means", means)
     scales, exact_scales = exactly("scales", scales)
-    checks.require(
-        means.ndim == 2 and means.size > 0,
-        f"means must have shape (K, D), got {means.shape}",
-    )
+    filled = means.ndim == 2 and means.size > 0
+    checks.require(filled, f"means must have shape (K, D), got {means.shape}")
     components, dimension = means.shape
     checks.one_of_shapes("weights", weights, [(components,)])
     shapes = [

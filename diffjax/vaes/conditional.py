@@ -101,11 +101,8 @@ def as_prior(prior: Any, shape: tuple[int, ...]) -> Any:
     if prior is None:
         return Gaussian(0.0, 1.0)
     if isinstance(prior, StandardNormal):
-        checks.require(
-            prior.shape == shape,
-            f"prior must be a distribution of latents of shape {shape}, "
-            f"got shape {prior.shape}",
-        )
+        message = f"prior must be a distribution of latents of shape {shape}, got shape"
+        checks.require(prior.shape == shape, f"{message} {prior.shape}")
         return Gaussian(0.0, 1.0)
     return check_gaussian("prior", prior, shape) if has_closed_form(prior) else prior
 

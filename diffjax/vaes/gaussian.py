@@ -212,6 +212,7 @@ def _importance_weighted_bound(key, encoder, decoder, x, prior, samples):
             - q.log_prob(z)
         )
 
+    # The mean of the weights in logarithms: the weights themselves underflow.
     return logsumexp(jax.vmap(log_weight)(jnp.arange(1, samples + 1))) - math.log(
         samples
     )

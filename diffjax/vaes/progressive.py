@@ -292,6 +292,7 @@ def _information(key, encoder, decoder, zs, chunk):
 
     def gain(pair):
         z, q = pair
+        # One example's z under every encoder's output, so that memory is O(N).
         others = jax.vmap(lambda other: other.log_prob(z))(qs)  # (N,)
         return q.log_prob(z) - logsumexp(others) + math.log(count)
 
