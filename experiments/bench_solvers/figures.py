@@ -121,7 +121,8 @@ def draw_errors(axis: Any, rows: list[Any], colours: dict[str, Any]) -> None:
     top = 2 * min(max(row.error for row in shown), 10.0)
     axis.set_ylim(bottom, top)
     # Room for the names at the ends of the lines.
-    axis.set_xlim(0.9 * budgets[0], budgets[-1] * (budgets[-1] / budgets[0]) ** 0.45)
+    fewest = min(row.nfe for row in shown)
+    axis.set_xlim(0.9 * fewest, budgets[-1] * (budgets[-1] / budgets[0]) ** 0.45)
     draw_floor(axis, rows)
     if len(budgets) > 1 and rows[0].measure != "sliced_wasserstein":
         draw_orders(axis, rows, budgets)
