@@ -35,6 +35,8 @@ __all__ = [
     "denoised",
     "denoiser",
     "depth",
+    "divides",
+    "even",
     "example_shaped",
     "finite",
     "finite_array",
@@ -46,6 +48,7 @@ __all__ = [
     "index",
     "instance",
     "integer",
+    "integer_tuple",
     "integers",
     "is_traced",
     "key",
@@ -56,6 +59,7 @@ __all__ = [
     "number",
     "one_of_shapes",
     "optional",
+    "ordered",
     "positive",
     "probabilities",
     "promoted",
@@ -442,17 +446,76 @@ def lengths(name: str, value: Any) -> tuple[int, ...]:
       ValueError: If a length is negative, or there are more than
         `LARGEST_SIZE` entries.
     """
-    require(
-        isinstance(value, tuple | list),
-        f"{name} must be a tuple of integers, got {value!r}",
-        TypeError,
-    )
-    entries = [integer(f"{name}[{i}]", n, 0, None) for i, n in enumerate(value)]
+    entries = integer_tuple(name, value, 0, None)
     require(
         math.prod(entries) <= LARGEST_SIZE,
         f"{name} must have at most {LARGEST_SIZE} entries, got {value}",
     )
-    return tuple(entries)
+    return entries
+
+
+def integer_tuple(
+    name: str, value: Any, minimum: int, maximum: int | None, least: int = 0
+) -> tuple[int, ...]:
+    """A tuple of integers as Python ints.
+
+    Args:
+      name: The name of the argument, for messages.
+      value: A tuple or list.
+      minimum, maximum: The range of each entry, as in `integer`.
+      least: The least number of entries, 0 or 1.
+
+    Returns:
+      The tuple.
+
+    Raises:
+      TypeError: If it is no tuple or list, or too short, or an entry is no
+        integer.
+    """
+    if not isinstance(value, tuple | list) or len(value) < least:
+        accepted = "one or more integers" if least else "integers"
+        raise TypeError(f"{name} must be a tuple of {accepted}, got {value!r}")
+    return tuple(
+        integer(f"{name}[{i}]", n, minimum, maximum) for i, n in enumerate(value)
+    )
+
+
+def even(name: str, value: Any) -> int:
+    """A positive even `width`.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The int.
+
+    Raises:
+      ValueError: If it is odd or out of range.
+    """
+    value = width(name, value, 2)
+    require(value % 2 == 0, f"{name} must be even, got {value}")
+    return value
+
+
+def divides(name: str, value: int, whole_name: str, whole: int) -> None:
+    """Raise ValueError unless one number divides another.
+
+    Args:
+      name, value: The name of the number that must divide, and the number.
+      whole_name, whole: The same of the one to be divided.
+    """
+    require(whole % value == 0, f"{name} must divide {whole_name}={whole}, got {value}")
+
+
+def ordered(lower_name: str, lower: Any, upper_name: str, upper: Any) -> None:
+    """Raise ValueError unless 0 < lower < upper.
+
+    Args:
+      lower_name, lower: The name of the lower number, and the number.
+      upper_name, upper: The same of the upper one.
+    """
+    positive(lower_name, lower)
+    greater(upper_name, positive(upper_name, upper), lower_name, lower)
 
 
 def floating(name: str, value: Any) -> np.dtype:

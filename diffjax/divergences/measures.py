@@ -406,10 +406,7 @@ def _evaluate(settings, arrays, xs):
     def at(x):
         values = tuple(map(jnp.asarray, ratio(p, q, x)))
         for name, value in zip(("p", "q"), values[:2], strict=True):
-            if value.shape != ():
-                raise ValueError(
-                    f"{name}.log_prob must return a scalar, got shape {value.shape}"
-                )
+            checks.scalar_of(f"{name}.log_prob", value)
         return values
 
     return jax.lax.map(at, xs, batch_size=min(AT_ONCE, len(xs)))

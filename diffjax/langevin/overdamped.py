@@ -252,11 +252,7 @@ def _stacked_scores(ladder):
 def _ladder_sizes(name, value, length):
     sizes = checks.real_array(name, value)
     checks.one_of_shapes(name, sizes, [(), (length,)])
-    if not checks.is_traced(sizes):
-        checks.require(
-            np.all(np.asarray(sizes) > 0),
-            f"{name} must be positive, got {np.asarray(sizes).tolist()}",
-        )
+    checks.all_positive(name, sizes)
     return jnp.broadcast_to(sizes, (length,))
 
 

@@ -42,8 +42,8 @@ def patchify(x: Array, patch: int) -> Array:
       ValueError: If `patch` does not divide H and W.
     """
     height, width, channels = x.shape
-    fields.divides("patch", patch, "H", height)
-    fields.divides("patch", patch, "W", width)
+    checks.divides("patch", patch, "H", height)
+    checks.divides("patch", patch, "W", width)
     # (rows, p, columns, p, C)
     x = x.reshape(height // patch, patch, width // patch, patch, channels)
     # (rows, columns, p, p, C) -> (rows columns, p p C)
@@ -180,7 +180,7 @@ class DiT(OneProgram, nn.Module):
         rules = {"depth": (checks.depth, 0), "mlp_ratio": checks.positive}
         fields.check(self, **fields.NETWORK, **sizes, **rules)
         fields.condition(self)
-        fields.divides("heads", self.heads, "width", self.width)
+        checks.divides("heads", self.heads, "width", self.width)
         checks.require(
             self.width % 4 == 0,
             "width must be a multiple of 4 (sine and cosine of row and column), got "

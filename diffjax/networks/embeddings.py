@@ -30,7 +30,7 @@ The lowest still orders |t| ≤ 80. The highest turns by 1 within 0.005.
 """
 
 
-@checks.arguments(dim=fields.even)
+@checks.arguments(dim=checks.even)
 def sinusoidal(
     t: ArrayLike,
     dim: int,
@@ -67,7 +67,7 @@ def sinusoidal(
       >>> dj.networks.sinusoidal(0.5, 8).shape
       (8,)
     """
-    fields.ordered("min_frequency", min_frequency, "max_frequency", max_frequency)
+    checks.ordered("min_frequency", min_frequency, "max_frequency", max_frequency)
     t = checks.real_array("t", t)
     omega = np.geomspace(min_frequency, max_frequency, dim // 2)
     return _waves(t, omega.astype(t.dtype))
@@ -175,7 +175,7 @@ class FourierFeatures(OneProgram, nn.Module):
 
     def __post_init__(self):
         rules = {"scale": checks.positive, "seed": (checks.integer, 0, 2**32 - 1)}
-        fields.check(self, dim=fields.even, **rules)
+        fields.check(self, dim=checks.even, **rules)
         super().__post_init__()
 
     def __call__(self, t: ArrayLike) -> Array:
@@ -216,7 +216,7 @@ class TimeEmbedding(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        rules = {"features_dim": fields.even, "frequencies": fields.frequencies}
+        rules = {"features_dim": checks.even, "frequencies": fields.frequencies}
         fields.check(self, dim=(checks.width, 1), **rules)
         super().__post_init__()
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from .. import checks
 
-__all__ = ["NETWORK", "check", "condition", "divides", "even", "frequencies", "ordered"]
+__all__ = ["NETWORK", "check", "condition", "frequencies"]
 
 
 def check(module: Any, **rules: Any) -> None:
@@ -19,51 +19,6 @@ def check(module: Any, **rules: Any) -> None:
     for name, rule in rules.items():
         function, *more = rule if isinstance(rule, tuple) else (rule,)
         function(name, getattr(module, name), *more)
-
-
-def even(name: str, value: Any) -> int:
-    """Check that a number is a positive even integer.
-
-    Args:
-      name: Its name.
-      value: The number.
-
-    Returns:
-      It, as a Python int.
-
-    Raises:
-      ValueError: If it is odd or out of range.
-    """
-    value = checks.width(name, value, 2)
-    checks.require(value % 2 == 0, f"{name} must be even, got {value}")
-    return value
-
-
-def divides(name: str, value: int, whole_name: str, whole: int) -> None:
-    """Raise ValueError unless one number divides another.
-
-    Args:
-      name: Name of the number that must divide.
-      value: That number.
-      whole_name: Name of the number to be divided.
-      whole: That number.
-    """
-    checks.require(
-        whole % value == 0, f"{name} must divide {whole_name}={whole}, got {value}"
-    )
-
-
-def ordered(lower_name: str, lower: Any, upper_name: str, upper: Any) -> None:
-    """Raise ValueError unless 0 < lower < upper.
-
-    Args:
-      lower_name: Name of the lower number.
-      lower: That number.
-      upper_name: Name of the upper number.
-      upper: That number.
-    """
-    checks.positive(lower_name, lower)
-    checks.greater(upper_name, checks.positive(upper_name, upper), lower_name, lower)
 
 
 def frequencies(name: str, value: Any) -> None:
@@ -79,7 +34,7 @@ def frequencies(name: str, value: Any) -> None:
         f"{value!r}",
         TypeError,
     )
-    ordered(f"{name}[0]", value[0], f"{name}[1]", value[1])
+    checks.ordered(f"{name}[0]", value[0], f"{name}[1]", value[1])
 
 
 def condition(module: Any) -> None:

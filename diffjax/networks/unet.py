@@ -173,9 +173,18 @@ class UNet(OneProgram, nn.Module):
 
     def __post_init__(self):
         sizes = {"blocks": (checks.depth, 1), "heads": (checks.width, 1)}
-        fields.check(self, **fields.NETWORK, **sizes)
+        many = (checks.integer_tuple, 1, checks.LARGEST_WIDTH, 1)
+        fields.check(self, **fields.NETWORK, **sizes, multipliers=many)
         fields.condition(self)
-        _check_resolutions(self)
+        last = len(self.multipliers) - 1
+        attended = checks.integer_tuple(
+            "attention_resolutions", self.attention_resolutions, 0, last
+        )
+        # The middle, with attention, has the last resolution's channels.
+        for resolution in {*attended, last}:
+            name = f"width * multipliers[{resolution}]"
+            channels = self.width * self.multipliers[resolution]
+            checks.divides("heads", self.heads, name, channels)
         # Tuples, because fields must be hashable.
         self.multipliers = tuple(self.multipliers)
         self.attention_resolutions = tuple(self.attention_resolutions)
@@ -279,28 +288,3 @@ class UNet(OneProgram, nn.Module):
             f"{self.multipliers}, got H={x.shape[0]}, W={x.shape[1]}; pad the image or "
             "take fewer resolutions",
         )
-
-
-def _check_resolutions(network: UNet) -> None:
-    """Raise an error for wrong multipliers or resolutions, or heads that do not fit."""
-    multipliers, attended = network.multipliers, network.attention_resolutions
-    checks.require(
-        isinstance(multipliers, tuple | list) and multipliers,
-        f"multipliers must be a tuple of one or more integers, got {multipliers!r}",
-        TypeError,
-    )
-    checks.require(
-        isinstance(attended, tuple | list),
-        f"attention_resolutions must be a tuple of integers, got {attended!r}",
-        TypeError,
-    )
-    last = len(multipliers) - 1
-    for i, multiplier in enumerate(multipliers):
-        checks.width(f"multipliers[{i}]", multiplier, 1)
-    for i, resolution in enumerate(attended):
-        checks.integer(f"attention_resolutions[{i}]", resolution, 0, last)
-    # The middle, with attention, has the last resolution's channels.
-    for resolution in {*attended, last}:
-        name = f"width * multipliers[{resolution}]"
-        channels = network.width * multipliers[resolution]
-        fields.divides("heads", network.heads, name, channels)
