@@ -25,6 +25,7 @@ __all__ = [
     "as_many",
     "axes",
     "batch",
+    "below_infinity",
     "boolean",
     "callable_",
     "callables",
@@ -61,6 +62,7 @@ __all__ = [
     "optional",
     "ordered",
     "positive",
+    "positive_array",
     "probabilities",
     "promoted",
     "real_array",
@@ -774,6 +776,36 @@ def all_positive(name: str, value: Any) -> Any:
     if not is_traced(value) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} must be positive, got {np.min(np.asarray(value))}")
     return value
+
+
+def positive_array(name: str, value: Any) -> Any:
+    """A `finite_array` whose entries are positive, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+    """
+    return all_positive(name, finite_array(name, value))
+
+
+def below_infinity(name: str, value: Any, error: type[Exception] = ValueError) -> None:
+    """Raise an error if a concrete array of log densities holds NaN or +infinity.
+
+    Args:
+      name, value: The name of the array, for the message, and the array.
+      error: The type of the error.
+    """
+    if is_traced(value):
+        return
+    values = np.asarray(value)
+    bad = int(np.sum(np.isnan(values) | np.isposinf(values)))
+    if bad:
+        raise error(
+            f"{name} must be below infinity, got {bad} NaN or +infinity of "
+            f"{values.size} values"
+        )
 
 
 def all_non_negative(name: str, value: Any) -> Any:

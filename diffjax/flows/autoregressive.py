@@ -16,7 +16,7 @@ from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, promoted
-from .checks import check_heads, check_image, check_parameters
+from .checks import check_image, check_parameters
 from .composition import Stack, chain, inverse
 from .conditioners.masked import MaskedSizes, masked_perceptron_of_sizes, masked_width
 from .conditioners.transformer import TransformerSizes, causal_transformer_of_sizes
@@ -324,7 +324,7 @@ def tarflow(
       >>> flow = dj.flows.tarflow(key, (2, 2, 1), patch=1, layers=2, width=4, heads=2)
     """
     check_image("shape", shape, "patch", patch)
-    check_heads(width, heads)
+    checks.divides("heads", heads, "width", width)
     rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
     checks.require(
         rows >= 2,

@@ -24,16 +24,13 @@ __all__ = [
     "check_even_channels",
     "check_examples",
     "check_floor",
-    "check_heads",
     "check_image",
     "check_initialisable",
     "check_inside",
-    "check_kind",
     "check_latent_shapes",
     "check_latents",
     "check_order",
     "check_parameters",
-    "check_positive_array",
     "check_spline",
     "check_spline_bounds",
     "check_squeezed",
@@ -118,23 +115,6 @@ def check_stackable(name: str, values: Iterable) -> tuple:
                 f"got {kinds(value)}"
             )
     return values
-
-
-def check_kind(name: str, value: Any, kinds: tuple, accepted: str) -> Any:
-    """The value if it is an instance of one of several classes.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-      kinds: The classes.
-      accepted: Description of them, for the message.
-
-    Raises:
-      TypeError: If it is something else.
-    """
-    if not isinstance(value, kinds):
-        raise TypeError(f"{name} must be {accepted}, got {value!r}")
-    return value
 
 
 def check_initialisable(name: str, value: Any) -> Any:
@@ -296,22 +276,6 @@ def check_broadcast(name: str, shape: tuple, target: tuple) -> None:
         )
 
 
-def check_positive_array(name: str, value: Any) -> Any:
-    """The value as an array of finite and positive numbers.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-
-    Raises:
-      ValueError: If a concrete entry is not positive, or is NaN or infinite.
-    """
-    value = checks.finite_array(name, value)
-    if not checks.is_traced(value) and not np.all(np.asarray(value) > 0):
-        raise ValueError(f"{name} must be positive, got {np.min(np.asarray(value))}")
-    return value
-
-
 def check_order(name: str, value: Any) -> tuple[int, ...]:
     """The value as a tuple of the integers 0 … C − 1, each once.
 
@@ -397,8 +361,7 @@ def check_spline(name: str, x: Any, *knots: Any) -> tuple:
             raise ValueError(
                 f"{row_name} must increase, got {np.asarray(row).tolist()}"
             )
-    if not checks.is_traced(rows[2]) and not np.all(np.asarray(rows[2]) > 0):
-        raise ValueError(f"slopes must be positive, got {np.asarray(rows[2]).tolist()}")
+    checks.all_positive("slopes", rows[2])
     return x, *rows
 
 
@@ -455,14 +418,3 @@ def check_condition(condition: Any, size: int) -> None:
         raise ValueError(
             f"condition must have condition_size={size} entries, got {entries}"
         )
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Raise ValueError unless the heads divide the width.
-
-    Args:
-      width: Features of a row.
-      heads: Attention heads.
-    """
-    if width % heads:
-        raise ValueError(f"heads must divide width={width}, got {heads}")

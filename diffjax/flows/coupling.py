@@ -17,7 +17,7 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector
-from .checks import check_channels, check_kind, check_parameters
+from .checks import check_channels, check_parameters
 from .composition import Stack, chain
 from .conditioners.perceptrons import PerceptronSizes, perceptron_of_sizes
 from .conditioners.weights import networks_in_turn
@@ -211,7 +211,7 @@ class Coupling(Bijector):
 
 
 MASK = (
-    check_kind,
+    checks.instance,
     (AxisMask, CheckerboardMask),
     "a half_mask, alternate_mask or checkerboard_mask",
 )

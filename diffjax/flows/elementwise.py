@@ -17,7 +17,6 @@ from .checks import (
     check_broadcast,
     check_channels,
     check_inside,
-    check_positive_array,
 )
 
 __all__ = [
@@ -69,7 +68,7 @@ class Affine(Bijector):
         check_broadcast("log_scale", jnp.shape(self.log_scale), jnp.shape(x))
 
 
-@checks.arguments(shift=checks.finite_array, scale=check_positive_array)
+@checks.arguments(shift=checks.finite_array, scale=checks.positive_array)
 def affine(shift: ArrayLike, scale: ArrayLike = 1.0) -> Affine:
     """Affine map of each entry.
 
@@ -356,7 +355,7 @@ def leaky_relu(slope: float = 0.1) -> LeakyRelu:
     return LeakyRelu(float(slope))
 
 
-@checks.arguments(skew=checks.finite_array, tail=check_positive_array)
+@checks.arguments(skew=checks.finite_array, tail=checks.positive_array)
 def sinh_arcsinh(skew: ArrayLike = 0.0, tail: ArrayLike = 1.0) -> Elementwise:
     """Sinh-arcsinh transformation of each entry (Jones & Pewsey 2009, equation 1).
 

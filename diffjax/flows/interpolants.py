@@ -266,7 +266,9 @@ PAIRINGS = ("independent", "optimal", "entropic")
 
 
 @checks.arguments(
-    mean=checks.finite_array, std=checks.finite_array, pairing=(checks.choice, PAIRINGS)
+    mean=checks.finite_array,
+    std=checks.positive_array,
+    pairing=(checks.choice, PAIRINGS),
 )
 def gaussian_interpolant(
     interpolant: Interpolant,
@@ -309,9 +311,6 @@ def gaussian_interpolant(
       [1.0, 0.25]
     """
     check_interpolant(interpolant)
-    if not checks.is_traced(std):
-        least = np.min(np.asarray(std))
-        checks.require(least > 0, f"std must be positive, got {least}")
     checks.one_of_shapes("std", std, [(), mean.shape])
     entropic = pairing == "entropic"
     message = "interpolant must be made by flows.bridge for the entropic pairing"
@@ -346,9 +345,7 @@ def entropic_covariance(std: ArrayLike, regularisation: Scalar) -> Array:
     Raises:
       ValueError: If an argument is negative or not finite.
     """
-    if not checks.is_traced(std):
-        least = np.min(np.asarray(std))
-        checks.require(least >= 0, f"std must be 0 or more, got {least}")
+    checks.all_non_negative("std", std)
     return _entropic_covariance(std, regularisation)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Array, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, full
-from .checks import check_kind, check_parameters
+from .checks import check_parameters
 
 __all__ = ["ScalarMap", "additive", "bounded_affine", "conditional", "pointwise"]
 
@@ -94,7 +94,7 @@ def check_scalar_map(name: str, value: Any) -> ScalarMap:
       TypeError: If it is something else.
     """
     accepted = "a scalar map such as bounded_affine() or rational_quadratic()"
-    return check_kind(name, value, (ScalarMap,), accepted)
+    return checks.instance(name, value, ScalarMap, accepted)
 
 
 @pytree

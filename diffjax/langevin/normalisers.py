@@ -429,14 +429,7 @@ def _difference(base, target, x):
 def _raise_if_bad(values, diverged_at):
     """Raise FloatingPointError for diverged chains, and values of NaN or +infinity."""
     raise_if_diverged(diverged_at)
-    if not checks.is_traced(values):
-        bad = int(np.sum(np.isnan(values) | np.isposinf(values)))
-        checks.require(
-            bad == 0,
-            f"log p̃ − log p_0 must be below infinity, got {bad} NaN or +infinity of "
-            f"{values.size}",
-            FloatingPointError,
-        )
+    checks.below_infinity("log p̃ − log p_0", values, FloatingPointError)
 
 
 def _raise_unless_supported(at_base, means):

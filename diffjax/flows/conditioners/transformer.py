@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from ... import checks
 from ...numerics import float_dtype
 from ...types import Array, ArrayLike, Key, PyTree, pytree, static_field
-from ..checks import check_heads
 from .weights import from_condition, normal_weights
 
 __all__ = ["CausalTransformer", "causal_transformer"]
@@ -182,7 +181,7 @@ def causal_transformer(
       >>> network = dj.flows.causal_transformer(key, 3, 2, 2, width=4, heads=2)
       >>> layer = dj.flows.autoregressive(network, dj.flows.bounded_affine())
     """
-    check_heads(width, heads)
+    checks.divides("heads", heads, "width", width)
     return causal_transformer_of_sizes(
         key,
         TransformerSizes(rows, features, count, width, depth, heads, condition_size),
