@@ -256,11 +256,7 @@ def contrastive(
     Example:
       >>> value = dj.energies.contrastive(target, jnp.zeros(2), jnp.ones(2))
     """
-    checks.require(
-        jnp.shape(x) == jnp.shape(x_model),
-        f"x_model must have the example's shape {jnp.shape(x)}, got "
-        f"{jnp.shape(x_model)}",
-    )
+    checks.one_of_shapes("x_model", x_model, [jnp.shape(x)])
     return _contrastive(model, x, x_model, penalty)
 
 
@@ -283,7 +279,7 @@ class PersistentChains(NamedTuple):
     updates: Array
 
 
-@checks.arguments(xs=checks.finite_array)
+@checks.arguments(xs=checks.finite_batch)
 def persistent_chains(xs: ArrayLike) -> PersistentChains:
     """Persistent chains before the first update.
 
@@ -297,9 +293,7 @@ def persistent_chains(xs: ArrayLike) -> PersistentChains:
     Raises:
       ValueError: If there is no chain, or a position is not finite.
     """
-    checks.batch("xs", xs)
-    xs = _example("xs", xs)
-    return PersistentChains(xs, jnp.zeros((), jnp.int32))
+    return PersistentChains(xs.astype(float_dtype(xs)), jnp.zeros((), jnp.int32))
 
 
 @checks.arguments(

@@ -213,7 +213,7 @@ def restarted(restarts):
         (
             lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(3)),
             ValueError,
-            "x_model must have the example's shape",
+            r"x_model must have shape \(2,\), got \(3,\)",
         ),
         (
             lambda: energies.contrastive(DATA(), jnp.ones(2), jnp.ones(2), -1.0),

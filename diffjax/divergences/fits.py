@@ -68,14 +68,12 @@ class FittedMixture(NamedTuple):
     steps: Array
 
 
-def _mixture_start(name, start):
-    return checks.made_by(
-        name, start, Mixture, "targets.gaussian or targets.gaussian_mixture"
-    )
+MIXTURE = (checks.made_by, Mixture, "targets.gaussian or targets.gaussian_mixture")
+"""Check of the first mixture of a search."""
 
 
 def _planar_start(name, start):
-    _mixture_start(name, start)
+    checks.made_by(name, start, *MIXTURE[1:])
     checks.require(
         start.shape in [(1,), (2,)],
         f"{name} must be a mixture of shape (1,) or (2,), got {start.shape}; in more "
@@ -87,7 +85,7 @@ _SEARCH = {"steps": (checks.integer, 1), "gradient_norm": checks.positive}
 """Checks of the arguments of a search."""
 
 _BY_SAMPLES = {
-    "start": _mixture_start,
+    "start": MIXTURE,
     "key": checks.key,
     "count": (checks.integer, 2),
     **_SEARCH,

@@ -223,10 +223,7 @@ class TimeEmbedding(OneProgram, nn.Module):
     @nn.compact
     def __call__(self, t: Scalar) -> Array:
         """The embedding (dim,) of one time t. Raises ValueError if t is no scalar."""
-        checks.require(
-            np.shape(t) == (),
-            f"t must have shape (), got {np.shape(t)}; jax.vmap over a batch",
-        )
+        checks.one_of_shapes("t", t, [()])
         t = checks.real_array("t", t)
         if self.features is None:
             features = sinusoidal(t, self.features_dim, *self.frequencies)

@@ -216,7 +216,13 @@ class UNet(OneProgram, nn.Module):
         """
         shape = jnp.shape(x)
         x = as_image(x)  # (H, W, C)
-        self._check_sides(x)
+        factor = 2 ** (len(self.multipliers) - 1)
+        checks.require(
+            x.shape[0] % factor == 0 and x.shape[1] % factor == 0,
+            f"x must have sides H and W divisible by 2^(resolutions − 1) = {factor}, "
+            f"for multipliers={self.multipliers}, got H={x.shape[0]}, W={x.shape[1]}; "
+            "pad the image or take fewer resolutions",
+        )
         dtype = self.dtype or x.dtype
         c = Conditioning(
             4 * self.width,
@@ -278,13 +284,3 @@ class UNet(OneProgram, nn.Module):
         if resolution in self.attention_resolutions:
             h = AttentionBlock(self.heads, dtype)(h)
         return h
-
-    def _check_sides(self, x: Array) -> None:
-        factor = 2 ** (len(self.multipliers) - 1)
-        checks.require(
-            x.shape[0] % factor == 0 and x.shape[1] % factor == 0,
-            f"x must have sides H and W divisible by 2^(resolutions − 1) = {factor}, "
-            f"where resolutions = {len(self.multipliers)} is the length of multipliers="
-            f"{self.multipliers}, got H={x.shape[0]}, W={x.shape[1]}; pad the image or "
-            "take fewer resolutions",
-        )
