@@ -817,9 +817,13 @@ def all_non_negative(name: str, value: Any) -> Any:
     Returns:
       The array.
     """
-    if not is_traced(value) and np.min(value) < 0:
+    if is_traced(value):
+        return value
+    values = np.asarray(value)  # on the host: JAX would compile a program for min
+    least = np.min(values)
+    if least < 0:
         raise ValueError(
-            f"{name} must be 0 or more, got {np.min(value)} in entry {np.argmin(value)}"
+            f"{name} must be 0 or more, got {least} in entry {np.argmin(values)}"
         )
     return value
 

@@ -1,6 +1,5 @@
 """Inpainting with a soft mask: how far each entry follows the observation."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +50,7 @@ class SoftInpainted:
         return denoised + mask * (self.y - denoised)
 
 
-@checks.arguments(denoiser=arguments.denoiser)
+@checks.arguments(denoiser=arguments.denoiser, y=checks.finite_array)
 def soft_inpainting(
     denoiser: Denoiser, y: ArrayLike, mask: ArrayLike | Callable
 ) -> SoftInpainted:
@@ -92,8 +91,6 @@ def soft_inpainting(
       >>> dj.sample_many(key, 8, informed, schedule, shape=(2,)).shape
       (8, 2)
     """
-    y = checks.real_array("y", y)
-    checks.finite("y", y)
     if callable(mask):
         return SoftInpainted(denoiser, y, as_pytree_callable(mask))
     return SoftInpainted(denoiser, y, _fractions(mask, y.shape))
@@ -152,17 +149,8 @@ def trust_mask(
       [1.         0.33333334]
     """
     noise_std = checks.finite_array("noise_std", noise_std)
-    std = checks.finite_array("std", std)
-    least = _least(noise_std)
-    checks.require(least >= 0, f"noise_std must be 0 or more everywhere, got {least}")
-    least = _least(std)
-    checks.require(least > 0, f"std must be positive everywhere, got {least}")
-    return TrustMask(schedule, noise_std, std)
-
-
-def _least(values):
-    """The least entry, or infinity if it cannot be seen."""
-    return math.inf if checks.is_traced(values) else float(np.min(np.asarray(values)))
+    std = checks.positive_array("std", std)
+    return TrustMask(schedule, checks.all_non_negative("noise_std", noise_std), std)
 
 
 @pytree
@@ -236,13 +224,6 @@ def _fractions(mask, shape):
     """The mask as floats in [0, 1], of the given shape or ()."""
     if isinstance(mask, bool | list | tuple):
         mask = np.asarray(mask, float)
-    mask = checks.real_array("mask", mask)
+    mask = checks.finite_array("mask", mask)
     checks.one_of_shapes("mask", mask, [(), shape])
-    checks.finite("mask", mask)
-    if not checks.is_traced(mask):
-        least, greatest = (float(f(np.asarray(mask))) for f in (np.min, np.max))
-        checks.require(
-            0 <= least <= greatest <= 1,
-            f"mask must lie in [0, 1], got values from {least} to {greatest}",
-        )
-    return mask
+    return checks.all_within("mask", mask, 0, 1)
