@@ -162,9 +162,7 @@ class DynamicThreshold:
 
 
 @checks.arguments(
-    quantile=(checks.within, 0, 1),
-    bound=checks.positive,
-    denoiser=arguments.denoiser,
+    quantile=(checks.within, 0, 1), bound=checks.positive, denoiser=arguments.denoiser
 )
 def dynamic_threshold(
     denoiser: Denoiser, quantile: Scalar = 0.995, bound: Scalar = 1.0

@@ -138,8 +138,4 @@ def scale_at(scale: Any, t: Scalar) -> Any:
       ValueError: If a function returns an array of another shape.
     """
     value = scale(t) if callable(scale) else scale
-    checks.require(
-        jnp.shape(value) == (),
-        f"scale(t) must return a scalar, got shape {jnp.shape(value)}",
-    )
-    return value
+    return checks.scalar_of("scale(t)", value)

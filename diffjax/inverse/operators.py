@@ -214,10 +214,9 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
             f"mask must be boolean, True where x is observed, got dtype {mask.dtype}"
         )
     indices = np.flatnonzero(mask)
-    if not indices.size:
-        raise ValueError(
-            f"mask must be True somewhere, got none of {mask.size} entries"
-        )
+    checks.require(
+        indices.size, f"mask must be True somewhere, got none of {mask.size} entries"
+    )
     entries = _Entries(jnp.asarray(indices.astype(np.int32), np.int32))
     return LinearOperator(
         entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,)
