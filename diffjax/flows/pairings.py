@@ -166,11 +166,15 @@ def optimal_assignment() -> OptimalAssignment:
     return OptimalAssignment()
 
 
-@checks.arguments(
-    regularisation=checks.positive,
-    iterations=(checks.integer, 1),
-    tolerance=checks.positive,
-)
+ITERATION = {
+    "regularisation": checks.positive,
+    "iterations": (checks.integer, 1),
+    "tolerance": checks.positive,
+}
+"""Checks of the arguments of Sinkhorn's iteration."""
+
+
+@checks.arguments(**ITERATION)
 def sinkhorn(
     regularisation: Scalar, iterations: int = 500, tolerance: Scalar = 1e-3
 ) -> Sinkhorn:
@@ -207,12 +211,7 @@ def sinkhorn(
     return Sinkhorn(regularisation, tolerance, iterations)
 
 
-@checks.arguments(
-    cost=checks.finite_array,
-    regularisation=checks.positive,
-    iterations=(checks.integer, 1),
-    tolerance=checks.positive,
-)
+@checks.arguments(cost=checks.finite_array, **ITERATION)
 def sinkhorn_plan(
     cost: ArrayLike,
     regularisation: Scalar,

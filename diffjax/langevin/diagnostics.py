@@ -196,13 +196,9 @@ def _standardised(samples):
     """
     array = checks.real_array("samples", samples)
     checks.require(
-        array.ndim >= 2 and array.shape[0] >= 1 and array.shape[1] >= 8,
-        "samples must have shape (chains, draws, ...) with 8 draws or more, got "
-        f"{array.shape}",
-    )
-    checks.require(
-        array.size,
-        f"samples must have at least one entry for each draw, got shape {array.shape}",
+        array.ndim >= 2 and array.shape[1] >= 8 and array.size,
+        "samples must have shape (chains, draws, ...) with 8 draws or more and no "
+        f"empty axis, got {array.shape}",
     )
     if checks.is_traced(array):
         return _standardise(jnp, array)
