@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, schedules
@@ -38,11 +37,7 @@ class Classifier:
 
         def log_prob(x):
             value = self.log_prob_y(x, t, *condition)
-            checks.require(
-                jnp.shape(value) == (),
-                f"log_prob_y must return a scalar, got shape {jnp.shape(value)}",
-            )
-            return value
+            return checks.scalar_of("log_prob_y", value)
 
         denoised = checks.denoised(self.denoiser(x, t), x)
         gradient = scale_at(self.scale, t) * jax.grad(log_prob)(x)
