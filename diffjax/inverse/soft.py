@@ -150,6 +150,7 @@ def trust_mask(
     """
     noise_std = checks.finite_array("noise_std", noise_std)
     std = checks.positive_array("std", std)
+    checks.require(std.size, "std must have an entry, got none")
     return TrustMask(schedule, checks.all_non_negative("noise_std", noise_std), std)
 
 
@@ -226,4 +227,5 @@ def _fractions(mask, shape):
         mask = np.asarray(mask, float)
     mask = checks.finite_array("mask", mask)
     checks.one_of_shapes("mask", mask, [(), shape])
+    checks.require(mask.size, "mask must have an entry, got none")
     return checks.all_within("mask", mask, 0, 1)
