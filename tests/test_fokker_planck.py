@@ -537,7 +537,7 @@ REFUSED = {
     "falling edges": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES[::-1], TIMES),
         ValueError,
-        "edges must increase, got 1.0 then 0.75 at 0",
+        "edges must increase, got 0.75 after 1.0 at index 1",
     ),
     "edges not finite": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:3], [-1, 0, 1, np.inf], TIMES),
@@ -547,7 +547,7 @@ REFUSED = {
     "negative density": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL - np.eye(8)[3], EDGES, TIMES),
         ValueError,
-        "p must be 0 or more in every cell, got -0.5 in cell 3",
+        "p must be 0 or more, got -0.5 in entry 3",
     ),
     "density not finite": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL * np.nan, EDGES, TIMES),
