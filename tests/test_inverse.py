@@ -13,7 +13,7 @@ import pytest
 from scipy import integrate, special
 
 import diffjax as dj
-from diffjax import inverse, schedules, solvers, targets
+from diffjax import inverse, predictions, schedules, solvers, targets
 from diffjax.solvers import driver, noise_source
 from tests.families import (
     DISTINCT,
@@ -924,6 +924,20 @@ def test_repaint_counts_its_evaluations():
         assert len(ran) == solver.evaluations(6, to_zero=zero)
         assert len(ran) == 6 + {1: 5, 3: 1}[jump] * (repeats - 1) * jump
     assert inverse.repaint() is inverse.repaint(solvers.ddpm(), 1, 10)
+
+
+def test_repaint_names_the_denoiser_that_replaces_nothing():
+    with pytest.raises(
+        TypeError, match=r"inverse\.replacement for repaint, got Network"
+    ):
+        dj.sample(
+            KEY,
+            predictions.denoiser(schedules.vp_linear(), lambda x, t: x, "v"),
+            schedules.vp_linear(),
+            solver=inverse.repaint(),
+            grid=[1.0, 0.5, 0.1],
+            shape=(2,),
+        )
 
 
 def test_repaint_takes_a_condition():

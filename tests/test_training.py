@@ -359,14 +359,18 @@ def bad_files():
     nan[1, 0] = nan[2, 1] = np.nan
     return {
         "no_such_file.npy": (None, FileNotFoundError, "not a file: data must be"),
-        "suffix.txt": ("text", ValueError, "must be a .npy or .npz"),
+        "suffix.txt": (
+            "text",
+            ValueError,
+            "must be a .npy or .npz file, got suffix '.txt'",
+        ),
         "no_bytes.npy": ("", ValueError, "empty"),
         "no_examples.npy": (
             np.zeros((0, 2)),
             ValueError,
             r"at least one example.*\(0, 2\)",
         ),
-        "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more, got shape \(5,\)"),
+        "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more .*got shape \(5,\)"),
         "nan.npy": (nan, ValueError, "2 NaN and 0 infinite of 8"),
         "too_large.npy": (
             np.full((2, 2), 1e300),

@@ -75,7 +75,8 @@ def level_index(x: Array, levels: Array) -> Array:
     off = np.max(np.min(gaps, -1))
     checks.require(
         off <= level_slack(np, values),  # False for NaN
-        f"x must take values among the {len(values)} levels, got an entry {off} away",
+        f"x must take values among the {len(values)} levels, got an entry {off} away "
+        "from all",
     )
     return np.argmin(gaps, -1).astype(np.int32)
 

@@ -265,5 +265,11 @@ def _replaced(problem):
     nodes = jax.tree.leaves(problem.denoiser, is_leaf=is_replaced)
     replaced = list(filter(is_replaced, nodes))
     if len(replaced) != 1:
-        raise TypeError("denoiser must be made by inverse.replacement for repaint")
+        inner = problem.denoiser
+        while hasattr(inner, "denoiser"):
+            inner = inner.denoiser  # out of the driver's check
+        raise TypeError(
+            "denoiser must be made by inverse.replacement for repaint, got "
+            f"{type(inner).__name__}"
+        )
     return replaced[0]

@@ -198,7 +198,8 @@ def split(
     checks.require(
         integral and 0 < count < examples,
         f"held_out must be a count between 1 and {examples - 1} or a fraction in "
-        f"(0, 1) that leaves an example of {examples} in both parts, got {held_out!r}",
+        f"(0, 1) that leaves both parts at least one of {examples} examples, "
+        f"got {held_out!r}",
     )
     order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])
@@ -231,7 +232,8 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     message = f"{file} is not a file: data must be an existing .npy or .npz file"
     suffix = file.suffix
     checks.require(
-        suffix in (".npy", ".npz"), f"{file} must be a .npy or .npz, got {suffix!r}"
+        suffix in (".npy", ".npz"),
+        f"{file} must be a .npy or .npz file, got suffix {suffix!r}",
     )
     checks.require(file.is_file(), message, FileNotFoundError)
     checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
@@ -259,7 +261,8 @@ def _examples(
     x = stored[names[0]]
     checks.require(
         x.ndim >= 2 and x.size,
-        f"{file} must hold at least one example, rank 2 or more, got shape {x.shape}",
+        f"{file} must hold an array (examples, ...) of rank 2 or more and at least one "
+        f"example, got shape {x.shape}",
     )
     return _real(file, names[0], x, dtype)
 

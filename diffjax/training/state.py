@@ -369,7 +369,7 @@ def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
         metric, shape = f"loss_fn's metric {name!r}", jnp.shape(value)
         checks.require(
             name not in STEP_METRICS,
-            f"{metric} is a name of the step's: {STEP_METRICS}",
+            f"{metric} is a name that the step itself uses: {STEP_METRICS}",
         )
         checks.require(shape == (), f"{metric} must be a scalar, got shape {shape}")
     return {name: jnp.asarray(value) for name, value in extra.items()}
