@@ -436,6 +436,26 @@ def test_categorical_raises_on_levels_that_are_none(levels):
 
 
 @pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        (None, TypeError, "net must return an array of logits, got None"),
+        (
+            np.zeros((3, 5)),
+            ValueError,
+            r"net must return logits of shape \(3, 4\), .* got shape \(3, 5\)",
+        ),
+    ],
+)
+def test_categorical_raises_on_logits_of_another_shape(logits, error, message):
+    net = lambda features, c_noise: logits
+    denoiser = predictions.categorical(
+        schedules.vp_linear(), net, np.linspace(-1.0, 1.0, 4)
+    )
+    with pytest.raises(error, match=message):
+        denoiser(np.zeros(3), 0.5)
+
+
+@pytest.mark.parametrize(
     ("kind", "inputs"),
     [("noise", "raw"), ("score", "raw"), ("edm", "raw"), ("data", "scaled")],
 )

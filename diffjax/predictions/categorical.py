@@ -76,7 +76,15 @@ class Categorical:
 
     def _logits(self, x, t, *condition, **net_kwargs):
         features, evidence, c_noise = _level_features(self.schedule, self.levels, x, t)
-        return evidence, self.net(features, c_noise, *condition, **net_kwargs)
+        logits = self.net(features, c_noise, *condition, **net_kwargs)
+        if not hasattr(logits, "shape"):
+            raise TypeError(f"net must return an array of logits, got {logits!r}")
+        checks.require(
+            logits.size == evidence.size,
+            f"net must return logits of shape {evidence.shape}, or as many merged, "
+            f"got shape {logits.shape}",
+        )
+        return evidence, logits
 
 
 @one_program
