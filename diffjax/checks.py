@@ -571,8 +571,12 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
     Args:
       name, value: The name of the argument, for messages, and its value.
       shapes: The shapes that are accepted.
+
+    Raises:
+      TypeError: If it holds no numbers.
     """
     if np.shape(value) not in shapes:
+        real_array(name, value)
         batch = np.shape(value)[1:] in shapes and 0 not in np.shape(value)
         hint = " (one example: use jax.vmap for a batch)" if batch else ""
         raise ValueError(

@@ -98,6 +98,11 @@ REFUSED = {
         ValueError,
         r"x must have shape \(2,\) or \(2, 2\), got \(3,\)$",
     ),
+    "shape of what holds no numbers": (
+        lambda: checks.one_of_shapes("x", "name", [(2,)]),
+        TypeError,
+        "x must be an array of real numbers, got .*name",
+    ),
     "shape of a batch": (
         lambda: checks.one_of_shapes("x", np.ones((3, 2)), [(2,)]),
         ValueError,
