@@ -181,6 +181,11 @@ class Function:
             raise AttributeError(name)
         return getattr(self.function, name)
 
+    def __reduce__(self) -> tuple:
+        # What copy and pickle make is otherwise asked for attributes before it
+        # has any, and __getattr__ would ask again without end.
+        return type(self), (self.function,)
+
     def __repr__(self) -> str:
         return f"Function({self._function!r})"
 

@@ -3,11 +3,13 @@ the rest.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import gc
 import importlib
 import itertools
+import pickle
 import pkgutil
 import types
 import weakref
@@ -752,3 +754,20 @@ def test_a_denoiser_can_be_jitted():
     denoiser = targets.denoiser(targets.gaussian(jnp.ones(2), 0.5), schedule)
     x = np.array([0.3, -0.2], np.float32)
     np.testing.assert_allclose(jax.jit(denoiser)(x, 0.5), denoiser(x, 0.5), rtol=1e-6)
+
+
+def halved(x, t):
+    """A network that pickle finds by its name."""
+    return 0.5 * x
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_what_holds_a_function_is_copied_and_pickled(again):
+    denoiser = predictions.denoiser(schedules.vp_linear(), halved, "v")
+    made = jax.tree.map(lambda leaf: leaf, denoiser)  # its function is not made yet
+    for value in (denoiser, made):
+        assert again(value)(np.ones(2), 0.5) == pytest.approx(denoiser(np.ones(2), 0.5))
