@@ -192,6 +192,14 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    try:
+        return np.shape(value)
+    except ValueError:  # a list of lists of several lengths
+        message = f"{name} must be an array of real numbers, got {value!r}"
+        raise TypeError(message) from None
+
+
 def number(name: str, value: Any) -> Any:
     """A finite real scalar: a Python float where it is concrete and no JAX array.
 
@@ -207,7 +215,7 @@ def number(name: str, value: Any) -> Any:
     """
     if isinstance(value, bool | str) or value is None:
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if np.shape(value) != ():
+    if _shape(name, value) != ():
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
     if is_traced(value):
         return value
@@ -402,7 +410,7 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
       ValueError: If it is not one of them.
     """
     accepted = list(options)
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(
             f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}"
         )
@@ -575,7 +583,7 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
     Raises:
       TypeError: If it holds no numbers.
     """
-    if np.shape(value) not in shapes:
+    if _shape(name, value) not in shapes:
         real_array(name, value)
         batch = np.shape(value)[1:] in shapes and 0 not in np.shape(value)
         hint = " (one example: use jax.vmap for a batch)" if batch else ""
@@ -689,14 +697,17 @@ def real_array(name: str, value: Any) -> Any:
     Raises:
       TypeError: If it is complex, or holds no numbers.
     """
+    given = value
     try:
         value = (
             value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
         )
         dtype = jnp.result_type(value)
+        if jnp.issubdtype(dtype, jax.dtypes.extended):
+            raise TypeError("a key holds no numbers")
     except (TypeError, ValueError, OverflowError):
         raise TypeError(
-            f"{name} must be an array of real numbers, got {value!r}"
+            f"{name} must be an array of real numbers, got {given!r}"
         ) from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")

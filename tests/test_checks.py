@@ -103,6 +103,26 @@ REFUSED = {
         TypeError,
         "x must be an array of real numbers, got .*name",
     ),
+    "shape of a key": (
+        lambda: checks.one_of_shapes("x", jax.random.key(0), [(2,)]),
+        TypeError,
+        "x must be an array of real numbers, got Array.*key",
+    ),
+    "shape of lists of several lengths": (
+        lambda: checks.one_of_shapes("x", [[1.0], [1.0, 2.0]], [(2,)]),
+        TypeError,
+        "x must be an array of real numbers, got",
+    ),
+    "number of lists of several lengths": (
+        lambda: checks.number("beta", [[1.0], [1.0, 2.0]]),
+        TypeError,
+        "beta must be an array of real numbers, got",
+    ),
+    "choice by an array": (
+        lambda: checks.choice("kind", np.array(["a", "b"]), ["a", "b"]),
+        ValueError,
+        "kind must be one of 'a', 'b'; got array",
+    ),
     "shape of a batch": (
         lambda: checks.one_of_shapes("x", np.ones((3, 2)), [(2,)]),
         ValueError,
