@@ -697,7 +697,7 @@ def real_array(name: str, value: Any) -> Any:
     Raises:
       TypeError: If it is complex, or holds no numbers.
     """
-    given = value
+    original = value
     try:
         value = (
             value if is_traced(value) or hasattr(value, "dtype") else np.asarray(value)
@@ -707,7 +707,7 @@ def real_array(name: str, value: Any) -> Any:
             raise TypeError("a key holds no numbers")
     except (TypeError, ValueError, OverflowError):
         raise TypeError(
-            f"{name} must be an array of real numbers, got {given!r}"
+            f"{name} must be an array of real numbers, got {original!r}"
         ) from None
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got dtype {dtype}")

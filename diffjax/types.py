@@ -182,8 +182,8 @@ class Function:
         return getattr(self.function, name)
 
     def __reduce__(self) -> tuple:
-        # What copy and pickle make is otherwise asked for attributes before it
-        # has any, and __getattr__ would ask again without end.
+        # By default copy and pickle look for attributes of an object that has
+        # none yet, and __getattr__ would recurse without end.
         return type(self), (self.function,)
 
     def __repr__(self) -> str:

@@ -237,7 +237,9 @@ def run_examples(text, names, name="example"):
     """The report of doctest on the `>>>` lines in `text`, empty where all pass."""
     said = []
     parsed = doctest.DocTestParser().get_doctest(text, dict(names), name, None, 0)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    flags = doctest.NORMALIZE_WHITESPACE
+    # By default it is verbose where the command line has -v, as of pytest.
+    runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
     assert runner.run(parsed, out=said.append).attempted == len(parsed.examples) > 0
     return "".join(said)
 
