@@ -23,7 +23,7 @@ def python_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         path
         for path in folder.rglob("*.py")
-        if "test" not in path.name and path != folder / "checks.py"
+        if "test" not in path.name and folder / "checks" not in path.parents
     )
 
 

@@ -134,17 +134,17 @@ REFUSED = {
     "all_positive": (
         lambda: checks.all_positive("var", np.array([1.0, -2.0])),
         ValueError,
-        "var must be positive, got -2",
+        "var must be positive, got -2 in entry 1",
     ),
     "all_non_negative": (
         lambda: checks.all_non_negative("p", np.array([1.0, -2.0])),
         ValueError,
-        "p must be 0 or more, got -2.0 in entry 1",
+        "p must be 0 or more, got -2 in entry 1",
     ),
     "all_within": (
         lambda: checks.all_within("sigmas", np.array([1.0, np.nan]), 1e-15, 1e15),
         ValueError,
-        r"sigmas must lie in \[1e-15, 1e\+15\], got nan among 1 outside",
+        r"sigmas must lie in \[1e-15, 1e\+15\], got nan in entry 1",
     ),
     "all_greater": (
         lambda: checks.all_greater("upper", np.zeros(1), "lower", np.ones(1)),

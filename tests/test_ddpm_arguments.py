@@ -170,7 +170,7 @@ REFUSED = {
     "history index": (
         lambda: ddpm.record(ddpm.loss_history(3), [0, 4], [0.1, 0.2]),
         ValueError,
-        r"indices must lie in \[1, 3\], got 0 among 2",
+        r"indices must lie in \[1, 3\], got 0 in entry 0, the first of 2",
     ),
     "decoder shape": (
         lambda: ddpm.elbo(KEY, PLAIN, CHAIN, X, decoder_variance=np.ones(3)),

@@ -232,7 +232,7 @@ def test_floors_follow_from_the_imports():
     "path, source",
     [
         (
-            "diffjax/checks.py",
+            "diffjax/checks/numbers.py",
             "import jax.numpy as jnp\nfrom collections.abc import Callable",
         ),
         (

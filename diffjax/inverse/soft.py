@@ -150,7 +150,8 @@ def trust_mask(
     """
     noise_std = checks.finite_array("noise_std", noise_std)
     std = checks.positive_array("std", std)
-    checks.require(std.size, "std must have an entry, got none")
+    sizes = noise_std.size, std.size
+    checks.require(all(sizes), f"noise_std and std must have entries, got {sizes}")
     return TrustMask(schedule, checks.all_non_negative("noise_std", noise_std), std)
 
 
