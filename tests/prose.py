@@ -138,6 +138,10 @@ def in_names(path: str, tree: ast.Module) -> Iterator[Finding]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             if node.id in NAMES:
                 yield Finding(path, node.lineno, "name", node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            words = re.split(r"_|(?<=[a-z])(?=[A-Z])", node.name)
+            if any(WORD.fullmatch(word) for word in words):
+                yield Finding(path, node.lineno, "name", node.name)
 
 
 def is_public(name: str) -> bool:

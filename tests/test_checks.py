@@ -12,7 +12,7 @@ import diffjax as dj
 from diffjax import checks
 from tests.families import assert_raises
 
-REFUSED = {
+ERRORS = {
     "number, string": (
         lambda: checks.number("rho", "seven"),
         TypeError,
@@ -289,9 +289,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises_by_name_and_value(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])
 
 
 @checks.arguments(

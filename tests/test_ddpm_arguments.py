@@ -13,7 +13,7 @@ from tests.families import assert_raises
 CHAIN = schedules.from_betas([0.1, 0.2, 0.3])
 PLAIN = lambda x, t: x
 X = np.array([0.0, 1.0], np.float32)
-REFUSED = {
+ERRORS = {
     "steps": (
         lambda: ddpm.linear_betas(1),
         ValueError,
@@ -247,6 +247,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

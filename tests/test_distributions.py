@@ -544,7 +544,7 @@ def test_bits_per_dim_is_the_code_length_of_a_piecewise_constant_density(x64):
     assert float(probabilities @ np.asarray(bits)) == pytest.approx(1.75, rel=1e-14)
 
 
-REFUSED = {
+ERRORS = {
     "log_std": (
         lambda: distributions.gaussian(jnp.zeros(2), -60.0),
         ValueError,
@@ -615,6 +615,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

@@ -310,7 +310,7 @@ def test_an_example_that_prints_something_else_or_raises_is_found():
         (dj.inverse.release_mask, "dj.inverse.release_mask("),
     ],
 )
-def test_what_users_ask_for_has_an_example(function, shown):
+def test_main_options_have_an_example(function, shown):
     lines = doctest.DocTestParser().get_examples(function.__doc__)
     assert any(shown in line.source for line in lines)
 
@@ -385,6 +385,14 @@ def test_the_text_speaks_of_the_product_alone():
 # ---------------------------------------------------------------------------- the words
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_pages_keep_the_list_of_words(page):
+    """Outside code and what stands in backquotes."""
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    words = prose.WORD.findall(prose.ALLOWED.sub("", re.sub(r"`[^`]*`", "", text)))
+    assert not words
+
+
 @pytest.mark.parametrize("folder", prose.SOURCES)
 def test_the_sources_keep_the_rules_of_prose(folder):
     findings = [
@@ -408,6 +416,7 @@ def test_the_sources_keep_the_rules_of_prose(folder):
         ("paragraph", '"""A.\n\n{}"""'.format("some words\n" * 6)),
         ("name", "fo{} = 1".format("und")),
         ("name", "def f(o{}): ...".format("wn")),
+        ("name", "def is_ref{}ed(): ...".format("us")),
         ("args", 'def f(x, y):\n    """Sum.\n\n    Args:\n      x: One.\n    """'),
         ("args", 'def f(x, y):\n    """The sum of x and y."""'),
     ],

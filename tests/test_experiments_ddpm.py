@@ -123,7 +123,7 @@ def test_indices_are_stratified():
     assert set(np.unique(measured)) == {1, 2, 3}
 
 
-REFUSED = {
+ERRORS = {
     "variance": (
         {"prediction": "v"},
         "variance 'optimal' needs prediction 'levels', got 'v'",
@@ -145,9 +145,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name, tmp_path):
-    changes, message = REFUSED[name]
+    changes, message = ERRORS[name]
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}

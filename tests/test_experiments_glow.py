@@ -64,7 +64,7 @@ def test_replaced_entries_are_of_the_share_and_of_the_levels():
     )
 
 
-REFUSED = {
+ERRORS = {
     "replaced": ({"replaced": 1.5}, r"replaced must lie in \[0.0, 1.0\], got 1.5"),
     "levels": (
         {"levels": 4},
@@ -112,9 +112,9 @@ def test_a_file_that_leaves_one_test_example_raises_before_training(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name, tmp_path):
-    changes, message = REFUSED[name]
+    changes, message = ERRORS[name]
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}

@@ -169,7 +169,7 @@ def test_black_and_white_images_are_bits():
     np.testing.assert_array_equal(vae.black_and_white(data).train.ravel(), [0, 0, 1, 1])
 
 
-REFUSED = {
+ERRORS = {
     "beta": (vae, {"beta": -1.0}, "beta must be 0 or more, got -1.0"),
     "latent": (vae, {"latent": 0}, "latent must be at least 1, got 0"),
     "vae's data": (
@@ -205,9 +205,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name, tmp_path):
-    module, changes, message = REFUSED[name]
+    module, changes, message = ERRORS[name]
     np.save(tmp_path / "reals.npy", np.linspace(0, 1, 64).reshape(8, 8))
     if "data" in changes:
         changes = {"data": str(tmp_path / changes["data"])}

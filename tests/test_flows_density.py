@@ -74,7 +74,7 @@ def test_temperature_one_needs_nothing_of_the_base():
     np.testing.assert_array_equal(model.sample(KEY, jnp.float32(1)), model.sample(KEY))
 
 
-def test_the_base_is_held_fixed_unless_asked_otherwise():
+def test_the_base_is_held_fixed_by_default():
     base = dj.targets.gaussian([1.0, -1.0], 0.5)
     for train_base in (False, True):
         model = flows.flow(base, flows.affine(jnp.zeros(2)), train_base=train_base)

@@ -488,7 +488,7 @@ def flat(x, t):
     return jnp.zeros(())
 
 
-REFUSED = {
+ERRORS = {
     "rate of no SDE": (
         lambda: sde.fokker_planck(flat, flat),
         TypeError,
@@ -572,9 +572,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])
 
 
 @pytest.mark.parametrize("unit", [1e-20, 1e20])

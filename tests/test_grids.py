@@ -329,7 +329,7 @@ VP, EDM, CHAIN = (
     schedules.edm(),
     schedules.from_betas(ddpm_betas()),
 )
-REFUSED = {
+ERRORS = {
     "turns back": (
         lambda: grids.check("ts", [1.0, 0.5, 0.7], VP),
         ValueError,
@@ -518,9 +518,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])
 
 
 # ---------------------------------------------------- shifted, beta, strength, zero SNR
@@ -650,7 +650,7 @@ def test_more_times_than_numbers_are_named():
         grids.uniform(NARROW["edm, 500 numbers wide"](), 501)
 
 
-NEW_REFUSED = {
+NEW_ERRORS = {
     "shift": (
         lambda: grids.shifted(VP, 4, 0.0),
         ValueError,
@@ -694,6 +694,6 @@ NEW_REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", NEW_REFUSED)
+@pytest.mark.parametrize("name", NEW_ERRORS)
 def test_new_grids_raise(name):
-    assert_raises(*NEW_REFUSED[name])
+    assert_raises(*NEW_ERRORS[name])

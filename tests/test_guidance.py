@@ -562,7 +562,7 @@ def test_conditions_are_dropped_at_their_probability_and_as_a_whole():
 # ------------------------------------------------------------------------------- errors
 
 D = lambda x, t: x
-REFUSED = {
+ERRORS = {
     "a pair": (
         lambda: guidance.static_threshold(lambda x, t: (x, x))(jnp.zeros(2), 0.1),
         TypeError,
@@ -678,6 +678,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

@@ -985,7 +985,7 @@ def test_repaint_depends_on_its_key_alone_and_keeps_pixels():
 D = lambda x, t: x
 EYE = inverse.matrix(np.eye(2))
 EDM = schedules.edm()
-REFUSED = {
+ERRORS = {
     "y's shape": (
         lambda: inverse.dps(EDM, D, EYE, np.zeros(3), noise_std=0.1),
         ValueError,
@@ -1159,6 +1159,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

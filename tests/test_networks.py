@@ -524,7 +524,7 @@ def call(model, *arguments):
 
 
 IMAGE = np.zeros((4, 4, 1), np.float32)
-REFUSALS = [
+ERRORS = [
     (lambda: sinusoidal(0.5, 7), ValueError, "dim must be even, got 7"),
     (
         lambda: sinusoidal(0.5, 8, 2.0, 1.0),
@@ -645,8 +645,8 @@ REFUSALS = [
 
 @pytest.mark.parametrize(
     ("action", "error", "message"),
-    REFUSALS,
-    ids=[message[:40] for _, _, message in REFUSALS],
+    ERRORS,
+    ids=[message[:40] for _, _, message in ERRORS],
 )
 def test_raises_by_name(action, error, message):
     with pytest.raises(error, match=message):

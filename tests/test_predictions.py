@@ -323,7 +323,7 @@ def test_gradient_reaches_the_networks_parameters_and_the_schedule(x64):
 
 
 NET = lambda x, t: x
-REFUSED = {
+ERRORS = {
     "kind": (
         lambda: predictions.denoiser(schedules.edm(), NET, "epsilon"),
         ValueError,
@@ -360,9 +360,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])
 
 
 def test_categorical_is_exact_for_independent_entries(x64):

@@ -289,7 +289,7 @@ def test_spherical_interpolation_keeps_the_norm():
         np.testing.assert_allclose(jnp.arctan2(z[1], z[0]), w * np.pi / 2, atol=1e-5)
 
 
-def test_memory_does_not_grow_with_steps_unless_the_path_is_asked_for():
+def test_memory_does_not_grow_with_steps_without_the_path():
     schedule, _, denoiser = setting()
 
     def temporary(steps, path):

@@ -673,7 +673,7 @@ def test_learned_stays_monotone_under_large_weights(x64):
 
 # ------------------------------------------------------------------------------- errors
 
-REFUSED = {
+ERRORS = {
     "vp order": (
         lambda: schedules.vp_linear(0.1, 0.05),
         "beta_max must be greater than beta_min=0.1, got 0.05",
@@ -767,9 +767,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    call, message = REFUSED[name]
+    call, message = ERRORS[name]
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -268,7 +268,7 @@ def test_fokker_planck_takes_examples_of_any_shape(x64):
     )
 
 
-REFUSED = {
+ERRORS = {
     "noise": (
         lambda: sde.reverse(schedules.edm(), lambda x, t: x, noise=-0.5),
         ValueError,
@@ -293,6 +293,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

@@ -643,7 +643,7 @@ def test_float32_denoiser_and_score_at_every_noise(schedule, name):
 
 # ------------------------------------------------------------------------------- errors
 
-REFUSED = {
+ERRORS = {
     "weights sum": (
         lambda: targets.gaussian_mixture([0.5, 0.6], np.zeros((2, 1)), [1, 1]),
         "weights must be positive and sum to 1",
@@ -705,9 +705,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    call, message = REFUSED[name]
+    call, message = ERRORS[name]
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -423,7 +423,7 @@ def test_a_diffusion_prior_is_the_distribution_of_its_denoiser(x64):
     np.testing.assert_allclose(prior.sample(keys_of(2000)[3]), drawn[3], rtol=1e-9)
 
 
-def test_the_perceptron_has_the_shape_asked_for():
+def test_the_perceptron_has_the_shape_requested():
     """A small output at first, of the outputs' shape for an input of any.
 
     Parameters do not depend on the batch.
@@ -457,7 +457,7 @@ PAIR, X = encoder_of([0.0, 0.0], [0.0, 0.0]), jnp.array([0.1, 0.2])
 PLAIN = lambda z: distributions.gaussian(z, 0.0)
 STILL = lambda x: (x, 0 * x)
 SHIFTED = flows.flow(distributions.standard_normal((2,)), flows.affine(np.zeros(2)))
-REFUSED = {
+ERRORS = {
     "nan in x": (
         lambda: gaussian.elbo(KEY, PAIR, PLAIN, [0.1, math.nan]),
         ValueError,
@@ -613,6 +613,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

@@ -568,7 +568,7 @@ PLAIN = lambda z: distributions.gaussian(z, 0.0)
 X = jnp.array([0.1, 0.2])
 TWO = hierarchical.bottom_up([PAIR, PAIR])
 WIDE = lambda z: (jnp.zeros(3), jnp.zeros(3))
-REFUSED = {
+ERRORS = {
     "too few": (
         lambda: hierarchical.elbo(KEY, TWO, PLAIN, [], x=X),
         ValueError,
@@ -735,6 +735,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
-    assert_raises(*REFUSED[name])
+    assert_raises(*ERRORS[name])

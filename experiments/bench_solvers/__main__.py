@@ -252,9 +252,7 @@ def measure(config: Config) -> Iterator[ErrorRow]:
                 for budget, steps in plan(solver, config.budgets):
                     for grid_name in config.grids if steps > 1 or budget else ("ends",):
                         grid = make_grid(grid_name, task.schedule, steps)
-                        if grid is not None and not refused(
-                            solver, task.schedule, grid
-                        ):
+                        if grid is not None and accepts(solver, task.schedule, grid):
                             yield measured_row(
                                 config,
                                 programs,
@@ -299,15 +297,15 @@ def make_grid(name: str, schedule: Any, steps: int) -> Any:
         return None
 
 
-def refused(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
-    """Whether the solver raises for this grid."""
+def accepts(solver: solvers.Solver, schedule: Any, grid: Any) -> bool:
+    """True if the solver can take this grid."""
     try:
         requirements.check_grid(
             "grid", solver, driver.diffusion(schedule, lambda x, t: x), grid
         )
     except ValueError:
-        return True
-    return False
+        return False
+    return True
 
 
 def measured_row(
