@@ -19,7 +19,6 @@ from .continuous import (
     Transport,
     continuous,
     neural_ode,
-    neural_velocity,
     transport,
     transport_loss,
 )
@@ -82,6 +81,7 @@ from .splines import (
     rational_quadratic,
     rational_quadratic_spline,
 )
+from .velocities import neural_velocity
 
 __all__ = [  # noqa: RUF022
     # A flow: base distribution and bijector
