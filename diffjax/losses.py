@@ -19,7 +19,7 @@ from . import checks, schedules, types
 from .numerics import float_dtype
 from .predictions import NetworkDenoiser
 from .schedules import Schedule
-from .schedules.derived import as_time
+from .schedules.protocol import as_time
 from .types import (
     Array,
     ArrayLike,

@@ -12,7 +12,7 @@ from ..distributions.lattice import bits_per_dim, level_index
 from ..distributions.normal import Gaussian, check_gaussian, gaussian_kl
 from ..noise import normal
 from ..schedules import DiscreteChain, Schedule
-from ..schedules.derived import as_time
+from ..schedules.protocol import as_time
 from ..solvers.requirements import check_example
 from ..types import (
     Array,

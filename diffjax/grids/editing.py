@@ -8,7 +8,8 @@ import numpy as np
 
 from .. import checks, schedules
 from ..schedules import Schedule
-from ..schedules.derived import in_float64, log_snr_at
+from ..schedules.derived import log_snr_at
+from ..schedules.protocol import in_float64
 from ..types import Array, ArrayLike, is_eager
 from .checks import check, decreasing, noise_ratios, share
 from .times import at_log_snrs, at_ratios

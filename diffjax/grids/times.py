@@ -13,12 +13,8 @@ import numpy as np
 from .. import checks, schedules
 from ..numerics import float_dtype
 from ..schedules import Schedule
-from ..schedules.derived import (
-    in_float64,
-    log_snr_at,
-    log_snrs_in_float64,
-    time_at_log_snr,
-)
+from ..schedules.derived import log_snr_at, log_snrs_in_float64, time_at_log_snr
+from ..schedules.protocol import in_float64
 from ..types import Array, ArrayLike, Scalar, is_eager
 
 __all__ = [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .. import schedules
 from ..schedules import Rates, Schedule
-from ..schedules.derived import as_time
+from ..schedules.protocol import as_time
 from ..types import Array, Scalar, one_program
 
 __all__ = ["INPUTS", "KINDS", "Scalings", "input_scalings", "noise_input", "scalings"]

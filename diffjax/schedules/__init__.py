@@ -19,9 +19,6 @@ from .chain import (
 )
 from .derived import (
     Rates,
-    Schedule,
-    argument,
-    check,
     diffusion_coefficient,
     drift_coefficient,
     is_finite,
@@ -36,6 +33,7 @@ from .derived import (
     without_signal,
 )
 from .learned import LearnedVP, learned
+from .protocol import Schedule, argument, check
 from .rectified import RectifiedFlow, rectified_flow
 from .ve import EDM, VE, edm, ve
 from .vp import SubVP, VPCosine, VPLinear, sub_vp, vp_cosine, vp_linear

@@ -10,7 +10,8 @@ import numpy as np
 from .. import checks
 from ..numerics import array_module, float_dtype
 from ..types import Array, ArrayLike, pytree, static_field
-from .derived import alpha_of_log_snr, as_time, of_time
+from .derived import alpha_of_log_snr
+from .protocol import as_time, of_time
 
 __all__ = [
     "LEAST_ALPHA",

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Key, Scalar, pytree
 from .arguments import interval
-from .derived import alpha_of_log_snr, of_time
+from .derived import alpha_of_log_snr
+from .protocol import of_time
 
 __all__ = ["LearnedVP", "learned"]
 

@@ -5,7 +5,7 @@ import jax
 from .. import checks
 from ..types import Scalar, pytree
 from .arguments import interval
-from .derived import of_time
+from .protocol import of_time
 
 __all__ = ["RectifiedFlow", "rectified_flow"]
 

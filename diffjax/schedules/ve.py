@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from ..types import Scalar, pytree
 from .arguments import interval, sigmas_in_order
-from .derived import of_time
+from .protocol import of_time
 
 __all__ = ["EDM", "VE", "edm", "ve"]
 

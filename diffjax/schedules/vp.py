@@ -7,7 +7,7 @@ from .. import checks
 from ..numerics import log_expm1
 from ..types import Scalar, pytree
 from .arguments import betas_in_order, interval
-from .derived import of_time
+from .protocol import of_time
 
 __all__ = ["SubVP", "VPCosine", "VPLinear", "sub_vp", "vp_cosine", "vp_linear"]
 
