@@ -746,7 +746,7 @@ ERRORS = {
     ),
     "sigmas sign": (
         lambda: schedules.from_sigmas([0.0, 1.0]),
-        r"sigmas must lie in .*1e-15, 1e\+15.*got 0.0",
+        r"sigmas must lie in .*1e-15, 1e\+15.*got 0 in entry 0",
     ),
     "sigmas nan": (
         lambda: schedules.from_sigmas([0.1, np.nan]),
