@@ -57,17 +57,17 @@ WRONG = {
     "image": (
         lambda: flows.tanh().inverse(jnp.array([0.5, -1.0])),
         ValueError,
-        r"y must lie in \(-1.0, 1.0\) .* got -1.0",
+        r"y must lie in \(-1.0, 1.0\), got -1 in entry 1",
     ),
     "positive image": (
         lambda: flows.positive().inverse(-1.0),
         ValueError,
-        r"y must lie in \(0.0, inf\) .* got -1.0",
+        r"y must lie in \(0.0, inf\), got -1",
     ),
     "exponential NaN": (
         lambda: flows.exponential().inverse(jnp.nan),
         ValueError,
-        r"y must lie in \(0.0, inf\) .* got nan",
+        r"y must lie in \(0.0, inf\), got nan",
     ),
     "image order": (
         lambda: flows.elementwise(jnp.exp, jnp.log, jnp.abs, image=(1.0, 0.0)),
@@ -87,7 +87,7 @@ WRONG = {
     "ragged order": (
         lambda: flows.permutation([[0], [1, 2]]),
         TypeError,
-        "order must be a sequence of integers",
+        r"order\[0\] must be an integer",
     ),
     "traced order": (
         lambda: jax.jit(lambda key: flows.shuffle(key, 3).forward(jnp.zeros(3)))(KEY),
@@ -124,7 +124,7 @@ WRONG = {
     "floor": (
         lambda: flows.lu_linear(2, floor=1.0),
         ValueError,
-        "floor must be less than 1",
+        r"floor must lie in \(0, 1\), got 1.0",
     ),
     "channels": (
         lambda: flows.lu_linear(2).forward(jnp.zeros(3)),
@@ -134,12 +134,12 @@ WRONG = {
     "no bijector": (
         lambda: flows.chain(jnp.tanh),
         TypeError,
-        r"bijectors\[0\] must be a bijector",
+        r"bijectors\[0\] must have forward\(x\) and inverse\(x\)",
     ),
     "a class": (
         lambda: flows.inverse(type(flows.affine(0.0))),
         TypeError,
-        "bijector must be a bijector",
+        r"bijector must have forward\(x\) and inverse\(x\)",
     ),
     "empty stack": (lambda: flows.stack([]), ValueError, "at least one layer"),
     "stack without parameters": (
@@ -155,7 +155,7 @@ WRONG = {
     "uneven leaves": (
         lambda: flows.stack([flows.lu_linear(2), flows.lu_linear(3)]),
         ValueError,
-        r"bijectors\[1\] must have leaves",
+        r"bijectors\[1\] must have the structure and leaves",
     ),
     "batch NaN": (
         lambda: flows.initialise(flows.actnorm(1), jnp.full((2, 1), jnp.nan)),
@@ -257,7 +257,7 @@ WRONG = {
     "spline rounding": (
         lambda: flows.rational_quadratic(8, floor=1e-9),
         ValueError,
-        "floor must be at least the rounding 1.2e-07, got 1e-09",
+        "floor must be at least the rounding 1.2e-07 .*, got 1e-09",
     ),
     "bins": (
         lambda: flows.rational_quadratic(1),
@@ -267,7 +267,7 @@ WRONG = {
     "spline floor": (
         lambda: flows.rational_quadratic(8, floor=0.2),
         ValueError,
-        "floor must be less than 1/bins",
+        "floor must be .* less than 1/bins=0.125, got 0.2",
     ),
     "spline ceiling": (
         lambda: flows.rational_quadratic(8, ceiling=1.0),
@@ -343,12 +343,12 @@ WRONG = {
     "masked width": (
         lambda: flows.maf(KEY, (3, 3), width=7),
         ValueError,
-        "width must be at least 8 for 9 entries .* got 7",
+        "width must be at least 8 for 9 entries, got 7",
     ),
     "one patch": (
         lambda: flows.tarflow(KEY, (2, 2, 1)),
         ValueError,
-        r"patch must be less than a side of shape=\(2, 2, 1\)",
+        r"patch must leave two patches or more of shape=\(2, 2, 1\)",
     ),
     "heads": (
         lambda: flows.causal_transformer(KEY, 2, 2, 2, width=6, heads=4),
@@ -395,7 +395,7 @@ WRONG = {
     "convolution of a vector": (
         lambda: flows.convolutional(KEY, (4,), (4, 2)),
         ValueError,
-        r"kept must be the shape \(H, W, C\)",
+        r"kept must be \(H, W, C\)",
     ),
     "convolution sides": (
         lambda: flows.convolutional(KEY, (4, 4, 1), (2, 2, 2)),

@@ -6,6 +6,7 @@ no values yet.
 """
 
 from .arrays import (
+    all_between,
     all_greater,
     all_non_negative,
     all_positive,
@@ -26,6 +27,7 @@ from .arrays import (
 from .edge import arguments, optional, require
 from .numbers import (
     LARGEST_WIDTH,
+    between,
     concrete,
     depth,
     divides,
@@ -49,6 +51,7 @@ from .objects import (
     choice,
     counter,
     denoiser,
+    each,
     floating,
     has_methods,
     instance,
@@ -59,9 +62,12 @@ from .shapes import (
     as_many,
     axes,
     batch,
+    broadcastable,
     column,
     example_shaped,
     finite_batch,
+    image,
+    last_axis,
     leading_axis,
     one_of_shapes,
     scalar_of,
@@ -70,6 +76,7 @@ from .shapes import (
 
 __all__ = [
     "LARGEST_WIDTH",
+    "all_between",
     "all_greater",
     "all_non_negative",
     "all_positive",
@@ -80,7 +87,9 @@ __all__ = [
     "axes",
     "batch",
     "below_infinity",
+    "between",
     "boolean",
+    "broadcastable",
     "callable_",
     "callables",
     "choice",
@@ -91,6 +100,7 @@ __all__ = [
     "denoiser",
     "depth",
     "divides",
+    "each",
     "even",
     "example_shaped",
     "finite",
@@ -99,6 +109,7 @@ __all__ = [
     "floating",
     "greater",
     "has_methods",
+    "image",
     "increasing",
     "index",
     "instance",
@@ -107,6 +118,7 @@ __all__ = [
     "integers",
     "is_traced",
     "key",
+    "last_axis",
     "leading_axis",
     "lengths",
     "made_by",

@@ -10,6 +10,7 @@ from .numbers import integer, is_traced
 from .objects import _describe
 
 __all__ = [
+    "all_between",
     "all_greater",
     "all_non_negative",
     "all_positive",
@@ -241,6 +242,26 @@ def all_within(name: str, value: Any, lower: float, upper: float) -> Any:
     return _entries(name, value, inside, f"lie in [{lower:.12g}, {upper:.12g}]")
 
 
+def all_between(name: str, value: Any, lower: float, upper: float) -> Any:
+    """An array whose entries lie in (lower, upper), where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      lower, upper: The ends of the interval, which are not accepted. Where
+        both are infinite every entry is accepted.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: For the first other entry.
+    """
+    if lower == -np.inf and upper == np.inf:
+        return value
+    inside = lambda entries: (entries > lower) & (entries < upper)
+    return _entries(name, value, inside, f"lie in ({lower}, {upper})")
+
+
 def all_greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
     """Raise ValueError unless an array exceeds another in every entry.
 
@@ -258,7 +279,7 @@ def all_greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
 
 
 def increasing(name: str, value: Any) -> Any:
-    """An array of shape (N,) whose entries increase, where it is concrete.
+    """An array (..., N) that increases along its last axis, where it is concrete.
 
     Args:
       name, value: The name of the argument, for messages, and its value.
@@ -272,11 +293,14 @@ def increasing(name: str, value: Any) -> Any:
     if is_traced(value):
         return value
     values = np.asarray(value)
-    falls = np.flatnonzero(~(np.diff(values) > 0))
+    falls = np.argwhere(~(np.diff(values) > 0))
     if falls.size:
-        before, after = values[falls[0] : falls[0] + 2]
+        *row, last = falls[0].tolist()
+        before, after = values[(*row, slice(last, last + 2))]
+        where = f" of row {row}" if row else ""
         raise ValueError(
-            f"{name} must increase, got {after} after {before} at index {falls[0] + 1}"
+            f"{name} must increase, got {after} after {before} at index "
+            f"{last + 1}{where}"
         )
     return value
 

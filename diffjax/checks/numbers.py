@@ -9,6 +9,7 @@ import numpy as np
 from .edge import require
 
 __all__ = [
+    "between",
     "concrete",
     "depth",
     "divides",
@@ -146,6 +147,26 @@ def within(name: str, value: Any, lower: float, upper: float) -> Any:
     value = number(name, value)
     if not is_traced(value) and not lower <= float(value) <= upper:
         raise ValueError(f"{name} must lie in [{lower}, {upper}], got {value}")
+    return value
+
+
+def between(name: str, value: Any, lower: float, upper: float) -> float:
+    """A `concrete` number in the open interval (lower, upper).
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      lower, upper: The ends of the interval, which are not accepted.
+
+    Returns:
+      The float.
+
+    Raises:
+      ValueError: If it lies outside.
+    """
+    value = concrete(name, value)
+    require(
+        lower < value < upper, f"{name} must lie in ({lower:g}, {upper:g}), got {value}"
+    )
     return value
 
 

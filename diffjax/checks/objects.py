@@ -1,6 +1,6 @@
 """Checks of names, flags, functions, keys and objects."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ __all__ = [
     "choice",
     "counter",
     "denoiser",
+    "each",
     "floating",
     "has_methods",
     "instance",
@@ -162,6 +163,21 @@ def callables(name: str, value: Any, least: int = 0, more: str = "") -> Any:
     if not is_sequence or not all(map(callable, value)):
         raise TypeError(f"{name} must be a sequence of callables{more}, got {value!r}")
     return value
+
+
+def each(name: str, values: Iterable, check: Callable[..., Any], *more: Any) -> tuple:
+    """A tuple of values, each of which passes a check under the name `name[i]`.
+
+    Args:
+      name: The name of the argument, for messages.
+      values: The argument.
+      check: A check (name, value, *more) -> value.
+      *more: Its further arguments.
+
+    Returns:
+      The tuple of what the check returned.
+    """
+    return tuple(check(f"{name}[{i}]", value, *more) for i, value in enumerate(values))
 
 
 def denoiser(name: str, value: Any) -> Any:

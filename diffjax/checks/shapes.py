@@ -15,9 +15,12 @@ __all__ = [
     "as_many",
     "axes",
     "batch",
+    "broadcastable",
     "column",
     "example_shaped",
     "finite_batch",
+    "image",
+    "last_axis",
     "leading_axis",
     "one_of_shapes",
     "scalar_of",
@@ -87,36 +90,85 @@ def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:
             )
 
 
-def batch(name: str, value: Any) -> Any:
+def last_axis(name: str, value: Any, length: int) -> None:
+    """Raise ValueError unless the last axis of an array, its channels, has a length.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+      length: The length of the axis.
+    """
+    if np.shape(value)[-1:] != (length,):
+        raise ValueError(
+            f"{name} must have {length} channels on its last axis, got shape "
+            f"{np.shape(value)}"
+        )
+
+
+def broadcastable(name: str, value: Any, x: Any) -> None:
+    """Raise ValueError unless an array broadcasts to the shape of an example.
+
+    Args:
+      name, value: The name of the array, for the message, and its value.
+      x: The example.
+    """
+    small, target = np.shape(value), np.shape(x)
+    beside = small[::-1], target[::-1]
+    if len(small) > len(target) or any(
+        n not in (1, m) for n, m in zip(*beside, strict=False)
+    ):
+        raise ValueError(
+            f"{name} of shape {small} must be broadcastable to the example's shape, "
+            f"got {target}"
+        )
+
+
+def image(name: str, value: tuple, symbol: str = "1", divisor: int = 1) -> None:
+    """Raise ValueError unless a shape is that of an image with divisible sides.
+
+    Args:
+      name: The name of the argument, for the message.
+      value: The shape, which should be (H, W, C).
+      symbol: The name of the divisor, for the message.
+      divisor: What should divide both sides.
+    """
+    if len(value) != 3 or value[0] % divisor or value[1] % divisor:
+        sides = f" with sides divisible by {symbol}={divisor}" if divisor > 1 else ""
+        raise ValueError(f"{name} must be (H, W, C){sides}, got {value}")
+
+
+def batch(name: str, value: Any, least: int = 1) -> Any:
     """A `real_array` of one example or more on its leading axis.
 
     Args:
       name, value: The name of the argument, for messages, and its value.
+      least: The least number of examples.
 
     Returns:
       The array, of shape (N, ...).
 
     Raises:
-      ValueError: If it has no axis, or no entry.
+      ValueError: If it has no axis, no entry, or too few examples.
     """
     value = real_array(name, value)
-    if value.ndim == 0 or value.size == 0:
+    if value.ndim == 0 or value.size == 0 or len(value) < least:
         raise ValueError(
-            f"{name} must have shape (N, ...) with N at least 1, got {value.shape}"
+            f"{name} must have shape (N, ...) with N at least {least}, got "
+            f"{value.shape}"
         )
     return value
 
 
-def finite_batch(name: str, value: Any) -> Any:
+def finite_batch(name: str, value: Any, least: int = 1) -> Any:
     """A `batch` without NaN or infinity, where it is concrete.
 
     Args:
       name, value: The name of the argument, for messages, and its value.
+      least: The least number of examples.
 
     Returns:
       The array, of shape (N, ...).
     """
-    value = batch(name, value)
+    value = batch(name, value, least)
     finite(name, value)
     return value
 

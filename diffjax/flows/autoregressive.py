@@ -16,9 +16,14 @@ from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector, promoted
-from .checks import check_image, check_parameters
+from .checks import NETWORK, check_parameters
 from .composition import Stack, chain, inverse
-from .conditioners.masked import MaskedSizes, masked_perceptron_of_sizes, masked_width
+from .conditioners.masked import (
+    MASKED,
+    MaskedSizes,
+    masked_perceptron_of_sizes,
+    masked_width,
+)
 from .conditioners.transformer import TransformerSizes, causal_transformer_of_sizes
 from .conditioners.weights import networks_in_turn
 from .coupling import vector_flow
@@ -76,9 +81,8 @@ class Autoregressive(Bijector):
             parameters, memory = self.conditioner.following(
                 memory, i, before, condition
             )
-            y_i, log_slopes = self.scalar_map.forward(
-                x_i, check_parameters(parameters, x_i.shape, self.scalar_map)
-            )
+            check_parameters(parameters, x_i.shape, self.scalar_map)
+            y_i, log_slopes = self.scalar_map.forward(x_i, parameters)
             return (y_i, memory), (y_i, jnp.sum(log_slopes))
 
         start = (jnp.zeros_like(x[0]), self.conditioner.memory(x))
@@ -86,15 +90,13 @@ class Autoregressive(Bijector):
         return y, jnp.sum(log_slopes)
 
     def _parameters(self, y, condition):
-        return check_parameters(
-            self.conditioner(_with_axis(y), condition), jnp.shape(y), self.scalar_map
-        )
+        parameters = self.conditioner(_with_axis(y), condition)
+        return check_parameters(parameters, jnp.shape(y), self.scalar_map)
 
 
 def _with_axis(x):
-    checks.require(
-        jnp.ndim(x) > 0, "x must have an axis to be autoregressive along, got shape ()"
-    )
+    message = "x must have an axis to be autoregressive along, got shape ()"
+    checks.require(jnp.ndim(x) > 0, message)
     return x
 
 
@@ -239,9 +241,8 @@ def iaf(
 
 
 @checks.arguments(
-    key=checks.key, shape=checks.shape, layers=(checks.depth, 1),
-    width=checks.optional(checks.width, 1), depth=(checks.depth, 1),
-    scalar_map=checks.optional(check_scalar_map), condition_size=(checks.width, 0),
+    **MASKED, shape=checks.shape, layers=(checks.depth, 1),
+    scalar_map=checks.optional(check_scalar_map),
 )  # fmt: skip
 def _masked_flow(
     key, shape, *, direction, layers, width, depth, scalar_map, condition_size
@@ -272,9 +273,8 @@ def _in_turn(networks, layer, turn):
 
 
 @checks.arguments(
-    key=checks.key, shape=checks.shape, patch=(checks.width, 1),
-    layers=(checks.depth, 1), width=(checks.width, 1), depth=(checks.depth, 1),
-    heads=(checks.width, 1), condition_size=(checks.width, 0),
+    **NETWORK, shape=checks.shape, patch=(checks.width, 1),
+    layers=(checks.depth, 1), depth=(checks.depth, 1), heads=(checks.width, 1),
 )  # fmt: skip
 def tarflow(
     key: Key,
@@ -323,14 +323,11 @@ def tarflow(
     Example:
       >>> flow = dj.flows.tarflow(key, (2, 2, 1), patch=1, layers=2, width=4, heads=2)
     """
-    check_image("shape", shape, "patch", patch)
+    checks.image("shape", shape, "patch", patch)
     checks.divides("heads", heads, "width", width)
     rows, features = (shape[0] // patch) * (shape[1] // patch), patch * patch * shape[2]
-    checks.require(
-        rows >= 2,
-        f"patch must be less than a side of shape={shape}, for a second patch to see, "
-        f"got {patch}",
-    )
+    message = f"patch must leave two patches or more of shape={shape}, got {patch}"
+    checks.require(rows >= 2, message)
     scalar_map = bounded_affine(bound)
     sizes = TransformerSizes(
         rows, features, scalar_map.count, width, depth, heads, condition_size

@@ -4,19 +4,13 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
 from .bijectors import Bijector, promoted
-from .checks import (
-    check_bijector,
-    check_bijectors,
-    check_examples,
-    check_initialisable,
-    check_latents,
-    check_stackable,
-)
+from .checks import BIJECTOR, check_initialisable, check_stackable
 from .compiled import call
 from .elementwise import ActNorm
 
@@ -102,7 +96,7 @@ def chain(*bijectors: Bijector) -> Chain:
     Example:
       >>> bijector = dj.flows.chain(dj.flows.affine(0.0, 2.0), dj.flows.sigmoid())
     """
-    return Chain(check_bijectors("bijectors", bijectors))
+    return Chain(checks.each("bijectors", bijectors, *BIJECTOR))
 
 
 @pytree
@@ -161,7 +155,7 @@ class Inverse(Bijector):
         return self, jax.vmap(self.inverse)(ys, conditions)
 
 
-@checks.arguments(bijector=check_bijector)
+@checks.arguments(bijector=BIJECTOR)
 def inverse(bijector: Bijector) -> Bijector:
     """The same map with its directions exchanged. Of an inverse, the map itself."""
     return bijector.bijector if isinstance(bijector, Inverse) else Inverse(bijector)
@@ -259,7 +253,7 @@ def stack(bijectors: Any, checkpoint: bool = False) -> Stack:
     )
 
 
-@checks.arguments(bijector=check_initialisable, batch=check_examples)
+@checks.arguments(bijector=check_initialisable, batch=(checks.finite_batch, 2))
 def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> PyTree:
     """Set the actnorms by data (Kingma & Dhariwal 2018, section 3.1).
 
@@ -286,7 +280,10 @@ def initialise(bijector: PyTree, batch: ArrayLike, condition: PyTree = None) -> 
     """
     checks.leading_axis("condition", condition, "batch", jnp.shape(batch)[0])
     bijector, latents = call(initialised, bijector, batch, condition)
-    check_latents("batch", latents)
+    if not checks.is_traced(latents):
+        inside = all(np.isfinite(part).all() for part in jax.tree.leaves(latents))
+        message = "batch must lie inside the image of the bijector, got NaN latents"
+        checks.require(inside, message)
     return bijector
 
 

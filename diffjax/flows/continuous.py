@@ -43,9 +43,6 @@ __all__ = [
 STEPS = 16
 
 VELOCITY = (checks.callable_, "velocity(x, t)")
-EXAMPLE = requirements.check_example
-KEY = checks.optional(checks.key)
-COUNT, WEIGHT = (checks.integer, 1), checks.non_negative
 
 
 class Transport(NamedTuple):
@@ -168,14 +165,8 @@ def _example(x):
     return requirements.check_example("x", x)
 
 
-def check_continuous(name: str, value: Any) -> Continuous:
-    """`value` if it is made by `continuous`, otherwise a TypeError.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-    """
-    return checks.made_by(name, value, Continuous, "flows.continuous")
+MADE = (checks.made_by, Continuous, "flows.continuous")
+"""Rule of a bijector made by `continuous`."""
 
 
 def check_parts(name: str, value: Any) -> None:
@@ -185,13 +176,14 @@ def check_parts(name: str, value: Any) -> None:
       name: The argument's name, for the message.
       value: The argument.
     """
+    both = hasattr(value, "base") and hasattr(value, "bijector")
     message = f"{name} must have a base and a bijector, got {type(value).__name__}"
-    checks.require(
-        hasattr(value, "base") and hasattr(value, "bijector"), message, TypeError
-    )
+    checks.require(both, message, TypeError)
 
 
-@checks.arguments(velocity=VELOCITY, steps=COUNT, checkpoint=checks.boolean)
+@checks.arguments(
+    velocity=VELOCITY, steps=(checks.integer, 1), checkpoint=checks.boolean
+)
 def continuous(
     velocity: Velocity,
     steps: int = STEPS,
@@ -244,9 +236,8 @@ def continuous(
     message = (
         f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}"
     )
-    checks.require(
-        solver.consumes == "velocity" and not solver.stochastic, message, TypeError
-    )
+    fits = solver.consumes == "velocity" and not solver.stochastic
+    checks.require(fits, message, TypeError)
     # an adaptive solver chooses its steps within one interval
     if times is None:
         times = np.linspace(1.0, 0.0, 2 if solver.report else steps + 1)
@@ -257,18 +248,12 @@ def continuous(
 
 def _check_times(times):
     """The times as a tuple of floats."""
-    message = (
-        "times must be plain numbers, not traced: a bijector's leaves are its "
-        "parameters"
-    )
+    message = "times must be plain numbers, since they are static, got traced ones"
     checks.require(not checks.is_traced(times), message, TypeError)
     with jax.ensure_compile_time_eval():
         grids.check("times", times)
     values = np.asarray(times, np.float64).tolist()
-    message = (
-        "times must decrease, from the base's to the data's, got "
-        f"{values[0]} … {values[-1]}"
-    )
+    message = f"times must decrease to the data's, got {values[0]} … {values[-1]}"
     checks.require(values[0] >= values[-1], message)
     return tuple(values)
 
@@ -313,8 +298,9 @@ def neural_ode(
 
 
 @checks.arguments(
-    bijector=check_continuous, x=EXAMPLE, key=KEY, probes=COUNT, upwards=checks.boolean
-)
+    bijector=MADE, x=requirements.check_example, key=checks.optional(checks.key),
+    probes=(checks.integer, 1), upwards=checks.boolean,
+)  # fmt: skip
 def transport(
     bijector: Continuous,
     x: ArrayLike,
@@ -388,8 +374,9 @@ def _transport(bijector, x, condition, key, probes, upwards):
 
 
 @checks.arguments(
-    key=KEY, flow=check_parts, xs=checks.finite_batch, kinetic=WEIGHT, jacobian=WEIGHT
-)
+    key=checks.optional(checks.key), flow=check_parts, xs=checks.finite_batch,
+    kinetic=checks.non_negative, jacobian=checks.non_negative,
+)  # fmt: skip
 def transport_loss(
     key: Key | None,
     flow: Any,

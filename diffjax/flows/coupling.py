@@ -17,7 +17,7 @@ from .. import checks
 from ..distributions.normal import standard_normal
 from ..types import Array, Key, as_pytree_callable, pytree, static_field
 from .bijectors import Bijector
-from .checks import check_channels, check_parameters
+from .checks import NETWORK, check_parameters
 from .composition import Stack, chain
 from .conditioners.perceptrons import PerceptronSizes, perceptron_of_sizes
 from .conditioners.weights import networks_in_turn
@@ -57,7 +57,7 @@ class AxisMask:
     def parts(self, x: Array) -> tuple[Array, Array]:
         """The part that the conditioner sees, and the part that moves."""
         size = len(self.kept) + len(self.moved)
-        check_channels("x", x, size)
+        checks.last_axis("x", x, size)
         return take(x, self.kept), take(x, self.moved)
 
     def join(self, x: Array, moved: Array) -> Array:
@@ -105,10 +105,8 @@ class CheckerboardMask:
     def _kept(self, x):
         shape = jnp.shape(x)
         needed = "an axis" if not shape else "at least 2 positions"
-        checks.require(
-            math.prod(shape[:2]) >= 2,
-            f"x must have {needed} for a checkerboard mask, got shape {shape}",
-        )
+        message = f"x must have {needed} for a checkerboard mask, got shape {shape}"
+        checks.require(math.prod(shape[:2]) >= 2, message)
         rows = (
             np.arange(shape[0])
             if len(shape) == 1
@@ -203,26 +201,18 @@ class Coupling(Bijector):
 
     def _apply(self, method, x, condition):
         kept, moved = self.mask.parts(x)
-        parameters = check_parameters(
-            self.conditioner(kept, condition), moved.shape, self.scalar_map
-        )
+        parameters = self.conditioner(kept, condition)
+        check_parameters(parameters, moved.shape, self.scalar_map)
         moved, log_slopes = method(moved, parameters)
         return self.mask.join(x, moved), self.mask.total(log_slopes)
 
 
-MASK = (
-    checks.instance,
-    (AxisMask, CheckerboardMask),
-    "a half_mask, alternate_mask or checkerboard_mask",
-)
-"""The check of a mask."""
-
-
 @checks.arguments(
-    conditioner=(checks.callable_, "conditioner(kept, condition) -> (*moved.shape, P)"),
     scalar_map=check_scalar_map,
-    mask=MASK,
-)
+    conditioner=(checks.callable_, "conditioner(kept, condition) -> (*moved.shape, P)"),
+    mask=(checks.instance, AxisMask | CheckerboardMask,
+          "a half_mask, alternate_mask or checkerboard_mask"),
+)  # fmt: skip
 def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Coupling:
     """Coupling layer (Dinh et al. 2015, section 3.2).
 
@@ -260,9 +250,8 @@ def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Couplin
 
 
 @checks.arguments(
-    key=checks.key, shape=checks.shape, scalar_map=check_scalar_map,
-    layers=(checks.depth, 1), width=(checks.width, 1), depth=(checks.depth, 0),
-    condition_size=(checks.width, 0), mix=checks.boolean,
+    **NETWORK, shape=checks.shape, scalar_map=check_scalar_map,
+    layers=(checks.depth, 1), depth=(checks.depth, 0), mix=checks.boolean,
 )  # fmt: skip
 def coupling_flow(
     key: Key,
@@ -306,9 +295,8 @@ def coupling_flow(
       >>> flow = dj.flows.coupling_flow(key, (3,), scalar_map, layers=2, width=4)
     """
     size = math.prod(shape)
-    checks.require(
-        size >= 2, f"shape must have at least 2 entries for a coupling, got {shape}"
-    )
+    message = f"shape must have at least 2 entries for a coupling, got {shape}"
+    checks.require(size >= 2, message)
     masks = half_mask(size), half_mask(size, swap=True)
 
     def sizes(mask):

@@ -22,7 +22,7 @@ from ..types import (
     pytree,
     static_field,
 )
-from .checks import check_bijector
+from .checks import BIJECTOR
 from .compiled import call
 from .composition import initialised
 
@@ -209,7 +209,7 @@ def _decode(flow, z, condition):
     return flow.bijector.forward(z, condition)
 
 
-@checks.arguments(base=BASE, bijector=check_bijector, train_base=checks.boolean)
+@checks.arguments(base=BASE, bijector=BIJECTOR, train_base=checks.boolean)
 def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     """Normalizing flow: the distribution of x = f(z), z drawn from a base.
 

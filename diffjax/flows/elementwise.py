@@ -13,11 +13,6 @@ from .. import checks
 from ..numerics import log_expm1
 from ..types import Array, ArrayLike, Scalar, pytree, static_field
 from .bijectors import Bijector, full, moved_inside, promoted
-from .checks import (
-    check_broadcast,
-    check_channels,
-    check_inside,
-)
 
 __all__ = [
     "actnorm",
@@ -64,8 +59,8 @@ class Affine(Bijector):
         return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(x)))
 
     def _check_shape(self, x):
-        check_broadcast("shift", jnp.shape(self.shift), jnp.shape(x))
-        check_broadcast("log_scale", jnp.shape(self.log_scale), jnp.shape(x))
+        checks.broadcastable("shift", self.shift, x)
+        checks.broadcastable("log_scale", self.log_scale, x)
 
 
 @checks.arguments(shift=checks.finite_array, scale=checks.positive_array)
@@ -116,13 +111,13 @@ class ActNorm(Bijector):
     def forward_and_log_det(
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        check_channels("x", x, self.shift.shape[0])
+        checks.last_axis("x", x, self.shift.shape[0])
         return Affine(self.shift, self.log_scale).forward_and_log_det(x)
 
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        check_channels("y", y, self.shift.shape[0])
+        checks.last_axis("y", y, self.shift.shape[0])
         return Affine(self.shift, self.log_scale).inverse_and_log_det(y)
 
     def initialised(self, ys: Array, conditions: Any) -> tuple["ActNorm", Array]:
@@ -135,7 +130,7 @@ class ActNorm(Bijector):
         Returns:
           (layer, batch at its base, with 0 in constant channels).
         """
-        check_channels("batch", ys, self.shift.shape[0])
+        checks.last_axis("batch", ys, self.shift.shape[0])
         shift, scale, varies = _moments(ys.reshape(-1, ys.shape[-1]))  # rows (M, C)
         new = ActNorm(
             shift.astype(self.shift.dtype), jnp.log(scale).astype(self.log_scale.dtype)
@@ -227,13 +222,13 @@ class Elementwise(Bijector):
         return x, jnp.where(jnp.any(outside), -jnp.inf, -self._log_det(x))
 
     def inverse(self, y: Array, condition: Any = None) -> Array:
-        check_inside("y", y, *self.image)
+        checks.all_between("y", y, *self.image)
         y, outside = moved_inside(self._checked(y), *self.image)
         return jnp.where(outside, jnp.nan, self.inverse_function(y, *self.parameters))
 
     def _checked(self, x):
         for i, value in enumerate(self.parameters):
-            check_broadcast(f"parameters[{i}]", jnp.shape(value), jnp.shape(x))
+            checks.broadcastable(f"parameters[{i}]", value, x)
         return promoted(x, self.parameters)
 
     def _log_det(self, x):
@@ -283,10 +278,7 @@ def elementwise(
       >>> log_slope = lambda x: jnp.log(jnp.cosh(x))
       >>> bijector = dj.flows.elementwise(jnp.sinh, jnp.arcsinh, log_slope)
     """
-    values = tuple(
-        checks.real_array(f"parameters[{i}]", value)
-        for i, value in enumerate(parameters)
-    )
+    values = checks.each("parameters", parameters, checks.real_array)
     lower, upper = map(float, image)
     checks.require(lower < upper, f"image must be (lower, upper) in order, got {image}")
     return Elementwise(values, function, inverse_function, log_slope, (lower, upper))
@@ -442,7 +434,7 @@ class Logit(Bijector):
         return below - above, jnp.where(jnp.any(outside), -jnp.inf, log_det)
 
     def inverse(self, y: Array, condition: Any = None) -> Array:
-        check_inside("y", y, self.lower, self.upper)
+        checks.all_between("y", y, self.lower, self.upper)
         y, outside = moved_inside(promoted(y), self.lower, self.upper)
         return jnp.where(
             outside, jnp.nan, jnp.log(y - self.lower) - jnp.log(self.upper - y)
@@ -477,10 +469,8 @@ def logit(lower: Scalar = 0.0, upper: Scalar = 1.0, margin: Scalar = 0.05) -> Lo
     """
     lower, upper, margin = float(lower), float(upper), float(margin)
     checks.greater("upper", upper, "lower", lower)
-    checks.require(
-        0 <= margin < 0.5,
-        f"margin must be at least 0 and less than 0.5, got {margin}",
-    )
+    message = f"margin must be at least 0 and less than 0.5, got {margin}"
+    checks.require(0 <= margin < 0.5, message)
     beyond = margin / (1 - 2 * margin) * (upper - lower)
     return Logit(lower - beyond, upper + beyond)
 

@@ -11,7 +11,7 @@ from ..distributions.normal import standard_normal
 from ..numerics import float_dtype
 from ..types import Key
 from .bijectors import Bijector, full
-from .checks import check_image
+from .checks import NETWORK
 from .composition import Stack, chain, inverse, stack
 from .conditioners import convolutional, dense
 from .coupling import Coupling, coupling, half_mask, real_nvp
@@ -25,8 +25,7 @@ __all__ = ["dequantiser", "glow"]
 
 
 @checks.arguments(
-    key=checks.key, shape=checks.shape, scales=(checks.depth, 1),
-    steps=(checks.depth, 1), width=(checks.width, 1), condition_size=(checks.width, 0),
+    **NETWORK, shape=checks.shape, scales=(checks.depth, 1), steps=(checks.depth, 1),
     bound=checks.positive,
     network=(checks.callable_, "network(key, kept, outputs, *, width, condition_size)"),
 )  # fmt: skip
@@ -86,7 +85,7 @@ def glow(
     Example:
       >>> flow = dj.flows.glow(key, (2, 2, 1), scales=1, steps=1, width=4)
     """
-    check_image("shape", shape, "2^scales", 2**scales)
+    checks.image("shape", shape, "2^scales", 2**scales)
     # The compiled program of a network that is a closure would be kept for
     # ever.
     shared = network in (convolutional, dense)

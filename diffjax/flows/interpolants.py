@@ -29,6 +29,9 @@ __all__ = [
     "interpolant",
 ]
 
+MAKERS = "flows.interpolant or flows.bridge"
+"""The constructors of interpolants, for messages."""
+
 
 @pytree
 class Interpolant:
@@ -266,10 +269,9 @@ PAIRINGS = ("independent", "optimal", "entropic")
 
 
 @checks.arguments(
-    mean=checks.finite_array,
-    std=checks.positive_array,
-    pairing=(checks.choice, PAIRINGS),
-)
+    interpolant=(checks.made_by, Interpolant, MAKERS), mean=checks.finite_array,
+    std=checks.positive_array, pairing=(checks.choice, PAIRINGS),
+)  # fmt: skip
 def gaussian_interpolant(
     interpolant: Interpolant,
     mean: ArrayLike,
@@ -310,14 +312,11 @@ def gaussian_interpolant(
       >>> [float(moment) for moment in exact.moments(0.0)]
       [1.0, 0.25]
     """
-    check_interpolant(interpolant)
     checks.one_of_shapes("std", std, [(), mean.shape])
     entropic = pairing == "entropic"
-    message = "interpolant must be made by flows.bridge for the entropic pairing"
-    checks.require(
-        not entropic or isinstance(interpolant.variance, BridgeVariance), message
-    )
     if entropic:
+        message = "interpolant must be made by flows.bridge for the entropic pairing"
+        checks.require(isinstance(interpolant.variance, BridgeVariance), message)
         covariance = entropic_covariance(std, interpolant.variance.std**2)
     elif pairing == "optimal":
         covariance = std
@@ -358,8 +357,7 @@ def _entropic_covariance(std, regularisation):
 
 def check_interpolant(value: Any) -> Interpolant:
     """`value` if it is an interpolant, otherwise a TypeError."""
-    makers = "flows.interpolant or flows.bridge"
-    return checks.made_by("interpolant", value, Interpolant, makers)
+    return checks.made_by("interpolant", value, Interpolant, MAKERS)
 
 
 def with_spread(value: Any) -> Interpolant:

@@ -16,13 +16,15 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector, full
-from .checks import check_channels, check_floor
 
 __all__ = ["invertible_convolution", "lu_linear", "triangular"]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FLOOR = 1e-3
 """Least absolute value of a diagonal entry, which bounds the gain of the inverse."""
+
+FLOORS = (checks.between, 0, 1)
+"""Rule of the least value of a diagonal entry."""
 
 
 @pytree
@@ -52,14 +54,14 @@ class Triangular(Bijector):
     ) -> tuple[Array, Array]:
         diagonal = self.floor + jnp.exp(self.log_diagonal)
         matrix = jnp.tril(self.below, -1) + jnp.diag(diagonal)
-        check_channels("y", y, diagonal.shape[0])
+        checks.last_axis("y", y, diagonal.shape[0])
         inverse = solve_triangular(
             matrix, jnp.eye(diagonal.shape[0], dtype=diagonal.dtype), lower=True
         )
         return apply_inverse(matrix, inverse, y - self.shift), -log_det_of(diagonal, y)
 
 
-@checks.arguments(size=(checks.width, 1), floor=check_floor)
+@checks.arguments(size=(checks.width, 1), floor=FLOORS)
 def triangular(size: int, floor: float = FLOOR) -> Triangular:
     """Triangular map along the last axis, the identity at first.
 
@@ -113,7 +115,7 @@ class LULinear(Bijector):
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         lower, upper, diagonal = self._factors()
-        check_channels("y", y, diagonal.shape[0])
+        checks.last_axis("y", y, diagonal.shape[0])
         row = jnp.argsort(jnp.argsort(self.ranks))  # where each row went
         transpose = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)[row]  # Pᵀ
         inverse = solve_triangular(
@@ -138,7 +140,7 @@ class LULinear(Bijector):
         return jnp.tril(self.lower, -1) + identity, upper, diagonal
 
 
-@checks.arguments(size=(checks.width, 1), floor=check_floor)
+@checks.arguments(size=(checks.width, 1), floor=FLOORS)
 def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     """Linear map along the last axis by LU factors, the identity at first.
 
@@ -175,7 +177,7 @@ def lu_linear(size: int, floor: float = FLOOR) -> LULinear:
     )
 
 
-@checks.arguments(key=checks.key, channels=(checks.width, 1), floor=check_floor)
+@checks.arguments(key=checks.key, channels=(checks.width, 1), floor=FLOORS)
 def invertible_convolution(key: Key, channels: int, floor: float = FLOOR) -> LULinear:
     """Invertible 1 × 1 convolution (Kingma & Dhariwal 2018, equations 10–11).
 
@@ -236,7 +238,7 @@ def apply_matrix(matrix: Array, x: Array) -> Array:
     Returns:
       An array (..., D).
     """
-    check_channels("x", x, matrix.shape[1])
+    checks.last_axis("x", x, matrix.shape[1])
     return jnp.einsum("dc,...c->...d", matrix, x, precision=HIGHEST)
 
 

@@ -26,7 +26,7 @@ from ..types import (
     pytree,
 )
 from .compiled import call
-from .continuous import Continuous, check_continuous, check_parts
+from .continuous import MADE, VELOCITY, Continuous, check_parts
 from .interpolants import BridgeVariance, Interpolant, check_interpolant, with_spread
 from .pairings import Pairing, check_pairing, independent
 
@@ -41,7 +41,6 @@ __all__ = [
     "velocity_denoiser",
 ]
 
-VELOCITY = (checks.callable_, "velocity(x, t)")
 NOISE = (checks.callable_, "noise(x, t)")
 
 
@@ -119,14 +118,10 @@ def _examples(key, interpolant, x0, x1, pairing, condition, times):
         x1 = jax.random.normal(key_noise, x0.shape, x0.dtype)
     # The noise moves and the data stay, so that conditions stay with their data.
     index = jnp.asarray(pairing(key_pairs, x0, x1))
-    message = (
-        f"pairing must return {x0.shape[0]} integers, got {index.dtype} of shape "
-        f"{index.shape}"
-    )
-    checks.require(
-        index.shape == x0.shape[:1] and jnp.issubdtype(index.dtype, jnp.integer),
-        message,
-    )
+    returned = f"{index.dtype} of shape {index.shape}"
+    message = f"pairing must return {len(x0)} integers, got {returned}"
+    fits = index.shape == x0.shape[:1] and jnp.issubdtype(index.dtype, jnp.integer)
+    checks.require(fits, message)
     # an index out of range means that there is no noise for this example
     x1 = x1.at[index].get(mode="fill", fill_value=jnp.nan)
     t = losses.sample_times(key_time, x0.shape[0], interpolant.schedule, times)
@@ -422,7 +417,7 @@ def _reflow_pairs(key, flow, condition, count):
     return jax.vmap(flow.bijector.forward)(x1, condition), x1
 
 
-@checks.arguments(bijector=check_continuous, x=requirements.check_example)
+@checks.arguments(bijector=MADE, x=requirements.check_example)
 def curvature(bijector: Continuous, x: ArrayLike, condition: PyTree = None) -> Array:
     """Distance of one path from a straight line (Liu et al. 2023).
 

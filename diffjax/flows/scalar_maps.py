@@ -173,15 +173,16 @@ class Conditional(Bijector):
         return x, jnp.sum(log_slope)
 
     def _parameters(self, x, condition):
-        checks.require(
-            condition is not None,
-            "condition must be given to a conditional bijector, got None",
-        )
-        return check_parameters(
-            self.conditioner(condition), jnp.shape(x), self.scalar_map
-        )
+        message = "condition must be given to a conditional bijector, got None"
+        checks.require(condition is not None, message)
+        parameters = self.conditioner(condition)
+        return check_parameters(parameters, jnp.shape(x), self.scalar_map)
 
 
+@checks.arguments(
+    conditioner=(checks.callable_, "conditioner(condition) -> (*shape, P)"),
+    scalar_map=check_scalar_map,
+)
 def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
     """Map of each entry whose parameters are a function of the condition c alone.
 
@@ -205,10 +206,4 @@ def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
       >>> network = dj.flows.perceptron(key, 2, (1, scalar_map.count), width=4)
       >>> bijector = dj.flows.conditional(network, scalar_map)
     """
-    check_scalar_map("scalar_map", scalar_map)
-    checks.callable_(
-        "conditioner",
-        conditioner,
-        f"conditioner(condition) -> (*shape, {scalar_map.count})",
-    )
     return Conditional(as_pytree_callable(conditioner), scalar_map)

@@ -11,15 +11,7 @@ from .. import checks
 from ..numerics import float_dtype
 from ..types import Array, Key, pytree, static_field
 from .bijectors import Bijector
-from .checks import (
-    check_bijectors,
-    check_channels,
-    check_even_channels,
-    check_image,
-    check_latent_shapes,
-    check_order,
-    check_squeezed,
-)
+from .checks import BIJECTOR, check_latent_shapes, check_order
 from .composition import initialised
 
 __all__ = ["multiscale", "permutation", "reshape", "reversal", "shuffle", "squeeze"]
@@ -40,13 +32,13 @@ class Permutation(Bijector):
     def forward_and_log_det(
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        check_channels("x", x, len(self.order))
+        checks.last_axis("x", x, len(self.order))
         return take(x, self.order), jnp.zeros((), float_dtype())
 
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        check_channels("y", y, len(self.order))
+        checks.last_axis("y", y, len(self.order))
         return take(y, tuple(np.argsort(self.order).tolist())), jnp.zeros(
             (), float_dtype()
         )
@@ -191,7 +183,7 @@ class Squeeze(Bijector):
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         f = self.factor
-        check_image("x", jnp.shape(x), "factor", f)
+        checks.image("x", jnp.shape(x), "factor", f)
         height, width, channels = jnp.shape(x)
         # (rows, f, columns, f, C) -> (rows, columns, f f C)
         x = jnp.reshape(x, (height // f, f, width // f, f, channels))
@@ -204,8 +196,10 @@ class Squeeze(Bijector):
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
         f = self.factor
-        check_squeezed("y", jnp.shape(y), f)
+        checks.image("y", jnp.shape(y))
         rows, columns, channels = jnp.shape(y)
+        message = f"y must have channels divisible by factor²={f * f}, got {channels}"
+        checks.require(channels % (f * f) == 0, message)
         # (rows, columns, f, f, C) -> (H, W, C)
         y = jnp.reshape(y, (rows, columns, f, f, channels // (f * f)))
         y = y.transpose(0, 2, 1, 3, 4).reshape(
@@ -344,7 +338,8 @@ def halves(h: Array) -> tuple[Array, Array]:
 
     Raises ValueError for an odd number, one channel included.
     """
-    check_even_channels(h)
+    message = f"a split needs an even number of channels, got shape {jnp.shape(h)}"
+    checks.require(jnp.ndim(h) and h.shape[-1] % 2 == 0, message)
     middle = h.shape[-1] // 2
     return h[..., :middle], h[..., middle:]
 
@@ -383,7 +378,7 @@ def multiscale(shape: tuple, *scales: Bijector, condition: Any = None) -> Multis
       ((1, 1, 16), (2, 2, 4))
     """
     checks.require(scales, "scales must hold at least one bijector, got none")
-    scales = check_bijectors("scales", scales)
+    scales = checks.each("scales", scales, *BIJECTOR)
     unknown = Multiscale(scales, shape, ())
     latents = jax.eval_shape(
         unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ... import checks
 from ...numerics import float_dtype
 from ...types import Array, Key, pytree, static_field
+from ..checks import NETWORK
 from .weights import from_condition, normal_weights
 
 __all__ = ["Convolutional", "convolution", "convolutional"]
@@ -81,10 +82,7 @@ def convolution(h: Array, weights: Array) -> Array:
     )
 
 
-@checks.arguments(
-    key=checks.key, kept=checks.shape, outputs=checks.shape,
-    width=(checks.width, 1), condition_size=(checks.width, 0),
-)  # fmt: skip
+@checks.arguments(**NETWORK, kept=checks.shape, outputs=checks.shape)
 def convolutional(
     key: Key, kept: tuple, outputs: tuple, *, width: int = 64, condition_size: int = 0
 ) -> Convolutional:
@@ -111,13 +109,9 @@ def convolutional(
     Example:
       >>> network = dj.flows.convolutional(key, (2, 2, 1), (2, 2, 1, 2), width=4)
     """
-    checks.require(
-        len(kept) == 3, f"kept must be the shape (H, W, C) of an image, got {kept}"
-    )
-    checks.require(
-        outputs[:2] == kept[:2],
-        f"outputs must begin with the sides {kept[:2]} of kept, got {outputs}",
-    )
+    checks.image("kept", kept)
+    message = f"outputs must begin with the sides {kept[:2]} of kept, got {outputs}"
+    checks.require(outputs[:2] == kept[:2], message)
     return _convolutional(key, kept, outputs, width, condition_size)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ... import checks
 from ...types import Array, Key, pytree, static_field
+from ..checks import NETWORK
 from .weights import dense_parameters, from_condition, normal_weights
 
 __all__ = ["MaskedPerceptron", "autoregressive_masks", "masked_perceptron"]
@@ -87,11 +88,15 @@ def autoregressive_masks(
     return [*masks, degrees[-1][:, None] <= outputs[None, :]]
 
 
-@checks.arguments(
-    key=checks.key, size=(checks.width, 1), count=(checks.integer, 1),
-    width=checks.optional(checks.width, 1), depth=(checks.depth, 1),
-    condition_size=(checks.width, 0),
-)  # fmt: skip
+MASKED = {
+    **NETWORK,
+    "width": checks.optional(checks.width, 1),
+    "depth": (checks.depth, 1),
+}
+"""Rules of the arguments of masked networks."""
+
+
+@checks.arguments(**MASKED, size=(checks.width, 1), count=(checks.integer, 1))
 def masked_perceptron(
     key: Key,
     size: int,
@@ -151,11 +156,8 @@ def masked_width(width: int | None, size: int, condition_size: int) -> int:
     least = max(size - 1, 1) + (condition_size > 0 and size > 1)
     if width is None:
         return max(64, least)
-    checks.require(
-        width >= least,
-        f"width must be at least {least} for {size} entries to see all before them, "
-        f"got {width}",
-    )
+    message = f"width must be at least {least} for {size} entries, got {width}"
+    checks.require(width >= least, message)
     return width
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ... import checks
 from ...types import Array, Key, pytree, static_field
 from ..bijectors import promoted
-from ..checks import check_condition
+from ..checks import NETWORK, check_condition
 from .weights import dense_parameters
 
 __all__ = ["PerceptronConditioner", "dense", "perceptron"]
@@ -38,19 +38,16 @@ class PerceptronConditioner:
         if condition is not None:
             h = jnp.concatenate([h, jnp.ravel(condition).astype(h.dtype)])
         entries = self.weights[0].shape[0] - self.condition_size
-        checks.require(
-            h.size == self.weights[0].shape[0],
-            f"x must have {entries} entries, got {jnp.size(x)}",
-        )
+        message = f"x must have {entries} entries, got {jnp.size(x)}"
+        checks.require(jnp.size(x) == entries, message)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             h = jax.nn.silu(h @ weight + bias)  # (width,)
         return (h @ self.weights[-1] + self.biases[-1]).reshape(self.outputs)
 
 
 @checks.arguments(
-    key=checks.key, inputs=(checks.width, 0), outputs=checks.shape,
-    width=(checks.width, 1), depth=(checks.depth, 0), condition_size=(checks.width, 0),
-)  # fmt: skip
+    **NETWORK, inputs=(checks.width, 0), outputs=checks.shape, depth=(checks.depth, 0)
+)
 def perceptron(
     key: Key,
     inputs: int,

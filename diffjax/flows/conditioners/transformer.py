@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ... import checks
 from ...numerics import float_dtype
 from ...types import Array, ArrayLike, Key, PyTree, pytree, static_field
+from ..checks import NETWORK
 from .weights import from_condition, normal_weights
 
 __all__ = ["CausalTransformer", "causal_transformer"]
@@ -136,9 +137,8 @@ def _causal_attention(h, weights, heads, causal, first, past):
 
 
 @checks.arguments(
-    key=checks.key, rows=(checks.width, 1), features=(checks.width, 1),
-    count=(checks.integer, 1), width=(checks.width, 1), depth=(checks.depth, 1),
-    heads=(checks.width, 1), condition_size=(checks.width, 0),
+    **NETWORK, rows=(checks.width, 1), features=(checks.width, 1),
+    count=(checks.integer, 1), depth=(checks.depth, 1), heads=(checks.width, 1),
 )  # fmt: skip
 def causal_transformer(
     key: Key,
