@@ -582,10 +582,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     model = make_model(config, data)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of shape {data.shape}"
-    )
+    print(f"{data.sizes} of shape {data.shape}")
     clock = cli.Clock()
     params, history = train(config, model, out)
     clock.lap("training")
@@ -622,8 +619,8 @@ def run(config: Config) -> dict[str, Any]:
             data, interpolations(config, model, denoiser), out
         )
     clock.lap("figures")
-    results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
-    files.write_json(out / "metrics.json", results)
+    results["seconds"] = clock.laps
+    files.write_results(out, results)
     print_table(config, results)
     return results
 

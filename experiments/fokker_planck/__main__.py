@@ -32,7 +32,7 @@ well shows: χ² is 94 at t = 3.2, for 43 ± 9.
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,18 @@ EXPECTED = 10
 """Bins across a drawn window, and the least count expected of a bin of χ²."""
 
 
+ScheduleName = Literal[
+    "vp_linear",
+    "vp_cosine",
+    "sub_vp",
+    "ve",
+    "edm",
+    "rectified_flow",
+    "from_betas",
+    "learned",
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The Fokker–Planck equation: residual, solution, and simulated paths."""
@@ -88,28 +100,7 @@ class Config:
     """Seed of all draws."""
     processes: tuple[Literal["vp", "ve", "langevin"], ...] = ("vp", "ve", "langevin")
     """The processes that are simulated and solved."""
-    schedules: tuple[
-        Literal[
-            "vp_linear",
-            "vp_cosine",
-            "sub_vp",
-            "ve",
-            "edm",
-            "rectified_flow",
-            "from_betas",
-            "learned",
-        ],
-        ...,
-    ] = (
-        "vp_linear",
-        "vp_cosine",
-        "sub_vp",
-        "ve",
-        "edm",
-        "rectified_flow",
-        "from_betas",
-        "learned",
-    )
+    schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
     """The schedules whose residuals are measured."""
     halvings: int = 11
     """How often Δx and Δt are halved together."""

@@ -314,10 +314,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = check(config)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of shape {data.shape}"
-    )
+    print(f"{data.sizes} of shape {data.shape}")
     clock = cli.Clock()
     params, history = train(config, data, out)
     clock.lap("training")
@@ -344,8 +341,8 @@ def run(config: Config) -> dict[str, Any]:
     )
     save_figure(interpolation_figure(data, frames), out / "interpolation.png")
     clock.lap("figures")
-    results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
-    files.write_json(out / "metrics.json", results)
+    results["seconds"] = clock.laps
+    files.write_results(out, results)
     print_results(config, results)
     return results
 

@@ -35,7 +35,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ from experiments.shared import cli, datasets, files, training
 from experiments.shared.schedules import with_noise_floor
 from experiments.shared.training import DenoiserModel
 
-VARIANTS = (
+Variant = Literal[
     "limited",
     "rescaled",
     "static_threshold",
@@ -58,7 +58,8 @@ VARIANTS = (
     "autoguidance",
     "cfg_plus_plus",
     "ddim",
-)
+]
+VARIANTS = get_args(Variant)
 """Kinds beside plain classifier-free guidance. ddim is the plain one with the
 solver of CFG++.
 """
@@ -110,18 +111,7 @@ class Config(training.Training):
     """Steps of unipc(3), uniform in log-SNR, before the last to noise 0, each of
     one evaluation.
     """
-    variants: tuple[
-        Literal[
-            "limited",
-            "rescaled",
-            "static_threshold",
-            "dynamic_threshold",
-            "autoguidance",
-            "cfg_plus_plus",
-            "ddim",
-        ],
-        ...,
-    ] = VARIANTS
+    variants: tuple[Variant, ...] = VARIANTS
     """Other kinds of classifier-free guidance, drawn at --variant-scale."""
     variant_scale: float = 4.0
     """Scale γ of the variants."""
@@ -532,10 +522,7 @@ def run(config: Config) -> dict[str, Any]:
     model = make_model(config, data)
     check_against(config, model)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of {data.classes} classes"
-    )
+    print(f"{data.sizes} of {data.classes} classes")
     results: dict[str, Any] = {}
     if config.exact:
         results["exact"] = guidance_exact.run(out, config.seed, config.exact_samples)
@@ -554,9 +541,8 @@ def run(config: Config) -> dict[str, Any]:
         "seconds_exact": round(started - began, 1),
         "seconds_training": round(trained - started, 1),
         "seconds_total": round(time.perf_counter() - began, 1),
-        "device": jax.devices()[0].device_kind,
     }
-    files.write_json(out / "metrics.json", results)
+    files.write_results(out, results)
     print_rows(rows, real)
     return results
 

@@ -475,8 +475,7 @@ def run(config: Config) -> dict[str, Any]:
         task: run_task(config, model, denoiser, task, out) for task in config.tasks
     }
     results["seconds_after_training"] = round(time.perf_counter() - began, 1)
-    results["device"] = jax.devices()[0].device_kind
-    files.write_json(out / "metrics.json", results)
+    files.write_results(out, results)
     print_results(results["images"])
     return results
 

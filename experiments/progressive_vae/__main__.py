@@ -314,10 +314,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = check(config)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of shape {data.shape}"
-    )
+    print(f"{data.sizes} of shape {data.shape}")
     clock, layers = cli.Clock(), Layers(config, data)
     params, history = train_layers(config, layers, out)
     clock.lap("phase one")
@@ -374,8 +371,8 @@ def run(config: Config) -> dict[str, Any]:
         out / "information.png",
     )
     clock.lap("figures")
-    results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
-    files.write_json(out / "metrics.json", results)
+    results["seconds"] = clock.laps
+    files.write_results(out, results)
     print_results(results)
     return results
 

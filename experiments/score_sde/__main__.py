@@ -331,10 +331,7 @@ def run(config: Config) -> dict[str, Any]:
     data = datasets.open_dataset(config.data, config.held_out, config.seed)
     model = make_model(config, data)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of shape {data.shape}"
-    )
+    print(f"{data.sizes} of shape {data.shape}")
     with Ahead() as thread:
         measures = prepare(config, model, thread)
         params, history = train(config, model, out)
@@ -365,9 +362,8 @@ def run(config: Config) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **{f"seconds_{name}": seconds for name, seconds in clock.laps.items()},
         "seconds_total": round(sum(clock.laps.values()), 1),
-        "device": jax.devices()[0].device_kind,
     }
-    files.write_json(out / "metrics.json", results)
+    files.write_results(out, results)
     cli.print_results(results)
     return results
 

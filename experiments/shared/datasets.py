@@ -85,6 +85,14 @@ class Dataset:
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
     @property
+    def sizes(self) -> str:
+        """The name and the numbers of examples, as a run prints them first."""
+        return (
+            f"{self.name}: {len(self.train)} training and {len(self.test)} test "
+            "examples"
+        )
+
+    @property
     def is_image(self) -> bool:
         """Whether an example can be drawn as an image: (H, W, 1) or (H, W, 3)."""
         return len(self.shape) == 3 and self.shape[2] in (1, 3)

@@ -109,6 +109,17 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
         os.replace(temporary, path)
 
 
+def write_results(out: pathlib.Path, results: dict[str, Any]) -> None:
+    """Write the results of a run and the name of its device to metrics.json.
+
+    Args:
+      out: The run's folder.
+      results: Numbers and arrays by name. "device" is added to it.
+    """
+    results["device"] = jax.devices()[0].device_kind
+    write_json(out / "metrics.json", results)
+
+
 @contextlib.contextmanager
 def naming(path):
     """Add the file's name to errors that lack it, such as that of a full disk."""

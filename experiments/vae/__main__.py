@@ -450,10 +450,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = check(config)
     out = files.open_folder(config)
-    print(
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test examples "
-        f"of shape {data.shape}"
-    )
+    print(f"{data.sizes} of shape {data.shape}")
     clock, model = cli.Clock(), AutoencoderModel(config, data)
     params, history = train(config, data, model, out)
     clock.lap("training")
@@ -480,8 +477,8 @@ def run(config: Config) -> dict[str, Any]:
     )
     save_figure(interpolation_figure(data, bound), out / "interpolation.png")
     clock.lap("figures")
-    results |= {"seconds": clock.laps, "device": jax.devices()[0].device_kind}
-    files.write_json(out / "metrics.json", results)
+    results["seconds"] = clock.laps
+    files.write_results(out, results)
     print_results(config, results)
     return results
 
