@@ -458,14 +458,18 @@ def test_step_size_is_adapted_to_the_acceptance():
         (
             lambda: langevin.mala(standard(), 1e-40),
             ValueError,
-            "step_size must lie within the range of float32, got 1e-40",
+            "step_size must lie in \\[1.17\\d*e-38, 3.40\\d*e.38\\], got 1e-40",
         ),
         (
             lambda: langevin.baoab(standard(), 0.1, friction=0.0),
             ValueError,
             "friction must be positive",
         ),
-        (lambda: langevin.ula(3.0, 0.1), TypeError, "target must have log_prob"),
+        (
+            lambda: langevin.ula(3.0, 0.1),
+            TypeError,
+            "target must be callable as .* or have log_prob",
+        ),
         (
             lambda: langevin.mala(langevin.score_only(jnp.negative), 0.1),
             TypeError,
@@ -551,7 +555,7 @@ def test_step_size_is_adapted_to_the_acceptance():
                 thinning=3,
             ),
             ValueError,
-            "steps must be a multiple of thinning=3, got 10",
+            "thinning must divide steps=10, got 3",
         ),
         (
             lambda: langevin.run_many(
@@ -561,7 +565,7 @@ def test_step_size_is_adapted_to_the_acceptance():
                 3,
             ),
             ValueError,
-            r"got nan at \[-1.\] for chain 1 and 1 of 2 chains",
+            r"got nan at \[-1.\] for chain 1, the first of 1 of 2",
         ),
         (
             lambda: langevin.tempered(standard(), standard(), 1.5),

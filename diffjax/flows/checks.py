@@ -56,7 +56,7 @@ def check_stackable(name: str, values: Iterable) -> tuple:
     checks.require(values, f"{name} must hold at least one layer, got none")
     trees = [jax.tree.flatten(value) for value in values]
     kinds = [list(map(kind, leaves)) for leaves, _ in trees]
-    message = f"{name} must have parameters to be stacked; chain {values[0]!r}"
+    message = f"{name} must have parameters to be stacked, or be chained; got none"
     checks.require(kinds[0], message)
     for i, (value, tree, leaves) in enumerate(zip(values, trees, kinds, strict=True)):
         if (tree[1], leaves) != (trees[0][1], kinds[0]):

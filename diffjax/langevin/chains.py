@@ -178,8 +178,7 @@ def run_many(
     arrays, static = partition(_callables(kernel))
     fresh = not _is_state(xs)
     if fresh:
-        xs = checks.batch("xs", checks.finite_array("xs", xs))
-        xs = _init_many(static, arrays, xs)
+        xs = _init_many(static, arrays, checks.finite_batch("xs", xs))
         raise_unless_finite("xs", xs)
     return _run_many((static, kept, fresh), arrays, key, xs, bounds)
 
@@ -189,10 +188,7 @@ def _kept_steps(steps, thinning, warm_up):
 
     The bounds (S + 1,) count steps from the first. None means 0, 1, 2, …, S.
     """
-    checks.require(
-        steps % thinning == 0,
-        f"steps must be a multiple of thinning={thinning}, got {steps}",
-    )
+    checks.divides("thinning", thinning, "steps", steps)
     if thinning == 1 and warm_up == 0:
         return steps, None
     bounds = warm_up + thinning * np.arange(steps // thinning + 1)
@@ -352,12 +348,10 @@ class _Averaging(NamedTuple):
 
 
 @checks.arguments(
-    key=checks.key,
-    make_kernel=(checks.callable_, "make_kernel(step_size) -> Kernel"),
-    steps=(checks.integer, 1),
-    target_acceptance=(checks.within, 1e-3, 1 - 1e-3),
+    key=checks.key, make_kernel=(checks.callable_, "make_kernel(step_size) -> Kernel"),
+    steps=(checks.integer, 1), target_acceptance=(checks.within, 1e-3, 1 - 1e-3),
     initial=checks.positive,
-)
+)  # fmt: skip
 def adapt_step_size(
     key: Key,
     make_kernel: Callable[[Array], Kernel],

@@ -33,16 +33,9 @@ class LogDensity:
     def log_prob(self, x: Array) -> Array:
         """log p(x) + constant, (). Raises an error unless it is a real scalar."""
         value = jnp.asarray(self.function(x))
-        checks.require(
-            value.shape == (),
-            f"a log density must return a scalar, got shape {value.shape} for x of "
-            f"shape {x.shape}",
-        )
-        checks.require(
-            jnp.issubdtype(value.dtype, jnp.floating),
-            f"a log density must return a real number, got dtype {value.dtype}",
-            TypeError,
-        )
+        checks.scalar_of("a log density", value)
+        message = f"a log density must return a real number, got dtype {value.dtype}"
+        checks.require(jnp.issubdtype(value.dtype, jnp.floating), message, TypeError)
         return value
 
     def value_and_score(self, x: Array) -> tuple[Array, Array]:
@@ -137,12 +130,7 @@ def as_density(name: str, value: Any) -> LogDensity | ScoreOnly | Tempered:
         return value
     if hasattr(value, "log_prob"):
         return LogDensity(as_pytree_callable(value.log_prob))
-    checks.require(
-        callable(value),
-        f"{name} must have log_prob(x), or be callable as log_density(x) -> (), got "
-        f"{value!r}",
-        TypeError,
-    )
+    checks.callable_(name, value, "log_density(x) -> (), or have log_prob(x)")
     return LogDensity(as_pytree_callable(value))
 
 
@@ -160,10 +148,8 @@ def as_log_density(name: str, value: Any) -> LogDensity | Tempered:
       TypeError: If `value` states no log density.
     """
     density = as_density(name, value)
-    if isinstance(density, ScoreOnly):
-        raise TypeError(
-            f"{name} must have a log density, got a density known by its score alone"
-        )
+    message = f"{name} must have a log density, got a density known by its score alone"
+    checks.require(not isinstance(density, ScoreOnly), message, TypeError)
     return density
 
 

@@ -288,15 +288,8 @@ def check_step_size(name: str, value: Any) -> Any:
       ValueError: If it is not positive, or 0 or infinite in the dtype of the
         state.
     """
-    value = checks.positive(name, value)
-    if not checks.is_traced(value):
-        dtype = np.dtype(float_dtype(value))
-        with np.errstate(over="ignore", under="ignore"):
-            inside = np.finfo(dtype).tiny <= np.asarray(value, dtype) < np.inf
-        checks.require(
-            inside, f"{name} must lie within the range of {dtype}, got {value}"
-        )
-    return value
+    limits = np.finfo(float_dtype(checks.positive(name, value)))
+    return checks.within(name, value, float(limits.tiny), float(limits.max))
 
 
 def raise_unless_finite(name: str, states: Any) -> None:
@@ -320,6 +313,5 @@ def raise_unless_finite(name: str, states: Any) -> None:
         position = np.asarray(states.x).reshape(values.size, -1)[bad[0]]
         raise ValueError(
             f"{name} must lie where the log density is finite, got {values[bad[0]]} at "
-            f"{position} for chain {bad[0]} and {bad.size} of {values.size} chains in "
-            "all"
+            f"{position} for chain {bad[0]}, the first of {bad.size} of {values.size}"
         )

@@ -52,9 +52,11 @@ class _Baoab:
         return Kinetic(x, v, state.log_density, score), always(x, v)
 
 
-@checks.arguments(
-    target=as_density, step_size=check_step_size, friction=checks.positive
-)
+SIZES = {"step_size": check_step_size, "friction": checks.positive}
+"""Rules of the arguments of kinetic dynamics."""
+
+
+@checks.arguments(target=as_density, **SIZES)
 def baoab(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kernel:
     """Kinetic Langevin dynamics, unadjusted: the splitting BAOAB.
 
@@ -120,9 +122,7 @@ class _Obabo:
         return state._replace(velocity=v), info
 
 
-@checks.arguments(
-    target=as_log_density, step_size=check_step_size, friction=checks.positive
-)
+@checks.arguments(target=as_log_density, **SIZES)
 def underdamped(target: Any, step_size: Scalar, friction: Scalar = 1.0) -> Kernel:
     """Kinetic Langevin dynamics, Metropolis-adjusted: the splitting OBABO.
 

@@ -118,8 +118,7 @@ def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimat
     log_z, error, size, total = _summary_of_weights(log_weights)
     checks.require(
         checks.is_traced(total) or not np.isneginf(total),
-        f"log_density must be above -infinity somewhere, got {log_weights.shape[0]} "
-        "weights that are all 0",
+        f"log_density must not be -infinity at all {len(log_weights)} samples",
     )
     return ImportanceEstimate(log_z, error, size, log_weights, samples)
 
@@ -148,14 +147,9 @@ def _increasing(name, betas):
         return jnp.asarray(betas, float_dtype())
     checks.real_array(name, betas)
     values = np.asarray(betas, np.float64)
-    checks.require(
-        values.ndim == 1
-        and values.size >= 2
-        and values[0] == 0
-        and values[-1] == 1
-        and np.all(np.diff(values) > 0),
-        f"{name} must increase from 0 to 1, got {values.tolist()}",
-    )
+    rises = values.ndim == 1 and values.size >= 2 and np.all(np.diff(values) > 0)
+    message = f"{name} must increase from 0 to 1, got {values.tolist()}"
+    checks.require(rises and values[0] == 0 and values[-1] == 1, message)
     return jnp.asarray(values.astype(float_dtype()), float_dtype())
 
 

@@ -233,26 +233,24 @@ def annealed(ladder: Sequence[Any], step_sizes: ArrayLike, steps: int) -> Kernel
 
 def _stacked_scores(ladder):
     """The scores of a ladder as one callable pytree with leaves (L, ...)."""
-    densities = [as_density(f"ladder[{i}]", entry) for i, entry in enumerate(ladder)]
+    densities = checks.each("ladder", ladder, as_density)
     checks.require(densities, "ladder must hold at least one density, got none")
     parts = [partition(as_pytree_callable(density.score)) for density in densities]
     first, static = parts[0]
+    shapes = list(map(np.shape, first))
     for i, (arrays, other) in enumerate(parts):
         checks.require(
-            other == static
-            and list(map(np.shape, arrays)) == list(map(np.shape, first)),
+            other == static and list(map(np.shape, arrays)) == shapes,
             "ladder must hold densities of one structure, as targets of one family or "
-            "one function with arrays bound by functools.partial; "
-            f"ladder[{i}] differs from ladder[0]",
+            f"a functools.partial of one function; ladder[{i}] differs from ladder[0]",
         )
     rows = zip(*(arrays for arrays, _ in parts), strict=True)
     return combine([jnp.stack(row) for row in rows], static)
 
 
 def _ladder_sizes(name, value, length):
-    sizes = checks.real_array(name, value)
+    sizes = checks.positive_array(name, value)
     checks.one_of_shapes(name, sizes, [(), (length,)])
-    checks.all_positive(name, sizes)
     return jnp.broadcast_to(sizes, (length,))
 
 
