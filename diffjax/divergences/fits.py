@@ -23,7 +23,7 @@ from ..numerics import float_dtype
 from ..targets import Mixture, gaussian
 from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
-from .measures import DENSITY, SAMPLER
+from .measures import DENSITY, SAMPLED, SAMPLER
 from .search import components, search
 
 __all__ = [
@@ -68,22 +68,15 @@ MIXTURE = (checks.made_by, Mixture, "targets.gaussian or targets.gaussian_mixtur
 
 def _planar_start(name, start):
     checks.made_by(name, start, *MIXTURE[1:])
-    checks.require(
-        start.shape in [(1,), (2,)],
-        f"{name} must be a mixture of shape (1,) or (2,), got {start.shape}; in more "
-        "dimensions fit by samples",
-    )
+    flat = start.shape in [(1,), (2,)]
+    accepted = "a mixture of shape (1,) or (2,), beyond which fit by samples"
+    checks.require(flat, f"{name} must be {accepted}, got {start.shape}")
 
 
 _SEARCH = {"steps": (checks.integer, 1), "gradient_norm": checks.positive}
 """Checks of the arguments of a search."""
 
-_BY_SAMPLES = {
-    "start": MIXTURE,
-    "key": checks.key,
-    "count": (checks.integer, 2),
-    **_SEARCH,
-}
+_BY_SAMPLES = {"start": MIXTURE, **SAMPLED, **_SEARCH}
 """Checks of the arguments of a search by samples."""
 
 
@@ -123,7 +116,7 @@ def moment_matched(
     if bounds is None:
         checks.require(
             hasattr(p, "mean") and hasattr(p, "covariance"),
-            f"bounds must be given where p has no mean() and covariance(), got p={p!r}",
+            "bounds must be given where p has no mean() and covariance(), got None",
         )
         return gaussian(p.mean(), p.covariance())
     checks.has_methods("p", p, "log_prob(x)")
@@ -224,10 +217,9 @@ def fit_forward_by_samples(
     """
     arrays, static = partition(p)
     xs, key_kl = _draws((static, count), arrays, key)
-    checks.require(
-        xs.shape[1:] == start.shape,
-        f"start must be a mixture of p's shape {xs.shape[1:]}, got {start.shape}",
-    )
+    shape = xs.shape[1:]
+    message = f"start must be a mixture of p's shape {shape}, got {start.shape}"
+    checks.require(shape == start.shape, message)
     weights = np.full((count,), 1 / count, xs.dtype)
     q, _, report = search(
         _cross_entropy,
@@ -322,10 +314,9 @@ def fit_reverse(
     finer = _reverse_divergence(p, q, *_normal_rule(dimension, 2 * points))
     if not checks.is_traced(kl, finer):
         change = abs(float(kl) - float(finer))
+        got = f"got {points}, where kl changes by {change:.3g} at twice as many"
         checks.require(
-            change <= tolerance,
-            f"points must resolve p within the fit, got {points}: kl is "
-            f"{float(kl):.6g} there and {float(finer):.6g} with twice as many",
+            change <= tolerance, f"points must resolve p within the fit, {got}"
         )
     return FittedMixture(q, finer, jax.device_put(np.zeros((), finer.dtype)), *report)
 

@@ -46,6 +46,9 @@ DENSITY = (checks.has_methods, "log_prob(x)")
 SAMPLER = (checks.has_methods, "log_prob(x)", "sample(key)")
 """Check of a distribution that is sampled, too."""
 
+SAMPLED = {"key": checks.key, "count": (checks.integer, 2)}
+"""Checks of the arguments of a mean over samples."""
+
 
 class Estimate(NamedTuple):
     """A mean over samples.
@@ -205,11 +208,7 @@ def _expectation_by_quadrature(ratio, p, q, bounds, points, tolerance, names="pq
     )
     _raise_if_bad(names, report, len(rule.nodes))
     if tolerance is not None and not checks.is_traced(mass):
-        checks.require(
-            not float(mass) > 1 + tolerance,
-            f"{names[1]} must be normalised, got a mass of {float(mass):.6g} within "
-            "the bounds",
-        )
+        _check_mass(names[1], float(mass), not float(mass) > 1 + tolerance)
     return value
 
 
@@ -243,17 +242,20 @@ def raise_unless_normalised(
     log_mass = quadrature.log_integral(
         LogProb(p), bounds, points, tolerance=tolerance, name=f"{name}.log_prob"
     )
-    if not checks.is_traced(log_mass) and not abs(float(log_mass)) <= tolerance:
-        raise ValueError(
-            f"{name} must be normalised, got a mass of "
-            f"{math.exp(float(log_mass)):.6g} within the bounds"
-        )
+    if not checks.is_traced(log_mass):
+        mass = math.exp(float(log_mass))
+        _check_mass(name, mass, abs(float(log_mass)) <= tolerance)
+
+
+def _check_mass(name, mass, fits):
+    got = f"got a mass of {mass:.6g} within the bounds"
+    checks.require(fits, f"{name} must be normalised, {got}")
 
 
 # ---- by samples
 
 
-@checks.arguments(p=SAMPLER, q=DENSITY, key=checks.key, count=(checks.integer, 2))
+@checks.arguments(p=SAMPLER, q=DENSITY, **SAMPLED)
 def kl_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Kullback–Leibler divergence KL(p ‖ q).
 
@@ -285,7 +287,7 @@ def kl_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     return _expectation_by_samples(_log_ratio, key, p, q, count)
 
 
-@checks.arguments(p=SAMPLER, q=SAMPLER, key=checks.key, count=(checks.integer, 2))
+@checks.arguments(p=SAMPLER, q=SAMPLER, **SAMPLED)
 def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Jensen–Shannon divergence (Lin 1991, equation 5.1).
 
@@ -314,7 +316,7 @@ def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Es
     return _mean_of_estimates(of_p, of_q)
 
 
-@checks.arguments(p=SAMPLER, q=DENSITY, key=checks.key, count=(checks.integer, 2))
+@checks.arguments(p=SAMPLER, q=DENSITY, **SAMPLED)
 def fisher_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Fisher divergence, in any dimension.
 
@@ -343,11 +345,9 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     arrays, static = partition((p, q))
     value, error, absent, report = _mean((ratio, static, count), arrays, key)
     _raise_if_bad(names, report, count)
+    drawn = f"at samples of {names[0]}, got {absent} -infinity of {count}"
     if not checks.is_traced(absent) and absent:
-        raise ValueError(
-            f"{names[0]}.log_prob must be finite at samples of {names[0]}, got "
-            f"{absent} -infinity of {count}"
-        )
+        raise ValueError(f"{names[0]}.log_prob must be finite {drawn}")
     return Estimate(value, error)
 
 
@@ -432,13 +432,9 @@ def _raise_if_bad(names, report, count):
         return
     of_p, of_q, of_ratio = np.asarray(report).tolist()
     for name, bad in zip(names, (of_p, of_q), strict=True):
-        if bad:
-            raise ValueError(
-                f"{name}.log_prob must be below infinity, got {bad} NaN or "
-                f"+infinity of {count} values"
-            )
-    if of_ratio:
-        raise ValueError(
-            "the scores of p and q must be finite where p is positive, got "
-            f"{of_ratio} NaN of {count}"
-        )
+        got = f"got {bad} NaN or +infinity of {count} values"
+        checks.require(not bad, f"{name}.log_prob must be below infinity, {got}")
+    got = f"got {of_ratio} NaN of {count}"
+    checks.require(
+        not of_ratio, f"scores of p and q must be finite where p is positive, {got}"
+    )

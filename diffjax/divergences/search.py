@@ -120,14 +120,10 @@ def search(
         checks.require(
             np.isfinite(result.start_value),
             f"start must have a finite divergence, got {float(result.start_value)}: "
-            f"p's log density or that of start is infinite or NaN at some of "
-            f"{len(nodes)} nodes",
+            f"its log density or p's is not finite at some of {len(nodes)} nodes",
         )
-        checks.require(
-            np.isfinite(result.norm),
-            "p must have finite gradients of its log density at the fit, got a "
-            f"gradient norm of {result.norm}",
-        )
+        got = f"got a gradient of norm {result.norm} at the fit"
+        checks.require(np.isfinite(result.norm), f"p must have finite scores, {got}")
     return _mixture(result, start), result.value, (result.norm, result.steps)
 
 
@@ -215,10 +211,7 @@ def _mixture(result, start):
     """The mixture of a search, of the kind of `start`."""
     if not checks.is_traced(result):
         lost = np.flatnonzero(~(np.asarray(result.weights) > 0))
-        if lost.size:
-            raise ValueError(
-                "start must keep its components, got no weight left in component "
-                f"{lost[0]} of {len(result.weights)}"
-            )
+        got = f"got no weight left in {lost.tolist()} of {len(result.weights)}"
+        checks.require(not lost.size, f"start must keep its components, {got}")
     mixture = gaussian_mixture(result.weights, result.means, result.scales)
     return dataclasses.replace(mixture, shape=start.shape)

@@ -178,14 +178,11 @@ class DiT(OneProgram, nn.Module):
     def __post_init__(self):
         sizes = {"heads": (checks.width, 1), "patch": (checks.width, 1)}
         rules = {"depth": (checks.depth, 0), "mlp_ratio": checks.positive}
-        fields.check(self, **fields.NETWORK, **sizes, **rules)
-        fields.condition(self)
+        fields.check_network(self, **sizes, **rules)
         checks.divides("heads", self.heads, "width", self.width)
-        checks.require(
-            self.width % 4 == 0,
-            "width must be a multiple of 4 (sine and cosine of row and column), got "
-            f"{self.width}",
-        )
+        # Sine and cosine of row and column are four equal parts.
+        message = f"width must be a multiple of 4, got {self.width}"
+        checks.require(self.width % 4 == 0, message)
         super().__post_init__()
 
     @nn.compact

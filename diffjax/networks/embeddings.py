@@ -106,11 +106,9 @@ def fourier_inputs(x: Array, count: int) -> Array:
       >>> dj.networks.fourier_inputs(jnp.zeros((4, 4, 1)), 3).shape
       (4, 4, 7)
     """
-    checks.require(
-        hasattr(x, "dtype") and x.ndim > 0 and x.shape[-1] > 0,
-        "x must be an array of shape (..., C) with C at least 1, got "
-        f"{getattr(x, 'shape', x)}",
-    )
+    shape = getattr(x, "shape", ())
+    message = f"x must be an array of shape (..., C) with C at least 1, got {shape}"
+    checks.require(shape and shape[-1] > 0, message)
     if count == 0:
         return x
     return _fourier_inputs(x, (np.pi * 2.0 ** np.arange(count)).astype(x.dtype))
@@ -262,10 +260,9 @@ class ConditionEmbedding(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        checks.require(
-            self.num_classes is not None or self.condition_dim is not None,
-            "one of num_classes and condition_dim must be set, got None for both",
-        )
+        one = self.num_classes is not None or self.condition_dim is not None
+        message = "one of num_classes and condition_dim must be set, got None for both"
+        checks.require(one, message)
         fields.condition(self)
         super().__post_init__()
 
@@ -342,7 +339,6 @@ class Conditioning(nn.Module):
         elif condition is not None:
             raise ValueError(
                 "condition must be None where num_classes=None and condition_dim=None, "
-                f"got {condition!r}; set num_classes for integer labels or "
-                "condition_dim for vectors"
+                f"got {condition!r}; set the one for labels or the other for vectors"
             )
         return nn.silu(embedding)

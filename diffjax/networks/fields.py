@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from .. import checks
 
-__all__ = ["NETWORK", "check", "condition", "frequencies"]
+__all__ = ["check", "check_network", "condition", "frequencies"]
 
 
 def check(module: Any, **rules: Any) -> None:
@@ -21,6 +19,17 @@ def check(module: Any, **rules: Any) -> None:
         function(name, getattr(module, name), *more)
 
 
+def check_network(module: Any, **rules: Any) -> None:
+    """Check the fields that all networks share, and others.
+
+    Args:
+      module: A network whose fields are set.
+      **rules: A check per other field, as in `check`.
+    """
+    check(module, **NETWORK, **rules)
+    condition(module)
+
+
 def frequencies(name: str, value: Any) -> None:
     """Raise an error unless a field is a pair 0 < lowest < highest.
 
@@ -28,38 +37,20 @@ def frequencies(name: str, value: Any) -> None:
       name: The field's name.
       value: Its value.
     """
-    checks.require(
-        isinstance(value, tuple | list) and len(value) == 2,
-        f"{name} must be a pair (lowest, highest) of angular frequencies, got "
-        f"{value!r}",
-        TypeError,
-    )
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    message = f"{name} must be a pair of angular frequencies, got {value!r}"
+    checks.require(is_pair, message, TypeError)
     checks.ordered(f"{name}[0]", value[0], f"{name}[1]", value[1])
 
 
 def condition(module: Any) -> None:
     """Raise ValueError if a module's condition is both a class and a vector."""
-    checks.require(
-        module.num_classes is None or module.condition_dim is None,
-        f"num_classes and condition_dim exclude each other, got num_classes="
-        f"{module.num_classes}, condition_dim={module.condition_dim}",
-    )
-    check(module, **CONDITION)
+    both = module.num_classes, module.condition_dim
+    message = f"num_classes and condition_dim exclude each other, got {both}"
+    checks.require(None in both, message)
+    size = checks.optional(checks.width, 1)
+    check(module, num_classes=size, condition_dim=size)
 
-
-def _floating(name: str, dtype: Any) -> None:
-    checks.require(
-        jnp.issubdtype(dtype, jnp.floating),
-        f"{name} must be a floating-point dtype or None, got {dtype!r}",
-        TypeError,
-    )
-
-
-CONDITION = {
-    "num_classes": checks.optional(checks.width, 1),
-    "condition_dim": checks.optional(checks.width, 1),
-}
-"""Checks of the two fields that describe a condition."""
 
 NETWORK = {
     "width": (checks.width, 1),
@@ -67,6 +58,6 @@ NETWORK = {
     "input_frequencies": (checks.integer, 0),
     "time_frequencies": frequencies,
     "time_features": checks.optional(checks.callable_, "time_features(t) -> (any,)"),
-    "dtype": checks.optional(_floating),
+    "dtype": checks.optional(checks.floating),
 }
 """Checks of the fields that all networks share."""

@@ -131,8 +131,6 @@ def as_image(x: ArrayLike) -> Array:
       ValueError: If x has another number of axes.
     """
     x = checks.real_array("x", x)
-    checks.require(
-        x.ndim in (2, 3),
-        f"x must have shape (H, W) or (H, W, C), got {x.shape}; jax.vmap over a batch",
-    )
+    got = f"got {x.shape}; jax.vmap over a batch"
+    checks.require(x.ndim in (2, 3), f"x must have shape (H, W) or (H, W, C), {got}")
     return x if x.ndim == 3 else x[..., None]

@@ -83,8 +83,7 @@ class MLP(OneProgram, nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        fields.check(self, **fields.NETWORK, depth=(checks.depth, 0))
-        fields.condition(self)
+        fields.check_network(self, depth=(checks.depth, 0))
         super().__post_init__()
 
     @nn.compact

@@ -174,8 +174,7 @@ class UNet(OneProgram, nn.Module):
     def __post_init__(self):
         sizes = {"blocks": (checks.depth, 1), "heads": (checks.width, 1)}
         many = (checks.integer_tuple, 1, checks.LARGEST_WIDTH, 1)
-        fields.check(self, **fields.NETWORK, **sizes, multipliers=many)
-        fields.condition(self)
+        fields.check_network(self, **sizes, multipliers=many)
         last = len(self.multipliers) - 1
         attended = checks.integer_tuple(
             "attention_resolutions", self.attention_resolutions, 0, last
@@ -217,12 +216,7 @@ class UNet(OneProgram, nn.Module):
         shape = jnp.shape(x)
         x = as_image(x)  # (H, W, C)
         factor = 2 ** (len(self.multipliers) - 1)
-        checks.require(
-            x.shape[0] % factor == 0 and x.shape[1] % factor == 0,
-            f"x must have sides H and W divisible by 2^(resolutions − 1) = {factor}, "
-            f"for multipliers={self.multipliers}, got H={x.shape[0]}, W={x.shape[1]}; "
-            "pad the image or take fewer resolutions",
-        )
+        checks.image("x", x.shape, "2^(resolutions − 1)", factor)
         dtype = self.dtype or x.dtype
         c = Conditioning(
             4 * self.width,
