@@ -562,7 +562,7 @@ ERRORS = {
     "times": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES, [0.1, 0.5, 0.4]),
         ValueError,
-        "ts must be strictly monotone, but turns back at 1",
+        "ts must be strictly monotone, got 0.4 after 0.5 at index 2",
     ),
     "drift's shape": (
         lambda: sde.solve_fokker_planck(sde.SDE(flat, flat), LEVEL, EDGES, TIMES),

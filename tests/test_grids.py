@@ -320,7 +320,7 @@ def test_check_accepts_either_direction_and_promotes():
 def test_check_lets_traced_times_through_by_shape():
     check = jax.jit(lambda ts: grids.check("ts", ts, schedules.edm()))
     np.testing.assert_array_equal(check(jnp.array([1.0, 1.0])), [1.0, 1.0])
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(ValueError, match="steps . 1 at least 2"):
         check(jnp.ones(1))
 
 
@@ -333,17 +333,17 @@ ERRORS = {
     "turns back": (
         lambda: grids.check("ts", [1.0, 0.5, 0.7], VP),
         ValueError,
-        "ts must be strictly monotone, but turns back at 1: 0.5 then 0.7",
+        "ts must be strictly monotone, got 0.7 after 0.5 at index 2",
     ),
     "repeats": (
         lambda: grids.check("ts", [1.0, 0.5, 0.5], VP),
         ValueError,
-        "ts must be .*repeats a time at 1: 0.5 then 0.5",
+        "ts must be strictly monotone, got 0.5 after 0.5 at index 2",
     ),
     "starts equal": (
         lambda: grids.check("ts", [0.5, 0.5], VP),
         ValueError,
-        "repeats a time at 0",
+        "strictly monotone, got 0.5 after 0.5 at index 1",
     ),
     "above": (
         lambda: grids.check("ts", [1.5, 0.5], VP),
@@ -413,22 +413,22 @@ ERRORS = {
     "no integers": (
         lambda: grids.from_indices(CHAIN, [2.0, 1.0]),
         TypeError,
-        "indices must be integers, got dtype float64",
+        "indices must be integers, got dtype float",
     ),
     "rising": (
         lambda: grids.from_indices(CHAIN, [1, 2]),
         ValueError,
-        "indices must be a decreasing sequence",
+        "indices must decrease, got 2 after 1 at index 1",
     ),
     "index 0": (
         lambda: grids.from_indices(CHAIN, [1, 0]),
         ValueError,
-        "indices must lie in 1 … 1000, got 1 … 0",
+        r"indices must lie in \[1, 1000\], got 0 in entry 1",
     ),
     "past the chain": (
         lambda: grids.ddpm(CHAIN, 1, steps_offset=1000),
         ValueError,
-        "indices must lie in 1 … 1000, got 1001",
+        r"indices must lie in \[1, 1000\], got 1001",
     ),
     "more steps than indices": (
         lambda: grids.ddpm(CHAIN, 1001),
@@ -443,7 +443,7 @@ ERRORS = {
     "offset elsewhere": (
         lambda: grids.ddpm(CHAIN, 4, "trailing", 1),
         ValueError,
-        "steps_offset must be 0 unless spacing is 'leading', got 1 with 'trailing'",
+        "steps_offset must be 0 unless spacing is 'leading', got 1",
     ),
     "ddpm without a chain": (
         lambda: grids.ddpm(VP, 4),
@@ -468,12 +468,12 @@ ERRORS = {
     "ratios rise": (
         lambda: grids.from_noise_ratios(EDM, [1.0, 2.0]),
         ValueError,
-        "ratios must be decreasing",
+        "ratios must decrease, got 2.0 after 1.0",
     ),
     "ratio negative": (
         lambda: grids.from_noise_ratios(EDM, [1.0, -1.0]),
         ValueError,
-        "decreasing and 0 or more",
+        "ratios must be 0 or more, got -1 in entry 1",
     ),
     "one ratio": (
         lambda: grids.from_noise_ratios(EDM, [1.0]),
@@ -513,7 +513,7 @@ ERRORS = {
     "index 1001": (
         lambda: grids.from_indices(CHAIN, [1001, 1]),
         ValueError,
-        "indices must lie in 1 … 1000, got 1001",
+        r"indices must lie in \[1, 1000\], got 1001",
     ),
 }
 
@@ -659,7 +659,7 @@ NEW_ERRORS = {
     "beta a": (
         lambda: grids.beta(VP, 4, a=-1.0),
         ValueError,
-        "a must be positive, got -1",
+        r"a must lie in \(0, 10000\], got -1",
     ),
     "strength above": (
         lambda: grids.strength([1.0, 0.5], 1.5),

@@ -353,7 +353,11 @@ def test_bad_arguments_are_named():
             {"shape": (0,)},
         ),
         (ValueError, "grid must decrease", {"shape": (2,), "grid": [0.1, 0.9]}),
-        (ValueError, "repeats a time at 1", {"shape": (2,), "grid": [0.9, 0.5, 0.5]}),
+        (
+            ValueError,
+            "got 0.5 after 0.5 at index 2",
+            {"shape": (2,), "grid": [0.9, 0.5, 0.5]},
+        ),
         (
             ValueError,
             "x_init must have shape \\(3,\\), got \\(2,\\)",

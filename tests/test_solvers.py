@@ -790,7 +790,7 @@ def test_bad_arguments_are_named():
         ),
         (
             ValueError,
-            "ts must be strictly monotone, but repeats a time at 0",
+            "ts must be strictly monotone, got 0.5 after 0.5 at index 1",
             (None, solvers.euler(), problem, x, [0.5, 0.5]),
         ),
         (

@@ -17,12 +17,14 @@ __all__ = [
     "all_within",
     "arrays",
     "below_infinity",
+    "decreasing",
     "denoised",
     "finite",
     "finite_array",
     "increasing",
     "index",
     "integers",
+    "monotone",
     "positive_array",
     "probabilities",
     "promoted",
@@ -278,6 +280,24 @@ def all_greater(name: str, value: Any, bound_name: str, bound: Any) -> None:
     )
 
 
+def _ordered(name, value, sign, accepted):
+    """Raise ValueError for the first concrete entry against a direction, ±1 or None."""
+    if is_traced(value):
+        return value
+    values = np.asarray(value)
+    gaps = np.diff(values)
+    wrong = np.argwhere(~(gaps * (sign or np.sign(gaps.flat[0]) or -1) > 0))
+    if wrong.size:
+        *row, last = wrong[0].tolist()
+        before, after = values[(*row, slice(last, last + 2))]
+        where = f" of row {row}" if row else ""
+        raise ValueError(
+            f"{name} must {accepted}, got {after!s} after {before!s} at index "
+            f"{last + 1}{where}"
+        )
+    return value
+
+
 def increasing(name: str, value: Any) -> Any:
     """An array (..., N) that increases along its last axis, where it is concrete.
 
@@ -290,19 +310,38 @@ def increasing(name: str, value: Any) -> Any:
     Raises:
       ValueError: If an entry is not greater than the one before it, with both.
     """
-    if is_traced(value):
-        return value
-    values = np.asarray(value)
-    falls = np.argwhere(~(np.diff(values) > 0))
-    if falls.size:
-        *row, last = falls[0].tolist()
-        before, after = values[(*row, slice(last, last + 2))]
-        where = f" of row {row}" if row else ""
-        raise ValueError(
-            f"{name} must increase, got {after} after {before} at index "
-            f"{last + 1}{where}"
-        )
-    return value
+    return _ordered(name, value, 1, "increase")
+
+
+def decreasing(name: str, value: Any) -> Any:
+    """An array of shape (N,) whose entries decrease, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: If an entry is not less than the one before it, with both.
+    """
+    return _ordered(name, value, -1, "decrease")
+
+
+def monotone(name: str, value: Any) -> Any:
+    """An array of shape (N,), N ≥ 2, which increases or decreases, where concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: If an entry repeats the one before it, or turns back from the
+        direction of the first two. The message has both.
+    """
+    return _ordered(name, value, None, "be strictly monotone")
 
 
 def probabilities(name: str, value: Any) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "number",
     "ordered",
     "positive",
+    "positive_up_to",
     "width",
     "within",
 ]
@@ -103,6 +104,21 @@ def positive(name: str, value: Any) -> Any:
     value = number(name, value)
     if not is_traced(value) and not float(value) > 0:
         raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
+def positive_up_to(name: str, value: Any, most: float) -> float:
+    """A `concrete` number in (0, most].
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      most: The greatest number that is accepted.
+
+    Returns:
+      The float.
+    """
+    value = concrete(name, value)
+    require(0 < value <= most, f"{name} must lie in (0, {most:g}], got {value}")
     return value
 
 

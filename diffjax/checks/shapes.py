@@ -195,21 +195,26 @@ def example_shaped(name: str, value: Any, x: Any) -> Any:
     return value
 
 
-def column(name: str, value: Any, letter: str, least: int) -> Any:
+def column(
+    name: str, value: Any, letter: str, least: int, description: str = ""
+) -> Any:
     """An array with one axis, of at least a given length.
 
     Args:
       name, value: The name of the argument, for messages, and its value.
       letter: The letter of its length, for the message.
       least: The least length.
+      description: What it holds, for the message where a number stands in its
+        place.
 
     Returns:
       The array.
     """
     if np.ndim(value) != 1 or len(value) < least:
+        hint = f": {description}" if description and np.ndim(value) == 0 else ""
         raise ValueError(
             f"{name} must have shape ({letter},) with {letter} at least {least}, "
-            f"got {np.shape(value)}"
+            f"got {np.shape(value)}{hint}"
         )
     return value
 

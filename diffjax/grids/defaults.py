@@ -52,8 +52,7 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
     steps = evaluations // cost
     checks.require(
         steps >= 1,
-        f"evaluations must be at least {cost}, those of one step of {solver.name}; "
-        f"got {evaluations}",
+        f"evaluations must be {cost} or more for {solver.name}, got {evaluations}",
     )
     if solver.stochastic:
         return log_snr(schedule, steps)
@@ -70,11 +69,7 @@ def cost_of_step(solver: Any) -> int | None:
 
     The further evaluations of `restart` and `repaint` do not count.
     """
-    if isinstance(solver, type) or not callable(getattr(solver, "evaluations", None)):
-        raise TypeError(
-            f"solver must be made by a function of diffjax.solvers, as heun(), "
-            f"got {solver!r}"
-        )
+    checks.has_methods("solver", solver, "evaluations(steps), as solvers.heun() has")
     first, two = solver.evaluations(1), solver.evaluations(2)
     # restart adds to the first step, repaint to later ones: a plain one costs less
     return first if first is None else min(first, two - first)

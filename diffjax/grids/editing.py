@@ -11,7 +11,7 @@ from ..schedules import Schedule
 from ..schedules.derived import log_snr_at
 from ..schedules.protocol import in_float64
 from ..types import Array, ArrayLike, is_eager
-from .checks import check, decreasing, noise_ratios, share
+from .checks import check, decreasing
 from .times import at_log_snrs, at_ratios
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-@checks.arguments(grid=decreasing, strength=share)
+@checks.arguments(grid=decreasing, strength=(checks.positive_up_to, 1))
 def strength(grid: ArrayLike, strength: float) -> Array:
     """The last part of a grid, for a partial start (Meng et al. 2022, SDEdit).
 
@@ -80,7 +80,7 @@ def to_zero(grid: ArrayLike) -> Array:
     return jnp.concatenate([times, jnp.zeros((1,), times.dtype)])
 
 
-@checks.arguments(ratios=noise_ratios)
+@checks.arguments(ratios=checks.finite_array)
 def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
     """Times at which σ/α has the given values.
 
@@ -101,7 +101,8 @@ def from_noise_ratios(schedule: Schedule, ratios: ArrayLike) -> Array:
       >>> np.asarray(dj.grids.from_noise_ratios(dj.schedules.edm(), [80.0, 1.0, 0.0]))
       array([80.,  1.,  0.], dtype=float32)
     """
-    return at_ratios("ratios", schedule, ratios)
+    checks.decreasing("ratios", checks.column("ratios", ratios, "steps + 1", 2))
+    return at_ratios("ratios", schedule, checks.all_non_negative("ratios", ratios))
 
 
 def transport(schedule: Schedule, reference: Schedule, ts: ArrayLike) -> Array:

@@ -6,8 +6,8 @@ import numpy as np
 from .. import checks
 from ..numerics import float_dtype
 from ..schedules import Indexed, Schedule
+from ..schedules.chain import INDEXED
 from ..types import Array, ArrayLike
-from .checks import chain, chain_indices
 from .editing import to_zero
 from .times import arguments, at_ratios
 
@@ -69,7 +69,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 
 
 @checks.arguments(
-    schedule=chain,
+    schedule=INDEXED,
     spacing=(checks.choice, SPACINGS),
     steps_offset=(checks.integer, 0),
 )
@@ -112,8 +112,7 @@ def ddpm(
     steps = checks.integer("steps", steps, minimum=1, maximum=total)
     checks.require(
         spacing == "leading" or not steps_offset,
-        f"steps_offset must be 0 unless spacing is 'leading', got {steps_offset} with "
-        f"{spacing!r}",
+        f"steps_offset must be 0 unless spacing is 'leading', got {steps_offset}",
     )
     if spacing == "leading":
         indices = (1 + steps_offset + np.arange(steps) * (total // steps))[::-1]
@@ -124,7 +123,7 @@ def ddpm(
     return to_zero(from_indices(schedule, indices.astype(int)))
 
 
-@checks.arguments(schedule=chain)
+@checks.arguments(schedule=INDEXED, indices=checks.integers)
 def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
     """Times index / T of a chain's or ladder's indices.
 
@@ -145,5 +144,7 @@ def from_indices(schedule: Indexed, indices: ArrayLike) -> Array:
       >>> np.asarray(dj.grids.from_indices(chain, [1000, 500, 1]))
       array([1.   , 0.5  , 0.001], dtype=float32)
     """
-    values = chain_indices("indices", indices, schedule.steps)
-    return jnp.asarray(values / schedule.steps, float_dtype())
+    checks.decreasing("indices", checks.column("indices", indices, "K", 1))
+    checks.all_within("indices", indices, 1, schedule.steps)
+    # Divided in float64 on the host and rounded once
+    return jnp.asarray(np.asarray(indices) / schedule.steps, float_dtype())

@@ -74,12 +74,7 @@ def quadratic(schedule: Schedule, steps: int) -> Array:
     return between(schedule, steps, time)
 
 
-def _shape(name, value):
-    positive = checks.positive(name, value)
-    return checks.concrete(name, checks.within(name, positive, 0, 1e4))
-
-
-@arguments(a=_shape, b=_shape)
+@arguments(a=(checks.positive_up_to, 1e4), b=(checks.positive_up_to, 1e4))
 def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
     """Times at the quantiles of a Beta distribution (Lee et al. 2024).
 

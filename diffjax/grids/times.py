@@ -125,8 +125,7 @@ def _distinct(ts: np.ndarray, start: float, end: float) -> Array:
     checks.require(
         bits[0] - last >= i[-1],
         f"steps must be at most {bits[0] - last}, the count of {dtype.name} numbers "
-        "between the schedule's "
-        f"ends {end} and {start}, got {i[-1]}",
+        f"between the schedule's ends {end} and {start}, got {i[-1]}",
     )
     bits = np.minimum.accumulate(bits + i) - i
     return jnp.asarray(np.maximum(bits, last + i[::-1]).view(dtype))

@@ -116,14 +116,11 @@ def _denoised(schedule, kind, sigma_data, x, t, output):
     return (r.sigma / gap) * output - (b / gap) * x
 
 
-_CHOICES = {"kind": (checks.choice, KINDS), "inputs": (checks.choice, INPUTS)}
-_NET = (checks.callable_, "net(x, t)")
-
-
 @checks.arguments(
     schedule=schedules.argument,
-    net=_NET,
-    **_CHOICES,
+    net=(checks.callable_, "net(x, t)"),
+    kind=(checks.choice, KINDS),
+    inputs=(checks.choice, INPUTS),
     sigma_data=checks.positive,
     independent=checks.boolean,
 )

@@ -328,6 +328,15 @@ def _log_snrs(xp, betas):
     return log_bars - xp.log(-xp.expm1(log_bars))
 
 
+INDEXED = (
+    checks.made_by,
+    Indexed,
+    "schedules.from_sigmas or schedules.from_betas to have indices",
+)
+"""Check of a chain or ladder."""
+
+
+@checks.arguments(schedule=INDEXED)
 def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
     """The index 1 … T of a chain or ladder that is nearest to time t = index / T.
 
@@ -351,8 +360,6 @@ def index_of_time(schedule: Indexed, t: ArrayLike) -> Array:
       >>> int(dj.schedules.index_of_time(chain, 0.009))
       9
     """
-    makers = "schedules.from_sigmas or schedules.from_betas to have indices"
-    checks.made_by("schedule", schedule, Indexed, makers)
     t = checks.number("t", t) if type(t) is int else t
     if checks.is_traced(t):
         return _nearest(jnp, as_time(t), schedule.steps)
