@@ -527,7 +527,7 @@ ERRORS = {
     "few cells": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL[:2], EDGES[:3], TIMES),
         ValueError,
-        r"edges must have shape \(cells \+ 1,\) with at least 3 cells, got \(3,\)",
+        r"edges must have shape \(cells \+ 1,\) with cells \+ 1 at least 4, got \(3,\)",
     ),
     "unequal cells": (
         lambda: sde.solve_fokker_planck(FORWARD, LEVEL, EDGES**3, TIMES),
@@ -567,7 +567,7 @@ ERRORS = {
     "drift's shape": (
         lambda: sde.solve_fokker_planck(sde.SDE(flat, flat), LEVEL, EDGES, TIMES),
         ValueError,
-        r"drift must return the shape \(1,\) of its example, got \(\)",
+        r"drift's value must have shape \(1,\), got \(\)",
     ),
 }
 

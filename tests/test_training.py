@@ -362,7 +362,7 @@ def bad_files():
         "suffix.txt": (
             "text",
             ValueError,
-            "must be a .npy or .npz file, got suffix '.txt'",
+            "must be a .npy or .npz file",
         ),
         "no_bytes.npy": ("", ValueError, "empty"),
         "no_examples.npy": (
@@ -370,7 +370,7 @@ def bad_files():
             ValueError,
             r"at least one example.*\(0, 2\)",
         ),
-        "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more .*got shape \(5,\)"),
+        "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more .*got \(5,\)"),
         "nan.npy": (nan, ValueError, "2 NaN and 0 infinite of 8"),
         "too_large.npy": (
             np.full((2, 2), 1e300),
@@ -1294,14 +1294,14 @@ def test_mesh_of_one_device_changes_nothing():
 def test_mesh_errors():
     explicit = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
     with pytest.raises(
-        ValueError, match="mesh axis 'data' must have type Auto, got .*Explicit"
+        ValueError, match="mesh must have an axis 'data' and type Auto alone.*Explicit"
     ):
         training.replicate(parameters(), explicit)
     other = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
-    with pytest.raises(ValueError, match=r"axis named 'data', got axes \('model',\)"):
+    with pytest.raises(ValueError, match=r"an axis 'data' .*got {'model': "):
         training.shard_batch(np.zeros((2, 3)), other)
     with pytest.raises(
-        ValueError, match=r"batch\['y'\] must have an axis 1 to split, got shape \(4,\)"
+        ValueError, match=r"batch\['y'\] must have an axis 1, .*got shape \(4,\)"
     ):
         training.shard_batch(
             {"y": np.zeros(4)}, training.data_mesh(jax.devices()[:1]), axis=1
@@ -1318,7 +1318,8 @@ def train_on_eight_devices(directory):
     assert len(jax.devices()) == 8
     mesh = training.data_mesh()
     with pytest.raises(
-        ValueError, match="batch size 12 must be a multiple of the 8 devices"
+        ValueError,
+        match=r"must have an axis 0, a multiple of the 8 devices, got shape \(12",
     ):
         training.shard_batch(np.zeros((12, 3)), mesh)
     straight = training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh)

@@ -624,7 +624,7 @@ ERRORS = {
             KEY, TWO, lambda z: distributions.gaussian(jnp.zeros(3), 0.0), [PAIR], x=X
         ),
         ValueError,
-        r"decoder must be a distribution of arrays of shape \(2,\)",
+        r"decoder's mean must have shape \(\) or \(2,\)",
     ),
     "marginals' shape": (
         lambda: hierarchical.elbo(

@@ -161,6 +161,7 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
       (10,)
     """
     t = np.arange(1, steps + 1) / steps
+    # A step changes log ᾱ by about 1/T, which float32's rounding would blur.
     with jax.enable_x64(True):
         alpha, sigma = (
             np.asarray(f(jnp.asarray(t)), np.float64)

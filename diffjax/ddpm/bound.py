@@ -350,9 +350,12 @@ def _two_variable_terms(static, chunk, arrays, key, x, prior):
         here, after = entry(model.steps, index), entry(model.steps, index + 1)
         keep, keep_after = 1 - here.beta, 1 - after.beta
         x_before = before(index)
+        # x_{t+1} in one draw given x_{t−1}, without x_t between: the bridge covers it.
         spread = after.beta + keep_after * here.beta  # Var(x_{t+1} | x_{t−1})
+        # A counter past T, so that it is independent of the noise of x_{t−1}
         noise = normal(key, steps + index, x.shape, x.dtype)
         x_after = jnp.sqrt(keep * keep_after) * x_before + jnp.sqrt(spread) * noise
+        # Precisions add up: 1/β_t + (1 − β_{t+1})/β_{t+1} = spread/(β_t β_{t+1})
         towards = (
             jnp.sqrt(keep) * after.beta * x_before
             + jnp.sqrt(keep_after) * here.beta * x_after
@@ -390,4 +393,5 @@ def map_chunks(function: Callable, values: Array, chunk: int | None) -> Any:
     """
     if chunk is None:
         return jax.vmap(function)(values)
+    # Recomputed: the gradient would keep what every chunk computed, as `vmap` does.
     return jax.lax.map(jax.checkpoint(function), values, batch_size=chunk)

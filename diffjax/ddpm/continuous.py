@@ -81,12 +81,14 @@ def continuous_loss(
 def _continuous_loss(static, arrays, key, x, t):
     denoiser, schedule = combine(arrays, static)
     span = schedule.t_max - schedule.t_min
+    # Split in any case: the noise is the same whether t is given or drawn.
     key_time, key_noise = jax.random.split(key)
     if t is None:
         t = schedule.t_min + span * jax.random.uniform(key_time, (), x.dtype)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     x_t = schedules.perturb(schedule, x, t, noise)
     error = x - checks.denoised(denoiser(x_t, t), x)
+    # The span is one over the density of a uniform t.
     return weighted_error("likelihood", schedule, t, error) * span
 
 
@@ -124,10 +126,12 @@ def schedule_variance_loss(
     return continuous_loss(key, denoiser, schedule, x, t=t) ** 2
 
 
-_COUNT, _LEVELS = (checks.integer, 1), checks.optional(check_levels)
-
-
-@checks.arguments(**_ARGUMENTS, count=_COUNT, levels=_LEVELS, chunk=CHUNK)
+@checks.arguments(
+    **_ARGUMENTS,
+    count=(checks.integer, 1),
+    levels=checks.optional(check_levels),
+    chunk=CHUNK,
+)
 def continuous_elbo(
     key: Key,
     denoiser: Denoiser,
@@ -208,6 +212,7 @@ def _continuous_terms(static, count, chunk, arrays, key, x, levels, decoder_vari
     x_t = schedules.perturb(schedule, x, t, noise)
     denoised = checks.denoised(denoiser(x_t, t), x)
     if decoder_variance is None:
+        # The variance of x_t/α about x_0
         decoder_variance = (schedule.sigma(t) / schedule.alpha(t)) ** 2
     reconstruction = -decoder(denoised, decoder_variance, levels).log_prob(x)
     return map_chunks(term, jnp.arange(count), chunk), reconstruction

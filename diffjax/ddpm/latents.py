@@ -23,11 +23,12 @@ from .transitions import CHAIN
 
 __all__ = ["interpolate"]
 
-VARIANCE = (checks.choice, VARIANCES)
-
 
 @checks.arguments(
-    key=checks.key, denoiser=checks.denoiser, chain=CHAIN, variance=VARIANCE
+    key=checks.key,
+    denoiser=checks.denoiser,
+    chain=CHAIN,
+    variance=(checks.choice, VARIANCES),
 )
 def interpolate(
     key: Key,
@@ -80,14 +81,11 @@ def interpolate(
       >>> frames.shape
       (3, 2)
     """
-    checks.require(
-        not checks.is_traced(index),
-        "index must be concrete, as the number of steps, got a traced value",
-        TypeError,
-    )
+    checks.concrete("index", index)
     index = int(checks.index("index", index, chain.steps))
     start, end, weights = requirements.check_between(start, end, weights)
     arrays, static = partition((as_pytree_callable(denoiser), chain))
+    # The times of indices i … 1, then 0, where the last step returns D
     grid = np.append(chain.times[:index][::-1], 0.0).astype(start.dtype)
     return _decoded(static, variance, arrays, key, start, end, weights, grid)
 
@@ -105,6 +103,7 @@ def _decoded(static, variance, arrays, key, start, end, weights, grid):
 
     # The noises are shared by all weights, so that frames differ by w alone.
     def one(w):
+        # Divided by its standard deviation, as the mean of two noises has less than 1
         noise = ((1 - w) * noises[0] + w * noises[1]) / jnp.hypot(1 - w, w)
         latent = chain.alpha(t) * ((1 - w) * start + w * end) + chain.sigma(t) * noise
         return driver.integrate(key_chain, solver, problem, x=latent, ts=grid)

@@ -293,11 +293,13 @@ def record(history: LossHistory, indices: ArrayLike, losses: ArrayLike) -> LossH
 
     def one(history, seen):
         index, loss = seen
+        # A ring: the oldest loss gives way to the newest.
         slot = history.counts[index - 1] % history.losses.shape[1]
         loss = loss.astype(history.losses.dtype)
         losses = history.losses.at[index - 1, slot].set(loss)
         return LossHistory(losses, history.counts.at[index - 1].add(1)), None
 
+    # One by one, since an index may occur several times among them
     return jax.lax.scan(one, history, (indices, losses))[0]
 
 
@@ -365,5 +367,6 @@ def sample_indices(
 @functools.partial(jax.jit, static_argnums=1)
 def _sample_indices(key, count, history, floor):
     p = _index_probabilities(history, floor)
+    # log 0 = −∞: an index of probability 0 is never drawn.
     drawn = jax.random.categorical(key, jnp.log(p), shape=(count,))
     return drawn + 1, 1 / (p.shape[0] * p[drawn])

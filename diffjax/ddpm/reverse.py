@@ -290,6 +290,7 @@ class ReverseModel:
           (coefficients of the step, D, second).
         """
         step = entry(self.steps, index)
+        # One noise for each (key, index), in all bounds and losses alike
         x = state_at(key, self.chain, x0, index, time=step.time)
         return step, *self.predict(step, x)
 

@@ -96,39 +96,31 @@ def bernoulli(logits: ArrayLike) -> Bernoulli:
 # ----------------------------------------------------- rounded to the nearest level
 
 
-class _Rounded:
-    """Moments of entries rounded to levels, from their distribution function.
+def _mean(levels, cumulative):
+    """Mean of entries rounded to levels, from their distribution function F.
 
     Summation by parts: E f = f(l_K) − Σ_k (f(l_{k+1}) − f(l_k)) F(m_k), with
     the midpoints m_k between the levels.
     """
+    below = _below_midpoints(levels, cumulative)
+    return levels[-1] - jnp.tensordot(jnp.diff(levels), below, 1)
 
-    levels: Any
 
-    def mean(self) -> Array:
-        """Σ level · P(level) of every entry."""
-        return self.levels[-1] - jnp.tensordot(
-            jnp.diff(self.levels), self._below_midpoints(), 1
-        )
+def _variance(levels, cumulative):
+    """Variance, as `_mean` with f(l) = (l − mean)²."""
+    below = _below_midpoints(levels, cumulative)
+    column = levels.reshape(-1, *[1] * (below.ndim - 1))  # (K, 1, …)
+    squares = (column - _mean(levels, cumulative)) ** 2  # (K, *shape)
+    return squares[-1] - jnp.sum(jnp.diff(squares, axis=0) * below, 0)
 
-    def variance(self) -> Array:
-        """Σ (level − mean)² P(level) of every entry."""
-        below = self._below_midpoints()
-        levels = self.levels.reshape(-1, *[1] * (below.ndim - 1))  # (K, 1, …)
-        squares = (levels - self.mean()) ** 2  # (K, *shape)
-        return squares[-1] - jnp.sum(jnp.diff(squares, axis=0) * below, 0)
 
-    def _below_midpoints(self):
-        """F at the midpoints, (K − 1, *shape)."""
-        middles = 0.5 * (self.levels[1:] + self.levels[:-1])
-        return jax.vmap(self._cumulative)(middles)
-
-    def _cumulative(self, value):
-        raise NotImplementedError
+def _below_midpoints(levels, cumulative):
+    """F at the midpoints, (K − 1, *shape)."""
+    return jax.vmap(cumulative)(0.5 * (levels[1:] + levels[:-1]))
 
 
 @pytree
-class DiscretisedLogistic(_Rounded):
+class DiscretisedLogistic:
     """A logistic distribution rounded to levels. See `discretised_logistic`."""
 
     location: Any
@@ -161,6 +153,14 @@ class DiscretisedLogistic(_Rounded):
         scale = jnp.broadcast_to(jnp.exp(self.log_scale), self.location.shape)
         noise = jax.random.logistic(key, self.location.shape, self.location.dtype)
         return nearest_level(self.location + scale * noise, self.levels)
+
+    def mean(self) -> Array:
+        """Σ level · P(level) of every entry."""
+        return _mean(self.levels, self._cumulative)
+
+    def variance(self) -> Array:
+        """Σ (level − mean)² P(level) of every entry."""
+        return _variance(self.levels, self._cumulative)
 
     def _cumulative(self, value):
         return jax.nn.sigmoid(self._standard(value))
@@ -204,7 +204,7 @@ def discretised_logistic(
 
 
 @pytree
-class DiscretisedGaussian(_Rounded):
+class DiscretisedGaussian:
     """A Gaussian rounded to the nearest level. See `discretised_gaussian`."""
 
     gaussian: Any
@@ -230,6 +230,14 @@ class DiscretisedGaussian(_Rounded):
     def sample(self, key: Key) -> Array:
         """One draw, of levels."""
         return nearest_level(self.gaussian.sample(key), self.levels)
+
+    def mean(self) -> Array:
+        """Σ level · P(level) of every entry."""
+        return _mean(self.levels, self._cumulative)
+
+    def variance(self) -> Array:
+        """Σ (level − mean)² P(level) of every entry."""
+        return _variance(self.levels, self._cumulative)
 
     def _cumulative(self, value):
         std = jnp.sqrt(self.gaussian.var)

@@ -63,7 +63,7 @@ class _Move(NamedTuple):
     logits: Array  # (K,)
     shifts: Array  # (K, D)
     log_scales: Array  # (K, 1 | D)
-    shears: Any  # (K, D, D), of which the part below the diagonal counts
+    shears: Any  # (K, D, D), where the part below the diagonal counts
 
 
 def _no_move(base, start):

@@ -37,7 +37,7 @@ class Triangular(Bijector):
     Here n is the number of positions before the last axis. See `triangular`.
     """
 
-    below: Array  # (C, C), of which the part below the diagonal counts
+    below: Array  # (C, C), where the part below the diagonal counts
     log_diagonal: Array  # (C,)
     shift: Array  # (C,)
     floor: float = static_field(default=FLOOR)
@@ -98,10 +98,10 @@ class LULinear(Bijector):
     `invertible_convolution`.
     """
 
-    lower: Array  # (C, C), of which the part below the diagonal counts
-    upper: Array  # (C, C), of which the part above the diagonal counts
+    lower: Array  # (C, C), where the part below the diagonal counts
+    upper: Array  # (C, C), where the part above the diagonal counts
     log_diagonal: Array  # (C,)
-    sign: Array  # (C,), of which the signs count: no gradient moves it
+    sign: Array  # (C,), whose signs count: no gradient moves it
     ranks: Array  # (C,), whose order is the permutation's: no gradient moves it
     floor: float = static_field(default=FLOOR)
 

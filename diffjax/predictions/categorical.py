@@ -128,10 +128,11 @@ def level_evidence(schedule: Schedule, x: Array, t: Scalar, levels: Array) -> Ar
     return jax.nn.log_softmax(-0.5 * ((x[..., None] - alpha * levels) / sigma) ** 2)
 
 
-_NET = (checks.callable_, "net(features, c_noise)")
-
-
-@checks.arguments(schedule=schedules.argument, net=_NET)
+@checks.arguments(
+    schedule=schedules.argument,
+    net=(checks.callable_, "net(features, c_noise)"),
+    levels=check_levels,
+)
 def categorical(
     schedule: Schedule, net: Callable, levels: ArrayLike
 ) -> NetworkDenoiser:
@@ -165,7 +166,6 @@ def categorical(
       >>> denoiser(jnp.zeros(2), 0.5).shape
       (2,)
     """
-    levels = check_levels("levels", levels)
     net = Categorical(as_pytree(schedule), as_pytree_callable(net), levels)
     return denoiser(schedule, net, "data")
 

@@ -19,16 +19,11 @@ def _density_on_cells(name, p):
 
 
 def _uniform_edges(name, edges):
-    edges = checks.real_array(name, edges)
-    checks.require(
-        edges.ndim == 1 and edges.shape[0] >= 4,
-        f"{name} must have shape (cells + 1,) with at least 3 cells, got {edges.shape}",
-    )
+    edges = checks.column(name, checks.finite_array(name, edges), "cells + 1", 4)
     rounding = 8 * np.finfo(edges.dtype).eps
     edges = edges.astype(float_dtype(edges))
     if checks.is_traced(edges):
         return edges
-    checks.finite(name, edges)
     values = np.asarray(edges, np.float64)
     widths = np.diff(checks.increasing(name, values))
     least, greatest = widths.min(), widths.max()
@@ -161,11 +156,7 @@ def _exchange(sde, cells, t, direction):
 def _of_shape(name, value, x):
     # A value of the SDE at one example of shape (1,), as a scalar.
     shapes = [(1,), ()] if name == "diffusion" else [(1,)]
-    checks.require(
-        jnp.shape(value) in shapes,
-        f"{name} must return the shape {x.shape} of its example, "
-        f"got {jnp.shape(value)}",
-    )
+    checks.one_of_shapes(f"{name}'s value", value, shapes)
     return jnp.broadcast_to(value, x.shape)[0]
 
 
@@ -189,7 +180,7 @@ def _crank_nicolson(exchange, p, h):
     flux = out * p - back * jnp.roll(p, -1)
     gain = h * (jnp.roll(flux, 1) - flux)
     half = 0.5 * h
-    # Of the face on the left, of which the first is a wall
+    # Of the face on the left of each cell. The first of these is a wall.
     before_out, before_back = jnp.roll(out, 1), jnp.roll(back, 1)
     diagonal = 1 + half * (out + before_back)
     return jax.lax.linalg.tridiagonal_solve(

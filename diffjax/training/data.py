@@ -156,8 +156,7 @@ def load_labelled(
     x = _examples(file, stored, dtype)
     name = next((name for name in _LABEL_NAMES if name in stored), "")
     checks.require(
-        name,
-        f"{file} must be an .npz with labels 'y' or 'labels', got {sorted(stored)}",
+        name, f"{file} must be an .npz with 'y' or 'labels', got {[*stored]}"
     )
     labels = stored[name]
     checks.leading_axis(f"{file}: {name!r}", labels, "the examples", len(x))
@@ -197,9 +196,8 @@ def split(
     integral = isinstance(count, int | np.integer) and not isinstance(count, bool)
     checks.require(
         integral and 0 < count < examples,
-        f"held_out must be a count between 1 and {examples - 1} or a fraction in "
-        f"(0, 1) that leaves both parts at least one of {examples} examples, "
-        f"got {held_out!r}",
+        f"held_out must be a count between 1 and {examples - 1} or a fraction that "
+        f"leaves both parts at least one of {examples}, got {held_out!r}",
     )
     order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])
@@ -218,8 +216,8 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
     counts = {shape[:1] for shape in shapes.values()}
     checks.require(
         len(counts) == 1 and counts.isdisjoint({(), (0,)}),
-        f"{name} must hold arrays with one leading axis in common, of at least one "
-        f"example; got shapes {shapes}",
+        f"{name} must have one leading axis in common, of at least one "
+        f"example, got {shapes}",
     )
     return counts.pop()[0]
 
@@ -230,11 +228,8 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
 def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays stored at `file` by name. The one of an .npy is called 'x'."""
     message = f"{file} is not a file: data must be an existing .npy or .npz file"
-    suffix = file.suffix
-    checks.require(
-        suffix in (".npy", ".npz"),
-        f"{file} must be a .npy or .npz file, got suffix {suffix!r}",
-    )
+    stored_as = file.suffix in (".npy", ".npz")
+    checks.require(stored_as, f"{file} must be a .npy or .npz file")
     checks.require(file.is_file(), message, FileNotFoundError)
     checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
@@ -261,8 +256,7 @@ def _examples(
     x = stored[names[0]]
     checks.require(
         x.ndim >= 2 and x.size,
-        f"{file} must hold an array (examples, ...) of rank 2 or more and at least one "
-        f"example, got shape {x.shape}",
+        f"{file} must have rank 2 or more and at least one example, got {x.shape}",
     )
     return _real(file, names[0], x, dtype)
 

@@ -28,15 +28,12 @@ def _devices(name, value):
 
 def _data_mesh(name, mesh):
     checks.made_by(name, mesh, Mesh, "data_mesh")
-    names = mesh.axis_names
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     checks.require(
-        AXIS in names, f"{name} must have an axis named {AXIS!r}, got axes {names}"
+        AXIS in kinds and set(kinds.values()) == {AxisType.Auto},
+        f"{name} must have an axis {AXIS!r} and type Auto alone, as data_mesh() makes "
+        f"it, got {kinds}",
     )
-    for axis, kind in zip(names, mesh.axis_types, strict=True):
-        message = (
-            f"{name} axis {axis!r} must have type Auto, got {kind}; use data_mesh()"
-        )
-        checks.require(kind == AxisType.Auto, message)
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -107,14 +104,10 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
         checks.require(
             hasattr(leaf, "ndim"), f"{name} must be an array, got {leaf!r}", TypeError
         )
-        size = leaf.shape[axis] if leaf.ndim > axis else None
         checks.require(
-            size is not None,
-            f"{name} must have an axis {axis} to split, got shape {leaf.shape}",
-        )
-        checks.require(
-            size % devices == 0,
-            f"{name}: batch size {size} must be a multiple of the {devices} devices",
+            leaf.ndim > axis and leaf.shape[axis] % devices == 0,
+            f"{name} must have an axis {axis}, a multiple of the {devices} devices, "
+            f"got shape {leaf.shape}",
         )
     spec = PartitionSpec(*[None] * axis, AXIS)
     return jax.device_put(batch, NamedSharding(mesh, spec))

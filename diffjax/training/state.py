@@ -150,11 +150,10 @@ def warmup_cosine(
     return jax.jit(schedule, inline=True)
 
 
-_CLIP = checks.optional(checks.positive)
-
-
 @checks.arguments(
-    learning_rate=checks.positive, weight_decay=checks.non_negative, clip_norm=_CLIP
+    learning_rate=checks.positive,
+    weight_decay=checks.non_negative,
+    clip_norm=checks.optional(checks.positive),
 )
 def optimiser(
     learning_rate: float = 1e-3,
@@ -234,10 +233,11 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
         return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
 
 
-_LOSS = (checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)")
-
-
-@checks.arguments(ema_decay=_FRACTION, loss_fn=_LOSS, optimiser=TRANSFORMATION)
+@checks.arguments(
+    ema_decay=_FRACTION,
+    optimiser=TRANSFORMATION,
+    loss_fn=(checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)"),
+)
 def make_step(
     loss_fn: LossFunction,
     optimiser: optax.GradientTransformation,

@@ -98,6 +98,7 @@ def as_prior(prior: Any, shape: tuple[int, ...]) -> Any:
     Returns:
       The prior.
     """
+    # Of shape (): it broadcasts to latents of any shape, and keeps the closed form.
     if prior is None:
         return Gaussian(0.0, 1.0)
     if isinstance(prior, StandardNormal):
@@ -140,12 +141,7 @@ def log_prob(name: str, distribution: Any, x: Array) -> Array:
     """
     checks.has_methods(name, distribution, "log_prob(x)")
     if isinstance(distribution, Gaussian):
-        shape = jnp.shape(distribution.loc)
-        checks.require(
-            shape in ((), x.shape),
-            f"{name} must be a distribution of arrays of shape {x.shape}, "
-            f"got a mean of shape {shape}",
-        )
+        checks.one_of_shapes(f"{name}'s mean", distribution.loc, [(), x.shape])
     return checks.scalar_of(f"{name}'s log_prob", distribution.log_prob(x))
 
 

@@ -141,6 +141,7 @@ def elbo(
 def _elbo(key, encoder, decoder, x, prior, beta, free_bits):
     q = encode(encoder, x)
     prior = as_prior(prior, q.loc.shape)
+    # Counter 1, as the first draw of `importance_weighted_bound`
     z = reparameterised(key, 1, q)
     reconstruction = log_prob("decoder", decoder(z), x)
     if isinstance(prior, Gaussian):

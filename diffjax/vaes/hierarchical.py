@@ -184,9 +184,7 @@ def top_down(
 INFERENCE = checks.instance, BottomUp | TopDown, "made by bottom_up or top_down"
 
 
-@checks.arguments(
-    key=checks.key, inference=INFERENCE, decoder=DECODER, prior=PRIOR, x=check_example
-)
+@checks.arguments(inference=INFERENCE, decoder=DECODER, prior=PRIOR, x=check_example)
 def elbo(
     key: Key,
     inference: BottomUp | TopDown,
@@ -248,11 +246,12 @@ def _elbo(key, inference, decoder, generative, x, prior):
     )
 
 
-_LAYER = (checks.integer, 1)
-
-
 @checks.arguments(
-    key=checks.key, decoder=DECODER, z=check_example, layer=_LAYER, mean=checks.boolean
+    key=checks.key,
+    decoder=DECODER,
+    z=check_example,
+    layer=(checks.integer, 1),
+    mean=checks.boolean,
 )
 def decode(
     key: Key,
@@ -346,6 +345,7 @@ def sample(
       (2,)
     """
     layers = _kernels("generative", generative, 2, layers).last
+    # `decode` draws with counters 0 … layers − 1, so that no noise is used twice.
     z = prior.sample(jax.random.fold_in(key, layers))
     return decode(key, decoder, generative, z, layer=layers)
 
@@ -486,11 +486,11 @@ def _kernels(name, kernels, first, layers):
         last = checks.depth("layers", layers, 1)
         return Kernels(as_pytree_callable(kernels), first, last)
     checks.callables(name, kernels, 0, ", or one function of the layer")
-    last = len(kernels) + first - 1
+    count, last = len(kernels), len(kernels) + first - 1
+    wanted = count if layers is None else layers - first + 1
     checks.require(last >= 1, f"{name} must hold at least one kernel, got none")
     checks.require(
-        layers in (None, last),
-        f"{name} must be {(layers or 0) - first + 1} kernels for {layers} layers, "
-        f"got {len(kernels)}",
+        count == wanted,
+        f"{name} must be {wanted} kernels for {layers} layers, got {count}",
     )
     return Kernels(tuple(map(as_pytree_callable, kernels)), first, last)

@@ -91,12 +91,11 @@ class DiffusionPrior:
         )
 
 
-_DENOISER = (checks.callable_, "denoiser(z, t)")
-_SOLVER = checks.optional(lambda _, value: check_solver(value))
-
-
 @checks.arguments(
-    denoiser=_DENOISER, schedule=schedules.argument, shape=checks.shape, solver=_SOLVER
+    denoiser=(checks.callable_, "denoiser(z, t)"),
+    schedule=schedules.argument,
+    shape=checks.shape,
+    solver=checks.optional(lambda _, value: check_solver(value)),
 )
 def diffusion(
     denoiser: Denoiser,

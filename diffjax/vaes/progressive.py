@@ -58,16 +58,17 @@ class BoundedEncoder:
 
     def __call__(self, *arguments: Any) -> Gaussian:
         """The distribution of the latent, for the network's arguments."""
+        # Trained, the noise would shrink without end: in phase one no prior charges
+        # for the information that passes.
         return Gaussian(
             jnp.tanh(self.network(*arguments)),
             jax.lax.stop_gradient(jnp.square(self.noise_std)),
         )
 
 
-_NETWORK = checks.callable_, "network(z) -> array"
-
-
-@checks.arguments(network=_NETWORK, noise_std=checks.positive)
+@checks.arguments(
+    network=(checks.callable_, "network(z) -> array"), noise_std=checks.positive
+)
 def bounded_encoder(network: Callable, noise_std: Scalar) -> BoundedEncoder:
     """Encoder with fixed noise and a mean in (−1, 1).
 
@@ -283,6 +284,7 @@ def information(
 def _information(key, encoder, decoder, zs, chunk):
     count = len(zs)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+    # With a var of every entry, so that Σ log v below counts all d of them
     qs = jax.vmap(lambda z: _spread(as_gaussian("encoder", encoder(z))))(zs)
     above = jax.vmap(lambda key, q: reparameterised(key, 1, q))(keys, qs)  # (N, …)
 
@@ -292,11 +294,12 @@ def _information(key, encoder, decoder, zs, chunk):
 
     def gain(pair):
         z, q = pair
-        # One example's z under every encoder's output, so that memory is O(N).
+        # One example's z under every encoder's output
         others = jax.vmap(lambda other: other.log_prob(z))(qs)  # (N,)
+        # In logarithms: the densities themselves underflow in many dimensions.
         return q.log_prob(z) - logsumexp(others) + math.log(count)
 
-    # N² densities, `chunk` × N of them in memory at a time
+    # N² densities. `lax.map` makes chunk × N of them at a time.
     contrastive = jnp.mean(jax.lax.map(gain, (above, qs), batch_size=chunk))
     means, variances = (leaf.reshape(count, -1) for leaf in (qs.loc, qs.var))
     # Cov z_l = Cov m + E v by the law of total variance
