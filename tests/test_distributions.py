@@ -548,7 +548,7 @@ ERRORS = {
     "log_std": (
         lambda: distributions.gaussian(jnp.zeros(2), -60.0),
         ValueError,
-        "the variance of log_std must be positive, got 0.0",
+        "the variance of log_std must be positive, got 0",
     ),
     "bits": (
         lambda: distributions.bernoulli([0.0, 0.0]).log_prob(jnp.array([0.0, 0.5])),

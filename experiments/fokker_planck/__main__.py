@@ -70,7 +70,7 @@ COARSEST = 1 / 4
 """The largest step: Δx in units of σ, Δt in units of 1/|λ′(t)|."""
 
 MEASURED = 6
-"""Numbers of steps. The last two give the orders. There fourth-order terms
+"""Number of steps, whose last two give the orders. There fourth-order terms
 are negligible and rounding is not yet visible.
 """
 
