@@ -102,6 +102,9 @@ def reconstruction(
 
 # ---- score matching
 
+AT_RANDOM = {"key": checks.key, "model": as_density, "x": _example}
+"""Rules of the arguments of an objective that is drawn at one example."""
+
 
 @checks.arguments(model=as_density, x=_example)
 def exact(model: Any, x: ArrayLike) -> Array:
@@ -135,9 +138,7 @@ def _exact(density, x):
     return trace + 0.5 * jnp.sum(score**2)
 
 
-@checks.arguments(
-    key=checks.key, model=as_density, x=_example, probes=(checks.integer, 1)
-)
+@checks.arguments(**AT_RANDOM, probes=(checks.integer, 1))
 def sliced(key: Key, model: Any, x: ArrayLike, probes: int = 1) -> Array:
     """Sliced score matching with reduced variance (Song et al. 2019, equation 8).
 
@@ -172,7 +173,7 @@ def _sliced(key, density, x, probes):
     return traces.mean() + 0.5 * jnp.sum(score**2)
 
 
-@checks.arguments(key=checks.key, model=as_density, x=_example, sigma=checks.positive)
+@checks.arguments(**AT_RANDOM, sigma=checks.positive)
 def denoising(key: Key, model: Any, x: ArrayLike, sigma: Scalar) -> Array:
     """Denoising score matching objective at one example (Vincent 2011, equation 11).
 
@@ -297,11 +298,10 @@ def persistent_chains(xs: ArrayLike) -> PersistentChains:
 
 
 @checks.arguments(
-    key=checks.key,
-    chains=(checks.made_by, PersistentChains, "persistent_chains"),
-    share=(checks.within, 0.0, 1.0),
+    key=checks.key, chains=(checks.made_by, PersistentChains, "persistent_chains"),
     restarts=checks.optional(checks.has_methods, "sample(key)"),
-)
+    share=(checks.within, 0.0, 1.0),
+)  # fmt: skip
 def advance(
     key: Key,
     chains: PersistentChains,
@@ -361,11 +361,7 @@ def _restarted(static, arrays, key, chains, share):
     if restarts is not None:
         key_where, key_fresh = jax.random.split(key_restart)
         fresh = jax.vmap(restarts.sample)(jax.random.split(key_fresh, len(xs)))
-        checks.require(
-            fresh.shape == xs.shape,
-            f"restarts must draw positions of the chains' shape {xs.shape[1:]}, got "
-            f"{fresh.shape[1:]}",
-        )
+        checks.one_of_shapes("a draw of restarts", fresh[0], [xs.shape[1:]])
         again = jax.random.bernoulli(key_where, share, (len(xs),))
         again = again.reshape(-1, *[1] * (xs.ndim - 1))  # (N,) -> (N, 1, …, 1)
         xs = jnp.where(again, fresh, xs)

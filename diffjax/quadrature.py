@@ -47,15 +47,11 @@ def _box(name, bounds):
     try:
         box = np.asarray(bounds, np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"{name} must be an array of real numbers that is not traced, "
-            f"got {bounds!r}"
-        ) from None
+        accepted = "an array of real numbers that is not traced"
+        raise TypeError(f"{name} must be {accepted}, got {bounds!r}") from None
     checks.one_of_shapes(name, box, [(2,), (1, 2), (2, 2)])
     checks.finite(name, box)
-    ordered = np.all(box[..., 0] < box[..., 1])
-    checks.require(ordered, f"{name} must have lower < upper, got {box.tolist()}")
-    return box
+    return checks.increasing(name, box)
 
 
 @checks.arguments(points=(checks.integer, 6), bounds=_box)
@@ -182,10 +178,8 @@ def log_integral(
     _raise_where(bad, exact, midpoints, f"{name} must be below infinity")
     top = exact.max()
     if np.isneginf(top):
-        raise ValueError(
-            f"{name} must be above -infinity somewhere within bounds "
-            f"{np.asarray(bounds).tolist()}"
-        )
+        box = np.asarray(bounds).tolist()
+        raise ValueError(f"{name} must be above -infinity somewhere within {box}")
     density = np.exp(exact - top).reshape(midpoints.counts)
     if tolerance is not None:
         _raise_unless_decayed(name, density, np.asarray(bounds), tolerance)
@@ -225,10 +219,8 @@ def _raise_where(bad, values, midpoints, rule_text):
     if bad.any():
         first = np.argwhere(bad)[0]
         node = np.array2string(np.asarray(midpoints.nodes)[first[0]], precision=4)
-        raise ValueError(
-            f"{rule_text}, got {values[tuple(first)]} at {node}, the first of "
-            f"{int(bad.sum())} such values"
-        )
+        place = f"{node}, the first of {int(bad.sum())} such values"
+        raise ValueError(f"{rule_text}, got {values[tuple(first)]} at {place}")
 
 
 def _raise_unless_decayed(name, density, bounds, tolerance):
@@ -240,11 +232,11 @@ def _raise_unless_decayed(name, density, bounds, tolerance):
         worst = int(shares.argmax())
         if shares[worst] > tolerance:
             bound = float(bounds.reshape(-1, 2)[axis, worst])
+            end = ("lower", "upper")[worst]
             raise ValueError(
-                f"{name} must have decayed at the bounds, got a density at the "
-                f"{('lower', 'upper')[worst]} bound {bound:g} of axis {axis} that "
-                f"would add {shares[worst]:.3g} of the integral if it went on: widen "
-                "the bounds; if that does not help, it is not integrable"
+                f"{name} must have decayed at the bounds, got a density at the {end} "
+                f"bound {bound:g} of axis {axis} that would add {shares[worst]:.3g} of "
+                "the integral if it went on: widen them if it is integrable at all"
             )
 
 
@@ -256,6 +248,5 @@ def _raise_unless_resolved(name, density, points, tolerance):
         if np.ptp(thirds) > tolerance:
             raise ValueError(
                 f"points must resolve {name} along axis {axis}, got {points}, of which "
-                f"every third differs by {np.ptp(thirds):.3g} of the integral: raise "
-                "points, or narrow the bounds"
+                f"thirds differ by {np.ptp(thirds):.3g}: raise them or narrow bounds"
             )

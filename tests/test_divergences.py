@@ -222,7 +222,13 @@ NORMAL = energy(lambda x: -0.5 * x**2)
             "q must be normalised, got a mass of 2.50663",
         ),
         (NORMAL, NORMAL, (-1.0, 1.0), ValueError, "p.log_prob must have decayed"),
-        (NORMAL, NORMAL, (1.0, -1.0), ValueError, "bounds must have lower < upper"),
+        (
+            NORMAL,
+            NORMAL,
+            (1.0, -1.0),
+            ValueError,
+            "bounds must increase, got -1.0 after 1.0",
+        ),
         (
             energy(lambda x: x * jnp.nan),
             NORMAL,

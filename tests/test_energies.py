@@ -240,7 +240,7 @@ def restarted(restarts):
         (
             lambda: restarted(targets.gaussian([0.0], 1.0)),
             ValueError,
-            r"restarts must draw positions of the chains' shape \(2,\), got \(1,\)",
+            r"a draw of restarts must have shape \(2,\), got \(1,\)",
         ),
         (lambda: restarted(3), TypeError, "restarts must have sample"),
     ],

@@ -29,7 +29,7 @@ from .conditioners.weights import networks_in_turn
 from .coupling import vector_flow
 from .density import Flow, flow
 from .elementwise import actnorm
-from .scalar_maps import ScalarMap, bounded_affine, check_scalar_map
+from .scalar_maps import SCALAR_MAP, ScalarMap, bounded_affine
 from .shapes import Reshape, reversal, squeeze
 
 __all__ = ["autoregressive", "iaf", "maf", "tarflow"]
@@ -102,7 +102,7 @@ def _with_axis(x):
 
 @checks.arguments(
     conditioner=(checks.callable_, "conditioner(y, condition) -> (*y.shape, P)"),
-    scalar_map=check_scalar_map,
+    scalar_map=SCALAR_MAP,
 )
 def autoregressive(conditioner: Callable, scalar_map: ScalarMap) -> Autoregressive:
     """Autoregressive layer along the first axis (Papamakarios et al. 2017, equation 4).
@@ -242,7 +242,7 @@ def iaf(
 
 @checks.arguments(
     **MASKED, shape=checks.shape, layers=(checks.depth, 1),
-    scalar_map=checks.optional(check_scalar_map),
+    scalar_map=checks.optional(*SCALAR_MAP),
 )  # fmt: skip
 def _masked_flow(
     key, shape, *, direction, layers, width, depth, scalar_map, condition_size

@@ -147,11 +147,8 @@ class Inverse(Bijector):
         nodes = jax.tree.leaves(
             self.bijector, is_leaf=lambda node: isinstance(node, ActNorm)
         )
-        checks.require(
-            not any(isinstance(node, ActNorm) for node in nodes),
-            "an actnorm inside inverse(…) cannot be initialised from data; "
-            "put it outside",
-        )
+        message = "an actnorm inside inverse(…) cannot see data; put it outside"
+        checks.require(not any(isinstance(n, ActNorm) for n in nodes), message)
         return self, jax.vmap(self.inverse)(ys, conditions)
 
 

@@ -25,10 +25,10 @@ from .density import Flow, flow
 from .elementwise import actnorm
 from .linear import lu_linear
 from .scalar_maps import (
+    SCALAR_MAP,
     ScalarMap,
     additive,
     bounded_affine,
-    check_scalar_map,
 )
 from .shapes import reshape, take
 from .splines import rational_quadratic
@@ -208,7 +208,7 @@ class Coupling(Bijector):
 
 
 @checks.arguments(
-    scalar_map=check_scalar_map,
+    scalar_map=SCALAR_MAP,
     conditioner=(checks.callable_, "conditioner(kept, condition) -> (*moved.shape, P)"),
     mask=(checks.instance, AxisMask | CheckerboardMask,
           "a half_mask, alternate_mask or checkerboard_mask"),
@@ -250,7 +250,7 @@ def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Couplin
 
 
 @checks.arguments(
-    **NETWORK, shape=checks.shape, scalar_map=check_scalar_map,
+    **NETWORK, shape=checks.shape, scalar_map=SCALAR_MAP,
     layers=(checks.depth, 1), depth=(checks.depth, 0), mix=checks.boolean,
 )  # fmt: skip
 def coupling_flow(

@@ -33,11 +33,6 @@ def _finite_parts(name, value):
     return jax.tree.map(lambda part: checks.finite_array(name, part), value)
 
 
-BASE = (checks.has_methods, "log_prob(z)", "sample(key)")
-DENSITY = (checks.has_methods, "log_prob(x, condition)")
-DEQUANTISER = (checks.has_methods, "sample_and_log_prob(key, condition)")
-
-
 @pytree
 class Flow:
     """Distribution of x = f(z), z drawn from a base. See `flow`.
@@ -209,7 +204,10 @@ def _decode(flow, z, condition):
     return flow.bijector.forward(z, condition)
 
 
-@checks.arguments(base=BASE, bijector=BIJECTOR, train_base=checks.boolean)
+@checks.arguments(
+    base=(checks.has_methods, "log_prob(z)", "sample(key)"),
+    bijector=BIJECTOR, train_base=checks.boolean,
+)  # fmt: skip
 def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     """Normalizing flow: the distribution of x = f(z), z drawn from a base.
 
@@ -238,17 +236,11 @@ def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     return Flow(base, bijector, train_base)
 
 
-def check_flow(name: str, value: Any) -> Flow:
-    """`value` if it was made by `flow`, otherwise a TypeError.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-    """
-    return checks.made_by(name, value, Flow, "flows.flow or one of its constructors")
+FLOW = (checks.made_by, Flow, "flows.flow or one of its constructors")
+"""Rule of a flow."""
 
 
-@checks.arguments(flow=check_flow)
+@checks.arguments(flow=FLOW)
 def interpolate(
     flow: Flow,
     start: ArrayLike,
@@ -306,12 +298,12 @@ def _interpolate(flow, start, end, weights, condition):
 
 
 @checks.arguments(
-    key=checks.key,
-    flow=DENSITY,
-    x=checks.finite_array,
-    width=checks.positive,
-    dequantiser=checks.optional(*DEQUANTISER),
-)
+    key=checks.key, flow=(checks.has_methods, "log_prob(x, condition)"),
+    x=checks.finite_array, width=checks.positive,
+    dequantiser=checks.optional(
+        checks.has_methods, "sample_and_log_prob(key, condition)"
+    ),
+)  # fmt: skip
 def lattice_log_prob(
     key: Key,
     flow: Flow,

@@ -16,13 +16,13 @@ from .. import checks
 from ..langevin.normalisers import ImportanceEstimate, importance_estimate
 from ..types import Array, ArrayLike, Key, PyTree, one_program
 from .compiled import call
-from .density import Flow, check_flow
+from .density import FLOW, Flow
 
 __all__ = ["importance_log_z", "negative_log_likelihood", "reverse_kl"]
 
 _TO_A_DENSITY = {
     "key": checks.key,
-    "flow": check_flow,
+    "flow": FLOW,
     "log_density": (checks.callable_, "log_density(x) -> ()"),
     "count": (checks.integer, 1),
 }

@@ -29,9 +29,6 @@ __all__ = [
     "interpolant",
 ]
 
-MAKERS = "flows.interpolant or flows.bridge"
-"""The constructors of interpolants, for messages."""
-
 
 @pytree
 class Interpolant:
@@ -106,6 +103,10 @@ class BridgeVariance:
         return self.std * self.std * t * (1 - t)
 
 
+INTERPOLANT = (checks.made_by, Interpolant, "flows.interpolant or flows.bridge")
+"""Rule of an interpolant."""
+
+
 @checks.arguments(variance=checks.optional(checks.callable_, "variance(t)"))
 def interpolant(
     schedule: Schedule | None = None, variance: Callable | None = None
@@ -156,10 +157,7 @@ def _check_variance(schedule, variance):
     for t in (schedule.t_min, schedule.t_max):
         with jax.ensure_compile_time_eval():
             value = float(variance(np.asarray(t, float_dtype())))
-        message = (
-            "variance must be positive within the schedule's interval, "
-            f"got {value} at t={t}"
-        )
+        message = f"variance must be positive within the schedule, got {value} at {t=}"
         checks.require(value > 0 and math.isfinite(value), message)
 
 
@@ -269,7 +267,7 @@ PAIRINGS = ("independent", "optimal", "entropic")
 
 
 @checks.arguments(
-    interpolant=(checks.made_by, Interpolant, MAKERS), mean=checks.finite_array,
+    interpolant=INTERPOLANT, mean=checks.finite_array,
     std=checks.positive_array, pairing=(checks.choice, PAIRINGS),
 )  # fmt: skip
 def gaussian_interpolant(
@@ -355,16 +353,12 @@ def _entropic_covariance(std, regularisation):
     return 2 * std**2 / jnp.where(total > 0, total, 1)
 
 
-def check_interpolant(value: Any) -> Interpolant:
-    """`value` if it is an interpolant, otherwise a TypeError."""
-    return checks.made_by("interpolant", value, Interpolant, MAKERS)
-
-
 def with_spread(value: Any) -> Interpolant:
     """`value` if it is an interpolant with γ, otherwise an error."""
     message = (
         "interpolant must have a variance γ², as made by flows.bridge, for z to carry "
         "the score"
     )
-    checks.require(check_interpolant(value).variance is not None, message)
+    checks.made_by("interpolant", value, *INTERPOLANT[1:])
+    checks.require(value.variance is not None, message)
     return value

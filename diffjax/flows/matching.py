@@ -27,7 +27,7 @@ from ..types import (
 )
 from .compiled import call
 from .continuous import MADE, VELOCITY, Continuous, check_parts
-from .interpolants import BridgeVariance, Interpolant, check_interpolant, with_spread
+from .interpolants import INTERPOLANT, BridgeVariance, Interpolant, with_spread
 from .pairings import Pairing, check_pairing, independent
 
 __all__ = [
@@ -66,7 +66,11 @@ class Examples(NamedTuple):
     condition: PyTree
 
 
-@checks.arguments(key=checks.key, times=(checks.choice, losses.TIME_DISTRIBUTIONS))
+@checks.arguments(
+    key=checks.key, interpolant=INTERPOLANT, x0=requirements.check_example,
+    x1=checks.optional(requirements.check_example),
+    times=(checks.choice, losses.TIME_DISTRIBUTIONS),
+)  # fmt: skip
 def examples(
     key: Key,
     interpolant: Interpolant,
@@ -102,11 +106,9 @@ def examples(
       >>> dj.flows.examples(key, dj.flows.interpolant(), xs).velocity.shape
       (1, 2)
     """
-    check_interpolant(interpolant)
     pairing = check_pairing(independent() if pairing is None else pairing)
-    x0 = checks.batch("x0", requirements.check_example("x0", x0))
+    checks.batch("x0", x0)
     if x1 is not None:
-        x1 = requirements.check_example("x1", x1)
         checks.one_of_shapes("x1", x1, [x0.shape])
     checks.leading_axis("condition", condition, "x0", x0.shape[0])
     return call(_examples, key, interpolant, x0, x1, pairing, condition, times=times)
@@ -260,6 +262,7 @@ def _errors(name, field, batch, target):
     return jax.vmap(one)(batch.x, batch.t, target, *conditions)
 
 
+@checks.arguments(interpolant=INTERPOLANT)
 def velocity_denoiser(
     interpolant: Interpolant, velocity: Velocity, pairing: Pairing | None = None
 ) -> NetworkDenoiser:
@@ -294,7 +297,7 @@ def velocity_denoiser(
         "interpolant must have no variance γ² for its velocity to give E[x_0 | x_t]; "
         "use flows.continuous"
     )
-    checks.require(check_interpolant(interpolant).variance is None, message)
+    checks.require(interpolant.variance is None, message)
     # Tweedie's formula for the score needs noise that is independent of the data.
     independent = pairing is None or check_pairing(pairing).independent
     return predictions.denoiser(

@@ -372,9 +372,7 @@ def _log_plan(cost, regularisation, iterations, tolerance):
 def check_pairing(value: Any) -> Pairing:
     """`value` if it is a pairing, otherwise a TypeError."""
     stated = isinstance(getattr(value, "independent", None), bool)
-    message = (
-        "pairing must be one of flows.pairings, or callable as (key, x0, x1) with a "
-        f"boolean `independent`, got {value!r}"
-    )
+    accepted = "one of flows.pairings, or (key, x0, x1) -> indices with `independent`"
+    message = f"pairing must be {accepted}, got {value!r}"
     checks.require(callable(value) and stated, message, TypeError)
     return value

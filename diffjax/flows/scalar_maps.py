@@ -83,18 +83,12 @@ def _bounded_affine(bound):
     return ScalarMap(f"bounded_affine({bound})", 2, forward, inverse)
 
 
-def check_scalar_map(name: str, value: Any) -> ScalarMap:
-    """The value if it is a scalar map.
-
-    Args:
-      name: The argument's name, for the message.
-      value: The argument.
-
-    Raises:
-      TypeError: If it is something else.
-    """
-    accepted = "a scalar map such as bounded_affine() or rational_quadratic()"
-    return checks.instance(name, value, ScalarMap, accepted)
+SCALAR_MAP = (
+    checks.instance,
+    ScalarMap,
+    "a scalar map such as bounded_affine() or rational_quadratic()",
+)
+"""Rule of a scalar map."""
 
 
 @pytree
@@ -125,7 +119,7 @@ class Pointwise(Bijector):
         return x, jnp.sum(log_slope)
 
 
-@checks.arguments(shape=checks.shape, scalar_map=check_scalar_map)
+@checks.arguments(shape=checks.shape, scalar_map=SCALAR_MAP)
 def pointwise(shape: tuple, scalar_map: ScalarMap) -> Pointwise:
     """Learned monotone map of each entry, the identity at first.
 
@@ -181,7 +175,7 @@ class Conditional(Bijector):
 
 @checks.arguments(
     conditioner=(checks.callable_, "conditioner(condition) -> (*shape, P)"),
-    scalar_map=check_scalar_map,
+    scalar_map=SCALAR_MAP,
 )
 def conditional(conditioner: Callable, scalar_map: ScalarMap) -> Conditional:
     """Map of each entry whose parameters are a function of the condition c alone.

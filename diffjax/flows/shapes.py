@@ -159,11 +159,9 @@ def reshape(source: tuple, target: tuple) -> Reshape:
     Example:
       >>> image = dj.flows.reshape((4,), (2, 2, 1)).forward(jnp.arange(4.0))
     """
-    checks.require(
-        math.prod(source) == math.prod(target),
-        f"target must have the {math.prod(source)} entries of source={source}, "
-        f"got {target}",
-    )
+    size = math.prod(source)
+    message = f"target must have the {size} entries of source={source}, got {target}"
+    checks.require(math.prod(target) == size, message)
     return Reshape(source, target)
 
 

@@ -116,10 +116,9 @@ def importance_estimate(log_weights: Array, samples: Array) -> ImportanceEstimat
       ValueError: If all weights are 0. Under jit the estimate is NaN instead.
     """
     log_z, error, size, total = _summary_of_weights(log_weights)
-    checks.require(
-        checks.is_traced(total) or not np.isneginf(total),
-        f"log_density must not be -infinity at all {len(log_weights)} samples",
-    )
+    got = f"got {len(log_weights)} weights that are all 0"
+    message = f"log_density must be above -infinity somewhere, {got}"
+    checks.require(checks.is_traced(total) or not np.isneginf(total), message)
     return ImportanceEstimate(log_z, error, size, log_weights, samples)
 
 
