@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, schedules, types
-from ..distributions.lattice import bits_per_dim, level_index
+from ..distributions.lattice import bits_per_dim
 from ..distributions.normal import Gaussian, check_gaussian, gaussian_kl
 from ..noise import normal
 from ..schedules import DiscreteChain, Schedule
@@ -70,7 +70,6 @@ class Bound(NamedTuple):
 CHUNK = checks.optional(checks.integer, 1)
 
 
-@checks.arguments(key=checks.key, x=check_example, chunk=CHUNK)
 def elbo(
     key: Key,
     denoiser: Denoiser,
@@ -135,7 +134,6 @@ def elbo(
     return Bound(*_elbo_terms(static, chunk, arrays, key, x, prior))
 
 
-@checks.arguments(key=checks.key, x=check_example, chunk=CHUNK)
 def two_variable_elbo(
     key: Key,
     denoiser: Denoiser,
@@ -200,7 +198,6 @@ class RateDistortion(NamedTuple):
     rmse: Array
 
 
-@checks.arguments(key=checks.key, x=check_example, chunk=CHUNK)
 def rate_distortion(
     key: Key,
     denoiser: Denoiser,
@@ -253,6 +250,7 @@ def _rate_distortion(static, chunk, arrays, key, x, prior):
     return bits_per_dim(-spent, x.shape, 2, 1.0), rmse
 
 
+@checks.arguments(key=checks.key, x=check_example, chunk=CHUNK)
 def _elbo_arguments(
     key, denoiser, chain, x, variance, levels, decoder_variance, prior, chunk
 ):
@@ -262,10 +260,8 @@ def _elbo_arguments(
         variance,
         levels=levels,
         decoder_variance=decoder_variance,
-        shape=x.shape,
+        x=x,
     )
-    if levels is not None:
-        level_index(x, model.levels)
     return model, x, check_prior(prior, 1.0, x.shape), chunk
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks, types
-from ..distributions.lattice import level_index
 from ..losses import WEIGHTINGS
 from ..numerics import float_dtype
 from ..schedules import DiscreteChain, Schedule
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 
-@checks.arguments(key=checks.key)
 def simple_loss(
     key: Key,
     denoiser: Denoiser,
@@ -67,7 +65,7 @@ def simple_loss(
       ()
     """
     model, x, index = _loss_arguments(
-        denoiser, chain, x, index, "posterior", None, None
+        key, denoiser, chain, x, index, "posterior", None, None
     )
     arrays, static = partition(model)
     return _simple_loss(static, arrays, key, x, index)
@@ -81,7 +79,6 @@ def _simple_loss(static, arrays, key, x, index):
     return weighted_error("simple", model.chain, step.time, x - denoised) / x.size
 
 
-@checks.arguments(key=checks.key)
 def bound_loss(
     key: Key,
     denoiser: Denoiser,
@@ -118,7 +115,7 @@ def bound_loss(
       TypeError: As `elbo`.
     """
     model, x, index = _loss_arguments(
-        denoiser, chain, x, index, variance, levels, decoder_variance
+        key, denoiser, chain, x, index, variance, levels, decoder_variance
     )
     arrays, static = partition(model)
     return _bound_loss(static, arrays, key, x, index)
@@ -132,7 +129,7 @@ def _bound_loss(static, arrays, key, x, index):
     return model.term(step, index, x, denoised, second=second)
 
 
-@checks.arguments(key=checks.key, bound_weight=checks.non_negative)
+@checks.arguments(bound_weight=checks.non_negative)
 def hybrid_loss(
     key: Key,
     denoiser: Denoiser,
@@ -172,7 +169,7 @@ def hybrid_loss(
       TypeError: As `elbo`.
     """
     model, x, index = _loss_arguments(
-        denoiser, chain, x, index, variance, levels, decoder_variance
+        key, denoiser, chain, x, index, variance, levels, decoder_variance
     )
     arrays, static = partition(model)
     return _hybrid_loss(static, arrays, key, x, index, bound_weight)
@@ -189,23 +186,18 @@ def _hybrid_loss(static, arrays, key, x, index, bound_weight):
     return (simple + bound_weight * model.chain.steps * bound) / x.size
 
 
-def _loss_arguments(denoiser, chain, x, index, variance, levels, decoder_variance):
+@checks.arguments(key=checks.key, x=check_example)
+def _loss_arguments(key, denoiser, chain, x, index, variance, levels, decoder_variance):
     model = reverse_model(
         denoiser,
         chain,
         variance,
         levels=levels,
         decoder_variance=decoder_variance,
-        shape=jnp.shape(x),
+        x=x,
     )
-    x = check_example("x", x)
-    if levels is not None:
-        level_index(x, model.levels)
-    return (
-        model,
-        x,
-        None if index is None else checks.index("index", index, chain.steps),
-    )
+    index = None if index is None else checks.index("index", index, chain.steps)
+    return model, x, index
 
 
 def weighted_error(name: str, schedule: Schedule, t: Scalar, error: Array) -> Array:

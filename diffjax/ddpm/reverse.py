@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import checks
 from ..distributions.discretised import DiscretisedGaussian
-from ..distributions.lattice import check_levels
+from ..distributions.lattice import check_levels, level_index
 from ..distributions.normal import Gaussian, gaussian_kl_entries
 from ..schedules import DiscreteChain
 from ..types import (
@@ -316,26 +316,32 @@ def reverse_model(
     *,
     levels: ArrayLike | None = None,
     decoder_variance: ArrayLike | None = None,
-    shape: tuple[int, ...] = (),
+    x: Array | None = None,
 ) -> ReverseModel:
     """The model of checked arguments, as one pytree.
 
     Args:
       denoiser, chain, variance, levels, decoder_variance: As in `elbo`.
-      shape: Of an example.
+      x: The example, where the model's decoder is used.
 
     Returns:
       The model.
+
+    Raises:
+      ValueError: If an entry of x is no level.
     """
     checks.denoiser("denoiser", denoiser)
     checks.choice("variance", variance, VARIANCES)
     checks.made_by("chain", chain, DiscreteChain, "schedules.from_betas")
+    if levels is not None:
+        levels = check_levels("levels", levels)
+        level_index(x, levels)
     return ReverseModel(
         as_pytree_callable(denoiser),
         chain,
         step_coefficients(chain),
-        None if levels is None else check_levels("levels", levels),
-        check_decoder_variance(decoder_variance, shape),
+        levels,
+        check_decoder_variance(decoder_variance, np.shape(x)),
         variance=variance,
     )
 
