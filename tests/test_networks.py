@@ -629,7 +629,7 @@ ERRORS = [
         ValueError,
         r"condition must have shape \(3,\), got \(2,\)",
     ),
-    (call(DiT(patch=3), IMAGE, 0.5), ValueError, "patch must divide H=4, got 3"),
+    (call(DiT(patch=3), IMAGE, 0.5), ValueError, "sides divisible by patch=3"),
     (
         call(DiT(), np.zeros((2, 4, 4, 1)), 0.5),
         ValueError,

@@ -26,7 +26,7 @@ from .arrays import (
     promoted,
     real_array,
 )
-from .edge import arguments, optional, require
+from .edge import arguments, attributes, optional, require
 from .numbers import (
     LARGEST_WIDTH,
     between,
@@ -86,6 +86,7 @@ __all__ = [
     "all_within",
     "arguments",
     "arrays",
+    "attributes",
     "as_many",
     "axes",
     "batch",

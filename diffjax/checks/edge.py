@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-__all__ = ["arguments", "optional", "require"]
+__all__ = ["arguments", "attributes", "optional", "require"]
 
 
 P = ParamSpec("P")
@@ -64,6 +64,18 @@ def arguments(**rules: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
+
+
+def attributes(holder: Any, **rules: Any) -> None:
+    """Check attributes of an object, such as the fields of a module.
+
+    Args:
+      holder: The object, whose attributes are set.
+      **rules: A check for each attribute that needs one, as in `arguments`.
+    """
+    for name, rule in rules.items():
+        check, *more = rule if isinstance(rule, tuple) else (rule,)
+        check(name, getattr(holder, name), *more)
 
 
 def optional(check: Callable[..., Any], *more: Any) -> Callable[[str, Any], Any]:

@@ -42,8 +42,7 @@ def patchify(x: Array, patch: int) -> Array:
       ValueError: If `patch` does not divide H and W.
     """
     height, width, channels = x.shape
-    checks.divides("patch", patch, "H", height)
-    checks.divides("patch", patch, "W", width)
+    checks.image("x", x.shape, "patch", patch)
     # (rows, p, columns, p, C)
     x = x.reshape(height // patch, patch, width // patch, patch, channels)
     # (rows, columns, p, p, C) -> (rows columns, p p C)

@@ -30,7 +30,7 @@ The lowest still orders |t| ≤ 80. The highest turns by 1 within 0.005.
 """
 
 
-@checks.arguments(dim=checks.even)
+@checks.arguments(t=checks.real_array, dim=checks.even)
 def sinusoidal(
     t: ArrayLike,
     dim: int,
@@ -68,7 +68,6 @@ def sinusoidal(
       (8,)
     """
     checks.ordered("min_frequency", min_frequency, "max_frequency", max_frequency)
-    t = checks.real_array("t", t)
     omega = np.geomspace(min_frequency, max_frequency, dim // 2)
     return _waves(t, omega.astype(t.dtype))
 
@@ -173,7 +172,7 @@ class FourierFeatures(OneProgram, nn.Module):
 
     def __post_init__(self):
         rules = {"scale": checks.positive, "seed": (checks.integer, 0, 2**32 - 1)}
-        fields.check(self, dim=checks.even, **rules)
+        checks.attributes(self, dim=checks.even, **rules)
         super().__post_init__()
 
     def __call__(self, t: ArrayLike) -> Array:
@@ -215,7 +214,7 @@ class TimeEmbedding(OneProgram, nn.Module):
 
     def __post_init__(self):
         rules = {"features_dim": checks.even, "frequencies": fields.frequencies}
-        fields.check(self, dim=(checks.width, 1), **rules)
+        checks.attributes(self, dim=(checks.width, 1), **rules)
         super().__post_init__()
 
     @nn.compact
@@ -337,8 +336,6 @@ class Conditioning(nn.Module):
                 self.dim, self.num_classes, self.condition_dim, self.dtype
             )(condition)
         elif condition is not None:
-            raise ValueError(
-                "condition must be None where num_classes=None and condition_dim=None, "
-                f"got {condition!r}; set the one for labels or the other for vectors"
-            )
+            unset = "num_classes=None and condition_dim=None"
+            raise ValueError(f"condition must be None where {unset}, got {condition!r}")
         return nn.silu(embedding)

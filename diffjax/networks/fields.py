@@ -4,19 +4,7 @@ from typing import Any
 
 from .. import checks
 
-__all__ = ["check", "check_network", "condition", "frequencies"]
-
-
-def check(module: Any, **rules: Any) -> None:
-    """Check fields of a module.
-
-    Args:
-      module: A module whose fields are set.
-      **rules: A check per field, as in `checks.arguments`.
-    """
-    for name, rule in rules.items():
-        function, *more = rule if isinstance(rule, tuple) else (rule,)
-        function(name, getattr(module, name), *more)
+__all__ = ["check_network", "condition", "frequencies"]
 
 
 def check_network(module: Any, **rules: Any) -> None:
@@ -24,9 +12,9 @@ def check_network(module: Any, **rules: Any) -> None:
 
     Args:
       module: A network whose fields are set.
-      **rules: A check per other field, as in `check`.
+      **rules: A check per other field, as in `checks.attributes`.
     """
-    check(module, **NETWORK, **rules)
+    checks.attributes(module, **NETWORK, **rules)
     condition(module)
 
 
@@ -49,7 +37,7 @@ def condition(module: Any) -> None:
     message = f"num_classes and condition_dim exclude each other, got {both}"
     checks.require(None in both, message)
     size = checks.optional(checks.width, 1)
-    check(module, num_classes=size, condition_dim=size)
+    checks.attributes(module, num_classes=size, condition_dim=size)
 
 
 NETWORK = {

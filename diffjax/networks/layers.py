@@ -101,7 +101,6 @@ class Attention(nn.Module):
     def __call__(self, h: Array) -> Array:
         """Map tokens (N, width) to (N, width), where heads divides width."""
         n, width = h.shape
-        checks.divides("heads", self.heads, "width", width)
         d = width // self.heads
         qkv = nn.Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
         # (N, 3, heads, d) -> (3, heads, N, d)

@@ -176,11 +176,9 @@ class UNet(OneProgram, nn.Module):
         many = (checks.integer_tuple, 1, checks.LARGEST_WIDTH, 1)
         fields.check_network(self, **sizes, multipliers=many)
         last = len(self.multipliers) - 1
-        attended = checks.integer_tuple(
-            "attention_resolutions", self.attention_resolutions, 0, last
-        )
+        checks.attributes(self, attention_resolutions=(checks.integer_tuple, 0, last))
         # The middle, with attention, has the last resolution's channels.
-        for resolution in {*attended, last}:
+        for resolution in {*self.attention_resolutions, last}:
             name = f"width * multipliers[{resolution}]"
             channels = self.width * self.multipliers[resolution]
             checks.divides("heads", self.heads, name, channels)
