@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 
 from . import checks
-from .numerics import float_dtype
+from .numerics import array_module, float_dtype
 from .types import Array, Key, Scalar, pytree, static_field
 
 __all__ = ["DRAWS_PER_STEP", "BrownianPath", "brownian", "normal", "part"]
@@ -432,8 +432,8 @@ def _without_gradient(path, *times):
 def _rounding(path):
     # A time may round outside by 4 ulp of the end that is greater in absolute
     # value.
-    largest = np.maximum if not checks.is_traced(path.start, path.end) else jnp.maximum
-    return 4 * np.finfo(path.start.dtype).eps * largest(abs(path.start), abs(path.end))
+    largest = array_module(path.start, path.end).maximum(abs(path.start), abs(path.end))
+    return 4 * np.finfo(path.start.dtype).eps * largest
 
 
 def _path_key(key):

@@ -1114,7 +1114,7 @@ ERRORS = {
     "noise of an entry": (
         lambda: inverse.dps(EDM, D, EYE, np.zeros(2), noise_std=[0.1, 0.0]),
         ValueError,
-        "noise_std must be positive, got 0.0",
+        "noise_std must be positive, got 0 in entry 1",
     ),
     "noise of no operator": (
         lambda: inverse.dps(EDM, D, np.eye(2), np.zeros(2), noise_std=[0.1, 0.2]),
@@ -1139,7 +1139,7 @@ ERRORS = {
     "soft mask": (
         lambda: inverse.soft_inpainting(D, np.zeros(2), [0.0, 1.5]),
         ValueError,
-        r"mask must lie in \[0, 1\], got 1.5 among 1 outside",
+        r"mask must lie in \[0, 1\], got 1.5 in entry 1",
     ),
     "soft mask's shape": (
         lambda: inverse.soft_inpainting(D, np.zeros(2), np.zeros(3)),

@@ -116,6 +116,7 @@ def _variance(levels, cumulative):
 
 def _below_midpoints(levels, cumulative):
     """F at the midpoints, (K − 1, *shape)."""
+    # Rounding to the nearest level changes at the midpoints.
     return jax.vmap(cumulative)(0.5 * (levels[1:] + levels[:-1]))
 
 
@@ -150,6 +151,7 @@ class DiscretisedLogistic:
 
     def sample(self, key: Key) -> Array:
         """One draw, of levels."""
+        # A scale of shape () serves all entries, but every entry has a draw of its own.
         scale = jnp.broadcast_to(jnp.exp(self.log_scale), self.location.shape)
         noise = jax.random.logistic(key, self.location.shape, self.location.dtype)
         return nearest_level(self.location + scale * noise, self.levels)
@@ -299,6 +301,7 @@ def discretised_log_prob(gaussian: Gaussian, x: ArrayLike, levels: ArrayLike) ->
     checks.all_positive("gaussian.var", gaussian.var)
     if checks.is_traced(x, levels):
         return _discretised_log_prob(gaussian, x, levels)
+    # Raises for an entry that is no level, before the program that gives it −∞
     level_index(x, levels)
     return _discretised_log_prob_compiled(gaussian, x, levels)
 

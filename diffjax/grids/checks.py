@@ -31,6 +31,7 @@ def check(
       ValueError: If the times are no such grid.
     """
     ts = checks.column(name, checks.real_array(name, ts), "steps + 1", 2, _MAKER)
+    # Of the dtype that the times came in: widening them does not undo its rounding.
     slack = 4 * np.finfo(ts.dtype).eps
     ts = ts.astype(float_dtype())
     checks.finite(name, ts)
@@ -43,6 +44,7 @@ def check(
 def _check_interval(name, values, schedule, zero_end, slack):
     low, high = float(schedule.t_min), float(schedule.t_max)
     ends_at_zero = zero_end and values[-1] == 0 and values[-1] < values[0]
+    # A last time of 0 lies below t_min by intent.
     inner = values[:-1] if ends_at_zero else values
     outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
     if outside.size:
@@ -61,6 +63,7 @@ def check_decreasing(name: str, ts: ArrayLike) -> None:
       ts: Times (N + 1,), strictly monotone.
     """
     if not checks.is_traced(ts):
+        # The ends suffice, as `check` has seen that the times are monotone.
         start, end = np.asarray(ts)[[0, -1]]
         checks.require(start >= end, f"{name} must decrease, got {start} … {end}")
 

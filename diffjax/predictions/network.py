@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import checks, schedules
 from ..schedules import Schedule
-from ..schedules.chain import Indexed
+from ..schedules.chain import INDEXED
 from ..types import (
     Array,
     Denoiser,
@@ -188,8 +188,7 @@ def denoiser(
 
 def _check_inputs(schedule, kind, inputs):
     if inputs.endswith("index"):
-        makers = "schedules.from_betas or schedules.from_sigmas"
-        checks.made_by("schedule", schedule, Indexed, f"{makers} for inputs={inputs!r}")
+        checks.made_by("schedule", schedule, *INDEXED[1:])
     infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
     checks.require(
         not infinite or (inputs != "scaled" and kind not in ("noise", "score")),
