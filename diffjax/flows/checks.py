@@ -137,9 +137,10 @@ def check_spline(name: str, x: Any, *knots: Any) -> tuple:
     x = checks.finite_array(name, x)
     rows = {"x_knots": knots[0], "y_knots": knots[1], "slopes": knots[2]}
     rows = {key: checks.finite_array(key, row) for key, row in rows.items()}
-    count = max(2, *(row.shape[-1] for row in rows.values() if row.ndim))
+    count = max([2, *(row.shape[-1] for row in rows.values() if row.ndim)])
     for row_name, row in rows.items():
-        checks.one_of_shapes(row_name, row, [(count,), (*x.shape, count)])
+        shapes = dict.fromkeys([(count,), (*x.shape, count)])  # one for x of shape ()
+        checks.one_of_shapes(row_name, row, shapes)
     checks.increasing("x_knots", rows["x_knots"])
     checks.increasing("y_knots", rows["y_knots"])
     checks.all_positive("slopes", rows["slopes"])
