@@ -3,6 +3,8 @@
 Traced values are let through.
 """
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,6 +187,51 @@ ERRORS = {
         lambda: checks.as_many("decoders", [1], "encoders", [1, 2]),
         ValueError,
         "decoders must be as many as encoders, 2, got 1",
+    ),
+    "increasing row": (
+        lambda: checks.increasing("knots", np.array([[0.0, 1.0], [3.0, 2.0]])),
+        ValueError,
+        r"knots must increase, got 2.0 after 3.0 at index 1 of row \[1\]",
+    ),
+    "between": (
+        lambda: checks.between("floor", 1, 0, 1),
+        ValueError,
+        r"floor must lie in \(0, 1\), got 1.0",
+    ),
+    "all_between": (
+        lambda: checks.all_between("y", np.array([0.5, np.nan]), 0.0, np.inf),
+        ValueError,
+        r"y must lie in \(0.0, inf\), got nan in entry 1",
+    ),
+    "each": (
+        lambda: checks.each("sizes", (1, 0), checks.integer, 1),
+        ValueError,
+        r"sizes\[1\] must be at least 1, got 0",
+    ),
+    "attributes": (
+        lambda: checks.attributes(types.SimpleNamespace(width=0), width=checks.even),
+        ValueError,
+        "width must be between 2 and 65536, got 0",
+    ),
+    "finite_batch": (
+        lambda: checks.finite_batch("batch", np.ones((1, 2)), 2),
+        ValueError,
+        r"batch must have shape \(N, ...\) with N at least 2, got \(1, 2\)",
+    ),
+    "last_axis": (
+        lambda: checks.last_axis("x", np.ones((2, 3)), 2),
+        ValueError,
+        r"x must have 2 channels on its last axis, got shape \(2, 3\)",
+    ),
+    "broadcastable": (
+        lambda: checks.broadcastable("shift", np.ones((2, 1)), np.ones(2)),
+        ValueError,
+        r"shift of shape \(2, 1\) must be broadcastable .*, got \(2,\)",
+    ),
+    "image": (
+        lambda: checks.image("x", (4, 3, 1), "factor", 2),
+        ValueError,
+        r"x must be \(H, W, C\) with sides divisible by factor=2, got \(4, 3, 1\)",
     ),
     "index": (
         lambda: checks.index("index", 4, 3),
