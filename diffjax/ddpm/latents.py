@@ -81,7 +81,8 @@ def interpolate(
       >>> frames.shape
       (3, 2)
     """
-    checks.concrete("index", index)
+    traced = checks.is_traced(index)
+    checks.require(not traced, "index must be concrete, got a traced one", TypeError)
     index = int(checks.index("index", index, chain.steps))
     start, end, weights = requirements.check_between(start, end, weights)
     arrays, static = partition((as_pytree_callable(denoiser), chain))
