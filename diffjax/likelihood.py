@@ -77,6 +77,7 @@ class LogProbInfo(NamedTuple):
     key=checks.optional(checks.key),
     chunk=checks.optional(checks.integer, 1),
     base=checks.optional(checks.has_methods, "log_prob(x)"),
+    x=requirements.check_example,
 )
 def log_prob(
     denoiser: Denoiser,
@@ -143,7 +144,6 @@ def log_prob(
         "key must be given for divergence='hutchinson', got key=None",
     )
     solver, grid = _prepare(solver, grid, denoiser, schedule)
-    x = requirements.check_example("x", x)
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), base)
     )
@@ -155,7 +155,7 @@ def log_prob(
     return (result, report) if info else result
 
 
-@checks.arguments(key=checks.key)
+@checks.arguments(key=checks.key, x=requirements.check_example, levels=check_levels)
 def lattice_log_prob(
     key: Key,
     denoiser: Denoiser,
@@ -222,7 +222,6 @@ def lattice_log_prob(
       >>> bool(jnp.isfinite(lp))
       True
     """
-    x, levels = requirements.check_example("x", x), check_levels("levels", levels)
     index = level_index(x, levels)
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))

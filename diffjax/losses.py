@@ -109,6 +109,9 @@ def _check_weighting(name, value):
     return value if callable(value) else checks.choice(name, value, WEIGHTINGS)
 
 
+_OBJECTIVE = {"prediction": PREDICTION, "weighting": _check_weighting}
+
+
 def _check_log_snrs(schedule, times):
     # a schedule without signal at its end is named before tracing
     if times != "uniform" and not checks.is_traced(schedule):
@@ -116,11 +119,7 @@ def _check_log_snrs(schedule, times):
 
 
 @checks.arguments(
-    prediction=PREDICTION,
-    x0=checks.real_array,
-    noise=checks.real_array,
-    t=checks.number,
-    weighting=_check_weighting,
+    x0=checks.real_array, noise=checks.real_array, t=checks.number, **_OBJECTIVE
 )
 def denoising_loss(
     prediction: NetworkDenoiser,
@@ -185,13 +184,7 @@ def _denoising_loss(
     return _weight_of_network(prediction, t, weighting, density) * jnp.mean(error**2)
 
 
-@checks.arguments(
-    key=checks.key,
-    prediction=PREDICTION,
-    x0=checks.batch,
-    weighting=_check_weighting,
-    times=TIMES,
-)
+@checks.arguments(key=checks.key, x0=checks.batch, times=TIMES, **_OBJECTIVE)
 def batch_loss(
     key: Key,
     prediction: NetworkDenoiser,

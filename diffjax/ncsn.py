@@ -169,15 +169,14 @@ def forward_step(ladder: NoiseLadder, x: ArrayLike, index: Any) -> Gaussian:
       [3.0, 3.0]
     """
     checks.made_by("ladder", ladder, NoiseLadder, "schedules.from_sigmas")
-    variance = jnp.asarray(ladder.increments)[
-        checks.index("index", index, ladder.steps) - 1
-    ]
+    index = checks.index("index", index, ladder.steps)
+    variance = jnp.asarray(ladder.increments)[index - 1]
     return Gaussian(checks.real_array("x", x), variance)
 
 
 @checks.arguments(
     key=checks.key,
-    denoiser=(checks.callable_, "denoiser(x, t)"),
+    denoiser=checks.denoiser,
     ladder=(checks.made_by, Indexed, "schedules.from_sigmas or from_betas"),
     x=check_example,
     weight=checks.optional(checks.callable_, "weight(sigma)"),

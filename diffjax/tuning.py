@@ -11,6 +11,7 @@ import optax
 from . import checks, grids, schedules
 from .grids.times import with_ends
 from .numerics import float_dtype
+from .sampling import shape_and_start
 from .schedules import Schedule
 from .solvers import driver, noise_source, requirements
 from .solvers.base import Solver
@@ -77,25 +78,20 @@ class GridErrors(NamedTuple):
 
 
 def _check_solver(name, solver):
-    if solver is None:
-        return
-    requirements.check_solver(solver)
-    message = (
-        f"{name} must be deterministic, so that its end can be compared with the "
-        f"probability flow's, got {solver!r}"
-    )
-    checks.require(not solver.stochastic, message, TypeError)
-    message = (
-        f"{name} must take one step after another on the grid it is given, got "
-        f"{solver!r}"
-    )
-    checks.require(solver.report is None and solver.solve is None, message, TypeError)
+    requirements.check_solver(name, solver)
+    faults = {
+        "be deterministic, to be compared with the probability flow": solver.stochastic,
+        "take one step after another on the grid": solver.report or solver.solve,
+    }
+    for rule, broken in faults.items():
+        checks.require(not broken, f"{name} must {rule}, got {solver!r}", TypeError)
 
 
 @checks.arguments(
-    denoiser=(checks.callable_, "denoiser(x, t)"),
+    schedule=schedules.argument,
+    denoiser=checks.denoiser,
     steps=(checks.integer, 1),
-    solver=_check_solver,
+    solver=checks.optional(_check_solver),
     iterations=(checks.integer, 0),
     learning_rate=checks.positive,
 )
@@ -189,7 +185,6 @@ def optimised_grid(
       >>> grid.shape
       (3,)
     """
-    schedules.check(schedule)
     solver = heun() if solver is None else solver
     _check_end_log_snrs(schedule)
     drawn, counts = _starts(key, shape, x_init, examples)
@@ -255,13 +250,9 @@ def _starts(key, shape, x_init, examples):
         )
         checks.require(starts.ndim >= 1 and starts.shape[0] >= 2, message)
         count, half = starts.shape[0], starts.shape[0] // 2
-        if shape is not None:
-            whole = (count, *checks.shape("shape", shape))
-            checks.one_of_shapes("x_init", starts, [whole])
+        shape_and_start(shape, starts, (count,))
         return (None, starts), ((half + 1) // 2, half // 2, count - half)
-    message = "shape must be given, the shape of one example, unless x_init is"
-    checks.require(shape is not None, message)
-    shape = checks.shape("shape", shape)
+    shape, _ = shape_and_start(shape, None)
     examples = checks.integer("examples", examples, minimum=2)
     half = examples // 2
     drawn = checks.key("key", key), np.zeros((0, *shape), np.float32)

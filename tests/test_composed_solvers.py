@@ -676,7 +676,7 @@ def test_grids_and_paths_that_do_not_fit_raise():
         ),
         ("Brownian path that covers the grid", path, solvers.sra1(), [0.95, 0.5]),
         (
-            "t_high must lie within the schedule's interval",
+            "t_high must lie in the schedule's interval",
             None,
             solvers.restart(t_high=2.0),
             [0.9, 0.5],

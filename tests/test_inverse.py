@@ -940,6 +940,16 @@ def test_repaint_names_the_denoiser_that_replaces_nothing():
         )
 
 
+def test_repaint_rejects_a_replacement_between_several_denoisers():
+    """Guidance by a second denoiser would undo what the first inserts."""
+    schedule, free = schedules.vp_linear(), lambda x, t: 0 * x
+    replaced = inverse.replacement(free, inverse.inpainting([True, False]), [OBSERVED])
+    guided = dj.guidance.classifier_free(replaced, free, 2.0)
+    settings = {"solver": inverse.repaint(), "grid": [1.0, 0.5, 0.1], "shape": (2,)}
+    with pytest.raises(TypeError, match=r"replacement for repaint, got Extrapolated"):
+        dj.sample(KEY, guided, schedule, **settings)
+
+
 def test_repaint_takes_a_condition():
     """The condition of `sample_many` reaches the denoiser through `replacement`."""
     schedule, operator = schedules.vp_linear(), inverse.inpainting([True, False])
@@ -1073,7 +1083,7 @@ ERRORS = {
     "complex": (
         lambda: inverse.linear_operator(jnp.fft.fft, (2,)),
         TypeError,
-        "function must return real numbers, got dtype complex64",
+        r"function\(0\) must be real, got dtype complex64",
     ),
     "variance": (
         lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=0.1, variance=1.0),

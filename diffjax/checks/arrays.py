@@ -25,6 +25,7 @@ __all__ = [
     "index",
     "integers",
     "monotone",
+    "non_negative_array",
     "positive_array",
     "probabilities",
     "promoted",
@@ -161,6 +162,18 @@ def positive_array(name: str, value: Any) -> Any:
       The array.
     """
     return all_positive(name, finite_array(name, value))
+
+
+def non_negative_array(name: str, value: Any) -> Any:
+    """A `finite_array` whose entries are 0 or more, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The array.
+    """
+    return all_non_negative(name, finite_array(name, value))
 
 
 def below_infinity(name: str, value: Any, error: type[Exception] = ValueError) -> None:

@@ -1,5 +1,6 @@
 """Checks of names, flags, functions, keys and objects."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "instance",
     "key",
     "made_by",
+    "pair",
 ]
 
 
@@ -101,7 +103,10 @@ def made_by(name: str, value: Any, kind: type, maker: str) -> Any:
       TypeError: If it is of another type.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be made by {maker}, got {type(value).__name__}")
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        if inspect.isfunction(value):  # as a rule the maker itself
+            got = f"{value!r}; call it: {value.__name__}()"
+        raise TypeError(f"{name} must be made by {maker}, got {got}")
     return value
 
 
@@ -121,6 +126,24 @@ def instance(name: str, value: Any, kind: Any, description: str) -> Any:
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {description}, got {value!r}")
+    return value
+
+
+def pair(name: str, value: Any, form: str) -> Any:
+    """A tuple or list of two values.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      form: The two by name, for the message, for example "(t_low, t_high)".
+
+    Returns:
+      The value.
+
+    Raises:
+      TypeError: If it is anything else.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {form}, got {value!r}")
     return value
 
 

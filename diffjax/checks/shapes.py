@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .arrays import finite, real_array
+from .arrays import finite, finite_array, real_array
 from .numbers import LARGEST_SIZE, _shape
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "column",
     "example_shaped",
     "finite_batch",
+    "finite_shaped",
     "image",
     "last_axis",
     "leading_axis",
@@ -71,6 +72,21 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
             f"{name} must have shape {' or '.join(map(str, shapes))}, "
             f"got {np.shape(value)}{hint}"
         )
+
+
+def finite_shaped(name: str, value: Any, *shapes: tuple) -> Any:
+    """A `finite_array` of one of several shapes.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      *shapes: The shapes that are accepted.
+
+    Returns:
+      The array.
+    """
+    value = finite_array(name, value)
+    one_of_shapes(name, value, shapes)
+    return value
 
 
 def leading_axis(name: str, tree: Any, beside: str, count: int) -> None:

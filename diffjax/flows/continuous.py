@@ -232,7 +232,7 @@ def continuous(
       True
     """
     solver = rk4() if solver is None else solver
-    requirements.check_solver(solver)
+    requirements.check_solver("solver", solver)
     message = (
         f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}"
     )

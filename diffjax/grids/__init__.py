@@ -4,7 +4,7 @@ They run from t_max to t_min unless stated otherwise. Any decreasing array
 serves as a grid.
 """
 
-from .checks import check, check_decreasing  # noqa: F401
+from .checks import check, check_interval, decreasing  # noqa: F401
 from .defaults import (
     DENSE,  # noqa: F401
     cost_of_step,  # noqa: F401

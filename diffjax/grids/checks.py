@@ -7,7 +7,7 @@ from ..numerics import float_dtype
 from ..schedules import Schedule
 from ..types import Array, ArrayLike
 
-__all__ = ["check", "check_decreasing", "decreasing"]
+__all__ = ["check", "check_interval", "decreasing"]
 
 _MAKER = "times, as grids.recommended(schedule, solver, 32) makes"
 
@@ -36,12 +36,30 @@ def check(
     ts = ts.astype(float_dtype())
     checks.finite(name, ts)
     checks.monotone(name, ts)
-    if schedule is not None and not checks.is_traced(ts, schedule):
-        _check_interval(name, np.asarray(ts), schedule, zero_end, slack)
+    if schedule is not None and not checks.is_traced(ts):
+        check_interval(name, np.asarray(ts), schedule, zero_end, slack)
     return ts
 
 
-def _check_interval(name, values, schedule, zero_end, slack):
+def check_interval(
+    name: str,
+    values: np.ndarray,
+    schedule: Schedule,
+    zero_end: bool = False,
+    slack: float = 4 * np.finfo(np.float32).eps,
+) -> None:
+    """Raise ValueError if concrete times lie outside of the schedule's interval.
+
+    Args:
+      name: Their name in messages.
+      values: Times (N + 1,).
+      schedule: A schedule. Of a traced one nothing is checked.
+      zero_end: Whether the last may be exactly 0, below t_min.
+      slack: How far they may lie outside relative to the ends, for their
+        rounding.
+    """
+    if checks.is_traced(schedule):
+        return
     low, high = float(schedule.t_min), float(schedule.t_max)
     ends_at_zero = zero_end and values[-1] == 0 and values[-1] < values[0]
     # A last time of 0 lies below t_min by intent.
@@ -55,29 +73,26 @@ def _check_interval(name, values, schedule, zero_end, slack):
         )
 
 
-def check_decreasing(name: str, ts: ArrayLike) -> None:
-    """Raise ValueError if the first of concrete times is below the last.
-
-    Args:
-      name: The grid's name in messages.
-      ts: Times (N + 1,), strictly monotone.
-    """
-    if not checks.is_traced(ts):
-        # The ends suffice, as `check` has seen that the times are monotone.
-        start, end = np.asarray(ts)[[0, -1]]
-        checks.require(start >= end, f"{name} must decrease, got {start} … {end}")
-
-
-def decreasing(name: str, value: ArrayLike) -> Array:
+def decreasing(
+    name: str,
+    value: ArrayLike,
+    schedule: Schedule | None = None,
+    zero_end: bool = False,
+) -> Array:
     """Check a decreasing grid.
 
     Args:
       name: Its name in messages.
       value: Times (N + 1,).
+      schedule: As in `check`.
+      zero_end: As in `check`.
 
     Returns:
       The times as a float array.
     """
-    grid = check(name, value)
-    check_decreasing(name, grid)
+    grid = check(name, value, schedule, zero_end)
+    if not checks.is_traced(grid):
+        # The ends suffice, as `check` has seen that the times are monotone.
+        start, end = np.asarray(grid)[[0, -1]]
+        checks.require(start >= end, f"{name} must decrease, got {start} … {end}")
     return grid

@@ -1,34 +1,35 @@
-"""Checks of arguments that guidance rules and inverse problems share."""
+"""What guidance rules and inverse problems share: arguments, calls of denoisers."""
 
 from typing import Any
 
-from .. import checks, predictions, schedules
-from ..schedules import Schedule
-from ..types import Denoiser, as_pytree_callable
+from .. import checks, predictions
+from ..types import Array, Denoiser, Scalar, as_pytree_callable
 
 __all__ = [
+    "denoised_at",
     "denoiser",
     "independent_denoiser",
     "scale",
-    "schedule",
 ]
 
 
-def schedule(name: str, value: Any) -> Schedule:
-    """The schedule, if it is one.
+def denoised_at(denoiser: Denoiser, x: Array, t: Scalar, *condition: Any) -> Array:
+    """The value of a denoiser, of its example's shape.
 
     Args:
-      name: The argument's name.
-      value: The argument.
+      denoiser: (x, t, *condition) -> D.
+      x: One example.
+      t: Time, shape ().
+      *condition: Passed to the denoiser.
 
     Returns:
-      The schedule.
+      D, shape of x.
 
     Raises:
-      TypeError: If it is no schedule.
+      TypeError: If the denoiser returns no array of real numbers.
+      ValueError: If it returns one of another shape.
     """
-    del name  # the message names the argument itself
-    return schedules.check(value)
+    return checks.denoised(denoiser(x, t, *condition), x)
 
 
 def denoiser(name: str, value: Any, signature: str = "denoiser(x, t)") -> Denoiser:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, schedules
+from .. import checks, grids, schedules
 from ..schedules import Schedule
 from ..types import Array, Denoiser, Scalar, pytree
 from . import arguments
+from .arguments import denoised_at
 
 __all__ = [
     "DynamicThreshold",
@@ -34,15 +35,15 @@ class Limited:
         """The active denoiser's D, shape of x."""
 
         def call(denoiser):
-            return lambda x, t: checks.denoised(denoiser(x, t, *condition), x).astype(
-                x.dtype
-            )
+            return lambda x, t: denoised_at(denoiser, x, t, *condition).astype(x.dtype)
 
         active = (self.low < t) & (t <= self.high)
         return jax.lax.cond(active, call(self.guided), call(self.otherwise), x, t)
 
 
-@checks.arguments(guided=arguments.denoiser, otherwise=arguments.denoiser)
+@checks.arguments(
+    schedule=schedules.argument, guided=arguments.denoiser, otherwise=arguments.denoiser
+)
 def limited(
     schedule: Schedule,
     guided: Denoiser,
@@ -78,26 +79,16 @@ def limited(
       >>> bool((guided(jnp.ones(2), 0.9) == denoiser(jnp.ones(2), 0.9)).all())
       True
     """
-    low, high = _interval(schedules.check(schedule), interval)
+    low, high = _interval(schedule, interval)
     return Limited(guided, otherwise, low, high)
 
 
 def _interval(schedule, interval):
-    checks.require(
-        isinstance(interval, tuple | list) and len(interval) == 2,
-        f"interval must be a pair (t_low, t_high), got {interval!r}",
-        TypeError,
-    )
+    interval = checks.pair("interval", interval, "(t_low, t_high)")
     low, high = map(checks.number, ("t_low", "t_high"), interval)
     checks.greater("t_high", high, "t_low", low)
-    if not checks.is_traced(schedule, low, high):
-        first, last = float(schedule.t_min), float(schedule.t_max)
-        slack = 4 * np.finfo(np.float32).eps  # the ends may have been rounded
-        checks.require(
-            first * (1 - slack) <= low < high <= last * (1 + slack),
-            f"interval must lie within the schedule's [{first}, {last}], "
-            f"got {(low, high)}",
-        )
+    if not checks.is_traced(low, high):
+        grids.check_interval("interval", np.float32([low, high]), schedule)
     return low, high
 
 
@@ -111,7 +102,7 @@ class Thresholded:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The clipped D, shape of x."""
-        denoised = checks.denoised(self.denoiser(x, t, *condition), x)
+        denoised = denoised_at(self.denoiser, x, t, *condition)
         return jnp.clip(denoised, self.low, self.high)
 
 
@@ -156,7 +147,7 @@ class DynamicThreshold:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The thresholded D, shape of x."""
-        denoised = checks.denoised(self.denoiser(x, t, *condition), x)
+        denoised = denoised_at(self.denoiser, x, t, *condition)
         reach = jnp.maximum(jnp.quantile(jnp.abs(denoised), self.quantile), self.bound)
         return jnp.clip(denoised, -reach, reach) * (self.bound / reach)
 

@@ -39,7 +39,7 @@ class Classifier:
             value = self.log_prob_y(x, t, *condition)
             return checks.scalar_of("log_prob_y", value)
 
-        denoised = checks.denoised(self.denoiser(x, t), x)
+        denoised = arguments.denoised_at(self.denoiser, x, t)
         gradient = scale_at(self.scale, t) * jax.grad(log_prob)(x)
         return shifted(self.schedule, t, denoised, gradient)
 
@@ -84,15 +84,15 @@ def check_signal(name: str, schedule: Schedule) -> Schedule:
       TypeError: If it is no schedule.
       ValueError: If α(t_max) is 0 or rounds to it.
     """
-    schedules.check(schedule)
+    schedules.argument(name, schedule)
     if not checks.is_traced(schedule):
         with jax.ensure_compile_time_eval():
             level, alpha = map(float, as_one_program(_first_level, schedule))
-        if not math.isfinite(level) or not alpha >= float(np.finfo(np.float32).tiny):
-            raise ValueError(
-                f"{name} must have α(t_max) > 0, but α = {alpha:.3g} at "
-                f"t_max={schedule.t_max}, 0 to rounding: lower t_max"
-            )
+        checks.require(
+            math.isfinite(level) and alpha >= float(np.finfo(np.float32).tiny),
+            f"{name} must have α(t_max) > 0, but α = {alpha:.3g} at "
+            f"t_max={schedule.t_max}, 0 to rounding: lower t_max",
+        )
     return schedule
 
 

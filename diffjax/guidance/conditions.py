@@ -11,6 +11,10 @@ from ..types import Array, Key, PyTree, Scalar, pytree
 __all__ = ["Conditioned", "drop_condition"]
 
 
+BOTH = {"condition": checks.arrays, "null_condition": checks.arrays}
+"""Checks of a condition and of ∅."""
+
+
 @pytree
 class Conditioned:
     """The denoiser D(x, t, c) for a bound condition c."""
@@ -23,12 +27,7 @@ class Conditioned:
         return self.denoiser(x, t, chosen(condition, self.condition))
 
 
-@checks.arguments(
-    key=checks.key,
-    probability=(checks.within, 0, 1),
-    condition=checks.arrays,
-    null_condition=checks.arrays,
-)
+@checks.arguments(key=checks.key, probability=(checks.within, 0, 1), **BOTH)
 def drop_condition(
     key: Key, condition: PyTree, null_condition: PyTree, probability: Scalar = 0.1
 ) -> PyTree:
@@ -98,15 +97,13 @@ def check_alike(condition: PyTree, null: PyTree) -> None:
       ValueError: If structures or shapes differ.
     """
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (condition, null)]
-    structures = [jax.tree.structure(tree) for tree in (condition, null)]
     checks.require(
-        structures[0] == structures[1] and shapes[0] == shapes[1],
+        shapes[0] == shapes[1]
+        and jax.tree.structure(condition) == jax.tree.structure(null),
         "condition and null_condition must agree in structure and shape, got "
         f"{shapes[0]}, {shapes[1]}",
     )
-    for leaf, none in zip(
-        jax.tree.leaves(condition), jax.tree.leaves(null), strict=True
-    ):
+    for leaf, none in zip(*map(jax.tree.leaves, (condition, null)), strict=True):
         checks.require(
             jnp.result_type(leaf, none) == leaf.dtype,
             f"null_condition must fit the condition's dtype {leaf.dtype}, "

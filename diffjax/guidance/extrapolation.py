@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from .. import checks
 from ..types import Array, Denoiser, PyTree, Scalar, pytree, static_field
 from . import arguments
-from .conditions import Conditioned, check_alike, chosen
+from .arguments import denoised_at
+from .conditions import BOTH, Conditioned, check_alike, chosen
 from .stepwise import scale_at
 
 __all__ = [
@@ -20,12 +21,7 @@ __all__ = [
     "classifier_free_batched",
 ]
 
-_SCALES = {
-    "scale": arguments.scale,
-    "rescale": checks.optional(checks.within, 0, 1),
-}
-_CONDITIONS = {"condition": checks.arrays, "null_condition": checks.arrays}
-_NETWORK = (arguments.denoiser, "denoiser(x, t, condition)")
+_SCALES = {"scale": arguments.scale, "rescale": checks.optional(checks.within, 0, 1)}
 
 
 @pytree
@@ -48,9 +44,9 @@ class Extrapolated:
 
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The guided D, shape of x."""
-        better = checks.denoised(self.better(x, t, *condition), x)
+        better = denoised_at(self.better, x, t, *condition)
         shared = condition if self.shared else ()
-        worse = checks.denoised(self.worse(x, t, *shared), x)
+        worse = denoised_at(self.worse, x, t, *shared)
         return extrapolate(better, worse, scale_at(self.scale, t), self.rescale)
 
 
@@ -73,9 +69,8 @@ class Batched:
         check_alike(condition, self.null)
         # Leaves (*shape) become (2, *shape): c first, then ∅.
         pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), condition, self.null)
-        better, worse = jax.vmap(lambda c: checks.denoised(self.denoiser(x, t, c), x))(
-            pair
-        )
+        both = jax.vmap(lambda c: denoised_at(self.denoiser, x, t, c))
+        better, worse = both(pair)
         return extrapolate(better, worse, scale_at(self.scale, t), self.rescale)
 
 
@@ -154,7 +149,9 @@ def classifier_free(
     return Extrapolated(conditional, unconditional, scale, rescale, shared=False)
 
 
-@checks.arguments(denoiser=_NETWORK, **_CONDITIONS, **_SCALES)
+@checks.arguments(
+    denoiser=(arguments.denoiser, "denoiser(x, t, condition)"), **BOTH, **_SCALES
+)
 def classifier_free_batched(
     denoiser: Denoiser,
     condition: PyTree,

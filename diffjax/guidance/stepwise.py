@@ -99,8 +99,7 @@ def ratio_of_steps(schedule: Schedule, grid: ArrayLike) -> Ratios:
       >>> ratios.value.shape
       (2,)
     """
-    grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
-    grids.check_decreasing("grid", grid)
+    grid = grids.decreasing("grid", grid, schedules.check(schedule), zero_end=True)
     return as_one_program(_ratios, schedule, grid)
 
 

@@ -9,11 +9,12 @@ from .. import checks, spectral
 from ..distributions.base import compiled_eagerly
 from ..targets import Mixture
 from ..types import ArrayLike
-from .operators import LinearOperator, check_operator, measurement, noise_stds
+from .operators import LinearOperator, measurement, noise_stds
 
 __all__ = ["exact_posterior"]
 
 
+@checks.arguments(target=(checks.made_by, Mixture, "targets.gaussian_mixture"))
 def exact_posterior(
     target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike
 ) -> Mixture:
@@ -55,13 +56,12 @@ def exact_posterior(
       >>> [round(value, 2) for value in posterior.mean().tolist()]
       [1.2, 0.96]
     """
-    checks.require(
-        isinstance(target, Mixture),
-        f"target must be a Gaussian mixture, got {type(target).__name__}",
-        TypeError,
-    )
-    check_operator("operator", operator, target.shape)
     exact_y, y = y, measurement(operator, y)  # exact_y is not rounded to float32 yet
+    checks.require(
+        operator.shape == target.shape,
+        f"operator must take examples of the target's shape {target.shape}, "
+        f"got {operator.shape}",
+    )
     noise_std = noise_stds(operator, noise_std)
     if checks.is_traced(target, operator, y, noise_std):
         return _traced_posterior(target, operator.dense(), y, noise_std)

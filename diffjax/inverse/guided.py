@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks
+from .. import checks, schedules
 from ..guidance import StepScale, arguments, check_signal, ratio_of_steps, shifted
 from ..schedules import Schedule
 from ..types import (
@@ -21,7 +21,6 @@ from ..types import (
 )
 from .operators import (
     LinearOperator,
-    check_operator,
     measurement,
     noise_stds,
     whitened,
@@ -69,7 +68,7 @@ class LikelihoodGuided:
 def _measured(guided, x, t, condition):
     """(D, y − A D, v -> Jᵀ Aᵀ v) at x_t = x, by one call of the denoiser."""
     denoised, pullback = jax.vjp(
-        lambda x: checks.denoised(guided.denoiser(x, t, *condition), x), x
+        lambda x: arguments.denoised_at(guided.denoiser, x, t, *condition), x
     )
 
     def pulled(v):
@@ -91,7 +90,7 @@ class GaussianVariance:
         return (self.std * sigma) ** 2 / ((alpha * self.std) ** 2 + sigma**2)
 
 
-@checks.arguments(schedule=arguments.schedule, std=checks.positive)
+@checks.arguments(schedule=schedules.argument, std=checks.positive)
 def gaussian_variance(schedule: Schedule, std: Scalar = 1.0) -> GaussianVariance:
     """Variance of x_0 given x_t for data N(m, s² I) (Bishop 2006, equation 2.117).
 
@@ -117,7 +116,6 @@ def gaussian_variance(schedule: Schedule, std: Scalar = 1.0) -> GaussianVariance
     return GaussianVariance(schedule, std)
 
 
-@checks.arguments(schedule=check_signal, denoiser=_INDEPENDENT, scale=checks.number)
 def dps(
     schedule: Schedule,
     denoiser: Denoiser,
@@ -161,7 +159,10 @@ def dps(
       >>> dj.sample(key, guided, schedule, grid=grid, shape=(2,)).shape
       (2,)
     """
-    noise_std = noise_stds(operator, noise_std, positive=True)
+    y, noise_std = (
+        measurement(operator, y),
+        noise_stds(operator, noise_std, positive=True),
+    )
     return _guided(schedule, denoiser, operator, y, noise_std, None, scale)
 
 
@@ -257,13 +258,7 @@ def _step_strengths(schedule, ratio, step_size):
     return step_size / gain
 
 
-@checks.arguments(
-    operator=check_operator,
-    variance=checks.optional(checks.callable_, "r²(t)"),
-    schedule=check_signal,
-    denoiser=_INDEPENDENT,
-    scale=checks.number,
-)
+@checks.arguments(variance=checks.optional(checks.callable_, "r²(t)"))
 def pigdm(
     schedule: Schedule,
     denoiser: Denoiser,
@@ -311,6 +306,7 @@ def pigdm(
       >>> dj.sample(key, guided, schedule, grid=grid, shape=(2,)).shape
       (2,)
     """
+    y = measurement(operator, y)
     per_entry = np.ndim(noise_std) > 0 and operator.basis is not None
     noise_std = noise_stds(operator, noise_std, positive=per_entry)
     variance = gaussian_variance(schedule) if variance is None else variance
@@ -319,8 +315,8 @@ def pigdm(
     )
 
 
+@checks.arguments(schedule=check_signal, denoiser=_INDEPENDENT, scale=checks.number)
 def _guided(schedule, denoiser, operator, y, noise_std, variance, scale):
-    y = measurement(operator, y)
     if np.ndim(noise_std) and operator.basis is not None:
         # Dividing each row by its τ leaves an operator with noise 1.
         operator, y = whitened(operator, noise_std), y / noise_std

@@ -125,13 +125,11 @@ def linear_operator(
       Array([1., 2.], dtype=float32)
     """
     function = as_pytree_callable(function)
-    offset = function(jnp.zeros(shape))
-    if not checks.is_traced(offset) and np.any(np.asarray(offset) != 0):
-        raise ValueError(
-            f"function must be linear, got function(0) = {np.asarray(offset)}"
-        )
-    if jnp.iscomplexobj(offset):
-        raise TypeError(f"function must return real numbers, got dtype {offset.dtype}")
+    offset = checks.real_array("function(0)", function(jnp.zeros(shape)))
+    checks.require(
+        checks.is_traced(offset) or not np.any(np.asarray(offset)),
+        f"function must be linear, got function(0) = {offset}",
+    )
     measured, count = jnp.shape(offset), int(np.prod(jnp.shape(offset)))
     identity = jnp.eye(count).reshape(count, *measured)  # (M, *measured)
     try:
@@ -164,10 +162,8 @@ def matrix(entries: ArrayLike) -> LinearOperator:
       >>> total.forward(jnp.array([0.5, 2.0]))
       Array([2.5], dtype=float32)
     """
-    exact, entries = entries, checks.real_array("entries", entries)
-    if entries.ndim != 2 or entries.size == 0:
-        raise ValueError(f"entries must have shape (M, D), got {entries.shape}")
-    checks.finite("entries", entries)
+    exact, entries = entries, checks.finite_batch("entries", entries)
+    checks.axes("entries", entries, "(M, D)")
     if checks.is_traced(entries):
         factors = _eigh(entries @ entries.T)
     else:
@@ -381,32 +377,6 @@ def whitened(operator: LinearOperator, noise_std: Array) -> LinearOperator:
     )
 
 
-def check_operator(
-    name: str, operator: Any, shape: tuple[int, ...] | None = None
-) -> None:
-    """Raise an error unless an argument is an operator.
-
-    Args:
-      name: The argument's name, for the message.
-      operator: The argument.
-      shape: Shape of the examples that it must take, or None for any.
-
-    Raises:
-      TypeError: If it is no operator.
-      ValueError: If it takes examples of another shape.
-    """
-    if not isinstance(operator, LinearOperator):
-        raise TypeError(
-            f"{name} must be made by diffjax.inverse, such as inpainting(mask), "
-            f"got {operator!r}"
-        )
-    checks.require(
-        shape is None or operator.shape == shape,
-        f"{name} must take examples of the target's shape {shape}, "
-        f"got {operator.shape}",
-    )
-
-
 def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
     """A measurement as an array.
 
@@ -421,10 +391,9 @@ def measurement(operator: LinearOperator, y: ArrayLike) -> Array:
       TypeError: If the operator is none.
       ValueError: If y has another shape or is not finite.
     """
-    check_operator("operator", operator)
-    y = checks.finite_array("y", y)
-    checks.one_of_shapes("y", y, [operator.measured])
-    return y
+    maker = "made by diffjax.inverse, such as inpainting(mask)"
+    checks.instance("operator", operator, LinearOperator, maker)
+    return checks.finite_shaped("y", y, operator.measured)
 
 
 def noise_stds(
@@ -441,14 +410,11 @@ def noise_stds(
       τ, a number or an array of the operator's measured shape.
 
     Raises:
-      TypeError: If the operator is none.
       ValueError: If τ is negative, not finite or has another shape.
     """
-    check_operator("operator", operator)
     if np.shape(noise_std) == ():
         scalar = checks.positive if positive else checks.non_negative
         return scalar("noise_std", noise_std)
-    noise_std = checks.finite_array("noise_std", noise_std)
-    checks.one_of_shapes("noise_std", noise_std, [(), operator.measured])
+    noise_std = checks.finite_shaped("noise_std", noise_std, (), operator.measured)
     entries = checks.all_positive if positive else checks.all_non_negative
     return entries("noise_std", noise_std)

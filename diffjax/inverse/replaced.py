@@ -33,7 +33,9 @@ class Replaced:
 
         A condition is passed to the denoiser.
         """
-        return self.insert(checks.denoised(self.denoiser(x, t, *condition), x), self.y)
+        return self.insert(
+            arguments.denoised_at(self.denoiser, x, t, *condition), self.y
+        )
 
     def insert(self, x: Array, y: Array) -> Array:
         """The nearest point to x with a given observation.
@@ -137,6 +139,9 @@ class _Down(NamedTuple):
 
 
 @factory
+@checks.arguments(
+    solver=composed.check_inner, jump=(checks.integer, 1), repeats=(checks.integer, 1)
+)
 def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
     """RePaint (Lugmayr et al. 2022, Algorithm 1 and section 4.2).
 
@@ -173,9 +178,6 @@ def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
       ... ).shape
       (4, 2)
     """
-    composed.check_inner("solver", solver)
-    checks.integer("jump", jump, 1)
-    checks.integer("repeats", repeats, 1)
     settings = _RePaint(solver, jump, repeats)
     return Solver(
         f"repaint({solver.name})",
@@ -260,16 +262,12 @@ def _first_number(settings, index, k):
 
 
 def _replaced(problem):
-    """The denoiser made by `replacement` within a problem."""
-    is_replaced = lambda node: isinstance(node, Replaced)
-    nodes = jax.tree.leaves(problem.denoiser, is_leaf=is_replaced)
-    replaced = list(filter(is_replaced, nodes))
-    if len(replaced) != 1:
-        inner = problem.denoiser
-        while hasattr(inner, "denoiser"):
-            inner = inner.denoiser  # out of the driver's check
-        raise TypeError(
-            "denoiser must be made by inverse.replacement for repaint, got "
-            f"{type(inner).__name__}"
-        )
-    return replaced[0]
+    """The denoiser made by `replacement` within a problem.
+
+    Guidance between several denoisers would undo what one of them inserts.
+    """
+    inner = problem.denoiser
+    while not isinstance(inner, Replaced) and hasattr(inner, "denoiser"):
+        inner = inner.denoiser  # out of the driver's check, or of a bound condition
+    maker = "inverse.replacement for repaint"
+    return checks.made_by("denoiser", inner, Replaced, maker)

@@ -40,13 +40,9 @@ class SoftInpainted:
     def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The blended D, shape of x. A condition is passed to the denoiser."""
         checks.one_of_shapes("x", x, [jnp.shape(self.y)])
-        denoised = checks.denoised(self.denoiser(x, t, *condition), x)
+        denoised = arguments.denoised_at(self.denoiser, x, t, *condition)
         mask = self.mask(t) if callable(self.mask) else self.mask
-        checks.require(
-            jnp.shape(mask) in ((), jnp.shape(denoised)),
-            f"mask(t) must have shape () or {jnp.shape(denoised)}, "
-            f"got {jnp.shape(mask)}",
-        )
+        checks.one_of_shapes("mask(t)", mask, [(), denoised.shape])
         return denoised + mask * (self.y - denoised)
 
 
@@ -114,7 +110,7 @@ class TrustMask:
         return jnp.where(observed, signal / jnp.where(observed, signal + noise, 1), 1)
 
 
-@checks.arguments(schedule=arguments.schedule)
+@checks.arguments(schedule=schedules.argument)
 def trust_mask(
     schedule: Schedule, noise_std: ArrayLike, std: ArrayLike = 1.0
 ) -> TrustMask:
@@ -148,11 +144,11 @@ def trust_mask(
       >>> print(mask(1.0))  # r² = 1/2: 1 for an exact observation, 1/3 for noise 1
       [1.         0.33333334]
     """
-    noise_std = checks.finite_array("noise_std", noise_std)
+    noise_std = checks.non_negative_array("noise_std", noise_std)
     std = checks.positive_array("std", std)
     sizes = noise_std.size, std.size
     checks.require(all(sizes), f"noise_std and std must have entries, got {sizes}")
-    return TrustMask(schedule, checks.all_non_negative("noise_std", noise_std), std)
+    return TrustMask(schedule, noise_std, std)
 
 
 @pytree
@@ -179,7 +175,7 @@ class ReleaseMask:
         return (covered < self.mask).astype(self.mask.dtype)
 
 
-@checks.arguments(schedule=arguments.schedule)
+@checks.arguments(schedule=schedules.argument)
 def release_mask(schedule: Schedule, mask: ArrayLike) -> ReleaseMask:
     """Mask for differential diffusion (Levin & Fried 2023) by `soft_inpainting`.
 
@@ -226,7 +222,6 @@ def _fractions(mask, shape):
     """The mask as floats in [0, 1], of the given shape or ()."""
     if isinstance(mask, bool | list | tuple):
         mask = np.asarray(mask, float)
-    mask = checks.finite_array("mask", mask)
-    checks.one_of_shapes("mask", mask, [(), shape])
+    mask = checks.finite_shaped("mask", mask, (), shape)
     checks.require(mask.size, "mask must have an entry, got none")
     return checks.all_within("mask", mask, 0, 1)

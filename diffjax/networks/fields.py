@@ -25,9 +25,7 @@ def frequencies(name: str, value: Any) -> None:
       name: The field's name.
       value: Its value.
     """
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    message = f"{name} must be a pair of angular frequencies, got {value!r}"
-    checks.require(is_pair, message, TypeError)
+    checks.pair(name, value, "(lowest, highest) of angular frequencies")
     checks.ordered(f"{name}[0]", value[0], f"{name}[1]", value[1])
 
 

@@ -42,6 +42,12 @@ class Problem:
     sde: Any = None
     zero_end: bool = static_field(default=True)
 
+    @property
+    def stated(self) -> list[str]:
+        """Names of the fields that are not None."""
+        fields = "schedule", "denoiser", "velocity", "sde"
+        return [name for name in fields if getattr(self, name) is not None]
+
 
 class Info(NamedTuple):
     """The work of a run.
@@ -59,6 +65,10 @@ class Info(NamedTuple):
     exhausted: Any
 
 
+def any_grid(schedule: Any, grid: np.ndarray) -> None:
+    """The `check_grid` of a solver that takes every grid."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Traits:
     """Properties by which few solvers differ from the rest.
@@ -74,7 +84,7 @@ class Traits:
         `sample_many` then takes neither chunk nor mesh.
     """
 
-    check_grid: Callable[[Any, np.ndarray], None] | None = None
+    check_grid: Callable[[Any, np.ndarray], None] = any_grid
     past: int = 0
     composed: bool = False
     paired: bool = False
@@ -150,15 +160,11 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
 
 
 def _plain(name, value, default):
-    if checks.is_traced(value):
-        raise TypeError(
-            f"{name} must be a plain Python value, not traced: a solver is static "
-            "under jit"
-        )
     try:
         hash(value)
     except TypeError:
-        raise TypeError(f"{name} must be a plain Python value, got {value!r}") from None
+        message = f"{name} must be a plain Python value, for a solver is static, "
+        raise TypeError(f"{message}got {value!r}") from None
     if isinstance(default, bool):
         return checks.boolean(name, value)
     if isinstance(default, float):

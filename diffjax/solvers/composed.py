@@ -30,7 +30,9 @@ _REVERSE_DIFFUSION, _HEUN, _DDIM = reverse_diffusion(), heun(), ddim()
 # ---------------------------------------------------------------- parts for all three
 
 
-def check_inner(name: str, solver: Any, remembering: bool = False) -> None:
+def check_inner(
+    name: str, solver: Any, remembering: bool = False, random: bool = True
+) -> None:
     """Raise TypeError unless a solver can be part of another.
 
     Args:
@@ -38,38 +40,22 @@ def check_inner(name: str, solver: Any, remembering: bool = False) -> None:
       solver: Must take one fixed step after another, and not be made of
         solvers.
       remembering: True where it may remember earlier steps.
+      random: False where it must be deterministic.
 
     Raises:
       TypeError: If it may not be part of another solver.
     """
-    requirements.check_solver(solver)
+    requirements.check_solver(name, solver)
+    traits = solver.traits
     faults = {
-        "must not itself be made of solvers, as {} is": solver.traits.composed,
-        "must take a denoiser that returns D alone, {} needs a pair": (
-            solver.traits.paired
-        ),
+        "must not itself be made of solvers, as {} is": traits.composed,
+        "must take a denoiser that returns D alone, {} needs a pair": traits.paired,
         "must take one fixed step after another, got {}": solver.evaluations(1) is None,
-        "must not remember earlier steps, as {} does": (
-            solver.traits.past and not remembering
-        ),
+        "must not remember earlier steps, as {} does": traits.past and not remembering,
+        "must be deterministic to be restarted, got {}": solver.stochastic > random,
     }
     for fault, present in faults.items():
         checks.require(not present, f"{name} {fault.format(solver.name)}", TypeError)
-
-
-def check_deterministic(name: str, solver: Any) -> None:
-    """Raise TypeError unless a solver can be restarted.
-
-    Args:
-      name: The argument's name, for the message.
-      solver: Must be deterministic, and fit `check_inner`.
-    """
-    check_inner(name, solver)
-    checks.require(
-        not solver.stochastic,
-        f"{name} must be deterministic to be restarted, got {solver.name}",
-        TypeError,
-    )
 
 
 def transition_up(low: NoiseLevel, high: NoiseLevel) -> tuple[Array, Array]:
@@ -94,8 +80,7 @@ def _with_grid_of(inner: Solver, check: Callable) -> Callable:
 
     def check_grid(schedule, ts):
         check(schedule, ts)
-        if inner.traits.check_grid is not None:
-            inner.traits.check_grid(schedule, ts)
+        inner.traits.check_grid(schedule, ts)
 
     return check_grid
 
@@ -250,7 +235,7 @@ class _RestartInputs(NamedTuple):
 
 @factory
 @checks.arguments(
-    solver=check_deterministic,
+    solver=(check_inner, False, False),
     t_low=checks.positive,
     repeats=(checks.integer, 1, 8),
     steps=(checks.integer, 1),
@@ -364,12 +349,7 @@ def _restart_evaluations(settings, steps, to_zero=False):
 
 def _check_restart_grid(settings, schedule, ts):
     t_low, t_high = settings.t_low, settings.t_high
-    if not checks.is_traced(schedule):
-        checks.require(
-            schedule.t_min <= t_high <= schedule.t_max,
-            "t_high must lie within the schedule's interval "
-            f"[{schedule.t_min}, {schedule.t_max}], got {t_high}",
-        )
+    grids.check_interval("t_high", np.array([t_high]), schedule)
     # In the grid's dtype, as `needs` calls it with ts[0]: one program serves both.
     checks.require(
         not without_signal(schedule, ts.dtype.type(t_high)),
@@ -446,8 +426,8 @@ def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) ->
         None,
         solver.stochastic,
         lambda steps, to_zero=False: None,
-        _unused,
-        _unused,
+        _no_single_step,
+        _no_single_step,
         solve=functools.partial(_picard_solve, _Picard(solver, window, tolerance)),
         traits=Traits(solver.traits.check_grid, composed=True),
     )
@@ -500,8 +480,10 @@ def _picard_round(phi, tolerances, width, window):
     return _Window(jnp.where(later, new[-1], states), base + slide, rounds + 1)
 
 
-def _unused(*_: Any) -> Any:
-    raise NotImplementedError("this solver takes all steps at once")
+def _no_single_step(*_: Any) -> Any:
+    raise TypeError(
+        "picard takes all steps at once, and can be run by its `solve` only"
+    )
 
 
 def _column(mask, x):

@@ -13,14 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import checks, grids, sde
+from .. import checks, grids
 from ..types import (
     Array,
     ArrayLike,
     Key,
     PyTree,
-    as_pytree,
-    as_pytree_callable,
     combine,
     compiled,
     partition,
@@ -28,6 +26,7 @@ from ..types import (
 from . import requirements
 from .base import Info, Problem, Solver, is_semilinear
 from .noise_source import Draw, Source, source_of
+from .problems import as_problem, derive, diffusion
 from .requirements import Checked
 
 __all__ = [
@@ -100,6 +99,16 @@ def integrate(
     return (result, report) if info else result
 
 
+def _check_stoppable(name, solver):
+    requirements.check_solver(name, solver)
+    checks.require(
+        solver.solve is None,
+        f"{name} must take one step after another to be stopped, {solver.name} takes "
+        "all at once",
+        TypeError,
+    )
+
+
 class Progress(NamedTuple):
     """A run that has been stopped. A pytree of arrays.
 
@@ -114,6 +123,7 @@ class Progress(NamedTuple):
     step: Array
 
 
+@checks.arguments(solver=_check_stoppable)
 def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress:
     """Start a run that `advance` continues.
 
@@ -145,7 +155,6 @@ def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress
       >>> bool((end.x == whole).all())
       True
     """
-    _check_stoppable(solver)
     _, problem, x, ts, zero_end, _ = _checked(
         None, solver, problem, x, ts, None, keyless=True
     )
@@ -155,6 +164,7 @@ def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress
 
 
 @checks.arguments(
+    solver=_check_stoppable,
     progress=(checks.made_by, Progress, "solvers.start"),
     steps=checks.optional(checks.integer, 1),
 )
@@ -202,7 +212,6 @@ def advance(
       >>> int(run.step)
       8
     """
-    _check_stoppable(solver)
     x = progress.x
     key, problem, _, ts, zero_end, noise = _checked(
         key, solver, problem, x, ts, noise, seen=True
@@ -223,24 +232,10 @@ def _last_step(step, steps, total):
             "have been taken",
         )
         checks.require(
-            steps is None or taken < total,
-            f"the run is finished: all {total} steps have been taken",
-        )
-        checks.require(
             taken + (steps or 0) <= total,
             f"steps must be at most {total - taken}, those left, got {steps}",
         )
     return np.int32(total) if steps is None else step + np.int32(steps)
-
-
-def _check_stoppable(solver):
-    requirements.check_solver(solver)
-    checks.require(
-        solver.solve is None,
-        f"solver must take one step after another to be stopped, {solver.name} takes "
-        "all at once",
-        TypeError,
-    )
 
 
 def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
@@ -248,7 +243,7 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
 
     keyless: no noise will be drawn. seen: x has been checked before.
     """
-    requirements.check_solver(solver)
+    requirements.check_solver("solver", solver)
     problem = as_problem(problem)
     requirements.check_consumes(solver, problem)
     requirements.check_pairing(solver, problem.denoiser)
@@ -274,7 +269,11 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
     return key, problem, x, ts, zero_end, noise
 
 
-@checks.arguments(evaluations=(checks.integer, 1, 10**6), to_zero=checks.boolean)
+@checks.arguments(
+    solver=requirements.check_solver,
+    evaluations=(checks.integer, 1, 10**6),
+    to_zero=checks.boolean,
+)
 def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int:
     """The most steps that a solver can take within a budget of evaluations.
 
@@ -295,13 +294,13 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
       >>> dj.solvers.steps_within(dj.solvers.heun(), 16, to_zero=True)
       8
     """
-    requirements.check_solver(solver)
     least = solver.evaluations(1, to_zero)
-    if least is None:
-        raise TypeError(
-            "solver must have evaluations that its steps alone fix, those of "
-            f"{solver.name} do not"
-        )
+    checks.require(
+        least is not None,
+        "solver must have evaluations that its steps alone fix, those of "
+        f"{solver.name} do not",
+        TypeError,
+    )
     checks.require(
         evaluations >= least,
         f"evaluations must be at least {least}, those of one step of {solver.name}; "
@@ -467,69 +466,3 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-# -------------------------------------------------------------------- problems
-
-
-def as_problem(problem: Any) -> Problem:
-    """A `Problem` of pytree callables from an SDE, a velocity or a `Problem`.
-
-    Raises TypeError for anything else.
-    """
-    if isinstance(problem, Problem):
-        schedule = problem.schedule and as_pytree(problem.schedule)
-        fields = problem.denoiser, problem.velocity
-        denoiser, velocity = (
-            None if field is None else as_pytree_callable(field) for field in fields
-        )
-        return Problem(
-            schedule, denoiser, velocity, problem.sde and as_problem(problem.sde).sde
-        )
-    if isinstance(problem, sde.SDE):
-        return Problem(
-            sde=sde.SDE(
-                as_pytree_callable(problem.drift), as_pytree_callable(problem.diffusion)
-            )
-        )
-    checks.callable_("problem", problem, "velocity(x, t), or be an SDE or a Problem")
-    return Problem(velocity=as_pytree_callable(problem))
-
-
-def diffusion(schedule: Any, denoiser: Any) -> Problem:
-    """The problem of sampling from a denoiser, for every solver.
-
-    Args:
-      schedule: Any schedule.
-      denoiser: E[x_0 | x_t = x], called as denoiser(x, t).
-
-    Returns:
-      The problem.
-
-    Example:
-      >>> problem = dj.solvers.diffusion(schedule, denoiser)
-      >>> solver, x = dj.solvers.heun(), jnp.ones(2)
-      >>> dj.solvers.integrate(None, solver, problem, x=x, ts=grid).shape
-      (2,)
-    """
-    return Problem(as_pytree(schedule), as_pytree_callable(denoiser))
-
-
-def derive(solver: Solver, problem: Problem) -> Problem:
-    """The problem with the field that a solver consumes.
-
-    Args:
-      solver: The solver.
-      problem: Whose field follows from schedule and denoiser where it is not
-        stated.
-
-    Returns:
-      The problem with that field.
-    """
-    if getattr(problem, solver.consumes) is not None:
-        return problem
-    if solver.consumes == "velocity":
-        velocity = sde.probability_flow(problem.schedule, problem.denoiser)
-        return dataclasses.replace(problem, velocity=velocity)
-    reverse = sde.reverse(problem.schedule, problem.denoiser)
-    return dataclasses.replace(problem, sde=reverse)

@@ -1,7 +1,6 @@
 """Conditions that a run must meet, checked before it is traced."""
 
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -35,14 +34,15 @@ __all__ = [
 # ----------------------------------------------------- solver, problem and key
 
 
-def check_solver(solver: Any) -> None:
-    """Raise TypeError unless this is a solver. An uncalled factory is named."""
-    if not isinstance(solver, Solver):
-        hint = f"; call it: {solver.__name__}()" if inspect.isfunction(solver) else ""
-        raise TypeError(
-            "solver must be made by a factory of diffjax.solvers such as heun(), "
-            f"got {solver!r}{hint}"
-        )
+def check_solver(name: str, solver: Any) -> None:
+    """Raise TypeError unless this is a solver. An uncalled factory is named.
+
+    Args:
+      name: The argument's name, for the message.
+      solver: The argument.
+    """
+    factory = "a factory of diffjax.solvers such as heun()"
+    checks.made_by(name, solver, Solver, factory)
 
 
 def check_consumes(solver: Solver, problem: Problem) -> None:
@@ -53,20 +53,17 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
       problem: Its denoiser serves with its schedule only.
     """
     # velocity and reverse SDE follow from a denoiser, but only with its schedule
-    whole = problem.denoiser is not None and problem.schedule is not None
-    if whole or (
-        solver.consumes != "denoiser" and getattr(problem, solver.consumes) is not None
-    ):
-        return
-    stated = [
-        name
-        for name in ("schedule", "denoiser", "velocity", "sde")
-        if getattr(problem, name) is not None
-    ]
-    raise TypeError(
+    checks.require(
+        {"schedule", "denoiser"} <= {*problem.stated} or _is_stated(solver, problem),
         f"solver {solver.name} consumes a {solver.consumes}, but the problem states "
-        f"only {stated}"
+        f"only {problem.stated}",
+        TypeError,
     )
+
+
+def _is_stated(solver, problem):
+    """Whether a solver's field is stated, and not derived from a schedule."""
+    return solver.consumes != "denoiser" and solver.consumes in problem.stated
 
 
 def check_pairing(solver: Solver, denoiser: Any) -> None:
@@ -148,7 +145,7 @@ def check_draws(
     Returns:
       The array.
     """
-    noise = checks.real_array("noise", noise)
+    noise = checks.finite_array("noise", noise)
     expected = (*batch, np.shape(ts)[0] - 1, "draws", *shape)
     if noise.ndim != len(expected) or any(
         n not in (m, "draws") for n, m in zip(expected, noise.shape, strict=True)
@@ -157,7 +154,6 @@ def check_draws(
             f"noise must have shape ({', '.join(map(str, expected))}), got "
             f"{noise.shape}"
         )
-    checks.finite("noise", noise)
     return noise
 
 
@@ -201,8 +197,7 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
     if checks.is_traced(ts):
         return
     values = np.asarray(ts)
-    upwards = values[0] < values[-1]
-    if solver.consumes == "denoiser" and upwards:
+    if solver.consumes == "denoiser" and values[0] < values[-1]:
         checks.require(
             not solver.stochastic,
             f"{name} must decrease for {solver.name}, which samples downwards, got "
@@ -213,13 +208,9 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
             f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 "
             "there",
         )
-    if solver.traits.check_grid is not None:
-        # the limits concern fields that are derived from the schedule
-        stated = (
-            solver.consumes != "denoiser"
-            and getattr(problem, solver.consumes) is not None
-        )
-        solver.traits.check_grid(None if stated else problem.schedule, values)
+    # the limits concern fields that are derived from the schedule
+    schedule = None if _is_stated(solver, problem) else problem.schedule
+    solver.traits.check_grid(schedule, values)
 
 
 def ends_at_zero(ts: ArrayLike) -> bool:
@@ -251,8 +242,7 @@ def check_example(name: str, x: ArrayLike) -> Array:
     Returns:
       x as an array of the working dtype.
     """
-    x = checks.real_array(name, x)
-    checks.finite(name, x)
+    x = checks.finite_array(name, x)
     return x.astype(float_dtype(x))
 
 
@@ -284,11 +274,7 @@ def check_between(
     """
     start, end = check_example("start", start), check_example("end", end)
     checks.one_of_shapes("end", end, [start.shape])
-    weights = checks.real_array("weights", weights)
-    checks.require(
-        weights.ndim == 1, f"weights must have shape (K,), got {weights.shape}"
-    )
-    checks.finite("weights", weights)
+    weights = checks.axes("weights", checks.finite_array("weights", weights), "(K,)")
     return start, end, weights
 
 
@@ -324,12 +310,7 @@ class Checked:
         denoised = self.denoiser(x, t)
         if not self.paired:
             return checks.denoised(denoised, x).astype(x.dtype)
-        checks.require(
-            isinstance(denoised, tuple) and len(denoised) == 2,
-            "denoiser must return a pair (D, second), see ddpm.paired; got "
-            f"{denoised!r}",
-            TypeError,
-        )
+        checks.pair("denoiser's value", denoised, "(D, second), see ddpm.paired")
         denoised, second = denoised[0], jnp.asarray(denoised[1])
         checks.one_of_shapes("denoiser's second value", second, [(), x.shape])
         return checks.denoised(denoised, x).astype(x.dtype), second.astype(x.dtype)

@@ -95,7 +95,7 @@ class DiffusionPrior:
     denoiser=(checks.callable_, "denoiser(z, t)"),
     schedule=schedules.argument,
     shape=checks.shape,
-    solver=checks.optional(lambda _, value: check_solver(value)),
+    solver=checks.optional(check_solver),
 )
 def diffusion(
     denoiser: Denoiser,

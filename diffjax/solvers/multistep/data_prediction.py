@@ -1,221 +1,19 @@
-"""Methods that interpolate the last outputs, with one evaluation per step.
-
-Each integrates the polynomial through its last outputs against the weight of
-the probability flow, in the coordinate that it names. From exact earlier outputs
-the order is the one declared. The first steps have fewer outputs to build on:
-on grids that start where that flow is not yet nearly linear this caps the order
-at 2.
-
-Below y = x/α, ρ = σ/α and λ = −log ρ. A step goes from t to s and has h = λ_s
-− λ_t. D = E[x_0 | x_t] is the denoiser's output and ε̂ = (y − D)/ρ the noise
-that it implies.
-"""
+"""Multistep methods that interpolate D, as a polynomial in λ, at any noise level."""
 
 import jax.numpy as jnp
-import numpy as np
 
-from .. import checks, schedules
-from .affine import Update, from_noise, multistep
-from .base import Solver, factory
-from .interpolation import (
+from ... import checks
+from ..affine import Update, multistep
+from ..base import Solver, factory
+from ..interpolation import (
     adams,
     allows_line,
     decaying_moments,
-    growing_moments,
     in_log_ratio,
-    in_ratio,
 )
+from .parts import at_all_times, published
 
-__all__ = [
-    "adams_bashforth",
-    "deis",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_3m",
-    "dpmpp_3m_sde",
-    "ipndm",
-    "sa_solver",
-    "unipc",
-]
-
-
-def _published(guarded):
-    """The part of a solver's name that marks the published, unguarded method."""
-    return "" if guarded else ", published"
-
-
-def _at_all_times(steps, field):
-    """An entry of the noise level at all N + 1 times."""
-    return jnp.concatenate([getattr(steps.start, field)[:1], getattr(steps.end, field)])
-
-
-# ------------------------------------------------------ noise prediction, in ρ
-
-
-@factory
-@checks.arguments(order=(checks.integer, 1, 4))
-def adams_bashforth(order: int = 4, guarded: bool = True) -> Solver:
-    """Adams–Bashforth of dy = ε̂ dρ, k-diffusion's LMS and DEIS's ρAB.
-
-        y ← y + ∫ P(ρ) dρ over the step
-
-    P is the polynomial in ρ = σ/α through the last outputs ε̂.
-
-    Args:
-      order: How many outputs the polynomial passes through, 1 to 4.
-      guarded: Lower the order of a step where extrapolation may fail: to 2
-        where the step is longer than π/4 in λ = log α/σ, to 1 where it is
-        longer than π, and where the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
-
-    Returns:
-      A solver of order `order` with one denoiser evaluation per step.
-
-    Raises:
-      ValueError: Unless 1 ≤ order ≤ 4.
-
-    References:
-      Hairer et al. 1993, section III.5. Zhang & Chen 2023, section 4.
-
-    Example:
-      >>> solver = dj.solvers.adams_bashforth(2)
-      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
-      (2,)
-    """
-
-    def predict(schedule, steps):
-        rho = _at_all_times(steps, "rho")
-        length = steps.end.rho - steps.start.rho
-        moments = lambda n, window: [length[window] / (k + 1) for k in range(n)]
-        bounds = in_ratio(steps) if guarded else None
-        return from_noise(steps, adams(rho, order, moments, bounds=bounds))
-
-    name = f"adams_bashforth({order}{_published(guarded)})"
-    return multistep(name, predict, order=order, past=order - 1, kind="noise")
-
-
-COORDINATES = ("t", "rho", "log_rho")
-
-
-@factory
-@checks.arguments(order=(checks.integer, 1, 3), coordinate=(checks.choice, COORDINATES))
-def deis(order: int = 3, coordinate: str = "t", guarded: bool = True) -> Solver:
-    """DEIS (Zhang & Chen 2023, equation 15).
-
-        y ← y + ∫ P dρ over the step
-
-    P is a polynomial through the last outputs ε̂.
-
-    Args:
-      order: How many outputs the polynomial passes through, 1 to 3.
-      coordinate: The coordinate of the polynomial. "t" is the paper's
-        tAB-DEIS, its weights by 16-point Gauss–Legendre quadrature in log ρ.
-        "rho" is ρAB-DEIS, which is `adams_bashforth`. "log_rho" is diffusers'
-        DEIS, an exponential Adams method.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the earlier outputs weigh more than 1.5 times the step. Further in "t"
-        and "rho" to 2 where the step is longer than π/4 in λ = log α/σ and to
-        1 where it is longer than π, in "log_rho" as `dpmpp_2m` does. False is
-        the published method.
-
-    Returns:
-      A solver of order `order` with one denoiser evaluation per step.
-
-    Raises:
-      ValueError: Unless 1 ≤ order ≤ 3, and for another coordinate.
-
-    Example:
-      >>> solver = dj.solvers.deis(2, "log_rho")
-      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
-      (2,)
-    """
-    name = f"deis({order}, {coordinate}{_published(guarded)})"
-    if coordinate == "rho":
-        return adams_bashforth(order, guarded)._replace(name=name)
-
-    def predict_in_t(schedule, steps):
-        v, weights = _time_quadrature(schedule, steps)  # (N, Q)
-        moments = lambda n, window: [
-            jnp.sum(weights[window] * v[window] ** k, -1) for k in range(n)
-        ]
-        bounds = in_ratio(steps) if guarded else None
-        times = _at_all_times(steps, "t")
-        return from_noise(steps, adams(times, order, moments, bounds=bounds))
-
-    def predict_in_log_rho(schedule, steps):
-        h, rho = steps.log_step, steps.end.rho
-        moments = lambda n, window: [
-            -rho[window] * m for m in growing_moments(h[window], n)
-        ]
-        bounds = in_log_ratio(steps) if guarded else None
-        positions = -jnp.log(_at_all_times(steps, "rho"))
-        return from_noise(steps, adams(positions, order, moments, bounds=bounds))
-
-    predict = predict_in_t if coordinate == "t" else predict_in_log_rho
-    return multistep(name, predict, order=order, past=order - 1, kind="noise")
-
-
-def _time_quadrature(schedule, steps, nodes=16):
-    """Nodes v = (τ − t)/(s − t) and weights of ∫ · dρ over each step, (N, Q) each."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    u = 0.5 * (1 + points)
-    h = steps.log_step[:, None]
-    rho = steps.start.rho[:, None] * jnp.exp(-h * u)
-    tau = schedules.time_of_log_snr(schedule, -2 * jnp.log(rho))
-    t, s = steps.start.t[:, None], steps.end.t[:, None]
-    return (tau - t) / (s - t), -h * rho * (0.5 * weights)
-
-
-@factory
-@checks.arguments(order=(checks.integer, 1, 4))
-def ipndm(order: int = 4, guarded: bool = True) -> Solver:
-    """iPNDM, Adams–Bashforth with the weights of even spacing (Liu et al. 2022).
-
-        y ← y + (ρ_s − ρ_t) Σ_j w_j ε̂_j
-        w = (3, −1)/2,    (23, −16, 5)/12,    (55, −59, 37, −9)/24
-
-    It is DDIM's step with ε̂ extrapolated (equation 12).
-
-    Args:
-      order: How many outputs a step uses, 1 to 4.
-      guarded: Use at most two outputs on a step that is longer than π/4 in λ =
-        log α/σ, and one where it is longer than π: extrapolation may fail
-        there. False is the published method.
-
-    Returns:
-      A solver with one denoiser evaluation per step. It has order `order` only
-      where the grid's steps in ρ = σ/α are even. On a grid whose neighbouring
-      steps tend to equal length, as all of `grids` do, two outputs give order
-      2 and more add none, which is declared.
-
-    Raises:
-      ValueError: Unless 1 ≤ order ≤ 4.
-
-    References:
-      Liu et al. 2022 (PNDM). Zhang & Chen 2023, section 4 (iPNDM).
-
-    Example:
-      >>> solver = dj.solvers.ipndm(2)
-      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
-      (2,)
-    """
-
-    def predict(schedule, steps):
-        length = steps.end.rho - steps.start.rho
-        # the weights of integer times, whatever the grid
-        even = jnp.arange(length.shape[0] + 1, dtype=length.dtype)
-        moments = lambda n, window: [
-            jnp.full_like(length[window], 1 / (k + 1)) for k in range(n)
-        ]
-        bounds = in_ratio(steps) if guarded else None
-        weights = adams(even, order, moments, bounds=bounds)
-        return from_noise(steps, [length * weight for weight in weights])
-
-    name = f"ipndm({order}{_published(guarded)})"
-    return multistep(name, predict, order=min(order, 2), past=order - 1, kind="noise")
-
-
-# ----------------------------- data prediction, in λ = −log ρ, any noise level
+__all__ = ["dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "sa_solver", "unipc"]
 
 
 def _noisy(steps, gains, eta):
@@ -236,7 +34,7 @@ def _interpolated(steps, depth, moments, *, eta=0.0, guarded=True, ahead=False):
     """
     a = (1 + eta**2) * steps.log_step
     return adams(
-        -jnp.log(_at_all_times(steps, "rho")),
+        -jnp.log(at_all_times(steps, "rho")),
         depth,
         lambda n, window: moments(a[window], n),
         ahead=ahead,
@@ -315,7 +113,7 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    name = f"dpmpp_2m_sde({eta:g}{_published(guarded)})"
+    name = f"dpmpp_2m_sde({eta:g}{published(guarded)})"
     return _second_order_multistep(name, eta, guarded)
 
 
@@ -360,7 +158,7 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    name = f"dpmpp_3m({corrected}{_published(guarded)})"
+    name = f"dpmpp_3m({corrected}{published(guarded)})"
     return _third_order_multistep(name, 3 if corrected else 2, 0.0, corrected, guarded)
 
 
@@ -395,7 +193,7 @@ def dpmpp_3m_sde(
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    name = f"dpmpp_3m_sde({eta:g}, {corrected}{_published(guarded)})"
+    name = f"dpmpp_3m_sde({eta:g}, {corrected}{published(guarded)})"
     return _third_order_multistep(name, 2, eta, corrected, guarded)
 
 
@@ -445,7 +243,7 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
     def correct(schedule, steps):
         return _interpolated(steps, order, moments, guarded=guarded, ahead=True)
 
-    name = f"unipc({order}, {variant}{_published(guarded)})"
+    name = f"unipc({order}, {variant}{published(guarded)})"
     return multistep(name, predict, order=order + 1, past=order, correct=correct)
 
 
@@ -512,7 +310,7 @@ def sa_solver(
     if corrector_order:
         order = min(corrector_order, predictor_order + 1)
     name = (
-        f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{_published(guarded)})"
+        f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{published(guarded)})"
     )
     return multistep(
         name,

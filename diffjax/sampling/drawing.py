@@ -1,22 +1,19 @@
-"""Samples from a denoiser, one or many, and encoding through the probability flow."""
+"""Samples from a denoiser, one or many."""
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from . import checks, grids, schedules
-from .numerics import float_dtype
-from .schedules import Schedule
-from .solvers import driver, noise_source, requirements
-from .solvers.base import Solver
-from .solvers.multistep import unipc
-from .types import (
+from .. import checks, grids, schedules
+from ..numerics import float_dtype
+from ..schedules import Schedule
+from ..solvers import driver, noise_source, requirements
+from ..solvers.base import Solver
+from ..types import (
     Array,
     ArrayLike,
     Denoiser,
@@ -26,33 +23,12 @@ from .types import (
     as_pytree_callable,
     combine,
     compiled,
-    one_program,
     partition,
     pytree,
 )
+from .preparation import DEFAULT, prepare, shape_and_start
 
-__all__ = ["encode", "initial", "interpolate", "sample", "sample_many", "spherical"]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-EVALUATIONS, STEPS = 64, 32
-"""Denoiser evaluations of a default grid, and the least number of its steps."""
-
-
-def _default_grid(schedule, solver):
-    cost = grids.cost_of_step(solver)
-    return grids.recommended(
-        schedule,
-        solver,
-        EVALUATIONS if cost is None else max(EVALUATIONS, STEPS * cost),
-    )
-
-
-DEFAULT = (unipc(3), _default_grid)
-"""The default solver, and (schedule, solver) -> the default grid."""
+__all__ = ["initial", "sample", "sample_many"]
 
 
 def sample(
@@ -111,7 +87,7 @@ def sample(
       >>> settings = dict(solver=dj.solvers.ddim(1.0), grid=grid, noise=noise)
       >>> x = dj.sample(None, denoiser, schedule, x_init=jnp.ones(2), **settings)
     """
-    shape, x_init = _shape_and_start(shape, x_init)
+    shape, x_init = shape_and_start(shape, x_init)
     zero_end = grid is not None and requirements.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT)
     noise = requirements.check_noise(noise, shape, grid)
@@ -130,6 +106,7 @@ def sample(
     key=checks.key,
     count=(checks.integer, 1),
     chunk=checks.optional(checks.integer, 1),
+    mesh=checks.optional(checks.instance, Mesh, "a jax.sharding.Mesh"),
 )
 def sample_many(
     key: Key,
@@ -203,13 +180,8 @@ def sample_many(
       >>> dj.sample_many(key, 16, denoiser, schedule, shape=(2,), **settings).shape
       (16, 2)
     """
-    checks.require(
-        mesh is None or isinstance(mesh, Mesh),
-        f"mesh must be a jax.sharding.Mesh, got {mesh!r}",
-        TypeError,
-    )
     checks.leading_axis("condition", condition, "count", count)
-    shape, x_init = _shape_and_start(shape, x_init, count)
+    shape, x_init = shape_and_start(shape, x_init, (count,))
     zero_end = grid is not None and requirements.may_end_at_zero(grid)
     solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT)
     checks.require(
@@ -229,7 +201,7 @@ def sample_many(
     return (result, report) if info else result
 
 
-@checks.arguments(key=checks.key, shape=checks.shape)
+@checks.arguments(key=checks.key, schedule=schedules.argument, shape=checks.shape)
 def initial(
     key: Key, schedule: Schedule, grid: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[Key, Array]:
@@ -258,237 +230,9 @@ def initial(
       >>> problem = dj.solvers.diffusion(schedule, denoiser)
       >>> run = dj.solvers.start(dj.solvers.unipc(3), problem, x=x, ts=grid)
     """
-    grid = grids.check("grid", grid, schedules.check(schedule), zero_end=True)
-    grids.check_decreasing("grid", grid)
+    grid = grids.decreasing("grid", grid, schedule, zero_end=True)
     arrays, static = partition(as_pytree(schedule))
     return _initial((static, shape), arrays, key, grid)
-
-
-def encode(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    x: ArrayLike,
-    *,
-    solver: Solver | None = None,
-    grid: ArrayLike | None = None,
-    path: bool = False,
-) -> Array:
-    """Encode an example as a latent at grid[0] (Song et al. 2021, appendix D.4).
-
-    Integrates the probability flow upwards. `sample(x_init=…)` on the same
-    grid inverts it. With `ddim()` this is DDIM inversion.
-
-    Args:
-      denoiser: As in `sample`.
-      schedule: A schedule.
-      x: One example at grid[-1].
-      solver: A deterministic solver, default `unipc(3)`.
-      grid: Decreasing times (N + 1,), walked backwards. It may not end at 0,
-        where the probability flow has no start. Default as in `sample`.
-      path: True for the states at all times, from grid[-1] upwards.
-
-    Returns:
-      The latent, shape of x.
-
-    Raises:
-      ValueError: If the grid is not one or ends at 0, or x is not finite.
-      TypeError: If the solver draws noise.
-
-    Example:
-      >>> z = dj.encode(denoiser, schedule, [1.0, 0.5], grid=grid)
-      >>> x = dj.sample(None, denoiser, schedule, x_init=z, grid=grid)
-    """
-    solver, grid = prepare(
-        solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
-    )
-    problem, upwards = driver.diffusion(schedule, denoiser), reverse(grid)
-    requirements.check_grid("grid", solver, problem, upwards)
-    x = requirements.check_example("x", x)
-    return driver.integrate(None, solver, problem, x=x, ts=upwards, path=path)
-
-
-def interpolate(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    start: ArrayLike,
-    end: ArrayLike,
-    *,
-    weights: ArrayLike,
-    solver: Solver | None = None,
-    grid: ArrayLike | None = None,
-) -> Array:
-    """Interpolate two examples through their latents (DDIM, equation 67).
-
-        z = (sin((1 − w) θ) z_a + sin(w θ) z_b)/sin θ,    θ the angle between z_a, z_b
-
-    Both examples are encoded, their latents interpolated spherically, and the
-    results decoded.
-
-    Args:
-      denoiser: As in `sample`.
-      schedule: A schedule.
-      start: One example at grid[-1].
-      end: Another of its shape.
-      weights: w, (K,). 0 gives `start` and 1 gives `end`, up to the solver's
-        error.
-      solver: As in `encode`.
-      grid: As in `encode`.
-
-    Returns:
-      The examples between, (K, *shape).
-
-    Raises:
-      ValueError: If the shapes differ, and as `encode`.
-      TypeError: As `encode`.
-
-    References:
-      Song, Meng & Ermon 2021 (DDIM).
-
-    Example:
-      >>> ends = [1.0, 0.5], [-1.0, 0.0]
-      >>> xs = dj.interpolate(denoiser, schedule, *ends, weights=[0.2, 0.5], grid=grid)
-      >>> xs.shape
-      (2, 2)
-    """
-    start, end, weights = requirements.check_between(start, end, weights)
-    solver, grid = prepare(
-        solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
-    )
-    problem = driver.diffusion(schedule, denoiser)
-    requirements.check_grid("grid", solver, problem, reverse(grid))
-    arrays, static = partition(problem)
-    between, report = _interpolate((solver, static), arrays, start, end, weights, grid)
-    driver.warn_if_exhausted(solver, report)
-    return between
-
-
-@compiled
-def _interpolate(settings, arrays, start, end, weights, grid):
-    solver, static = settings
-    problem = combine(arrays, static)
-
-    def follow(ts, x):
-        return driver.run(
-            noise_source.source_of(None, x, ts),
-            solver,
-            problem,
-            x=x,
-            ts=ts,
-            zero_end=False,
-        )
-
-    encode = jax.vmap(functools.partial(follow, grid[::-1]))
-    decode = jax.vmap(functools.partial(follow, grid))
-    latents, _ = encode(jnp.stack([start, end]))  # (2, *shape)
-    between = jax.vmap(functools.partial(spherical, *latents))(weights)  # (K, *shape)
-    return decode(between)
-
-
-def reverse(grid: ArrayLike) -> ArrayLike:
-    """A grid upwards. A concrete one is reversed on the host, without a program."""
-    return grid[::-1] if checks.is_traced(grid) else np.asarray(grid)[::-1]
-
-
-@one_program
-def spherical(start: Array, end: Array, weight: ArrayLike) -> Array:
-    """Spherical interpolation (Shoemake 1985).
-
-        (sin((1 − w) θ) a + sin(w θ) b)/sin θ,    θ the angle between a and b
-
-    Where θ is small it is linear.
-
-    Args:
-      start: a.
-      end: b, of its shape.
-      weight: w, ().
-
-    Returns:
-      A point between, of a's shape.
-    """
-    norms = jnp.sqrt(jnp.sum(start**2) * jnp.sum(end**2))
-    cosine = jnp.sum(start * end) / jnp.where(norms > 0, norms, 1)
-    # Away from ±1, where sin θ = 0 and arccos has no derivative.
-    angle = jnp.arccos(jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6))
-    parts = jnp.sin((1 - weight) * angle) * start + jnp.sin(weight * angle) * end
-    return parts / jnp.sin(angle)
-
-
-def prepare(
-    solver: Solver | None,
-    grid: ArrayLike | None,
-    denoiser: Denoiser,
-    schedule: Schedule,
-    *,
-    default: tuple[Solver, Callable[[Schedule, Solver], Array]],
-    probability_flow: bool = False,
-) -> tuple[Solver, Array]:
-    """Check solver and grid, and fill in their defaults.
-
-    The default grid is `grids.uniform` where α(t_max) = 0 and the log-SNR has
-    no end.
-
-    Args:
-      solver: A solver, or None for the default.
-      grid: Decreasing times (N + 1,), or None for the default.
-      denoiser: A denoiser.
-      schedule: A schedule.
-      default: The default solver, and (schedule, solver) -> the default grid.
-      probability_flow: True where it is to be followed, upwards too. The solver
-        must then be deterministic, and the grid may not end at 0.
-
-    Returns:
-      (solver, grid).
-    """
-    schedules.check(schedule)
-    checks.callable_("denoiser", denoiser, "denoiser(x, t)")
-    solver, default_grid = default[0] if solver is None else solver, default[1]
-    requirements.check_solver(solver)
-    requirements.check_pairing(solver, denoiser)
-    checks.require(
-        not (probability_flow and solver.stochastic),
-        "solver must be deterministic to follow the probability flow, "
-        f"{solver.name} draws noise",
-        TypeError,
-    )
-    if grid is None:
-        grid = _filled_in(default_grid, schedule, solver)
-    grid = grids.check("grid", grid, schedule, zero_end=not probability_flow)
-    grids.check_decreasing("grid", grid)
-    if not checks.is_traced(grid):
-        requirements.check_grid(
-            "grid", solver, driver.diffusion(schedule, denoiser), grid
-        )
-    return solver, grid
-
-
-def _filled_in(default_grid, schedule, solver):
-    traced = checks.is_traced(schedule)
-    if not traced and not schedules.is_finite(schedule):
-        return grids.uniform(schedule, EVALUATIONS)
-    grid = default_grid(schedule, solver)
-    if not traced:
-        return grid
-    # The values of a traced schedule decide when the program runs.
-    bounded = jnp.isfinite(schedules.log_snr(schedule, schedule.t_max))
-    return jnp.where(bounded, grid, grids.uniform(schedule, grid.shape[0] - 1))
-
-
-def _shape_and_start(shape, x_init, count=None):
-    """The shape of one example, and the start or starts, checked."""
-    checks.require(
-        shape is not None or x_init is not None,
-        "shape must be given, the shape of one example, unless x_init is",
-    )
-    if x_init is None:
-        return checks.shape("shape", shape), None
-    x_init = requirements.check_example("x_init", x_init)
-    batch = () if count is None else (count,)
-    if batch:
-        checks.leading_axis("x_init", x_init, "count", count)
-    if shape is not None:
-        expected = (*batch, *checks.shape("shape", shape))
-        checks.one_of_shapes("x_init", x_init, [expected])
-    return x_init.shape[len(batch) :], x_init
 
 
 @pytree
