@@ -1,4 +1,4 @@
-"""What guidance rules and inverse problems share: arguments, calls of denoisers."""
+"""Checks that guidance rules and inverse problems share, and calls of denoisers."""
 
 from typing import Any
 

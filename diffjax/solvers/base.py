@@ -66,7 +66,12 @@ class Info(NamedTuple):
 
 
 def any_grid(schedule: Any, grid: np.ndarray) -> None:
-    """The `check_grid` of a solver that takes every grid."""
+    """The `check_grid` of a solver that takes every grid.
+
+    Args:
+      schedule: A schedule.
+      grid: Times (N + 1,).
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How adaptive solvers choose their steps between two times of a grid."""
+"""The choice of steps between two times of a grid, for adaptive solvers."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ At most 2, so that weight times error stays within the tolerance.
 
 
 class State(NamedTuple):
-    """What a run has done so far, and what its next step begins with."""
+    """The state of a run between two intervals."""
 
     memory: Any  # the slope at x for an ODE, () for an SDE
     step: Any  # (), the longest |dt| worth a trial
@@ -102,10 +102,18 @@ class _IntervalState(NamedTuple):
 
 
 def advance_interval(trial: Callable, control, interval, point, start, state):
-    """(point, state) at the end of an interval, from `point` at its start.
+    """Walk from the start of an interval to its end.
 
-    trial: (point, start, span) -> Trial. start: what is remembered at the beginning,
-    in the structure of Trial.start.
+    Args:
+      trial: (point, start, span) -> Trial.
+      control: `FIFTH_ORDER` or `STOCHASTIC`.
+      interval: The interval.
+      point: Where the walk starts.
+      start: What is remembered of the start, in the structure of Trial.start.
+      state: The state of the run so far.
+
+    Returns:
+      (point, state) at the end of the interval.
     """
     t, length = interval.start, interval.end - interval.start
     whole = jnp.uint32(1 << _HALVINGS)
@@ -247,4 +255,13 @@ def _where(condition, new, old):
 
 
 def larger(a, b):
+    """The larger absolute value of two pytrees, entry by entry.
+
+    Args:
+      a: A pytree of arrays.
+      b: Another of its structure.
+
+    Returns:
+      max(|a|, |b|).
+    """
     return jax.tree.map(lambda a, b: jnp.maximum(jnp.abs(a), jnp.abs(b)), a, b)
