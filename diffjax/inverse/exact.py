@@ -14,7 +14,9 @@ from .operators import LinearOperator, measurement, noise_stds
 __all__ = ["exact_posterior"]
 
 
-@checks.arguments(target=(checks.made_by, Mixture, "targets.gaussian_mixture"))
+@checks.arguments(
+    target=(checks.made_by, Mixture, "targets.gaussian or targets.gaussian_mixture")
+)
 def exact_posterior(
     target: Mixture, operator: LinearOperator, y: ArrayLike, noise_std: ArrayLike
 ) -> Mixture:
