@@ -138,7 +138,9 @@ def broadcastable(name: str, value: Any, x: Any) -> None:
         )
 
 
-def image(name: str, value: tuple, symbol: str = "1", divisor: int = 1) -> None:
+def image(
+    name: str, value: tuple, symbol: str = "1", divisor: int = 1, hint: str = ""
+) -> None:
     """Raise ValueError unless a shape is that of an image with divisible sides.
 
     Args:
@@ -146,10 +148,11 @@ def image(name: str, value: tuple, symbol: str = "1", divisor: int = 1) -> None:
       value: The shape, which should be (H, W, C).
       symbol: The name of the divisor, for the message.
       divisor: What should divide both sides.
+      hint: What to do, for the end of the message.
     """
     if len(value) != 3 or value[0] % divisor or value[1] % divisor:
         sides = f" with sides divisible by {symbol}={divisor}" if divisor > 1 else ""
-        raise ValueError(f"{name} must be (H, W, C){sides}, got {value}")
+        raise ValueError(f"{name} must be (H, W, C){sides}, got {value}{hint}")
 
 
 def batch(name: str, value: Any, least: int = 1) -> Any:

@@ -336,6 +336,9 @@ class Conditioning(nn.Module):
                 self.dim, self.num_classes, self.condition_dim, self.dtype
             )(condition)
         elif condition is not None:
-            unset = "num_classes=None and condition_dim=None"
-            raise ValueError(f"condition must be None where {unset}, got {condition!r}")
+            raise ValueError(
+                "condition must be None where num_classes=None and condition_dim=None, "
+                f"got {condition!r}; set num_classes for labels, condition_dim for "
+                "vectors"
+            )
         return nn.silu(embedding)

@@ -214,7 +214,8 @@ class UNet(OneProgram, nn.Module):
         shape = jnp.shape(x)
         x = as_image(x)  # (H, W, C)
         factor = 2 ** (len(self.multipliers) - 1)
-        checks.image("x", x.shape, "2^(resolutions − 1)", factor)
+        hint = "; pad the image or take fewer resolutions"
+        checks.image("x", x.shape, "2^(resolutions − 1)", factor, hint)
         dtype = self.dtype or x.dtype
         c = Conditioning(
             4 * self.width,
