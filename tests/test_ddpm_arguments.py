@@ -230,7 +230,7 @@ ERRORS = {
             KEY, PLAIN, CHAIN, solver=solvers.ddpm("optimal"), shape=(2,)
         ),
         TypeError,
-        r"denoiser must return a pair \(D, second\), see ddpm.paired",
+        r"denoiser's value must be a pair \(D, second\), see ddpm.paired",
     ),
     "paired": (
         lambda: sampling.sample(
