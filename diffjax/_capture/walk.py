@@ -156,7 +156,7 @@ class Walk:
         ).digest()
         key = value.shape, value.dtype, digest
         if self.frozen:
-            _check_unchanged(value, digest)
+            _warn_if_changed(value, digest)
             return Spec("value", key, value), False, _INFINITE
         # A copy, for which its holder is made again. Once one float32 program
         # has captured an array of float64, JAX gives the next program its
@@ -294,7 +294,7 @@ class Walk:
 _WHOLE: dict[int, tuple[weakref.ref, bytes]] = {}
 
 
-def _check_unchanged(array: np.ndarray, digest: bytes) -> None:
+def _warn_if_changed(array: np.ndarray, digest: bytes) -> None:
     # Warn if an array that cannot be exchanged for a copy was changed in
     # place. JAX might not see the change.
     if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
