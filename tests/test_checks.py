@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import checks
+from diffjax import checks, schedules, solvers
 from tests.families import assert_raises
 
 ERRORS = {
@@ -426,3 +426,17 @@ def test_a_traced_condition_passes():
         return 2 * checks.increasing("x", x)
 
     assert double(-1.0) == -2
+
+
+def test_warnings_point_at_the_line_of_the_caller():
+    """However many decorators and functions of the package stand between."""
+    velocity = lambda x, t: jnp.sin(40 * x / t)
+    solver = solvers.adaptive(1e-6, 1e-6, max_steps=4)
+    x, ts = jnp.ones(1), jnp.array([1.0, 0.01])
+    with pytest.warns(RuntimeWarning, match="step limit") as record:
+        solvers.integrate(None, solver, velocity, x=x, ts=ts)
+    assert record[0].filename == __file__
+    denoiser = lambda x, t: jnp.sin(40 * x / t)
+    with pytest.warns(RuntimeWarning, match="step limit") as record:
+        dj.encode(denoiser, schedules.edm(), x, solver=solver)
+    assert record[0].filename == __file__

@@ -27,7 +27,7 @@ from .arrays import (
     promoted,
     real_array,
 )
-from .edge import arguments, attributes, optional, require
+from .edge import arguments, optional, require, warn
 from .numbers import (
     LARGEST_WIDTH,
     between,
@@ -148,6 +148,7 @@ __all__ = [
     "require",
     "scalar_of",
     "shape",
+    "warn",
     "width",
     "within",
 ]

@@ -2,12 +2,13 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-__all__ = ["arguments", "attributes", "optional", "require"]
+__all__ = ["arguments", "optional", "require", "warn"]
 
 
 P = ParamSpec("P")
@@ -109,3 +110,22 @@ def require(condition: Any, message: str, error: type[Exception] = ValueError) -
     """
     if not isinstance(condition, jax.core.Tracer) and not condition:
         raise error(message)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the caller's program, outside of this package.
+
+    The number of frames between is not fixed: decorators and JAX add some.
+
+    Args:
+      message: The message.
+      category: The type of the warning.
+    """
+    inside = (__name__.partition(".")[0], "jax")
+    frame, level = inspect.currentframe(), 0
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if level and name.partition(".")[0] not in inside:
+            break
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level + 1)

@@ -10,7 +10,6 @@ data. Only then does a denoiser fitted under it have a score.
 """
 
 import functools
-import warnings
 from typing import Any, Protocol
 
 import jax
@@ -258,10 +257,9 @@ def sinkhorn_plan(
         columns = np.sum(np.asarray(plan), axis=0)
         error = float(np.sum(np.abs(columns - 1 / cost.shape[1])))
         if error > tolerance:
-            warnings.warn(
+            checks.warn(
                 f"columns of the plan are off by {error:.2g} after {iterations} "
-                "iterations",
-                stacklevel=3,  # past the decorator
+                "iterations"
             )
     return plan
 

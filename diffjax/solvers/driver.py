@@ -6,7 +6,6 @@ a transformation.
 
 import bisect
 import dataclasses
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -456,7 +455,7 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
         return
     ended = np.asarray(report.exhausted)
     if ended.any():
-        warnings.warn(
+        checks.warn(
             f"{solver.name} hit its step limit in {int(ended.sum())} of {ended.size} "
             "runs after "
             f"{int(np.max(report.accepted))} accepted and "
@@ -464,5 +463,4 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
             "their results are NaN. Raise max_steps, loosen rtol and atol, or check "
             "the denoiser for NaN.",
             RuntimeWarning,
-            stacklevel=3,
         )
