@@ -27,7 +27,7 @@ from .arrays import (
     promoted,
     real_array,
 )
-from .edge import arguments, optional, require, warn
+from .edge import arguments, attributes, optional, require, warn
 from .numbers import (
     LARGEST_WIDTH,
     between,

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-__all__ = ["arguments", "optional", "require", "warn"]
+__all__ = ["arguments", "attributes", "optional", "require", "warn"]
 
 
 P = ParamSpec("P")
