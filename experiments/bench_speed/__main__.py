@@ -22,7 +22,7 @@ blackjax (the extra `chains`).
 Hardware and time: about 11 minutes on 2 CPU cores, one minute of them for
 compiling the U-Net's programs. A GPU runs a larger U-Net.
 
-Expect loops within 1.05 of those by hand (within noise of 1 for the U-Net,
+Expect loops within 1.09 of those by hand (within noise of 1 for the U-Net,
 whose evaluations outweigh all else), equal compilation times and memory at 20
 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a
 guided step at most 2.05 of an unguided one, and an import below 0.15 seconds.
