@@ -142,9 +142,7 @@ def _time(name, value):
         return value.astype(float_dtype())
     with np.errstate(over="ignore"):
         time = np.asarray(value, float_dtype())
-    checks.require(
-        np.isfinite(time), f"{name} must be finite in {time.dtype}, got {value}"
-    )
+    checks.require(np.isfinite(time), f"{name} must fit {time.dtype}, got {value}")
     return time
 
 
@@ -270,8 +268,7 @@ class BrownianPath:
         if not checks.is_traced(t, self.start, self.end):
             low, high = sorted((float(self.start), float(self.end)))
             rounding = _rounding(self)
-            if not low - rounding <= t <= high + rounding:
-                raise ValueError(f"{name} must lie in [{low}, {high}], got {t}")
+            checks.all_near(name, t, low, high, (rounding, rounding))
         return t
 
 

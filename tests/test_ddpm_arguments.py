@@ -209,7 +209,7 @@ ERRORS = {
     "betas of ve": (
         lambda: ddpm.betas_of(schedules.ve(), 10),
         ValueError,
-        "schedule must preserve variance",
+        "schedule must have α² \\+ σ² = 1",
     ),
     "interpolate": (
         lambda: ddpm.interpolate(

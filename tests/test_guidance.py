@@ -576,7 +576,7 @@ ERRORS = {
     "interval outside": (
         lambda: guidance.limited(schedules.edm(), D, D, (0.1, 100.0)),
         ValueError,
-        r"interval must lie in the schedule's interval \[0.002, 80.0\], got 100.0",
+        r"interval must lie in the schedule's interval \[0.002, 80\], got 100",
     ),
     "interval reversed": (
         lambda: guidance.limited(schedules.edm(), D, D, (2.0, 1.0)),

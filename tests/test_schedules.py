@@ -722,11 +722,11 @@ ERRORS = {
     ),
     "betas range": (
         lambda: schedules.from_betas([1.0, 0.1]),
-        r"betas must lie in \(0, 1\), got 1.0",
+        r"betas must lie in \(0, 1\), got 1",
     ),
     "betas sign": (
         lambda: schedules.from_betas([0.1, 0.0]),
-        r"betas must lie in \(0, 1\), got 0.0",
+        r"betas must lie in \(0, 1\), got 0",
     ),
     "betas nan": (
         lambda: schedules.from_betas([0.1, np.nan]),

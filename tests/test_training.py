@@ -321,7 +321,7 @@ def test_data_argument_errors():
         ValueError, match=r"one leading axis in common.*\(3, 2\).*\(4,\)"
     ):
         Batches({"x": np.zeros((3, 2)), "y": np.zeros(4)}, 2)
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="leading axis in common, of at least 1, got"):
         Batches(np.zeros((0, 2)), 2)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Batches(np.zeros((3, 2)), 0)
@@ -364,18 +364,18 @@ def bad_files():
             ValueError,
             "must be a .npy or .npz file",
         ),
-        "no_bytes.npy": ("", ValueError, "empty"),
+        "no_bytes.npy": ("", ValueError, "No data left"),
         "no_examples.npy": (
             np.zeros((0, 2)),
             ValueError,
             r"at least one example.*\(0, 2\)",
         ),
         "rank_1.npy": (np.zeros(5), ValueError, r"rank 2 or more .*got \(5,\)"),
-        "nan.npy": (nan, ValueError, "2 NaN and 0 infinite of 8"),
+        "nan.npy": (nan, ValueError, "got 2 NaN or infinite entries of 8"),
         "too_large.npy": (
             np.full((2, 2), 1e300),
             ValueError,
-            "0 NaN and 4 infinite of 4",
+            "got 4 NaN or infinite entries of 4",
         ),
         "text.npy": ("this is no array", ValueError, "cannot be read|Python objects"),
         "text.npz": ("this is no archive", ValueError, "cannot be read|Python objects"),
@@ -548,7 +548,7 @@ def test_other_arrays_raise_by_name(tmp_path):
         )
         with pytest.raises(
             ValueError,
-            match=r"'ema/b' is float32\[100\] in the checkpoint, float32\[5\]",
+            match=r"'ema/b' is float32\[100\] in .*, float32\[5\] in the",
         ):
             checkpoints.restore_latest(wider)
         other = training.init(jax.random.key(0), parameters(), optax.adam(0.1))
@@ -1294,14 +1294,14 @@ def test_mesh_of_one_device_changes_nothing():
 def test_mesh_errors():
     explicit = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
     with pytest.raises(
-        ValueError, match="mesh must have an axis 'data' and type Auto alone.*Explicit"
+        ValueError, match="mesh must have an axis 'data' and Auto alone.*Explicit"
     ):
         training.replicate(parameters(), explicit)
     other = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match=r"an axis 'data' .*got {'model': "):
         training.shard_batch(np.zeros((2, 3)), other)
     with pytest.raises(
-        ValueError, match=r"batch\['y'\] must have an axis 1, .*got shape \(4,\)"
+        ValueError, match=r"batch\['y'\] must have axis 1, .*got \(4,\)"
     ):
         training.shard_batch(
             {"y": np.zeros(4)}, training.data_mesh(jax.devices()[:1]), axis=1
@@ -1319,7 +1319,7 @@ def train_on_eight_devices(directory):
     mesh = training.data_mesh()
     with pytest.raises(
         ValueError,
-        match=r"must have an axis 0, a multiple of the 8 devices, got shape \(12",
+        match=r"must have axis 0, a multiple of 8, got \(12",
     ):
         training.shard_batch(np.zeros((12, 3)), mesh)
     straight = training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh)

@@ -481,7 +481,7 @@ ERRORS = {
     "no pair": (
         lambda: gaussian.elbo(KEY, lambda x: x, PLAIN, X),
         TypeError,
-        r"encoder must return \(mean, log_std\) or a distributions.Gaussian",
+        r"encoder's output must be a pair \(mean, log_std\) or a Gaussian",
     ),
     "decoder": (
         lambda: gaussian.elbo(KEY, PAIR, lambda z: z, X),

@@ -592,7 +592,7 @@ ERRORS = {
     "levels": (
         lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)),
         ValueError,
-        "layers must be given where kernels is one function",
+        "layers must be given: kernels is a function",
     ),
     "no levels": (
         lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), layers=0),
@@ -602,7 +602,7 @@ ERRORS = {
     "none": (
         lambda: hierarchical.bottom_up([]),
         ValueError,
-        "kernels must hold at least one kernel",
+        "kernels must be 1 kernels for 1 layers, got 0",
     ),
     "no kernels": (
         lambda: hierarchical.bottom_up(3),
@@ -710,7 +710,7 @@ ERRORS = {
     "level": (
         lambda: hierarchical.decode(KEY, PLAIN, [PAIR], X, layer=3),
         ValueError,
-        "layer must be at most 2, the layers of generative, got 3",
+        "layer must be between 1 and 2, got 3",
     ),
     "noise": (
         lambda: progressive.bounded_encoder(PAIR, 0.0),
@@ -730,7 +730,7 @@ ERRORS = {
     "examples": (
         lambda: progressive.information(KEY, PAIR, PLAIN, X[None]),
         ValueError,
-        r"zs must have shape \(N, …\) with N at least 2, got \(1, 2\)",
+        r"zs must have shape \(N, ...\) with N at least 2, got \(1, 2\)",
     ),
 }
 

@@ -8,6 +8,7 @@ no values yet.
 from .arrays import (
     all_between,
     all_greater,
+    all_near,
     all_non_negative,
     all_positive,
     all_within,
@@ -84,6 +85,7 @@ __all__ = [
     "LARGEST_WIDTH",
     "all_between",
     "all_greater",
+    "all_near",
     "all_non_negative",
     "all_positive",
     "all_within",

@@ -12,6 +12,7 @@ from .objects import _describe
 __all__ = [
     "all_between",
     "all_greater",
+    "all_near",
     "all_non_negative",
     "all_positive",
     "all_within",
@@ -255,6 +256,39 @@ def all_within(name: str, value: Any, lower: float, upper: float) -> Any:
     """
     inside = lambda entries: (entries >= lower) & (entries <= upper)
     return _entries(name, value, inside, f"lie in [{lower:.12g}, {upper:.12g}]")
+
+
+def all_near(
+    name: str,
+    value: Any,
+    lower: float,
+    upper: float,
+    margins: tuple[float, float],
+    interval: str = "",
+) -> Any:
+    """An array whose entries lie in an interval up to rounding, where it is concrete.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      lower, upper: The ends of the interval.
+      margins: How far below and above it an entry is accepted.
+      interval: Words before and after the interval, divided by "[]", for the
+        message.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: For the first other entry.
+    """
+    least, most = lower - margins[0], upper + margins[1]
+    before, _, after = interval.partition("[]")
+    return _entries(
+        name,
+        value,
+        lambda entries: (entries >= least) & (entries <= most),
+        f"lie in {before}[{lower:.6g}, {upper:.6g}]{after}",
+    )
 
 
 def all_between(name: str, value: Any, lower: float, upper: float) -> Any:

@@ -16,14 +16,8 @@ __all__ = [
 ]
 
 
-def _fraction(name, value):
-    value = checks.number(name, value)
-    checks.require(0 < value < 1, f"{name} must lie in (0, 1), got {value}")
-    return float(value)
-
-
 _STEPS = (checks.integer, 2)
-_FRACTION = checks.optional(_fraction)
+_FRACTION = checks.optional(checks.between, 0, 1)
 
 
 @checks.arguments(steps=_STEPS, first=_FRACTION, last=_FRACTION)
@@ -53,7 +47,7 @@ def linear_betas(
     return np.linspace(first, last, steps)
 
 
-@checks.arguments(steps=_STEPS, offset=checks.positive, clip=_fraction)
+@checks.arguments(steps=_STEPS, offset=checks.positive, clip=(checks.between, 0, 1))
 def cosine_betas(steps: int, offset: float = 0.008, clip: float = 0.999) -> np.ndarray:
     """Cosine betas (Nichol & Dhariwal 2021, equation 17).
 
@@ -169,9 +163,7 @@ def betas_of(schedule: Schedule, steps: int) -> np.ndarray:
         )
     end, gap = float(schedule.t_max), np.max(np.abs(alpha**2 + sigma**2 - 1))
     checks.require(end == 1, f"schedule must have t_max = 1, got {end}")
-    checks.require(
-        gap <= 1e-6, f"schedule must preserve variance, α² + σ² = 1, is off by {gap}"
-    )
+    checks.require(gap <= 1e-6, f"schedule must have α² + σ² = 1, is off by {gap}")
     # 1 − ᾱ_i/ᾱ_{i−1} through log ᾱ: the ratio is near 1 for small steps.
     return -np.expm1(np.diff(2 * np.log(alpha), prepend=0.0))
 

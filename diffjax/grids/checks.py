@@ -64,13 +64,10 @@ def check_interval(
     ends_at_zero = zero_end and values[-1] == 0 and values[-1] < values[0]
     # A last time of 0 lies below t_min by intent.
     inner = values[:-1] if ends_at_zero else values
-    outside = inner[(inner < low * (1 - slack)) | (inner > high * (1 + slack))]
-    if outside.size:
-        also = " (and may end at exactly 0)" if zero_end else ""
-        raise ValueError(
-            f"{name} must lie in the schedule's interval [{low}, {high}]{also}, "
-            f"got {outside[0]!s}"
-        )
+    interval = "the schedule's interval []"
+    if zero_end:
+        interval += " (and may end at exactly 0)"
+    checks.all_near(name, inner, low, high, (low * slack, high * slack), interval)
 
 
 def decreasing(

@@ -50,10 +50,7 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
     if cost is None:
         return log_snr(schedule, 32)
     steps = evaluations // cost
-    checks.require(
-        steps >= 1,
-        f"evaluations must be {cost} or more for {solver.name}, got {evaluations}",
-    )
+    checks.integer(f"evaluations of {solver.name}", evaluations, cost)
     if solver.stochastic:
         return log_snr(schedule, steps)
     return angular(schedule, steps, recommended_share(steps))

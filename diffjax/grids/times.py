@@ -190,15 +190,9 @@ def at_log_snrs(
     times, reached = in_float64(_inverted, schedule, log_snrs, ends)
     reached = np.exp(-0.5 * reached)
     low, high = reached.min(), reached.max()
-    values = np.exp(-0.5 * log_snrs[~at_zero])
-    outside = values[
-        (values < (1 - 1e-5) * low - slack) | (values > (1 + 1e-5) * high + slack)
-    ]
-    if outside.size:
-        raise ValueError(
-            f"{name} must lie in the schedule's range of σ/α, [{low:.6g}, "
-            f"{high:.6g}], got {outside[0]:.6g}"
-        )
+    margins = 1e-5 * low + slack, 1e-5 * high + slack
+    ratios = np.where(at_zero, low, np.exp(-0.5 * log_snrs))
+    checks.all_near(name, ratios, low, high, margins, "the schedule's range of σ/α, []")
     return jnp.asarray(np.where(at_zero, 0, times), float_dtype())
 
 

@@ -232,8 +232,7 @@ def check_independent(purpose: str, denoiser: Denoiser) -> None:
     """
     checks.require(
         is_independent(denoiser),
-        f"{purpose} needs a denoiser whose noise is independent of the data, got "
-        "independent=False: its score is not (α D − x)/σ²; use a deterministic "
-        "solver, such as heun()",
+        f"{purpose} needs noise independent of the data, got a denoiser with "
+        "independent=False; use a deterministic solver, such as heun()",
         TypeError,
     )

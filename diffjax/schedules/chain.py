@@ -244,23 +244,24 @@ def from_betas(betas: ArrayLike) -> DiscreteChain:
     xp, betas = _table("betas", betas)
     if xp is not np:
         return DiscreteChain(betas, _log_snrs(jnp, betas))
-    inside = (betas > 0) & (betas < 1)
-    zero_terminal = bool(betas[-1] == 1)
-    inside[-1] |= zero_terminal
-    outside = betas[~inside]
-    message = f"got {next(iter(outside), None)} among {outside.size} outside"
-    checks.require(not outside.size, f"betas must lie in (0, 1), {message}")
+    zero_terminal = _has_zero_terminal(betas)
     log_snrs = _log_snrs(np, betas)
     least = log_snrs[-2 if zero_terminal else -1]
     least_alpha = LEAST_ALPHA[float_dtype()]
     checks.require(
         least >= 2 * math.log(least_alpha),
-        f"betas must leave a signal √ᾱ of at least {least_alpha:.0e} in "
-        f"{float_dtype().name}, got e^{0.5 * least:.4g} after {len(betas)} steps that "
-        f"sum to {betas.sum():.4g}: scale them with the number of steps, as "
-        "ddpm.linear_betas(steps) does, or let the last be 1",
+        f"betas must leave a signal √ᾱ of at least {least_alpha:.0e}, got "
+        f"e^{0.5 * least:.4g} after {len(betas)} steps: scale them with the number of "
+        "steps, as ddpm.linear_betas(steps) does, or let the last be 1",
     )
     return DiscreteChain(betas, log_snrs, zero_terminal=zero_terminal)
+
+
+def _has_zero_terminal(betas: np.ndarray) -> bool:
+    """Whether the last β is 1. Raises ValueError unless the others lie in (0, 1)."""
+    zero_terminal = bool(betas[-1] == 1)
+    checks.all_between("betas", betas[:-1] if zero_terminal else betas, 0, 1)
+    return zero_terminal
 
 
 LEAST_ALPHA = {jnp.dtype("float32"): 1e-18, jnp.dtype("float64"): 1e-150}
@@ -298,11 +299,7 @@ def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
     traced = "betas must be concrete to be rescaled, got traced values"
     checks.require(not checks.is_traced(betas), traced, TypeError)
     betas = _table("betas", betas)[1]
-    checks.require(
-        np.all((betas > 0) & (betas <= 1)) and not np.any(betas[:-1] == 1),
-        "betas must lie in (0, 1), the last at most 1, "
-        f"got {betas.min()} … {betas.max()}",
-    )
+    _has_zero_terminal(betas)
     log_bars = _log_bars(np, betas)
     # β′ depends on ratios of neighbours alone, so that √ᾱ_1 may be divided
     # out.
@@ -435,11 +432,7 @@ def from_sigmas(sigmas: ArrayLike) -> NoiseLadder:
 
 def _table(name: str, values: Any) -> tuple[Any, Any]:
     # np and float64 values on the host, or jnp and values that are traced.
+    checks.real_array(name, values)
     xp = array_module(values)
-    try:
-        values = xp.asarray(values, None if xp is jnp else np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"{name} must be an array of real numbers, got {values!r}"
-        ) from None
+    values = xp.asarray(values, None if xp is jnp else np.float64)
     return xp, checks.column(name, values, "T" if name == "betas" else "L", 2)

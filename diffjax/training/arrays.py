@@ -206,8 +206,7 @@ def _raise_if_other_arrays(
         if kept.get(name) != wanted.get(name):
             here, there = (_describe(arrays.get(name)) for arrays in (kept, wanted))
             raise OtherArrays(
-                f"{folder}: array {name!r} is {here} in the checkpoint, {there} in the "
-                "template"
+                f"array {name!r} is {here} in {folder}, {there} in the template"
             )
 
 

@@ -103,7 +103,7 @@ class Checkpoints:
         """
         current, latest = int(state.step), self.latest_step()
         checks.require(
-            step == current, f"step must equal state.step={current}, got {step}"
+            step == current, f"step must be state.step={current}, got {step}"
         )
         checks.require(
             latest is None or step >= latest,

@@ -63,8 +63,8 @@ def raise_if_other(
     )
     checks.require(
         not differing,
-        f"the checkpoint {folder} is of another configuration ({lines}); use another "
-        "directory, or the stored configuration to resume",
+        f"{folder} is of another configuration ({lines}); resume with it, or use "
+        "another directory",
     )
 
 

@@ -44,17 +44,19 @@ class Batches:
       (4, 2)
     """
 
+    @checks.arguments(batch_size=(checks.integer, 1), seed=(checks.integer, 0, None))
     def __init__(self, arrays: PyTree, batch_size: int, seed: int = 0):
         self.examples = _leading_axis("arrays", arrays)
         self.arrays = jax.tree.map(np.asanyarray, arrays)
-        self.batch_size = checks.integer("batch_size", batch_size, 1)
-        self.seed = checks.integer("seed", seed, 0, None)
+        self.batch_size = batch_size
+        self.seed = seed
         self._orders: dict[int, np.ndarray] = {}
 
     def at(self, step: int) -> PyTree:
         """The batch of step 0, 1, …, with leaves (batch_size, ...)."""
         return jax.tree.map(lambda leaf: leaf[0], self.block(step, 1))
 
+    @checks.arguments(step=(checks.integer, 0, 2**62), count=(checks.integer, 1))
     def block(self, step: int, count: int) -> PyTree:
         """The batches of several steps, stacked.
 
@@ -65,8 +67,6 @@ class Batches:
         Returns:
           A pytree with leaves (count, batch_size, ...).
         """
-        step = checks.integer("step", step, 0, 2**62)
-        count = checks.integer("count", count, 1)
         chosen = self._indices(step * self.batch_size, (step + count) * self.batch_size)
 
         def take(leaf):
@@ -216,8 +216,7 @@ def _leading_axis(name: str, arrays: PyTree) -> int:
     counts = {shape[:1] for shape in shapes.values()}
     checks.require(
         len(counts) == 1 and counts.isdisjoint({(), (0,)}),
-        f"{name} must have one leading axis in common, of at least one "
-        f"example, got {shapes}",
+        f"{name} must have one leading axis in common, of at least 1, got {shapes}",
     )
     return counts.pop()[0]
 
@@ -231,7 +230,6 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     stored_as = file.suffix in (".npy", ".npz")
     checks.require(stored_as, f"{file} must be a .npy or .npz file")
     checks.require(file.is_file(), message, FileNotFoundError)
-    checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
         stored = np.load(file, allow_pickle=False)
         if isinstance(stored, np.ndarray):
@@ -272,20 +270,13 @@ def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     checks.require(real, f"{where} must hold real numbers, got dtype {array.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array if dtype is None else array.astype(dtype)
-    nan = int(np.isnan(array).sum())
-    inf = int(array.size - np.isfinite(converted).sum()) - nan
-    checks.require(
-        nan + inf == 0,
-        f"{where} must be finite, got {nan} NaN and {inf} infinite of {array.size}",
-    )
+    checks.finite(where, converted)
     if np.can_cast(array.dtype, converted.dtype):
         return converted
     if converted.dtype.kind in "iu":
         extent = f"{array.min()} to {array.max()}" if array.size else "none"
-        checks.require(
-            np.array_equal(converted, array),
-            f"{where} must fit {converted.dtype}, got {extent}",
-        )
+        same = np.array_equal(converted, array)
+        checks.require(same, f"{where} must fit {converted.dtype}, got {extent}")
         return converted
     _raise_if_rounded(file, name, array, converted)
     return converted

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .. import checks
@@ -31,8 +32,7 @@ def _data_mesh(name, mesh):
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     checks.require(
         AXIS in kinds and set(kinds.values()) == {AxisType.Auto},
-        f"{name} must have an axis {AXIS!r} and type Auto alone, as data_mesh() makes "
-        f"it, got {kinds}",
+        f"{name} must have an axis {AXIS!r} and Auto alone, see data_mesh, got {kinds}",
     )
 
 
@@ -101,13 +101,10 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     devices = mesh.shape[AXIS]
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name = "batch" + jax.tree_util.keystr(key_path)
-        checks.require(
-            hasattr(leaf, "ndim"), f"{name} must be an array, got {leaf!r}", TypeError
-        )
+        checks.instance(name, leaf, jax.Array | np.ndarray | np.generic, "an array")
         checks.require(
             leaf.ndim > axis and leaf.shape[axis] % devices == 0,
-            f"{name} must have an axis {axis}, a multiple of the {devices} devices, "
-            f"got shape {leaf.shape}",
+            f"{name} must have axis {axis}, a multiple of {devices}, got {leaf.shape}",
         )
     spec = PartitionSpec(*[None] * axis, AXIS)
     return jax.device_put(batch, NamedSharding(mesh, spec))

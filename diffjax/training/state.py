@@ -81,9 +81,7 @@ def init(
       >>> rule = dj.training.optimiser(1e-3)
       >>> state = dj.training.init(key, {"w": jnp.ones(3)}, rule)
     """
-    checks.require(
-        jax.tree.leaves(params), f"params must hold at least one array, got {params!r}"
-    )
+    checks.require(jax.tree.leaves(params), f"params must hold arrays, got {params!r}")
     types.check_integers("params", params)
     params = jax.tree.map(_copy, params)
     # One program instead of one per shape. Where leaves lie on several devices
@@ -368,8 +366,7 @@ def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
     for name, value in extra.items():
         metric, shape = f"loss_fn's metric {name!r}", jnp.shape(value)
         checks.require(
-            name not in STEP_METRICS,
-            f"{metric} is a name that the step itself uses: {STEP_METRICS}",
+            name not in STEP_METRICS, f"{metric} must be none of {STEP_METRICS}"
         )
         checks.require(shape == (), f"{metric} must be a scalar, got shape {shape}")
     return {name: jnp.asarray(value) for name, value in extra.items()}

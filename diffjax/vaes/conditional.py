@@ -49,14 +49,13 @@ def as_gaussian(
         log_std out of the dtype's range.
     """
     is_gaussian = isinstance(output, Gaussian)
-    checks.require(
-        is_gaussian or (isinstance(output, tuple | list) and len(output) == 2),
-        f"{name} must return (mean, log_std) or a distributions.Gaussian, "
-        f"got {type(output).__name__}",
-        TypeError,
-    )
+    if is_gaussian:
+        loc, spread = output.loc, output.var
+    else:
+        loc, spread = checks.pair(
+            f"{name}'s output", output, "(mean, log_std) or a Gaussian"
+        )
     spread_name = f"{name}'s {'variance' if is_gaussian else 'log_std'}"
-    loc, spread = (output.loc, output.var) if is_gaussian else output
     loc, spread = location_and_scale(f"{name}'s mean", loc, spread_name, spread)
     if shape is not None:
         checks.one_of_shapes(f"{name}'s mean", loc, [shape])

@@ -283,10 +283,7 @@ def decode(
     """
     layers = layer if callable(generative) else None
     kernels = _kernels("generative", generative, 2, layers)
-    checks.require(
-        kernels.last >= layer,
-        f"layer must be at most {kernels.last}, the layers of generative, got {layer}",
-    )
+    checks.integer("layer", layer, 1, kernels.last)
     decoder, options = as_pytree_callable(decoder), {"layer": layer, "mean": mean}
     return call(_decode, key, decoder, kernels, z, faulty=not_finite, **options)
 
@@ -480,15 +477,14 @@ def _kernels(name, kernels, first, layers):
     """Checked kernels of the layers from `first` on."""
     if callable(kernels):
         checks.require(
-            layers is not None,
-            f"layers must be given where {name} is one function of the layer",
+            layers is not None, f"layers must be given: {name} is a function"
         )
         last = checks.depth("layers", layers, 1)
         return Kernels(as_pytree_callable(kernels), first, last)
     checks.callables(name, kernels, 0, ", or one function of the layer")
     count, last = len(kernels), len(kernels) + first - 1
-    wanted = count if layers is None else layers - first + 1
-    checks.require(last >= 1, f"{name} must hold at least one kernel, got none")
+    layers = max(last, 1) if layers is None else layers
+    wanted = layers - first + 1
     checks.require(
         count == wanted,
         f"{name} must be {wanted} kernels for {layers} layers, got {count}",

@@ -273,10 +273,7 @@ def information(
       ValueError: For shapes that do not fit, N < 2, and concrete NaN or
         infinity.
     """
-    checks.require(
-        zs.ndim > 0 and zs.shape[0] >= 2,
-        f"zs must have shape (N, …) with N at least 2, got {zs.shape}",
-    )
+    checks.batch("zs", zs, 2)
     kernels = as_pytree_callable(encoder), as_pytree_callable(decoder)
     return call(_information, key, *kernels, zs, faulty=not_finite, chunk=chunk)
 
