@@ -442,7 +442,7 @@ def test_categorical_raises_on_levels_that_are_none(levels):
         (
             np.zeros((3, 5)),
             ValueError,
-            r"net must return logits of shape \(3, 4\), .* got shape \(3, 5\)",
+            r"net must return logits \(3, 4\) or as many, got \(3, 5\)",
         ),
     ],
 )

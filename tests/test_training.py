@@ -273,7 +273,7 @@ def test_step_argument_errors():
         ValueError, match=r"ema_decay must lie in \[0.0, 1.0\], got 1.5"
     ):
         training.make_step(loss_fn, OPTIMISER, ema_decay=1.5)
-    with pytest.raises(ValueError, match="'loss' is a name"):
+    with pytest.raises(ValueError, match="'loss' must be none of"):
         training.make_step(lambda p, k, b: (p["b"].sum(), {"loss": 1.0}), OPTIMISER)(
             initial(), {}
         )

@@ -262,25 +262,8 @@ def _elbo_arguments(
         decoder_variance=decoder_variance,
         x=x,
     )
-    return model, x, check_prior(prior, 1.0, x.shape), chunk
-
-
-def check_prior(
-    prior: Gaussian | None, variance: Scalar, shape: tuple[int, ...]
-) -> Gaussian:
-    """A checked prior.
-
-    Args:
-      prior: A `Gaussian`, or None for N(0, variance).
-      variance: Of the default, shape ().
-      shape: Of an example.
-
-    Returns:
-      A `Gaussian`.
-    """
-    if prior is None:
-        return Gaussian(0.0, variance)
-    return check_gaussian("prior", prior, shape)
+    prior = checks.optional(check_gaussian, x.shape)("prior", prior)
+    return model, x, Gaussian(0.0, 1.0) if prior is None else prior, chunk
 
 
 def prior_matching(schedule: Schedule, x: Array, prior: Gaussian) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from .. import checks, schedules, types
 from ..distributions.lattice import check_levels, level_index
-from ..distributions.normal import Gaussian
+from ..distributions.normal import Gaussian, check_gaussian
 from ..schedules import Schedule
 from ..solvers.requirements import check_example
 from ..types import (
@@ -19,7 +19,7 @@ from ..types import (
     combine,
     partition,
 )
-from .bound import CHUNK, Bound, check_prior, map_chunks, prior_matching
+from .bound import CHUNK, Bound, map_chunks, prior_matching
 from .objectives import weighted_error
 from .reverse import check_decoder_variance, decoder
 
@@ -182,7 +182,9 @@ def continuous_elbo(
     if levels is not None:
         level_index(x, levels)
     decoder_variance = check_decoder_variance(decoder_variance, x.shape)
-    prior = check_prior(prior, as_one_program(_prior_variance, schedule), x.shape)
+    prior = checks.optional(check_gaussian, x.shape)("prior", prior)
+    if prior is None:
+        prior = Gaussian(0.0, as_one_program(_prior_variance, schedule))
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     denoising, reconstruction = _continuous_terms(
         static, count, chunk, arrays, key, x, levels, decoder_variance

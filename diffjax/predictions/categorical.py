@@ -81,8 +81,7 @@ class Categorical:
             raise TypeError(f"net must return an array of logits, got {logits!r}")
         checks.require(
             logits.size == evidence.size,
-            f"net must return logits of shape {evidence.shape}, or as many merged, "
-            f"got shape {logits.shape}",
+            f"net must return logits {evidence.shape} or as many, got {logits.shape}",
         )
         return evidence, logits
 

@@ -192,9 +192,8 @@ def _check_inputs(schedule, kind, inputs):
     infinite = not checks.is_traced(schedule) and not schedules.is_finite(schedule)
     checks.require(
         not infinite or (inputs != "scaled" and kind not in ("noise", "score")),
-        f"schedule must have α(t_max) > 0 for kind {kind!r} with {inputs} inputs, but "
-        f"α = 0 at t_max={schedule.t_max}: lower t_max, or use raw or index inputs "
-        "with kind 'data', 'velocity' or 'v'",
+        f"schedule must have α > 0 at t_max={schedule.t_max} for kind {kind!r} and "
+        f"{inputs} inputs: lower it, or take kind 'data' and raw or index inputs",
     )
 
 

@@ -196,8 +196,8 @@ def split(
     integral = isinstance(count, int | np.integer) and not isinstance(count, bool)
     checks.require(
         integral and 0 < count < examples,
-        f"held_out must be a count between 1 and {examples - 1} or a fraction that "
-        f"leaves both parts at least one of {examples}, got {held_out!r}",
+        f"held_out must be between 1 and {examples - 1}, or such a fraction of "
+        f"{examples}, got {held_out!r}",
     )
     order = np.random.default_rng(seed).permutation(examples)
     held, training = np.sort(order[:count]), np.sort(order[count:])

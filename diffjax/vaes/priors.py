@@ -136,10 +136,9 @@ def diffusion(
       >>> prior.sample(key).shape
       (2,)
     """
-    if grid is not None:
-        grid = grids.check("grid", grid, schedule, zero_end=True)
-    if likelihood_grid is not None:
-        likelihood_grid = grids.check("likelihood_grid", likelihood_grid, schedule)
+    grid = checks.optional(grids.check, schedule, True)("grid", grid)
+    check = checks.optional(grids.check, schedule)
+    likelihood_grid = check("likelihood_grid", likelihood_grid)
     return DiffusionPrior(
         as_pytree_callable(denoiser),
         schedule,
