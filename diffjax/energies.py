@@ -66,10 +66,7 @@ class Reconstruction:
         return -0.5 * jnp.sum(((x - image) / self.scale) ** 2)
 
 
-@checks.arguments(
-    function=(checks.callable_, "function(x) -> array of x's shape"),
-    scale=checks.positive,
-)
+@checks.arguments(function=(checks.callable_, "function(x)"), scale=checks.positive)
 def reconstruction(
     function: Callable[[Array], Array], scale: Scalar = 1.0
 ) -> targets.Energy:
@@ -298,10 +295,11 @@ def persistent_chains(xs: ArrayLike) -> PersistentChains:
 
 
 @checks.arguments(
-    key=checks.key, chains=(checks.made_by, PersistentChains, "persistent_chains"),
+    key=checks.key,
+    chains=(checks.made_by, PersistentChains, "persistent_chains"),
     restarts=checks.optional(checks.has_methods, "sample(key)"),
     share=(checks.within, 0.0, 1.0),
-)  # fmt: skip
+)
 def advance(
     key: Key,
     chains: PersistentChains,

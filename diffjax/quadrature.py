@@ -91,7 +91,6 @@ def rule(bounds: ArrayLike, points: int = 512) -> Rule:
     )
 
 
-@checks.arguments(function=(checks.callable_, "function(x)"))
 def integrate(
     function: Callable[[Array], Array], bounds: ArrayLike, points: int = 512
 ) -> Array:

@@ -82,7 +82,7 @@ WRONG = {
     "order": (
         lambda: flows.permutation(3),
         TypeError,
-        "order must be a sequence of integers, got 3",
+        "order must be a tuple of integers, got 3",
     ),
     "ragged order": (
         lambda: flows.permutation([[0], [1, 2]]),

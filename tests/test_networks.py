@@ -606,7 +606,7 @@ ERRORS = [
     (
         call(MLP(), IMAGE, 0.5, 2),
         ValueError,
-        "condition must be None where num_classes=None .* got 2",
+        "condition must be None unless num_classes .* is set, got 2",
     ),
     (call(MLP(), IMAGE * 1j, 0.5), TypeError, "x must be real, got dtype complex64"),
     (

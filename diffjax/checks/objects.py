@@ -18,6 +18,7 @@ __all__ = [
     "choice",
     "counter",
     "denoiser",
+    "distribution",
     "each",
     "floating",
     "has_methods",
@@ -86,6 +87,18 @@ def has_methods(name: str, value: Any, *signatures: str) -> Any:
     ):
         raise TypeError(f"{name} must have {' and '.join(signatures)}, got {value!r}")
     return value
+
+
+def distribution(name: str, value: Any) -> Any:
+    """A distribution: anything that states its density and can be sampled.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+
+    Returns:
+      The value.
+    """
+    return has_methods(name, value, "log_prob(x)", "sample(key)")
 
 
 def made_by(name: str, value: Any, kind: type, maker: str) -> Any:

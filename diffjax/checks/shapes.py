@@ -24,6 +24,7 @@ __all__ = [
     "last_axis",
     "leading_axis",
     "one_of_shapes",
+    "real_shaped",
     "scalar_of",
     "shape",
 ]
@@ -72,6 +73,20 @@ def one_of_shapes(name: str, value: Any, shapes: Collection[tuple]) -> None:
             f"{name} must have shape {' or '.join(map(str, shapes))}, "
             f"got {np.shape(value)}{hint}"
         )
+
+
+def real_shaped(name: str, value: Any, *shapes: tuple) -> Any:
+    """A `real_array` of one of several shapes.
+
+    Args:
+      name, value: The name of the argument, for messages, and its value.
+      *shapes: The shapes that are accepted.
+
+    Returns:
+      The array.
+    """
+    one_of_shapes(name, value, shapes)
+    return real_array(name, value)
 
 
 def finite_shaped(name: str, value: Any, *shapes: tuple) -> Any:

@@ -264,8 +264,7 @@ class StandardNormal:
     def log_prob(self, z: PyTree) -> Array:
         """log N(z | 0, I) in nats, shape ()."""
         if not self._is_tuple():
-            checks.one_of_shapes("z", z, [self.shape])
-            return Gaussian(0.0, 1.0).log_prob(checks.real_array("z", z))
+            return Gaussian(0.0, 1.0).log_prob(checks.real_shaped("z", z, self.shape))
         is_tuple = isinstance(z, tuple | list)
         shapes = tuple(map(jnp.shape, z)) if is_tuple else jnp.shape(z)
         checks.require(

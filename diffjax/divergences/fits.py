@@ -23,7 +23,7 @@ from ..numerics import float_dtype
 from ..targets import Mixture, gaussian
 from ..types import Array, ArrayLike, Key, combine, compiled, partition
 from . import measures
-from .measures import DENSITY, SAMPLED, SAMPLER
+from .measures import DENSITY, SAMPLED
 from .search import components, search
 
 __all__ = [
@@ -185,7 +185,7 @@ def fit_forward(
     return FittedMixture(q, kl, jax.device_put(np.zeros((), kl.dtype)), *report)
 
 
-@checks.arguments(p=SAMPLER, **_BY_SAMPLES)
+@checks.arguments(p=checks.distribution, **_BY_SAMPLES)
 def fit_forward_by_samples(
     key: Key,
     p: Any,

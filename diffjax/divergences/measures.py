@@ -43,9 +43,6 @@ AT_ONCE = 2**14
 DENSITY = (checks.has_methods, "log_prob(x)")
 """Check of a distribution whose density is needed."""
 
-SAMPLER = (checks.has_methods, "log_prob(x)", "sample(key)")
-"""Check of a distribution that is sampled, too."""
-
 SAMPLED = {"key": checks.key, "count": (checks.integer, 2)}
 """Checks of the arguments of a mean over samples."""
 
@@ -255,7 +252,7 @@ def _check_mass(name, mass, fits):
 # ---- by samples
 
 
-@checks.arguments(p=SAMPLER, q=DENSITY, **SAMPLED)
+@checks.arguments(p=checks.distribution, q=DENSITY, **SAMPLED)
 def kl_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Kullback–Leibler divergence KL(p ‖ q).
 
@@ -287,7 +284,7 @@ def kl_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     return _expectation_by_samples(_log_ratio, key, p, q, count)
 
 
-@checks.arguments(p=SAMPLER, q=SAMPLER, **SAMPLED)
+@checks.arguments(p=checks.distribution, q=checks.distribution, **SAMPLED)
 def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Jensen–Shannon divergence (Lin 1991, equation 5.1).
 
@@ -316,7 +313,7 @@ def jensen_shannon_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Es
     return _mean_of_estimates(of_p, of_q)
 
 
-@checks.arguments(p=SAMPLER, q=DENSITY, **SAMPLED)
+@checks.arguments(p=checks.distribution, q=DENSITY, **SAMPLED)
 def fisher_by_samples(key: Key, p: Any, q: Any, count: int = 4096) -> Estimate:
     """Unbiased estimate of the Fisher divergence, in any dimension.
 
@@ -346,8 +343,8 @@ def _expectation_by_samples(ratio, key, p, q, count, names="pq"):
     value, error, absent, report = _mean((ratio, static, count), arrays, key)
     _raise_if_bad(names, report, count)
     drawn = f"at samples of {names[0]}, got {absent} -infinity of {count}"
-    if not checks.is_traced(absent) and absent:
-        raise ValueError(f"{names[0]}.log_prob must be finite {drawn}")
+    fits = checks.is_traced(absent) or not absent
+    checks.require(fits, f"{names[0]}.log_prob must be finite {drawn}")
     return Estimate(value, error)
 
 
@@ -435,6 +432,4 @@ def _raise_if_bad(names, report, count):
         got = f"got {bad} NaN or +infinity of {count} values"
         checks.require(not bad, f"{name}.log_prob must be below infinity, {got}")
     got = f"got {of_ratio} NaN of {count}"
-    checks.require(
-        not of_ratio, f"scores of p and q must be finite where p is positive, {got}"
-    )
+    checks.require(not of_ratio, f"scores of p and q must be finite where p > 0, {got}")

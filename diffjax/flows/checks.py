@@ -54,33 +54,29 @@ def check_stackable(name: str, values: Iterable) -> tuple:
     kind = lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf))
     values = checks.each(name, values, *BIJECTOR)
     checks.require(values, f"{name} must hold at least one layer, got none")
-    trees = [jax.tree.flatten(value) for value in values]
-    kinds = [list(map(kind, leaves)) for leaves, _ in trees]
+    kinds = [list(map(kind, jax.tree.leaves(value))) for value in values]
+    forms = list(zip(kinds, map(jax.tree.structure, values), strict=True))
     message = f"{name} must have parameters to be stacked, or be chained; got none"
     checks.require(kinds[0], message)
-    for i, (value, tree, leaves) in enumerate(zip(values, trees, kinds, strict=True)):
-        if (tree[1], leaves) != (trees[0][1], kinds[0]):
+    for i, form in enumerate(forms):
+        if form != forms[0]:
             raise ValueError(
                 f"{name}[{i}] must have the structure and leaves of {name}[0], "
-                f"{kinds[0]}, or be chained; got {leaves} of {value!r}"
+                f"{kinds[0]}, or be chained; got {kinds[i]} of {values[i]!r}"
             )
     return values
 
 
-def check_initialisable(name: str, value: Any) -> Any:
-    """The value if it is a bijector or a flow.
+def check_initialisable(name: str, value: Any) -> None:
+    """Raise TypeError unless the value is a bijector or a flow.
 
     Args:
       name: The argument's name, for the message.
       value: The argument.
-
-    Raises:
-      TypeError: If it is something else, or a class.
     """
     fits = hasattr(value, "initialised") or hasattr(value, "inverse")
-    if not fits or isinstance(value, type):
-        raise TypeError(f"{name} must be a bijector or a flow, got {value!r}")
-    return value
+    message = f"{name} must be a bijector or a flow, got {value!r}"
+    checks.require(fits and not isinstance(value, type), message, TypeError)
 
 
 def check_latent_shapes(latents: Any, shapes: tuple) -> None:
@@ -110,12 +106,10 @@ def check_order(name: str, value: Any) -> tuple[int, ...]:
     message = f"{name} must be concrete; permute outside jit, got a tracer"
     checks.require(not checks.is_traced(value), message, TypeError)
     values = value.tolist() if hasattr(value, "tolist") else value
-    message = f"{name} must be a sequence of integers, got {value!r}"
-    checks.require(isinstance(values, tuple | list), message, TypeError)
     indices = checks.integer_tuple(name, values, 0, None)
-    last = len(indices) - 1
-    message = f"{name} must be a permutation of 0 … {max(last, 0)}, got {indices}"
-    checks.require(indices and sorted(indices) == list(range(last + 1)), message)
+    wanted = list(range(max(len(indices), 1)))  # [0] where there are none
+    message = f"{name} must be a permutation of 0 … {wanted[-1]}, got {indices}"
+    checks.require(sorted(indices) == wanted, message)
     return indices
 
 
@@ -135,16 +129,14 @@ def check_spline(name: str, x: Any, *knots: Any) -> tuple:
         order, slopes are not positive, or anything is NaN or infinite.
     """
     x = checks.finite_array(name, x)
-    rows = {"x_knots": knots[0], "y_knots": knots[1], "slopes": knots[2]}
-    rows = {key: checks.finite_array(key, row) for key, row in rows.items()}
-    count = max([2, *(row.shape[-1] for row in rows.values() if row.ndim)])
-    for row_name, row in rows.items():
-        shapes = dict.fromkeys([(count,), (*x.shape, count)])  # one for x of shape ()
+    names = ("x_knots", "y_knots", "slopes")
+    rows = list(map(checks.finite_array, names, knots))
+    count = max([2, *(row.shape[-1] for row in rows if row.ndim)])
+    shapes = dict.fromkeys([(count,), (*x.shape, count)])  # one for x of shape ()
+    for row_name, row in zip(names, rows, strict=True):
         checks.one_of_shapes(row_name, row, shapes)
-    checks.increasing("x_knots", rows["x_knots"])
-    checks.increasing("y_knots", rows["y_knots"])
-    checks.all_positive("slopes", rows["slopes"])
-    return x, *rows.values()
+        (checks.all_positive if row is rows[2] else checks.increasing)(row_name, row)
+    return x, *rows
 
 
 def check_spline_bounds(bins: int, floor: float, ceiling: float | None) -> None:
@@ -175,10 +167,8 @@ def check_parameters(parameters: Any, shape: tuple, scalar_map: Any) -> Any:
       ValueError: If the shape is not (*shape, P).
     """
     returned, wanted = jnp.shape(parameters), (*shape, scalar_map.count)
-    purpose = f"shape {wanted} for {scalar_map.name}"
-    checks.require(
-        returned == wanted, f"conditioner must return {purpose}, got shape {returned}"
-    )
+    message = f"conditioner must return shape {wanted} for {scalar_map.name}"
+    checks.require(returned == wanted, f"{message}, got {returned}")
     return parameters
 
 

@@ -168,6 +168,9 @@ def _example(x):
 MADE = (checks.made_by, Continuous, "flows.continuous")
 """Rule of a bijector made by `continuous`."""
 
+TRACE = {"key": checks.optional(checks.key), "probes": (checks.integer, 1)}
+"""Rules of the arguments of a trace."""
+
 
 def check_parts(name: str, value: Any) -> None:
     """Raise TypeError unless `value` has a base and a bijector.
@@ -298,9 +301,8 @@ def neural_ode(
 
 
 @checks.arguments(
-    bijector=MADE, x=requirements.check_example, key=checks.optional(checks.key),
-    probes=(checks.integer, 1), upwards=checks.boolean,
-)  # fmt: skip
+    **TRACE, bijector=MADE, x=requirements.check_example, upwards=checks.boolean
+)
 def transport(
     bijector: Continuous,
     x: ArrayLike,
@@ -374,9 +376,12 @@ def _transport(bijector, x, condition, key, probes, upwards):
 
 
 @checks.arguments(
-    key=checks.optional(checks.key), flow=check_parts, xs=checks.finite_batch,
-    kinetic=checks.non_negative, jacobian=checks.non_negative,
-)  # fmt: skip
+    **TRACE,
+    flow=check_parts,
+    xs=checks.finite_batch,
+    kinetic=checks.non_negative,
+    jacobian=checks.non_negative,
+)
 def transport_loss(
     key: Key | None,
     flow: Any,
@@ -452,8 +457,8 @@ class _ConditionedVelocity:
 
     def __call__(self, x, t):
         value = self.velocity(x, t, *self.condition)
-        checks.one_of_shapes("velocity(x, t)", value, [jnp.shape(x)])
-        return checks.real_array("velocity(x, t)", value).astype(x.dtype)
+        shape = jnp.shape(x)
+        return checks.real_shaped("velocity(x, t)", value, shape).astype(x.dtype)
 
 
 @functools.cache

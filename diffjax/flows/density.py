@@ -205,9 +205,8 @@ def _decode(flow, z, condition):
 
 
 @checks.arguments(
-    base=(checks.has_methods, "log_prob(z)", "sample(key)"),
-    bijector=BIJECTOR, train_base=checks.boolean,
-)  # fmt: skip
+    base=checks.distribution, bijector=BIJECTOR, train_base=checks.boolean
+)
 def flow(base: Any, bijector: Any, train_base: bool = False) -> Flow:
     """Normalizing flow: the distribution of x = f(z), z drawn from a base.
 
@@ -298,12 +297,12 @@ def _interpolate(flow, start, end, weights, condition):
 
 
 @checks.arguments(
-    key=checks.key, flow=(checks.has_methods, "log_prob(x, condition)"),
-    x=checks.finite_array, width=checks.positive,
-    dequantiser=checks.optional(
-        checks.has_methods, "sample_and_log_prob(key, condition)"
-    ),
-)  # fmt: skip
+    key=checks.key,
+    flow=(checks.has_methods, "log_prob(x, condition)"),
+    x=checks.finite_array,
+    width=checks.positive,
+    dequantiser=checks.optional(checks.has_methods, "sample_and_log_prob(key, x)"),
+)
 def lattice_log_prob(
     key: Key,
     flow: Flow,

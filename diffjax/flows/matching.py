@@ -67,10 +67,13 @@ class Examples(NamedTuple):
 
 
 @checks.arguments(
-    key=checks.key, interpolant=INTERPOLANT, x0=requirements.check_example,
+    key=checks.key,
+    interpolant=INTERPOLANT,
+    x0=requirements.check_example,
     x1=checks.optional(requirements.check_example),
+    pairing=checks.optional(check_pairing),
     times=(checks.choice, losses.TIME_DISTRIBUTIONS),
-)  # fmt: skip
+)
 def examples(
     key: Key,
     interpolant: Interpolant,
@@ -106,7 +109,7 @@ def examples(
       >>> dj.flows.examples(key, dj.flows.interpolant(), xs).velocity.shape
       (1, 2)
     """
-    pairing = check_pairing(independent() if pairing is None else pairing)
+    pairing = independent() if pairing is None else pairing
     checks.batch("x0", x0)
     if x1 is not None:
         checks.one_of_shapes("x1", x1, [x0.shape])
@@ -262,7 +265,7 @@ def _errors(name, field, batch, target):
     return jax.vmap(one)(batch.x, batch.t, target, *conditions)
 
 
-@checks.arguments(interpolant=INTERPOLANT)
+@checks.arguments(interpolant=INTERPOLANT, pairing=checks.optional(check_pairing))
 def velocity_denoiser(
     interpolant: Interpolant, velocity: Velocity, pairing: Pairing | None = None
 ) -> NetworkDenoiser:
@@ -299,7 +302,7 @@ def velocity_denoiser(
     )
     checks.require(interpolant.variance is None, message)
     # Tweedie's formula for the score needs noise that is independent of the data.
-    independent = pairing is None or check_pairing(pairing).independent
+    independent = pairing is None or pairing.independent
     return predictions.denoiser(
         interpolant.schedule, velocity, "velocity", independent=independent
     )

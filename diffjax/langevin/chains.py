@@ -72,9 +72,8 @@ def raise_if_diverged(diverged_at: ArrayLike) -> None:
         listed = ", ".join(f"chain {i} at step {steps[i]}" for i in bad[:8])
         listed += ", …" if bad.size > 8 else ""
         raise FloatingPointError(
-            f"{bad.size} of {steps.size} chains diverged: {listed}; the state or the "
-            "log density was NaN or +infinity, or the log density too large for its "
-            "differences to be resolved (subtract a constant, or enable x64)"
+            f"{bad.size} of {steps.size} chains diverged: {listed}; the state or log "
+            "density is NaN, +infinity or too large (subtract a constant, enable x64)"
         )
 
 
@@ -348,10 +347,12 @@ class _Averaging(NamedTuple):
 
 
 @checks.arguments(
-    key=checks.key, make_kernel=(checks.callable_, "make_kernel(step_size) -> Kernel"),
-    steps=(checks.integer, 1), target_acceptance=(checks.within, 1e-3, 1 - 1e-3),
+    key=checks.key,
+    make_kernel=(checks.callable_, "make_kernel(step_size) -> Kernel"),
+    steps=(checks.integer, 1),
+    target_acceptance=(checks.within, 1e-3, 1 - 1e-3),
     initial=checks.positive,
-)  # fmt: skip
+)
 def adapt_step_size(
     key: Key,
     make_kernel: Callable[[Array], Kernel],

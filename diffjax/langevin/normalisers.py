@@ -154,7 +154,7 @@ def _increasing(name, betas):
 
 _ARGUMENTS = {
     "key": checks.key,
-    "base": (checks.has_methods, "log_prob(x)", "sample(key)"),
+    "base": checks.distribution,
     "make_kernel": (checks.callable_, "make_kernel(density, beta) -> Kernel"),
     "betas": _increasing,
     "target": as_log_density,

@@ -220,8 +220,7 @@ class TimeEmbedding(OneProgram, nn.Module):
     @nn.compact
     def __call__(self, t: Scalar) -> Array:
         """The embedding (dim,) of one time t. Raises ValueError if t is no scalar."""
-        checks.one_of_shapes("t", t, [()])
-        t = checks.real_array("t", t)
+        t = checks.real_shaped("t", t, ())
         if self.features is None:
             features = sinusoidal(t, self.features_dim, *self.frequencies)
         else:
@@ -280,8 +279,7 @@ class ConditionEmbedding(OneProgram, nn.Module):
         if condition is None:
             vector = jnp.zeros(self.condition_dim)
         else:
-            checks.one_of_shapes("condition", condition, [(self.condition_dim,)])
-            vector = checks.real_array("condition", condition)
+            vector = checks.real_shaped("condition", condition, (self.condition_dim,))
         return nn.Dense(self.dim, dtype=self.dtype)(vector)
 
 
@@ -297,8 +295,8 @@ def _label(condition: Any, num_classes: int) -> Array:
     integral = jnp.issubdtype(dtype, jnp.integer)
     checks.require(integral, f"{accepted}, got dtype {dtype}", TypeError)
     checks.require(shape == (), f"{accepted}, got shape {shape}; jax.vmap over a batch")
-    if not checks.is_traced(condition) and not 0 <= int(condition) <= num_classes:
-        raise ValueError(f"{accepted}, got {int(condition)}")
+    inside = checks.is_traced(condition) or 0 <= int(condition) <= num_classes
+    checks.require(inside, f"{accepted}, got {condition}")
     return jax.lax.stop_gradient(jnp.asarray(condition))
 
 
@@ -337,8 +335,7 @@ class Conditioning(nn.Module):
             )(condition)
         elif condition is not None:
             raise ValueError(
-                "condition must be None where num_classes=None and condition_dim=None, "
-                f"got {condition!r}; set num_classes for labels, condition_dim for "
-                "vectors"
+                "condition must be None unless num_classes (for labels) or "
+                f"condition_dim (for vectors) is set, got {condition!r}"
             )
         return nn.silu(embedding)

@@ -234,8 +234,8 @@ def perturb(schedule: Schedule, x0: ArrayLike, t: Scalar, noise: ArrayLike) -> A
       (2,)
     """
     check(schedule)
-    checks.one_of_shapes("noise", noise, [np.shape(x0)])
-    x0, noise = checks.real_array("x0", x0), checks.real_array("noise", noise)
+    noise = checks.real_shaped("noise", noise, np.shape(x0))
+    x0 = checks.real_array("x0", x0)
     return as_one_program(_perturb, schedule, x0, checks.number("t", t), noise)
 
 
