@@ -367,10 +367,13 @@ def _log_plan(cost, regularisation, iterations, tolerance):
     return less - jnp.log(jnp.sum(jnp.exp(less), 1, keepdims=True)) - jnp.log(n)
 
 
-def check_pairing(value: Any) -> Pairing:
-    """`value` if it is a pairing, otherwise a TypeError."""
+def check_pairing(name: str, value: Any) -> None:
+    """Raise TypeError unless an argument is a pairing.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+    """
     stated = isinstance(getattr(value, "independent", None), bool)
     accepted = "one of flows.pairings, or (key, x0, x1) -> indices with `independent`"
-    message = f"pairing must be {accepted}, got {value!r}"
+    message = f"{name} must be {accepted}, got {value!r}"
     checks.require(callable(value) and stated, message, TypeError)
-    return value
