@@ -141,7 +141,7 @@ def log_prob(
     """
     checks.require(
         divergence == "exact" or key is not None,
-        "key must be given for divergence='hutchinson', got key=None",
+        "key must be given for divergence='hutchinson', got None",
     )
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(
@@ -262,12 +262,8 @@ def _noised(static, arrays, key, x, levels, index, grid):
 
 def _prepare(solver, grid, denoiser, schedule):
     """`sampling.prepare` for a solver that can carry a density beside the state."""
-    checks.require(
-        not isinstance(solver, Solver) or solver.consumes == "velocity",
-        "solver must consume a velocity to follow a density, "
-        f"{getattr(solver, 'name', '')} consumes a {getattr(solver, 'consumes', '')}",
-        TypeError,
-    )
+    if solver is not None:
+        requirements.check_solver("solver", solver, "velocity")
     return prepare(
         solver, grid, denoiser, schedule, default=DEFAULT, probability_flow=True
     )

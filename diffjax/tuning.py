@@ -77,21 +77,11 @@ class GridErrors(NamedTuple):
     baselines: dict[str, float]
 
 
-def _check_solver(name, solver):
-    requirements.check_solver(name, solver)
-    faults = {
-        "be deterministic, to be compared with the probability flow": solver.stochastic,
-        "take one step after another on the grid": solver.report or solver.solve,
-    }
-    for rule, broken in faults.items():
-        checks.require(not broken, f"{name} must {rule}, got {solver!r}", TypeError)
-
-
 @checks.arguments(
     schedule=schedules.argument,
     denoiser=checks.denoiser,
     steps=(checks.integer, 1),
-    solver=checks.optional(_check_solver),
+    solver=checks.optional(requirements.check_solver, "deterministic", "fixed"),
     iterations=(checks.integer, 0),
     learning_rate=checks.positive,
 )
@@ -244,11 +234,7 @@ def _end_log_snrs(schedule):
 def _starts(key, shape, x_init, examples):
     """((None, starts) or (key, no starts of the shape), counts of `_FitSettings`)."""
     if x_init is not None:
-        starts = requirements.check_example("x_init", x_init)
-        message = (
-            f"x_init must have shape (n, *shape) with n at least 2, got {starts.shape}"
-        )
-        checks.require(starts.ndim >= 1 and starts.shape[0] >= 2, message)
+        starts = checks.batch("x_init", requirements.check_example("x_init", x_init), 2)
         count, half = starts.shape[0], starts.shape[0] // 2
         shape_and_start(shape, starts, (count,))
         return (None, starts), ((half + 1) // 2, half // 2, count - half)

@@ -555,7 +555,7 @@ def test_hyperparameters_out_of_range_are_named():
         ),
         (
             TypeError,
-            "solver must be deterministic to be restarted",
+            "solver must be deterministic to follow the probability flow, ddpm",
             lambda: solvers.restart(solvers.ddpm()),
         ),
         (
@@ -644,15 +644,12 @@ def test_steps_within_a_number_of_evaluations():
     )
     with pytest.raises(
         ValueError,
-        match=(
-            "evaluations must be at least 3, those of one step of dpm_solver\\(3\\); "
-            "got 2"
-        ),
+        match="evaluations for dpm_solver\\(3\\) must be at least 3, got 2",
     ):
         solvers.steps_within(solvers.dpm_solver(3), 2)
     assert solvers.steps_within(solvers.restart(), 64) == 24  # 2·24 + 2·2·4
     for solver in (solvers.adaptive(), solvers.picard()):
-        with pytest.raises(TypeError, match="evaluations that its steps alone fix"):
+        with pytest.raises(TypeError, match="solver must take one fixed step after"):
             solvers.steps_within(solver, 16)
 
 
@@ -662,7 +659,7 @@ def test_grids_and_paths_that_do_not_fit_raise():
     path = noise.brownian(key, 0.9, 0.5, shape=(2,))
     cases = [
         (
-            "at least 2 steps for dpmpp_2m, which builds on earlier ones; got 1",
+            "steps of the grid for dpmpp_2m must be at least 2, got 1",
             None,
             solvers.dpmpp_2m(),
             [0.9, 0.5],

@@ -1011,7 +1011,7 @@ ERRORS = {
             targets.gaussian([0.0, 0.0, 0.0], 1.0), EYE, np.zeros(2), 0.1
         ),
         ValueError,
-        r"operator must take examples of the target's shape \(3,\), got \(2,\)",
+        r"operator must take the target's shape \(3,\), got \(2,\)",
     ),
     "noise_std": (
         lambda: inverse.pigdm(EDM, D, EYE, np.zeros(2), noise_std=-0.1),
@@ -1048,12 +1048,12 @@ ERRORS = {
     "mask": (
         lambda: inverse.inpainting([1, 0]),
         TypeError,
-        "mask must be boolean, True where x is observed, got dtype int64",
+        "mask must be boolean, True where observed, got int64",
     ),
     "empty mask": (
         lambda: inverse.inpainting([False, False]),
         ValueError,
-        "mask must be True somewhere, got none of 2 entries",
+        "mask must be True somewhere, got all False",
     ),
     "operator": (
         lambda: inverse.replacement(D, np.eye(2), np.zeros(2)),
@@ -1078,7 +1078,7 @@ ERRORS = {
     "not linear": (
         lambda: inverse.linear_operator(jnp.sin, (2,)),
         TypeError,
-        "function must be linear, but JAX finds no transpose",
+        "function must be linear: JAX finds no transpose",
     ),
     "complex": (
         lambda: inverse.linear_operator(jnp.fft.fft, (2,)),

@@ -770,17 +770,17 @@ def test_bad_arguments_are_named():
         ),
         (
             TypeError,
-            "solver euler consumes a velocity, but the problem states only .'sde'",
+            "problem needs a velocity for euler, got .'sde'",
             (key, solvers.euler(), sde, x, ts),
         ),
         (
             TypeError,
-            "reverse_diffusion consumes a denoiser",
+            "problem needs a denoiser for reverse_diffusion",
             (key, solvers.reverse_diffusion(), sde, x, ts),
         ),
         (
             ValueError,
-            "key must be given: solver euler_maruyama is stochastic",
+            "key must be given for the stochastic solver euler_maruyama",
             (None, solvers.euler_maruyama(), sde, x, ts),
         ),
         (
@@ -812,7 +812,7 @@ def test_bad_arguments_are_named():
         ),
         (
             TypeError,
-            "states only .'denoiser'",
+            "needs a denoiser for reverse_diffusion, got .'denoiser'",
             (
                 key,
                 solvers.reverse_diffusion(),
@@ -827,9 +827,7 @@ def test_bad_arguments_are_named():
         with pytest.raises(error, match=match):
             solvers.integrate(*leading, x=x, ts=ts)
     flow = solvers.diffusion(schedule, denoiser)
-    with pytest.raises(
-        TypeError, match="x must be one array for a denoiser, got a dict"
-    ):
+    with pytest.raises(TypeError, match="x must be one array for a denoiser, got {'a'"):
         solvers.integrate(None, solvers.ddim(), flow, x={"a": x}, ts=ts)
     with pytest.raises(
         TypeError, match="denoiser must return real numbers, got dtype complex64"

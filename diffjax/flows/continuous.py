@@ -235,12 +235,7 @@ def continuous(
       True
     """
     solver = rk4() if solver is None else solver
-    requirements.check_solver("solver", solver)
-    message = (
-        f"solver must consume a velocity, {solver.name} consumes a {solver.consumes}"
-    )
-    fits = solver.consumes == "velocity" and not solver.stochastic
-    checks.require(fits, message, TypeError)
+    requirements.check_solver("solver", solver, "velocity", "deterministic")
     # an adaptive solver chooses its steps within one interval
     if times is None:
         times = np.linspace(1.0, 0.0, 2 if solver.report else steps + 1)

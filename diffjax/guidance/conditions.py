@@ -79,8 +79,7 @@ def chosen(passed: tuple, bound: PyTree) -> PyTree:
         return passed[0]
     checks.require(
         bound is not None,
-        "condition must be given: bound to the denoiser, or by "
-        "sample_many(condition=…)",
+        "condition must be given, bound or by sample_many(condition=…), got None",
     )
     return bound
 
@@ -106,7 +105,6 @@ def check_alike(condition: PyTree, null: PyTree) -> None:
     for leaf, none in zip(*map(jax.tree.leaves, (condition, null)), strict=True):
         checks.require(
             jnp.result_type(leaf, none) == leaf.dtype,
-            f"null_condition must fit the condition's dtype {leaf.dtype}, "
-            f"got {none.dtype}",
+            f"null_condition must fit dtype {leaf.dtype}, got {none.dtype}",
             TypeError,
         )

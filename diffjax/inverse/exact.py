@@ -61,8 +61,7 @@ def exact_posterior(
     exact_y, y = y, measurement(operator, y)  # exact_y is not rounded to float32 yet
     checks.require(
         operator.shape == target.shape,
-        f"operator must take examples of the target's shape {target.shape}, "
-        f"got {operator.shape}",
+        f"operator must take the target's shape {target.shape}, got {operator.shape}",
     )
     noise_std = noise_stds(operator, noise_std)
     if checks.is_traced(target, operator, y, noise_std):

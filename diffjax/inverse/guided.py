@@ -241,8 +241,8 @@ def dps_steps(
     """
     y, ratio = measurement(operator, y), ratio_of_steps(schedule, grid)
     strength = as_one_program(_step_strengths, schedule, ratio, step_size)
+    # The message only where it is due: an entry of an array takes two small programs.
     if not checks.is_traced(strength) and not np.all(np.isfinite(strength)):
-        # The message only now: an entry of an array takes two small programs.
         raise ValueError(
             "grid must reach α > 0 in its first step, got α = 0 at "
             f"t={ratio.steps.end[0]}: start it later"

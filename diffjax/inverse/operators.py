@@ -136,9 +136,7 @@ def linear_operator(
         gram = jax.vmap(lambda y: function(_transpose(function, shape, y)))(identity)
         gram = gram.reshape(count, count)  # A Aᵀ, (M, M)
     except (NotImplementedError, AssertionError, jax.errors.JAXTypeError) as error:
-        raise TypeError(
-            "function must be linear, but JAX finds no transpose of it"
-        ) from error
+        raise TypeError("function must be linear: JAX finds no transpose") from error
     return LinearOperator(function, *_eigh(gram), shape=shape, measured=measured)
 
 
@@ -201,18 +199,12 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
       Array([0., 2., 3.], dtype=float32)
     """
     if checks.is_traced(mask):
-        raise TypeError(
-            "mask must be concrete, not traced: it fixes the measurement's shape"
-        )
+        raise TypeError("mask must be concrete, not traced: it fixes the shape of y")
     mask = np.asarray(mask)
     if mask.dtype != bool:
-        raise TypeError(
-            f"mask must be boolean, True where x is observed, got dtype {mask.dtype}"
-        )
+        raise TypeError(f"mask must be boolean, True where observed, got {mask.dtype}")
     indices = np.flatnonzero(mask)
-    checks.require(
-        indices.size, f"mask must be True somewhere, got none of {mask.size} entries"
-    )
+    checks.require(indices.size, "mask must be True somewhere, got all False")
     entries = _Entries(jnp.asarray(indices.astype(np.int32), np.int32))
     return LinearOperator(
         entries, 1.0, None, None, shape=mask.shape, measured=(indices.size,)
@@ -271,8 +263,7 @@ def downsampling(shape: tuple[int, ...], factor: int) -> LinearOperator:
     """
     checks.require(
         len(shape) >= 2 and shape[0] % factor == 0 and shape[1] % factor == 0,
-        f"shape must be (H, W, …) with H and W multiples of factor={factor}, "
-        f"got {shape}",
+        f"shape must be (H, W, …), both multiples of factor={factor}, got {shape}",
     )
     measured = (shape[0] // factor, shape[1] // factor, *shape[2:])
     return LinearOperator(

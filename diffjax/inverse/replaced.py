@@ -14,6 +14,7 @@ from ..solvers import composed, driver
 from ..solvers.affine import noise_steps
 from ..solvers.ancestral import ddpm
 from ..solvers.base import Solver, Traits, factory
+from ..solvers.requirements import INNER, check_solver
 from ..types import Array, ArrayLike, Denoiser, Scalar, pytree
 from .operators import LinearOperator, measurement
 
@@ -140,7 +141,9 @@ class _Down(NamedTuple):
 
 @factory
 @checks.arguments(
-    solver=composed.check_inner, jump=(checks.integer, 1), repeats=(checks.integer, 1)
+    solver=(check_solver, *INNER, "memoryless"),
+    jump=(checks.integer, 1),
+    repeats=(checks.integer, 1),
 )
 def repaint(solver: Solver = _DDPM, jump: int = 1, repeats: int = 10) -> Solver:
     """RePaint (Lugmayr et al. 2022, Algorithm 1 and section 4.2).

@@ -186,8 +186,7 @@ def sample_many(
     solver, grid = prepare(solver, grid, denoiser, schedule, default=DEFAULT)
     checks.require(
         not solver.traits.across_examples or (chunk is None and mesh is None),
-        f"{'mesh' if chunk is None else 'chunk'} must be None for {solver.name}, whose "
-        "steps depend on all examples of the batch",
+        f"chunk and mesh must be None for {solver.name}, which averages over the batch",
     )
     if noise is not None:
         noise = requirements.check_draws(noise, shape, grid, batch=(count,))

@@ -68,12 +68,8 @@ def prepare(
     """
     solver, default_grid = default[0] if solver is None else solver, default[1]
     requirements.check_pairing(solver, denoiser)
-    checks.require(
-        not (probability_flow and solver.stochastic),
-        "solver must be deterministic to follow the probability flow, "
-        f"{solver.name} draws noise",
-        TypeError,
-    )
+    if probability_flow:
+        requirements.check_solver("solver", solver, "deterministic")
     if grid is None:
         grid = _filled_in(default_grid, schedule, solver)
     grid = grids.decreasing("grid", grid, schedule, zero_end=not probability_flow)

@@ -358,20 +358,14 @@ def needs(
       falls short.
     """
 
+    has_no_value = without_drift if drift else without_signal
+
     def check_grid(schedule, ts):
-        if len(ts) - 1 < steps:
+        checks.integer(f"steps of the grid for {name}", len(ts) - 1, steps)
+        if finite_start and has_no_value(schedule, ts[0]):
             raise ValueError(
-                f"grid must have at least {steps} steps for {name}, which builds on "
-                f"earlier ones; got {len(ts) - 1}"
-            )
-        if finite_start and (without_drift if drift else without_signal)(
-            schedule, ts[0]
-        ):
-            raise ValueError(
-                f"grid must start below t={ts[0]} for {name}: α = 0 there to "
-                "rounding and its coefficients have no "
-                "value; lower t_max, or use a solver that needs none, such as heun() "
-                "or ddim()"
+                f"grid must start below t={ts[0]} for {name}: α = 0 there to rounding; "
+                "lower t_max, or use a solver without this limit, as heun() or ddim()"
             )
 
     return check_grid

@@ -13,7 +13,7 @@ from .. import checks, grids
 from ..grids.steps import noise_level, steps_of
 from ..langevin.kernels import langevin_step
 from ..types import Array
-from . import driver, requirements
+from . import driver
 from .adaptive import forward_only
 from .affine import NoiseLevel, noise_steps
 from .ancestral import ddim, reverse_diffusion
@@ -21,6 +21,7 @@ from .annealed import score_at
 from .base import Info, Solver, Traits, factory, needs, unless_zero, without_signal
 from .noise_source import Draw
 from .ode import heun
+from .requirements import INNER, check_solver
 
 __all__ = ["picard", "predictor_corrector", "restart"]
 
@@ -28,34 +29,6 @@ _REVERSE_DIFFUSION, _HEUN, _DDIM = reverse_diffusion(), heun(), ddim()
 
 
 # ---------------------------------------------------------------- parts for all three
-
-
-def check_inner(
-    name: str, solver: Any, remembering: bool = False, random: bool = True
-) -> None:
-    """Raise TypeError unless a solver can be part of another.
-
-    Args:
-      name: The argument's name, for the message.
-      solver: Must take one fixed step after another, and not be made of
-        solvers.
-      remembering: True where it may remember earlier steps.
-      random: False where it must be deterministic.
-
-    Raises:
-      TypeError: If it may not be part of another solver.
-    """
-    requirements.check_solver(name, solver)
-    traits = solver.traits
-    faults = {
-        "must not itself be made of solvers, as {} is": traits.composed,
-        "must take a denoiser that returns D alone, {} needs a pair": traits.paired,
-        "must take one fixed step after another, got {}": solver.evaluations(1) is None,
-        "must not remember earlier steps, as {} does": traits.past and not remembering,
-        "must be deterministic to be restarted, got {}": solver.stochastic > random,
-    }
-    for fault, present in faults.items():
-        checks.require(not present, f"{name} {fault.format(solver.name)}", TypeError)
 
 
 def transition_up(low: NoiseLevel, high: NoiseLevel) -> tuple[Array, Array]:
@@ -108,7 +81,7 @@ class _CorrectedInputs(NamedTuple):
 
 @factory
 @checks.arguments(
-    predictor=(check_inner, True),
+    predictor=(check_solver, *INNER),
     corrections=(checks.integer, 1, _CORRECTIONS),
     snr=checks.positive,
     norms=(checks.choice, ("expected", "batch")),
@@ -235,7 +208,7 @@ class _RestartInputs(NamedTuple):
 
 @factory
 @checks.arguments(
-    solver=(check_inner, False, False),
+    solver=(check_solver, *INNER, "memoryless", "deterministic"),
     t_low=checks.positive,
     repeats=(checks.integer, 1, 8),
     steps=(checks.integer, 1),
@@ -383,7 +356,9 @@ class _Window(NamedTuple):
 
 @factory
 @checks.arguments(
-    solver=check_inner, window=(checks.integer, 1), tolerance=checks.non_negative
+    solver=(check_solver, *INNER, "memoryless"),
+    window=(checks.integer, 1),
+    tolerance=checks.non_negative,
 )
 def picard(solver: Solver = _DDIM, window: int = 16, tolerance: float = 1e-3) -> Solver:
     """ParaDiGMS, all steps of a solver in parallel (Shih et al. 2023, Algorithm 1).
@@ -481,9 +456,7 @@ def _picard_round(phi, tolerances, width, window):
 
 
 def _no_single_step(*_: Any) -> Any:
-    raise TypeError(
-        "picard takes all steps at once, and can be run by its `solve` only"
-    )
+    raise TypeError("picard takes all steps at once: run it by its `solve` only")
 
 
 def _column(mask, x):

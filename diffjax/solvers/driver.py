@@ -98,16 +98,6 @@ def integrate(
     return (result, report) if info else result
 
 
-def _check_stoppable(name, solver):
-    requirements.check_solver(name, solver)
-    checks.require(
-        solver.solve is None,
-        f"{name} must take one step after another to be stopped, {solver.name} takes "
-        "all at once",
-        TypeError,
-    )
-
-
 class Progress(NamedTuple):
     """A run that has been stopped. A pytree of arrays.
 
@@ -122,7 +112,7 @@ class Progress(NamedTuple):
     step: Array
 
 
-@checks.arguments(solver=_check_stoppable)
+@checks.arguments(solver=(requirements.check_solver, "stoppable"))
 def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress:
     """Start a run that `advance` continues.
 
@@ -163,7 +153,7 @@ def start(solver: Solver, problem: Any, *, x: PyTree, ts: ArrayLike) -> Progress
 
 
 @checks.arguments(
-    solver=_check_stoppable,
+    solver=(requirements.check_solver, "stoppable"),
     progress=(checks.made_by, Progress, "solvers.start"),
     steps=checks.optional(checks.integer, 1),
 )
@@ -226,13 +216,9 @@ def _last_step(step, steps, total):
     if not checks.is_traced(step):
         taken = step.max()
         checks.require(
-            taken <= total,
-            f"ts must be the grid of the whole run, got {total} steps where {taken} "
-            "have been taken",
-        )
-        checks.require(
             taken + (steps or 0) <= total,
-            f"steps must be at most {total - taken}, those left, got {steps}",
+            f"steps must be at most those left of the whole run's ts, got {steps} "
+            f"where {taken} of {total} have been taken",
         )
     return np.int32(total) if steps is None else step + np.int32(steps)
 
@@ -255,11 +241,7 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
             if solver.stochastic
             else "a denoiser"
         )
-        checks.require(
-            is_array,
-            f"x must be one array for {reason}, got a {type(x).__name__}",
-            TypeError,
-        )
+        checks.instance("x", x, jax.Array | np.ndarray, f"one array for {reason}")
     # static: without a step to 0 no step branches
     zero_end = requirements.may_end_at_zero(ts)
     ts = grids.check("ts", ts, problem.schedule, zero_end=problem.denoiser is not None)
@@ -269,7 +251,7 @@ def _checked(key, solver, problem, x, ts, noise, *, keyless=False, seen=False):
 
 
 @checks.arguments(
-    solver=requirements.check_solver,
+    solver=(requirements.check_solver, "fixed"),
     evaluations=(checks.integer, 1, 10**6),
     to_zero=checks.boolean,
 )
@@ -294,17 +276,7 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
       8
     """
     least = solver.evaluations(1, to_zero)
-    checks.require(
-        least is not None,
-        "solver must have evaluations that its steps alone fix, those of "
-        f"{solver.name} do not",
-        TypeError,
-    )
-    checks.require(
-        evaluations >= least,
-        f"evaluations must be at least {least}, those of one step of {solver.name}; "
-        f"got {evaluations}",
-    )
+    checks.integer(f"evaluations for {solver.name}", evaluations, least)
     return bisect.bisect_right(
         range(1, evaluations + 1),
         evaluations,
@@ -349,8 +321,7 @@ def _advance(solver, static, zero_end, arrays, key, progress, ts, last):
         x, after = solver.step(problem, at, draw, x, memory)
         checks.require(
             jax.tree.structure(after) == jax.tree.structure(memory),
-            f"progress must be made by solvers.start for {solver.name}, got that of "
-            "another solver",
+            f"progress must be made for {solver.name}, got that of another solver",
             TypeError,
         )
         return Progress(x, after, index + 1)
@@ -456,11 +427,9 @@ def warn_if_exhausted(solver: Solver, report: Info) -> None:
     ended = np.asarray(report.exhausted)
     if ended.any():
         checks.warn(
-            f"{solver.name} hit its step limit in {int(ended.sum())} of {ended.size} "
-            "runs after "
-            f"{int(np.max(report.accepted))} accepted and "
-            f"{int(np.max(report.rejected))} rejected steps; "
-            "their results are NaN. Raise max_steps, loosen rtol and atol, or check "
-            "the denoiser for NaN.",
+            f"{solver.name} hit its step limit in {ended.sum()} of {ended.size} runs "
+            f"after {np.max(report.accepted)} accepted and {np.max(report.rejected)} "
+            "rejected steps; their results are NaN. Raise max_steps, loosen rtol and "
+            "atol, or check the denoiser for NaN.",
             RuntimeWarning,
         )

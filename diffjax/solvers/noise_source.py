@@ -15,8 +15,7 @@ __all__ = ["Draw", "Source", "source_of"]
 
 def _no_parts(step: Array, now: Array, end: Array, depth: Array, index: Array) -> Array:
     raise TypeError(
-        "noise of single draws has no path for a solver that chooses its own times: "
-        "give a Brownian path"
+        "noise must be a Brownian path for a solver that chooses its own times"
     )
 
 
@@ -85,8 +84,7 @@ class Draw(NamedTuple):
         """The mean of a value over the examples of the batch, of its shape."""
         checks.require(
             self.source.mean is not None,
-            'norms="batch" averages over the examples of sample_many; use '
-            'norms="expected" here',
+            'norms="batch" needs the batch of sample_many, use norms="expected" here',
         )
         return self.source.mean(value)  # type: ignore[misc]
 
@@ -166,11 +164,9 @@ def _along_path(path, x, ts):
 def _from_array(draws):
     # draws: (N, draws, *x.shape)
     def check(needed):
-        if needed > draws.shape[1]:
-            raise ValueError(
-                f"noise must have at least {needed} draws per step for this solver, "
-                f"got {draws.shape[1]}"
-            )
+        held = draws.shape[1]
+        message = f"noise must have at least {needed} draws per step, got {held}"
+        checks.require(needed <= held, message)
 
     def entry(step, i):
         check(i + 1)

@@ -34,15 +34,56 @@ __all__ = [
 # ----------------------------------------------------- solver, problem and key
 
 
-def check_solver(name: str, solver: Any) -> None:
+_RULES = {
+    "single": (
+        lambda solver: not solver.traits.composed,
+        "must not itself be made of solvers, as {0.name} is",
+    ),
+    "unpaired": (
+        lambda solver: not solver.traits.paired,
+        "must take a denoiser that returns D alone, {0.name} needs a pair",
+    ),
+    "fixed": (
+        lambda solver: solver.evaluations(1) is not None,
+        "must take one fixed step after another, got {0.name}",
+    ),
+    "memoryless": (
+        lambda solver: not solver.traits.past,
+        "must not remember earlier steps, as {0.name} does",
+    ),
+    "deterministic": (
+        lambda solver: not solver.stochastic,
+        "must be deterministic to follow the probability flow, {0.name} draws noise",
+    ),
+    "stoppable": (
+        lambda solver: solver.solve is None,
+        "must take one step after another to be stopped, {0.name} takes all at once",
+    ),
+    "velocity": (
+        lambda solver: solver.consumes == "velocity",
+        "must consume a velocity, {0.name} consumes a {0.consumes}",
+    ),
+}
+"""What may be asked of a solver: (whether it holds, the message)."""
+
+INNER = "single", "unpaired", "fixed"
+"""The rules for a solver that is part of another."""
+
+
+def check_solver(name: str, solver: Any, *rules: str) -> None:
     """Raise TypeError unless this is a solver. An uncalled factory is named.
 
     Args:
       name: The argument's name, for the message.
       solver: The argument.
+      *rules: What else it must be: "single" if it may not be made of solvers,
+        "unpaired" if its denoiser returns D alone, "fixed" if its steps are
+        those of the grid, "memoryless", "deterministic", "stoppable", or
+        "velocity" if it must consume one.
     """
-    factory = "a factory of diffjax.solvers such as heun()"
-    checks.made_by(name, solver, Solver, factory)
+    checks.made_by(name, solver, Solver, "a factory of diffjax.solvers such as heun()")
+    for holds, message in map(_RULES.__getitem__, rules):
+        checks.require(holds(solver), f"{name} {message.format(solver)}", TypeError)
 
 
 def check_consumes(solver: Solver, problem: Problem) -> None:
@@ -55,8 +96,7 @@ def check_consumes(solver: Solver, problem: Problem) -> None:
     # velocity and reverse SDE follow from a denoiser, but only with its schedule
     checks.require(
         {"schedule", "denoiser"} <= {*problem.stated} or _is_stated(solver, problem),
-        f"solver {solver.name} consumes a {solver.consumes}, but the problem states "
-        f"only {problem.stated}",
+        f"problem needs a {solver.consumes} for {solver.name}, got {problem.stated}",
         TypeError,
     )
 
@@ -88,13 +128,11 @@ def check_key(solver: Solver, key: Any, noise: Any = None) -> Any:
     Returns:
       The key.
     """
-    if key is None:
-        checks.require(
-            not solver.stochastic or noise is not None,
-            f"key must be given: solver {solver.name} is stochastic, got key=None",
-        )
-        return None
-    return checks.key("key", key)
+    checks.require(
+        key is not None or noise is not None or not solver.stochastic,
+        f"key must be given for the stochastic solver {solver.name}, got None",
+    )
+    return None if key is None else checks.key("key", key)
 
 
 # ----------------------------------------------------------------------- noise
@@ -120,9 +158,7 @@ def check_noise(noise: Any, shape: tuple[int, ...] | None, ts: ArrayLike) -> Any
     if noise is None:
         return None
     if shape is None:
-        raise TypeError(
-            "noise must be None where x is a pytree, which no stochastic solver takes"
-        )
+        raise TypeError(f"noise must be None where x is a pytree, got {noise!r}")
     if isinstance(noise, BrownianPath):
         check_path(noise, shape, ts)
         return noise
@@ -150,10 +186,8 @@ def check_draws(
     if noise.ndim != len(expected) or any(
         n not in (m, "draws") for n, m in zip(expected, noise.shape, strict=True)
     ):
-        raise ValueError(
-            f"noise must have shape ({', '.join(map(str, expected))}), got "
-            f"{noise.shape}"
-        )
+        form = ", ".join(map(str, expected))
+        raise ValueError(f"noise must have shape ({form}), got {noise.shape}")
     return noise
 
 
@@ -197,16 +231,15 @@ def check_grid(name: str, solver: Solver, problem: Problem, ts: ArrayLike) -> No
     if checks.is_traced(ts):
         return
     values = np.asarray(ts)
-    if solver.consumes == "denoiser" and values[0] < values[-1]:
+    first, last = values[0], values[-1]
+    if solver.consumes == "denoiser" and first < last:
         checks.require(
             not solver.stochastic,
-            f"{name} must decrease for {solver.name}, which samples downwards, got "
-            f"{values[0]} … {values[-1]}",
+            f"{name} must decrease for {solver.name}, got {first} … {last}",
         )
         checks.require(
-            not without_signal(problem.schedule, values[-1]),
-            f"{name} must end below t={values[-1]} upwards for {solver.name}: α = 0 "
-            "there",
+            not without_signal(problem.schedule, last),
+            f"{name} must end below t={last} upwards for {solver.name}: α = 0 there",
         )
     # the limits concern fields that are derived from the schedule
     schedule = None if _is_stated(solver, problem) else problem.schedule
