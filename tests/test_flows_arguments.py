@@ -141,7 +141,7 @@ WRONG = {
         TypeError,
         r"bijector must have forward\(x\) and inverse\(x\)",
     ),
-    "empty stack": (lambda: flows.stack([]), ValueError, "at least one layer"),
+    "empty stack": (lambda: flows.stack([]), ValueError, "at least one, got none"),
     "stack without parameters": (
         lambda: flows.stack([flows.leaky_relu()] * 2),
         ValueError,

@@ -507,7 +507,7 @@ def test_step_size_is_adapted_to_the_acceptance():
         (
             lambda: langevin.annealed([], 0.1, 3),
             ValueError,
-            "ladder must hold at least one density",
+            "ladder must hold at least one, got none",
         ),
         (
             lambda: langevin.annealed([standard(), MIXTURE()], 0.1, 3),

@@ -18,6 +18,7 @@ __all__ = [
     "integer",
     "integer_tuple",
     "is_traced",
+    "known",
     "lengths",
     "non_negative",
     "number",
@@ -40,6 +41,17 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
     except ValueError:  # a list of lists of several lengths
         message = f"{name} must be an array of real numbers, got {value!r}"
         raise TypeError(message) from None
+
+
+def known(name: str, value: Any, reason: str) -> None:
+    """Raise TypeError if a leaf of a value is a tracer.
+
+    Args:
+      name, value: The name of the argument, for the message, and its value.
+      reason: Why the value must be known, for the message.
+    """
+    if is_traced(value):
+        raise TypeError(f"{name} must be concrete {reason}, got traced values")
 
 
 def number(name: str, value: Any) -> Any:

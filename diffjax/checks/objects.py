@@ -201,7 +201,9 @@ def callables(name: str, value: Any, least: int = 0, more: str = "") -> Any:
     return value
 
 
-def each(name: str, values: Iterable, check: Callable[..., Any], *more: Any) -> tuple:
+def each(
+    name: str, values: Iterable, check: Callable[..., Any], *more: Any, least: int = 0
+) -> tuple:
     """A tuple of values, each of which passes a check under the name `name[i]`.
 
     Args:
@@ -209,10 +211,16 @@ def each(name: str, values: Iterable, check: Callable[..., Any], *more: Any) -> 
       values: The argument.
       check: A check (name, value, *more) -> value.
       *more: Its further arguments.
+      least: The least number of values, 0 or 1.
 
     Returns:
       The tuple of what the check returned.
+
+    Raises:
+      ValueError: If there are too few.
     """
+    values = tuple(values)
+    require(len(values) >= least, f"{name} must hold at least one, got none")
     return tuple(check(f"{name}[{i}]", value, *more) for i, value in enumerate(values))
 
 

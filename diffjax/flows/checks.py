@@ -52,8 +52,7 @@ def check_stackable(name: str, values: Iterable) -> tuple:
       ValueError: If there are none, or they differ, or they have no parameters.
     """
     kind = lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf))
-    values = checks.each(name, values, *BIJECTOR)
-    checks.require(values, f"{name} must hold at least one layer, got none")
+    values = checks.each(name, values, *BIJECTOR, least=1)
     kinds = [list(map(kind, jax.tree.leaves(value))) for value in values]
     forms = list(zip(kinds, map(jax.tree.structure, values), strict=True))
     message = f"{name} must have parameters to be stacked, or be chained; got none"
@@ -103,8 +102,7 @@ def check_order(name: str, value: Any) -> tuple[int, ...]:
       TypeError: If it is no sequence of integers, or is traced.
       ValueError: If it is no permutation.
     """
-    message = f"{name} must be concrete; permute outside jit, got a tracer"
-    checks.require(not checks.is_traced(value), message, TypeError)
+    checks.known(name, value, "(permute outside jit)")
     values = value.tolist() if hasattr(value, "tolist") else value
     indices = checks.integer_tuple(name, values, 0, None)
     wanted = list(range(max(len(indices), 1)))  # [0] where there are none

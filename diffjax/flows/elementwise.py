@@ -46,21 +46,19 @@ class Affine(Bijector):
     def forward_and_log_det(
         self, x: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        self._check_shape(x)
-        return x * jnp.exp(self.log_scale) + self.shift, self._log_det(x)
+        log_det = self._log_det(x)
+        return x * jnp.exp(self.log_scale) + self.shift, log_det
 
     def inverse_and_log_det(
         self, y: Array, condition: Any = None
     ) -> tuple[Array, Array]:
-        self._check_shape(y)
-        return (y - self.shift) * jnp.exp(-self.log_scale), -self._log_det(y)
+        log_det = self._log_det(y)
+        return (y - self.shift) * jnp.exp(-self.log_scale), -log_det
 
     def _log_det(self, x):
+        fits = (checks.broadcastable, x)
+        checks.attributes(self, shift=fits, log_scale=fits)
         return jnp.sum(jnp.broadcast_to(self.log_scale, jnp.shape(x)))
-
-    def _check_shape(self, x):
-        checks.broadcastable("shift", self.shift, x)
-        checks.broadcastable("log_scale", self.log_scale, x)
 
 
 @checks.arguments(shift=checks.finite_array, scale=checks.positive_array)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks, losses, predictions, sde
+from ..numerics import float_dtype
 from ..predictions import NetworkDenoiser
 from ..solvers import requirements
 from ..types import (
@@ -69,7 +70,7 @@ class Examples(NamedTuple):
 @checks.arguments(
     key=checks.key,
     interpolant=INTERPOLANT,
-    x0=requirements.check_example,
+    x0=checks.finite_batch,
     x1=checks.optional(requirements.check_example),
     pairing=checks.optional(check_pairing),
     times=(checks.choice, losses.TIME_DISTRIBUTIONS),
@@ -110,9 +111,8 @@ def examples(
       (1, 2)
     """
     pairing = independent() if pairing is None else pairing
-    checks.batch("x0", x0)
-    if x1 is not None:
-        checks.one_of_shapes("x1", x1, [x0.shape])
+    x0 = x0.astype(float_dtype(x0))
+    checks.optional(checks.one_of_shapes, [x0.shape])("x1", x1)
     checks.leading_axis("condition", condition, "x0", x0.shape[0])
     return call(_examples, key, interpolant, x0, x1, pairing, condition, times=times)
 

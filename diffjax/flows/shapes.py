@@ -375,8 +375,7 @@ def multiscale(shape: tuple, *scales: Bijector, condition: Any = None) -> Multis
       >>> bijector.latent_shapes
       ((1, 1, 16), (2, 2, 4))
     """
-    checks.require(scales, "scales must hold at least one bijector, got none")
-    scales = checks.each("scales", scales, *BIJECTOR)
+    scales = checks.each("scales", scales, *BIJECTOR, least=1)
     unknown = Multiscale(scales, shape, ())
     latents = jax.eval_shape(
         unknown.inverse, jax.ShapeDtypeStruct(shape, float_dtype()), condition

@@ -198,8 +198,7 @@ def inpainting(mask: ArrayLike) -> LinearOperator:
       >>> operator.forward(jnp.arange(4.0).reshape(2, 2))
       Array([0., 2., 3.], dtype=float32)
     """
-    if checks.is_traced(mask):
-        raise TypeError("mask must be concrete, not traced: it fixes the shape of y")
+    checks.known("mask", mask, "(it fixes the shape of y)")
     mask = np.asarray(mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be boolean, True where observed, got {mask.dtype}")

@@ -233,8 +233,7 @@ def annealed(ladder: Sequence[Any], step_sizes: ArrayLike, steps: int) -> Kernel
 
 def _stacked_scores(ladder):
     """The scores of a ladder as one callable pytree with leaves (L, ...)."""
-    densities = checks.each("ladder", ladder, as_density)
-    checks.require(densities, "ladder must hold at least one density, got none")
+    densities = checks.each("ladder", ladder, as_density, least=1)
     parts = [partition(as_pytree_callable(density.score)) for density in densities]
     first, static = parts[0]
     shapes = list(map(np.shape, first))

@@ -296,8 +296,7 @@ def rescale_zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
       >>> float(dj.schedules.from_betas(betas).alpha(1.0))
       0.0
     """
-    traced = "betas must be concrete to be rescaled, got traced values"
-    checks.require(not checks.is_traced(betas), traced, TypeError)
+    checks.known("betas", betas, "to be rescaled")
     betas = _table("betas", betas)[1]
     _has_zero_terminal(betas)
     log_bars = _log_bars(np, betas)
