@@ -172,7 +172,7 @@ def _adaptive_step(settings, problem, inputs, draw, x, state):
         interval = Interval(inputs.start, inputs.end, settings.max_steps)
         point = x, state.memory
         (x_end, slope), after = advance_interval(
-            trial, FIFTH_ORDER, interval, point, (), state
+            trial, interval, point, state, control=FIFTH_ORDER, start=()
         )
         x_end = forward_only("adaptive", "a fixed-step solver such as rk4()", x_end)
         return x_end, after._replace(memory=slope)
@@ -284,7 +284,9 @@ def _adaptive_sde_step(settings, problem, inputs, draw, x, state):
         trial = functools.partial(_heun_trial, settings, problem.sde, draw)
         interval = Interval(inputs.start, inputs.end, settings.max_steps)
         start = _Start(jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), bool))
-        end, after = advance_interval(trial, STOCHASTIC, interval, x, start, state)
+        end, after = advance_interval(
+            trial, interval, x, state, control=STOCHASTIC, start=start
+        )
         cure = "a fixed-step solver such as stochastic_heun()"
         return forward_only("adaptive_sde", cure, end), after
 

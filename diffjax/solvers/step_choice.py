@@ -101,7 +101,7 @@ class _IntervalState(NamedTuple):
     state: State
 
 
-def advance_interval(trial: Callable, control, interval, point, start, state):
+def advance_interval(trial: Callable, interval, point, state, *, control, start):
     """Walk from the start of an interval to its end.
 
     Args:
