@@ -37,7 +37,7 @@ def check(
     checks.finite(name, ts)
     checks.monotone(name, ts)
     if schedule is not None and not checks.is_traced(ts):
-        check_interval(name, np.asarray(ts), schedule, zero_end, slack)
+        check_interval(name, np.asarray(ts), schedule, zero_end=zero_end, slack=slack)
     return ts
 
 
@@ -45,6 +45,7 @@ def check_interval(
     name: str,
     values: np.ndarray,
     schedule: Schedule,
+    *,
     zero_end: bool = False,
     slack: float = 4 * np.finfo(np.float32).eps,
 ) -> None:
