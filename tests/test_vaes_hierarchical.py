@@ -592,7 +592,7 @@ ERRORS = {
     "levels": (
         lambda: hierarchical.bottom_up(lambda l, z: PAIR(z)),
         ValueError,
-        "layers must be given: kernels is a function",
+        "layers must be given: kernels is callable",
     ),
     "no levels": (
         lambda: hierarchical.bottom_up(lambda l, z: PAIR(z), layers=0),

@@ -76,6 +76,7 @@ class Paired:
         return self.first(x, t, *condition), self.second(x, t, *condition)
 
 
+@checks.arguments(denoiser=checks.denoiser, second=(checks.callable_, "second(x, t)"))
 def paired(denoiser: Denoiser, second: Callable) -> Paired:
     """Denoiser that returns a pair, for the variances "optimal" and "learned".
 
@@ -101,8 +102,6 @@ def paired(denoiser: Denoiser, second: Callable) -> Paired:
       >>> [part.shape for part in pair(jnp.ones(2), 0.5)]
       [(2,), (2,)]
     """
-    checks.denoiser("denoiser", denoiser)
-    checks.callable_("second", second, "second(x, t)")
     return Paired(as_pytree_callable(denoiser), as_pytree_callable(second))
 
 

@@ -67,9 +67,7 @@ def flatten(tree: PyTree, prefix: str) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat = {_name(prefix, key_path): leaf for key_path, leaf in leaves}
     names = [_name(prefix, key_path) for key_path, _ in leaves]
-    checks.require(
-        len(flat) == len(names), f"{prefix} has two leaves of one name among {names}"
-    )
+    checks.require(len(flat) == len(names), f"{prefix} names must differ, got {names}")
     return {name: leaf for name, leaf in flat.items() if leaf.size}
 
 

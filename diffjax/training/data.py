@@ -155,9 +155,7 @@ def load_labelled(
     stored = _read(file)
     x = _examples(file, stored, dtype)
     name = next((name for name in _LABEL_NAMES if name in stored), "")
-    checks.require(
-        name, f"{file} must be an .npz with 'y' or 'labels', got {[*stored]}"
-    )
+    checks.require(name, f"{file} must be .npz with 'y' or 'labels', got {[*stored]}")
     labels = stored[name]
     checks.leading_axis(f"{file}: {name!r}", labels, "the examples", len(x))
     integral = labels.dtype.kind in "iu"

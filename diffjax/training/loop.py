@@ -189,18 +189,20 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     """Save `state`, unless its parameters are not finite."""
     # An update may overflow from a finite gradient.
     finite = jax.device_get(_all_finite((state.params, state.ema)))
-    for name, tree in zip(("params", "ema"), finite, strict=True):
-        for key_path, good in jax.tree_util.tree_leaves_with_path(tree):
-            latest = None if good else checkpoints.latest_step()
-            kept = "there is no checkpoint"
-            if latest is not None:
-                kept = f"the last checkpoint is {checkpoints.folder(latest)}"
-            checks.require(
-                good,
-                f"{name}{jax.tree_util.keystr(key_path)} is not finite after {step} "
-                f"steps, which are not saved; {kept}",
-                FloatingPointError,
-            )
+    bad = [
+        name + jax.tree_util.keystr(key_path)
+        for name, tree in zip(("params", "ema"), finite, strict=True)
+        for key_path, good in jax.tree_util.tree_leaves_with_path(tree)
+        if not good
+    ]
+    if bad:
+        latest = checkpoints.latest_step()
+        kept = "there is no checkpoint"
+        if latest is not None:
+            kept = f"the last checkpoint is {checkpoints.folder(latest)}"
+        raise FloatingPointError(
+            f"{bad[0]} is not finite after {step} steps, which are not saved; {kept}"
+        )
     checkpoints.save(step, state)
 
 

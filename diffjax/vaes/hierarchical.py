@@ -246,13 +246,7 @@ def _elbo(key, inference, decoder, generative, x, prior):
     )
 
 
-@checks.arguments(
-    key=checks.key,
-    decoder=DECODER,
-    z=check_example,
-    layer=(checks.integer, 1),
-    mean=checks.boolean,
-)
+@checks.arguments(key=checks.key, decoder=DECODER, z=check_example, mean=checks.boolean)
 def decode(
     key: Key,
     decoder: Decoder,
@@ -281,9 +275,9 @@ def decode(
       ValueError: For a layer without kernels, or shapes that do not fit.
       TypeError: For a distribution without sample(key) or mean().
     """
-    layers = layer if callable(generative) else None
+    layers = checks.depth("layer", layer, 1) if callable(generative) else None
     kernels = _kernels("generative", generative, 2, layers)
-    checks.integer("layer", layer, 1, kernels.last)
+    layer = checks.integer("layer", layer, 1, kernels.last)
     decoder, options = as_pytree_callable(decoder), {"layer": layer, "mean": mean}
     return call(_decode, key, decoder, kernels, z, faulty=not_finite, **options)
 
@@ -476,9 +470,7 @@ def _at(layer):
 def _kernels(name, kernels, first, layers):
     """Checked kernels of the layers from `first` on."""
     if callable(kernels):
-        checks.require(
-            layers is not None, f"layers must be given: {name} is a function"
-        )
+        checks.require(layers is not None, f"layers must be given: {name} is callable")
         last = checks.depth("layers", layers, 1)
         return Kernels(as_pytree_callable(kernels), first, last)
     checks.callables(name, kernels, 0, ", or one function of the layer")
