@@ -188,9 +188,15 @@ def maf(
       >>> log_prob = flow.log_prob(jnp.zeros(3))
     """
     return _masked_flow(
-        key, shape, direction=lambda layer: layer, layers=layers, width=width,
-        depth=depth, scalar_map=scalar_map, condition_size=condition_size,
-    )  # fmt: skip
+        key,
+        shape,
+        direction=lambda layer: layer,
+        layers=layers,
+        width=width,
+        depth=depth,
+        scalar_map=scalar_map,
+        condition_size=condition_size,
+    )
 
 
 def iaf(
@@ -235,15 +241,23 @@ def iaf(
       >>> x, log_prob = flow.sample_and_log_prob(key)
     """
     return _masked_flow(
-        key, shape, direction=inverse, layers=layers, width=width, depth=depth,
-        scalar_map=scalar_map, condition_size=condition_size,
-    )  # fmt: skip
+        key,
+        shape,
+        direction=inverse,
+        layers=layers,
+        width=width,
+        depth=depth,
+        scalar_map=scalar_map,
+        condition_size=condition_size,
+    )
 
 
 @checks.arguments(
-    **MASKED, shape=checks.shape, layers=(checks.depth, 1),
+    **MASKED,
+    shape=checks.shape,
+    layers=(checks.depth, 1),
     scalar_map=checks.optional(*SCALAR_MAP),
-)  # fmt: skip
+)
 def _masked_flow(
     key, shape, *, direction, layers, width, depth, scalar_map, condition_size
 ):
@@ -273,9 +287,13 @@ def _in_turn(networks, layer, turn):
 
 
 @checks.arguments(
-    **NETWORK, shape=checks.shape, patch=(checks.width, 1),
-    layers=(checks.depth, 1), depth=(checks.depth, 1), heads=(checks.width, 1),
-)  # fmt: skip
+    **NETWORK,
+    shape=checks.shape,
+    patch=(checks.width, 1),
+    layers=(checks.depth, 1),
+    depth=(checks.depth, 1),
+    heads=(checks.width, 1),
+)
 def tarflow(
     key: Key,
     shape: tuple,

@@ -210,9 +210,12 @@ class Coupling(Bijector):
 @checks.arguments(
     scalar_map=SCALAR_MAP,
     conditioner=(checks.callable_, "conditioner(kept, condition) -> (*moved.shape, P)"),
-    mask=(checks.instance, AxisMask | CheckerboardMask,
-          "a half_mask, alternate_mask or checkerboard_mask"),
-)  # fmt: skip
+    mask=(
+        checks.instance,
+        AxisMask | CheckerboardMask,
+        "a half_mask, alternate_mask or checkerboard_mask",
+    ),
+)
 def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Coupling:
     """Coupling layer (Dinh et al. 2015, section 3.2).
 
@@ -250,9 +253,13 @@ def coupling(conditioner: Callable, scalar_map: ScalarMap, mask: Any) -> Couplin
 
 
 @checks.arguments(
-    **NETWORK, shape=checks.shape, scalar_map=SCALAR_MAP,
-    layers=(checks.depth, 1), depth=(checks.depth, 0), mix=checks.boolean,
-)  # fmt: skip
+    **NETWORK,
+    shape=checks.shape,
+    scalar_map=SCALAR_MAP,
+    layers=(checks.depth, 1),
+    depth=(checks.depth, 0),
+    mix=checks.boolean,
+)
 def coupling_flow(
     key: Key,
     shape: tuple,
@@ -379,9 +386,15 @@ def real_nvp(
       >>> log_prob = flow.log_prob(jnp.zeros(2))
     """
     return coupling_flow(
-        key, shape, bounded_affine(bound), layers=layers, width=width, depth=depth,
-        condition_size=condition_size, mix=mix,
-    )  # fmt: skip
+        key,
+        shape,
+        bounded_affine(bound),
+        layers=layers,
+        width=width,
+        depth=depth,
+        condition_size=condition_size,
+        mix=mix,
+    )
 
 
 def nice(
@@ -416,9 +429,15 @@ def nice(
       >>> x = flow.sample(key, temperature=0.5)
     """
     return coupling_flow(
-        key, shape, additive(), layers=layers, width=width, depth=depth,
-        condition_size=condition_size, mix=mix,
-    )  # fmt: skip
+        key,
+        shape,
+        additive(),
+        layers=layers,
+        width=width,
+        depth=depth,
+        condition_size=condition_size,
+        mix=mix,
+    )
 
 
 def spline_coupling(
@@ -454,6 +473,12 @@ def spline_coupling(
       >>> log_prob = flow.log_prob(jnp.zeros(2))
     """
     return coupling_flow(
-        key, shape, rational_quadratic(bins, bound), layers=layers, width=width,
-        depth=depth, condition_size=condition_size, mix=mix,
-    )  # fmt: skip
+        key,
+        shape,
+        rational_quadratic(bins, bound),
+        layers=layers,
+        width=width,
+        depth=depth,
+        condition_size=condition_size,
+        mix=mix,
+    )

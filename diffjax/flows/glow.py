@@ -25,10 +25,13 @@ __all__ = ["dequantiser", "glow"]
 
 
 @checks.arguments(
-    **NETWORK, shape=checks.shape, scales=(checks.depth, 1), steps=(checks.depth, 1),
+    **NETWORK,
+    shape=checks.shape,
+    scales=(checks.depth, 1),
+    steps=(checks.depth, 1),
     bound=checks.positive,
     network=(checks.callable_, "network(key, kept, outputs, *, width, condition_size)"),
-)  # fmt: skip
+)
 def glow(
     key: Key,
     shape: tuple,

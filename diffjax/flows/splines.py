@@ -87,9 +87,11 @@ def inverse_rational_quadratic_spline(
 
 
 @checks.arguments(
-    bins=(checks.integer, 2), bound=checks.positive, floor=checks.positive,
+    bins=(checks.integer, 2),
+    bound=checks.positive,
+    floor=checks.positive,
     ceiling=checks.optional(checks.positive),
-)  # fmt: skip
+)
 def rational_quadratic(
     bins: int = 8, bound: float = 5.0, floor: float = 1e-3, ceiling: float | None = None
 ) -> ScalarMap:

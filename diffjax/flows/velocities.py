@@ -71,9 +71,12 @@ def _network(width: int, depth: int) -> VelocityNetwork:
 
 
 @checks.arguments(
-    key=checks.key, shape=checks.shape, width=(checks.width, 1),
-    depth=(checks.depth, 1), condition_dim=checks.optional(checks.width, 1),
-)  # fmt: skip
+    key=checks.key,
+    shape=checks.shape,
+    width=(checks.width, 1),
+    depth=(checks.depth, 1),
+    condition_dim=checks.optional(checks.width, 1),
+)
 def neural_velocity(
     key: Key,
     shape: tuple[int, ...],

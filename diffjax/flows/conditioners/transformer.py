@@ -137,9 +137,13 @@ def _causal_attention(h, weights, heads, causal, first, past):
 
 
 @checks.arguments(
-    **NETWORK, rows=(checks.width, 1), features=(checks.width, 1),
-    count=(checks.integer, 1), depth=(checks.depth, 1), heads=(checks.width, 1),
-)  # fmt: skip
+    **NETWORK,
+    rows=(checks.width, 1),
+    features=(checks.width, 1),
+    count=(checks.integer, 1),
+    depth=(checks.depth, 1),
+    heads=(checks.width, 1),
+)
 def causal_transformer(
     key: Key,
     rows: int,
