@@ -488,6 +488,6 @@ def test_networks_of_indices_are_given_the_chains_own(steps):
 def test_indices_need_a_chain():
     with pytest.raises(
         TypeError,
-        match="schedule must be made by schedules.from_betas or schedules.from_sigmas",
+        match="schedule must be made by schedules.from_sigmas or schedules.from_betas",
     ):
         predictions.denoiser(schedules.edm(), lambda x, t: x, "noise", inputs="index")
