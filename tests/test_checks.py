@@ -218,6 +218,26 @@ ERRORS = {
         ValueError,
         r"batch must have shape \(N, ...\) with N at least 2, got \(1, 2\)",
     ),
+    "real_shaped": (
+        lambda: checks.real_shaped("t", np.ones(2), ()),
+        ValueError,
+        r"t must have shape \(\), got \(2,\) \(one example: use jax.vmap",
+    ),
+    "known": (
+        lambda: jax.jit(lambda x: checks.known("mask", x, "(it is static)"))(1.0),
+        TypeError,
+        r"mask must be concrete \(it is static\), got traced values",
+    ),
+    "distribution": (
+        lambda: checks.distribution("base", 1.0),
+        TypeError,
+        r"base must have log_prob\(x\) and sample\(key\), got 1.0",
+    ),
+    "each of none": (
+        lambda: checks.each("scales", [], checks.number, least=1),
+        ValueError,
+        "scales must hold at least one, got none",
+    ),
     "last_axis": (
         lambda: checks.last_axis("x", np.ones((2, 3)), 2),
         ValueError,
