@@ -517,7 +517,7 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "empty.npy").touch()
     cases = [
         (FileNotFoundError, "missing.npy", {"data": str(tmp_path / "missing.npy")}),
-        (ValueError, "No data left", {"data": str(tmp_path / "empty.npy")}),
+        (ValueError, r"is empty \(0 bytes\)", {"data": str(tmp_path / "empty.npy")}),
         (ValueError, "NaN", {"data": str(tmp_path / "nan.npy")}),
         (ValueError, "rank 2", {"data": str(tmp_path / "flat.npy")}),
         (ValueError, "more than one value", {"data": str(tmp_path / "constant.npy")}),

@@ -364,7 +364,7 @@ def bad_files():
             ValueError,
             "must be a .npy or .npz file",
         ),
-        "no_bytes.npy": ("", ValueError, "No data left"),
+        "no_bytes.npy": ("", ValueError, r"is empty \(0 bytes\)"),
         "no_examples.npy": (
             np.zeros((0, 2)),
             ValueError,

@@ -193,7 +193,8 @@ def _check_inputs(schedule, kind, inputs):
     checks.require(
         not infinite or (inputs != "scaled" and kind not in ("noise", "score")),
         f"schedule must have α > 0 at t_max={schedule.t_max} for kind {kind!r} and "
-        f"{inputs} inputs: lower it, or take kind 'data' and raw or index inputs",
+        f"{inputs} inputs: lower it, or take kind 'data', 'velocity' or 'v' and raw "
+        "or index inputs",
     )
 
 
@@ -232,6 +233,7 @@ def check_independent(purpose: str, denoiser: Denoiser) -> None:
     checks.require(
         is_independent(denoiser),
         f"{purpose} needs noise independent of the data, got a denoiser with "
-        "independent=False; use a deterministic solver, such as heun()",
+        "independent=False, whose score is not (α D − x)/σ²; use a deterministic "
+        "solver, such as heun()",
         TypeError,
     )

@@ -228,6 +228,7 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     stored_as = file.suffix in (".npy", ".npz")
     checks.require(stored_as, f"{file} must be a .npy or .npz file")
     checks.require(file.is_file(), message, FileNotFoundError)
+    checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
         stored = np.load(file, allow_pickle=False)
         if isinstance(stored, np.ndarray):
