@@ -95,7 +95,7 @@ WEIGHTINGS: dict[str, Callable | None] = {
 - uniform: 1 on the network's own error ‖F − target‖², whatever its kind.
 - simple: α²/σ², which is ‖ε̂ − ε‖² (Ho et al. 2020, eq. 14).
 - likelihood: ½ |d(α²/σ²)/dt|, the same as ½g² on the score's error (Song et al. 2021,
-  Theorem 1; Kingma et al. 2021, eq. 17).
+  Theorem 1, Kingma et al. 2021, eq. 17).
 - edm: 1/c_out² (Karras et al. 2022, Table 1).
 - min_snr: min(α²/σ², 5) (Hang et al. 2023, section 3.4).
 """

@@ -141,7 +141,7 @@ def basis(x: Array) -> Array:
 
 
 NUMBERS_AT_ONCE = 2**20
-"""How many numbers the directions of one batch of pullbacks may hold together."""
+"""The most numbers that the directions of one batch of pullbacks hold together."""
 
 
 def divergence(

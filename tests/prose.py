@@ -7,6 +7,7 @@ default `diffjax`, `experiments` and `tests`.
 """
 
 import ast
+import inspect
 import io
 import pathlib
 import re
@@ -37,7 +38,7 @@ ALLOWED = re.compile(
     ),
     re.IGNORECASE,
 )
-"""The uses of "law" that are not a probability distribution."""
+"""The uses of that word for something else than a probability distribution."""
 
 WORDS = {
     r"laws?": "distribution",
@@ -63,11 +64,16 @@ LONGEST_PARAGRAPH = 5
 
 
 def documented(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """(node, docstring) of a module, its classes and its functions."""
+    """(node, docstring) of a module, its classes, functions, constants and fields."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
         if isinstance(node, kinds) and (text := ast.get_docstring(node)):
             yield node, text
+        if isinstance(node, ast.Module | ast.ClassDef):
+            for entry in node.body[1:]:
+                value = entry.value if isinstance(entry, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield entry, inspect.cleandoc(value.value)
 
 
 def prose(docstring: str) -> str:
@@ -83,7 +89,7 @@ def paragraphs(docstring: str) -> Iterator[list[str]]:
     """Runs of lines of running text: neither empty, nor a section's entry."""
     run: list[str] = []
     for line in [*docstring.splitlines(), ""]:
-        if line.strip() and not line.startswith("  ") and not line.endswith(":"):
+        if line.strip() and not line.startswith(("  ", "- ")) and line[-1] != ":":
             run.append(line)
         elif run:
             yield run

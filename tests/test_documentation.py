@@ -210,7 +210,7 @@ MODULES = [
     for path in sorted((ROOT / "diffjax").rglob("*.py"))
     if ">>>" in path.read_text(encoding="utf-8")
 ]
-"""Those with examples in their docstrings."""
+"""Modules with examples in their docstrings."""
 
 
 @pytest.fixture(scope="module")

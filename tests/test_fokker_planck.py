@@ -15,8 +15,8 @@ STEPS = np.array([1 / 16, 1 / 32, 1 / 64])
 """Of dx in units of σ(t) and of dt in units of 1/|λ′(t)|, the scales on which
 p_t varies.
 
-The residual's truncation is some step², at least 2e-4; its rounding about 4
-eps/step², at most 4e-12; the terms of fourth order bend the slope between the
+The residual's truncation is some step², at least 2e-4. Its rounding is about 4
+eps/step², at most 4e-12. The terms of fourth order bend the slope between the
 last two by some step², within 0.1.
 """
 

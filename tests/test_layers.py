@@ -37,7 +37,7 @@ LIBRARIES = set(sys.stdlib_module_names) - {
 } | {
     *("jax", "jaxlib", "flax", "optax", "numpy"),
 }
-"""What any room may import from outside: no plotting, data-set or command-line
+"""Libraries that any room may import: no plotting, data-set or command-line
 library.
 """
 LIBRARIES_OF_ROOM = {"training": {"orbax", "grain"}, "interop": {"safetensors"}}

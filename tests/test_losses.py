@@ -55,8 +55,9 @@ def net(x, t):
 PAIRS = [("v", schedule) for schedule in SCHEDULES] + [
     (kind, "own") for kind in predictions.KINDS if kind != "v"
 ]
-"""Every schedule with one kind and every kind on one schedule;
-test_predictions takes all pairs.
+"""Every schedule with one kind, and every kind on one schedule.
+
+`test_predictions` takes all pairs.
 """
 
 

@@ -92,7 +92,7 @@ They follow from α, σ, α′, σ′ and the standard deviation of the data.
 """
 
 INPUTS = ("raw", "scaled", "index", "zero_index")
-"""What a network may be called with, see `denoiser`."""
+"""The inputs that a network can be called with, see `denoiser`."""
 
 
 def rates_for(kind: str, schedule: Schedule, t: Scalar) -> Rates:

@@ -52,9 +52,10 @@ OVERSHOOT = 1.5
 With weights g_j of the outputs F_j, the newest first and Σ g_j = 1, a step
 takes the mean output to be F_0 + Σ_{j≥1} s_j (F_j − F_{j−1}), s_j = Σ_{i≥j}
 g_i. Where F is monotone from the oldest output to the end of the step and
-ranges over V, the error of this mean is at most V max(1, max_j |s_j|). Without
-extrapolation, as in DDIM, it is at most V. On even steps max |s_j| is 1/2,
-11/12 and 31/24 for the Adams–Bashforth methods of order 2 to 4.
+ranges over V, the error of this mean is at most V max(1, max_j |s_j|).
+
+Without extrapolation, as in DDIM, it is at most V. On even steps max |s_j| is
+1/2, 11/12 and 31/24 for the Adams–Bashforth methods of order 2 to 4.
 """
 
 

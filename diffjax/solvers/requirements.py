@@ -64,7 +64,7 @@ _RULES = {
         "must consume a velocity, {0.name} consumes a {0.consumes}",
     ),
 }
-"""What may be asked of a solver: (whether it holds, the message)."""
+"""Rules that a solver may have to meet: (solver -> whether it does, the message)."""
 
 INNER = "single", "unpaired", "fixed"
 """The rules for a solver that is part of another."""

@@ -19,10 +19,10 @@ __all__ = [
 ]
 
 _HALVINGS = 30
-"""How often an interval between two grid times can be halved."""
+"""The most halvings of an interval between two grid times."""
 
 _PENDING = 3
-"""How many nested steps can wait for the shorter steps that they are averaged with."""
+"""The most nested steps that wait for the shorter ones they are averaged with."""
 
 _UNRESOLVED = 2.0
 """The error ratio from which a step has no weight.

@@ -87,7 +87,7 @@ class Config(training.Training):
     chain_steps: int = 1000
     """T, the length of the chain."""
     prediction: Literal["levels", "noise", "data", "v", "edm"] = "levels"
-    """What the network predicts. levels is a softmax over the values that pixels
+    """The network's prediction. levels is a softmax over the values that pixels
     take, exact in rounding.
     """
     objective: Literal["simple", "bound", "hybrid"] = "simple"

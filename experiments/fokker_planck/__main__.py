@@ -103,7 +103,7 @@ class Config:
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
     """The schedules whose residuals are measured."""
     halvings: int = 11
-    """How often Δx and Δt are halved together."""
+    """Number of times that Δx and Δt are halved together."""
     points: int = 32
     """Exact samples at each of three noise levels at which residuals are measured."""
     paths: int = 20000

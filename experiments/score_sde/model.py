@@ -38,7 +38,7 @@ class Config(training.Training):
     prediction: Literal[
         "auto", "levels", "noise", "data", "v", "score", "velocity", "edm"
     ] = "auto"
-    """What the network predicts. levels is a softmax over the data's levels. auto
+    """The network's prediction. levels is a softmax over the data's levels. auto
     is levels where there are any, else edm.
     """
     weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"

@@ -393,8 +393,9 @@ ZERO_END = {
     "dpmpp_multistep_2_midpoint",
     "dpmpp_multistep_3",
 }
-"""Those whose eighth step, to σ = 0, is stored too; elsewhere it is not
-defined without dropping orders before it.
+"""Samplers whose eighth step, to σ = 0, is stored too.
+
+Elsewhere it is not defined without dropping orders before it.
 """
 
 
