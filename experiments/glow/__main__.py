@@ -41,7 +41,6 @@ import numpy as np
 import diffjax as dj
 from diffjax import flows, metrics
 from experiments.shared import cli, datasets, files, training
-from experiments.shared.datasets import with_replaced
 from experiments.shared.figures import image_grid, save_figure
 
 NETWORKS = {"convolutional": flows.convolutional, "dense": flows.dense}
@@ -146,16 +145,8 @@ def train(
       (averaged parameters, loss of every step).
     """
 
-    def loss(params, key, batch):
-        key_replaced, key_noise = jax.random.split(key)
-        batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
-        keys = jax.random.split(key_noise, len(batch))
-        return jnp.mean(
-            jax.vmap(lambda key, x: code_length(params, key, x, data.spacing))(
-                keys, batch
-            )
-        )
-
+    one = lambda params, key, x: code_length(params, key, x, data.spacing)
+    loss = training.image_loss(config, data, one)
     return training.fit(
         config,
         out,

@@ -3,7 +3,6 @@ of the top latent.
 """
 
 import dataclasses
-import functools
 import math
 import operator
 import pathlib
@@ -18,7 +17,6 @@ from diffjax import distributions, flows
 from diffjax.networks import MLP
 from diffjax.vaes import Perceptron, priors, progressive
 from experiments.shared import datasets, files, training
-from experiments.shared.datasets import with_replaced
 
 LAYER_FIELDS = (
     "data",
@@ -168,15 +166,7 @@ def train_layers(
             )[0]
         )
 
-    def loss(params, key, batch):
-        key_replaced, key_rest = jax.random.split(key)
-        batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
-        return jnp.mean(
-            jax.vmap(functools.partial(one, params))(
-                jax.random.split(key_rest, len(batch)), batch
-            )
-        )
-
+    loss = training.image_loss(config, data, one)
     return training.fit(
         config,
         out,

@@ -113,6 +113,33 @@ def check_images(config: ImageTraining) -> None:
     dj.checks.within("replaced", config.replaced, 0.0, 1.0)
 
 
+def image_loss(
+    config: ImageTraining, data: datasets.Dataset, loss_of_one: Callable
+) -> Callable:
+    """The loss of a batch of images, some pixels of which random levels replace.
+
+    Args:
+      config: Has the share of the pixels.
+      data: The data, with its levels.
+      loss_of_one: (params, key, x) -> loss of one example.
+
+    Returns:
+      (params, key, batch) -> the mean over the batch.
+    """
+
+    def loss(params, key, batch):
+        key_replaced, key_rest = jax.random.split(key)
+        batch = datasets.with_replaced(
+            key_replaced, batch, config.replaced, data.levels
+        )
+        keys = jax.random.split(key_rest, len(batch))
+        return jnp.mean(
+            jax.vmap(lambda key, x: loss_of_one(params, key, x))(keys, batch)
+        )
+
+    return loss
+
+
 def open_images(config: ImageTraining) -> datasets.Dataset:
     """Open the data. Raises ValueError unless they are images of integers."""
     data = datasets.open_dataset(

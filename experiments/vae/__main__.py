@@ -32,7 +32,6 @@ at random, have 0.54 and 0.023.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 from typing import Any, Literal
@@ -47,7 +46,6 @@ from diffjax import distributions, metrics, sampling
 from diffjax.distributions.normal import gaussian_kl_entries
 from diffjax.vaes import Perceptron, gaussian
 from experiments.shared import cli, datasets, files, training
-from experiments.shared.datasets import with_replaced
 from experiments.shared.figures import image_grid, save_figure
 
 ROWS, FRAMES, TRAVERSED, REACH = 8, 9, 8, 2.5
@@ -200,15 +198,7 @@ def train(
             ).total
         )
 
-    def loss(params, key, batch):
-        key_replaced, key_rest = jax.random.split(key)
-        batch = with_replaced(key_replaced, batch, config.replaced, data.levels)
-        return jnp.mean(
-            jax.vmap(functools.partial(one, params))(
-                jax.random.split(key_rest, len(batch)), batch
-            )
-        )
-
+    loss = training.image_loss(config, data, one)
     return training.fit(
         config, out, loss, model.init, arrays=data.train, fields=_FIELDS
     )  # type: ignore
