@@ -427,7 +427,7 @@ def test_batch_norms_are_of_the_examples_mapped_together():
         ("mesh", jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))),
     ):
         with pytest.raises(
-            ValueError, match=f"{setting} must be None for predictor_corrector"
+            ValueError, match="chunk and mesh must be None for predictor_corrector"
         ):
             dj.sample_many(
                 jax.random.key(0),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.glow import __main__ as glow
+from experiments.shared import datasets
 from tests.families import assert_raises
 
 SMALL = glow.Config(
@@ -54,13 +55,13 @@ def test_replaced_entries_are_of_the_share_and_of_the_levels():
     """
     levels = np.arange(17.0)
     x = np.full((200, 100), 20.0)
-    measured = np.asarray(glow.with_replaced(jax.random.key(0), x, 0.1, levels))
+    measured = np.asarray(datasets.with_replaced(jax.random.key(0), x, 0.1, levels))
     drawn = measured[measured != 20]
     assert abs(drawn.size - 2000) < 4.5 * np.sqrt(20000 * 0.1 * 0.9)
     counts = np.bincount(drawn.astype(int), minlength=17)
     assert np.all(np.abs(counts - drawn.size / 17) < 4.5 * np.sqrt(drawn.size / 17))
     np.testing.assert_array_equal(
-        glow.with_replaced(jax.random.key(0), x, 0.0, levels), x
+        datasets.with_replaced(jax.random.key(0), x, 0.0, levels), x
     )
 
 

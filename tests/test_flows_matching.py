@@ -322,7 +322,7 @@ def test_no_stochastic_solver_takes_paired_noise():
         assert_raises(
             lambda d=denoiser: predictions.variance(interpolant.schedule, d),
             TypeError,
-            "variance needs a denoiser",
+            "variance needs noise independent of the data",
         )
 
 

@@ -73,7 +73,8 @@ def raise_if_diverged(diverged_at: ArrayLike) -> None:
         listed += ", …" if bad.size > 8 else ""
         raise FloatingPointError(
             f"{bad.size} of {steps.size} chains diverged: {listed}; the state or log "
-            "density is NaN, +infinity or too large (subtract a constant, enable x64)"
+            "density is NaN, +infinity or too large for its differences to be resolved "
+            "(subtract a constant, enable x64)"
         )
 
 

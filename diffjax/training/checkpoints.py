@@ -102,7 +102,9 @@ class Checkpoints:
           BlockingIOError: If another process has taken the folder.
         """
         current, latest = int(state.step), self.latest_step()
-        checks.require(step == current, f"step must be {current} of state, got {step}")
+        checks.require(
+            step == current, f"step must be state.step={current}, got {step}"
+        )
         checks.require(
             latest is None or step >= latest,
             f"step must be {latest} or more, as in {self.directory}, got {step}",
