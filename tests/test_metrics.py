@@ -11,6 +11,7 @@ import scipy.linalg
 from jax.test_util import check_grads
 
 from diffjax import metrics
+from diffjax.metrics import sets
 from tests.families import counted_programs
 
 DISTANCES = {
@@ -29,7 +30,7 @@ each_distance = pytest.mark.parametrize(
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Pairs are visited in several blocks of rows, and a remainder."""
-    monkeypatch.setattr(metrics, "_BLOCK", 40)
+    monkeypatch.setattr(sets, "BLOCK", 40)
     jax.clear_caches()
     yield
     jax.clear_caches()
