@@ -1289,7 +1289,8 @@ def test_an_ignored_signal_stays_ignored(restore):
 
 def test_mesh_of_one_device_changes_nothing():
     mesh = training.data_mesh(jax.devices()[:1])
-    assert mesh.axis_names == ("data",) and mesh.axis_types == (AxisType.Auto,)
+    assert mesh.axis_names == ("data", "model")
+    assert mesh.axis_types == (AxisType.Auto,) * 2
     assert_bitwise(
         training.fit(initial(), STEPS, batches(), 8, block=4, mesh=mesh), trained(8)
     )

@@ -6,7 +6,7 @@ This package imports orbax. `import diffjax` does not import it.
 from .checkpoints import Checkpoints, load_ema
 from .data import Batches, load, load_labelled, split
 from .loop import fit
-from .parallel import data_mesh, replicate, shard_batch
+from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
 from .state import (
     LossFunction,
     Step,
@@ -35,8 +35,10 @@ __all__ = [
     "make_step",
     "make_steps",
     "optimiser",
+    "partition_spec",
     "replicate",
     "shard_batch",
+    "shard_state",
     "split",
     "warmup_cosine",
 ]

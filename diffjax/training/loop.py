@@ -75,8 +75,9 @@ def fit(
       save_every: Number of steps between checkpoints.
       on_block: Called as on_block(step, metrics) after each block, with the
         metrics as NumPy arrays (steps in the block,).
-      mesh: As `data_mesh` makes it. The state is then on every device, and
-        each batch is split over them.
+      mesh: As `data_mesh` makes it. Each batch is then split over its
+        devices, and so is the state, by `shard_state`. A state that lies on
+        all of them already, such as one of `replicate`, keeps its placement.
 
     Returns:
       The state after `total_steps` steps.
@@ -107,7 +108,8 @@ def fit(
             f"state is at step {step}, but {where} holds step {latest}: start from "
             "checkpoints.restore_latest(state), or use another directory",
         )
-    state = _placed_copy(state, mesh)
+    state = parallel.placed_state(state, mesh)
+    steps_fn = parallel.pinned(steps_fn, state, mesh)
     with _deferred_signals() as received:
         batch = _block(batches, step, total_steps, block, mesh)
         while batch is not None and not received:
@@ -151,12 +153,6 @@ def _block(
     if mesh is None:
         return jax.device_put(stacked)
     return parallel.shard_batch(stacked, mesh, axis=1)
-
-
-def _placed_copy(state: TrainState, mesh: Mesh | None) -> TrainState:
-    """A copy whose buffers may be donated, on every device of `mesh`."""
-    state = jax.device_put(state, may_alias=False)
-    return state if mesh is None else parallel.replicate(state, mesh)
 
 
 def _failure(

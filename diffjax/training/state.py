@@ -11,6 +11,7 @@ import optax
 
 from .. import checks, types
 from ..types import Array, ArrayLike, Key, PyTree
+from . import parallel
 
 __all__ = [
     "LossFunction",
@@ -281,7 +282,8 @@ def make_step(
         state: TrainState, batch: PyTree, take: ArrayLike = True
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, extra), grads = gradient(state.params, key, batch)
+        whole = parallel.gathered(state.params)
+        (loss, extra), grads = gradient(whole, key, batch)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **_scalars(extra)}
         finite = functools.reduce(
             jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()]
