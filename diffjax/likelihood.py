@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import checks, grids, predictions, schedules, sde
-from .distributions.lattice import check_levels, level_index, off_levels
+from . import checks, grids, schedules, sde
+from .distributions.lattice import (
+    check_levels,
+    level_index,
+    log_evidence,
+)
 from .distributions.normal import Gaussian
 from .numerics import (
     basis,
@@ -222,10 +226,10 @@ def lattice_log_prob(
       >>> bool(jnp.isfinite(lp))
       True
     """
-    index = level_index(x, levels)
+    level_index(x, levels)  # raises for a concrete entry that is no level
     solver, grid = _prepare(solver, grid, denoiser, schedule)
     arrays, static = partition(as_pytree(schedule))
-    x_t, key_probes, offset = _noised(static, arrays, key, x, levels, index, grid)
+    x_t, key_probes, offset = _noised(static, arrays, key, x, levels, grid)
     lp, details = log_prob(
         denoiser,
         schedule,
@@ -243,7 +247,7 @@ def lattice_log_prob(
 
 
 @compiled
-def _noised(static, arrays, key, x, levels, index, grid):
+def _noised(static, arrays, key, x, levels, grid):
     """(x_t at grid[-1], a key for probes, Σ_i log P(x_i | x_{t,i}) − log q(x_t | x)).
 
     The last is −∞ for an x off the levels.
@@ -252,12 +256,10 @@ def _noised(static, arrays, key, x, levels, index, grid):
     key_noise, key_probes = jax.random.split(key)
     noise = jax.random.normal(key_noise, x.shape, x.dtype)
     x_t = schedules.perturb(schedule, x, t, noise)
-    evidence = predictions.level_evidence(schedule, x_t, t, levels)  # (*shape, K)
-    decoded = jnp.sum(jnp.take_along_axis(evidence, index[..., None], -1))
     sigma = schedule.sigma(t)
-    offset = decoded - Gaussian(0.0, sigma**2).log_prob(sigma * noise)
-    impossible = jnp.any(off_levels(x, levels, index))
-    return x_t, key_probes, jnp.where(impossible, -jnp.inf, offset)
+    decoded = log_evidence(x, noise, sigma / schedule.alpha(t), levels)
+    encoded = Gaussian(0.0, sigma**2).log_prob(sigma * noise)
+    return x_t, key_probes, decoded - encoded
 
 
 def _prepare(solver, grid, denoiser, schedule):

@@ -346,3 +346,60 @@ def test_gradient_by_a_learned_schedule_is_that_of_the_variance(x64):
     for k in range(6):
         assert_mean(mean[:, k], 0.0, sigmas=4.5)
         assert_mean(square[:, k], expected[k], sigmas=4.5)
+
+
+SETTINGS = {"count": 8, "times": "log_snr", "chunk": 8}
+
+
+@pytest.mark.parametrize("decoder", every(["denoised", "evidence"], ("evidence",)))
+def test_bound_over_log_snrs_of_a_coin_is_log_two(decoder, x64):
+    """As over uniform times, with eight times in place of 64: both decoders add
+    nothing where ±1 are distinguished, and the truncated ends add 4e-5.
+    """
+    schedule, coin = schedules.vp_linear(t_min=5e-3), targets.empirical([[-1.0], [1.0]])
+    denoiser, xs = targets.denoiser(coin, schedule), draws(coin, 4000)
+    settings = SETTINGS | {"levels": [-1.0, 1.0], "decoder": decoder}
+    run = lambda key, x: (
+        ddpm.continuous_elbo(key, denoiser, schedule, x, **settings).total
+    )
+    result = quick(lambda xs: jax.vmap(run)(jax.random.split(KEY, len(xs)), xs))(xs)
+    assert_mean(result, math.log(2), most=0.03)
+
+
+def test_bound_over_log_snrs_has_the_lesser_variance_at_little_noise(x64):
+    """Down to σ/α = 1e-3, where SNR = 10⁶, a Gaussian's term in λ is ½ ε² per
+    unit: the mean is that of uniform times, which almost never see the last
+    e-folds of the noise.
+    """
+    schedule, target = schedules.vp_linear(t_min=1e-5), normal_1d()
+    x = np.full(1, 0.9)
+    denoiser = targets.denoiser(target, schedule)
+    prior = end_distribution(target, schedule)
+
+    def total(times):
+        run = lambda key: (
+            ddpm.continuous_elbo(
+                key,
+                denoiser,
+                schedule,
+                x,
+                count=16,
+                times=times,
+                prior=prior,
+            ).total
+        )
+        return np.asarray(quick(jax.vmap(run))(jax.random.split(KEY, 4000)))
+
+    log_p = float(target.log_prob(x))
+    even = total("log_snr")
+    assert_mean(even, -log_p, most=0.05)
+    assert total("uniform").var() > 4 * even.var()
+
+
+def test_the_decoder_by_evidence_needs_levels():
+    schedule, x = schedules.vp_linear(), jnp.zeros(2)
+    for settings in ({}, {"levels": [-1.0, 0.0], "decoder_variance": 1.0}):
+        with pytest.raises(ValueError, match="decoder 'evidence' needs levels"):
+            ddpm.continuous_elbo(
+                KEY, lambda x, t: x, schedule, x, decoder="evidence", **settings
+            )

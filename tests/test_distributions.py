@@ -10,6 +10,7 @@ import pytest
 from scipy import special
 
 from diffjax import distributions, targets
+from diffjax.distributions import lattice
 from tests.families import EPS32, EPS64, assert_raises, quick
 
 KEY = jax.random.key(0)
@@ -618,3 +619,43 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_raises(name):
     assert_raises(*ERRORS[name])
+
+
+# ------------------------------------------------------------ evidence of the levels
+
+
+@pytest.mark.parametrize("count", [2, 5, 17, 256])
+def test_evidence_of_a_noisy_copy_is_the_softmax_over_the_levels(count, x64):
+    """Level by level it is the sum over an array (*shape, K), at noise of every
+    size. In float32 the error is that of the sum of K terms, not of squares of
+    1/r.
+    """
+    levels, rng = np.linspace(-1, 1, count), np.random.default_rng(0)
+    x, noise = levels[rng.integers(0, count, (4, 3))], rng.normal(size=(4, 3))
+    for ratio in (0.05 / count, 1 / count, 10.0):
+        noisy = x + ratio * noise
+        logits = -0.5 * ((noisy[..., None] - levels) / ratio) ** 2  # (4, 3, K)
+        log_p = jax.nn.log_softmax(logits)
+        index = np.rint((x + 1) / 2 * (count - 1)).astype(int)
+        expected = np.take_along_axis(np.asarray(log_p), index[..., None], -1).sum()
+        exact = lattice.log_evidence(x, noise, ratio, jnp.asarray(levels))
+        np.testing.assert_allclose(exact, expected, rtol=1e-9, atol=1e-9)
+        single = lattice.log_evidence(
+            *(np.float32(part) for part in (x, noise, ratio)), jnp.float32(levels)
+        )
+        # The noise about a level has an error of eps/r, whose effect is at most
+        # that times Σ |u| P(other level) = O(1) per entry.
+        eps = np.finfo(np.float32).eps
+        np.testing.assert_allclose(single, exact, atol=12 * eps * (count + 4 / ratio))
+
+
+def test_evidence_needs_no_array_of_all_levels():
+    """256 levels of 32 × 32 × 3: temporary memory of a few images, where one
+    array (*shape, K) alone has 256.
+    """
+    x = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+    levels = jnp.linspace(-1, 1, 256)
+    evidence = lambda x, noise: lattice.log_evidence(x, noise, 1e-3, levels)
+    compiled = jax.jit(evidence).lower(x, x).compile()
+    image = 4 * 32 * 32 * 3
+    assert compiled.memory_analysis().temp_size_in_bytes < 16 * image
