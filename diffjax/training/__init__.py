@@ -4,7 +4,7 @@ This package imports orbax. `import diffjax` does not import it.
 """
 
 from .checkpoints import Checkpoints, load_ema
-from .data import Batches, load, load_labelled, split
+from .data import Batches, Examples, Rows, Source, load, load_labelled, split
 from .loop import fit
 from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
 from .state import (
@@ -22,7 +22,10 @@ from .state import (
 __all__ = [
     "Batches",
     "Checkpoints",
+    "Examples",
     "LossFunction",
+    "Rows",
+    "Source",
     "Step",
     "TrainState",
     "data_mesh",

@@ -198,7 +198,8 @@ def train(
         out,
         loss,
         model.init,
-        arrays=model.data.train,
+        arrays=model.data.stored_train,
+        convert=model.data.scaled,
         fields=_FIELDS,
         about=about,
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -280,6 +279,7 @@ def fit(
     init: Callable,
     *,
     arrays: Any,
+    convert: Callable[[Any], Any] | None = None,
     fields: Sequence[str] = (),
     label: str = "training",
     name: str = "",
@@ -295,7 +295,10 @@ def fit(
       out: The folder of checkpoints and losses.
       loss: (params, key, batch) -> ().
       init: key -> params.
-      arrays: A pytree of training arrays with one leading axis.
+      arrays: A pytree of training arrays with one leading axis, in the type
+        that they are stored in.
+      convert: batch -> batch, on the device in the compiled step, such as
+        `data.scaled` for `data.stored_train`.
       fields: Flags beside `FIELDS` that the checkpoints belong to.
       label: Text before the progress bar.
       name: Prefix of the checkpoints' folder and the losses' file, where `out`
@@ -318,9 +321,12 @@ def fit(
         warmup_steps=max(1, config.steps // 10),
         total_steps=config.steps + 1,
     )
-    one = training.make_step(
-        lambda *arguments: (loss(*arguments), {}), optimiser, config.ema_decay
-    )
+    converted = (lambda batch: batch) if convert is None else convert
+
+    def loss_fn(params, key, batch):
+        return loss(params, key, converted(batch)), {}
+
+    one = training.make_step(loss_fn, optimiser, config.ema_decay)
     step = training.make_steps(
         one if before is None else functools.partial(_after, before, one)
     )
@@ -331,7 +337,7 @@ def fit(
     )
     batches = training.Batches(arrays, config.batch_size, config.seed)
     stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
-    stored["data_digest"] = _digest(arrays)
+    stored["data_digest"] = datasets.digest(arrays)
     losses = out / f"{name}losses.json"
     with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
         # Not earlier: the checkpoints must belong to this configuration.
@@ -381,14 +387,6 @@ def _after(before, step, state, batch, take=True):
         lambda new, old: jnp.where(good, new, old), moved.params, state.params
     )
     return dataclasses.replace(moved, params=params), metrics
-
-
-def _digest(arrays):
-    """Sixteen hexadecimal digits that identify the training arrays."""
-    leaves = jax.tree.leaves(arrays)
-    return hashlib.sha256(
-        b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves)
-    ).hexdigest()[:16]
 
 
 def read_history(file: pathlib.Path, step: int) -> list[float]:

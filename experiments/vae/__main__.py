@@ -428,7 +428,13 @@ def black_and_white(data: datasets.Dataset) -> datasets.Dataset:
     train, test = ((x > middle).astype(np.float32) for x in (data.train, data.test))
     levels = np.array([0.0, 1.0], np.float32)
     return dataclasses.replace(
-        data, train=train, test=test, levels=levels, shift=0.0, scale=1.0
+        data,
+        stored_train=train,
+        stored_test=test,
+        levels=levels,
+        shift=0.0,
+        scale=1.0,
+        scaling=None,
     )
 
 

@@ -1,97 +1,22 @@
-"""Batches by step number, splits, and the user's arrays from .npy and .npz files."""
+"""The user's arrays from .npy and .npz files."""
 
+import math
 import pathlib
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
-from .. import checks
-from ..types import PyTree
+from ... import checks
 
-__all__ = ["Batches", "load", "load_labelled", "split"]
+__all__ = ["load", "load_labelled", "pieces"]
 
 _EXAMPLE_NAMES = ("x", "images", "data")
 _LABEL_NAMES = ("y", "labels")
 
 _ROUNDING = 1e-3
 """Greatest accepted rounding error of a conversion, in standard deviations."""
-
-
-class Batches:
-    """Batches of arrays by step number.
-
-    The position in the data is the step alone, never a history. Epoch e visits
-    the examples in the order of `numpy.random.default_rng([seed,
-    e]).permutation`. The stream of all epochs is cut into batches of
-    `batch_size`, so that a batch may straddle epochs and each example comes
-    exactly once in each.
-
-    Args:
-      arrays: A pytree of NumPy arrays (memory maps too) with the same leading
-        axis, the number of examples.
-      batch_size: Number of examples of a batch.
-      seed: Seed of the orders, at least 0.
-
-    Raises:
-      ValueError: If leading axes differ, there are no examples, or a number is
-        out of range.
-
-    Example:
-      >>> batches = dj.training.Batches({"x": np.zeros((10, 2))}, batch_size=4)
-      >>> batches.at(0)["x"].shape
-      (4, 2)
-    """
-
-    @checks.arguments(batch_size=(checks.integer, 1), seed=(checks.integer, 0, None))
-    def __init__(self, arrays: PyTree, batch_size: int, seed: int = 0):
-        self.examples = _leading_axis("arrays", arrays)
-        self.arrays = jax.tree.map(np.asanyarray, arrays)
-        self.batch_size = batch_size
-        self.seed = seed
-        self._orders: dict[int, np.ndarray] = {}
-
-    def at(self, step: int) -> PyTree:
-        """The batch of step 0, 1, …, with leaves (batch_size, ...)."""
-        return jax.tree.map(lambda leaf: leaf[0], self.block(step, 1))
-
-    @checks.arguments(step=(checks.integer, 0, 2**62), count=(checks.integer, 1))
-    def block(self, step: int, count: int) -> PyTree:
-        """The batches of several steps, stacked.
-
-        Args:
-          step: The first step.
-          count: Number of steps.
-
-        Returns:
-          A pytree with leaves (count, batch_size, ...).
-        """
-        chosen = self._indices(step * self.batch_size, (step + count) * self.batch_size)
-
-        def take(leaf):
-            # (count · batch_size, ...) -> (count, batch_size, ...)
-            shape = (count, self.batch_size, *leaf.shape[1:])
-            return np.asarray(leaf[chosen]).reshape(shape)
-
-        return jax.tree.map(take, self.arrays)
-
-    def _indices(self, start: int, stop: int) -> np.ndarray:
-        """The examples at positions start, …, stop − 1 of the stream."""
-        parts = []
-        for epoch in range(start // self.examples, (stop - 1) // self.examples + 1):
-            offset = epoch * self.examples
-            parts.append(self._order(epoch)[max(start - offset, 0) : stop - offset])
-        return np.concatenate(parts)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            # Two epochs are enough for batches in sequence.
-            while len(self._orders) > 1:
-                self._orders.pop(next(iter(self._orders)))
-            generator = np.random.default_rng([self.seed, epoch])
-            self._orders[epoch] = generator.permutation(self.examples)
-        return self._orders[epoch]
 
 
 def load(file: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
@@ -103,7 +28,8 @@ def load(file: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
       file: A .npy file of one array of rank 2 or more, or an .npz file of one
         array, or of several of which one is named `x`, `images` or `data`. The
         leading axis is that of the examples.
-      dtype: Type of the result. None keeps the stored one.
+      dtype: Type of the result. None keeps the stored one, and leaves the
+        examples of a .npy file on disk: the result is a read-only memory map.
 
     Returns:
       The examples (N, ...), N ≥ 1.
@@ -123,7 +49,7 @@ def load(file: str | pathlib.Path, *, dtype: Any = np.float32) -> np.ndarray:
       (3, 2)
     """
     file = pathlib.Path(file)
-    return _examples(file, _read(file), dtype)
+    return _examples(file, _read(file, mapped=dtype is None), dtype)
 
 
 def load_labelled(
@@ -162,67 +88,22 @@ def load_labelled(
     return x, _real(file, name, labels, np.int32 if integral else dtype)
 
 
-@checks.arguments(seed=(checks.integer, 0, None))
-def split(
-    arrays: PyTree, held_out: int | float, seed: int = 0
-) -> tuple[PyTree, PyTree]:
-    """Random split of the leading axis.
-
-    It depends on the seed and the number of examples only.
+def pieces(array: Any, entries: int = 2**22) -> Iterator[np.ndarray]:
+    """Consecutive rows of an array, read piece by piece.
 
     Args:
-      arrays: A pytree of arrays (N, ...).
-      held_out: Number of examples that are held out (an integer), or fraction
-        of N (a float in (0, 1), rounded). Both parts must keep at least one.
-      seed: Seed of the split, at least 0.
+      array: An array (N, ...), a memory map, or `Examples`.
+      entries: About as many numbers a piece has, one row at least.
 
-    Returns:
-      (training, held-out), each in the stored order.
-
-    Raises:
-      ValueError: If leading axes differ, or a part would be empty.
-
-    Example:
-      >>> training, held_out = dj.training.split(np.zeros((10, 2)), 0.2)
-      >>> len(training), len(held_out)
-      (8, 2)
+    Yields:
+      Arrays (rows, ...), which are views where `array` is in memory.
     """
-    examples = _leading_axis("arrays", arrays)
-    count: Any = held_out
-    if isinstance(held_out, float) and 0.0 < held_out < 1.0:
-        count = round(held_out * examples)
-    integral = isinstance(count, int | np.integer) and not isinstance(count, bool)
-    checks.require(
-        integral and 0 < count < examples,
-        f"held_out must be between 1 and {examples - 1}, or such a fraction of "
-        f"{examples}, got {held_out!r}",
-    )
-    order = np.random.default_rng(seed).permutation(examples)
-    held, training = np.sort(order[:count]), np.sort(order[count:])
-    take = lambda chosen: jax.tree.map(lambda leaf: np.asanyarray(leaf)[chosen], arrays)
-    return take(training), take(held)
+    rows = max(1, entries // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
-def _leading_axis(name: str, arrays: PyTree) -> int:
-    """The number of examples, the leading axis that all leaves share."""
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    shapes = {
-        name + jax.tree_util.keystr(key_path): np.shape(leaf)
-        for key_path, leaf in leaves
-    }
-    # The first axis of every leaf, () where it has none.
-    counts = {shape[:1] for shape in shapes.values()}
-    checks.require(
-        len(counts) == 1 and counts.isdisjoint({(), (0,)}),
-        f"{name} must have one leading axis in common, of at least 1, got {shapes}",
-    )
-    return counts.pop()[0]
-
-
-# ---- files of arrays
-
-
-def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(file: pathlib.Path, mapped: bool = False) -> dict[str, np.ndarray]:
     """The arrays stored at `file` by name. The one of an .npy is called 'x'."""
     message = f"{file} is not a file: data must be an existing .npy or .npz file"
     stored_as = file.suffix in (".npy", ".npz")
@@ -230,13 +111,14 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     checks.require(file.is_file(), message, FileNotFoundError)
     checks.require(file.stat().st_size, f"{file} is empty (0 bytes)")
     try:
-        stored = np.load(file, allow_pickle=False)
+        mode = "r" if mapped and file.suffix == ".npy" else None
+        stored = np.load(file, mmap_mode=mode, allow_pickle=False)
         if isinstance(stored, np.ndarray):
             return {"x": stored}
         with stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        objects = "Object arrays" in str(error)
+        objects = "Object arrays" in str(error) or "Python objects" in str(error)
         fault = "holds Python objects, not numbers" if objects else "cannot be read"
         raise ValueError(f"{file} {fault}: {error}") from error
 
@@ -267,8 +149,12 @@ def _real(file: pathlib.Path, name: str, array: np.ndarray, dtype: Any) -> np.nd
     where = f"{file}: {name!r}"
     real = array.dtype.kind in "iuf"
     checks.require(real, f"{where} must hold real numbers, got dtype {array.dtype}")
+    if dtype is None:
+        for piece in pieces(array) if array.dtype.kind == "f" else ():
+            checks.finite(where, piece)
+        return array
     with np.errstate(over="ignore", invalid="ignore"):
-        converted = array if dtype is None else array.astype(dtype)
+        converted = array.astype(dtype)
     checks.finite(where, converted)
     if np.can_cast(array.dtype, converted.dtype):
         return converted

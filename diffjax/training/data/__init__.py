@@ -1,0 +1,18 @@
+"""Sources of training data: the batches of a step, from arrays, files and folders."""
+
+from .batches import Batches, Examples, Rows, Source, split
+from .files import load, load_labelled
+
+__all__ = [
+    "Batches",
+    "Examples",
+    "Rows",
+    "Source",
+    "load",
+    "load_labelled",
+    "split",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,29 @@
+"""Data for the experiments: scikit-learn's digits and photographs, the exact toy
+densities, files and folders of images.
+"""
+
+from .baselines import gaussian_mixture_bits, histogram_bits, with_replaced
+from .dataset import Dataset
+from .descriptions import describe, described, reopen_dataset
+from .digests import digest
+from .opening import MAX_LEVELS, MIN_TRAIN, open_dataset
+from .scaling import Scaling
+from .toys import TOY_EXAMPLES, TOYS, ToyName
+
+__all__ = [
+    "MAX_LEVELS",
+    "MIN_TRAIN",
+    "TOYS",
+    "TOY_EXAMPLES",
+    "Dataset",
+    "Scaling",
+    "ToyName",
+    "describe",
+    "described",
+    "digest",
+    "gaussian_mixture_bits",
+    "histogram_bits",
+    "open_dataset",
+    "reopen_dataset",
+    "with_replaced",
+]

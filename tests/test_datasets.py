@@ -1,0 +1,103 @@
+"""Data sets keep the type of their files, and the device scales them exactly."""
+
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax.training import Batches, Rows
+from experiments.shared import datasets
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 100, 255, 256])
+def test_the_device_maps_bytes_to_the_same_levels_bit_for_bit(levels, tmp_path):
+    """Also where the least byte is not 0, and where integers are stored as others."""
+    values = np.resize(np.arange(levels), (2 * levels, 3, 1, 1))
+    for dtype, origin in ((np.uint8, 256 - levels), (np.int64, 10**9), (float, -7)):
+        np.save(tmp_path / "x.npy", (values + origin).astype(dtype))
+        data = datasets.open_dataset(str(tmp_path / "x.npy"), 3, 0)
+        assert data.stored_train.dtype == np.uint8 and len(data.levels) == levels
+        scaled = jax.jit(data.scaled)(np.asarray(data.stored_train))
+        assert scaled.dtype == np.float32
+        np.testing.assert_array_equal(scaled, data.train)
+        assert np.isin(data.train, data.levels).all()
+
+
+def test_digits_are_those_of_before():
+    """16ths on [−1, 1], bytes until they are scaled."""
+    from sklearn.datasets import load_digits
+
+    data = datasets.open_dataset("digits", 447, 0)
+    assert data.stored_train.dtype == np.uint8
+    both = np.concatenate([data.train, data.test])
+    expected = load_digits().images[..., None] / 8 - 1
+    order = lambda x: np.sort(x.reshape(len(x), -1) @ np.arange(64))
+    np.testing.assert_array_equal(order(both), order(expected.astype(np.float32)))
+    np.testing.assert_array_equal(jax.jit(data.scaled)(data.stored_test), data.test)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])
+def test_a_memory_map_stays_on_disk(dtype, tmp_path):
+    """Three roundings in float32, of numbers up to the range of the values."""
+    table = 1000 + 100 * np.random.default_rng(0).normal(size=(400, 3))
+    np.save(tmp_path / "x.npy", table.astype(dtype)[..., None, None])
+    data = datasets.open_dataset(str(tmp_path / "x.npy"), 100, 0)
+    assert isinstance(data.stored_train.array, np.memmap)
+    assert data.stored_train.dtype == dtype
+    batch = Batches(data.stored_train, 50, seed=1).at(3)
+    same = Batches(data.train, 50, seed=1).at(3)
+    assert batch.dtype == dtype
+    bound = 3 * 2.0**-24 * np.ptp(data.train)
+    np.testing.assert_allclose(jax.jit(data.scaled)(batch), same, atol=bound, rtol=0)
+
+
+def test_values_far_from_0_keep_their_differences_on_the_device(tmp_path):
+    """Float32 numbers at 10⁶ stand 1/16 apart, and their mean between two of them."""
+    rng = np.random.default_rng(0)
+    x = (1e6 + rng.normal(size=(300, 2))).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    data = datasets.open_dataset(str(tmp_path / "x.npy"), 50, 0)
+    scaled = jax.jit(data.scaled)(np.asarray(data.stored_train))
+    bound = 3 * 2.0**-24 * np.ptp(data.train)
+    np.testing.assert_allclose(scaled, data.train, atol=bound, rtol=0)
+
+
+def test_bytes_take_no_more_memory_than_their_file(tmp_path):
+    """Twice the file at the peak: what is read, and the two parts of the split."""
+    images = np.random.default_rng(0).integers(0, 256, (3000, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images)
+    file = (tmp_path / "x.npz").stat().st_size
+    tracemalloc.start()
+    data = datasets.open_dataset(str(tmp_path / "x.npz"), 447, 0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held <= 1.05 * file and peak <= 2.5 * file
+    assert data.stored_train.nbytes + data.stored_test.nbytes == images.nbytes
+
+
+def test_digests_see_a_changed_byte_and_nothing_else(tmp_path):
+    """Of a memory map too, whose file is changed, touched or copied."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+    path = tmp_path / "x.npy"
+
+    def digest(values, path=path):
+        np.save(path, values)
+        return datasets.open_dataset(str(path), 5, 0).digest
+
+    first = digest(images)
+    assert digest(images, tmp_path / "copy.npy") == first == digest(images)
+    changed = images.copy()
+    changed[17, 2, 3, 0] ^= 1
+    assert digest(changed) != first
+    assert datasets.digest(Rows(images, [1, 2])) != datasets.digest(
+        Rows(images, [2, 1])
+    )
+
+
+def test_rows_that_an_array_does_not_have_raise():
+    for rows in ([3], [-1], [], [[0]], [0.5]):
+        with pytest.raises(
+            ValueError, match=r"rows must be integers \(M,\) in \[0, 3\)"
+        ):
+            Rows(np.zeros((3, 2)), rows)
