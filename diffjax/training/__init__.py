@@ -3,6 +3,7 @@
 This package imports orbax. `import diffjax` does not import it.
 """
 
+from . import averages
 from .checkpoints import Checkpoints, load_ema
 from .data import Batches, Examples, Rows, Source, load, load_labelled, split
 from .loop import fit
@@ -28,6 +29,7 @@ __all__ = [
     "Source",
     "Step",
     "TrainState",
+    "averages",
     "data_mesh",
     "ema_decay_at",
     "fit",

@@ -3,6 +3,7 @@
 orbax then meets no custom node, no empty node and no key.
 """
 
+import dataclasses
 import errno
 import pathlib
 import threading
@@ -25,6 +26,7 @@ __all__ = [
     "items_of",
     "message",
     "read",
+    "state_of",
     "to_host",
     "unflatten",
     "write",
@@ -42,12 +44,35 @@ class OtherArrays(ValueError):
 
 
 def items_of(state: TrainState) -> dict[str, dict[str, Any]]:
-    """The arrays of a state by item and name."""
+    """The arrays of a state by item and name.
+
+    Averages are named by their length, so that one never passes for another.
+    """
     rest = flatten(state.params, "params") | flatten(state.opt_state, "opt_state")
+    for length, average in zip(state.lengths, state.averages, strict=True):
+        rest |= flatten(average, f"averages/{length!r}")
     return {
         "ema": flatten(state.ema, "ema"),
         "rest": rest | {"step": state.step, "key": state.key},
     }
+
+
+def state_of(template: TrainState, flat: dict[str, Any]) -> TrainState:
+    """The inverse of `items_of`.
+
+    Args:
+      template: A state of the structure.
+      flat: Arrays by name, those of all items.
+
+    Returns:
+      The state. Arrays of size 0 are made anew.
+    """
+    averages = tuple(
+        unflatten(average, flat, f"averages/{length!r}")
+        for length, average in zip(template.lengths, template.averages, strict=True)
+    )
+    state = unflatten(dataclasses.replace(template, averages=()), flat)
+    return dataclasses.replace(state, averages=averages)
 
 
 def flatten(tree: PyTree, prefix: str) -> dict[str, Any]:

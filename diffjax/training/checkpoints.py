@@ -26,7 +26,7 @@ _CONFIG = "training_config.json"
 class Checkpoints:
     """The checkpoints in a folder, one folder per step, of which the newest are kept.
 
-    A checkpoint holds params, ema, opt_state, the key and the step, which is
+    A checkpoint holds params, averages, opt_state, the key and the step, which is
     also the position in the data. Beside them stand the configuration and a
     checksum of every array. A checkpoint appears under its name only when it
     is whole.
@@ -161,7 +161,7 @@ class Checkpoints:
                 there = int(restored["step"])
                 message = f"it is the checkpoint of step {there}"
                 checks.require(there == step, message, manifest.Damaged)
-                return arrays.unflatten(state_template, restored)
+                return arrays.state_of(state_template, restored)
             except manifest.Damaged as error:
                 self._reject(folder, str(error))
         if self._damaged:

@@ -184,10 +184,10 @@ def _failure(
 def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     """Save `state`, unless its parameters are not finite."""
     # An update may overflow from a finite gradient.
-    finite = jax.device_get(_all_finite((state.params, state.ema)))
+    finite = jax.device_get(_all_finite((state.params, state.ema, state.averages)))
     bad = [
         name + jax.tree_util.keystr(key_path)
-        for name, tree in zip(("params", "ema"), finite, strict=True)
+        for name, tree in zip(("params", "ema", "averages"), finite, strict=True)
         for key_path, good in jax.tree_util.tree_leaves_with_path(tree)
         if not good
     ]

@@ -1,0 +1,181 @@
+"""Averages of the parameters over a share of the training that has passed.
+
+The average at step t weighs the parameters of step s by a power of s/t (Karras
+et al. 2024, section 3.1). So its length grows with the training, and σ_rel, its
+length as a share of t, stays. `snapshots` reconstructs other lengths afterwards.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checks
+from ..types import Array, PyTree, Scalar
+
+__all__ = [
+    "LONGEST",
+    "decay",
+    "exponent",
+    "lengths",
+    "relative_length",
+    "start",
+    "updated",
+]
+
+LONGEST = 1 / (2 * 3**0.5)
+"""Greatest relative length, which is that of the plain mean: γ = 0."""
+
+
+def lengths(name: str, value: Any) -> tuple[float, ...]:
+    """A tuple of relative lengths, for `checks.arguments`.
+
+    Args:
+      name: Its name, for the message.
+      value: Numbers in (0, `LONGEST`], all different.
+
+    Returns:
+      The lengths as Python floats.
+
+    Raises:
+      ValueError: If one is out of range, or two are equal.
+      TypeError: If the value is no sequence of numbers.
+    """
+    checks.instance(name, value, tuple | list, "a tuple of relative lengths")
+    numbers = tuple(
+        checks.positive_up_to(f"{name}[{i}]", length, LONGEST)
+        for i, length in enumerate(value)
+    )
+    different = len(set(numbers)) == len(numbers)
+    checks.require(different, f"{name} must differ from one another, got {numbers}")
+    return numbers
+
+
+@checks.arguments(sigma_rel=(checks.positive_up_to, LONGEST))
+def exponent(sigma_rel: float) -> float:
+    """Exponent γ of the power function with a relative length.
+
+        (γ + 2)² (γ + 3) σ_rel² = γ + 1
+
+    Args:
+      sigma_rel: Standard deviation of the profile as a share of the time
+        trained, in (0, 1/√12].
+
+    Returns:
+      γ ≥ 0, the inverse of `relative_length`.
+
+    Raises:
+      ValueError: If sigma_rel is out of range.
+
+    References:
+      Karras et al. 2024, section 3.1 and Algorithm 2.
+
+    Example:
+      >>> round(dj.training.averages.exponent(0.10), 2)
+      6.94
+    """
+    inverse = sigma_rel**-2.0
+    gamma = float(np.max(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real))
+    # One Newton step of log σ_rel removes the rounding of the eigenvalues.
+    slope = 0.5 / (gamma + 1) - 1 / (gamma + 2) - 0.5 / (gamma + 3)
+    return max(gamma - float(np.log(_length(gamma) / sigma_rel)) / slope, 0.0)
+
+
+@checks.arguments(gamma=checks.non_negative)
+def relative_length(gamma: float) -> float:
+    """Standard deviation of a power function's profile as a share of the time.
+
+        σ_rel = √(γ + 1) / ((γ + 2) √(γ + 3))
+
+    Args:
+      gamma: Exponent γ, 0 or more.
+
+    Returns:
+      σ_rel, in (0, 1/√12].
+
+    Raises:
+      ValueError: If gamma is negative.
+
+    References:
+      Karras et al. 2024, section 3.1.
+    """
+    return _length(gamma)
+
+
+def _length(gamma):
+    return (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5)
+
+
+@checks.arguments(step=checks.non_negative, gamma=checks.non_negative)
+def decay(step: Array | int, gamma: float) -> Array:
+    """Decay of a power-function average at a step.
+
+        β(t) = (1 − 1/t)^(γ+1)
+
+    It is 0 at t = 1. The parameters of step s then weigh
+    (s^(γ+1) − (s − 1)^(γ+1))/t^(γ+1) after step t.
+
+    Args:
+      step: t = 1, 2, …, the number of steps taken, the present one included.
+      gamma: Exponent γ of the profile.
+
+    Returns:
+      The decay, shape of step.
+
+    Raises:
+      ValueError: If gamma is negative.
+
+    References:
+      Karras et al. 2024, section 3.1.
+    """
+    return 1 - _gain(step, gamma, jnp.float32)
+
+
+def _gain(step, gamma, dtype):
+    # 1 − β(t), without the cancellation that 1 − (1 − 1/t)^(γ+1) has.
+    return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / jnp.asarray(step, dtype)))
+
+
+def start(params: PyTree) -> PyTree:
+    """Copies of the parameters in float32 at least, where an average starts.
+
+    Args:
+      params: A pytree of arrays.
+
+    Returns:
+      The average before the first step.
+    """
+    return _start(params)
+
+
+@jax.jit
+def _start(params):
+    return jax.tree.map(
+        lambda p: jnp.array(p, checks.promoted(p.dtype, jnp.float32), copy=True), params
+    )
+
+
+def updated(average: PyTree, params: PyTree, step: Scalar, sigma_rel: float) -> PyTree:
+    """A power-function average after one more step.
+
+        θ̂ ← β(t) θ̂ + (1 − β(t)) θ
+
+    Args:
+      average: θ̂ before the step, as `start` or this function returns it.
+      params: θ after the step.
+      step: t = 1, 2, …, the number of the step, ().
+      sigma_rel: The relative length.
+
+    Returns:
+      θ̂ after the step. After the first one it is θ exactly.
+    """
+    gamma = exponent(sigma_rel)
+
+    def update(e, p):
+        # The increment keeps its relative precision however late the step.
+        p = p.astype(e.dtype)
+        gain = _gain(step, gamma, e.dtype)
+        return jnp.where(step == 1, p, e + gain * (p - e))
+
+    return jax.tree.map(update, average, params)
