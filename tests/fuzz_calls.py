@@ -629,6 +629,10 @@ def calls():
         ),
         "networks.sinusoidal": (networks.sinusoidal, dict(t=0.3, dim=4)),
         "networks.fourier_inputs": (networks.fourier_inputs, dict(x=x, count=2)),
+        "networks.attention": (
+            networks.attention,
+            dict(q=x[None, None], k=x[None, None], v=x[None, None]),
+        ),
         "networks.MLP": (_apply(networks.MLP), dict(width=4, depth=1)),
         "networks.DiT": (
             _apply(networks.DiT, (4, 4, 1)),

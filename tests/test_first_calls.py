@@ -1040,6 +1040,7 @@ NETWORKS = {
         lambda: networks.ConditionEmbedding(8, num_classes=3), 1
     ),
     "FourierFeatures": initialised(lambda: networks.FourierFeatures(8), 0.5),
+    "attention": lambda: lambda: networks.attention(*[np.ones((4, 2, 8))] * 3),
     "sinusoidal": lambda: lambda: networks.sinusoidal(0.3, 4),
     "fourier_inputs": lambda: lambda: networks.fourier_inputs(PAIR, 2),
     "flows.neural_velocity": constructed(flows.neural_velocity, (2,), 4, 1),

@@ -4,6 +4,7 @@ Each is F(x, t, condition=None, train=False), of x's shape.
 """
 
 from .dit import DiT
+from .dot_product import attention
 from .embeddings import (
     ConditionEmbedding,
     FourierFeatures,
@@ -21,6 +22,7 @@ __all__ = [
     "FourierFeatures",
     "TimeEmbedding",
     "UNet",
+    "attention",
     "fourier_inputs",
     "sinusoidal",
 ]

@@ -24,6 +24,7 @@ from .layers import (
     layer_norm,
     modulate,
 )
+from .remat import rematerialised
 
 __all__ = ["DiT"]
 
@@ -103,12 +104,14 @@ class DiTBlock(nn.Module):
       mlp_ratio: Number of hidden features of the MLP, over the width.
       dropout: Probability of a hidden feature of the MLP to be dropped.
       dtype: Of the computation.
+      attention: See `attention`, `implementation`.
     """
 
     heads: int
     mlp_ratio: float = 4
     dropout: float = 0.0
     dtype: Any = None
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
@@ -117,7 +120,8 @@ class DiTBlock(nn.Module):
         modulation = Modulation(6, width, self.dtype)(c)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         branch = modulate(layer_norm(self.dtype)(h), shift1, scale1)
-        h = h + gate1 * Attention(self.heads, dtype=self.dtype)(branch)
+        attend = Attention(self.heads, dtype=self.dtype, implementation=self.attention)
+        h = h + gate1 * attend(branch)
         branch = modulate(layer_norm(self.dtype)(h), shift2, scale2)
         hidden = nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)
         branch = nn.gelu(hidden(branch))  # (N, ratio width)
@@ -149,7 +153,10 @@ class DiT(OneProgram, nn.Module):
       time_frequencies: See `TimeEmbedding`, `frequencies`.
       time_features: See `TimeEmbedding`, `features`.
       dtype: Of the computation. None for float32, or x's dtype if wider.
-        Parameters and the last layer stay float32 at least.
+        Parameters, embeddings and the last layer stay float32 at least.
+      attention: See `attention`, `implementation`.
+      remat: What the backward pass computes again to save memory, see
+        `rematerialised`. True is "blocks", False is "none".
 
     Raises:
       ValueError: If a field is out of range. The message has its name.
@@ -173,11 +180,14 @@ class DiT(OneProgram, nn.Module):
     time_frequencies: tuple[float, float] = TIME_FREQUENCIES
     time_features: Callable[[Array], Array] | None = None
     dtype: Any = None
+    attention: str = "auto"
+    remat: bool | str = "none"
 
     def __post_init__(self):
         sizes = {"heads": (checks.width, 1), "patch": (checks.width, 1)}
         rules = {"depth": (checks.depth, 0), "mlp_ratio": checks.positive}
         fields.check_network(self, **sizes, **rules)
+        fields.check_attention(self)
         checks.divides("heads", self.heads, "width", self.width)
         # Sine and cosine of row and column are four equal parts.
         message = f"width must be a multiple of 4, got {self.width}"
@@ -219,7 +229,7 @@ class DiT(OneProgram, nn.Module):
             self.condition_dim,
             self.time_frequencies,
             self.time_features,
-            dtype,
+            x.dtype,
         )(t, condition)  # (width,)
         rows, columns = x.shape[0] // self.patch, x.shape[1] // self.patch
         code = positions(rows, columns, self.width)  # (N, width)
@@ -228,8 +238,11 @@ class DiT(OneProgram, nn.Module):
         h = nn.Dense(self.width, dtype=dtype)(patches) + code.astype(
             dtype
         )  # (N, width)
+        block = rematerialised(DiTBlock, self.remat)
         for _ in range(self.depth):
-            h = DiTBlock(self.heads, self.mlp_ratio, self.dropout, dtype)(h, c, train)
+            h = block(self.heads, self.mlp_ratio, self.dropout, dtype, self.attention)(
+                h, c, train
+            )
         h = AdaptiveLayerNorm(dtype)(h, c)
         last = nn.Dense(
             self.patch**2 * x.shape[2], kernel_init=nn.initializers.zeros, dtype=x.dtype

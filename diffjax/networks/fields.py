@@ -3,8 +3,10 @@
 from typing import Any
 
 from .. import checks
+from .dot_product import IMPLEMENTATIONS
+from .remat import policy
 
-__all__ = ["check_network", "condition", "frequencies"]
+__all__ = ["check_attention", "check_network", "condition", "frequencies"]
 
 
 def check_network(module: Any, **rules: Any) -> None:
@@ -16,6 +18,16 @@ def check_network(module: Any, **rules: Any) -> None:
     """
     checks.attributes(module, **NETWORK, **rules)
     condition(module)
+
+
+def check_attention(module: Any) -> None:
+    """Check the fields of a network with attention, and set `remat` by its policy.
+
+    Args:
+      module: A network with the fields `attention` and `remat`.
+    """
+    checks.attributes(module, attention=(checks.choice, IMPLEMENTATIONS))
+    module.remat = policy("remat", module.remat)
 
 
 def frequencies(name: str, value: Any) -> None:

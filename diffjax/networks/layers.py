@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from .. import checks
 from ..types import Array, ArrayLike
+from .dot_product import attention
 
 __all__ = [
     "AdaptiveLayerNorm",
@@ -80,44 +80,30 @@ class Attention(nn.Module):
         softmax_k(q·k/√d) v per head
 
     Neither q, k nor v has a bias. A bias of k cancels in the softmax, and one
-    of v is the output's. Logits and the softmax's sums are in float32 or
-    wider.
-
-    It is written as einsums over one sequence, so that vmap adds a batch axis
-    to each and nothing else. `jax.nn.dot_product_attention` under vmap takes
-    up to twice its batched time on CPU.
+    of v is the output's.
 
     Args:
       heads: Number of heads.
       zero_output: Whether the projection starts at zero.
+      implementation: See `attention`.
       dtype: Of the computation.
     """
 
     heads: int
     zero_output: bool = False
+    implementation: str = "auto"
     dtype: Any = None
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Map tokens (N, width) to (N, width), where heads divides width."""
         n, width = h.shape
-        d = width // self.heads
         qkv = nn.Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
-        # (N, 3, heads, d) -> (3, heads, N, d)
-        q, k, v = qkv.reshape(n, 3, self.heads, d).transpose(1, 2, 0, 3)
-        wide = checks.promoted(q.dtype, jnp.float32)
-        logits = jnp.einsum("hqd,hkd->hqk", q * d**-0.5, k, preferred_element_type=wide)
-        # (heads, N, N), at most 1
-        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-        mixed = jnp.einsum(
-            "hqk,hkd->hqd", weights.astype(v.dtype), v, preferred_element_type=wide
+        # (N, 3 width) -> three of (N, heads, d)
+        q, k, v = jnp.unstack(
+            qkv.reshape(n, 3, self.heads, width // self.heads), axis=1
         )
-        # Dividing the N d numbers of the result, not N² weights, saves half
-        # the time.
-        mixed /= weights.sum(-1, keepdims=True)  # (heads, N, d)
-        mixed = mixed.transpose(1, 0, 2).reshape(
-            n, width
-        )  # (N, heads, d) -> (N, width)
+        mixed = attention(q, k, v, self.implementation).reshape(n, width)
         zeros, random = nn.initializers.zeros, nn.initializers.lecun_normal()
         kernel_init = zeros if self.zero_output else random
         return nn.Dense(width, kernel_init=kernel_init, dtype=self.dtype)(mixed)

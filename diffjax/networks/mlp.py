@@ -60,7 +60,7 @@ class MLP(OneProgram, nn.Module):
       time_frequencies: See `TimeEmbedding`, `frequencies`.
       time_features: See `TimeEmbedding`, `features`.
       dtype: Of the computation. None for float32, or x's dtype if wider.
-        Parameters and the last layer stay float32 at least.
+        Parameters, embeddings and the last layer stay float32 at least.
 
     Raises:
       ValueError: If a field is out of range. The message has its name.
@@ -114,7 +114,7 @@ class MLP(OneProgram, nn.Module):
             self.condition_dim,
             self.time_frequencies,
             self.time_features,
-            dtype,
+            x.dtype,
         )(t, condition)  # (width,)
         h = nn.Dense(self.width, dtype=dtype)(
             fourier_inputs(jnp.ravel(x), self.input_frequencies)

@@ -11,6 +11,7 @@ from ..types import Array, ArrayLike, Scalar
 from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import Attention, Modulation, as_image, modulate
+from .remat import rematerialised
 
 __all__ = ["UNet"]
 
@@ -100,17 +101,24 @@ class AttentionBlock(nn.Module):
     Args:
       heads: Number of heads.
       dtype: Of the computation.
+      attention: See `attention`, `implementation`.
     """
 
     heads: int
     dtype: Any = None
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Map h (H, W, C) to (H, W, C)."""
         channels = h.shape[-1]
         tokens = group_norm(channels, self.dtype)(h).reshape(-1, channels)  # (H W, C)
-        branch = Attention(self.heads, zero_output=True, dtype=self.dtype)(tokens)
+        branch = Attention(
+            self.heads,
+            zero_output=True,
+            dtype=self.dtype,
+            implementation=self.attention,
+        )(tokens)
         return (h + branch.reshape(h.shape)) * HALF
 
 
@@ -141,7 +149,10 @@ class UNet(OneProgram, nn.Module):
       time_frequencies: See `TimeEmbedding`, `frequencies`.
       time_features: See `TimeEmbedding`, `features`.
       dtype: Of the computation. None for float32, or x's dtype if wider.
-        Parameters and the last layer stay float32 at least.
+        Parameters, embeddings and the last layer stay float32 at least.
+      attention: See `attention`, `implementation`.
+      remat: What the backward pass computes again to save memory, see
+        `rematerialised`. True is "blocks", False is "none".
 
     Raises:
       ValueError: If a field is out of range. The message has its name.
@@ -170,11 +181,14 @@ class UNet(OneProgram, nn.Module):
     time_frequencies: tuple[float, float] = TIME_FREQUENCIES
     time_features: Callable[[Array], Array] | None = None
     dtype: Any = None
+    attention: str = "auto"
+    remat: bool | str = "none"
 
     def __post_init__(self):
         sizes = {"blocks": (checks.depth, 1), "heads": (checks.width, 1)}
         many = (checks.integer_tuple, 1, checks.LARGEST_WIDTH, 1)
         fields.check_network(self, **sizes, multipliers=many)
+        fields.check_attention(self)
         last = len(self.multipliers) - 1
         checks.attributes(self, attention_resolutions=(checks.integer_tuple, 0, last))
         # The middle, with attention, has the last resolution's channels.
@@ -223,15 +237,15 @@ class UNet(OneProgram, nn.Module):
             self.condition_dim,
             self.time_frequencies,
             self.time_features,
-            dtype,
+            x.dtype,
         )(t, condition)  # (4 width,)
         h = nn.Conv(self.width, (3, 3), dtype=dtype)(
             fourier_inputs(x, self.input_frequencies)
         )  # (H, W, width)
         h, skips = self._descend(h, c, train, dtype)
-        h = ResidualBlock(h.shape[-1], self.dropout, dtype)(h, c, train)
-        h = AttentionBlock(self.heads, dtype)(h)
-        h = ResidualBlock(h.shape[-1], self.dropout, dtype)(h, c, train)
+        h = self._residual(h.shape[-1], dtype)(h, c, train)
+        h = self._attend(dtype)(h)
+        h = self._residual(h.shape[-1], dtype)(h, c, train)
         h = self._ascend(h, skips, c, train, dtype)
         h = nn.silu(group_norm(h.shape[-1], dtype)(h))
         return nn.Conv(
@@ -273,7 +287,15 @@ class UNet(OneProgram, nn.Module):
         train: bool,
         dtype: Any,
     ) -> Array:
-        h = ResidualBlock(multiplier * self.width, self.dropout, dtype)(h, c, train)
+        h = self._residual(multiplier * self.width, dtype)(h, c, train)
         if resolution in self.attention_resolutions:
-            h = AttentionBlock(self.heads, dtype)(h)
+            h = self._attend(dtype)(h)
         return h
+
+    def _residual(self, channels: int, dtype: Any) -> nn.Module:
+        block = rematerialised(ResidualBlock, self.remat)
+        return block(channels, self.dropout, dtype)
+
+    def _attend(self, dtype: Any) -> nn.Module:
+        block = rematerialised(AttentionBlock, self.remat)
+        return block(self.heads, dtype, self.attention)
