@@ -5,6 +5,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 
 from diffjax.training import Batches, Rows
 from experiments.shared import datasets
@@ -101,3 +102,33 @@ def test_rows_that_an_array_does_not_have_raise():
             ValueError, match=r"rows must be integers \(M,\) in \[0, 3\)"
         ):
             Rows(np.zeros((3, 2)), rows)
+
+
+@pytest.mark.parametrize(
+    "name, counts", [("patches32", (20348, 1564)), ("patches64", (15100, 988))]
+)
+def test_no_pixel_of_a_training_patch_is_one_of_a_test_patch(name, counts):
+    train, test = datasets.patches(name)
+    assert (len(train), len(test)) == counts
+    size = train.shape[1]
+    seen = np.zeros((2, 2, 427, 640), bool)
+    for of_part, part in zip(seen, (train, test), strict=True):
+        for photograph, y, x in part.corners:
+            of_part[photograph, y : y + size, x : x + size] = True
+        assert len(np.unique(part.corners, axis=0)) == len(part)
+    assert seen.any((2, 3)).all() and not seen.all(0).any()
+    photographs, (n, y, x) = load_sample_images().images, train.corners[-1]
+    np.testing.assert_array_equal(train[-1], photographs[n][y : y + size, x : x + size])
+
+
+def test_patches_are_a_data_set_of_colour_images_with_labels():
+    data = datasets.open_dataset("patches32", 100, 0)
+    again = datasets.open_dataset("patches32", 100, 0)
+    assert data.digest == again.digest and data.shape == (32, 32, 3)
+    assert len(data.levels) == 256 and data.classes == 2 and data.is_image
+    assert len(data.stored_test) == len(data.test_labels) == 100
+    batch = Batches((data.stored_train, data.train_labels), 8).at(7)
+    assert batch[0].dtype == np.uint8 and batch[0].shape == (8, 32, 32, 3)
+    scaled = jax.jit(data.scaled)(batch[0])
+    np.testing.assert_array_equal(scaled, data.scaling.on_host(batch[0]))
+    assert data.digest != datasets.open_dataset("patches32", 100, 1).digest

@@ -7,12 +7,14 @@ from .dataset import Dataset
 from .descriptions import describe, described, reopen_dataset
 from .digests import digest
 from .opening import MAX_LEVELS, MIN_TRAIN, open_dataset
+from .patches import PATCHES, patches
 from .scaling import Scaling
 from .toys import TOY_EXAMPLES, TOYS, ToyName
 
 __all__ = [
     "MAX_LEVELS",
     "MIN_TRAIN",
+    "PATCHES",
     "TOYS",
     "TOY_EXAMPLES",
     "Dataset",
@@ -24,6 +26,7 @@ __all__ = [
     "gaussian_mixture_bits",
     "histogram_bits",
     "open_dataset",
+    "patches",
     "reopen_dataset",
     "with_replaced",
 ]

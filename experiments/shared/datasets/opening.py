@@ -12,6 +12,7 @@ from diffjax.training import Rows, load, load_labelled, split
 from diffjax.training.data.files import pieces
 
 from .dataset import Dataset
+from .patches import PATCHES, patches
 from .scaling import Scaling, above, kept_as_stored
 from .toys import TOYS, toy
 
@@ -36,8 +37,8 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
     Args:
       name: "digits", "patches32", "patches64", a toy density, or the path of an
         .npy or .npz file.
-      held_out: Number of test examples. Of a file they are at most a quarter.
-        Toy densities have 2000.
+      held_out: Number of test examples. Of a file they are at most a quarter,
+        of patches 1564 or 988. Toy densities have 2000.
       seed: Seed of the split.
       least_test: Number of test examples that the caller needs.
 
@@ -51,6 +52,8 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
     """
     if name in TOYS:
         return toy(name, seed)
+    if name in PATCHES:
+        return _patches(name, held_out, seed, least_test)
     path = None
     if name == "digits":
         stored = load_digits()
@@ -59,8 +62,8 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         origin, levels = np.zeros(()), 17
     elif not name.endswith((".npy", ".npz")):
         raise ValueError(
-            f"data must be 'digits', one of {', '.join(TOYS)}, or a .npy or .npz file; "
-            f"got {name!r}"
+            f"data must be 'digits', one of {', '.join((*PATCHES, *TOYS))}, or a .npy "
+            f"or .npz file; got {name!r}"
         )
     else:
         values, labels = _read(name)
@@ -86,6 +89,19 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         centre = scale = (levels - 1) / 2
     scaling = Scaling(np.asarray(origin)[()], centre, scale, levels is not None)
     return _dataset(name, parts, labels, scaling, path)
+
+
+def _patches(name, held_out, seed, least_test):
+    """Patches of photographs. `held_out` is at most the number of test patches."""
+    train, test = patches(name)
+    count = min(held_out, len(test))
+    _check_split(name, len(train) + count, count, least_test, None)
+    rows = np.random.default_rng(seed).permutation(len(test))[:count]
+    test = Rows(test, np.sort(rows))
+    labels = train.corners[:, 0], test.array.corners[test.rows, 0]
+    labels = [part.astype(np.int32) for part in labels]
+    scaling = Scaling(np.uint8(0), 127.5, 127.5, True)
+    return _dataset(name, [train, test], labels, scaling, None)
 
 
 def _dataset(name, parts, labels, scaling, path):
