@@ -610,6 +610,28 @@ def calls():
             metrics.nearest_neighbours,
             dict(x=xs, reference=xs),
         ),
+        "metrics.kernel_jackknife": (metrics.kernel_jackknife, dict(x=xs, y=xs + 1)),
+        "metrics.moments": (metrics.moments, dict(x=xs)),
+        "metrics.stated_moments": (
+            metrics.stated_moments,
+            dict(mean=np.zeros(2), covariance=np.eye(2)),
+        ),
+        "metrics.precision_recall": (
+            metrics.precision_recall,
+            dict(x=xs, y=xs + 1, k=1),
+        ),
+        "metrics.density_coverage": (
+            metrics.density_coverage,
+            dict(x=xs, y=xs + 1, k=1),
+        ),
+        "metrics.nearest_share": (
+            metrics.nearest_share,
+            dict(x=xs, train=xs, held_out=xs + 1),
+        ),
+        "metrics.data_copying": (
+            metrics.data_copying,
+            dict(x=xs, train=xs, held_out=xs + 1),
+        ),
         "metrics.polynomial_kernel": (
             metrics.polynomial_kernel,
             dict(degree=3, offset=1.0),

@@ -8,13 +8,15 @@ import numpy as np
 
 from .. import checks
 from ..types import Array, ArrayLike, Scalar, as_pytree_callable, pytree, static_field
-from .sets import HIGHEST, KernelFunction, for_each, mean_of_pairs, two_sets
+from .sets import HIGHEST, KernelFunction, for_each, means_of_pairs, two_sets
+from .streamed import Jackknife
 
 __all__ = [
     "GaussianKernel",
     "PolynomialKernel",
     "gaussian_kernel",
     "kernel_distance",
+    "kernel_jackknife",
     "polynomial_kernel",
 ]
 
@@ -160,14 +162,77 @@ def kernel_distance(
 
 @jax.jit
 def _kernel_distance(kernel: KernelFunction, x: Array, y: Array) -> Array:
+    kernel = _varying(kernel)
+    within = _means_of_distinct(kernel, x).mean() + _means_of_distinct(kernel, y).mean()
+    return within - 2 * means_of_pairs(kernel, x, y).mean()
+
+
+@checks.arguments(kernel=checks.optional(checks.callable_, "kernel(a, b)"))
+def kernel_jackknife(
+    x: ArrayLike, y: ArrayLike, kernel: KernelFunction | None = None
+) -> Jackknife:
+    """`kernel_distance` with its standard error, by leaving out one example.
+
+        error² = (n − 1)/n Σᵢ (MMD²₋ᵢ − mean)², and the same over y
+
+    The distance is unbiased already, and is value and plug-in alike. The
+    squared error costs one more look at each pair. It is exact to order 1/n
+    where the distributions differ. Where they are equal, the distance is a
+    degenerate U-statistic, and the squared error is twice its variance on
+    average, to leading order (Efron & Stein 1981).
+
+    It assumes independent examples. Bińkowski et al. 2018 report the spread
+    over subsets of 1000, which is of another size.
+
+    Args:
+      x: (n, …), n ≥ 3.
+      y: (m, …), m ≥ 3.
+      kernel: As in `kernel_distance`.
+
+    Returns:
+      The distance and its standard error.
+
+    Raises:
+      ValueError: As `kernel_distance`.
+
+    Example:
+      >>> x = np.random.default_rng(0).normal(size=(50, 2))
+      >>> estimate = dj.metrics.kernel_jackknife(x[:25], x[25:] + 1)
+      >>> estimate.value > estimate.standard_error > 0
+      True
+    """
+    value = float(kernel_distance(x, y, kernel))
+    x, y = two_sets(x, y, centred=False, minimum=3)
+    kernel = polynomial_kernel() if kernel is None else kernel
+    variance = _jackknife_variance(as_pytree_callable(kernel), x, y)
+    return Jackknife(value, math.sqrt(variance), value)
+
+
+@jax.jit
+def _jackknife_variance(kernel: KernelFunction, x: Array, y: Array) -> Array:
+    """Sum of the squared errors over x and over y."""
+    kernel = _varying(kernel)
+
+    def over(x, y):
+        n = len(x)
+        # MMD² without xᵢ differs from the mean of these by the centred
+        # −2/(n − 2) times the mean of its pairs in x, +2/(n − 1) times that in y.
+        within, across = _means_of_distinct(kernel, x), means_of_pairs(kernel, x, y)
+        parts = (within - within.mean()) / (n - 2) - (across - across.mean()) / (n - 1)
+        return 4 * (n - 1) / n * jnp.sum(parts**2)
+
+    return over(x, y) + over(y, x)
+
+
+def _varying(kernel: KernelFunction) -> KernelFunction:
+    """The kernel up to a constant, which drops out, and with it the cancellation."""
     if isinstance(kernel, PolynomialKernel | GaussianKernel):
-        kernel = kernel.varying  # a constant drops out, and with it the cancellation
-    within = _mean_of_distinct(kernel, x) + _mean_of_distinct(kernel, y)
-    return within - 2 * mean_of_pairs(kernel, x, y)
+        return kernel.varying
+    return kernel
 
 
-def _mean_of_distinct(function: KernelFunction, x: Array) -> Array:
-    """Mean of function(xᵢ, xⱼ) over all i ≠ j."""
+def _means_of_distinct(function: KernelFunction, x: Array) -> Array:
+    """Mean of function(xᵢ, xⱼ) over all j ≠ i, for each i."""
     others = jnp.arange(len(x))
 
     def row(numbered):
@@ -175,4 +240,4 @@ def _mean_of_distinct(function: KernelFunction, x: Array) -> Array:
         values = jax.vmap(lambda b: function(a, b))(x)
         return jnp.sum(jnp.where(others == i, 0, values)) / (len(x) - 1)
 
-    return for_each(row, (others, x), x.size).mean()
+    return for_each(row, (others, x), x.size)

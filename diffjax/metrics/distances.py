@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import checks, spectral
 from ..types import Array, ArrayLike, Key
-from .sets import HIGHEST, for_each, in_common_unit, mean_of_pairs, two_sets
+from .sets import HIGHEST, for_each, in_common_unit, means_of_pairs, two_sets
 
 __all__ = ["energy_distance", "frechet_distance", "sliced_wasserstein"]
 
@@ -93,8 +93,10 @@ def energy_distance(x: ArrayLike, y: ArrayLike) -> Array:
 @jax.jit
 def _energy_distance(x: Array, y: Array) -> Array:
     x, y, unit = in_common_unit(x, y)
-    within = mean_of_pairs(_distance, x, x) + mean_of_pairs(_distance, y, y)
-    return (2 * mean_of_pairs(_distance, x, y) - within) * unit
+    within = (
+        means_of_pairs(_distance, x, x).mean() + means_of_pairs(_distance, y, y).mean()
+    )
+    return (2 * means_of_pairs(_distance, x, y).mean() - within) * unit
 
 
 @checks.arguments(key=checks.key, projections=(checks.integer, 1))

@@ -10,7 +10,7 @@ import numpy as np
 from .. import checks
 from ..types import Array, ArrayLike
 
-__all__ = ["KernelFunction", "for_each", "in_common_unit", "mean_of_pairs", "two_sets"]
+__all__ = ["KernelFunction", "for_each", "in_common_unit", "means_of_pairs", "two_sets"]
 
 KernelFunction = Callable[[Array, Array], Array]
 """Positive definite function (a, b) -> k(a, b) of two flattened examples (D,)."""
@@ -52,8 +52,8 @@ def _centre(xp: Any, y: Any) -> Any:
     return xp.median(y[:_CENTRE_OF], 0)
 
 
-def mean_of_pairs(function: KernelFunction, x: Array, y: Array) -> Array:
-    """Mean of function(xᵢ, yⱼ) over all i, j.
+def means_of_pairs(function: KernelFunction, x: Array, y: Array) -> Array:
+    """Mean of function(xᵢ, yⱼ) over all j, for each i.
 
     Args:
       function: (a, b) -> (), of two examples (D,).
@@ -61,10 +61,10 @@ def mean_of_pairs(function: KernelFunction, x: Array, y: Array) -> Array:
       y: (m, D).
 
     Returns:
-      The mean, ().
+      The means, (n,).
     """
     row = lambda a: jax.vmap(lambda b: function(a, b))(y).mean()
-    return for_each(row, x, y.size).mean()
+    return for_each(row, x, y.size)
 
 
 def for_each(function: Callable, xs, width: int):
