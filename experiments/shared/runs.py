@@ -1,0 +1,93 @@
+"""Opening the folder of any experiment that trained a denoiser."""
+
+import importlib
+import importlib.util
+import pathlib
+from typing import Any, NamedTuple, Protocol
+
+from experiments.shared import files
+from experiments.shared.datasets import Dataset
+
+EXPERIMENT = "experiment"
+"""The entry of config.json that names the experiment. Without it, score_sde."""
+
+
+class TrainedModel(Protocol):
+    """What a denoiser was trained on."""
+
+    @property
+    def data(self) -> Dataset:
+        """The data set, with its training and test examples."""
+        ...
+
+    @property
+    def schedule(self) -> Any:
+        """The noise schedule."""
+        ...
+
+
+class Loader(Protocol):
+    """`load` in the module experiments.NAME.model of an experiment."""
+
+    def __call__(
+        self, folder: pathlib.Path, *, examples: bool
+    ) -> tuple[TrainedModel, Any]:
+        """Load a run.
+
+        Args:
+          folder: `out` of the run.
+          examples: Whether the data set holds its examples.
+
+        Returns:
+          (model, denoiser (x, t) of one example, a callable pytree).
+        """
+        ...
+
+
+class Run(NamedTuple):
+    """A run that was opened.
+
+    Attributes:
+      experiment: Name of the experiment.
+      model: Its data set and noise schedule.
+      denoiser: (x, t) -> E[x_0 | x_t = x] with the averaged parameters.
+    """
+
+    experiment: str
+    model: TrainedModel
+    denoiser: Any
+
+
+def open_run(folder: pathlib.Path) -> Run:
+    """Open a run with its examples.
+
+    An experiment takes part with `experiments/NAME/model.py`, whose `load` is a
+    `Loader`, and with its NAME under "experiment" in config.json.
+
+    Args:
+      folder: `out` of the run.
+
+    Returns:
+      The run.
+
+    Raises:
+      FileNotFoundError: If the folder holds no run, or its data are gone.
+      ValueError: If config.json is damaged, or names no such experiment.
+    """
+    stored = files.read_json(
+        folder / "config.json", "run the experiment again with the same flags"
+    )
+    name = stored.get(EXPERIMENT, "score_sde")
+    module = f"experiments.{name}.model"
+    known = str(name).isidentifier() and importlib.util.find_spec(f"experiments.{name}")
+    loader = importlib.import_module(module) if known and _exists(module) else None
+    if not hasattr(loader, "load"):
+        raise ValueError(
+            f"{folder}/config.json must name an experiment whose model can be loaded, "
+            f"got {name!r}"
+        )
+    return Run(name, *loader.load(folder, examples=True))
+
+
+def _exists(module):
+    return importlib.util.find_spec(module) is not None
