@@ -5,7 +5,17 @@ This package imports orbax. `import diffjax` does not import it.
 
 from . import averages
 from .checkpoints import Checkpoints, load_ema
-from .data import Batches, Examples, Rows, Source, load, load_labelled, split
+from .data import (
+    Batches,
+    Examples,
+    GrainSource,
+    Prefetch,
+    Rows,
+    Source,
+    load,
+    load_labelled,
+    split,
+)
 from .loop import fit
 from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
 from .state import (
@@ -24,7 +34,9 @@ __all__ = [
     "Batches",
     "Checkpoints",
     "Examples",
+    "GrainSource",
     "LossFunction",
+    "Prefetch",
     "Rows",
     "Source",
     "Step",

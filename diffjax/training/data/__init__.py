@@ -2,10 +2,14 @@
 
 from .batches import Batches, Examples, Rows, Source, split
 from .files import load, load_labelled
+from .grains import GrainSource
+from .prefetch import Prefetch
 
 __all__ = [
     "Batches",
     "Examples",
+    "GrainSource",
+    "Prefetch",
     "Rows",
     "Source",
     "load",
