@@ -13,7 +13,7 @@ EXPERIMENT = "experiment"
 
 
 class TrainedModel(Protocol):
-    """What a denoiser was trained on."""
+    """The data and the schedule that a denoiser was trained with."""
 
     @property
     def data(self) -> Dataset:

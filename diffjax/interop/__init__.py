@@ -1,0 +1,14 @@
+"""Weights of other libraries: feature extractors, read from the user's files.
+
+An extractor is a callable pytree, images (B, H, W, C) -> features (B, D).
+Images are uint8, or floats in [−1, 1], with one or three channels. It passes
+through `jit`. Nothing in diffjax imports this package.
+"""
+
+from . import dinov2, images, inception, weights
+
+__all__ = ["dinov2", "images", "inception", "weights"]
+
+
+def __dir__() -> list[str]:
+    return __all__

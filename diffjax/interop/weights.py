@@ -1,0 +1,124 @@
+"""Files of weights as dictionaries of arrays, and their check against a table."""
+
+import importlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+
+__all__ = ["check", "read"]
+
+TORCH = (".pth", ".pt", ".bin", ".ckpt")
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Read a state dict.
+
+    Args:
+      path: A file .safetensors, .npz, or one of torch's: .pth, .pt, .bin, .ckpt.
+        The last kind needs torch. Tensors alone are unpickled from it.
+
+    Returns:
+      Arrays by name, in float32 where they are floats.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If the file has another format, or holds other things.
+      ModuleNotFoundError: If the library that reads it is missing.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of weights {path}")
+    kinds = {".safetensors": _of_safetensors, ".npz": _of_npz}
+    kinds |= dict.fromkeys(TORCH, _of_torch)
+    suffix = path.suffix.lower()
+    message = f"path must end in {', '.join(kinds)}, got {path.name}"
+    checks.require(suffix in kinds, message)
+    try:
+        stored = kinds[suffix](path)
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # each format has errors of its own
+        raise ValueError(f"{path} is no readable {suffix} file: {error}") from error
+    return {str(name): _float32(value) for name, value in stored.items()}
+
+
+def _of_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _of_safetensors(path):
+    # Its reader for JAX knows bfloat16, that for NumPy does not.
+    return importlib.import_module("safetensors.flax").load_file(path)
+
+
+def _of_torch(path):
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{path} is a file of torch, which is not installed. Install it, or "
+            "convert the file where it is: safetensors.torch.save_file(torch.load("
+            f"{path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
+        ) from None
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    while len(wrapped := [name for name in WRAPPERS if name in stored]) == 1:
+        stored = stored[wrapped[0]]
+    tensors = {k: v for k, v in stored.items() if isinstance(v, torch.Tensor)}
+    return {
+        k: (v.float() if v.is_floating_point() else v).numpy()
+        for k, v in tensors.items()
+    }
+
+
+def _float32(value):
+    value = np.asarray(value)
+    # bfloat16 has kind V
+    return value.astype(np.float32) if value.dtype.kind in "fV" else value
+
+
+def check(
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    network: str,
+    source: str,
+) -> None:
+    """Raise ValueError unless a state dict holds the arrays of a network.
+
+    Args:
+      arrays: The state dict. Further entries are ignored.
+      shapes: Shape of each array by name.
+      network: What the network is called, for the message.
+      source: Where its file is to be had, for the message.
+
+    Raises:
+      ValueError: If an array is missing, of another shape, or not finite.
+    """
+    missing = [name for name in shapes if name not in arrays]
+    wrong = [
+        f"{name} {arrays[name].shape} for {shape}"
+        for name, shape in shapes.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    bad = [
+        name
+        for name in shapes
+        if name in arrays and not np.isfinite(arrays[name]).all()
+    ]
+    faults = {"missing": missing, "of another shape": wrong, "not finite": bad}
+    listed = "; ".join(f"{k}: {_few(v)}" for k, v in faults.items() if v)
+    checks.require(
+        not listed,
+        f"weights must be those of {network} ({len(shapes)} arrays). {listed}. The "
+        f"file holds {len(arrays)} arrays: {_few(list(arrays))}. {source}",
+    )
+
+
+def _few(names):
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,113 @@
+"""The features in which images are compared: pixels, or a network's."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffjax.interop import dinov2, inception
+from experiments.evaluate.chunks import over_devices
+from experiments.shared.datasets import Dataset
+
+FeaturesName = Literal["pixels", "inception", "dinov2"]
+NETWORKS: dict[str, Callable[[pathlib.Path], Any]] = {
+    "inception": inception.load,
+    "dinov2": dinov2.load,
+}
+"""Loader of the extractor (images of [−1, 1]) -> (B, features), by name."""
+
+
+def extractor(name: FeaturesName, weights: pathlib.Path | None, data: Dataset) -> Any:
+    """Load a feature extractor.
+
+    Args:
+      name: Of the features.
+      weights: The file of a network's weights.
+      data: The data set.
+
+    Returns:
+      A callable pytree, scaled examples (B, *shape) -> features (B, D).
+
+    Raises:
+      ValueError: If weights are missing or not wanted, or the data no images.
+    """
+    if name == "pixels":
+        if weights is not None:
+            raise ValueError(f"weights must be left out for pixels, got {weights}")
+        return jax.tree_util.Partial(_flattened)
+    if weights is None:
+        raise ValueError(f"weights must name the file of weights of {name}")
+    if not data.is_image:
+        raise ValueError(
+            f"features must be pixels, as examples of shape {data.shape} are no images"
+        )
+    return jax.tree_util.Partial(_of_images, NETWORKS[name](weights), limits(data))
+
+
+def _flattened(x):
+    return x.reshape(len(x), -1)
+
+
+def _of_images(network, limits, x):
+    low, high = limits
+    return network(jnp.clip(2 * (x - low) / (high - low) - 1, -1, 1))
+
+
+def limits(data: Dataset) -> tuple[float, float]:
+    """The values of scaled examples that are black and white."""
+    if data.levels is not None:
+        return float(data.levels[0]), float(data.levels[-1])
+    return float(data.train.min()), float(data.train.max())
+
+
+def rounded(data: Dataset, x: np.ndarray) -> np.ndarray:
+    """Samples of lattice data at their nearest levels, as a file of them holds.
+
+    Args:
+      data: The data set.
+      x: Scaled samples (N, *shape).
+
+    Returns:
+      The samples. Those of other data are unchanged.
+    """
+    if data.levels is None:
+        return x
+    indices = np.rint((x - data.levels[0]) / data.spacing)
+    return data.levels[np.clip(indices, 0, len(data.levels) - 1).astype(int)]
+
+
+def features_of(
+    extract: Any, x: Any, *, scale: Callable, chunk: int, mesh: Mesh, label: str
+) -> np.ndarray:
+    """The features of many examples.
+
+    Args:
+      extract: As `extractor` returns it.
+      x: Examples (N, *shape), scaled or stored.
+      scale: Map of x to scaled examples, such as `data.scaled`.
+      chunk: Examples at a time on each device.
+      mesh: The devices.
+      label: Text before the progress bar.
+
+    Returns:
+      (N, D), in float32.
+
+    Raises:
+      FloatingPointError: If a feature is not finite.
+    """
+    values = over_devices(
+        lambda extract, batch: extract(scale(batch)).astype(jnp.float32),
+        extract,
+        x,
+        chunk=chunk,
+        mesh=mesh,
+        label=label,
+    )
+    bad = int(np.sum(~np.isfinite(values).all(1)))
+    if bad:
+        raise FloatingPointError(f"{bad} of {len(values)} {label} are not finite")
+    return values
