@@ -73,7 +73,7 @@ class Examples(NamedTuple):
     x0=checks.finite_batch,
     x1=checks.optional(requirements.check_example),
     pairing=checks.optional(check_pairing),
-    times=(checks.choice, losses.TIME_DISTRIBUTIONS),
+    times=losses.times.argument,
 )
 def examples(
     key: Key,
@@ -83,7 +83,7 @@ def examples(
     *,
     pairing: Pairing | None = None,
     condition: PyTree = None,
-    times: str = "uniform",
+    times: str | losses.times.TimeDistribution = "uniform",
 ) -> Examples:
     """Random states x_t at stratified random times, with the velocities to fit to.
 
@@ -96,7 +96,8 @@ def examples(
         `independent()`, which leaves a given x1 in its order. Where it returns
         an index out of range, as `sinkhorn` does for NaN, the noise is NaN.
       condition: Pytree of leading axis B, which stays with x0.
-      times: Distribution of the times, a name of `losses.TIME_DISTRIBUTIONS`.
+      times: Distribution of the times, one of `losses.times` or a name of
+        `losses.TIME_DISTRIBUTIONS`.
 
     Returns:
       The batch.
@@ -149,7 +150,7 @@ def matching_loss(
     x1: ArrayLike | None = None,
     pairing: Pairing | None = None,
     condition: PyTree = None,
-    times: str = "uniform",
+    times: str | losses.times.TimeDistribution = "uniform",
 ) -> tuple[Array, Array]:
     """Flow matching loss (Lipman et al. 2023, Theorem 2).
 
