@@ -666,6 +666,19 @@ def calls():
                 width=4, multipliers=(1,), blocks=1, attention_resolutions=(), heads=1
             ),
         ),
+        **{
+            f"networks.{network.__name__}": (
+                _apply(network, (4, 4, 1)),
+                dict(
+                    width=4,
+                    multipliers=(1,),
+                    blocks=1,
+                    attention_resolutions=(),
+                    head_channels=2,
+                ),
+            )
+            for network in (networks.DDPMpp, networks.ADM, networks.EDM2)
+        },
         "training.Batches": (training.Batches, dict(arrays=tree, batch_size=2, seed=0)),
         "training.split": (training.split, dict(arrays=tree, held_out=1, seed=0)),
         "training.optimiser": (

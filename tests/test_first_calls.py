@@ -1035,6 +1035,20 @@ NETWORKS = {
         _IMAGE,
         0.5,
     ),
+    "EDM2": initialised(
+        lambda: networks.EDM2(
+            width=4,
+            multipliers=(1,),
+            blocks=1,
+            attention_resolutions=(),
+            head_channels=4,
+        ),
+        _IMAGE,
+        0.5,
+    ),
+    "normalise_weights": lambda: (
+        lambda: networks.normalise_weights({"weight": np.ones((3, 2), np.float32)})
+    ),
     "TimeEmbedding": initialised(lambda: networks.TimeEmbedding(8), 0.5),
     "ConditionEmbedding": initialised(
         lambda: networks.ConditionEmbedding(8, num_classes=3), 1

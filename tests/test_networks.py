@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from diffjax.networks import (
+    ADM,
+    EDM2,
     MLP,
+    DDPMpp,
     DiT,
     FourierFeatures,
     TimeEmbedding,
@@ -23,7 +26,8 @@ from diffjax.networks.dit import DiTBlock, patchify, positions, unpatchify
 from diffjax.networks.embeddings import ConditionEmbedding
 from diffjax.networks.layers import Attention
 from diffjax.networks.mlp import MLPBlock
-from diffjax.networks.unet import ResidualBlock, downsample, upsample
+from diffjax.networks.pyramid import downsample, upsample
+from diffjax.networks.unet import ResidualBlock
 from tests.families import every, quick
 
 EPS = float(np.finfo(np.float32).eps)
@@ -79,6 +83,34 @@ ROWS = {
     "unet_flat": Row(
         small_unet(multipliers=(1,), attention_resolutions=(0,), condition_dim=VECTOR),
         (5, 3),
+    ),
+    "ddpmpp": Row(
+        DDPMpp(width=8, multipliers=(1, 2), blocks=1, dropout=0.5, num_classes=LABELS),
+        (6, 4, 3),
+    ),
+    "adm": Row(
+        ADM(
+            width=8,
+            multipliers=(1, 2),
+            blocks=1,
+            attention_resolutions=(1,),
+            head_channels=8,
+            dropout=0.5,
+            condition_dim=VECTOR,
+        ),
+        (6, 4, 3),
+    ),
+    "edm2": Row(
+        EDM2(
+            width=8,
+            multipliers=(1, 2),
+            blocks=1,
+            attention_resolutions=(1,),
+            head_channels=8,
+            dropout=0.5,
+            num_classes=LABELS,
+        ),
+        (6, 4, 3),
     ),
 }
 networks = pytest.mark.parametrize("name", every(ROWS, ("mlp", "dit", "unet_flat")))
@@ -556,9 +588,9 @@ ERRORS = [
         "num_classes must be between 1 and 65536, got 0",
     ),
     (
-        lambda: MLP(num_classes=2, condition_dim=2),
-        ValueError,
-        "num_classes and condition_dim exclude each other",
+        call(MLP(num_classes=2, condition_dim=2), IMAGE, 0.5, 1),
+        TypeError,
+        r"condition must be a pair \(label, vector\)",
     ),
     (
         lambda: MLP(input_frequencies=-1),

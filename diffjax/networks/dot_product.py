@@ -78,12 +78,10 @@ def attention(q: Array, k: Array, v: Array, implementation: str = "auto") -> Arr
         other = jax.checkpoint(plain)
         return jax.lax.platform_dependent(q, k, v, cuda=_fused_gpu, default=other)
     if implementation == "fused":
-        fused = {"gpu": _fused_gpu, "tpu": _fused_tpu}.get(jax.default_backend())
-        message = (
-            f"implementation 'fused' needs a GPU or TPU, got {jax.default_backend()!r}"
-        )
-        checks.require(fused is not None, message)
-        return fused(q, k, v)
+        backend = jax.default_backend()
+        message = f"implementation 'fused' needs a GPU or TPU, got {backend!r}"
+        checks.require(backend in ("gpu", "tpu"), message)
+        return (_fused_gpu if backend == "gpu" else _fused_tpu)(q, k, v)
     return (_einsum if implementation == "einsum" else _blocks)(q, k, v)
 
 

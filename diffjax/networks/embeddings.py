@@ -19,6 +19,7 @@ __all__ = [
     "FourierFeatures",
     "OneProgram",
     "TimeEmbedding",
+    "condition_parts",
     "fourier_inputs",
     "sinusoidal",
 ]
@@ -230,11 +231,16 @@ class TimeEmbedding(OneProgram, nn.Module):
 
 
 class ConditionEmbedding(OneProgram, nn.Module):
-    """Embedding of a class label or of a vector.
+    """Embedding of a class label, of a vector, or of both.
 
-    A label has a learned row. A vector passes through a dense layer.
+    A label has a learned row. A vector, for example of EDM's augmentation,
+    passes through a dense layer. At least one of `num_classes` and
+    `condition_dim` is set.
 
-    Exactly one of `num_classes` and `condition_dim` is set.
+    Where both are, the condition is a pair (label,
+    vector) and the embedding is the sum. Either entry may be None, and a None
+    in place of the pair is both. `guidance.drop_condition` of the label alone
+    drops it in training, and keeps the vector.
 
     Args:
       dim: Width of the embedding.
@@ -248,8 +254,7 @@ class ConditionEmbedding(OneProgram, nn.Module):
       dtype: Of the computation.
 
     Raises:
-      ValueError: If none or both of the fields are set, or one is out of
-        range.
+      ValueError: If none of the fields is set, or one is out of range.
     """
 
     dim: int
@@ -272,15 +277,59 @@ class ConditionEmbedding(OneProgram, nn.Module):
         wrong shape or a label out of range. Under jit, where values are
         unknown, a label above num_classes embeds as NaN.
         """
+        label, vector = condition_parts(condition, self.num_classes, self.condition_dim)
+        embedding = None
         if self.num_classes is not None:
             # The last row is the null token.
             rows = nn.Embed(self.num_classes + 1, self.dim, dtype=self.dtype)
-            return rows(_label(condition, self.num_classes))
-        if condition is None:
-            vector = jnp.zeros(self.condition_dim)
-        else:
-            vector = checks.real_shaped("condition", condition, (self.condition_dim,))
-        return nn.Dense(self.dim, dtype=self.dtype)(vector)
+            embedding = rows(label)
+        if self.condition_dim is not None:
+            dense = nn.Dense(self.dim, dtype=self.dtype)(vector)
+            embedding = dense if embedding is None else embedding + dense
+        return embedding
+
+
+def condition_parts(
+    condition: Any, num_classes: int | None, condition_dim: int | None
+) -> tuple[Array | None, Array | None]:
+    """The label and the vector of a condition, checked.
+
+    Args:
+      condition: A label, a vector, or a pair of both where both are wanted.
+        None is the null label and the zero vector, in a pair too.
+      num_classes: Number of classes. None for no label.
+      condition_dim: Number of entries of the vector. None for no vector.
+
+    Returns:
+      (label of shape () or None, vector (condition_dim,) or None).
+
+    Raises:
+      TypeError: If a label is no integer, or the condition no pair where both
+        are wanted.
+      ValueError: If a shape is another one, a label out of range, or there
+        is a condition where none is wanted.
+    """
+    if num_classes is None and condition_dim is None:
+        checks.require(
+            condition is None,
+            "condition must be None unless num_classes (for labels) or "
+            f"condition_dim (for vectors) is set, got {condition!r}",
+        )
+        return None, None
+    label = vector = condition
+    if num_classes is not None and condition_dim is not None:
+        pair = (None, None) if condition is None else condition
+        accepted = "condition must be a pair (label, vector), as num_classes and "
+        got = f"condition_dim are set, got {condition!r}"
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        checks.require(is_pair, accepted + got, TypeError)
+        label, vector = pair
+    label = None if num_classes is None else _label(label, num_classes)
+    if condition_dim is None:
+        return label, None
+    if vector is None:
+        return label, jnp.zeros(condition_dim)
+    return label, checks.real_shaped("condition", vector, (condition_dim,))
 
 
 def _label(condition: Any, num_classes: int) -> Array:
@@ -329,13 +378,10 @@ class Conditioning(nn.Module):
         embedding = TimeEmbedding(
             self.dim, self.time_frequencies, self.time_features, dtype=self.dtype
         )(t)
-        if self.num_classes is not None or self.condition_dim is not None:
+        if self.num_classes is None and self.condition_dim is None:
+            condition_parts(condition, None, None)
+        else:
             embedding += ConditionEmbedding(
                 self.dim, self.num_classes, self.condition_dim, self.dtype
             )(condition)
-        elif condition is not None:
-            raise ValueError(
-                "condition must be None unless num_classes (for labels) or "
-                f"condition_dim (for vectors) is set, got {condition!r}"
-            )
         return nn.silu(embedding)

@@ -6,7 +6,13 @@ from .. import checks
 from .dot_product import IMPLEMENTATIONS
 from .remat import policy
 
-__all__ = ["check_attention", "check_network", "condition", "frequencies"]
+__all__ = [
+    "check_attention",
+    "check_network",
+    "check_resolutions",
+    "condition",
+    "frequencies",
+]
 
 
 def check_network(module: Any, **rules: Any) -> None:
@@ -30,6 +36,30 @@ def check_attention(module: Any) -> None:
     module.remat = policy("remat", module.remat)
 
 
+def check_resolutions(module: Any) -> None:
+    """Check the fields of a U-Net whose heads have a number of channels.
+
+    Args:
+      module: A network with the fields `width`, `multipliers`, `blocks`,
+        `attention_resolutions` and `head_channels`. Lists become tuples.
+    """
+    many = (checks.integer_tuple, 1, checks.LARGEST_WIDTH, 1)
+    size = checks.optional(checks.width, 1)
+    checks.attributes(
+        module, multipliers=many, blocks=(checks.depth, 1), head_channels=size
+    )
+    last = len(module.multipliers) - 1
+    checks.attributes(module, attention_resolutions=(checks.integer_tuple, 0, last))
+    # The middle, with attention, has the last resolution's channels.
+    for resolution in {*module.attention_resolutions, last}:
+        name = f"width * multipliers[{resolution}]"
+        channels = module.width * module.multipliers[resolution]
+        checks.divides("head_channels", module.head_channels or 1, name, channels)
+    # Tuples, because fields must be hashable.
+    module.multipliers = tuple(module.multipliers)
+    module.attention_resolutions = tuple(module.attention_resolutions)
+
+
 def frequencies(name: str, value: Any) -> None:
     """Raise an error unless a field is a pair 0 < lowest < highest.
 
@@ -42,10 +72,7 @@ def frequencies(name: str, value: Any) -> None:
 
 
 def condition(module: Any) -> None:
-    """Raise ValueError if a module's condition is both a class and a vector."""
-    both = module.num_classes, module.condition_dim
-    message = f"num_classes and condition_dim exclude each other, got {both}"
-    checks.require(None in both, message)
+    """Raise an error unless a module's sizes of its condition are None or in range."""
     size = checks.optional(checks.width, 1)
     checks.attributes(module, num_classes=size, condition_dim=size)
 

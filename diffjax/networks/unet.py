@@ -11,6 +11,7 @@ from ..types import Array, ArrayLike, Scalar
 from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import Attention, Modulation, as_image, modulate
+from .pyramid import downsample, sides, upsample
 from .remat import rematerialised
 
 __all__ = ["UNet"]
@@ -44,18 +45,6 @@ def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
         use_scale=affine,
         dtype=dtype,
     )
-
-
-def downsample(h: Array) -> Array:
-    """The mean of each 2 × 2 block: (H, W, C) -> (H/2, W/2, C)."""
-    height, width, channels = h.shape
-    # (H/2, 2, W/2, 2, C)
-    return h.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
-
-
-def upsample(h: Array) -> Array:
-    """Each pixel as a 2 × 2 block: (H, W, C) -> (2H, 2W, C)."""
-    return jnp.repeat(jnp.repeat(h, 2, axis=0), 2, axis=1)
 
 
 class ResidualBlock(nn.Module):
@@ -227,9 +216,7 @@ class UNet(OneProgram, nn.Module):
         """
         shape = jnp.shape(x)
         x = as_image(x)  # (H, W, C)
-        factor = 2 ** (len(self.multipliers) - 1)
-        hint = "; pad the image or take fewer resolutions"
-        checks.image("x", x.shape, "2^(resolutions − 1)", factor, hint)
+        sides(x, len(self.multipliers))
         dtype = self.dtype or x.dtype
         c = Conditioning(
             4 * self.width,
