@@ -41,7 +41,7 @@ LIBRARIES = set(sys.stdlib_module_names) - {
 library.
 """
 LIBRARIES_OF_ROOM = {
-    "training": {"orbax", "grain"},
+    "training": {"orbax", "grain", "PIL"},
     "interop": {"safetensors", "torch"},
 }
 

@@ -3,12 +3,15 @@
 from .batches import Batches, Examples, Rows, Source, split
 from .files import load, load_labelled
 from .grains import GrainSource
+from .images import ImageFolder, Images
 from .prefetch import Prefetch
 
 __all__ = [
     "Batches",
     "Examples",
     "GrainSource",
+    "ImageFolder",
+    "Images",
     "Prefetch",
     "Rows",
     "Source",

@@ -1,6 +1,7 @@
 """A data set described by JSON values, rebuilt from them, and opened again."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,11 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
       ValueError: If the file holds other data than those described.
     """
     name = description["path"] or description["name"]
-    data = dataclasses.replace(
-        open_dataset(name, held_out, seed), name=description["name"]
-    )
+    # Images that were cut to a size are square, and others are not cut again.
+    sides = description["shape"][:2]
+    size = sides[0] if len(set(sides)) == 1 and pathlib.Path(name).is_dir() else None
+    data = open_dataset(name, held_out, seed, size=size)
+    data = dataclasses.replace(data, name=description["name"])
     if data.digest != description["digest"]:
         raise ValueError(
             f"{name} must hold the data that the run was trained on (digest "

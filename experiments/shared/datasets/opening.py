@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 from sklearn.datasets import load_digits
 
-from diffjax.training import Rows, load, load_labelled, split
+from diffjax.training import Examples, ImageFolder, Rows, load, load_labelled, split
 from diffjax.training.data.files import pieces
 
 from .dataset import Dataset
@@ -21,7 +21,14 @@ MIN_TRAIN = 2
 """Fewest training examples that the split may leave. Fewer have no spread."""
 
 
-def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Dataset:
+def open_dataset(
+    name: str,
+    held_out: int,
+    seed: int,
+    least_test: int = 1,
+    *,
+    size: int | None = None,
+) -> Dataset:
     """Open a data set, split it, and standardise it.
 
     Integer-valued data of at most 256 levels become a lattice on [−1, 1].
@@ -31,54 +38,34 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
     integers of 64 bits are exact.
 
     Examples of a type that float32 holds stay in that type, and those of a .npy
-    file stay on disk. A lattice of another type becomes bytes. The rest is
-    scaled at once.
+    file or of a folder stay on disk. A lattice of another type becomes bytes.
+    The rest is scaled at once.
 
     Args:
       name: "digits", "patches32", "patches64", a toy density, or the path of an
-        .npy or .npz file.
-      held_out: Number of test examples. Of a file they are at most a quarter,
-        of patches 1564 or 988. Toy densities have 2000.
+        .npy or .npz file, or of a folder as of `training.ImageFolder`.
+      held_out: Number of test examples. Of a file or folder they are at most a
+        quarter, of patches 1564 or 988. Toy densities have 2000.
       seed: Seed of the split.
       least_test: Number of test examples that the caller needs.
+      size: Side to which the images of a folder are cut and reduced. None for
+        images that have one size.
 
     Returns:
       The data set.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If the file is not usable, or the split leaves less than 2
+      ValueError: If the file or folder is not usable, or the split leaves less than 2
         training or `least_test` test examples.
     """
     if name in TOYS:
         return toy(name, seed)
     if name in PATCHES:
         return _patches(name, held_out, seed, least_test)
-    path = None
-    if name == "digits":
-        stored = load_digits()
-        values, labels = stored.images[..., None], stored.target.astype(np.int32)
-        # 17 levels, whether or not the brightest occurs
-        origin, levels = np.zeros(()), 17
-    elif not name.endswith((".npy", ".npz")):
-        raise ValueError(
-            f"data must be 'digits', one of {', '.join((*PATCHES, *TOYS))}, or a .npy "
-            f"or .npz file; got {name!r}"
-        )
-    else:
-        values, labels = _read(name)
-        values = values[..., None] if values.ndim == 3 else values
-        if len(values) < 4:
-            raise ValueError(f"{name} must hold at least 4 examples, got {len(values)}")
-        held_out, path = (
-            min(held_out, len(values) // 4),
-            str(pathlib.Path(name).resolve()),
-        )
-        origin, levels = _lattice(values)
-        if levels == 1:
-            raise ValueError(
-                f"{name} must hold more than one value, got {origin} everywhere"
-            )
+    values, labels, (origin, levels), path = _opened(name, size)
+    if path is not None:
+        held_out = min(held_out, len(values) // 4)
     _check_split(name, len(values), held_out, least_test, path)
     rows = split(np.arange(len(values)), held_out, seed)
     parts = [_rows(values, chosen) for chosen in rows]
@@ -89,6 +76,36 @@ def open_dataset(name: str, held_out: int, seed: int, least_test: int = 1) -> Da
         centre = scale = (levels - 1) / 2
     scaling = Scaling(np.asarray(origin)[()], centre, scale, levels is not None)
     return _dataset(name, parts, labels, scaling, path)
+
+
+def _opened(name, size):
+    """(examples, labels or None, (least value, number of levels or None), path)."""
+    path = pathlib.Path(name)
+    if name == "digits":
+        stored = load_digits()
+        labels = stored.target.astype(np.int32)
+        # 17 levels, whether or not the brightest occurs
+        return stored.images[..., None], labels, (np.zeros(()), 17), None
+    if path.is_dir():
+        folder = ImageFolder(path, size=size)
+        values, labels = folder.images, folder.labels if folder.classes else None
+        lattice = (np.uint8(0), MAX_LEVELS)
+    elif not name.endswith((".npy", ".npz")):
+        raise ValueError(
+            f"data must be 'digits', one of {', '.join((*PATCHES, *TOYS))}, a folder "
+            f"of images, or a .npy or .npz file; got {name!r}"
+        )
+    else:
+        values, labels = _read(name)
+        values = values[..., None] if values.ndim == 3 else values
+        lattice = _lattice(values)
+    if len(values) < 4:
+        raise ValueError(f"{name} must hold at least 4 examples, got {len(values)}")
+    if lattice[1] == 1:
+        raise ValueError(
+            f"{name} must hold more than one value, got {lattice[0]} everywhere"
+        )
+    return values, labels, lattice, str(path.resolve())
 
 
 def _patches(name, held_out, seed, least_test):
@@ -131,7 +148,8 @@ def _dataset(name, parts, labels, scaling, path):
 
 def _rows(values, chosen):
     """Chosen examples, which stay on disk where they are."""
-    return Rows(values, chosen) if isinstance(values, np.memmap) else values[chosen]
+    on_disk = isinstance(values, np.memmap | Examples)
+    return Rows(values, chosen) if on_disk else values[chosen]
 
 
 def _as_bytes(values, origin):
