@@ -206,34 +206,3 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
 def _all_finite(tree: Any) -> Any:
     """Whether all entries of each leaf are finite."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-
-
-def _stopped(number: int, step: int) -> BaseException:
-    if number == signal.SIGINT:
-        return KeyboardInterrupt(f"stopped after {step} steps")
-    return SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Collect the signals to stop in the list that it yields.
-
-    On leaving, the handlers that stood before are put back.
-    """
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def receive(number, frame):
-        received.append(number)
-        if number == signal.SIGINT:  # the next Ctrl-C is not deferred
-            signal.signal(number, previous[number])
-
-    if threading.current_thread() is threading.main_thread():
-        for number in _STOP:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, receive) or signal.SIG_DFL
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -255,6 +255,7 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
 
 @checks.arguments(
     ema_decay=_FRACTION,
+    accumulate=(checks.integer, 1),
     optimiser=TRANSFORMATION,
     loss_fn=(checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)"),
 )
@@ -262,6 +263,8 @@ def make_step(
     loss_fn: LossFunction,
     optimiser: optax.GradientTransformation,
     ema_decay: float = 0.999,
+    *,
+    accumulate: int = 1,
 ) -> Step:
     """The pure function of one gradient step.
 
@@ -279,14 +282,22 @@ def make_step(
         noise, dropout) depends on the run's key and the step number only.
       optimiser: A transformation of optax.
       ema_decay: Decay of the average after its warm-up.
+      accumulate: Number n of micro-batches, one after the other, of which a
+        batch of B examples is made. Memory is then that of B/n examples.
+        Micro-batch i = 0, …, n − 1 has the examples i, i + n, i + 2n, … and the
+        key fold_in(fold_in(state.key, state.step), i). Loss, gradient and
+        metrics are means over micro-batches, to rounding those of the whole
+        batch where `loss_fn` is a mean that uses no key.
 
     Returns:
       The compiled step. Its metrics, () each, are `loss`, `grad_norm` before
-      clipping, those of `loss_fn`, and `finite`: whether all of them are.
+      clipping, those of `loss_fn`, and `finite`: whether all of them are. Those
+      of real numbers have type float32 at least.
 
     Raises:
       ValueError: If `ema_decay` lies outside [0, 1]. While tracing, if a
-        metric of `loss_fn` is no scalar or has one of those names.
+        metric of `loss_fn` is no scalar or has one of those names, or the batch
+        cannot be split evenly.
       TypeError: If `loss_fn` cannot be called, or `optimiser` has no `init`
         and `update`.
 
@@ -299,6 +310,8 @@ def make_step(
       >>> state, metrics = step(state, np.ones(4, np.float32))
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulate > 1:
+        gradient = _accumulated(gradient, accumulate)
 
     def step(
         state: TrainState, batch: PyTree, take: ArrayLike = True
@@ -306,7 +319,8 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         whole = parallel.gathered(state.params)
         (loss, extra), grads = gradient(whole, key, batch)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **_scalars(extra)}
+        metrics = {"loss": loss, "grad_norm": _norm(grads), **_scalars(extra)}
+        metrics = {name: _wide(value) for name, value in metrics.items()}
         finite = functools.reduce(
             jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()]
         )
@@ -344,35 +358,136 @@ def make_step(
     return jax.jit(step, inline=True)
 
 
-def make_steps(step: Step) -> Step:
-    """Compile K steps as one device call, steps(state, batches) -> (state, metrics).
+def _accumulated(gradient: Callable, n: int) -> Callable:
+    """`gradient` as the mean over n micro-batches of a batch."""
 
-    From the first step on that is not finite, none is taken and `finite` is
-    False. The state is then the last good one. The other metrics after that
-    step are those of steps not taken.
+    @functools.partial(jax.jit, inline=True)  # traced once
+    def one(params, key, batch):
+        (loss, extra), grads = gradient(params, key, batch)
+        return jax.tree.map(_real, ((loss, _scalars(extra)), grads))
+
+    def mean(params, key, batch):
+        parts = jax.tree_util.tree_map_with_path(lambda *of: _dealt(*of, n), batch)
+
+        def add(total, numbered):
+            i, part = numbered
+            now = one(params, jax.random.fold_in(key, i), part)
+            return jax.tree.map(jnp.add, total, now), None
+
+        forms = jax.eval_shape(one, params, key, _row(parts, 0))
+        total = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), forms)
+        total, _ = jax.lax.scan(add, total, (jnp.arange(n), parts))
+        (loss, extra), grads = jax.tree.map(lambda sum: sum / n, total)
+        # Optimisers keep their state in the type of the parameters.
+        grads = jax.tree.map(lambda g, p: g.astype(jnp.result_type(p)), grads, params)
+        return (loss, extra), grads
+
+    return mean
+
+
+def _dealt(path: Any, leaf: Array, n: int) -> Array:
+    """Micro-batches (n, B/n, ...) of one leaf (B, ...) of a batch."""
+    shape = jnp.shape(leaf)
+    checks.require(
+        shape and shape[0] % n == 0,
+        f"batch_size must be a multiple of accumulate={n}, got the shape {shape} of "
+        f"batch{jax.tree_util.keystr(path)}",
+    )
+    # Examples go round. So where devices hold B in equal slices, each micro-batch
+    # lies on all of them alike, and nothing moves.
+    return jnp.moveaxis(jnp.reshape(leaf, (shape[0] // n, n, *shape[1:])), 1, 0)
+
+
+def make_steps(step: Step) -> Step:
+    """Compile up to K steps as one device call.
+
+        steps(state, batches, count=None) -> (state, metrics)
+
+    One program serves every `count`, which bounds its loop at run time. So the
+    bits of a state depend on the steps taken, and not on how calls divide them.
+
+    The loop ends before `count` at the first step that is not finite. The state
+    is then the last good one.
 
     Args:
       step: As `make_step` returns it.
 
     Returns:
       The compiled function. Every leaf of its batches has a leading axis K, as
-      `Batches.block` returns them. Its metrics have shape (K,). The state's
-      buffers are donated: do not use the state passed in afterwards. (`fit`
-      works on a copy.)
+      `Batches.block` returns them. Steps are taken on the first `count` of
+      them, () integer, or on all for None. Its metrics have shape (K,), with
+      zeros, and a `finite` of False, after the step at which the loop ended.
+      The state's buffers are donated: do not use the state passed in
+      afterwards. (`fit` works on a copy.)
+
+    Example:
+      >>> def loss_fn(params, key, batch):
+      ...     return jnp.mean((params["w"] - batch) ** 2), {}
+      >>> rule = dj.training.optimiser(0.1)
+      >>> steps = dj.training.make_steps(dj.training.make_step(loss_fn, rule))
+      >>> state = dj.training.init(key, {"w": jnp.zeros(())}, rule)
+      >>> state, metrics = steps(state, np.ones((8, 4), np.float32), count=3)
+      >>> int(state.step), metrics["finite"].tolist()[:4]
+      (3, [True, True, True, False])
     """
 
-    def body(carry, batch):
-        state, good = carry
-        state, metrics = step(state, batch, good)
-        good = good & metrics["finite"]
-        return (state, good), {**metrics, "finite": good}
-
     @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state, batches):
-        (state, _), metrics = jax.lax.scan(body, (state, jnp.array(True)), batches)
-        return state, metrics
+    def steps(state, batches, count=None):
+        size = jax.tree.leaves(batches)[0].shape[0]
+        bound = jnp.asarray(size if count is None else count, jnp.int32)
+        bound = jnp.minimum(bound, size)
+
+        def apart(state, i):
+            """One step that XLA compiles alike whatever surrounds it."""
+            batch = _row(batches, i)
+            # Without the barriers K decides what is fused with the selection of
+            # a batch and with the record of a metric, and so how both round.
+            state, metrics = step(*jax.lax.optimization_barrier((state, batch)))
+            return jax.lax.optimization_barrier((state, metrics))
+
+        def body(carry):
+            i, _, state, records = carry
+            state, metrics = apart(state, i)
+            records = {
+                name: jax.lax.dynamic_update_index_in_dim(records[name], value, i, 0)
+                for name, value in metrics.items()
+            }
+            return i + 1, metrics["finite"], state, records
+
+        zero = jnp.zeros((), jnp.int32)
+        _, forms = jax.eval_shape(apart, state, zero)
+        records = {n: jnp.zeros((size,), form.dtype) for n, form in forms.items()}
+        # A scan has a length that XLA knows, by which it specialises its body.
+        _, _, state, records = jax.lax.while_loop(
+            lambda carry: carry[1] & (carry[0] < bound),
+            body,
+            (zero, jnp.array(True), state, records),
+        )
+        return state, records
 
     return steps
+
+
+def _row(batches: PyTree, i: ArrayLike) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), batches
+    )
+
+
+def _wide(value: ArrayLike) -> Array:
+    """A real number in float32 at least. Integers are unchanged."""
+    value = jnp.asarray(value)
+    return _real(value) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+
+
+def _real(value: ArrayLike) -> Array:
+    value = jnp.asarray(value)
+    return value.astype(checks.promoted(value.dtype, jnp.float32))
+
+
+def _norm(grads: PyTree) -> Array:
+    """The global norm, of which bfloat16 would keep two digits."""
+    return optax.tree.norm(jax.tree.map(_wide, grads))
 
 
 def _copy(leaf: Any) -> Array:
