@@ -49,12 +49,12 @@ class Call:
             one.
 
         Returns:
-          Whether the call has ended.
+          Whether the call ended first.
         """
         while not received:
             if concurrent.futures.wait([self._future], _POLL).done:
-                break
-        return self._future.done()
+                return True
+        return False
 
     def result(self) -> Any:
         """What the call returned or raised, once it has ended."""

@@ -1,10 +1,8 @@
 """The training loop: blocks of compiled steps, checkpoints, signals and failures."""
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +11,19 @@ from jax.sharding import Mesh
 
 from .. import checks
 from . import parallel
+from .blocks import Blocks
 from .data import Batches
+from .interrupts import Call, deferred_signals, stopped
 from .state import Step, TrainState
 
 __all__ = ["fit"]
 
-_STOP = [
-    signal.SIGTERM,
-    signal.SIGINT,
-    *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []),
-]
-
 
 @checks.arguments(
     state=(checks.made_by, TrainState, "training.init"),
-    steps_fn=(checks.callable_, "steps_fn(state, batches) -> (state, metrics)"),
+    steps_fn=(checks.callable_, "steps_fn(state, batches, count) -> (state, metrics)"),
     batches=(checks.has_methods, "block(first, count)"),
-    block=(checks.integer, 1, 2**62),
+    block=checks.optional(checks.integer, 1, 2**62),
     total_steps=(checks.integer, 0, 2**62),
     save_every=(checks.integer, 1, 2**62),
 )
@@ -40,44 +34,54 @@ def fit(
     total_steps: int,
     *,
     checkpoints: Any = None,
-    block: int = 50,
+    block: int | None = None,
     save_every: int = 1000,
     on_block: Callable[[int, dict[str, np.ndarray]], Any] | None = None,
     mesh: Mesh | None = None,
+    donate: bool = False,
 ) -> TrainState:
     """Train until `total_steps` steps have been taken, those of `state` included.
 
-    One call of `steps_fn` runs a block of steps. It ends at the next multiple
-    of `block`, or at `total_steps`. Blocks end at the same steps whatever step
-    a run starts from.
+    One call of `steps_fn` runs a block of steps, and one program runs all
+    blocks. A block takes about two seconds, or one step where that takes
+    longer. A block ends where a checkpoint is due.
 
-    So a run that was killed and resumed by
-    `fit(checkpoints.restore_latest(state) or state, ...)` compiles and runs
-    the same programs on the same batches. It equals the uninterrupted run bit
-    for bit, on the same machine and with the same `block`.
+    A run that was killed and resumed by
+    `fit(checkpoints.restore_latest(state) or state, ...)` runs the same
+    program on the same batches. It equals the uninterrupted run bit for bit on
+    the same machine, wherever blocks end.
 
     SIGTERM, SIGHUP (a closed terminal) and Ctrl-C let the block end, save the
-    state, and raise SystemExit(143), SystemExit(129) and KeyboardInterrupt. A
-    second Ctrl-C interrupts at once. Signals that are ignored, as under nohup,
-    stay ignored. In another thread than the main one signals are left alone.
+    state, and raise SystemExit(143), SystemExit(129) and KeyboardInterrupt.
+    They do not wait while batches are read or the steps are compiled. A second
+    Ctrl-C interrupts at once. Signals that are ignored, as under nohup, stay
+    ignored. In another thread than the main one signals are left alone. With
+    several processes a signal to one stops all of them at the same step.
 
     Args:
-      state: The state to start from. It stays usable, as the run works on a
-        copy.
+      state: The state to start from. It stays usable unless `donate`, as the
+        run works on a copy.
       steps_fn: As `make_steps` returns it.
-      batches: The data, by step number.
+      batches: The data, by step number. They are read in another thread, one
+        block ahead.
       total_steps: Number of steps in all, those that `state` has taken
         included.
-      checkpoints: A `Checkpoints`, or None. It saves at the first block's end
-        in every `save_every` steps, and at the end.
-      block: Number of steps per device call. Two blocks of batches are on the
-        device at a time, so take a smaller one for large examples.
+      checkpoints: A `Checkpoints`, or None. It saves every `save_every` steps,
+        and at the end.
+      block: Number of steps per device call, which end at its multiples. None
+        for as many as take two seconds: a power of two of at most 1024, for
+        batches of at most 32 MB. Two blocks are on the device at a time. The
+        leading axis K of a block's batches follows from the size of a batch
+        for None, and is `block` otherwise. Where a compiler rounds differently
+        by K, changes of the batch's dtype are therefore changes of the run.
       save_every: Number of steps between checkpoints.
       on_block: Called as on_block(step, metrics) after each block, with the
         metrics as NumPy arrays (steps in the block,).
       mesh: As `data_mesh` makes it. Each batch is then split over its
         devices, and so is the state, by `shard_state`. A state that lies on
         all of them already, such as one of `replicate`, keeps its placement.
+      donate: Whether to delete `state` once it is copied, which saves its
+        memory.
 
     Returns:
       The state after `total_steps` steps.
@@ -98,86 +102,120 @@ def fit(
       >>> steps = dj.training.make_steps(dj.training.make_step(loss_fn, rule))
       >>> state = dj.training.init(key, {"w": jnp.zeros(())}, rule)
       >>> batches = dj.training.Batches(np.ones(8, np.float32), batch_size=4)
-      >>> state = dj.training.fit(state, steps, batches, 4, block=2)
+      >>> state = dj.training.fit(state, steps, batches, 4)
     """
-    step = int(state.step)
-    if checkpoints is not None:
-        latest, where = checkpoints.latest_step() or 0, checkpoints.directory
-        checks.require(
-            step >= latest,
-            f"state is at step {step}, but {where} holds step {latest}: start from "
-            "checkpoints.restore_latest(state), or use another directory",
-        )
-    state = parallel.placed_state(state, mesh)
+    step, compiled = int(state.step), False
+    _raise_if_behind(checkpoints, step)
+    state = _owned(state, mesh, donate)
     steps_fn = parallel.pinned(steps_fn, state, mesh)
-    with _deferred_signals() as received:
-        batch = _block(batches, step, total_steps, block, mesh)
-        while batch is not None and not received:
-            count = _block_end(step, total_steps, block) - step
-            state, pending = steps_fn(state, batch)
-            # The next block is prepared while the device works.
-            batch = _block(batches, step + count, total_steps, block, mesh)
-            metrics = jax.device_get(pending)
+    saves = total_steps if checkpoints is None else save_every
+    blocks = Blocks(batches, total_steps, block, save_every=saves, mesh=mesh)
+    with deferred_signals() as received, blocks:
+        stop = received if jax.process_count() == 1 else []
+        blocks.start(step)
+        begun = time.perf_counter()
+        while step < total_steps and (taken := blocks.take(stop)):
+            if not compiled:
+                compiled = _compile(steps_fn, (state, *taken), stop)
+                begun = time.perf_counter()
+                if not compiled:
+                    break
+            state, pending = steps_fn(state, *taken)
+            before, step = step, step + int(taken[1])
+            blocks.start(step)  # while the device works
+            metrics = Call(jax.device_get, pending).result()
+            metrics = {
+                name: values[: step - before] for name, values in metrics.items()
+            }
+            blocks.measured(step - before, time.perf_counter() - begun, received, stop)
             if not metrics["finite"].all():
-                good = int(np.argmin(metrics["finite"]))
-                if on_block is not None and good:
-                    taken = {name: values[:good] for name, values in metrics.items()}
-                    on_block(step + good, taken)
-                message = _failure(step, metrics, state, checkpoints)  # saves `state`
-                raise FloatingPointError(message)
-            before, step = step, step + count
+                _fail(before, metrics, state, checkpoints, on_block)
             if on_block is not None:
                 # Before the save, so that its records cover every checkpoint.
                 on_block(step, metrics)
             if checkpoints is not None and step // save_every > before // save_every:
                 _save(checkpoints, step, state)
+            begun = time.perf_counter()
         if checkpoints is not None:
             _save(checkpoints, step, state)
             checkpoints.wait()
-        if received:
-            raise _stopped(received[0], step)
+        if stop:
+            raise stopped(stop[0], step)
     return state
 
 
-def _block_end(step: int, total_steps: int, block: int) -> int:
-    return min((step // block + 1) * block, total_steps)
+def _raise_if_behind(checkpoints: Any, step: int) -> None:
+    """Raise ValueError if there is a checkpoint of a later step."""
+    if checkpoints is None:
+        return
+    latest, where = checkpoints.latest_step() or 0, checkpoints.directory
+    checks.require(
+        step >= latest,
+        f"state is at step {step}, but {where} holds step {latest}: start from "
+        "checkpoints.restore_latest(state), or use another directory",
+    )
 
 
-def _block(
-    batches: Batches, step: int, total_steps: int, block: int, mesh: Mesh | None
-) -> Any:
-    """The batches of the block from `step` on, on the devices. None after the last."""
-    if step >= total_steps:
-        return None
-    stacked = batches.block(step, _block_end(step, total_steps, block) - step)
-    if mesh is None:
-        return jax.device_put(stacked)
-    return parallel.shard_batch(stacked, mesh, axis=1)
+def _owned(state: TrainState, mesh: Mesh | None, donate: bool) -> TrainState:
+    """A copy whose buffers may be donated, on the devices of `mesh`.
+
+    With `donate` the state itself is deleted.
+    """
+    copy = parallel.placed_state(state, mesh)
+    if donate:
+        for leaf in jax.tree.leaves(state):
+            if isinstance(leaf, jax.Array):
+                leaf.delete()
+    return copy
 
 
-def _failure(
-    start: int, metrics: dict[str, np.ndarray], state: TrainState, checkpoints: Any
-) -> str:
-    """Save the last good state, and make the message of the error."""
+@runtime_checkable
+class _Compilable(Protocol):
+    """A function of `jax.jit`, or one around it."""
+
+    def lower(self, *arguments: Any) -> Any: ...
+
+
+def _compile(steps_fn: Step, arguments: tuple, stop: Sequence[int]) -> bool:
+    """Compile ahead of the first call, which finds the program in JAX's cache.
+
+    It returns False as soon as a signal arrives.
+    """
+    if not isinstance(steps_fn, _Compilable):
+        return True
+    call = Call(steps_fn.lower(*arguments).compile)
+    if not call.wait(stop):
+        return False
+    call.result()
+    return True
+
+
+def _fail(
+    start: int,
+    metrics: dict[str, np.ndarray],
+    state: TrainState,
+    checkpoints: Any,
+    on_block: Callable[[int, dict[str, np.ndarray]], Any] | None,
+) -> NoReturn:
+    """Save the last good state, and raise FloatingPointError."""
     bad = int(np.argmin(metrics["finite"]))
     step = start + bad
+    if on_block is not None and bad:
+        on_block(step, {name: values[:bad] for name, values in metrics.items()})
     values = {name: float(entries[bad]) for name, entries in metrics.items()}
     culprits = ", ".join(
         f"{name}={value}"
         for name, value in values.items()
         if name != "finite" and not np.isfinite(value)
     )
-    message = (
+    kept = "no checkpoints are kept"
+    if checkpoints is not None:
+        _save(checkpoints, step, state)
+        checkpoints.wait()
+        kept = f"the last good state, after {step} steps, is {checkpoints.folder(step)}"
+    raise FloatingPointError(
         f"step {step} (on batches.at({step})) was not finite: {culprits}; it was not "
-        "taken"
-    )
-    if checkpoints is None:
-        return f"{message}; no checkpoints are kept"
-    _save(checkpoints, step, state)
-    checkpoints.wait()
-    return (
-        f"{message}; the last good state, after {step} steps, is "
-        f"{checkpoints.folder(step)}"
+        f"taken; {kept}"
     )
 
 

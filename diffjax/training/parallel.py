@@ -318,19 +318,30 @@ def _pinned(steps_fn, mesh, leaves, structure):
     placement = jax.tree.unflatten(structure, leaves)
     whole_metrics = NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(
-        lambda state, batches: steps_fn(state, batches),
+        lambda *arguments: steps_fn(*arguments),
         donate_argnums=0,
         out_shardings=(placement, whole_metrics),
     )
+    return _Pinned(compiled, mesh)
 
-    @functools.wraps(steps_fn)
-    def steps(state, batches):
-        # A mesh in the context is part of the key of JAX's caches, so that
-        # `gathered` may depend on it.
-        with jax.set_mesh(mesh):
-            return compiled(state, batches)
 
-    return steps
+class _Pinned:
+    """A compiled function whose program belongs to a mesh."""
+
+    def __init__(self, compiled: Any, mesh: Mesh):
+        self._compiled, self._mesh = compiled, mesh
+
+    # A mesh in the context is part of the key of JAX's caches, so that
+    # `gathered` may depend on it.
+
+    def __call__(self, *arguments: Any) -> Any:
+        with jax.set_mesh(self._mesh):
+            return self._compiled(*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """The program for these arguments, not compiled yet."""
+        with jax.set_mesh(self._mesh):
+            return self._compiled.lower(*arguments)
 
 
 def gathered(params: PyTree) -> PyTree:

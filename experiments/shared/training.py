@@ -366,7 +366,6 @@ def fit(
                     batches,
                     stop,
                     checkpoints=checkpoints,
-                    block=50,
                     save_every=config.save_every,
                     on_block=show,
                 )
