@@ -57,7 +57,7 @@ class Call:
         return False
 
     def result(self) -> Any:
-        """What the call returned or raised, once it has ended."""
+        """Wait for the end, then return or raise as the function did."""
         self.wait()
         return self._future.result()
 

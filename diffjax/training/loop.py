@@ -54,9 +54,11 @@ def fit(
     SIGTERM, SIGHUP (a closed terminal) and Ctrl-C let the block end, save the
     state, and raise SystemExit(143), SystemExit(129) and KeyboardInterrupt.
     They do not wait while batches are read or the steps are compiled. A second
-    Ctrl-C interrupts at once. Signals that are ignored, as under nohup, stay
-    ignored. In another thread than the main one signals are left alone. With
-    several processes a signal to one stops all of them at the same step.
+    Ctrl-C interrupts at once.
+
+    Signals that are ignored, as under nohup, stay ignored. In another thread
+    than the main one signals are left alone. With several processes a signal
+    to one stops all of them at the same step.
 
     Args:
       state: The state to start from. It stays usable unless `donate`, as the
@@ -72,8 +74,7 @@ def fit(
         for as many as take two seconds: a power of two of at most 1024, for
         batches of at most 32 MB. Two blocks are on the device at a time. The
         leading axis K of a block's batches follows from the size of a batch
-        for None, and is `block` otherwise. Where a compiler rounds differently
-        by K, changes of the batch's dtype are therefore changes of the run.
+        for None, and is `block` otherwise, whatever a block's number of steps.
       save_every: Number of steps between checkpoints.
       on_block: Called as on_block(step, metrics) after each block, with the
         metrics as NumPy arrays (steps in the block,).

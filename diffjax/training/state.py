@@ -11,8 +11,8 @@ import optax
 
 from .. import checks, types
 from ..types import Array, ArrayLike, Key, PyTree
+from . import accumulation, parallel
 from . import averages as power_averages
-from . import parallel
 
 __all__ = [
     "LossFunction",
@@ -30,9 +30,6 @@ LossFunction = Callable[[PyTree, Key, PyTree], tuple[Array, dict[str, Array]]]
 """(params, key, batch) -> (loss of shape (), dict of scalars)."""
 Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 """(state, batch, take=True) -> (state, metrics)."""
-
-STEP_METRICS = ("loss", "grad_norm", "finite")
-"""Names of the metrics that the step itself computes."""
 
 TRANSFORMATION = (checks.has_methods, "init(params)", "update(updates, state, params)")
 """Check of a transformation of optax."""
@@ -311,7 +308,7 @@ def make_step(
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if accumulate > 1:
-        gradient = _accumulated(gradient, accumulate)
+        gradient = accumulation.accumulated(gradient, accumulate)
 
     def step(
         state: TrainState, batch: PyTree, take: ArrayLike = True
@@ -319,8 +316,12 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         whole = parallel.gathered(state.params)
         (loss, extra), grads = gradient(whole, key, batch)
-        metrics = {"loss": loss, "grad_norm": _norm(grads), **_scalars(extra)}
-        metrics = {name: _wide(value) for name, value in metrics.items()}
+        metrics = {
+            "loss": loss,
+            "grad_norm": _norm(grads),
+            **accumulation.scalars(extra),
+        }
+        metrics = {name: accumulation.wide(value) for name, value in metrics.items()}
         finite = functools.reduce(
             jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()]
         )
@@ -356,46 +357,6 @@ def make_step(
         return state, {**metrics, "finite": finite}
 
     return jax.jit(step, inline=True)
-
-
-def _accumulated(gradient: Callable, n: int) -> Callable:
-    """`gradient` as the mean over n micro-batches of a batch."""
-
-    @functools.partial(jax.jit, inline=True)  # traced once
-    def one(params, key, batch):
-        (loss, extra), grads = gradient(params, key, batch)
-        return jax.tree.map(_real, ((loss, _scalars(extra)), grads))
-
-    def mean(params, key, batch):
-        parts = jax.tree_util.tree_map_with_path(lambda *of: _dealt(*of, n), batch)
-
-        def add(total, numbered):
-            i, part = numbered
-            now = one(params, jax.random.fold_in(key, i), part)
-            return jax.tree.map(jnp.add, total, now), None
-
-        forms = jax.eval_shape(one, params, key, _row(parts, 0))
-        total = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), forms)
-        total, _ = jax.lax.scan(add, total, (jnp.arange(n), parts))
-        (loss, extra), grads = jax.tree.map(lambda sum: sum / n, total)
-        # Optimisers keep their state in the type of the parameters.
-        grads = jax.tree.map(lambda g, p: g.astype(jnp.result_type(p)), grads, params)
-        return (loss, extra), grads
-
-    return mean
-
-
-def _dealt(path: Any, leaf: Array, n: int) -> Array:
-    """Micro-batches (n, B/n, ...) of one leaf (B, ...) of a batch."""
-    shape = jnp.shape(leaf)
-    checks.require(
-        shape and shape[0] % n == 0,
-        f"batch_size must be a multiple of accumulate={n}, got the shape {shape} of "
-        f"batch{jax.tree_util.keystr(path)}",
-    )
-    # Examples go round. So where devices hold B in equal slices, each micro-batch
-    # lies on all of them alike, and nothing moves.
-    return jnp.moveaxis(jnp.reshape(leaf, (shape[0] // n, n, *shape[1:])), 1, 0)
 
 
 def make_steps(step: Step) -> Step:
@@ -439,7 +400,7 @@ def make_steps(step: Step) -> Step:
 
         def apart(state, i):
             """One step that XLA compiles alike whatever surrounds it."""
-            batch = _row(batches, i)
+            batch = accumulation.row(batches, i)
             # Without the barriers K decides what is fused with the selection of
             # a batch and with the record of a metric, and so how both round.
             state, metrics = step(*jax.lax.optimization_barrier((state, batch)))
@@ -468,26 +429,9 @@ def make_steps(step: Step) -> Step:
     return steps
 
 
-def _row(batches: PyTree, i: ArrayLike) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), batches
-    )
-
-
-def _wide(value: ArrayLike) -> Array:
-    """A real number in float32 at least. Integers are unchanged."""
-    value = jnp.asarray(value)
-    return _real(value) if jnp.issubdtype(value.dtype, jnp.inexact) else value
-
-
-def _real(value: ArrayLike) -> Array:
-    value = jnp.asarray(value)
-    return value.astype(checks.promoted(value.dtype, jnp.float32))
-
-
 def _norm(grads: PyTree) -> Array:
     """The global norm, of which bfloat16 would keep two digits."""
-    return optax.tree.norm(jax.tree.map(_wide, grads))
+    return optax.tree.norm(jax.tree.map(accumulation.wide, grads))
 
 
 def _copy(leaf: Any) -> Array:
@@ -503,13 +447,3 @@ def _copy(leaf: Any) -> Array:
 
 def _on_one_device(leaf: Array) -> bool:
     return isinstance(leaf, jax.core.Tracer) or len(leaf.devices()) == 1
-
-
-def _scalars(extra: dict[str, Array]) -> dict[str, Array]:
-    for name, value in extra.items():
-        metric, shape = f"loss_fn's metric {name!r}", jnp.shape(value)
-        checks.require(
-            name not in STEP_METRICS, f"{metric} must be none of {STEP_METRICS}"
-        )
-        checks.require(shape == (), f"{metric} must be a scalar, got shape {shape}")
-    return {name: jnp.asarray(value) for name, value in extra.items()}

@@ -25,7 +25,8 @@ compiling the U-Net's programs. A GPU runs a larger U-Net.
 Expect loops within 1.09 of those by hand (within noise of 1 for the U-Net,
 whose evaluations outweigh all else), equal compilation times and memory at 20
 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a
-guided step at most 2.05 of an unguided one, and an import below 0.15 seconds.
+guided step at most 2.05 of an unguided one, a training step at most 1.05 of its
+gradient and update, and an import below 0.15 seconds.
 
 Runs of 0.1 seconds on a busy machine scatter by 10 % and more. Read a ratio
 beside its quartiles and those of the first row.
@@ -56,6 +57,7 @@ PARTS = {
         speed_solvers.peers,
         speed_networks.network_loops,
         speed_networks.guided,
+        speed_networks.training_steps,
         speed_flows.couplings,
         speed_flows.peer_couplings,
         speed_flows.autoregressions,
@@ -69,7 +71,7 @@ PARTS = {
 }
 """name -> (config) -> rows, in the order of the table."""
 
-NETWORK_PARTS = ("network_loops", "guided")
+NETWORK_PARTS = ("network_loops", "guided", "training_steps")
 
 
 def run(config: Config) -> dict[str, RatioRow]:

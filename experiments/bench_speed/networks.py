@@ -1,5 +1,5 @@
-"""Rows of `bench_speed` on the loop and a guided step beside the network that
-they call.
+"""Rows of `bench_speed` on the loop, a guided step and a training step beside
+the network that they call.
 """
 
 import functools
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import diffjax as dj
-from diffjax import grids, guidance, networks, predictions, solvers
+from diffjax import grids, guidance, networks, predictions, solvers, training
 from experiments.bench_speed.by_hand import BY_HAND, dpmpp_2m_by_hand, loop_by_hand
 from experiments.bench_speed.ratios import Config, RatioRow, compare, same
 
@@ -20,15 +21,7 @@ def network_loops(config: Config) -> Iterator[RatioRow]:
     The network has 6.5 M parameters, the batch 16 images.
     """
     cpu = jax.default_backend() == "cpu"
-    batch, side = (2, 8) if config.quick else (16, 16 if cpu else 32)
-    if config.quick:
-        net = networks.UNet(
-            width=8, multipliers=(1,), blocks=1, attention_resolutions=()
-        )
-    else:
-        net = networks.UNet(
-            width=64, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(2,)
-        )
+    net, batch, side = unet(config)
     key = jax.random.key(config.seed)
     initial = jax.jit(net.init)(key, jnp.zeros((side, side, 3)), 0.5)
     leaves, treedef = jax.tree.flatten(initial)
@@ -81,6 +74,71 @@ def network_loops(config: Config) -> Iterator[RatioRow]:
             alternations,
             1.05,
         )
+
+
+def training_steps(config: Config) -> Iterator[RatioRow]:
+    """Steps of `training.make_steps` against calls of a bare step.
+
+    The bare step computes the loss, its gradient and the update of Adam. The
+    library's also keeps the average of the parameters and checks for values
+    that are not finite.
+    """
+    net, batch, side = unet(config)
+    key, rule = jax.random.key(config.seed), training.optimiser(1e-4)
+    steps = 2 if jax.default_backend() == "cpu" else 32
+    params = jax.jit(net.init)(key, jnp.zeros((side, side, 3)), 0.5)
+    batches = jax.random.normal(key, (steps, batch, side, side, 3))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+
+    def loss(params, key, x):
+        noise = jax.random.normal(key, x.shape)
+        predicted = jax.vmap(lambda x: net.apply(params, x, 0.5))(x + noise)
+        return jnp.mean((predicted - noise) ** 2), {}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def bare_step(carry, x, key):
+        params, moments = carry
+        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(params, key, x)
+        updates, moments = rule.update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), moments), value
+
+    take = training.make_steps(training.make_step(loss, rule))
+    held = {
+        "state": training.init(key, params, rule),
+        "bare": jax.tree.map(jnp.array, (params, rule.init(params))),
+    }
+
+    def library():
+        held["state"], metrics = take(held["state"], batches)
+        return metrics["loss"]
+
+    def bare():
+        for i in range(steps):
+            now = jax.random.fold_in(key, i)
+            held["bare"], value = bare_step(held["bare"], batches[i], now)
+        return value
+
+    yield compare(
+        f"training step, U-Net {count:.1f} M, {batch} × {side}²",
+        library,
+        bare,
+        config.alternations,
+        1.05,
+    )
+
+
+def unet(config: Config) -> tuple[networks.UNet, int, int]:
+    """The U-Net of these rows, its batch size, and the side of its images."""
+    side = 16 if jax.default_backend() == "cpu" else 32
+    if config.quick:
+        small = networks.UNet(
+            width=8, multipliers=(1,), blocks=1, attention_resolutions=()
+        )
+        return small, 2, 8
+    net = networks.UNet(
+        width=64, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(2,)
+    )
+    return net, 16, side
 
 
 def guided(config: Config) -> Iterator[RatioRow]:

@@ -303,8 +303,7 @@ def fit(
       label: Text before the progress bar.
       name: Prefix of the checkpoints' folder and the losses' file, where `out`
         holds several networks.
-      stops: Steps at which `on_stop` is called, multiples of 50 and
-        increasing.
+      stops: Steps at which `on_stop` is called, increasing.
       on_stop: (step, averaged parameters) -> None. Called after the checkpoint
         is saved, and again where a run resumes from just there.
       before: (params, key, step) -> params, called ahead of each step. It
@@ -339,23 +338,26 @@ def fit(
     stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
     stored["data_digest"] = datasets.digest(arrays)
     losses = out / f"{name}losses.json"
-    with training.Checkpoints(out / f"{name}checkpoints", stored) as checkpoints:
+    history: list[float] = []
+    write = lambda: _write_history(losses, history)
+    with _Recorded(out / f"{name}checkpoints", stored, write) as checkpoints:
         # Not earlier: the checkpoints must belong to this configuration.
         files.write_config(out, config, about)
         state = checkpoints.restore_latest(state) or state
-        history = read_history(losses, int(state.step))
+        history += read_history(losses, int(state.step))
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
             # A finished run whose losses were lost counts as finished by this
             # file.
-            _write_history(losses, history)
+            write()
         with cli.progress(config.steps, int(state.step), label) as bar:
+            if int(state.step) < config.steps:
+                bar.set_postfix_str("compiling the training step ...")
 
             def show(step, values):
                 history.extend(values["loss"].tolist())
                 bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
                 bar.update(step - bar.n)
-                _write_history(losses, history)
 
             for stop in (*stops, config.steps):
                 if stop < int(state.step):
@@ -368,10 +370,26 @@ def fit(
                     checkpoints=checkpoints,
                     save_every=config.save_every,
                     on_block=show,
+                    donate=True,
                 )
                 if stop in stops and on_stop is not None:
                     on_stop(stop, state.ema)
     return state.ema, np.array(history)
+
+
+class _Recorded(training.Checkpoints):
+    """Checkpoints, ahead of each of which the losses so far are written.
+
+    After every block that would take longer and longer.
+    """
+
+    def __init__(self, directory, config, write):
+        self._record = write
+        super().__init__(directory, config)
+
+    def save(self, step, state):
+        self._record()
+        super().save(step, state)
 
 
 def _after(before, step, state, batch, take=True):
