@@ -18,7 +18,14 @@ from ..types import Array, ArrayLike
 from . import weights
 from .images import resized, signed
 
-__all__ = ["SIDE", "features", "from_state_dict", "load"]
+__all__ = [
+    "DEPTHS",
+    "SIDE",
+    "features",
+    "from_state_dict",
+    "load",
+    "state_dict_shapes",
+]
 
 SIDE = 224
 """Side to which images are resized."""

@@ -2,8 +2,8 @@
 
 The network is that of 2015-12-05, with 1008 classes (Szegedy et al. 2016).
 Heusel et al. 2017 compute FID from it. Its weights circulate as a state dict
-for torch. Three of its layers differ from the published table: average pools
-leave padding out of their means, and the last block pools by maxima.
+for torch. Average pools leave padding out of their means. The last block pools
+by maxima, where the paper has means.
 """
 
 import functools
@@ -20,7 +20,15 @@ from ..types import Array, ArrayLike
 from . import weights
 from .images import resized, signed
 
-__all__ = ["FEATURES", "SIDE", "InceptionV3", "features", "from_state_dict", "load"]
+__all__ = [
+    "FEATURES",
+    "SIDE",
+    "InceptionV3",
+    "features",
+    "from_state_dict",
+    "load",
+    "state_dict_shapes",
+]
 
 SIDE = 299
 """Side of the images that the network takes."""
@@ -214,9 +222,9 @@ def features(params: Any, images: ArrayLike) -> Array:
     """Features of a batch of images.
 
     Images are resized to 299 × 299 by bilinear interpolation between the
-    centres of pixels, without anti-aliasing, in floating point. So do common
-    implementations for torch. That of TensorFlow, with which the first FIDs
-    were computed, aligns pixels by their corners, and gives other numbers.
+    centres of pixels, without anti-aliasing, in floating point. So does the
+    usual FID for torch. TensorFlow's, with which the first ones were computed,
+    has the coordinates of pixels half a pixel off, and gives other numbers.
 
     Args:
       params: As `from_state_dict` returns them.
