@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -27,7 +27,11 @@ COMPILATION_CACHE = pathlib.Path(__file__).parents[2] / ".xla_cache"
 
 
 def main(
-    run: Callable[[Config], Any], config_type: type[Config], document: str | None
+    run: Callable[[Config], Any],
+    config_type: type[Config],
+    document: str | None,
+    *,
+    defaults: Callable[[Sequence[str]], Config] | None = None,
 ) -> None:
     """Parse the command line and run an experiment.
 
@@ -39,6 +43,8 @@ def main(
       run: The experiment, a function of its configuration.
       config_type: The frozen dataclass of its flags.
       document: Its docstring, shown by `--help`.
+      defaults: Words of the command line -> the configuration whose values are
+        the defaults of the flags. None for those of `config_type`.
 
     Raises:
       SystemExit: After bad input (code 1) or an interrupt (code 130).
@@ -51,7 +57,11 @@ def main(
         try:
             if signal.getsignal(signal.SIGINT) is stop_at_once:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            run(tyro.cli(config_type, description=_paragraphs(document), prog=name))
+            settings: dict[str, Any] = {}
+            if defaults is not None:
+                settings["default"] = defaults(sys.argv[1:])
+            text = _paragraphs(document)
+            run(tyro.cli(config_type, description=text, prog=name, **settings))
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
@@ -248,7 +258,12 @@ class Clock:
 
 
 def progress(
-    total: int, initial: int = 0, label: str = "", unit: str = "step"
+    total: int,
+    initial: int = 0,
+    label: str = "",
+    unit: str = "step",
+    *,
+    hidden: bool = False,
 ) -> tqdm.tqdm:
     """A progress bar with rate and time left, on the terminal's error stream.
 
@@ -257,6 +272,7 @@ def progress(
       initial: Units that are already done.
       label: Text before the bar.
       unit: Name of a unit.
+      hidden: Whether it is not shown, for work inside of another bar's.
 
     Returns:
       The bar, a context manager with `update(count)`.
@@ -266,6 +282,7 @@ def progress(
         initial=initial,
         desc=label,
         unit=unit,
+        disable=hidden,
         dynamic_ncols=True,
         mininterval=0.5,
     )
