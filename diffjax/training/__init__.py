@@ -3,7 +3,7 @@
 This package imports orbax. `import diffjax` does not import it.
 """
 
-from . import averages
+from . import augmentation, averages
 from .checkpoints import Checkpoints, load_ema
 from .data import (
     Batches,
@@ -45,6 +45,7 @@ __all__ = [
     "Source",
     "Step",
     "TrainState",
+    "augmentation",
     "averages",
     "data_mesh",
     "ema_decay_at",
