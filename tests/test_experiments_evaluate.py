@@ -110,7 +110,7 @@ def test_perfect_samples_are_at_distance_zero_and_copies_are_seen():
     rng = np.random.default_rng(0)
     train, held_out, samples = np.split(rng.normal(size=(600, 3)), [300, 450])
     reference = measures.reference_of(train, None, 0)
-    row = measures.distances(samples, reference, groups=10, pairs=100, k=3)
+    row, _ = measures.distances(samples, reference, groups=10, pairs=100, k=3)
     # the reference is fixed: its own sampling bias, 2 D/n by chance, stays
     error = 4 * row["frechet_standard_error"] + measures.metrics.frechet_bias(
         reference.moments, measures.metrics.stated_moments(np.zeros(3), np.eye(3))

@@ -265,8 +265,10 @@ class _Rows:
         return self.stored[self.rows[index]]
 
 
-def compare(config: Config, values: Features) -> dict[str, dict[str, float]]:
-    """The numbers of the samples and of held-out images, by set.
+def compare(
+    config: Config, values: Features
+) -> dict[str, tuple[dict[str, float], metrics.Extrapolation]]:
+    """`measures.distances` of the samples and of held-out images, by set.
 
     Where there are more samples than held-out images, as many samples as these
     are a set of their own.
@@ -293,7 +295,7 @@ def compare(config: Config, values: Features) -> dict[str, dict[str, float]]:
 def draw_figures(
     config: Config, run: Run, drawn: np.ndarray, values: Features, out: pathlib.Path
 ) -> None:
-    """Draw the images and the lines of the extrapolation.
+    """Draw the images and the samples' nearest training images, if they are images.
 
     Args:
       config: The flags.
@@ -302,15 +304,7 @@ def draw_figures(
       values: The features of all images.
       out: The folder.
     """
-    data, lines = run.model.data, {}
-    for name, features in (
-        ("samples", values.samples),
-        ("held-out images", values.held_out),
-    ):
-        parts = measures.groups_of(features, values.reference, config.groups)
-        line = metrics.frechet_extrapolated(parts, values.reference.moments)
-        lines[name] = line.counts, line.distances, line.value, line.slope
-    figures.draw_extrapolation(lines, f"{config.run}, {config.features}", out)
+    data = run.model.data
     if not data.is_image:
         return
     limits = networks.limits(data)
@@ -348,7 +342,9 @@ def run(config: Config) -> dict[str, Any]:
     clock.lap("samples")
     values = measure_features(config, opened, drawn, mesh)
     clock.lap("features")
-    columns = compare(config, values)
+    compared = compare(config, values)
+    columns = {name: numbers for name, (numbers, _) in compared.items()}
+    lines = {name: line for name, (_, line) in compared.items()}
     clock.lap("distances")
     copying = measures.memorisation(
         values.samples[: config.pairs], values.reference, values.held_out
@@ -358,6 +354,7 @@ def run(config: Config) -> dict[str, Any]:
     if config.bits:
         results |= score(opened, config)
         clock.lap("score")
+    figures.draw_extrapolation(lines, f"{config.run}, {config.features}", out)
     draw_figures(config, opened, drawn, values, out)
     clock.lap("figures")
     results["seconds"] = clock.laps

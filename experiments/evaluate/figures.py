@@ -7,6 +7,7 @@ import pathlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+from diffjax.metrics import Extrapolation
 from experiments.shared.figures import image_grid, save_figure
 
 COLOURS = ("#1f4e79", "#c05020", "#5a8f3d")
@@ -53,24 +54,22 @@ def draw_neighbours(
 
 
 def draw_extrapolation(
-    lines: dict[str, tuple[np.ndarray, np.ndarray, float, float]],
+    lines: dict[str, Extrapolation],
     title: str,
     out: pathlib.Path,
 ) -> None:
     """Draw the Fréchet distance of subsets against 1/n, and its lines to 0.
 
     Args:
-      lines: (sizes, distances, intercept, slope) of each set by name.
+      lines: The extrapolation of each set by name.
       title: The features.
       out: The folder.
     """
     figure, axis = plt.subplots(figsize=(5.5, 3.8))
-    for colour, (name, (sizes, values, intercept, slope)) in zip(
-        COLOURS, lines.items(), strict=False
-    ):
-        inverse = np.array([0, *1 / sizes])
-        axis.plot(1 / sizes, values, "o", color=colour, label=name)
-        axis.plot(inverse, intercept + slope * inverse, color=colour, lw=1)
+    for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
+        inverse = np.array([0, *1 / line.counts])
+        axis.plot(inverse[1:], line.distances, "o", color=colour, label=name)
+        axis.plot(inverse, line.value + line.slope * inverse, color=colour, lw=1)
     axis.set(xlabel="1/n", ylabel="squared Fréchet distance", title=title)
     axis.legend(frameon=False)
     save_figure(figure, out / "frechet.png")

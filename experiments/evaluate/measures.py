@@ -61,7 +61,7 @@ def groups_of(features: np.ndarray, reference: Reference, count: int) -> list:
 
 def distances(
     features: np.ndarray, reference: Reference, *, groups: int, pairs: int, k: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], metrics.Extrapolation]:
     """All distances and scores of a set of features.
 
     Args:
@@ -72,7 +72,7 @@ def distances(
       k: Neighbour that the balls of precision and recall reach.
 
     Returns:
-      Numbers by name.
+      (numbers by name, the extrapolation of the Fréchet distance).
     """
     parts = groups_of(features, reference, groups)
     whole = functools.reduce(metrics.Moments.merged, parts)
@@ -84,7 +84,7 @@ def distances(
     kernel = metrics.kernel_jackknife(x, y)
     precision, recall = metrics.precision_recall(x, y, k)
     density, coverage = metrics.density_coverage(x, y, k)
-    return {
+    numbers = {
         "images": len(features),
         "frechet": jackknife.plug_in,
         "frechet_corrected": jackknife.value,
@@ -99,6 +99,7 @@ def distances(
         "density": float(density),
         "coverage": float(coverage),
     }
+    return numbers, line
 
 
 def memorisation(
