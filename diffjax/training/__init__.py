@@ -20,6 +20,7 @@ from .data import (
 )
 from .loop import fit
 from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
+from .snapshots import Snapshots, reconstruct, reconstruct_many
 from .state import (
     LossFunction,
     Step,
@@ -43,6 +44,7 @@ __all__ = [
     "Prefetch",
     "Rows",
     "Source",
+    "Snapshots",
     "Step",
     "TrainState",
     "augmentation",
@@ -58,6 +60,8 @@ __all__ = [
     "make_steps",
     "optimiser",
     "partition_spec",
+    "reconstruct",
+    "reconstruct_many",
     "replicate",
     "shard_batch",
     "shard_state",

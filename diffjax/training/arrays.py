@@ -5,6 +5,7 @@ orbax then meets no custom node, no empty node and no key.
 
 import dataclasses
 import errno
+import os
 import pathlib
 import threading
 from typing import Any
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from .. import checks
 from ..types import PyTree
-from . import manifest
+from . import folders, manifest
 from .configuration import ABSENT
 from .state import TrainState
 
@@ -25,11 +26,13 @@ __all__ = [
     "flatten",
     "items_of",
     "message",
+    "nested",
     "read",
     "state_of",
     "to_host",
     "unflatten",
     "write",
+    "write_whole",
 ]
 
 _ORBAX = threading.RLock()
@@ -116,6 +119,25 @@ def unflatten(template: PyTree, flat: dict[str, Any], prefix: str = "") -> PyTre
     return jax.tree_util.tree_map_with_path(leaf_at, template)
 
 
+def nested(flat: dict[str, Any]) -> Any:
+    """Arrays as nested dicts by the parts of their names, as Flax parameters are.
+
+    Args:
+      flat: Arrays by name.
+
+    Returns:
+      The dicts. An array without a name stands alone.
+    """
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree.get("", tree)
+
+
 def _name(prefix: str, key_path: Any) -> str:
     name = jax.tree_util.keystr(key_path, simple=True, separator="/")
     return "/".join(part for part in (prefix, name) if part)
@@ -150,6 +172,33 @@ def write(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> None:
         for item, arrays in items.items():
             saver = ocp.Checkpointer(ocp.StandardCheckpointHandler())
             saver.save(folder / item, args=ocp.args.StandardSave(arrays))
+
+
+def write_whole(
+    folder: pathlib.Path, config: dict[str, Any], items: dict[str, dict[str, Any]]
+) -> None:
+    """Write arrays and their manifest so that a folder of this name is whole.
+
+    It is written under another name and renamed. Processes wait for one
+    another.
+
+    Args:
+      folder: The folder, which does not exist yet.
+      config: The configuration, JSON values by name.
+      items: Arrays by item and name.
+    """
+    temporary = folder.with_name(f"{folder.name}.writing")
+    primary = jax.process_index() == 0
+    if primary:
+        folders.remove_temporary(temporary, tuple(items))
+        temporary.mkdir()
+    write(temporary, items)
+    described = {item: manifest.describe(part) for item, part in items.items()}
+    if primary:
+        manifest.write(temporary, config, described)
+        os.rename(temporary, folder)
+    if jax.process_count() > 1:
+        ocp.multihost.sync_global_processes(f"diffjax checkpoint {folder}")
 
 
 def read(

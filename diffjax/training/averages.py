@@ -5,6 +5,7 @@ et al. 2024, section 3.1). So its length grows with the training, and σ_rel, it
 length as a share of t, stays. `snapshots` reconstructs other lengths afterwards.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from ..types import Array, PyTree, Scalar
 
 __all__ = [
     "LONGEST",
+    "combination",
     "decay",
     "exponent",
+    "inner_products",
     "lengths",
     "relative_length",
     "start",
@@ -179,3 +182,98 @@ def updated(average: PyTree, params: PyTree, step: Scalar, sigma_rel: float) -> 
         return jnp.where(step == 1, p, e + gain * (p - e))
 
     return jax.tree.map(update, average, params)
+
+
+# ------------------------------------------------------- other lengths, afterwards
+
+
+def inner_products(
+    first: Sequence[tuple[int, float]], second: Sequence[tuple[int, float]]
+) -> np.ndarray:
+    """Inner products of the profiles of averages.
+
+        Σ_s w_i(s) w_j(s),    w_i(s) = (s^(γ_i+1) − (s − 1)^(γ_i+1))/t_i^(γ_i+1)
+
+    over the steps s ≤ min(t_i, t_j), where w_i(s) is the weight of the parameters
+    of step s, see `decay`. The sum is exact, also at the first steps. For s ≫ γ it
+    is the integral
+
+        (γ_i + 1)(γ_j + 1)/(γ_i + γ_j + 1) min(t_i, t_j)^(γ_i+γ_j+1)
+            / (t_i^(γ_i+1) t_j^(γ_j+1))
+
+    Args:
+      first: n pairs (t, γ).
+      second: m pairs (t, γ).
+
+    Returns:
+      (n, m) in float64. The time is proportional to the greatest t.
+
+    References:
+      Karras et al. 2024, Algorithm 3, which uses the integral.
+    """
+    powers = {1 + gamma for _, gamma in [*first, *second]}
+    steps = sorted({step for step, _ in [*first, *second]})
+    sums = {(a, b): _sums(steps, a, b) for a in powers for b in powers if a <= b}
+    products = np.empty((len(first), len(second)))
+    for i, (t, gamma) in enumerate(first):
+        for j, (u, delta) in enumerate(second):
+            a, b, earlier = 1 + gamma, 1 + delta, min(t, u)
+            shared = sums[min(a, b), max(a, b)][earlier]
+            products[i, j] = shared * (earlier / t) ** a * (earlier / u) ** b
+    return products
+
+
+def _sums(steps, a, b):
+    # Σ_{s≤t} w_a(s) w_b(s) at each of the steps t. Powers of s alone would
+    # overflow, so that each sum is that of the step before, decayed, and a rest.
+    sums, total, last = {}, 0.0, 0
+    for step in steps:
+        s = np.arange(last + 1, step + 1, dtype=float)
+        with np.errstate(divide="ignore"):  # at s = 1
+            gap = np.log1p(-1 / s)
+        terms = np.expm1(a * gap) * np.expm1(b * gap) * (s / step) ** (a + b)
+        total = total * (last / step) ** (a + b) + terms.sum()
+        sums[step], last = total, step
+    return sums
+
+
+def combination(
+    stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
+) -> np.ndarray:
+    """Coefficients with which stored averages give one of another length.
+
+        min_c ‖Σ_i c_i w_i − w‖²,    Σ_i c_i = 1
+
+    of the weights w that each average gives to the parameters of every step. The
+    constraint, which all averages fulfil, is not the paper's. It makes
+    parameters that do not change exact.
+
+    Args:
+      stored: Pairs (t, σ_rel) of the n stored averages.
+      step: t of the average wanted.
+      sigma_rel: Its relative length.
+
+    Returns:
+      The coefficients, (n,) in float64.
+
+    References:
+      Karras et al. 2024, section 3.2 and Algorithm 3.
+
+    Example:
+      >>> stored = [(8, 0.05), (8, 0.10), (16, 0.05), (16, 0.10)]
+      >>> dj.training.averages.combination(stored, 16, 0.10).round(6) + 0.0
+      array([0., 0., 0., 1.])
+    """
+    profiles = [(t, exponent(length)) for t, length in stored]
+    gram = inner_products(profiles, profiles)
+    scale = 1 / np.sqrt(np.diag(gram))
+    wanted = inner_products(profiles, [(step, exponent(sigma_rel))])[:, 0]
+    # The conditions of a minimum, with the multiplier of the constraint last. Each
+    # profile is divided by its norm. Neighbouring ones are almost parallel, so
+    # that the smallest singular values are rounding.
+    size, norm = len(stored), np.linalg.norm(scale)
+    matrix = np.zeros((size + 1, size + 1))
+    matrix[:size, :size] = gram * scale * scale[:, None]
+    matrix[size, :size] = matrix[:size, size] = scale / norm
+    right = np.append(wanted * scale, 1 / norm)
+    return scale * np.linalg.lstsq(matrix, right, rcond=1e-14)[0][:size]

@@ -11,11 +11,11 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from .. import checks
 from ..types import PyTree
 from . import arrays, configuration, folders, lock, manifest
+from .snapshots import Snapshots
 from .state import TrainState
 
 __all__ = ["Checkpoints", "load_ema"]
@@ -46,6 +46,8 @@ class Checkpoints:
       keep: Number of checkpoints that are kept.
       ignore: Top-level fields of `config` that may differ from the stored
         ones, such as the number of steps.
+      snapshots: A `Snapshots`, saved with the checkpoints where it is due, in
+        another folder.
 
     Raises:
       ValueError: If the newest checkpoint is of another configuration. The
@@ -67,10 +69,13 @@ class Checkpoints:
         config: dict[str, Any],
         keep: int = 2,
         ignore: Collection[str] = (),
+        *,
+        snapshots: Snapshots | None = None,
     ):
         self._keep = checks.integer("keep", keep, 1)
         self.directory = pathlib.Path(directory).absolute()
         self._config = configuration.as_json(config)
+        self._snapshots = snapshots
         self._damaged: dict[int, str] = {}  # step -> reason
         self._saving: threading.Thread | None = None
         self._error: Exception | None = None
@@ -121,6 +126,9 @@ class Checkpoints:
                 FileExistsError,
             )
             folders.set_aside(folder, "it is not whole")
+        if self._snapshots is not None:
+            # Before the checkpoint, so that none is missing up to that.
+            self._snapshots.save(state)
         items = arrays.items_of(state)
         items = {name: arrays.to_host(part) for name, part in items.items()}
         self._pending = step
@@ -161,6 +169,7 @@ class Checkpoints:
                 there = int(restored["step"])
                 message = f"it is the checkpoint of step {there}"
                 checks.require(there == step, message, manifest.Damaged)
+                self._continue_from(step)
                 return arrays.state_of(state_template, restored)
             except manifest.Damaged as error:
                 self._reject(folder, str(error))
@@ -172,6 +181,7 @@ class Checkpoints:
             raise RuntimeError(
                 f"no checkpoint can be read: {reasons}; a run started again begins anew"
             )
+        self._continue_from(0)
         return None
 
     def latest_step(self) -> int | None:
@@ -215,7 +225,7 @@ class Checkpoints:
     def _save(self, step: int, items: dict[str, dict[str, Any]]) -> None:
         """Save in the background, and delete old checkpoints."""
         try:
-            self._write(step, items)
+            arrays.write_whole(self.folder(step), self._config, items)
             for old in folders.whole_steps(self.directory)[: -self._keep]:
                 if jax.process_index() == 0 and folders.holds_only_ours(
                     self.folder(old)
@@ -228,22 +238,9 @@ class Checkpoints:
             )
             self._error.__cause__ = error
 
-    def _write(self, step: int, items: dict[str, dict[str, Any]]) -> None:
-        """Write a temporary folder, then rename it. Hosts wait for one another."""
-        temporary = self.directory / f"{step}.writing"
-        primary = jax.process_index() == 0
-        if primary:
-            folders.remove_temporary(temporary)
-            temporary.mkdir()
-        arrays.write(temporary, items)
-        described = {item: manifest.describe(part) for item, part in items.items()}
-        if primary:
-            manifest.write(temporary, self._config, described)
-            os.rename(temporary, self.folder(step))
-        if jax.process_count() > 1:
-            ocp.multihost.sync_global_processes(
-                f"diffjax checkpoint {self.folder(step)}"
-            )
+    def _continue_from(self, step: int) -> None:
+        if self._snapshots is not None:
+            self._snapshots.continue_from(step)
 
     def _clean(self) -> None:
         """Remove remains of a kill, and set damaged checkpoints aside."""
@@ -411,12 +408,5 @@ def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
         name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
         for name, entry in stored["ema"].items()
     }
-    tree: dict[str, Any] = {}
     flat = arrays.read(folder, "ema", stored=stored["ema"], template=forms)
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree["ema"]
+    return arrays.nested(flat)["ema"]

@@ -45,13 +45,20 @@ def step_folders(directory: pathlib.Path) -> list[pathlib.Path]:
     ]
 
 
-def whole_steps(directory: pathlib.Path) -> list[int]:
+def whole_steps(directory: pathlib.Path, items: tuple[str, ...] = ITEMS) -> list[int]:
     """The steps whose folder is complete, in order.
 
     A folder is renamed to its step once the manifest, its last file, is
     written.
+
+    Args:
+      directory: The folder of the folders.
+      items: The parts that each of them has.
+
+    Returns:
+      The steps.
     """
-    parts = (manifest.NAME, *ITEMS)
+    parts = (manifest.NAME, *items)
     return sorted(
         int(folder.name)
         for folder in step_folders(directory)
@@ -64,11 +71,19 @@ def is_temporary(folder: pathlib.Path) -> bool:
     return bool(_TEMPORARY.fullmatch(folder.name)) and folder.is_dir()
 
 
-def holds_only_ours(folder: pathlib.Path) -> bool:
-    """Whether a folder holds nothing but a checkpoint's files, or no files at all."""
+def holds_only_ours(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> bool:
+    """Whether a folder holds nothing but a checkpoint's files, or no files at all.
+
+    Args:
+      folder: The folder.
+      items: The parts of a checkpoint.
+
+    Returns:
+      True if it does.
+    """
     if not folder.is_dir():
         return False
-    if not {entry.name for entry in folder.iterdir()} <= {*ITEMS, *_MARKS}:
+    if not {entry.name for entry in folder.iterdir()} <= {*items, *_MARKS}:
         return False
     files = {file.name for file in folder.rglob("*") if not file.is_dir()}
     return not files or bool(files & _MARKS)
@@ -99,16 +114,25 @@ def set_aside(folder: pathlib.Path, reason: str) -> None:
     )
 
 
-def delete(folder: pathlib.Path) -> None:
-    """Rename, then delete, so that a kill in between leaves no half checkpoint."""
+def delete(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> None:
+    """Rename, then delete, so that a kill in between leaves no half checkpoint.
+
+    Args:
+      folder: The checkpoint's folder.
+      items: The parts of a checkpoint.
+    """
     doomed = folder.with_name(f"{folder.name}.deleting")
-    remove_temporary(doomed)
+    remove_temporary(doomed, items)
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
 
 
-def remove_temporary(folder: pathlib.Path) -> None:
+def remove_temporary(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> None:
     """Remove a folder that a kill left half written or half deleted.
+
+    Args:
+      folder: The folder, which may be missing.
+      items: The parts of a checkpoint.
 
     Raises:
       FileExistsError: If it holds files that are not of a checkpoint.
@@ -116,10 +140,10 @@ def remove_temporary(folder: pathlib.Path) -> None:
     if not folder.exists():
         return
     # orbax names a part that it has not finished with more after a dot.
-    parts = tuple(f"{item}." for item in ITEMS)
+    parts = tuple(f"{item}." for item in items)
     for entry in folder.iterdir():
         checks.require(
-            entry.name in {*ITEMS, *_MARKS} or entry.name.startswith(parts),
+            entry.name in {*items, *_MARKS} or entry.name.startswith(parts),
             f"{folder} holds {entry.name}, not of a checkpoint, and is left alone",
             FileExistsError,
         )
