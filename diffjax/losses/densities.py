@@ -32,8 +32,9 @@ class TimeDistribution(Protocol):
     """Protocol of a distribution of the training time on any schedule.
 
     Optional members: `cdf(schedule, t)`, which is otherwise found by bisection,
-    and `check(schedule)`, which raises ValueError for a schedule that does not
-    fit and is called before anything is traced.
+    `shifted(shift)`, for a distribution of all noise levels that `times.shifted`
+    moves before it is cut, and `check(schedule)`, which raises ValueError for a
+    schedule that does not fit and is called before anything is traced.
     """
 
     def quantile(self, schedule: Schedule, u: ArrayLike) -> Array:
@@ -137,6 +138,10 @@ class LogNormal(TimeDistribution):
         z = self._standard(schedules.log_snr(schedule, as_time(t)))
         share = (ndtr(sign * z) - start) / (end - start)
         return jnp.where(upper, 1 - share, share)
+
+    def shifted(self, shift: Scalar) -> TimeDistribution:
+        log = jnp.log if checks.is_traced(shift) else lambda x: float(np.log(x))
+        return LogNormal(self.mean + log(shift), self.std)
 
     def _ends(self, low, high):
         # The normal's CDF at both ends. Where both lie above the mean, they are

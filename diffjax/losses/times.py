@@ -143,7 +143,9 @@ def shifted(distribution: str | TimeDistribution, shift: Scalar) -> TimeDistribu
       shift: s, positive. Above 1 for more noise.
 
     Returns:
-      The distribution. What moves out of the schedule's range is cut off.
+      The distribution. What moves out of the schedule's range is cut off. A
+      normal one is moved before it is cut. Others have no density at noise
+      levels to which nothing within the range moves.
 
     Raises:
       ValueError: If shift is not positive, or the name is unknown.
@@ -154,7 +156,10 @@ def shifted(distribution: str | TimeDistribution, shift: Scalar) -> TimeDistribu
       >>> round(float(times.quantile(flow, 0.5)), 2)
       0.75
     """
-    return Shifted(named(distribution), shift)
+    distribution = named(distribution)
+    if hasattr(distribution, "shifted"):
+        return distribution.shifted(shift)
+    return Shifted(distribution, shift)
 
 
 @checks.arguments(quantile=(checks.callable_, "quantile(schedule, u) -> t"))
