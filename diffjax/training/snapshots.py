@@ -61,8 +61,9 @@ class Snapshots:
       >>> state, _ = step(state, jnp.zeros(1))
       >>> with dj.training.Snapshots("averages", every=1) as snapshots:
       ...     snapshots.save(state)
-      >>> print(dj.training.reconstruct("averages", 0.12)["w"].round(3))
-      [0.9 0.9 0.9]
+      >>> average = dj.training.reconstruct("averages", 0.12)
+      >>> bool(jnp.allclose(average["w"], state.params["w"]))  # after one step
+      True
     """
 
     def __init__(
