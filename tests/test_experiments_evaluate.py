@@ -4,6 +4,7 @@ numbers, its independence of devices, and its errors.
 
 import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,17 @@ def test_flags_that_cannot_be_used_raise(
     config = dataclasses.replace(SMALL, run=trained, out=tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         evaluate.run(config)
+
+
+def test_networks_are_loaded_from_files_that_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "net.pth").write_bytes(b"")
+    data = datasets.open_dataset("digits", 447, 0)
+    with pytest.raises(ValueError, match="weights cannot be read: .*convert the file"):
+        networks.extractor("inception", tmp_path / "net.pth", data)
+    toy = datasets.open_dataset("moons", 447, 0)
+    with pytest.raises(ValueError, match="are no images"):
+        networks.extractor("dinov2", tmp_path / "net.pth", toy)
 
 
 def test_a_folder_must_name_an_experiment_with_a_loader(trained, tmp_path):

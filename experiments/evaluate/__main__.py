@@ -22,10 +22,13 @@ what a perfect sampler would get with as many images.
 A corrected Fréchet distance needs several times as many images as features.
 Pixels are reduced to 64 principal components first.
 
-Hardware and time: under a minute on 2 CPU cores for `score_sde` on digits.
+Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits,
+a minute more with --bits. Inception's features need an accelerator.
 
-Expect there a corrected Fréchet distance of about 0.1 where held-out digits have
-0 within two standard errors, and z-scores of memorisation below 3.
+Expect there a corrected Fréchet distance of 0.17 ± 0.05 where held-out digits
+have −0.03 ± 0.07, though without correction these are 0.45 and 0.34. Samples
+have precision 0.58 and coverage 0.33, held-out digits 0.95 and 0.80. No sign of
+copies: the nearest share is 0.74 where 0.75 ± 0.02 is expected.
 """
 
 import dataclasses

@@ -33,7 +33,8 @@ def extractor(name: FeaturesName, weights: pathlib.Path | None, data: Dataset) -
       A callable pytree, scaled examples (B, *shape) -> features (B, D).
 
     Raises:
-      ValueError: If weights are missing or not wanted, or the data no images.
+      ValueError: If weights are missing or not wanted, need a library that is
+        not there, or hold another network, or if the data are no images.
     """
     if name == "pixels":
         if weights is not None:
@@ -45,7 +46,11 @@ def extractor(name: FeaturesName, weights: pathlib.Path | None, data: Dataset) -
         raise ValueError(
             f"features must be pixels, as examples of shape {data.shape} are no images"
         )
-    return jax.tree_util.Partial(_of_images, NETWORKS[name](weights), limits(data))
+    try:
+        network = NETWORKS[name](weights)
+    except ModuleNotFoundError as error:  # the message says how to do without
+        raise ValueError(f"weights cannot be read: {error}") from None
+    return jax.tree_util.Partial(_of_images, network, limits(data))
 
 
 def _flattened(x):
