@@ -13,6 +13,7 @@ from .data import (
     Images,
     Prefetch,
     Rows,
+    SharedSource,
     Source,
     load,
     load_labelled,
@@ -20,6 +21,7 @@ from .data import (
 )
 from .loop import fit
 from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
+from .processes import start_processes
 from .snapshots import Snapshots, reconstruct, reconstruct_many
 from .state import (
     LossFunction,
@@ -43,6 +45,7 @@ __all__ = [
     "LossFunction",
     "Prefetch",
     "Rows",
+    "SharedSource",
     "Source",
     "Snapshots",
     "Step",
@@ -66,6 +69,7 @@ __all__ = [
     "shard_batch",
     "shard_state",
     "split",
+    "start_processes",
     "warmup_cosine",
 ]
 

@@ -17,13 +17,15 @@ import orbax.checkpoint as ocp
 
 from .. import checks
 from ..types import PyTree
-from . import folders, manifest
+from . import folders, manifest, parallel, processes
 from .configuration import ABSENT
 from .state import TrainState
 
 __all__ = [
     "OtherArrays",
     "flatten",
+    "from_first",
+    "host_form",
     "items_of",
     "message",
     "nested",
@@ -37,6 +39,10 @@ __all__ = [
 
 _ORBAX = threading.RLock()
 """Held while orbax works, which numbers its operations by a counter of the process."""
+
+
+_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+"""Of several processes the first works, and waits for no other."""
 
 
 class OtherArrays(ValueError):
@@ -148,14 +154,49 @@ def _is_key(leaf: Any) -> bool:
 
 
 def to_host(flat: dict[str, Any]) -> dict[str, Any]:
-    """Copies that no later step can donate, on the host if it has the whole array."""
+    """Copies as NumPy arrays, which no later step can donate. Keys become words."""
+    return processes.to_host({name: _words(leaf) for name, leaf in flat.items()})
 
-    def copy(leaf):
-        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        whole = leaf.is_fully_addressable or leaf.is_fully_replicated
-        return np.array(leaf) if whole else leaf.copy()
 
-    return {name: copy(leaf) for name, leaf in flat.items()}
+def host_form(flat: dict[str, Any]) -> dict[str, Any]:
+    """Shapes and dtypes of arrays by name, without their placement."""
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in flat.items()
+    }
+
+
+def from_first(flat: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
+    """Arrays that process 0 has read, in all processes.
+
+    Args:
+      flat: Arrays by name, in process 0.
+      template: Arrays by name, whose placement the others get. Those without
+        one are put on a device of each process.
+
+    Returns:
+      The arrays by name. Empty where process 0 has none.
+    """
+    stored = None
+    if jax.process_index() == 0:
+        stored = {name: np.asarray(_words(leaf)) for name, leaf in flat.items()}
+    placed = {}
+    for name, array in processes.arrays_from_first(stored).items():
+        leaf = template[name]
+        kind = _key_type(leaf) if _is_key(leaf) else None
+        array = jax.device_put(array) if kind is None else _key(array, kind)
+        sharding = getattr(leaf, "sharding", None)
+        whole = sharding is None or sharding.is_fully_addressable
+        placed[name] = array if whole else parallel.placed(array, sharding)
+    return placed
+
+
+def _words(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _key(words: Any, kind: Any) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=kind)
 
 
 # ---- orbax
@@ -170,7 +211,10 @@ def write(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> None:
     """
     with _ORBAX:
         for item, arrays in items.items():
-            saver = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+            saver = ocp.Checkpointer(
+                ocp.StandardCheckpointHandler(multiprocessing_options=_ALONE),
+                multiprocessing_options=_ALONE,
+            )
             saver.save(folder / item, args=ocp.args.StandardSave(arrays))
 
 
@@ -179,8 +223,8 @@ def write_whole(
 ) -> None:
     """Write arrays and their manifest so that a folder of this name is whole.
 
-    It is written under another name and renamed. Processes wait for one
-    another.
+    It is written under another name and renamed. Of several processes the
+    first alone calls this.
 
     Args:
       folder: The folder, which does not exist yet.
@@ -188,17 +232,12 @@ def write_whole(
       items: Arrays by item and name.
     """
     temporary = folder.with_name(f"{folder.name}.writing")
-    primary = jax.process_index() == 0
-    if primary:
-        folders.remove_temporary(temporary, tuple(items))
-        temporary.mkdir()
+    folders.remove_temporary(temporary, tuple(items))
+    temporary.mkdir()
     write(temporary, items)
     described = {item: manifest.describe(part) for item, part in items.items()}
-    if primary:
-        manifest.write(temporary, config, described)
-        os.rename(temporary, folder)
-    if jax.process_count() > 1:
-        ocp.multihost.sync_global_processes(f"diffjax checkpoint {folder}")
+    manifest.write(temporary, config, described)
+    os.rename(temporary, folder)
 
 
 def read(
@@ -228,7 +267,8 @@ def read(
     _raise_if_other_arrays(folder, stored, forms)
     try:
         with _ORBAX:
-            restored = ocp.StandardCheckpointHandler().restore(
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=_ALONE)
+            restored = handler.restore(
                 folder / item, args=ocp.args.StandardRestore(forms)
             )
     # For damaged files orbax and tensorstore raise a dozen kinds, bare
@@ -240,9 +280,7 @@ def read(
     manifest.verify(restored, stored)
     for name, leaf in template.items():
         if _is_key(leaf):
-            restored[name] = jax.random.wrap_key_data(
-                restored[name], impl=_key_type(leaf)
-            )
+            restored[name] = _key(restored[name], _key_type(leaf))
     return restored
 
 

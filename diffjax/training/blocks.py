@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import parallel
-from .data import Batches
+from .data import Batches, SharedSource
 from .interrupts import Call
 
 __all__ = ["Blocks"]
@@ -103,14 +103,24 @@ class Blocks:
             self._length = min(_power_of_two(fitting), self._size)
 
     def _read(self, step: int, count: int) -> tuple[Any, np.int32]:
-        stacked = self._batches.block(step, count)
+        batches, rows = self._batches, None
+        several = jax.process_count() > 1 and self._mesh is not None
+        if several and isinstance(batches, SharedSource):
+            rows = parallel.own_rows(batches.batch_size, self._mesh)
+            stacked = batches.share(step, count, rows)
+        else:
+            stacked = batches.block(step, count)
         if self._size is None:
             # Of the batch alone, so that a resumed run has the same program.
             one = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) / count
+            one *= 1 if rows is None else batches.batch_size / len(rows)
             self._size = min(_power_of_two(MOST_BYTES / max(one, 1)), MOST_STEPS)
         size = self._size
         stacked = jax.tree.map(lambda leaf: _padded(leaf, size), stacked)
-        if self._mesh is not None:
+        if rows is not None:
+            size = batches.batch_size
+            placed = parallel.block_of_shares(stacked, rows, size, self._mesh)
+        elif self._mesh is not None:
             placed = parallel.shard_batch(stacked, self._mesh, axis=1)
         else:
             with jax.default_device(self._device):

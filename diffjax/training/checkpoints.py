@@ -14,7 +14,7 @@ import jax
 
 from .. import checks
 from ..types import PyTree
-from . import arrays, configuration, folders, lock, manifest
+from . import arrays, configuration, folders, lock, manifest, processes
 from .snapshots import Snapshots
 from .state import TrainState
 
@@ -39,6 +39,10 @@ class Checkpoints:
     (`lock.Lock`). Saving happens in the background on copies, so that buffers
     may be donated at once. Use it as a context manager. Leaving it waits for
     the last save and releases the folder.
+
+    A state may be restored to other devices than it was saved from. Of several
+    processes the first writes and reads the files, and all of them must make
+    the same calls.
 
     Args:
       directory: The folder, made if it is missing.
@@ -80,17 +84,8 @@ class Checkpoints:
         self._saving: threading.Thread | None = None
         self._error: Exception | None = None
         self._pending: int | None = None
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._parent = folders.identity(self.directory.parent)
-        self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
-        _open.add(self)
-        try:
-            self._clean()
-            self._compare_config(ignore)
-            self._write_config()
-        except BaseException:
-            self.close()
-            raise
+        self._lock: lock.Lock | None = None
+        processes.on_first(self._take_folder, ignore)
 
     def save(self, step: int, state: TrainState) -> None:
         """Save a state in the background, unless `step` is the latest already.
@@ -106,31 +101,19 @@ class Checkpoints:
             together with the one that held it.
           BlockingIOError: If another process has taken the folder.
         """
-        current, latest = int(state.step), self.latest_step()
+        current = int(state.step)
         checks.require(
             step == current, f"step must be state.step={current}, got {step}"
         )
-        checks.require(
-            latest is None or step >= latest,
-            f"step must be {latest} or more, as in {self.directory}, got {step}",
-        )
-        self.wait()
-        self._hold_folder()
-        if step == self.latest_step():
+        if not processes.on_first(self._make_room, step):
             return
-        folder = self.folder(step)
-        if folder.exists():
-            checks.require(
-                folders.holds_only_ours(folder),
-                f"{folder} is no checkpoint and is left alone: {step} cannot be saved",
-                FileExistsError,
-            )
-            folders.set_aside(folder, "it is not whole")
         if self._snapshots is not None:
             # Before the checkpoint, so that none is missing up to that.
             self._snapshots.save(state)
         items = arrays.items_of(state)
         items = {name: arrays.to_host(part) for name, part in items.items()}
+        if jax.process_index():
+            return
         self._pending = step
         self._damaged.pop(step, None)
         self._saving = threading.Thread(
@@ -154,9 +137,86 @@ class Checkpoints:
           ValueError: If the stored arrays have other names, shapes or dtypes.
           RuntimeError: If there are checkpoints but all are damaged.
         """
-        self.wait()
         items = arrays.items_of(state_template)
-        while (step := self.latest_step()) is not None:
+        template = items["ema"] | items["rest"]
+        if jax.process_count() == 1:
+            restored = self._read_latest(items)
+        else:
+            on_host: dict[str, Any] = {}
+            hosted = {name: arrays.host_form(part) for name, part in items.items()}
+            processes.on_first(lambda: on_host.update(self._read_latest(hosted) or {}))
+            restored = arrays.from_first(on_host, template)
+        return arrays.state_of(state_template, restored) if restored else None
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None. One being saved counts."""
+        return processes.on_first(self._latest_step)
+
+    def folder(self, step: int) -> pathlib.Path:
+        """The folder of the checkpoint of `step`."""
+        return self.directory / str(step)
+
+    def wait(self) -> None:
+        """Return once the save under way is whole on disk.
+
+        Raises:
+          OSError: If it failed.
+        """
+        processes.on_first(self._wait)
+
+    def close(self) -> None:
+        """Wait for the save under way and release the folder."""
+        try:
+            self._wait()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take_folder(self, ignore: Collection[str]) -> None:
+        """Make the folder, lock it, and compare the configuration."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._parent = folders.identity(self.directory.parent)
+        self._lock = lock.Lock(self.directory)
+        _open.add(self)
+        try:
+            self._clean()
+            self._compare_config(ignore)
+            self._write_config()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_room(self, step: int) -> bool:
+        """Whether `step` is to be saved. Its folder then does not exist."""
+        latest = self._latest_step()
+        checks.require(
+            latest is None or step >= latest,
+            f"step must be {latest} or more, as in {self.directory}, got {step}",
+        )
+        self._wait()
+        self._hold_folder()
+        if step == self._latest_step():
+            return False
+        folder = self.folder(step)
+        if folder.exists():
+            checks.require(
+                folders.holds_only_ours(folder),
+                f"{folder} is no checkpoint and is left alone: {step} cannot be saved",
+                FileExistsError,
+            )
+            folders.set_aside(folder, "it is not whole")
+        return True
+
+    def _read_latest(self, items: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """The arrays of the newest undamaged checkpoint, by name."""
+        self._wait()
+        while (step := self._latest_step()) is not None:
             folder = self.folder(step)
             try:
                 _, stored = manifest.read(folder)
@@ -170,7 +230,7 @@ class Checkpoints:
                 message = f"it is the checkpoint of step {there}"
                 checks.require(there == step, message, manifest.Damaged)
                 self._continue_from(step)
-                return arrays.state_of(state_template, restored)
+                return restored
             except manifest.Damaged as error:
                 self._reject(folder, str(error))
         if self._damaged:
@@ -184,23 +244,13 @@ class Checkpoints:
         self._continue_from(0)
         return None
 
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None. One being saved counts."""
+    def _latest_step(self) -> int | None:
         steps = set(folders.whole_steps(self.directory)) - self._damaged.keys()
         if self._pending is not None:
             steps.add(self._pending)
         return max(steps, default=None)
 
-    def folder(self, step: int) -> pathlib.Path:
-        """The folder of the checkpoint of `step`."""
-        return self.directory / str(step)
-
-    def wait(self) -> None:
-        """Return once the save under way is whole on disk.
-
-        Raises:
-          OSError: If it failed.
-        """
+    def _wait(self) -> None:
         if self._saving is not None:
             self._saving.join()
             self._saving = self._pending = None
@@ -208,28 +258,12 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def close(self) -> None:
-        """Wait for the save under way and release the folder."""
-        try:
-            self.wait()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _save(self, step: int, items: dict[str, dict[str, Any]]) -> None:
         """Save in the background, and delete old checkpoints."""
         try:
             arrays.write_whole(self.folder(step), self._config, items)
             for old in folders.whole_steps(self.directory)[: -self._keep]:
-                if jax.process_index() == 0 and folders.holds_only_ours(
-                    self.folder(old)
-                ):
+                if folders.holds_only_ours(self.folder(old)):
                     folders.delete(self.folder(old))
         except Exception as error:  # raised by `wait`
             self._error = OSError(
@@ -244,21 +278,19 @@ class Checkpoints:
 
     def _clean(self) -> None:
         """Remove remains of a kill, and set damaged checkpoints aside."""
-        if jax.process_index():
-            return
         for folder in self.directory.iterdir():
             if folders.is_temporary(folder):
                 try:
                     folders.remove_temporary(folder)
                 except FileExistsError as error:
-                    warnings.warn(str(error), stacklevel=3)
+                    warnings.warn(str(error), stacklevel=5)
         whole = folders.whole_steps(self.directory)
         for folder in folders.step_folders(self.directory):
             if int(folder.name) in whole:
                 continue
             if not folders.holds_only_ours(folder):
                 warnings.warn(
-                    f"{folder} is no checkpoint: it is left alone", stacklevel=3
+                    f"{folder} is no checkpoint: it is left alone", stacklevel=5
                 )
             elif any(file.is_file() for file in folder.rglob("*")):
                 self._reject(
@@ -272,7 +304,7 @@ class Checkpoints:
     def _compare_config(self, ignore: Collection[str]) -> None:
         """Compare `config` with that of the newest checkpoint."""
         # Those without a readable manifest are set aside.
-        while (step := self.latest_step()) is not None:
+        while (step := self._latest_step()) is not None:
             try:
                 stored, _ = manifest.read(self.folder(step))
                 configuration.raise_if_other(
@@ -284,11 +316,10 @@ class Checkpoints:
 
     def _write_config(self) -> None:
         """Write the configuration for the reader. The one in each checkpoint counts."""
-        if jax.process_index() == 0:
-            folders.write_atomically(
-                self.directory / _CONFIG,
-                json.dumps(self._config, indent=2, sort_keys=True) + "\n",
-            )
+        folders.write_atomically(
+            self.directory / _CONFIG,
+            json.dumps(self._config, indent=2, sort_keys=True) + "\n",
+        )
 
     def _hold_folder(self) -> None:
         """Check that the folder is still held by this object.
@@ -308,15 +339,14 @@ class Checkpoints:
             lost = self._lock.file if self.directory.exists() else self.directory
             self.directory.mkdir(exist_ok=True)
             warnings.warn(
-                f"{lost} was removed during the run, and is made anew", stacklevel=3
+                f"{lost} was removed during the run, and is made anew", stacklevel=5
             )
             self._write_config()
         self._lock.renew()
 
     def _reject(self, folder: pathlib.Path, reason: str) -> None:
         self._damaged[int(folder.name)] = reason
-        if jax.process_index() == 0:
-            folders.set_aside(folder, reason)
+        folders.set_aside(folder, reason)
 
 
 _open: weakref.WeakSet[Checkpoints] = weakref.WeakSet()

@@ -110,7 +110,7 @@ def set_aside(folder: pathlib.Path, reason: str) -> None:
     aside = tempfile.mkdtemp(prefix=f"{folder.name}.unreadable-", dir=folder.parent)
     os.rename(folder, aside)
     warnings.warn(
-        f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=4
+        f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=5
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from .. import checks
-from . import parallel
+from . import parallel, processes
 from .blocks import Blocks
 from .data import Batches
 from .interrupts import Call, deferred_signals, stopped
@@ -94,6 +94,7 @@ def fit(
         parameters that are not finite, which are never saved.
       ValueError: If the checkpoints are ahead of `state`, or a number is out
         of range.
+      RuntimeError: If another process that trains with this one has ended.
       TypeError: If `state`, `steps_fn` or `batches` has the wrong type.
 
     Example:
@@ -111,7 +112,7 @@ def fit(
     steps_fn = parallel.pinned(steps_fn, state, mesh)
     saves = total_steps if checkpoints is None else save_every
     blocks = Blocks(batches, total_steps, block, save_every=saves, mesh=mesh)
-    with deferred_signals() as received, blocks:
+    with processes.together(), deferred_signals() as received, blocks:
         stop = received if jax.process_count() == 1 else []
         blocks.start(step)
         begun = time.perf_counter()

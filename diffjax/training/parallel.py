@@ -167,7 +167,7 @@ def shard_state(state: PyTree, mesh: Mesh) -> PyTree:
     """
     check_integers("state", state)
     return jax.tree.map(
-        lambda leaf: _placed(
+        lambda leaf: placed(
             leaf, NamedSharding(mesh, partition_spec(np.shape(leaf), mesh))
         ),
         state,
@@ -192,7 +192,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """
     check_integers("tree", tree)
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: _placed(leaf, sharding), tree)
+    return jax.tree.map(lambda leaf: placed(leaf, sharding), tree)
 
 
 @checks.arguments(mesh=_data_mesh, axis=(checks.integer, 0))
@@ -224,7 +224,56 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     sharding = batch_sharding(mesh, axis)
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda leaf: _placed(leaf, sharding), batch)
+    return jax.tree.map(lambda leaf: placed(leaf, sharding), batch)
+
+
+def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """The rows of a batch that devices of this process hold.
+
+    Args:
+      batch_size: Number of rows of the batch, a multiple of the mesh's size.
+      mesh: As `data_mesh` makes it.
+
+    Returns:
+      Their positions, increasing.
+    """
+    checks.require(
+        batch_size % mesh.size == 0,
+        f"batch_size must be a multiple of {mesh.size} devices, got {batch_size}",
+    )
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = [np.arange(batch_size)[at] for at in held.values()]
+    return np.sort(np.concatenate(rows))
+
+
+def block_of_shares(
+    share: PyTree, rows: np.ndarray, batch_size: int, mesh: Mesh
+) -> PyTree:
+    """A block of batches of which each process has its own rows.
+
+    Args:
+      share: A pytree with leaves (K, n, ...).
+      rows: Their positions in the batch, as of `own_rows`.
+      batch_size: Number of rows of the batch.
+      mesh: As `data_mesh` makes it.
+
+    Returns:
+      A pytree with leaves (K, batch_size, ...), as of `shard_batch`.
+    """
+    sharding = batch_sharding(mesh, 1)
+
+    def whole(leaf):
+        def shard(at):
+            start = np.searchsorted(rows, at[1].start or 0)
+            stop = np.searchsorted(
+                rows, batch_size if at[1].stop is None else at[1].stop
+            )
+            return leaf[:, start:stop]
+
+        shape = (leaf.shape[0], batch_size, *leaf.shape[2:])
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    return jax.tree.map(whole, share)
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
@@ -240,8 +289,17 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
 
 
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """A copy of an array in buffers of its own, on the devices of `sharding`."""
+def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """A copy of an array in buffers of its own, placed anew.
+
+    Args:
+      leaf: The array. One on devices of this process alone must be equal in
+        all processes.
+      sharding: Its new placement.
+
+    Returns:
+      The copy.
+    """
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return _copied_to(sharding)(leaf)
     if sharding.is_fully_addressable:
@@ -284,7 +342,7 @@ def placed_state(state: PyTree, mesh: Mesh | None) -> PyTree:
         isinstance(leaf, jax.Array) and leaf.sharding.device_set == wanted
         for leaf in leaves
     ) and any(isinstance(leaf.sharding, NamedSharding) for leaf in leaves):
-        return jax.tree.map(lambda leaf: _placed(leaf, leaf.sharding), state)
+        return jax.tree.map(lambda leaf: placed(leaf, leaf.sharding), state)
     return shard_state(state, mesh)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import checks
 from ..types import PyTree
-from . import arrays, averages, folders, lock, manifest
+from . import arrays, averages, folders, lock, manifest, processes
 from .state import TrainState
 
 __all__ = ["Snapshots", "reconstruct", "reconstruct_many"]
@@ -72,8 +72,12 @@ class Snapshots:
         self.every = checks.integer("every", every, 1)
         self._dtype = checks.choice("dtype", dtype, _DTYPES)
         self.directory = pathlib.Path(directory).absolute()
+        self._lock: lock.Lock | None = None
+        processes.on_first(self._take_folder)
+
+    def _take_folder(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = lock.Lock(self.directory) if jax.process_index() == 0 else None
+        self._lock = lock.Lock(self.directory)
         self._clean()
 
     def steps(self) -> list[int]:
@@ -97,16 +101,26 @@ class Snapshots:
         checks.require(
             state.lengths, "state must keep averages, see init(averages=), got none"
         )
-        step, latest = int(state.step), max(self.steps(), default=0)
+        step = int(state.step)
+        if processes.on_first(self._is_due, step):
+            items = {"averages": self._arrays(state)}
+            processes.on_first(self._write, step, state.lengths, items)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether to write, or to compare with the one that is there."""
+        latest = max(self.steps(), default=0)
         checks.require(
             step >= latest,
             f"{self.directory} holds a snapshot of step {latest}, after that of state, "
             f"{step}: see continue_from, or use another folder",
         )
-        if step == 0 or latest < step and step // self.every == latest // self.every:
-            return
-        items = {"averages": self._arrays(state)}
-        if step == latest:
+        periods = step // self.every, latest // self.every
+        return step > 0 and (step == latest or periods[0] != periods[1])
+
+    def _write(
+        self, step: int, lengths: Sequence[float], items: dict[str, dict[str, Any]]
+    ) -> None:
+        if self.folder(step).exists() and step in self.steps():
             _, stored = manifest.read(self.folder(step))
             same = stored["averages"] == manifest.describe(items["averages"])
             checks.require(
@@ -115,7 +129,7 @@ class Snapshots:
             return
         if self._lock is not None:
             self._lock.renew()
-        config = {"step": step, "lengths": list(state.lengths)}
+        config = {"step": step, "lengths": list(lengths)}
         arrays.write_whole(self.folder(step), config, items)
 
     def continue_from(self, step: int) -> None:
@@ -157,8 +171,6 @@ class Snapshots:
 
     def _clean(self) -> None:
         """Remove remains of a kill, and set aside what is not whole."""
-        if jax.process_index():
-            return
         for folder in self.directory.iterdir():
             if folders.is_temporary(folder):
                 try:

@@ -1,6 +1,6 @@
 """Sources of training data: the batches of a step, from arrays, files and folders."""
 
-from .batches import Batches, Examples, Rows, Source, split
+from .batches import Batches, Examples, Rows, SharedSource, Source, split
 from .files import load, load_labelled
 from .grains import GrainSource
 from .images import ImageFolder, Images
@@ -14,6 +14,7 @@ __all__ = [
     "Images",
     "Prefetch",
     "Rows",
+    "SharedSource",
     "Source",
     "load",
     "load_labelled",

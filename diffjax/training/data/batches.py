@@ -9,7 +9,7 @@ import numpy as np
 from ... import checks
 from ...types import PyTree
 
-__all__ = ["Batches", "Examples", "Rows", "Source", "split"]
+__all__ = ["Batches", "Examples", "Rows", "SharedSource", "Source", "split"]
 
 
 @runtime_checkable
@@ -48,6 +48,27 @@ class Source(Protocol):
 
         Returns:
           A pytree of NumPy arrays with leaves (count, batch_size, ...).
+        """
+        ...
+
+
+@runtime_checkable
+class SharedSource(Source, Protocol):
+    """A source of which each of several processes reads its own rows alone.
+
+    A source without `share` is read whole by each process.
+    """
+
+    def share(self, step: int, count: int, rows: Any) -> PyTree:
+        """Some rows of each batch of `block`.
+
+        Args:
+          step: The first step.
+          count: Number of steps.
+          rows: Positions in the batch, increasing integers (n,).
+
+        Returns:
+          A pytree with leaves (count, n, ...).
         """
         ...
 
@@ -160,14 +181,28 @@ class Batches:
         Returns:
           A pytree with leaves (count, batch_size, ...).
         """
+        return self.share(step, count, slice(None))
+
+    def share(self, step: int, count: int, rows: Any) -> PyTree:
+        """Some rows of each batch of `block`. No other example is read.
+
+        Args:
+          step: The first step.
+          count: Number of steps.
+          rows: Positions in the batch, integers (n,), or a slice of them.
+
+        Returns:
+          A pytree with leaves (count, n, ...).
+        """
         chosen = self._indices(step * self.batch_size, (step + count) * self.batch_size)
+        chosen = chosen.reshape(count, self.batch_size)[:, rows]
 
         def take(leaf):
-            taken = np.asarray(leaf[chosen])
+            taken = np.asarray(leaf[chosen.reshape(-1)])
             # Devices know no swapped bytes, which files may have.
             taken = taken.astype(taken.dtype.newbyteorder("="), copy=False)
-            # (count · batch_size, ...) -> (count, batch_size, ...)
-            return taken.reshape(count, self.batch_size, *leaf.shape[1:])
+            # (count · n, ...) -> (count, n, ...)
+            return taken.reshape(*chosen.shape, *leaf.shape[1:])
 
         return jax.tree.map(take, self.arrays)
 

@@ -143,6 +143,19 @@ class ImageFolder:
         """
         return self._batches.block(step, count)
 
+    def share(self, step: int, count: int, rows: Any) -> PyTree:
+        """Some rows of each batch of `block`. No other file is read.
+
+        Args:
+          step: The first step.
+          count: Number of steps.
+          rows: Positions in the batch, integers (n,).
+
+        Returns:
+          A dict as of `block`, with leaves (count, n, ...).
+        """
+        return self._batches.share(step, count, rows)
+
 
 def _shape(files, facts, size, channels) -> tuple[int, int, int]:
     """The shape of all decoded images. Raises ValueError if they differ."""

@@ -1,0 +1,188 @@
+"""Two processes on loopback train as one does, write one checkpoint, and end together.
+
+Each process has two simulated devices. Run as a program, this file is one of them.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import training
+from diffjax.training import processes
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS, HALF, BATCH = 8, 4, 16
+
+
+def loss_fn(params, key, batch):
+    """A regression with noise, whose parameters are large enough to be split."""
+    noise = jax.random.normal(key, batch["x"].shape)
+    hidden = jnp.tanh((batch["x"] + 0.1 * noise) @ params["w"])
+    return jnp.mean((hidden @ params["v"] - batch["y"]) ** 2), {}
+
+
+def setting():
+    """(state, steps, batches), the same in every process."""
+    rng = np.random.default_rng(0)
+    params = {
+        "w": rng.normal(size=(32, 64)).astype(np.float32) / 6,
+        "v": rng.normal(size=64).astype(np.float32) / 8,
+    }
+    rule = training.optimiser(1e-2)
+    x = rng.normal(size=(40, 32)).astype(np.float32)
+    arrays = {"x": x, "y": np.sin(x).sum(axis=-1)}
+    steps = training.make_steps(training.make_step(loss_fn, rule, 0.9))
+    state = training.init(jax.random.key(3), params, rule)
+    return state, steps, training.Batches(arrays, BATCH)
+
+
+def train(folder, total, index=0, killed=-1):
+    """Train over all devices up to `total` steps, from the checkpoints in `folder`."""
+    state, steps, batches = setting()
+    losses = []
+
+    def record(step, metrics):
+        losses.extend(metrics["loss"].tolist())
+        if index == killed and step > HALF:
+            os.kill(os.getpid(), 9)
+
+    with training.Checkpoints(folder, {}) as checkpoints:
+        state = checkpoints.restore_latest(state) or state
+        begun = int(state.step)
+        state = training.fit(
+            state,
+            steps,
+            batches,
+            total,
+            checkpoints=checkpoints,
+            block=2,
+            save_every=HALF,
+            on_block=record,
+            mesh=training.data_mesh(),
+        )
+        latest = checkpoints.latest_step()
+    params = processes.to_host(state.params)
+    split = str(state.params["w"].sharding.shard_shape((32, 64)))
+    return {
+        "begun": begun,
+        "losses": losses,
+        "latest": latest,
+        "split": split,
+        "params": {name: value.tolist() for name, value in params.items()},
+    }
+
+
+def main(folder, total, index, count, port, killed):
+    """One process of `count`."""
+    training.start_processes(f"localhost:{port}", count, index, patience=30)
+    result = train(folder, total, index, killed)
+    pathlib.Path(f"{folder}.{index}.json").write_text(json.dumps(result))
+
+
+def launch(folder, total, count, killed=-1):
+    """(exit status, result or None, errors) of each of `count` processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0"
+        f" --xla_force_host_platform_device_count={4 // count}",
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, __file__]
+            + [str(value) for value in (folder, total, i, count, port, killed)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    ended = []
+    for i, child in enumerate(children):
+        _, errors = child.communicate(timeout=300)
+        file = pathlib.Path(f"{folder}.{i}.json")
+        result = json.loads(file.read_text()) if file.exists() else None
+        file.unlink(missing_ok=True)
+        ended.append((child.returncode, result, errors))
+    return ended
+
+
+def assert_same(one, other):
+    """Equal to rounding."""
+    np.testing.assert_allclose(one["losses"], other["losses"], rtol=2e-5)
+    for name, value in one["params"].items():
+        np.testing.assert_allclose(value, other["params"][name], rtol=1e-4, atol=2e-6)
+
+
+def completed(folder, total, count):
+    """The results of processes that all end well."""
+    ended = launch(folder, total, count)
+    assert [status for status, _, _ in ended] == [0] * count, ended[0][2] + ended[-1][2]
+    return [result for _, result, _ in ended]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_each_resumes_the_other(tmp_path):
+    (one,) = completed(tmp_path / "one", STEPS, 1)
+    two = completed(tmp_path / "two", STEPS, 2)
+    assert two[0] == two[1] and two[0]["split"] == one["split"] == "(32, 16)"
+    assert_same(one, two[0])
+    assert sorted(p.name for p in (tmp_path / "two").iterdir() if p.is_dir()) == [
+        str(HALF),
+        str(STEPS),
+    ]
+    for first, second in ((1, 2), (2, 1)):
+        folder = tmp_path / f"{first}{second}"
+        half = completed(folder, HALF, first)[0]
+        rest = completed(folder, STEPS, second)[0]
+        assert rest["begun"] == half["latest"] == HALF and rest["latest"] == STEPS
+        assert_same(one, rest | {"losses": half["losses"] + rest["losses"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_of_two_processes_killed_ends_the_other_and_both_resume(tmp_path, killed):
+    """The other ends within the 30 seconds of its `patience` (300 is the timeout)."""
+    ended = launch(tmp_path / "run", STEPS, 2, killed)
+    assert ended[killed][0] == -9
+    status, result, errors = ended[1 - killed]
+    assert status not in (0, -9) and result is None
+    assert "another process has ended" in errors or "another task died" in errors
+    resumed = completed(tmp_path / "run", STEPS, 2)[0]
+    (one,) = completed(tmp_path / "one", STEPS, 1)
+    # A kill of process 0 may come before its first save is whole.
+    assert resumed["begun"] in ((HALF,) if killed else (0, HALF))
+    assert_same(one | {"losses": one["losses"][resumed["begun"] :]}, resumed)
+
+
+def test_start_processes_names_missing_and_wrong_arguments(monkeypatch):
+    for name in ("DIFFJAX_COORDINATOR", "DIFFJAX_PROCESSES", "DIFFJAX_PROCESS_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    assert training.start_processes() == 1
+    assert training.start_processes("localhost:1", 1, 0) == 1
+    with pytest.raises(ValueError, match=r"index \(or DIFFJAX_PROCESS_INDEX\) must be"):
+        training.start_processes("localhost:1", 2)
+    with pytest.raises(ValueError, match="index must be .*got 2"):
+        training.start_processes("localhost:1", 2, 2)
+    with pytest.raises(ValueError, match="coordinator must be host:port .*'here'"):
+        training.start_processes("here", 2, 1)
+    monkeypatch.setenv("DIFFJAX_PROCESSES", "two")
+    with pytest.raises(ValueError, match="count must be an integer, got 'two'"):
+        training.start_processes("localhost:1", index=0)
+
+
+if __name__ == "__main__":
+    folder, *numbers = sys.argv[1:]
+    main(folder, *map(int, numbers))
