@@ -2,6 +2,7 @@
 of its errors.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -66,20 +67,24 @@ def _times(schedule, log_snrs):
     )
 
 
-def likelihoods(model: DenoiserModel, probes: int) -> Callable:
+def likelihoods(model: DenoiserModel, probes: int, bound_times: int = 0) -> Callable:
     """Log-likelihoods of a batch along the probability flow, as a function to be
     compiled.
 
     Lattice data are dequantised by Gaussian noise
-    (`likelihood.lattice_log_prob`).
+    (`likelihood.lattice_log_prob`). No array has an axis of levels unless the
+    network predicts levels.
 
     Args:
       model: A network and the recipe for its denoiser.
       probes: Hutchinson probes per example.
+      bound_times: Times of the variational bound per example
+        (`ddpm.continuous_elbo`), 0 for none.
 
     Returns:
       A function (params, grid, keys, examples) -> (log p, its standard error
-        over probes), both in nats, (B,).
+        over probes), both in nats, (B,). With times, also minus the
+        variational bound, (B,).
     """
 
     def many(params, grid, keys, examples):
@@ -106,15 +111,50 @@ def likelihoods(model: DenoiserModel, probes: int) -> Callable:
                     info=True,
                     **flow,
                 )
-            return values, details.standard_error
+            if not bound_times:
+                return values, details.standard_error
+            bound = variational_bound(key, model, denoiser, x, bound_times)
+            return values, details.standard_error, -bound
 
         return jax.vmap(one)(keys, examples)
 
     return many
 
 
+def variational_bound(
+    key: jax.Array, model: DenoiserModel, denoiser: Any, x: jax.Array, times: int
+) -> jax.Array:
+    """An estimate of the variational bound on −log p(x), in nats.
+
+    Its times are even in the log-SNR. The decoder of lattice data is the
+    evidence of the levels at the noise floor, the same as that of the flow.
+
+    Args:
+      key: Of times and noise.
+      model: Has the schedule and the levels.
+      denoiser: The denoiser.
+      x: One example.
+      times: Number of times.
+
+    Returns:
+      Nats, ().
+    """
+    levels = model.data.levels
+    return dj.ddpm.continuous_elbo(
+        jax.random.fold_in(key, 0),
+        denoiser,
+        model.schedule,
+        x,
+        count=times,
+        times="log_snr",
+        levels=levels,
+        decoder="denoised" if levels is None else "evidence",
+        chunk=1,
+    ).total
+
+
 def arguments(
-    model: DenoiserModel, params: Any, test: np.ndarray, steps: int, chunk: int
+    model: DenoiserModel, params: Any, count: int, steps: int, chunk: int
 ) -> tuple:
     """Shapes of the arguments of `likelihoods` in `score`, for compiling ahead of
     time.
@@ -122,14 +162,14 @@ def arguments(
     Args:
       model: As in `score`.
       params: The network's parameters, or their shapes.
-      test: The examples (N, *shape) that will be scored.
+      count: The greatest number of examples that will be scored.
       steps: As in `score`.
       chunk: As in `score`.
 
     Returns:
       (params, grid, keys, examples) of one chunk.
     """
-    size = _chunk_size(len(test), chunk)
+    size = _chunk_size(count, chunk)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     return (
         params,
@@ -137,6 +177,76 @@ def arguments(
         keys,
         jax.ShapeDtypeStruct((size, *model.data.shape), float),
     )
+
+
+def order(key: jax.Array, count: int) -> np.ndarray:
+    """The random order in which `score` takes its examples.
+
+    Args:
+      key: The key of `score`.
+      count: The number of test examples.
+
+    Returns:
+      A permutation of 0 … count − 1. Of a run that scores n examples the first
+        n count.
+    """
+    # A counter beyond those of the examples' own keys
+    return np.asarray(jax.random.permutation(jax.random.fold_in(key, 2**31), count))
+
+
+LEAST_EXAMPLES = 32
+"""Fewest examples after which a score may stop. A standard error over n has itself
+the relative error 1/√(2(n − 1)) for normal values, an eighth at 32.
+"""
+
+
+def is_precise(values: np.ndarray, error: float) -> bool:
+    """Whether the mean of examples drawn so far is known to a precision.
+
+        s/√n · (1 + 1/√(2(n − 1))) ≤ error,    n ≥ 32
+
+    The factor is one standard error of the standard error itself. Without it,
+    stopping where the estimate happens to be small would favour estimates that
+    are too small.
+
+    Args:
+      values: (n,), the scores so far.
+      error: The precision, in the same unit.
+
+    Returns:
+      The truth value.
+    """
+    count = len(values)
+    if count < LEAST_EXAMPLES:
+        return False
+    slack = 1 + 1 / math.sqrt(2 * (count - 1))
+    return bool(dj.numerics.standard_error(np.asarray(values)) * slack <= error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    """The unit of a score: bits per dimension, or nats in the data's own units."""
+
+    name: str
+    label: str
+    factor: float
+    offset: float
+
+    @staticmethod
+    def of(data: Any) -> "_Unit":
+        if data.levels is None:
+            return _Unit("test_nats_per_dim", "nats/dim", 1.0, data.log_scale)
+        return _Unit("test_bits_per_dim", "bits/dim", 1 / math.log(2), 0.0)
+
+    def scores(self, log_probs: np.ndarray) -> np.ndarray:
+        """Scores of log-likelihoods in nats per dimension."""
+        return self.offset - self.factor * log_probs
+
+    def show(self, log_probs: np.ndarray) -> str:
+        """The running mean with its standard error."""
+        error = standard_error(self.factor * log_probs)
+        deviation = "" if error is None else f" ± {error:.3f}"
+        return f"{self.scores(log_probs).mean():.3f}{deviation} {self.label}"
 
 
 def score(
@@ -149,13 +259,18 @@ def score(
     probes: int,
     chunk: int,
     program: Callable | None = None,
+    examples: int | None = None,
+    error: float | None = None,
+    bound_times: int = 0,
 ) -> dict[str, Any]:
     """Score test examples in bits/dim (lattice data) or nats per dimension.
 
-    Nats are in the units of the data before scaling.
+    Nats are in the units of the data before scaling. Examples are taken in the
+    random order of `order`, with keys of their own, so that a score of some is
+    an unbiased estimate of that of all.
 
     Args:
-      key: Of dequantisation and probes.
+      key: Of the order, dequantisation and probes.
       model: A network and the recipe for its denoiser.
       params: The network's parameters.
       test: The examples (N, *shape).
@@ -163,13 +278,18 @@ def score(
         evaluations.
       probes: Hutchinson probes per example, 2 or more.
       chunk: Largest number of examples at a time.
-      program: `likelihoods(model, probes)`, compiled for the shapes of
-        `arguments`.
+      program: `likelihoods(model, probes, bound_times)`, compiled for the
+        shapes of `arguments`.
+      examples: Number of examples to score, None for all.
+      error: The standard error over examples at which to stop, see
+        `is_precise`. None for no such stop.
+      bound_times: As in `likelihoods`.
 
     Returns:
       The score with its standard errors over examples and over probes, and the
-        error of the grid, estimated on the first chunk from a grid of half the
-        steps. The standard error over one example is None.
+        error of the grid, estimated on the first sixteenth of the examples
+        from a grid of half the steps. The standard error over one example is
+        None.
 
     Raises:
       ValueError: If steps is below 2.
@@ -178,9 +298,11 @@ def score(
     """
     # Half of one step would be the same grid, with an estimated error of 0.
     dj.checks.integer("steps", steps, 2)
-    model_data, dimension = model.data, math.prod(model.data.shape)
-    program = jax.jit(likelihoods(model, probes)) if program is None else program
-    size, keys = _chunk_size(len(test), chunk), jax.random.split(key, len(test))
+    unit, dimension = _Unit.of(model.data), math.prod(model.data.shape)
+    if program is None:
+        program = jax.jit(likelihoods(model, probes, bound_times))
+    chosen, keys = order(key, len(test))[:examples], jax.random.split(key, len(test))
+    size = _chunk_size(len(chosen), chunk)
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
     # Steps of length 0 make the coarse grid fit the same program.
     coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")
@@ -188,69 +310,88 @@ def score(
     def evaluate(grid, start):
         # The last chunk is padded, so that one compiled program serves all
         # chunks.
-        rows = np.minimum(np.arange(start, start + size), len(test) - 1)
+        rows = chosen[np.minimum(np.arange(start, start + size), len(chosen) - 1)]
         outputs = program(params, grid, keys[rows], test[rows])
         return [
-            np.asarray(part)[: len(test) - start].astype(np.float64) / dimension
+            np.asarray(part)[: len(chosen) - start].astype(np.float64) / dimension
             for part in outputs
         ]
 
-    with cli.progress(
-        len(test), label=f"test likelihood, {steps} steps", unit="example"
-    ) as bar:
-        parts = []
-        for start in range(0, len(test), size):
+    what = f"test likelihood, {steps} steps"
+    with cli.progress(len(chosen), label=f"{what}, compiling", unit="example") as bar:
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, len(chosen), size):
             parts.append(evaluate(grid, start))
+            values = np.concatenate([part[0] for part in parts])
+            bar.set_description(what, refresh=False)
+            bar.set_postfix_str(unit.show(values), refresh=False)
             bar.update(len(parts[-1][0]))
-        few, _ = evaluate(coarse, 0)
-    values, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+            if not np.isfinite(values).all():
+                break
+            if error is not None and is_precise(unit.factor * values, error):
+                break
+        bar.total = len(values)
+        bar.set_description(f"{what}, then half")
+        compared = range(0, -(-len(values) // 16), size)
+        few = np.concatenate([evaluate(coarse, start)[0] for start in compared])
+    columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
     bad = int(np.sum(~np.isfinite(values)) + np.sum(~np.isfinite(few)))
     if bad:
         raise FloatingPointError(
             f"{bad} of {len(values) + len(few)} test log-likelihoods are not finite"
         )
+    results = _summary(unit, columns, few, model)
+    _check_score(results, unit, model, steps)
+    return results
 
-    lattice = model_data.levels is not None
-    unit, name = (
-        (1 / math.log(2), "test_bits_per_dim")
-        if lattice
-        else (1.0, "test_nats_per_dim")
-    )
-    change = unit * float(few.mean() - values[: len(few)].mean())
-    deviation = standard_error(values)
-    results: dict[str, Any] = {
-        name: -unit * float(values.mean()) + (0.0 if lattice else model_data.log_scale),
-        f"{name}_standard_error": None if deviation is None else unit * deviation,
+
+def _summary(unit, columns, few, model):
+    """The entries of `score` from log-likelihoods per dimension."""
+    values, errors, *bounds = columns
+    name, factor = unit.name, unit.factor
+    change = factor * float(few.mean() - values[: len(few)].mean())
+
+    def with_error(name, values):
+        deviation = standard_error(values)
+        return {
+            name: float(unit.scores(values).mean()),
+            f"{name}_standard_error": None if deviation is None else factor * deviation,
+        }
+
+    results: dict[str, Any] = with_error(name, values) | {
         f"{name}_standard_error_of_probes": float(
-            unit * np.sqrt(np.sum(errors**2)) / len(values)
+            factor * np.sqrt(np.sum(errors**2)) / len(values)
         ),
         f"{name}_error_of_steps": abs(change) / (2**_ORDER - 1),
         f"{name}_change_from_half_the_steps": change,
         "test_examples_scored": len(values),
     }
-    if not lattice and model_data.log_scale:
+    for bound in bounds:
+        results |= with_error(f"{name}_of_variational_bound", bound)
+    if model.data.levels is None and model.data.log_scale:
         results[f"{name}_of_scaled_data"] = -float(values.mean())
-    slack = (
-        4
-        * (
-            (results[f"{name}_standard_error"] or 0.0)
-            + results[f"{name}_standard_error_of_probes"]
-        )
-        + 1e-3
-    )
-    if lattice and results[name] < -slack:
+    return results
+
+
+def _check_score(results, unit, model, steps):
+    """Raise FloatingPointError for a code length below 0, and warn of a coarse
+    grid.
+    """
+    name = unit.name
+    deviation = results[f"{name}_standard_error"] or 0.0
+    slack = 4 * (deviation + results[f"{name}_standard_error_of_probes"]) + 1e-3
+    if model.data.levels is not None and results[name] < -slack:
         raise FloatingPointError(
             f"{name} {results[name]:.4g} cannot be, as no code is shorter than 0 bits: "
             f"the grid of {steps} steps is "
             f"too coarse for the least noise, σ/α = {_floor(model.schedule):.3g}; "
             "raise likelihood_steps or noise_floor"
         )
-    if abs(change) > 0.1:
+    if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
         print(
             f"warning: {name} still moves with the grid; raise --likelihood-steps "
             f"above {steps}"
         )
-    return results
 
 
 def standard_error(values: np.ndarray) -> float | None:

@@ -17,11 +17,11 @@ import numpy as np
 import diffjax as dj
 from diffjax import training
 from diffjax.networks import MLP, DiT, UNet
-from experiments.shared import cli, datasets, files
+from experiments.shared import cli, datasets, files, sizes
 from experiments.shared.figures import save_figure
 
-NETWORKS = {"dit": (DiT, 96, 4), "unet": (UNet, 48, 1), "mlp": (MLP, 256, 4)}
-"""Factory and default width and depth of each network."""
+NETWORKS = {"dit": (DiT, 4), "unet": (UNet, 1), "mlp": (MLP, 4)}
+"""Factory and default depth of each network. `sizes.network_fields` has the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Training(Optimisation):
     MLP otherwise.
     """
     width: int | None = None
-    """Features of the network. Default 96 (dit), 48 (unet), 256 (mlp)."""
+    """Features of the network. Default 96 (dit), 256 (mlp), 48 (unet, 24 above 16
+    pixels a side).
+    """
     depth: int | None = None
     """Blocks of the network. Default 4 (dit, mlp), 1 per resolution (unet)."""
     dropout: float = 0.1
@@ -258,16 +260,18 @@ def make_module(
             f"network {network!r} needs images (H, W, C), {data.name} has examples of "
             f"shape {data.shape}; use mlp"
         )
-    factory, width, depth = NETWORKS[network]
+    factory, depth = NETWORKS[network]
     depth_name = "blocks" if network == "unet" else "depth"
-    width = width if config.width is None else config.width
+    fields = sizes.network_fields(network, data.shape)
+    if config.width is not None:
+        fields["width"] = config.width
     depth = depth if config.depth is None else config.depth
     labels = {} if num_classes is None else {"num_classes": num_classes}
     return factory(
-        width=width,
         dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
         **{depth_name: depth},
+        **fields,
         **labels,
     )
 
