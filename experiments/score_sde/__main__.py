@@ -36,8 +36,8 @@ import diffjax as dj
 from diffjax import metrics, solvers
 from experiments.score_sde import figures as score_figures
 from experiments.score_sde.background import Ahead
-from experiments.score_sde.model import Config, make_model, train
-from experiments.shared import cli, datasets, files, scoring, training
+from experiments.score_sde.model import Config, make_model, train, with_sizes
+from experiments.shared import cli, datasets, files, scoring, sizes, training
 from experiments.shared.training import DenoiserModel
 
 # ------------------------------------------------------------ what is measured
@@ -61,28 +61,25 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
       name: "sde" or "ode".
 
     Returns:
-      ((params, key) -> samples (config.samples, *shape), evaluations per
-        sample).
+      ((params, keys) -> samples (len(keys), *shape), evaluations per sample).
     """
     _, make, steps = SAMPLERS[name]
     solver, grid = (
         make(),
         dj.grids.to_zero(dj.grids.log_snr(model.schedule, getattr(config, steps))),
     )
-    count = config.samples
 
-    def draw(params, key):
+    def draw(params, keys):
         denoiser = model.denoiser(params)
-        return dj.sample_many(
+        one = lambda key: dj.sample(
             key,
-            count,
             denoiser,
             model.schedule,
             solver=solver,
             grid=grid,
             shape=model.data.shape,
-            chunk=config.chunk,
         )
+        return jax.vmap(one)(keys)
 
     return draw, solver.evaluations(len(grid) - 1, to_zero=True)
 
@@ -131,41 +128,57 @@ class Measures:
     baselines: Any
 
     def samples(self, params: Any) -> dict[str, np.ndarray]:
-        """Samples by the reverse SDE and by the probability flow."""
+        """Samples by the reverse SDE and by the probability flow.
+
+        Sample i has the key fold_in(key, i), as in `sample_many`.
+        """
+        count = self.config.samples
+        size = scoring.chunk_size(count, self.config.chunk)
         drawn = {}
         for i, (name, (label, _, _)) in enumerate(SAMPLERS.items()):
             began = time.perf_counter()
-            drawn[name] = np.asarray(
-                self.programs[name](params, jax.random.fold_in(self._key, i))
+            key = jax.random.fold_in(self._key, i)
+            keys = jax.vmap(lambda j, key=key: jax.random.fold_in(key, j))(
+                np.arange(-(-count // size) * size)
             )
+            parts = []
+            with cli.progress(count, label=label, unit="sample") as bar:
+                for start in range(0, count, size):
+                    drawing = self.programs[name](params, keys[start : start + size])
+                    parts.append(np.asarray(drawing))
+                    bar.update(min(size, count - start))
+            drawn[name] = np.concatenate(parts)[:count]
             evaluations, seconds = (
                 sampler(self.config, self.model, name)[1],
                 time.perf_counter() - began,
             )
             print(
-                f"{self.config.samples} samples by {label}, {evaluations} evaluations: "
+                f"{count} samples by {label}, {evaluations} evaluations: "
                 f"{seconds:.1f} s"
             )
         return drawn
 
     def score(self, params: Any) -> dict[str, Any]:
         """`scoring.score` of the test examples, and the baselines beside it."""
-        c = self.config
-        key, test = (
-            jax.random.key(c.seed + 2),
-            self.model.data.test[: c.likelihood_examples],
-        )
-        program = self.programs["likelihood"]
+        c, data = self.config, self.model.data
+        key = jax.random.key(c.seed + 2)
         results = scoring.score(
             key,
             self.model,
             params,
-            test,
+            data.test,
             steps=c.likelihood_steps,
             probes=c.probes,
             chunk=c.chunk,
-            program=program,
+            program=self.programs["likelihood"],
+            examples=c.likelihood_examples,
+            error=c.likelihood_error,
+            bound_times=self.bound_times,
         )
+        if data.target is not None:
+            scored = scoring.order(key, len(data.test))
+            scored = data.test[scored[: results["test_examples_scored"]]]
+            return results | exact_score(data, scored)
         return results | self.baselines.result()
 
     def strip(self, params: Any) -> tuple[Any, list[str]]:
@@ -180,6 +193,13 @@ class Measures:
         return (np.asarray(states), np.asarray(denoised)), [
             f"{ratio:.2g}" for ratio in ratios
         ]
+
+    @property
+    def bound_times(self) -> int:
+        """Noise levels of the variational bound. Other data than a lattice have
+        none.
+        """
+        return 0 if self.model.data.levels is None else self.config.bound_times
 
     @property
     def _key(self):
@@ -205,45 +225,42 @@ def prepare(config: Config, model: DenoiserModel, thread: Ahead) -> Measures:
         ),
         params,
     )
-    test = model.data.test[: config.likelihood_examples]
+    data = model.data
+    measures = Measures(config, model, {}, thread.submit(baselines, data))
     shapes = scoring.arguments(
-        model, params, test, config.likelihood_steps, config.chunk
-    )
-    programs = {
-        "likelihood": thread.compile(scoring.likelihoods(model, config.probes), *shapes)
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    for name in SAMPLERS:
-        programs[name] = thread.compile(sampler(config, model, name)[0], params, key)
-    programs["strip"] = thread.compile(denoising_strip(model), params, key)
-    return Measures(
-        config,
         model,
-        programs,
-        thread.submit(baselines, model.data, config.likelihood_examples),
+        params,
+        min(config.likelihood_examples, len(data.stored_test)),
+        config.likelihood_steps,
+        config.chunk,
     )
+    measures.programs["likelihood"] = thread.compile(
+        scoring.likelihoods(model, config.probes, measures.bound_times), *shapes
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    size = scoring.chunk_size(config.samples, config.chunk)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    for name in SAMPLERS:
+        draw = sampler(config, model, name)[0]
+        measures.programs[name] = thread.compile(draw, params, keys)
+    measures.programs["strip"] = thread.compile(denoising_strip(model), params, key)
+    return measures
 
 
-def baselines(data: datasets.Dataset, test_count: int | None) -> dict[str, float]:
-    """Scores of simple models on the same split, or of the exact distribution.
-
-    Args:
-      data: The data set.
-      test_count: Number of test examples scored, None for all.
-
-    Returns:
-      Bits/dim or nats per dimension by name.
-    """
-    if data.target is not None:
-        test = jnp.asarray(data.test[:test_count])
-        exact = -jax.vmap(data.target.log_prob)(test) / math.prod(data.shape)
-        return {"exact_test_nats_per_dim": float(exact.mean())}
+def baselines(data: datasets.Dataset) -> dict[str, float]:
+    """Test bits/dim of simple models on the same split, for data on a lattice."""
     if data.levels is None:
         return {}
     return {
         "histogram_bits_per_dim": datasets.histogram_bits(data),
         "gaussian_mixture_bits_per_dim": datasets.gaussian_mixture_bits(data),
     }
+
+
+def exact_score(data: datasets.Dataset, test: np.ndarray) -> dict[str, float]:
+    """Nats per dimension of test examples by the exact distribution."""
+    exact = -jax.vmap(data.target.log_prob)(jnp.asarray(test)) / math.prod(data.shape)
+    return {"exact_test_nats_per_dim": float(exact.mean())}
 
 
 def distances(
@@ -316,6 +333,9 @@ def check(config: Config) -> None:
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
+    dj.checks.integer("bound_times", config.bound_times, 0)
+    if config.likelihood_error is not None:
+        dj.checks.positive("likelihood_error", config.likelihood_error)
     if config.noise_floor is not None:
         dj.checks.within("noise_floor", config.noise_floor, 1e-4, 1.0)
 
@@ -332,8 +352,10 @@ def run(config: Config) -> dict[str, Any]:
     model = make_model(config, data)
     out = files.open_folder(config)
     print(f"{data.sizes} of shape {data.shape}")
+    if model.prediction == "levels" != sizes.default_prediction(data):
+        print(sizes.levels_cost(data, config.batch_size))
     with Ahead() as thread:
-        measures = prepare(config, model, thread)
+        measures = prepare(with_sizes(config, data), model, thread)
         params, history = train(config, model, out)
         clock.lap("training")
         results = measures.score(params)
@@ -359,6 +381,7 @@ def run(config: Config) -> dict[str, Any]:
         score_figures.draw_points(data, drawn, strip, labels, out)
     clock.lap("figures")
     results |= {
+        "prediction": model.prediction,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **{f"seconds_{name}": seconds for name, seconds in clock.laps.items()},
         "seconds_total": round(sum(clock.laps.values()), 1),

@@ -11,7 +11,7 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import losses
-from experiments.shared import datasets, files, schedules, scoring, training
+from experiments.shared import datasets, files, schedules, scoring, sizes, training
 from experiments.shared.training import DenoiserModel
 
 
@@ -39,7 +39,7 @@ class Config(training.Training):
         "auto", "levels", "noise", "data", "v", "score", "velocity", "edm"
     ] = "auto"
     """The network's prediction. levels is a softmax over the data's levels. auto
-    is levels where there are any, else edm.
+    is levels where they are few (64 per pixel over all channels), else edm.
     """
     weighting: Literal["edm", "likelihood", "uniform", "simple", "min_snr"] = "edm"
     """Weight of the loss over noise levels."""
@@ -47,8 +47,8 @@ class Config(training.Training):
     """Distribution of the training times: EDM's log-normal, or uniform in log-SNR
     or in t.
     """
-    samples: int = 447
-    """Samples drawn by each sampler."""
+    samples: int | None = None
+    """Samples drawn by each sampler. Default 447, fewer where images are large."""
     sde_steps: int = 128
     """Euler-Maruyama steps of the reverse SDE."""
     ode_steps: int = 24
@@ -58,13 +58,50 @@ class Config(training.Training):
     evaluations.
     """
     likelihood_examples: int | None = None
-    """Test examples scored. Default: all."""
+    """Test examples scored at most. Default: all, fewer where images are large,
+    and all with --likelihood-error.
+    """
+    likelihood_error: float | None = None
+    """Stop scoring at this standard error over examples, in bits/dim (nats for
+    other data), after 32 examples or more.
+    """
+    bound_times: int = 32
+    """Noise levels of the variational bound of a test example on a lattice. 0 for
+    no bound.
+    """
     probes: int = 2
     """Hutchinson probes per test example, whose errors are far below those of the
     examples.
     """
-    chunk: int = 64
-    """Examples at a time in sampling and scoring."""
+    chunk: int | None = None
+    """Examples at a time in sampling and scoring, which no result depends on.
+    Default: as suits their size and the device.
+    """
+
+
+def with_sizes(config: Config, data: datasets.Dataset) -> Config:
+    """The flags with the numbers that follow from the size of the data.
+
+    Args:
+      config: The flags.
+      data: The data set.
+
+    Returns:
+      Flags without None for `samples`, `likelihood_examples` and `chunk`.
+    """
+    count = len(data.stored_test)
+    exhaustive = config.likelihood_error is not None
+    defaults = {
+        "samples": sizes.sample_count(data.shape),
+        "likelihood_examples": count
+        if exhaustive
+        else sizes.scored_count(data.shape, count),
+        "chunk": sizes.chunk_size(data.shape),
+    }
+    missing = {
+        name: value for name, value in defaults.items() if getattr(config, name) is None
+    }
+    return dataclasses.replace(config, **missing)
 
 
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
@@ -82,7 +119,7 @@ def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     """
     prediction = config.prediction
     if prediction == "auto":
-        prediction = "edm" if data.levels is None else "levels"
+        prediction = sizes.default_prediction(data)
     if prediction == "levels" and data.levels is None:
         raise ValueError(
             f"prediction 'levels' needs data on a lattice, {data.name} is not; use "
@@ -152,6 +189,11 @@ def load(
     data = datasets.described(described)
     if examples:
         data = datasets.reopen_dataset(described, config.held_out, config.seed)
+    # Runs that do not say took levels wherever there were any.
+    earlier = "edm" if data.levels is None else "levels"
+    if config.prediction == "auto":
+        taken = stored.get(PREDICTION, earlier)
+        config = dataclasses.replace(config, prediction=taken)
     model = make_model(config, data)
     params = dj.training.load_ema(folder / "checkpoints")
     return model, model.denoiser(
@@ -161,6 +203,9 @@ def load(
 
 DESCRIPTION = "data_description"
 """The entry of config.json that holds `datasets.describe` of the data."""
+
+PREDICTION = "prediction_taken"
+"""The entry of config.json that holds what the network predicts."""
 
 
 def train(
@@ -192,7 +237,10 @@ def train(
         f"{type(model.module).__name__} predicting {model.prediction} on "
         f"{model.schedule}"
     )
-    about = {DESCRIPTION: datasets.describe(model.data)}
+    about = {
+        DESCRIPTION: datasets.describe(model.data),
+        PREDICTION: model.prediction,
+    }
     return training.fit(
         config,
         out,

@@ -169,7 +169,7 @@ def arguments(
     Returns:
       (params, grid, keys, examples) of one chunk.
     """
-    size = _chunk_size(count, chunk)
+    size = chunk_size(count, chunk)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     return (
         params,
@@ -302,7 +302,7 @@ def score(
     if program is None:
         program = jax.jit(likelihoods(model, probes, bound_times))
     chosen, keys = order(key, len(test))[:examples], jax.random.split(key, len(test))
-    size = _chunk_size(len(chosen), chunk)
+    size = chunk_size(len(chosen), chunk)
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
     # Steps of length 0 make the coarse grid fit the same program.
     coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")
@@ -317,13 +317,13 @@ def score(
             for part in outputs
         ]
 
-    what = f"test likelihood, {steps} steps"
-    with cli.progress(len(chosen), label=f"{what}, compiling", unit="example") as bar:
+    label = f"test likelihood, {steps} steps"
+    with cli.progress(len(chosen), label=f"{label}, compiling", unit="example") as bar:
         parts: list[list[np.ndarray]] = []
         for start in range(0, len(chosen), size):
             parts.append(evaluate(grid, start))
             values = np.concatenate([part[0] for part in parts])
-            bar.set_description(what, refresh=False)
+            bar.set_description(label, refresh=False)
             bar.set_postfix_str(unit.show(values), refresh=False)
             bar.update(len(parts[-1][0]))
             if not np.isfinite(values).all():
@@ -331,7 +331,7 @@ def score(
             if error is not None and is_precise(unit.factor * values, error):
                 break
         bar.total = len(values)
-        bar.set_description(f"{what}, then half")
+        bar.set_description(f"{label}, then half")
         compared = range(0, -(-len(values) // 16), size)
         few = np.concatenate([evaluate(coarse, start)[0] for start in compared])
     columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -432,8 +432,15 @@ def _floor(schedule):
     return float(schedule.sigma(schedule.t_min) / schedule.alpha(schedule.t_min))
 
 
-def _chunk_size(count, chunk):
-    """The size of a chunk when the examples are split into the fewest chunks of
-    nearly equal size.
+def chunk_size(count: int, chunk: int) -> int:
+    """The size of a chunk when examples are split into the fewest chunks of nearly
+    equal size.
+
+    Args:
+      count: The number of examples.
+      chunk: The largest size.
+
+    Returns:
+      The size. The last chunk may be smaller.
     """
     return math.ceil(count / math.ceil(count / chunk))

@@ -36,7 +36,7 @@ def levels_features(data: Any) -> int:
 
 
 def default_prediction(data: Any) -> str:
-    """What a network predicts unless a flag says otherwise.
+    """The prediction of a network unless a flag says otherwise.
 
     A softmax over the levels is the best head of few levels: it knows the
     lattice. But it multiplies the network's channels by their number. 17
