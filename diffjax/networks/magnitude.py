@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from .. import checks
-from ..types import Array, PyTree
+from ..types import Array, PyTree, one_program
 
 __all__ = [
     "MPDense",
@@ -69,12 +69,20 @@ def normalise_weights(params: PyTree) -> PyTree:
       >>> params = dj.networks.normalise_weights(params)
     """
 
-    def one(path, leaf):
-        if getattr(path[-1], "key", None) != "weight":
-            return leaf
-        return normalise(leaf, tuple(range(leaf.ndim - 1)))
+    named, structure = jax.tree_util.tree_flatten_with_path(params)
+    leaves = [leaf for _, leaf in named]
+    # a bare array has an empty path
+    names = [getattr(entry, "key", None) for path, _ in named for entry in path[-1:]]
+    places = [i for i, name in enumerate(names) if name == "weight"]
+    weights = _of_weights([leaves[i] for i in places])
+    for i, weight in zip(places, weights, strict=True):
+        leaves[i] = weight
+    return jax.tree.unflatten(structure, leaves)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+
+@one_program
+def _of_weights(weights):
+    return [normalise(weight, tuple(range(weight.ndim - 1))) for weight in weights]
 
 
 def mp_silu(x: Array) -> Array:

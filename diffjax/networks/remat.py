@@ -37,7 +37,9 @@ def policy(name: str, value: Any) -> str:
 def rematerialised(block: type[nn.Module], remat: str) -> Any:
     """A class of blocks under a policy of rematerialisation.
 
-    The parameters of its modules have the same names and values.
+    The parameters of its modules have the same names and values. XLA may
+    schedule the second computation early on CPU, where memory is then no
+    smaller.
 
     Args:
       block: The class. An argument `train` of its call is static, and given by

@@ -43,6 +43,7 @@ def sample(
     path: bool = False,
     info: bool = False,
     noise: Any = None,
+    remat: bool = False,
 ) -> Any:
     """Draw one sample of the distribution that a denoiser describes.
 
@@ -69,6 +70,8 @@ def sample(
       info: True for (result, Info).
       noise: The solver's noise in place of draws from the key, an array (N,
         draws, *shape) or another of the forms that `solvers.integrate` takes.
+      remat: Whether a gradient through the sampler computes each step again,
+        to save memory. See `solvers.integrate`.
 
     Returns:
       The sample, of the given shape. See `path` and `info`.
@@ -96,7 +99,8 @@ def sample(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), noise)
     )
-    run = _SampleRun(solver, static, shape, bool(path), zero_end)
+    remat = requirements.check_remat(solver, remat)
+    run = _SampleRun(solver, static, shape, bool(path), zero_end, remat)
     result, report = _sample_one(run, arrays, key, grid, x_init)
     driver.warn_if_exhausted(solver, report)
     return (result, report) if info else result
@@ -124,6 +128,7 @@ def sample_many(
     path: bool = False,
     info: bool = False,
     noise: ArrayLike | None = None,
+    remat: bool = False,
 ) -> Any:
     """Draw many samples at once, over many devices if wanted.
 
@@ -158,6 +163,7 @@ def sample_many(
       info: True for (result, Info), with leaves of shape (count,).
       noise: The solver's noise, (count, N, draws, *shape), in place of draws
         from the key. See `solvers.integrate`.
+      remat: As in `sample`.
 
     Returns:
       The samples, (count, *shape). See `path` and `info`.
@@ -193,7 +199,8 @@ def sample_many(
     arrays, static = partition(
         (as_pytree_callable(denoiser), as_pytree(schedule), None)
     )
-    run = _SampleRun(solver, static, shape, bool(path), zero_end)
+    remat = requirements.check_remat(solver, remat)
+    run = _SampleRun(solver, static, shape, bool(path), zero_end, remat)
     batch = _Batch(run, count, chunk, _automatic(mesh))
     result, report = _sample_many(batch, arrays, key, grid, condition, x_init, noise)
     driver.warn_if_exhausted(solver, report)
@@ -251,6 +258,7 @@ class _SampleRun(NamedTuple):
     shape: tuple[int, ...]
     path: bool
     zero_end: bool
+    remat: bool
 
 
 class _Batch(NamedTuple):
@@ -284,6 +292,7 @@ def _solve(run, arrays, condition, key, grid, x_init, noise=None, mean=None):
         ts=grid,
         path=run.path,
         zero_end=run.zero_end,
+        remat=run.remat,
     )
 
 

@@ -48,6 +48,7 @@ def integrate(
     path: bool = False,
     info: bool = False,
     noise: Any = None,
+    remat: bool = False,
 ) -> Any:
     """Run a solver over the times of a grid.
 
@@ -73,12 +74,15 @@ def integrate(
         `noise.brownian` path, so that a finer grid or another solver follows
         the same Brownian motion. See `noise_source.Source` for the meaning of
         a draw.
+      remat: Whether a gradient through the run computes each step again. It
+        then keeps the states between steps, and of one step at a time what is
+        inside of the denoiser. The gradient is the same.
 
     Returns:
       x at ts[-1], of x's shape. With `path` all states, with `info` a pair.
 
     Raises:
-      TypeError: If the solver cannot take the problem or the noise.
+      TypeError: If the solver cannot take the problem, the noise or remat.
       ValueError: If the key is missing, the grid is not strictly monotone, x
         is not finite, or noise has another shape or too few draws.
 
@@ -91,9 +95,8 @@ def integrate(
     key, problem, x, ts, zero_end, noise = _checked(key, solver, problem, x, ts, noise)
     # arrays are traced, the rest is static: equal problems share a program
     arrays, static = partition((problem, noise))
-    result, report = _integrate(
-        solver, static, bool(path), zero_end, arrays, key, x, ts
-    )
+    settings = _Settings(bool(path), zero_end, requirements.check_remat(solver, remat))
+    result, report = _integrate(solver, static, settings, arrays, key, x, ts)
     warn_if_exhausted(solver, report)
     return (result, report) if info else result
 
@@ -287,11 +290,19 @@ def steps_within(solver: Solver, evaluations: int, to_zero: bool = False) -> int
 # -------------------------------------------------------------------- the scan
 
 
-@compiled(static_argnums=(0, 1, 2, 3))
-def _integrate(solver, static, path, zero_end, arrays, key, x, ts):
+class _Settings(NamedTuple):
+    """Settings of a run, fixed at compilation, as `run` takes them."""
+
+    path: bool
+    zero_end: bool
+    remat: bool
+
+
+@compiled(static_argnums=(0, 1, 2))
+def _integrate(solver, static, settings, arrays, key, x, ts):
     problem, noise = combine(arrays, static)
     source = source_of(key, x, ts, noise)
-    return run(source, solver, problem, x=x, ts=ts, path=path, zero_end=zero_end)
+    return run(source, solver, problem, x=x, ts=ts, **settings._asdict())
 
 
 @compiled(static_argnums=(0, 1, 2))
@@ -356,6 +367,7 @@ def run(
     ts: Array,
     path: bool = False,
     zero_end: bool = True,
+    remat: bool = False,
 ) -> tuple[PyTree, Info]:
     """`integrate` without checks or compilation, to be called under a transformation.
 
@@ -367,6 +379,7 @@ def run(
       ts: Times (N + 1,).
       path: Whether to return the states at all times.
       zero_end: Whether the last time may be 0.
+      remat: Whether a gradient computes each step again.
 
     Returns:
       (x at the end or all states, Info).
@@ -376,14 +389,15 @@ def run(
         states, report = solver.solve(source, problem, x, ts)
         result = states if path else jax.tree.map(lambda leaf: leaf[-1], states)
     else:
-        result, report = _scan(source, solver, problem, x, ts, path)
+        result, report = _scan(source, solver, problem, x, ts, (path, remat))
     # of a solver of fixed steps it is the constant False, and costs nothing
     if report.exhausted is not False:
         result = _nan_where(report.exhausted, result)
     return result, report
 
 
-def _scan(source, solver, problem, x, ts, path):
+def _scan(source, solver, problem, x, ts, settings):
+    path, remat = settings
     # coefficients of all steps at once, outside of the loop
     inputs = solver.prepare(problem, ts)
     state = _initial_state(solver, problem, x, inputs)
@@ -394,6 +408,9 @@ def _scan(source, solver, problem, x, ts, path):
         x, state = solver.step(problem, step_inputs, Draw(source, index), x, state)
         return (x, state), x if path else None
 
+    if remat:
+        # A scan cannot merge the two computations of a step.
+        body = jax.checkpoint(body, prevent_cse=False)
     steps = jnp.arange(ts.shape[0] - 1, dtype=jnp.uint32)
     (end, state), states = jax.lax.scan(body, (x, state), (steps, inputs))
     if solver.report is None:

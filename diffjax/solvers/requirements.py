@@ -23,6 +23,7 @@ __all__ = [
     "check_key",
     "check_noise",
     "check_pairing",
+    "check_remat",
     "check_path",
     "check_solver",
     "check_state",
@@ -59,6 +60,11 @@ _RULES = {
         lambda solver: solver.solve is None,
         "must take one step after another to be stopped, {0.name} takes all at once",
     ),
+    "stepwise": (
+        lambda solver: solver.solve is None,
+        "must take one step after another where remat is True, {0.name} takes all "
+        "at once",
+    ),
     "velocity": (
         lambda solver: solver.consumes == "velocity",
         "must consume a velocity, {0.name} consumes a {0.consumes}",
@@ -78,12 +84,27 @@ def check_solver(name: str, solver: Any, *rules: str) -> None:
       solver: The argument.
       *rules: What else it must be: "single" if it may not be made of solvers,
         "unpaired" if its denoiser returns D alone, "fixed" if its steps are
-        those of the grid, "memoryless", "deterministic", "stoppable", or
-        "velocity" if it must consume one.
+        those of the grid, "memoryless", "deterministic", "stoppable",
+        "stepwise", or "velocity" if it must consume one.
     """
     checks.made_by(name, solver, Solver, "a factory of diffjax.solvers such as heun()")
     for holds, message in map(_RULES.__getitem__, rules):
         checks.require(holds(solver), f"{name} {message.format(solver)}", TypeError)
+
+
+def check_remat(solver: Solver, remat: Any) -> bool:
+    """Check whether the steps of a solver shall be computed again.
+
+    Args:
+      solver: The solver.
+      remat: True only for one that takes one step after another.
+
+    Returns:
+      The bool.
+    """
+    remat = checks.boolean("remat", remat)
+    check_solver("solver", solver, *(["stepwise"] if remat else []))
+    return remat
 
 
 def check_consumes(solver: Solver, problem: Problem) -> None:
