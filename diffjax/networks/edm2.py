@@ -207,7 +207,7 @@ class EDM2(OneProgram, nn.Module):
         dim = self.width * max(self.multipliers)
         embedding = MPDense(dim, name="time")(MPFourier(self.width)(t))
         label, vector = condition_parts(condition, self.num_classes, self.condition_dim)
-        if label is not None:
+        if label is not None and self.num_classes is not None:
             size = self.num_classes + 1  # the last is the null label
             row = jax.nn.one_hot(label, size) * size**0.5
             embedding = mp_sum(embedding, MPDense(dim, name="label")(row))
