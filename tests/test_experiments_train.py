@@ -152,7 +152,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
     opened = runs.open_run(parts)
     assert opened.experiment == "train"
     x = jnp.ones(SMALL.random_shape)
-    params = model.load_params(parts, "last")
+    params = model.load_params(parts, SMALL)
     np.testing.assert_array_equal(
         opened.denoiser(x, 1.0), made(SMALL).sampled(params)(x, 1.0)
     )
@@ -161,7 +161,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_all_parts_work_together(tmp_path):
     """EDM2 with classes, u(σ), augmentation, averages, micro-batches, bfloat16,
-    rematerialisation and guidance, ended by the best average.
+    rematerialisation and guidance, and an average of a length that was not kept.
     """
     pytest.importorskip("tensorboardX")
     config = changed(
@@ -180,7 +180,7 @@ def test_all_parts_work_together(tmp_path):
         guidance=2.0,
         decay="inverse_sqrt",
         decay_after=2,
-        final="best",
+        average=0.07,
         dtype="bfloat16",
         remat="blocks",
         tensorboard=True,
@@ -418,6 +418,8 @@ WRONG = [
     ({"samples": 1}, "samples"),
     ({"final": "best", "evaluate_every": None}, "evaluate_every"),
     ({"averages": (0.5,)}, "averages"),
+    ({"average": 0.1}, "average"),
+    ({"average": 0.1, "averages": (0.05,), "final": "best"}, "average"),
     ({"network": "dit_s_2", "multipliers": (1,)}, "multipliers"),
     ({"patch": 2}, "patch"),
     ({"data": "digits", "network": "mlp", "labels": False, "size": -1}, "size"),

@@ -173,7 +173,11 @@ class Config(Optimisation):
     """Micro-batches of which a batch is made, one after the other."""
     averages: tuple[float, ...] = ()
     """Relative lengths of power-function averages kept beside the average of
-    --ema-decay, such as 0.05 0.10.
+    --ema-decay, such as 0.05 0.10. Any other length follows from their snapshots.
+    """
+    snapshot_every: int | None = None
+    """Steps between snapshots of these averages, at checkpoints alone. Default: a
+    hundredth of all, --save-every at least.
     """
 
     # ---- evaluation during training
@@ -194,6 +198,10 @@ class Config(Optimisation):
     final: Literal["last", "best"] = "last"
     """Whether the last average or that of least held-out loss is sampled and
     scored. The score of the best on these images is then optimistic.
+    """
+    average: float | None = None
+    """Relative length of the power-function average that is sampled and scored.
+    Default: the average of --ema-decay.
     """
     guidance: float = 1.0
     """Scale of classifier-free guidance in samples. 1 for none."""
@@ -226,14 +234,31 @@ class Config(Optimisation):
 FREE = {
     *("preset", "out", "tensorboard", "devices", "save_every"),
     *("evaluate_every", "evaluate_examples", "evaluate_samples", "evaluate_frechet"),
-    *("final", "guidance", "samples", "solver", "solver_steps", "probes", "chunk"),
+    *(
+        "final",
+        "average",
+        "snapshot_every",
+        "guidance",
+        "samples",
+        "solver",
+        "solver_steps",
+        "probes",
+        "chunk",
+    ),
     *("likelihood_examples", "likelihood_error", "likelihood_steps", "bound_times"),
 }
 """Flags that may change when a run resumes. The checkpoints belong to the others."""
 
 _AT_LEAST = {
     0: ("evaluate_samples", "bound_times", "likelihood_examples", "evaluate_frechet"),
-    1: ("accumulate", "devices", "chunk", "evaluate_every", "evaluate_examples"),
+    1: (
+        "snapshot_every",
+        "accumulate",
+        "devices",
+        "chunk",
+        "evaluate_every",
+        "evaluate_examples",
+    ),
     2: ("held_out", "probes", "likelihood_steps", "solver_steps"),
 }
 
@@ -313,6 +338,13 @@ def _check_end(config):
     )
     if config.likelihood_error is not None:
         dj.checks.positive("likelihood_error", config.likelihood_error)
+    if config.average is not None:
+        training.averages.lengths("average", (config.average,))
+    _require(
+        config.average is None or (config.averages and config.final == "last"),
+        f"average must be left out without --averages, and with final {config.final!r}"
+        f", got {config.average}",
+    )
     every = config.evaluate_every
     _require(
         config.final == "last" or (every is not None and every <= config.steps),

@@ -233,7 +233,8 @@ class Evaluation:
 
 def held_out_reference(data: Dataset, seed: int) -> measures.Reference:
     """The held-out examples as what sets of samples are compared with."""
-    return measures.reference_of(_flat(data.test), COMPONENTS, seed)
+    order = np.random.default_rng(seed).permutation(len(data.test))
+    return measures.reference_of(_flat(data.test)[order], COMPONENTS, seed)
 
 
 def limits(data: Dataset) -> tuple[float, float]:

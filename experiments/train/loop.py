@@ -1,5 +1,6 @@
 """The training of `train`: state, checkpoints, records, and evaluations at stops."""
 
+import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -102,7 +103,12 @@ def train(
         key_train, params, optimisation.optimiser(config), averages=config.averages
     )
     stored = belonging(config) | {"data_digest": datasets.digest(arrays)}
-    with RecordedCheckpoints(out / "checkpoints", stored, records) as checkpoints:
+    with (
+        _snapshots(config, out) as snapshots,
+        RecordedCheckpoints(
+            out / "checkpoints", stored, records, snapshots
+        ) as checkpoints,
+    ):
         # Not earlier: the checkpoints must belong to this configuration.
         files.write_config(out, config, models.about(config, model))
         state = checkpoints.restore_latest(state) or state
@@ -111,9 +117,17 @@ def train(
         records.open(int(state.step))
         state = _run(config, model, (state, arrays, mesh), checkpoints, evaluation)
         records.close()
-    if config.final == "best":
-        return Trained(models.load_params(out, "best"), records)
+    if config.final == "best" or config.average is not None:
+        return Trained(models.load_params(out, config), records)
     return Trained(state.ema["network"], records)
+
+
+def _snapshots(config, out):
+    """A context of the snapshots of the averages, or of None."""
+    if not config.averages:
+        return contextlib.nullcontext()
+    every = config.snapshot_every or max(config.save_every, config.steps // 100)
+    return training.Snapshots(out / models.AVERAGES, every=every)
 
 
 def _run(config, model, start, checkpoints, evaluation):

@@ -119,6 +119,9 @@ def make_model(config: Config, data: Dataset) -> Model:
 DESCRIPTION = "data_description"
 """The entry of config.json that holds `datasets.describe` of the data."""
 
+AVERAGES = "averages"
+"""The folder of the snapshots of power-function averages."""
+
 TAKEN = "taken"
 """The entry of config.json that holds the values which the run chose by itself."""
 
@@ -158,7 +161,7 @@ def load(folder: pathlib.Path, *, examples: bool = False) -> tuple[Model, Any]:
     if examples:
         data = _reopened(config, description)
     model = make_model(config, data)
-    return model, model.sampled(load_params(folder, config.final))
+    return model, model.sampled(load_params(folder, config))
 
 
 def stored_config(stored: dict[str, Any]) -> Config:
@@ -173,19 +176,22 @@ def stored_config(stored: dict[str, Any]) -> Config:
     return Config(**values | {"prediction": stored[TAKEN]["prediction"]})
 
 
-def load_params(folder: pathlib.Path, final: str) -> Any:
-    """The averaged parameters of the network in a run's folder.
+def load_params(folder: pathlib.Path, config: Config) -> Any:
+    """The averaged parameters that a run samples and scores, from its folder.
 
     Args:
       folder: `out` of the run.
-      final: "last" or "best".
+      config: The flags.
 
     Returns:
-      The parameters.
+      The parameters of the network.
     """
-    checkpoints = folder / ("best" if final == "best" else "checkpoints")
-    params = dj.training.load_ema(checkpoints)["network"]
-    return jax.tree.map(jnp.asarray, params)
+    if config.average is not None:
+        params = dj.training.reconstruct(folder / AVERAGES, config.average)
+    else:
+        checkpoints = "best" if config.final == "best" else "checkpoints"
+        params = dj.training.load_ema(folder / checkpoints)
+    return jax.tree.map(jnp.asarray, params["network"])
 
 
 def _described(description, classes):

@@ -220,11 +220,18 @@ class RecordedCheckpoints(training.Checkpoints):
       directory: As of `training.Checkpoints`.
       config: As of `training.Checkpoints`.
       records: The records of the run.
+      snapshots: As of `training.Checkpoints`.
     """
 
-    def __init__(self, directory: pathlib.Path, config: dict, records: Records):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        config: dict[str, Any],
+        records: Records,
+        snapshots: training.Snapshots | None = None,
+    ):
         self.records = records
-        super().__init__(directory, config)
+        super().__init__(directory, config, snapshots=snapshots)
 
     def save(self, step: int, state: Any) -> None:
         """Write the records, and save."""

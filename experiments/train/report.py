@@ -80,7 +80,7 @@ def distances(config: Config, model: Model, drawn: np.ndarray) -> dict[str, Any]
     return {
         name: measures.distances(
             x.reshape(count, -1), reference, groups=GROUPS, pairs=PAIRS, k=5
-        )
+        )[0]
         for name, x in sets.items()
     }
 
