@@ -6,6 +6,7 @@ al. 2020): a device keeps its part, and a step gathers the parameters while it
 needs them.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .. import checks
 from ..types import PyTree, check_integers
@@ -50,6 +51,15 @@ def _devices(name, value):
 
 def _data_mesh(name, mesh):
     checks.made_by(name, mesh, Mesh, "data_mesh")
+    _check_axes(name, mesh)
+
+
+def _any_data_mesh(name, mesh):
+    checks.made_by(name, mesh, Mesh | AbstractMesh, "data_mesh")
+    _check_axes(name, mesh)
+
+
+def _check_axes(name, mesh):
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     checks.require(
         AXIS in kinds and set(kinds.values()) == {AxisType.Auto},
@@ -94,8 +104,8 @@ def data_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
     )
 
 
-@checks.arguments(mesh=_data_mesh)
-def partition_spec(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+@checks.arguments(mesh=_any_data_mesh)
+def partition_spec(shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The rule by which `shard_state` splits an array.
 
     The largest axis that the size of "data" divides is split over it, the
@@ -108,7 +118,7 @@ def partition_spec(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
 
     Args:
       shape: The array's shape.
-      mesh: As `data_mesh` makes it.
+      mesh: As `data_mesh` makes it, or an `AbstractMesh` of such axes.
 
     Returns:
       The name of the mesh's axis for each axis of the array.
@@ -119,9 +129,10 @@ def partition_spec(shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
       TypeError: If `mesh` is no mesh.
 
     Example:
-      >>> mesh = dj.training.data_mesh(jax.devices()[:1])
-      >>> tuple(dj.training.partition_spec((512, 64), mesh))  # one device
-      ()
+      >>> automatic = (jax.sharding.AxisType.Auto,) * 2
+      >>> mesh = jax.sharding.AbstractMesh((8, 1), ("data", "model"), automatic)
+      >>> tuple(dj.training.partition_spec((3, 3, 64, 128), mesh))
+      (None, None, None, 'data')
     """
     names: dict[int, tuple[str, ...]] = {}  # axis of the array -> axes of the mesh
     largest_first = sorted(range(len(shape)), key=lambda axis: -shape[axis])
@@ -380,25 +391,31 @@ def _pinned(steps_fn, mesh, leaves, structure):
         donate_argnums=0,
         out_shardings=(placement, whole_metrics),
     )
-    return _Pinned(compiled, mesh)
+    # Replicated states need neither `gathered` nor `split`.
+    replicated = all(leaf.is_fully_replicated for leaf in leaves)
+    return _Pinned(compiled, None if replicated else mesh)
 
 
 class _Pinned:
-    """A compiled function whose program belongs to a mesh."""
+    """A compiled function whose program belongs to a mesh, if there is one."""
 
-    def __init__(self, compiled: Any, mesh: Mesh):
+    def __init__(self, compiled: Any, mesh: Mesh | None):
         self._compiled, self._mesh = compiled, mesh
 
     # A mesh in the context is part of the key of JAX's caches, so that
     # `gathered` may depend on it.
+    def _context(self) -> Any:
+        return (
+            contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+        )
 
     def __call__(self, *arguments: Any) -> Any:
-        with jax.set_mesh(self._mesh):
+        with self._context():
             return self._compiled(*arguments)
 
     def lower(self, *arguments: Any) -> Any:
         """The program for these arguments, not compiled yet."""
-        with jax.set_mesh(self._mesh):
+        with self._context():
             return self._compiled.lower(*arguments)
 
 
@@ -412,6 +429,22 @@ def gathered(params: PyTree) -> PyTree:
         return params
     return jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), params
+    )
+
+
+def split(gradient: PyTree) -> PyTree:
+    """The gradient split as the state is, in a step that `pinned` compiles.
+
+    Each device then sums, measures and applies its part of it alone.
+    """
+    if not _in_data_mesh():
+        return gradient
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(
+            leaf, partition_spec(leaf.shape, mesh)
+        ),
+        gradient,
     )
 
 

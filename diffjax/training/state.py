@@ -316,6 +316,7 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         whole = parallel.gathered(state.params)
         (loss, extra), grads = gradient(whole, key, batch)
+        grads = parallel.split(grads)
         metrics = {
             "loss": loss,
             "grad_norm": _norm(grads),

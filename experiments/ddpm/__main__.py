@@ -47,7 +47,7 @@ import numpy as np
 import diffjax as dj
 from diffjax import ddpm, distributions, metrics, schedules, solvers
 from experiments.ddpm import figures as ddpm_figures
-from experiments.shared import cli, datasets, files, scoring, training
+from experiments.shared import cli, datasets, devices, files, scoring, training
 from experiments.shared.training import DenoiserModel
 
 BETAS = {
@@ -454,8 +454,9 @@ def draw_samples(
                 grid=grid,
                 shape=model.data.shape,
                 chunk=64,
+                mesh=devices.mesh(),
             )
-            drawn[name] = np.asarray(xs)
+            drawn[name] = devices.on_host(xs)
             bar.update()
     return drawn
 

@@ -46,7 +46,7 @@ from diffjax import guidance, losses, metrics, solvers
 from experiments.guidance import classifiers
 from experiments.guidance import exact as guidance_exact
 from experiments.guidance import figures as guidance_figures
-from experiments.shared import cli, datasets, files, training
+from experiments.shared import cli, datasets, devices, files, training
 from experiments.shared.schedules import with_noise_floor
 from experiments.shared.training import DenoiserModel
 
@@ -317,7 +317,7 @@ def draw(
     """One sample per label, (N, *shape), every kind and scale from the same
     starts.
     """
-    return np.asarray(
+    return devices.on_host(
         dj.sample_many(
             jax.random.key(config.seed + 1),
             len(labels),
@@ -328,6 +328,7 @@ def draw(
             shape=model.data.shape,
             condition=jnp.asarray(labels, jnp.int32),
             chunk=config.chunk,
+            mesh=devices.mesh(),
         )
     )
 

@@ -48,7 +48,7 @@ import diffjax as dj
 from diffjax import grids, inverse, solvers
 from experiments.inverse_problems import exact as inverse_exact
 from experiments.score_sde import model as score_sde
-from experiments.shared import cli, datasets, files, training
+from experiments.shared import cli, datasets, devices, files, training
 from experiments.shared.figures import image_grid, save_figure
 from experiments.shared.training import DenoiserModel
 
@@ -64,7 +64,7 @@ METHODS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Sample posteriors of exact distributions and of digits."""
 
     out: pathlib.Path = pathlib.Path("runs/inverse_problems")
@@ -125,17 +125,16 @@ def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
     """
     wanted = score_sde.Config(out=folder)
     asked = _read(folder / "config.json") or files.as_dict(wanted)
-    flags = {
-        name: value for name, value in asked.items() if name != score_sde.DESCRIPTION
-    }
-    if not _is_finished(folder, asked) and {
-        **flags,
-        "out": str(folder),
-    } == files.as_dict(wanted):
+    # On which devices a run was trained makes no difference.
+    flags, defaults = (
+        {name: value for name, value in values.items() if name not in devices.NAMES}
+        for values in (asked, files.as_dict(wanted))
+    )
+    flags.pop(score_sde.DESCRIPTION, None)
+    if not _is_finished(folder, asked) and flags | {"out": str(folder)} == defaults:
         data = datasets.open_dataset(wanted.data, wanted.held_out, wanted.seed)
-        score_sde.train(
-            wanted, score_sde.make_model(wanted, data), files.open_folder(wanted)
-        )
+        same = dataclasses.replace(wanted, devices=devices.mesh().size)
+        score_sde.train(same, score_sde.make_model(same, data), files.open_folder(same))
     if not _is_finished(folder, asked):
         raise ValueError(
             f"model must be a finished run, {folder} is not: run score_sde with its "

@@ -16,7 +16,7 @@ import diffjax as dj
 from diffjax import distributions, flows
 from diffjax.networks import MLP
 from diffjax.vaes import Perceptron, priors, progressive
-from experiments.shared import datasets, files, training
+from experiments.shared import datasets, devices, files, training
 
 LAYER_FIELDS = (
     "data",
@@ -265,6 +265,7 @@ def fit_seeds(
         members = [jax.jit(init)(one) for one in jax.random.split(key, config.seeds)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
+    devices.check_batch("prior_batch_size", config.prior_batch_size)
     settings = dataclasses.replace(
         config, steps=config.prior_steps, batch_size=config.prior_batch_size
     )

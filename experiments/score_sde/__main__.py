@@ -37,7 +37,15 @@ from diffjax import metrics, solvers
 from experiments.score_sde import figures as score_figures
 from experiments.score_sde.background import Ahead
 from experiments.score_sde.model import Config, make_model, train, with_sizes
-from experiments.shared import cli, datasets, files, scoring, sizes, training
+from experiments.shared import (
+    cli,
+    datasets,
+    devices,
+    files,
+    scoring,
+    sizes,
+    training,
+)
 from experiments.shared.training import DenoiserModel
 
 # ------------------------------------------------------------ what is measured
@@ -62,6 +70,7 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
 
     Returns:
       ((params, keys) -> samples (len(keys), *shape), evaluations per sample).
+        The devices of the run share the keys.
     """
     _, make, steps = SAMPLERS[name]
     solver, grid = (
@@ -81,7 +90,7 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
         )
         return jax.vmap(one)(keys)
 
-    return draw, solver.evaluations(len(grid) - 1, to_zero=True)
+    return devices.split(draw), solver.evaluations(len(grid) - 1, to_zero=True)
 
 
 def strip_grid(model: DenoiserModel) -> jax.Array:
@@ -145,7 +154,7 @@ class Measures:
             with cli.progress(count, label=label, unit="sample") as bar:
                 for start in range(0, count, size):
                     drawing = self.programs[name](params, keys[start : start + size])
-                    parts.append(np.asarray(drawing))
+                    parts.append(devices.on_host(drawing))
                     bar.update(min(size, count - start))
             drawn[name] = np.concatenate(parts)[:count]
             evaluations, seconds = (
@@ -225,7 +234,7 @@ def prepare(config: Config, model: DenoiserModel, thread: Ahead) -> Measures:
         ),
         params,
     )
-    data = model.data
+    params, data = devices.whole_shapes(params), model.data
     measures = Measures(config, model, {}, thread.submit(baselines, data))
     shapes = scoring.arguments(
         model,

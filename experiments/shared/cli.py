@@ -19,6 +19,7 @@ import tqdm
 import tyro
 
 from experiments import stop_at_once
+from experiments.shared import devices
 from experiments.shared.files import locks
 
 Config = TypeVar("Config")
@@ -61,7 +62,13 @@ def main(
             if defaults is not None:
                 settings["default"] = defaults(sys.argv[1:])
             text = _paragraphs(document)
-            run(tyro.cli(config_type, description=text, prog=name, **settings))
+            config = tyro.cli(config_type, description=text, prog=name, **settings)
+            devices.start(config)
+            with contextlib.ExitStack() as stack:
+                if not devices.is_first():
+                    nowhere = stack.enter_context(open(os.devnull, "w"))
+                    stack.enter_context(contextlib.redirect_stdout(nowhere))
+                run(config)
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'stopped'}; {_AGAIN}", file=sys.stderr)
             sys.exit(130)
@@ -282,7 +289,7 @@ def progress(
         initial=initial,
         desc=label,
         unit=unit,
-        disable=hidden,
+        disable=hidden or not devices.is_first(),
         dynamic_ncols=True,
         mininterval=0.5,
     )

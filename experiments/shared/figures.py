@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 
+from experiments.shared import devices
 from experiments.shared.files import naming
 
 PALE_GREYS = ListedColormap(plt.get_cmap("Greys")(np.linspace(0, 0.75, 256)))
@@ -22,8 +23,9 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
       figure: The figure.
       path: The file.
     """
-    with naming(path):
-        figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+    if devices.is_first():
+        with naming(path):
+            figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     print(f"wrote {path}")
 

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.shared import devices
+
 
 @contextlib.contextmanager
 def locks():
@@ -30,10 +32,14 @@ _held: dict[pathlib.Path, Any] | None = None
 
 
 def open_folder(config: Any) -> pathlib.Path:
-    """Make the folder config.out, and print where the run writes and on which
-    device.
+    """Choose the devices and make the folder config.out, and print both.
+
+    Of several processes the first alone writes there.
     """
+    used = devices.use(config)
     out = pathlib.Path(config.out)
+    if not devices.is_first():
+        return out
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, got the file {out}")
     out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +54,7 @@ def open_folder(config: Any) -> pathlib.Path:
                 path.unlink()
     device = jax.devices()[0]
     print(
-        f"writing to {out}/ on {jax.device_count()} × {device.device_kind} "
+        f"writing to {out}/ on {used} × {device.device_kind} "
         f"({device.platform}), jax {jax.__version__}"
     )
     return out
@@ -94,6 +100,8 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     Raises:
       FileNotFoundError: If the folder was removed during the run.
     """
+    if not devices.is_first():
+        return
     folder = path.absolute().parent
     if not folder.is_dir() or (
         _held is not None and folder in _held and not _held[folder].file.exists()

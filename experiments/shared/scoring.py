@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax as dj
-from experiments.shared import cli
+from experiments.shared import cli, devices
 from experiments.shared.training import DenoiserModel
 
 LEAST_FLOOR = 1 / 24
@@ -84,7 +84,7 @@ def likelihoods(model: DenoiserModel, probes: int, bound_times: int = 0) -> Call
     Returns:
       A function (params, grid, keys, examples) -> (log p, its standard error
         over probes), both in nats, (B,). With times, also minus the
-        variational bound, (B,).
+        variational bound, (B,). The devices of the run share the examples.
     """
 
     def many(params, grid, keys, examples):
@@ -118,7 +118,8 @@ def likelihoods(model: DenoiserModel, probes: int, bound_times: int = 0) -> Call
 
         return jax.vmap(one)(keys, examples)
 
-    return many
+    spread = devices.split(lambda state, *rest: many(*state, *rest))
+    return lambda params, grid, keys, examples: spread((params, grid), keys, examples)
 
 
 def variational_bound(
@@ -301,6 +302,7 @@ def score(
     unit, dimension = _Unit.of(model.data), math.prod(model.data.shape)
     if program is None:
         program = jax.jit(likelihoods(model, probes, bound_times))
+    params = devices.whole(params)
     chosen, keys = order(key, len(test))[:examples], jax.random.split(key, len(test))
     size = chunk_size(len(chosen), chunk)
     grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
@@ -313,8 +315,8 @@ def score(
         rows = chosen[np.minimum(np.arange(start, start + size), len(chosen) - 1)]
         outputs = program(params, grid, keys[rows], test[rows])
         return [
-            np.asarray(part)[: len(chosen) - start].astype(np.float64) / dimension
-            for part in outputs
+            part[: len(chosen) - start].astype(np.float64) / dimension
+            for part in devices.on_host(outputs)
         ]
 
     label = f"test likelihood, {steps} steps"
@@ -434,7 +436,7 @@ def _floor(schedule):
 
 def chunk_size(count: int, chunk: int) -> int:
     """The size of a chunk when examples are split into the fewest chunks of nearly
-    equal size.
+    equal size, rounded up so that the devices of the run can share it.
 
     Args:
       count: The number of examples.
@@ -443,4 +445,4 @@ def chunk_size(count: int, chunk: int) -> int:
     Returns:
       The size. The last chunk may be smaller.
     """
-    return math.ceil(count / math.ceil(count / chunk))
+    return devices.padded(math.ceil(count / math.ceil(count / chunk)))

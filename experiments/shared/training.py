@@ -17,7 +17,7 @@ import numpy as np
 import diffjax as dj
 from diffjax import training
 from diffjax.networks import MLP, DiT, UNet
-from experiments.shared import cli, datasets, files, sizes
+from experiments.shared import cli, datasets, devices, files, sizes
 from experiments.shared.figures import save_figure
 
 NETWORKS = {"dit": (DiT, 4), "unet": (UNet, 1), "mlp": (MLP, 4)}
@@ -25,7 +25,7 @@ NETWORKS = {"dit": (DiT, 4), "unet": (UNet, 1), "mlp": (MLP, 4)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimisation:
+class Optimisation(devices.Devices):
     """The flags of every experiment whose training goes through `fit`."""
 
     seed: int = 0
@@ -69,7 +69,9 @@ class Training(Optimisation):
 
 
 FIELDS = tuple(
-    field.name for field in dataclasses.fields(Training) if field.name != "save_every"
+    field.name
+    for field in dataclasses.fields(Training)
+    if field.name not in ("save_every", *devices.NAMES)
 )
 """The flags that a checkpoint belongs to. A run with other values cannot resume
 from it.
@@ -318,6 +320,7 @@ def fit(
     Returns:
       (averaged parameters, loss of every step).
     """
+    devices.check_batch("batch_size", config.batch_size)
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     optimiser = training.optimiser(
         config.learning_rate,
@@ -374,11 +377,12 @@ def fit(
                     checkpoints=checkpoints,
                     save_every=config.save_every,
                     on_block=show,
+                    mesh=devices.mesh(),
                     donate=True,
                 )
                 if stop in stops and on_stop is not None:
-                    on_stop(stop, state.ema)
-    return state.ema, np.array(history)
+                    on_stop(stop, devices.whole(state.ema))
+    return devices.whole(state.ema), np.array(history)
 
 
 class _Recorded(training.Checkpoints):
@@ -454,13 +458,13 @@ def _write_history(path, history):
 
 
 @functools.lru_cache(maxsize=16)
-def _over_examples(function):
+def _over_examples(function, mesh):
     """The compiled map over examples, kept for the last few functions."""
-    return jax.jit(
-        lambda denoiser, *chunked: jax.vmap(
-            lambda *example: function(denoiser, *example)
-        )(*chunked)
-    )
+
+    def many(denoiser, *chunked):
+        return jax.vmap(lambda *example: function(denoiser, *example))(*chunked)
+
+    return jax.jit(devices.split(many))
 
 
 def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) -> None:
@@ -494,7 +498,7 @@ def map_examples(
     function: Callable, denoiser: Any, examples: tuple, *, chunk: int, label: str
 ) -> Any:
     """Apply a function of a denoiser and one example to all examples, some at a
-    time.
+    time, which the devices of the run share.
 
     One program is compiled for each `function` and structure of `denoiser`.
 
@@ -508,16 +512,15 @@ def map_examples(
     Returns:
       The results as numpy arrays with a leading axis of examples.
     """
-    count, evaluate, chunks = len(examples[0]), _over_examples(function), []
+    count, chunk, chunks = len(examples[0]), devices.padded(chunk), []
+    evaluate = _over_examples(function, devices.mesh())
+    denoiser = devices.whole(denoiser)
     with cli.progress(count, label=label, unit="example") as bar:
         for start in range(0, count, chunk):
             # The last chunk is padded, so that one compiled program serves all
             # chunks.
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
-            chunks.append(
-                jax.tree.map(
-                    np.asarray, evaluate(denoiser, *(part[rows] for part in examples))
-                )
-            )
+            parts = evaluate(denoiser, *(part[rows] for part in examples))
+            chunks.append(devices.on_host(parts))
             bar.update(min(chunk, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *chunks)
