@@ -9,8 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import parallel
-from .data import Batches, SharedSource
-from .interrupts import Call
+from .data import Prefetch, SharedSource, Source
 
 __all__ = ["Blocks"]
 
@@ -39,7 +38,7 @@ class Blocks:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: Any,
         total_steps: int,
         block: int | None,
         *,
@@ -51,7 +50,19 @@ class Blocks:
         self._size = None if block is None else max(1, min(block, total_steps))
         self._length = 1 if block is None else block
         self._device = jax.config.jax_default_device  # each thread has its own
-        self._reading: Call | None = None
+        self._rows = None
+        if jax.process_count() > 1 and mesh is not None:
+            if isinstance(batches, SharedSource):
+                self._rows = parallel.own_rows(batches.batch_size, mesh)
+        source: Any = self
+        self._ahead, self._count = Prefetch(source, self._place), 0
+
+    def __enter__(self) -> "Blocks":
+        self._ahead.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._ahead.__exit__(*error)
 
     def start(self, step: int) -> None:
         """Start to read the block from `step` on, if it is not the end."""
@@ -60,7 +71,8 @@ class Blocks:
         ends = [
             (step // length + 1) * length for length in (self._length, self._save_every)
         ]
-        self._reading = Call(self._read, step, min(*ends, self._total) - step)
+        self._count = min(*ends, self._total) - step
+        self._ahead.start(step, self._count)
 
     def take(self, stop: Sequence[int] = ()) -> tuple[Any, np.int32] | None:
         """Wait for the block of which `start` was called.
@@ -72,16 +84,23 @@ class Blocks:
           Its batches, with leaves (K, B, ...) on the devices, and the number of
           them that are no padding. None after a signal.
         """
-        assert self._reading is not None
-        return self._reading.result() if self._reading.wait(stop) else None
+        batches = self._ahead.take(lambda: stop)
+        return None if batches is None else (batches, np.int32(self._count))
 
-    def __enter__(self) -> "Blocks":
-        return self
+    def singly(self, batches: Any) -> Any:
+        """Let all blocks have one step, the first of this one.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # The data are at rest afterwards, unless the program is to end.
-        if self._reading is not None and (kind is None or issubclass(kind, Exception)):
-            self._reading.wait()
+        Args:
+          batches: A block, of which no step but the first is to be taken.
+
+        Returns:
+          It as a block of K = 1. `batches` themselves if the number of steps
+          is fixed.
+        """
+        if not self._timed:
+            return batches
+        self._size = self._length = 1
+        return jax.tree.map(lambda leaf: leaf[:1], batches)
 
     def measured(
         self, count: int, seconds: float, received: Sequence[int], stop: list[int]
@@ -102,30 +121,38 @@ class Blocks:
             fitting = SECONDS * count / max(float(seconds), 1e-9)
             self._length = min(_power_of_two(fitting), self._size)
 
-    def _read(self, step: int, count: int) -> tuple[Any, np.int32]:
-        batches, rows = self._batches, None
-        several = jax.process_count() > 1 and self._mesh is not None
-        if several and isinstance(batches, SharedSource):
-            rows = parallel.own_rows(batches.batch_size, self._mesh)
-            stacked = batches.share(step, count, rows)
-        else:
+    def block(self, step: int, count: int) -> Any:
+        """The batches of a block, padded. Called by the thread that reads.
+
+        Args:
+          step: Its first step.
+          count: Number of its steps.
+
+        Returns:
+          Leaves (K, B, ...), of this process's rows if it reads no others.
+        """
+        share, batches, rows = 1.0, self._batches, self._rows
+        if rows is None:
             stacked = batches.block(step, count)
+        else:
+            stacked = batches.share(step, count, rows)
+            share = len(rows) / batches.batch_size
         if self._size is None:
             # Of the batch alone, so that a resumed run has the same program.
-            one = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) / count
-            one *= 1 if rows is None else batches.batch_size / len(rows)
-            self._size = min(_power_of_two(MOST_BYTES / max(one, 1)), MOST_STEPS)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) / count
+            fitting = MOST_BYTES * share / max(size, 1)
+            self._size = min(_power_of_two(fitting), MOST_STEPS)
         size = self._size
-        stacked = jax.tree.map(lambda leaf: _padded(leaf, size), stacked)
-        if rows is not None:
-            size = batches.batch_size
-            placed = parallel.block_of_shares(stacked, rows, size, self._mesh)
-        elif self._mesh is not None:
-            placed = parallel.shard_batch(stacked, self._mesh, axis=1)
-        else:
+        return jax.tree.map(lambda leaf: _padded(leaf, size), stacked)
+
+    def _place(self, stacked: Any) -> Any:
+        if self._mesh is None:
             with jax.default_device(self._device):
-                placed = jax.device_put(stacked)
-        return placed, np.int32(count)
+                return jax.device_put(stacked)
+        if self._rows is None:
+            return parallel.shard_batch(stacked, self._mesh, axis=1)
+        size = self._batches.batch_size
+        return parallel.block_of_shares(stacked, self._rows, size, self._mesh)
 
 
 def _power_of_two(bound: float) -> int:

@@ -363,7 +363,8 @@ def fit(
 
             def show(step, values):
                 history.extend(values["loss"].tolist())
-                bar.set_postfix(loss=f"{np.mean(values['loss']):.4f}")
+                loss = f"{np.mean(values['loss']):.4f}"
+                bar.set_postfix(refresh=False, loss=loss)
                 bar.update(step - bar.n)
 
             for stop in (*stops, config.steps):
