@@ -282,6 +282,21 @@ def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
         )  # finished, for those who read the file
 
 
+def test_data_that_changed_since_the_checkpoint_are_named(tmp_path):
+    data = np.ones((10, 3), np.float32)
+
+    def fit(data):
+        loss = lambda params, key, batch: ((batch @ params["w"]) ** 2).mean()
+        init = lambda key: {"w": np.ones((3, 2), np.float32)}
+        return training.fit(Config(out=tmp_path), tmp_path, loss, init, arrays=data)
+
+    fit(data)
+    fit(data.copy())  # as read again
+    data[7, 1] += 1e-6
+    with pytest.raises(ValueError, match="data_digest: stored .*, new "):
+        fit(data)
+
+
 def test_one_program_maps_every_set_of_examples():
     def one(scale, x, y):
         return scale["a"] * x.sum() + y

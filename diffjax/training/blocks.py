@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from . import parallel
-from .data import Prefetch, SharedSource, Source
+from .data import Prefetch, SharedSource
 
 __all__ = ["Blocks"]
 

@@ -363,8 +363,8 @@ def fit(
 
             def show(step, values):
                 history.extend(values["loss"].tolist())
-                loss = f"{np.mean(values['loss']):.4f}"
-                bar.set_postfix(refresh=False, loss=loss)
+                mean = f"{np.mean(values['loss']):.4f}"
+                bar.set_postfix(refresh=False, loss=mean)
                 bar.update(step - bar.n)
 
             for stop in (*stops, config.steps):
