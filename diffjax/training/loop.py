@@ -189,7 +189,8 @@ def _compile(
     if not isinstance(steps_fn, _Compilable):
         return taken
     lowered = steps_fn.lower(state, *taken)
-    if state.step.devices().pop().platform == "cpu" and _convolves(lowered):
+    (platform,) = {device.platform for device in state.step.devices()}
+    if platform == "cpu" and _convolves(lowered):
         # XLA on CPUs has fast convolutions in a program's outermost computation
         # only. In a loop they take up to 25 times as long.
         taken = (blocks.singly(taken[0]), taken[1])
