@@ -200,11 +200,7 @@ class DenoiserModel:
         Returns:
           The prediction.
         """
-        if key is None:
-            return self.module.apply(params, x, t, *condition)
-        return self.module.apply(
-            params, x, t, *condition, train=True, rngs={"dropout": key}
-        )
+        return _Network(self.module)(params, x, t, *condition, key=key)
 
     def denoiser(self, params, key=None):
         """The denoiser D(x, t), or D(x, t, condition) where the network takes
@@ -217,7 +213,9 @@ class DenoiserModel:
         Returns:
           A callable pytree.
         """
-        net = jax.tree_util.Partial(self.net, params, key=key)
+        # Not `self.net`: the arrays of all that a network reaches are leaves of a
+        # denoiser, and those would be the data.
+        net = jax.tree_util.Partial(_Network(self.module), params, key=key)
         if self.prediction == "levels":
             return dj.predictions.categorical(self.schedule, net, self.data.levels)
         spread = self.data.spread
@@ -231,6 +229,20 @@ class DenoiserModel:
             (*shape[:-1], shape[-1] * len(self.data.levels))
             if self.prediction == "levels"
             else shape
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """The application of a module, see `DenoiserModel.net`."""
+
+    module: Any
+
+    def __call__(self, params, x, t, *condition, key=None):
+        if key is None:
+            return self.module.apply(params, x, t, *condition)
+        return self.module.apply(
+            params, x, t, *condition, train=True, rngs={"dropout": key}
         )
 
 
