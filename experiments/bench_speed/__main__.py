@@ -40,6 +40,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.bench_speed import compilation as speed_compilation
+from experiments.bench_speed import devices as speed_devices
 from experiments.bench_speed import flows as speed_flows
 from experiments.bench_speed import langevin as speed_langevin
 from experiments.bench_speed import networks as speed_networks
@@ -58,6 +59,7 @@ PARTS = {
         speed_networks.network_loops,
         speed_networks.guided,
         speed_networks.training_steps,
+        speed_devices.eight_devices,
         speed_flows.couplings,
         speed_flows.peer_couplings,
         speed_flows.autoregressions,
