@@ -15,7 +15,6 @@ from experiments.shared import runs
 from experiments.train import __main__ as train
 from experiments.train import (
     augmentation,
-    loop,
     model,
     objective,
     optimisation,
@@ -358,12 +357,9 @@ def test_the_held_out_loss_does_not_depend_on_chunks(tmp_path):
     one = made(config)
     params = one.init(jax.random.key(0))
     losses = [
-        Evaluation(
-            dataclasses.replace(config, chunk=chunk),
-            one,
-            loop.mesh_of(config),
-            tmp_path,
-        )(params, 1)["held_out_loss"]
+        Evaluation(dataclasses.replace(config, chunk=chunk), one, tmp_path)(params, 1)[
+            "held_out_loss"
+        ]
         for chunk in (2, 8)
     ]
     # Sums of float32 in another order.

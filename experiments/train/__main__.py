@@ -35,7 +35,7 @@ from experiments.train import presets, records, report
 from experiments.train.config import Config, check
 from experiments.train.data import open_data
 from experiments.train.evaluation import Evaluation
-from experiments.train.loop import mesh_of, train
+from experiments.train.loop import train
 from experiments.train.model import make_model
 
 
@@ -76,7 +76,7 @@ def run(config: Config) -> dict[str, Any]:
     out = files.open_folder(config)
     print(f"{data.sizes} of shape {data.shape}")
     sized = with_sizes(config, data)
-    evaluation = Evaluation(sized, model, mesh_of(config), out)
+    evaluation = Evaluation(sized, model, out)
     params, written = train(config, model, out, evaluation)
     clock.lap("training")
     report.draw_curves(config, written, out)

@@ -8,7 +8,7 @@ import jax
 
 import diffjax as dj
 from diffjax import training
-from experiments.shared import schedules, solvers
+from experiments.shared import devices, schedules, solvers
 from experiments.shared.training import Optimisation, check_optimisation
 
 PresetName = Literal["patches32", "digits_best", "cifar10", "imagenet64", "latents32"]
@@ -54,8 +54,6 @@ class Config(Optimisation):
     """
     tensorboard: bool = False
     """Whether to write the metrics for TensorBoard too, in OUT/tensorboard."""
-    devices: int | None = None
-    """Devices to use. Default: all."""
 
     # ---- data
 
@@ -232,33 +230,17 @@ class Config(Optimisation):
 
 
 FREE = {
-    *("preset", "out", "tensorboard", "devices", "save_every"),
+    *("preset", "out", "tensorboard", "save_every", "snapshot_every", *devices.NAMES),
     *("evaluate_every", "evaluate_examples", "evaluate_samples", "evaluate_frechet"),
-    *(
-        "final",
-        "average",
-        "snapshot_every",
-        "guidance",
-        "samples",
-        "solver",
-        "solver_steps",
-        "probes",
-        "chunk",
-    ),
+    *("final", "average", "guidance", "samples", "solver", "solver_steps", "chunk"),
     *("likelihood_examples", "likelihood_error", "likelihood_steps", "bound_times"),
+    "probes",
 }
 """Flags that may change when a run resumes. The checkpoints belong to the others."""
 
 _AT_LEAST = {
     0: ("evaluate_samples", "bound_times", "likelihood_examples", "evaluate_frechet"),
-    1: (
-        "snapshot_every",
-        "accumulate",
-        "devices",
-        "chunk",
-        "evaluate_every",
-        "evaluate_examples",
-    ),
+    1: ("accumulate", "chunk", "evaluate_every", "evaluate_examples", "warmup", "size"),
     2: ("held_out", "probes", "likelihood_steps", "solver_steps"),
 }
 
@@ -272,7 +254,7 @@ def check(config: Config) -> None:
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), least)
-    for name in ("warmup", "decay_after", "size"):
+    for name in ("snapshot_every", "decay_after", "devices"):
         if getattr(config, name) is not None:
             dj.checks.integer(name, getattr(config, name), 1)
     for name in ("dropout", "label_dropout", "augment_probability"):
@@ -316,10 +298,6 @@ def _check_optimiser(config):
         f"{config.decay_after} with {config.decay!r}",
     )
     count = config.devices or jax.device_count()
-    _require(
-        count <= jax.device_count(),
-        f"devices must be at most {jax.device_count()}, got {count}",
-    )
     for name, part in (("accumulate", config.accumulate), ("devices", count)):
         _require(
             config.batch_size % part == 0,

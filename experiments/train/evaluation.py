@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 import diffjax as dj
-from diffjax import losses, metrics, training
+from diffjax import losses, metrics
 from experiments.evaluate import features, measures
-from experiments.shared import cli, files, solvers
+from experiments.shared import cli, devices, files, solvers
 from experiments.shared.datasets import Dataset
 from experiments.train import objective
 from experiments.train.config import Config
@@ -30,22 +29,18 @@ class Mapped:
 
     Attributes:
       function: (params, *example) -> an array.
-      chunk: Examples at a time on each device.
-      mesh: The devices.
+      chunk: Examples at a time, of which each device takes its share.
     """
 
     function: Callable
     chunk: int
-    mesh: Any
 
     @functools.cached_property
     def _program(self):
-        return jax.jit(
-            lambda params, examples: jax.vmap(
-                lambda *example: self.function(params, *example)
-            )(*examples),
-            out_shardings=NamedSharding(self.mesh, PartitionSpec()),
-        )
+        def many(params, *examples):
+            return jax.vmap(lambda *example: self.function(params, *example))(*examples)
+
+        return jax.jit(devices.split(many))
 
     def __call__(
         self, params: Any, *examples: np.ndarray, label: str | None = None
@@ -61,16 +56,14 @@ class Mapped:
           An array with that leading axis.
         """
         count, results = len(examples[0]), []
-        size = min(self.chunk, -(-count // self.mesh.size)) * self.mesh.size
-        with cli.progress(
-            count, label=label or "", unit="image", hidden=not label
-        ) as bar:
+        size = devices.padded(min(self.chunk, count))
+        bar = cli.progress(count, label=label or "", unit="image", hidden=not label)
+        with bar:
             for start in range(0, count, size):
                 # The last chunk is padded, so that one program serves all.
                 rows = np.minimum(np.arange(start, start + size), count - 1)
-                batch = tuple(np.asarray(part[rows]) for part in examples)
-                batch = training.shard_batch(batch, self.mesh)
-                results.append(np.asarray(self._program(params, batch)))
+                batch = [np.asarray(part[rows]) for part in examples]
+                results.append(devices.on_host(self._program(params, *batch)))
                 bar.update(min(size, count - start))
         return np.concatenate(results)[:count]
 
@@ -153,16 +146,14 @@ class Evaluation:
     Args:
       config: The flags.
       model: The model.
-      mesh: The devices.
       out: The folder, in which `samples/STEP.png` are written.
     """
 
-    def __init__(self, config: Config, model: Model, mesh: Any, out: pathlib.Path):
+    def __init__(self, config: Config, model: Model, out: pathlib.Path):
         self.config, self.model, self.out = config, model, out
         chunk = config.chunk or 1
-        self._loss = Mapped(held_out_loss(config, model), chunk, mesh)
-        self._sample = Mapped(sampler(config, model), chunk, mesh)
-        self._mesh = mesh
+        self._loss = Mapped(held_out_loss(config, model), chunk)
+        self._sample = Mapped(sampler(config, model), chunk)
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         """Measure parameters, and draw the grid of samples.
@@ -175,7 +166,7 @@ class Evaluation:
           Numbers by name, among them `held_out_loss`.
         """
         config, data = self.config, self.model.data
-        params = training.replicate(params, self._mesh)
+        params = devices.whole(params)
         # Fixed, so that the change of two numbers is that of the parameters.
         order = np.random.default_rng(config.seed).permutation(len(data.stored_test))
         rows = order[: config.evaluate_examples]
@@ -264,7 +255,7 @@ def write_mosaic(
         or the first. Examples of another shape are not drawn.
       ends: The values that are drawn black and white.
     """
-    if images.ndim != 4 or not len(images):
+    if images.ndim != 4 or not len(images) or not devices.is_first():
         return
     count, height, width, channels = images.shape
     images = images[..., :3] if channels >= 3 else images[..., :1]
@@ -280,8 +271,5 @@ def write_mosaic(
         canvas[top : top + height, left : left + width] = image
     canvas = canvas.astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
     path.parent.mkdir(exist_ok=True)
-    if jax.process_index() == 0:
-        with files.naming(path):
-            Image.fromarray(canvas[..., 0] if canvas.shape[-1] == 1 else canvas).save(
-                path
-            )
+    with files.naming(path):
+        Image.fromarray(canvas[..., 0] if canvas.shape[-1] == 1 else canvas).save(path)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffjax import training
-from experiments.shared import cli, datasets, files
+from experiments.shared import cli, datasets, devices, files
 from experiments.train import model as models
 from experiments.train import objective, optimisation, speed
 from experiments.train.config import Config, belonging
@@ -28,11 +28,6 @@ class Trained(NamedTuple):
 
     params: Any
     records: Records
-
-
-def mesh_of(config: Config) -> Any:
-    """The mesh of the devices that the flags select."""
-    return training.data_mesh(jax.devices()[: config.devices])
 
 
 def stops(config: Config) -> list[int]:
@@ -84,7 +79,7 @@ def train(
     Returns:
       The averaged parameters and the records.
     """
-    mesh, arrays = mesh_of(config), training_arrays(config, model.data)
+    mesh, arrays = devices.mesh(), training_arrays(config, model.data)
     operations = speed.step_operations(config, model, arrays)
     peak = speed.peak(jax.devices()[0].device_kind)
     records = Records(
@@ -119,7 +114,7 @@ def train(
         records.close()
     if config.final == "best" or config.average is not None:
         return Trained(models.load_params(out, config), records)
-    return Trained(state.ema["network"], records)
+    return Trained(devices.whole(state.ema["network"]), records)
 
 
 def _snapshots(config, out):

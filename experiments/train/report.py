@@ -8,7 +8,6 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from diffjax import training
 from experiments.evaluate import measures
 from experiments.shared import cli, scoring
 from experiments.shared.figures import image_grid, save_figure
@@ -43,11 +42,8 @@ def sampled(
       ((N, *shape), numbers by name).
     """
     count, cost = config.samples or 0, evaluations_per_sample(config)
-    whole = training.replicate(
-        params, training.data_mesh(jax.devices()[: config.devices])
-    )
     label = f"{count} samples by {config.solver}, {cost} evaluations"
-    return evaluation.samples(whole, count, label), {
+    return evaluation.samples(params, count, label), {
         "samples": count,
         "evaluations_per_sample": cost,
     }
