@@ -57,7 +57,7 @@ def describe(config: Config, model: Model, operations: int, count: int) -> str:
         batches += f" in {config.accumulate} parts"
     evaluated = ""
     if config.evaluate_every is not None:
-        evaluated = f", evaluated every {config.evaluate_every}"
+        evaluated = f", evaluated every {config.evaluate_every} and at the end"
     return (
         f"{config.network}, {count:,} parameters, predicting {model.prediction} on "
         f"{config.schedule}; {operations / 1e9:.4g} GFLOP per step; "

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from experiments.evaluate import measures
 from experiments.shared import cli, scoring
@@ -173,6 +174,7 @@ def draw_curves(config: Config, records: Records, out: Any) -> None:
         ylabel=f"loss, {config.weighting} weighting",
         title=f"Training of {config.network} on {config.data}",
     )
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend(frameon=False)
     save_figure(figure, out / "loss.png")
 
