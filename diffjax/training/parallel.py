@@ -314,9 +314,12 @@ def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return _copied_to(sharding)(leaf)
     if sharding.is_fully_addressable:
-        # On several devices `may_alias` is no promise: part of the array may
-        # stay in the buffer that it is in.
-        leaf = jax.device_put(leaf, may_alias=False)
+        # On several devices `may_alias` is no promise: part of the array, or all
+        # of it, may stay in the buffer that it is in.
+        if isinstance(leaf, jax.Array) and len(leaf.devices()) > 1:
+            leaf = _copied_to(leaf.sharding)(leaf)
+        else:
+            leaf = jax.device_put(leaf, may_alias=False)
         return jax.device_put(leaf, sharding)
     # Of the devices of other processes, only a callback need not know.
     if is_key := jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
