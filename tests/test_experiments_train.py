@@ -198,6 +198,7 @@ def test_all_parts_work_together(tmp_path):
     runs.open_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_checkpoints_belong_to_the_flags_that_change_the_training(tmp_path):
     """Others may change when a run resumes."""
     names = {field.name for field in dataclasses.fields(Config)}
