@@ -359,13 +359,13 @@ def test_a_second_interrupt_does_not_wait_for_the_step(handled):
         turn = lambda i, x: jnp.sin(x) + batch[0]
         return jax.lax.fori_loop(0, 10**8, turn, jnp.mean(params["w"] ** 2)), {}
 
-    class Told(Slow):
+    class Signalled(Slow):
         def block(self, step, count):
             if step:  # read while the device takes the first step
                 self.begun.set()
             return np.ones((count, 4), np.float32)
 
-    source, rule, reported = Told(0), optax.sgd(0.0), []
+    source, rule, reported = Signalled(0), optax.sgd(0.0), []
     # No gradient of a loop of that length.
     step = training.make_step(lambda *of: jax.lax.stop_gradient(loss(*of)), rule)
     state = training.init(jax.random.key(0), {"w": jnp.ones(())}, rule)
@@ -393,7 +393,7 @@ rule = training.optimiser()
 state = training.init(jax.random.key(0), {"w": jnp.ones((8, 8))}, rule)
 steps = training.make_steps(training.make_step(loss, rule))
 lower = type(steps).lower
-class Told:
+class Signalled:
     def lower(self, *arguments):
         lowered = steps.lower(*arguments)
         threading.Timer(0.3, os.kill, (os.getpid(), int(sys.argv[2]))).start()
@@ -401,7 +401,7 @@ class Told:
     def __call__(self, *arguments):
         return steps(*arguments)
 with training.Checkpoints(sys.argv[1], {}) as checkpoints:
-    training.fit(state, Told(), training.Batches(np.zeros((4, 2)), 2), 3,
+    training.fit(state, Signalled(), training.Batches(np.zeros((4, 2)), 2), 3,
                  checkpoints=checkpoints, on_block=print)
 """
 

@@ -195,8 +195,8 @@ def _compile(
         # only. In a loop they take up to 25 times as long.
         taken = (blocks.singly(taken[0]), taken[1])
         lowered = steps_fn.lower(state, *taken)
-    call = Call(lowered.compile)
-    if not call.wait(stop):
+    call = None if stop else Call(lowered.compile)
+    if call is None or not call.wait(stop):
         return None
     call.result()
     return taken
