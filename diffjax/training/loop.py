@@ -189,8 +189,7 @@ def _compile(
     if not isinstance(steps_fn, _Compilable):
         return taken
     lowered = steps_fn.lower(state, *taken)
-    (platform,) = {device.platform for device in state.step.devices()}
-    if platform == "cpu" and _convolves(lowered):
+    if _platform([state.step]) == "cpu" and _convolves(lowered):
         # XLA on CPUs has fast convolutions in a program's outermost computation
         # only. In a loop they take up to 25 times as long.
         taken = (blocks.singly(taken[0]), taken[1])
@@ -238,7 +237,7 @@ def _fail(
 def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     """Save `state`, unless its parameters are not finite."""
     # An update may overflow from a finite gradient.
-    finite = jax.device_get(_all_finite((state.params, state.ema, state.averages)))
+    finite = _finite((state.params, state.ema, state.averages))
     bad = [
         name + jax.tree_util.keystr(key_path)
         for name, tree in zip(("params", "ema", "averages"), finite, strict=True)
@@ -256,7 +255,21 @@ def _save(checkpoints: Any, step: int, state: TrainState) -> None:
     checkpoints.save(step, state)
 
 
+def _finite(tree: Any) -> Any:
+    """Whether all entries of each leaf are finite."""
+    leaves = jax.tree.leaves(tree)
+    if all(leaf.is_fully_addressable for leaf in leaves) and _platform(leaves) == "cpu":
+        # The host reads these arrays in place. A signal to stop leaves no time to
+        # compile.
+        return jax.tree.map(lambda leaf: np.isfinite(np.asarray(leaf)).all(), tree)
+    return jax.device_get(_all_finite(tree))
+
+
 @jax.jit
 def _all_finite(tree: Any) -> Any:
-    """Whether all entries of each leaf are finite."""
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
+def _platform(leaves: list[jax.Array]) -> str:
+    (platform,) = {device.platform for leaf in leaves for device in leaf.devices()}
+    return platform
