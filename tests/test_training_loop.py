@@ -355,9 +355,10 @@ def test_a_signal_during_a_slow_step_saves_the_state_after_it(tmp_path, handled)
 @pytest.mark.slow
 def test_a_second_interrupt_does_not_wait_for_the_step(handled):
     def loss(params, key, batch):
-        # Seconds on any machine.
-        turn = lambda i, x: jnp.sin(x) + batch[0]
-        return jax.lax.fori_loop(0, 10**8, turn, jnp.mean(params["w"] ** 2)), {}
+        # Seconds on any machine, of products that XLA does not take for cheap:
+        # those it would compute before the call returns.
+        turn = lambda i, x: jnp.sin(x @ x)
+        return jax.lax.fori_loop(0, 20_000, turn, params["w"]).mean(), {}
 
     class Signalled(Slow):
         def block(self, step, count):
@@ -368,7 +369,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(handled):
     source, rule, reported = Signalled(0), optax.sgd(0.0), []
     # No gradient of a loop of that length.
     step = training.make_step(lambda *of: jax.lax.stop_gradient(loss(*of)), rule)
-    state = training.init(jax.random.key(0), {"w": jnp.ones(())}, rule)
+    state = training.init(jax.random.key(0), {"w": jnp.ones((128, 128))}, rule)
     send(signal.SIGINT, source.begun, times=2)
     with pytest.raises(KeyboardInterrupt) as interrupted:
         training.fit(
