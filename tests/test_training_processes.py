@@ -6,6 +6,7 @@ Each process has two simulated devices. Run as a program, this file is one of th
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def setting():
     return state, steps, training.Batches(arrays, BATCH)
 
 
-def train(folder, total, index=0, killed=-1):
+def train(folder, total, index, killed, number):
     """Train over all devices up to `total` steps, from the checkpoints in `folder`."""
     state, steps, batches = setting()
     losses = []
@@ -52,7 +53,7 @@ def train(folder, total, index=0, killed=-1):
     def record(step, metrics):
         losses.extend(metrics["loss"].tolist())
         if index == killed and step > HALF:
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), number)
 
     with training.Checkpoints(folder, {}) as checkpoints:
         state = checkpoints.restore_latest(state) or state
@@ -80,15 +81,18 @@ def train(folder, total, index=0, killed=-1):
     }
 
 
-def main(folder, total, index, count, port, killed):
+def main(folder, total, index, count, port, killed, number):
     """One process of `count`."""
     training.start_processes(f"localhost:{port}", count, index, patience=30)
-    result = train(folder, total, index, killed)
+    result = train(folder, total, index, killed, number)
     pathlib.Path(f"{folder}.{index}.json").write_text(json.dumps(result))
 
 
-def launch(folder, total, count, killed=-1):
-    """(exit status, result or None, errors) of each of `count` processes."""
+def launch(folder, total, count, killed=-1, number=signal.SIGKILL):
+    """(exit status, result or None, errors) of each of `count` processes.
+
+    Process `killed` gets the signal `number` after step HALF.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -102,7 +106,10 @@ def launch(folder, total, count, killed=-1):
     children = [
         subprocess.Popen(
             [sys.executable, __file__]
-            + [str(value) for value in (folder, total, i, count, port, killed)],
+            + [
+                str(value)
+                for value in (folder, total, i, count, port, killed, int(number))
+            ],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -165,6 +172,14 @@ def test_one_of_two_processes_killed_ends_the_other_and_both_resume(tmp_path, ki
     # A kill of process 0 may come before its first save is whole.
     assert resumed["begun"] in ((HALF,) if killed else (0, HALF))
     assert_same(one | {"losses": one["losses"][resumed["begun"] :]}, resumed)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path):
+    ended = launch(tmp_path / "run", STEPS, 2, 1, signal.SIGTERM)
+    assert [status for status, _, _ in ended] == [128 + signal.SIGTERM] * 2
+    resumed = completed(tmp_path / "run", STEPS, 1)[0]
+    assert HALF < resumed["begun"] <= STEPS
 
 
 def test_start_processes_names_missing_and_wrong_arguments(monkeypatch):
