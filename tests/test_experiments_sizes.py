@@ -39,7 +39,7 @@ HEADS = {
 @pytest.mark.parametrize("name", HEADS)
 def test_the_head_follows_from_levels_channels_and_pixels(name, capsys):
     """Also in the model that the flags select, whose network then has no K-fold
-    channels. Asked for, they come with their number.
+    channels. Where a flag selects that head, their number is printed.
     """
     shape, levels, expected = HEADS[name]
     data = data_of(shape, levels)
@@ -136,8 +136,8 @@ def test_a_score_stops_at_its_precision_and_no_sooner():
 
 
 def test_examples_come_in_one_random_order():
-    """Those of a score of some are the first of that of all, whatever the chunk
-    is, and each comes once.
+    """A score of some examples takes the first of those that a score of all takes,
+    whatever the chunk, and each comes once.
     """
     values = np.arange(50.0)
     order = scoring.order(jax.random.key(0), 50)

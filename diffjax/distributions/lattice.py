@@ -72,9 +72,9 @@ def level_index(x: Array, levels: Array) -> Array:
     """
     if checks.is_traced(x, levels):
         return _nearest(jnp, x, levels)
-    x, values = np.asarray(x), np.asarray(levels)
-    index = _nearest(np, x, values).astype(np.int32)
-    off = np.max(np.abs(x - values[index]))
+    entries, values = np.asarray(x), np.asarray(levels)
+    index = _nearest(np, entries, values).astype(np.int32)
+    off = np.max(np.abs(entries - values[index]))
     checks.require(
         off <= level_slack(np, values),  # False for NaN
         f"x must take values among the {len(values)} levels, got an entry {off} away "

@@ -31,7 +31,7 @@ _FARTHEST = 12.0  # standard deviations, beyond which float32 has no normal mass
 class TimeDistribution(Protocol):
     """Protocol of a distribution of the training time on any schedule.
 
-    Optional members: `cdf(schedule, t)`, which is otherwise found by bisection,
+    Optional members: `cdf` of `KnownShares`, which is otherwise found by bisection,
     `shifted(shift)`, for a distribution of all noise levels that `times.shifted`
     moves before it is cut, and `check(schedule)`, which raises ValueError for a
     schedule that does not fit and is called before anything is traced.
@@ -62,8 +62,24 @@ class TimeDistribution(Protocol):
         ...
 
 
+class KnownShares(TimeDistribution, Protocol):
+    """Protocol of a distribution whose quantiles have an inverse of their own."""
+
+    def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
+        """The share of the times below t.
+
+        Args:
+          schedule: The noise schedule.
+          t: Times in [t_min, t_max], any shape.
+
+        Returns:
+          The share in [0, 1], shape of t.
+        """
+        ...
+
+
 @pytree
-class Uniform(TimeDistribution):
+class Uniform(KnownShares):
     """Uniform in t. Made by `uniform`."""
 
     @one_program
@@ -80,10 +96,11 @@ class Uniform(TimeDistribution):
 
 
 @pytree
-class LogSNR(TimeDistribution):
+class LogSNR(KnownShares):
     """Uniform in log-SNR. Made by `log_snr`."""
 
     def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule does not fit."""
         schedules.log_snr_range(schedule)
 
     @one_program
@@ -103,13 +120,14 @@ class LogSNR(TimeDistribution):
 
 
 @pytree
-class LogNormal(TimeDistribution):
+class LogNormal(KnownShares):
     """log σ/α ~ N(mean, std²). Made by `log_normal`."""
 
     mean: Scalar
     std: Scalar
 
     def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule does not fit."""
         low, high = schedules.log_snr_range(schedule)
         if checks.is_traced(self, low, high):
             return
@@ -140,6 +158,7 @@ class LogNormal(TimeDistribution):
         return jnp.where(upper, 1 - share, share)
 
     def shifted(self, shift: Scalar) -> TimeDistribution:
+        """The distribution with σ/α multiplied by a number."""
         log = jnp.log if checks.is_traced(shift) else lambda x: float(np.log(x))
         return LogNormal(self.mean + log(shift), self.std)
 
@@ -158,13 +177,14 @@ class LogNormal(TimeDistribution):
 
 
 @pytree
-class Shifted(TimeDistribution):
+class Shifted(KnownShares):
     """Another distribution with σ/α multiplied by a number. Made by `shifted`."""
 
     distribution: Any
     shift: Scalar
 
     def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule does not fit."""
         check(self.distribution, schedule)
         schedules.log_snr_range(schedule)
 
@@ -209,12 +229,13 @@ class Shifted(TimeDistribution):
 
 
 @pytree
-class FromQuantile(TimeDistribution):
+class FromQuantile(KnownShares):
     """The distribution of q(schedule, u), u ~ U(0, 1). Made by `from_quantile`."""
 
     function: Any
 
     def check(self, schedule: Schedule) -> None:
+        """Raise ValueError if the schedule does not fit."""
         if checks.is_traced(self, schedule):
             return
         times = np.asarray(self._values(schedule, np.array([0.25, 0.5, 0.75])))

@@ -32,13 +32,29 @@ MIN_SNR_CLIP = 5.0
 class Weight(Protocol):
     """Protocol of a weight of ‖D − x_0‖², of which a plain function is enough.
 
-    Optional members: `of_noise_error(schedule, t, sigma_data)`, the same weight of
-    ‖ε̂ − ε‖², and `over_time`, True for a weight to be divided by the density of
-    the training time.
+    Optional members: `of_noise_error` of `NoiseWeight`, and `over_time`, True for a
+    weight to be divided by the density of the training time.
     """
 
     def __call__(self, schedule: Schedule, t: Scalar, sigma_data: Scalar) -> Array:
         """w(t), shape ()."""
+        ...
+
+
+class NoiseWeight(Weight, Protocol):
+    """Protocol of a weight that is also known as one of ‖ε̂ − ε‖²."""
+
+    def of_noise_error(self, schedule: Schedule, t: Scalar, sigma_data: Scalar) -> Any:
+        """The same weight of the noise's error.
+
+        Args:
+          schedule: The noise schedule.
+          t: Time, ().
+          sigma_data: Standard deviation of the data, ().
+
+        Returns:
+          w(t) (σ/α)², shape ().
+        """
         ...
 
 
@@ -58,7 +74,7 @@ def _bounded_snr(schedule, t):
 
 
 @pytree
-class Simple:
+class Simple(NoiseWeight):
     """α²/σ². Made by `simple`."""
 
     def __call__(self, schedule, t, sigma_data):
@@ -69,7 +85,7 @@ class Simple:
 
 
 @pytree
-class Likelihood:
+class Likelihood(NoiseWeight):
     """½ |d(α²/σ²)/dt|. Made by `likelihood`."""
 
     over_time = True
@@ -86,7 +102,7 @@ class Likelihood:
 
 
 @pytree
-class EDM:
+class EDM(NoiseWeight):
     """1/σ_d² + α²/σ². Made by `edm`."""
 
     def __call__(self, schedule, t, sigma_data):
@@ -98,7 +114,7 @@ class EDM:
 
 
 @pytree
-class MinSNR:
+class MinSNR(NoiseWeight):
     """min(α²/σ², γ). Made by `min_snr`."""
 
     gamma: Scalar
@@ -111,7 +127,7 @@ class MinSNR:
 
 
 @pytree
-class P2:
+class P2(NoiseWeight):
     """(α²/σ²)/(k + α²/σ²)^γ. Made by `p2`."""
 
     gamma: Scalar
@@ -125,7 +141,7 @@ class P2:
 
 
 @pytree
-class Sigmoid:
+class Sigmoid(NoiseWeight):
     """(α²/σ²) sigmoid(b − λ). Made by `sigmoid`."""
 
     bias: Scalar

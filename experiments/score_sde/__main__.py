@@ -141,7 +141,7 @@ class Measures:
 
         Sample i has the key fold_in(key, i), as in `sample_many`.
         """
-        count = self.config.samples
+        count: Any = self.config.samples  # `run` replaces None
         size = scoring.chunk_size(count, self.config.chunk)
         drawn = {}
         for i, (name, (label, _, _)) in enumerate(SAMPLERS.items()):
