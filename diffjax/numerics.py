@@ -184,7 +184,7 @@ def divergence(
 
 
 def hutchinson(
-    field: Callable[[Array], Array], x: Array, probes: Array
+    field: Callable[[Array], Array], x: Array, probes: Array, *, forward: bool = False
 ) -> tuple[Array, Array]:
     """Hutchinson's estimates of the trace of a field's Jacobian.
 
@@ -195,6 +195,9 @@ def hutchinson(
       x: One example.
       probes: Probes ε with E[εεᵀ] = I, (P, *x.shape). The estimates are then
         unbiased.
+      forward: True for (∂field/∂x) ε in forward mode. The estimate is the same.
+        It stores no intermediate values, but the field must have a forward
+        mode, which fused attention kernels lack.
 
     Returns:
       field(x), shape of x, and one estimate per probe, (P,).
@@ -202,5 +205,11 @@ def hutchinson(
     References:
       Hutchinson 1990. Grathwohl et al. 2019, equation 7, for flows.
     """
+    axes = tuple(range(1, probes.ndim))
+    if forward:
+        push = lambda e: jax.jvp(field, (x,), (e.astype(x.dtype),))
+        # The value does not depend on the probe, so that it is computed once.
+        value, columns = jax.vmap(push, out_axes=(None, 0))(probes)
+        return value, jnp.sum(probes * columns, axis=axes)
     value, rows = pullbacks(field, x, probes)
-    return value, jnp.sum(probes * rows, axis=tuple(range(1, probes.ndim)))
+    return value, jnp.sum(probes * rows, axis=axes)

@@ -38,8 +38,8 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_head_follows_from_levels_channels_and_pixels(name, capsys):
-    """Also in the model that the flags select, whose network then has no K-fold
-    channels. Where a flag selects that head, their number is printed.
+    """Also in the model that the flags select. Where a flag selects a softmax over
+    many levels all the same, its cost is stated.
     """
     shape, levels, expected = HEADS[name]
     data = data_of(shape, levels)
@@ -136,8 +136,8 @@ def test_a_score_stops_at_its_precision_and_no_sooner():
 
 
 def test_examples_come_in_one_random_order():
-    """A score of some examples takes the first of those that a score of all takes,
-    whatever the chunk, and each comes once.
+    """A score of 20 examples takes the first 20 of the order, whatever the chunk
+    is. A score of all takes each once.
     """
     values = np.arange(50.0)
     order = scoring.order(jax.random.key(0), 50)
