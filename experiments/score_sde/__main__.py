@@ -10,11 +10,17 @@ the probability-flow ODE. Then it scores the denoiser: test bits/dim beside two
 baselines on the same split, Fréchet and kernel distance to the test set beside
 those of the training set, and the nearest training neighbours of some samples.
 
+Images of many levels, such as bytes in colour, get EDM's prediction and as many
+samples and scored examples as their size allows (`experiments/shared/sizes.py`).
+`--likelihood-error 0.01` scores until the standard error is that small. Beside
+the score by the probability flow stands the variational bound.
+
 A run on the same OUT resumes. Columns of a table are standardised one by one,
 and its score is in nats per dimension in the units of the file.
 
 Hardware and time: under 3 minutes on 2 CPU cores, more than half of them
-training.
+training. Of 3000 colour images of 32 × 32 (`--network unet`) a step takes 4
+seconds there, the score 80 and the samples 100.
 
 Expect on digits 1.76 ± 0.012 test bits/dim, where independent histograms reach
 2.42 and 30 diagonal Gaussians 2.65. Of the error 0.011 is that of 447 examples
