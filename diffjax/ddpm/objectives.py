@@ -165,12 +165,14 @@ def hybrid_loss(
       The loss per dimension, shape ().
 
     Raises:
-      ValueError: For a negative bound_weight, and as `bound_loss`.
+      ValueError: For a negative bound_weight or an x without entries, and as
+        `bound_loss`.
       TypeError: As `elbo`.
     """
     model, x, index = _loss_arguments(
         key, denoiser, chain, x, index, variance, levels, decoder_variance
     )
+    checks.require(x.size, f"x must have an entry, got shape {x.shape}")
     arrays, static = partition(model)
     return _hybrid_loss(static, arrays, key, x, index, bound_weight)
 

@@ -39,7 +39,7 @@ def gaussian_log_density(residual: Array, variances: Array) -> Array:
     Returns:
       The log density in nats, shape (…).
     """
-    count = residual.shape[-1] // variances.shape[-1]  # D if isotropic
+    count = residual.shape[-1] // max(variances.shape[-1], 1)  # D if isotropic
     spread = variances != 0  # NaN and negative variances go on, to NaN
     square = quotient(residual**2, jnp.where(spread, variances, 1))
     off = jnp.any((square > 0) & ~spread, -1)  # beside an atom: density 0

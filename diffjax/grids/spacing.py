@@ -294,7 +294,7 @@ def _karras_log_snr(xp, u, start, end, rho):
     return -2 * rho * xp.log(start + u * (end - start))
 
 
-@arguments(rho=checks.positive)
+@arguments(rho=checks.positive, start=checks.number, end=checks.number)
 def karras_between(
     schedule: Schedule, steps: int, start: Scalar, end: Scalar, *, rho: Scalar = 7.0
 ) -> Array:
