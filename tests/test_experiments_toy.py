@@ -18,6 +18,7 @@ from experiments.toy_flows import __main__ as toy_flows
 from experiments.toy_sde import __main__ as toy_sde
 
 
+@pytest.mark.slow
 def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
     config = toy_sde.Config(
         out=tmp_path, schedules=("vp",), samples=512, steps=100, likelihoods=32
@@ -51,6 +52,7 @@ def test_toy_sde_raises_on_too_few_samples(tmp_path):
         toy_sde.run(toy_sde.Config(out=tmp_path, samples=8))
 
 
+@pytest.mark.slow
 def test_toy_flows_measures_the_gap_to_the_entropy(tmp_path):
     """A hundred steps leave the moons' gap below 0.5 nats, where the best
     Gaussian has about 0.9. KL is positive.

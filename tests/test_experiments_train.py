@@ -102,6 +102,7 @@ def lines_of(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").open()]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
     """Bit for bit, with every step in exactly one line and the best kept aside.
     The run is interrupted in its first evaluation, after records that no

@@ -1192,7 +1192,20 @@ def programs_of_first_call(prepare):
     return programs
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Most of the time of these goes into fits, whose own tests run them too.
+LONG = {
+    "optimised_grid",
+    *(name for name in ROWS if name.startswith("divergences.fit")),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name in ROWS
+    ],
+)
 def test_a_first_call_compiles_few_programs(name):
     programs = programs_of_first_call(ROWS[name])
     assert len(programs) <= LIMIT, programs
