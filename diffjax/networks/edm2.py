@@ -115,8 +115,8 @@ class EDM2(OneProgram, nn.Module):
       head_channels: Channels of an attention head.
       dropout: Probability of a feature to be dropped before a block's second
         convolution.
-      num_classes: Number of classes of the condition, of which the null label
-        is one more. None for no class.
+      num_classes: Number of classes of the condition. The null label comes on
+        top of them. None for no class.
       condition_dim: Entries of a condition that is a vector, of mean square
         about 1 where it is given. With num_classes too, the condition is a
         pair, see `ConditionEmbedding`. None for no vector.

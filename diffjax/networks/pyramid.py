@@ -60,7 +60,7 @@ def pyramid(
 
     Each resolution has `blocks` blocks on the way down, and blocks + 1 on the
     way up, each of which reads one activation of the way down. Two blocks
-    stand in the middle, of which the first has attention. A change of the
+    stand in the middle. The first of them has attention. A change of the
     resolution is a block of its own, which keeps the number of channels.
 
     Args:

@@ -108,10 +108,9 @@ class DDPMpp(OneProgram, nn.Module):
     between the resolutions. Attention has one head. Sums of two branches are
     divided by √2. `pyramid.pyramid` has the order of the blocks.
 
-    Here q, k and
-    v have no bias, see `Attention`, and a label is added to the embedding of
-    the time after its dense layers. The network is of one example. Batch it
-    with `jax.vmap`.
+    Here q, k and v have no bias, see `Attention`, and a label is added to the
+    embedding of the time after its dense layers. The network is of one
+    example. Batch it with `jax.vmap`.
 
     Args:
       width: Number of channels before the multipliers.

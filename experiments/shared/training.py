@@ -359,7 +359,7 @@ def fit(
     losses = out / f"{name}losses.json"
     history: list[float] = []
     write = lambda: _write_history(losses, history)
-    with _Recorded(out / f"{name}checkpoints", stored, write) as checkpoints:
+    with RecordedCheckpoints(out / f"{name}checkpoints", stored, write) as checkpoints:
         # Not earlier: the checkpoints must belong to this configuration.
         files.write_config(out, config, about)
         state = checkpoints.restore_latest(state) or state
@@ -398,17 +398,31 @@ def fit(
     return devices.whole(state.ema), np.array(history)
 
 
-class _Recorded(training.Checkpoints):
-    """Checkpoints, ahead of each of which the losses so far are written.
+class RecordedCheckpoints(training.Checkpoints):
+    """Checkpoints that have the records of a run written before each save.
 
-    After every block that would take longer and longer.
+    So the records cover every checkpoint. To write them after every block
+    instead would take longer and longer.
+
+    Args:
+      directory: As of `training.Checkpoints`.
+      config: As of `training.Checkpoints`.
+      write: () -> None. It writes the records.
+      snapshots: As of `training.Checkpoints`.
     """
 
-    def __init__(self, directory, config, write):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        config: dict[str, Any],
+        write: Callable[[], Any],
+        snapshots: training.Snapshots | None = None,
+    ):
         self._record = write
-        super().__init__(directory, config)
+        super().__init__(directory, config, snapshots=snapshots)
 
-    def save(self, step, state):
+    def save(self, step: int, state: Any) -> None:
+        """Write the records, and save."""
         self._record()
         super().save(step, state)
 

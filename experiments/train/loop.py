@@ -9,13 +9,14 @@ import numpy as np
 
 from diffjax import training
 from experiments.shared import cli, datasets, devices, files
+from experiments.shared.training import RecordedCheckpoints
 from experiments.train import model as models
 from experiments.train import objective, optimisation, speed
 from experiments.train.config import Config, belonging
 from experiments.train.data import training_arrays
 from experiments.train.evaluation import Evaluation
 from experiments.train.model import Model
-from experiments.train.records import RecordedCheckpoints, Records, keep_best
+from experiments.train.records import Records, keep_best
 
 
 class Trained(NamedTuple):
@@ -101,7 +102,7 @@ def train(
     with (
         _snapshots(config, out) as snapshots,
         RecordedCheckpoints(
-            out / "checkpoints", stored, records, snapshots
+            out / "checkpoints", stored, records.flush, snapshots
         ) as checkpoints,
     ):
         # Not earlier: the checkpoints must belong to this configuration.

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import training
 from experiments.shared import files
 
 LINES = "metrics.jsonl"
@@ -211,32 +210,6 @@ def check_tensorboard(wanted: bool) -> None:
     """Raise ValueError if TensorBoard is wanted and its writer is not installed."""
     if wanted:
         _tensorboard()
-
-
-class RecordedCheckpoints(training.Checkpoints):
-    """Checkpoints ahead of each of which the records are written.
-
-    Args:
-      directory: As of `training.Checkpoints`.
-      config: As of `training.Checkpoints`.
-      records: The records of the run.
-      snapshots: As of `training.Checkpoints`.
-    """
-
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        config: dict[str, Any],
-        records: Records,
-        snapshots: training.Snapshots | None = None,
-    ):
-        self.records = records
-        super().__init__(directory, config, snapshots=snapshots)
-
-    def save(self, step: int, state: Any) -> None:
-        """Write the records, and save."""
-        self.records.flush()
-        super().save(step, state)
 
 
 def keep_best(checkpoint: pathlib.Path, best: pathlib.Path) -> None:
