@@ -422,7 +422,12 @@ class RecordedCheckpoints(training.Checkpoints):
         super().__init__(directory, config, snapshots=snapshots)
 
     def save(self, step: int, state: Any) -> None:
-        """Write the records, and save."""
+        """Write the records, and save.
+
+        Args:
+          step: As of `training.Checkpoints.save`.
+          state: As of `training.Checkpoints.save`.
+        """
         self._record()
         super().save(step, state)
 

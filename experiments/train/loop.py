@@ -111,7 +111,9 @@ def train(
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
         records.open(int(state.step))
-        state = _run(config, model, (state, arrays, mesh), checkpoints, evaluation)
+        state = _run(
+            config, model, (state, arrays, mesh), (checkpoints, records), evaluation
+        )
         records.close()
     if config.final == "best" or config.average is not None:
         return Trained(models.load_params(out, config), records)
@@ -126,9 +128,9 @@ def _snapshots(config, out):
     return training.Snapshots(out / models.AVERAGES, every=every)
 
 
-def _run(config, model, start, checkpoints, evaluation):
+def _run(config, model, start, kept, evaluation):
     """Train from stop to stop, and evaluate at each."""
-    (state, arrays, mesh), records = start, checkpoints.records
+    (state, arrays, mesh), (checkpoints, records) = start, kept
     steps = optimisation.make_steps(config, objective.loss_of(config, model))
     batches = training.Batches(arrays, config.batch_size, config.seed)
     step = int(state.step)
@@ -157,12 +159,12 @@ def _run(config, model, start, checkpoints, evaluation):
             )
             records.pause()
             if config.evaluate_every is not None and not records.evaluated(stop):
-                _evaluate(state, stop, checkpoints, evaluation, bar)
+                _evaluate(state, stop, kept, evaluation, bar)
     return state
 
 
-def _evaluate(state, stop, checkpoints, evaluation, bar):
-    records = checkpoints.records
+def _evaluate(state, stop, kept, evaluation, bar):
+    checkpoints, records = kept
     bar.set_postfix_str(f"evaluating after step {stop} ...")
     values = evaluation(state.ema["network"], stop)
     best = records.best()
