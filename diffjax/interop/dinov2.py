@@ -242,8 +242,5 @@ def load(path: str | pathlib.Path) -> Any:
       ValueError: If it holds other weights. The message says what was there.
       ModuleNotFoundError: If the file is torch's and torch is not installed.
     """
-    try:
-        arrays = weights.read(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. {SOURCE}") from None
+    arrays = weights.read(path, SOURCE)
     return jax.tree_util.Partial(features, from_state_dict(arrays))

@@ -15,12 +15,13 @@ TORCH = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
-def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read(path: str | pathlib.Path, source: str = "") -> dict[str, np.ndarray]:
     """Read a state dict.
 
     Args:
       path: A file .safetensors, .npz, or one of torch's: .pth, .pt, .bin, .ckpt.
         The last kind needs torch. Tensors alone are unpickled from it.
+      source: Where to get the file, a sentence for the error's message.
 
     Returns:
       Arrays by name, in float32 where they are floats.
@@ -32,7 +33,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of weights {path}")
+        raise FileNotFoundError(
+            f"there is no file of weights {path}. {source}".rstrip()
+        )
     kinds = {".safetensors": _of_safetensors, ".npz": _of_npz}
     kinds |= dict.fromkeys(TORCH, _of_torch)
     suffix = path.suffix.lower()

@@ -223,14 +223,7 @@ class DiT(OneProgram, nn.Module):
         dtype = self.dtype or x.dtype
         features = fourier_inputs(x, self.input_frequencies)  # (H, W, C')
         patches = patchify(features, self.patch)  # (N, p p C')
-        c = Conditioning(
-            self.width,
-            self.num_classes,
-            self.condition_dim,
-            self.time_frequencies,
-            self.time_features,
-            x.dtype,
-        )(t, condition)  # (width,)
+        c = Conditioning.of(self, self.width, x.dtype)(t, condition)  # (width,)
         rows, columns = x.shape[0] // self.patch, x.shape[1] // self.patch
         code = positions(rows, columns, self.width)  # (N, width)
         if self.learned_positions:

@@ -1,7 +1,7 @@
 """Features of a network's inputs: time, condition, Fourier features of the state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -371,6 +371,27 @@ class Conditioning(nn.Module):
     time_frequencies: tuple[float, float] = TIME_FREQUENCIES
     time_features: Callable[[Array], Array] | None = None
     dtype: Any = None
+
+    @classmethod
+    def of(cls, network: Any, dim: int, dtype: Any) -> Self:
+        """The module for a network that has all its other fields.
+
+        Args:
+          network: The network.
+          dim: As the field.
+          dtype: As the field.
+
+        Returns:
+          The module.
+        """
+        return cls(
+            dim,
+            network.num_classes,
+            network.condition_dim,
+            network.time_frequencies,
+            network.time_features,
+            dtype,
+        )
 
     @nn.compact
     def __call__(self, t: Scalar, condition: ArrayLike | None = None) -> Array:

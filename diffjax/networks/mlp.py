@@ -108,14 +108,7 @@ class MLP(OneProgram, nn.Module):
         """
         x = checks.real_array("x", x)
         dtype = self.dtype or x.dtype
-        c = Conditioning(
-            self.width,
-            self.num_classes,
-            self.condition_dim,
-            self.time_frequencies,
-            self.time_features,
-            x.dtype,
-        )(t, condition)  # (width,)
+        c = Conditioning.of(self, self.width, x.dtype)(t, condition)  # (width,)
         h = nn.Dense(self.width, dtype=dtype)(
             fourier_inputs(jnp.ravel(x), self.input_frequencies)
         )  # (width,)

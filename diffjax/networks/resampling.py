@@ -198,14 +198,7 @@ class DDPMpp(OneProgram, nn.Module):
         x = as_image(x)  # (H, W, C)
         sides(x, len(self.multipliers))
         dtype = self.dtype or x.dtype
-        c = Conditioning(
-            4 * self.width,
-            self.num_classes,
-            self.condition_dim,
-            self.time_frequencies,
-            self.time_features,
-            x.dtype,
-        )(t, condition)  # (4 width,)
+        c = Conditioning.of(self, 4 * self.width, x.dtype)(t, condition)  # (4 width,)
         h = nn.Conv(self.width, (3, 3), dtype=dtype)(
             fourier_inputs(x, self.input_frequencies)
         )  # (H, W, width)

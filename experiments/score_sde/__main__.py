@@ -42,7 +42,7 @@ import diffjax as dj
 from diffjax import metrics, solvers
 from experiments.score_sde import figures as score_figures
 from experiments.score_sde.background import Ahead
-from experiments.score_sde.model import Config, make_model, train, with_sizes
+from experiments.score_sde.model import Config, make_model, train
 from experiments.shared import (
     cli,
     datasets,
@@ -351,8 +351,6 @@ def check(config: Config) -> None:
     dj.checks.integer("bound_times", config.bound_times, 0)
     if config.likelihood_error is not None:
         dj.checks.positive("likelihood_error", config.likelihood_error)
-    if config.noise_floor is not None:
-        dj.checks.within("noise_floor", config.noise_floor, 1e-4, 1.0)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -370,7 +368,7 @@ def run(config: Config) -> dict[str, Any]:
     if model.prediction == "levels" != sizes.default_prediction(data):
         print(sizes.levels_cost(data, config.batch_size))
     with Ahead() as thread:
-        measures = prepare(with_sizes(config, data), model, thread)
+        measures = prepare(sizes.with_sizes(config, data), model, thread)
         params, history = train(config, model, out)
         clock.lap("training")
         results = measures.score(params)

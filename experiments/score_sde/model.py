@@ -14,6 +14,9 @@ from diffjax import losses
 from experiments.shared import datasets, files, schedules, scoring, sizes, training
 from experiments.shared.training import DenoiserModel
 
+CONTINUOUS_FLOOR = 0.01
+"""Least σ/α for data that lie on no lattice."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Training):
@@ -79,31 +82,6 @@ class Config(training.Training):
     """
 
 
-def with_sizes(config: Config, data: datasets.Dataset) -> Config:
-    """The flags with the numbers that follow from the size of the data.
-
-    Args:
-      config: The flags.
-      data: The data set.
-
-    Returns:
-      Flags without None for `samples`, `likelihood_examples` and `chunk`.
-    """
-    count = len(data.stored_test)
-    exhaustive = config.likelihood_error is not None
-    defaults = {
-        "samples": sizes.sample_count(data.shape),
-        "likelihood_examples": count
-        if exhaustive
-        else sizes.scored_count(data.shape, count),
-        "chunk": sizes.chunk_size(data.shape),
-    }
-    missing = {
-        name: value for name, value in defaults.items() if getattr(config, name) is None
-    }
-    return dataclasses.replace(config, **missing)
-
-
 def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     """Make the model that the flags select.
 
@@ -117,20 +95,8 @@ def make_model(config: Config, data: datasets.Dataset) -> DenoiserModel:
     Raises:
       ValueError: If the flags exclude each other or do not fit the data.
     """
-    prediction = config.prediction
-    if prediction == "auto":
-        prediction = sizes.default_prediction(data)
-    if prediction == "levels" and data.levels is None:
-        raise ValueError(
-            f"prediction 'levels' needs data on a lattice, {data.name} is not; use "
-            "edm, v, noise, …"
-        )
-    default_floor = 0.01 if data.levels is None else data.spacing / 6
-    floor = (
-        default_floor
-        if config.noise_floor is None
-        else scoring.check_floor(config.noise_floor, data)
-    )
+    prediction = sizes.prediction(config.prediction, data)
+    floor = scoring.noise_floor(config.noise_floor, data, CONTINUOUS_FLOOR)
     return DenoiserModel(
         data,
         schedules.with_noise_floor(config.schedule, floor),

@@ -411,20 +411,24 @@ def standard_error(values: np.ndarray) -> float | None:
     )
 
 
-def check_floor(floor: float, data: Any) -> float:
-    """Check a noise floor against the levels of the data.
+def noise_floor(floor: float | None, data: Any, continuous: float) -> float:
+    """The least σ/α of a schedule, in units of the scaled data.
 
     Args:
-      floor: The least σ/α, in units of the scaled data.
+      floor: The flag's value, or None for a sixth of the levels' spacing.
       data: A `datasets.Dataset`.
+      continuous: The default for data that lie on no lattice.
 
     Returns:
       The floor.
 
     Raises:
       ValueError: If it lies so far below the spacing of the levels that no
-        grid resolves it.
+        grid resolves it, or outside of [0.0001, 1].
     """
+    if floor is None:
+        return continuous if data.levels is None else data.spacing / 6
+    dj.checks.within("noise_floor", floor, 1e-4, 1.0)
     if data.levels is not None and floor < LEAST_FLOOR * data.spacing:
         raise ValueError(
             f"noise_floor must be at least {LEAST_FLOOR * data.spacing:.3g}, a 24th of "

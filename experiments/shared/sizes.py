@@ -2,6 +2,7 @@
 shape, and how many examples are sampled and scored.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -56,6 +57,54 @@ def default_prediction(data: Any) -> str:
     entries = len(data.levels) * math.prod(data.shape)
     few = levels_features(data) <= LEVELS_FEATURES and entries <= LEVELS_ENTRIES
     return "levels" if few else "edm"
+
+
+def prediction(name: str, data: Any) -> str:
+    """The prediction that a flag selects.
+
+    Args:
+      name: "auto" for `default_prediction`, or a prediction.
+      data: A `datasets.Dataset`.
+
+    Returns:
+      The prediction.
+
+    Raises:
+      ValueError: If it is "levels" and the data lie on no lattice.
+    """
+    if name == "levels" and data.levels is None:
+        raise ValueError(
+            f"prediction 'levels' needs data on a lattice, {data.name} is not; use "
+            "edm, v, noise, …"
+        )
+    return default_prediction(data) if name == "auto" else name
+
+
+def with_sizes(config: Any, data: Any) -> Any:
+    """The flags with the numbers that follow from the size of the data.
+
+    Args:
+      config: Flags with `samples`, `likelihood_examples`, `likelihood_error` and
+        `chunk`.
+      data: A `datasets.Dataset`.
+
+    Returns:
+      Flags without None for `samples`, `likelihood_examples` and `chunk`. All
+      test examples may be scored where a precision is stated.
+    """
+    count = len(data.stored_test)
+    to_a_precision = config.likelihood_error is not None
+    defaults = {
+        "samples": sample_count(data.shape),
+        "likelihood_examples": count
+        if to_a_precision
+        else scored_count(data.shape, count),
+        "chunk": chunk_size(data.shape),
+    }
+    missing = {
+        name: value for name, value in defaults.items() if getattr(config, name) is None
+    }
+    return dataclasses.replace(config, **missing)
 
 
 def levels_cost(data: Any, batch_size: int) -> str:

@@ -24,7 +24,6 @@ Hardware and time: patches32 within 30 minutes, digits_best within an hour on 2
 CPU cores. The others are published recipes for accelerators.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -37,29 +36,6 @@ from experiments.train.data import open_data
 from experiments.train.evaluation import Evaluation
 from experiments.train.loop import train
 from experiments.train.model import make_model
-
-
-def with_sizes(config: Config, data: Any) -> Config:
-    """The flags with the numbers that follow from the size of the data.
-
-    Args:
-      config: The flags.
-      data: The data set.
-
-    Returns:
-      Flags without None for `samples`, `likelihood_examples` and `chunk`.
-    """
-    count = len(data.stored_test)
-    scored = sizes.scored_count(data.shape, count)
-    if config.likelihood_error is not None:
-        scored = count
-    defaults = {
-        "samples": sizes.sample_count(data.shape),
-        "likelihood_examples": scored,
-        "chunk": sizes.chunk_size(data.shape),
-    }
-    missing = {k: v for k, v in defaults.items() if getattr(config, k) is None}
-    return dataclasses.replace(config, **missing)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -75,7 +51,7 @@ def run(config: Config) -> dict[str, Any]:
     model = make_model(config, data)
     out = files.open_folder(config)
     print(f"{data.sizes} of shape {data.shape}")
-    sized = with_sizes(config, data)
+    sized = sizes.with_sizes(config, data)
     evaluation = Evaluation(sized, model, out)
     params, written = train(config, model, out, evaluation)
     clock.lap("training")

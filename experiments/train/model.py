@@ -87,20 +87,8 @@ def make_model(config: Config, data: Dataset) -> Model:
       ValueError: If the flags exclude each other or do not fit the data.
     """
     augmentation.check(config, data)
-    prediction = config.prediction
-    if prediction == "auto":
-        prediction = sizes.default_prediction(data)
-    if prediction == "levels" and data.levels is None:
-        raise ValueError(
-            f"prediction must not be levels for {data.name}, which are not on a "
-            "lattice; use edm, v, …"
-        )
-    floor = config.noise_floor
-    if floor is None:
-        floor = CONTINUOUS_FLOOR if data.levels is None else data.spacing / 6
-    else:
-        dj.checks.within("noise_floor", floor, 1e-4, 1.0)
-        scoring.check_floor(floor, data)
+    prediction = sizes.prediction(config.prediction, data)
+    floor = scoring.noise_floor(config.noise_floor, data, CONTINUOUS_FLOOR)
     classes = data.classes if config.labels else None
     dim = augmentation.condition_dim(config)
     return Model(

@@ -97,10 +97,7 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
 
     Args:
       eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the step is longer than π/4 in λ = log α/σ, an output lies more than
-        π/2 before its end, or the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
+      guarded: As in `dpmpp_2m`.
 
     Returns:
       A solver of weak order 2 with one denoiser evaluation per step.
@@ -144,10 +141,7 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
       corrected: True for the exact weights of a parabola. As published (and in
         DPM-Solver's, diffusers' and k-diffusion's code) the second difference
         has half its coefficient.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the step is longer than π/4 in λ = log α/σ, an output lies more than
-        π/2 before its end, or the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
+      guarded: As in `dpmpp_2m`.
 
     Returns:
       A solver of order 3 where corrected and 2 otherwise, with one denoiser
@@ -177,10 +171,7 @@ def dpmpp_3m_sde(
     Args:
       eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
       corrected: As in `dpmpp_3m`.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the step is longer than π/4 in λ = log α/σ, an output lies more than
-        π/2 before its end, or the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
+      guarded: As in `dpmpp_2m`.
 
     Returns:
       A solver of weak order 2 with one denoiser evaluation per step.
@@ -214,10 +205,7 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
       variant: "bh1" for B(h) = h, "bh2" for B(h) = 1 − e^{−h}. It matters only
         where one unknown is left and the paper sets it to ½: the predictor of
         order 2 and the corrector of order 1.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the step is longer than π/4 in λ = log α/σ, an output lies more than
-        π/2 before its end, or the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
+      guarded: As in `dpmpp_2m`.
 
     Returns:
       A solver of order `order` + 1 with one denoiser evaluation per step.
@@ -279,10 +267,7 @@ def sa_solver(
       corrector_order: c, 0 to 4. 0 is the predictor alone.
       eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability
         flow.
-      guarded: Lower the order of a step where extrapolation may fail: where
-        the step is longer than π/4 in λ = log α/σ, an output lies more than
-        π/2 before its end, or the earlier outputs weigh more than 1.5 times
-        the step. False is the published method.
+      guarded: As in `dpmpp_2m`.
 
     Returns:
       A solver with one denoiser evaluation per step.
