@@ -50,3 +50,12 @@ def pytest_runtest_teardown(item):
 
 
 _RUN = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Metrics visit pairs in several blocks of rows, and a remainder."""
+    monkeypatch.setattr("diffjax.metrics.sets.BLOCK", 40)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()

@@ -18,6 +18,16 @@ from diffjax.types import pytree
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
 
+def normal(seed, *shape):
+    """Standard normal numbers of a seed, in float64."""
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def normal32(seed, *shape):
+    """The same in float32."""
+    return np.float32(normal(seed, *shape))
+
+
 quick = functools.partial(
     jax.jit,
     compiler_options={

@@ -11,8 +11,7 @@ import scipy.linalg
 from jax.test_util import check_grads
 
 from diffjax import metrics
-from diffjax.metrics import sets
-from tests.families import counted_programs
+from tests.families import counted_programs, normal
 
 DISTANCES = {
     "frechet": metrics.frechet_distance,
@@ -25,19 +24,6 @@ DISTANCES = {
 each_distance = pytest.mark.parametrize(
     "distance", DISTANCES.values(), ids=DISTANCES.keys()
 )
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Pairs are visited in several blocks of rows, and a remainder."""
-    monkeypatch.setattr(sets, "BLOCK", 40)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def with_moments(seed, n, mean, covariance):

@@ -6,26 +6,12 @@ import functools
 import itertools
 import math
 
-import jax
 import numpy as np
 import pytest
 from scipy.special import gammaln
 
 from diffjax import metrics
-from diffjax.metrics import sets
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Pairs are visited in several blocks of rows, and a remainder."""
-    monkeypatch.setattr(sets, "BLOCK", 40)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape)
+from tests.families import normal
 
 
 def groups_of(x, count):

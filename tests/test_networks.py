@@ -28,7 +28,7 @@ from diffjax.networks.layers import Attention
 from diffjax.networks.mlp import MLPBlock
 from diffjax.networks.pyramid import downsample, upsample
 from diffjax.networks.unet import ResidualBlock
-from tests.families import every, quick
+from tests.families import every, normal32, quick
 
 EPS = float(np.finfo(np.float32).eps)
 BF16 = 2.0**-8
@@ -164,15 +164,11 @@ def conditions(name, count):
     """`count` conditions: the labels in turn, or random vectors."""
     if ROWS[name].model.num_classes:
         return np.arange(count, dtype=np.int32) % (LABELS + 1)
-    return normal(3, count, VECTOR)
-
-
-def normal(seed, *shape):
-    return np.float32(np.random.default_rng(seed).standard_normal(shape))
+    return normal32(3, count, VECTOR)
 
 
 def batch(name, count=16):
-    x = normal(4, count, *ROWS[name].shape)
+    x = normal32(4, count, *ROWS[name].shape)
     return x, np.linspace(0.1, 0.9, count, dtype=np.float32), conditions(name, count)
 
 
@@ -265,7 +261,7 @@ def test_every_output_depends_on_every_input(name):
 def test_no_parameter_is_dead(name):
     model = ROWS[name].model
     x, t, condition = batch(name)
-    weights = normal(5, *x.shape)
+    weights = normal32(5, *x.shape)
     loss = quick(
         jax.grad(
             lambda v: jnp.vdot(
@@ -378,7 +374,7 @@ def test_equal_fields_make_equal_hashable_networks():
     ],
 )
 def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
-    h, c = normal(7, *shape), normal(8, 6)
+    h, c = normal32(7, *shape), normal32(8, 6)
     variables = randomised(block, h, c)
 
     @quick
@@ -404,7 +400,7 @@ def test_mean_over_dropout_masks_is_the_block_without_dropout(block, shape):
     ],
 )
 def test_blocks_are_the_rescaled_identity_at_initialisation(block, shape, at_first):
-    h, c = normal(7, *shape), normal(8, 6)
+    h, c = normal32(7, *shape), normal32(8, 6)
     out, _ = quick(block.init_with_output)(jax.random.key(1), h, c)
     np.testing.assert_allclose(out, at_first * h, rtol=2 * EPS)
 
@@ -412,7 +408,7 @@ def test_blocks_are_the_rescaled_identity_at_initialisation(block, shape, at_fir
 @pytest.mark.parametrize("heads", [1, 4])
 def test_attention_is_that_of_jax(heads):
     n, width = 7, 16
-    h = normal(10, n, width)
+    h = normal32(10, n, width)
     attention = Attention(heads)
     params = randomised(attention, h)["params"]
 
@@ -437,7 +433,7 @@ def test_attention_is_that_of_jax(heads):
     [(Attention(2), ()), (DiTBlock(2), (np.ones(4, np.float32),))],
 )
 def test_attention_is_equivariant_to_permutations_of_the_tokens(block, arguments):
-    h = normal(11, 9, 8)
+    h = normal32(11, 9, 8)
     order = np.random.default_rng(12).permutation(9)
     variables = randomised(block, h, *arguments)
     apply = quick(block.apply)
@@ -483,7 +479,7 @@ def test_unet_reads_every_skip_from_the_last_to_the_first():
 
 
 def test_downsample_is_a_left_inverse_of_upsample_and_keeps_the_mean():
-    h = normal(13, 4, 6, 2)
+    h = normal32(13, 4, 6, 2)
     back, down = map(
         np.asarray, quick(lambda h: (downsample(upsample(h)), downsample(h)))(h)
     )

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from diffjax.networks import DiT, attention, dot_product
-from tests.families import quick
+from tests.families import normal32, quick
 
 EPS = float(np.finfo(np.float32).eps)
-
-
-def normal(seed, *shape):
-    return np.float32(np.random.default_rng(seed).standard_normal(shape))
 
 
 def reference(q, k, v):
@@ -33,7 +29,7 @@ def value_and_gradients(function, *arguments):
         value, pullback = jax.vjp(function, *arguments)
         return value, pullback(weights)
 
-    return both(normal(9, *arguments[0].shape), *arguments)
+    return both(normal32(9, *arguments[0].shape), *arguments)
 
 
 @pytest.mark.parametrize("implementation", ["auto", "einsum", "blocks"])
@@ -41,7 +37,7 @@ def value_and_gradients(function, *arguments):
 def test_implementations_agree_with_that_of_jax(implementation, most, monkeypatch):
     # of 7 queries and 5 keys, so that 40 logits make blocks of unequal fill
     monkeypatch.setattr(dot_product, "MOST_LOGITS", most)
-    q, k, v = normal(0, 3, 7, 2, 4), normal(1, 3, 5, 2, 4), normal(2, 3, 5, 2, 4)
+    q, k, v = normal32(0, 3, 7, 2, 4), normal32(1, 3, 5, 2, 4), normal32(2, 3, 5, 2, 4)
     expected = value_and_gradients(reference, q, k, v)
     actual = value_and_gradients(batched(implementation), q, k, v)
     # sums of at most 7 terms of order 1, through two products and a softmax
@@ -116,7 +112,7 @@ def test_auto_takes_the_kernel_on_cuda_alone_where_a_gpu_is_present(monkeypatch)
     # taking it on the CPU would show.
     monkeypatch.setattr(dot_product, "_modern_gpu", lambda: True)
     monkeypatch.setattr(dot_product, "_fused_gpu", lambda q, k, v: jnp.tan(q + k + v))
-    q, k, v = (normal(i, 2, 64, 1, 8).astype(jnp.bfloat16) for i in range(3))
+    q, k, v = (normal32(i, 2, 64, 1, 8).astype(jnp.bfloat16) for i in range(3))
     function = batched("auto")
     lowered = {
         platform: jax.jit(function).trace(q, k, v).lower(lowering_platforms=(platform,))
@@ -124,7 +120,7 @@ def test_auto_takes_the_kernel_on_cuda_alone_where_a_gpu_is_present(monkeypatch)
     }
     kernels = {p: program.as_text().count(".tan ") for p, program in lowered.items()}
     assert kernels == {"cpu": 0, "cuda": 1}
-    weights = normal(9, *q.shape)
+    weights = normal32(9, *q.shape)
     loss = lambda f: jax.grad(lambda *a: jnp.sum(weights * f(*a)), (0, 1, 2))
     expected = quick(loss(batched("einsum")))(q, k, v)
     for a, b in zip(quick(loss(function))(q, k, v), expected, strict=True):
@@ -157,7 +153,7 @@ def test_attention_raises_by_name(shapes, implementation, message):
 
 def test_a_network_passes_its_implementation_on(monkeypatch):
     monkeypatch.setattr(dot_product, "MOST_LOGITS", 3)
-    x = normal(3, 4, 4, 1)
+    x = normal32(3, 4, 4, 1)
     model = DiT(width=8, depth=1, heads=2)
     scans = []
     for implementation in ("einsum", "blocks", "auto"):

@@ -8,13 +8,9 @@ import pytest
 from diffjax.networks import EDM2, MLP, magnitude, normalise_weights
 from diffjax.networks.edm2 import EDM2Block
 from diffjax.networks.magnitude import MPConv, MPDense, MPFourier
-from tests.families import quick
+from tests.families import normal32, quick
 
 EPS = float(np.finfo(np.float32).eps)
-
-
-def normal(seed, *shape):
-    return np.float32(np.random.default_rng(seed).standard_normal(shape))
 
 
 def mean_square(x):
@@ -26,8 +22,8 @@ def test_outputs_of_a_layer_have_variance_one_for_white_inputs():
 
     @quick
     def jacobians(scale):
-        weights = {"params": {"weight": scale * normal(0, 7, 5)}}
-        kernel = {"params": {"weight": scale * normal(1, 3, 3, 7, 5)}}
+        weights = {"params": {"weight": scale * normal32(0, 7, 5)}}
+        kernel = {"params": {"weight": scale * normal32(1, 3, 3, 7, 5)}}
         # the pixel in the middle, which no border touches
         middle = lambda h: conv.apply(kernel, h)[1, 1]
         linear = lambda h: dense.apply(weights, h)
@@ -72,7 +68,7 @@ def test_normalised_weights_are_the_same_network_and_a_fixed_point():
     model = EDM2(
         width=4, multipliers=(1,), blocks=1, attention_resolutions=(), head_channels=4
     )
-    x = normal(0, 2, 2, 1)
+    x = normal32(0, 2, 2, 1)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, 0.5)
     rng = np.random.default_rng(1)
     params = jax.tree.map(
@@ -117,7 +113,7 @@ def test_a_weight_of_zero_stays_zero():
 def test_a_block_keeps_the_mean_square_at_initialisation(encoder):
     n, channels = 8, 64
     block = EDM2Block(channels, encoder, heads=1)
-    h, c = normal(2, n, n, 32), normal(3, 16)
+    h, c = normal32(2, n, n, 32), normal32(3, 16)
     out, _ = quick(block.init_with_output)(jax.random.key(0), h, c)
     # Each sum of two branches is 1 up to their random correlation, of order
     # 1/√(n² C). The branch loses a share of 1/n of each side to the border of
@@ -137,7 +133,7 @@ def test_activations_of_a_network_have_unit_magnitude_at_initialisation():
         attention_resolutions=(1,),
         head_channels=32,
     )
-    x = normal(4, 8, 8, 3)
+    x = normal32(4, 8, 8, 3)
 
     @quick
     def run(key):
@@ -156,7 +152,7 @@ def test_activations_of_a_network_have_unit_magnitude_at_initialisation():
 
 
 def test_blocks_of_the_decoder_have_no_pixel_norm():
-    h, c = normal(5, 2, 2, 4), normal(6, 4)
+    h, c = normal32(5, 2, 2, 4), normal32(6, 4)
     for encoder, invariant in ((True, True), (False, False)):
         block = EDM2Block(4, encoder)
         variables = quick(block.init)(jax.random.key(0), h, c)
