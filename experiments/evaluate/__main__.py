@@ -16,7 +16,8 @@ what a perfect sampler would get with as many images.
 - Precision, recall, density and coverage.
 - Memorisation: the share of samples whose nearest image is a training one, and
   the probability that a sample is nearer to the training set than a held-out
-  image, beside their exact null distributions.
+  image, beside what fresh draws of the data would get. More is a sign of
+  copies, less of samples that are unlike the data.
 - With --bits, the test score in bits/dim.
 
 A corrected Fréchet distance needs several times as many images as features.
@@ -54,8 +55,8 @@ class Config:
 
     run: pathlib.Path = pathlib.Path("runs/score_sde")
     """Folder of the run."""
-    out: pathlib.Path = pathlib.Path("runs/evaluate")
-    """Folder for config.json, metrics.json and figures."""
+    out: pathlib.Path | None = None
+    """Folder for config.json, metrics.json and figures. Default: RUN/evaluate."""
     seed: int = 0
     """Seed of the samples and of the order of the training images."""
     samples: int | None = None
@@ -311,7 +312,10 @@ def draw_figures(
     if not data.is_image:
         return
     limits = networks.limits(data)
-    figures.draw_images({"held-out": data.test, "samples": drawn}, limits, out)
+    # Stored examples may be sorted.
+    order = np.random.default_rng(config.seed).permutation(len(data.stored_test))
+    mixed = np.asarray(data.scaled(data.stored_test[np.sort(order[:64])]))
+    figures.draw_images({"held-out": mixed, "samples": drawn}, limits, out)
     few = values.samples[: config.pairs]
     reference = values.reference.features
     indices, gaps = map(
@@ -338,13 +342,15 @@ def run(config: Config) -> dict[str, Any]:
             f"run must have at least {smallest} training and held-out examples for "
             f"{config.groups} groups and k = {config.k}; {data.sizes}"
         )
+    config = dataclasses.replace(config, out=config.out or config.run / "evaluate")
     out = files.start(config)
     mesh = training.data_mesh(jax.devices()[: config.devices])
-    print(f"{opened.experiment}, {data.sizes}; {mesh.size} devices")
+    print(f"{opened.experiment}, {data.sizes}; devices: {mesh.size}")
     drawn = draw(opened, config, config.samples or len(data.stored_test), mesh)
     clock.lap("samples")
     values = measure_features(config, opened, drawn, mesh)
     clock.lap("features")
+    print(f"distances to {len(values.rows)} training images ...", flush=True)
     compared = compare(config, values)
     columns = {name: numbers for name, (numbers, _) in compared.items()}
     lines = {name: line for name, (_, line) in compared.items()}
@@ -364,6 +370,10 @@ def run(config: Config) -> dict[str, Any]:
     files.write_results(out, results)
     print_table(columns)
     print_table(copying)
+    print(
+        "above the expected share or probability: samples like training images, "
+        "copies perhaps. Below: farther from them than held-out images are"
+    )
     cli.print_results({k: v for k, v in results.items() if not isinstance(v, dict)})
     return results
 

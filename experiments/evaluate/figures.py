@@ -70,6 +70,10 @@ def draw_extrapolation(
         inverse = np.array([0, *1 / line.counts])
         axis.plot(inverse[1:], line.distances, "o", color=colour, label=name)
         axis.plot(inverse, line.value + line.slope * inverse, color=colour, lw=1)
-    axis.set(xlabel="1/n", ylabel="squared Fréchet distance", title=title)
+    axis.set(
+        xlabel="1/number of samples (at 0 the extrapolated value)",
+        ylabel="squared Fréchet distance",
+        title=title,
+    )
     axis.legend(frameon=False)
     save_figure(figure, out / "frechet.png")

@@ -200,7 +200,7 @@ def train(
         )[0]
 
     print(
-        f"{type(model.module).__name__} predicting {model.prediction} on "
+        f"{type(model.module).__name__} with prediction {model.prediction}, schedule "
         f"{model.schedule}"
     )
     about = {

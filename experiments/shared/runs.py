@@ -74,6 +74,10 @@ def open_run(folder: pathlib.Path) -> Run:
       FileNotFoundError: If the folder holds no run, or its data are gone.
       ValueError: If config.json is damaged, or names no such experiment.
     """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no run in {folder}: train one first, with --out {folder}"
+        )
     stored = files.read_json(
         folder / "config.json", "run the experiment again with the same flags"
     )

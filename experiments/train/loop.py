@@ -60,8 +60,8 @@ def describe(config: Config, model: Model, operations: int, count: int) -> str:
     if config.evaluate_every is not None:
         evaluated = f", evaluated every {config.evaluate_every} and at the end"
     return (
-        f"{config.network}, {count:,} parameters, predicting {model.prediction} on "
-        f"{config.schedule}; {operations / 1e9:.4g} GFLOP per step; "
+        f"{config.network}, {count:,} parameters, prediction {model.prediction}, "
+        f"schedule {config.schedule}; {operations / 1e9:.4g} GFLOP per step; "
         f"{config.steps} steps on {batches}, {epochs:.3g} epochs{evaluated}"
     )
 
