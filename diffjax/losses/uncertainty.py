@@ -3,7 +3,7 @@
 The objective loss/e^u + u is least at u = log E[loss | noise level]. The gradient
 in the network's parameters is then that of the loss divided by its expectation, so
 that every noise level counts alike, whatever its weight was (Karras et al. 2024,
-section 2.2 and appendix B.2, after Kendall et al. 2018).
+section 2.1 and appendix B.2, after Kendall et al. 2018).
 """
 
 from typing import Protocol
@@ -158,7 +158,7 @@ def with_uncertainty(loss: ArrayLike, u: ArrayLike) -> Array:
       1 + log E[loss].
 
     References:
-      Karras et al. 2024, equation 14 and the appendix that derives it.
+      Karras et al. 2024, appendix B.2, equation 21.
 
     Example:
       >>> float(dj.losses.with_uncertainty(3.0, 0.0))

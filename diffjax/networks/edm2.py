@@ -35,7 +35,7 @@ LARGEST = 256.0
 
 
 class EDM2Block(nn.Module):
-    """Block of an encoder or decoder (Karras et al. 2024, figure 21).
+    """Block of an encoder or decoder (Karras et al. 2024, figure 2c).
 
         h ← pixel norm(skip(R h))    in the encoder, and skip(R h) in the decoder
         h ← mp_sum(h, conv₂ dropout(mp_silu(c conv₁ mp_silu(h))))

@@ -31,7 +31,7 @@ SILU_RMS = 0.596
 
 
 def normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
-    """Divide by the root mean square over some axes (equations 19 and 66).
+    """Divide by the root mean square over some axes (equations 30 and 66).
 
     Args:
       x: Any shape.
@@ -47,7 +47,7 @@ def normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
 
 
 def normalise_weights(params: PyTree) -> PyTree:
-    """Normalise the weights of magnitude-preserving layers (appendix B.4, equation 66).
+    """Normalise the weights of magnitude-preserving layers (appendix B.5, equation 66).
 
         w_i ← w_i √n / ‖w_i‖,    of the n weights of each output i
 

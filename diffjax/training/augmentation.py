@@ -97,7 +97,8 @@ class NonLeaking:
     Stretchings by a₅ and by −a₅ may share a label, as in the paper. Flips move
     pixels exactly. The others are one affine map, computed by
     `resample`. The defaults are those of the authors' program for CIFAR-10,
-    which draws x_flip for every image.
+    which draws x_flip for every image. That program stretches along a₄ = 0 in
+    half of the anisotropies, and resamples with a wavelet of 12 taps.
 
     Attributes:
       x_flip: Probability that mirroring left to right is drawn, which half of

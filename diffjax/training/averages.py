@@ -246,7 +246,8 @@ def combination(
 
     of the weights w that each average gives to the parameters of every step. The
     constraint, which all averages fulfil, is not the paper's. It makes
-    parameters that do not change exact.
+    parameters that do not change exact. The authors' program divides the
+    unconstrained coefficients by their sum instead.
 
     Args:
       stored: Pairs (t, σ_rel) of the n stored averages.
