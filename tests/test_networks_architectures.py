@@ -34,7 +34,7 @@ def count(model, shape):
     ("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)]
 )
 def test_a_dit_has_the_published_number_of_parameters(size, millions):
-    # table 1 of Peebles & Xie 2023, for ImageNet's latents
+    # table 4 of Peebles & Xie 2023, for ImageNet's latents
     model = dit(f"{size}/2", num_classes=1000)
     assert round(count(model, (32, 32, 4)) / 1e6) == millions
 
@@ -81,7 +81,7 @@ def test_adm_is_that_of_edm_but_for_three_differences():
     [("XS", 125), ("S", 280), ("M", 498), ("L", 777), ("XL", 1119), ("XXL", 1523)],
 )
 def test_edm2_has_the_published_number_of_parameters(size, millions):
-    # table 4 of Karras et al. 2024 (L is 777.5 there)
+    # tables 2 and 6 of Karras et al. 2024 (L is 777.5 in table 6)
     ours = count(edm2(size, num_classes=1000), (64, 64, 4))
     assert abs(ours / 1e6 - millions) < 0.6
 

@@ -69,7 +69,7 @@ def unpatchify(tokens: Array, shape: tuple[int, int, int], patch: int) -> Array:
 
 
 def positions(rows: int, columns: int, width: int) -> Array:
-    """2-D sine-cosine code of each patch (Dosovitskiy et al. 2021, appendix D.4).
+    """2-D sine-cosine code of each patch (Peebles & Xie 2023, section 3.2).
 
     Half of it is for the row and half for the column. The angular frequencies
     go from 0.01 to 1 per patch. There they go from 10⁻⁴ to 1, and most are

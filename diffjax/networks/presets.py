@@ -19,7 +19,7 @@ DIT_SIZES = {
 PATCHES = (2, 4, 8)
 
 EDM2_WIDTHS = {"XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}
-"""Width of an EDM2 network (Karras et al. 2024, table 4)."""
+"""Width of an EDM2 network (Karras et al. 2024, table 6)."""
 
 
 @checks.arguments(
@@ -28,9 +28,11 @@ EDM2_WIDTHS = {"XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}
 def dit(name: str, **fields: Any) -> DiT:
     """Make a diffusion transformer of a published size (Peebles & Xie 2023, table 1).
 
-    S has 33 million parameters, B 130, L 458 and XL 675, with 1000 classes and
-    latents of 32 × 32 × 4. Theirs have biases of q, k and v, and an output for
-    the variance, which are 0.1 million parameters here left out.
+    At patches of 2, S has 33 million parameters, B 130, L 458 and XL 675
+    (table 4), with 1000 classes and latents of 32 × 32 × 4. Theirs have biases
+    of q, k and v, an output for the variance, and 256 features of the time
+    where 128 are here. Their counts include the fixed position code. For XL
+    these are 0.6 million parameters together.
 
     Args:
       name: Size and side of a patch, such as "B/2", of S, B, L, XL and 2, 4, 8.
@@ -52,7 +54,7 @@ def dit(name: str, **fields: Any) -> DiT:
 
 @checks.arguments(name=(checks.choice, EDM2_WIDTHS))
 def edm2(name: str, **fields: Any) -> EDM2:
-    """Make an EDM2 network of a published size (Karras et al. 2024, table 4).
+    """Make an EDM2 network of a published size (Karras et al. 2024, table 6).
 
     XS has 125 million parameters, S 280, M 498, L 777, XL 1119 and XXL 1523,
     with 1000 classes and latents of 64 × 64 × 4.

@@ -104,13 +104,13 @@ class DDPMpp(OneProgram, nn.Module):
     """DDPM++ U-Net F(x, t, condition), exactly 0 at first.
 
     The network of Song et al. 2021, appendix H, in the form and with the sizes
-    of Karras et al. 2022, table 7, for CIFAR-10. Blocks that resample stand
-    between the resolutions. Attention has one head. Sums of two branches are
-    divided by √2. `pyramid.pyramid` has the order of the blocks.
+    of Karras et al. 2022, appendices F.3 and F.4, for CIFAR-10. Blocks that
+    resample stand between the resolutions. Attention has one head. Sums of two
+    branches are divided by √2. `pyramid.pyramid` has the order of the blocks.
 
-    Here q, k and v have no bias, see `Attention`, and a label is added to the
-    embedding of the time after its dense layers. The network is of one
-    example. Batch it with `jax.vmap`.
+    Here q, k and v have no bias, see `Attention`. A condition is added to the
+    embedding of the time after its dense layers, and before them there. The
+    network is of one example. Batch it with `jax.vmap`.
 
     Args:
       width: Number of channels before the multipliers.
@@ -252,7 +252,8 @@ class ADM(DDPMpp):
     ImageNet at 64 × 64. It differs from `DDPMpp`, whose fields it has: heads
     of 64 channels, attention at three resolutions and in all of their blocks,
     scale and shift by c after a block's second norm, no convolution in the
-    skip of a block that resamples, and sums that are not divided.
+    skip of a block that resamples, and sums that are not divided. Theirs has
+    biases of q, k and v, and 192 features of the time where 128 are here.
 
     Example:
       >>> net = dj.networks.ADM(width=4, multipliers=(1,), blocks=1,

@@ -68,10 +68,12 @@ _DIGITS_BEST = Config(
     evaluate_samples=64,
 )
 
-# Karras et al. 2022 (EDM), table 7, column CIFAR-10, with the network DDPM++ of
-# appendix F.2: 200 million images in batches of 512, Adam at 10⁻³ after a
-# warm-up of 10 million, no decay, dropout 13 %, augmentation 12 %, and an average
-# with a half-life of 0.5 million images.
+# Karras et al. 2022 (EDM), table 7, column CIFAR-10, with the network DDPM++
+# of appendix F.4 and the augmentation of F.2: 200 million images in batches of
+# 512, Adam at 10⁻³ after a warm-up of 10 million, no decay, dropout 13 %,
+# augmentation 12 %, and an average with a half-life of 0.5 million images.
+# Their program computes in float32, and its average is shorter in the first 10
+# million images.
 _CIFAR10 = Config(
     preset="cifar10",
     out=pathlib.Path("runs/cifar10"),
@@ -104,14 +106,14 @@ _CIFAR10 = Config(
     samples=10_000,
 )
 
-# Karras et al. 2024 (EDM2), the model S of ImageNet-64 in section 4 and in the
-# table of all models in appendix A: width 192, 2²⁰ · 1024 images in batches of
-# 2048, learning rate 0.01 that falls as 1/√step from step 35 000 on (equation 67)
-# after a warm-up of 10 million images, β₂ = 0.99, no dropout, times of mean −0.8
-# and deviation 1.6, u(σ), and averages of lengths 0.05 and 0.10 (section 3), from
-# whose snapshots 0.075 is made, the best length by Fréchet distance. Snapshots take
-# 2.3 GB each. A tenth of the labels is left out here, for guidance by one
-# network.
+# Karras et al. 2024 (EDM2), the model S of ImageNet-64 in section 4 and in
+# table 6, that of all models, in appendix D: width 192, 2²⁰ · 1024 images in
+# batches of 2048, learning rate 0.01 that falls as 1/√step from step 35 000 on
+# (equation 67) after a warm-up of 10 million images, β₂ = 0.99, no dropout,
+# times of mean −0.8 and deviation 1.6, u(σ), and averages of lengths 0.05 and
+# 0.10 (section 3), from whose snapshots 0.075 is made, the best length by
+# Fréchet distance. Snapshots take 2.3 GB each. A tenth of the labels is left
+# out here, for guidance by one network.
 _IMAGENET64 = Config(
     preset="imagenet64",
     out=pathlib.Path("runs/imagenet64"),
@@ -149,11 +151,12 @@ _IMAGENET64 = Config(
     likelihood_examples=0,
 )
 
-# Peebles & Xie 2023 (DiT), section 4: DiT-B/2 on latents of 32 × 32 × 4, AdamW at
-# 10⁻⁴ without warm-up, decay of weights or clipping, batches of 256, an average
-# of decay 0.9999, a tenth of the labels left out, 400 000 steps as in their table
-# of sizes. The objective is that of Esser et al. 2024, section 5.1: the velocity of
-# a rectified flow at logit-normal times (0, 1).
+# Peebles & Xie 2023 (DiT), section 4: DiT-B/2 on latents of 32 × 32 × 4, AdamW
+# at 10⁻⁴ without warm-up, decay of weights or clipping, batches of 256, an
+# average of decay 0.9999, a tenth of the labels left out, 400 000 steps as in
+# their table 4. They also mirror images, ahead of the encoder. The objective
+# is that of Esser et al. 2024, section 5.1: the velocity of a rectified flow
+# at logit-normal times (0, 1).
 _LATENTS32 = Config(
     preset="latents32",
     out=pathlib.Path("runs/latents32"),
