@@ -178,7 +178,7 @@ def likelihood() -> Weight:
       The weight, also named "likelihood".
 
     References:
-      Song et al. 2021, Theorem 1. Kingma et al. 2021, equations 15 to 17.
+      Song et al. 2021, Theorem 1. Kingma et al. 2021, section 5.
     """
     return Likelihood()
 
