@@ -146,9 +146,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
         x["loss"] * x["steps"] for x in lines_of(folder) if "loss" in x
     )
     assert total(whole) == pytest.approx(total(parts), rel=1e-6)
+    before = lines_of(parts)
     again = train.run(changed(out=parts))
     assert again["distances"] == results["distances"]
-    assert lines_of(parts) == lines_of(parts)
+    assert lines_of(parts) == before
     opened = runs.open_run(parts)
     assert opened.experiment == "train"
     x = jnp.ones(SMALL.random_shape)
@@ -388,6 +389,10 @@ def test_peaks_are_found_by_the_longest_name():
     assert speed.peak("NVIDIA H100 PCIe") == speed.PEAKS["H100 PCIe"]
     assert speed.peak("NVIDIA A100-SXM4-40GB") == speed.PEAKS["A100"]
     assert speed.peak("TPU v5 lite") == speed.PEAKS["TPU v5 lite"]
+    assert speed.peak("TPU v5e") == speed.PEAKS["TPU v5 lite"]
+    assert speed.peak("TPU v5p") == speed.PEAKS["TPU v5"]
+    assert speed.peak("NVIDIA L4") == speed.PEAKS["L4"]
+    assert speed.peak("NVIDIA L40") is None
     assert speed.peak("cpu") is None
 
 

@@ -136,8 +136,11 @@ def test_both_sides_of_the_jackknife_count():
     values = []
     for x, y in zip(normal(0, 200, 60, 2), normal(1, 200, 60, 2), strict=True):
         both = metrics.frechet_jackknife(groups_of(x, 6), groups_of(y, 6))
-        values.append((both.value, both.plug_in))
-    value, plug_in = np.array(values).T
+        # At distance 0 the variance has no leading term: it is 2 apart.
+        apart = metrics.frechet_jackknife(groups_of(x, 6), groups_of(y + 2, 6))
+        values.append((both.value, both.plug_in, apart.value, apart.standard_error))
+    value, plug_in, apart, errors = np.array(values).T
+    assert errors_agree(apart, errors**2, 1.0, 0.05)
     assert abs(value.mean()) < 4 * value.std() / 200**0.5 + 8 / 60**2
     first_order = 2 * (2 / 60 + 6 / (4 * 59))
     error = 4 * plug_in.std() / 200**0.5 + 8 / 60**2

@@ -46,11 +46,12 @@ def test_implementations_agree_with_that_of_jax(implementation, most, monkeypatc
 
 
 def test_softmax_is_in_float32_where_the_tokens_are_bfloat16():
-    # Logits 256 and 257 are equal in bfloat16, and their weights are not.
-    q, k = jnp.full((1, 1, 1), 16, jnp.bfloat16), jnp.array([[[16.0]], [[16.0625]]])
-    v = jnp.array([[[0.0]], [[1.0]]], jnp.bfloat16)
-    k = k.astype(jnp.bfloat16)  # 16.125 or 16
-    weight = 1 / (1 + np.exp(-16 * float(k[1, 0, 0] - k[0, 0, 0])))
+    # The logits 32 · 16 / √4 = 256 and 256 + 2/√4 = 257 are equal in bfloat16, and
+    # so would be their weights.
+    q = jnp.array([[[32.0, 2.0, 0.0, 0.0]]], jnp.bfloat16)
+    k = jnp.array([[[16.0, 0.0, 0.0, 0.0]], [[16.0, 1.0, 0.0, 0.0]]], jnp.bfloat16)
+    v = jnp.array([[[0.0] * 4], [[1.0] * 4]], jnp.bfloat16)
+    weight = 1 / (1 + np.exp(-1.0))
     for implementation in ("einsum", "blocks"):
         out = attention(q, k, v, implementation)
         assert out.dtype == jnp.bfloat16

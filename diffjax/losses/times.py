@@ -299,9 +299,11 @@ def time_density(
 
     Raises:
       TypeError: If schedule is none.
-      ValueError: If the distribution is unknown.
+      ValueError: If the distribution is unknown, or needs log-SNRs and the
+        schedule has α(t_max) = 0.
     """
     schedules.check(schedule)
+    check(named(distribution), schedule)
     return as_one_program(_time_density, schedule, as_time(t), named(distribution))
 
 

@@ -8,13 +8,13 @@ section 2.1 and appendix B.2, after Kendall et al. 2018).
 
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import checks, schedules
 from ..numerics import float_dtype
 from ..schedules import Schedule
-from ..types import Array, ArrayLike, Key, Scalar, pytree
+from ..types import Array, ArrayLike, Scalar, pytree, static_field
 
 __all__ = ["Uncertainty", "at_time", "fourier", "table", "with_uncertainty"]
 
@@ -33,74 +33,77 @@ class Uncertainty(Protocol):
 class Fourier:
     """A linear function of random Fourier features. Made by `fourier`."""
 
-    frequencies: Array  # (features,), no parameter
-    phases: Array  # (features,), no parameter
+    # No leaves but the parameters: a decay of weights would shrink the others.
     weights: Array  # (features,)
     bias: Array  # ()
+    bandwidth: float = static_field()
+    seed: int = static_field()
 
     def __call__(self, log_sigma: Scalar) -> Array:
         """u at one noise level log σ/α."""
-        frequencies = jax.lax.stop_gradient(self.frequencies)
+        count = len(self.weights)
+        # RandomState, because NumPy keeps its stream (NEP 19).
+        draws = np.random.RandomState(self.seed)
+        frequencies = 2 * np.pi * self.bandwidth * draws.standard_normal(count)
+        phases = 2 * np.pi * draws.uniform(size=count)
         # c_noise = ¼ log σ, the input of a network of EDM
-        angles = frequencies * log_sigma / 4 + jax.lax.stop_gradient(self.phases)
-        features = jnp.cos(angles) * (2 / len(frequencies)) ** 0.5
-        return features @ self.weights + self.bias
+        dtype = self.weights.dtype
+        angles = frequencies.astype(dtype) * log_sigma / 4 + phases.astype(dtype)
+        return jnp.cos(angles) @ self.weights * (2 / count) ** 0.5 + self.bias
 
 
 @pytree
 class Table:
     """Linear interpolation between equidistant levels. Made by `table`."""
 
-    lowest: Scalar  # no parameter
-    highest: Scalar  # no parameter
     values: Array  # (count,)
+    lowest: float = static_field()
+    highest: float = static_field()
 
     def __call__(self, log_sigma: Scalar) -> Array:
         """u at one noise level log σ/α."""
-        lowest, highest = jax.lax.stop_gradient((self.lowest, self.highest))
         last = self.values.shape[0] - 1
-        place = jnp.clip((log_sigma - lowest) / (highest - lowest), 0.0, 1.0) * last
-        index = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last - 1)
-        share = place - index.astype(place.dtype)
-        return (1 - share) * self.values[index] + share * self.values[index + 1]
+        position = (log_sigma - self.lowest) / (self.highest - self.lowest)
+        position = jnp.clip(position, 0.0, 1.0) * last
+        index = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, last - 1)
+        rest = position - index.astype(position.dtype)
+        return (1 - rest) * self.values[index] + rest * self.values[index + 1]
 
 
-@checks.arguments(key=checks.key, features=(checks.width, 1), bandwidth=checks.positive)
-def fourier(key: Key, features: int = 128, bandwidth: float = 1.0) -> Uncertainty:
+@checks.arguments(
+    features=(checks.width, 1),
+    bandwidth=checks.positive,
+    seed=(checks.integer, 0, 2**32 - 1),
+)
+def fourier(
+    features: int = 128, bandwidth: float = 1.0, *, seed: int = 0
+) -> Uncertainty:
     """u as a linear function of random Fourier features of the noise level.
 
         u = b + √(2/n) Σ_i w_i cos(2π(f_i ¼ log σ/α + φ_i))
 
-    f_i ~ N(0, bandwidth²) and φ_i ~ U(0, 1) are drawn once and get no gradient.
-    It starts at u = 0, where the objective is the loss itself.
+    f_i ~ N(0, bandwidth²) and φ_i ~ U(0, 1) are functions of `seed`, no
+    parameters. It starts at u = 0, where the objective is the loss itself.
 
     Args:
-      key: A typed key.
       features: n, the number of features.
       bandwidth: Standard deviation of the frequencies.
+      seed: Seed of frequencies and phases, at least 0.
 
     Returns:
-      u, a pytree whose leaves `weights` and `bias` are fitted.
+      u, a pytree with the leaves `weights` and `bias`.
 
     Raises:
       ValueError: If a number is out of range.
 
     Example:
-      >>> u = dj.losses.uncertainty.fourier(key, features=8)
+      >>> u = dj.losses.uncertainty.fourier(features=8)
       >>> float(u(0.5))
       0.0
     """
-    key_frequency, key_phase = jax.random.split(key)
     dtype = float_dtype()
-    frequencies = jax.random.normal(key_frequency, (features,), dtype)
-    phases = jax.random.uniform(key_phase, (features,), dtype)
-    turn = 2 * jnp.pi
-    return Fourier(
-        turn * bandwidth * frequencies,
-        turn * phases,
-        jnp.zeros(features, dtype),
-        jnp.zeros((), dtype),
-    )
+    weights, bias = jnp.zeros(features, dtype), jnp.zeros((), dtype)
+    return Fourier(weights, bias, float(bandwidth), seed)
 
 
 @checks.arguments(count=(checks.integer, 2))
@@ -115,15 +118,15 @@ def table(lowest: float, highest: float, count: int = 32) -> Uncertainty:
       count: Number of its equidistant levels, 2 or more.
 
     Returns:
-      u, a pytree whose leaf `values` is fitted.
+      u, a pytree with the leaf `values`.
 
     Raises:
       ValueError: If a number is out of range.
     """
     lowest, highest = checks.number("lowest", lowest), checks.number("highest", highest)
     checks.greater("highest", highest, "lowest", lowest)
-    ends = [jnp.asarray(end, float_dtype()) for end in (lowest, highest)]
-    return Table(*ends, jnp.zeros(count, float_dtype()))
+    values = jnp.zeros(count, float_dtype())
+    return Table(values, float(lowest), float(highest))
 
 
 @checks.arguments(

@@ -22,7 +22,7 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> Array:
     On network features this is FID (Dowson & Landau 1982, Heusel et al. 2017,
     eq. 6).
 
-    It is computed as ‖μ₁ − μ₂‖² + min_W ‖A₁ − W A₂‖² over rotations W, where
+    It is computed as ‖μ₁ − μ₂‖² + min_W ‖A₁ − W A₂‖² over orthogonal W, where
     Σᵢ = AᵢᵀAᵢ. The minimum is at the polar factor of A₁A₂ᵀ. As a sum of
     squares it is never negative, and it is as exact for covariances without
     full rank, where (Σ₁Σ₂)^½ loses half of the digits.

@@ -130,8 +130,8 @@ def frechet_of_moments(x: Moments, y: Moments) -> float:
         ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 Σᵢ √mᵢ,    m the eigenvalues of Σ₁Σ₂
 
     It equals `frechet_distance` of the examples to rounding, where Σ has full
-    rank. Where it has not, rounding adds up to 1e-8 of the largest variance per
-    missing direction.
+    rank. Where it has not, rounding lowers it by up to 1e-8 of the largest variance
+    per missing direction.
 
     The estimate is biased upwards, by about `frechet_bias`.
 
@@ -326,7 +326,7 @@ def frechet_extrapolated(
       groups: Moments of at least `sizes` groups of independent examples, whose
         counts differ by 1 at most. Subsets are made of whole groups.
       reference: Moments of the reference.
-      sizes: Number of subsets, 2 or more.
+      sizes: Most subsets, 2 or more. Those of equal size count once.
 
     Returns:
       The intercept and what it was fitted to.

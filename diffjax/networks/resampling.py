@@ -252,8 +252,10 @@ class ADM(DDPMpp):
     ImageNet at 64 × 64. It differs from `DDPMpp`, whose fields it has: heads
     of 64 channels, attention at three resolutions and in all of their blocks,
     scale and shift by c after a block's second norm, no convolution in the
-    skip of a block that resamples, and sums that are not divided. Theirs has
-    biases of q, k and v, and 192 features of the time where 128 are here.
+    skip of a block that resamples, and sums that are not divided.
+
+    Theirs has biases of q, k and v, and 192 features of the time where 128 are
+    here.
 
     Example:
       >>> net = dj.networks.ADM(width=4, multipliers=(1,), blocks=1,

@@ -110,7 +110,7 @@ def _length(gamma):
     return (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5)
 
 
-@checks.arguments(step=checks.non_negative, gamma=checks.non_negative)
+@checks.arguments(step=checks.positive, gamma=checks.non_negative)
 def decay(step: Array | int, gamma: float) -> Array:
     """Decay of a power-function average at a step.
 
@@ -127,7 +127,7 @@ def decay(step: Array | int, gamma: float) -> Array:
       The decay, shape of step.
 
     Raises:
-      ValueError: If gamma is negative.
+      ValueError: If gamma is negative, or step is below 1.
 
     References:
       Karras et al. 2024, section 3.1.

@@ -1,8 +1,8 @@
 """Several processes that train one model: their start, and values they agree on.
 
 Each process runs the same program on its own devices, and the devices of all
-compute together. Only process 0 touches files. With one process every function
-here returns its argument.
+compute together. Only process 0 touches files. With one process the
+functions here only return or call what they are given.
 """
 
 import atexit
@@ -165,8 +165,7 @@ def on_first(function: Callable[..., Any], *arguments: Any) -> Any:
             outcome = {"value": function(*arguments)}
         except Exception as error:
             failure = error
-            kinds = (kind.__name__ for kind in type(error).__mro__)
-            known = next(kind for kind in kinds if hasattr(builtins, kind))
+            known = next(filter(_is_plain, type(error).__mro__)).__name__
             outcome = {"error": known, "message": str(error)}
     outcome = from_first(outcome)
     if failure is not None:
@@ -175,6 +174,16 @@ def on_first(function: Callable[..., Any], *arguments: Any) -> Any:
         kind = getattr(builtins, outcome["error"])
         raise kind(f"in process 0: {outcome['message']}")
     return outcome["value"]
+
+
+def _is_plain(kind):
+    """Whether an error is Python's own and made of a message alone."""
+    if getattr(builtins, kind.__name__, None) is not kind:
+        return False
+    try:
+        return str(kind("message")) == "message"
+    except TypeError:  # such as UnicodeDecodeError, of five arguments
+        return False
 
 
 def arrays_from_first(arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:

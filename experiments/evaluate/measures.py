@@ -60,7 +60,13 @@ def groups_of(features: np.ndarray, reference: Reference, count: int) -> list:
 
 
 def distances(
-    features: np.ndarray, reference: Reference, *, groups: int, pairs: int, k: int
+    features: np.ndarray,
+    reference: Reference,
+    *,
+    groups: int,
+    pairs: int,
+    k: int,
+    seed: int = 0,
 ) -> tuple[dict[str, float], metrics.Extrapolation]:
     """All distances and scores of a set of features.
 
@@ -70,10 +76,14 @@ def distances(
       groups: Number of groups of the jackknife and the extrapolation.
       pairs: Most examples of either set whose pairs are visited.
       k: Neighbour that the balls of precision and recall reach.
+      seed: Seed of the order in which the examples are taken.
 
     Returns:
       (numbers by name, the extrapolation of the Fréchet distance).
     """
+    # Stored images may be sorted, by class or by place. Groups and the first
+    # examples must be random ones.
+    features = features[np.random.default_rng(seed).permutation(len(features))]
     parts = groups_of(features, reference, groups)
     whole = functools.reduce(metrics.Moments.merged, parts)
     jackknife = metrics.frechet_jackknife(parts, [reference.moments])

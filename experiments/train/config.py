@@ -224,7 +224,7 @@ class Config(Optimisation):
     probes: int = 2
     """Hutchinson probes of the score per image."""
     chunk: int | None = None
-    """Images at a time on each device in sampling and scoring, which no result
+    """Images at a time, on all devices, in sampling and scoring, which no result
     depends on. Default: as suits their size and the device.
     """
 

@@ -108,8 +108,7 @@ def init(config: Config, model: Model, key: jax.Array) -> dict[str, Any]:
     Returns:
       Those of "network", and of "uncertainty" if it is trained.
     """
-    key_network, key_u = jax.random.split(key)
-    params = {"network": model.init(key_network)}
+    params = {"network": model.init(key)}
     if config.uncertainty:
-        params["uncertainty"] = uncertainty.fourier(key_u)
+        params["uncertainty"] = uncertainty.fourier(seed=config.seed)
     return params

@@ -1,6 +1,7 @@
 """Operations of a training step, and the peak of the device."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,11 @@ from experiments.train.model import Model
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
     "TPU v5": 459e12,
+    "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
     "A100": 312e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -25,7 +29,7 @@ PEAKS = {
     "L4": 121e12,
 }
 """Operations per second of matrix products in bfloat16, without sparsity, per
-device of JAX, by the beginning or a part of its `device_kind`.
+device of JAX, by words of its `device_kind`.
 
 From Google's pages of its TPU versions (v5 lite is v5e, v5 is v5p, v6 lite is
 v6e), and from NVIDIA's data sheets, of which half of the numbers "with sparsity".
@@ -42,7 +46,8 @@ def peak(kind: str) -> float | None:
       Operations per second, None for a device that is not known.
     """
     # The longest name decides: "TPU v5 lite" is no "TPU v5".
-    matching = [name for name in PEAKS if name in kind.replace("-", " ")]
+    words = kind.replace("-", " ")
+    matching = [name for name in PEAKS if re.search(rf"\b{name}\b", words)]
     return PEAKS[max(matching, key=len)] if matching else None
 
 
