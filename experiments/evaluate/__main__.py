@@ -26,10 +26,10 @@ Pixels are reduced to 64 principal components first.
 Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits,
 a minute more with --bits. Inception's features need an accelerator.
 
-Expect there a corrected Fréchet distance of 0.17 ± 0.05 where held-out digits
-have −0.03 ± 0.07, though without correction these are 0.45 and 0.34. Samples
-have precision 0.58 and coverage 0.33, held-out digits 0.95 and 0.80. No sign of
-copies: the nearest share is 0.74 where 0.75 ± 0.02 is expected.
+Expect there a corrected Fréchet distance of 0.18 ± 0.04 where held-out digits
+have 0.04 ± 0.05, though without correction these are 0.47 and 0.34. Samples
+have precision 0.56 and coverage 0.33, held-out digits 0.95 and 0.80. No sign of
+copies: the nearest share is 0.75 where 0.75 ± 0.02 is expected.
 """
 
 import dataclasses
