@@ -385,6 +385,8 @@ def test_a_second_interrupt_does_not_wait_for_the_step(handled):
 COMPILES_LONG = """
 import jax, jax.numpy as jnp, numpy as np, os, signal, sys, threading
 from diffjax import training
+# A shell that starts the tests in the background has them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def loss(params, key, batch):
     x = params["w"]
     for i in range(1500):
