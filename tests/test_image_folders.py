@@ -93,7 +93,7 @@ def test_the_rotation_of_a_photograph_is_applied(tmp_path):
 
 
 def test_all_bad_files_are_named_before_training(folder):
-    """Cut short, of another kind, empty, a broken link, transparent, 16 bits."""
+    """Cut short, of another kind, empty, a broken link, transparent, 16 bits, a pipe."""
     jpeg = write(folder / "cat" / "cut.jpg", noise(0, 64, 64, 3))
     jpeg.write_bytes(jpeg.read_bytes()[:-400])
     png = write(folder / "dog" / "cut.png", noise(0, 64, 64, 3))
@@ -103,16 +103,17 @@ def test_all_bad_files_are_named_before_training(folder):
     (folder / "dog" / "gone.png").symlink_to(folder / "nowhere.png")
     write(folder / "dog" / "clear.png", noise(0, 4, 4, 4))
     write(folder / "dog" / "deep.png", noise(0, 4, 4).astype(np.uint16))
+    os.mkfifo(folder / "dog" / "pipe.png")
     flipped = write(folder / "dog" / "flipped.png", noise(0, 64, 64, 3))
     stored = bytearray(flipped.read_bytes())
     stored[len(stored) // 2] ^= 255
     flipped.write_bytes(stored)
-    with pytest.raises(ValueError, match="8 of 14 files in .*pets cannot") as raised:
+    with pytest.raises(ValueError, match="9 of 15 files in .*pets cannot") as raised:
         ImageFolder(folder, size=8)
     named = [line.partition(": ")[0] for line in str(raised.value).splitlines()[1:]]
     assert sorted(pathlib.Path(file).name for file in named) == sorted(
         ["cut.jpg", "cut.png", "notes.txt", "empty.png", "gone.png"]
-        + ["clear.png", "deep.png", "flipped.png"]
+        + ["clear.png", "deep.png", "flipped.png", "pipe.png"]
     )
 
 
@@ -133,9 +134,11 @@ def test_only_new_and_changed_files_are_verified_again(folder, monkeypatch):
     write(folder / "dog" / "9.png", noise(98, 12, 8, 3))
     assert ImageFolder(folder).images.digest != first
     assert sorted(looked[7:]) == ["0.png", "9.png"]
-    (folder / verification.CACHE).write_text("damaged\n[")
-    ImageFolder(folder)
-    assert len(looked) == 9 + 7
+    whole = (folder / verification.CACHE).read_text()
+    for count, text in enumerate(["damaged\n[", whole.replace("12", "Infinity")], 1):
+        (folder / verification.CACHE).write_text(text)
+        ImageFolder(folder)
+        assert len(looked) == 9 + 7 * count
     (folder / "cat" / "2.png").write_bytes(b"cut")
     with pytest.raises(ValueError, match="cat/2.png"):
         ImageFolder(folder)
@@ -158,6 +161,7 @@ def test_folders_that_hold_something_else_raise(tmp_path):
     raises("either images or subfolders .* both: .*x.png and .*cat")
     write(tmp_path / "cat" / "1.png", noise(0, 4, 6))
     raises(r"cat/1.png has 4 × 6 .*cat/0.png has 4 × 4: choose a size", "cat")
+    raises("batch_size must be at least 1, got 0", "cat", batch_size=0)
     raises("size must be at least 1, got 0", "cat", size=0)
     raises("channels must be 1 or 3, got 4", "cat", size=2, channels=4)
 
@@ -169,6 +173,10 @@ def test_links_are_followed_and_a_file_that_vanishes_is_named(folder, tmp_path):
     np.testing.assert_array_equal(source.images[0], noise(3, 12, 8, 3))
     (folder / "cat" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"cats/1.png can no longer be read"):
+        source.block(0, 3)
+    # One that NumPy would broadcast
+    write(folder / "cat" / "1.png", noise(0, 1, 1, 3))
+    with pytest.raises(ValueError, match=r"cats/1.png has changed: .*\(1, 1, 3\), and"):
         source.block(0, 3)
 
 

@@ -23,6 +23,7 @@ from jax.sharding import AxisType
 
 from diffjax import training
 from diffjax.training import Batches, Checkpoints, lock, manifest
+from experiments.shared import datasets
 from tests.forked import Nursery
 from tests.training_problem import (
     BATCH,
@@ -374,6 +375,34 @@ def test_load_raises_on_a_file_cut_short(tmp_path):
     (tmp_path / "cut.npy").write_bytes(whole[:500])
     with pytest.raises(ValueError, match="cut.npy cannot be read"):
         training.load(tmp_path / "cut.npy")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"),
+    [
+        (".npy", b"), }", b"(, }"),  # a header that no tokenizer ends
+        (".npy", b"(8, 2)", b"(9**15,2)"[:6]),  # that is no literal
+        (".npy", b"(8, 2)", b"(9999999999999, 2)"),  # more than any memory
+        (".npz", None, b"\xff"),  # compressed numbers that are none
+        (".npz", b"PK\x05\x06", b"PK\x05\x07"),  # no end of the archive
+    ],
+)
+def test_load_names_a_damaged_file(tmp_path, suffix, old, new):
+    file = tmp_path / f"damaged{suffix}"
+    x = np.random.default_rng(0).integers(0, 9, (8, 2))
+    np.save(file, x) if suffix == ".npy" else np.savez_compressed(file, x=x, y=x)
+    stored = file.read_bytes()
+    if old is None:
+        # the first bytes of the first member, behind its header of 30 and its name
+        start = 30 + stored[26] + stored[28]
+        damaged = stored[:start] + new * 20 + stored[start + 20 :]
+    else:
+        assert stored.count(old) == 1
+        damaged = stored.replace(old, new)
+    file.write_bytes(damaged)
+    for load in (training.load, lambda file: datasets.open_dataset(str(file), 2, 0)):
+        with pytest.raises(ValueError, match=f"damaged{suffix} cannot be read"):
+            load(file)
 
 
 # ---- checkpoints

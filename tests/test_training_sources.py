@@ -109,6 +109,18 @@ def test_prefetch_argument_errors():
         ahead.take()
 
 
+def test_a_block_outside_of_the_context_is_an_error_and_no_wait():
+    ahead = Prefetch(batches())
+    ahead.start(0, 1)
+    with pytest.raises(ValueError, match="take must be called within"):
+        ahead.take()
+    with ahead:
+        ahead.take()
+    ahead.start(1, 1)
+    with pytest.raises(ValueError, match="take must be called within"):
+        ahead.take()
+
+
 def numbers(count=22):
     """A shuffled data set of the numbers below `count`."""
     dataset = grain.MapDataset.range(count).seed(3).shuffle()

@@ -43,7 +43,14 @@ class Images(Examples):
         images = np.empty((rows.size, *self.shape[1:]), np.uint8)
 
         def fill(position, row):
-            images[position] = decode(self.files[row], self.size, self.shape[-1])
+            image = decode(self.files[row], self.size, self.shape[-1])
+            # Not to be broadcast: a file may have changed since it was verified.
+            checks.require(
+                image.shape == self.shape[1:],
+                f"{self.files[row]} has changed: it has shape {image.shape}, and had "
+                f"{self.shape[1:]}",
+            )
+            images[position] = image
 
         # list raises the first error.
         list(_threads().map(fill, range(rows.size), rows.flat))
@@ -104,6 +111,7 @@ class ImageFolder:
     """
 
     @checks.arguments(
+        batch_size=(checks.integer, 1),
         size=checks.optional(checks.integer, 1),
         channels=checks.optional(_grey_or_colour),
         seed=(checks.integer, 0, None),

@@ -102,7 +102,8 @@ class Prefetch:
           next one.
 
         Raises:
-          ValueError: If no block was started.
+          ValueError: If no block was started, or outside of the context, where
+            none is prepared.
           BaseException: What the source or `place` raised, with its traceback.
         """
         checks.require(self._blocks, "take must follow a start, got no block started")
@@ -113,7 +114,7 @@ class Prefetch:
                     block = self._blocks[0].result(_POLL)
                 except concurrent.futures.TimeoutError:
                     # The source may raise this error too.
-                    if not self._blocks[0].done():
+                    if self._is_under_way():
                         continue
                     raise
                 self._blocks.popleft()
@@ -121,6 +122,13 @@ class Prefetch:
             return None
         finally:
             self.waited += time.perf_counter() - began
+
+    def _is_under_way(self) -> bool:
+        working = self._thread.is_alive()  # asked first, as it ends with a block done
+        done = self._blocks[0].done()
+        outside = "take must be called within `with Prefetch(...)`, got a block outside"
+        checks.require(working or done, outside)
+        return not done
 
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import stat
 
 from ... import checks
 from .decoding import Facts, inspect_file
@@ -88,6 +89,8 @@ def verified(folder: pathlib.Path, files: list[pathlib.Path]) -> list[Facts]:
         name = file.relative_to(folder).as_posix()
         try:
             status = file.stat()
+            # To read a pipe would wait for its writer.
+            checks.require(stat.S_ISREG(status.st_mode), "it is no regular file")
             # Taken before the file is read, so that a later change is seen.
             stamp = (status.st_size, status.st_mtime_ns)
             before, remembered = known.get(name, (None, None))
@@ -129,7 +132,7 @@ def _remembered(folder):
             name: ((int(size), int(changed)), Facts(*map(int, numbers), str(digest)))
             for name, size, changed, *numbers, digest in rows
         }
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return {}
 
 

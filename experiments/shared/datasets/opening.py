@@ -1,5 +1,6 @@
 """Opens data sets by name: split, and described by levels or moments."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -196,22 +197,22 @@ def _read(name):
     """(examples, labels or None) of a file. An .npz stores labels, integers from
     0, as y or labels.
     """
-    if (
-        name.endswith(".npz")
-        and pathlib.Path(name).exists()
-        and zipfile.is_zipfile(name)
-    ):
-        with zipfile.ZipFile(name) as file:
-            labelled = bool({"y.npy", "labels.npy"} & set(file.namelist()))
-        if labelled:
-            values, labels = load_labelled(name, dtype=None)
-            whole = (
-                labels.ndim == 1
-                and np.issubdtype(labels.dtype, np.integer)
-                and labels.min() >= 0
-            )
-            return values, labels if whole else None
-    return load(name, dtype=None), None
+    if not (name.endswith(".npz") and _has_labels(name)):
+        return load(name, dtype=None), None
+    values, labels = load_labelled(name, dtype=None)
+    whole = (
+        labels.ndim == 1
+        and np.issubdtype(labels.dtype, np.integer)
+        and labels.min() >= 0
+    )
+    return values, labels if whole else None
+
+
+def _has_labels(name):
+    # Damaged archives raise errors of several kinds. `load` names them.
+    with contextlib.suppress(Exception), zipfile.ZipFile(name) as file:
+        return bool({"y.npy", "labels.npy"} & set(file.namelist()))
+    return False
 
 
 def _moments(name, train, by_column):
