@@ -32,6 +32,13 @@ def no_choice(monkeypatch):
     monkeypatch.setattr(devices, "_used", None)
 
 
+@pytest.mark.parametrize("name", ["DIFFJAX_PROCESSES", "DIFFJAX_PROCESS_INDEX"])
+def test_a_variable_alone_does_not_start_a_run_alone(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ValueError, match=r"coordinator \(or DIFFJAX_COORDINATOR\)"):
+        devices.start(Config())
+
+
 def test_the_first_line_says_how_many_devices_work(tmp_path, capsys):
     files.open_folder(Config(out=tmp_path))
     assert f" on {jax.device_count()} × " in capsys.readouterr().out

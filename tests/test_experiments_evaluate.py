@@ -171,15 +171,24 @@ def test_images_of_other_data_span_what_training_images_span():
         ({"features": "inception"}, "weights must name the file"),
     ],
 )
-def test_flags_that_cannot_be_used_raise(
+def test_flags_that_cannot_be_used_raise_before_samples_are_drawn(
     changes, message, trained, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        evaluate, "draw", lambda *_: np.zeros((14, 4, 4, 1), np.float32)
-    )
-    config = dataclasses.replace(SMALL, run=trained, out=tmp_path, **changes)
+    def draw(*_):
+        raise AssertionError("samples were drawn")
+
+    monkeypatch.setattr(evaluate, "draw", draw)
+    config = dataclasses.replace(SMALL, run=trained, out=tmp_path / "out", **changes)
     with pytest.raises(ValueError, match=message):
         evaluate.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_config_of_the_run_is_not_overwritten(trained):
+    before = (trained / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="out must not be the folder of a trained run"):
+        evaluate.run(dataclasses.replace(SMALL, run=trained, out=trained))
+    assert (trained / "config.json").read_bytes() == before
 
 
 def test_networks_are_loaded_from_files_that_can_be_read(tmp_path, monkeypatch):

@@ -107,6 +107,15 @@ def test_an_interrupt_before_the_start_is_one_line():
     assert run.returncode == 130 and run.stderr == "\nstopped before the start\n"
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_seeds_have_32_bits(monkeypatch, capsys, seed):
+    """2³² would be the key of 0, and 2⁷⁰ none."""
+    monkeypatch.setattr(sys, "argv", ["experiment", "--seed", str(seed)])
+    with pytest.raises(SystemExit):
+        cli.main(lambda config: None, Config, "An experiment.")
+    assert "error: seed must be" in capsys.readouterr().err
+
+
 # ---- the folder
 
 

@@ -93,7 +93,7 @@ def test_the_rotation_of_a_photograph_is_applied(tmp_path):
 
 
 def test_all_bad_files_are_named_before_training(folder):
-    """Cut short, of another kind, empty, a broken link, transparent, 16 bits, a pipe."""
+    """Cut short, of another kind, empty, a broken link, clear, 16 bits, a pipe."""
     jpeg = write(folder / "cat" / "cut.jpg", noise(0, 64, 64, 3))
     jpeg.write_bytes(jpeg.read_bytes()[:-400])
     png = write(folder / "dog" / "cut.png", noise(0, 64, 64, 3))

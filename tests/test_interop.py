@@ -46,6 +46,10 @@ def test_bilinear_interpolation_is_between_centres_of_pixels():
         (np.zeros((4, 4, 3), np.float32), "images must have shape"),
         (np.zeros((1, 4, 4, 2), np.float32), "images must have shape"),
         (np.zeros((1, 4, 4, 3), np.int32), "images must be uint8 or floats, got int32"),
+        (
+            np.full((1, 4, 4, 3), 255.0),
+            r"floats of images must lie in \[-1, 1\], got 255",
+        ),
     ],
 )
 def test_other_images_raise(batch, message):
@@ -100,16 +104,32 @@ def test_a_file_of_torch_is_read_by_torch(tmp_path):
     assert list(stored) == ["a"] and stored["a"].tolist() == [1, 1]
 
 
+def test_arrays_of_no_numbers_are_named_with_their_file(tmp_path):
+    np.savez(tmp_path / "net.npz", a=np.zeros(2, [("x", "f4"), ("y", "i4")]))
+    with pytest.raises(ValueError, match="net.npz is no readable .npz file"):
+        weights.read(tmp_path / "net.npz")
+
+
+def test_negative_variances_raise_by_their_unit():
+    shapes = inception.state_dict_shapes() | {"fc.weight": (1008, 2048)}
+    # without their memory
+    arrays = {k: np.broadcast_to(np.float32(0.1), shape) for k, shape in shapes.items()}
+    arrays["Conv2d_1a_3x3.bn.running_var"] = np.full(32, -1.0, np.float32)
+    with pytest.raises(ValueError, match="variances of 0 or more in Conv2d_1a_3x3"):
+        inception.from_state_dict(arrays)
+
+
 def test_other_weights_raise_with_what_was_there():
     arrays = {"a": np.zeros(2), "b": np.zeros(3), "c": np.array([np.nan])}
-    shapes = {"a": (3,), "c": (1,), "d": (1,)}
+    arrays["e"] = np.array(["text"])
+    shapes = {"a": (3,), "c": (1,), "d": (1,), "e": (1,)}
     with pytest.raises(ValueError) as error:
         weights.check(arrays, shapes, "a network", "Get it there.")
     for part in (
         "missing: d",
         r"a (2,) for (3,)",
-        "not finite: c",
-        "3 arrays: a, b, c",
+        "not of finite numbers: c, e",
+        "4 arrays: a, b, c, e",
     ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="missing: Conv2d_1a_3x3.conv.weight, .* more"):

@@ -280,6 +280,18 @@ def test_copies_are_seen_and_ties_count_half():
         (lambda x: metrics.moments([[np.nan]]), "x must be finite"),
         (lambda x: metrics.stated_moments([0.0], np.eye(2)), "covariance must have"),
         (
+            lambda x: metrics.stated_moments([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]),
+            "covariance must be symmetric, got entries 0.5 off",
+        ),
+        (
+            lambda x: metrics.stated_moments([0.0, 0.0], np.diag([1.0, -1.0])),
+            "covariance must have no variance below 0, got -1.0",
+        ),
+        (
+            lambda x: metrics.moments(x).merged(metrics.moments(x[:, :1])),
+            "other must have the first set's dimension 2, got 1",
+        ),
+        (
             lambda x: metrics.frechet_of_moments(metrics.moments(x[:1]), standard(2)),
             "x must be of at least 2 examples, got 1",
         ),

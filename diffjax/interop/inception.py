@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from .. import checks
 from ..types import Array, ArrayLike
 from . import weights
 from .images import resized, signed
@@ -270,9 +271,9 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Any:
       The parameters.
 
     Raises:
-      ValueError: If an array is missing or of another shape. The classifier of
-        1008 classes must be there, as it shows that the network is not that of
-        ImageNet's 1000 classes.
+      ValueError: If an array is missing or of another shape, or a variance is
+        negative. The classifier of 1008 classes must be there, as it shows that
+        the network is not that of ImageNet's 1000 classes.
     """
     shapes = state_dict_shapes() | {"fc.weight": (1008, FEATURES)}
     weights.check(arrays, shapes, "FID's Inception-v3", SOURCE)
@@ -284,6 +285,8 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Any:
             np.asarray(arrays[f"{unit}.bn.{name}"], np.float64)
             for name in ("weight", "bias", "running_mean", "running_var")
         )
+        message = f"weights must have variances of 0 or more in {unit}. {SOURCE}"
+        checks.require((variance >= 0).all(), message)
         gain = gamma / np.sqrt(variance + EPSILON)
         kernel = w.transpose(2, 3, 1, 0) * gain  # (height, width, in, out)
         folded = {"kernel": kernel, "bias": beta - gain * mean}

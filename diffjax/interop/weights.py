@@ -43,11 +43,11 @@ def read(path: str | pathlib.Path, source: str = "") -> dict[str, np.ndarray]:
     checks.require(suffix in kinds, message)
     try:
         stored = kinds[suffix](path)
+        return {str(name): _float32(value) for name, value in stored.items()}
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # each format has errors of its own
         raise ValueError(f"{path} is no readable {suffix} file: {error}") from error
-    return {str(name): _float32(value) for name, value in stored.items()}
 
 
 def _of_npz(path):
@@ -100,7 +100,8 @@ def check(
       source: Where its file is to be had, for the message.
 
     Raises:
-      ValueError: If an array is missing, of another shape, or not finite.
+      ValueError: If an array is missing, of another shape, or not of finite real
+        numbers.
     """
     missing = [name for name in shapes if name not in arrays]
     wrong = [
@@ -108,18 +109,20 @@ def check(
         for name, shape in shapes.items()
         if name in arrays and arrays[name].shape != shape
     ]
-    bad = [
-        name
-        for name in shapes
-        if name in arrays and not np.isfinite(arrays[name]).all()
-    ]
-    faults = {"missing": missing, "of another shape": wrong, "not finite": bad}
+    bad = [name for name in shapes if name in arrays and not _is_finite(arrays[name])]
+    faults = {"missing": missing, "of another shape": wrong}
+    faults |= {"not of finite numbers": bad}
     listed = "; ".join(f"{k}: {_few(v)}" for k, v in faults.items() if v)
     checks.require(
         not listed,
         f"weights must be those of {network} ({len(shapes)} arrays). {listed}. The "
         f"file holds {len(arrays)} arrays: {_few(list(arrays))}. {source}",
     )
+
+
+def _is_finite(array):
+    array = np.asarray(array)
+    return array.dtype.kind in "biuf" and np.isfinite(array).all()
 
 
 def _few(names):

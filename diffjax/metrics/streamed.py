@@ -53,7 +53,19 @@ class Moments:
         return self.spread * _unbiased(self.count)
 
     def merged(self, other: "Moments") -> "Moments":
-        """The moments of both sets together (Chan, Golub & LeVeque 1983)."""
+        """The moments of both sets together (Chan, Golub & LeVeque 1983).
+
+        Args:
+          other: Those of the other set.
+
+        Returns:
+          The moments.
+
+        Raises:
+          ValueError: If the dimensions differ.
+        """
+        checks.instance("other", other, Moments, "Moments, see metrics.moments")
+        _check_dimensions("other", other, "the first set's", self)
         count = self.count + other.count
         weight = 1.0 if math.isinf(other.count) else other.count / count
         shift = other.mean - self.mean
@@ -115,12 +127,19 @@ def stated_moments(mean: ArrayLike, covariance: ArrayLike) -> Moments:
       The moments, with an infinite count.
 
     Raises:
-      ValueError: If the shapes differ.
+      ValueError: If the shapes differ, or the covariance is not symmetric or has
+        a negative variance.
     """
     mean, covariance = (np.asarray(a, np.float64) for a in (mean, covariance))
     square = mean.shape * 2
     message = f"covariance must have shape {square}, got {covariance.shape}"
     checks.require(mean.ndim == 1 and covariance.shape == square, message)
+    gap = np.abs(covariance - covariance.T).max(initial=0.0)
+    # Far above the rounding of a sum in float32, and far below a mistake.
+    symmetric = gap <= 1e-4 * np.abs(covariance).max(initial=0.0)
+    checks.require(symmetric, f"covariance must be symmetric, got entries {gap:g} off")
+    least = covariance.diagonal().min(initial=0.0)
+    checks.require(least >= 0, f"covariance must have no variance below 0, got {least}")
     return Moments(math.inf, mean, covariance)
 
 
@@ -163,8 +182,13 @@ def _check_moments(x, y):
         checks.instance(name, value, Moments, "Moments, see metrics.moments")
         few = f"{name} must be of at least 2 examples, got {value.count}"
         checks.require(value.count >= 2, few)
-    message = f"y must have x's dimension {x.mean.size}, got {y.mean.size}"
-    checks.require(x.mean.size == y.mean.size, message)
+    _check_dimensions("y", y, "x's", x)
+
+
+def _check_dimensions(name, value, whose, reference):
+    expected, actual = reference.mean.size, value.mean.size
+    message = f"{name} must have {whose} dimension {expected}, got {actual}"
+    checks.require(actual == expected, message)
 
 
 def _roots(x, y):

@@ -110,7 +110,14 @@ def _length(gamma):
     return (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5)
 
 
-@checks.arguments(step=checks.positive, gamma=checks.non_negative)
+def _count(name, value):
+    value = checks.number(name, value)
+    least = checks.is_traced(value) or value >= 1
+    checks.require(least, f"{name} must be at least 1, got {value}")
+    return value
+
+
+@checks.arguments(step=_count, gamma=checks.non_negative)
 def decay(step: Array | int, gamma: float) -> Array:
     """Decay of a power-function average at a step.
 
@@ -124,10 +131,10 @@ def decay(step: Array | int, gamma: float) -> Array:
       gamma: Exponent γ of the profile.
 
     Returns:
-      The decay, shape of step.
+      The decay, ().
 
     Raises:
-      ValueError: If gamma is negative, or step is below 1.
+      ValueError: If gamma is negative, or step is below 1 or no scalar.
 
     References:
       Karras et al. 2024, section 3.1.

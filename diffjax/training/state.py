@@ -167,10 +167,18 @@ def warmup_cosine(
     return jax.jit(schedule, inline=True)
 
 
+def _below_one(name, value):
+    checks.within(name, value, 0.0, 1.0)
+    checks.require(value < 1, f"{name} must be below 1, got {value}")
+
+
 @checks.arguments(
     learning_rate=checks.positive,
     weight_decay=checks.non_negative,
     clip_norm=checks.optional(checks.positive),
+    beta_1=_below_one,
+    beta_2=_below_one,
+    epsilon=checks.non_negative,
 )
 def optimiser(
     learning_rate: float = 1e-3,
@@ -197,8 +205,8 @@ def optimiser(
       final_fraction: Fraction of the rate at the end of the decay.
       weight_decay: Decay of the weights, multiplied by the rate. 0 for Adam.
       clip_norm: Greatest global norm of the gradient. None for no clipping.
-      beta_1: Decay of the first moment.
-      beta_2: Decay of the second moment.
+      beta_1: Decay of the first moment, in [0, 1).
+      beta_2: Decay of the second moment, in [0, 1).
       epsilon: Added to the root of the second moment.
 
     Returns:

@@ -219,7 +219,7 @@ class Features:
 
 
 def measure_features(
-    config: Config, run: Run, drawn: np.ndarray, mesh: Any
+    config: Config, run: Run, drawn: np.ndarray, *, extract: Any, mesh: Any
 ) -> Features:
     """Compute the features of all images.
 
@@ -227,13 +227,13 @@ def measure_features(
       config: The flags.
       run: The run.
       drawn: The samples.
+      extract: As `features.extractor` returns it.
       mesh: The devices.
 
     Returns:
       The features.
     """
     data = run.model.data
-    extract = networks.extractor(config.features, config.weights, data)
     order = np.random.default_rng(config.seed).permutation(len(data.stored_train))
     rows = np.sort(order[: config.reference])
     settings: dict[str, Any] = {"chunk": config.chunk, "mesh": mesh}
@@ -342,13 +342,15 @@ def run(config: Config) -> dict[str, Any]:
             f"run must have at least {smallest} training and held-out examples for "
             f"{config.groups} groups and k = {config.k}; {data.sizes}"
         )
+    # Before the samples, which take long.
+    extract = networks.extractor(config.features, config.weights, data)
     config = dataclasses.replace(config, out=config.out or config.run / "evaluate")
     out = files.start(config)
     mesh = training.data_mesh(jax.devices()[: config.devices])
     print(f"{opened.experiment}, {data.sizes}; devices: {mesh.size}")
     drawn = draw(opened, config, config.samples or len(data.stored_test), mesh)
     clock.lap("samples")
-    values = measure_features(config, opened, drawn, mesh)
+    values = measure_features(config, opened, drawn, extract=extract, mesh=mesh)
     clock.lap("features")
     print(f"distances to {len(values.rows)} training images ...", flush=True)
     compared = compare(config, values)

@@ -18,11 +18,17 @@ import jax
 import tqdm
 import tyro
 
+import diffjax as dj
 from experiments import stop_at_once
 from experiments.shared import devices
 from experiments.shared.files import locks
 
 Config = TypeVar("Config")
+
+LARGEST_SEED = 2**32 - 1
+"""Greatest seed of a command line. JAX's keys have 32 bits of one, without its
+64-bit types, so that a greater one would stand for a smaller one.
+"""
 
 COMPILATION_CACHE = pathlib.Path(__file__).parents[2] / ".xla_cache"
 
@@ -63,6 +69,8 @@ def main(
                 settings["default"] = defaults(sys.argv[1:])
             text = _paragraphs(document)
             config = tyro.cli(config_type, description=text, prog=name, **settings)
+            if hasattr(config, "seed"):
+                dj.checks.integer("seed", config.seed, 0, LARGEST_SEED)
             devices.start(config)
             with contextlib.ExitStack() as stack:
                 if not devices.is_first():

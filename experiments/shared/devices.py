@@ -32,6 +32,8 @@ class Devices:
 NAMES = tuple(field.name for field in dataclasses.fields(Devices))
 """The flags, on which no result depends."""
 
+_VARIABLES = ("DIFFJAX_COORDINATOR", "DIFFJAX_PROCESSES", "DIFFJAX_PROCESS_INDEX")
+
 _used: int | None = None
 
 
@@ -44,11 +46,12 @@ def start(config: Any) -> None:
     if not hasattr(config, "devices"):
         return
     flags = tuple(getattr(config, name, None) for name in NAMES[1:])
-    named = set(flags) != {None} or "DIFFJAX_COORDINATOR" in os.environ
-    if named:
-        from diffjax.training import start_processes
+    # Any of the variables: a run that lacks one must not start as many alone.
+    if set(flags) == {None} and not any(name in os.environ for name in _VARIABLES):
+        return
+    from diffjax.training import start_processes
 
-        start_processes(*flags)
+    start_processes(*flags)
 
 
 def is_first() -> bool:

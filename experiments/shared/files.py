@@ -76,7 +76,16 @@ def write_config(
 def start(config: Any) -> pathlib.Path:
     """`open_folder` and `write_config`, for an experiment that keeps no
     checkpoints.
+
+    Raises ValueError if another experiment keeps its own there, which could not be
+    opened without their config.json.
     """
+    out = pathlib.Path(config.out)
+    if out.is_dir() and any(out.glob("*checkpoints")):
+        raise ValueError(
+            f"out must not be the folder of a trained run, whose config.json would be "
+            f"lost, got {out}: take another folder"
+        )
     out = open_folder(config)
     write_config(out, config)
     return out

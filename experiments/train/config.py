@@ -239,8 +239,11 @@ FREE = {
 """Flags that may change when a run resumes. The checkpoints belong to the others."""
 
 _AT_LEAST = {
-    0: ("evaluate_samples", "bound_times", "likelihood_examples", "evaluate_frechet"),
-    1: ("accumulate", "chunk", "evaluate_every", "evaluate_examples", "warmup", "size"),
+    0: ("evaluate_samples", "bound_times", "likelihood_examples"),
+    1: (
+        *("accumulate", "chunk", "evaluate_every", "evaluate_examples", "warmup"),
+        *("size", "random_classes", "snapshot_every", "decay_after", "devices"),
+    ),
     2: ("held_out", "probes", "likelihood_steps", "solver_steps"),
 }
 
@@ -254,9 +257,7 @@ def check(config: Config) -> None:
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), least)
-    for name in ("snapshot_every", "decay_after", "devices"):
-        if getattr(config, name) is not None:
-            dj.checks.integer(name, getattr(config, name), 1)
+    dj.checks.integer_tuple("random_shape", config.random_shape, 1, None)
     for name in ("dropout", "label_dropout", "augment_probability"):
         dj.checks.within(name, getattr(config, name), 0.0, 1.0)
     training.averages.lengths("averages", config.averages)
@@ -285,6 +286,7 @@ def _check_objective(config):
         "label_dropout must be above 0 with labels: the score without a class, and "
         "guidance, need a network that was trained without them too",
     )
+    dj.checks.number("guidance", config.guidance)
     _require(
         config.guidance == 1 or config.labels,
         f"guidance must be 1 without --labels, got {config.guidance}",
@@ -292,6 +294,11 @@ def _check_objective(config):
 
 
 def _check_optimiser(config):
+    dj.checks.non_negative("weight_decay", config.weight_decay)
+    if config.clip_norm is not None:
+        dj.checks.positive("clip_norm", config.clip_norm)
+    dj.checks.within("beta_2", config.beta_2, 0.0, 1.0)
+    _require(config.beta_2 < 1, f"beta_2 must be below 1, got {config.beta_2}")
     _require(
         (config.decay == "inverse_sqrt") == (config.decay_after is not None),
         "decay_after must be given with decay 'inverse_sqrt', and with no other, got "
@@ -310,10 +317,13 @@ def _check_end(config):
         config.solver in solvers.SOLVERS,
         f"solver must be one of {', '.join(solvers.SOLVERS)}, got {config.solver!r}",
     )
-    _require(
-        config.samples is None or config.samples == 0 or config.samples >= 2,
-        f"samples must be 0, or 2 or more, got {config.samples}",
-    )
+    # One sample has no covariance.
+    for name in ("samples", "evaluate_frechet"):
+        count = getattr(config, name)
+        _require(
+            count is None or count == 0 or count >= 2,
+            f"{name} must be 0, or 2 or more, got {count}",
+        )
     if config.likelihood_error is not None:
         dj.checks.positive("likelihood_error", config.likelihood_error)
     if config.average is not None:
