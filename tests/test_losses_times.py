@@ -199,6 +199,9 @@ BAD = {
     r"distribution must have quantile\(schedule, u\)": functools.partial(
         losses.sample_times, KEY, 2, schedules.edm(), object()
     ),
+    "std must be at most .*: use log_snr": functools.partial(
+        losses.sample_times, KEY, 2, schedules.edm(), times.log_normal(0.0, 1e6)
+    ),
     "quantile must grow with u": functools.partial(
         losses.sample_times,
         KEY,
@@ -220,3 +223,40 @@ BAD = {
 def test_raises(message):
     with pytest.raises((TypeError, ValueError), match=message):
         BAD[message]()
+
+
+BEYOND = times.log_normal(100.0)
+BACKWARDS = times.from_quantile(lambda schedule, u: 1.0 - u)
+
+
+@pytest.mark.parametrize("distribution", [BEYOND, BACKWARDS])
+@pytest.mark.parametrize("schedule", [schedules.edm(), schedules.vp_cosine()])
+def test_a_concrete_distribution_is_checked_in_a_compiled_step_too(
+    distribution, schedule
+):
+    with pytest.raises(ValueError, match="times must have mass|must grow with u"):
+        jax.eval_shape(lambda k: losses.sample_times(k, 2, schedule, distribution), KEY)
+
+
+def test_functions_of_a_uniform_number_serve_compiled_steps():
+    """With numbers of their own, known or traced, and without."""
+    schedule = schedules.rectified_flow()
+    net = jax.tree_util.Partial(lambda x, t: 0.0 * x)
+    prediction = predictions.denoiser(schedule, net, "velocity")
+
+    def loss(key, power):
+        distribution = times.from_quantile(lambda schedule, u: 0.01 + 0.9 * u**power)
+        return losses.batch_loss(key, prediction, jnp.ones((4, 1)), times=distribution)
+
+    known = jax.jit(lambda key: loss(key, 2.0)[0])(KEY)
+    assert float(known) == pytest.approx(float(jax.jit(loss)(KEY, 2.0)[0]), rel=1e-6)
+    assert float(known) == pytest.approx(float(loss(KEY, 2.0)[0]), rel=1e-6)
+
+
+def test_shares_lie_between_zero_and_one_at_the_ends():
+    """Rounding would take them out, as those of a distribution shifted afterwards."""
+    schedule = schedules.edm()
+    ends = np.array([schedule.t_min, schedule.t_max])
+    for distribution in (times.log_normal(8.0, 0.5), times.log_normal(-7.0, 0.7)):
+        shares = times.cdf(distribution, schedule, jnp.asarray(ends))
+        np.testing.assert_array_equal(np.clip(shares, 0, 1), shares)

@@ -26,6 +26,7 @@ __all__ = [
 
 _BISECTIONS = 64
 _FARTHEST = 12.0  # standard deviations, beyond which float32 has no normal mass
+_WIDEST = 1e3  # ranges of log σ/α, whose share of the mass float32 hardly resolves
 
 
 class TimeDistribution(Protocol):
@@ -135,6 +136,9 @@ class LogNormal(KnownShares):
         beyond = max(ends[0] - self.mean, self.mean - ends[1]) / self.std
         message = f"log σ/α in [{ends[0]:g}, {ends[1]:g}], got {self}"
         checks.require(beyond < _FARTHEST, f"times must have mass in {message}")
+        widest = _WIDEST * (ends[1] - ends[0])
+        hint = f"std must be at most {widest:.6g}, where times are uniform in log-SNR"
+        checks.require(self.std <= widest, f"{hint}: use log_snr(), got {self.std:g}")
 
     @one_program
     def quantile(self, schedule: Schedule, u: ArrayLike) -> Array:
@@ -154,7 +158,7 @@ class LogNormal(KnownShares):
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
         upper, sign, start, end = self._ends(*schedules.log_snr_range(schedule))
         z = self._standard(schedules.log_snr(schedule, as_time(t)))
-        share = (ndtr(sign * z) - start) / (end - start)
+        share = jnp.clip((ndtr(sign * z) - start) / (end - start), 0, 1)
         return jnp.where(upper, 1 - share, share)
 
     def shifted(self, shift: Scalar) -> TimeDistribution:
@@ -213,7 +217,8 @@ class Shifted(KnownShares):
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
         start, end = self._ends(schedule)
         before = self._moved(schedule, as_time(t), -1)
-        return (cdf(self.distribution, schedule, before) - start) / (end - start)
+        share = (cdf(self.distribution, schedule, before) - start) / (end - start)
+        return jnp.clip(share, 0, 1)
 
     def _ends(self, schedule):
         # The shares that lie below the times which move to t_min and t_max.
@@ -238,7 +243,10 @@ class FromQuantile(KnownShares):
         """Raise ValueError if the schedule does not fit."""
         if checks.is_traced(self, schedule):
             return
-        times = np.asarray(self._values(schedule, np.array([0.25, 0.5, 0.75])))
+        times = self._values(schedule, np.array([0.25, 0.5, 0.75]))
+        if checks.is_traced(times):  # by what the function is a closure of
+            return
+        times = np.asarray(times)
         message = f"quantile must grow with u, got {times} at 0.25, 0.5 and 0.75"
         checks.require((np.diff(times) > 0).all(), message)
 
@@ -321,4 +329,6 @@ def check(distribution: Any, schedule: Any) -> None:
       schedule: Any schedule.
     """
     if hasattr(distribution, "check") and not checks.is_traced(schedule):
-        distribution.check(schedule)
+        # Within a compiled training step too, where JAX would trace the numbers
+        with jax.ensure_compile_time_eval():
+            distribution.check(schedule)
