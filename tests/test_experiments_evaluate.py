@@ -4,6 +4,9 @@ numbers, its independence of devices, and its errors.
 
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
 import sys
 
 import jax
@@ -11,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import metrics, training
+from diffjax import metrics
 from experiments.evaluate import __main__ as evaluate
 from experiments.evaluate import features as networks
 from experiments.evaluate import measures
 from experiments.evaluate.__main__ import Config
-from experiments.evaluate.chunks import over_devices
 from experiments.score_sde import model as score_sde
 from experiments.shared import datasets, files, runs
 from experiments.shared import training as shared_training
@@ -24,6 +26,8 @@ from experiments.shared import training as shared_training
 SMALL = Config(
     samples=14, steps=2, reference=40, groups=5, pairs=12, k=2, likelihood_steps=2
 )
+SMALL_FLAGS = """--samples 14 --steps 2 --reference 40 --groups 5 --pairs 12 --k 2
+--likelihood-steps 2""".split()
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +61,15 @@ def trained(tmp_path_factory):
     return config.out
 
 
-def test_a_folder_is_measured(trained, tmp_path, capsys):
+def read_whole(data):
+    raise AssertionError("all training examples were read into memory")
+
+
+def test_a_folder_is_measured(trained, tmp_path, capsys, monkeypatch):
     """Figures and numbers appear, with held-out images and the exact expectations
-    of memorisation beside the samples.
+    of memorisation beside the samples. Training images are read some at a time.
     """
+    monkeypatch.setattr(datasets.Dataset, "train", property(read_whole))
     config = dataclasses.replace(
         SMALL, run=trained, out=tmp_path, bits=True, samples=16
     )
@@ -77,50 +86,97 @@ def test_a_folder_is_measured(trained, tmp_path, capsys):
     assert stored["memorisation"]["nearest_share"]["expected"] == 40 / 55
     assert stored["memorisation"]["data_copying"]["expected"] == 0.5
     assert stored["test_bits_per_dim"] == results["test_bits_per_dim"] > 0
-    assert "frechet_corrected" in capsys.readouterr().out
+    (line,) = [
+        line
+        for line in capsys.readouterr().out.split("\n")
+        if line.startswith("frechet_corrected ")
+    ]
+    assert line.endswith("  squared features")
 
 
 def test_samples_depend_on_the_seed_and_their_index_alone(trained):
+    """Not on the chunk or the number of samples. The test of eight devices is
+    `test_eight_devices_measure_as_one`.
+    """
     opened = runs.open_run(trained)
     assert opened.experiment == "score_sde"
-    draws = []
-    for chunk, count, devices in ((64, 9, 1), (2, 7, None)):
-        mesh = training.data_mesh(jax.devices()[:devices])
-        config = dataclasses.replace(SMALL, chunk=chunk)
-        draws.append(evaluate.draw(opened, config, count, mesh))
+    draws = [
+        evaluate.draw(opened, dataclasses.replace(SMALL, chunk=chunk), count)
+        for chunk, count in ((64, 9), (2, 7))
+    ]
     np.testing.assert_array_equal(draws[0][:7], draws[1])
     assert set(np.unique(draws[0])) <= set(opened.model.data.levels)
 
 
-def test_every_example_is_mapped_once_in_order():
-    for devices in (1, None):
-        mesh = training.data_mesh(jax.devices()[:devices])
-        doubled = over_devices(
-            lambda factor, batch: factor * batch,
-            jnp.float32(2),
-            np.arange(11.0, dtype=np.float32),
-            chunk=2,
-            mesh=mesh,
-            label="",
+@pytest.mark.slow
+def test_eight_devices_measure_as_one(trained, tmp_path):
+    """Images are the same, so that their distances are, and the score is to
+    rounding.
+    """
+    results = {}
+    for count in ("1", "8"):
+        flags = "--xla_backend_optimization_level=0 "
+        flags += "--xla_force_host_platform_device_count=8"
+        command = [sys.executable, "-m", "experiments.evaluate", "--run", trained]
+        command += ["--out", tmp_path / count, "--devices", count, "--bits"]
+        done = subprocess.run(
+            [*map(str, command), *SMALL_FLAGS],
+            cwd=pathlib.Path(__file__).parents[1],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
         )
-        np.testing.assert_array_equal(doubled, 2 * np.arange(11))
+        assert done.returncode == 0, done.stderr
+        assert f" on {count} × " in done.stdout.partition("\n")[0]
+        results[count] = json.loads((tmp_path / count / "metrics.json").read_text())
+    one, eight = results["1"], results["8"]
+    # Samples are rounded to levels 0.5 apart, far above the errors of float32.
+    assert one["sets"] == eight["sets"] and one["memorisation"] == eight["memorisation"]
+    # About 100 additions of float32, each with an error of at most 2⁻²⁴.
+    score = [r["test_bits_per_dim"] for r in (one, eight)]
+    assert score[0] == pytest.approx(score[1], rel=100 * 2**-24)
 
 
-def test_perfect_samples_are_at_distance_zero_and_copies_are_seen():
-    """Fresh draws have a corrected distance and z-scores of 0 within 4 deviations."""
+def test_perfect_samples_are_at_distance_zero():
+    """The corrected distance of fresh draws is within its errors, and the
+    uncorrected one is not.
+
+    Given the reference of m images, the corrected distance has the mean b, the
+    distance of the reference itself. That is a sum of D + D(D + 1)/2 = 152
+    squares with the mean `frechet_bias`, below twice of it by 8 deviations.
+    Terms of order 1/n² are D/n = 0.04 of the bias of n images, a tenth of the
+    bound.
+    """
+    rng, dimension = np.random.default_rng(0), 16
+    train, samples = np.split(rng.normal(size=(20_400, dimension)), [20_000])
+    reference = measures.reference_of(train, None, 0)
+    row, _ = measures.distances(samples, reference, groups=10, pairs=100, k=3)
+    exact = metrics.stated_moments(np.zeros(dimension), np.eye(dimension))
+    of_reference = metrics.frechet_bias(reference.moments, exact)
+    bound = 4 * row["frechet_standard_error"] + 2 * of_reference
+    assert abs(row["frechet_corrected"]) < bound < row["frechet"]
+
+
+def test_copies_are_seen_and_fresh_draws_are_not():
+    """Fresh draws have z-scores of at most 4. Of n copies the z-scores follow from
+    n, T and H alone: all are nearest to a training image, at distance 0.
+    """
     rng = np.random.default_rng(0)
     train, held_out, samples = np.split(rng.normal(size=(600, 3)), [300, 450])
     reference = measures.reference_of(train, None, 0)
-    row, _ = measures.distances(samples, reference, groups=10, pairs=100, k=3)
-    # the reference is fixed: its own sampling bias, 2 D/n by chance, stays
-    error = 4 * row["frechet_standard_error"] + metrics.frechet_bias(
-        reference.moments, metrics.stated_moments(np.zeros(3), np.eye(3))
-    )
-    assert abs(row["frechet_corrected"]) < error
     for values in measures.memorisation(samples, reference, held_out).values():
         assert abs(values["z_score"]) < 4
-    for values in measures.memorisation(train[:150], reference, held_out).values():
-        assert values["z_score"] > 4 and values["value"] == 1
+    n, t, h = 150, 300, 150
+    copies = measures.memorisation(train[:n], reference, held_out)
+    assert all(values["value"] == 1 for values in copies.values())
+    pool = t + h
+    variance = n / pool * (1 - n / pool) * pool / (pool - 1)
+    expected = {
+        "nearest_share": h / pool * n / np.sqrt(t * h / pool * variance),
+        "data_copying": 0.5 / np.sqrt((n + h + 1) / (12 * n * h)),
+    }
+    for name, z_score in expected.items():
+        np.testing.assert_allclose(copies[name]["z_score"], z_score)
 
 
 def test_stored_order_does_not_matter():
@@ -153,7 +209,7 @@ def test_images_of_other_data_span_what_training_images_span():
     x = np.linspace(-2, 3, 12, dtype=np.float32).reshape(3, 2, 2, 1)
     data = datasets.Dataset("x", x, x, None, 0.0, 1.0)
     network = jax.tree_util.Partial(lambda images: images)
-    signed = networks._of_images(network, networks.limits(data), x)
+    signed = networks._of_images(network, data.limits, x)
     np.testing.assert_allclose(
         signed, np.linspace(-1, 1, 12).reshape(x.shape), atol=1e-6
     )

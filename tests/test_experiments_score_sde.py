@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax import metrics
 from experiments.score_sde import __main__ as score_sde
 from experiments.score_sde import background as ahead
 from experiments.score_sde import model as score_model
 from experiments.score_sde.__main__ import Config
-from experiments.shared import cli, datasets, scoring, training
+from experiments.shared import cli, datasets, scoring
+from experiments.shared.datasets import dataset
 from experiments.shared.schedules import ScheduleName, with_noise_floor
 
 SMALL = Config(
@@ -37,6 +39,10 @@ SMALL = Config(
     probes=2,
     chunk=4,
 )
+
+
+def read_whole(data):
+    raise AssertionError("all training examples were read into memory")
 
 
 def small(out, **changes):
@@ -60,7 +66,9 @@ def test_the_main_job_writes_what_it_promises_and_is_loaded_from_anywhere(
     monkeypatch.chdir(tmp_path / "here")
     out = tmp_path / "out"
     config = small(out, data="images.npy")
-    first = score_sde.run(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.Dataset, "train", property(read_whole))
+        first = score_sde.run(config)
     files = {path.name for path in out.iterdir()}
     figures = {"samples.png", "denoising.png", "neighbours.png", "loss.png"}
     assert files >= {"config.json", "metrics.json", "losses.json", *figures}
@@ -157,7 +165,13 @@ def test_uniform_logits_score_uniform_data_at_its_entropy():
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     model = dataclasses.replace(score_model.make_model(SMALL, data), module=Uniform())
     scores = scoring.score(
-        jax.random.key(2), model, {}, images, steps=16, probes=2, chunk=64
+        jax.random.key(2),
+        data,
+        model.schedule,
+        model.denoiser({}),
+        steps=16,
+        probes=2,
+        chunk=64,
     )
     slack = (
         4 * scores["test_bits_per_dim_standard_error"]
@@ -171,19 +185,20 @@ def scored(data, values, coarse=None, chunk=4):
     """`scoring.score` where the program's log-likelihoods are `values`, and
     `coarse` on the grid of half the steps.
     """
-    model = training.DenoiserModel(data, with_noise_floor("vp", 0.02), None, "edm")
-    fine = scoring.likelihood_grid(model.schedule, 8)
+    schedule = with_noise_floor("vp", 0.02)
+    fine = scoring.likelihood_grid(schedule, 8)
 
-    def program(params, grid, keys, examples):
-        measured = values if np.array_equal(grid, fine) or coarse is None else coarse
+    def program(state, keys, examples):
+        is_fine = np.array_equal(state[1], fine)
+        measured = values if is_fine or coarse is None else coarse
         rows = np.asarray(examples)[:, 0].astype(int)  # an example is its own number
         return np.asarray(measured, np.float64)[rows], np.full(len(rows), 0.1)
 
     return scoring.score(
         jax.random.key(0),
-        model,
+        data,
+        schedule,
         None,
-        data.test,
         steps=8,
         probes=2,
         chunk=chunk,
@@ -503,10 +518,66 @@ def test_a_hold_out_that_leaves_too_little_raises_before_training(name, tmp_path
 
 
 def test_baselines_of_few_examples():
-    """Two training examples have a histogram and one Gaussian."""
+    """Two training examples share one histogram, and have one Gaussian."""
     data = datasets.open_dataset("digits", 1795, 0)
-    assert len(data.train) == 2 and np.isfinite(datasets.histogram_bits(data))
+    assert len(data.train) == 2 and datasets.histograms(data).shared
     assert np.isfinite(datasets.gaussian_mixture_bits(data))
+
+
+def test_histograms_are_shared_where_examples_are_few():
+    """16 of 256 levels at random have 4 bits. A shared histogram of n training
+    entries costs χ²/(2 n ln 2) more, with 15 degrees of freedom, and log₂(1 + 1/n)
+    for its pseudo-count. The mean of n test entries has the deviation
+    √(2 cost/(n ln 2)). One histogram per entry would cost over 10 bits where a
+    level is new.
+    """
+    levels = np.linspace(-1, 1, 256).astype(np.float32)
+    x = levels[16 * np.random.default_rng(0).integers(0, 16, (40, 64))]
+    data = datasets.Dataset("bytes", x[:20], x[20:], levels, 0.0, 1.0)
+    bits, shared = datasets.histograms(data)
+    n, ln_2 = 20 * 64, math.log(2)
+    cost = (15 + 4 * math.sqrt(2 * 15)) / (2 * n * ln_2) + math.log2(1 + 1 / n)
+    assert shared and abs(bits - 4) < cost + 4 * math.sqrt(2 * cost / (n * ln_2))
+    digits = datasets.open_dataset("digits", 447, 0)
+    bits, shared = datasets.histograms(digits)
+    assert not shared and round(bits, 2) == 2.42
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Stored examples are read 3 at a time."""
+    few = lambda array: (array[i : i + 3] for i in range(0, len(array), 3))
+    monkeypatch.setattr(dataset, "pieces", few)
+
+
+def test_examples_are_read_some_at_a_time(small_pieces, tmp_path):
+    """Rows, limits, histograms and nearest neighbours are those of all training
+    examples in memory, of a memory map too.
+    """
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "real.npy", rng.normal(3, 2, (20, 4, 4)).astype(np.float32))
+    np.save(tmp_path / "bytes.npy", rng.integers(0, 9, (20, 4, 4)).astype(np.uint8))
+    for name in ("real", "bytes"):
+        data = datasets.open_dataset(str(tmp_path / f"{name}.npy"), 5, 0)
+        assert isinstance(data.stored_train.array, np.memmap)
+        rows = np.array([[4, 0, 14], [7, 7, 1]])
+        loaded = data.loaded(data.stored_train, rows)
+        np.testing.assert_array_equal(loaded, data.train[rows])
+        if name == "real":
+            assert data.limits == (data.train.min(), data.train.max())
+        x = np.concatenate([data.test, data.train[8:9]])
+        found = score_sde.nearest_training(x, data, 3)
+        expected = metrics.nearest_neighbours(x, data.train, 3)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_no_samples_are_drawn_where_none_are_wanted(tmp_path):
+    results = score_sde.run(small(tmp_path, samples=0))
+    assert results["test_bits_per_dim"] > 0 and (tmp_path / "loss.png").exists()
+    assert not (tmp_path / "samples.png").exists()
+    assert not any("frechet" in name or "nearest" in name for name in results)
 
 
 def test_bad_input_is_named(tmp_path):
@@ -534,6 +605,7 @@ def test_bad_input_is_named(tmp_path):
         ),
         (ValueError, "steps must be at least 1, got 0", {"steps": 0}),
         (ValueError, "width must be", {"width": 0}),
+        (ValueError, "samples must be 0, or 2 or more, got 1", {"samples": 1}),
         (
             ValueError,
             "likelihood_examples must be at least 2, got 1",

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from diffjax.training import lock
-from experiments.shared import cli, figures, files, training
+from experiments.shared import cli, figures, files, histories, mapping, training
 from tests.families import counted_programs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -114,6 +114,21 @@ def test_seeds_have_32_bits(monkeypatch, capsys, seed):
     with pytest.raises(SystemExit):
         cli.main(lambda config: None, Config, "An experiment.")
     assert "error: seed must be" in capsys.readouterr().err
+
+
+def test_numbers_are_printed_with_their_units(capsys):
+    """Of two beginnings of a name the longer one says its unit."""
+    units = {"time": "s", "time_share": "%"}
+    cli.print_results({"time_all": 1.5, "time_share": 3, "other": None}, units)
+    assert capsys.readouterr().out.split("\n")[:3] == [
+        *("time_all    1.5000 s", "time_share  3 %", "other       None")
+    ]
+    cli.print_table(
+        {"a": {"time": 2.0, "n": 3}, "b": {"time": 4.0, "n": 5}}, "x", units
+    )
+    assert [line.split() for line in capsys.readouterr().out.split("\n")[:3]] == [
+        *(["x", "a", "b"], ["time", "2", "4", "s"], ["n", "3", "5"])
+    ]
 
 
 # ---- the folder
@@ -235,7 +250,7 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
     if text is not None:
         path.write_text(text)
     np.testing.assert_array_equal(
-        training.read_history(path, 5), kept + [math.nan] * (5 - len(kept))
+        histories.read_history(path, 5), kept + [math.nan] * (5 - len(kept))
     )
     assert (str(path) in capsys.readouterr().out) == (len(kept) < 5)
     aside = tmp_path / "losses.json.unreadable"
@@ -244,7 +259,7 @@ def test_a_lost_history_is_nan(tmp_path, capsys, text, kept):
         if text is not None and not kept
         else not aside.exists()
     )
-    assert training.read_history(path, 0) == []
+    assert histories.read_history(path, 0) == []
 
 
 def test_a_run_that_stops_resumes_and_needs_no_history(tmp_path):
@@ -316,7 +331,7 @@ def test_one_program_maps_every_set_of_examples():
     )
     with counted_programs() as programs:
         for scale in (2.0, 3.0):
-            measured = training.map_examples(
+            measured = mapping.map_examples(
                 one, {"a": np.float32(scale)}, (x, y), chunk=3, label="mapping"
             )
             np.testing.assert_array_equal(measured, scale * x.sum(1) + y)

@@ -97,20 +97,20 @@ def scored(values, **settings):
     """
     test = np.asarray(values, np.float32)[:, None]
     data = datasets.Dataset("numbers", test, test, None, 0.0, 1.0)
-    model = training.DenoiserModel(data, with_noise_floor("vp", 0.02), None, "edm")
-    fine, seen = scoring.likelihood_grid(model.schedule, 8), []
+    schedule, seen = with_noise_floor("vp", 0.02), []
+    fine = scoring.likelihood_grid(schedule, 8)
 
-    def program(params, grid, keys, examples):
+    def program(state, keys, examples):
         x = np.asarray(examples)[:, 0]
-        if np.array_equal(grid, fine):
+        if np.array_equal(state[1], fine):
             seen.extend(x)
         return x, np.zeros(len(x))
 
     results = scoring.score(
         jax.random.key(0),
-        model,
+        data,
+        schedule,
         None,
-        test,
         steps=8,
         probes=2,
         program=program,

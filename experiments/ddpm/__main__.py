@@ -48,6 +48,7 @@ import diffjax as dj
 from diffjax import ddpm, distributions, metrics, schedules, solvers
 from experiments.ddpm import figures as ddpm_figures
 from experiments.shared import cli, datasets, devices, files, scoring, training
+from experiments.shared.mapping import map_examples
 from experiments.shared.training import DenoiserModel
 
 BETAS = {
@@ -233,7 +234,7 @@ def bounds(
             chunk=25,
         )
 
-    return training.map_examples(
+    return map_examples(
         one,
         with_variance(denoiser, variance),
         (keys, test),
@@ -313,13 +314,12 @@ def flow_score(config: Config, model: DenoiserModel, params: Any) -> dict[str, f
             t_min=float(schedules.time_of_log_snr(schedules.vp_linear(t_min=1e-7), end))
         )
         model = dataclasses.replace(model, schedule=smooth)
-    test = model.data.test[: config.bound_examples]
-    key = jax.random.key(config.seed + 3)
+    test = model.data.stored_test[: config.bound_examples]
     return scoring.score(
-        key,
-        model,
-        params,
-        test,
+        jax.random.key(config.seed + 3),
+        dataclasses.replace(model.data, stored_test=test),
+        model.schedule,
+        model.denoiser(params),
         steps=config.likelihood_steps,
         probes=config.probes,
         chunk=4 * config.chunk,
@@ -476,7 +476,7 @@ def rate_distortion(
             key, denoiser, model.schedule, x, variance=config.variance, chunk=25
         )
 
-    curve = training.map_examples(
+    curve = map_examples(
         one,
         with_variance(denoiser, config.variance),
         (keys, test),

@@ -23,8 +23,10 @@ what a perfect sampler would get with as many images.
 A corrected Fréchet distance needs several times as many images as features.
 Pixels are reduced to 64 principal components first.
 
-Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits,
-a minute more with --bits. Inception's features need an accelerator.
+Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits.
+Inception's features need an accelerator. With --bits every test example costs
+4 · likelihood-steps evaluations of the network, and as many derivatives of it per
+probe. Sampling one costs `--steps` evaluations by most solvers.
 
 Expect there a corrected Fréchet distance of 0.18 ± 0.04 where held-out digits
 have 0.04 ± 0.05, though without correction these are 0.47 and 0.34. Samples
@@ -34,7 +36,6 @@ copies: the nearest share is 0.75 where 0.75 ± 0.02 is expected.
 
 import dataclasses
 import pathlib
-import types
 from typing import Any
 
 import jax
@@ -44,13 +45,13 @@ import diffjax as dj
 from diffjax import metrics, training
 from experiments.evaluate import features as networks
 from experiments.evaluate import figures, measures
-from experiments.evaluate.chunks import over_devices
-from experiments.shared import cli, files, scoring, solvers
+from experiments.shared import cli, devices, files, sampling, scoring, solvers
+from experiments.shared.datasets import Dataset
 from experiments.shared.runs import Run, open_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Sample a trained denoiser and measure the samples."""
 
     run: pathlib.Path = pathlib.Path("runs/score_sde")
@@ -89,8 +90,6 @@ class Config:
     """Hutchinson probes of the score per test example."""
     chunk: int = 64
     """Examples at a time on each device."""
-    devices: int | None = None
-    """Devices to use. Default: all."""
 
 
 PIXEL_COMPONENTS = 64
@@ -99,7 +98,7 @@ PIXEL_COMPONENTS = 64
 def check(config: Config) -> None:
     """Raise ValueError for flags that are not usable."""
     least = {
-        1: ("steps", "k", "chunk", "devices", "components"),
+        1: ("steps", "k", "chunk", "components"),
         2: ("probes", "likelihood_steps"),
         5: ("groups",),
     }
@@ -115,22 +114,30 @@ def check(config: Config) -> None:
         raise ValueError(
             f"solver must be one of {', '.join(solvers.SOLVERS)}, got {config.solver!r}"
         )
-    if config.devices is not None and config.devices > jax.device_count():
+
+
+def check_counts(config: Config, data: Dataset) -> None:
+    """Raise ValueError unless there are enough examples for the flags."""
+    smallest = max(2 * config.groups, config.k + 1)
+    if min(len(data.stored_test), len(data.stored_train)) < smallest:
         raise ValueError(
-            f"devices must be at most {jax.device_count()}, got {config.devices}"
+            f"run must have at least {smallest} training and held-out examples for "
+            f"{config.groups} groups and k = {config.k}; {data.sizes}"
         )
 
 
-def draw(run: Run, config: Config, count: int, mesh: Any) -> np.ndarray:
-    """Draw samples, on all devices.
+def chunk_of(config: Config) -> int:
+    """Examples at a time, on all devices together."""
+    return config.chunk * devices.mesh().size
 
-    Sample i depends on the seed and i alone.
+
+def draw(run: Run, config: Config, count: int) -> np.ndarray:
+    """Draw samples, on all devices. Sample i depends on the seed and i alone.
 
     Args:
       run: The run.
       config: The flags.
       count: Number of samples.
-      mesh: The devices.
 
     Returns:
       (count, *shape), rounded to the levels of lattice data.
@@ -139,66 +146,27 @@ def draw(run: Run, config: Config, count: int, mesh: Any) -> np.ndarray:
       FloatingPointError: If a sample is not finite.
     """
     data, schedule = run.model.data, run.model.schedule
-    solver = solvers.make(config.solver)
-    cost = dj.grids.cost_of_step(solver) or 1
-    grid = dj.grids.recommended(schedule, solver, config.steps * cost)
-    grid = dj.grids.to_zero(grid)
-    key = jax.random.key(config.seed)
-
-    def many(denoiser, indices):
-        def one(index):
-            return dj.sample(
-                jax.random.fold_in(key, index),
-                denoiser,
-                schedule,
-                solver=solver,
-                grid=grid,
-                shape=data.shape,
-            )
-
-        return jax.vmap(one)(indices)
-
-    drawn = over_devices(
-        many,
-        run.denoiser,
-        np.arange(count),
-        chunk=config.chunk,
-        mesh=mesh,
+    return sampling.draw(
+        sampling.by_name(schedule, config.solver, config.steps, data.shape),
+        (run.denoiser, jax.random.key(config.seed)),
+        (np.arange(count),),
+        data,
+        chunk=chunk_of(config),
         label=f"samples by {config.solver}, {config.steps} steps",
     )
-    bad = int(np.sum(~np.isfinite(drawn.reshape(count, -1)).all(1)))
-    if bad:
-        raise FloatingPointError(f"{bad} of {count} samples are not finite")
-    return networks.rounded(data, drawn)
 
 
 def score(run: Run, config: Config) -> dict[str, Any]:
     """The score of the test examples, see `scoring.score`."""
-    model = types.SimpleNamespace(
-        data=run.model.data,
-        schedule=run.model.schedule,
-        denoiser=lambda denoiser: denoiser,
-    )
     return scoring.score(
         jax.random.key(config.seed + 1),
-        model,
+        run.model.data,
+        run.model.schedule,
         run.denoiser,
-        run.model.data.test,
         steps=config.likelihood_steps,
         probes=config.probes,
-        chunk=config.chunk,
+        chunk=chunk_of(config),
     )
-
-
-def print_table(columns: dict[str, dict[str, float]]) -> None:
-    """Print numbers by name, one column per set."""
-    names = list(next(iter(columns.values())))
-    width = max(map(len, names))
-    print(" " * width + "".join(f"  {column:>14}" for column in columns))
-    for name in names:
-        values = (column[name] for column in columns.values())
-        cells = (f"{v:14.4g}" if isinstance(v, float) else f"{v:14}" for v in values)
-        print(f"{name:{width}}" + "".join(f"  {cell}" for cell in cells))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +187,7 @@ class Features:
 
 
 def measure_features(
-    config: Config, run: Run, drawn: np.ndarray, *, extract: Any, mesh: Any
+    config: Config, run: Run, drawn: np.ndarray, extract: Any
 ) -> Features:
     """Compute the features of all images.
 
@@ -228,7 +196,6 @@ def measure_features(
       run: The run.
       drawn: The samples.
       extract: As `features.extractor` returns it.
-      mesh: The devices.
 
     Returns:
       The features.
@@ -236,13 +203,13 @@ def measure_features(
     data = run.model.data
     order = np.random.default_rng(config.seed).permutation(len(data.stored_train))
     rows = np.sort(order[: config.reference])
-    settings: dict[str, Any] = {"chunk": config.chunk, "mesh": mesh}
 
     def features(x, name, scale):
-        label = f"features of {name}"
-        return networks.features_of(extract, x, scale=scale, label=label, **settings)
+        label, chunk = f"features of {name}", chunk_of(config)
+        return networks.features_of(extract, x, scale=scale, label=label, chunk=chunk)
 
-    train = features(_Rows(data.stored_train, rows), "training images", data.scaled)
+    chosen = training.Rows(data.stored_train, rows)
+    train = features(chosen, "training images", data.scaled)
     shuffled = np.random.default_rng(config.seed + 1).permutation(len(rows))
     components = config.components
     if components is None and config.features == "pixels":
@@ -253,20 +220,6 @@ def measure_features(
         measures.reference_of(train[shuffled], components, config.seed),
         rows[shuffled],
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Some rows of stored examples, read when they are indexed."""
-
-    stored: Any
-    rows: np.ndarray
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return self.stored[self.rows[index]]
 
 
 def compare(
@@ -311,19 +264,18 @@ def draw_figures(
     data = run.model.data
     if not data.is_image:
         return
-    limits = networks.limits(data)
     # Stored examples may be sorted.
     order = np.random.default_rng(config.seed).permutation(len(data.stored_test))
     mixed = np.asarray(data.scaled(data.stored_test[np.sort(order[:64])]))
-    figures.draw_images({"held-out": mixed, "samples": drawn}, limits, out)
+    figures.draw_images({"held-out": mixed, "samples": drawn}, data.limits, out)
     few = values.samples[: config.pairs]
     reference = values.reference.features
     indices, gaps = map(
         np.asarray, metrics.nearest_neighbours(few, reference, min(3, len(reference)))
     )
     shown = np.argsort(gaps[:, 0], kind="stable")[:12]
-    train = [[data.train[row] for row in values.rows[indices[i]]] for i in shown]
-    figures.draw_neighbours(drawn[shown], np.array(train), limits, out)
+    nearest = data.loaded(data.stored_train, values.rows[indices[shown]])
+    figures.draw_neighbours(drawn[shown], nearest, data.limits, out)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -336,48 +288,47 @@ def run(config: Config) -> dict[str, Any]:
     check(config)
     opened = open_run(config.run)
     data = opened.model.data
-    smallest = max(2 * config.groups, config.k + 1)
-    if min(len(data.stored_test), len(data.stored_train)) < smallest:
-        raise ValueError(
-            f"run must have at least {smallest} training and held-out examples for "
-            f"{config.groups} groups and k = {config.k}; {data.sizes}"
-        )
+    check_counts(config, data)
     # Before the samples, which take long.
     extract = networks.extractor(config.features, config.weights, data)
     config = dataclasses.replace(config, out=config.out or config.run / "evaluate")
     out = files.start(config)
-    mesh = training.data_mesh(jax.devices()[: config.devices])
-    print(f"{opened.experiment}, {data.sizes}; devices: {mesh.size}")
-    drawn = draw(opened, config, config.samples or len(data.stored_test), mesh)
+    print(f"{opened.experiment}, {data.sizes}")
+    drawn = draw(opened, config, config.samples or len(data.stored_test))
     clock.lap("samples")
-    values = measure_features(config, opened, drawn, extract=extract, mesh=mesh)
+    values = measure_features(config, opened, drawn, extract)
     clock.lap("features")
     print(f"distances to {len(values.rows)} training images ...", flush=True)
     compared = compare(config, values)
-    columns = {name: numbers for name, (numbers, _) in compared.items()}
-    lines = {name: line for name, (_, line) in compared.items()}
     clock.lap("distances")
     copying = measures.memorisation(
         values.samples[: config.pairs], values.reference, values.held_out
     )
     clock.lap("memorisation")
+    columns = {name: numbers for name, (numbers, _) in compared.items()}
     results: dict[str, Any] = {"sets": columns, "memorisation": copying}
     if config.bits:
         results |= score(opened, config)
         clock.lap("score")
+    lines = {name: line for name, (_, line) in compared.items()}
     figures.draw_extrapolation(lines, f"{config.run}, {config.features}", out)
     draw_figures(config, opened, drawn, values, out)
     clock.lap("figures")
     results["seconds"] = clock.laps
     files.write_results(out, results)
-    print_table(columns)
-    print_table(copying)
+    print_results(results)
+    return results
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print the tables with their units, and the other numbers."""
+    cli.print_table(results["sets"], "compared with training images", measures.UNITS)
+    cli.print_table(results["memorisation"], "memorisation", measures.COPYING_UNITS)
     print(
         "above the expected share or probability: samples like training images, "
         "copies perhaps. Below: farther from them than held-out images are"
     )
     cli.print_results({k: v for k, v in results.items() if not isinstance(v, dict)})
-    return results
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from diffjax.interop import dinov2, inception
-from experiments.evaluate.chunks import over_devices
 from experiments.shared.datasets import Dataset
+from experiments.shared.mapping import map_examples
 
 FeaturesName = Literal["pixels", "inception", "dinov2"]
 NETWORKS: dict[str, Callable[[pathlib.Path], Any]] = {
@@ -50,7 +49,7 @@ def extractor(name: FeaturesName, weights: pathlib.Path | None, data: Dataset) -
         network = NETWORKS[name](weights)
     except ModuleNotFoundError as error:  # the message says how to do without
         raise ValueError(f"weights cannot be read: {error}") from None
-    return jax.tree_util.Partial(_of_images, network, limits(data))
+    return jax.tree_util.Partial(_of_images, network, data.limits)
 
 
 def _flattened(x):
@@ -62,31 +61,8 @@ def _of_images(network, limits, x):
     return network(jnp.clip(2 * (x - low) / (high - low) - 1, -1, 1))
 
 
-def limits(data: Dataset) -> tuple[float, float]:
-    """The values of scaled examples that are black and white."""
-    if data.levels is not None:
-        return float(data.levels[0]), float(data.levels[-1])
-    return float(data.train.min()), float(data.train.max())
-
-
-def rounded(data: Dataset, x: np.ndarray) -> np.ndarray:
-    """Samples of lattice data at their nearest levels, as a file of them holds.
-
-    Args:
-      data: The data set.
-      x: Scaled samples (N, *shape).
-
-    Returns:
-      The samples. Those of other data are unchanged.
-    """
-    if data.levels is None:
-        return x
-    indices = np.rint((x - data.levels[0]) / data.spacing)
-    return data.levels[np.clip(indices, 0, len(data.levels) - 1).astype(int)]
-
-
 def features_of(
-    extract: Any, x: Any, *, scale: Callable, chunk: int, mesh: Mesh, label: str
+    extract: Any, x: Any, *, scale: Callable, chunk: int, label: str
 ) -> np.ndarray:
     """The features of many examples.
 
@@ -94,8 +70,7 @@ def features_of(
       extract: As `extractor` returns it.
       x: Examples (N, *shape), scaled or stored.
       scale: Map of x to scaled examples, such as `data.scaled`.
-      chunk: Examples at a time on each device.
-      mesh: The devices.
+      chunk: Examples at a time, on all devices together.
       label: Text before the progress bar.
 
     Returns:
@@ -104,13 +79,13 @@ def features_of(
     Raises:
       FloatingPointError: If a feature is not finite.
     """
-    values = over_devices(
+    values = map_examples(
         lambda extract, batch: extract(scale(batch)).astype(jnp.float32),
         extract,
-        x,
+        (x,),
         chunk=chunk,
-        mesh=mesh,
         label=label,
+        batched=True,
     )
     bad = int(np.sum(~np.isfinite(values).all(1)))
     if bad:

@@ -8,6 +8,25 @@ from sklearn.decomposition import PCA
 
 from diffjax import metrics
 
+UNITS = {
+    "frechet": "squared features",
+    "frechet_slope": "squared features × images",
+    "kernel": "squared MMD",
+    "precision": "share of the images",
+    "recall": "share of training images",
+    "density": "1 for the data",
+    "coverage": "share of training images",
+}
+"""Units of `distances` by the first words of the names."""
+
+COPYING_UNITS = {
+    "value": "share or probability",
+    "expected": "of fresh draws",
+    "deviation": "of fresh draws",
+    "z_score": "deviations",
+}
+"""Units of `memorisation`."""
+
 
 class Reference(NamedTuple):
     """Features that sets are compared with.

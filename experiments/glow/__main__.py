@@ -42,6 +42,7 @@ import diffjax as dj
 from diffjax import flows, metrics
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.figures import image_grid, save_figure
+from experiments.shared.mapping import map_examples
 
 NETWORKS = {"convolutional": flows.convolutional, "dense": flows.dense}
 TEMPERATURES = (0.5, 0.7, 1.0)
@@ -186,7 +187,7 @@ def score(
         return jnp.mean(bits), -weighted / (x.size * math.log(2))
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
-    bound, weighted = training.map_examples(
+    bound, weighted = map_examples(
         one, params, (keys, examples), chunk=config.chunk, label=label
     )
     if not np.isfinite(bound).all():

@@ -48,8 +48,9 @@ import diffjax as dj
 from diffjax import grids, inverse, solvers
 from experiments.inverse_problems import exact as inverse_exact
 from experiments.score_sde import model as score_sde
-from experiments.shared import cli, datasets, devices, files, training
+from experiments.shared import cli, datasets, devices, files
 from experiments.shared.figures import image_grid, save_figure
+from experiments.shared.mapping import map_examples
 from experiments.shared.training import DenoiserModel
 
 TASKS = ("inpainting", "downsampling")
@@ -257,7 +258,7 @@ def draw(
     keys = jax.vmap(
         functools.partial(jax.random.fold_in, jax.random.key(config.seed + 1))
     )(jnp.arange(count))
-    drawn = training.map_examples(
+    drawn = map_examples(
         one,
         denoiser,
         (keys, np.repeat(ys, config.draws, 0)),

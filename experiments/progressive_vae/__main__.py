@@ -65,6 +65,7 @@ from experiments.progressive_vae import figures
 from experiments.progressive_vae.layers import Layers, encode, fit_priors, train_layers
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.figures import save_figure
+from experiments.shared.mapping import map_examples
 
 DISTANCES = ("frechet", "energy", "sliced_wasserstein")
 
@@ -172,7 +173,7 @@ def bounds(
             label = f"test bound, {name}" + (
                 f" {i + 1}" if len(distributions) > 1 else ""
             )
-            totals, tops = training.map_examples(
+            totals, tops = map_examples(
                 one,
                 (encoders, kernels, prior),
                 (keys, test),

@@ -30,6 +30,7 @@ against 48 steps, on 32 digits).
 
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,10 +49,13 @@ from experiments.shared import (
     datasets,
     devices,
     files,
+    mapping,
+    sampling,
     scoring,
     sizes,
     training,
 )
+from experiments.shared.mapping import map_examples
 from experiments.shared.training import DenoiserModel
 
 # ------------------------------------------------------------ what is measured
@@ -71,32 +75,19 @@ def sampler(config: Config, model: DenoiserModel, name: str) -> tuple[Callable, 
 
     Args:
       config: The flags.
-      model: The model.
+      model: Has the schedule and the shape of a sample.
       name: "sde" or "ode".
 
     Returns:
-      ((params, keys) -> samples (len(keys), *shape), evaluations per sample).
-        The devices of the run share the keys.
+      (`sampling.by_index`, evaluations per sample).
     """
     _, make, steps = SAMPLERS[name]
-    solver, grid = (
-        make(),
-        dj.grids.to_zero(dj.grids.log_snr(model.schedule, getattr(config, steps))),
+    solver = make()
+    grid = dj.grids.to_zero(dj.grids.log_snr(model.schedule, getattr(config, steps)))
+    draw = sampling.by_index(
+        model.schedule, solver=solver, grid=grid, shape=model.data.shape
     )
-
-    def draw(params, keys):
-        denoiser = model.denoiser(params)
-        one = lambda key: dj.sample(
-            key,
-            denoiser,
-            model.schedule,
-            solver=solver,
-            grid=grid,
-            shape=model.data.shape,
-        )
-        return jax.vmap(one)(keys)
-
-    return devices.split(draw), solver.evaluations(len(grid) - 1, to_zero=True)
+    return draw, solver.evaluations(len(grid) - 1, to_zero=True)
 
 
 def strip_grid(model: DenoiserModel) -> jax.Array:
@@ -108,12 +99,11 @@ def denoising_strip(model: DenoiserModel) -> Callable:
     """A function that follows one sample down the probability flow.
 
     Returns:
-      (params, key) -> (states, denoised) at `FRAMES` noise levels.
+      (denoiser, key) -> (states, denoised) at `FRAMES` noise levels.
     """
     grid = strip_grid(model)
 
-    def draw(params, key):
-        denoiser = model.denoiser(params)
+    def draw(denoiser, key):
         path = dj.sample(
             key,
             denoiser,
@@ -142,46 +132,40 @@ class Measures:
     programs: dict[str, Callable]
     baselines: Any
 
-    def samples(self, params: Any) -> dict[str, np.ndarray]:
-        """Samples by the reverse SDE and by the probability flow.
+    def samples(self, denoiser: Any) -> dict[str, np.ndarray]:
+        """Samples by the reverse SDE and by the probability flow, if any are wanted.
 
         Sample i has the key fold_in(key, i), as in `sample_many`.
         """
         count: Any = self.config.samples  # `run` replaces None
-        size = scoring.chunk_size(count, self.config.chunk)
         drawn = {}
-        for i, (name, (label, _, _)) in enumerate(SAMPLERS.items()):
+        for i, (name, (label, _, _)) in enumerate(SAMPLERS.items() if count else ()):
             began = time.perf_counter()
-            key = jax.random.fold_in(self._key, i)
-            keys = jax.vmap(lambda j, key=key: jax.random.fold_in(key, j))(
-                np.arange(-(-count // size) * size)
-            )
-            parts = []
-            with cli.progress(count, label=label, unit="sample") as bar:
-                for start in range(0, count, size):
-                    drawing = self.programs[name](params, keys[start : start + size])
-                    parts.append(devices.on_host(drawing))
-                    bar.update(min(size, count - start))
-            drawn[name] = np.concatenate(parts)[:count]
-            evaluations, seconds = (
-                sampler(self.config, self.model, name)[1],
-                time.perf_counter() - began,
+            draw, evaluations = sampler(self.config, self.model, name)
+            drawn[name] = map_examples(
+                draw,
+                (denoiser, jax.random.fold_in(self._key, i)),
+                (np.arange(count),),
+                chunk=scoring.chunk_size(count, self.config.chunk),
+                label=label,
+                unit="sample",
+                program=self.programs[name],
             )
             print(
                 f"{count} samples by {label}, {evaluations} evaluations: "
-                f"{seconds:.1f} s"
+                f"{time.perf_counter() - began:.1f} s"
             )
         return drawn
 
-    def score(self, params: Any) -> dict[str, Any]:
+    def score(self, denoiser: Any) -> dict[str, Any]:
         """`scoring.score` of the test examples, and the baselines beside it."""
         c, data = self.config, self.model.data
         key = jax.random.key(c.seed + 2)
         results = scoring.score(
             key,
-            self.model,
-            params,
-            data.test,
+            data,
+            self.model.schedule,
+            denoiser,
             steps=c.likelihood_steps,
             probes=c.probes,
             chunk=c.chunk,
@@ -191,15 +175,16 @@ class Measures:
             bound_times=self.bound_times,
         )
         if data.target is not None:
-            scored = scoring.order(key, len(data.test))
-            scored = data.test[scored[: results["test_examples_scored"]]]
-            return results | exact_score(data, scored)
+            scored = scoring.order(key, len(data.stored_test))
+            scored = scored[: results["test_examples_scored"]]
+            test = data.loaded(data.stored_test, scored)
+            return results | exact_score(data, test)
         return results | self.baselines.result()
 
-    def strip(self, params: Any) -> tuple[Any, list[str]]:
+    def strip(self, denoiser: Any) -> tuple[Any, list[str]]:
         """((states, denoised), labels) of `denoising_strip`."""
         states, denoised = self.programs["strip"](
-            params, jax.random.fold_in(self._key, 2)
+            devices.whole(denoiser), jax.random.fold_in(self._key, 2)
         )
         times = strip_grid(self.model)[::2]
         ratios = np.exp(
@@ -240,34 +225,42 @@ def prepare(config: Config, model: DenoiserModel, thread: Ahead) -> Measures:
         ),
         params,
     )
-    params, data = devices.whole_shapes(params), model.data
+    data, shapes = model.data, jax.eval_shape(model.denoiser, params)
     measures = Measures(config, model, {}, thread.submit(baselines, data))
-    shapes = scoring.arguments(
-        model,
-        params,
-        min(config.likelihood_examples, len(data.stored_test)),
-        config.likelihood_steps,
-        config.chunk,
+    one = scoring.likelihood(
+        data, model.schedule, probes=config.probes, bound_times=measures.bound_times
     )
-    measures.programs["likelihood"] = thread.compile(
-        scoring.likelihoods(model, config.probes, measures.bound_times), *shapes
+    arguments = scoring.arguments(
+        data,
+        shapes,
+        steps=config.likelihood_steps,
+        chunk=config.chunk,
+        count=min(config.likelihood_examples, len(data.stored_test)),
     )
+    program = thread.compile(mapping.over_examples(one), *arguments)
+    measures.programs["likelihood"] = program
+    if not config.samples:
+        return measures
     key = jax.eval_shape(lambda: jax.random.key(0))
+    state = devices.whole_shapes((shapes, key))
     size = scoring.chunk_size(config.samples, config.chunk)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    indices = jax.ShapeDtypeStruct((size,), int)
     for name in SAMPLERS:
-        draw = sampler(config, model, name)[0]
-        measures.programs[name] = thread.compile(draw, params, keys)
-    measures.programs["strip"] = thread.compile(denoising_strip(model), params, key)
+        draw = mapping.over_examples(sampler(config, model, name)[0])
+        measures.programs[name] = thread.compile(draw, state, indices)
+    strip = denoising_strip(model)
+    measures.programs["strip"] = thread.compile(strip, state[0], key)
     return measures
 
 
-def baselines(data: datasets.Dataset) -> dict[str, float]:
+def baselines(data: datasets.Dataset) -> dict[str, Any]:
     """Test bits/dim of simple models on the same split, for data on a lattice."""
     if data.levels is None:
         return {}
+    histograms = datasets.histograms(data)
     return {
-        "histogram_bits_per_dim": datasets.histogram_bits(data),
+        "histogram_bits_per_dim": histograms.bits,
+        "histograms": histograms.kind,
         "gaussian_mixture_bits_per_dim": datasets.gaussian_mixture_bits(data),
     }
 
@@ -293,9 +286,8 @@ def distances(
       Distances by name, None for a single test example, which has no spread.
     """
     rng = np.random.default_rng(seed)
-    sets = drawn | {
-        "train": data.train[rng.permutation(len(data.train))[: len(drawn["sde"])]]
-    }
+    rows = rng.permutation(len(data.stored_train))[: len(drawn["sde"])]
+    sets = drawn | {"train": data.loaded(data.stored_train, rows)}
     measures = {
         "frechet": metrics.frechet_distance,
         "kernel": metrics.kernel_distance,
@@ -323,14 +315,49 @@ def neighbours(
     Returns:
       (indices (N, 3), mean distances of samples and of test examples).
     """
-    indices, nearest = metrics.nearest_neighbours(
-        drawn, data.train, k=min(3, len(data.train))
-    )
-    _, test_nearest = metrics.nearest_neighbours(data.test, data.train, k=1)
-    return np.asarray(indices), {
+    indices, nearest = nearest_training(drawn, data, min(3, len(data.stored_train)))
+    _, test_nearest = nearest_training(data.test, data, 1)
+    return indices, {
         "nearest_train_distance_of_samples": float(nearest[:, 0].mean()),
         "nearest_train_distance_of_test": float(test_nearest.mean()),
     }
+
+
+def nearest_training(
+    x: np.ndarray, data: datasets.Dataset, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`metrics.nearest_neighbours` among the training examples, piece by piece.
+
+    Args:
+      x: Examples (N, *shape).
+      data: The data set.
+      k: Number of neighbours, at most that of training examples.
+
+    Returns:
+      (indices, distances), (N, k) both.
+    """
+    indices, gaps, first = [], [], 0
+    for piece in data.loaded_pieces(data.stored_train):
+        found, gap = metrics.nearest_neighbours(x, piece, min(k, len(piece)))
+        indices.append(np.asarray(found) + first)
+        gaps.append(np.asarray(gap))
+        first += len(piece)
+    index, gap = np.concatenate(indices, 1), np.concatenate(gaps, 1)
+    # The lower index first in a tie, as in one piece.
+    nearest = np.argsort(gap, 1, kind="stable")[:, :k]
+    return np.take_along_axis(index, nearest, 1), np.take_along_axis(gap, nearest, 1)
+
+
+UNITS = {
+    "frechet_distance": "squared scaled units",
+    "kernel_distance": "squared MMD",
+    "energy_distance": "scaled units",
+    "nearest_train_distance": "scaled units",
+    "seconds": "s",
+}
+"""Units that the names of results lack, by their first words. Scaled units are
+those of the data that the network sees.
+"""
 
 
 # ------------------------------------------------------------------------ main
@@ -341,16 +368,48 @@ def check(config: Config) -> None:
     training.check(config)
     at_least = {
         1: ("sde_steps", "ode_steps", "chunk"),
-        # One has no standard error, no distance and no grid of half the steps.
-        2: ("samples", "probes", "likelihood_examples", "likelihood_steps"),
+        # One has no standard error and no grid of half the steps.
+        2: ("probes", "likelihood_examples", "likelihood_steps"),
     }
     for minimum, names in at_least.items():
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), minimum)
-    dj.checks.integer("bound_times", config.bound_times, 0)
+    if config.samples == 1:  # has no distance
+        raise ValueError("samples must be 0, or 2 or more, got 1")
+    for name in ("samples", "bound_times"):
+        if getattr(config, name) is not None:
+            dj.checks.integer(name, getattr(config, name), 0)
     if config.likelihood_error is not None:
         dj.checks.positive("likelihood_error", config.likelihood_error)
+
+
+def compare(
+    data: datasets.Dataset,
+    drawn: dict[str, np.ndarray],
+    strip: Any,
+    *,
+    seed: int,
+    out: pathlib.Path,
+) -> dict[str, Any]:
+    """Measure samples, and draw their figures.
+
+    Args:
+      data: The data set.
+      drawn: Samples (N, *shape) by name.
+      strip: `Measures.strip`.
+      seed: Seed of the choice of training examples.
+      out: The folder.
+
+    Returns:
+      Distances by name.
+    """
+    indices, near = neighbours(drawn["sde"], data)
+    if data.is_image:
+        score_figures.draw_images(data, drawn, indices, *strip, out)
+    else:
+        score_figures.draw_points(data, drawn, *strip, out)
+    return distances(drawn, data, seed) | near
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -371,27 +430,21 @@ def run(config: Config) -> dict[str, Any]:
         measures = prepare(sizes.with_sizes(config, data), model, thread)
         params, history = train(config, model, out)
         clock.lap("training")
-        results = measures.score(params)
+        denoiser = model.denoiser(params)
+        results = measures.score(denoiser)
         clock.lap("score")
-        drawn = measures.samples(params)
-        strip, labels = measures.strip(params)
+        drawn = measures.samples(denoiser)
+        strip = measures.strip(denoiser) if drawn else None
         clock.lap("samples")
-    indices, near = neighbours(drawn["sde"], data)
-    results |= (
-        distances(drawn, data, config.seed)
-        | near
-        | {"final_loss": float(np.mean(history[-50:]))}
-    )
+    if drawn:
+        results |= compare(data, drawn, strip, seed=config.seed, out=out)
+    results["final_loss"] = float(np.mean(history[-50:]))
     training.draw_loss(
         history,
         f"loss, {config.weighting} weighting",
         f"Training, {config.data}",
         out / "loss.png",
     )
-    if data.is_image:
-        score_figures.draw_images(data, drawn, indices, strip, labels, out)
-    else:
-        score_figures.draw_points(data, drawn, strip, labels, out)
     clock.lap("figures")
     results |= {
         "prediction": model.prediction,
@@ -400,7 +453,7 @@ def run(config: Config) -> dict[str, Any]:
         "seconds_total": round(sum(clock.laps.values()), 1),
     }
     files.write_results(out, results)
-    cli.print_results(results)
+    cli.print_results(results, UNITS)
     return results
 
 

@@ -20,7 +20,7 @@ def draw_images(data, drawn, indices, strip, labels, out):
       labels: Noise levels of the strip.
       out: The folder.
     """
-    limits = (float(data.train.min()), float(data.train.max()))
+    limits = data.limits
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
     panels = (
         ("test images", data.test),
@@ -49,7 +49,7 @@ def draw_images(data, drawn, indices, strip, labels, out):
     count = min(10, len(indices))
     rows = [
         drawn["sde"][:count],
-        *(data.train[indices[:count, k]] for k in range(indices.shape[1])),
+        *np.moveaxis(data.loaded(data.stored_train, indices[:count]), 1, 0),
     ]
     figure, axis = plt.subplots(figsize=(0.8 * count, 0.8 * len(rows) + 0.4))
     image_grid(axis, np.concatenate(rows), count, limits)

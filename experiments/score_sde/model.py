@@ -51,7 +51,9 @@ class Config(training.Training):
     or in t.
     """
     samples: int | None = None
-    """Samples drawn by each sampler. Default 447, fewer where images are large."""
+    """Samples drawn by each sampler. Default 447, fewer where images are large. 0
+    for none.
+    """
     sde_steps: int = 128
     """Euler-Maruyama steps of the reverse SDE."""
     ode_steps: int = 24

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -303,12 +303,46 @@ def progress(
     )
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """Print the numbers of a flat dictionary, one per line."""
+def print_results(
+    results: dict[str, Any], units: Mapping[str, str] | None = None
+) -> None:
+    """Print the numbers of a flat dictionary, one per line.
+
+    Args:
+      results: Numbers and texts by name.
+      units: Units by the first words of the names, such as {"seconds": "s"}.
+    """
     width = max(map(len, results))
     for name, value in results.items():
-        print(
-            f"{name:{width}}  {value:.4f}"
-            if isinstance(value, float)
-            else f"{name:{width}}  {value}"
-        )
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        unit = "" if value is None else _unit_of(name, units)
+        print(f"{name:{width}}  {shown} {unit}".rstrip())
+
+
+def print_table(
+    columns: Mapping[str, Mapping[str, Any]],
+    title: str = "",
+    units: Mapping[str, str] | None = None,
+) -> None:
+    """Print numbers by name, one column per set and one for their units.
+
+    Args:
+      columns: Numbers by name, by the title of a column.
+      title: Text above the names.
+      units: As in `print_results`.
+    """
+    if not columns:
+        return
+    names = list(next(iter(columns.values())))
+    width = max(map(len, (title, *names)))
+    print(f"{title:{width}}" + "".join(f"  {column:>15}" for column in columns))
+    for name in names:
+        values = (column[name] for column in columns.values())
+        cells = (f"{v:15.4g}" if isinstance(v, float) else f"{v:15}" for v in values)
+        row = f"{name:{width}}" + "".join(f"  {cell}" for cell in cells)
+        print(f"{row}  {_unit_of(name, units)}".rstrip())
+
+
+def _unit_of(name, units):
+    starts = [start for start in units or {} if name.startswith(start)]
+    return (units or {})[max(starts, key=len)] if starts else ""

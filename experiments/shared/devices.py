@@ -1,9 +1,8 @@
-"""The devices of a run: the flags that choose them, and work over all of them."""
+"""The devices of a run: the flags that choose them, and arrays on all of them."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -122,32 +121,6 @@ def padded(count: int) -> int:
     return -(-count // mesh().size) * mesh().size
 
 
-def split(many: Callable) -> Callable:
-    """A function of many examples, each device of the run with its share.
-
-    Args:
-      many: (state, *examples) -> pytree, with a leading axis of examples. The
-        result of one example depends on no other.
-
-    Returns:
-      The function, for a multiple of `padded(1)` examples. The state is whole
-        on each device.
-    """
-    devices = mesh()
-
-    def over_devices(state, *examples):
-        shared, whole = PartitionSpec(devices.axis_names), PartitionSpec()
-        return jax.shard_map(
-            many,
-            mesh=devices,
-            in_specs=(whole, *(shared for _ in examples)),
-            out_specs=shared,
-            check_vma=False,
-        )(state, *examples)
-
-    return many if devices.size == 1 else over_devices
-
-
 def whole(tree: Any) -> Any:
     """A pytree of arrays, whole on each device of the run."""
     if mesh().size == 1:
@@ -158,12 +131,21 @@ def whole(tree: Any) -> Any:
 
 
 def whole_shapes(tree: Any) -> Any:
-    """Shapes for compiling ahead of time, of arrays that `whole` returns."""
+    """Shapes for compiling ahead of time, of arrays that `whole` returns.
+
+    Args:
+      tree: A pytree of `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      The pytree, with the placement.
+    """
     if mesh().size == 1:
         return tree
     sharding = jax.sharding.NamedSharding(mesh(), PartitionSpec())
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
+        ),
         tree,
     )
 

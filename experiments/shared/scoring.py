@@ -4,7 +4,7 @@ of its errors.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax as dj
-from experiments.shared import cli, devices
-from experiments.shared.training import DenoiserModel
+from experiments.shared import cli, devices, mapping
+from experiments.shared.datasets import Dataset
 
 LEAST_FLOOR = 1 / 24
 """Least σ/α at t_min for lattice data, in spacings of the levels."""
@@ -67,67 +67,67 @@ def _times(schedule, log_snrs):
     )
 
 
-def likelihoods(model: DenoiserModel, probes: int, bound_times: int = 0) -> Callable:
-    """Log-likelihoods of a batch along the probability flow, as a function to be
-    compiled.
+def likelihood(
+    data: Dataset, schedule: Any, *, probes: int, bound_times: int = 0
+) -> Callable:
+    """The log-likelihood of one example along the probability flow, for
+    `mapping.over_examples`.
 
     Lattice data are dequantised by Gaussian noise
     (`likelihood.lattice_log_prob`). No array has an axis of levels unless the
     network predicts levels.
 
     Args:
-      model: A network and the recipe for its denoiser.
+      data: Has the levels.
+      schedule: The noise schedule.
       probes: Hutchinson probes per example.
       bound_times: Times of the variational bound per example
         (`ddpm.continuous_elbo`), 0 for none.
 
     Returns:
-      A function (params, grid, keys, examples) -> (log p, its standard error
-        over probes), both in nats, (B,). With times, also minus the
-        variational bound, (B,). The devices of the run share the examples.
+      A function ((denoiser, grid), key, example) -> (log p, its standard error
+        over probes), both in nats. With times, also minus the variational
+        bound.
     """
-
     # XLA computes transposed convolutions within loops on CPUs twenty times as
     # slowly as others. Forward mode has none.
     on_cpu = jax.default_backend() == "cpu"
+    flow: dict[str, Any] = {
+        "divergence": "hutchinson_forward" if on_cpu else "hutchinson",
+        "probes": probes,
+        "solver": dj.solvers.rk4(),
+        "info": True,
+    }
+    levels = data.levels
 
-    def many(params, grid, keys, examples):
-        denoiser = model.denoiser(params)
-        flow: dict[str, Any] = {
-            "divergence": "hutchinson_forward" if on_cpu else "hutchinson",
-            "probes": probes,
-            "solver": dj.solvers.rk4(),
-            "grid": grid,
-        }
+    def one(state, key, x):
+        denoiser, grid = state
+        if levels is None:
+            values, details = dj.log_prob(
+                denoiser, schedule, x, key=key, grid=grid, **flow
+            )
+        else:
+            values, details = dj.likelihood.lattice_log_prob(
+                key, denoiser, schedule, x, levels=levels, grid=grid, **flow
+            )
+        if not bound_times:
+            return values, details.standard_error
+        bound = variational_bound(
+            key, denoiser, schedule, x, levels=levels, times=bound_times
+        )
+        return values, details.standard_error, -bound
 
-        def one(key, x):
-            if model.data.levels is None:
-                values, details = dj.log_prob(
-                    denoiser, model.schedule, x, key=key, info=True, **flow
-                )
-            else:
-                values, details = dj.likelihood.lattice_log_prob(
-                    key,
-                    denoiser,
-                    model.schedule,
-                    x,
-                    levels=model.data.levels,
-                    info=True,
-                    **flow,
-                )
-            if not bound_times:
-                return values, details.standard_error
-            bound = variational_bound(key, model, denoiser, x, bound_times)
-            return values, details.standard_error, -bound
-
-        return jax.vmap(one)(keys, examples)
-
-    spread = devices.split(lambda state, *rest: many(*state, *rest))
-    return lambda params, grid, keys, examples: spread((params, grid), keys, examples)
+    return one
 
 
 def variational_bound(
-    key: jax.Array, model: DenoiserModel, denoiser: Any, x: jax.Array, times: int
+    key: jax.Array,
+    denoiser: Any,
+    schedule: Any,
+    x: jax.Array,
+    *,
+    levels: np.ndarray | None,
+    times: int,
 ) -> jax.Array:
     """An estimate of the variational bound on −log p(x), in nats.
 
@@ -136,19 +136,19 @@ def variational_bound(
 
     Args:
       key: Of times and noise.
-      model: Has the schedule and the levels.
       denoiser: The denoiser.
+      schedule: The noise schedule.
       x: One example.
+      levels: Of lattice data, else None.
       times: Number of times.
 
     Returns:
       Nats, ().
     """
-    levels = model.data.levels
     return dj.ddpm.continuous_elbo(
         jax.random.fold_in(key, 0),
         denoiser,
-        model.schedule,
+        schedule,
         x,
         count=times,
         times="log_snr",
@@ -159,29 +159,26 @@ def variational_bound(
 
 
 def arguments(
-    model: DenoiserModel, params: Any, count: int, steps: int, chunk: int
+    data: Dataset, denoiser: Any, *, steps: int, chunk: int, count: int
 ) -> tuple:
-    """Shapes of the arguments of `likelihoods` in `score`, for compiling ahead of
+    """Shapes of the arguments of the program in `score`, for compiling ahead of
     time.
 
     Args:
-      model: As in `score`.
-      params: The network's parameters, or their shapes.
-      count: The greatest number of examples that will be scored.
+      data: As in `score`.
+      denoiser: The shapes of the denoiser's arrays.
       steps: As in `score`.
       chunk: As in `score`.
+      count: The greatest number of examples that will be scored.
 
     Returns:
-      (params, grid, keys, examples) of one chunk.
+      ((denoiser, grid), keys, examples) of one chunk.
     """
     size = chunk_size(count, chunk)
+    grid = jax.ShapeDtypeStruct((steps + 1,), dj.numerics.float_dtype())
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    return (
-        params,
-        likelihood_grid(model.schedule, steps),
-        keys,
-        jax.ShapeDtypeStruct((size, *model.data.shape), float),
-    )
+    examples = jax.ShapeDtypeStruct((size, *data.shape), float)
+    return devices.whole_shapes((denoiser, grid)), keys, examples
 
 
 def order(key: jax.Array, count: int) -> np.ndarray:
@@ -236,12 +233,13 @@ class _Unit:
     label: str
     factor: float
     offset: float
+    is_code: bool
 
     @staticmethod
-    def of(data: Any) -> "_Unit":
+    def of(data: Dataset) -> "_Unit":
         if data.levels is None:
-            return _Unit("test_nats_per_dim", "nats/dim", 1.0, data.log_scale)
-        return _Unit("test_bits_per_dim", "bits/dim", 1 / math.log(2), 0.0)
+            return _Unit("test_nats_per_dim", "nats/dim", 1.0, data.log_scale, False)
+        return _Unit("test_bits_per_dim", "bits/dim", 1 / math.log(2), 0.0, True)
 
     def scores(self, log_probs: np.ndarray) -> np.ndarray:
         """Scores of log-likelihoods in nats per dimension."""
@@ -256,9 +254,9 @@ class _Unit:
 
 def score(
     key: jax.Array,
-    model: DenoiserModel,
-    params: Any,
-    test: np.ndarray,
+    data: Dataset,
+    schedule: Any,
+    denoiser: Any,
     *,
     steps: int,
     probes: int,
@@ -276,19 +274,19 @@ def score(
 
     Args:
       key: Of the order, dequantisation and probes.
-      model: A network and the recipe for its denoiser.
-      params: The network's parameters.
-      test: The examples (N, *shape).
+      data: The data set with its test examples.
+      schedule: The noise schedule.
+      denoiser: (x, t) -> E[x_0 | x_t = x], a callable pytree.
       steps: Runge-Kutta steps on `likelihood_grid`, 2 or more, each of four
         evaluations.
       probes: Hutchinson probes per example, 2 or more.
       chunk: Largest number of examples at a time.
-      program: `likelihoods(model, probes, bound_times)`, compiled for the
-        shapes of `arguments`.
+      program: `mapping.over_examples` of `likelihood`, compiled for the shapes
+        of `arguments`.
       examples: Number of examples to score, None for all.
       error: The standard error over examples at which to stop, see
         `is_precise`. None for no such stop.
-      bound_times: As in `likelihoods`.
+      bound_times: As in `likelihood`.
 
     Returns:
       The score with its standard errors over examples and over probes, and the
@@ -303,55 +301,84 @@ def score(
     """
     # Half of one step would be the same grid, with an estimated error of 0.
     dj.checks.integer("steps", steps, 2)
-    unit, dimension = _Unit.of(model.data), math.prod(model.data.shape)
+    unit, count = _Unit.of(data), len(data.stored_test)
     if program is None:
-        program = jax.jit(likelihoods(model, probes, bound_times))
-    params = devices.whole(params)
-    chosen, keys = order(key, len(test))[:examples], jax.random.split(key, len(test))
+        program = mapping.over_examples(
+            likelihood(data, schedule, probes=probes, bound_times=bound_times)
+        )
+    chosen = order(key, count)[:examples]
+    scored = (
+        jax.random.split(key, count)[chosen],
+        data.loaded(data.stored_test, chosen),
+    )
     size = chunk_size(len(chosen), chunk)
-    grid, coarse = (likelihood_grid(model.schedule, n) for n in (steps, steps // 2))
-    # Steps of length 0 make the coarse grid fit the same program.
-    coarse = np.pad(coarse, (0, len(grid) - len(coarse)), mode="edge")
-
-    def evaluate(grid, start):
-        # The last chunk is padded, so that one compiled program serves all
-        # chunks.
-        rows = chosen[np.minimum(np.arange(start, start + size), len(chosen) - 1)]
-        outputs = program(params, grid, keys[rows], test[rows])
-        return [
-            part[: len(chosen) - start].astype(np.float64) / dimension
-            for part in devices.on_host(outputs)
-        ]
-
+    scorer = _Scorer(program, devices.whole(denoiser), size)
+    fine, coarse = _grids(schedule, steps)
     label = f"test likelihood, {steps} steps"
     with cli.progress(len(chosen), label=f"{label}, compiling", unit="example") as bar:
-        parts: list[list[np.ndarray]] = []
-        for start in range(0, len(chosen), size):
-            parts.append(evaluate(grid, start))
-            values = np.concatenate([part[0] for part in parts])
-            bar.set_description(label, refresh=False)
-            bar.set_postfix_str(unit.show(values), refresh=False)
-            bar.update(len(parts[-1][0]))
-            if not np.isfinite(values).all():
-                break
-            if error is not None and is_precise(unit.factor * values, error):
-                break
-        bar.total = len(values)
+        parts = scorer.chunks(fine, scored)
+        columns = _until_precise(parts, bar, unit, error=error, label=label)
+        bar.total = len(columns[0])
         bar.set_description(f"{label}, then half")
-        compared = range(0, -(-len(values) // 16), size)
-        few = np.concatenate([evaluate(coarse, start)[0] for start in compared])
-    columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    bad = int(np.sum(~np.isfinite(values)) + np.sum(~np.isfinite(few)))
-    if bad:
-        raise FloatingPointError(
-            f"{bad} of {len(values) + len(few)} test log-likelihoods are not finite"
-        )
-    results = _summary(unit, columns, few, model)
-    _check_score(results, unit, model, steps)
+        # Whole chunks, at least a sixteenth of the examples.
+        compared = size * -(-len(columns[0]) // (16 * size))
+        scored = tuple(part[:compared] for part in scored)
+        few = np.concatenate([part[0] for part in scorer.chunks(coarse, scored)])
+    _check_finite(np.concatenate([columns[0], few]))
+    results = _summary(unit, columns, few, data)
+    _check_score(results, unit, schedule, steps)
     return results
 
 
-def _summary(unit, columns, few, model):
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """The program of `score` with a denoiser, in nats per dimension."""
+
+    program: Callable
+    denoiser: Any
+    size: int
+
+    def chunks(self, grid: Any, scored: tuple) -> Iterator[list[np.ndarray]]:
+        """Log-likelihoods, their errors, and minus the bounds, chunk by chunk."""
+        state, dimension = (self.denoiser, devices.whole(grid)), scored[1][0].size
+        for parts in mapping.chunks(self.program, state, scored, self.size):
+            yield [part.astype(np.float64) / dimension for part in parts]
+
+
+def _grids(schedule, steps):
+    """The grid of the score, and that of half the steps."""
+    fine, coarse = (likelihood_grid(schedule, n) for n in (steps, steps // 2))
+    # Steps of length 0 make the coarse grid fit the same program.
+    return fine, np.pad(coarse, (0, len(fine) - len(coarse)), mode="edge")
+
+
+def _until_precise(chunks, bar, unit, *, error, label):
+    """The columns of all chunks, or of those until the mean is precise or a value
+    is not finite.
+    """
+    parts: list[list[np.ndarray]] = []
+    for part in chunks:
+        parts.append(part)
+        values = np.concatenate([part[0] for part in parts])
+        bar.set_description(label, refresh=False)
+        bar.set_postfix_str(unit.show(values), refresh=False)
+        bar.update(len(part[0]))
+        if not np.isfinite(values).all():
+            break
+        if error is not None and is_precise(unit.factor * values, error):
+            break
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _check_finite(values):
+    bad = int(np.sum(~np.isfinite(values)))
+    if bad:
+        raise FloatingPointError(
+            f"{bad} of {len(values)} test log-likelihoods are not finite"
+        )
+
+
+def _summary(unit, columns, few, data):
     """The entries of `score` from log-likelihoods per dimension."""
     values, errors, *bounds = columns
     name, factor = unit.name, unit.factor
@@ -374,23 +401,23 @@ def _summary(unit, columns, few, model):
     }
     for bound in bounds:
         results |= with_error(f"{name}_of_variational_bound", bound)
-    if model.data.levels is None and model.data.log_scale:
+    if data.levels is None and data.log_scale:
         results[f"{name}_of_scaled_data"] = -float(values.mean())
     return results
 
 
-def _check_score(results, unit, model, steps):
+def _check_score(results, unit, schedule, steps):
     """Raise FloatingPointError for a code length below 0, and warn of a coarse
     grid.
     """
     name = unit.name
     deviation = results[f"{name}_standard_error"] or 0.0
     slack = 4 * (deviation + results[f"{name}_standard_error_of_probes"]) + 1e-3
-    if model.data.levels is not None and results[name] < -slack:
+    if unit.is_code and results[name] < -slack:
         raise FloatingPointError(
             f"{name} {results[name]:.4g} cannot be, as no code is shorter than 0 bits: "
             f"the grid of {steps} steps is "
-            f"too coarse for the least noise, σ/α = {_floor(model.schedule):.3g}; "
+            f"too coarse for the least noise, σ/α = {_floor(schedule):.3g}; "
             "raise likelihood_steps or noise_floor"
         )
     if abs(results[f"{name}_change_from_half_the_steps"]) > 0.1:
@@ -411,12 +438,12 @@ def standard_error(values: np.ndarray) -> float | None:
     )
 
 
-def noise_floor(floor: float | None, data: Any, continuous: float) -> float:
+def noise_floor(floor: float | None, data: Dataset, continuous: float) -> float:
     """The least σ/α of a schedule, in units of the scaled data.
 
     Args:
       floor: The flag's value, or None for a sixth of the levels' spacing.
-      data: A `datasets.Dataset`.
+      data: The data set.
       continuous: The default for data that lie on no lattice.
 
     Returns:

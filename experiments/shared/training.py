@@ -1,10 +1,8 @@
 """The flags, networks and resumable training of every experiment that trains."""
 
+import contextlib
 import dataclasses
 import functools
-import json
-import math
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -19,6 +17,7 @@ from diffjax import training
 from diffjax.networks import MLP, DiT, UNet
 from experiments.shared import cli, datasets, devices, files, sizes
 from experiments.shared.figures import save_figure
+from experiments.shared.histories import History, RecordedCheckpoints
 
 NETWORKS = {"dit": (DiT, 4), "unet": (UNet, 1), "mlp": (MLP, 4)}
 """Factory and default depth of each network. `sizes.network_fields` has the rest."""
@@ -339,97 +338,67 @@ def fit(
         warmup_steps=max(1, config.steps // 10),
         total_steps=config.steps + 1,
     )
-    converted = (lambda batch: batch) if convert is None else convert
-
-    def loss_fn(params, key, batch):
-        return loss(params, key, converted(batch)), {}
-
-    one = training.make_step(loss_fn, optimiser, config.ema_decay)
-    step = training.make_steps(
-        one if before is None else functools.partial(_after, before, one)
-    )
+    steps = _steps(config, optimiser, loss, convert, before)
     state = training.init(key_train, init(key_init), optimiser)
-    print(
-        f"{label}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} "
-        "parameters"
-    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    print(f"{label}: {count:,} parameters")
     batches = training.Batches(arrays, config.batch_size, config.seed)
     stored = {k: v for k, v in files.as_dict(config).items() if k in (*FIELDS, *fields)}
     stored["data_digest"] = datasets.digest(arrays)
-    losses = out / f"{name}losses.json"
-    history: list[float] = []
-    write = lambda: _write_history(losses, history)
-    with RecordedCheckpoints(out / f"{name}checkpoints", stored, write) as checkpoints:
+    history = History(out / f"{name}losses.json")
+    folder = out / f"{name}checkpoints"
+    with RecordedCheckpoints(folder, stored, history.write) as checkpoints:
         # Not earlier: the checkpoints must belong to this configuration.
         files.write_config(out, config, about)
         state = checkpoints.restore_latest(state) or state
-        history += read_history(losses, int(state.step))
-        if int(state.step):
-            print(f"resuming after step {int(state.step)}")
-            # A finished run whose losses were lost counts as finished by this
-            # file.
-            write()
-        with cli.progress(config.steps, int(state.step), label) as bar:
-            if int(state.step) < config.steps:
-                bar.set_postfix_str("compiling the training step ...")
-
-            def show(step, values):
-                history.extend(values["loss"].tolist())
-                mean = f"{np.mean(values['loss']):.4f}"
-                bar.set_postfix(refresh=False, loss=mean)
-                bar.update(step - bar.n)
-
+        history.resume(int(state.step))
+        with _shown(config, state, history, label) as show:
+            train_to = functools.partial(
+                training.fit,
+                checkpoints=checkpoints,
+                save_every=config.save_every,
+                on_block=show,
+                mesh=devices.mesh(),
+                donate=True,
+            )
             for stop in (*stops, config.steps):
                 if stop < int(state.step):
                     continue
-                state = training.fit(
-                    state,
-                    step,
-                    batches,
-                    stop,
-                    checkpoints=checkpoints,
-                    save_every=config.save_every,
-                    on_block=show,
-                    mesh=devices.mesh(),
-                    donate=True,
-                )
+                state = train_to(state, steps, batches, stop)
                 if stop in stops and on_stop is not None:
                     on_stop(stop, devices.whole(state.ema))
-    return devices.whole(state.ema), np.array(history)
+    return devices.whole(state.ema), np.array(history.losses)
 
 
-class RecordedCheckpoints(training.Checkpoints):
-    """Checkpoints that have the records of a run written before each save.
+def _steps(config, optimiser, loss, convert, before):
+    """The training steps of `fit`, which take several batches."""
 
-    So the records cover every checkpoint. To write them after every block
-    instead would take longer and longer.
+    def loss_fn(params, key, batch):
+        return loss(params, key, batch if convert is None else convert(batch)), {}
 
-    Args:
-      directory: As of `training.Checkpoints`.
-      config: As of `training.Checkpoints`.
-      write: () -> None. It writes the records.
-      snapshots: As of `training.Checkpoints`.
+    one = training.make_step(loss_fn, optimiser, config.ema_decay)
+    return training.make_steps(
+        one if before is None else functools.partial(_after, before, one)
+    )
+
+
+@contextlib.contextmanager
+def _shown(config, state, history, label):
+    """A progress bar, and the function that adds the losses of a block to it and to
+    the history.
     """
+    begun = int(state.step)
+    with cli.progress(config.steps, begun, label) as bar:
+        if begun < config.steps:
+            bar.set_postfix_str("compiling the training step ...")
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        config: dict[str, Any],
-        write: Callable[[], Any],
-        snapshots: training.Snapshots | None = None,
-    ):
-        self._record = write
-        super().__init__(directory, config, snapshots=snapshots)
+        def show(step, values):
+            history.losses.extend(values["loss"].tolist())
+            mean = f"{np.mean(values['loss']):.4f}"
+            bar.set_postfix(refresh=False, loss=mean)
+            bar.update(step - bar.n)
 
-    def save(self, step: int, state: Any) -> None:
-        """Write the records, and save.
-
-        Args:
-          step: As of `training.Checkpoints.save`.
-          state: As of `training.Checkpoints.save`.
-        """
-        self._record()
-        super().save(step, state)
+        yield show
 
 
 def _after(before, step, state, batch, take=True):
@@ -444,59 +413,6 @@ def _after(before, step, state, batch, take=True):
         lambda new, old: jnp.where(good, new, old), moved.params, state.params
     )
     return dataclasses.replace(moved, params=params), metrics
-
-
-def read_history(file: pathlib.Path, step: int) -> list[float]:
-    """The losses of the steps before a checkpoint.
-
-    Args:
-      file: The file of losses. One that cannot be read is set aside.
-      step: The number of steps that the checkpoint has seen.
-
-    Returns:
-      One loss per step, NaN for those that are lost.
-    """
-    if not step:
-        return []
-    losses = []
-    try:
-        stored = json.loads(file.read_text())["loss"]
-        losses = [math.nan if loss is None else float(loss) for loss in stored][:step]
-        reason = f"{file} has {len(losses)} losses"
-    except FileNotFoundError:
-        reason = f"{file} is missing"
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-        IsADirectoryError,
-    ) as error:
-        reason = f"{file} is damaged ({error!r}) and set aside"
-        os.replace(file, file.with_name(f"{file.name}.unreadable"))
-    if len(losses) < step:
-        print(
-            f"warning: {reason}; the losses of steps {len(losses) + 1} to {step} are "
-            "lost, the training goes on"
-        )
-    return losses + [math.nan] * (step - len(losses))
-
-
-def _write_history(path, history):
-    files.write_json(
-        path, {"loss": [None if math.isnan(loss) else loss for loss in history]}
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _over_examples(function, mesh):
-    """The compiled map over examples, kept for the last few functions."""
-
-    def many(denoiser, *chunked):
-        return jax.vmap(lambda *example: function(denoiser, *example))(*chunked)
-
-    return jax.jit(devices.split(many))
 
 
 def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) -> None:
@@ -521,38 +437,3 @@ def draw_loss(history: np.ndarray, ylabel: str, title: str, path: pathlib.Path) 
     axis.set(xlabel="training step", ylabel=ylabel, title=title)
     axis.legend(frameon=False)
     save_figure(figure, path)
-
-
-# -------------------------------------------------------------------- examples
-
-
-def map_examples(
-    function: Callable, denoiser: Any, examples: tuple, *, chunk: int, label: str
-) -> Any:
-    """Apply a function of a denoiser and one example to all examples, some at a
-    time, which the devices of the run share.
-
-    One program is compiled for each `function` and structure of `denoiser`.
-
-    Args:
-      function: (denoiser, *example) -> pytree.
-      denoiser: A pytree.
-      examples: Arrays with the same leading axis.
-      chunk: Examples at a time.
-      label: Text before the progress bar.
-
-    Returns:
-      The results as numpy arrays with a leading axis of examples.
-    """
-    count, chunk, chunks = len(examples[0]), devices.padded(chunk), []
-    evaluate = _over_examples(function, devices.mesh())
-    denoiser = devices.whole(denoiser)
-    with cli.progress(count, label=label, unit="example") as bar:
-        for start in range(0, count, chunk):
-            # The last chunk is padded, so that one compiled program serves all
-            # chunks.
-            rows = np.minimum(np.arange(start, start + chunk), count - 1)
-            parts = evaluate(denoiser, *(part[rows] for part in examples))
-            chunks.append(devices.on_host(parts))
-            bar.update(min(chunk, count - start))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *chunks)

@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.evaluate import measures
 from experiments.shared import cli, files, sizes
 from experiments.train import presets, records, report
 from experiments.train.config import Config, check
@@ -74,7 +75,8 @@ def run(config: Config) -> dict[str, Any]:
         "seconds_total": round(sum(clock.laps.values()), 1),
     }
     files.write_results(out, results)
-    report.print_distances(results.get("distances", {}))
+    title = "distance to held-out images"
+    cli.print_table(results.get("distances", {}), title, measures.UNITS)
     cli.print_results({k: v for k, v in results.items() if not isinstance(v, dict)})
     return results
 

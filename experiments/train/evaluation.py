@@ -1,6 +1,5 @@
 """Measures of a model in training: held-out loss, samples, and their distance."""
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -12,9 +11,10 @@ from PIL import Image
 
 import diffjax as dj
 from diffjax import losses, metrics
-from experiments.evaluate import features, measures
-from experiments.shared import cli, devices, files, solvers
+from experiments.evaluate import measures
+from experiments.shared import devices, files, sampling, solvers
 from experiments.shared.datasets import Dataset
+from experiments.shared.mapping import map_examples
 from experiments.train import objective
 from experiments.train.config import Config
 from experiments.train.model import Model
@@ -23,78 +23,25 @@ COMPONENTS = 64
 """Principal components of pixels for the Fréchet distance."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Mapped:
-    """A compiled function of parameters and one example, over many examples.
-
-    Attributes:
-      function: (params, *example) -> an array.
-      chunk: Examples at a time, of which each device takes its share.
-    """
-
-    function: Callable
-    chunk: int
-
-    @functools.cached_property
-    def _program(self):
-        def many(params, *examples):
-            return jax.vmap(lambda *example: self.function(params, *example))(*examples)
-
-        return jax.jit(devices.split(many))
-
-    def __call__(
-        self, params: Any, *examples: np.ndarray, label: str | None = None
-    ) -> np.ndarray:
-        """The results of all examples.
-
-        Args:
-          params: The parameters, whole on each device.
-          *examples: Arrays with the same leading axis.
-          label: Text before a progress bar. None for no bar.
-
-        Returns:
-          An array with that leading axis.
-        """
-        count, results = len(examples[0]), []
-        size = devices.padded(min(self.chunk, count))
-        bar = cli.progress(count, label=label or "", unit="image", hidden=not label)
-        with bar:
-            for start in range(0, count, size):
-                # The last chunk is padded, so that one program serves all.
-                rows = np.minimum(np.arange(start, start + size), count - 1)
-                batch = [np.asarray(part[rows]) for part in examples]
-                results.append(devices.on_host(self._program(params, *batch)))
-                bar.update(min(size, count - start))
-        return np.concatenate(results)[:count]
-
-
 def sampler(config: Config, model: Model) -> Callable:
     """The function that draws one sample.
 
     Args:
-      config: Has solver, steps, scale of guidance and the seed.
+      config: Has solver, steps and scale of guidance.
       model: The model.
 
     Returns:
-      (params, index, label) -> a sample, which depends on the seed, the index
-        and the label alone. The label is not used without classes.
+      ((params, key), index, label) -> a sample. The label is not used without
+        classes.
     """
-    solver = solvers.make(config.solver)
-    cost = dj.grids.cost_of_step(solver) or 1
-    grid = dj.grids.recommended(model.schedule, solver, config.solver_steps * cost)
-    grid = dj.grids.to_zero(grid)
-    key = jax.random.key(config.seed + 1)
+    one = sampling.by_name(
+        model.schedule, config.solver, config.solver_steps, model.data.shape
+    )
 
-    def draw(params, index, label):
+    def draw(state, index, label):
+        params, key = state
         label = None if model.classes is None else label
-        return dj.sample(
-            jax.random.fold_in(key, index),
-            model.sampled(params, label, config.guidance),
-            model.schedule,
-            solver=solver,
-            grid=grid,
-            shape=model.data.shape,
-        )
+        return one((model.sampled(params, label, config.guidance), key), index)
 
     return draw
 
@@ -151,9 +98,9 @@ class Evaluation:
 
     def __init__(self, config: Config, model: Model, out: pathlib.Path):
         self.config, self.model, self.out = config, model, out
-        chunk = config.chunk or 1
-        self._loss = Mapped(held_out_loss(config, model), chunk)
-        self._sample = Mapped(sampler(config, model), chunk)
+        self._loss = held_out_loss(config, model)
+        self._sample = sampler(config, model)
+        self._settings: dict[str, Any] = {"chunk": config.chunk or 1, "unit": "image"}
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         """Measure parameters, and draw the grid of samples.
@@ -166,7 +113,6 @@ class Evaluation:
           Numbers by name, among them `held_out_loss`.
         """
         config, data = self.config, self.model.data
-        params = devices.whole(params)
         # Fixed, so that the change of two numbers is that of the parameters.
         order = np.random.default_rng(config.seed).permutation(len(data.stored_test))
         rows = order[: config.evaluate_examples]
@@ -174,9 +120,8 @@ class Evaluation:
         labels = np.zeros(len(rows), np.int32)
         if self.model.classes is not None:
             labels = np.asarray(data.test_labels)[rows]
-        values = self._loss(
-            params, np.asarray(data.stored_test[rows]), labels, rows, _floats(shares)
-        )
+        examples = data.stored_test[rows], labels, rows, _floats(shares)
+        values = map_examples(self._loss, params, examples, **self._settings)
         results = {"held_out_loss": float(values.mean(dtype=np.float64))}
         count = max(config.evaluate_samples, config.evaluate_frechet)
         if count:
@@ -184,7 +129,7 @@ class Evaluation:
             write_mosaic(
                 self.out / "samples" / f"{step:08d}.png",
                 drawn[: config.evaluate_samples],
-                limits(data),
+                data.limits,
             )
             if config.evaluate_frechet:
                 results["frechet"] = self._frechet(drawn[: config.evaluate_frechet])
@@ -194,7 +139,7 @@ class Evaluation:
         """Samples 0, …, count − 1 of the run, rounded to the levels of a lattice.
 
         Args:
-          params: Averaged parameters of the network, whole on each device.
+          params: Averaged parameters of the network.
           count: Number of samples.
           label: Text before a progress bar. None for no bar.
 
@@ -204,12 +149,14 @@ class Evaluation:
         Raises:
           FloatingPointError: If a sample is not finite.
         """
-        indices, labels = np.arange(count), sample_labels(self.model, count)
-        drawn = self._sample(params, indices, labels, label=label)
-        bad = int(np.sum(~np.isfinite(drawn.reshape(count, -1)).all(1)))
-        if bad:
-            raise FloatingPointError(f"{bad} of {count} samples are not finite")
-        return features.rounded(self.model.data, drawn)
+        return sampling.draw(
+            self._sample,
+            (params, jax.random.key(self.config.seed + 1)),
+            (np.arange(count), sample_labels(self.model, count)),
+            self.model.data,
+            label=label,
+            **self._settings,
+        )
 
     def _frechet(self, drawn):
         reference = self._reference
@@ -226,14 +173,6 @@ def held_out_reference(data: Dataset, seed: int) -> measures.Reference:
     """The held-out examples as what sets of samples are compared with."""
     order = np.random.default_rng(seed).permutation(len(data.test))
     return measures.reference_of(_flat(data.test)[order], COMPONENTS, seed)
-
-
-def limits(data: Dataset) -> tuple[float, float]:
-    """The values of scaled examples that are drawn black and white."""
-    if data.levels is not None:
-        return float(data.levels[0]), float(data.levels[-1])
-    # Not of the training examples, which may not fit into memory.
-    return float(data.test.min()), float(data.test.max())
 
 
 def _flat(x):

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import training
 from experiments.shared import cli, datasets, devices, files
-from experiments.shared.training import RecordedCheckpoints
+from experiments.shared.histories import RecordedCheckpoints
 from experiments.train import model as models
 from experiments.train import objective, optimisation, speed
 from experiments.train.config import Config, belonging

@@ -1,7 +1,6 @@
 """The end of a run: samples, their distances, bits/dim, and figures."""
 
 import math
-import types
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from experiments.train.evaluation import (
     Evaluation,
     evaluations_per_sample,
     held_out_reference,
-    limits,
 )
 from experiments.train.model import Model
 from experiments.train.records import Records
@@ -93,14 +91,11 @@ def scored(config: Config, model: Model, params: Any) -> dict[str, Any]:
     Returns:
       Numbers by name.
     """
-    without_class = types.SimpleNamespace(
-        data=model.data, schedule=model.schedule, denoiser=model.sampled
-    )
     return scoring.score(
         jax.random.key(config.seed + 3),
-        without_class,
-        params,
-        model.data.test,
+        model.data,
+        model.schedule,
+        model.sampled(params),
         steps=config.likelihood_steps,
         probes=config.probes,
         chunk=config.chunk or 1,
@@ -133,7 +128,7 @@ def draw_samples(config: Config, model: Model, drawn: np.ndarray, out: Any) -> N
     title = f"samples, {config.solver}, {config.solver_steps} steps{guided}"
     panels = (("held-out images", np.asarray(real)), (title, drawn[:shown]))
     for axis, (title, images) in zip(axes, panels, strict=True):
-        image_grid(axis, images, columns, limits(model.data))
+        image_grid(axis, images, columns, model.data.limits)
         axis.set_title(title)
     save_figure(figure, out / "samples.png")
 
@@ -177,23 +172,6 @@ def draw_curves(config: Config, records: Records, out: Any) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend(frameon=False)
     save_figure(figure, out / "loss.png")
-
-
-def print_distances(sets: dict[str, Any]) -> None:
-    """Print distances as a table, one column per set."""
-    if not sets:
-        return
-    names = list(next(iter(sets.values())))
-    width = max(map(len, names))
-    print(
-        "distance to held-out images".ljust(width) + "".join(f"  {s:>15}" for s in sets)
-    )
-    for name in names:
-        cells = (
-            f"{v:15.4g}" if isinstance(v, float) else f"{v:15}"
-            for v in (column[name] for column in sets.values())
-        )
-        print(f"{name:{width}}" + "".join(f"  {cell}" for cell in cells))
 
 
 def finish(

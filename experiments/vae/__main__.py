@@ -47,6 +47,7 @@ from diffjax.distributions.normal import gaussian_kl_entries
 from diffjax.vaes import Perceptron, gaussian
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.figures import image_grid, save_figure
+from experiments.shared.mapping import map_examples
 
 ROWS, FRAMES, TRAVERSED, REACH = 8, 9, 8, 2.5
 LOG_STD_LIMIT = 4.0
@@ -235,7 +236,7 @@ def score(
         return terms, weighted, gaussian_kl_entries(q.var, 1.0, q.loc)
 
     keys = jax.random.split(jax.random.key(config.seed + 2), len(examples))
-    terms, weighted, entries = training.map_examples(
+    terms, weighted, entries = map_examples(
         one, model.bound(params), (keys, examples), chunk=config.chunk, label=label
     )
     if not np.isfinite(terms.total).all():

@@ -2,7 +2,13 @@
 densities, files and folders of images.
 """
 
-from .baselines import gaussian_mixture_bits, histogram_bits, with_replaced
+from .baselines import (
+    Histograms,
+    gaussian_mixture_bits,
+    histogram_bits,
+    histograms,
+    with_replaced,
+)
 from .dataset import Dataset
 from .descriptions import describe, described, reopen_dataset
 from .digests import digest
@@ -18,6 +24,7 @@ __all__ = [
     "TOYS",
     "TOY_EXAMPLES",
     "Dataset",
+    "Histograms",
     "Scaling",
     "ToyName",
     "describe",
@@ -25,6 +32,7 @@ __all__ = [
     "digest",
     "gaussian_mixture_bits",
     "histogram_bits",
+    "histograms",
     "open_dataset",
     "patches",
     "reopen_dataset",

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,8 +29,9 @@ class Dataset:
 
     Examples stay in their stored type: bytes, or what a memory map or a folder
     of images reads when it is indexed. `scaled` maps them to x on the device,
-    in the compiled training step. `train` and `test` are x in memory, which
-    small experiments use.
+    in the compiled training step. `train` and `test` are all x in memory, which
+    small experiments use. `loaded` and `loaded_pieces` give some
+    of them.
 
     Attributes:
       name: "digits", "patches32", "patches64", a toy density, or the path as it
@@ -72,6 +74,44 @@ class Dataset:
     def test(self) -> np.ndarray:
         """Test examples x (M, *shape) in memory."""
         return self._in_memory(self.stored_test)
+
+    def loaded(self, stored: Any, rows: Any) -> np.ndarray:
+        """Examples x of some rows in memory, which alone are read.
+
+        Args:
+          stored: `stored_train` or `stored_test`.
+          rows: Integers (...).
+
+        Returns:
+          (..., *shape), the same as those rows of `train` or `test`.
+        """
+        rows = np.asarray(rows)
+        x = self._in_memory(np.asarray(stored[rows.ravel()]))
+        return x.reshape(*rows.shape, *self.shape)
+
+    def loaded_pieces(self, stored: Any) -> Iterator[np.ndarray]:
+        """Examples x in memory, some at a time.
+
+        Args:
+          stored: `stored_train` or `stored_test`.
+
+        Yields:
+          (n, *shape), consecutive rows of `train` or `test`.
+        """
+        return map(self._in_memory, pieces(stored))
+
+    @functools.cached_property
+    def limits(self) -> tuple[float, float]:
+        """The values of x that are black and white: the ends of the levels, or else
+        of the training examples.
+        """
+        if self.levels is not None:
+            return float(self.levels[0]), float(self.levels[-1])
+        # In the stored type, as the map to x keeps the order of values.
+        ends = [(piece.min(0), piece.max(0)) for piece in pieces(self.stored_train)]
+        least, greatest = (np.stack(end) for end in zip(*ends, strict=True))
+        x = self._in_memory(np.stack([least.min(0), greatest.max(0)]))
+        return float(x.min()), float(x.max())
 
     def scaled(self, stored: Any) -> jax.Array:
         """Map stored values to x, in JAX.
@@ -133,7 +173,7 @@ class Dataset:
         count = len(self.stored_train)
         stride = -(-count * math.prod(self.shape) // SPREAD_ENTRIES)
         chosen = Rows(self.stored_train, np.arange(0, count, max(1, stride)))
-        parts = [self._in_memory(piece).astype(np.float64) for piece in pieces(chosen)]
+        parts = [piece.astype(np.float64) for piece in self.loaded_pieces(chosen)]
         entries = sum(part.size for part in parts)
         mean = sum(part.sum() for part in parts) / entries
         return math.sqrt(sum(((x - mean) ** 2).sum() for x in parts) / entries)
