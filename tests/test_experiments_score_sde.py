@@ -566,10 +566,10 @@ def test_examples_are_read_some_at_a_time(small_pieces, tmp_path):
         if name == "real":
             assert data.limits == (data.train.min(), data.train.max())
         x = np.concatenate([data.test, data.train[8:9]])
-        found = score_sde.nearest_training(x, data, 3)
+        nearest = score_sde.nearest_training(x, data, 3)
         expected = metrics.nearest_neighbours(x, data.train, 3)
-        np.testing.assert_array_equal(found[0], expected[0])
-        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(nearest[0], expected[0])
+        np.testing.assert_allclose(nearest[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

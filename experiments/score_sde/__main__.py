@@ -338,14 +338,14 @@ def nearest_training(
     """
     indices, gaps, first = [], [], 0
     for piece in data.loaded_pieces(data.stored_train):
-        found, gap = metrics.nearest_neighbours(x, piece, min(k, len(piece)))
-        indices.append(np.asarray(found) + first)
-        gaps.append(np.asarray(gap))
+        nearest = metrics.nearest_neighbours(x, piece, min(k, len(piece)))
+        indices.append(np.asarray(nearest[0]) + first)
+        gaps.append(np.asarray(nearest[1]))
         first += len(piece)
     index, gap = np.concatenate(indices, 1), np.concatenate(gaps, 1)
     # The lower index first in a tie, as in one piece.
-    nearest = np.argsort(gap, 1, kind="stable")[:, :k]
-    return np.take_along_axis(index, nearest, 1), np.take_along_axis(gap, nearest, 1)
+    order = np.argsort(gap, 1, kind="stable")[:, :k]
+    return np.take_along_axis(index, order, 1), np.take_along_axis(gap, order, 1)
 
 
 UNITS = {

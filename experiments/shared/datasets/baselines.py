@@ -86,7 +86,7 @@ def _bits_of_counts(train, test, total):
 
 
 def _level_counts(data, stored, entries):
-    """How often some entries of all examples have each level, (entries, K)."""
+    """Counts of the levels of some entries over all examples, (entries, K)."""
     levels = len(data.levels)
     shape = entries.stop - entries.start, levels
     counts = np.zeros(math.prod(shape), np.int64)
