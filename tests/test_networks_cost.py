@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.experimental import pallas as pl
 
 from diffjax.networks import DiT, flops
 
@@ -54,3 +55,33 @@ def test_a_conditional_is_its_most_expensive_branch_and_a_while_loop_raises():
     unknown = lambda a: jax.lax.while_loop(lambda a: a[0, 0] < 9, lambda a: a @ a, a)
     with pytest.raises(ValueError, match="function must have no products in a loop"):
         flops(unknown, a)
+
+
+def tiled_product(a, b, rows=2):
+    """a (8, 7) times b (7, 15), as a kernel over a grid of tiles (4, 5)."""
+
+    def kernel(a, b, out):
+        out[...] = a[...] @ b[...]
+
+    return pl.pallas_call(
+        kernel,
+        grid=(rows, 3),
+        in_specs=[
+            pl.BlockSpec((4, 7), lambda i, j: (i, 0)),
+            pl.BlockSpec((7, 5), lambda i, j: (0, j)),
+        ],
+        out_specs=pl.BlockSpec((4, 5), lambda i, j: (i, j)),
+        out_shape=shaped(8, 15),
+        interpret=True,
+    )(a, b)
+
+
+def test_a_pallas_kernel_counts_once_per_cell_of_its_grid():
+    """As the product that it computes. `jax.vmap` adds an axis to the grid."""
+    a, b = shaped(8, 7), shaped(7, 15)
+    whole = 2 * 8 * 7 * 15
+    assert flops(tiled_product, a, b) == flops(jnp.matmul, a, b) == whole
+    batch = shaped(4, 8, 7), shaped(4, 7, 15)
+    assert flops(jax.vmap(tiled_product), *batch) == 4 * whole
+    with pytest.raises(ValueError, match="a grid of unknown length"):
+        flops(tiled_product, a, b, jax.ShapeDtypeStruct((), jnp.int32))

@@ -15,13 +15,15 @@ def flops(function: Callable, *arguments: Any, **settings: Any) -> int:
     Each multiplication and each addition of a matrix product or convolution is
     one. Norms and activations are not counted, as is usual for the utilisation
     of an accelerator: flops per second over its peak. The function is traced
-    and not run. A loop counts as often as it runs, and of a conditional the
-    most expensive branch.
+    and not run. A loop counts as often as it runs, a Pallas kernel once per
+    cell of its grid, and of a conditional the most expensive branch.
+
+    cuDNN's kernels show no products. Set a network's `attention` to "einsum"
+    here. Inside of `jax.shard_map` the products are those of one device.
 
     Args:
       function: Any function, such as a network's `apply`, or a loss and its
-        gradients. Products inside of a fused kernel cannot be seen: set a
-        network's `attention` to "einsum" here.
+        gradients.
       *arguments: Its arguments. `jax.ShapeDtypeStruct` takes the place of an
         array.
       **settings: The same, by keyword. They are not traced.
@@ -30,7 +32,8 @@ def flops(function: Callable, *arguments: Any, **settings: Any) -> int:
       The number of operations.
 
     Raises:
-      ValueError: If the function has a loop of unknown length with products.
+      ValueError: If the function has products in a loop, or in a kernel over a
+        grid, of unknown length.
 
     References:
       Chowdhery et al. 2022, PaLM, appendix B, for model FLOPs utilisation.
@@ -59,13 +62,27 @@ def _of_equation(equation):
         for leaf in jax.tree.leaves(list(settings.values()))
         if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
     ]
-    if name == "scan":
-        return settings["length"] * sum(inner)
     if name == "cond":
         return max(inner)
-    if name == "while" and any(inner):
-        raise ValueError("function must have no products in a loop of unknown length")
-    return sum(inner)
+    times = _repetitions(name, settings)
+    if times is None and any(inner):
+        raise ValueError(
+            "function must have no products in a loop or a grid of unknown length"
+        )
+    return (times or 0) * sum(inner)
+
+
+def _repetitions(name, settings):
+    """Number of times the program inside runs, None if that is unknown."""
+    if name == "scan":
+        return settings["length"]
+    if name == "while":
+        return None
+    if name == "pallas_call":
+        # The program is that of one cell, on blocks of the arrays.
+        mapping = settings["grid_mapping"]
+        return None if mapping.num_dynamic_grid_bounds else math.prod(mapping.grid)
+    return 1
 
 
 def _of_product(equation):
