@@ -19,6 +19,7 @@ __all__ = [
     "divergence",
     "float_dtype",
     "hutchinson",
+    "keys_cubic",
     "log_expm1",
     "phi",
     "pullbacks",
@@ -106,6 +107,32 @@ def log_expm1(x: ArrayLike) -> Array:
 @jax.jit
 def _log_expm1(x):
     return x + jnp.log(-jnp.expm1(-x))
+
+
+def keys_cubic(x: ArrayLike, a: float = -0.5) -> Array:
+    """Cubic convolution kernel, for interpolation between equidistant values.
+
+        (a + 2)|x|³ − (a + 3)|x|² + 1       for |x| ≤ 1
+        a|x|³ − 5a|x|² + 8a|x| − 4a         for 1 < |x| < 2, and 0 beyond
+
+    Args:
+      x: Distances in units of the spacing, any shape.
+      a: Slope at |x| = 1. −1/2 reproduces quadratic polynomials (Keys 1981,
+        and Pillow). −3/4 is that of OpenCV and torch.
+
+    Returns:
+      The weights, shape of x.
+
+    Example:
+      >>> x = np.array([0.0, 0.5, 1.0, 1.5])
+      >>> dj.numerics.keys_cubic(x).tolist()
+      [1.0, 0.5625, 0.0, -0.0625]
+    """
+    xp = array_module(x)
+    x = xp.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return xp.where(x <= 1, near, xp.where(x < 2, far, 0))
 
 
 def standard_error(values: Array) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
+from ..numerics import keys_cubic
 from ..types import Array, ArrayLike
 from . import weights
 from .images import resized, signed
@@ -93,8 +94,8 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
       ValueError: If an array is missing or of another shape, or the network
         has registers.
     """
-    registers = "register_tokens" not in arrays
-    checks.require(registers, f"weights must have no register_tokens. {SOURCE}")
+    has_registers = "register_tokens" in arrays
+    checks.require(not has_registers, f"weights must have no register_tokens. {SOURCE}")
     token = np.shape(arrays.get("cls_token", np.zeros(384)))
     width = token[-1] if token and token[-1] in DEPTHS else 384
     shapes = state_dict_shapes(width, DEPTHS[width], 37)
@@ -141,16 +142,14 @@ def interpolated(code: np.ndarray, side: int) -> np.ndarray:
 
 
 def _bicubic(source, side):
-    """Weights (side, source) of Keys' cubic kernel with a = −3/4."""
+    """Weights (side, source) of `keys_cubic` with a = −3/4."""
     position = (np.arange(side) + 0.5) * source / (side + 0.1) - 0.5
     nearest = np.floor(position).astype(int)
     matrix = np.zeros((side, source))
     for offset in (-1, 0, 1, 2):
-        gap = np.abs(position - nearest - offset)
-        inner = 1.25 * gap**3 - 2.25 * gap**2 + 1
-        outer = -0.75 * (gap**3 - 5 * gap**2 + 8 * gap - 4)
+        kernel = keys_cubic(position - nearest - offset, -0.75)
         column = np.clip(nearest + offset, 0, source - 1)
-        np.add.at(matrix, (np.arange(side), column), np.where(gap <= 1, inner, outer))
+        np.add.at(matrix, (np.arange(side), column), kernel)
     return matrix
 
 
@@ -241,6 +240,12 @@ def load(path: str | pathlib.Path) -> Any:
       FileNotFoundError: If there is no such file.
       ValueError: If it holds other weights. The message says what was there.
       ModuleNotFoundError: If the file is torch's and torch is not installed.
+
+    Example:
+      >>> from diffjax.interop import dinov2
+      >>> def distance(path, images, reference):
+      ...     extract = jax.jit(dinov2.load(path))
+      ...     return dj.metrics.frechet_distance(extract(images), extract(reference))
     """
     arrays = weights.read(path, SOURCE)
     return jax.tree_util.Partial(features, from_state_dict(arrays))

@@ -58,8 +58,7 @@ def _nearest_neighbours(x: Array, reference: Array, k: int) -> tuple[Array, Arra
     x, reference, unit = in_common_unit(x, reference)
 
     def of_one(example):
-        squares = jnp.sum((example - reference) ** 2, axis=1)  # (m,)
-        closeness, indices = jax.lax.top_k(-squares, k)
+        closeness, indices = jax.lax.top_k(-_squares(example, reference), k)
         return indices, unit * jnp.sqrt(-closeness)
 
     return for_each(of_one, x, reference.size)
@@ -125,11 +124,11 @@ def precision_recall(x: ArrayLike, y: ArrayLike, k: int = 3) -> PrecisionRecall:
 @functools.partial(jax.jit, static_argnums=2)
 def _precision_recall(x: Array, y: Array, k: int) -> PrecisionRecall:
     x, y, _ = in_common_unit(x, y)
-    shares = (
+    fractions = (
         (_balls_around(a, b, _squared_radii(b, k)) > 0).mean()
         for a, b in ((x, y), (y, x))
     )
-    return PrecisionRecall(*shares)
+    return PrecisionRecall(*fractions)
 
 
 @checks.arguments(k=(checks.integer, 1))
@@ -181,6 +180,7 @@ def _density_coverage(x: Array, y: Array, k: int) -> DensityCoverage:
 
 
 def _squares(example: Array, others: Array) -> Array:
+    """Squared distances (m,) of an example (D,) to others (m, D)."""
     return jnp.sum((example - others) ** 2, axis=1)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
+from ..numerics import keys_cubic
 from ..types import Array, Key
 
 __all__ = ["LABELS", "NonLeaking", "horizontal_flip", "resample"]
@@ -165,12 +166,12 @@ class NonLeaking:
 def _changed(image, flips, normal, angles):
     """The image and its label for drawn parameters (2,), (4,) and (2,)."""
     scaling, stretching, shift = normal[0], normal[1], normal[2:]
-    turn, direction = angles
+    angle, direction = angles
     image = jnp.where(flips[0], image[:, ::-1], image)
     image = jnp.where(flips[1], image[::-1], image)
     # From positions (x, y) in the result to those in the image.
     stretch = jnp.exp2(_STRENGTH * stretching)
-    matrix = jnp.exp2(-_STRENGTH * scaling) * _rotation(turn)
+    matrix = jnp.exp2(-_STRENGTH * scaling) * _rotation(angle)
     matrix = (
         matrix @ _rotation(-direction) @ jnp.diag(jnp.array([1 / stretch, stretch]))
     )
@@ -181,8 +182,8 @@ def _changed(image, flips, normal, angles):
         [
             *flips.astype(jnp.float32),
             scaling,
-            jnp.cos(turn) - 1.0,
-            jnp.sin(turn),
+            jnp.cos(angle) - 1.0,
+            jnp.sin(angle),
             stretching * jnp.cos(direction),
             stretching * jnp.sin(direction),
             *shift,
@@ -246,7 +247,7 @@ def resample(image: Array, matrix: Array, offset: Array) -> Array:
     def add(total, tap):
         position = first + tap
         distance = jnp.matmul(position - source, filter_map, precision=highest)
-        weight = jnp.prod(_cubic(distance), -1, keepdims=True)  # (H, W, 1)
+        weight = jnp.prod(keys_cubic(distance), -1, keepdims=True)  # (H, W, 1)
         rows, columns = jnp.moveaxis(_reflected(position, sides), -1, 0)
         pixels = image[rows, columns].astype(jnp.float32)
         return (total[0] + weight * pixels, total[1] + weight), None
@@ -275,14 +276,6 @@ def _stretch(matrix):
     slope = jnp.where(high == low, 0.0, 0.5 * (high - low) / jnp.maximum(radius, 1e-30))
     identity = jnp.eye(2, dtype=jnp.float32)
     return 0.5 * (high + low) * identity + slope * (s - middle * identity)
-
-
-def _cubic(x):
-    """The interpolating cubic with a = −1/2, 0 from 2 on."""
-    x = jnp.abs(x)
-    inner = (1.5 * x - 2.5) * x * x + 1.0
-    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return jnp.where(x <= 1.0, inner, jnp.where(x < 2.0, outer, 0.0))
 
 
 def _reflected(position, sides):
