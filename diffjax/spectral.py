@@ -151,8 +151,8 @@ def _polar_rule(primals, tangents):
     rotation = polar(matrix)
     values, basis, deviation = decompose(_transposed(rotation) @ matrix)
     turned = _transposed(rotation @ basis) @ rate @ basis
-    turn = _sylvester(jnp.maximum(values, 0), deviation, turned - _transposed(turned))
-    return rotation, rotation @ basis @ turn @ _transposed(basis)
+    omega = _sylvester(jnp.maximum(values, 0), deviation, turned - _transposed(turned))
+    return rotation, rotation @ basis @ omega @ _transposed(basis)
 
 
 # -------------------------------------------------------------------------- helpers

@@ -74,8 +74,8 @@ class GaussianMixture:
     @compiled_eagerly
     def covariance(self) -> Array:
         """Σ w_k (V_k + m_k m_kᵀ) − m mᵀ, (D, D)."""
-        apart = self.means - self.means[0]
-        centred = apart - self.weights @ apart
+        offsets = self.means - self.means[0]
+        centred = offsets - self.weights @ offsets
         within = jnp.einsum("k,kij->ij", self.weights, self.covariances())
         return within + jnp.einsum("k,ki,kj->ij", self.weights, centred, centred)
 

@@ -374,15 +374,15 @@ def _log_normal_interval(lower, upper):
 
 def _log_narrow_interval(middle, width):
     nodes, weights = np.polynomial.legendre.leggauss(8)
-    shares = 0.0
+    excess = 0.0  # mean of e^{−ms − s²/2} − 1
     for node, weight in zip(nodes, weights, strict=True):
         s = (0.5 * node) * width
-        shares = shares + (0.5 * weight) * jnp.expm1(-s * (middle + 0.5 * s))
+        excess = excess + (0.5 * weight) * jnp.expm1(-s * (middle + 0.5 * s))
     return (
         -0.5 * middle**2
         - 0.5 * math.log(2 * math.pi)
         + jnp.log(width)
-        + jnp.log1p(shares)
+        + jnp.log1p(excess)
     )
 
 

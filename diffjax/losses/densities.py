@@ -32,18 +32,18 @@ _WIDEST = 1e3  # ranges of log σ/α, whose share of the mass float32 hardly res
 class TimeDistribution(Protocol):
     """Protocol of a distribution of the training time on any schedule.
 
-    Optional members: `cdf` of `KnownShares`, which is otherwise found by bisection,
+    Optional members: `cdf` of `WithCDF`, which is otherwise found by bisection,
     `shifted(shift)`, for a distribution of all noise levels that `times.shifted`
     moves before it is cut, and `check(schedule)`, which raises ValueError for a
     schedule that does not fit and is called before anything is traced.
     """
 
     def quantile(self, schedule: Schedule, u: ArrayLike) -> Array:
-        """The time below which a share of the times lies.
+        """The time t with P(time < t) = u.
 
         Args:
           schedule: The noise schedule.
-          u: The share in [0, 1], any shape.
+          u: Probabilities in [0, 1], any shape.
 
         Returns:
           Times in [t_min, t_max], shape of u. They grow with u.
@@ -63,24 +63,24 @@ class TimeDistribution(Protocol):
         ...
 
 
-class KnownShares(TimeDistribution, Protocol):
-    """Protocol of a distribution whose quantiles have an inverse of their own."""
+class WithCDF(TimeDistribution, Protocol):
+    """Protocol of a distribution with a cumulative distribution function."""
 
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
-        """The share of the times below t.
+        """P(time < t), the inverse of `quantile`.
 
         Args:
           schedule: The noise schedule.
           t: Times in [t_min, t_max], any shape.
 
         Returns:
-          The share in [0, 1], shape of t.
+          Probabilities in [0, 1], shape of t.
         """
         ...
 
 
 @pytree
-class Uniform(KnownShares):
+class Uniform(WithCDF):
     """Uniform in t. Made by `uniform`."""
 
     @one_program
@@ -97,7 +97,7 @@ class Uniform(KnownShares):
 
 
 @pytree
-class LogSNR(KnownShares):
+class LogSNR(WithCDF):
     """Uniform in log-SNR. Made by `log_snr`."""
 
     def check(self, schedule: Schedule) -> None:
@@ -121,7 +121,7 @@ class LogSNR(KnownShares):
 
 
 @pytree
-class LogNormal(KnownShares):
+class LogNormal(WithCDF):
     """log σ/α ~ N(mean, std²). Made by `log_normal`."""
 
     mean: Scalar
@@ -158,8 +158,8 @@ class LogNormal(KnownShares):
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
         upper, sign, start, end = self._ends(*schedules.log_snr_range(schedule))
         z = self._standard(schedules.log_snr(schedule, as_time(t)))
-        share = jnp.clip((ndtr(sign * z) - start) / (end - start), 0, 1)
-        return jnp.where(upper, 1 - share, share)
+        tail = jnp.clip((ndtr(sign * z) - start) / (end - start), 0, 1)
+        return jnp.where(upper, 1 - tail, tail)
 
     def shifted(self, shift: Scalar) -> TimeDistribution:
         """The distribution with σ/α multiplied by a number."""
@@ -181,7 +181,7 @@ class LogNormal(KnownShares):
 
 
 @pytree
-class Shifted(KnownShares):
+class Shifted(WithCDF):
     """Another distribution with σ/α multiplied by a number. Made by `shifted`."""
 
     distribution: Any
@@ -195,8 +195,10 @@ class Shifted(KnownShares):
     @one_program
     def quantile(self, schedule: Schedule, u: ArrayLike) -> Array:
         start, end = self._ends(schedule)
-        share = start + as_time(u) * (end - start)
-        return self._moved(schedule, self.distribution.quantile(schedule, share), 1)
+        before = self.distribution.quantile(
+            schedule, start + as_time(u) * (end - start)
+        )
+        return self._moved(schedule, before, 1)
 
     @one_program
     def density(self, schedule: Schedule, t: ArrayLike) -> Array:
@@ -217,11 +219,11 @@ class Shifted(KnownShares):
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
         start, end = self._ends(schedule)
         before = self._moved(schedule, as_time(t), -1)
-        share = (cdf(self.distribution, schedule, before) - start) / (end - start)
-        return jnp.clip(share, 0, 1)
+        probability = cdf(self.distribution, schedule, before)
+        return jnp.clip((probability - start) / (end - start), 0, 1)
 
     def _ends(self, schedule):
-        # The shares that lie below the times which move to t_min and t_max.
+        # Probabilities below the times which move to t_min and t_max.
         ends = jnp.stack([as_time(schedule.t_min), as_time(schedule.t_max)])
         return cdf(self.distribution, schedule, self._moved(schedule, ends, -1))
 
@@ -234,7 +236,7 @@ class Shifted(KnownShares):
 
 
 @pytree
-class FromQuantile(KnownShares):
+class FromQuantile(WithCDF):
     """The distribution of q(schedule, u), u ~ U(0, 1). Made by `from_quantile`."""
 
     function: Any
@@ -260,7 +262,7 @@ class FromQuantile(KnownShares):
     def density(self, schedule: Schedule, t: ArrayLike) -> Array:
         t, (start, end) = as_time(t), self._ends(schedule)
         slope = jnp.vectorize(jax.grad(lambda u: self._values(schedule, u)))
-        density = 1 / (slope(self._share(schedule, t)) * (end - start))
+        density = 1 / (slope(self._probability(schedule, t)) * (end - start))
         first, last = self._values(schedule, jnp.stack([start, end]))
         slack = 4 * jnp.finfo(t.dtype).eps * jnp.abs(t)
         return jnp.where((t >= first - slack) & (t <= last + slack), density, 0.0)
@@ -268,16 +270,18 @@ class FromQuantile(KnownShares):
     @one_program
     def cdf(self, schedule: Schedule, t: ArrayLike) -> Array:
         start, end = self._ends(schedule)
-        return (self._share(schedule, as_time(t)) - start) / (end - start)
+        probability = self._probability(schedule, as_time(t))
+        return (probability - start) / (end - start)
 
     @one_program
     def _values(self, schedule, u):
         function = lambda u: jnp.asarray(self.function(schedule, u), u.dtype)
         return jnp.vectorize(function)(as_time(u))
 
-    def _share(self, schedule, t):
-        share, _ = _bisect(lambda u: self._values(schedule, u) < t, t)
-        return jnp.clip(share, *self._ends(schedule))
+    def _probability(self, schedule, t):
+        # u with q(u) = t
+        u, _ = _bisect(lambda u: self._values(schedule, u) < t, t)
+        return jnp.clip(u, *self._ends(schedule))
 
     def _ends(self, schedule):
         # A function that stays at t_min or t_max for a while is cut there. Both
@@ -289,7 +293,7 @@ class FromQuantile(KnownShares):
 
 
 def _bisect(is_below, like):
-    # The shares in [0, 1] on both sides of where a condition that holds below
+    # The numbers in [0, 1] on both sides of where a condition that holds below
     # ends. They are equal if it holds nowhere or everywhere.
     def halve(_, bounds):
         low, high = bounds
@@ -305,7 +309,7 @@ def _bisect(is_below, like):
 
 
 def cdf(distribution: TimeDistribution, schedule: Schedule, t: Array) -> Array:
-    """The share of the times below t.
+    """P(time < t), by bisection of the quantiles if there is no `cdf`.
 
     Args:
       distribution: Any distribution.
@@ -313,7 +317,7 @@ def cdf(distribution: TimeDistribution, schedule: Schedule, t: Array) -> Array:
       t: Times, any shape.
 
     Returns:
-      The share in [0, 1], shape of t.
+      Probabilities in [0, 1], shape of t.
     """
     t = as_time(t)
     if hasattr(distribution, "cdf"):

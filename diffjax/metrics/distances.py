@@ -160,5 +160,5 @@ def _sliced_wasserstein(
 def _distance(a: Array, b: Array) -> Array:
     """‖a − b‖, with the gradient 0 where a = b. By two selections, against 0 · ∞."""
     square = jnp.sum((a - b) ** 2)
-    apart = square > 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+    distinct = square > 0
+    return jnp.where(distinct, jnp.sqrt(jnp.where(distinct, square, 1)), 0)

@@ -115,11 +115,13 @@ class EDM2(OneProgram, nn.Module):
       head_channels: Channels of an attention head.
       dropout: Probability of a feature to be dropped before a block's second
         convolution.
-      num_classes: Number of classes of the condition. The null label comes on
-        top of them. None for no class.
+      num_classes: Number of classes of the condition. A dropped label is the
+        null label num_classes, or None. It has an embedding of its own, of
+        the magnitude of a class's. Theirs is all zero. None for no class.
       condition_dim: Entries of a condition that is a vector, of mean square
-        about 1 where it is given. With num_classes too, the condition is a
-        pair, see `ConditionEmbedding`. None for no vector.
+        about 1 where it is given. A dropped one is 0, whose embedding is all
+        zero. With num_classes too, the condition is a pair, see
+        `ConditionEmbedding`. None for no vector.
       dtype: Of the computation. None for float32, or x's dtype if wider.
         Parameters, embeddings and the last layer stay float32 at least.
       attention: See `attention`, `implementation`.
@@ -193,7 +195,7 @@ class EDM2(OneProgram, nn.Module):
             h,
             [self.width * multiplier for multiplier in self.multipliers],
             blocks=self.blocks,
-            attends=lambda resolution, _: resolution in self.attention_resolutions,
+            attention_resolutions=self.attention_resolutions,
             encode=functools.partial(self._block, c, train, dtype, True),
             decode=functools.partial(self._block, c, train, dtype, False),
             join=mp_concatenate,

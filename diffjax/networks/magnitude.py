@@ -73,9 +73,9 @@ def normalise_weights(params: PyTree) -> PyTree:
     leaves = [leaf for _, leaf in named]
     # a bare array has an empty path
     names = [getattr(entry, "key", None) for path, _ in named for entry in path[-1:]]
-    places = [i for i, name in enumerate(names) if name == "weight"]
-    weights = _of_weights([leaves[i] for i in places])
-    for i, weight in zip(places, weights, strict=True):
+    positions = [i for i, name in enumerate(names) if name == "weight"]
+    weights = _of_weights([leaves[i] for i in positions])
+    for i, weight in zip(positions, weights, strict=True):
         leaves[i] = weight
     return jax.tree.unflatten(structure, leaves)
 

@@ -51,7 +51,8 @@ def pyramid(
     channels: Sequence[int],
     *,
     blocks: int,
-    attends: Callable[[int, bool], bool],
+    attention_resolutions: Sequence[int],
+    last_only: bool = False,
     encode: Callable[[Array, int, str, bool], Array],
     decode: Callable[[Array, int, str, bool], Array],
     join: Callable[[Array, Array], Array],
@@ -67,9 +68,9 @@ def pyramid(
       h: Features (H, W, C) of the input.
       channels: Number of channels at each resolution, from the full one down.
       blocks: Number of blocks per resolution.
-      attends: (resolution, last) -> whether a block has attention. `last` is
-        True for the last block of a resolution on the way up, and on the way
-        down for all.
+      attention_resolutions: Numbers of the resolutions whose blocks have
+        attention.
+      last_only: Whether on the way up only the last of those blocks has it.
       encode: (h, channels, change, attend) -> h, a block of the way down.
         `change` is as in `resample`.
       decode: The same for the middle and the way up.
@@ -84,7 +85,7 @@ def pyramid(
             h = encode(h, h.shape[-1], "down", False)
             skips.append(h)
         for _ in range(blocks):
-            h = encode(h, width, "same", attends(resolution, True))
+            h = encode(h, width, "same", resolution in attention_resolutions)
             skips.append(h)
     h = decode(h, channels[-1], "same", True)
     h = decode(h, channels[-1], "same", False)
@@ -93,5 +94,7 @@ def pyramid(
             h = decode(h, h.shape[-1], "up", False)
         for block in range(blocks + 1):
             h = join(h, skips.pop())
-            h = decode(h, width, "same", attends(resolution, block == blocks))
+            attend = block == blocks or not last_only
+            attend = attend and resolution in attention_resolutions
+            h = decode(h, width, "same", attend)
     return h

@@ -27,14 +27,14 @@ class Style(NamedTuple):
       projected: Whether the skip of a block that resamples has a 1 × 1
         convolution, in place of none.
       factor: Factor of a sum of two branches.
-      seldom: Whether the way up has attention in the last block of a
-        resolution alone, in place of all of its blocks.
+      last_only: Whether on the way up only the last block of a resolution has
+        attention, in place of all of its blocks.
     """
 
     scaled: bool
     projected: bool
     factor: float
-    seldom: bool
+    last_only: bool
 
 
 class ResamplingBlock(nn.Module):
@@ -75,8 +75,8 @@ class ResamplingBlock(nn.Module):
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         branch = conv(kernel_init=nn.initializers.zeros)(branch)
         skip = resample(h, self.change)
-        moved = self.style.projected and self.change != "same"
-        if moved or h.shape[-1] != self.channels:
+        projected = self.style.projected and self.change != "same"
+        if projected or h.shape[-1] != self.channels:
             skip = nn.Dense(self.channels, dtype=self.dtype)(skip)
         h = (skip + branch) * self.style.factor
         return self._attend(h) if self.heads else h
@@ -161,7 +161,7 @@ class DDPMpp(OneProgram, nn.Module):
     remat: bool | str = "none"
 
     style: ClassVar[Style] = Style(
-        scaled=False, projected=True, factor=HALF, seldom=True
+        scaled=False, projected=True, factor=HALF, last_only=True
     )
 
     def __post_init__(self):
@@ -207,7 +207,8 @@ class DDPMpp(OneProgram, nn.Module):
             h,
             [self.width * multiplier for multiplier in self.multipliers],
             blocks=self.blocks,
-            attends=self._attends,
+            attention_resolutions=self.attention_resolutions,
+            last_only=self.style.last_only,
             encode=block,
             decode=block,
             join=lambda h, skip: jnp.concatenate([h, skip], axis=-1),
@@ -216,11 +217,6 @@ class DDPMpp(OneProgram, nn.Module):
         zeros = nn.initializers.zeros
         last = nn.Conv(x.shape[2], (3, 3), kernel_init=zeros, dtype=x.dtype)
         return last(h).reshape(shape)
-
-    def _attends(self, resolution: int, last: bool) -> bool:
-        return resolution in self.attention_resolutions and (
-            last or not self.style.seldom
-        )
 
     def _block(
         self,
@@ -271,5 +267,5 @@ class ADM(DDPMpp):
     dropout: float = 0.1
 
     style: ClassVar[Style] = Style(
-        scaled=True, projected=False, factor=1.0, seldom=False
+        scaled=True, projected=False, factor=1.0, last_only=False
     )

@@ -34,7 +34,9 @@ def accumulated(gradient: Callable, n: int) -> Callable:
         return jax.tree.map(_real, ((loss, scalars(extra)), grads))
 
     def mean(params, key, batch):
-        parts = jax.tree_util.tree_map_with_path(lambda *of: _dealt(*of, n), batch)
+        parts = jax.tree_util.tree_map_with_path(
+            lambda *of: _micro_batches(*of, n), batch
+        )
 
         def add(total, numbered):
             i, part = numbered
@@ -52,7 +54,7 @@ def accumulated(gradient: Callable, n: int) -> Callable:
     return mean
 
 
-def _dealt(path: Any, leaf: Array, n: int) -> Array:
+def _micro_batches(path: Any, leaf: Array, n: int) -> Array:
     """Micro-batches (n, B/n, ...) of one leaf (B, ...) of a batch."""
     shape = jnp.shape(leaf)
     checks.require(

@@ -53,9 +53,9 @@ class Blocks:
         self._rows = None
         if jax.process_count() > 1 and mesh is not None:
             if isinstance(batches, SharedSource):
-                self._rows = parallel.own_rows(batches.batch_size, mesh)
+                self._rows = parallel.local_rows(batches.batch_size, mesh)
         source: Any = self
-        self._ahead, self._count = Prefetch(source, self._place), 0
+        self._ahead, self._count = Prefetch(source, self._device_put), 0
 
     def __enter__(self) -> "Blocks":
         self._ahead.__enter__()
@@ -131,28 +131,28 @@ class Blocks:
         Returns:
           Leaves (K, B, ...), of this process's rows if it reads no others.
         """
-        share, batches, rows = 1.0, self._batches, self._rows
+        fraction, batches, rows = 1.0, self._batches, self._rows
         if rows is None:
             stacked = batches.block(step, count)
         else:
             stacked = batches.share(step, count, rows)
-            share = len(rows) / batches.batch_size
+            fraction = len(rows) / batches.batch_size
         if self._size is None:
             # Of the batch alone, so that a resumed run has the same program.
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) / count
-            fitting = MOST_BYTES * share / max(size, 1)
+            fitting = MOST_BYTES * fraction / max(size, 1)
             self._size = min(_power_of_two(fitting), MOST_STEPS)
         size = self._size
         return jax.tree.map(lambda leaf: _padded(leaf, size), stacked)
 
-    def _place(self, stacked: Any) -> Any:
+    def _device_put(self, stacked: Any) -> Any:
         if self._mesh is None:
             with jax.default_device(self._device):
                 return jax.device_put(stacked)
         if self._rows is None:
             return parallel.shard_batch(stacked, self._mesh, axis=1)
         size = self._batches.batch_size
-        return parallel.block_of_shares(stacked, self._rows, size, self._mesh)
+        return parallel.global_block(stacked, self._rows, size, self._mesh)
 
 
 def _power_of_two(bound: float) -> int:

@@ -109,7 +109,7 @@ def fit(
     """
     step, compiled = int(state.step), False
     _raise_if_behind(checkpoints, step)
-    state = _owned(state, mesh, donate)
+    state = _donatable(state, mesh, donate)
     steps_fn = parallel.pinned(steps_fn, state, mesh)
     saves = total_steps if checkpoints is None else save_every
     blocks = Blocks(batches, total_steps, block, save_every=saves, mesh=mesh)
@@ -159,7 +159,7 @@ def _raise_if_behind(checkpoints: Any, step: int) -> None:
     )
 
 
-def _owned(state: TrainState, mesh: Mesh | None, donate: bool) -> TrainState:
+def _donatable(state: TrainState, mesh: Mesh | None, donate: bool) -> TrainState:
     """A copy whose buffers may be donated, on the devices of `mesh`.
 
     With `donate` the state itself is deleted.

@@ -200,6 +200,12 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
       ValueError: If the mesh has no axis "data", or an axis of another type
         than Auto.
       TypeError: If `mesh` is no mesh.
+
+    Example:
+      >>> mesh = dj.training.data_mesh()
+      >>> params = dj.training.replicate({"w": jnp.ones(3)}, mesh)
+      >>> params["w"].sharding.is_fully_replicated
+      True
     """
     check_integers("tree", tree)
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -223,6 +229,13 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
       ValueError: If B is no multiple of the number of devices, with both
         numbers.
       TypeError: If a leaf is no array, or `mesh` is no mesh.
+
+    Example:
+      >>> mesh = dj.training.data_mesh()
+      >>> batch = {"x": jnp.ones((2 * mesh.size, 3))}
+      >>> part = dj.training.shard_batch(batch, mesh)["x"].sharding
+      >>> part.shard_shape((2 * mesh.size, 3))
+      (2, 3)
     """
     devices = mesh.size
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -238,7 +251,7 @@ def shard_batch(batch: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     return jax.tree.map(lambda leaf: placed(leaf, sharding), batch)
 
 
-def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     """The rows of a batch that devices of this process hold.
 
     Args:
@@ -257,14 +270,14 @@ def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
-def block_of_shares(
-    share: PyTree, rows: np.ndarray, batch_size: int, mesh: Mesh
+def global_block(
+    local: PyTree, rows: np.ndarray, batch_size: int, mesh: Mesh
 ) -> PyTree:
-    """A block of batches of which each process has its own rows.
+    """A block of batches of which each process has the rows of its devices.
 
     Args:
-      share: A pytree with leaves (K, n, ...).
-      rows: Their positions in the batch, as of `own_rows`.
+      local: A pytree with leaves (K, n, ...), the rows of this process.
+      rows: Their positions in the batch, as of `local_rows`.
       batch_size: Number of rows of the batch.
       mesh: As `data_mesh` makes it.
 
@@ -284,7 +297,7 @@ def block_of_shares(
         shape = (leaf.shape[0], batch_size, *leaf.shape[2:])
         return jax.make_array_from_callback(shape, sharding, shard)
 
-    return jax.tree.map(whole, share)
+    return jax.tree.map(whole, local)
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:

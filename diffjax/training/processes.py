@@ -24,7 +24,6 @@ from .. import checks
 __all__ = [
     "AUTO",
     "PATIENCE",
-    "any_of",
     "from_first",
     "on_first",
     "start_processes",
@@ -122,13 +121,6 @@ def _number(name: str, values: dict[str, Any]) -> int:
         return int(values[name])
     except ValueError:
         raise ValueError(f"{name} must be an integer, got {values[name]!r}") from None
-
-
-def any_of(value: int) -> int:
-    """The greatest of the integers that the processes call this with."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 def from_first(value: Any) -> Any:

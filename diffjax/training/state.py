@@ -410,7 +410,7 @@ def make_steps(step: Step) -> Step:
         bound = jnp.asarray(size if count is None else count, jnp.int32)
         bound = jnp.minimum(bound, size)
 
-        def apart(state, i, take=True):
+        def isolated(state, i, take=True):
             """One step that XLA compiles alike whatever surrounds it."""
             batch = accumulation.row(batches, i)
             # Without the barriers K decides what is fused with the selection of
@@ -421,7 +421,7 @@ def make_steps(step: Step) -> Step:
 
         def body(carry):
             i, _, state, records = carry
-            state, metrics = apart(state, i)
+            state, metrics = isolated(state, i)
             records = {
                 name: jax.lax.dynamic_update_index_in_dim(records[name], value, i, 0)
                 for name, value in metrics.items()
@@ -430,10 +430,10 @@ def make_steps(step: Step) -> Step:
 
         zero, some = jnp.zeros((), jnp.int32), bound > 0
         if size == 1:  # no loop, in which XLA on CPUs has slow convolutions
-            state, metrics = apart(state, zero, some)
+            state, metrics = isolated(state, zero, some)
             records = {name: value[None] for name, value in metrics.items()}
             return state, {**records, "finite": records["finite"] & some}
-        _, forms = jax.eval_shape(apart, state, zero)
+        _, forms = jax.eval_shape(isolated, state, zero)
         records = {n: jnp.zeros((size,), form.dtype) for n, form in forms.items()}
         # A scan has a length that XLA knows, by which it specialises its body.
         _, _, state, records = jax.lax.while_loop(
