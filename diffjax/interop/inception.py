@@ -311,6 +311,12 @@ def load(path: str | pathlib.Path) -> Any:
       FileNotFoundError: If there is no such file.
       ValueError: If it holds other weights. The message says what was there.
       ModuleNotFoundError: If the file is torch's and torch is not installed.
+
+    Example:
+      >>> from diffjax.interop import inception
+      >>> def distance(path, images, reference):
+      ...     extract = jax.jit(inception.load(path))
+      ...     return dj.metrics.frechet_distance(extract(images), extract(reference))
     """
     arrays = weights.read(path, SOURCE)
     return jax.tree_util.Partial(features, from_state_dict(arrays))

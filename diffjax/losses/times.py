@@ -123,6 +123,12 @@ def logit_normal(mean: Scalar = 0.0, std: Scalar = 1.0) -> TimeDistribution:
 
     Raises:
       ValueError: If std is not positive.
+
+    Example:
+      >>> times = dj.losses.times.logit_normal(0.0, 1.0)
+      >>> flow = dj.schedules.rectified_flow()
+      >>> round(float(times.quantile(flow, 0.5)), 2)
+      0.5
     """
     return LogNormal(mean, std)
 
@@ -271,16 +277,16 @@ def sample_times(
     schedules.check(schedule)
     distribution = named(distribution)
     check(distribution, schedule)
-    shares = (np.arange(count) / count).astype(float_dtype())
-    return as_one_program(_sample_times, schedule, key, shares, distribution)
+    strata = (np.arange(count) / count).astype(float_dtype())
+    return as_one_program(_sample_times, schedule, key, strata, distribution)
 
 
-def _sample_times(schedule, key, shares, distribution):
+def _sample_times(schedule, key, strata, distribution):
     dtype = float_dtype()
     shift = jax.random.uniform(key, (), dtype)
     # (x mod 1) rounds up to 1 for no x ≥ 0, so that no time lies above t_max
-    quantiles = jnp.mod(jnp.asarray(shares, dtype) + shift, 1)
-    return distribution.quantile(schedule, quantiles)
+    u = jnp.mod(jnp.asarray(strata, dtype) + shift, 1)
+    return distribution.quantile(schedule, u)
 
 
 @checks.arguments(distribution=argument)
@@ -301,6 +307,11 @@ def time_density(
       TypeError: If schedule is none.
       ValueError: If the distribution is unknown, or needs log-SNRs and the
         schedule has α(t_max) = 0.
+
+    Example:
+      >>> flow = dj.schedules.rectified_flow()  # of width 0.998
+      >>> round(float(dj.losses.time_density(flow, 0.5)), 3)
+      1.002
     """
     schedules.check(schedule)
     check(named(distribution), schedule)

@@ -121,7 +121,13 @@ def table(lowest: float, highest: float, count: int = 32) -> Uncertainty:
       u, a pytree with the leaf `values`.
 
     Raises:
-      ValueError: If a number is out of range.
+      ValueError: If a number is out of range, or `highest` is not above
+        `lowest`.
+
+    Example:
+      >>> u = dj.losses.uncertainty.table(-6.0, 4.0)
+      >>> u.values.shape, float(u(0.5))
+      ((32,), 0.0)
     """
     lowest, highest = checks.number("lowest", lowest), checks.number("highest", highest)
     checks.greater("highest", highest, "lowest", lowest)

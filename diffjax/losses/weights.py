@@ -91,11 +91,12 @@ class Likelihood(NoiseWeight):
     over_time = True
 
     def __call__(self, schedule, t, sigma_data):
-        # −½ dSNR/dt = (α/σ) (ασ′ − α′σ)/σ², finite where λ = −∞. Nothing cancels,
-        # since both terms are positive: σ grows and α falls. σ² could underflow.
+        # −½ dSNR/dt = (α/σ) W/σ² with the Wronskian W = ασ′ − α′σ, finite where
+        # λ = −∞. Nothing cancels, since both of its terms are positive: σ grows
+        # and α falls. σ² could underflow.
         r = schedules.rates(schedule, t)
-        turn = r.alpha * r.sigma_rate - r.alpha_rate * r.sigma
-        return (r.alpha / r.sigma) * (turn / r.sigma) / r.sigma
+        wronskian = r.alpha * r.sigma_rate - r.alpha_rate * r.sigma
+        return (r.alpha / r.sigma) * (wronskian / r.sigma) / r.sigma
 
     def of_noise_error(self, schedule, t, sigma_data):
         return -0.5 * schedules.log_snr_rate(schedule, t)
@@ -233,6 +234,11 @@ def p2(gamma: Scalar = 1.0, k: Scalar = 1.0) -> Weight:
 
     Raises:
       ValueError: If gamma is negative or k is not positive.
+
+    Example:
+      >>> weight = dj.losses.weights.p2()
+      >>> round(float(weight(dj.schedules.edm(), 0.5, 0.5)), 2)  # 4/(1 + 4)
+      0.8
     """
     return P2(gamma, k)
 
@@ -256,6 +262,11 @@ def sigmoid(bias: Scalar = -2.0) -> Weight:
 
     Raises:
       ValueError: If bias is not finite.
+
+    Example:
+      >>> weight = dj.losses.weights.sigmoid(0.0)
+      >>> round(float(weight(dj.schedules.edm(), 0.5, 0.5)), 2)  # 4/(1 + 4)
+      0.8
     """
     return Sigmoid(bias)
 

@@ -127,8 +127,13 @@ def stated_moments(mean: ArrayLike, covariance: ArrayLike) -> Moments:
       The moments, with an infinite count.
 
     Raises:
-      ValueError: If the shapes differ, or the covariance is not symmetric or has
-        a negative variance.
+      ValueError: If the shapes differ, the covariance is not symmetric or has a
+        negative variance, or a value is NaN or infinite.
+
+    Example:
+      >>> exact = dj.metrics.stated_moments(np.zeros(3), np.eye(3))
+      >>> exact.count
+      inf
     """
     mean, covariance = (np.asarray(a, np.float64) for a in (mean, covariance))
     square = mean.shape * 2
@@ -218,7 +223,13 @@ def frechet_bias(x: Moments, y: Moments) -> float:
       The expected excess of the distance.
 
     Raises:
-      ValueError: As `frechet_of_moments`.
+      ValueError: If the dimensions differ, or a count is below 2.
+
+    Example:
+      >>> x = dj.metrics.moments([[0.0], [2.0]])  # n = 2 and variance 2
+      >>> exact = dj.metrics.stated_moments([1.0], [[2.0]])
+      >>> round(dj.metrics.frechet_bias(x, exact), 6)
+      2.0
     """
     _check_moments(x, y)
     r = _roots(x, y)

@@ -222,6 +222,15 @@ def reconstruct(
 
     References:
       Karras et al. 2024, section 3.2.
+
+    Example:
+      >>> rule, params = dj.training.optimiser(0.1), {"w": jnp.ones(3)}
+      >>> state = dj.training.init(key, params, rule, averages=(0.05, 0.10))
+      >>> step = dj.training.make_step(lambda p, k, b: (p["w"].sum(), {}), rule)
+      >>> with dj.training.Snapshots("snapshots", every=1) as snapshots:
+      ...     snapshots.save(step(state, jnp.zeros(1))[0])
+      >>> dj.training.reconstruct("snapshots", 0.12)["w"].shape
+      (3,)
     """
     return reconstruct_many(directory, (sigma_rel,), step=step, template=template)[0]
 
