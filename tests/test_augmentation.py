@@ -21,6 +21,7 @@ GROUPS = {
 """The entries of the label of each group."""
 
 COUNT = 1000
+EPS = float(np.finfo(np.float32).eps)
 
 
 def noise(*shape, dtype=np.float32):
@@ -171,6 +172,80 @@ def test_constants_stay_constant_under_any_map():
         [[1, 1]] * 2,
     ):
         np.testing.assert_allclose(resample(image, matrix, [0.3, 40.0]), 0.7, rtol=1e-5)
+
+
+def rotation(angle):
+    """The matrix of a rotation from the first axis to the second."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+# (scaling, stretching, right, down), (angle, direction), the label from its third
+# entry on, the linear map from positions (x, y) in the result to those in the
+# image, and its offset in sides of the image. Rows grow downwards, so that an
+# angle is one counterclockwise.
+SCALE = 2**-0.2
+CHANGES = {
+    "scaled": ((1, 0, 0, 0), (0, 0), [1, 0, 0, 0, 0, 0, 0], SCALE * np.eye(2), 0),
+    "rotated": (
+        *((0, 0, 0, 0), (0.3, 0)),
+        [0, np.cos(0.3) - 1, np.sin(0.3), 0, 0, 0, 0],
+        *(rotation(0.3), 0),
+    ),
+    # Scaled too, since a filter that is stretched keeps no linear function.
+    "stretched": (
+        *((1, 1, 0, 0), (0, 0)),
+        [1, 0, 0, 1, 0, 0, 0],
+        *(np.diag([SCALE**2, 1]), 0),
+    ),
+    "stretched aslant": (
+        *((1, 1, 0, 0), (0, 0.5)),
+        [1, 0, 0, np.cos(0.5), np.sin(0.5), 0, 0],
+        *(rotation(-0.5) @ np.diag([SCALE**2, 1]) @ rotation(0.5), 0),
+    ),
+    "squeezed": (
+        *((1, -1, 0, 0), (0, 0)),
+        [1, 0, 0, -1, 0, 0, 0],
+        *(np.diag([1, SCALE**2]), 0),
+    ),
+    "moved right": (
+        (0, 0, 1, 0),
+        (0, 0),
+        [0, 0, 0, 0, 0, 1, 0],
+        np.eye(2),
+        (-1 / 8, 0),
+    ),
+    "moved down": ((0, 0, 0, 1), (0, 0), [0, 0, 0, 0, 0, 0, 1], np.eye(2), (0, -1 / 8)),
+}
+
+
+def test_each_parameter_has_its_entry_of_the_label_and_its_change_of_the_image():
+    """With their signs and scales, of an image whose colours are its positions.
+
+    Where the map does not shrink the image, the cubic reproduces them.
+    """
+    side = 21
+    positions = np.moveaxis(np.mgrid[:side, :side][::-1], 0, -1) - side // 2  # (x, y)
+    image = np.float32(positions)
+    normal, angles, labels, matrices, offsets = zip(*CHANGES.values(), strict=True)
+    changed = jax.jit(jax.vmap(augmentation._changed, (None, None, 0, 0)))
+    flips = jnp.zeros(2, bool)
+    results = changed(image, flips, np.float32(normal), np.float32(angles))
+    for name, result, shown, label, matrix, offset in zip(
+        CHANGES, *map(np.asarray, results), labels, matrices, offsets, strict=True
+    ):
+        np.testing.assert_allclose(
+            shown, [0, 0, *label], rtol=0, atol=EPS, err_msg=name
+        )
+        source = positions @ matrix.T + side * np.broadcast_to(offset, 2)
+        # The filter reads four pixels on each side at most.
+        inside = np.abs(source).max(-1) < side // 2 - 4
+        assert inside.sum() > 50
+        # A position is a sum of products below the side, and so is each of the 64
+        # taps, whose weights have a sum of magnitudes of 1.25² at most.
+        atol = (4 + 64 * 1.25**2) * EPS * side
+        np.testing.assert_allclose(
+            result[inside], source[inside], rtol=0, atol=atol, err_msg=name
+        )
 
 
 def test_parameters_move_the_image_in_their_directions():
