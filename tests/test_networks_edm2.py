@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from diffjax.networks import EDM2, MLP, magnitude, normalise_weights
 from diffjax.networks.edm2 import EDM2Block
@@ -109,23 +110,51 @@ def test_a_weight_of_zero_stays_zero():
     assert not np.any(normalise_weights(zero)["weight"])
 
 
+KEPT = 0.7**2 / (0.7**2 + 0.3**2)
+"""Part of the mean square of a sum that comes from its first branch."""
+
+CROSS = 2 * 0.7 * 0.3 / (0.7**2 + 0.3**2)
+"""Weight of the mean product of the branches in the mean square of their sum."""
+
+
+def mean_square_of_branch(n):
+    """That of two convolutions 3 × 3 with mp_silu before each, of white n × n images.
+
+    A convolution of k pixels out of 9, at the border, has the variance k/9 over
+    its random weights.
+    """
+    count = np.convolve(np.ones(n), np.ones(3), "same")  # 2, 3, …, 3, 2
+    variance = np.outer(count, count) / 9
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    hidden = np.sqrt(variance)[..., None] * nodes
+    silu = hidden / (1 + np.exp(-hidden)) / magnitude.SILU_RMS
+    squares = silu**2 @ weights / np.sqrt(2 * np.pi)  # (n, n)
+    return np.sum(squares * variance) / n**2
+
+
 @pytest.mark.parametrize("encoder", [True, False])
 def test_a_block_keeps_the_mean_square_at_initialisation(encoder):
     n, channels = 8, 64
     block = EDM2Block(channels, encoder, heads=1)
-    h, c = normal32(2, n, n, 32), normal32(3, 16)
+    h, c = normal32(2, n, n, channels), normal32(3, 16)
     out, _ = quick(block.init_with_output)(jax.random.key(0), h, c)
-    # Each sum of two branches is 1 up to their random correlation, of order
-    # 1/√(n² C). The branch loses a share of 1/n of each side to the border of
-    # each convolution, at its weight of 0.3²/(0.7² + 0.3²). Attention averages
-    # over pixels, so that its branch is smaller than 1.
-    share = 0.3**2 / (0.7**2 + 0.3**2)
-    least = (1 - share) * (1 - share * 4 / n) - 5 * (2 / (n * n * channels)) ** 0.5
-    assert least < mean_square(out) < 1 + 0.05
+    # The encoder has a norm. Attention adds from nothing to 1, as it averages
+    # values of mean square 1 over pixels.
+    start = 1 if encoder else mean_square(h)
+    middle = KEPT * start + (1 - KEPT) * mean_square_of_branch(n)
+    least, most = KEPT * middle, KEPT * middle + 1 - KEPT
+    # In each of two sums the branches' mean product, over n² C pairs, is 0 on
+    # average over the random weights.
+    slack = 5 * CROSS * (2 / (n * n * channels)) ** 0.5
+    assert least - slack < mean_square(out) < most + slack
 
 
 @pytest.mark.slow
 def test_activations_of_a_network_have_unit_magnitude_at_initialisation():
+    """Block by block: an encoder's block starts at 1, as it has a norm, and one of
+    the decoder from its input. Each sum keeps `KEPT` of it, and adds no more than
+    fills it to 1.
+    """
     model = EDM2(
         width=32,
         multipliers=(1, 2),
@@ -137,18 +166,28 @@ def test_activations_of_a_network_have_unit_magnitude_at_initialisation():
 
     @quick
     def run(key):
-        return model.init_with_output(key, x, 0.5, capture_intermediates=True)
+        kinds, squares = [], []
 
-    _, state = run(jax.random.key(0))
-    blocks = [
-        leaf["__call__"][0]
-        for name, leaf in state["intermediates"].items()
-        if name.startswith("EDM2Block")
-    ]
-    assert len(blocks) == 1 + 2 + 2 + 2 + 1 + 2
-    # A sum of correlated branches exceeds 1, one of smaller ones stays below.
-    for out in blocks:
-        assert 0.8 < mean_square(out) ** 0.5 < 1.1
+        def record(function, arguments, settings, context):
+            out = function(*arguments, **settings)
+            block = context.module
+            if isinstance(block, EDM2Block) and context.method_name == "__call__":
+                kinds.append((block.encoder, 1 + (block.heads > 0)))
+                squares.append([jnp.mean(h**2) for h in (arguments[0], out)])
+            return out
+
+        with nn.intercept_methods(record):
+            model.init_with_output(key, x, 0.5)
+        return jnp.array(squares), jnp.array(kinds, int)
+
+    squares, kinds = map(np.asarray, run(jax.random.key(0)))
+    assert len(squares) == 1 + 2 + 2 + 2 + 1 + 2
+    # The fewest pairs of a mean product are those of 32 channels that were 4 × 4
+    # pixels before their sides were doubled.
+    slack = 5 * CROSS * (2 / (4 * 4 * 32)) ** 0.5
+    for (before, after), (encoder, sums) in zip(squares, kinds, strict=True):
+        start = 1 if encoder else before
+        assert KEPT**sums * start - slack < after < max(start, 1) + slack
 
 
 def test_blocks_of_the_decoder_have_no_pixel_norm():

@@ -58,9 +58,19 @@ def networks():
     }
 
 
+def entries(leaves):
+    """Number of entries, and that of those in arrays that stay whole."""
+    sizes = [leaf.size for leaf in leaves]
+    return sum(sizes), sum(size for size in sizes if size < training.parallel.SMALL)
+
+
 @pytest.mark.parametrize("name", networks())
 def test_a_device_holds_an_eighth_of_the_state(name):
-    """At most 1.15/8 of its bytes, for parameters, average and two moments."""
+    """Of parameters, average and two moments, but for the arrays that are small.
+
+    These hold w < 2 % of the entries, so that a device has (1 + 7 w)/8 of them,
+    below 1.14/8.
+    """
     network, inputs = networks()[name]
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     mesh, rule = abstract(8), training.optimiser(1e-3)
@@ -74,7 +84,9 @@ def test_a_device_holds_an_eighth_of_the_state(name):
         split = set(training.partition_spec(leaf.shape, mesh)) - {None}
         return leaf.size / (8 if split else 1)
 
-    assert sum(map(held, leaves)) <= 1.15 / 8 * sum(leaf.size for leaf in leaves)
+    total, small = entries(leaves)
+    assert sum(map(held, leaves)) == (total + 7 * small) / 8
+    assert small < 0.02 * total
 
 
 def test_mesh_of_data_and_model():
@@ -138,8 +150,9 @@ def on_eight_devices(folder):
             )
             for leaf in jax.tree.leaves(trained)
         )
-    whole = sum(leaf.size for leaf in jax.tree.leaves(state))
-    fraction = sum(map(held, jax.tree.leaves(states[8, 1]))) / whole
+    leaves = jax.tree.leaves(states[8, 1])
+    total, small = entries(leaves)
+    assert sum(map(held, leaves)) == (total + 7 * small) / 8 and small < 0.02 * total
     for saved, restored in ((1, 8), (8, 2), (8, 1)):
         directory = f"{folder}/{saved}-{restored}"
         with training.Checkpoints(directory, {}) as checkpoints:
@@ -160,7 +173,7 @@ def on_eight_devices(folder):
         for leaf in jax.tree.leaves(state):
             leaf.delete()
         assert all(np.isfinite(words(leaf)).all() for leaf in jax.tree.leaves(copy))
-    return {"losses": losses, "fraction": fraction} | work(*setting())
+    return {"losses": losses} | work(*setting())
 
 
 def work(state, steps, batches):
@@ -197,12 +210,15 @@ def test_eight_devices_train_as_one_with_an_eighth_each(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     one = result["losses"].pop("1/1")
+    # Pairwise sums of 256 squares in another order, over which the errors of a layer
+    # average out, err by log₂ 256 ε/2 at each of six steps.
+    tolerance = 6 * np.log2(256) / 2 * np.finfo(np.float32).eps
     for curve in result["losses"].values():
-        np.testing.assert_allclose(curve, one, rtol=1e-5)
-    assert result["fraction"] <= 1.15 / 8
+        np.testing.assert_allclose(curve, one, rtol=tolerance)
     assert result["batch"] == [2, 8, 4]  # of (2, 64, 4)
-    # Updates of small arrays and norms are computed by every device.
-    assert result["flops"] <= 1.15 / 8
+    # Every device computes the embedding of the one time, which counts once and not
+    # for 64 examples, and updates small arrays: 1/64 and less than 0.4 % of the work.
+    assert 1 / 8 <= result["flops"] <= (1 + 7 * 0.02) / 8
     assert result["donated"] == result["leaves"]
 
 
