@@ -124,7 +124,7 @@ class Prefetch:
             self.waited += time.perf_counter() - began
 
     def _is_under_way(self) -> bool:
-        working = self._thread.is_alive()  # asked first, as it ends with a block done
+        working = self._thread.is_alive()  # read first, as it ends with a block done
         done = self._blocks[0].done()
         outside = "take must be called within `with Prefetch(...)`, got a block outside"
         checks.require(working or done, outside)
