@@ -259,9 +259,19 @@ def test_records_go_on_after_the_checkpoint(tmp_path, capsys):
     two.open(2)
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
     assert "warning" not in capsys.readouterr().out
+    whole = one.file.read_text()
+    for damaged in ('{"step": 2, "steps": "x"}', '{"step": NaN}', "[2]", "{}", "\0"):
+        one.file.write_text(f"{damaged}\n{whole}")
+        recorder(tmp_path).open(2)
+        assert "0 of 2 steps" in capsys.readouterr().out
     one.file.unlink()
     recorder(tmp_path).open(2)
     assert "0 of 2 steps" in capsys.readouterr().out
+    no_number = '{"step": 1, "steps": 1, "held_out_loss": NaN}\n'
+    one.file.write_text(no_number + whole.replace("loss", "held_out_loss"))
+    two.open(2)
+    best = two.best()
+    assert best is not None and math.isfinite(best["held_out_loss"])
     recorder(tmp_path).open(0)
     assert lines_of(tmp_path) == []
 
@@ -359,14 +369,16 @@ def test_the_held_out_loss_does_not_depend_on_chunks(tmp_path):
     config = changed(evaluate_samples=0)
     one = made(config)
     params = one.init(jax.random.key(0))
-    losses = [
-        Evaluation(dataclasses.replace(config, chunk=chunk), one, tmp_path)(params, 1)[
-            "held_out_loss"
-        ]
+    evaluations = [
+        Evaluation(dataclasses.replace(config, chunk=chunk), one, tmp_path)
         for chunk in (2, 8)
     ]
+    losses = [evaluation(params, 1)["held_out_loss"] for evaluation in evaluations]
     # Sums of float32 in another order.
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+    with pytest.raises(FloatingPointError, match="6 of 6 held-out losses .* step 3: l"):
+        evaluations[0](broken, 3)
 
 
 # ----------------------------------------------------------------------- speed
@@ -387,6 +399,7 @@ def test_operations_of_a_step_do_not_depend_on_rematerialisation():
 def test_peaks_are_found_by_the_longest_name():
     assert speed.peak("NVIDIA H100 80GB HBM3") == speed.PEAKS["H100"]
     assert speed.peak("NVIDIA H100 PCIe") == speed.PEAKS["H100 PCIe"]
+    assert speed.peak("NVIDIA H200 NVL") == speed.PEAKS["H200 NVL"]
     assert speed.peak("NVIDIA A100-SXM4-40GB") == speed.PEAKS["A100"]
     assert speed.peak("TPU v5 lite") == speed.PEAKS["TPU v5 lite"]
     assert speed.peak("TPU v5e") == speed.PEAKS["TPU v5 lite"]

@@ -148,6 +148,8 @@ def test_the_kernel_of_a_tpu_is_one_call_for_a_batch(monkeypatch):
         (((2, 3, 2, 4),) * 3, "auto", r"q, k and v must have shapes .*jax.vmap"),
         (((3, 2, 4), (3, 2, 5), (3, 2, 4)), "auto", "q, k and v must have shapes"),
         (((3, 2, 4), (3, 2, 4), (5, 2, 4)), "auto", "q, k and v must have shapes"),
+        (((3, 2, 4), (0, 2, 4), (0, 2, 4)), "auto", "M, heads and d at least 1"),
+        (((3, 2, 0), (3, 2, 0), (3, 2, 4)), "einsum", "M, heads and d at least 1"),
     ],
 )
 def test_attention_raises_by_name(shapes, implementation, message):
@@ -167,3 +169,9 @@ def test_a_network_passes_its_implementation_on(monkeypatch):
         equations = primitives(jax.make_jaxpr(apply)(x).jaxpr)
         scans.append([name for name, _ in equations].count("scan"))
     assert scans == [0, 1, 1]
+
+
+@pytest.mark.parametrize("implementation", ["einsum", "blocks"])
+def test_no_queries_have_no_result(implementation):
+    none, keys = np.zeros((0, 2, 4), np.float32), np.ones((3, 2, 4), np.float32)
+    assert attention(none, keys, keys, implementation).shape == (0, 2, 4)

@@ -67,7 +67,7 @@ def attention(q: Array, k: Array, v: Array, implementation: str = "auto") -> Arr
     accepted = "q, k and v must have shapes (N, heads, d), (M, heads, d), (M, heads, e)"
     checks.require(ranks, f"{accepted}, {got}; jax.vmap over a batch")
     alike = q.shape[1:] == k.shape[1:] and k.shape[:2] == v.shape[:2]
-    checks.require(alike, f"{accepted}, {got}")
+    checks.require(alike and k.size, f"{accepted}, M, heads and d at least 1, {got}")
     plain = _einsum if q.shape[0] * k.shape[0] <= MOST_LOGITS else _blocks
     if implementation == "auto":
         if not (suits_fused(q, k, v) and _modern_gpu()):
@@ -142,7 +142,7 @@ def _blocks(q, k, v):
     """As many queries at a time as have MOST_LOGITS logits, which are not kept."""
     n, heads, d = q.shape
     most = max(1, MOST_LOGITS // k.shape[0])
-    count = math.ceil(n / most)
+    count = max(1, math.ceil(n / most))
     size = math.ceil(n / count)
     padded = jnp.pad(q, ((0, count * size - n), (0, 0), (0, 0)))
     # (count, size, heads, d) -> (count, heads, size, d)
@@ -157,7 +157,8 @@ def _blocks(q, k, v):
         return _mix(block, k, v).astype(v.dtype)
 
     mixed = jax.lax.map(one, blocks)  # (count, heads, size, e)
-    return mixed.transpose(0, 2, 1, 3).reshape(count * size, heads, -1)[:n]
+    mixed = mixed.transpose(0, 2, 1, 3)  # (count, size, heads, e)
+    return mixed.reshape(count * size, heads, v.shape[-1])[:n]
 
 
 def _fused_gpu(q, k, v):

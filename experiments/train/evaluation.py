@@ -111,6 +111,9 @@ class Evaluation:
 
         Returns:
           Numbers by name, among them `held_out_loss`.
+
+        Raises:
+          FloatingPointError: If a loss or a sample is not finite.
         """
         config, data = self.config, self.model.data
         # Fixed, so that the change of two numbers is that of the parameters.
@@ -122,6 +125,12 @@ class Evaluation:
             labels = np.asarray(data.test_labels)[rows]
         examples = data.stored_test[rows], labels, rows, _floats(shares)
         values = map_examples(self._loss, params, examples, **self._settings)
+        bad = int(np.sum(~np.isfinite(values)))
+        if bad:
+            raise FloatingPointError(
+                f"{bad} of {len(values)} held-out losses are not finite after step "
+                f"{step}: lower --learning-rate, or take --dtype float32"
+            )
         results = {"held_out_loss": float(values.mean(dtype=np.float64))}
         count = max(config.evaluate_samples, config.evaluate_frechet)
         if count:

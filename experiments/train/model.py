@@ -173,12 +173,19 @@ def load_params(folder: pathlib.Path, config: Config) -> Any:
 
     Returns:
       The parameters of the network.
+
+    Raises:
+      FileNotFoundError: If they were removed.
     """
-    if config.average is not None:
-        params = dj.training.reconstruct(folder / AVERAGES, config.average)
-    else:
-        checkpoints = "best" if config.final == "best" else "checkpoints"
-        params = dj.training.load_ema(folder / checkpoints)
+    try:
+        if config.average is not None:
+            params = dj.training.reconstruct(folder / AVERAGES, config.average)
+        else:
+            checkpoints = "best" if config.final == "best" else "checkpoints"
+            params = dj.training.load_ema(folder / checkpoints)
+    except FileNotFoundError as error:
+        flags = "--final last --average None"
+        raise FileNotFoundError(f"{error}: train again with {flags}") from None
     return jax.tree.map(jnp.asarray, params["network"])
 
 

@@ -151,8 +151,9 @@ class Records:
 
     def best(self) -> dict[str, Any] | None:
         """The line of the evaluation with the least held-out loss."""
-        evaluations = [line for line in self.lines if "held_out_loss" in line]
-        return min(evaluations, key=lambda line: line["held_out_loss"], default=None)
+        loss = lambda line: line.get("held_out_loss", math.nan)
+        evaluations = [line for line in self.lines if math.isfinite(loss(line))]
+        return min(evaluations, key=loss, default=None)
 
     def close(self) -> None:
         """Close the files of TensorBoard."""
@@ -187,8 +188,9 @@ def _read(file):
     for text in file.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
-            whole = math.isfinite(line["step"]) and isinstance(line, dict)
-        except (ValueError, KeyError, TypeError):
+            numbers = all(isinstance(value, int | float) for value in line.values())
+            whole = numbers and math.isfinite(line["step"])
+        except (ValueError, KeyError, AttributeError, RecursionError):
             whole = False
         if not whole:
             break
