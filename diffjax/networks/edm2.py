@@ -116,8 +116,8 @@ class EDM2(OneProgram, nn.Module):
       dropout: Probability of a feature to be dropped before a block's second
         convolution.
       num_classes: Number of classes of the condition. A dropped label is the
-        null label num_classes, or None. It has an embedding of its own, of
-        the magnitude of a class's. Theirs is all zero. None for no class.
+        null label, num_classes, whose embedding is learned and as large as a
+        class's. In the authors' program it is all zero. None for no class.
       condition_dim: Entries of a condition that is a vector, of mean square
         about 1 where it is given. A dropped one is 0, whose embedding is all
         zero. With num_classes too, the condition is a pair, see
