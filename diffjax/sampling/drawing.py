@@ -238,7 +238,7 @@ def initial(
     """
     grid = grids.decreasing("grid", grid, schedule, zero_end=True)
     arrays, static = partition(as_pytree(schedule))
-    return _initial((static, shape), arrays, key, grid)
+    return _initial(static, shape, arrays, key, grid)
 
 
 @pytree
@@ -304,9 +304,8 @@ def _start(key, schedule, grid, shape):
     )
 
 
-@compiled
-def _initial(settings, arrays, key, grid):
-    static, shape = settings
+@compiled(static_argnums=(0, 1))
+def _initial(static, shape, arrays, key, grid):
     return _start(key, combine(arrays, static), grid, shape)
 
 

@@ -109,7 +109,7 @@ def interpolate(
     start, end, weights = requirements.check_between(start, end, weights)
     solver, grid, problem = _both_ways(solver, grid, denoiser, schedule)
     arrays, static = partition(problem)
-    between, report = _interpolate((solver, static), arrays, start, end, weights, grid)
+    between, report = _interpolate(solver, static, arrays, start, end, weights, grid)
     driver.warn_if_exhausted(solver, report)
     return between
 
@@ -124,9 +124,8 @@ def _both_ways(solver, grid, denoiser, schedule):
     return solver, grid, problem
 
 
-@compiled
-def _interpolate(settings, arrays, start, end, weights, grid):
-    solver, static = settings
+@compiled(static_argnums=(0, 1))
+def _interpolate(solver, static, arrays, start, end, weights, grid):
     problem = combine(arrays, static)
 
     def follow(ts, x):

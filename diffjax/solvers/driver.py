@@ -389,15 +389,14 @@ def run(
         states, report = solver.solve(source, problem, x, ts)
         result = states if path else jax.tree.map(lambda leaf: leaf[-1], states)
     else:
-        result, report = _scan(source, solver, problem, x, ts, (path, remat))
+        result, report = _scan(source, solver, problem, x, ts, path=path, remat=remat)
     # of a solver of fixed steps it is the constant False, and costs nothing
     if report.exhausted is not False:
         result = _nan_where(report.exhausted, result)
     return result, report
 
 
-def _scan(source, solver, problem, x, ts, settings):
-    path, remat = settings
+def _scan(source, solver, problem, x, ts, *, path, remat):
     # coefficients of all steps at once, outside of the loop
     inputs = solver.prepare(problem, ts)
     state = _initial_state(solver, problem, x, inputs)
