@@ -4,16 +4,21 @@ results.
 
 import codecs
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import textwrap
 import time
+import types
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import docstring_parser
 import jax
 import tqdm
 import tyro
@@ -67,8 +72,10 @@ def main(
             settings: dict[str, Any] = {}
             if defaults is not None:
                 settings["default"] = defaults(sys.argv[1:])
-            text = _paragraphs(document)
-            config = tyro.cli(config_type, description=text, prog=name, **settings)
+            _document_flags(config_type)
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(_wrapped(document), end="\n\n")
+            config = tyro.cli(config_type, description="", prog=name, **settings)
             if hasattr(config, "seed"):
                 dj.checks.integer("seed", config.seed, 0, LARGEST_SEED)
             devices.start(config)
@@ -228,24 +235,40 @@ def _spell(error):
     return spelt, error.end
 
 
-def _paragraphs(document: str | None) -> str:
-    """Join the lines of each paragraph and list item, so that a terminal of any
-    width can wrap them.
+def _document_flags(config_type: type) -> None:
+    """Give tyro the text of each flag as one line.
+
+    Of docstrings it keeps the line breaks, and wraps the lines once more.
     """
-    lines: list[str] = []
+    texts: dict[str, str] = {}
+    for parent in reversed(config_type.__mro__[:-1]):
+        for entry in docstring_parser.parse_from_object(parent).params:
+            texts[entry.arg_name] = " ".join((entry.description or "").split())
+    for field in dataclasses.fields(config_type):
+        text = {"help": texts[field.name]} if texts.get(field.name) else {}
+        field.metadata = types.MappingProxyType({**field.metadata, **text})
+
+
+def _wrapped(document: str | None) -> str:
+    """The paragraphs and list items of a docstring as wide as the terminal. Lines
+    of code, which are indented, are unchanged.
+    """
+    width, lines = shutil.get_terminal_size().columns, []
     for line in (document or "").splitlines():
-        text, code = line.strip(), line.startswith("    ")
-        item = text.startswith("- ")
-        joins = (
-            lines
-            and lines[-1]
-            and not lines[-1].startswith("    ")
-            and text
-            and not item
-            and not code
-        )
-        lines = [*lines[:-1], f"{lines[-1]} {text}"] if joins else [*lines, line]
-    return "\n".join(lines)
+        text = line.strip()
+        begins = line.startswith("    ") or text.startswith("- ")
+        if lines and text and not begins and lines[-1][:4].strip():
+            lines[-1] += f" {text}"
+        else:
+            lines.append(line)
+    wrap = textwrap.TextWrapper(
+        width, break_long_words=False, break_on_hyphens=False, subsequent_indent=""
+    )
+    for i, line in enumerate(lines):
+        wrap.subsequent_indent = "  " if line.startswith("- ") else ""
+        if line[:4].strip():
+            lines[i] = wrap.fill(line)
+    return "\n".join(lines).strip("\n")
 
 
 def use_compilation_cache() -> None:
