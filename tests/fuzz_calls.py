@@ -689,6 +689,10 @@ def calls():
             training.warmup_cosine,
             dict(learning_rate=1e-3, warmup_steps=2, total_steps=9),
         ),
+        "training.warmup_inverse_sqrt": (
+            training.warmup_inverse_sqrt,
+            dict(learning_rate=1e-3, warmup_steps=2, decay_after=9),
+        ),
         "training.make_step": (
             training.make_step,
             dict(

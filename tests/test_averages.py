@@ -335,7 +335,13 @@ def test_damaged_and_half_written_snapshots_are_passed_over(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"of step 9; it has steps \[1, 2, 3"):
         reconstruct(tmp_path, 0.05, step=9)
     (tmp_path / "2" / "manifest.json").unlink()
-    with pytest.warns(UserWarning, match="set aside"), Snapshots(tmp_path, every=1):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "notes.txt").write_text("mine")
+    with (
+        pytest.warns(UserWarning, match="the snapshot .*/2 is set aside"),
+        pytest.warns(UserWarning, match="/7 is no snapshot: it is left alone"),
+        Snapshots(tmp_path, every=1),
+    ):
         assert not (tmp_path / "5.writing").exists()
 
 

@@ -1167,6 +1167,9 @@ TRAINING = {
     "training.warmup_cosine": lambda: functools.partial(
         training.warmup_cosine(0.1, 3, 10, 0.5), 4
     ),
+    "training.warmup_inverse_sqrt": lambda: functools.partial(
+        training.warmup_inverse_sqrt(0.1, 3, 10), 40
+    ),
     "training.ema_decay_at": lambda: functools.partial(training.ema_decay_at, 3, 0.9),
 }
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from diffjax.training import ImageFolder
+from diffjax.training import ImageFolder, Images
 from diffjax.training.data import decoding, verification
 from experiments.shared import datasets
 
@@ -217,3 +217,9 @@ def test_a_folder_is_a_data_set(folder, tmp_path):
     assert datasets.reopen_dataset(described, 2, 0).digest == square.digest
     with pytest.raises(ValueError, match="cat must hold at least 4 examples, got 3"):
         datasets.open_dataset(str(folder / "cat"), 2, 0)
+
+
+def test_a_shape_that_is_no_image_is_named(tmp_path):
+    for shape in ((3,), (8, 8), (1, 8, 8, 3)):
+        with pytest.raises(ValueError, match=r"shape must be \(H, W, C\), got \("):
+            Images([tmp_path / "0.png"], shape, None, "")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from diffjax import training
-from diffjax.training import processes
+from diffjax.training import arrays, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS, HALF, BATCH, RATE = 8, 4, 16, 1e-2
@@ -45,10 +45,15 @@ def setting():
     return state, steps, training.Batches(arrays, BATCH)
 
 
-def train(folder, total, index, killed, number):
-    """Train over all devices up to `total` steps, from the checkpoints in `folder`."""
+def train(folder, total, index, killed, number, apart):
+    """Train over all devices up to `total` steps, from the checkpoints in `folder`.
+    If `apart`, it is another folder for each process.
+    """
     state, steps, batches = setting()
-    losses = []
+    state = training.shard_state(state, training.data_mesh())
+    folder = f"{folder}.of_{index}" if apart and index else folder
+    losses, sent, send = [], [], arrays.from_first
+    arrays.from_first = lambda *of: sent.append(True) or send(*of)
 
     def record(step, metrics):
         losses.extend(metrics["loss"].tolist())
@@ -57,7 +62,7 @@ def train(folder, total, index, killed, number):
 
     with training.Checkpoints(folder, {}) as checkpoints:
         state = checkpoints.restore_latest(state) or state
-        begun = int(state.step)
+        begun, split = int(state.step), state.params["w"].sharding.shard_shape((32, 64))
         state = training.fit(
             state,
             steps,
@@ -71,24 +76,24 @@ def train(folder, total, index, killed, number):
         )
         latest = checkpoints.latest_step()
     params = processes.to_host(state.params)
-    split = str(state.params["w"].sharding.shard_shape((32, 64)))
     return {
         "begun": begun,
         "losses": losses,
         "latest": latest,
-        "split": split,
+        "split": str(split),
+        "sent": bool(sent),
         "params": {name: value.tolist() for name, value in params.items()},
     }
 
 
-def main(folder, total, index, count, port, killed, number):
+def main(folder, total, index, count, port, killed, number, apart):
     """One process of `count`."""
     training.start_processes(f"localhost:{port}", count, index, patience=30)
-    result = train(folder, total, index, killed, number)
+    result = train(folder, total, index, killed, number, apart)
     pathlib.Path(f"{folder}.{index}.json").write_text(json.dumps(result))
 
 
-def launch(folder, total, count, killed=-1, number=signal.SIGKILL):
+def launch(folder, total, count, killed=-1, number=signal.SIGKILL, apart=False):
     """(exit status, result or None, errors) of each of `count` processes.
 
     Process `killed` gets the signal `number` after step HALF.
@@ -108,7 +113,9 @@ def launch(folder, total, count, killed=-1, number=signal.SIGKILL):
             [sys.executable, __file__]
             + [
                 str(value)
-                for value in (folder, total, i, count, port, killed, int(number))
+                for value in (
+                    *(folder, total, i, count, port, killed, int(number), int(apart)),
+                )
             ],
             env=environment,
             stderr=subprocess.PIPE,
@@ -142,9 +149,9 @@ def assert_same(one, other):
         np.testing.assert_allclose(value, other["params"][name], rtol=0, atol=atol)
 
 
-def completed(folder, total, count):
+def completed(folder, total, count, apart=False):
     """The results of processes that all end well."""
-    ended = launch(folder, total, count)
+    ended = launch(folder, total, count, apart=apart)
     assert [status for status, _, _ in ended] == [0] * count, ended[0][2] + ended[-1][2]
     return [result for _, result, _ in ended]
 
@@ -164,7 +171,19 @@ def test_two_processes_train_as_one_and_each_resumes_the_other(tmp_path):
         half = completed(folder, HALF, first)[0]
         rest = completed(folder, STEPS, second)[0]
         assert rest["begun"] == half["latest"] == HALF and rest["latest"] == STEPS
+        assert not rest["sent"]  # each has read its own part
         assert_same(one, rest | {"losses": half["losses"] + rest["losses"]})
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_see_the_folder_gets_the_arrays(tmp_path):
+    half = completed(tmp_path / "run", HALF, 2, apart=True)[0]
+    two = completed(tmp_path / "run", STEPS, 2, apart=True)
+    (one,) = completed(tmp_path / "one", STEPS, 1)
+    assert two[0] == two[1] and two[0]["sent"] and two[0]["begun"] == HALF
+    assert two[0]["split"] == one["split"] == "(32, 16)"
+    assert not (tmp_path / "run.of_1").exists()
+    assert_same(one, two[0] | {"losses": half["losses"] + two[0]["losses"]})
 
 
 @pytest.mark.slow

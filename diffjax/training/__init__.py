@@ -11,6 +11,7 @@ from .data import (
     GrainSource,
     ImageFolder,
     Images,
+    PositionedSource,
     Prefetch,
     Rows,
     SharedSource,
@@ -20,35 +21,37 @@ from .data import (
     split,
 )
 from .loop import fit
+from .optimisers import optimiser, warmup_cosine, warmup_inverse_sqrt
 from .parallel import data_mesh, partition_spec, replicate, shard_batch, shard_state
 from .processes import start_processes
 from .snapshots import Snapshots, reconstruct, reconstruct_many
 from .state import (
+    BlockFunction,
     LossFunction,
-    Step,
+    StepFunction,
     TrainState,
     ema_decay_at,
     init,
     make_step,
     make_steps,
-    optimiser,
-    warmup_cosine,
 )
 
 __all__ = [
     "Batches",
+    "BlockFunction",
     "Checkpoints",
     "Examples",
     "GrainSource",
     "ImageFolder",
     "Images",
     "LossFunction",
+    "PositionedSource",
     "Prefetch",
     "Rows",
     "SharedSource",
     "Source",
     "Snapshots",
-    "Step",
+    "StepFunction",
     "TrainState",
     "augmentation",
     "averages",
@@ -71,6 +74,7 @@ __all__ = [
     "split",
     "start_processes",
     "warmup_cosine",
+    "warmup_inverse_sqrt",
 ]
 
 

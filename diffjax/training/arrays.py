@@ -25,7 +25,6 @@ __all__ = [
     "OtherArrays",
     "flatten",
     "from_first",
-    "host_form",
     "items_of",
     "message",
     "nested",
@@ -158,36 +157,28 @@ def to_host(flat: dict[str, Any]) -> dict[str, Any]:
     return processes.to_host({name: _words(leaf) for name, leaf in flat.items()})
 
 
-def host_form(flat: dict[str, Any]) -> dict[str, Any]:
-    """Shapes and dtypes of arrays by name, without their placement."""
-    return {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        for name, leaf in flat.items()
-    }
-
-
-def from_first(flat: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
+def from_first(flat: dict[str, np.ndarray], template: dict[str, Any]) -> dict[str, Any]:
     """Arrays that process 0 has read, in all processes.
 
     Args:
-      flat: Arrays by name, in process 0.
+      flat: Arrays by name in process 0, as `read` returns them on the host.
       template: Arrays by name, whose placement the others get. Those without
         one are put on a device of each process.
 
     Returns:
-      The arrays by name. Empty where process 0 has none.
+      The arrays by name.
     """
-    stored = None
-    if jax.process_index() == 0:
-        stored = {name: np.asarray(_words(leaf)) for name, leaf in flat.items()}
+    mine = flat if jax.process_index() == 0 else None
     placed = {}
-    for name, array in processes.arrays_from_first(stored).items():
-        leaf = template[name]
-        kind = _key_type(leaf) if _is_key(leaf) else None
-        array = jax.device_put(array) if kind is None else _key(array, kind)
+    for name, array in processes.arrays_from_first(mine).items():
+        leaf: Any = template[name]
         sharding = getattr(leaf, "sharding", None)
         whole = sharding is None or sharding.is_fully_addressable
-        placed[name] = array if whole else parallel.placed(array, sharding)
+        value = _key(array, _key_type(leaf)) if _is_key(leaf) else array
+        # What is split is never whole on a device.
+        placed[name] = (
+            jax.device_put(value) if whole else parallel.placed(value, sharding)
+        )
     return placed
 
 
@@ -219,7 +210,10 @@ def write(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> None:
 
 
 def write_whole(
-    folder: pathlib.Path, config: dict[str, Any], items: dict[str, dict[str, Any]]
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    items: dict[str, dict[str, Any]],
+    position: Any = None,
 ) -> None:
     """Write arrays and their manifest so that a folder of this name is whole.
 
@@ -230,13 +224,14 @@ def write_whole(
       folder: The folder, which does not exist yet.
       config: The configuration, JSON values by name.
       items: Arrays by item and name.
+      position: That of the source of data, a JSON value, or None.
     """
     temporary = folder.with_name(f"{folder.name}.writing")
     folders.remove_temporary(temporary, tuple(items))
     temporary.mkdir()
     write(temporary, items)
     described = {item: manifest.describe(part) for item, part in items.items()}
-    manifest.write(temporary, config, described)
+    manifest.write(temporary, manifest.Manifest(config, described, position))
     os.rename(temporary, folder)
 
 
@@ -245,15 +240,21 @@ def read(
     item: str,
     *,
     stored: manifest.Arrays,
-    template: dict[str, Any],
+    template: dict[str, Any] | None = None,
+    on_host: bool = False,
 ) -> dict[str, Any]:
     """Read the arrays of one item, and verify their checksums.
+
+    Of an array that is spread over several processes each reads the part of its
+    own devices. Such a part has no checksum.
 
     Args:
       folder: The checkpoint's folder.
       item: The item's name.
       stored: Its arrays in the manifest.
-      template: Arrays, or their `jax.ShapeDtypeStruct`, by name.
+      template: Arrays, or their `jax.ShapeDtypeStruct`, by name. None for
+        those in the manifest, on the first device.
+      on_host: Whether to read NumPy arrays, and the words of keys.
 
     Returns:
       The arrays, with the template's key types and shardings.
@@ -263,7 +264,12 @@ def read(
       manifest.Damaged: If the arrays cannot be read, or differ from their
         checksums.
     """
-    forms = {name: _stored_form(leaf) for name, leaf in template.items()}
+    if template is None:
+        template = {
+            name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+            for name, entry in stored.items()
+        }
+    forms = {name: _stored_form(leaf, on_host) for name, leaf in template.items()}
     _raise_if_other_arrays(folder, stored, forms)
     try:
         with _ORBAX:
@@ -279,14 +285,16 @@ def read(
         raise manifest.Damaged(f"it cannot be read ({message(error)[:200]})") from error
     manifest.verify(restored, stored)
     for name, leaf in template.items():
-        if _is_key(leaf):
+        if _is_key(leaf) and not on_host:
             restored[name] = _key(restored[name], _key_type(leaf))
     return restored
 
 
-def _stored_form(leaf: Any) -> Any:
+def _stored_form(leaf: Any, on_host: bool = False) -> Any:
     """Stored shape, dtype and placement of a leaf. Keys are stored as words."""
     form = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    if on_host:  # orbax reads what has no placement as NumPy
+        return jax.ShapeDtypeStruct(form.shape, form.dtype)
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
         jax.local_devices()[0]
     )

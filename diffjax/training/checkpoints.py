@@ -1,5 +1,6 @@
 """Checkpoints of a whole `TrainState`, each with its configuration and checksums."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,12 +16,17 @@ import jax
 from .. import checks
 from ..types import PyTree
 from . import arrays, configuration, folders, lock, manifest, processes
+from .data import PositionedSource
 from .snapshots import Snapshots
 from .state import TrainState
 
 __all__ = ["Checkpoints", "load_ema"]
 
 _CONFIG = "training_config.json"
+
+_POSITIONED = checks.optional(
+    checks.has_methods, "position(step)", "continue_from(position)"
+)
 
 
 class Checkpoints:
@@ -41,8 +47,10 @@ class Checkpoints:
     the last save and releases the folder.
 
     A state may be restored to other devices than it was saved from. Of several
-    processes the first writes and reads the files, and all of them must make
-    the same calls.
+    processes, which must all make the same calls, the first writes the files. It
+    also verifies those that are restored. The others then read the parts of
+    their own devices, or get them from the first where they do not see its
+    folder.
 
     Args:
       directory: The folder, made if it is missing.
@@ -52,11 +60,15 @@ class Checkpoints:
         ones, such as the number of steps.
       snapshots: A `Snapshots`, saved with the checkpoints where it is due, in
         another folder.
+      source: A `PositionedSource` of the training's data, such as a
+        `GrainSource`. Its position is saved with the checkpoints and restored
+        with them, so that it need not read all data before.
 
     Raises:
       ValueError: If the newest checkpoint is of another configuration. The
         message names each field with both values.
-      TypeError: If `config` has a value that JSON cannot hold.
+      TypeError: If `config` has a value that JSON cannot hold, or `source`
+        states no position.
       BlockingIOError: If another process, or another object of this one,
         writes to the folder. The message names it.
 
@@ -75,11 +87,14 @@ class Checkpoints:
         ignore: Collection[str] = (),
         *,
         snapshots: Snapshots | None = None,
+        source: PositionedSource | None = None,
     ):
         self._keep = checks.integer("keep", keep, 1)
         self.directory = pathlib.Path(directory).absolute()
         self._config = configuration.as_json(config)
         self._snapshots = snapshots
+        self._source = _POSITIONED("source", source)
+        self._position: Any = None  # of the source, at the restored step
         self._damaged: dict[int, str] = {}  # step -> reason
         self._saving: threading.Thread | None = None
         self._error: Exception | None = None
@@ -114,10 +129,13 @@ class Checkpoints:
         items = {name: arrays.to_host(part) for name, part in items.items()}
         if jax.process_index():
             return
+        position = None if self._source is None else self._source.position(step)
         self._pending = step
         self._damaged.pop(step, None)
         self._saving = threading.Thread(
-            target=self._save, args=(step, items), name=f"saving {self.folder(step)}"
+            target=self._save,
+            args=(step, items, position),
+            name=f"saving {self.folder(step)}",
         )
         self._saving.start()
 
@@ -138,15 +156,15 @@ class Checkpoints:
           RuntimeError: If there are checkpoints but all are damaged.
         """
         items = arrays.items_of(state_template)
-        template = items["ema"] | items["rest"]
         if jax.process_count() == 1:
             restored = self._read_latest(items)
         else:
-            on_host: dict[str, Any] = {}
-            hosted = {name: arrays.host_form(part) for name, part in items.items()}
-            processes.on_first(lambda: on_host.update(self._read_latest(hosted) or {}))
-            restored = arrays.from_first(on_host, template)
-        return arrays.state_of(state_template, restored) if restored else None
+            restored = self._read_together(items)
+        if restored is None:
+            return None
+        if self._source is not None:
+            self._source.continue_from(processes.from_first(self._position))
+        return arrays.state_of(state_template, restored)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None. One being saved counts."""
@@ -185,7 +203,7 @@ class Checkpoints:
         self._lock = lock.Lock(self.directory)
         _open.add(self)
         try:
-            self._clean()
+            self._damaged |= folders.clean(self.directory)
             self._compare_config(ignore)
             self._write_config()
         except BaseException:
@@ -213,18 +231,37 @@ class Checkpoints:
             folders.set_aside(folder, "it is not whole")
         return True
 
-    def _read_latest(self, items: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    def _read_together(self, items: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """`_read_latest` in several processes, each of which reads its own part.
+
+        Process 0 has read and verified whole arrays before, in its memory. It
+        sends them where another does not see the same folder, or cannot read.
+        """
+        whole: dict[str, Any] = {}
+
+        def read():
+            whole.update(self._read_latest(items, on_host=True) or {})
+            return int(whole["step"]) if whole else None
+
+        if (step := processes.on_first(read)) is None:
+            return None
+        folder, restored = self.folder(step), None
+        if processes.agree(manifest.fingerprint(folder)):
+            with contextlib.suppress(manifest.Damaged):
+                restored, _ = _read(folder, items)
+        if processes.any_of(int(restored is None)):
+            restored = arrays.from_first(whole, items["ema"] | items["rest"])
+        return restored
+
+    def _read_latest(
+        self, items: dict[str, dict[str, Any]], on_host: bool = False
+    ) -> dict[str, Any] | None:
         """The arrays of the newest undamaged checkpoint, by name."""
         self._wait()
         while (step := self._latest_step()) is not None:
             folder = self.folder(step)
             try:
-                _, stored = manifest.read(folder)
-                restored: dict[str, Any] = {}
-                for item in folders.ITEMS:
-                    restored |= arrays.read(
-                        folder, item, stored=stored[item], template=items[item]
-                    )
+                restored, self._position = _read(folder, items, on_host)
                 # A folder may have been copied under another name.
                 there = int(restored["step"])
                 message = f"it is the checkpoint of step {there}"
@@ -258,10 +295,10 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
-    def _save(self, step: int, items: dict[str, dict[str, Any]]) -> None:
+    def _save(self, step: int, items: dict[str, dict[str, Any]], position: Any) -> None:
         """Save in the background, and delete old checkpoints."""
         try:
-            arrays.write_whole(self.folder(step), self._config, items)
+            arrays.write_whole(self.folder(step), self._config, items, position)
             for old in folders.whole_steps(self.directory)[: -self._keep]:
                 if folders.holds_only_ours(self.folder(old)):
                     folders.delete(self.folder(old))
@@ -276,37 +313,12 @@ class Checkpoints:
         if self._snapshots is not None:
             self._snapshots.continue_from(step)
 
-    def _clean(self) -> None:
-        """Remove remains of a kill, and set damaged checkpoints aside."""
-        for folder in self.directory.iterdir():
-            if folders.is_temporary(folder):
-                try:
-                    folders.remove_temporary(folder)
-                except FileExistsError as error:
-                    warnings.warn(str(error), stacklevel=5)
-        whole = folders.whole_steps(self.directory)
-        for folder in folders.step_folders(self.directory):
-            if int(folder.name) in whole:
-                continue
-            if not folders.holds_only_ours(folder):
-                warnings.warn(
-                    f"{folder} is no checkpoint: it is left alone", stacklevel=5
-                )
-            elif any(file.is_file() for file in folder.rglob("*")):
-                self._reject(
-                    folder,
-                    f"it has no {manifest.NAME}: it is damaged, or of an earlier "
-                    "version",
-                )
-            # An empty folder is left: it is in the way of its step's
-            # checkpoint only.
-
     def _compare_config(self, ignore: Collection[str]) -> None:
         """Compare `config` with that of the newest checkpoint."""
         # Those without a readable manifest are set aside.
         while (step := self._latest_step()) is not None:
             try:
-                stored, _ = manifest.read(self.folder(step))
+                stored = manifest.read(self.folder(step)).config
                 configuration.raise_if_other(
                     self.folder(step), stored, self._config, ignore
                 )
@@ -347,6 +359,23 @@ class Checkpoints:
     def _reject(self, folder: pathlib.Path, reason: str) -> None:
         self._damaged[int(folder.name)] = reason
         folders.set_aside(folder, reason)
+
+
+def _read(
+    folder: pathlib.Path, items: dict[str, dict[str, Any]], on_host: bool = False
+) -> tuple[dict[str, Any], Any]:
+    """The arrays of a checkpoint by name, and the position of the source of data."""
+    stored = manifest.read(folder)
+    restored: dict[str, Any] = {}
+    for item in folders.ITEMS:
+        restored |= arrays.read(
+            folder,
+            item,
+            stored=stored.items[item],
+            template=items[item],
+            on_host=on_host,
+        )
+    return restored, stored.position
 
 
 _open: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
@@ -398,45 +427,14 @@ def load_ema(
       >>> print(dj.training.load_ema("another_run")["w"])
       [1. 1. 1.]
     """
-    directory = pathlib.Path(directory).absolute()
-    steps = folders.whole_steps(directory)
-    wanted = "" if step is None else f" of step {step}"
-    checks.require(
-        steps if step is None else step in steps,
-        f"{directory} holds no whole checkpoint{wanted}; it has steps {steps}",
-        FileNotFoundError,
-    )
-    failures: dict[int, str] = {}
-    # Listed anew each time: a training may have replaced the one about to be
-    # read.
-    while (
-        left := (set(folders.whole_steps(directory)) if step is None else {step})
-        - failures.keys()
-    ):
-        folder = directory / str(max(left))
-        try:
-            return _read_ema(folder, template)
-        except manifest.Damaged as error:
-            failures[max(left)] = f"{folder}: {error}"
-            warnings.warn(
-                f"the checkpoint {folder} cannot be read: {error}", stacklevel=2
-            )
-    raise ValueError(f"no checkpoint can be read: {'; '.join(failures.values())}")
+    return folders.newest(directory, step, lambda left: _read_ema(left[-1], template))
 
 
 def _read_ema(folder: pathlib.Path, template: PyTree | None) -> PyTree:
-    _, stored = manifest.read(folder)
-    if template is not None:
-        flat = arrays.read(
-            folder,
-            "ema",
-            stored=stored["ema"],
-            template=arrays.flatten(template, "ema"),
-        )
-        return arrays.unflatten(template, flat, "ema")
-    forms = {
-        name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
-        for name, entry in stored["ema"].items()
-    }
-    flat = arrays.read(folder, "ema", stored=stored["ema"], template=forms)
-    return arrays.nested(flat)["ema"]
+    stored = manifest.read(folder).items["ema"]
+    if template is None:
+        return arrays.nested(arrays.read(folder, "ema", stored=stored))["ema"]
+    flat = arrays.read(
+        folder, "ema", stored=stored, template=arrays.flatten(template, "ema")
+    )
+    return arrays.unflatten(template, flat, "ema")

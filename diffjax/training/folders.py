@@ -6,17 +6,19 @@ import pathlib
 import re
 import shutil
 import tempfile
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 from .. import checks
 from . import manifest
 
 __all__ = [
     "ITEMS",
+    "clean",
     "delete",
     "holds_only_ours",
     "identity",
-    "is_temporary",
+    "newest",
     "remove_temporary",
     "set_aside",
     "step_folders",
@@ -66,11 +68,6 @@ def whole_steps(directory: pathlib.Path, items: tuple[str, ...] = ITEMS) -> list
     )
 
 
-def is_temporary(folder: pathlib.Path) -> bool:
-    """Whether a folder has the name of one half written or half deleted."""
-    return bool(_TEMPORARY.fullmatch(folder.name)) and folder.is_dir()
-
-
 def holds_only_ours(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> bool:
     """Whether a folder holds nothing but a checkpoint's files, or no files at all.
 
@@ -100,18 +97,17 @@ def identity(folder: pathlib.Path) -> tuple[int, int] | None:
     return None
 
 
-def set_aside(folder: pathlib.Path, reason: str) -> None:
+def set_aside(folder: pathlib.Path, reason: str, kind: str = "checkpoint") -> None:
     """Rename a damaged checkpoint, with a warning.
 
     Args:
       folder: The checkpoint's folder.
       reason: What is wrong with it, for the warning.
+      kind: What it is, for the warning.
     """
     aside = tempfile.mkdtemp(prefix=f"{folder.name}.unreadable-", dir=folder.parent)
     os.rename(folder, aside)
-    warnings.warn(
-        f"the checkpoint {folder} is set aside as {aside}: {reason}", stacklevel=5
-    )
+    checks.warn(f"the {kind} {folder} is set aside as {aside}: {reason}")
 
 
 def delete(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> None:
@@ -148,6 +144,99 @@ def remove_temporary(folder: pathlib.Path, items: tuple[str, ...] = ITEMS) -> No
             FileExistsError,
         )
     shutil.rmtree(folder)
+
+
+def clean(
+    directory: pathlib.Path,
+    items: tuple[str, ...] = ITEMS,
+    kind: str = "checkpoint",
+) -> dict[int, str]:
+    """Remove remains of a kill, and set damaged folders aside, with warnings.
+
+    Folders that hold anything else are left alone. So is an empty one, which is
+    in the way of nothing.
+
+    Args:
+      directory: The folder of the folders.
+      items: The parts that each of them has.
+      kind: What they are, for messages.
+
+    Returns:
+      The reason of each step that was set aside.
+    """
+    for folder in directory.iterdir():
+        if _TEMPORARY.fullmatch(folder.name) and folder.is_dir():
+            try:
+                remove_temporary(folder, items)
+            except FileExistsError as error:
+                checks.warn(str(error))
+    whole, damaged = whole_steps(directory, items), {}
+    for folder in step_folders(directory):
+        if int(folder.name) in whole:
+            continue
+        if not holds_only_ours(folder, items):
+            checks.warn(f"{folder} is no {kind}: it is left alone")
+        elif any(file.is_file() for file in folder.rglob("*")):
+            reason = (
+                f"it has no {manifest.NAME}: it is damaged, or of an earlier version"
+            )
+            damaged[int(folder.name)] = reason
+            set_aside(folder, reason, kind)
+    return damaged
+
+
+def newest(
+    directory: str | os.PathLike,
+    step: int | None,
+    read: Callable[[list[pathlib.Path]], Any],
+    *,
+    items: tuple[str, ...] = ITEMS,
+    kind: str = "checkpoint",
+) -> Any:
+    """The result of a function that reads the newest undamaged folder.
+
+    Args:
+      directory: The folder of the folders. It is only read, and may be in use
+        by a training.
+      step: The step to read. None for the newest that is undamaged.
+      read: Folders in the order of their steps -> result. It reads the last of
+        them, and the earlier ones if it needs them. It raises manifest.Damaged
+        of one that is damaged, and is then called without that.
+      items: The parts that each folder has.
+      kind: What they are, for messages.
+
+    Returns:
+      The result.
+
+    Raises:
+      FileNotFoundError: If there is no whole folder, or none of `step`.
+      ValueError: If the folder of `step`, or each of them, is damaged.
+    """
+    directory = pathlib.Path(directory).absolute()
+    steps = whole_steps(directory, items)
+    wanted = "" if step is None else f" of step {step}"
+    checks.require(
+        steps if step is None else step in steps,
+        f"{directory} holds no whole {kind}{wanted}; it has steps {steps}",
+        FileNotFoundError,
+    )
+    damaged: dict[pathlib.Path, str] = {}
+    # Listed anew each time: a training may have replaced the one about to be
+    # read.
+    while left := [
+        directory / str(n)
+        for n in whole_steps(directory, items)
+        if directory / str(n) not in damaged and (step is None or n <= step)
+    ]:
+        if step is not None and left[-1].name != str(step):
+            break
+        try:
+            return read(left)
+        except manifest.Damaged as error:
+            folder = error.folder or left[-1]
+            damaged[folder] = f"{folder}: {error}"
+            checks.warn(f"the {kind} {folder} cannot be read: {error}")
+    raise ValueError(f"no {kind} can be read: {'; '.join(damaged.values())}")
 
 
 def write_atomically(file: pathlib.Path, text: str) -> None:

@@ -14,7 +14,7 @@ from . import parallel, processes
 from .blocks import Blocks
 from .data import Batches
 from .interrupts import Call, deferred_signals, stopped
-from .state import Step, TrainState
+from .state import BlockFunction, TrainState
 
 __all__ = ["fit"]
 
@@ -29,7 +29,7 @@ __all__ = ["fit"]
 )
 def fit(
     state: TrainState,
-    steps_fn: Step,
+    steps_fn: BlockFunction,
     batches: Batches,
     total_steps: int,
     *,
@@ -180,7 +180,11 @@ class _Compilable(Protocol):
 
 
 def _compile(
-    steps_fn: Step, state: TrainState, taken: tuple, blocks: Blocks, stop: Sequence[int]
+    steps_fn: BlockFunction,
+    state: TrainState,
+    taken: tuple,
+    blocks: Blocks,
+    stop: Sequence[int],
 ) -> tuple | None:
     """Compile ahead of the first call, which finds the program in JAX's cache.
 

@@ -3,18 +3,31 @@
 orbax verifies no checksum, and restores a flipped bit silently.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from .. import checks
 
-__all__ = ["NAME", "Arrays", "Damaged", "describe", "read", "verify", "write"]
+__all__ = [
+    "NAME",
+    "Arrays",
+    "Damaged",
+    "Manifest",
+    "describe",
+    "fingerprint",
+    "naming",
+    "read",
+    "verify",
+    "write",
+]
 
 NAME = "manifest.json"
 """Name of the file in a checkpoint's folder."""
@@ -23,8 +36,40 @@ Arrays = dict[str, dict[str, Any]]
 """Shape, dtype and sha256 of arrays, by name."""
 
 
+class Manifest(NamedTuple):
+    """The contents of a manifest.
+
+    Attributes:
+      config: The configuration, JSON values by name.
+      items: For each item of the checkpoint, its arrays as `describe` returns
+        them.
+      position: That of the source of data, a JSON value. None for the step
+        alone.
+    """
+
+    config: dict[str, Any]
+    items: dict[str, Arrays]
+    position: Any = None
+
+
 class Damaged(ValueError):
-    """Raised for a checkpoint that differs from the one that was saved."""
+    """Raised for a checkpoint that differs from the one that was saved.
+
+    Attributes:
+      folder: Its folder, where one of several was read.
+    """
+
+    folder: pathlib.Path | None = None
+
+
+@contextlib.contextmanager
+def naming(folder: pathlib.Path) -> Iterator[None]:
+    """Let a `Damaged` that is raised inside have the folder that is damaged."""
+    try:
+        yield
+    except Damaged as error:
+        error.folder = folder
+        raise
 
 
 def describe(arrays: dict[str, Any]) -> Arrays:
@@ -63,33 +108,30 @@ def verify(arrays: dict[str, Any], described: Arrays) -> None:
         checks.require(same, f"array {name!r} differs from its checksum", Damaged)
 
 
-def write(
-    folder: pathlib.Path, config: dict[str, Any], items: dict[str, Arrays]
-) -> None:
+def write(folder: pathlib.Path, contents: Manifest) -> None:
     """Write the manifest of a checkpoint.
 
     Args:
       folder: The checkpoint's folder.
-      config: The configuration of the run, JSON values by name.
-      items: For each item of the checkpoint, its arrays as `describe` returns
-        them.
+      contents: What is written.
     """
-    content = {"config": config, "items": items}
+    content = contents._asdict()
+    if contents.position is None:
+        del content["position"]
     with open(folder / NAME, "w") as file:
         json.dump({**content, "sha256": _text_checksum(content)}, file, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
+def read(folder: pathlib.Path) -> Manifest:
     """Read the manifest of a checkpoint.
 
     Args:
       folder: The checkpoint's folder.
 
     Returns:
-      The configuration, and for each item its arrays as `describe` returns
-      them.
+      Its contents.
 
     Raises:
       Damaged: If there is none, or it differs from the one that was written.
@@ -98,7 +140,9 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
         content = json.loads((folder / NAME).read_bytes())
         checksum = content.pop("sha256")
         if checksum == _text_checksum(content):
-            return content["config"], content["items"]
+            return Manifest(
+                content["config"], content["items"], content.get("position")
+            )
     except FileNotFoundError:
         raise Damaged(f"it has no {NAME}") from None
     except (
@@ -111,6 +155,13 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Arrays]]:
     ):
         pass
     raise Damaged(f"its {NAME} is damaged")
+
+
+def fingerprint(folder: pathlib.Path) -> str | None:
+    """Digits that identify a checkpoint, None where there is none."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    return None
 
 
 def _checksum(array: Any) -> str | None:

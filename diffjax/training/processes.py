@@ -24,6 +24,9 @@ from .. import checks
 __all__ = [
     "AUTO",
     "PATIENCE",
+    "agree",
+    "any_of",
+    "arrays_from_first",
     "from_first",
     "on_first",
     "start_processes",
@@ -121,6 +124,18 @@ def _number(name: str, values: dict[str, Any]) -> int:
         return int(values[name])
     except ValueError:
         raise ValueError(f"{name} must be an integer, got {values[name]!r}") from None
+
+
+def any_of(value: int) -> int:
+    """The greatest of the integers that the processes call this with."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def agree(value: Any) -> bool:
+    """Whether all processes call this with the same JSON value."""
+    return not any_of(int(from_first(value) != value))
 
 
 def from_first(value: Any) -> Any:

@@ -5,10 +5,9 @@ length then follows after the training, by least squares (Karras et al. 2024,
 section 3.2).
 """
 
-import contextlib
+import functools
 import os
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +77,7 @@ class Snapshots:
     def _take_folder(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = lock.Lock(self.directory)
-        self._clean()
+        folders.clean(self.directory, ITEMS, "snapshot")
 
     def steps(self) -> list[int]:
         """The steps of the whole snapshots, in order."""
@@ -121,7 +120,7 @@ class Snapshots:
         self, step: int, lengths: Sequence[float], items: dict[str, dict[str, Any]]
     ) -> None:
         if self.folder(step).exists() and step in self.steps():
-            _, stored = manifest.read(self.folder(step))
+            stored = manifest.read(self.folder(step)).items
             same = stored["averages"] == manifest.describe(items["averages"])
             checks.require(
                 same, f"{self.folder(step)} holds other averages than state has"
@@ -168,19 +167,6 @@ class Snapshots:
             message = f"array {name!r} must be finite in {self._dtype}"
             checks.require(finite, message)
         return flat
-
-    def _clean(self) -> None:
-        """Remove remains of a kill, and set aside what is not whole."""
-        for folder in self.directory.iterdir():
-            if folders.is_temporary(folder):
-                try:
-                    folders.remove_temporary(folder, ITEMS)
-                except FileExistsError as error:
-                    warnings.warn(str(error), stacklevel=3)
-        whole = self.steps()
-        for folder in folders.step_folders(self.directory):
-            if int(folder.name) not in whole and folders.holds_only_ours(folder, ITEMS):
-                folders.set_aside(folder, "it is not whole")
 
 
 def _cast(flat: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -258,80 +244,49 @@ def reconstruct_many(
       FileNotFoundError: As in `reconstruct`.
       ValueError: As in `reconstruct`.
     """
-    directory = pathlib.Path(directory).absolute()
-    steps = folders.whole_steps(directory, ITEMS)
-    wanted = "" if step is None else f" of step {step}"
-    checks.require(
-        steps if step is None else step in steps,
-        f"{directory} holds no whole snapshot{wanted}; it has steps {steps}",
-        FileNotFoundError,
-    )
-    damaged: dict[int, str] = {}
-    while left := [n for n in steps if n not in damaged and n <= (step or n)]:
-        last = left[-1] if step is None else step
-        if last in damaged:
-            break
-        flats = _combined(directory, left, last, sigma_rels, template, damaged)
-        if flats is not None:
-            return [_as_tree(flat, template) for flat in flats]
-    raise ValueError(f"no snapshot can be read: {'; '.join(damaged.values())}")
+    combined = functools.partial(_combined, sigma_rels=sigma_rels, template=template)
+    flats = folders.newest(directory, step, combined, items=ITEMS, kind="snapshot")
+    return [_as_tree(flat, template) for flat in flats]
 
 
-def _combined(directory, steps, last, sigma_rels, template, damaged):
-    """Sums over snapshots by name for each length, or None if one is damaged."""
+def _combined(
+    left: list[pathlib.Path], *, sigma_rels: Sequence[float], template: PyTree | None
+) -> list[dict[str, np.ndarray]]:
+    """Sums over snapshots by name for each length, at the last of them."""
     stored: list[tuple[int, float]] = []
     manifests = {}
-    for step in steps:
-        with _passed_over(directory / str(step), damaged):
-            config, described = manifest.read(directory / str(step))
+    for folder in left:
+        with manifest.naming(folder):
+            config, described, _ = manifest.read(folder)
             named = f"it is the snapshot of step {config['step']}"
-            checks.require(config["step"] == step, named, manifest.Damaged)
-            stored += [(step, length) for length in config["lengths"]]
-            manifests[step] = described["averages"]
-    if len(manifests) < len(steps):
-        return None
+            checks.require(str(config["step"]) == folder.name, named, manifest.Damaged)
+        stored += [(config["step"], length) for length in config["lengths"]]
+        manifests[folder] = described["averages"]
+    last = int(left[-1].name)
     rows = [averages.combination(stored, last, length) for length in sigma_rels]
     coefficients = dict(zip(stored, np.transpose(rows), strict=True))
     sums: list[dict[str, np.ndarray]] = [{} for _ in sigma_rels]
-    for step in steps:
-        flat = None
-        with _passed_over(directory / str(step), damaged):
-            flat = _read(directory / str(step), manifests[step], template)
-        if flat is None:
-            return None
+    for folder, described in manifests.items():
+        with manifest.naming(folder):
+            flat = _read(folder, described, template)
         for prefixed, array in flat.items():
             length, _, name = prefixed.partition("/")
             values = np.asarray(array, np.float64)
-            for total, factor in zip(
-                sums, coefficients[step, float(length)], strict=True
-            ):
+            factors = coefficients[int(folder.name), float(length)]
+            for total, factor in zip(sums, factors, strict=True):
                 total[name] = total.get(name, 0.0) + factor * values
     return sums
 
 
-@contextlib.contextmanager
-def _passed_over(folder, damaged):
-    """Record a damaged snapshot, with a warning."""
-    try:
-        yield
-    except manifest.Damaged as error:
-        damaged[int(folder.name)] = f"{folder}: {error}"
-        checks.warn(f"the snapshot {folder} cannot be read: {error}")
-
-
 def _read(folder, stored, template):
+    if template is None:
+        return arrays.read(folder, "averages", stored=stored)
+    dtype = next(iter(stored.values()))["dtype"]
     forms = {
-        name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
-        for name, entry in stored.items()
+        name: jax.ShapeDtypeStruct(leaf.shape, dtype)
+        for length in {name.partition("/")[0] for name in stored}
+        for name, leaf in arrays.flatten(template, length).items()
     }
-    if template is not None:
-        dtype = next(iter(stored.values()))["dtype"]
-        lengths = {name.partition("/")[0] for name in stored}
-        forms = {
-            name: jax.ShapeDtypeStruct(leaf.shape, dtype)
-            for length in lengths
-            for name, leaf in arrays.flatten(template, length).items()
-        }
     return arrays.read(folder, "averages", stored=stored, template=forms)
 
 

@@ -1,5 +1,6 @@
 """The training state, one step of it as a pure function, and K steps in one call."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,26 +14,25 @@ from .. import checks, types
 from ..types import Array, ArrayLike, Key, PyTree
 from . import accumulation, parallel
 from . import averages as power_averages
+from .optimisers import FRACTION, TRANSFORMATION
 
 __all__ = [
+    "BlockFunction",
     "LossFunction",
-    "Step",
+    "StepFunction",
     "TrainState",
     "ema_decay_at",
     "init",
     "make_step",
     "make_steps",
-    "optimiser",
-    "warmup_cosine",
 ]
 
 LossFunction = Callable[[PyTree, Key, PyTree], tuple[Array, dict[str, Array]]]
 """(params, key, batch) -> (loss of shape (), dict of scalars)."""
-Step = Callable[..., tuple["TrainState", dict[str, Array]]]
-"""(state, batch, take=True) -> (state, metrics)."""
-
-TRANSFORMATION = (checks.has_methods, "init(params)", "update(updates, state, params)")
-"""Check of a transformation of optax."""
+StepFunction = Callable[..., tuple["TrainState", dict[str, Array]]]
+"""A step of `make_step`: (state, batch, take=True) -> (state, metrics)."""
+BlockFunction = Callable[..., tuple["TrainState", dict[str, Array]]]
+"""Steps of `make_steps`: (state, batches, count=None) -> (state, metrics)."""
 
 
 @types.pytree
@@ -116,124 +116,7 @@ def init(
     )
 
 
-_FRACTION = (checks.within, 0.0, 1.0)
-
-
-@checks.arguments(
-    learning_rate=checks.positive,
-    warmup_steps=(checks.integer, 0),
-    final_fraction=_FRACTION,
-    total_steps=checks.optional(checks.integer, 1, 2**62),
-)
-def warmup_cosine(
-    learning_rate: float,
-    warmup_steps: int,
-    total_steps: int | None,
-    final_fraction: float = 0.0,
-) -> optax.Schedule:
-    """Learning rate with linear warm-up and cosine decay.
-
-        η min(1, (n + 1)/warmup_steps) (f + (1 − f) (1 + cos πu)/2)
-        u = (n − warmup_steps)/(total_steps − warmup_steps), clipped to [0, 1]
-
-    This is Loshchilov & Hutter 2017, equation 5, without restarts. The first
-    step n = 0 has η/warmup_steps, not optax's 0.
-
-    Args:
-      learning_rate: η, the greatest rate.
-      warmup_steps: Number of steps of the warm-up. 0 for none.
-      total_steps: Step at which the decay ends. None for a constant rate after
-        the warm-up.
-      final_fraction: f, the fraction of η at the end.
-
-    Returns:
-      The schedule, n -> learning rate of step n = 0, 1, …
-
-    Raises:
-      ValueError: If an argument is out of range, or `total_steps` does not
-        exceed `warmup_steps`.
-    """
-    if total_steps is not None:
-        checks.greater("total_steps", total_steps, "warmup_steps", warmup_steps)
-
-    def schedule(n):
-        rate = learning_rate * jnp.minimum(1.0, (n + 1) / max(warmup_steps, 1))
-        if total_steps is None:
-            return rate
-        f = final_fraction
-        u = jnp.clip((n - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
-        return rate * (f + (1.0 - f) * 0.5 * (1.0 + jnp.cos(jnp.pi * u)))
-
-    return jax.jit(schedule, inline=True)
-
-
-def _below_one(name, value):
-    checks.within(name, value, 0.0, 1.0)
-    checks.require(value < 1, f"{name} must be below 1, got {value}")
-
-
-@checks.arguments(
-    learning_rate=checks.positive,
-    weight_decay=checks.non_negative,
-    clip_norm=checks.optional(checks.positive),
-    beta_1=_below_one,
-    beta_2=_below_one,
-    epsilon=checks.non_negative,
-)
-def optimiser(
-    learning_rate: float = 1e-3,
-    *,
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = 1.0,
-    beta_1: float = 0.9,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-8,
-) -> optax.GradientTransformation:
-    """Adam after clipping of the gradient, or AdamW where the weights decay.
-
-    The rate is `warmup_cosine`: a linear warm-up, then constant, or a cosine
-    decay if `total_steps` is given. A resumed run with another `total_steps`
-    is another run. Any transformation of optax serves in place of this one.
-
-    Args:
-      learning_rate: The greatest rate.
-      warmup_steps: Number of steps of the warm-up.
-      total_steps: Step at which the cosine decay ends. None for no decay.
-      final_fraction: Fraction of the rate at the end of the decay.
-      weight_decay: Decay of the weights, multiplied by the rate. 0 for Adam.
-      clip_norm: Greatest global norm of the gradient. None for no clipping.
-      beta_1: Decay of the first moment, in [0, 1).
-      beta_2: Decay of the second moment, in [0, 1).
-      epsilon: Added to the root of the second moment.
-
-    Returns:
-      The transformation.
-
-    Raises:
-      ValueError: If an argument is out of range.
-
-    References:
-      Kingma & Ba 2015, Algorithm 1. Loshchilov & Hutter 2019, Algorithm 2.
-
-    Example:
-      >>> rule = dj.training.optimiser(1e-3, warmup_steps=100, total_steps=1000)
-    """
-    rate: Any = learning_rate
-    if warmup_steps or total_steps is not None:
-        rate = warmup_cosine(learning_rate, warmup_steps, total_steps, final_fraction)
-    if weight_decay > 0:
-        adam = optax.adamw(rate, beta_1, beta_2, epsilon, weight_decay=weight_decay)
-    else:
-        adam = optax.adam(rate, beta_1, beta_2, epsilon)
-    if clip_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
-
-
-@checks.arguments(step=checks.non_negative, ema_decay=_FRACTION)
+@checks.arguments(step=checks.non_negative, ema_decay=FRACTION)
 def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
     """Decay of the parameters' average at a step.
 
@@ -259,7 +142,7 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Array:
 
 
 @checks.arguments(
-    ema_decay=_FRACTION,
+    ema_decay=FRACTION,
     accumulate=(checks.integer, 1),
     optimiser=TRANSFORMATION,
     loss_fn=(checks.callable_, "loss_fn(params, key, batch) -> (loss, metrics)"),
@@ -270,7 +153,7 @@ def make_step(
     ema_decay: float = 0.999,
     *,
     accumulate: int = 1,
-) -> Step:
+) -> StepFunction:
     """The pure function of one gradient step.
 
         step(state, batch, take=True) -> (state, metrics)
@@ -325,50 +208,59 @@ def make_step(
         whole = parallel.gathered(state.params)
         (loss, extra), grads = gradient(whole, key, batch)
         grads = parallel.split(grads)
-        metrics = {
-            "loss": loss,
-            "grad_norm": _norm(grads),
-            **accumulation.scalars(extra),
-        }
-        metrics = {name: accumulation.wide(value) for name, value in metrics.items()}
+        metrics = _metrics(loss, extra, grads)
         finite = functools.reduce(
             jnp.logical_and, [jnp.isfinite(value) for value in metrics.values()]
         )
-
-        def taken(state):
-            # optax divides integers, which strict promotion forbids.
-            with jax.numpy_dtype_promotion("standard"):
-                updates, opt_state = optimiser.update(
-                    grads, state.opt_state, state.params
-                )
-                params = optax.apply_updates(state.params, updates)
-            d = ema_decay_at(state.step, ema_decay)
-            ema = jax.tree.map(
-                lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), state.ema, params
-            )
-            averages = tuple(
-                power_averages.updated(average, params, state.step + 1, length)
-                for average, length in zip(state.averages, state.lengths, strict=True)
-            )
-            return TrainState(
-                state.step + 1,
-                params,
-                ema,
-                opt_state,
-                state.key,
-                averages,
-                state.lengths,
-            )
-
         # Not jnp.where, which copies the whole state at every step on a CPU
         # (11 % of a step of 4 M parameters).
-        state = jax.lax.cond(finite & take, taken, lambda state: state, state)
+        state = jax.lax.cond(
+            finite & take,
+            lambda state: _updated(state, grads, optimiser, ema_decay),
+            lambda state: state,
+            state,
+        )
         return state, {**metrics, "finite": finite}
 
     return jax.jit(step, inline=True)
 
 
-def make_steps(step: Step) -> Step:
+def _metrics(loss: Array, extra: dict[str, Array], grads: PyTree) -> dict[str, Array]:
+    """The metrics of a step by name, in float32 at least."""
+    metrics = {"loss": loss, "grad_norm": _norm(grads), **accumulation.scalars(extra)}
+    return {name: accumulation.wide(value) for name, value in metrics.items()}
+
+
+def _updated(
+    state: TrainState,
+    grads: PyTree,
+    optimiser: optax.GradientTransformation,
+    ema_decay: float,
+) -> TrainState:
+    """The state after the step of a gradient."""
+    # optax divides integers, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    d = ema_decay_at(state.step, ema_decay)
+    ema = jax.tree.map(
+        lambda e, p: (d * e + (1.0 - d) * p).astype(e.dtype), state.ema, params
+    )
+    averages = tuple(
+        power_averages.updated(average, params, state.step + 1, length)
+        for average, length in zip(state.averages, state.lengths, strict=True)
+    )
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        ema=ema,
+        opt_state=opt_state,
+        averages=averages,
+    )
+
+
+def make_steps(step: StepFunction) -> BlockFunction:
     """Compile up to K steps as one device call.
 
         steps(state, batches, count=None) -> (state, metrics)
@@ -409,25 +301,7 @@ def make_steps(step: Step) -> Step:
         size = jax.tree.leaves(batches)[0].shape[0]
         bound = jnp.asarray(size if count is None else count, jnp.int32)
         bound = jnp.minimum(bound, size)
-
-        def isolated(state, i, take=True):
-            """One step that XLA compiles alike whatever surrounds it."""
-            batch = accumulation.row(batches, i)
-            # Without the barriers K decides what is fused with the selection of
-            # a batch and with the record of a metric, and so how both round.
-            state, batch = jax.lax.optimization_barrier((state, batch))
-            state, metrics = step(state, batch, take)
-            return jax.lax.optimization_barrier((state, metrics))
-
-        def body(carry):
-            i, _, state, records = carry
-            state, metrics = isolated(state, i)
-            records = {
-                name: jax.lax.dynamic_update_index_in_dim(records[name], value, i, 0)
-                for name, value in metrics.items()
-            }
-            return i + 1, metrics["finite"], state, records
-
+        isolated = functools.partial(_isolated, step, batches)
         zero, some = jnp.zeros((), jnp.int32), bound > 0
         if size == 1:  # no loop, in which XLA on CPUs has slow convolutions
             state, metrics = isolated(state, zero, some)
@@ -435,15 +309,40 @@ def make_steps(step: Step) -> Step:
             return state, {**records, "finite": records["finite"] & some}
         _, forms = jax.eval_shape(isolated, state, zero)
         records = {n: jnp.zeros((size,), form.dtype) for n, form in forms.items()}
-        # A scan has a length that XLA knows, by which it specialises its body.
-        _, _, state, records = jax.lax.while_loop(
-            lambda carry: carry[1] & (carry[0] < bound),
-            body,
-            (zero, jnp.array(True), state, records),
-        )
-        return state, records
+        return _looped(isolated, state, bound, records)
 
     return steps
+
+
+def _isolated(step, batches, state, i, take=True):
+    """Step i of a block, which XLA compiles alike whatever surrounds it."""
+    batch = accumulation.row(batches, i)
+    # Without the barriers K decides what is fused with the selection of a batch
+    # and with the record of a metric, and so how both round.
+    state, batch = jax.lax.optimization_barrier((state, batch))
+    state, metrics = step(state, batch, take)
+    return jax.lax.optimization_barrier((state, metrics))
+
+
+def _looped(isolated, state, bound, records):
+    """The state after `bound` steps, or those up to one that is not finite."""
+
+    def body(carry):
+        i, _, state, records = carry
+        state, metrics = isolated(state, i)
+        records = {
+            name: jax.lax.dynamic_update_index_in_dim(records[name], value, i, 0)
+            for name, value in metrics.items()
+        }
+        return i + 1, metrics["finite"], state, records
+
+    # A scan has a length that XLA knows, by which it specialises its body.
+    _, _, state, records = jax.lax.while_loop(
+        lambda carry: carry[1] & (carry[0] < bound),
+        body,
+        (jnp.zeros((), jnp.int32), jnp.array(True), state, records),
+    )
+    return state, records
 
 
 def _norm(grads: PyTree) -> Array:

@@ -1,6 +1,14 @@
 """Sources of training data: the batches of a step, from arrays, files and folders."""
 
-from .batches import Batches, Examples, Rows, SharedSource, Source, split
+from .batches import (
+    Batches,
+    Examples,
+    PositionedSource,
+    Rows,
+    SharedSource,
+    Source,
+    split,
+)
 from .files import load, load_labelled
 from .grains import GrainSource
 from .images import ImageFolder, Images
@@ -12,6 +20,7 @@ __all__ = [
     "GrainSource",
     "ImageFolder",
     "Images",
+    "PositionedSource",
     "Prefetch",
     "Rows",
     "SharedSource",

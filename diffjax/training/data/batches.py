@@ -9,7 +9,15 @@ import numpy as np
 from ... import checks
 from ...types import PyTree
 
-__all__ = ["Batches", "Examples", "Rows", "SharedSource", "Source", "split"]
+__all__ = [
+    "Batches",
+    "Examples",
+    "PositionedSource",
+    "Rows",
+    "SharedSource",
+    "Source",
+    "split",
+]
 
 
 @runtime_checkable
@@ -69,6 +77,34 @@ class SharedSource(Source, Protocol):
 
         Returns:
           A pytree with leaves (count, n, ...).
+        """
+        ...
+
+
+@runtime_checkable
+class PositionedSource(Source, Protocol):
+    """A source that goes on from a stored position without reading all before.
+
+    Its batches are the same without the position. `Checkpoints(source=)` saves
+    and restores it.
+    """
+
+    def position(self, step: int) -> Any:
+        """Where the batches from a step on begin, or earlier ones.
+
+        Args:
+          step: A step up to which batches were read.
+
+        Returns:
+          A JSON value. None where the step says enough.
+        """
+        ...
+
+    def continue_from(self, position: Any) -> None:
+        """Go on from a position.
+
+        Args:
+          position: As `position` returned it, perhaps in another process.
         """
         ...
 

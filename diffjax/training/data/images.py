@@ -18,6 +18,12 @@ from .verification import listing, verified
 __all__ = ["ImageFolder", "Images"]
 
 
+def _image_shape(name: str, value: Any) -> tuple[int, ...]:
+    shape = checks.shape(name, value)
+    checks.image(name, shape)
+    return shape
+
+
 class Images(Examples):
     """Image files, decoded by threads when they are indexed.
 
@@ -26,8 +32,12 @@ class Images(Examples):
       shape: (height, width, channels) of a decoded image.
       size: As of `ImageFolder`.
       digest: Digits that identify the files' contents and order.
+
+    Raises:
+      ValueError: If the shape has another rank.
     """
 
+    @checks.arguments(shape=_image_shape)
     def __init__(
         self,
         files: list[pathlib.Path],
