@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import diffjax as dj
-from experiments.shared import runs
+from diffjax.training import arrays
+from experiments.shared import cli, datasets, runs
 from experiments.train import __main__ as train
 from experiments.train import (
     augmentation,
@@ -303,6 +304,25 @@ def test_the_learning_rate_is_the_stated_one():
     np.testing.assert_allclose([constant(i) for i in (0, 1, 99)], [5e-4, 1e-3, 1e-3])
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("network", ["dit", "edm2"])
+def test_the_optimiser_is_a_chain_whose_parts_name_the_moments(network, clip_norm):
+    """The names are those in checkpoints, and the update is optax's bit for bit."""
+    config = changed(network=network, clip_norm=clip_norm, weight_decay=0.1)
+    parts = [optax.adamw(optimisation.learning_rate(config), weight_decay=0.1)]
+    if clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(clip_norm))
+    if network == "edm2":
+        parts.append(optimisation.normalising())
+    params, updates = {"weight": jnp.arange(6.0).reshape(2, 3)}, []
+    for rule in (optax.chain(*parts), optimisation.optimiser(config)):
+        state = rule.init(params)
+        update, state = rule.update(params, state, params)
+        names = arrays.flatten(state, "opt_state").keys()
+        updates.append((list(names), np.asarray(update["weight"]).tolist()))
+    assert updates[0] == updates[1]
+
+
 def test_weights_of_magnitude_preserving_networks_stay_normalised():
     rule = optimisation.optimiser(changed(network="edm2_s", learning_rate=0.1))
     params = {"a": {"weight": jnp.ones((4, 3))}, "b": jnp.ones(3)}
@@ -335,6 +355,16 @@ def test_conditions_take_the_form_of_the_network():
         jax.tree.map(np.testing.assert_array_equal, one.condition(), null)
     pair = one.condition(1, jnp.ones(2))
     assert int(pair[0]) == 1 and pair[1].sum() == 2
+
+
+def test_a_model_without_examples_has_the_recorded_number_of_classes():
+    config = changed(labels=True)
+    one = made(config)
+    about = json.loads(json.dumps(model.about(config, one)))
+    data = datasets.described(about[model.DESCRIPTION])
+    assert data.train_labels is None
+    loaded = model.make_model(config, data, about[model.TAKEN]["classes"])
+    assert loaded.classes == one.classes == 3
 
 
 def test_labels_are_dropped_and_images_scaled():
@@ -419,6 +449,30 @@ def test_mosaics_are_images_pixel_by_pixel(tmp_path):
     assert pixels[0, 0].tolist() == [0, 0, 0] and pixels[-1, 0].tolist() == [255] * 3
 
 
+# ------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_is_wrapped_once(width, monkeypatch, capsys):
+    """No line is too long, and none ends before it is full."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.argv", ["train", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main(train.run, Config, train.__doc__, defaults=presets.chosen)
+    written = capsys.readouterr().out
+    assert max(map(len, written.splitlines())) <= width
+    assert "--samples 0   " in written  # a line of code
+    lines = [line.strip("│| ") for line in written.splitlines()]
+    for begin, end, narrower in (
+        ("During training, OUT", "on the same devices.", 0),
+        ("Changes of training images.", "(default: flip)", 10),  # in the box
+    ):
+        first = next(i for i, line in enumerate(lines) if line.startswith(begin))
+        last = next(i for i, line in enumerate(lines) if i >= first and end in line)
+        for line, following in zip(lines[first:last], lines[first + 1 :], strict=False):
+            assert len(f"{line} {following.split()[0]}") > width - narrower
+
+
 # ---------------------------------------------------------------------- errors
 
 WRONG = [
@@ -447,6 +501,17 @@ WRONG = [
     ({"network": "dit_s_2", "multipliers": (1,)}, "multipliers"),
     ({"patch": 2}, "patch"),
     ({"data": "digits", "network": "mlp", "labels": False, "size": -1}, "size"),
+    ({"random_shape": (3,)}, r"random_shape must be \(H, W, C\), got \(3,\)"),
+    ({"random_classes": 0}, "random_classes"),
+    (
+        {"network": "unet", "depth": 1, "random_shape": (6, 4, 3)}
+        | {"multipliers": (1, 2, 2)},
+        r"examples of random .* 2\^\(multipliers − 1\)=4, got \(6, 4, 3\)",
+    ),
+    (
+        {"network": "dit", "patch": 4, "random_shape": (6, 4, 3)},
+        "examples of random .* patch=4",
+    ),
     ({"random_shape": (4, 4, 2), "prediction": "levels"}, "prediction"),
     ({"random_shape": (4, 4, 2), "augment": "digits"}, "augment"),
     ({"data": "nothing.npz"}, "--data random"),

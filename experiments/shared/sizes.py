@@ -128,6 +128,20 @@ def levels_cost(data: Any, batch_size: int) -> str:
     )
 
 
+def check_images(network: str, data: Any) -> None:
+    """Raise ValueError unless a data set has the images that a network needs.
+
+    Args:
+      network: Name of the network.
+      data: A `datasets.Dataset`.
+    """
+    if len(data.shape) != 3:
+        raise ValueError(
+            f"network {network!r} needs images (H, W, C), {data.name} has examples of "
+            f"shape {data.shape}; use mlp"
+        )
+
+
 def network_fields(network: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """Default fields of a network that follow from the shape of an example.
 

@@ -268,11 +268,8 @@ def make_module(
             if grid and data.shape[0] % 2 == 0 and data.shape[1] % 2 == 0
             else "mlp"
         )
-    if network in ("dit", "unet") and not grid:
-        raise ValueError(
-            f"network {network!r} needs images (H, W, C), {data.name} has examples of "
-            f"shape {data.shape}; use mlp"
-        )
+    if network in ("dit", "unet"):
+        sizes.check_images(network, data)
     factory, depth = NETWORKS[network]
     depth_name = "blocks" if network == "unet" else "depth"
     fields = sizes.network_fields(network, data.shape)
@@ -340,6 +337,8 @@ def fit(
     )
     steps = _steps(config, optimiser, loss, convert, before)
     state = training.init(key_train, init(key_init), optimiser)
+    if devices.mesh().size > 1:  # so that each process restores its own part
+        state = training.shard_state(state, devices.mesh())
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{label}: {count:,} parameters")
     batches = training.Batches(arrays, config.batch_size, config.seed)

@@ -1,13 +1,16 @@
 """The flags of `experiments.train`, and the checks of their values."""
 
 import dataclasses
+import inspect
 import pathlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 
 import diffjax as dj
 from diffjax import training
+from diffjax.losses import times, weights
 from experiments.shared import devices, schedules, solvers
 from experiments.shared.training import Optimisation, check_optimisation
 
@@ -40,6 +43,26 @@ NetworkName = Literal[
     "edm2_xxl",
 ]
 """Networks by name. Those with a size have the published one."""
+
+TIMES: dict[str, Callable[..., Any]] = {
+    "log_normal": times.log_normal,
+    "logit_normal": times.logit_normal,
+    "log_snr": times.log_snr,
+    "uniform": times.uniform,
+}
+"""The distribution of the training times by its flag."""
+
+WEIGHTS: dict[str, Callable[..., Any]] = {
+    "edm": weights.edm,
+    "likelihood": weights.likelihood,
+    # That of the network's own error, whatever it predicts, has no function.
+    "uniform": lambda: "uniform",
+    "simple": weights.simple,
+    "min_snr": weights.min_snr,
+    "p2": weights.p2,
+    "sigmoid": weights.sigmoid,
+}
+"""The weight of the error by its flag."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +270,6 @@ _AT_LEAST = {
     2: ("held_out", "probes", "likelihood_steps", "solver_steps"),
 }
 
-_PARAMETERS = {"min_snr", "p2", "sigmoid"}
-
 
 def check(config: Config) -> None:
     """Raise ValueError or TypeError for values of the flags that are not usable."""
@@ -257,7 +278,8 @@ def check(config: Config) -> None:
         for name in names:
             if getattr(config, name) is not None:
                 dj.checks.integer(name, getattr(config, name), least)
-    dj.checks.integer_tuple("random_shape", config.random_shape, 1, None)
+    shape = dj.checks.integer_tuple("random_shape", config.random_shape, 1, None)
+    dj.checks.image("random_shape", shape)
     for name in ("dropout", "label_dropout", "augment_probability"):
         dj.checks.within(name, getattr(config, name), 0.0, 1.0)
     training.averages.lengths("averages", config.averages)
@@ -267,19 +289,19 @@ def check(config: Config) -> None:
 
 
 def _check_objective(config):
-    named = config.times in ("log_normal", "logit_normal")
     for name in ("times_mean", "times_std"):
         _require(
-            getattr(config, name) is None or named,
+            getattr(config, name) is None or _has_parameters(TIMES[config.times]),
             f"{name} must be left out with times {config.times!r}, which has none",
         )
     if config.times_std is not None:
         dj.checks.positive("times_std", config.times_std)
     dj.checks.positive("times_shift", config.times_shift)
+    others = [name for name, make in WEIGHTS.items() if _has_parameters(make)]
     _require(
-        config.weighting_parameter is None or config.weighting in _PARAMETERS,
+        config.weighting_parameter is None or config.weighting in others,
         f"weighting_parameter must be left out with weighting {config.weighting!r}, "
-        f"got {config.weighting_parameter}; {', '.join(sorted(_PARAMETERS))} have one",
+        f"got {config.weighting_parameter}; {', '.join(others)} have one",
     )
     _require(
         not config.labels or config.label_dropout > 0,
@@ -291,6 +313,10 @@ def _check_objective(config):
         config.guidance == 1 or config.labels,
         f"guidance must be 1 without --labels, got {config.guidance}",
     )
+
+
+def _has_parameters(make):
+    return bool(inspect.signature(make).parameters)
 
 
 def _check_optimiser(config):

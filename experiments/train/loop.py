@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from diffjax import training
 from experiments.shared import cli, datasets, devices, files
@@ -98,6 +99,8 @@ def train(
     state = training.init(
         key_train, params, optimisation.optimiser(config), averages=config.averages
     )
+    if mesh.size > 1:  # so that each process restores the parts of its devices
+        state = training.shard_state(state, mesh)
     stored = belonging(config) | {"data_digest": datasets.digest(arrays)}
     with (
         _snapshots(config, out) as snapshots,
@@ -111,9 +114,8 @@ def train(
         if int(state.step):
             print(f"resuming after step {int(state.step)}")
         records.open(int(state.step))
-        state = _run(
-            config, model, (state, arrays, mesh), (checkpoints, records), evaluation
-        )
+        run = _Run(config, model, arrays, mesh, checkpoints, records, evaluation)
+        state = _to_the_end(run, state)
         records.close()
     if config.final == "best" or config.average is not None:
         return Trained(models.load_params(out, config), records)
@@ -128,11 +130,23 @@ def _snapshots(config, out):
     return training.Snapshots(out / models.AVERAGES, every=every)
 
 
-def _run(config, model, start, kept, evaluation):
+class _Run(NamedTuple):
+    """Settings, data and records of a training, but not its state."""
+
+    config: Config
+    model: Model
+    arrays: dict[str, Any]
+    mesh: Mesh
+    checkpoints: RecordedCheckpoints
+    records: Records
+    evaluation: Evaluation
+
+
+def _to_the_end(run: _Run, state: training.TrainState) -> training.TrainState:
     """Train from stop to stop, and evaluate at each."""
-    (state, arrays, mesh), (checkpoints, records) = start, kept
-    steps = optimisation.make_steps(config, objective.loss_of(config, model))
-    batches = training.Batches(arrays, config.batch_size, config.seed)
+    config, records = run.config, run.records
+    steps = optimisation.make_steps(config, objective.loss_of(config, run.model))
+    batches = training.Batches(run.arrays, config.batch_size, config.seed)
     step = int(state.step)
     with cli.progress(config.steps, step, "training") as bar:
         if step < config.steps:
@@ -151,25 +165,25 @@ def _run(config, model, start, kept, evaluation):
                 steps,
                 batches,
                 stop,
-                checkpoints=checkpoints,
+                checkpoints=run.checkpoints,
                 save_every=config.save_every,
                 on_block=show,
-                mesh=None if mesh.size == 1 else mesh,
+                mesh=None if run.mesh.size == 1 else run.mesh,
                 donate=True,
             )
             records.pause()
             if config.evaluate_every is not None and not records.evaluated(stop):
-                _evaluate(state, stop, kept, evaluation, bar)
+                _evaluate(run, state, stop, bar)
     return state
 
 
-def _evaluate(state, stop, kept, evaluation, bar):
-    checkpoints, records = kept
+def _evaluate(run: _Run, state: training.TrainState, stop: int, bar: Any) -> None:
+    """Measure the averaged parameters, and keep the checkpoint if it is the best."""
     bar.set_postfix_str(f"evaluating after step {stop} ...")
-    values = evaluation(state.ema["network"], stop)
-    best = records.best()
+    values = run.evaluation(state.ema["network"], stop)
+    best = run.records.best()
     if best is None or values["held_out_loss"] < best["held_out_loss"]:
-        checkpoints.wait()
-        keep_best(checkpoints.folder(stop), evaluation.out / "best")
-    records.evaluation(stop, values)
+        run.checkpoints.wait()
+        keep_best(run.checkpoints.folder(stop), run.evaluation.out / "best")
+    run.records.evaluation(stop, values)
     bar.set_postfix(held_out_loss=f"{values['held_out_loss']:.4f}")

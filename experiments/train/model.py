@@ -73,12 +73,13 @@ class Model(DenoiserModel):
         )
 
 
-def make_model(config: Config, data: Dataset) -> Model:
+def make_model(config: Config, data: Dataset, classes: int | None = None) -> Model:
     """Make the model that the flags select.
 
     Args:
       config: The flags.
       data: The data set.
+      classes: Number of classes of a network with labels. Default: the data's.
 
     Returns:
       The model.
@@ -89,7 +90,10 @@ def make_model(config: Config, data: Dataset) -> Model:
     augmentation.check(config, data)
     prediction = sizes.prediction(config.prediction, data)
     floor = scoring.noise_floor(config.noise_floor, data, CONTINUOUS_FLOOR)
-    classes = data.classes if config.labels else None
+    if not config.labels:
+        classes = None
+    elif classes is None:
+        classes = data.classes
     dim = augmentation.condition_dim(config)
     return Model(
         data,
@@ -145,10 +149,10 @@ def load(folder: pathlib.Path, *, examples: bool = False) -> tuple[Model, Any]:
     stored = files.read_json(folder / "config.json", cure, DESCRIPTION, TAKEN, "final")
     config = stored_config(stored)
     description = stored[DESCRIPTION]
-    data = _described(description, stored[TAKEN]["classes"])
+    data = datasets.described(description)
     if examples:
         data = _reopened(config, description)
-    model = make_model(config, data)
+    model = make_model(config, data, stored[TAKEN]["classes"])
     return model, model.sampled(load_params(folder, config))
 
 
@@ -187,15 +191,6 @@ def load_params(folder: pathlib.Path, config: Config) -> Any:
         flags = "--final last --average None"
         raise FileNotFoundError(f"{error}: train again with {flags}") from None
     return jax.tree.map(jnp.asarray, params["network"])
-
-
-def _described(description, classes):
-    """The data set without its examples, whose labels state their number alone."""
-    data = datasets.described(description)
-    if classes is None:
-        return data
-    last = jnp.array([classes - 1])
-    return dataclasses.replace(data, train_labels=last, test_labels=last)
 
 
 def _reopened(config, description):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+import diffjax as dj
 from diffjax import networks
 from experiments.shared import sizes
 from experiments.shared.datasets import Dataset
@@ -45,11 +46,8 @@ def make(
       ValueError: If the network does not fit the data, or lacks a flag's field.
     """
     name, _, size = config.network.partition("_")
-    if name != "mlp" and len(data.shape) != 3:
-        raise ValueError(
-            f"network {config.network!r} needs images (H, W, C), {data.name} has "
-            f"examples of shape {data.shape}; use mlp"
-        )
+    if name != "mlp":
+        sizes.check_images(config.network, data)
     fields: dict[str, Any] = {
         "dropout": config.dropout,
         "dtype": jnp.dtype(config.dtype),
@@ -60,12 +58,25 @@ def make(
         fields["remat"] = config.remat
     fields |= _size(config, CLASSES[name])
     if name == "dit" and size:
-        return networks.dit(size.upper().replace("_", "/"), **fields)
-    if name == "edm2" and size:
-        return networks.edm2(size.upper(), **fields)
-    if name in ("unet", "dit", "mlp"):
-        fields = sizes.network_fields(name, data.shape) | fields
-    return CLASSES[name](**fields)
+        module = networks.dit(size.upper().replace("_", "/"), **fields)
+    elif name == "edm2" and size:
+        module = networks.edm2(size.upper(), **fields)
+    else:
+        if name in ("unet", "dit", "mlp"):
+            fields = sizes.network_fields(name, data.shape) | fields
+        module = CLASSES[name](**fields)
+    _check_sides(module, data)
+    return module
+
+
+def _check_sides(module, data):
+    """Raise ValueError unless the sides of the images can be cut, or halved."""
+    name = f"examples of {data.name}"
+    if isinstance(module, networks.DiT):
+        dj.checks.image(name, data.shape, "patch", module.patch)
+    elif not isinstance(module, networks.MLP):
+        halved = len(module.multipliers) - 1
+        dj.checks.image(name, data.shape, "2^(multipliers − 1)", 2**halved)
 
 
 def _size(config, network):

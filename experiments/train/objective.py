@@ -6,20 +6,17 @@ from typing import Any
 import jax
 
 from diffjax import guidance, losses
-from diffjax.losses import times, uncertainty, weights
+from diffjax.losses import times, uncertainty
 from experiments.train import augmentation
-from experiments.train.config import Config
+from experiments.train.config import TIMES, WEIGHTS, Config
 from experiments.train.model import Model
 
 
 def times_of(config: Config) -> Any:
     """The distribution of the training times that the flags select."""
-    if config.times in ("log_normal", "logit_normal"):
-        values = {"mean": config.times_mean, "std": config.times_std}
-        values = {name: value for name, value in values.items() if value is not None}
-        distribution = getattr(times, config.times)(**values)
-    else:
-        distribution = getattr(times, config.times)()
+    values = {"mean": config.times_mean, "std": config.times_std}
+    values = {name: value for name, value in values.items() if value is not None}
+    distribution = TIMES[config.times](**values)
     if config.times_shift == 1:
         return distribution
     return times.shifted(distribution, config.times_shift)
@@ -27,9 +24,7 @@ def times_of(config: Config) -> Any:
 
 def weighting_of(config: Config) -> Any:
     """The weight of the error that the flags select."""
-    if config.weighting == "uniform":
-        return "uniform"
-    make, parameter = getattr(weights, config.weighting), config.weighting_parameter
+    make, parameter = WEIGHTS[config.weighting], config.weighting_parameter
     return make() if parameter is None else make(parameter)
 
 
