@@ -502,7 +502,6 @@ WRONG = [
     ({"patch": 2}, "patch"),
     ({"data": "digits", "network": "mlp", "labels": False, "size": -1}, "size"),
     ({"random_shape": (3,)}, r"random_shape must be \(H, W, C\), got \(3,\)"),
-    ({"random_classes": 0}, "random_classes"),
     (
         {"network": "unet", "depth": 1, "random_shape": (6, 4, 3)}
         | {"multipliers": (1, 2, 2)},
