@@ -348,5 +348,6 @@ def _is_fault_of_machine(error: Exception) -> bool:
 
 
 def message(error: Exception) -> str:
-    """The message of an error without the page of settings that tensorstore adds."""
-    return str(error).partition(" [tensorstore_spec=")[0]
+    """The message of an error without what tensorstore adds, a page of settings."""
+    short = str(error).partition(" [tensorstore_spec=")[0]
+    return short.partition(" See full TensorStore details")[0].rstrip(".")
