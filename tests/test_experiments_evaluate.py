@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -238,6 +239,22 @@ def test_flags_that_cannot_be_used_raise_before_samples_are_drawn(
     with pytest.raises(ValueError, match=message):
         evaluate.run(config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schedule": "nothing"}, "config.json is damaged .*'nothing'.*: run the"),
+        ({"data_description": {}}, "config.json is damaged .*: run the experiment"),
+        ({"width": 16}, "holds the parameters of another network .*: run the"),
+    ],
+)
+def test_a_changed_config_is_named_with_its_cure(changes, message, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    stored = json.loads((trained / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored | changes))
+    with pytest.raises(ValueError, match=message):
+        runs.open_run(tmp_path / "run")
 
 
 def test_the_config_of_the_run_is_not_overwritten(trained):

@@ -5,6 +5,10 @@ import importlib.util
 import pathlib
 from typing import Any, NamedTuple, Protocol
 
+import flax.errors
+import jax
+import jax.numpy as jnp
+
 from experiments.shared import files
 from experiments.shared.datasets import Dataset
 
@@ -72,7 +76,8 @@ def open_run(folder: pathlib.Path) -> Run:
 
     Raises:
       FileNotFoundError: If the folder holds no run, or its data are gone.
-      ValueError: If config.json is damaged, or names no such experiment.
+      ValueError: If config.json is damaged, names no such experiment, or states
+        another network than the checkpoints hold.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -90,7 +95,23 @@ def open_run(folder: pathlib.Path) -> Run:
             f"{folder}/config.json must name an experiment whose model can be loaded, "
             f"got {name!r}"
         )
-    return Run(name, *loader.load(folder, examples=True))
+    cure = "run the experiment again with the flags that it was trained with"
+    try:
+        model, denoiser = loader.load(folder, examples=True)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder}/config.json is damaged ({error!r}): {cure}"
+        ) from error
+    try:
+        x = jax.ShapeDtypeStruct(model.data.shape, jnp.float32)
+        jax.eval_shape(denoiser, x, model.schedule.t_max)
+    except flax.errors.FlaxError as error:
+        reason = str(error).partition(" (https")[0]
+        raise ValueError(
+            f"{folder} holds the parameters of another network than its config.json "
+            f"states ({reason}): {cure}"
+        ) from error
+    return Run(name, model, denoiser)
 
 
 def _exists(module):
