@@ -118,16 +118,18 @@ def test_seeds_have_32_bits(monkeypatch, capsys, seed):
 
 def test_numbers_are_printed_with_their_units(capsys):
     """Of two beginnings of a name the longer one says its unit."""
-    units = {"time": "s", "time_share": "%"}
-    cli.print_results({"time_all": 1.5, "time_share": 3, "other": None}, units)
-    assert capsys.readouterr().out.split("\n")[:3] == [
-        *("time_all    1.5000 s", "time_share  3 %", "other       None")
+    units = {"time": "h", "time_share": "%"}
+    results = {"time_all": 1.5, "time_share": 3, "other": None, "seconds_all": 2}
+    cli.print_results(results, units)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        *(["time_all", "1.5000", "h"], ["time_share", "3", "%"]),
+        *(["other", "None"], ["seconds_all", "2", "s"]),
     ]
     cli.print_table(
         {"a": {"time": 2.0, "n": 3}, "b": {"time": 4.0, "n": 5}}, "x", units
     )
     assert [line.split() for line in capsys.readouterr().out.split("\n")[:3]] == [
-        *(["x", "a", "b"], ["time", "2", "4", "s"], ["n", "3", "5"])
+        *(["x", "a", "b"], ["time", "2", "4", "h"], ["n", "3", "5"])
     ]
 
 

@@ -25,8 +25,8 @@ Pixels are reduced to 64 principal components first.
 
 Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits.
 Inception's features need an accelerator. With --bits every test example costs
-4 · likelihood-steps evaluations of the network, and as many derivatives of it per
-probe. Sampling one costs `--steps` evaluations by most solvers.
+4 evaluations of the network per likelihood step, and as many derivatives of it
+for each probe. A sample of the default solver costs one evaluation per step.
 
 Expect there a corrected Fréchet distance of 0.18 ± 0.04 where held-out digits
 have 0.04 ± 0.05, though without correction these are 0.47 and 0.34. Samples
@@ -90,9 +90,6 @@ class Config(devices.Devices):
     """Hutchinson probes of the score per test example."""
     chunk: int = 64
     """Examples at a time on each device."""
-
-
-PIXEL_COMPONENTS = 64
 
 
 def check(config: Config) -> None:
@@ -213,7 +210,7 @@ def measure_features(
     shuffled = np.random.default_rng(config.seed + 1).permutation(len(rows))
     components = config.components
     if components is None and config.features == "pixels":
-        components = PIXEL_COMPONENTS
+        components = measures.PIXEL_COMPONENTS
     return Features(
         features(drawn, "samples", lambda x: x),
         features(data.stored_test, "held-out images", data.scaled),

@@ -62,6 +62,9 @@ def reference_of(features: np.ndarray, components: int | None, seed: int) -> Ref
     return Reference(features, project, metrics.moments(project(features)))
 
 
+PIXEL_COMPONENTS = 64
+"""Principal components of pixels for the Fréchet distance, by default."""
+
 _FOR_COMPONENTS = 5000
 """Most examples that principal components are computed from."""
 

@@ -353,7 +353,6 @@ UNITS = {
     "kernel_distance": "squared MMD",
     "energy_distance": "scaled units",
     "nearest_train_distance": "scaled units",
-    "seconds": "s",
 }
 """Units that the names of results lack, by their first words. Scaled units are
 those of the data that the network sees.

@@ -333,7 +333,8 @@ def print_results(
 
     Args:
       results: Numbers and texts by name.
-      units: Units by the first words of the names, such as {"seconds": "s"}.
+      units: Units by the first words of the names, such as {"energy": "nats"}.
+        Those that start with "seconds" have theirs.
     """
     width = max(map(len, results))
     for name, value in results.items():
@@ -367,5 +368,6 @@ def print_table(
 
 
 def _unit_of(name, units):
-    starts = [start for start in units or {} if name.startswith(start)]
-    return (units or {})[max(starts, key=len)] if starts else ""
+    known = {"seconds": "s"} | dict(units or {})
+    starts = [start for start in known if name.startswith(start)]
+    return known[max(starts, key=len)] if starts else ""

@@ -19,9 +19,6 @@ from experiments.train import objective
 from experiments.train.config import Config
 from experiments.train.model import Model
 
-COMPONENTS = 64
-"""Principal components of pixels for the Fréchet distance."""
-
 
 def sampler(config: Config, model: Model) -> Callable:
     """The function that draws one sample.
@@ -181,7 +178,8 @@ class Evaluation:
 def held_out_reference(data: Dataset, seed: int) -> measures.Reference:
     """The held-out examples as what sets of samples are compared with."""
     order = np.random.default_rng(seed).permutation(len(data.test))
-    return measures.reference_of(_flat(data.test)[order], COMPONENTS, seed)
+    pixels = _flat(data.test)[order]
+    return measures.reference_of(pixels, measures.PIXEL_COMPONENTS, seed)
 
 
 def _flat(x):
