@@ -383,8 +383,10 @@ def test_a_second_interrupt_does_not_wait_for_the_step(handled):
 COMPILES_LONG = """
 import jax, jax.numpy as jnp, numpy as np, os, signal, sys, threading
 from diffjax import training
-# A shell that starts the tests in the background has them ignore Ctrl-C.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and
+# nohup has them ignore SIGHUP. A child inherits both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def loss(params, key, batch):
     x = params["w"]
     for i in range(1500):
