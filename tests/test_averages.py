@@ -58,6 +58,20 @@ def test_relative_lengths_and_exponents_are_inverse():
     assert averages.exponent(averages.LONGEST) == 0  # the plain mean
 
 
+def test_lengths_and_steps_that_no_average_has_raise():
+    for call in (averages.exponent, lambda length: initial((length,))):
+        with pytest.raises(ValueError, match="must be at least 1e-09, got 1e-200"):
+            call(1e-200)
+    with pytest.raises(ValueError, match=r"stored must hold pairs .* got \[\]"):
+        averages.combination([], 8, 0.1)
+    with pytest.raises(ValueError, match="stored must hold pairs"):
+        averages.combination([(0, 0.1)], 8, 0.1)
+    with pytest.raises(ValueError, match="step must be at least 1, got 0"):
+        averages.combination([(8, 0.1)], 0, 0.1)
+    with pytest.raises(ValueError, match="step must be at least 1, got 0.5"):
+        averages.decay(0.5, 1.0)
+
+
 def test_relative_length_is_the_standard_deviation_of_the_profile():
     """Moments of the density (γ+1) τ^γ of τ = s/t by Gauss–Legendre, exact here."""
     nodes, weights = np.polynomial.legendre.leggauss(20)

@@ -317,6 +317,34 @@ def test_an_error_of_the_data_is_raised_after_the_block_before(tmp_path):
     assert seen == [4]
 
 
+class Returning:
+    """A source that returns what a function makes of batches."""
+
+    batch_size = 4
+
+    def __init__(self, change):
+        self.change = change
+
+    def block(self, step, count):
+        return self.change(np.ones((count, 4, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    "change, got",
+    [
+        (lambda block: block[:-1], r"shape \(3, "),  # zeros would take its place
+        (lambda block: np.concatenate([block, block[:1]]), r"shape \(5, "),
+        (lambda block: block.tolist(), "float"),
+        (lambda block: {"x": block, "y": 1.0}, r"'y'\] must be .* got float"),
+        (lambda block: None, "must return arrays, got None"),
+        (lambda block: {}, r"must return arrays, got \{\}"),
+    ],
+)
+def test_a_source_that_returns_another_number_of_batches_raises(change, got):
+    with pytest.raises(ValueError, match=rf"batches\.block\(0, 4\).*{got}"):
+        training.fit(initial(), STEPS, Returning(change), 8, block=4)
+
+
 def waiting_steps(finish, begun):
     """Steps of which each waits until `finish` is set."""
 

@@ -17,6 +17,7 @@ from ..types import Array, PyTree, Scalar
 
 __all__ = [
     "LONGEST",
+    "SHORTEST",
     "combination",
     "decay",
     "exponent",
@@ -29,6 +30,9 @@ __all__ = [
 
 LONGEST = 1 / (2 * 3**0.5)
 """Greatest relative length, which is that of the plain mean: γ = 0."""
+
+SHORTEST = 1e-9
+"""Least relative length, of which no training has a whole step."""
 
 
 def lengths(name: str, value: Any) -> tuple[float, ...]:
@@ -47,15 +51,21 @@ def lengths(name: str, value: Any) -> tuple[float, ...]:
     """
     checks.instance(name, value, tuple | list, "a tuple of relative lengths")
     numbers = tuple(
-        checks.positive_up_to(f"{name}[{i}]", length, LONGEST)
-        for i, length in enumerate(value)
+        _length_rule(f"{name}[{i}]", length) for i, length in enumerate(value)
     )
     different = len(set(numbers)) == len(numbers)
     checks.require(different, f"{name} must differ from one another, got {numbers}")
     return numbers
 
 
-@checks.arguments(sigma_rel=(checks.positive_up_to, LONGEST))
+def _length_rule(name, value):
+    value = checks.positive_up_to(name, value, LONGEST)
+    least = f"{name} must be at least {SHORTEST}, got {value}"
+    checks.require(value >= SHORTEST, least)
+    return value
+
+
+@checks.arguments(sigma_rel=_length_rule)
 def exponent(sigma_rel: float) -> float:
     """Exponent γ of the power function with a relative length.
 
@@ -244,6 +254,13 @@ def _sums(steps, a, b):
     return sums
 
 
+def _pairs(name, value):
+    steps = [step for step, _ in value]
+    some = bool(steps) and min(steps) >= 1
+    checks.require(some, f"{name} must hold pairs (t, σ_rel), t ≥ 1, got {value}")
+
+
+@checks.arguments(stored=_pairs, step=(checks.integer, 1, None))
 def combination(
     stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
 ) -> np.ndarray:
@@ -263,6 +280,9 @@ def combination(
 
     Returns:
       The coefficients, (n,) in float64.
+
+    Raises:
+      ValueError: If there are no averages, or a step or length is out of range.
 
     References:
       Karras et al. 2024, section 3.2 and Algorithm 3.

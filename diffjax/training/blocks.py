@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from .. import checks
 from . import parallel
 from .data import Prefetch, SharedSource
 
@@ -137,6 +138,7 @@ class Blocks:
         else:
             stacked = batches.share(step, count, rows)
             fraction = len(rows) / batches.batch_size
+        _check_count(stacked, step, count)
         if self._size is None:
             # Of the batch alone, so that a resumed run has the same program.
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) / count
@@ -158,6 +160,24 @@ class Blocks:
 def _power_of_two(bound: float) -> int:
     """The largest power of two that is at most `bound`, and at least 1."""
     return 2 ** max(0, int(bound).bit_length() - 1)
+
+
+def _check_count(stacked: Any, step: int, count: int) -> None:
+    """Raise ValueError unless a source returned `count` batches.
+
+    Zeros would take the place of missing ones.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(stacked)
+    called = f"batches.block({step}, {count})"
+    checks.require(leaves, f"{called} must return arrays, got {stacked!r}")
+    for path, leaf in leaves:
+        is_array = isinstance(leaf, np.ndarray | jax.Array)
+        got = f"shape {leaf.shape}" if is_array else type(leaf).__name__
+        checks.require(
+            is_array and leaf.shape[:1] == (count,),
+            f"{called}{jax.tree_util.keystr(path)} must be an array ({count}, "
+            f"batch_size, …), got {got}",
+        )
 
 
 def _padded(leaf: Any, size: int) -> Any:
