@@ -92,7 +92,7 @@ def test_a_folder_is_measured(trained, tmp_path, capsys, monkeypatch):
         for line in capsys.readouterr().out.split("\n")
         if line.startswith("frechet_corrected ")
     ]
-    assert line.endswith("  squared features")
+    assert line.endswith("  squared units of features")
 
 
 def test_samples_depend_on_the_seed_and_their_index_alone(trained):

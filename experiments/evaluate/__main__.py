@@ -150,6 +150,7 @@ def draw(run: Run, config: Config, count: int) -> np.ndarray:
         data,
         chunk=chunk_of(config),
         label=f"samples by {config.solver}, {config.steps} steps",
+        unit="sample",
     )
 
 

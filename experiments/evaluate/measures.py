@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from diffjax import metrics
 
 UNITS = {
-    "frechet": "squared features",
-    "frechet_slope": "squared features × images",
+    "frechet": "squared units of features",
+    "frechet_slope": "squared units of features × images",
     "kernel": "squared MMD",
     "precision": "share of the images",
     "recall": "share of training images",
