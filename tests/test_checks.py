@@ -328,6 +328,11 @@ ERRORS = {
         TypeError,
         "dtype must be a floating type, got int",
     ),
+    "dtype of noise, unknown": (
+        lambda: dj.noise.normal(jax.random.key(0), 0, (2,), "float31"),
+        TypeError,
+        "dtype must be a floating type, got 'float31'",
+    ),
     "counter of noise": (
         lambda: dj.noise.normal(jax.random.key(0), 0.5, (2,)),
         TypeError,

@@ -658,6 +658,8 @@ ERRORS = [
         r"condition must have shape \(3,\), got \(2,\)",
     ),
     (call(DiT(patch=3), IMAGE, 0.5), ValueError, "sides divisible by patch=3"),
+    (call(DiT(), np.zeros((0, 4, 1)), 0.5), ValueError, "x must have at least one"),
+    (call(EDM2(), np.zeros((8, 8, 0)), 0.5), ValueError, "x must have at least one"),
     (
         call(DiT(), np.zeros((2, 4, 4, 1)), 0.5),
         ValueError,

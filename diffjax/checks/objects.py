@@ -280,7 +280,10 @@ def floating(name: str, value: Any) -> np.dtype:
     Raises:
       TypeError: If it is another dtype.
     """
-    dtype = jnp.dtype(value)
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a floating type, got {value!r}") from None
     require(
         jnp.issubdtype(dtype, jnp.floating),
         f"{name} must be a floating type, got {dtype}",

@@ -113,9 +113,10 @@ def as_image(x: ArrayLike) -> Array:
     """An image as (H, W, C) in float32 or wider, where (H, W) gains C = 1.
 
     Raises:
-      ValueError: If x has another number of axes.
+      ValueError: If x has another number of axes, or no entry.
     """
     x = checks.real_array("x", x)
     got = f"got {x.shape}; jax.vmap over a batch"
     checks.require(x.ndim in (2, 3), f"x must have shape (H, W) or (H, W, C), {got}")
+    checks.require(x.size, f"x must have at least one entry, got shape {x.shape}")
     return x if x.ndim == 3 else x[..., None]
