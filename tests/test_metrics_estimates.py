@@ -273,6 +273,18 @@ def test_copies_are_seen_and_ties_count_half():
     assert metrics.data_copying(held_out, train, held_out).value == 0.5
 
 
+def test_examples_that_repeat_share_a_sample_evenly():
+    """Two of five copies are held out, of which the training ones come first."""
+    copies = np.zeros((5, 2))
+    far = np.ones((9, 2))
+    share = metrics.nearest_share(np.zeros((4, 2)), copies[:3], copies[3:])
+    assert share.value == pytest.approx(3 / 5, rel=1e-12) == share.expected
+    share = metrics.nearest_share(
+        np.zeros((4, 2)), np.vstack([copies[:3], far]), copies[3:]
+    )
+    assert share.value == pytest.approx(3 / 5, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

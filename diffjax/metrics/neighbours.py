@@ -234,8 +234,8 @@ def nearest_share(
     also exceed it by a little where it has learned the training set's
     fluctuations, as every fitted model does.
 
-    It assumes that the split was random. A sample at equal distances from two
-    nearest examples counts one half for each.
+    It assumes that the split was random. A sample at equal distances from
+    several nearest examples counts the same part for each.
 
     Args:
       x: Samples (n, …).
@@ -255,15 +255,26 @@ def nearest_share(
     """
     _check_three(x, train, held_out)
     pool = np.concatenate([np.asarray(train), np.asarray(held_out)])
-    indices, distances = map(np.asarray, nearest_neighbours(x, pool, 2))
-    tied = 0.5 * (distances[:, 0] == distances[:, 1])
+    indices, tied = _all_nearest(x, pool)
     counts = np.zeros(len(pool))
-    np.add.at(counts, indices[:, 0], 1 - tied)
-    np.add.at(counts, indices[:, 1], tied)
+    np.add.at(counts, indices, tied / tied.sum(1, keepdims=True))
     n, size = len(indices), len(np.asarray(train))
     share = size / len(pool)
     deviation = math.sqrt((len(pool) - size) * share * counts.var(ddof=1)) / n
     return NullComparison(float(counts[:size].sum()) / n, share, deviation)
+
+
+def _all_nearest(x, reference):
+    """Neighbours (n, k), among them all the nearest ones, and which those are."""
+    k = 2
+    while True:
+        k = min(k, len(reference))
+        indices, distances = map(np.asarray, nearest_neighbours(x, reference, k))
+        tied = distances == distances[:, :1]
+        if k == len(reference) or not tied[:, -1].any():
+            return indices, tied
+        # Rare, but for data of few levels, whose examples repeat.
+        k *= 4
 
 
 def _check_three(x, train, held_out):
