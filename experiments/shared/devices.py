@@ -121,6 +121,32 @@ def padded(count: int) -> int:
     return -(-count // mesh().size) * mesh().size
 
 
+def shared(tree: Any) -> Any:
+    """Arrays of which each device of the run has its share.
+
+    In a compiled function XLA then splits what they are computed from, example
+    by example, and what is computed from them.
+
+    Args:
+      tree: Arrays with a leading axis of examples. One whose length is no
+        multiple of the number of devices stays as it is.
+
+    Returns:
+      The arrays.
+    """
+    if mesh().size == 1:
+        return tree
+    sharding = jax.sharding.NamedSharding(mesh(), PartitionSpec(mesh().axis_names))
+    return jax.tree.map(
+        lambda leaf: (
+            leaf
+            if len(leaf) % mesh().size
+            else jax.lax.with_sharding_constraint(leaf, sharding)
+        ),
+        tree,
+    )
+
+
 def whole(tree: Any) -> Any:
     """A pytree of arrays, whole on each device of the run."""
     if mesh().size == 1:
