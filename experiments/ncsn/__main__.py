@@ -34,7 +34,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,8 +45,9 @@ import optax
 import diffjax as dj
 from diffjax import grids, ncsn, predictions, schedules, sde, solvers, targets
 from diffjax.networks import MLP
-from experiments.shared import cli, files
+from experiments.shared import cli, devices, files
 from experiments.shared.figures import PALE_GREYS, histogram, save_figure
+from experiments.shared.mapping import map_examples
 
 WEIGHTS, MEANS = (0.8, 0.2), ((5.0, 5.0), (-5.0, -5.0))
 
@@ -58,7 +58,7 @@ EXTENT, CELLS = 9.0, 72
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Plain and annealed Langevin dynamics on two far modes, with exact and
     learned scores.
     """
@@ -105,6 +105,7 @@ def run(config: Config) -> dict[str, Any]:
         ncsn.geometric_sigmas(config.levels, config.sigma_min, config.sigma_max)
     )
     out = files.start(config)
+    devices.check_batch("batch_size", config.batch_size)
     keys = jax.random.split(jax.random.key(config.seed), 7)
     exact = targets.denoiser(target, ladder)
     samples = {"exact": np.asarray(exact_samples(keys[0], target, config.samples))}
@@ -205,19 +206,16 @@ def plain(
     starts = config.sigma_max * jax.random.normal(key, (config.samples, 2))
     keys = jax.random.split(jax.random.fold_in(key, 1), config.samples)
 
-    @jax.jit
-    def simulate(denoiser, keys, starts):
+    def end(denoiser, key, start):
         score = predictions.score(ladder, denoiser)
         dynamics = sde.SDE(
             lambda x, t: 0.5 * score(x, ladder.t_min), lambda x, t: jnp.ones(())
         )
-        return jax.vmap(
-            lambda k, x: solvers.integrate(
-                k, solvers.euler_maruyama(), dynamics, x=x, ts=ts
-            )
-        )(keys, starts)
+        return solvers.integrate(
+            key, solvers.euler_maruyama(), dynamics, x=start, ts=ts
+        )
 
-    ends = np.asarray(simulate(denoiser, keys, starts))
+    ends = map_examples(end, denoiser, (keys, starts), chunk=config.samples)
     bar.update()
     return ends
 
@@ -231,23 +229,24 @@ def annealed(
     """
     grid = grids.to_zero(grids.from_indices(ladder, range(ladder.steps, 0, -1)))
     solver = solvers.annealed_langevin(config.corrections, config.step_size)
-    path = dj.sample_many(
-        key,
-        config.samples,
-        denoiser,
-        ladder,
-        solver=solver,
-        grid=grid,
-        shape=(2,),
-        path=True,
+    path = devices.on_host(
+        dj.sample_many(
+            key,
+            config.samples,
+            denoiser,
+            ladder,
+            solver=solver,
+            grid=grid,
+            shape=(2,),
+            path=True,
+            mesh=devices.mesh(),
+        )
     )
     indices = np.unique(
         np.rint(np.linspace(ladder.steps, 1, SHOWN_LEVELS)).astype(int)
     )[::-1]
     bar.update()
-    return np.asarray(path[:, -1]), {
-        int(i): np.asarray(path[:, ladder.steps - i]) for i in indices
-    }
+    return path[:, -1], {int(i): path[:, ladder.steps - i] for i in indices}
 
 
 def levels_alone(
@@ -302,7 +301,7 @@ def train(
         MLP(width=config.width, depth=2),
         float(jnp.sqrt(jnp.trace(target.covariance()) / 2)),
     )
-    params = model.init(key, jnp.zeros(2), 0.0)
+    params = devices.whole(model.init(key, jnp.zeros(2), 0.0))
     optimiser = optax.adam(optax.cosine_decay_schedule(2e-3, config.steps))
 
     def denoiser_of(params):
@@ -311,15 +310,19 @@ def train(
             ladder, net, "noise", sigma_data=sigma_data, inputs="scaled"
         )
 
+    def mean_loss(params, keys):
+        one = functools.partial(loss_of_one, denoiser_of(params), ladder, target)
+        return jnp.mean(jax.vmap(one)(keys))
+
     @jax.jit
     def update(params, state, key):
-        loss, gradient = jax.value_and_grad(
-            lambda p: jnp.mean(losses(key, denoiser_of(p), target, ladder, batch))
-        )(params)
+        keys = devices.shared(jax.random.split(key, config.batch_size))
+        loss, gradient = jax.value_and_grad(mean_loss)(params, keys)
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(params, updates), state, loss
 
-    batch, state, history = config.batch_size, optimiser.init(params), []
+    # Placed as a step returns it, or the second step would compile anew.
+    state, history = devices.whole(optimiser.init(params)), []
     with cli.progress(config.steps, label="training") as bar:
         for i in range(config.steps):
             params, state, loss = update(params, state, jax.random.fold_in(key, i))
@@ -332,16 +335,10 @@ def train(
     return denoiser_of(params), history
 
 
-def losses(
-    key: jax.Array, denoiser: Any, target: Any, ladder: Any, count: int
-) -> jax.Array:
-    """`ncsn.score_loss` of fresh samples at indices drawn uniformly, (count,)."""
-
-    def one(key):
-        key_data, key_loss = jax.random.split(key)
-        return ncsn.score_loss(key_loss, denoiser, ladder, target.sample(key_data))
-
-    return jax.vmap(one)(jax.random.split(key, count))
+def loss_of_one(denoiser: Any, ladder: Any, target: Any, key: jax.Array) -> jax.Array:
+    """`ncsn.score_loss` of a fresh sample at an index drawn uniformly, ()."""
+    key_data, key_loss = jax.random.split(key)
+    return ncsn.score_loss(key_loss, denoiser, ladder, target.sample(key_data))
 
 
 def compare_losses(
@@ -354,9 +351,11 @@ def compare_losses(
     that is `score_error` times half the number of entries. The network cannot
     reduce the loss of the exact score.
     """
+    keys = jax.random.split(key, LOSS_DRAWS)
+    one = lambda denoiser, key: loss_of_one(denoiser, ladder, target, key)
     both = [
-        np.asarray(_losses(key, d, target, ladder), np.float64)
-        for d in (learned, exact)
+        map_examples(one, denoiser, (keys,), chunk=LOSS_DRAWS).astype(np.float64)
+        for denoiser in (learned, exact)
     ]
     excess = both[0] - both[1]
     return {
@@ -367,9 +366,6 @@ def compare_losses(
     }
 
 
-_losses: Callable = jax.jit(functools.partial(losses, count=LOSS_DRAWS))
-
-
 def score_errors(
     key: jax.Array, learned: Any, target: Any, ladder: Any
 ) -> list[dict[str, float]]:
@@ -378,23 +374,24 @@ def score_errors(
     The error is taken on states of that level and on states of the greatest.
     """
     wide = target.noised(ladder, ladder.t_max)
-    score = predictions.score(ladder, learned)
 
-    @jax.jit
-    def at(key, t):
-        distribution = target.noised(ladder, t)
+    def squares(state, key):
+        denoiser, t = state
+        distribution, score = (
+            target.noised(ladder, t),
+            predictions.score(ladder, denoiser),
+        )
         true = lambda x: targets.score(distribution, x)
         square = lambda v: ladder.sigma(t) ** 2 * jnp.mean(v**2)
-        near, far = (
-            exact_samples(key, distribution, ERROR_STATES),
-            exact_samples(key, wide, ERROR_STATES),
-        )
-        error = lambda xs: square(jax.vmap(lambda x: score(x, t) - true(x))(xs))
-        return error(near), error(far), square(jax.vmap(true)(near))
+        error = lambda x: square(score(x, t) - true(x))
+        near = distribution.sample(key)
+        return error(near), error(wide.sample(key)), square(true(near))
 
     rows = []
     for i, (sigma, t) in enumerate(zip(ladder.sigmas, ladder.times, strict=True)):
-        near, far, size = (float(v) for v in at(jax.random.fold_in(key, i), t))
+        keys = jax.random.split(jax.random.fold_in(key, i), ERROR_STATES)
+        parts = map_examples(squares, (learned, t), (keys,), chunk=ERROR_STATES)
+        near, far, size = (float(part.mean()) for part in parts)
         rows.append(
             {
                 "sigma": float(sigma),
