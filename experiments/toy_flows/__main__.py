@@ -51,16 +51,16 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
 from diffjax import distributions, flows, networks
 from diffjax.types import pytree, static_field
-from experiments.shared import cli, files, training
+from experiments.shared import cli, devices, files, training
 from experiments.shared.datasets import TOYS, ToyName
 from experiments.shared.figures import save_figure
+from experiments.shared.mapping import map_examples
 
 KNOTS = flows.rational_quadratic(32, bound=4.0)
 """Splines for standardised data, whose densities here end within ±2.5.
@@ -211,7 +211,7 @@ HALF_SIDE, PIXELS, DRAWN = 5.0, 100, 4000
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Flows fitted to 2-D densities that are known exactly: gaps, densities,
     samples.
     """
@@ -397,10 +397,17 @@ def fine(flow: flows.density.Flow, steps: int = FINE_STEPS) -> flows.density.Flo
     )
 
 
-@jax.jit
-def log_probs(distribution: Any, xs: jax.Array) -> jax.Array:
+def log_probs(distribution: Any, xs: Any) -> np.ndarray:
     """log p of many points, (n,), some at a time."""
-    return jax.lax.map(distribution.log_prob, xs, batch_size=2000)
+    return map_examples(_log_prob, distribution, (xs,), chunk=2000)
+
+
+def _log_prob(distribution, x):
+    return distribution.log_prob(x)
+
+
+def _sample(flow, key):
+    return flow.sample(key)
 
 
 def measure(
@@ -414,7 +421,7 @@ def measure(
     """
     xs = samples(config, name, 1, config.test)[:count]
     log_p, log_q = (
-        np.asarray(log_probs(distribution, xs), np.float64)
+        log_probs(distribution, xs).astype(np.float64)
         for distribution in (TOYS[name](), fine(model))
     )
     difference = log_p - log_q
@@ -432,7 +439,7 @@ def measure(
         )
     if is_ode(model) and count is None:
         few = xs[:CURVE_EXAMPLES]
-        coarse = np.asarray(log_probs(fine(model, FINE_STEPS // 2), few), np.float64)
+        coarse = log_probs(fine(model, FINE_STEPS // 2), few)
         results["solver_change"] = float(np.abs(coarse - log_q[: len(few)]).mean())
     return results
 
@@ -466,9 +473,7 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
     """Draw the exact density and those of the flows, one row per target."""
     edges = np.linspace(-HALF_SIDE, HALF_SIDE, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    places = jnp.asarray(
-        np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
-    )
+    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
     figure, axes = grid_of_axes(config)
     for row, name in zip(axes, config.targets, strict=True):
         distributions = [
@@ -476,7 +481,7 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
             *(fine(fitted[name, kind]) for kind in config.flows),
         ]
         densities = [
-            np.exp(np.asarray(log_probs(distribution, places))).reshape(PIXELS, PIXELS)
+            np.exp(log_probs(distribution, places)).reshape(PIXELS, PIXELS)
             for distribution in distributions
         ]
         for axis, density in zip(row, densities, strict=True):
@@ -507,7 +512,7 @@ def draw_samples(config: Config, fitted: dict, results: dict) -> Any:
     for row, name in zip(axes, config.targets, strict=True):
         draws = [samples(config, name, 2, DRAWN)]
         draws += [
-            jax.jit(jax.vmap(fine(fitted[name, kind]).sample))(keys)
+            map_examples(_sample, fine(fitted[name, kind]), (keys,), chunk=DRAWN)
             for kind in config.flows
         ]
         for axis, xs in zip(row, draws, strict=True):
