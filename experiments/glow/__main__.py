@@ -82,7 +82,7 @@ class Config(training.ImageTraining):
     samples: int = 512
     """Samples at each temperature."""
     chunk: int = 64
-    """Test examples at a time."""
+    """Examples at a time in scores and samples."""
 
 
 _FIELDS = (
@@ -207,13 +207,20 @@ def score(
 def draw_samples(config: Config, flow: Any) -> dict[float, np.ndarray]:
     """Samples at each temperature, of the same latents."""
     keys = jax.random.split(jax.random.key(config.seed + 1), config.samples)
-    draw = jax.jit(
-        lambda flow, temperature: jax.vmap(lambda key: flow.sample(key, temperature))(
-            keys
-        )
-    )
+
+    def one(state, key):
+        flow, temperature = state
+        return flow.sample(key, temperature)
+
     return {
-        temperature: np.asarray(draw(flow, temperature)) for temperature in TEMPERATURES
+        temperature: map_examples(
+            one,
+            (flow, temperature),
+            (keys,),
+            chunk=config.chunk,
+            label=f"samples, temperature {temperature}",
+        )
+        for temperature in TEMPERATURES
     }
 
 

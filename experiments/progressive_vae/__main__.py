@@ -62,7 +62,13 @@ import diffjax as dj
 from diffjax import metrics
 from diffjax.vaes import hierarchical, progressive
 from experiments.progressive_vae import figures
-from experiments.progressive_vae.layers import Layers, encode, fit_priors, train_layers
+from experiments.progressive_vae.layers import (
+    Layers,
+    encode,
+    encode_many,
+    fit_priors,
+    train_layers,
+)
 from experiments.shared import cli, datasets, files, training
 from experiments.shared.figures import save_figure
 from experiments.shared.mapping import map_examples
@@ -115,7 +121,7 @@ class Config(training.ImageTraining):
     save_every: int = 1000
     """Steps between checkpoints."""
     chunk: int = 64
-    """Test examples at a time."""
+    """Test examples at a time in scores."""
 
 
 # ------------------------------------------------------------ what is measured
@@ -158,7 +164,7 @@ def bounds(
         terms = hierarchical.elbo(
             key, inference, kernels[0], kernels[1:], x=x, prior=prior
         )
-        z = encode(encoders, key, x[None])[0]
+        z = encode(encoders, jax.random.split(key, 1)[0], x)
         return terms.total, prior.log_prob(z)
 
     results: dict[str, dict[str, Any]] = {}
@@ -205,23 +211,20 @@ def draw_sets(
     kernels = layers.bound(params)[1]
     count = len(layers.data.test)
 
-    @jax.jit
-    def draw(kernels, prior, keys):
-        def one(key):
-            sample = hierarchical.sample(key, kernels[0], kernels[1:], prior)
-            # The key from which `sample` draws its top latent.
-            return sample, prior.sample(jax.random.fold_in(key, len(kernels)))
-
-        return jax.vmap(one)(keys)
+    def one(state, key):
+        kernels, prior = state
+        sample = hierarchical.sample(key, kernels[0], kernels[1:], prior)
+        # The key from which `sample` draws its top latent.
+        return sample, prior.sample(jax.random.fold_in(key, len(kernels)))
 
     fits, first = [], None
     for i, prior in enumerate(distributions):
         keys = jax.random.split(
             jax.random.fold_in(jax.random.key(config.seed + 1), i), config.sets * count
         )
-        samples, latents = draw(kernels, prior, keys)
-        fits.append(np.asarray(samples).reshape(config.sets, count, *layers.data.shape))
-        first = np.asarray(latents)[:count] if first is None else first
+        samples, latents = map_examples(one, (kernels, prior), (keys,), chunk=count)
+        fits.append(samples.reshape(config.sets, count, *layers.data.shape))
+        first = latents[:count] if first is None else first
     return fits, first  # type: ignore
 
 
@@ -358,10 +361,8 @@ def run(config: Config) -> dict[str, Any]:
         ),
         out / "samples.png",
     )
-    tops = np.asarray(
-        jax.jit(encode)(
-            layers.bound(params)[0], jax.random.key(config.seed + 7), data.test
-        )
+    tops = encode_many(
+        layers.bound(params)[0], jax.random.key(config.seed + 7), data.test
     )
     save_figure(
         figures.latents(tops, {name: z for name, (_, z) in drawn.items()}),
@@ -382,29 +383,25 @@ def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndar
     """The images to which decoders' means map the latent of each layer, encoded
     without noise.
     """
-    encoders, kernels = layers.bound(params)
 
-    @jax.jit
-    def rebuild(encoders, kernels, xs):
-        def one(x):
-            z, decoded = x, []
-            for layer, encoder in enumerate(encoders, 1):
-                z = encoder(z).mean()
-                decoded.append(
-                    hierarchical.decode(
-                        jax.random.key(0),
-                        kernels[0],
-                        kernels[1:],
-                        z,
-                        layer=layer,
-                        mean=True,
-                    )
+    def one(state, x):
+        encoders, kernels = state
+        z, decoded = x, []
+        for layer, encoder in enumerate(encoders, 1):
+            z = encoder(z).mean()
+            decoded.append(
+                hierarchical.decode(
+                    jax.random.key(0),
+                    kernels[0],
+                    kernels[1:],
+                    z,
+                    layer=layer,
+                    mean=True,
                 )
-            return decoded
+            )
+        return decoded
 
-        return jax.vmap(one)(xs)
-
-    return [np.asarray(images) for images in rebuild(encoders, kernels, xs)]
+    return map_examples(one, layers.bound(params), (xs,), chunk=len(xs))
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from diffjax import distributions, flows
 from diffjax.networks import MLP
 from diffjax.vaes import Perceptron, priors, progressive
 from experiments.shared import datasets, devices, files, training
+from experiments.shared.mapping import map_examples
 
 LAYER_FIELDS = (
     "data",
@@ -36,6 +37,8 @@ SCHEDULE = dj.schedules.vp_cosine()
 SOLVER, SOLVER_STEPS = dj.solvers.unipc(3), 24
 DRAWS = 16
 """Draws of the top latent per training example, to which priors are fitted."""
+ENCODED = 4096
+"""Examples that are encoded at a time."""
 
 
 # ------------------------------------------------------------------- phase one
@@ -181,16 +184,24 @@ def train_layers(
 # ------------------------------------------------------------------- phase two
 
 
-def encode(encoders: tuple, key: jax.Array, xs: Any, draws: int = 1) -> jax.Array:
+def encode(encoders: tuple, key: jax.Array, x: Any) -> jax.Array:
+    """A draw of the top latent of one example, (d,)."""
+    for layer, encoder in enumerate(encoders):
+        x = encoder(x).sample(jax.random.fold_in(key, layer))
+    return x
+
+
+def encode_many(
+    encoders: tuple, key: jax.Array, xs: np.ndarray, draws: int = 1
+) -> np.ndarray:
     """Draws of the top latent of each example, (len(xs) · draws, d)."""
-
-    def one(key, z):
-        for layer, encoder in enumerate(encoders):
-            z = encoder(z).sample(jax.random.fold_in(key, layer))
-        return z
-
-    repeated = jnp.repeat(jnp.asarray(xs), draws, 0)
-    return jax.vmap(one)(jax.random.split(key, len(repeated)), repeated)
+    count = draws * len(xs)
+    return map_examples(
+        encode,
+        encoders,
+        (jax.random.split(key, count), np.repeat(xs, draws, 0)),
+        chunk=ENCODED,
+    )
 
 
 def fit_priors(
@@ -202,8 +213,8 @@ def fit_priors(
       (distributions by name, one per seed, losses of every step by name).
     """
     key, size = jax.random.key(config.seed + 3), layers.sizes[-1]
-    zs = jax.jit(encode, static_argnums=3)(
-        layers.bound(params)[0], key, layers.data.train, DRAWS
+    zs = jnp.asarray(
+        encode_many(layers.bound(params)[0], key, layers.data.train, DRAWS)
     )
     mean, std = zs.mean(0), zs.std(0)
     arrays = np.asarray((zs - mean) / std)

@@ -95,7 +95,7 @@ class Config(training.ImageTraining):
     draws: int = 256
     """Draws of the latent for each test example."""
     chunk: int = 32
-    """Test examples at a time."""
+    """Examples at a time in scores and samples."""
 
 
 _FIELDS = (
@@ -265,19 +265,13 @@ def draw_samples(
     """
     prior = distributions.standard_normal((config.latent,))
 
-    @jax.jit
-    def many(decoder, keys):
-        def one(key):
-            key_prior, key_data = jax.random.split(key)
-            distribution = decoder(prior.sample(key_prior))
-            return distribution.mean(), distribution.sample(key_data)
+    def one(decoder, key):
+        key_prior, key_data = jax.random.split(key)
+        distribution = decoder(prior.sample(key_prior))
+        return distribution.mean(), distribution.sample(key_data)
 
-        return jax.vmap(one)(keys)
-
-    means, drawn = many(
-        decoder, jax.random.split(jax.random.key(config.seed + 1), count)
-    )
-    return np.asarray(means), np.asarray(drawn)
+    keys = jax.random.split(jax.random.key(config.seed + 1), count)
+    return map_examples(one, decoder, (keys,), chunk=config.chunk, label="samples")
 
 
 def distances(
