@@ -45,7 +45,8 @@ from diffjax import (
     targets,
 )
 from diffjax.networks import MLP
-from experiments.shared import cli, files, training
+from experiments.shared import chains as shared_chains
+from experiments.shared import cli, devices, files, training
 from experiments.shared.datasets import TOYS
 from experiments.shared.figures import save_figure
 
@@ -280,7 +281,8 @@ def fit(config: Config, out: pathlib.Path, target: Any, name: str) -> targets.En
         kernel = langevin.mala(
             distribution_of(config, params["network"]), jnp.exp(params["log_size"])
         )
-        chains = params["chains"]._replace(updates=step)
+        chains = params["chains"]
+        chains = chains._replace(xs=devices.shared(chains.xs), updates=step)
         chains, result = energies.advance(
             key,
             chains,
@@ -371,7 +373,7 @@ def log_z_estimates(
     }
     for count in config.levels:
         betas, key = np.linspace(0, 1, count + 1) ** 2, key_of(config, count)
-        ais = langevin.annealed_importance_sampling(
+        ais = shared_chains.annealed_importance_sampling(
             key,
             broad(),
             distribution,
@@ -390,7 +392,7 @@ def log_z_estimates(
         )
         bar.update()
         few = max(2, config.walkers // 4)
-        ti = langevin.thermodynamic_integration(
+        ti = shared_chains.thermodynamic_integration(
             key,
             broad(),
             distribution,

@@ -48,7 +48,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from diffjax import checks, langevin, ncsn, numerics, quadrature, schedules, targets
-from experiments.shared import cli, files
+from experiments.shared import chains as shared_chains
+from experiments.shared import cli, devices, files
 from experiments.shared.figures import PALE_GREYS, save_figure
 
 KERNELS: dict[str, tuple[str, Callable, Callable, str]] = {
@@ -81,7 +82,7 @@ target, has diverged.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Langevin chains against exact distributions: paths, histograms, biases, and
     far modes.
     """
@@ -181,7 +182,7 @@ def chains(
     """
     starts = exact_samples(key_of(config, "starts"), target, config.chains)
     kernel = kernel_of(name, target, size)
-    return langevin.run_many(
+    return shared_chains.run_many(
         key_of(config, name),
         kernel,
         starts,
@@ -319,7 +320,7 @@ def far_modes(
         [target.noised(schedule, s) for s in sigmas], 0.3 * (1 + sigmas**2), per_level
     )
     betas = np.linspace(0, 1, config.levels + 1) ** 2
-    weighed = langevin.annealed_importance_sampling(
+    weighed = shared_chains.annealed_importance_sampling(
         key_of(config, "weights"),
         base,
         target,
@@ -328,10 +329,10 @@ def far_modes(
         count=config.chains,
         steps=per_level,
     )
-    plain = langevin.run_many(
+    plain = shared_chains.run_many(
         key_of(config, "plain"), langevin.mala(target, 1.0), starts, steps, thinning=10
     ).check()
-    moved = langevin.run_many(
+    moved = shared_chains.run_many(
         key_of(config, "annealed"), ladder, starts, steps, thinning=steps
     ).check()
     places = {
