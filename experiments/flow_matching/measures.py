@@ -2,7 +2,6 @@
 densities from exact ones.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from diffjax import (
     targets,
 )
 from experiments.flow_matching.problem import MatchingTask, exact_samples, key_of
+from experiments.shared.mapping import map_examples
 
 STEPS = (1, 2, 4, 8, 16, 32)
 FINE_STEPS = 32
@@ -46,11 +46,13 @@ def measure(
     Returns:
       (numbers, arrays to draw).
     """
-    noise = jax.random.normal(key_of(config, "noise"), problem.exact.shape)
+    noise = np.asarray(jax.random.normal(key_of(config, "noise"), problem.exact.shape))
     fine = flows.continuous(velocity, FINE_STEPS)
     ends = forward(fine, noise)
+    few = noise[: config.likelihoods]
+    curvatures = map_examples(flows.curvature, fine, (few,), chunk=len(few))
     numbers: dict[str, Any] = {
-        "curvature": float(np.mean(_curvatures(fine, noise[: config.likelihoods]))),
+        "curvature": float(np.mean(curvatures)),
         "cost": float(np.sum((ends - noise) ** 2) / (2 * len(noise))),
         "path_error": {"euler": {}, "midpoint": {}},
         "sliced_wasserstein": {
@@ -81,20 +83,11 @@ def measure(
 
 def forward(bijector: Any, x1: Any, chunk: int = 16384) -> np.ndarray:
     """Map many examples from base to data, (n, *shape)."""
-    return np.concatenate(
-        [
-            np.asarray(_forward(bijector, x1[i : i + chunk]))
-            for i in range(0, len(x1), chunk)
-        ]
-    )
+    return map_examples(_forward, bijector, (x1,), chunk=chunk)
 
 
-@jax.jit
 def _forward(bijector, x1):
-    return jax.vmap(bijector.forward)(x1)
-
-
-_curvatures = jax.jit(jax.vmap(flows.curvature, (None, 0)))
+    return bijector.forward(x1)
 
 
 def distance(config: Any, x: np.ndarray, y: np.ndarray) -> float:
@@ -119,7 +112,11 @@ def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
     """log p − log p_flow of exact samples, in nats."""
     x = exact_samples(key_of(config, "likelihood"), target, config.likelihoods)
     flow = flows.flow(distributions.standard_normal(x.shape[1:]), bijector)
-    gap = np.asarray(_log_prob(target, x)) - np.asarray(_log_prob(flow, x))
+    log_p, log_q = (
+        map_examples(_log_prob, distribution, (x,), chunk=len(x))
+        for distribution in (target, flow)
+    )
+    gap = log_p - log_q
     if not np.isfinite(gap).all():
         raise FloatingPointError(
             f"{np.sum(~np.isfinite(gap))} of {len(gap)} log-likelihoods are not finite"
@@ -127,9 +124,8 @@ def log_prob_gap(config: Any, target: Any, bijector: Any) -> np.ndarray:
     return gap
 
 
-@jax.jit
-def _log_prob(flow, x):
-    return jax.vmap(flow.log_prob)(x)
+def _log_prob(distribution, x):
+    return distribution.log_prob(x)
 
 
 def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]]]:
@@ -150,15 +146,12 @@ def log_prob_errors(config: Any, target: Any) -> dict[str, list[dict[str, float]
     )
     exact = jax.vmap(end.log_prob)(x)
 
-    @jax.jit
     def both(bijector, x):
-        solved = jax.vmap(functools.partial(flows.transport, bijector))(x)
-        return jax.vmap(base.log_prob)(
-            solved.x
-        ) + solved.log_det, solved.run.evaluations
+        solved = flows.transport(bijector, x)
+        return base.log_prob(solved.x) + solved.log_det, solved.run.evaluations
 
     def row(bijector):
-        ours, evaluations = both(bijector, x)
+        ours, evaluations = map_examples(both, bijector, (x,), chunk=len(x))
         return {
             "evaluations": float(np.mean(evaluations)),
             "error": float(np.mean(np.abs(ours - exact))),

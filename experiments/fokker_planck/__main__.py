@@ -42,9 +42,10 @@ import diffjax as dj
 from diffjax import checks, schedules, sde, solvers, targets
 from diffjax.numerics import divergence
 from experiments.fokker_planck import figures as fokker_planck_figures
-from experiments.shared import cli, files
+from experiments.shared import cli, devices, files
 from experiments.shared import schedules as schedule_table
 from experiments.shared.figures import save_figure
+from experiments.shared.mapping import map_examples
 from experiments.shared.schedules import ScheduleChoice
 
 SCHEDULES = schedule_table.SCHEDULES | {
@@ -91,7 +92,7 @@ ScheduleName = Literal[
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """The Fokker–Planck equation: residual, solution, and simulated paths."""
 
     out: pathlib.Path = pathlib.Path("runs/fokker_planck")
@@ -293,7 +294,7 @@ def evolve(config: Config, process: Process, key: jax.Array) -> Evolution:
     with jax.enable_x64(True):
         edges, solved, exact, rest = solve(process, config.cells, ts, at)
         _, coarse, coarse_exact, _ = solve(process, config.cells // 2, ts[::2], at // 2)
-    paths = np.asarray(simulate(config, process, key, ts, at))  # (S, paths)
+    paths = simulate(config, process, key, ts, at)  # (S, paths)
     counts = np.stack([np.histogram(x, edges)[0] for x in paths])
     width = edges[1] - edges[0]
     rows = zip(ts[at], solved, exact, counts, strict=True)
@@ -347,10 +348,10 @@ def over_line(log_prob: Callable[[Any, Any], Any]) -> Callable[[Any, Any], jax.A
 
 def simulate(
     config: Config, process: Process, key: jax.Array, ts: np.ndarray, at: np.ndarray
-) -> jax.Array:
+) -> np.ndarray:
     """Euler–Maruyama paths from exact starts at the snapshots, (S, paths)."""
 
-    def walk(key):
+    def walk(_, key):
         key_start, key_path = jax.random.split(key)
         states = [process.sample(key_start)]
         # States between snapshots are not kept.
@@ -364,7 +365,8 @@ def simulate(
             )
         return jnp.stack(states)[:, 0]
 
-    return jax.jit(jax.vmap(walk, out_axes=1))(jax.random.split(key, config.paths))
+    keys = jax.random.split(key, config.paths)
+    return map_examples(walk, (), (keys,), chunk=config.paths).T
 
 
 def compare(

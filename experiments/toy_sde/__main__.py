@@ -38,9 +38,10 @@ from matplotlib.ticker import MaxNLocator
 
 import diffjax as dj
 from diffjax import grids, metrics, schedules, sde, solvers, targets
-from experiments.shared import cli, files
+from experiments.shared import cli, devices, files
 from experiments.shared.datasets import TOYS, ToyName
 from experiments.shared.figures import PALE_GREYS, histogram, save_figure
+from experiments.shared.mapping import map_examples
 from experiments.shared.schedules import ScheduleName, choice, make
 
 TARGETS: dict[str, Callable[[], Any]] = TOYS | {
@@ -66,7 +67,7 @@ LIKELIHOOD_STEPS = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(devices.Devices):
     """Forward SDE, reverse SDE and probability flow of a 2-D density against
     exact p_t.
     """
@@ -159,7 +160,7 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     data = exact_samples(key_start, target, schedule, schedule.t_min, config.samples)
     noise = exact_samples(key_end, target, schedule, schedule.t_max, config.samples)
 
-    def upwards(key, x):
+    def upwards(_, key, x):
         return solvers.integrate(
             key,
             solvers.euler_maruyama(),
@@ -170,31 +171,35 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
         )
 
     def downwards(solver):
-        count, start = config.samples, noise
-        return dj.sample_many(
+        paths = dj.sample_many(
             key_reverse,
-            count,
+            config.samples,
             denoiser,
             schedule,
             solver=solver,
             grid=grid,
-            x_init=start,
+            x_init=noise,
             path=True,
+            mesh=devices.mesh(),
         )
+        return devices.on_host(paths)[:, ::-1]
 
     ts = np.asarray(grid[::-1])
     at = snapshot_indices(schedule, ts)
     simulation = Simulation(ts, ts[at], {}, {})
     for kind, run in {
-        "forward SDE": lambda: jax.jit(jax.vmap(upwards))(
-            jax.random.split(key_forward, config.samples), data
+        "forward SDE": lambda: map_examples(
+            upwards,
+            (),
+            (jax.random.split(key_forward, config.samples), data),
+            chunk=config.samples,
         ),
-        "reverse SDE": lambda: downwards(solvers.euler_maruyama())[:, ::-1],
-        "probability flow": lambda: downwards(solvers.heun())[:, ::-1],
+        "reverse SDE": lambda: downwards(solvers.euler_maruyama()),
+        "probability flow": lambda: downwards(solvers.heun()),
     }.items():
         states = run()  # (samples, N + 1, 2)
-        simulation.snapshots[kind] = np.asarray(states[:, at].swapaxes(0, 1))
-        simulation.paths[kind] = np.asarray(states[:PATHS, :, 0])
+        simulation.snapshots[kind] = states[:, at].swapaxes(0, 1)
+        simulation.paths[kind] = states[:PATHS, :, 0]
         bar.update()
     return simulation
 
@@ -313,25 +318,18 @@ def log_prob_error(
 
     The flow starts from the exact p at t_max.
     """
+    grid = grids.log_snr(schedule, LIKELIHOOD_STEPS)
     error = np.abs(
-        np.asarray(
-            _log_prob_errors(
-                target, schedule, grids.log_snr(schedule, LIKELIHOOD_STEPS), x
-            )
-        )
+        map_examples(_log_prob_error, (target, schedule, grid), (x,), chunk=len(x))
     )
     return {"mean": float(error.mean()), "largest": float(error.max())}
 
 
-@jax.jit
-def _log_prob_errors(target, schedule, grid, xs):
+def _log_prob_error(state, x):
+    target, schedule, grid = state
     denoiser = targets.denoiser(target, schedule)
     base, end = (target.noised(schedule, t) for t in (schedule.t_max, schedule.t_min))
-    return jax.vmap(
-        lambda x: (
-            dj.log_prob(denoiser, schedule, x, grid=grid, base=base) - end.log_prob(x)
-        )
-    )(xs)
+    return dj.log_prob(denoiser, schedule, x, grid=grid, base=base) - end.log_prob(x)
 
 
 def print_results(results: dict[str, Any]) -> None:
