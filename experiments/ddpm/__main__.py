@@ -404,9 +404,7 @@ def exact_gap(
         else denoiser
     )
 
-    @jax.jit
-    @jax.vmap
-    def gap(key_data, key):
+    def gap(_, key_data, key):
         x = target.sample(key_data)
         bound = ddpm.elbo(
             key,
@@ -419,7 +417,7 @@ def exact_gap(
         )
         return bound.total + target.log_prob(x)
 
-    return np.asarray(gap(*keys))
+    return map_examples(gap, (), tuple(keys), chunk=EXACT_DRAWS)
 
 
 def draw_samples(

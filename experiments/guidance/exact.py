@@ -17,8 +17,9 @@ from scipy.interpolate import CubicSpline
 
 import diffjax as dj
 from diffjax import grids, guidance, metrics, solvers, targets
-from experiments.shared import cli
+from experiments.shared import cli, devices
 from experiments.shared.figures import save_figure
+from experiments.shared.mapping import map_examples
 
 SCALES = (1.0, 2.0, 4.0)
 WIDE, NARROW, MEAN = 1.0, 0.25, 1.0
@@ -98,9 +99,16 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDens
     denoiser = guidance.classifier_free(*exact, functools.partial(constant, scale))
     grid, keys = grids.log_snr(SCHEDULE, STEPS), jax.random.split(key)
     flow, sde = (
-        np.asarray(
+        devices.on_host(
             dj.sample_many(
-                k, count, denoiser, SCHEDULE, solver=solver, grid=grid, shape=(1,)
+                k,
+                count,
+                denoiser,
+                SCHEDULE,
+                solver=solver,
+                grid=grid,
+                shape=(1,),
+                mesh=devices.mesh(),
             )
         )[:, 0]
         for k, solver in zip(
@@ -110,7 +118,13 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDens
     # log_prob is smooth, so that a tenth of the points can be interpolated.
     few = POINTS[::10]
     flow_log_density = CubicSpline(
-        few, _flow_log_probs(denoiser, grid, few[:, None].astype(np.float32))
+        few,
+        map_examples(
+            _flow_log_prob,
+            (denoiser, grid),
+            (few[:, None].astype(np.float32),),
+            chunk=len(few),
+        ),
     )(POINTS)
     log_conditional, log_unconditional = (
         np.asarray(
@@ -128,11 +142,9 @@ def simulate(key: jax.Array, pair: Pair, scale: float, count: int) -> GuidedDens
     )
 
 
-@jax.jit
-def _flow_log_probs(denoiser, grid, xs):
-    return jax.vmap(
-        lambda x: dj.log_prob(denoiser, SCHEDULE, x, solver=solvers.rk4(), grid=grid)
-    )(xs)
+def _flow_log_prob(state, x):
+    denoiser, grid = state
+    return dj.log_prob(denoiser, SCHEDULE, x, solver=solvers.rk4(), grid=grid)
 
 
 @jax.jit

@@ -18,7 +18,7 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import grids, inverse, metrics, solvers, targets
-from experiments.shared import cli
+from experiments.shared import cli, devices
 from experiments.shared.figures import save_figure
 
 NOISE_STD = 0.2
@@ -156,8 +156,9 @@ def run(out: Any, seed: int, count: int, steps: int) -> dict[str, dict[str, Any]
                     solver=solver,
                     grid=grid,
                     shape=(2,),
+                    mesh=devices.mesh(),
                 )
-                drawn[name][method] = np.asarray(xs)
+                xs = drawn[name][method] = devices.on_host(xs)
                 results[name][method] = measure(p, xs, reference)
                 bar.update()
     save_figure(draw(problems, drawn), out / "posteriors.png")
