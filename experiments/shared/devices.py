@@ -129,7 +129,7 @@ def shared(tree: Any) -> Any:
 
     Args:
       tree: Arrays with a leading axis of examples. One whose length is no
-        multiple of the number of devices stays as it is.
+        multiple of the number of devices stays whole.
 
     Returns:
       The arrays.
