@@ -12,7 +12,11 @@ import pytest
 
 import diffjax as dj
 from experiments.ddpm import __main__ as ddpm
-from experiments.ddpm.__main__ import Config
+from experiments.ddpm import bounds as ddpm_bounds
+from experiments.ddpm import exact as ddpm_exact
+from experiments.ddpm import samples as ddpm_samples
+from experiments.ddpm.config import Config
+from experiments.ddpm.model import make_model, stratified_indices
 from experiments.shared import datasets, scoring
 from tests.families import assert_raises
 
@@ -38,14 +42,10 @@ def test_the_experiment_writes_what_it_promises(tmp_path, monkeypatch):
     """Figures and metrics appear, and terms add up to the total. A checkpoint of
     another chain raises ValueError.
     """
-    small = {
-        "COMPRESSED": 3,
-        "GAUSSIAN_STEPS": (),
-        "MIXTURE_STEPS": (4,),
-        "EXACT_DRAWS": 8,
-    }
+    monkeypatch.setattr(ddpm_samples, "COMPRESSED", 3)
+    small = {"GAUSSIAN_STEPS": (), "MIXTURE_STEPS": (4,), "EXACT_DRAWS": 8}
     for name, value in small.items():
-        monkeypatch.setattr(ddpm, name, value)
+        monkeypatch.setattr(ddpm_exact, name, value)
     config = dataclasses.replace(SMALL, out=tmp_path)
     first = ddpm.run(config)
     figures = {
@@ -87,10 +87,9 @@ def test_uniform_logits_bound_uniform_data_above_its_entropy():
     images = levels[rng.integers(0, 5, (64, 4))]
     data = datasets.Dataset("uniform", images, images, levels, 0.0, 1.0)
     config = dataclasses.replace(SMALL, chain_steps=1000, chunk=64)
-    model = dataclasses.replace(ddpm.make_model(config, data), module=Uniform())
-    measured = ddpm.summary(
-        config, model, ddpm.bounds(config, model, model.denoiser({}), "optimal", images)
-    )
+    model = dataclasses.replace(make_model(config, data), module=Uniform())
+    bounds = ddpm_bounds.bounds(config, model, model.denoiser({}), "optimal", images)
+    measured = ddpm_bounds.summary(config, model, bounds)
     assert (
         -4 * measured["total_standard_error"]
         < measured["total"] - np.log2(5)
@@ -104,10 +103,10 @@ def test_exact_gaps_are_the_closed_forms():
     (SNR_{t−1} − SNR_t) Var, for β̃, within 4 standard errors. That of the
     optimal variance is 0 (tests/test_ddpm_bound.py).
     """
-    chain, target = ddpm.vp_chain(10), dj.targets.gaussian([0.3], 0.5)
+    chain, target = ddpm_exact.vp_chain(10), dj.targets.gaussian([0.3], 0.5)
     snr = np.exp(np.asarray(chain.log_snrs))
     u = (snr[:-1] - snr[1:]) / (4 + snr[1:])  # Var = 1/(1/s² + SNR)
-    gap = ddpm.exact_gap(SMALL, target, chain, "posterior")
+    gap = ddpm_exact.exact_gap(SMALL, target, chain, "posterior")
     expected = 0.5 * np.sum(u - np.log1p(u))
     assert (
         abs(gap.mean() - expected) < 4 * scoring.standard_error(gap) < 0.1
@@ -117,9 +116,9 @@ def test_exact_gaps_are_the_closed_forms():
 def test_indices_are_stratified():
     """Each of B strata of 1 … T has one index, whatever the shift."""
     for seed in range(8):
-        measured = np.sort(ddpm.stratified_indices(jax.random.key(seed), 10, 1000))
+        measured = np.sort(stratified_indices(jax.random.key(seed), 10, 1000))
         np.testing.assert_array_equal((measured - 1) // 100, np.arange(10))
-    measured = ddpm.stratified_indices(jax.random.key(0), 4096, 3)
+    measured = stratified_indices(jax.random.key(0), 4096, 3)
     assert set(np.unique(measured)) == {1, 2, 3}
 
 
