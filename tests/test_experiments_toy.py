@@ -15,6 +15,8 @@ from experiments.bench_speed import solvers as speed_solvers
 from experiments.fokker_planck import __main__ as fokker_planck
 from experiments.shared import training
 from experiments.toy_flows import __main__ as toy_flows
+from experiments.toy_flows.fitting import FitConfig
+from experiments.toy_flows.kinds import KINDS
 from experiments.toy_sde import __main__ as toy_sde
 
 
@@ -94,7 +96,7 @@ def test_a_run_stopped_where_it_is_measured_goes_on_from_there(tmp_path, capsys)
     """
 
     @dataclasses.dataclass(frozen=True)
-    class Flags(toy_flows.FitConfig):
+    class Flags(FitConfig):
         out: str = ""
 
     config = Flags(
@@ -148,7 +150,7 @@ def test_toy_flows_measures_every_kind(tmp_path):
         )
     )
     row = json.loads((tmp_path / "metrics.json").read_text())["targets"]["circles"]
-    assert set(row) == set(toy_flows.KINDS)
+    assert set(row) == set(KINDS)
     for kind, measured in row.items():
         assert -4 * measured["standard_error"] < measured["gap"] < 3
         assert ("solver_change" in measured) == (kind in ("cnf", "matching"))
