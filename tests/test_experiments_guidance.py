@@ -12,7 +12,7 @@ import pytest
 from experiments.guidance import __main__ as guidance
 from experiments.guidance import classifiers
 from experiments.guidance import exact as guidance_exact
-from experiments.guidance.__main__ import Config
+from experiments.guidance.config import VARIANTS, Config
 from experiments.shared import datasets
 
 SMALL = Config(
@@ -88,7 +88,7 @@ def test_the_exact_part_separates_the_distributions(tmp_path):
             assert min(row["flow"], row["sde"]) > 5 * row["floor"]
 
 
-ALL = {"kinds": Config.kinds, "variants": guidance.VARIANTS}
+ALL = {"kinds": Config.kinds, "variants": VARIANTS}
 
 
 @pytest.mark.parametrize(
