@@ -33,179 +33,27 @@ at random, have 0.54 and 0.023.
 
 import dataclasses
 import math
-import pathlib
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
-from diffjax import distributions, metrics, sampling
+from diffjax import distributions, metrics
 from diffjax.distributions.normal import gaussian_kl_entries
-from diffjax.vaes import Perceptron, gaussian
+from diffjax.vaes import gaussian
 from experiments.shared import cli, datasets, files, training
-from experiments.shared.figures import image_grid, save_figure
+from experiments.shared.figures import save_figure
 from experiments.shared.mapping import map_examples
-
-ROWS, FRAMES, TRAVERSED, REACH = 8, 9, 8, 2.5
-LOG_STD_LIMIT = 4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(training.ImageTraining):
-    """Train a VAE, bound its code length, reconstruct, sample, traverse and
-    interpolate.
-    """
-
-    out: pathlib.Path = pathlib.Path("runs/vae")
-    """Folder for config.json, metrics.json, figures and checkpoints. A run on the
-    same folder resumes.
-    """
-    decoder: Literal["logistic", "gaussian", "bernoulli"] = "logistic"
-    """Distribution of a pixel given the latent: a logistic or a Gaussian rounded
-    to the levels, or a bit. Levels above the middle are then 1, and the
-    figures are those of black and white images.
-    """
-    latent: int = 16
-    """Entries of the latent."""
-    width: int = 256
-    """Features of the encoder and of the decoder."""
-    depth: int = 2
-    """Residual blocks of each."""
-    dropout: float = 0.2
-    """Dropout probability in training."""
-    beta: float = 1.0
-    """Weight of the KL in training. Scores are bounds for any weight."""
-    free_bits: float = 0.0
-    """Nats per entry of the latent that cost nothing in training."""
-    steps: int = 4000
-    """Training steps."""
-    batch_size: int = 128
-    """Examples per step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate: linear warm-up over a tenth of the steps, then a cosine
-    to 0.
-    """
-    ema_decay: float = 0.995
-    """Decay of the averaged parameters, which are the ones sampled and scored."""
-    save_every: int = 1000
-    """Steps between checkpoints."""
-    draws: int = 256
-    """Draws of the latent for each test example."""
-    chunk: int = 32
-    """Examples at a time in scores and samples."""
-
-
-_FIELDS = (
-    "data",
-    "decoder",
-    "latent",
-    "width",
-    "depth",
-    "dropout",
-    "beta",
-    "free_bits",
-    "replaced",
+from experiments.vae.autoencoder import AutoencoderModel, train
+from experiments.vae.config import Config
+from experiments.vae.figures import (
+    interpolation_figure,
+    reconstruction_figure,
+    sample_figure,
+    traversal_figure,
 )
-
-
-# ----------------------------------------------------------------------- model
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AutoencoderModel:
-    """The two networks, with the distributions that their outputs describe."""
-
-    config: Config
-    data: datasets.Dataset
-
-    @property
-    def networks(self):
-        """(encoder, decoder): (2, latent) of an image, and (1 or 2, *shape) of a
-        latent.
-        """
-        c = self.config
-        outputs = (1 if c.decoder == "bernoulli" else 2, *self.data.shape)
-        sizes = {"width": c.width, "depth": c.depth, "dropout": c.dropout}
-        return Perceptron((2, c.latent), **sizes), Perceptron(outputs, **sizes)
-
-    def init(self, key):
-        """Initial parameters of both."""
-        keys = jax.random.split(key)
-        inputs = jnp.zeros(self.data.shape), jnp.zeros(self.config.latent)
-        return tuple(
-            net.init(k, x)
-            for net, k, x in zip(self.networks, keys, inputs, strict=True)
-        )
-
-    def encode(self, params, key, x):
-        """(mean, log_std) of z. A key turns dropout on."""
-        mean, log_std = _apply(self.networks[0], params, key, x)
-        return mean, LOG_STD_LIMIT * jnp.tanh(log_std / LOG_STD_LIMIT)
-
-    def decode(self, params, key, z):
-        """The distribution of an image. A key turns dropout on."""
-        raw = _apply(self.networks[1], params, key, z)
-        if self.config.decoder == "bernoulli":
-            return distributions.bernoulli(raw[0])
-        distribution = (
-            distributions.discretised_logistic
-            if self.config.decoder == "logistic"
-            else distributions.discretised_gaussian
-        )
-        return distribution(raw[0], raw[1] - 1.0, self.data.levels)
-
-    def bound(self, params, key=None):
-        """(encoder, decoder) as pytrees with the parameters as leaves."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        parts = zip((self.encode, self.decode), params, keys, strict=True)
-        return tuple(
-            jax.tree_util.Partial(part, part_params, key)
-            for part, part_params, key in parts
-        )
-
-
-def _apply(network, params, key, x):
-    if key is None:
-        return network.apply(params, x)
-    return network.apply(params, x, train=True, rngs={"dropout": key})
-
-
-def train(
-    config: Config, data: datasets.Dataset, model: AutoencoderModel, out: pathlib.Path
-) -> tuple[Any, np.ndarray]:
-    """Train both networks, resuming from the checkpoints in `out`.
-
-    Returns:
-      (averaged parameters, loss of every step in bits/dim).
-    """
-    bits = 1 / (math.prod(data.shape) * math.log(2))
-
-    def one(params, key, x):
-        key_noise, key_dropout = jax.random.split(key)
-        encoder, decoder = model.bound(params, key_dropout)
-        return (
-            -bits
-            * gaussian.elbo(
-                key_noise,
-                encoder,
-                decoder,
-                x,
-                prior=None,
-                beta=config.beta,
-                free_bits=config.free_bits,
-            ).total
-        )
-
-    loss = training.image_loss(config, data, one)
-    return training.fit(
-        config, out, loss, model.init, arrays=data.train, fields=_FIELDS
-    )  # type: ignore
-
-
-# ------------------------------------------------------------ what is measured
 
 
 def score(
@@ -288,120 +136,6 @@ def distances(
         results[f"frechet_{name}"] = float(metrics.frechet_distance(others, data.test))
         results[f"energy_{name}"] = float(metrics.energy_distance(others, data.test))
     return results
-
-
-# --------------------------------------------------------------------- figures
-
-
-def mosaic(
-    axis: Any, data: datasets.Dataset, images: np.ndarray, columns: int, title: str
-) -> None:
-    """Draw images in the grey levels of the data, under a title."""
-    image_grid(axis, images, columns, (float(data.levels[0]), float(data.levels[-1])))  # type: ignore
-    axis.set_title(title, fontsize=10)
-
-
-def sample_figure(data: datasets.Dataset, means: np.ndarray, drawn: np.ndarray) -> Any:
-    """Draw test images, means and draws."""
-    figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.7))
-    for axis, images, title in zip(
-        axes,
-        (data.test, means, drawn),
-        ("test images", "means at latents of the prior", "draws there"),
-        strict=True,
-    ):
-        mosaic(axis, data, images[:64], 8, title)
-    return figure
-
-
-def reconstruction_figure(data: datasets.Dataset, bound: Any) -> Any:
-    """Draw test images, and the decoder's means at their latents' means."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.7))
-    shown = data.test[:64]
-    means = jax.jit(
-        jax.vmap(lambda x: bound[1](gaussian.encode(bound[0], x).loc).mean())
-    )(shown)
-    mosaic(axes[0], data, shown, 8, "test images")
-    mosaic(axes[1], data, np.asarray(means), 8, "reconstructions")
-    return figure
-
-
-def traversal_figure(data: datasets.Dataset, bound: Any, kl: np.ndarray) -> Any:
-    """Draw images with one entry of the latent changed from −REACH to REACH, one
-    row per entry.
-
-    Entries with most nats come first. The others are those of one image.
-    """
-    entries = np.argsort(-kl)[:TRAVERSED]
-    values = jnp.linspace(-REACH, REACH, FRAMES)
-    z = gaussian.encode(bound[0], data.test[0]).mean()
-    latents = jnp.stack(
-        [z.at[entry].set(value) for entry in entries for value in values]
-    )
-    figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 1.4, 0.6 * len(entries) + 0.8))
-    mosaic(
-        axis,
-        data,
-        np.asarray(jax.jit(jax.vmap(lambda z: bound[1](z).mean()))(latents)),
-        FRAMES,
-        "one test image, one entry of its latent changed a row",
-    )
-    label_grid(
-        axis,
-        data,
-        [f"{value:.1f}" for value in values],
-        [f"{kl[entry]:.1f} nats" for entry in entries],
-    )
-    axis.set_xlabel("value of the entry, whose prior is N(0, 1)")
-    return figure
-
-
-def interpolation_figure(data: datasets.Dataset, bound: Any) -> Any:
-    """Draw one row per pair of test images, whose reconstructions are its outer
-    frames.
-    """
-    rows, weights = min(ROWS, len(data.test) // 2), jnp.linspace(0, 1, FRAMES)
-
-    def between(a, b):
-        ends = (gaussian.encode(bound[0], x).loc for x in (a, b))
-        start, end = ends
-        return jax.vmap(
-            lambda weight: bound[1](sampling.spherical(start, end, weight)).mean()
-        )(weights)
-
-    frames = np.asarray(
-        jax.jit(jax.vmap(between))(data.test[:rows], data.test[rows : 2 * rows])
-    )
-    figure, axis = plt.subplots(figsize=(0.6 * FRAMES + 0.8, 0.6 * rows + 0.8))
-    mosaic(
-        axis,
-        data,
-        frames.reshape(-1, *data.shape),
-        FRAMES,
-        "between two test images, spherically in the latent",
-    )
-    label_grid(axis, data, [f"{weight:.2f}" for weight in weights], [])
-    axis.set_xlabel("weight of the right image")
-    return figure
-
-
-def label_grid(
-    axis: Any, data: datasets.Dataset, columns: list[str], rows: list[str]
-) -> None:
-    """Label the columns and rows of a mosaic."""
-    axis.set_axis_on()
-    axis.set_xticks(
-        (np.arange(len(columns)) + 0.5) * (data.shape[1] + 1) - 1, columns, fontsize=8
-    )
-    axis.set_yticks(
-        (np.arange(len(rows)) + 0.5) * (data.shape[0] + 1) - 1, rows, fontsize=8
-    )
-    axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-
-
-# ------------------------------------------------------------------------ main
 
 
 def check(config: Config) -> datasets.Dataset:
