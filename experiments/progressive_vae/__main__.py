@@ -342,6 +342,10 @@ def run(config: Config) -> dict[str, Any]:
     results["reconstruction_rmse"] = [
         float(np.sqrt(np.mean((losses - data.test) ** 2))) for losses in rebuilt
     ]
+    tops = encode_many(
+        layers.bound(params)[0], jax.random.key(config.seed + 7), data.test
+    )
+    draw_figures(out, data, results, rebuilt, drawn, tops)
     training.draw_loss(
         history, "sum of −ln p of all layers, nats", "Phase one", out / "loss.png"
     )
@@ -349,6 +353,22 @@ def run(config: Config) -> dict[str, Any]:
         training.draw_loss(
             losses, "loss", f"Phase two, {name}", out / f"loss_{name}.png"
         )
+    clock.lap("figures")
+    results["seconds"] = clock.laps
+    files.write_results(out, results)
+    print_results(results)
+    return results
+
+
+def draw_figures(
+    out: pathlib.Path,
+    data: datasets.Dataset,
+    results: dict[str, Any],
+    rebuilt: list[np.ndarray],
+    drawn: dict[str, tuple],
+    tops: np.ndarray,
+) -> None:
+    """Draw reconstructions, samples, latents and information."""
     save_figure(
         figures.reconstructions(data, rebuilt, results["reconstruction_rmse"]),
         out / "reconstructions.png",
@@ -361,9 +381,6 @@ def run(config: Config) -> dict[str, Any]:
         ),
         out / "samples.png",
     )
-    tops = encode_many(
-        layers.bound(params)[0], jax.random.key(config.seed + 7), data.test
-    )
     save_figure(
         figures.latents(tops, {name: z for name, (_, z) in drawn.items()}),
         out / "latents.png",
@@ -372,11 +389,6 @@ def run(config: Config) -> dict[str, Any]:
         figures.information(results["information"], len(data.test)),
         out / "information.png",
     )
-    clock.lap("figures")
-    results["seconds"] = clock.laps
-    files.write_results(out, results)
-    print_results(results)
-    return results
 
 
 def reconstructions(layers: Layers, params: Any, xs: np.ndarray) -> list[np.ndarray]:
