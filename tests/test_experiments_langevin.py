@@ -52,6 +52,7 @@ def test_langevin_agrees_with_the_exact_distributions(tmp_path):
     "field, value, message",
     [
         ("steps", 15, "steps must be a positive multiple of 10, got 15"),
+        ("steps", 20, "steps must be at least 80, got 20"),
         (
             "step_sizes",
             (0.1, 4.0),

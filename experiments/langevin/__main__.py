@@ -97,6 +97,8 @@ def check(config: Config) -> None:
     checks.integer("levels", config.levels, 2)
     if config.steps < 10 or config.steps % 10:
         raise ValueError(f"steps must be a positive multiple of 10, got {config.steps}")
+    # One in 10 is kept, and diagnostics need 8 draws.
+    checks.integer("steps", config.steps, 80)
     if not config.step_sizes:
         raise ValueError("step_sizes must hold at least one size, got none")
     for size in config.step_sizes:

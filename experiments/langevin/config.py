@@ -19,7 +19,7 @@ class Config(devices.Devices):
     chains: int = 1000
     """Chains of each kind."""
     steps: int = 1000
-    """Steps of each chain, a multiple of 10, after a warm-up of 100."""
+    """Steps of each chain, a multiple of 10 and 80 or more, after a warm-up of 100."""
     step_sizes: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
     """ε of the comparison of biases, in squared data units, below 4."""
     levels: int = 40
