@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from typing import Literal, get_args
 
-from experiments.shared import devices
-
 ScheduleName = Literal[
     "vp_linear",
     "vp_cosine",
@@ -19,7 +17,7 @@ ScheduleName = Literal[
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(devices.Devices):
+class Config:
     """The Fokker–Planck equation: residual, solution, and simulated paths."""
 
     out: pathlib.Path = pathlib.Path("runs/fokker_planck")
@@ -40,3 +38,5 @@ class Config(devices.Devices):
     """Steps of each simulation, and of the solver."""
     cells: int = 800
     """Cells of the solver."""
+    devices: int | None = None
+    """Number of devices to use. Default: all."""
