@@ -147,7 +147,7 @@ SMALLEST = {
 --kinds classifier_free --variants --samples 13 --sampling-steps 3 --chunk 12
 --exact-samples 2049""",
     "inverse_problems": "--tasks --exact-samples 65 --exact-steps 4",
-    "langevin": "--chains 53 --steps 80 --step-sizes 0.5 --levels 3",
+    "langevin": "--chains 53 --steps 80 --step-sizes 0.5 --levels 4",
     "ncsn": """--samples 101 --levels 3 --corrections 2 --level-counts 2 --budgets 4
 --steps 3 --batch-size 16 --width 4""",
     "progressive_vae": """--latents 4 3 --width 8 --depth 1 --steps 4 --prior-steps 4

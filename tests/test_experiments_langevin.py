@@ -53,6 +53,7 @@ def test_langevin_agrees_with_the_exact_distributions(tmp_path):
     [
         ("steps", 15, "steps must be a positive multiple of 10, got 15"),
         ("steps", 20, "steps must be at least 80, got 20"),
+        ("levels", 3, "levels must be at least 4, got 3"),
         (
             "step_sizes",
             (0.1, 4.0),

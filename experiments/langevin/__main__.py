@@ -94,11 +94,11 @@ def run(config: Config) -> dict[str, Any]:
 def check(config: Config) -> None:
     """Raise ValueError for flags that are out of range."""
     checks.integer("chains", config.chains, 50)
-    checks.integer("levels", config.levels, 2)
     if config.steps < 10 or config.steps % 10:
         raise ValueError(f"steps must be a positive multiple of 10, got {config.steps}")
-    # One in 10 is kept, and diagnostics need 8 draws.
+    # One step in 10 is kept, of which a level has 20, and diagnostics need 8 draws.
     checks.integer("steps", config.steps, 80)
+    checks.integer("levels", config.levels, 4)
     if not config.step_sizes:
         raise ValueError("step_sizes must hold at least one size, got none")
     for size in config.step_sizes:
