@@ -38,6 +38,26 @@ def test_digits_are_those_of_before():
     np.testing.assert_array_equal(jax.jit(data.scaled)(data.stored_test), data.test)
 
 
+def test_validation_takes_training_examples_alone():
+    """Both parts make up the training part, and reopening finds the same ones."""
+    data = datasets.open_dataset("digits", 447, 0)
+    chosen = datasets.open_dataset("digits", 447, 0, validation=250)
+    assert len(chosen.test) == 250 and len(chosen.train) == len(data.train) - 250
+    images = lambda *parts: sorted(x.tobytes() for part in parts for x in part)
+    assert images(chosen.train, chosen.test) == images(data.train)
+    rows = {x.tobytes(): y for x, y in zip(data.train, data.train_labels, strict=True)}
+    for x, y in zip(chosen.test, chosen.test_labels, strict=True):
+        assert rows[x.tobytes()] == y
+    described = datasets.describe(chosen)
+    again = datasets.reopen_dataset(described, 447, 0, validation=250)
+    np.testing.assert_array_equal(again.stored_test, chosen.stored_test)
+    with pytest.raises(ValueError, match="others now"):
+        datasets.reopen_dataset(described, 447, 0)
+    for name, count in (("patches32", 1), ("digits", 1349)):
+        with pytest.raises(ValueError, match="validation must"):
+            datasets.open_dataset(name, 447, 0, validation=count)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])
 def test_a_memory_map_stays_on_disk(dtype, tmp_path):
     """Three roundings in float32, of numbers up to the range of the values."""

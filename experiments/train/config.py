@@ -88,6 +88,10 @@ class Config(Optimisation):
     """Side to which the images of a folder are cut and reduced."""
     held_out: int = 1564
     """Images that are held out, at random (at most a quarter of a file)."""
+    validation: int = 0
+    """Training images that take the place of those held out, at random, to choose
+    settings by them. The held-out images are then not used.
+    """
     random_shape: tuple[int, int, int] = (32, 32, 3)
     """Shape of an example of random data."""
     random_classes: int = 10
@@ -262,7 +266,7 @@ FREE = {
 """Flags that may change when a run resumes. The checkpoints belong to the others."""
 
 _AT_LEAST = {
-    0: ("evaluate_samples", "bound_times", "likelihood_examples"),
+    0: ("validation", "evaluate_samples", "bound_times", "likelihood_examples"),
     1: (
         *("accumulate", "chunk", "evaluate_every", "evaluate_examples", "warmup"),
         *("size", "random_classes", "snapshot_every", "decay_after", "devices"),

@@ -29,10 +29,19 @@ def open_data(config: Config) -> Dataset:
       ValueError: If the data are not usable.
     """
     if config.data == RANDOM:
+        if config.validation:
+            raise ValueError(
+                f"validation must be 0 for random data, got {config.validation}"
+            )
         return random_data(config)
     try:
         return datasets.open_dataset(
-            config.data, config.held_out, config.seed, least_test=2, size=config.size
+            config.data,
+            config.held_out,
+            config.seed,
+            least_test=2,
+            size=config.size,
+            validation=config.validation,
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(

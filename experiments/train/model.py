@@ -196,4 +196,6 @@ def load_params(folder: pathlib.Path, config: Config) -> Any:
 def _reopened(config, description):
     if config.data == RANDOM:
         return open_data(config)
-    return datasets.reopen_dataset(description, config.held_out, config.seed)
+    return datasets.reopen_dataset(
+        description, config.held_out, config.seed, validation=config.validation
+    )

@@ -47,13 +47,16 @@ def described(description: dict[str, Any]) -> Dataset:
     )
 
 
-def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dataset:
+def reopen_dataset(
+    description: dict[str, Any], held_out: int, seed: int, *, validation: int = 0
+) -> Dataset:
     """The described data set with its examples, from its file.
 
     Args:
       description: As `describe` returned it.
       held_out: Number of test examples when it was described.
       seed: Seed of the split when it was described.
+      validation: As in `open_dataset`, when it was described.
 
     Returns:
       The data set.
@@ -66,7 +69,7 @@ def reopen_dataset(description: dict[str, Any], held_out: int, seed: int) -> Dat
     # Images that were cut to a size are square, and others are not cut again.
     sides = description["shape"][:2]
     size = sides[0] if len(set(sides)) == 1 and pathlib.Path(name).is_dir() else None
-    data = open_dataset(name, held_out, seed, size=size)
+    data = open_dataset(name, held_out, seed, size=size, validation=validation)
     data = dataclasses.replace(data, name=description["name"])
     if data.digest != description["digest"]:
         raise ValueError(

@@ -29,6 +29,7 @@ def open_dataset(
     least_test: int = 1,
     *,
     size: int | None = None,
+    validation: int = 0,
 ) -> Dataset:
     """Open a data set, split it, and standardise it.
 
@@ -51,6 +52,8 @@ def open_dataset(
       least_test: Number of test examples that the caller needs.
       size: Side to which the images of a folder are cut and reduced. None for
         images that have one size.
+      validation: Number of training examples, at random, that take the place of
+        the test examples, which are then not used at all. 0 for none.
 
     Returns:
       The data set.
@@ -60,6 +63,11 @@ def open_dataset(
       ValueError: If the file or folder is not usable, or the split leaves less than 2
         training or `least_test` test examples.
     """
+    data = _open(name, held_out, seed, least_test, size)
+    return _with_validation(data, validation, seed) if validation else data
+
+
+def _open(name, held_out, seed, least_test, size):
     if name in TOYS:
         return toy(name, seed)
     if name in PATCHES:
@@ -77,6 +85,32 @@ def open_dataset(
         centre = scale = (levels - 1) / 2
     scaling = Scaling(np.asarray(origin)[()], centre, scale, levels is not None)
     return _dataset(name, parts, labels, scaling, path)
+
+
+def _with_validation(data, count, seed):
+    """The data set whose test examples are `count` of its training examples."""
+    if data.name in PATCHES:
+        raise ValueError(
+            f"validation must be 0 for {data.name}, whose training patches overlap, "
+            f"got {count}"
+        )
+    examples = len(data.stored_train)
+    if examples - count < MIN_TRAIN:
+        raise ValueError(
+            f"validation must leave at least {MIN_TRAIN} of the {examples} training "
+            f"examples, got {count}"
+        )
+    # Another stream than the split's, which would choose by the same order.
+    order = np.random.default_rng([seed, 1]).permutation(examples)
+    train, test = np.sort(order[count:]), np.sort(order[:count])
+    labels = data.train_labels
+    return dataclasses.replace(
+        data,
+        stored_train=_rows(data.stored_train, train),
+        stored_test=_rows(data.stored_train, test),
+        train_labels=None if labels is None else labels[train],
+        test_labels=None if labels is None else labels[test],
+    )
 
 
 def _opened(name, size):
