@@ -45,8 +45,8 @@ def start(config: Any) -> None:
     if not hasattr(config, "devices"):
         return
     # An experiment may have flags of its own by these names.
-    own = not isinstance(config, Devices)
-    flags = tuple(None if own else getattr(config, name) for name in NAMES[1:])
+    source = config if isinstance(config, Devices) else Devices()
+    flags = tuple(getattr(source, name) for name in NAMES[1:])
     # Any of the variables: a run that lacks one must not start as many alone.
     if set(flags) == {None} and not any(name in os.environ for name in _VARIABLES):
         return
