@@ -11,7 +11,7 @@ from jax.scipy.stats import norm
 from .. import checks, schedules
 from ..schedules import Schedule
 from ..schedules.protocol import as_time
-from ..types import Array, ArrayLike, Scalar, one_program, pytree
+from ..types import Array, ArrayLike, Scalar, is_eager, one_program, pytree
 
 __all__ = [
     "FromQuantile",
@@ -332,7 +332,11 @@ def check(distribution: Any, schedule: Any) -> None:
       distribution: Any distribution.
       schedule: Any schedule.
     """
-    if hasattr(distribution, "check") and not checks.is_traced(schedule):
-        # Within a compiled training step too, where JAX would trace the numbers
-        with jax.ensure_compile_time_eval():
-            distribution.check(schedule)
+    if not hasattr(distribution, "check") or checks.is_traced(schedule):
+        return
+    if is_eager():
+        distribution.check(schedule)
+        return
+    # Within a compiled training step too, where JAX would trace the numbers.
+    with jax.ensure_compile_time_eval():
+        distribution.check(schedule)
