@@ -56,6 +56,8 @@ def test_validation_takes_training_examples_alone():
     for name, count in (("patches32", 1), ("digits", 1349)):
         with pytest.raises(ValueError, match="validation must"):
             datasets.open_dataset(name, 447, 0, validation=count)
+    with pytest.raises(ValueError, match="validation must be at least 2, got 1"):
+        datasets.open_dataset("digits", 447, 0, least_test=2, validation=1)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])

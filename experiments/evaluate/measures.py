@@ -14,15 +14,15 @@ UNITS = {
     "kernel": "squared MMD",
     "precision": "share of the images",
     "recall": "share of training images",
-    "density": "1 for the data",
+    "density": "no unit, 1 expected of the data",
     "coverage": "share of training images",
 }
 """Units of `distances` by the first words of the names."""
 
 COPYING_UNITS = {
     "value": "share or probability",
-    "expected": "of fresh draws",
-    "deviation": "of fresh draws",
+    "expected": "the same, of fresh draws",
+    "deviation": "the same, of fresh draws",
     "z_score": "deviations",
 }
 """Units of `memorisation`."""

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import sde, solvers
-from experiments.fokker_planck import figures as fokker_planck_figures
 from experiments.fokker_planck.config import Config
 from experiments.fokker_planck.processes import Process, over_line
 from experiments.shared.mapping import map_examples
 
+DRAWN_BINS = 44
+"""Bins across a drawn window."""
+
 EXPECTED = 10
-"""Bins across a drawn window, and the least count expected of a bin of χ²."""
+"""Least count expected of a bin of χ²."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,7 @@ def bins_of(masses: np.ndarray, count: int) -> np.ndarray:
     """First cells of at most DRAWN_BINS bins of equal mass, each with EXPECTED of
     `count` or more.
     """
-    bins = int(min(fokker_planck_figures.DRAWN_BINS, count // (2 * EXPECTED)))
+    bins = int(min(DRAWN_BINS, count // (2 * EXPECTED)))
     below = np.concatenate([[0.0], np.cumsum(masses)[:-1]])
     cuts = np.unique(np.searchsorted(below, np.arange(bins) / bins * masses.sum()))
     cuts[0] = 0

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-DRAWN_BINS = 44
+from experiments.fokker_planck.evolution import DRAWN_BINS
 
 
 def draw_densities(paths: int, evolutions: dict[str, Any]) -> Any:

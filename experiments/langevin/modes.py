@@ -36,7 +36,7 @@ def far_modes(
         [HEAVY, 1 - HEAVY], [[FAR, FAR], [-FAR, -FAR]], [1.0, 1.0]
     )
     base = targets.gaussian([0.0, 0.0], FAR)
-    weighed = weighed_samples(config, base, target)
+    weighed = weighted_samples(config, base, target)
     plain, moved = chains_from(config, base, target)
     exact = exact_samples(key_of(config, "modes"), target, config.chains)
     uniform = np.full(config.chains, 1 / config.chains)
@@ -58,7 +58,7 @@ def far_modes(
     return results, places
 
 
-def weighed_samples(
+def weighted_samples(
     config: Config, base: Any, target: Any
 ) -> langevin.ImportanceEstimate:
     """Samples with weights, by annealed importance sampling."""

@@ -101,7 +101,8 @@ def simulate(config: Config, target: Any, name: str, bar: Any) -> Simulation:
     }.items():
         states = run()  # (samples, N + 1, 2)
         simulation.snapshots[kind] = states[:, at].swapaxes(0, 1)
-        simulation.paths[kind] = states[:PATHS, :, 0]
+        # A view would keep all paths alive.
+        simulation.paths[kind] = states[:PATHS, :, 0].copy()
         bar.update()
     return simulation
 

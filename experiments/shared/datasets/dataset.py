@@ -30,8 +30,7 @@ class Dataset:
     Examples stay in their stored type: bytes, or what a memory map or a folder
     of images reads when it is indexed. `scaled` maps them to x on the device,
     in the compiled training step. `train` and `test` are all x in memory, which
-    small experiments use. `loaded` and `loaded_pieces` give some
-    of them.
+    small experiments use. `loaded` and `loaded_pieces` give some of them.
 
     Attributes:
       name: "digits", "patches32", "patches64", a toy density, or the path as it

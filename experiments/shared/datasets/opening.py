@@ -53,7 +53,8 @@ def open_dataset(
       size: Side to which the images of a folder are cut and reduced. None for
         images that have one size.
       validation: Number of training examples, at random, that take the place of
-        the test examples, which are then not used at all. 0 for none.
+        the test examples, which are then not used at all. 0 for none. Levels
+        and moments are still those of all training examples.
 
     Returns:
       The data set.
@@ -64,7 +65,11 @@ def open_dataset(
         training or `least_test` test examples.
     """
     data = _open(name, held_out, seed, least_test, size)
-    return _with_validation(data, validation, seed) if validation else data
+    if not validation:
+        return data
+    if validation < least_test:
+        raise ValueError(f"validation must be at least {least_test}, got {validation}")
+    return _with_validation(data, validation, seed)
 
 
 def _open(name, held_out, seed, least_test, size):
