@@ -119,7 +119,8 @@ def check_counts(config: Config, data: Dataset) -> None:
     if min(len(data.stored_test), len(data.stored_train)) < smallest:
         raise ValueError(
             f"run must have at least {smallest} training and held-out examples for "
-            f"{config.groups} groups and k = {config.k}; {data.sizes}"
+            f"{config.groups} groups and k = {config.k} neighbours; {data.sizes}. "
+            "Train on more images, or give fewer --groups and a smaller --k"
         )
 
 

@@ -115,15 +115,17 @@ class Config(Optimisation):
     network: NetworkName = "ddpmpp"
     """Network."""
     width: int | None = None
-    """Features of the network. Default: the network's."""
+    """Features of the network. None for the network's own default."""
     depth: int | None = None
-    """Blocks of a transformer or MLP, blocks per resolution of a U-Net. Default:
-    the network's.
+    """Blocks of a transformer or MLP, blocks per resolution of a U-Net. None for
+    the network's own default.
     """
     multipliers: tuple[int, ...] | None = None
     """Factors of the width of a U-Net, from the full resolution down."""
     attention_resolutions: tuple[int, ...] | None = None
-    """Numbers of the resolutions of a U-Net with attention, 0 for the full one."""
+    """Resolutions of a U-Net that have attention: 0 for the full one, 1 for half
+    of it, and so on.
+    """
     patch: int | None = None
     """Side of a patch of the transformer dit."""
     heads: int | None = None
@@ -152,7 +154,7 @@ class Config(Optimisation):
     schedule: schedules.ScheduleName = "edm"
     """Noise schedule."""
     noise_floor: float | None = None
-    """σ/α at the least noise, in units of the scaled data. Default: a sixth of
+    """Least σ/α of the schedule, in units of the scaled data. Default: a sixth of
     the levels' spacing, or 0.002 for other data.
     """
     times: Literal["log_normal", "logit_normal", "log_snr", "uniform"] = "log_normal"
@@ -231,16 +233,16 @@ class Config(Optimisation):
     guidance: float = 1.0
     """Scale of classifier-free guidance in samples. 1 for none."""
     samples: int | None = None
-    """Samples drawn at the end. Default 447, fewer where images are large. 0 for
-    none.
+    """Samples drawn at the end. None for 447, or fewer where images are large. 0
+    for no samples.
     """
     solver: str = "unipc(3)"
-    """Solver of the samples, by its name in the standings."""
+    """Solver of the samples, by its name in docs/solvers.md."""
     solver_steps: int = 32
     """Steps of the solver, before the last to noise 0."""
     likelihood_examples: int | None = None
-    """Held-out images scored at most. Default: all, fewer where images are large.
-    0 for none.
+    """Held-out images scored at most. None for all, or fewer where images are
+    large. 0 for no score.
     """
     likelihood_error: float | None = None
     """Stop scoring at this standard error over images, in bits/dim."""

@@ -66,7 +66,10 @@ def distances(config: Config, model: Model, drawn: np.ndarray) -> dict[str, Any]
     data, count = model.data, len(drawn)
     count = min(count, len(data.stored_train))
     if min(count, len(data.stored_test)) < 2 * GROUPS:
-        print(f"fewer than {2 * GROUPS} samples or held-out images: no distances")
+        print(
+            f"no distances: they need {2 * GROUPS} samples and held-out images, there "
+            f"are {len(drawn)} and {len(data.stored_test)} (--samples, --held-out)"
+        )
         return {}
     reference = held_out_reference(data, config.seed)
     order = np.random.default_rng(config.seed).permutation(len(data.stored_train))
@@ -153,7 +156,7 @@ def draw_curves(config: Config, records: Records, out: Any) -> None:
         color="#1f4e79",
         lw=1,
         marker="." if len(lines) < 30 else None,
-        label="training",
+        label="training, mean since the last point",
     )
     if evaluations:
         axis.plot(
