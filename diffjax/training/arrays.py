@@ -41,7 +41,7 @@ _ORBAX = threading.RLock()
 
 
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-"""Of several processes the first works, and waits for no other."""
+"""Each process works alone, and waits for no other."""
 
 
 class OtherArrays(ValueError):
