@@ -40,7 +40,7 @@ def lengths(name: str, value: Any) -> tuple[float, ...]:
 
     Args:
       name: Its name, for the message.
-      value: Numbers in (0, `LONGEST`], all different.
+      value: Numbers in [`SHORTEST`, `LONGEST`], all different.
 
     Returns:
       The lengths as Python floats.
@@ -73,7 +73,7 @@ def exponent(sigma_rel: float) -> float:
 
     Args:
       sigma_rel: Standard deviation of the profile as a share of the time
-        trained, in (0, 1/√12].
+        trained, in [1e-9, 1/√12].
 
     Returns:
       γ ≥ 0, the inverse of `relative_length`.

@@ -191,7 +191,7 @@ def reconstruct(
     Args:
       directory: The folder of the snapshots. It is only read, and may be in use
         by a training.
-      sigma_rel: The relative length, in (0, 1/√12].
+      sigma_rel: The relative length, in [1e-9, 1/√12].
       step: Step of the average, one of the snapshots'. None for the newest that
         is undamaged.
       template: A pytree of arrays or `jax.ShapeDtypeStruct`s in whose structure

@@ -77,7 +77,7 @@ def init(
       key: A typed key, from which every step derives its own.
       params: A pytree of arrays. The average starts at them.
       optimiser: A transformation of optax, such as `optimiser` makes.
-      averages: Relative lengths σ_rel in (0, 1/√12] of the power-function
+      averages: Relative lengths σ_rel in [1e-9, 1/√12] of the power-function
         averages that training keeps beside `ema`, see `averages`. (0.05, 0.10)
         are those of Karras et al. 2024, from which `snapshots` reconstructs
         others. Each takes the memory of the parameters in float32.
