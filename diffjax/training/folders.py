@@ -200,8 +200,8 @@ def newest(
         by a training.
       step: The step to read. None for the newest that is undamaged.
       read: Folders in the order of their steps -> result. It reads the last of
-        them, and the earlier ones if it needs them. It raises manifest.Damaged
-        of one that is damaged, and is then called without that.
+        them, and the earlier ones if it needs them. It is called again without
+        a folder for which it raises manifest.Damaged.
       items: The parts that each folder has.
       kind: What they are, for messages.
 

@@ -64,7 +64,7 @@ class Damaged(ValueError):
 
 @contextlib.contextmanager
 def naming(folder: pathlib.Path) -> Iterator[None]:
-    """Let a `Damaged` that is raised inside have the folder that is damaged."""
+    """Adds the folder to a `Damaged` raised inside."""
     try:
         yield
     except Damaged as error:
