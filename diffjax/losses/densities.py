@@ -26,7 +26,9 @@ __all__ = [
 
 _BISECTIONS = 64
 _FARTHEST = 12.0  # standard deviations, beyond which float32 has no normal mass
-_WIDEST = 1e3  # ranges of log σ/α, whose share of the mass float32 hardly resolves
+# Greatest std in widths of the schedule's range of log σ/α. The range then has at most
+# 4e-4 of the normal's mass, a difference of two numbers that float32 rounds by 3e-8.
+_WIDEST = 1e3
 
 
 class TimeDistribution(Protocol):
@@ -137,8 +139,11 @@ class LogNormal(WithCDF):
         message = f"log σ/α in [{ends[0]:g}, {ends[1]:g}], got {self}"
         checks.require(beyond < _FARTHEST, f"times must have mass in {message}")
         widest = _WIDEST * (ends[1] - ends[0])
-        hint = f"std must be at most {widest:.6g}, where times are uniform in log-SNR"
-        checks.require(self.std <= widest, f"{hint}: use log_snr(), got {self.std:g}")
+        checks.require(
+            self.std <= widest,
+            f"std must be at most {widest:.6g}, got {self.std:g}: a wider one is "
+            "uniform in log-SNR, use log_snr()",
+        )
 
     @one_program
     def quantile(self, schedule: Schedule, u: ArrayLike) -> Array:
