@@ -22,7 +22,7 @@ import pytest
 from jax.sharding import AxisType
 
 from diffjax import training
-from diffjax.training import Batches, Checkpoints, lock, manifest
+from diffjax.training import Batches, Checkpoints, folders, lock, manifest
 from experiments.shared import datasets
 from tests.forked import Nursery
 from tests.training_problem import (
@@ -794,9 +794,19 @@ def test_load_ema_follows_a_training_that_replaces_what_it_reads(tmp_path, monke
     np.testing.assert_array_equal(loaded, expected)  # of 4, not of 2
 
 
-def test_load_ema_without_checkpoint(tmp_path):
+@pytest.mark.parametrize("step", [None, 3])
+def test_load_ema_without_checkpoint(tmp_path, step, monkeypatch):
     with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
-        training.load_ema(tmp_path / "nowhere")
+        training.load_ema(tmp_path / "nowhere", step=step)
+
+    # Folders that are deleted between two looks.
+    listed = iter([[3]])
+    monkeypatch.setattr(folders, "whole_steps", lambda *_: next(listed, []))
+    with (
+        pytest.warns(UserWarning, match="/3 cannot be read"),
+        pytest.raises(ValueError, match="no checkpoint can be read: .*/3: it has no"),
+    ):
+        training.load_ema(tmp_path, step=step)
 
 
 # One writer a folder.

@@ -213,13 +213,6 @@ def newest(
       ValueError: If the folder of `step`, or each of them, is damaged.
     """
     directory = pathlib.Path(directory).absolute()
-    steps = whole_steps(directory, items)
-    wanted = "" if step is None else f" of step {step}"
-    checks.require(
-        steps if step is None else step in steps,
-        f"{directory} holds no whole {kind}{wanted}; it has steps {steps}",
-        FileNotFoundError,
-    )
     damaged: dict[pathlib.Path, str] = {}
     # Listed anew each time: a training may have replaced the one about to be
     # read.
@@ -236,6 +229,13 @@ def newest(
             folder = error.folder or left[-1]
             damaged[folder] = f"{folder}: {error}"
             checks.warn(f"the {kind} {folder} cannot be read: {error}")
+    wanted = "" if step is None else f" of step {step}"
+    checks.require(
+        damaged,
+        f"{directory} holds no whole {kind}{wanted}; it has steps "
+        f"{whole_steps(directory, items)}",
+        FileNotFoundError,
+    )
     raise ValueError(f"no {kind} can be read: {'; '.join(damaged.values())}")
 
 
