@@ -351,12 +351,16 @@ def test_damaged_and_half_written_snapshots_are_passed_over(tmp_path):
     (tmp_path / "2" / "manifest.json").unlink()
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "notes.txt").write_text("mine")
+    (tmp_path / "8" / "averages").mkdir(parents=True)  # would stop the save of step 8
     with (
         pytest.warns(UserWarning, match="the snapshot .*/2 is set aside"),
+        pytest.warns(UserWarning, match="the snapshot .*/8 is set aside"),
         pytest.warns(UserWarning, match="/7 is no snapshot: it is left alone"),
-        Snapshots(tmp_path, every=1),
+        Snapshots(tmp_path, every=1) as snapshots,
     ):
         assert not (tmp_path / "5.writing").exists()
+        snapshots.save(dataclasses.replace(states[-1], step=jnp.int32(8)))
+        assert snapshots.steps()[-1] == 8
 
 
 def test_half_precision_snapshots_are_off_by_their_rounding(tmp_path):

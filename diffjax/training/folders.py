@@ -176,7 +176,7 @@ def clean(
             continue
         if not holds_only_ours(folder, items):
             checks.warn(f"{folder} is no {kind}: it is left alone")
-        elif any(file.is_file() for file in folder.rglob("*")):
+        elif any(folder.iterdir()):  # empty subfolders are in the way too
             reason = (
                 f"it has no {manifest.NAME}: it is damaged, or of an earlier version"
             )
