@@ -3,6 +3,7 @@
 Each process has two simulated devices. Run as a program, this file is one of them.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from diffjax import training
-from diffjax.training import arrays, processes
+from diffjax.training import arrays, manifest, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS, HALF, BATCH, RATE = 8, 4, 16, 1e-2
@@ -208,6 +209,37 @@ def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path):
     assert [status for status, _, _ in ended] == [128 + signal.SIGTERM] * 2
     resumed = completed(tmp_path / "run", STEPS, 1)[0]
     assert HALF < resumed["begun"] <= STEPS
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [manifest.Damaged(), MemoryError(), PermissionError(errno.EACCES, "no permission")],
+)
+def test_a_process_that_cannot_read_gets_the_arrays_of_the_first(
+    tmp_path, monkeypatch, fault
+):
+    """It must not leave: the others wait for its answer."""
+    state, _, _ = setting()
+    read = arrays.read
+
+    def own_part_fails(*args, on_host, **named):
+        if not on_host:
+            raise fault
+        return read(*args, on_host=on_host, **named)
+
+    with training.Checkpoints(tmp_path, {}) as saved:
+        saved.save(0, state)
+        items = arrays.items_of(state)
+        monkeypatch.setattr(arrays, "read", own_part_fails)
+        restored = arrays.state_of(state, saved._read_together(items))
+    words = jax.random.key_data(restored.key)
+    np.testing.assert_array_equal(words, jax.random.key_data(state.key))
+    for one, other in zip(
+        jax.tree.leaves((restored.params, restored.opt_state, restored.ema)),
+        jax.tree.leaves((state.params, state.opt_state, state.ema)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_start_processes_names_missing_and_wrong_arguments(monkeypatch):

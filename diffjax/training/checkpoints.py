@@ -235,7 +235,8 @@ class Checkpoints:
         """`_read_latest` in several processes, each of which reads its own part.
 
         Process 0 has read and verified whole arrays before, in its memory. It
-        sends them where another does not see the same folder, or cannot read.
+        sends them where a process does not see the same folder, or cannot read it
+        for whatever reason.
         """
         whole: dict[str, Any] = {}
 
@@ -247,7 +248,8 @@ class Checkpoints:
             return None
         folder, restored = self.folder(step), None
         if processes.agree(manifest.fingerprint(folder)):
-            with contextlib.suppress(manifest.Damaged):
+            # One process that raised alone would keep the others waiting.
+            with contextlib.suppress(Exception):
                 restored, _ = _read(folder, items)
         if processes.any_of(int(restored is None)):
             restored = arrays.from_first(whole, items["ema"] | items["rest"])
