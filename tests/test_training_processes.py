@@ -242,6 +242,35 @@ def test_a_process_that_cannot_read_gets_the_arrays_of_the_first(
         np.testing.assert_array_equal(one, other)
 
 
+class Lost:
+    """A source that does not know its position, or states one that is not JSON."""
+
+    def __init__(self, position):
+        self.position_at = position
+
+    def position(self, step):
+        return self.position_at()
+
+    def continue_from(self, position):
+        pass
+
+
+@pytest.mark.parametrize("position", [lambda: 1 // 0, lambda: {"step": {1}}])
+def test_an_error_of_a_source_is_that_of_all_processes(tmp_path, monkeypatch, position):
+    """The first sends it before any of them waits for the arrays of the others."""
+    state, _, _ = setting()
+    sent = []
+    with training.Checkpoints(tmp_path, {}, source=Lost(position)) as saved:
+        monkeypatch.setattr(processes, "from_first", lambda v: sent.append(v) or v)
+        monkeypatch.setattr(arrays, "to_host", lambda _: pytest.fail("a gather"))
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises((ZeroDivisionError, TypeError)):
+            saved.save(0, state)
+        monkeypatch.undo()
+        assert [*sent[0]] == ["value"] and [*sent[1]] == ["error", "message"]
+        assert saved.latest_step() is None
+
+
 def test_start_processes_names_missing_and_wrong_arguments(monkeypatch):
     for name in ("DIFFJAX_COORDINATOR", "DIFFJAX_PROCESSES", "DIFFJAX_PROCESS_INDEX"):
         monkeypatch.delenv(name, raising=False)

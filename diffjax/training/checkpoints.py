@@ -122,6 +122,10 @@ class Checkpoints:
         )
         if not processes.on_first(self._make_room, step):
             return
+        position = None
+        if self._source is not None:
+            # Before the copies, for which all processes wait on one another.
+            position = processes.on_first(self._source.position, step)
         if self._snapshots is not None:
             # Before the checkpoint, so that none is missing up to that.
             self._snapshots.save(state)
@@ -129,7 +133,6 @@ class Checkpoints:
         items = {name: arrays.to_host(part) for name, part in items.items()}
         if jax.process_index():
             return
-        position = None if self._source is None else self._source.position(step)
         self._pending = step
         self._damaged.pop(step, None)
         self._saving = threading.Thread(

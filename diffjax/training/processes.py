@@ -170,6 +170,7 @@ def on_first(function: Callable[..., Any], *arguments: Any) -> Any:
     if jax.process_index() == 0:
         try:
             outcome = {"value": function(*arguments)}
+            json.dumps(outcome)  # a value that cannot be sent is an error too
         except Exception as error:
             failure = error
             known = next(filter(_is_plain, type(error).__mro__)).__name__
