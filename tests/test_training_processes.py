@@ -218,7 +218,7 @@ def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path):
 def test_a_process_that_cannot_read_gets_the_arrays_of_the_first(
     tmp_path, monkeypatch, fault
 ):
-    """It must not leave: the others wait for its answer."""
+    """It must not raise: the others wait for it."""
     state, _, _ = setting()
     read = arrays.read
 
