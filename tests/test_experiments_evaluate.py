@@ -18,10 +18,9 @@ import pytest
 from diffjax import metrics
 from experiments.evaluate import __main__ as evaluate
 from experiments.evaluate import features as networks
-from experiments.evaluate import measures
 from experiments.evaluate.__main__ import Config
 from experiments.score_sde import model as score_sde
-from experiments.shared import datasets, files, runs
+from experiments.shared import datasets, files, measures, runs
 from experiments.shared import training as shared_training
 
 SMALL = Config(

@@ -83,11 +83,10 @@ def draw_rate_distortion(curve, data, out):
 
 def draw_samples(data, drawn, out):
     """Draw test images beside samples of every kind."""
-    limits = (float(data.levels[0]), float(data.levels[-1]))
     panels = {"test images": data.test} | drawn
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.9))
     for axis, (name, images) in zip(axes, panels.items(), strict=True):
-        image_grid(axis, images[:64], 8, limits)
+        image_grid(axis, images[:64], 8, data.limits)
         axis.set_title(name, fontsize=10)
     save_figure(figure, out / "samples.png")
 
@@ -97,7 +96,6 @@ def draw_progressive(data, curve, shown, out):
     rate at each.
     """
     indices, noisy, denoised = (np.asarray(part) for part in shown)
-    limits = (float(data.levels[0]), float(data.levels[-1]))
     count, frames = noisy.shape[:2]
     figure, axes = plt.subplots(
         1,
@@ -105,9 +103,9 @@ def draw_progressive(data, curve, shown, out):
         figsize=(1.1 * frames + 0.6, 0.56 * count + 0.9),
         width_ratios=(frames, frames + 1),
     )
-    image_grid(axes[0], noisy.reshape(-1, *data.shape), frames, limits)
+    image_grid(axes[0], noisy.reshape(-1, *data.shape), frames, data.limits)
     whole = np.concatenate([denoised, data.test[:count, None]], 1)
-    image_grid(axes[1], whole.reshape(-1, *data.shape), frames + 1, limits)
+    image_grid(axes[1], whole.reshape(-1, *data.shape), frames + 1, data.limits)
     width = data.shape[1] + 1
     for axis, last in zip(axes, ((), ("x₀",)), strict=True):
         axis.set_axis_on()
@@ -131,14 +129,13 @@ def draw_interpolations(data, drawn, out):
     """Draw one row per kind of interpolation. The outer columns are the two test
     images.
     """
-    limits = (float(data.levels[0]), float(data.levels[-1]))
     start, end = data.test[:2]
     rows = [
         np.concatenate([start[None], images, end[None]]) for images in drawn.values()
     ]
     columns = len(rows[0])
     figure, axis = plt.subplots(figsize=(0.75 * columns + 1.5, 0.75 * len(rows) + 0.5))
-    image_grid(axis, np.concatenate(rows), columns, limits)
+    image_grid(axis, np.concatenate(rows), columns, data.limits)
     axis.set_axis_on()
     height, width = data.shape[0] + 1, data.shape[1] + 1
     axis.set_yticks((np.arange(len(rows)) + 0.5) * height - 1, list(drawn), fontsize=8)

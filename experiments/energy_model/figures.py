@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.energy_model.config import Config
 from experiments.energy_model.fitting import TITLES
+from experiments.shared.figures import density_image, grid_points
 
 COLOURS = {
     "denoising": "#1f4e79",
@@ -23,7 +24,7 @@ def draw_densities(target: Any, fitted: dict[str, Any], results: dict[str, Any])
     one scale.
     """
     side = np.linspace(-EXTENT, EXTENT, PIXELS)
-    places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+    points = grid_points(side)
     rows = results["objectives"]
     distributions = {"exact density": (target, 0.0)}
     distributions |= {
@@ -42,14 +43,12 @@ def draw_densities(target: Any, fitted: dict[str, Any], results: dict[str, Any])
         axes, distributions.items(), strict=True
     ):
         density = np.exp(
-            jax.jit(jax.vmap(distribution.log_prob))(places) - log_z
+            jax.jit(jax.vmap(distribution.log_prob))(points) - log_z
         ).reshape(PIXELS, PIXELS)
         top = density.max() if top is None else top
-        image = axis.pcolormesh(
-            side, side, density.T, cmap="magma", vmin=0, vmax=top, rasterized=True
-        )
+        image = density_image(axis, side, density, top)
         axis.set_title(title, fontsize=9)
-        axis.set(xlabel="$x_1$ (data units)", aspect="equal")
+        axis.set(xlabel="$x_1$ (data units)")
     axes[0].set_ylabel("$x_2$ (data units)")
     figure.colorbar(image, ax=axes, pad=0.01).set_label(
         "density (1 / data unit²)", fontsize=9

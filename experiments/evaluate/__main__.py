@@ -44,8 +44,8 @@ import numpy as np
 import diffjax as dj
 from diffjax import metrics, training
 from experiments.evaluate import features as networks
-from experiments.evaluate import figures, measures
-from experiments.shared import cli, devices, files, sampling, scoring, solvers
+from experiments.evaluate import figures
+from experiments.shared import cli, devices, files, measures, sampling, scoring, solvers
 from experiments.shared.datasets import Dataset
 from experiments.shared.runs import Run, open_run
 

@@ -240,14 +240,13 @@ def sample_figure(
     data: datasets.Dataset, drawn: dict[float, np.ndarray], distances: dict[str, float]
 ) -> Any:
     """Draw test images beside samples at each temperature."""
-    limits = (float(data.levels[0]), float(data.levels[-1]))  # type: ignore
     figure, axes = plt.subplots(
         1, 1 + len(drawn), figsize=(3.4 * (1 + len(drawn)), 3.9)
     )
-    image_grid(axes[0], data.test[:64], 8, limits)
+    image_grid(axes[0], data.test[:64], 8, data.limits)
     axes[0].set_title("test images", fontsize=10)
     for axis, (temperature, images) in zip(axes[1:], drawn.items(), strict=True):
-        image_grid(axis, images[:64], 8, limits)
+        image_grid(axis, images[:64], 8, data.limits)
         axis.set_title(
             f"temperature {temperature}\nFréchet distance "
             f"{distances[str(temperature)]:.2f}",
@@ -258,10 +257,9 @@ def sample_figure(
 
 def interpolation_figure(data: datasets.Dataset, frames: np.ndarray) -> Any:
     """Draw one row per pair of test images, which are its first and last frames."""
-    limits = (float(data.levels[0]), float(data.levels[-1]))  # type: ignore
     rows, columns = frames.shape[:2]
     figure, axis = plt.subplots(figsize=(0.6 * columns + 0.8, 0.6 * rows + 0.8))
-    image_grid(axis, frames.reshape(-1, *data.shape), columns, limits)
+    image_grid(axis, frames.reshape(-1, *data.shape), columns, data.limits)
     axis.set_axis_on()
     labels = ["test", *(f"{w:.2f}" for w in np.linspace(0, 1, columns)[1:-1]), "test"]
     axis.set_xticks(

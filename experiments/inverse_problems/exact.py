@@ -12,14 +12,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 import diffjax as dj
 from diffjax import grids, inverse, metrics, solvers, targets
 from experiments.shared import cli, devices
-from experiments.shared.figures import save_figure
+from experiments.shared.figures import grid_points, save_figure
 
 NOISE_STD = 0.2
 """τ, in data units."""
@@ -218,11 +217,9 @@ def draw(
         side = 1.1 * max(float(np.abs(p.prior.means).max()) + 0.6, 2.4)
         edges = np.linspace(-side, side, 181)
         centres = 0.5 * (edges[1:] + edges[:-1])
-        places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1).reshape(
-            -1, 2
-        )
+        points = grid_points(centres)
         posterior, prior = (
-            np.exp(np.asarray(jax.jit(jax.vmap(distribution.log_prob))(places)))
+            np.exp(np.asarray(jax.jit(jax.vmap(distribution.log_prob))(points)))
             .reshape(180, 180)
             .T
             for distribution in (p.posterior, p.prior)

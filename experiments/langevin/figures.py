@@ -18,19 +18,13 @@ from experiments.langevin.chains import (
 )
 from experiments.langevin.config import Config
 from experiments.langevin.modes import HEAVY, TITLES
-from experiments.shared.figures import PALE_GREYS
+from experiments.shared.figures import PALE_GREYS, grid_points
 
 
 def draw_paths(paths: dict[str, np.ndarray]) -> Any:
     """Draw one chain of each kind over the density."""
     target, extent = targets.gaussian_mixture(*PLANE), 3.6
-    figure, axes = plt.subplots(
-        1,
-        len(paths),
-        figsize=(3.4 * len(paths), 3.7),
-        sharey=True,
-        layout="constrained",
-    )
+    figure, axes = _row_of_axes(len(paths), 3.7)
     for axis, (name, x) in zip(axes, paths.items(), strict=True):
         shade(axis, target, extent)
         axis.plot(*x.T, color=KERNELS[name][3], lw=0.8, marker="o", ms=2)
@@ -43,11 +37,17 @@ def draw_paths(paths: dict[str, np.ndarray]) -> Any:
     return figure
 
 
+def _row_of_axes(count, height):
+    return plt.subplots(
+        1, count, figsize=(3.4 * count, height), sharey=True, layout="constrained"
+    )
+
+
 def shade(axis: Any, target: Any, extent: float) -> None:
     """Draw the density in pale greys."""
     side = np.linspace(-extent, extent, 120)
-    places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
-    density = np.exp(jax.jit(jax.vmap(target.log_prob))(places)).reshape(120, 120)
+    points = grid_points(side)
+    density = np.exp(jax.jit(jax.vmap(target.log_prob))(points)).reshape(120, 120)
     axis.pcolormesh(side, side, density.T, cmap=PALE_GREYS, rasterized=True)
     axis.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
 
@@ -59,13 +59,7 @@ def draw_histograms(
     edges = np.linspace(*BOUNDS, CELLS + 1)
     x = np.linspace(*BOUNDS, 500)
     density = np.exp(jax.vmap(line.log_prob)(x[:, None]))
-    figure, axes = plt.subplots(
-        1,
-        len(counts),
-        figsize=(3.4 * len(counts), 3.2),
-        sharey=True,
-        layout="constrained",
-    )
+    figure, axes = _row_of_axes(len(counts), 3.2)
     for axis, (name, count) in zip(axes, counts.items(), strict=True):
         axis.stairs(
             count / np.diff(edges), edges, fill=True, color=KERNELS[name][3], alpha=0.45
@@ -145,16 +139,16 @@ def draw_bias(config: Config, biases: dict[str, Any]) -> Any:
     return figure
 
 
-def draw_modes(places: dict[str, tuple], modes: dict[str, Any]) -> Any:
+def draw_modes(points: dict[str, tuple], modes: dict[str, Any]) -> Any:
     """Draw the positions of the chains, sized by their weights."""
     figure, axes = plt.subplots(
         1,
-        len(places),
-        figsize=(3.2 * len(places), 4.2),
+        len(points),
+        figsize=(3.2 * len(points), 4.2),
         sharey=True,
         layout="constrained",
     )
-    for axis, (name, (x, weights)) in zip(axes, places.items(), strict=True):
+    for axis, (name, (x, weights)) in zip(axes, points.items(), strict=True):
         axis.scatter(
             *x.T,
             s=3 * weights * len(weights),

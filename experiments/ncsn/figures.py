@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.ncsn.config import Config
 from experiments.ncsn.samplers import WEIGHTS, exact_share, langevin_steps, share
-from experiments.shared.figures import PALE_GREYS, histogram
+from experiments.shared.figures import PALE_GREYS, density_image, histogram
 
 EXTENT, CELLS = 9.0, 72
 
@@ -18,9 +18,9 @@ EXTENT, CELLS = 9.0, 72
 def density(distribution: Any, edges: np.ndarray) -> np.ndarray:
     """A density at the centres of square cells, (x_1, x_2)."""
     centres = jnp.asarray(0.5 * (edges[1:] + edges[:-1]))
-    places = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1)
+    points = jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), -1)
     return np.asarray(
-        jnp.exp(jax.jit(jax.vmap(jax.vmap(distribution.log_prob)))(places))
+        jnp.exp(jax.jit(jax.vmap(jax.vmap(distribution.log_prob)))(points))
     )
 
 
@@ -63,17 +63,8 @@ def draw_samples(
     ]
     for axis, title in zip(axes.flat, order, strict=True):
         values, label = panels[title]
-        image = axis.pcolormesh(
-            edges,
-            edges,
-            values.T,
-            cmap="magma",
-            vmin=0,
-            vmax=exact.max(),
-            rasterized=True,
-        )
+        image = density_image(axis, edges, values, exact.max())
         axis.set_title(f"{title}\n{label}", fontsize=10)
-        axis.set_aspect("equal")
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$ (data units)")
     for axis in axes[:, 0]:

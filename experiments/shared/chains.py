@@ -2,10 +2,12 @@
 `diffjax.langevin`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from diffjax import langevin
 from diffjax.langevin.normalisers import importance_estimate
@@ -63,27 +65,23 @@ def annealed_importance_sampling(
     Raises:
       FloatingPointError: If chains diverged.
     """
-    arrays, static = partition((base, target, as_pytree_callable(make_kernel)))
     # Chain i depends on its number alone, so that those beyond `count` can be
     # cut off.
-    settings = (static, devices.padded(count), steps, devices.mesh())
-    drawn = _annealed(settings, arrays, key, betas)
-    log_weights, samples = (part[:count] for part in devices.on_host(drawn))
+    estimate = _estimate(
+        langevin.annealed_importance_sampling,
+        ("log_weights", "samples"),
+        (base, target, make_kernel),
+        key,
+        betas,
+        count=devices.padded(count),
+        steps=steps,
+    )
+    log_weights, samples = estimate.log_weights[:count], estimate.samples[:count]
     # Not a number is not below infinity either.
     bad = int(np.sum(~(log_weights < np.inf)))
     if bad:
         raise FloatingPointError(f"{bad} of {count} annealed chains diverged")
     return importance_estimate(log_weights, samples)
-
-
-@compiled
-def _annealed(settings, arrays, key, betas):
-    static, count, steps, _ = settings
-    base, target, make_kernel = combine(arrays, static)
-    estimate = langevin.annealed_importance_sampling(
-        key, base, target, betas, make_kernel=make_kernel, count=count, steps=steps
-    )
-    return devices.shared((estimate.log_weights, estimate.samples))
 
 
 def thermodynamic_integration(
@@ -116,9 +114,16 @@ def thermodynamic_integration(
     Raises:
       FloatingPointError: If the estimate is not finite.
     """
-    arrays, static = partition((base, target, as_pytree_callable(make_kernel)))
-    settings = (static, count, steps, warm_up, devices.mesh())
-    estimate = devices.on_host(_integrated(settings, arrays, key, betas))
+    estimate = _estimate(
+        langevin.thermodynamic_integration,
+        ("chain_values",),
+        (base, target, make_kernel),
+        key,
+        betas,
+        count=count,
+        steps=steps,
+        warm_up=warm_up,
+    )
     if not np.isfinite(estimate.log_z):
         bad = int(np.sum(~np.isfinite(estimate.chain_values)))
         raise FloatingPointError(
@@ -128,18 +133,31 @@ def thermodynamic_integration(
     return estimate
 
 
+class _Settings(NamedTuple):
+    """Settings of a compiled estimate."""
+
+    method: Callable
+    split: tuple[str, ...]  # the results that the devices share
+    static: Any
+    numbers: tuple[tuple[str, int], ...]
+    mesh: Mesh
+
+
+def _estimate(method, split, densities, key, betas, **numbers):
+    """A result of `method` on the host, made on the devices of the run."""
+    base, target, make_kernel = densities
+    arrays, static = partition((base, target, as_pytree_callable(make_kernel)))
+    numbers = tuple(numbers.items())
+    settings = _Settings(method, split, static, numbers, devices.mesh())
+    return devices.on_host(_compiled_estimate(settings, arrays, key, betas))
+
+
 @compiled
-def _integrated(settings, arrays, key, betas):
-    static, count, steps, warm_up, _ = settings
-    base, target, make_kernel = combine(arrays, static)
-    estimate = langevin.thermodynamic_integration(
-        key,
-        base,
-        target,
-        betas,
-        make_kernel=make_kernel,
-        count=count,
-        steps=steps,
-        warm_up=warm_up,
+def _compiled_estimate(settings, arrays, key, betas):
+    base, target, make_kernel = combine(arrays, settings.static)
+    numbers = dict(settings.numbers)
+    estimate = settings.method(
+        key, base, target, betas, make_kernel=make_kernel, **numbers
     )
-    return estimate._replace(chain_values=devices.shared(estimate.chain_values))
+    parts = {name: getattr(estimate, name) for name in settings.split}
+    return estimate._replace(**devices.shared(parts))

@@ -80,3 +80,33 @@ def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:
     """
     counts, *_ = np.histogram2d(x[:, 0], x[:, 1], bins=(bins, bins))
     return counts / len(x) / (bins[1] - bins[0]) ** 2
+
+
+def grid_points(side: np.ndarray) -> np.ndarray:
+    """The points of a square grid, the first coordinate slowest.
+
+    Args:
+      side: The values of each coordinate, (n,).
+
+    Returns:
+      (n², 2).
+    """
+    return np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+
+
+def density_image(axis: Any, edges: np.ndarray, values: np.ndarray, most: float) -> Any:
+    """Draw a density on square cells, from black at 0.
+
+    Args:
+      axis: A matplotlib axis.
+      edges: Edges of the cells along each axis, (n + 1,), or their centres, (n,).
+      values: The density, (n, n), x_1 first.
+      most: The density of the brightest colour.
+
+    Returns:
+      The image, for a colour bar.
+    """
+    axis.set_aspect("equal")
+    return axis.pcolormesh(
+        edges, edges, values.T, cmap="magma", vmin=0, vmax=most, rasterized=True
+    )

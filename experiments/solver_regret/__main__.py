@@ -127,7 +127,7 @@ def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     temporary.write_text(
         "[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n"
     )
-    # A kill before this line leaves the file of before.
+    # A kill before this line leaves the earlier file.
     os.replace(temporary, path)
 
 

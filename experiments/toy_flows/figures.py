@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.shared.datasets import TOYS
+from experiments.shared.figures import density_image, grid_points
 from experiments.shared.mapping import map_examples
 from experiments.toy_flows.config import Config
 from experiments.toy_flows.kinds import KINDS
@@ -23,7 +24,7 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
     """Draw the exact density and those of the flows, one row per target."""
     edges = np.linspace(-HALF_SIDE, HALF_SIDE, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+    points = grid_points(centres)
     figure, axes = grid_of_axes(config)
     for row, name in zip(axes, config.targets, strict=True):
         distributions = [
@@ -31,19 +32,11 @@ def draw_densities(config: Config, fitted: dict, results: dict) -> Any:
             *(fine(fitted[name, kind]) for kind in config.flows),
         ]
         densities = [
-            np.exp(log_probs(distribution, places)).reshape(PIXELS, PIXELS)
+            np.exp(log_probs(distribution, points)).reshape(PIXELS, PIXELS)
             for distribution in distributions
         ]
         for axis, density in zip(row, densities, strict=True):
-            image = axis.pcolormesh(
-                edges,
-                edges,
-                density.T,
-                cmap="magma",
-                vmin=0,
-                vmax=densities[0].max(),
-                rasterized=True,
-            )
+            image = density_image(axis, edges, density, densities[0].max())
         bar = figure.colorbar(image, ax=row, pad=0.01)
         bar.set_label("density (1 / data unit²)", fontsize=9)
     label(config, axes, results, "exact density")

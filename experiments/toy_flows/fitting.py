@@ -56,7 +56,7 @@ def fit(
     def note(step, flow):
         nonlocal start
         seconds = time.perf_counter() - start + (curve[-1]["seconds"] if curve else 0.0)
-        # By all processes, of which the first alone has the curve of before.
+        # By all processes, since only the first has the curve of an earlier run.
         measured = measure(config, name, flow, CURVE_EXAMPLES)
         if all(point["steps"] < step for point in curve):
             point = {"steps": step, "seconds": round(seconds, 1)}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from diffjax import schedules, targets
-from experiments.shared.figures import PALE_GREYS, histogram
+from experiments.shared.figures import PALE_GREYS, density_image, grid_points, histogram
 from experiments.shared.schedules import choice, make
 from experiments.toy_sde.config import Config
 from experiments.toy_sde.simulation import SETTINGS, Simulation
@@ -161,16 +161,7 @@ def draw_densities(
                 if states is None
                 else (histogram(states[i], bins), bins)
             )
-            image = axis.pcolormesh(
-                at,
-                at,
-                values.T,
-                cmap="magma",
-                vmin=0,
-                vmax=density.max(),
-                rasterized=True,
-            )
-            axis.set_aspect("equal")
+            image = density_image(axis, at, values, density.max())
             axis.tick_params(labelsize=8)
         column[0].set_title(time_label(schedule, t), fontsize=10)
         column[-1].set_xlabel("$x_1$ (data units)")
@@ -214,9 +205,9 @@ def draw_scores(target: Any, simulations: dict[str, Simulation]) -> Any:
                 vmax=1.3 * density.max(),
                 rasterized=True,
             )
-            places, arrows = score_arrows(target, schedule, t, edges)
+            points, arrows = score_arrows(target, schedule, t, edges)
             axis.quiver(
-                *places.T,
+                *points.T,
                 *arrows.T,
                 angles="xy",
                 scale_units="xy",
@@ -265,17 +256,15 @@ def exact_density(
     side = window(target, schedule, t)
     edges = np.linspace(-side, side, PIXELS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(
-        -1, 2
-    )  # (PIXELS², 2)
-    return edges, np.asarray(_densities(target, schedule, t, places)).reshape(
+    points = grid_points(centres)  # (PIXELS², 2)
+    return edges, np.asarray(_densities(target, schedule, t, points)).reshape(
         PIXELS, PIXELS
     )
 
 
 @jax.jit
-def _densities(target, schedule, t, places):
-    return jnp.exp(jax.vmap(target.noised(schedule, t).log_prob)(places))
+def _densities(target, schedule, t, points):
+    return jnp.exp(jax.vmap(target.noised(schedule, t).log_prob)(points))
 
 
 def score_arrows(
@@ -291,13 +280,13 @@ def score_arrows(
     """
     side = edges[-1] * (1 - 1 / count)
     line = np.linspace(-side, side, count)
-    places = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
-    scores = np.asarray(_scores(target, schedule, t, places))
+    points = grid_points(line)
+    scores = np.asarray(_scores(target, schedule, t, points))
     size = np.maximum(np.linalg.norm(scores, axis=-1, keepdims=True), 1e-12)
-    return places, scores / size * np.tanh(size / np.median(size)) * (line[1] - line[0])
+    return points, scores / size * np.tanh(size / np.median(size)) * (line[1] - line[0])
 
 
 @jax.jit
-def _scores(target, schedule, t, places):
+def _scores(target, schedule, t, points):
     distribution = target.noised(schedule, t)
-    return jax.vmap(lambda x: targets.score(distribution, x))(places)
+    return jax.vmap(lambda x: targets.score(distribution, x))(points)

@@ -29,8 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.evaluate import measures
-from experiments.shared import cli, files, sizes
+from experiments.shared import cli, files, measures, sizes
 from experiments.train import presets, records, report
 from experiments.train.config import Config, check
 from experiments.train.data import open_data

@@ -11,8 +11,7 @@ from PIL import Image
 
 import diffjax as dj
 from diffjax import losses, metrics
-from experiments.evaluate import measures
-from experiments.shared import devices, files, sampling, solvers
+from experiments.shared import devices, files, measures, sampling, solvers
 from experiments.shared.datasets import Dataset
 from experiments.shared.mapping import map_examples
 from experiments.train import objective

@@ -8,8 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from experiments.evaluate import measures
-from experiments.shared import cli, scoring
+from experiments.shared import cli, measures, scoring
 from experiments.shared.figures import image_grid, save_figure
 from experiments.train.config import Config
 from experiments.train.evaluation import (

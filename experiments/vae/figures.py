@@ -19,7 +19,7 @@ def mosaic(
     axis: Any, data: datasets.Dataset, images: np.ndarray, columns: int, title: str
 ) -> None:
     """Draw images in the grey levels of the data, under a title."""
-    image_grid(axis, images, columns, (float(data.levels[0]), float(data.levels[-1])))  # type: ignore
+    image_grid(axis, images, columns, data.limits)
     axis.set_title(title, fontsize=10)
 
 

@@ -96,7 +96,7 @@ class PositionedSource(Source, Protocol):
           step: A step up to which batches were read.
 
         Returns:
-          A JSON value. None where the step says enough.
+          A JSON value. None where the step alone is the position.
         """
         ...
 

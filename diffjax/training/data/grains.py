@@ -117,8 +117,8 @@ class GrainSource:
           step: A step up to which batches were read.
 
         Returns:
-          A JSON value. None for a `MapDataset`, of which the step says enough,
-          and for iterators without a state.
+          A JSON value. None for a `MapDataset`, whose position is the step, and
+          for iterators without a state.
         """
         states = dict(self._states)  # to which a thread may add
         nearest = max((n for n in states if n <= step), default=None)

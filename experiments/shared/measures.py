@@ -74,7 +74,16 @@ def _unchanged(features):
 
 
 def groups_of(features: np.ndarray, reference: Reference, count: int) -> list:
-    """Moments of `count` groups of nearly equal size."""
+    """Moments of `count` groups of nearly equal size.
+
+    Args:
+      features: (n, D).
+      reference: Has the projection of the features.
+      count: Number of groups.
+
+    Returns:
+      `metrics.Moments` of each.
+    """
     return [
         metrics.moments(part)
         for part in np.array_split(reference.project(features), count)
