@@ -71,7 +71,7 @@ def test_a_folder_is_measured(trained, tmp_path, capsys, monkeypatch):
     """
     monkeypatch.setattr(datasets.Dataset, "train", property(read_whole))
     config = dataclasses.replace(
-        SMALL, run=trained, out=tmp_path, bits=True, samples=16
+        SMALL, run=trained, out=tmp_path, bits=True, samples=16, likelihood_examples=3
     )
     results = evaluate.run(config)
     stored = json.loads((tmp_path / "metrics.json").read_text())
@@ -86,6 +86,7 @@ def test_a_folder_is_measured(trained, tmp_path, capsys, monkeypatch):
     assert stored["memorisation"]["nearest_share"]["expected"] == 40 / 55
     assert stored["memorisation"]["data_copying"]["expected"] == 0.5
     assert stored["test_bits_per_dim"] == results["test_bits_per_dim"] > 0
+    assert stored["test_examples_scored"] == 3
     (line,) = [
         line
         for line in capsys.readouterr().out.split("\n")

@@ -91,6 +91,19 @@ def test_digits_keep_their_defaults():
     assert 16 <= sizes.sample_count((64, 64, 3)) < sizes.sample_count((32, 32, 3)) < 447
 
 
+@pytest.mark.parametrize(
+    "levels, expected", [(None, 16), (2, 16), (17, 16), (65, 96), (256, 96)]
+)
+def test_scores_of_finer_levels_take_more_steps_unless_a_number_is_given(
+    levels, expected
+):
+    levels = None if levels is None else np.linspace(-1, 1, levels)
+    test = np.zeros((1, 1), np.float32)
+    data = datasets.Dataset("numbers", test, test, levels, 0.0, 1.0)
+    assert scoring.default_steps(data) == expected
+    assert scoring.default_steps(data, 7) == 7
+
+
 def scored(values, **settings):
     """`scoring.score` of examples that are their own number and log-likelihood,
     and the numbers in the order in which they came.

@@ -24,6 +24,26 @@ those used here.
 """
 
 
+def default_steps(data: Dataset, steps: int | None = None) -> int:
+    """Runge-Kutta steps of the score of a data set.
+
+    The least noise is a part of the levels' spacing. A U-Net of 1.7 M on 32 × 32
+    patches at 256 levels had errors of the steps of 2.3 bits/dim at 16 steps,
+    0.10 at 48 and 0.008 at 96. A DiT on digits at 17 levels had 0.003 at 16.
+
+    Args:
+      data: Has the levels.
+      steps: The number that the user gave, if any.
+
+    Returns:
+      That number, or without one 96 for more than 64 levels, else 16.
+    """
+    if steps is not None:
+        return steps
+    many = data.levels is not None and len(data.levels) > 64
+    return 96 if many else 16
+
+
 def likelihood_grid(schedule: Any, steps: int) -> jax.Array:
     """A grid for log p that is dense in log-SNR where the denoiser changes.
 
@@ -159,7 +179,7 @@ def variational_bound(
 
 
 def arguments(
-    data: Dataset, denoiser: Any, *, steps: int, chunk: int, count: int
+    data: Dataset, denoiser: Any, *, steps: int | None, chunk: int, count: int
 ) -> tuple:
     """Shapes of the arguments of the program in `score`, for compiling ahead of
     time.
@@ -175,7 +195,8 @@ def arguments(
       ((denoiser, grid), keys, examples) of one chunk.
     """
     size = chunk_size(count, chunk)
-    grid = jax.ShapeDtypeStruct((steps + 1,), dj.numerics.float_dtype())
+    count_of_times = default_steps(data, steps) + 1
+    grid = jax.ShapeDtypeStruct((count_of_times,), dj.numerics.float_dtype())
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
     examples = jax.ShapeDtypeStruct((size, *data.shape), float)
     return devices.whole_shapes((denoiser, grid)), keys, examples
@@ -258,7 +279,7 @@ def score(
     schedule: Any,
     denoiser: Any,
     *,
-    steps: int,
+    steps: int | None,
     probes: int,
     chunk: int,
     program: Callable | None = None,
@@ -278,7 +299,7 @@ def score(
       schedule: The noise schedule.
       denoiser: (x, t) -> E[x_0 | x_t = x], a callable pytree.
       steps: Runge-Kutta steps on `likelihood_grid`, 2 or more, each of four
-        evaluations.
+        evaluations. None for `default_steps`.
       probes: Hutchinson probes per example, 2 or more.
       chunk: Largest number of examples at a time.
       program: `mapping.over_examples` of `likelihood`, compiled for the shapes
@@ -299,6 +320,7 @@ def score(
       FloatingPointError: If a log-likelihood is not finite, or the score of
         lattice data is below 0, which no code length is.
     """
+    steps = default_steps(data, steps)
     # Half of one step would be the same grid, with an estimated error of 0.
     dj.checks.integer("steps", steps, 2)
     unit, count = _Unit.of(data), len(data.stored_test)

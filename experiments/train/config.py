@@ -246,8 +246,10 @@ class Config(Optimisation):
     """
     likelihood_error: float | None = None
     """Stop scoring at this standard error over images, in bits/dim."""
-    likelihood_steps: int = 16
-    """Runge-Kutta steps of the score, of four evaluations each."""
+    likelihood_steps: int | None = None
+    """Runge-Kutta steps of the score, of four evaluations each. None for 96 for 8-bit
+    images, else 16.
+    """
     bound_times: int = 32
     """Noise levels of the variational bound of an image. 0 for no bound."""
     probes: int = 2
