@@ -24,11 +24,12 @@ A corrected Fréchet distance needs several times as many images as features.
 Pixels are reduced to 64 principal components first.
 
 Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits.
-Inception's features need an accelerator. With --bits every test example costs
-4 evaluations of the network per likelihood step, and as many derivatives of it
-for each probe: minutes for digits, hours for 1500 8-bit images of 32 × 32.
---likelihood-examples 32 or --likelihood-error 0.1 ends it sooner. A sample
-of the default solver costs one evaluation per step.
+Inception's features need an accelerator. A sample of the default solver costs one
+evaluation of the network per step.
+
+With --bits every test example costs 4 evaluations per likelihood step, and as many
+derivatives for each probe. This takes minutes for digits and hours for 1500 images
+of 32 × 32. --likelihood-examples 32 or --likelihood-error 0.1 ends it sooner.
 
 Expect there a corrected Fréchet distance of 0.18 ± 0.04 where held-out digits
 have 0.04 ± 0.05, though without correction these are 0.47 and 0.34. Samples
