@@ -4,6 +4,7 @@ reader, training that resumes.
 
 import dataclasses
 import errno
+import importlib
 import io
 import json
 import math
@@ -20,6 +21,7 @@ import pytest
 
 from diffjax.training import lock
 from experiments.shared import cli, figures, files, histories, mapping, training
+from experiments.vae import config as vae_config
 from tests.families import counted_programs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -185,6 +187,51 @@ def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
         files.write_json(tmp_path / "metrics.json", {})
     with pytest.raises(OSError, match=r"No space left on device: '.*/a\.png'"):
         figures.save_figure(figure, tmp_path / "a.png")
+
+
+def test_the_rate_of_a_bar_leaves_out_the_first_update(monkeypatch):
+    """It compiles for 30 s here. Ten steps of 2 s follow, and 989 are left."""
+    now = [0.0]
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with cli.progress(1000) as bar:
+        monkeypatch.setattr(bar, "_time", lambda: now[0])
+        bar.start_t = bar.last_print_t = 0.0
+        now[0] += 30
+        bar.update()
+        assert "00:30<?" in str(bar)
+        for _ in range(10):
+            now[0] += 2
+            bar.update()
+        assert "00:50<32:58,  2.00s/step" in str(bar)
+
+
+@pytest.mark.parametrize(
+    "count, columns",
+    [(1, 1), (2, 2), (4, 2), (6, 3), (8, 4), (9, 3), (12, 4), (32, 8), (64, 8)],
+)
+def test_a_grid_of_images_has_no_blank_cell(count, columns):
+    assert figures.near_square(count) == columns
+
+
+def test_a_grid_of_a_prime_number_is_square():
+    assert figures.near_square(13) == 4
+
+
+@pytest.mark.parametrize("name", ["energy_model", "guidance", "ncsn"])
+def test_a_folder_of_another_experiment_stays_unchanged(tmp_path, name):
+    """Also one without checkpoints. Runs of an older version name no experiment."""
+    make = importlib.import_module(f"experiments.{name}.config").Config
+    assert files.experiment_of(make()) == name
+    files.write_config(tmp_path, vae_config.Config(out=tmp_path))
+    before = (tmp_path / "config.json").read_bytes()
+    begin = files.start if name == "ncsn" else files.open_folder
+    with pytest.raises(ValueError, match=rf"{tmp_path} is that of vae .* is {name}:"):
+        begin(make(out=tmp_path))
+    assert (tmp_path / "config.json").read_bytes() == before
+    files.open_folder(vae_config.Config(out=tmp_path))
+    for text in ("{", "[]", '{"seed": 0}'):
+        (tmp_path / "config.json").write_text(text)
+        files.open_folder(make(out=tmp_path))
 
 
 def test_a_removed_folder_ends_the_run(monkeypatch, tmp_path, capsys):

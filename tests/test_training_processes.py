@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from diffjax.training import arrays, manifest, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS, HALF, BATCH, RATE = 8, 4, 16, 1e-2
+
+LATE = 40
+"""Seconds, more than the 30 that collectives over CPUs wait."""
 
 
 def loss_fn(params, key, batch):
@@ -46,11 +50,19 @@ def setting():
     return state, steps, training.Batches(arrays, BATCH)
 
 
-def train(folder, total, index, killed, number, apart):
+def train(folder, total, index, killed, number, apart, late):
     """Train over all devices up to `total` steps, from the checkpoints in `folder`.
-    If `apart`, it is another folder for each process.
+    If `apart`, it is another folder for each process. Process `late` compiles for
+    `LATE` seconds longer than the others.
     """
     state, steps, batches = setting()
+    if index == late:
+        own = steps
+
+        def steps(*arguments):
+            time.sleep(LATE)  # once, as it is traced
+            return own(*arguments)
+
     state = training.shard_state(state, training.data_mesh())
     folder = f"{folder}.of_{index}" if apart and index else folder
     losses, sent, send = [], [], arrays.from_first
@@ -87,14 +99,16 @@ def train(folder, total, index, killed, number, apart):
     }
 
 
-def main(folder, total, index, count, port, killed, number, apart):
+def main(folder, total, index, count, port, killed, number, apart, late):
     """One process of `count`."""
     training.start_processes(f"localhost:{port}", count, index, patience=30)
-    result = train(folder, total, index, killed, number, apart)
+    result = train(folder, total, index, killed, number, apart, late)
     pathlib.Path(f"{folder}.{index}.json").write_text(json.dumps(result))
 
 
-def launch(folder, total, count, killed=-1, number=signal.SIGKILL, apart=False):
+def launch(
+    folder, total, count, killed=-1, number=signal.SIGKILL, apart=False, late=-1
+):
     """(exit status, result or None, errors) of each of `count` processes.
 
     Process `killed` gets the signal `number` after step HALF.
@@ -116,6 +130,7 @@ def launch(folder, total, count, killed=-1, number=signal.SIGKILL, apart=False):
                 str(value)
                 for value in (
                     *(folder, total, i, count, port, killed, int(number), int(apart)),
+                    late,
                 )
             ],
             env=environment,
@@ -150,9 +165,9 @@ def assert_same(one, other):
         np.testing.assert_allclose(value, other["params"][name], rtol=0, atol=atol)
 
 
-def completed(folder, total, count, apart=False):
+def completed(folder, total, count, apart=False, late=-1):
     """The results of processes that all end well."""
-    ended = launch(folder, total, count, apart=apart)
+    ended = launch(folder, total, count, apart=apart, late=late)
     assert [status for status, _, _ in ended] == [0] * count, ended[0][2] + ended[-1][2]
     return [result for _, result, _ in ended]
 
@@ -185,6 +200,34 @@ def test_a_process_that_does_not_see_the_folder_gets_the_arrays(tmp_path):
     assert two[0]["split"] == one["split"] == "(32, 16)"
     assert not (tmp_path / "run.of_1").exists()
     assert_same(one, two[0] | {"losses": half["losses"] + two[0]["losses"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_may_be_late(tmp_path, late):
+    one, two = completed(tmp_path / "run", STEPS, 2, late=late)
+    assert one == two and one["latest"] == STEPS
+
+
+def test_processes_meet_at_barriers_of_new_names(monkeypatch):
+    """In each process the same ones, before each collective."""
+    names = []
+
+    class Client:
+        def wait_at_barrier(self, name, timeout_in_ms):
+            assert timeout_in_ms > 24 * 3600 * 1000
+            names.append(name)
+
+    monkeypatch.setattr(processes.distributed.global_state, "client", Client())
+    processes.meet()
+    assert not names  # of one process
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    gather = processes.multihost_utils
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.stack([x, x + 1]))
+    monkeypatch.setattr(gather, "broadcast_one_to_all", lambda x: x)
+    assert processes.any_of(3) == 4
+    assert processes.from_first({"a": 1}) == {"a": 1}
+    assert len(set(names)) == 2
 
 
 @pytest.mark.slow

@@ -123,6 +123,7 @@ def fit(
                 if taken is None:
                     break
                 compiled, begun = True, time.perf_counter()
+            processes.meet()  # compiling and `on_block` take some longer
             state, pending = steps_fn(state, *taken)
             before, step = step, step + int(taken[1])
             blocks.start(step)  # while the device works

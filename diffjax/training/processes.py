@@ -8,6 +8,7 @@ functions here only return or call what they are given.
 import atexit
 import builtins
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from .. import checks
+from .interrupts import Call
 
 __all__ = [
     "AUTO",
@@ -28,6 +31,7 @@ __all__ = [
     "any_of",
     "arrays_from_first",
     "from_first",
+    "meet",
     "on_first",
     "start_processes",
     "to_host",
@@ -126,10 +130,31 @@ def _number(name: str, values: dict[str, Any]) -> int:
         raise ValueError(f"{name} must be an integer, got {values[name]!r}") from None
 
 
+_LONGEST = 7 * 24 * 3600 * 1000
+"""Milliseconds that `meet` waits. Processes that die end it much earlier."""
+
+_meetings = itertools.count()
+
+
+def meet() -> None:
+    """Wait until all processes call this, however long they take.
+
+    Collectives over CPUs fail where one process starts them 30 seconds later than
+    another, as after a longer compilation or while process 0 writes. A barrier of
+    the coordination service waits as long as all send signs of life.
+    """
+    client = distributed.global_state.client
+    if jax.process_count() > 1 and client is not None:
+        # The names must be new, and the same in all processes.
+        name = f"diffjax_{next(_meetings)}"
+        Call(client.wait_at_barrier, name, _LONGEST).result()
+
+
 def any_of(value: int) -> int:
     """The greatest of the integers that the processes call this with."""
     if jax.process_count() == 1:
         return value
+    meet()
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
@@ -142,6 +167,7 @@ def from_first(value: Any) -> Any:
     """The value of process 0, a JSON value, in all processes."""
     if jax.process_count() == 1:
         return value
+    meet()
     text = json.dumps(value).encode() if jax.process_index() == 0 else b""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     # One program serves many sizes.
@@ -222,6 +248,8 @@ def to_host(tree: Any) -> Any:
     Returns:
       The pytree. Its arrays share no buffer with a device.
     """
+
+    meet()
 
     def whole(leaf):
         if isinstance(leaf, jax.Array) and not (

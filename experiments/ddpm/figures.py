@@ -86,7 +86,7 @@ def draw_samples(data, drawn, out):
     panels = {"test images": data.test} | drawn
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.9))
     for axis, (name, images) in zip(axes, panels.items(), strict=True):
-        image_grid(axis, images[:64], 8, data.limits)
+        image_grid(axis, images[:64], None, data.limits)
         axis.set_title(name, fontsize=10)
     save_figure(figure, out / "samples.png")
 

@@ -25,7 +25,7 @@ def draw_images(
     """
     figure, axes = plt.subplots(1, len(sets), figsize=(4.5 * len(sets), 4.8))
     for axis, (title, images) in zip(np.atleast_1d(axes), sets.items(), strict=True):
-        image_grid(axis, images[:64], 8, limits)
+        image_grid(axis, images[:64], None, limits)
         axis.set_title(title)
     save_figure(figure, out / "samples.png")
 

@@ -243,10 +243,10 @@ def sample_figure(
     figure, axes = plt.subplots(
         1, 1 + len(drawn), figsize=(3.4 * (1 + len(drawn)), 3.9)
     )
-    image_grid(axes[0], data.test[:64], 8, data.limits)
+    image_grid(axes[0], data.test[:64], None, data.limits)
     axes[0].set_title("test images", fontsize=10)
     for axis, (temperature, images) in zip(axes[1:], drawn.items(), strict=True):
-        image_grid(axis, images[:64], 8, data.limits)
+        image_grid(axis, images[:64], None, data.limits)
         axis.set_title(
             f"temperature {temperature}\nFréchet distance "
             f"{distances[str(temperature)]:.2f}",

@@ -131,7 +131,8 @@ def open_model(folder: pathlib.Path) -> tuple[DenoiserModel, Any]:
         {name: value for name, value in values.items() if name not in devices.NAMES}
         for values in (asked, files.as_dict(wanted))
     )
-    flags.pop(score_sde.DESCRIPTION, None)
+    for name in (files.EXPERIMENT, score_sde.DESCRIPTION, score_sde.PREDICTION):
+        flags.pop(name, None)
     if not _is_finished(folder, asked) and flags | {"out": str(folder)} == defaults:
         data = datasets.open_dataset(wanted.data, wanted.held_out, wanted.seed)
         same = dataclasses.replace(wanted, devices=devices.mesh().size)

@@ -52,7 +52,7 @@ def samples(
 def _mosaics(data, groups, titles):
     figure, axes = plt.subplots(1, len(groups), figsize=(3.4 * len(groups), 3.9))
     for axis, images, title in zip(axes, groups, titles, strict=True):
-        image_grid(axis, images[:SHOWN], 8, data.limits)
+        image_grid(axis, images[:SHOWN], None, data.limits)
         axis.set_title(title, fontsize=10)
     return figure
 

@@ -28,7 +28,7 @@ def draw_images(data, drawn, indices, strip, labels, out):
         ("probability flow, Heun", drawn["ode"]),
     )
     for axis, (title, images) in zip(axes, panels, strict=True):
-        image_grid(axis, images[:64], 8, limits)
+        image_grid(axis, images[:64], None, limits)
         axis.set_title(title)
     save_figure(figure, out / "samples.png")
 

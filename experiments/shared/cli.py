@@ -295,6 +295,27 @@ class Clock:
         self.laps[name], self._last = round(now - self._last, 1), now
 
 
+class Bar(tqdm.tqdm):
+    """A progress bar whose rate leaves out the first update, which may compile."""
+
+    _first: tuple[int, float] | None = None
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Add units that are done."""
+        if n and self._first is None and not self.disable:
+            self._first = self.n + n, self._time()
+        return super().update(n)
+
+    @property
+    def format_dict(self) -> Any:
+        """The fields of the shown text. A rate of 0 is shown as unknown."""
+        if self.disable:
+            return super().format_dict
+        units, since = self._first or (self.n, 0.0)
+        rate = (self.n - units) / max(self._time() - since, 1e-9)
+        return super().format_dict | {"rate": rate}
+
+
 def progress(
     total: int,
     initial: int = 0,
@@ -302,7 +323,7 @@ def progress(
     unit: str = "step",
     *,
     hidden: bool = False,
-) -> tqdm.tqdm:
+) -> Bar:
     """A progress bar with rate and time left, on the terminal's error stream.
 
     Args:
@@ -315,7 +336,7 @@ def progress(
     Returns:
       The bar, a context manager with `update(count)`.
     """
-    return tqdm.tqdm(
+    return Bar(
         total=total,
         initial=initial,
         desc=label,

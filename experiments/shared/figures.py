@@ -1,5 +1,6 @@
 """Figures of several experiments: mosaics of images, histograms, and saving."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -31,19 +32,20 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
 
 
 def image_grid(
-    axis: Any, images: np.ndarray, columns: int, limits: tuple[float, float]
+    axis: Any, images: np.ndarray, columns: int | None, limits: tuple[float, float]
 ) -> None:
     """Draw images as one mosaic on an axis, in the same grey levels for all.
 
     Args:
       axis: A matplotlib axis.
       images: (N, H, W) or (N, H, W, C).
-      columns: Images per row.
+      columns: Images per row. None for those of `near_square`.
       limits: The values that are drawn black and white.
     """
     images = np.asarray(images)
     images = images if images.ndim == 4 else images[..., None]  # (N, H, W, C)
     count, height, width, channels = images.shape
+    columns = near_square(count) if columns is None else columns
     rows = -(-count // columns)
     canvas = np.full(
         (rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.nan
@@ -65,6 +67,17 @@ def image_grid(
     else:
         axis.imshow(np.nan_to_num(scaled[..., :3], nan=0.6), interpolation="nearest")
     axis.set_axis_off()
+
+
+def near_square(count: int) -> int:
+    """Columns of a grid of `count` cells: the most square one without blank cells,
+    if it is at most twice as wide as high.
+    """
+    least = math.isqrt(max(count - 1, 0)) + 1  # its square is at least `count`
+    for columns in range(least, 2 * least):
+        if count % columns == 0 and columns <= 2 * (count // columns):
+            return columns
+    return least
 
 
 def histogram(x: np.ndarray, bins: np.ndarray) -> np.ndarray:

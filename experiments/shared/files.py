@@ -6,12 +6,16 @@ import json
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.shared import devices
+
+EXPERIMENT = "experiment"
+"""The entry of config.json that names the experiment."""
 
 
 @contextlib.contextmanager
@@ -34,10 +38,17 @@ _held: dict[pathlib.Path, Any] | None = None
 def open_folder(config: Any) -> pathlib.Path:
     """Choose the devices and make the folder config.out, and print both.
 
-    Of several processes the first alone writes there.
+    Of several processes the first alone writes there. Raises ValueError if
+    config.json there is that of another experiment, which would be lost.
     """
     used = devices.use(config)
     out = pathlib.Path(config.out)
+    name, other = experiment_of(config), _stored_experiment(out)
+    if name and other and name != other:
+        raise ValueError(
+            f"out must not be the folder of another experiment, {out} is that of "
+            f"{other} and this is {name}: take another folder"
+        )
     if not devices.is_first():
         return out
     if out.exists() and not out.is_dir():
@@ -55,7 +66,8 @@ def open_folder(config: Any) -> pathlib.Path:
     device = jax.devices()[0]
     print(
         f"writing to {out}/ on {used} × {device.device_kind} "
-        f"({device.platform}), jax {jax.__version__}"
+        f"({device.platform}), jax {jax.__version__}",
+        flush=True,
     )
     return out
 
@@ -70,7 +82,28 @@ def write_config(
       config: The flags, a dataclass.
       about: Further entries.
     """
-    write_json(out / "config.json", as_dict(config) | (about or {}))
+    name = experiment_of(config)
+    named = {} if name is None else {EXPERIMENT: name}
+    write_json(out / "config.json", named | as_dict(config) | (about or {}))
+
+
+def experiment_of(config: Any) -> str | None:
+    """The NAME of experiments/NAME, where the flags' dataclass is. None elsewhere."""
+    module = type(config).__module__
+    if module == "__main__":
+        module = getattr(getattr(sys.modules[module], "__spec__", None), "name", "")
+    package, _, rest = module.partition(".")
+    return rest.partition(".")[0] if package == "experiments" and rest else None
+
+
+def _stored_experiment(out):
+    """The experiment that config.json names. None if it is absent, damaged, or of
+    a version that did not name it.
+    """
+    try:
+        return json.loads((out / "config.json").read_text())[EXPERIMENT]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
 
 
 def start(config: Any) -> pathlib.Path:

@@ -12,9 +12,6 @@ import jax.numpy as jnp
 from experiments.shared import files
 from experiments.shared.datasets import Dataset
 
-EXPERIMENT = "experiment"
-"""The entry of config.json that names the experiment. Without it, score_sde."""
-
 
 class TrainedModel(Protocol):
     """The data and the schedule that a denoiser was trained with."""
@@ -86,7 +83,7 @@ def open_run(folder: pathlib.Path) -> Run:
     stored = files.read_json(
         folder / "config.json", "run the experiment again with the same flags"
     )
-    name = stored.get(EXPERIMENT, "score_sde")
+    name = stored.get(files.EXPERIMENT, "score_sde")  # of an older version
     module = f"experiments.{name}.model"
     known = str(name).isidentifier() and importlib.util.find_spec(f"experiments.{name}")
     loader = importlib.import_module(module) if known and _exists(module) else None

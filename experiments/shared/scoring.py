@@ -269,7 +269,7 @@ class _Unit:
     def show(self, log_probs: np.ndarray) -> str:
         """The running mean with its standard error."""
         error = standard_error(self.factor * log_probs)
-        deviation = "" if error is None else f" ± {error:.3f}"
+        deviation = "" if error is None else f" ± {error:.3f} (examples)"
         return f"{self.scores(log_probs).mean():.3f}{deviation} {self.label}"
 
 
@@ -348,6 +348,7 @@ def score(
         few = np.concatenate([part[0] for part in scorer.chunks(coarse, scored)])
     _check_finite(np.concatenate([columns[0], few]))
     results = _summary(unit, columns, few, data)
+    print(_score_line(results, unit, steps), flush=True)
     _check_score(results, unit, schedule, steps)
     return results
 
@@ -426,6 +427,17 @@ def _summary(unit, columns, few, data):
     if data.levels is None and data.log_scale:
         results[f"{name}_of_scaled_data"] = -float(values.mean())
     return results
+
+
+def _score_line(results, unit, steps):
+    """The score with both its errors, as either may be the larger."""
+    error = results[f"{unit.name}_standard_error"]
+    examples = "unknown" if error is None else f"{error:.4f}"
+    return (
+        f"{unit.name} {results[unit.name]:.4f} {unit.label}, ± {examples} (standard "
+        f"error over {results['test_examples_scored']} examples) "
+        f"± {results[f'{unit.name}_error_of_steps']:.4f} (grid of {steps} steps)"
+    )
 
 
 def _check_score(results, unit, schedule, steps):

@@ -1,6 +1,5 @@
 """The end of a run: samples, their distances, bits/dim, and figures."""
 
-import math
 from typing import Any
 
 import jax
@@ -122,7 +121,6 @@ def draw_samples(config: Config, model: Model, drawn: np.ndarray, out: Any) -> N
     if not model.data.is_image:
         return
     shown = min(64, len(drawn))
-    columns = math.ceil(shown**0.5)
     order = np.random.default_rng(config.seed).permutation(len(model.data.stored_test))
     real = model.data.scaled(np.asarray(model.data.stored_test[order[:shown]]))
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.4))
@@ -130,7 +128,7 @@ def draw_samples(config: Config, model: Model, drawn: np.ndarray, out: Any) -> N
     title = f"samples, {config.solver}, {config.solver_steps} steps{guided}"
     panels = (("held-out images", np.asarray(real)), (title, drawn[:shown]))
     for axis, (title, images) in zip(axes, panels, strict=True):
-        image_grid(axis, images, columns, model.data.limits)
+        image_grid(axis, images, None, model.data.limits)
         axis.set_title(title)
     save_figure(figure, out / "samples.png")
 
