@@ -48,7 +48,8 @@ class Training(Optimisation):
     """The flags of every experiment that trains one of `NETWORKS` on a data set."""
 
     held_out: int = 447
-    """Test examples, taken from the data at random (at most a quarter of a file).
+    """Test examples, which are held out of training. They are taken from the data
+    at random (at most a quarter of a file).
     Toy densities have 2000.
     """
     network: Literal["auto", "dit", "unet", "mlp"] = "auto"
@@ -84,8 +85,8 @@ class ImageTraining(Optimisation):
     data: str = "digits"
     """"digits", or the path of an .npy or .npz file of integers (N, H, W[, C])."""
     held_out: int = 447
-    """Test examples, at least 2, taken from the data at random (at most a quarter of
-    a file)."""
+    """Test examples, at least 2, which are held out of training. They are taken
+    from the data at random (at most a quarter of a file)."""
     replaced: float = 0.01
     """Share of the pixels of training images that a random level replaces. Other
     values of a pixel which is constant in training then keep some probability.

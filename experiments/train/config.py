@@ -87,10 +87,11 @@ class Config(Optimisation):
     size: int | None = None
     """Side to which the images of a folder are cut and reduced."""
     held_out: int = 1564
-    """Images that are held out, at random (at most a quarter of a file)."""
+    """Test images, which are held out of training, at random (at most a quarter of
+    a file)."""
     validation: int = 0
-    """Training images that take the place of those held out, at random, to choose
-    settings by them. The held-out images are then not used.
+    """Training images that take the place of the test images, at random, to choose
+    settings by them. The test images are then not used.
     """
     random_shape: tuple[int, int, int] = (32, 32, 3)
     """Shape of an example of random data."""

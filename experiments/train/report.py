@@ -126,7 +126,7 @@ def draw_samples(config: Config, model: Model, drawn: np.ndarray, out: Any) -> N
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.4))
     guided = "" if config.guidance == 1 else f", guidance {config.guidance:g}"
     title = f"samples, {config.solver}, {config.solver_steps} steps{guided}"
-    panels = (("held-out images", np.asarray(real)), (title, drawn[:shown]))
+    panels = (("test images", np.asarray(real)), (title, drawn[:shown]))
     for axis, (title, images) in zip(axes, panels, strict=True):
         image_grid(axis, images, None, model.data.limits)
         axis.set_title(title)
