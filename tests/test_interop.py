@@ -11,6 +11,7 @@ import pytest
 import scipy.special
 from safetensors.numpy import save_file
 
+from diffjax import checks
 from diffjax.interop import dinov2, images, inception, weights
 
 EPS = float(np.finfo(np.float32).eps)
@@ -124,7 +125,7 @@ def test_other_weights_raise_with_what_was_there():
     arrays["e"] = np.array(["text"])
     shapes = {"a": (3,), "c": (1,), "d": (1,), "e": (1,)}
     with pytest.raises(ValueError) as error:
-        weights.check(arrays, shapes, "a network", "Get it there.")
+        checks.state_dict("a network", arrays, shapes, "Get it there.")
     for part in (
         "missing: d",
         r"a (2,) for (3,)",

@@ -83,6 +83,7 @@ from .shapes import (
     scalar_of,
     shape,
 )
+from .tables import state_dict
 
 __all__ = [
     "LARGEST_WIDTH",
@@ -156,6 +157,7 @@ __all__ = [
     "require",
     "scalar_of",
     "shape",
+    "state_dict",
     "warn",
     "width",
     "within",

@@ -209,16 +209,13 @@ def continuous_elbo(
 
 
 def _check_bound(schedule, times, decoder, levels, decoder_variance):
+    right = decoder == "denoised" or (levels is not None and decoder_variance is None)
+    got = f"levels={'None' if levels is None else 'given'} and {decoder_variance=}"
+    message = "decoder 'evidence' needs levels and no decoder_variance"
+    checks.require(right, f"{message}, got {got}")
+    exempt = times == "uniform" or checks.is_traced(schedule)
     checks.require(
-        decoder == "denoised" or (levels is not None and decoder_variance is None),
-        "decoder 'evidence' needs levels and no decoder_variance, got "
-        f"levels={'None' if levels is None else 'given'} and "
-        f"decoder_variance={decoder_variance}",
-    )
-    checks.require(
-        times == "uniform"
-        or checks.is_traced(schedule)
-        or schedules.is_finite(schedule),
+        exempt or schedules.is_finite(schedule),
         "times 'log_snr' need α > 0 at t_max, got a schedule with α = 0 there: "
         "lower t_max, or take times='uniform'",
     )

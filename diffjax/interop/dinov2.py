@@ -99,7 +99,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
     token = np.shape(arrays.get("cls_token", np.zeros(384)))
     width = token[-1] if token and token[-1] in DEPTHS else 384
     shapes = state_dict_shapes(width, DEPTHS[width], 37)
-    weights.check(arrays, shapes, "a DINOv2 ViT-S/14, B/14 or L/14", SOURCE)
+    checks.state_dict("a DINOv2 ViT-S/14, B/14 or L/14", arrays, shapes, SOURCE)
     return prepared({name: arrays[name] for name in shapes}, SIDE // PATCH)
 
 

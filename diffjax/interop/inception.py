@@ -276,7 +276,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> Any:
         the network is not that of ImageNet's 1000 classes.
     """
     shapes = state_dict_shapes() | {"fc.weight": (1008, FEATURES)}
-    weights.check(arrays, shapes, "FID's Inception-v3", SOURCE)
+    checks.state_dict("FID's Inception-v3", arrays, shapes, SOURCE)
     params: dict[str, Any] = {}
     for path in _shapes():
         unit = ".".join(path)

@@ -1,15 +1,14 @@
-"""Files of weights as dictionaries of arrays, and their check against a table."""
+"""Files of weights as dictionaries of arrays."""
 
 import importlib
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 
-__all__ = ["check", "read"]
+__all__ = ["read"]
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -83,48 +82,3 @@ def _float32(value):
     value = np.asarray(value)
     # bfloat16 has kind V
     return value.astype(np.float32) if value.dtype.kind in "fV" else value
-
-
-def check(
-    arrays: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    network: str,
-    source: str,
-) -> None:
-    """Raise ValueError unless a state dict holds the arrays of a network.
-
-    Args:
-      arrays: The state dict. Further entries are ignored.
-      shapes: Shape of each array by name.
-      network: What the network is called, for the message.
-      source: Where its file is to be had, for the message.
-
-    Raises:
-      ValueError: If an array is missing, of another shape, or not of finite real
-        numbers.
-    """
-    missing = [name for name in shapes if name not in arrays]
-    wrong = [
-        f"{name} {arrays[name].shape} for {shape}"
-        for name, shape in shapes.items()
-        if name in arrays and arrays[name].shape != shape
-    ]
-    bad = [name for name in shapes if name in arrays and not _is_finite(arrays[name])]
-    faults = {"missing": missing, "of another shape": wrong}
-    faults |= {"not of finite numbers": bad}
-    listed = "; ".join(f"{k}: {_few(v)}" for k, v in faults.items() if v)
-    checks.require(
-        not listed,
-        f"weights must be those of {network} ({len(shapes)} arrays). {listed}. The "
-        f"file holds {len(arrays)} arrays: {_few(list(arrays))}. {source}",
-    )
-
-
-def _is_finite(array):
-    array = np.asarray(array)
-    return array.dtype.kind in "biuf" and np.isfinite(array).all()
-
-
-def _few(names):
-    shown = ", ".join(names[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -92,10 +92,7 @@ def data_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
       >>> mesh = dj.training.data_mesh(jax.devices()[:1])
     """
     devices = _devices("devices", devices)
-    checks.require(
-        len(devices) % model == 0,
-        f"model must divide the number of devices, {len(devices)}, got {model}",
-    )
+    checks.divides("model", model, "the number of devices", len(devices))
     return jax.make_mesh(
         (len(devices) // model, model),
         (AXIS, MODEL_AXIS),
@@ -261,10 +258,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     Returns:
       Their positions, increasing.
     """
-    checks.require(
-        batch_size % mesh.size == 0,
-        f"batch_size must be a multiple of {mesh.size} devices, got {batch_size}",
-    )
+    checks.divides("the number of devices", mesh.size, "batch_size", batch_size)
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     rows = [np.arange(batch_size)[at] for at in held.values()]
     return np.sort(np.concatenate(rows))

@@ -16,9 +16,9 @@ measured, a grid of samples is drawn to OUT/samples, and the checkpoint of the
 least held-out loss is kept in OUT/best. A run on the same OUT resumes, bit for
 bit on the same devices.
 
-At the end samples are drawn beside held-out images, their distance to these
-stands beside that of training images, and 8-bit images, or images of fewer
-levels, are scored in bits/dim. `python -m experiments.evaluate --run OUT` measures the folder further.
+At the end samples are drawn beside test images, and their distance to these stands
+beside that of training images. 8-bit images and images of fewer levels are scored in
+bits/dim. `python -m experiments.evaluate --run OUT` measures the folder further.
 
 Hardware and time: patches32 within 30 minutes, digits_best within 25 on 2 CPU
 cores. The others are published recipes for accelerators.
