@@ -13,19 +13,23 @@ def state_dict(
     network: str,
     arrays: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
-    source: str,
+    source: str = "",
+    *,
+    exact: bool = False,
 ) -> None:
     """Raise ValueError unless a state dict holds the arrays of a network.
 
     Args:
       network: What the network is called, for the message.
-      arrays: The state dict. Further entries are ignored.
+      arrays: The state dict.
       shapes: Shape of each array by name.
       source: Where its file is to be had, for the message.
+      exact: Whether the state dict must hold no further arrays, and floating-point
+        numbers alone.
 
     Raises:
-      ValueError: If an array is missing, of another shape, or not of finite real
-        numbers.
+      ValueError: If an array is missing, unknown, of another shape, or not of
+        finite real numbers.
     """
     missing = [name for name in shapes if name not in arrays]
     wrong = [
@@ -33,20 +37,26 @@ def state_dict(
         for name, shape in shapes.items()
         if name in arrays and arrays[name].shape != shape
     ]
-    bad = [name for name in shapes if name in arrays and not _is_finite(arrays[name])]
-    faults = {"missing": missing, "of another shape": wrong}
+    kinds = "fV" if exact else "biuf"  # bfloat16 has kind V
+    bad = [
+        name
+        for name in shapes
+        if name in arrays and not _is_finite(arrays[name], kinds)
+    ]
+    unknown = [name for name in arrays if exact and name not in shapes]
+    faults = {"missing": missing, "of another shape": wrong, "unknown": unknown}
     faults |= {"not of finite numbers": bad}
     listed = "; ".join(f"{k}: {_few(v)}" for k, v in faults.items() if v)
     require(
         not listed,
         f"weights must be those of {network} ({len(shapes)} arrays). {listed}. The "
-        f"file holds {len(arrays)} arrays: {_few(list(arrays))}. {source}",
+        f"file holds {len(arrays)} arrays: {_few(list(arrays))}. {source}".rstrip(),
     )
 
 
-def _is_finite(array):
+def _is_finite(array, kinds):
     array = np.asarray(array)
-    return array.dtype.kind in "biuf" and np.isfinite(array).all()
+    return array.dtype.kind in kinds and np.isfinite(array).all()
 
 
 def _few(names):

@@ -1,0 +1,72 @@
+"""The classes of networks that can be loaded, by their names in diffusers."""
+
+import functools
+import json
+from typing import Any
+
+from ... import checks
+from . import options, parameters
+from .options import Architecture
+
+__all__ = [
+    "ARCHITECTURES",
+    "checked",
+    "inputs",
+    "is_autoencoder",
+    "network",
+    "parameter_shapes",
+]
+
+ARCHITECTURES: dict[str, Architecture] = {a.name: a for a in ()}
+"""By `_class_name`."""
+
+
+def _architecture(config):
+    name = config.get("_class_name")
+    known = ", ".join(ARCHITECTURES)
+    message = f"_class_name must be one of {known}; got {name!r}"
+    checks.require(name in ARCHITECTURES, message)
+    return ARCHITECTURES[name]
+
+
+# A model carries its configuration as JSON, which can be hashed.
+@functools.lru_cache(maxsize=64)
+def checked(config: str) -> dict[str, Any]:
+    """The options of a configuration.
+
+    Args:
+      config: The configuration as JSON.
+
+    Returns:
+      The value of each option that its class has.
+
+    Raises:
+      ValueError: If the class or an option is not supported.
+    """
+    stated = json.loads(config)
+    architecture = _architecture(stated)
+    return options.read(
+        stated, architecture.name, architecture.options, architecture.rules
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def network(config: str) -> Any:
+    """The Linen module of a configuration as JSON."""
+    return _architecture(json.loads(config)).make(checked(config))
+
+
+@functools.lru_cache(maxsize=64)
+def inputs(config: str) -> tuple[Any, ...]:
+    """Shapes of one example's inputs, for a configuration as JSON."""
+    return _architecture(json.loads(config)).inputs(checked(config))
+
+
+def parameter_shapes(config: str) -> Any:
+    """Shapes of the parameters, for a configuration as JSON."""
+    return parameters.shapes(network(config), inputs(config))
+
+
+def is_autoencoder(config: str) -> bool:
+    """Whether the network of a configuration encodes and decodes."""
+    return _architecture(json.loads(config)).autoencoder

@@ -1,0 +1,183 @@
+"""Folders of models: config.json beside safetensors files, whole or in parts."""
+
+import importlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import checks
+
+__all__ = [
+    "CONFIG",
+    "SCHEDULER_CONFIG",
+    "read_config",
+    "read_tensors",
+    "write_config",
+    "write_tensors",
+]
+
+CONFIG = "config.json"
+SCHEDULER_CONFIG = "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+CONVERT = (
+    "This library reads no pickles, which can run any code. Convert the file where "
+    "torch is installed: safetensors.torch.save_file(torch.load('{name}', "
+    "weights_only=True), '{stem}.safetensors')"
+)
+
+
+def read_config(folder: str | pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
+    """Read a configuration.
+
+    Args:
+      folder: The folder.
+      name: Name of the file in it.
+
+    Returns:
+      The configuration, with its `_class_name`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it is no JSON object, or does not name a class.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}.{_hint(folder, name)}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    named = isinstance(config, dict) and isinstance(config.get("_class_name"), str)
+    checks.require(named, f"{path} must be a JSON object with a string _class_name")
+    return config
+
+
+def _hint(folder, name):
+    """Where the file may be instead."""
+    below = sorted(path.parent.name for path in folder.glob(f"*/{name}"))
+    if below:
+        return f" This is a pipeline's folder. Take one of its models: {below}"
+    return "" if folder.is_dir() else " There is no such folder."
+
+
+def read_tensors(
+    folder: str | pathlib.Path, variant: str | None = None
+) -> dict[str, np.ndarray]:
+    """Read the tensors of a model.
+
+    Args:
+      folder: The folder, with diffusion_pytorch_model.safetensors or with the
+        index of its parts.
+      variant: Such as "fp16", the part of the files' names before
+        .safetensors.
+
+    Returns:
+      Arrays by name, as they are stored.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If a file is damaged, is a pickle, or a part lacks a tensor that
+        the index places there.
+    """
+    folder = pathlib.Path(folder)
+    stem = WEIGHTS + (f".{variant}" if variant else "")
+    whole = folder / f"{stem}.safetensors"
+    index = (
+        folder / f"{WEIGHTS}.safetensors.index{'.' + variant if variant else ''}.json"
+    )
+    if whole.is_file():
+        return _safetensors(whole)
+    if index.is_file():
+        return _parts(folder, index)
+    raise _no_weights(folder, whole)
+
+
+def _no_weights(folder, expected):
+    present = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in present if name.endswith(PICKLES)]
+    if pickles:
+        stem = pathlib.PurePath(pickles[0]).stem
+        return ValueError(
+            f"there is no {expected}, but {pickles[0]}. "
+            + CONVERT.format(name=pickles[0], stem=stem)
+        )
+    return FileNotFoundError(f"there is no {expected}. The folder holds {present}")
+
+
+def _parts(folder, index):
+    """The tensors of all parts that an index names."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {str(name): str(part) for name, part in places.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of parts: {error!r}") from error
+    parts = {part: folder / part for part in sorted(set(places.values()))}
+    inside = all(path.parent == folder for path in parts.values())
+    checks.require(inside, f"{index} names files outside of its folder")
+    absent = [part for part, path in parts.items() if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{index} names parts that are missing: {absent}")
+    tensors = {part: _safetensors(path) for part, path in parts.items()}
+    lost = [name for name, part in places.items() if name not in tensors[part]]
+    checks.require(not lost, f"{index} names tensors that its parts lack: {lost[:4]}")
+    return {name: tensors[part][name] for name, part in places.items()}
+
+
+def _safetensors(path):
+    safetensors: Any = importlib.import_module("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the format has errors of its own
+        raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
+
+
+def write_config(
+    folder: str | pathlib.Path, config: Mapping[str, Any], name: str = CONFIG
+) -> None:
+    """Write a configuration, whole or not at all.
+
+    Args:
+      folder: The folder, made if it is absent.
+      config: The configuration.
+      name: Name of the file in it.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    partial = folder / f"{name}.partial"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / name)
+
+
+def write_tensors(
+    folder: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Write the tensors of a model into one file, whole or not at all.
+
+    Parts that an earlier model left in the folder are removed.
+
+    Args:
+      folder: The folder, made if it is absent.
+      tensors: Arrays by name.
+    """
+    safetensors: Any = importlib.import_module("safetensors.numpy")
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / f"{WEIGHTS}.safetensors"
+    partial = folder / f"{whole.name}.partial"
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    safetensors.save_file(arrays, partial, metadata={"format": "pt"})
+    os.replace(partial, whole)
+    for stale in folder.glob(f"{WEIGHTS}*-of-*.safetensors"):
+        stale.unlink()
+    (folder / f"{WEIGHTS}.safetensors.index.json").unlink(missing_ok=True)

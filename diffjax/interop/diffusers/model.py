@@ -1,0 +1,254 @@
+"""Models of diffusers as callable pytrees: load, save, initialise."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ... import checks, predictions
+from ...schedules import Schedule
+from ...types import Array, ArrayLike, Scalar, pytree, static_field
+from . import architectures, folder, parameters
+from .timesteps import timestep
+
+__all__ = ["Autoencoder", "Model", "initialised", "load", "save"]
+
+
+@pytree
+class Model:
+    """A network of diffusers with its parameters, of one example.
+
+    `model(x, t, *condition)` takes x (H, W, C), a timestep t as diffusers counts
+    them, and the conditions of its class: a class index, or embeddings. Batch it
+    with `jax.vmap`.
+
+    Attributes:
+      params: Parameters, a nested dict of arrays by the names of the torch
+        modules.
+      text: The configuration as JSON.
+    """
+
+    params: Any
+    text: str = static_field()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, as config.json has it."""
+        return json.loads(self.text)
+
+    @property
+    def network(self) -> Any:
+        """The Linen module."""
+        return architectures.network(self.text)
+
+    def __call__(self, x: ArrayLike, t: Scalar, *condition: Any) -> Array:
+        """Evaluate the network at one example.
+
+        Args:
+          x: (H, W, C).
+          t: The timestep, (). Fractions are allowed.
+          *condition: What its class needs besides, each of one example.
+
+        Returns:
+          Its output, (H, W, C'), in x's dtype.
+
+        Raises:
+          ValueError: If an input is missing, or has another number of axes or
+            channels.
+        """
+        return self._apply("__call__", x, t, *condition)
+
+    def denoiser(
+        self, schedule: Schedule, kind: str, *, sigma_data: float = 0.5
+    ) -> predictions.NetworkDenoiser:
+        """The denoiser (x, t, *condition) -> E[x_0 | x_t = x] of the model.
+
+        Of an output with twice the channels of x, whose second half is a learned
+        variance, the first half is taken.
+
+        Args:
+          schedule: As `load_scheduler` returns it.
+          kind: What the network predicts, as `load_scheduler` returns it.
+          sigma_data: Standard deviation of the data, for kind "edm".
+
+        Returns:
+          The denoiser.
+
+        Raises:
+          ValueError: If `kind` is unknown, or needs a schedule with α > 0.
+          TypeError: If the schedule has no timesteps.
+        """
+        net = _Output(self) if kind == "edm" else _AtTime(self, schedule)
+        return predictions.denoiser(schedule, net, kind, sigma_data=sigma_data)
+
+    def _apply(self, method, *inputs):
+        arrays = [jnp.asarray(value) for value in inputs]
+        if method == "__call__":
+            check_inputs(arrays, architectures.inputs(self.text))
+        return self.network.apply({"params": self.params}, *arrays, method=method)
+
+
+@pytree
+class Autoencoder(Model):
+    """An autoencoder of diffusers with its parameters, of one example.
+
+    Latents here have the channels last. A latent diffusion works on scaled
+    latents, see `latents` and `images`.
+    """
+
+    def __call__(self, x: ArrayLike) -> Array:  # type: ignore[override]
+        """Decode the mean of the code of an image x (H, W, C)."""
+        return self.decode(self.encode(x)[0])
+
+    def encode(self, x: ArrayLike) -> tuple[Array, Array]:
+        """The normal distribution of the code of an image.
+
+        Args:
+          x: (H, W, C), in [−1, 1].
+
+        Returns:
+          Its mean and log-variance, each (h, w, latent channels).
+        """
+        return self._apply("encode", x)
+
+    def decode(self, z: ArrayLike) -> Array:
+        """The image (H, W, C) of a code z (h, w, latent channels)."""
+        return self._apply("decode", z)
+
+    def latents(self, x: ArrayLike) -> Array:
+        """The latents (mean − shift) · scale of an image x, which diffusions learn."""
+        scale, shift = self._scaling()
+        return (self.encode(x)[0] - shift) * scale
+
+    def images(self, latents: ArrayLike) -> Array:
+        """The image decode(latents/scale + shift) of a diffusion's sample."""
+        scale, shift = self._scaling()
+        return self.decode(jnp.asarray(latents) / scale + shift)
+
+    def _scaling(self):
+        options = architectures.checked(self.text)
+        return options["scaling_factor"], options["shift_factor"] or 0.0
+
+
+@pytree
+class _AtTime:
+    """The output of a model at a time of a schedule, of x's channels."""
+
+    model: Any
+    schedule: Any
+
+    def __call__(self, x, t, *condition):
+        output = self.model(x, timestep(self.schedule, t), *condition)
+        return output[..., : x.shape[-1]]
+
+
+@pytree
+class _Output:
+    """The output of a model, of x's channels."""
+
+    model: Any
+
+    def __call__(self, x, t, *condition):
+        return self.model(x, t, *condition)[..., : x.shape[-1]]
+
+
+def check_inputs(arrays: list[Array], shapes: tuple[Any, ...]) -> None:
+    """Raise ValueError unless inputs have the axes and channels of a network.
+
+    Args:
+      arrays: x, t and the conditions.
+      shapes: Shapes at one size. All axes but the last may have others.
+    """
+    names = ["x", "t", *(f"condition {i + 1}" for i in range(len(shapes) - 2))]
+    count = f"{len(shapes) - 2} conditions after x and t, got {len(arrays) - 2}"
+    checks.require(len(arrays) == len(shapes), f"the model takes {count}")
+    faults = [
+        f"{name} must have shape ({', '.join(['…'] * (len(s) - 1) + [str(s[-1])])}), "
+        f"got {array.shape}; jax.vmap over a batch"
+        if s
+        else f"{name} must be a scalar, got shape {array.shape}"
+        for name, array, s in zip(names, arrays, [s.shape for s in shapes], strict=True)
+        if array.ndim != len(s) or array.shape[-1:] != s[-1:] or not array.size
+    ]
+    checks.require(not faults, "; ".join(faults))
+
+
+def load(
+    folder_: str | pathlib.Path, *, variant: str | None = None, dtype: Any = None
+) -> Model:
+    """Load a model from a folder of diffusers.
+
+    Args:
+      folder_: With config.json and safetensors, whole or in parts: a model's
+        folder, or such a subfolder of a pipeline's.
+      variant: Such as "fp16", for files named with it.
+      dtype: Of the parameters. None for float32, or float64 where it is stored
+        and enabled in JAX.
+
+    Returns:
+      The model, an `Autoencoder` for AutoencoderKL.
+
+    Raises:
+      FileNotFoundError: If a file is missing.
+      ValueError: If the class or an option is not supported, or a tensor is
+        missing, unknown, misshapen or not finite. Pickles are not read.
+    """
+    config = folder.read_config(folder_)
+    text = _text(config)
+    like = architectures.parameter_shapes(text)
+    tensors = folder.read_tensors(folder_, variant)
+    name = f"{config['_class_name']} of {folder_}"
+    return _model(parameters.from_tensors(tensors, like, name, dtype), text)
+
+
+def save(folder_: str | pathlib.Path, model: Model) -> None:
+    """Write a model so that diffusers, or `load`, reads it.
+
+    Args:
+      folder_: Made if it is absent. Earlier weights in it are replaced.
+      model: The model. Its parameters may have been trained on.
+
+    Raises:
+      TypeError: If it is no `Model`.
+      ValueError: If its parameters are not those of its configuration.
+    """
+    checks.made_by("model", model, Model, "diffusers.load or diffusers.initialised")
+    tensors = parameters.to_tensors(model.params)
+    like = architectures.parameter_shapes(model.text)
+    expected = parameters.tensor_shapes(like)
+    checks.state_dict(model.config["_class_name"], tensors, expected, exact=True)
+    folder.write_tensors(folder_, tensors)
+    folder.write_config(folder_, model.config)
+
+
+def initialised(key: Array, config: Mapping[str, Any]) -> Model:
+    """A model with random parameters.
+
+    Args:
+      key: A typed key.
+      config: As in config.json, with `_class_name`. Options that it lacks have
+        the defaults of diffusers.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: If the class or an option is not supported.
+    """
+    checks.key("key", key)
+    text = _text(config)
+    network, inputs = architectures.network(text), architectures.inputs(text)
+    zeros = [jnp.zeros(value.shape, value.dtype) for value in inputs]
+    return _model(jax.jit(network.init)(key, *zeros)["params"], text)
+
+
+def _text(config):
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def _model(params, text):
+    kind = Autoencoder if architectures.is_autoencoder(text) else Model
+    return kind(params, text=text)
