@@ -299,6 +299,7 @@ def test_programs_compile_ahead():
 
 
 EXPERIMENTS = (
+    "bench_networks",
     "bench_solvers",
     "bench_speed",
     "ddpm",

@@ -23,8 +23,7 @@ HALF = 0.5**0.5
 def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
     """Group norm of one image (H, W, channels).
 
-    It has as many equal groups as divide the channels, of 4 channels or more,
-    up to 32.
+    It has `groups_of(channels)` groups.
 
     Args:
       channels: Number of channels.
@@ -34,17 +33,20 @@ def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
     Returns:
       The module.
     """
-    groups = next(
-        g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0
-    )
     return nn.GroupNorm(
-        num_groups=groups,
+        num_groups=groups_of(channels),
         reduction_axes=(0, 1, 2),
         epsilon=1e-6,
         use_bias=affine,
         use_scale=affine,
         dtype=dtype,
     )
+
+
+def groups_of(channels: int) -> int:
+    """The most equal groups, up to 32, of at least 4 channels each."""
+    most = max(1, min(32, channels // 4))
+    return next(g for g in range(most, 0, -1) if channels % g == 0)
 
 
 class ResidualBlock(nn.Module):

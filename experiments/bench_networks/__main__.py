@@ -1,0 +1,329 @@
+"""Do our networks take less time than the same functions in PyTorch?
+
+    python -m experiments.bench_networks [--quick] [--threads 1] [--networks dit]
+        [--compiled] [--out DIR]
+
+A U-Net of 6.5 M parameters maps 16 images of 32×32×3, and a DiT of 16.5 M maps 8 of
+32×32×4, in float32. The rows are the forward pass, forward and backward with the
+gradient by all parameters, and 20 steps of DDIM.
+
+The peer is the same network in eager PyTorch with the same weights, whose results
+must agree with ours. Both run in one process on the same cores, alternated A B, B
+A, …. A ratio is the median of the pairs' ratios, less than 1 where we are faster.
+With `--compiled` the module of `torch.compile` is a second peer, which needs a C++
+compiler and minutes. PyTorch is in the extra `peers`. Without it our own times are
+measured alone.
+
+Hardware and time: about 4 minutes on 1 CPU core.
+
+Expect, on one core of an AMD EPYC of 2.6 GHz beside PyTorch 2.13, the ratios of
+experiments/results/bench_networks.json.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import diffjax as dj
+from diffjax import checks, grids, networks, predictions
+from experiments.bench_speed import ratios
+from experiments.shared import cli, files
+from experiments.shared.figures import save_figure
+
+Program = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Times of our networks, and their ratios to those of PyTorch."""
+
+    out: pathlib.Path = pathlib.Path("runs/bench_networks")
+    """Folder for config.json, metrics.json and ratios.png."""
+    seed: int = 0
+    """Seed of weights and images. No ratio should depend on it."""
+    networks: tuple[str, ...] = ("unet", "dit")
+    """Names of the networks to measure."""
+    threads: int = 0
+    """Cores that both sides run on. Default: all that this process may use."""
+    alternations: int = 11
+    """Pairs of runs behind each ratio."""
+    steps: int = 20
+    """Steps of the sampler."""
+    compiled: bool = False
+    """Whether torch.compile's module is a second peer."""
+    quick: bool = False
+    """Tiny networks and few repetitions, only to see that everything runs."""
+
+
+class Case(NamedTuple):
+    """A network and its batch of images."""
+
+    net: networks.UNet | networks.DiT
+    batch: int
+    shape: tuple[int, int, int]
+
+
+class TimesRow(NamedTuple):
+    """Medians of seconds and of their ratio. `peer` is empty for our times alone."""
+
+    network: str
+    program: str
+    peer: str
+    seconds: float
+    peer_seconds: float | None = None
+    ratio: float | None = None
+    quartiles: tuple[float, float] | None = None
+
+
+CASES = {
+    "unet": Case(
+        networks.UNet(
+            width=64, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(2,)
+        ),
+        16,
+        (32, 32, 3),
+    ),
+    "dit": Case(networks.DiT(width=384, depth=6, heads=6), 8, (32, 32, 4)),
+}
+"""name -> the network that is measured."""
+
+QUICK = {
+    "unet": Case(networks.UNet(width=8, blocks=1), 2, (8, 8, 3)),
+    "dit": Case(networks.DiT(width=16, depth=1), 2, (8, 8, 3)),
+}
+
+TOLERANCE = 1e-3
+"""Largest relative difference to a peer: rounding of float32 over 20 steps."""
+
+
+def run(config: Config) -> list[TimesRow]:
+    """Measure every row, print the table, and write metrics.json and ratios.png.
+
+    Returns:
+      The rows.
+    """
+    for name in config.networks:
+        checks.choice("networks", name, tuple(CASES))
+    checks.integer("alternations", config.alternations, 1)
+    checks.integer("steps", config.steps, 1)
+    if config.quick:
+        config = dataclasses.replace(config, alternations=1, steps=2)
+    threads = use_cores(config.threads)
+    out = files.start(config)
+    cases = QUICK if config.quick else CASES
+    rows: list[TimesRow] = []
+    with cli.progress(len(config.networks), label="measuring", unit="network") as bar:
+        for name in config.networks:
+            bar.set_postfix_str(name)
+            rows += measured(name, cases[name], config, threads)
+            bar.update()
+    files.write_json(out / "metrics.json", report(rows, threads))
+    save_figure(draw(rows), out / "ratios.png")
+    print_rows(rows)
+    return rows
+
+
+def use_cores(threads: int) -> int:
+    """Leave this process so many of its cores, and return their number.
+
+    XLA starts one thread per core when it makes the first device.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    threads = checks.integer("threads", threads, 0, len(cores)) or len(cores)
+    if threads < len(cores):
+        # The last ones, because the first core serves most interrupts.
+        os.sched_setaffinity(0, cores[-threads:])
+    return threads
+
+
+# -------------------------------------------------------------------- programs
+
+
+def measured(name: str, case: Case, config: Config, threads: int) -> Iterator[TimesRow]:
+    """The rows of one network."""
+    key = jax.random.key(config.seed)
+    x = jax.random.normal(key, (case.batch, *case.shape))
+    params = jax.jit(case.net.init)(key, x[0], 0.5)
+    # Initially the output is exactly 0, so that nothing could be compared.
+    leaves, treedef = jax.tree.flatten(params)
+    moved = [
+        leaf + 0.02 * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+        for i, leaf in enumerate(leaves)
+    ]
+    params = jax.tree.unflatten(treedef, moved)
+    ours = programs(case.net, params, x, config.steps)
+    peers = torch_programs(case.net, params, x, config, threads)
+    for program, run_ours in ours.items():
+        for peer, theirs in peers.items():
+            yield compared((name, program, peer), run_ours, theirs[program], config)
+        if not peers:
+            yield TimesRow(name, program, "", *median_seconds([run_ours], config))
+
+
+def programs(net: Any, params: Any, x: jax.Array, steps: int) -> dict[str, Program]:
+    """Our programs by name."""
+    t = jnp.full(len(x), 0.5)
+    apply = jax.vmap(net.apply, (None, 0, 0))
+    forward = jax.jit(apply)
+    gradient = jax.jit(jax.grad(lambda params: jnp.mean(apply(params, x, t) ** 2)))
+    schedule = dj.schedules.vp_linear()
+    network = functools.partial(net.apply, params)
+    denoiser = predictions.denoiser(schedule, network, "noise")
+
+    def sampled() -> Any:
+        return dj.sample_many(
+            jax.random.key(0),
+            len(x),
+            denoiser,
+            schedule,
+            solver=dj.solvers.ddim(),
+            grid=sampling_grid(schedule, steps),
+            x_init=x,
+        )
+
+    return {
+        "forward": lambda: forward(params, x, t),
+        "forward + backward": lambda: gradient(params),
+        f"{steps} steps of DDIM": sampled,
+    }
+
+
+def sampling_grid(schedule: Any, steps: int) -> jax.Array:
+    """The times of the sampler. They end above zero noise."""
+    return grids.log_snr(schedule, steps)
+
+
+def torch_programs(
+    net: Any, params: Any, x: jax.Array, config: Config, threads: int
+) -> dict[str, dict[str, Program]]:
+    """The same programs in PyTorch by the name of the peer. None without PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed (the extra `peers`): our own times alone")
+        return {}
+    from experiments.bench_networks import torch_peers as peers
+
+    peers.torch.set_num_threads(threads)
+    module = peers.twin(net, params, x.shape[1], x.shape[3])
+    modules = {"torch": module}
+    if config.compiled:
+        modules["torch.compile"] = peers.torch.compile(module)
+    schedule = dj.schedules.vp_linear()
+    grid = sampling_grid(schedule, config.steps)
+    alpha, sigma = (np.array(f(grid), float) for f in (schedule.alpha, schedule.sigma))
+    a = alpha[1:] / alpha[:-1]
+    b = sigma[1:] - a * sigma[:-1]
+    steps = list(zip(a.tolist(), b.tolist(), strict=True))
+    images, waves = peers.images(x), peers.times(net, jnp.full(len(x), 0.5))
+    path = peers.times(net, grid[:-1])
+    return {
+        name: {
+            "forward": peers.forward(module, images, waves),
+            "forward + backward": peers.gradients(module, images, waves),
+            f"{config.steps} steps of DDIM": peers.ddim(module, images, path, steps),
+        }
+        for name, module in modules.items()
+    }
+
+
+def compared(
+    names: tuple[str, str, str], ours: Program, theirs: Program, config: Config
+) -> TimesRow:
+    """The row of two programs, after their images were found to agree."""
+    network, program, peer = names
+    if program != "forward + backward":
+        from experiments.bench_networks.torch_peers import arrays
+
+        name = f"{network}, {program}, of {peer}"
+        ratios.same(name, ours, lambda: arrays(theirs()), TOLERANCE)
+    seconds = median_seconds([ours, theirs], config, quotients := [])
+    low, middle, high = (float(q) for q in np.percentile(quotients, (25, 50, 75)))
+    return TimesRow(network, program, peer, *seconds, middle, (low, high))
+
+
+def median_seconds(
+    programs: list[Program], config: Config, quotients: list[float] | None = None
+) -> list[float]:
+    """Medians of the programs' times, in turns, each after one run.
+
+    `quotients` receives the quotient of the first and the last of each turn.
+    """
+    for program in programs:
+        jax.block_until_ready(program())
+    count = config.alternations
+    times = np.zeros((count, len(programs)))
+    for i in range(count):
+        order = range(len(programs))
+        for j in order if i % 2 == 0 else reversed(order):
+            start = time.perf_counter()
+            jax.block_until_ready(programs[j]())
+            times[i, j] = time.perf_counter() - start
+    if quotients is not None:
+        quotients += list(times[:, 0] / times[:, -1])
+    return [float(s) for s in np.median(times, axis=0)]
+
+
+# ---------------------------------------------------------------------- report
+
+
+def report(rows: list[TimesRow], threads: int) -> dict[str, Any]:
+    """The rows as JSON, with the device that they were measured on."""
+    device = jax.devices()[0].device_kind
+    return {
+        "device": device,
+        "threads": threads,
+        "rows": [row._asdict() for row in rows],
+    }
+
+
+def title(row: TimesRow) -> str:
+    """The row's name: network, program and peer."""
+    beside = f" against {row.peer}" if row.peer else ""
+    return f"{row.network}, {row.program}{beside}"
+
+
+def print_rows(rows: list[TimesRow]) -> None:
+    """Print the table: seconds, seconds of the peer, ratio, quartiles."""
+    width = max(len(title(row)) for row in rows)
+    heads = f"{'seconds':>9}{'peer':>9}{'ratio':>8}{'quartiles':>15}"
+    print(f"\n{'on ' + jax.devices()[0].device_kind:{width}}{heads}")
+    for row in rows:
+        line = f"{title(row):{width}}{row.seconds:9.3f}"
+        if row.quartiles:
+            low, high = row.quartiles
+            spread = f"{low:.2f} … {high:.2f}"
+            line += f"{row.peer_seconds:9.3f}{row.ratio:8.2f}{spread:>15}"
+        print(line)
+
+
+def draw(rows: list[TimesRow]) -> Any:
+    """Draw the ratios with their quartiles, or our seconds where there is no peer."""
+    figure, axis = plt.subplots(
+        figsize=(7.5, 0.4 * len(rows) + 1.2), layout="constrained"
+    )
+    places = np.arange(len(rows))[::-1]
+    against = all(row.quartiles for row in rows)
+    values = np.array([row.ratio if against else row.seconds for row in rows])
+    spread = None
+    if against:
+        quartiles = np.array([row.quartiles for row in rows])
+        spread = np.abs(quartiles - values[:, None]).T
+    axis.barh(places, values, xerr=spread, color="#5b8db8", height=0.62)
+    axis.set_yticks(places, [title(row) for row in rows], fontsize=9)
+    if against:
+        axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    axis.set_xlabel("our time over the peer's (median, quartiles)" if against else "s")
+    return figure
+
+
+if __name__ == "__main__":
+    cli.main(run, Config, __doc__)
