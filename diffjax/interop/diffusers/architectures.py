@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ... import checks
-from . import options, parameters
+from . import options, parameters, unet_2d
 from .options import Architecture
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "parameter_shapes",
 ]
 
-ARCHITECTURES: dict[str, Architecture] = {a.name: a for a in ()}
+ARCHITECTURES: dict[str, Architecture] = {
+    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (unet_2d,)
+}
 """By `_class_name`."""
 
 
@@ -64,7 +66,13 @@ def inputs(config: str) -> tuple[Any, ...]:
 
 def parameter_shapes(config: str) -> Any:
     """Shapes of the parameters, for a configuration as JSON."""
-    return parameters.shapes(network(config), inputs(config))
+    module, examples = network(config), inputs(config)
+    try:
+        return parameters.shapes(module, examples)
+    except ValueError as error:  # groups that do not divide channels, for example
+        name = _architecture(json.loads(config)).name
+        message = f"this configuration of {name} is not supported: {error}"
+        raise ValueError(message) from error
 
 
 def is_autoencoder(config: str) -> bool:

@@ -228,13 +228,15 @@ class SelfAttention(nn.Module):
     """Attention over all pixels, (h + attention(norm(h)))/scale.
 
     Args:
-      heads: Number of heads, which divides the channels.
+      heads: Number of heads.
+      head_channels: Channels of a head.
       groups: Groups of the norm. None for no norm.
       epsilon: Of the norm.
       scale: Divisor of the sum.
     """
 
     heads: int
+    head_channels: int
     groups: int | None
     epsilon: float
     scale: float = 1.0
@@ -247,12 +249,13 @@ class SelfAttention(nn.Module):
         if self.groups is not None:
             normed = group_norm(self.groups, self.epsilon, "group_norm", dtype)(h)
         tokens = normed.reshape(-1, channels)  # (H W, C)
-        split = (tokens.shape[0], self.heads, channels // self.heads)
+        width = self.heads * self.head_channels
+        split = (-1, self.heads, self.head_channels)
         q, k, v = (
-            nn.Dense(channels, dtype=dtype, name=f"to_{name}")(tokens).reshape(split)
+            nn.Dense(width, dtype=dtype, name=f"to_{name}")(tokens).reshape(split)
             for name in "qkv"
-        )
-        mixed = attention(q, k, v).reshape(tokens.shape)
+        )  # (H W, heads, head channels)
+        mixed = attention(q, k, v).reshape(-1, width)
         out = nn.Dense(channels, dtype=dtype, name="to_out.0")(mixed)
         return (h + out.reshape(h.shape)) / self.scale
 
