@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ... import checks
-from . import options, parameters, unet_2d
+from . import autoencoder, options, parameters, unet_2d
 from .options import Architecture
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {
-    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (unet_2d,)
+    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (autoencoder, unet_2d)
 }
 """By `_class_name`."""
 

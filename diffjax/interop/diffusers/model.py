@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ... import checks, predictions
 from ...schedules import Schedule
@@ -119,18 +120,25 @@ class Autoencoder(Model):
         return self._apply("decode", z)
 
     def latents(self, x: ArrayLike) -> Array:
-        """The latents (mean − shift) · scale of an image x, which diffusions learn."""
-        scale, shift = self._scaling()
-        return (self.encode(x)[0] - shift) * scale
+        """The latents of an image x, (mean − shift)/scale, which diffusions learn."""
+        shift, scale = self._latent_scale()
+        return (self.encode(x)[0] - shift) / scale
 
     def images(self, latents: ArrayLike) -> Array:
-        """The image decode(latents/scale + shift) of a diffusion's sample."""
-        scale, shift = self._scaling()
-        return self.decode(jnp.asarray(latents) / scale + shift)
+        """The image of a diffusion's sample, decode(scale · latents + shift)."""
+        shift, scale = self._latent_scale()
+        return self.decode(scale * jnp.asarray(latents) + shift)
 
-    def _scaling(self):
-        options = architectures.checked(self.text)
-        return options["scaling_factor"], options["shift_factor"] or 0.0
+    def _latent_scale(self):
+        """Shift and scale of codes, each a number or one per channel."""
+        o = architectures.checked(self.text)
+        deviation = np.asarray(o["latents_std"] or 1.0) / o["scaling_factor"]
+        mean = o["latents_mean"] or o["shift_factor"] or 0.0
+        # As Python numbers where there is one, which keep the dtype of latents.
+        return tuple(
+            v.item() if v.ndim == 0 else jnp.asarray(v)
+            for v in (np.asarray(mean), deviation)
+        )
 
 
 @pytree
