@@ -22,6 +22,7 @@ __all__ = [
     "from_betas",
     "from_sigmas",
     "index_of_time",
+    "interpolated",
     "rescale_zero_terminal_snr",
 ]
 
@@ -74,14 +75,14 @@ class Indexed:
 
     def log_snr(self, t):
         """Piecewise linear in t between the table's entries."""
-        return _interpolated(t, jnp.asarray(self.log_snrs), self.steps)
+        return interpolated(t, jnp.asarray(self.log_snrs), self.steps)
 
     def time_of_log_snr(self, log_snr):
         """The inverse of the piecewise linear table."""
         return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), self.times)
 
 
-def _interpolated(t, table, steps):
+def interpolated(t: Any, table: Any, steps: int) -> Array:
     """The table over the indices 1, 2, … at index = t steps.
 
     It is linear between indices and constant beyond. At an index the slope is
@@ -89,6 +90,14 @@ def _interpolated(t, table, steps):
     order. A time counts as an index within four units of rounding of float32.
     The times of a grid are mostly indices, and rounding would choose a side
     for each of them.
+
+    Args:
+      t: Times, of any shape.
+      table: One value per index.
+      steps: How many indices the unit of time has.
+
+    Returns:
+      The values, of t's shape.
     """
     held = jax.lax.stop_gradient(t)
     value = jnp.interp(held, np.arange(1, table.shape[0] + 1) / steps, table)
@@ -143,7 +152,7 @@ class DiscreteChain(Indexed):
 
     def _inner_log_snr(self, t):
         # λ up to index T − 1, constant from there on.
-        return _interpolated(t, jnp.asarray(self.log_snrs)[:-1], self.steps)
+        return interpolated(t, jnp.asarray(self.log_snrs)[:-1], self.steps)
 
     def log_snr(self, t):
         """Piecewise linear in t, but log(α²/(1 − α²)) after index T − 1 if β_T = 1."""

@@ -10,9 +10,20 @@ callable pytree of one example. Its denoiser goes wherever diffjax takes one:
 """
 
 from .model import Autoencoder, Model, initialised, load, save
+from .schedulers import load_scheduler, save_scheduler, solver
 from .timesteps import timestep
 
-__all__ = ["Autoencoder", "Model", "initialised", "load", "save", "timestep"]
+__all__ = [
+    "Autoencoder",
+    "Model",
+    "initialised",
+    "load",
+    "load_scheduler",
+    "save",
+    "save_scheduler",
+    "solver",
+    "timestep",
+]
 
 
 def __dir__() -> list[str]:

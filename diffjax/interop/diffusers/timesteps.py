@@ -1,11 +1,12 @@
 """The timestep that a model of diffusers is called with at a time of a schedule."""
 
 import jax.numpy as jnp
-import numpy as np
 
 from ... import checks, schedules
 from ...schedules import Schedule
+from ...schedules.protocol import as_time
 from ...types import Array, Scalar
+from .chains import Chain
 
 __all__ = ["TRAIN_STEPS", "timestep"]
 
@@ -19,10 +20,12 @@ def timestep(
     """The timestep of a model at time t.
 
     A chain of T indices has the timesteps i − 1 = T t − 1, and the values between
-    them. A rectified flow has the timestep `num_train_timesteps` · t.
+    them. A rectified flow has the timestep `num_train_timesteps` · t, and EDM's
+    schedule ¼ log t.
 
     Args:
-      schedule: Made by `from_betas` or `rectified_flow`.
+      schedule: As `load_scheduler` returns it, or made by `from_betas`,
+        `rectified_flow` or `edm`.
       t: A time, ().
       num_train_timesteps: Timesteps of a flow's unit of time.
 
@@ -32,13 +35,18 @@ def timestep(
     Raises:
       TypeError: If the schedule is of another kind.
     """
-    accepted = (schedules.DiscreteChain, schedules.RectifiedFlow)
-    makers = "schedules.from_betas or schedules.rectified_flow to have timesteps"
+    accepted = (schedules.DiscreteChain, schedules.RectifiedFlow, schedules.EDM)
+    makers = "schedules.from_betas, rectified_flow or edm to have timesteps"
     checks.made_by("schedule", schedule, accepted, makers)
+    t = as_time(t)
+    if isinstance(schedule, schedules.EDM):
+        return 0.25 * jnp.log(t)
     if isinstance(schedule, schedules.RectifiedFlow):
-        return num_train_timesteps * jnp.asarray(t)
-    position = schedule.steps * jnp.asarray(t) - 1
+        return num_train_timesteps * t
+    position = schedule.steps * t - 1
     index = jnp.round(position)
     # Times are rounded. One within four units of rounding of an index is the index.
-    slack = 4 * np.finfo(np.float32).eps * schedule.steps
-    return jnp.where(jnp.abs(position - index) <= slack, index, position)
+    slack = 4 * jnp.finfo(t.dtype).eps * schedule.steps
+    whole = isinstance(schedule, Chain) and schedule.whole_timesteps
+    near = whole or jnp.abs(position - index) <= slack
+    return jnp.where(near, index, position)

@@ -1,0 +1,361 @@
+"""Options of diffusers' schedulers, their relations, and what each class becomes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import schedules
+from ...solvers import Solver
+from . import scheduler_solvers as solvers
+from . import spacing
+from .chains import BETAS, chain_of, flow_of
+from .options import (
+    Option,
+    Rule,
+    choice,
+    flag,
+    ignored,
+    integer,
+    number,
+    only,
+    optional,
+    positive_integer,
+)
+
+__all__ = ["KINDS", "SCHEDULERS", "Scheduler"]
+
+KINDS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow": "velocity",
+    "edm": "edm",
+}
+"""Kinds of prediction of diffjax by `prediction_type`."""
+
+
+class Scheduler(NamedTuple):
+    """A class of schedulers.
+
+    Attributes:
+      options: The supported options by key.
+      rules: Relations between them.
+      schedule: options -> the noise schedule.
+      times: (options, steps) -> the decreasing times of a run.
+      solver: options -> the solver.
+      kind: The kind of prediction where no option states it.
+    """
+
+    options: Mapping[str, Option]
+    rules: tuple[Rule, ...]
+    schedule: Callable[[dict[str, Any]], Any]
+    times: Callable[..., np.ndarray]
+    solver: Callable[[dict[str, Any]], Solver]
+    kind: str | None = None
+
+
+def _is_betas(values):
+    return isinstance(values, tuple) and all(isinstance(v, int | float) for v in values)
+
+
+def _any_number(default):
+    return Option(default, lambda v: isinstance(v, int | float), "a number")
+
+
+def _chain(*schedule_names, start=0.0001, end=0.02, spacing="leading"):
+    """Options of every scheduler with a chain."""
+    names = [name for name in BETAS if name in ("linear", "scaled_linear")]
+    return {
+        "num_train_timesteps": integer(1000, 2),
+        "beta_start": number(start, 0.0),
+        "beta_end": number(end, 0.0),
+        "beta_schedule": choice(*names, "squaredcos_cap_v2", *schedule_names),
+        "trained_betas": optional(Option(None, _is_betas, "a list of numbers")),
+        "prediction_type": choice("epsilon", "sample", "v_prediction"),
+        "timestep_spacing": choice(spacing, "leading", "linspace", "trailing"),
+        "steps_offset": integer(0),
+    }
+
+
+CLIPPED = {
+    "thresholding": only(False),
+    "dynamic_thresholding_ratio": ignored(0.995),
+    "sample_max_value": ignored(1.0),
+}
+RESCALED = {"rescale_betas_zero_snr": flag(False)}
+CLIP = {"clip_sample": flag(True), "clip_sample_range": number(1.0, 0.0)}
+SIGMAS = {
+    "use_karras_sigmas": optional(flag(False)),
+    "use_exponential_sigmas": optional(flag(False)),
+    "use_beta_sigmas": choice(False, None),
+}
+FINAL = {"final_sigmas_type": choice("zero", "sigma_min")}
+NO_FLOW = {
+    "use_flow_sigmas": only(False),
+    "flow_shift": ignored(1.0),
+    "use_dynamic_shifting": only(False),
+    "time_shift_type": ignored("exponential"),
+}
+MULTISTEP = {
+    **_chain(spacing="linspace"),
+    **CLIPPED,
+    **NO_FLOW,
+    "use_karras_sigmas": optional(flag(False)),
+    "use_exponential_sigmas": choice(False, None),
+    "use_beta_sigmas": choice(False, None),
+    "solver_order": Option(2, lambda v: v in (1, 2, 3), "1, 2 or 3"),
+    "lower_order_final": flag(True),
+}
+MIDPOINT = ("midpoint", "heun")
+"""Weights of DPM-Solver's second order."""
+
+EDM = {
+    "sigma_min": number(0.002, 0.0),
+    "sigma_max": number(80.0, 0.0),
+    "sigma_data": number(0.5, 0.0),
+    "sigma_schedule": choice("karras", "exponential"),
+    "num_train_timesteps": positive_integer(1000),
+    "prediction_type": only("epsilon"),
+    "rho": number(7.0, 0.0),
+    **FINAL,
+}
+
+COUNT = Rule(
+    lambda o: (
+        o["trained_betas"] is None
+        or len(o["trained_betas"]) == o["num_train_timesteps"]
+    ),
+    "trained_betas must hold num_train_timesteps = {num_train_timesteps} numbers",
+)
+ONE_SPACING = Rule(
+    lambda o: not (o["use_karras_sigmas"] and o["use_exponential_sigmas"]),
+    "only one of use_karras_sigmas and use_exponential_sigmas can be true",
+)
+SIGNAL = Rule(
+    lambda o: not (o["rescale_betas_zero_snr"] and o["prediction_type"] == "epsilon"),
+    "prediction_type must be sample or v_prediction with rescale_betas_zero_snr: "
+    "noise alone does not determine the data",
+)
+MONOTONE = Rule(
+    lambda o: (
+        not (
+            o["rescale_betas_zero_snr"]
+            and (o.get("use_karras_sigmas") or o.get("use_exponential_sigmas"))
+        )
+    ),
+    "use_karras_sigmas and use_exponential_sigmas must be false with "
+    "rescale_betas_zero_snr: the noise levels of diffusers do not increase there",
+)
+FULL_LAST = Rule(
+    lambda o: not (o["use_karras_sigmas"] and o["final_sigmas_type"] == "sigma_min"),
+    "final_sigmas_type must be zero with use_karras_sigmas: the last step has no "
+    "length otherwise",
+)
+WHOLE = Rule(
+    lambda o: (
+        not (o["use_karras_sigmas"] and o["beta_schedule"] == "squaredcos_cap_v2")
+    ),
+    "use_karras_sigmas must be false with squaredcos_cap_v2: diffusers cuts these "
+    "timesteps off to integers",
+)
+NOISE_END = Rule(
+    lambda o: (
+        o["algorithm_type"] != "dpmsolver" or o["final_sigmas_type"] == "sigma_min"
+    ),
+    "final_sigmas_type must be sigma_min for algorithm_type dpmsolver",
+)
+SDE_ORDER = Rule(
+    lambda o: o["algorithm_type"] != "sde-dpmsolver++" or o["solver_order"] < 3,
+    "solver_order must be 1 or 2 for sde-dpmsolver++: diffusers' third order has a "
+    "term of the wrong sign",
+)
+EDM_ENDS = Rule(
+    lambda o: o["sigma_min"] < o["sigma_max"],
+    "sigma_min = {sigma_min} must be less than sigma_max = {sigma_max}",
+)
+EDM_LAST = Rule(
+    lambda o: o["final_sigmas_type"] == "zero",
+    "final_sigmas_type must be zero: the last step has no length otherwise",
+)
+
+
+def _edm_schedule(o):
+    return schedules.edm(o["sigma_min"], o["sigma_max"])
+
+
+def _ratio_chain(o):
+    """Its σ/α is linear between the indices, but λ where σ is spaced by a formula."""
+    formula = o.get("use_karras_sigmas") or o.get("use_exponential_sigmas")
+    return chain_of(o, finite=True, linear_ratio=not formula)
+
+
+def _multistep_chain(o):
+    return chain_of(o, finite=True, whole_timesteps=bool(o["use_karras_sigmas"]))
+
+
+SCHEDULERS: dict[str, Scheduler] = {
+    "DDIMScheduler": Scheduler(
+        {
+            **_chain(),
+            **CLIP,
+            **CLIPPED,
+            **RESCALED,
+            "set_alpha_to_one": flag(True),
+        },
+        (COUNT, SIGNAL),
+        chain_of,
+        spacing.ddim_times,
+        solvers.ddim,
+    ),
+    "DDPMScheduler": Scheduler(
+        {
+            **_chain("sigmoid"),
+            **CLIP,
+            **CLIPPED,
+            **RESCALED,
+            "variance_type": choice(
+                "fixed_small",
+                "fixed_small_log",
+                "fixed_large",
+                "learned",
+                "learned_range",
+            ),
+        },
+        (COUNT, SIGNAL),
+        chain_of,
+        spacing.chain_times,
+        solvers.ddpm,
+    ),
+    "DPMSolverMultistepScheduler": Scheduler(
+        {
+            **MULTISTEP,
+            **RESCALED,
+            **FINAL,
+            "algorithm_type": choice("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
+            "solver_type": choice(*MIDPOINT),
+            "euler_at_final": flag(False),
+            "use_lu_lambdas": only(False),
+            "lambda_min_clipped": _any_number(-float("inf")),
+            "variance_type": choice(None, "learned", "learned_range"),
+        },
+        (COUNT, MONOTONE, FULL_LAST, WHOLE, NOISE_END, SDE_ORDER),
+        _multistep_chain,
+        spacing.rounded_ratio_times,
+        solvers.dpm,
+    ),
+    "DEISMultistepScheduler": Scheduler(
+        {
+            **MULTISTEP,
+            "use_karras_sigmas": choice(False, None),
+            "algorithm_type": only("deis"),
+            "solver_type": only("logrho"),
+            # its runs end at the first index
+            "final_sigmas_type": only("sigma_min"),
+        },
+        (COUNT,),
+        _multistep_chain,
+        spacing.rounded_ratio_times,
+        solvers.deis,
+    ),
+    "UniPCMultistepScheduler": Scheduler(
+        {
+            **MULTISTEP,
+            **RESCALED,
+            **FINAL,
+            "predict_x0": only(True),
+            "solver_type": choice("bh2", "bh1"),
+            "disable_corrector": only(()),
+            "solver_p": only(None),
+            "sigma_min": only(None),
+            "sigma_max": only(None),
+            "shift_terminal": only(None),
+        },
+        (COUNT, MONOTONE, FULL_LAST),
+        _multistep_chain,
+        spacing.rounded_ratio_times,
+        solvers.unipc,
+    ),
+    "EulerDiscreteScheduler": Scheduler(
+        {
+            **_chain(spacing="linspace"),
+            **SIGMAS,
+            **RESCALED,
+            **FINAL,
+            "interpolation_type": only("linear"),
+            "timestep_type": only("discrete"),
+            "sigma_min": only(None),
+            "sigma_max": only(None),
+        },
+        (COUNT, MONOTONE, ONE_SPACING),
+        _ratio_chain,
+        spacing.ratio_times,
+        solvers.straight,
+    ),
+    "EulerAncestralDiscreteScheduler": Scheduler(
+        {
+            **_chain(spacing="linspace"),
+            **RESCALED,
+            "prediction_type": choice("epsilon", "v_prediction"),
+        },
+        (COUNT,),
+        _ratio_chain,
+        spacing.ratio_times,
+        solvers.ancestral,
+    ),
+    "HeunDiscreteScheduler": Scheduler(
+        {
+            **_chain("exp", start=0.00085, end=0.012, spacing="linspace"),
+            **SIGMAS,
+            "clip_sample": flag(False),
+            "clip_sample_range": number(1.0, 0.0),
+        },
+        (COUNT, ONE_SPACING),
+        _ratio_chain,
+        spacing.ratio_times,
+        solvers.heun,
+    ),
+    "EDMEulerScheduler": Scheduler(
+        EDM, (EDM_ENDS,), _edm_schedule, spacing.edm_times, solvers.straight, "edm"
+    ),
+    "EDMDPMSolverMultistepScheduler": Scheduler(
+        {
+            **EDM,
+            **CLIPPED,
+            "solver_order": MULTISTEP["solver_order"],
+            "algorithm_type": choice("dpmsolver++", "sde-dpmsolver++"),
+            "solver_type": choice(*MIDPOINT),
+            "lower_order_final": flag(True),
+            "euler_at_final": flag(False),
+        },
+        (EDM_ENDS, EDM_LAST, SDE_ORDER),
+        _edm_schedule,
+        spacing.edm_times,
+        solvers.dpm,
+        "edm",
+    ),
+    "FlowMatchEulerDiscreteScheduler": Scheduler(
+        {
+            "num_train_timesteps": only(1000),
+            "shift": number(1.0, 0.0),
+            "use_dynamic_shifting": flag(False),
+            "base_shift": ignored(0.5),
+            "max_shift": ignored(1.15),
+            "base_image_seq_len": ignored(256),
+            "max_image_seq_len": ignored(4096),
+            "invert_sigmas": only(False),
+            "shift_terminal": optional(
+                Option(None, lambda v: 0 <= v < 1, "a number in [0, 1)")
+            ),
+            **SIGMAS,
+            "time_shift_type": choice("exponential", "linear"),
+            "stochastic_sampling": only(False),
+        },
+        (ONE_SPACING,),
+        flow_of,
+        spacing.flow_times,
+        solvers.straight,
+        "velocity",
+    ),
+}
+"""By `_class_name`."""

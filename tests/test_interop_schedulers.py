@@ -1,0 +1,283 @@
+"""Schedulers of diffusers: runs, timesteps, tables and configurations, both ways.
+
+`tests/golden/make_diffusers_schedulers.py` describes the golden file and makes it.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+import diffjax.predictions.kinds
+from diffjax import predictions
+from diffjax.interop import diffusers
+from diffjax.solvers import driver, noise_source
+from diffjax.types import pytree
+from tests.families import quick
+
+FILE = pathlib.Path(__file__).parent / "golden" / "diffusers_schedulers.npz"
+START = np.array([[0.9, -0.4, 0.2], [-1.3, 0.7, 0.5]])
+WEIGHTS = np.cos(np.arange(9.0)).reshape(3, 3)
+CHAIN_KINDS = ("noise", "data", "v")
+
+
+@functools.cache
+def golden():
+    """The arrays of the file by key."""
+    with np.load(FILE) as arrays:
+        return dict(arrays)
+
+
+ROWS = tuple(key.removesuffix("/config") for key in golden() if key.endswith("/config"))
+
+
+def network(x, t):
+    """The formula that stands for a network."""
+    hidden = jnp.tanh(x @ WEIGHTS + jnp.cos((1.0 + np.arange(3)) * t * 0.002))
+    return 0.6 * hidden + 0.3 * x
+
+
+def write(folder, config):
+    """A folder with a scheduler's configuration."""
+    folder.mkdir(exist_ok=True)
+    (folder / "scheduler_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytree
+class AnyKind:
+    """The denoiser of `network` whose kind is a number: one program for three."""
+
+    schedule: object
+    kind: object
+
+    def __call__(self, x, t):
+        output = network(x, diffusers.timestep(self.schedule, t))
+        r = predictions.kinds.rates_for("noise", self.schedule, t)
+        pairs = [predictions.KINDS[kind](r, 0.5) for kind in CHAIN_KINDS]
+        a, b = (
+            jnp.stack(jnp.broadcast_arrays(*c))[self.kind]
+            for c in zip(*pairs, strict=True)
+        )
+        return (r.sigma * output - b * x) / (a * r.sigma - b * r.alpha)
+
+
+def denoiser_of(schedule, kind):
+    """A denoiser of `network`."""
+    if kind in CHAIN_KINDS:
+        return AnyKind(schedule, jnp.asarray(CHAIN_KINDS.index(kind)))
+    if kind == "edm":
+        return predictions.denoiser(schedule, network, kind)
+    net = lambda x, t: network(x, diffusers.timestep(schedule, t))
+    return predictions.denoiser(schedule, net, kind)
+
+
+@functools.partial(quick, static_argnums=0)
+def paths(solver, problems, starts, grids):
+    """The states (runs, steps + 1, 2, 3) of runs, and their timesteps."""
+    draws = jnp.cos(1.7 * jnp.arange(grids.shape[1])[:, None] + jnp.arange(3.0))
+    source = noise_source.Source(lambda step, draw: draws[step])
+
+    def one(problem, ts, x):
+        return driver.run(
+            source, solver, problem, x=x, ts=ts, path=True, zero_end=True
+        )[0]
+
+    examples = jax.vmap(one, (None, None, 0), out_axes=1)
+    timesteps = lambda problem, ts: jax.vmap(
+        lambda t: diffusers.timestep(problem.schedule, t)
+    )(ts)
+    return (
+        jax.vmap(examples)(problems, grids, starts),
+        jax.vmap(timesteps)(problems, grids),
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folder of each row's configuration."""
+    root = tmp_path_factory.mktemp("schedulers")
+    return {
+        row: write(
+            root / row.replace("/", "-"), json.loads(str(golden()[f"{row}/config"]))
+        )
+        for row in ROWS
+    }
+
+
+MAIN = ("DDIM/", "DPMSolver", "UniPC", "EulerDiscrete/", "flow", "edm", "euler_karras")
+"""Beginnings of the rows that are not slow."""
+
+
+def check_runs(rows, folders):
+    """Each state agrees to 1e-10 of the state's size: 20 steps, of which a noise
+    prediction at α = 2⁻¹² multiplies rounding by 4096. The timesteps are equal.
+
+    Rows of one solver and one structure of the schedule are one program.
+    """
+    groups = {}
+    for row in rows:
+        settings = json.loads(str(golden()[f"{row}/settings"]))
+        schedule, kind, grid = diffusers.load_scheduler(folders[row])
+        shift = {} if settings["mu"] is None else {"mu": settings["mu"]}
+        ts = grid(settings["steps"], **shift)
+        problem = dj.solvers.diffusion(schedule, denoiser_of(schedule, kind))
+        start = START * (float(schedule.t_max) if kind == "edm" else 1.0)
+        structure = jax.tree.structure(problem) if kind in CHAIN_KINDS else row
+        key = diffusers.solver(folders[row]), structure, len(ts)
+        groups.setdefault(key, []).append((row, problem, start, ts))
+    for (solver, *_), runs in groups.items():
+        rows, *values = zip(*runs, strict=True)
+        problems, starts, grids = (
+            jax.tree.map(lambda *leaves: jnp.stack(jnp.asarray(leaves)), *value)
+            for value in values
+        )
+        results = paths(solver, problems, starts, grids)
+        for row, ts, path, timesteps in zip(rows, grids, *results, strict=True):
+            check_run(row, np.asarray(ts), np.asarray(path), np.asarray(timesteps))
+
+
+def check_run(row, ts, ours, timesteps):
+    """Compares one run with the golden file."""
+    theirs, taken = golden()[f"{row}/path"], golden()[f"{row}/timesteps"]
+    # a last step of no length is left out
+    theirs, left = theirs[: len(ours)], theirs[len(ours) - 1 :]
+    np.testing.assert_allclose(left, np.broadcast_to(left[:1], left.shape), rtol=1e-9)
+    error = np.abs(ours - theirs).max((1, 2)) / np.abs(theirs).max((1, 2))
+    assert error.max() <= 1e-10, f"{row}: relative error by state: {error}"
+    taken = np.append(taken[:1], taken[1::2]) if row == "heun" else taken
+    count = min(len(taken), len(ts) - (ts[-1] == 0))
+    np.testing.assert_allclose(
+        timesteps[:count], taken[:count], rtol=1e-12, atol=1e-9, err_msg=row
+    )
+
+
+def test_runs_are_those_of_diffusers(folders, x64):
+    check_runs([row for row in ROWS if row.startswith(MAIN)], folders)
+
+
+@pytest.mark.slow
+def test_further_runs_are_those_of_diffusers(folders, x64):
+    check_runs([row for row in ROWS if not row.startswith(MAIN)], folders)
+
+
+def test_tables_are_those_of_diffusers(folders):
+    """ᾱ agrees to 1e-12 of its size: a product of 1000 factors. Where diffusers' ᾱ
+    grows again at the last index, the entries that are less than the last differ.
+    """
+    for key, theirs in golden().items():
+        if key.startswith("alpha_bars/"):
+            folder = folders[key.removeprefix("alpha_bars/")]
+            schedule = diffusers.load_scheduler(folder)[0]
+            bars = np.cumprod(1 - np.asarray(schedule.betas))
+            comparable = theirs >= theirs[-1]
+            assert comparable.sum() >= 995
+            np.testing.assert_allclose(bars[comparable], theirs[comparable], 1e-10)
+
+
+SAVED = {
+    "linear": ("DDIMScheduler", {"clip_sample": False, "steps_offset": 1}),
+    "trained": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+}
+
+
+def saved_chain(name):
+    """A chain whose betas are named, or are not."""
+    betas = dj.ddpm.linear_betas(100)
+    return dj.schedules.from_betas(betas if name == "linear" else betas**1.1)
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_saved_chain_is_read_again(name, tmp_path):
+    class_name, settings = SAVED[name]
+    chain = saved_chain(name)
+    diffusers.save_scheduler(tmp_path, chain, "v", class_name=class_name, **settings)
+    schedule, kind, grid = diffusers.load_scheduler(tmp_path)
+    assert kind == "v"
+    np.testing.assert_allclose(schedule.betas, chain.betas, rtol=1e-12)
+    assert len(grid(10)) == 11
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert config["_class_name"] == class_name
+    assert (config["trained_betas"] is None) == (name == "linear")
+
+
+def test_a_saved_edm_is_read_again(tmp_path):
+    edm = dj.schedules.edm(0.01, 50.0)
+    diffusers.save_scheduler(tmp_path, edm, "edm", class_name="EDMEulerScheduler")
+    schedule, kind, _ = diffusers.load_scheduler(tmp_path)
+    assert (float(schedule.t_min), float(schedule.t_max), kind) == (0.01, 50.0, "edm")
+
+
+def test_another_class_takes_the_options_that_it_shares(tmp_path):
+    config = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "beta_end": 0.012}
+    write(tmp_path, config)
+    with pytest.raises(ValueError, match="PNDMScheduler"):
+        diffusers.load_scheduler(tmp_path)
+    schedule, *_ = diffusers.load_scheduler(tmp_path, "UniPCMultistepScheduler")
+    assert float(schedule.betas[-1]) == pytest.approx(0.012)
+
+
+REFUSED = {
+    "thresholding": ("DDIM", {"thresholding": True}),
+    "use_beta_sigmas": ("EulerDiscrete", {"use_beta_sigmas": True}),
+    "use_flow_sigmas": ("UniPCMultistep", {"use_flow_sigmas": True}),
+    "beta_schedule": ("DDIM", {"beta_schedule": "cubic"}),
+    "timestep_spacing": ("DDIM", {"timestep_spacing": "even"}),
+    "trained_betas": ("DDIM", {"trained_betas": [0.1, 0.2]}),
+    "unheard_of": ("DDPM", {"unheard_of": 3}),
+    "prediction_type": ("DDIM", {"rescale_betas_zero_snr": True}),
+    "final_sigmas_type": ("DPMSolverMultistep", {"algorithm_type": "dpmsolver"}),
+    "only one of": (
+        "EulerDiscrete",
+        {"use_karras_sigmas": True, "use_exponential_sigmas": True},
+    ),
+    "sigma_min": ("EDMEuler", {"sigma_min": 90.0}),
+    "stochastic_sampling": ("FlowMatchEulerDiscrete", {"stochastic_sampling": True}),
+}
+"""What a message names -> (class without "Scheduler", options)."""
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_an_unsupported_option_is_named(named, tmp_path):
+    name, options = REFUSED[named]
+    folder = write(tmp_path, {"_class_name": f"{name}Scheduler", **options})
+    for read in (diffusers.load_scheduler, diffusers.solver):
+        with pytest.raises(ValueError, match=named):
+            read(folder)
+
+
+def test_arguments_of_a_grid_are_checked(tmp_path):
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    *_, grid = diffusers.load_scheduler(
+        write(tmp_path, {**flow, "use_dynamic_shifting": True})
+    )
+    with pytest.raises(ValueError, match="mu"):
+        grid(4)
+    *_, grid = diffusers.load_scheduler(write(tmp_path, flow))
+    with pytest.raises(ValueError, match="mu"):
+        grid(4, mu=1.0)
+    with pytest.raises(ValueError, match="steps"):
+        grid(0)
+    ddim = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
+    *_, grid = diffusers.load_scheduler(write(tmp_path, ddim))
+    with pytest.raises(ValueError, match=r"grid\(steps\)"):
+        grid(1000)  # its first timestep would be 1000
+
+
+def test_options_of_the_denoiser_are_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="clip_sample"):
+        diffusers.load_scheduler(write(tmp_path, {"_class_name": "DDPMScheduler"}))
+    edm = {"_class_name": "EDMEulerScheduler", "sigma_data": 1.0}
+    with pytest.warns(UserWarning, match="sigma_data"):
+        diffusers.load_scheduler(write(tmp_path, edm))
+
+
+def test_a_learned_variance_has_no_solver_of_one_output(tmp_path):
+    config = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    with pytest.raises(ValueError, match="variance_type"):
+        diffusers.solver(write(tmp_path, config))
