@@ -5,11 +5,12 @@ import json
 from typing import Any
 
 from ... import checks
-from . import autoencoder, options, parameters, unet_2d
+from . import autoencoder, dit, options, parameters, unet_2d
 from .options import Architecture
 
 __all__ = [
     "ARCHITECTURES",
+    "buffers",
     "checked",
     "inputs",
     "is_autoencoder",
@@ -18,13 +19,17 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {
-    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (autoencoder, unet_2d)
+    module.ARCHITECTURE.name: module.ARCHITECTURE
+    for module in (autoencoder, dit, unet_2d)
 }
 """By `_class_name`."""
 
 
 def _architecture(config):
     name = config.get("_class_name")
+    # What older files call this class.
+    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
+        name = "DiTTransformer2DModel"
     known = ", ".join(ARCHITECTURES)
     message = f"_class_name must be one of {known}; got {name!r}"
     checks.require(name in ARCHITECTURES, message)
@@ -73,6 +78,11 @@ def parameter_shapes(config: str) -> Any:
         name = _architecture(json.loads(config)).name
         message = f"this configuration of {name} is not supported: {error}"
         raise ValueError(message) from error
+
+
+def buffers(config: str) -> tuple[str, ...]:
+    """Names of tensors that a file may hold and that are ignored."""
+    return _architecture(json.loads(config)).buffers
 
 
 def is_autoencoder(config: str) -> bool:

@@ -25,7 +25,9 @@ __all__ = [
     "convolution",
     "doubled",
     "group_norm",
+    "gelu",
     "halved",
+    "multi_head",
     "sinusoids",
 ]
 
@@ -224,6 +226,40 @@ class ResnetBlock2D(nn.Module):
         return norm(branch) * (1 + factor) + shift
 
 
+def multi_head(
+    tokens: Array,
+    context: Array,
+    *,
+    heads: int,
+    head_channels: int,
+    bias: bool,
+    prefix: str = "",
+) -> Array:
+    """Attention of tokens to a context, projected, in the scope of the caller.
+
+    Args:
+      tokens: (N, C).
+      context: (M, K), or the tokens themselves.
+      heads: Number of heads.
+      head_channels: Channels of a head.
+      bias: Whether queries, keys and values have one.
+      prefix: Of the names of the dense layers, such as "attn1.".
+
+    Returns:
+      (N, C).
+    """
+    width = heads * head_channels
+    q, k, v = (
+        nn.Dense(width, use_bias=bias, dtype=tokens.dtype, name=f"{prefix}to_{name}")(
+            source
+        ).reshape(-1, heads, head_channels)
+        for name, source in zip("qkv", (tokens, context, context), strict=True)
+    )  # (N or M, heads, head channels)
+    mixed = attention(q, k, v).reshape(-1, width)
+    out = nn.Dense(tokens.shape[-1], dtype=tokens.dtype, name=f"{prefix}to_out.0")
+    return out(mixed)
+
+
 class SelfAttention(nn.Module):
     """Attention over all pixels, (h + attention(norm(h)))/scale.
 
@@ -249,14 +285,13 @@ class SelfAttention(nn.Module):
         if self.groups is not None:
             normed = group_norm(self.groups, self.epsilon, "group_norm", dtype)(h)
         tokens = normed.reshape(-1, channels)  # (H W, C)
-        width = self.heads * self.head_channels
-        split = (-1, self.heads, self.head_channels)
-        q, k, v = (
-            nn.Dense(width, dtype=dtype, name=f"to_{name}")(tokens).reshape(split)
-            for name in "qkv"
-        )  # (H W, heads, head channels)
-        mixed = attention(q, k, v).reshape(-1, width)
-        out = nn.Dense(channels, dtype=dtype, name="to_out.0")(mixed)
+        out = multi_head(
+            tokens,
+            tokens,
+            heads=self.heads,
+            head_channels=self.head_channels,
+            bias=True,
+        )
         return (h + out.reshape(h.shape)) / self.scale
 
 

@@ -208,6 +208,8 @@ def load(
     text = _text(config)
     like = architectures.parameter_shapes(text)
     tensors = folder.read_tensors(folder_, variant)
+    for name in architectures.buffers(text):
+        tensors.pop(name, None)
     name = f"{config['_class_name']} of {folder_}"
     return _model(parameters.from_tensors(tensors, like, name, dtype), text)
 

@@ -67,6 +67,8 @@ class Architecture(NamedTuple):
       inputs: Shapes of one example's inputs at a small size, options ->
         tuple of `jax.ShapeDtypeStruct`.
       autoencoder: Whether the module has the methods `encode` and `decode`.
+      buffers: Names of tensors that files may hold and that are ignored, because
+        they follow from the options.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Architecture(NamedTuple):
     make: Callable[[dict[str, Any]], Any]
     inputs: Callable[[dict[str, Any]], tuple[Any, ...]]
     autoencoder: bool = False
+    buffers: tuple[str, ...] = ()
 
 
 def _is_integer(value):
