@@ -26,6 +26,13 @@ CLIPPED = (
 )
 SIGMA_DATA = "pass sigma_data={sigma_data} to model.denoiser(schedule, kind)"
 
+MADE = {
+    None: (schedules.DiscreteChain, "schedules.from_betas for this class"),
+    "edm": (schedules.EDM, "schedules.edm for this class"),
+    "velocity": (schedules.RectifiedFlow, "schedules.rectified_flow for this class"),
+}
+"""What `save_scheduler` can write, by the kind that a class fixes."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
@@ -126,7 +133,9 @@ def solver(folder: str | pathlib.Path, class_name: str | None = None) -> Solver:
     """The solver whose steps are those of a scheduler of diffusers.
 
     Use it with the schedule and the grid of `load_scheduler`. In float64 its runs
-    agree with diffusers' to rounding, the orders of the last steps included.
+    agree with diffusers' to rounding, the orders of the last steps included. DDPM of
+    diffusers adds noise in its last step too, unless that is at timestep 0. Ours
+    ends with the denoised example.
 
     Args:
       folder: The folder of scheduler_config.json.
@@ -161,7 +170,8 @@ def save_scheduler(
       **settings: Further options of that class.
 
     Raises:
-      ValueError: If the class has no such schedule, kind or option.
+      ValueError: If the class has no such kind or option.
+      TypeError: If the class has no such schedule.
 
     Example:
       >>> from diffjax.interop import diffusers
@@ -174,6 +184,7 @@ def save_scheduler(
     scheduler = SCHEDULERS[class_name]
     accepted = {scheduler.kind} if scheduler.kind else {"noise", "data", "v"}
     checks.choice("kind", kind, sorted(accepted))
+    checks.made_by("schedule", schedule, *MADE[scheduler.kind])
     stated = {**_stated(schedule), **settings}
     if scheduler.kind is None:
         stated["prediction_type"] = {v: k for k, v in KINDS.items()}[kind]
@@ -184,9 +195,6 @@ def save_scheduler(
 
 def _stated(schedule):
     """The options that state a schedule."""
-    kinds = (schedules.DiscreteChain, schedules.EDM, schedules.RectifiedFlow)
-    makers = "schedules.from_betas, edm or rectified_flow to be written"
-    checks.made_by("schedule", schedule, kinds, makers)
     if isinstance(schedule, schedules.EDM):
         return {
             "sigma_min": float(schedule.t_min),
@@ -201,4 +209,5 @@ def _stated(schedule):
         made = BETAS[name](betas[0], betas[-1], len(betas))
         if np.allclose(made, betas, rtol=1e-12, atol=0):
             return {**count, **ends, "beta_schedule": name}
-    return {**count, "trained_betas": betas.tolist()}
+    rescaled = {"rescale_betas_zero_snr": True} if schedule.zero_terminal else {}
+    return {**count, "trained_betas": betas.tolist(), **rescaled}
