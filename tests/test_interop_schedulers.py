@@ -4,6 +4,7 @@
 """
 
 import functools
+import inspect
 import json
 import pathlib
 
@@ -16,6 +17,7 @@ import diffjax as dj
 import diffjax.predictions.kinds
 from diffjax import predictions
 from diffjax.interop import diffusers
+from diffjax.interop.diffusers import scheduler_options
 from diffjax.solvers import driver, noise_source
 from diffjax.types import pytree
 from tests.families import quick
@@ -241,6 +243,48 @@ def test_another_class_takes_the_options_that_it_shares(tmp_path):
         diffusers.load_scheduler(tmp_path)
     schedule, *_ = diffusers.load_scheduler(tmp_path, "UniPCMultistepScheduler")
     assert float(schedule.betas[-1]) == pytest.approx(0.012)
+
+
+def test_options_of_other_classes_are_left_out(tmp_path):
+    """As diffusers ignores them: this is the configuration of SDXL."""
+    config = {
+        "_class_name": "EulerDiscreteScheduler",
+        "_diffusers_version": "0.19.0.dev0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "interpolation_type": "linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+        "use_karras_sigmas": False,
+    }
+    schedule, kind, grid = diffusers.load_scheduler(write(tmp_path, config))
+    assert kind == "noise"
+    ts = grid(4)
+    assert float(ts[-1]) == 0
+    taken = [float(diffusers.timestep(schedule, t)) for t in ts[:-1]]
+    assert taken == [751, 501, 251, 1]
+
+
+@pytest.mark.slow
+def test_options_are_those_of_diffusers():
+    theirs = pytest.importorskip("diffusers")
+    for name, scheduler in scheduler_options.SCHEDULERS.items():
+        known = inspect.signature(getattr(theirs, name).__init__).parameters
+        assert {*known} - {"self"} == {*scheduler.options}, name
+        differing = {
+            key: (option.default, known[key].default)
+            for key, option in scheduler.options.items()
+            if option.default != known[key].default
+        }
+        assert not differing or differing == {"disable_corrector": ((), [])}, name
 
 
 REFUSED = {

@@ -23,7 +23,7 @@ from .options import (
     positive_integer,
 )
 
-__all__ = ["KINDS", "SCHEDULERS", "Scheduler"]
+__all__ = ["KINDS", "SCHEDULERS", "Scheduler", "without_leftovers"]
 
 KINDS = {
     "epsilon": "noise",
@@ -250,12 +250,13 @@ SCHEDULERS: dict[str, Scheduler] = {
             "use_karras_sigmas": choice(False, None),
             "algorithm_type": only("deis"),
             "solver_type": only("logrho"),
-            # its runs end at the first index
-            "final_sigmas_type": only("sigma_min"),
         },
         (COUNT,),
         _multistep_chain,
-        spacing.rounded_ratio_times,
+        # its runs end at the first index
+        lambda o, steps: spacing.rounded_ratio_times(
+            {**o, "final_sigmas_type": "sigma_min"}, steps
+        ),
         solvers.deis,
     ),
     "UniPCMultistepScheduler": Scheduler(
@@ -359,3 +360,33 @@ SCHEDULERS: dict[str, Scheduler] = {
     ),
 }
 """By `_class_name`."""
+
+ELSEWHERE = {
+    *(key for scheduler in SCHEDULERS.values() for key in scheduler.options),
+    *("skip_prk_steps", "original_inference_steps", "timestep_scaling", "tau_func"),
+    *("predictor_order", "corrector_order"),
+}
+"""Options of any class of schedulers."""
+
+
+def without_leftovers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration without the options that its class does not have.
+
+    Published configurations keep options of the classes that they were made from,
+    which diffusers ignores.
+
+    Args:
+      config: The configuration.
+      name: The class that reads it.
+
+    Returns:
+      The configuration without options of other classes. If it was written for
+      another class, only those that both have are left.
+    """
+    options = SCHEDULERS[name].options
+    own = config["_class_name"] == name
+    return {
+        key: value
+        for key, value in config.items()
+        if key in options or (own and key not in ELSEWHERE)
+    }

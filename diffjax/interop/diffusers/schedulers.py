@@ -14,7 +14,7 @@ from ...types import Array
 from . import folder as folders
 from . import options
 from .chains import BETAS
-from .scheduler_options import KINDS, SCHEDULERS, Scheduler
+from .scheduler_options import KINDS, SCHEDULERS, Scheduler, without_leftovers
 
 __all__ = ["Grid", "load_scheduler", "save_scheduler", "solver"]
 
@@ -77,19 +77,17 @@ class Grid:
 
 
 def _read(folder, class_name):
-    """The class of a folder's scheduler and its options.
-
-    Of another class than the folder's, the options that it lacks are left out, as
-    `from_config` does.
-    """
+    """The class of a folder's scheduler and its options."""
     config = folders.read_config(folder, folders.SCHEDULER_CONFIG)
     name = class_name or config["_class_name"]
-    message = f"the scheduler must be one of {', '.join(SCHEDULERS)}; got {name!r}"
+    message = (
+        f"the scheduler must be one of {', '.join(SCHEDULERS)}; got {name!r}. Pass "
+        "class_name to read its configuration as one of these"
+    )
     checks.require(name in SCHEDULERS, message)
-    table = SCHEDULERS[name].options
-    if name != config["_class_name"]:
-        config = {key: value for key, value in config.items() if key in table}
-    return SCHEDULERS[name], options.read(config, name, table, SCHEDULERS[name].rules)
+    scheduler = SCHEDULERS[name]
+    config = without_leftovers(config, name)
+    return scheduler, options.read(config, name, scheduler.options, scheduler.rules)
 
 
 def load_scheduler(
