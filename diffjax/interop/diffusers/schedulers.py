@@ -31,7 +31,7 @@ MADE = {
     "edm": (schedules.EDM, "schedules.edm for this class"),
     "velocity": (schedules.RectifiedFlow, "schedules.rectified_flow for this class"),
 }
-"""What `save_scheduler` can write, by the kind that a class fixes."""
+"""Schedules that `save_scheduler` can write, by the kind that a class fixes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
