@@ -384,9 +384,9 @@ def without_leftovers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
       another class, only those that both have are left.
     """
     options = SCHEDULERS[name].options
-    own = config["_class_name"] == name
+    same_class = config["_class_name"] == name
     return {
         key: value
         for key, value in config.items()
-        if key in options or (own and key not in ELSEWHERE)
+        if key in options or (same_class and key not in ELSEWHERE)
     }

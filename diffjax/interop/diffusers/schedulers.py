@@ -110,8 +110,8 @@ def load_scheduler(
     Example:
       >>> from diffjax.interop import diffusers
       >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
-      >>> diffusers.save_scheduler("/tmp/scheduler", chain, "noise", clip_sample=False)
-      >>> schedule, kind, grid = diffusers.load_scheduler("/tmp/scheduler")
+      >>> diffusers.save_scheduler("scheduler", chain, "noise", clip_sample=False)
+      >>> schedule, kind, grid = diffusers.load_scheduler("scheduler")
       >>> [int(diffusers.timestep(schedule, t)) for t in grid(4)[:-1]]
       [750, 500, 250, 0]
     """
@@ -175,7 +175,7 @@ def save_scheduler(
       >>> from diffjax.interop import diffusers
       >>> edm = dj.schedules.edm()
       >>> diffusers.save_scheduler(
-      ...     "/tmp/edm", edm, "edm", class_name="EDMEulerScheduler"
+      ...     "edm", edm, "edm", class_name="EDMEulerScheduler"
       ... )
     """
     checks.choice("class_name", class_name, SCHEDULERS)
