@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ... import checks
-from . import autoencoder, dit, options, parameters, unet_2d
+from . import autoencoder, dit, options, parameters, unet_2d, unet_2d_condition
 from .options import Architecture
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
 
 ARCHITECTURES: dict[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
-    for module in (autoencoder, dit, unet_2d)
+    for module in (autoencoder, dit, unet_2d, unet_2d_condition)
 }
 """By `_class_name`."""
 
