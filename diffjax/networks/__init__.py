@@ -16,6 +16,7 @@ from .embeddings import (
 )
 from .magnitude import normalise_weights
 from .mlp import MLP
+from .norms import GroupNorm
 from .presets import dit, edm2
 from .resampling import ADM, DDPMpp
 from .unet import UNet
@@ -28,6 +29,7 @@ __all__ = [
     "ConditionEmbedding",
     "DiT",
     "FourierFeatures",
+    "GroupNorm",
     "TimeEmbedding",
     "UNet",
     "attention",

@@ -10,9 +10,10 @@ from flax import linen as nn
 from ..types import Array, ArrayLike, Scalar
 from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
-from .layers import Attention, Modulation, as_image, modulate
+from .layers import Attention, Modulation, as_image
 from .pyramid import pyramid, resample, sides
 from .remat import rematerialised
+from .stored import residual_sum
 from .unet import HALF, group_norm
 
 __all__ = ["ADM", "DDPMpp"]
@@ -69,24 +70,24 @@ class ResamplingBlock(nn.Module):
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
         """Map h (H, W, C), modulated by c (dim,), to (H', W', channels)."""
         conv = functools.partial(nn.Conv, self.channels, (3, 3), dtype=self.dtype)
-        branch = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        branch = group_norm(h.shape[-1], self.dtype, silu=True)(h)
         branch = conv()(resample(branch, self.change))  # (H', W', channels)
-        branch = nn.silu(self._norm(branch, c))
+        branch = self._norm(branch, c)
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         branch = conv(kernel_init=nn.initializers.zeros)(branch)
         skip = resample(h, self.change)
         projected = self.style.projected and self.change != "same"
         if projected or h.shape[-1] != self.channels:
             skip = nn.Dense(self.channels, dtype=self.dtype)(skip)
-        h = (skip + branch) * self.style.factor
+        h = residual_sum(skip, branch, self.style.factor)
         return self._attend(h) if self.heads else h
 
     def _norm(self, branch: Array, c: Array) -> Array:
-        """The second norm, with the modulation by c."""
-        norm = group_norm(self.channels, self.dtype)
+        """The second norm, with the modulation by c, and SiLU."""
+        norm = group_norm(self.channels, self.dtype, silu=True)
         if self.style.scaled:
             shift, scale = Modulation(2, self.channels, self.dtype)(c)
-            return modulate(norm(branch), shift, scale)
+            return norm(branch, shift, scale)
         return norm(branch + nn.Dense(self.channels, dtype=self.dtype)(c))
 
     def _attend(self, h: Array) -> Array:
@@ -97,7 +98,7 @@ class ResamplingBlock(nn.Module):
             dtype=self.dtype,
             implementation=self.attention,
         )(tokens)  # (H' W', channels)
-        return (h + branch.reshape(h.shape)) * self.style.factor
+        return residual_sum(h, branch.reshape(h.shape), self.style.factor)
 
 
 class DDPMpp(OneProgram, nn.Module):
@@ -213,7 +214,7 @@ class DDPMpp(OneProgram, nn.Module):
             decode=block,
             join=lambda h, skip: jnp.concatenate([h, skip], axis=-1),
         )
-        h = nn.silu(group_norm(h.shape[-1], dtype)(h))
+        h = group_norm(h.shape[-1], dtype, silu=True)(h)
         zeros = nn.initializers.zeros
         last = nn.Conv(x.shape[2], (3, 3), kernel_init=zeros, dtype=x.dtype)
         return last(h).reshape(shape)

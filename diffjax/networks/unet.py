@@ -10,9 +10,11 @@ from .. import checks
 from ..types import Array, ArrayLike, Scalar
 from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
-from .layers import Attention, Modulation, as_image, modulate
+from .layers import Attention, Modulation, as_image
+from .norms import GroupNorm
 from .pyramid import downsample, sides, upsample
 from .remat import rematerialised
+from .stored import residual_sum
 
 __all__ = ["UNet"]
 
@@ -20,7 +22,9 @@ HALF = 0.5**0.5
 """Factor of a sum of two branches, which keeps the variance of independent ones."""
 
 
-def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
+def group_norm(
+    channels: int, dtype: Any, affine: bool = True, silu: bool = False
+) -> GroupNorm:
     """Group norm of one image (H, W, channels).
 
     It has `groups_of(channels)` groups.
@@ -29,16 +33,16 @@ def group_norm(channels: int, dtype: Any, affine: bool = True) -> nn.GroupNorm:
       channels: Number of channels.
       dtype: Of the computation.
       affine: Whether it has a bias and a scale.
+      silu: Whether SiLU follows.
 
     Returns:
       The module.
     """
-    return nn.GroupNorm(
+    return GroupNorm(
         num_groups=groups_of(channels),
-        reduction_axes=(0, 1, 2),
-        epsilon=1e-6,
         use_bias=affine,
         use_scale=affine,
+        silu=silu,
         dtype=dtype,
     )
 
@@ -72,18 +76,18 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Array, c: Array, train: bool = False) -> Array:
         """Map h (H, W, C), modulated by c (dim,), to (H, W, channels)."""
-        branch = nn.silu(group_norm(h.shape[-1], self.dtype)(h))
+        branch = group_norm(h.shape[-1], self.dtype, silu=True)(h)
         branch = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(branch)
         shift, scale = Modulation(2, self.channels, self.dtype)(c)
-        normed = group_norm(self.channels, self.dtype, affine=False)(branch)
-        branch = nn.silu(modulate(normed, shift, scale))
+        norm = group_norm(self.channels, self.dtype, affine=False, silu=True)
+        branch = norm(branch, shift, scale)
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
         branch = nn.Conv(
             self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype
         )(branch)
         if h.shape[-1] != self.channels:
             h = nn.Dense(self.channels, dtype=self.dtype)(h)
-        return (h + branch) * HALF
+        return residual_sum(h, branch, HALF)
 
 
 class AttentionBlock(nn.Module):
@@ -110,7 +114,7 @@ class AttentionBlock(nn.Module):
             dtype=self.dtype,
             implementation=self.attention,
         )(tokens)
-        return (h + branch.reshape(h.shape)) * HALF
+        return residual_sum(h, branch.reshape(h.shape), HALF)
 
 
 class UNet(OneProgram, nn.Module):
@@ -229,7 +233,7 @@ class UNet(OneProgram, nn.Module):
         h = self._attend(dtype)(h)
         h = self._residual(h.shape[-1], dtype)(h, c, train)
         h = self._ascend(h, skips, c, train, dtype)
-        h = nn.silu(group_norm(h.shape[-1], dtype)(h))
+        h = group_norm(h.shape[-1], dtype, silu=True)(h)
         return nn.Conv(
             x.shape[2], (3, 3), kernel_init=nn.initializers.zeros, dtype=x.dtype
         )(h).reshape(shape)

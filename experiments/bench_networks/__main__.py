@@ -10,6 +10,7 @@ gradient by all parameters, and 20 steps of DDIM.
 The peer is the same network in eager PyTorch with the same weights, whose results
 must agree with ours. Both run in one process on the same cores, alternated A B, B
 A, …. A ratio is the median of the pairs' ratios, less than 1 where we are faster.
+
 With `--compiled` the module of `torch.compile` is a second peer, which needs a C++
 compiler and minutes. PyTorch is in the extra `peers`. Without it our own times are
 measured alone.
