@@ -56,6 +56,7 @@ golden: $(call stamp,peers) ## Make the outputs of other libraries that tests co
 	$(PY) -m pip install --quiet --no-deps k-diffusion==0.1.1.post1 torchdiffeq torchsde trampoline
 	$(PY) -m tests.golden.make $(ARGS)
 	$(PY) -m tests.golden.make_flows
+	$(PY) -m tests.golden.make_diffusers_networks
 	$(PY) -m tests.golden.make_diffusers_schedulers
 
 clean: ## Remove .venv and all caches (runs/ stays)
