@@ -53,7 +53,7 @@ def _count(program):
 
 def _of_equation(equation):
     name, settings = equation.primitive.name, equation.params
-    if name == "dot_general":
+    if name in ("dot_general", "product"):
         return _of_product(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
@@ -87,7 +87,9 @@ def _repetitions(name, settings):
 
 def _of_product(equation):
     left = equation.invars[0].aval.shape
-    (contracted, _), _ = equation.params["dimension_numbers"]
+    # A dense layer's product contracts the last axis.
+    last = ((-1,), (0,)), ((), ())
+    (contracted, _), _ = equation.params.get("dimension_numbers", last)
     terms = math.prod(left[axis] for axis in contracted)
     return 2 * math.prod(equation.outvars[0].aval.shape) * terms
 

@@ -24,7 +24,9 @@ from .layers import (
     layer_norm,
     modulate,
 )
+from .products import Dense
 from .remat import rematerialised
+from .stored import gelu
 
 __all__ = ["DiT"]
 
@@ -123,10 +125,10 @@ class DiTBlock(nn.Module):
         attend = Attention(self.heads, dtype=self.dtype, implementation=self.attention)
         h = h + gate1 * attend(branch)
         branch = modulate(layer_norm(self.dtype)(h), shift2, scale2)
-        hidden = nn.Dense(round(self.mlp_ratio * width), dtype=self.dtype)
-        branch = nn.gelu(hidden(branch))  # (N, ratio width)
+        hidden = Dense(round(self.mlp_ratio * width), dtype=self.dtype)
+        branch = gelu(hidden(branch))  # (N, ratio width)
         branch = nn.Dropout(self.dropout, deterministic=not train)(branch)
-        return h + gate2 * nn.Dense(width, dtype=self.dtype)(branch)
+        return h + gate2 * Dense(width, dtype=self.dtype)(branch)
 
 
 class DiT(OneProgram, nn.Module):
@@ -228,16 +230,14 @@ class DiT(OneProgram, nn.Module):
         code = positions(rows, columns, self.width)  # (N, width)
         if self.learned_positions:
             code = self.param("positions", lambda key: code)
-        h = nn.Dense(self.width, dtype=dtype)(patches) + code.astype(
-            dtype
-        )  # (N, width)
+        h = Dense(self.width, dtype=dtype)(patches) + code.astype(dtype)  # (N, width)
         block = rematerialised(DiTBlock, self.remat)
         for _ in range(self.depth):
             h = block(self.heads, self.mlp_ratio, self.dropout, dtype, self.attention)(
                 h, c, train
             )
         h = AdaptiveLayerNorm(dtype)(h, c)
-        last = nn.Dense(
+        last = Dense(
             self.patch**2 * x.shape[2], kernel_init=nn.initializers.zeros, dtype=x.dtype
         )
         return unpatchify(last(h), x.shape, self.patch).reshape(shape)

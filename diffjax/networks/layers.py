@@ -8,6 +8,7 @@ from flax import linen as nn
 from .. import checks
 from ..types import Array, ArrayLike
 from .dot_product import attention
+from .products import Dense
 
 __all__ = [
     "AdaptiveLayerNorm",
@@ -37,7 +38,7 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, c: Array) -> Array:
         """The vectors (count, width) of a conditioning vector c (dim,)."""
-        vectors = nn.Dense(
+        vectors = Dense(
             self.count * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype
         )(c)
         return vectors.reshape(self.count, self.width)
@@ -98,7 +99,7 @@ class Attention(nn.Module):
     def __call__(self, h: Array) -> Array:
         """Map tokens (N, width) to (N, width), where heads divides width."""
         n, width = h.shape
-        qkv = nn.Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
+        qkv = Dense(3 * width, use_bias=False, dtype=self.dtype)(h)  # (N, 3 width)
         # (N, 3 width) -> three of (N, heads, d)
         q, k, v = jnp.unstack(
             qkv.reshape(n, 3, self.heads, width // self.heads), axis=1
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         mixed = attention(q, k, v, self.implementation).reshape(n, width)
         zeros, random = nn.initializers.zeros, nn.initializers.lecun_normal()
         kernel_init = zeros if self.zero_output else random
-        return nn.Dense(width, kernel_init=kernel_init, dtype=self.dtype)(mixed)
+        return Dense(width, kernel_init=kernel_init, dtype=self.dtype)(mixed)
 
 
 def as_image(x: ArrayLike) -> Array:

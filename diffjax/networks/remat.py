@@ -68,7 +68,8 @@ def products_without_batch(primitive: Any, *arguments: Any, **settings: Any) -> 
     """The policy of `jax.checkpoint` that keeps dense layers and convolutions.
 
     Under `jax.vmap` the products of an attention have a batch axis, and those
-    with parameters have none. A convolution is no product for JAX's policies.
+    with parameters have none. Convolutions and the products of `Dense` are no
+    products for JAX's policies.
 
     Args:
       primitive: The primitive whose result may be kept.
@@ -78,7 +79,7 @@ def products_without_batch(primitive: Any, *arguments: Any, **settings: Any) -> 
     Returns:
       Whether its result is kept.
     """
-    if primitive.name == "conv_general_dilated":
+    if primitive.name in ("conv_general_dilated", "product"):
         return True
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return dots(primitive, *arguments, **settings)

@@ -11,6 +11,7 @@ from ..types import Array, ArrayLike, Scalar
 from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import Attention, Modulation, as_image
+from .products import Dense
 from .pyramid import pyramid, resample, sides
 from .remat import rematerialised
 from .stored import residual_sum
@@ -78,7 +79,7 @@ class ResamplingBlock(nn.Module):
         skip = resample(h, self.change)
         projected = self.style.projected and self.change != "same"
         if projected or h.shape[-1] != self.channels:
-            skip = nn.Dense(self.channels, dtype=self.dtype)(skip)
+            skip = Dense(self.channels, dtype=self.dtype)(skip)
         h = residual_sum(skip, branch, self.style.factor)
         return self._attend(h) if self.heads else h
 
@@ -88,7 +89,7 @@ class ResamplingBlock(nn.Module):
         if self.style.scaled:
             shift, scale = Modulation(2, self.channels, self.dtype)(c)
             return norm(branch, shift, scale)
-        return norm(branch + nn.Dense(self.channels, dtype=self.dtype)(c))
+        return norm(branch + Dense(self.channels, dtype=self.dtype)(c))
 
     def _attend(self, h: Array) -> Array:
         tokens = group_norm(self.channels, self.dtype)(h).reshape(-1, self.channels)

@@ -9,7 +9,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from ..types import Array
 
-__all__ = ["residual_sum", "stored"]
+__all__ = ["gelu", "residual_sum", "stored"]
 
 
 def stored(function: Callable) -> Callable:
@@ -33,7 +33,13 @@ def stored(function: Callable) -> Callable:
     Returns:
       The function, with all derivatives.
     """
-    compiled = jax.jit(function)
+
+    @jax.jit
+    @functools.wraps(function)
+    def compiled(*args: Any) -> Any:
+        # Otherwise functions that are compiled themselves were calls as well.
+        with set_xla_metadata(inlineable="true"):
+            return function(*args)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -58,3 +64,10 @@ def residual_sum(h: Array, branch: Array, factor: float = 1.0) -> Array:
       The output of the block.
     """
     return (h + branch) * factor
+
+
+@stored
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def gelu(h: Array) -> Array:
+    """`jax.nn.gelu`, stored. The backward pass reads h alone."""
+    return jax.nn.gelu(h)

@@ -12,6 +12,7 @@ from . import fields
 from .embeddings import TIME_FREQUENCIES, Conditioning, OneProgram, fourier_inputs
 from .layers import Attention, Modulation, as_image
 from .norms import GroupNorm
+from .products import Dense
 from .pyramid import downsample, sides, upsample
 from .remat import rematerialised
 from .stored import residual_sum
@@ -86,7 +87,7 @@ class ResidualBlock(nn.Module):
             self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype
         )(branch)
         if h.shape[-1] != self.channels:
-            h = nn.Dense(self.channels, dtype=self.dtype)(h)
+            h = Dense(self.channels, dtype=self.dtype)(h)
         return residual_sum(h, branch, HALF)
 
 
