@@ -22,14 +22,14 @@ def test_product_is_the_dense_layers_with_first_and_second_derivatives():
         def derivatives(multiply):
             loss = lambda x, kernel: (multiply(x, kernel) ** 3).sum()
             gradient = jax.grad(loss, (0, 1))
-            each = jax.vmap(jax.grad(loss, 1), (0, None))
+            of_each = jax.vmap(jax.grad(loss, 1), (0, None))
             return (
                 jax.jvp(multiply, (x, kernel), (dx, dkernel)),
                 gradient(x, kernel),
                 jax.jvp(gradient, (x, kernel), (dx, dkernel))[1],
                 # One example at a time: gradients of the mean, then of each.
                 jax.grad(lambda k: jax.vmap(loss, (0, None))(x, k).sum())(kernel),
-                each(x, kernel),
+                of_each(x, kernel),
                 jax.vmap(multiply)(x, jnp.stack([kernel, dkernel])),
             )
 

@@ -57,7 +57,7 @@ class Config:
     threads: int = 0
     """Cores that both sides run on. Default: all that this process may use."""
     alternations: int = 11
-    """Pairs of runs behind each ratio."""
+    """Pairs of runs behind each ratio, a quarter of them for the sampler."""
     steps: int = 20
     """Steps of the sampler."""
     compiled: bool = False
@@ -168,7 +168,9 @@ def measured(name: str, case: Case, config: Config, threads: int) -> Iterator[Ti
         for peer, theirs in peers.items():
             yield compared((name, program, peer), run_ours, theirs[program], config)
         if not peers:
-            yield TimesRow(name, program, "", *median_seconds([run_ours], config))
+            yield TimesRow(
+                name, program, "", *median_seconds([run_ours], rounds(program, config))
+            )
 
 
 def programs(net: Any, params: Any, x: jax.Array, steps: int) -> dict[str, Program]:
@@ -246,13 +248,19 @@ def compared(
 
         name = f"{network}, {program}, of {peer}"
         ratios.same(name, ours, lambda: arrays(theirs()), TOLERANCE)
-    seconds = median_seconds([ours, theirs], config, quotients := [])
+    count = rounds(program, config)
+    seconds = median_seconds([ours, theirs], count, quotients := [])
     low, middle, high = (float(q) for q in np.percentile(quotients, (25, 50, 75)))
     return TimesRow(network, program, peer, *seconds, middle, (low, high))
 
 
+def rounds(program: str, config: Config) -> int:
+    """Number of turns of a program."""
+    return -(-config.alternations // (4 if "DDIM" in program else 1))
+
+
 def median_seconds(
-    programs: list[Program], config: Config, quotients: list[float] | None = None
+    programs: list[Program], count: int, quotients: list[float] | None = None
 ) -> list[float]:
     """Medians of the programs' times, in turns, each after one run.
 
@@ -260,7 +268,6 @@ def median_seconds(
     """
     for program in programs:
         jax.block_until_ready(program())
-    count = config.alternations
     times = np.zeros((count, len(programs)))
     for i in range(count):
         order = range(len(programs))
