@@ -12,8 +12,9 @@ import numpy as np
 from ... import checks, predictions
 from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree, static_field
-from . import architectures, folder, parameters
+from . import architectures, folder, parameters, unet_2d_condition
 from .timesteps import timestep
+from .unet_2d_condition_options import condition_shapes
 
 __all__ = ["Autoencoder", "Model", "initialised", "load", "save"]
 
@@ -61,6 +62,18 @@ class Model:
             channels.
         """
         return self._apply("__call__", x, t, *condition)
+
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the conditions after x and t, by name and in their order.
+
+        "class" of shape () is a class index. The first axis of "text" may have
+        another length.
+        """
+        if self.config["_class_name"] == unet_2d_condition.ARCHITECTURE.name:
+            return condition_shapes(architectures.checked(self.text))
+        further = architectures.inputs(self.text)[2:]
+        return dict(zip(["class"], [value.shape for value in further], strict=False))
 
     def denoiser(
         self, schedule: Schedule, kind: str, *, sigma_data: float = 0.5

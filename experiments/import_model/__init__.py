@@ -1,0 +1,1 @@
+"""A diffusion that was trained elsewhere, sampled, scored and compared here."""

@@ -1,0 +1,377 @@
+"""What does a diffusion that was trained elsewhere give here?
+
+    python -m experiments.import_model --folder ddpm-cifar10-32
+    python -m experiments.import_model --folder DiT-XL-2-256 --classes 207 360 \\
+        --guidance 4 --compare                               (the extra `peers`)
+    python -m experiments.import_model --folder sd --embeddings texts.npz \\
+        --guidance 7.5 --size 64
+
+Reads the folder of a diffusers pipeline (unet/ or transformer/, scheduler/, vae/),
+or of one model with --scheduler. It writes samples of the scheduler's own solver, a
+score in bits per dimension, and the errors of solvers on this model. Latents are
+decoded by the autoencoder. Nothing of torch runs unless --compare asks for it.
+
+- The score is log p along the probability flow, with Hutchinson's estimate of the
+  divergence. For images of 256 levels it is a bound of the code length in bits/dim,
+  of the file --images or else of the model's own samples. For latents it is the
+  density at the least noise of the schedule, in nats and bits per dimension.
+- Errors of solvers are root mean squares over samples and entries, in units of the
+  state, against RK4 on a fine grid of the model's own flow. The error of that
+  reference is its difference from UniPC with as many evaluations.
+- --compare runs diffusers beside it from the same noise, and prints the greatest
+  difference of the samples and the seconds of both, compilation apart.
+
+Texts are given as embeddings. texts.npz holds `text` (N, L, D), as a text encoder
+returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL takes
+`pooled` (N, P), `null_pooled` (P,) and `sizes` (N, 6) too. Class indices are flags.
+
+Hardware and time: a model of CIFAR-10's size takes minutes on 2 CPU cores. Without a
+model at hand, `diffusers.initialised` and `diffusers.save` make a folder of random
+weights.
+
+Expect differences from diffusers of about 1e-5 of the samples' size, and UniPC or
+iPNDM among the least errors.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import diffjax as dj
+from experiments.import_model import compare, ranking
+from experiments.import_model.parts import (
+    Conditions,
+    Parts,
+    conditional,
+    open_conditions,
+    open_parts,
+)
+from experiments.shared import cli, files, scoring, solvers
+from experiments.shared.figures import image_grid, save_figure
+
+LEVELS = np.linspace(-1, 1, 256, dtype=np.float32)
+"""Values of the 256 levels of an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sample, score and rank solvers on a model of diffusers."""
+
+    folder: pathlib.Path
+    """Folder of a pipeline, or of a model."""
+    out: pathlib.Path = pathlib.Path("runs/import_model")
+    """Folder for config.json, metrics.json, samples.npy and figures."""
+    seed: int = 0
+    """Seed of all draws."""
+    scheduler: pathlib.Path | None = None
+    """Folder of scheduler_config.json. Default: FOLDER/scheduler."""
+    scheduler_class: str | None = None
+    """Read the scheduler's configuration as this class of diffusers."""
+    variant: str | None = None
+    """Part of the names of weight files, such as fp16."""
+    size: int | None = None
+    """Side of an example of the model. Default: the one it was trained on."""
+    samples: int = 16
+    """Samples drawn."""
+    steps: int = 20
+    """Steps of the solver."""
+    solver: str | None = None
+    """Solver, by its name in the standings, on its recommended grid. Default: the
+    one that equals the scheduler, on its grid.
+    """
+    mu: float | None = None
+    """Shift of a flow's scheduler with dynamic shifting."""
+    classes: tuple[int, ...] = (0, 1, 2, 3)
+    """Class indices of the samples, in turn."""
+    embeddings: pathlib.Path | None = None
+    """.npz file of conditions: text, null_text, pooled, null_pooled, sizes, class."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance. 1 is without."""
+    compare: bool = False
+    """Whether to run diffusers beside it."""
+    images: pathlib.Path | None = None
+    """.npy file of 8-bit images (N, H, W, C) to score."""
+    scored: int = 4
+    """Examples that are scored. 0 for no score."""
+    likelihood_steps: int = 32
+    """Runge-Kutta steps of the score, of four evaluations each."""
+    probes: int = 1
+    """Hutchinson probes of the score per example."""
+    starts: int = 4
+    """Samples on which solvers are ranked. 0 for no ranking."""
+    budgets: tuple[int, ...] = (8, 16)
+    """Evaluations at which solvers are ranked."""
+    candidates: tuple[str, ...] = ("ddim", "dpmpp_2m", "ipndm(2)", "unipc(3)")
+    """Solvers that are ranked, besides the scheduler's."""
+    reference: int = 48
+    """Runge-Kutta steps of the reference of the ranking."""
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for flags that are not usable."""
+    least = {
+        1: ("samples", "steps", "probes", "likelihood_steps"),
+        0: ("scored", "starts"),
+        2: ("reference",),
+    }
+    for minimum, names in least.items():
+        for name in names:
+            dj.checks.integer(name, getattr(config, name), minimum)
+    for name in (*config.candidates, *([config.solver] if config.solver else [])):
+        dj.checks.choice("solver", name, solvers.SOLVERS)
+    for budget in config.budgets:
+        dj.checks.integer("budgets", budget, 2)
+
+
+def draw(
+    config: Config, parts: Parts, denoiser: Any, conditions: Conditions
+) -> dict[str, Any]:
+    """Samples of the model, beside those of diffusers where they are wanted.
+
+    Args:
+      config: The flags.
+      parts: The parts of the model.
+      denoiser: The denoiser (x, t, condition).
+      conditions: Of the samples.
+
+    Returns:
+      "samples" (N, H, W, C), "seconds" of a second run without compilation, and
+      with --compare "peer" and "peer_seconds".
+    """
+    if config.solver is None:
+        shift = {} if config.mu is None else {"mu": config.mu}
+        solver, grid = parts.solver, parts.grid(config.steps, **shift)
+    else:
+        solver = solvers.make(config.solver)
+        cost = dj.grids.cost_of_step(solver) or 1
+        grid = ranking.grid_of(parts.schedule, solver, config.steps * cost + 1)
+    shape = (config.samples, *parts.shape)
+    noise = np.asarray(jax.random.normal(jax.random.key(config.seed), shape))
+    scale = dj.schedules.prior_std(parts.schedule)
+    if config.compare:
+        scale = compare.start_scale(config, parts, grid[0])
+    sample = jax.jit(
+        lambda denoiser, schedule, x, condition: dj.sample_many(
+            jax.random.key(config.seed),
+            config.samples,
+            denoiser,
+            schedule,
+            solver=solver,
+            grid=grid,
+            x_init=x,
+            condition=condition,
+        )
+    )
+    arguments = denoiser, parts.schedule, noise * scale, conditions.rows
+    samples = np.asarray(sample(*arguments))
+    start = time.perf_counter()
+    jax.block_until_ready(sample(*arguments))
+    drawn = {"samples": samples, "seconds": time.perf_counter() - start}
+    if config.compare:
+        peer, seconds = compare.peer_samples(config, parts, conditions, noise)
+        drawn |= {"peer": peer, "peer_seconds": seconds}
+    return drawn
+
+
+def decoded(parts: Parts, samples: np.ndarray) -> np.ndarray:
+    """Images of samples: themselves, or what the autoencoder makes of latents."""
+    if parts.coder is None:
+        return samples
+    images = jax.jit(lambda coder, z: jax.lax.map(coder.images, z))
+    return np.asarray(images(parts.coder, jnp.asarray(samples)))
+
+
+def score(
+    config: Config, parts: Parts, denoiser: Any, conditions: Conditions, x: np.ndarray
+) -> dict[str, float]:
+    """The log-likelihood of examples along the probability flow.
+
+    Args:
+      config: The flags.
+      parts: The parts of the model.
+      denoiser: The denoiser (x, t, condition).
+      conditions: Of the examples.
+      x: (N, H, W, C), images in [−1, 1] or latents.
+
+    Returns:
+      Means over examples and their standard error.
+    """
+    finite = dj.schedules.is_finite(parts.schedule)
+    fine = scoring.likelihood_grid
+    grid = fine(parts.schedule, config.likelihood_steps) if finite else None
+    settings = {
+        "divergence": "hutchinson_forward",
+        "probes": config.probes,
+        "grid": grid,
+    }
+
+    def log_p(state, key, x, condition):
+        denoiser, schedule = state
+        bound = denoiser
+        if condition is not None:
+            bound = lambda x, t: denoiser(x, t, condition)
+        if parts.coder is not None:
+            return dj.log_prob(bound, schedule, x, key=key, **settings)
+        return dj.likelihood.lattice_log_prob(
+            key, bound, schedule, x, levels=LEVELS, **settings
+        )
+
+    keys = jax.random.split(jax.random.key(config.seed + 2), len(x))
+    rows = jax.tree.map(lambda value: value[: len(x)], conditions.rows)
+    program = jax.jit(jax.vmap(log_p, (None, 0, 0, None if rows is None else 0)))
+    values, state = [], (denoiser, parts.schedule)
+    with cli.progress(len(x), label="score", unit="example") as bar:
+        for i in range(len(x)):
+            one = jax.tree.map(lambda value: value[i : i + 1], rows)  # noqa: B023
+            values += np.asarray(
+                program(state, keys[i : i + 1], x[i : i + 1], one)
+            ).tolist()
+            bar.update(1)
+    return _summary(np.asarray(values), x[0].size, parts.coder is not None)
+
+
+def _summary(log_p, size, latent):
+    """Means in nats and bits per dimension, with standard errors."""
+    bits = -log_p / (size * np.log(2))
+    name = "bits_per_dim_of_latents" if latent else "bits_per_dim"
+    results = {"nats": float(log_p.mean()), name: float(bits.mean())}
+    if len(bits) > 1:
+        error = bits.std(ddof=1) / np.sqrt(len(bits))
+        results["bits_per_dim_standard_error"] = float(error)
+    return results
+
+
+def scored_examples(config: Config, parts: Parts, samples: np.ndarray) -> np.ndarray:
+    """What is scored: images of the file, or the first samples.
+
+    Args:
+      config: The flags.
+      parts: The parts of the model.
+      samples: The samples of the model.
+
+    Returns:
+      (N, H, W, C), images at their levels or latents.
+
+    Raises:
+      ValueError: If the images do not fit the model.
+    """
+    if config.images is None:
+        x = samples[: config.scored]
+    else:
+        images = np.load(config.images, mmap_mode="r")[: config.scored]
+        message = (
+            f"images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}"
+        )
+        dj.checks.require(images.dtype == np.uint8 and images.ndim == 4, message)
+        x = LEVELS[images]
+        if parts.coder is not None:
+            encode = jax.jit(lambda coder, x: jax.lax.map(coder.latents, x))
+            x = np.asarray(encode(parts.coder, x))
+        message = f"images must be of the model's {parts.shape}, got {x.shape[1:]}"
+        dj.checks.require(x.shape[1:] == parts.shape, message)
+    if parts.coder is not None:
+        return x
+    return LEVELS[np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(int)]
+
+
+def draw_figures(
+    config: Config, images: np.ndarray, rows: list[ranking.Row], floor: float
+) -> None:
+    """Draw the samples, and the errors of solvers against evaluations.
+
+    Args:
+      config: The flags.
+      images: (N, H, W, C) in [−1, 1].
+      rows: Of the ranking.
+      floor: Error of its reference.
+    """
+    figure, axis = plt.subplots(figsize=(5, 5.3))
+    image_grid(axis, images, None, (-1.0, 1.0))
+    solver = config.solver or "the scheduler's solver"
+    axis.set_title(f"samples, {config.steps} steps of {solver}", fontsize=9)
+    save_figure(figure, config.out / "samples.png")
+    if not rows:
+        return
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for name in dict.fromkeys(row.solver for row in rows):
+        pairs = sorted((r.evaluations, r.error) for r in rows if r.solver == name)
+        axis.loglog(*zip(*pairs, strict=True), marker="o", label=name)
+    axis.axhline(floor, color="grey", linestyle=":", label="error of the reference")
+    axis.set_xlabel("evaluations of the denoiser per sample")
+    axis.set_ylabel("root mean square error (units of the state)")
+    axis.legend(fontsize=8)
+    save_figure(figure, config.out / "errors.png")
+
+
+def print_ranking(rows: list[ranking.Row], floor: float) -> None:
+    """Print the errors, and the best solver for each number of evaluations.
+
+    Args:
+      rows: Of the ranking.
+      floor: Error of its reference.
+    """
+    print(f"\n{'solver':16}{'evaluations':>12}{'error':>12}")
+    for row in rows:
+        print(f"{row.solver:16}{row.evaluations:12}{row.error:12.2e}")
+    print(f"error of the reference {floor:.1e}")
+    for budget in dict.fromkeys(row.evaluations for row in rows):
+        best = min((r for r in rows if r.evaluations == budget), key=lambda r: r.error)
+        print(f"at {budget} evaluations take {best.solver}")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Read the folder, then sample, score and rank."""
+    check(config)
+    clock = cli.Clock()
+    parts = open_parts(config)
+    conditions = open_conditions(config, parts.model)
+    if config.compare:
+        compare.check(parts)
+    files.start(config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(parts.model.params))
+    name = parts.model.config["_class_name"]
+    print(f"{name} of {count / 1e6:.2f} M parameters, {parts.kind} on {parts.shape}")
+    denoiser = conditional(config, parts, conditions)
+    clock.lap("load")
+    drawn = draw(config, parts, denoiser, conditions)
+    clock.lap("sample")
+    images = decoded(parts, drawn["samples"])
+    np.save(config.out / "samples.npy", images)
+    results: dict[str, Any] = {
+        "parameters": count,
+        "sampling_seconds": drawn["seconds"],
+    }
+    if config.compare:
+        peer, samples = drawn["peer"], drawn["samples"]
+        results["peer_seconds"] = drawn["peer_seconds"]
+        size = float(np.sqrt(np.mean(peer**2)))
+        difference = float(np.abs(peer - samples).max()) / size
+        results["greatest_difference"] = difference
+        print(
+            f"greatest difference from diffusers {difference:.1e} of the samples' size"
+        )
+    draw_figures(config, images, [], 0.0)
+    if config.scored:
+        x = scored_examples(config, parts, drawn["samples"])
+        results |= score(config, parts, denoiser, conditions, x)
+        clock.lap("score")
+    cli.print_results(results, {"nats": "nats", "sampling": "s", "peer": "s"})
+    if config.starts and config.budgets:
+        rows, floor = ranking.rank(config, parts, denoiser, conditions.rows)
+        clock.lap("ranking")
+        print_ranking(rows, floor)
+        draw_figures(config, images, rows, floor)
+        results |= {"ranking": [r._asdict() for r in rows], "reference_error": floor}
+    results["seconds"] = clock.laps
+    files.write_results(config.out, results)
+    return results
+
+
+if __name__ == "__main__":
+    cli.main(run, Config, __doc__)

@@ -1,0 +1,212 @@
+"""The parts of a pretrained diffusion, read from the folders of diffusers."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import diffjax as dj
+from diffjax.interop import diffusers
+from diffjax.types import pytree
+
+__all__ = ["Conditions", "Parts", "conditional", "open_conditions", "open_parts"]
+
+MODELS = ("unet", "transformer")
+"""Subfolders of a pipeline that hold its denoising network."""
+
+
+class Parts(NamedTuple):
+    """A model with its scheduler and, for a latent diffusion, its autoencoder.
+
+    Attributes:
+      model: The network with its weights.
+      coder: The autoencoder, or None.
+      schedule: The noise schedule.
+      kind: What the network predicts.
+      grid: steps -> the times at which the scheduler steps.
+      solver: The solver that equals the scheduler.
+      model_folder: Folder of the model.
+      scheduler_folder: Folder of the scheduler.
+      shape: Of one example of the model.
+    """
+
+    model: Any
+    coder: Any
+    schedule: Any
+    kind: str
+    grid: Any
+    solver: Any
+    model_folder: pathlib.Path
+    scheduler_folder: pathlib.Path
+    shape: tuple[int, int, int]
+
+
+def open_parts(config: Any) -> Parts:
+    """Read a pipeline's folder, or a model's folder beside a scheduler's.
+
+    Args:
+      config: The flags.
+
+    Returns:
+      The parts.
+
+    Raises:
+      FileNotFoundError: If a part is missing.
+      ValueError: If a part is not supported.
+    """
+    folder = config.folder
+    names = [name for name in MODELS if (folder / name / "config.json").is_file()]
+    model_folder = folder / names[0] if names else folder
+    scheduler_folder = config.scheduler or folder / "scheduler"
+    schedule, kind, grid = diffusers.load_scheduler(
+        scheduler_folder, config.scheduler_class
+    )
+    solver = diffusers.solver(scheduler_folder, config.scheduler_class)
+    model = diffusers.load(model_folder, variant=config.variant)
+    coder_folder = folder / "vae"
+    has_coder = (coder_folder / "config.json").is_file()
+    coder = diffusers.load(coder_folder, variant=config.variant) if has_coder else None
+    is_network = not isinstance(model, diffusers.Autoencoder)
+    message = f"{model_folder} holds an autoencoder, not a network that denoises"
+    dj.checks.require(is_network, message)
+    return Parts(
+        model,
+        coder,
+        schedule,
+        kind,
+        grid,
+        solver,
+        model_folder,
+        scheduler_folder,
+        (*_sides(config.size, model.config), model.config.get("in_channels", 3)),
+    )
+
+
+def _sides(size, config):
+    sides = config.get("sample_size") if size is None else size
+    message = "the configuration has no sample_size: pass --size"
+    dj.checks.require(sides is not None, message)
+    return tuple(sides) if isinstance(sides, list) else (sides, sides)
+
+
+class Conditions(NamedTuple):
+    """What samples are conditioned on.
+
+    Attributes:
+      rows: Arrays in the order of the model, with a leading axis of samples, or
+        None without conditions.
+      null: The same of no condition, of one example, or None if it is unknown.
+    """
+
+    rows: tuple[Any, ...] | None
+    null: tuple[Any, ...] | None
+
+
+def open_conditions(config: Any, model: Any) -> Conditions:
+    """The conditions of the samples, from flags and a file.
+
+    Args:
+      config: The flags.
+      model: The model.
+
+    Returns:
+      The conditions.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If a condition is missing or has another shape, or if guidance has
+        no null condition.
+    """
+    shapes = model.condition_shapes
+    file = _arrays(config.embeddings)
+    if shapes.get("class") == () and "class" not in file:
+        file["class"] = np.asarray(config.classes)
+        if "num_embeds_ada_norm" in model.config:
+            file["null_class"] = np.asarray(model.config["num_embeds_ada_norm"])
+    missing = [name for name in shapes if name not in file]
+    message = f"--embeddings needs a file with {missing} for a model with {shapes}"
+    dj.checks.require(not missing, message)
+    rows = tuple(_rows(name, file[name], shapes[name], config) for name in shapes)
+    null = None
+    if shapes and any(f"null_{name}" in file for name in shapes):
+        # What has no null, such as sizes, is kept.
+        null = tuple(
+            np.asarray(file.get(f"null_{name}", row[0]))
+            for name, row in zip(shapes, rows, strict=True)
+        )
+    guided = config.guidance is None or null is not None
+    words = ", ".join(f"null_{name}" for name in shapes) or "a condition"
+    message = f"guidance needs {words} in the file of --embeddings"
+    dj.checks.require(guided, message)
+    return Conditions(rows if shapes else None, null)
+
+
+def _arrays(path):
+    """The arrays of an .npz file by name, floats in float32."""
+    if path is None:
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (ValueError, AttributeError, EOFError) as error:
+        message = f"embeddings must be an .npz file, got {path}: {error}"
+        raise ValueError(message) from error
+    return {
+        name: value.astype(np.float32) if value.dtype.kind == "f" else value
+        for name, value in arrays.items()
+    }
+
+
+def _rows(name, value, shape, config):
+    """Rows for all samples, from one row for all or some in turn."""
+    value = np.asarray(value)
+    if name == "text" and value.ndim >= 2:
+        shape = (value.shape[-2], shape[-1])
+    fits = value.shape[-len(shape) :] == shape if shape else True
+    fits = fits and value.ndim in (len(shape), len(shape) + 1)
+    message = f"{name} must have shape {shape} or (N, …) of it, got {value.shape}"
+    dj.checks.require(fits and value.size > 0, message)
+    value = value[None] if value.ndim == len(shape) else value
+    return value[np.arange(config.samples) % len(value)]
+
+
+@pytree
+class _WithTuple:
+    """A denoiser whose conditions come as one tuple, as `sample_many` has them."""
+
+    denoiser: Any
+
+    def __call__(self, x, t, condition=()):
+        return self.denoiser(x, t, *condition)
+
+
+@pytree
+class _WithoutCondition:
+    """A denoiser under the null condition."""
+
+    denoiser: Any
+    null: Any
+
+    def __call__(self, x, t):
+        return self.denoiser(x, t, *self.null)
+
+
+def conditional(config: Any, parts: Parts, conditions: Conditions) -> Any:
+    """The denoiser (x, t, condition), guided where the flags ask for it.
+
+    Args:
+      config: The flags.
+      parts: The model with its schedule.
+      conditions: Has the null condition.
+
+    Returns:
+      A denoiser.
+    """
+    denoiser = parts.model.denoiser(parts.schedule, parts.kind)
+    if config.guidance is None:
+        return _WithTuple(denoiser)
+    return dj.guidance.classifier_free(
+        _WithTuple(denoiser),
+        _WithoutCondition(denoiser, conditions.null),
+        config.guidance,
+    )

@@ -1,0 +1,133 @@
+"""The experiment on folders of random weights, saved by the library itself."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax.interop import diffusers
+from experiments.import_model import __main__ as import_model
+from experiments.import_model.__main__ import Config
+from experiments.import_model.parts import open_conditions, open_parts
+from tests.golden.diffusers_rows import CODER, DIT, TEXT
+
+SMALL = {
+    "samples": 2,
+    "steps": 2,
+    "scored": 1,
+    "likelihood_steps": 2,
+    "starts": 1,
+    "budgets": (3,),
+    "candidates": ("ddim",),
+    "reference": 2,
+    "size": 8,
+}
+CHAIN = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+
+
+def pipeline(folder, **parts):
+    """A folder of models of random weights by name, and a scheduler."""
+    for name, config in parts.items():
+        model = diffusers.initialised(jax.random.key(0), config)
+        diffusers.save(folder / name, model)
+    diffusers.save_scheduler(
+        folder / "scheduler", CHAIN, "noise", clip_sample=False, steps_offset=1
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    """A transformer by class on latents."""
+    return pipeline(
+        tmp_path_factory.mktemp("latent"),
+        transformer={"_class_name": "DiTTransformer2DModel", **DIT, "out_channels": 8},
+        vae={"_class_name": "AutoencoderKL", **CODER},
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A U-Net by text."""
+    unet = {"_class_name": "UNet2DConditionModel", **TEXT}
+    return pipeline(tmp_path_factory.mktemp("text"), unet=unet)
+
+
+def test_a_latent_model_is_sampled_decoded_scored_and_ranked(latent, tmp_path):
+    """Of two equal classes in turn the starts differ, so that the samples do too."""
+    config = Config(latent, out=tmp_path, guidance=2.0, classes=(1,), **SMALL)
+    results = import_model.run(config)
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.shape == (2, 16, 16, 3) and np.isfinite(samples).all()
+    assert not np.allclose(samples[0], samples[1])
+    assert np.isfinite(results["bits_per_dim_of_latents"])
+    assert [row["solver"] for row in results["ranking"]] != []
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["nats"] == results["nats"]
+    for name in ("samples.png", "errors.png", "config.json"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_guided_samples_are_those_of_the_guided_denoiser(latent):
+    """(1 − γ) D_u + γ D_c, with the null class 5 of five classes."""
+    config = Config(latent, guidance=3.0, classes=(2,), **SMALL)
+    parts = open_parts(config)
+    conditions = open_conditions(config, parts.model)
+    assert conditions.null[0] == 5
+    guided = import_model.conditional(config, parts, conditions)
+    plain = parts.model.denoiser(parts.schedule, parts.kind)
+    x = jax.random.normal(jax.random.key(1), parts.shape)
+    with_class, without, both = jax.jit(
+        lambda plain, guided, x: (
+            plain(x, 0.5, 2),
+            plain(x, 0.5, 5),
+            guided(x, 0.5, (2,)),
+        )
+    )(plain, guided, x)
+    np.testing.assert_allclose(both, -2 * without + 3 * with_class, atol=1e-5)
+
+
+def test_texts_come_from_a_file_in_turn(text, tmp_path):
+    rows = np.arange(2.0 * 5 * 6).reshape(2, 5, 6)
+    file = tmp_path / "texts.npz"
+    np.savez(file, text=rows, null_text=np.zeros((5, 6)))
+    config = Config(text, embeddings=file, guidance=2.0, **SMALL | {"samples": 3})
+    conditions = open_conditions(config, open_parts(config).model)
+    np.testing.assert_array_equal(conditions.rows[0], rows[[0, 1, 0]])
+    assert conditions.null[0].shape == (5, 6)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({}, r"--embeddings needs a file with \['text'\]"),
+        ({"candidates": ("magic",)}, "solver must be one of"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"budgets": (1,)}, "budgets must be at least 2"),
+    ],
+)
+def test_flags_that_do_not_fit_raise_before_anything_runs(
+    text, tmp_path, changes, message
+):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=message):
+        import_model.run(Config(text, out=out, **SMALL | changes))
+    assert not out.exists()
+
+
+def test_texts_of_another_length_raise(text, tmp_path):
+    np.savez(tmp_path / "wide.npz", text=np.zeros((1, 5, 7)))
+    config = Config(text, embeddings=tmp_path / "wide.npz", **SMALL)
+    with pytest.raises(ValueError, match="text must have shape"):
+        open_conditions(config, open_parts(config).model)
+    np.savez(tmp_path / "texts.npz", text=np.zeros((1, 5, 6)))
+    config = Config(text, embeddings=tmp_path / "texts.npz", guidance=2.0, **SMALL)
+    with pytest.raises(ValueError, match="guidance needs null_text"):
+        open_conditions(config, open_parts(config).model)
+
+
+def test_a_folder_without_its_parts_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="scheduler_config.json"):
+        import_model.run(Config(tmp_path / "nowhere", out=tmp_path / "out", **SMALL))
