@@ -5,9 +5,9 @@ Images are uint8, or floats in [−1, 1], with one or three channels. It passes
 through `jit`. Nothing in diffjax imports this package.
 """
 
-from . import diffusers, dinov2, images, inception, weights
+from . import checkpoints, diffusers, dinov2, images, inception, weights
 
-__all__ = ["diffusers", "dinov2", "images", "inception", "weights"]
+__all__ = ["checkpoints", "diffusers", "dinov2", "images", "inception", "weights"]
 
 
 def __dir__() -> list[str]:
