@@ -11,6 +11,7 @@ from diffjax.interop import diffusers
 from experiments.import_model import __main__ as import_model
 from experiments.import_model.__main__ import Config
 from experiments.import_model.parts import open_conditions, open_parts
+from tests.diffusers_models import model_of
 from tests.golden.diffusers_rows import CODER, DIT, TEXT
 
 SMALL = {
@@ -30,8 +31,7 @@ CHAIN = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
 def pipeline(folder, **parts):
     """A folder of models of random weights by name, and a scheduler."""
     for name, config in parts.items():
-        model = diffusers.initialised(jax.random.key(0), config)
-        diffusers.save(folder / name, model)
+        diffusers.save(folder / name, model_of(config))
     diffusers.save_scheduler(
         folder / "scheduler", CHAIN, "noise", clip_sample=False, steps_offset=1
     )

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import diffjax as dj
 from diffjax.interop import diffusers
 from diffjax.interop.diffusers import architectures, folder, model, parameters
+from tests import diffusers_models
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -43,14 +44,9 @@ def config_of(row):
     return json.loads(str(golden()[f"{row}/config"]))
 
 
-def model_of(row, dtype=None):
+def model_of(row):
     """The model of a row with its weights."""
-    text = json.dumps(config_of(row), sort_keys=True)
-    like = architectures.parameter_shapes(text)
-    tensors = weights(parameters.tensor_shapes(like))
-    params = parameters.from_tensors(tensors, like, row, dtype)
-    kind = model.Autoencoder if row.startswith("autoencoder") else model.Model
-    return kind(params, text=text)
+    return diffusers_models.model_of(config_of(row))
 
 
 @jax.jit

@@ -78,15 +78,15 @@ def open_parts(config: Any) -> Parts:
         solver,
         model_folder,
         scheduler_folder,
-        (*_sides(config.size, model.config), model.config.get("in_channels", 3)),
+        (*_sides(config.size, model.options), model.options["in_channels"]),
     )
 
 
-def _sides(size, config):
-    sides = config.get("sample_size") if size is None else size
+def _sides(size, options):
+    sides = options["sample_size"] if size is None else size
     message = "the configuration has no sample_size: pass --size"
     dj.checks.require(sides is not None, message)
-    return tuple(sides) if isinstance(sides, list) else (sides, sides)
+    return sides if isinstance(sides, tuple) else (sides, sides)
 
 
 class Conditions(NamedTuple):
@@ -121,8 +121,8 @@ def open_conditions(config: Any, model: Any) -> Conditions:
     file = _arrays(config.embeddings)
     if shapes.get("class") == () and "class" not in file:
         file["class"] = np.asarray(config.classes)
-        if "num_embeds_ada_norm" in model.config:
-            file["null_class"] = np.asarray(model.config["num_embeds_ada_norm"])
+        if "num_embeds_ada_norm" in model.options:
+            file["null_class"] = np.asarray(model.options["num_embeds_ada_norm"])
     missing = [name for name in shapes if name not in file]
     message = f"--embeddings needs a file with {missing} for a model with {shapes}"
     dj.checks.require(not missing, message)

@@ -42,6 +42,11 @@ class Model:
         return json.loads(self.text)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options, with the defaults of those that the configuration lacks."""
+        return architectures.checked(self.text)
+
+    @property
     def network(self) -> Any:
         """The Linen module."""
         return architectures.network(self.text)
@@ -71,7 +76,7 @@ class Model:
         another length.
         """
         if self.config["_class_name"] == unet_2d_condition.ARCHITECTURE.name:
-            return condition_shapes(architectures.checked(self.text))
+            return condition_shapes(self.options)
         further = architectures.inputs(self.text)[2:]
         return dict(zip(["class"], [value.shape for value in further], strict=False))
 
@@ -144,7 +149,7 @@ class Autoencoder(Model):
 
     def _latent_scale(self):
         """Shift and scale of codes, each a number or one per channel."""
-        o = architectures.checked(self.text)
+        o = self.options
         deviation = np.asarray(o["latents_std"] or 1.0) / o["scaling_factor"]
         mean = o["latents_mean"] or o["shift_factor"] or 0.0
         # As Python numbers where there is one, which keep the dtype of latents.
