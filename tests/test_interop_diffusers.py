@@ -51,7 +51,7 @@ def model_of(row):
 
 @jax.jit
 def outputs(network, arrays):
-    """What the golden file has of a row, by name."""
+    """The outputs of a row, by their names in the golden file."""
     if not isinstance(network, model.Autoencoder):
         return {"output": network(*arrays)}
     mean, log_variance = network.encode(*arrays)
@@ -66,12 +66,12 @@ def error(row, network):
         jnp.asarray(value, dtype if value.dtype.kind == "f" else None)
         for value in inputs(row, config_of(row)).values()
     ]
-    found = outputs(network, arrays)
-    assert {value.dtype for value in found.values()} == {dtype}
+    results = outputs(network, arrays)
+    assert {value.dtype for value in results.values()} == {dtype}
     errors = [
         np.abs(value - golden()[f"{row}/{name}"]).max()
         / np.abs(golden()[f"{row}/{name}"]).max()
-        for name, value in found.items()
+        for name, value in results.items()
     ]
     return max(errors)
 
@@ -331,8 +331,8 @@ def test_latents_are_scaled_codes_and_images_undo_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS | LARGE)
 def test_models_go_both_ways_between_the_libraries(row, tmp_path):
-    """diffusers saves random weights in parts and this library loads them, outputs
-    agree; this library saves and diffusers loads, all tensors are equal.
+    """diffusers saves random weights in parts, and outputs of the loaded model agree.
+    This library saves the model, and diffusers loads equal tensors.
     """
     torch = pytest.importorskip("torch")
     maker = pytest.importorskip("tests.golden.make_diffusers_networks")

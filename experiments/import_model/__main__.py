@@ -1,4 +1,4 @@
-"""What does a diffusion that was trained elsewhere give here?
+"""How good is a pretrained diffusion, and which solver suits it?
 
     python -m experiments.import_model --folder ddpm-cifar10-32
     python -m experiments.import_model --folder DiT-XL-2-256 --classes 207 360 \\
@@ -9,7 +9,7 @@
 Reads the folder of a diffusers pipeline (unet/ or transformer/, scheduler/, vae/),
 or of one model with --scheduler. It writes samples of the scheduler's own solver, a
 score in bits per dimension, and the errors of solvers on this model. Latents are
-decoded by the autoencoder. Nothing of torch runs unless --compare asks for it.
+decoded by the autoencoder. Nothing of torch runs without --compare.
 
 - The score is log p along the probability flow, with Hutchinson's estimate of the
   divergence. For images of 256 levels it is a bound of the code length in bits/dim,
@@ -248,7 +248,7 @@ def _summary(log_p, size, latent):
 
 
 def scored_examples(config: Config, parts: Parts, samples: np.ndarray) -> np.ndarray:
-    """What is scored: images of the file, or the first samples.
+    """The examples to score: images of the file, or the first samples.
 
     Args:
       config: The flags.

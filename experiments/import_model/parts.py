@@ -90,7 +90,7 @@ def _sides(size, options):
 
 
 class Conditions(NamedTuple):
-    """What samples are conditioned on.
+    """The conditions of all samples.
 
     Attributes:
       rows: Arrays in the order of the model, with a leading axis of samples, or
@@ -192,7 +192,7 @@ class _WithoutCondition:
 
 
 def conditional(config: Any, parts: Parts, conditions: Conditions) -> Any:
-    """The denoiser (x, t, condition), guided where the flags ask for it.
+    """The denoiser (x, t, condition), with guidance if the flags have a scale.
 
     Args:
       config: The flags.

@@ -32,7 +32,7 @@ LOG_VARIANCES = (-30.0, 20.0)
 
 
 class Pyramid(nn.Module):
-    """What an encoder and a decoder share: their blocks and their last layers.
+    """Blocks and last layers of an encoder or a decoder.
 
     Args:
       options: The checked options of the configuration.

@@ -94,9 +94,9 @@ class UNet2DCondition(nn.Module):
           (H, W, out_channels), in x's dtype.
         """
         o, dtype = self.options, x.dtype
-        given = named(o, conditions, dtype)
-        embedding = self._embedding(jnp.asarray(t, dtype), given, dtype)
-        text = given["text"]
+        values = named(o, conditions, dtype)
+        embedding = self._embedding(jnp.asarray(t, dtype), values, dtype)
+        text = values["text"]
         if o["encoder_hid_dim"] is not None:
             project = nn.Dense(
                 o["cross_attention_dim"], dtype=dtype, name="encoder_hid_proj"
@@ -125,7 +125,7 @@ class UNet2DCondition(nn.Module):
             shift=o["freq_shift"],
         )
 
-    def _embedding(self, t, given, dtype):
+    def _embedding(self, t, values, dtype):
         """The embedding of the timestep and of what is added to it."""
         o, first = self.options, self.options["block_out_channels"][0]
         features = time_features(o)
@@ -141,9 +141,9 @@ class UNet2DCondition(nn.Module):
         embed = TimestepEmbedding(
             features, o["act_fn"], o["timestep_post_act"], name="time_embedding"
         )
-        embedding = embed(project(t), given.get("guidance"))
-        if "class" in given:
-            label = self._class(given["class"], project, features, dtype)
+        embedding = embed(project(t), values.get("guidance"))
+        if "class" in values:
+            label = self._class(values["class"], project, features, dtype)
             join = o["class_embeddings_concat"]
             embedding = (
                 jnp.concatenate([embedding, label]) if join else embedding + label
@@ -151,12 +151,12 @@ class UNet2DCondition(nn.Module):
         if o["addition_embed_type"] == "text":
             heads = o["addition_embed_type_num_heads"]
             embedding += TextPooling(heads, features, name="add_embedding")(
-                given["text"]
+                values["text"]
             )
         if o["addition_embed_type"] == "text_time":
             waves = self._waves(o["addition_time_embed_dim"])
-            sizes = jax.vmap(waves)(given["sizes"]).reshape(-1)
-            vector = jnp.concatenate([given["pooled"], sizes])
+            sizes = jax.vmap(waves)(values["sizes"]).reshape(-1)
+            vector = jnp.concatenate([values["pooled"], sizes])
             embedding += TimestepEmbedding(features, name="add_embedding")(vector)
         act = o["time_embedding_act_fn"]
         return ACTIVATIONS[act](embedding) if act else embedding
