@@ -1,4 +1,4 @@
-"""How good is a pretrained diffusion, and which solver suits it?
+"""Which solver suits a diffusion that was trained elsewhere, and how good is it?
 
     python -m experiments.import_model --folder ddpm-cifar10-32
     python -m experiments.import_model --folder DiT-XL-2-256 --classes 207 360 \\

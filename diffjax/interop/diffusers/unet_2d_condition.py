@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ...networks import attention
+from ...networks.pyramid import sides
 from ...types import Array, Scalar
 from .blocks import Stage, ascend, descend
 from .layers import (
@@ -84,7 +85,8 @@ class UNet2DCondition(nn.Module):
         """Evaluate the network at one image.
 
         Args:
-          x: (H, W, in_channels).
+          x: (H, W, in_channels). ResnetUpsampleBlock2D needs sides that can be
+            halved between resolutions.
           t: The timestep, ().
           *conditions: The text embeddings (L, D). Then, as far as the
             configuration has them and in this order: the class, the pooled text
@@ -94,6 +96,12 @@ class UNet2DCondition(nn.Module):
           (H, W, out_channels), in x's dtype.
         """
         o, dtype = self.options, x.dtype
+        if (
+            "ResnetUpsampleBlock2D" in o["up_block_types"]
+            or not o["downsample_padding"]
+        ):
+            # Other blocks resize to the sides of the way down.
+            sides(x, len(o["block_out_channels"]))
         values = named(o, conditions, dtype)
         embedding = self._embedding(jnp.asarray(t, dtype), values, dtype)
         text = values["text"]
