@@ -172,6 +172,7 @@ def test_pages_with_python_are_found():
         "docs/devices.md",
         "docs/extending.md",
         "docs/guide.md",
+        "docs/pretrained.md",
     }
 
 

@@ -14,6 +14,9 @@ from experiments.shared import cli, scoring, solvers
 
 __all__ = ["Row", "grid_of", "rank"]
 
+NEAR_ZERO = 1e-3
+"""Least σ, and α, of a flow's times between its ends."""
+
 OWN = "the scheduler"
 """Name of the folder's own scheduler among the candidates."""
 
@@ -43,6 +46,11 @@ def grid_of(schedule: Any, solver: Any, evaluations: int) -> Any:
     Returns:
       Decreasing times.
     """
+    if isinstance(schedule, dj.schedules.RectifiedFlow):
+        # α is 0 at its noisiest time, where no log-SNR is finite.
+        inner = dj.schedules.rectified_flow(t_min=NEAR_ZERO, t_max=1 - NEAR_ZERO)
+        grid = dj.grids.recommended(inner, solver, evaluations - 1)
+        return dj.grids.to_zero(grid.at[0].set(schedule.t_max))
     grid = dj.grids.recommended(schedule, solver, evaluations - 1)
     return dj.grids.to_zero(grid)
 
