@@ -1,7 +1,12 @@
-"""Checkpoints: trees of arrays come back bit by bit, damaged files raise by name and
-leave nothing behind, and pickles are never read.
+"""Checkpoints: trees of arrays come back bit by bit, DiT and SiT compute the outputs of
+their repositories, damaged files raise by name, and pickles are never read.
+
+`tests/golden/make_checkpoints.py` describes the golden file and makes it.
 """
 
+import functools
+import json
+import pathlib
 import pickle
 from typing import NamedTuple
 
@@ -10,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.interop.checkpoints import trees
+import diffjax as dj
+from diffjax.interop.checkpoints import dit, files, sit, trees
+from tests.golden.checkpoint_rows import ROWS, SMALL, inputs
+from tests.golden.diffusers_rows import weights
+
+FILE = pathlib.Path(__file__).parent / "golden" / "checkpoints.npz"
 
 SUFFIXES = ("npz", "safetensors")
 
@@ -126,3 +136,170 @@ def test_pickles_are_not_read(tmp_path):
         trees.load(tmp_path / "b.npz")
     with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
         trees.load(tmp_path / "a.h5")
+
+
+@functools.cache
+def golden():
+    """The arrays of the file by key."""
+    with np.load(FILE) as arrays:
+        return dict(arrays)
+
+
+def tensors_of(row):
+    shapes = json.loads(str(golden()[f"{row}/tensors"]))
+    return weights({name: tuple(shape) for name, shape in shapes.items()})
+
+
+def model_of(row, folder, **settings):
+    """The model of a row, read from a file."""
+    path = folder / "model.safetensors"
+    files.write(path, tensors_of(row))
+    heads = (ROWS | SMALL)[row]["num_heads"]
+    module = dit if row.startswith("DiT") else sit
+    return module.load(path, **{"heads": heads} | settings)
+
+
+@jax.jit
+def outputs(model, x, t, label):
+    return model.output(x, t, label)
+
+
+def error(row, folder, dtype):
+    """Greatest error of a row's output, relative to its greatest entry."""
+    model = model_of(row, folder, dtype=dtype)
+    arrays = inputs(row, (ROWS | SMALL)[row])
+    x, t = jnp.asarray(arrays["x"], dtype), jnp.asarray(arrays["t"], dtype)
+    output = outputs(model, x, t, arrays["label"])
+    expected = golden()[f"{row}/output"]
+    assert output.dtype == dtype
+    # The repository SiT drops the channels that are not trained itself.
+    output = output[..., : expected.shape[-1]]
+    return np.abs(output - expected).max() / np.abs(expected).max()
+
+
+LONG = [pytest.param(row, marks=pytest.mark.slow) for row in SMALL]
+
+
+@pytest.mark.parametrize("row", [*ROWS, *LONG])
+def test_outputs_in_float64_are_those_of_the_repository(row, tmp_path, x64):
+    assert error(row, tmp_path, jnp.float64) <= 1e-11
+
+
+@pytest.mark.parametrize("row", ["DiT/tiny", *LONG])
+def test_outputs_in_float32_are_those_of_the_repository(row, tmp_path):
+    assert error(row, tmp_path, jnp.float32) <= 1e-4
+
+
+def test_the_denoiser_of_dit_is_that_of_ddpm(tmp_path, x64):
+    """x_0 = (x − √(1 − ᾱ) ε)/√ᾱ (Ho et al. 2020) at timestep 487, the index 488."""
+    model = model_of("DiT/tiny", tmp_path)
+    x, _, label = inputs("DiT/tiny", ROWS["DiT/tiny"]).values()
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[487]
+    noise = golden()["DiT/tiny/output"][..., :4]
+    expected = (x - np.sqrt(1 - kept) * noise) / np.sqrt(kept)
+    denoised = model.denoiser(dit.schedule())(x, 0.488, label)
+    np.testing.assert_allclose(denoised, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["velocity", "noise", "score"])
+def test_the_denoiser_of_sit_turns_its_time(kind, tmp_path, x64):
+    """SiT has x = s x_0 + (1 − s) ε at its time s = 0.3 (Ma et al. 2024)."""
+    model = model_of("SiT/tiny", tmp_path)
+    x, s, label = inputs("SiT/tiny", ROWS["SiT/tiny"]).values()
+    output = golden()["SiT/tiny/output"]
+    expected = {
+        "velocity": x + (1 - s) * output,  # of x_0 − ε
+        "noise": (x - (1 - s) * output) / s,
+        "score": (x + (1 - s) ** 2 * output) / s,  # of −ε/(1 − s)
+    }[kind]
+    denoised = model.denoiser(sit.schedule(), kind)(x, 1 - s, label)
+    np.testing.assert_allclose(denoised, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model(x, 1 - s, label), -output, rtol=1e-9, atol=1e-9)
+
+
+def test_models_are_values_that_are_sampled_in_batches(tmp_path):
+    model = model_of("SiT/tiny", tmp_path)
+    assert model.shape == (8, 8, 4) and model.sizes.labels == 6
+    denoiser = model.denoiser(sit.schedule())
+    samples = dj.sample_many(
+        jax.random.key(0),
+        2,
+        denoiser,
+        sit.schedule(),
+        solver=dj.solvers.heun(),
+        grid=jnp.linspace(0.99, 0.01, 3),
+        shape=model.shape,
+        condition=jnp.array([5, 1]),
+    )
+    assert samples.shape == (2, 8, 8, 4) and np.isfinite(samples).all()
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    tensors = {k: v.astype(jnp.bfloat16) for k, v in tensors_of("DiT/tiny").items()}
+    files.write(tmp_path / "a.safetensors", tensors)
+    params = dit.load(tmp_path / "a.safetensors", heads=2).params
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+def without(name):
+    return lambda t: t.pop(name)
+
+
+def wrong(name, *shape):
+    return lambda t: t.update({name: np.ones(shape, np.float32)})
+
+
+DAMAGED = {
+    "blocks.1.attn.qkv.bias": without("blocks.1.attn.qkv.bias"),
+    "pos_embed with 3 axes": without("pos_embed"),
+    "x_embedder.proj.weight with 4 axes": wrong("x_embedder.proj.weight", 16, 16),
+    "blocks.0.attn.proj.weight": wrong("blocks.0.attn.proj.weight", 16, 17),
+    "pos_embed": wrong("pos_embed", 1, 15, 16),
+    "final_layer.linear.weight": wrong("final_layer.linear.weight", 31, 16),
+    "unknown: blocks.0.attn.q_norm.weight": wrong("blocks.0.attn.q_norm.weight", 8),
+    "missing: blocks.2": wrong("blocks.999999999.mlp.fc1.weight", 64, 16),
+    "not of finite numbers: t_embedder.mlp.0.bias": lambda t: t[
+        "t_embedder.mlp.0.bias"
+    ].fill(np.nan),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_a_state_dict_of_another_network_raises_by_name(message, tmp_path):
+    tensors = tensors_of("DiT/tiny")
+    DAMAGED[message](tensors)
+    files.write(tmp_path / "a.npz", tensors)
+    with pytest.raises(ValueError, match=message):
+        dit.load(tmp_path / "a.npz", heads=2)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"name": "DiT-M/2"}, "name"),
+        ({"name": "DiT-S/2"}, "DiT-S/2"),
+        ({}, "heads must be stated"),
+        ({"heads": 3}, "heads"),
+        ({"heads": 0}, "heads"),
+    ],
+)
+@pytest.mark.parametrize("load", [dit.load, sit.load])
+def test_sizes_that_are_not_those_of_the_file_raise(tmp_path, load, settings, message):
+    files.write(tmp_path / "a.npz", tensors_of("DiT/tiny"))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "a.npz", **settings)
+
+
+def test_an_input_of_another_shape_raises(tmp_path):
+    model, x = model_of("DiT/tiny", tmp_path), jnp.ones((8, 8, 4))
+    bad = {"x": (x[:4], 0, 0), "t": (x, jnp.zeros(1), 0), "label": (x, 0, jnp.zeros(1))}
+    for name, arguments in bad.items():
+        with pytest.raises(ValueError, match=name):
+            model(*arguments)
+
+
+@pytest.mark.parametrize("load", [dit.load, sit.load])
+def test_published_files_are_pickles_and_not_read(tmp_path, load):
+    (tmp_path / "DiT-XL-2-256x256.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"torch\.load.*save_file"):
+        load(tmp_path / "DiT-XL-2-256x256.pt", name="DiT-XL/2")
