@@ -96,10 +96,7 @@ class UNet2DCondition(nn.Module):
           (H, W, out_channels), in x's dtype.
         """
         o, dtype = self.options, x.dtype
-        if (
-            "ResnetUpsampleBlock2D" in o["up_block_types"]
-            or not o["downsample_padding"]
-        ):
+        if "ResnetUpsampleBlock2D" in o["up_block_types"][:-1]:
             # Other blocks resize to the sides of the way down.
             sides(x, len(o["block_out_channels"]))
         values = named(o, conditions, dtype)
