@@ -9,6 +9,7 @@ import pytest
 import diffjax as dj
 from diffjax.interop import diffusers
 from experiments.import_model import __main__ as import_model
+from experiments.import_model import ranking
 from experiments.import_model.__main__ import Config
 from experiments.import_model.parts import open_conditions, open_parts
 from tests.diffusers_models import model_of
@@ -131,3 +132,11 @@ def test_texts_of_another_length_raise(text, tmp_path):
 def test_a_folder_without_its_parts_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="scheduler_config.json"):
         import_model.run(Config(tmp_path / "nowhere", out=tmp_path / "out", **SMALL))
+
+
+def test_grids_of_a_flow_reach_both_ends():
+    """A flow starts at pure noise, where grids of finite log-SNR cannot be made."""
+    flow = dj.schedules.rectified_flow(t_min=1e-6, t_max=1.0)
+    grid = np.asarray(ranking.grid_of(flow, dj.solvers.ddim(), 8))
+    assert len(grid) == 9 and grid[0] == 1 and grid[-1] == 0
+    assert (np.diff(grid) < 0).all()
